@@ -1,0 +1,246 @@
+/* Mithril: model parallelism as a library. The whole public C API, in the order in which a model lives:
+ *
+ *     #include <mithril.h>
+ *     #include <stdio.h>
+ *
+ *     int main(void) {
+ *         mth_module *up, *act, *down;
+ *         mth_model *model;
+ *         mth_backend *backend;
+ *         mth_compiled *compiled;
+ *         MTH_CHECK(mth_model_create(&model));
+ *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(64)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), &up));
+ *         MTH_CHECK(mth_module_create("Relu", NULL, 0, &act));
+ *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(16)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), &down));
+ *         MTH_CHECK(mth_model_add(model, up, MTH_WIRES({"input", "input"}, {"output", "h"}), MTH_PLAIN));
+ *         MTH_CHECK(mth_model_add(model, act, NULL, 0, MTH_CHAIN));
+ *         MTH_CHECK(mth_model_add(model, down, MTH_WIRES({"output", "output"}), MTH_CHAIN));
+ *         MTH_CHECK(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(4)}), &backend));
+ *         MTH_CHECK(mth_compile(model, backend, NULL, 0, &compiled));
+ *         mth_array *x;
+ *         mth_arrays *parameters, *outputs;
+ *         MTH_CHECK(mth_array_randn(backend, 2, (int64_t[]){8, 32}, 0, NULL, &x));
+ *         mth_named inputs[] = {{"input", x}};
+ *         MTH_CHECK(mth_get_parameters(compiled, inputs, 1, 0, &parameters));
+ *         MTH_CHECK(mth_evaluate(compiled, parameters, inputs, 1, NULL, &outputs, NULL));
+ *         char *plan;
+ *         MTH_CHECK(mth_plan_print(compiled, &plan));
+ *         puts(plan);                            (and free everything: see examples/)
+ *     }
+ *
+ * Ownership: what a function returns through an out-parameter named *create*, or through `mth_x **out`, belongs to the caller
+ * and ends with `mth_x_free`; `mth_x_get_y` lends. Every fallible function returns an `mth_status`: NULL is success, else an
+ * error object that the caller frees. On failure out-parameters are left as they were and no object has changed.
+ * Threads: a compiled model, its plans and arrays may be used from several threads; a model under composition from one.
+ */
+#ifndef MITHRIL_H
+#define MITHRIL_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__)
+#define MTH_API __attribute__((visibility("default")))
+#define MTH_MUST_USE __attribute__((warn_unused_result))
+#else
+#define MTH_API
+#define MTH_MUST_USE
+#endif
+#define MTH_VERSION "0.1.0"
+
+/* ---------------------------------------------------------------- errors */
+typedef struct mth_error mth_error;
+typedef mth_error *mth_status; /* NULL is success */
+
+typedef enum {
+    MTH_ERROR_VALUE = 1,   /* a value out of its domain: a shape, a size, an axis (Python: ValueError) */
+    MTH_ERROR_TYPE,        /* a wrong kind of argument or dtype, an unknown keyword (TypeError) */
+    MTH_ERROR_KEY,         /* an unknown or missing name of an input, parameter or output (KeyError) */
+    MTH_ERROR_MEMORY,      /* an allocation failed (MemoryError) */
+    MTH_ERROR_IO,          /* a file can't be read, or lies (ValueError) */
+    MTH_ERROR_INTERRUPTED, /* the run was asked to stop (KeyboardInterrupt) */
+    MTH_ERROR_UNSUPPORTED, /* an engine has no such thing (ValueError) */
+    MTH_ERROR_INTERNAL     /* our defect: the message holds a reproducer (RuntimeError) */
+} mth_error_code;
+
+MTH_API mth_error_code mth_error_get_code(const mth_error *);
+MTH_API const char *mth_error_get_message(const mth_error *); /* all fields, as one text of a few lines */
+MTH_API const char *mth_error_get_what(const mth_error *);    /* what is wrong, one sentence */
+MTH_API const char *mth_error_get_fix(const mth_error *);     /* what mends it; never empty */
+MTH_API const char *mth_error_get_operator(const mth_error *); /* "linear_0", or "" */
+MTH_API size_t mth_error_get_tensor_count(const mth_error *);
+MTH_API const char *mth_error_get_tensor(const mth_error *, size_t i); /* "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
+MTH_API void mth_error_free(mth_error *);
+
+/* ---------------------------------------------------------------- words: types and options */
+typedef enum { MTH_FLOAT32 = 1, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL, MTH_BFLOAT16 } mth_dtype;
+MTH_API const char *mth_dtype_name(mth_dtype); /* "float32" */
+MTH_API size_t mth_dtype_size(mth_dtype);      /* bytes */
+
+/* A value of an option: None, a boolean, a number, a text, a list (a Python tuple or list), a dict, or a model. */
+typedef enum { MTH_ARG_NONE, MTH_ARG_BOOL, MTH_ARG_INT, MTH_ARG_FLOAT, MTH_ARG_STRING, MTH_ARG_LIST, MTH_ARG_DICT, MTH_ARG_MODEL } mth_arg_kind;
+typedef struct mth_model mth_model;
+typedef struct mth_arg mth_arg;
+struct mth_arg {
+    mth_arg_kind kind;
+    size_t count; /* of items, for LIST and DICT */
+    union {
+        int64_t integer; /* BOOL and INT */
+        double real;
+        const char *string;
+        const mth_arg *items;
+        mth_model *model;
+    };
+    const char *const *keys; /* DICT only: count keys */
+};
+typedef struct { const char *name; mth_arg value; } mth_option;
+#define MTH_NONE ((mth_arg){MTH_ARG_NONE, 0, {0}, NULL})
+static inline mth_arg mth_bool(bool b) { return (mth_arg){MTH_ARG_BOOL, 0, {b}, NULL}; }
+static inline mth_arg mth_int(int64_t i) { return (mth_arg){MTH_ARG_INT, 0, {i}, NULL}; }
+static inline mth_arg mth_float(double f) { mth_arg a = {MTH_ARG_FLOAT, 0, {0}, NULL}; a.real = f; return a; }
+static inline mth_arg mth_string(const char *s) { mth_arg a = {MTH_ARG_STRING, 0, {0}, NULL}; a.string = s; return a; }
+static inline mth_arg mth_list(size_t n, const mth_arg *items) { mth_arg a = {MTH_ARG_LIST, n, {0}, NULL}; a.items = items; return a; }
+static inline mth_arg mth_dict(size_t n, const char *const *keys, const mth_arg *items) { mth_arg a = {MTH_ARG_DICT, n, {0}, keys}; a.items = items; return a; }
+static inline mth_arg mth_submodel(mth_model *m) { mth_arg a = {MTH_ARG_MODEL, 0, {0}, NULL}; a.model = m; return a; }
+/* The literals below live as long as the block they stand in; every function copies what it keeps. */
+#define MTH_SPEC(...) mth_list(sizeof((mth_arg[]){__VA_ARGS__}) / sizeof(mth_arg), (mth_arg[]){__VA_ARGS__})
+#define MTH_INTS(...) mth__ints(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), (int64_t[]){__VA_ARGS__}, (mth_arg[sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)]){{MTH_ARG_NONE, 0, {0}, NULL}})
+static inline mth_arg mth__ints(size_t n, const int64_t *v, mth_arg *room) { for (size_t i = 0; i < n; i++) room[i] = mth_int(v[i]); return mth_list(n, room); }
+#define MTH_OPTIONS(...) (const mth_option[]){__VA_ARGS__}, sizeof((const mth_option[]){__VA_ARGS__}) / sizeof(mth_option)
+#define MTH_WIRES(...) (const mth_wire[]){__VA_ARGS__}, sizeof((const mth_wire[]){__VA_ARGS__}) / sizeof(mth_wire)
+
+/* ---------------------------------------------------------------- compose */
+typedef struct mth_module mth_module; /* an operator with its options: immutable, may be added to several models */
+
+/* A port of a module and the name it is wired to: {"input", "hidden1"}. A port that takes several values ("inputs" of Add) is
+   repeated, in order. */
+typedef struct { const char *port; const char *name; } mth_wire;
+typedef enum { MTH_PLAIN, MTH_CHAIN } mth_add_mode; /* `|=`: only the wires given; `+=`: the one open input takes the previous block's output */
+
+/* `type` is a name of the table of modules ("Linear", "MultiHeadAttention", ...: mth_module_type_name). Checks every option. */
+MTH_API MTH_MUST_USE mth_status mth_module_create(const char *type, const mth_option *, size_t count, mth_module **out);
+MTH_API void mth_module_free(mth_module *);
+MTH_API size_t mth_module_type_count(void);
+MTH_API const char *mth_module_type_name(size_t i);
+/* The documentation of a type: signature, options with defaults, ports, parameters. NULL where there is no such type. */
+MTH_API const char *mth_module_type_signature(const char *type); /* "dimension: int, bias: bool = True, ..." */
+MTH_API const char *mth_module_type_ports(const char *type);     /* "input -> output" */
+MTH_API const char *mth_module_type_doc(const char *type);
+/* The ports of one module: its options can change them (Split has `parts` outputs). "input, key -> output". Lent. */
+MTH_API const char *mth_module_get_ports(const mth_module *);
+
+MTH_API MTH_MUST_USE mth_status mth_model_create(mth_model **out);
+MTH_API void mth_model_free(mth_model *); /* a model added to others stays alive inside them */
+MTH_API MTH_MUST_USE mth_status mth_model_add(mth_model *, const mth_module *, const mth_wire *, size_t count, mth_add_mode);
+/* A copy of the submodel as it is now becomes a block of the model. */
+MTH_API MTH_MUST_USE mth_status mth_model_add_model(mth_model *, const mth_model *sub, const char *name, const mth_wire *, size_t count, mth_add_mode);
+/* Joins an output named `source` with the input named `destination`. Idempotent; a contradiction is an error naming both wires. */
+MTH_API MTH_MUST_USE mth_status mth_model_connect(mth_model *, const char *source, const char *destination);
+/* A summary of the blocks and wires, one line a block; the caller frees it with mth_text_free. */
+MTH_API MTH_MUST_USE mth_status mth_model_print(const mth_model *, char **out);
+/* The user's source line of the calls that follow on this thread, for errors ("train.py:12"); NULL forgets it. */
+MTH_API void mth_set_source_line(const char *where);
+MTH_API void mth_text_free(char *);
+
+/* ---------------------------------------------------------------- backends */
+typedef struct mth_backend mth_backend;
+/* engine: "native" or "reference" (naive, in double precision inside: the oracle of the tests). Options: mth_backend_option_doc. */
+MTH_API MTH_MUST_USE mth_status mth_backend_create(const char *engine, const mth_option *, size_t count, mth_backend **out);
+MTH_API void mth_backend_free(mth_backend *); /* arrays and compiled models keep what they need of it */
+MTH_API int mth_backend_get_mesh(const mth_backend *, int64_t dim[4]); /* number of mesh axes */
+MTH_API int64_t mth_backend_get_device_count(const mth_backend *);
+MTH_API MTH_MUST_USE mth_status mth_backend_describe(const mth_backend *, char **out); /* engine, devices, threads, options */
+MTH_API const char *mth_backend_option_doc(const char *engine); /* one option a line: "name: type = default: text"; NULL: no such engine */
+MTH_API const char *mth_compile_option_doc(void);
+
+/* ---------------------------------------------------------------- arrays */
+typedef struct mth_array mth_array;
+typedef struct { const char *name; mth_array *array; } mth_named;
+/* Data on the backend's devices. `spec`: NULL is replicated over the whole mesh (held once where devices share memory), else a
+   list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied, row-major. */
+MTH_API MTH_MUST_USE mth_status mth_array_from_data(mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out);
+/* Philox4x32-10 by element index: the same values on any mesh. */
+MTH_API MTH_MUST_USE mth_status mth_array_randn(mth_backend *, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
+MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out); /* int32, low <= x < high */
+MTH_API MTH_MUST_USE mth_status mth_array_full(mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
+/* A tensor of a safetensors file, each device reading its slice straight from the file. `transpose` swaps the two dimensions of a
+   matrix (files of torch models store (out, in)). */
+MTH_API MTH_MUST_USE mth_status mth_array_from_safetensors(mth_backend *, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out);
+MTH_API void mth_array_retain(mth_array *);
+MTH_API void mth_array_free(mth_array *);
+MTH_API mth_dtype mth_array_get_dtype(const mth_array *);
+MTH_API int mth_array_get_rank(const mth_array *);
+MTH_API const int64_t *mth_array_get_shape(const mth_array *); /* global */
+MTH_API const char *mth_array_get_sharding(const mth_array *); /* "(0, None) over mesh (4,)" */
+MTH_API size_t mth_array_get_shard_count(const mth_array *);   /* one for each device that holds a part */
+typedef struct {
+    int64_t device_id;
+    int64_t start[8], size[8], step[8]; /* the part of the global array; step is above 1 for cyclic shardings */
+    const void *data;                   /* row-major, `size` elements; lent as long as the array lives */
+} mth_shard;
+MTH_API mth_shard mth_array_get_shard(const mth_array *, size_t i);
+MTH_API MTH_MUST_USE mth_status mth_array_gather(const mth_array *, void *data); /* the whole array, row-major, into the caller's memory */
+/* Data of the whole array where one device's shard is the whole; else NULL (use mth_array_gather). Lent. */
+MTH_API const void *mth_array_get_whole(const mth_array *);
+
+typedef struct mth_arrays mth_arrays; /* an ordered dictionary of arrays */
+MTH_API MTH_MUST_USE mth_status mth_arrays_create(const mth_named *, size_t count, mth_arrays **out); /* retains each array */
+MTH_API void mth_arrays_free(mth_arrays *);
+MTH_API size_t mth_arrays_get_count(const mth_arrays *);
+MTH_API mth_named mth_arrays_get(const mth_arrays *, size_t i);              /* lent */
+MTH_API mth_array *mth_arrays_find(const mth_arrays *, const char *name);   /* lent; NULL where there is none */
+
+/* ---------------------------------------------------------------- compile, run */
+typedef struct mth_compiled mth_compiled;
+/* Checks all that needs no shapes. The model is copied. Options: mth_compile_option_doc. */
+MTH_API MTH_MUST_USE mth_status mth_compile(const mth_model *, mth_backend *, const mth_option *, size_t count, mth_compiled **out);
+MTH_API void mth_compiled_free(mth_compiled *);
+/* Fresh parameters, named and ordered as the model was composed. Shapes come from `inputs` (or from those of an earlier call, or
+   from the option `shapes`). */
+MTH_API MTH_MUST_USE mth_status mth_get_parameters(mth_compiled *, const mth_named *inputs, size_t count, uint64_t seed, mth_arrays **out);
+/* Name, shape and sharding of each parameter without making it: arrays whose shards have no data. For loaders. */
+typedef struct {
+    const mth_named *output_gradients; /* what is missing is zero */
+    size_t output_gradient_count;
+    const char *const *input_gradients; /* names of floating inputs whose gradients are wanted beside those of the parameters */
+    size_t input_gradient_count;
+} mth_gradient_request;
+/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters. */
+MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs, size_t count,
+                                             const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
+/* Asks a running mth_evaluate to stop at the next instruction; it returns MTH_ERROR_INTERRUPTED. Async-signal-safe. */
+MTH_API void mth_compiled_interrupt(mth_compiled *);
+
+/* ---------------------------------------------------------------- read a plan */
+MTH_API MTH_MUST_USE mth_status mth_plan_print(mth_compiled *, char **out); /* the program of the plan last used; mth_text_free */
+/* Plans for inputs of these shapes without running: names, dtypes and shapes stand in the (possibly data-less) arrays. */
+MTH_API MTH_MUST_USE mth_status mth_plan(mth_compiled *, const mth_named *inputs, size_t count, bool gradients);
+/* Parses the text of a plan and verifies it: NULL where it can't deadlock, read an unwritten or overlapping byte, or use a partial sum as a value. */
+MTH_API MTH_MUST_USE mth_status mth_plan_verify_text(const char *text);
+MTH_API MTH_MUST_USE mth_status mth_plan_reprint(const char *text, char **out); /* parse, then print */
+/* Where a parameter is to be: for loaders that place data themselves. */
+MTH_API MTH_MUST_USE mth_status mth_get_parameter_layout(mth_compiled *, const mth_named *inputs, size_t count, mth_arrays **out); /* arrays without data: name, dtype, shape, sharding */
+/* An array with the layout of `like` (of mth_get_parameter_layout), read from a safetensors file: each device its slice. */
+MTH_API MTH_MUST_USE mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out);
+
+typedef struct {
+    int64_t weights, gradients, optimizer, activations, communication, host, total; /* bytes of one device; host is not in total */
+} mth_memory_usage;
+MTH_API MTH_MUST_USE mth_status mth_get_memory_usage(mth_compiled *, const mth_named *inputs, size_t count, mth_memory_usage *device, size_t devices);
+typedef struct { int64_t received, sent, messages; } mth_communication_usage; /* bytes that one device takes from, gives to others in one evaluate */
+MTH_API MTH_MUST_USE mth_status mth_get_communication_usage(mth_compiled *, mth_communication_usage *device, size_t devices);
+/* Which devices run each operator of the plan last used: lines "operator<TAB>device,device,...". */
+MTH_API MTH_MUST_USE mth_status mth_get_placement_text(mth_compiled *, char **out);
+
+/* ---------------------------------------------------------------- for tests of error handling */
+MTH_API void mth_debug_fail_allocation(int64_t index); /* the index-th allocation from now on fails; -1: none */
+MTH_API int64_t mth_debug_allocation_count(void);      /* allocations since the process began */
+MTH_API int64_t mth_debug_live_allocations(void);      /* allocations that have not been freed */
+
+#define MTH_CHECK(call) do { mth_status mth_s_ = (call); if (mth_s_) { fprintf(stderr, "%s\n", mth_error_get_message(mth_s_)); mth_error_free(mth_s_); exit(1); } } while (0)
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,60 @@
+/* What a user composes, and how it becomes a graph.
+ *   model.c     mth_model: blocks (a module or a submodel, with explicit wires), connects; |= and +=; names
+ *   resolve.c   wires -> a list of connections; every error of wiring that needs no shapes (cycles, two writers, unbound inputs, names)
+ *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes (through the builder)
+ *   module.c    module types: the table, options common to all, ports; layers.c attention.c moe.c pipeline.c losses.c tensors.c: the types */
+#ifndef MTH__COMPOSE_H
+#define MTH__COMPOSE_H
+#include "base/option.h"
+#include "catalog/op.h"
+
+typedef struct mth__module_type mth__module_type;
+typedef struct mth__expansion mth__expansion;   /* of one block: what its expand function works with */
+
+struct mth__module_type {
+    const char *name;                /* "Linear"; in snake case the base of operator names: "linear_0" */
+    const char *inputs, *outputs;    /* "input", "query, key?, value?, mask?", "inputs*" */
+    const mth__opt *options;         /* its own; the common ones (name, device_id, device_mesh, ...) stand in module.c */
+    const char *doc;                 /* what it computes, with shapes, parameters and source */
+    const char *parameters;          /* "weight (in, dimension), bias (dimension,)" for the documentation; "" where it has none */
+    mth_status (*check)(const mth_module *);                      /* options against each other; NULL: nothing to check */
+    void (*ports)(const mth_module *, mth__arena *, const char **inputs, const char **outputs); /* NULL: as above (Split's outputs depend on parts) */
+    mth_status (*expand)(mth__expansion *);
+};
+struct mth_module {
+    mth__arena *arena;
+    const mth__module_type *type;
+    const mth__opt *tables[3];       /* own, common, NULL */
+    mth_arg *values;                 /* of all options, in table order */
+    const char *inputs, *outputs;
+    mth_model **models; size_t nmodels; /* Pipeline: its stages, copied */
+    int references;
+};
+extern const mth__module_type *const mth__module_types[]; /* NULL-terminated */
+const mth__module_type *mth__module_type_find(const char *name);
+const mth_arg *mth__module_option(const mth_module *, const char *name);
+
+struct mth__expansion {
+    mth__builder builder;            /* .module is "model_0.linear_3", .on what device_id or the stage says */
+    const mth_module *module;
+    int nin; mth__value **in; const char *const *in_port; /* bound inputs, in the order of ports; an absent optional one is missing */
+    int nout; mth__value **out;      /* to be set, in order of the output ports */
+    const mth__placement *mesh;      /* the placement specs refer to: the backend's mesh, or the stage's */
+    int64_t nominal_batch;
+};
+mth__value *mth__expansion_input(const mth__expansion *, const char *port); /* NULL where nothing is bound */
+/* Creates the parameter "<module>.<suffix>"; applies shard_specs["<suffix>"], or `spec` (an mth_arg or NULL), grain elements per unit (1: none). */
+mth_status mth__expansion_parameter(mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth_arg *spec, const int32_t *grain, mth__value **out);
+
+/* Resolved wiring, kept by a compiled model. */
+mth_status mth__model_resolve(const mth_model *, mth__mesh *);   /* all errors that need no shapes, also those of stages and specs' axes */
+mth_status mth__model_copy(const mth_model *, mth_model **out);
+size_t mth__model_input_count(const mth_model *);                /* open inputs, after mth__model_resolve */
+const char *mth__model_input_name(const mth_model *, size_t i);
+size_t mth__model_output_count(const mth_model *);
+const char *mth__model_output_name(const mth_model *, size_t i);
+
+typedef struct { const char *name; mth_dtype dtype; mth__shape shape; } mth__input_description;
+/* Fills the graph: inputs (errors for missing, unknown), parameters in order of composition, nodes, outputs. */
+mth_status mth__expand(const mth_model *, const mth__input_description *, size_t count, mth__graph *);
+#endif

@@ -1,0 +1,36 @@
+/* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same result, byte for byte.
+ *   microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or weighted sums behind)
+ *   place.c       a placement for every node and value (`on`)
+ *   shard.c       shardings: of every value, and what each node needs of its operands (node->need)
+ *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep, transfer)
+ *   communication.c  communication_optimization: removes redundant transfers, merges small ones; pipeline_communication: cuts large ones in chunks
+ *   schedule.c    the order of nodes: GPipe or 1F1B for pipelines (a list scheduler over the dependencies), as composed elsewhere
+ *   overlap.c     overlap_communication: moves communication early and its consumers late (emit then makes START/WAIT pairs)
+ *   cost.c        seconds of a node and of a communication, from flops and bytes */
+#ifndef MTH__DISTRIBUTE_H
+#define MTH__DISTRIBUTE_H
+#include "catalog/op.h"
+
+typedef struct { const char *name; mth__sharding sharding; } mth__spec_of; /* of an input or an output, by name, read against the whole mesh */
+typedef struct {
+    const mth__spec_of *spec; size_t specs;
+    const mth__sharding *fixed_parameter; const char *const *fixed_name; size_t fixed; /* layouts of an earlier plan: they bind */
+    bool communication_optimization, overlap, pipeline_communication;
+    int64_t chunk_bytes;         /* pipeline_communication: communications above this are cut (default 256 KiB) */
+} mth__distribute_options;
+
+mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);
+mth_status mth__place(mth__graph *, const mth__distribute_options *);
+mth_status mth__shard(mth__graph *, const mth__distribute_options *);
+mth_status mth__reshard(mth__graph *, const mth__distribute_options *);
+mth_status mth__communication(mth__graph *, const mth__distribute_options *); /* after reshard; nothing where both options are off */
+mth_status mth__schedule(mth__graph *, const mth__distribute_options *);
+mth_status mth__overlap(mth__graph *, const mth__distribute_options *);
+
+/* seconds, on a nominal device: 50 GFLOP/s, 10 GB/s of memory, links of 5 GB/s and 20 us */
+double mth__cost_compute(const mth__node *, const mth__shape *in, const mth__shape *out);
+double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mth__sharding *to); /* 0 where equal or local */
+
+/* After shard every value has a canonical sharding with `on` set, every node a `need` for each operand with need.on == node->on; after reshard
+   need equals the operand's sharding, except for the operands of communication nodes themselves. */
+#endif

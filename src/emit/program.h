@@ -1,0 +1,97 @@
+/* The program: what an engine sees. By role: devices that run the same instructions on the same local shapes share one list.
+ *
+ * A role's instructions run in order on each of its devices, on two in-order streams: 0 computes, 1 communicates (only with
+ * overlap_communication). What the streams and devices owe each other is said by channels:
+ *   COLLECTIVE c   every device of every group takes part; done when it returns (stream 0)
+ *   START c .. WAIT c   the same as a pair: begun on stream 1, complete at WAIT; between them the operand may be read, nothing else touched
+ *   SEND c         posts a value; it must stay unchanged until WAIT c on the same role (the peers have taken it)
+ *   RECV c         takes the boxes of the peers' posted values (stream 0), or START/WAIT as above with overlap
+ * Everything else is COMPUTE: a catalog row on local parts. */
+#ifndef MTH__PROGRAM_H
+#define MTH__PROGRAM_H
+#include "catalog/op.h"
+
+typedef enum { MTH__COMPUTE, MTH__COLLECTIVE, MTH__START, MTH__SEND, MTH__RECV, MTH__WAIT } mth__instr_kind;
+typedef enum { MTH__ALL_REDUCE, MTH__ALL_GATHER, MTH__REDUCE_SCATTER, MTH__ALL_TO_ALL, MTH__BROADCAST, MTH__TRANSFER, MTH__CHANNEL_KINDS } mth__channel_kind;
+typedef enum { MTH__DIRECT, MTH__RING, MTH__TREE, MTH__HIERARCHICAL, MTH__ALGORITHMS } mth__algorithm;
+extern const char *const mth__channel_names[MTH__CHANNEL_KINDS];   /* "all_reduce", ... , "transfer" */
+extern const char *const mth__algorithm_names[MTH__ALGORITHMS];    /* "direct", "ring", "tree", "hierarchical" */
+
+typedef struct {
+    mth__channel_kind kind;
+    mth__algorithm algorithm;
+    mth_dtype dtype;
+    mth__shape shape;            /* global */
+    mth__sharding from, to;      /* collectives: on the same placement; transfer, broadcast: any. all_reduce: to = from without the partial axes */
+    uint8_t axes;                /* collectives: the axes of from.on whose devices form a group */
+    int8_t dim, dim2;            /* all_gather: gathered; reduce_scatter: scattered; all_to_all: dim becomes split, dim2 whole */
+    uint8_t reduce;              /* MTH__REDUCE_* */
+    const char *label;           /* "linear_1: all_reduce", for errors and profiles */
+} mth__channel;
+
+typedef enum { MTH__IN_SLAB, MTH__IN_ENTRY /* the caller's buffer */, MTH__IN_EXIT /* becomes the caller's */, MTH__IN_ALIAS /* of another value */ } mth__storage;
+typedef enum { MTH__CLASS_ACTIVATION, MTH__CLASS_WEIGHT, MTH__CLASS_GRADIENT, MTH__CLASS_INPUT, MTH__CLASS_OUTPUT, MTH__CLASS_COMMUNICATION } mth__value_class;
+typedef struct {
+    const char *name;            /* "%12", "linear_0.weight" */
+    mth_dtype dtype;
+    mth__shape shape, local;     /* global; of this role's devices */
+    mth__sharding sharding;
+    mth__storage storage;
+    int index;                   /* ENTRY, EXIT: in mth__program.entry / exit; ALIAS: the role's value that it is a view of (offset: bytes into it) */
+    int64_t offset, bytes;       /* SLAB: memory.c; bytes = local size, unpadded */
+    mth__value_class klass;
+} mth__pvalue;
+
+typedef struct {
+    mth__instr_kind kind;
+    const mth__op *op;           /* COMPUTE */
+    const mth__attrs *attrs;     /* COMPUTE */
+    int channel;                 /* the others */
+    int nin, nout;
+    int *in, *out;               /* the role's values */
+    int scratch;                 /* a value of class COMMUNICATION or an activation that only this instruction uses; -1: none */
+    uint8_t stream;
+    const char *module, *source;
+    int16_t stage, microbatch; bool backward;
+} mth__instr;
+
+typedef struct {
+    int ndevice; const int32_t *device;      /* ascending */
+    VEC(mth__pvalue) value;
+    VEC(mth__instr) instr;
+    int64_t slab;                            /* bytes */
+} mth__role;
+
+typedef enum { MTH__ENTRY_INPUT, MTH__ENTRY_PARAMETER, MTH__ENTRY_SEED } mth__entry_kind;
+typedef struct { mth__entry_kind kind; const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding; } mth__entry; /* an input used on two placements has two entries */
+typedef struct { const char *name; bool gradient; mth_dtype dtype; mth__shape shape; mth__sharding sharding; } mth__exit;
+
+typedef struct mth__program {
+    mth__arena *arena;
+    mth__mesh *mesh;
+    VEC(mth__channel) channel;
+    VEC(mth__role) role;
+    VEC(mth__entry) entry;
+    VEC(mth__exit) exit;
+    const int32_t *role_of;                  /* by device; -1 where a device has nothing to do */
+} mth__program;
+
+/* emit/program.c. `graph` has been sharded, resharded and ordered: node order is the global order of issue. */
+typedef struct {
+    const char *algorithm[MTH__CHANNEL_KINDS]; /* by collective_ops; NULL is direct */
+    bool overlap;
+} mth__emit_options;
+mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *, mth__program **out);
+mth_status mth__emit_memory(mth__program *);                     /* memory.c: offsets, in-place, aliases; sets slab */
+void mth__program_print(mth__text *, const mth__program *);      /* program_text.c */
+mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);
+/* program_verify.c. Promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as a value. */
+mth_status mth__program_verify(const mth__program *);
+
+/* What a device takes from others in a transfer: for each piece the owner, and the box in global indices. emit/transfer.c
+   Chooses itself where it has the element, else the owner nearest after it in rank order (spreads the load). */
+typedef struct { int from_device; int64_t start[MTH__RANK], size[MTH__RANK], step[MTH__RANK]; } mth__piece;
+int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth__piece **out); /* count */
+/* Bytes that `device` receives from other devices on this channel (by its algorithm's steps). */
+int64_t mth__channel_bytes(const mth__channel *, int device);
+#endif

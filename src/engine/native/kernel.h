@@ -1,0 +1,46 @@
+/* The native engine's kernels: a table indexed by row. A call is prepared once, at load; its chunks then run on any threads, in any
+ * order, and give the same bits however they are spread. Nothing is allocated or locked in `run`. */
+#ifndef MTH__KERNEL_H
+#define MTH__KERNEL_H
+#include "catalog/rows.h"
+#include "emit/program.h"
+#include <stdatomic.h>
+
+typedef struct {
+    void *data;                  /* dense, row-major; set before each run (entries and exits move), not known in prepare */
+    mth_dtype dtype;
+    mth__shape shape;            /* local */
+    mth__shape global;
+    int64_t start[MTH__RANK], step[MTH__RANK]; /* where the local part lies in the global value */
+} mth__operand;
+
+typedef struct { atomic_int set; int64_t value, limit; const char *what; } mth__fault; /* first fault of a call wins: "id %lld outside [0, %lld)" */
+enum { MTH__PHASES = 3 };
+typedef struct mth__call {
+    const mth__op *op; const mth__attrs *attrs;
+    int nin, nout;
+    mth__operand *in, *out;      /* an ELEMENTWISE row's out may be the memory of an operand of its size */
+    /* set by prepare */
+    int phases, chunks[MTH__PHASES];  /* every chunk of a phase is done before the next phase begins; chunks of a phase are independent */
+    size_t thread_scratch;       /* bytes that each running chunk gets (any contents) */
+    size_t call_scratch;         /* bytes shared by the chunks of this call */
+    void *plan;                  /* the kernel's own, in the arena */
+    /* set by the executor */
+    void *shared;                /* call_scratch bytes */
+    mth__fault *fault;
+} mth__call;
+typedef struct {
+    mth_status (*prepare)(mth__arena *, mth__call *);   /* picks chunks of about 0.3 to 1 ms; NULL: one phase, chunks by output elements */
+    void (*run)(const mth__call *, int phase, int chunk, void *scratch);
+    const char *reason;          /* run NULL: why there is none */
+} mth__kernel;
+extern const mth__kernel mth__kernels[MTH__ROW_COUNT];
+void mth__kernel_fault(mth__fault *, const char *what, int64_t value, int64_t limit);
+
+/* Strided boxes, for collectives and transfers: for each element of box `size` (rank dims): dst = src, dst += src, or dst = max(dst, src).
+   Strides in elements. */
+typedef enum { MTH__BOX_COPY, MTH__BOX_ADD, MTH__BOX_MAX } mth__box_op;
+void mth__box(mth__box_op, mth_dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride, const void *src, const int64_t *src_stride);
+/* dst[j][i] for all j = sum or max over s of src[s][i], i in [0, count): one pass over memory, for direct all_reduce. In order of s. */
+void mth__reduce_to_all(mth__box_op, mth_dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst);
+#endif
