@@ -1,0 +1,42 @@
+/* A small harness: each TEST registers itself; RUN() runs them all, or those whose names contain argv's words, and prints "N passed, N failed". */
+#ifndef UNIT_H
+#define UNIT_H
+#include "mithril.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct unit_test { const char *name; void (*run)(void); struct unit_test *next; } unit_test;
+static unit_test *unit_first, **unit_last = &unit_first;
+static int unit_failures; /* of the running test */
+
+#define TEST(id)                                                                                             \
+    static void test_##id(void);                                                                             \
+    __attribute__((constructor)) static void unit_add_##id(void) {                                           \
+        static unit_test t = {#id, test_##id, NULL};                                                         \
+        *unit_last = &t; unit_last = &t.next;                                                                \
+    }                                                                                                        \
+    static void test_##id(void)
+#define CHECK(cond) do { if (!(cond)) { unit_failures++; printf("  %s:%d: %s\n", __FILE__, __LINE__, #cond); } } while (0)
+#define CHECK_STATUS(call) do { mth_status unit_s = (call); if (unit_s) { unit_failures++; printf("  %s:%d: %s\n%s\n", __FILE__, __LINE__, #call, mth_error_get_message(unit_s)); mth_error_free(unit_s); } } while (0)
+/* The call fails with this code and its message contains the text. */
+#define CHECK_FAILS(call, code, text) do { mth_status unit_s = (call); if (!unit_s) { unit_failures++; printf("  %s:%d: %s succeeded\n", __FILE__, __LINE__, #call); } \
+    else { if (mth_error_get_code(unit_s) != (code) || !strstr(mth_error_get_message(unit_s), text)) { unit_failures++; printf("  %s:%d: %s gave %d:\n%s\n", __FILE__, __LINE__, #call, (int)mth_error_get_code(unit_s), mth_error_get_message(unit_s)); } mth_error_free(unit_s); } } while (0)
+
+static int unit_run(int argc, char **argv) {
+    int passed = 0, failed = 0;
+    for (unit_test *t = unit_first; t; t = t->next) {
+        bool wanted = argc < 2;
+        for (int i = 1; i < argc; i++) wanted |= strstr(t->name, argv[i]) != NULL;
+        if (!wanted) continue;
+        unit_failures = 0;
+        t->run();
+        if (unit_failures) { failed++; printf("FAIL %s\n", t->name); } else passed++;
+        fflush(stdout);
+    }
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}
+#define RUN() int main(int argc, char **argv) { return unit_run(argc, argv); }
+#endif
