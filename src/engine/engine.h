@@ -10,7 +10,7 @@ typedef struct mth__buffer mth__buffer;  /* memory of one device, reference coun
 
 typedef struct {
     const char *name;
-    mth_status (*open)(int devices, mth__engine **out);
+    mth_status (*open)(int devices, int threads, mth__engine **out); /* threads: the calling one included; 0: one per core (engines without threads ignore it) */
     void (*close)(mth__engine *);                       /* drops a reference: executables and buffers keep the engine alive */
     mth_status (*describe)(mth__engine *, mth__text *);
     const char *(*lacks)(const mth__op *, mth_dtype);   /* NULL: has a kernel; else the reason */

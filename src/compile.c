@@ -1,0 +1,131 @@
+/* THE page: from a model to a program, pass by pass, top to bottom. Each pass is a pure function of the graph and the options; after each
+ * one the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to dir/NN_pass.txt. */
+#include "compile.h"
+#include "derive/derive.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct {
+    const mth_compiled *compiled;
+    mth__distribute_options distribute; /* the compiled model's, bound to the layout of an earlier plan */
+    const mth__request *request;
+    mth__plan *plan;
+    mth__graph *graph;
+    const char *dump;
+    int dumped;
+} planning;
+
+static mth_status expand(planning *p) { return mth__expand(p->compiled->model, p->request->input, p->request->inputs, p->graph); }
+static mth_status microbatch(planning *p) { return mth__microbatch(p->graph, &p->distribute); }
+static mth_status gradients(planning *p) {
+    if (!p->request->gradients) return NULL;
+    mth__gradient_options o = {p->request->wanted_input, p->request->wanted, p->request->seeded};
+    return mth__gradients(p->graph, &o);
+}
+static mth_status place(planning *p) { return mth__place(p->graph, &p->distribute); }
+static mth_status shard(planning *p) { return mth__shard(p->graph, &p->distribute); }
+static mth_status reshard(planning *p) { return mth__reshard(p->graph, &p->distribute); }
+static mth_status communication(planning *p) { return mth__communication(p->graph, &p->distribute); }
+static mth_status schedule(planning *p) { return mth__schedule(p->graph, &p->distribute); }
+static mth_status overlap(planning *p) { return p->distribute.overlap ? mth__overlap(p->graph, &p->distribute) : NULL; }
+
+static mth_status program(planning *p) {
+    mth_backend *b = p->compiled->backend;
+    mth__emit_options o = {.overlap = b->overlap};
+    memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
+    return mth__emit(p->plan->arena, p->graph, &o, &p->plan->program);
+}
+static mth_status memory(planning *p) { return mth__emit_memory(p->plan->program); }
+static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }
+
+static const struct { const char *name; mth_status (*run)(planning *); const char *gives; } passes[] = {
+    {"expand", expand, "catalog nodes, shapes and dtypes"},
+    {"microbatch", microbatch, "pipelines unrolled over microbatches"},
+    {"gradients", gradients, "the backward nodes"},
+    {"place", place, "a placement for each node"},
+    {"shard", shard, "a sharding for each value, a need for each operand"},
+    {"reshard", reshard, "communication, so that each need is met"},
+    {"communication", communication, "less of it, or in chunks, where the options ask"},
+    {"schedule", schedule, "the order of issue"},
+    {"overlap", overlap, "communication early, its consumers late, where the option asks"},
+    {"program", program, "instructions by role"},
+    {"memory", memory, "offsets in each device's slab"},
+    {"verify", verify, "the proof"},
+};
+
+static mth_status dump(planning *p, const char *name) {
+    mth__arena *arena = mth__arena_new();
+    mth__text t = mth__text_new(arena);
+    if (p->plan->program) mth__program_print(&t, p->plan->program);
+    else mth__graph_print(&t, p->graph);
+    char *path = mth__format(arena, "%s/%02d_%s.txt", p->dump, ++p->dumped, name);
+    mkdir(p->dump, 0777); /* an existing directory is fine; any other failure shows at once below */
+    FILE *f = fopen(path, "w");
+    bool good = f && fwrite(t.at, 1, t.n, f) == t.n;
+    if (f && fclose(f) != 0) good = false;
+    mth_status s = good ? NULL : FAIL(MTH_ERROR_IO, F("MITHRIL_DUMP: can't write %s: %s", path, strerror(errno)), F("name a directory that can be written, or unset MITHRIL_DUMP"));
+    mth__arena_free(arena);
+    return s;
+}
+
+/* The layouts of an earlier plan bind this one. */
+static void bind_layout(const mth_compiled *c, mth__arena *arena, mth__distribute_options *o) {
+    mth__sharding *sharding = NEW_ARRAY(arena, mth__sharding, c->layouts);
+    const char **name = NEW_ARRAY(arena, const char *, c->layouts);
+    for (size_t i = 0; i < c->layouts; i++) {
+        sharding[i] = c->layout[i].sharding;
+        name[i] = c->layout[i].name;
+    }
+    o->fixed_parameter = sharding;
+    o->fixed_name = name;
+    o->fixed = c->layouts;
+}
+
+static void copy_request(mth__arena *arena, const mth__request *from, mth__request *to) {
+    *to = *from;
+    to->input = NEW_ARRAY(arena, mth__input_description, from->inputs);
+    for (size_t i = 0; i < from->inputs; i++) {
+        to->input[i] = from->input[i];
+        to->input[i].name = mth__copy_text(arena, from->input[i].name);
+    }
+    to->seeded = NEW_ARRAY(arena, bool, from->outputs);
+    if (from->outputs) memcpy(to->seeded, from->seeded, from->outputs * sizeof(bool));
+    to->wanted_input = NEW_ARRAY(arena, const char *, from->wanted);
+    for (size_t i = 0; i < from->wanted; i++) to->wanted_input[i] = mth__copy_text(arena, from->wanted_input[i]);
+}
+
+mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *request, mth__plan **out) {
+    mth__arena *arena = mth__arena_new();
+    mth__plan *plan = NEW(arena, mth__plan);
+    plan->arena = arena;
+    copy_request(arena, request, &plan->request);
+    planning p = {.compiled = compiled, .distribute = compiled->distribute, .request = &plan->request, .plan = plan,
+                  .graph = mth__graph_new(arena, compiled->backend->mesh), .dump = getenv("MITHRIL_DUMP")};
+    bind_layout(compiled, arena, &p.distribute);
+    if (p.dump && !*p.dump) p.dump = NULL;
+    mth_status s = NULL;
+    for (size_t i = 0; !s && i < sizeof passes / sizeof *passes; i++) {
+        s = passes[i].run(&p);
+        if (!s && !plan->program && (s = mth__graph_check(p.graph))) s = mth__error_operator(s, passes[i].name);
+        if (!s && p.dump) s = dump(&p, passes[i].name);
+    }
+    if (!s) {
+        plan->parameters = p.graph->parameter.n;
+        mth__parameter *parameter = NEW_ARRAY(arena, mth__parameter, plan->parameters);
+        for (size_t i = 0; i < plan->parameters; i++) {
+            const mth__value *v = p.graph->parameter.at[i];
+            parameter[i] = (mth__parameter){mth__copy_text(arena, v->name), v->dtype, v->shape, v->sharding, v->init, v->init_scale};
+        }
+        plan->parameter = parameter;
+    }
+    if (s) {
+        mth__arena_free(arena);
+        return s;
+    }
+    mth__arena_keep(arena);
+    *out = plan;
+    return NULL;
+}

@@ -1,0 +1,42 @@
+/* From a model to plans: what compile.c makes and api.c runs. */
+#ifndef MTH__COMPILE_H
+#define MTH__COMPILE_H
+#include "compose/compose.h"
+#include "distribute/distribute.h"
+#include "engine/backend.h"
+
+/* What a plan is specialised to: inputs by name, dtype and shape, in the model's order, and the gradients asked for. */
+typedef struct {
+    size_t inputs; mth__input_description *input;
+    bool gradients;
+    size_t outputs; bool *seeded;                  /* by output of the model */
+    size_t wanted; const char **wanted_input;      /* inputs whose gradients are asked for */
+} mth__request;
+
+typedef struct mth__plan {
+    mth__arena *arena;
+    mth__request request;
+    mth__program *program;
+    mth__executable *executable;                   /* NULL until it first runs */
+    size_t parameters; const struct mth__parameter *parameter; /* in order of composition */
+    struct mth__plan *next;                        /* newest first */
+} mth__plan;
+typedef struct mth__parameter { const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding; int init; double scale; } mth__parameter;
+
+struct mth_compiled {
+    mth__arena *arena;
+    mth_backend *backend;
+    mth_model *model;                              /* a copy */
+    const mth_arg *option;                         /* values of mth__compile_options */
+    mth__distribute_options distribute;
+    size_t shapes; mth__input_description *shape;  /* the option `shapes`: for get_parameters without inputs */
+    pthread_mutex_t lock;                          /* of the cache and of planning */
+    mth__plan *plan, *last;                        /* the cache; the one last used */
+    const mth__parameter *layout; size_t layouts;  /* fixed by the first plan: binds all later ones (in the first plan's arena) */
+    atomic_int stop;
+};
+extern const mth__opt mth__compile_options[];
+
+/* Runs the pipeline of passes for one request. Called with the backend's lock held, inside a guard. */
+mth_status mth__compile_plan(const mth_compiled *, const mth__request *, mth__plan **out);
+#endif

@@ -1,0 +1,376 @@
+#include "engine/backend.h"
+#include "base/philox.h"
+#include "engine/native/kernel.h"
+#include <stdlib.h>
+#include <string.h>
+
+mth_backend *mth__backend_retain(mth_backend *b) {
+    atomic_fetch_add(&b->references, 1);
+    return b;
+}
+
+/* The rank that stands for all with the same part: its coordinates are 0 on the axes that split nothing. */
+static int leader_of(const mth__placement *on, uint8_t axes, int rank) {
+    int coordinate[MTH__AXES], leader = 0;
+    mth__placement_coordinates(on, rank, coordinate);
+    for (int a = 0; a < on->naxes; a++) leader = leader * on->dim[a] + (axes >> a & 1 ? coordinate[a] : 0);
+    return leader;
+}
+
+static int64_t held_elements(const mth_array *a, const mth__held *h) {
+    int64_t n = 1;
+    for (int d = 0; d < a->shape.rank; d++) n *= h->size[d];
+    return n;
+}
+
+static mth_status no_memory(int64_t bytes) {
+    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes), F("shard the array over more devices, or free others first"));
+}
+
+/* The array without its buffers. */
+static mth_status array_shell(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, mth_array **out) {
+    TRY(mth__shape_check(shape, dtype));
+    mth_array *a = mth__calloc(1, sizeof *a);
+    if (!a) return no_memory(sizeof *a);
+    a->references = 1;
+    a->backend = mth__backend_retain(backend);
+    a->dtype = dtype;
+    a->shape = shape;
+    a->sharding = *sharding;
+    mth__sharding_canonical(&a->sharding, shape);
+    a->count = sharding->on->count;
+    a->held = mth__calloc((size_t)a->count, sizeof *a->held);
+    if (!a->held) { mth_array_free(a); return no_memory((int64_t)sizeof(mth__held) * sharding->on->count); }
+    uint8_t axes = mth__sharding_axes(&a->sharding, shape.rank);
+    for (int r = 0; r < a->count; r++) {
+        mth__held *h = &a->held[r];
+        h->device = sharding->on->device[r];
+        h->leader = backend->vtable->buffer_host ? leader_of(sharding->on, axes, r) : r;
+        mth__shape local = mth__local_shape(shape, &a->sharding, r, h->start, h->step);
+        memcpy(h->size, local.dim, sizeof h->size);
+    }
+    *out = a;
+    return NULL;
+}
+
+mth_status mth__array_new(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, bool with_data, mth_array **out) {
+    mth_array *a;
+    TRY(array_shell(backend, dtype, shape, sharding, &a));
+    for (int r = 0; with_data && r < a->count; r++) {
+        mth__held *h = &a->held[r];
+        if (h->leader != r) {
+            h->buffer = a->held[h->leader].buffer;
+            backend->vtable->buffer_retain(h->buffer);
+            continue;
+        }
+        mth_status s = backend->vtable->buffer_new(backend->engine, h->device, held_elements(a, h) * (int64_t)mth_dtype_size(dtype), &h->buffer);
+        if (s) { mth_array_free(a); return s; }
+    }
+    *out = a;
+    return NULL;
+}
+
+mth_status mth__array_wrap(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, mth__buffer *const *buffer, mth_array **out) {
+    mth_array *a;
+    TRY(array_shell(backend, dtype, shape, sharding, &a));
+    for (int r = 0; r < a->count; r++) {
+        a->held[r].leader = r; /* a run's results are one buffer a device */
+        a->held[r].buffer = buffer[a->held[r].device];
+    }
+    *out = a;
+    return NULL;
+}
+
+mth_status mth__array_fill(mth_array *a, mth__fill *fill, void *context) {
+    const mth__engine_vtable *v = a->backend->vtable;
+    for (int r = 0; r < a->count; r++) {
+        mth__held *h = &a->held[r];
+        int64_t bytes = held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype);
+        if (h->leader != r || !bytes) continue;
+        void *host = v->buffer_host ? v->buffer_host(h->buffer) : mth__malloc((size_t)bytes);
+        if (!host) return no_memory(bytes);
+        mth_status s = fill(context, a, h, host);
+        if (!v->buffer_host) {
+            if (!s) s = v->buffer_write(h->buffer, 0, host, bytes);
+            mth__free(host);
+        }
+        TRY(s);
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- contents */
+static void held_strides(const mth_array *a, const mth__held *h, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset) {
+    mth__shape part = a->shape;
+    memcpy(part.dim, h->size, sizeof part.dim);
+    mth__shape_strides(part, local);
+    mth__shape_strides(a->shape, global);
+    *offset = 0;
+    for (int d = 0; d < a->shape.rank; d++) {
+        *offset += h->start[d] * global[d];
+        global[d] *= h->step[d];
+    }
+}
+
+static mth_status fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
+    int64_t local[MTH__RANK], global[MTH__RANK], offset;
+    held_strides(a, h, local, global, &offset);
+    mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, data, local, (const char *)whole + offset * (int64_t)mth_dtype_size(a->dtype), global);
+    return NULL;
+}
+
+typedef struct { uint64_t seed, stream; int init; double scale; int64_t low, range; } random_fill;
+
+static mth_status fill_random(void *context, const mth_array *a, const mth__held *h, void *data) {
+    const random_fill *f = context;
+    int64_t local[MTH__RANK], global[MTH__RANK], offset, index[MTH__RANK] = {0}, n = held_elements(a, h);
+    held_strides(a, h, local, global, &offset);
+    int last = a->shape.rank - 1;
+    int64_t inner = last < 0 ? 1 : h->size[last], stride = last < 0 ? 1 : global[last];
+    for (int64_t done = 0; done < n; done += inner) {
+        int64_t at = offset;
+        for (int d = 0; d < last; d++) at += index[d] * global[d];
+        for (int64_t i = 0; i < inner; i++) {
+            uint64_t element = (uint64_t)(at + i * stride);
+            if (f->range) ((int32_t *)data)[done + i] = (int32_t)(f->low + (int64_t)((double)mth__philox_uniform(f->seed, f->stream, element) * (double)f->range));
+            else ((float *)data)[done + i] = f->init == MTH__INIT_ZERO ? 0 : f->init == MTH__INIT_ONE ? 1
+                : f->init == MTH__INIT_NORMAL ? (float)f->scale * mth__philox_normal(f->seed, f->stream, element)
+                : (float)f->scale * (2 * mth__philox_uniform(f->seed, f->stream, element) - 1);
+        }
+        for (int d = last - 1; d >= 0 && ++index[d] == h->size[d]; d--) index[d] = 0;
+    }
+    return NULL;
+}
+
+mth_status mth__array_initialise(mth_array *a, int init, double scale, uint64_t seed, uint64_t stream) {
+    random_fill f = {seed, stream, init, scale, 0, 0};
+    return mth__array_fill(a, fill_random, &f);
+}
+
+static mth_status fill_constant(void *context, const mth_array *a, const mth__held *h, void *data) {
+    double value = *(double *)context;
+    int64_t n = held_elements(a, h);
+    for (int64_t i = 0; i < n; i++) {
+        switch (a->dtype) {
+        case MTH_FLOAT32: ((float *)data)[i] = (float)value; break;
+        case MTH_FLOAT64: ((double *)data)[i] = value; break;
+        case MTH_INT32: ((int32_t *)data)[i] = (int32_t)value; break;
+        case MTH_INT64: ((int64_t *)data)[i] = (int64_t)value; break;
+        case MTH_BOOL: ((uint8_t *)data)[i] = value != 0; break;
+        case MTH_BFLOAT16: return FAIL(MTH_ERROR_UNSUPPORTED, F("arrays of bfloat16 can't be filled"), F("use float32"));
+        }
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- layouts */
+mth_status mth_array_gather(const mth_array *a, void *data) {
+    const mth__engine_vtable *v = a->backend->vtable;
+    for (int r = 0; r < a->count; r++) {
+        const mth__held *h = &a->held[r];
+        int64_t bytes = held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype), local[MTH__RANK], global[MTH__RANK], offset;
+        if (!h->buffer) return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"), F("use mth_get_parameters for arrays with data"));
+        if (leader_of(a->sharding.on, mth__sharding_axes(&a->sharding, a->shape.rank), r) != r || !bytes) continue;
+        void *host = v->buffer_host ? v->buffer_host(h->buffer) : mth__malloc((size_t)bytes);
+        if (!host) return no_memory(bytes);
+        mth_status s = v->buffer_host ? NULL : v->buffer_read(h->buffer, 0, host, bytes);
+        if (!s) {
+            held_strides(a, h, local, global, &offset);
+            mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, (char *)data + offset * (int64_t)mth_dtype_size(a->dtype), global, host, local);
+        }
+        if (!v->buffer_host) mth__free(host);
+        TRY(s);
+    }
+    return NULL;
+}
+
+static bool is_whole(const mth_array *a, const mth__held *h) {
+    return memcmp(h->size, a->shape.dim, (size_t)a->shape.rank * sizeof(int64_t)) == 0;
+}
+
+const void *mth_array_get_whole(const mth_array *a) {
+    if (!a->backend->vtable->buffer_host || !a->count || !a->held[0].buffer || !is_whole(a, &a->held[0])) return NULL;
+    return a->backend->vtable->buffer_host(a->held[0].buffer);
+}
+
+/* Where one buffer on the host holds all, a device that needs all shares it. */
+static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_array **out) {
+    mth_array *b;
+    TRY(array_shell(a->backend, a->dtype, a->shape, sharding, &b));
+    for (int r = 0; r < b->count; r++) {
+        b->held[r].buffer = a->held[0].buffer;
+        a->backend->vtable->buffer_retain(b->held[r].buffer);
+    }
+    *out = b;
+    return NULL;
+}
+
+mth_status mth__array_as(mth_array *a, const mth__sharding *sharding, mth_array **out) {
+    mth__sharding to = *sharding;
+    mth__sharding_canonical(&to, a->shape);
+    if (mth__sharding_equal(&a->sharding, &to, a->shape.rank)) {
+        mth_array_retain(a);
+        *out = a;
+        return NULL;
+    }
+    void *whole = (void *)mth_array_get_whole(a), *gathered = NULL;
+    if (whole && !mth__sharding_axes(&to, a->shape.rank)) return share_whole(a, &to, out);
+    mth_array *b;
+    TRY(mth__array_new(a->backend, a->dtype, a->shape, &to, true, &b));
+    mth_status s = NULL;
+    if (!whole) {
+        int64_t bytes = mth__shape_size(a->shape) * (int64_t)mth_dtype_size(a->dtype);
+        gathered = mth__malloc((size_t)bytes);
+        s = gathered ? mth_array_gather(a, gathered) : no_memory(bytes);
+    }
+    if (!s) s = mth__array_fill(b, fill_from_whole, whole ? whole : gathered);
+    mth__free(gathered);
+    if (s) { mth_array_free(b); return s; }
+    *out = b;
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- public: making */
+typedef struct { mth_backend *backend; mth_dtype dtype; int rank; const int64_t *dim; const mth_arg *spec; mth_array **out; } making;
+
+static mth_status make_body(void *context) {
+    making *m = context;
+    mth__shape shape = {.rank = m->rank};
+    if (m->rank < 0 || m->rank > MTH__RANK) return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", m->rank), F("use 0 to %d dimensions", MTH__RANK));
+    if (m->rank) memcpy(shape.dim, m->dim, (size_t)m->rank * sizeof(int64_t));
+    mth__sharding sharding = {.on = mth__place_whole(m->backend->mesh)};
+    if (m->spec && m->spec->kind != MTH_ARG_NONE) TRY(mth__spec_read(*m->spec, sharding.on, m->rank, "array", &sharding));
+    return mth__array_new(m->backend, m->dtype, shape, &sharding, true, m->out);
+}
+
+static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const int64_t *dim, const mth_arg *spec, mth__fill *fill, void *context, mth_array **out) {
+    mth_array *a = NULL;
+    making m = {b, dtype, rank, dim, spec, &a};
+    TRY(mth__guard(make_body, &m));
+    mth_status s = mth__array_fill(a, fill, context);
+    if (s) { mth_array_free(a); return s; }
+    *out = a;
+    return NULL;
+}
+
+mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out) {
+    return array_make(b, dtype, rank, shape, spec, fill_from_whole, (void *)data, out);
+}
+
+mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out) {
+    return array_make(b, dtype, rank, shape, spec, fill_constant, &value, out);
+}
+
+mth_status mth_array_randn(mth_backend *b, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
+    random_fill f = {seed, mth__philox_stream("randn"), MTH__INIT_NORMAL, 1, 0, 0};
+    return array_make(b, MTH_FLOAT32, rank, shape, spec, fill_random, &f, out);
+}
+
+mth_status mth_array_randint(mth_backend *b, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
+    if (low >= high || low < INT32_MIN || high > (int64_t)INT32_MAX + 1)
+        return FAIL(MTH_ERROR_VALUE, F("randint from %lld to %lld: int32 values need low < high inside [-2^31, 2^31]", (long long)low, (long long)high), F("give low < high, both inside int32"));
+    random_fill f = {seed, mth__philox_stream("randint"), 0, 0, low, high - low};
+    return array_make(b, MTH_INT32, rank, shape, spec, fill_random, &f, out);
+}
+
+/* ---------------------------------------------------------------- public: reading */
+void mth_array_retain(mth_array *a) { atomic_fetch_add(&a->references, 1); }
+
+void mth_array_free(mth_array *a) {
+    if (!a || atomic_fetch_sub(&a->references, 1) != 1) return;
+    for (int r = 0; a->held && r < a->count; r++)
+        if (a->held[r].buffer) a->backend->vtable->buffer_release(a->held[r].buffer);
+    mth__free(a->held);
+    mth__free(a->sharding_text);
+    mth__free((void *)a->name);
+    mth_backend_free(a->backend);
+    mth__free(a);
+}
+
+mth_dtype mth_array_get_dtype(const mth_array *a) { return a->dtype; }
+int mth_array_get_rank(const mth_array *a) { return a->shape.rank; }
+const int64_t *mth_array_get_shape(const mth_array *a) { return a->shape.dim; }
+
+static mth_status sharding_text_body(void *context) {
+    mth_array *a = context;
+    mth__arena *arena = mth__arena_new();
+    mth__text t = mth__text_new(arena);
+    mth__text_add(&t, "%s", mth__where_text(arena, &a->sharding, a->shape.rank));
+    char *text = mth__text_publish(&t), *expected = NULL;
+    mth__arena_free(arena);
+    if (!atomic_compare_exchange_strong(&a->sharding_text, &expected, text)) mth__free(text); /* another thread was first */
+    return NULL;
+}
+
+const char *mth_array_get_sharding(const mth_array *a) {
+    if (!a->sharding_text) mth_error_free(mth__guard(sharding_text_body, (mth_array *)a));
+    const char *text = atomic_load(&a->sharding_text);
+    return text ? text : "";
+}
+
+size_t mth_array_get_shard_count(const mth_array *a) { return (size_t)a->count; }
+
+mth_shard mth_array_get_shard(const mth_array *a, size_t i) {
+    const mth__held *h = &a->held[i];
+    mth_shard s = {.device_id = h->device};
+    memcpy(s.start, h->start, sizeof s.start);
+    memcpy(s.size, h->size, sizeof s.size);
+    memcpy(s.step, h->step, sizeof s.step);
+    s.data = h->buffer && a->backend->vtable->buffer_host ? a->backend->vtable->buffer_host(h->buffer) : NULL;
+    return s;
+}
+
+/* ---------------------------------------------------------------- dictionaries */
+static char *own_text(const char *text) {
+    size_t n = strlen(text) + 1;
+    char *copy = mth__malloc(n);
+    if (copy) memcpy(copy, text, n);
+    return copy;
+}
+
+mth_status mth__arrays_new(size_t count, mth_arrays **out) {
+    mth_arrays *a = mth__calloc(1, sizeof *a);
+    if (!a) return no_memory(sizeof *a);
+    a->item = mth__calloc(count ? count : 1, sizeof *a->item);
+    if (!a->item) { mth__free(a); return no_memory((int64_t)(count * sizeof *a->item)); }
+    a->count = count;
+    *out = a;
+    return NULL;
+}
+
+mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array *taken) {
+    a->item[i].array = taken;
+    a->item[i].name = own_text(name);
+    return a->item[i].name ? NULL : no_memory((int64_t)strlen(name));
+}
+
+mth_status mth_arrays_create(const mth_named *item, size_t count, mth_arrays **out) {
+    mth_arrays *a;
+    TRY(mth__arrays_new(count, &a));
+    for (size_t i = 0; i < count; i++) {
+        mth_array_retain(item[i].array);
+        mth_status s = mth__arrays_set(a, i, item[i].name, item[i].array);
+        if (s) { mth_arrays_free(a); return s; }
+    }
+    *out = a;
+    return NULL;
+}
+
+void mth_arrays_free(mth_arrays *a) {
+    if (!a) return;
+    for (size_t i = 0; i < a->count; i++) {
+        mth_array_free(a->item[i].array);
+        mth__free((void *)a->item[i].name);
+    }
+    mth__free(a->item);
+    mth__free(a);
+}
+
+size_t mth_arrays_get_count(const mth_arrays *a) { return a->count; }
+mth_named mth_arrays_get(const mth_arrays *a, size_t i) { return a->item[i]; }
+
+mth_array *mth_arrays_find(const mth_arrays *a, const char *name) {
+    for (size_t i = 0; i < a->count; i++)
+        if (strcmp(a->item[i].name, name) == 0) return a->item[i].array;
+    return NULL;
+}

@@ -1,0 +1,50 @@
+/* A backend: an engine opened on a mesh, with its options; and arrays on its devices. Both are reference counted: an array or a compiled
+ * model keeps its backend alive. */
+#ifndef MTH__BACKEND_H
+#define MTH__BACKEND_H
+#include "base/option.h"
+#include "engine/engine.h"
+#include <pthread.h>
+
+struct mth_backend {
+    atomic_int references;
+    mth__arena *arena;
+    const mth__engine_vtable *vtable;
+    mth__engine *engine;
+    mth__mesh *mesh;
+    pthread_mutex_t lock;            /* of mesh: plans and arrays with new placements are made under it, taken outside of guards */
+    const char *options_text;        /* the options as they were given, for describe */
+    const char *algorithm[MTH__CHANNEL_KINDS];
+    bool communication_optimization, overlap, pipeline_communication;
+};
+mth_backend *mth__backend_retain(mth_backend *);
+
+/* The part of an array that one device holds. Devices with equal parts share one buffer where the engine's memory is the host's. */
+typedef struct { int device; int leader; mth__buffer *buffer; int64_t start[MTH__RANK], size[MTH__RANK], step[MTH__RANK]; } mth__held;
+struct mth_array {
+    atomic_int references;
+    mth_backend *backend;
+    mth_dtype dtype;
+    mth__shape shape;
+    mth__sharding sharding;
+    _Atomic(char *) sharding_text;   /* made when first asked for */
+    const char *name;                /* of a parameter whose layout this is; else NULL */
+    int count;
+    mth__held *held;                 /* count; in rank order of the placement; buffer NULL in arrays that are a layout only */
+};
+struct mth_arrays { size_t count; mth_named *item; };
+
+/* Room without contents (with_data false: a layout only). */
+mth_status mth__array_new(mth_backend *, mth_dtype, mth__shape, const mth__sharding *, bool with_data, mth_array **out);
+/* Takes over the references in buffer[device]. */
+mth_status mth__array_wrap(mth_backend *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer *const *buffer, mth_array **out);
+/* The same values in another layout; shares buffers where it can. */
+mth_status mth__array_as(mth_array *, const mth__sharding *, mth_array **out);
+/* Calls fill for each distinct part: `data` is the part's memory, row-major. */
+typedef mth_status mth__fill(void *context, const mth_array *, const mth__held *, void *data);
+mth_status mth__array_fill(mth_array *, mth__fill *, void *context);
+/* Deterministic by element: normal or uniform times scale, of the stream of `name`. */
+mth_status mth__array_initialise(mth_array *, int init, double scale, uint64_t seed, uint64_t stream);
+mth_status mth__arrays_new(size_t count, mth_arrays **out); /* empty slots; items are set by the caller, names owned */
+mth_status mth__arrays_set(mth_arrays *, size_t i, const char *name, mth_array *taken);
+#endif
