@@ -14,6 +14,7 @@
 #define TRY(call) do { mth_status try_ = (call); if (try_) return try_; } while (0)
 
 char *mth__strf(const char *format, ...) __attribute__((format(printf, 1, 2)));
+extern char mth__no_memory[]; /* what F gives where memory is gone; mth__free ignores it */
 /* Takes `what` and `fix`. Adds the thread's source line (mth_set_source_line). MEMORY errors are a static object when memory is gone. */
 mth_status mth__fail(mth_error_code, const char *file, int line, char *what, char *fix) __attribute__((warn_unused_result));
 mth_status mth__error_operator(mth_status, const char *op); /* sets it where none is set; returns its argument */

@@ -1,0 +1,197 @@
+#include "base/arena.h"
+#include <assert.h>
+#include <setjmp.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- the one allocator */
+static atomic_int_least64_t allocations, live;
+static atomic_int_least64_t fail_at = -1; /* the value of `allocations` at which the next one fails */
+
+void mth_debug_fail_allocation(int64_t index) { atomic_store(&fail_at, index < 0 ? -1 : atomic_load(&allocations) + index); }
+int64_t mth_debug_allocation_count(void) { return atomic_load(&allocations); }
+int64_t mth_debug_live_allocations(void) { return atomic_load(&live); }
+
+void *mth__malloc(size_t size) {
+    int64_t index = atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
+    if (index == atomic_load_explicit(&fail_at, memory_order_relaxed)) return NULL;
+    if (size > PTRDIFF_MAX - 64) return NULL;
+    void *p = aligned_alloc(64, size ? (size + 63) & ~(size_t)63 : 64);
+    if (p) atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
+    return p;
+}
+
+void *mth__calloc(size_t count, size_t size) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes)) return NULL;
+    void *p = mth__malloc(bytes);
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
+void mth__free(void *p) {
+    if (!p || p == mth__no_memory) return;
+    atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
+    free(p);
+}
+
+/* ---------------------------------------------------------------- guards */
+typedef struct guard {
+    jmp_buf jump;
+    struct guard *outer;
+    mth__arena *arenas; /* begun inside, not kept */
+} guard;
+static _Thread_local guard *innermost;
+
+typedef struct block {
+    struct block *before;
+    size_t used, room; /* of data */
+    alignas(16) char data[];
+} block;
+struct mth__arena {
+    block *last;
+    size_t bytes;
+    mth__arena *next, **link; /* in the list of a guard; link NULL: in none */
+};
+enum { FIRST_BLOCK = 4096 - sizeof(block), LARGEST_BLOCK = 1 << 20 };
+
+static _Noreturn void out_of_memory(void) {
+    assert(innermost && "an arena is used outside a guard");
+    if (!innermost) abort(); /* a defect of ours: every public function sets up a guard */
+    longjmp(innermost->jump, 1);
+}
+
+static void unlink_arena(mth__arena *a) {
+    if (!a->link) return;
+    *a->link = a->next;
+    if (a->next) a->next->link = a->link;
+    a->link = NULL;
+    a->next = NULL;
+}
+
+static void link_arena(mth__arena *a, guard *g) {
+    a->next = g->arenas;
+    a->link = &g->arenas;
+    if (a->next) a->next->link = &a->next;
+    g->arenas = a;
+}
+
+mth_status mth__guard(mth_status (*body)(void *), void *arguments) {
+    guard g = {.outer = innermost};
+    mth_status status;
+    if (setjmp(g.jump) == 0) {
+        innermost = &g;
+        status = body(arguments);
+        innermost = g.outer;
+    } else {
+        innermost = g.outer;
+        while (g.arenas) mth__arena_free(g.arenas); /* first: the error below may need the memory */
+        return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted"), F("use smaller shapes or microbatches, or free arrays that are no longer needed"));
+    }
+    while (g.arenas) {
+        mth__arena *a = g.arenas;
+        if (status) {
+            mth__arena_free(a);
+        } else { /* the caller's now: its own guard watches it */
+            unlink_arena(a);
+            if (g.outer) link_arena(a, g.outer);
+        }
+    }
+    return status;
+}
+
+/* ---------------------------------------------------------------- arenas */
+static block *block_new(mth__arena *a, size_t room) {
+    block *b = mth__malloc(sizeof(block) + room);
+    if (!b) out_of_memory();
+    b->used = 0;
+    b->room = room;
+    if (a) a->bytes += sizeof(block) + room;
+    return b;
+}
+
+mth__arena *mth__arena_new(void) {
+    block *b = block_new(NULL, FIRST_BLOCK);
+    b->before = NULL;
+    mth__arena *a = (mth__arena *)b->data; /* the arena stands in its own first block */
+    b->used = (sizeof(mth__arena) + 15) & ~(size_t)15;
+    *a = (mth__arena){.last = b, .bytes = sizeof(block) + FIRST_BLOCK};
+    if (innermost) link_arena(a, innermost);
+    return a;
+}
+
+void mth__arena_keep(mth__arena *a) { unlink_arena(a); }
+
+void mth__arena_free(mth__arena *a) {
+    if (!a) return;
+    unlink_arena(a);
+    for (block *b = a->last, *before; b; b = before) {
+        before = b->before;
+        mth__free(b);
+    }
+}
+
+size_t mth__arena_bytes(const mth__arena *a) { return a->bytes; }
+
+void *mth__alloc(mth__arena *a, size_t size) {
+    block *b = a->last;
+    if (size > PTRDIFF_MAX / 2) out_of_memory();
+    size_t rounded = (size + 15) & ~(size_t)15;
+    if (rounded > b->room - b->used) {
+        size_t room = b->room >= LARGEST_BLOCK / 2 ? LARGEST_BLOCK : 2 * b->room;
+        if (rounded > room / 4) { /* a block of its own, behind the current one, which stays in use */
+            block *own = block_new(a, rounded);
+            own->used = rounded;
+            own->before = b->before;
+            b->before = own;
+            return memset(own->data, 0, rounded);
+        }
+        block *fresh = block_new(a, room);
+        fresh->before = b;
+        a->last = b = fresh;
+    }
+    void *p = b->data + b->used;
+    b->used += rounded;
+    return memset(p, 0, rounded);
+}
+
+void *mth__alloc_array(mth__arena *a, size_t n, size_t size) {
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes)) out_of_memory();
+    return mth__alloc(a, bytes);
+}
+
+void *mth__grow(mth__arena *a, void *at, size_t n, size_t *room, size_t size) {
+    size_t wanted = *room ? 2 * *room : 8;
+    block *b = a->last;
+    size_t old = (*room * size + 15) & ~(size_t)15, grown = (wanted * size + 15) & ~(size_t)15;
+    *room = wanted;
+    if (at && (char *)at + old == b->data + b->used && grown - old <= b->room - b->used) { /* the last allocation grows in place */
+        memset(b->data + b->used, 0, grown - old);
+        b->used += grown - old;
+        return at;
+    }
+    void *fresh = mth__alloc_array(a, wanted, size);
+    if (n) memcpy(fresh, at, n * size);
+    return fresh;
+}
+
+char *mth__copy_text(mth__arena *a, const char *s) {
+    size_t n = strlen(s) + 1;
+    return memcpy(mth__alloc(a, n), s, n);
+}
+
+char *mth__format(mth__arena *a, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    int n = vsnprintf(NULL, 0, format, list);
+    va_end(list);
+    char *s = mth__alloc(a, (size_t)n + 1);
+    va_start(list, format);
+    vsnprintf(s, (size_t)n + 1, format, list);
+    va_end(list);
+    return s;
+}

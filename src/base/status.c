@@ -1,0 +1,162 @@
+#include "base/arena.h"
+#include <stdio.h>
+#include <string.h>
+
+enum { TENSORS = 8 };
+struct mth_error {
+    mth_error_code code;
+    char *what, *fix, *op, *source, *message; /* op, source: NULL where unknown; message: of all of it, remade as the error is dressed */
+    char *tensor[TENSORS];
+    size_t tensors;
+    const char *file;
+    int line;
+};
+
+char mth__no_memory[] = "memory is exhausted";
+static char no_memory_fix[] = "use smaller shapes or microbatches, or free arrays that are no longer needed";
+static mth_error no_memory_error = {.code = MTH_ERROR_MEMORY, .what = mth__no_memory, .fix = no_memory_fix, .message = mth__no_memory};
+
+/* ---------------------------------------------------------------- the user's source line */
+static _Thread_local char source_line[256];
+void mth_set_source_line(const char *where) { snprintf(source_line, sizeof source_line, "%s", where ? where : ""); }
+const char *mth__source_line(void) { return source_line[0] ? source_line : NULL; }
+
+/* ---------------------------------------------------------------- making errors */
+static char *copy(const char *s) {
+    char *c = mth__malloc(strlen(s) + 1);
+    return c ? strcpy(c, s) : NULL;
+}
+
+char *mth__strf(const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    int n = vsnprintf(NULL, 0, format, list);
+    va_end(list);
+    char *s = n < 0 ? NULL : mth__malloc((size_t)n + 1);
+    if (!s) return mth__no_memory;
+    va_start(list, format);
+    vsnprintf(s, (size_t)n + 1, format, list);
+    va_end(list);
+    return s;
+}
+
+static size_t append(char *buffer, size_t room, size_t at, const char *before, const char *s) {
+    size_t left = at < room ? room - at : 0;
+    return at + (size_t)snprintf(left ? buffer + at : NULL, left, "%s%s", before, s);
+}
+
+static size_t write_message(const mth_error *e, char *buffer, size_t room) {
+    char where[32];
+    size_t n = 0;
+    if (e->op) n = append(buffer, room, append(buffer, room, n, "", e->op), ": ", e->what);
+    else n = append(buffer, room, n, "", e->what);
+    for (size_t i = 0; i < e->tensors; i++) n = append(buffer, room, n, "\n  ", e->tensor[i]);
+    if (e->source) n = append(buffer, room, n, "\n  at ", e->source);
+    if (e->code == MTH_ERROR_INTERNAL) {
+        const char *slash = strrchr(e->file, '/');
+        snprintf(where, sizeof where, ":%d", e->line);
+        n = append(buffer, room, append(buffer, room, n, "\n  in ", slash ? slash + 1 : e->file), "", where);
+    }
+    return append(buffer, room, n, "\n  fix: ", e->fix);
+}
+
+/* Where memory is gone the old message stays, or the plain one. */
+static mth_status remake_message(mth_error *e) {
+    size_t n = write_message(e, NULL, 0) + 1;
+    char *message = mth__malloc(n);
+    if (!message) return e;
+    write_message(e, message, n);
+    if (e->message != e->what) mth__free(e->message);
+    e->message = message;
+    return e;
+}
+
+mth_status mth__fail(mth_error_code code, const char *file, int line, char *what, char *fix) {
+    mth_error *e = mth__calloc(1, sizeof *e);
+    if (!e || what == mth__no_memory) {
+        mth__free(e);
+        mth__free(what);
+        mth__free(fix);
+        return &no_memory_error;
+    }
+    *e = (mth_error){.code = code, .what = what, .fix = fix == mth__no_memory ? no_memory_fix : fix, .message = what, .file = file, .line = line};
+    if (source_line[0]) e->source = copy(source_line);
+    return remake_message(e);
+}
+
+mth_status mth__error_operator(mth_status e, const char *op) {
+    if (!e || e == &no_memory_error || e->op || !op) return e;
+    e->op = copy(op);
+    return remake_message(e);
+}
+
+mth_status mth__error_source(mth_status e, const char *line) {
+    if (!e || e == &no_memory_error || e->source || !line) return e;
+    e->source = copy(line);
+    return remake_message(e);
+}
+
+mth_status mth__error_tensor(mth_status e, char *text) {
+    if (!e || e == &no_memory_error || e->tensors == TENSORS || !text || text == mth__no_memory) {
+        mth__free(text);
+        return e;
+    }
+    e->tensor[e->tensors++] = text;
+    return remake_message(e);
+}
+
+/* ---------------------------------------------------------------- reading errors */
+mth_error_code mth_error_get_code(const mth_error *e) { return e->code; }
+const char *mth_error_get_message(const mth_error *e) { return e->message; }
+const char *mth_error_get_what(const mth_error *e) { return e->what; }
+const char *mth_error_get_fix(const mth_error *e) { return e->fix; }
+const char *mth_error_get_operator(const mth_error *e) { return e->op ? e->op : ""; }
+size_t mth_error_get_tensor_count(const mth_error *e) { return e->tensors; }
+const char *mth_error_get_tensor(const mth_error *e, size_t i) { return i < e->tensors ? e->tensor[i] : ""; }
+
+void mth_error_free(mth_error *e) {
+    if (!e || e == &no_memory_error) return;
+    if (e->message != e->what) mth__free(e->message);
+    mth__free(e->what);
+    if (e->fix != no_memory_fix) mth__free(e->fix);
+    mth__free(e->op);
+    mth__free(e->source);
+    for (size_t i = 0; i < e->tensors; i++) mth__free(e->tensor[i]);
+    mth__free(e);
+}
+
+/* ---------------------------------------------------------------- nearest names */
+static int lower(int c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; }
+
+/* Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours. Case costs nothing. */
+static int distance(const char *a, size_t n, const char *b, size_t m) {
+    enum { LONGEST = 64 };
+    int row[3][LONGEST + 1];
+    if (n > LONGEST || m > LONGEST) return LONGEST;
+    for (size_t j = 0; j <= m; j++) row[0][j] = (int)j;
+    for (size_t i = 1; i <= n; i++) {
+        int *now = row[i % 3], *last = row[(i - 1) % 3], *before = row[(i + 1) % 3];
+        now[0] = (int)i;
+        for (size_t j = 1; j <= m; j++) {
+            int x = lower(a[i - 1]), y = lower(b[j - 1]);
+            int best = last[j - 1] + (x != y);
+            if (last[j] + 1 < best) best = last[j] + 1;
+            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
+            if (i > 1 && j > 1 && x == lower(b[j - 2]) && lower(a[i - 2]) == y && before[j - 2] + 1 < best) best = before[j - 2] + 1;
+            now[j] = best;
+        }
+    }
+    return row[n % 3][m];
+}
+
+const char *mth__nearest(const char *name, const char *const *names, size_t count) {
+    const char *best = NULL;
+    size_t n = strlen(name);
+    int limit = (int)(n / 3) < 2 ? 2 : (int)(n / 3), least = limit + 1;
+    for (size_t i = 0; i < count; i++) {
+        size_t m = strlen(names[i]);
+        int d = distance(name, n, names[i], m);
+        if (d < least && (size_t)d < m) least = d, best = names[i];
+    }
+    return best;
+}

@@ -1,0 +1,305 @@
+#include "base/types.h"
+#include <string.h>
+
+/* ---------------------------------------------------------------- dtypes and shapes */
+static const struct { const char *name; size_t size; bool floating; } dtypes[] = {
+    [MTH_FLOAT32] = {"float32", 4, true}, [MTH_FLOAT64] = {"float64", 8, true}, [MTH_INT32] = {"int32", 4, false},
+    [MTH_INT64] = {"int64", 8, false},    [MTH_BOOL] = {"bool", 1, false},      [MTH_BFLOAT16] = {"bfloat16", 2, true},
+};
+static bool known(mth_dtype d) { return d >= MTH_FLOAT32 && d <= MTH_BFLOAT16; }
+const char *mth_dtype_name(mth_dtype d) { return known(d) ? dtypes[d].name : "unknown"; }
+size_t mth_dtype_size(mth_dtype d) { return known(d) ? dtypes[d].size : 0; }
+bool mth__is_float(mth_dtype d) { return known(d) && dtypes[d].floating; }
+
+bool mth__shape_equal(mth__shape a, mth__shape b) {
+    if (a.rank != b.rank) return false;
+    for (int d = 0; d < a.rank; d++)
+        if (a.dim[d] != b.dim[d]) return false;
+    return true;
+}
+
+int64_t mth__shape_size(mth__shape s) {
+    int64_t n = 1;
+    for (int d = 0; d < s.rank; d++) n *= s.dim[d];
+    return n;
+}
+
+void mth__shape_strides(mth__shape s, int64_t stride[MTH__RANK]) {
+    int64_t n = 1;
+    for (int d = s.rank - 1; d >= 0; d--) {
+        stride[d] = n;
+        n *= s.dim[d];
+    }
+}
+
+mth_status mth__shape_check(mth__shape s, mth_dtype dtype) {
+    if (!known(dtype)) return FAIL(MTH_ERROR_TYPE, F("%d is no dtype", (int)dtype), F("use MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL or MTH_BFLOAT16"));
+    if (s.rank < 0 || s.rank > MTH__RANK)
+        return FAIL(MTH_ERROR_VALUE, F("a tensor has 0 to %d dimensions, this one %d", MTH__RANK, s.rank), F("reshape it to %d dimensions or fewer", MTH__RANK));
+    int64_t bytes = (int64_t)mth_dtype_size(dtype);
+    bool empty = false;
+    for (int d = 0; d < s.rank; d++) {
+        if (s.dim[d] < 0)
+            return FAIL(MTH_ERROR_VALUE, F("dimension %d has size %lld", d, (long long)s.dim[d]), F("give every dimension a size of 0 or more"));
+        empty |= s.dim[d] == 0;
+    }
+    for (int d = 0; d < s.rank && !empty; d++)
+        if (__builtin_mul_overflow(bytes, s.dim[d], &bytes) || bytes >= (int64_t)1 << 62) {
+            char text[256];
+            mth__shape_write(text, sizeof text, s);
+            return FAIL(MTH_ERROR_VALUE, F("the shape %s of %s has 2^62 bytes or more", text, mth_dtype_name(dtype)), F("use smaller dimensions"));
+        }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- the mesh and its placements */
+static uint64_t hash(int naxes, const int *dim, int count, const int32_t *device) {
+    uint64_t h = 0xcbf29ce484222325 ^ (uint64_t)naxes;
+    for (int a = 0; a < naxes; a++) h = (h ^ (uint64_t)dim[a]) * 0x100000001b3;
+    for (int i = 0; i < count; i++) h = (h ^ (uint64_t)device[i]) * 0x100000001b3;
+    return h ^ h >> 29;
+}
+
+static size_t slot_of(const mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device) {
+    size_t at = hash(naxes, dim, count, device) & (m->interned_room - 1);
+    for (;; at = (at + 1) & (m->interned_room - 1)) {
+        const mth__placement *p = m->interned[at];
+        if (!p) return at;
+        if (p->naxes == naxes && p->count == count && !memcmp(p->dim, dim, (size_t)naxes * sizeof *dim) &&
+            !memcmp(p->device, device, (size_t)count * sizeof *device))
+            return at;
+    }
+}
+
+static mth__placement *place_new(mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device) {
+    mth__placement *p = NEW(m->arena, mth__placement);
+    p->id = (int)m->placements.n;
+    p->naxes = naxes;
+    for (int a = 0; a < naxes; a++) p->dim[a] = dim[a];
+    for (int a = 0; a < MTH__AXES; a++) p->mesh_axis[a] = -1;
+    p->count = count;
+    p->device = device;
+    p->lowest = device[0];
+    for (int i = 1; i < count; i++)
+        if (device[i] < p->lowest) p->lowest = device[i];
+    PUSH(m->arena, m->placements, p);
+    return p;
+}
+
+static const mth__placement *intern(mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device, const int *mesh_axis) {
+    if (2 * (m->interned_count + 1) > m->interned_room) {
+        mth__placement **old = m->interned;
+        size_t n = m->interned_room;
+        m->interned_room = n ? 2 * n : 16;
+        m->interned = NEW_ARRAY(m->arena, mth__placement *, m->interned_room);
+        for (size_t i = 0; i < n; i++)
+            if (old[i]) m->interned[slot_of(m, old[i]->naxes, old[i]->dim, old[i]->count, old[i]->device)] = old[i];
+    }
+    size_t at = slot_of(m, naxes, dim, count, device);
+    if (m->interned[at]) return m->interned[at];
+    int32_t *copy = NEW_ARRAY(m->arena, int32_t, count), *rank_of = NEW_ARRAY(m->arena, int32_t, m->count);
+    memcpy(copy, device, (size_t)count * sizeof *copy);
+    memset(rank_of, -1, (size_t)m->count * sizeof *rank_of);
+    for (int i = 0; i < count; i++) rank_of[device[i]] = i;
+    mth__placement *p = place_new(m, naxes, dim, count, copy);
+    p->rank_of = rank_of;
+    for (int a = 0; a < naxes; a++) p->mesh_axis[a] = mesh_axis[a];
+    m->interned[at] = p;
+    m->interned_count++;
+    return p;
+}
+
+mth_status mth__mesh_new(mth__arena *arena, int naxes, const int64_t *dim, mth__mesh **out) {
+    enum { MOST = 1 << 20 };
+    if (naxes < 1 || naxes > MTH__AXES)
+        return FAIL(MTH_ERROR_VALUE, F("a device mesh has 1 to %d axes, this one %d", MTH__AXES, naxes), F("give a device_mesh such as (4,) or (2, 2)"));
+    int64_t count = 1;
+    for (int a = 0; a < naxes; a++) {
+        if (dim[a] < 1 || dim[a] > MOST || (count *= dim[a]) > MOST)
+            return FAIL(MTH_ERROR_VALUE, F("axis %d of the device mesh has size %lld", a, (long long)dim[a]), F("give sizes of 1 or more, at most %d devices in all", MOST));
+    }
+    mth__mesh *m = NEW(arena, mth__mesh);
+    m->arena = arena;
+    m->naxes = naxes;
+    m->count = (int)count;
+    int mesh_axis[MTH__AXES];
+    for (int a = 0; a < naxes; a++) {
+        m->dim[a] = (int)dim[a];
+        mesh_axis[a] = a;
+    }
+    int32_t *all = NEW_ARRAY(arena, int32_t, count);
+    for (int i = 0; i < m->count; i++) all[i] = i;
+    m->all = all;
+    m->single = NEW_ARRAY(arena, mth__placement *, count);
+    /* One table for all single devices: 0 in the middle, -1 elsewhere; each looks at it through its own window. */
+    m->single_rank = NEW_ARRAY(arena, int32_t, 2 * count - 1);
+    memset(m->single_rank, -1, (size_t)(2 * count - 1) * sizeof *m->single_rank);
+    m->single_rank[count - 1] = 0;
+    intern(m, naxes, m->dim, m->count, all, mesh_axis);
+    *out = m;
+    return NULL;
+}
+
+const mth__placement *mth__place_whole(mth__mesh *m) { return m->placements.at[0]; }
+
+const mth__placement *mth__place_device(mth__mesh *m, int device) {
+    if (!m->single[device]) {
+        mth__placement *p = place_new(m, 0, NULL, 1, m->all + device);
+        p->rank_of = m->single_rank + (m->count - 1 - device);
+        m->single[device] = p;
+    }
+    return m->single[device];
+}
+
+/* Distance in device ids of neighbours along an axis. */
+static int axis_stride(const mth__mesh *m, int axis) {
+    int stride = 1;
+    for (int a = axis + 1; a < m->naxes; a++) stride *= m->dim[a];
+    return stride;
+}
+
+const mth__placement *mth__place_list(mth__mesh *m, int n, const int32_t *device) {
+    if (n == 1) return mth__place_device(m, device[0]);
+    int mesh_axis = -1; /* a list that runs along a whole axis is that axis, so that a slice and a list of the same devices are one */
+    for (int a = 0; a < m->naxes && mesh_axis < 0; a++) {
+        int stride = axis_stride(m, a);
+        bool along = n == m->dim[a] && device[0] / stride % m->dim[a] == 0;
+        for (int i = 1; i < n && along; i++) along = device[i] == device[0] + i * stride;
+        if (along) mesh_axis = a;
+    }
+    return intern(m, 1, &n, n, device, &mesh_axis);
+}
+
+const mth__placement *mth__place_slice(mth__mesh *m, int axis, int coordinate) {
+    int naxes = 0, dim[MTH__AXES], mesh_axis[MTH__AXES];
+    for (int a = 0; a < m->naxes; a++)
+        if (a != axis) {
+            dim[naxes] = m->dim[a];
+            mesh_axis[naxes++] = a;
+        }
+    int stride = axis_stride(m, axis), count = 0;
+    if (naxes == 0) return mth__place_device(m, coordinate);
+    int32_t *device = NEW_ARRAY(m->arena, int32_t, m->count / m->dim[axis]);
+    for (int i = 0; i < m->count; i++)
+        if (i / stride % m->dim[axis] == coordinate) device[count++] = i;
+    return intern(m, naxes, dim, count, device, mesh_axis);
+}
+
+void mth__placement_coordinates(const mth__placement *p, int rank, int coordinate[MTH__AXES]) {
+    for (int a = p->naxes - 1; a >= 0; a--) {
+        coordinate[a] = rank % p->dim[a];
+        rank /= p->dim[a];
+    }
+}
+
+/* ---------------------------------------------------------------- shardings */
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Elements that each device along an axis of k has, but for the last ones. */
+static int64_t chunk(int64_t n, int64_t grain, int64_t k) { return grain > 1 ? ceil_div(ceil_div(n, grain), k) * grain : ceil_div(n, k); }
+
+mth__extent mth__split_extent(int64_t n, const mth__split *s, const mth__placement *on, const int *coordinate) {
+    mth__extent e = {0, n, 1};
+    if (s->cyclic && s->naxes) {
+        int64_t k = on->dim[s->axis[0]], r = coordinate[s->axis[0]];
+        return (mth__extent){r < n ? r : n, r < n ? (n - r + k - 1) / k : 0, k};
+    }
+    for (int i = 0; i < s->naxes; i++) {
+        int64_t c = chunk(e.size, s->grain, on->dim[s->axis[i]]), before = coordinate[s->axis[i]] * c;
+        if (before > e.size) before = e.size;
+        e.start += before;
+        e.size = e.size - before < c ? e.size - before : c;
+    }
+    return e;
+}
+
+/* Do grain and grain 1 cut n elements alike, from axis i of the split on? Along an axis there are at most two sizes besides 0. */
+static bool grain_is_idle(int64_t n, const mth__split *s, const mth__placement *on, int i) {
+    if (i == s->naxes) return true;
+    int64_t k = on->dim[s->axis[i]], coarse = chunk(n, s->grain, k), fine = chunk(n, 1, k);
+    if (coarse > n) coarse = n;
+    if (coarse != fine) return false;
+    if (n == 0) return true;
+    int64_t rest = n % fine;
+    return grain_is_idle(fine, s, on, i + 1) && (rest == 0 || grain_is_idle(rest, s, on, i + 1));
+}
+
+void mth__sharding_canonical(mth__sharding *s, mth__shape shape) {
+    const mth__placement *on = s->on;
+    for (int d = 0; d < MTH__RANK; d++) {
+        mth__split *p = &s->dim[d];
+        if (d >= shape.rank || p->naxes == 0) {
+            *p = (mth__split){0};
+            continue;
+        }
+        int n = 0;
+        for (int i = 0; i < p->naxes; i++)
+            if (on->dim[p->axis[i]] > 1) p->axis[n++] = p->axis[i];
+        for (int i = n; i < MTH__AXES; i++) p->axis[i] = 0;
+        p->naxes = (int8_t)n;
+        if (n == 0) {
+            *p = (mth__split){0};
+        } else if (p->cyclic) {
+            p->grain = 0;
+            if (shape.dim[d] <= on->dim[p->axis[0]]) p->cyclic = false; /* an element a device: a block is the same */
+        } else if (p->grain > 1 ? grain_is_idle(shape.dim[d], p, on, 0) : p->grain != 0) {
+            p->grain = 0;
+        }
+    }
+    for (int a = 0; s->partial >> a; a++)
+        if (s->partial >> a & 1 && (a >= on->naxes || on->dim[a] == 1)) s->partial &= (uint8_t)~(1u << a);
+    if (!s->partial) s->reduce = MTH__REDUCE_SUM;
+}
+
+bool mth__split_equal(const mth__split *a, const mth__split *b) {
+    if (a->naxes != b->naxes) return false;
+    if (a->naxes == 0) return true;
+    if (a->cyclic != b->cyclic || (a->grain > 1 ? a->grain : 1) != (b->grain > 1 ? b->grain : 1)) return false;
+    for (int i = 0; i < a->naxes; i++)
+        if (a->axis[i] != b->axis[i]) return false;
+    return true;
+}
+
+bool mth__sharding_equal(const mth__sharding *a, const mth__sharding *b, int rank) {
+    if (a->on != b->on || a->partial != b->partial || (a->partial && a->reduce != b->reduce)) return false;
+    for (int d = 0; d < rank; d++)
+        if (!mth__split_equal(&a->dim[d], &b->dim[d])) return false;
+    return true;
+}
+
+mth__shape mth__local_shape(mth__shape shape, const mth__sharding *s, int rank, int64_t start[MTH__RANK], int64_t step[MTH__RANK]) {
+    int coordinate[MTH__AXES];
+    bool located = false;
+    for (int d = 0; d < shape.rank; d++) {
+        mth__extent e = {0, shape.dim[d], 1};
+        if (s->dim[d].naxes) {
+            if (!located) mth__placement_coordinates(s->on, rank, coordinate);
+            located = true;
+            e = mth__split_extent(shape.dim[d], &s->dim[d], s->on, coordinate);
+        }
+        shape.dim[d] = e.size;
+        if (start) start[d] = e.start;
+        if (step) step[d] = e.step;
+    }
+    return shape;
+}
+
+uint8_t mth__sharding_axes(const mth__sharding *s, int rank) {
+    unsigned axes = 0;
+    for (int d = 0; d < rank; d++)
+        for (int i = 0; i < s->dim[d].naxes; i++) axes |= 1u << s->dim[d].axis[i];
+    return (uint8_t)axes;
+}
+
+bool mth__sharding_even(mth__shape shape, const mth__sharding *s) {
+    for (int d = 0; d < shape.rank; d++) {
+        const mth__split *p = &s->dim[d];
+        int64_t n = shape.dim[d];
+        for (int i = 0; i < p->naxes; i++) {
+            int64_t k = s->on->dim[p->axis[i]], c = chunk(n, p->cyclic ? 1 : p->grain, k);
+            if (c * k != n) return false;
+            n = c;
+        }
+    }
+    return true;
+}
