@@ -56,8 +56,7 @@ static mth_status check_value(const mth__graph *g, const mth__value *v) {
     return NULL;
 }
 
-mth_status mth__graph_check(const mth__graph *g) {
-    const mth__value **made = NEW_ARRAY(g->arena, const mth__value *, g->values + 1); /* by id, as far as the walk has come */
+static mth_status check(const mth__graph *g, const mth__value **made) { /* made: by id, as far as the walk has come */
     const struct { mth__value *const *at; size_t n; mth__value_kind kind; } sources[] = {
         {g->input.at, g->input.n, MTH__VALUE_INPUT}, {g->parameter.at, g->parameter.n, MTH__VALUE_PARAMETER}, {g->seed.at, g->seed.n, MTH__VALUE_SEED}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
@@ -89,4 +88,11 @@ mth_status mth__graph_check(const mth__graph *g) {
         if (!v || v->id < 0 || v->id >= g->values || made[v->id] != v) return INTERNAL("output %s is not made", g->output.at[i].name);
     }
     return NULL;
+}
+
+mth_status mth__graph_check(const mth__graph *g) {
+    mth__arena *scratch = mth__arena_new();
+    mth_status status = check(g, NEW_ARRAY(scratch, const mth__value *, g->values + 1));
+    mth__arena_free(scratch);
+    return status;
 }

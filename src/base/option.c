@@ -1,0 +1,322 @@
+#include "base/option.h"
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- arguments */
+mth_arg mth__arg_copy(mth__arena *arena, mth_arg a) {
+    if (a.kind == MTH_ARG_STRING) a.string = mth__copy_text(arena, a.string);
+    if (a.kind == MTH_ARG_LIST || a.kind == MTH_ARG_DICT) {
+        mth_arg *items = NEW_ARRAY(arena, mth_arg, a.count);
+        const char **keys = a.kind == MTH_ARG_DICT ? NEW_ARRAY(arena, const char *, a.count) : NULL;
+        for (size_t i = 0; i < a.count; i++) {
+            items[i] = mth__arg_copy(arena, a.items[i]);
+            if (keys) keys[i] = mth__copy_text(arena, a.keys[i]);
+        }
+        a.items = items;
+        a.keys = keys;
+    }
+    return a;
+}
+
+bool mth__arg_equal(mth_arg a, mth_arg b) {
+    if (a.kind != b.kind) return false;
+    switch (a.kind) {
+    case MTH_ARG_NONE: return true;
+    case MTH_ARG_BOOL:
+    case MTH_ARG_INT: return a.integer == b.integer;
+    case MTH_ARG_FLOAT: return a.real == b.real;
+    case MTH_ARG_STRING: return !strcmp(a.string, b.string);
+    case MTH_ARG_MODEL: return a.model == b.model;
+    case MTH_ARG_LIST:
+    case MTH_ARG_DICT: break;
+    }
+    if (a.count != b.count) return false;
+    for (size_t i = 0; i < a.count; i++)
+        if (!mth__arg_equal(a.items[i], b.items[i]) || (a.kind == MTH_ARG_DICT && strcmp(a.keys[i], b.keys[i]))) return false;
+    return true;
+}
+
+/* The shortest digits that read back as the same number, with Python's choice between fixed and scientific. */
+static void add_float(mth__text *t, double f) {
+    char s[40];
+    if (!isfinite(f)) {
+        mth__text_add(t, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
+        return;
+    }
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(s, sizeof s, "%.*e", digits - 1, f);
+        if (strtod(s, NULL) == f) {
+            int exponent = atoi(strchr(s, 'e') + 1);
+            if (exponent >= -4 && exponent < 16) snprintf(s, sizeof s, "%.*f", digits - 1 - exponent > 0 ? digits - 1 - exponent : 1, f);
+            break;
+        }
+    }
+    mth__text_add(t, "%s", s);
+}
+
+static void add_arg(mth__text *t, mth_arg a) {
+    switch (a.kind) {
+    case MTH_ARG_NONE: mth__text_add(t, "None"); break;
+    case MTH_ARG_BOOL: mth__text_add(t, a.integer ? "True" : "False"); break;
+    case MTH_ARG_INT: mth__text_add(t, "%" PRId64, a.integer); break;
+    case MTH_ARG_FLOAT: add_float(t, a.real); break;
+    case MTH_ARG_STRING: mth__text_add(t, strchr(a.string, '\'') ? "\"%s\"" : "'%s'", a.string); break;
+    case MTH_ARG_MODEL: mth__text_add(t, "<model>"); break;
+    case MTH_ARG_LIST:
+        mth__text_add(t, "(");
+        for (size_t i = 0; i < a.count; i++) {
+            if (i) mth__text_add(t, ", ");
+            add_arg(t, a.items[i]);
+        }
+        mth__text_add(t, a.count == 1 ? ",)" : ")");
+        break;
+    case MTH_ARG_DICT:
+        mth__text_add(t, "{");
+        for (size_t i = 0; i < a.count; i++) {
+            mth__text_add(t, i ? ", '%s': " : "'%s': ", a.keys[i]);
+            add_arg(t, a.items[i]);
+        }
+        mth__text_add(t, "}");
+        break;
+    }
+}
+
+const char *mth__arg_text(mth__arena *arena, mth_arg a) {
+    mth__text t = mth__text_new(arena);
+    add_arg(&t, a);
+    return t.at;
+}
+
+/* ---------------------------------------------------------------- tables */
+static const char *const type_names[] = {
+    [MTH__OPT_BOOL] = "bool",  [MTH__OPT_INT] = "int",     [MTH__OPT_SIZE] = "int",   [MTH__OPT_FLOAT] = "float", [MTH__OPT_CHOICE] = "str", [MTH__OPT_STRING] = "str",
+    [MTH__OPT_SPEC] = "tuple", [MTH__OPT_MESH] = "tuple", [MTH__OPT_DICT] = "dict", [MTH__OPT_LIST] = "list", [MTH__OPT_ANY] = "object"};
+static const char *const type_words[] = {
+    [MTH__OPT_BOOL] = "True or False", [MTH__OPT_INT] = "an integer", [MTH__OPT_SIZE] = "an integer of 1 or more", [MTH__OPT_FLOAT] = "a number",
+    [MTH__OPT_CHOICE] = "a text", [MTH__OPT_STRING] = "a text", [MTH__OPT_SPEC] = "a tuple with a mesh axis, a tuple of axes or None for each dimension, such as (0, None)",
+    [MTH__OPT_MESH] = "a tuple of 1 to 3 sizes, such as (4,) or (2, 2)", [MTH__OPT_DICT] = "a dict", [MTH__OPT_LIST] = "a list", [MTH__OPT_ANY] = "a value"};
+
+static size_t table_count(const mth__opt *const *tables) {
+    size_t n = 0;
+    for (; *tables; tables++)
+        for (const mth__opt *o = *tables; o->name; o++) n++;
+    return n;
+}
+
+static const mth__opt *option_at(const mth__opt *const *tables, size_t i) {
+    for (;; tables++)
+        for (const mth__opt *o = *tables; o->name; o++)
+            if (i-- == 0) return o;
+}
+
+const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *values, const char *name) {
+    for (; *tables; tables++)
+        for (const mth__opt *o = *tables; o->name; o++, values++)
+            if (!strcmp(o->name, name)) return values;
+    return NULL;
+}
+
+char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
+    mth__text t = mth__text_new(arena);
+    mth__text_add(&t, "%s", "");
+    for (; *tables; tables++)
+        for (const mth__opt *o = *tables; o->name; o++) {
+            bool none = o->standard && !strcmp(o->standard, "None") && o->type != MTH__OPT_ANY;
+            mth__text_add(&t, "%s%s: %s%s", t.n ? ", " : "", o->name, type_names[o->type], none ? " | None" : "");
+            if (o->standard) mth__text_add(&t, " = %s", o->standard);
+        }
+    return t.at;
+}
+
+/* A default, as Python prints it; defaults are ours, so what doesn't parse is a defect. NULL at the end of a list. */
+static const char *parse(mth__arena *arena, const char *s, mth_arg *out) {
+    while (*s == ' ') s++;
+    if (!strncmp(s, "None", 4)) return *out = MTH_NONE, s + 4;
+    if (!strncmp(s, "True", 4)) return *out = mth_bool(true), s + 4;
+    if (!strncmp(s, "False", 5)) return *out = mth_bool(false), s + 5;
+    if (*s == '\'') {
+        const char *end = strchr(s + 1, '\'');
+        *out = mth_string(mth__format(arena, "%.*s", (int)(end - s - 1), s + 1));
+        return end + 1;
+    }
+    if (*s == '(' || *s == '[' || *s == '{') {
+        VEC(mth_arg) items = {0};
+        VEC(const char *) keys = {0};
+        bool dict = *s == '{';
+        for (s++; *s != ')' && *s != ']' && *s != '}';) {
+            mth_arg item;
+            s = parse(arena, s, &item);
+            if (dict) {
+                PUSH(arena, keys, item.string);
+                s = parse(arena, s + 1, &item);
+            }
+            PUSH(arena, items, item);
+            while (*s == ',' || *s == ' ') s++;
+        }
+        *out = dict ? mth_dict(items.n, keys.at, items.at) : mth_list(items.n, items.at);
+        return s + 1;
+    }
+    char *end;
+    long long i = strtoll(s, &end, 10);
+    if (*end == '.' || *end == 'e') *out = mth_float(strtod(s, &end));
+    else *out = mth_int(i);
+    return end;
+}
+
+/* ---------------------------------------------------------------- one value against its type */
+static bool is_spec(const mth_arg *a) {
+    if (a->kind != MTH_ARG_LIST) return false;
+    for (size_t i = 0; i < a->count; i++) {
+        const mth_arg *e = &a->items[i];
+        if (e->kind == MTH_ARG_NONE || e->kind == MTH_ARG_INT) continue;
+        if (e->kind != MTH_ARG_LIST) return false;
+        for (size_t j = 0; j < e->count; j++)
+            if (e->items[j].kind != MTH_ARG_INT) return false;
+    }
+    return true;
+}
+
+static bool is_ints(const mth_arg *a) {
+    if (a->kind != MTH_ARG_LIST) return false;
+    for (size_t i = 0; i < a->count; i++)
+        if (a->items[i].kind != MTH_ARG_INT) return false;
+    return true;
+}
+
+static mth_status check_choice(mth__arena *arena, const mth__opt *o, const char *given) {
+    VEC(const char *) names = {0};
+    char *words = mth__copy_text(arena, o->choices);
+    for (char *save, *word = strtok_r(words, "|", &save); word; word = strtok_r(NULL, "|", &save)) {
+        if (!strcmp(word, given)) return NULL;
+        PUSH(arena, names, word);
+    }
+    const char *near = mth__nearest(given, names.at, names.n);
+    return FAIL(MTH_ERROR_VALUE, F("%s='%s' is none of %s", o->name, given, o->choices), F("%s %s='%s'", near ? "did you mean" : "use for example", o->name, near ? near : names.at[0]));
+}
+
+static mth_status check_value(mth__arena *arena, const mth__opt *o, mth_arg *a) {
+    bool fits = false;
+    switch (o->type) {
+    case MTH__OPT_BOOL: fits = a->kind == MTH_ARG_BOOL; break;
+    case MTH__OPT_INT:
+    case MTH__OPT_SIZE: fits = a->kind == MTH_ARG_INT; break;
+    case MTH__OPT_FLOAT:
+        if (a->kind == MTH_ARG_INT) *a = mth_float((double)a->integer);
+        fits = a->kind == MTH_ARG_FLOAT;
+        break;
+    case MTH__OPT_CHOICE:
+    case MTH__OPT_STRING: fits = a->kind == MTH_ARG_STRING; break;
+    case MTH__OPT_SPEC: fits = is_spec(a); break;
+    case MTH__OPT_MESH:
+        if (a->kind == MTH_ARG_INT) {
+            mth_arg *item = NEW(arena, mth_arg);
+            *item = *a;
+            *a = mth_list(1, item);
+        }
+        fits = is_ints(a);
+        break;
+    case MTH__OPT_DICT: fits = a->kind == MTH_ARG_DICT; break;
+    case MTH__OPT_LIST: fits = a->kind == MTH_ARG_LIST; break;
+    case MTH__OPT_ANY: fits = true; break;
+    }
+    const char *text = mth__arg_text(arena, *a);
+    if (!fits) {
+        bool none = o->standard && !strcmp(o->standard, "None");
+        return FAIL(MTH_ERROR_TYPE, F("%s=%s is not %s", o->name, text, type_words[o->type]),
+                    o->standard ? F("give %s=%s%s, or leave it out (default %s)", o->name, type_words[o->type], none ? " or None" : "", o->standard)
+                                : F("give %s=%s", o->name, type_words[o->type]));
+    }
+    if (o->type == MTH__OPT_CHOICE) return check_choice(arena, o, a->string);
+    if (o->type == MTH__OPT_SIZE && a->integer < 1) return FAIL(MTH_ERROR_VALUE, F("%s=%s is below 1", o->name, text), F("give %s a value of 1 or more", o->name));
+    if (o->type == MTH__OPT_FLOAT && !isfinite(a->real)) return FAIL(MTH_ERROR_VALUE, F("%s=%s is not finite", o->name, text), F("give %s a finite number", o->name));
+    if (o->type == MTH__OPT_MESH) {
+        bool good = a->count >= 1 && a->count <= 3;
+        for (size_t i = 0; i < a->count; i++) good &= a->items[i].integer >= 1;
+        if (!good) return FAIL(MTH_ERROR_VALUE, F("%s=%s is no mesh", o->name, text), F("give %s", type_words[o->type]));
+    }
+    return NULL;
+}
+
+static mth_status unknown(mth__arena *arena, const mth__opt *const *tables, const char *name) {
+    VEC(const char *) names = {0};
+    size_t n = table_count(tables);
+    for (size_t i = 0; i < n; i++) PUSH(arena, names, option_at(tables, i)->name);
+    const char *near = mth__nearest(name, names.at, names.n);
+    if (near) return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("did you mean '%s'?", near));
+    return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("the options are: %s", mth__options_signature(arena, tables)));
+}
+
+static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg *values) {
+    size_t n = table_count(tables);
+    bool *set = NEW_ARRAY(arena, bool, n + 1);
+    for (size_t k = 0; k < count; k++) {
+        const mth_arg *slot = mth__options_get(tables, values, given[k].name);
+        if (!slot) return unknown(arena, tables, given[k].name);
+        size_t i = (size_t)(slot - values);
+        const mth__opt *o = option_at(tables, i);
+        if (set[i]) return FAIL(MTH_ERROR_TYPE, F("option '%s' is given twice", o->name), F("give '%s' once", o->name));
+        set[i] = true;
+        values[i] = mth__arg_copy(arena, given[k].value);
+        if (values[i].kind == MTH_ARG_NONE && o->standard && !strcmp(o->standard, "None")) continue;
+        TRY(check_value(arena, o, &values[i]));
+    }
+    for (size_t i = 0; i < n; i++) {
+        const mth__opt *o = option_at(tables, i);
+        if (set[i]) continue;
+        if (!o->standard) return FAIL(MTH_ERROR_TYPE, F("the option '%s' is missing", o->name), F("give %s=%s: %s", o->name, type_words[o->type], o->doc));
+        parse(arena, o->standard, &values[i]);
+    }
+    return NULL;
+}
+
+mth_status mth__options_read(mth__arena *arena, const char *owner, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg **values) {
+    mth_arg *v = NEW_ARRAY(arena, mth_arg, table_count(tables) + 1);
+    mth_status status = read_all(arena, tables, given, count, v);
+    if (status) return mth__error_operator(status, owner);
+    *values = v;
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- specs */
+static mth_status bad_spec(const mth_arg *spec, const char *what, const mth__placement *on, char *problem, char *fix) {
+    char place[256];
+    mth__placement_write(place, sizeof place, on);
+    mth__arena *scratch = mth__arena_new();
+    mth_status status = FAIL(MTH_ERROR_VALUE, problem, fix);
+    status = mth__error_tensor(status, F("%s: spec %s over %s", what, mth__arg_text(scratch, *spec), place));
+    mth__arena_free(scratch);
+    return status;
+}
+
+mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out) {
+    mth__sharding s = {.on = on};
+    unsigned used = 0;
+    if (spec.kind == MTH_ARG_NONE) {
+        *out = s;
+        return NULL;
+    }
+    if (!is_spec(&spec))
+        return FAIL(MTH_ERROR_TYPE, F("the spec of %s is not a tuple of axes", what), F("give %s", type_words[MTH__OPT_SPEC]));
+    if (spec.count != (size_t)rank)
+        return bad_spec(&spec, what, on, F("%s has %d dimensions, its spec %zu %s", what, rank, spec.count, spec.count == 1 ? "entry" : "entries"),
+                        F("give %d %s: a mesh axis, a tuple of axes or None for each dimension", rank, rank == 1 ? "entry" : "entries"));
+    for (int d = 0; d < rank; d++) {
+        const mth_arg *e = &spec.items[d], *axes = e->kind == MTH_ARG_LIST ? e->items : e;
+        size_t n = e->kind == MTH_ARG_LIST ? e->count : e->kind == MTH_ARG_INT;
+        for (size_t i = 0; i < n; i++) {
+            int64_t axis = axes[i].integer;
+            if (axis < 0 || axis >= on->naxes)
+                return bad_spec(&spec, what, on, F("the spec of %s names axis %" PRId64 ", the mesh has %d %s", what, axis, on->naxes, on->naxes == 1 ? "axis" : "axes"),
+                                on->naxes == 0 ? F("use None: it is on a single device") : F("use an axis from 0 to %d, or None", on->naxes - 1));
+            if (used >> axis & 1)
+                return bad_spec(&spec, what, on, F("the spec of %s uses axis %" PRId64 " twice", what, axis), F("use each axis of the mesh for one dimension at most"));
+            used |= 1u << axis;
+            s.dim[d].axis[s.dim[d].naxes++] = (int8_t)axis;
+        }
+    }
+    *out = s;
+    return NULL;
+}
