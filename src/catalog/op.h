@@ -15,7 +15,7 @@ enum { MTH__FACTORS = 20 };
 typedef struct {
     int n;
     struct { int64_t size; mth__factor_kind kind; char letter; } factor[MTH__FACTORS];
-    int8_t in[MTH__MAX_IN][MTH__RANK], out[MTH__MAX_OUT][MTH__RANK];          /* dimension -> factor, or -1 (size 1, broadcast) */
+    int8_t in[MTH__MAX_IN][MTH__RANK], out[MTH__MAX_OUT][MTH__RANK];          /* dimension -> factor, or -1 (size 1, broadcast); set for the node's operands alone */
     int32_t in_unit[MTH__MAX_IN][MTH__RANK], out_unit[MTH__MAX_OUT][MTH__RANK]; /* >= 1 */
 } mth__rule;
 
@@ -24,24 +24,27 @@ typedef struct {
 typedef enum { MTH__LINEAR_NONE, MTH__LINEAR_EACH, MTH__LINEAR_JOINT } mth__linear;
 /* Where the kernels read: an elementwise row may write over an operand of the same size; an alias row moves no data. */
 enum { MTH__ELEMENTWISE = 1, MTH__ALIAS = 2, MTH__NEEDS_START = 4 /* the result depends on where the shard lies (causal, gather by id, dropout) */,
-       MTH__COMM = 8, MTH__FREE = 16 /* costs nothing worth planning for */ };
+       MTH__COMM = 8, MTH__FREE = 16 /* costs nothing worth planning for */, MTH__WIDE_IDS = 32 /* integer operands may be int64 */ };
 
 struct mth__op {
     const char *name;
     const char *args;          /* operand names, "x, weight"; a name ending in ? may be absent (nin smaller), one in * repeats */
     const char *results;       /* "y", or "y, lse" */
-    const char *attr_names;    /* "axis:i0, epsilon:f0, spec:s": documentation and text */
+    const char *attr_names;    /* "axis:i0, epsilon:f0, spec:s": documentation and text; NULL: none */
     const char *factors;       /* "...i,io->...o"; "*" = elementwise with broadcasting; NULL: `rule` */
     const char *sum, *max, *whole; /* letters */
-    mth__linear linear; uint32_t linear_args; /* bits of operands */
+    mth__linear linear; uint64_t linear_args; /* bits of operands */
     unsigned flags;
-    mth_status (*infer)(mth__node *); /* sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs; NULL: from factors, dtype of operand 0 */
+    mth_status (*infer)(mth__node *); /* sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs; NULL: from factors, dtype of the first floating operand, else of operand 0 */
     void (*rule)(const mth__node *, mth__rule *);
-    /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one. NULL: no gradient (integers, comm). */
+    /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and builder->wanted has its
+       bit. NULL: there is none (rows that are gradients themselves, communication); a constant's (equal, stop) sets nothing. */
     mth_status (*grad)(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
     double (*flops)(const mth__node *, const mth__shape *in, const mth__shape *out); /* of local shapes; NULL: elements of the largest output */
     const char *doc;           /* one sentence with the formula */
-    uint32_t index_args;       /* bits of operands that are integers (others must be floating) */
+    uint64_t index_args;       /* bits of operands that are integers: int32, with WIDE_IDS also int64 (others must be floating, of one dtype) */
+    uint64_t any_args;         /* bits of operands of any dtype: rows that move data, masks */
+    int row;                   /* MTH__ROW_* */
 };
 
 const mth__op *mth__op_find(const char *name);       /* NULL: none */
@@ -58,8 +61,9 @@ struct mth__builder {
     const mth__placement *on;
     int region, stage, microbatch;
     bool backward;
+    uint64_t wanted;               /* for a row's grad: bits of the operands whose gradients are wanted */
 };
-/* Makes a node of `op`; out: its results. attrs may be NULL. */
+/* Makes a node of `op`; out: all its results, in order. attrs may be NULL. On failure the graph is as before. */
 mth_status mth__build(mth__builder *, const mth__op *op, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
 mth_status mth__build1(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value **out);
 mth_status mth__build2(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value **out);
