@@ -67,6 +67,5 @@ mth__graph *mth__graph_new(mth__arena *, mth__mesh *);
 mth__value *mth__graph_value(mth__graph *, mth__value_kind, const char *name, mth_dtype, mth__shape); /* inputs, parameters and seeds are listed too */
 char *mth__value_text(const mth__value *); /* malloc'ed, for mth__error_tensor: "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
 const char *mth__value_label(mth__arena *, const mth__value *); /* "input", "linear_0.weight", "%12" */
-void mth__graph_print(mth__text *, const mth__graph *);         /* graph_text.c: the dump after a pass */
 mth_status mth__graph_check(const mth__graph *);                /* invariants: order, links, ids; INTERNAL where broken */
 #endif

@@ -246,7 +246,8 @@ static mth_status unknown(mth__arena *arena, const mth__opt *const *tables, cons
     for (size_t i = 0; i < n; i++) PUSH(arena, names, option_at(tables, i)->name);
     const char *near = mth__nearest(name, names.at, names.n);
     if (near) return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("did you mean '%s'?", near));
-    return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("the options are: %s", mth__options_signature(arena, tables)));
+    const char *signature = mth__options_signature(arena, tables);
+    return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("the options are: %s", signature));
 }
 
 static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg *values) {
@@ -281,14 +282,27 @@ mth_status mth__options_read(mth__arena *arena, const char *owner, const mth__op
 }
 
 /* ---------------------------------------------------------------- specs */
+static void write_spec(char *buffer, size_t room, const mth_arg *spec) {
+    size_t n = (size_t)snprintf(buffer, room, "(");
+    for (size_t d = 0; d < spec->count && n < room; d++) {
+        const mth_arg *e = &spec->items[d];
+        if (d) n += (size_t)snprintf(buffer + n, room - n, ", ");
+        if (n < room && e->kind == MTH_ARG_LIST) {
+            write_spec(buffer + n, room - n, e);
+            n += strlen(buffer + n);
+        } else if (n < room) {
+            n += (size_t)(e->kind == MTH_ARG_INT ? snprintf(buffer + n, room - n, "%" PRId64, e->integer) : snprintf(buffer + n, room - n, "None"));
+        }
+    }
+    if (n < room) snprintf(buffer + n, room - n, spec->count == 1 ? ",)" : ")");
+}
+
+/* No arena here: the texts given must not be lost to a jump. */
 static mth_status bad_spec(const mth_arg *spec, const char *what, const mth__placement *on, char *problem, char *fix) {
-    char place[256];
+    char text[256], place[256];
+    write_spec(text, sizeof text, spec);
     mth__placement_write(place, sizeof place, on);
-    mth__arena *scratch = mth__arena_new();
-    mth_status status = FAIL(MTH_ERROR_VALUE, problem, fix);
-    status = mth__error_tensor(status, F("%s: spec %s over %s", what, mth__arg_text(scratch, *spec), place));
-    mth__arena_free(scratch);
-    return status;
+    return mth__error_tensor(FAIL(MTH_ERROR_VALUE, problem, fix), F("%s: spec %s over %s", what, text, place));
 }
 
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out) {

@@ -54,6 +54,8 @@ int mth__op_index(const mth__op *);                  /* for engines' tables; see
 void mth__op_rule(const mth__node *, mth__rule *);   /* the row's rule for this node (`rule`, or parsed from factors) */
 double mth__op_flops(const mth__node *, const mth__shape *in, const mth__shape *out);
 
+void mth__graph_print(mth__text *, const mth__graph *); /* graph_text.c: the dump after a pass */
+
 /* ---- builder: makes nodes, infers shapes at once, names the module at fault in errors */
 struct mth__builder {
     mth__graph *graph;
