@@ -35,6 +35,8 @@ typedef struct {
     const char *reason;          /* run NULL: why there is none */
 } mth__kernel;
 extern const mth__kernel mth__kernels[MTH__ROW_COUNT];
+void mth__kernels_open(void);                                    /* once, before the first prepare: instruction set, one thread in OpenBLAS; idempotent */
+const char *mth__kernel_lacks(const mth__op *, mth_dtype);       /* NULL: there is a kernel for operands of this dtype; else the reason */
 void mth__kernel_fault(mth__fault *, const char *what, int64_t value, int64_t limit);
 
 /* Strided boxes, for collectives and transfers: for each element of box `size` (rank dims): dst = src, dst += src, or dst = max(dst, src).
