@@ -18,7 +18,28 @@ typedef struct {
     int dumped;
 } planning;
 
-static mth_status expand(planning *p) { return mth__expand(p->compiled->model, p->request->input, p->request->inputs, p->graph); }
+/* A spec from the options of compile has as many entries as its tensor has dimensions, known only now. */
+static mth_status check_spec(const mth__spec_of *spec, const mth__value *v) {
+    if (spec->rank == v->shape.rank) return NULL;
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("the spec of '%s' has %d entries, the tensor %d dimensions", spec->name, spec->rank, v->shape.rank), F("give one entry a dimension: a mesh axis, a tuple of axes, or None"));
+    return mth__error_tensor(s, mth__value_text(v));
+}
+
+static mth_status expand(planning *p) {
+    TRY(mth__expand(p->compiled->model, p->request->input, p->request->inputs, p->graph));
+    for (size_t i = 0; i < p->distribute.specs; i++) {
+        const mth__spec_of *spec = &p->distribute.spec[i];
+        for (size_t k = 0; k < p->graph->input.n; k++)
+            if (strcmp(p->graph->input.at[k]->name, spec->name) == 0) TRY(check_spec(spec, p->graph->input.at[k]));
+        for (size_t k = 0; k < p->graph->output.n; k++) {
+            mth__output *o = &p->graph->output.at[k];
+            if (strcmp(o->name, spec->name)) continue;
+            TRY(check_spec(spec, o->value));
+            o->has_spec = true;
+        }
+    }
+    return NULL;
+}
 static mth_status microbatch(planning *p) { return mth__microbatch(p->graph, &p->distribute); }
 static mth_status gradients(planning *p) {
     if (!p->request->gradients) return NULL;

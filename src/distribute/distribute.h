@@ -11,7 +11,7 @@
 #define MTH__DISTRIBUTE_H
 #include "catalog/op.h"
 
-typedef struct { const char *name; mth__sharding sharding; } mth__spec_of; /* of an input or an output, by name, read against the whole mesh */
+typedef struct { const char *name; int rank; mth__sharding sharding; } mth__spec_of; /* of an input or an output, by name, read against the whole mesh; compile.c has checked the rank */
 typedef struct {
     const mth__spec_of *spec; size_t specs;
     const mth__sharding *fixed_parameter; const char *const *fixed_name; size_t fixed; /* layouts of an earlier plan: they bind */

@@ -1,4 +1,5 @@
 #include "engine/backend.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

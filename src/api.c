@@ -1,0 +1,528 @@
+/* Public functions around a compiled model and its plans: check arguments, call inward. */
+#include "compile.h"
+#include "observe/report.h"
+#include "base/philox.h"
+#include <stdio.h>
+#include <string.h>
+
+const mth__opt mth__compile_options[] = {
+    {"input_shard_specs", MTH__OPT_DICT, "None", "Shards inputs: {'input': (2, None)} splits the first dimension over axis 2 of the mesh. Inputs not named are replicated.", NULL},
+    {"output_shard_specs", MTH__OPT_DICT, "None", "Leaves outputs sharded as said; outputs not named come back whole.", NULL},
+    {"shapes", MTH__OPT_DICT, "None", "Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any input is there.", NULL},
+    {0}};
+static const mth__opt *const compile_tables[] = {mth__compile_options, NULL};
+
+const char *mth_compile_option_doc(void) {
+    return "input_shard_specs = None: shards inputs\noutput_shard_specs = None: leaves outputs sharded\nshapes = None: shapes of inputs for get_parameters\n";
+}
+
+static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices")); }
+
+/* ---------------------------------------------------------------- compile */
+static mth_status unknown_name(const char *option, const char *kind, const char *name, const mth_model *m, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t)) {
+    size_t n = count(m);
+    const char *near = NULL;
+    const char **names = mth__calloc(n ? n : 1, sizeof *names);
+    if (!names) return no_memory();
+    for (size_t i = 0; i < n; i++) names[i] = at(m, i);
+    near = mth__nearest(name, names, n);
+    if (!near && n) near = names[0];
+    mth_status s = near ? FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'", option, kind, name), F("use '%s'", near))
+                        : FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s', and no other", option, kind, name), F("leave it out"));
+    mth__free(names);
+    return s;
+}
+
+static bool has_name(const mth_model *m, const char *name, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t)) {
+    for (size_t i = 0; i < count(m); i++)
+        if (strcmp(at(m, i), name) == 0) return true;
+    return false;
+}
+
+static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *option, const char *kind, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t),
+                             mth__spec_of *spec, size_t *n) {
+    if (dict->kind != MTH_ARG_DICT) return NULL;
+    for (size_t i = 0; i < dict->count; i++) {
+        mth_arg entry = dict->items[i];
+        if (!has_name(c->model, dict->keys[i], count, at)) return unknown_name(option, kind, dict->keys[i], c->model, count, at);
+        if (entry.kind != MTH_ARG_LIST || entry.count > MTH__RANK)
+            return FAIL(MTH_ERROR_TYPE, F("%s: the spec of '%s' is %s", option, dict->keys[i], mth__arg_text(c->arena, entry)), F("give a tuple with an entry a dimension: a mesh axis, a tuple of axes, or None"));
+        mth__spec_of *s = &spec[(*n)++];
+        s->name = dict->keys[i];
+        s->rank = (int)entry.count;
+        TRY(mth__spec_read(entry, mth__place_whole(c->backend->mesh), s->rank, s->name, &s->sharding));
+    }
+    return NULL;
+}
+
+static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
+    if (dict->kind != MTH_ARG_DICT) return NULL;
+    c->shape = NEW_ARRAY(c->arena, mth__input_description, dict->count);
+    for (size_t i = 0; i < dict->count; i++) {
+        mth_arg shape = dict->items[i];
+        mth__input_description *d = &c->shape[c->shapes++];
+        *d = (mth__input_description){dict->keys[i], MTH_FLOAT32, {0}};
+        if (!has_name(c->model, d->name, mth__model_input_count, mth__model_input_name)) return unknown_name("shapes", "input", d->name, c->model, mth__model_input_count, mth__model_input_name);
+        if (shape.kind == MTH_ARG_LIST && shape.count == 2 && shape.items[0].kind == MTH_ARG_LIST && shape.items[1].kind == MTH_ARG_STRING) {
+            for (d->dtype = MTH_FLOAT32; d->dtype <= MTH_BFLOAT16 && strcmp(mth_dtype_name(d->dtype), shape.items[1].string); d->dtype++) {}
+            if (d->dtype > MTH_BFLOAT16) return FAIL(MTH_ERROR_VALUE, F("shapes: '%s' has the unknown dtype '%s'", d->name, shape.items[1].string), F("use float32, int32, int64 or bool"));
+            shape = shape.items[0];
+        }
+        bool good = shape.kind == MTH_ARG_LIST && shape.count <= MTH__RANK;
+        for (size_t k = 0; good && k < shape.count; k++) good = shape.items[k].kind == MTH_ARG_INT;
+        if (!good) return FAIL(MTH_ERROR_TYPE, F("shapes: the shape of '%s' is %s", d->name, mth__arg_text(c->arena, dict->items[i])), F("give a tuple of sizes, or (sizes, dtype)"));
+        d->shape.rank = (int)shape.count;
+        for (size_t k = 0; k < shape.count; k++) d->shape.dim[k] = shape.items[k].integer;
+    }
+    return NULL;
+}
+
+static void compiled_destroy(mth_compiled *c) {
+    for (mth__plan *p = c->plan, *next; p; p = next) {
+        next = p->next;
+        if (p->executable) c->backend->vtable->unload(p->executable);
+        mth__arena_free(p->arena);
+    }
+    if (c->model) mth_model_free(c->model);
+    mth_backend_free(c->backend);
+    mth__arena_free(c->arena);
+}
+
+typedef struct { const mth_model *model; mth_backend *backend; const mth_option *option; size_t count; mth_compiled **out; mth_model *copy; } compiling;
+
+static mth_status compile_body(void *context) {
+    compiling *k = context;
+    mth__arena *arena = mth__arena_new();
+    mth_compiled *c = NEW(arena, mth_compiled);
+    c->arena = arena;
+    c->backend = k->backend;
+    c->model = k->copy;
+    TRY(mth__model_resolve(c->model, c->backend->mesh));
+    mth_arg *value;
+    TRY(mth__options_read(arena, "compile", compile_tables, k->option, k->count, &value));
+    const mth_arg *inputs = mth__options_get(compile_tables, value, "input_shard_specs"), *outputs = mth__options_get(compile_tables, value, "output_shard_specs");
+    mth__spec_of *spec = NEW_ARRAY(arena, mth__spec_of, inputs->count + outputs->count);
+    size_t specs = 0;
+    TRY(read_specs(c, inputs, "input_shard_specs", "input", mth__model_input_count, mth__model_input_name, spec, &specs));
+    TRY(read_specs(c, outputs, "output_shard_specs", "output", mth__model_output_count, mth__model_output_name, spec, &specs));
+    TRY(read_shapes(c, mth__options_get(compile_tables, value, "shapes")));
+    c->distribute = (mth__distribute_options){.spec = spec, .specs = specs, .communication_optimization = c->backend->communication_optimization,
+                                              .overlap = c->backend->overlap, .pipeline_communication = c->backend->pipeline_communication, .chunk_bytes = 256 << 10};
+    pthread_mutex_init(&c->lock, NULL);
+    mth__arena_keep(arena);
+    *k->out = c;
+    return NULL;
+}
+
+mth_status mth_compile(const mth_model *model, mth_backend *backend, const mth_option *option, size_t count, mth_compiled **out) {
+    compiling k = {model, backend, option, count, out, NULL};
+    TRY(mth__model_copy(model, &k.copy));
+    pthread_mutex_lock(&backend->lock);
+    mth_status s = mth__guard(compile_body, &k);
+    pthread_mutex_unlock(&backend->lock);
+    if (s) mth_model_free(k.copy);
+    else mth__backend_retain(backend);
+    return s;
+}
+
+void mth_compiled_free(mth_compiled *c) {
+    if (!c) return;
+    pthread_mutex_destroy(&c->lock);
+    compiled_destroy(c);
+}
+
+void mth_compiled_interrupt(mth_compiled *c) { atomic_store(&c->stop, 1); }
+
+/* ---------------------------------------------------------------- plans */
+static bool same_inputs(const mth__request *a, const mth__request *b) {
+    if (a->inputs != b->inputs) return false;
+    for (size_t i = 0; i < a->inputs; i++) {
+        const mth__input_description *x = &a->input[i], *y = &b->input[i];
+        if (strcmp(x->name, y->name) || x->dtype != y->dtype || !mth__shape_equal(x->shape, y->shape)) return false;
+    }
+    return true;
+}
+
+static bool same_request(const mth__request *a, const mth__request *b) {
+    if (a->gradients != b->gradients || !same_inputs(a, b)) return false;
+    if (!a->gradients) return true;
+    if (memcmp(a->seeded, b->seeded, a->outputs * sizeof(bool)) || a->wanted != b->wanted) return false;
+    for (size_t i = 0; i < a->wanted; i++)
+        if (strcmp(a->wanted_input[i], b->wanted_input[i])) return false;
+    return true;
+}
+
+typedef struct { mth_compiled *compiled; const mth__request *request; mth__plan *plan; } plan_call;
+
+static mth_status plan_body(void *context) {
+    plan_call *p = context;
+    return mth__compile_plan(p->compiled, p->request, &p->plan);
+}
+
+/* Finds or makes the plan, with the compiled model's lock held; `load` also makes its executable. */
+static mth_status plan_for(mth_compiled *c, const mth__request *request, bool load, mth__plan **out) {
+    mth__plan *plan = c->plan;
+    while (plan && !same_request(&plan->request, request)) plan = plan->next;
+    if (!plan) {
+        plan_call call = {c, request, NULL};
+        pthread_mutex_lock(&c->backend->lock);
+        mth_status s = mth__guard(plan_body, &call);
+        pthread_mutex_unlock(&c->backend->lock);
+        TRY(s);
+        plan = call.plan;
+        plan->next = c->plan;
+        c->plan = plan;
+        if (!c->layout) {
+            c->layout = plan->parameter;
+            c->layouts = plan->parameters;
+        }
+    }
+    if (load && !plan->executable) TRY(c->backend->vtable->load(c->backend->engine, plan->program, &plan->executable));
+    *out = plan;
+    return NULL;
+}
+
+/* The request for these inputs, in the model's order; what is missing or too much is left to expand's errors. Freed by request_free. */
+static void request_free(mth__request *r) {
+    mth__free(r->input);
+    mth__free(r->seeded);
+    mth__free(r->wanted_input);
+}
+
+static mth_status request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
+    size_t known = mth__model_input_count(c->model), n = 0;
+    *r = (mth__request){.outputs = mth__model_output_count(c->model)};
+    r->input = mth__calloc(count + known + 1, sizeof *r->input);
+    r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
+    if (!r->input || !r->seeded) { request_free(r); return no_memory(); }
+    for (size_t k = 0; k < known; k++)
+        for (size_t i = 0; i < count; i++)
+            if (strcmp(mth__model_input_name(c->model, k), input[i].name) == 0) r->input[n++] = (mth__input_description){input[i].name, input[i].array->dtype, input[i].array->shape};
+    for (size_t i = 0; i < count; i++)
+        if (!has_name(c->model, input[i].name, mth__model_input_count, mth__model_input_name)) r->input[n++] = (mth__input_description){input[i].name, input[i].array->dtype, input[i].array->shape};
+    r->inputs = n;
+    return NULL;
+}
+
+/* Without inputs: those of the plan last used, else the shapes given to compile. */
+static mth_status request_or_last(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
+    if (count || !mth__model_input_count(c->model)) return request_for(c, input, count, r);
+    *r = (mth__request){.outputs = mth__model_output_count(c->model)};
+    const mth__input_description *from = c->last ? c->last->request.input : c->shape;
+    r->inputs = c->last ? c->last->request.inputs : c->shapes;
+    if (!r->inputs)
+        return FAIL(MTH_ERROR_VALUE, F("the shapes of the inputs are not known yet"), F("give inputs, or compile with shapes={'%s': ...}", mth__model_input_name(c->model, 0)));
+    r->input = mth__calloc(r->inputs, sizeof *r->input);
+    r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
+    if (!r->input || !r->seeded) { request_free(r); return no_memory(); }
+    memcpy(r->input, from, r->inputs * sizeof *r->input);
+    return NULL;
+}
+
+/* The forward plan for the inputs (or the last ones), as the last used unless one with the same inputs was. */
+static mth_status forward_plan(mth_compiled *c, const mth_named *input, size_t count, mth__plan **out) {
+    mth__request r;
+    TRY(request_or_last(c, input, count, &r));
+    mth_status s;
+    if (c->last && same_inputs(&c->last->request, &r)) {
+        *out = c->last;
+        s = NULL;
+    } else if (!(s = plan_for(c, &r, false, out)))
+        c->last = *out;
+    request_free(&r);
+    return s;
+}
+
+static mth_status unlock(mth_compiled *c, mth_status s) {
+    pthread_mutex_unlock(&c->lock);
+    return s;
+}
+
+mth_status mth_plan(mth_compiled *c, const mth_named *input, size_t count, bool gradients) {
+    pthread_mutex_lock(&c->lock);
+    mth__request r;
+    mth__plan *plan;
+    mth_status s = request_or_last(c, input, count, &r);
+    if (!s) {
+        r.gradients = gradients;
+        memset(r.seeded, gradients, r.outputs);
+        s = plan_for(c, &r, false, &plan);
+        if (!s) c->last = plan;
+        request_free(&r);
+    }
+    return unlock(c, s);
+}
+
+/* ---------------------------------------------------------------- parameters */
+static mth_status make_parameters(mth_compiled *c, const mth_named *input, size_t count, bool with_data, uint64_t seed, mth_arrays **out) {
+    mth__plan *plan;
+    TRY(forward_plan(c, input, count, &plan));
+    mth_arrays *all;
+    TRY(mth__arrays_new(plan->parameters, &all));
+    mth_status s = NULL;
+    for (size_t i = 0; !s && i < plan->parameters; i++) {
+        const mth__parameter *p = &plan->parameter[i];
+        mth_array *a;
+        s = mth__array_new(c->backend, p->dtype, p->shape, &p->sharding, with_data, &a);
+        if (s) break;
+        s = mth__arrays_set(all, i, p->name, a);
+        if (!s && with_data) s = mth__array_initialise(a, p->init, p->scale, seed, mth__philox_stream(p->name));
+        if (s) s = mth__error_operator(s, p->name);
+    }
+    if (s) mth_arrays_free(all);
+    else *out = all;
+    return s;
+}
+
+mth_status mth_get_parameters(mth_compiled *c, const mth_named *input, size_t count, uint64_t seed, mth_arrays **out) {
+    pthread_mutex_lock(&c->lock);
+    return unlock(c, make_parameters(c, input, count, true, seed, out));
+}
+
+mth_status mth_get_parameter_layout(mth_compiled *c, const mth_named *input, size_t count, mth_arrays **out) {
+    pthread_mutex_lock(&c->lock);
+    return unlock(c, make_parameters(c, input, count, false, 0, out));
+}
+
+/* ---------------------------------------------------------------- evaluate */
+/* What of `given` no name of the plan takes. */
+static mth_status check_names(const char *what, const char *const *given, size_t count, const char *const *known, size_t n) {
+    for (size_t i = 0; i < count; i++) {
+        bool found = false;
+        for (size_t k = 0; !found && k < n; k++) found = strcmp(given[i], known[k]) == 0;
+        if (found) continue;
+        const char *near = mth__nearest(given[i], known, n);
+        return FAIL(MTH_ERROR_KEY, F("there is no %s '%s'", what, given[i]), near ? F("use '%s'", near) : F("leave '%s' out", given[i]));
+    }
+    return NULL;
+}
+
+static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_request *g, mth__request *r) {
+    size_t n = r->outputs, known = mth__model_input_count(c->model);
+    const char **names = mth__calloc(n + known + g->output_gradient_count + 1, sizeof *names), **given = names ? names + n + known : NULL;
+    if (!names) return no_memory();
+    for (size_t i = 0; i < n; i++) names[i] = mth__model_output_name(c->model, i);
+    for (size_t i = 0; i < known; i++) names[n + i] = mth__model_input_name(c->model, i);
+    for (size_t i = 0; i < g->output_gradient_count; i++) given[i] = g->output_gradients[i].name;
+    mth_status s = check_names("output", given, g->output_gradient_count, names, n);
+    if (!s) s = check_names("input", g->input_gradients, g->input_gradient_count, names + n, known);
+    mth__free(names);
+    TRY(s);
+    r->gradients = true;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < g->output_gradient_count; k++) r->seeded[i] |= strcmp(mth__model_output_name(c->model, i), g->output_gradients[k].name) == 0;
+    r->wanted = g->input_gradient_count;
+    r->wanted_input = mth__calloc(r->wanted + 1, sizeof *r->wanted_input);
+    if (!r->wanted_input) return no_memory();
+    for (size_t i = 0; i < r->wanted; i++) r->wanted_input[i] = g->input_gradients[i];
+    return NULL;
+}
+
+static mth_array *find(const mth_named *item, size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(item[i].name, name) == 0) return item[i].array;
+    return NULL;
+}
+
+static char *array_text(const char *name, mth_dtype dtype, mth__shape shape) {
+    char sizes[192] = "";
+    size_t n = 0;
+    for (int d = 0; d < shape.rank; d++) n += (size_t)snprintf(sizes + n, sizeof sizes - n, d ? ", %lld" : "%lld", (long long)shape.dim[d]);
+    return F("%s: %s (%s%s)", name, mth_dtype_name(dtype), sizes, shape.rank == 1 ? "," : "");
+}
+
+/* The array that an entry takes, checked against what the plan says. */
+static mth_status entry_array(const mth__entry *e, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_array **out) {
+    static const char *const what[] = {"input", "parameter", "gradient of output"};
+    mth_array *a = e->kind == MTH__ENTRY_PARAMETER ? (parameters ? find(parameters->item, parameters->count, e->name) : NULL)
+                 : e->kind == MTH__ENTRY_SEED ? find(g->output_gradients, g->output_gradient_count, e->name) : find(input, count, e->name);
+    if (!a) {
+        mth_status s = FAIL(MTH_ERROR_KEY, F("%s '%s' is missing", what[e->kind], e->name), F("give '%s'%s", e->name, e->kind == MTH__ENTRY_PARAMETER ? ": get_parameters() has it" : ""));
+        return mth__error_tensor(s, array_text(e->name, e->dtype, e->shape));
+    }
+    if (a->dtype == e->dtype && mth__shape_equal(a->shape, e->shape)) {
+        *out = a;
+        return NULL;
+    }
+    bool dtype = a->dtype != e->dtype;
+    mth_status s = FAIL(dtype ? MTH_ERROR_TYPE : MTH_ERROR_VALUE, F("%s '%s' has another %s than the model's", what[e->kind], e->name, dtype ? "dtype" : "shape"),
+                        dtype ? F("convert it to %s", mth_dtype_name(e->dtype)) : F("give an array of the expected shape"));
+    return mth__error_tensor(mth__error_tensor(s, array_text("given", a->dtype, a->shape)), array_text("expected", e->dtype, e->shape));
+}
+
+static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays *parameters) {
+    size_t n = plan->parameters, count = parameters ? parameters->count : 0;
+    const char **known = mth__calloc(n + count + 1, sizeof *known);
+    if (!known) return no_memory();
+    for (size_t i = 0; i < n; i++) known[i] = plan->parameter[i].name;
+    for (size_t i = 0; i < count; i++) known[n + i] = parameters->item[i].name;
+    mth_status s = check_names("parameter", known + n, count, known, n);
+    mth__free(known);
+    return s;
+}
+
+/* Splits the exits of a run into outputs and gradients; takes over the buffers, also where it fails. */
+static mth_status collect(mth_compiled *c, const mth__program *program, mth__buffer **exit, bool gradients, mth_arrays **out) {
+    size_t n = 0, devices = (size_t)program->mesh->count;
+    for (size_t i = 0; i < program->exit.n; i++) n += program->exit.at[i].gradient == gradients;
+    mth_arrays *all;
+    TRY(mth__arrays_new(n, &all));
+    mth_status s = NULL;
+    n = 0;
+    for (size_t i = 0; !s && i < program->exit.n; i++) {
+        const mth__exit *e = &program->exit.at[i];
+        if (e->gradient != gradients) continue;
+        mth_array *a;
+        s = mth__array_wrap(c->backend, e->dtype, e->shape, &e->sharding, exit + i * devices, &a);
+        if (s) break;
+        memset(exit + i * devices, 0, devices * sizeof *exit);
+        s = mth__arrays_set(all, n++, e->name, a);
+    }
+    if (s) mth_arrays_free(all);
+    else *out = all;
+    return s;
+}
+
+static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_arrays **outputs, mth_arrays **gradients) {
+    const mth__program *p = plan->program;
+    size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n;
+    TRY(check_parameter_names(plan, parameters));
+    mth_array **held = mth__calloc(entries + 1, sizeof *held);
+    mth__buffer **entry = mth__calloc(entries * devices + 1, sizeof *entry), **exit = mth__calloc(exits * devices + 1, sizeof *exit);
+    mth_status s = held && entry && exit ? NULL : no_memory();
+    for (size_t i = 0; !s && i < entries; i++) {
+        mth_array *a;
+        s = entry_array(&p->entry.at[i], parameters, input, count, g, &a);
+        if (!s && a->backend != c->backend && a->backend->engine != c->backend->engine)
+            s = FAIL(MTH_ERROR_VALUE, F("'%s' lives on another backend than the model", p->entry.at[i].name), F("make it on the model's backend, or give host data"));
+        if (!s) s = mth__array_as(a, &p->entry.at[i].sharding, &held[i]);
+        for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
+    }
+    if (!s) {
+        atomic_store(&c->stop, 0);
+        s = c->backend->vtable->run(plan->executable, entry, exit, &c->stop);
+    }
+    mth_arrays *values = NULL, *slopes = NULL;
+    if (!s) s = collect(c, p, exit, false, &values);
+    if (!s && gradients) s = collect(c, p, exit, true, &slopes);
+    for (size_t i = 0; exit && i < exits * devices; i++)
+        if (exit[i]) c->backend->vtable->buffer_release(exit[i]);
+    for (size_t i = 0; held && i < entries; i++) mth_array_free(held[i]);
+    mth__free(held);
+    mth__free(entry);
+    mth__free(exit);
+    if (s) {
+        mth_arrays_free(values);
+        return s;
+    }
+    *outputs = values;
+    if (gradients) *gradients = slopes;
+    return NULL;
+}
+
+mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_arrays **outputs, mth_arrays **gradients) {
+    mth__request r;
+    mth__plan *plan;
+    TRY(request_for(c, input, count, &r));
+    mth_status s = g ? check_output_gradients(c, g, &r) : NULL;
+    if (!s) {
+        pthread_mutex_lock(&c->lock);
+        s = plan_for(c, &r, true, &plan);
+        if (!s) c->last = plan;
+        unlock(c, NULL);
+    }
+    request_free(&r);
+    return s ? s : run(c, plan, parameters, input, count, g, outputs, g ? gradients : NULL);
+}
+
+/* ---------------------------------------------------------------- reading plans */
+typedef struct { mth_compiled *compiled; const mth__plan *plan; const char *text; char **out; } reading;
+
+static mth_status publish(const mth__text *t, char **out) {
+    char *text = mth__text_publish(t);
+    if (!text) return no_memory();
+    *out = text;
+    return NULL;
+}
+
+static mth_status print_body(void *context) {
+    reading *r = context;
+    mth__arena *arena = mth__arena_new();
+    mth__text t = mth__text_new(arena);
+    mth__program_print(&t, r->plan->program);
+    mth_status s = publish(&t, r->out);
+    mth__arena_free(arena);
+    return s;
+}
+
+static mth_status last_plan(mth_compiled *c, const mth__plan **out) {
+    if (!c->last) return FAIL(MTH_ERROR_VALUE, F("there is no plan yet: plans are made for the shapes of inputs"), F("call evaluate or get_parameters with inputs first"));
+    *out = c->last;
+    return NULL;
+}
+
+static mth_status read_last(mth_compiled *c, mth_status (*body)(void *), char **out) {
+    reading r = {c, NULL, NULL, out};
+    pthread_mutex_lock(&c->lock);
+    mth_status s = last_plan(c, &r.plan);
+    if (!s) s = mth__guard(body, &r);
+    return unlock(c, s);
+}
+
+mth_status mth_plan_print(mth_compiled *c, char **out) { return read_last(c, print_body, out); }
+
+static mth_status placement_body(void *context) {
+    reading *r = context;
+    mth__arena *arena = mth__arena_new();
+    mth__text t = mth__text_new(arena);
+    mth__report_placement(&t, r->plan->program);
+    mth_status s = publish(&t, r->out);
+    mth__arena_free(arena);
+    return s;
+}
+
+mth_status mth_get_placement_text(mth_compiled *c, char **out) { return read_last(c, placement_body, out); }
+
+static mth_status reprint_body(void *context) {
+    reading *r = context;
+    mth__arena *arena = mth__arena_new();
+    mth__program *p;
+    TRY(mth__program_parse(arena, r->text, &p));
+    mth_status s = NULL;
+    if (r->out) {
+        mth__text t = mth__text_new(arena);
+        mth__program_print(&t, p);
+        s = publish(&t, r->out);
+    } else
+        s = mth__program_verify(p);
+    mth__arena_free(arena);
+    return s;
+}
+
+mth_status mth_plan_reprint(const char *text, char **out) {
+    reading r = {.text = text, .out = out};
+    return mth__guard(reprint_body, &r);
+}
+
+mth_status mth_plan_verify_text(const char *text) {
+    reading r = {.text = text};
+    return mth__guard(reprint_body, &r);
+}
+
+mth_status mth_get_memory_usage(mth_compiled *c, const mth_named *input, size_t count, mth_memory_usage *device, size_t devices) {
+    mth__plan *plan;
+    pthread_mutex_lock(&c->lock);
+    mth_status s = forward_plan(c, input, count, &plan);
+    if (!s && devices < (size_t)c->backend->mesh->count) s = FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, c->backend->mesh->count), F("give room for %d", c->backend->mesh->count));
+    if (!s) s = mth__report_memory(plan->program, device);
+    return unlock(c, s);
+}
+
+mth_status mth_get_communication_usage(mth_compiled *c, mth_communication_usage *device, size_t devices) {
+    const mth__plan *plan;
+    pthread_mutex_lock(&c->lock);
+    mth_status s = last_plan(c, &plan);
+    if (!s && devices < (size_t)c->backend->mesh->count) s = FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, c->backend->mesh->count), F("give room for %d", c->backend->mesh->count));
+    if (!s) s = mth__report_communication(plan->program, device);
+    return unlock(c, s);
+}

@@ -1,0 +1,133 @@
+#include "observe/report.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* The largest sum of bytes of one class that are live in the slab at once, by first and last use. */
+static int64_t peak_of_class(const mth__role *role, mth__value_class klass, mth__arena *arena) {
+    size_t n = role->instr.n;
+    int64_t *change = NEW_ARRAY(arena, int64_t, n + 2);
+    int32_t *first = NEW_ARRAY(arena, int32_t, role->value.n), *last = NEW_ARRAY(arena, int32_t, role->value.n);
+    memset(first, -1, role->value.n * sizeof *first);
+    for (size_t i = 0; i < n; i++) {
+        const mth__instr *k = &role->instr.at[i];
+        for (int j = 0; j < k->nin + k->nout + (k->scratch >= 0); j++) {
+            int v = j < k->nin ? k->in[j] : j < k->nin + k->nout ? k->out[j - k->nin] : k->scratch;
+            if (first[v] < 0) first[v] = (int32_t)i;
+            last[v] = (int32_t)i;
+        }
+    }
+    for (size_t v = 0; v < role->value.n; v++) {
+        const mth__pvalue *p = &role->value.at[v];
+        if (p->storage != MTH__IN_SLAB || p->klass != klass || first[v] < 0) continue;
+        change[first[v]] += p->bytes;
+        change[last[v] + 1] -= p->bytes;
+    }
+    int64_t live = 0, peak = 0;
+    for (size_t i = 0; i <= n; i++) {
+        live += change[i];
+        if (live > peak) peak = live;
+    }
+    return peak < role->slab ? peak : role->slab;
+}
+
+static mth_memory_usage role_memory(const mth__role *role, mth__arena *arena) {
+    mth_memory_usage u = {0};
+    for (size_t v = 0; v < role->value.n; v++) {
+        const mth__pvalue *p = &role->value.at[v];
+        if (p->storage != MTH__IN_ENTRY && p->storage != MTH__IN_EXIT) continue;
+        *(p->klass == MTH__CLASS_WEIGHT ? &u.weights : p->klass == MTH__CLASS_GRADIENT ? &u.gradients : &u.activations) += p->bytes;
+    }
+    u.communication = peak_of_class(role, MTH__CLASS_COMMUNICATION, arena);
+    u.activations += role->slab - u.communication;
+    u.total = u.weights + u.gradients + u.optimizer + u.activations + u.communication;
+    return u;
+}
+
+typedef struct { const mth__program *program; mth_memory_usage *device; } memory_call;
+
+static mth_status memory_body(void *context) {
+    memory_call *m = context;
+    memset(m->device, 0, (size_t)m->program->mesh->count * sizeof *m->device);
+    for (size_t r = 0; r < m->program->role.n; r++) {
+        const mth__role *role = &m->program->role.at[r];
+        mth__arena *arena = mth__arena_new();
+        mth_memory_usage u = role_memory(role, arena);
+        mth__arena_free(arena);
+        for (int d = 0; d < role->ndevice; d++) m->device[role->device[d]] = u;
+    }
+    return NULL;
+}
+
+mth_status mth__report_memory(const mth__program *p, mth_memory_usage *device) {
+    memory_call m = {p, device};
+    return mth__guard(memory_body, &m);
+}
+
+typedef struct { const mth__program *program; mth_communication_usage *device; } communication_call;
+
+static mth_status communication_body(void *context) {
+    communication_call *m = context;
+    const mth__program *p = m->program;
+    memset(m->device, 0, (size_t)p->mesh->count * sizeof *m->device);
+    for (size_t c = 0; c < p->channel.n; c++) {
+        const mth__channel *ch = &p->channel.at[c];
+        mth__arena *arena = mth__arena_new();
+        for (int r = 0; r < ch->to.on->count; r++) {
+            int d = ch->to.on->device[r];
+            int64_t bytes = mth__channel_bytes(ch, d);
+            m->device[d].received += bytes;
+            m->device[d].messages += bytes > 0;
+            if (ch->kind != MTH__TRANSFER && ch->kind != MTH__BROADCAST) {
+                m->device[d].sent += bytes; /* in a group what all receive is what all send, and each does as much as the next */
+                continue;
+            }
+            mth__piece *piece;
+            int n = mth__transfer_pieces(arena, ch, d, &piece);
+            for (int i = 0; i < n; i++) {
+                int64_t size = (int64_t)mth_dtype_size(ch->dtype);
+                for (int k = 0; k < ch->shape.rank; k++) size *= piece[i].size[k];
+                if (piece[i].from_device != d) m->device[piece[i].from_device].sent += size;
+            }
+        }
+        mth__arena_free(arena);
+    }
+    return NULL;
+}
+
+mth_status mth__report_communication(const mth__program *p, mth_communication_usage *device) {
+    communication_call m = {p, device};
+    return mth__guard(communication_body, &m);
+}
+
+typedef struct { const char *module; uint64_t *device; } runs;
+
+void mth__report_placement(mth__text *t, const mth__program *p) {
+    VEC(runs) all = {0};
+    size_t words = ((size_t)p->mesh->count + 63) / 64;
+    for (size_t r = 0; r < p->role.n; r++) {
+        const mth__role *role = &p->role.at[r];
+        size_t hint = 0;
+        for (size_t i = 0; i < role->instr.n; i++) {
+            const mth__instr *k = &role->instr.at[i];
+            if (k->kind != MTH__COMPUTE || !k->module || k->backward) continue;
+            size_t at = hint; /* instructions of one module stand together */
+            for (size_t s = 0; s < all.n && (at >= all.n || strcmp(all.at[at].module, k->module)); s++) at = s;
+            if (at >= all.n || strcmp(all.at[at].module, k->module)) {
+                at = all.n;
+                PUSH(t->arena, all, ((runs){k->module, NEW_ARRAY(t->arena, uint64_t, words)}));
+            }
+            hint = at;
+            for (int d = 0; d < role->ndevice; d++) all.at[at].device[role->device[d] / 64] |= 1ull << role->device[d] % 64;
+        }
+    }
+    for (size_t m = 0; m < all.n; m++) {
+        mth__text_add(t, "%s\t", all.at[m].module);
+        bool first = true;
+        for (int d = 0; d < p->mesh->count; d++)
+            if (all.at[m].device[d / 64] >> d % 64 & 1) {
+                mth__text_add(t, first ? "%d" : ",%d", d);
+                first = false;
+            }
+        mth__text_add(t, "\n");
+    }
+}
