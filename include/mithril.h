@@ -2,16 +2,17 @@
  *
  *     #include <mithril.h>
  *     #include <stdio.h>
+ *     #include <stdlib.h>
  *
  *     int main(void) {
  *         mth_module *up, *act, *down;
  *         mth_model *model;
  *         mth_backend *backend;
  *         mth_compiled *compiled;
- *         MTH_CHECK(mth_model_create(&model));
  *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(64)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), &up));
  *         MTH_CHECK(mth_module_create("Relu", NULL, 0, &act));
  *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(16)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), &down));
+ *         MTH_CHECK(mth_model_create(&model));
  *         MTH_CHECK(mth_model_add(model, up, MTH_WIRES({"input", "input"}, {"output", "h"}), MTH_PLAIN));
  *         MTH_CHECK(mth_model_add(model, act, NULL, 0, MTH_CHAIN));
  *         MTH_CHECK(mth_model_add(model, down, MTH_WIRES({"output", "output"}), MTH_CHAIN));
@@ -25,7 +26,7 @@
  *         MTH_CHECK(mth_evaluate(compiled, parameters, inputs, 1, NULL, &outputs, NULL));
  *         char *plan;
  *         MTH_CHECK(mth_plan_print(compiled, &plan));
- *         puts(plan);                            (and free everything: see examples/)
+ *         puts(plan); // the program of each device, with its collectives and bytes; examples/ show how all is freed
  *     }
  *
  * Ownership: what a function returns through an out-parameter named *create*, or through `mth_x **out`, belongs to the caller
@@ -200,7 +201,6 @@ MTH_API void mth_compiled_free(mth_compiled *);
 /* Fresh parameters, named and ordered as the model was composed. Shapes come from `inputs` (or from those of an earlier call, or
    from the option `shapes`). */
 MTH_API MTH_MUST_USE mth_status mth_get_parameters(mth_compiled *, const mth_named *inputs, size_t count, uint64_t seed, mth_arrays **out);
-/* Name, shape and sharding of each parameter without making it: arrays whose shards have no data. For loaders. */
 typedef struct {
     const mth_named *output_gradients; /* what is missing is zero */
     size_t output_gradient_count;
