@@ -26,6 +26,13 @@ mth__template mth__template_get(mth__channel_kind, mth__algorithm, int n);
 /* The steps of one rank, by round. Direct all_reduce, all_gather, broadcast, all_to_all and reduce_scatter are one or two rounds. */
 int mth__template_steps(mth__arena *, const mth__template *, int rank, mth__step **out);
 void mth__template_print(mth__text *, const mth__template *); /* in r and n: "round k = 1..n-1: reduce chunk (r - k) mod n from rank (r - 1) mod n" */
+typedef struct { int16_t origin, destination; } mth__box_name;
+/* For all_to_all: which box each step moves, as steps[r][i] -> box[r][i] (the caller gives n pointers), so that uneven boxes travel unpadded. */
+void mth__template_trace(mth__arena *, const mth__template *, mth__step *const *steps, const int *count, mth__box_name **box);
+/* Bytes that one rank needs beside operand and result: reduce_scatter works on a copy of the operand, all_to_all on two sets of n slots of
+   the group's largest box. 0 for direct, which reads operands and writes results. */
+int64_t mth__template_scratch(const mth__template *, int64_t operand_bytes, int64_t largest_box_bytes);
 mth_status mth__template_verify(const mth__template *);       /* every rank ends with each contribution once; no round reads what it overwrites */
+mth_status mth__template_verify_steps(mth__arena *, const mth__template *, mth__step *const *steps, const int *count); /* the same of given steps, by rank */
 void mth__chunk_range(int64_t elements, int chunks, int chunk, int64_t *start, int64_t *size); /* ceil-sized, last ones smaller or empty */
 #endif
