@@ -1,0 +1,46 @@
+/* With -DFUZZ_STANDALONE a fuzz target is a plain program that runs the files and folders it is given, and prints "N passed, N failed". */
+#ifndef DRIVER_H
+#define DRIVER_H
+#include <stddef.h>
+#include <stdint.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#ifdef FUZZ_STANDALONE
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static int driver_file(const char *path) {
+    FILE *f = fopen(path, "rb");
+    if (!f) return -1;
+    static uint8_t data[1 << 20];
+    size_t n = fread(data, 1, sizeof data, f);
+    fclose(f);
+    LLVMFuzzerTestOneInput(data, n); /* aborts where it finds something */
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    int passed = 0;
+    for (int i = 1; i < argc; i++) {
+        DIR *d = opendir(argv[i]);
+        if (!d) {
+            if (driver_file(argv[i])) { printf("can't read %s\n", argv[i]); return 1; }
+            passed++;
+            continue;
+        }
+        for (struct dirent *e; (e = readdir(d));) {
+            char path[4096];
+            if (e->d_name[0] == '.') continue;
+            snprintf(path, sizeof path, "%s/%s", argv[i], e->d_name);
+            printf("%s\n", path);
+            fflush(stdout);
+            if (!driver_file(path)) passed++;
+        }
+        closedir(d);
+    }
+    printf("%d passed, 0 failed\n", passed);
+    return 0;
+}
+#endif
+#endif
