@@ -1,12 +1,24 @@
 /* The program: what an engine sees. By role: devices that run the same instructions on the same local shapes share one list.
  *
- * A role's instructions run in order on each of its devices, on two in-order streams: 0 computes, 1 communicates (only with
+ * A role's instructions are issued in order on each of its devices, on two in-order streams: 0 computes, 1 communicates (only with
  * overlap_communication). What the streams and devices owe each other is said by channels:
  *   COLLECTIVE c   every device of every group takes part; done when it returns (stream 0)
- *   START c .. WAIT c   the same as a pair: begun on stream 1, complete at WAIT; between them the operand may be read, nothing else touched
+ *   START c .. WAIT c   the same as a pair: begun on stream 1 when all instructions before it on stream 0 are done, complete at WAIT;
+ *                  between them its operand may be read, its result and scratch not touched
  *   SEND c         posts a value; it must stay unchanged until WAIT c on the same role (the peers have taken it)
  *   RECV c         takes the boxes of the peers' posted values (stream 0), or START/WAIT as above with overlap
- * Everything else is COMPUTE: a catalog row on local parts. */
+ * Everything else is COMPUTE: a catalog row on local parts.
+ *
+ * Who takes part in channel c. Collectives: every role of from.on, by COLLECTIVE or START with one operand and one result. Broadcast: the
+ * source device and all devices of to.on, by COLLECTIVE or START; the source has the operand, the others none; devices of to.on have the
+ * result. Transfer within one placement: as a collective. Transfer between two: every role of from.on SENDs (where nobody takes its part,
+ * WAIT returns at once), every role of to.on RECVs; a role of both does both, SEND first, and its RECV is never a START.
+ *
+ * Bytes. A value is written once, by one instruction. Two values live at the same time share no byte, except:
+ *   - an ALIAS value is a view of its base (which is no ALIAS itself): no instruction makes it, it lives as its base does;
+ *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce (COLLECTIVE or START), may lie exactly where an operand of the same
+ *     dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a result.
+ * So several values of a role may be IN_EXIT of one exit (a gradient accumulated in place): the last one written is what leaves. */
 #ifndef MTH__PROGRAM_H
 #define MTH__PROGRAM_H
 #include "catalog/op.h"
@@ -38,7 +50,7 @@ typedef struct {
     mth__sharding sharding;
     mth__storage storage;
     int index;                   /* ENTRY, EXIT: in mth__program.entry / exit; ALIAS: the role's value that it is a view of (offset: bytes into it) */
-    int64_t offset, bytes;       /* SLAB: memory.c; bytes = local size, unpadded */
+    int64_t offset, bytes;       /* SLAB: set by memory.c, a multiple of 64, -1 before; bytes = local size, unpadded */
     mth__value_class klass;
 } mth__pvalue;
 
@@ -76,7 +88,8 @@ typedef struct mth__program {
     const int32_t *role_of;                  /* by device; -1 where a device has nothing to do */
 } mth__program;
 
-/* emit/program.c. `graph` has been sharded, resharded and ordered: node order is the global order of issue. */
+/* emit/program.c. `graph` has been sharded, resharded and ordered: node order is the global order of issue. Attributes and names stay the
+   graph's: its arena lives as long as the program. */
 typedef struct {
     const char *algorithm[MTH__CHANNEL_KINDS]; /* by collective_ops; NULL is direct */
     bool overlap;
@@ -94,4 +107,13 @@ typedef struct { int from_device; int64_t start[MTH__RANK], size[MTH__RANK], ste
 int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth__piece **out); /* count */
 /* Bytes that `device` receives from other devices on this channel (by its algorithm's steps). */
 int64_t mth__channel_bytes(const mth__channel *, int device);
+/* The devices that `device` communicates with, itself included, in rank order of the algorithm's template. Collectives: row by row over
+   `axes`. Broadcast: the source is rank 0, then to.on in its order without the source. Transfer: 1. `member` has room for mth__channel_size. */
+int mth__channel_size(const mth__channel *);
+int mth__channel_group(const mth__channel *, int device, int32_t *member); /* the device's rank */
+/* Bytes of the instruction's scratch on `device`: 0 for direct algorithms and transfers. Ring, tree, hierarchical: all_reduce, all_gather and
+   broadcast work in the result; reduce_scatter in a copy of its operand; all_to_all in n slots of the largest box of any pair of the
+   group (mth__channel_slot). A template with `double_buffer` has that room twice. */
+int64_t mth__channel_scratch(const mth__channel *, int device);
+int64_t mth__channel_slot(const mth__channel *, int device); /* all_to_all: bytes of one slot */
 #endif
