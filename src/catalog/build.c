@@ -1,0 +1,196 @@
+/* The builder: a node, checked, with its shapes, or an error and the graph as it was. */
+#include "catalog/row_tools.h"
+#include <string.h>
+
+/* ---------------------------------------------------------------- what a row says of its operands and results */
+const char *mth__arg_name(const mth__op *op, int j, char room[24]) {
+    const char *at = op->args ? op->args : "";
+    for (int i = 0; i < j; i++) {
+        const char *comma = strchr(at, ',');
+        if (!comma) break; /* xs*: the last name repeats */
+        at = comma + 2;
+    }
+    size_t n = strcspn(at, ",?*");
+    if (n > 23) n = 23;
+    memcpy(room, at, n);
+    room[n] = 0;
+    return room;
+}
+static void count_args(const char *args, int *least, int *most) {
+    *least = *most = 0;
+    if (!args || !*args) return;
+    bool optional = false, repeats = false;
+    for (const char *c = args;; c++) {
+        if (*c == '?') optional = true;
+        else if (*c == '*') repeats = true;
+        else if (*c == ',' || *c == 0) {
+            ++*most;
+            if (!optional) ++*least;
+            optional = false;
+            if (*c == 0) break;
+        }
+    }
+    if (repeats) *most = MTH__MAX_IN;
+}
+static int count_results(const char *results) {
+    int n = 1;
+    for (; *results; results++) n += *results == ',';
+    return n;
+}
+
+/* ---------------------------------------------------------------- errors */
+static mth_status dress(mth_status s, const mth__node *n) {
+    mth__error_operator(s, n->module ? n->module : n->op->name);
+    if (n->source) mth__error_source(s, n->source);
+    for (int j = 0; j < n->nin; j++) {
+        if (j == 4 && n->nin > 5) { mth__error_tensor(s, F("and %d more", n->nin - j)); break; }
+        mth__error_tensor(s, mth__value_text(n->in[j]));
+    }
+    return s;
+}
+mth_status mth__row_error(const mth__node *n, char *what, char *fix) { return dress(FAIL(MTH_ERROR_VALUE, what, fix), n); }
+mth_status mth__row_type_error(const mth__node *n, char *what, char *fix) { return dress(FAIL(MTH_ERROR_TYPE, what, fix), n); }
+
+mth_status mth__row_dimension(const mth__node *n, const char *what, int64_t dimension) {
+    int rank = n->in[0]->shape.rank;
+    if (dimension >= 0 && dimension < rank) return NULL;
+    char room[24];
+    if (rank == 0) return mth__row_error(n, F("%s of %s is %lld, but %s has no dimension", what, n->op->name, (long long)dimension, mth__arg_name(n->op, 0, room)), F("give a tensor with at least one dimension"));
+    return mth__row_error(n, F("%s of %s is %lld, outside the %d dimensions of %s", what, n->op->name, (long long)dimension, rank, mth__arg_name(n->op, 0, room)),
+                          F("give a dimension from 0 to %d", rank - 1));
+}
+mth_status mth__row_rank(const mth__node *n, int j, int rank) {
+    if (n->in[j]->shape.rank == rank) return NULL;
+    char room[24];
+    return mth__row_error(n, F("%s of %s has %d dimensions, not %d", mth__arg_name(n->op, j, room), n->op->name, n->in[j]->shape.rank, rank), F("give a tensor of %d dimensions", rank));
+}
+
+static mth_status check_dtypes(const mth__node *n) {
+    const mth__op *op = n->op;
+    int first = -1; /* the first floating operand that binds the others */
+    char room[2][24];
+    for (int j = 0; j < n->nin; j++) {
+        mth_dtype t = n->in[j]->dtype;
+        if (op->any_args >> j & 1) {
+            bool same = op->linear == MTH__LINEAR_JOINT && t != n->in[0]->dtype;
+            if (same)
+                return mth__row_type_error(n, F("the operands of %s have two dtypes, %s and %s", op->name, mth_dtype_name(n->in[0]->dtype), mth_dtype_name(t)),
+                                           F("give all of them as %s", mth_dtype_name(n->in[0]->dtype)));
+            continue;
+        }
+        if (op->index_args >> j & 1) {
+            bool wide = op->flags & MTH__WIDE_IDS;
+            if (t != MTH_INT32 && !(wide && t == MTH_INT64))
+                return mth__row_type_error(n, F("%s of %s is %s, it takes %s", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t), wide ? "int32 or int64" : "int32"), F("give it as int32"));
+            continue;
+        }
+        if (!mth__is_float(t))
+            return mth__row_type_error(n, F("%s of %s is %s, it takes floating values", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t)), F("give it as float32"));
+        if (first < 0) first = j;
+        else if (t != n->in[first]->dtype)
+            return mth__row_type_error(n, F("%s of %s is %s, %s is %s", mth__arg_name(op, first, room[0]), op->name, mth_dtype_name(n->in[first]->dtype), mth__arg_name(op, j, room[1]), mth_dtype_name(t)),
+                                       F("give both as %s", mth_dtype_name(n->in[first]->dtype)));
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- the builder */
+static mth_status infer(mth__node *n) {
+    mth_dtype dtype = n->nin ? n->in[0]->dtype : MTH_FLOAT32;
+    for (int j = n->nin - 1; j >= 0; j--)
+        if (mth__is_float(n->in[j]->dtype)) dtype = n->in[j]->dtype;
+    for (int k = 0; k < n->nout; k++) n->out[k]->dtype = dtype;
+    TRY(n->op->infer ? n->op->infer(n) : mth__infer_from(n, n->op->factors));
+    for (int k = 0; k < n->nout; k++) {
+        mth_status s = mth__shape_check(n->out[k]->shape, n->out[k]->dtype);
+        if (s) return dress(s, n);
+    }
+    return NULL;
+}
+
+mth_status mth__build(mth__builder *b, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
+    int least, most, nout = count_results(op->results);
+    count_args(op->args, &least, &most);
+    if (nin < least || nin > most)
+        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("%s takes %s%d operand%s, not %d", op->name, most > least ? (nin < least ? "at least " : "at most ") : "", nin < least ? least : most, (nin < least ? least : most) == 1 ? "" : "s", nin),
+                                        F("give as many operands as %s has: %s", op->name, op->args)), b->module ? b->module : op->name);
+    mth__arena *arena = b->graph->arena;
+    mth__node *n = NEW(arena, mth__node);
+    mth__value *results = NEW_ARRAY(arena, mth__value, nout);
+    n->in = NEW_ARRAY(arena, mth__value *, nin + nout);
+    n->out = n->in + nin;
+    n->op = op;
+    if (attrs) n->attrs = *attrs;
+    n->nin = nin;
+    n->nout = nout;
+    n->module = b->module;
+    n->source = b->source;
+    n->on = b->on;
+    n->region = b->region;
+    n->stage = b->stage;
+    n->microbatch = b->microbatch;
+    n->backward = b->backward;
+    for (int j = 0; j < nin; j++) n->in[j] = in[j];
+    for (int k = 0; k < nout; k++) {
+        n->out[k] = &results[k];
+        results[k].kind = MTH__VALUE_NODE;
+        results[k].node = n;
+        results[k].index = k;
+    }
+    TRY(check_dtypes(n));
+    TRY(infer(n));
+    n->id = (int)b->graph->node.n;
+    PUSH(arena, b->graph->node, n);
+    for (int k = 0; k < nout; k++) {
+        results[k].id = b->graph->values++;
+        out[k] = &results[k];
+    }
+    return NULL;
+}
+
+mth_status mth__build_n(mth__builder *b, const char *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
+    const mth__op *row = mth__op_find(op);
+    if (!row) return INTERNAL("the catalog has no operator '%s'", op);
+    return mth__build(b, row, attrs, nin, in, out);
+}
+mth_status mth__build1(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value **out) { return mth__build_n(b, op, attrs, 1, (mth__value *[]){x}, out); }
+mth_status mth__build2(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value **out) {
+    return mth__build_n(b, op, attrs, 2, (mth__value *[]){x, y}, out);
+}
+mth_status mth__build3(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value *z, mth__value **out) {
+    return mth__build_n(b, op, attrs, 3, (mth__value *[]){x, y, z}, out);
+}
+mth_status mth__build_contract(mth__builder *b, const char *spec, mth__value *x, mth__value *y, mth__value **out) {
+    mth__attrs a = {.s = mth__copy_text(b->graph->arena, spec)};
+    return mth__build(b, &mth__op_contract, &a, 2, (mth__value *[]){x, y}, out);
+}
+mth_status mth__build_shaped(mth__builder *b, const char *op, mth__value *x, mth__shape shape, mth__value **out) {
+    if (mth__shape_equal(x->shape, shape)) { *out = x; return NULL; }
+    mth__attrs a = {.i = {shape.rank}};
+    for (int d = 0; d < shape.rank; d++) a.i[1 + d] = shape.dim[d];
+    return mth__build1(b, op, &a, x, out);
+}
+mth_status mth__build_scale(mth__builder *b, mth__value *x, double by, mth__value **out) { return mth__build(b, &mth__op_scale, &(mth__attrs){.f = {by}}, 1, &x, out); }
+
+mth_status mth__build_unbroadcast(mth__builder *b, mth__value *v, mth__shape shape, mth__value **out) {
+    if (mth__shape_equal(v->shape, shape)) { *out = v; return NULL; }
+    int extra = v->shape.rank - shape.rank;
+    int64_t leading = ((int64_t)1 << extra) - 1, bits = leading;
+    for (int d = 0; d < shape.rank; d++)
+        if (shape.dim[d] == 1 && v->shape.dim[d + extra] != 1) bits |= (int64_t)1 << (d + extra);
+    mth__attrs a = {.i = {bits, bits != leading}}; /* where only leading dimensions go, the sum has the shape already */
+    if (bits) TRY(mth__build(b, &mth__op_reduce_sum, &a, 1, &v, &v));
+    return mth__build_shaped(b, "reshape", v, shape, out);
+}
+
+/* ---------------------------------------------------------------- what gradients share */
+mth_status mth__grad_none(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+    (void)b; (void)n; (void)dout; (void)din;
+    return NULL;
+}
+mth_status mth__grad_only_first(const mth__node *n, mth__value *const *dout) {
+    for (int k = 1; k < n->nout; k++)
+        if (dout[k])
+            return dress(FAIL(MTH_ERROR_UNSUPPORTED, F("result %d of %s (%s) has no gradient: it serves the backward pass alone", k, n->op->name, n->op->results), F("use its first result alone")), n);
+    return NULL;
+}
