@@ -1,0 +1,264 @@
+#include "_mithril.h"
+#include <stdio.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- errors */
+static PyObject *lossy(const char *text) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace"); }
+
+static PyObject *class_of(module_state *s, mth_error_code code) {
+    switch (code) {
+    case MTH_ERROR_TYPE: return s->type_error;
+    case MTH_ERROR_KEY: return s->key_error;
+    case MTH_ERROR_MEMORY: return s->memory_error;
+    case MTH_ERROR_INTERNAL: return s->internal_error;
+    case MTH_ERROR_INTERRUPTED: return PyExc_KeyboardInterrupt;
+    case MTH_ERROR_VALUE: case MTH_ERROR_IO: case MTH_ERROR_UNSUPPORTED: break;
+    }
+    return s->value_error;
+}
+
+void *raise_status(module_state *s, mth_status status) {
+    mth_error_code code = mth_error_get_code(status);
+    PyObject *cls = class_of(s, code), *error = NULL, *tensors = NULL;
+    if (code == MTH_ERROR_INTERRUPTED) {
+        PyErr_SetNone(cls);
+        mth_error_free(status);
+        return NULL;
+    }
+    size_t count = mth_error_get_tensor_count(status);
+    tensors = PyTuple_New((Py_ssize_t)count);
+    for (size_t i = 0; tensors && i < count; i++) {
+        PyObject *text = lossy(mth_error_get_tensor(status, i));
+        if (!text || PyTuple_SetItem(tensors, (Py_ssize_t)i, text)) Py_CLEAR(tensors);
+    }
+    if (tensors) error = PyObject_CallFunction(cls, "NNNNO", lossy(mth_error_get_message(status)), lossy(mth_error_get_what(status)),
+                                               lossy(mth_error_get_fix(status)), lossy(mth_error_get_operator(status)), tensors);
+    if (error) PyErr_SetObject(cls, error);
+    Py_XDECREF(error);
+    Py_XDECREF(tensors);
+    mth_error_free(status);
+    return NULL;
+}
+
+void *raise_fix(module_state *s, mth_error_code code, PyObject *what, PyObject *fix) {
+    PyObject *cls = class_of(s, code), *error = NULL;
+    if (what && fix) error = PyObject_CallFunction(cls, "NOOs()", TEXT("%U\n  fix: %U", what, fix), what, fix, "");
+    if (error) PyErr_SetObject(cls, error);
+    Py_XDECREF(error);
+    Py_XDECREF(what);
+    Py_XDECREF(fix);
+    return NULL;
+}
+
+PyObject *text_of(char *text) {
+    PyObject *result = lossy(text);
+    mth_text_free(text);
+    return result;
+}
+
+void note_source_line(void) {
+    char line[256];
+    PyFrameObject *frame = PyEval_GetFrame();
+    if (!frame) { mth_set_source_line(NULL); return; }
+    PyObject *code = (PyObject *)PyFrame_GetCode(frame), *file = PyObject_GetAttrString(code, "co_filename");
+    const char *path = file ? PyUnicode_AsUTF8AndSize(file, NULL) : NULL;
+    if (path) {
+        const char *slash = strrchr(path, '/');
+        snprintf(line, sizeof line, "%s:%d", slash ? slash + 1 : path, PyFrame_GetLineNumber(frame));
+    }
+    else PyErr_Clear(); /* an unprintable path must not fail the call: errors then lack the line */
+    mth_set_source_line(path ? line : NULL);
+    Py_XDECREF(file);
+    Py_DECREF(code);
+}
+
+/* ---------------------------------------------------------------- the pool */
+struct pool_item { pool_item *next; PyObject *kept; max_align_t data[]; };
+
+static pool_item *pool_add(pool *p, size_t bytes) {
+    pool_item *item = PyMem_Calloc(1, sizeof *item + bytes);
+    if (!item) { PyErr_NoMemory(); return NULL; }
+    item->next = p->first;
+    p->first = item;
+    return item;
+}
+
+void *pool_take(pool *p, size_t count, size_t size) {
+    if (count > (size_t)PY_SSIZE_T_MAX / size - sizeof(pool_item)) { PyErr_NoMemory(); return NULL; }
+    pool_item *item = pool_add(p, count * size);
+    return item ? item->data : NULL;
+}
+
+int pool_keep(pool *p, PyObject *taken) {
+    if (!taken) return -1;
+    pool_item *item = pool_add(p, 0);
+    if (!item) { Py_DECREF(taken); return -1; }
+    item->kept = taken;
+    return 0;
+}
+
+void pool_free(pool *p) {
+    for (pool_item *item = p->first, *next; item; item = next) {
+        next = item->next;
+        Py_XDECREF(item->kept);
+        PyMem_Free(item);
+    }
+    p->first = NULL;
+}
+
+/* ---------------------------------------------------------------- the module */
+module_state *state_of(PyTypeObject *type) {
+    /* A Python subclass has no module of its own; its base in this module has. */
+    for (; type; type = PyType_GetSlot(type, Py_tp_base)) {
+        if (!(PyType_GetFlags(type) & Py_TPFLAGS_HEAPTYPE)) break;
+        module_state *s = PyType_GetModuleState(type);
+        if (s) return s;
+        PyErr_Clear();
+    }
+    Py_FatalError("mithril: an object of a type that is not of the module");
+}
+
+PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyTypeObject *base) {
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
+    if (!type) return NULL;
+    PyObject *name = PyType_GetName((PyTypeObject *)type);
+    const char *text = name ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL;
+    if (!text || PyModule_AddObjectRef(module, text, type)) Py_CLEAR(type);
+    Py_XDECREF(name);
+    return (PyTypeObject *)type;
+}
+
+static PyObject *text_or_none(const char *text) {
+    if (text) return PyUnicode_FromString(text);
+    Py_RETURN_NONE;
+}
+
+static PyObject *module_types(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    size_t count = mth_module_type_count();
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list && i < count; i++) {
+        const char *name = mth_module_type_name(i);
+        PyObject *row = Py_BuildValue("ssss", name, mth_module_type_signature(name), mth_module_type_ports(name), mth_module_type_doc(name));
+        if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *backend_option_doc(PyObject *module, PyObject *engine) {
+    const char *name = to_name(PyModule_GetState(module), engine, "the engine");
+    return name ? text_or_none(mth_backend_option_doc(name)) : NULL;
+}
+
+static PyObject *compile_option_doc(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return text_or_none(mth_compile_option_doc());
+}
+
+static PyObject *verify_plan(PyObject *module, PyObject *text) {
+    module_state *s = PyModule_GetState(module);
+    const char *plan = to_name(s, text, "the text of a plan");
+    if (!plan) return NULL;
+    mth_status status = mth_plan_verify_text(plan);
+    if (status) return raise_status(s, status);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reprint_plan(PyObject *module, PyObject *text) {
+    module_state *s = PyModule_GetState(module);
+    const char *plan = to_name(s, text, "the text of a plan");
+    char *printed;
+    if (!plan) return NULL;
+    mth_status status = mth_plan_reprint(plan, &printed);
+    return status ? raise_status(s, status) : text_of(printed);
+}
+
+static PyObject *fail_allocation(PyObject *module, PyObject *index) {
+    (void)module;
+    long long i = PyLong_AsLongLong(index);
+    if (i == -1 && PyErr_Occurred()) return NULL;
+    mth_debug_fail_allocation(i);
+    Py_RETURN_NONE;
+}
+
+static PyObject *allocations(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    return Py_BuildValue("LL", (long long)mth_debug_allocation_count(), (long long)mth_debug_live_allocations());
+}
+
+static PyMethodDef functions[] = {
+    {"compile", (PyCFunction)(void (*)(void))compile_model, METH_VARARGS | METH_KEYWORDS,
+     "compile(model, backend, **options)\n--\n\n"
+     "Compiles a model for a backend. All that needs no shapes is checked here; a plan is made at the first evaluate for each set of\n"
+     "shapes, and kept. The model is copied: what is composed later does not change what was compiled."},
+    {"verify_plan", verify_plan, METH_O, "verify_plan(text, /)\n--\n\n"
+     "Proves the text of a plan: it can't deadlock, read a byte that is unwritten or shared, or use a partial sum as a value. Raises what is wrong."},
+    {"reprint_plan", reprint_plan, METH_O, "reprint_plan(text, /)\n--\n\nParses the text of a plan and prints it: the same text."},
+    {"_read_safetensors", read_safetensors_array, METH_VARARGS, "_read_safetensors(like, path, tensor, transpose)\n--\n\n"},
+    {"_module_types", module_types, METH_NOARGS, "_module_types()\n--\n\n(name, signature, ports, documentation) of each type of module."},
+    {"_backend_option_doc", backend_option_doc, METH_O, "_backend_option_doc(engine, /)\n--\n\n"},
+    {"_compile_option_doc", compile_option_doc, METH_NOARGS, "_compile_option_doc()\n--\n\n"},
+    {"_fail_allocation", fail_allocation, METH_O, "_fail_allocation(index, /)\n--\n\nThe index-th allocation of the library from now on fails; -1: none."},
+    {"_allocations", allocations, METH_NOARGS, "_allocations()\n--\n\n(allocations so far, those not freed) of the library."},
+    {0},
+};
+
+static int execute(PyObject *module) {
+    module_state *s = PyModule_GetState(module);
+    PyObject *errors = PyImport_ImportModule("mithril.errors");
+    if (!errors) return -1;
+    s->value_error = PyObject_GetAttrString(errors, "MithrilValueError");
+    s->type_error = PyObject_GetAttrString(errors, "MithrilTypeError");
+    s->key_error = PyObject_GetAttrString(errors, "MithrilKeyError");
+    s->memory_error = PyObject_GetAttrString(errors, "MithrilMemoryError");
+    s->internal_error = PyObject_GetAttrString(errors, "MithrilInternalError");
+    Py_DECREF(errors);
+    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error) return -1;
+    PyObject *threading = PyImport_ImportModule("threading");
+    PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
+    PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
+    if (ident) s->main_thread = PyLong_AsUnsignedLong(ident);
+    Py_XDECREF(ident);
+    Py_XDECREF(thread);
+    Py_XDECREF(threading);
+    if (PyErr_Occurred()) return -1;
+    return add_model_types(module, s) || add_array_types(module, s) || add_backend_type(module, s) || add_compiled_type(module, s)
+        || PyModule_AddStringConstant(module, "__version__", MTH_VERSION) ? -1 : 0;
+}
+
+#define EACH(each) \
+    each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type) each(s->backend_type) \
+    each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error)
+
+static int traverse(PyObject *module, visitproc visit, void *arg) {
+    module_state *s = PyModule_GetState(module);
+#define VISIT(member) Py_VISIT(member);
+    EACH(VISIT)
+    for (int i = 0; i < DTYPES; i++) Py_VISIT(s->dtype[i]);
+    return 0;
+}
+
+static int clear(PyObject *module) {
+    module_state *s = PyModule_GetState(module);
+#define CLEAR(member) Py_CLEAR(member);
+    EACH(CLEAR)
+    for (int i = 0; i < DTYPES; i++) Py_CLEAR(s->dtype[i]);
+    return 0;
+}
+
+static void release(void *module) { clear(module); }
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, execute}, {0}};
+static PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "mithril._mithril",
+    .m_doc = "The C library of mithril.",
+    .m_size = sizeof(module_state),
+    .m_methods = functions,
+    .m_slots = slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+    .m_free = release,
+};
+PyMODINIT_FUNC PyInit__mithril(void);
+PyMODINIT_FUNC PyInit__mithril(void) { return PyModuleDef_Init(&definition); }

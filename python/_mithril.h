@@ -1,0 +1,82 @@
+/* The CPython extension: mithril.h for Python, and what is Python's. It sees the public header alone and keeps to the limited API of
+ * Python 3.11, so that one wheel serves all later versions.
+ *   _mithril.c          the module, its state, errors
+ *   _mithril_convert.c  Python values -> options, names, arrays
+ *   _mithril_model.c    Module with a class for each type of the table, Block (a wired module), Model
+ *   _mithril_array.c    Array, Shard
+ *   _mithril_backend.c  Backend
+ *   _mithril_run.c      compile, CompiledModel */
+#ifndef MITHRIL_PYTHON_H
+#define MITHRIL_PYTHON_H
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#include <Python.h>
+#include "mithril.h"
+
+enum { DTYPES = MTH_BFLOAT16 + 1 };
+typedef struct {
+    PyTypeObject *module_type, *block_type, *model_type, *array_type, *shard_type, *backend_type, *compiled_type;
+    PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error;
+    PyObject *dtype[DTYPES];   /* what Array.dtype returns, made when first asked for */
+    unsigned long main_thread; /* the only one that may handle signals */
+} module_state;
+
+/* The state, from any type of the module or a Python subclass of one. */
+module_state *state_of(PyTypeObject *);
+#define STATE(object) state_of(Py_TYPE((PyObject *)(object)))
+
+/* ---------------------------------------------------------------- errors (_mithril.c) */
+/* Raises what a status says and frees it. Returns NULL, so that functions can return it. */
+void *raise_status(module_state *, mth_status);
+/* The same for a mistake that is found here. Takes both references; NULL among them keeps the error that is set. */
+void *raise_fix(module_state *, mth_error_code, PyObject *what, PyObject *fix);
+#define TEXT(...) PyUnicode_FromFormat(__VA_ARGS__)
+PyObject *text_of(char *); /* a Python text of one that the library made, which is freed */
+/* Tells the library which line of the user's program makes the calls that follow. */
+void note_source_line(void);
+
+/* ---------------------------------------------------------------- a pool: memory and references until the end of a call */
+typedef struct pool_item pool_item;
+typedef struct { pool_item *first; } pool;
+void *pool_take(pool *, size_t count, size_t size);  /* zeroed; NULL: MemoryError is set */
+int pool_keep(pool *, PyObject *taken);              /* takes the reference, also where it fails; NULL fails */
+void pool_free(pool *);
+
+/* ---------------------------------------------------------------- conversions (_mithril_convert.c): 0, or -1 with an error set */
+int to_arg(module_state *, PyObject *, const char *name, pool *, mth_arg *);
+/* Keyword arguments (NULL: none), behind the `given` options that the caller puts at the front. */
+int to_options(module_state *, PyObject *keywords, size_t given, pool *, mth_option **, size_t *count);
+const char *to_name(module_state *, PyObject *, const char *what); /* a text without NUL, lent by the object */
+int to_dtype(module_state *, PyObject *, mth_dtype *);
+/* A new reference. `wanted` 0: the dtype that the data has, with float64 and float16 as float32 and short integers as int32. */
+mth_array *to_array(module_state *, mth_backend *, PyObject *, const char *name, mth_dtype wanted, const mth_arg *spec);
+/* A mapping of names to arrays; `what` is "inputs", .... The arrays are new references: named_free. */
+int to_named(module_state *, mth_backend *, PyObject *mapping, const char *what, pool *, mth_named **, size_t *count);
+void named_free(mth_named *, size_t count);
+
+/* ---------------------------------------------------------------- objects */
+typedef struct { PyObject_HEAD mth_module *module; } module_object;
+typedef struct { PyObject_HEAD mth_model *model; } model_object;
+typedef struct { PyObject_HEAD mth_backend *backend; uint64_t draws; } backend_object;
+typedef struct {
+    PyObject_HEAD
+    mth_array *array;
+    void *gathered;             /* the whole data where no shard is it; made when first asked for */
+    const void *whole;          /* what the buffer protocol gives: gathered, or a shard's memory */
+    Py_ssize_t shape[8], strides[8];
+} array_object;
+PyObject *array_new(module_state *, mth_array *taken);             /* takes the reference, also where it fails */
+PyObject *arrays_to_dict(module_state *, mth_arrays *taken);
+PyObject *shape_to_tuple(int rank, const int64_t *);
+
+int add_model_types(PyObject *module, module_state *);
+int add_array_types(PyObject *module, module_state *);
+int add_backend_type(PyObject *module, module_state *);
+int add_compiled_type(PyObject *module, module_state *);
+/* Makes a type and adds it to the module under its name. */
+PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);
+PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords);
+PyObject *read_safetensors_array(PyObject *module, PyObject *args);
+#endif

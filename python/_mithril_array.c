@@ -1,0 +1,443 @@
+#include "_mithril.h"
+#include "_mithril_dlpack.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- memory as Python sees it */
+/* bfloat16 has no format in the buffer protocol: it is shown as float32. */
+static const char *format_of(mth_dtype dtype) {
+    switch (dtype) {
+    case MTH_FLOAT64: return "d";
+    case MTH_INT32: return "i";
+    case MTH_INT64: return "q";
+    case MTH_BOOL: return "?";
+    case MTH_FLOAT32: case MTH_BFLOAT16: break;
+    }
+    return "f";
+}
+static size_t shown_size(mth_dtype dtype) { return dtype == MTH_BFLOAT16 ? sizeof(float) : mth_dtype_size(dtype); }
+
+static int64_t count_of(int rank, const int64_t *shape) {
+    int64_t n = 1;
+    for (int d = 0; d < rank; d++) n *= shape[d];
+    return n;
+}
+
+static float *widen(const uint16_t *from, int64_t n) {
+    float *to = malloc((size_t)n * sizeof *to + 1);
+    for (int64_t i = 0; to && i < n; i++) {
+        uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(&to[i], &bits, sizeof bits);
+    }
+    return to;
+}
+
+static void fill_strides(int rank, const int64_t *size, size_t element, Py_ssize_t *shape, Py_ssize_t *strides) {
+    Py_ssize_t stride = (Py_ssize_t)element;
+    for (int d = rank - 1; d >= 0; stride *= shape[d], d--) shape[d] = (Py_ssize_t)size[d], strides[d] = stride;
+}
+
+static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *data, mth_dtype dtype, int rank, Py_ssize_t *shape, Py_ssize_t *strides) {
+    static char nothing[8]; /* where a part of no elements lies */
+    out->obj = NULL;
+    if (flags & PyBUF_WRITABLE) {
+        PyErr_SetString(PyExc_BufferError, "arrays of mithril are read-only; numpy.array(x) makes a copy that can be written");
+        return -1;
+    }
+    Py_ssize_t bytes = (Py_ssize_t)shown_size(dtype);
+    for (int d = 0; d < rank; d++) bytes *= shape[d];
+    *out = (Py_buffer){.buf = (void *)(bytes ? data : nothing), .obj = Py_NewRef(owner), .len = bytes, .itemsize = (Py_ssize_t)shown_size(dtype), .readonly = 1,
+                       .ndim = rank, .format = flags & PyBUF_FORMAT ? (char *)format_of(dtype) : NULL,
+                       .shape = flags & PyBUF_ND ? shape : NULL, .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? strides : NULL};
+    return 0;
+}
+
+/* ---------------------------------------------------------------- shards */
+typedef struct {
+    PyObject_HEAD
+    PyObject *array;  /* whose memory it is */
+    mth_shard shard;
+    mth_dtype dtype;
+    int rank;
+    float *widened;   /* of bfloat16, when first asked for */
+    Py_ssize_t shape[8], strides[8];
+} shard_object;
+
+static PyObject *shard_new(module_state *s, array_object *array, size_t i) {
+    allocfunc allocate = PyType_GetSlot(s->shard_type, Py_tp_alloc);
+    shard_object *self = (shard_object *)allocate(s->shard_type, 0);
+    if (!self) return NULL;
+    self->array = Py_NewRef((PyObject *)array);
+    self->shard = mth_array_get_shard(array->array, i);
+    self->dtype = mth_array_get_dtype(array->array);
+    self->rank = mth_array_get_rank(array->array);
+    fill_strides(self->rank, self->shard.size, shown_size(self->dtype), self->shape, self->strides);
+    return (PyObject *)self;
+}
+
+static void shard_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    free(((shard_object *)self)->widened);
+    Py_XDECREF(((shard_object *)self)->array);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static void *raise_layout(module_state *s) {
+    return raise_fix(s, MTH_ERROR_VALUE, TEXT("the array is a layout: it has a shape and a sharding, and no data"), TEXT("take get_parameters(), or ml.read_safetensors"));
+}
+
+static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
+    shard_object *self = (shard_object *)object;
+    int64_t n = count_of(self->rank, self->shard.size);
+    const void *data = self->shard.data;
+    out->obj = NULL;
+    if (!data && n) { raise_layout(STATE(object)); return -1; }
+    if (data && self->dtype == MTH_BFLOAT16) {
+        if (!self->widened && !(self->widened = widen(data, n))) { PyErr_NoMemory(); return -1; }
+        data = self->widened;
+    }
+    return fill_buffer(object, out, flags, data, self->dtype, self->rank, self->shape, self->strides);
+}
+
+static PyObject *shard_data(PyObject *self, void *unused) { (void)unused; return PyMemoryView_FromObject(self); }
+static PyObject *shard_device(PyObject *self, void *unused) { (void)unused; return PyLong_FromLongLong(((shard_object *)self)->shard.device_id); }
+
+static PyObject *shard_index(PyObject *object, void *unused) {
+    (void)unused;
+    shard_object *self = (shard_object *)object;
+    PyObject *index = PyTuple_New(self->rank);
+    for (int d = 0; index && d < self->rank; d++) {
+        long long start = self->shard.start[d], size = self->shard.size[d], step = self->shard.step[d];
+        PyObject *from = PyLong_FromLongLong(start), *to = PyLong_FromLongLong(size ? start + (size - 1) * step + 1 : start);
+        PyObject *by = step > 1 ? PyLong_FromLongLong(step) : Py_NewRef(Py_None);
+        PyObject *slice = from && to && by ? PySlice_New(from, to, by) : NULL;
+        Py_XDECREF(from), Py_XDECREF(to), Py_XDECREF(by);
+        if (!slice || PyTuple_SetItem(index, d, slice)) Py_CLEAR(index);
+    }
+    return index;
+}
+
+static PyObject *shard_repr(PyObject *self) {
+    PyObject *index = shard_index(self, NULL), *text = index ? TEXT("Shard(device_id=%lld, index=%R)", (long long)((shard_object *)self)->shard.device_id, index) : NULL;
+    Py_XDECREF(index);
+    return text;
+}
+
+static PyGetSetDef shard_getset[] = {
+    {"device_id", shard_device, NULL, "The device that holds the part.", NULL},
+    {"index", shard_index, NULL, "Where the part lies in the whole: a slice for each dimension, so that numpy.asarray(array)[shard.index] is its data.", NULL},
+    {"data", shard_data, NULL, "The device's own memory, as a memoryview: no copy (bfloat16 is shown as float32).", NULL},
+    {0},
+};
+static PyType_Slot shard_slots[] = {
+    {Py_tp_doc, "The part of an array that one device holds."}, {Py_tp_dealloc, shard_dealloc}, {Py_tp_repr, shard_repr}, {Py_tp_getset, shard_getset},
+    {Py_bf_getbuffer, shard_buffer}, {0, NULL},
+};
+static PyType_Spec shard_spec = {"mithril.Shard", sizeof(shard_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, shard_slots};
+
+/* ---------------------------------------------------------------- arrays */
+PyObject *array_new(module_state *s, mth_array *taken) {
+    allocfunc allocate = PyType_GetSlot(s->array_type, Py_tp_alloc);
+    array_object *self = (array_object *)allocate(s->array_type, 0);
+    if (!self) { mth_array_free(taken); return NULL; }
+    self->array = taken;
+    fill_strides(mth_array_get_rank(taken), mth_array_get_shape(taken), shown_size(mth_array_get_dtype(taken)), self->shape, self->strides);
+    return (PyObject *)self;
+}
+
+PyObject *arrays_to_dict(module_state *s, mth_arrays *taken) {
+    PyObject *dict = PyDict_New();
+    for (size_t i = 0, n = mth_arrays_get_count(taken); dict && i < n; i++) {
+        mth_named named = mth_arrays_get(taken, i);
+        mth_array_retain(named.array);
+        PyObject *array = array_new(s, named.array);
+        if (!array || PyDict_SetItemString(dict, named.name, array)) Py_CLEAR(dict);
+        Py_XDECREF(array);
+    }
+    mth_arrays_free(taken);
+    return dict;
+}
+
+static void array_dealloc(PyObject *object) {
+    array_object *self = (array_object *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    mth_array_free(self->array);
+    free(self->gathered);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+static int64_t array_count(const array_object *self) { return count_of(mth_array_get_rank(self->array), mth_array_get_shape(self->array)); }
+
+/* The whole data: of the shard that is all, else gathered once and kept. */
+static const void *array_whole(array_object *self) {
+    if (self->whole) return self->whole;
+    const void *whole = mth_array_get_whole(self->array);
+    mth_dtype dtype = mth_array_get_dtype(self->array);
+    int64_t n = array_count(self);
+    if (whole && dtype != MTH_BFLOAT16) return self->whole = whole;
+    void *gathered = malloc((size_t)n * mth_dtype_size(dtype) + 1);
+    if (!gathered) { PyErr_NoMemory(); return NULL; }
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_array_gather(self->array, gathered);
+    Py_END_ALLOW_THREADS
+    if (status) { free(gathered); return raise_status(STATE(self), status); }
+    if (dtype == MTH_BFLOAT16) {
+        float *wide = widen(gathered, n);
+        free(gathered);
+        if (!(gathered = wide)) { PyErr_NoMemory(); return NULL; }
+    }
+    if (self->whole) free(gathered); /* another thread was here meanwhile */
+    else self->whole = self->gathered = gathered;
+    return self->whole;
+}
+
+static int array_buffer(PyObject *object, Py_buffer *out, int flags) {
+    array_object *self = (array_object *)object;
+    out->obj = NULL;
+    const void *whole = array_whole(self);
+    if (!whole) return -1;
+    return fill_buffer(object, out, flags, whole, mth_array_get_dtype(self->array), mth_array_get_rank(self->array), self->shape, self->strides);
+}
+
+PyObject *shape_to_tuple(int rank, const int64_t *shape) {
+    PyObject *tuple = PyTuple_New(rank);
+    for (int d = 0; tuple && d < rank; d++) {
+        PyObject *size = PyLong_FromLongLong(shape[d]);
+        if (!size || PyTuple_SetItem(tuple, d, size)) Py_CLEAR(tuple);
+    }
+    return tuple;
+}
+
+static PyObject *array_shape(PyObject *self, void *unused) {
+    (void)unused;
+    mth_array *a = ((array_object *)self)->array;
+    return shape_to_tuple(mth_array_get_rank(a), mth_array_get_shape(a));
+}
+static PyObject *array_rank(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(mth_array_get_rank(((array_object *)self)->array)); }
+static PyObject *array_size(PyObject *self, void *unused) { (void)unused; return PyLong_FromLongLong(array_count((array_object *)self)); }
+static PyObject *array_bytes(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(array_count((array_object *)self) * (long long)mth_dtype_size(mth_array_get_dtype(((array_object *)self)->array)));
+}
+static PyObject *array_sharding(PyObject *self, void *unused) { (void)unused; return PyUnicode_FromString(mth_array_get_sharding(((array_object *)self)->array)); }
+
+static PyObject *array_dtype(PyObject *self, void *unused) {
+    (void)unused;
+    module_state *s = STATE(self);
+    mth_dtype dtype = mth_array_get_dtype(((array_object *)self)->array);
+    if (!s->dtype[dtype]) { /* NumPy's where it has one, else the name */
+        PyObject *numpy = dtype == MTH_BFLOAT16 ? NULL : PyImport_ImportModule("numpy");
+        if (numpy) s->dtype[dtype] = PyObject_CallMethod(numpy, "dtype", "s", mth_dtype_name(dtype));
+        else if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_ImportError)) return NULL;
+        else {
+            PyErr_Clear();
+            s->dtype[dtype] = PyUnicode_FromString(mth_dtype_name(dtype));
+        }
+        Py_XDECREF(numpy);
+    }
+    return Py_XNewRef(s->dtype[dtype]);
+}
+
+static PyObject *array_shards(PyObject *self, void *unused) {
+    (void)unused;
+    module_state *s = STATE(self);
+    size_t n = mth_array_get_shard_count(((array_object *)self)->array);
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list && i < n; i++) {
+        PyObject *shard = shard_new(s, (array_object *)self, i);
+        if (!shard || PyList_SetItem(list, (Py_ssize_t)i, shard)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static Py_ssize_t array_length(PyObject *self) {
+    mth_array *a = ((array_object *)self)->array;
+    if (mth_array_get_rank(a)) return (Py_ssize_t)mth_array_get_shape(a)[0];
+    PyErr_SetString(PyExc_TypeError, "len() of an array without dimensions");
+    return -1;
+}
+
+static PyObject *array_tolist(PyObject *self, PyObject *unused) {
+    (void)unused;
+    PyObject *view = PyMemoryView_FromObject(self), *list = view ? PyObject_CallMethod(view, "tolist", NULL) : NULL;
+    Py_XDECREF(view);
+    return list;
+}
+
+static PyObject *array_item(PyObject *self, PyObject *unused) {
+    (void)unused;
+    array_object *a = (array_object *)self;
+    int64_t n = array_count(a);
+    if (n != 1) return raise_fix(STATE(self), MTH_ERROR_VALUE, TEXT("an array of %lld elements is no number", (long long)n), TEXT("take numpy.asarray(x), or tolist()"));
+    const void *data = array_whole(a);
+    if (!data) return NULL;
+    switch (mth_array_get_dtype(a->array)) {
+    case MTH_FLOAT64: return PyFloat_FromDouble(*(const double *)data);
+    case MTH_INT32: return PyLong_FromLong(*(const int32_t *)data);
+    case MTH_INT64: return PyLong_FromLongLong(*(const int64_t *)data);
+    case MTH_BOOL: return PyBool_FromLong(*(const uint8_t *)data);
+    case MTH_FLOAT32: case MTH_BFLOAT16: break;
+    }
+    return PyFloat_FromDouble((double)*(const float *)data);
+}
+
+static PyObject *array_float(PyObject *self) {
+    PyObject *item = array_item(self, NULL), *number = item ? PyNumber_Float(item) : NULL;
+    Py_XDECREF(item);
+    return number;
+}
+static PyObject *array_int(PyObject *self) {
+    PyObject *item = array_item(self, NULL), *number = item ? PyNumber_Long(item) : NULL;
+    Py_XDECREF(item);
+    return number;
+}
+
+static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"dtype", "copy", NULL};
+    PyObject *dtype = Py_None, *copy = Py_None, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO:__array__", names, &dtype, &copy)) return NULL;
+    PyObject *numpy = PyImport_ImportModule("numpy"), *view = numpy ? PyMemoryView_FromObject(self) : NULL;
+    if (view) result = PyObject_CallMethod(numpy, copy == Py_True ? "array" : "asarray", "OO", view, dtype);
+    if (result && copy == Py_False) { /* asked not to copy: a cast, or a gathered array, is one */
+        PyObject *own = PyObject_GetAttrString(result, "dtype"), *have = array_dtype(self, NULL);
+        int same = own && have && !((array_object *)self)->gathered ? PyObject_RichCompareBool(own, have, Py_EQ) : 0;
+        Py_XDECREF(own), Py_XDECREF(have);
+        if (same <= 0) {
+            Py_CLEAR(result);
+            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "the array can't be had without a copy: it is sharded, or of another dtype; leave copy=False out");
+        }
+    }
+    Py_XDECREF(view);
+    Py_XDECREF(numpy);
+    return result;
+}
+
+static PyObject *array_repr(PyObject *self) {
+    array_object *a = (array_object *)self;
+    mth_dtype dtype = mth_array_get_dtype(a->array);
+    size_t shards = mth_array_get_shard_count(a->array);
+    int has_data = 0;
+    for (size_t i = 0; i < shards; i++) has_data |= mth_array_get_shard(a->array, i).data != NULL;
+    PyObject *shape = array_shape(self, NULL), *values = NULL, *text = NULL;
+    if (shape && has_data && array_count(a) <= 1000) {
+        PyObject *numpy = PyImport_ImportModule("numpy"), *array = numpy ? PyObject_CallMethod(numpy, "asarray", "O", self) : NULL;
+        values = array ? PyObject_Str(array) : NULL;
+        Py_XDECREF(array);
+        Py_XDECREF(numpy);
+        if (!values) PyErr_Clear(); /* without NumPy: no values */
+    }
+    if (shape) text = values ? TEXT("Array(%s %R, %s\n%U)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array), values)
+                             : TEXT("Array(%s %R, %s)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array));
+    Py_XDECREF(values);
+    Py_XDECREF(shape);
+    return text;
+}
+
+/* ---------------------------------------------------------------- DLPack, without a copy */
+typedef struct { PyObject *owner; int64_t shape[8]; union { dlpack_managed plain; dlpack_versioned versioned; }; } lent;
+
+static void lent_free(lent *l) {
+    PyGILState_STATE gil = PyGILState_Ensure(); /* a consumer may release it on any thread */
+    Py_DECREF(l->owner);
+    PyGILState_Release(gil);
+    free(l);
+}
+static void delete_plain(dlpack_managed *m) { lent_free(m->context); }
+static void delete_versioned(dlpack_versioned *m) { lent_free(m->context); }
+static void capsule_free(PyObject *capsule) { /* not consumed: a consumer renames it */
+    if (PyCapsule_IsValid(capsule, "dltensor")) lent_free(((dlpack_managed *)PyCapsule_GetPointer(capsule, "dltensor"))->context);
+    else if (PyCapsule_IsValid(capsule, "dltensor_versioned")) lent_free(((dlpack_versioned *)PyCapsule_GetPointer(capsule, "dltensor_versioned"))->context);
+}
+
+static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
+    PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy)) return NULL;
+    mth_array *a = ((array_object *)self)->array;
+    const void *data = mth_array_get_whole(a);
+    int on_host = 1;
+    long type = DLPACK_CPU, major = 0, minor;
+    if (device != Py_None && !PyArg_ParseTuple(device, "ll", &type, &minor)) return NULL;
+    on_host = type == DLPACK_CPU;
+    if (version != Py_None && !PyArg_ParseTuple(version, "ll", &major, &minor)) return NULL;
+    if (!data || !on_host || copy == Py_True) {
+        PyErr_SetString(PyExc_BufferError, !data ? "the array is sharded, so that no memory holds all of it: share numpy.asarray(x) instead"
+                                                 : "the array is shared as it lies on the host: copy it afterwards");
+        return NULL;
+    }
+    lent *l = calloc(1, sizeof *l);
+    if (!l) return PyErr_NoMemory();
+    l->owner = Py_NewRef(self);
+    mth_dtype dtype = mth_array_get_dtype(a);
+    int rank = mth_array_get_rank(a);
+    memcpy(l->shape, mth_array_get_shape(a), (size_t)rank * sizeof *l->shape);
+    dlpack_tensor tensor = {.data = (void *)data, .device_type = DLPACK_CPU, .rank = rank, .bits = (uint8_t)(8 * mth_dtype_size(dtype)), .lanes = 1, .shape = l->shape,
+        .code = dtype == MTH_BFLOAT16 ? DLPACK_BFLOAT : dtype == MTH_BOOL ? DLPACK_BOOL : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT : DLPACK_FLOAT};
+    PyObject *capsule;
+    if (major >= 1) {
+        l->versioned = (dlpack_versioned){1, 0, l, delete_versioned, DLPACK_READ_ONLY, tensor};
+        capsule = PyCapsule_New(&l->versioned, "dltensor_versioned", capsule_free);
+    } else {
+        l->plain = (dlpack_managed){tensor, l, delete_plain};
+        capsule = PyCapsule_New(&l->plain, "dltensor", capsule_free);
+    }
+    if (!capsule) lent_free(l);
+    return capsule;
+}
+
+static PyObject *array_dlpack_device(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return Py_BuildValue("ii", DLPACK_CPU, 0);
+}
+
+/* ---------------------------------------------------------------- files */
+PyObject *read_safetensors_array(PyObject *module, PyObject *args) {
+    module_state *s = PyModule_GetState(module);
+    PyObject *like;
+    const char *path, *tensor;
+    int transpose;
+    if (!PyArg_ParseTuple(args, "O!ssp:_read_safetensors", s->array_type, &like, &path, &tensor, &transpose)) return NULL;
+    mth_array *array;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_array_read_safetensors(((array_object *)like)->array, path, tensor, transpose != 0, &array);
+    Py_END_ALLOW_THREADS
+    return status ? raise_status(s, status) : array_new(s, array);
+}
+
+static PyMethodDef array_methods[] = {
+    {"tolist", array_tolist, METH_NOARGS, "tolist($self, /)\n--\n\nThe values as nested lists of Python numbers."},
+    {"item", array_item, METH_NOARGS, "item($self, /)\n--\n\nThe one element, as a Python number."},
+    {"__array__", (PyCFunction)(void (*)(void))array_numpy, METH_VARARGS | METH_KEYWORDS, "__array__($self, dtype=None, copy=None)\n--\n\n"},
+    {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack, METH_VARARGS | METH_KEYWORDS, "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"},
+    {"__dlpack_device__", array_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\n"},
+    {0},
+};
+static PyGetSetDef array_getset[] = {
+    {"shape", array_shape, NULL, "The global shape.", NULL},
+    {"dtype", array_dtype, NULL, "NumPy's dtype, or its name where NumPy has none (bfloat16) or is not installed.", NULL},
+    {"ndim", array_rank, NULL, "The number of dimensions.", NULL},
+    {"size", array_size, NULL, "The number of elements.", NULL},
+    {"nbytes", array_bytes, NULL, "The bytes of the whole, held once.", NULL},
+    {"sharding", array_sharding, NULL, "How it lies on the devices: \"(0, None) over mesh (4,)\".", NULL},
+    {"addressable_shards", array_shards, NULL, "The part that each device holds: .device_id, .index, .data.", NULL},
+    {0},
+};
+static PyType_Slot array_slots[] = {
+    {Py_tp_doc, "An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it (without a copy where one device holds it\n"
+                "all), x.addressable_shards what each device holds; torch and jax take it by DLPack."},
+    {Py_tp_dealloc, array_dealloc}, {Py_tp_repr, array_repr}, {Py_tp_methods, array_methods}, {Py_tp_getset, array_getset}, {Py_bf_getbuffer, array_buffer},
+    {Py_sq_length, array_length}, {Py_nb_float, array_float}, {Py_nb_int, array_int}, {0, NULL},
+};
+static PyType_Spec array_spec = {"mithril.Array", sizeof(array_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, array_slots};
+
+int add_array_types(PyObject *module, module_state *s) {
+    s->array_type = add_type(module, &array_spec, NULL);
+    s->shard_type = add_type(module, &shard_spec, NULL);
+    return s->array_type && s->shard_type ? 0 : -1;
+}

@@ -1,0 +1,253 @@
+#include "_mithril.h"
+#include <string.h>
+
+/* A Python subclass names its engine in the attribute _engine (mithril/backends.py). */
+static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    module_state *s = state_of(type);
+    PyObject *engine = PyObject_GetAttrString((PyObject *)type, "_engine");
+    const char *name = engine ? to_name(s, engine, "_engine") : NULL;
+    size_t given = (size_t)PyTuple_Size(args), count;
+    mth_option *options;
+    backend_object *self = NULL;
+    pool p = {0};
+    if (!name) goto end;
+    if (given > 1) {
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("%zu arguments are given by position; only device_mesh may be", given), TEXT("name the options: device_mesh=(4,), overlap_communication=True"));
+        goto end;
+    }
+    if (to_options(s, keywords, given, &p, &options, &count)) goto end;
+    if (given) {
+        options[0].name = "device_mesh";
+        if (to_arg(s, PyTuple_GetItem(args, 0), "device_mesh", &p, &options[0].value)) goto end;
+    }
+    note_source_line();
+    mth_backend *backend;
+    mth_status status = mth_backend_create(name, options, count, &backend);
+    if (status) { raise_status(s, status); goto end; }
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    if ((self = (backend_object *)allocate(type, 0))) self->backend = backend;
+    else mth_backend_free(backend);
+end:
+    pool_free(&p);
+    Py_XDECREF(engine);
+    return (PyObject *)self;
+}
+
+static int backend_init(PyObject *self, PyObject *args, PyObject *keywords) { (void)self, (void)args, (void)keywords; return 0; } /* done by backend_new */
+
+static void backend_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    mth_backend_free(((backend_object *)self)->backend);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+/* ---------------------------------------------------------------- making arrays */
+typedef struct {
+    module_state *s;
+    mth_backend *backend;
+    int rank;
+    int64_t shape[8];
+    uint64_t seed;
+    mth_arg spec;
+    int has_spec;
+    pool p;
+} making;
+
+static int to_shape(making *m, PyObject *shape) {
+    PyObject *list = PyIndex_Check(shape) ? Py_BuildValue("(O)", shape) : PySequence_Check(shape) && !PyUnicode_Check(shape) ? PySequence_Tuple(shape) : NULL;
+    if (!list) {
+        if (!PyErr_Occurred()) raise_fix(m->s, MTH_ERROR_TYPE, TEXT("the shape is %R", shape), TEXT("give a tuple of sizes: (32, 2048)"));
+        return -1;
+    }
+    if (pool_keep(&m->p, list)) return -1;
+    Py_ssize_t n = PyTuple_Size(list);
+    if (n > 8) {
+        raise_fix(m->s, MTH_ERROR_VALUE, TEXT("the shape %R has %zd dimensions; arrays have at most 8", list, n), TEXT("merge some of them"));
+        return -1;
+    }
+    for (Py_ssize_t d = 0; d < n; d++) {
+        PyObject *item = PyTuple_GetItem(list, d), *size = PyIndex_Check(item) && !PyBool_Check(item) ? PyNumber_Index(item) : NULL;
+        int overflow = 0;
+        long long value = size ? PyLong_AsLongLongAndOverflow(size, &overflow) : 0;
+        Py_XDECREF(size);
+        if (PyErr_Occurred()) return -1;
+        if (!size || overflow || value < 0) {
+            raise_fix(m->s, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, TEXT("the shape %R has a size that is %R", list, item), TEXT("give whole numbers, 0 or above"));
+            return -1;
+        }
+        m->shape[d] = value;
+    }
+    m->rank = (int)n;
+    return 0;
+}
+
+/* device_mesh says which mesh the spec's axes are of: there is one, the backend's. */
+static int read_place(making *m, PyObject *mesh, PyObject *spec) {
+    if (mesh && mesh != Py_None) {
+        int64_t dim[4];
+        int axes = mth_backend_get_mesh(m->backend, dim);
+        PyObject *own = shape_to_tuple(axes, dim), *given = PyIndex_Check(mesh) ? Py_BuildValue("(O)", mesh) : PySequence_Tuple(mesh);
+        int same = own && given ? PyObject_RichCompareBool(own, given, Py_EQ) : -1;
+        if (!same) raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%R is not the backend's, %R", given, own), TEXT("give device_mesh=%R, or leave it out", own));
+        Py_XDECREF(own);
+        Py_XDECREF(given);
+        if (same != 1) return -1;
+    }
+    if (!spec || spec == Py_None) return 0;
+    m->has_spec = 1;
+    return to_arg(m->s, spec, "spec", &m->p, &m->spec);
+}
+
+/* Without a seed each draw takes the next one, so that calls differ and a program repeats itself. The high bits keep clear of users' seeds. */
+static int read_seed(making *m, backend_object *self, PyObject *seed) {
+    if (!seed || seed == Py_None) { m->seed = (uint64_t)0x6d697468 << 32 | self->draws++; return 0; }
+    PyObject *index = PyNumber_Index(seed);
+    if (!index) {
+        PyErr_Clear();
+        raise_fix(m->s, MTH_ERROR_TYPE, TEXT("seed=%R is no whole number", seed), TEXT("give seed=0, say, or leave it out"));
+        return -1;
+    }
+    m->seed = PyLong_AsUnsignedLongLongMask(index);
+    Py_DECREF(index);
+    return 0;
+}
+
+static const mth_arg *spec_of(const making *m) { return m->has_spec ? &m->spec : NULL; }
+
+static PyObject *made(making *m, mth_status status, mth_array *array) {
+    pool_free(&m->p);
+    return status ? raise_status(m->s, status) : array_new(m->s, array);
+}
+static PyObject *not_made(making *m) { pool_free(&m->p); return NULL; }
+
+static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"seed", "device_mesh", "spec", NULL};
+    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    PyObject *seed = NULL, *mesh = NULL, *spec = NULL, *none = PyTuple_New(0);
+    if (!none) return NULL;
+    int parsed = PyArg_ParseTupleAndKeywords(none, keywords, "|$OOO:randn", names, &seed, &mesh, &spec);
+    Py_DECREF(none);
+    if (!parsed) return NULL;
+    PyObject *shape = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : args;
+    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
+    mth_array *array = NULL;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_array_randn(m.backend, m.rank, m.shape, m.seed, spec_of(&m), &array);
+    Py_END_ALLOW_THREADS
+    return made(&m, status, array);
+}
+
+static PyObject *backend_randint(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"low", "high", "shape", "seed", "device_mesh", "spec", NULL};
+    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    PyObject *shape, *seed = NULL, *mesh = NULL, *spec = NULL;
+    long long low, high;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "LLO|$OOO:randint", names, &low, &high, &shape, &seed, &mesh, &spec)) return NULL;
+    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
+    mth_array *array = NULL;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_array_randint(m.backend, low, high, m.rank, m.shape, m.seed, spec_of(&m), &array);
+    Py_END_ALLOW_THREADS
+    return made(&m, status, array);
+}
+
+static PyObject *fill(PyObject *object, PyObject *args, PyObject *keywords, const char *format, double value) {
+    static char *names[] = {"", "dtype", "device_mesh", "spec", NULL};
+    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    PyObject *dtype = NULL, *mesh = NULL, *spec = NULL;
+    Py_ssize_t n = PyTuple_Size(args);
+    PyObject *shape = n == 1 ? Py_NewRef(PyTuple_GetItem(args, 0)) : Py_NewRef(args), *one = Py_BuildValue("(N)", shape);
+    if (!one) return NULL;
+    mth_dtype type = MTH_FLOAT32;
+    int failed = !PyArg_ParseTupleAndKeywords(one, keywords, format, names, &shape, &dtype, &mesh, &spec)
+        || to_shape(&m, shape) || (dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec);
+    Py_DECREF(one);
+    if (failed) return not_made(&m);
+    mth_array *array = NULL;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_array_full(m.backend, type, value, m.rank, m.shape, spec_of(&m), &array);
+    Py_END_ALLOW_THREADS
+    return made(&m, status, array);
+}
+
+static PyObject *backend_zeros(PyObject *self, PyObject *args, PyObject *keywords) { return fill(self, args, keywords, "O|$OOO:zeros", 0); }
+static PyObject *backend_ones(PyObject *self, PyObject *args, PyObject *keywords) { return fill(self, args, keywords, "O|$OOO:ones", 1); }
+
+static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"data", "dtype", "device_mesh", "spec", NULL};
+    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    PyObject *data, *dtype = NULL, *mesh = NULL, *spec = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec)) return NULL;
+    mth_dtype type = 0;
+    if ((dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec)) return not_made(&m);
+    if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) || PyLong_Check(data)) { /* NumPy finds the shape of nested lists */
+        PyObject *numpy = PyImport_ImportModule("numpy");
+        if (!numpy && PyErr_ExceptionMatches(PyExc_ImportError)) {
+            PyErr_Clear();
+            raise_fix(m.s, MTH_ERROR_TYPE, TEXT("array of Python's lists and numbers needs NumPy, which is not installed"), TEXT("install numpy, or give a memoryview or array.array"));
+        }
+        PyObject *converted = numpy ? PyObject_CallMethod(numpy, "asarray", "O", data) : NULL;
+        Py_XDECREF(numpy);
+        if (pool_keep(&m.p, converted)) return not_made(&m);
+        data = converted;
+    }
+    mth_array *array = to_array(m.s, m.backend, data, "data", type, spec_of(&m));
+    pool_free(&m.p);
+    return array ? array_new(m.s, array) : NULL;
+}
+
+/* ---------------------------------------------------------------- what it is */
+static PyObject *backend_describe(PyObject *self, PyObject *unused) {
+    (void)unused;
+    char *text;
+    mth_status status = mth_backend_describe(((backend_object *)self)->backend, &text);
+    return status ? raise_status(STATE(self), status) : text_of(text);
+}
+
+static PyObject *backend_devices(PyObject *self, void *unused) { (void)unused; return PyLong_FromLongLong(mth_backend_get_device_count(((backend_object *)self)->backend)); }
+
+static PyObject *backend_mesh(PyObject *self, void *unused) {
+    (void)unused;
+    int64_t dim[4];
+    int axes = mth_backend_get_mesh(((backend_object *)self)->backend, dim);
+    return shape_to_tuple(axes, dim);
+}
+
+static PyObject *backend_repr(PyObject *self) {
+    PyObject *mesh = backend_mesh(self, NULL), *name = PyType_GetName(Py_TYPE(self)), *text = mesh && name ? TEXT("%U(device_mesh=%R)", name, mesh) : NULL;
+    Py_XDECREF(mesh);
+    Py_XDECREF(name);
+    return text;
+}
+
+#define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
+#define PLACED "\n`spec` shards it over the mesh, an entry for each dimension: a mesh axis, a tuple of axes, or None; without one it is replicated."
+static PyMethodDef backend_methods[] = {
+    METHOD("randn", backend_randn, "randn($self, *shape, seed=None, device_mesh=None, spec=None)\n--\n\n"
+        "Normal random numbers, float32: the same for a seed on any mesh. Without one, successive calls differ, and a program repeats itself." PLACED),
+    METHOD("randint", backend_randint, "randint($self, low, high, shape, *, seed=None, device_mesh=None, spec=None)\n--\n\nRandom int32, low <= x < high." PLACED),
+    METHOD("zeros", backend_zeros, "zeros($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nZeros." PLACED),
+    METHOD("ones", backend_ones, "ones($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nOnes." PLACED),
+    METHOD("array", backend_array, "array($self, data, dtype=None, *, device_mesh=None, spec=None)\n--\n\n"
+        "A copy of data on the devices: of anything with the buffer protocol or DLPack (float64 and float16 become float32, short integers\n"
+        "int32, unless dtype says otherwise), or of Python's nested lists." PLACED),
+    {"describe", backend_describe, METH_NOARGS, "describe($self, /)\n--\n\nThe engine, its devices and options, as text."},
+    {0},
+};
+static PyGetSetDef backend_getset[] = {
+    {"device_count", backend_devices, NULL, "The number of devices.", NULL},
+    {"device_mesh", backend_mesh, NULL, "The mesh: (4,), (2, 2).", NULL},
+    {0},
+};
+static PyType_Slot backend_slots[] = {
+    {Py_tp_doc, "What all backends have in common: a mesh of devices, and arrays on it."},
+    {Py_tp_new, backend_new}, {Py_tp_init, backend_init}, {Py_tp_dealloc, backend_dealloc}, {Py_tp_repr, backend_repr}, {Py_tp_methods, backend_methods}, {Py_tp_getset, backend_getset}, {0, NULL},
+};
+static PyType_Spec backend_spec = {"mithril.Backend", sizeof(backend_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, backend_slots};
+
+int add_backend_type(PyObject *module, module_state *s) { return (s->backend_type = add_type(module, &backend_spec, NULL)) ? 0 : -1; }

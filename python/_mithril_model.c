@@ -1,0 +1,321 @@
+#include "_mithril.h"
+#include <string.h>
+
+/* ---------------------------------------------------------------- wires */
+typedef struct {
+    PyObject_HEAD
+    PyObject *what;  /* a Module or a Model */
+    PyObject *wires; /* a tuple: port, name, port, name, ... */
+    PyObject *name;  /* a Model's: the name of the block; else NULL */
+} block_object;
+
+/* `port=["a", "b"]` repeats the port. Takes `name` out where `named`. */
+static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyObject *keywords, int named) {
+    if (PyTuple_Size(args)) {
+        PyObject *first = PyTuple_GetItem(args, 0);
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("a wire is given as %R, without the port that it goes to", first), TEXT("name the port: (input=%R, ...)", first));
+    }
+    PyObject *list = PyList_New(0), *name = NULL, *key, *value;
+    if (!list) return NULL;
+    for (Py_ssize_t at = 0; keywords && PyDict_Next(keywords, &at, &key, &value);) {
+        const char *port = to_name(s, key, "a port");
+        if (!port) goto failed;
+        if (named && strcmp(port, "name") == 0) {
+            if (!to_name(s, value, "name")) goto failed;
+            name = value;
+            continue;
+        }
+        int several = PyList_Check(value) || PyTuple_Check(value);
+        for (Py_ssize_t i = 0, n = several ? PySequence_Size(value) : 1; i < n; i++) {
+            PyObject *one = several ? PySequence_GetItem(value, i) : Py_NewRef(value);
+            int bad = !one;
+            if (one && !PyUnicode_Check(one)) {
+                raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is wired to %R, which is not the name of a connection", port, one),
+                          TEXT("give a str, or a list of str where the port takes several: %s=\"hidden\"", port));
+                bad = 1;
+            }
+            bad = bad || PyList_Append(list, key) || PyList_Append(list, one);
+            Py_XDECREF(one);
+            if (bad) goto failed;
+        }
+    }
+    PyObject *wires = PyList_AsTuple(list);
+    Py_DECREF(list);
+    block_object *block = wires ? PyObject_GC_New(block_object, s->block_type) : NULL;
+    if (!block) { Py_XDECREF(wires); return NULL; }
+    block->what = Py_NewRef(what);
+    block->wires = wires;
+    block->name = Py_XNewRef(name);
+    PyObject_GC_Track(block);
+    return (PyObject *)block;
+failed:
+    Py_DECREF(list);
+    return NULL;
+}
+
+static int block_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((block_object *)self)->what);
+    return 0;
+}
+
+static void block_dealloc(PyObject *self) {
+    block_object *b = (block_object *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(b->what);
+    Py_XDECREF(b->wires);
+    Py_XDECREF(b->name);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *block_repr(PyObject *self) {
+    block_object *b = (block_object *)self;
+    PyObject *text = PyObject_Repr(b->what);
+    for (Py_ssize_t i = 0, n = PyTuple_Size(b->wires); text && i < n; i += 2) {
+        PyObject *next = TEXT("%U%s%U=%R", text, i ? ", " : "(", PyTuple_GetItem(b->wires, i), PyTuple_GetItem(b->wires, i + 1));
+        Py_DECREF(text);
+        text = next;
+    }
+    if (!text) return NULL;
+    PyObject *whole = TEXT(PyTuple_Size(b->wires) ? "%U)" : "%U()", text);
+    Py_DECREF(text);
+    return whole;
+}
+
+static PyType_Slot block_slots[] = {
+    {Py_tp_doc, "A module or a model with its wires: what calling one gives, and what |= and += add to a model."},
+    {Py_tp_traverse, block_traverse}, {Py_tp_dealloc, block_dealloc}, {Py_tp_repr, block_repr}, {0, NULL},
+};
+static PyType_Spec block_spec = {"mithril.Block", sizeof(block_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
+
+/* ---------------------------------------------------------------- modules */
+static size_t copy(char *to, size_t at, const char *from, size_t n) { /* `to` NULL: counts only */
+    if (to) memcpy(to + at, from, n);
+    return at + n;
+}
+
+/* One parameter of a signature like "dimension: int, bias: bool = True, spec: tuple = (0, None)": where it ends, and its parts. */
+typedef struct { const char *name, *standard, *end; size_t name_size; } parameter;
+static parameter next_parameter(const char *at) {
+    parameter p = {at + strspn(at, " "), NULL, NULL, 0};
+    p.name_size = strcspn(p.name, ":=, ");
+    int depth = 0;
+    char quote = 0;
+    for (p.end = p.name; *p.end && (depth || quote || *p.end != ','); p.end++) {
+        char c = *p.end;
+        if (quote) quote = c == quote ? 0 : quote;
+        else if (c == '\'' || c == '"') quote = c;
+        else if (strchr("([{", c)) depth++;
+        else if (strchr(")]}", c)) depth--;
+        else if (c == '=' && !depth && !p.standard) p.standard = p.end + 1 + strspn(p.end + 1, " ");
+    }
+    return p;
+}
+
+/* "Linear(dimension, bias=True)\n--\n\n..." is what Python takes for a signature; it knows no annotations there. */
+static size_t print_signature(char *to, const char *name, const char *signature, const char *doc) {
+    size_t n = copy(to, copy(to, 0, name, strlen(name)), "(", 1);
+    for (const char *at = signature; *at;) {
+        parameter p = next_parameter(at);
+        if (at != signature) n = copy(to, n, ", ", 2);
+        n = copy(to, n, p.name, p.name_size);
+        if (p.standard) n = copy(to, copy(to, n, "=", 1), p.standard, (size_t)(p.end - p.standard));
+        at = *p.end ? p.end + 1 : p.end;
+    }
+    n = copy(to, n, ")\n--\n\n", 6);
+    return copy(to, n, doc, strlen(doc) + 1);
+}
+
+static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    module_state *s = state_of(type);
+    pool p = {0};
+    mth_option *options;
+    size_t count, given = (size_t)PyTuple_Size(args);
+    module_object *self = NULL;
+    PyObject *name = PyType_GetName(type);
+    const char *type_name = name ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL;
+    if (!type_name || to_options(s, keywords, given, &p, &options, &count)) goto end;
+    const char *at = mth_module_type_signature(type_name);
+    for (size_t i = 0; i < given; i++) { /* positional arguments, in the order of the signature */
+        if (!*at) {
+            raise_fix(s, MTH_ERROR_TYPE, TEXT("%s takes %zu options, and %zu are given by position", type_name, i, given),
+                      TEXT("leave the last out, or name them: %s(%s)", type_name, mth_module_type_signature(type_name)));
+            goto end;
+        }
+        parameter each = next_parameter(at);
+        char *option = pool_take(&p, each.name_size + 1, 1);
+        if (!option) goto end;
+        memcpy(option, each.name, each.name_size);
+        options[i].name = option;
+        for (size_t j = given; j < count; j++) {
+            if (strcmp(options[j].name, option)) continue;
+            raise_fix(s, MTH_ERROR_TYPE, TEXT("%s: %s is given twice, by position and by name", type_name, option), TEXT("leave one of the two out"));
+            goto end;
+        }
+        if (to_arg(s, PyTuple_GetItem(args, (Py_ssize_t)i), option, &p, &options[i].value)) goto end;
+        at = *each.end ? each.end + 1 : each.end;
+    }
+    note_source_line();
+    mth_module *module;
+    mth_status status = mth_module_create(type_name, options, count, &module);
+    if (status) { raise_status(s, status); goto end; }
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    if ((self = (module_object *)allocate(type, 0))) self->module = module;
+    else mth_module_free(module);
+end:
+    pool_free(&p);
+    Py_XDECREF(name);
+    return (PyObject *)self;
+}
+
+static void module_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    mth_module_free(((module_object *)self)->module);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *module_call(PyObject *self, PyObject *args, PyObject *keywords) { return block_new(STATE(self), self, args, keywords, 0); }
+
+static PyObject *module_repr(PyObject *self) {
+    PyObject *name = PyType_GetName(Py_TYPE(self)), *text = name ? TEXT("ml.%U", name) : NULL;
+    Py_XDECREF(name);
+    return text;
+}
+
+static PyObject *module_ports(PyObject *self, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(mth_module_get_ports(((module_object *)self)->module));
+}
+
+static PyMethodDef module_methods[] = {
+    {"connect", (PyCFunction)(void (*)(void))module_call, METH_VARARGS | METH_KEYWORDS,
+     "connect($self, /, **wires)\n--\n\nThe module with its wires; the same as calling it: Linear(4).connect(input=\"x\", output=\"h\")."},
+    {0},
+};
+static PyGetSetDef module_getset[] = {{"ports", module_ports, NULL, "The ports of the module, \"input -> output\"; one with ? may be left open, one with * takes a list.", NULL}, {0}};
+static PyType_Slot module_slots[] = {
+    {Py_tp_doc, "What all modules have in common. Calling one wires it: ml.Linear(4)(input=\"x\", output=\"h\")."},
+    {Py_tp_dealloc, module_dealloc}, {Py_tp_call, module_call}, {Py_tp_repr, module_repr}, {Py_tp_methods, module_methods}, {Py_tp_getset, module_getset}, {0, NULL},
+};
+static PyType_Spec module_spec = {"mithril.Module", sizeof(module_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, module_slots};
+
+static int add_module_class(PyObject *module, module_state *s, const char *name) {
+    const char *signature = mth_module_type_signature(name), *doc = mth_module_type_doc(name);
+    char full[96];
+    char *text = PyMem_Malloc(print_signature(NULL, name, signature, doc));
+    if (!text) { PyErr_NoMemory(); return -1; }
+    print_signature(text, name, signature, doc);
+    PyOS_snprintf(full, sizeof full, "mithril.%s", name);
+    PyType_Slot slots[] = {{Py_tp_doc, text}, {Py_tp_new, module_new}, {0, NULL}};
+    PyType_Spec spec = {full, sizeof(module_object), 0, Py_TPFLAGS_DEFAULT, slots};
+    PyTypeObject *type = add_type(module, &spec, s->module_type);
+    PyMem_Free(text);
+    Py_XDECREF((PyObject *)type);
+    return type ? 0 : -1;
+}
+
+/* ---------------------------------------------------------------- models */
+static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    module_state *s = state_of(type);
+    if (PyTuple_Size(args) || (keywords && PyDict_Size(keywords)))
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("Model takes no argument"), TEXT("compose with |= and +=; name it where it is added: parent |= model(name=\"encoder\")"));
+    mth_model *model;
+    mth_status status = mth_model_create(&model);
+    if (status) return raise_status(s, status);
+    allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
+    model_object *self = (model_object *)allocate(type, 0);
+    if (self) self->model = model;
+    else mth_model_free(model);
+    return (PyObject *)self;
+}
+
+static void model_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    mth_model_free(((model_object *)self)->model);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *model_call(PyObject *self, PyObject *args, PyObject *keywords) { return block_new(STATE(self), self, args, keywords, 1); }
+
+static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
+    module_state *s = STATE(self);
+    block_object *block = PyObject_TypeCheck(added, s->block_type) ? (block_object *)added : NULL;
+    PyObject *what = block ? block->what : added;
+    int is_module = PyObject_TypeCheck(what, s->module_type);
+    if (!is_module && !PyObject_TypeCheck(what, s->model_type)) {
+        PyObject *fix = PyType_Check(what) ? TEXT("make one of the class: ml.Relu()(input=\"x\"), with its parentheses")
+                                           : TEXT("add a module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model");
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%R is neither a module nor a model", what), fix);
+    }
+    pool p = {0};
+    size_t count = block ? (size_t)PyTuple_Size(block->wires) / 2 : 0;
+    mth_wire *wires = pool_take(&p, count, sizeof *wires);
+    for (size_t i = 0; wires && i < count; i++) {
+        wires[i].port = to_name(s, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i)), "a port");
+        wires[i].name = to_name(s, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i + 1)), "the name of a connection");
+        if (!wires[i].port || !wires[i].name) wires = NULL;
+    }
+    PyObject *result = NULL;
+    if (wires) {
+        mth_model *model = ((model_object *)self)->model;
+        const char *name = block && block->name ? to_name(s, block->name, "name") : NULL;
+        note_source_line();
+        mth_status status = is_module ? mth_model_add(model, ((module_object *)what)->module, wires, count, mode)
+                                      : mth_model_add_model(model, ((model_object *)what)->model, name, wires, count, mode);
+        result = status ? raise_status(s, status) : Py_NewRef(self);
+    }
+    pool_free(&p);
+    return result;
+}
+
+static PyObject *model_or(PyObject *self, PyObject *added) { return model_add(self, added, MTH_PLAIN); }
+static PyObject *model_plus(PyObject *self, PyObject *added) { return model_add(self, added, MTH_CHAIN); }
+
+static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"source", "destination", NULL};
+    module_state *s = STATE(self);
+    PyObject *from, *to;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO:connect", names, &from, &to)) return NULL;
+    const char *source = to_name(s, from, "source"), *destination = source ? to_name(s, to, "destination") : NULL;
+    if (!destination) return NULL;
+    note_source_line();
+    mth_status status = mth_model_connect(((model_object *)self)->model, source, destination);
+    if (status) return raise_status(s, status);
+    Py_RETURN_NONE;
+}
+
+static PyObject *model_repr(PyObject *self) {
+    char *text;
+    mth_status status = mth_model_print(((model_object *)self)->model, &text);
+    return status ? raise_status(STATE(self), status) : text_of(text);
+}
+
+static PyMethodDef model_methods[] = {
+    {"connect", (PyCFunction)(void (*)(void))model_connect, METH_VARARGS | METH_KEYWORDS,
+     "connect($self, /, source, destination)\n--\n\nJoins the output `source` with the input `destination`. To say it twice changes nothing; a contradiction is an error."},
+    {0},
+};
+static PyType_Slot model_slots[] = {
+    {Py_tp_doc, "Model()\n--\n\n"
+     "A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` also feeds its one open\n"
+     "input from the block before. A block is a wired module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model, called with wires and a\n"
+     "name or as it is. Its inputs are the names that nothing writes, its outputs those that nothing reads."},
+    {Py_tp_new, model_new}, {Py_tp_dealloc, model_dealloc}, {Py_tp_call, model_call}, {Py_tp_repr, model_repr}, {Py_tp_methods, model_methods},
+    {Py_nb_inplace_or, model_or}, {Py_nb_inplace_add, model_plus}, {0, NULL},
+};
+static PyType_Spec model_spec = {"mithril.Model", sizeof(model_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, model_slots};
+
+int add_model_types(PyObject *module, module_state *s) {
+    s->module_type = add_type(module, &module_spec, NULL);
+    s->block_type = add_type(module, &block_spec, NULL);
+    s->model_type = add_type(module, &model_spec, NULL);
+    if (!s->module_type || !s->block_type || !s->model_type) return -1;
+    for (size_t i = 0; i < mth_module_type_count(); i++) if (add_module_class(module, s, mth_module_type_name(i))) return -1;
+    return 0;
+}

@@ -1,0 +1,315 @@
+#include "_mithril.h"
+#include <signal.h>
+#include <string.h>
+
+typedef struct { PyObject_HEAD mth_compiled *compiled; mth_backend *backend; PyObject *owner; } compiled_object; /* owner keeps the backend */
+
+PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
+    module_state *s = PyModule_GetState(module);
+    PyObject *model, *backend;
+    if (!PyArg_ParseTuple(args, "OO;compile takes a model and a backend; options go by name: ml.compile(model, backend, option=value)", &model, &backend)) return NULL;
+    if (!PyObject_TypeCheck(model, s->model_type)) return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %R is no model", model), TEXT("give an ml.Model, then the backend"));
+    if (!PyObject_TypeCheck(backend, s->backend_type)) return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %R is no backend", backend), TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
+    pool p = {0};
+    mth_option *options;
+    size_t count;
+    compiled_object *self = NULL;
+    if (to_options(s, keywords, 0, &p, &options, &count)) goto end;
+    note_source_line();
+    mth_compiled *compiled;
+    mth_status status = mth_compile(((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, &compiled);
+    if (status) { raise_status(s, status); goto end; }
+    allocfunc allocate = PyType_GetSlot(s->compiled_type, Py_tp_alloc);
+    if ((self = (compiled_object *)allocate(s->compiled_type, 0))) {
+        self->compiled = compiled;
+        self->backend = ((backend_object *)backend)->backend;
+        self->owner = Py_NewRef(backend);
+    } else
+        mth_compiled_free(compiled);
+end:
+    pool_free(&p);
+    return (PyObject *)self;
+}
+
+static int compiled_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((compiled_object *)self)->owner);
+    return 0;
+}
+
+static int compiled_clear(PyObject *self) {
+    Py_CLEAR(((compiled_object *)self)->owner);
+    return 0;
+}
+
+static void compiled_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    mth_compiled_free(((compiled_object *)object)->compiled);
+    compiled_clear(object);
+    freefunc release = PyType_GetSlot(type, Py_tp_free);
+    release(object);
+    Py_DECREF(type);
+}
+
+/* ---------------------------------------------------------------- Ctrl-C */
+/* While the main thread is in a run, SIGINT also stops the run; Python's own handler is then called as if it stood alone. Signals belong to
+ * the process, and so does this state; only the main thread touches it, outside of the handler. */
+static struct sigaction previous;
+static mth_compiled *volatile running;
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number, siginfo_t *info, void *context) {
+    mth_compiled *compiled = running;
+    interrupted = 1;
+    if (compiled) mth_compiled_interrupt(compiled);
+    if (previous.sa_flags & SA_SIGINFO) previous.sa_sigaction(number, info, context);
+    else previous.sa_handler(number);
+}
+
+static int watch_interrupt(module_state *s, mth_compiled *compiled) {
+    if (PyThread_get_thread_ident() != s->main_thread || running) return 0;
+    if (sigaction(SIGINT, NULL, &previous)) return 0;
+    if (!(previous.sa_flags & SA_SIGINFO) && (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN)) return 0; /* not ours to change */
+    struct sigaction ours = {.sa_sigaction = on_interrupt, .sa_mask = previous.sa_mask, .sa_flags = previous.sa_flags | SA_SIGINFO};
+    interrupted = 0;
+    running = compiled;
+    if (sigaction(SIGINT, &ours, NULL) == 0) return 1;
+    running = NULL;
+    return 0;
+}
+
+static void unwatch_interrupt(int watched) {
+    if (!watched) return;
+    sigaction(SIGINT, &previous, NULL);
+    running = NULL;
+}
+
+/* ---------------------------------------------------------------- evaluate */
+/* Runs until it is done or Python wants an exception: a signal whose handler returns must not lose the run, which has no effects to repeat. */
+static mth_status run(module_state *s, mth_compiled *c, const mth_arrays *parameters, const mth_named *inputs, size_t count,
+                      const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients, int *raised) {
+    mth_status status;
+    for (;;) {
+        int watched = watch_interrupt(s, c);
+        Py_BEGIN_ALLOW_THREADS
+        status = mth_evaluate(c, parameters, inputs, count, request, outputs, gradients);
+        Py_END_ALLOW_THREADS
+        unwatch_interrupt(watched);
+        if (!status || mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !interrupted) return status;
+        mth_error_free(status);
+        if ((*raised = PyErr_CheckSignals())) return NULL;
+    }
+}
+
+static int to_names(module_state *s, PyObject *object, pool *p, const char *const **out, size_t *count) {
+    if (PyUnicode_Check(object) || !PySequence_Check(object)) {
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is %R, where a list of names is expected", object), TEXT("give input_gradients=[\"input\"]"));
+        return -1;
+    }
+    PyObject *list = PySequence_List(object);
+    if (pool_keep(p, list)) return -1;
+    size_t n = (size_t)PyList_Size(list);
+    const char **names = pool_take(p, n, sizeof *names);
+    if (!names) return -1;
+    for (size_t i = 0; i < n; i++) if (!(names[i] = to_name(s, PyList_GetItem(list, (Py_ssize_t)i), "input_gradients"))) return -1;
+    *out = names;
+    *count = n;
+    return 0;
+}
+
+static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"params", "inputs", "output_gradients", "input_gradients", NULL};
+    module_state *s = STATE(object);
+    compiled_object *self = (compiled_object *)object;
+    PyObject *params, *inputs, *slopes = Py_None, *wanted = Py_None, *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) return NULL;
+    if (slopes == Py_None && wanted != Py_None)
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"), TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
+    pool p = {0};
+    mth_named *parameter = NULL, *input = NULL, *slope = NULL;
+    size_t parameters = 0, count = 0, slope_count = 0;
+    mth_gradient_request request = {0};
+    mth_arrays *all = NULL, *outputs = NULL, *gradients = NULL;
+    if (to_named(s, self->backend, params, "params", &p, &parameter, &parameters)) goto end;
+    if (to_named(s, self->backend, inputs, "inputs", &p, &input, &count)) goto end;
+    if (slopes != Py_None && to_named(s, self->backend, slopes, "output_gradients", &p, &slope, &slope_count)) goto end;
+    if (wanted != Py_None && to_names(s, wanted, &p, &request.input_gradients, &request.input_gradient_count)) goto end;
+    request.output_gradients = slope;
+    request.output_gradient_count = slope_count;
+    note_source_line();
+    int raised = 0;
+    mth_status status = mth_arrays_create(parameter, parameters, &all);
+    if (!status) status = run(s, self->compiled, all, input, count, slopes == Py_None ? NULL : &request, &outputs, &gradients, &raised);
+    if (status) raise_status(s, status);
+    else if (!raised) {
+        result = arrays_to_dict(s, outputs);
+        if (slopes != Py_None) {
+            PyObject *second = arrays_to_dict(s, gradients);
+            result = result && second ? Py_BuildValue("(NN)", result, second) : (Py_XDECREF(result), Py_XDECREF(second), NULL);
+        }
+    }
+end:
+    if (all) mth_arrays_free(all);
+    named_free(parameter, parameters);
+    named_free(input, count);
+    named_free(slope, slope_count);
+    pool_free(&p);
+    return result;
+}
+
+/* ---------------------------------------------------------------- parameters, plans */
+typedef struct { module_state *s; compiled_object *self; mth_named *input; size_t count; pool p; } call;
+
+/* The inputs of a call that may have none; they say which shapes are meant. */
+static int read_inputs(call *c, PyObject *object, PyObject *inputs) {
+    *c = (call){.s = STATE(object), .self = (compiled_object *)object};
+    int failed = inputs && inputs != Py_None ? to_named(c->s, c->self->backend, inputs, "inputs", &c->p, &c->input, &c->count) : 0;
+    if (failed) pool_free(&c->p);
+    else note_source_line();
+    return failed;
+}
+
+static void call_end(call *c) {
+    named_free(c->input, c->count);
+    pool_free(&c->p);
+}
+
+static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"inputs", "seed", NULL};
+    PyObject *inputs = NULL, *seed = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO:get_parameters", names, &inputs, &seed)) return NULL;
+    uint64_t number = 0;
+    if (seed) {
+        PyObject *index = PyIndex_Check(seed) ? PyNumber_Index(seed) : NULL;
+        if (!index) return PyErr_Occurred() ? NULL : raise_fix(STATE(object), MTH_ERROR_TYPE, TEXT("seed=%R is no whole number", seed), TEXT("give seed=0, say"));
+        number = PyLong_AsUnsignedLongLongMask(index);
+        Py_DECREF(index);
+    }
+    call c;
+    if (read_inputs(&c, object, inputs)) return NULL;
+    mth_arrays *parameters;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_get_parameters(c.self->compiled, c.input, c.count, number, &parameters);
+    Py_END_ALLOW_THREADS
+    call_end(&c);
+    return status ? raise_status(c.s, status) : arrays_to_dict(c.s, parameters);
+}
+
+static PyObject *compiled_layout(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"inputs", NULL};
+    PyObject *inputs = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O:get_parameter_layout", names, &inputs)) return NULL;
+    call c;
+    if (read_inputs(&c, object, inputs)) return NULL;
+    mth_arrays *layout;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_get_parameter_layout(c.self->compiled, c.input, c.count, &layout);
+    Py_END_ALLOW_THREADS
+    call_end(&c);
+    return status ? raise_status(c.s, status) : arrays_to_dict(c.s, layout);
+}
+
+static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"inputs", "gradients", NULL};
+    PyObject *inputs = NULL;
+    int gradients = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|Op:program_text", names, &inputs, &gradients)) return NULL;
+    call c;
+    if (read_inputs(&c, object, inputs)) return NULL;
+    char *text;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = c.count || gradients ? mth_plan(c.self->compiled, c.input, c.count, gradients != 0) : NULL;
+    if (!status) status = mth_plan_print(c.self->compiled, &text);
+    Py_END_ALLOW_THREADS
+    call_end(&c);
+    return status ? raise_status(c.s, status) : text_of(text);
+}
+
+static size_t devices_of(const compiled_object *self) { return (size_t)mth_backend_get_device_count(self->backend); }
+
+/* A list with a dict for each device: `fields` int64_t members of the rows, under their names. */
+static PyObject *table(const int64_t *rows, size_t devices, const char *const *field, size_t fields) {
+    PyObject *list = PyList_New((Py_ssize_t)devices);
+    for (size_t d = 0; list && d < devices; d++) {
+        PyObject *row = PyDict_New();
+        for (size_t f = 0; row && f < fields; f++) {
+            PyObject *value = PyLong_FromLongLong(rows[d * fields + f]);
+            if (!value || PyDict_SetItemString(row, field[f], value)) Py_CLEAR(row);
+            Py_XDECREF(value);
+        }
+        if (!row || PyList_SetItem(list, (Py_ssize_t)d, row)) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"params", "inputs", NULL};
+    static const char *const fields[] = {"weights", "gradients", "optimizer", "activations", "communication", "host", "total"};
+    _Static_assert(sizeof(mth_memory_usage) == sizeof fields / sizeof *fields * sizeof(int64_t), "a field for each member, in order");
+    PyObject *params = NULL, *inputs = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO:get_memory_usage", names, &params, &inputs)) return NULL;
+    call c;
+    if (read_inputs(&c, object, inputs)) return NULL;
+    size_t devices = devices_of(c.self);
+    PyObject *result = NULL;
+    mth_memory_usage *usage = pool_take(&c.p, devices, sizeof *usage);
+    if (usage) {
+        mth_status status = mth_get_memory_usage(c.self->compiled, c.input, c.count, usage, devices);
+        result = status ? raise_status(c.s, status) : table(&usage->weights, devices, fields, sizeof fields / sizeof *fields);
+    }
+    call_end(&c);
+    return result;
+}
+
+static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
+    static const char *const fields[] = {"received", "sent", "messages"};
+    _Static_assert(sizeof(mth_communication_usage) == sizeof fields / sizeof *fields * sizeof(int64_t), "a field for each member, in order");
+    (void)unused;
+    call c;
+    if (read_inputs(&c, object, NULL)) return NULL;
+    size_t devices = devices_of(c.self);
+    PyObject *result = NULL;
+    mth_communication_usage *usage = pool_take(&c.p, devices, sizeof *usage);
+    if (usage) {
+        mth_status status = mth_get_communication_usage(c.self->compiled, usage, devices);
+        result = status ? raise_status(c.s, status) : table(&usage->received, devices, fields, sizeof fields / sizeof *fields);
+    }
+    call_end(&c);
+    return result;
+}
+
+static PyObject *compiled_backend(PyObject *self, void *unused) { (void)unused; return Py_XNewRef(((compiled_object *)self)->owner); }
+
+#define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
+static PyMethodDef compiled_methods[] = {
+    METHOD("evaluate", compiled_evaluate, "evaluate($self, /, params, inputs, output_gradients=None, input_gradients=None)\n--\n\n"
+        "Runs the model: a dict of its outputs by name. With output_gradients={name: array} also the gradients of all floating parameters,\n"
+        "(outputs, gradients); those of the inputs named by input_gradients=[...] stand beside them. A missing output gradient is zero.\n"
+        "Arrays are mithril's or anything with the buffer protocol or DLPack: NumPy's, torch's. float64 and float16 become float32."),
+    METHOD("get_parameters", compiled_parameters, "get_parameters($self, /, inputs=None, seed=0)\n--\n\n"
+        "Fresh parameters by name, in the order of composition. A seed gives the same values on any mesh. Shapes come from the inputs, or from those\n"
+        "of an earlier call, or from compile's option `shapes`."),
+    METHOD("get_parameter_layout", compiled_layout, "get_parameter_layout($self, /, inputs=None)\n--\n\n"
+        "Name, dtype, shape and shards of each parameter, without data: for loaders."),
+    METHOD("program_text", compiled_program, "program_text($self, /, inputs=None, gradients=False)\n--\n\n"
+        "The program of each role of devices, as text: of the plan last used, or of one for the shapes of these inputs."),
+    METHOD("get_memory_usage", compiled_memory, "get_memory_usage($self, /, params=None, inputs=None)\n--\n\n"
+        "Bytes by device, as the plan reserves them: a list of dicts with weights, gradients, optimizer, activations, communication, host, total\n"
+        "(host is not in total). The plan is the one last used for the shapes of these inputs; params play no part, their shapes are the model's."),
+    {"get_communication_usage", compiled_communication, METH_NOARGS, "get_communication_usage($self, /)\n--\n\n"
+        "Bytes that each device receives from and sends to others in one evaluate of the plan last used, and its messages: a list of dicts."},
+    {0},
+};
+static PyGetSetDef compiled_getset[] = {{"backend", compiled_backend, NULL, "The backend that it was compiled for.", NULL}, {0}};
+static PyType_Slot compiled_slots[] = {
+    {Py_tp_doc, "A model compiled for a backend: what ml.compile gives. Plans are made for each set of input shapes at their first use, and kept."},
+    {Py_tp_traverse, compiled_traverse}, {Py_tp_clear, compiled_clear}, {Py_tp_dealloc, compiled_dealloc}, {Py_tp_methods, compiled_methods}, {Py_tp_getset, compiled_getset}, {0, NULL},
+};
+static PyType_Spec compiled_spec = {"mithril.CompiledModel", sizeof(compiled_object), 0,
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, compiled_slots};
+
+int add_compiled_type(PyObject *module, module_state *s) { return (s->compiled_type = add_type(module, &compiled_spec, NULL)) ? 0 : -1; }

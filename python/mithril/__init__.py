@@ -1,0 +1,38 @@
+"""Model parallelism: compose a model, plan how it runs on a mesh of devices, read the plan, run it.
+
+    import mithril as ml
+    from mithril.backends import CBackend
+
+    model = ml.Model()
+    model |= ml.Linear(64, weight_shard_spec=(None, 0))(input="input", output="h")
+    model += ml.Relu()
+    model += ml.Linear(16, weight_shard_spec=(0, None))(output="output")
+
+    backend = CBackend(device_mesh=(4,))
+    compiled = ml.compile(model, backend)
+    inputs = {"input": backend.randn(8, 32)}
+    params = compiled.get_parameters(inputs, seed=0)
+    outputs = compiled.evaluate(params, inputs)
+    print(compiled.program_text())
+
+The classes of modules come from the library's own table; help(ml.Linear) tells options, ports and parameters.
+"""
+
+from . import _mithril
+from ._mithril import *  # noqa: F403  the modules, and all below
+from ._mithril import Array, Block, CompiledModel, Model, Module, Shard, __version__, compile, reprint_plan, verify_plan
+from . import backends, errors
+from .errors import MithrilError
+from .safetensors import read_safetensors
+
+modules = tuple(name for name, *_ in _mithril._module_types())
+"""The names of the classes of modules."""
+
+__all__ = ["Array", "Block", "CompiledModel", "IOKey", "MithrilError", "Model", "Module", "Shard", "__version__", "backends", "compile", "errors",
+           "modules", "read_safetensors", "reprint_plan", "verify_plan", *modules]
+
+
+class IOKey(str):
+    """The name of a connection that is an input or an output of the model; a str says the same."""
+
+    __slots__ = ()
