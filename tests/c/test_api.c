@@ -1,0 +1,242 @@
+/* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails at every index. */
+#include "unit.h"
+#include <pthread.h>
+#include <unistd.h>
+
+static mth_module *module(const char *type, const mth_option *option, size_t n) {
+    mth_module *m = NULL;
+    CHECK_STATUS(mth_module_create(type, option, n, &m));
+    return m;
+}
+
+static mth_status add(mth_model *m, const char *type, const mth_option *option, size_t n, const mth_wire *wire, size_t wires, mth_add_mode mode) {
+    mth_module *added;
+    mth_status s = mth_module_create(type, option, n, &added);
+    if (s) return s;
+    s = mth_model_add(m, added, wire, wires, mode);
+    mth_module_free(added);
+    return s;
+}
+
+/* 6 -> 10 -> 3, column then row parallel, with a mixture of experts behind. */
+static mth_status build(mth_model **out) {
+    mth_model *m = NULL;
+    mth_status s = mth_model_create(&m);
+    if (!s) s = add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(10)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), MTH_WIRES({"input", "input"}), MTH_PLAIN);
+    if (!s) s = add(m, "Gelu", NULL, 0, NULL, 0, MTH_CHAIN);
+    if (!s) s = add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), NULL, 0, MTH_CHAIN);
+    if (!s) s = add(m, "MoE", MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(5)}, {"expert_distribution", mth_string("one_per_device")}), MTH_WIRES({"output", "output"}), MTH_CHAIN);
+    if (s) mth_model_free(m);
+    else *out = m;
+    return s;
+}
+
+/* Everything once: compose, compile, plan, run with gradients, read. Frees all, whatever happens. */
+static mth_status journey(void) {
+    mth_model *model = NULL;
+    mth_backend *backend = NULL;
+    mth_compiled *compiled = NULL;
+    mth_array *x = NULL, *seed = NULL;
+    mth_arrays *parameters = NULL, *outputs = NULL, *gradients = NULL;
+    char *plan = NULL, *again = NULL;
+    mth_memory_usage memory[3];
+    mth_status s = build(&model);
+    if (!s) s = mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &backend);
+    if (!s) s = mth_compile(model, backend, NULL, 0, &compiled);
+    if (!s) s = mth_array_randn(backend, 2, (int64_t[]){4, 6}, 1, NULL, &x);
+    if (!s) s = mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){4, 3}, NULL, &seed);
+    mth_named input = {"input", x}, given = {"output", seed};
+    mth_gradient_request request = {&given, 1, NULL, 0};
+    if (!s) s = mth_get_parameters(compiled, &input, 1, 0, &parameters);
+    if (!s) s = mth_evaluate(compiled, parameters, &input, 1, &request, &outputs, &gradients);
+    if (!s) s = mth_get_memory_usage(compiled, &input, 1, memory, 3);
+    if (!s) s = mth_plan_print(compiled, &plan);
+    if (!s) s = mth_plan_verify_text(plan);
+    if (!s) s = mth_plan_reprint(plan, &again);
+    if (!s) CHECK(strcmp(plan, again) == 0);
+    mth_text_free(plan);
+    mth_text_free(again);
+    mth_arrays_free(gradients);
+    mth_arrays_free(outputs);
+    mth_arrays_free(parameters);
+    mth_array_free(seed);
+    mth_array_free(x);
+    mth_compiled_free(compiled);
+    mth_backend_free(backend);
+    mth_model_free(model);
+    return s;
+}
+
+TEST(journey_leaves_nothing_behind) {
+    CHECK_STATUS(journey());
+    int64_t before = mth_debug_live_allocations();
+    CHECK_STATUS(journey());
+    CHECK(mth_debug_live_allocations() == before);
+}
+
+TEST(allocation_fails_at_every_index) {
+    CHECK_STATUS(journey()); /* what is made once a process is made */
+    int64_t live = mth_debug_live_allocations(), count = mth_debug_allocation_count();
+    CHECK_STATUS(journey());
+    count = mth_debug_allocation_count() - count;
+    CHECK(count > 50);
+    for (int64_t i = 0; i < count; i++) {
+        mth_debug_fail_allocation(i);
+        mth_status s = journey();
+        mth_debug_fail_allocation(-1);
+        if (!s) { unit_failures++; printf("  allocation %lld of %lld failed and nobody said so\n", (long long)i, (long long)count); continue; }
+        if (mth_error_get_code(s) != MTH_ERROR_MEMORY) { unit_failures++; printf("  allocation %lld: %s\n", (long long)i, mth_error_get_message(s)); }
+        mth_error_free(s);
+        if (mth_debug_live_allocations() != live) {
+            unit_failures++;
+            printf("  allocation %lld: %lld allocations leak\n", (long long)i, (long long)(mth_debug_live_allocations() - live));
+            live = mth_debug_live_allocations();
+        }
+        if (unit_failures > 10) break;
+    }
+    CHECK_STATUS(journey()); /* all is usable afterwards */
+}
+
+typedef struct { mth_backend *backend; mth_compiled *compiled; mth_array *x; mth_arrays *parameters; } session;
+
+static session begin(int64_t rows) {
+    session e = {0};
+    mth_model *m = NULL;
+    CHECK_STATUS(build(&m));
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}), &e.backend));
+    CHECK_STATUS(mth_compile(m, e.backend, NULL, 0, &e.compiled));
+    mth_model_free(m);
+    CHECK_STATUS(mth_array_randn(e.backend, 2, (int64_t[]){rows, 6}, 1, NULL, &e.x));
+    mth_named input = {"input", e.x};
+    CHECK_STATUS(mth_get_parameters(e.compiled, &input, 1, 0, &e.parameters));
+    return e;
+}
+
+static void end(session *e) {
+    mth_arrays_free(e->parameters);
+    mth_array_free(e->x);
+    mth_compiled_free(e->compiled);
+    mth_backend_free(e->backend);
+}
+
+TEST(bad_calls_change_nothing) {
+    session e = begin(4);
+    mth_named input = {"input", e.x}, wrong = {"inptu", e.x};
+    mth_arrays *out = NULL, *few = NULL;
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &wrong, 1, NULL, &out, NULL), MTH_ERROR_KEY, "input");
+    CHECK_FAILS(mth_evaluate(e.compiled, NULL, &input, 1, NULL, &out, NULL), MTH_ERROR_KEY, "linear_0.weight");
+    mth_named one[] = {mth_arrays_get(e.parameters, 0)};
+    CHECK_STATUS(mth_arrays_create(one, 1, &few));
+    CHECK_FAILS(mth_evaluate(e.compiled, few, &input, 1, NULL, &out, NULL), MTH_ERROR_KEY, "linear_0.bias");
+    mth_arrays_free(few);
+    mth_array *narrow = NULL;
+    CHECK_STATUS(mth_array_randn(e.backend, 2, (int64_t[]){4, 5}, 1, NULL, &narrow));
+    mth_named bad = {"input", narrow};
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &bad, 1, NULL, &out, NULL), MTH_ERROR_VALUE, "");
+    mth_named seed = {"outptu", narrow};
+    mth_gradient_request request = {&seed, 1, NULL, 0};
+    mth_arrays *slopes = NULL;
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, &slopes), MTH_ERROR_KEY, "output");
+    seed.name = "output";
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, &slopes), MTH_ERROR_VALUE, "output");
+    mth_array_free(narrow);
+    CHECK(!out && !slopes);
+    CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL));
+    mth_arrays_free(out);
+    end(&e);
+}
+
+static void *evaluate_often(void *context) {
+    session *e = context;
+    float first[12], now[12];
+    for (int i = 0; i < 50; i++) {
+        mth_named input = {"input", e->x};
+        mth_arrays *out = NULL;
+        mth_status s = mth_evaluate(e->compiled, e->parameters, &input, 1, NULL, &out, NULL);
+        if (!s) s = mth_array_gather(mth_arrays_find(out, "output"), i ? now : first);
+        if (s || (i && memcmp(first, now, sizeof now))) { mth_error_free(s); return "differs"; }
+        mth_arrays_free(out);
+    }
+    return NULL;
+}
+
+TEST(one_compiled_model_in_several_threads) {
+    session e = begin(4);
+    pthread_t thread[4];
+    for (int i = 0; i < 4; i++) pthread_create(&thread[i], NULL, evaluate_often, &e);
+    for (int i = 0; i < 4; i++) {
+        void *result;
+        pthread_join(thread[i], &result);
+        CHECK(!result);
+    }
+    end(&e);
+}
+
+static uint64_t checksum(const mth_arrays *a) {
+    uint64_t h = 14695981039346656037u;
+    for (size_t i = 0; i < mth_arrays_get_count(a); i++) {
+        mth_named item = mth_arrays_get(a, i);
+        size_t n = mth_dtype_size(mth_array_get_dtype(item.array));
+        for (int d = 0; d < mth_array_get_rank(item.array); d++) n *= (size_t)mth_array_get_shape(item.array)[d];
+        unsigned char *data = malloc(n);
+        CHECK_STATUS(mth_array_gather(item.array, data));
+        for (size_t k = 0; k < n; k++) h = (h ^ data[k]) * 1099511628211u;
+        free(data);
+    }
+    return h;
+}
+
+TEST(same_seed_same_weights_on_any_mesh) {
+    const int64_t meshes[][2] = {{1, 0}, {4, 0}, {2, 2}, {3, 0}};
+    uint64_t want = 0;
+    for (int i = 0; i < 4; i++) {
+        mth_model *m = NULL;
+        mth_backend *backend = NULL;
+        mth_compiled *compiled = NULL;
+        mth_arrays *parameters = NULL;
+        CHECK_STATUS(build(&m));
+        mth_arg dim[2] = {mth_int(meshes[i][0]), mth_int(meshes[i][1])};
+        CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", mth_list(meshes[i][1] ? 2 : 1, dim)}), &backend));
+        CHECK_STATUS(mth_compile(m, backend, MTH_OPTIONS({"shapes", mth_dict(1, (const char *[]){"input"}, (mth_arg[]){MTH_INTS(4, 6)})}), &compiled));
+        CHECK_STATUS(mth_get_parameters(compiled, NULL, 0, 7, &parameters));
+        uint64_t have = checksum(parameters);
+        if (!i) want = have;
+        CHECK(have == want);
+        mth_arrays_free(parameters);
+        mth_compiled_free(compiled);
+        mth_backend_free(backend);
+        mth_model_free(m);
+    }
+}
+
+TEST(safetensors_slices_and_lies) {
+    mth_backend *backend = NULL;
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
+    char path[] = "/tmp/mithril_test_XXXXXX";
+    int fd = mkstemp(path);
+    const char *header = "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},\"__metadata__\":{\"format\":\"pt\"},\"b\":{\"dtype\":\"F32\",\"shape\":[9],\"data_offsets\":[0,36]}}";
+    uint64_t n = strlen(header);
+    float data[6] = {0, 1, 2, 3, 4, 5}, back[6];
+    FILE *f = fdopen(fd, "wb");
+    fwrite(&n, 8, 1, f);
+    fwrite(header, 1, n, f);
+    fwrite(data, 1, sizeof data, f);
+    fclose(f);
+    mth_array *a = NULL;
+    mth_arg spec = MTH_SPEC(mth_int(0), MTH_NONE);
+    CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", true, &spec, &a));
+    CHECK(a && mth_array_get_shape(a)[0] == 3 && mth_array_get_shard(a, 0).size[0] == 2 && mth_array_get_shard(a, 1).size[0] == 1);
+    CHECK_STATUS(mth_array_gather(a, back));
+    for (int i = 0; i < 3; i++) CHECK(back[2 * i] == data[i] && back[2 * i + 1] == data[3 + i]);
+    mth_array_free(a);
+    a = NULL;
+    CHECK_FAILS(mth_array_from_safetensors(backend, path, "b", false, NULL, &a), MTH_ERROR_IO, "claims");
+    CHECK_FAILS(mth_array_from_safetensors(backend, path, "c", false, NULL, &a), MTH_ERROR_KEY, "no tensor 'c'");
+    CHECK_FAILS(mth_array_from_safetensors(backend, "/nowhere", "c", false, NULL, &a), MTH_ERROR_IO, "/nowhere");
+    if (truncate(path, 12)) CHECK(false);
+    CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a), MTH_ERROR_IO, "claims");
+    unlink(path);
+    mth_backend_free(backend);
+    mth_module_free(module("Relu", NULL, 0));
+}
+RUN()
