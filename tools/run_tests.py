@@ -40,12 +40,13 @@ def main():
     given = options.parse_args()
     sums = []
     for build in map(Path, given.build):
-        programs = sorted(p for p in build.iterdir() if p.is_file() and os.access(p, os.X_OK) and re.match(r"(test|example)_\w+$", p.name))
+        programs = sorted(p for p in build.iterdir() if p.is_file() and os.access(p, os.X_OK) and re.match(r"(test|example|fuzz)_\w+$", p.name))
         if not programs:
             print(f"{build} holds no tests")
             sums.append((0, 1))
         for program in programs:
-            sums.append(run(f"{build.name}/{program.name}", [program.resolve()]))
+            seeds = [ROOT / "fuzz" / program.name.replace("fuzz_", "corpus_")] if program.name.startswith("fuzz_") else []
+            sums.append(run(f"{build.name}/{program.name}", [program.resolve(), *seeds]))
     if given.layering:
         library = [lib for build in given.build for lib in Path(build).glob("libmithril.so")]
         sums.append(run("layering", [sys.executable, "tools/layering.py", *library[:1]]))
