@@ -1,0 +1,255 @@
+/* Reverse mode on the graph, in one walk from the last node to the first. Each value collects the gradients that its consumers send it;
+   when the walk reaches its maker all of them are there, are summed, and go through the maker's row. The cost is linear in the nodes. */
+#include "derive/derive.h"
+#include "catalog/rows.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* One gradient sent to a value. A `piece` is that of a slice of the value: pieces that together tile it are joined by one concat, where
+   padding each to the full size and adding them would cost the square of their number (a batch cut into microbatches, Split). */
+typedef struct contribution {
+    mth__value *value;
+    const mth__node *from;            /* the node differentiated; NULL: the user's seed */
+    struct contribution *next;        /* the one sent before */
+    int arrival;
+    bool piece;
+} contribution;
+
+typedef struct {
+    mth__graph *graph;
+    mth__arena *scratch;
+    mth__builder builder;
+    contribution **sent;              /* by value id: the latest */
+    bool *wanted;                     /* by value id: depends on something whose gradient is asked for */
+    mth__value **total;               /* by value id, of parameters and inputs: the sum */
+    int *first;                       /* by value id, of parameters and inputs: the first node that reads it; its gradient is complete behind that node */
+    int values;                       /* ids of the forward graph */
+    int arrivals;
+} walk;
+
+static void send(walk *w, const mth__value *to, mth__value *gradient, const mth__node *from, bool piece) {
+    contribution *c = NEW(w->scratch, contribution);
+    *c = (contribution){gradient, from, w->sent[to->id], w->arrivals++, piece};
+    w->sent[to->id] = c;
+}
+
+static void stand_at(walk *w, const mth__node *n) {
+    mth__builder *b = &w->builder;
+    b->module = n->module;
+    b->source = n->source;
+    b->on = n->on;
+    b->region = n->region;
+    b->stage = n->stage;
+    b->microbatch = n->microbatch;
+}
+
+/* ---------------------------------------------------------------- sums */
+static int microbatch_of(const contribution *c) { return c->from ? c->from->microbatch : -1; }
+static int by_microbatch(const void *a, const void *b) {
+    const contribution *x = a, *y = b;
+    int mx = microbatch_of(x), my = microbatch_of(y);
+    return mx != my ? (mx > my) - (mx < my) : (x->arrival > y->arrival) - (x->arrival < y->arrival);
+}
+static int by_start(const void *a, const void *b) {
+    const int64_t *x = ((const contribution *)a)->from->attrs.i, *y = ((const contribution *)b)->from->attrs.i;
+    return x[1] != y[1] ? (x[1] > y[1]) - (x[1] < y[1]) : by_microbatch(a, b);
+}
+
+/* Where all contributions are pieces of one dimension that don't overlap: their concat, gaps padded with zeros. Else *out stays NULL. */
+static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mth__value **out) {
+    for (int k = 0; k < n; k++)
+        if (!c[k].piece || c[k].from->attrs.i[0] != c[0].from->attrs.i[0]) return NULL;
+    qsort(c, (size_t)n, sizeof *c, by_start);
+    for (int k = 1; k < n; k++)
+        if (c[k].from->attrs.i[1] < c[k - 1].from->attrs.i[2]) return NULL;
+    int64_t dimension = c[0].from->attrs.i[0], size = of->shape.dim[dimension];
+    const mth__node *last = c[0].from; /* of the latest microbatch */
+    mth__value **part = NEW_ARRAY(w->scratch, mth__value *, n);
+    for (int k = 0; k < n; k++) {
+        int64_t before = k ? 0 : c[0].from->attrs.i[1], end = k + 1 < n ? c[k + 1].from->attrs.i[1] : size, after = end - c[k].from->attrs.i[2];
+        part[k] = c[k].value;
+        if (c[k].from->microbatch > last->microbatch) last = c[k].from;
+        if (!before && !after) continue;
+        stand_at(w, c[k].from);
+        TRY(mth__build1(&w->builder, "pad", &(mth__attrs){.i = {dimension, before, after}}, part[k], &part[k]));
+    }
+    stand_at(w, last);
+    for (int m; n > 1; n = m) { /* more parts than a node has operands: concats of concats */
+        m = 0;
+        for (int k = 0; k < n; k += MTH__MAX_IN) {
+            int count = n - k < MTH__MAX_IN ? n - k : MTH__MAX_IN;
+            mth__value *joined = part[k];
+            if (count > 1) TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.i = {dimension}}, count, part + k, &joined));
+            part[m++] = joined;
+        }
+    }
+    *out = part[0];
+    return NULL;
+}
+
+/* A piece at the size of the whole value: its row's own gradient. */
+static mth_status whole(walk *w, contribution *c) {
+    if (!c->piece) return NULL;
+    mth__value *din = NULL;
+    stand_at(w, c->from);
+    w->builder.wanted = 1;
+    TRY(c->from->op->grad(&w->builder, c->from, &c->value, &din));
+    c->value = din;
+    return NULL;
+}
+
+/* The sum of all that was sent to a value, NULL where nothing was. */
+static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
+    int n = 0;
+    for (contribution *c = w->sent[of->id]; c; c = c->next) n++;
+    *out = NULL;
+    if (n == 0) return NULL;
+    contribution one, *c = n == 1 ? &one : NEW_ARRAY(w->scratch, contribution, n);
+    int k = n;
+    for (const contribution *s = w->sent[of->id]; s; s = s->next) c[--k] = *s;
+    TRY(join(w, c, n, of, out));
+    if (*out) return NULL;
+    qsort(c, (size_t)n, sizeof *c, by_microbatch);
+    for (k = 0; k < n; k++) {
+        TRY(whole(w, &c[k]));
+        if (k == 0) { *out = c[0].value; continue; }
+        if (c[k].from) stand_at(w, c[k].from);
+        TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*out, c[k].value}, out));
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- the walk */
+static mth_status differentiate(walk *w, const mth__node *n) {
+    mth__value *dout[MTH__MAX_OUT], *din[MTH__MAX_IN];
+    uint64_t wanted = 0;
+    bool flows = false;
+    for (int j = 0; j < n->nin; j++) {
+        wanted |= (uint64_t)w->wanted[n->in[j]->id] << j;
+        din[j] = NULL;
+    }
+    if (!wanted) return NULL;
+    for (int k = 0; k < n->nout; k++) {
+        stand_at(w, n); /* for the sum of two seeds, which come from no node */
+        TRY(sum(w, n->out[k], &dout[k]));
+        flows |= dout[k] != NULL;
+    }
+    if (!flows) return NULL;
+    if (n->op->row == MTH__ROW_slice) { send(w, n->in[0], dout[0], n, true); return NULL; }
+    if (!n->op->grad) {
+        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s has no gradient, and one of '%s' is asked for", n->op->name, n->in[__builtin_ctzll(wanted)]->name ? n->in[__builtin_ctzll(wanted)]->name : "its operand"),
+                            F("take the gradient of outputs that don't depend on it, or pass its operand through stop"));
+        return mth__error_tensor(mth__error_operator(s, n->module ? n->module : n->op->name), mth__value_text(n->in[__builtin_ctzll(wanted)]));
+    }
+    stand_at(w, n);
+    w->builder.wanted = wanted;
+    TRY(n->op->grad(&w->builder, n, dout, din));
+    for (int j = 0; j < n->nin; j++) {
+        if (!din[j] || !(wanted >> j & 1)) continue;
+        if (!mth__shape_equal(din[j]->shape, n->in[j]->shape) || din[j]->dtype != n->in[j]->dtype)
+            return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name, n->module ? n->module : "");
+        send(w, n->in[j], din[j], n, false);
+    }
+    return NULL;
+}
+
+static mth_status backward(walk *w, int nodes) {
+    for (int i = nodes - 1; i >= 0; i--) {
+        const mth__node *n = w->graph->node.at[i];
+        TRY(differentiate(w, n));
+        for (int j = 0; j < n->nin; j++) {
+            const mth__value *v = n->in[j];
+            if (!w->wanted[v->id] || v->node || w->first[v->id] != i || w->total[v->id]) continue;
+            TRY(sum(w, v, &w->total[v->id]));
+        }
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- results */
+/* Parameters carry the name of their module: "linear_0.weight". */
+static void stand_at_value(walk *w, const mth__value *v, int nodes) {
+    mth__builder *b = &w->builder;
+    const char *dot = strrchr(v->name, '.');
+    *b = (mth__builder){.graph = w->graph, .module = dot ? mth__format(w->graph->arena, "%.*s", (int)(dot - v->name), v->name) : v->name, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
+    if (w->first[v->id] < nodes) {
+        const mth__node *n = w->graph->node.at[w->first[v->id]];
+        b->on = n->on;
+        b->region = n->region;
+        b->stage = n->stage;
+    }
+}
+/* Every gradient is a value of its own, made by a node: two tensors of one gradient (a + b) may be laid out differently. */
+static mth_status publish(walk *w, mth__value *v, int nodes) {
+    mth__value *d = w->total[v->id];
+    if (!d || !d->node || d->scratch) {
+        stand_at_value(w, v, nodes);
+        if (!d) TRY(sum(w, v, &d)); /* read by no node: an output itself, or unused */
+        TRY(d ? mth__build1(&w->builder, "copy", NULL, d, &d) : mth__build1(&w->builder, "scale", NULL, v, &d));
+    }
+    d->scratch = w; /* listed */
+    PUSH(w->graph->arena, w->graph->output, (mth__output){.name = v->name, .value = d, .is_gradient = true, .of = v->name});
+    return NULL;
+}
+
+static mth_status find_input(walk *w, const char *name, mth__value **out) {
+    const mth__graph *g = w->graph;
+    const char **names = NEW_ARRAY(w->scratch, const char *, g->input.n);
+    for (size_t i = 0; i < g->input.n; i++) {
+        mth__value *v = g->input.at[i];
+        names[i] = v->name;
+        if (strcmp(v->name, name)) continue;
+        *out = v;
+        if (mth__is_float(v->dtype)) return NULL;
+        return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)), F("ask for gradients of floating inputs alone")), mth__value_text(v));
+    }
+    const char *near = mth__nearest(name, names, g->input.n);
+    return FAIL(MTH_ERROR_KEY, F("the gradient of '%s' is asked for, and the model has no such input", name),
+                near ? F("did you mean '%s'?", near) : g->input.n ? F("name an input of the model, such as '%s'", names[0]) : F("ask for no input's gradient: the model has no input"));
+}
+
+static mth_status run(walk *w, const mth__gradient_options *o) {
+    mth__graph *g = w->graph;
+    int nodes = (int)g->node.n;
+    size_t outputs = g->output.n;
+    w->values = g->values;
+    w->sent = NEW_ARRAY(w->scratch, contribution *, w->values);
+    w->wanted = NEW_ARRAY(w->scratch, bool, w->values);
+    w->total = NEW_ARRAY(w->scratch, mth__value *, w->values);
+    w->first = NEW_ARRAY(w->scratch, int, w->values);
+    mth__value **input = NEW_ARRAY(w->scratch, mth__value *, o->input_count);
+    for (size_t i = 0; i < o->input_count; i++) {
+        TRY(find_input(w, o->inputs[i], &input[i]));
+        w->wanted[input[i]->id] = true;
+    }
+    for (size_t i = 0; i < g->parameter.n; i++) w->wanted[g->parameter.at[i]->id] = mth__is_float(g->parameter.at[i]->dtype);
+    for (int v = 0; v < w->values; v++) w->first[v] = nodes;
+    for (int i = nodes - 1; i >= 0; i--)
+        for (int j = 0; j < g->node.at[i]->nin; j++) w->first[g->node.at[i]->in[j]->id] = i;
+    for (int i = 0; i < nodes; i++) {
+        const mth__node *n = g->node.at[i];
+        bool any = false;
+        for (int j = 0; j < n->nin && !any; j++) any = w->wanted[n->in[j]->id];
+        for (int k = 0; any && k < n->nout; k++) w->wanted[n->out[k]->id] = mth__is_float(n->out[k]->dtype);
+    }
+    w->builder = (mth__builder){.graph = g, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
+    for (size_t i = 0; i < outputs; i++) {
+        mth__value *v = g->output.at[i].value;
+        if (!o->seeded[i] || !mth__is_float(v->dtype)) continue;
+        mth__value *seed = mth__graph_value(g, MTH__VALUE_SEED, g->output.at[i].name, v->dtype, v->shape);
+        send(w, v, seed, NULL, false);
+    }
+    TRY(backward(w, nodes));
+    for (size_t i = 0; i < g->parameter.n; i++) if (mth__is_float(g->parameter.at[i]->dtype)) TRY(publish(w, g->parameter.at[i], nodes));
+    for (size_t i = 0; i < o->input_count; i++) TRY(publish(w, input[i], nodes));
+    for (size_t i = outputs; i < g->output.n; i++) g->output.at[i].value->scratch = NULL;
+    return NULL;
+}
+
+mth_status mth__gradients(mth__graph *g, const mth__gradient_options *o) {
+    mth__arena *scratch = mth__arena_new();
+    walk w = {.graph = g, .scratch = scratch};
+    mth_status s = run(&w, o);
+    mth__arena_free(scratch);
+    return s;
+}
