@@ -55,14 +55,18 @@ mth_status mth__row_dimension(const mth__node *n, const char *what, int64_t dime
     int rank = n->in[0]->shape.rank;
     if (dimension >= 0 && dimension < rank) return NULL;
     char room[24];
-    if (rank == 0) return mth__row_error(n, F("%s of %s is %lld, but %s has no dimension", what, n->op->name, (long long)dimension, mth__arg_name(n->op, 0, room)), F("give a tensor with at least one dimension"));
-    return mth__row_error(n, F("%s of %s is %lld, outside the %d dimensions of %s", what, n->op->name, (long long)dimension, rank, mth__arg_name(n->op, 0, room)),
+    if (rank == 0)
+        return mth__row_error(n, F("%s of %s is %lld, but %s has no dimension", what, n->op->name, (long long)dimension,
+            mth__arg_name(n->op, 0, room)), F("give a tensor with at least one dimension"));
+    return mth__row_error(n, F("%s of %s is %lld, outside the %d dimensions of %s", what, n->op->name, (long long)dimension, rank,
+        mth__arg_name(n->op, 0, room)),
                           F("give a dimension from 0 to %d", rank - 1));
 }
 mth_status mth__row_rank(const mth__node *n, int j, int rank) {
     if (n->in[j]->shape.rank == rank) return NULL;
     char room[24];
-    return mth__row_error(n, F("%s of %s has %d dimensions, not %d", mth__arg_name(n->op, j, room), n->op->name, n->in[j]->shape.rank, rank), F("give a tensor of %d dimensions", rank));
+    return mth__row_error(n, F("%s of %s has %d dimensions, not %d", mth__arg_name(n->op, j, room), n->op->name, n->in[j]->shape.rank,
+        rank), F("give a tensor of %d dimensions", rank));
 }
 
 static mth_status check_dtypes(const mth__node *n) {
@@ -74,21 +78,25 @@ static mth_status check_dtypes(const mth__node *n) {
         if (op->any_args >> j & 1) {
             bool same = op->linear == MTH__LINEAR_JOINT && t != n->in[0]->dtype;
             if (same)
-                return mth__row_type_error(n, F("the operands of %s have two dtypes, %s and %s", op->name, mth_dtype_name(n->in[0]->dtype), mth_dtype_name(t)),
+                return mth__row_type_error(n, F("the operands of %s have two dtypes, %s and %s", op->name, mth_dtype_name(n->in[0]->dtype),
+                    mth_dtype_name(t)),
                                            F("give all of them as %s", mth_dtype_name(n->in[0]->dtype)));
             continue;
         }
         if (op->index_args >> j & 1) {
             bool wide = op->flags & MTH__WIDE_IDS;
             if (t != MTH_INT32 && !(wide && t == MTH_INT64))
-                return mth__row_type_error(n, F("%s of %s is %s, it takes %s", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t), wide ? "int32 or int64" : "int32"), F("give it as int32"));
+                return mth__row_type_error(n, F("%s of %s is %s, it takes %s", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t),
+                    wide ? "int32 or int64" : "int32"), F("give it as int32"));
             continue;
         }
         if (!mth__is_float(t))
-            return mth__row_type_error(n, F("%s of %s is %s, it takes floating values", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t)), F("give it as float32"));
+            return mth__row_type_error(n, F("%s of %s is %s, it takes floating values", mth__arg_name(op, j, room[0]), op->name,
+                mth_dtype_name(t)), F("give it as float32"));
         if (first < 0) first = j;
         else if (t != n->in[first]->dtype)
-            return mth__row_type_error(n, F("%s of %s is %s, %s is %s", mth__arg_name(op, first, room[0]), op->name, mth_dtype_name(n->in[first]->dtype), mth__arg_name(op, j, room[1]), mth_dtype_name(t)),
+            return mth__row_type_error(n, F("%s of %s is %s, %s is %s", mth__arg_name(op, first, room[0]), op->name,
+                mth_dtype_name(n->in[first]->dtype), mth__arg_name(op, j, room[1]), mth_dtype_name(t)),
                                        F("give both as %s", mth_dtype_name(n->in[first]->dtype)));
     }
     return NULL;
@@ -112,7 +120,8 @@ mth_status mth__build(mth__builder *b, const mth__op *op, const mth__attrs *attr
     int least, most, nout = count_results(op->results);
     count_args(op->args, &least, &most);
     if (nin < least || nin > most)
-        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("%s takes %s%d operand%s, not %d", op->name, most > least ? (nin < least ? "at least " : "at most ") : "", nin < least ? least : most, (nin < least ? least : most) == 1 ? "" : "s", nin),
+        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("%s takes %s%d operand%s, not %d", op->name, most > least
+            ? (nin < least ? "at least " : "at most ") : "", nin < least ? least : most, (nin < least ? least : most) == 1 ? "" : "s", nin),
                                         F("give as many operands as %s has: %s", op->name, op->args)), b->module ? b->module : op->name);
     mth__arena *arena = b->graph->arena;
     mth__node *n = NEW(arena, mth__node);
@@ -153,11 +162,14 @@ mth_status mth__build_n(mth__builder *b, const char *op, const mth__attrs *attrs
     if (!row) return INTERNAL("the catalog has no operator '%s'", op);
     return mth__build(b, row, attrs, nin, in, out);
 }
-mth_status mth__build1(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value **out) { return mth__build_n(b, op, attrs, 1, (mth__value *[]){x}, out); }
+mth_status mth__build1(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value **out) {
+    return mth__build_n(b, op, attrs, 1, (mth__value *[]){x}, out);
+}
 mth_status mth__build2(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value **out) {
     return mth__build_n(b, op, attrs, 2, (mth__value *[]){x, y}, out);
 }
-mth_status mth__build3(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value *z, mth__value **out) {
+mth_status mth__build3(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value *z,
+    mth__value **out) {
     return mth__build_n(b, op, attrs, 3, (mth__value *[]){x, y, z}, out);
 }
 mth_status mth__build_contract(mth__builder *b, const char *spec, mth__value *x, mth__value *y, mth__value **out) {
@@ -170,7 +182,9 @@ mth_status mth__build_shaped(mth__builder *b, const char *op, mth__value *x, mth
     for (int d = 0; d < shape.rank; d++) a.i[1 + d] = shape.dim[d];
     return mth__build1(b, op, &a, x, out);
 }
-mth_status mth__build_scale(mth__builder *b, mth__value *x, double by, mth__value **out) { return mth__build(b, &mth__op_scale, &(mth__attrs){.f = {by}}, 1, &x, out); }
+mth_status mth__build_scale(mth__builder *b, mth__value *x, double by, mth__value **out) {
+    return mth__build(b, &mth__op_scale, &(mth__attrs){.f = {by}}, 1, &x, out);
+}
 
 mth_status mth__build_unbroadcast(mth__builder *b, mth__value *v, mth__shape shape, mth__value **out) {
     if (mth__shape_equal(v->shape, shape)) { *out = v; return NULL; }
@@ -191,6 +205,7 @@ mth_status mth__grad_none(mth__builder *b, const mth__node *n, mth__value *const
 mth_status mth__grad_only_first(const mth__node *n, mth__value *const *dout) {
     for (int k = 1; k < n->nout; k++)
         if (dout[k])
-            return dress(FAIL(MTH_ERROR_UNSUPPORTED, F("result %d of %s (%s) has no gradient: it serves the backward pass alone", k, n->op->name, n->op->results), F("use its first result alone")), n);
+            return dress(FAIL(MTH_ERROR_UNSUPPORTED, F("result %d of %s (%s) has no gradient: it serves the backward pass alone", k,
+                n->op->name, n->op->results), F("use its first result alone")), n);
     return NULL;
 }

@@ -147,7 +147,9 @@ static mth_status infer_broadcast(mth__node *n) {
             int64_t *have = &s.dim[a.rank - b.rank + d], other = b.dim[d];
             if (*have == other || other == 1) continue;
             if (*have != 1)
-                return mth__row_error(n, F("the operands of %s can't be broadcast together: counted from the last dimension, number %d is %lld in one and %lld in another",
+                return mth__row_error(n,
+                    F("the operands of %s can't be broadcast together: counted from the last dimension, number %d is %lld in one and %lld "
+                    "in another",
                                            n->op->name, b.rank - d, (long long)*have, (long long)other),
                                       F("give operands whose dimensions, aligned at the right, are equal or 1"));
             *have = other;
@@ -165,10 +167,12 @@ static mth_status contradiction(const mth__node *n, const mth__rule *r, const ch
             if (r->in[i][e] != f) continue;
             const char *first = mth__arg_name(n->op, i, room[0]), *second = mth__arg_name(n->op, j, room[1]);
             long long x = (long long)n->in[i]->shape.dim[e], y = (long long)n->in[j]->shape.dim[d];
-            return mth__row_error(n, F("dimension %d of %s is %lld, dimension %d of %s is %lld: %s needs them equal (%s)", e, first, x, d, second, y, n->op->name, factors),
+            return mth__row_error(n, F("dimension %d of %s is %lld, dimension %d of %s is %lld: %s needs them equal (%s)", e, first, x, d,
+                second, y, n->op->name, factors),
                                   F("make dimension %d of %s %lld, or dimension %d of %s %lld", d, second, x, e, first, y));
         }
-    return mth__row_error(n, F("two dimensions of operand %d of %s, tied by %s, differ", j, n->op->name, factors), F("give a tensor in which they are equal"));
+    return mth__row_error(n, F("two dimensions of operand %d of %s, tied by %s, differ", j, n->op->name, factors),
+        F("give a tensor in which they are equal"));
 }
 
 mth_status mth__infer_from(mth__node *n, const char *factors) {
@@ -187,12 +191,14 @@ mth_status mth__infer_from(mth__node *n, const char *factors) {
         char room[2][24];
         if (before < 0 || (before > 0 && !t.ellipsis)) {
             int letters = (int)(t.end - t.begin);
-            return mth__row_error(n, F("%s of %s has %d dimensions; %s needs %s%d", mth__arg_name(n->op, j, room[0]), n->op->name, n->in[j]->shape.rank, factors, t.ellipsis ? "at least " : "", letters),
+            return mth__row_error(n, F("%s of %s has %d dimensions; %s needs %s%d", mth__arg_name(n->op, j, room[0]), n->op->name,
+                n->in[j]->shape.rank, factors, t.ellipsis ? "at least " : "", letters),
                                   F("give a tensor of %s%d dimensions", t.ellipsis ? "at least " : "", letters));
         }
         if (t.ellipsis && ellipsis >= 0 && before != ellipsis) {
             int wanted = ellipsis + (int)(t.end - t.begin);
-            return mth__row_error(n, F("%s of %s has %d dimensions, but with %s as it is it needs %d (%s)", mth__arg_name(n->op, j, room[0]), n->op->name, n->in[j]->shape.rank,
+            return mth__row_error(n, F("%s of %s has %d dimensions, but with %s as it is it needs %d (%s)",
+                mth__arg_name(n->op, j, room[0]), n->op->name, n->in[j]->shape.rank,
                                        mth__arg_name(n->op, first, room[1]), wanted, factors), F("give a tensor of %d dimensions", wanted));
         }
         if (t.ellipsis && ellipsis < 0) { ellipsis = before; first = j; }
@@ -205,7 +211,9 @@ mth_status mth__infer_from(mth__node *n, const char *factors) {
         mth__shape *s = &n->out[k]->shape;
         int letters = (int)(t.end - t.begin), before = t.ellipsis && ellipsis > 0 ? ellipsis : 0;
         s->rank = before + letters;
-        if (s->rank > MTH__RANK) return mth__row_error(n, F("the result of %s would have %d dimensions", n->op->name, s->rank), F("give tensors whose result has at most %d", MTH__RANK));
+        if (s->rank > MTH__RANK)
+            return mth__row_error(n, F("the result of %s would have %d dimensions", n->op->name, s->rank),
+                F("give tensors whose result has at most %d", MTH__RANK));
         for (int d = 0; d < s->rank; d++) {
             int f = d < before ? b.ellipsis[MTH__RANK - before + d] : b.of[(unsigned char)t.begin[d - before]];
             s->dim[d] = f < 0 ? 0 : r.factor[f].size;
@@ -220,6 +228,10 @@ mth_status mth__infer_same(mth__node *n) {
 }
 
 /* ---------------------------------------------------------------- flops */
+double mth__flops_none(const mth__node *n, const mth__shape *in, const mth__shape *out) {
+    (void)n; (void)in; (void)out;
+    return 0;
+}
 double mth__op_flops(const mth__node *n, const mth__shape *in, const mth__shape *out) {
     if (n->op->flops) return n->op->flops(n, in, out);
     double most = 0;

@@ -2,8 +2,10 @@
 #include "catalog/row_tools.h"
 
 static mth_status infer_attention(mth__node *n) {
-    if (n->nin > 3 && n->in[3]->dtype == MTH_INT64) return mth__row_type_error(n, F("the mask of attention is int64"), F("give the mask as bool, int32 or float32"));
-    if (!(n->attrs.f[0] == n->attrs.f[0])) return mth__row_error(n, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
+    if (n->nin > 3 && n->in[3]->dtype == MTH_INT64)
+        return mth__row_type_error(n, F("the mask of attention is int64"), F("give the mask as bool, int32 or float32"));
+    if (!(n->attrs.f[0] == n->attrs.f[0]))
+        return mth__row_error(n, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
     return mth__infer_from(n, n->op->factors);
 }
 /* Two products of s x t with d, and with e; where causal, half of them. */
@@ -11,16 +13,21 @@ static double products(const mth__node *n, mth__shape q, mth__shape k, mth__shap
     double heads = (double)q.dim[0] * (double)q.dim[2] * (double)q.dim[3], width = (double)(q.dim[4] + v.dim[3]);
     return 2 * heads * (double)q.dim[1] * (double)k.dim[1] * width * (n->attrs.i[0] ? 0.5 : 1);
 }
-static double flops(const mth__node *n, const mth__shape *in, const mth__shape *out) { (void)out; return products(n, in[0], in[1], in[2]); }
-static double flops_grad(const mth__node *n, const mth__shape *in, const mth__shape *out) { (void)out; return 2.5 * products(n, in[0], in[1], in[2]); }
+FLOPS(attention) { return products(n, in[0], in[1], in[2]); }
+FLOPS(grad) { return 2.5 * products(n, in[0], in[1], in[2]); }
 
-static mth_status grad(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(attention) {
     TRY(mth__grad_only_first(n, dout));
     mth__value *in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], dout[0], n->nin > 3 ? n->in[3] : NULL};
     return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 7 : 6, in, din);
 }
 #define ATTENTION .attr_names = "causal:i0, scale:f0", .whole = "tde", .flags = MTH__NEEDS_START
-const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, lse", .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention, .grad = grad,
-    .flops = flops, .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; lse = the logarithm of the softmax's denominator. A query that sees no key gives 0 and lse -inf."};
-const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, lse, do, mask?", .results = "dq, dk, dv", .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr", ATTENTION,
-    .linear = MTH__LINEAR_EACH, .linear_args = 32, .any_args = 64, .flops = flops_grad, .doc = "The gradients of attention: p = exp(scale * q k - lse), dv = p do, ds = p * (do v - sum of do * o), dq = scale * ds k, dk = scale * ds q."};
+const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, lse",
+    .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention, .grad = grad_attention,
+    .flops = flops_attention, .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; lse = the "
+        "logarithm of the softmax's denominator. A query that sees no key gives 0 and lse -inf."};
+const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, lse, do, mask?", .results = "dq, dk, dv",
+    .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr", ATTENTION,
+    .linear = MTH__LINEAR_EACH, .linear_args = 32, .any_args = 64, .flops = flops_grad,
+    .doc = "The gradients of attention: p = exp(scale * q k - lse), dv = p do, ds = p * (do v - sum of do * o), "
+        "dq = scale * ds k, dk = scale * ds q."};

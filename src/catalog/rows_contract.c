@@ -27,7 +27,8 @@ static bool well_formed(const char *s) {
 static mth_status infer(mth__node *n) {
     const char *s = n->attrs.s;
     if (!well_formed(s))
-        return mth__row_error(n, F("contract can't read the spec \"%s\"", s ? s : ""), F("give \"ab,bc->ac\": letters, none twice in a term, each in at least two of the three terms"));
+        return mth__row_error(n, F("contract can't read the spec \"%s\"", s ? s : ""),
+            F("give \"ab,bc->ac\": letters, none twice in a term, each in at least two of the three terms"));
     return mth__infer_from(n, s);
 }
 static void rule(const mth__node *n, mth__rule *r) {
@@ -36,7 +37,7 @@ static void rule(const mth__node *n, mth__rule *r) {
     for (int f = 0; f < r->n; f++)
         if (!has(&p, 2, r->factor[f].letter)) r->factor[f].kind = MTH__SUM;
 }
-static double flops(const mth__node *n, const mth__shape *in, const mth__shape *out) {
+FLOPS(contract) {
     spec_parts p = parts(n->attrs.s);
     double products = (double)mth__shape_size(out[0]);
     for (int d = 0; d < p.n[0]; d++)
@@ -44,7 +45,7 @@ static double flops(const mth__node *n, const mth__shape *in, const mth__shape *
     return 2 * products;
 }
 /* The derivative by one operand contracts dy with the other: "bsi,io->bso" gives "bso,io->bsi" and "bsi,bso->io". */
-static mth_status grad(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(contract) {
     spec_parts p = parts(n->attrs.s);
     char spec[3 * MTH__RANK + 4];
     if (WANTED(b, 0)) {
@@ -57,5 +58,6 @@ static mth_status grad(mth__builder *b, const mth__node *n, mth__value *const *d
     }
     return NULL;
 }
-const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attr_names = "spec:s", .linear = MTH__LINEAR_EACH, .linear_args = 3, .infer = infer, .rule = rule, .grad = grad, .flops = flops,
+const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attr_names = "spec:s", .linear = MTH__LINEAR_EACH,
+    .linear_args = 3, .infer = infer, .rule = rule, .grad = grad_contract, .flops = flops_contract,
     .doc = "Einstein's sum by `spec`, \"bsi,io->bso\": letters in both operands and not in the result are summed."};

@@ -2,12 +2,11 @@
 #include "catalog/row_tools.h"
 
 /* ---------------------------------------------------------------- gradients: y = f(x), dx = f'(x) dy */
-#define GRAD(id) static mth_status grad_##id(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din)
 #define IN n->in[0]
 #define Y n->out[0]
 #define DY dout[0]
 
-GRAD(neg) { (void)n; return mth__build1(b, "neg", NULL, DY, &din[0]); }
+GRAD(neg) { return mth__build1(b, "neg", NULL, DY, &din[0]); }
 GRAD(exp) { return mth__build2(b, "mul", NULL, DY, Y, &din[0]); }
 GRAD(log) { return mth__build2(b, "div", NULL, DY, IN, &din[0]); }
 GRAD(sqrt) { /* dy / (2 y) */
@@ -39,13 +38,15 @@ GRAD(gelu_tanh) { return mth__build2(b, "gelu_tanh_grad", NULL, IN, DY, &din[0])
 GRAD(silu) { return mth__build2(b, "silu_grad", NULL, IN, DY, &din[0]); }
 GRAD(sigmoid) { return mth__build2(b, "sigmoid_grad", NULL, Y, DY, &din[0]); }
 GRAD(tanh) { return mth__build2(b, "tanh_grad", NULL, Y, DY, &din[0]); }
-GRAD(pass) { (void)b; (void)n; din[0] = DY; return NULL; }
+GRAD(pass) { din[0] = DY; return NULL; }
 GRAD(scale) { return mth__build_scale(b, DY, n->attrs.f[0], &din[0]); }
 GRAD(cast) { return mth__build1(b, "cast", &(mth__attrs){.i = {IN->dtype}}, DY, &din[0]); }
 GRAD(dropout) { return mth__build1(b, "dropout", &n->attrs, DY, &din[0]); } /* the same key and indices: the same mask */
 
 /* ---------------------------------------------------------------- of two operands, each brought back to its own shape */
-static mth_status fold(mth__builder *b, const mth__node *n, mth__value *d, int j, mth__value **din) { return mth__build_unbroadcast(b, d, n->in[j]->shape, &din[j]); }
+static mth_status fold(mth__builder *b, const mth__node *n, mth__value *d, int j, mth__value **din) {
+    return mth__build_unbroadcast(b, d, n->in[j]->shape, &din[j]);
+}
 
 GRAD(add) {
     for (int j = 0; j < 2; j++) if (WANTED(b, j)) TRY(fold(b, n, DY, j, din));
@@ -96,23 +97,26 @@ static mth_status infer_cast(mth__node *n) {
     n->out[0]->shape = n->in[0]->shape;
     n->out[0]->dtype = (mth_dtype)n->attrs.i[0];
     if (n->attrs.i[0] >= MTH_FLOAT32 && n->attrs.i[0] <= MTH_BFLOAT16) return NULL;
-    return mth__row_error(n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.i[0]), F("give one of float32, float64, int32, int64, bool, bfloat16"));
+    return mth__row_error(n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.i[0]),
+        F("give one of float32, float64, int32, int64, bool, bfloat16"));
 }
 static mth_status infer_dropout(mth__node *n) {
     double p = n->attrs.f[0];
-    if (!(p >= 0 && p < 1)) return mth__row_error(n, F("the probability of dropout is %g, outside [0, 1)", p), F("give a probability of at least 0 and below 1"));
+    if (!(p >= 0 && p < 1))
+        return mth__row_error(n, F("the probability of dropout is %g, outside [0, 1)", p),
+            F("give a probability of at least 0 and below 1"));
     return mth__infer_same(n);
 }
-static double no_flops(const mth__node *n, const mth__shape *in, const mth__shape *out) { (void)n; (void)in; (void)out; return 0; }
 
 /* ---------------------------------------------------------------- rows */
-#define UNARY(id, text) const mth__op mth__op_##id = {ROW(id), .args = "x", .results = "y", .factors = "*", .flags = MTH__ELEMENTWISE, .grad = grad_##id, .doc = text}
-#define UNARY_GRAD(id, of, text) const mth__op mth__op_##id = {ROW(id), .args = of ", dy", .results = "dx", .factors = "*", .flags = MTH__ELEMENTWISE, \
-    .linear = MTH__LINEAR_EACH, .linear_args = 2, .doc = text}
-#define BINARY(id, ...) const mth__op mth__op_##id = {ROW(id), .args = "a, b", .results = "y", .factors = "*", .flags = MTH__ELEMENTWISE, __VA_ARGS__}
+#define MAPS(id, operands) ROW(id), .args = operands, .results = "y", .factors = "*", .flags = MTH__ELEMENTWISE
+#define UNARY(id, text) const mth__op mth__op_##id = {MAPS(id, "x"), .grad = grad_##id, .doc = text}
+#define BINARY(id, ...) const mth__op mth__op_##id = {MAPS(id, "a, b"), __VA_ARGS__}
+#define BACKWARD(id, of, text) const mth__op mth__op_##id = {ROW(id), .args = of ", dy", .results = "dx", .factors = "*", \
+    .flags = MTH__ELEMENTWISE, .linear = MTH__LINEAR_EACH, .linear_args = 2, .doc = text}
 #define LINEAR_IN_X .linear = MTH__LINEAR_EACH, .linear_args = 1
 
-const mth__op mth__op_neg = {ROW(neg), .args = "x", .results = "y", .factors = "*", .flags = MTH__ELEMENTWISE, LINEAR_IN_X, .grad = grad_neg, .doc = "y = -x."};
+const mth__op mth__op_neg = {MAPS(neg, "x"), LINEAR_IN_X, .grad = grad_neg, .doc = "y = -x."};
 UNARY(exp, "y = exp(x).");
 UNARY(log, "y = log(x), the natural logarithm.");
 UNARY(sqrt, "y = sqrt(x).");
@@ -125,20 +129,22 @@ UNARY(gelu_tanh, "y = x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2.");
 UNARY(silu, "y = x * sigmoid(x).");
 UNARY(sigmoid, "y = 1 / (1 + exp(-x)).");
 UNARY(tanh, "y = tanh(x).");
-const mth__op mth__op_copy = {ROW(copy), .args = "x", .results = "y", .factors = "*", .flags = MTH__ELEMENTWISE, LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = grad_pass, .doc = "y = x, in memory of its own."};
-const mth__op mth__op_scale = {ROW(scale), .args = "x", .results = "y", .attr_names = "by:f0", .factors = "*", .flags = MTH__ELEMENTWISE, LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
-const mth__op mth__op_shift = {ROW(shift), .args = "x", .results = "y", .attr_names = "by:f0", .factors = "*", .flags = MTH__ELEMENTWISE, .grad = grad_pass, .doc = "y = x + by."};
-const mth__op mth__op_cast = {ROW(cast), .args = "x", .results = "y", .attr_names = "dtype:i0", .factors = "*", .flags = MTH__ELEMENTWISE, .any_args = 1, .infer = infer_cast, .grad = grad_cast,
+const mth__op mth__op_copy = {MAPS(copy, "x"), LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = grad_pass,
+    .doc = "y = x, in memory of its own."};
+const mth__op mth__op_scale = {MAPS(scale, "x"), .attr_names = "by:f0", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
+const mth__op mth__op_shift = {MAPS(shift, "x"), .attr_names = "by:f0", .grad = grad_pass, .doc = "y = x + by."};
+const mth__op mth__op_cast = {MAPS(cast, "x"), .attr_names = "dtype:i0", .any_args = 1, .infer = infer_cast, .grad = grad_cast,
     .doc = "y = x in another dtype, rounded to nearest even; to an integer, toward zero."};
-const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*", .flags = MTH__ALIAS | MTH__FREE, LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = mth__grad_none,
-    .flops = no_flops, .doc = "y = x; no gradient flows through it."};
+const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*", .flags = MTH__ALIAS | MTH__FREE, LINEAR_IN_X,
+    .any_args = 1, .infer = mth__infer_same, .grad = mth__grad_none,
+    .flops = mth__flops_none, .doc = "y = x; no gradient flows through it."};
 
-UNARY_GRAD(relu_grad, "x", "dx = dy where x > 0, else 0.");
-UNARY_GRAD(gelu_grad, "x", "dx = dy * gelu'(x).");
-UNARY_GRAD(gelu_tanh_grad, "x", "dx = dy * gelu_tanh'(x).");
-UNARY_GRAD(silu_grad, "x", "dx = dy * s * (1 + x * (1 - s)), s = sigmoid(x).");
-UNARY_GRAD(sigmoid_grad, "y", "dx = dy * y * (1 - y).");
-UNARY_GRAD(tanh_grad, "y", "dx = dy * (1 - y^2).");
+BACKWARD(relu_grad, "x", "dx = dy where x > 0, else 0.");
+BACKWARD(gelu_grad, "x", "dx = dy * gelu'(x).");
+BACKWARD(gelu_tanh_grad, "x", "dx = dy * gelu_tanh'(x).");
+BACKWARD(silu_grad, "x", "dx = dy * s * (1 + x * (1 - s)), s = sigmoid(x).");
+BACKWARD(sigmoid_grad, "y", "dx = dy * y * (1 - y).");
+BACKWARD(tanh_grad, "y", "dx = dy * (1 - y^2).");
 
 BINARY(add, .linear = MTH__LINEAR_JOINT, .linear_args = 3, .grad = grad_add, .doc = "y = a + b, broadcast.");
 BINARY(sub, .linear = MTH__LINEAR_JOINT, .linear_args = 3, .grad = grad_sub, .doc = "y = a - b, broadcast.");
@@ -147,5 +153,7 @@ BINARY(div, LINEAR_IN_X, .grad = grad_div, .doc = "y = a / b, broadcast.");
 BINARY(maximum, .grad = grad_maximum, .doc = "y = max(a, b), broadcast.");
 BINARY(equal, .grad = mth__grad_none, .doc = "y = 1 where a == b, else 0, broadcast.");
 
-const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y", .attr_names = "key:i0, probability:f0", .factors = "*", .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X,
-    .infer = infer_dropout, .grad = grad_dropout, .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's global index."};
+const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y", .attr_names = "key:i0, probability:f0", .factors = "*",
+    .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X,
+    .infer = infer_dropout, .grad = grad_dropout, .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's "
+        "global index."};

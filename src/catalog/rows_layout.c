@@ -2,20 +2,23 @@
 #include "catalog/row_tools.h"
 
 #define MOVES .linear = MTH__LINEAR_EACH, .linear_args = 1, .any_args = 1
-static double no_flops(const mth__node *n, const mth__shape *in, const mth__shape *out) { (void)n; (void)in; (void)out; return 0; }
 
 /* ---------------------------------------------------------------- reshape */
 static mth_status infer_reshape(mth__node *n) {
     mth__shape in = n->in[0]->shape, *out = &n->out[0]->shape;
     n->out[0]->dtype = n->in[0]->dtype;
-    if (n->attrs.i[0] < 0 || n->attrs.i[0] > MTH__RANK) return mth__row_error(n, F("reshape to %lld dimensions", (long long)n->attrs.i[0]), F("give a shape of at most %d dimensions", MTH__RANK));
+    if (n->attrs.i[0] < 0 || n->attrs.i[0] > MTH__RANK)
+        return mth__row_error(n, F("reshape to %lld dimensions", (long long)n->attrs.i[0]),
+            F("give a shape of at most %d dimensions", MTH__RANK));
     out->rank = (int)n->attrs.i[0];
     for (int d = 0; d < out->rank; d++) out->dim[d] = n->attrs.i[1 + d];
     TRY(mth__error_operator(mth__shape_check(*out, n->in[0]->dtype), n->module));
     if (mth__shape_size(in) == mth__shape_size(*out)) return NULL;
     mth__value wanted = {.name = "shape asked for", .kind = MTH__VALUE_INPUT, .dtype = n->in[0]->dtype, .shape = *out};
-    return mth__error_tensor(mth__row_error(n, F("a tensor of %lld elements can't take a shape of %lld", (long long)mth__shape_size(in), (long long)mth__shape_size(*out)),
-                                            F("give a shape whose dimensions multiply to %lld", (long long)mth__shape_size(in))), mth__value_text(&wanted));
+    long long has = (long long)mth__shape_size(in);
+    mth_status s = mth__row_error(n, F("a tensor of %lld elements can't take a shape of %lld", has, (long long)mth__shape_size(*out)),
+        F("give a shape whose dimensions multiply to %lld", has));
+    return mth__error_tensor(s, mth__value_text(&wanted));
 }
 
 static int64_t gcd(int64_t a, int64_t b) {
@@ -60,10 +63,12 @@ static void rule_reshape(const mth__node *n, mth__rule *r) {
         whole(r, &y, fy);
     }
 }
-static mth_status grad_reshape(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) { return mth__build_shaped(b, "reshape", dout[0], n->in[0]->shape, &din[0]); }
+GRAD(reshape) { return mth__build_shaped(b, "reshape", dout[0], n->in[0]->shape, &din[0]); }
 
-const mth__op mth__op_reshape = {ROW(reshape), .args = "x", .results = "y", .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", MOVES, .flags = MTH__ALIAS | MTH__FREE,
-    .infer = infer_reshape, .rule = rule_reshape, .grad = grad_reshape, .flops = no_flops, .doc = "The same elements, in row-major order, under another shape."};
+const mth__op mth__op_reshape = {ROW(reshape), .args = "x", .results = "y",
+    .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", MOVES, .flags = MTH__ALIAS | MTH__FREE,
+    .infer = infer_reshape, .rule = rule_reshape, .grad = grad_reshape, .flops = mth__flops_none,
+    .doc = "The same elements, in row-major order, under another shape."};
 
 /* ---------------------------------------------------------------- transpose */
 static mth_status infer_transpose(mth__node *n) {
@@ -72,21 +77,24 @@ static mth_status infer_transpose(mth__node *n) {
     unsigned seen = 0;
     for (int d = 0; d < in.rank; d++) if (n->attrs.i[1 + d] >= 0 && n->attrs.i[1 + d] < in.rank) seen |= 1u << n->attrs.i[1 + d];
     if (n->attrs.i[0] != in.rank || seen != (1u << in.rank) - 1)
-        return mth__row_error(n, F("the dimensions of transpose are no permutation of the %d that the tensor has", in.rank), F("name each of 0 to %d once", in.rank - 1));
+        return mth__row_error(n, F("the dimensions of transpose are no permutation of the %d that the tensor has", in.rank),
+            F("name each of 0 to %d once", in.rank - 1));
     out->rank = in.rank;
     for (int d = 0; d < in.rank; d++) out->dim[d] = in.dim[n->attrs.i[1 + d]];
     return NULL;
 }
 static void rule_transpose(const mth__node *n, mth__rule *r) {
     mth__rule_begin(n, r);
-    for (int d = 0; d < n->out[0]->shape.rank; d++) r->out[0][d] = r->in[0][n->attrs.i[1 + d]] = (int8_t)mth__rule_factor(r, n->out[0]->shape.dim[d], MTH__PASS);
+    for (int d = 0; d < n->out[0]->shape.rank; d++) r->out[0][d] = r->in[0][n->attrs.i[1 + d]] = (int8_t)mth__rule_factor(r,
+        n->out[0]->shape.dim[d], MTH__PASS);
 }
-static mth_status grad_transpose(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(transpose) {
     mth__attrs inverse = {.i = {n->attrs.i[0]}};
     for (int d = 0; d < n->attrs.i[0]; d++) inverse.i[1 + n->attrs.i[1 + d]] = d;
     return mth__build1(b, "transpose", &inverse, dout[0], &din[0]);
 }
-const mth__op mth__op_transpose = {ROW(transpose), .args = "x", .results = "y", .attr_names = "rank:i0, p0:i1, p1:i2, p2:i3, p3:i4, p4:i5, p5:i6, p6:i7, p7:i8", MOVES,
+const mth__op mth__op_transpose = {ROW(transpose), .args = "x", .results = "y",
+    .attr_names = "rank:i0, p0:i1, p1:i2, p2:i3, p3:i4, p4:i5, p5:i6, p6:i7, p7:i8", MOVES,
     .infer = infer_transpose, .rule = rule_transpose, .grad = grad_transpose, .doc = "Dimension d of y is dimension p[d] of x."};
 
 /* ---------------------------------------------------------------- slice, pad: the dimension they touch is WHOLE where they change it */
@@ -104,12 +112,13 @@ static mth_status infer_slice(mth__node *n) {
     int64_t size = n->in[0]->shape.dim[d];
     TRY(mth__infer_same(n));
     if (start < 0 || stop > size || start > stop)
-        return mth__row_error(n, F("slice takes %lld to %lld of dimension %lld, which has %lld elements", (long long)start, (long long)stop, (long long)d, (long long)size),
+        return mth__row_error(n, F("slice takes %lld to %lld of dimension %lld, which has %lld elements", (long long)start,
+            (long long)stop, (long long)d, (long long)size),
                               F("give 0 <= start <= stop <= %lld", (long long)size));
     n->out[0]->shape.dim[d] = stop - start;
     return NULL;
 }
-static mth_status grad_slice(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(slice) {
     const int64_t *i = n->attrs.i;
     return mth__build1(b, "pad", &(mth__attrs){.i = {i[0], i[1], n->in[0]->shape.dim[i[0]] - i[2]}}, dout[0], &din[0]);
 }
@@ -120,12 +129,14 @@ static mth_status infer_pad(mth__node *n) {
     int64_t d = n->attrs.i[0], before = n->attrs.i[1], after = n->attrs.i[2], size;
     TRY(mth__row_dimension(n, "the dimension", d));
     TRY(mth__infer_same(n));
-    if (before < 0 || after < 0 || __builtin_add_overflow(n->in[0]->shape.dim[d], before, &size) || __builtin_add_overflow(size, after, &size))
-        return mth__row_error(n, F("pad by %lld before and %lld after", (long long)before, (long long)after), F("give numbers of elements of at least 0"));
+    if (before < 0 || after < 0 || __builtin_add_overflow(n->in[0]->shape.dim[d], before, &size)
+        || __builtin_add_overflow(size, after, &size))
+        return mth__row_error(n, F("pad by %lld before and %lld after", (long long)before, (long long)after),
+            F("give numbers of elements of at least 0"));
     n->out[0]->shape.dim[d] = size;
     return NULL;
 }
-static mth_status grad_pad(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(pad) {
     const int64_t *i = n->attrs.i;
     return mth__build1(b, "slice", &(mth__attrs){.i = {i[0], i[1], i[1] + n->in[0]->shape.dim[i[0]]}}, dout[0], &din[0]);
 }
@@ -142,16 +153,19 @@ static mth_status infer_concat(mth__node *n) {
         TRY(mth__row_rank(n, j, n->in[0]->shape.rank));
         for (int e = 0; e < n->in[0]->shape.rank; e++) {
             if (e == d || n->in[j]->shape.dim[e] == n->in[0]->shape.dim[e]) continue;
-            return mth__row_error(n, F("concat over dimension %lld: dimension %d of operand %d is %lld, of operand 0 it is %lld", (long long)d, e, j, (long long)n->in[j]->shape.dim[e],
-                                       (long long)n->in[0]->shape.dim[e]), F("give tensors that differ in dimension %lld alone", (long long)d));
+            return mth__row_error(n, F("concat over dimension %lld: dimension %d of operand %d is %lld, of operand 0 it is %lld",
+                (long long)d, e, j, (long long)n->in[j]->shape.dim[e],
+                                       (long long)n->in[0]->shape.dim[e]), F("give tensors that differ in dimension %lld alone",
+                                           (long long)d));
         }
-        if (__builtin_add_overflow(*sum, n->in[j]->shape.dim[d], sum)) return mth__row_error(n, F("the result of concat would have 2^63 elements or more"), F("give smaller tensors"));
+        if (__builtin_add_overflow(*sum, n->in[j]->shape.dim[d], sum))
+            return mth__row_error(n, F("the result of concat would have 2^63 elements or more"), F("give smaller tensors"));
     }
     return NULL;
 }
 /* The joined dimension is one WHOLE factor for all operands, of the result's size: there may be more operands than a rule has factors. */
 static void rule_concat(const mth__node *n, mth__rule *r) { mth__rule_along(n, n->nin == 1 ? 0 : 1u << n->attrs.i[0], r); }
-static mth_status grad_concat(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(concat) {
     int64_t d = n->attrs.i[0], at = 0;
     for (int j = 0; j < n->nin; j++) {
         int64_t size = n->in[j]->shape.dim[d];
@@ -160,5 +174,6 @@ static mth_status grad_concat(mth__builder *b, const mth__node *n, mth__value *c
     }
     return NULL;
 }
-const mth__op mth__op_concat = {ROW(concat), .args = "xs*", .results = "y", .attr_names = "dimension:i0", .linear = MTH__LINEAR_JOINT, .linear_args = ALL_ARGS, .any_args = ALL_ARGS,
+const mth__op mth__op_concat = {ROW(concat), .args = "xs*", .results = "y", .attr_names = "dimension:i0", .linear = MTH__LINEAR_JOINT,
+    .linear_args = ALL_ARGS, .any_args = ALL_ARGS,
     .infer = infer_concat, .rule = rule_concat, .grad = grad_concat, .doc = "The operands one after the other along one dimension."};

@@ -1,43 +1,55 @@
 /* Softmax and the norms: the normalized dimension is WHOLE. */
 #include "catalog/row_tools.h"
 
-static double flops_norm(const mth__node *n, const mth__shape *in, const mth__shape *out) { (void)n; (void)out; return 8 * (double)mth__shape_size(in[0]); }
+FLOPS(norm) { return 8 * (double)mth__shape_size(in[0]); }
 
 /* ---------------------------------------------------------------- softmax */
 static mth_status infer_softmax(mth__node *n) {
     TRY(mth__row_dimension(n, "the dimension", n->attrs.i[0]));
-    if (n->nin == 2 && !mth__shape_equal(n->in[0]->shape, n->in[1]->shape)) return mth__row_error(n, F("y and dy of softmax_grad differ in shape"), F("give tensors of one shape"));
+    if (n->nin == 2 && !mth__shape_equal(n->in[0]->shape, n->in[1]->shape))
+        return mth__row_error(n, F("y and dy of softmax_grad differ in shape"), F("give tensors of one shape"));
     return mth__infer_same(n);
 }
 static void rule_softmax(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << n->attrs.i[0], r); }
-static mth_status grad_softmax(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) { return mth__build2(b, "softmax_grad", &n->attrs, n->out[0], dout[0], &din[0]); }
+GRAD(softmax) { return mth__build2(b, "softmax_grad", &n->attrs, n->out[0], dout[0], &din[0]); }
 
-const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attr_names = "dimension:i0", .infer = infer_softmax, .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
+const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attr_names = "dimension:i0", .infer = infer_softmax,
+    .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
     .doc = "y = exp(x - max x) / sum of exp(x - max x) along one dimension."};
-const mth__op mth__op_softmax_grad = {ROW(softmax_grad), .args = "y, dy", .results = "dx", .attr_names = "dimension:i0", .linear = MTH__LINEAR_EACH, .linear_args = 2, .infer = infer_softmax, .rule = rule_softmax,
+const mth__op mth__op_softmax_grad = {ROW(softmax_grad), .args = "y, dy", .results = "dx", .attr_names = "dimension:i0",
+    .linear = MTH__LINEAR_EACH, .linear_args = 2, .infer = infer_softmax, .rule = rule_softmax,
     .flops = flops_norm, .doc = "dx = y * (dy - sum of y * dy along the dimension)."};
 
 /* ---------------------------------------------------------------- norms */
 static mth_status infer_norm(mth__node *n) {
-    if (!(n->attrs.f[0] >= 0)) return mth__row_error(n, F("the epsilon of %s is %g", n->op->name, n->attrs.f[0]), F("give an epsilon of at least 0, such as 1e-05"));
+    if (!(n->attrs.f[0] >= 0))
+        return mth__row_error(n, F("the epsilon of %s is %g", n->op->name, n->attrs.f[0]),
+            F("give an epsilon of at least 0, such as 1e-05"));
     return mth__infer_from(n, n->op->factors);
 }
-static mth_status grad_layer_norm(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(layer_norm) {
     TRY(mth__grad_only_first(n, dout));
     mth__value *in[] = {n->in[0], n->in[1], n->out[1], n->out[2], dout[0]};
     return mth__build_n(b, "layer_norm_grad", NULL, 5, in, din);
 }
-static mth_status grad_rms_norm(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(rms_norm) {
     TRY(mth__grad_only_first(n, dout));
     mth__value *in[] = {n->in[0], n->in[1], n->out[1], dout[0]};
     return mth__build_n(b, "rms_norm_grad", NULL, 4, in, din);
 }
 #define NORM .whole = "d", .flops = flops_norm
-const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd", .attr_names = "epsilon:f0", .factors = "...d,d,d->...d,...,...", NORM, .infer = infer_norm,
+const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd", .attr_names = "epsilon:f0",
+    .factors = "...d,d,d->...d,...,...", NORM, .infer = infer_norm,
     .grad = grad_layer_norm, .doc = "y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon)."};
-const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy", .results = "dx, dweight, dbias", .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
-    .linear = MTH__LINEAR_EACH, .linear_args = 16, .doc = "The gradients of layer_norm: h = (x - mean) * rstd, g = dy * weight, dx = rstd * (g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
-const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attr_names = "epsilon:f0", .factors = "...d,d->...d,...", NORM, .infer = infer_norm,
+const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy", .results = "dx, dweight, dbias",
+    .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
+    .linear = MTH__LINEAR_EACH, .linear_args = 16,
+    .doc = "The gradients of layer_norm: h = (x - mean) * rstd, g = dy * weight, dx = rstd * "
+        "(g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
+const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attr_names = "epsilon:f0",
+    .factors = "...d,d->...d,...", NORM, .infer = infer_norm,
     .grad = grad_rms_norm, .doc = "y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean of x^2 + epsilon)."};
-const mth__op mth__op_rms_norm_grad = {ROW(rms_norm_grad), .args = "x, weight, rstd, dy", .results = "dx, dweight", .factors = "...d,d,...,...d->...d,d", .sum = "...", NORM,
-    .linear = MTH__LINEAR_EACH, .linear_args = 8, .doc = "The gradients of rms_norm: h = x * rstd, g = dy * weight, dx = rstd * (g - h * mean(g * h)), dweight = sum of dy * h."};
+const mth__op mth__op_rms_norm_grad = {ROW(rms_norm_grad), .args = "x, weight, rstd, dy", .results = "dx, dweight",
+    .factors = "...d,d,...,...d->...d,d", .sum = "...", NORM,
+    .linear = MTH__LINEAR_EACH, .linear_args = 8,
+    .doc = "The gradients of rms_norm: h = x * rstd, g = dy * weight, dx = rstd * (g - h * mean(g * h)), dweight = sum of dy * h."};

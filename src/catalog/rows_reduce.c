@@ -11,11 +11,14 @@ static mth_status infer_reduce(mth__node *n) {
     mth__shape in = n->in[0]->shape, *out = &n->out[0]->shape;
     int64_t bits = n->attrs.i[0];
     if (bits < 0 || bits >> in.rank)
-        return mth__row_error(n, F("%s is asked for dimension %d of a tensor of %d dimensions", n->op->name, bits < 0 ? -1 : 63 - __builtin_clzll((unsigned long long)bits), in.rank),
+        return mth__row_error(n, F("%s is asked for dimension %d of a tensor of %d dimensions", n->op->name, bits < 0 ? -1
+            : 63 - __builtin_clzll((unsigned long long)bits), in.rank),
                               F("give dimensions that the tensor has, counted from 0"));
     if (n->op->row == MTH__ROW_reduce_max)
         for (int d = 0; d < in.rank; d++)
-            if ((bits >> d & 1) && in.dim[d] == 0) return mth__row_error(n, F("the maximum over dimension %d, which has no element, has no value", d), F("give a tensor with at least one element there"));
+            if ((bits >> d & 1) && in.dim[d] == 0)
+                return mth__row_error(n, F("the maximum over dimension %d, which has no element, has no value", d),
+                    F("give a tensor with at least one element there"));
     if (n->attrs.i[1]) { *out = kept(n); return NULL; }
     for (int d = 0; d < in.rank; d++) if (!(bits >> d & 1)) out->dim[out->rank++] = in.dim[d];
     return NULL;
@@ -31,7 +34,7 @@ static void rule_reduce(const mth__node *n, mth__rule *r) {
         else if (n->attrs.i[1]) e++;
     }
 }
-static double flops_reduce(const mth__node *n, const mth__shape *in, const mth__shape *out) { (void)n; (void)out; return (double)mth__shape_size(in[0]); }
+FLOPS(reduce) { return (double)mth__shape_size(in[0]); }
 
 /* v, of the result's shape, in a shape that broadcasts against the operand: reduced dimensions as 1. Leading ones may be missing. */
 static mth_status spread(mth__builder *b, const mth__node *n, mth__value *v, mth__value **out) {
@@ -39,12 +42,12 @@ static mth_status spread(mth__builder *b, const mth__node *n, mth__value *v, mth
     if (!n->attrs.i[1] && n->attrs.i[0] == ((int64_t)1 << gone) - 1) { *out = v; return NULL; }
     return mth__build_shaped(b, "reshape", v, kept(n), out);
 }
-static mth_status grad_sum(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
+GRAD(sum) {
     mth__value *d;
     TRY(spread(b, n, dout[0], &d));
     return mth__build_shaped(b, "broadcast_to", d, n->in[0]->shape, &din[0]);
 }
-static mth_status grad_max(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) { /* to the largest elements, in equal parts */
+GRAD(max) { /* to the largest elements, in equal parts */
     mth__value *y, *dy, *won, *ties, *share;
     TRY(spread(b, n, n->out[0], &y));
     TRY(mth__build2(b, "equal", NULL, n->in[0], y, &won));
@@ -54,10 +57,13 @@ static mth_status grad_max(mth__builder *b, const mth__node *n, mth__value *cons
     return mth__build2(b, "mul", NULL, won, dy, &din[0]);
 }
 
-const mth__op mth__op_reduce_sum = {ROW(reduce_sum), .args = "x", .results = "y", .attr_names = "dimensions:i0, keep:i1", .linear = MTH__LINEAR_EACH, .linear_args = 1,
-    .infer = infer_reduce, .rule = rule_reduce, .grad = grad_sum, .flops = flops_reduce, .doc = "The sum over the dimensions whose bits are set; with keep they stay as 1."};
+const mth__op mth__op_reduce_sum = {ROW(reduce_sum), .args = "x", .results = "y", .attr_names = "dimensions:i0, keep:i1",
+    .linear = MTH__LINEAR_EACH, .linear_args = 1,
+    .infer = infer_reduce, .rule = rule_reduce, .grad = grad_sum, .flops = flops_reduce,
+    .doc = "The sum over the dimensions whose bits are set; with keep they stay as 1."};
 const mth__op mth__op_reduce_max = {ROW(reduce_max), .args = "x", .results = "y", .attr_names = "dimensions:i0, keep:i1",
-    .infer = infer_reduce, .rule = rule_reduce, .grad = grad_max, .flops = flops_reduce, .doc = "The maximum over the dimensions whose bits are set; with keep they stay as 1."};
+    .infer = infer_reduce, .rule = rule_reduce, .grad = grad_max, .flops = flops_reduce,
+    .doc = "The maximum over the dimensions whose bits are set; with keep they stay as 1."};
 
 /* ---------------------------------------------------------------- broadcast_to */
 static mth_status infer_broadcast_to(mth__node *n) {
@@ -65,18 +71,22 @@ static mth_status infer_broadcast_to(mth__node *n) {
     int64_t rank = n->attrs.i[0];
     n->out[0]->dtype = n->in[0]->dtype;
     if (rank < in.rank || rank > MTH__RANK)
-        return mth__row_error(n, F("a tensor of %d dimensions can't be broadcast to %lld", in.rank, (long long)rank), F("give a shape of %d to %d dimensions", in.rank, MTH__RANK));
+        return mth__row_error(n, F("a tensor of %d dimensions can't be broadcast to %lld", in.rank, (long long)rank),
+            F("give a shape of %d to %d dimensions", in.rank, MTH__RANK));
     out->rank = (int)rank;
     for (int d = 0; d < out->rank; d++) out->dim[d] = n->attrs.i[1 + d];
     for (int d = 0; d < in.rank; d++) {
         int64_t want = out->dim[d + out->rank - in.rank];
         if (in.dim[d] != 1 && in.dim[d] != want)
-            return mth__row_error(n, F("dimension %d is %lld and can't be broadcast to %lld", d, (long long)in.dim[d], (long long)want), F("give a tensor whose dimension %d is 1 or %lld", d, (long long)want));
+            return mth__row_error(n, F("dimension %d is %lld and can't be broadcast to %lld", d, (long long)in.dim[d], (long long)want),
+                F("give a tensor whose dimension %d is 1 or %lld", d, (long long)want));
     }
     return NULL;
 }
 static void rule_broadcast_to(const mth__node *n, mth__rule *r) { mth__rule_from(n, &(mth__letters){"*", NULL, NULL, NULL}, r); }
-static mth_status grad_broadcast_to(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) { return mth__build_unbroadcast(b, dout[0], n->in[0]->shape, &din[0]); }
+GRAD(broadcast_to) { return mth__build_unbroadcast(b, dout[0], n->in[0]->shape, &din[0]); }
 
-const mth__op mth__op_broadcast_to = {ROW(broadcast_to), .args = "x", .results = "y", .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", .linear = MTH__LINEAR_EACH, .linear_args = 1,
-    .any_args = 1, .infer = infer_broadcast_to, .rule = rule_broadcast_to, .grad = grad_broadcast_to, .doc = "x repeated to a shape, as NumPy's broadcast_to."};
+const mth__op mth__op_broadcast_to = {ROW(broadcast_to), .args = "x", .results = "y",
+    .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", .linear = MTH__LINEAR_EACH, .linear_args = 1,
+    .any_args = 1, .infer = infer_broadcast_to, .rule = rule_broadcast_to, .grad = grad_broadcast_to,
+    .doc = "x repeated to a shape, as NumPy's broadcast_to."};

@@ -22,7 +22,7 @@ typedef struct {
     contribution **sent;              /* by value id: the latest */
     bool *wanted;                     /* by value id: depends on something whose gradient is asked for */
     mth__value **total;               /* by value id, of parameters and inputs: the sum */
-    int *first;                       /* by value id, of parameters and inputs: the first node that reads it; its gradient is complete behind that node */
+    int *first;                       /* by value id, of those: the first node that reads it, behind which its gradient is complete */
     int values;                       /* ids of the forward graph */
     int arrivals;
 } walk;
@@ -66,7 +66,8 @@ static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mt
     const mth__node *last = c[0].from; /* of the latest microbatch */
     mth__value **part = NEW_ARRAY(w->scratch, mth__value *, n);
     for (int k = 0; k < n; k++) {
-        int64_t before = k ? 0 : c[0].from->attrs.i[1], end = k + 1 < n ? c[k + 1].from->attrs.i[1] : size, after = end - c[k].from->attrs.i[2];
+        int64_t before = k ? 0 : c[0].from->attrs.i[1], end = k + 1 < n ? c[k + 1].from->attrs.i[1] : size,
+            after = end - c[k].from->attrs.i[2];
         part[k] = c[k].value;
         if (c[k].from->microbatch > last->microbatch) last = c[k].from;
         if (!before && !after) continue;
@@ -79,7 +80,8 @@ static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mt
         for (int k = 0; k < n; k += MTH__MAX_IN) {
             int count = n - k < MTH__MAX_IN ? n - k : MTH__MAX_IN;
             mth__value *joined = part[k];
-            if (count > 1) TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.i = {dimension}}, count, part + k, &joined));
+            if (count > 1) TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.i = {dimension}}, count, part + k,
+                &joined));
             part[m++] = joined;
         }
     }
@@ -137,9 +139,11 @@ static mth_status differentiate(walk *w, const mth__node *n) {
     if (!flows) return NULL;
     if (n->op->row == MTH__ROW_slice) { send(w, n->in[0], dout[0], n, true); return NULL; }
     if (!n->op->grad) {
-        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s has no gradient, and one of '%s' is asked for", n->op->name, n->in[__builtin_ctzll(wanted)]->name ? n->in[__builtin_ctzll(wanted)]->name : "its operand"),
+        const mth__value *of = n->in[__builtin_ctzll(wanted)];
+        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s has no gradient, and one of '%s' is asked for", n->op->name, of->name ? of->name
+            : "its operand"),
                             F("take the gradient of outputs that don't depend on it, or pass its operand through stop"));
-        return mth__error_tensor(mth__error_operator(s, n->module ? n->module : n->op->name), mth__value_text(n->in[__builtin_ctzll(wanted)]));
+        return mth__error_tensor(mth__error_operator(s, n->module ? n->module : n->op->name), mth__value_text(of));
     }
     stand_at(w, n);
     w->builder.wanted = wanted;
@@ -147,7 +151,8 @@ static mth_status differentiate(walk *w, const mth__node *n) {
     for (int j = 0; j < n->nin; j++) {
         if (!din[j] || !(wanted >> j & 1)) continue;
         if (!mth__shape_equal(din[j]->shape, n->in[j]->shape) || din[j]->dtype != n->in[j]->dtype)
-            return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name, n->module ? n->module : "");
+            return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name, n->module ? n->module
+                : "");
         send(w, n->in[j], din[j], n, false);
     }
     return NULL;
@@ -171,7 +176,8 @@ static mth_status backward(walk *w, int nodes) {
 static void stand_at_value(walk *w, const mth__value *v, int nodes) {
     mth__builder *b = &w->builder;
     const char *dot = strrchr(v->name, '.');
-    *b = (mth__builder){.graph = w->graph, .module = dot ? mth__format(w->graph->arena, "%.*s", (int)(dot - v->name), v->name) : v->name, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
+    const char *module = dot ? mth__format(w->graph->arena, "%.*s", (int)(dot - v->name), v->name) : v->name;
+    *b = (mth__builder){.graph = w->graph, .module = module, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
     if (w->first[v->id] < nodes) {
         const mth__node *n = w->graph->node.at[w->first[v->id]];
         b->on = n->on;
@@ -201,11 +207,13 @@ static mth_status find_input(walk *w, const char *name, mth__value **out) {
         if (strcmp(v->name, name)) continue;
         *out = v;
         if (mth__is_float(v->dtype)) return NULL;
-        return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)), F("ask for gradients of floating inputs alone")), mth__value_text(v));
+        return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)),
+            F("ask for gradients of floating inputs alone")), mth__value_text(v));
     }
     const char *near = mth__nearest(name, names, g->input.n);
     return FAIL(MTH_ERROR_KEY, F("the gradient of '%s' is asked for, and the model has no such input", name),
-                near ? F("did you mean '%s'?", near) : g->input.n ? F("name an input of the model, such as '%s'", names[0]) : F("ask for no input's gradient: the model has no input"));
+                near ? F("did you mean '%s'?", near) : g->input.n ? F("name an input of the model, such as '%s'", names[0])
+                    : F("ask for no input's gradient: the model has no input"));
 }
 
 static mth_status run(walk *w, const mth__gradient_options *o) {

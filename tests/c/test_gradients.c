@@ -15,9 +15,14 @@ static mth_status body(void *arg) {
     mth__arena_free(a);
     return NULL;
 }
-#define IN_GRAPH(id) static void in_##id(mth__graph *g, mth__builder *b); TEST(id) { setting s = {in_##id}; CHECK_STATUS(mth__guard(body, &s)); } static void in_##id(mth__graph *g, __attribute__((unused)) mth__builder *b)
+#define IN_GRAPH(id) \
+    static void in_##id(mth__graph *g, mth__builder *b); \
+    TEST(id) { setting s = {in_##id}; CHECK_STATUS(mth__guard(body, &s)); } \
+    static void in_##id(mth__graph *g, __attribute__((unused)) mth__builder *b)
 
-static mth__value *value(mth__graph *g, mth__value_kind kind, const char *name, int64_t x, int64_t y) { return mth__graph_value(g, kind, name, MTH_FLOAT32, (mth__shape){2, {x, y}}); }
+static mth__value *value(mth__graph *g, mth__value_kind kind, const char *name, int64_t x, int64_t y) {
+    return mth__graph_value(g, kind, name, MTH_FLOAT32, (mth__shape){2, {x, y}});
+}
 static void output(mth__graph *g, const char *name, mth__value *v) { PUSH(g->arena, g->output, (mth__output){.name = name, .value = v}); }
 static const mth__output *gradient(const mth__graph *g, const char *of) {
     for (size_t i = 0; i < g->output.n; i++) if (g->output.at[i].is_gradient && !strcmp(g->output.at[i].of, of)) return &g->output.at[i];
@@ -31,7 +36,8 @@ static int count(const mth__graph *g, int row) {
 static const bool yes[] = {true, true, true}, no[] = {false, false, false};
 
 IN_GRAPH(two_layers) {
-    mth__value *x = value(g, MTH__VALUE_INPUT, "input", 8, 32), *w1 = value(g, MTH__VALUE_PARAMETER, "linear_0.weight", 32, 64), *w2 = value(g, MTH__VALUE_PARAMETER, "linear_1.weight", 64, 16), *h, *r, *y;
+    mth__value *x = value(g, MTH__VALUE_INPUT, "input", 8, 32), *w1 = value(g, MTH__VALUE_PARAMETER, "linear_0.weight", 32, 64),
+        *w2 = value(g, MTH__VALUE_PARAMETER, "linear_1.weight", 64, 16), *h, *r, *y;
     mth__value *unused = value(g, MTH__VALUE_PARAMETER, "linear_2.weight", 3, 3);
     b->module = "linear_0";
     CHECK_STATUS(mth__build_contract(b, "bi,io->bo", x, w1, &h));
@@ -46,7 +52,8 @@ IN_GRAPH(two_layers) {
     const mth__output *d1 = gradient(g, "linear_0.weight"), *d2 = gradient(g, "linear_1.weight"), *d3 = gradient(g, "linear_2.weight");
     CHECK(d1 && mth__shape_equal(d1->value->shape, w1->shape) && !strcmp(d1->value->node->module, "linear_0") && d1->value->node->backward);
     CHECK(d2 && mth__shape_equal(d2->value->shape, w2->shape));
-    CHECK(d3 && d3->value->node->op->row == MTH__ROW_scale && d3->value->node->attrs.f[0] == 0 && d3->value->node->in[0] == unused && !strcmp(d3->value->node->module, "linear_2"));
+    CHECK(d3 && d3->value->node->op->row == MTH__ROW_scale && d3->value->node->attrs.f[0] == 0 && d3->value->node->in[0] == unused
+        && !strcmp(d3->value->node->module, "linear_2"));
     CHECK(!gradient(g, "input"));
     CHECK(count(g, MTH__ROW_contract) == 5); /* two forward; two of weights, one of the hidden value: none of the input */
     CHECK(!strcmp(d1->value->node->attrs.s, "bi,bo->io"));
@@ -171,7 +178,8 @@ IN_GRAPH(tags) {
     for (size_t i = forward; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         bool last = i + 1 == g->node.n; /* mul, mul and their sum where z was made; then exp's */
-        CHECK(n->backward && n->region == 0 && n->microbatch == 5 && n->stage == (last ? 1 : 2) && n->on == mth__place_device(g->mesh, last ? 2 : 3) && n->source && !strcmp(n->source, "train.py:3"));
+        CHECK(n->backward && n->region == 0 && n->microbatch == 5 && n->stage == (last ? 1 : 2)
+            && n->on == mth__place_device(g->mesh, last ? 2 : 3) && n->source && !strcmp(n->source, "train.py:3"));
     }
 }
 IN_GRAPH(errors) {
@@ -207,7 +215,8 @@ IN_GRAPH(linear_in_nodes) {
     clock_gettime(CLOCK_MONOTONIC, &t1);
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){.seeded = yes}));
     clock_gettime(CLOCK_MONOTONIC, &t2);
-    double build = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec), back = (double)(t2.tv_sec - t1.tv_sec) + 1e-9 * (double)(t2.tv_nsec - t1.tv_nsec);
+    double build = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec),
+        back = (double)(t2.tv_sec - t1.tv_sec) + 1e-9 * (double)(t2.tv_nsec - t1.tv_nsec);
     printf("  %zu nodes built in %.0f ms; %zu of the gradients in %.0f ms\n", forward, build * 1e3, g->node.n - forward, back * 1e3);
     CHECK_STATUS(mth__graph_check(g));
     CHECK(back < 2);
