@@ -1,0 +1,242 @@
+#include "engine/native/native.h"
+#include <string.h>
+
+/* ---- engine */
+static void engine_free(mth__engine *e) {
+    mth__pool_stop(e);
+    mth__buffers_trim(&e->buffers);
+    for (int i = 0; e->worker && i < e->threads; i++) mth__free(e->worker[i].scratch);
+    for (int k = 0; e->shared && k < 2 * e->devices; k++) mth__free(e->shared[k]);
+    mth__free(e->worker);
+    mth__free(e->shared);
+    mth__free(e->shared_size);
+    pthread_mutex_destroy(&e->running);
+    pthread_mutex_destroy(&e->buffers.lock);
+    mth__free(e);
+}
+
+static mth_status native_open(int devices, int threads, mth__engine **out) {
+    mth__engine *e = mth__calloc(1, sizeof *e);
+    if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free other objects first"));
+    atomic_init(&e->references, 1);
+    e->devices = devices;
+    e->threads = threads > 0 ? threads : mth__core_count();
+    pthread_mutex_init(&e->running, NULL);
+    pthread_mutex_init(&e->buffers.lock, NULL);
+    e->worker = mth__calloc((size_t)e->threads, sizeof *e->worker);
+    e->shared = mth__calloc(2 * (size_t)devices, sizeof *e->shared);
+    e->shared_size = mth__calloc(2 * (size_t)devices, sizeof *e->shared_size);
+    if (!e->worker || !e->shared || !e->shared_size) {
+        engine_free(e);
+        return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine of %d devices", devices), F("free other objects first"));
+    }
+    for (int i = 0; i < e->threads; i++) {
+        e->worker[i].engine = e;
+        e->worker[i].index = i;
+    }
+    mth__kernels_open();
+    *out = e;
+    return NULL;
+}
+static void native_close(mth__engine *e) {
+    if (e && atomic_fetch_sub(&e->references, 1) == 1) engine_free(e);
+}
+static mth_status native_describe(mth__engine *e, mth__text *text) {
+    mth__text_add(text, "%d device%s on %d thread%s of %d cores\n", e->devices, e->devices == 1 ? "" : "s", e->threads, e->threads == 1 ? "" : "s", mth__core_count());
+    return NULL;
+}
+
+/* ---- load */
+static void executable_free(mth__executable *x) {
+    for (int d = 0; x->slab && d < x->program->mesh->count; d++) mth__free(x->slab[d]);
+    mth__free(x->slab);
+    mth__free(x->stream);
+    mth__arena_free(x->arena);
+    mth__free(x);
+}
+
+static mth_status no_memory(const char *what, int64_t bytes) {
+    return FAIL(MTH_ERROR_MEMORY, F("no memory for %s: %lld bytes", what, (long long)bytes), F("use a smaller batch, more devices, or checkpointing"));
+}
+
+static mth_status allocate(mth__executable *x) {
+    const mth__program *p = x->program;
+    int devices = p->mesh->count;
+    x->streams = 2 * devices;
+    x->slab = mth__calloc((size_t)devices, sizeof *x->slab);
+    x->stream = mth__calloc((size_t)x->streams, sizeof *x->stream);
+    if (!x->slab || !x->stream) return no_memory("the streams", x->streams * (int64_t)sizeof *x->stream);
+    for (int d = 0; d < devices; d++) {
+        int64_t bytes = p->role_of[d] < 0 ? 0 : p->role.at[p->role_of[d]].slab;
+        if (bytes && !(x->slab[d] = mth__huge_malloc(bytes))) return no_memory("the slab of a device", bytes);
+    }
+    return NULL;
+}
+
+static mth_status load_body(void *argument) {
+    mth__executable *x = argument;
+    mth__arena *arena = mth__arena_new();
+    x->shared_scratch = NEW_ARRAY(arena, size_t, x->streams);
+    mth__loader l = {.x = x, .arena = arena, .program = x->program, .devices = x->program->mesh->count};
+    TRY(mth__load_streams(&l));
+    x->entry_fixup = l.entry.fixup.at;
+    x->entry_fixups = l.entry.fixup.n;
+    x->exit_fixup = l.exit.fixup.at;
+    x->exit_fixups = l.exit.fixup.n;
+    x->entry = l.entry.held.at;
+    x->entries = l.entry.held.n;
+    x->exit = l.exit.held.at;
+    x->exits = l.exit.held.n;
+    mth__arena_keep(arena);
+    x->arena = arena;
+    return NULL;
+}
+
+static mth_status grow(void **memory, size_t *size, size_t need) {
+    if (*size >= need) return NULL;
+    void *larger = mth__malloc(need);
+    if (!larger) return no_memory("scratch", (int64_t)need);
+    mth__free(*memory);
+    *memory = larger;
+    *size = need;
+    return NULL;
+}
+/* What kernels need beside their operands belongs to the engine: executables run one at a time. */
+static mth_status grow_scratch(mth__engine *e, const mth__executable *x) {
+    for (int i = 0; i < e->threads; i++) TRY(grow(&e->worker[i].scratch, &e->worker[i].scratch_size, x->thread_scratch));
+    for (int k = 0; k < x->streams; k++) TRY(grow(&e->shared[k], &e->shared_size[k], x->shared_scratch[k]));
+    return NULL;
+}
+
+static void native_unload(mth__executable *x) {
+    mth__engine *e = x->engine;
+    executable_free(x);
+    native_close(e);
+}
+
+static mth_status native_load(mth__engine *e, const mth__program *program, mth__executable **out) {
+    if (program->mesh->count != e->devices) return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, e->devices);
+    mth__executable *x = mth__calloc(1, sizeof *x);
+    if (!x) return no_memory("an executable", sizeof *x);
+    x->engine = e;
+    x->program = program;
+    mth_status s = allocate(x);
+    if (!s) s = mth__guard(load_body, x);
+    if (!s) {
+        pthread_mutex_lock(&e->running);
+        s = grow_scratch(e, x);
+        if (!s) s = mth__pool_start(e);
+        pthread_mutex_unlock(&e->running);
+    }
+    if (s) {
+        executable_free(x);
+        return s;
+    }
+    atomic_fetch_add(&e->references, 1);
+    *out = x;
+    return NULL;
+}
+
+/* ---- run */
+static const char *task_name(const mth__executable *x, int stream, int task, const mth__instr **out) {
+    const mth__stream *s = &x->stream[stream];
+    const mth__instr *i = *out = &x->program->role.at[x->program->role_of[s->device]].instr.at[s->task[task].instr];
+    return i->kind == MTH__COMPUTE ? i->op->name : x->program->channel.at[i->channel].label;
+}
+
+typedef struct { const mth__executable *x; mth_status status; } dress;
+static mth_status fault_tensors(void *argument) {
+    dress *d = argument;
+    const mth__run *r = &d->x->engine->run;
+    const mth__instr *i;
+    task_name(d->x, r->at_stream, r->at_task, &i);
+    const mth__role *role = &d->x->program->role.at[d->x->program->role_of[d->x->stream[r->at_stream].device]];
+    mth__arena *arena = mth__arena_new();
+    for (int k = 0; k < i->nin; k++) {
+        const mth__pvalue *v = &role->value.at[i->in[k]];
+        d->status = mth__error_tensor(d->status, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), mth__shape_text(arena, v->shape), mth__where_text(arena, &v->sharding, v->shape.rank)));
+    }
+    mth__arena_free(arena);
+    return NULL;
+}
+static mth_status fault_error(const mth__executable *x) {
+    const mth__run *r = &x->engine->run;
+    const mth__stream *s = &x->stream[r->at_stream];
+    const mth__instr *i;
+    const char *op = task_name(x, r->at_stream, r->at_task, &i);
+    long long value = s->fault.value, limit = s->fault.limit;
+    dress d = {x, FAIL(MTH_ERROR_VALUE, F("%s %lld is outside [0, %lld): %s on device %d", s->fault.what, value, limit, op, s->device), F("ids must lie in [0, %lld)", limit))};
+    d.status = mth__error_source(mth__error_operator(d.status, i->module), i->source);
+    mth_status lost = mth__guard(fault_tensors, &d); /* without memory the error has fewer tensors */
+    mth_error_free(lost);
+    return d.status;
+}
+static mth_status stuck_error(const mth__executable *x) {
+    const mth__run *r = &x->engine->run;
+    const mth__stream *s = &x->stream[r->at_stream];
+    const mth__task *t = &s->task[r->at_task];
+    const mth__instr *i, *peer_instr;
+    const char *name = task_name(x, r->at_stream, r->at_task, &i);
+    for (int k = 0; k < t->waits; k++) {
+        const mth__stream *peer = &x->stream[t->wait[k].stream];
+        int done = atomic_load(&peer->done);
+        if (done < t->wait[k].count)
+            return mth__error_operator(INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for device %d, which is at instruction %d (%s)", s->device, t->instr, name,
+                                                peer->device, peer->task[done].instr, task_name(x, t->wait[k].stream, done, &peer_instr)), i->module);
+    }
+    return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", s->device, t->instr, name);
+}
+
+static mth_status exits_new(mth__executable *x, mth__buffer **exit) {
+    for (size_t i = 0; i < x->exits; i++) {
+        mth_status s = mth__native_buffer_new(x->engine, x->exit[i].device, x->exit[i].bytes, &exit[x->exit[i].index]);
+        if (!s) continue;
+        while (i--) {
+            mth__native_buffer_release(exit[x->exit[i].index]);
+            exit[x->exit[i].index] = NULL;
+        }
+        return s;
+    }
+    return NULL;
+}
+static void bind(const mth__fixup *f, size_t n, mth__buffer *const *buffer) {
+    for (size_t i = 0; i < n; i++) *f[i].slot = (char *)buffer[f[i].index]->data + f[i].offset;
+}
+
+static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop) {
+    mth__engine *e = x->engine;
+    for (size_t i = 0; i < x->entries; i++) {
+        const mth__buffer *b = entry[x->entry[i].index];
+        if (!b || b->bytes < x->entry[i].bytes)
+            return INTERNAL("entry %s has no buffer of %lld bytes on device %d", x->program->entry.at[x->entry[i].index / e->devices].name, (long long)x->entry[i].bytes, x->entry[i].device);
+    }
+    TRY(exits_new(x, exit));
+    pthread_mutex_lock(&e->running);
+    bind(x->entry_fixup, x->entry_fixups, entry);
+    bind(x->exit_fixup, x->exit_fixups, exit);
+    for (int k = 0; k < x->streams; k++) x->stream[k].shared = e->shared[k];
+    e->run.stream = x->stream;
+    e->run.streams = x->streams;
+    e->run.stop = stop;
+    mth__pool_run(e);
+    mth_status s = NULL;
+    switch (atomic_load(&e->run.failure)) {
+    case MTH__RUN_STOPPED: s = FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run again: nothing has changed")); break;
+    case MTH__RUN_FAULT: s = fault_error(x); break;
+    case MTH__RUN_STUCK: s = stuck_error(x); break;
+    default: break;
+    }
+    pthread_mutex_unlock(&e->running);
+    for (size_t i = 0; s && i < x->exits; i++) {
+        mth__native_buffer_release(exit[x->exit[i].index]);
+        exit[x->exit[i].index] = NULL;
+    }
+    return s;
+}
+
+const mth__engine_vtable mth__engine_native = {
+    .name = "native", .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,
+    .buffer_new = mth__native_buffer_new, .buffer_retain = mth__native_buffer_retain, .buffer_release = mth__native_buffer_release,
+    .buffer_host = mth__native_buffer_host, .buffer_write = mth__native_buffer_write, .buffer_read = mth__native_buffer_read,
+    .load = native_load, .unload = native_unload, .run = native_run,
+};

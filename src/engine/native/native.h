@@ -1,0 +1,177 @@
+/* The native executor: one static dataflow over a pool of threads.
+ *
+ *   native.c       the vtable: engine, executable, a run's beginning and end
+ *   stream.c       program -> streams of tasks, at load: addresses, counts, waits
+ *   communicate.c  the tasks of collectives and transfers
+ *   move.c         strided boxes between devices: planned at load, run in chunks
+ *   pool.c         threads: who takes which task or chunk
+ *   buffer.c       memory
+ *
+ * A device is one or two in-order streams of tasks (0 computes, 1 communicates). A stream's `done` counts the tasks that it has completed and
+ * only grows in a run; a task may begin when every stream that it waits for has completed so many. A task runs in phases of chunks. Whoever
+ * claims a stream runs its next task; a task of more than one chunk is offered as a ticket, from which idle threads take chunks, and who ends
+ * the last chunk goes on with the stream: nobody ever waits for a thread that the system has suspended, unless all do.
+ * In a run nothing is allocated or locked. */
+#ifndef MTH__NATIVE_H
+#define MTH__NATIVE_H
+#include "engine/engine.h"
+#include "engine/native/kernel.h"
+#include <pthread.h>
+
+enum { MTH__PIECE_BYTES = 256 << 10 /* of a communication's chunk */, MTH__CHUNKS_MOST = 1 << 20 };
+
+/* ---- buffers (buffer.c) */
+struct mth__buffer {
+    atomic_int references;
+    mth__engine *engine;
+    int device, size_class;
+    int64_t bytes;
+    void *data;
+    mth__buffer *next;                      /* in the free list */
+};
+enum { MTH__SIZE_CLASSES = 8 * 64 };
+typedef struct { pthread_mutex_t lock; mth__buffer *free[MTH__SIZE_CLASSES]; int64_t cached, live; } mth__buffers;
+mth_status mth__native_buffer_new(mth__engine *, int device, int64_t bytes, mth__buffer **out);
+void mth__native_buffer_retain(mth__buffer *);
+void mth__native_buffer_release(mth__buffer *);
+void *mth__native_buffer_host(mth__buffer *);
+mth_status mth__native_buffer_write(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
+mth_status mth__native_buffer_read(mth__buffer *, int64_t offset, void *data, int64_t bytes);
+void mth__buffers_trim(mth__buffers *);     /* frees what is cached */
+void *mth__huge_malloc(int64_t bytes);      /* mth__malloc on large pages where it pays */
+
+/* ---- moves (move.c): dst[box] = src[0][box], then += or max= the others; rows of dimension 0 are split into parts */
+typedef struct {
+    int8_t rank;
+    mth__box_op first, op;                  /* of source 0, of the others */
+    mth_dtype dtype;
+    int32_t parts, sources;
+    int64_t rows;                           /* in a part */
+    int64_t size[MTH__RANK], dst_stride[MTH__RANK], src_stride[MTH__RANK];
+    void *dst, **src;
+} mth__move;
+typedef struct { int32_t move, count, part; } mth__move_chunk; /* one part of a large move, or `count` whole small ones */
+typedef struct { mth__move *move; mth__move_chunk *chunk; int moves, chunks; } mth__moves;
+typedef struct { VEC(mth__move) move; } mth__move_list;
+/* A region of a global tensor, and a view of it in a local part: first element and strides, in elements. */
+typedef struct { int rank; mth__extent dim[MTH__RANK]; } mth__area;
+typedef struct { int64_t offset, stride[MTH__RANK]; } mth__view;
+mth__area mth__area_local(mth__shape global, const mth__sharding *, int device);
+bool mth__area_intersect(const mth__area *, const mth__area *, mth__area *out);    /* false: empty */
+bool mth__area_view(const mth__area *part, const mth__area *box, mth__view *out);    /* false: the box is not inside the part */
+int64_t mth__area_size(const mth__area *);
+mth__moves mth__moves_plan(mth__arena *, mth__move_list *); /* merges dimensions, cuts into chunks; keeps the list's moves where they are */
+void mth__moves_run(const mth__moves *, int chunk);
+
+/* ---- tasks and streams */
+typedef struct { int32_t stream, count; } mth__stream_wait;
+typedef struct {                            /* direct all_reduce: a rank's part, from all operands to all results in one pass */
+    mth__box_op op;
+    mth_dtype dtype;
+    int n;
+    int64_t start, count, piece;            /* elements */
+    void **src, **dst;                      /* by rank */
+} mth__reduction;
+typedef enum { MTH__TASK_CALL, MTH__TASK_MOVES, MTH__TASK_REDUCTION, MTH__TASK_SYNC } mth__task_kind;
+typedef struct {
+    mth__task_kind kind;
+    int32_t instr;                          /* of the device's role */
+    int32_t waits, dependents;
+    mth__stream_wait *wait;
+    int32_t *dependent;                     /* streams that may become ready when this task is done */
+    int phases, chunks[MTH__PHASES];
+    void (*run)(const mth__call *, int phase, int chunk, void *scratch); /* of a call */
+    union { mth__call *call; mth__moves moves; mth__reduction *reduction; } work;
+} mth__task;
+
+typedef struct {
+    _Alignas(64) atomic_int done;           /* tasks completed */
+    atomic_int claimed;                     /* somebody runs the stream, or offers its ticket; stays 1 once all is done */
+    mth__task *task;
+    int tasks, device;
+    mth__fault fault;
+    void *shared;                           /* call_scratch of the call that runs */
+    _Alignas(64) atomic_ullong ticket;      /* sequence : 24, chunks : 20, next chunk : 20 */
+    atomic_int finished, phase;             /* of the ticket's chunks; its phase */
+} mth__stream;
+
+typedef struct { void **slot; int32_t index; int64_t offset; } mth__fixup; /* *slot = data of entry or exit [index] + offset, at each run */
+typedef struct { int32_t index, device; int64_t bytes; } mth__held;        /* an entry or exit that a device has: index in the caller's array */
+
+struct mth__executable {
+    mth__engine *engine;
+    const mth__program *program;
+    mth__arena *arena;                      /* all tables */
+    void **slab;                            /* by device */
+    mth__stream *stream;                    /* 2 * device + {0, 1} */
+    int streams;
+    mth__fixup *entry_fixup, *exit_fixup;
+    size_t entry_fixups, exit_fixups;
+    mth__held *exit, *entry;
+    size_t exits, entries;
+    size_t thread_scratch, *shared_scratch; /* by stream */
+};
+
+/* ---- threads (pool.c) */
+enum { MTH__RUN_STOPPED = 1, MTH__RUN_FAULT, MTH__RUN_STUCK };
+typedef struct { _Alignas(64) pthread_t thread; mth__engine *engine; int index; void *scratch; size_t scratch_size; } mth__worker;
+typedef struct {
+    mth__stream *stream;
+    int streams;
+    const atomic_int *stop;
+    _Alignas(64) atomic_int over;           /* nonzero: all is done, or the run has failed */
+    atomic_int left;                        /* streams that have tasks left */
+    atomic_int failure;                     /* MTH__RUN_*; the first wins */
+    int at_stream, at_task;                 /* of a fault; of what is stuck */
+} mth__run;
+struct mth__engine {
+    atomic_int references;
+    int devices, threads;                   /* threads: the calling one included */
+    pthread_mutex_t running;                /* one run or load at a time */
+    mth__buffers buffers;
+    mth__worker *worker;                    /* [0] is whoever calls run */
+    int started;                            /* workers that are threads of the pool, from worker[1] on */
+    void **shared;                          /* call_scratch, by stream; size beside it */
+    size_t *shared_size;
+    mth__run run;
+    _Alignas(64) atomic_int gate;           /* 2 * workers inside the run + open */
+    _Alignas(64) atomic_uint event;         /* the pool's sleepers wait for its change */
+    atomic_int sleepers, quit;
+    _Alignas(64) atomic_uint caller_sleeps; /* 1: the caller waits for its change */
+};
+mth_status mth__pool_start(mth__engine *);  /* the threads that are not there yet */
+void mth__pool_stop(mth__engine *);
+void mth__pool_run(mth__engine *);          /* run has been filled in; returns when nobody touches it any more */
+int mth__core_count(void);                  /* that this process may use */
+
+/* ---- load (stream.c, communicate.c) */
+typedef struct { int32_t instr, stream, first, end; } mth__part; /* of a device in a channel: its instruction (-1: none), where its tasks begin and end */
+typedef struct { VEC(mth__fixup) fixup; VEC(mth__held) held; } mth__moving; /* values in the caller's buffers */
+typedef struct mth__known mth__known;       /* a template in use */
+typedef struct mth__loader {
+    mth__executable *x;
+    mth__arena *arena;
+    const mth__program *program;
+    int devices;
+    mth__part *receive, *send;              /* [channel * devices + device]; collectives are in receive */
+    mth__moving entry, exit;
+    /* the device that is being filled */
+    int device, tasks[2];                   /* of its streams, so far */
+    const mth__role *role;
+    VEC(mth__stream_wait) pending[2];       /* of the next task */
+    int32_t *seen[2];                       /* counts that earlier tasks of this stream have waited for, by stream */
+    mth__known *known;
+    mth__piece **piece;                     /* of transfers, as channel * devices + receiver; made when first asked for */
+    int *pieces;                            /* -1: not made yet */
+} mth__loader;
+mth_status mth__load_streams(mth__loader *);
+void mth__load_wait(mth__loader *, int on, int stream, int count); /* the next task on stream 2 * device + on waits for `stream` to complete `count` */
+mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instr);
+int mth__load_pieces(mth__loader *, int channel, int receiver, const mth__piece **out);
+const mth__role *mth__load_role(const mth__loader *, int device);
+/* Has *slot hold the address of a value's first byte plus `bytes`: from now on, or set at each run. */
+void mth__load_bind(mth__loader *, int device, int value, int64_t bytes, void **slot);
+bool mth__load_same(const mth__loader *, int device, int value, int other); /* the same memory */
+int mth__communicate_count(const mth__channel *, const mth__instr *); /* tasks of an instruction, without the arrival of a START */
+mth_status mth__communicate(mth__loader *, int instr);
+#endif

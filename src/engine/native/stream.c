@@ -1,0 +1,230 @@
+/* A program becomes streams of tasks. First pass: how many tasks each instruction has, so that a device can say "when your third task is done"
+ * of one whose tasks are not made yet. Second pass: the tasks, with addresses and waits. */
+#include "engine/native/native.h"
+#include <string.h>
+
+const mth__role *mth__load_role(const mth__loader *l, int device) {
+    int role = l->program->role_of[device];
+    return role < 0 ? NULL : &l->program->role.at[role];
+}
+
+/* ---- addresses */
+static const mth__pvalue *base_of(const mth__role *role, int value, int64_t *bytes) {
+    const mth__pvalue *v = &role->value.at[value];
+    for (; v->storage == MTH__IN_ALIAS; v = &role->value.at[v->index]) *bytes += v->offset;
+    return v;
+}
+bool mth__load_same(const mth__loader *l, int device, int value, int other) {
+    int64_t a_bytes = 0, b_bytes = 0;
+    const mth__role *role = mth__load_role(l, device);
+    const mth__pvalue *a = base_of(role, value, &a_bytes), *b = base_of(role, other, &b_bytes);
+    if (a->storage != b->storage) return false;
+    if (a->storage == MTH__IN_SLAB) return a->offset + a_bytes == b->offset + b_bytes;
+    return a->index == b->index && a_bytes == b_bytes;
+}
+void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void **slot) {
+    const mth__pvalue *v = base_of(mth__load_role(l, device), value, &bytes);
+    if (v->storage == MTH__IN_SLAB) {
+        *slot = (char *)l->x->slab[device] + v->offset + bytes;
+        return;
+    }
+    mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
+    PUSH(l->arena, m->fixup, (mth__fixup){slot, v->index * l->devices + device, bytes});
+}
+
+/* The entries and exits that a device holds: several values may lie in one. */
+static void list_held(mth__loader *l) {
+    const mth__role *role = l->role;
+    size_t before[2] = {l->entry.held.n, l->exit.held.n};
+    for (size_t i = 0; i < role->value.n; i++) {
+        const mth__pvalue *v = &role->value.at[i];
+        if (v->storage != MTH__IN_ENTRY && v->storage != MTH__IN_EXIT) continue;
+        mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
+        int32_t index = v->index * l->devices + l->device;
+        size_t at = before[v->storage == MTH__IN_EXIT];
+        while (at < m->held.n && m->held.at[at].index != index) at++;
+        if (at == m->held.n) PUSH(l->arena, m->held, (mth__held){index, l->device, 0});
+        if (m->held.at[at].bytes < v->bytes) m->held.at[at].bytes = v->bytes;
+    }
+}
+
+/* ---- tasks */
+void mth__load_wait(mth__loader *l, int on, int stream, int count) {
+    if (stream == 2 * l->device + on || count <= l->seen[on][stream]) return; /* in order; or waited for already */
+    l->seen[on][stream] = count;
+    PUSH(l->arena, l->pending[on], (mth__stream_wait){stream, count});
+}
+mth__task *mth__load_task(mth__loader *l, int on, mth__task_kind kind, int instr) {
+    mth__task *t = &l->x->stream[2 * l->device + on].task[l->tasks[on]++];
+    t->kind = kind;
+    t->instr = instr;
+    t->waits = (int32_t)l->pending[on].n;
+    t->wait = NEW_ARRAY(l->arena, mth__stream_wait, t->waits);
+    if (t->waits) memcpy(t->wait, l->pending[on].at, sizeof *t->wait * (size_t)t->waits);
+    l->pending[on].n = 0;
+    return t;
+}
+
+/* A view that is a value of its own: no instruction runs. */
+static bool is_nothing(const mth__loader *l, int device, const mth__instr *i) {
+    return i->kind == MTH__COMPUTE && (i->op->flags & MTH__ALIAS) && mth__load_same(l, device, i->in[0], i->out[0]);
+}
+
+static void set_operand(mth__loader *l, int value, mth__operand *o) {
+    const mth__pvalue *v = &l->role->value.at[value];
+    o->dtype = v->dtype;
+    o->shape = v->local;
+    o->global = v->shape;
+    mth__local_shape(v->shape, &v->sharding, v->sharding.on->rank_of[l->device], o->start, o->step);
+    mth__load_bind(l, l->device, value, 0, &o->data);
+}
+
+static mth_status compute(mth__loader *l, int at) {
+    const mth__instr *i = &l->role->instr.at[at];
+    const mth__kernel *kernel = &mth__kernels[mth__op_index(i->op)];
+    if (!kernel->run)
+        return mth__error_operator(FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", i->op->name, kernel->reason), F("use the reference engine")), i->module);
+    mth__call *c = NEW(l->arena, mth__call);
+    *c = (mth__call){.op = i->op, .attrs = i->attrs, .nin = i->nin, .nout = i->nout};
+    c->in = NEW_ARRAY(l->arena, mth__operand, i->nin);
+    c->out = NEW_ARRAY(l->arena, mth__operand, i->nout);
+    for (int k = 0; k < i->nin; k++) set_operand(l, i->in[k], &c->in[k]);
+    for (int k = 0; k < i->nout; k++) set_operand(l, i->out[k], &c->out[k]);
+    mth_status s = kernel->prepare(l->arena, c);
+    if (s) return mth__error_source(mth__error_operator(s, i->module), i->source);
+    mth__task *t = mth__load_task(l, 0, MTH__TASK_CALL, at);
+    t->work.call = c;
+    t->run = kernel->run;
+    t->phases = c->phases;
+    memcpy(t->chunks, c->chunks, sizeof t->chunks);
+    for (int p = 0; p < t->phases; p++)
+        if (t->chunks[p] >= MTH__CHUNKS_MOST) return mth__error_operator(INTERNAL("%s has %d chunks", i->op->name, t->chunks[p]), i->module);
+    if (l->x->thread_scratch < c->thread_scratch) l->x->thread_scratch = c->thread_scratch;
+    size_t *shared = &l->x->shared_scratch[2 * l->device];
+    if (*shared < c->call_scratch) *shared = c->call_scratch;
+    return NULL;
+}
+
+/* What a WAIT waits for: its own START; the receivers of its own SEND. */
+static void wait_for(mth__loader *l, int at) {
+    int channel = l->role->instr.at[at].channel;
+    const mth__part *receive = &l->receive[(size_t)channel * (size_t)l->devices], *mine = &receive[l->device];
+    if (mine->instr >= 0 && mine->stream == 2 * l->device + 1) mth__load_wait(l, 0, mine->stream, mine->end);
+    if (l->send[(size_t)channel * (size_t)l->devices + (size_t)l->device].instr >= 0) {
+        const mth__placement *to = l->program->channel.at[channel].to.on;
+        for (int r = 0; r < to->count; r++) {
+            int q = to->device[r];
+            const mth__piece *piece;
+            int pieces = mth__load_pieces(l, channel, q, &piece);
+            for (int k = 0; k < pieces; k++)
+                if (piece[k].from_device == l->device && q != l->device) {
+                    mth__load_wait(l, 0, receive[q].stream, receive[q].end);
+                    break;
+                }
+        }
+    }
+    mth__load_task(l, 0, MTH__TASK_SYNC, at);
+}
+
+int mth__load_pieces(mth__loader *l, int channel, int receiver, const mth__piece **out) {
+    size_t at = (size_t)channel * (size_t)l->devices + (size_t)receiver;
+    if (l->pieces[at] < 0) l->pieces[at] = mth__transfer_pieces(l->arena, &l->program->channel.at[channel], receiver, &l->piece[at]);
+    *out = l->piece[at];
+    return l->pieces[at];
+}
+
+/* ---- the passes */
+static mth_status count_tasks(mth__loader *l, int device) {
+    const mth__role *role = mth__load_role(l, device);
+    int count[2] = {0, 0};
+    for (size_t k = 0; role && k < role->instr.n; k++) {
+        const mth__instr *i = &role->instr.at[k];
+        if (i->kind == MTH__COMPUTE) {
+            count[0] += !is_nothing(l, device, i);
+            continue;
+        }
+        if (i->kind == MTH__WAIT) {
+            count[0]++;
+            continue;
+        }
+        int on = i->kind == MTH__START;
+        mth__part *part = &(i->kind == MTH__SEND ? l->send : l->receive)[(size_t)i->channel * (size_t)l->devices + (size_t)device];
+        if (part->instr >= 0) return INTERNAL("device %d takes part in channel %d twice", device, i->channel);
+        count[on] += on; /* the arrival */
+        *part = (mth__part){(int32_t)k, 2 * device + on, count[on], count[on]};
+        if (i->kind != MTH__SEND) part->end = count[on] += mth__communicate_count(&l->program->channel.at[i->channel], i);
+    }
+    for (int on = 0; on < 2; on++) {
+        mth__stream *s = &l->x->stream[2 * device + on];
+        s->device = device;
+        s->tasks = count[on];
+        s->task = NEW_ARRAY(l->arena, mth__task, count[on]);
+    }
+    return NULL;
+}
+
+static mth_status fill(mth__loader *l, int device) {
+    l->device = device;
+    l->role = mth__load_role(l, device);
+    if (!l->role) return NULL;
+    for (int on = 0; on < 2; on++) {
+        l->tasks[on] = 0;
+        l->pending[on].n = 0;
+        memset(l->seen[on], 0, sizeof *l->seen[on] * (size_t)l->x->streams);
+    }
+    list_held(l);
+    for (size_t k = 0; k < l->role->instr.n; k++) {
+        const mth__instr *i = &l->role->instr.at[k];
+        int at = (int)k;
+        switch (i->kind) {
+        case MTH__COMPUTE:
+            if (!is_nothing(l, device, i)) TRY(compute(l, at));
+            break;
+        case MTH__WAIT: wait_for(l, at); break;
+        case MTH__SEND: break; /* posted when what stands before it is done */
+        case MTH__START:
+            mth__load_wait(l, 1, 2 * device, l->tasks[0]);
+            mth__load_task(l, 1, MTH__TASK_SYNC, at);
+            TRY(mth__communicate(l, at));
+            break;
+        default: TRY(mth__communicate(l, at));
+        }
+    }
+    for (int on = 0; on < 2; on++)
+        if (l->tasks[on] != l->x->stream[2 * device + on].tasks) return INTERNAL("device %d has %d tasks, counted %d", device, l->tasks[on], l->x->stream[2 * device + on].tasks);
+    return NULL;
+}
+
+/* Turns waits around: which streams to look at when a task is done. */
+static void link_dependents(mth__loader *l) {
+    mth__executable *x = l->x;
+    for (int pass = 0; pass < 2; pass++)
+        for (int s = 0; s < x->streams; s++)
+            for (int k = 0; k < x->stream[s].tasks; k++)
+                for (int w = 0; w < x->stream[s].task[k].waits; w++) {
+                    mth__stream_wait wait = x->stream[s].task[k].wait[w];
+                    mth__task *t = &x->stream[wait.stream].task[wait.count - 1];
+                    if (pass) {
+                        if (!t->dependent) {
+                            t->dependent = NEW_ARRAY(l->arena, int32_t, t->dependents);
+                            t->dependents = 0;
+                        }
+                        t->dependent[t->dependents] = s;
+                    }
+                    t->dependents++;
+                }
+}
+
+mth_status mth__load_streams(mth__loader *l) {
+    size_t channels = l->program->channel.n, devices = (size_t)l->devices, n = channels * devices;
+    l->receive = NEW_ARRAY(l->arena, mth__part, n);
+    l->send = NEW_ARRAY(l->arena, mth__part, n);
+    l->piece = NEW_ARRAY(l->arena, mth__piece *, n);
+    l->pieces = NEW_ARRAY(l->arena, int, n);
+    for (size_t i = 0; i < n; i++) l->receive[i].instr = l->send[i].instr = l->pieces[i] = -1;
+    for (int on = 0; on < 2; on++) l->seen[on] = NEW_ARRAY(l->arena, int32_t, l->x->streams);
+    for (int d = 0; d < l->devices; d++) TRY(count_tasks(l, d));
+    for (int d = 0; d < l->devices; d++) TRY(fill(l, d));
+    link_dependents(l);
+    return NULL;
+}
