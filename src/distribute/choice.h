@@ -1,0 +1,40 @@
+/* shard*.c: how one node is split. An assignment says for each factor of the node's rule which mesh axes split it; operands' needs and
+ * results' shardings follow from it. */
+#ifndef MTH__CHOICE_H
+#define MTH__CHOICE_H
+#include "distribute/decide.h"
+
+typedef struct { mth__split of[MTH__FACTORS]; bool pass; /* partial operands go through, and leave the results partial */ } mth__assignment;
+
+/* What shard knows of a value while it runs (value->scratch). */
+typedef struct {
+    const mth__sharding *want;     /* what consumers would like; NULL: no opinion */
+    const mth__sharding *hint;     /* how it was split before a row that can't be split made it */
+    mth__value *gradient_of;       /* a parameter or input: the sharding it must end with */
+    bool free;                     /* a parameter whose sharding the first consumer settles */
+    bool output;                   /* leaves the program whole */
+    int uses;
+    VEC(mth__sharding) also;       /* what reshard will have made of it, for earlier consumers */
+} mth__info;
+static inline mth__info *mth__info_of(const mth__value *v) { return v->scratch; }
+
+/* A proposal to split a factor so, and who makes it. */
+typedef struct { int8_t factor; mth__split split; const mth__value *from; } mth__source;
+enum { MTH__SOURCES = 48 };
+
+/* Proposes splits of factors from the sharding of one operand (or result), whose dimensions are factors `of` with units `unit`. */
+void mth__propose(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__sharding *, const mth__value *, mth__source *, int *n);
+/* Splits factor f by the axes `axes` (bits), in the order and grain of the first proposal that has them. */
+mth__split mth__compose_split(const mth__source *, int n, int f, unsigned axes);
+/* The sharding that an assignment gives an operand or result. */
+mth__sharding mth__assigned(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__assignment *, mth__shape, const mth__placement *);
+/* Bits of axes over which result k is partial, and how it is combined. */
+unsigned mth__partial_of(const mth__rule *, const mth__node *, int k, const mth__assignment *, uint8_t *reduce);
+double mth__fraction(const mth__rule *, const mth__assignment *, const mth__placement *); /* of the factors' space that the first device has */
+/* Partial operands may go through this node as they are: bits of the axes, 0: no. */
+unsigned mth__pass_axes(const mth__node *);
+int mth__rows_operand(const mth__op *); /* which operand is the `rows` of a mixture of experts, or -1 */
+
+/* shard_want.c: backward over the graph, from outputs' specs and fixed weights. */
+void mth__shard_wants(mth__graph *, mth__arena *);
+#endif

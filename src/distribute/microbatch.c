@@ -1,0 +1,293 @@
+/* Each Pipeline region's batch is cut into microbatches: the nodes that the batch runs through are cloned, one clone a microbatch; what does
+ * not depend on it is computed once. How the batch runs through a node is read from the node's rule, as if the microbatches were one more
+ * mesh axis: a value carries it in one dimension, or is a term of a sum over microbatches (which linear rows pass on), or is independent.
+ * What fits none of these is refused. Values used behind the region are joined again: concat, or a chain of adds. */
+#include "distribute/decide.h"
+#include <string.h>
+
+typedef enum { COMMON, BATCH, PARTIAL } part_kind;
+typedef struct {            /* of a value that a region makes (value->scratch) */
+    part_kind kind;
+    int region, dim;        /* BATCH: the dimension that carries the batch, */
+    int64_t unit;           /* with this many elements a batch element */
+    mth__value **at;        /* by microbatch */
+    mth__value *whole;      /* for those outside; made on demand */
+} part;
+typedef struct { mth__value *of; int dim, stage; int64_t unit; mth__value **at; } cut; /* slices of a value from outside, or of an independent one */
+
+typedef struct {
+    mth__graph *graph;
+    mth__arena *arena;      /* of the pass */
+    mth__region *region;    /* of the node at hand */
+    int index;
+    VEC(cut) cuts;          /* of this region */
+} state;
+
+static int64_t start_of(const mth__region *r, int m) { return (int64_t)m * r->microbatch_size; }
+static int64_t size_of(const mth__region *r, int m) {
+    int64_t left = r->batch - start_of(r, m);
+    return left < r->microbatch_size ? left : r->microbatch_size;
+}
+
+static mth__builder builder_like(const state *s, const mth__node *n, int microbatch) {
+    return (mth__builder){.graph = s->graph, .module = n->module, .source = n->source, .on = n->on, .region = n->region, .stage = n->stage,
+                          .microbatch = microbatch, .backward = n->backward};
+}
+
+static mth_status refuse(const state *s, const mth__node *n, const mth__value *v, char *what) {
+    mth_status e = FAIL(MTH_ERROR_VALUE, what, F("give pipeline '%s' a microbatch_size of at least the batch, %lld, or move this operator behind the pipeline",
+                                                 s->region->name ? s->region->name : "", (long long)s->region->batch));
+    mth__error_operator(e, n->module ? n->module : n->op->name);
+    if (n->source) mth__error_source(e, n->source);
+    return mth__error_tensor(e, mth__value_text(v));
+}
+
+/* ---------------------------------------------------------------- values from and to the outside */
+static mth_status whole(state *s, mth__value *v, mth__value **out) {
+    part *p = v->scratch;
+    *out = v;
+    if (!p) return NULL;
+    if (!p->whole) {
+        const mth__region *r = s->graph->region.at[p->region];
+        mth__builder b = builder_like(s, v->node, -1);
+        b.region = b.stage = -1;
+        mth__value **at = NEW_ARRAY(s->arena, mth__value *, r->microbatches);
+        memcpy(at, p->at, sizeof *at * (size_t)r->microbatches);
+        if (p->kind == PARTIAL) {
+            p->whole = at[0];
+            for (int m = 1; m < r->microbatches; m++) TRY(mth__build(&b, mth__row_op(MTH__ROW_add), NULL, 2, (mth__value *[]){p->whole, at[m]}, &p->whole));
+        } else {
+            mth__attrs attrs = {.i = {p->dim}};
+            for (int n = r->microbatches; n > 1;) { /* concat takes MTH__MAX_IN operands at once */
+                int made = 0;
+                for (int m = 0; m < n; m += MTH__MAX_IN) {
+                    int k = n - m < MTH__MAX_IN ? n - m : MTH__MAX_IN;
+                    if (k > 1) TRY(mth__build(&b, mth__row_op(MTH__ROW_concat), &attrs, k, at + m, &at[made]));
+                    else at[made] = at[m];
+                    made++;
+                }
+                n = made;
+            }
+            p->whole = at[0];
+        }
+        if (!p->whole->name) p->whole->name = v->name;
+    }
+    *out = p->whole;
+    return NULL;
+}
+
+static mth_status cut_of(state *s, const mth__node *n, mth__value *v, int dim, int64_t unit, int m, mth__value **out) {
+    const mth__region *r = s->region;
+    int stage = v->kind == MTH__VALUE_INPUT ? n->stage : -1; /* an input is fed to each stage, and cut there */
+    cut *c = NULL;
+    for (size_t i = 0; i < s->cuts.n && !c; i++)
+        if (s->cuts.at[i].of == v && s->cuts.at[i].dim == dim && s->cuts.at[i].stage == stage) c = &s->cuts.at[i];
+    if (!c) {
+        PUSH(s->arena, s->cuts, (cut){v, dim, stage, unit, NEW_ARRAY(s->arena, mth__value *, r->microbatches)});
+        c = &s->cuts.at[s->cuts.n - 1];
+    }
+    if (!c->at[m]) {
+        mth__builder b = builder_like(s, n, m);
+        mth__attrs attrs = {.i = {dim, start_of(r, m) * unit, (start_of(r, m) + size_of(r, m)) * unit}};
+        TRY(mth__build(&b, mth__row_op(MTH__ROW_slice), &attrs, 1, &v, &c->at[m]));
+    }
+    *out = c->at[m];
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- how the batch runs through a node */
+typedef struct { part_kind kind; int dim; int64_t unit; part *made; } operand;
+
+static operand look(const state *s, mth__value *v) {
+    part *p = v->scratch;
+    if (p && p->region == s->index) return (operand){p->kind, p->dim, p->unit, p};
+    const mth__region *r = s->region;
+    if (v->kind != MTH__VALUE_PARAMETER && v->shape.rank > 0 && v->shape.dim[0] == r->batch)
+        for (int i = 0; i < r->nin; i++)
+            if (r->in[i] == v) return (operand){BATCH, 0, 1, NULL};
+    return (operand){COMMON, 0, 0, NULL};
+}
+
+/* The factor's place in the tensor has a meaning beyond its neighbours: a position, an index into a table. */
+static bool positional(const mth__node *n, const mth__rule *r, int f) {
+    const mth__shape *x = &n->in[0]->shape;
+    if (n->op == mth__row_op(MTH__ROW_rope)) return r->in[0][n->attrs.i[0]] == f;
+    if (n->op == mth__row_op(MTH__ROW_gather)) return r->in[0][0] == f;
+    if (n->op == mth__row_op(MTH__ROW_pick)) return r->in[0][x->rank - 1] == f;
+    if (n->op == mth__row_op(MTH__ROW_attention)) return r->in[0][1] == f || r->in[1][1] == f;
+    if (n->op == mth__row_op(MTH__ROW_dropout)) return r->in[0][0] != f; /* offsets count whole batch elements */
+    return false;
+}
+
+/* The one factor that the batch is, and how many of its elements one batch element is. */
+static mth_status factor_of(const state *s, const mth__node *n, const mth__rule *r, const operand *o, int *factor, int64_t *each) {
+    *factor = -1;
+    for (int j = 0; j < n->nin; j++) {
+        if (o[j].kind == PARTIAL) return refuse(s, n, n->in[j], F("%s needs the sum over the whole batch and a part of the batch at once", n->op->name));
+        if (o[j].kind != BATCH) continue;
+        int f = r->in[j][o[j].dim];
+        int64_t unit = f < 0 ? 1 : r->in_unit[j][o[j].dim];
+        if (f >= 0 && r->factor[f].kind == MTH__MAX) return refuse(s, n, n->in[j], F("%s over the batch can't be accumulated over microbatches", n->op->name));
+        if (f < 0 || r->factor[f].kind == MTH__WHOLE || positional(n, r, f))
+            return refuse(s, n, n->in[j], F("%s needs all of dimension %d at once, which carries the batch", n->op->name, o[j].dim));
+        if (o[j].unit % unit) return refuse(s, n, n->in[j], F("%s takes the batch of dimension %d apart", n->op->name, o[j].dim));
+        if (*factor >= 0 && (f != *factor || o[j].unit / unit != *each))
+            return refuse(s, n, n->in[j], F("%s combines each element of the batch with the others", n->op->name));
+        *factor = f;
+        *each = o[j].unit / unit;
+    }
+    return NULL;
+}
+
+static bool passes_partial(const mth__node *n, const operand *o) {
+    int partial = 0, linear = 0;
+    for (int j = 0; j < n->nin; j++) {
+        bool is_linear = n->op->linear_args >> j & 1;
+        linear += is_linear;
+        partial += o[j].kind == PARTIAL;
+        if (o[j].kind == PARTIAL && !is_linear) return false;
+    }
+    return (n->op->linear == MTH__LINEAR_EACH && partial == 1) || (n->op->linear == MTH__LINEAR_JOINT && partial == linear);
+}
+
+static void adapt(mth__attrs *a, const mth__node *n, const part *p, int64_t start, int64_t size) {
+    if (p->kind != BATCH) return;
+    if (n->op == mth__row_op(MTH__ROW_reshape) || n->op == mth__row_op(MTH__ROW_broadcast_to)) a->i[1 + p->dim] = p->unit * size;
+    if (n->op == mth__row_op(MTH__ROW_slice) && a->i[0] == p->dim) a->i[2] = p->unit * size; /* of all elements, or it would be refused */
+    if (n->op == mth__row_op(MTH__ROW_dropout)) a->i[1] += start * (mth__shape_size(n->out[0]->shape) / (n->out[0]->shape.dim[0] / p->unit));
+}
+
+static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rule *rule, int f, int64_t each) {
+    const mth__region *r = s->region;
+    part *made[MTH__MAX_OUT];
+    for (int k = 0; k < n->nout; k++) {
+        part *p = made[k] = NEW(s->arena, part);
+        *p = (part){.kind = PARTIAL, .region = s->index, .at = NEW_ARRAY(s->arena, mth__value *, r->microbatches)};
+        for (int d = 0; d < n->out[k]->shape.rank && f >= 0; d++)
+            if (rule->out[k][d] == f) {
+                p->kind = BATCH;
+                p->dim = d;
+                p->unit = each * rule->out_unit[k][d];
+            }
+        if (p->kind == PARTIAL && f >= 0 && rule->factor[f].kind != MTH__SUM) return refuse(s, n, n->out[k], F("result %d of %s belongs to no part of the batch", k, n->op->name));
+        n->out[k]->scratch = p;
+    }
+    for (int m = 0; m < r->microbatches; m++) {
+        mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
+        for (int j = 0; j < n->nin; j++) {
+            mth__value *v = n->in[j];
+            if (o[j].made) in[j] = o[j].made->kind == COMMON ? o[j].made->whole : o[j].made->at[m];
+            else TRY(whole(s, v, &in[j]));
+            if (o[j].kind == BATCH && !o[j].made) TRY(cut_of(s, n, in[j], 0, 1, m, &in[j]));
+            for (int d = 0; d < v->shape.rank && o[j].kind == COMMON && f >= 0; d++)
+                if (rule->in[j][d] == f) TRY(cut_of(s, n, in[j], d, each * rule->in_unit[j][d], m, &in[j]));
+        }
+        mth__attrs attrs = n->attrs;
+        adapt(&attrs, n, made[0], start_of(r, m), size_of(r, m));
+        mth__builder b = builder_like(s, n, m);
+        TRY(mth__build(&b, n->op, &attrs, n->nin, in, out));
+        for (int k = 0; k < n->nout; k++) {
+            mth__shape want = n->out[k]->shape;
+            if (made[k]->kind == BATCH) want.dim[made[k]->dim] = made[k]->unit * size_of(r, m);
+            if (!mth__shape_equal(want, out[k]->shape)) return INTERNAL("a microbatch of %s in %s has another shape than its rule says", n->op->name, n->module ? n->module : "");
+            made[k]->at[m] = out[k];
+        }
+    }
+    return NULL;
+}
+
+static void keep_node(state *s, mth__node *n) {
+    n->id = (int)s->graph->node.n;
+    PUSH(s->graph->arena, s->graph->node, n);
+}
+
+static mth_status unroll(state *s, mth__node *n) {
+    operand o[MTH__MAX_IN];
+    bool batch = false, partial = false;
+    for (int j = 0; j < n->nin; j++) {
+        o[j] = look(s, n->in[j]);
+        batch |= o[j].kind == BATCH;
+        partial |= o[j].kind == PARTIAL;
+    }
+    if (!batch && !partial) {
+        for (int j = 0; j < n->nin; j++) TRY(whole(s, n->in[j], &n->in[j]));
+        for (int k = 0; k < n->nout; k++) {
+            part *p = n->out[k]->scratch = NEW(s->arena, part);
+            *p = (part){.kind = COMMON, .region = s->index, .whole = n->out[k]};
+        }
+        keep_node(s, n);
+        return NULL;
+    }
+    mth__rule rule;
+    int f = -1;
+    int64_t each = 1;
+    mth__op_rule(n, &rule);
+    if (batch) TRY(factor_of(s, n, &rule, o, &f, &each));
+    else if (!passes_partial(n, o)) {
+        int j = 0;
+        while (o[j].kind != PARTIAL) j++;
+        return refuse(s, n, n->in[j], F("%s is not linear in a sum over the batch, which is complete only behind the last microbatch", n->op->name));
+    }
+    return clone(s, n, o, &rule, f, each);
+}
+
+/* ---------------------------------------------------------------- the pass */
+static mth_status measure(mth__region *r) {
+    if (!r->nin || r->in[0]->shape.rank < 1) {
+        mth_status e = FAIL(MTH_ERROR_VALUE, F("the input of a pipeline needs a batch dimension to be cut into microbatches"), F("give an input of at least one dimension"));
+        mth__error_operator(e, r->name ? r->name : "pipeline");
+        return r->nin ? mth__error_tensor(e, mth__value_text(r->in[0])) : e;
+    }
+    r->batch = r->in[0]->shape.dim[0];
+    int64_t n = r->batch <= r->microbatch_size ? 1 : (r->batch + r->microbatch_size - 1) / r->microbatch_size;
+    if (n > 1 << 20) return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("a batch of %lld in microbatches of %d makes %lld microbatches", (long long)r->batch, r->microbatch_size, (long long)n),
+                                                      F("give a larger microbatch_size")), r->name ? r->name : "pipeline");
+    r->microbatches = (int)n;
+    return NULL;
+}
+
+static mth_status run(state *s) {
+    mth__graph *g = s->graph;
+    mth__node **old = g->node.at;
+    size_t n = g->node.n;
+    g->node.at = NULL;
+    g->node.n = g->node.room = 0;
+    for (size_t i = 0; i < n; i++) {
+        mth__node *node = old[i];
+        for (int k = 0; k < node->nout; k++) node->out[k]->scratch = NULL;
+        mth__region *r = node->region >= 0 ? g->region.at[node->region] : NULL;
+        if (r && r->microbatches > 1) {
+            if (s->index != node->region) {
+                s->index = node->region;
+                s->region = r;
+                s->cuts.n = 0;
+            }
+            TRY(unroll(s, node));
+            continue;
+        }
+        if (r) node->microbatch = 0;
+        for (int j = 0; j < node->nin; j++) TRY(whole(s, node->in[j], &node->in[j]));
+        keep_node(s, node);
+    }
+    for (size_t i = 0; i < g->output.n; i++) TRY(whole(s, g->output.at[i].value, &g->output.at[i].value));
+    return NULL;
+}
+
+mth_status mth__microbatch(mth__graph *g, const mth__distribute_options *o) {
+    (void)o;
+    state s = {.graph = g, .index = -1};
+    const struct { mth__value **at; size_t n; } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
+        for (size_t i = 0; i < sources[k].n; i++) sources[k].at[i]->scratch = NULL;
+    for (size_t i = 0; i < g->region.n; i++) TRY(measure(g->region.at[i]));
+    if (g->region.n) {
+        s.arena = mth__arena_new();
+        mth_status status = run(&s);
+        for (size_t i = 0; i < g->node.n; i++)
+            for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
+        mth__arena_free(s.arena);
+        TRY(status);
+    }
+    mth__place_nodes(g);
+    return NULL;
+}

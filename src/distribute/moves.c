@@ -1,0 +1,210 @@
+/* The moves between two shardings of one value. On one placement: partial sums first (reduce_scatter where the target splits by that axis,
+ * else one all_reduce over all axes left), then local slices, then all_to_all and all_gather of innermost axes, until both agree; a transfer
+ * of boxes where that is cheaper or nothing else fits (another grain, cyclic parts). Across placements: partial sums are reduced where they
+ * are, then the parts travel straight to where they belong. */
+#include "distribute/decide.h"
+#include <string.h>
+
+int64_t mth__split_size(int64_t n, const mth__split *s, const mth__placement *on) {
+    int64_t grain = s->grain > 1 ? s->grain : 1;
+    for (int k = 0; k < s->naxes; k++) {
+        int64_t d = on->dim[s->axis[k]], grains = (n + grain - 1) / grain, part = (grains + d - 1) / d * grain;
+        if (part < n) n = part;
+    }
+    return n;
+}
+
+int64_t mth__local_size(mth__shape shape, const mth__sharding *s) {
+    int64_t n = 1;
+    for (int d = 0; d < shape.rank; d++) n *= s->dim[d].naxes ? mth__split_size(shape.dim[d], &s->dim[d], s->on) : shape.dim[d];
+    return n;
+}
+
+/* The first k axes of a split, as a canonical split. */
+static mth__split prefix(const mth__split *s, int k, int64_t n, const mth__placement *on) {
+    mth__sharding one = {.on = on};
+    if (k) {
+        one.dim[0] = *s;
+        for (int i = k; i < MTH__AXES; i++) one.dim[0].axis[i] = 0;
+        one.dim[0].naxes = (int8_t)k;
+        mth__sharding_canonical(&one, (mth__shape){1, {n}});
+    }
+    return one.dim[0];
+}
+
+static bool begins(const mth__split *s, const mth__split *whole, int64_t n, const mth__placement *on) {
+    if (s->naxes == 0) return true;
+    if (s->naxes > whole->naxes) return false;
+    mth__split p = prefix(whole, s->naxes, n, on);
+    return mth__split_equal(s, &p);
+}
+
+static mth__move *push(mth__move *m, int *n, enum mth__row row, int64_t i0, int64_t i1, int64_t i2, const mth__sharding *to) {
+    m[*n] = (mth__move){row, {i0, i1, i2}, *to};
+    return &m[(*n)++];
+}
+
+/* Takes the axes of `reduce` out of cur's partial sums. */
+static int settle_partial(mth__shape shape, mth__sharding *cur, const mth__sharding *to, unsigned reduce, mth__move *m, int n) {
+    if (cur->reduce == MTH__REDUCE_SUM && to)
+        for (int d = 0; d < shape.rank; d++)
+            for (;;) {
+                int k = cur->dim[d].naxes;
+                const mth__split *t = &to->dim[d];
+                if (t->naxes <= k || t->cyclic || !(reduce >> t->axis[k] & 1) || !begins(&cur->dim[d], t, shape.dim[d], cur->on)) break;
+                unsigned bit = 1u << t->axis[k];
+                cur->dim[d] = prefix(t, k + 1, shape.dim[d], cur->on);
+                cur->partial &= (uint8_t)~bit;
+                reduce &= ~bit;
+                push(m, &n, MTH__ROW_reduce_scatter, bit, d, 0, cur);
+            }
+    if (reduce) {
+        cur->partial &= (uint8_t)~reduce;
+        push(m, &n, MTH__ROW_all_reduce, reduce, 0, 0, cur);
+    }
+    if (!cur->partial) {
+        cur->reduce = 0;
+        m[n - 1].to.reduce = 0;
+    }
+    return n;
+}
+
+/* Splits further what the device has already: no communication. */
+static bool refine(mth__shape shape, mth__sharding *cur, const mth__sharding *to) {
+    bool changed = false;
+    unsigned used = mth__sharding_axes(cur, shape.rank) | cur->partial;
+    for (int d = 0; d < shape.rank; d++)
+        while (cur->dim[d].naxes < to->dim[d].naxes && begins(&cur->dim[d], &to->dim[d], shape.dim[d], cur->on)) {
+            int k = cur->dim[d].naxes;
+            unsigned bit = 1u << to->dim[d].axis[k];
+            if (used & bit) break;
+            mth__split next = prefix(&to->dim[d], k + 1, shape.dim[d], cur->on);
+            if (next.naxes <= k) break; /* an axis of size 1 */
+            cur->dim[d] = next;
+            used |= bit;
+            changed = true;
+        }
+    return changed;
+}
+
+static bool exchange(mth__shape shape, mth__sharding *cur, const mth__sharding *to, mth__move *m, int *n) {
+    for (int e = 0; e < shape.rank; e++) {
+        mth__split *s = &cur->dim[e];
+        if (begins(s, &to->dim[e], shape.dim[e], cur->on) || s->cyclic) continue;
+        int axis = s->axis[s->naxes - 1];
+        for (int d = 0; d < shape.rank; d++) {
+            int k = cur->dim[d].naxes;
+            const mth__split *t = &to->dim[d];
+            if (d == e || t->naxes <= k || t->cyclic || t->axis[k] != axis || !begins(&cur->dim[d], t, shape.dim[d], cur->on)) continue;
+            cur->dim[d] = prefix(t, k + 1, shape.dim[d], cur->on);
+            *s = prefix(s, s->naxes - 1, shape.dim[e], cur->on);
+            push(m, n, MTH__ROW_all_to_all, (int64_t)1 << axis, d, e, cur);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Gathers innermost axes of one dimension: as many at once as are in ascending order, so that a group's ranks are in the order of the parts. */
+static bool gather(mth__shape shape, mth__sharding *cur, const mth__sharding *to, mth__move *m, int *n) {
+    for (int e = 0; e < shape.rank; e++) {
+        mth__split *s = &cur->dim[e];
+        if (begins(s, &to->dim[e], shape.dim[e], cur->on)) continue;
+        if (s->cyclic) return false;
+        int k = s->naxes - 1;
+        int64_t axes = (int64_t)1 << s->axis[k];
+        mth__split rest = prefix(s, k, shape.dim[e], cur->on);
+        while (k > 0 && s->axis[k - 1] < s->axis[k] && !begins(&rest, &to->dim[e], shape.dim[e], cur->on)) {
+            axes |= (int64_t)1 << s->axis[--k];
+            rest = prefix(s, k, shape.dim[e], cur->on);
+        }
+        *s = rest;
+        push(m, n, MTH__ROW_all_gather, axes, e, 0, cur);
+        return true;
+    }
+    return false;
+}
+
+static double cost(mth__shape shape, const mth__sharding *from, const mth__move *m, int n) {
+    double seconds = 0;
+    for (int k = 0; k < n; k++) seconds += mth__move_cost(shape, 4, k ? &m[k - 1].to : from, &m[k]);
+    return seconds;
+}
+
+static int moves_within(mth__shape shape, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
+    mth__sharding cur = *from;
+    int n = 0;
+    unsigned reduce = from->partial & ~to->partial;
+    if (reduce) n = settle_partial(shape, &cur, to, reduce, m, n);
+    int first = n;
+    mth__sharding start = cur;
+    bool stuck = false;
+    while (!stuck && !mth__sharding_equal(&cur, to, shape.rank)) {
+        if (n >= MTH__MOVES - 2) stuck = true;
+        else if (refine(shape, &cur, to)) push(m, &n, MTH__ROW_keep, 0, 0, 0, &cur);
+        else stuck = !exchange(shape, &cur, to, m, &n) && !gather(shape, &cur, to, m, &n);
+    }
+    if (n - first > 1 || stuck) {
+        mth__move direct = {MTH__ROW_transfer, {0, 0, 0}, *to};
+        if (stuck || cost(shape, &start, &direct, 1) < cost(shape, &start, m + first, n - first)) {
+            n = first;
+            push(m, &n, MTH__ROW_transfer, 0, 0, 0, to);
+        }
+    }
+    return n;
+}
+
+static bool alike(const mth__placement *a, const mth__placement *b) {
+    return a->naxes == b->naxes && memcmp(a->dim, b->dim, sizeof(int) * (size_t)a->naxes) == 0;
+}
+
+/* axis of `from` -> axis of `to`, or -1 */
+static void map_axes(const mth__placement *from, const mth__placement *to, int map[MTH__AXES]) {
+    bool same = from == to, known = false;
+    for (int a = 0; a < from->naxes; a++) {
+        map[a] = same ? a : -1;
+        for (int b = 0; !same && b < to->naxes; b++)
+            if (from->mesh_axis[a] >= 0 && from->mesh_axis[a] == to->mesh_axis[b] && from->dim[a] == to->dim[b]) map[a] = b, known = true;
+    }
+    if (!same && !known && alike(from, to))
+        for (int a = 0; a < from->naxes; a++) map[a] = a;
+}
+
+mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape shape, const mth__placement *to) {
+    mth__sharding r = {.on = to};
+    int map[MTH__AXES];
+    if (!s->on) return r;
+    map_axes(s->on, to, map);
+    for (int d = 0; d < shape.rank; d++) {
+        const mth__split *f = &s->dim[d];
+        mth__split *t = &r.dim[d];
+        for (int k = 0; k < f->naxes && map[f->axis[k]] >= 0; k++) t->axis[t->naxes++] = (int8_t)map[f->axis[k]];
+        if (t->naxes) t->grain = f->grain, t->cyclic = f->cyclic;
+    }
+    mth__sharding_canonical(&r, shape);
+    return r;
+}
+
+/* Every device of `to` has its part already: `from` covers the whole mesh and splits each dimension by a beginning of the target's axes. */
+static bool local(mth__shape shape, const mth__sharding *from, const mth__sharding *to) {
+    if (from->on->count <= to->on->count || from->on->id != 0) return false;
+    mth__sharding carried = mth__sharding_carry(from, shape, to->on);
+    for (int d = 0; d < shape.rank; d++)
+        if (carried.dim[d].naxes != from->dim[d].naxes || !begins(&carried.dim[d], &to->dim[d], shape.dim[d], to->on)) return false;
+    return true;
+}
+
+int mth__moves(mth__shape shape, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
+    if (from->on == to->on) return mth__sharding_equal(from, to, shape.rank) ? 0 : moves_within(shape, from, to, m);
+    mth__sharding cur = *from;
+    int n = 0;
+    if (cur.partial) {
+        mth__sharding there = *to;
+        there.on = from->on;
+        n = settle_partial(shape, &cur, alike(from->on, to->on) ? &there : NULL, cur.partial, m, n);
+    }
+    bool split = mth__sharding_axes(to, shape.rank) != 0;
+    if (local(shape, &cur, to)) push(m, &n, MTH__ROW_keep, 0, 0, 0, to);
+    else push(m, &n, !split && cur.on->count == 1 && to->on->count > 1 ? MTH__ROW_broadcast : MTH__ROW_transfer, 0, 0, 0, to);
+    return n;
+}

@@ -1,0 +1,65 @@
+/* overlap_communication: communication begins as early, and its consumers stand as late, as the dependencies allow, so that independent
+ * computation goes between (emit makes START/WAIT pairs). A list scheduler in simulated time with a window of nodes: of those that are
+ * ready, communication first; then the first node whose operands have arrived; then the first one of all. The window bounds how far a node
+ * moves, and with that what a pipeline's schedule and the memory lose. */
+#include "distribute/decide.h"
+#include <string.h>
+
+enum { WINDOW = 48 };
+
+static double seconds_of(const mth__node *n) {
+    if (mth__is_comm(n)) return mth__cost_reshard(n->in[0], &n->in[0]->sharding, &n->out[0]->sharding);
+    mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
+    for (int j = 0; j < n->nin; j++) in[j] = mth__local_shape(n->in[j]->shape, &n->need[j], 0, NULL, NULL);
+    for (int k = 0; k < n->nout; k++) out[k] = mth__local_shape(n->out[k]->shape, &n->out[k]->sharding, 0, NULL, NULL);
+    return mth__cost_compute(n, in, out);
+}
+static bool talks(const mth__node *n) { return mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep); }
+
+mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
+    if (!o->overlap || !g->node.n) return NULL;
+    mth__arena *arena = mth__arena_new();
+    size_t n = g->node.n;
+    mth__node **order = NEW_ARRAY(arena, mth__node *, n);
+    double *arrives = NEW_ARRAY(arena, double, n), now = 0, link = 0; /* by old position: when its results are there */
+    bool *done = NEW_ARRAY(arena, bool, n);
+    for (size_t i = 0; i < n; i++) g->node.at[i]->id = (int)i;
+    size_t first = 0;
+    for (size_t made = 0; made < n; made++) {
+        while (done[first]) first++;
+        size_t pick = n, fallback = n;
+        for (size_t i = first, seen = 0; i < n && seen < WINDOW && pick == n; i++) {
+            const mth__node *x = g->node.at[i];
+            if (done[i]) continue;
+            seen++;
+            bool ready = true;
+            for (int j = 0; j < x->nin && ready; j++) ready = !x->in[j]->node || done[x->in[j]->node->id];
+            if (ready && talks(x)) pick = i;
+            else if (ready && fallback == n) fallback = i;
+        }
+        for (size_t i = first, seen = 0; i < n && seen < WINDOW && pick == n; i++) {
+            const mth__node *x = g->node.at[i];
+            if (done[i]) continue;
+            seen++;
+            bool ready = true;
+            for (int j = 0; j < x->nin && ready; j++)
+                ready = !x->in[j]->node || (done[x->in[j]->node->id] && arrives[x->in[j]->node->id] <= now);
+            if (ready) pick = i;
+        }
+        if (pick == n) pick = fallback; /* the first node left is always ready */
+        mth__node *x = g->node.at[pick];
+        double begin = talks(x) ? link : now, seconds = seconds_of(x);
+        for (int j = 0; j < x->nin; j++)
+            if (x->in[j]->node && arrives[x->in[j]->node->id] > begin) begin = arrives[x->in[j]->node->id];
+        if (talks(x) && begin < now) begin = now;
+        arrives[pick] = begin + seconds;
+        if (talks(x)) link = arrives[pick];
+        else now = arrives[pick];
+        done[pick] = true;
+        order[made] = x;
+    }
+    memcpy(g->node.at, order, sizeof *order * n);
+    for (size_t i = 0; i < n; i++) g->node.at[i]->id = (int)i;
+    mth__arena_free(arena);
+    return NULL;
+}

@@ -1,0 +1,158 @@
+/* Where nodes run and values live. A node without an annotation runs where the last of its listed inputs lives; one whose inputs live
+ * nowhere yet (inputs of the program, parameters), where its first placed consumer runs; else on the whole mesh. Parameters live where
+ * their first consumer runs. An input is fed to each placement that consumes it, so feeding needs no communication. */
+#include "distribute/decide.h"
+#include <string.h>
+
+static const mth__placement *stage_place(const mth__graph *g, const mth__node *n) {
+    if (n->region < 0 || (size_t)n->region >= g->region.n) return NULL;
+    const mth__region *r = g->region.at[n->region];
+    return r->stage_on && n->stage >= 0 && n->stage < r->stages ? r->stage_on[n->stage] : NULL;
+}
+
+static bool from_inputs(mth__node *n) {
+    const mth__placement *on = NULL;
+    for (int j = n->nin - 1; j >= 0 && !on; j--)
+        if (n->in[j]->node) on = n->in[j]->node->on;
+    for (int j = n->nin - 1; j >= 0 && !on; j--)
+        if (n->in[j]->kind == MTH__VALUE_PARAMETER) on = n->in[j]->sharding.on;
+    n->on = on;
+    return on != NULL;
+}
+
+void mth__place_nodes(mth__graph *g) {
+    bool open = false;
+    for (size_t i = 0; i < g->node.n; i++) {
+        mth__node *n = g->node.at[i];
+        if (!n->on) n->on = stage_place(g, n);
+        if (!n->on && !from_inputs(n)) open = true;
+    }
+    if (!open) return;
+    for (size_t i = g->node.n; i-- > 0;) { /* the last write is that of the first placed consumer */
+        mth__node *n = g->node.at[i];
+        if (!n->on) { /* what its consumers noted */
+            for (int j = 0; j < n->nout && !n->on; j++) n->on = n->out[j]->sharding.on;
+            if (!n->on) continue;
+        }
+        for (int j = 0; j < n->nin; j++)
+            if (n->in[j]->node && !n->in[j]->node->on) n->in[j]->sharding.on = n->on;
+    }
+    for (size_t i = 0; i < g->node.n; i++) {
+        mth__node *n = g->node.at[i];
+        if (!n->on && !from_inputs(n)) n->on = mth__place_whole(g->mesh);
+    }
+}
+
+static const mth__spec_of *spec_of(const mth__distribute_options *o, const char *name) {
+    for (size_t i = 0; o && i < o->specs; i++)
+        if (!strcmp(o->spec[i].name, name)) return &o->spec[i];
+    return NULL;
+}
+
+mth__sharding mth__sharding_of_spec(const mth__graph *g, const mth__sharding *spec, mth__shape shape, const mth__placement *on) {
+    mth__sharding whole = *spec;
+    whole.on = mth__place_whole(g->mesh);
+    if (on == whole.on) {
+        mth__sharding_canonical(&whole, shape);
+        return whole;
+    }
+    mth__sharding s = mth__sharding_carry(&whole, shape, on), all = whole;
+    mth__sharding_canonical(&all, shape);
+    for (int d = 0; d < shape.rank; d++)
+        if (s.dim[d].naxes != all.dim[d].naxes) return all; /* an axis that `on` lacks */
+    return s;
+}
+
+mth__sharding mth__output_need(const mth__graph *g, const mth__distribute_options *o, const mth__output *out, size_t *at) {
+    const mth__placement *on = out->value->sharding.on;
+    mth__sharding need = {.on = on};
+    if (!out->is_gradient) {
+        const mth__spec_of *s = out->has_spec ? spec_of(o, out->name) : NULL;
+        return s ? mth__sharding_of_spec(g, &s->sharding, out->value->shape, on) : need;
+    }
+    for (size_t k = 0; k < g->parameter.n; k++) { /* gradients come in the order of parameters */
+        size_t p = (*at + k) % g->parameter.n;
+        if (!strcmp(g->parameter.at[p]->name, out->of)) {
+            *at = p;
+            return g->parameter.at[p]->sharding;
+        }
+    }
+    const mth__value *of = NULL;
+    for (size_t k = 0; k < g->input.n; k++)
+        if (!strcmp(g->input.at[k]->name, out->of) && (!of || g->input.at[k]->sharding.on == on)) of = g->input.at[k];
+    return of ? of->sharding : need;
+}
+
+/* An input: pinned to what the user said, one value for each placement that consumes it. */
+typedef struct copies { const mth__placement *on; mth__value *value; struct copies *next; } copies;
+
+static mth__value *feed(mth__graph *g, mth__value *v, const mth__placement *on, const mth__spec_of *spec) {
+    copies *c = v->scratch;
+    mth__sharding s = spec ? mth__sharding_of_spec(g, &spec->sharding, v->shape, on) : (mth__sharding){.on = on};
+    for (; c; c = c->next)
+        if (c->on == s.on) return c->value;
+    mth__value *copy = v;
+    if (v->sharding.on) {
+        copy = mth__graph_value(g, MTH__VALUE_INPUT, v->name, v->dtype, v->shape);
+        copy->origin = v->origin;
+    }
+    copy->sharding = s;
+    copy->pinned = true;
+    if (!copy->origin) copy->origin = spec ? "user, input_shard_specs" : "inputs are whole unless said otherwise";
+    copies *first = NEW(g->arena, copies);
+    *first = (copies){s.on, copy, v->scratch};
+    v->scratch = first;
+    return copy;
+}
+
+static void bind_parameters(mth__graph *g, const mth__distribute_options *o) {
+    size_t next = 0; /* layouts come in the order of parameters */
+    for (size_t i = 0; o && o->fixed && i < g->parameter.n; i++) {
+        mth__value *v = g->parameter.at[i];
+        for (size_t k = 0; k < o->fixed; k++) {
+            size_t f = (next + k) % o->fixed;
+            if (strcmp(o->fixed_name[f], v->name)) continue;
+            v->sharding = o->fixed_parameter[f];
+            v->pinned = true;
+            next = f + 1;
+            break;
+        }
+    }
+}
+
+mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
+    bind_parameters(g, o);
+    mth__place_nodes(g);
+    size_t inputs = g->input.n;
+    for (size_t i = 0; i < inputs; i++) {
+        g->input.at[i]->scratch = NULL;
+        g->input.at[i]->sharding.on = NULL;
+    }
+    for (size_t i = 0; i < g->node.n; i++) {
+        mth__node *n = g->node.at[i];
+        for (int j = 0; j < n->nout; j++) n->out[j]->sharding.on = n->on;
+        for (int j = 0; j < n->nin; j++) {
+            mth__value *v = n->in[j];
+            if (v->kind == MTH__VALUE_INPUT) n->in[j] = feed(g, v, n->on, spec_of(o, v->name));
+            else if (v->kind == MTH__VALUE_PARAMETER && !v->sharding.on) v->sharding.on = n->on;
+        }
+    }
+    for (size_t i = 0; i < inputs; i++)
+        if (!g->input.at[i]->sharding.on) feed(g, g->input.at[i], mth__place_whole(g->mesh), spec_of(o, g->input.at[i]->name));
+    for (size_t i = 0; i < g->parameter.n; i++)
+        if (!g->parameter.at[i]->sharding.on) g->parameter.at[i]->sharding.on = mth__place_whole(g->mesh);
+    size_t at = 0;
+    for (size_t i = 0; i < g->seed.n; i++) {
+        mth__value *v = g->seed.at[i];
+        for (size_t k = 0; k < g->output.n; k++) {
+            const mth__output *out = &g->output.at[k];
+            if (out->is_gradient || strcmp(out->name, v->name)) continue;
+            v->sharding = mth__output_need(g, o, out, &at);
+            break;
+        }
+        if (!v->sharding.on) v->sharding.on = mth__place_whole(g->mesh);
+        v->pinned = true;
+        v->origin = "that of its output";
+    }
+    return NULL;
+}

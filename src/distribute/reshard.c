@@ -1,0 +1,125 @@
+/* Communication appears. Where a node needs an operand otherwise than it is, the moves between the two become nodes: in front of the first
+ * consumer, except that outputs are settled right behind their maker. Each value remembers what has been made of it, so that consumers with
+ * one need share one move, and a later need starts from the nearest version. */
+#include "distribute/decide.h"
+#include <string.h>
+
+typedef struct version { mth__value *value; struct version *next; } version; /* value->scratch: newest first, the value itself not listed */
+
+typedef struct { mth__graph *graph; mth__arena *arena; const mth__distribute_options *options; } state;
+
+static bool same(const mth__value *v, const mth__sharding *s) { return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank); }
+
+/* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
+static mth__value *nearest(mth__value *v, const mth__sharding *need) {
+    mth__value *best = v;
+    if (same(v, need)) return v;
+    for (version *k = v->scratch; k; k = k->next)
+        if (same(k->value, need)) return k->value;
+    if (!v->scratch) return v;
+    double least = mth__cost_reshard(v, &v->sharding, need);
+    for (version *k = v->scratch; k; k = k->next) {
+        if (k->value->sharding.partial & ~need->partial && k->value != v) continue;
+        double cost = mth__cost_reshard(v, &k->value->sharding, need);
+        if (cost <= least) {
+            least = cost;
+            best = k->value;
+        }
+    }
+    return best;
+}
+
+/* Whose label a move bears: a reduction its maker's, all else the consumer's. */
+static mth__builder labels(const state *s, const mth__value *v, const mth__move *m, const mth__node *consumer) {
+    const mth__node *maker = v->node;
+    bool reduces = m->row == MTH__ROW_all_reduce || m->row == MTH__ROW_reduce_scatter;
+    const mth__node *like = (maker && reduces) || !consumer ? maker : consumer;
+    mth__builder b = {.graph = s->graph, .region = -1, .stage = -1, .microbatch = -1};
+    if (like) {
+        b.module = like->module;
+        b.source = like->source;
+        b.region = like->region;
+        b.stage = like->stage;
+        b.microbatch = like->microbatch;
+        b.backward = like->backward;
+    }
+    b.on = m->to.on;
+    return b;
+}
+
+static mth_status move(state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
+    mth__value *at = nearest(v, need);
+    mth__move moves[MTH__MOVES];
+    if (at->sharding.partial != v->sharding.partial && (need->partial & ~at->sharding.partial)) at = v;
+    int n = mth__moves(v->shape, &at->sharding, need, moves);
+    for (int k = 0; k < n; k++) {
+        mth__builder b = labels(s, at, &moves[k], consumer);
+        mth__attrs attrs = {.i = {moves[k].i[0], moves[k].i[1], moves[k].i[2]}};
+        mth__value *next;
+        TRY(mth__build(&b, mth__row_op(moves[k].row), &attrs, 1, &at, &next));
+        mth__node *node = next->node;
+        node->need = NEW(s->graph->arena, mth__sharding);
+        node->need[0] = at->sharding;
+        next->sharding = moves[k].to;
+        next->origin = v->origin;
+        version *made = NEW(s->arena, version);
+        *made = (version){next, v->scratch};
+        v->scratch = made;
+        at = next;
+    }
+    *out = at;
+    return NULL;
+}
+
+static mth_status settle_outputs(state *s, mth__value *v, const int *next, int first, size_t *at) {
+    for (int i = first; i >= 0; i = next[i]) {
+        mth__output *out = &s->graph->output.at[i];
+        mth__sharding need = mth__output_need(s->graph, s->options, out, at);
+        mth__sharding_canonical(&need, v->shape);
+        TRY(move(s, v, &need, NULL, &out->value));
+    }
+    return NULL;
+}
+
+static mth_status run(state *s) {
+    mth__graph *g = s->graph;
+    mth__node **old = g->node.at;
+    size_t n = g->node.n, at = 0;
+    int values = g->values, *first = NEW_ARRAY(s->arena, int, values), *next = NEW_ARRAY(s->arena, int, g->output.n + 1);
+    memset(first, -1, sizeof(int) * (size_t)values); /* outputs by value, as lists */
+    for (size_t i = g->output.n; i-- > 0;) {
+        next[i] = first[g->output.at[i].value->id];
+        first[g->output.at[i].value->id] = (int)i;
+    }
+    g->node.at = NULL;
+    g->node.n = g->node.room = 0;
+    const struct { mth__value **at; size_t n; } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
+        for (size_t i = 0; i < sources[k].n; i++) {
+            sources[k].at[i]->scratch = NULL;
+            if (first[sources[k].at[i]->id] >= 0) TRY(settle_outputs(s, sources[k].at[i], next, first[sources[k].at[i]->id], &at));
+        }
+    for (size_t i = 0; i < n; i++) {
+        mth__node *node = old[i];
+        for (int j = 0; j < node->nin; j++)
+            if (!same(node->in[j], &node->need[j])) TRY(move(s, node->in[j], &node->need[j], node, &node->in[j]));
+        node->id = (int)g->node.n;
+        PUSH(g->arena, g->node, node);
+        for (int k = 0; k < node->nout; k++) {
+            node->out[k]->scratch = NULL;
+            if (first[node->out[k]->id] >= 0) TRY(settle_outputs(s, node->out[k], next, first[node->out[k]->id], &at));
+        }
+    }
+    for (size_t i = 0; i < g->node.n; i++)
+        for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
+    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
+        for (size_t i = 0; i < sources[k].n; i++) sources[k].at[i]->scratch = NULL;
+    return NULL;
+}
+
+mth_status mth__reshard(mth__graph *g, const mth__distribute_options *o) {
+    state s = {g, mth__arena_new(), o};
+    mth_status status = run(&s);
+    mth__arena_free(s.arena);
+    return status;
+}

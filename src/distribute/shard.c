@@ -1,0 +1,347 @@
+/* A sharding for every value and what every node needs of its operands. Nodes are visited in order. Each mesh axis may split one factor of
+ * the node: those that an operand, a fixed weight or a wish behind the result propose, or none. Of all combinations the cheapest is taken:
+ * bringing the operands + computing + bringing the results to where they are wanted. A SUM or MAX factor that is split leaves the results
+ * partial. Weights that the user laid out stay where they are unless nothing else works. */
+#include "distribute/choice.h"
+#include <math.h>
+#include <string.h>
+
+static const double GATHERED_WEIGHT = 16; /* times dearer: whoever splits a weight wants it to stay split */
+static const double FORBIDDEN = 1e6;
+
+typedef struct {
+    mth__graph *graph;
+    mth__arena *arena;
+    const mth__distribute_options *options;
+    mth__node *node;
+    mth__rule rule;
+    mth__source source[MTH__SOURCES];
+    int sources;
+    double compute, memory_in[MTH__MAX_IN], memory_out[MTH__MAX_OUT];
+    int rows;
+    mth__sharding need[MTH__MAX_IN];
+} state;
+
+/* ---------------------------------------------------------------- what an assignment costs */
+/* Padding of the expert buffers is not worth its bytes: a token is in k of e rows. */
+static double filled(const mth__node *n, int rows) {
+    const mth__node *maker = rows >= 0 ? n->in[rows]->node : NULL;
+    if (!maker || maker->op != mth__row_op(MTH__ROW_moe_rows)) return 1;
+    double e = (double)n->in[rows]->shape.dim[0], k = (double)maker->in[0]->shape.dim[1];
+    return e > k ? k / e : 1;
+}
+
+static double bring(const state *s, int j, const mth__sharding *need) {
+    const mth__value *v = s->node->in[j];
+    const mth__info *info = mth__info_of(v);
+    if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return 0;
+    for (size_t k = 0; k < info->also.n; k++)
+        if (info->also.at[k].on == need->on && mth__sharding_equal(&info->also.at[k], need, v->shape.rank)) return 0;
+    double cost = mth__cost_reshard(v, &v->sharding, need);
+    for (size_t k = 0; k < info->also.n && cost > 0; k++) {
+        double c = mth__cost_reshard(v, &info->also.at[k], need);
+        if (c < cost) cost = c;
+    }
+    if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == need->on && mth__local_size(v->shape, need) > mth__local_size(v->shape, &v->sharding)) cost *= GATHERED_WEIGHT;
+    return cost;
+}
+
+/* A parameter not settled yet takes what the node needs, but for the dimensions that the user fixed. */
+static mth__sharding settled(const mth__value *v, const mth__sharding *need) {
+    mth__sharding r = *need;
+    unsigned used = 0;
+    for (int d = 0; d < v->shape.rank; d++)
+        if (v->fixed[d]) {
+            r.dim[d] = v->sharding.dim[d];
+            for (int k = 0; k < r.dim[d].naxes; k++) used |= 1u << r.dim[d].axis[k];
+        }
+    for (int d = 0; d < v->shape.rank; d++)
+        for (int k = 0; k < r.dim[d].naxes && !v->fixed[d]; k++)
+            if (used >> r.dim[d].axis[k] & 1) memset(&r.dim[d], 0, sizeof r.dim[d]);
+    mth__sharding_canonical(&r, v->shape);
+    return r;
+}
+
+static double operand_cost(state *s, int j, const mth__assignment *a, unsigned pass) {
+    const mth__node *n = s->node;
+    const mth__value *v = n->in[j];
+    mth__sharding need = mth__assigned(&s->rule, s->rule.in[j], s->rule.in_unit[j], a, v->shape, n->on);
+    if (a->pass && v->sharding.partial) {
+        need.partial = (uint8_t)pass;
+        if (!mth__sharding_equal(&need, &v->sharding, v->shape.rank)) return FORBIDDEN; /* a partial sum passes as it is or not at all */
+    }
+    s->need[j] = need;
+    if (mth__info_of(v)->free && v->sharding.on == n->on) {
+        mth__sharding r = settled(v, &need);
+        return mth__sharding_equal(&r, &need, v->shape.rank) ? 0 : GATHERED_WEIGHT * mth__cost_reshard(v, &r, &need);
+    }
+    double cost = bring(s, j, &need);
+    if (s->rows < 0) return cost;
+    if (j == s->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
+        if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &v->sharding.dim[1])) return FORBIDDEN;
+    } else if (v->shape.rank == 3) cost *= filled(n, s->rows);
+    else if (j == 0 && cost > 0 && v->sharding.dim[0].naxes && !need.dim[0].naxes) cost += 1; /* sharded tokens are exchanged, not gathered */
+    return cost;
+}
+
+static mth__sharding result_of(const state *s, int k, const mth__assignment *a, unsigned pass) {
+    const mth__value *v = s->node->out[k];
+    mth__sharding r = mth__assigned(&s->rule, s->rule.out[k], s->rule.out_unit[k], a, v->shape, s->node->on);
+    r.partial = (uint8_t)(mth__partial_of(&s->rule, s->node, k, a, &r.reduce) | (a->pass ? pass : 0));
+    if (!r.partial) r.reduce = 0;
+    return r;
+}
+
+static double evaluate(state *s, const mth__assignment *a, unsigned pass, double best) {
+    const mth__node *n = s->node;
+    double cost = 0, memory = 0;
+    for (int j = 0; j < n->nin; j++) {
+        cost += operand_cost(s, j, a, pass);
+        if (cost >= best) return cost;
+        if (s->memory_in[j] > 0) memory += s->memory_in[j] * (double)mth__local_size(n->in[j]->shape, &s->need[j]);
+    }
+    double compute = s->compute * mth__fraction(&s->rule, a, n->on);
+    for (int k = 0; k < n->nout; k++) {
+        mth__sharding r = result_of(s, k, a, pass);
+        memory += s->memory_out[k] * (double)mth__local_size(n->out[k]->shape, &r);
+        const mth__info *info = mth__info_of(n->out[k]);
+        mth__sharding want = r;
+        if (info->gradient_of && info->gradient_of->sharding.on == n->on) want = info->gradient_of->sharding;
+        else if (info->want && info->want->on == n->on) want = *info->want;
+        else if (info->output) want = (mth__sharding){.on = n->on};
+        else if (info->uses == 0) continue;
+        want.partial = want.reduce = 0;
+        if (r.partial || !mth__sharding_equal(&r, &want, n->out[k]->shape.rank)) cost += mth__cost_reshard(n->out[k], &r, &want);
+    }
+    return cost + (compute > memory ? compute : memory);
+}
+
+/* ---------------------------------------------------------------- proposals and their combinations */
+static void propose(state *s) {
+    const mth__node *n = s->node;
+    const mth__rule *r = &s->rule;
+    s->sources = 0;
+    for (int parameters = 1; parameters >= 0; parameters--) /* fixed weights first: their grain counts */
+        for (int j = 0; j < n->nin; j++) {
+            const mth__value *v = n->in[j];
+            const mth__info *info = mth__info_of(v);
+            if ((v->kind == MTH__VALUE_PARAMETER) != parameters) continue;
+            if (v->sharding.on == n->on) {
+                mth__propose(r, r->in[j], r->in_unit[j], &v->sharding, v, s->source, &s->sources);
+                for (size_t k = 0; k < info->also.n; k++)
+                    if (info->also.at[k].on == n->on) mth__propose(r, r->in[j], r->in_unit[j], &info->also.at[k], v, s->source, &s->sources);
+            } else if (v->sharding.on) {
+                mth__sharding c = mth__sharding_carry(&v->sharding, v->shape, n->on);
+                mth__propose(r, r->in[j], r->in_unit[j], &c, v, s->source, &s->sources);
+            }
+            if (info->hint && info->hint->on == n->on) mth__propose(r, r->in[j], r->in_unit[j], info->hint, v, s->source, &s->sources);
+        }
+    for (int k = 0; k < n->nout; k++) {
+        const mth__info *info = mth__info_of(n->out[k]);
+        if (info->want && info->want->on == n->on) mth__propose(r, r->out[k], r->out_unit[k], info->want, n->out[k], s->source, &s->sources);
+        const mth__value *of = info->gradient_of;
+        if (of && of->sharding.on == n->on) mth__propose(r, r->out[k], r->out_unit[k], &of->sharding, n->out[k], s->source, &s->sources);
+    }
+}
+
+enum { CHOICES = 6 };
+typedef struct { int n; int8_t factor[CHOICES]; } axis_choices; /* the last is -1: none */
+
+static void choices_of(const state *s, axis_choices c[MTH__AXES]) {
+    const mth__placement *on = s->node->on;
+    for (int a = 0; a < on->naxes; a++) {
+        c[a].n = 0;
+        for (int i = 0; i < s->sources; i++) {
+            const mth__source *p = &s->source[i];
+            bool has = false, known = false;
+            for (int k = 0; k < p->split.naxes; k++) has |= p->split.axis[k] == a;
+            for (int k = 0; k < c[a].n; k++) known |= c[a].factor[k] == p->factor;
+            if (has && !known && c[a].n < CHOICES - 1) c[a].factor[c[a].n++] = p->factor;
+        }
+        c[a].factor[c[a].n++] = -1;
+    }
+}
+
+static void compose(const state *s, const axis_choices c[MTH__AXES], const int pick[MTH__AXES], mth__assignment *a) {
+    memset(a, 0, sizeof *a);
+    for (int x = 0; x < s->node->on->naxes; x++) {
+        int f = c[x].factor[pick[x]];
+        if (f < 0 || a->of[f].naxes) continue;
+        unsigned axes = 0;
+        for (int y = 0; y < s->node->on->naxes; y++)
+            if (c[y].factor[pick[y]] == f) axes |= 1u << y;
+        a->of[f] = mth__compose_split(s->source, s->sources, f, axes);
+    }
+}
+
+static void search(state *s, mth__assignment *best) {
+    const mth__placement *on = s->node->on;
+    axis_choices c[MTH__AXES];
+    choices_of(s, c);
+    unsigned pass = mth__pass_axes(s->node);
+    double least = INFINITY;
+    memset(best, 0, sizeof *best);
+    for (int through = pass != 0; through >= 0; through--) {
+        int pick[MTH__AXES] = {0};
+        for (bool more = true; more;) {
+            bool clash = false;
+            for (int x = 0; x < on->naxes; x++) clash |= through && (pass >> x & 1) && c[x].factor[pick[x]] >= 0;
+            if (!clash) {
+                mth__assignment a;
+                compose(s, c, pick, &a);
+                a.pass = through != 0;
+                double cost = evaluate(s, &a, pass, least);
+                if (cost < least) {
+                    least = cost;
+                    *best = a;
+                }
+            }
+            more = false;
+            for (int x = 0; x < on->naxes && !more; x++) {
+                if (++pick[x] < c[x].n) more = true;
+                else pick[x] = 0;
+            }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- the decision */
+static const char *origin_of(const state *s, const mth__assignment *a) {
+    for (int f = 0; f < s->rule.n; f++) {
+        if (!a->of[f].naxes) continue;
+        for (int i = 0; i < s->sources; i++)
+            if (s->source[i].factor == f)
+                return mth__format(s->graph->arena, "from %s by factor %c", mth__value_label(s->graph->arena, s->source[i].from), s->rule.factor[f].letter);
+    }
+    return NULL;
+}
+
+static void note(state *s, mth__value *v, const mth__sharding *need) {
+    mth__info *info = mth__info_of(v);
+    if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return;
+    for (size_t k = 0; k < info->also.n; k++)
+        if (info->also.at[k].on == need->on && mth__sharding_equal(&info->also.at[k], need, v->shape.rank)) return;
+    PUSH(s->arena, info->also, *need);
+}
+
+static void decide(state *s) {
+    mth__node *n = s->node;
+    n->need = NEW_ARRAY(s->graph->arena, mth__sharding, n->nin);
+    mth__assignment a;
+    memset(&a, 0, sizeof a);
+    unsigned pass = 0;
+    bool alone = n->on->count == 1;
+    if (!alone) {
+        mth__op_rule(n, &s->rule);
+        s->rows = mth__rows_operand(n->op);
+        propose(s);
+        pass = mth__pass_axes(n);
+        if (s->sources || pass) {
+            mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
+            bool costs = !(n->op->flags & (MTH__ALIAS | MTH__FREE));
+            for (int j = 0; j < n->nin; j++) {
+                in[j] = n->in[j]->shape;
+                s->memory_in[j] = costs ? (double)mth_dtype_size(n->in[j]->dtype) / 10e9 : 0;
+            }
+            for (int k = 0; k < n->nout; k++) {
+                out[k] = n->out[k]->shape;
+                s->memory_out[k] = costs ? (double)mth_dtype_size(n->out[k]->dtype) / 10e9 : 0;
+            }
+            s->compute = costs ? mth__op_flops(n, in, out) / 50e9 : 0;
+            search(s, &a);
+        }
+    }
+    for (int j = 0; j < n->nin; j++) {
+        mth__value *v = n->in[j];
+        mth__sharding need = {.on = n->on};
+        if (!alone) {
+            need = mth__assigned(&s->rule, s->rule.in[j], s->rule.in_unit[j], &a, v->shape, n->on);
+            if (a.pass && v->sharding.partial) need.partial = (uint8_t)pass;
+        }
+        n->need[j] = need;
+        mth__info *info = mth__info_of(v);
+        if (info->free && v->sharding.on == n->on) {
+            v->sharding = settled(v, &need);
+            info->free = false;
+            if (!v->origin) v->origin = mth__sharding_axes(&v->sharding, v->shape.rank) ? origin_of(s, &a) : "whole: nothing asks for less";
+        }
+        note(s, v, &n->need[j]);
+    }
+    const char *origin = alone ? NULL : origin_of(s, &a);
+    for (int k = 0; k < n->nout; k++) {
+        mth__value *v = n->out[k];
+        v->sharding = alone ? (mth__sharding){.on = n->on} : result_of(s, k, &a, pass);
+        v->origin = origin;
+    }
+    if (n->op == mth__row_op(MTH__ROW_moe_capacity)) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
+}
+
+/* ---------------------------------------------------------------- the pass */
+static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_options *o) {
+    const struct { mth__value **at; size_t n; } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
+        for (size_t i = 0; i < sources[k].n; i++) {
+            mth__value *v = sources[k].at[i];
+            mth__info *info = NEW(arena, mth__info);
+            info->free = v->kind == MTH__VALUE_PARAMETER && !v->pinned;
+            v->scratch = info;
+            mth__sharding_canonical(&v->sharding, v->shape);
+        }
+    for (size_t i = 0; i < g->node.n; i++) {
+        mth__node *n = g->node.at[i];
+        for (int k = 0; k < n->nout; k++) n->out[k]->scratch = NEW(arena, mth__info);
+        for (int j = 0; j < n->nin; j++) mth__info_of(n->in[j])->uses++;
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < g->output.n; i++) {
+        const mth__output *out = &g->output.at[i];
+        mth__info *info = mth__info_of(out->value);
+        info->uses++;
+        if (out->is_gradient) {
+            for (size_t k = 0; k < g->parameter.n && !info->gradient_of; k++) {
+                size_t p = (at + k) % g->parameter.n;
+                if (strcmp(g->parameter.at[p]->name, out->of)) continue;
+                info->gradient_of = g->parameter.at[p];
+                at = p;
+            }
+            continue;
+        }
+        mth__sharding need = mth__output_need(g, o, out, &at);
+        if (need.on == out->value->sharding.on && mth__sharding_axes(&need, out->value->shape.rank)) {
+            mth__sharding *kept = NEW(arena, mth__sharding);
+            *kept = need;
+            info->want = kept;
+        }
+        info->output = true;
+    }
+}
+
+mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
+    mth__arena *arena = mth__arena_new();
+    state *s = NEW(arena, state);
+    s->graph = g;
+    s->arena = arena;
+    s->options = o;
+    describe(g, arena, o);
+    mth__shard_wants(g, arena);
+    for (size_t i = 0; i < g->node.n; i++) {
+        s->node = g->node.at[i];
+        decide(s);
+    }
+    for (size_t i = 0; i < g->parameter.n; i++) {
+        mth__value *v = g->parameter.at[i];
+        mth__info *info = mth__info_of(v);
+        if (info->free) {
+            mth__sharding whole = {.on = v->sharding.on};
+            v->sharding = settled(v, &whole);
+            if (!v->origin) v->origin = "whole: nothing uses it";
+        }
+        v->scratch = NULL;
+    }
+    for (size_t i = 0; i < g->input.n; i++) g->input.at[i]->scratch = NULL;
+    for (size_t i = 0; i < g->seed.n; i++) g->seed.at[i]->scratch = NULL;
+    for (size_t i = 0; i < g->node.n; i++)
+        for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
+    mth__arena_free(arena);
+    return NULL;
+}
