@@ -1,0 +1,72 @@
+/* Strided boxes for collectives and transfers, and the all-reduce of devices that share memory. */
+#include "engine/native/kernel_util.h"
+
+static float from_bfloat16(uint16_t x) {
+    const uint32_t bits = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+static uint16_t to_bfloat16(float f) { /* to nearest, ties to even; NaN stays one */
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if (f != f) return (uint16_t)(bits >> 16 | 64);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+#define LARGER(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
+#define RUN(type, sum, larger) { \
+        type *d = dst; const type *s = src; \
+        if (op == MTH__BOX_ADD) for (int64_t i = 0; i < n; i++) { type *a = &d[i * ds]; const type b = s[i * ss]; *a = sum; } \
+        else for (int64_t i = 0; i < n; i++) { type *a = &d[i * ds]; const type b = s[i * ss]; *a = larger; } } break;
+static void reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
+    switch (dtype) {
+    case MTH_FLOAT32:
+        if (ds == 1 && ss == 1) { (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(n, src, dst); return; }
+        RUN(float, *a + b, LARGER(*a, b))
+    case MTH_FLOAT64: RUN(double, *a + b, LARGER(*a, b))
+    case MTH_INT32: RUN(int32_t, (int32_t)((uint32_t)*a + (uint32_t)b), LARGER(*a, b))
+    case MTH_INT64: RUN(int64_t, (int64_t)((uint64_t)*a + (uint64_t)b), LARGER(*a, b))
+    case MTH_BFLOAT16: RUN(uint16_t, to_bfloat16(from_bfloat16(*a) + from_bfloat16(b)), from_bfloat16(*a) > from_bfloat16(b) ? *a : b)
+    case MTH_BOOL: RUN(uint8_t, *a | b, *a | b)
+    }
+}
+void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride, const void *src, const int64_t *src_stride) {
+    mth__copy c = {.loop = {.rank = rank, .operands = 2}};
+    mth__loop *l = &c.loop;
+    for (int d = 0; d < rank; d++) {
+        if (!size[d]) return;
+        l->size[d] = size[d];
+        l->stride[0][d] = dst_stride[d];
+        l->stride[1][d] = src_stride[d];
+    }
+    if (op == MTH__BOX_COPY) {
+        mth__copy_plan(&c, dtype);
+        mth__copy_run(&c, dst, src, 0, c.rows);
+        return;
+    }
+    mth__loop_merge(l);
+    const int last = l->rank - 1;
+    const int64_t n = last < 0 ? 1 : l->size[last], ds = last < 0 ? 1 : l->stride[0][last], ss = last < 0 ? 1 : l->stride[1][last], bytes = (int64_t)mth_dtype_size(dtype);
+    int64_t rows = 1, at[MTH__LOOP_OPERANDS];
+    for (int d = 0; d < last; d++) rows *= l->size[d];
+    for (int64_t row = 0; row < rows; row++) {
+        mth__loop_at(l, last < 0 ? 0 : last, row, at);
+        reduce_run(op, dtype, n, (char *)dst + at[0] * bytes, ds, (const char *)src + at[1] * bytes, ss);
+    }
+}
+
+void mth__reduce_to_all(mth__box_op op, mth_dtype dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst) {
+    if (dtype == MTH_FLOAT32 && op == MTH__BOX_ADD) {
+        mth__vec->reduce_all(count, sources, (const float *const *)src, destinations, (float *const *)dst, 0);
+        return;
+    }
+    /* A block at a time through a buffer in cache: destinations may be sources. */
+    _Alignas(64) char block[8192];
+    const int64_t bytes = (int64_t)mth_dtype_size(dtype), each = (int64_t)sizeof block / bytes;
+    for (int64_t i = 0; i < count; i += each) {
+        const int64_t n = mth__min64(each, count - i);
+        memcpy(block, (const char *)src[0] + i * bytes, (size_t)(n * bytes));
+        for (int s = 1; s < sources; s++) reduce_run(op, dtype, n, block, 1, (const char *)src[s] + i * bytes, 1);
+        for (int j = 0; j < destinations; j++) memcpy((char *)dst[j] + i * bytes, block, (size_t)(n * bytes));
+    }
+}

@@ -1,0 +1,248 @@
+/* contract: an einsum of two operands as matrix products of OpenBLAS. The letters fall in four groups: batch (in both operands and the
+ * result), m (first, result), n (second, result), k (both operands). Where the letters of a group lie in memory as one dimension does, BLAS
+ * reads the operands in place, transposed or not; an operand where they don't is first copied to [batch, rows, columns]. */
+#include "engine/native/kernel_util.h"
+
+#ifndef MTH_BLAS_PREFIX
+#define MTH_BLAS_PREFIX scipy_
+#endif
+#define JOIN2(a, b) a##b
+#define JOIN(a, b) JOIN2(a, b)
+#define BLAS(name) JOIN(MTH_BLAS_PREFIX, name)
+/* Our own declarations: the header's place and its prefixed names differ between distributions, the ABI does not. */
+enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
+void BLAS(cblas_sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
+void BLAS(cblas_sgemv)(int order, int ta, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta, float *y, int incy);
+void BLAS(openblas_set_num_threads)(int);
+
+void mth__gemm_open(void) { BLAS(openblas_set_num_threads)(1); }
+
+void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+    if (m <= 0 || n <= 0) return;
+    if (k <= 0) { /* BLAS need not touch c */
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < n; j++) c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
+        return;
+    }
+    if (m == 1)
+        BLAS(cblas_sgemv)(ROW_MAJOR, tb ? NO_TRANS : TRANS, (int)(tb ? n : k), (int)(tb ? k : n), alpha, b, (int)ldb, a, ta ? (int)lda : 1, beta, c, 1);
+    else if (n == 1)
+        BLAS(cblas_sgemv)(ROW_MAJOR, ta ? TRANS : NO_TRANS, (int)(ta ? k : m), (int)(ta ? m : k), alpha, a, (int)lda, b, tb ? 1 : (int)ldb, beta, c, (int)ldc);
+    else
+        BLAS(cblas_sgemm)(ROW_MAJOR, ta ? TRANS : NO_TRANS, tb ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+}
+
+enum { A, B, C, OPERANDS };
+typedef struct { int n; int64_t size[MTH__RANK], stride[OPERANDS][MTH__RANK]; } group;
+typedef struct { bool copied; mth__copy copy; size_t at; } permuted; /* `at`: its place in the call's scratch */
+typedef struct {
+    mth__loop batch;                                 /* operands A, B, C */
+    int64_t batches, m, n, k;
+    int64_t row[OPERANDS], column[OPERANDS];         /* strides: A (m, k), B (k, n), C (m, n) */
+    bool swapped;                                    /* the transposed product: A is the call's second operand */
+    permuted operand[OPERANDS];
+    int64_t block_m, block_n, blocks_m, blocks_n, batches_each;
+    int batch_chunks;
+} plan;
+
+static void add_letter(group *g, int64_t size, int64_t a, int64_t b, int64_t c) {
+    if (size == 1) return;
+    g->size[g->n] = size;
+    g->stride[A][g->n] = a;
+    g->stride[B][g->n] = b;
+    g->stride[C][g->n++] = c;
+}
+/* The letters in the order of descending stride of operand o. */
+static void sort_group(group *g, int o) {
+    for (int i = 1; i < g->n; i++)
+        for (int j = i; j > 0 && g->stride[o][j] > g->stride[o][j - 1]; j--) {
+            int64_t t = g->size[j];
+            g->size[j] = g->size[j - 1];
+            g->size[j - 1] = t;
+            for (int q = 0; q < OPERANDS; q++) { t = g->stride[q][j]; g->stride[q][j] = g->stride[q][j - 1]; g->stride[q][j - 1] = t; }
+        }
+}
+/* Whether operand o has the group as one dimension; its stride and the size. */
+static bool as_one(const group *g, int o, int64_t *size, int64_t *stride) {
+    *size = 1;
+    *stride = g->n ? g->stride[o][g->n - 1] : 0;
+    for (int i = g->n - 1; i >= 0; i--) {
+        if (g->stride[o][i] != *stride * *size) return false;
+        *size *= g->size[i];
+    }
+    return true;
+}
+/* Operand o as [batch, rows, columns], dense, with the letters of the groups in their order. */
+static void permute(mth__call *c, plan *p, int o, group *batch, group *rows, group *columns) {
+    permuted *x = &p->operand[o];
+    group *groups[3] = {batch, rows, columns};
+    mth__loop *l = &x->copy.loop;
+    int64_t dense = 1;
+    x->copied = true;
+    for (int g = 0; g < 3; g++)
+        for (int i = 0; i < groups[g]->n; i++, l->rank++) {
+            l->size[l->rank] = groups[g]->size[i];
+            l->stride[1][l->rank] = groups[g]->stride[o][i];
+        }
+    for (int d = l->rank - 1; d >= 0; dense *= l->size[d--]) l->stride[0][d] = dense;
+    for (int g = 0, d = 0; g < 3; g++)
+        for (int i = 0; i < groups[g]->n; i++, d++) groups[g]->stride[o][i] = l->stride[0][d];
+    if (o == C) /* from the scratch to the result */
+        for (int d = 0; d < l->rank; d++) { const int64_t t = l->stride[0][d]; l->stride[0][d] = l->stride[1][d]; l->stride[1][d] = t; }
+    mth__copy_plan(&x->copy, MTH_FLOAT32);
+    x->at = c->call_scratch;
+    c->call_scratch += ((size_t)dense * sizeof(float) + 63) & ~(size_t)63;
+}
+static bool unit(int64_t row, int64_t column, int64_t rows, int64_t columns) { return row == 1 || column == 1 || rows == 1 || columns == 1; }
+
+static mth_status parse(const mth__call *c, group *batch, group *m, group *n, group *k) {
+    const char *text[OPERANDS];
+    int rank[OPERANDS];
+    int64_t stride[OPERANDS][MTH__RANK], of[OPERANDS], size = 0;
+    const mth__operand *operand[OPERANDS] = {&c->in[0], &c->in[1], &c->out[0]};
+    const char *comma = c->attrs->s ? strchr(c->attrs->s, ',') : NULL, *arrow = comma ? strstr(comma, "->") : NULL;
+    if (!arrow) return INTERNAL("contract: spec \"%s\"", c->attrs->s ? c->attrs->s : "");
+    text[A] = c->attrs->s;
+    text[B] = comma + 1;
+    text[C] = arrow + 2;
+    rank[A] = (int)(comma - text[A]);
+    rank[B] = (int)(arrow - text[B]);
+    rank[C] = (int)strlen(text[C]);
+    for (int o = 0; o < OPERANDS; o++) {
+        if (rank[o] != operand[o]->shape.rank) return INTERNAL("contract %s: operand %d has %d dimensions", c->attrs->s, o, operand[o]->shape.rank);
+        mth__shape_strides(operand[o]->shape, stride[o]);
+    }
+    for (int first = 0; first < OPERANDS; first++)
+        for (int i = 0; i < rank[first]; i++) {
+            const char letter = text[first][i];
+            unsigned in = 0;
+            for (int o = 0; o < OPERANDS; o++) {
+                const char *at = memchr(text[o], letter, (size_t)rank[o]);
+                of[o] = 0;
+                if (!at) continue;
+                const int64_t here = operand[o]->shape.dim[at - text[o]];
+                if (in && here != size) return INTERNAL("contract %s: letter %c has sizes %lld and %lld", c->attrs->s, letter, (long long)size, (long long)here);
+                size = here;
+                in |= 1u << o;
+                of[o] = stride[o][at - text[o]];
+            }
+            if (in & ((1u << first) - 1)) continue; /* seen with an earlier operand */
+            group *g = in == 7 ? batch : in == 5 ? m : in == 6 ? n : in == 3 ? k : NULL;
+            if (!g) return INTERNAL("contract %s: letter %c stands alone", c->attrs->s, letter);
+            add_letter(g, size, of[A], of[B], of[C]);
+        }
+    return NULL;
+}
+
+/* Blocks of the result: as square as may be, since a block of m x n packs (m + n) k elements of the operands again. */
+static void plan_chunks(mth__call *c, plan *p) {
+    const double ns = 2.0 * (double)p->batches * (double)p->m * (double)p->n * (double)mth__max64(p->k, 1) / (p->m < 8 || p->n < 8 ? 12 : p->m < 64 || p->n < 64 ? 80 : 150);
+    const double each = ns / 16 < 4e5 ? 4e5 : ns / 16 > 2e6 ? 2e6 : ns / 16; /* long chunks repack less, 16 of them are enough */
+    const int64_t want = mth__max64(1, (int64_t)(ns / each)), pieces = p->batches >= want ? 1 : (want + p->batches - 1) / mth__max64(p->batches, 1);
+    int64_t best_m = 1, best_n = 1;
+    double least = INFINITY;
+    for (int64_t pm = 1; pm <= pieces; pm++) {
+        const int64_t pn = (pieces + pm - 1) / pm;
+        const double cost = (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1);
+        if (cost < least) { least = cost; best_m = pm; best_n = pn; }
+    }
+    p->block_m = mth__max64(16, ((p->m + best_m - 1) / best_m + 15) / 16 * 16);
+    p->block_n = mth__max64(64, ((p->n + best_n - 1) / best_n + 63) / 64 * 64);
+    p->blocks_m = mth__max64(1, (p->m + p->block_m - 1) / p->block_m);
+    p->blocks_n = mth__max64(1, (p->n + p->block_n - 1) / p->block_n);
+    p->batch_chunks = (int)mth__max64(1, mth__min64(p->batches, pieces == 1 ? want : p->batches));
+    c->phases = 0;
+    double copy_ns = 0;
+    int64_t rows = 1;
+    for (int o = A; o <= B; o++)
+        if (p->operand[o].copied) {
+            copy_ns += (double)mth__size(&c->in[o]);
+            rows = mth__max64(rows, p->operand[o].copy.rows);
+        }
+    if (copy_ns > 0) c->chunks[c->phases++] = mth__chunks(copy_ns, rows);
+    c->chunks[c->phases++] = (int)(p->batch_chunks * p->blocks_m * p->blocks_n);
+    if (p->operand[C].copied) c->chunks[c->phases++] = mth__chunks((double)mth__size(&c->out[0]), p->operand[C].copy.rows);
+}
+
+mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
+    plan *p = NEW(arena, plan);
+    group batch = {0}, m = {0}, n = {0}, k = {0};
+    TRY(parse(c, &batch, &m, &n, &k));
+    sort_group(&batch, C);
+    sort_group(&m, C);
+    sort_group(&n, C);
+    sort_group(&k, A);
+    int64_t none;
+    if (!as_one(&m, A, &p->m, &p->row[A]) || !as_one(&k, A, &p->k, &p->column[A]) || !unit(p->row[A], p->column[A], p->m, p->k)) permute(c, p, A, &batch, &m, &k);
+    if (!as_one(&k, B, &none, &p->row[B]) || !as_one(&n, B, &none, &p->column[B]) || !unit(p->row[B], p->column[B], p->k, p->n)) permute(c, p, B, &batch, &k, &n);
+    if (!as_one(&m, C, &none, &p->row[C]) || !as_one(&n, C, &none, &p->column[C]) || !unit(p->row[C], p->column[C], p->m, p->n)) permute(c, p, C, &batch, &m, &n);
+    as_one(&m, A, &p->m, &p->row[A]);
+    as_one(&k, A, &p->k, &p->column[A]);
+    as_one(&k, B, &p->k, &p->row[B]);
+    as_one(&n, B, &p->n, &p->column[B]);
+    as_one(&m, C, &p->m, &p->row[C]);
+    as_one(&n, C, &p->n, &p->column[C]);
+    p->batch.rank = batch.n;
+    p->batch.operands = OPERANDS;
+    memcpy(p->batch.size, batch.size, sizeof batch.size);
+    memcpy(p->batch.stride, batch.stride, sizeof batch.stride);
+    mth__loop_merge(&p->batch);
+    p->batches = 1;
+    for (int d = 0; d < p->batch.rank; d++) p->batches *= p->batch.size[d];
+    p->swapped = p->n > 1 && p->column[C] != 1;
+    if (p->swapped) { /* the result is written by columns: c' = b' a' */
+        plan t = *p;
+        p->m = t.n;
+        p->n = t.m;
+        p->row[A] = t.column[B], p->column[A] = t.row[B];
+        p->row[B] = t.column[A], p->column[B] = t.row[A];
+        p->row[C] = t.column[C], p->column[C] = t.row[C];
+        for (int d = 0; d < p->batch.rank; d++) { p->batch.stride[A][d] = t.batch.stride[B][d]; p->batch.stride[B][d] = t.batch.stride[A][d]; }
+    }
+    const int64_t most[] = {p->m, p->n, p->k, p->row[A], p->column[A], p->row[B], p->column[B], p->row[C]};
+    for (size_t i = 0; i < sizeof most / sizeof *most; i++)
+        if (most[i] > INT32_MAX) return FAIL(MTH_ERROR_UNSUPPORTED, F("a matrix product with a dimension or row of %lld elements", (long long)most[i]), F("shard the operands so that it is below 2^31"));
+    plan_chunks(c, p);
+    c->plan = p;
+    return NULL;
+}
+
+static float *operand(const mth__call *c, const plan *p, int o) {
+    if (p->operand[o].copied) return (float *)(void *)((char *)c->shared + p->operand[o].at);
+    return o == C ? c->out[0].data : c->in[o].data;
+}
+/* BLAS wants to know which of the two dimensions is contiguous, and the stride of the other; sizes of 1 leave it free. */
+static bool transposed(int64_t row, int64_t column, int64_t rows, int64_t columns, int64_t *ld) {
+    const bool t = columns > 1 && column != 1;
+    *ld = t ? (columns > 1 ? column : rows) : (rows > 1 ? row : columns);
+    const int64_t least = t ? rows : columns;
+    if (*ld < least) *ld = least;
+    return t;
+}
+static void multiply(const mth__call *c, const plan *p, int chunk) {
+    const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
+    float *out = operand(c, p, C);
+    const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m, bb = chunk / (p->blocks_n * p->blocks_m);
+    const mth__range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
+    const int64_t m0 = bm * p->block_m, n0 = bn * p->block_n, m = mth__min64(p->block_m, p->m - m0), n = mth__min64(p->block_n, p->n - n0);
+    int64_t lda, ldb, at[OPERANDS];
+    const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda), tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
+    const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        mth__loop_at(&p->batch, p->batch.rank, i, at);
+        mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, 0, out + at[C] + m0 * p->row[C] + n0 * p->column[C], ldc);
+    }
+}
+void mth__run_contract(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)scratch;
+    const plan *p = c->plan;
+    const int product = p->operand[A].copied || p->operand[B].copied;
+    if (phase == product) { multiply(c, p, chunk); return; }
+    for (int o = A; o <= C; o++) {
+        const permuted *x = &p->operand[o];
+        if (!x->copied || (phase < product) != (o != C)) continue;
+        const mth__range r = mth__chunk_of(x->copy.rows, c->chunks[phase], chunk);
+        if (o == C) mth__copy_run(&x->copy, c->out[0].data, operand(c, p, C), r.lo, r.hi);
+        else mth__copy_run(&x->copy, operand(c, p, o), c->in[o].data, r.lo, r.hi);
+    }
+}

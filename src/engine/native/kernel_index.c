@@ -1,0 +1,159 @@
+/* Rows that read or write by id, and those whose values come from positions. */
+#include "engine/native/kernel_util.h"
+
+static void check(const mth__call *c, int64_t id, int64_t limit) {
+    if (id < 0 || id >= limit) mth__kernel_fault(c->fault, "token id", id, limit);
+}
+
+/* ---- gather: table[v, d], ids -> [ids, d] */
+mth_status mth__prepare_gather(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    mth__one_phase(c, 8.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS + 2.0 * (double)mth__size(&c->in[1]), mth__size(&c->in[1]));
+    return NULL;
+}
+void mth__run_gather(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__operand *table = &c->in[0], *ids = &c->in[1];
+    const int64_t d = table->shape.dim[1];
+    const mth__range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
+    float *y = mth__f32(&c->out[0]);
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        const int64_t id = mth__id(ids, i), row = mth__local_index(table, 0, id);
+        check(c, id, table->global.dim[0]);
+        if (row < 0) memset(y + i * d, 0, (size_t)d * sizeof *y);
+        else memcpy(y + i * d, mth__f32(table) + row * d, (size_t)d * sizeof *y);
+    }
+}
+/* Each chunk owns a range of the vocabulary and looks at all ids: additions to a row stay in the order of the ids. */
+mth_status mth__prepare_gather_grad(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    const double n = (double)mth__size(&c->in[0]);
+    c->phases = 1;
+    c->chunks[0] = (int)mth__min64(mth__chunks(4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS, c->out[0].shape.dim[0]),
+                                   mth__max64(1, (int64_t)(5e7 / (n + 1)))); /* reading the ids stays small beside the rest */
+    return NULL;
+}
+void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__operand *ids = &c->in[0], *dy = &c->in[1], *out = &c->out[0];
+    const int64_t d = out->shape.dim[1], n = mth__size(ids);
+    const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
+    float *y = mth__f32(out);
+    memset(y + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof *y);
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t id = mth__id(ids, i), row = mth__local_index(out, 0, id);
+        if (chunk == 0) check(c, id, out->global.dim[0]);
+        if (row >= r.lo && row < r.hi) mth__vec->add_to(d, mth__f32(dy) + i * d, y + row * d);
+    }
+}
+/* ---- pick: x[..., v], ids -> x[..., id] */
+mth_status mth__prepare_pick(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    mth__one_phase(c, 10.0 * (double)mth__size(&c->out[0]), mth__size(&c->out[0]));
+    return NULL;
+}
+void mth__run_pick(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__operand *x = &c->in[0], *ids = &c->in[1];
+    const int last = x->shape.rank - 1;
+    const int64_t v = x->shape.dim[last];
+    const mth__range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        const int64_t id = mth__id(ids, i), at = mth__local_index(x, last, id);
+        check(c, id, x->global.dim[last]);
+        mth__f32(&c->out[0])[i] = at < 0 ? 0 : mth__f32(x)[i * v + at];
+    }
+}
+mth_status mth__prepare_pick_grad(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    mth__one_phase(c, 4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS, mth__size(&c->in[0]));
+    return NULL;
+}
+void mth__run_pick_grad(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__operand *ids = &c->in[0], *dy = &c->in[1], *out = &c->out[0];
+    const int last = out->shape.rank - 1;
+    const int64_t v = out->shape.dim[last];
+    const mth__range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
+    float *y = mth__f32(out);
+    memset(y + r.lo * v, 0, (size_t)((r.hi - r.lo) * v) * sizeof *y);
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        const int64_t id = mth__id(ids, i), at = mth__local_index(out, last, id);
+        check(c, id, out->global.dim[last]);
+        if (at >= 0) y[i * v + at] = mth__f32(dy)[i];
+    }
+}
+
+/* ---- sinusoid: -> [s, d]. Angles in double: a position of 10^5 would lose all digits of the fast columns in float32. */
+mth_status mth__prepare_sinusoid(mth__arena *arena, mth__call *c) {
+    const mth__operand *y = &c->out[0];
+    const int64_t n = y->shape.dim[1];
+    double *frequency = NEW_ARRAY(arena, double, mth__max64(n, 1));
+    for (int64_t j = 0; j < n; j++) {
+        const int64_t column = y->start[1] + j * mth__step(y, 1);
+        frequency[j] = pow(10000, -(double)(column / 2 * 2) / (double)c->attrs->i[1]);
+    }
+    c->plan = frequency;
+    c->thread_scratch = 2 * (size_t)n * sizeof(float);
+    mth__one_phase(c, 4.0 * (double)mth__size(y), y->shape.dim[0]);
+    return NULL;
+}
+void mth__run_sinusoid(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase;
+    const mth__operand *y = &c->out[0];
+    const int64_t n = y->shape.dim[1];
+    const mth__range r = mth__chunk_of(y->shape.dim[0], c->chunks[0], chunk);
+    float *sine = scratch, *cosine = sine + n;
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        mth__vec->sincos(n, (double)(y->start[0] + i * mth__step(y, 0)), c->plan, sine, cosine);
+        for (int64_t j = 0; j < n; j++) mth__f32(y)[i * n + j] = (y->start[1] + j * mth__step(y, 1)) % 2 ? cosine[j] : sine[j];
+    }
+}
+
+/* ---- rope: x[outer, s, inner, d]; a chunk takes positions and outer rows, one table of sines serves all outer and inner rows */
+typedef struct { int64_t outer, positions, inner, d; int outer_chunks, position_chunks; double *frequency; } rope;
+mth_status mth__prepare_rope(mth__arena *arena, mth__call *c) {
+    rope *p = NEW(arena, rope);
+    const mth__operand *x = &c->in[0];
+    const int s = (int)c->attrs->i[0], last = x->shape.rank - 1;
+    p->outer = mth__dims(x, 0, s);
+    p->positions = x->shape.dim[s];
+    p->inner = mth__dims(x, s + 1, last);
+    p->d = x->shape.dim[last];
+    p->frequency = NEW_ARRAY(arena, double, p->d / 2 + 1);
+    for (int64_t j = 0; j < p->d / 2; j++) p->frequency[j] = pow(c->attrs->f[0], -2.0 * (double)j / (double)p->d);
+    const int want = mth__chunks(8.0 * (double)mth__size(x) / MTH__BYTES_PER_NS + 3.0 * (double)(p->positions * p->d), INT32_MAX);
+    p->position_chunks = (int)mth__max64(1, mth__min64(p->positions, want));
+    p->outer_chunks = (int)mth__max64(1, mth__min64(p->outer, want / p->position_chunks));
+    c->phases = 1;
+    c->chunks[0] = p->position_chunks * p->outer_chunks;
+    c->thread_scratch = 2 * (size_t)(p->d / 2) * sizeof(float);
+    c->plan = p;
+    return NULL;
+}
+void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase;
+    const rope *p = c->plan;
+    const mth__operand *x = &c->in[0];
+    const int axis = (int)c->attrs->i[0];
+    const int64_t half = p->d / 2;
+    const mth__range ps = mth__chunk_of(p->positions, p->position_chunks, chunk % p->position_chunks), os = mth__chunk_of(p->outer, p->outer_chunks, chunk / p->position_chunks);
+    float *sine = scratch, *cosine = sine + half;
+    for (int64_t s = ps.lo; s < ps.hi; s++) {
+        mth__vec->sincos(half, (double)(x->start[axis] + s * mth__step(x, axis)), p->frequency, sine, cosine);
+        if (c->attrs->i[1]) mth__vec->unary[MTH__ROW_neg](half, sine, sine, 0);
+        for (int64_t o = os.lo; o < os.hi; o++)
+            for (int64_t i = 0; i < p->inner; i++) {
+                const int64_t at = ((o * p->positions + s) * p->inner + i) * p->d;
+                const float *from = mth__f32(x) + at;
+                float *to = mth__f32(&c->out[0]) + at;
+                if (c->attrs->i[2]) {
+                    for (int64_t j = 0; j < half; j++) {
+                        const float a = from[2 * j], b = from[2 * j + 1];
+                        to[2 * j] = a * cosine[j] - b * sine[j];
+                        to[2 * j + 1] = a * sine[j] + b * cosine[j];
+                    }
+                } else mth__vec->rotate(half, from, from + half, sine, cosine, to, to + half);
+            }
+    }
+}

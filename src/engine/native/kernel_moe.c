@@ -1,0 +1,298 @@
+/* Mixture of experts. rows[e, t] says which token each reserved row holds, -1 where it holds none: kernels walk the runs of real rows, and
+ * reserved rows cost a write of zeros. */
+#include "engine/native/kernel_util.h"
+
+static int64_t expert_of(const mth__operand *rows, int64_t e) { return rows->start[0] + e * mth__step(rows, 0); } /* global */
+/* The next run of real rows in [*from, end) of rows: false where there is none. */
+static bool next_run(const int32_t *rows, int64_t *from, int64_t end, int64_t *length) {
+    int64_t i = *from;
+    while (i < end && rows[i] < 0) i++;
+    *from = i;
+    while (i < end && rows[i] >= 0) i++;
+    *length = i - *from;
+    return *length > 0;
+}
+static int64_t choice_of(const mth__operand *experts, int64_t token, int64_t expert) { /* flat index in [t, k], or -1; token is global */
+    const int64_t k = experts->shape.dim[1], row = mth__local_index(experts, 0, token);
+    if (row < 0) return -1;
+    for (int64_t j = row * k; j < (row + 1) * k; j++)
+        if (((const int32_t *)experts->data)[j] == expert) return j;
+    return -1;
+}
+
+/* ---- routing */
+mth_status mth__prepare_moe_route(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    mth__one_phase(c, 1.0 * (double)mth__size(&c->in[0]) * (double)c->attrs->i[0], c->in[0].shape.dim[0]);
+    return NULL;
+}
+void mth__run_moe_route(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const int64_t e = c->in[0].shape.dim[1], k = c->attrs->i[0];
+    const mth__range r = mth__chunk_of(c->in[0].shape.dim[0], c->chunks[0], chunk);
+    for (int64_t t = r.lo; t < r.hi; t++) {
+        const float *x = mth__f32(&c->in[0]) + t * e;
+        float *w = mth__f32(&c->out[0]) + t * k;
+        int32_t *chosen = (int32_t *)c->out[1].data + t * k;
+        for (int64_t j = 0; j < k; j++) {
+            int64_t best = -1;
+            for (int64_t i = 0; i < e; i++) {
+                bool taken = false;
+                for (int64_t q = 0; q < j; q++) taken |= chosen[q] == i;
+                if (!taken && (best < 0 || x[i] > x[best])) best = i;
+            }
+            chosen[j] = (int32_t)best;
+            w[j] = best < 0 ? -INFINITY : x[best];
+        }
+        mth__vec->softmax(k, w, w);
+    }
+}
+mth_status mth__prepare_moe_route_grad(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    mth__one_phase(c, 1.0 * (double)mth__size(&c->out[0]), c->out[0].shape.dim[0]);
+    return NULL;
+}
+void mth__run_moe_route_grad(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const int64_t e = c->out[0].shape.dim[1], k = c->in[0].shape.dim[1];
+    const mth__range r = mth__chunk_of(c->out[0].shape.dim[0], c->chunks[0], chunk);
+    for (int64_t t = r.lo; t < r.hi; t++) {
+        const float *w = mth__f32(&c->in[0]) + t * k, *dw = mth__f32(&c->in[2]) + t * k;
+        float *dx = mth__f32(&c->out[0]) + t * e;
+        const float dot = (float)mth__vec->dot(k, w, dw);
+        memset(dx, 0, (size_t)e * sizeof *dx);
+        for (int64_t j = 0; j < k; j++) {
+            const int32_t expert = ((const int32_t *)c->in[1].data)[t * k + j];
+            if (expert >= 0) dx[expert] = w[j] * (dw[j] - dot);
+        }
+    }
+}
+mth_status mth__prepare_moe_capacity(mth__arena *arena, mth__call *c) { /* one chunk: tokens are served in order */
+    (void)arena;
+    c->phases = c->chunks[0] = 1;
+    c->thread_scratch = (size_t)c->attrs->i[1] * sizeof(int64_t);
+    return NULL;
+}
+void mth__run_moe_capacity(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)chunk;
+    const int32_t *experts = c->in[0].data;
+    int32_t *kept = c->out[0].data, dropped = 0;
+    int64_t *served = scratch;
+    memset(served, 0, (size_t)c->attrs->i[1] * sizeof *served);
+    for (int64_t i = 0, n = mth__size(&c->in[0]); i < n; i++) {
+        const int32_t e = experts[i];
+        const bool keep = e >= 0 && served[e] < c->attrs->i[0];
+        if (keep) served[e]++;
+        else if (e >= 0) dropped++;
+        kept[i] = keep ? e : -1;
+    }
+    *(int32_t *)c->out[1].data = dropped;
+}
+mth_status mth__prepare_moe_rows(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    mth__one_phase(c, 1.0 * (double)mth__size(&c->in[0]) * (double)c->out[0].shape.dim[0], c->out[0].shape.dim[0]);
+    return NULL;
+}
+void mth__run_moe_rows(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__operand *experts = &c->in[0], *rows = &c->out[0];
+    const int64_t t = experts->shape.dim[0], k = experts->shape.dim[1];
+    const mth__range r = mth__chunk_of(rows->shape.dim[0], c->chunks[0], chunk);
+    for (int64_t e = r.lo; e < r.hi; e++) {
+        int32_t *row = (int32_t *)rows->data + e * rows->shape.dim[1];
+        const int64_t expert = expert_of(rows, e);
+        int64_t n = 0;
+        for (int64_t i = 0; i < t; i++)
+            for (int64_t j = 0; j < k; j++)
+                if (((const int32_t *)experts->data)[i * k + j] == expert) {
+                    row[n++] = (int32_t)(experts->start[0] + i * mth__step(experts, 0));
+                    break;
+                }
+        while (n < rows->shape.dim[1]) row[n++] = -1;
+    }
+}
+mth_status mth__prepare_moe_count(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    c->phases = c->chunks[0] = 1;
+    return NULL;
+}
+void mth__run_moe_count(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)chunk, (void)scratch;
+    float *count = c->out[0].data;
+    memset(count, 0, (size_t)mth__size(&c->out[0]) * sizeof *count);
+    for (int64_t i = 0, n = mth__size(&c->in[0]); i < n; i++) {
+        const int64_t e = mth__local_index(&c->out[0], 0, ((const int32_t *)c->in[0].data)[i]);
+        if (e >= 0) count[e]++;
+    }
+}
+
+/* ---- tokens to rows and back */
+mth_status mth__prepare_moe_dispatch(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    mth__one_phase(c, 6.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS, mth__size(&c->in[1]));
+    return NULL;
+}
+void mth__run_moe_dispatch(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__operand *x = &c->in[0], *rows = &c->in[1];
+    const int64_t d = x->shape.dim[1], t = rows->shape.dim[1];
+    const mth__range r = mth__chunk_of(mth__size(rows), c->chunks[0], chunk);
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        float *y = mth__f32(&c->out[0]) + i * d;
+        const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(x, 0, token);
+        if (at < 0) memset(y, 0, (size_t)d * sizeof *y);
+        else if (c->nin == 2) memcpy(y, mth__f32(x) + at * d, (size_t)d * sizeof *y);
+        else {
+            const int64_t choice = choice_of(&c->in[3], token, expert_of(rows, i / t));
+            mth__vec->unary[MTH__ROW_scale](d, mth__f32(x) + at * d, y, choice < 0 ? 0 : mth__f32(&c->in[2])[choice]);
+        }
+    }
+}
+/* A chunk owns a range of tokens and looks at all rows: each token's terms are added in the order of the experts. */
+static mth_status plan_combine(mth__call *c) {
+    const double n = (double)mth__size(&c->in[1]);
+    c->phases = 1;
+    c->chunks[0] = (int)mth__min64(mth__chunks(4.0 * (double)mth__size(&c->in[0]) / MTH__BYTES_PER_NS, c->out[0].shape.dim[0]), mth__max64(1, (int64_t)(5e6 / (n + 1))));
+    return NULL;
+}
+mth_status mth__prepare_moe_combine(mth__arena *arena, mth__call *c) { (void)arena; return plan_combine(c); }
+mth_status mth__prepare_moe_combine_weights_grad(mth__arena *arena, mth__call *c) { (void)arena; return plan_combine(c); }
+void mth__run_moe_combine(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__operand *rows = &c->in[1], *out = &c->out[0];
+    const int64_t d = out->shape.dim[1], t = rows->shape.dim[1];
+    const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
+    memset(mth__f32(out) + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof(float));
+    for (int64_t i = 0, n = mth__size(rows); i < n; i++) {
+        const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(out, 0, token);
+        if (at < r.lo || at >= r.hi) continue;
+        const float *y = mth__f32(&c->in[0]) + i * d;
+        if (c->nin == 2) mth__vec->add_to(d, y, mth__f32(out) + at * d);
+        else {
+            const int64_t choice = choice_of(&c->in[3], token, expert_of(rows, i / t));
+            if (choice >= 0) mth__vec->axpy(d, mth__f32(&c->in[2])[choice], y, mth__f32(out) + at * d);
+        }
+    }
+}
+void mth__run_moe_combine_weights_grad(const mth__call *c, int phase, int chunk, void *scratch) { /* y, rows, experts, dout -> dweights */
+    (void)phase, (void)scratch;
+    const mth__operand *rows = &c->in[1], *experts = &c->in[2], *dout = &c->in[3], *out = &c->out[0];
+    const int64_t d = dout->shape.dim[1], t = rows->shape.dim[1], k = out->shape.dim[1];
+    const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
+    memset(mth__f32(out) + r.lo * k, 0, (size_t)((r.hi - r.lo) * k) * sizeof(float));
+    for (int64_t i = 0, n = mth__size(rows); i < n; i++) {
+        const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(experts, 0, token);
+        if (at < r.lo || at >= r.hi) continue;
+        const int64_t choice = choice_of(experts, token, expert_of(rows, i / t)), from = mth__local_index(dout, 0, token);
+        if (choice >= 0 && from >= 0) mth__f32(out)[choice] += (float)mth__vec->dot(d, mth__f32(&c->in[0]) + i * d, mth__f32(dout) + from * d);
+    }
+}
+
+/* ---- experts' matrices: blocks of rows and columns; a block that holds no real row costs its zeros alone */
+enum { ROWS = 256, COLUMNS = 512 };
+static int64_t blocks(int64_t n, int64_t of) { return mth__max64(1, (n + of - 1) / of); }
+mth_status mth__prepare_moe_matmul(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    const int64_t *y = c->out[0].shape.dim;
+    c->phases = 1;
+    c->chunks[0] = (int)mth__max64(1, y[0] * blocks(y[1], ROWS) * blocks(y[2], COLUMNS));
+    return NULL;
+}
+void mth__run_moe_matmul(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const int64_t *dim = c->out[0].shape.dim, t = dim[1], o = dim[2], i = c->in[0].shape.dim[2], bo = blocks(o, COLUMNS), bt = blocks(t, ROWS), e = chunk / (bo * bt);
+    if (!dim[0]) return;
+    const bool transposed = c->attrs->i[0] == 1;
+    const int64_t o0 = chunk % bo * COLUMNS, t0 = chunk / bo % bt * ROWS, n = mth__min64(COLUMNS, o - o0), end = mth__min64(t0 + ROWS, t);
+    const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
+    const float *x = mth__f32(&c->in[0]) + e * t * i, *w = mth__f32(&c->in[1]) + e * i * o + (transposed ? o0 * i : o0);
+    float *y = mth__f32(&c->out[0]) + e * t * o + o0;
+    int64_t at = t0, length, done = t0;
+    for (bool more = true; more; at += length) {
+        more = next_run(rows, &at, end, &length);
+        for (; done < at; done++) memset(y + done * o, 0, (size_t)n * sizeof *y);
+        if (more) mth__gemm(false, transposed, length, n, i, 1, x + at * i, i, w, transposed ? i : o, 0, y + at * o, o);
+        done = at + length;
+    }
+}
+mth_status mth__prepare_moe_outer(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    const int64_t *y = c->out[0].shape.dim;
+    c->phases = 1;
+    c->chunks[0] = (int)mth__max64(1, y[0] * blocks(y[1], ROWS) * blocks(y[2], COLUMNS));
+    return NULL;
+}
+void mth__run_moe_outer(const mth__call *c, int phase, int chunk, void *scratch) { /* x[e,t,i], dy[e,t,o], rows -> [e,i,o] */
+    (void)phase, (void)scratch;
+    const int64_t *dim = c->out[0].shape.dim, t = c->in[0].shape.dim[1], i = dim[1], o = dim[2], bo = blocks(o, COLUMNS), bi = blocks(i, ROWS), e = chunk / (bo * bi);
+    if (!dim[0]) return;
+    const int64_t o0 = chunk % bo * COLUMNS, i0 = chunk / bo % bi * ROWS, n = mth__min64(COLUMNS, o - o0), m = mth__min64(ROWS, i - i0);
+    const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
+    float *y = mth__f32(&c->out[0]) + (e * i + i0) * o + o0;
+    bool first = true;
+    for (int64_t at = 0, length; next_run(rows, &at, t, &length); at += length, first = false)
+        mth__gemm(true, false, m, n, length, 1, mth__f32(&c->in[0]) + (e * t + at) * i + i0, i, mth__f32(&c->in[1]) + (e * t + at) * o + o0, o, first ? 0 : 1, y, o);
+    for (int64_t q = 0; first && q < m; q++) memset(y + q * o, 0, (size_t)n * sizeof *y);
+}
+
+/* ---- rows of experts, elementwise */
+static mth_status plan_rows(mth__call *c, double ns) {
+    mth__one_phase(c, ns * (double)mth__size(&c->out[0]), c->out[0].shape.dim[0] * c->out[0].shape.dim[1]);
+    return NULL;
+}
+mth_status mth__prepare_moe_bias(mth__arena *arena, mth__call *c) { (void)arena; return plan_rows(c, 1); }
+void mth__run_moe_bias(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const int64_t t = c->out[0].shape.dim[1], o = c->out[0].shape.dim[2];
+    const int32_t *rows = c->in[2].data;
+    const mth__range r = mth__chunk_of(c->out[0].shape.dim[0] * t, c->chunks[0], chunk);
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        float *y = mth__f32(&c->out[0]) + i * o;
+        if (rows[i] < 0) memset(y, 0, (size_t)o * sizeof *y);
+        else mth__vec->binary[MTH__ROW_add](o, mth__f32(&c->in[0]) + i * o, 1, mth__f32(&c->in[1]) + i / t * o, 1, y);
+    }
+}
+mth_status mth__prepare_moe_bias_grad(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    c->phases = 1;
+    c->chunks[0] = (int)mth__max64(1, c->out[0].shape.dim[0] * blocks(c->out[0].shape.dim[1], COLUMNS));
+    c->thread_scratch = COLUMNS * sizeof(float);
+    return NULL;
+}
+void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase;
+    const int64_t o = c->out[0].shape.dim[1], t = c->in[0].shape.dim[1], bo = blocks(o, COLUMNS), e = chunk / bo, o0 = chunk % bo * COLUMNS, n = mth__min64(COLUMNS, o - o0);
+    if (!c->out[0].shape.dim[0]) return;
+    const int32_t *rows = (const int32_t *)c->in[1].data + e * t;
+    float *sum = mth__f32(&c->out[0]) + e * o + o0, *block = scratch;
+    mth__vec->fill(n, 0, sum);
+    for (int64_t i = 0; i < t;) { /* blocks of 64 rows, for precision */
+        mth__vec->fill(n, 0, block);
+        for (const int64_t end = mth__min64(i + 64, t); i < end; i++)
+            if (rows[i] >= 0) mth__vec->add_to(n, mth__f32(&c->in[0]) + (e * t + i) * o + o0, block);
+        mth__vec->add_to(n, block, sum);
+    }
+}
+/* moe_act: x, rows; moe_act_grad: x, dy, rows; moe_mul: a, b, rows */
+mth_status mth__prepare_moe_map(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    return plan_rows(c, 1.5);
+}
+void mth__run_moe_map(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    static const int act[] = {MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu}, act_grad[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad};
+    const int64_t h = c->out[0].shape.dim[2];
+    const int32_t *rows = c->in[c->nin - 1].data;
+    const mth__range r = mth__chunk_of(c->out[0].shape.dim[0] * c->out[0].shape.dim[1], c->chunks[0], chunk);
+    const bool product = mth__op_index(c->op) == MTH__ROW_moe_mul;
+    float *y = c->out[0].data;
+    int64_t at = r.lo, length, done = r.lo;
+    for (bool more = true; more; at += length) {
+        more = next_run(rows, &at, r.hi, &length);
+        memset(y + done * h, 0, (size_t)((at - done) * h) * sizeof *y);
+        const float *a = mth__f32(&c->in[0]) + at * h;
+        if (more && c->nin == 2) mth__vec->unary[act[c->attrs->i[0]]](length * h, a, y + at * h, 0);
+        else if (more) mth__vec->binary[product ? MTH__ROW_mul : act_grad[c->attrs->i[0]]](length * h, a, 1, mth__f32(&c->in[1]) + at * h, 1, y + at * h);
+        done = at + length;
+    }
+}

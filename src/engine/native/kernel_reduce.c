@@ -1,0 +1,130 @@
+/* reduce_sum, reduce_max. Dimensions are merged into kept ones and reduced ones; a long reduction is cut in parts that a second phase
+ * combines, so that a column of a million rows keeps all cores busy. Sums: float32 over at most 4096 elements or 64 rows, then more. */
+#include "engine/native/kernel_util.h"
+
+typedef struct {
+    mth__loop kept, reduced;      /* operand 0: x */
+    bool max, along;              /* along: the innermost dimension of x is reduced; else it is kept, and is `width` */
+    int64_t width;                /* of an output row */
+    int64_t rows;                 /* output rows: kept without width */
+    int64_t terms;                /* reduced runs per output row: rows of x (not along), else runs of `run` elements */
+    int64_t run;
+    int parts, row_chunks, column_chunks; /* phase 0; parts of the reduced elements or rows */
+    int64_t column;
+} plan;
+enum { BLOCK = 64, COLUMNS = 1024 };
+
+mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
+    plan *p = NEW(arena, plan);
+    const mth__operand *x = &c->in[0];
+    int64_t stride[MTH__RANK];
+    mth__loop merged = {.operands = 2};
+    /* operand 1 marks the reduced dimensions: neighbours merge only where both are kept or both reduced */
+    mth__shape_strides(x->shape, stride);
+    for (int d = 0; d < x->shape.rank; d++) {
+        if (x->shape.dim[d] == 1) continue;
+        const int last = merged.rank - 1;
+        const int64_t reduced = c->attrs->i[0] >> d & 1;
+        if (last >= 0 && merged.stride[1][last] == reduced) {
+            merged.size[last] *= x->shape.dim[d];
+            merged.stride[0][last] = stride[d];
+            continue;
+        }
+        merged.size[merged.rank] = x->shape.dim[d];
+        merged.stride[0][merged.rank] = stride[d];
+        merged.stride[1][merged.rank++] = reduced;
+    }
+    p->kept.operands = p->reduced.operands = 1;
+    for (int d = 0; d < merged.rank; d++) {
+        mth__loop *l = merged.stride[1][d] ? &p->reduced : &p->kept;
+        l->size[l->rank] = merged.size[d];
+        l->stride[0][l->rank++] = merged.stride[0][d];
+    }
+    p->max = mth__op_index(c->op) == MTH__ROW_reduce_max;
+    p->along = merged.rank == 0 || merged.stride[1][merged.rank - 1];
+    p->width = p->along ? 1 : p->kept.size[--p->kept.rank];
+    p->run = !p->along ? 1 : p->reduced.rank ? p->reduced.size[--p->reduced.rank] : 1;
+    p->rows = p->terms = 1;
+    for (int d = 0; d < p->kept.rank; d++) p->rows *= p->kept.size[d];
+    for (int d = 0; d < p->reduced.rank; d++) p->terms *= p->reduced.size[d];
+
+    const double ns = 4.0 * (double)mth__size(x) / MTH__BYTES_PER_NS;
+    const int want = mth__chunks(ns, INT32_MAX);
+    p->row_chunks = (int)mth__max64(1, mth__min64(p->rows, want));
+    p->column_chunks = (int)mth__max64(1, mth__min64((p->width + COLUMNS - 1) / COLUMNS, want / p->row_chunks));
+    const int64_t left = (want + p->row_chunks * p->column_chunks - 1) / (p->row_chunks * p->column_chunks);
+    const int64_t most = p->along ? p->terms * p->run / 65536 : p->terms / BLOCK;
+    p->parts = (int)mth__max64(1, mth__min64(left, most));
+    c->phases = 1;
+    c->chunks[0] = p->row_chunks * p->column_chunks * p->parts;
+    if (p->parts > 1) {
+        c->call_scratch = (size_t)(p->rows * p->width * p->parts) * sizeof(float);
+        c->phases = 2;
+        c->chunks[1] = mth__chunks(4.0 * (double)p->rows * (double)p->width * p->parts / MTH__BYTES_PER_NS, p->rows * p->width / 64);
+    }
+    c->thread_scratch = COLUMNS * sizeof(float);
+    c->plan = p;
+    return NULL;
+}
+
+/* y = the reduction of rows [lo, hi) of the terms, columns [from, to): blocks of 64 rows, then the sum of the blocks. */
+static void reduce_columns(const plan *p, const float *x, mth__range terms, int64_t from, int64_t to, float *y, float *block) {
+    int64_t at[MTH__LOOP_OPERANDS];
+    for (int64_t c0 = from; c0 < to; c0 += COLUMNS) {
+        const int64_t n = mth__min64(COLUMNS, to - c0);
+        float *sum = y + (c0 - from);
+        mth__vec->fill(n, p->max ? -INFINITY : 0, sum);
+        for (int64_t t = terms.lo; t < terms.hi;) {
+            const int64_t end = mth__min64(t + BLOCK, terms.hi);
+            const bool direct = p->max || terms.hi - terms.lo <= BLOCK;
+            float *into = direct ? sum : block;
+            if (!direct) mth__vec->fill(n, 0, block);
+            for (; t < end; t++) {
+                mth__loop_at(&p->reduced, p->reduced.rank, t, at);
+                (p->max ? mth__vec->max_to : mth__vec->add_to)(n, x + at[0] + c0, into);
+            }
+            if (!direct) mth__vec->add_to(n, block, sum);
+        }
+    }
+}
+/* Elements [lo, hi) of the flat sequence of runs. */
+static float reduce_along(const plan *p, const float *x, mth__range elements) {
+    int64_t at[MTH__LOOP_OPERANDS];
+    double sum = 0;
+    float most = -INFINITY;
+    for (int64_t e = elements.lo; e < elements.hi;) {
+        const int64_t i = e % p->run, n = mth__min64(p->run - i, elements.hi - e);
+        mth__loop_at(&p->reduced, p->reduced.rank, e / p->run, at);
+        if (p->max) {
+            const float m = mth__vec->max(n, x + at[0] + i);
+            most = m > most || m != m ? m : most;
+        } else sum += mth__vec->sum(n, x + at[0] + i);
+        e += n;
+    }
+    return p->max ? most : (float)sum;
+}
+void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
+    const plan *p = c->plan;
+    float *y = c->out[0].data, *partial = c->shared;
+    const int64_t total = p->rows * p->width;
+    if (phase == 1) {
+        const mth__range r = mth__chunk_of(total, c->chunks[1], chunk);
+        memcpy(y + r.lo, partial + r.lo, (size_t)(r.hi - r.lo) * sizeof *y);
+        for (int i = 1; i < p->parts; i++) (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, y + r.lo);
+        return;
+    }
+    const int part = chunk % p->parts, columns = chunk / p->parts % p->column_chunks, rows = chunk / p->parts / p->column_chunks;
+    const mth__range r = mth__chunk_of(p->rows, p->row_chunks, rows);
+    float *out = p->parts > 1 ? partial + part * total : y;
+    int64_t at[MTH__LOOP_OPERANDS];
+    for (int64_t row = r.lo; row < r.hi; row++) {
+        mth__loop_at(&p->kept, p->kept.rank, row, at);
+        const float *x = mth__f32(&c->in[0]) + at[0];
+        if (p->along) {
+            out[row] = reduce_along(p, x, mth__chunk_of(p->terms * p->run, p->parts, part));
+            continue;
+        }
+        const mth__range w = mth__chunk_of(p->width, p->column_chunks, columns);
+        reduce_columns(p, x, mth__chunk_of(p->terms, p->parts, part), w.lo, w.hi, out + row * p->width + w.lo, scratch);
+    }
+}

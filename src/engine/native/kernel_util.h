@@ -1,0 +1,72 @@
+/* Shared by the kernel files: chunking, operands, and the entries of each file's rows in the table. */
+#ifndef MTH__KERNEL_UTIL_H
+#define MTH__KERNEL_UTIL_H
+#include "engine/native/kernel.h"
+#include "engine/native/kernel_vector.h"
+#include <math.h>
+#include <string.h>
+
+/* What one chunk should take: long beside the cost of handing it out (about 1 us), short enough that cores end together. */
+#define MTH__CHUNK_NS 5e5
+#define MTH__BYTES_PER_NS 8.0 /* one core on memory: sets the size of chunks of kernels that only move data */
+
+static inline int64_t mth__min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t mth__max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int mth__chunks(double ns, int64_t items) { /* at least 1, at most one an item */
+    const double n = ns / MTH__CHUNK_NS;
+    const int64_t want = n < 1 ? 1 : n > 4096 ? 4096 : (int64_t)n;
+    return (int)mth__max64(1, mth__min64(want, items));
+}
+typedef struct { int64_t lo, hi; } mth__range;
+static inline mth__range mth__chunk_of(int64_t items, int64_t chunks, int64_t chunk) {
+    const int64_t each = items / chunks, more = items % chunks;
+    const int64_t lo = chunk * each + mth__min64(chunk, more);
+    return (mth__range){lo, lo + each + (chunk < more)};
+}
+static inline void mth__one_phase(mth__call *c, double ns, int64_t items) {
+    c->phases = 1;
+    c->chunks[0] = mth__chunks(ns, items);
+}
+static inline float *mth__f32(const mth__operand *o) { return o->data; }
+static inline int64_t mth__dims(const mth__operand *o, int from, int to) { /* product of dimensions [from, to) */
+    int64_t n = 1;
+    for (int d = from; d < to; d++) n *= o->shape.dim[d];
+    return n;
+}
+static inline int64_t mth__size(const mth__operand *o) { return mth__dims(o, 0, o->shape.rank); }
+static inline int64_t mth__step(const mth__operand *o, int d) { return o->step[d] ? o->step[d] : 1; }
+static inline int64_t mth__id(const mth__operand *ids, int64_t i) {
+    return ids->dtype == MTH_INT64 ? ((const int64_t *)ids->data)[i] : ((const int32_t *)ids->data)[i];
+}
+/* The local index of global index g along dimension d, or -1 where this part doesn't hold it. */
+static inline int64_t mth__local_index(const mth__operand *o, int d, int64_t g) {
+    const int64_t step = mth__step(o, d), away = g - o->start[d];
+    if (away < 0 || away % step) return -1;
+    return away / step < o->shape.dim[d] ? away / step : -1;
+}
+/* Loops over `rank` dimensions in step for several operands, inner dimensions merged where all operands allow it. */
+enum { MTH__LOOP_OPERANDS = 3 };
+typedef struct { int rank, operands; int64_t size[MTH__RANK]; int64_t stride[MTH__LOOP_OPERANDS][MTH__RANK]; } mth__loop;
+void mth__loop_merge(mth__loop *);                                                    /* drops size 1, merges neighbours */
+void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset);       /* offsets at flat `index` of the first `rank` dimensions */
+void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride); /* strides of `from`, dense, as read in the shape `to` */
+
+/* A strided copy of elements of 1, 4 or 8 bytes, in chunks. loop: operand 0 is written, 1 read. */
+typedef struct { mth__loop loop; int64_t dst, src; size_t size; int64_t rows; } mth__copy;
+void mth__copy_plan(mth__copy *, mth_dtype);          /* after loop, dst and src (first elements) are set */
+void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, int64_t hi); /* rows [lo, hi) of `rows` */
+
+/* BLAS, row-major: c = alpha * op(a) op(b) + beta * c; gemv where m or n is 1. */
+void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+void mth__gemm_open(void);
+
+#define MTH__KERNELS(KERNEL) \
+    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) KERNEL(transpose) KERNEL(slice) \
+    KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) KERNEL(pick_grad) KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) \
+    KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) KERNEL(rms_norm) KERNEL(attention) KERNEL(attention_grad) KERNEL(moe_route) \
+    KERNEL(moe_route_grad) KERNEL(moe_capacity) KERNEL(moe_rows) KERNEL(moe_dispatch) KERNEL(moe_combine) KERNEL(moe_combine_weights_grad) KERNEL(moe_matmul) \
+    KERNEL(moe_outer) KERNEL(moe_bias) KERNEL(moe_bias_grad) KERNEL(moe_map) KERNEL(moe_count)
+#define KERNEL(name) mth_status mth__prepare_##name(mth__arena *, mth__call *); void mth__run_##name(const mth__call *, int phase, int chunk, void *scratch);
+MTH__KERNELS(KERNEL)
+#undef KERNEL
+#endif

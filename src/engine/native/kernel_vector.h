@@ -1,0 +1,43 @@
+/* Loops over contiguous float32 runs, compiled once for each instruction set (kernel_vector_body.h) and chosen when the kernels open: on
+ * one machine the bits are always the same. Exponentials and their like are our own polynomials; greatest errors against double libm, over
+ * every 97th float32 of the range (test_kernels: accuracy): exp 1.1 ulp, log 1.0, tanh 1.6, erf 1.2, sigmoid 2.5. GELU is within 2.5e-7 * |x|. */
+#ifndef MTH__KERNEL_VECTOR_H
+#define MTH__KERNEL_VECTOR_H
+#include "catalog/rows.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef void mth__unary(int64_t n, const float *x, float *y, float f);
+typedef void mth__binary(int64_t n, const float *a, int step_a, const float *b, int step_b, float *y); /* step 0: one value for all */
+typedef struct {
+    const char *name;
+    mth__unary *unary[MTH__ROW_COUNT];   /* rows of one operand; y may be x */
+    mth__binary *binary[MTH__ROW_COUNT]; /* rows of two; y may be a or b */
+    mth__unary *erf;
+    void (*fill)(int64_t n, float value, float *y);
+    void (*add_to)(int64_t n, const float *x, float *y);          /* y += x */
+    void (*max_to)(int64_t n, const float *x, float *y);
+    void (*axpy)(int64_t n, float a, const float *x, float *y);   /* y += a * x */
+    double (*sum)(int64_t n, const float *x);                     /* float32 lanes over blocks of 4096, blocks in double */
+    double (*dot)(int64_t n, const float *a, const float *b);
+    float (*max)(int64_t n, const float *x);                      /* -inf where n is 0; NaN where there is one */
+    void (*softmax)(int64_t n, const float *x, float *y);
+    void (*softmax_grad)(int64_t n, const float *y, const float *dy, float *dx);
+    void (*layer_norm)(int64_t n, const float *x, const float *w, const float *b, float epsilon, float *y, float *mean, float *rstd);
+    void (*layer_norm_grad)(int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy, float *dx, float *dw, float *db); /* dw, db += */
+    void (*rms_norm)(int64_t n, const float *x, const float *w, float epsilon, float *y, float *rstd);
+    void (*rms_norm_grad)(int64_t n, const float *x, const float *w, float rstd, const float *dy, float *dx, float *dw);
+    float (*bias_max)(int64_t n, float *s, const float *bias);    /* s += bias (where not NULL); the maximum */
+    float (*exp_sum)(int64_t n, float *s, float m);               /* s = exp(s - m); the sum */
+    void (*attention_ds)(int64_t n, float *s, float *dp, float lse, float delta, float scale); /* s = exp(s - lse), dp = s * (dp - delta) * scale */
+    void (*sincos)(int64_t n, double position, const double *frequency, float *sine, float *cosine);
+    void (*rotate)(int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1); /* n pairs */
+    void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale);
+    void (*transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step); /* y[c * y_step + r] = x[r * x_step + c] */
+    void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, int64_t at); /* sums, in order of sources */
+} mth__vector;
+extern const mth__vector *mth__vec; /* the best for this machine after mth__kernels_open; before, one that runs anywhere */
+void mth__vector_open(void);
+const mth__vector *mth__vector_variant(int i); /* those that run on this machine, worst first; NULL past the last: for tests */
+#endif

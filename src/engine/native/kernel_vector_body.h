@@ -1,0 +1,454 @@
+/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA and SQRT; undefines them at its end. GNU vectors: gcc and
+ * clang turn the operators into the machine's. The part is not guarded: it is a body, not a header. */
+#define V N(v)
+#define I N(vi)
+#define D N(vd)
+#define U N(vu)
+#define INLINE static inline __attribute__((always_inline))
+typedef float V __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t I __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef double D __attribute__((vector_size(4 * W), aligned(8), may_alias)); /* W / 2 lanes */
+typedef uint64_t U __attribute__((vector_size(4 * W), aligned(8), may_alias));
+
+INLINE V N(set)(float x) { return (V){0} + x; }
+INLINE V N(load)(const float *p) { return *(const V *)p; }
+INLINE void N(store)(float *p, V x) { *(V *)p = x; }
+INLINE V N(load_part)(const float *p, int64_t n, float rest) {
+    float t[W];
+    for (int i = 0; i < W; i++) t[i] = i < n ? p[i] : rest;
+    return N(load)(t);
+}
+INLINE void N(store_part)(float *p, V x, int64_t n) {
+    float t[W];
+    N(store)(t, x);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+INLINE V N(choose)(I mask, V a, V b) { return (V)((mask & (I)a) | (~mask & (I)b)); }
+INLINE V N(larger)(V a, V b) { return N(choose)((a > b) | (a != a), a, b); } /* NaN where one is */
+INLINE double N(lanes)(V x) {
+    double s = 0;
+    for (int i = 0; i < W; i++) s += (double)x[i];
+    return s;
+}
+INLINE float N(lanes_max)(V x) {
+    float m = x[0];
+    for (int i = 1; i < W; i++) m = x[i] > m || x[i] != x[i] ? x[i] : m;
+    return m;
+}
+
+/* ---- functions of one vector */
+/* exp(x) = 2^k exp(r), r in [-ln 2 / 2, ln 2 / 2], a polynomial of degree 7 (Cephes). 2^k in two factors: subnormal results round once. */
+INLINE V N(exp_v)(V x) {
+    x = N(choose)(x < -104.0f, N(set)(-104.0f), N(choose)(x > 89.0f, N(set)(89.0f), x));
+    const V magic = N(set)(12582912.0f);
+    V k = FMA(x, N(set)(1.44269504088896341f), magic) - magic;
+    V r = FMA(k, N(set)(-0.693359375f), x);
+    r = FMA(k, N(set)(2.12194440e-4f), r);
+    V p = N(set)(1.9875691500e-4f);
+    p = FMA(p, r, N(set)(1.3981999507e-3f));
+    p = FMA(p, r, N(set)(8.3334519073e-3f));
+    p = FMA(p, r, N(set)(4.1665795894e-2f));
+    p = FMA(p, r, N(set)(1.6666665459e-1f));
+    p = FMA(p, r, N(set)(5.0000001201e-1f));
+    p = FMA(p, r * r, r) + 1.0f;
+    I i = __builtin_convertvector(N(choose)(k == k, k, N(set)(0)), I), half = i >> 1;
+    return p * (V)((half + 127) << 23) * (V)((i - half + 127) << 23);
+}
+INLINE V N(log_v)(V x) {
+    I tiny = x < 1.17549435e-38f;
+    V scaled = N(choose)(tiny, x * 8388608.0f, x);
+    I bits = (I)scaled, e = (bits - 0x3f3504f3) >> 23;
+    V m = (V)(bits - (e << 23)) - 1.0f, k = __builtin_convertvector(e - (tiny & 23), V), z = m * m;
+    V p = N(set)(7.0376836292e-2f);
+    p = FMA(p, m, N(set)(-1.1514610310e-1f));
+    p = FMA(p, m, N(set)(1.1676998740e-1f));
+    p = FMA(p, m, N(set)(-1.2420140846e-1f));
+    p = FMA(p, m, N(set)(1.4249322787e-1f));
+    p = FMA(p, m, N(set)(-1.6668057665e-1f));
+    p = FMA(p, m, N(set)(2.0000714765e-1f));
+    p = FMA(p, m, N(set)(-2.4999993993e-1f));
+    p = FMA(p, m, N(set)(3.3333331174e-1f));
+    p = FMA(k, N(set)(-2.12194440e-4f), p * m * z);
+    V y = FMA(k, N(set)(0.693359375f), m + FMA(z, N(set)(-0.5f), p));
+    y = N(choose)(x == INFINITY, x, y);
+    y = N(choose)(x == 0.0f, N(set)(-INFINITY), y);
+    return N(choose)((x < 0.0f) | (x != x), N(set)(NAN), y);
+}
+INLINE V N(absolute)(V x) { return (V)((I)x & 0x7fffffff); }
+INLINE V N(with_sign)(V x, V sign) { return (V)((I)x | ((I)sign & (int32_t)0x80000000)); } /* x >= 0 */
+INLINE V N(sigmoid_v)(V x) { return 1.0f / (1.0f + N(exp_v)(-x)); }
+INLINE V N(tanh_v)(V x) {
+    V t = N(absolute)(x), z = x * x;
+    V p = N(set)(-5.70498872745e-3f);
+    p = FMA(p, z, N(set)(2.06390887954e-2f));
+    p = FMA(p, z, N(set)(-5.37397155531e-2f));
+    p = FMA(p, z, N(set)(1.33314422036e-1f));
+    p = FMA(p, z, N(set)(-3.33332819422e-1f));
+    V near = FMA(p * z, x, x), far = 1.0f - 2.0f / (N(exp_v)(t + t) + 1.0f);
+    return N(choose)(t < 0.625f, near, N(with_sign)(far, x));
+}
+/* erf: an odd polynomial below 475/512, above it 1 - exp(a polynomial). */
+INLINE V N(erf_v)(V x) {
+    V t = N(absolute)(x), s = x * x;
+    V r = FMA(N(set)(-1.72853470e-5f), t, N(set)(3.83197126e-4f)), u = FMA(N(set)(-3.88396438e-3f), t, N(set)(2.42546219e-2f));
+    r = FMA(r, s, u);
+    r = FMA(r, t, N(set)(-1.06777877e-1f));
+    r = FMA(r, t, N(set)(-6.34846687e-1f));
+    r = FMA(r, t, N(set)(-1.28717512e-1f));
+    r = FMA(r, t, -t);
+    V far = N(with_sign)(N(choose)(t > 4.0f, N(set)(1.0f), 1.0f - N(exp_v)(r)), x);
+    V p = N(set)(-5.96761703e-4f);
+    p = FMA(p, s, N(set)(4.99119423e-3f));
+    p = FMA(p, s, N(set)(-2.67681349e-2f));
+    p = FMA(p, s, N(set)(1.12819925e-1f));
+    p = FMA(p, s, N(set)(-3.76125336e-1f));
+    p = FMA(p, s, N(set)(1.28379166e-1f));
+    return N(choose)(t > 0.927734375f, far, FMA(p, x, x));
+}
+INLINE V N(cdf)(V x) { return FMA(N(erf_v)(x * 0.707106781186547524f), N(set)(0.5f), N(set)(0.5f)); } /* of the standard normal */
+/* 0.5 (1 + tanh u) is sigmoid(2u): keeps the precision of the negative tail. */
+INLINE V N(gelu_gate)(V x) { return N(sigmoid_v)(x * FMA(x * x, N(set)(2 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f))); }
+INLINE V N(gelu_slope)(V x) { return FMA(x * 0.398942280401432678f, N(exp_v)(x * x * -0.5f), N(cdf)(x)); }
+INLINE V N(gelu_tanh_slope)(V x) {
+    V s = N(gelu_gate)(x), du = FMA(x * x, N(set)(6 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f));
+    return FMA(x * s * (1.0f - s), du, s);
+}
+INLINE V N(silu_slope)(V x) { V s = N(sigmoid_v)(x); return s * FMA(x, 1.0f - s, N(set)(1.0f)); }
+
+/* ---- elementwise rows */
+#define UNARY(name, expression)                                                           \
+    static void N(name)(int64_t n, const float *xs, float *ys, float f) {                 \
+        (void)f;                                                                          \
+        int64_t i = 0;                                                                    \
+        for (; i + W <= n; i += W) { V x = N(load)(xs + i); N(store)(ys + i, expression); } \
+        if (i < n) { V x = N(load_part)(xs + i, n - i, 1); N(store_part)(ys + i, expression, n - i); } \
+    }
+UNARY(neg_row, -x)
+UNARY(exp_row, N(exp_v)(x))
+UNARY(log_row, N(log_v)(x))
+UNARY(sqrt_row, SQRT(x))
+UNARY(rsqrt_row, 1.0f / SQRT(x))
+UNARY(reciprocal_row, 1.0f / x)
+UNARY(square_row, x *x)
+UNARY(relu_row, N(choose)(x < 0.0f, N(set)(0), x))
+UNARY(gelu_row, x *N(cdf)(x))
+UNARY(gelu_tanh_row, x *N(gelu_gate)(x))
+UNARY(silu_row, x *N(sigmoid_v)(x))
+UNARY(sigmoid_row, N(sigmoid_v)(x))
+UNARY(tanh_row, N(tanh_v)(x))
+UNARY(copy_row, x)
+UNARY(scale_row, x *f)
+UNARY(shift_row, x + f)
+UNARY(erf_row, N(erf_v)(x))
+
+#define BINARY(name, expression)                                                                                              \
+    static void N(name)(int64_t n, const float *as, int step_a, const float *bs, int step_b, float *ys) {                      \
+        int64_t i = 0;                                                                                                        \
+        if (step_a && step_b)                                                                                                 \
+            for (; i + W <= n; i += W) { V a = N(load)(as + i), b = N(load)(bs + i); N(store)(ys + i, expression); }           \
+        else if (step_a) {                                                                                                    \
+            const V b = N(set)(*bs);                                                                                          \
+            for (; i + W <= n; i += W) { V a = N(load)(as + i); N(store)(ys + i, expression); }                                \
+        } else if (step_b) {                                                                                                  \
+            const V a = N(set)(*as);                                                                                          \
+            for (; i + W <= n; i += W) { V b = N(load)(bs + i); N(store)(ys + i, expression); }                                \
+        } else {                                                                                                              \
+            const V a = N(set)(*as), b = N(set)(*bs), y = expression;                                                         \
+            for (; i + W <= n; i += W) N(store)(ys + i, y);                                                                   \
+        }                                                                                                                     \
+        if (i < n) {                                                                                                          \
+            V a = step_a ? N(load_part)(as + i, n - i, 1) : N(set)(*as), b = step_b ? N(load_part)(bs + i, n - i, 1) : N(set)(*bs); \
+            N(store_part)(ys + i, expression, n - i);                                                                         \
+        }                                                                                                                     \
+    }
+BINARY(relu_grad_row, N(choose)(a > 0.0f, b, N(set)(0)))
+BINARY(gelu_grad_row, b *N(gelu_slope)(a))
+BINARY(gelu_tanh_grad_row, b *N(gelu_tanh_slope)(a))
+BINARY(silu_grad_row, b *N(silu_slope)(a))
+BINARY(sigmoid_grad_row, b *a *(1.0f - a))
+BINARY(tanh_grad_row, b *FMA(-a, a, N(set)(1.0f)))
+BINARY(add_row, a + b)
+BINARY(sub_row, a - b)
+BINARY(mul_row, a *b)
+BINARY(div_row, a / b)
+BINARY(maximum_row, N(larger)(a, b))
+BINARY(equal_row, N(choose)(a == b, N(set)(1.0f), N(set)(0)))
+
+/* ---- runs */
+static void N(fill)(int64_t n, float value, float *y) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) N(store)(y + i, N(set)(value));
+    for (; i < n; i++) y[i] = value;
+}
+static void N(add_to)(int64_t n, const float *x, float *y) { N(add_row)(n, y, 1, x, 1, y); }
+static void N(max_to)(int64_t n, const float *x, float *y) { N(maximum_row)(n, y, 1, x, 1, y); }
+static void N(axpy)(int64_t n, float a, const float *x, float *y) {
+    int64_t i = 0;
+    const V va = N(set)(a);
+    for (; i + W <= n; i += W) N(store)(y + i, FMA(va, N(load)(x + i), N(load)(y + i)));
+    for (; i < n; i++) y[i] = y[i] + a * x[i];
+}
+/* The sum of `term` (of the vectors at i) over a row: four chains hide the latency of the addition. */
+#define TOTAL(total, n, term, term_part)                                                              \
+    double total = 0;                                                                                 \
+    for (int64_t begin = 0, end; begin < (n); begin = end) {                                          \
+        end = begin + 4096 < (n) ? begin + 4096 : (n);                                                \
+        V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};                                                     \
+        int64_t at = begin, i;                                                                        \
+        for (; at + 4 * W <= end; at += 4 * W) {                                                      \
+            i = at; s0 += term; i = at + W; s1 += term; i = at + 2 * W; s2 += term; i = at + 3 * W; s3 += term; \
+        }                                                                                             \
+        for (i = at; i + W <= end; i += W) s0 += term;                                                \
+        if (i < end) { const int64_t k = end - i; s1 += term_part; }                                  \
+        total += N(lanes)((s0 + s1) + (s2 + s3));                                                     \
+    }
+static double N(sum)(int64_t n, const float *x) {
+    TOTAL(total, n, N(load)(x + i), N(load_part)(x + i, k, 0))
+    return total;
+}
+static double N(dot)(int64_t n, const float *a, const float *b) {
+    TOTAL(total, n, N(load)(a + i) * N(load)(b + i), N(load_part)(a + i, k, 0) * N(load_part)(b + i, k, 0))
+    return total;
+}
+static double N(deviation)(int64_t n, const float *x, float mean) {
+    TOTAL(total, n, (N(load)(x + i) - mean) * (N(load)(x + i) - mean), (N(load_part)(x + i, k, mean) - mean) * (N(load_part)(x + i, k, mean) - mean))
+    return total;
+}
+static double N(dot3)(int64_t n, const float *a, const float *b, const float *c, float mean) { /* a * b * (c - mean) */
+    TOTAL(total, n, N(load)(a + i) * N(load)(b + i) * (N(load)(c + i) - mean), N(load_part)(a + i, k, 0) * N(load_part)(b + i, k, 0) * (N(load_part)(c + i, k, 0) - mean))
+    return total;
+}
+static float N(max)(int64_t n, const float *x) {
+    V m0 = N(set)(-INFINITY), m1 = m0;
+    int64_t i = 0;
+    for (; i + 2 * W <= n; i += 2 * W) { m0 = N(larger)(m0, N(load)(x + i)); m1 = N(larger)(m1, N(load)(x + i + W)); }
+    for (; i + W <= n; i += W) m0 = N(larger)(m0, N(load)(x + i));
+    if (i < n) m1 = N(larger)(m1, N(load_part)(x + i, n - i, -INFINITY));
+    return N(lanes_max)(N(larger)(m0, m1));
+}
+static float N(bias_max)(int64_t n, float *s, const float *bias) {
+    if (bias) N(add_to)(n, bias, s);
+    return N(max)(n, s);
+}
+static float N(exp_sum)(int64_t n, float *s, float m) {
+    V sum = {0};
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        V p = N(exp_v)(N(load)(s + i) - m);
+        N(store)(s + i, p);
+        sum += p;
+    }
+    if (i < n) {
+        V p = N(exp_v)(N(load_part)(s + i, n - i, -INFINITY) - m);
+        N(store_part)(s + i, p, n - i);
+        sum += p;
+    }
+    return (float)N(lanes)(sum);
+}
+static void N(softmax)(int64_t n, const float *x, float *y) {
+    const float m = N(max)(n, x);
+    double total = 0;
+    for (int64_t at = 0; at < n; at += 4096) {
+        const int64_t k = n - at < 4096 ? n - at : 4096;
+        memcpy(y + at, x + at, (size_t)k * sizeof *y);
+        total += (double)N(exp_sum)(k, y + at, m);
+    }
+    N(scale_row)(n, y, y, (float)(1 / total));
+}
+static void N(softmax_grad)(int64_t n, const float *y, const float *dy, float *dx) {
+    const float d = (float)N(dot)(n, y, dy);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) N(store)(dx + i, N(load)(y + i) * (N(load)(dy + i) - d));
+    for (; i < n; i++) dx[i] = y[i] * (dy[i] - d);
+}
+static void N(layer_norm)(int64_t n, const float *x, const float *w, const float *b, float epsilon, float *y, float *mean, float *rstd) {
+    const float m = n ? (float)(N(sum)(n, x) / (double)n) : 0;
+    const float r = (float)(1 / sqrt((n ? N(deviation)(n, x, m) / (double)n : 0) + (double)epsilon));
+    int64_t i = 0;
+    for (; i + W <= n; i += W) N(store)(y + i, FMA((N(load)(x + i) - m) * r, N(load)(w + i), N(load)(b + i)));
+    for (; i < n; i++) y[i] = (x[i] - m) * r * w[i] + b[i];
+    *mean = m;
+    *rstd = r;
+}
+static void N(layer_norm_grad)(int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy, float *dx, float *dw, float *db) {
+    const double count = n ? (double)n : 1;
+    const float c1 = (float)(N(dot)(n, dy, w) / count), c2 = (float)(N(dot3)(n, dy, w, x, mean) * (double)rstd / count);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        V g = N(load)(dy + i), h = (N(load)(x + i) - mean) * rstd;
+        N(store)(dx + i, (g * N(load)(w + i) - c1 - h * c2) * rstd);
+        N(store)(dw + i, FMA(g, h, N(load)(dw + i)));
+        N(store)(db + i, N(load)(db + i) + g);
+    }
+    for (; i < n; i++) {
+        const float g = dy[i], h = (x[i] - mean) * rstd;
+        dx[i] = (g * w[i] - c1 - h * c2) * rstd;
+        dw[i] += g * h;
+        db[i] += g;
+    }
+}
+static void N(rms_norm)(int64_t n, const float *x, const float *w, float epsilon, float *y, float *rstd) {
+    const float r = (float)(1 / sqrt((n ? N(dot)(n, x, x) / (double)n : 0) + (double)epsilon));
+    int64_t i = 0;
+    for (; i + W <= n; i += W) N(store)(y + i, N(load)(x + i) * r * N(load)(w + i));
+    for (; i < n; i++) y[i] = x[i] * r * w[i];
+    *rstd = r;
+}
+static void N(rms_norm_grad)(int64_t n, const float *x, const float *w, float rstd, const float *dy, float *dx, float *dw) {
+    const float c2 = (float)(N(dot3)(n, dy, w, x, 0) * (double)rstd / (n ? (double)n : 1));
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        V g = N(load)(dy + i), h = N(load)(x + i) * rstd;
+        N(store)(dx + i, (g * N(load)(w + i) - h * c2) * rstd);
+        N(store)(dw + i, FMA(g, h, N(load)(dw + i)));
+    }
+    for (; i < n; i++) {
+        const float g = dy[i], h = x[i] * rstd;
+        dx[i] = (g * w[i] - h * c2) * rstd;
+        dw[i] += g * h;
+    }
+}
+static void N(attention_ds)(int64_t n, float *s, float *dp, float lse, float delta, float scale) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        V p = N(exp_v)(N(load)(s + i) - lse);
+        N(store)(s + i, p);
+        N(store)(dp + i, p * (N(load)(dp + i) - delta) * scale);
+    }
+    if (i < n) {
+        V p = N(exp_v)(N(load_part)(s + i, n - i, -INFINITY) - lse);
+        N(store_part)(s + i, p, n - i);
+        N(store_part)(dp + i, p * (N(load_part)(dp + i, n - i, 0) - delta) * scale, n - i);
+    }
+}
+/* In double, angles reduced by pi/2 in three parts (exact products while the quotient has at most 20 bits), Taylor polynomials on
+   [-pi/4, pi/4]: an error of about 2e-16 before the rounding to float32. Larger angles: libm. */
+static void N(sincos)(int64_t n, double position, const double *frequency, float *sine, float *cosine) {
+    int64_t i = 0;
+    const double top = 1.5e6;
+    for (; i + W / 2 <= n; i += W / 2) {
+        D a = *(const D *)(frequency + i) * position;
+        const D magic = (D){0} + 6755399441055744.0;
+        D q = a * 0.63661977236758134308 + magic;
+        U quadrant = (U)q;
+        q -= magic;
+        D r = a - q * 0x1.921fb544p+0, low = q * 0x1.0b4611a6p-34;
+        r = (r - low) - q * 0x1.3198a2e037073p-69;
+        D z = r * r;
+        D s = (D){0} - 7.6471637318198165e-13;
+        s = s * z + 1.6059043836821613e-10;
+        s = s * z - 2.5052108385441719e-8;
+        s = s * z + 2.7557319223985893e-6;
+        s = s * z - 1.9841269841269841e-4;
+        s = s * z + 8.3333333333333333e-3;
+        s = s * z - 1.6666666666666667e-1;
+        s = r + r * z * s;
+        D c = (D){0} + 4.7794773323873853e-14;
+        c = c * z - 1.1470745597729725e-11;
+        c = c * z + 2.0876756987868099e-9;
+        c = c * z - 2.7557319223985891e-7;
+        c = c * z + 2.4801587301587302e-5;
+        c = c * z - 1.3888888888888889e-3;
+        c = c * z + 4.1666666666666667e-2;
+        c = 1.0 - z * 0.5 + z * z * c;
+        U odd = (U)((quadrant & 1) != 0), sign_s = (quadrant & 2) << 62, sign_c = ((quadrant + 1) & 2) << 62;
+        D rs = (D)(((odd & (U)c) | (~odd & (U)s)) ^ sign_s), rc = (D)(((odd & (U)s) | (~odd & (U)c)) ^ sign_c);
+        for (int j = 0; j < W / 2; j++) {
+            const bool large = a[j] > top || a[j] < -top;
+            sine[i + j] = (float)(large ? sin(a[j]) : rs[j]);
+            cosine[i + j] = (float)(large ? cos(a[j]) : rc[j]);
+        }
+    }
+    for (; i < n; i++) {
+        sine[i] = (float)sin(frequency[i] * position);
+        cosine[i] = (float)cos(frequency[i] * position);
+    }
+}
+static void N(rotate)(int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        V a = N(load)(x0 + i), b = N(load)(x1 + i), s = N(load)(sine + i), c = N(load)(cosine + i);
+        N(store)(y0 + i, a * c - b * s);
+        N(store)(y1 + i, FMA(a, s, b * c));
+    }
+    for (; i < n; i++) {
+        const float a = x0[i], b = x1[i];
+        y0[i] = a * cosine[i] - b * sine[i];
+        y1[i] = a * sine[i] + b * cosine[i];
+    }
+}
+/* Word 0 of Philox4x32-10 (base/philox.h) with the element's index as the counter's low half: W / 2 elements at once. */
+static void N(dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale) {
+    U lane;
+    for (int j = 0; j < W / 2; j++) lane[j] = index + (uint64_t)j * index_step;
+    for (int64_t i = 0; i < n; i += W / 2, lane += index_step * (W / 2)) {
+        U c0 = lane & 0xffffffffu, c1 = lane >> 32, c2 = {0}, c3 = {0};
+        uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+            U p0 = c0 * (uint64_t)0xD2511F53u, p1 = c2 * (uint64_t)0xCD9E8D57u;
+            c0 = (p1 >> 32) ^ c1 ^ k0;
+            c1 = p1 & 0xffffffffu;
+            c2 = (p0 >> 32) ^ c3 ^ k1;
+            c3 = p0 & 0xffffffffu;
+        }
+        for (int j = 0; j < W / 2 && i + j < n; j++) y[i + j] = c0[j] >= threshold ? x[i + j] * scale : 0;
+    }
+}
+static void N(transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step) {
+    for (int64_t r0 = 0; r0 < rows; r0 += 16)
+        for (int64_t c0 = 0; c0 < columns; c0 += 16) {
+            const int64_t nr = rows - r0 < 16 ? rows - r0 : 16, nc = columns - c0 < 16 ? columns - c0 : 16;
+            for (int64_t c = c0; c < c0 + nc; c++)
+                for (int64_t r = r0; r < r0 + nr; r++) y[c * y_step + r] = x[r * x_step + c];
+        }
+}
+static void N(reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, int64_t at) {
+    int64_t i = at;
+    for (; i + 4 * W <= at + n; i += 4 * W) {
+        V a = N(load)(src[0] + i), b = N(load)(src[0] + i + W), c = N(load)(src[0] + i + 2 * W), d = N(load)(src[0] + i + 3 * W);
+        for (int s = 1; s < sources; s++) {
+            a += N(load)(src[s] + i);
+            b += N(load)(src[s] + i + W);
+            c += N(load)(src[s] + i + 2 * W);
+            d += N(load)(src[s] + i + 3 * W);
+        }
+        for (int j = 0; j < destinations; j++) {
+            N(store)(dst[j] + i, a);
+            N(store)(dst[j] + i + W, b);
+            N(store)(dst[j] + i + 2 * W, c);
+            N(store)(dst[j] + i + 3 * W, d);
+        }
+    }
+    for (; i < at + n; i++) {
+        float a = src[0][i];
+        for (int s = 1; s < sources; s++) a += src[s][i];
+        for (int j = 0; j < destinations; j++) dst[j][i] = a;
+    }
+}
+
+#define ROW(name) [MTH__ROW_##name] = N(name##_row)
+static const mth__vector N(table) = {
+    .name = TITLE,
+    .unary = {ROW(neg), ROW(exp), ROW(log), ROW(sqrt), ROW(rsqrt), ROW(reciprocal), ROW(square), ROW(relu), ROW(gelu), ROW(gelu_tanh), ROW(silu),
+              ROW(sigmoid), ROW(tanh), ROW(copy), ROW(scale), ROW(shift)},
+    .binary = {ROW(relu_grad), ROW(gelu_grad), ROW(gelu_tanh_grad), ROW(silu_grad), ROW(sigmoid_grad), ROW(tanh_grad), ROW(add), ROW(sub), ROW(mul),
+               ROW(div), ROW(maximum), ROW(equal)},
+    .erf = N(erf_row), .fill = N(fill), .add_to = N(add_to), .max_to = N(max_to), .axpy = N(axpy), .sum = N(sum), .dot = N(dot), .max = N(max),
+    .softmax = N(softmax), .softmax_grad = N(softmax_grad), .layer_norm = N(layer_norm), .layer_norm_grad = N(layer_norm_grad),
+    .rms_norm = N(rms_norm), .rms_norm_grad = N(rms_norm_grad), .bias_max = N(bias_max), .exp_sum = N(exp_sum), .attention_ds = N(attention_ds),
+    .sincos = N(sincos), .rotate = N(rotate), .dropout = N(dropout), .transpose = N(transpose), .reduce_all = N(reduce_all),
+};
+#undef ROW
+#undef TOTAL
+#undef BINARY
+#undef UNARY
+#undef INLINE
+#undef V
+#undef I
+#undef D
+#undef U
+#undef W
+#undef N
+#undef TITLE
+#undef FMA
+#undef SQRT
