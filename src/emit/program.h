@@ -108,12 +108,14 @@ int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth_
 /* Bytes that `device` receives from other devices on this channel (by its algorithm's steps). */
 int64_t mth__channel_bytes(const mth__channel *, int device);
 /* The devices that `device` communicates with, itself included, in rank order of the algorithm's template. Collectives: row by row over
-   `axes`. Broadcast: the source is rank 0, then to.on in its order without the source. Transfer: 1. `member` has room for mth__channel_size. */
+   `axes`. Broadcast: the source is rank 0, then to.on in its order without the source. Transfer: 1. `member` has room for mth__channel_size,
+   or is NULL. */
 int mth__channel_size(const mth__channel *);
 int mth__channel_group(const mth__channel *, int device, int32_t *member); /* the device's rank */
+/* mth__channel_bytes of all channels, summed by device. false, and nothing counted, where that would take more than some 10^7 steps. traffic.c */
+bool mth__program_received(const mth__program *, int64_t *by_device);
 /* Bytes of the instruction's scratch on `device`: 0 for direct algorithms and transfers. Ring, tree, hierarchical: all_reduce, all_gather and
-   broadcast work in the result; reduce_scatter in a copy of its operand; all_to_all in n slots of the largest box of any pair of the
-   group (mth__channel_slot). A template with `double_buffer` has that room twice. */
+   broadcast work in the result; reduce_scatter in a copy of its operand; all_to_all in two sets of n slots (mth__template_scratch). */
 int64_t mth__channel_scratch(const mth__channel *, int device);
-int64_t mth__channel_slot(const mth__channel *, int device); /* all_to_all: bytes of one slot */
+int64_t mth__channel_slot(const mth__channel *); /* all_to_all: bytes of one slot, the largest box that any rank has for another */
 #endif

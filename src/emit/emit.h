@@ -1,0 +1,17 @@
+/* What the files of this folder share while a program is made. */
+#ifndef MTH__EMIT_H
+#define MTH__EMIT_H
+#include "emit/program.h"
+
+typedef struct { int n; int *role; } mth__role_list; /* ascending */
+
+/* roles.c. Sets program->role (devices alone) and role_of; returns the roles of each placement that the graph uses, by its id. All devices of a
+   role are in the same placements and have the same local shape of every value. */
+mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *, mth__program *);
+
+/* waits.c. Puts a WAIT behind every START and SEND of the role. */
+void mth__emit_waits(mth__program *, mth__role *);
+
+/* The value whose bytes value v of the role is made of: itself, or the base of an ALIAS. */
+static inline int mth__base_of(const mth__role *r, int v) { return r->value.at[v].storage == MTH__IN_ALIAS ? r->value.at[v].index : v; }
+#endif

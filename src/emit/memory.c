@@ -1,0 +1,249 @@
+/* Where values lie. Values that may share bytes by the rules of program.h (in place) form a block; a block lives from its first writer to its
+ * last reader, or to the WAIT that lets go of it. Blocks get offsets by first fit in the order of time, forwards and backwards, and, where
+ * these waste space and the blocks are few, by size; the smallest slab counts. */
+#include "catalog/rows.h"
+#include "emit/emit.h"
+#include "emit/ranges.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64, MOST_BY_SIZE = 2048 };
+typedef struct { int first, last; int64_t size, offset, best; int exit; /* -1: in the slab */ } block;
+typedef struct {
+    mth__arena *scratch;
+    mth__program *p;
+    mth__role *r;
+    int *open;                  /* by channel: its START or SEND */
+    int *wait;                  /* by instruction: the WAIT of a START or SEND */
+    int *touched, *held, *holders; /* by base: last instruction that reads or writes; last WAIT; SENDs and STARTs that have it as operand */
+    int *block_of;              /* by value: -1 where it lies in no block */
+    VEC(block) block;
+    int *starts, *next_start, *ends, *next_end; /* by instruction, by block: lists of those that begin and end there */
+} layout;
+
+static int later(int a, int b) { return a > b ? a : b; }
+static int last_of(const layout *l, int base) { return later(l->touched[base], l->held[base]); }
+
+static void find_lifetimes(layout *l) {
+    mth__role *r = l->r;
+    int n = (int)r->instr.n;
+    size_t values = r->value.n;
+    l->wait = NEW_ARRAY(l->scratch, int, n);
+    l->touched = NEW_ARRAY(l->scratch, int, values);
+    l->held = NEW_ARRAY(l->scratch, int, values);
+    l->holders = NEW_ARRAY(l->scratch, int, values);
+    memset(l->touched, -1, values * sizeof *l->touched);
+    memset(l->held, -1, values * sizeof *l->held);
+    for (int i = 0; i < n; i++) {
+        const mth__instr *k = &r->instr.at[i];
+        const mth__instr *of = k;
+        int *mark = l->touched;
+        if (k->kind == MTH__WAIT) {
+            of = &r->instr.at[l->open[k->channel]];
+            l->wait[l->open[k->channel]] = i;
+            mark = l->held;
+        } else if (k->kind == MTH__START || k->kind == MTH__SEND) {
+            l->open[k->channel] = i;
+            for (int j = 0; j < k->nin; j++) l->holders[mth__base_of(r, k->in[j])]++;
+        }
+        for (int j = 0; j < of->nin; j++) mark[mth__base_of(r, of->in[j])] = i;
+        for (int j = 0; j < of->nout; j++) mark[of->out[j]] = i;
+        if (of->scratch >= 0) mark[of->scratch] = i;
+    }
+}
+
+/* ---------------------------------------------------------------- in place */
+static bool may_run_in_place(const layout *l, const mth__instr *k) {
+    if (k->nout != 1) return false;
+    if (k->kind == MTH__COMPUTE) return k->op->flags & MTH__ELEMENTWISE;
+    return (k->kind == MTH__COLLECTIVE || k->kind == MTH__START) && l->p->channel.at[k->channel].kind == MTH__ALL_REDUCE;
+}
+
+/* The operand's bytes may become the result's: nobody needs them after instruction i, and no operand lies otherwise in the same block. */
+static bool may_lie_on(const layout *l, int i, const mth__instr *k, int operand) {
+    const mth__role *r = l->r;
+    const mth__pvalue *in = &r->value.at[operand], *out = &r->value.at[k->out[0]];
+    int base = mth__base_of(r, operand), b = l->block_of[base];
+    if (b < 0 || l->block.at[b].exit >= 0 || in->dtype != out->dtype || in->bytes != out->bytes || in->bytes != r->value.at[base].bytes) return false;
+    if (k->kind == MTH__START) {
+        if (l->touched[base] != i || l->holders[base] != 1 || l->block.at[b].last != l->wait[i]) return false;
+    } else if (l->block.at[b].last != i) {
+        return false;
+    }
+    for (int j = 0; j < k->nin; j++)
+        if (l->block_of[mth__base_of(r, k->in[j])] == b && r->value.at[k->in[j]].bytes != in->bytes) return false;
+    return true;
+}
+
+static void new_block(layout *l, int v, int i, int last) {
+    const mth__pvalue *p = &l->r->value.at[v];
+    if (p->storage != MTH__IN_SLAB || p->bytes == 0) return;
+    l->block_of[v] = (int)l->block.n;
+    PUSH(l->scratch, l->block, ((block){.first = i, .last = last, .size = (p->bytes + ALIGN - 1) / ALIGN * ALIGN, .exit = -1}));
+}
+
+static void form_blocks(layout *l) {
+    mth__role *r = l->r;
+    l->block_of = NEW_ARRAY(l->scratch, int, r->value.n);
+    memset(l->block_of, -1, r->value.n * sizeof *l->block_of);
+    for (int i = 0; i < (int)r->instr.n; i++) {
+        const mth__instr *k = &r->instr.at[i];
+        int onto = -1;
+        if (may_run_in_place(l, k))
+            for (int j = 0; j < k->nin && onto < 0; j++)
+                if (may_lie_on(l, i, k, k->in[j])) onto = l->block_of[mth__base_of(r, k->in[j])];
+        if (onto >= 0) {
+            const mth__pvalue *out = &r->value.at[k->out[0]];
+            l->block_of[k->out[0]] = onto;
+            l->block.at[onto].last = last_of(l, k->out[0]);
+            if (out->storage == MTH__IN_EXIT) l->block.at[onto].exit = out->index;
+        } else {
+            for (int j = 0; j < k->nout; j++) new_block(l, k->out[j], i, last_of(l, k->out[j]));
+        }
+        if (k->scratch >= 0) new_block(l, k->scratch, i, last_of(l, k->scratch));
+    }
+}
+
+/* ---------------------------------------------------------------- offsets */
+static void list_events(layout *l) {
+    size_t n = l->r->instr.n;
+    l->starts = NEW_ARRAY(l->scratch, int, n);
+    l->ends = NEW_ARRAY(l->scratch, int, n);
+    l->next_start = NEW_ARRAY(l->scratch, int, l->block.n);
+    l->next_end = NEW_ARRAY(l->scratch, int, l->block.n);
+    memset(l->starts, -1, n * sizeof *l->starts);
+    memset(l->ends, -1, n * sizeof *l->ends);
+    for (int b = (int)l->block.n - 1; b >= 0; b--) {
+        const block *x = &l->block.at[b];
+        if (x->exit >= 0) continue;
+        l->next_start[b] = l->starts[x->first];
+        l->starts[x->first] = b;
+        l->next_end[b] = l->ends[x->last];
+        l->ends[x->last] = b;
+    }
+}
+
+static int64_t most_live(const layout *l) {
+    int64_t live = 0, most = 0;
+    for (size_t i = 0; i < l->r->instr.n; i++) {
+        for (int b = l->starts[i]; b >= 0; b = l->next_start[b]) live += l->block.at[b].size;
+        if (live > most) most = live;
+        for (int b = l->ends[i]; b >= 0; b = l->next_end[b]) live -= l->block.at[b].size;
+    }
+    return most;
+}
+
+static void give(mth__ranges *space, int64_t start, int64_t size) {
+    const mth__range *near;
+    if (start > 0 && (near = mth__ranges_overlapping(space, start - 1, 1))) {
+        size += near->size;
+        start = near->start;
+        mth__ranges_erase(space, start);
+    }
+    if ((near = mth__ranges_overlapping(space, start + size, 1))) {
+        size += near->size;
+        mth__ranges_erase(space, near->start);
+    }
+    mth__ranges_insert(space, start, size, 0);
+}
+
+static int64_t take(mth__ranges *space, int64_t size) {
+    mth__range x = *mth__ranges_fit(space, size);
+    mth__ranges_erase(space, x.start);
+    if (x.size > size) mth__ranges_insert(space, x.start + size, x.size - size, 0);
+    return x.start;
+}
+
+/* First fit in the order of time; against it, blocks begin where they end. Returns the bytes used. */
+static int64_t first_fit(layout *l, bool backwards) {
+    mth__ranges space = mth__ranges_new(l->scratch);
+    const int *begin = backwards ? l->ends : l->starts, *next_begin = backwards ? l->next_end : l->next_start;
+    const int *end = backwards ? l->starts : l->ends, *next_end = backwards ? l->next_start : l->next_end;
+    int64_t used = 0;
+    int n = (int)l->r->instr.n;
+    mth__ranges_insert(&space, 0, INT64_MAX / 2, 0);
+    for (int t = 0; t < n; t++) {
+        int i = backwards ? n - 1 - t : t;
+        for (int b = begin[i]; b >= 0; b = next_begin[b]) {
+            block *x = &l->block.at[b];
+            x->offset = take(&space, x->size);
+            if (x->offset + x->size > used) used = x->offset + x->size;
+        }
+        for (int b = end[i]; b >= 0; b = next_end[b]) give(&space, l->block.at[b].offset, l->block.at[b].size);
+    }
+    return used;
+}
+
+static int by_size(const void *a, const void *b) {
+    const block *const *x = a, *const *y = b;
+    if ((*x)->size != (*y)->size) return (*x)->size < (*y)->size ? 1 : -1;
+    return (*x)->first != (*y)->first ? ((*x)->first > (*y)->first) - ((*x)->first < (*y)->first) : (*x > *y) - (*x < *y);
+}
+
+/* The largest first, each at the lowest offset that no block of its time holds. */
+static int64_t largest_first(layout *l) {
+    int n = 0, placed = 0;
+    int64_t used = 0;
+    block **order = NEW_ARRAY(l->scratch, block *, l->block.n), **at = NEW_ARRAY(l->scratch, block *, l->block.n); /* `at`: placed, by offset */
+    for (size_t b = 0; b < l->block.n; b++)
+        if (l->block.at[b].exit < 0) order[n++] = &l->block.at[b];
+    qsort(order, (size_t)n, sizeof *order, by_size);
+    for (int k = 0; k < n; k++) {
+        block *x = order[k];
+        x->offset = 0;
+        int where = 0;
+        for (int i = 0; i < placed; i++) {
+            if (at[i]->last < x->first || at[i]->first > x->last) continue;
+            if (at[i]->offset >= x->offset + x->size) break;
+            if (at[i]->offset + at[i]->size > x->offset) x->offset = at[i]->offset + at[i]->size;
+        }
+        while (where < placed && at[where]->offset <= x->offset) where++;
+        memmove(&at[where + 1], &at[where], (size_t)(placed++ - where) * sizeof *at);
+        at[where] = x;
+        if (x->offset + x->size > used) used = x->offset + x->size;
+    }
+    return used;
+}
+
+static void keep_if_smaller(layout *l, int64_t used, int64_t *best) {
+    if (used >= *best) return;
+    *best = used;
+    for (size_t b = 0; b < l->block.n; b++) l->block.at[b].best = l->block.at[b].offset;
+}
+
+static void place_blocks(layout *l) {
+    list_events(l);
+    int64_t least = most_live(l), best = INT64_MAX;
+    keep_if_smaller(l, first_fit(l, false), &best);
+    if (best > least) keep_if_smaller(l, first_fit(l, true), &best);
+    if (best > least && l->block.n <= MOST_BY_SIZE) keep_if_smaller(l, largest_first(l), &best);
+    l->r->slab = best;
+}
+
+static void assign(layout *l) {
+    mth__role *r = l->r;
+    for (size_t v = 0; v < r->value.n; v++) {
+        mth__pvalue *p = &r->value.at[v];
+        if (p->storage != MTH__IN_SLAB) continue;
+        const block *b = l->block_of[v] >= 0 ? &l->block.at[l->block_of[v]] : NULL;
+        p->offset = b && b->exit < 0 ? b->best : 0;
+        if (b && b->exit >= 0) {
+            p->storage = MTH__IN_EXIT;
+            p->index = b->exit;
+            p->klass = l->p->exit.at[b->exit].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
+        }
+    }
+}
+
+mth_status mth__emit_memory(mth__program *p) {
+    for (size_t i = 0; i < p->role.n; i++) {
+        mth__arena *scratch = mth__arena_new();
+        layout l = {.scratch = scratch, .p = p, .r = &p->role.at[i], .open = NEW_ARRAY(scratch, int, p->channel.n)};
+        find_lifetimes(&l);
+        form_blocks(&l);
+        place_blocks(&l);
+        assign(&l);
+        mth__arena_free(scratch);
+    }
+    return NULL;
+}

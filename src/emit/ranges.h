@@ -1,0 +1,16 @@
+/* Disjoint byte ranges in order of their start: what of a slab is free (memory.c), what of it is live (program_verify.c). A treap: every
+   operation takes logarithmic time. */
+#ifndef MTH__RANGES_H
+#define MTH__RANGES_H
+#include "base/arena.h"
+
+typedef struct { int64_t start, size, largest /* below this node, itself included */; uint32_t priority; int left, right, tag; } mth__range;
+typedef struct { mth__arena *arena; VEC(mth__range) node; int root, spare; uint32_t state; } mth__ranges;
+
+mth__ranges mth__ranges_new(mth__arena *);
+void mth__ranges_insert(mth__ranges *, int64_t start, int64_t size, int tag); /* overlaps none that is there; size > 0 */
+void mth__ranges_erase(mth__ranges *, int64_t start);                         /* of one that is there */
+/* What they return is valid until the next insertion; NULL: none. */
+const mth__range *mth__ranges_overlapping(const mth__ranges *, int64_t start, int64_t size); /* one that shares a byte */
+const mth__range *mth__ranges_fit(const mth__ranges *, int64_t size);                        /* the first of at least this size */
+#endif

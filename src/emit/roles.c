@@ -1,0 +1,135 @@
+/* Roles: the coarsest partition of the devices in which the devices of a part are in the same placements and hold equal local shapes of
+ * every value. Found by refinement: for each placement that is used, and each way in which some dimension is split unevenly, parts fall
+ * apart by membership or by local size. Costs what these cost together, whatever the number of nodes. */
+#include "emit/emit.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { int64_t size; int part, to, step; } cell; /* of one step: devices of `part` with local `size` go to part `to` */
+typedef struct { int64_t n; mth__split split; int on; bool used; } uneven; /* seen: this dimension, split so */
+typedef struct {
+    mth__arena *arena;
+    int *part, parts;         /* by device; -1: in no placement yet */
+    cell *cell; size_t cells; /* a power of 2 above twice the devices */
+    int step;
+    bool *placed;             /* by placement id */
+    int64_t *size;            /* by rank: of the step */
+    uneven *seen; size_t seen_room, seen_count;
+} refinement;
+
+static uint64_t mix(uint64_t h, uint64_t x) {
+    h = (h ^ x) * 0x9e3779b97f4a7c15;
+    return h ^ h >> 29;
+}
+
+/* size: by rank, or NULL for membership alone. */
+static void refine(refinement *r, const mth__placement *on, const int64_t *size) {
+    r->step++;
+    for (int i = 0; i < on->count; i++) {
+        int *part = &r->part[on->device[i]];
+        int64_t s = size ? size[i] : 0;
+        size_t at = mix(mix(0, (uint64_t)*part), (uint64_t)s) & (r->cells - 1);
+        while (r->cell[at].step == r->step && (r->cell[at].part != *part || r->cell[at].size != s)) at = (at + 1) & (r->cells - 1);
+        if (r->cell[at].step != r->step) r->cell[at] = (cell){s, *part, r->parts++, r->step};
+        *part = r->cell[at].to;
+    }
+}
+
+static size_t find(const uneven *seen, size_t room, const uneven *u) {
+    uint64_t h = mix(mix(mix(0, (uint64_t)u->n), (uint64_t)u->on), (uint64_t)u->split.grain << 1 | u->split.cyclic);
+    for (int i = 0; i < u->split.naxes; i++) h = mix(h, (uint64_t)u->split.axis[i] + 1);
+    size_t at = h & (room - 1);
+    while (seen[at].used && !(seen[at].n == u->n && seen[at].on == u->on && mth__split_equal(&seen[at].split, &u->split))) at = (at + 1) & (room - 1);
+    return at;
+}
+
+static bool first_time(refinement *r, const uneven *u) {
+    if (2 * (r->seen_count + 1) > r->seen_room) {
+        uneven *old = r->seen;
+        size_t n = r->seen_room;
+        r->seen_room = n ? 2 * n : 64;
+        r->seen = NEW_ARRAY(r->arena, uneven, r->seen_room);
+        for (size_t i = 0; i < n; i++)
+            if (old[i].used) r->seen[find(r->seen, r->seen_room, &old[i])] = old[i];
+    }
+    size_t at = find(r->seen, r->seen_room, u);
+    if (r->seen[at].used) return false;
+    r->seen[at] = *u;
+    r->seen_count++;
+    return true;
+}
+
+static void by_placement(refinement *r, const mth__placement *on) {
+    if (r->placed[on->id]) return;
+    r->placed[on->id] = true;
+    refine(r, on, NULL);
+}
+
+static void by_value(refinement *r, const mth__value *v) {
+    const mth__sharding *s = &v->sharding;
+    by_placement(r, s->on);
+    for (int d = 0; d < v->shape.rank; d++) {
+        if (s->dim[d].naxes == 0) continue;
+        uneven u = {v->shape.dim[d], s->dim[d], s->on->id, true};
+        if (!first_time(r, &u)) continue;
+        const mth__shape line = {1, {u.n}};
+        const mth__sharding alone = {.on = s->on, .dim = {u.split}};
+        if (mth__sharding_even(line, &alone)) continue;
+        for (int i = 0; i < s->on->count; i++) r->size[i] = mth__local_shape(line, &alone, i, NULL, NULL).dim[0];
+        refine(r, s->on, r->size);
+    }
+}
+
+static int ascending(const void *a, const void *b) { return (*(const int *)a > *(const int *)b) - (*(const int *)a < *(const int *)b); }
+
+/* Roles in order of their lowest device. */
+static void number(const refinement *r, mth__program *p) {
+    int devices = p->mesh->count, roles = 0;
+    int *role = NEW_ARRAY(r->arena, int, r->parts + 1), *count = NEW_ARRAY(r->arena, int, devices + 1);
+    int32_t *role_of = NEW_ARRAY(p->arena, int32_t, devices);
+    for (int d = 0; d < devices; d++) {
+        int part = r->part[d];
+        if (part >= 0 && role[part] == 0) role[part] = ++roles;
+        role_of[d] = part < 0 ? -1 : role[part] - 1;
+        if (part >= 0) count[role_of[d]]++;
+    }
+    p->role_of = role_of;
+    p->role.at = NEW_ARRAY(p->arena, mth__role, roles);
+    p->role.n = p->role.room = (size_t)roles;
+    int32_t **device = NEW_ARRAY(r->arena, int32_t *, roles);
+    for (int i = 0; i < roles; i++) p->role.at[i].device = device[i] = NEW_ARRAY(p->arena, int32_t, count[i]);
+    for (int d = 0; d < devices; d++)
+        if (role_of[d] >= 0) device[role_of[d]][p->role.at[role_of[d]].ndevice++] = d;
+}
+
+mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *g, mth__program *p) {
+    size_t devices = (size_t)g->mesh->count, placements = g->mesh->placements.n;
+    refinement r = {.arena = scratch, .part = NEW_ARRAY(scratch, int, devices), .cells = 4, .placed = NEW_ARRAY(scratch, bool, placements), .size = NEW_ARRAY(scratch, int64_t, devices)};
+    while (r.cells < 2 * devices) r.cells *= 2;
+    r.cell = NEW_ARRAY(scratch, cell, r.cells);
+    memset(r.part, -1, devices * sizeof *r.part);
+    for (size_t i = 0; i < g->input.n; i++) by_value(&r, g->input.at[i]);
+    for (size_t i = 0; i < g->parameter.n; i++) by_value(&r, g->parameter.at[i]);
+    for (size_t i = 0; i < g->seed.n; i++) by_value(&r, g->seed.at[i]);
+    for (size_t i = 0; i < g->node.n; i++) {
+        by_placement(&r, g->node.at[i]->on);
+        for (int k = 0; k < g->node.at[i]->nout; k++) by_value(&r, g->node.at[i]->out[k]);
+    }
+    number(&r, p);
+
+    mth__role_list *list = NEW_ARRAY(scratch, mth__role_list, placements);
+    int *taken = NEW_ARRAY(scratch, int, p->role.n + 1); /* by role: 1 + the last placement that has it */
+    for (size_t k = 0; k < placements; k++) {
+        const mth__placement *on = g->mesh->placements.at[k];
+        if (!r.placed[k]) continue;
+        list[k].role = NEW_ARRAY(scratch, int, on->count < (int)p->role.n ? on->count : (int)p->role.n);
+        for (int i = 0; i < on->count; i++) {
+            int role = p->role_of[on->device[i]];
+            if (taken[role] == (int)k + 1) continue;
+            taken[role] = (int)k + 1;
+            list[k].role[list[k].n++] = role;
+        }
+        qsort(list[k].role, (size_t)list[k].n, sizeof *list[k].role, ascending);
+    }
+    return list;
+}
