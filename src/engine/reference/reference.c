@@ -1,0 +1,135 @@
+/* The vtable, and the loading of programs. */
+#include "engine/reference/reference_run.h"
+
+static mth_status open_engine(int devices, int threads, mth__engine **out) {
+    (void)threads;
+    mth__engine *e = mth__calloc(1, sizeof *e);
+    if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free arrays or models that are no longer needed"));
+    atomic_init(&e->references, 1);
+    e->devices = devices;
+    *out = e;
+    return NULL;
+}
+
+void mth__ref_close(mth__engine *e) {
+    if (e && atomic_fetch_sub(&e->references, 1) == 1) mth__free(e);
+}
+
+static mth_status describe(mth__engine *e, mth__text *t) {
+    mth__text_add(t, "reference engine: %d devices on one thread, double precision inside\n", e->devices);
+    return NULL;
+}
+
+static const char *lacks(const mth__op *op, mth_dtype dtype) {
+    (void)dtype;
+    return mth__ref_rows[mth__op_index(op)] || op->flags & MTH__COMM ? NULL : "the reference engine has no loop for this row";
+}
+
+/* ---------------------------------------------------------------- loading */
+static mth_status place_value(const mth__pvalue *p, int device, mth__ref_value *v) {
+    *v = (mth__ref_value){.dtype = p->dtype, .global = p->shape, .local = {.rank = p->shape.rank}};
+    int rank = p->sharding.on->rank_of[device];
+    for (int d = 0; d < MTH__RANK; d++) v->step[d] = 1;
+    v->here = rank >= 0;
+    if (v->here) v->local = mth__local_shape(p->shape, &p->sharding, rank, v->start, v->step);
+    if (v->here && !mth__shape_equal(v->local, p->local)) return INTERNAL("%s: device %d holds another shape than its role", p->name, device);
+    return NULL;
+}
+
+static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref_device *d) {
+    const mth__program *p = x->program;
+    d->role = role;
+    d->value = NEW_ARRAY(x->arena, mth__ref_value, role->value.n);
+    d->leaves = NEW_ARRAY(x->arena, int, p->exit.n);
+    for (size_t i = 0; i < role->value.n; i++) {
+        TRY(place_value(&role->value.at[i], d->device, &d->value[i]));
+        if (role->value.at[i].storage != MTH__IN_ALIAS) d->doubles += mth__shape_size(d->value[i].local);
+    }
+    for (size_t i = 0; i < role->instr.n; i++) {
+        const mth__instr *in = &role->instr.at[i];
+        if (in->kind == MTH__COLLECTIVE || in->kind == MTH__START) x->seat[in->channel * p->mesh->count + d->device].takes_part = true;
+        if (in->kind == MTH__SEND) x->senders[in->channel]++;
+    }
+    return NULL;
+}
+
+typedef struct { mth__engine *engine; const mth__program *program; mth__executable **out; } loading;
+static mth_status load_body(void *arguments) {
+    const loading *l = arguments;
+    const mth__program *p = l->program;
+    mth__arena *arena = mth__arena_new();
+    mth__executable *x = NEW(arena, mth__executable);
+    x->arena = arena;
+    x->engine = l->engine;
+    x->program = p;
+    x->by_id = NEW_ARRAY(arena, mth__ref_device *, p->mesh->count);
+    x->seat = NEW_ARRAY(arena, mth__ref_seat, p->channel.n * (size_t)p->mesh->count);
+    x->senders = NEW_ARRAY(arena, int, p->channel.n);
+    x->sent = NEW_ARRAY(arena, int, p->channel.n);
+    for (size_t r = 0; r < p->role.n; r++) x->count += p->role.at[r].ndevice;
+    x->device = NEW_ARRAY(arena, mth__ref_device, x->count);
+    int n = 0;
+    for (size_t r = 0; r < p->role.n; r++)
+        for (int i = 0; i < p->role.at[r].ndevice; i++) {
+            mth__ref_device *d = &x->device[n++];
+            d->device = p->role.at[r].device[i];
+            x->by_id[d->device] = d;
+            TRY(place_role(x, &p->role.at[r], d));
+        }
+    mth__arena_keep(arena);
+    *l->out = x;
+    return NULL;
+}
+
+mth_status mth__ref_load(mth__engine *e, const mth__program *p, mth__executable **out) {
+    mth__executable *x;
+    TRY(mth__guard(load_body, &(loading){e, p, &x}));
+    pthread_mutex_init(&x->lock, NULL);
+    atomic_fetch_add(&e->references, 1);
+    for (int i = 0; i < x->count; i++) {
+        mth__ref_device *d = &x->device[i];
+        d->memory = mth__calloc((size_t)d->doubles + 1, sizeof(double));
+        if (!d->memory) {
+            mth__ref_unload(x);
+            return FAIL(MTH_ERROR_MEMORY, F("no memory for the %lld values of device %d, in double precision", (long long)d->doubles, d->device), F("use smaller shapes, or the native engine"));
+        }
+        double *next = d->memory;
+        for (size_t v = 0; v < d->role->value.n; v++)
+            if (d->role->value.at[v].storage != MTH__IN_ALIAS) {
+                d->value[v].data = next;
+                next += mth__shape_size(d->value[v].local);
+            }
+        for (size_t v = 0; v < d->role->value.n; v++) {
+            const mth__pvalue *a = &d->role->value.at[v];
+            if (a->storage == MTH__IN_ALIAS) d->value[v].data = d->value[a->index].data + a->offset / (int64_t)mth_dtype_size(a->dtype);
+        }
+    }
+    *out = x;
+    return NULL;
+}
+
+void mth__ref_unload(mth__executable *x) {
+    if (!x) return;
+    mth__engine *e = x->engine;
+    for (int i = 0; i < x->count; i++) mth__free(x->device[i].memory);
+    pthread_mutex_destroy(&x->lock);
+    mth__arena_free(x->arena);
+    mth__ref_close(e);
+}
+
+const mth__engine_vtable mth__engine_reference = {
+    .name = "reference",
+    .open = open_engine,
+    .close = mth__ref_close,
+    .describe = describe,
+    .lacks = lacks,
+    .buffer_new = mth__ref_buffer_new,
+    .buffer_retain = mth__ref_buffer_retain,
+    .buffer_release = mth__ref_buffer_release,
+    .buffer_host = mth__ref_buffer_host,
+    .buffer_write = mth__ref_buffer_write,
+    .buffer_read = mth__ref_buffer_read,
+    .load = mth__ref_load,
+    .unload = mth__ref_unload,
+    .run = mth__ref_run,
+};

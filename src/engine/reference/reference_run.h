@@ -1,0 +1,51 @@
+/* The reference engine's own objects. */
+#ifndef MTH__REFERENCE_RUN_H
+#define MTH__REFERENCE_RUN_H
+#include "engine/reference/reference.h"
+#include <pthread.h>
+
+struct mth__engine { atomic_int references; int devices; };
+struct mth__buffer { atomic_int references; mth__engine *engine; char *data; };
+
+typedef struct {
+    int device;
+    const mth__role *role;
+    size_t at;                       /* the instruction that is next */
+    mth__ref_value *value;           /* of the role */
+    double *memory; int64_t doubles; /* of all values that are no alias */
+    int *leaves;                     /* by exit: the value last written of it, -1: none */
+} mth__ref_device;
+
+/* Where a device stands with a channel. */
+typedef struct {
+    const mth__instr *sent, *arrived; /* its SEND; its COLLECTIVE, START or RECV */
+    bool takes_part, done;            /* takes_part: has a COLLECTIVE or START of this channel */
+    int tried;                        /* RECV: how many had sent when it last looked */
+} mth__ref_seat;
+
+struct mth__executable {
+    mth__engine *engine;
+    mth__arena *arena;
+    const mth__program *program;
+    pthread_mutex_t lock;
+    int count;
+    mth__ref_device *device;          /* count: those that have a role */
+    mth__ref_device **by_id;          /* by device id, or NULL */
+    mth__ref_seat *seat;              /* [channel * mesh->count + device id] */
+    int *senders, *sent;              /* by channel: devices with a SEND; those that have come to it */
+};
+
+void mth__ref_close(mth__engine *);
+mth_status mth__ref_buffer_new(mth__engine *, int device, int64_t bytes, mth__buffer **out);
+void mth__ref_buffer_retain(mth__buffer *);
+void mth__ref_buffer_release(mth__buffer *);
+void *mth__ref_buffer_host(mth__buffer *);
+mth_status mth__ref_buffer_write(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
+mth_status mth__ref_buffer_read(mth__buffer *, int64_t offset, void *data, int64_t bytes);
+void mth__ref_widen(const mth__ref_value *, const void *from);
+void mth__ref_narrow(const mth__ref_value *, void *to);
+
+mth_status mth__ref_load(mth__engine *, const mth__program *, mth__executable **out);
+void mth__ref_unload(mth__executable *);
+mth_status mth__ref_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop);
+#endif

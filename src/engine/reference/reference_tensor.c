@@ -1,0 +1,115 @@
+/* Products, reductions and layout. */
+#include "engine/reference/reference.h"
+#include <math.h>
+
+mth_status mth__ref_contract(const mth__ref_call *c) {
+    const mth__ref_value *a = c->in[0], *b = c->in[1], *y = c->out[0];
+    const char *comma = strchr(c->attrs->s, ','), *arrow = strstr(c->attrs->s, "->");
+    const char *term[3] = {c->attrs->s, comma + 1, arrow + 2};
+    const mth__ref_value *value[3] = {a, b, y};
+    /* every letter with its stride in each term; those of the result first, the summed ones behind */
+    struct { int n; char letter[2 * MTH__RANK]; mth__shape size; int64_t stride[3][2 * MTH__RANK]; } outer = {0}, inner = {0}, *l;
+    for (int t = 2; t >= 0; t--) {
+        int64_t stride[MTH__RANK];
+        mth__shape_strides(value[t]->local, stride);
+        for (int d = 0; d < value[t]->local.rank; d++) {
+            char letter = term[t][d];
+            l = t == 2 || memchr(outer.letter, letter, (size_t)outer.n) ? &outer : &inner;
+            const char *known = memchr(l->letter, letter, (size_t)l->n);
+            int i = known ? (int)(known - l->letter) : l->n++;
+            l->letter[i] = letter;
+            l->size.dim[i] = value[t]->local.dim[d];
+            l->stride[t][i] = stride[d];
+        }
+    }
+    outer.size.rank = outer.n;
+    inner.size.rank = inner.n;
+    FOR_EACH(o, outer.size) {
+        int64_t base[3] = {0};
+        for (int t = 0; t < 3; t++)
+            for (int i = 0; i < outer.n; i++) base[t] += o[i] * outer.stride[t][i];
+        double sum = 0;
+        FOR_EACH(s, inner.size) {
+            int64_t x = base[0], w = base[1];
+            for (int i = 0; i < inner.n; i++) {
+                x += s[i] * inner.stride[0][i];
+                w += s[i] * inner.stride[1][i];
+            }
+            sum += a->data[x] * b->data[w];
+        }
+        y->data[base[2]] = sum;
+    }
+    return NULL;
+}
+
+mth_status mth__ref_reduce(const mth__ref_call *c) {
+    const mth__ref_value *x = c->in[0], *y = c->out[0];
+    bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, keep = c->attrs->i[1];
+    for (int64_t i = 0; i < mth__shape_size(y->local); i++) y->data[i] = max ? -INFINITY : 0;
+    FOR_EACH(at, x->local) {
+        int64_t to[MTH__RANK] = {0};
+        for (int d = 0, n = 0; d < x->local.rank; d++) {
+            bool gone = c->attrs->i[0] >> d & 1;
+            if (!gone) to[n] = at[d];
+            n += !gone || keep;
+        }
+        double v = *mth__ref_at(x, at), *r = mth__ref_at(y, to);
+        *r = max ? (v > *r || v != v ? v : *r) : *r + v;
+    }
+    return NULL;
+}
+
+mth_status mth__ref_broadcast_to(const mth__ref_call *c) {
+    FOR_EACH(at, c->out[0]->local) *mth__ref_at(c->out[0], at) = mth__ref_broadcast(c->in[0], c->out[0], at);
+    return NULL;
+}
+
+mth_status mth__ref_reshape(const mth__ref_call *c) {
+    int64_t n = mth__shape_size(c->out[0]->local);
+    if (mth__shape_size(c->in[0]->local) != n) return INTERNAL("reshape of parts of different sizes");
+    memcpy(c->out[0]->data, c->in[0]->data, (size_t)n * sizeof(double));
+    return NULL;
+}
+
+mth_status mth__ref_transpose(const mth__ref_call *c) {
+    FOR_EACH(at, c->out[0]->local) {
+        int64_t from[MTH__RANK] = {0};
+        for (int d = 0; d < c->out[0]->local.rank; d++) from[c->attrs->i[1 + d]] = at[d];
+        *mth__ref_at(c->out[0], at) = *mth__ref_at(c->in[0], from);
+    }
+    return NULL;
+}
+
+/* y[at] = x[at + shift along a dimension], in global indices; 0 outside x. */
+static mth_status shifted(const mth__ref_value *x, const mth__ref_value *y, int64_t dimension, int64_t shift) {
+    FOR_EACH(at, y->local) {
+        int64_t from[MTH__RANK] = {0};
+        bool inside = true;
+        for (int d = 0; d < y->local.rank; d++) {
+            int64_t global = mth__ref_global(y, d, at[d]) + (d == dimension ? shift : 0);
+            inside &= global >= 0 && global < x->global.dim[d];
+            from[d] = mth__ref_local(x, d, global);
+            if (inside && from[d] < 0) return INTERNAL("element %lld of dimension %d is on another device", (long long)global, d);
+        }
+        *mth__ref_at(y, at) = inside ? *mth__ref_at(x, from) : 0;
+    }
+    return NULL;
+}
+mth_status mth__ref_slice(const mth__ref_call *c) { return shifted(c->in[0], c->out[0], c->attrs->i[0], c->attrs->i[1]); }
+mth_status mth__ref_pad(const mth__ref_call *c) { return shifted(c->in[0], c->out[0], c->attrs->i[0], -c->attrs->i[1]); }
+mth_status mth__ref_keep(const mth__ref_call *c) { return shifted(c->in[0], c->out[0], 0, 0); }
+
+mth_status mth__ref_concat(const mth__ref_call *c) {
+    int64_t dimension = c->attrs->i[0];
+    const mth__ref_value *y = c->out[0];
+    FOR_EACH(at, y->local) {
+        int64_t from[MTH__RANK], global = mth__ref_global(y, (int)dimension, at[dimension]);
+        int i = 0;
+        while (global >= c->in[i]->global.dim[dimension]) global -= c->in[i++]->global.dim[dimension];
+        memcpy(from, at, sizeof from);
+        from[dimension] = mth__ref_local(c->in[i], (int)dimension, global);
+        if (from[dimension] < 0) return INTERNAL("element %lld of operand %d is on another device", (long long)global, i);
+        *mth__ref_at(y, at) = *mth__ref_at(c->in[i], from);
+    }
+    return NULL;
+}
