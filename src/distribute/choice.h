@@ -14,6 +14,8 @@ typedef struct {
     bool free;                     /* a parameter whose sharding the first consumer settles */
     bool output;                   /* leaves the program whole */
     int uses;
+    mth__node *reader;             /* the only one, where uses is 1; NULL: an output */
+    mth__value *seed;              /* an output's gradient, given by the user */
     VEC(mth__sharding) also;       /* what reshard will have made of it, for earlier consumers */
 } mth__info;
 static inline mth__info *mth__info_of(const mth__value *v) { return v->scratch; }
@@ -34,6 +36,9 @@ double mth__fraction(const mth__rule *, const mth__assignment *, const mth__plac
 /* Partial operands may go through this node as they are: bits of the axes, 0: no. */
 unsigned mth__pass_axes(const mth__node *);
 int mth__rows_operand(const mth__op *); /* which operand is the `rows` of a mixture of experts, or -1 */
+
+/* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that one reduction serves all. */
+void mth__shard_group_terms(mth__node *);
 
 /* shard_want.c: backward over the graph, from outputs' specs and fixed weights. */
 void mth__shard_wants(mth__graph *, mth__arena *);

@@ -120,8 +120,23 @@ static void bind_parameters(mth__graph *g, const mth__distribute_options *o) {
     }
 }
 
+/* Nodes that no output needs: gradients that end in a constant. */
+static void prune(mth__graph *g) {
+    for (size_t i = 0; i < g->node.n; i++) g->node.at[i]->cost_rank = 0;
+    for (size_t i = 0; i < g->output.n; i++)
+        if (g->output.at[i].value->node) g->output.at[i].value->node->cost_rank = 1;
+    for (size_t i = g->node.n; i-- > 0;)
+        for (int j = 0; j < g->node.at[i]->nin && g->node.at[i]->cost_rank; j++)
+            if (g->node.at[i]->in[j]->node) g->node.at[i]->in[j]->node->cost_rank = 1;
+    size_t kept = 0;
+    for (size_t i = 0; i < g->node.n; i++)
+        if (g->node.at[i]->cost_rank) g->node.at[kept++] = g->node.at[i];
+    g->node.n = kept;
+}
+
 mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
     bind_parameters(g, o);
+    prune(g);
     mth__place_nodes(g);
     size_t inputs = g->input.n;
     for (size_t i = 0; i < inputs; i++) {

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-static const double GATHERED_WEIGHT = 16; /* times dearer: whoever splits a weight wants it to stay split */
+static const double GATHERED_WEIGHT = 16; /* times dearer: a weight stays where it was laid */
 static const double FORBIDDEN = 1e6;
 
 typedef struct {
@@ -42,7 +42,7 @@ static double bring(const state *s, int j, const mth__sharding *need) {
         double c = mth__cost_reshard(v, &info->also.at[k], need);
         if (c < cost) cost = c;
     }
-    if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == need->on && mth__local_size(v->shape, need) > mth__local_size(v->shape, &v->sharding)) cost *= GATHERED_WEIGHT;
+    if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == need->on) cost *= GATHERED_WEIGHT;
     return cost;
 }
 
@@ -76,6 +76,8 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
         return mth__sharding_equal(&r, &need, v->shape.rank) ? 0 : GATHERED_WEIGHT * mth__cost_reshard(v, &r, &need);
     }
     double cost = bring(s, j, &need);
+    const mth__info *info = mth__info_of(v);
+    if (info->hint && info->hint->on == n->on && info->hint->dim[0].naxes && !need.dim[0].naxes) cost += 1;
     if (s->rows < 0) return cost;
     if (j == s->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
         if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &v->sharding.dim[1])) return FORBIDDEN;
@@ -274,6 +276,12 @@ static void decide(state *s) {
         v->origin = origin;
     }
     if (n->op == mth__row_op(MTH__ROW_moe_capacity)) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
+    for (int k = 0; k < n->nout; k++) { /* an output's gradient comes in as the output is made, so that backward starts as forward ended */
+        mth__value *seed = mth__info_of(n->out[k])->seed;
+        if (!seed) continue;
+        seed->sharding = n->out[k]->sharding;
+        seed->sharding.partial = seed->sharding.reduce = 0;
+    }
 }
 
 /* ---------------------------------------------------------------- the pass */
@@ -289,14 +297,21 @@ static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_opt
         }
     for (size_t i = 0; i < g->node.n; i++) {
         mth__node *n = g->node.at[i];
+        n->cost_rank = 0; /* not decided */
         for (int k = 0; k < n->nout; k++) n->out[k]->scratch = NEW(arena, mth__info);
-        for (int j = 0; j < n->nin; j++) mth__info_of(n->in[j])->uses++;
+        for (int j = 0; j < n->nin; j++) {
+            mth__info_of(n->in[j])->uses++;
+            mth__info_of(n->in[j])->reader = n;
+        }
     }
     size_t at = 0;
     for (size_t i = 0; i < g->output.n; i++) {
         const mth__output *out = &g->output.at[i];
         mth__info *info = mth__info_of(out->value);
         info->uses++;
+        info->reader = NULL;
+        for (size_t k = 0; k < g->seed.n && !out->is_gradient; k++)
+            if (!strcmp(g->seed.at[k]->name, out->name)) info->seed = g->seed.at[k];
         if (out->is_gradient) {
             for (size_t k = 0; k < g->parameter.n && !info->gradient_of; k++) {
                 size_t p = (at + k) % g->parameter.n;
@@ -326,7 +341,9 @@ mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
     mth__shard_wants(g, arena);
     for (size_t i = 0; i < g->node.n; i++) {
         s->node = g->node.at[i];
+        mth__shard_group_terms(s->node);
         decide(s);
+        s->node->cost_rank = 1;
     }
     for (size_t i = 0; i < g->parameter.n; i++) {
         mth__value *v = g->parameter.at[i];

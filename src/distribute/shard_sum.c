@@ -1,0 +1,45 @@
+/* Sums of many terms (a value with several consumers has as many gradients): the order of addition is free, and adding partial sums before
+ * they are reduced costs one reduction where adding them one by one to a whole sum costs one each. */
+#include "distribute/choice.h"
+
+enum { TERMS = 32 };
+
+static bool plain_add(const mth__node *n) {
+    return n->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(n->in[0]->shape, n->out[0]->shape) && mth__shape_equal(n->in[1]->shape, n->out[0]->shape);
+}
+static bool decided(const mth__value *v) { return !v->node || v->node->cost_rank; }
+
+void mth__shard_group_terms(mth__node *n) {
+    if (!plain_add(n) || !decided(n->in[0]) || !decided(n->in[1])) return;
+    mth__node *chain[TERMS];
+    mth__value *term[TERMS + 1], **slot[TERMS + 1];
+    int links = 1, terms = 2, partial = 0;
+    chain[0] = n;
+    for (int j = 0; j < 2; j++) slot[j] = &n->in[j];
+    while (links < TERMS) {
+        const mth__value *sum = chain[links - 1]->out[0];
+        const mth__info *info = mth__info_of(sum);
+        mth__node *next = info->uses == 1 ? info->reader : NULL;
+        if (!next || !plain_add(next) || next->on != n->on || next->stage != n->stage || next->microbatch != n->microbatch || next->region != n->region || next->backward != n->backward) break;
+        int other = next->in[0] == sum;
+        if (!decided(next->in[other])) break;
+        slot[terms++] = &next->in[other];
+        chain[links++] = next;
+    }
+    for (int i = 0; i < terms; i++) partial += (*slot[i])->sharding.partial != 0 && mth__info_of(*slot[i])->uses == 1;
+    if (partial < 2 || partial == terms) return;
+    int at = 0;
+    for (int i = 0; i < terms; i++) /* stable, each kind of partial sum together, whole terms last */
+        for (int k = i; (*slot[i])->sharding.partial && k < terms; k++) {
+            bool taken = false;
+            for (int m = 0; m < at && !taken; m++) taken = term[m] == *slot[k];
+            if (!taken && (*slot[k])->sharding.partial == (*slot[i])->sharding.partial) term[at++] = *slot[k];
+        }
+    for (int i = 0; i < terms; i++)
+        if (!(*slot[i])->sharding.partial) term[at++] = *slot[i];
+    if (at != terms) return; /* a term that occurs twice */
+    for (int i = 0; i < terms; i++) {
+        *slot[i] = term[i];
+        if (mth__info_of(term[i])->reader) mth__info_of(term[i])->reader = i < 2 ? n : chain[i - 1];
+    }
+}

@@ -1,0 +1,365 @@
+/* Decisions: the standard layouts come out, with the communication that the literature gives them and no more. */
+#include "catalog/rows.h"
+#include "distribute/distribute.h"
+#include "derive/derive.h"
+#include "unit.h"
+
+typedef struct {
+    mth__arena *arena;
+    mth__mesh *mesh;
+    mth__graph *graph;
+    mth__builder b;
+    mth__distribute_options options;
+} world;
+
+static mth_status(*the_test)(world *);
+static int64_t mesh_dim[4];
+static int mesh_axes;
+
+static mth_status with_world(void *unused) {
+    (void)unused;
+    world w = {.arena = mth__arena_new()};
+    mth_status s = mth__mesh_new(w.arena, mesh_axes, mesh_dim, &w.mesh);
+    if (!s) {
+        w.graph = mth__graph_new(w.arena, w.mesh);
+        w.b = (mth__builder){.graph = w.graph, .region = -1, .stage = -1, .microbatch = -1, .module = "m"};
+        s = the_test(&w);
+    }
+    if (getenv("SHOW") && !s) {
+        mth__text t = mth__text_new(w.arena);
+        mth__graph_print(&t, w.graph);
+        printf("%.*s", (int)t.n, t.at);
+    }
+    mth__arena_free(w.arena);
+    return s;
+}
+#define WORLD_TEST(id, ...)                                                    \
+    static mth_status in_##id(world *);                                        \
+    TEST(id) {                                                                 \
+        int64_t dims[] = {__VA_ARGS__};                                        \
+        mesh_axes = (int)(sizeof dims / sizeof *dims);                         \
+        memcpy(mesh_dim, dims, sizeof dims);                                   \
+        the_test = in_##id;                                                    \
+        CHECK_STATUS(mth__guard(with_world, NULL));                            \
+    }                                                                          \
+    static mth_status in_##id(world *w)
+
+/* ---------------------------------------------------------------- building */
+static mth__shape shape_of(int rank, const int64_t *dim) {
+    mth__shape s = {.rank = rank};
+    for (int d = 0; d < rank; d++) s.dim[d] = dim[d];
+    return s;
+}
+#define SHAPE(...) shape_of((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
+static mth__value *input(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_INPUT, name, MTH_FLOAT32, s); }
+static mth__value *ids(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_INPUT, name, MTH_INT32, s); }
+static mth__value *parameter(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_PARAMETER, name, MTH_FLOAT32, s); }
+/* axis of each dimension, -1: none; the user's word */
+static mth__value *pin(world *w, mth__value *v, int grain, const int *axis) {
+    v->sharding.on = mth__place_whole(w->mesh);
+    v->pinned = true;
+    for (int d = 0; d < v->shape.rank; d++)
+        if (axis[d] >= 0) v->sharding.dim[d] = (mth__split){.naxes = 1, .axis = {(int8_t)axis[d]}, .grain = grain};
+    v->origin = "user, test";
+    return v;
+}
+#define PIN(w, v, ...) pin(w, v, 1, (int[]){__VA_ARGS__})
+static void output(world *w, const char *name, mth__value *v) {
+    v->name = name;
+    PUSH(w->graph->arena, w->graph->output, (mth__output){.name = name, .value = v});
+}
+static mth__value *one(world *w, const char *op, mth__value *x) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build1(&w->b, op, NULL, x, &y));
+    return y;
+}
+static mth__value *two(world *w, const char *op, mth__value *x, mth__value *z) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build2(&w->b, op, NULL, x, z, &y));
+    return y;
+}
+static mth__value *contract(world *w, const char *spec, mth__value *x, mth__value *z) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build_contract(&w->b, spec, x, z, &y));
+    return y;
+}
+static mth__value *with(world *w, const char *op, mth__attrs a, mth__value *x) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build1(&w->b, op, &a, x, &y));
+    return y;
+}
+static mth_status plan(world *w, bool gradients) {
+    TRY(mth__microbatch(w->graph, &w->options));
+    if (gradients) {
+        bool seeded[8] = {true, true, true, true, true, true, true, true};
+        mth__gradient_options o = {.seeded = seeded};
+        TRY(mth__gradients(w->graph, &o));
+    }
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__place(w->graph, &w->options));
+    TRY(mth__shard(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__reshard(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__communication(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__schedule(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__overlap(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    for (size_t i = 0; i < w->graph->node.n; i++) { /* what the passes promise */
+        const mth__node *n = w->graph->node.at[i];
+        for (int j = 0; j < n->nin; j++) {
+            const mth__value *v = n->in[j];
+            CHECK(n->need && v->sharding.on == n->need[j].on && mth__sharding_equal(&v->sharding, &n->need[j], v->shape.rank));
+            CHECK((n->op->flags & MTH__COMM) || n->need[j].on == n->on);
+        }
+    }
+    for (size_t i = 0; i < w->graph->output.n; i++) CHECK(!w->graph->output.at[i].value->sharding.partial);
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- looking */
+static int count(const world *w, const char *op) {
+    int n = 0;
+    for (size_t i = 0; i < w->graph->node.n; i++) n += !strcmp(w->graph->node.at[i]->op->name, op);
+    return n;
+}
+static int moving(const world *w) { /* communication that moves anything */
+    int n = 0;
+    for (size_t i = 0; i < w->graph->node.n; i++) n += (w->graph->node.at[i]->op->flags & MTH__COMM) && strcmp(w->graph->node.at[i]->op->name, "keep");
+    return n;
+}
+static bool is_sharded(const world *w, const mth__value *v, const char *text) {
+    const char *have = mth__sharding_text(w->arena, &v->sharding, v->shape.rank);
+    if (!strcmp(have, text)) return true;
+    printf("  %s is %s\n", mth__value_label(w->arena, v), have);
+    return false;
+}
+
+/* ---------------------------------------------------------------- tensor parallelism */
+static mth__value *linear(world *w, const char *name, mth__value *x, int64_t in, int64_t out, int in_axis, int out_axis, bool fixed) {
+    char text[64];
+    snprintf(text, sizeof text, "%s.weight", name);
+    mth__value *weight = parameter(w, text, SHAPE(in, out));
+    if (fixed) PIN(w, weight, in_axis, out_axis);
+    snprintf(text, sizeof text, "%s.bias", name);
+    mth__value *bias = parameter(w, text, SHAPE(out));
+    return two(w, "add", contract(w, x->shape.rank == 3 ? "bsi,io->bso" : "bi,io->bo", x, weight), bias);
+}
+
+WORLD_TEST(megatron_mlp, 4) {
+    mth__value *x = input(w, "input", SHAPE(8, 32));
+    mth__value *h = one(w, "relu", linear(w, "up", x, 32, 64, -1, 0, true));
+    output(w, "output", linear(w, "down", h, 64, 16, 0, -1, true));
+    TRY(plan(w, true));
+    CHECK(is_sharded(w, w->graph->parameter.at[1], "(0,)"));
+    CHECK(count(w, "all_reduce") == 1); /* the input's gradient is not asked for */
+    CHECK(moving(w) == 1);
+    return NULL;
+}
+WORLD_TEST(megatron_mlp_two_blocks, 4) {
+    mth__value *x = input(w, "input", SHAPE(8, 32));
+    for (int k = 0; k < 2; k++) {
+        char up[16], down[16];
+        snprintf(up, sizeof up, "up%d", k);
+        snprintf(down, sizeof down, "down%d", k);
+        x = linear(w, down, one(w, "gelu", linear(w, up, x, 32, 64, -1, 0, true)), 64, 32, 0, -1, true);
+    }
+    output(w, "output", x);
+    TRY(plan(w, true));
+    CHECK(count(w, "all_reduce") == 3); /* two forward, one backward between the blocks */
+    CHECK(moving(w) == 3);
+    return NULL;
+}
+WORLD_TEST(guide_two_dimensions, 2, 2) {
+    mth__value *x = input(w, "input", SHAPE(32, 2048));
+    mth__value *h = one(w, "relu", linear(w, "linear_0", x, 2048, 16384, 0, 1, true));
+    output(w, "output", linear(w, "linear_1", h, 16384, 4096, 0, -1, true));
+    TRY(plan(w, true));
+    CHECK(is_sharded(w, w->graph->parameter.at[0], "(0, 1)"));
+    for (size_t i = 0; i < w->graph->node.n; i++) /* weights stay where they are */
+        for (int j = 0; j < w->graph->node.at[i]->nin && w->graph->node.at[i]->op->flags & MTH__COMM; j++)
+            CHECK(w->graph->node.at[i]->in[j]->kind != MTH__VALUE_PARAMETER);
+    return NULL;
+}
+WORLD_TEST(uneven, 3) {
+    mth__value *x = input(w, "input", SHAPE(5, 7));
+    mth__value *h = one(w, "relu", linear(w, "up", x, 7, 10, -1, 0, true));
+    output(w, "output", linear(w, "down", h, 10, 2, 0, -1, true));
+    TRY(plan(w, true));
+    CHECK(count(w, "all_reduce") == 1 && moving(w) == 1);
+    return NULL;
+}
+WORLD_TEST(data_parallel, 4) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 2}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    mth__value *x = input(w, "input", SHAPE(64, 32));
+    mth__value *h = one(w, "relu", linear(w, "up", x, 32, 64, 0, 0, false));
+    output(w, "output", linear(w, "down", h, 64, 16, 0, 0, false));
+    TRY(plan(w, true));
+    CHECK(count(w, "all_reduce") == 4); /* one a parameter */
+    CHECK(count(w, "all_gather") == 1); /* the output is asked for whole */
+    CHECK(moving(w) == 5);
+    return NULL;
+}
+WORLD_TEST(data_parallel_merged, 4) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 2}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    w->options.communication_optimization = true;
+    mth__value *x = input(w, "input", SHAPE(64, 32));
+    mth__value *h = one(w, "relu", linear(w, "up", x, 32, 64, 0, 0, false));
+    output(w, "output", linear(w, "down", h, 64, 16, 0, 0, false));
+    TRY(plan(w, true));
+    CHECK(count(w, "all_reduce") == 1);
+    CHECK(moving(w) == 2);
+    return NULL;
+}
+/* q, k, v from one input; heads stay together */
+static mth__value *attention(world *w, const char *name, mth__value *x, int64_t heads, int64_t width, int axis) {
+    int64_t b = x->shape.dim[0], s = x->shape.dim[1], d = x->shape.dim[2];
+    mth__value *part[3], *o[2];
+    char text[64];
+    for (int k = 0; k < 3; k++) {
+        snprintf(text, sizeof text, "%s.%c", name, "qkv"[k]);
+        mth__value *weight = pin(w, parameter(w, text, SHAPE(d, heads * width)), (int)width, (int[]){-1, axis});
+        snprintf(text, sizeof text, "%s.%c.bias", name, "qkv"[k]);
+        mth__value *y = two(w, "add", contract(w, "bsi,io->bso", x, weight), parameter(w, text, SHAPE(heads * width)));
+        part[k] = with(w, "reshape", (mth__attrs){.i = {k ? 4 : 5, b, s, heads, k ? width : 1, width}}, y);
+    }
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("attention"), &(mth__attrs){.i = {1}, .f = {1}}, 3, part, o));
+    mth__value *y = with(w, "reshape", (mth__attrs){.i = {3, b, s, heads * width}}, o[0]);
+    snprintf(text, sizeof text, "%s.o", name);
+    mth__value *weight = pin(w, parameter(w, text, SHAPE(heads * width, d)), (int)width, (int[]){axis, -1});
+    snprintf(text, sizeof text, "%s.o.bias", name);
+    return two(w, "add", two(w, "add", contract(w, "bsi,io->bso", y, weight), parameter(w, text, SHAPE(d))), x);
+}
+static mth__value *norm(world *w, const char *name, mth__value *x) {
+    char text[64];
+    int64_t d = x->shape.dim[x->shape.rank - 1];
+    mth__value *out[3];
+    snprintf(text, sizeof text, "%s.weight", name);
+    mth__value *weight = parameter(w, text, SHAPE(d));
+    snprintf(text, sizeof text, "%s.bias", name);
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.f = {1e-5}}, 3, (mth__value *[]){x, weight, parameter(w, text, SHAPE(d))}, out));
+    return out[0];
+}
+WORLD_TEST(megatron_attention, 4) {
+    mth__value *x = norm(w, "n", input(w, "input", SHAPE(2, 16, 64)));
+    output(w, "output", attention(w, "a", x, 6, 8, 0)); /* 6 heads over 4 devices */
+    TRY(plan(w, true));
+    CHECK(count(w, "all_reduce") == 2 && moving(w) == 2);
+    return NULL;
+}
+WORLD_TEST(megatron_transformer_with_data_parallel, 2, 2) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 3}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    mth__value *x = input(w, "input", SHAPE(8, 16, 64));
+    x = attention(w, "a", norm(w, "n0", x), 8, 8, 1);
+    mth__value *y = norm(w, "n1", x);
+    y = linear(w, "down", one(w, "gelu", linear(w, "up", y, 64, 256, -1, 1, true)), 256, 64, 1, -1, true);
+    output(w, "output", two(w, "add", x, y));
+    TRY(plan(w, true));
+    int over_model = 0;
+    for (size_t i = 0; i < w->graph->node.n; i++) over_model += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.i[0] == 2;
+    CHECK(over_model == 4);
+    CHECK(count(w, "all_reduce") == 4 + (int)w->graph->parameter.n);
+    CHECK(count(w, "all_gather") == 1 && count(w, "transfer") == 0 && count(w, "all_to_all") == 0);
+    return NULL;
+}
+WORLD_TEST(vocabulary_parallel, 4) {
+    mth__value *token = ids(w, "ids", SHAPE(8, 16)), *target = ids(w, "target", SHAPE(8, 16));
+    mth__value *table = PIN(w, parameter(w, "table", SHAPE(1001, 32)), 0, -1);
+    mth__value *x = two(w, "gather", table, token);
+    mth__value *logits = contract(w, "bsi,io->bso", x, PIN(w, parameter(w, "head", SHAPE(32, 1001)), -1, 0));
+    mth__value *top = with(w, "reduce_max", (mth__attrs){.i = {4, 1}}, logits);
+    mth__value *shifted = two(w, "sub", logits, one(w, "stop", top));
+    mth__value *sum = with(w, "reduce_sum", (mth__attrs){.i = {4, 0}}, one(w, "exp", shifted));
+    mth__value *loss = two(w, "sub", one(w, "log", sum), two(w, "pick", shifted, target));
+    output(w, "loss", with(w, "reduce_sum", (mth__attrs){.i = {3, 0}}, loss));
+    TRY(plan(w, true));
+    CHECK(is_sharded(w, logits, "(None, None, 0)"));
+    CHECK(count(w, "all_gather") == 0 && count(w, "transfer") == 0 && count(w, "all_to_all") == 0);
+    CHECK(count(w, "all_reduce") == 5); /* embedding, max, sum, pick; and the gradient of x */
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- experts */
+static mth__value *moe(world *w, mth__value *x, int64_t e, int64_t h, bool capacity) {
+    int64_t d = x->shape.dim[1];
+    mth__value *route[2], *rows, *y, *kept[2];
+    mth__value *logits = contract(w, "td,de->te", x, parameter(w, "router", SHAPE(d, e)));
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_route"), &(mth__attrs){.i = {2}}, 1, &logits, route));
+    mth__value *experts = route[1];
+    if (capacity) {
+        CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_capacity"), &(mth__attrs){.i = {8, e}}, 1, &experts, kept));
+        experts = kept[0];
+    }
+    CHECK_STATUS(mth__build1(&w->b, "moe_rows", &(mth__attrs){.i = {e}}, experts, &rows));
+    CHECK_STATUS(mth__build2(&w->b, "moe_dispatch", NULL, x, rows, &y));
+    CHECK_STATUS(mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "up", SHAPE(e, d, h)), 0, -1, -1), rows, &y));
+    CHECK_STATUS(mth__build2(&w->b, "moe_act", NULL, y, rows, &y));
+    CHECK_STATUS(mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "down", SHAPE(e, h, d)), 0, -1, -1), rows, &y));
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_combine"), NULL, 4, (mth__value *[]){y, rows, route[0], experts}, &y));
+    return y;
+}
+WORLD_TEST(experts_with_replicated_tokens, 4) {
+    output(w, "output", moe(w, input(w, "input", SHAPE(32, 16)), 8, 64, false));
+    TRY(plan(w, false));
+    CHECK(count(w, "all_reduce") == 1 && moving(w) == 1);
+    return NULL;
+}
+WORLD_TEST(experts_with_sharded_tokens, 4) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 2}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    output(w, "output", moe(w, input(w, "input", SHAPE(32, 16)), 8, 64, false));
+    TRY(plan(w, true));
+    CHECK(count(w, "all_to_all") >= 3);
+    CHECK(count(w, "all_gather") == 1); /* the output */
+    return NULL;
+}
+WORLD_TEST(experts_with_capacity_and_sharded_tokens, 4) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 2}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    output(w, "output", moe(w, input(w, "input", SHAPE(32, 16)), 4, 64, true));
+    TRY(plan(w, false));
+    CHECK(count(w, "all_to_all") >= 2);
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- places */
+WORLD_TEST(chain_over_devices, 4) {
+    mth__value *x = input(w, "input", SHAPE(8, 32));
+    for (int k = 0; k < 4; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "linear_%d", k);
+        w->b.on = mth__place_device(w->mesh, k);
+        x = linear(w, name, x, 32, 32, 0, 0, false);
+        w->b.on = NULL;
+        if (k < 3) x = one(w, "relu", x);
+        CHECK(x->node->on == NULL || k == 3);
+    }
+    output(w, "output", x);
+    TRY(plan(w, true));
+    CHECK(count(w, "transfer") == 6 && moving(w) == 6); /* three forward, three backward */
+    for (size_t i = 0; i < w->graph->parameter.n; i++) CHECK(w->graph->parameter.at[i]->sharding.on == mth__place_device(w->mesh, (int)i / 2));
+    return NULL;
+}
+WORLD_TEST(an_input_is_fed_to_each_place, 2) {
+    mth__value *x = input(w, "input", SHAPE(8, 32)), *y[2];
+    for (int k = 0; k < 2; k++) {
+        w->b.on = mth__place_device(w->mesh, k);
+        y[k] = one(w, "relu", x);
+    }
+    output(w, "output", two(w, "add", y[0], y[1]));
+    TRY(plan(w, false));
+    CHECK(w->graph->input.n == 2 && moving(w) == 1);
+    return NULL;
+}
+
+RUN()
