@@ -391,7 +391,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     mth__buffer **entry = mth__calloc(entries * devices + 1, sizeof *entry), **exit = mth__calloc(exits * devices + 1, sizeof *exit);
     mth_status s = held && entry && exit ? NULL : no_memory();
     for (size_t i = 0; !s && i < entries; i++) {
-        mth_array *a;
+        mth_array *a = NULL;
         s = entry_array(&p->entry.at[i], parameters, input, count, g, &a);
         if (!s && a->backend != c->backend && a->backend->engine != c->backend->engine)
             s = FAIL(MTH_ERROR_VALUE, F("'%s' lives on another backend than the model", p->entry.at[i].name), F("make it on the model's backend, or give host data"));
@@ -519,7 +519,7 @@ mth_status mth_get_memory_usage(mth_compiled *c, const mth_named *input, size_t 
 }
 
 mth_status mth_get_communication_usage(mth_compiled *c, mth_communication_usage *device, size_t devices) {
-    const mth__plan *plan;
+    const mth__plan *plan = NULL;
     pthread_mutex_lock(&c->lock);
     mth_status s = last_plan(c, &plan);
     if (!s && devices < (size_t)c->backend->mesh->count) s = FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, c->backend->mesh->count), F("give room for %d", c->backend->mesh->count));

@@ -246,7 +246,7 @@ static mth_status view_tensor(const file_view *f, const char *tensor, bool trans
 }
 
 static mth_status read_array(mth_backend *b, const file_view *f, const char *tensor, bool transpose, const mth_array *like, const mth_arg *spec, mth_array **out) {
-    mth_dtype dtype;
+    mth_dtype dtype = MTH_FLOAT32;
     mth__shape shape;
     source_view source;
     mth__sharding sharding = {.on = mth__place_whole(b->mesh)};
