@@ -1,6 +1,7 @@
 /* What a user composes, and how it becomes a graph.
  *   model.c     mth_model: blocks (a module or a submodel, with explicit wires), connects; |= and +=; names
- *   resolve.c   wires -> a list of connections; every error of wiring that needs no shapes (cycles, two writers, unbound inputs, names)
+ *   resolve.c   wires -> a list of connections; every error of wiring (cycles, two writers, unbound inputs, names)
+ *   site.c      what device_id, device_mesh and specs refer to; every error of theirs that needs no shapes
  *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes (through the builder)
  *   module.c    module types: the table, options common to all, ports; layers.c attention.c moe.c pipeline.c losses.c tensors.c: the types */
 #ifndef MTH__COMPOSE_H
@@ -20,16 +21,16 @@ struct mth__module_type {
     mth_status (*check)(const mth_module *);                      /* options against each other; NULL: nothing to check */
     void (*ports)(const mth_module *, mth__arena *, const char **inputs, const char **outputs); /* NULL: as above (Split's outputs depend on parts) */
     mth_status (*expand)(mth__expansion *);
+    mth_status (*wired)(const mth_module *, const int *wires);    /* how many wires each input port has; NULL: any number will do */
 };
 struct mth_module {
     mth__arena *arena;
     const mth__module_type *type;
     const mth__opt *tables[3];       /* own, common, NULL */
     mth_arg *values;                 /* of all options, in table order */
-    const char *inputs, *outputs;
-    mth_model **models; size_t nmodels; /* Pipeline: its stages, copied */
-    int references;
-};
+    const char *inputs, *outputs;    /* as declared, with the marks ? and * */
+    const char *ports;               /* "input, key? -> output" */
+};                                   /* a model keeps a copy of its own; so does a module of the models among its options */
 extern const mth__module_type *const mth__module_types[]; /* NULL-terminated */
 const mth__module_type *mth__module_type_find(const char *name);
 const mth_arg *mth__module_option(const mth_module *, const char *name);
@@ -40,11 +41,12 @@ struct mth__expansion {
     int nin; mth__value **in; const char *const *in_port; /* bound inputs, in the order of ports; an absent optional one is missing */
     int nout; mth__value **out;      /* to be set, in order of the output ports */
     const mth__placement *mesh;      /* the placement specs refer to: the backend's mesh, or the stage's */
-    int64_t nominal_batch;
 };
 mth__value *mth__expansion_input(const mth__expansion *, const char *port); /* NULL where nothing is bound */
 /* Creates the parameter "<module>.<suffix>"; applies shard_specs["<suffix>"], or `spec` (an mth_arg or NULL), grain elements per unit (1: none). */
 mth_status mth__expansion_parameter(mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth_arg *spec, const int32_t *grain, mth__value **out);
+/* The same with a sharding in place of a spec (.on NULL: none). */
+mth_status mth__expansion_parameter_as(mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth__sharding *, mth__value **out);
 
 /* Resolved wiring, kept by a compiled model. */
 mth_status mth__model_resolve(const mth_model *, mth__mesh *);   /* all errors that need no shapes, also those of stages and specs' axes */

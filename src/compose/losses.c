@@ -1,0 +1,67 @@
+/* CrossEntropy, SquaredError: of small rows, so that logits may be split over the vocabulary and the batch over devices and microbatches. */
+#include "compose/parts.h"
+#include <string.h>
+
+#define REDUCTION {"reduction", MTH__OPT_CHOICE, "'mean'", "what becomes of the losses of the elements", "mean|sum|none"}
+
+static mth_status reduce(mth__expansion *e, mth__value *loss, mth__value **out) {
+    const char *how = mth__opt_string(e, "reduction");
+    if (!strcmp(how, "none")) return *out = loss, NULL;
+    unsigned all = (1u << loss->shape.rank) - 1;
+    return mth__part_reduce(&e->builder, !strcmp(how, "mean") ? "mean" : "reduce_sum", loss, all, false, out);
+}
+
+static mth_status shapes_differ(const mth__value *input, const mth__value *target, const char *what, const char *fix) {
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("%s", what), F("%s", fix));
+    return mth__error_tensor(mth__error_tensor(s, mth__port_text("input", input)), mth__port_text("target", target));
+}
+
+static mth_status cross_entropy_expand(mth__expansion *e) {
+    mth__builder *b = &e->builder;
+    mth__value *x = e->in[0], *labels = e->in[1], *v, *picked;
+    TRY(mth__need_float(x, "input"));
+    TRY(mth__need_rank(x, "input", 1, MTH__RANK));
+    TRY(mth__need_ids(labels, "target"));
+    int last = x->shape.rank - 1;
+    mth__shape lead = x->shape;
+    lead.rank = last;
+    lead.dim[last] = 0;
+    if (!mth__shape_equal(lead, labels->shape))
+        return shapes_differ(x, labels, "the targets do not fit the logits", "give one class for each row of logits: the shape of input without its last dimension");
+    TRY(mth__build1(b, "reduce_max", &(mth__attrs){.i = {1 << last, 1}}, x, &v));
+    TRY(mth__build1(b, "stop", NULL, v, &v)); /* it cancels: no gradient flows through it */
+    TRY(mth__build2(b, "sub", NULL, x, v, &x));
+    TRY(mth__build1(b, "exp", NULL, x, &v));
+    TRY(mth__build1(b, "reduce_sum", &(mth__attrs){.i = {1 << last, 0}}, v, &v));
+    TRY(mth__build1(b, "log", NULL, v, &v));
+    TRY(mth__build2(b, "pick", NULL, x, labels, &picked));
+    TRY(mth__build2(b, "sub", NULL, v, picked, &v));
+    return reduce(e, v, &e->out[0]);
+}
+
+const mth__module_type mth__type_CrossEntropy = {
+    .name = "CrossEntropy", .inputs = "input, target", .outputs = "output",
+    .options = (const mth__opt[]){REDUCTION, {0}},
+    .doc = "-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a scalar for mean and sum, [...] for none. "
+           "Logits that are split over v stay split.",
+    .parameters = "",
+    .expand = cross_entropy_expand,
+};
+
+static mth_status squared_error_expand(mth__expansion *e) {
+    mth__value *v;
+    for (int i = 0; i < 2; i++) TRY(mth__need_float(e->in[i], i ? "target" : "input"));
+    if (!mth__shape_equal(e->in[0]->shape, e->in[1]->shape))
+        return shapes_differ(e->in[0], e->in[1], "input and target have different shapes", "give both the same shape");
+    TRY(mth__build2(&e->builder, "sub", NULL, e->in[0], e->in[1], &v));
+    TRY(mth__build1(&e->builder, "square", NULL, v, &v));
+    return reduce(e, v, &e->out[0]);
+}
+
+const mth__module_type mth__type_SquaredError = {
+    .name = "SquaredError", .inputs = "input, target", .outputs = "output",
+    .options = (const mth__opt[]){REDUCTION, {0}},
+    .doc = "(input - target)^2: input[...], target[...] -> output, a scalar for mean and sum, [...] for none.",
+    .parameters = "",
+    .expand = squared_error_expand,
+};

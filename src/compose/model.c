@@ -1,0 +1,278 @@
+/* Models under composition: blocks and the wires that the user gave. What follows from them is resolve.c's. */
+#include "compose/model.h"
+#include "compose/parts.h"
+#include <string.h>
+
+static mth_model *model_new(mth__arena *arena) {
+    mth_model *m = NEW(arena, mth_model);
+    m->arena = arena;
+    m->resolved = NEW(arena, const mth__resolved *);
+    return m;
+}
+
+/* ---------------------------------------------------------------- copies */
+static mth__ports copy_ports(mth__arena *arena, mth__ports from) {
+    mth__ports to = {NEW_ARRAY(arena, mth__port, from.n), from.n};
+    for (int i = 0; i < from.n; i++) {
+        to.at[i] = from.at[i];
+        to.at[i].name = mth__copy_text(arena, from.at[i].name);
+    }
+    return to;
+}
+
+static const mth_wire *copy_wires(mth__arena *arena, const mth_wire *from, size_t n) {
+    mth_wire *to = NEW_ARRAY(arena, mth_wire, n);
+    for (size_t i = 0; i < n; i++) to[i] = (mth_wire){mth__copy_text(arena, from[i].port), mth__copy_text(arena, from[i].name)};
+    return to;
+}
+
+static const char *copy_line(mth__arena *arena, const char *line) { return line ? mth__copy_text(arena, line) : NULL; }
+
+mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
+    mth_model *m = model_new(arena);
+    for (size_t i = 0; i < from->block.n; i++) {
+        const mth__block *f = from->block.at[i];
+        mth__block *b = NEW(arena, mth__block);
+        *b = (mth__block){.name = mth__copy_text(arena, f->name), .in = copy_ports(arena, f->in), .out = copy_ports(arena, f->out), .wire = copy_wires(arena, f->wire, f->wires),
+                          .wires = f->wires, .mode = f->mode, .line = copy_line(arena, f->line)};
+        if (f->module) b->module = mth__module_copy_into(arena, f->module);
+        else b->model = mth__model_copy_into(arena, f->model);
+        PUSH(arena, m->block, b);
+    }
+    for (size_t i = 0; i < from->join.n; i++) {
+        const mth__join *j = &from->join.at[i];
+        mth__join copy = {mth__copy_text(arena, j->source), mth__copy_text(arena, j->destination), copy_line(arena, j->line)};
+        PUSH(arena, m->join, copy);
+    }
+    return m;
+}
+
+typedef struct { const mth_model *from; mth_model **out; } copying;
+
+static mth_status copy(void *context) {
+    const copying *c = context;
+    mth__arena *arena = mth__arena_new();
+    mth_model *m = c->from ? mth__model_copy_into(arena, c->from) : model_new(arena);
+    mth__arena_keep(arena);
+    *c->out = m;
+    return NULL;
+}
+
+mth_status mth_model_create(mth_model **out) { return mth__guard(copy, &(copying){NULL, out}); }
+mth_status mth__model_copy(const mth_model *from, mth_model **out) { return mth__guard(copy, &(copying){from, out}); }
+
+void mth_model_free(mth_model *m) {
+    if (m) mth__arena_free(m->arena);
+}
+
+/* ---------------------------------------------------------------- blocks */
+static const mth__block *find_block(const mth_model *m, const char *name) {
+    for (size_t i = 0; i < m->block.n; i++)
+        if (!strcmp(m->block.at[i]->name, name)) return m->block.at[i];
+    return NULL;
+}
+
+/* "linear_0": the kind and the number of earlier blocks that were named so, past names that are taken. */
+static const char *next_name(mth_model *m, const char *kind) {
+    size_t n = strlen(kind);
+    int next = 0;
+    for (size_t i = 0; i < m->block.n; i++) {
+        const char *name = m->block.at[i]->name, *digits = name + n + 1;
+        next += !strncmp(name, kind, n) && name[n] == '_' && *digits && strspn(digits, "0123456789") == strlen(digits);
+    }
+    const char *name;
+    do name = mth__format(m->arena, "%s_%d", kind, next++);
+    while (find_block(m, name));
+    return name;
+}
+
+static mth_status unknown_port(const mth__block *b, const char *port, const char *ports) {
+    const char *names[64];
+    size_t n = 0;
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < (k ? b->out : b->in).n && n < 64; i++) names[n++] = (k ? b->out : b->in).at[i].name;
+    const char *near = mth__nearest(port, names, n);
+    mth_status s = near ? FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), F("did you mean '%s'? Its ports are: %s", near, ports))
+                        : FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), F("its ports are: %s", ports));
+    return mth__error_operator(s, b->name);
+}
+
+static const char *interface_text(mth__arena *arena, const mth__block *b) {
+    if (b->module) return b->module->ports;
+    mth__text t = mth__text_new(arena);
+    for (int i = 0; i < b->in.n; i++) mth__text_add(&t, i ? ", %s" : "%s", b->in.at[i].name);
+    mth__text_add(&t, " -> ");
+    for (int i = 0; i < b->out.n; i++) mth__text_add(&t, i ? ", %s" : "%s", b->out.at[i].name);
+    return t.at;
+}
+
+/* Each wire names a port; a port that takes one wire has one. The same wire twice is one. */
+static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *wire, size_t count) {
+    mth_wire *kept = NEW_ARRAY(arena, mth_wire, count);
+    const char *ports = interface_text(arena, b);
+    for (size_t i = 0; i < count; i++) {
+        if (!wire[i].port || !wire[i].name) return FAIL(MTH_ERROR_TYPE, F("a wire of %s has no port or no name", b->name), F("give both: input='x'"));
+        int in = mth__ports_find(b->in, wire[i].port), out = mth__ports_find(b->out, wire[i].port);
+        if (in < 0 && out < 0) return unknown_port(b, wire[i].port, ports);
+        if (!*wire[i].name || strpbrk(wire[i].name, " \t\n\"',?*()="))
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the name '%s' for %s is empty or holds more than letters, digits, underscores and dots", wire[i].name, wire[i].port), F("use letters, digits, underscores and dots")), b->name);
+        bool again = false;
+        for (size_t k = 0; k < b->wires && !(in >= 0 && b->in.at[in].repeats); k++) {
+            if (strcmp(kept[k].port, wire[i].port)) continue;
+            if (strcmp(kept[k].name, wire[i].name))
+                return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, kept[k].name, wire[i].name),
+                                                F("give one name; connect(source, destination) joins two")), b->name);
+            again = true;
+        }
+        if (!again) kept[b->wires++] = wire[i];
+    }
+    b->wire = copy_wires(arena, kept, b->wires);
+    return NULL;
+}
+
+static mth_status new_name(mth_model *m, const char *given, const char *kind, const char **out) {
+    if (!given) return *out = next_name(m, kind), NULL;
+    TRY(mth__name_check(given, "the name"));
+    const mth__block *other = find_block(m, given);
+    if (other) {
+        const char *free_name = next_name(m, given);
+        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the model has two blocks named '%s'", given), F("give another name, such as '%s', or none", free_name)), given);
+    }
+    return *out = mth__copy_text(m->arena, given), NULL;
+}
+
+typedef struct {
+    mth_model *model;
+    const mth_module *module;
+    const mth_model *sub;
+    const char *name;
+    const mth_wire *wire;
+    size_t count;
+    mth_add_mode mode;
+} addition;
+
+static mth_status add(void *context) {
+    const addition *a = context;
+    mth_model *m = a->model;
+    if (!m || (!a->module && !a->sub)) return FAIL(MTH_ERROR_TYPE, F("there is no model or nothing to add"), F("give a model and a module or a submodel"));
+    mth__arena *arena = m->arena;
+    mth__block *b = NEW(arena, mth__block);
+    *b = (mth__block){.mode = a->mode, .line = copy_line(arena, mth__source_line())};
+    if (a->module) {
+        const mth_arg *name = mth__module_option(a->module, "name");
+        TRY(new_name(m, name->kind == MTH_ARG_STRING ? name->string : NULL, mth__snake_case(arena, a->module->type->name), &b->name));
+        b->module = mth__module_copy_into(arena, a->module);
+        b->in = mth__ports_parse(arena, b->module->inputs);
+        b->out = mth__ports_parse(arena, b->module->outputs);
+    } else {
+        TRY(new_name(m, a->name, "model", &b->name));
+        if (!a->sub->block.n) return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the submodel has no blocks"), F("add blocks to it first; it is copied as it is now")), b->name);
+        mth_model *sub = mth__model_copy_into(arena, a->sub);
+        const mth__resolved *r;
+        TRY(mth__error_operator(mth__resolve(sub, &r), b->name));
+        b->model = sub;
+        b->in = mth__model_inputs(arena, r);
+        b->out = mth__model_outputs(arena, r);
+    }
+    TRY(check_wires(arena, b, a->wire, a->count));
+    PUSH(arena, m->block, b);
+    *m->resolved = NULL;
+    return NULL;
+}
+
+mth_status mth_model_add(mth_model *m, const mth_module *module, const mth_wire *wire, size_t count, mth_add_mode mode) {
+    return mth__guard(add, &(addition){m, module, NULL, NULL, wire, count, mode});
+}
+
+mth_status mth_model_add_model(mth_model *m, const mth_model *sub, const char *name, const mth_wire *wire, size_t count, mth_add_mode mode) {
+    return mth__guard(add, &(addition){m, NULL, sub, name, wire, count, mode});
+}
+
+/* ---------------------------------------------------------------- connect */
+typedef struct { mth_model *model; const char *source, *destination; } joining;
+
+static mth_status join(void *context) {
+    const joining *j = context;
+    mth_model *m = j->model;
+    if (!j->source || !j->destination || !*j->source || !*j->destination)
+        return FAIL(MTH_ERROR_TYPE, F("connect needs the names of a source and of a destination"), F("give both: connect(source='h', destination='input')"));
+    if (!strcmp(j->source, j->destination)) return NULL; /* joined already */
+    for (size_t i = 0; i < m->join.n; i++) {
+        const mth__join *other = &m->join.at[i];
+        if (strcmp(other->destination, j->destination)) continue;
+        if (!strcmp(other->source, j->source)) return NULL;
+        return FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') contradicts connect(source='%s', destination='%s')", j->source, j->destination, other->source, j->destination),
+                    F("an input has one source: leave out one of the two"));
+    }
+    mth__join added = {mth__copy_text(m->arena, j->source), mth__copy_text(m->arena, j->destination), copy_line(m->arena, mth__source_line())};
+    PUSH(m->arena, m->join, added);
+    *m->resolved = NULL;
+    return NULL;
+}
+
+mth_status mth_model_connect(mth_model *m, const char *source, const char *destination) { return mth__guard(join, &(joining){m, source, destination}); }
+
+/* ---------------------------------------------------------------- print */
+static const char *source_text(mth__arena *arena, const mth_model *m, const mth__resolved *r, mth__source s) {
+    if (s.block < 0) return r->input[s.port];
+    const mth__block *b = m->block.at[s.block];
+    for (size_t i = 0; i < b->wires; i++)
+        if (!strcmp(b->wire[i].port, b->out.at[s.port].name)) return b->wire[i].name;
+    return mth__format(arena, "%s.%s", b->name, b->out.at[s.port].name);
+}
+
+static void print_options(mth__text *t, const mth_module *m) {
+    size_t i = 0;
+    bool first = true;
+    for (int k = 0; m->tables[k]; k++)
+        for (const mth__opt *o = m->tables[k]; o->name; o++, i++) {
+            const char *value = mth__arg_text(t->arena, m->values[i]);
+            if (o->standard && !strcmp(value, o->standard)) continue;
+            mth__text_add(t, "%s%s=%s", first ? "" : ", ", o->name, value);
+            first = false;
+        }
+}
+
+static void print_model(mth__text *t, const mth_model *m, const mth__resolved *r, int depth) {
+    mth__text_add(t, "%*sinputs: ", depth, "");
+    for (int i = 0; i < r->inputs; i++) mth__text_add(t, i ? ", %s" : "%s", r->input[i]);
+    mth__text_add(t, "\n");
+    for (size_t i = 0; i < m->block.n; i++) {
+        const mth__block *b = m->block.at[i];
+        mth__text_add(t, "%*s%s", depth, "", b->name);
+        mth__text_pad(t, (size_t)depth + 26);
+        if (b->module) {
+            mth__text_add(t, " %s(", b->module->type->name);
+            print_options(t, b->module);
+            mth__text_add(t, ")");
+        } else mth__text_add(t, " model of %zu blocks", b->model->block.n);
+        mth__text_add(t, ": ");
+        const struct mth__inlet *in = &r->block[i];
+        for (int k = 0; k < in->nin; k++) mth__text_add(t, "%s%s=%s", k ? ", " : "", in->port[k], source_text(t->arena, m, r, in->from[k]));
+        mth__text_add(t, " -> ");
+        for (int k = 0; k < b->out.n; k++) mth__text_add(t, k ? ", %s" : "%s", source_text(t->arena, m, r, (mth__source){(int)i, k}));
+        mth__text_add(t, "\n");
+        if (b->model) print_model(t, b->model, *b->model->resolved, depth + 4);
+    }
+    mth__text_add(t, "%*soutputs: ", depth, "");
+    for (int i = 0; i < r->outputs; i++) mth__text_add(t, i ? ", %s" : "%s", r->output[i].name);
+    mth__text_add(t, "\n");
+}
+
+typedef struct { const mth_model *model; char **out; } printing;
+
+static mth_status print(void *context) {
+    const printing *p = context;
+    mth__arena *arena = mth__arena_new();
+    const mth__resolved *r;
+    TRY(mth__resolve(p->model, &r));
+    mth__text t = mth__text_new(arena);
+    print_model(&t, p->model, r, 0);
+    char *text = mth__text_publish(&t);
+    mth__arena_free(arena);
+    if (!text) return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted"), F("free arrays that are no longer needed"));
+    *p->out = text;
+    return NULL;
+}
+
+mth_status mth_model_print(const mth_model *m, char **out) { return mth__guard(print, &(printing){m, out}); }

@@ -1,0 +1,65 @@
+/* The inside of a model under composition, shared by the files of compose/ alone. */
+#ifndef MTH__MODEL_H
+#define MTH__MODEL_H
+#include "compose/compose.h"
+
+/* A port as the type's text declares it: "mask?" may be left open, "inputs*" takes several wires. A "?" on an output marks a side
+   result (dropped tokens): a chain never takes it. */
+typedef struct { const char *name; bool optional, repeats; } mth__port;
+typedef struct { mth__port *at; int n; } mth__ports;
+mth__ports mth__ports_parse(mth__arena *, const char *text);
+int mth__ports_find(mth__ports, const char *name); /* -1: none */
+int mth__ports_main(mth__ports outputs);           /* the one that a chain takes: "output", else the last that is no side result */
+
+typedef struct {
+    const char *name;                /* "linear_0": unique in its model */
+    const mth_module *module;        /* one of the two: both are copies that live in the model's arena */
+    mth_model *model;
+    mth__ports in, out;
+    const mth_wire *wire; size_t wires;
+    mth_add_mode mode;
+    const char *line;                /* the user's */
+} mth__block;
+
+typedef struct { const char *source, *destination, *line; } mth__join; /* of connect */
+
+typedef struct { int block, port; } mth__source; /* block -1: the model's input `port` */
+typedef struct {
+    struct mth__inlet { int nin; const char **port; mth__source *from; bool *consumed; } *block; /* by block; consumed: by output port */
+    int *order;                      /* of blocks: sources first, else as composed */
+    const char **input; int inputs;
+    struct mth__outlet { const char *name; int block, port; bool side; } *output; int outputs;
+} mth__resolved;
+
+struct mth_model {
+    mth__arena *arena;               /* a submodel lives in its parent's */
+    VEC(mth__block *) block;
+    VEC(mth__join) join;
+    const mth__resolved **resolved;  /* a cell, since resolving leaves the model as it was; emptied by each change */
+};
+
+mth_status mth__resolve(const mth_model *, const mth__resolved **out); /* wiring alone, through all submodels; kept in the model */
+mth_model *mth__model_copy_into(mth__arena *, const mth_model *);
+const mth_module *mth__module_copy_into(mth__arena *, const mth_module *);
+mth__ports mth__model_inputs(mth__arena *, const mth__resolved *);  /* as the ports of a block */
+mth__ports mth__model_outputs(mth__arena *, const mth__resolved *);
+const char *mth__snake_case(mth__arena *, const char *type);        /* "MultiHeadAttention" -> "multi_head_attention", "MoE" -> "moe" */
+
+/* Where a block stands: what its device ids and specs refer to. */
+typedef struct {
+    const mth__placement *place;     /* the whole mesh, or the stage's */
+    int region, stage;               /* -1: outside of a Pipeline */
+} mth__site;
+/* The placement of the module's nodes: what its options say, the stage's, or NULL where nothing is said. */
+mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, const mth__placement **on);
+mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *); /* devices, meshes and axes of specs, through all submodels */
+
+/* pipeline.c */
+extern const mth__module_type mth__type_Pipeline;
+size_t mth__pipeline_stages(const mth_module *);
+const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
+mth_status mth__pipeline_place(const mth_module *, mth__mesh *, size_t stage, const mth__placement **on);
+
+/* expand.c: a stage of the Pipeline that `e` expands; in and out by the stage's inputs and outputs. */
+mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *, mth__value *const *in, mth__value **out);
+#endif

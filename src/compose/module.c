@@ -1,0 +1,262 @@
+/* Module types: the table, the options that all have, ports, documentation. */
+#include "compose/model.h"
+#include "compose/parts.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+static const mth__opt common_options[] = {
+    {"name", MTH__OPT_STRING, "None", "the name in its model, in place of the type and a counter (linear_0)", NULL},
+    {"device_id", MTH__OPT_INT, "None", "runs on this device, and keeps its parameters there; devices of a mesh are counted row by row", NULL},
+    {"device_mesh", MTH__OPT_MESH, "None", "the mesh that specs refer to: that of the backend, or of the stage; runs on all of it", NULL},
+    {0}};
+
+const mth__module_type *const mth__module_types[] = {
+    &mth__type_Linear, &mth__type_Embedding, &mth__type_PositionalEncoding, &mth__type_LayerNorm, &mth__type_RMSNorm, &mth__type_Dropout,
+    &mth__type_FeedForward, &mth__type_MultiHeadAttention, &mth__type_MoE, &mth__type_Pipeline, &mth__type_Relu, &mth__type_Gelu, &mth__type_Silu,
+    &mth__type_Sigmoid, &mth__type_Tanh, &mth__type_Softmax, &mth__type_Add, &mth__type_Subtract, &mth__type_Multiply, &mth__type_Divide,
+    &mth__type_MatMul, &mth__type_Concat, &mth__type_Split, &mth__type_Slice, &mth__type_Reshape, &mth__type_Transpose, &mth__type_Mean,
+    &mth__type_Sum, &mth__type_Max, &mth__type_CrossEntropy, &mth__type_SquaredError, NULL};
+enum { TYPES = sizeof mth__module_types / sizeof *mth__module_types - 1 };
+
+static const mth__opt no_options[] = {{0}};
+static const mth__opt *own_options(const mth__module_type *t) { return t->options ? t->options : no_options; }
+
+const mth__module_type *mth__module_type_find(const char *name) {
+    for (size_t i = 0; i < TYPES; i++)
+        if (!strcmp(mth__module_types[i]->name, name)) return mth__module_types[i];
+    return NULL;
+}
+
+const mth_arg *mth__module_option(const mth_module *m, const char *name) { return mth__options_get(m->tables, m->values, name); }
+
+/* ---------------------------------------------------------------- ports */
+mth__ports mth__ports_parse(mth__arena *arena, const char *text) {
+    VEC(mth__port) ports = {0};
+    while (*text) {
+        size_t n = strcspn(text, ",");
+        char *name = mth__format(arena, "%.*s", (int)n, text);
+        mth__port p = {name, false, false};
+        for (size_t end = n; end && strchr("?*", name[end - 1]); name[--end] = 0) {
+            p.optional |= name[end - 1] == '?';
+            p.repeats |= name[end - 1] == '*';
+        }
+        PUSH(arena, ports, p);
+        text += n;
+        text += strspn(text, ", ");
+    }
+    return (mth__ports){ports.at, (int)ports.n};
+}
+
+int mth__ports_find(mth__ports ports, const char *name) {
+    for (int i = 0; i < ports.n; i++)
+        if (!strcmp(ports.at[i].name, name)) return i;
+    return -1;
+}
+
+int mth__ports_main(mth__ports outputs) {
+    int best = mth__ports_find(outputs, "output");
+    for (int i = outputs.n - 1; i >= 0 && best < 0; i--)
+        if (!outputs.at[i].optional) best = i;
+    return best < 0 ? outputs.n - 1 : best;
+}
+
+/* The text without the marks of side results, which matter to chains alone. */
+static const char *ports_text(mth__arena *arena, const char *inputs, const char *outputs) {
+    char *text = mth__format(arena, "%s -> %s", inputs, outputs), *to = strstr(text, "-> ");
+    for (const char *from = to; *from; from++)
+        if (*from != '?') *to++ = *from;
+    *to = 0;
+    return text;
+}
+
+const char *mth__snake_case(mth__arena *arena, const char *type) {
+    if (!strcmp(type, "MoE")) return "moe";
+    if (!strcmp(type, "RMSNorm")) return "rms_norm";
+    mth__text t = mth__text_new(arena);
+    for (const char *c = type; *c; c++) {
+        bool upper = *c >= 'A' && *c <= 'Z';
+        if (upper && c > type) mth__text_add(&t, "_");
+        mth__text_add(&t, "%c", upper ? *c - 'A' + 'a' : *c);
+    }
+    return t.at;
+}
+
+/* ---------------------------------------------------------------- making */
+/* The models among the options become the module's own. */
+static mth_arg own_models(mth__arena *arena, mth_arg a) {
+    if (a.kind == MTH_ARG_MODEL && a.model) a.model = mth__model_copy_into(arena, a.model);
+    if (a.kind != MTH_ARG_LIST && a.kind != MTH_ARG_DICT) return a;
+    mth_arg *items = NEW_ARRAY(arena, mth_arg, a.count);
+    for (size_t i = 0; i < a.count; i++) items[i] = own_models(arena, a.items[i]);
+    a.items = items;
+    return a;
+}
+
+static size_t option_count(const mth_module *m) {
+    size_t n = 0;
+    for (int k = 0; m->tables[k]; k++)
+        for (const mth__opt *o = m->tables[k]; o->name; o++) n++;
+    return n;
+}
+
+const mth_module *mth__module_copy_into(mth__arena *arena, const mth_module *from) {
+    mth_module *m = NEW(arena, mth_module);
+    size_t n = option_count(from);
+    *m = *from;
+    m->arena = arena;
+    m->values = NEW_ARRAY(arena, mth_arg, n);
+    for (size_t i = 0; i < n; i++) m->values[i] = own_models(arena, mth__arg_copy(arena, from->values[i]));
+    m->inputs = mth__copy_text(arena, from->inputs);
+    m->outputs = mth__copy_text(arena, from->outputs);
+    m->ports = mth__copy_text(arena, from->ports);
+    return m;
+}
+
+mth_status mth__name_check(const char *name, const char *what) {
+    if (name && *name && !strpbrk(name, "./ \t\n")) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("%s '%s' is empty or holds a dot, a slash or a space", what, name ? name : ""), F("use letters, digits and underscores, such as 'encoder_0'"));
+}
+
+/* The names of a type's parameters: the words that begin the entries of its `parameters`. */
+static mth__ports parameter_names(mth__arena *arena, const mth__module_type *t) {
+    VEC(mth__port) names = {0};
+    int depth = 0;
+    for (const char *c = t->parameters; *c; c++) {
+        depth += (*c == '(') - (*c == ')');
+        if (depth == 0 && (c == t->parameters || (c[-1] == ' ' && c >= t->parameters + 2 && c[-2] == ',')))
+            PUSH(arena, names, (mth__port){mth__format(arena, "%.*s", (int)strcspn(c, " ,"), c), false, false});
+    }
+    return (mth__ports){names.at, (int)names.n};
+}
+
+mth_status mth__unknown_parameter(mth__arena *arena, const mth__module_type *t, const char *suffix) {
+    mth__ports known = parameter_names(arena, t);
+    const char **names = NEW_ARRAY(arena, const char *, known.n);
+    for (int i = 0; i < known.n; i++) names[i] = known.at[i].name;
+    const char *near = mth__nearest(suffix, names, (size_t)known.n);
+    if (near) return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name), F("did you mean '%s'?", near));
+    return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name), F("its parameters are: %s", *t->parameters ? t->parameters : "none"));
+}
+
+static mth_status check_common(const mth_module *m) {
+    const mth_arg *name = mth__module_option(m, "name"), *specs = mth__module_option(m, "shard_specs"), *id = mth__module_option(m, "device_id");
+    if (name->kind == MTH_ARG_STRING) TRY(mth__name_check(name->string, "the name"));
+    for (size_t i = 0; specs && i < specs->count; i++)
+        if (mth__ports_find(parameter_names(m->arena, m->type), specs->keys[i]) < 0) return mth__unknown_parameter(m->arena, m->type, specs->keys[i]);
+    const char *sharded = mth__module_sharded(m);
+    if (id->kind == MTH_ARG_INT && sharded)
+        return FAIL(MTH_ERROR_VALUE, F("device_id=%lld puts all of it on one device, and %s splits it over several", (long long)id->integer, sharded), F("leave out device_id or %s", sharded));
+    return NULL;
+}
+
+typedef struct { const char *type; const mth_option *option; size_t count; mth_module **out; } creation;
+
+static mth_status create(void *context) {
+    const creation *c = context;
+    mth__arena *arena = mth__arena_new();
+    const mth__module_type *type = c->type ? mth__module_type_find(c->type) : NULL;
+    if (!type) {
+        const char *names[TYPES];
+        for (size_t i = 0; i < TYPES; i++) names[i] = mth__module_types[i]->name;
+        const char *near = mth__nearest(c->type ? c->type : "", names, TYPES);
+        return FAIL(MTH_ERROR_VALUE, F("there is no module '%s'", c->type ? c->type : ""), near ? F("did you mean '%s'?", near) : F("mth_module_type_name lists them: Linear, Relu, ..."));
+    }
+    mth_module *m = NEW(arena, mth_module);
+    *m = (mth_module){.arena = arena, .type = type, .tables = {own_options(type), common_options, NULL}};
+    TRY(mth__options_read(arena, type->name, m->tables, c->option, c->count, &m->values));
+    for (size_t i = 0, n = option_count(m); i < n; i++) m->values[i] = own_models(arena, m->values[i]);
+    TRY(mth__error_operator(check_common(m), type->name));
+    if (type->check) TRY(mth__error_operator(type->check(m), type->name));
+    m->inputs = type->inputs;
+    m->outputs = type->outputs;
+    if (type->ports) type->ports(m, arena, &m->inputs, &m->outputs);
+    m->ports = ports_text(arena, m->inputs, m->outputs);
+    mth__arena_keep(arena);
+    *c->out = m;
+    return NULL;
+}
+
+mth_status mth_module_create(const char *type, const mth_option *option, size_t count, mth_module **out) {
+    creation c = {type, option, count, out};
+    return mth__guard(create, &c);
+}
+
+void mth_module_free(mth_module *m) {
+    if (m) mth__arena_free(m->arena);
+}
+
+const char *mth_module_get_ports(const mth_module *m) { return m->ports; }
+
+/* ---------------------------------------------------------------- documentation */
+/* Texts are made at the first call and stay: a pool without an owner, so that they can be lent. */
+static struct { const char *signature, *ports, *doc; } texts[TYPES];
+static char pool[96 << 10];
+static size_t pooled;
+static pthread_mutex_t texts_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static const char *pool_add(const char *text) {
+    size_t n = strlen(text) + 1;
+    if (n > sizeof pool - pooled) return "";
+    char *at = memcpy(pool + pooled, text, n);
+    pooled += n;
+    return at;
+}
+
+static void add_options(mth__text *t, const mth__opt *o) {
+    for (; o->name; o++) {
+        const mth__opt one[] = {*o, {0}};
+        mth__text_add(t, "    %s: %s", mth__options_signature(t->arena, (const mth__opt *const[]){one, NULL}), o->doc);
+        mth__text_add(t, o->choices ? " (%s)\n" : "\n", o->choices);
+    }
+}
+
+static mth_status make_texts(void *context) {
+    size_t i = *(size_t *)context;
+    const mth__module_type *type = mth__module_types[i];
+    mth__arena *arena = mth__arena_new();
+    const mth__opt *tables[] = {own_options(type), common_options, NULL};
+    mth__text t = mth__text_new(arena);
+    mth__text_add(&t, "%s\n\n", type->doc);
+    const char *ports = ports_text(arena, type->inputs, type->outputs), *signature = mth__options_signature(arena, tables);
+    mth__text_add(&t, "Ports: %s\n", ports);
+    if (*type->parameters) mth__text_add(&t, "Parameters: %s\n", type->parameters);
+    mth__text_add(&t, "Options:\n");
+    add_options(&t, tables[0]);
+    add_options(&t, tables[1]);
+    texts[i].doc = pool_add(t.at);
+    texts[i].ports = pool_add(ports);
+    texts[i].signature = pool_add(signature);
+    mth__arena_free(arena);
+    return NULL;
+}
+
+static int type_texts(const char *type) {
+    for (size_t i = 0; type && i < TYPES; i++) {
+        if (strcmp(mth__module_types[i]->name, type)) continue;
+        pthread_mutex_lock(&texts_lock);
+        mth_status s = texts[i].signature ? NULL : mth__guard(make_texts, &i);
+        pthread_mutex_unlock(&texts_lock);
+        mth_error_free(s);
+        return s ? -1 : (int)i;
+    }
+    return -1;
+}
+
+size_t mth_module_type_count(void) { return TYPES; }
+const char *mth_module_type_name(size_t i) { return i < TYPES ? mth__module_types[i]->name : NULL; }
+
+const char *mth_module_type_signature(const char *type) {
+    int i = type_texts(type);
+    return i < 0 ? NULL : texts[i].signature;
+}
+
+const char *mth_module_type_ports(const char *type) {
+    int i = type_texts(type);
+    return i < 0 ? NULL : texts[i].ports;
+}
+
+const char *mth_module_type_doc(const char *type) {
+    int i = type_texts(type);
+    return i < 0 ? NULL : texts[i].doc;
+}

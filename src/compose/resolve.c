@@ -1,0 +1,401 @@
+/* From wires to connections. Names are one space in a model; a name has one writer, or it is an input of the model. Where the user said
+ * nothing:
+ *   - an output has the name "<block>.<port>"; of a submodel also its plain name, where no other writer has it
+ *   - an open input takes the name "<block>.<port>" if somebody uses it; of a submodel its plain name if the parent uses or makes it
+ *   - then += gives the one open input that is left the previous block's output
+ *   - what is still open becomes an input of the model, named as the port where no other input is (of a submodel: shared by name) */
+#include "compose/model.h"
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    const char *text;
+    int block, port;         /* the writer; block -1: none */
+    int source;              /* the name it is joined to by connect, or -1 */
+    const mth__join *join;
+    bool said;               /* the user wrote it as an input's name or in connect */
+    bool used;               /* some input reads it */
+    bool shared;             /* an input of the model that came from a submodel's open input */
+    int input;               /* of the model, or -1 */
+    int candidates, candidate_block, candidate_port; /* unwired outputs of submodels with this plain name; the last of them */
+    int open;                /* how many of those nothing consumes */
+} name_entry;
+
+typedef struct {
+    const mth_model *model;
+    mth__arena *scratch;
+    VEC(name_entry) name;
+    int *slot; size_t slots;
+    struct inlets { VEC(mth__source) from; VEC(int) name; VEC(const char *) port; } *in; /* by block; name: read by it, or -1 where `from` is known */
+    VEC(const char *) input;
+    mth__resolved *out;
+} wiring;
+
+/* ---------------------------------------------------------------- names */
+static size_t hash(const char *s) {
+    size_t h = 1469598103u;
+    for (; *s; s++) h = (h ^ (unsigned char)*s) * 16777619u;
+    return h;
+}
+
+static int *slot_of(wiring *w, const char *text) {
+    size_t i = hash(text) & (w->slots - 1);
+    while (w->slot[i] && strcmp(w->name.at[w->slot[i] - 1].text, text)) i = (i + 1) & (w->slots - 1);
+    return &w->slot[i];
+}
+
+static int find(wiring *w, const char *text) { return w->slots ? *slot_of(w, text) - 1 : -1; }
+
+static int intern(wiring *w, const char *text) {
+    if (2 * (w->name.n + 1) > w->slots) {
+        w->slots = w->slots ? 2 * w->slots : 64;
+        w->slot = NEW_ARRAY(w->scratch, int, w->slots);
+        for (size_t i = 0; i < w->name.n; i++) *slot_of(w, w->name.at[i].text) = (int)i + 1;
+    }
+    int *slot = slot_of(w, text);
+    if (!*slot) {
+        name_entry n = {.text = text, .block = -1, .source = -1, .input = -1};
+        PUSH(w->scratch, w->name, n);
+        *slot = (int)w->name.n;
+    }
+    return *slot - 1;
+}
+
+static const char *qualified(wiring *w, const mth__block *b, const char *port) { return mth__format(w->model->arena, "%s.%s", b->name, port); }
+
+static mth_status at_line(mth_status s, const char *line) { return mth__error_source(s, line); }
+
+static mth_status two_writers(wiring *w, const name_entry *n, int block, int port) {
+    const mth__block *a = w->model->block.at[n->block], *b = w->model->block.at[block];
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("'%s' is written by %s (port %s) and by %s (port %s)", n->text, a->name, a->out.at[n->port].name, b->name, b->out.at[port].name),
+                        F("give the output of one of them another name"));
+    return at_line(mth__error_operator(s, b->name), b->line);
+}
+
+/* ---------------------------------------------------------------- what the user said */
+static mth_status read_wires(wiring *w, int block) {
+    const mth__block *b = w->model->block.at[block];
+    for (size_t i = 0; i < b->wires; i++) {
+        int id = intern(w, b->wire[i].name), port = mth__ports_find(b->in, b->wire[i].port);
+        if (port >= 0) {
+            w->name.at[id].said = true;
+            continue;
+        }
+        port = mth__ports_find(b->out, b->wire[i].port);
+        if (w->name.at[id].block >= 0) return two_writers(w, &w->name.at[id], block, port);
+        w->name.at[id].block = block;
+        w->name.at[id].port = port;
+    }
+    return NULL;
+}
+
+static void read_joins(wiring *w) {
+    for (size_t i = 0; i < w->model->join.n; i++) {
+        const mth__join *j = &w->model->join.at[i];
+        int source = intern(w, j->source), destination = intern(w, j->destination);
+        w->name.at[source].said = w->name.at[destination].said = true;
+        w->name.at[destination].source = source;
+        w->name.at[destination].join = j;
+    }
+}
+
+static bool is_wired(const mth__block *b, const char *port) {
+    for (size_t i = 0; i < b->wires; i++)
+        if (!strcmp(b->wire[i].port, port)) return true;
+    return false;
+}
+
+/* ---------------------------------------------------------------- what follows */
+static mth_status name_outputs(wiring *w) {
+    for (size_t k = 0; k < w->model->block.n; k++) {
+        const mth__block *b = w->model->block.at[k];
+        for (int p = 0; p < b->out.n; p++) {
+            if (is_wired(b, b->out.at[p].name)) continue;
+            int id = intern(w, qualified(w, b, b->out.at[p].name));
+            if (w->name.at[id].block >= 0) return two_writers(w, &w->name.at[id], (int)k, p);
+            w->name.at[id].block = (int)k;
+            w->name.at[id].port = p;
+            if (!b->model) continue;
+            name_entry *plain = &w->name.at[intern(w, b->out.at[p].name)];
+            if (plain->said && plain->candidates && plain->block < 0) {
+                name_entry first = *plain;
+                first.block = plain->candidate_block;
+                first.port = plain->candidate_port;
+                return two_writers(w, &first, (int)k, p);
+            }
+            plain->candidates++;
+            plain->candidate_block = (int)k;
+            plain->candidate_port = p;
+        }
+    }
+    for (size_t i = 0; i < w->name.n; i++) {
+        name_entry *n = &w->name.at[i];
+        if (n->candidates != 1 || n->block >= 0 || n->source >= 0) continue;
+        n->block = n->candidate_block;
+        n->port = n->candidate_port;
+    }
+    return NULL;
+}
+
+static void bind(wiring *w, int block, const char *port, int name, mth__source from) {
+    struct inlets *in = &w->in[block];
+    if (name >= 0) w->name.at[name].used = true;
+    PUSH(w->scratch, in->from, from);
+    PUSH(w->scratch, in->name, name);
+    PUSH(w->scratch, in->port, port);
+}
+
+/* The name that an unwired input takes because somebody else uses or makes it; -1: none. */
+static int implied_name(wiring *w, int block, const char *port) {
+    const mth__block *b = w->model->block.at[block];
+    int id = find(w, qualified(w, b, port));
+    if (id >= 0 && w->name.at[id].said) return id;
+    if (!b->model) return -1;
+    id = find(w, port);
+    if (id < 0) return -1;
+    const name_entry *n = &w->name.at[id];
+    return n->block != block && (n->said || n->block >= 0) ? id : -1;
+}
+
+/* The model's own name for an input that nothing binds. */
+static int open_name(wiring *w, int block, const char *port) {
+    const mth__block *b = w->model->block.at[block];
+    int id = intern(w, port);
+    name_entry *n = &w->name.at[id];
+    bool taken = n->said || n->block >= 0 || n->candidates || (n->used && !(b->model && n->shared));
+    if (taken) return intern(w, qualified(w, b, port));
+    n->shared = b->model != NULL;
+    return id;
+}
+
+static mth_status too_open(const mth__block *b, const char *const *port, size_t n, const char *previous) {
+    char text[256];
+    size_t at = 0;
+    for (size_t i = 0; i < n && at < sizeof text; i++) at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? ", " : "", port[i]);
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("%zu inputs of %s are open (%s), and += can give only one of them the output of %s", n, b->name, text, previous),
+                        F("wire the others by name: %s='...'", port[n - 1]));
+    return at_line(mth__error_operator(s, b->name), b->line);
+}
+
+static mth_status bind_inputs(wiring *w, int block) {
+    const mth__block *b = w->model->block.at[block];
+    const mth__source unknown = {-1, -1};
+    VEC(const char *) open = {0};
+    int *wires = NEW_ARRAY(w->scratch, int, b->in.n + 1);
+    for (int p = 0; p < b->in.n; p++) {
+        const char *port = b->in.at[p].name;
+        for (size_t i = 0; i < b->wires; i++) {
+            if (strcmp(b->wire[i].port, port)) continue;
+            bind(w, block, port, find(w, b->wire[i].name), unknown);
+            wires[p]++;
+        }
+        if (wires[p]) continue;
+        int id = implied_name(w, block, port);
+        if (id < 0 && b->in.at[p].optional) continue;
+        wires[p] = 1;
+        if (id < 0) PUSH(w->scratch, open, port);
+        bind(w, block, port, id, unknown);
+    }
+    bool chain = b->mode == MTH_CHAIN && block > 0 && open.n;
+    const mth__block *previous = chain ? w->model->block.at[block - 1] : NULL;
+    if (chain && open.n > 1) return too_open(b, open.at, open.n, previous->name);
+    struct inlets *in = &w->in[block];
+    for (size_t i = 0; i < in->port.n; i++) {
+        if (in->name.at[i] >= 0) continue;
+        if (chain) {
+            in->from.at[i] = (mth__source){block - 1, mth__ports_main(previous->out)};
+            continue;
+        }
+        in->name.at[i] = open_name(w, block, in->port.at[i]);
+        w->name.at[in->name.at[i]].used = true;
+    }
+    if (!b->module || !b->module->type->wired) return NULL;
+    return at_line(mth__error_operator(b->module->type->wired(b->module, wires), b->name), b->line);
+}
+
+/* ---------------------------------------------------------------- connect */
+static mth_status unknown_name(wiring *w, const mth__join *j, const char *name, const char *role) {
+    VEC(const char *) known = {0};
+    for (size_t i = 0; i < w->name.n; i++)
+        if (strcmp(w->name.at[i].text, name) && (w->name.at[i].used || w->name.at[i].block >= 0)) PUSH(w->scratch, known, w->name.at[i].text);
+    const char *near = mth__nearest(name, known.at, known.n);
+    return at_line(FAIL(MTH_ERROR_KEY, F("connect(source='%s', destination='%s'): no block has the %s '%s'", j->source, j->destination, role, name),
+                        near ? F("did you mean '%s'?", near) : F("use the name that a block's %s is wired to", role)), j->line);
+}
+
+static mth_status check_joins(wiring *w) {
+    for (size_t i = 0; i < w->name.n; i++) {
+        const name_entry *n = &w->name.at[i];
+        if (n->source < 0) continue;
+        if (n->block >= 0) {
+            const mth__block *b = w->model->block.at[n->block];
+            return at_line(FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') contradicts the wire of %s, whose port '%s' writes '%s'", n->join->source, n->text, b->name,
+                                                   b->out.at[n->port].name, n->text), F("give the output another name, or leave out the connect")), n->join->line);
+        }
+        if (!n->used && n->join) {
+            bool onward = false; /* a name between two connects is read by the second */
+            for (size_t k = 0; k < w->name.n; k++) onward |= w->name.at[k].source == (int)i;
+            if (!onward) return unknown_name(w, n->join, n->text, "input");
+        }
+        const name_entry *s = &w->name.at[n->source];
+        if (s->block < 0 && !s->used && s->source < 0) return unknown_name(w, n->join, s->text, "output");
+        size_t steps = 0;
+        for (const name_entry *k = n; k->source >= 0; k = &w->name.at[k->source])
+            if (steps++ > w->name.n)
+                return at_line(FAIL(MTH_ERROR_VALUE, F("the connects of '%s' and '%s' run in a circle", n->text, s->text), F("leave out one of them")), n->join->line);
+    }
+    return NULL;
+}
+
+static mth__source source_of(wiring *w, int name) {
+    while (w->name.at[name].source >= 0) name = w->name.at[name].source;
+    name_entry *n = &w->name.at[name];
+    if (n->block >= 0) return (mth__source){n->block, n->port};
+    if (n->input < 0) {
+        n->input = (int)w->input.n;
+        PUSH(w->scratch, w->input, n->text);
+    }
+    return (mth__source){-1, n->input};
+}
+
+/* ---------------------------------------------------------------- order, cycles */
+static mth_status cycle(wiring *w, const int *stack, size_t depth, int again) {
+    mth__text t = mth__text_new(w->scratch);
+    size_t first = depth;
+    while (first && stack[first - 1] != again) first--;
+    for (size_t i = depth; i >= first; i--) mth__text_add(&t, "%s -> ", w->model->block.at[stack[i - 1]]->name); /* the stack runs against the data */
+    const mth__block *b = w->model->block.at[stack[depth - 1]];
+    mth__text_add(&t, "%s", b->name);
+    return at_line(mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the wiring has a cycle: %s", t.at), F("let one of them read another name")), b->name), b->line);
+}
+
+/* Depth first along the inputs, blocks as composed: an order that is the user's wherever it can be. */
+static mth_status sort_blocks(wiring *w) {
+    size_t n = w->model->block.n, done = 0;
+    mth__resolved *r = w->out;
+    enum { NEW_BLOCK, OPEN, DONE };
+    char *state = NEW_ARRAY(w->scratch, char, n + 1);
+    int *stack = NEW_ARRAY(w->scratch, int, n + 1), *next = NEW_ARRAY(w->scratch, int, n + 1);
+    r->order = NEW_ARRAY(w->model->arena, int, n);
+    for (size_t root = 0; root < n; root++) {
+        size_t depth = 0;
+        if (state[root] == NEW_BLOCK) stack[depth++] = (int)root, state[root] = OPEN;
+        while (depth) {
+            int b = stack[depth - 1];
+            const struct mth__inlet *in = &r->block[b];
+            if (next[b] == in->nin) {
+                state[b] = DONE;
+                r->order[done++] = b;
+                depth--;
+                continue;
+            }
+            int source = in->from[next[b]++].block;
+            if (source < 0 || state[source] == DONE) continue;
+            if (state[source] == OPEN) return cycle(w, stack, depth, source);
+            state[source] = OPEN;
+            stack[depth++] = source;
+        }
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- outputs */
+static const char *output_name(wiring *w, int block, int port) {
+    const mth__block *b = w->model->block.at[block];
+    const char *p = b->out.at[port].name;
+    for (size_t i = 0; i < b->wires; i++)
+        if (!strcmp(b->wire[i].port, p)) return b->wire[i].name;
+    if (!b->model) return qualified(w, b, p);
+    const name_entry *plain = &w->name.at[find(w, p)];
+    bool writer = plain->block == block && plain->port == port;
+    bool last = plain->block < 0 && plain->open == 1 && plain->input < 0; /* of several blocks' "output" the one that no block consumes */
+    return writer || last ? p : qualified(w, b, p);
+}
+
+static void list_outputs(wiring *w) {
+    VEC(struct mth__outlet) output = {0};
+    const mth_model *m = w->model;
+    for (size_t k = 0; k < m->block.n; k++)
+        for (int p = 0; p < m->block.at[k]->out.n; p++) {
+            if (!m->block.at[k]->model || w->out->block[k].consumed[p] || is_wired(m->block.at[k], m->block.at[k]->out.at[p].name)) continue;
+            w->name.at[find(w, m->block.at[k]->out.at[p].name)].open++;
+        }
+    for (size_t k = 0; k < m->block.n; k++)
+        for (int p = 0; p < m->block.at[k]->out.n; p++) {
+            if (w->out->block[k].consumed[p]) continue;
+            struct mth__outlet o = {output_name(w, (int)k, p), (int)k, p, m->block.at[k]->out.at[p].optional};
+            PUSH(m->arena, output, o);
+        }
+    w->out->output = output.at;
+    w->out->outputs = (int)output.n;
+}
+
+/* ---------------------------------------------------------------- all of it */
+static mth_status resolve(wiring *w) {
+    const mth_model *m = w->model;
+    for (size_t k = 0; k < m->block.n; k++) TRY(read_wires(w, (int)k));
+    read_joins(w);
+    TRY(name_outputs(w));
+    for (size_t k = 0; k < m->block.n; k++) TRY(bind_inputs(w, (int)k));
+    TRY(check_joins(w));
+    w->out->block = NEW_ARRAY(m->arena, struct mth__inlet, m->block.n);
+    for (size_t k = 0; k < m->block.n; k++) w->out->block[k].consumed = NEW_ARRAY(m->arena, bool, m->block.at[k]->out.n);
+    for (size_t k = 0; k < m->block.n; k++) {
+        struct inlets *in = &w->in[k];
+        struct mth__inlet *to = &w->out->block[k];
+        *to = (struct mth__inlet){(int)in->from.n, NEW_ARRAY(m->arena, const char *, in->from.n), NEW_ARRAY(m->arena, mth__source, in->from.n), to->consumed};
+        for (size_t i = 0; i < in->from.n; i++) {
+            to->port[i] = in->port.at[i];
+            to->from[i] = in->name.at[i] >= 0 ? source_of(w, in->name.at[i]) : in->from.at[i];
+            if (to->from[i].block >= 0) w->out->block[to->from[i].block].consumed[to->from[i].port] = true;
+        }
+    }
+    TRY(sort_blocks(w));
+    list_outputs(w);
+    w->out->input = NEW_ARRAY(m->arena, const char *, w->input.n);
+    for (size_t i = 0; i < w->input.n; i++) w->out->input[i] = w->input.at[i];
+    w->out->inputs = (int)w->input.n;
+    return NULL;
+}
+
+mth_status mth__resolve(const mth_model *m, const mth__resolved **out) {
+    for (size_t k = 0; k < m->block.n; k++) {
+        const mth__resolved *unused;
+        const mth__block *b = m->block.at[k];
+        if (b->model) TRY(mth__error_operator(mth__resolve(b->model, &unused), b->name));
+    }
+    if (!*m->resolved) {
+        wiring w = {.model = m, .scratch = mth__arena_new()};
+        w.in = NEW_ARRAY(w.scratch, struct inlets, m->block.n);
+        w.out = NEW(m->arena, mth__resolved);
+        TRY(resolve(&w));
+        *m->resolved = w.out;
+        mth__arena_free(w.scratch);
+    }
+    *out = *m->resolved;
+    return NULL;
+}
+
+mth__ports mth__model_inputs(mth__arena *arena, const mth__resolved *r) {
+    mth__ports ports = {NEW_ARRAY(arena, mth__port, r->inputs), r->inputs};
+    for (int i = 0; i < r->inputs; i++) ports.at[i] = (mth__port){r->input[i], false, false};
+    return ports;
+}
+
+mth__ports mth__model_outputs(mth__arena *arena, const mth__resolved *r) {
+    mth__ports ports = {NEW_ARRAY(arena, mth__port, r->outputs), r->outputs};
+    for (int i = 0; i < r->outputs; i++) ports.at[i] = (mth__port){r->output[i].name, r->output[i].side, false};
+    return ports;
+}
+
+mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh) {
+    const mth__resolved *r;
+    if (!m->block.n) return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"), F("add one: model |= Linear(dimension=4)(input='input', output='output')"));
+    TRY(mth__resolve(m, &r));
+    return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1});
+}
+
+size_t mth__model_input_count(const mth_model *m) { return (size_t)(*m->resolved)->inputs; }
+const char *mth__model_input_name(const mth_model *m, size_t i) { return (*m->resolved)->input[i]; }
+size_t mth__model_output_count(const mth_model *m) { return (size_t)(*m->resolved)->outputs; }
+const char *mth__model_output_name(const mth_model *m, size_t i) { return (*m->resolved)->output[i].name; }
