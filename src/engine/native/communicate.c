@@ -337,8 +337,8 @@ static mth_status pull(work *w, const mth__instr *i) {
     w->member = NEW_ARRAY(l->arena, int32_t, 1);
     for (int k = 0; k < pieces; k++) {
         int from = piece[k].from_device;
-        mth__part p = (i->kind == MTH__RECV ? l->send : l->receive)[(size_t)w->channel_index * (size_t)l->devices + (size_t)from];
-        if (p.instr < 0) p = l->send[(size_t)w->channel_index * (size_t)l->devices + (size_t)from]; /* a START that receives */
+        mth__part p = l->send[(size_t)w->channel_index * (size_t)l->devices + (size_t)from];
+        if (p.instr < 0 && i->kind != MTH__RECV) p = part_of(w, from); /* within one placement: whoever takes part has an operand */
         if (p.instr < 0) return INTERNAL("%s: device %d takes a box of device %d, which sends none", c->label, l->device, from);
         mth__load_wait(l, w->on, p.stream, p.first);
         mth__area box = {.rank = c->shape.rank}, part = mth__area_local(c->shape, &c->from, from);

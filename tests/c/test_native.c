@@ -1,0 +1,469 @@
+/* The native executor on programs written by hand: every collective by every algorithm, transfers, overlap, stop, fault, stuck, memory. */
+#include "catalog/rows.h"
+#include "engine/engine.h"
+#include "unit.h"
+#include <pthread.h>
+#include <time.h>
+
+static const mth__engine_vtable *const native = &mth__engine_native;
+enum { THREADS = 4, ROUNDS = 3 /* of the communication in a program, in the same memory */ };
+
+/* ---- programs: a role for each device, which is the most general case */
+typedef struct { mth__arena *arena; mth__program *p; mth__mesh *mesh; } maker;
+
+static maker maker_new(mth__arena *arena, int naxes, const int64_t *dim) {
+    maker m = {arena, NEW(arena, mth__program), NULL};
+    CHECK_STATUS(mth__mesh_new(arena, naxes, dim, &m.mesh));
+    m.p->arena = arena;
+    m.p->mesh = m.mesh;
+    int32_t *role_of = NEW_ARRAY(arena, int32_t, m.mesh->count);
+    for (int d = 0; d < m.mesh->count; d++) {
+        int32_t *device = NEW(arena, int32_t);
+        *device = role_of[d] = d;
+        PUSH(arena, m.p->role, (mth__role){.ndevice = 1, .device = device});
+    }
+    m.p->role_of = role_of;
+    return m;
+}
+/* A value of device d: in the slab at its end, or at the offset of value `over`. */
+static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s, mth__storage storage, int index, int over) {
+    mth__role *r = &m->p->role.at[d];
+    mth__pvalue v = {.name = name, .dtype = dtype, .shape = shape, .sharding = *s, .storage = storage, .index = index};
+    v.local = mth__local_shape(shape, s, s->on->rank_of[d], NULL, NULL);
+    v.bytes = mth__shape_size(v.local) * (int64_t)mth_dtype_size(dtype);
+    if (storage == MTH__IN_SLAB) {
+        v.offset = over >= 0 ? r->value.at[over].offset : r->slab;
+        if (over < 0) r->slab += (v.bytes + 63) / 64 * 64;
+    }
+    PUSH(m->arena, r->value, v);
+    return (int)r->value.n - 1;
+}
+static int add_room(maker *m, int d, int64_t bytes) { /* a scratch */
+    mth__sharding s = {.on = mth__place_device(m->mesh, d)};
+    return add_value(m, d, "scratch", MTH_BOOL, (mth__shape){1, {bytes}}, &s, MTH__IN_SLAB, 0, -1);
+}
+static int *list(maker *m, int n, const int *v) {
+    int *out = NEW_ARRAY(m->arena, int, n);
+    for (int i = 0; i < n; i++) out[i] = v[i];
+    return out;
+}
+static void add_compute(maker *m, int d, const char *op, double f, int nin, const int *in, int out) {
+    mth__attrs *attrs = NEW(m->arena, mth__attrs);
+    attrs->f[0] = f;
+    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = MTH__COMPUTE, .op = mth__op_find(op), .attrs = attrs, .nin = nin, .nout = 1, .in = list(m, nin, in), .out = list(m, 1, &out), .scratch = -1, .module = "block_0"});
+}
+static void add_comm(maker *m, int d, mth__instr_kind kind, int channel, int in, int out, int scratch) {
+    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = kind, .channel = channel, .nin = in >= 0, .nout = out >= 0, .in = list(m, 1, &in), .out = list(m, 1, &out), .scratch = scratch, .stream = kind == MTH__START, .module = "block_0"});
+}
+static int add_channel(maker *m, mth__channel c) {
+    c.label = "block_0: communication";
+    PUSH(m->arena, m->p->channel, c);
+    return (int)m->p->channel.n - 1;
+}
+
+/* ---- numbers: small integers, so that every order of a sum gives the same bits */
+static float number(int64_t i, int salt) { return (float)((i * 2654435761u + (int64_t)salt * 40503) % 23 - 11); }
+typedef struct { mth__shape shape, local; int64_t start[MTH__RANK], step[MTH__RANK]; } part;
+static part part_of(mth__shape shape, const mth__sharding *s, int d) {
+    part p = {.shape = shape};
+    p.local = mth__local_shape(shape, s, s->on->rank_of[d], p.start, p.step);
+    return p;
+}
+static int64_t global_index(const part *p, int64_t local) {
+    int64_t stride[MTH__RANK], index = 0;
+    mth__shape_strides(p->shape, stride);
+    for (int i = p->local.rank - 1; i >= 0; i--) {
+        index += (p->start[i] + local % p->local.dim[i] * (p->step[i] ? p->step[i] : 1)) * stride[i];
+        local /= p->local.dim[i];
+    }
+    return index;
+}
+/* Element i of the global value: a sum (or maximum) over the coordinates of the partial axes. */
+static int term_of(const mth__sharding *s, int d) {
+    int coordinate[MTH__AXES], term = 0;
+    mth__placement_coordinates(s->on, s->on->rank_of[d], coordinate);
+    for (int a = 0; a < s->on->naxes; a++) if (s->partial >> a & 1) term = term * 16 + coordinate[a] + 1;
+    return term;
+}
+static float expected(const mth__channel *c, int64_t i, int d) { /* as device d is to have it: still partial over the axes of c->to */
+    float v = c->reduce == MTH__REDUCE_MAX ? -INFINITY : 0;
+    int coordinate[MTH__AXES], mine[MTH__AXES];
+    if (c->from.on->rank_of[d] < 0 || !(c->from.partial & ~c->to.partial)) return number(i, c->from.on->rank_of[d] < 0 ? 0 : term_of(&c->from, d));
+    mth__placement_coordinates(c->from.on, c->from.on->rank_of[d], mine);
+    for (int r = 0; r < c->from.on->count; r++) {
+        mth__placement_coordinates(c->from.on, r, coordinate);
+        bool counts = true;
+        for (int a = 0; a < c->from.on->naxes; a++) counts &= (c->axes >> a & 1) || coordinate[a] == mine[a];
+        float x = number(i, term_of(&c->from, c->from.on->device[r]));
+        if (counts) v = c->reduce == MTH__REDUCE_MAX ? (x > v ? x : v) : v + x;
+    }
+    return v;
+}
+
+/* ---- engine, entry, exit */
+typedef struct { mth__engine *engine; mth__executable *x; int devices; mth__buffer *entry[64], *exit[64]; } session;
+static session session_new(mth__program *p, int threads) {
+    session s = {.devices = p->mesh->count};
+    CHECK_STATUS(native->open(p->mesh->count, threads, &s.engine));
+    CHECK_STATUS(native->load(s.engine, p, &s.x));
+    return s;
+}
+static float *entry_new(session *s, int d, int64_t bytes) {
+    CHECK_STATUS(native->buffer_new(s->engine, d, bytes, &s->entry[d]));
+    return native->buffer_host(s->entry[d]);
+}
+static void release_exits(session *s) {
+    for (int d = 0; d < s->devices; d++) {
+        if (s->exit[d]) native->buffer_release(s->exit[d]);
+        s->exit[d] = NULL;
+    }
+}
+static void session_end(session *s) {
+    release_exits(s);
+    for (int d = 0; d < s->devices; d++) if (s->entry[d]) native->buffer_release(s->entry[d]);
+    native->unload(s->x);
+    native->close(s->engine);
+}
+
+/* ---- one channel, used ROUNDS times in the same memory: round i sends (i + 1) x; the exit is the sum of what came */
+static void run_channel(mth__arena *arena, maker *m, mth__channel c, bool start, bool in_place, int threads) {
+    c.dtype = MTH_FLOAT32;
+    int devices = m->mesh->count, channel[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++) channel[i] = add_channel(m, c);
+    for (int d = 0; d < devices; d++) {
+        bool has = c.from.on->rank_of[d] >= 0, gets = c.to.on->rank_of[d] >= 0;
+        int in = -1, sent = -1, got = -1, out = -1, scratch = -1;
+        if (has) in = add_value(m, d, "x", MTH_FLOAT32, c.shape, &c.from, MTH__IN_ENTRY, 0, -1);
+        if (has) sent = add_value(m, d, "sent", MTH_FLOAT32, c.shape, &c.from, MTH__IN_SLAB, 0, -1);
+        if (gets) got = add_value(m, d, "got", MTH_FLOAT32, c.shape, &c.to, MTH__IN_SLAB, 0, in_place ? sent : -1);
+        if (gets) out = add_value(m, d, "y", MTH_FLOAT32, c.shape, &c.to, MTH__IN_EXIT, 0, -1);
+        if (c.kind != MTH__TRANSFER && mth__channel_scratch(&c, d)) scratch = add_room(m, d, mth__channel_scratch(&c, d));
+        bool takes_part = has || gets, apart = c.kind == MTH__TRANSFER && c.from.on != c.to.on;
+        for (int i = 0; i < ROUNDS && takes_part; i++) {
+            if (has) add_compute(m, d, "scale", i + 1, 1, &in, sent);
+            if (apart) {
+                if (has) add_comm(m, d, MTH__SEND, channel[i], sent, -1, -1);
+                if (gets) add_comm(m, d, start && !has ? MTH__START : MTH__RECV, channel[i], -1, got, -1);
+                if (has || start) add_comm(m, d, MTH__WAIT, channel[i], -1, -1, -1);
+            } else {
+                add_comm(m, d, start ? MTH__START : MTH__COLLECTIVE, channel[i], has ? sent : -1, got, scratch);
+                if (start) add_comm(m, d, MTH__WAIT, channel[i], -1, -1, -1);
+            }
+            if (gets && !i) add_compute(m, d, "scale", 1, 1, &got, out);
+            if (gets && i) add_compute(m, d, "add", 0, 2, (int[]){out, got}, out);
+        }
+    }
+    session s = session_new(m->p, threads);
+    for (int d = 0; d < devices; d++) {
+        if (c.from.on->rank_of[d] < 0) continue;
+        part p = part_of(c.shape, &c.from, d);
+        int64_t n = mth__shape_size(p.local);
+        float *x = entry_new(&s, d, n * 4);
+        for (int64_t i = 0; i < n; i++) x[i] = number(global_index(&p, i), term_of(&c.from, d));
+    }
+    for (int again = 0; again < 2; again++) {
+        release_exits(&s);
+        CHECK_STATUS(native->run(s.x, s.entry, s.exit, NULL));
+        for (int d = 0; d < devices; d++) {
+            CHECK(!s.exit[d] == (c.to.on->rank_of[d] < 0));
+            if (!s.exit[d]) continue;
+            const float *y = native->buffer_host(s.exit[d]);
+            part p = part_of(c.shape, &c.to, d);
+            int64_t wrong = 0;
+            for (int64_t i = 0; i < mth__shape_size(p.local); i++) wrong += y[i] != (1 + 2 + 3) * expected(&c, global_index(&p, i), d);
+            if (wrong) printf("  %s %s: %lld wrong on device %d of %d, again %d\n", mth__channel_names[c.kind], mth__algorithm_names[c.algorithm], (long long)wrong, d, devices, again);
+            CHECK(!wrong);
+        }
+    }
+    session_end(&s);
+    (void)arena;
+}
+
+static mth_status in_guard(void *argument) {
+    void (*body)(mth__arena *) = *(void (**)(mth__arena *))argument;
+    mth__arena *arena = mth__arena_new();
+    body(arena);
+    mth__arena_free(arena);
+    return NULL;
+}
+#define IN_GUARD(id) static void id##_body(mth__arena *); TEST(id) { void (*body)(mth__arena *) = id##_body; CHECK_STATUS(mth__guard(in_guard, &body)); } static void id##_body(mth__arena *arena)
+
+static mth__split over(int axis) { return (mth__split){.naxes = 1, .axis = {(int8_t)axis}}; }
+/* from and to of a collective over `axis` of `on`; other axes split dimension 2 where `third` says so */
+static mth__channel collective(mth__channel_kind kind, mth__algorithm algorithm, const mth__placement *on, int axis, int third, mth__shape shape) {
+    mth__channel c = {.kind = kind, .algorithm = algorithm, .shape = shape, .from = {.on = on}, .to = {.on = on}, .axes = (uint8_t)(1 << axis), .dim = 0, .dim2 = 1};
+    if (kind == MTH__ALL_REDUCE || kind == MTH__REDUCE_SCATTER) c.from.partial = c.axes;
+    if (kind == MTH__ALL_GATHER) c.from.dim[0] = over(axis);
+    if (kind == MTH__REDUCE_SCATTER) c.to.dim[0] = over(axis);
+    if (kind == MTH__ALL_TO_ALL) {
+        c.from.dim[1] = over(axis);
+        c.to.dim[0] = over(axis);
+    }
+    if (third >= 0) c.from.dim[2] = c.to.dim[2] = over(third);
+    return c;
+}
+
+IN_GUARD(collectives) {
+    static const mth__shape shapes[] = {{3, {12, 8, 4}}, {3, {7, 5, 3}}, {3, {3, 2, 1}}, {3, {1, 1, 1}}, {3, {0, 5, 2}}};
+    for (int kind = 0; kind < MTH__BROADCAST; kind++)
+        for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
+            for (int n = 1; n <= 9; n++)
+                for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+                    for (int start = 0; start < 2; start++) {
+                        maker m = maker_new(arena, 1, (int64_t[]){n});
+                        mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1, shapes[k]);
+                        c.reduce = k == 1 && start ? MTH__REDUCE_MAX : MTH__REDUCE_SUM;
+                        if (c.reduce == MTH__REDUCE_MAX) c.from.reduce = MTH__REDUCE_MAX;
+                        run_channel(arena, &m, c, start, kind == MTH__ALL_REDUCE && k != 1, 1 + (int)(k + (size_t)start) % THREADS);
+                    }
+}
+IN_GUARD(collectives_in_groups) {
+    for (int kind = 0; kind < MTH__BROADCAST; kind++)
+        for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
+            for (int axis = 0; axis < 2; axis++) {
+                maker m = maker_new(arena, 2, (int64_t[]){2, 3});
+                run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis, 1 - axis, (mth__shape){3, {5, 7, 4}}), false, false, THREADS);
+            }
+}
+IN_GUARD(large_collectives_are_cut) { /* several chunks a move */
+    for (int kind = 0; kind < MTH__BROADCAST; kind++)
+        for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
+            maker m = maker_new(arena, 1, (int64_t[]){3});
+            run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {301, 203, 17}}), false, kind == MTH__ALL_REDUCE, THREADS);
+        }
+}
+IN_GUARD(cyclic_shards) {
+    for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
+        for (int kind = MTH__ALL_GATHER; kind < MTH__BROADCAST; kind++) {
+            maker m = maker_new(arena, 1, (int64_t[]){4});
+            mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {11, 6, 2}});
+            if (c.from.dim[0].naxes) c.from.dim[0].cyclic = true;
+            if (c.to.dim[0].naxes) c.to.dim[0].cyclic = true;
+            run_channel(arena, &m, c, false, false, THREADS);
+        }
+}
+IN_GUARD(broadcasts) {
+    for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
+        for (int n = 1; n <= 9; n++)
+            for (int inside = 0; inside < 2; inside++) { /* whether the source is one of the destinations */
+                maker m = maker_new(arena, 1, (int64_t[]){n + 1});
+                int32_t device[16];
+                for (int i = 0; i < n; i++) device[i] = i;
+                mth__channel c = {.kind = MTH__BROADCAST, .algorithm = (mth__algorithm)algorithm, .shape = {2, {9, 5}}};
+                c.from.on = mth__place_device(m.mesh, inside ? n / 2 : n);
+                c.to.on = mth__place_list(m.mesh, n, device);
+                run_channel(arena, &m, c, n % 2, false, THREADS);
+            }
+}
+IN_GUARD(transfers) {
+    for (int k = 0; k < 24; k++) {
+        maker m = maker_new(arena, 1, (int64_t[]){7});
+        mth__channel c = {.kind = MTH__TRANSFER, .shape = {2, {11, 6}}};
+        const mth__placement *front = mth__place_list(m.mesh, 4, (int32_t[]){0, 1, 2, 3}), *back = mth__place_list(m.mesh, 3, (int32_t[]){4, 5, 6});
+        const mth__placement *middle = mth__place_list(m.mesh, 3, (int32_t[]){3, 1, 5});
+        c.from.on = k % 3 == 2 ? mth__place_whole(m.mesh) : front;
+        c.to.on = k % 3 == 0 ? back : k % 3 == 1 ? middle : mth__place_whole(m.mesh);
+        if (k & 4) c.from.dim[0] = over(0);
+        if (k & 8) c.to.dim[1] = over(0);
+        if (k & 16) c.from.dim[0].cyclic = c.from.dim[0].naxes > 0;
+        run_channel(arena, &m, c, k % 2, false, THREADS);
+    }
+}
+
+/* ---- a chain of `n` computations on each device */
+static maker chain(mth__arena *arena, int devices, int n, mth__shape shape) {
+    maker m = maker_new(arena, 1, (int64_t[]){devices});
+    for (int d = 0; d < devices; d++) {
+        mth__sharding s = {.on = mth__place_whole(m.mesh)};
+        int in = add_value(&m, d, "x", MTH_FLOAT32, shape, &s, MTH__IN_ENTRY, 0, -1), out = add_value(&m, d, "y", MTH_FLOAT32, shape, &s, MTH__IN_EXIT, 0, -1);
+        for (int i = 0; i < n; i++) add_compute(&m, d, "shift", 1, 1, i ? &out : &in, out);
+    }
+    return m;
+}
+static void fill_entries(session *s, int64_t elements) {
+    for (int d = 0; d < s->devices; d++) {
+        float *x = entry_new(s, d, elements * 4);
+        for (int64_t i = 0; i < elements; i++) x[i] = (float)d;
+    }
+}
+
+typedef struct { session s; int runs; float want; } user;
+static void *use(void *argument) {
+    user *u = argument;
+    for (int i = 0; i < u->runs; i++) {
+        release_exits(&u->s);
+        CHECK_STATUS(native->run(u->s.x, u->s.entry, u->s.exit, NULL));
+        for (int d = 0; d < u->s.devices; d++) CHECK(((float *)native->buffer_host(u->s.exit[d]))[1] == u->want + (float)d);
+    }
+    return NULL;
+}
+IN_GUARD(several_threads_share_an_engine) {
+    maker a = chain(arena, 3, 50, (mth__shape){1, {1000}}), b = chain(arena, 3, 7, (mth__shape){2, {300, 1000}});
+    user first = {session_new(a.p, THREADS), 60, 50}, second = {.runs = 20, .want = 7};
+    second.s = (session){.devices = 3, .engine = first.s.engine};
+    CHECK_STATUS(native->load(first.s.engine, b.p, &second.s.x));
+    fill_entries(&first.s, 1000);
+    fill_entries(&second.s, 300000);
+    pthread_t thread;
+    pthread_create(&thread, NULL, use, &second);
+    use(&first);
+    pthread_join(thread, NULL);
+    release_exits(&second.s);
+    for (int d = 0; d < 3; d++) native->buffer_release(second.s.entry[d]);
+    native->unload(second.s.x);
+    session_end(&first.s);
+}
+
+static atomic_int stop_flag;
+static void *stop_soon(void *none) {
+    nanosleep(&(struct timespec){0, 5000000}, NULL);
+    atomic_store(&stop_flag, 1);
+    return none;
+}
+IN_GUARD(stop) {
+    maker m = chain(arena, 2, 4000, (mth__shape){2, {100, 1000}});
+    session s = session_new(m.p, THREADS);
+    fill_entries(&s, 100000);
+    atomic_store(&stop_flag, 1);
+    CHECK_FAILS(native->run(s.x, s.entry, s.exit, &stop_flag), MTH_ERROR_INTERRUPTED, "interrupted");
+    CHECK(!s.exit[0] && !s.exit[1]);
+    for (int i = 0; i < 3; i++) {
+        atomic_store(&stop_flag, 0);
+        pthread_t thread;
+        pthread_create(&thread, NULL, stop_soon, NULL);
+        mth_status status = native->run(s.x, s.entry, s.exit, &stop_flag);
+        CHECK(!status || mth_error_get_code(status) == MTH_ERROR_INTERRUPTED);
+        mth_error_free(status);
+        pthread_join(thread, NULL);
+        release_exits(&s);
+    }
+    atomic_store(&stop_flag, 0);
+    CHECK_STATUS(native->run(s.x, s.entry, s.exit, &stop_flag));
+    CHECK(((float *)native->buffer_host(s.exit[1]))[99999] == 4001);
+    session_end(&s);
+}
+
+IN_GUARD(fault) {
+    maker m = maker_new(arena, 1, (int64_t[]){2});
+    for (int d = 0; d < 2; d++) {
+        mth__sharding s = {.on = mth__place_whole(m.mesh)};
+        int table = add_value(&m, d, "embedding_0.weight", MTH_FLOAT32, (mth__shape){2, {4, 3}}, &s, MTH__IN_ENTRY, 0, -1);
+        int ids = add_value(&m, d, "ids", MTH_INT32, (mth__shape){1, {5}}, &s, MTH__IN_ENTRY, 1, -1);
+        int out = add_value(&m, d, "y", MTH_FLOAT32, (mth__shape){2, {5, 3}}, &s, MTH__IN_EXIT, 0, -1);
+        add_compute(&m, d, "gather", 0, 2, (int[]){table, ids}, out);
+    }
+    PUSH(arena, m.p->entry, (mth__entry){.name = "embedding_0.weight"});
+    PUSH(arena, m.p->entry, (mth__entry){.name = "ids"});
+    session s = session_new(m.p, THREADS);
+    mth__buffer *entry[4];
+    for (int d = 0; d < 2; d++) {
+        CHECK_STATUS(native->buffer_new(s.engine, d, 48, &entry[d]));
+        CHECK_STATUS(native->buffer_new(s.engine, d, 20, &entry[2 + d]));
+        for (int i = 0; i < 12; i++) ((float *)native->buffer_host(entry[d]))[i] = (float)i;
+    }
+    for (int wrong = 0; wrong < 4; wrong++) {
+        int32_t ids[5] = {0, 3, 2, 1, 0};
+        if (wrong == 1) ids[2] = 4;
+        if (wrong == 2) ids[4] = -1;
+        for (int d = 0; d < 2; d++) CHECK_STATUS(native->buffer_write(entry[2 + d], 0, ids, sizeof ids));
+        mth_status status = native->run(s.x, entry, s.exit, NULL);
+        if (wrong % 3) {
+            CHECK(status && mth_error_get_code(status) == MTH_ERROR_VALUE);
+            const char *text = status ? mth_error_get_message(status) : "";
+            CHECK(strstr(text, wrong == 1 ? "4 is outside [0, 4)" : "-1 is outside [0, 4)") && strstr(text, "gather on device") && strstr(text, "ids must lie in [0, 4)"));
+            CHECK(status && !strcmp(mth_error_get_operator(status), "block_0") && mth_error_get_tensor_count(status) == 2);
+            mth_error_free(status);
+        } else {
+            CHECK_STATUS(status);
+            CHECK(((float *)native->buffer_host(s.exit[1]))[3] == 9);
+        }
+        release_exits(&s);
+    }
+    mth__buffer *none[4] = {entry[0], entry[1], NULL, entry[3]};
+    CHECK_FAILS(native->run(s.x, none, s.exit, NULL), MTH_ERROR_INTERNAL, "ids");
+    for (int i = 0; i < 4; i++) native->buffer_release(entry[i]);
+    session_end(&s);
+}
+
+IN_GUARD(stuck_is_reported) { /* two collectives in opposite order */
+    maker m = maker_new(arena, 1, (int64_t[]){2});
+    mth__shape shape = {3, {4, 4, 4}};
+    mth__channel c = collective(MTH__ALL_REDUCE, MTH__RING, mth__place_whole(m.mesh), 0, -1, shape);
+    c.dtype = MTH_FLOAT32;
+    int channel[2] = {add_channel(&m, c), add_channel(&m, c)};
+    for (int d = 0; d < 2; d++) {
+        int x = add_value(&m, d, "x", MTH_FLOAT32, shape, &c.from, MTH__IN_SLAB, 0, -1), y = add_value(&m, d, "y", MTH_FLOAT32, shape, &c.to, MTH__IN_SLAB, 0, -1);
+        for (int i = 0; i < 2; i++) add_comm(&m, d, MTH__COLLECTIVE, channel[i ^ d], x, y, -1);
+    }
+    for (int threads = 1; threads <= THREADS; threads++) {
+        session s = session_new(m.p, threads);
+        for (int i = 0; i < 3; i++) CHECK_FAILS(native->run(s.x, s.entry, s.exit, NULL), MTH_ERROR_INTERNAL, "waits for device");
+        session_end(&s);
+    }
+}
+
+IN_GUARD(memory_failing_at_any_index) {
+    maker m = maker_new(arena, 1, (int64_t[]){3});
+    mth__channel c = collective(MTH__ALL_TO_ALL, MTH__TREE, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {6, 5, 4}});
+    c.dtype = MTH_FLOAT32;
+    int channel = add_channel(&m, c);
+    for (int d = 0; d < 3; d++) {
+        int x = add_value(&m, d, "x", MTH_FLOAT32, c.shape, &c.from, MTH__IN_ENTRY, 0, -1), y = add_value(&m, d, "y", MTH_FLOAT32, c.shape, &c.to, MTH__IN_EXIT, 0, -1);
+        add_comm(&m, d, MTH__COLLECTIVE, channel, x, y, add_room(&m, d, mth__channel_scratch(&c, d)));
+    }
+    int failures = 0;
+    for (int index = 0; index < 10000; index++) {
+        int64_t live = mth_debug_live_allocations();
+        session s = {.devices = 3};
+        mth_debug_fail_allocation(index);
+        mth_status status = native->open(3, THREADS, &s.engine);
+        if (!status) status = native->load(s.engine, m.p, &s.x);
+        for (int d = 0; d < 3 && !status; d++) status = native->buffer_new(s.engine, d, 240, &s.entry[d]);
+        for (int d = 0; d < 3 && !status; d++) memset(native->buffer_host(s.entry[d]), 0, 240);
+        if (!status) status = native->run(s.x, s.entry, s.exit, NULL);
+        mth_debug_fail_allocation(-1);
+        bool done = !status;
+        if (status) CHECK(mth_error_get_code(status) == MTH_ERROR_MEMORY);
+        mth_error_free(status);
+        release_exits(&s);
+        for (int d = 0; d < 3; d++) if (s.entry[d]) native->buffer_release(s.entry[d]);
+        if (s.x) native->unload(s.x);
+        if (s.engine) native->close(s.engine);
+        CHECK(mth_debug_live_allocations() == live);
+        if (done) break;
+        failures++;
+    }
+    CHECK(failures > 10 && failures < 10000);
+}
+
+IN_GUARD(buffers_come_back) {
+    (void)arena;
+    mth__engine *e;
+    CHECK_STATUS(native->open(2, 1, &e));
+    mth__buffer *b, *again;
+    CHECK_STATUS(native->buffer_new(e, 1, 100000, &b));
+    void *data = native->buffer_host(b);
+    CHECK((uintptr_t)data % 64 == 0);
+    CHECK_STATUS(native->buffer_write(b, 99996, "abc", 4));
+    char text[4];
+    CHECK_STATUS(native->buffer_read(b, 99996, text, 4));
+    CHECK(!strcmp(text, "abc"));
+    native->buffer_retain(b);
+    native->buffer_release(b);
+    native->close(e); /* the buffer keeps the engine */
+    CHECK_STATUS(native->buffer_new(e, 0, 99999, &again));
+    CHECK(native->buffer_host(again) != data);
+    native->buffer_release(b);
+    CHECK_STATUS(native->buffer_new(e, 0, 99998, &b));
+    CHECK(native->buffer_host(b) == data);
+    native->buffer_release(again);
+    native->buffer_release(b);
+    for (int64_t bytes = 0; bytes < 5000; bytes += 7) {
+        CHECK_STATUS(native->open(1, 1, &e));
+        CHECK_STATUS(native->buffer_new(e, 0, bytes, &b));
+        memset(native->buffer_host(b), 1, (size_t)bytes);
+        native->buffer_release(b);
+        native->close(e);
+    }
+}
+RUN()
