@@ -1,5 +1,6 @@
 """Runs the suites asked for and prints the sum of what they report: the last line is "N passed, N failed"."""
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -40,13 +41,12 @@ def main():
     given = options.parse_args()
     sums = []
     for build in map(Path, given.build):
-        programs = sorted(p for p in build.iterdir() if p.is_file() and os.access(p, os.X_OK) and re.match(r"(test|example|fuzz)_\w+$", p.name))
-        if not programs:
+        tests = json.loads((build / "meson-info" / "intro-tests.json").read_text())
+        if not tests:
             print(f"{build} holds no tests")
             sums.append((0, 1))
-        for program in programs:
-            seeds = [ROOT / "fuzz" / program.name.replace("fuzz_", "corpus_")] if program.name.startswith("fuzz_") else []
-            sums.append(run(f"{build.name}/{program.name}", [program.resolve(), *seeds]))
+        for test in tests:
+            sums.append(run(f"{build.name}/{test['name']}", test["cmd"]))
     if given.layering:
         library = [lib for build in given.build for lib in Path(build).glob("libmithril.so")]
         sums.append(run("layering", [sys.executable, "tools/layering.py", *library[:1]]))
