@@ -107,6 +107,9 @@ typedef struct { int from_device; int64_t start[MTH__RANK], size[MTH__RANK], ste
 int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth__piece **out); /* count */
 /* Bytes that `device` receives from other devices on this channel (by its algorithm's steps). */
 int64_t mth__channel_bytes(const mth__channel *, int device);
+/* Does the channel say something that can be done: shardings of its kind, axes, dimensions, group. channel_check.c */
+mth_status mth__channel_check(const mth__channel *);
+mth_status mth__sharding_check(const mth__sharding *, mth__shape); /* a placement; axes of it, each used once; no partial sum over an axis that splits */
 /* The devices that `device` communicates with, itself included, in rank order of the algorithm's template. Collectives: row by row over
    `axes`. Broadcast: the source is rank 0, then to.on in its order without the source. Transfer: 1. `member` has room for mth__channel_size,
    or is NULL. */

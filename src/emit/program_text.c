@@ -19,16 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const mth__dtype_words[MTH_BFLOAT16 + 1] = {"?", "f32", "f64", "i32", "i64", "bool", "bf16"};
-const char *const mth__class_words[] = {"activation", "weight", "gradient", "input", "output", "communication"};
-const char *const mth__entry_words[] = {"input", "parameter", "seed"};
-
-bool mth__plain_name(const char *s, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", s[i]) || !s[i]) return false;
-    return n > 0;
-}
-
 static void add_quoted(mth__text *t, const char *s) {
     mth__text_add(t, "\"");
     for (; *s; s++) {
@@ -163,12 +153,6 @@ static void add_head(printer *w) {
 }
 
 /* ---------------------------------------------------------------- roles */
-mth__value_class mth__usual_class(const mth__program *p, mth__storage storage, int index) {
-    if (storage == MTH__IN_ENTRY) return p->entry.at[index].kind == MTH__ENTRY_PARAMETER ? MTH__CLASS_WEIGHT : MTH__CLASS_INPUT;
-    if (storage == MTH__IN_EXIT) return p->exit.at[index].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
-    return MTH__CLASS_ACTIVATION;
-}
-
 static void add_value(printer *w, const mth__role *r, int v) {
     const mth__pvalue *p = &r->value.at[v];
     mth__text *t = w->t;
@@ -195,17 +179,6 @@ static void add_value(printer *w, const mth__role *r, int v) {
         break;
     }
     if (p->klass != mth__usual_class(w->p, p->storage, p->index)) mth__text_add(t, " class %s", mth__class_words[p->klass]);
-}
-
-/* The name of slot i0 .. i9, f0, f1 or s in attr_names; length 0 where it has none. */
-mth__word mth__attr_name(const mth__op *op, char kind, int index) {
-    for (const char *s = op->attr_names; s && *s;) {
-        size_t name = strcspn(s, ":,"), whole = strcspn(s, ",");
-        if (name < whole && s[name + 1] == kind && (kind == 's' || atoi(s + name + 2) == index)) return (mth__word){s, name};
-        s += whole;
-        s += strspn(s, ", ");
-    }
-    return (mth__word){"", 0};
 }
 
 static void add_key(mth__text *t, const mth__op *op, char kind, int index) {

@@ -11,4 +11,20 @@ extern const char *const mth__entry_words[MTH__ENTRY_SEED + 1];
 bool mth__plain_name(const char *, size_t);                               /* printed without quotes */
 mth__word mth__attr_name(const mth__op *, char kind, int index);          /* kind 'i', 'f' or 's' */
 mth__value_class mth__usual_class(const mth__program *, mth__storage, int index); /* not printed where it is this */
+
+/* Reading: where the text is read, and the line, for errors. What returns a bool reads nothing where it is false. */
+typedef struct { mth__arena *arena; const char *at; int line; } mth__reader;
+mth_status mth__read_fail(const mth__reader *x, char *what);
+void mth__read_skip(mth__reader *x);
+bool mth__read_ends(mth__reader *x);
+bool mth__is_word(char c);
+bool mth__read_symbol(mth__reader *x, char c);
+bool mth__read_word(mth__reader *x, const char *w);
+mth_status mth__read_need(mth__reader *x, const char *w);
+mth_status mth__read_one_of(mth__reader *x, const char *const *words, int n, const char *what, int *out);
+mth_status mth__read_integer(mth__reader *x, int64_t low, int64_t high, int64_t *out);
+mth_status mth__read_small(mth__reader *x, int low, int high, int *out);
+mth_status mth__read_reference(mth__reader *x, char letter, size_t count, int *out);
+mth_status mth__read_quoted(mth__reader *x, const char **out);
+mth_status mth__read_name(mth__reader *x, const char **out);
 #endif

@@ -1,0 +1,152 @@
+#include "emit/program_words.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *const mth__dtype_words[MTH_BFLOAT16 + 1] = {"?", "f32", "f64", "i32", "i64", "bool", "bf16"};
+const char *const mth__class_words[] = {"activation", "weight", "gradient", "input", "output", "communication"};
+const char *const mth__entry_words[] = {"input", "parameter", "seed"};
+
+static const char *const reserved[] = {"work", "stage", "microbatch", "backward", "from"}; /* what may follow operands */
+
+bool mth__plain_name(const char *s, size_t n) {
+    for (size_t k = 0; k < sizeof reserved / sizeof *reserved; k++)
+        if (strlen(reserved[k]) == n && !memcmp(reserved[k], s, n)) return false;
+    if (n && s[0] >= '0' && s[0] <= '9') return false;
+    for (size_t i = 0; i < n; i++)
+        if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", s[i]) || !s[i]) return false;
+    return n > 0;
+}
+
+mth__value_class mth__usual_class(const mth__program *p, mth__storage storage, int index) {
+    if (storage == MTH__IN_ENTRY) return p->entry.at[index].kind == MTH__ENTRY_PARAMETER ? MTH__CLASS_WEIGHT : MTH__CLASS_INPUT;
+    if (storage == MTH__IN_EXIT) return p->exit.at[index].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
+    return MTH__CLASS_ACTIVATION;
+}
+
+/* The name of slot i0 .. i9, f0, f1 or s in attr_names; length 0 where it has none. */
+mth__word mth__attr_name(const mth__op *op, char kind, int index) {
+    for (const char *s = op->attr_names; s && *s;) {
+        size_t name = strcspn(s, ":,"), whole = strcspn(s, ",");
+        if (name < whole && s[name + 1] == kind && (kind == 's' || atoi(s + name + 2) == index)) return (mth__word){s, name};
+        s += whole;
+        s += strspn(s, ", ");
+    }
+    return (mth__word){"", 0};
+}
+
+/* ---------------------------------------------------------------- reading */
+mth_status mth__read_fail(const mth__reader *x, char *what) {
+    char near[40];
+    size_t n = strcspn(x->at, "\n");
+    if (n >= sizeof near) n = sizeof near - 1;
+    memcpy(near, x->at, n);
+    near[n] = 0;
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", x->line, what, near), F("give a text as mth_plan_print makes it"));
+    mth__free(what);
+    return s;
+}
+
+/* ---------------------------------------------------------------- words */
+void mth__read_skip(mth__reader *x) { x->at += strspn(x->at, " "); }
+bool mth__read_ends(mth__reader *x) {
+    mth__read_skip(x);
+    return *x->at == '\n' || *x->at == 0;
+}
+bool mth__is_word(char c) { return c && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", c); }
+
+bool mth__read_symbol(mth__reader *x, char c) {
+    mth__read_skip(x);
+    if (*x->at != c) return false;
+    x->at++;
+    return true;
+}
+
+bool mth__read_word(mth__reader *x, const char *w) {
+    size_t n = strlen(w);
+    mth__read_skip(x);
+    if (strncmp(x->at, w, n) || mth__is_word(x->at[n])) return false;
+    x->at += n;
+    return true;
+}
+
+mth_status mth__read_need(mth__reader *x, const char *w) {
+    bool found = mth__is_word(*w) ? mth__read_word(x, w) : mth__read_symbol(x, *w);
+    return found ? NULL : mth__read_fail(x, F("'%s' is missing", w));
+}
+
+mth_status mth__read_one_of(mth__reader *x, const char *const *words, int n, const char *what, int *out) {
+    for (int i = 0; i < n; i++)
+        if (mth__read_word(x, words[i])) {
+            *out = i;
+            return NULL;
+        }
+    return mth__read_fail(x, F("no %s", what));
+}
+
+mth_status mth__read_integer(mth__reader *x, int64_t low, int64_t high, int64_t *out) {
+    mth__read_skip(x);
+    const char *s = x->at;
+    bool minus = *s == '-';
+    if (minus) s++;
+    if (*s < '0' || *s > '9') return mth__read_fail(x, F("a number is missing"));
+    int64_t v = 0;
+    for (; *s >= '0' && *s <= '9'; s++)
+        if (__builtin_mul_overflow(v, 10, &v) || __builtin_sub_overflow(v, *s - '0', &v)) return mth__read_fail(x, F("the number is too large"));
+    if (!minus && __builtin_sub_overflow((int64_t)0, v, &v)) return mth__read_fail(x, F("the number is too large"));
+    if (v < low || v > high) return mth__read_fail(x, F("the number is outside %" PRId64 " to %" PRId64, low, high));
+    x->at = s;
+    *out = v;
+    return NULL;
+}
+
+mth_status mth__read_small(mth__reader *x, int low, int high, int *out) {
+    int64_t v;
+    TRY(mth__read_integer(x, low, high, &v));
+    *out = (int)v;
+    return NULL;
+}
+
+/* "c3", "p0" */
+mth_status mth__read_reference(mth__reader *x, char letter, size_t count, int *out) {
+    mth__read_skip(x);
+    if (*x->at != letter) return mth__read_fail(x, F("'%c' and a number are missing", letter));
+    x->at++;
+    return mth__read_small(x, 0, (int)count - 1, out);
+}
+
+mth_status mth__read_quoted(mth__reader *x, const char **out) {
+    TRY(mth__read_need(x, "\""));
+    const char *end = x->at;
+    while (*end != '"' && *end != '\n' && *end) end += *end == '\\' && end[1] && end[1] != '\n' ? 2 : 1;
+    if (*end != '"') return mth__read_fail(x, F("a quote does not end"));
+    char *s = mth__alloc(x->arena, (size_t)(end - x->at) + 1), *to = s;
+    while (x->at < end) {
+        if (*x->at == '\\' && x->at[1] == 'x') {
+            char hex[3] = {x->at[2], x->at[2] ? x->at[3] : 0, 0}, *stop;
+            long c = strtol(hex, &stop, 16);
+            if (stop != hex + 2 || c == 0) return mth__read_fail(x, F("\\x needs two digits, not 00"));
+            *to++ = (char)c;
+            x->at += 4;
+        } else {
+            x->at += *x->at == '\\';
+            *to++ = *x->at++;
+        }
+    }
+    x->at++;
+    *out = s;
+    return NULL;
+}
+
+mth_status mth__read_name(mth__reader *x, const char **out) {
+    mth__read_skip(x);
+    if (*x->at == '"') return mth__read_quoted(x, out);
+    size_t n = 0;
+    while (mth__is_word(x->at[n])) n++;
+    if (!mth__plain_name(x->at, n)) return mth__read_fail(x, F("a name is missing"));
+    char *s = mth__alloc(x->arena, n + 1);
+    memcpy(s, x->at, n);
+    x->at += n;
+    *out = s;
+    return NULL;
+}
