@@ -1,0 +1,95 @@
+/* What the native executor costs by itself: an instruction's dispatch, a collective's, and the memory traffic of a large all_reduce.
+ *     meson compile -C build bench_executor && build/bench_executor [threads]
+ * prints "name<TAB>value<TAB>unit" */
+#include "catalog/rows.h"
+#include "engine/engine.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const mth__engine_vtable *const native = &mth__engine_native;
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+static int threads;
+
+/* A program in which each device makes n instructions: `op` on its entry, or an all_reduce of it. */
+typedef struct { int devices, n; mth__algorithm algorithm; bool all_reduce; int64_t elements; double best; } job;
+
+static mth_status time_job(void *argument) {
+    job *j = argument;
+    mth__arena *arena = mth__arena_new();
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 1, (int64_t[]){j->devices}, &mesh));
+    mth__program *p = NEW(arena, mth__program);
+    p->arena = arena;
+    p->mesh = mesh;
+    mth__sharding whole = {.on = mth__place_whole(mesh)}, partial = {.on = mth__place_whole(mesh), .partial = 1};
+    mth__shape shape = {1, {j->elements}};
+    mth__role role = {.ndevice = j->devices, .device = mth__place_whole(mesh)->device};
+    mth__pvalue v = {.name = "x", .dtype = MTH_FLOAT32, .shape = shape, .local = shape, .sharding = j->all_reduce ? partial : whole, .storage = MTH__IN_ENTRY, .bytes = j->elements * 4};
+    PUSH(arena, role.value, v);
+    v.storage = MTH__IN_EXIT;
+    v.sharding = whole;
+    PUSH(arena, role.value, v);
+    int *value = NEW_ARRAY(arena, int, 2);
+    value[1] = 1;
+    mth__attrs *attrs = NEW(arena, mth__attrs);
+    for (int i = 0; i < j->n; i++) {
+        if (j->all_reduce)
+            PUSH(arena, p->channel, (mth__channel){.kind = MTH__ALL_REDUCE, .algorithm = j->algorithm, .dtype = MTH_FLOAT32, .shape = shape, .from = partial, .to = whole, .axes = 1, .label = "all_reduce"});
+        PUSH(arena, role.instr, (mth__instr){.kind = j->all_reduce ? MTH__COLLECTIVE : MTH__COMPUTE, .op = mth__op_find("shift"), .attrs = attrs, .channel = i, .nin = 1, .nout = 1, .in = value, .out = value + 1, .scratch = -1});
+    }
+    PUSH(arena, p->role, role);
+    p->role_of = NEW_ARRAY(arena, int32_t, j->devices);
+    PUSH(arena, p->entry, (mth__entry){.name = "x"});
+    mth__engine *engine;
+    mth__executable *x;
+    mth__buffer *entry[64], *exit[64] = {NULL};
+    TRY(native->open(j->devices, threads, &engine));
+    TRY(native->load(engine, p, &x));
+    for (int d = 0; d < j->devices; d++) {
+        TRY(native->buffer_new(engine, d, j->elements * 4, &entry[d]));
+        memset(native->buffer_host(entry[d]), 0, (size_t)j->elements * 4);
+    }
+    j->best = 1e9;
+    double begin = seconds();
+    for (int i = 0; i < 5 || (seconds() - begin < 0.5 && i < 200); i++) {
+        double t = seconds();
+        TRY(native->run(x, entry, exit, NULL));
+        t = seconds() - t;
+        if (t < j->best) j->best = t;
+        for (int d = 0; d < j->devices; d++) native->buffer_release(exit[d]);
+    }
+    for (int d = 0; d < j->devices; d++) native->buffer_release(entry[d]);
+    native->unload(x);
+    native->close(engine);
+    mth__arena_free(arena);
+    return NULL;
+}
+static double measure(job j) {
+    mth_status s = mth__guard(time_job, &j);
+    if (s) {
+        fprintf(stderr, "%s\n", mth_error_get_message(s));
+        exit(1);
+    }
+    return j.best;
+}
+
+int main(int argc, char **argv) {
+    threads = argc > 1 ? atoi(argv[1]) : 0;
+    printf("empty run, 4 devices\t%.2f\tus\n", 1e6 * measure((job){.devices = 4, .n = 1, .elements = 1}));
+    for (int devices = 1; devices <= 8; devices *= 2)
+        printf("instruction of one element, %d device%s\t%.0f\tns\n", devices, devices == 1 ? "" : "s", 1e9 * measure((job){.devices = devices, .n = 10000, .elements = 1}) / (10000 * devices));
+    for (int devices = 2; devices <= 8; devices *= 2)
+        printf("direct all_reduce of one element, %d devices\t%.2f\tus\n", devices, 1e6 * measure((job){.devices = devices, .n = 2000, .all_reduce = true, .elements = 1}) / 2000);
+    static const char *const name[] = {"direct", "ring", "tree", "hierarchical"};
+    for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
+        double t = measure((job){.devices = 4, .n = 1, .algorithm = (mth__algorithm)algorithm, .all_reduce = true, .elements = 16 << 20});
+        printf("%s all_reduce of 64 MiB, 4 devices\t%.1f\tms\t%.1f GB/s of 8 x 64 MiB\n", name[algorithm], 1e3 * t, 8 * 64 * 1.048576e-3 / t);
+    }
+    return 0;
+}
