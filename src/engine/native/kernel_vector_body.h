@@ -84,8 +84,8 @@ INLINE V N(tanh_v)(V x) {
     p = FMA(p, z, N(set)(-5.37397155531e-2f));
     p = FMA(p, z, N(set)(1.33314422036e-1f));
     p = FMA(p, z, N(set)(-3.33332819422e-1f));
-    V near = FMA(p * z, x, x), far = 1.0f - 2.0f / (N(exp_v)(t + t) + 1.0f);
-    return N(choose)(t < 0.625f, near, N(with_sign)(far, x));
+    V near = FMA(p * z, t, t), far = 1.0f - 2.0f / (N(exp_v)(t + t) + 1.0f);
+    return N(with_sign)(N(choose)(t < 0.625f, near, far), x);
 }
 /* erf: an odd polynomial below 475/512, above it 1 - exp(a polynomial). */
 INLINE V N(erf_v)(V x) {
