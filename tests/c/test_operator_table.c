@@ -1,0 +1,427 @@
+/* The operator table tests itself. For every row and random shapes: the gradient against finite differences, the claim of linearity, every
+ * factor split in two, run on the parts and recombined, all with the reference engine's rows in double precision; and the native engine's
+ * kernel against the reference, whole and on the parts, beside its operands and on top of them. A row without an example fails. */
+#include "unit.h"
+#include "derive/derive.h"
+#include "engine/native/kernel.h"
+#include "engine/reference/reference.h"
+#undef ROW
+#include "operator_examples.h"
+
+enum { TRIALS = 40 };
+static mth__arena *arena;
+static const example *now;       /* what runs, for messages */
+static int64_t size[128];
+
+/* A tensor, or the part of one that a device holds. */
+typedef struct { mth__ref_value v; char kind; } part;
+
+static bool near(double a, double b, double tolerance) {
+    if (isinf(a) || isinf(b)) return a == b;
+    return fabs(a - b) <= tolerance * (1 + fabs(b));
+}
+static void complain(const char *what, double got, double wanted) {
+    unit_failures++;
+    if (unit_failures < 30) printf("  %s %s: %s: %.9g, not %.9g\n", mth__op_at((size_t)now->row)->name, now->shapes ? now->shapes : "",
+        what, got, wanted);
+}
+
+/* ---------------------------------------------------------------- data */
+static int64_t *chosen; /* experts[t,k] of this trial, -1 where dropped */
+static double normal(void) {
+    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+}
+static mth__ref_value blank(mth_dtype dtype, mth__shape local, mth__shape global) {
+    mth__ref_value v = {.dtype = dtype, .local = local, .global = global, .here = true};
+    v.data = NEW_ARRAY(arena, double, mth__shape_size(local) + 1);
+    for (int d = 0; d < MTH__RANK; d++) v.step[d] = 1;
+    return v;
+}
+static bool chose(int64_t token, int64_t expert) {
+    for (int64_t j = 0; j < size['k']; j++) if (chosen[token * size['k'] + j] == expert) return true;
+    return false;
+}
+/* rows[e,t], of a part of the experts and a block of the tokens. */
+static void fill_rows(mth__ref_value *v) {
+    for (int64_t e = 0; e < v->local.dim[0]; e++) {
+        double *row = v->data + e * v->local.dim[1];
+        int64_t n = 0;
+        for (int64_t t = 0; t < v->local.dim[1]; t++)
+            if (chose(v->start[1] + t, v->start[0] + e * v->step[0])) row[n++] = (double)(v->start[1] + t);
+        while (n < v->local.dim[1]) row[n++] = -1;
+    }
+}
+static void choose(void) {
+    chosen = NEW_ARRAY(arena, int64_t, size['t'] * size['k']);
+    for (int64_t t = 0; t < size['t']; t++)
+        for (int64_t j = 0; j < size['k']; j++) {
+            int64_t *c = &chosen[t * size['k'] + j], e;
+            *c = -1;
+            do e = draw(0, size['e'] - 1); while (chose(t, e));
+            *c = e;
+        }
+    if (strchr(now->kinds, 'E'))
+        for (int64_t i = 0; i < size['t'] * size['k']; i++) if (draw(0, 5) == 0) chosen[i] = -1;
+}
+static void fill(part *p) {
+    mth__ref_value *v = &p->v;
+    if (p->kind == 'w') { fill_rows(v); return; }
+    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++) {
+        double *x = &v->data[i];
+        switch (p->kind) {
+        case 'p': *x = (float)(0.5 + 1.5 * rand() / RAND_MAX); break;
+        case 'u': *x = (double)draw(-1, 1); break;
+        case 'l': *x = (float)(3 + normal()); break;
+        case 'n': *x = (float)(100 * normal()); break;
+        case 'i': *x = (double)draw(0, size['v'] - 1); break;
+        case 'm': *x = (double)draw(0, 1); break;
+        case 'e': case 'E': *x = (double)chosen[i]; break;
+        default: *x = normal();
+        }
+    }
+    if (p->kind != 'R') return;
+    int64_t inner = mth__shape_size(v->local) / (size['e'] * size['t']);
+    mth__ref_value rows = blank(MTH_INT32, (mth__shape){2, {size['e'], size['t']}}, (mth__shape){2, {size['e'], size['t']}});
+    fill_rows(&rows);
+    for (int64_t r = 0; r < size['e'] * size['t']; r++)
+        if (rows.data[r] < 0) for (int64_t i = 0; i < inner; i++) v->data[r * inner + i] = 1e3; /* nobody may read it */
+}
+static mth_dtype dtype_of(const example *x, int j, char kind) {
+    if (j == 0 && x->dtype) return x->dtype;
+    if (kind == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
+    return strchr("ieEw", kind) ? MTH_INT32 : MTH_FLOAT32;
+}
+
+/* ---------------------------------------------------------------- a trial: a graph of one node, with operands */
+typedef struct { mth__graph *graph; mth__node *node; part in[MTH__MAX_IN], out[MTH__MAX_OUT]; } trial;
+
+static char out_kind(int k) {
+    const char *more = strchr(now->kinds, '>');
+    return more && (size_t)k < strlen(more + 1) ? more[1 + k] : 'r';
+}
+static mth_status compute(const mth__op *op, const mth__attrs *attrs, int nin, part *in, int nout, part *out) {
+    mth__ref_call c = {.op = op, .attrs = attrs, .nin = nin, .nout = nout};
+    for (int j = 0; j < nin; j++) c.in[j] = &in[j].v;
+    for (int k = 0; k < nout; k++) c.out[k] = &out[k].v;
+    return mth__ref_rows[op->row](&c);
+}
+static mth_status begin(trial *t, const example *x) {
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 1, (int64_t[]){2}, &mesh));
+    t->graph = mth__graph_new(arena, mesh);
+    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 5);
+    size['*'] = 12;
+    size['e'] = draw(2, 5);
+    size['k'] = draw(1, 2);
+    mth__attrs a = {.s = x->spec};
+    if (x->attrs) x->attrs(size, &a);
+    choose();
+    mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
+    int nin = 0;
+    for (const char *c = x->shapes; c; nin++) {
+        mth__shape s = {0};
+        for (; *c && *c != ','; c++) s.dim[s.rank++] = size[(int)*c];
+        c = *c ? c + 1 : NULL;
+        part *p = &t->in[nin];
+        p->kind = x->kinds[nin];
+        mth_dtype dtype = dtype_of(x, nin, p->kind);
+        p->v = blank(dtype, s, s);
+        fill(p);
+        in[nin] = mth__graph_value(t->graph, MTH__VALUE_INPUT, mth__format(arena, "in%d", nin), dtype, s);
+    }
+    mth__builder b = {.graph = t->graph, .module = "example", .region = -1, .stage = -1, .microbatch = -1};
+    TRY(mth__build(&b, mth__op_at((size_t)x->row), &a, nin, in, out));
+    t->node = out[0]->node;
+    for (int k = 0; k < t->node->nout; k++) {
+        t->out[k].kind = out_kind(k);
+        t->out[k].v = blank(out[k]->dtype, out[k]->shape, out[k]->shape);
+    }
+    return compute(t->node->op, &t->node->attrs, nin, t->in, t->node->nout, t->out);
+}
+
+/* ---------------------------------------------------------------- native against reference */
+static double get(mth_dtype t, const void *data, int64_t i) {
+    switch (t) {
+    case MTH_FLOAT32: return (double)((const float *)data)[i];
+    case MTH_FLOAT64: return ((const double *)data)[i];
+    case MTH_INT32: return (double)((const int32_t *)data)[i];
+    case MTH_INT64: return (double)((const int64_t *)data)[i];
+    default: return (double)((const uint8_t *)data)[i];
+    }
+}
+static void put(mth_dtype t, void *data, int64_t i, double x) {
+    switch (t) {
+    case MTH_FLOAT32: ((float *)data)[i] = (float)x; break;
+    case MTH_FLOAT64: ((double *)data)[i] = x; break;
+    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x; break;
+    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)x; break;
+    default: ((uint8_t *)data)[i] = x != 0; break;
+    }
+}
+static mth__operand operand(const part *p, bool filled) {
+    mth__operand o = {.dtype = p->v.dtype, .shape = p->v.local, .global = p->v.global};
+    int64_t n = mth__shape_size(p->v.local);
+    o.data = mth__alloc(arena, (size_t)(n + 1) * mth_dtype_size(o.dtype));
+    for (int64_t i = 0; i < n; i++) put(o.dtype, o.data, i, filled ? p->v.data[i] : 77);
+    memcpy(o.start, p->v.start, sizeof o.start);
+    memcpy(o.step, p->v.step, sizeof o.step);
+    return o;
+}
+/* over: the operand on whose memory the result lies, or -1. */
+static mth_status native(const trial *t, const part *in, const part *expected, int over) {
+    const mth__op *op = t->node->op;
+    const mth__kernel *kernel = &mth__kernels[op->row];
+    mth__operand i[MTH__MAX_IN], o[MTH__MAX_OUT];
+    mth__fault fault = {0};
+    mth__call c = {.op = op, .attrs = &t->node->attrs, .nin = t->node->nin, .nout = t->node->nout, .in = i, .out = o, .fault = &fault};
+    for (int j = 0; j < c.nin; j++) i[j] = operand(&in[j], true);
+    for (int k = 0; k < c.nout; k++) o[k] = operand(&expected[k], false);
+    if (over >= 0) o[0].data = i[over].data;
+    TRY(kernel->prepare(arena, &c));
+    c.shared = mth__alloc(arena, c.call_scratch + 64);
+    void *scratch = mth__alloc(arena, c.thread_scratch + 64);
+    for (int p = 0; p < c.phases; p++) for (int k = 0; k < c.chunks[p]; k++) kernel->run(&c, p, k, scratch);
+    if (atomic_load(&fault.set)) complain("fault", (double)fault.value, (double)fault.limit);
+    for (int k = 0; k < c.nout; k++)
+        for (int64_t e = 0, n = mth__shape_size(o[k].shape); e < n; e++)
+            if (!near(get(o[k].dtype, o[k].data, e), expected[k].v.data[e], 2e-5))
+                complain(over >= 0 ? "native, in place" : "native", get(o[k].dtype, o[k].data, e), expected[k].v.data[e]);
+    return NULL;
+}
+static mth_status check_native(const trial *t, const part *in, const part *expected) {
+    const mth__op *op = t->node->op;
+    mth_dtype dtype = MTH_FLOAT32;
+    for (int j = 0; j < t->node->nin; j++) if (t->node->in[j]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
+    for (int k = 0; k < t->node->nout; k++) if (t->node->out[k]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
+    if (dtype == MTH_FLOAT64 || (op->flags & MTH__ALIAS)) return NULL; /* the reference's alone; no kernel runs */
+    if (mth__kernel_lacks(op, dtype)) { complain(mth__kernel_lacks(op, dtype), 0, 1); return NULL; }
+    TRY(native(t, in, expected, -1));
+    if (!(op->flags & MTH__ELEMENTWISE)) return NULL;
+    for (int j = 0; j < t->node->nin; j++)
+        if (mth__shape_equal(in[j].v.local, expected[0].v.local) && in[j].v.dtype == expected[0].v.dtype) TRY(native(t, in, expected, j));
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- splits */
+/* Part `which` of two of factor f; unit elements of this dimension an element of the factor. */
+static mth__extent extent(const mth__rule *r, int f, int32_t unit, int which, bool cyclic) {
+    int64_t n = r->factor[f].size, first = (n + 1) / 2;
+    if (cyclic) return (mth__extent){which, which ? n - first : first, 2};
+    return (mth__extent){which ? first * unit : 0, (which ? n - first : first) * unit, 1};
+}
+static mth__ref_value local_of(const mth__ref_value *whole, const mth__rule *r, const int8_t *factor, const int32_t *unit, int f,
+    int which, bool cyclic) {
+    mth__shape s = whole->global;
+    mth__extent x[MTH__RANK];
+    for (int d = 0; d < s.rank; d++) {
+        x[d] = factor[d] == f ? extent(r, f, unit[d], which, cyclic) : (mth__extent){0, s.dim[d], 1};
+        s.dim[d] = x[d].size;
+    }
+    mth__ref_value v = blank(whole->dtype, s, whole->global);
+    for (int d = 0; d < s.rank; d++) { v.start[d] = x[d].start; v.step[d] = x[d].step; }
+    return v;
+}
+/* Where in the whole tensor an element of a part belongs; -1: it is padding. Tokens of an expert stand in the first rows of each block. */
+static int64_t place_in_whole(const part *p, const int64_t *at) {
+    int64_t index = 0;
+    for (int d = 0; d < p->v.local.rank; d++) {
+        int64_t g = mth__ref_global(&p->v, d, at[d]);
+        if (p->kind == 'R' && d == 1) {
+            int64_t e = mth__ref_global(&p->v, 0, at[0]), rows_before = 0, left = at[1];
+            for (int64_t t = 0; t < p->v.start[1]; t++) rows_before += chose(t, e);
+            g = -1;
+            for (int64_t t = p->v.start[1], seen = 0; t < p->v.start[1] + p->v.local.dim[1]; t++)
+                if (chose(t, e) && seen++ == left) g = rows_before + left;
+            if (g < 0) return -1;
+        }
+        index = index * p->v.global.dim[d] + g;
+    }
+    return index;
+}
+static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cyclic) {
+    const mth__node *n = t->node;
+    part in[MTH__MAX_IN], out[MTH__MAX_OUT];
+    double *sum[MTH__MAX_OUT];
+    for (int k = 0; k < n->nout; k++) {
+        int64_t elements = mth__shape_size(n->out[k]->shape);
+        sum[k] = NEW_ARRAY(arena, double, elements + 1);
+        for (int64_t i = 0; i < elements; i++) sum[k][i] = r->factor[f].kind == MTH__MAX ? -INFINITY : 0;
+    }
+    for (int which = 0; which < 2; which++) {
+        for (int j = 0; j < n->nin; j++) {
+            in[j].kind = t->in[j].kind;
+            in[j].v = local_of(&t->in[j].v, r, r->in[j], r->in_unit[j], f, which, cyclic);
+            if (in[j].kind == 'w') { fill_rows(&in[j].v); continue; }
+            FOR_EACH(at, in[j].v.local) {
+                int64_t from = place_in_whole(&in[j], at);
+                *mth__ref_at(&in[j].v, at) = from < 0 ? 1e3 : t->in[j].v.data[from];
+            }
+        }
+        for (int k = 0; k < n->nout; k++) {
+            out[k].kind = t->out[k].kind;
+            out[k].v = local_of(&t->out[k].v, r, r->out[k], r->out_unit[k], f, which, cyclic);
+        }
+        TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
+        for (int k = 0; k < n->nout; k++) {
+            bool mapped = false;
+            for (int d = 0; d < out[k].v.local.rank; d++) mapped |= r->out[k][d] == f;
+            bool partial = !mapped && r->factor[f].kind != MTH__PASS;
+            mth__ref_value rows = blank(MTH_INT32, out[k].v.local, out[k].v.global);
+            memcpy(rows.start, out[k].v.start, sizeof rows.start);
+            memcpy(rows.step, out[k].v.step, sizeof rows.step);
+            if (out[k].kind == 'w') fill_rows(&rows);
+            FOR_EACH(at, out[k].v.local) {
+                double x = *mth__ref_at(&out[k].v, at);
+                if (out[k].kind == 'w') { if (x != *mth__ref_at(&rows, at)) complain("rows of a part", x, *mth__ref_at(&rows, at));
+                    continue; }
+                int64_t to = place_in_whole(&out[k], at);
+                if (to < 0) { if (x != 0) complain("padding of a part", x, 0); continue; }
+                if (!partial && !near(x, t->out[k].v.data[to], 1e-10)) complain(mapped ? "a part" : "a copy", x, t->out[k].v.data[to]);
+                if (partial && r->factor[f].kind == MTH__SUM) sum[k][to] += x;
+                if (partial && r->factor[f].kind == MTH__MAX && x > sum[k][to]) sum[k][to] = x;
+            }
+            if (!partial || which == 0) continue;
+            for (int64_t i = 0, e = mth__shape_size(n->out[k]->shape); i < e; i++)
+                if (!near(sum[k][i], t->out[k].v.data[i], 1e-10)) complain("the parts combined", sum[k][i], t->out[k].v.data[i]);
+        }
+        TRY(check_native(t, in, out));
+    }
+    return NULL;
+}
+static mth_status check_splits(const trial *t) {
+    mth__rule r;
+    mth__op_rule(t->node, &r);
+    for (int f = 0; f < r.n; f++) {
+        if (r.factor[f].kind == MTH__WHOLE || r.factor[f].size < 2) continue;
+        TRY(check_split(t, &r, f, false));
+        if (now->row >= MTH__ROW_moe_route && r.factor[f].letter == 'e') TRY(check_split(t, &r, f, true)); /* experts dealt round robin */
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- linearity: what may be a partial sum */
+static mth_status check_linear_in(const trial *t, uint64_t operands) {
+    const mth__node *n = t->node;
+    part in[2][MTH__MAX_IN], out[2][MTH__MAX_OUT];
+    for (int h = 0; h < 2; h++) {
+        for (int j = 0; j < n->nin; j++) {
+            in[h][j] = t->in[j];
+            if (!(operands >> j & 1)) continue;
+            in[h][j].v = blank(t->in[j].v.dtype, t->in[j].v.local, t->in[j].v.global);
+            for (int64_t i = 0, e = mth__shape_size(t->in[j].v.local); i < e; i++)
+                in[h][j].v.data[i] = h ? t->in[j].v.data[i] - in[0][j].v.data[i] : normal();
+        }
+        for (int k = 0; k < n->nout; k++) { out[h][k] = t->out[k]; out[h][k].v = blank(t->out[k].v.dtype, t->out[k].v.local,
+            t->out[k].v.global); }
+        TRY(compute(n->op, &n->attrs, n->nin, in[h], n->nout, out[h]));
+    }
+    for (int k = 0; k < n->nout; k++)
+        for (int64_t i = 0, e = mth__shape_size(n->out[k]->shape); i < e; i++)
+            if (!near(out[0][k].v.data[i] + out[1][k].v.data[i], t->out[k].v.data[i], 1e-9)) complain("linear",
+                out[0][k].v.data[i] + out[1][k].v.data[i], t->out[k].v.data[i]);
+    return NULL;
+}
+static mth_status check_linear(const trial *t) {
+    const mth__op *op = t->node->op;
+    if (op->linear == MTH__LINEAR_JOINT) return check_linear_in(t, op->linear_args);
+    for (int j = 0; op->linear == MTH__LINEAR_EACH && j < t->node->nin; j++) if (op->linear_args >> j & 1) TRY(check_linear_in(t,
+        (uint64_t)1 << j));
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- gradients against finite differences */
+static mth_status run_graph(const mth__graph *g, part *value) { /* by value id; those of inputs and seeds are set */
+    for (size_t i = 0; i < g->node.n; i++) {
+        const mth__node *n = g->node.at[i];
+        part in[MTH__MAX_IN], out[MTH__MAX_OUT];
+        for (int j = 0; j < n->nin; j++) in[j] = value[n->in[j]->id];
+        for (int k = 0; k < n->nout; k++) out[k].v = blank(n->out[k]->dtype, n->out[k]->shape, n->out[k]->shape);
+        TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
+        for (int k = 0; k < n->nout; k++) value[n->out[k]->id] = out[k];
+    }
+    return NULL;
+}
+static mth_status loss(const trial *t, const double *seed, double *out) {
+    part y[MTH__MAX_OUT];
+    for (int k = 0; k < t->node->nout; k++) y[k].v = blank(t->out[k].v.dtype, t->out[k].v.local, t->out[k].v.global);
+    TRY(compute(t->node->op, &t->node->attrs, t->node->nin, (part *)t->in, t->node->nout, y));
+    *out = 0;
+    for (int64_t i = 0, n = mth__shape_size(y[0].v.local); i < n; i++) *out += seed[i] * y[0].v.data[i];
+    return NULL;
+}
+static mth_status check_gradient(const trial *t) {
+    const mth__op *op = t->node->op;
+    mth__graph *g = t->graph;
+    const char *wanted[MTH__MAX_IN];
+    int which[MTH__MAX_IN];
+    size_t n = 0;
+    for (int j = 0; j < t->node->nin; j++) if (strchr("rpR", t->in[j].kind)) { wanted[n] = g->input.at[j]->name; which[n++] = j; }
+    if (n == 0 || !mth__is_float(t->node->out[0]->dtype) || op->grad == mth__grad_none) return NULL;
+    PUSH(arena, g->output, (mth__output){.name = "y", .value = t->node->out[0]});
+    mth_status s = mth__gradients(g, &(mth__gradient_options){wanted, n, (const bool[]){true}});
+    if (!op->grad) {
+        if (!s || mth_error_get_code(s) != MTH_ERROR_UNSUPPORTED) complain("has no gradient, which should be an error", 0, 0);
+        mth_error_free(s);
+        return NULL;
+    }
+    TRY(s);
+    TRY(mth__graph_check(g));
+    part *value = NEW_ARRAY(arena, part, g->values);
+    for (int j = 0; j < t->node->nin; j++) value[t->node->in[j]->id] = t->in[j];
+    part seed = {.v = blank(MTH_FLOAT32, t->node->out[0]->shape, t->node->out[0]->shape), .kind = t->out[0].kind};
+    fill(&seed);
+    value[g->seed.at[0]->id] = seed;
+    TRY(run_graph(g, value));
+    for (size_t w = 0; w < n; w++) {
+        const part *p = &t->in[which[w]];
+        const double *gradient = value[g->output.at[1 + w].value->id].v.data;
+        int64_t i = 0;
+        FOR_EACH(at, p->v.local) {
+            double *x = &p->v.data[i], keep = *x, above, below, step = 1e-5;
+            if (place_in_whole(p, at) < 0) { i++; continue; } /* padding: gradients there are not read */
+            *x = keep + step;
+            TRY(loss(t, seed.v.data, &above));
+            *x = keep - step;
+            TRY(loss(t, seed.v.data, &below));
+            *x = keep;
+            if (!near(gradient[i], (above - below) / (2 * step), 2e-5)) complain(wanted[w], gradient[i], (above - below) / (2 * step));
+            i++;
+        }
+    }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- all of it */
+static mth_status body(void *arg) {
+    mth_status (*check)(const trial *) = *(mth_status (**)(const trial *))arg;
+    for (int x = 0; x < EXAMPLES; x++) {
+        now = &examples[x];
+        for (int i = 0; i < TRIALS; i++) {
+            srand((unsigned)(x * 1000 + i));
+            arena = mth__arena_new();
+            trial t = {0};
+            TRY(begin(&t, now));
+            TRY(check(&t));
+            mth__arena_free(arena);
+        }
+    }
+    return NULL;
+}
+static mth_status whole_native(const trial *t) { return check_native(t, t->in, t->out); }
+static void all(mth_status (*check)(const trial *)) {
+    mth__kernels_open();
+    CHECK_STATUS(mth__guard(body, &check));
+}
+TEST(every_row_has_an_example) {
+    for (size_t i = 0; i < mth__op_count(); i++) {
+        bool has = mth__op_at(i)->flags & MTH__COMM;
+        for (int x = 0; x < EXAMPLES; x++) has |= examples[x].row == (int)i;
+        if (!has) { unit_failures++; printf("  %s has no example in operator_examples.h\n", mth__op_at(i)->name); }
+    }
+}
+TEST(gradients_are_finite_differences) { all(check_gradient); }
+TEST(what_is_linear_adds_up) { all(check_linear); }
+TEST(native_is_the_reference) { all(whole_native); }
+TEST(parts_make_the_whole) { all(check_splits); }
+RUN()
