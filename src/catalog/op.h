@@ -52,6 +52,8 @@ size_t mth__op_count(void);
 const mth__op *mth__op_at(size_t i);
 int mth__op_index(const mth__op *);                  /* for engines' tables; see catalog/rows.h for the enum */
 void mth__op_rule(const mth__node *, mth__rule *);   /* the row's rule for this node (`rule`, or parsed from factors) */
+/* Checks the number of operands and results, dtypes and attributes; sets dtype and shape of the results. */
+mth_status mth__op_infer(mth__node *);
 double mth__op_flops(const mth__node *, const mth__shape *in, const mth__shape *out);
 
 void mth__graph_print(mth__text *, const mth__graph *); /* graph_text.c: the dump after a pass */
