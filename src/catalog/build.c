@@ -116,13 +116,29 @@ static mth_status infer(mth__node *n) {
     return NULL;
 }
 
-mth_status mth__build(mth__builder *b, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
-    int least, most, nout = count_results(op->results);
+static mth_status check_count(const mth__op *op, int nin, const char *module) {
+    int least, most;
     count_args(op->args, &least, &most);
-    if (nin < least || nin > most)
-        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("%s takes %s%d operand%s, not %d", op->name, most > least
-            ? (nin < least ? "at least " : "at most ") : "", nin < least ? least : most, (nin < least ? least : most) == 1 ? "" : "s", nin),
-                                        F("give as many operands as %s has: %s", op->name, op->args)), b->module ? b->module : op->name);
+    if (nin >= least && nin <= most) return NULL;
+    const char *bound = most == least ? "" : nin < least ? "at least " : "at most ";
+    int wanted = nin < least ? least : most;
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("%s takes %s%d operand%s, not %d", op->name, bound, wanted, wanted == 1 ? "" : "s", nin),
+                        F("give as many operands as %s has: %s", op->name, op->args));
+    return mth__error_operator(s, module ? module : op->name);
+}
+
+mth_status mth__op_infer(mth__node *n) {
+    int nout = count_results(n->op->results);
+    TRY(check_count(n->op, n->nin, n->module));
+    if (n->nout != nout)
+        return mth__row_error(n, F("%s has %d results, not %d", n->op->name, nout, n->nout), F("give room for its results: %s", n->op->results));
+    TRY(check_dtypes(n));
+    return infer(n);
+}
+
+mth_status mth__build(mth__builder *b, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
+    int nout = count_results(op->results);
+    TRY(check_count(op, nin, b->module));
     mth__arena *arena = b->graph->arena;
     mth__node *n = NEW(arena, mth__node);
     mth__value *results = NEW_ARRAY(arena, mth__value, nout);
