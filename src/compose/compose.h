@@ -3,7 +3,8 @@
  *   resolve.c   wires -> a list of connections; every error of wiring (cycles, two writers, unbound inputs, names)
  *   site.c      what device_id, device_mesh and specs refer to; every error of theirs that needs no shapes
  *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes (through the builder)
- *   module.c    module types: the table, options common to all, ports; layers.c attention.c moe.c pipeline.c losses.c tensors.c: the types */
+ *   module.c    module types: the table, the options common to all, ports
+ *   layers.c attention.c moe.c pipeline.c losses.c tensors.c: the types; parts.c: what they share */
 #ifndef MTH__COMPOSE_H
 #define MTH__COMPOSE_H
 #include "base/option.h"
@@ -19,7 +20,8 @@ struct mth__module_type {
     const char *doc;                 /* what it computes, with shapes, parameters and source */
     const char *parameters;          /* "weight (in, dimension), bias (dimension,)" for the documentation; "" where it has none */
     mth_status (*check)(const mth_module *);                      /* options against each other; NULL: nothing to check */
-    void (*ports)(const mth_module *, mth__arena *, const char **inputs, const char **outputs); /* NULL: as above (Split's outputs depend on parts) */
+    void (*ports)(const mth_module *, mth__arena *, const char **inputs,
+        const char **outputs); /* NULL: as above (Split's outputs depend on parts) */
     mth_status (*expand)(mth__expansion *);
     mth_status (*wired)(const mth_module *, const int *wires);    /* how many wires each input port has; NULL: any number will do */
 };
@@ -43,10 +45,12 @@ struct mth__expansion {
     const mth__placement *mesh;      /* the placement specs refer to: the backend's mesh, or the stage's */
 };
 mth__value *mth__expansion_input(const mth__expansion *, const char *port); /* NULL where nothing is bound */
-/* Creates the parameter "<module>.<suffix>"; applies shard_specs["<suffix>"], or `spec` (an mth_arg or NULL), grain elements per unit (1: none). */
-mth_status mth__expansion_parameter(mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth_arg *spec, const int32_t *grain, mth__value **out);
+/* Creates the parameter "<module>.<suffix>"; applies shard_specs["<suffix>"], or `spec` (or NULL), grain elements per unit (1: none). */
+mth_status mth__expansion_parameter(mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth_arg *spec,
+    const int32_t *grain, mth__value **out);
 /* The same with a sharding in place of a spec (.on NULL: none). */
-mth_status mth__expansion_parameter_as(mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth__sharding *, mth__value **out);
+mth_status mth__expansion_parameter_as(mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth__sharding *,
+    mth__value **out);
 
 /* Resolved wiring, kept by a compiled model. */
 mth_status mth__model_resolve(const mth_model *, mth__mesh *);   /* all errors that need no shapes, also those of stages and specs' axes */

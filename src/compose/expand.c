@@ -27,7 +27,8 @@ static const mth_arg *own_spec(const mth__expansion *e, const char *suffix) {
     return NULL;
 }
 
-mth_status mth__expansion_parameter_as(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale, const mth__sharding *sharding, mth__value **out) {
+mth_status mth__expansion_parameter_as(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale,
+    const mth__sharding *sharding, mth__value **out) {
     mth__graph *g = e->builder.graph;
     const char *name = mth__format(g->arena, "%s.%s", e->builder.module, suffix);
     mth_dtype dtype = parameter_dtype(e);
@@ -56,10 +57,12 @@ mth_status mth__expansion_parameter_as(mth__expansion *e, const char *suffix, mt
     return NULL;
 }
 
-mth_status mth__expansion_parameter(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale, const mth_arg *spec, const int32_t *grain, mth__value **out) {
+mth_status mth__expansion_parameter(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale, const mth_arg *spec,
+    const int32_t *grain, mth__value **out) {
     mth__sharding s = {.on = NULL};
     bool given = spec && spec->kind != MTH_ARG_NONE;
-    if (given) TRY(mth__spec_read(*spec, e->mesh, shape.rank, mth__format(e->builder.graph->arena, "%s.%s", e->builder.module, suffix), &s));
+    if (given) TRY(mth__spec_read(*spec, e->mesh, shape.rank, mth__format(e->builder.graph->arena, "%s.%s", e->builder.module, suffix),
+        &s));
     for (int d = 0; grain && d < shape.rank; d++) s.dim[d].grain = grain[d];
     return mth__expansion_parameter_as(e, suffix, shape, init, scale, &s, out);
 }
@@ -73,7 +76,8 @@ static mth_status check_specs_used(const mth__expansion *e, size_t first) {
         bool used = false;
         for (size_t p = first; p < g->parameter.n; p++) used |= !strcmp(g->parameter.at[p]->name + n, specs->keys[i]);
         if (!used)
-            return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', a parameter that the other options leave out", specs->keys[i]), F("remove '%s' from shard_specs", specs->keys[i]));
+            return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', a parameter that the other options leave out", specs->keys[i]),
+                F("remove '%s' from shard_specs", specs->keys[i]));
     }
     return NULL;
 }
@@ -81,9 +85,11 @@ static mth_status check_specs_used(const mth__expansion *e, size_t first) {
 /* ---------------------------------------------------------------- blocks */
 static mth_status expand_model(const context *, const mth_model *, mth__value *const *in, mth__value **out);
 
-static mth_status expand_module(const context *c, const mth__block *b, const char *path, int nin, mth__value **in, const char *const *port, mth__value **out) {
+static mth_status expand_module(const context *c, const mth__block *b, const char *path, int nin, mth__value **in, const char *const *port,
+    mth__value **out) {
     mth__graph *g = c->graph;
-    mth__expansion e = {.builder = {.graph = g, .module = path, .source = b->line ? mth__copy_text(g->arena, b->line) : NULL, .region = c->site.region, .stage = c->site.stage, .microbatch = -1},
+    mth__expansion e = {.builder = {.graph = g, .module = path, .source = b->line ? mth__copy_text(g->arena, b->line) : NULL,
+        .region = c->site.region, .stage = c->site.stage, .microbatch = -1},
                         .module = b->module, .nin = nin, .in = in, .in_port = port, .nout = b->out.n, .out = out, .mesh = c->site.place};
     size_t first = g->parameter.n;
     TRY(mth__site_on(b->module, g->mesh, &c->site, &e.builder.on));
@@ -113,7 +119,10 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
         const mth__block *b = m->block.at[k];
         const struct mth__inlet *from = &r->block[k];
         mth__value **operand = NEW_ARRAY(g->arena, mth__value *, from->nin);
-        for (int j = 0; j < from->nin; j++) operand[j] = from->from[j].block < 0 ? in[from->from[j].port] : made[from->from[j].block][from->from[j].port];
+        for (int j = 0; j < from->nin; j++) {
+            mth__source s = from->from[j];
+            operand[j] = s.block < 0 ? in[s.port] : made[s.block][s.port];
+        }
         made[k] = NEW_ARRAY(g->arena, mth__value *, b->out.n);
         const char *path = mth__format(g->arena, "%s%s", c->prefix, b->name);
         range[k][0] = g->parameter.n;
@@ -130,7 +139,8 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
     return NULL;
 }
 
-mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *site, mth__value *const *in, mth__value **out) {
+mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *site, mth__value *const *in,
+    mth__value **out) {
     context c = {e->builder.graph, *site, mth__format(e->builder.graph->arena, "%s.%s.", e->builder.module, name)};
     return expand_model(&c, stage, in, out);
 }
@@ -142,13 +152,15 @@ static bool has_input(const mth_model *m, const char *name) {
     return false;
 }
 
-static mth_status missing_input(const mth__graph *g, const mth_model *m, const char *name, const mth__input_description *given, size_t count) {
+static mth_status missing_input(const mth__graph *g, const mth_model *m, const char *name, const mth__input_description *given,
+    size_t count) {
     const char **names = NEW_ARRAY(g->arena, const char *, count);
     size_t n = 0;
     for (size_t i = 0; i < count; i++)
         if (!has_input(m, given[i].name)) names[n++] = given[i].name;
     const char *near = mth__nearest(name, names, n);
-    return FAIL(MTH_ERROR_KEY, F("the input '%s' is missing", name), near ? F("it was given as '%s': name it '%s'", near, name) : F("give inputs={'%s': ...}", name));
+    return FAIL(MTH_ERROR_KEY, F("the input '%s' is missing", name),
+        near ? F("it was given as '%s': name it '%s'", near, name) : F("give inputs={'%s': ...}", name));
 }
 
 static mth_status extra_input(const mth__graph *g, const mth_model *m, const char *name) {
@@ -160,14 +172,16 @@ static mth_status extra_input(const mth__graph *g, const mth_model *m, const cha
         mth__text_add(&t, i ? ", %s" : "%s", names[i]);
     }
     const char *near = mth__nearest(name, names, n);
-    return FAIL(MTH_ERROR_KEY, F("the model has no input '%s'", name), near ? F("did you mean '%s'?", near) : F("its inputs are: %s", n ? t.at : "none"));
+    return FAIL(MTH_ERROR_KEY, F("the model has no input '%s'", name),
+        near ? F("did you mean '%s'?", near) : F("its inputs are: %s", n ? t.at : "none"));
 }
 
 static mth_status check_input(const mth__input_description *d) {
     char shape[256];
     mth_status s = mth__shape_check(d->shape, d->dtype);
     for (int i = 0; !s && i < d->shape.rank; i++)
-        if (d->shape.dim[i] == 0) s = FAIL(MTH_ERROR_VALUE, F("the input '%s' has nothing along dimension %d", d->name, i), F("give it a size of 1 or more along each dimension"));
+        if (d->shape.dim[i] == 0) s = FAIL(MTH_ERROR_VALUE, F("the input '%s' has nothing along dimension %d", d->name, i),
+            F("give it a size of 1 or more along each dimension"));
     if (!s) return NULL;
     mth__shape_write(shape, sizeof shape, d->shape);
     return mth__error_tensor(s, F("%s: %s %s", d->name, mth_dtype_name(d->dtype), shape));
@@ -178,7 +192,8 @@ mth_status mth__expand(const mth_model *m, const mth__input_description *given, 
     mth__value **in = NEW_ARRAY(g->arena, mth__value *, r->inputs), **out = NEW_ARRAY(g->arena, mth__value *, r->outputs);
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < i; k++)
-            if (!strcmp(given[i].name, given[k].name)) return FAIL(MTH_ERROR_KEY, F("the input '%s' is given twice", given[i].name), F("give it once"));
+            if (!strcmp(given[i].name, given[k].name)) return FAIL(MTH_ERROR_KEY, F("the input '%s' is given twice", given[i].name),
+                F("give it once"));
     for (int i = 0; i < r->inputs; i++) {
         const mth__input_description *d = NULL;
         for (size_t k = 0; k < count && !d; k++)

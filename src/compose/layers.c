@@ -5,7 +5,8 @@
 
 /* ---------------------------------------------------------------- Linear */
 static mth_status linear_expand(mth__expansion *e) {
-    return mth__part_linear(e, &(mth__linear_part){"", mth__opt_int(e, "dimension", 0), mth__opt_bool(e, "bias"), mth__module_option(e->module, "weight_shard_spec"), -1, -1, 1, 1},
+    return mth__part_linear(e, &(mth__linear_part){"", mth__opt_int(e, "dimension", 0), mth__opt_bool(e, "bias"),
+        mth__module_option(e->module, "weight_shard_spec"), -1, -1, 1, 1},
                             e->in[0], &e->out[0]);
 }
 
@@ -14,7 +15,8 @@ const mth__module_type mth__type_Linear = {
     .options = (const mth__opt[]){
         {"dimension", MTH__OPT_SIZE, NULL, "the width of the output", NULL},
         {"bias", MTH__OPT_BOOL, "True", "whether a bias is added", NULL},
-        MTH__WEIGHT_SPEC("how the weight (in, dimension) is split: (0, None) splits the input dimension, (None, 0) the output; the bias follows"),
+        MTH__WEIGHT_SPEC("how the weight (in, dimension) is split: (0, None) splits the input dimension, (None, 0) the output; the bias "
+                         "follows"),
         MTH__SHARD_SPECS, {0}},
     .doc = "input[..., in] @ weight + bias -> output[..., dimension]. The weight starts normal with deviation 1 / sqrt(in), the bias zero.",
     .parameters = "weight (in, dimension), bias (dimension,)",
@@ -29,7 +31,8 @@ static mth_status embedding_expand(mth__expansion *e) {
     mth_arg items[] = {*axis, MTH_NONE}, split = mth_list(2, items);
     int64_t width = mth__opt_int(e, "embedding_dim", 0);
     mth__value *weight;
-    TRY(mth__expansion_parameter(e, "weight", (mth__shape){2, {mth__opt_int(e, "vocab_size", 0), width}}, MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width),
+    TRY(mth__expansion_parameter(e, "weight", (mth__shape){2, {mth__opt_int(e, "vocab_size", 0), width}}, MTH__INIT_NORMAL,
+        1 / __builtin_sqrt((double)width),
                                  axis->kind == MTH_ARG_INT ? &split : spec, NULL, &weight));
     return mth__build2(&e->builder, "gather", NULL, weight, e->in[0], &e->out[0]);
 }
@@ -42,7 +45,8 @@ const mth__module_type mth__type_Embedding = {
         MTH__WEIGHT_SPEC("how the table (vocab_size, embedding_dim) is split"),
         MTH__TENSOR_AXIS("splits the vocabulary over this mesh axis"),
         MTH__SHARD_SPECS, {0}},
-    .doc = "The rows of a table: input[...] (int32 or int64 ids) -> output[..., embedding_dim]. The table starts normal with deviation 1 / sqrt(embedding_dim).",
+    .doc = "The rows of a table: input[...] (int32 or int64 ids) -> output[..., embedding_dim]. The table starts normal with deviation 1 / "
+           "sqrt(embedding_dim).",
     .parameters = "weight (vocab_size, embedding_dim)",
     .check = mth__check_one_spec,
     .expand = embedding_expand,
@@ -53,7 +57,8 @@ static mth_status rotary(mth__expansion *e, mth__value *x) {
     int rank = x->shape.rank;
     int64_t width = x->shape.dim[rank - 1], head = mth__opt_int(e, "head_dim", width);
     if (width % head || head % 2) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("a width of %" PRId64 " has no whole heads of %" PRId64 " with pairs to rotate", width, head), F("give an even head_dim that divides %" PRId64, width));
+        mth_status s = FAIL(MTH_ERROR_VALUE, F("a width of %" PRId64 " has no whole heads of %" PRId64 " with pairs to rotate", width,
+            head), F("give an even head_dim that divides %" PRId64, width));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     mth__attrs a = {.i = {rank - 2, 0, mth__opt_bool(e, "interleaved")}, .f = {mth__opt_float(e, "base")}};
@@ -74,7 +79,8 @@ static mth_status positional_expand(mth__expansion *e) {
     TRY(mth__need_rank(x, "input", 2, MTH__RANK));
     int64_t length = x->shape.dim[x->shape.rank - 2], width = x->shape.dim[x->shape.rank - 1], most = mth__opt_int(e, "max_len", 0);
     if (length > most) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("a sequence of %" PRId64 " is longer than max_len=%" PRId64, length, most), F("give shorter sequences, or max_len=%" PRId64, length));
+        mth_status s = FAIL(MTH_ERROR_VALUE, F("a sequence of %" PRId64 " is longer than max_len=%" PRId64, length, most),
+            F("give shorter sequences, or max_len=%" PRId64, length));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     const char *kind = mth__opt_string(e, "kind");
@@ -98,8 +104,9 @@ const mth__module_type mth__type_PositionalEncoding = {
         {"base", MTH__OPT_FLOAT, "10000.0", "rotary: pair j at position s turns by the angle s * base^(-2j / head_dim)", NULL},
         {"interleaved", MTH__OPT_BOOL, "False", "rotary: pairs are neighbours; False: column j goes with j + head_dim / 2", NULL},
         MTH__SHARD_SPECS, {0}},
-    .doc = "Tells positions apart: input[..., s, d] -> output[..., s, d]. sinusoidal adds sin(s / 10000^(d'/d)) in even columns d' and the cosine of the same angle "
-           "in the odd ones; learned adds rows of a parameter, which starts normal with deviation 0.02; rotary turns pairs of columns.",
+    .doc = "Tells positions apart: input[..., s, d] -> output[..., s, d]. sinusoidal adds sin(s / 10000^(d'/d)) in even columns d' and the "
+           "cosine of the same angle in the odd ones; learned adds rows of a parameter, which starts normal with deviation 0.02; rotary "
+           "turns pairs of columns.",
     .parameters = "weight (max_len, d)",
     .expand = positional_expand,
 };
@@ -119,7 +126,8 @@ static mth_status layer_norm_expand(mth__expansion *e) {
     TRY(mth__expansion_parameter(e, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
     if (mth__opt_bool(e, "bias")) TRY(mth__expansion_parameter(e, "bias", (mth__shape){1, {d}}, MTH__INIT_ZERO, 0, NULL, NULL, &bias));
     else TRY(mth__part_scale(&e->builder, weight, 0, &bias)); /* the row has a bias: zeros, wherever the weight is */
-    TRY(mth__build(&e->builder, mth__op_find("layer_norm"), &(mth__attrs){.f = {mth__opt_float(e, "epsilon")}}, 3, (mth__value *[]){e->in[0], weight, bias}, out));
+    TRY(mth__build(&e->builder, mth__op_find("layer_norm"), &(mth__attrs){.f = {mth__opt_float(e, "epsilon")}}, 3,
+        (mth__value *[]){e->in[0], weight, bias}, out));
     e->out[0] = out[0];
     return NULL;
 }
@@ -129,7 +137,8 @@ static mth_status rms_norm_expand(mth__expansion *e) {
     TRY(norm_width(e, &d));
     mth__value *weight, *out[2];
     TRY(mth__expansion_parameter(e, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
-    TRY(mth__build(&e->builder, mth__op_find("rms_norm"), &(mth__attrs){.f = {mth__opt_float(e, "epsilon")}}, 2, (mth__value *[]){e->in[0], weight}, out));
+    TRY(mth__build(&e->builder, mth__op_find("rms_norm"), &(mth__attrs){.f = {mth__opt_float(e, "epsilon")}}, 2,
+        (mth__value *[]){e->in[0], weight}, out));
     e->out[0] = out[0];
     return NULL;
 }
@@ -146,7 +155,8 @@ const mth__module_type mth__type_LayerNorm = {
         {"epsilon", MTH__OPT_FLOAT, "1e-05", "added to the variance", NULL},
         {"bias", MTH__OPT_BOOL, "True", "whether a bias is added", NULL},
         MTH__SHARD_SPECS, {0}},
-    .doc = "(input - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: input[..., d] -> output[..., d]. The weight starts at one, the bias at zero.",
+    .doc = "(input - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: input[..., d] -> output[..., d]. The weight "
+           "starts at one, the bias at zero.",
     .parameters = "weight (d,), bias (d,)",
     .check = check_epsilon,
     .expand = layer_norm_expand,
@@ -157,7 +167,8 @@ const mth__module_type mth__type_RMSNorm = {
     .options = (const mth__opt[]){
         {"epsilon", MTH__OPT_FLOAT, "1e-05", "added to the mean square", NULL},
         MTH__SHARD_SPECS, {0}},
-    .doc = "input / sqrt(mean(input^2) + epsilon) * weight over the last dimension: input[..., d] -> output[..., d]. The weight starts at one.",
+    .doc = "input / sqrt(mean(input^2) + epsilon) * weight over the last dimension: input[..., d] -> output[..., d]. The weight starts at "
+           "one.",
     .parameters = "weight (d,)",
     .check = check_epsilon,
     .expand = rms_norm_expand,
@@ -185,8 +196,8 @@ const mth__module_type mth__type_Dropout = {
         {"rate", MTH__OPT_FLOAT, "0.5", "the share of elements that become zero; 0 leaves all, as wanted after training", NULL},
         {"seed", MTH__OPT_INT, "0", "with the operator's name the key of the random numbers", NULL},
         {0}},
-    .doc = "Zeros a share of the elements and divides the others by 1 - rate: input[...] -> output[...]. Counter-based: the choice depends on seed, operator and index, "
-           "not on the mesh; it is the same at every evaluate.",
+    .doc = "Zeros a share of the elements and divides the others by 1 - rate: input[...] -> output[...]. Counter-based: the choice depends "
+           "on seed, operator and index, not on the mesh; it is the same at every evaluate.",
     .parameters = "",
     .check = check_rate,
     .expand = dropout_expand,
@@ -222,6 +233,7 @@ const mth__module_type mth__type_FeedForward = {
         MTH__TENSOR_AXIS("splits hidden_dim over this mesh axis: up and gate by columns, down by rows"),
         MTH__SHARD_SPECS, {0}},
     .doc = "down(activation(up(input))): input[..., d] -> output[..., d], with Linear layers of hidden_dim between.",
-    .parameters = "gate.weight (d, hidden_dim), gate.bias (hidden_dim,), up.weight (d, hidden_dim), up.bias (hidden_dim,), down.weight (hidden_dim, d), down.bias (d,)",
+    .parameters = "gate.weight (d, hidden_dim), gate.bias (hidden_dim,), up.weight (d, hidden_dim), up.bias (hidden_dim,), down.weight "
+                  "(hidden_dim, d), down.bias (d,)",
     .expand = feed_forward_expand,
 };

@@ -1,4 +1,4 @@
-/* CrossEntropy, SquaredError: of small rows, so that logits may be split over the vocabulary and the batch over devices and microbatches. */
+/* CrossEntropy, SquaredError: of small rows, so that logits may be split over the vocabulary, the batch over devices and microbatches. */
 #include "compose/parts.h"
 #include <string.h>
 
@@ -27,7 +27,8 @@ static mth_status cross_entropy_expand(mth__expansion *e) {
     lead.rank = last;
     lead.dim[last] = 0;
     if (!mth__shape_equal(lead, labels->shape))
-        return shapes_differ(x, labels, "the targets do not fit the logits", "give one class for each row of logits: the shape of input without its last dimension");
+        return shapes_differ(x, labels, "the targets do not fit the logits",
+            "give one class for each row of logits: the shape of input without its last dimension");
     TRY(mth__build1(b, "reduce_max", &(mth__attrs){.i = {1 << last, 1}}, x, &v));
     TRY(mth__build1(b, "stop", NULL, v, &v)); /* it cancels: no gradient flows through it */
     TRY(mth__build2(b, "sub", NULL, x, v, &x));
@@ -42,8 +43,8 @@ static mth_status cross_entropy_expand(mth__expansion *e) {
 const mth__module_type mth__type_CrossEntropy = {
     .name = "CrossEntropy", .inputs = "input, target", .outputs = "output",
     .options = (const mth__opt[]){REDUCTION, {0}},
-    .doc = "-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a scalar for mean and sum, [...] for none. "
-           "Logits that are split over v stay split.",
+    .doc = "-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a scalar for mean and "
+           "sum, [...] for none. Logits that are split over v stay split.",
     .parameters = "",
     .expand = cross_entropy_expand,
 };

@@ -33,7 +33,8 @@ mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
     for (size_t i = 0; i < from->block.n; i++) {
         const mth__block *f = from->block.at[i];
         mth__block *b = NEW(arena, mth__block);
-        *b = (mth__block){.name = mth__copy_text(arena, f->name), .in = copy_ports(arena, f->in), .out = copy_ports(arena, f->out), .wire = copy_wires(arena, f->wire, f->wires),
+        *b = (mth__block){.name = mth__copy_text(arena, f->name), .in = copy_ports(arena, f->in), .out = copy_ports(arena, f->out),
+                          .wire = copy_wires(arena, f->wire, f->wires),
                           .wires = f->wires, .mode = f->mode, .line = copy_line(arena, f->line)};
         if (f->module) b->module = mth__module_copy_into(arena, f->module);
         else b->model = mth__model_copy_into(arena, f->model);
@@ -92,9 +93,8 @@ static mth_status unknown_port(const mth__block *b, const char *port, const char
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < (k ? b->out : b->in).n && n < 64; i++) names[n++] = (k ? b->out : b->in).at[i].name;
     const char *near = mth__nearest(port, names, n);
-    mth_status s = near ? FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), F("did you mean '%s'? Its ports are: %s", near, ports))
-                        : FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), F("its ports are: %s", ports));
-    return mth__error_operator(s, b->name);
+    char *fix = near ? F("did you mean '%s'? Its ports are: %s", near, ports) : F("its ports are: %s", ports);
+    return mth__error_operator(FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), fix), b->name);
 }
 
 static const char *interface_text(mth__arena *arena, const mth__block *b) {
@@ -111,16 +111,19 @@ static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *
     mth_wire *kept = NEW_ARRAY(arena, mth_wire, count);
     const char *ports = interface_text(arena, b);
     for (size_t i = 0; i < count; i++) {
-        if (!wire[i].port || !wire[i].name) return FAIL(MTH_ERROR_TYPE, F("a wire of %s has no port or no name", b->name), F("give both: input='x'"));
+        if (!wire[i].port || !wire[i].name) return FAIL(MTH_ERROR_TYPE, F("a wire of %s has no port or no name", b->name),
+            F("give both: input='x'"));
         int in = mth__ports_find(b->in, wire[i].port), out = mth__ports_find(b->out, wire[i].port);
         if (in < 0 && out < 0) return unknown_port(b, wire[i].port, ports);
         if (!*wire[i].name || strpbrk(wire[i].name, " \t\n\"',?*()="))
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the name '%s' for %s is empty or holds more than letters, digits, underscores and dots", wire[i].name, wire[i].port), F("use letters, digits, underscores and dots")), b->name);
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("'%s', given to %s, is no name", wire[i].name, wire[i].port),
+                F("use letters, digits, underscores and dots")), b->name);
         bool again = false;
         for (size_t k = 0; k < b->wires && !(in >= 0 && b->in.at[in].repeats); k++) {
             if (strcmp(kept[k].port, wire[i].port)) continue;
             if (strcmp(kept[k].name, wire[i].name))
-                return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, kept[k].name, wire[i].name),
+                return mth__error_operator(FAIL(MTH_ERROR_VALUE,
+                    F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, kept[k].name, wire[i].name),
                                                 F("give one name; connect(source, destination) joins two")), b->name);
             again = true;
         }
@@ -136,7 +139,8 @@ static mth_status new_name(mth_model *m, const char *given, const char *kind, co
     const mth__block *other = find_block(m, given);
     if (other) {
         const char *free_name = next_name(m, given);
-        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the model has two blocks named '%s'", given), F("give another name, such as '%s', or none", free_name)), given);
+        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the model has two blocks named '%s'", given),
+            F("give another name, such as '%s', or none", free_name)), given);
     }
     return *out = mth__copy_text(m->arena, given), NULL;
 }
@@ -154,7 +158,8 @@ typedef struct {
 static mth_status add(void *context) {
     const addition *a = context;
     mth_model *m = a->model;
-    if (!m || (!a->module && !a->sub)) return FAIL(MTH_ERROR_TYPE, F("there is no model or nothing to add"), F("give a model and a module or a submodel"));
+    if (!m || (!a->module && !a->sub)) return FAIL(MTH_ERROR_TYPE, F("there is no model or nothing to add"),
+        F("give a model and a module or a submodel"));
     mth__arena *arena = m->arena;
     mth__block *b = NEW(arena, mth__block);
     *b = (mth__block){.mode = a->mode, .line = copy_line(arena, mth__source_line())};
@@ -166,7 +171,8 @@ static mth_status add(void *context) {
         b->out = mth__ports_parse(arena, b->module->outputs);
     } else {
         TRY(new_name(m, a->name, "model", &b->name));
-        if (!a->sub->block.n) return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the submodel has no blocks"), F("add blocks to it first; it is copied as it is now")), b->name);
+        if (!a->sub->block.n) return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the submodel has no blocks"),
+            F("add blocks to it first; it is copied as it is now")), b->name);
         mth_model *sub = mth__model_copy_into(arena, a->sub);
         const mth__resolved *r;
         TRY(mth__error_operator(mth__resolve(sub, &r), b->name));
@@ -184,7 +190,8 @@ mth_status mth_model_add(mth_model *m, const mth_module *module, const mth_wire 
     return mth__guard(add, &(addition){m, module, NULL, NULL, wire, count, mode});
 }
 
-mth_status mth_model_add_model(mth_model *m, const mth_model *sub, const char *name, const mth_wire *wire, size_t count, mth_add_mode mode) {
+mth_status mth_model_add_model(mth_model *m, const mth_model *sub, const char *name, const mth_wire *wire, size_t count,
+    mth_add_mode mode) {
     return mth__guard(add, &(addition){m, NULL, sub, name, wire, count, mode});
 }
 
@@ -195,22 +202,27 @@ static mth_status join(void *context) {
     const joining *j = context;
     mth_model *m = j->model;
     if (!j->source || !j->destination || !*j->source || !*j->destination)
-        return FAIL(MTH_ERROR_TYPE, F("connect needs the names of a source and of a destination"), F("give both: connect(source='h', destination='input')"));
+        return FAIL(MTH_ERROR_TYPE, F("connect needs the names of a source and of a destination"),
+            F("give both: connect(source='h', destination='input')"));
     if (!strcmp(j->source, j->destination)) return NULL; /* joined already */
     for (size_t i = 0; i < m->join.n; i++) {
         const mth__join *other = &m->join.at[i];
         if (strcmp(other->destination, j->destination)) continue;
         if (!strcmp(other->source, j->source)) return NULL;
-        return FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') contradicts connect(source='%s', destination='%s')", j->source, j->destination, other->source, j->destination),
+        return FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') contradicts connect(source='%s', destination='%s')",
+            j->source, j->destination, other->source, j->destination),
                     F("an input has one source: leave out one of the two"));
     }
-    mth__join added = {mth__copy_text(m->arena, j->source), mth__copy_text(m->arena, j->destination), copy_line(m->arena, mth__source_line())};
+    mth__join added = {mth__copy_text(m->arena, j->source), mth__copy_text(m->arena, j->destination),
+        copy_line(m->arena, mth__source_line())};
     PUSH(m->arena, m->join, added);
     *m->resolved = NULL;
     return NULL;
 }
 
-mth_status mth_model_connect(mth_model *m, const char *source, const char *destination) { return mth__guard(join, &(joining){m, source, destination}); }
+mth_status mth_model_connect(mth_model *m, const char *source, const char *destination) {
+    return mth__guard(join, &(joining){m, source, destination});
+}
 
 /* ---------------------------------------------------------------- print */
 static const char *source_text(mth__arena *arena, const mth_model *m, const mth__resolved *r, mth__source s) {

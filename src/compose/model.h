@@ -52,14 +52,14 @@ typedef struct {
 } mth__site;
 /* The placement of the module's nodes: what its options say, the stage's, or NULL where nothing is said. */
 mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, const mth__placement **on);
-mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *); /* devices, meshes and axes of specs, through all submodels */
+mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *); /* devices, meshes, axes of specs, in all submodels */
 
 /* pipeline.c */
-extern const mth__module_type mth__type_Pipeline;
 size_t mth__pipeline_stages(const mth_module *);
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
 mth_status mth__pipeline_place(const mth_module *, mth__mesh *, size_t stage, const mth__placement **on);
 
 /* expand.c: a stage of the Pipeline that `e` expands; in and out by the stage's inputs and outputs. */
-mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *, mth__value *const *in, mth__value **out);
+mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *, mth__value *const *in,
+    mth__value **out);
 #endif

@@ -7,16 +7,13 @@
 
 static const mth__opt common_options[] = {
     {"name", MTH__OPT_STRING, "None", "the name in its model, in place of the type and a counter (linear_0)", NULL},
-    {"device_id", MTH__OPT_INT, "None", "runs on this device, and keeps its parameters there; devices of a mesh are counted row by row", NULL},
+    {"device_id", MTH__OPT_INT, "None", "runs on this device, and keeps its parameters there; a mesh is counted row by row", NULL},
     {"device_mesh", MTH__OPT_MESH, "None", "the mesh that specs refer to: that of the backend, or of the stage; runs on all of it", NULL},
     {0}};
 
-const mth__module_type *const mth__module_types[] = {
-    &mth__type_Linear, &mth__type_Embedding, &mth__type_PositionalEncoding, &mth__type_LayerNorm, &mth__type_RMSNorm, &mth__type_Dropout,
-    &mth__type_FeedForward, &mth__type_MultiHeadAttention, &mth__type_MoE, &mth__type_Pipeline, &mth__type_Relu, &mth__type_Gelu, &mth__type_Silu,
-    &mth__type_Sigmoid, &mth__type_Tanh, &mth__type_Softmax, &mth__type_Add, &mth__type_Subtract, &mth__type_Multiply, &mth__type_Divide,
-    &mth__type_MatMul, &mth__type_Concat, &mth__type_Split, &mth__type_Slice, &mth__type_Reshape, &mth__type_Transpose, &mth__type_Mean,
-    &mth__type_Sum, &mth__type_Max, &mth__type_CrossEntropy, &mth__type_SquaredError, NULL};
+#define X(name) &mth__type_##name,
+const mth__module_type *const mth__module_types[] = {MTH__TYPES(X) NULL};
+#undef X
 enum { TYPES = sizeof mth__module_types / sizeof *mth__module_types - 1 };
 
 static const mth__opt no_options[] = {{0}};
@@ -115,7 +112,8 @@ const mth_module *mth__module_copy_into(mth__arena *arena, const mth_module *fro
 
 mth_status mth__name_check(const char *name, const char *what) {
     if (name && *name && !strpbrk(name, "./ \t\n")) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("%s '%s' is empty or holds a dot, a slash or a space", what, name ? name : ""), F("use letters, digits and underscores, such as 'encoder_0'"));
+    return FAIL(MTH_ERROR_VALUE, F("%s '%s' is empty or holds a dot, a slash or a space", what, name ? name : ""),
+        F("use letters, digits and underscores, such as 'encoder_0'"));
 }
 
 /* The names of a type's parameters: the words that begin the entries of its `parameters`. */
@@ -130,23 +128,28 @@ static mth__ports parameter_names(mth__arena *arena, const mth__module_type *t) 
     return (mth__ports){names.at, (int)names.n};
 }
 
-mth_status mth__unknown_parameter(mth__arena *arena, const mth__module_type *t, const char *suffix) {
+static mth_status unknown_parameter(mth__arena *arena, const mth__module_type *t, const char *suffix) {
     mth__ports known = parameter_names(arena, t);
     const char **names = NEW_ARRAY(arena, const char *, known.n);
     for (int i = 0; i < known.n; i++) names[i] = known.at[i].name;
     const char *near = mth__nearest(suffix, names, (size_t)known.n);
-    if (near) return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name), F("did you mean '%s'?", near));
-    return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name), F("its parameters are: %s", *t->parameters ? t->parameters : "none"));
+    if (near) return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name),
+        F("did you mean '%s'?", near));
+    return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name),
+        F("its parameters are: %s", *t->parameters ? t->parameters : "none"));
 }
 
 static mth_status check_common(const mth_module *m) {
-    const mth_arg *name = mth__module_option(m, "name"), *specs = mth__module_option(m, "shard_specs"), *id = mth__module_option(m, "device_id");
+    const mth_arg *name = mth__module_option(m, "name"), *specs = mth__module_option(m, "shard_specs"),
+        *id = mth__module_option(m, "device_id");
     if (name->kind == MTH_ARG_STRING) TRY(mth__name_check(name->string, "the name"));
     for (size_t i = 0; specs && i < specs->count; i++)
-        if (mth__ports_find(parameter_names(m->arena, m->type), specs->keys[i]) < 0) return mth__unknown_parameter(m->arena, m->type, specs->keys[i]);
+        if (mth__ports_find(parameter_names(m->arena, m->type), specs->keys[i]) < 0)
+            return unknown_parameter(m->arena, m->type, specs->keys[i]);
     const char *sharded = mth__module_sharded(m);
     if (id->kind == MTH_ARG_INT && sharded)
-        return FAIL(MTH_ERROR_VALUE, F("device_id=%lld puts all of it on one device, and %s splits it over several", (long long)id->integer, sharded), F("leave out device_id or %s", sharded));
+        return FAIL(MTH_ERROR_VALUE, F("device_id=%lld puts all of it on one device, and %s splits it over several", (long long)id->integer,
+            sharded), F("leave out device_id or %s", sharded));
     return NULL;
 }
 
@@ -160,7 +163,8 @@ static mth_status create(void *context) {
         const char *names[TYPES];
         for (size_t i = 0; i < TYPES; i++) names[i] = mth__module_types[i]->name;
         const char *near = mth__nearest(c->type ? c->type : "", names, TYPES);
-        return FAIL(MTH_ERROR_VALUE, F("there is no module '%s'", c->type ? c->type : ""), near ? F("did you mean '%s'?", near) : F("mth_module_type_name lists them: Linear, Relu, ..."));
+        return FAIL(MTH_ERROR_VALUE, F("there is no module '%s'", c->type ? c->type : ""),
+            near ? F("did you mean '%s'?", near) : F("mth_module_type_name lists them: Linear, Relu, ..."));
     }
     mth_module *m = NEW(arena, mth_module);
     *m = (mth_module){.arena = arena, .type = type, .tables = {own_options(type), common_options, NULL}};

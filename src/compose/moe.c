@@ -6,7 +6,8 @@
 
 /* The split of the experts' dimension. */
 static mth_status expert_split(mth__expansion *e, int rank, mth__sharding *split) {
-    const mth_arg *spec = mth__module_option(e->module, "weight_shard_spec"), *distribution = mth__module_option(e->module, "expert_distribution");
+    const mth_arg *spec = mth__module_option(e->module, "weight_shard_spec"),
+        *distribution = mth__module_option(e->module, "expert_distribution");
     *split = (mth__sharding){.on = e->mesh};
     mth__split *d = &split->dim[0];
     if (spec->kind == MTH_ARG_LIST) {
@@ -34,7 +35,8 @@ static mth_status expert_linear(mth__expansion *e, const char *name, mth__value 
     mth__arena *arena = e->builder.graph->arena;
     int64_t experts = x->shape.dim[0], in = x->shape.dim[2];
     mth__value *weight, *bias;
-    TRY(expert_parameter(e, mth__format(arena, "experts.%s.weight", name), (mth__shape){3, {experts, in, width}}, MTH__INIT_NORMAL, 1 / sqrt((double)in), &weight));
+    TRY(expert_parameter(e, mth__format(arena, "experts.%s.weight", name), (mth__shape){3, {experts, in, width}}, MTH__INIT_NORMAL,
+        1 / sqrt((double)in), &weight));
     TRY(mth__build3(&e->builder, "moe_matmul", NULL, x, weight, rows, out));
     if (!mth__opt_bool(e, "bias")) return NULL;
     TRY(expert_parameter(e, mth__format(arena, "experts.%s.bias", name), (mth__shape){2, {experts, width}}, MTH__INIT_ZERO, 0, &bias));
@@ -62,11 +64,14 @@ static mth_status moe_expand(mth__expansion *e) {
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 2, MTH__RANK));
     int rank = x->shape.rank;
-    int64_t width = x->shape.dim[rank - 1], tokens = mth__shape_size(x->shape) / width, count = mth__opt_int(e, "num_experts", 0), k = mth__opt_int(e, "top_k", 0);
-    if (tokens > INT32_MAX) return mth__error_tensor(FAIL(MTH_ERROR_VALUE, F("%" PRId64 " tokens are more than rows can number (2^31 - 1)", tokens), F("give smaller batches")), mth__port_text("input", x));
+    int64_t width = x->shape.dim[rank - 1], tokens = mth__shape_size(x->shape) / width, count = mth__opt_int(e, "num_experts", 0),
+        k = mth__opt_int(e, "top_k", 0);
+    if (tokens > INT32_MAX) return mth__error_tensor(FAIL(MTH_ERROR_VALUE,
+        F("%" PRId64 " tokens are more than rows can number (2^31 - 1)", tokens), F("give smaller batches")), mth__port_text("input", x));
     mth__value *t;
     TRY(mth__part_reshape(b, x, (mth__shape){2, {tokens, width}}, &t));
-    TRY(mth__expansion_parameter(e, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL, 1 / sqrt((double)width), NULL, NULL, &router));
+    TRY(mth__expansion_parameter(e, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL, 1 / sqrt((double)width), NULL, NULL,
+        &router));
     TRY(mth__build_contract(b, "td,de->te", t, router, &logits));
     TRY(mth__build(b, mth__op_find("moe_route"), &(mth__attrs){.i = {k}}, 1, &logits, routed));
     mth__value *weights = routed[0], *experts = routed[1];
@@ -109,15 +114,19 @@ static void moe_ports(const mth_module *m, mth__arena *arena, const char **input
 static mth_status moe_check(const mth_module *m) {
     int64_t experts = mth__module_option(m, "num_experts")->integer, k = mth__module_option(m, "top_k")->integer;
     const mth_arg *factor = mth__module_option(m, "capacity_factor"), *spec = mth__module_option(m, "weight_shard_spec");
-    if (k > experts) return FAIL(MTH_ERROR_VALUE, F("top_k=%" PRId64 " experts a token, and there are %" PRId64, k, experts), F("give a top_k from 1 to %" PRId64, experts));
+    if (k > experts) return FAIL(MTH_ERROR_VALUE, F("top_k=%" PRId64 " experts a token, and there are %" PRId64, k, experts),
+        F("give a top_k from 1 to %" PRId64, experts));
     if (experts > INT32_MAX) return FAIL(MTH_ERROR_VALUE, F("num_experts=%" PRId64 " is above 2^31 - 1", experts), F("use fewer experts"));
     if (factor->kind == MTH_ARG_FLOAT && factor->real <= 0)
-        return FAIL(MTH_ERROR_VALUE, F("capacity_factor=%g leaves no room for any token", factor->real), F("give a capacity_factor above 0, such as 1.25, or None to drop nothing"));
+        return FAIL(MTH_ERROR_VALUE, F("capacity_factor=%g leaves no room for any token", factor->real),
+            F("give a capacity_factor above 0, such as 1.25, or None to drop nothing"));
     if (spec->kind == MTH_ARG_NONE) return NULL;
     if (mth__module_option(m, "expert_distribution")->kind != MTH_ARG_NONE)
-        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and expert_distribution both say where the experts are"), F("give one of the two"));
+        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and expert_distribution both say where the experts are"),
+            F("give one of the two"));
     if (spec->count != 3 || spec->items[1].kind != MTH_ARG_NONE || spec->items[2].kind != MTH_ARG_NONE)
-        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec of MoE says how the experts, the first of 3 dimensions, are split"), F("give weight_shard_spec=(0, None, None); for others use shard_specs={'experts.up.weight': ...}"));
+        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec of MoE says how the experts, the first of 3 dimensions, are split"),
+            F("give weight_shard_spec=(0, None, None); for others use shard_specs={'experts.up.weight': ...}"));
     return NULL;
 }
 
@@ -128,19 +137,25 @@ const mth__module_type mth__type_MoE = {
         {"expert_dim", MTH__OPT_SIZE, NULL, "the hidden width of an expert", NULL},
         {"top_k", MTH__OPT_SIZE, "2", "how many experts work on a token", NULL},
         {"expert_distribution", MTH__OPT_CHOICE, "None",
-         "where the experts are: one_per_device gives each device one, or a block of neighbours where there are more experts than devices; round_robin deals them out one by one "
-         "(over the first axis of the mesh that has several devices); None keeps all on each device", "one_per_device|round_robin"},
+         "where the experts are: one_per_device gives each device one, or a block of neighbours where there are more experts than "
+         "devices; round_robin deals them out one by one (over the first axis of the mesh that has several devices); None keeps all on "
+         "each device", "one_per_device|round_robin"},
         MTH__ACTIVATION,
         {"gated", MTH__OPT_BOOL, "False", "an expert is down(activation(gate(x)) * up(x)), as in Mixtral with silu", NULL},
         {"bias", MTH__OPT_BOOL, "True", "whether the products of the experts have biases; the router has none", NULL},
-        {"capacity_factor", MTH__OPT_FLOAT, "None", "an expert takes at most ceil(capacity_factor * tokens * top_k / num_experts) tokens, in order; the output `dropped` counts the choices left out; None: no limit", NULL},
-        {"load_balancing_loss", MTH__OPT_BOOL, "False", "adds the output `load_balancing_loss`: num_experts * sum(share of choices * mean probability), 1 where even", NULL},
+        {"capacity_factor", MTH__OPT_FLOAT, "None",
+            "an expert takes at most ceil(capacity_factor * tokens * top_k / num_experts) tokens, in order; the output `dropped` counts "
+            "the choices left out; None: no limit", NULL},
+        {"load_balancing_loss", MTH__OPT_BOOL, "False",
+            "adds the output `load_balancing_loss`: num_experts * sum(share of choices * mean probability), 1 where even", NULL},
         MTH__WEIGHT_SPEC("(axis, None, None): how the experts are split, in place of expert_distribution"),
         MTH__SHARD_SPECS, {0}},
-    .doc = "A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties: the lower index); each is a feed-forward layer, and their results are "
-           "summed with the softmax over the chosen logits as weights. `dropped` (1,) is int32, `load_balancing_loss` a scalar.",
-    .parameters = "router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias (num_experts, expert_dim), experts.up.weight (num_experts, d, expert_dim), "
-                  "experts.up.bias (num_experts, expert_dim), experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)",
+    .doc = "A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties: the lower "
+           "index); each is a feed-forward layer, and their results are summed with the softmax over the chosen logits as weights. "
+           "`dropped` (1,) is int32, `load_balancing_loss` a scalar.",
+    .parameters = "router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias (num_experts, "
+                  "expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts, expert_dim), "
+                  "experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)",
     .check = moe_check,
     .ports = moe_ports,
     .expand = moe_expand,

@@ -25,7 +25,8 @@ const char *mth__module_sharded(const mth_module *m) {
 mth_status mth__check_one_spec(const mth_module *m) {
     const mth_arg *axis = mth__module_option(m, "tensor_axis"), *spec = mth__module_option(m, "weight_shard_spec");
     if (axis && spec && axis->kind == MTH_ARG_INT && spec->kind == MTH_ARG_LIST)
-        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and tensor_axis=%" PRId64 " both say how the weight is split", axis->integer), F("give one of the two"));
+        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and tensor_axis=%" PRId64 " both say how the weight is split", axis->integer),
+            F("give one of the two"));
     return NULL;
 }
 
@@ -38,19 +39,22 @@ char *mth__port_text(const char *port, const mth__value *v) {
 
 mth_status mth__need_float(const mth__value *v, const char *port) {
     if (mth__is_float(v->dtype)) return NULL;
-    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be floating, it is %s", port, mth_dtype_name(v->dtype)), F("give %s as float32 (integers that are ids go through an Embedding)", port)), mth__port_text(port, v));
+    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be floating, it is %s", port, mth_dtype_name(v->dtype)),
+        F("give %s as float32 (integers that are ids go through an Embedding)", port)), mth__port_text(port, v));
 }
 
 mth_status mth__need_ids(const mth__value *v, const char *port) {
     if (v->dtype == MTH_INT32 || v->dtype == MTH_INT64) return NULL;
-    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth_dtype_name(v->dtype)), F("give %s as int32 or int64", port)), mth__port_text(port, v));
+    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth_dtype_name(v->dtype)),
+        F("give %s as int32 or int64", port)), mth__port_text(port, v));
 }
 
 mth_status mth__need_rank(const mth__value *v, const char *port, int least, int most) {
     int rank = v->shape.rank;
     if (rank >= least && rank <= most) return NULL;
-    mth_status s = least == most ? FAIL(MTH_ERROR_VALUE, F("%s has %d dimensions, %d are needed", port, rank, least), F("reshape %s to %d dimensions (module Reshape)", port, least))
-                                 : FAIL(MTH_ERROR_VALUE, F("%s has %d dimensions, from %d to %d are needed", port, rank, least, most), F("reshape %s (module Reshape)", port));
+    char *what = least == most ? F("%s has %d dimensions, %d are needed", port, rank, least)
+                               : F("%s has %d dimensions, from %d to %d are needed", port, rank, least, most);
+    mth_status s = FAIL(MTH_ERROR_VALUE, what, F("reshape %s, with the module Reshape", port));
     return mth__error_tensor(s, mth__port_text(port, v));
 }
 
@@ -78,7 +82,9 @@ mth_status mth__part_reshape(mth__builder *b, mth__value *x, mth__shape shape, m
     return mth__build1(b, "reshape", &a, x, out);
 }
 
-mth_status mth__part_scale(mth__builder *b, mth__value *x, double by, mth__value **out) { return mth__build1(b, "scale", &(mth__attrs){.f = {by}}, x, out); }
+mth_status mth__part_scale(mth__builder *b, mth__value *x, double by, mth__value **out) {
+    return mth__build1(b, "scale", &(mth__attrs){.f = {by}}, x, out);
+}
 
 mth_status mth__part_reduce(mth__builder *b, const char *op, mth__value *x, unsigned dims, bool keep, mth__value **out) {
     bool mean = !strcmp(op, "mean");
@@ -108,7 +114,8 @@ mth_status mth__part_linear(mth__expansion *e, const mth__linear_part *p, mth__v
     int64_t width = x->shape.dim[x->shape.rank - 1];
     mth__value *weight, *bias;
     const mth_arg *spec = p->spec && p->spec->kind == MTH_ARG_LIST ? p->spec : axes_spec(arena, p->axis_in, p->axis_out);
-    TRY(mth__expansion_parameter(e, mth__format(arena, "%sweight", p->prefix), (mth__shape){2, {width, p->width}}, MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), spec,
+    TRY(mth__expansion_parameter(e, mth__format(arena, "%sweight", p->prefix), (mth__shape){2, {width, p->width}}, MTH__INIT_NORMAL,
+        1 / __builtin_sqrt((double)width), spec,
                                  (int32_t[]){p->grain_in, p->grain_out}, &weight));
     char text[3 * MTH__RANK + 8];
     int n = 0, lead = x->shape.rank - 1;
@@ -118,6 +125,7 @@ mth_status mth__part_linear(mth__expansion *e, const mth__linear_part *p, mth__v
     text[n++] = 'o', text[n] = 0;
     TRY(mth__build_contract(&e->builder, mth__copy_text(arena, text), x, weight, out));
     if (!p->bias) return NULL;
-    TRY(mth__expansion_parameter(e, mth__format(arena, "%sbias", p->prefix), (mth__shape){1, {p->width}}, MTH__INIT_ZERO, 0, NULL, (int32_t[]){p->grain_out}, &bias));
+    TRY(mth__expansion_parameter(e, mth__format(arena, "%sbias", p->prefix), (mth__shape){1, {p->width}}, MTH__INIT_ZERO, 0, NULL,
+        (int32_t[]){p->grain_out}, &bias));
     return mth__build2(&e->builder, "add", NULL, *out, bias, out);
 }

@@ -3,18 +3,22 @@
 #define MTH__PARTS_H
 #include "compose/compose.h"
 
-#define MTH__TYPE(name) extern const mth__module_type mth__type_##name;
-MTH__TYPE(Linear) MTH__TYPE(Embedding) MTH__TYPE(PositionalEncoding) MTH__TYPE(LayerNorm) MTH__TYPE(RMSNorm) MTH__TYPE(Dropout) MTH__TYPE(FeedForward)
-MTH__TYPE(MultiHeadAttention) MTH__TYPE(MoE) MTH__TYPE(Relu) MTH__TYPE(Gelu) MTH__TYPE(Silu) MTH__TYPE(Sigmoid) MTH__TYPE(Tanh) MTH__TYPE(Softmax)
-MTH__TYPE(Add) MTH__TYPE(Subtract) MTH__TYPE(Multiply) MTH__TYPE(Divide) MTH__TYPE(MatMul) MTH__TYPE(Concat) MTH__TYPE(Split) MTH__TYPE(Slice)
-MTH__TYPE(Reshape) MTH__TYPE(Transpose) MTH__TYPE(Mean) MTH__TYPE(Sum) MTH__TYPE(Max) MTH__TYPE(CrossEntropy) MTH__TYPE(SquaredError)
-#undef MTH__TYPE
+/* Every type, in the order in which they are listed. */
+#define MTH__TYPES(X) \
+    X(Linear) X(Embedding) X(PositionalEncoding) X(LayerNorm) X(RMSNorm) X(Dropout) X(FeedForward) X(MultiHeadAttention) X(MoE) \
+    X(Pipeline) X(Relu) X(Gelu) X(Silu) X(Sigmoid) X(Tanh) X(Softmax) X(Add) X(Subtract) X(Multiply) X(Divide) X(MatMul) X(Concat) \
+    X(Split) X(Slice) X(Reshape) X(Transpose) X(Mean) X(Sum) X(Max) X(CrossEntropy) X(SquaredError)
+#define X(name) extern const mth__module_type mth__type_##name;
+MTH__TYPES(X)
+#undef X
 
 /* Rows of option tables. */
-#define MTH__SHARD_SPECS {"shard_specs", MTH__OPT_DICT, "{}", "how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None", NULL}
+#define MTH__SHARD_SPECS {"shard_specs", MTH__OPT_DICT, "{}", \
+    "how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None", NULL}
 #define MTH__WEIGHT_SPEC(doc) {"weight_shard_spec", MTH__OPT_SPEC, "None", doc, NULL}
 #define MTH__TENSOR_AXIS(doc) {"tensor_axis", MTH__OPT_INT, "None", doc, NULL}
-#define MTH__ACTIVATION {"activation", MTH__OPT_CHOICE, "'gelu'", "the function between the two products; gelu is exact", "gelu|gelu_tanh|relu|silu"}
+#define MTH__ACTIVATION {"activation", MTH__OPT_CHOICE, "'gelu'", "the function between the two products; gelu is exact", \
+    "gelu|gelu_tanh|relu|silu"}
 
 /* Options, once read. */
 bool mth__opt_bool(const mth__expansion *, const char *name);
@@ -23,7 +27,6 @@ double mth__opt_float(const mth__expansion *, const char *name);
 const char *mth__opt_string(const mth__expansion *, const char *name);
 const char *mth__module_sharded(const mth_module *); /* the option that splits its parameters, or NULL */
 mth_status mth__name_check(const char *name, const char *what);
-mth_status mth__unknown_parameter(mth__arena *, const mth__module_type *, const char *suffix);
 
 /* Operands. `port` names them in errors. */
 char *mth__port_text(const char *port, const mth__value *); /* "input: int32 (4, 8)", for mth__error_tensor */
@@ -38,7 +41,8 @@ mth_status mth__check_one_spec(const mth_module *); /* weight_shard_spec or tens
 /* Small graphs. */
 mth_status mth__part_reshape(mth__builder *, mth__value *x, mth__shape shape, mth__value **out);
 mth_status mth__part_scale(mth__builder *, mth__value *x, double by, mth__value **out);
-mth_status mth__part_reduce(mth__builder *, const char *op, mth__value *x, unsigned dims, bool keep, mth__value **out); /* reduce_sum, reduce_max, or "mean" */
+mth_status mth__part_reduce(mth__builder *, const char *op, mth__value *x, unsigned dims, bool keep,
+    mth__value **out); /* reduce_sum, reduce_max, or "mean" */
 
 /* x[..., in] -> x weight + bias, with the parameters "<prefix>weight" (in, width) and, if wanted, "<prefix>bias" (width,).
    axis_in, axis_out: a mesh axis that splits the dimension (tensor_axis), or -1; grain_in, grain_out: elements that stay together. */

@@ -1,5 +1,5 @@
-/* Pipeline: stages one after the other, each on its own devices. What binds the inputs of the stages is found here; microbatches are cut by a
- * pass of distribute/. */
+/* Pipeline: stages one after the other, each on its own devices. What binds the inputs of the stages is found here; microbatches are cut
+ * by a pass of distribute/. */
 #include "compose/model.h"
 #include "compose/parts.h"
 #include <inttypes.h>
@@ -115,7 +115,10 @@ static void pipeline_ports(const mth_module *m, mth__arena *arena, const char **
     int(*pair)[2];
     const char **names;
     int n = visible_outputs(arena, &b, &pair, &names);
-    for (int i = 0; i < n; i++) mth__text_add(&out, "%s%s%s", i ? ", " : "", names[i], b.stage[pair[i][0]]->output[pair[i][1]].side ? "?" : "");
+    for (int i = 0; i < n; i++) {
+        bool side = b.stage[pair[i][0]]->output[pair[i][1]].side;
+        mth__text_add(&out, "%s%s%s", i ? ", " : "", names[i], side ? "?" : "");
+    }
     *inputs = in.at ? in.at : "";
     *outputs = out.at;
 }
@@ -136,13 +139,15 @@ static mth_status pipeline_wired(const mth_module *m, const int *wires) {
             if (in->kind == OPEN) open[open[0] != NULL] = in->port;
             else
                 return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu", in->port, s),
-                            F("wire it as a keyword of the Pipeline (%s='...'), or give an output of an earlier stage that name", in->port));
+                            F("wire it as a keyword of the Pipeline (%s='...'), or name an output of an earlier stage so", in->port));
         }
         if (open[1])
-            return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu: it or '%s' can take the output of the stage before, the other can't", open[1], s, open[0]),
+            return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu: the stage before feeds it or '%s'", open[1], s,
+                open[0]),
                         F("wire one as a keyword of the Pipeline (%s='...'), or give an output of an earlier stage that name", open[1]));
         if (several && !open[0])
-            return FAIL(MTH_ERROR_VALUE, F("all inputs of stage_%zu are wired from outside, none takes the output of the stage before", s), F("leave the one unwired that takes it"));
+            return FAIL(MTH_ERROR_VALUE, F("all inputs of stage_%zu are wired from outside, none takes the output of the stage before", s),
+                F("leave the one unwired that takes it"));
     }
     mth__arena_free(arena);
     return NULL;
@@ -159,7 +164,8 @@ static bool holds_pipeline(const mth_model *m) {
 
 static mth_status check_assignment(const mth_arg *a, size_t stages) {
     if (a->kind != MTH_ARG_LIST || a->count != stages)
-        return FAIL(MTH_ERROR_VALUE, F("device_assignment has %zu entries for %zu stages", a->kind == MTH_ARG_LIST ? a->count : 1, stages), F("give a device, or a list of devices, for each stage"));
+        return FAIL(MTH_ERROR_VALUE, F("device_assignment has %zu entries for %zu stages", a->kind == MTH_ARG_LIST ? a->count : 1, stages),
+            F("give a device, or a list of devices, for each stage"));
     for (size_t s = 0; s < stages; s++) {
         const mth_arg *e = &a->items[s];
         if (e->kind == MTH_ARG_INT) continue;
@@ -168,26 +174,34 @@ static mth_status check_assignment(const mth_arg *a, size_t stages) {
             good = e->items[i].kind == MTH_ARG_INT;
             for (size_t k = 0; good && k < i; k++)
                 if (e->items[i].integer == e->items[k].integer)
-                    return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage %zu device %" PRId64 " twice", s, e->items[i].integer), F("name each device of a stage once"));
+                    return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage %zu device %" PRId64 " twice", s, e->items[i].integer),
+                        F("name each device of a stage once"));
         }
-        if (!good) return FAIL(MTH_ERROR_TYPE, F("device_assignment gives stage %zu no device", s), F("give a device id, or a list of device ids"));
+        if (!good) return FAIL(MTH_ERROR_TYPE, F("device_assignment gives stage %zu no device", s),
+            F("give a device id, or a list of device ids"));
     }
     return NULL;
 }
 
 static mth_status pipeline_check(const mth_module *m) {
-    const mth_arg *stages = mth__module_option(m, "stages"), *assignment = mth__module_option(m, "device_assignment"), *axis = mth__module_option(m, "axis");
+    const mth_arg *stages = mth__module_option(m, "stages"), *assignment = mth__module_option(m, "device_assignment"),
+        *axis = mth__module_option(m, "axis");
     if (!stages->count) return FAIL(MTH_ERROR_VALUE, F("a Pipeline without stages"), F("give stages=[model, ...]"));
     for (size_t s = 0; s < stages->count; s++) {
         const mth_arg *stage = &stages->items[s];
-        if (stage->kind != MTH_ARG_MODEL || !stage->model) return FAIL(MTH_ERROR_TYPE, F("stage %zu is no model", s), F("put the module in a model: stage = Model(); stage |= Linear(...)(input='input', output='output')"));
-        if (!stage->model->block.n) return FAIL(MTH_ERROR_VALUE, F("stage %zu is an empty model", s), F("add a block to it, or leave the stage out"));
-        if (holds_pipeline(stage->model)) return FAIL(MTH_ERROR_VALUE, F("stage %zu holds a Pipeline", s), F("put its stages in the outer Pipeline; several stages may be on one device"));
+        if (stage->kind != MTH_ARG_MODEL || !stage->model) return FAIL(MTH_ERROR_TYPE, F("stage %zu is no model", s),
+            F("put the module in a model: stage = Model(); stage |= Linear(...)(input='input', output='output')"));
+        if (!stage->model->block.n) return FAIL(MTH_ERROR_VALUE, F("stage %zu is an empty model", s),
+            F("add a block to it, or leave the stage out"));
+        if (holds_pipeline(stage->model)) return FAIL(MTH_ERROR_VALUE, F("stage %zu holds a Pipeline", s),
+            F("put its stages in the outer Pipeline; several stages may be on one device"));
         const mth__resolved *r;
         TRY(mth__resolve(stage->model, &r));
     }
-    if (assignment->kind != MTH_ARG_NONE && axis->kind != MTH_ARG_NONE) return FAIL(MTH_ERROR_VALUE, F("device_assignment and axis both say where the stages are"), F("give one of the two"));
-    if (mth__module_option(m, "device_id")->kind != MTH_ARG_NONE) return FAIL(MTH_ERROR_VALUE, F("a Pipeline is on the devices of its stages, and device_id names one for all"), F("use device_assignment"));
+    if (assignment->kind != MTH_ARG_NONE && axis->kind != MTH_ARG_NONE) return FAIL(MTH_ERROR_VALUE,
+        F("device_assignment and axis both say where the stages are"), F("give one of the two"));
+    if (mth__module_option(m, "device_id")->kind != MTH_ARG_NONE) return FAIL(MTH_ERROR_VALUE,
+        F("a Pipeline is on the devices of its stages, and device_id names one for all"), F("use device_assignment"));
     if (assignment->kind != MTH_ARG_NONE) TRY(check_assignment(assignment, stages->count));
     return NULL;
 }
@@ -195,7 +209,9 @@ static mth_status pipeline_check(const mth_module *m) {
 mth_status mth__pipeline_place(const mth_module *m, mth__mesh *mesh, size_t stage, const mth__placement **on) {
     const mth_arg *assignment = mth__module_option(m, "device_assignment"), *axis = mth__module_option(m, "axis");
     if (axis->kind == MTH_ARG_INT) {
-        if (axis->integer < 0 || axis->integer >= mesh->naxes) return FAIL(MTH_ERROR_VALUE, F("axis=%" PRId64 ", and the mesh has %d %s", axis->integer, mesh->naxes, mesh->naxes == 1 ? "axis" : "axes"), F("give an axis from 0 to %d", mesh->naxes - 1));
+        if (axis->integer < 0 || axis->integer >= mesh->naxes) return FAIL(MTH_ERROR_VALUE,
+            F("axis=%" PRId64 ", and the mesh has %d %s", axis->integer, mesh->naxes, mesh->naxes == 1 ? "axis" : "axes"),
+            F("give an axis from 0 to %d", mesh->naxes - 1));
         *on = mth__place_slice(mesh, (int)axis->integer, (int)(stage % (size_t)mesh->dim[axis->integer]));
         return NULL;
     }
@@ -204,7 +220,8 @@ mth_status mth__pipeline_place(const mth_module *m, mth__mesh *mesh, size_t stag
     size_t n = e->kind == MTH_ARG_LIST ? e->count : 1;
     for (size_t i = 0; i < n; i++)
         if (id[i].integer < 0 || id[i].integer >= mesh->count)
-            return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage_%zu device %" PRId64 ", and the mesh has %d", stage, id[i].integer, mesh->count), F("give devices from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
+            return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage_%zu device %" PRId64 ", and the mesh has %d", stage,
+                id[i].integer, mesh->count), F("give devices from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
     int32_t *device = NEW_ARRAY(mesh->arena, int32_t, n);
     for (size_t i = 0; i < n; i++) device[i] = (int32_t)id[i].integer;
     *on = mth__place_list(mesh, (int)n, device);
@@ -218,7 +235,8 @@ static mth__region *new_region(mth__expansion *e, size_t stages) {
     int64_t size = mth__opt_int(e, "microbatch_size", INT_MAX);
     *r = (mth__region){.name = e->builder.module, .stages = (int)stages, .microbatch_size = size > INT_MAX ? INT_MAX : (int)size,
                        .schedule = strcmp(mth__opt_string(e, "schedule"), "gpipe") ? MTH__1F1B : MTH__GPIPE,
-                       .stage_on = NEW_ARRAY(g->arena, const mth__placement *, stages), .in = NEW_ARRAY(g->arena, mth__value *, e->nin), .out = NEW_ARRAY(g->arena, mth__value *, e->nout)};
+                       .stage_on = NEW_ARRAY(g->arena, const mth__placement *, stages), .in = NEW_ARRAY(g->arena, mth__value *, e->nin),
+                       .out = NEW_ARRAY(g->arena, mth__value *, e->nout)};
     for (int i = 0; i < e->nin; i++) {
         bool listed = false;
         for (int k = 0; k < r->nin; k++) listed |= r->in[k] == e->in[i];
@@ -258,14 +276,21 @@ const mth__module_type mth__type_Pipeline = {
     .name = "Pipeline", .inputs = "input, ...", .outputs = "output, ...",
     .options = (const mth__opt[]){
         {"stages", MTH__OPT_LIST, NULL, "the models that run one after the other", NULL},
-        {"device_assignment", MTH__OPT_LIST, "None", "for each stage a device or a list of devices; a device may have several stages. Without it and axis, stage s is on device s, round and round", NULL},
-        {"axis", MTH__OPT_INT, "None", "stages along this axis of the mesh: stage s is on the devices whose coordinate is s modulo the axis's size; the other axes are the stage's mesh", NULL},
-        {"microbatch_size", MTH__OPT_SIZE, "None", "how many rows of the batch (the first dimension) a stage takes at a time; the last microbatch may be smaller; None: the whole batch", NULL},
-        {"schedule", MTH__OPT_CHOICE, "'gpipe'", "with gradients: all forwards, then all backwards, or one forward and one backward in turn, which holds fewer activations", "gpipe|1f1b"},
+        {"device_assignment", MTH__OPT_LIST, "None",
+            "for each stage a device or a list of devices; a device may have several stages. Without it and axis, stage s is on device s, "
+            "round and round", NULL},
+        {"axis", MTH__OPT_INT, "None", "stages along this axis of the mesh: stage s is on the devices whose coordinate is s modulo the "
+                                       "axis's size; the other axes are the stage's mesh", NULL},
+        {"microbatch_size", MTH__OPT_SIZE, "None", "how many rows of the batch (the first dimension) a stage takes at a time; the last "
+                                                   "microbatch may be smaller; None: the whole batch", NULL},
+        {"schedule", MTH__OPT_CHOICE, "'gpipe'", "with gradients: all forwards, then all backwards, or one forward and one backward in "
+                                                 "turn, which holds fewer activations", "gpipe|1f1b"},
         {0}},
-    .doc = "Runs stages on their own devices, microbatch by microbatch. The one open input of a stage takes the output of the stage before; further inputs bind by name to an output of an earlier "
-           "stage, else to a keyword of the Pipeline. The last stage's output is the port `output`; outputs that no later stage takes are ports by their names. Inside a stage, device ids are those "
-           "of the mesh, and specs and device_mesh refer to the stage's devices. Parameters are named `pipeline_0.stage_0.linear_0.weight`.",
+    .doc = "Runs stages on their own devices, microbatch by microbatch. The one open input of a stage takes the output of the stage "
+           "before; further inputs bind by name to an output of an earlier stage, else to a keyword of the Pipeline. The last stage's "
+           "output is the port `output`; outputs that no later stage takes are ports by their names. Inside a stage, device ids are those "
+           "of the mesh, and specs and device_mesh refer to the stage's devices. Parameters are named "
+           "`pipeline_0.stage_0.linear_0.weight`.",
     .parameters = "",
     .check = pipeline_check,
     .ports = pipeline_ports,

@@ -26,7 +26,8 @@ typedef struct {
     mth__arena *scratch;
     VEC(name_entry) name;
     int *slot; size_t slots;
-    struct inlets { VEC(mth__source) from; VEC(int) name; VEC(const char *) port; } *in; /* by block; name: read by it, or -1 where `from` is known */
+    /* by block; name: read by it, or -1 where `from` is known */
+    struct inlets { VEC(mth__source) from; VEC(int) name; VEC(const char *) port; } *in;
     VEC(const char *) input;
     mth__resolved *out;
 } wiring;
@@ -61,13 +62,16 @@ static int intern(wiring *w, const char *text) {
     return *slot - 1;
 }
 
-static const char *qualified(wiring *w, const mth__block *b, const char *port) { return mth__format(w->model->arena, "%s.%s", b->name, port); }
+static const char *qualified(wiring *w, const mth__block *b, const char *port) {
+    return mth__format(w->model->arena, "%s.%s", b->name, port);
+}
 
 static mth_status at_line(mth_status s, const char *line) { return mth__error_source(s, line); }
 
 static mth_status two_writers(wiring *w, const name_entry *n, int block, int port) {
     const mth__block *a = w->model->block.at[n->block], *b = w->model->block.at[block];
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("'%s' is written by %s (port %s) and by %s (port %s)", n->text, a->name, a->out.at[n->port].name, b->name, b->out.at[port].name),
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("'%s' is written by %s (port %s) and by %s (port %s)", n->text, a->name, a->out.at[n->port].name,
+        b->name, b->out.at[port].name),
                         F("give the output of one of them another name"));
     return at_line(mth__error_operator(s, b->name), b->line);
 }
@@ -172,7 +176,8 @@ static mth_status too_open(const mth__block *b, const char *const *port, size_t 
     char text[256];
     size_t at = 0;
     for (size_t i = 0; i < n && at < sizeof text; i++) at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? ", " : "", port[i]);
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("%zu inputs of %s are open (%s), and += can give only one of them the output of %s", n, b->name, text, previous),
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("%zu inputs of %s are open (%s), and += can give only one of them the output of %s", n, b->name,
+        text, previous),
                         F("wire the others by name: %s='...'", port[n - 1]));
     return at_line(mth__error_operator(s, b->name), b->line);
 }
@@ -217,9 +222,11 @@ static mth_status bind_inputs(wiring *w, int block) {
 static mth_status unknown_name(wiring *w, const mth__join *j, const char *name, const char *role) {
     VEC(const char *) known = {0};
     for (size_t i = 0; i < w->name.n; i++)
-        if (strcmp(w->name.at[i].text, name) && (w->name.at[i].used || w->name.at[i].block >= 0)) PUSH(w->scratch, known, w->name.at[i].text);
+        if (strcmp(w->name.at[i].text, name) && (w->name.at[i].used || w->name.at[i].block >= 0))
+            PUSH(w->scratch, known, w->name.at[i].text);
     const char *near = mth__nearest(name, known.at, known.n);
-    return at_line(FAIL(MTH_ERROR_KEY, F("connect(source='%s', destination='%s'): no block has the %s '%s'", j->source, j->destination, role, name),
+    return at_line(FAIL(MTH_ERROR_KEY, F("connect(source='%s', destination='%s'): no block has the %s '%s'", j->source, j->destination,
+        role, name),
                         near ? F("did you mean '%s'?", near) : F("use the name that a block's %s is wired to", role)), j->line);
 }
 
@@ -229,8 +236,11 @@ static mth_status check_joins(wiring *w) {
         if (n->source < 0) continue;
         if (n->block >= 0) {
             const mth__block *b = w->model->block.at[n->block];
-            return at_line(FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') contradicts the wire of %s, whose port '%s' writes '%s'", n->join->source, n->text, b->name,
-                                                   b->out.at[n->port].name, n->text), F("give the output another name, or leave out the connect")), n->join->line);
+            mth_status e = FAIL(MTH_ERROR_VALUE,
+                F("connect(source='%s', destination='%s') contradicts the wire of %s, whose port '%s' is '%s'", n->join->source,
+                n->text, b->name, b->out.at[n->port].name, n->text),
+                F("give the output another name, or leave out the connect"));
+            return at_line(e, n->join->line);
         }
         if (!n->used && n->join) {
             bool onward = false; /* a name between two connects is read by the second */
@@ -242,7 +252,8 @@ static mth_status check_joins(wiring *w) {
         size_t steps = 0;
         for (const name_entry *k = n; k->source >= 0; k = &w->name.at[k->source])
             if (steps++ > w->name.n)
-                return at_line(FAIL(MTH_ERROR_VALUE, F("the connects of '%s' and '%s' run in a circle", n->text, s->text), F("leave out one of them")), n->join->line);
+                return at_line(FAIL(MTH_ERROR_VALUE, F("the connects of '%s' and '%s' run in a circle", n->text, s->text),
+                    F("leave out one of them")), n->join->line);
     }
     return NULL;
 }
@@ -263,10 +274,12 @@ static mth_status cycle(wiring *w, const int *stack, size_t depth, int again) {
     mth__text t = mth__text_new(w->scratch);
     size_t first = depth;
     while (first && stack[first - 1] != again) first--;
-    for (size_t i = depth; i >= first; i--) mth__text_add(&t, "%s -> ", w->model->block.at[stack[i - 1]]->name); /* the stack runs against the data */
+    for (size_t i = depth; i >= first; i--) /* the stack runs against the data */
+        mth__text_add(&t, "%s -> ", w->model->block.at[stack[i - 1]]->name);
     const mth__block *b = w->model->block.at[stack[depth - 1]];
     mth__text_add(&t, "%s", b->name);
-    return at_line(mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the wiring has a cycle: %s", t.at), F("let one of them read another name")), b->name), b->line);
+    return at_line(mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the wiring has a cycle: %s", t.at), F("let one of them read another name")),
+        b->name), b->line);
 }
 
 /* Depth first along the inputs, blocks as composed: an order that is the user's wherever it can be. */
@@ -317,7 +330,8 @@ static void list_outputs(wiring *w) {
     const mth_model *m = w->model;
     for (size_t k = 0; k < m->block.n; k++)
         for (int p = 0; p < m->block.at[k]->out.n; p++) {
-            if (!m->block.at[k]->model || w->out->block[k].consumed[p] || is_wired(m->block.at[k], m->block.at[k]->out.at[p].name)) continue;
+            if (!m->block.at[k]->model || w->out->block[k].consumed[p]
+                || is_wired(m->block.at[k], m->block.at[k]->out.at[p].name)) continue;
             w->name.at[find(w, m->block.at[k]->out.at[p].name)].open++;
         }
     for (size_t k = 0; k < m->block.n; k++)
@@ -343,7 +357,9 @@ static mth_status resolve(wiring *w) {
     for (size_t k = 0; k < m->block.n; k++) {
         struct inlets *in = &w->in[k];
         struct mth__inlet *to = &w->out->block[k];
-        *to = (struct mth__inlet){(int)in->from.n, NEW_ARRAY(m->arena, const char *, in->from.n), NEW_ARRAY(m->arena, mth__source, in->from.n), to->consumed};
+        to->nin = (int)in->from.n;
+        to->port = NEW_ARRAY(m->arena, const char *, in->from.n);
+        to->from = NEW_ARRAY(m->arena, mth__source, in->from.n);
         for (size_t i = 0; i < in->from.n; i++) {
             to->port[i] = in->port.at[i];
             to->from[i] = in->name.at[i] >= 0 ? source_of(w, in->name.at[i]) : in->from.at[i];
@@ -390,7 +406,8 @@ mth__ports mth__model_outputs(mth__arena *arena, const mth__resolved *r) {
 
 mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh) {
     const mth__resolved *r;
-    if (!m->block.n) return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"), F("add one: model |= Linear(dimension=4)(input='input', output='output')"));
+    if (!m->block.n) return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"),
+        F("add one: model |= Linear(dimension=4)(input='input', output='output')"));
     TRY(mth__resolve(m, &r));
     return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1});
 }

@@ -1,5 +1,5 @@
-/* What the annotations of modules refer to: device ids count the devices of the backend's mesh row by row; device_mesh and the axes of specs
- * are those of the whole mesh, or, inside a stage of a Pipeline, of the stage's placement. */
+/* What the annotations of modules refer to: device ids count the devices of the backend's mesh row by row; device_mesh and the axes of
+ * specs are those of the whole mesh, or, inside a stage of a Pipeline, of the stage's placement. */
 #include "compose/model.h"
 #include "compose/parts.h"
 #include <inttypes.h>
@@ -15,12 +15,14 @@ static const char *mesh_text(char *buffer, size_t room, const mth__placement *p)
 static mth_status check_device(int64_t device, const mth__site *site, mth__mesh *mesh) {
     char place[256], whole[64];
     if (device < 0 || device >= mesh->count)
-        return FAIL(MTH_ERROR_VALUE, F("device_id=%" PRId64 " lies outside of the mesh %s, which has %d %s", device, mesh_text(whole, sizeof whole, mth__place_whole(mesh)), mesh->count,
+        return FAIL(MTH_ERROR_VALUE, F("device_id=%" PRId64 " lies outside of the mesh %s, which has %d %s", device,
+            mesh_text(whole, sizeof whole, mth__place_whole(mesh)), mesh->count,
                                        mesh->count == 1 ? "device" : "devices"),
                     F("give a device_id from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
     if (site->place->rank_of[device] >= 0) return NULL;
     mth__placement_write(place, sizeof place, site->place);
-    return FAIL(MTH_ERROR_VALUE, F("device_id=%" PRId64 " lies outside of the stage, which is on %s", device, place), F("use a device of the stage, such as %d, or leave device_id out", site->place->lowest));
+    return FAIL(MTH_ERROR_VALUE, F("device_id=%" PRId64 " lies outside of the stage, which is on %s", device, place),
+        F("use a device of the stage, such as %d, or leave device_id out", site->place->lowest));
 }
 
 static mth_status check_mesh(const mth_arg *given, const mth__site *site) {
@@ -31,7 +33,8 @@ static mth_status check_mesh(const mth_arg *given, const mth__site *site) {
     if (same) return NULL;
     char text[96];
     size_t n = (size_t)snprintf(text, sizeof text, "(");
-    for (size_t a = 0; a < given->count && n < sizeof text; a++) n += (size_t)snprintf(text + n, sizeof text - n, a ? ", %" PRId64 : "%" PRId64, given->items[a].integer);
+    for (size_t a = 0; a < given->count && n < sizeof text; a++)
+        n += (size_t)snprintf(text + n, sizeof text - n, a ? ", %" PRId64 : "%" PRId64, given->items[a].integer);
     if (n < sizeof text) snprintf(text + n, sizeof text - n, given->count == 1 ? ",)" : ")");
     mesh_text(want, sizeof want, p);
     return FAIL(MTH_ERROR_VALUE, F("device_mesh=%s differs from %s, %s", text, site->stage < 0 ? "the backend's" : "the stage's", want),
@@ -56,21 +59,25 @@ mth_status mth__site_on(const mth_module *m, mth__mesh *mesh, const mth__site *s
 static mth_status check_spec(const mth_arg *spec, const char *what, const mth__site *site) {
     mth__sharding unused;
     if (spec->kind == MTH_ARG_NONE) return NULL;
-    if (spec->kind == MTH_ARG_LIST && spec->count > MTH__RANK) return FAIL(MTH_ERROR_VALUE, F("the spec of %s has %zu entries", what, spec->count), F("give one entry a dimension, at most %d", MTH__RANK));
+    if (spec->kind == MTH_ARG_LIST && spec->count > MTH__RANK) return FAIL(MTH_ERROR_VALUE,
+        F("the spec of %s has %zu entries", what, spec->count), F("give one entry a dimension, at most %d", MTH__RANK));
     return mth__spec_read(*spec, site->place, (int)spec->count, what, &unused);
 }
 
 static mth_status check_module(const mth_module *m, mth__mesh *mesh, const mth__site *site) {
     const mth__placement *on;
     TRY(mth__site_on(m, mesh, site, &on));
-    const mth_arg *weight = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"), *axis = mth__module_option(m, "tensor_axis");
+    const mth_arg *weight = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
+        *axis = mth__module_option(m, "tensor_axis");
     if (weight) TRY(check_spec(weight, "weight", site));
     for (size_t i = 0; specs && i < specs->count; i++) TRY(check_spec(&specs->items[i], specs->keys[i], site));
     if (axis && axis->kind == MTH_ARG_INT && (axis->integer < 0 || axis->integer >= site->place->naxes)) {
         char text[64];
         mesh_text(text, sizeof text, site->place);
-        if (site->place->naxes == 0) return FAIL(MTH_ERROR_VALUE, F("tensor_axis=%" PRId64 ", and there is a single device, no axis to split over", axis->integer), F("leave tensor_axis out"));
-        return FAIL(MTH_ERROR_VALUE, F("tensor_axis=%" PRId64 " is no axis of the mesh %s", axis->integer, text), F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
+        if (site->place->naxes == 0) return FAIL(MTH_ERROR_VALUE,
+            F("tensor_axis=%" PRId64 ", and there is a single device, no axis to split over", axis->integer), F("leave tensor_axis out"));
+        return FAIL(MTH_ERROR_VALUE, F("tensor_axis=%" PRId64 " is no axis of the mesh %s", axis->integer, text),
+            F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
     }
     return NULL;
 }

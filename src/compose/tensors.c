@@ -16,7 +16,8 @@ static mth_status sigmoid_expand(mth__expansion *e) { return elementwise(e, "sig
 static mth_status tanh_expand(mth__expansion *e) { return elementwise(e, "tanh"); }
 
 #define ELEMENTWISE(type, function, text) \
-    const mth__module_type mth__type_##type = {.name = #type, .inputs = "input", .outputs = "output", .doc = text, .parameters = "", .expand = function}
+    const mth__module_type mth__type_##type = {.name = #type, .inputs = "input", .outputs = "output", .doc = text, .parameters = "", \
+        .expand = function}
 ELEMENTWISE(Relu, relu_expand, "max(input, 0), element by element.");
 ELEMENTWISE(Silu, silu_expand, "input * sigmoid(input), element by element.");
 ELEMENTWISE(Sigmoid, sigmoid_expand, "1 / (1 + exp(-input)), element by element.");
@@ -68,7 +69,8 @@ static mth_status divide_expand(mth__expansion *e) { return fold(e, "div"); }
 
 static mth_status wired_several(const mth_module *m, const int *wires) {
     if (wires[0] >= 2) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 or more inputs, and has %d", m->type->name, wires[0]), F("name them all: inputs=['a', 'b']"));
+    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 or more inputs, and has %d", m->type->name, wires[0]),
+        F("name them all: inputs=['a', 'b']"));
 }
 
 static mth_status wired_pair(const mth_module *m, const int *wires) {
@@ -77,9 +79,11 @@ static mth_status wired_pair(const mth_module *m, const int *wires) {
 }
 
 #define ARITHMETIC(type, function, count, text) \
-    const mth__module_type mth__type_##type = {.name = #type, .inputs = "inputs*", .outputs = "output", .doc = text, .parameters = "", .expand = function, .wired = count}
+    const mth__module_type mth__type_##type = {.name = #type, .inputs = "inputs*", .outputs = "output", .doc = text, .parameters = "", \
+        .expand = function, .wired = count}
 ARITHMETIC(Add, add_expand, wired_several, "The sum of two or more inputs, from left to right; shapes broadcast as in NumPy.");
-ARITHMETIC(Multiply, multiply_expand, wired_several, "The product of two or more inputs, element by element, from left to right; shapes broadcast as in NumPy.");
+ARITHMETIC(Multiply, multiply_expand, wired_several,
+    "The product of two or more inputs, element by element, from left to right; shapes broadcast as in NumPy.");
 ARITHMETIC(Subtract, subtract_expand, wired_pair, "inputs[0] - inputs[1]; shapes broadcast as in NumPy.");
 ARITHMETIC(Divide, divide_expand, wired_pair, "inputs[0] / inputs[1], element by element; shapes broadcast as in NumPy.");
 
@@ -92,19 +96,22 @@ static mth_status matmul_expand(mth__expansion *e) {
     bool fits = (batch == 0 || ra == b->shape.rank) && a->shape.dim[ra - 1] == b->shape.dim[batch];
     for (int d = 0; d < batch && fits; d++) fits = a->shape.dim[d] == b->shape.dim[d];
     if (!fits) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("the shapes do not fit a matrix product"), F("give [..., n, i] and [i, o], or [..., n, i] and [..., i, o] with the same leading dimensions"));
+        mth_status s = FAIL(MTH_ERROR_VALUE, F("the shapes do not fit a matrix product"),
+            F("give [..., n, i] and [i, o], or [..., n, i] and [..., i, o] with the same leading dimensions"));
         return mth__error_tensor(mth__error_tensor(s, mth__port_text("inputs[0]", a)), mth__port_text("inputs[1]", b));
     }
     char lead[MTH__RANK] = "abcdefg", spec[40]; /* the last letter of `lead` that is used stands for n */
     __builtin_snprintf(spec, sizeof spec, "%.*si,%.*sio->%.*so", ra - 1, lead, batch, lead, ra - 1, lead);
     return mth__build_contract(&e->builder, mth__copy_text(e->builder.graph->arena, spec), a, b, &e->out[0]);
 }
-ARITHMETIC(MatMul, matmul_expand, wired_pair, "The matrix product of inputs[0] [..., n, i] with inputs[1] [i, o] or [..., i, o] -> output[..., n, o]; leading dimensions are the same.");
+ARITHMETIC(MatMul, matmul_expand, wired_pair, "The matrix product of inputs[0] [..., n, i] with inputs[1] [i, o] or [..., i, o] -> "
+                                              "output[..., n, o]; leading dimensions are the same.");
 
 static mth_status concat_expand(mth__expansion *e) {
     int axis;
     TRY(mth__need_axis(e->in[0], "inputs[0]", "axis", mth__opt_int(e, "axis", 0), &axis));
-    if (e->nin > MTH__MAX_IN) return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, e->nin), F("concatenate in two steps"));
+    if (e->nin > MTH__MAX_IN) return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, e->nin),
+        F("concatenate in two steps"));
     return mth__build(&e->builder, mth__op_find("concat"), &(mth__attrs){.i = {axis}}, e->nin, e->in, &e->out[0]);
 }
 
@@ -123,10 +130,12 @@ static mth_status split_expand(mth__expansion *e) {
     TRY(mth__need_axis(x, "input", "axis", mth__opt_int(e, "axis", 0), &axis));
     int64_t n = x->shape.dim[axis], each = n / parts;
     if (n % parts) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("dimension %d of %" PRId64 " has no %" PRId64 " equal parts", axis, n, parts), F("give parts that divide %" PRId64 ", or cut with Slice", n));
+        mth_status s = FAIL(MTH_ERROR_VALUE, F("dimension %d of %" PRId64 " has no %" PRId64 " equal parts", axis, n, parts),
+            F("give parts that divide %" PRId64 ", or cut with Slice", n));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
-    for (int i = 0; i < parts; i++) TRY(mth__build1(&e->builder, "slice", &(mth__attrs){.i = {axis, i * each, (i + 1) * each}}, x, &e->out[i]));
+    for (int i = 0; i < parts; i++)
+        TRY(mth__build1(&e->builder, "slice", &(mth__attrs){.i = {axis, i * each, (i + 1) * each}}, x, &e->out[i]));
     return NULL;
 }
 
@@ -145,7 +154,8 @@ static mth_status split_check(const mth_module *m) {
 
 const mth__module_type mth__type_Split = {
     .name = "Split", .inputs = "input", .outputs = "output0, output1, ...",
-    .options = (const mth__opt[]){{"parts", MTH__OPT_SIZE, NULL, "how many equal parts", NULL}, {"axis", MTH__OPT_INT, "0", "the dimension that is cut", NULL}, {0}},
+    .options = (const mth__opt[]){{"parts", MTH__OPT_SIZE, NULL, "how many equal parts", NULL},
+        {"axis", MTH__OPT_INT, "0", "the dimension that is cut", NULL}, {0}},
     .doc = "Cuts one dimension in equal parts: the outputs output0, output1, ... in order.",
     .parameters = "", .check = split_check, .ports = split_ports, .expand = split_expand,
 };
@@ -157,7 +167,8 @@ static mth_status slice_expand(mth__expansion *e) {
     int64_t n = x->shape.dim[axis], start = mth__opt_int(e, "start", 0), stop = mth__opt_int(e, "stop", n);
     int64_t from = start < 0 ? start + n : start, to = stop < 0 ? stop + n : stop;
     if (from < 0 || to > n || from >= to) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("start=%" PRId64 ", stop=%" PRId64 " take nothing from dimension %d of %" PRId64, start, stop, axis, n),
+        mth_status s = FAIL(MTH_ERROR_VALUE, F("start=%" PRId64 ", stop=%" PRId64 " take nothing from dimension %d of %" PRId64, start,
+            stop, axis, n),
                             F("give a start below stop, both within %" PRId64 " (negative ones count from the end)", n));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
@@ -166,8 +177,11 @@ static mth_status slice_expand(mth__expansion *e) {
 
 const mth__module_type mth__type_Slice = {
     .name = "Slice", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){{"axis", MTH__OPT_INT, NULL, "the dimension that is cut", NULL}, {"start", MTH__OPT_INT, "0", "the first element; negative: from the end", NULL},
-                                  {"stop", MTH__OPT_INT, "None", "the element behind the last; negative: from the end; None: the end", NULL}, {0}},
+    .options = (const mth__opt[]){
+        {"axis", MTH__OPT_INT, NULL, "the dimension that is cut", NULL},
+        {"start", MTH__OPT_INT, "0", "the first element; negative: from the end", NULL},
+        {"stop", MTH__OPT_INT, "None", "the element behind the last; negative: from the end; None: the end", NULL},
+        {0}},
     .doc = "The elements from start to stop, without stop, of one dimension.",
     .parameters = "", .expand = slice_expand,
 };
@@ -179,7 +193,8 @@ static mth_status check_ints(const mth_module *m, const char *option, size_t mos
     for (size_t i = 0; i < a->count && good; i++) good = a->items[i].kind == MTH_ARG_INT;
     if (good) return NULL;
     const char *text = mth__arg_text(m->arena, *a);
-    return FAIL(MTH_ERROR_TYPE, F("%s=%s is no tuple of at most %zu integers", option, text, most), F("give %s as a tuple of integers", option));
+    return FAIL(MTH_ERROR_TYPE, F("%s=%s is no tuple of at most %zu integers", option, text, most),
+        F("give %s as a tuple of integers", option));
 }
 
 static mth_status reshape_expand(mth__expansion *e) {
@@ -196,7 +211,8 @@ static mth_status reshape_expand(mth__expansion *e) {
     if (open >= 0 && size % known == 0) to.dim[open] = size / known, known = size;
     if (known != size) {
         const char *text = mth__arg_text(e->builder.graph->arena, *shape);
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("%" PRId64 " elements do not fill the shape %s", size, text), F("give a shape of %" PRId64 " elements, with one -1 for what is left", size));
+        mth_status s = FAIL(MTH_ERROR_VALUE, F("%" PRId64 " elements do not fill the shape %s", size, text),
+            F("give a shape of %" PRId64 " elements, with one -1 for what is left", size));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     mth__attrs a = {.i = {to.rank}};
@@ -210,7 +226,8 @@ static mth_status reshape_check(const mth_module *m) {
     int open = 0;
     for (size_t d = 0; d < shape->count; d++) {
         int64_t n = shape->items[d].integer;
-        if (n == 0 || n < -1) return FAIL(MTH_ERROR_VALUE, F("shape holds the size %" PRId64, n), F("give sizes of 1 or more, and at most one -1"));
+        if (n == 0 || n < -1) return FAIL(MTH_ERROR_VALUE, F("shape holds the size %" PRId64, n),
+            F("give sizes of 1 or more, and at most one -1"));
         open += n == -1;
     }
     if (open > 1) return FAIL(MTH_ERROR_VALUE, F("shape holds %d times -1", open), F("leave at most one size open"));
@@ -232,13 +249,15 @@ static mth_status transpose_expand(mth__expansion *e) {
     unsigned used = 0;
     for (int d = 0; d < rank; d++) {
         int axis = rank - 1 - d;
-        if (axes->kind == MTH_ARG_LIST && axes->count == (size_t)rank) TRY(mth__need_axis(x, "input", "axes", axes->items[d].integer, &axis));
+        if (axes->kind == MTH_ARG_LIST && axes->count == (size_t)rank)
+            TRY(mth__need_axis(x, "input", "axes", axes->items[d].integer, &axis));
         used |= 1u << axis;
         a.i[1 + d] = axis;
     }
     if ((axes->kind == MTH_ARG_LIST && axes->count != (size_t)rank) || used != (1u << rank) - 1) {
         const char *text = mth__arg_text(e->builder.graph->arena, *axes);
-        return mth__error_tensor(FAIL(MTH_ERROR_VALUE, F("axes=%s do not name each of the %d dimensions once", text, rank), F("give the %d dimensions in their new order", rank)), mth__port_text("input", x));
+        return mth__error_tensor(FAIL(MTH_ERROR_VALUE, F("axes=%s do not name each of the %d dimensions once", text, rank),
+            F("give the %d dimensions in their new order", rank)), mth__port_text("input", x));
     }
     return mth__build1(&e->builder, "transpose", &a, x, &e->out[0]);
 }
@@ -273,7 +292,8 @@ static mth_status max_expand(mth__expansion *e) { return reduction(e, "reduce_ma
 
 static mth_status reduction_check(const mth_module *m) {
     const mth_arg *axis = mth__module_option(m, "axis");
-    if (axis->kind == MTH_ARG_INT || axis->kind == MTH_ARG_NONE || (axis->kind == MTH_ARG_LIST && axis->count)) return axis->kind == MTH_ARG_LIST ? check_ints(m, "axis", MTH__RANK) : NULL;
+    if (axis->kind == MTH_ARG_LIST && axis->count) return check_ints(m, "axis", MTH__RANK);
+    if (axis->kind == MTH_ARG_INT || axis->kind == MTH_ARG_NONE) return NULL;
     const char *text = mth__arg_text(m->arena, *axis);
     return FAIL(MTH_ERROR_TYPE, F("axis=%s is no dimension", text), F("give axis a dimension, a tuple of dimensions, or None for all"));
 }
@@ -281,7 +301,8 @@ static mth_status reduction_check(const mth_module *m) {
 static const mth__opt reduction_options[] = {{"axis", MTH__OPT_ANY, "None", "a dimension, a tuple of dimensions, or None for all", NULL},
                                              {"keepdims", MTH__OPT_BOOL, "False", "reduced dimensions stay with size 1", NULL}, {0}};
 #define REDUCTION(type, function, text) \
-    const mth__module_type mth__type_##type = {.name = #type, .inputs = "input", .outputs = "output", .options = reduction_options, .doc = text, .parameters = "", .check = reduction_check, .expand = function}
+    const mth__module_type mth__type_##type = {.name = #type, .inputs = "input", .outputs = "output", .options = reduction_options, \
+        .doc = text, .parameters = "", .check = reduction_check, .expand = function}
 REDUCTION(Mean, mean_expand, "The mean over dimensions.");
 REDUCTION(Sum, sum_expand, "The sum over dimensions.");
 REDUCTION(Max, max_expand, "The largest element over dimensions.");

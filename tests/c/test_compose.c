@@ -1,0 +1,305 @@
+/* Composition: wiring and its errors, names, the order of parameters, outputs, annotations, inputs. */
+#include "compose_kit.h"
+
+/* ---------------------------------------------------------------- names and wires */
+TEST(a_chain_names_its_blocks) {
+    mth_model *m = model();
+    ADD(m, "Linear", WIDTH(8), NOTHING, MTH_CHAIN);
+    ADD(m, "Relu", NOTHING, NOTHING, MTH_CHAIN);
+    ADD(m, "Linear", WIDTH(4), NOTHING, MTH_CHAIN);
+    CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 3)));
+    SAME(listed, "linear_0.weight(3, 8) linear_0.bias(8,) linear_1.weight(8, 4) linear_1.bias(4,)");
+    SAME(list_inputs(m), "input");
+    SAME(list_outputs(m), "linear_1.output");
+    char *text;
+    CHECK_STATUS(mth_model_print(m, &text));
+    CHECK(strstr(text, "relu_0") && strstr(text, "input=linear_0.output -> relu_0.output") && strstr(text, "Linear(dimension=8)"));
+    mth_text_free(text);
+    mth_model_free(m);
+}
+
+TEST(outputs_are_what_nothing_consumes) {
+    mth_model *m = model();
+    linear(m, 8, "input", "h");
+    relu(m, "h", "output");
+    linear(m, 16, "input", "hidden");
+    CHECK_STATUS(resolve_on(m, MESH(4)));
+    SAME(list_outputs(m), "output, hidden");
+    SAME(list_inputs(m), "input");
+    mth_model_free(m);
+}
+
+TEST(wires_refer_forward_and_parameters_keep_the_order_of_composition) {
+    mth_model *m = model();
+    linear(m, 4, "h", "output");
+    linear(m, 8, "x", "h");
+    CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("x", 2, 3)));
+    SAME(listed, "linear_0.weight(8, 4) linear_0.bias(4,) linear_1.weight(3, 8) linear_1.bias(8,)");
+    SAME(list_outputs(m), "output");
+    mth_model_free(m);
+}
+
+TEST(names_can_be_given) {
+    mth_model *m = model();
+    const mth_option named[] = {{"dimension", mth_int(4)}, {"name", mth_string("head")}};
+    ADD(m, "Linear", named, 2, NOTHING, MTH_CHAIN);
+    ADD(m, "Linear", WIDTH(4), NOTHING, MTH_CHAIN);
+    CHECK_FAILS(try_add(m, "Linear", named, 2, NOTHING, MTH_CHAIN), MTH_ERROR_VALUE, "two blocks named 'head'");
+    CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 4)));
+    SAME(listed, "head.weight(4, 4) head.bias(4,) linear_0.weight(4, 4) linear_0.bias(4,)");
+    CHECK_FAILS(try_add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"name", mth_string("a.b")}), NOTHING, MTH_CHAIN),
+        MTH_ERROR_VALUE, "dot");
+    mth_model_free(m);
+}
+
+TEST(snake_case) {
+    const struct { const char *type, *want; const mth_option *o; size_t n; } cases[] = {
+        {"MultiHeadAttention", "multi_head_attention_0", MTH_OPTIONS({"num_heads", mth_int(2)})}, {"MoE", "moe_0",
+            MTH_OPTIONS({"num_experts", mth_int(2)}, {"expert_dim", mth_int(2)})},
+        {"RMSNorm", "rms_norm_0", NULL, 0}, {"LayerNorm", "layer_norm_0", NULL, 0}, {"FeedForward", "feed_forward_0",
+            MTH_OPTIONS({"hidden_dim", mth_int(2)})},
+        {"MatMul", "mat_mul_0", NULL, 0}, {"CrossEntropy", "cross_entropy_0", NULL, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        mth_model *m = model();
+        ADD(m, cases[i].type, cases[i].o, cases[i].n, NOTHING, MTH_PLAIN);
+        SAME(m->block.at[0]->name, cases[i].want);
+        mth_model_free(m);
+    }
+}
+
+TEST(submodels_as_in_the_guide) {
+    mth_model *m = model();
+    linear(m, 8, "input", "embedding");
+    for (int i = 0; i < 3; i++) {
+        char in[32], out[32], before[32];
+        snprintf(in, sizeof in, "layer%d_input", i);
+        snprintf(out, sizeof out, "layer%d_output", i);
+        snprintf(before, sizeof before, i ? "layer%d_output" : "embedding", i - 1);
+        mth_model *b = model();
+        ADD(b, "Linear", WIDTH(8), MTH_WIRES({"input", in}, {"output", "h"}), MTH_PLAIN);
+        ADD(b, "Add", NOTHING, MTH_WIRES({"inputs", in}, {"inputs", "h"}, {"output", out}), MTH_CHAIN);
+        add_model(m, b, NOTHING, MTH_CHAIN);
+        CHECK_STATUS(mth_model_connect(m, before, in));
+        CHECK_STATUS(mth_model_connect(m, before, in));
+    }
+    ADD(m, "Linear", WIDTH(5), MTH_WIRES({"input", "layer2_output"}, {"output", "logits"}), MTH_CHAIN);
+    CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 3)));
+    SAME(listed, "linear_0.weight(3, 8) linear_0.bias(8,) model_0.linear_0.weight(8, 8) model_0.linear_0.bias(8,) "
+        "model_1.linear_0.weight(8, 8) model_1.linear_0.bias(8,) "
+                 "model_2.linear_0.weight(8, 8) model_2.linear_0.bias(8,) linear_1.weight(8, 5) linear_1.bias(5,)");
+    SAME(list_outputs(m), "logits");
+    SAME(list_inputs(m), "input");
+    CHECK_FAILS(mth_model_connect(m, "embedding", "layer1_input"), MTH_ERROR_VALUE,
+        "contradicts connect(source='layer0_output', destination='layer1_input')");
+    mth_model_free(m);
+}
+
+TEST(a_connect_wins_over_a_chain) {
+    mth_model *m = model();
+    linear(m, 8, "input", "a");
+    linear(m, 8, "input", "b");
+    add_model(m, block("x", "y"), NOTHING, MTH_CHAIN);
+    CHECK_STATUS(mth_model_connect(m, "a", "x"));
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_outputs(m), "b, y");
+    mth_model_free(m);
+}
+
+TEST(blocks_with_the_same_names_chain) {
+    mth_model *m = model();
+    for (int i = 0; i < 3; i++) add_model(m, block("input", "output"), NOTHING, MTH_CHAIN);
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_inputs(m), "input");
+    SAME(list_outputs(m), "output");
+    relu(m, "output", "z");
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "'output' is written by model_0");
+    mth_model_free(m);
+}
+
+TEST(a_parents_name_binds_an_uncalled_submodel) {
+    mth_model *m = model(), *sub = model();
+    ADD(sub, "Multiply", NOTHING, MTH_WIRES({"inputs", "x"}, {"inputs", "mask"}, {"output", "y"}), MTH_PLAIN);
+    linear(m, 8, "input", "mask");
+    linear(m, 8, "input", "h");
+    add_model(m, sub, NOTHING, MTH_CHAIN);
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_inputs(m), "input");
+    SAME(list_outputs(m), "y");
+    mth_model_free(m);
+}
+
+TEST(an_explicit_wire_renames_a_submodels_ports) {
+    mth_model *m = model();
+    add_model(m, block("x", "y"), MTH_WIRES({"x", "a"}, {"y", "b"}), MTH_PLAIN);
+    add_model(m, block("x", "y"), MTH_WIRES({"x", "b"}), MTH_PLAIN);
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_inputs(m), "a");
+    SAME(list_outputs(m), "y");
+    CHECK_FAILS(mth_model_add_model(m, m, "twice", MTH_WIRES({"z", "b"}), MTH_PLAIN), MTH_ERROR_TYPE, "twice has no port 'z'");
+    mth_model_free(m);
+}
+
+TEST(a_plain_block_opens_inputs_of_its_own) {
+    mth_model *m = model();
+    ADD(m, "Relu", NOTHING, NOTHING, MTH_PLAIN);
+    ADD(m, "Relu", NOTHING, NOTHING, MTH_PLAIN);
+    ADD(m, "Relu", NOTHING, MTH_WIRES({"input", "relu_0.output"}), MTH_PLAIN);
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_inputs(m), "input, relu_1.input");
+    SAME(list_outputs(m), "relu_1.output, relu_2.output");
+    mth_model_free(m);
+}
+
+/* ---------------------------------------------------------------- errors of wiring */
+TEST(unknown_ports_and_modules) {
+    mth_model *m = model();
+    CHECK_FAILS(try_add(m, "Relu", NOTHING, MTH_WIRES({"inptu", "x"}), MTH_PLAIN), MTH_ERROR_TYPE, "did you mean 'input'");
+    CHECK_FAILS(try_add(m, "Linaer", NOTHING, NOTHING, MTH_PLAIN), MTH_ERROR_VALUE, "did you mean 'Linear'");
+    CHECK_FAILS(try_add(m, "Linear", MTH_OPTIONS({"dimensoin", mth_int(3)}), NOTHING, MTH_PLAIN), MTH_ERROR_TYPE,
+        "did you mean 'dimension'");
+    CHECK_FAILS(try_add(m, "Relu", NOTHING, MTH_WIRES({"input", "a"}, {"input", "b"}), MTH_PLAIN), MTH_ERROR_VALUE,
+        "wired to 'a' and to 'b'");
+    CHECK_FAILS(try_add(m, "Relu", NOTHING, MTH_WIRES({"input", ""}), MTH_PLAIN), MTH_ERROR_VALUE, "is no name");
+    CHECK(m->block.n == 0);
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "no blocks");
+    mth_model_free(m);
+}
+
+TEST(two_writers) {
+    mth_model *m = model();
+    relu(m, "a", "x");
+    relu(m, "b", "x");
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "'x' is written by relu_0 (port output) and by relu_1 (port output)");
+    mth_model_free(m);
+}
+
+TEST(cycles_name_their_operators) {
+    mth_model *m = model();
+    relu(m, "input", "start");
+    relu(m, "c", "a");
+    relu(m, "a", "b");
+    relu(m, "b", "c");
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "cycle: relu_2 -> relu_3 -> relu_1 -> relu_2");
+    mth_model_free(m);
+    m = model();
+    relu(m, "x", "x");
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "cycle: relu_0 -> relu_0");
+    mth_model_free(m);
+}
+
+TEST(connects_that_do_not_hold) {
+    mth_model *m = model();
+    relu(m, "x", "hidden");
+    relu(m, "y", "output");
+    CHECK_STATUS(mth_model_connect(m, "hiden", "y"));
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_KEY, "did you mean 'hidden'");
+    mth_model_free(m);
+    m = model();
+    relu(m, "x", "hidden");
+    relu(m, "y", "output");
+    CHECK_STATUS(mth_model_connect(m, "hidden", "z"));
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_KEY, "no block has the input 'z'");
+    mth_model_free(m);
+    m = model();
+    relu(m, "x", "hidden");
+    relu(m, "hidden", "output");
+    CHECK_STATUS(mth_model_connect(m, "output", "hidden"));
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "contradicts the wire of relu_0");
+    mth_model_free(m);
+    m = model();
+    relu(m, "x", "p");
+    relu(m, "y", "q");
+    CHECK_STATUS(mth_model_connect(m, "x", "y"));
+    CHECK_STATUS(mth_model_connect(m, "y", "x"));
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "circle");
+    CHECK_FAILS(mth_model_connect(m, NULL, "x"), MTH_ERROR_TYPE, "source");
+    mth_model_free(m);
+}
+
+TEST(open_inputs_that_a_chain_cannot_tell_apart) {
+    mth_model *m = model();
+    relu(m, "input", "x");
+    ADD(m, "CrossEntropy", NOTHING, NOTHING, MTH_CHAIN);
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "2 inputs of cross_entropy_0 are open (input, target)");
+    mth_model_free(m);
+    m = model();
+    relu(m, "input", "x");
+    ADD(m, "CrossEntropy", NOTHING, MTH_WIRES({"target", "labels"}), MTH_CHAIN);
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_inputs(m), "input, labels");
+    mth_model_free(m);
+    m = model();
+    ADD(m, "Add", NOTHING, MTH_WIRES({"inputs", "a"}), MTH_PLAIN);
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "takes 2 or more inputs, and has 1");
+    mth_model_free(m);
+}
+
+/* ---------------------------------------------------------------- devices, meshes, specs */
+static mth_status one_linear(const int64_t *mesh, int naxes, const mth_option *o, size_t n) {
+    mth_model *m;
+    TRY(mth_model_create(&m));
+    mth_status s = try_add(m, "Linear", o, n, NOTHING, MTH_PLAIN);
+    if (!s) s = expand_on(m, mesh, naxes, INPUTS(FLOATS("input", 2, 6)), NULL);
+    mth_model_free(m);
+    return s;
+}
+
+TEST(annotations) {
+    CHECK_STATUS(one_linear(MESH(4), LINEAR({"device_id", mth_int(3)})));
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"device_id", mth_int(4)})), MTH_ERROR_VALUE, "device_id=4 lies outside of the mesh (4,)");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"device_id", mth_int(-1)})), MTH_ERROR_VALUE, "device_id=-1");
+    CHECK_FAILS(one_linear(MESH(2, 2), LINEAR({"device_mesh", MTH_INTS(4)})), MTH_ERROR_VALUE,
+        "device_mesh=(4,) differs from the backend's, (2, 2)");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(1), MTH_NONE)})), MTH_ERROR_VALUE, "axis 1");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(0), mth_int(0))})), MTH_ERROR_VALUE, "axis 0 twice");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(0))})), MTH_ERROR_VALUE,
+        "2 dimensions, its spec 1 entry");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"device_id", mth_int(1)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)})),
+        MTH_ERROR_VALUE, "splits it over several");
+    const char *const keys[] = {"wieght"}, *const bias[] = {"bias"};
+    mth_arg spec = MTH_SPEC(MTH_NONE, mth_int(0)), one = MTH_SPEC(mth_int(0));
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, keys, &spec)})), MTH_ERROR_KEY, "did you mean 'weight'");
+    CHECK_STATUS(one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, bias, &one)})));
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, bias, &one)}, {"bias", mth_bool(false)})), MTH_ERROR_KEY,
+        "leave out");
+    CHECK_FAILS(one_linear(MESH(4), MTH_OPTIONS({"dimension", mth_int(0)})), MTH_ERROR_VALUE, "below 1");
+}
+
+static void look_at_specs(mth__graph *g) {
+    const mth__value *w = g->parameter.at[0], *b = g->parameter.at[1];
+    CHECK(w->pinned && w->fixed[1] && w->sharding.on == mth__place_whole(g->mesh) && w->sharding.dim[0].naxes == 1
+        && w->sharding.dim[1].naxes == 0);
+    CHECK(!b->pinned && b->sharding.on == w->sharding.on && w->init == MTH__INIT_NORMAL && fabs(w->init_scale - 1 / sqrt(6)) < 1e-9);
+    CHECK(!strcmp(w->origin, "user, linear_0") && g->node.at[0]->on == w->sharding.on && !strcmp(g->node.at[0]->attrs.s, "ai,io->ao"));
+}
+
+TEST(specs_pin_the_weight) {
+    mth_model *m = model();
+    ADD(m, "Linear", LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), NOTHING, MTH_PLAIN);
+    CHECK_STATUS(EXPAND(m, look_at_specs, FLOATS("input", 2, 6)));
+    mth_model_free(m);
+}
+
+/* ---------------------------------------------------------------- inputs */
+TEST(inputs_that_do_not_fit) {
+    mth_model *m = model();
+    linear(m, 8, "tokens", "output");
+    CHECK_FAILS(EXPAND(m, NULL, FLOATS("toknes", 2, 3)), MTH_ERROR_KEY, "it was given as 'toknes'");
+    CHECK_FAILS(EXPAND(m, NULL, FLOATS("tokens", 2, 3), FLOATS("token", 2, 3)), MTH_ERROR_KEY, "did you mean 'tokens'");
+    CHECK_FAILS(EXPAND(m, NULL, FLOATS("tokens", 2, 3), FLOATS("tokens", 2, 3)), MTH_ERROR_KEY, "given twice");
+    CHECK_FAILS(EXPAND(m, NULL, FLOATS("tokens", 2, 0)), MTH_ERROR_VALUE, "nothing along dimension 1");
+    CHECK_FAILS(EXPAND(m, NULL, IDS("tokens", 2, 3)), MTH_ERROR_TYPE, "linear_0: input must be floating, it is int32");
+    mth_model_free(m);
+    m = model();
+    ADD(m, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(7)}, {"embedding_dim", mth_int(4)}), NOTHING, MTH_PLAIN);
+    CHECK_FAILS(EXPAND(m, NULL, FLOATS("input", 2, 3)), MTH_ERROR_TYPE, "must be integers");
+    CHECK_STATUS(EXPAND(m, list_parameters, IDS("input", 2, 3)));
+    SAME(listed, "embedding_0.weight(7, 4)");
+    mth_model_free(m);
+    m = model();
+    ADD(m, "Add", NOTHING, MTH_WIRES({"inputs", "a"}, {"inputs", "b"}, {"output", "c"}), MTH_PLAIN);
+    CHECK_FAILS(EXPAND(m, NULL, FLOATS("a", 2, 3), FLOATS("b", 2, 4)), MTH_ERROR_VALUE, "add_0");
+    mth_model_free(m);
+}
+
+RUN()
