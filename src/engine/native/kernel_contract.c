@@ -93,6 +93,14 @@ static void permute(mth__call *c, plan *p, int o, group *batch, group *rows, gro
     x->at = c->call_scratch;
     c->call_scratch += ((size_t)dense * sizeof(float) + 63) & ~(size_t)63;
 }
+/* A group without elements is one dimension of size 0, whatever the strides of its letters say. */
+static void collapse_empty(group *g) {
+    for (int i = 0; i < g->n; i++)
+        if (!g->size[i]) {
+            *g = (group){.n = 1, .stride = {{1}, {1}, {1}}};
+            return;
+        }
+}
 static bool unit(int64_t row, int64_t column, int64_t rows, int64_t columns) { return row == 1 || column == 1 || rows == 1 || columns == 1; }
 
 static mth_status parse(const mth__call *c, group *batch, group *m, group *n, group *k) {
@@ -168,6 +176,10 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     plan *p = NEW(arena, plan);
     group batch = {0}, m = {0}, n = {0}, k = {0};
     TRY(parse(c, &batch, &m, &n, &k));
+    collapse_empty(&batch);
+    collapse_empty(&m);
+    collapse_empty(&n);
+    collapse_empty(&k);
     sort_group(&batch, C);
     sort_group(&m, C);
     sort_group(&n, C);
