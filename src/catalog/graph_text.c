@@ -30,25 +30,15 @@ static void add_source(mth__text *t, const char *kind, const mth__value *v) {
     mth__text_add(t, "\n");
 }
 
-/* "axis:i0, epsilon:f0, spec:s": each name with the slot where it stands; "shape:i1.." takes the rest, as many as i0 says. */
+/* "axis:i0, epsilon:f0, spec:s": each name with the slot where it stands. What is 0 is left out, as in the text of a program. */
 static void add_attrs(mth__text *t, const mth__node *n) {
-    for (const char *s = n->op->attr_names; s && *s;) {
-        size_t name = strcspn(s, ":"), whole = strcspn(s, ",");
-        if (name >= whole) return;
+    for (const char *s = n->op->attr_names; s && *s; s += strcspn(s, ","), s += strspn(s, ", ")) {
+        int name = (int)strcspn(s, ":");
         const char *slot = s + name + 1;
         int i = atoi(slot + 1);
-        mth__text_add(t, " %.*s=", (int)name, s);
-        if (*slot == 's') {
-            mth__text_add(t, "%s", n->attrs.s ? n->attrs.s : "");
-        } else if (*slot == 'f') {
-            mth__text_add(t, "%.9g", n->attrs.f[i & 1]);
-        } else if (name + 1 < whole && memchr(slot, '.', whole - name - 1)) {
-            for (int k = i; k < i + (int)n->attrs.i[0] && k < MTH__ATTRS; k++) mth__text_add(t, "%s%" PRId64, k > i ? "," : "", n->attrs.i[k]);
-        } else {
-            mth__text_add(t, "%" PRId64, n->attrs.i[i < MTH__ATTRS ? i : 0]);
-        }
-        s += whole;
-        s += strspn(s, ", ");
+        if (*slot == 's' && n->attrs.s) mth__text_add(t, " %.*s=%s", name, s, n->attrs.s);
+        if (*slot == 'f' && n->attrs.f[i] != 0) mth__text_add(t, " %.*s=%.9g", name, s, n->attrs.f[i]);
+        if (*slot == 'i' && n->attrs.i[i]) mth__text_add(t, " %.*s=%" PRId64, name, s, n->attrs.i[i]);
     }
 }
 
