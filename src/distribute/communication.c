@@ -98,7 +98,7 @@ static int64_t parts_of(const mth__value *v) {
         if (s->cyclic || parts > 1) return 0;
         for (int e = 0; e < d; e++) if (v->shape.dim[e] != 1) return 0;
         for (int k = 0; k < s->naxes; k++) parts *= v->sharding.on->dim[s->axis[k]];
-        if (v->shape.dim[d] % parts || s->grain > v->shape.dim[d] / parts) return 0;
+        if (v->shape.dim[d] % parts || (s->grain > 1 && v->shape.dim[d] / parts % s->grain)) return 0;
     }
     return parts;
 }
