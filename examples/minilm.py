@@ -83,7 +83,7 @@ def build(mesh: tuple[int, ...], stages: int) -> ml.Model:
     return model
 
 
-def compile(mesh: tuple[int, ...], stages: int = 0) -> ml.CompiledModel:
+def prepare(mesh: tuple[int, ...], stages: int = 0) -> ml.CompiledModel:
     backend = CBackend(device_mesh=mesh)
     specs = {name: (0, None) for name in ("input_ids", "token_type_ids", "mask")}  # on two axes the first one splits the sentences
     return ml.compile(build(mesh, stages), backend, input_shard_specs=specs if len(mesh) == 2 else None)
@@ -189,7 +189,7 @@ def main() -> None:
 
     inputs = tokenize(options.sentences)
     began = time.perf_counter()
-    compiled = compile(mesh, options.pipeline)
+    compiled = prepare(mesh, options.pipeline)
     compiled.program_text(inputs)
     planned = time.perf_counter()
     names = tensor_names(list(compiled.get_parameter_layout(inputs)))

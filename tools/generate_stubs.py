@@ -154,15 +154,12 @@ def docstring(text: str, indent: str) -> str:
     return f'{indent}"""' + textwrap.indent(text, indent).lstrip() + f'\n{indent}"""\n'
 
 
-def options(text: str) -> list[tuple[str, str, str]]:
-    """(name, rest of the signature, documentation) of lines 'name: type = default: text'."""
-    return [(m[1], m[2].strip(), m[3].strip()) for m in re.finditer(r"^\s*(\w+)((?:: [\w| ]+?)? = (?:'[^']*'|\{[^}]*\}|\([^)]*\)|[^:\n]+)): (.*)$", text, re.M)]
-
-
 def option_signature(text: str) -> str:
+    """Of lines 'name = default: text', or 'name: text' where it is required."""
     parts = []
-    for name, rest, _ in options(text):
-        parts.append(parameters(f"{name}{rest}") if rest.startswith(":") else f"{name}: Any {rest}")
+    for name, default in re.findall(r"^(\w+)(?: = ([^:]+))?: ", text, re.M):
+        kind = "_Spec" if name == "device_mesh" else "bool" if default in ("True", "False") else "str" if default.startswith("'") else "int" if default.isdigit() else "Any"
+        parts.append(f"{name}: {kind}" + (f" = {default}" if default else ""))
     return ", ".join(parts)
 
 
@@ -178,7 +175,7 @@ def stubs() -> dict[str, str]:
     backends = HEAD + "\nfrom collections.abc import Mapping\nfrom typing import Any\n\nfrom ._mithril import Backend as Backend, _Spec\n"
     for name, engine in (("CBackend", "native"), ("ReferenceBackend", "reference")):
         text = _mithril._backend_option_doc(engine) or ""
-        signature = option_signature(text).replace("device_mesh: Any", "device_mesh: _Spec")
+        signature = option_signature(text)
         backends += f"\nclass {name}(Backend):\n" + docstring("Options:\n" + textwrap.indent(text, "    "), "    ")
         backends += f"    def __init__(self, {signature}) -> None: ...\n"
     return {"_mithril.pyi": core, "__init__.pyi": HEAD + INIT.format(names="\n".join(f"    {n} as {n}," for n in names)), "backends.pyi": backends}

@@ -1,0 +1,180 @@
+"""The package as Python sees it: signatures, stubs, help, the order of arguments, threads, signals."""
+import inspect
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from mithril import backends
+from mithril.backends import CBackend, ReferenceBackend
+from mithril.errors import MithrilKeyError
+from support import close, compile_on, f64, linear, one_block, random
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+X = random(6, 8)
+
+
+def test_signatures():
+    signature = inspect.signature(ml.Linear)
+    assert list(signature.parameters)[:2] == ["dimension", "bias"] and signature.parameters["bias"].default is True
+    for name in ml.modules:
+        cls = getattr(ml, name)
+        assert issubclass(cls, ml.Module) and inspect.signature(cls) and cls.__doc__ and "Ports:" in cls.__doc__, name
+    for function in (ml.compile, ml.CompiledModel.evaluate, ml.CompiledModel.get_parameters, backends.Backend.randint):
+        assert inspect.signature(function)
+    assert "device_mesh" in CBackend.__doc__
+
+
+def test_stubs_are_current():
+    run = subprocess.run([sys.executable, ROOT / "tools" / "generate_stubs.py", "--check"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+
+
+def test_examples_type_check():
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    examples = sorted(str(p) for p in (ROOT / "examples").glob("*.py"))
+    run = subprocess.run([sys.executable, "-m", "mypy", "--ignore-missing-imports", "--check-untyped-defs", "--cache-dir", os.devnull, *examples],
+                         capture_output=True, text=True, timeout=300, cwd=ROOT / "examples")
+    assert run.returncode == 0, run.stdout
+
+
+@pytest.mark.parametrize("example", ["tensor_parallel.py", "pipeline.py", "mixture_of_experts.py"])
+def test_example(example):
+    run = subprocess.run([sys.executable, ROOT / "examples" / example], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout
+
+
+def test_spellings():
+    models = []
+    for wire in (lambda m, **w: m(**w), lambda m, **w: m.connect(**w), lambda m, **w: m(**{k: ml.IOKey(v) for k, v in w.items()})):
+        model = ml.Model()
+        model |= wire(ml.Linear(4, True), input="x", output="h")
+        model += wire(ml.Relu(), input="h", output="y")
+        models.append(str(model))
+    assert models[0] == models[1] == models[2] and "linear_0" in models[0]
+    assert "input -> output" in ml.Linear(4).ports
+    assert repr(ml.Linear(4)(input="x")) == "ml.Linear(input='x')"
+
+
+def test_numpy_options():
+    compiled = compile_on(tuple(np.array([2])), one_block(ml.Linear(np.int64(4), bias=np.bool_(True), weight_shard_spec=(np.int32(0), None)), input="x", output="y"))
+    assert compiled.get_parameters({"x": X})["linear_0.weight"].shape == (8, 4)
+
+
+def test_other_backends():
+    for name in ("JaxBackend", "TorchBackend"):
+        with pytest.raises(ImportError, match="CBackend"):
+            getattr(backends, name)
+    with pytest.raises(ImportError, match="CBackend"):
+        exec("from mithril.backends import JaxBackend")
+    with pytest.raises(AttributeError):
+        backends.Other
+
+
+def test_reference_backend():
+    model = one_block(ml.Linear(4, weight_shard_spec=(0, None)), input="x", output="y")
+    for backend in (CBackend(device_mesh=(2,)), ReferenceBackend(device_mesh=(2,))):
+        compiled = ml.compile(model, backend)
+        params = compiled.get_parameters({"x": X}, seed=3)
+        p = {k: f64(v) for k, v in params.items()}
+        close(compiled.evaluate(params, {"x": X})["y"], linear(p, "linear_0", f64(X)), 1e-6)
+
+
+def test_errors_travel():
+    """str, pickle, and the attributes."""
+    compiled = compile_on((1,), one_block(ml.Relu(), input="x", output="y"))
+    with pytest.raises(KeyError) as caught:
+        compiled.evaluate({}, {"z": X})
+    error = caught.value
+    assert isinstance(error, MithrilKeyError) and isinstance(error, ml.MithrilError) and "\n" in str(error) and not str(error).startswith("'")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.fix, again.op, again.tensors) == (type(error), str(error), error.fix, error.op, error.tensors)
+
+
+def test_program_text():
+    compiled = compile_on((2,), one_block(ml.Linear(4, weight_shard_spec=(0, None)), input="x", output="y"))
+    with pytest.raises(ValueError, match="no plan"):
+        compiled.program_text()
+    text = compiled.program_text({"x": X})
+    assert "linear_0" in text and text == compiled.program_text() == ml.reprint_plan(text)
+    ml.verify_plan(text)
+    assert compiled.program_text({"x": X}, gradients=True) != text
+    with pytest.raises(ValueError):
+        ml.verify_plan(text.replace("linear_0", "linear_0 (", 1)[: len(text) // 2])
+    usage, traffic = compiled.get_memory_usage(None, {"x": X}), compiled.get_communication_usage()
+    assert len(usage) == len(traffic) == 2 and set(usage[0]) == {"weights", "gradients", "optimizer", "activations", "communication", "host", "total"}
+    assert all(u["total"] == sum(u[k] for k in u if k not in ("total", "host")) for u in usage)
+    assert set(traffic[0]) == {"received", "sent", "messages"} and sum(t["sent"] for t in traffic) == sum(t["received"] for t in traffic)
+
+
+def test_threads():
+    """One compiled model, used from several threads."""
+    compiled = compile_on((2,), one_block(ml.Linear(64, weight_shard_spec=(0, None)), input="x", output="y"))
+    params = compiled.get_parameters({"x": X})
+    want = np.asarray(compiled.evaluate(params, {"x": X})["y"]).copy()
+    wrong = []
+
+    def work(rows):
+        for _ in range(20):
+            if not np.allclose(np.asarray(compiled.evaluate(params, {"x": X[:rows]})["y"]), want[:rows], atol=1e-5):
+                wrong.append(rows)
+    threads = [threading.Thread(target=work, args=(rows,)) for rows in (6, 6, 3, 2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def long_model():
+    model = ml.Model()
+    for i in range(400):
+        model += ml.Linear(512)(**({"input": "x"} if i == 0 else {}))
+    return model
+
+
+def test_interrupt():
+    """Ctrl-C ends a run at once; a handler that returns lets it finish; all stays usable."""
+    compiled = compile_on((1,), long_model())
+    x = random(2048, 512)
+    params = compiled.get_parameters({"x": x})
+    small = {"x": x[:1]}
+    want = next(iter(compiled.evaluate(params, small).values()))
+
+    def strike(after):
+        threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    compiled.program_text({"x": x})
+    strike(0.3)
+    began = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        compiled.evaluate(params, {"x": x})
+        time.sleep(5)
+    assert time.perf_counter() - began < 2
+    assert np.array_equal(np.asarray(next(iter(compiled.evaluate(params, small).values()))), np.asarray(want))
+    seen = []
+    old = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        strike(0.05)
+        result = next(iter(compiled.evaluate(params, {"x": x[:256]}).values()))
+        time.sleep(0.1)
+        assert seen and result.shape == (256, 512)
+    finally:
+        signal.signal(signal.SIGINT, old)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_subinterpreter_imports_cleanly():
+    """The module keeps its state by itself: a second copy in one process works beside the first."""
+    code = ("import sys, mithril as a\nfor n in [n for n in sys.modules if n.startswith('mithril')]: del sys.modules[n]\n"
+            "import mithril as b\nassert a.Linear is not b.Linear\nfor ml in (a, b):\n    m = ml.Model(); m |= ml.Relu()(input='x', output='y'); print(len(str(m)))")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
