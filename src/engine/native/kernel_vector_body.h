@@ -2,11 +2,13 @@
  * clang turn the operators into the machine's. The part is not guarded: it is a body, not a header. */
 #define V N(v)
 #define I N(vi)
+#define B N(vb)
 #define D N(vd)
 #define U N(vu)
 #define INLINE static inline __attribute__((always_inline))
 typedef float V __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t I __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef uint32_t B __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef double D __attribute__((vector_size(4 * W), aligned(8), may_alias)); /* W / 2 lanes */
 typedef uint64_t U __attribute__((vector_size(4 * W), aligned(8), may_alias));
 
@@ -57,8 +59,9 @@ INLINE V N(exp_v)(V x) {
 INLINE V N(log_v)(V x) {
     I tiny = x < 1.17549435e-38f;
     V scaled = N(choose)(tiny, x * 8388608.0f, x);
-    I bits = (I)scaled, e = (bits - 0x3f3504f3) >> 23;
-    V m = (V)(bits - (e << 23)) - 1.0f, k = __builtin_convertvector(e - (tiny & 23), V), z = m * m;
+    B bits = (B)scaled; /* of negative numbers they wrap: those become NaN below */
+    I e = (I)(bits - 0x3f3504f3u) >> 23;
+    V m = (V)(bits - ((B)e << 23)) - 1.0f, k = __builtin_convertvector(e - (tiny & 23), V), z = m * m;
     V p = N(set)(7.0376836292e-2f);
     p = FMA(p, m, N(set)(-1.1514610310e-1f));
     p = FMA(p, m, N(set)(1.1676998740e-1f));
@@ -445,6 +448,7 @@ static const mth__vector N(table) = {
 #undef INLINE
 #undef V
 #undef I
+#undef B
 #undef D
 #undef U
 #undef W
