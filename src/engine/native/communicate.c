@@ -71,7 +71,7 @@ int mth__communicate_count(const mth__channel *c, const mth__instr *i) {
 /* ---- what one instruction of the device that is being filled works with */
 typedef struct { int instr, in, out, scratch; } values; /* of a member: the role's values; -1: none */
 typedef struct { int value; int64_t bytes; } target; /* of this device */
-typedef struct {
+struct mth__work {           /* one for all instructions of a load: what it holds is copied to the task */
     mth__loader *l;
     int channel_index, instr, on, n, rank;
     const mth__channel *c;
@@ -80,8 +80,9 @@ typedef struct {
     mth__area *from, *to;    /* by rank: the part that a member has before and afterwards; rank -1 where it has none */
     const mth__known *known;
     mth__move_list list;
-    VEC(target) target; /* of list's moves: bound once they lie still */
-} work;
+    VEC(target) target;      /* of list's moves: bound once they lie still */
+};
+typedef struct mth__work work;
 
 static mth__part part_of(const work *w, int device) { return w->l->receive[(size_t)w->channel_index * (size_t)w->l->devices + (size_t)device]; }
 
@@ -91,13 +92,8 @@ static values values_of(const mth__instr *i, int at) {
 
 static mth_status describe(work *w) {
     const mth__channel *c = w->c;
-    mth__arena *arena = w->l->arena;
     w->n = mth__channel_size(c);
-    w->member = NEW_ARRAY(arena, int32_t, w->n);
     w->rank = mth__channel_group(c, w->l->device, w->member);
-    w->of = NEW_ARRAY(arena, values, w->n);
-    w->from = NEW_ARRAY(arena, mth__area, w->n);
-    w->to = NEW_ARRAY(arena, mth__area, w->n);
     for (int r = 0; r < w->n; r++) {
         int d = w->member[r], at = part_of(w, d).instr;
         if (at < 0) return INTERNAL("%s: device %d waits for device %d, which takes no part", c->label, w->l->device, d);
@@ -154,12 +150,10 @@ static void add_flat(work *w, int value, int64_t bytes, int rank, int source, in
 static void end_task(work *w) {
     mth__task *t = mth__load_task(w->l, w->on, MTH__TASK_MOVES, w->instr);
     t->work.moves = mth__moves_plan(w->l->arena, &w->list);
-    for (size_t i = 0; i < w->target.n; i++) mth__load_bind(w->l, w->l->device, w->target.at[i].value, w->target.at[i].bytes, &w->list.move.at[i].dst);
+    for (size_t i = 0; i < w->target.n; i++) mth__load_bind(w->l, w->l->device, w->target.at[i].value, w->target.at[i].bytes, &t->work.moves.move[i].dst);
     t->phases = 1;
     t->chunks[0] = t->work.moves.chunks;
-    w->list.move.at = NULL; /* the task has them now */
-    w->list.move.n = w->list.move.room = 0;
-    w->target.n = 0;
+    w->list.move.n = w->target.n = 0;
 }
 
 /* ---- direct */
@@ -334,7 +328,6 @@ static mth_status pull(work *w, const mth__instr *i) {
     mth__area mine = mth__area_local(c->shape, &c->to, l->device);
     int pieces = mth__load_pieces(l, w->channel_index, l->device, &piece);
     w->n = 1;
-    w->member = NEW_ARRAY(l->arena, int32_t, 1);
     for (int k = 0; k < pieces; k++) {
         int from = piece[k].from_device;
         mth__part p = l->send[(size_t)w->channel_index * (size_t)l->devices + (size_t)from];
@@ -362,8 +355,19 @@ static void wait_readers(work *w) {
 
 mth_status mth__communicate(mth__loader *l, int instr) {
     const mth__instr *i = &l->role->instr.at[instr];
-    work *w = NEW(l->arena, work);
-    *w = (work){.l = l, .channel_index = i->channel, .instr = instr, .on = i->kind == MTH__START, .c = &l->program->channel.at[i->channel]};
+    work *w = l->work;
+    if (!w) {
+        w = l->work = NEW(l->arena, work);
+        w->l = l;
+        w->member = NEW_ARRAY(l->arena, int32_t, l->devices);
+        w->of = NEW_ARRAY(l->arena, values, l->devices);
+        w->from = NEW_ARRAY(l->arena, mth__area, l->devices);
+        w->to = NEW_ARRAY(l->arena, mth__area, l->devices);
+    }
+    w->channel_index = i->channel;
+    w->instr = instr;
+    w->on = i->kind == MTH__START;
+    w->c = &l->program->channel.at[i->channel];
     if (i->kind == MTH__RECV) return pull(w, i);
     if (w->c->kind == MTH__TRANSFER) {
         TRY(pull(w, i));

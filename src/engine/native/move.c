@@ -71,9 +71,13 @@ static void merge(mth__move *m) {
     m->rank = (int8_t)n;
 }
 
+static void *copy(mth__arena *arena, const void *from, size_t n, size_t size) {
+    void *to = mth__alloc_array(arena, n, size);
+    return n ? memcpy(to, from, n * size) : to;
+}
 mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
-    VEC(mth__move_chunk) chunk = {0};
     int64_t gathered = MTH__PIECE_BYTES; /* bytes of the last chunk, where it may grow */
+    list->chunk.n = 0;
     for (size_t i = 0; i < list->move.n; i++) {
         mth__move *m = &list->move.at[i];
         merge(m);
@@ -84,17 +88,18 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
         m->rows = (m->size[0] + parts - 1) / parts;
         if (m->rank == 1) m->rows = (m->rows + 15) / 16 * 16; /* whole cache lines */
         m->parts = (int32_t)((m->size[0] + m->rows - 1) / m->rows);
-        for (int p = 0; m->parts > 1 && p < m->parts; p++) PUSH(arena, chunk, (mth__move_chunk){(int32_t)i, 1, p});
+        for (int p = 0; m->parts > 1 && p < m->parts; p++) PUSH(arena, list->chunk, (mth__move_chunk){(int32_t)i, 1, p});
         if (m->parts > 1) gathered = MTH__PIECE_BYTES;
         else if (gathered + bytes <= MTH__PIECE_BYTES) {
-            chunk.at[chunk.n - 1].count++;
+            list->chunk.at[list->chunk.n - 1].count++;
             gathered += bytes;
         } else {
-            PUSH(arena, chunk, (mth__move_chunk){(int32_t)i, 1, 0});
+            PUSH(arena, list->chunk, (mth__move_chunk){(int32_t)i, 1, 0});
             gathered = bytes;
         }
     }
-    return (mth__moves){list->move.at, chunk.at, (int)list->move.n, (int)chunk.n};
+    return (mth__moves){copy(arena, list->move.at, list->move.n, sizeof *list->move.at), copy(arena, list->chunk.at, list->chunk.n, sizeof *list->chunk.at),
+                        (int)list->move.n, (int)list->chunk.n};
 }
 
 static void run_part(const mth__move *m, int part) {

@@ -52,7 +52,7 @@ typedef struct {
 } mth__move;
 typedef struct { int32_t move, count, part; } mth__move_chunk; /* one part of a large move, or `count` whole small ones */
 typedef struct { mth__move *move; mth__move_chunk *chunk; int moves, chunks; } mth__moves;
-typedef struct { VEC(mth__move) move; } mth__move_list;
+typedef struct { VEC(mth__move) move; VEC(mth__move_chunk) chunk; } mth__move_list;
 /* A region of a global tensor, and a view of it in a local part: first element and strides, in elements. */
 typedef struct { int rank; mth__extent dim[MTH__RANK]; } mth__area;
 typedef struct { int64_t offset, stride[MTH__RANK]; } mth__view;
@@ -60,7 +60,7 @@ mth__area mth__area_local(mth__shape global, const mth__sharding *, int device);
 bool mth__area_intersect(const mth__area *, const mth__area *, mth__area *out);    /* false: empty */
 bool mth__area_view(const mth__area *part, const mth__area *box, mth__view *out);    /* false: the box is not inside the part */
 int64_t mth__area_size(const mth__area *);
-mth__moves mth__moves_plan(mth__arena *, mth__move_list *); /* merges dimensions, cuts into chunks; keeps the list's moves where they are */
+mth__moves mth__moves_plan(mth__arena *, mth__move_list *); /* merges dimensions, cuts into chunks; copies the moves */
 void mth__moves_run(const mth__moves *, int chunk);
 
 /* ---- tasks and streams */
@@ -148,6 +148,7 @@ int mth__core_count(void);                  /* that this process may use */
 typedef struct { int32_t instr, stream, first, end; } mth__part; /* of a device in a channel: its instruction (-1: none), where its tasks begin and end */
 typedef struct { VEC(mth__fixup) fixup; VEC(mth__held) held; } mth__moving; /* values in the caller's buffers */
 typedef struct mth__known mth__known;       /* a template in use */
+typedef struct mth__work mth__work;
 typedef struct mth__loader {
     mth__executable *x;
     mth__arena *arena;
@@ -161,6 +162,7 @@ typedef struct mth__loader {
     VEC(mth__stream_wait) pending[2];       /* of the next task */
     int32_t *seen[2];                       /* counts that earlier tasks of this stream have waited for, by stream */
     mth__known *known;
+    mth__work *work;                        /* communicate.c's own */
     mth__piece **piece;                     /* of transfers, as channel * devices + receiver; made when first asked for */
     int *pieces;                            /* -1: not made yet */
 } mth__loader;
