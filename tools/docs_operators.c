@@ -1,0 +1,104 @@
+/* Writes docs/operators.md from the catalog.
+ *
+ *     docs_operators            prints the page
+ *     docs_operators FILE       fails where FILE is not the page; with MITHRIL_UPDATE_GOLDEN set, writes it
+ */
+#include "catalog/op.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char head[] =
+    "# Operators\n"
+    "\n"
+    "<!-- Written by tools/docs_operators.c from src/catalog: `make update-golden` renews it. -->\n"
+    "\n"
+    "The rows of the catalog: what modules expand into, what engines have kernels for. Letters are *factors*: a letter that operands share\n"
+    "ties their dimensions. A factor may be split over devices, and how it may is what a row says of it:\n"
+    "\n"
+    "- a plain factor: each device computes its part;\n"
+    "- **sum**, **max**: results that lack the letter become partial, to be combined over the devices;\n"
+    "- **whole**: may not be split.\n"
+    "\n"
+    "`...` is any number of dimensions, `*` NumPy's broadcasting. *Linear in* x: where x is a partial sum, so is the result, and the\n"
+    "combination can wait; *together*: if all those operands are. A row without a gradient ends what can be differentiated.\n";
+
+/* "axis:i0, epsilon:f0" without the slots; what numbers a shape or a permutation as one name. */
+static void add_attributes(mth__text *t, const char *names) {
+    if (!names) return;
+    const char *separator = "\n- attributes: ";
+    bool listed = false;
+    for (const char *s = names; *s; s += strcspn(s, ","), s += strspn(s, ", ")) {
+        size_t n = strcspn(s, ":");
+        bool numbered = n == 2 && s[1] >= '0' && s[1] <= '9';
+        if (numbered && listed) continue;
+        mth__text_add(t, "%s%.*s%s", separator, numbered ? 1 : (int)n, s, numbered ? "..." : "");
+        listed |= numbered;
+        separator = ", ";
+    }
+}
+static void add_linear(mth__text *t, const mth__op *op) {
+    if (op->linear == MTH__LINEAR_NONE) return;
+    mth__text_add(t, "\n- linear in ");
+    const char *s = op->args, *separator = "";
+    for (int j = 0; *s; j++, s += strcspn(s, ","), s += strspn(s, ", ")) {
+        if (!(op->linear_args >> j & 1)) continue;
+        mth__text_add(t, "%s%.*s", separator, (int)strcspn(s, ",?*"), s);
+        separator = ", ";
+    }
+    if (op->linear == MTH__LINEAR_JOINT) mth__text_add(t, ", together");
+}
+static void add_row(mth__text *t, const mth__op *op) {
+    mth__text_add(t, "\n### %s\n\n`%s(%s) -> %s`\n\n%s\n", op->name, op->name, op->args, op->results, op->doc);
+    size_t before = t->n;
+    if (op->factors) mth__text_add(t, "\n- factors: `%s`", op->factors);
+    if (op->sum) mth__text_add(t, ", sum `%s`", op->sum);
+    if (op->max) mth__text_add(t, ", max `%s`", op->max);
+    if (op->whole) mth__text_add(t, ", whole `%s`", op->whole);
+    add_attributes(t, op->attr_names);
+    add_linear(t, op);
+    if (!op->grad && !(op->flags & MTH__COMM)) mth__text_add(t, "\n- no gradient");
+    if (t->n > before) mth__text_add(t, "\n");
+}
+
+static mth_status page(void *out) {
+    mth__arena *arena = mth__arena_new();
+    mth__text t = mth__text_new(arena);
+    mth__text_add(&t, "%s", head);
+    for (int communication = 0; communication < 2; communication++) {
+        mth__text_add(&t, "\n## %s\n", communication ? "Communication, made by the planner" : "Computation");
+        for (size_t i = 0; i < mth__op_count(); i++)
+            if (!!(mth__op_at(i)->flags & MTH__COMM) == communication) add_row(&t, mth__op_at(i));
+    }
+    *(char **)out = mth__text_publish(&t);
+    mth__arena_free(arena);
+    return NULL;
+}
+
+static bool same(const char *path, const char *text) {
+    FILE *f = fopen(path, "r");
+    if (!f) return false;
+    size_t at = 0;
+    int c;
+    while ((c = getc(f)) != EOF && text[at] && c == (unsigned char)text[at]) at++;
+    fclose(f);
+    return c == EOF && !text[at];
+}
+
+int main(int argc, char **argv) {
+    char *text = NULL;
+    MTH_CHECK(mth__guard(page, &text));
+    if (!text) return 1;
+    int result = 0;
+    if (argc < 2) {
+        fputs(text, stdout);
+    } else if (getenv("MITHRIL_UPDATE_GOLDEN")) {
+        FILE *f = fopen(argv[1], "w");
+        result = !f || fputs(text, f) < 0 || fclose(f);
+    } else if (!same(argv[1], text)) {
+        fprintf(stderr, "%s is stale: run make update-golden\n", argv[1]);
+        result = 1;
+    }
+    mth_text_free(text);
+    return result;
+}
