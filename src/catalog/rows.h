@@ -7,7 +7,8 @@
  *   scale: x * f0          shift: x + f0        cast: to dtype i0         stop: x, no gradient (ALIAS)
  *   relu_grad gelu_grad gelu_tanh_grad silu_grad: x, dy -> dx;   sigmoid_grad tanh_grad: y, dy -> dx       (linear in dy)
  *   add sub mul div maximum: a, b -> y;   equal: a, b -> 1.0 where a == b, else 0.0
- *   dropout: x -> x * keep / (1 - f0), keep[i] = Philox4x32-10(key i0, counter = flat global index i) word 0 * 2^-32 >= f0
+ *   dropout: x -> x * keep / (1 - f0), keep[i] = Philox4x32-10(key i0, counter = flat global index i) word 0 * 2^-32 >= f0; where i3 is not 0, x is
+ *     the box of a larger tensor (a microbatch of a batch) whose dimension i1 has i3 elements, from element i2 on: i is the index there
  * contract (spec s, "bsi,io->bso"): a, b -> einsum; letters in both inputs and not in the output are summed (SUM); no letter twice in one operand;
  *   every input letter is in the other input or in the output.
  * reduce_sum, reduce_max (i0: bits of dimensions, i1: keep them as 1): x -> y

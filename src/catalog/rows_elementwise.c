@@ -153,7 +153,7 @@ BINARY(div, LINEAR_IN_X, .grad = grad_div, .doc = "y = a / b, broadcast.");
 BINARY(maximum, .grad = grad_maximum, .doc = "y = max(a, b), broadcast.");
 BINARY(equal, .grad = mth__grad_none, .doc = "y = 1 where a == b, else 0, broadcast.");
 
-const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y", .attr_names = "key:i0, probability:f0", .factors = "*",
+const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y", .attr_names = "key:i0, probability:f0, dimension:i1, start:i2, size:i3", .factors = "*",
     .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X,
     .infer = infer_dropout, .grad = grad_dropout, .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's "
         "global index."};

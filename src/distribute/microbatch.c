@@ -1,7 +1,9 @@
 /* Each Pipeline region's batch is cut into microbatches: the nodes that the batch runs through are cloned, one clone a microbatch; what does
  * not depend on it is computed once. How the batch runs through a node is read from the node's rule, as if the microbatches were one more
  * mesh axis: a value carries it in one dimension, or is a term of a sum over microbatches (which linear rows pass on), or is independent.
- * What fits none of these is refused. Values used behind the region are joined again: concat, or a chain of adds. */
+ * What fits none of these is refused. Values used behind the region are joined again: concat, or a chain of adds.
+ * Where the user splits the batch over k devices (data parallelism), microbatch m is the m-th part of each device's rows, not m-th of all:
+ * each device cuts what it has, and nothing moves. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -13,11 +15,13 @@ typedef struct {            /* of a value that a region makes (value->scratch) *
     mth__value **at;        /* by microbatch */
     mth__value *whole;      /* for those outside; made on demand */
 } part;
-typedef struct { mth__value *of; int dim, stage; int64_t unit; mth__value **at; } cut; /* slices of a value from outside, or of an independent one */
+typedef struct { mth__value *of; int dim, stage; mth__value *rows, **at; } cut; /* slices of a value from outside, or of an independent one */
 
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;      /* of the pass */
+    const mth__distribute_options *options;
+    int64_t *lanes;         /* by region: the parts of the batch that are cut each by itself */
     mth__region *region;    /* of the node at hand */
     int index;
     VEC(cut) cuts;          /* of this region */
@@ -43,33 +47,58 @@ static mth_status refuse(const state *s, const mth__node *n, const mth__value *v
 }
 
 /* ---------------------------------------------------------------- values from and to the outside */
+/* Dimension `dim` of v as (lanes, the rest of it), or back. */
+static mth_status fold(mth__builder *b, mth__value *v, int dim, int64_t lanes, bool unfold, mth__value **out) {
+    mth__attrs a = {.i = {v->shape.rank + (unfold ? 1 : -1)}};
+    *out = v;
+    if (lanes == 1) return NULL;
+    for (int d = 0, e = 1; d < v->shape.rank; d++) {
+        if (d != dim) a.i[e++] = v->shape.dim[d];
+        else if (unfold) {
+            a.i[e++] = lanes;
+            a.i[e++] = v->shape.dim[d] / lanes;
+        } else a.i[e++] = lanes * v->shape.dim[++d];
+    }
+    return mth__build(b, mth__row_op(MTH__ROW_reshape), &a, 1, &v, out);
+}
+
+static mth_status join(state *s, const part *p, mth__builder *b, mth__value **out) {
+    const mth__region *r = s->graph->region.at[p->region];
+    int64_t lanes = s->lanes[p->region];
+    mth__value **at = NEW_ARRAY(s->arena, mth__value *, r->microbatches);
+    mth__attrs attrs = {.i = {p->dim + (lanes > 1)}};
+    for (int m = 0; m < r->microbatches; m++) {
+        b->microbatch = m; /* unfolds with its microbatch */
+        b->region = p->at[m]->node->region;
+        b->stage = p->at[m]->node->stage;
+        TRY(fold(b, p->at[m], p->dim, lanes, true, &at[m]));
+    }
+    b->region = b->stage = b->microbatch = -1;
+    for (int n = r->microbatches; n > 1;) { /* concat takes MTH__MAX_IN operands at once */
+        int made = 0;
+        for (int m = 0; m < n; m += MTH__MAX_IN) {
+            int k = n - m < MTH__MAX_IN ? n - m : MTH__MAX_IN;
+            if (k > 1) TRY(mth__build(b, mth__row_op(MTH__ROW_concat), &attrs, k, at + m, &at[made]));
+            else at[made] = at[m];
+            made++;
+        }
+        n = made;
+    }
+    return fold(b, at[0], p->dim, lanes, false, out);
+}
+
 static mth_status whole(state *s, mth__value *v, mth__value **out) {
     part *p = v->scratch;
     *out = v;
     if (!p) return NULL;
     if (!p->whole) {
-        const mth__region *r = s->graph->region.at[p->region];
         mth__builder b = builder_like(s, v->node, -1);
         b.region = b.stage = -1;
-        mth__value **at = NEW_ARRAY(s->arena, mth__value *, r->microbatches);
-        memcpy(at, p->at, sizeof *at * (size_t)r->microbatches);
         if (p->kind == PARTIAL) {
-            p->whole = at[0];
-            for (int m = 1; m < r->microbatches; m++) TRY(mth__build(&b, mth__row_op(MTH__ROW_add), NULL, 2, (mth__value *[]){p->whole, at[m]}, &p->whole));
-        } else {
-            mth__attrs attrs = {.i = {p->dim}};
-            for (int n = r->microbatches; n > 1;) { /* concat takes MTH__MAX_IN operands at once */
-                int made = 0;
-                for (int m = 0; m < n; m += MTH__MAX_IN) {
-                    int k = n - m < MTH__MAX_IN ? n - m : MTH__MAX_IN;
-                    if (k > 1) TRY(mth__build(&b, mth__row_op(MTH__ROW_concat), &attrs, k, at + m, &at[made]));
-                    else at[made] = at[m];
-                    made++;
-                }
-                n = made;
-            }
-            p->whole = at[0];
-        }
+            p->whole = p->at[0];
+            for (int m = 1; m < s->graph->region.at[p->region]->microbatches; m++)
+                TRY(mth__build(&b, mth__row_op(MTH__ROW_add), NULL, 2, (mth__value *[]){p->whole, p->at[m]}, &p->whole));
+        } else TRY(join(s, p, &b, &p->whole));
         if (!p->whole->name) p->whole->name = v->name;
     }
     *out = p->whole;
@@ -78,18 +107,24 @@ static mth_status whole(state *s, mth__value *v, mth__value **out) {
 
 static mth_status cut_of(state *s, const mth__node *n, mth__value *v, int dim, int64_t unit, int m, mth__value **out) {
     const mth__region *r = s->region;
+    int64_t lanes = s->lanes[s->index];
     int stage = v->kind == MTH__VALUE_INPUT ? n->stage : -1; /* an input is fed to each stage, and cut there */
     cut *c = NULL;
     for (size_t i = 0; i < s->cuts.n && !c; i++)
         if (s->cuts.at[i].of == v && s->cuts.at[i].dim == dim && s->cuts.at[i].stage == stage) c = &s->cuts.at[i];
     if (!c) {
-        PUSH(s->arena, s->cuts, (cut){v, dim, stage, unit, NEW_ARRAY(s->arena, mth__value *, r->microbatches)});
+        mth__builder b = builder_like(s, n, -1);
+        cut made = {v, dim, stage, NULL, NEW_ARRAY(s->arena, mth__value *, r->microbatches)};
+        TRY(fold(&b, v, dim, lanes, true, &made.rows));
+        PUSH(s->arena, s->cuts, made);
         c = &s->cuts.at[s->cuts.n - 1];
     }
     if (!c->at[m]) {
         mth__builder b = builder_like(s, n, m);
-        mth__attrs attrs = {.i = {dim, start_of(r, m) * unit, (start_of(r, m) + size_of(r, m)) * unit}};
-        TRY(mth__build(&b, mth__row_op(MTH__ROW_slice), &attrs, 1, &v, &c->at[m]));
+        int64_t start = start_of(r, m) * unit / lanes, size = size_of(r, m) * unit / lanes;
+        mth__attrs attrs = {.i = {dim + (lanes > 1), start, start + size}};
+        TRY(mth__build(&b, mth__row_op(MTH__ROW_slice), &attrs, 1, &c->rows, &c->at[m]));
+        TRY(fold(&b, c->at[m], dim, lanes, false, &c->at[m]));
     }
     *out = c->at[m];
     return NULL;
@@ -115,7 +150,6 @@ static bool positional(const mth__node *n, const mth__rule *r, int f) {
     if (n->op == mth__row_op(MTH__ROW_gather)) return r->in[0][0] == f;
     if (n->op == mth__row_op(MTH__ROW_pick)) return r->in[0][x->rank - 1] == f;
     if (n->op == mth__row_op(MTH__ROW_attention)) return r->in[0][1] == f || r->in[1][1] == f;
-    if (n->op == mth__row_op(MTH__ROW_dropout)) return r->in[0][0] != f; /* offsets count whole batch elements */
     return false;
 }
 
@@ -150,11 +184,23 @@ static bool passes_partial(const mth__node *n, const operand *o) {
     return (n->op->linear == MTH__LINEAR_EACH && partial == 1) || (n->op->linear == MTH__LINEAR_JOINT && partial == linear);
 }
 
-static void adapt(mth__attrs *a, const mth__node *n, const part *p, int64_t start, int64_t size) {
+static void adapt(mth__attrs *a, const mth__node *n, const part *p, int64_t size) {
     if (p->kind != BATCH) return;
     if (n->op == mth__row_op(MTH__ROW_reshape) || n->op == mth__row_op(MTH__ROW_broadcast_to)) a->i[1 + p->dim] = p->unit * size;
     if (n->op == mth__row_op(MTH__ROW_slice) && a->i[0] == p->dim) a->i[2] = p->unit * size; /* of all elements, or it would be refused */
-    if (n->op == mth__row_op(MTH__ROW_dropout)) a->i[1] += start * (mth__shape_size(n->out[0]->shape) / (n->out[0]->shape.dim[0] / p->unit));
+}
+
+/* Dropout's mask goes by the indices of the whole batch: the microbatch is a box of it. */
+static mth_status clone_dropout(state *s, mth__builder *b, const mth__node *n, const part *p, int m, mth__value **in, mth__value **out) {
+    const mth__region *r = s->region;
+    int64_t lanes = s->lanes[s->index];
+    mth__attrs attrs = n->attrs;
+    attrs.i[1] = p->dim + (lanes > 1);
+    attrs.i[2] = start_of(r, m) * p->unit / lanes;
+    attrs.i[3] = r->batch * p->unit / lanes;
+    TRY(fold(b, in[0], p->dim, lanes, true, out));
+    TRY(mth__build(b, n->op, &attrs, 1, out, out));
+    return fold(b, *out, p->dim, lanes, false, out);
 }
 
 static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rule *rule, int f, int64_t each) {
@@ -183,9 +229,10 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
                 if (rule->in[j][d] == f) TRY(cut_of(s, n, in[j], d, each * rule->in_unit[j][d], m, &in[j]));
         }
         mth__attrs attrs = n->attrs;
-        adapt(&attrs, n, made[0], start_of(r, m), size_of(r, m));
+        adapt(&attrs, n, made[0], size_of(r, m));
         mth__builder b = builder_like(s, n, m);
-        TRY(mth__build(&b, n->op, &attrs, n->nin, in, out));
+        if (n->op == mth__row_op(MTH__ROW_dropout)) TRY(clone_dropout(s, &b, n, made[0], m, in, out));
+        else TRY(mth__build(&b, n->op, &attrs, n->nin, in, out));
         for (int k = 0; k < n->nout; k++) {
             mth__shape want = n->out[k]->shape;
             if (made[k]->kind == BATCH) want.dim[made[k]->dim] = made[k]->unit * size_of(r, m);
@@ -246,10 +293,32 @@ static mth_status measure(mth__region *r) {
     return NULL;
 }
 
+/* Over how many devices the user splits the batch; 1 where microbatches don't divide by it. */
+static int64_t lanes_of(const state *s, int index) {
+    const mth__graph *g = s->graph;
+    const mth__region *r = g->region.at[index];
+    for (size_t i = 0; s->options && i < s->options->specs; i++)
+        for (size_t k = 0; k < g->input.n; k++) {
+            const mth__split *split = &s->options->spec[i].sharding.dim[0];
+            const mth__shape *shape = &g->input.at[k]->shape;
+            if (strcmp(g->input.at[k]->name, s->options->spec[i].name) || shape->rank == 0 || shape->dim[0] != r->batch || !split->naxes) continue;
+            int64_t lanes = 1;
+            for (int a = 0; a < split->naxes; a++) lanes *= g->mesh->dim[split->axis[a]];
+            if (r->batch % lanes || r->microbatch_size % lanes) continue;
+            for (size_t n = 0; n < g->node.n; n++) /* room for one more dimension */
+                for (int j = 0; j < g->node.at[n]->nin && g->node.at[n]->region == index; j++)
+                    if (g->node.at[n]->in[j]->shape.rank == MTH__RANK) return 1;
+            return lanes;
+        }
+    return 1;
+}
+
 static mth_status run(state *s) {
     mth__graph *g = s->graph;
     mth__node **old = g->node.at;
     size_t n = g->node.n;
+    s->lanes = NEW_ARRAY(s->arena, int64_t, g->region.n);
+    for (size_t i = 0; i < g->region.n; i++) s->lanes[i] = lanes_of(s, (int)i);
     g->node.at = NULL;
     g->node.n = g->node.room = 0;
     for (size_t i = 0; i < n; i++) {
@@ -274,8 +343,7 @@ static mth_status run(state *s) {
 }
 
 mth_status mth__microbatch(mth__graph *g, const mth__distribute_options *o) {
-    (void)o;
-    state s = {.graph = g, .index = -1};
+    state s = {.graph = g, .options = o, .index = -1};
     const struct { mth__value **at; size_t n; } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) sources[k].at[i]->scratch = NULL;

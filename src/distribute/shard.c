@@ -77,7 +77,7 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
     }
     double cost = bring(s, j, &need);
     const mth__info *info = mth__info_of(v);
-    if (info->hint && info->hint->on == n->on && info->hint->dim[0].naxes && !need.dim[0].naxes) cost += 1;
+    if (n->op == mth__row_op(MTH__ROW_moe_rows) && info->hint && info->hint->on == n->on && info->hint->dim[0].naxes && !need.dim[0].naxes) cost += 1;
     if (s->rows < 0) return cost;
     if (j == s->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
         if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &v->sharding.dim[1])) return FORBIDDEN;
@@ -226,6 +226,9 @@ static void note(state *s, mth__value *v, const mth__sharding *need) {
     PUSH(s->arena, info->also, *need);
 }
 
+/* Rows that may have to gather what others then split again. */
+static const enum mth__row gathering[] = {MTH__ROW_moe_capacity, MTH__ROW_slice, MTH__ROW_concat, MTH__ROW_pad};
+
 static void decide(state *s) {
     mth__node *n = s->node;
     n->need = NEW_ARRAY(s->graph->arena, mth__sharding, n->nin);
@@ -275,7 +278,8 @@ static void decide(state *s) {
         v->sharding = alone ? (mth__sharding){.on = n->on} : result_of(s, k, &a, pass);
         v->origin = origin;
     }
-    if (n->op == mth__row_op(MTH__ROW_moe_capacity)) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
+    for (size_t i = 0; i < sizeof gathering / sizeof *gathering; i++)
+        if (n->op == mth__row_op(gathering[i])) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
     for (int k = 0; k < n->nout; k++) { /* an output's gradient comes in as the output is made, so that backward starts as forward ended */
         mth__value *seed = mth__info_of(n->out[k])->seed;
         if (!seed) continue;

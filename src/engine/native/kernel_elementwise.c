@@ -90,7 +90,14 @@ void mth__run_cast(const mth__call *c, int phase, int chunk, void *scratch) {
     }
 }
 
-/* ---- dropout: the mask of an element depends on its global index alone */
+/* ---- dropout: the mask of an element depends on its global index alone, in the tensor of which this may be a box */
+static int64_t mask_strides(const mth__call *c, int64_t stride[MTH__RANK]) { /* and the index of the box's first element */
+    mth__shape whole = c->out[0].global;
+    const int64_t dim = c->attrs->i[1], start = c->attrs->i[2], size = c->attrs->i[3];
+    if (size) whole.dim[dim] = size;
+    mth__shape_strides(whole, stride);
+    return size ? start * stride[dim] : 0;
+}
 mth_status mth__prepare_dropout(mth__arena *arena, mth__call *c) {
     TRY(plan_loop(arena, c));
     plan *p = c->plan;
@@ -103,7 +110,7 @@ mth_status mth__prepare_dropout(mth__arena *arena, mth__call *c) {
     l->rank = o->shape.rank;
     memcpy(l->size, o->shape.dim, sizeof l->size);
     mth__shape_strides(o->shape, l->stride[0]);
-    mth__shape_strides(o->global, stride);
+    mask_strides(c, stride);
     for (int d = 0; d <= last; d++) l->stride[1][d] = stride[d] * mth__step(o, d);
     mth__loop_merge(l);
     if (!l->rank) {
@@ -122,8 +129,7 @@ void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
     const uint64_t threshold = rate <= 0 ? 0 : (uint64_t)ceil(rate * 0x1p32);
     const float scale = rate < 1 ? (float)(1 / (1 - rate)) : 0;
     const mth__operand *o = &c->out[0];
-    int64_t stride[MTH__RANK], first = 0, at[MTH__LOOP_OPERANDS];
-    mth__shape_strides(o->global, stride);
+    int64_t stride[MTH__RANK], first = mask_strides(c, stride), at[MTH__LOOP_OPERANDS];
     for (int d = 0; d < o->shape.rank; d++) first += o->start[d] * stride[d];
     for (int64_t pos = r.lo; pos < r.hi;) {
         const int64_t i = pos % p->inner, n = mth__min64(r.hi - pos, p->inner - i), step = l->stride[1][l->rank - 1];

@@ -103,7 +103,10 @@ mth_status mth__ref_dropout(const mth__ref_call *c) {
     double p = c->attrs->f[0];
     FOR_EACH(at, y->local) {
         uint64_t flat = 0; /* global */
-        for (int d = 0; d < y->global.rank; d++) flat = flat * (uint64_t)y->global.dim[d] + (uint64_t)mth__ref_global(y, d, at[d]);
+        for (int d = 0; d < y->global.rank; d++) {
+            bool box = c->attrs->i[3] && d == c->attrs->i[1];
+            flat = flat * (uint64_t)(box ? c->attrs->i[3] : y->global.dim[d]) + (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->i[2] : 0));
+        }
         uint32_t word[4];
         mth__philox((uint64_t)c->attrs->i[0], flat, 0, word);
         *mth__ref_at(y, at) = word[0] * 0x1p-32 >= p ? *mth__ref_at(x, at) / (1 - p) : 0;
