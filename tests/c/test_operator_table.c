@@ -42,15 +42,23 @@ static bool chose(int64_t token, int64_t expert) {
     for (int64_t j = 0; j < size['k']; j++) if (chosen[token * size['k'] + j] == expert) return true;
     return false;
 }
-/* rows[e,t], of a part of the experts and a block of the tokens. */
+/* The block of tokens to which row r of a part belongs. Rows gathered from two devices stand in two blocks, each with its own padding. */
+static bool blocked;
+typedef struct { int64_t from, to; } block;
+static block block_of(const mth__ref_value *v, int64_t r) {
+    int64_t from = v->start[1], to = from + v->local.dim[1], middle = from + (v->local.dim[1] + 1) / 2;
+    if (!blocked) return (block){from, to};
+    return from + r < middle ? (block){from, middle} : (block){middle, to};
+}
+/* The token in row r of an expert, -1 on padding: those that chose it, ascending, from the first row of their block on. */
+static int64_t token_in(const mth__ref_value *v, int64_t expert, int64_t r) {
+    block b = block_of(v, r);
+    int64_t skip = r - (b.from - v->start[1]);
+    for (int64_t t = b.from; t < b.to; t++) if (chose(t, expert) && skip-- == 0) return t;
+    return -1;
+}
 static void fill_rows(mth__ref_value *v) {
-    for (int64_t e = 0; e < v->local.dim[0]; e++) {
-        double *row = v->data + e * v->local.dim[1];
-        int64_t n = 0;
-        for (int64_t t = 0; t < v->local.dim[1]; t++)
-            if (chose(v->start[1] + t, v->start[0] + e * v->step[0])) row[n++] = (double)(v->start[1] + t);
-        while (n < v->local.dim[1]) row[n++] = -1;
-    }
+    FOR_EACH(at, v->local) *mth__ref_at(v, at) = (double)token_in(v, mth__ref_global(v, 0, at[0]), at[1]);
 }
 static void choose(void) {
     chosen = NEW_ARRAY(arena, int64_t, size['t'] * size['k']);
@@ -222,22 +230,31 @@ static mth__ref_value local_of(const mth__ref_value *whole, const mth__rule *r, 
     for (int d = 0; d < s.rank; d++) { v.start[d] = x[d].start; v.step[d] = x[d].step; }
     return v;
 }
-/* Where in the whole tensor an element of a part belongs; -1: it is padding. Tokens of an expert stand in the first rows of each block. */
+/* Where in the whole tensor an element of a part belongs; -1: it is padding. */
 static int64_t place_in_whole(const part *p, const int64_t *at) {
     int64_t index = 0;
     for (int d = 0; d < p->v.local.rank; d++) {
         int64_t g = mth__ref_global(&p->v, d, at[d]);
         if (p->kind == 'R' && d == 1) {
-            int64_t e = mth__ref_global(&p->v, 0, at[0]), rows_before = 0, left = at[1];
-            for (int64_t t = 0; t < p->v.start[1]; t++) rows_before += chose(t, e);
-            g = -1;
-            for (int64_t t = p->v.start[1], seen = 0; t < p->v.start[1] + p->v.local.dim[1]; t++)
-                if (chose(t, e) && seen++ == left) g = rows_before + left;
-            if (g < 0) return -1;
+            int64_t e = mth__ref_global(&p->v, 0, at[0]), token = token_in(&p->v, e, at[1]);
+            if (token < 0) return -1;
+            g = 0;
+            for (int64_t t = 0; t < token; t++) g += chose(t, e);
         }
         index = index * p->v.global.dim[d] + g;
     }
     return index;
+}
+/* The operands of a part, from the whole ones. */
+static void hand_out(const trial *t, part *in) {
+    for (int j = 0; j < t->node->nin; j++) {
+        in[j].kind = t->in[j].kind;
+        if (in[j].kind == 'w') { fill_rows(&in[j].v); continue; }
+        FOR_EACH(at, in[j].v.local) {
+            int64_t from = place_in_whole(&in[j], at);
+            *mth__ref_at(&in[j].v, at) = from < 0 ? 1e3 : t->in[j].v.data[from];
+        }
+    }
 }
 static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cyclic) {
     const mth__node *n = t->node;
@@ -249,15 +266,8 @@ static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cy
         for (int64_t i = 0; i < elements; i++) sum[k][i] = r->factor[f].kind == MTH__MAX ? -INFINITY : 0;
     }
     for (int which = 0; which < 2; which++) {
-        for (int j = 0; j < n->nin; j++) {
-            in[j].kind = t->in[j].kind;
-            in[j].v = local_of(&t->in[j].v, r, r->in[j], r->in_unit[j], f, which, cyclic);
-            if (in[j].kind == 'w') { fill_rows(&in[j].v); continue; }
-            FOR_EACH(at, in[j].v.local) {
-                int64_t from = place_in_whole(&in[j], at);
-                *mth__ref_at(&in[j].v, at) = from < 0 ? 1e3 : t->in[j].v.data[from];
-            }
-        }
+        for (int j = 0; j < n->nin; j++) in[j].v = local_of(&t->in[j].v, r, r->in[j], r->in_unit[j], f, which, cyclic);
+        hand_out(t, in);
         for (int k = 0; k < n->nout; k++) {
             out[k].kind = t->out[k].kind;
             out[k].v = local_of(&t->out[k].v, r, r->out[k], r->out_unit[k], f, which, cyclic);
@@ -293,11 +303,34 @@ static mth_status check_splits(const trial *t) {
     mth__rule r;
     mth__op_rule(t->node, &r);
     for (int f = 0; f < r.n; f++) {
-        if (r.factor[f].kind == MTH__WHOLE || r.factor[f].size < 2) continue;
+        if (r.factor[f].kind == MTH__WHOLE || r.factor[f].size < 1) continue; /* of size 1: the second part is empty */
         TRY(check_split(t, &r, f, false));
         if (now->row >= MTH__ROW_moe_route && r.factor[f].letter == 'e') TRY(check_split(t, &r, f, true)); /* experts dealt round robin */
     }
     return NULL;
+}
+
+/* Routed rows gathered from two devices: the same values, in two blocks. */
+static mth_status check_blocks(const trial *t) {
+    const mth__node *n = t->node;
+    if (!strchr(now->kinds, 'w') || now->row == MTH__ROW_moe_rows) return NULL;
+    part in[MTH__MAX_IN], out[MTH__MAX_OUT];
+    for (int j = 0; j < n->nin; j++) in[j].v = blank(t->in[j].v.dtype, t->in[j].v.local, t->in[j].v.global);
+    for (int k = 0; k < n->nout; k++) {
+        out[k].kind = t->out[k].kind;
+        out[k].v = blank(t->out[k].v.dtype, t->out[k].v.local, t->out[k].v.global);
+    }
+    blocked = true;
+    hand_out(t, in);
+    TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
+    for (int k = 0; k < n->nout; k++)
+        FOR_EACH(at, out[k].v.local) {
+            double x = *mth__ref_at(&out[k].v, at);
+            int64_t to = place_in_whole(&out[k], at);
+            if (!near(x, to < 0 ? 0 : t->out[k].v.data[to], 1e-10)) complain("in blocks", x, to < 0 ? 0 : t->out[k].v.data[to]);
+        }
+    blocked = false;
+    return check_native(t, in, out);
 }
 
 /* ---------------------------------------------------------------- linearity: what may be a partial sum */
@@ -424,4 +457,5 @@ TEST(gradients_are_finite_differences) { all(check_gradient); }
 TEST(what_is_linear_adds_up) { all(check_linear); }
 TEST(native_is_the_reference) { all(whole_native); }
 TEST(parts_make_the_whole) { all(check_splits); }
+TEST(rows_may_stand_in_blocks) { all(check_blocks); }
 RUN()
