@@ -84,29 +84,33 @@ void mth__run_pick_grad(const mth__call *c, int phase, int chunk, void *scratch)
     }
 }
 
-/* ---- sinusoid: -> [s, d]. Angles in double: a position of 10^5 would lose all digits of the fast columns in float32. */
+/* ---- sinusoid: -> [s, d]. Angles in double: a position of 10^5 would lose all digits of the fast columns in float32. A pair of columns has one
+   angle; `first` is the pair of the first local column. */
+typedef struct { int64_t first, pairs; double *frequency; } sinusoid;
 mth_status mth__prepare_sinusoid(mth__arena *arena, mth__call *c) {
+    sinusoid *p = NEW(arena, sinusoid);
     const mth__operand *y = &c->out[0];
     const int64_t n = y->shape.dim[1];
-    double *frequency = NEW_ARRAY(arena, double, mth__max64(n, 1));
-    for (int64_t j = 0; j < n; j++) {
-        const int64_t column = y->start[1] + j * mth__step(y, 1);
-        frequency[j] = pow(10000, -(double)(column / 2 * 2) / (double)c->attrs->i[1]);
-    }
-    c->plan = frequency;
-    c->thread_scratch = 2 * (size_t)n * sizeof(float);
-    mth__one_phase(c, 4.0 * (double)mth__size(y), y->shape.dim[0]);
+    p->first = y->start[1] / 2;
+    p->pairs = n ? (y->start[1] + (n - 1) * mth__step(y, 1)) / 2 - p->first + 1 : 0;
+    p->frequency = NEW_ARRAY(arena, double, p->pairs + 1);
+    for (int64_t j = 0; j < p->pairs; j++) p->frequency[j] = pow(10000, -2.0 * (double)(p->first + j) / (double)c->attrs->i[1]);
+    c->plan = p;
+    c->thread_scratch = 2 * (size_t)p->pairs * sizeof(float);
+    mth__one_phase(c, 1.5 * (double)mth__size(y), y->shape.dim[0]);
     return NULL;
 }
 void mth__run_sinusoid(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
+    const sinusoid *p = c->plan;
     const mth__operand *y = &c->out[0];
-    const int64_t n = y->shape.dim[1];
+    const int64_t n = y->shape.dim[1], step = mth__step(y, 1);
     const mth__range r = mth__chunk_of(y->shape.dim[0], c->chunks[0], chunk);
-    float *sine = scratch, *cosine = sine + n;
+    float *sine = scratch, *cosine = sine + p->pairs;
     for (int64_t i = r.lo; i < r.hi; i++) {
-        mth__vec->sincos(n, (double)(y->start[0] + i * mth__step(y, 0)), c->plan, sine, cosine);
-        for (int64_t j = 0; j < n; j++) mth__f32(y)[i * n + j] = (y->start[1] + j * mth__step(y, 1)) % 2 ? cosine[j] : sine[j];
+        float *row = mth__f32(y) + i * n;
+        mth__vec->sincos(p->pairs, (double)(y->start[0] + i * mth__step(y, 0)), p->frequency, sine, cosine);
+        for (int64_t j = 0, column = y->start[1]; j < n; j++, column += step) row[j] = (column % 2 ? cosine : sine)[column / 2 - p->first];
     }
 }
 

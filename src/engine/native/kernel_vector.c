@@ -14,13 +14,16 @@
 #include <immintrin.h>
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define SQRT(x) ((V)_mm_sqrt_ps((__m128)(x)))
+#define MUL32(a, b) ((U)_mm_mul_epu32((__m128i)(a), (__m128i)(b)))
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define FMA(a, b, c) ((V)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 #define SQRT(x) ((V)vsqrtq_f32((float32x4_t)(x)))
+#define MUL32(a, b) ((a) * (b))
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define SQRT(x) ((V){sqrtf((x)[0]), sqrtf((x)[1]), sqrtf((x)[2]), sqrtf((x)[3])})
+#define MUL32(a, b) ((a) * (b))
 #endif
 #include "engine/native/kernel_vector_body.h"
 
@@ -30,6 +33,7 @@
 #define TITLE "AVX2"
 #define FMA(a, b, c) ((V)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define SQRT(x) ((V)_mm256_sqrt_ps((__m256)(x)))
+#define MUL32(a, b) ((U)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -48,6 +52,7 @@
 #define TITLE "AVX-512"
 #define FMA(a, b, c) ((V)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define SQRT(x) ((V)_mm512_sqrt_ps((__m512)(x)))
+#define MUL32(a, b) ((U)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
 #else

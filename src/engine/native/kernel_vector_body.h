@@ -1,15 +1,17 @@
-/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA and SQRT; undefines them at its end. GNU vectors: gcc and
+/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA, SQRT and MUL32 (the low halves of 64-bit lanes); undefines them at its end. GNU vectors: gcc and
  * clang turn the operators into the machine's. The part is not guarded: it is a body, not a header. */
 #define V N(v)
 #define I N(vi)
 #define B N(vb)
 #define D N(vd)
+#define H N(vh)
 #define U N(vu)
 #define INLINE static inline __attribute__((always_inline))
 typedef float V __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t I __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t B __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef double D __attribute__((vector_size(4 * W), aligned(8), may_alias)); /* W / 2 lanes */
+typedef float H __attribute__((vector_size(2 * W), aligned(4), may_alias));
 typedef uint64_t U __attribute__((vector_size(4 * W), aligned(8), may_alias));
 
 INLINE V N(set)(float x) { return (V){0} + x; }
@@ -325,11 +327,11 @@ static void N(attention_ds)(int64_t n, float *s, float *dp, float lse, float del
     }
 }
 /* In double, angles reduced by pi/2 in three parts (exact products while the quotient has at most 20 bits), Taylor polynomials on
-   [-pi/4, pi/4]: an error of about 2e-16 before the rounding to float32. Larger angles: libm. */
+   [-pi/4, pi/4]: an error of about 2e-16 before the rounding to float32. Larger positions: libm. Frequencies are at most 1. */
 static void N(sincos)(int64_t n, double position, const double *frequency, float *sine, float *cosine) {
     int64_t i = 0;
-    const double top = 1.5e6;
-    for (; i + W / 2 <= n; i += W / 2) {
+    const bool near = position < 1.5e6 && position > -1.5e6;
+    for (; near && i + W / 2 <= n; i += W / 2) {
         D a = *(const D *)(frequency + i) * position;
         const D magic = (D){0} + 6755399441055744.0;
         D q = a * 0.63661977236758134308 + magic;
@@ -356,11 +358,8 @@ static void N(sincos)(int64_t n, double position, const double *frequency, float
         c = 1.0 - z * 0.5 + z * z * c;
         U odd = (U)((quadrant & 1) != 0), sign_s = (quadrant & 2) << 62, sign_c = ((quadrant + 1) & 2) << 62;
         D rs = (D)(((odd & (U)c) | (~odd & (U)s)) ^ sign_s), rc = (D)(((odd & (U)s) | (~odd & (U)c)) ^ sign_c);
-        for (int j = 0; j < W / 2; j++) {
-            const bool large = a[j] > top || a[j] < -top;
-            sine[i + j] = (float)(large ? sin(a[j]) : rs[j]);
-            cosine[i + j] = (float)(large ? cos(a[j]) : rc[j]);
-        }
+        *(H *)(sine + i) = __builtin_convertvector(rs, H);
+        *(H *)(cosine + i) = __builtin_convertvector(rc, H);
     }
     for (; i < n; i++) {
         sine[i] = (float)sin(frequency[i] * position);
@@ -380,21 +379,29 @@ static void N(rotate)(int64_t n, const float *x0, const float *x1, const float *
         y1[i] = a * sine[i] + b * cosine[i];
     }
 }
-/* Word 0 of Philox4x32-10 (base/philox.h) with the element's index as the counter's low half: W / 2 elements at once. */
+/* Word 0 of Philox4x32-10 (base/philox.h) with the element's index as the counter's low half, in 64-bit lanes: one vector of the even elements,
+   one of the odd. */
+INLINE U N(philox)(U counter, uint64_t key) {
+    U c0 = counter & 0xffffffffu, c1 = counter >> 32, c2 = {0}, c3 = {0};
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        const U p0 = MUL32(c0, (U){0} + 0xD2511F53u), p1 = MUL32(c2, (U){0} + 0xCD9E8D57u);
+        c0 = ((p1 >> 32) ^ c1 ^ k0) & 0xffffffffu;
+        c2 = ((p0 >> 32) ^ c3 ^ k1) & 0xffffffffu;
+        c1 = p1;
+        c3 = p0;
+    }
+    return c0;
+}
 static void N(dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale) {
-    U lane;
-    for (int j = 0; j < W / 2; j++) lane[j] = index + (uint64_t)j * index_step;
-    for (int64_t i = 0; i < n; i += W / 2, lane += index_step * (W / 2)) {
-        U c0 = lane & 0xffffffffu, c1 = lane >> 32, c2 = {0}, c3 = {0};
-        uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-            U p0 = c0 * (uint64_t)0xD2511F53u, p1 = c2 * (uint64_t)0xCD9E8D57u;
-            c0 = (p1 >> 32) ^ c1 ^ k0;
-            c1 = p1 & 0xffffffffu;
-            c2 = (p0 >> 32) ^ c3 ^ k1;
-            c3 = p0 & 0xffffffffu;
-        }
-        for (int j = 0; j < W / 2 && i + j < n; j++) y[i + j] = c0[j] >= threshold ? x[i + j] * scale : 0;
+    U even;
+    for (int j = 0; j < W / 2; j++) even[j] = index + 2 * (uint64_t)j * index_step;
+    if (threshold > 0xffffffffu) { N(fill)(n, 0, y); return; }
+    for (int64_t i = 0; i < n; i += W, even += index_step * W) {
+        const B word = (B)(N(philox)(even, key) | N(philox)(even + index_step, key) << 32);
+        const I keep = (I)(word >= (uint32_t)threshold);
+        if (i + W <= n) N(store)(y + i, (V)(keep & (I)(N(load)(x + i) * scale)));
+        else N(store_part)(y + i, (V)(keep & (I)(N(load_part)(x + i, n - i, 0) * scale)), n - i);
     }
 }
 static void N(transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step) {
@@ -450,6 +457,8 @@ static const mth__vector N(table) = {
 #undef I
 #undef B
 #undef D
+#undef H
+#undef MUL32
 #undef U
 #undef W
 #undef N

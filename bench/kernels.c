@@ -1,0 +1,118 @@
+/* The native engine's kernels on one thread: time of all chunks, GFLOP/s or GB/s (operands read once, results written once), chunks.
+ *     kernels [words]     the cases whose names hold one of the words; all by default */
+#include "base/arena.h"
+#include "catalog/op.h"
+#include "engine/native/kernel.h"
+#include "engine/native/kernel_vector.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { OPERANDS = 9 };
+typedef struct {
+    const char *name;
+    int row;
+    mth__attrs attrs;
+    int nin, nout;
+    struct { mth_dtype dtype; int64_t dim[6]; int64_t ids; } operand[OPERANDS]; /* in, then out; a dimension of 0 ends; ids: values in [0, ids) */
+    double flops;
+} bench_case;
+#define T(...) {MTH_FLOAT32, {__VA_ARGS__}, 0}
+#define IDS(limit, ...) {MTH_INT32, {__VA_ARGS__}, limit}
+#define CONTRACT(spec, a, b, y, m, n, k) {spec " " #m " x " #n " x " #k, MTH__ROW_contract, {.s = spec}, 2, 1, {a, b, y}, 2.0 * m * n * k}
+#define UNARY(name, value) {#name, MTH__ROW_##name, {.f = {value}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0}
+#define ATTENTION(b, s, h, d, causal) \
+    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention, {.i = {causal}, .f = {0.125}}, 3, 2, {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1)}, 4.0 * b * h * s * s * d}, \
+    {"attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention_grad, {.i = {causal}, .f = {0.125}}, 6, 3, \
+        {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1, d), T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d)}, 10.0 * b * h * s * s * d}
+static const bench_case cases[] = {
+    CONTRACT("mk,kn->mn", T(512, 2048), T(2048, 2048), T(512, 2048), 512, 2048, 2048),
+    CONTRACT("mk,kn->mn", T(512, 8192), T(8192, 2048), T(512, 2048), 512, 2048, 8192),
+    CONTRACT("mk,kn->mn", T(32, 4096), T(4096, 2048), T(32, 2048), 32, 2048, 4096),
+    CONTRACT("mk,kn->mn", T(1024, 512), T(512, 512), T(1024, 512), 1024, 512, 512),
+    CONTRACT("mk,kn->mn", T(1024, 2048), T(2048, 512), T(1024, 512), 1024, 512, 2048),
+    CONTRACT("mk,kn->mn", T(1024, 512), T(512, 2048), T(1024, 2048), 1024, 2048, 512),
+    CONTRACT("km,kn->mn", T(512, 2048), T(512, 2048), T(2048, 2048), 2048, 2048, 512),
+    CONTRACT("km,kn->mn", T(1024, 512), T(1024, 2048), T(512, 2048), 512, 2048, 1024),
+    CONTRACT("mk,nk->mn", T(512, 2048), T(2048, 2048), T(512, 2048), 512, 2048, 2048),
+    CONTRACT("mk,kn->mn", T(1, 4096), T(4096, 4096), T(1, 4096), 1, 4096, 4096),
+    UNARY(exp, 0), UNARY(log, 0), UNARY(gelu, 0), UNARY(gelu_tanh, 0), UNARY(silu, 0), UNARY(tanh, 0), UNARY(relu, 0), UNARY(scale, 2), UNARY(copy, 0),
+    {"dropout", MTH__ROW_dropout, {.i = {3}, .f = {0.1}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0},
+    {"gelu_grad", MTH__ROW_gelu_grad, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
+    {"add", MTH__ROW_add, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
+    {"add bias", MTH__ROW_add, {.i = {0}}, 2, 1, {T(1024, 2048), T(2048), T(1024, 2048)}, 0},
+    {"mul column", MTH__ROW_mul, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 1), T(1024, 2048)}, 0},
+    {"reduce_sum rows", MTH__ROW_reduce_sum, {.i = {1}}, 1, 1, {T(1024, 2048), T(2048)}, 0},
+    {"reduce_sum columns", MTH__ROW_reduce_sum, {.i = {2}}, 1, 1, {T(1024, 2048), T(1024)}, 0},
+    {"transpose", MTH__ROW_transpose, {.i = {2, 1, 0}}, 1, 1, {T(1024, 2048), T(2048, 1024)}, 0},
+    {"softmax", MTH__ROW_softmax, {.i = {1}}, 1, 1, {T(4096, 512), T(4096, 512)}, 0},
+    {"layer_norm", MTH__ROW_layer_norm, {.f = {1e-5}}, 3, 3, {T(1024, 512), T(512), T(512), T(1024, 512), T(1024), T(1024)}, 0},
+    {"layer_norm_grad", MTH__ROW_layer_norm_grad, {.f = {0}}, 5, 3, {T(1024, 512), T(512), T(1024), T(1024), T(1024, 512), T(1024, 512), T(512), T(512)}, 0},
+    {"gather", MTH__ROW_gather, {.i = {0}}, 2, 1, {T(30000, 512), IDS(30000, 4096), T(4096, 512)}, 0},
+    {"gather_grad", MTH__ROW_gather_grad, {.i = {30000}}, 2, 1, {IDS(30000, 4096), T(4096, 512), T(30000, 512)}, 0},
+    {"sinusoid", MTH__ROW_sinusoid, {.i = {1024, 512}}, 0, 1, {T(1024, 512)}, 0},
+    {"rope", MTH__ROW_rope, {.i = {1, 0, 0}, .f = {10000}}, 1, 1, {T(8, 128, 8, 64), T(8, 128, 8, 64)}, 0},
+    ATTENTION(8, 128, 8, 64, 0), ATTENTION(8, 128, 8, 64, 1), ATTENTION(1, 2048, 8, 64, 1), ATTENTION(8, 128, 12, 32, 0), ATTENTION(32, 16, 12, 32, 0),
+};
+
+typedef struct { const bench_case *b; } job;
+static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }
+static mth_status measure(void *arguments) {
+    const bench_case *b = ((job *)arguments)->b;
+    mth__arena *arena = mth__arena_new();
+    mth__operand o[OPERANDS + 1] = {0};
+    double bytes = 0;
+    for (int i = 0; i < b->nin + b->nout; i++) {
+        int64_t n = 1;
+        o[i].dtype = b->operand[i].dtype;
+        for (int d = 0; d < 6 && b->operand[i].dim[d]; d++) { n *= o[i].shape.dim[o[i].shape.rank++] = b->operand[i].dim[d]; o[i].step[d] = 1; }
+        o[i].global = o[i].shape;
+        o[i].data = mth__malloc((size_t)n * 4);
+        for (int64_t k = 0; k < n; k++) {
+            if (b->operand[i].ids) ((int32_t *)o[i].data)[k] = (int32_t)(k * 7919 % b->operand[i].ids);
+            else ((float *)o[i].data)[k] = (float)(k % 1013) / 500 + 0.01f;
+        }
+        bytes += 4.0 * (double)n;
+    }
+    mth__call c = {.op = mth__op_at((size_t)b->row), .attrs = &b->attrs, .nin = b->nin, .nout = b->nout, .in = o, .out = o + b->nin};
+    mth__fault fault = {0};
+    c.fault = &fault;
+    TRY(mth__kernels[b->row].prepare(arena, &c));
+    c.shared = mth__malloc(c.call_scratch + 1);
+    void *scratch = mth__malloc(c.thread_scratch + 1);
+    /* The best time of each chunk, added: other work on the machine spoils few of them. */
+    int all = 0;
+    for (int p = 0; p < c.phases; p++) all += c.chunks[p];
+    double *chunk = NEW_ARRAY(arena, double, all), best = 0;
+    const double begin = now();
+    for (int r = 0; r < 50 && (r < 3 || now() - begin < 0.2); r++) {
+        double *at = chunk;
+        for (int p = 0; p < c.phases; p++)
+            for (int i = 0; i < c.chunks[p]; i++, at++) {
+                const double t = now();
+                mth__kernels[b->row].run(&c, p, i, scratch);
+                if (!r || now() - t < *at) *at = now() - t;
+            }
+    }
+    for (int i = 0; i < all; i++) best += chunk[i];
+    printf("%-52s %9.3f ms  %7.1f %s  %d chunks of %.2f ms\n", b->name, best * 1e3, (b->flops > 0 ? b->flops : bytes) / best * 1e-9, b->flops > 0 ? "GFLOP/s" : "GB/s   ", c.chunks[0], best * 1e3 / c.chunks[0]);
+    mth__free(c.shared);
+    mth__free(scratch);
+    for (int i = 0; i < b->nin + b->nout; i++) mth__free(o[i].data);
+    mth__arena_free(arena);
+    return NULL;
+}
+int main(int argc, char **argv) {
+    mth__kernels_open();
+    printf("%s, one thread\n", mth__vec->name);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        bool wanted = argc < 2;
+        for (int a = 1; a < argc; a++) wanted |= strstr(cases[i].name, argv[a]) != NULL;
+        if (!wanted) continue;
+        mth_status s = mth__guard(measure, &(job){&cases[i]});
+        if (s) { fprintf(stderr, "%s\n", mth_error_get_message(s)); return 1; }
+        fflush(stdout);
+    }
+    return 0;
+}
