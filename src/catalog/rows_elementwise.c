@@ -102,9 +102,16 @@ static mth_status infer_cast(mth__node *n) {
 }
 static mth_status infer_dropout(mth__node *n) {
     double p = n->attrs.f[0];
+    int64_t dimension = n->attrs.i[1], start = n->attrs.i[2], size = n->attrs.i[3];
     if (!(p >= 0 && p < 1))
         return mth__row_error(n, F("the probability of dropout is %g, outside [0, 1)", p),
             F("give a probability of at least 0 and below 1"));
+    if (!size) return mth__infer_same(n);
+    TRY(mth__row_dimension(n, "the dimension", dimension)); /* x is a box of a larger tensor */
+    int64_t has = n->in[0]->shape.dim[dimension];
+    if (start < 0 || size < has || start > size - has)
+        return mth__row_error(n, F("dropout's %lld elements from %lld on lie outside the %lld of the larger tensor", (long long)has,
+            (long long)start, (long long)size), F("give a start from 0 to %lld", (long long)(size < has ? 0 : size - has)));
     return mth__infer_same(n);
 }
 
@@ -153,7 +160,8 @@ BINARY(div, LINEAR_IN_X, .grad = grad_div, .doc = "y = a / b, broadcast.");
 BINARY(maximum, .grad = grad_maximum, .doc = "y = max(a, b), broadcast.");
 BINARY(equal, .grad = mth__grad_none, .doc = "y = 1 where a == b, else 0, broadcast.");
 
-const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y", .attr_names = "key:i0, probability:f0, dimension:i1, start:i2, size:i3", .factors = "*",
-    .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X,
-    .infer = infer_dropout, .grad = grad_dropout, .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's "
-        "global index."};
+const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y",
+    .attr_names = "key:i0, probability:f0, dimension:i1, start:i2, size:i3", .factors = "*", .flags = MTH__ELEMENTWISE | MTH__NEEDS_START,
+    LINEAR_IN_X, .infer = infer_dropout, .grad = grad_dropout,
+    .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's global index; with size, of its index in "
+        "the larger tensor of which x is the box from `start` on in one dimension."};

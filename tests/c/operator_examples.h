@@ -25,6 +25,12 @@ static void to_int(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_INT
 static void to_double(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_FLOAT64; }
 static void to_float(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_FLOAT32; }
 static void drop(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = 1234567; a->f[0] = 0.3; }
+static void drop_box(int64_t *size, mth__attrs *a) {
+    drop(size, a);
+    a->i[1] = draw(0, 2);
+    a->i[2] = draw(0, 3);
+    a->i[3] = a->i[2] + size[(int)"abc"[a->i[1]]] + draw(0, 2);
+}
 static void reduce_some(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = draw(0, 7); a->i[1] = draw(0, 1); }
 static void shape(mth__attrs *a, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
     *a = (mth__attrs){.i = {rank, d0, d1, d2, d3}};
@@ -83,7 +89,7 @@ static const example examples[] = {
         {ROW_OF(div), "bc,abc", "rp"},
     {ROW_OF(maximum), "abc,abc", "rr"}, {ROW_OF(maximum), "abc,c", "rr"}, {ROW_OF(maximum), "abc,abc", "uu"},
         {ROW_OF(equal), "abc,abc", "uu"}, {ROW_OF(equal), "abc,bc", "uu"},
-    {ROW_OF(dropout), "abc", "r", drop},
+    {ROW_OF(dropout), "abc", "r", drop}, {ROW_OF(dropout), "abc", "r", drop_box},
     {ROW_OF(contract), "bsi,io", "rr", .spec = "bsi,io->bso"}, {ROW_OF(contract), "bso,io", "rr", .spec = "bso,io->bsi"},
         {ROW_OF(contract), "bsi,bso", "rr", .spec = "bsi,bso->io"},
     {ROW_OF(contract), "bshd,bthd", "rr", .spec = "bshd,bthd->bhst"}, {ROW_OF(contract), "bi,bi", "rr", .spec = "bi,bi->b"},

@@ -42,6 +42,11 @@ TEST(lookup) {
         CHECK(mth__op_find(op->name) == op && mth__op_index(op) == (int)i);
         CHECK(op->doc && op->results && op->args && (op->factors || op->rule) && (op->factors || op->infer));
         CHECK(op->doc[strlen(op->doc) - 1] == '.');
+        for (const char *s = op->attr_names; s && *s; s += strcspn(s, ","), s += strspn(s, ", ")) { /* name:slot */
+            const char *slot = s + strcspn(s, ":,") + 1;
+            int most = *slot == 'i' ? MTH__ATTRS : *slot == 'f' ? 2 : 1;
+            CHECK(slot > s + 1 && slot[-1] == ':' && strchr("ifs", *slot) && (*slot == 's' || (slot[1] >= '0' && slot[1] < '0' + most)));
+        }
     }
 }
 
