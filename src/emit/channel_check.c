@@ -32,17 +32,21 @@ static bool same_but(const mth__channel *c, int d1, int d2) {
     return true;
 }
 
-/* `fine` cuts the parts of `coarse` further, by exactly the axes of `axes`. */
+bool mth__split_begins(int64_t n, const mth__split *coarse, const mth__split *fine, const mth__placement *on) {
+    if (coarse->naxes == 0) return true;
+    if (mth__split_equal(coarse, fine)) return true;
+    if (fine->naxes < coarse->naxes || fine->cyclic) return false;
+    mth__sharding s = {.on = on, .dim = {*fine}};
+    s.dim[0].naxes = coarse->naxes;
+    mth__sharding_canonical(&s, (mth__shape){1, {n}});
+    return mth__split_equal(&s.dim[0], coarse);
+}
+
+/* `fine` cuts the parts of `coarse` further, by exactly the axes of the channel. */
 static bool cuts_further(const mth__channel *c, int d, const mth__split *coarse, const mth__split *fine) {
     unsigned more = 0;
-    if (fine->naxes <= coarse->naxes || fine->cyclic != (fine->cyclic && coarse->naxes == 0)) return false;
     for (int i = coarse->naxes; i < fine->naxes; i++) more |= 1u << fine->axis[i];
-    if (more != c->axes) return false;
-    mth__sharding s = {.on = c->from.on};
-    s.dim[0] = *fine;
-    s.dim[0].naxes = coarse->naxes;
-    mth__sharding_canonical(&s, (mth__shape){1, {c->shape.dim[d]}});
-    return mth__split_equal(&s.dim[0], coarse);
+    return more == c->axes && mth__split_begins(c->shape.dim[d], coarse, fine, c->from.on);
 }
 
 static mth_status wrong(const mth__channel *c, const char *what) {

@@ -110,6 +110,8 @@ int64_t mth__channel_bytes(const mth__channel *, int device);
 /* Does the channel say something that can be done: shardings of its kind, axes, dimensions, group. channel_check.c */
 mth_status mth__channel_check(const mth__channel *);
 mth_status mth__sharding_check(const mth__sharding *, mth__shape); /* a placement; axes of it, each used once; no partial sum over an axis that splits */
+/* Does the first cut of a dimension of n make the parts that the second cuts further? */
+bool mth__split_begins(int64_t n, const mth__split *coarse, const mth__split *fine, const mth__placement *);
 /* The devices that `device` communicates with, itself included, in rank order of the algorithm's template. Collectives: row by row over
    `axes`. Broadcast: the source is rank 0, then to.on in its order without the source. Transfer: 1. `member` has room for mth__channel_size,
    or is NULL. */

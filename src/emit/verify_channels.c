@@ -1,0 +1,214 @@
+/* Channels: who takes part, with what; and that nobody waits for ever. The second by letting the roles run: an instruction that would block
+ * hands over to the roles that it waits for. What a role waits for, all its devices wait for, of all devices of the others: where the roles
+ * come to their end, so do the devices, in whatever order they run. */
+#include "emit/verify.h"
+#include <stdio.h>
+
+/* ---------------------------------------------------------------- one role's part */
+static mth_status check_side(const mth__verification *v, int i, int x, const mth__channel *c, const mth__sharding *s, const char *verb) {
+    const mth__pvalue *p = &v->r->value.at[x];
+    if (p->dtype == c->dtype && mth__shape_equal(p->shape, c->shape) && mth__sharding_equal(&p->sharding, s, c->shape.rank)) return NULL;
+    return mth__refuse(v, i, x, F("%s %s, which is not what the channel carries", verb, p->name));
+}
+
+mth_status mth__verify_part(mth__verification *v, int i) {
+    const mth__instr *k = &v->r->instr.at[i];
+    const mth__channel *c = &v->p->channel.at[k->channel];
+    const int device = v->r->device[0];
+    bool gives = c->from.on->rank_of[device] >= 0, takes = c->to.on->rank_of[device] >= 0, apart = c->kind == MTH__TRANSFER && c->from.on != c->to.on;
+    bool in = gives, out = takes; /* what the instruction must have */
+    if (!gives && !takes) return mth__refuse(v, i, -1, F("the role takes no part in this channel"));
+    if (apart) {
+        if (k->kind == MTH__COLLECTIVE) return mth__refuse(v, i, -1, F("between placements a transfer is sent and received"));
+        if (k->kind == MTH__START && gives) return mth__refuse(v, i, -1, F("a role that sends receives without a START"));
+        in = k->kind == MTH__SEND;
+        out = !in;
+        if ((in && !gives) || (out && !takes)) return mth__refuse(v, i, -1, F("the role does not %s on this channel", in ? "send" : "receive"));
+        if (out && gives && v->sent_role[k->channel] != v->role) return mth__refuse(v, i, -1, F("it receives before it has sent its own part"));
+    } else if (k->kind == MTH__SEND || k->kind == MTH__RECV) {
+        return mth__refuse(v, i, -1, F("%s is done by all at once, not sent and received", mth__channel_names[c->kind]));
+    }
+    if (k->nin != in || k->nout != out) return mth__refuse(v, i, -1, F("it has %d operands and %d results, and needs %d and %d", k->nin, k->nout, in, out));
+    if (in) {
+        TRY(check_side(v, i, k->in[0], c, &c->from, "gives"));
+        if (v->sent_role[k->channel] == v->role) return mth__refuse(v, i, -1, F("the role gives to the channel twice"));
+        v->sent_role[k->channel] = v->role;
+        v->sent[k->channel] += v->r->ndevice;
+    }
+    if (out) {
+        TRY(check_side(v, i, k->out[0], c, &c->to, "takes"));
+        if (v->taken_role[k->channel] == v->role) return mth__refuse(v, i, -1, F("the role takes from the channel twice"));
+        v->taken_role[k->channel] = v->role;
+        v->taken[k->channel] += v->r->ndevice;
+    }
+    int64_t scratch = apart ? 0 : mth__channel_scratch(c, device);
+    if (scratch > 0 && (k->scratch < 0 || v->r->value.at[k->scratch].bytes < scratch))
+        return mth__refuse(v, i, k->scratch, F("%s needs %lld bytes of scratch", mth__algorithm_names[c->algorithm], (long long)scratch));
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- everyone's */
+/* Names a role of the placement that has no such instruction. */
+static mth_status absent(mth__verification *v, size_t channel, const mth__placement *on, bool gives) {
+    const mth__channel *c = &v->p->channel.at[channel];
+    for (int d = 0; d < on->count; d++) {
+        int role = v->p->role_of[on->device[d]];
+        bool found = false;
+        for (size_t i = 0; role >= 0 && i < v->p->role.at[role].instr.n && !found; i++) {
+            const mth__instr *k = &v->p->role.at[role].instr.at[i];
+            found = k->kind != MTH__COMPUTE && k->kind != MTH__WAIT && k->channel == (int)channel && (gives ? k->nin : k->nout) > 0;
+        }
+        if (!found)
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("channel c%zu, %s: device %d (role %d) must %s and does not", channel, mth__channel_names[c->kind], on->device[d], role,
+                                                               gives ? "give its part" : "take its part"),
+                                            F("let every device of the channel's placements take part in it")), c->label);
+    }
+    return INTERNAL("channel c%zu: devices are counted wrongly", channel);
+}
+
+/* A role on its way: the next instruction of stream 0; of its STARTs those issued and those done; whether it has arrived where it stands. */
+typedef struct { int next, starts, done; bool arrived[2], queued; } stand;
+typedef struct { int64_t given, taken; int waiting; } state; /* of a channel: devices that have; 1 + the first of a list of roles to wake */
+typedef struct { int role, next; } waiter;
+typedef struct {
+    mth__verification *v;
+    stand *stand;
+    state *state;
+    int *queue; size_t head, n; /* of roles, around */
+    int **start, **link;        /* by role: its STARTs in order; by instruction, of a WAIT the START or SEND, of a START its place among them */
+    VEC(waiter) waiter;
+} race;
+
+static const mth__instr *instr_at(const race *z, int role, int i) { return &z->v->p->role.at[role].instr.at[i]; }
+
+static void wake(race *z, int role) {
+    if (z->stand[role].queued) return;
+    z->stand[role].queued = true;
+    z->queue[(z->head + z->n++) % z->v->p->role.n] = role;
+}
+
+static void count(race *z, int channel, int64_t given, int64_t taken) {
+    const mth__channel *c = &z->v->p->channel.at[channel];
+    state *s = &z->state[channel];
+    s->given += given;
+    s->taken += taken;
+    if (!(given && s->given == c->from.on->count) && !(taken && s->taken == c->to.on->count)) return;
+    for (int w = s->waiting; w; w = z->waiter.at[w - 1].next) wake(z, z->waiter.at[w - 1].role);
+    s->waiting = 0;
+}
+
+static void wait_on(race *z, int role, int channel) {
+    PUSH(z->v->arena, z->waiter, ((waiter){role, z->state[channel].waiting}));
+    z->state[channel].waiting = (int)z->waiter.n;
+}
+
+/* A part in a channel, on one of the role's streams: true when it is done. */
+static bool pass_part(race *z, int role, const mth__instr *k, bool *arrived) {
+    const mth__channel *c = &z->v->p->channel.at[k->channel];
+    const int64_t devices = z->v->p->role.at[role].ndevice;
+    const state *s = &z->state[k->channel];
+    bool apart = c->kind == MTH__TRANSFER && c->from.on != c->to.on;
+    if (!*arrived) {
+        *arrived = true;
+        count(z, k->channel, k->nin ? devices : 0, k->nout && !apart ? devices : 0);
+    }
+    if (k->kind != MTH__SEND && (s->given < c->from.on->count || (!apart && s->taken < c->to.on->count))) {
+        wait_on(z, role, k->channel);
+        return false;
+    }
+    if (apart && k->nout) count(z, k->channel, 0, devices);
+    *arrived = false;
+    return true;
+}
+
+static bool pass_wait(race *z, int role, int i) {
+    int by = z->link[role][i];
+    const mth__instr *opener = instr_at(z, role, by);
+    if (opener->kind == MTH__START) return z->link[role][by] < z->stand[role].done;
+    if (z->state[opener->channel].taken == z->v->p->channel.at[opener->channel].to.on->count) return true;
+    wait_on(z, role, opener->channel);
+    return false;
+}
+
+/* As far as the role comes. */
+static void run(race *z, int role) {
+    stand *s = &z->stand[role];
+    const int n = (int)z->v->p->role.at[role].instr.n;
+    for (bool progress = true; progress;) {
+        progress = false;
+        while (s->done < s->starts && pass_part(z, role, instr_at(z, role, z->start[role][s->done]), &s->arrived[1])) {
+            s->done++;
+            progress = true;
+        }
+        while (s->next < n) {
+            const mth__instr *k = instr_at(z, role, s->next);
+            if (k->kind == MTH__START) s->starts++;
+            else if (k->kind == MTH__WAIT ? !pass_wait(z, role, s->next) : k->kind != MTH__COMPUTE && !pass_part(z, role, k, &s->arrived[0])) break;
+            s->next++;
+            progress = true;
+        }
+    }
+}
+
+static void link_role(race *z, int role) {
+    const mth__role *r = &z->v->p->role.at[role];
+    int starts = 0;
+    z->link[role] = NEW_ARRAY(z->v->arena, int, r->instr.n);
+    for (size_t i = 0; i < r->instr.n; i++) starts += r->instr.at[i].kind == MTH__START;
+    z->start[role] = NEW_ARRAY(z->v->arena, int, starts);
+    starts = 0;
+    for (int i = 0; i < (int)r->instr.n; i++) {
+        const mth__instr *k = &r->instr.at[i];
+        if (k->kind == MTH__START || k->kind == MTH__SEND) z->v->opened_by[k->channel] = i;
+        if (k->kind == MTH__WAIT) z->link[role][i] = z->v->opened_by[k->channel];
+        if (k->kind != MTH__START) continue;
+        z->link[role][i] = starts;
+        z->start[role][starts++] = i;
+    }
+}
+
+static bool is_through(const race *z, int role) { return z->stand[role].next == (int)z->v->p->role.at[role].instr.n && z->stand[role].done == z->stand[role].starts; }
+
+/* The instruction at which a role that is not through stands. */
+static int stuck_at(const race *z, int role) {
+    const stand *s = &z->stand[role];
+    return s->next < (int)z->v->p->role.at[role].instr.n ? s->next : z->start[role][s->done];
+}
+
+static mth_status deadlock(race *z, int role) {
+    char others[256] = "";
+    size_t n = 0, named = 0;
+    for (size_t o = (size_t)role + 1; o < z->v->p->role.n && named < 3; o++) {
+        if (is_through(z, (int)o)) continue;
+        int i = stuck_at(z, (int)o);
+        n += (size_t)snprintf(others + n, sizeof others - n, "%s role %zu at instruction %d (c%d)", named++ ? "," : "; so do", o, i, instr_at(z, (int)o, i)->channel);
+    }
+    z->v->r = &z->v->p->role.at[role];
+    z->v->role = role;
+    return mth__refuse(z->v, stuck_at(z, role), -1, F("a deadlock: it waits for ever%s", others));
+}
+
+mth_status mth__verify_channels(mth__verification *v) {
+    const mth__program *p = v->p;
+    const size_t roles = p->role.n;
+    for (size_t c = 0; c < p->channel.n; c++) {
+        if (v->sent[c] != p->channel.at[c].from.on->count) return absent(v, c, p->channel.at[c].from.on, true);
+        if (v->taken[c] != p->channel.at[c].to.on->count) return absent(v, c, p->channel.at[c].to.on, false);
+    }
+    race z = {.v = v, .stand = NEW_ARRAY(v->arena, stand, roles), .state = NEW_ARRAY(v->arena, state, p->channel.n), .queue = NEW_ARRAY(v->arena, int, roles),
+              .start = NEW_ARRAY(v->arena, int *, roles), .link = NEW_ARRAY(v->arena, int *, roles)};
+    for (size_t i = 0; i < roles; i++) {
+        link_role(&z, (int)i);
+        wake(&z, (int)i);
+    }
+    while (z.n) {
+        int role = z.queue[z.head];
+        z.head = (z.head + 1) % roles;
+        z.n--;
+        z.stand[role].queued = false;
+        run(&z, role);
+    }
+    for (size_t i = 0; i < roles; i++)
+        if (!is_through(&z, (int)i)) return deadlock(&z, (int)i);
+    return NULL;
+}
