@@ -96,7 +96,7 @@ static mth_status attention_check(const mth_module *m) {
 }
 
 const mth__module_type mth__type_MultiHeadAttention = {
-    .name = "MultiHeadAttention", .inputs = "input, key?, value?, mask?", .outputs = "output",
+    .name = "MultiHeadAttention", .inputs = "input, key?, value?, mask?", .outputs = "output", .integers = "mask",
     .options = (const mth__opt[]){
         {"num_heads", MTH__OPT_SIZE, NULL, "heads of the query", NULL},
         {"head_dim", MTH__OPT_SIZE, "None", "the width of a head; None: the input's width / num_heads", NULL},

@@ -2,6 +2,7 @@
  *   model.c     mth_model: blocks (a module or a submodel, with explicit wires), connects; |= and +=; names
  *   resolve.c   wires -> a list of connections; every error of wiring (cycles, two writers, unbound inputs, names)
  *   site.c      what device_id, device_mesh and specs refer to; every error of theirs that needs no shapes
+ *   nominal.c   inputs for a plan before any are known
  *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes (through the builder)
  *   module.c    module types: the table, the options common to all, ports
  *   layers.c attention.c moe.c pipeline.c losses.c tensors.c: the types; parts.c: what they share */
@@ -16,6 +17,7 @@ typedef struct mth__expansion mth__expansion;   /* of one block: what its expand
 struct mth__module_type {
     const char *name;                /* "Linear"; in snake case the base of operator names: "linear_0" */
     const char *inputs, *outputs;    /* "input", "query, key?, value?, mask?", "inputs*" */
+    const char *integers;            /* inputs that hold integers of [batch, length]: ids, classes, masks; NULL: none */
     const mth__opt *options;         /* its own; the common ones (name, device_id, device_mesh, ...) stand in module.c */
     const char *doc;                 /* what it computes, with shapes, parameters and source */
     const char *parameters;          /* "weight (in, dimension), bias (dimension,)" for the documentation; "" where it has none */
@@ -61,6 +63,9 @@ size_t mth__model_output_count(const mth_model *);
 const char *mth__model_output_name(const mth_model *, size_t i);
 
 typedef struct { const char *name; mth_dtype dtype; mth__shape shape; } mth__input_description;
+/* For a plan before any inputs are known: ids and masks of 8 sequences of 128, or of the model's max_len. 0 where the model has other inputs,
+   whose widths only the user knows. */
+size_t mth__model_nominal_inputs(mth__arena *, const mth_model *, mth__input_description **out);
 /* Fills the graph: inputs (errors for missing, unknown), parameters in order of composition, nodes, outputs. */
 mth_status mth__expand(const mth_model *, const mth__input_description *, size_t count, mth__graph *);
 #endif

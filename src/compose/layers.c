@@ -38,7 +38,7 @@ static mth_status embedding_expand(mth__expansion *e) {
 }
 
 const mth__module_type mth__type_Embedding = {
-    .name = "Embedding", .inputs = "input", .outputs = "output",
+    .name = "Embedding", .inputs = "input", .outputs = "output", .integers = "input",
     .options = (const mth__opt[]){
         {"vocab_size", MTH__OPT_SIZE, NULL, "rows of the table: ids are 0 to vocab_size - 1", NULL},
         {"embedding_dim", MTH__OPT_SIZE, NULL, "the width of a row", NULL},

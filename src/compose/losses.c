@@ -41,7 +41,7 @@ static mth_status cross_entropy_expand(mth__expansion *e) {
 }
 
 const mth__module_type mth__type_CrossEntropy = {
-    .name = "CrossEntropy", .inputs = "input, target", .outputs = "output",
+    .name = "CrossEntropy", .inputs = "input, target", .outputs = "output", .integers = "target",
     .options = (const mth__opt[]){REDUCTION, {0}},
     .doc = "-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a scalar for mean and "
            "sum, [...] for none. Logits that are split over v stay split.",

@@ -55,8 +55,10 @@ mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, cons
 mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *); /* devices, meshes, axes of specs, in all submodels */
 
 /* pipeline.c */
-size_t mth__pipeline_stages(const mth_module *);
+size_t mth__pipeline_stages(const mth_module *);           /* 0: the module is no Pipeline */
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
+/* The first input of a stage that the port feeds. */
+bool mth__pipeline_reads(const mth_module *, mth__arena *scratch, const char *port, size_t *stage, int *input);
 mth_status mth__pipeline_place(const mth_module *, mth__mesh *, size_t stage, const mth__placement **on);
 
 /* expand.c: a stage of the Pipeline that `e` expands; in and out by the stage's inputs and outputs. */

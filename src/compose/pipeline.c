@@ -6,7 +6,7 @@
 #include <limits.h>
 #include <string.h>
 
-size_t mth__pipeline_stages(const mth_module *m) { return mth__module_option(m, "stages")->count; }
+size_t mth__pipeline_stages(const mth_module *m) { return m->type == &mth__type_Pipeline ? mth__module_option(m, "stages")->count : 0; }
 const mth_model *mth__pipeline_stage(const mth_module *m, size_t i) { return mth__module_option(m, "stages")->items[i].model; }
 
 /* ---------------------------------------------------------------- what binds the inputs of the stages */
@@ -151,6 +151,18 @@ static mth_status pipeline_wired(const mth_module *m, const int *wires) {
     }
     mth__arena_free(arena);
     return NULL;
+}
+
+bool mth__pipeline_reads(const mth_module *m, mth__arena *scratch, const char *port, size_t *stage, int *input) {
+    bindings b;
+    mth_status s = bind_all(m, scratch, &b); /* of a resolved model: it can't fail */
+    mth_error_free(s);
+    for (*stage = 0; *stage < b.stages; ++*stage)
+        for (*input = 0; *input < b.stage[*stage]->inputs; ++*input) {
+            const binding *in = &b.in[*stage][*input];
+            if (in->kind != EARLIER && !strcmp(in->port, port)) return true;
+        }
+    return false;
 }
 
 /* ---------------------------------------------------------------- options */

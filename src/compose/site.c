@@ -93,7 +93,6 @@ static mth_status check_model(checking *c, const mth_model *m, const mth__site *
             continue;
         }
         TRY(mth__error_source(mth__error_operator(check_module(b->module, c->mesh, site), path), b->line));
-        if (b->module->type != &mth__type_Pipeline) continue;
         for (size_t s = 0; s < mth__pipeline_stages(b->module); s++) {
             mth__site stage = {NULL, 0, (int)s};
             TRY(mth__error_source(mth__error_operator(mth__pipeline_place(b->module, c->mesh, s, &stage.place), path), b->line));

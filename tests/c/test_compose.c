@@ -302,4 +302,34 @@ TEST(inputs_that_do_not_fit) {
     mth_model_free(m);
 }
 
+static mth_status nominal_body(void *context) {
+    mth__arena *arena = mth__arena_new();
+    mth__input_description *d;
+    size_t n = mth__model_nominal_inputs(arena, context, &d);
+    listed[0] = 0;
+    for (size_t i = 0; i < n; i++) {
+        char shape[64];
+        mth__shape_write(shape, sizeof shape, d[i].shape);
+        strcat(strcat(strcat(strcat(listed, i ? " " : ""), d[i].name), mth_dtype_name(d[i].dtype)), shape);
+    }
+    mth__arena_free(arena);
+    return NULL;
+}
+
+TEST(nominal_inputs) {
+    mth_model *m = model(), *sub = model();
+    ADD(sub, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(7)}, {"embedding_dim", mth_int(8)}), MTH_WIRES({"input", "ids"}), MTH_CHAIN);
+    ADD(sub, "PositionalEncoding", MTH_OPTIONS({"max_len", mth_int(16)}), MTH_WIRES({"output", "x"}), MTH_CHAIN);
+    add_model(m, sub, NOTHING, MTH_CHAIN);
+    ADD(m, "MultiHeadAttention", MTH_OPTIONS({"num_heads", mth_int(2)}), MTH_WIRES({"mask", "mask"}), MTH_CHAIN);
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    CHECK_STATUS(mth__guard(nominal_body, m));
+    SAME(listed, "idsint32(8, 16) maskint32(8, 16)");
+    linear(m, 4, "features", "y");
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    CHECK_STATUS(mth__guard(nominal_body, m));
+    SAME(listed, "");
+    mth_model_free(m);
+}
+
 RUN()

@@ -1,0 +1,56 @@
+/* Shapes for a plan before any inputs are known: a model whose inputs are all ids or masks (of whole sequences) tells the shapes of its
+ * parameters by itself, and a nominal batch is enough to lay them out. */
+#include "compose/model.h"
+#include <string.h>
+
+enum { BATCH = 8, LENGTH = 128 };
+
+static bool lists(const char *names, const char *name) {
+    size_t n = strlen(name);
+    for (const char *at = names; at && (at = strstr(at, name)); at += n)
+        if ((at == names || at[-1] == ' ') && (at[n] == 0 || at[n] == ',')) return true;
+    return false;
+}
+
+/* Does the input go to a port that takes integers of [batch, length]? */
+static bool is_ids(mth__arena *scratch, const mth_model *m, int input) {
+    const mth__resolved *r = *m->resolved;
+    for (size_t k = 0; k < m->block.n; k++) {
+        const mth__block *b = m->block.at[k];
+        for (int i = 0; i < r->block[k].nin; i++) {
+            const char *port = r->block[k].port[i];
+            if (r->block[k].from[i].block >= 0 || r->block[k].from[i].port != input) continue;
+            size_t stage;
+            int inner = mth__ports_find(b->in, port);
+            bool ids = b->model ? is_ids(scratch, b->model, inner) : lists(b->module->type->integers, port);
+            if (b->module && mth__pipeline_reads(b->module, scratch, port, &stage, &inner))
+                ids = is_ids(scratch, mth__pipeline_stage(b->module, stage), inner);
+            if (ids) return true;
+        }
+    }
+    return false;
+}
+
+/* The longest sequence that all of the model takes. */
+static int64_t longest(const mth_model *m, int64_t length) {
+    for (size_t k = 0; k < m->block.n; k++) {
+        const mth__block *b = m->block.at[k];
+        if (b->model) length = longest(b->model, length);
+        for (size_t s = 0; b->module && s < mth__pipeline_stages(b->module); s++) length = longest(mth__pipeline_stage(b->module, s), length);
+        const mth_arg *most = b->module ? mth__module_option(b->module, "max_len") : NULL;
+        if (most && most->integer < length) length = most->integer;
+    }
+    return length;
+}
+
+size_t mth__model_nominal_inputs(mth__arena *arena, const mth_model *m, mth__input_description **out) {
+    size_t n = mth__model_input_count(m);
+    mth__input_description *d = NEW_ARRAY(arena, mth__input_description, n);
+    int64_t length = longest(m, LENGTH);
+    for (size_t i = 0; i < n; i++) {
+        if (!is_ids(arena, m, (int)i)) return 0;
+        d[i] = (mth__input_description){mth__model_input_name(m, i), MTH_INT32, {2, {BATCH, length}}};
+    }
+    *out = d;
+    return n;
+}
