@@ -106,6 +106,7 @@ static mth_status compile_body(void *context) {
     TRY(read_specs(c, inputs, "input_shard_specs", "input", mth__model_input_count, mth__model_input_name, spec, &specs));
     TRY(read_specs(c, outputs, "output_shard_specs", "output", mth__model_output_count, mth__model_output_name, spec, &specs));
     TRY(read_shapes(c, mth__options_get(compile_tables, value, "shapes")));
+    if (!c->shapes) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);
     c->distribute = (mth__distribute_options){.spec = spec, .specs = specs, .communication_optimization = c->backend->communication_optimization,
                                               .overlap = c->backend->overlap, .pipeline_communication = c->backend->pipeline_communication, .chunk_bytes = 256 << 10};
     pthread_mutex_init(&c->lock, NULL);
