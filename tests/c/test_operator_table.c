@@ -409,17 +409,16 @@ static mth_status check_gradient(const trial *t) {
     for (size_t w = 0; w < n; w++) {
         const part *p = &t->in[which[w]];
         const double *gradient = value[g->output.at[1 + w].value->id].v.data;
-        int64_t i = 0;
+        int64_t i = -1, every = mth__shape_size(p->v.local) / 20 + 1;
         FOR_EACH(at, p->v.local) {
+            if (++i % every || place_in_whole(p, at) < 0) continue; /* gradients of padding are not read */
             double *x = &p->v.data[i], keep = *x, above, below, step = 1e-5;
-            if (place_in_whole(p, at) < 0) { i++; continue; } /* padding: gradients there are not read */
             *x = keep + step;
             TRY(loss(t, seed.v.data, &above));
             *x = keep - step;
             TRY(loss(t, seed.v.data, &below));
             *x = keep;
             if (!near(gradient[i], (above - below) / (2 * step), 2e-5)) complain(wanted[w], gradient[i], (above - below) / (2 * step));
-            i++;
         }
     }
     return NULL;
