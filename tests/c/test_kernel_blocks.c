@@ -170,12 +170,22 @@ TEST(reduce_to_all) {
                 double *want = malloc((size_t)n * 8);
                 for (int i = 0; i < 3; i++) { x[i] = ints(all[type], 1000, SHAPE(n)); src[i] = x[i].o.data; dst[i] = x[i].o.data; }
                 for (int64_t i = 0; i < n; i++) want[i] = op == MTH__BOX_ADD ? x[0].r.data[i] + x[1].r.data[i] + x[2].r.data[i] : fmax(fmax(x[0].r.data[i], x[1].r.data[i]), x[2].r.data[i]);
-                mth__reduce_to_all(op, all[type], n, 3, src, 3, dst);
+                mth__reduce_to_all(op, all[type], n, 3, src, 3, dst, n);
                 for (int d = 0; d < 3; d++)
                     for (int64_t i = 0; i < n; i++) if (get(&x[d], i) != want[i]) { CHECK(get(&x[d], i) == want[i]); break; }
                 for (int i = 0; i < 3; i++) drop(&x[i]);
                 free(want);
             }
+}
+TEST(reduce_past_caches) { /* results apart from operands, odd beginnings */
+    enum { N = 70000 };
+    tensor x[2] = {F32(N), F32(N)}, y[2] = {TO(N), TO(N)};
+    for (int64_t from = 0; from < 20; from += 3) {
+        float *a = x[0].o.data, *b = x[1].o.data, *p = y[0].o.data, *q = y[1].o.data;
+        mth__reduce_to_all(MTH__BOX_ADD, MTH_FLOAT32, N - from, 2, (const void *[]){a, b}, 2, (void *[]){p + from, q + from}, (int64_t)1 << 30);
+        for (int64_t i = from; i < N; i++) if (p[i] != a[i - from] + b[i - from] || q[i] != p[i]) { CHECK(p[i] == q[i]); CHECK(p[i] == a[i - from] + b[i - from]); break; }
+    }
+    for (int i = 0; i < 2; i++) drop(&x[i]), drop(&y[i]);
 }
 TEST(lacks) {
     CHECK(mth__kernel_lacks(mth__op_at(MTH__ROW_all_reduce), MTH_FLOAT32) != NULL);

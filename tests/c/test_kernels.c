@@ -64,7 +64,7 @@ TEST(special_values) {
 TEST(vector_variants) { /* lengths around the lanes, against plain loops */
     const mth__vector *v;
     enum { N = 70 };
-    float a[N], b[N], y[N], s[N], c[N];
+    _Alignas(64) float a[N], b[N], y[N], s[N], c[N];
     double f[N];
     for (int i = 0; i < N; i++) { a[i] = (float)normal(); b[i] = (float)normal(); f[i] = pow(10000, -i / 35.0); }
     for (int i = 0; (v = mth__vector_variant(i)); i++)
@@ -82,10 +82,12 @@ TEST(vector_variants) { /* lengths around the lanes, against plain loops */
             }
             const float *src[2] = {a, b};
             float *dst[2] = {y, s};
-            memset(y, 0, sizeof y);
-            v->reduce_all(n, 2, src, 2, dst, 0);
-            for (int k = 0; k < n; k++) CHECK(y[k] == a[k] + b[k] && s[k] == y[k]);
-            CHECK(n == N || y[n] == 0);
+            for (int past = 0; past < 2; past++) {
+                memset(y, 0, sizeof y);
+                v->reduce_all(n, 2, src, 2, dst, past);
+                for (int k = 0; k < n; k++) CHECK(y[k] == a[k] + b[k] && s[k] == y[k]);
+                CHECK(n == N || y[n] == 0);
+            }
         }
 }
 

@@ -55,9 +55,10 @@ void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, vo
     }
 }
 
-void mth__reduce_to_all(mth__box_op op, mth_dtype dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst) {
+enum { PAST_CACHES = 64 << 20 }; /* bytes of operands and results from which the results are not expected to stay in a cache */
+void mth__reduce_to_all(mth__box_op op, mth_dtype dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst, int64_t all) {
     if (dtype == MTH_FLOAT32 && op == MTH__BOX_ADD) {
-        mth__vec->reduce_all(count, sources, (const float *const *)src, destinations, (float *const *)dst, 0);
+        mth__vec->reduce_all(count, sources, (const float *const *)src, destinations, (float *const *)dst, all * 4 * (sources + destinations) >= PAST_CACHES);
         return;
     }
     /* A block at a time through a buffer in cache: destinations may be sources. */

@@ -15,15 +15,21 @@
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define SQRT(x) ((V)_mm_sqrt_ps((__m128)(x)))
 #define MUL32(a, b) ((U)_mm_mul_epu32((__m128i)(a), (__m128i)(b)))
+#define STREAM(p, x) _mm_stream_ps(p, (__m128)(x))
+#define FENCE _mm_sfence
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define FMA(a, b, c) ((V)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 #define SQRT(x) ((V)vsqrtq_f32((float32x4_t)(x)))
 #define MUL32(a, b) ((a) * (b))
+#define STREAM(p, x) N(store)(p, x)
+#define FENCE() ((void)0)
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #define SQRT(x) ((V){sqrtf((x)[0]), sqrtf((x)[1]), sqrtf((x)[2]), sqrtf((x)[3])})
 #define MUL32(a, b) ((a) * (b))
+#define STREAM(p, x) N(store)(p, x)
+#define FENCE() ((void)0)
 #endif
 #include "engine/native/kernel_vector_body.h"
 
@@ -34,6 +40,8 @@
 #define FMA(a, b, c) ((V)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define SQRT(x) ((V)_mm256_sqrt_ps((__m256)(x)))
 #define MUL32(a, b) ((U)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
+#define STREAM(p, x) _mm256_stream_ps(p, (__m256)(x))
+#define FENCE _mm_sfence
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -53,6 +61,8 @@
 #define FMA(a, b, c) ((V)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define SQRT(x) ((V)_mm512_sqrt_ps((__m512)(x)))
 #define MUL32(a, b) ((U)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
+#define STREAM(p, x) _mm512_stream_ps(p, (__m512)(x))
+#define FENCE _mm_sfence
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
 #else

@@ -35,7 +35,7 @@ typedef struct {
     void (*rotate)(int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1); /* n pairs */
     void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale);
     void (*transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step); /* y[c * y_step + r] = x[r * x_step + c] */
-    void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, int64_t at); /* sums, in order of sources */
+    void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past); /* sums, in order of sources; past: the caches */
 } mth__vector;
 extern const mth__vector *mth__vec; /* the best for this machine after mth__kernels_open; before, one that runs anywhere */
 void mth__vector_open(void);

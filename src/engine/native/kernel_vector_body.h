@@ -1,4 +1,4 @@
-/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA, SQRT and MUL32 (the low halves of 64-bit lanes); undefines them at its end. GNU vectors: gcc and
+/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA, SQRT, MUL32 (the low halves of 64-bit lanes), STREAM (a store past the caches) and FENCE; undefines them at its end. GNU vectors: gcc and
  * clang turn the operators into the machine's. The part is not guarded: it is a body, not a header. */
 #define V N(v)
 #define I N(vi)
@@ -412,28 +412,29 @@ static void N(transpose)(int64_t rows, int64_t columns, const float *x, int64_t 
                 for (int64_t r = r0; r < r0 + nr; r++) y[c * y_step + r] = x[r * x_step + c];
         }
 }
-static void N(reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, int64_t at) {
-    int64_t i = at;
-    for (; i + 4 * W <= at + n; i += 4 * W) {
-        V a = N(load)(src[0] + i), b = N(load)(src[0] + i + W), c = N(load)(src[0] + i + 2 * W), d = N(load)(src[0] + i + 3 * W);
-        for (int s = 1; s < sources; s++) {
-            a += N(load)(src[s] + i);
-            b += N(load)(src[s] + i + W);
-            c += N(load)(src[s] + i + 2 * W);
-            d += N(load)(src[s] + i + 3 * W);
-        }
-        for (int j = 0; j < destinations; j++) {
-            N(store)(dst[j] + i, a);
-            N(store)(dst[j] + i + W, b);
-            N(store)(dst[j] + i + 2 * W, c);
-            N(store)(dst[j] + i + 3 * W, d);
-        }
+/* Past the caches (`past`): the lines of the results are not read first, half as much again to and from memory. Only where no result is an operand and
+   all lie alike. */
+static void N(reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past) {
+    int64_t i = 0;
+    for (int j = 0; j < destinations; j++) {
+        past = past && (uintptr_t)dst[j] % (4 * W) == (uintptr_t)dst[0] % (4 * W);
+        for (int s = 0; s < sources; s++) past = past && (const float *)dst[j] != src[s];
     }
-    for (; i < at + n; i++) {
-        float a = src[0][i];
-        for (int s = 1; s < sources; s++) a += src[s][i];
-        for (int j = 0; j < destinations; j++) dst[j][i] = a;
+    const int64_t head = past ? (int64_t)(-((uintptr_t)dst[0] / 4) % W) : 0;
+#define ONE(at) { float sum = src[0][at]; for (int s = 1; s < sources; s++) sum += src[s][at]; for (int j = 0; j < destinations; j++) dst[j][at] = sum; }
+#define FOUR(put) \
+    for (; i + 4 * W <= n; i += 4 * W) { \
+        V a = N(load)(src[0] + i), b = N(load)(src[0] + i + W), c = N(load)(src[0] + i + 2 * W), d = N(load)(src[0] + i + 3 * W); \
+        for (int s = 1; s < sources; s++) { a += N(load)(src[s] + i); b += N(load)(src[s] + i + W); c += N(load)(src[s] + i + 2 * W); d += N(load)(src[s] + i + 3 * W); } \
+        for (int j = 0; j < destinations; j++) { put(dst[j] + i, a); put(dst[j] + i + W, b); put(dst[j] + i + 2 * W, c); put(dst[j] + i + 3 * W, d); } \
     }
+    for (; i < head && i < n; i++) ONE(i)
+    if (past) FOUR(STREAM)
+    else FOUR(N(store))
+    for (; i < n; i++) ONE(i)
+    if (past) FENCE();
+#undef FOUR
+#undef ONE
 }
 
 #define ROW(name) [MTH__ROW_##name] = N(name##_row)
@@ -459,6 +460,8 @@ static const mth__vector N(table) = {
 #undef D
 #undef H
 #undef MUL32
+#undef STREAM
+#undef FENCE
 #undef U
 #undef W
 #undef N

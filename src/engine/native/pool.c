@@ -1,7 +1,9 @@
 /* The threads. See native.h for what a stream, a task and a ticket are.
  *
- * Progress needs no wake-up: whoever makes work visible looks for work himself before he sleeps. Wake-ups bring the others in. A thread of the
- * pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when the caller is alone, nothing is claimed and no task
+ * Progress needs no wake-up: whoever makes work visible looks for work himself before he sleeps. Wake-ups bring the others in. A thread of
+ * the
+ * pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when the caller is alone, nothing is claimed and no
+ * task
  * is ready, none will ever be: the run is stuck, which is reported instead of hung. */
 #include "engine/native/native.h"
 #include <linux/futex.h>
@@ -94,7 +96,7 @@ static void run_chunk(const mth__task *t, int phase, int chunk, void *scratch) {
             src[i] = (const char *)r->src[i] + bytes;
             dst[i] = (char *)r->dst[i] + bytes;
         }
-        mth__reduce_to_all(r->op, r->dtype, count, r->n, src, r->n, dst);
+        mth__reduce_to_all(r->op, r->dtype, count, r->n, src, r->n, dst, r->count * r->n);
         break;
     }
     case MTH__TASK_SYNC: break;
@@ -242,7 +244,8 @@ static void caller_sleep(mth__engine *e) {
     atomic_store(&e->caller_sleeps, 1);
     int64_t before = progress(&e->run);
     if (!is_work(&e->run) && !atomic_load(&e->run.over)) {
-        if (all_unclaimed(&e->run) && atomic_load(&e->gate) == 3 && progress(&e->run) == before && !atomic_load(&e->run.over)) report_stuck(e);
+        if (all_unclaimed(&e->run) && atomic_load(&e->gate) == 3 && progress(&e->run) == before
+            && !atomic_load(&e->run.over)) report_stuck(e);
         else futex_wait(&e->caller_sleeps, 1); /* a signal ends it too: then `stop` is looked at */
     }
     atomic_store(&e->caller_sleeps, 0);
@@ -331,7 +334,8 @@ mth_status mth__pool_start(mth__engine *e) {
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
-        return FAIL(MTH_ERROR_MEMORY, F("thread %d of %d can't be made: %s", e->started + 1, e->threads, strerror(error)), F("open the backend with threads=%d", e->started + 1));
+        return FAIL(MTH_ERROR_MEMORY, F("thread %d of %d can't be made: %s", e->started + 1, e->threads, strerror(error)),
+                    F("open the backend with threads=%d", e->started + 1));
     return NULL;
 }
 void mth__pool_stop(mth__engine *e) {
