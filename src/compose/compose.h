@@ -63,8 +63,8 @@ size_t mth__model_output_count(const mth_model *);
 const char *mth__model_output_name(const mth_model *, size_t i);
 
 typedef struct { const char *name; mth_dtype dtype; mth__shape shape; } mth__input_description;
-/* For a plan before any inputs are known: ids and masks of 8 sequences of 128, or of the model's max_len. 0 where the model has other inputs,
-   whose widths only the user knows. */
+/* For a plan before any inputs are known: ids and masks of 8 sequences of 128, or of the model's max_len. 0 where the model has other
+   inputs, whose widths only the user knows. */
 size_t mth__model_nominal_inputs(mth__arena *, const mth_model *, mth__input_description **out);
 /* Fills the graph: inputs (errors for missing, unknown), parameters in order of composition, nodes, outputs. */
 mth_status mth__expand(const mth_model *, const mth__input_description *, size_t count, mth__graph *);

@@ -36,8 +36,9 @@ static int64_t longest(const mth_model *m, int64_t length) {
     for (size_t k = 0; k < m->block.n; k++) {
         const mth__block *b = m->block.at[k];
         if (b->model) length = longest(b->model, length);
-        for (size_t s = 0; b->module && s < mth__pipeline_stages(b->module); s++) length = longest(mth__pipeline_stage(b->module, s), length);
-        const mth_arg *most = b->module ? mth__module_option(b->module, "max_len") : NULL;
+        if (b->model) continue;
+        for (size_t s = 0; s < mth__pipeline_stages(b->module); s++) length = longest(mth__pipeline_stage(b->module, s), length);
+        const mth_arg *most = mth__module_option(b->module, "max_len");
         if (most && most->integer < length) length = most->integer;
     }
     return length;
