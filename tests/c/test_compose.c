@@ -83,6 +83,13 @@ TEST(submodels_as_in_the_guide) {
         CHECK_STATUS(mth_model_connect(m, before, in));
     }
     ADD(m, "Linear", WIDTH(5), MTH_WIRES({"input", "layer2_output"}, {"output", "logits"}), MTH_CHAIN);
+    mth_model *copy;
+    char *text;
+    CHECK_STATUS(mth__model_copy(m, &copy));
+    CHECK_STATUS(mth_model_print(copy, &text));
+    CHECK(strstr(text, "model of 2 blocks: layer1_input=model_0.layer0_output -> model_1.layer1_output") && strstr(text, "-> logits"));
+    mth_text_free(text);
+    mth_model_free(copy);
     CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 3)));
     SAME(listed, "linear_0.weight(3, 8) linear_0.bias(8,) model_0.linear_0.weight(8, 8) model_0.linear_0.bias(8,) "
         "model_1.linear_0.weight(8, 8) model_1.linear_0.bias(8,) "
@@ -325,6 +332,15 @@ TEST(nominal_inputs) {
     CHECK_STATUS(resolve_on(m, MESH(1)));
     CHECK_STATUS(mth__guard(nominal_body, m));
     SAME(listed, "idsint32(8, 16) maskint32(8, 16)");
+    mth_model *piped = model(), *copy;
+    mth_arg stage = mth_submodel(m);
+    ADD(piped, "Pipeline", MTH_OPTIONS({"stages", mth_list(1, &stage)}), MTH_WIRES({"ids", "tokens"}, {"mask", "seen"}), MTH_PLAIN);
+    CHECK_STATUS(mth__model_copy(piped, &copy));
+    mth_model_free(piped);
+    CHECK_STATUS(resolve_on(copy, MESH(1)));
+    CHECK_STATUS(mth__guard(nominal_body, copy));
+    SAME(listed, "tokensint32(8, 16) seenint32(8, 16)");
+    mth_model_free(copy);
     linear(m, 4, "features", "y");
     CHECK_STATUS(resolve_on(m, MESH(1)));
     CHECK_STATUS(mth__guard(nominal_body, m));

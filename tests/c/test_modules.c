@@ -68,6 +68,18 @@ static void look_at_round_robin(mth__graph *g) {
     list_ops(g);
 }
 
+static void look_at_split_experts(mth__graph *g) {
+    for (size_t i = 1; i < g->parameter.n; i++) CHECK(g->parameter.at[i]->pinned && g->parameter.at[i]->sharding.dim[0].axis[0] == 1);
+    list_ops(g);
+}
+
+TEST(gated_experts_split_by_a_spec) {
+    const mth_option gated[] = {{"num_experts", mth_int(4)}, {"expert_dim", mth_int(6)}, {"gated", mth_bool(true)},
+        {"weight_shard_spec", MTH_SPEC(mth_int(1), MTH_NONE, MTH_NONE)}};
+    CHECK_STATUS(expand_one("MoE", gated, 4, INPUTS(FLOATS("input", 5, 4)), look_at_split_experts));
+    SAME(listed, "contract moe_route moe_rows moe_dispatch moe_matmul moe_bias moe_act moe_matmul moe_bias moe_mul moe_matmul moe_bias moe_combine");
+}
+
 TEST(mixture_of_experts) {
     const mth_option spread[] = {{"num_experts", mth_int(8)}, {"expert_dim", mth_int(6)}, {"expert_distribution",
         mth_string("one_per_device")}, {"device_mesh", MTH_INTS(2, 2)}};
@@ -134,6 +146,8 @@ TEST(each_module_expands) {
     }
 }
 
+#define EXPERTS {"num_experts", mth_int(4)}, {"expert_dim", mth_int(6)}
+
 TEST(modules_refuse) {
     const struct { const char *type, *text; const mth_option *o; size_t n; const mth__input_description *in; size_t count; } cases[] = {
         {"Softmax", "axis=2 is no dimension", MTH_OPTIONS({"axis", mth_int(2)}), INPUTS(FLOATS("input", 3, 4))},
@@ -146,6 +160,22 @@ TEST(modules_refuse) {
         {"MatMul", "do not fit a matrix product", NOTHING, INPUTS(FLOATS("a", 2, 3), FLOATS("b", 4, 5))},
         {"CrossEntropy", "targets do not fit", NOTHING, INPUTS(FLOATS("input", 3, 4), IDS("target", 4))},
         {"SquaredError", "different shapes", NOTHING, INPUTS(FLOATS("input", 3, 4), FLOATS("target", 4))},
+        {"Subtract", "takes 2 inputs, and has 3", NOTHING, INPUTS(FLOATS("a", 3), FLOATS("b", 3), FLOATS("c", 3))},
+        {"Split", "more than 1024", MTH_OPTIONS({"parts", mth_int(5000)}), INPUTS(FLOATS("input", 5000))},
+        {"LayerNorm", "epsilon=-1 is negative", MTH_OPTIONS({"epsilon", mth_float(-1)}), INPUTS(FLOATS("input", 3))},
+        {"PositionalEncoding", "no whole heads of 3", MTH_OPTIONS({"max_len", mth_int(9)}, {"kind", mth_string("rotary")}, {"head_dim", mth_int(3)}),
+         INPUTS(FLOATS("input", 2, 3, 4))},
+        {"MultiHeadAttention", "more than any device can hold", MTH_OPTIONS({"num_heads", mth_int(1ll << 40)}, {"head_dim", mth_int(1 << 20)}),
+         INPUTS(FLOATS("input", 2, 3, 4))},
+        {"FeedForward", "tensor_axis=2 is no axis of the mesh (2, 2)", MTH_OPTIONS({"hidden_dim", mth_int(4)}, {"tensor_axis", mth_int(2)}),
+         INPUTS(FLOATS("input", 3))},
+        {"Embedding", "both say how the weight is split", MTH_OPTIONS({"vocab_size", mth_int(4)}, {"embedding_dim", mth_int(4)},
+         {"tensor_axis", mth_int(0)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), INPUTS(IDS("input", 3))},
+        {"MoE", "no room", MTH_OPTIONS(EXPERTS, {"capacity_factor", mth_float(0)}), INPUTS(FLOATS("input", 3, 4))},
+        {"MoE", "both say where", MTH_OPTIONS(EXPERTS, {"expert_distribution", mth_string("round_robin")},
+         {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE, MTH_NONE)}), INPUTS(FLOATS("input", 3, 4))},
+        {"MoE", "the first of 3 dimensions", MTH_OPTIONS(EXPERTS, {"weight_shard_spec", MTH_SPEC(mth_int(0), mth_int(1), MTH_NONE)}),
+         INPUTS(FLOATS("input", 3, 4))},
         {"Dropout", "rate=1", MTH_OPTIONS({"rate", mth_int(1)}), INPUTS(FLOATS("input", 3, 4))},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -235,6 +265,13 @@ TEST(stages_bind_by_name) {
     CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), product("h", "mask", "y")}, 2, NOTHING, MTH_WIRES({"input",
         "input"})));
     CHECK_FAILS(resolve_on(m, MESH(3)), MTH_ERROR_VALUE, "pipeline_0: nothing binds the input 'mask' of stage_1");
+    mth_model_free(m);
+}
+
+TEST(a_stage_that_nothing_feeds) {
+    mth_model *m = model();
+    CHECK_STATUS(try_pipeline(m, (mth_model *[]){product("a", "b", "h"), product("a", "b", "h")}, 2, NOTHING, MTH_WIRES({"a", "x"}, {"b", "y"})));
+    CHECK_FAILS(resolve_on(m, MESH(2)), MTH_ERROR_VALUE, "all inputs of stage_1 are wired from outside");
     mth_model_free(m);
 }
 
