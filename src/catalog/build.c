@@ -131,7 +131,8 @@ mth_status mth__op_infer(mth__node *n) {
     int nout = count_results(n->op->results);
     TRY(check_count(n->op, n->nin, n->module));
     if (n->nout != nout)
-        return mth__row_error(n, F("%s has %d results, not %d", n->op->name, nout, n->nout), F("give room for its results: %s", n->op->results));
+        return mth__row_error(n, F("%s has %d results, not %d", n->op->name, nout, n->nout),
+            F("give room for its results: %s", n->op->results));
     TRY(check_dtypes(n));
     return infer(n);
 }

@@ -15,7 +15,8 @@ enum { MTH__FACTORS = 20 };
 typedef struct {
     int n;
     struct { int64_t size; mth__factor_kind kind; char letter; } factor[MTH__FACTORS];
-    int8_t in[MTH__MAX_IN][MTH__RANK], out[MTH__MAX_OUT][MTH__RANK];          /* dimension -> factor, or -1 (size 1, broadcast); set for the node's operands alone */
+    /* dimension -> factor, or -1 (size 1, broadcast); set for the node's own operands and results */
+    int8_t in[MTH__MAX_IN][MTH__RANK], out[MTH__MAX_OUT][MTH__RANK];
     int32_t in_unit[MTH__MAX_IN][MTH__RANK], out_unit[MTH__MAX_OUT][MTH__RANK]; /* >= 1 */
 } mth__rule;
 
@@ -23,8 +24,14 @@ typedef struct {
    JOINT: all operands of `linear` together (add, concat): all partial over the same axes, or none. */
 typedef enum { MTH__LINEAR_NONE, MTH__LINEAR_EACH, MTH__LINEAR_JOINT } mth__linear;
 /* Where the kernels read: an elementwise row may write over an operand of the same size; an alias row moves no data. */
-enum { MTH__ELEMENTWISE = 1, MTH__ALIAS = 2, MTH__NEEDS_START = 4 /* the result depends on where the shard lies (causal, gather by id, dropout) */,
-       MTH__COMM = 8, MTH__FREE = 16 /* costs nothing worth planning for */, MTH__WIDE_IDS = 32 /* integer operands may be int64 */ };
+enum {
+    MTH__ELEMENTWISE = 1,
+    MTH__ALIAS = 2,
+    MTH__NEEDS_START = 4,  /* the result depends on where the shard lies (causal, gather by id, dropout) */
+    MTH__COMM = 8,
+    MTH__FREE = 16,        /* costs nothing worth planning for */
+    MTH__WIDE_IDS = 32     /* integer operands may be int64 */
+};
 
 struct mth__op {
     const char *name;
@@ -35,14 +42,17 @@ struct mth__op {
     const char *sum, *max, *whole; /* letters */
     mth__linear linear; uint64_t linear_args; /* bits of operands */
     unsigned flags;
-    mth_status (*infer)(mth__node *); /* sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs; NULL: from factors, dtype of the first floating operand, else of operand 0 */
+    /* Sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs. NULL: from factors. A dtype that it leaves is that of the
+       first floating operand, else of operand 0. */
+    mth_status (*infer)(mth__node *);
     void (*rule)(const mth__node *, mth__rule *);
     /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and builder->wanted has its
        bit. NULL: there is none (rows that are gradients themselves, communication); a constant's (equal, stop) sets nothing. */
     mth_status (*grad)(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
-    double (*flops)(const mth__node *, const mth__shape *in, const mth__shape *out); /* of local shapes; NULL: elements of the largest output */
+    /* Of local shapes. NULL: elements of the largest output. */
+    double (*flops)(const mth__node *, const mth__shape *in, const mth__shape *out);
     const char *doc;           /* one sentence with the formula */
-    uint64_t index_args;       /* bits of operands that are integers: int32, with WIDE_IDS also int64 (others must be floating, of one dtype) */
+    uint64_t index_args;       /* bits of operands that are integers: int32, with WIDE_IDS int64 too; others are floating, of one dtype */
     uint64_t any_args;         /* bits of operands of any dtype: rows that move data, masks */
     int row;                   /* MTH__ROW_* */
 };
