@@ -20,6 +20,7 @@ static mth_status infer_reduce(mth__node *n) {
                 return mth__row_error(n, F("the maximum over dimension %d, which has no element, has no value", d),
                     F("give a tensor with at least one element there"));
     if (n->attrs.i[1]) { *out = kept(n); return NULL; }
+    out->rank = 0; /* the verifier infers again into a result that has a shape */
     for (int d = 0; d < in.rank; d++) if (!(bits >> d & 1)) out->dim[out->rank++] = in.dim[d];
     return NULL;
 }
