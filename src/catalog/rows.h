@@ -7,12 +7,11 @@
  *   scale: x * f0          shift: x + f0        cast: to dtype i0         stop: x, no gradient (ALIAS)
  *   relu_grad gelu_grad gelu_tanh_grad silu_grad: x, dy -> dx;   sigmoid_grad tanh_grad: y, dy -> dx       (linear in dy)
  *   add sub mul div maximum: a, b -> y;   equal: a, b -> 1.0 where a == b, else 0.0
- *   dropout: x -> x * keep / (1 - f0), keep[i] = Philox4x32-10(key i0, counter = flat global index i) word 0 * 2^-32 >= f0; where i3 is not
- *     0, x is
- *     the box of a larger tensor (a microbatch of a batch) whose dimension i1 has i3 elements, from element i2 on: i is the index there
+ *   dropout: x -> x * keep / (1 - f0), keep[i] = Philox4x32-10(key i0, counter = flat global index i) word 0 * 2^-32 >= f0;
+ *     where i3 is not 0, x is the box of a larger tensor (a microbatch of a batch) whose dimension i1 has i3 elements, from element i2 on:
+ *     i is the index there
  * contract (spec s, "bsi,io->bso"): a, b -> einsum; letters in both inputs and not in the output are summed (SUM); no letter twice in one
- *   operand;
- *   every input letter is in the other input or in the output.
+ *   operand; every input letter is in the other input or in the output.
  * reduce_sum, reduce_max (i0: bits of dimensions, i1: keep them as 1): x -> y
  * broadcast_to (i0: rank, i1..: shape): x -> y, as NumPy's broadcast_to
  * reshape (i0: rank, i1..: shape): ALIAS.   transpose (i0: rank, i1..: permutation): y's dimension d is x's dimension perm[d]
@@ -27,12 +26,12 @@
  *   angle s * base^(-2j/d)
  * softmax (i0: dimension): x -> y (that dimension WHOLE).  softmax_grad (i0): y, dy -> dx
  * layer_norm (f0: epsilon): x[...,d], weight[d], bias[d] -> y, mean[...], rstd[...]
- * layer_norm_grad: x, weight, mean, rstd, dy -> dx, dweight, dbias (SUM over ...).    rms_norm (f0): x, weight -> y, rstd;  rms_norm_grad:
- *   x, weight, rstd, dy -> dx, dweight
+ * layer_norm_grad: x, weight, mean, rstd, dy -> dx, dweight, dbias (SUM over ...)
+ * rms_norm (f0): x, weight -> y, rstd.  rms_norm_grad: x, weight, rstd, dy -> dx, dweight
  * attention (i0: causal, f0: scale): q[b,s,g,r,d], k[b,t,g,d], v[b,t,g,e], mask?[b,t] (bool or int32 or floating, 0 = hidden) ->
  *   o[b,s,g,r,e], lse[b,s,g,r]
- *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). A query that sees no key gives 0, lse =
- *     -inf.
+ *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). A query that sees no key gives 0,
+ *   lse = -inf.
  * attention_grad (i0, f0): q, k, v, o, lse, do, mask? -> dq, dk, dv (SUM s and r in dk, dv)
  * moe_route (i0: k): logits[t,e] -> weights[t,k], experts[t,k]: the k largest, descending, ties to the lower index; weights = softmax over
  *   the chosen
@@ -40,8 +39,8 @@
  * moe_capacity (i0: capacity, i1: e): experts[t,k] -> kept[t,k] (experts, -1 where over capacity; served in order of token, then choice),
  *   dropped[1] (int32)   (t WHOLE)
  * moe_rows (i0: e): experts[t,k] -> rows[e,t]: for each e the global tokens that chose it, ascending, then -1. A device that holds a block
- *   of t fills just
- *   the rows of that block, from its first row on; whoever reads rows must accept that layout (runs of >= 0, then -1, in each block)
+ *   of t fills just the rows of that block, from its first row on; whoever reads rows must accept that layout (runs of >= 0, then -1, in
+ *   each block)
  * moe_dispatch: x[t,d], rows[e,t] -> [e,t,d]: x[rows], 0 where rows is -1.    moe_dispatch_weighted: x, rows, weights[t,k], experts[t,k]:
  *   times the weight of (token, e)
  * moe_combine: y[e,t,d], rows[e,t], weights?[t,k], experts?[t,k] -> [t,d] (SUM e): for each row >= 0, out[row's token] += weight (1 without
@@ -54,10 +53,9 @@
  *   rows -> a * b
  * moe_count (i0: e): experts[t,k] -> [e], float32 (SUM t): how many choices each expert has
  * communication, made by reshard alone (in's and out's shardings say all; attrs repeat it for the text): same global value
- *   all_reduce (i0: bits of axes)   all_gather (i0: axes, i1: dimension)   reduce_scatter (i0: axes, i1: dimension)   all_to_all (i0: axes,
- *     i1: dimension to be split,
- *   i2: dimension to be gathered)   keep: local slice, no communication   transfer: each device takes the boxes it lacks from devices that
- *     have them, on any placements
+ *   all_reduce (i0: bits of axes)   all_gather (i0: axes, i1: dimension)   reduce_scatter (i0: axes, i1: dimension)
+ *   all_to_all (i0: axes, i1: dimension to be split, i2: dimension to be gathered)   keep: local slice, no communication
+ *   transfer: each device takes the boxes it lacks from devices that have them, on any placements
  *   broadcast: from one device to all of another placement
  */
 #ifndef MTH__ROWS_H
@@ -74,7 +72,7 @@
     X(moe_combine_weights_grad) X(moe_matmul) X(moe_outer) \
     X(moe_bias) X(moe_bias_grad) X(moe_act) X(moe_act_grad) X(moe_mul) X(moe_count) \
     X(all_reduce) X(all_gather) X(reduce_scatter) X(all_to_all) X(keep) X(transfer) X(broadcast)
-enum mth__row { 
+enum mth__row {
 #define X(name) MTH__ROW_##name,
     MTH__ROWS(X)
 #undef X
