@@ -42,12 +42,12 @@ struct mth__op {
     const char *sum, *max, *whole; /* letters */
     mth__linear linear; uint64_t linear_args; /* bits of operands */
     unsigned flags;
-    /* Sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs. NULL: from factors. A dtype that it leaves is that of the
-       first floating operand, else of operand 0. */
+    /* Sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs. NULL: from factors. A dtype that it leaves is that of
+       the first floating operand, else of operand 0. */
     mth_status (*infer)(mth__node *);
     void (*rule)(const mth__node *, mth__rule *);
-    /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and builder->wanted has its
-       bit. NULL: there is none (rows that are gradients themselves, communication); a constant's (equal, stop) sets nothing. */
+    /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and builder->wanted has
+       its bit. NULL: there is none (rows that are gradients themselves, communication); a constant's (equal, stop) sets nothing. */
     mth_status (*grad)(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
     /* Of local shapes. NULL: elements of the largest output. */
     double (*flops)(const mth__node *, const mth__shape *in, const mth__shape *out);
