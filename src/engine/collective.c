@@ -24,8 +24,10 @@ static const mth__rule_set rules[MTH__TRANSFER][MTH__ALGORITHMS] = {
         [MTH__DIRECT] = {"n", false, {{.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "j"}}},
         [MTH__RING] = {"n", false, {{.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k) mod n"}}},
         [MTH__TREE] = {"n", false, {
-            {.rounds = "l", .let = "2^(k - 1)", .when = "r mod (2 * d) = 0 and r + d < n", .each = "d", .where = "r + d + j < n", .peer = "r + d", .from = "r + d + j"},
-            {.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .each = "n", .where = "j < r or j >= r + d", .peer = "r - d", .from = "j"}}},
+            {.rounds = "l", .let = "2^(k - 1)", .when = "r mod (2 * d) = 0 and r + d < n", .each = "d", .where = "r + d + j < n",
+                .peer = "r + d", .from = "r + d + j"},
+            {.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .each = "n", .where = "j < r or j >= r + d", .peer = "r - d",
+                .from = "j"}}},
         [MTH__HIERARCHICAL] = {"n", false, {
             {.rounds = "a - 1", .peer = "((g - 1) mod a) * b + x", .from = "((g - k) mod a) * b + x"},
             {.rounds = "b - 1", .each = "a", .peer = "g * b + (x - 1) mod b", .from = "j * b + (x - k) mod b"}}},
@@ -34,8 +36,10 @@ static const mth__rule_set rules[MTH__TRANSFER][MTH__ALGORITHMS] = {
         [MTH__DIRECT] = {"n", false, {{.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "r", .reduce = true}}},
         [MTH__RING] = {"n", false, {{.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k - 1) mod n", .reduce = true}}},
         [MTH__TREE] = {"n", false, {
-            {.rounds = "l", .let = "2^(k - 1)", .when = "r mod (2 * d) = 0 and r + d < n", .each = "n", .peer = "r + d", .from = "j", .reduce = true},
-            {.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .each = "d", .where = "r + j < n", .peer = "r - d", .from = "r + j"}}},
+            {.rounds = "l", .let = "2^(k - 1)", .when = "r mod (2 * d) = 0 and r + d < n", .each = "n", .peer = "r + d", .from = "j",
+                .reduce = true},
+            {.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .each = "d", .where = "r + j < n", .peer = "r - d",
+                .from = "r + j"}}},
         [MTH__HIERARCHICAL] = {"n", false, {
             {.rounds = "b - 1", .each = "a", .peer = "g * b + (x - 1) mod b", .from = "j * b + (x - k - 1) mod b", .reduce = true},
             {.rounds = "a - 1", .peer = "((g - 1) mod a) * b + x", .from = "((g - k - 1) mod a) * b + x", .reduce = true}}},
@@ -134,7 +138,8 @@ int mth__template_steps(mth__arena *arena, const mth__template *t, int rank, mth
                 int each = c->line->each ? mth__formula_value(&c->each, &v) : 1;
                 for (*j = 0; *j < each; ++*j) {
                     if (c->line->where && !mth__formula_value(&c->where, &v)) continue;
-                    mth__step s = {.round = (int16_t)(before + *k - 1), .peer = (int16_t)mth__formula_value(&c->peer, &v), .reduce = c->line->reduce};
+                    mth__step s = {.round = (int16_t)(before + *k - 1), .peer = (int16_t)mth__formula_value(&c->peer, &v),
+                        .reduce = c->line->reduce};
                     s.from_chunk = (int16_t)mth__formula_value(&c->from, &v);
                     s.to_chunk = c->line->to ? (int16_t)mth__formula_value(&c->to, &v) : s.from_chunk;
                     PUSH(arena, steps, s);

@@ -35,7 +35,8 @@ static bool expected(const mth__template *t, int r, int k, int *chunk, int *only
     }
 }
 
-#define BAD(...) return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__), mth__channel_names[c->t->kind], mth__algorithm_names[c->t->algorithm], c->t->n, REST(__VA_ARGS__))
+#define BAD(...) return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__), mth__channel_names[c->t->kind], \
+                                 mth__algorithm_names[c->t->algorithm], c->t->n, REST(__VA_ARGS__))
 #define FIRST(format, ...) format
 #define REST(format, ...) __VA_ARGS__
 
@@ -45,15 +46,18 @@ static mth_status step_check(const check *c, int rank, mth__step s, const bool *
         BAD("round %d of rank %d pulls chunk %d of rank %d into %d", s.round, rank, s.from_chunk, s.peer, s.to_chunk);
     size_t from = slot_of(c, s.peer, s.from_chunk), to = slot_of(c, rank, s.to_chunk);
     if (old.chunk[from] < 0) BAD("in round %d rank %d reads chunk %d of rank %d, which is undefined", s.round, rank, s.from_chunk, s.peer);
-    if (!t->double_buffer && written[from]) BAD("in round %d rank %d reads chunk %d of rank %d, which is overwritten in that round", s.round, rank, s.from_chunk, s.peer);
+    if (!t->double_buffer && written[from])
+        BAD("in round %d rank %d reads chunk %d of rank %d, which is overwritten in that round", s.round, rank, s.from_chunk, s.peer);
     if (!s.reduce) {
         if (mine[to]) BAD("in round %d rank %d writes chunk %d twice", s.round, rank, s.to_chunk);
         next.chunk[to] = old.chunk[from];
         memcpy(next.set + to * c->words, old.set + from * c->words, c->words * sizeof *next.set);
     } else {
-        if (next.chunk[to] != old.chunk[from]) BAD("in round %d rank %d adds chunk %d to chunk %d", s.round, rank, old.chunk[from], next.chunk[to]);
+        if (next.chunk[to] != old.chunk[from])
+            BAD("in round %d rank %d adds chunk %d to chunk %d", s.round, rank, old.chunk[from], next.chunk[to]);
         for (size_t w = 0; w < c->words; w++) {
-            if (next.set[to * c->words + w] & old.set[from * c->words + w]) BAD("in round %d rank %d adds a contribution to chunk %d again", s.round, rank, s.to_chunk);
+            if (next.set[to * c->words + w] & old.set[from * c->words + w])
+                BAD("in round %d rank %d adds a contribution to chunk %d again", s.round, rank, s.to_chunk);
             next.set[to * c->words + w] |= old.set[from * c->words + w];
         }
     }

@@ -59,7 +59,8 @@ static void sum(parser *p) {
 }
 static void comparison(parser *p) {
     sum(p);
-    char op = accept(p, "!=") ? '!' : accept(p, "<=") ? 'l' : accept(p, ">=") ? 'g' : accept(p, "=") ? '=' : accept(p, "<") ? '<' : accept(p, ">") ? '>' : 0;
+    char op = accept(p, "!=") ? '!' : accept(p, "<=") ? 'l' : accept(p, ">=") ? 'g'
+            : accept(p, "=") ? '=' : accept(p, "<") ? '<' : accept(p, ">") ? '>' : 0;
     if (op) { sum(p); emit(p, op, 0); }
 }
 static void both(parser *p) {

@@ -11,13 +11,20 @@ static mth_status in_guard(void *argument) {
     mth__arena_free(arena);
     return NULL;
 }
-#define IN_GUARD(id) static void id##_body(mth__arena *); TEST(id) { void (*body)(mth__arena *) = id##_body; CHECK_STATUS(mth__guard(in_guard, &body)); } static void id##_body(mth__arena *arena)
+#define IN_GUARD(id)                                    \
+    static void id##_body(mth__arena *);                \
+    TEST(id) {                                          \
+        void (*body)(mth__arena *) = id##_body;         \
+        CHECK_STATUS(mth__guard(in_guard, &body));      \
+    }                                                   \
+    static void id##_body(mth__arena *arena)
 
 #define EACH_TEMPLATE(t)                                                                 \
     for (int kind_ = 0; kind_ < MTH__TRANSFER; kind_++)                                  \
         for (int algorithm_ = 0; algorithm_ < MTH__ALGORITHMS; algorithm_++)             \
             for (int n_ = 1; n_ <= LARGEST; n_++)                                        \
-                for (mth__template t = mth__template_get((mth__channel_kind)kind_, (mth__algorithm)algorithm_, n_), *once_ = &t; once_; once_ = NULL)
+                for (mth__template t = mth__template_get((mth__channel_kind)kind_, (mth__algorithm)algorithm_, n_), \
+                     *once_ = &t; once_; once_ = NULL)
 
 TEST(templates_verify) {
     EACH_TEMPLATE(t) CHECK_STATUS(mth__template_verify(&t));

@@ -26,7 +26,8 @@ static maker maker_new(mth__arena *arena, int naxes, const int64_t *dim) {
     return m;
 }
 /* A value of device d: in the slab at its end, or at the offset of value `over`. */
-static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s, mth__storage storage, int index, int over) {
+static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s, mth__storage storage,
+                     int index, int over) {
     mth__role *r = &m->p->role.at[d];
     mth__pvalue v = {.name = name, .dtype = dtype, .shape = shape, .sharding = *s, .storage = storage, .index = index};
     v.local = mth__local_shape(shape, s, s->on->rank_of[d], NULL, NULL);
@@ -50,10 +51,12 @@ static int *list(maker *m, int n, const int *v) {
 static void add_compute(maker *m, int d, const char *op, double f, int nin, const int *in, int out) {
     mth__attrs *attrs = NEW(m->arena, mth__attrs);
     attrs->f[0] = f;
-    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = MTH__COMPUTE, .op = mth__op_find(op), .attrs = attrs, .nin = nin, .nout = 1, .in = list(m, nin, in), .out = list(m, 1, &out), .scratch = -1, .module = "block_0"});
+    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = MTH__COMPUTE, .op = mth__op_find(op), .attrs = attrs, .nin = nin,
+        .nout = 1, .in = list(m, nin, in), .out = list(m, 1, &out), .scratch = -1, .module = "block_0"});
 }
 static void add_comm(maker *m, int d, mth__instr_kind kind, int channel, int in, int out, int scratch) {
-    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = kind, .channel = channel, .nin = in >= 0, .nout = out >= 0, .in = list(m, 1, &in), .out = list(m, 1, &out), .scratch = scratch, .stream = kind == MTH__START, .module = "block_0"});
+    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = kind, .channel = channel, .nin = in >= 0, .nout = out >= 0,
+        .in = list(m, 1, &in), .out = list(m, 1, &out), .scratch = scratch, .stream = kind == MTH__START, .module = "block_0"});
 }
 static int add_channel(maker *m, mth__channel c) {
     c.label = "block_0: communication";
@@ -88,7 +91,8 @@ static int term_of(const mth__sharding *s, int d) {
 static float expected(const mth__channel *c, int64_t i, int d) { /* as device d is to have it: still partial over the axes of c->to */
     float v = c->reduce == MTH__REDUCE_MAX ? -INFINITY : 0;
     int coordinate[MTH__AXES], mine[MTH__AXES];
-    if (c->from.on->rank_of[d] < 0 || !(c->from.partial & ~c->to.partial)) return number(i, c->from.on->rank_of[d] < 0 ? 0 : term_of(&c->from, d));
+    if (c->from.on->rank_of[d] < 0) return number(i, 0);
+    if (!(c->from.partial & ~c->to.partial)) return number(i, term_of(&c->from, d));
     mth__placement_coordinates(c->from.on, c->from.on->rank_of[d], mine);
     for (int r = 0; r < c->from.on->count; r++) {
         mth__placement_coordinates(c->from.on, r, coordinate);
@@ -171,7 +175,9 @@ static void run_channel(mth__arena *arena, maker *m, mth__channel c, bool start,
             part p = part_of(c.shape, &c.to, d);
             int64_t wrong = 0;
             for (int64_t i = 0; i < mth__shape_size(p.local); i++) wrong += y[i] != (1 + 2 + 3) * expected(&c, global_index(&p, i), d);
-            if (wrong) printf("  %s %s: %lld wrong on device %d of %d, again %d\n", mth__channel_names[c.kind], mth__algorithm_names[c.algorithm], (long long)wrong, d, devices, again);
+            if (wrong)
+                printf("  %s %s: %lld wrong on device %d of %d, again %d\n", mth__channel_names[c.kind], mth__algorithm_names[c.algorithm],
+                       (long long)wrong, d, devices, again);
             CHECK(!wrong);
         }
     }
@@ -186,12 +192,20 @@ static mth_status in_guard(void *argument) {
     mth__arena_free(arena);
     return NULL;
 }
-#define IN_GUARD(id) static void id##_body(mth__arena *); TEST(id) { void (*body)(mth__arena *) = id##_body; CHECK_STATUS(mth__guard(in_guard, &body)); } static void id##_body(mth__arena *arena)
+#define IN_GUARD(id)                                    \
+    static void id##_body(mth__arena *);                \
+    TEST(id) {                                          \
+        void (*body)(mth__arena *) = id##_body;         \
+        CHECK_STATUS(mth__guard(in_guard, &body));      \
+    }                                                   \
+    static void id##_body(mth__arena *arena)
 
 static mth__split over(int axis) { return (mth__split){.naxes = 1, .axis = {(int8_t)axis}}; }
 /* from and to of a collective over `axis` of `on`; other axes split dimension 2 where `third` says so */
-static mth__channel collective(mth__channel_kind kind, mth__algorithm algorithm, const mth__placement *on, int axis, int third, mth__shape shape) {
-    mth__channel c = {.kind = kind, .algorithm = algorithm, .shape = shape, .from = {.on = on}, .to = {.on = on}, .axes = (uint8_t)(1 << axis), .dim = 0, .dim2 = 1};
+static mth__channel collective(mth__channel_kind kind, mth__algorithm algorithm, const mth__placement *on, int axis, int third,
+                               mth__shape shape) {
+    mth__channel c = {.kind = kind, .algorithm = algorithm, .shape = shape, .from = {.on = on}, .to = {.on = on},
+        .axes = (uint8_t)(1 << axis), .dim = 0, .dim2 = 1};
     if (kind == MTH__ALL_REDUCE || kind == MTH__REDUCE_SCATTER) c.from.partial = c.axes;
     if (kind == MTH__ALL_GATHER) c.from.dim[0] = over(axis);
     if (kind == MTH__REDUCE_SCATTER) c.to.dim[0] = over(axis);
@@ -211,7 +225,8 @@ IN_GUARD(collectives) {
                 for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
                     for (int start = 0; start < 2; start++) {
                         maker m = maker_new(arena, 1, (int64_t[]){n});
-                        mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1, shapes[k]);
+                        mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
+                                                    shapes[k]);
                         c.reduce = k == 1 && start ? MTH__REDUCE_MAX : MTH__REDUCE_SUM;
                         if (c.reduce == MTH__REDUCE_MAX) c.from.reduce = MTH__REDUCE_MAX;
                         run_channel(arena, &m, c, start, kind == MTH__ALL_REDUCE && k != 1, 1 + (int)(k + (size_t)start) % THREADS);
@@ -222,21 +237,24 @@ IN_GUARD(collectives_in_groups) {
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
             for (int axis = 0; axis < 2; axis++) {
                 maker m = maker_new(arena, 2, (int64_t[]){2, 3});
-                run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis, 1 - axis, (mth__shape){3, {5, 7, 4}}), false, false, THREADS);
+                run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis,
+                                                  1 - axis, (mth__shape){3, {5, 7, 4}}), false, false, THREADS);
             }
 }
 IN_GUARD(large_collectives_are_cut) { /* several chunks a move */
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
             maker m = maker_new(arena, 1, (int64_t[]){3});
-            run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {301, 203, 17}}), false, kind == MTH__ALL_REDUCE, THREADS);
+            run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
+                                              (mth__shape){3, {301, 203, 17}}), false, kind == MTH__ALL_REDUCE, THREADS);
         }
 }
 IN_GUARD(cyclic_shards) {
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
         for (int kind = MTH__ALL_GATHER; kind < MTH__BROADCAST; kind++) {
             maker m = maker_new(arena, 1, (int64_t[]){4});
-            mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {11, 6, 2}});
+            mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
+                                        (mth__shape){3, {11, 6, 2}});
             if (c.from.dim[0].naxes) c.from.dim[0].cyclic = true;
             if (c.to.dim[0].naxes) c.to.dim[0].cyclic = true;
             run_channel(arena, &m, c, false, false, THREADS);
@@ -259,7 +277,8 @@ IN_GUARD(transfers) {
     for (int k = 0; k < 24; k++) {
         maker m = maker_new(arena, 1, (int64_t[]){7});
         mth__channel c = {.kind = MTH__TRANSFER, .shape = {2, {11, 6}}};
-        const mth__placement *front = mth__place_list(m.mesh, 4, (int32_t[]){0, 1, 2, 3}), *back = mth__place_list(m.mesh, 3, (int32_t[]){4, 5, 6});
+        const mth__placement *front = mth__place_list(m.mesh, 4, (int32_t[]){0, 1, 2, 3}),
+            *back = mth__place_list(m.mesh, 3, (int32_t[]){4, 5, 6});
         const mth__placement *middle = mth__place_list(m.mesh, 3, (int32_t[]){3, 1, 5});
         c.from.on = k % 3 == 2 ? mth__place_whole(m.mesh) : front;
         c.to.on = k % 3 == 0 ? back : k % 3 == 1 ? middle : mth__place_whole(m.mesh);
@@ -275,7 +294,8 @@ static maker chain(mth__arena *arena, int devices, int n, mth__shape shape) {
     maker m = maker_new(arena, 1, (int64_t[]){devices});
     for (int d = 0; d < devices; d++) {
         mth__sharding s = {.on = mth__place_whole(m.mesh)};
-        int in = add_value(&m, d, "x", MTH_FLOAT32, shape, &s, MTH__IN_ENTRY, 0, -1), out = add_value(&m, d, "y", MTH_FLOAT32, shape, &s, MTH__IN_EXIT, 0, -1);
+        int in = add_value(&m, d, "x", MTH_FLOAT32, shape, &s, MTH__IN_ENTRY, 0, -1),
+            out = add_value(&m, d, "y", MTH_FLOAT32, shape, &s, MTH__IN_EXIT, 0, -1);
         for (int i = 0; i < n; i++) add_compute(&m, d, "shift", 1, 1, i ? &out : &in, out);
     }
     return m;
@@ -370,7 +390,8 @@ IN_GUARD(fault) {
         if (wrong % 3) {
             CHECK(status && mth_error_get_code(status) == MTH_ERROR_VALUE);
             const char *text = status ? mth_error_get_message(status) : "";
-            CHECK(strstr(text, wrong == 1 ? "4 is outside [0, 4)" : "-1 is outside [0, 4)") && strstr(text, "gather on device") && strstr(text, "ids must lie in [0, 4)"));
+            CHECK(strstr(text, wrong == 1 ? "4 is outside [0, 4)" : "-1 is outside [0, 4)") && strstr(text, "gather on device")
+                  && strstr(text, "ids must lie in [0, 4)"));
             CHECK(status && !strcmp(mth_error_get_operator(status), "block_0") && mth_error_get_tensor_count(status) == 2);
             mth_error_free(status);
         } else {
@@ -392,7 +413,8 @@ IN_GUARD(stuck_is_reported) { /* two collectives in opposite order */
     c.dtype = MTH_FLOAT32;
     int channel[2] = {add_channel(&m, c), add_channel(&m, c)};
     for (int d = 0; d < 2; d++) {
-        int x = add_value(&m, d, "x", MTH_FLOAT32, shape, &c.from, MTH__IN_SLAB, 0, -1), y = add_value(&m, d, "y", MTH_FLOAT32, shape, &c.to, MTH__IN_SLAB, 0, -1);
+        int x = add_value(&m, d, "x", MTH_FLOAT32, shape, &c.from, MTH__IN_SLAB, 0, -1),
+            y = add_value(&m, d, "y", MTH_FLOAT32, shape, &c.to, MTH__IN_SLAB, 0, -1);
         for (int i = 0; i < 2; i++) add_comm(&m, d, MTH__COLLECTIVE, channel[i ^ d], x, y, -1);
     }
     for (int threads = 1; threads <= THREADS; threads++) {
@@ -408,7 +430,8 @@ IN_GUARD(memory_failing_at_any_index) {
     c.dtype = MTH_FLOAT32;
     int channel = add_channel(&m, c);
     for (int d = 0; d < 3; d++) {
-        int x = add_value(&m, d, "x", MTH_FLOAT32, c.shape, &c.from, MTH__IN_ENTRY, 0, -1), y = add_value(&m, d, "y", MTH_FLOAT32, c.shape, &c.to, MTH__IN_EXIT, 0, -1);
+        int x = add_value(&m, d, "x", MTH_FLOAT32, c.shape, &c.from, MTH__IN_ENTRY, 0, -1),
+            y = add_value(&m, d, "y", MTH_FLOAT32, c.shape, &c.to, MTH__IN_EXIT, 0, -1);
         add_comm(&m, d, MTH__COLLECTIVE, channel, x, y, add_room(&m, d, mth__channel_scratch(&c, d)));
     }
     int failures = 0;

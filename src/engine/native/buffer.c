@@ -10,7 +10,8 @@ void *mth__huge_malloc(int64_t bytes) {
     char *p = mth__malloc((size_t)bytes);
 #ifdef MADV_HUGEPAGE
     if (p && bytes >= 2 * HUGE_PAGE) { /* a hint: where it is refused, small pages do */
-        uintptr_t from = ((uintptr_t)p + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1), to = ((uintptr_t)p + (uintptr_t)bytes) & ~(uintptr_t)(HUGE_PAGE - 1);
+        const uintptr_t mask = ~(uintptr_t)(HUGE_PAGE - 1), from = ((uintptr_t)p + HUGE_PAGE - 1) & mask;
+        const uintptr_t to = ((uintptr_t)p + (uintptr_t)bytes) & mask;
         if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
     }
 #endif
@@ -41,7 +42,8 @@ static mth__buffer *take_cached(mth__buffers *b, int class, int64_t size) {
 
 mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
     int64_t size = bytes;
-    if (bytes > (int64_t)1 << 61) return FAIL(MTH_ERROR_MEMORY, F("a buffer of %lld bytes", (long long)bytes), F("split the tensor over more devices"));
+    if (bytes > (int64_t)1 << 61)
+        return FAIL(MTH_ERROR_MEMORY, F("a buffer of %lld bytes", (long long)bytes), F("split the tensor over more devices"));
     int class = size_class(&size);
     mth__buffer *b = take_cached(&e->buffers, class, size);
     if (!b) {
@@ -54,7 +56,8 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
         if (!b || !data) {
             mth__free(b);
             mth__free(data);
-            return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device), F("use smaller inputs, or split them over more devices"));
+            return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device),
+                        F("use smaller inputs, or split them over more devices"));
         }
         b->data = data;
         b->size_class = class;

@@ -1,10 +1,10 @@
-/* The tasks of collectives and transfers. Direct ones read the operands of the peers and write results in one task: it waits until the peers
- * have arrived, a second one until they have read. Ring, tree and hierarchical follow their template: a task that fills the buffer the template works
- * on, one for each round, one that empties it. */
+/* The tasks of collectives and transfers. Direct ones read the operands of the peers and write results in one task: it waits until the
+ * peers have arrived, a second one until they have read. Ring, tree and hierarchical follow their template: a task that fills the buffer
+ * the template works on, one for each round, one that empties it. */
 #include "engine/native/native.h"
 
 /* A template with the steps of all ranks, and by rank and round whom it waits for: those it reads from, which must have completed the round
- * before, and those that read from it in the round before, as it may now overwrite what they read. Round `rounds` stands for the last task. */
+ * before, and those that read from it in the round before, as it may now overwrite what they read. Round `rounds` is the last task. */
 struct mth__known {
     mth__known *next;
     mth__template t;
@@ -84,7 +84,9 @@ struct mth__work {           /* one for all instructions of a load: what it hold
 };
 typedef struct mth__work work;
 
-static mth__part part_of(const work *w, int device) { return w->l->receive[(size_t)w->channel_index * (size_t)w->l->devices + (size_t)device]; }
+static mth__part part_of(const work *w, int device) {
+    return w->l->receive[(size_t)w->channel_index * (size_t)w->l->devices + (size_t)device];
+}
 
 static values values_of(const mth__instr *i, int at) {
     return (values){at, i->nin ? i->in[0] : -1, i->nout ? i->out[0] : -1, i->scratch};
@@ -116,10 +118,12 @@ static void row_major(const mth__area *r, mth__view *v) {
     }
 }
 /* Adds a move of `box`, as it lies in the views, into a value of the device; the sources follow. */
-static mth__move *add_move(work *w, const mth__area *box, const mth__view *dst, int value, int64_t bytes, const mth__view *src, int sources) {
+static mth__move *add_move(work *w, const mth__area *box, const mth__view *dst, int value, int64_t bytes, const mth__view *src,
+                           int sources) {
     int64_t size = (int64_t)mth_dtype_size(w->c->dtype);
     mth__box_op op = w->c->reduce == MTH__REDUCE_MAX ? MTH__BOX_MAX : MTH__BOX_ADD;
-    mth__move m = {.rank = (int8_t)box->rank, .first = MTH__BOX_COPY, .op = op, .dtype = w->c->dtype, .sources = sources, .src = NEW_ARRAY(w->l->arena, void *, sources)};
+    mth__move m = {.rank = (int8_t)box->rank, .first = MTH__BOX_COPY, .op = op, .dtype = w->c->dtype, .sources = sources,
+        .src = NEW_ARRAY(w->l->arena, void *, sources)};
     for (int d = 0; d < box->rank; d++) {
         m.size[d] = box->dim[d].size;
         m.dst_stride[d] = dst->stride[d];
@@ -150,7 +154,8 @@ static void add_flat(work *w, int value, int64_t bytes, int rank, int source, in
 static void end_task(work *w) {
     mth__task *t = mth__load_task(w->l, w->on, MTH__TASK_MOVES, w->instr);
     t->work.moves = mth__moves_plan(w->l->arena, &w->list);
-    for (size_t i = 0; i < w->target.n; i++) mth__load_bind(w->l, w->l->device, w->target.at[i].value, w->target.at[i].bytes, &t->work.moves.move[i].dst);
+    for (size_t i = 0; i < w->target.n; i++)
+        mth__load_bind(w->l, w->l->device, w->target.at[i].value, w->target.at[i].bytes, &t->work.moves.move[i].dst);
     t->phases = 1;
     t->chunks[0] = t->work.moves.chunks;
     w->list.move.n = w->target.n = 0;
@@ -170,7 +175,8 @@ static void direct_all_reduce(work *w) {
     mth__loader *l = w->l;
     mth__reduction *r = NEW(l->arena, mth__reduction);
     int64_t elements = mth__area_size(&w->from[w->rank]), bytes = (int64_t)mth_dtype_size(w->c->dtype);
-    *r = (mth__reduction){.op = w->c->reduce == MTH__REDUCE_MAX ? MTH__BOX_MAX : MTH__BOX_ADD, .dtype = w->c->dtype, .n = w->n, .piece = MTH__PIECE_BYTES / bytes};
+    *r = (mth__reduction){.op = w->c->reduce == MTH__REDUCE_MAX ? MTH__BOX_MAX : MTH__BOX_ADD, .dtype = w->c->dtype, .n = w->n,
+                           .piece = MTH__PIECE_BYTES / bytes};
     mth__chunk_range(elements, w->n, w->rank, &r->start, &r->count);
     while (r->count / r->piece >= MTH__CHUNKS_MOST) r->piece *= 2;
     r->src = NEW_ARRAY(l->arena, void *, w->n);
@@ -192,9 +198,11 @@ static mth_status direct_reduce_scatter(work *w) {
     mth__area box;
     mth__view dst, src;
     if (!mth__area_intersect(part, mine, &box)) return NULL;
-    if (!mth__area_view(mine, &box, &dst) || !mth__area_view(part, &box, &src)) return INTERNAL("%s: device %d has no box of its operand", w->c->label, w->l->device);
+    if (!mth__area_view(mine, &box, &dst) || !mth__area_view(part, &box, &src))
+        return INTERNAL("%s: device %d has no box of its operand", w->c->label, w->l->device);
     mth__move *m = add_move(w, &box, &dst, w->of[w->rank].out, 0, &src, w->n);
-    for (int r = 0; r < w->n; r++) add_source(w, m, r, r, w->of[r].in, 0, &src); /* in order of ranks: the same bits as a sum of the whole */
+    /* in order of ranks: the same bits as a sum of the whole */
+    for (int r = 0; r < w->n; r++) add_source(w, m, r, r, w->of[r].in, 0, &src);
     return NULL;
 }
 
@@ -230,7 +238,9 @@ static int buffer_of(const work *w, int rank) {
     return v.out >= 0 ? v.out : v.in; /* in: the source of a broadcast that keeps none */
 }
 static int64_t slot_bytes(const work *w, int parity, int chunk) { return (parity * w->n + chunk) * mth__channel_slot(w->c); }
-static bool box_between(const work *w, int origin, int destination, mth__area *box) { return mth__area_intersect(&w->from[origin], &w->to[destination], box); }
+static bool box_between(const work *w, int origin, int destination, mth__area *box) {
+    return mth__area_intersect(&w->from[origin], &w->to[destination], box);
+}
 
 /* all_to_all: box `other` of this device between its operand or result, where it lies as a box, and slot `other`, where it is dense. */
 static mth_status add_slot(work *w, int other, int parity, bool out) {
@@ -239,7 +249,8 @@ static mth_status add_slot(work *w, int other, int parity, bool out) {
     mth__area box;
     mth__view lies, dense;
     if (!(out ? box_between(w, other, w->rank, &box) : box_between(w, w->rank, other, &box))) return NULL;
-    if (!mth__area_view(part, &box, &lies)) return INTERNAL("%s: what devices %d and %d exchange is not a box of both", w->c->label, w->l->device, w->member[other]);
+    if (!mth__area_view(part, &box, &lies))
+        return INTERNAL("%s: what devices %d and %d exchange is not a box of both", w->c->label, w->l->device, w->member[other]);
     row_major(&box, &dense);
     int64_t slot = slot_bytes(w, parity, other);
     if (out) add_source(w, add_move(w, &box, &lies, v.out, 0, &dense, 1), 0, w->rank, v.scratch, slot, &dense);
@@ -276,7 +287,8 @@ static mth_status add_step(work *w, const mth__step *s, mth__box_name name) {
     mth__area box;
     switch (c->kind) {
     case MTH__ALL_GATHER:
-        if (mth__area_size(&w->from[s->from_chunk])) TRY(add_box(w, &w->from[s->from_chunk], &w->to[w->rank], here, s->peer, &w->to[s->peer], there));
+        if (mth__area_size(&w->from[s->from_chunk]))
+            TRY(add_box(w, &w->from[s->from_chunk], &w->to[w->rank], here, s->peer, &w->to[s->peer], there));
         return NULL;
     case MTH__REDUCE_SCATTER:
         if (!mth__area_intersect(&w->from[w->rank], &w->to[s->from_chunk], &box)) return NULL;
@@ -284,11 +296,13 @@ static mth_status add_step(work *w, const mth__step *s, mth__box_name name) {
         break;
     case MTH__ALL_TO_ALL:
         if (box_between(w, name.origin, name.destination, &box))
-            add_flat(w, here, slot_bytes(w, !parity, s->to_chunk), s->peer, there, slot_bytes(w, parity, s->from_chunk), mth__area_size(&box));
+            add_flat(w, here, slot_bytes(w, !parity, s->to_chunk), s->peer, there, slot_bytes(w, parity, s->from_chunk),
+                     mth__area_size(&box));
         return NULL;
     default: {
         int64_t size = (int64_t)mth_dtype_size(c->dtype), start, count;
-        mth__chunk_range(mth__area_size(w->to[w->rank].rank < 0 ? &w->from[w->rank] : &w->to[w->rank]), w->known->t.chunks, s->from_chunk, &start, &count);
+        mth__chunk_range(mth__area_size(w->to[w->rank].rank < 0 ? &w->from[w->rank] : &w->to[w->rank]), w->known->t.chunks, s->from_chunk,
+                         &start, &count);
         if (!count) return NULL;
         add_flat(w, here, start * size, s->peer, there, start * size, count);
     }
@@ -302,7 +316,9 @@ static mth_status by_template(work *w) {
     const mth__known *k = w->known = known_template(w->l, w->c, w->n);
     int rows = k->t.rounds + 1, scratch = w->of[w->rank].scratch;
     int64_t need = mth__channel_scratch(w->c, w->l->device), have = scratch < 0 ? 0 : w->l->role->value.at[scratch].bytes;
-    if (have < need) return INTERNAL("%s: device %d has a scratch of %lld bytes, %lld are needed", w->c->label, w->l->device, (long long)have, (long long)need);
+    if (have < need)
+        return INTERNAL("%s: device %d has a scratch of %lld bytes, %lld are needed", w->c->label, w->l->device, (long long)have,
+                        (long long)need);
     TRY(fill_buffer(w));
     end_task(w);
     for (int round = 0; round <= k->t.rounds; round++) {

@@ -21,7 +21,8 @@ int64_t mth__area_size(const mth__area *r) {
 static bool extent_intersect(mth__extent a, mth__extent b, mth__extent *out) {
     mth__extent coarse = a.step >= b.step ? a : b, fine = a.step >= b.step ? b : a;
     if (!coarse.size || !fine.size || coarse.step % fine.step || (coarse.start - fine.start) % fine.step) return false;
-    int64_t last = fine.start + (fine.size - 1) * fine.step, skip = coarse.start < fine.start ? (fine.start - coarse.start + coarse.step - 1) / coarse.step : 0;
+    int64_t last = fine.start + (fine.size - 1) * fine.step;
+    int64_t skip = coarse.start < fine.start ? (fine.start - coarse.start + coarse.step - 1) / coarse.step : 0;
     int64_t from = coarse.start + skip * coarse.step;
     if (from > last) return false;
     int64_t fit = (last - from) / coarse.step + 1, have = coarse.size - skip;
@@ -98,7 +99,8 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
             gathered = bytes;
         }
     }
-    return (mth__moves){copy(arena, list->move.at, list->move.n, sizeof *list->move.at), copy(arena, list->chunk.at, list->chunk.n, sizeof *list->chunk.at),
+    return (mth__moves){copy(arena, list->move.at, list->move.n, sizeof *list->move.at),
+        copy(arena, list->chunk.at, list->chunk.n, sizeof *list->chunk.at),
                         (int)list->move.n, (int)list->chunk.n};
 }
 
@@ -108,7 +110,8 @@ static void run_part(const mth__move *m, int part) {
     size[0] = size[0] - from < m->rows ? size[0] - from : m->rows;
     char *dst = (char *)m->dst + from * m->dst_stride[0] * bytes;
     for (int s = 0; s < m->sources; s++)
-        mth__box(s ? m->op : m->first, m->dtype, m->rank, size, dst, m->dst_stride, (const char *)m->src[s] + from * m->src_stride[0] * bytes, m->src_stride);
+        mth__box(s ? m->op : m->first, m->dtype, m->rank, size, dst, m->dst_stride,
+                 (const char *)m->src[s] + from * m->src_stride[0] * bytes, m->src_stride);
 }
 void mth__moves_run(const mth__moves *all, int chunk) {
     mth__move_chunk c = all->chunk[chunk];

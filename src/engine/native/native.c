@@ -42,7 +42,8 @@ static void native_close(mth__engine *e) {
     if (e && atomic_fetch_sub(&e->references, 1) == 1) engine_free(e);
 }
 static mth_status native_describe(mth__engine *e, mth__text *text) {
-    mth__text_add(text, "%d device%s on %d thread%s of %d cores\n", e->devices, e->devices == 1 ? "" : "s", e->threads, e->threads == 1 ? "" : "s", mth__core_count());
+    mth__text_add(text, "%d device%s on %d thread%s of %d cores\n", e->devices, e->devices == 1 ? "" : "s", e->threads,
+                  e->threads == 1 ? "" : "s", mth__core_count());
     return NULL;
 }
 
@@ -56,7 +57,8 @@ static void executable_free(mth__executable *x) {
 }
 
 static mth_status no_memory(const char *what, int64_t bytes) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for %s: %lld bytes", what, (long long)bytes), F("use a smaller batch, more devices, or checkpointing"));
+    return FAIL(MTH_ERROR_MEMORY, F("no memory for %s: %lld bytes", what, (long long)bytes),
+                F("use a smaller batch, more devices, or checkpointing"));
 }
 
 static mth_status allocate(mth__executable *x) {
@@ -115,7 +117,8 @@ static void native_unload(mth__executable *x) {
 }
 
 static mth_status native_load(mth__engine *e, const mth__program *program, mth__executable **out) {
-    if (program->mesh->count != e->devices) return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, e->devices);
+    if (program->mesh->count != e->devices)
+        return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, e->devices);
     mth__executable *x = mth__calloc(1, sizeof *x);
     if (!x) return no_memory("an executable", sizeof *x);
     x->engine = e;
@@ -154,7 +157,8 @@ static mth_status fault_tensors(void *argument) {
     mth__arena *arena = mth__arena_new();
     for (int k = 0; k < i->nin; k++) {
         const mth__pvalue *v = &role->value.at[i->in[k]];
-        d->status = mth__error_tensor(d->status, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), mth__shape_text(arena, v->shape), mth__where_text(arena, &v->sharding, v->shape.rank)));
+        d->status = mth__error_tensor(d->status, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype),
+                                                   mth__shape_text(arena, v->shape), mth__where_text(arena, &v->sharding, v->shape.rank)));
     }
     mth__arena_free(arena);
     return NULL;
@@ -165,7 +169,8 @@ static mth_status fault_error(const mth__executable *x) {
     const mth__instr *i;
     const char *op = task_name(x, r->at_stream, r->at_task, &i);
     long long value = s->fault.value, limit = s->fault.limit;
-    dress d = {x, FAIL(MTH_ERROR_VALUE, F("%s %lld is outside [0, %lld): %s on device %d", s->fault.what, value, limit, op, s->device), F("ids must lie in [0, %lld)", limit))};
+    dress d = {x, FAIL(MTH_ERROR_VALUE, F("%s %lld is outside [0, %lld): %s on device %d", s->fault.what, value, limit, op, s->device),
+                       F("ids must lie in [0, %lld)", limit))};
     d.status = mth__error_source(mth__error_operator(d.status, i->module), i->source);
     mth_status lost = mth__guard(fault_tensors, &d); /* without memory the error has fewer tensors */
     mth_error_free(lost);
@@ -181,8 +186,11 @@ static mth_status stuck_error(const mth__executable *x) {
         const mth__stream *peer = &x->stream[t->wait[k].stream];
         int done = atomic_load(&peer->done);
         if (done < t->wait[k].count)
-            return mth__error_operator(INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for device %d, which is at instruction %d (%s)", s->device, t->instr, name,
-                                                peer->device, peer->task[done].instr, task_name(x, t->wait[k].stream, done, &peer_instr)), i->module);
+            return mth__error_operator(
+                INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for device %d, which is at instruction %d (%s)",
+                         s->device, t->instr, name, peer->device, peer->task[done].instr,
+                         task_name(x, t->wait[k].stream, done, &peer_instr)),
+                i->module);
     }
     return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", s->device, t->instr, name);
 }
@@ -208,7 +216,8 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
     for (size_t i = 0; i < x->entries; i++) {
         const mth__buffer *b = entry[x->entry[i].index];
         if (!b || b->bytes < x->entry[i].bytes)
-            return INTERNAL("entry %s has no buffer of %lld bytes on device %d", x->program->entry.at[x->entry[i].index / e->devices].name, (long long)x->entry[i].bytes, x->entry[i].device);
+            return INTERNAL("entry %s has no buffer of %lld bytes on device %d", x->program->entry.at[x->entry[i].index / e->devices].name,
+                            (long long)x->entry[i].bytes, x->entry[i].device);
     }
     TRY(exits_new(x, exit));
     pthread_mutex_lock(&e->running);

@@ -7,10 +7,10 @@
  *   pool.c         threads: who takes which task or chunk
  *   buffer.c       memory
  *
- * A device is one or two in-order streams of tasks (0 computes, 1 communicates). A stream's `done` counts the tasks that it has completed and
- * only grows in a run; a task may begin when every stream that it waits for has completed so many. A task runs in phases of chunks. Whoever
- * claims a stream runs its next task; a task of more than one chunk is offered as a ticket, from which idle threads take chunks, and who ends
- * the last chunk goes on with the stream: nobody ever waits for a thread that the system has suspended, unless all do.
+ * A device is one or two in-order streams of tasks (0 computes, 1 communicates). A stream's `done` counts the tasks that it has completed
+ * and only grows in a run; a task may begin when every stream that it waits for has completed so many. A task runs in phases of chunks.
+ * Whoever claims a stream runs its next task; a task of more than one chunk is offered as a ticket, from which idle threads take chunks,
+ * and who ends the last chunk goes on with the stream: nobody ever waits for a thread that the system has suspended, unless all do.
  * In a run nothing is allocated or locked. */
 #ifndef MTH__NATIVE_H
 #define MTH__NATIVE_H
@@ -96,7 +96,8 @@ typedef struct {
 } mth__stream;
 
 typedef struct { void **slot; int32_t index; int64_t offset; } mth__fixup; /* *slot = data of entry or exit [index] + offset, at each run */
-typedef struct { int32_t index, device; int64_t bytes; } mth__held;        /* an entry or exit that a device has: index in the caller's array */
+/* an entry or exit that a device has: index in the caller's array */
+typedef struct { int32_t index, device; int64_t bytes; } mth__held;
 
 struct mth__executable {
     mth__engine *engine;
@@ -145,7 +146,8 @@ void mth__pool_run(mth__engine *);          /* run has been filled in; returns w
 int mth__core_count(void);                  /* that this process may use */
 
 /* ---- load (stream.c, communicate.c) */
-typedef struct { int32_t instr, stream, first, end; } mth__part; /* of a device in a channel: its instruction (-1: none), where its tasks begin and end */
+/* of a device in a channel: its instruction (-1: none), where its tasks begin and end */
+typedef struct { int32_t instr, stream, first, end; } mth__part;
 typedef struct { VEC(mth__fixup) fixup; VEC(mth__held) held; } mth__moving; /* values in the caller's buffers */
 typedef struct mth__known mth__known;       /* a template in use */
 typedef struct mth__work mth__work;
@@ -167,7 +169,8 @@ typedef struct mth__loader {
     int *pieces;                            /* -1: not made yet */
 } mth__loader;
 mth_status mth__load_streams(mth__loader *);
-void mth__load_wait(mth__loader *, int on, int stream, int count); /* the next task on stream 2 * device + on waits for `stream` to complete `count` */
+/* the next task on stream 2 * device + on waits for `stream` to complete `count` */
+void mth__load_wait(mth__loader *, int on, int stream, int count);
 mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instr);
 int mth__load_pieces(mth__loader *, int channel, int receiver, const mth__piece **out);
 const mth__role *mth__load_role(const mth__loader *, int device);

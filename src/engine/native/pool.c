@@ -1,10 +1,8 @@
 /* The threads. See native.h for what a stream, a task and a ticket are.
  *
  * Progress needs no wake-up: whoever makes work visible looks for work himself before he sleeps. Wake-ups bring the others in. A thread of
- * the
- * pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when the caller is alone, nothing is claimed and no
- * task
- * is ready, none will ever be: the run is stuck, which is reported instead of hung. */
+ * the pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when the caller is alone, nothing is claimed and
+ * no task is ready, none will ever be: the run is stuck, which is reported instead of hung. */
 #include "engine/native/native.h"
 #include <linux/futex.h>
 #include <sched.h>
@@ -244,8 +242,8 @@ static void caller_sleep(mth__engine *e) {
     atomic_store(&e->caller_sleeps, 1);
     int64_t before = progress(&e->run);
     if (!is_work(&e->run) && !atomic_load(&e->run.over)) {
-        if (all_unclaimed(&e->run) && atomic_load(&e->gate) == 3 && progress(&e->run) == before
-            && !atomic_load(&e->run.over)) report_stuck(e);
+        bool alone = all_unclaimed(&e->run) && atomic_load(&e->gate) == 3;
+        if (alone && progress(&e->run) == before && !atomic_load(&e->run.over)) report_stuck(e);
         else futex_wait(&e->caller_sleeps, 1); /* a signal ends it too: then `stop` is looked at */
     }
     atomic_store(&e->caller_sleeps, 0);

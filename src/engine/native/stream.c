@@ -1,5 +1,5 @@
-/* A program becomes streams of tasks. First pass: how many tasks each instruction has, so that a device can say "when your third task is done"
- * of one whose tasks are not made yet. Second pass: the tasks, with addresses and waits. */
+/* A program becomes streams of tasks. First pass: how many tasks each instruction has, so that a device can say "when your third task is
+ * done" of one whose tasks are not made yet. Second pass: the tasks, with addresses and waits. */
 #include "engine/native/native.h"
 #include <string.h>
 
@@ -83,7 +83,8 @@ static mth_status compute(mth__loader *l, int at) {
     const mth__instr *i = &l->role->instr.at[at];
     const mth__kernel *kernel = &mth__kernels[mth__op_index(i->op)];
     if (!kernel->run)
-        return mth__error_operator(FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", i->op->name, kernel->reason), F("use the reference engine")), i->module);
+        return mth__error_operator(FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", i->op->name, kernel->reason),
+                                        F("use the reference engine")), i->module);
     mth__call *c = NEW(l->arena, mth__call);
     *c = (mth__call){.op = i->op, .attrs = i->attrs, .nin = i->nin, .nout = i->nout};
     c->in = NEW_ARRAY(l->arena, mth__operand, i->nin);
@@ -98,7 +99,8 @@ static mth_status compute(mth__loader *l, int at) {
     t->phases = c->phases;
     memcpy(t->chunks, c->chunks, sizeof t->chunks);
     for (int p = 0; p < t->phases; p++)
-        if (t->chunks[p] >= MTH__CHUNKS_MOST) return mth__error_operator(INTERNAL("%s has %d chunks", i->op->name, t->chunks[p]), i->module);
+        if (t->chunks[p] >= MTH__CHUNKS_MOST)
+            return mth__error_operator(INTERNAL("%s has %d chunks", i->op->name, t->chunks[p]), i->module);
     if (l->x->thread_scratch < c->thread_scratch) l->x->thread_scratch = c->thread_scratch;
     size_t *shared = &l->x->shared_scratch[2 * l->device];
     if (*shared < c->call_scratch) *shared = c->call_scratch;
@@ -191,7 +193,8 @@ static mth_status fill(mth__loader *l, int device) {
         }
     }
     for (int on = 0; on < 2; on++)
-        if (l->tasks[on] != l->x->stream[2 * device + on].tasks) return INTERNAL("device %d has %d tasks, counted %d", device, l->tasks[on], l->x->stream[2 * device + on].tasks);
+        if (l->tasks[on] != l->x->stream[2 * device + on].tasks)
+            return INTERNAL("device %d has %d tasks, counted %d", device, l->tasks[on], l->x->stream[2 * device + on].tasks);
     return NULL;
 }
 
