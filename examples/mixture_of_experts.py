@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Eight experts on four devices: each token goes to the two experts that the router likes best, wherever they are."""
+
 import numpy as np
 
 import mithril as ml
@@ -13,7 +14,7 @@ model |= ml.MoE(
     expert_dim=128,
     top_k=2,
     expert_distribution="one_per_device",  # more experts than devices: a block of neighbours on each
-    capacity_factor=1.0,                   # an expert takes its even share of tokens, no more
+    capacity_factor=1.0,  # an expert takes its even share of tokens, no more
     load_balancing_loss=True,
     device_mesh=(4,),
 )(input="input", output="output", dropped="dropped", load_balancing_loss="loss")
@@ -24,10 +25,16 @@ for place, specs in (("replicated", None), ("split over the devices", {"input": 
     compiled = ml.compile(model, backend, input_shard_specs=specs)
     params = compiled.get_parameters(inputs)
     outputs = compiled.evaluate(params, inputs)
-    print(f"tokens {place}: {int(outputs['dropped'])} of {2 * TOKENS} choices dropped, load balancing loss {float(outputs['loss']):.3f} (1 is even)")
+    print(
+        f"tokens {place}: {int(outputs['dropped'])} of {2 * TOKENS} choices dropped, "
+        f"load balancing loss {float(outputs['loss']):.3f} (1 is even)"
+    )
     for device, traffic in enumerate(compiled.get_communication_usage()):
         experts = params["moe_0.experts.up.weight"].addressable_shards[device].index[0]
-        print(f"  device {device} holds experts {experts.start} to {experts.stop - 1}, receives {traffic['received']} bytes from other devices")
+        print(
+            f"  device {device} holds experts {experts.start} to {experts.stop - 1}, "
+            f"receives {traffic['received']} bytes from other devices"
+        )
 
 logits = np.asarray(inputs["input"]) @ np.asarray(params["moe_0.router.weight"])
 print("choices of each expert:", np.bincount(np.argsort(-logits, axis=1)[:, :2].ravel(), minlength=EXPERTS))

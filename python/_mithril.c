@@ -40,9 +40,47 @@ void *raise_status(module_state *s, mth_status status) {
     return NULL;
 }
 
+/* "train.py:12": the line of the user's program that is running. Frames of the package itself are passed over. */
+static int source_line(char *line, size_t room) {
+    PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame());
+    int found = 0;
+    while (frame && !found) {
+        PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame), *file = PyObject_GetAttrString(code, "co_filename");
+        PyObject *globals = PyObject_GetAttrString(frame, "f_globals"), *name = globals ? PyDict_GetItemString(globals, "__name__") : NULL;
+        const char *path = file ? PyUnicode_AsUTF8AndSize(file, NULL) : NULL;
+        const char *module = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : "";
+        PyObject *back = NULL;
+        if (module && strncmp(module, "mithril.", 8) == 0) back = PyObject_GetAttrString(frame, "f_back");
+        else if (path) {
+            const char *slash = strrchr(path, '/');
+            snprintf(line, room, "%s:%d", slash ? slash + 1 : path, PyFrame_GetLineNumber((PyFrameObject *)frame));
+            found = 1;
+        }
+        Py_DECREF(code);
+        Py_XDECREF(file);
+        Py_XDECREF(globals);
+        Py_DECREF(frame);
+        frame = back;
+        if (frame == Py_None) Py_CLEAR(frame);
+    }
+    Py_XDECREF(frame);
+    PyErr_Clear(); /* a path that can't be printed must not fail the call: errors then lack the line */
+    return found;
+}
+
+void note_source_line(void) {
+    char line[256];
+    mth_set_source_line(source_line(line, sizeof line) ? line : NULL);
+}
+
 void *raise_fix(module_state *s, mth_error_code code, PyObject *what, PyObject *fix) {
     PyObject *cls = class_of(s, code), *error = NULL;
-    if (what && fix) error = PyObject_CallFunction(cls, "NOOs()", TEXT("%U\n  fix: %U", what, fix), what, fix, "");
+    char line[256];
+    if (what && fix) {
+        PyObject *message = source_line(line, sizeof line) ? TEXT("%U\n  at %s\n  fix: %U", what, line, fix)
+                                                           : TEXT("%U\n  fix: %U", what, fix);
+        error = PyObject_CallFunction(cls, "NOOs()", message, what, fix, "");
+    }
     if (error) PyErr_SetObject(cls, error);
     Py_XDECREF(error);
     Py_XDECREF(what);
@@ -56,20 +94,10 @@ PyObject *text_of(char *text) {
     return result;
 }
 
-void note_source_line(void) {
-    char line[256];
-    PyFrameObject *frame = PyEval_GetFrame();
-    if (!frame) { mth_set_source_line(NULL); return; }
-    PyObject *code = (PyObject *)PyFrame_GetCode(frame), *file = PyObject_GetAttrString(code, "co_filename");
-    const char *path = file ? PyUnicode_AsUTF8AndSize(file, NULL) : NULL;
-    if (path) {
-        const char *slash = strrchr(path, '/');
-        snprintf(line, sizeof line, "%s:%d", slash ? slash + 1 : path, PyFrame_GetLineNumber(frame));
-    }
-    else PyErr_Clear(); /* an unprintable path must not fail the call: errors then lack the line */
-    mth_set_source_line(path ? line : NULL);
-    Py_XDECREF(file);
-    Py_DECREF(code);
+PyObject *type_text(PyObject *object) {
+    PyObject *name = PyType_GetName(Py_TYPE(object)), *text = name ? TEXT("a %U", name) : NULL;
+    Py_XDECREF(name);
+    return text;
 }
 
 /* ---------------------------------------------------------------- the pool */
@@ -139,7 +167,8 @@ static PyObject *module_types(PyObject *module, PyObject *unused) {
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
         const char *name = mth_module_type_name(i);
-        PyObject *row = Py_BuildValue("ssss", name, mth_module_type_signature(name), mth_module_type_ports(name), mth_module_type_doc(name));
+        PyObject *row = Py_BuildValue("ssss", name, mth_module_type_signature(name), mth_module_type_ports(name),
+                                      mth_module_type_doc(name));
         if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
     }
     return list;
@@ -191,14 +220,17 @@ static PyMethodDef functions[] = {
      "compile(model, backend, **options)\n--\n\n"
      "Compiles a model for a backend. All that needs no shapes is checked here; a plan is made at the first evaluate for each set of\n"
      "shapes, and kept. The model is copied: what is composed later does not change what was compiled."},
-    {"verify_plan", verify_plan, METH_O, "verify_plan(text, /)\n--\n\n"
-     "Proves the text of a plan: it can't deadlock, read a byte that is unwritten or shared, or use a partial sum as a value. Raises what is wrong."},
+    {"verify_plan", verify_plan, METH_O,
+     "verify_plan(text, /)\n--\n\n"
+     "Proves the text of a plan: it can't deadlock, read a byte that is unwritten or shared, or use a partial\n"
+     "sum as a value. Raises what is wrong."},
     {"reprint_plan", reprint_plan, METH_O, "reprint_plan(text, /)\n--\n\nParses the text of a plan and prints it: the same text."},
     {"_read_safetensors", read_safetensors_array, METH_VARARGS, "_read_safetensors(like, path, tensor, transpose)\n--\n\n"},
     {"_module_types", module_types, METH_NOARGS, "_module_types()\n--\n\n(name, signature, ports, documentation) of each type of module."},
     {"_backend_option_doc", backend_option_doc, METH_O, "_backend_option_doc(engine, /)\n--\n\n"},
     {"_compile_option_doc", compile_option_doc, METH_NOARGS, "_compile_option_doc()\n--\n\n"},
-    {"_fail_allocation", fail_allocation, METH_O, "_fail_allocation(index, /)\n--\n\nThe index-th allocation of the library from now on fails; -1: none."},
+    {"_fail_allocation", fail_allocation, METH_O,
+     "_fail_allocation(index, /)\n--\n\nThe index-th allocation of the library from now on fails; -1: none."},
     {"_allocations", allocations, METH_NOARGS, "_allocations()\n--\n\n(allocations so far, those not freed) of the library."},
     {0},
 };

@@ -34,6 +34,7 @@ void *raise_status(module_state *, mth_status);
 void *raise_fix(module_state *, mth_error_code, PyObject *what, PyObject *fix);
 #define TEXT(...) PyUnicode_FromFormat(__VA_ARGS__)
 PyObject *text_of(char *); /* a Python text of one that the library made, which is freed */
+PyObject *type_text(PyObject *);  /* "a list" */
 /* Tells the library which line of the user's program makes the calls that follow. */
 void note_source_line(void);
 

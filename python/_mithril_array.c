@@ -37,7 +37,8 @@ static void fill_strides(int rank, const int64_t *size, size_t element, Py_ssize
     for (int d = rank - 1; d >= 0; stride *= shape[d], d--) shape[d] = (Py_ssize_t)size[d], strides[d] = stride;
 }
 
-static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *data, mth_dtype dtype, int rank, Py_ssize_t *shape, Py_ssize_t *strides) {
+static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *data, mth_dtype dtype, int rank, Py_ssize_t *shape,
+                       Py_ssize_t *strides) {
     static char nothing[8]; /* where a part of no elements lies */
     out->obj = NULL;
     if (flags & PyBUF_WRITABLE) {
@@ -46,9 +47,15 @@ static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *d
     }
     Py_ssize_t bytes = (Py_ssize_t)shown_size(dtype);
     for (int d = 0; d < rank; d++) bytes *= shape[d];
-    *out = (Py_buffer){.buf = (void *)(bytes ? data : nothing), .obj = Py_NewRef(owner), .len = bytes, .itemsize = (Py_ssize_t)shown_size(dtype), .readonly = 1,
-                       .ndim = rank, .format = flags & PyBUF_FORMAT ? (char *)format_of(dtype) : NULL,
-                       .shape = flags & PyBUF_ND ? shape : NULL, .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? strides : NULL};
+    *out = (Py_buffer){.buf = (void *)(bytes ? data : nothing),
+                       .obj = Py_NewRef(owner),
+                       .len = bytes,
+                       .itemsize = (Py_ssize_t)shown_size(dtype),
+                       .readonly = 1,
+                       .ndim = rank,
+                       .format = flags & PyBUF_FORMAT ? (char *)format_of(dtype) : NULL,
+                       .shape = flags & PyBUF_ND ? shape : NULL,
+                       .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? strides : NULL};
     return 0;
 }
 
@@ -85,7 +92,8 @@ static void shard_dealloc(PyObject *self) {
 }
 
 static void *raise_layout(module_state *s) {
-    return raise_fix(s, MTH_ERROR_VALUE, TEXT("the array is a layout: it has a shape and a sharding, and no data"), TEXT("take get_parameters(), or ml.read_safetensors"));
+    return raise_fix(s, MTH_ERROR_VALUE, TEXT("the array is a layout: it has a shape and a sharding, and no data"),
+                     TEXT("take get_parameters(), or ml.read_safetensors"));
 }
 
 static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
@@ -102,7 +110,10 @@ static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
 }
 
 static PyObject *shard_data(PyObject *self, void *unused) { (void)unused; return PyMemoryView_FromObject(self); }
-static PyObject *shard_device(PyObject *self, void *unused) { (void)unused; return PyLong_FromLongLong(((shard_object *)self)->shard.device_id); }
+static PyObject *shard_device(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(((shard_object *)self)->shard.device_id);
+}
 
 static PyObject *shard_index(PyObject *object, void *unused) {
     (void)unused;
@@ -120,22 +131,29 @@ static PyObject *shard_index(PyObject *object, void *unused) {
 }
 
 static PyObject *shard_repr(PyObject *self) {
-    PyObject *index = shard_index(self, NULL), *text = index ? TEXT("Shard(device_id=%lld, index=%R)", (long long)((shard_object *)self)->shard.device_id, index) : NULL;
+    PyObject *index = shard_index(self, NULL),
+             *text = index ? TEXT("Shard(device_id=%lld, index=%R)", (long long)((shard_object *)self)->shard.device_id, index) : NULL;
     Py_XDECREF(index);
     return text;
 }
 
 static PyGetSetDef shard_getset[] = {
     {"device_id", shard_device, NULL, "The device that holds the part.", NULL},
-    {"index", shard_index, NULL, "Where the part lies in the whole: a slice for each dimension, so that numpy.asarray(array)[shard.index] is its data.", NULL},
+    {"index", shard_index, NULL,
+     "Where the part lies in the whole: a slice for each dimension, so that numpy.asarray(array)[shard.index] is its data.", NULL},
     {"data", shard_data, NULL, "The device's own memory, as a memoryview: no copy (bfloat16 is shown as float32).", NULL},
     {0},
 };
 static PyType_Slot shard_slots[] = {
-    {Py_tp_doc, "The part of an array that one device holds."}, {Py_tp_dealloc, shard_dealloc}, {Py_tp_repr, shard_repr}, {Py_tp_getset, shard_getset},
-    {Py_bf_getbuffer, shard_buffer}, {0, NULL},
+    {Py_tp_doc, "The part of an array that one device holds."},
+    {Py_tp_dealloc, shard_dealloc},
+    {Py_tp_repr, shard_repr},
+    {Py_tp_getset, shard_getset},
+    {Py_bf_getbuffer, shard_buffer},
+    {0, NULL},
 };
-static PyType_Spec shard_spec = {"mithril.Shard", sizeof(shard_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, shard_slots};
+static PyType_Spec shard_spec = {"mithril.Shard", sizeof(shard_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                 shard_slots};
 
 /* ---------------------------------------------------------------- arrays */
 PyObject *array_new(module_state *s, mth_array *taken) {
@@ -201,7 +219,8 @@ static int array_buffer(PyObject *object, Py_buffer *out, int flags) {
     out->obj = NULL;
     const void *whole = array_whole(self);
     if (!whole) return -1;
-    return fill_buffer(object, out, flags, whole, mth_array_get_dtype(self->array), mth_array_get_rank(self->array), self->shape, self->strides);
+    return fill_buffer(object, out, flags, whole, mth_array_get_dtype(self->array), mth_array_get_rank(self->array), self->shape,
+                       self->strides);
 }
 
 PyObject *shape_to_tuple(int rank, const int64_t *shape) {
@@ -218,13 +237,20 @@ static PyObject *array_shape(PyObject *self, void *unused) {
     mth_array *a = ((array_object *)self)->array;
     return shape_to_tuple(mth_array_get_rank(a), mth_array_get_shape(a));
 }
-static PyObject *array_rank(PyObject *self, void *unused) { (void)unused; return PyLong_FromLong(mth_array_get_rank(((array_object *)self)->array)); }
+static PyObject *array_rank(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(mth_array_get_rank(((array_object *)self)->array));
+}
 static PyObject *array_size(PyObject *self, void *unused) { (void)unused; return PyLong_FromLongLong(array_count((array_object *)self)); }
 static PyObject *array_bytes(PyObject *self, void *unused) {
     (void)unused;
-    return PyLong_FromLongLong(array_count((array_object *)self) * (long long)mth_dtype_size(mth_array_get_dtype(((array_object *)self)->array)));
+    return PyLong_FromLongLong(array_count((array_object *)self) *
+                               (long long)mth_dtype_size(mth_array_get_dtype(((array_object *)self)->array)));
 }
-static PyObject *array_sharding(PyObject *self, void *unused) { (void)unused; return PyUnicode_FromString(mth_array_get_sharding(((array_object *)self)->array)); }
+static PyObject *array_sharding(PyObject *self, void *unused) {
+    (void)unused;
+    return PyUnicode_FromString(mth_array_get_sharding(((array_object *)self)->array));
+}
 
 static PyObject *array_dtype(PyObject *self, void *unused) {
     (void)unused;
@@ -273,7 +299,9 @@ static PyObject *array_item(PyObject *self, PyObject *unused) {
     (void)unused;
     array_object *a = (array_object *)self;
     int64_t n = array_count(a);
-    if (n != 1) return raise_fix(STATE(self), MTH_ERROR_VALUE, TEXT("an array of %lld elements is no number", (long long)n), TEXT("take numpy.asarray(x), or tolist()"));
+    if (n != 1)
+        return raise_fix(STATE(self), MTH_ERROR_VALUE, TEXT("an array of %lld elements is no number", (long long)n),
+                         TEXT("take numpy.asarray(x), or tolist()"));
     const void *data = array_whole(a);
     if (!data) return NULL;
     switch (mth_array_get_dtype(a->array)) {
@@ -309,7 +337,9 @@ static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords)
         Py_XDECREF(own), Py_XDECREF(have);
         if (same <= 0) {
             Py_CLEAR(result);
-            if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "the array can't be had without a copy: it is sharded, or of another dtype; leave copy=False out");
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_ValueError,
+                                "the array can't be had without a copy: it is sharded, or of another dtype; leave copy=False out");
         }
     }
     Py_XDECREF(view);
@@ -351,7 +381,8 @@ static void delete_plain(dlpack_managed *m) { lent_free(m->context); }
 static void delete_versioned(dlpack_versioned *m) { lent_free(m->context); }
 static void capsule_free(PyObject *capsule) { /* not consumed: a consumer renames it */
     if (PyCapsule_IsValid(capsule, "dltensor")) lent_free(((dlpack_managed *)PyCapsule_GetPointer(capsule, "dltensor"))->context);
-    else if (PyCapsule_IsValid(capsule, "dltensor_versioned")) lent_free(((dlpack_versioned *)PyCapsule_GetPointer(capsule, "dltensor_versioned"))->context);
+    else if (PyCapsule_IsValid(capsule, "dltensor_versioned"))
+        lent_free(((dlpack_versioned *)PyCapsule_GetPointer(capsule, "dltensor_versioned"))->context);
 }
 
 static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
@@ -376,8 +407,16 @@ static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords
     mth_dtype dtype = mth_array_get_dtype(a);
     int rank = mth_array_get_rank(a);
     memcpy(l->shape, mth_array_get_shape(a), (size_t)rank * sizeof *l->shape);
-    dlpack_tensor tensor = {.data = (void *)data, .device_type = DLPACK_CPU, .rank = rank, .bits = (uint8_t)(8 * mth_dtype_size(dtype)), .lanes = 1, .shape = l->shape,
-        .code = dtype == MTH_BFLOAT16 ? DLPACK_BFLOAT : dtype == MTH_BOOL ? DLPACK_BOOL : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT : DLPACK_FLOAT};
+    dlpack_tensor tensor = {.data = (void *)data,
+                            .device_type = DLPACK_CPU,
+                            .rank = rank,
+                            .bits = (uint8_t)(8 * mth_dtype_size(dtype)),
+                            .lanes = 1,
+                            .shape = l->shape,
+                            .code = dtype == MTH_BFLOAT16                      ? DLPACK_BFLOAT
+                                    : dtype == MTH_BOOL                        ? DLPACK_BOOL
+                                    : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT
+                                                                               : DLPACK_FLOAT};
     PyObject *capsule;
     if (major >= 1) {
         l->versioned = (dlpack_versioned){1, 0, l, delete_versioned, DLPACK_READ_ONLY, tensor};
@@ -413,8 +452,10 @@ PyObject *read_safetensors_array(PyObject *module, PyObject *args) {
 static PyMethodDef array_methods[] = {
     {"tolist", array_tolist, METH_NOARGS, "tolist($self, /)\n--\n\nThe values as nested lists of Python numbers."},
     {"item", array_item, METH_NOARGS, "item($self, /)\n--\n\nThe one element, as a Python number."},
-    {"__array__", (PyCFunction)(void (*)(void))array_numpy, METH_VARARGS | METH_KEYWORDS, "__array__($self, dtype=None, copy=None)\n--\n\n"},
-    {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack, METH_VARARGS | METH_KEYWORDS, "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"},
+    {"__array__", (PyCFunction)(void (*)(void))array_numpy, METH_VARARGS | METH_KEYWORDS,
+     "__array__($self, dtype=None, copy=None)\n--\n\n"},
+    {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack, METH_VARARGS | METH_KEYWORDS,
+     "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"},
     {"__dlpack_device__", array_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\n"},
     {0},
 };
@@ -429,12 +470,21 @@ static PyGetSetDef array_getset[] = {
     {0},
 };
 static PyType_Slot array_slots[] = {
-    {Py_tp_doc, "An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it (without a copy where one device holds it\n"
-                "all), x.addressable_shards what each device holds; torch and jax take it by DLPack."},
-    {Py_tp_dealloc, array_dealloc}, {Py_tp_repr, array_repr}, {Py_tp_methods, array_methods}, {Py_tp_getset, array_getset}, {Py_bf_getbuffer, array_buffer},
-    {Py_sq_length, array_length}, {Py_nb_float, array_float}, {Py_nb_int, array_int}, {0, NULL},
+    {Py_tp_doc,
+     "An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it (without a copy where one device holds it\n"
+     "all), x.addressable_shards what each device holds; torch and jax take it by DLPack."},
+    {Py_tp_dealloc, array_dealloc},
+    {Py_tp_repr, array_repr},
+    {Py_tp_methods, array_methods},
+    {Py_tp_getset, array_getset},
+    {Py_bf_getbuffer, array_buffer},
+    {Py_sq_length, array_length},
+    {Py_nb_float, array_float},
+    {Py_nb_int, array_int},
+    {0, NULL},
 };
-static PyType_Spec array_spec = {"mithril.Array", sizeof(array_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, array_slots};
+static PyType_Spec array_spec = {"mithril.Array", sizeof(array_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                 array_slots};
 
 int add_array_types(PyObject *module, module_state *s) {
     s->array_type = add_type(module, &array_spec, NULL);

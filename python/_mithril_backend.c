@@ -12,7 +12,8 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     pool p = {0};
     if (!name) goto end;
     if (given > 1) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("%zu arguments are given by position; only device_mesh may be", given), TEXT("name the options: device_mesh=(4,), overlap_communication=True"));
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("%zu arguments are given by position; only device_mesh may be", given),
+                  TEXT("name the options: device_mesh=(4,), overlap_communication=True"));
         goto end;
     }
     if (to_options(s, keywords, given, &p, &options, &count)) goto end;
@@ -33,7 +34,10 @@ end:
     return (PyObject *)self;
 }
 
-static int backend_init(PyObject *self, PyObject *args, PyObject *keywords) { (void)self, (void)args, (void)keywords; return 0; } /* done by backend_new */
+static int backend_init(PyObject *self, PyObject *args, PyObject *keywords) { /* backend_new has done it */
+    (void)self, (void)args, (void)keywords;
+    return 0;
+}
 
 static void backend_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
@@ -56,15 +60,19 @@ typedef struct {
 } making;
 
 static int to_shape(making *m, PyObject *shape) {
-    PyObject *list = PyIndex_Check(shape) ? Py_BuildValue("(O)", shape) : PySequence_Check(shape) && !PyUnicode_Check(shape) ? PySequence_Tuple(shape) : NULL;
+    PyObject *list = PyIndex_Check(shape)                                 ? Py_BuildValue("(O)", shape)
+                     : PySequence_Check(shape) && !PyUnicode_Check(shape) ? PySequence_Tuple(shape)
+                                                                          : NULL;
     if (!list) {
-        if (!PyErr_Occurred()) raise_fix(m->s, MTH_ERROR_TYPE, TEXT("the shape is %R", shape), TEXT("give a tuple of sizes: (32, 2048)"));
+        if (!PyErr_Occurred())
+            raise_fix(m->s, MTH_ERROR_TYPE, TEXT("the shape is %.80R", shape), TEXT("give a tuple of sizes: (32, 2048)"));
         return -1;
     }
     if (pool_keep(&m->p, list)) return -1;
     Py_ssize_t n = PyTuple_Size(list);
     if (n > 8) {
-        raise_fix(m->s, MTH_ERROR_VALUE, TEXT("the shape %R has %zd dimensions; arrays have at most 8", list, n), TEXT("merge some of them"));
+        raise_fix(m->s, MTH_ERROR_VALUE, TEXT("the shape %.80R has %zd dimensions; arrays have at most 8", list, n),
+                  TEXT("merge some of them"));
         return -1;
     }
     for (Py_ssize_t d = 0; d < n; d++) {
@@ -74,7 +82,8 @@ static int to_shape(making *m, PyObject *shape) {
         Py_XDECREF(size);
         if (PyErr_Occurred()) return -1;
         if (!size || overflow || value < 0) {
-            raise_fix(m->s, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, TEXT("the shape %R has a size that is %R", list, item), TEXT("give whole numbers, 0 or above"));
+            raise_fix(m->s, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, TEXT("the shape %.80R has a size that is %.80R", list, item),
+                      TEXT("give whole numbers, 0 or above"));
             return -1;
         }
         m->shape[d] = value;
@@ -90,7 +99,9 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
         int axes = mth_backend_get_mesh(m->backend, dim);
         PyObject *own = shape_to_tuple(axes, dim), *given = PyIndex_Check(mesh) ? Py_BuildValue("(O)", mesh) : PySequence_Tuple(mesh);
         int same = own && given ? PyObject_RichCompareBool(own, given, Py_EQ) : -1;
-        if (!same) raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%R is not the backend's, %R", given, own), TEXT("give device_mesh=%R, or leave it out", own));
+        if (!same)
+            raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%.80R is not the backend's, %.80R", given, own),
+                      TEXT("give device_mesh=%.80R, or leave it out", own));
         Py_XDECREF(own);
         Py_XDECREF(given);
         if (same != 1) return -1;
@@ -100,13 +111,14 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
     return to_arg(m->s, spec, "spec", &m->p, &m->spec);
 }
 
-/* Without a seed each draw takes the next one, so that calls differ and a program repeats itself. The high bits keep clear of users' seeds. */
+/* Without a seed each draw takes the next one, so that calls differ and a program repeats itself. The high bits keep clear of
+ * users' seeds. */
 static int read_seed(making *m, backend_object *self, PyObject *seed) {
     if (!seed || seed == Py_None) { m->seed = (uint64_t)0x6d697468 << 32 | self->draws++; return 0; }
     PyObject *index = PyNumber_Index(seed);
     if (!index) {
         PyErr_Clear();
-        raise_fix(m->s, MTH_ERROR_TYPE, TEXT("seed=%R is no whole number", seed), TEXT("give seed=0, say, or leave it out"));
+        raise_fix(m->s, MTH_ERROR_TYPE, TEXT("seed=%.80R is no whole number", seed), TEXT("give seed=0, say, or leave it out"));
         return -1;
     }
     m->seed = PyLong_AsUnsignedLongLongMask(index);
@@ -185,11 +197,13 @@ static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywo
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec)) return NULL;
     mth_dtype type = 0;
     if ((dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec)) return not_made(&m);
-    if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) || PyLong_Check(data)) { /* NumPy finds the shape of nested lists */
+    if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) ||
+        PyLong_Check(data)) { /* NumPy finds the shape of nested lists */
         PyObject *numpy = PyImport_ImportModule("numpy");
         if (!numpy && PyErr_ExceptionMatches(PyExc_ImportError)) {
             PyErr_Clear();
-            raise_fix(m.s, MTH_ERROR_TYPE, TEXT("array of Python's lists and numbers needs NumPy, which is not installed"), TEXT("install numpy, or give a memoryview or array.array"));
+            raise_fix(m.s, MTH_ERROR_TYPE, TEXT("array of Python's lists and numbers needs NumPy, which is not installed"),
+                      TEXT("install numpy, or give a memoryview or array.array"));
         }
         PyObject *converted = numpy ? PyObject_CallMethod(numpy, "asarray", "O", data) : NULL;
         Py_XDECREF(numpy);
@@ -209,7 +223,10 @@ static PyObject *backend_describe(PyObject *self, PyObject *unused) {
     return status ? raise_status(STATE(self), status) : text_of(text);
 }
 
-static PyObject *backend_devices(PyObject *self, void *unused) { (void)unused; return PyLong_FromLongLong(mth_backend_get_device_count(((backend_object *)self)->backend)); }
+static PyObject *backend_devices(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(mth_backend_get_device_count(((backend_object *)self)->backend));
+}
 
 static PyObject *backend_mesh(PyObject *self, void *unused) {
     (void)unused;
@@ -219,23 +236,31 @@ static PyObject *backend_mesh(PyObject *self, void *unused) {
 }
 
 static PyObject *backend_repr(PyObject *self) {
-    PyObject *mesh = backend_mesh(self, NULL), *name = PyType_GetName(Py_TYPE(self)), *text = mesh && name ? TEXT("%U(device_mesh=%R)", name, mesh) : NULL;
+    PyObject *mesh = backend_mesh(self, NULL), *name = PyType_GetName(Py_TYPE(self)),
+             *text = mesh && name ? TEXT("%U(device_mesh=%R)", name, mesh) : NULL;
     Py_XDECREF(mesh);
     Py_XDECREF(name);
     return text;
 }
 
 #define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
-#define PLACED "\n`spec` shards it over the mesh, an entry for each dimension: a mesh axis, a tuple of axes, or None; without one it is replicated."
+#define PLACED \
+    "\n`spec` shards it over the mesh, an entry for each dimension: a mesh axis, a tuple of axes, or None; without one it is replicated."
 static PyMethodDef backend_methods[] = {
-    METHOD("randn", backend_randn, "randn($self, *shape, seed=None, device_mesh=None, spec=None)\n--\n\n"
-        "Normal random numbers, float32: the same for a seed on any mesh. Without one, successive calls differ, and a program repeats itself." PLACED),
-    METHOD("randint", backend_randint, "randint($self, low, high, shape, *, seed=None, device_mesh=None, spec=None)\n--\n\nRandom int32, low <= x < high." PLACED),
+    METHOD(
+        "randn", backend_randn,
+        "randn($self, *shape, seed=None, device_mesh=None, spec=None)\n--\n\n"
+        "Normal random numbers, float32: the same for a seed on any mesh. Without one, successive calls differ, and a program\n"
+        "repeats itself." PLACED),
+    METHOD("randint", backend_randint,
+           "randint($self, low, high, shape, *, seed=None, device_mesh=None, spec=None)\n--\n\nRandom int32, low <= x < high." PLACED),
     METHOD("zeros", backend_zeros, "zeros($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nZeros." PLACED),
     METHOD("ones", backend_ones, "ones($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nOnes." PLACED),
-    METHOD("array", backend_array, "array($self, data, dtype=None, *, device_mesh=None, spec=None)\n--\n\n"
-        "A copy of data on the devices: of anything with the buffer protocol or DLPack (float64 and float16 become float32, short integers\n"
-        "int32, unless dtype says otherwise), or of Python's nested lists." PLACED),
+    METHOD(
+        "array", backend_array,
+        "array($self, data, dtype=None, *, device_mesh=None, spec=None)\n--\n\n"
+        "A copy of data on the devices: of anything with the buffer protocol or DLPack (float64 and float16 become float32, short\n"
+        "integers int32, unless dtype says otherwise), or of Python's nested lists." PLACED),
     {"describe", backend_describe, METH_NOARGS, "describe($self, /)\n--\n\nThe engine, its devices and options, as text."},
     {0},
 };
@@ -246,7 +271,13 @@ static PyGetSetDef backend_getset[] = {
 };
 static PyType_Slot backend_slots[] = {
     {Py_tp_doc, "What all backends have in common: a mesh of devices, and arrays on it."},
-    {Py_tp_new, backend_new}, {Py_tp_init, backend_init}, {Py_tp_dealloc, backend_dealloc}, {Py_tp_repr, backend_repr}, {Py_tp_methods, backend_methods}, {Py_tp_getset, backend_getset}, {0, NULL},
+    {Py_tp_new, backend_new},
+    {Py_tp_init, backend_init},
+    {Py_tp_dealloc, backend_dealloc},
+    {Py_tp_repr, backend_repr},
+    {Py_tp_methods, backend_methods},
+    {Py_tp_getset, backend_getset},
+    {0, NULL},
 };
 static PyType_Spec backend_spec = {"mithril.Backend", sizeof(backend_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, backend_slots};
 

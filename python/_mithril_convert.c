@@ -7,11 +7,11 @@
 /* ---------------------------------------------------------------- texts */
 const char *to_name(module_state *s, PyObject *object, const char *what) {
     if (!PyUnicode_Check(object))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is %R, where a text is expected", what, object), TEXT("give it as a str"));
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is %.80R, where a text is expected", what, object), TEXT("give it as a str"));
     Py_ssize_t size;
     const char *text = PyUnicode_AsUTF8AndSize(object, &size);
     if (text && strlen(text) != (size_t)size)
-        return raise_fix(s, MTH_ERROR_VALUE, TEXT("%s has a NUL character in it: %R", what, object), TEXT("leave the character out"));
+        return raise_fix(s, MTH_ERROR_VALUE, TEXT("%s has a NUL character in it: %.80R", what, object), TEXT("leave the character out"));
     return text;
 }
 
@@ -53,7 +53,9 @@ int to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg
     else if (PyLong_Check(object)) {
         int overflow;
         long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
-        if (overflow) raise_fix(s, MTH_ERROR_VALUE, TEXT("%s is %R, which does not fit in 64 bits", name, object), TEXT("give a number below 2**63"));
+        if (overflow)
+            raise_fix(s, MTH_ERROR_VALUE, TEXT("%s is %.80R, which does not fit in 64 bits", name, object),
+                      TEXT("give a number below 2**63"));
         else *out = mth_int(value), failed = 0;
     }
     else if (PyObject_TypeCheck(object, s->model_type)) {
@@ -70,9 +72,9 @@ int to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg
         if (!pool_keep(p, plain)) failed = to_arg(s, plain, name, p, out);
     }
     else if (PyObject_TypeCheck(object, s->module_type) || PyObject_TypeCheck(object, s->block_type))
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds a module, %R, where a model is expected", name, object),
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds a module, %.80R, where a model is expected", name, object),
                   TEXT("put it into a model first: stage = ml.Model(); stage |= ...(input=\"input\", output=\"output\")"));
-    else raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is %R: no option takes a %R", name, object, (PyObject *)Py_TYPE(object)),
+    else raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is %.80R: no option takes a %.80R", name, object, (PyObject *)Py_TYPE(object)),
                    TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
     Py_LeaveRecursiveCall();
     return failed;
@@ -101,7 +103,7 @@ int to_dtype(module_state *s, PyObject *object, mth_dtype *out) {
     if (text) {
         if (strrchr(text, '.')) text = strrchr(text, '.') + 1;
         for (mth_dtype d = MTH_FLOAT32; (int)d < DTYPES; d++) if (strcmp(text, mth_dtype_name(d)) == 0) *out = d, found = 1;
-        if (!found) raise_fix(s, MTH_ERROR_TYPE, TEXT("dtype is %R, which arrays can't have", object),
+        if (!found) raise_fix(s, MTH_ERROR_TYPE, TEXT("dtype is %.80R, which arrays can't have", object),
                               TEXT("give 'float32', 'float64', 'int32', 'int64', 'bool' or 'bfloat16'"));
     }
     Py_XDECREF(name);
@@ -195,7 +197,10 @@ static int pack(const view *v, mth_dtype dtype, void *to, int64_t *bad) {
                 continue;
             }
             int64_t integer = read_integer(row + i * step, v->kind, v->size);
-            if ((dtype == MTH_INT32 && integer != (int32_t)integer) || (v->kind == 'u' && v->size == 8 && integer < 0)) { *bad = integer; return -1; }
+            if ((dtype == MTH_INT32 && integer != (int32_t)integer) || (v->kind == 'u' && v->size == 8 && integer < 0)) {
+                *bad = integer;
+                return -1;
+            }
             write_element(to, (size_t)(done + i), dtype, (double)integer, integer);
         }
         for (int d = v->rank - 2; d >= 0 && ++index[d] == v->shape[d]; d--) index[d] = 0;
@@ -203,15 +208,19 @@ static int pack(const view *v, mth_dtype dtype, void *to, int64_t *bad) {
     return 0;
 }
 
-static mth_array *array_of_view(module_state *s, mth_backend *backend, const view *v, const char *name, mth_dtype wanted, const mth_arg *spec) {
+static mth_array *array_of_view(module_state *s, mth_backend *backend, const view *v, const char *name, mth_dtype wanted,
+                                const mth_arg *spec) {
     mth_dtype dtype = wanted ? wanted : natural(v);
     if ((dtype == MTH_INT32 || dtype == MTH_INT64) && (v->kind == 'f' || v->kind == 'h'))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds floating numbers, where %s is expected", name, mth_dtype_name(dtype)),
                          TEXT("round and cast them first: x.astype(\"%s\")", mth_dtype_name(dtype)));
     mth_array *array = NULL;
     mth_status status;
-    int direct = is_row_major(v) && (size_t)v->size == mth_dtype_size(dtype) && v->kind == (dtype == MTH_BOOL ? 'b' : dtype == MTH_BFLOAT16 ? 'h'
-        : dtype == MTH_INT32 || dtype == MTH_INT64 ? 'i' : 'f');
+    int direct = is_row_major(v) && (size_t)v->size == mth_dtype_size(dtype) &&
+                 v->kind == (dtype == MTH_BOOL                          ? 'b'
+                             : dtype == MTH_BFLOAT16                    ? 'h'
+                             : dtype == MTH_INT32 || dtype == MTH_INT64 ? 'i'
+                                                                        : 'f');
     void *packed = NULL;
     if (!direct) {
         size_t total = 1;
@@ -226,8 +235,11 @@ static mth_array *array_of_view(module_state *s, mth_backend *backend, const vie
     status = failed ? NULL : mth_array_from_data(backend, dtype, v->rank, v->shape, packed ? packed : v->data, spec, &array);
     Py_END_ALLOW_THREADS
     free(packed);
-    if (failed) return raise_fix(s, MTH_ERROR_VALUE, TEXT("%s holds a number that does not fit in %s: %lld (read as signed)", name, mth_dtype_name(dtype), (long long)bad),
-                                 TEXT("use int64 with values below 2**63"));
+    if (failed)
+        return raise_fix(
+            s, MTH_ERROR_VALUE,
+            TEXT("%s holds a number that does not fit in %s: %lld (read as signed)", name, mth_dtype_name(dtype), (long long)bad),
+            TEXT("use int64 with values below 2**63"));
     return status ? raise_status(s, status) : array;
 }
 
@@ -236,7 +248,12 @@ static int view_of_buffer(module_state *s, const Py_buffer *b, const char *name,
     const char *format = b->format ? b->format : "B";
     if (*format == '@' || *format == '=' || *format == '<') format++;
     *v = (view){.data = b->buf, .rank = b->ndim, .size = (int)b->itemsize};
-    v->kind = *format && !format[1] ? (char)(strchr("fde", *format) ? 'f' : strchr("bhilqn", *format) ? 'i' : strchr("BHILQN", *format) ? 'u' : *format == '?' ? 'b' : 0) : 0;
+    v->kind = *format && !format[1] ? (char)(strchr("fde", *format)      ? 'f'
+                                             : strchr("bhilqn", *format) ? 'i'
+                                             : strchr("BHILQN", *format) ? 'u'
+                                             : *format == '?'            ? 'b'
+                                                                         : 0)
+                                    : 0;
     if (!v->kind || b->itemsize > 8) {
         raise_fix(s, MTH_ERROR_TYPE, TEXT("%s has elements of the format '%s', which arrays can't have", name, b->format ? b->format : "B"),
                   TEXT("cast it first: x.astype(\"float32\"), or \"int64\" for ids"));
@@ -258,11 +275,20 @@ static int view_of_dlpack(module_state *s, const dlpack_tensor *t, const char *n
         return -1;
     }
     *v = (view){.data = (const char *)t->data + t->byte_offset, .rank = t->rank, .size = t->bits / 8};
-    v->kind = (char)(t->code == DLPACK_FLOAT ? 'f' : t->code == DLPACK_BFLOAT ? 'h' : t->code == DLPACK_INT ? 'i' : t->code == DLPACK_UINT ? 'u' : t->code == DLPACK_BOOL ? 'b' : 0);
-    int known = v->kind && t->lanes == 1 && (v->kind == 'b' ? t->bits == 8 : v->kind == 'h' ? t->bits == 16 : v->kind == 'f' ? t->bits == 16 || t->bits == 32 || t->bits == 64
-        : t->bits == 8 || t->bits == 16 || t->bits == 32 || t->bits == 64);
+    v->kind = (char)(t->code == DLPACK_FLOAT    ? 'f'
+                     : t->code == DLPACK_BFLOAT ? 'h'
+                     : t->code == DLPACK_INT    ? 'i'
+                     : t->code == DLPACK_UINT   ? 'u'
+                     : t->code == DLPACK_BOOL   ? 'b'
+                                                : 0);
+    int known = v->kind && t->lanes == 1 &&
+                (v->kind == 'b'   ? t->bits == 8
+                 : v->kind == 'h' ? t->bits == 16
+                 : v->kind == 'f' ? t->bits == 16 || t->bits == 32 || t->bits == 64
+                                  : t->bits == 8 || t->bits == 16 || t->bits == 32 || t->bits == 64);
     if (!known) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("%s has elements of DLPack type code %d with %d bits, which arrays can't have", name, t->code, t->bits),
+        raise_fix(s, MTH_ERROR_TYPE,
+                  TEXT("%s has elements of DLPack type code %d with %d bits, which arrays can't have", name, t->code, t->bits),
                   TEXT("cast it to float32 first, or to int64 for ids"));
         return -1;
     }
@@ -271,18 +297,21 @@ static int view_of_dlpack(module_state *s, const dlpack_tensor *t, const char *n
         return -1;
     }
     int64_t stride = v->size;
-    for (int d = t->rank - 1; d >= 0; stride *= t->shape[d], d--) v->shape[d] = t->shape[d], v->stride[d] = t->strides ? t->strides[d] * v->size : stride;
+    for (int d = t->rank - 1; d >= 0; stride *= t->shape[d], d--)
+        v->shape[d] = t->shape[d], v->stride[d] = t->strides ? t->strides[d] * v->size : stride;
     return 0;
 }
 
-static mth_array *array_of_dlpack(module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted, const mth_arg *spec) {
+static mth_array *array_of_dlpack(module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted,
+                                  const mth_arg *spec) {
     PyObject *capsule = PyObject_CallMethod(object, "__dlpack__", NULL);
     if (!capsule) { /* torch says so for a tensor that requires gradients; keep its reason */
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
         PyObject *why = value ? PyObject_Str(value) : PyUnicode_FromString("no reason given");
         Py_XDECREF(type), Py_XDECREF(value), Py_XDECREF(trace);
-        raise_fix(s, MTH_ERROR_TYPE, why ? TEXT("%s refuses to share its data: %U", name, why) : NULL, TEXT("pass x.detach(), or numpy.asarray(x)"));
+        raise_fix(s, MTH_ERROR_TYPE, why ? TEXT("%s refuses to share its data: %U", name, why) : NULL,
+                  TEXT("pass x.detach(), or numpy.asarray(x)"));
         Py_XDECREF(why);
         return NULL;
     }
@@ -298,9 +327,10 @@ static mth_array *array_of_dlpack(module_state *s, mth_backend *backend, PyObjec
 }
 
 static void *raise_not_array(module_state *s, PyObject *object, const char *name) {
-    if (object == Py_None) return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is None, where an array is expected", name), TEXT("leave it out, or give an array"));
-    PyObject *type = PyType_GetName(Py_TYPE(object));
-    PyObject *what = type ? TEXT("%s is a %U, where an array is expected: its dtype and shape would be a guess", name, type) : NULL;
+    if (object == Py_None)
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is None, where an array is expected", name), TEXT("leave it out, or give an array"));
+    PyObject *type = type_text(object);
+    PyObject *what = type ? TEXT("%s is %U, where an array is expected: its dtype and shape would be a guess", name, type) : NULL;
     Py_XDECREF(type);
     return raise_fix(s, MTH_ERROR_TYPE, what, TEXT("pass backend.array(x), or numpy.asarray(x, dtype=\"float32\") (\"int32\" for ids)"));
 }
@@ -336,7 +366,10 @@ void named_free(mth_named *named, size_t count) {
 
 int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const char *what, pool *p, mth_named **out, size_t *count) {
     if (!PyDict_Check(mapping) && !PyObject_HasAttrString(mapping, "keys")) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is %R, where a mapping of names to arrays is expected", what, mapping), TEXT("give a dict: {\"name\": array}"));
+        PyObject *type = type_text(mapping);
+        raise_fix(s, MTH_ERROR_TYPE, type ? TEXT("%s is %U, where a mapping of names to arrays is expected", what, type) : NULL,
+                  TEXT("give a dict: {\"name\": array}"));
+        Py_XDECREF(type);
         return -1;
     }
     PyObject *items = PyMapping_Items(mapping);
@@ -345,7 +378,10 @@ int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const cha
     mth_named *named = pool_take(p, n, sizeof *named);
     for (; named && i < n; i++) {
         PyObject *item = PyList_GetItem(items, (Py_ssize_t)i);
-        if (!PyTuple_Check(item) || PyTuple_Size(item) != 2) { PyErr_SetString(PyExc_TypeError, "items() of a mapping must be pairs"); break; }
+        if (!PyTuple_Check(item) || PyTuple_Size(item) != 2) {
+            PyErr_SetString(PyExc_TypeError, "items() of a mapping must be pairs");
+            break;
+        }
         const char *name = to_name(s, PyTuple_GetItem(item, 0), "a name");
         char label[160];
         if (!name) break;

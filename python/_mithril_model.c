@@ -13,7 +13,8 @@ typedef struct {
 static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyObject *keywords, int named) {
     if (PyTuple_Size(args)) {
         PyObject *first = PyTuple_GetItem(args, 0);
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("a wire is given as %R, without the port that it goes to", first), TEXT("name the port: (input=%R, ...)", first));
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("a wire is given as %.80R, without the port that it goes to", first),
+                         TEXT("name the port: (input=%.80R, ...)", first));
     }
     PyObject *list = PyList_New(0), *name = NULL, *key, *value;
     if (!list) return NULL;
@@ -30,7 +31,7 @@ static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyOb
             PyObject *one = several ? PySequence_GetItem(value, i) : Py_NewRef(value);
             int bad = !one;
             if (one && !PyUnicode_Check(one)) {
-                raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is wired to %R, which is not the name of a connection", port, one),
+                raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is wired to %.80R, which is not the name of a connection", port, one),
                           TEXT("give a str, or a list of str where the port takes several: %s=\"hidden\"", port));
                 bad = 1;
             }
@@ -88,7 +89,8 @@ static PyType_Slot block_slots[] = {
     {Py_tp_doc, "A module or a model with its wires: what calling one gives, and what |= and += add to a model."},
     {Py_tp_traverse, block_traverse}, {Py_tp_dealloc, block_dealloc}, {Py_tp_repr, block_repr}, {0, NULL},
 };
-static PyType_Spec block_spec = {"mithril.Block", sizeof(block_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
+static PyType_Spec block_spec = {"mithril.Block", sizeof(block_object), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
 
 /* ---------------------------------------------------------------- modules */
 static size_t copy(char *to, size_t at, const char *from, size_t n) { /* `to` NULL: counts only */
@@ -151,7 +153,8 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         options[i].name = option;
         for (size_t j = given; j < count; j++) {
             if (strcmp(options[j].name, option)) continue;
-            raise_fix(s, MTH_ERROR_TYPE, TEXT("%s: %s is given twice, by position and by name", type_name, option), TEXT("leave one of the two out"));
+            raise_fix(s, MTH_ERROR_TYPE, TEXT("%s: %s is given twice, by position and by name", type_name, option),
+                      TEXT("leave one of the two out"));
             goto end;
         }
         if (to_arg(s, PyTuple_GetItem(args, (Py_ssize_t)i), option, &p, &options[i].value)) goto end;
@@ -196,12 +199,21 @@ static PyMethodDef module_methods[] = {
      "connect($self, /, **wires)\n--\n\nThe module with its wires; the same as calling it: Linear(4).connect(input=\"x\", output=\"h\")."},
     {0},
 };
-static PyGetSetDef module_getset[] = {{"ports", module_ports, NULL, "The ports of the module, \"input -> output\"; one with ? may be left open, one with * takes a list.", NULL}, {0}};
+static PyGetSetDef module_getset[] = {
+    {"ports", module_ports, NULL, "The ports of the module, \"input -> output\"; one with ? may be left open, one with * takes a list.",
+     NULL},
+    {0}};
 static PyType_Slot module_slots[] = {
     {Py_tp_doc, "What all modules have in common. Calling one wires it: ml.Linear(4)(input=\"x\", output=\"h\")."},
-    {Py_tp_dealloc, module_dealloc}, {Py_tp_call, module_call}, {Py_tp_repr, module_repr}, {Py_tp_methods, module_methods}, {Py_tp_getset, module_getset}, {0, NULL},
+    {Py_tp_dealloc, module_dealloc},
+    {Py_tp_call, module_call},
+    {Py_tp_repr, module_repr},
+    {Py_tp_methods, module_methods},
+    {Py_tp_getset, module_getset},
+    {0, NULL},
 };
-static PyType_Spec module_spec = {"mithril.Module", sizeof(module_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, module_slots};
+static PyType_Spec module_spec = {"mithril.Module", sizeof(module_object), 0,
+                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, module_slots};
 
 static int add_module_class(PyObject *module, module_state *s, const char *name) {
     const char *signature = mth_module_type_signature(name), *doc = mth_module_type_doc(name);
@@ -222,7 +234,8 @@ static int add_module_class(PyObject *module, module_state *s, const char *name)
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     module_state *s = state_of(type);
     if (PyTuple_Size(args) || (keywords && PyDict_Size(keywords)))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("Model takes no argument"), TEXT("compose with |= and +=; name it where it is added: parent |= model(name=\"encoder\")"));
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("Model takes no argument"),
+                         TEXT("compose with |= and +=; name it where it is added: parent |= model(name=\"encoder\")"));
     mth_model *model;
     mth_status status = mth_model_create(&model);
     if (status) return raise_status(s, status);
@@ -251,7 +264,7 @@ static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
     if (!is_module && !PyObject_TypeCheck(what, s->model_type)) {
         PyObject *fix = PyType_Check(what) ? TEXT("make one of the class: ml.Relu()(input=\"x\"), with its parentheses")
                                            : TEXT("add a module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model");
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%R is neither a module nor a model", what), fix);
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%.80R is neither a module nor a model", what), fix);
     }
     pool p = {0};
     size_t count = block ? (size_t)PyTuple_Size(block->wires) / 2 : 0;
@@ -298,16 +311,24 @@ static PyObject *model_repr(PyObject *self) {
 
 static PyMethodDef model_methods[] = {
     {"connect", (PyCFunction)(void (*)(void))model_connect, METH_VARARGS | METH_KEYWORDS,
-     "connect($self, /, source, destination)\n--\n\nJoins the output `source` with the input `destination`. To say it twice changes nothing; a contradiction is an error."},
+     "connect($self, /, source, destination)\n--\n\nJoins the output `source` with the input `destination`. To say it twice\n"
+     "changes nothing; a contradiction is an error."},
     {0},
 };
 static PyType_Slot model_slots[] = {
-    {Py_tp_doc, "Model()\n--\n\n"
-     "A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` also feeds its one open\n"
-     "input from the block before. A block is a wired module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model, called with wires and a\n"
-     "name or as it is. Its inputs are the names that nothing writes, its outputs those that nothing reads."},
-    {Py_tp_new, model_new}, {Py_tp_dealloc, model_dealloc}, {Py_tp_call, model_call}, {Py_tp_repr, model_repr}, {Py_tp_methods, model_methods},
-    {Py_nb_inplace_or, model_or}, {Py_nb_inplace_add, model_plus}, {0, NULL},
+    {Py_tp_doc,
+     "Model()\n--\n\n"
+     "A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` also feeds its one\n"
+     "open input from the block before. A block is a wired module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model, called with\n"
+     "wires and a name or as it is. Its inputs are the names that nothing writes, its outputs those that nothing reads."},
+    {Py_tp_new, model_new},
+    {Py_tp_dealloc, model_dealloc},
+    {Py_tp_call, model_call},
+    {Py_tp_repr, model_repr},
+    {Py_tp_methods, model_methods},
+    {Py_nb_inplace_or, model_or},
+    {Py_nb_inplace_add, model_plus},
+    {0, NULL},
 };
 static PyType_Spec model_spec = {"mithril.Model", sizeof(model_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, model_slots};
 

@@ -2,14 +2,23 @@
 #include <signal.h>
 #include <string.h>
 
-typedef struct { PyObject_HEAD mth_compiled *compiled; mth_backend *backend; PyObject *owner; } compiled_object; /* owner keeps the backend */
+typedef struct {
+    PyObject_HEAD mth_compiled *compiled;
+    mth_backend *backend;
+    PyObject *owner;
+} compiled_object; /* owner keeps the backend */
 
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
     module_state *s = PyModule_GetState(module);
     PyObject *model, *backend;
-    if (!PyArg_ParseTuple(args, "OO;compile takes a model and a backend; options go by name: ml.compile(model, backend, option=value)", &model, &backend)) return NULL;
-    if (!PyObject_TypeCheck(model, s->model_type)) return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %R is no model", model), TEXT("give an ml.Model, then the backend"));
-    if (!PyObject_TypeCheck(backend, s->backend_type)) return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %R is no backend", backend), TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
+    if (!PyArg_ParseTuple(args, "OO;compile takes a model and a backend; options go by name: ml.compile(model, backend, option=value)",
+                          &model, &backend))
+        return NULL;
+    if (!PyObject_TypeCheck(model, s->model_type))
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %.80R is no model", model), TEXT("give an ml.Model, then the backend"));
+    if (!PyObject_TypeCheck(backend, s->backend_type))
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %.80R is no backend", backend),
+                         TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
     pool p = {0};
     mth_option *options;
     size_t count;
@@ -70,7 +79,8 @@ static void on_interrupt(int number, siginfo_t *info, void *context) {
 static int watch_interrupt(module_state *s, mth_compiled *compiled) {
     if (PyThread_get_thread_ident() != s->main_thread || running) return 0;
     if (sigaction(SIGINT, NULL, &previous)) return 0;
-    if (!(previous.sa_flags & SA_SIGINFO) && (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN)) return 0; /* not ours to change */
+    if (!(previous.sa_flags & SA_SIGINFO) && (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN))
+        return 0; /* not ours to change */
     struct sigaction ours = {.sa_sigaction = on_interrupt, .sa_mask = previous.sa_mask, .sa_flags = previous.sa_flags | SA_SIGINFO};
     interrupted = 0;
     running = compiled;
@@ -86,7 +96,8 @@ static void unwatch_interrupt(int watched) {
 }
 
 /* ---------------------------------------------------------------- evaluate */
-/* Runs until it is done or Python wants an exception: a signal whose handler returns must not lose the run, which has no effects to repeat. */
+/* Runs until it is done or Python wants an exception: a signal whose handler returns must not lose the run, which has no effects to
+ * repeat. */
 static mth_status run(module_state *s, mth_compiled *c, const mth_arrays *parameters, const mth_named *inputs, size_t count,
                       const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients, int *raised) {
     mth_status status;
@@ -104,7 +115,8 @@ static mth_status run(module_state *s, mth_compiled *c, const mth_arrays *parame
 
 static int to_names(module_state *s, PyObject *object, pool *p, const char *const **out, size_t *count) {
     if (PyUnicode_Check(object) || !PySequence_Check(object)) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is %R, where a list of names is expected", object), TEXT("give input_gradients=[\"input\"]"));
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is %.80R, where a list of names is expected", object),
+                  TEXT("give input_gradients=[\"input\"]"));
         return -1;
     }
     PyObject *list = PySequence_List(object);
@@ -125,7 +137,8 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     PyObject *params, *inputs, *slopes = Py_None, *wanted = Py_None, *result = NULL;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) return NULL;
     if (slopes == Py_None && wanted != Py_None)
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"), TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
+                         TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
     pool p = {0};
     mth_named *parameter = NULL, *input = NULL, *slope = NULL;
     size_t parameters = 0, count = 0, slope_count = 0;
@@ -182,7 +195,10 @@ static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject 
     uint64_t number = 0;
     if (seed) {
         PyObject *index = PyIndex_Check(seed) ? PyNumber_Index(seed) : NULL;
-        if (!index) return PyErr_Occurred() ? NULL : raise_fix(STATE(object), MTH_ERROR_TYPE, TEXT("seed=%R is no whole number", seed), TEXT("give seed=0, say"));
+        if (!index)
+            return PyErr_Occurred()
+                       ? NULL
+                       : raise_fix(STATE(object), MTH_ERROR_TYPE, TEXT("seed=%.80R is no whole number", seed), TEXT("give seed=0, say"));
         number = PyLong_AsUnsignedLongLongMask(index);
         Py_DECREF(index);
     }
@@ -267,7 +283,8 @@ static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *key
 
 static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
     static const char *const fields[] = {"received", "sent", "messages"};
-    _Static_assert(sizeof(mth_communication_usage) == sizeof fields / sizeof *fields * sizeof(int64_t), "a field for each member, in order");
+    _Static_assert(sizeof(mth_communication_usage) == sizeof fields / sizeof *fields * sizeof(int64_t),
+                   "a field for each member, in order");
     (void)unused;
     call c;
     if (read_inputs(&c, object, NULL)) return NULL;
@@ -286,28 +303,44 @@ static PyObject *compiled_backend(PyObject *self, void *unused) { (void)unused; 
 
 #define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
 static PyMethodDef compiled_methods[] = {
-    METHOD("evaluate", compiled_evaluate, "evaluate($self, /, params, inputs, output_gradients=None, input_gradients=None)\n--\n\n"
-        "Runs the model: a dict of its outputs by name. With output_gradients={name: array} also the gradients of all floating parameters,\n"
-        "(outputs, gradients); those of the inputs named by input_gradients=[...] stand beside them. A missing output gradient is zero.\n"
-        "Arrays are mithril's or anything with the buffer protocol or DLPack: NumPy's, torch's. float64 and float16 become float32."),
-    METHOD("get_parameters", compiled_parameters, "get_parameters($self, /, inputs=None, seed=0)\n--\n\n"
-        "Fresh parameters by name, in the order of composition. A seed gives the same values on any mesh. Shapes come from the inputs, or from those\n"
-        "of an earlier call, or from compile's option `shapes`."),
-    METHOD("get_parameter_layout", compiled_layout, "get_parameter_layout($self, /, inputs=None)\n--\n\n"
-        "Name, dtype, shape and shards of each parameter, without data: for loaders."),
-    METHOD("program_text", compiled_program, "program_text($self, /, inputs=None, gradients=False)\n--\n\n"
-        "The program of each role of devices, as text: of the plan last used, or of one for the shapes of these inputs."),
-    METHOD("get_memory_usage", compiled_memory, "get_memory_usage($self, /, params=None, inputs=None)\n--\n\n"
-        "Bytes by device, as the plan reserves them: a list of dicts with weights, gradients, optimizer, activations, communication, host, total\n"
-        "(host is not in total). The plan is the one last used for the shapes of these inputs; params play no part, their shapes are the model's."),
-    {"get_communication_usage", compiled_communication, METH_NOARGS, "get_communication_usage($self, /)\n--\n\n"
-        "Bytes that each device receives from and sends to others in one evaluate of the plan last used, and its messages: a list of dicts."},
+    METHOD(
+        "evaluate", compiled_evaluate,
+        "evaluate($self, /, params, inputs, output_gradients=None, input_gradients=None)\n--\n\n"
+        "Runs the model: a dict of its outputs by name. With output_gradients={name: array} also the gradients of all floating\n"
+        "parameters, (outputs, gradients); those of the inputs named by input_gradients=[...] stand beside them. A missing output gradient\n"
+        "is zero. Arrays are mithril's or anything with the buffer protocol or DLPack: NumPy's, torch's. float64 and float16 become float32."),
+    METHOD(
+        "get_parameters", compiled_parameters,
+        "get_parameters($self, /, inputs=None, seed=0)\n--\n\n"
+        "Fresh parameters by name, in the order of composition. A seed gives the same values on any mesh. Shapes come from the inputs, or\n"
+        "from those of an earlier call, or from compile's option `shapes`."),
+    METHOD("get_parameter_layout", compiled_layout,
+           "get_parameter_layout($self, /, inputs=None)\n--\n\n"
+           "Name, dtype, shape and shards of each parameter, without data: for loaders."),
+    METHOD("program_text", compiled_program,
+           "program_text($self, /, inputs=None, gradients=False)\n--\n\n"
+           "The program of each role of devices, as text: of the plan last used, or of one for the shapes of these inputs."),
+    METHOD(
+        "get_memory_usage", compiled_memory,
+        "get_memory_usage($self, /, params=None, inputs=None)\n--\n\n"
+        "Bytes by device, as the plan reserves them: a list of dicts with weights, gradients, optimizer, activations, communication,\n"
+        "host, total (host is not in total). The plan is the one last used for the shapes of these inputs; params play no part, their\n"
+        "shapes are the model's."),
+    {"get_communication_usage", compiled_communication, METH_NOARGS,
+     "get_communication_usage($self, /)\n--\n\n"
+     "Bytes that each device receives from and sends to others in one evaluate of the plan last used, and its messages: a list of dicts."},
     {0},
 };
 static PyGetSetDef compiled_getset[] = {{"backend", compiled_backend, NULL, "The backend that it was compiled for.", NULL}, {0}};
 static PyType_Slot compiled_slots[] = {
-    {Py_tp_doc, "A model compiled for a backend: what ml.compile gives. Plans are made for each set of input shapes at their first use, and kept."},
-    {Py_tp_traverse, compiled_traverse}, {Py_tp_clear, compiled_clear}, {Py_tp_dealloc, compiled_dealloc}, {Py_tp_methods, compiled_methods}, {Py_tp_getset, compiled_getset}, {0, NULL},
+    {Py_tp_doc,
+     "A model compiled for a backend: what ml.compile gives. Plans are made for each set of input shapes at their first use, and kept."},
+    {Py_tp_traverse, compiled_traverse},
+    {Py_tp_clear, compiled_clear},
+    {Py_tp_dealloc, compiled_dealloc},
+    {Py_tp_methods, compiled_methods},
+    {Py_tp_getset, compiled_getset},
+    {0, NULL},
 };
 static PyType_Spec compiled_spec = {"mithril.CompiledModel", sizeof(compiled_object), 0,
                                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, compiled_slots};

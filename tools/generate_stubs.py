@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Writes the type stubs of the package from the library's own tables, so that an editor completes every option with its default.
 
-    python tools/generate_stubs.py            writes python/mithril/{_mithril,__init__,backends}.pyi
-    python tools/generate_stubs.py --check    fails where they are stale
+python tools/generate_stubs.py            writes python/mithril/{_mithril,__init__,backends}.pyi
+python tools/generate_stubs.py --check    fails where they are stale
 """
+
 import pathlib
 import re
 import sys
@@ -79,7 +80,8 @@ class Array:
     def __int__(self) -> int: ...
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
-    def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None, dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> Any: ...
+    def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None, dl_device: tuple[int, int] | None = None,
+                   copy: bool | None = None) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
 class Backend:
@@ -89,8 +91,10 @@ class Backend:
     @property
     def device_mesh(self) -> tuple[int, ...]: ...
     def describe(self) -> str: ...
-    def randn(self, *shape: _Shape, seed: SupportsIndex | None = None, device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
-    def randint(self, low: int, high: int, shape: _Shape, *, seed: SupportsIndex | None = None, device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
+    def randn(self, *shape: _Shape, seed: SupportsIndex | None = None, device_mesh: _Spec | None = None,
+              spec: _Spec | None = None) -> Array: ...
+    def randint(self, low: int, high: int, shape: _Shape, *, seed: SupportsIndex | None = None, device_mesh: _Spec | None = None,
+                spec: _Spec | None = None) -> Array: ...
     def zeros(self, *shape: _Shape, dtype: Any = "float32", device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
     def ones(self, *shape: _Shape, dtype: Any = "float32", device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
     def array(self, data: Any, dtype: Any = None, *, device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
@@ -100,9 +104,11 @@ class CompiledModel:
     @property
     def backend(self) -> Backend: ...
     @overload
-    def evaluate(self, params: _Arrays, inputs: _Arrays, output_gradients: None = None, input_gradients: None = None) -> dict[str, Array]: ...
+    def evaluate(self, params: _Arrays, inputs: _Arrays, output_gradients: None = None,
+                 input_gradients: None = None) -> dict[str, Array]: ...
     @overload
-    def evaluate(self, params: _Arrays, inputs: _Arrays, output_gradients: _Arrays, input_gradients: Sequence[str] | None = None) -> tuple[dict[str, Array], dict[str, Array]]: ...
+    def evaluate(self, params: _Arrays, inputs: _Arrays, output_gradients: _Arrays,
+                 input_gradients: Sequence[str] | None = None) -> tuple[dict[str, Array], dict[str, Array]]: ...
     def get_parameters(self, inputs: _Arrays | None = None, seed: SupportsIndex = 0) -> dict[str, Array]: ...
     def get_parameter_layout(self, inputs: _Arrays | None = None) -> dict[str, Array]: ...
     def program_text(self, inputs: _Arrays | None = None, gradients: bool = False) -> str: ...
@@ -158,7 +164,11 @@ def option_signature(text: str) -> str:
     """Of lines 'name = default: text', or 'name: text' where it is required."""
     parts = []
     for name, default in re.findall(r"^(\w+)(?: = ([^:]+))?: ", text, re.M):
-        kind = "_Spec" if name == "device_mesh" else "bool" if default in ("True", "False") else "str" if default.startswith("'") else "int" if default.isdigit() else "Any"
+        kind = (
+            "_Spec"
+            if name == "device_mesh"
+            else "bool" if default in ("True", "False") else "str" if default.startswith("'") else "int" if default.isdigit() else "Any"
+        )
         parts.append(f"{name}: {kind}" + (f" = {default}" if default else ""))
     return ", ".join(parts)
 
@@ -166,8 +176,11 @@ def option_signature(text: str) -> str:
 def stubs() -> dict[str, str]:
     core = HEAD + CORE
     core += f"\ndef compile(model: Model, backend: Backend, *, {option_signature(_mithril._compile_option_doc())}) -> CompiledModel:\n"
-    core += docstring("Compiles a model for a backend; plans are made at the first evaluate for each set of shapes, and kept.\n\nOptions:\n"
-                      + textwrap.indent(_mithril._compile_option_doc(), "    "), "    ")
+    core += docstring(
+        "Compiles a model for a backend; plans are made at the first evaluate for each set of shapes, and kept.\n\nOptions:\n"
+        + textwrap.indent(_mithril._compile_option_doc(), "    "),
+        "    ",
+    )
     for name, signature, _, doc in _mithril._module_types():
         core += f"\nclass {name}(Module):\n" + docstring(doc, "    ") + f"    def __init__(self, {parameters(signature)}) -> None: ...\n"
     names = ["Array", "Block", "CompiledModel", "Model", "Module", "Shard", "__version__", "compile", "reprint_plan", "verify_plan"]
@@ -178,7 +191,11 @@ def stubs() -> dict[str, str]:
         signature = option_signature(text)
         backends += f"\nclass {name}(Backend):\n" + docstring("Options:\n" + textwrap.indent(text, "    "), "    ")
         backends += f"    def __init__(self, {signature}) -> None: ...\n"
-    return {"_mithril.pyi": core, "__init__.pyi": HEAD + INIT.format(names="\n".join(f"    {n} as {n}," for n in names)), "backends.pyi": backends}
+    return {
+        "_mithril.pyi": core,
+        "__init__.pyi": HEAD + INIT.format(names="\n".join(f"    {n} as {n}," for n in names)),
+        "backends.pyi": backends,
+    }
 
 
 def main() -> int:

@@ -28,8 +28,25 @@ from .safetensors import read_safetensors
 modules = tuple(name for name, *_ in _mithril._module_types())
 """The names of the classes of modules."""
 
-__all__ = ["Array", "Block", "CompiledModel", "IOKey", "MithrilError", "Model", "Module", "Shard", "__version__", "backends", "compile", "errors",
-           "modules", "read_safetensors", "reprint_plan", "verify_plan", *modules]
+__all__ = [
+    "Array",
+    "Block",
+    "CompiledModel",
+    "IOKey",
+    "MithrilError",
+    "Model",
+    "Module",
+    "Shard",
+    "__version__",
+    "backends",
+    "compile",
+    "errors",
+    "modules",
+    "read_safetensors",
+    "reprint_plan",
+    "verify_plan",
+    *modules,
+]
 
 
 class IOKey(str):

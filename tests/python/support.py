@@ -1,4 +1,5 @@
 """What several tests share: float64 references, and the comparison of values and gradients."""
+
 import math
 
 import numpy as np
@@ -45,7 +46,9 @@ def compile_on(mesh, model, backend_options=None, **options):
 def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e-5, gradient_tolerance=2e-4, skip=()):
     """Outputs against reference(params, inputs) -> dict in float64; gradients against its central differences along random directions."""
     got = compiled.evaluate(params, inputs)
-    p, x = {k: f64(v) for k, v in params.items()}, {k: f64(v) if np.asarray(v).dtype.kind == "f" else np.asarray(v) for k, v in inputs.items()}
+    p, x = {k: f64(v) for k, v in params.items()}, {
+        k: f64(v) if np.asarray(v).dtype.kind == "f" else np.asarray(v) for k, v in inputs.items()
+    }
     want = reference(p, x)
     assert set(got) == set(want)
     for name in want:
@@ -68,10 +71,15 @@ def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e
     for source, name in [(p, k) for k in p] + [(x, k) for k in floating]:
         for trial in range(2):
             v, e = draw.choice([-1.0, 1.0], source[name].shape), 1e-6
-            values = [loss({**p, name: p[name] + s * e * v} if source is p else p, {**x, name: x[name] + s * e * v} if source is x else x) for s in (1, -1)]
+            values = [
+                loss({**p, name: p[name] + s * e * v} if source is p else p, {**x, name: x[name] + s * e * v} if source is x else x)
+                for s in (1, -1)
+            ]
             numeric, have = (values[0] - values[1]) / (2 * e), (f64(gradients[name]) * v).sum()
             norm = np.linalg.norm(f64(gradients[name])) + np.abs(f64(gradients[name])).max(initial=0)
-            assert abs(numeric - have) <= gradient_tolerance * max(norm, 1e-2 * largest), f"gradient of {name} along a direction is {have:.7g}, expected {numeric:.7g}"
+            assert abs(numeric - have) <= gradient_tolerance * max(
+                norm, 1e-2 * largest
+            ), f"gradient of {name} along a direction is {have:.7g}, expected {numeric:.7g}"
 
 
 # ---------------------------------------------------------------- references in float64
@@ -123,13 +131,13 @@ def rotary(x, base=10000.0, interleaved=False):
     """Of (..., s, d): pair j turns by s * base^(-2j / d)."""
     s, d = x.shape[-2:]
     angle = np.arange(s)[:, None] * base ** (-2 * np.arange(d // 2) / d)
-    one, two = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., : d // 2], x[..., d // 2:])
+    one, two = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., : d // 2], x[..., d // 2 :])
     a, b = one * np.cos(angle) - two * np.sin(angle), two * np.cos(angle) + one * np.sin(angle)
     out = np.empty_like(x)
     if interleaved:
         out[..., 0::2], out[..., 1::2] = a, b
     else:
-        out[..., : d // 2], out[..., d // 2:] = a, b
+        out[..., : d // 2], out[..., d // 2 :] = a, b
     return out
 
 
@@ -171,7 +179,9 @@ def moe(p, name, x, top_k=2, activation="gelu", gated=False, capacity_factor=Non
     weight = softmax(np.take_along_axis(logits, chosen, 1))
     room = math.inf if capacity_factor is None else math.ceil(capacity_factor * len(x) * top_k / experts)
     out, load, dropped = np.zeros_like(x), np.zeros(experts, int), 0
-    part = lambda kind, e, v: v @ p[f"{name}.experts.{kind}.weight"][e] + (p[f"{name}.experts.{kind}.bias"][e] if f"{name}.experts.{kind}.bias" in p else 0)
+    part = lambda kind, e, v: v @ p[f"{name}.experts.{kind}.weight"][e] + (
+        p[f"{name}.experts.{kind}.bias"][e] if f"{name}.experts.{kind}.bias" in p else 0
+    )
     for t in range(len(x)):
         for e, w in zip(chosen[t], weight[t]):
             load[e] += 1

@@ -1,4 +1,5 @@
 """Arrays: shards, sharing without a copy, and what is accepted in their place."""
+
 import array as python_array
 import gc
 import operator
@@ -102,14 +103,23 @@ def test_dlpack_to_torch(backend):
         t = torch.from_dlpack(a)
         assert t.shape == (3, 4) and str(t.dtype) == f"torch.{dtype}" and t.all()
     assert np.array_equal(np.asarray(backend.array(torch.tensor(X).T)), X.T)
-    assert np.array_equal(np.asarray(backend.array(torch.tensor(X, dtype=torch.bfloat16))), torch.tensor(X, dtype=torch.bfloat16).float().numpy())
+    assert np.array_equal(
+        np.asarray(backend.array(torch.tensor(X, dtype=torch.bfloat16))), torch.tensor(X, dtype=torch.bfloat16).float().numpy()
+    )
     with pytest.raises(MithrilTypeError, match="detach"):
         backend.array(torch.tensor(X, requires_grad=True))
 
 
 ACCEPTED = {
-    "float64": X.astype(np.float64), "float16": X.astype(np.float16), "fortran": np.asfortranarray(X), "strided": np.repeat(X, 2, 1)[:, ::2], "reversed": X[::-1].copy()[::-1],
-    "memoryview": memoryview(X), "transposed": X.T.copy().T, "read-only": np.frombuffer(X.tobytes(), np.float32).reshape(X.shape), "broadcast": np.broadcast_to(X[:1], X.shape),
+    "float64": X.astype(np.float64),
+    "float16": X.astype(np.float16),
+    "fortran": np.asfortranarray(X),
+    "strided": np.repeat(X, 2, 1)[:, ::2],
+    "reversed": X[::-1].copy()[::-1],
+    "memoryview": memoryview(X),
+    "transposed": X.T.copy().T,
+    "read-only": np.frombuffer(X.tobytes(), np.float32).reshape(X.shape),
+    "broadcast": np.broadcast_to(X[:1], X.shape),
 }
 
 
@@ -157,6 +167,7 @@ def test_backend(backend):
 def test_mixed_mappings():
     """Parameters from several sources at once, in a mapping that is no dict."""
     import types
+
     compiled = compile_on((2,), one_block(ml.Linear(4), input="x", output="y"))
     params = compiled.get_parameters({"x": X})
     mixed = types.MappingProxyType({"linear_0.weight": params["linear_0.weight"], "linear_0.bias": np.zeros(4)})
@@ -164,7 +175,11 @@ def test_mixed_mappings():
     assert np.allclose(np.asarray(y), X @ np.asarray(params["linear_0.weight"]), atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [[1.0, 2.0], 3, 3.5, None, "text", b"bytes", object(), np.array([1j]), np.array(["a"]), np.zeros((1,) * 9)], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "bad",
+    [[1.0, 2.0], 3, 3.5, None, "text", b"bytes", object(), np.array([1j]), np.array(["a"]), np.zeros((1,) * 9)],
+    ids=lambda v: type(v).__name__,
+)
 def test_refused_inputs(bad):
     compiled = compile_on((1,), one_block(ml.Relu(), input="x", output="y"))
     with pytest.raises((MithrilTypeError, MithrilValueError)) as caught:
@@ -176,7 +191,11 @@ def test_refused_inputs(bad):
 def test_layout_has_no_data():
     compiled = compile_on((2,), one_block(ml.Linear(4, weight_shard_spec=(0, None)), input="x", output="y"))
     layout = compiled.get_parameter_layout({"x": X})["linear_0.weight"]
-    assert layout.shape == (8, 4) and [s.index[0] for s in layout.addressable_shards] == [slice(0, 4), slice(4, 8)] and "(8, 4)" in repr(layout)
+    assert (
+        layout.shape == (8, 4)
+        and [s.index[0] for s in layout.addressable_shards] == [slice(0, 4), slice(4, 8)]
+        and "(8, 4)" in repr(layout)
+    )
     for use in (np.asarray, lambda a: a.addressable_shards[0].data):
         with pytest.raises(ValueError, match="layout"):
             use(layout)
@@ -184,6 +203,7 @@ def test_layout_has_no_data():
 
 def test_nothing_is_kept():
     """Arrays, models and runs leave no allocation behind."""
+
     def work():
         backend = CBackend(device_mesh=(2,))
         model = one_block(ml.Linear(4, weight_shard_spec=(0, None)), input="x", output="y")
@@ -191,6 +211,7 @@ def test_nothing_is_kept():
         params = compiled.get_parameters({"x": X})
         compiled.evaluate(params, {"x": X}, {"y": np.ones((6, 4))}, ["x"])
         np.asarray(params["linear_0.weight"]), compiled.program_text(), repr(model)
+
     work()
     gc.collect()
     before = operator.itemgetter(1)(ml._mithril._allocations())

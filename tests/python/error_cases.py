@@ -1,0 +1,347 @@
+"""The mistakes of test_errors.py, first part: options, composing, devices and specs.
+
+A case is a function that makes the mistake, or, with `fixed`, does what the error advises: that must then work.
+"""
+
+import numpy as np
+
+import mithril as ml
+from mithril.backends import CBackend
+from support import one_block, random
+
+X = random(4, 6)
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def run(model, inputs=None, mesh=(4,), params=None, seeds=None, slopes=None, **options):
+    inputs = {"x": X} if inputs is None else inputs
+    compiled = ml.compile(model, CBackend(device_mesh=mesh), **options)
+    params = compiled.get_parameters(inputs) if params is None else params
+    return compiled.evaluate(params, inputs, seeds, slopes)
+
+
+def chain(*modules):
+    model = ml.Model()
+    for i, module in enumerate(modules):
+        model += module(**({"input": "x"} if i == 0 else {}), **({"output": "y"} if i == len(modules) - 1 else {}))
+    return model
+
+
+LINEAR = chain(ml.Linear(3))
+
+
+# ---------------------------------------------------------------- options and keywords
+@case
+def unknown_keyword(fixed):
+    ml.Linear(**{"dimension" if fixed else "dimenson": 4})
+
+
+@case
+def unknown_keyword_far_from_all(fixed):
+    ml.Linear(4, **({} if fixed else {"colour": "red"}))
+
+
+@case
+def missing_option(fixed):
+    ml.Linear(4) if fixed else ml.Linear()
+
+
+@case
+def option_of_the_wrong_type(fixed):
+    ml.Linear(4 if fixed else "four")
+
+
+@case
+def option_below_its_range(fixed):
+    ml.Linear(4 if fixed else 0)
+
+
+@case
+def option_too_large(fixed):
+    ml.Linear(4 if fixed else 2**70)
+
+
+@case
+def option_not_finite(fixed):
+    ml.LayerNorm(1e-5 if fixed else float("nan"))
+
+
+@case
+def option_twice(fixed):
+    ml.Linear(4) if fixed else ml.Linear(4, dimension=4)
+
+
+@case
+def too_many_positions(fixed):
+    ml.Relu() if fixed else ml.Relu("a", 1, None, 4)
+
+
+@case
+def unknown_choice(fixed):
+    ml.FeedForward(8, activation="relu" if fixed else "rleu")
+
+
+@case
+def object_as_option(fixed):
+    ml.Linear(4, bias=True if fixed else object())
+
+
+@case
+def module_as_stage(fixed):
+    ml.Pipeline(stages=[LINEAR if fixed else ml.Linear(3)])
+
+
+@case
+def unknown_compile_option(fixed):
+    ml.compile(LINEAR, CBackend(device_mesh=(1,)), **{"input_shard_specs" if fixed else "input_shard_spec": {"x": (None, None)}})
+
+
+@case
+def unknown_backend_option(fixed):
+    CBackend(**{"device_mesh" if fixed else "devices_mesh": (4,)})
+
+
+@case
+def option_of_another_backend(fixed):
+    CBackend(device_mesh=(4,), **({} if fixed else {"mesh_context": "spmd"}))
+
+
+@case
+def unknown_algorithm(fixed):
+    CBackend(device_mesh=(4,), collective_ops={"all_reduce": "ring" if fixed else "rnig"})
+
+
+@case
+def unknown_collective(fixed):
+    CBackend(device_mesh=(4,), collective_ops={"all_reduce" if fixed else "allreduce": "ring"})
+
+
+@case
+def empty_mesh(fixed):
+    CBackend(device_mesh=(2,) if fixed else ())
+
+
+@case
+def mesh_with_a_zero(fixed):
+    CBackend(device_mesh=(2, 2) if fixed else (2, 0))
+
+
+@case
+def mesh_of_four_axes(fixed):
+    CBackend(device_mesh=(2, 2, 1) if fixed else (2, 2, 1, 1))
+
+
+@case
+def name_with_nul(fixed):
+    ml.Linear(4, name="a" if fixed else "a\0b")
+
+
+# ---------------------------------------------------------------- composing
+@case
+def class_in_place_of_a_module(fixed):
+    model = ml.Model()
+    model |= ml.Relu()(input="x", output="y") if fixed else ml.Relu
+
+
+@case
+def something_else_in_place_of_a_module(fixed):
+    model = ml.Model()
+    model += ml.Relu() if fixed else np.maximum
+
+
+@case
+def unknown_port(fixed):
+    model = ml.Model()
+    model |= ml.Relu()(**{"input" if fixed else "inptu": "x", "output": "y"})
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def wire_without_a_port(fixed):
+    ml.Relu()(input="x") if fixed else ml.Relu()("x")
+
+
+@case
+def wire_to_a_number(fixed):
+    ml.Relu()(input="x" if fixed else 3)
+
+
+@case
+def list_for_a_single_port(fixed):
+    model = ml.Model()
+    model |= ml.Relu()(input="x" if fixed else ["x", "z"], output="y")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def list_with_one_value(fixed):
+    model = ml.Model()
+    model |= ml.Add()(inputs=["x", "z"] if fixed else ["x"], output="y")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def cycle(fixed):
+    model = ml.Model()
+    model |= ml.Add()(inputs=["x", "z" if fixed else "y"], output="h")
+    model |= ml.Relu()(input="h", output="y")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def two_writers(fixed):
+    model = ml.Model()
+    model |= ml.Relu()(input="x", output="y")
+    model |= ml.Tanh()(input="x", output="z" if fixed else "y")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def contradictory_connect(fixed):
+    model = ml.Model()
+    model |= ml.Relu()(input="x", output="a")
+    model |= ml.Tanh()(input="x", output="b")
+    model |= ml.Relu()(input="c", output="y")
+    model.connect(source="a", destination="c")
+    model.connect(source="a" if fixed else "b", destination="c")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def connect_to_nothing(fixed):
+    model = chain(ml.Relu())
+    model |= ml.Tanh()(input="z", output="w")
+    model.connect(source="y", destination="z" if fixed else "nowhere")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def name_taken_twice(fixed):
+    model = ml.Model()
+    model |= ml.Linear(4, name="a")(input="x", output="h")
+    model |= ml.Linear(4, name="b" if fixed else "a")(input="h", output="y")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def empty_model(fixed):
+    ml.compile(LINEAR if fixed else ml.Model(), CBackend(device_mesh=(1,)))
+
+
+@case
+def open_stage_input(fixed):
+    stage = ml.Model()
+    stage |= ml.Add()(inputs=["input", "other"], output="out")
+    first = ml.Model()
+    first |= ml.Linear(6)(input="input", output="h")
+    model = ml.Model()
+    model |= ml.Pipeline(stages=[first, stage], device_assignment=[0, 1])(input="x", output="y", **({"other": "x"} if fixed else {}))
+    run(model)
+
+
+# ---------------------------------------------------------------- devices and specs
+@case
+def device_outside_the_mesh(fixed):
+    run(chain(ml.Linear(3, device_id=3 if fixed else 4)))
+
+
+@case
+def negative_device(fixed):
+    run(chain(ml.Linear(3, device_id=0 if fixed else -1)))
+
+
+@case
+def mesh_of_another_size(fixed):
+    run(chain(ml.Linear(3, weight_shard_spec=(0, None), device_mesh=(4,) if fixed else (2, 2))))
+
+
+@case
+def device_and_spec(fixed):
+    run(chain(ml.Linear(3, **({} if fixed else {"device_id": 1}), weight_shard_spec=(0, None))))
+
+
+@case
+def spec_of_the_wrong_rank(fixed):
+    run(chain(ml.Linear(3, weight_shard_spec=(0, None) if fixed else (0, None, None))))
+
+
+@case
+def spec_with_an_unknown_axis(fixed):
+    run(chain(ml.Linear(3, weight_shard_spec=(0, None) if fixed else (1, None))))
+
+
+@case
+def spec_with_a_repeated_axis(fixed):
+    run(chain(ml.Linear(3, weight_shard_spec=(0, None) if fixed else (0, 0))))
+
+
+@case
+def spec_of_texts(fixed):
+    ml.Linear(3, weight_shard_spec=(0, None) if fixed else ("x", None))
+
+
+@case
+def spec_for_an_unknown_parameter(fixed):
+    run(chain(ml.Linear(3, shard_specs={"weight" if fixed else "wieght": (0, None)})))
+
+
+@case
+def tensor_axis_outside_the_mesh(fixed):
+    run(chain(ml.FeedForward(8, tensor_axis=0 if fixed else 2)))
+
+
+@case
+def input_spec_for_an_unknown_input(fixed):
+    run(LINEAR, input_shard_specs={"x" if fixed else "z": (0, None)})
+
+
+@case
+def input_spec_of_the_wrong_rank(fixed):
+    run(LINEAR, input_shard_specs={"x": (0, None) if fixed else (0,)})
+
+
+@case
+def array_spec_with_an_unknown_axis(fixed):
+    CBackend(device_mesh=(4,)).randn(4, 6, spec=(0, None) if fixed else (2, None))
+
+
+@case
+def array_on_another_mesh(fixed):
+    CBackend(device_mesh=(4,)).randn(4, 6, device_mesh=(4,) if fixed else (2,))
+
+
+@case
+def stages_and_devices_differ_in_number(fixed):
+    model = ml.Model()
+    model |= ml.Pipeline(stages=[LINEAR, LINEAR], device_assignment=[0, 1] if fixed else [0])(input="x", output="y")
+    run(model)
+
+
+@case
+def microbatch_of_zero(fixed):
+    ml.Pipeline(stages=[LINEAR], microbatch_size=1 if fixed else 0)
+
+
+@case
+def microbatch_below_zero(fixed):
+    ml.Pipeline(stages=[LINEAR], microbatch_size=1 if fixed else -8)
+
+
+@case
+def pipeline_without_stages(fixed):
+    ml.Pipeline(stages=[LINEAR] if fixed else [])
+
+
+@case
+def more_chosen_than_experts(fixed):
+    ml.MoE(4, 8, top_k=4 if fixed else 5)
+
+
+@case
+def capacity_of_zero(fixed):
+    ml.MoE(4, 8, capacity_factor=1.25 if fixed else 0)
