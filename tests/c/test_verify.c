@@ -1,0 +1,213 @@
+#include "plain_verify.h"
+#include "random_plan.h"
+
+static mth__arena *a;
+static mth_status in_guard(void *body) {
+    a = mth__arena_new();
+    ((void (*)(void))body)();
+    mth__arena_free(a);
+    return NULL;
+}
+#define GUARDED(id) static void body_##id(void); TEST(id) { CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } static void body_##id(void)
+
+static mth__emit_options options(unsigned seed) {
+    static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
+    mth__emit_options o = {.overlap = seed % 2};
+    for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
+    return o;
+}
+
+GUARDED(random_programs_verify_both_ways) {
+    mth__arena *outer = a;
+    for (unsigned seed = 0; seed < 400; seed++) {
+        a = mth__arena_new();
+        mth__emit_options o = options(seed);
+        mth__program *p = emit_plan(random_graph(a, seed), &o), *again = NULL;
+        int before = unit_failures;
+        CHECK_STATUS(mth__program_verify(p));
+        const char *fault = plain_verify(a, p, seed);
+        CHECK(fault == NULL);
+        const char *text = plan_text(p);
+        CHECK_STATUS(mth__program_parse(a, text, &again));
+        if (again) {
+            CHECK_STATUS(mth__program_verify(again));
+            CHECK(strcmp(text, plan_text(again)) == 0);
+        }
+        if (unit_failures != before) {
+            printf("seed %u: %s\n%s\n", seed, fault ? fault : "", text);
+            break;
+        }
+        mth__arena_free(a);
+    }
+    a = outer;
+}
+/* ---------------------------------------------------------------- mutants */
+static unsigned state;
+static int pick(size_t n) {
+    state = state * 1664525u + 1013904223u;
+    return n ? (int)((state >> 10) % (unsigned)n) : -1;
+}
+
+static bool is_channel(const mth__instr *k) { return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT; }
+static bool is_wait(const mth__instr *k) { return k->kind == MTH__WAIT; }
+static bool has_operand(const mth__instr *k) { return k->nin > 0; }
+static bool is_any(const mth__instr *k) { return k != NULL; }
+
+/* A random instruction of the kind, or -1. */
+static int pick_instr(const mth__role *r, bool (*kind)(const mth__instr *)) {
+    for (int tries = 0; r->instr.n && tries < 40; tries++) {
+        int i = pick(r->instr.n);
+        if (kind(&r->instr.at[i])) return i;
+    }
+    return -1;
+}
+static void remove_instr(mth__role *r, int i) {
+    memmove(&r->instr.at[i], &r->instr.at[i + 1], (r->instr.n - (size_t)i - 1) * sizeof *r->instr.at);
+    r->instr.n--;
+}
+static void swap_instrs(mth__role *r, int i, int j) {
+    mth__instr t = r->instr.at[i];
+    r->instr.at[i] = r->instr.at[j];
+    r->instr.at[j] = t;
+}
+static int writer_of(const mth__role *r, int v) {
+    for (size_t i = 0; i < r->instr.n; i++)
+        for (int j = 0; j < r->instr.at[i].nout; j++)
+            if (r->instr.at[i].out[j] == v) return (int)i;
+    return -1;
+}
+static int pick_value(const mth__role *r, mth__storage storage) {
+    for (int tries = 0; r->value.n && tries < 40; tries++) {
+        int v = pick(r->value.n);
+        if (r->value.at[v].storage == storage && r->value.at[v].bytes) return v;
+    }
+    return -1;
+}
+
+/* Each changes the role, or returns false. `certain`: whatever it does must be refused; else the plain walk says whether it must. */
+static bool drop_channel(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_channel); if (i >= 0) remove_instr(r, i); return i >= 0; }
+static bool drop_wait(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_wait); if (i >= 0) remove_instr(r, i); return i >= 0; }
+static bool drop_any(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_any); if (i >= 0) remove_instr(r, i); return i >= 0; }
+static bool swap_any(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_any), j = pick_instr(r, is_any); if (i >= 0) swap_instrs(r, i, j); return i >= 0; }
+static bool swap_channels(mth__program *p, mth__role *r) {
+    int i = pick_instr(r, is_channel), j = pick_instr(r, is_channel);
+    (void)p;
+    if (i >= 0) swap_instrs(r, i, j);
+    return i >= 0;
+}
+static bool rename_channel(mth__program *p, mth__role *r) {
+    int i = pick_instr(r, is_channel);
+    if (i < 0 || p->channel.n < 2) return false;
+    r->instr.at[i].channel = (r->instr.at[i].channel + 1 + pick(p->channel.n - 1)) % (int)p->channel.n;
+    return true;
+}
+static bool repeat_instr(mth__program *p, mth__role *r) {
+    int i = pick_instr(r, is_any);
+    (void)p;
+    if (i < 0) return false;
+    mth__instr k = r->instr.at[i];
+    PUSH(a, r->instr, k);
+    return true;
+}
+static bool overlap_ranges(mth__program *p, mth__role *r) {
+    int v = pick_value(r, MTH__IN_SLAB), w = pick_value(r, MTH__IN_SLAB);
+    (void)p;
+    if (v < 0 || r->value.at[v].offset == r->value.at[w].offset || r->value.at[w].offset + r->value.at[v].bytes > r->slab) return false;
+    r->value.at[v].offset = r->value.at[w].offset;
+    return true;
+}
+static bool read_later_value(mth__program *p, mth__role *r) {
+    int i = pick_instr(r, has_operand), v = i < 0 ? -1 : pick(r->value.n), w = v < 0 ? -1 : writer_of(r, v);
+    (void)p;
+    if (w < i) return false;
+    r->instr.at[i].in[pick((size_t)r->instr.at[i].nin)] = v;
+    return true;
+}
+static bool read_other_value(mth__program *p, mth__role *r) {
+    int i = pick_instr(r, has_operand);
+    (void)p;
+    if (i >= 0) r->instr.at[i].in[pick((size_t)r->instr.at[i].nin)] = pick(r->value.n);
+    return i >= 0;
+}
+static bool wrong_local_shape(mth__program *p, mth__role *r) {
+    int v = pick(r->value.n);
+    (void)p;
+    if (v < 0 || r->value.at[v].local.rank == 0) return false;
+    mth__pvalue *x = &r->value.at[v];
+    x->local.dim[pick((size_t)x->local.rank)]++;
+    x->bytes = mth__shape_size(x->local) * (int64_t)mth_dtype_size(x->dtype);
+    return true;
+}
+static bool partial_as_value(mth__program *p, mth__role *r) {
+    (void)p;
+    for (size_t v = 0; v < r->value.n; v++)
+        if (r->value.at[v].sharding.partial) {
+            r->value.at[v].sharding.partial = 0;
+            return true;
+        }
+    return false;
+}
+static bool value_as_partial(mth__program *p, mth__role *r) {
+    (void)p;
+    for (size_t v = 0; v < r->value.n; v++)
+        if (r->value.at[v].klass != MTH__CLASS_COMMUNICATION && !mth__sharding_axes(&r->value.at[v].sharding, r->value.at[v].shape.rank) && r->value.at[v].sharding.on->naxes && !r->value.at[v].sharding.partial) {
+            r->value.at[v].sharding.partial = 1;
+            return true;
+        }
+    return false;
+}
+static bool shrink_slab(mth__program *p, mth__role *r) { (void)p; if (r->slab) r->slab -= 64; return r->slab > 0; }
+static bool lose_exit(mth__program *p, mth__role *r) {
+    int v = pick_value(r, MTH__IN_EXIT);
+    (void)p;
+    if (v < 0) return false;
+    r->value.at[v].storage = MTH__IN_SLAB;
+    r->value.at[v].offset = (r->slab + 63) / 64 * 64;
+    r->slab = r->value.at[v].offset + r->value.at[v].bytes;
+    return true;
+}
+
+static const struct { const char *name; bool (*change)(mth__program *, mth__role *); bool certain; } mutations[] = {
+    {"drop_channel", drop_channel, true}, {"drop_wait", drop_wait, true}, {"drop_any", drop_any, false}, {"swap_any", swap_any, false}, {"swap_channels", swap_channels, false},
+    {"rename_channel", rename_channel, true}, {"repeat_instr", repeat_instr, true}, {"overlap_ranges", overlap_ranges, false}, {"read_later_value", read_later_value, true},
+    {"read_other_value", read_other_value, false}, {"wrong_local_shape", wrong_local_shape, true}, {"partial_as_value", partial_as_value, true}, {"value_as_partial", value_as_partial, true},
+    {"shrink_slab", shrink_slab, true}, {"lose_exit", lose_exit, false}};
+enum { MUTATIONS = sizeof mutations / sizeof *mutations };
+
+GUARDED(mutants_are_refused) {
+    mth__arena *outer = a;
+    int made[MUTATIONS] = {0}, bad[MUTATIONS] = {0}, refused[MUTATIONS] = {0};
+    for (unsigned seed = 0; seed < 300; seed++)
+        for (int m = 0; m < MUTATIONS; m++) {
+            a = mth__arena_new();
+            mth__emit_options o = options(seed);
+            mth__program *p = emit_plan(random_graph(a, seed), &o);
+            state = seed * 40503u + (unsigned)m;
+            if (mutations[m].change(p, &p->role.at[pick(p->role.n)])) {
+                made[m]++;
+                mth_status s = mth__program_verify(p);
+                refused[m] += s != NULL;
+                const char *fault = s ? NULL : plain_verify(a, p, seed);
+                bad[m] += s != NULL || fault != NULL;
+                if (!s && (mutations[m].certain || fault)) {
+                    unit_failures++;
+                    printf("seed %u, %s: %s, and verifies\n%s\n", seed, mutations[m].name, fault ? fault : "wrong", plan_text(p));
+                }
+                if (s) {
+                    const char *what = mth_error_get_message(s);
+                    bool named = strstr(what, "role ") || strstr(what, "channel c") || strstr(what, "exit ");
+                    CHECK(named);
+                    if (!named) puts(what);
+                    mth_error_free(s);
+                }
+            }
+            mth__arena_free(a);
+            if (unit_failures > 3) seed = 1000, m = MUTATIONS;
+        }
+    a = outer;
+    for (int m = 0; m < MUTATIONS; m++) {
+        CHECK(refused[m] > 10);
+        if (getenv("SHOW")) printf("%-20s %4d made, %4d refused\n", mutations[m].name, made[m], refused[m]);
+    }
+}
+RUN()
