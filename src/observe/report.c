@@ -32,9 +32,15 @@ static int64_t peak_of_class(const mth__role *role, mth__value_class klass, mth_
 
 static mth_memory_usage role_memory(const mth__role *role, mth__arena *arena) {
     mth_memory_usage u = {0};
+    int exits = 0;
+    for (size_t v = 0; v < role->value.n; v++)
+        if (role->value.at[v].storage == MTH__IN_EXIT && role->value.at[v].index >= exits) exits = role->value.at[v].index + 1;
+    bool *counted = NEW_ARRAY(arena, bool, exits); /* a sum over microbatches runs in one exit under many names */
     for (size_t v = 0; v < role->value.n; v++) {
         const mth__pvalue *p = &role->value.at[v];
         if (p->storage != MTH__IN_ENTRY && p->storage != MTH__IN_EXIT) continue;
+        if (p->storage == MTH__IN_EXIT && counted[p->index]) continue;
+        if (p->storage == MTH__IN_EXIT) counted[p->index] = true;
         *(p->klass == MTH__CLASS_WEIGHT ? &u.weights : p->klass == MTH__CLASS_GRADIENT ? &u.gradients : &u.activations) += p->bytes;
     }
     u.communication = peak_of_class(role, MTH__CLASS_COMMUNICATION, arena);
