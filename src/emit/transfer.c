@@ -1,6 +1,6 @@
 /* What a channel moves: the boxes of a transfer, the groups of a collective, and their bytes. */
 #include "emit/program.h"
-#include "engine/collective.h"
+#include "emit/collective.h"
 #include <string.h>
 
 const char *const mth__channel_names[MTH__CHANNEL_KINDS] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "transfer"};

@@ -1,7 +1,7 @@
 /* Who runs a program: the vtable. An engine sees emit/program.h and nothing behind it. */
 #ifndef MTH__ENGINE_H
 #define MTH__ENGINE_H
-#include "engine/collective.h"
+#include "emit/collective.h"
 #include <stdatomic.h>
 
 typedef struct mth__engine mth__engine;

@@ -1,5 +1,5 @@
 /* Templates of collectives: proved on sets, run on numbers, counted in bytes, refused when mutated. */
-#include "engine/collective.h"
+#include "emit/collective.h"
 #include "unit.h"
 
 enum { LARGEST = 17 };

@@ -188,6 +188,16 @@ TEST(contract) {
     CHECK(CONTRACT("bi,io->bo", F32(4, 1100), F32(1100, 1100), TO(4, 1100)) > 1);
     CHECK(CONTRACT("bi,io->bo", F32(1100, 1100), F32(1100, 4), TO(1100, 4)) > 1);
     CHECK(CONTRACT("abk,kc->bca", F32(70, 80, 300), F32(300, 5), TO(80, 5, 70)) > 1);
+    static const int64_t small[][3] = {{2, 70, 300}, {7, 33, 129}, {32, 1000, 200}, {40, 65, 64}, {64, 64, 1}, {70, 10, 300}, {200, 40, 257}, {65, 2, 128}, {33, 33, 7}};
+    for (size_t i = 0; i < sizeof small / sizeof *small; i++) { /* no packing where a dimension is small */
+        const int64_t m = small[i][0], n = small[i][1], k = small[i][2];
+        CONTRACT("mk,kn->mn", F32(m, k), F32(k, n), TO(m, n));
+        CONTRACT("km,kn->mn", F32(k, m), F32(k, n), TO(m, n));
+        CONTRACT("mk,nk->mn", F32(m, k), F32(n, k), TO(m, n));
+        CONTRACT("km,nk->mn", F32(k, m), F32(n, k), TO(m, n));
+        CONTRACT("mk,kn->nm", F32(m, k), F32(k, n), TO(n, m));
+    }
+    CHECK(CONTRACT("mk,nk->mn", F32(12, 1200), F32(2000, 1200), TO(12, 2000)) >= 1);
     test_case bad = {ROW(contract), .attrs = {.s = "ab,b->"}, IN(F32(2, 3), F32(3)), OUT(blank(MTH_FLOAT32, SCALAR))};
     CHECK_FAILS(mth__guard(run_body, &(job){.t = &bad}), MTH_ERROR_INTERNAL, "stands alone");
     drop(&bad.in[0]), drop(&bad.in[1]), drop(&bad.out[0]);
