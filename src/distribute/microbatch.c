@@ -303,8 +303,14 @@ static int64_t lanes_of(const state *s, int index) {
             const mth__shape *shape = &g->input.at[k]->shape;
             if (strcmp(g->input.at[k]->name, s->options->spec[i].name) || shape->rank == 0 || shape->dim[0] != r->batch || !split->naxes) continue;
             int64_t lanes = 1;
-            for (int a = 0; a < split->naxes; a++) lanes *= g->mesh->dim[split->axis[a]];
-            if (r->batch % lanes || r->microbatch_size % lanes) continue;
+            bool within = true; /* the stages have the axes */
+            for (int a = 0; a < split->naxes; a++) {
+                bool has = false;
+                for (int b = 0; b < r->stage_on[0]->naxes; b++) has |= r->stage_on[0]->mesh_axis[b] == split->axis[a];
+                lanes *= g->mesh->dim[split->axis[a]];
+                within &= has;
+            }
+            if (!within || r->batch % lanes || r->microbatch_size % lanes) continue;
             for (size_t n = 0; n < g->node.n; n++) /* room for one more dimension */
                 for (int j = 0; j < g->node.at[n]->nin && g->node.at[n]->region == index; j++)
                     if (g->node.at[n]->in[j]->shape.rank == MTH__RANK) return 1;

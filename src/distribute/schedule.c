@@ -3,8 +3,7 @@
  * at a time, over the true dependencies, so any number of stages may share a device:
  *   GPipe  forward before backward (Huang et al. 2019)
  *   1F1B   backward before forward; stage s of n has at most n - s microbatches in flight (PipeDream-Flush, Narayanan et al. 2021)
- * A transfer between stages belongs to no unit: it stands where its consumer begins, or in front of what its sender is busy with then, so that the
- * sender posts in time and the receiver holds nothing early. */
+ * A transfer between stages belongs to no unit: see settle_transfer. */
 #include "distribute/decide.h"
 #include <limits.h>
 #include <stdlib.h>
@@ -193,6 +192,8 @@ static void link_units(state *s) {
 }
 
 /* ---------------------------------------------------------------- simulated time */
+static const double LEAST = 1e-7; /* no unit takes no time, so that order in time is order of dependencies */
+
 static double available(const state *s, const mth__placement *on) {
     const atoms *a = &s->atoms[on->id];
     double t = 0;
@@ -237,19 +238,18 @@ static int choose(const state *s, bool limited, double *start) {
     return best;
 }
 
-/* A transfer stands where its consumer begins at `t`, or in front of what its sender runs then. */
+/* A transfer to a unit that begins at `t` stands behind the unit that its receiver runs before, so that nothing is held early, and from there on
+   as early as what it sends is made, so that the sender posts at once. */
 static void settle_transfer(state *s, const mth__value *v, double t) {
     unit *u = v->node ? &s->unit[s->unit_of[v->node->id]] : NULL;
     if (!u || !u->travels || u->sequence >= 0) return;
-    double made = u->ready; /* what it sends is there */
-    const mth__placement *from = u->node->in[0]->sharding.on;
-    const atoms *a = &s->atoms[from->id];
-    for (int k = 0; k < a->n; k++) {
-        double begun = s->begun[a->at[k]];
-        if (s->free[a->at[k]] > t && begun >= made && begun < t) t = begun;
-    }
-    settle_transfer(s, u->node->in[0], t);
-    u->start = t;
+    const atoms *a = &s->atoms[u->on->id];
+    double at = u->ready;
+    for (int k = 0; k < a->n; k++)
+        if (s->free[a->at[k]] > 0 && s->begun[a->at[k]] + LEAST / 2 > at) at = s->begun[a->at[k]] + LEAST / 2;
+    if (at > t) at = t;
+    settle_transfer(s, u->node->in[0], at);
+    u->start = at;
     u->sequence = s->sequence++;
 }
 
@@ -264,7 +264,6 @@ static void finish(state *s, int id, double end) {
 }
 
 static void begin(state *s, int id, double start) {
-    static const double LEAST = 1e-7; /* no unit takes no time, so that order in time is order of dependencies */
     unit *u = &s->unit[id];
     for (int k = 0; k < u->nodes; k++) {
         const mth__node *x = s->graph->node.at[s->order[u->first + k]];
