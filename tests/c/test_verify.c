@@ -88,12 +88,12 @@ static int pick_value(const mth__role *r, mth__storage storage) {
 static bool drop_channel(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_channel); if (i >= 0) remove_instr(r, i); return i >= 0; }
 static bool drop_wait(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_wait); if (i >= 0) remove_instr(r, i); return i >= 0; }
 static bool drop_any(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_any); if (i >= 0) remove_instr(r, i); return i >= 0; }
-static bool swap_any(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_any), j = pick_instr(r, is_any); if (i >= 0) swap_instrs(r, i, j); return i >= 0; }
+static bool swap_any(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_any), j = pick_instr(r, is_any); if (i >= 0 && j >= 0) swap_instrs(r, i, j); return i >= 0 && j >= 0; }
 static bool swap_channels(mth__program *p, mth__role *r) {
     int i = pick_instr(r, is_channel), j = pick_instr(r, is_channel);
     (void)p;
-    if (i >= 0) swap_instrs(r, i, j);
-    return i >= 0;
+    if (i >= 0 && j >= 0) swap_instrs(r, i, j);
+    return i >= 0 && j >= 0;
 }
 static bool rename_channel(mth__program *p, mth__role *r) {
     int i = pick_instr(r, is_channel);
@@ -119,7 +119,7 @@ static bool overlap_ranges(mth__program *p, mth__role *r) {
 static bool read_later_value(mth__program *p, mth__role *r) {
     int i = pick_instr(r, has_operand), v = i < 0 ? -1 : pick(r->value.n), w = v < 0 ? -1 : writer_of(r, v);
     (void)p;
-    if (w < i) return false;
+    if (i < 0 || w < i) return false;
     r->instr.at[i].in[pick((size_t)r->instr.at[i].nin)] = v;
     return true;
 }
@@ -209,5 +209,71 @@ GUARDED(mutants_are_refused) {
         CHECK(refused[m] > 10);
         if (getenv("SHOW")) printf("%-20s %4d made, %4d refused\n", mutations[m].name, made[m], refused[m]);
     }
+}
+/* ---------------------------------------------------------------- texts */
+/* Characters changed, lines dropped, doubled and swapped, numbers made wild. */
+static char *spoil(const char *text) {
+    static const char *const bits[] = {"0", "1", "9223372036854775807", "-1", "None", "(", ")", ",", "\n", " ", "cyclic", "by 3", "p0", "c0", "c1", "slab", "exit 0", "x0", "%5", "wait c0",
+                                       "partial sum over 0", "[", "]", "65536", "1048576", "over 0", "work", "\"", "\\", "start", "ring", "tree", "i0=5", "transfer", "devices 0..3"};
+    size_t n = strlen(text);
+    char *s = NEW_ARRAY(a, char, n + 64);
+    memcpy(s, text, n);
+    for (int k = 1 + pick(3); k > 0; k--) {
+        size_t at = (size_t)pick(n), length, end;
+        const char *bit = bits[pick(sizeof bits / sizeof *bits)];
+        switch (pick(4)) {
+        case 0: s[at] = " 0123456789()[],:=+%cp\n"[pick(23)]; break;
+        case 1: /* a line away */
+            while (at > 0 && s[at - 1] != '\n') at--;
+            end = at + strcspn(s + at, "\n");
+            memmove(s + at, s + end, n - end + 1);
+            n -= end - at;
+            break;
+        default: /* a word for a word */
+            length = strlen(bit);
+            while (at > 0 && !strchr(" \n(,[+", s[at - 1])) at--;
+            end = at + strcspn(s + at, " \n),]:");
+            if (length > end - at + 20) break;
+            memmove(s + at + length, s + end, n - end + 1);
+            memcpy(s + at, bit, length);
+            n = n - (end - at) + length;
+        }
+        if (n == 0) break;
+    }
+    return s;
+}
+
+GUARDED(spoilt_texts_do_no_harm) {
+    mth__arena *outer = a;
+    int parsed = 0, verified = 0;
+    for (unsigned seed = 0; seed < 120; seed++) {
+        a = mth__arena_new();
+        mth__emit_options o = options(seed);
+        const char *text = plan_text(emit_plan(random_graph(a, seed), &o));
+        state = seed;
+        for (int k = 0; k < 40; k++) {
+            mth__program *p = NULL, *again = NULL;
+            mth_status s = mth__program_parse(a, spoil(text), &p);
+            if (!s) {
+                parsed++;
+                const char *once = plan_text(p);
+                s = mth__program_verify(p);
+                verified += s == NULL;
+                if (!s) {
+                    const char *fault = plain_verify(a, p, seed);
+                    CHECK(fault == NULL);
+                    if (fault) printf("%s\n%s\n", fault, once);
+                }
+                CHECK_STATUS(mth__program_parse(a, once, &again));
+                if (again) CHECK(strcmp(once, plan_text(again)) == 0);
+            }
+            mth_error_free(s);
+        }
+        mth__arena_free(a);
+        if (unit_failures > 3) break;
+    }
+    a = outer;
+    CHECK(parsed > 100);
+    if (getenv("SHOW")) printf("%d parsed, %d verified\n", parsed, verified);
 }
 RUN()
