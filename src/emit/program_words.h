@@ -2,7 +2,7 @@
 #ifndef MTH__PROGRAM_WORDS_H
 #define MTH__PROGRAM_WORDS_H
 #include "emit/program.h"
-#include "engine/collective.h"
+#include "emit/collective.h"
 
 typedef struct { const char *at; size_t n; } mth__word;
 extern const char *const mth__dtype_words[MTH_BFLOAT16 + 1];
