@@ -18,7 +18,7 @@ TYPES = {"tuple": "_Spec", "dict": "Mapping[str, Any]", "list": "Sequence[Any]",
 
 CORE = '''
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self, SupportsIndex, TypeAlias, overload
+from typing import Any, Final, Self, SupportsIndex, TypeAlias, final, overload
 
 _Spec: TypeAlias = Sequence[int | Sequence[int] | None] | int  # for each dimension a mesh axis, several, or None; of a mesh: its sizes
 _Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
@@ -34,19 +34,21 @@ class Module:
     def __call__(self, **wires: _Wire) -> Block: ...
     def connect(self, **wires: _Wire) -> Block: ...
 
+@final
 class Block:
     """A module or a model with its wires: what calling one gives, and what |= and += add to a model."""
 
 class Model:
     """A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` also feeds its one
     open input from the block before. Its inputs are the names that nothing writes, its outputs those that nothing reads."""
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Self: ...
     def __call__(self, *, name: str = ..., **wires: _Wire) -> Block: ...
-    def __ior__(self, block: Module | Model | Block) -> Self: ...
-    def __iadd__(self, block: Module | Model | Block) -> Self: ...
+    def __ior__(self, block: Module | Model | Block, /) -> Self: ...
+    def __iadd__(self, block: Module | Model | Block, /) -> Self: ...
     def connect(self, source: str, destination: str) -> None:
         """Joins the output `source` with the input `destination`."""
 
+@final
 class Shard:
     """The part of an array that one device holds."""
     @property
@@ -57,6 +59,7 @@ class Shard:
     def data(self) -> memoryview: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class Array:
     """An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it."""
     @property
@@ -99,6 +102,7 @@ class Backend:
     def ones(self, *shape: _Shape, dtype: Any = "float32", device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
     def array(self, data: Any, dtype: Any = None, *, device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
 
+@final
 class CompiledModel:
     """A model compiled for a backend: what ml.compile gives."""
     @property
@@ -140,6 +144,9 @@ from ._mithril import (
 from .errors import MithrilError as MithrilError
 
 modules: tuple[str, ...]
+__all__ = [
+{all},
+]
 
 class IOKey(str):
     """The name of a connection that is an input or an output of the model; a str says the same."""
@@ -147,6 +154,15 @@ class IOKey(str):
 def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, path: str | os.PathLike[str],
                      names: Mapping[str, str | tuple[str, bool]]) -> dict[str, Array]:
     """The parameters of a compiled model, from a file: names maps each parameter to a tensor, or to (tensor, transpose)."""
+'''
+
+
+BACKENDS = '''
+from typing import Any, Self
+
+from ._mithril import Backend as Backend, _Spec
+
+__all__ = ["Backend", "CBackend", "ReferenceBackend"]
 '''
 
 
@@ -164,11 +180,7 @@ def option_signature(text: str) -> str:
     """Of lines 'name = default: text', or 'name: text' where it is required."""
     parts = []
     for name, default in re.findall(r"^(\w+)(?: = ([^:]+))?: ", text, re.M):
-        kind = (
-            "_Spec"
-            if name == "device_mesh"
-            else "bool" if default in ("True", "False") else "str" if default.startswith("'") else "int" if default.isdigit() else "Any"
-        )
+        kind = "_Spec" if name == "device_mesh" else "bool" if default in ("True", "False") else "int" if default.isdigit() else "Any"
         parts.append(f"{name}: {kind}" + (f" = {default}" if default else ""))
     return ", ".join(parts)
 
@@ -182,18 +194,20 @@ def stubs() -> dict[str, str]:
         "    ",
     )
     for name, signature, _, doc in _mithril._module_types():
-        core += f"\nclass {name}(Module):\n" + docstring(doc, "    ") + f"    def __init__(self, {parameters(signature)}) -> None: ...\n"
+        core += f"\n@final\nclass {name}(Module):\n" + docstring(doc, "    ") + f"    def __new__(cls, {parameters(signature)}) -> Self: ...\n"
     names = ["Array", "Block", "CompiledModel", "Model", "Module", "Shard", "__version__", "compile", "reprint_plan", "verify_plan"]
     names += [name for name, *_ in _mithril._module_types()]
-    backends = HEAD + "\nfrom collections.abc import Mapping\nfrom typing import Any\n\nfrom ._mithril import Backend as Backend, _Spec\n"
+    others = ["IOKey", "MithrilError", "backends", "errors", "modules", "read_safetensors"]
+    public = textwrap.fill(", ".join(f'"{n}"' for n in sorted(names + others)), 136, initial_indent="    ", subsequent_indent="    ")
+    backends = HEAD + BACKENDS
     for name, engine in (("CBackend", "native"), ("ReferenceBackend", "reference")):
         text = _mithril._backend_option_doc(engine) or ""
         signature = option_signature(text)
         backends += f"\nclass {name}(Backend):\n" + docstring("Options:\n" + textwrap.indent(text, "    "), "    ")
-        backends += f"    def __init__(self, {signature}) -> None: ...\n"
+        backends += f"    def __new__(cls, {signature}) -> Self: ...\n"
     return {
         "_mithril.pyi": core,
-        "__init__.pyi": HEAD + INIT.format(names="\n".join(f"    {n} as {n}," for n in names)),
+        "__init__.pyi": HEAD + INIT.format(names="\n".join(f"    {n} as {n}," for n in names), all=public),
         "backends.pyi": backends,
     }
 

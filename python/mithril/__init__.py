@@ -19,7 +19,6 @@ The classes of modules come from the library's own table; help(ml.Linear) tells 
 """
 
 from . import _mithril
-from ._mithril import *  # noqa: F403  the modules, and all below
 from ._mithril import Array, Block, CompiledModel, Model, Module, Shard, __version__, compile, reprint_plan, verify_plan
 from . import backends, errors
 from .errors import MithrilError
@@ -27,6 +26,7 @@ from .safetensors import read_safetensors
 
 modules = tuple(name for name, *_ in _mithril._module_types())
 """The names of the classes of modules."""
+globals().update({name: getattr(_mithril, name) for name in modules})
 
 __all__ = [
     "Array",

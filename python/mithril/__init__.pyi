@@ -51,6 +51,13 @@ from ._mithril import (
 from .errors import MithrilError as MithrilError
 
 modules: tuple[str, ...]
+__all__ = [
+    "Add", "Array", "Block", "CompiledModel", "Concat", "CrossEntropy", "Divide", "Dropout", "Embedding", "FeedForward", "Gelu",
+    "IOKey", "LayerNorm", "Linear", "MatMul", "Max", "Mean", "MithrilError", "MoE", "Model", "Module", "MultiHeadAttention", "Multiply",
+    "Pipeline", "PositionalEncoding", "RMSNorm", "Relu", "Reshape", "Shard", "Sigmoid", "Silu", "Slice", "Softmax", "Split",
+    "SquaredError", "Subtract", "Sum", "Tanh", "Transpose", "__version__", "backends", "compile", "errors", "modules",
+    "read_safetensors", "reprint_plan", "verify_plan",
+]
 
 class IOKey(str):
     """The name of a connection that is an input or an output of the model; a str says the same."""

@@ -28,6 +28,7 @@ def read_safetensors(
                 raise MithrilKeyError(f"{text}\n  fix: {fix}", text, fix)
     parameters = {}
     for name, like in layout.items():
-        tensor, transpose = (names[name], False) if isinstance(names[name], str) else names[name]
+        entry = names[name]
+        tensor, transpose = (entry, False) if isinstance(entry, str) else entry
         parameters[name] = _read_safetensors(like, os.fspath(path), tensor, transpose)
     return parameters

@@ -157,7 +157,7 @@ def test_threads():
 
 def long_model():
     model = ml.Model()
-    for i in range(400):
+    for i in range(200):
         model += ml.Linear(512)(**({"input": "x"} if i == 0 else {}))
     return model
 
