@@ -76,7 +76,7 @@ static tensor part(tensor t, int d, int64_t global, int64_t start, int64_t step)
 static void drop(tensor *t) { mth__free(t->o.data); mth__free(t->r.data); }
 
 /* Runs the kernel; `backward` takes the chunks of a phase from the last. */
-typedef struct { test_case *t; bool backward; mth__fault *fault; int chunks; } job;
+typedef struct { test_case *t; bool backward; mth__fault *fault; int chunks, most_chunks; } job;
 static mth_status run_body(void *arguments) {
     job *j = arguments;
     test_case *t = j->t;
@@ -98,6 +98,7 @@ static mth_status run_body(void *arguments) {
             mth__kernels[t->row].run(&c, p, j->backward ? c.chunks[p] - 1 - i : i, scratch);
         }
     j->chunks = c.chunks[0];
+    for (int p = 0; p < c.phases; p++) if (c.chunks[p] > j->most_chunks) j->most_chunks = c.chunks[p];
     mth__free(scratch);
     mth__free(c.shared);
     mth__arena_free(arena);

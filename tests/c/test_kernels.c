@@ -185,8 +185,6 @@ TEST(contract) {
     CONTRACT("bi,io->bo", F32(5, 0), F32(0, 9), TO(5, 9));
     CONTRACT("bi,io->bo", F32(5, 7), F32(7, 0), TO(5, 0));
     CONTRACT("ab,cb->acb", F32(0, 5), F32(3, 5), TO(0, 3, 5));
-    CHECK(CONTRACT("bi,io->bo", F32(4, 1100), F32(1100, 1100), TO(4, 1100)) > 1);
-    CHECK(CONTRACT("bi,io->bo", F32(1100, 1100), F32(1100, 4), TO(1100, 4)) > 1);
     CHECK(CONTRACT("abk,kc->bca", F32(70, 80, 300), F32(300, 5), TO(80, 5, 70)) > 1);
     static const int64_t small[][3] = {{2, 70, 300}, {7, 33, 129}, {32, 1000, 200}, {40, 65, 64}, {64, 64, 1}, {70, 10, 300}, {200, 40, 257}, {65, 2, 128}, {33, 33, 7}};
     for (size_t i = 0; i < sizeof small / sizeof *small; i++) { /* no packing where a dimension is small */
@@ -197,35 +195,42 @@ TEST(contract) {
         CONTRACT("km,nk->mn", F32(k, m), F32(n, k), TO(m, n));
         CONTRACT("mk,kn->nm", F32(m, k), F32(k, n), TO(n, m));
     }
-    CHECK(CONTRACT("mk,nk->mn", F32(12, 1200), F32(2000, 1200), TO(12, 2000)) >= 1);
     test_case bad = {ROW(contract), .attrs = {.s = "ab,b->"}, IN(F32(2, 3), F32(3)), OUT(blank(MTH_FLOAT32, SCALAR))};
     CHECK_FAILS(mth__guard(run_body, &(job){.t = &bad}), MTH_ERROR_INTERNAL, "stands alone");
     drop(&bad.in[0]), drop(&bad.in[1]), drop(&bad.out[0]);
 }
-TEST(contract_blocks) { /* blocks of rows and columns, against plain loops */
-    enum { M = 333, N = 410, K = 500 };
-    tensor a = F32(K, M), b = F32(N, K), y = TO(M, N);
-    test_case t = {ROW(contract), .attrs = {.s = "km,nk->mn"}, IN(a, b), OUT(y)};
+static void blocks(const char *spec, int64_t m, int64_t n, int64_t k) { /* "km,nk->mn" and the like, against plain loops */
+    const bool ta = spec[0] == 'k', tb = spec[3] == 'n';
+    tensor a = ta ? F32(k, m) : F32(m, k), b = tb ? F32(n, k) : F32(k, n), y = TO(m, n);
+    test_case t = {ROW(contract), .attrs = {.s = spec}, IN(a, b), OUT(y)};
     job j = {.t = &t, .backward = true};
     mth__kernels_open();
     CHECK_STATUS(mth__guard(run_body, &j));
-    CHECK(j.chunks > 1);
+    CHECK(j.most_chunks > 1);
     double worst = 0;
-    for (int m = 0; m < M; m++)
-        for (int n = 0; n < N; n += 7) {
+    for (int64_t r = 0; r < m; r += m > 100 ? 3 : 1)
+        for (int64_t c = 0; c < n; c += n > 100 ? 7 : 1) {
             double sum = 0;
-            for (int k = 0; k < K; k++) sum += a.r.data[k * M + m] * b.r.data[n * K + k];
-            worst = fmax(worst, fabs(sum - get(&y, m * N + n)));
+            for (int64_t i = 0; i < k; i++) sum += a.r.data[ta ? i * m + r : r * k + i] * b.r.data[tb ? c * k + i : i * n + c];
+            worst = fmax(worst, fabs(sum - get(&y, r * n + c)));
         }
-    CHECK(worst < 2e-4);
+    CHECK(worst < 5e-4);
     drop(&a), drop(&b), drop(&y);
+}
+TEST(contract_blocks) {
+    blocks("km,nk->mn", 333, 410, 700);
+    blocks("mk,kn->mn", 1, 2000, 5000);
+    blocks("mk,kn->mn", 30, 2010, 1003);
+    blocks("mk,nk->mn", 30, 2010, 1003);
+    blocks("mk,nk->mn", 2010, 30, 1003);
+    blocks("km,kn->mn", 2010, 30, 1003);
 }
 
 /* ---- reduce, layout */
 TEST(reduce) {
     static const int rows[] = {MTH__ROW_reduce_sum, MTH__ROW_reduce_max};
     for (int i = 0; i < 2; i++) {
-#define REDUCE(bits, keep, x, y) KERNEL(.row = rows[i], .attrs = {.i = {bits, keep}}, IN(x), OUT(y), .tolerance = 1e-6)
+#define REDUCE(bits, keep, x, y) KERNEL(.row = rows[i], .attrs = {.i = {bits, keep}}, IN(x), OUT(y), .tolerance = 5e-6)
         REDUCE(1, 0, F32(200, 37), TO(37));
         REDUCE(1, 1, F32(200, 37), TO(1, 37));
         REDUCE(2, 0, F32(37, 200), TO(37));
@@ -239,7 +244,7 @@ TEST(reduce) {
         REDUCE(2, 0, F32(0, 5), TO(0));
         REDUCE(1, 0, F32(1), blank(MTH_FLOAT32, SCALAR));
         CHECK(REDUCE(1, 0, F32(300001, 16), TO(16)) > 1);
-        CHECK(REDUCE(3, 0, F32(3000, 1001), blank(MTH_FLOAT32, SCALAR)) > 1);
+        CHECK(REDUCE(3, 0, positive(SHAPE(3000, 1001)), blank(MTH_FLOAT32, SCALAR)) > 1);
         CHECK(REDUCE(2, 0, F32(3000, 1001), TO(3000)) > 1);
         CHECK(REDUCE(1, 0, F32(700, 5003), TO(5003)) > 1);
     }

@@ -41,7 +41,10 @@ typedef struct {
     int64_t row[OPERANDS], column[OPERANDS];         /* strides: A (m, k), B (k, n), C (m, n) */
     bool swapped;                                    /* the transposed product: A is the call's second operand */
     permuted operand[OPERANDS];
-    int64_t block_m, block_n, blocks_m, blocks_n, batches_each;
+    enum { BY_BLAS, DIRECT, TURNED } way;            /* DIRECT, TURNED: mth__vec->product, without packing; TURNED: of the transposes */
+    bool packed;                                     /* the small operand is first laid out as [k, small] */
+    size_t packed_at;
+    int64_t block_m, block_n, blocks_m, blocks_n;
     int batch_chunks;
 } plan;
 
@@ -142,16 +145,34 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
     return NULL;
 }
 
+/* Which code: packing both operands, as BLAS does, doesn't pay where one dimension of the result is small. */
+static void plan_way(mth__call *c, plan *p) {
+    const bool ta = p->k > 1 && p->column[A] != 1, tb = p->n > 1 && p->column[B] != 1;
+    for (int o = 0; o < OPERANDS; o++)
+        if (p->operand[o].copied) return;
+    if (!mth__vec->product || p->batches != 1 || p->m < 2 || p->n < 2 || !p->k || (p->m > MTH__SMALL && p->n > MTH__SMALL)) return;
+    if (p->m <= MTH__SMALL) {
+        p->way = tb ? TURNED : DIRECT;
+        p->packed = tb && !ta;
+    } else if (!ta) {
+        p->way = DIRECT;
+        p->packed = tb;
+    }
+    if (!p->packed) return;
+    p->packed_at = c->call_scratch;
+    c->call_scratch += (size_t)(p->k * (p->way == TURNED ? p->m : p->n)) * sizeof(float);
+}
 /* Blocks of the result: as square as may be, since a block of m x n packs (m + n) k elements of the operands again. */
 static void plan_chunks(mth__call *c, plan *p) {
-    const double ns = 2.0 * (double)p->batches * (double)p->m * (double)p->n * (double)mth__max64(p->k, 1) / (p->m < 8 || p->n < 8 ? 12 : p->m < 64 || p->n < 64 ? 80 : 150);
-    const double each = ns / 16 < 4e5 ? 4e5 : ns / 16 > 2e6 ? 2e6 : ns / 16; /* long chunks repack less, 16 of them are enough */
+    const double rate = p->m == 1 || p->n == 1 ? 12 : p->way != BY_BLAS ? 130 : p->m < 64 || p->n < 64 ? 80 : 150;
+    const double ns = 2.0 * (double)p->batches * (double)p->m * (double)p->n * (double)mth__max64(p->k, 1) / rate;
+    const double each = ns / 16 < 4e5 ? 4e5 : ns / 16 > 8e6 ? 8e6 : ns / 16; /* long chunks repack less, 16 of them are enough */
     const int64_t want = mth__max64(1, (int64_t)(ns / each)), pieces = p->batches >= want ? 1 : (want + p->batches - 1) / mth__max64(p->batches, 1);
     int64_t best_m = 1, best_n = 1;
     double least = INFINITY;
-    for (int64_t pm = 1; pm <= pieces; pm++) {
-        const int64_t pn = (pieces + pm - 1) / pm;
-        const double cost = (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1);
+    for (int64_t pm = 1; pm <= (p->way != BY_BLAS && p->m <= MTH__SMALL ? 1 : pieces); pm++) {
+        const int64_t pn = p->way != BY_BLAS && p->m > MTH__SMALL ? 1 : (pieces + pm - 1) / pm;
+        const double cost = (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1) + (pm * pn < pieces ? 1e6 : 0);
         if (cost < least) { least = cost; best_m = pm; best_n = pn; }
     }
     p->block_m = mth__max64(16, ((p->m + best_m - 1) / best_m + 15) / 16 * 16);
@@ -159,6 +180,7 @@ static void plan_chunks(mth__call *c, plan *p) {
     p->blocks_m = mth__max64(1, (p->m + p->block_m - 1) / p->block_m);
     p->blocks_n = mth__max64(1, (p->n + p->block_n - 1) / p->block_n);
     p->batch_chunks = (int)mth__max64(1, mth__min64(p->batches, pieces == 1 ? want : p->batches));
+    if (p->way == TURNED) c->thread_scratch = (size_t)(p->block_n * p->m) * sizeof(float);
     c->phases = 0;
     double copy_ns = 0;
     int64_t rows = 1;
@@ -168,6 +190,7 @@ static void plan_chunks(mth__call *c, plan *p) {
             rows = mth__max64(rows, p->operand[o].copy.rows);
         }
     if (copy_ns > 0) c->chunks[c->phases++] = mth__chunks(copy_ns, rows);
+    if (p->packed) c->chunks[c->phases++] = 1; /* at most MTH__SMALL rows */
     c->chunks[c->phases++] = (int)(p->batch_chunks * p->blocks_m * p->blocks_n);
     if (p->operand[C].copied) c->chunks[c->phases++] = mth__chunks((double)mth__size(&c->out[0]), p->operand[C].copy.rows);
 }
@@ -214,6 +237,7 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     const int64_t most[] = {p->m, p->n, p->k, p->row[A], p->column[A], p->row[B], p->column[B], p->row[C]};
     for (size_t i = 0; i < sizeof most / sizeof *most; i++)
         if (most[i] > INT32_MAX) return FAIL(MTH_ERROR_UNSUPPORTED, F("a matrix product with a dimension or row of %lld elements", (long long)most[i]), F("shard the operands so that it is below 2^31"));
+    plan_way(c, p);
     plan_chunks(c, p);
     c->plan = p;
     return NULL;
@@ -231,25 +255,43 @@ static bool transposed(int64_t row, int64_t column, int64_t rows, int64_t column
     if (*ld < least) *ld = least;
     return t;
 }
-static void multiply(const mth__call *c, const plan *p, int chunk) {
+static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch) {
     const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
     float *out = operand(c, p, C);
     const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m, bb = chunk / (p->blocks_n * p->blocks_m);
     const mth__range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
     const int64_t m0 = bm * p->block_m, n0 = bn * p->block_n, m = mth__min64(p->block_m, p->m - m0), n = mth__min64(p->block_n, p->n - n0);
+    const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
+    const float *small = p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) : NULL;
+    if (p->way == DIRECT) {
+        mth__vec->product(m, n, p->k, a + m0 * p->row[A], p->row[A], p->column[A], small ? small + n0 : b + n0, small ? p->n : p->row[B], out + m0 * ldc + n0, ldc);
+        return;
+    }
+    if (p->way == TURNED) {
+        float *turned = scratch;
+        mth__vec->product(n, m, p->k, b + n0 * p->column[B], p->column[B], p->row[B], small ? small : a, small ? p->m : p->column[A], turned, m);
+        mth__vec->transpose(n, m, turned, m, out + n0, ldc);
+        return;
+    }
     int64_t lda, ldb, at[OPERANDS];
     const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda), tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
-    const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
     for (int64_t i = r.lo; i < r.hi; i++) {
         mth__loop_at(&p->batch, p->batch.rank, i, at);
         mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, 0, out + at[C] + m0 * p->row[C] + n0 * p->column[C], ldc);
     }
 }
+/* The small operand from rows along k to [k, small]. */
+static void pack(const mth__call *c, const plan *p) {
+    float *small = (float *)(void *)((char *)c->shared + p->packed_at);
+    const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
+    if (p->way == TURNED) mth__vec->transpose(p->m, p->k, a, p->row[A], small, p->m);
+    else mth__vec->transpose(p->n, p->k, b, p->column[B], small, p->n);
+}
 void mth__run_contract(const mth__call *c, int phase, int chunk, void *scratch) {
-    (void)scratch;
     const plan *p = c->plan;
-    const int product = p->operand[A].copied || p->operand[B].copied;
-    if (phase == product) { multiply(c, p, chunk); return; }
+    const int copies = p->operand[A].copied || p->operand[B].copied, product = copies + p->packed;
+    if (phase == product) { multiply(c, p, chunk, scratch); return; }
+    if (phase == copies && p->packed) { pack(c, p); return; }
     for (int o = A; o <= C; o++) {
         const permuted *x = &p->operand[o];
         if (!x->copied || (phase < product) != (o != C)) continue;

@@ -36,7 +36,10 @@ typedef struct {
     void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale);
     void (*transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step); /* y[c * y_step + r] = x[r * x_step + c] */
     void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past); /* sums, in order of sources; past: the caches */
+    /* c = a b, m x n, b and c with contiguous rows: for m, n or k of at most MTH__SMALL. NULL: BLAS is as good. */
+    void (*product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc);
 } mth__vector;
+enum { MTH__SMALL = 64 };
 extern const mth__vector *mth__vec; /* the best for this machine after mth__kernels_open; before, one that runs anywhere */
 void mth__vector_open(void);
 const mth__vector *mth__vector_variant(int i); /* those that run on this machine, worst first; NULL past the last: for tests */

@@ -14,7 +14,7 @@ typedef double D __attribute__((vector_size(4 * W), aligned(8), may_alias)); /* 
 typedef float H __attribute__((vector_size(2 * W), aligned(4), may_alias));
 typedef uint64_t U __attribute__((vector_size(4 * W), aligned(8), may_alias));
 
-INLINE V N(set)(float x) { return (V){0} + x; }
+INLINE V N(set)(float x) { return x - (V){0}; } /* not +: 0 + -0 is 0, so that the addition would stay */
 INLINE V N(load)(const float *p) { return *(const V *)p; }
 INLINE void N(store)(float *p, V x) { *(V *)p = x; }
 INLINE V N(load_part)(const float *p, int64_t n, float rest) {
@@ -437,6 +437,58 @@ static void N(reduce_all)(int64_t n, int sources, const float *const *src, int d
 #undef ONE
 }
 
+#if W == 16
+/* c = a b without packing, for products with a dimension so small that packing for it doesn't pay: 8 x 2 vectors of c in registers, blocks of k so
+   short that a panel of b stays in the first cache; but where the rows of a come from memory, long enough to read them in long runs. b and c have
+   contiguous rows. */
+enum { DEPTH = 128, DEEP = 512, WIDE = 2 * W, TALL = 8 };
+#define EACH(do) do(0) do(1) do(2) do(3) do(4) do(5) do(6) do(7)
+INLINE void N(product_tile)(int64_t k, const float *const *a, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc, bool first, bool fetch) {
+#define BEGIN(q) const float *const r##q = a[q]; V s##q = first ? N(set)(0) : N(load)(c + q * ldc), t##q = first ? N(set)(0) : N(load)(c + q * ldc + W);
+#define MULTIPLY(q) { const V x = N(set)(r##q[o]); s##q = FMA(x, u, s##q); t##q = FMA(x, v, t##q); }
+#define END(q) N(store)(c + q * ldc, s##q); N(store)(c + q * ldc + W, t##q);
+    EACH(BEGIN)
+    for (int64_t i = 0, o = 0; i < k; i++, o += a_column, b += ldb) {
+        const V u = N(load)(b), v = N(load)(b + W);
+        if (fetch) { __builtin_prefetch(b + 16 * ldb); __builtin_prefetch(b + 16 * ldb + W); }
+        EACH(MULTIPLY)
+    }
+    EACH(END)
+}
+static void N(product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc) {
+    _Alignas(64) float narrow[DEEP * WIDE], tile[TALL * WIDE];
+    const int64_t block = a_column == 1 && m > n ? DEEP : DEPTH;
+    for (int64_t k0 = 0; k0 < k; k0 += block) {
+        const int64_t depth = k - k0 < block ? k - k0 : block;
+        for (int64_t j = 0; j < n; j += WIDE) {
+            const int64_t columns = n - j < WIDE ? n - j : WIDE;
+            const float *panel = b + k0 * ldb + j;
+            int64_t step = ldb;
+            if (columns < WIDE) {
+                for (int64_t i = 0; i < depth; i++)
+                    for (int64_t q = 0; q < WIDE; q++) narrow[i * WIDE + q] = q < columns ? panel[i * ldb + q] : 0;
+                panel = narrow;
+                step = WIDE;
+            }
+            for (int64_t i = 0; i < m; i += TALL) {
+                const int64_t rows = m - i < TALL ? m - i : TALL;
+                const float *row[TALL];
+                for (int64_t q = 0; q < TALL; q++) row[q] = a + (i + (q < rows ? q : rows - 1)) * a_row + k0 * a_column;
+                float *out = c + i * ldc + j;
+                if (rows == TALL && columns == WIDE) { N(product_tile)(depth, row, a_column, panel, step, out, ldc, k0 == 0, i == 0); continue; }
+                for (int64_t q = 0; q < rows && k0; q++) memcpy(tile + q * WIDE, out + q * ldc, (size_t)columns * sizeof *c);
+                N(product_tile)(depth, row, a_column, panel, step, tile, WIDE, k0 == 0, i == 0);
+                for (int64_t q = 0; q < rows; q++) memcpy(out + q * ldc, tile + q * WIDE, (size_t)columns * sizeof *c);
+            }
+        }
+    }
+}
+#undef END
+#undef MULTIPLY
+#undef BEGIN
+#undef EACH
+#endif
+
 #define ROW(name) [MTH__ROW_##name] = N(name##_row)
 static const mth__vector N(table) = {
     .name = TITLE,
@@ -448,6 +500,9 @@ static const mth__vector N(table) = {
     .softmax = N(softmax), .softmax_grad = N(softmax_grad), .layer_norm = N(layer_norm), .layer_norm_grad = N(layer_norm_grad),
     .rms_norm = N(rms_norm), .rms_norm_grad = N(rms_norm_grad), .bias_max = N(bias_max), .exp_sum = N(exp_sum), .attention_ds = N(attention_ds),
     .sincos = N(sincos), .rotate = N(rotate), .dropout = N(dropout), .transpose = N(transpose), .reduce_all = N(reduce_all),
+#if W == 16
+    .product = N(product),
+#endif
 };
 #undef ROW
 #undef TOTAL
