@@ -25,19 +25,23 @@ typedef struct { int8_t factor; mth__split split; const mth__value *from; } mth_
 enum { MTH__SOURCES = 48 };
 
 /* Proposes splits of factors from the sharding of one operand (or result), whose dimensions are factors `of` with units `unit`. */
-void mth__propose(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__sharding *, const mth__value *, mth__source *, int *n);
+void mth__propose(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__sharding *, const mth__value *, mth__source *,
+                  int *n);
 /* Splits factor f by the axes `axes` (bits), in the order and grain of the first proposal that has them. */
 mth__split mth__compose_split(const mth__source *, int n, int f, unsigned axes);
 /* The sharding that an assignment gives an operand or result. */
-mth__sharding mth__assigned(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__assignment *, mth__shape, const mth__placement *);
+mth__sharding mth__assigned(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__assignment *, mth__shape,
+                            const mth__placement *);
 /* Bits of axes over which result k is partial, and how it is combined. */
 unsigned mth__partial_of(const mth__rule *, const mth__node *, int k, const mth__assignment *, uint8_t *reduce);
-double mth__fraction(const mth__rule *, const mth__assignment *, const mth__placement *); /* of the factors' space that the first device has */
+/* The first device's share of the factors' space. */
+double mth__fraction(const mth__rule *, const mth__assignment *, const mth__placement *);
 /* Partial operands may go through this node as they are: bits of the axes, 0: no. */
 unsigned mth__pass_axes(const mth__node *);
 int mth__rows_operand(const mth__op *); /* which operand is the `rows` of a mixture of experts, or -1 */
 
-/* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that one reduction serves all. */
+/* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that one reduction serves
+   all. */
 void mth__shard_group_terms(mth__node *);
 
 /* shard_want.c: backward over the graph, from outputs' specs and fixed weights. */

@@ -1,6 +1,6 @@
-/* pipeline_communication: a communication of more than chunk_bytes travels in chunks along a dimension that no axis splits. The matrix product
- * that makes the value and the elementwise rows that read it are cut with it where they can be, so that the chunks of one overlap with the
- * others' (overlap.c); else the value is cut and joined again. */
+/* pipeline_communication: a communication of more than chunk_bytes travels in chunks along a dimension that no axis splits. The matrix
+ * product that makes the value and the elementwise rows that read it are cut with it where they can be, so that the chunks of one overlap
+ * with the others' (overlap.c); else the value is cut and joined again. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -24,7 +24,8 @@ static bool whole_in(const mth__sharding *s, int d) { return s->dim[d].naxes == 
 
 static void find_maker(const state *s, plan *p) {
     mth__node *m = p->node->in[0]->node;
-    if (!m || !s->options.overlap || m->op != mth__row_op(MTH__ROW_contract) || s->uses[m->out[0]->id] != 1 || m->on != p->node->in[0]->sharding.on) return;
+    if (!m || !s->options.overlap || m->op != mth__row_op(MTH__ROW_contract)) return;
+    if (s->uses[m->out[0]->id] != 1 || m->on != p->node->in[0]->sharding.on) return;
     mth__rule r;
     mth__op_rule(m, &r);
     int f = r.out[0][p->dim], in = -1, dim = 0;
@@ -45,7 +46,8 @@ static void find_chain(const state *s, plan *p) {
     mth__value *v = p->node->out[0];
     while (p->links < CHAIN && s->uses[v->id] == 1 && s->reader[v->id]) {
         mth__node *x = s->reader[v->id];
-        if (!(x->op->flags & MTH__ELEMENTWISE) || (x->op->flags & MTH__NEEDS_START) || x->nout != 1 || x->on != v->sharding.on || !mth__shape_equal(x->out[0]->shape, v->shape)) return;
+        if (!(x->op->flags & MTH__ELEMENTWISE) || (x->op->flags & MTH__NEEDS_START)) return;
+        if (x->nout != 1 || x->on != v->sharding.on || !mth__shape_equal(x->out[0]->shape, v->shape)) return;
         if (!mth__sharding_equal(&x->out[0]->sharding, &v->sharding, v->shape.rank) || mth__is_comm(x)) return;
         for (int j = 0; j < x->nin; j++) {
             const mth__value *other = x->in[j];
@@ -62,7 +64,8 @@ static bool find_plan(const state *s, mth__node *n, plan *p) {
     memset(p, 0, sizeof *p);
     if (!mth__is_comm(n) || n->op == mth__row_op(MTH__ROW_keep)) return false;
     const mth__value *v = n->in[0], *to = n->out[0];
-    int64_t a = mth__local_size(v->shape, &v->sharding), b = mth__local_size(v->shape, &to->sharding), bytes = (a > b ? a : b) * (int64_t)mth_dtype_size(v->dtype);
+    int64_t a = mth__local_size(v->shape, &v->sharding), b = mth__local_size(v->shape, &to->sharding);
+    int64_t bytes = (a > b ? a : b) * (int64_t)mth_dtype_size(v->dtype);
     if (bytes <= s->options.chunk_bytes) return false;
     p->node = n;
     for (p->dim = 0; p->dim < v->shape.rank; p->dim++)
@@ -111,7 +114,8 @@ static mth_status apply(const state *s, const plan *p) {
         needs[made] = last->sharding;
     }
     mth__value *all;
-    TRY(mth__node_like(g, p->links ? p->chain[p->links - 1] : n, MTH__ROW_concat, &(mth__attrs){.i = {p->dim}}, made, piece, needs, &last->sharding, &all));
+    const mth__node *like = p->links ? p->chain[p->links - 1] : n;
+    TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.i = {p->dim}}, made, piece, needs, &last->sharding, &all));
     all->name = last->name;
     all->origin = last->origin;
     last->scratch = all;

@@ -1,15 +1,15 @@
 /* communication_optimization, after reshard: fewer messages for the same numbers. Equal moves of one value become one; an all_reduce of
- * which only one part is kept becomes a reduce_scatter; small all_reduces of one group that nobody has read yet become one. Each element is
- * summed by the same devices as before. */
+ * which only one part is kept becomes a reduce_scatter; small all_reduces of one group that nobody has read yet become one. Each element
+ * is summed by the same devices as before. */
 #include "distribute/decide.h"
 #include <string.h>
 
 static const int64_t SMALL = 64 << 10, BATCH = 1 << 20; /* bytes of one all_reduce, of a merged one */
 
-mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row row, const mth__attrs *attrs, int nin, mth__value *const *in, const mth__sharding *need,
-                          const mth__sharding *result, mth__value **out) {
-    mth__builder b = {.graph = g, .module = like->module, .source = like->source, .on = result->on, .region = like->region, .stage = like->stage,
-                      .microbatch = like->microbatch, .backward = like->backward};
+mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row row, const mth__attrs *attrs, int nin, mth__value *const *in,
+                          const mth__sharding *need, const mth__sharding *result, mth__value **out) {
+    mth__builder b = {.graph = g, .module = like->module, .source = like->source, .on = result->on, .region = like->region,
+                      .stage = like->stage, .microbatch = like->microbatch, .backward = like->backward};
     TRY(mth__build(&b, mth__row_op(row), attrs, nin, in, out));
     mth__node *n = (*out)->node;
     n->need = NEW_ARRAY(g->arena, mth__sharding, nin);
@@ -51,7 +51,8 @@ static void drop_duplicates(state *s) {
         if (mth__is_comm(n)) {
             mth__value *v = n->out[0];
             for (made *m = of[n->in[0]->id]; m; m = m->next)
-                if (m->node->out[0]->sharding.on == v->sharding.on && mth__sharding_equal(&m->node->out[0]->sharding, &v->sharding, v->shape.rank)) v->scratch = m->node->out[0];
+                if (m->node->on == n->on && mth__sharding_equal(&m->node->out[0]->sharding, &v->sharding, v->shape.rank))
+                    v->scratch = m->node->out[0];
             if (v->scratch) continue;
             made *m = NEW(s->arena, made);
             *m = (made){n, of[n->in[0]->id]};
@@ -71,7 +72,8 @@ static void scatter_instead(state *s) {
     for (size_t i = 0; i < g->node.n; i++) {
         mth__node *n = g->node.at[i];
         mth__value *sum = n->in[0];
-        if (is(n, MTH__ROW_keep) && sum->node && is(sum->node, MTH__ROW_all_reduce) && s->uses[sum->id] == 1 && n->on == sum->node->on && sum->node->in[0]->sharding.reduce == MTH__REDUCE_SUM) {
+        bool only_part = is(n, MTH__ROW_keep) && sum->node && is(sum->node, MTH__ROW_all_reduce) && s->uses[sum->id] == 1;
+        if (only_part && n->on == sum->node->on && sum->node->in[0]->sharding.reduce == MTH__REDUCE_SUM) {
             mth__move m[MTH__MOVES];
             if (mth__moves(sum->shape, &sum->node->in[0]->sharding, &n->out[0]->sharding, m) == 1 && m[0].row == MTH__ROW_reduce_scatter) {
                 n->op = mth__row_op(MTH__ROW_reduce_scatter);
@@ -88,8 +90,8 @@ static void scatter_instead(state *s) {
 }
 
 /* ---------------------------------------------------------------- merging */
-/* A value of which each device holds the same part of a row of `parts` equal parts can be laid beside others: (parts, elements / parts), split by
-   the axes of its one split dimension. 0: it can't. */
+/* A value of which each device holds the same part of a row of `parts` equal parts can be laid beside others: (parts, elements / parts),
+ * split by the axes of its one split dimension. 0: it can't. */
 static int64_t parts_of(const mth__value *v) {
     int64_t parts = 1;
     for (int d = 0; d < v->shape.rank; d++) {
@@ -117,8 +119,8 @@ static bool together(const mth__node *a, const mth__node *b) {
     const mth__value *x = a->in[0], *y = b->in[0];
     const mth__split *s = split_of(x), *t = split_of(y);
     if (s && t && (s->naxes != t->naxes || memcmp(s->axis, t->axis, (size_t)s->naxes))) return false;
-    return a->on == b->on && x->dtype == y->dtype && x->sharding.partial == y->sharding.partial && x->sharding.reduce == y->sharding.reduce && !s == !t &&
-           a->region == b->region && a->stage == b->stage && a->microbatch == b->microbatch && a->backward == b->backward;
+    return a->on == b->on && x->dtype == y->dtype && x->sharding.partial == y->sharding.partial &&
+           x->sharding.reduce == y->sharding.reduce && !s == !t && mth__same_unit(a, b);
 }
 
 enum { OPEN = 8 };
@@ -139,7 +141,8 @@ static mth__sharding row_sharding(const mth__value *v, bool partial) { /* of (pa
     return s;
 }
 
-static mth_status reshape(mth__graph *g, const mth__node *like, mth__value *v, mth__shape to, const mth__sharding *result, mth__value **out) {
+static mth_status reshape(mth__graph *g, const mth__node *like, mth__value *v, mth__shape to, const mth__sharding *result,
+                          mth__value **out) {
     mth__attrs a = {.i = {to.rank}};
     for (int d = 0; d < to.rank; d++) a.i[1 + d] = to.dim[d];
     return mth__node_like(g, like, MTH__ROW_reshape, &a, 1, &v, &v->sharding, result, out);

@@ -19,7 +19,8 @@ static int ranks(const mth__placement *on, int64_t axes) {
 }
 
 double mth__move_cost(mth__shape shape, size_t element, const mth__sharding *from, const mth__move *m) {
-    double before = (double)mth__local_size(shape, from) * (double)element, after = (double)mth__local_size(shape, &m->to) * (double)element;
+    double before = (double)mth__local_size(shape, from) * (double)element;
+    double after = (double)mth__local_size(shape, &m->to) * (double)element;
     double n = ranks(from->on, m->i[0]), part = (n - 1) / n;
     switch (m->row) {
     case MTH__ROW_keep: return 0;

@@ -7,7 +7,8 @@
 /* One step of bringing a value from one sharding to another: the row of the communication, its attributes and what it leads to. */
 typedef struct { enum mth__row row; int64_t i[3]; mth__sharding to; } mth__move;
 enum { MTH__MOVES = 32 };
-/* Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the number of moves: 0 where equal. */
+/* Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the number of moves: 0
+   where equal. */
 int mth__moves(mth__shape, const mth__sharding *from, const mth__sharding *to, mth__move *moves);
 double mth__move_cost(mth__shape, size_t element, const mth__sharding *from, const mth__move *);
 int64_t mth__local_size(mth__shape, const mth__sharding *);   /* elements on the first device, which has the most */
@@ -19,7 +20,8 @@ mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape, const mth_
 /* A spec read against the whole mesh, on `on` where that has all its axes, else on the whole mesh. */
 mth__sharding mth__sharding_of_spec(const mth__graph *, const mth__sharding *spec, mth__shape, const mth__placement *on);
 
-/* node->on of every node. Microbatch calls it before gradients are derived, so that these run where their forward nodes do; place calls it for the rest. */
+/* node->on of every node. Microbatch calls it before gradients are derived, so that these run where their forward nodes do; place calls
+   it for the rest. */
 void mth__place_nodes(mth__graph *);
 
 /* What must leave the program as this output: a gradient has the sharding of its parameter or input, other outputs are whole or as the
@@ -27,11 +29,14 @@ void mth__place_nodes(mth__graph *);
 mth__sharding mth__output_need(const mth__graph *, const mth__distribute_options *, const mth__output *, size_t *at);
 
 /* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. communication.c */
-mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin, mth__value *const *in, const mth__sharding *need,
-                          const mth__sharding *result, mth__value **out);
+mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin, mth__value *const *in,
+                          const mth__sharding *need, const mth__sharding *result, mth__value **out);
 /* chunk.c: cuts communications of more than chunk_bytes. */
 mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options *);
 
 static inline const mth__op *mth__row_op(enum mth__row row) { return mth__op_at((size_t)row); }
+static inline bool mth__same_unit(const mth__node *a, const mth__node *b) { /* of a pipeline */
+    return a->region == b->region && a->stage == b->stage && a->microbatch == b->microbatch && a->backward == b->backward;
+}
 static inline bool mth__is_comm(const mth__node *n) { return (n->op->flags & MTH__COMM) != 0; }
 #endif

@@ -1,9 +1,10 @@
 /* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same result, byte for byte.
- *   microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or weighted sums behind)
+ *   microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or sums behind)
  *   place.c       a placement for every node and value (`on`)
  *   shard.c       shardings: of every value, and what each node needs of its operands (node->need)
  *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep, transfer)
- *   communication.c  communication_optimization: removes redundant transfers, merges small ones; pipeline_communication: cuts large ones in chunks
+ *   communication.c  communication_optimization: removes redundant transfers, merges small ones
+ *   chunk.c       pipeline_communication: cuts large ones in chunks
  *   schedule.c    the order of nodes: GPipe or 1F1B for pipelines (a list scheduler over the dependencies), as composed elsewhere
  *   overlap.c     overlap_communication: moves communication early and its consumers late (emit then makes START/WAIT pairs)
  *   cost.c        seconds of a node and of a communication, from flops and bytes */
@@ -11,7 +12,8 @@
 #define MTH__DISTRIBUTE_H
 #include "catalog/op.h"
 
-typedef struct { const char *name; int rank; mth__sharding sharding; } mth__spec_of; /* of an input or an output, by name, read against the whole mesh; compile.c has checked the rank */
+/* Of an input or an output, by name, read against the whole mesh; compile.c has checked the rank */
+typedef struct { const char *name; int rank; mth__sharding sharding; } mth__spec_of;
 typedef struct {
     const mth__spec_of *spec; size_t specs;
     const mth__sharding *fixed_parameter; const char *const *fixed_name; size_t fixed; /* layouts of an earlier plan: they bind */
@@ -31,6 +33,6 @@ mth_status mth__overlap(mth__graph *, const mth__distribute_options *);
 double mth__cost_compute(const mth__node *, const mth__shape *in, const mth__shape *out);
 double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mth__sharding *to); /* 0 where equal or local */
 
-/* After shard every value has a canonical sharding with `on` set, every node a `need` for each operand with need.on == node->on; after reshard
-   need equals the operand's sharding, except for the operands of communication nodes themselves. */
+/* After shard every value has a canonical sharding with `on` set, every node a `need` for each operand with need.on == node->on; after
+ * reshard need equals the operand's sharding, except for the operands of communication nodes themselves. */
 #endif

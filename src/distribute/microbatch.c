@@ -1,7 +1,7 @@
-/* Each Pipeline region's batch is cut into microbatches: the nodes that the batch runs through are cloned, one clone a microbatch; what does
- * not depend on it is computed once. How the batch runs through a node is read from the node's rule, as if the microbatches were one more
- * mesh axis: a value carries it in one dimension, or is a term of a sum over microbatches (which linear rows pass on), or is independent.
- * What fits none of these is refused. Values used behind the region are joined again: concat, or a chain of adds.
+/* Each Pipeline region's batch is cut into microbatches: the nodes that the batch runs through are cloned, one clone a microbatch; what
+ * does not depend on it is computed once. How the batch runs through a node is read from the node's rule, as if the microbatches were one
+ * more mesh axis: a value carries it in one dimension, or is a term of a sum over microbatches (which linear rows pass on), or is
+ * independent. What fits none of these is refused. Values used behind the region are joined again: concat, or a chain of adds.
  * Where the user splits the batch over k devices (data parallelism), microbatch m is the m-th part of each device's rows, not m-th of all:
  * each device cuts what it has, and nothing moves. */
 #include "distribute/decide.h"
@@ -15,7 +15,7 @@ typedef struct {            /* of a value that a region makes (value->scratch) *
     mth__value **at;        /* by microbatch */
     mth__value *whole;      /* for those outside; made on demand */
 } part;
-typedef struct { mth__value *of; int dim, stage; mth__value *rows, **at; } cut; /* slices of a value from outside, or of an independent one */
+typedef struct { mth__value *of; int dim, stage; mth__value *rows, **at; } cut; /* of a value from outside, or of an independent one */
 
 typedef struct {
     mth__graph *graph;
@@ -39,8 +39,9 @@ static mth__builder builder_like(const state *s, const mth__node *n, int microba
 }
 
 static mth_status refuse(const state *s, const mth__node *n, const mth__value *v, char *what) {
-    mth_status e = FAIL(MTH_ERROR_VALUE, what, F("give pipeline '%s' a microbatch_size of at least the batch, %lld, or move this operator behind the pipeline",
-                                                 s->region->name ? s->region->name : "", (long long)s->region->batch));
+    mth_status e = FAIL(MTH_ERROR_VALUE, what,
+                        F("give pipeline '%s' a microbatch_size of at least the batch, %lld, or move this operator behind the pipeline",
+                          s->region->name ? s->region->name : "", (long long)s->region->batch));
     mth__error_operator(e, n->module ? n->module : n->op->name);
     if (n->source) mth__error_source(e, n->source);
     return mth__error_tensor(e, mth__value_text(v));
@@ -157,11 +158,13 @@ static bool positional(const mth__node *n, const mth__rule *r, int f) {
 static mth_status factor_of(const state *s, const mth__node *n, const mth__rule *r, const operand *o, int *factor, int64_t *each) {
     *factor = -1;
     for (int j = 0; j < n->nin; j++) {
-        if (o[j].kind == PARTIAL) return refuse(s, n, n->in[j], F("%s needs the sum over the whole batch and a part of the batch at once", n->op->name));
+        if (o[j].kind == PARTIAL)
+            return refuse(s, n, n->in[j], F("%s needs the sum over the whole batch and a part of the batch at once", n->op->name));
         if (o[j].kind != BATCH) continue;
         int f = r->in[j][o[j].dim];
         int64_t unit = f < 0 ? 1 : r->in_unit[j][o[j].dim];
-        if (f >= 0 && r->factor[f].kind == MTH__MAX) return refuse(s, n, n->in[j], F("%s over the batch can't be accumulated over microbatches", n->op->name));
+        if (f >= 0 && r->factor[f].kind == MTH__MAX)
+            return refuse(s, n, n->in[j], F("%s over the batch can't be accumulated over microbatches", n->op->name));
         if (f < 0 || r->factor[f].kind == MTH__WHOLE || positional(n, r, f))
             return refuse(s, n, n->in[j], F("%s needs all of dimension %d at once, which carries the batch", n->op->name, o[j].dim));
         if (o[j].unit % unit) return refuse(s, n, n->in[j], F("%s takes the batch of dimension %d apart", n->op->name, o[j].dim));
@@ -215,7 +218,8 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
                 p->dim = d;
                 p->unit = each * rule->out_unit[k][d];
             }
-        if (p->kind == PARTIAL && f >= 0 && rule->factor[f].kind != MTH__SUM) return refuse(s, n, n->out[k], F("result %d of %s belongs to no part of the batch", k, n->op->name));
+        if (p->kind == PARTIAL && f >= 0 && rule->factor[f].kind != MTH__SUM)
+            return refuse(s, n, n->out[k], F("result %d of %s belongs to no part of the batch", k, n->op->name));
         n->out[k]->scratch = p;
     }
     for (int m = 0; m < r->microbatches; m++) {
@@ -236,7 +240,8 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
         for (int k = 0; k < n->nout; k++) {
             mth__shape want = n->out[k]->shape;
             if (made[k]->kind == BATCH) want.dim[made[k]->dim] = made[k]->unit * size_of(r, m);
-            if (!mth__shape_equal(want, out[k]->shape)) return INTERNAL("a microbatch of %s in %s has another shape than its rule says", n->op->name, n->module ? n->module : "");
+            if (!mth__shape_equal(want, out[k]->shape))
+                return INTERNAL("a microbatch of %s in %s has another shape than its rule says", n->op->name, n->module ? n->module : "");
             made[k]->at[m] = out[k];
         }
     }
@@ -273,7 +278,8 @@ static mth_status unroll(state *s, mth__node *n) {
     else if (!passes_partial(n, o)) {
         int j = 0;
         while (o[j].kind != PARTIAL) j++;
-        return refuse(s, n, n->in[j], F("%s is not linear in a sum over the batch, which is complete only behind the last microbatch", n->op->name));
+        return refuse(s, n, n->in[j],
+                      F("%s is not linear in a sum over the batch, which is complete only behind the last microbatch", n->op->name));
     }
     return clone(s, n, o, &rule, f, each);
 }
@@ -281,14 +287,18 @@ static mth_status unroll(state *s, mth__node *n) {
 /* ---------------------------------------------------------------- the pass */
 static mth_status measure(mth__region *r) {
     if (!r->nin || r->in[0]->shape.rank < 1) {
-        mth_status e = FAIL(MTH_ERROR_VALUE, F("the input of a pipeline needs a batch dimension to be cut into microbatches"), F("give an input of at least one dimension"));
+        mth_status e = FAIL(MTH_ERROR_VALUE, F("the input of a pipeline needs a batch dimension to be cut into microbatches"),
+            F("give an input of at least one dimension"));
         mth__error_operator(e, r->name ? r->name : "pipeline");
         return r->nin ? mth__error_tensor(e, mth__value_text(r->in[0])) : e;
     }
     r->batch = r->in[0]->shape.dim[0];
     int64_t n = r->batch <= r->microbatch_size ? 1 : (r->batch + r->microbatch_size - 1) / r->microbatch_size;
-    if (n > 1 << 20) return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("a batch of %lld in microbatches of %d makes %lld microbatches", (long long)r->batch, r->microbatch_size, (long long)n),
-                                                      F("give a larger microbatch_size")), r->name ? r->name : "pipeline");
+    if (n > 1 << 20) {
+        mth_status e = FAIL(MTH_ERROR_VALUE, F("a batch of %lld in microbatches of %d makes %lld microbatches", (long long)r->batch,
+                                               r->microbatch_size, (long long)n), F("give a larger microbatch_size"));
+        return mth__error_operator(e, r->name ? r->name : "pipeline");
+    }
     r->microbatches = (int)n;
     return NULL;
 }
@@ -301,7 +311,8 @@ static int64_t lanes_of(const state *s, int index) {
         for (size_t k = 0; k < g->input.n; k++) {
             const mth__split *split = &s->options->spec[i].sharding.dim[0];
             const mth__shape *shape = &g->input.at[k]->shape;
-            if (strcmp(g->input.at[k]->name, s->options->spec[i].name) || shape->rank == 0 || shape->dim[0] != r->batch || !split->naxes) continue;
+            if (strcmp(g->input.at[k]->name, s->options->spec[i].name)) continue;
+            if (shape->rank == 0 || shape->dim[0] != r->batch || !split->naxes) continue;
             int64_t lanes = 1;
             bool within = true; /* the stages have the axes */
             for (int a = 0; a < split->naxes; a++) {
@@ -350,7 +361,8 @@ static mth_status run(state *s) {
 
 mth_status mth__microbatch(mth__graph *g, const mth__distribute_options *o) {
     state s = {.graph = g, .options = o, .index = -1};
-    const struct { mth__value **at; size_t n; } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    const struct { mth__value **at; size_t n; } sources[] = {
+        {g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) sources[k].at[i]->scratch = NULL;
     for (size_t i = 0; i < g->region.n; i++) TRY(measure(g->region.at[i]));

@@ -1,7 +1,7 @@
-/* The moves between two shardings of one value. On one placement: partial sums first (reduce_scatter where the target splits by that axis,
- * else one all_reduce over all axes left), then local slices, then all_to_all and all_gather of innermost axes, until both agree; a transfer
- * of boxes where that is cheaper or nothing else fits (another grain, cyclic parts). Across placements: partial sums are reduced where they
- * are, then the parts travel straight to where they belong. */
+/* The moves between two shardings of one value. On one placement: partial sums first (reduce_scatter where the target splits by that
+ * axis, else one all_reduce over all axes left), then local slices, then all_to_all and all_gather of innermost axes, until both agree; a
+ * transfer of boxes where that is cheaper or nothing else fits (another grain, cyclic parts). Across placements: partial sums are reduced
+ * where they are, then the parts travel straight to where they belong. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -105,7 +105,8 @@ static bool exchange(mth__shape shape, mth__sharding *cur, const mth__sharding *
     return false;
 }
 
-/* Gathers innermost axes of one dimension: as many at once as are in ascending order, so that a group's ranks are in the order of the parts. */
+/* Gathers innermost axes of one dimension: as many at once as are in ascending order, so that a group's ranks are in the order of the
+   parts. */
 static bool gather(mth__shape shape, mth__sharding *cur, const mth__sharding *to, mth__move *m, int *n) {
     for (int e = 0; e < shape.rank; e++) {
         mth__split *s = &cur->dim[e];

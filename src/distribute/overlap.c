@@ -1,7 +1,7 @@
 /* overlap_communication: communication begins as early, and its consumers stand as late, as the dependencies allow, so that independent
  * computation goes between (emit makes START/WAIT pairs). A list scheduler in simulated time with a window of nodes: of those that are
- * ready, communication first; then the first node whose operands have arrived; then the first one of all. The window bounds how far a node
- * moves, and with that what a pipeline's schedule and the memory lose. */
+ * ready, communication first; then the first node whose operands have arrived; then the first one of all. The window bounds how far a
+ * node moves, and with that what a pipeline's schedule and the memory lose. */
 #include "distribute/decide.h"
 #include <string.h>
 

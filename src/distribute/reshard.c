@@ -1,6 +1,6 @@
-/* Communication appears. Where a node needs an operand otherwise than it is, the moves between the two become nodes: in front of the first
- * consumer, except that outputs are settled right behind their maker. Each value remembers what has been made of it, so that consumers with
- * one need share one move, and a later need starts from the nearest version. */
+/* Communication appears. Where a node needs an operand otherwise than it is, the moves between the two become nodes: in front of the
+ * first consumer, except that outputs are settled right behind their maker. Each value remembers what has been made of it, so that
+ * consumers with one need share one move, and a later need starts from the nearest version. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -8,7 +8,9 @@ typedef struct version { mth__value *value; struct version *next; } version; /* 
 
 typedef struct { mth__graph *graph; mth__arena *arena; const mth__distribute_options *options; } state;
 
-static bool same(const mth__value *v, const mth__sharding *s) { return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank); }
+static bool same(const mth__value *v, const mth__sharding *s) {
+    return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank);
+}
 
 /* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
 static mth__value *nearest(mth__value *v, const mth__sharding *need) {
@@ -93,7 +95,8 @@ static mth_status run(state *s) {
     }
     g->node.at = NULL;
     g->node.n = g->node.room = 0;
-    const struct { mth__value **at; size_t n; } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    const struct { mth__value **at; size_t n; } sources[] = {
+        {g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) {
             sources[k].at[i]->scratch = NULL;

@@ -1,6 +1,6 @@
-/* The order of issue. A graph without pipelines keeps the order in which it was composed. With one, nodes form units: those of one (pipeline,
- * stage, microbatch, direction); nodes outside are units of their own. A list scheduler runs the units in simulated time, each device one unit
- * at a time, over the true dependencies, so any number of stages may share a device:
+/* The order of issue. A graph without pipelines keeps the order in which it was composed. With one, nodes form units: those of one
+ * (pipeline, stage, microbatch, direction); nodes outside are units of their own. A list scheduler runs the units in simulated time, each
+ * device one unit at a time, over the true dependencies, so any number of stages may share a device:
  *   GPipe  forward before backward (Huang et al. 2019)
  *   1F1B   backward before forward; stage s of n has at most n - s microbatches in flight (PipeDream-Flush, Narayanan et al. 2021)
  * A transfer between stages belongs to no unit: see settle_transfer. */
@@ -49,7 +49,8 @@ static void find_atoms(state *s) {
         if (!seen[p->id]) PUSH(s->arena, used, p);
         seen[p->id] = true;
     }
-    int *size = NEW_ARRAY(s->arena, int, mesh->count), *inside = NEW_ARRAY(s->arena, int, mesh->count), *moved = NEW_ARRAY(s->arena, int, mesh->count);
+    int *size = NEW_ARRAY(s->arena, int, mesh->count), *inside = NEW_ARRAY(s->arena, int, mesh->count);
+    int *moved = NEW_ARRAY(s->arena, int, mesh->count);
     size[0] = mesh->count;
     for (size_t i = 0; i < used.n; i++) { /* splits the atoms that are partly in the placement */
         const mth__placement *p = used.at[i];
@@ -132,14 +133,17 @@ static void make_units(state *s) {
             u = base[x->region] + (x->stage * r->microbatches + x->microbatch) * 2 + x->backward;
             bool single = crosses(x) && !(x->in[0]->node && s->unit_of[x->in[0]->node->id] == u);
             if (single) u = -1;
-            else if (!s->unit[u].on) s->unit[u] = (unit){.region = x->region, .stage = x->stage, .microbatch = x->microbatch, .backward = x->backward, .on = x->on};
-            else if (s->unit[u].on != x->on) s->unit[u].also = x->on;
+            else if (s->unit[u].on) s->unit[u].also = x->on == s->unit[u].on ? s->unit[u].also : x->on;
+            else
+                s->unit[u] = (unit){.region = x->region, .stage = x->stage, .microbatch = x->microbatch, .backward = x->backward,
+                                    .on = x->on};
         }
         if (u < 0) {
             idle[i] = idle_mover(x);
             for (int j = 0; j < x->nin && idle[i]; j++) idle[i] = !x->in[j]->node || idle[x->in[j]->node->id];
             u = s->units++;
-            s->unit[u] = (unit){.region = -1, .stage = -1, .microbatch = -1, .backward = x->backward, .travels = crosses(x), .on = x->on, .node = x};
+            s->unit[u] = (unit){.region = -1, .stage = -1, .microbatch = -1, .backward = x->backward, .travels = crosses(x), .on = x->on,
+                                .node = x};
         }
         s->unit_of[i] = u;
     }
@@ -238,8 +242,8 @@ static int choose(const state *s, bool limited, double *start) {
     return best;
 }
 
-/* A transfer to a unit that begins at `t` stands behind the unit that its receiver runs before, so that nothing is held early, and from there on
-   as early as what it sends is made, so that the sender posts at once. */
+/* A transfer to a unit that begins at `t` stands behind the unit that its receiver runs before, so that nothing is held early, and from
+ * there on as early as what it sends is made, so that the sender posts at once. */
 static void settle_transfer(state *s, const mth__value *v, double t) {
     unit *u = v->node ? &s->unit[s->unit_of[v->node->id]] : NULL;
     if (!u || !u->travels || u->sequence >= 0) return;
@@ -306,7 +310,8 @@ static void simulate(state *s) {
         begin(s, id, start);
     }
     for (int u = 0; u < s->units; u++) /* transfers that nothing consumes: outputs */
-        if (s->unit[u].travels && s->unit[u].nodes && s->unit[u].sequence < 0) settle_transfer(s, s->unit[u].node->out[0], s->unit[u].ready);
+        if (s->unit[u].travels && s->unit[u].nodes && s->unit[u].sequence < 0)
+            settle_transfer(s, s->unit[u].node->out[0], s->unit[u].ready);
 }
 
 static int by_key(const void *x, const void *y) {

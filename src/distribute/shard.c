@@ -1,7 +1,7 @@
-/* A sharding for every value and what every node needs of its operands. Nodes are visited in order. Each mesh axis may split one factor of
- * the node: those that an operand, a fixed weight or a wish behind the result propose, or none. Of all combinations the cheapest is taken:
- * bringing the operands + computing + bringing the results to where they are wanted. A SUM or MAX factor that is split leaves the results
- * partial. Weights that the user laid out stay where they are unless nothing else works. */
+/* A sharding for every value and what every node needs of its operands. Nodes are visited in order. Each mesh axis may split one factor
+ * of the node: those that an operand, a fixed weight or a wish behind the result propose, or none. Of all combinations the cheapest is
+ * taken: bringing the operands + computing + bringing the results to where they are wanted. A SUM or MAX factor that is split leaves the
+ * results partial. Weights that the user laid out stay where they are unless nothing else works. */
 #include "distribute/choice.h"
 #include <math.h>
 #include <string.h>
@@ -12,7 +12,6 @@ static const double FORBIDDEN = 1e6;
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    const mth__distribute_options *options;
     mth__node *node;
     mth__rule rule;
     mth__source source[MTH__SOURCES];
@@ -77,12 +76,13 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
     }
     double cost = bring(s, j, &need);
     const mth__info *info = mth__info_of(v);
-    if (n->op == mth__row_op(MTH__ROW_moe_rows) && info->hint && info->hint->on == n->on && info->hint->dim[0].naxes && !need.dim[0].naxes) cost += 1;
+    bool hinted = info->hint && info->hint->on == n->on && info->hint->dim[0].naxes;
+    if (hinted && n->op == mth__row_op(MTH__ROW_moe_rows) && !need.dim[0].naxes) cost += 1;
     if (s->rows < 0) return cost;
     if (j == s->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
         if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &v->sharding.dim[1])) return FORBIDDEN;
     } else if (v->shape.rank == 3) cost *= filled(n, s->rows);
-    else if (j == 0 && cost > 0 && v->sharding.dim[0].naxes && !need.dim[0].naxes) cost += 1; /* sharded tokens are exchanged, not gathered */
+    else if (j == 0 && cost > 0 && v->sharding.dim[0].naxes && !need.dim[0].naxes) cost += 1; /* tokens are exchanged */
     return cost;
 }
 
@@ -119,30 +119,36 @@ static double evaluate(state *s, const mth__assignment *a, unsigned pass, double
 }
 
 /* ---------------------------------------------------------------- proposals and their combinations */
+static void propose_like(state *s, int j, const mth__sharding *like) { /* for operand j */
+    mth__propose(&s->rule, s->rule.in[j], s->rule.in_unit[j], like, s->node->in[j], s->source, &s->sources);
+}
+
+static void propose_operand(state *s, int j) {
+    const mth__value *v = s->node->in[j];
+    const mth__info *info = mth__info_of(v);
+    const mth__placement *on = s->node->on;
+    if (v->sharding.on == on) propose_like(s, j, &v->sharding);
+    else if (v->sharding.on) {
+        mth__sharding carried = mth__sharding_carry(&v->sharding, v->shape, on);
+        propose_like(s, j, &carried);
+    }
+    for (size_t k = 0; k < info->also.n; k++)
+        if (info->also.at[k].on == on) propose_like(s, j, &info->also.at[k]);
+    if (info->hint && info->hint->on == on) propose_like(s, j, info->hint);
+}
+
 static void propose(state *s) {
     const mth__node *n = s->node;
-    const mth__rule *r = &s->rule;
     s->sources = 0;
     for (int parameters = 1; parameters >= 0; parameters--) /* fixed weights first: their grain counts */
-        for (int j = 0; j < n->nin; j++) {
-            const mth__value *v = n->in[j];
-            const mth__info *info = mth__info_of(v);
-            if ((v->kind == MTH__VALUE_PARAMETER) != parameters) continue;
-            if (v->sharding.on == n->on) {
-                mth__propose(r, r->in[j], r->in_unit[j], &v->sharding, v, s->source, &s->sources);
-                for (size_t k = 0; k < info->also.n; k++)
-                    if (info->also.at[k].on == n->on) mth__propose(r, r->in[j], r->in_unit[j], &info->also.at[k], v, s->source, &s->sources);
-            } else if (v->sharding.on) {
-                mth__sharding c = mth__sharding_carry(&v->sharding, v->shape, n->on);
-                mth__propose(r, r->in[j], r->in_unit[j], &c, v, s->source, &s->sources);
-            }
-            if (info->hint && info->hint->on == n->on) mth__propose(r, r->in[j], r->in_unit[j], info->hint, v, s->source, &s->sources);
-        }
+        for (int j = 0; j < n->nin; j++)
+            if ((n->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(s, j);
     for (int k = 0; k < n->nout; k++) {
         const mth__info *info = mth__info_of(n->out[k]);
-        if (info->want && info->want->on == n->on) mth__propose(r, r->out[k], r->out_unit[k], info->want, n->out[k], s->source, &s->sources);
-        const mth__value *of = info->gradient_of;
-        if (of && of->sharding.on == n->on) mth__propose(r, r->out[k], r->out_unit[k], &of->sharding, n->out[k], s->source, &s->sources);
+        const mth__sharding *wish[] = {info->want, info->gradient_of ? &info->gradient_of->sharding : NULL};
+        for (int i = 0; i < 2; i++)
+            if (wish[i] && wish[i]->on == n->on)
+                mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
     }
 }
 
@@ -209,11 +215,12 @@ static void search(state *s, mth__assignment *best) {
 
 /* ---------------------------------------------------------------- the decision */
 static const char *origin_of(const state *s, const mth__assignment *a) {
+    mth__arena *arena = s->graph->arena;
     for (int f = 0; f < s->rule.n; f++) {
         if (!a->of[f].naxes) continue;
         for (int i = 0; i < s->sources; i++)
             if (s->source[i].factor == f)
-                return mth__format(s->graph->arena, "from %s by factor %c", mth__value_label(s->graph->arena, s->source[i].from), s->rule.factor[f].letter);
+                return mth__format(arena, "from %s by factor %c", mth__value_label(arena, s->source[i].from), s->rule.factor[f].letter);
     }
     return NULL;
 }
@@ -290,7 +297,8 @@ static void decide(state *s) {
 
 /* ---------------------------------------------------------------- the pass */
 static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_options *o) {
-    const struct { mth__value **at; size_t n; } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    const struct { mth__value **at; size_t n; } sources[] = {
+        {g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) {
             mth__value *v = sources[k].at[i];
@@ -340,7 +348,6 @@ mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
     state *s = NEW(arena, state);
     s->graph = g;
     s->arena = arena;
-    s->options = o;
     describe(g, arena, o);
     mth__shard_wants(g, arena);
     for (size_t i = 0; i < g->node.n; i++) {

@@ -2,7 +2,8 @@
 #include "distribute/choice.h"
 #include <string.h>
 
-void mth__propose(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__sharding *s, const mth__value *v, mth__source *out, int *n) {
+void mth__propose(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__sharding *s, const mth__value *v, mth__source *out,
+                  int *n) {
     for (int d = 0; d < v->shape.rank; d++) {
         const mth__split *have = &s->dim[d];
         int f = of[d];
@@ -39,7 +40,8 @@ mth__split mth__compose_split(const mth__source *source, int n, int f, unsigned 
     return split;
 }
 
-mth__sharding mth__assigned(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__assignment *a, mth__shape shape, const mth__placement *on) {
+mth__sharding mth__assigned(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__assignment *a, mth__shape shape,
+                            const mth__placement *on) {
     mth__sharding s;
     memset(&s, 0, sizeof s);
     s.on = on;
@@ -72,7 +74,8 @@ unsigned mth__partial_of(const mth__rule *r, const mth__node *n, int k, const mt
 double mth__fraction(const mth__rule *r, const mth__assignment *a, const mth__placement *on) {
     double part = 1;
     for (int f = 0; f < r->n; f++)
-        if (a->of[f].naxes && r->factor[f].size > 0) part *= (double)mth__split_size(r->factor[f].size, &a->of[f], on) / (double)r->factor[f].size;
+        if (a->of[f].naxes && r->factor[f].size > 0)
+            part *= (double)mth__split_size(r->factor[f].size, &a->of[f], on) / (double)r->factor[f].size;
     return part;
 }
 

@@ -1,11 +1,12 @@
-/* Sums of many terms (a value with several consumers has as many gradients): the order of addition is free, and adding partial sums before
- * they are reduced costs one reduction where adding them one by one to a whole sum costs one each. */
+/* Sums of many terms (a value with several consumers has as many gradients): the order of addition is free, and adding partial sums
+ * before they are reduced costs one reduction where adding them one by one to a whole sum costs one each. */
 #include "distribute/choice.h"
 
 enum { TERMS = 32 };
 
 static bool plain_add(const mth__node *n) {
-    return n->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(n->in[0]->shape, n->out[0]->shape) && mth__shape_equal(n->in[1]->shape, n->out[0]->shape);
+    return n->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(n->in[0]->shape, n->out[0]->shape) &&
+               mth__shape_equal(n->in[1]->shape, n->out[0]->shape);
 }
 static bool decided(const mth__value *v) { return !v->node || v->node->cost_rank; }
 
@@ -20,7 +21,7 @@ void mth__shard_group_terms(mth__node *n) {
         const mth__value *sum = chain[links - 1]->out[0];
         const mth__info *info = mth__info_of(sum);
         mth__node *next = info->uses == 1 ? info->reader : NULL;
-        if (!next || !plain_add(next) || next->on != n->on || next->stage != n->stage || next->microbatch != n->microbatch || next->region != n->region || next->backward != n->backward) break;
+        if (!next || !plain_add(next) || next->on != n->on || !mth__same_unit(next, n)) break;
         int other = next->in[0] == sum;
         if (!decided(next->in[other])) break;
         slot[terms++] = &next->in[other];

@@ -16,7 +16,10 @@ static void want(const mth__node *n, mth__arena *arena) {
     mth__rule rule;
     int sources = 0;
     bool any = false;
-    for (int j = 0; j < n->nin && !any; j++) any = n->in[j]->kind == MTH__VALUE_PARAMETER && mth__sharding_axes(&n->in[j]->sharding, n->in[j]->shape.rank);
+    for (int j = 0; j < n->nin; j++) {
+        const mth__value *v = n->in[j];
+        any |= v->kind == MTH__VALUE_PARAMETER && mth__sharding_axes(&v->sharding, v->shape.rank);
+    }
     for (int k = 0; k < n->nout && !any; k++) any = mth__info_of(n->out[k])->want != NULL;
     if (!any) return;
     mth__op_rule(n, &rule);

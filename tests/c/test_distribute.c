@@ -51,9 +51,12 @@ static mth__shape shape_of(int rank, const int64_t *dim) {
     return s;
 }
 #define SHAPE(...) shape_of((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
-static mth__value *input(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_INPUT, name, MTH_FLOAT32, s); }
-static mth__value *ids(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_INPUT, name, MTH_INT32, s); }
-static mth__value *parameter(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_PARAMETER, name, MTH_FLOAT32, s); }
+static mth__value *input(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_INPUT, name, MTH_FLOAT32,
+    s); }
+static mth__value *ids(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_INPUT, name, MTH_INT32, s);
+    }
+static mth__value *parameter(world *w, const char *name, mth__shape s) { return mth__graph_value(w->graph, MTH__VALUE_PARAMETER, name,
+    MTH_FLOAT32, s); }
 /* axis of each dimension, -1: none; the user's word */
 static mth__value *pin(world *w, mth__value *v, int grain, const int *axis) {
     v->sharding.on = mth__place_whole(w->mesh);
@@ -127,7 +130,8 @@ static int count(const world *w, const char *op) {
 }
 static int moving(const world *w) { /* communication that moves anything */
     int n = 0;
-    for (size_t i = 0; i < w->graph->node.n; i++) n += (w->graph->node.at[i]->op->flags & MTH__COMM) && strcmp(w->graph->node.at[i]->op->name, "keep");
+    for (size_t i = 0; i < w->graph->node.n; i++) n += (w->graph->node.at[i]->op->flags & MTH__COMM) &&
+        strcmp(w->graph->node.at[i]->op->name, "keep");
     return n;
 }
 static bool is_sharded(const world *w, const mth__value *v, const char *text) {
@@ -243,7 +247,8 @@ static mth__value *norm(world *w, const char *name, mth__value *x) {
     snprintf(text, sizeof text, "%s.weight", name);
     mth__value *weight = parameter(w, text, SHAPE(d));
     snprintf(text, sizeof text, "%s.bias", name);
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.f = {1e-5}}, 3, (mth__value *[]){x, weight, parameter(w, text, SHAPE(d))}, out));
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.f = {1e-5}}, 3,
+        (mth__value *[]){x, weight, parameter(w, text, SHAPE(d))}, out));
     return out[0];
 }
 WORLD_TEST(megatron_attention, 4) {
@@ -264,7 +269,8 @@ WORLD_TEST(megatron_transformer_with_data_parallel, 2, 2) {
     output(w, "output", two(w, "add", x, y));
     TRY(plan(w, true));
     int over_model = 0;
-    for (size_t i = 0; i < w->graph->node.n; i++) over_model += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.i[0] == 2;
+    for (size_t i = 0; i < w->graph->node.n; i++) over_model += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") &&
+        w->graph->node.at[i]->attrs.i[0] == 2;
     CHECK(over_model == 4);
     CHECK(count(w, "all_reduce") == 4 + (int)w->graph->parameter.n);
     CHECK(count(w, "all_gather") == 1 && count(w, "transfer") == 0 && count(w, "all_to_all") == 0);
@@ -347,7 +353,8 @@ WORLD_TEST(chain_over_devices, 4) {
     output(w, "output", x);
     TRY(plan(w, true));
     CHECK(count(w, "transfer") == 6 && moving(w) == 6); /* three forward, three backward */
-    for (size_t i = 0; i < w->graph->parameter.n; i++) CHECK(w->graph->parameter.at[i]->sharding.on == mth__place_device(w->mesh, (int)i / 2));
+    for (size_t i = 0; i < w->graph->parameter.n; i++) CHECK(w->graph->parameter.at[i]->sharding.on == mth__place_device(w->mesh,
+        (int)i / 2));
     return NULL;
 }
 WORLD_TEST(an_input_is_fed_to_each_place, 2) {
