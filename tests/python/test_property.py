@@ -1,5 +1,7 @@
 """Any model, on any mesh, with any specs, schedule and microbatches, gives the values and gradients of the unsharded model."""
 
+import os
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,13 @@ import mithril as ml
 from mithril.backends import CBackend
 from support import close, random
 
-SETTINGS = dict(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))  # so many examples of each kind, other ones each time
+
+
+def some(count):
+    return settings(max_examples=SOAK or count, derandomize=not SOAK, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
 MESHES = [(1,), (2,), (3,), (4,), (5,), (2, 2), (2, 3), (4, 1), (2, 2, 2)]
 
 
@@ -69,7 +77,7 @@ def same(build, plain, backend, inputs, data=None, tolerance=5e-5, **options):
         close(g[k], g0[k], 10 * tolerance, floor=max(1e-6, 1e-2 * largest))
 
 
-@settings(max_examples=300, **SETTINGS)
+@some(300)
 @given(st.data())
 def test_mlp(data):
     """Linear layers with random specs on random meshes: sizes that don't divide, devices per operator, batches that are sharded."""
@@ -101,7 +109,7 @@ def test_mlp(data):
     same(lambda: build(True), lambda: build(False), backend, {"x": random(batch, sizes[0])}, **options)
 
 
-@settings(max_examples=200, **SETTINGS)
+@some(200)
 @given(st.data())
 def test_attention(data):
     """Tensor-parallel transformer blocks: any number of heads over any number of devices, grouped queries, causal or with a mask."""
@@ -143,7 +151,7 @@ def test_attention(data):
     same(lambda: build(axis), lambda: build(None), backend, inputs, **options)
 
 
-@settings(max_examples=200, **SETTINGS)
+@some(200)
 @given(st.data())
 def test_experts(data):
     """Experts over devices: fewer or more than devices, dealt or in blocks, tokens replicated or sharded, with and without capacity."""
@@ -177,33 +185,45 @@ def test_experts(data):
     same(lambda: build(place), lambda: build(None), backend, {"x": random(tokens, width)}, **options)
 
 
-@settings(max_examples=200, **SETTINGS)
+@some(200)
 @given(st.data())
 def test_pipeline(data):
-    """Pipelines of random stages, several on one device, both schedules, batches that microbatches don't divide, a skip connection."""
-    devices = data.draw(st.integers(1, 4), "devices")
-    backend = data.draw(backends((devices,)), "backend")
+    """Pipelines of random stages, on a device, on several, along an axis of the mesh; several on one device, both schedules, batches that
+    microbatches don't divide, weights that are split inside of a stage, a skip connection."""
+    along = data.draw(st.booleans(), "along an axis")
+    mesh = data.draw(st.sampled_from([(2, 2), (3, 2), (2, 1), (1, 3)] if along else [(1,), (2,), (3,), (4,)]), "mesh")
+    backend = data.draw(backends(mesh), "backend")
     count = data.draw(st.integers(1, 5), "stages")
     widths = data.draw(st.lists(st.integers(1, 8), min_size=count, max_size=count), "widths")
-    assignment = data.draw(st.lists(st.integers(0, devices - 1), min_size=count, max_size=count), "assignment")
+    split = data.draw(st.sampled_from([None, (None, 0), (0, None)]), "split")
     schedule, size = data.draw(st.sampled_from(["gpipe", "1f1b"]), "schedule"), data.draw(st.integers(1, 7), "microbatch")
     batch, width = data.draw(st.integers(1, 13), "batch"), data.draw(st.integers(1, 6), "width")
     skip = count > 1 and data.draw(st.booleans(), "skip")
+    devices = int(np.prod(mesh))
+    if along:
+        place = {"axis": data.draw(st.integers(0, 1), "axis")}
+    elif split:
+        group = st.permutations(range(devices)).flatmap(lambda p: st.integers(1, devices).map(lambda n: p[:n]))
+        place = {"device_assignment": data.draw(st.lists(group, min_size=count, max_size=count), "assignment")}
+        split = None if any(len(g) < 2 for g in place["device_assignment"]) else split
+    else:
+        place = {"device_assignment": data.draw(st.lists(st.integers(0, devices - 1), min_size=count, max_size=count), "assignment")}
 
-    def stage(i):
+    def stage(i, spec):
         model = ml.Model()
-        model |= ml.Linear(widths[i])(input="input", output="h")
-        model += ml.Gelu()(input="h", output="first" if skip and i == 0 and count > 1 else "out")
+        model |= ml.Linear(widths[i], weight_shard_spec=spec)(input="input", output="h")
+        model += ml.Gelu()(input="h", output="first" if skip and i == 0 else "out")
         if skip and i == count - 1:  # reads the first stage's output beside its own
             model |= ml.Linear(widths[i])(input="first", output="f")
             model |= ml.Add()(inputs=["out", "f"], output="sum")
         return model
 
-    def build(microbatch, places):
+    def build(spec, **options):
         model = ml.Model()
-        model |= ml.Pipeline(
-            stages=[stage(i) for i in range(count)], device_assignment=places, microbatch_size=microbatch, schedule=schedule
-        )(input="x", output="y")
+        stages = [stage(i, spec) for i in range(count)]
+        model |= ml.Pipeline(stages=stages, schedule=schedule, **options)(input="x", output="y")
         return model
 
-    same(lambda: build(size, assignment), lambda: build(batch, [0] * count), backend, {"x": random(batch, width)})
+    shard = {"input_shard_specs": {"x": (1 - place["axis"], None)}} if along and data.draw(st.booleans(), "shard the batch") else {}
+    plain = {"device_assignment": [0] * count}
+    same(lambda: build(split, microbatch_size=size, **place), lambda: build(None, **plain), backend, {"x": random(batch, width)}, **shard)
