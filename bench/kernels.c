@@ -15,17 +15,27 @@ typedef struct {
     int row;
     mth__attrs attrs;
     int nin, nout;
-    struct { mth_dtype dtype; int64_t dim[6]; int64_t ids; } operand[OPERANDS]; /* in, then out; a dimension of 0 ends; ids: values in [0, ids) */
+    struct {
+        mth_dtype dtype;
+        int64_t dim[6];
+        int64_t ids;
+    } operand[OPERANDS]; /* in, then out; a dimension of 0 ends; ids: values in [0, ids) */
     double flops;
 } bench_case;
 #define T(...) {MTH_FLOAT32, {__VA_ARGS__}, 0}
 #define IDS(limit, ...) {MTH_INT32, {__VA_ARGS__}, limit}
 #define CONTRACT(spec, a, b, y, m, n, k) {spec " " #m " x " #n " x " #k, MTH__ROW_contract, {.s = spec}, 2, 1, {a, b, y}, 2.0 * m * n * k}
 #define UNARY(name, value) {#name, MTH__ROW_##name, {.f = {value}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0}
-#define ATTENTION(b, s, h, d, causal) \
-    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention, {.i = {causal}, .f = {0.125}}, 3, 2, {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1)}, 4.0 * b * h * s * s * d}, \
-    {"attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention_grad, {.i = {causal}, .f = {0.125}}, 6, 3, \
-        {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1, d), T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d)}, 10.0 * b * h * s * s * d}
+#define ATTENTION(b, s, h, d, causal)                                                                                                      \
+    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention, {.i = {causal}, .f = {0.125}}, 3, 2,        \
+        {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1)}, 4.0 * b * h * s * s * d},                       \
+    {                                                                                                                                      \
+        "attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention_grad, {.i = {causal}, .f = {0.125}}, \
+            6, 3,                                                                                                                          \
+            {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1, d), T(b, s, h, 1, d),          \
+                T(b, s, h, d), T(b, s, h, d)},                                                                                             \
+            10.0 * b * h * s * s * d                                                                                                       \
+    }
 static const bench_case cases[] = {
     CONTRACT("mk,kn->mn", T(512, 2048), T(2048, 2048), T(512, 2048), 512, 2048, 2048),
     CONTRACT("mk,kn->mn", T(512, 8192), T(8192, 2048), T(512, 2048), 512, 2048, 8192),
@@ -40,7 +50,15 @@ static const bench_case cases[] = {
     CONTRACT("km,kn->mn", T(32, 4096), T(32, 2048), T(4096, 2048), 4096, 2048, 32),
     CONTRACT("mk,kn->mn", T(4096, 2048), T(2048, 10), T(4096, 10), 4096, 10, 2048),
     CONTRACT("mk,kn->mn", T(1, 4096), T(4096, 4096), T(1, 4096), 1, 4096, 4096),
-    UNARY(exp, 0), UNARY(log, 0), UNARY(gelu, 0), UNARY(gelu_tanh, 0), UNARY(silu, 0), UNARY(tanh, 0), UNARY(relu, 0), UNARY(scale, 2), UNARY(copy, 0),
+    UNARY(exp, 0),
+    UNARY(log, 0),
+    UNARY(gelu, 0),
+    UNARY(gelu_tanh, 0),
+    UNARY(silu, 0),
+    UNARY(tanh, 0),
+    UNARY(relu, 0),
+    UNARY(scale, 2),
+    UNARY(copy, 0),
     {"dropout", MTH__ROW_dropout, {.i = {3}, .f = {0.1}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0},
     {"gelu_grad", MTH__ROW_gelu_grad, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
     {"add", MTH__ROW_add, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
@@ -51,16 +69,25 @@ static const bench_case cases[] = {
     {"transpose", MTH__ROW_transpose, {.i = {2, 1, 0}}, 1, 1, {T(1024, 2048), T(2048, 1024)}, 0},
     {"softmax", MTH__ROW_softmax, {.i = {1}}, 1, 1, {T(4096, 512), T(4096, 512)}, 0},
     {"layer_norm", MTH__ROW_layer_norm, {.f = {1e-5}}, 3, 3, {T(1024, 512), T(512), T(512), T(1024, 512), T(1024), T(1024)}, 0},
-    {"layer_norm_grad", MTH__ROW_layer_norm_grad, {.f = {0}}, 5, 3, {T(1024, 512), T(512), T(1024), T(1024), T(1024, 512), T(1024, 512), T(512), T(512)}, 0},
+    {"layer_norm_grad", MTH__ROW_layer_norm_grad, {.f = {0}}, 5, 3,
+        {T(1024, 512), T(512), T(1024), T(1024), T(1024, 512), T(1024, 512), T(512), T(512)}, 0},
     {"gather", MTH__ROW_gather, {.i = {0}}, 2, 1, {T(30000, 512), IDS(30000, 4096), T(4096, 512)}, 0},
     {"gather_grad", MTH__ROW_gather_grad, {.i = {30000}}, 2, 1, {IDS(30000, 4096), T(4096, 512), T(30000, 512)}, 0},
     {"sinusoid", MTH__ROW_sinusoid, {.i = {1024, 512}}, 0, 1, {T(1024, 512)}, 0},
     {"rope", MTH__ROW_rope, {.i = {1, 0, 0}, .f = {10000}}, 1, 1, {T(8, 128, 8, 64), T(8, 128, 8, 64)}, 0},
-    ATTENTION(8, 128, 8, 64, 0), ATTENTION(8, 128, 8, 64, 1), ATTENTION(1, 2048, 8, 64, 1), ATTENTION(8, 128, 12, 32, 0), ATTENTION(32, 16, 12, 32, 0),
+    ATTENTION(8, 128, 8, 64, 0),
+    ATTENTION(8, 128, 8, 64, 1),
+    ATTENTION(1, 2048, 8, 64, 1),
+    ATTENTION(8, 128, 12, 32, 0),
+    ATTENTION(32, 16, 12, 32, 0),
 };
 
 typedef struct { const bench_case *b; } job;
-static double now(void) { struct timespec t; clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 static mth_status measure(void *arguments) {
     const bench_case *b = ((job *)arguments)->b;
     mth__arena *arena = mth__arena_new();
@@ -69,7 +96,10 @@ static mth_status measure(void *arguments) {
     for (int i = 0; i < b->nin + b->nout; i++) {
         int64_t n = 1;
         o[i].dtype = b->operand[i].dtype;
-        for (int d = 0; d < 6 && b->operand[i].dim[d]; d++) { n *= o[i].shape.dim[o[i].shape.rank++] = b->operand[i].dim[d]; o[i].step[d] = 1; }
+        for (int d = 0; d < 6 && b->operand[i].dim[d]; d++) {
+            n *= o[i].shape.dim[o[i].shape.rank++] = b->operand[i].dim[d];
+            o[i].step[d] = 1;
+        }
         o[i].global = o[i].shape;
         o[i].data = mth__malloc((size_t)n * 4);
         for (int64_t k = 0; k < n; k++) {
@@ -102,7 +132,8 @@ static mth_status measure(void *arguments) {
         best += chunk[i];
         if (chunk[i] > longest) longest = chunk[i];
     }
-    printf("%-52s %9.3f ms  %7.1f %s  %d chunks of at most %.2f ms\n", b->name, best * 1e3, (b->flops > 0 ? b->flops : bytes) / best * 1e-9, b->flops > 0 ? "GFLOP/s" : "GB/s   ", all, longest * 1e3);
+    printf("%-52s %9.3f ms  %7.1f %s  %d chunks of at most %.2f ms\n", b->name, best * 1e3, (b->flops > 0 ? b->flops : bytes) / best * 1e-9,
+        b->flops > 0 ? "GFLOP/s" : "GB/s   ", all, longest * 1e3);
     mth__free(c.shared);
     mth__free(scratch);
     for (int i = 0; i < b->nin + b->nout; i++) mth__free(o[i].data);

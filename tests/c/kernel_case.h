@@ -84,7 +84,8 @@ static mth_status run_body(void *arguments) {
     mth__operand in[MOST], out[MOST];
     for (int i = 0; i < t->nin; i++) { in[i] = t->in[i].o; in[i].data = NULL; }
     for (int i = 0; i < t->nout; i++) { out[i] = t->out[i].o; out[i].data = NULL; }
-    mth__call c = {.op = mth__op_at((size_t)t->row), .attrs = &t->attrs, .nin = t->nin, .nout = t->nout, .in = in, .out = out, .fault = j->fault};
+    mth__call c = {
+        .op = mth__op_at((size_t)t->row), .attrs = &t->attrs, .nin = t->nin, .nout = t->nout, .in = in, .out = out, .fault = j->fault};
     TRY(mth__kernels[t->row].prepare(arena, &c));
     for (int i = 0; i < t->nin; i++) in[i].data = t->in[i].o.data;
     for (int i = 0; i < t->nout; i++) out[i].data = t->out[i].o.data;
@@ -136,7 +137,8 @@ static int check_at(const char *file, int line, test_case t) {
         const double allowed = t.out[o].o.dtype == MTH_FLOAT32 ? (t.tolerance > 0 ? t.tolerance : 2e-6) : 0;
         if (!(worst <= allowed)) {
             unit_failures++;
-            printf("  %s:%d: %s: result %d, element %lld of %lld: %.9g, not %.9g (error %.3g of the largest)\n", file, line, name, o, (long long)at, (long long)t.out[o].n, get(&t.out[o], at), t.out[o].r.data[at], worst);
+            printf("  %s:%d: %s: result %d, element %lld of %lld: %.9g, not %.9g (error %.3g of the largest)\n", file, line, name, o,
+                (long long)at, (long long)t.out[o].n, get(&t.out[o], at), t.out[o].r.data[at], worst);
         }
     }
     void *first[MOST];
@@ -148,7 +150,10 @@ static int check_at(const char *file, int line, test_case t) {
     j.backward = true;
     CHECK_STATUS(mth__guard(run_body, &j));
     for (int o = 0; o < t.nout; o++) {
-        if (memcmp(first[o], t.out[o].o.data, (size_t)t.out[o].n * mth_dtype_size(t.out[o].o.dtype))) { unit_failures++; printf("  %s:%d: %s: result %d has other bits when chunks run backward\n", file, line, name, o); }
+        if (memcmp(first[o], t.out[o].o.data, (size_t)t.out[o].n * mth_dtype_size(t.out[o].o.dtype))) {
+            unit_failures++;
+            printf("  %s:%d: %s: result %d has other bits when chunks run backward\n", file, line, name, o);
+        }
         mth__free(first[o]);
     }
     for (int i = 0; i < t.nin; i++) drop(&t.in[i]);

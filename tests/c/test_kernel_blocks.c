@@ -5,7 +5,8 @@
 typedef struct { struct { int64_t b, s, g, r, d, t, e; } of; int64_t s_global, s_start, s_step, t_start; int causal, mask; } attention;
 static int attend(const char *file, int line, attention a, bool grad) {
     const double scale = 1 / sqrt((double)a.of.d);
-    tensor q = F32(a.of.b, a.of.s, a.of.g, a.of.r, a.of.d), k = F32(a.of.b, a.of.t, a.of.g, a.of.d), v = F32(a.of.b, a.of.t, a.of.g, a.of.e), mask = {0};
+    tensor q = F32(a.of.b, a.of.s, a.of.g, a.of.r, a.of.d), k = F32(a.of.b, a.of.t, a.of.g, a.of.d),
+           v = F32(a.of.b, a.of.t, a.of.g, a.of.e), mask = {0};
     if (a.s_global) q = part(q, 1, a.s_global, a.s_start, a.s_step);
     if (a.t_start) k = part(k, 1, a.t_start + a.of.t, a.t_start, 1);
     if (a.mask) {
@@ -14,14 +15,23 @@ static int attend(const char *file, int line, attention a, bool grad) {
     }
     tensor o = TO(a.of.b, a.of.s, a.of.g, a.of.r, a.of.e), lse = TO(a.of.b, a.of.s, a.of.g, a.of.r);
     if (a.s_global) o = part(o, 1, a.s_global, a.s_start, a.s_step);
-    test_case f = {ROW(attention), .attrs = {.i = {a.causal}, .f = {scale}}, .nin = 3 + (a.mask != 0), .in = {q, k, v, mask}, OUT(o, lse), .tolerance = 5e-6};
+    test_case f = {ROW(attention), .attrs = {.i = {a.causal}, .f = {scale}}, .nin = 3 + (a.mask != 0), .in = {q, k, v, mask}, OUT(o, lse),
+        .tolerance = 5e-6};
     if (!grad) return check_at(file, line, f);
-    mth__ref_call c = {.op = mth__op_at(MTH__ROW_attention), .attrs = &f.attrs, .nin = f.nin, .nout = 2, .in = {ref_value(&q), ref_value(&k), ref_value(&v), ref_value(&mask)}, .out = {ref_value(&o), ref_value(&lse)}};
+    mth__ref_call c = {.op = mth__op_at(MTH__ROW_attention),
+        .attrs = &f.attrs,
+        .nin = f.nin,
+        .nout = 2,
+        .in = {ref_value(&q), ref_value(&k), ref_value(&v), ref_value(&mask)},
+        .out = {ref_value(&o), ref_value(&lse)}};
     CHECK_STATUS(mth__ref_rows[MTH__ROW_attention](&c));
     for (int64_t i = 0; i < o.n; i++) set(&o, i, o.r.data[i]);
     for (int64_t i = 0; i < lse.n; i++) set(&lse, i, lse.r.data[i]);
-    return check_at(file, line, (test_case){ROW(attention_grad), .attrs = f.attrs, .nin = 6 + (a.mask != 0), .in = {q, k, v, o, lse, F32(a.of.b, a.of.s, a.of.g, a.of.r, a.of.e), mask},
-        OUT(TO(a.of.b, a.of.s, a.of.g, a.of.r, a.of.d), TO(a.of.b, a.of.t, a.of.g, a.of.d), TO(a.of.b, a.of.t, a.of.g, a.of.e)), .tolerance = 2e-5});
+    return check_at(file, line,
+        (test_case){ROW(attention_grad), .attrs = f.attrs, .nin = 6 + (a.mask != 0),
+            .in = {q, k, v, o, lse, F32(a.of.b, a.of.s, a.of.g, a.of.r, a.of.e), mask},
+            OUT(TO(a.of.b, a.of.s, a.of.g, a.of.r, a.of.d), TO(a.of.b, a.of.t, a.of.g, a.of.d), TO(a.of.b, a.of.t, a.of.g, a.of.e)),
+            .tolerance = 2e-5});
 }
 #define ATTENTION(b, s, g, r, d, t, e, ...) attend(__FILE__, __LINE__, (attention){.of = {b, s, g, r, d, t, e}, __VA_ARGS__}, grad)
 TEST(attention) {
@@ -35,7 +45,8 @@ TEST(attention) {
         ATTENTION(1, 150, 2, 1, 8, 300, 8, .causal = 1);                   /* keys from 150 on are hidden */
         ATTENTION(1, 20, 1, 1, 8, 300, 8, .causal = 1, .s_global = 300, .s_start = 270, .s_step = 1);
         ATTENTION(1, 20, 1, 1, 8, 40, 8, .causal = 1, .s_global = 40, .s_start = 1, .s_step = 2, .mask = 2);
-        ATTENTION(1, 20, 1, 1, 8, 10, 8, .causal = 1, .s_global = 20, .s_start = 0, .s_step = 1, .t_start = 10); /* the first queries see none */
+        ATTENTION(
+            1, 20, 1, 1, 8, 10, 8, .causal = 1, .s_global = 20, .s_start = 0, .s_step = 1, .t_start = 10); /* the first queries see none */
         ATTENTION(0, 5, 2, 1, 8, 5, 8);
         ATTENTION(2, 5, 2, 1, 8, 0, 8);
         ATTENTION(2, 0, 2, 1, 8, 5, 8);
@@ -80,7 +91,8 @@ TEST(moe_routing) {
     KERNEL(ROW(moe_route_grad), .attrs = {.i = {7}}, IN(positive(SHAPE(33, 2)), route(33, 2, 7), F32(33, 2)), OUT(TO(33, 7)));
     KERNEL(ROW(moe_capacity), .attrs = {.i = {5, 7}}, IN(route(33, 2, 7)), OUT(I32(33, 2), I32(1)));
     KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(I32(7, 33)));
-    KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(part(route(10, 2, 7), 0, 33, 20, 1)), OUT(part(part(I32(3, 10), 0, 7, 4, 1), 1, 33, 20, 1)));
+    KERNEL(
+        ROW(moe_rows), .attrs = {.i = {7}}, IN(part(route(10, 2, 7), 0, 33, 20, 1)), OUT(part(part(I32(3, 10), 0, 7, 4, 1), 1, 33, 20, 1)));
     KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(part(I32(2, 33), 0, 7, 2, 3)));
     KERNEL(ROW(moe_count), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(TO(7)));
     KERNEL(ROW(moe_count), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(part(TO(3), 0, 7, 4, 1)));
@@ -143,7 +155,8 @@ TEST(boxes) {
                     for (int64_t j = 0; j < 4; j++)
                         for (int64_t k = 0; k < 5; k++) {
                             double *d = &dst.r.data[i * ds[0] + j * ds[1] + k * ds[2]];
-                            const double s = src.r.data[i * ss[0] + j * ss[1] + k * ss[2]], a = all[type] == MTH_BOOL ? *d != 0 : *d, b = all[type] == MTH_BOOL ? s != 0 : s;
+                            const double s = src.r.data[i * ss[0] + j * ss[1] + k * ss[2]], a = all[type] == MTH_BOOL ? *d != 0 : *d,
+                                         b = all[type] == MTH_BOOL ? s != 0 : s;
                             *d = op == MTH__BOX_COPY ? b : op == MTH__BOX_ADD && all[type] != MTH_BOOL ? a + b : fmax(a, b);
                         }
                 for (int64_t i = 0; i < dst.n; i++) CHECK(get(&dst, i) == (all[type] == MTH_BOOL ? dst.r.data[i] != 0 : dst.r.data[i]));
@@ -169,7 +182,9 @@ TEST(reduce_to_all) {
                 void *dst[3];
                 double *want = malloc((size_t)n * 8);
                 for (int i = 0; i < 3; i++) { x[i] = ints(all[type], 1000, SHAPE(n)); src[i] = x[i].o.data; dst[i] = x[i].o.data; }
-                for (int64_t i = 0; i < n; i++) want[i] = op == MTH__BOX_ADD ? x[0].r.data[i] + x[1].r.data[i] + x[2].r.data[i] : fmax(fmax(x[0].r.data[i], x[1].r.data[i]), x[2].r.data[i]);
+                for (int64_t i = 0; i < n; i++)
+                    want[i] = op == MTH__BOX_ADD ? x[0].r.data[i] + x[1].r.data[i] + x[2].r.data[i]
+                                                 : fmax(fmax(x[0].r.data[i], x[1].r.data[i]), x[2].r.data[i]);
                 mth__reduce_to_all(op, all[type], n, 3, src, 3, dst, n);
                 for (int d = 0; d < 3; d++)
                     for (int64_t i = 0; i < n; i++) if (get(&x[d], i) != want[i]) { CHECK(get(&x[d], i) == want[i]); break; }
@@ -182,15 +197,24 @@ TEST(reduce_past_caches) { /* results apart from operands, odd beginnings */
     tensor x[2] = {F32(N), F32(N)}, y[2] = {TO(N), TO(N)};
     for (int64_t from = 0; from < 20; from += 3) {
         float *a = x[0].o.data, *b = x[1].o.data, *p = y[0].o.data, *q = y[1].o.data;
-        mth__reduce_to_all(MTH__BOX_ADD, MTH_FLOAT32, N - from, 2, (const void *[]){a, b}, 2, (void *[]){p + from, q + from}, (int64_t)1 << 30);
-        for (int64_t i = from; i < N; i++) if (p[i] != a[i - from] + b[i - from] || q[i] != p[i]) { CHECK(p[i] == q[i]); CHECK(p[i] == a[i - from] + b[i - from]); break; }
+        mth__reduce_to_all(
+            MTH__BOX_ADD, MTH_FLOAT32, N - from, 2, (const void *[]){a, b}, 2, (void *[]){p + from, q + from}, (int64_t)1 << 30);
+        for (int64_t i = from; i < N; i++)
+            if (p[i] != a[i - from] + b[i - from] || q[i] != p[i]) {
+                CHECK(p[i] == q[i]);
+                CHECK(p[i] == a[i - from] + b[i - from]);
+                break;
+            }
     }
     for (int i = 0; i < 2; i++) drop(&x[i]), drop(&y[i]);
 }
 TEST(lacks) {
     CHECK(mth__kernel_lacks(mth__op_at(MTH__ROW_all_reduce), MTH_FLOAT32) != NULL);
-    CHECK(mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_FLOAT64) != NULL && mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_BFLOAT16) != NULL);
+    CHECK(mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_FLOAT64) != NULL &&
+          mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_BFLOAT16) != NULL);
     CHECK(!mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_FLOAT32) && !mth__kernel_lacks(mth__op_at(MTH__ROW_transpose), MTH_BFLOAT16));
-    for (int row = 0; row < MTH__ROW_COUNT; row++) CHECK((mth__kernels[row].run != NULL) == (mth__kernels[row].reason == NULL) && (mth__kernels[row].prepare != NULL) == (mth__kernels[row].run != NULL));
+    for (int row = 0; row < MTH__ROW_COUNT; row++)
+        CHECK((mth__kernels[row].run != NULL) == (mth__kernels[row].reason == NULL) &&
+              (mth__kernels[row].prepare != NULL) == (mth__kernels[row].run != NULL));
 }
 RUN()

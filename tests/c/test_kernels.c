@@ -1,4 +1,5 @@
-/* The native engine's kernels against the reference engine's rows, on whole values and on parts; the elementary functions against libm in double. */
+/* The native engine's kernels against the reference engine's rows, on whole values and on parts; the elementary functions against libm in
+ * double. */
 #include "kernel_case.h"
 
 /* ---- the elementary functions, over their ranges, in each instruction set: errors in units of the last place of the exact value */
@@ -14,7 +15,8 @@ static double worst_ulp(mth__unary *f, double (*exact)(double), float from, floa
         if (n == N || end) {
             f(n, x, y, 0);
             for (int i = 0; i < n; i++) {
-                const double want = exact(x[i]), ulp = fmax(ldexp(1, ilogb(want == 0 ? 1e-40 : want) - 23), 0x1p-149), got = isinf(y[i]) ? (y[i] > 0 ? 0x1p128 : -0x1p128) : y[i];
+                const double want = exact(x[i]), ulp = fmax(ldexp(1, ilogb(want == 0 ? 1e-40 : want) - 23), 0x1p-149),
+                             got = isinf(y[i]) ? (y[i] > 0 ? 0x1p128 : -0x1p128) : y[i];
                 if (fabs(want) < 0x1p128 && !(fabs(got - want) / ulp <= worst)) worst = fabs(got - want) / ulp;
             }
             n = 0;
@@ -28,14 +30,15 @@ static double worst_ulp(mth__unary *f, double (*exact)(double), float from, floa
     return worst;
 }
 TEST(accuracy) {
-    static const struct { int row; double (*exact)(double); float from, to; double most; } f[] = {
-        {MTH__ROW_exp, exp, -103.9f, 88.72f, 1.5}, {MTH__ROW_log, log, 1e-44f, 3.4e38f, 1.5}, {MTH__ROW_tanh, tanh, -20, 20, 2}, {MTH__ROW_sigmoid, libm_sigmoid, -87, 100, 3},
-        {MTH__ROW_sqrt, sqrt, 0, 3e38f, 0.51}, {-1, erf, -10, 10, 2}};
+    static const struct { int row; double (*exact)(double); float from, to; double most;
+    } f[] = {{MTH__ROW_exp, exp, -103.9f, 88.72f, 1.5}, {MTH__ROW_log, log, 1e-44f, 3.4e38f, 1.5}, {MTH__ROW_tanh, tanh, -20, 20, 2},
+        {MTH__ROW_sigmoid, libm_sigmoid, -87, 100, 3}, {MTH__ROW_sqrt, sqrt, 0, 3e38f, 0.51}, {-1, erf, -10, 10, 2}};
     const mth__vector *v;
     for (int i = 0; (v = mth__vector_variant(i)); i++)
         for (size_t k = 0; k < sizeof f / sizeof *f; k++) {
             const double worst = worst_ulp(f[k].row < 0 ? v->erf : v->unary[f[k].row], f[k].exact, f[k].from, f[k].to);
-            if (worst > f[k].most || getenv("MTH_SHOW")) printf("  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at((size_t)f[k].row)->name, worst);
+            if (worst > f[k].most || getenv("MTH_SHOW"))
+                printf("  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at((size_t)f[k].row)->name, worst);
             CHECK(worst <= f[k].most);
         }
 }
@@ -47,7 +50,8 @@ TEST(special_values) {
         v->unary[MTH__ROW_exp](8, x, y, 0);
         CHECK(isnan(y[0]) && isinf(y[1]) && y[2] == 0 && y[3] == 1 && y[4] == 1 && isinf(y[5]) && y[6] == 0 && y[7] == 1);
         v->unary[MTH__ROW_log](8, x, y, 0);
-        CHECK(isnan(y[0]) && y[1] == INFINITY && isnan(y[2]) && y[3] == -INFINITY && y[4] == -INFINITY && isnan(y[6]) && fabsf(y[7] + 103.27893f) < 1e-4f);
+        CHECK(isnan(y[0]) && y[1] == INFINITY && isnan(y[2]) && y[3] == -INFINITY && y[4] == -INFINITY && isnan(y[6]) &&
+              fabsf(y[7] + 103.27893f) < 1e-4f);
         v->unary[MTH__ROW_tanh](8, x, y, 0);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == -1 && y[3] == 0 && signbit(y[4]) && y[5] == 1 && y[6] == -1);
         v->erf(8, x, y, 0);
@@ -93,20 +97,23 @@ TEST(vector_variants) { /* lengths around the lanes, against plain loops */
 
 /* ---- elementwise */
 TEST(unary) {
-    static const int rows[] = {MTH__ROW_neg, MTH__ROW_exp, MTH__ROW_log, MTH__ROW_sqrt, MTH__ROW_rsqrt, MTH__ROW_reciprocal, MTH__ROW_square, MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh,
-                               MTH__ROW_silu, MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy, MTH__ROW_scale, MTH__ROW_shift, MTH__ROW_stop};
+    static const int rows[] = {MTH__ROW_neg, MTH__ROW_exp, MTH__ROW_log, MTH__ROW_sqrt, MTH__ROW_rsqrt, MTH__ROW_reciprocal,
+        MTH__ROW_square, MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu, MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy,
+        MTH__ROW_scale, MTH__ROW_shift, MTH__ROW_stop};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (int place = 0; place < 2; place++) {
             KERNEL(.row = rows[i], .attrs = {.f = {0.7, 0}}, IN(positive(SHAPE(3, 5, 7))), OUT(TO(3, 5, 7)), .in_place = place);
-            if (rows[i] != MTH__ROW_log && rows[i] != MTH__ROW_sqrt && rows[i] != MTH__ROW_rsqrt) KERNEL(.row = rows[i], .attrs = {.f = {-2, 0}}, IN(F32(1031)), OUT(TO(1031)), .in_place = place, .tolerance = rows[i] == MTH__ROW_reciprocal ? 1e-5 : 0);
+            if (rows[i] != MTH__ROW_log && rows[i] != MTH__ROW_sqrt && rows[i] != MTH__ROW_rsqrt)
+                KERNEL(.row = rows[i], .attrs = {.f = {-2, 0}}, IN(F32(1031)), OUT(TO(1031)), .in_place = place,
+                    .tolerance = rows[i] == MTH__ROW_reciprocal ? 1e-5 : 0);
             KERNEL(.row = rows[i], IN(F32(0, 4)), OUT(TO(0, 4)), .in_place = place);
             KERNEL(.row = rows[i], IN(positive(SCALAR)), OUT(blank(MTH_FLOAT32, SCALAR)), .in_place = place);
         }
     CHECK(KERNEL(ROW(gelu), IN(F32(1301, 1000)), OUT(TO(1301, 1000))) > 1);
 }
 TEST(binary) {
-    static const int rows[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad, MTH__ROW_sigmoid_grad, MTH__ROW_tanh_grad, MTH__ROW_add, MTH__ROW_sub,
-                               MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
+    static const int rows[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad, MTH__ROW_sigmoid_grad,
+        MTH__ROW_tanh_grad, MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (int place = 0; place < 2; place++) {
             KERNEL(.row = rows[i], IN(F32(6, 37), positive(SHAPE(6, 37))), OUT(TO(6, 37)), .in_place = place);
@@ -146,8 +153,10 @@ TEST(dropout) {
     for (int place = 0; place < 2; place++) {
         KERNEL(ROW(dropout), .attrs = {.i = {0x123456789abcdef0}, .f = {0.3}}, IN(F32(13, 37)), OUT(TO(13, 37)), .in_place = place);
         KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0}}, IN(F32(13, 37)), OUT(TO(13, 37)), .in_place = place);
-        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}}, IN(part(part(F32(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)), OUT(part(part(TO(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)), .in_place = place);
-        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}}, IN(part(F32(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)), OUT(part(TO(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)), .in_place = place);
+        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}}, IN(part(part(F32(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)),
+            OUT(part(part(TO(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)), .in_place = place);
+        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}}, IN(part(F32(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)),
+            OUT(part(TO(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)), .in_place = place);
     }
     CHECK(KERNEL(ROW(dropout), .attrs = {.i = {3}, .f = {0.1}}, IN(F32(1001, 701)), OUT(TO(1001, 701))) > 1);
 }
@@ -186,7 +195,8 @@ TEST(contract) {
     CONTRACT("bi,io->bo", F32(5, 7), F32(7, 0), TO(5, 0));
     CONTRACT("ab,cb->acb", F32(0, 5), F32(3, 5), TO(0, 3, 5));
     CHECK(CONTRACT("abk,kc->bca", F32(70, 80, 300), F32(300, 5), TO(80, 5, 70)) > 1);
-    static const int64_t small[][3] = {{2, 70, 300}, {7, 33, 129}, {32, 1000, 200}, {40, 65, 64}, {64, 64, 1}, {70, 10, 300}, {200, 40, 257}, {65, 2, 128}, {33, 33, 7}};
+    static const int64_t small[][3] = {
+        {2, 70, 300}, {7, 33, 129}, {32, 1000, 200}, {40, 65, 64}, {64, 64, 1}, {70, 10, 300}, {200, 40, 257}, {65, 2, 128}, {33, 33, 7}};
     for (size_t i = 0; i < sizeof small / sizeof *small; i++) { /* no packing where a dimension is small */
         const int64_t m = small[i][0], n = small[i][1], k = small[i][2];
         CONTRACT("mk,kn->mn", F32(m, k), F32(k, n), TO(m, n));
@@ -310,10 +320,17 @@ TEST(faults) {
             set(&ids, 3, sign ? -2 : 11);
             const bool first = i == 1 || i == 3;
             tensor other = i == 0 ? F32(11, 7) : i == 1 ? F32(5, 7) : i == 2 ? F32(5, 11) : F32(5);
-            test_case t = {.row = rows[i], .attrs = {.i = {11}}, IN(first ? ids : other, first ? other : ids), OUT(i == 0 ? TO(5, 7) : i == 1 ? TO(11, 7) : i == 2 ? TO(5) : TO(5, 11))};
+            test_case t = {.row = rows[i],
+                .attrs = {.i = {11}},
+                IN(first ? ids : other, first ? other : ids),
+                OUT(i == 0   ? TO(5, 7)
+                    : i == 1 ? TO(11, 7)
+                    : i == 2 ? TO(5)
+                             : TO(5, 11))};
             mth__fault fault = {0};
             CHECK_STATUS(mth__guard(run_body, &(job){.t = &t, .fault = &fault}));
-            CHECK(atomic_load(&fault.set) && fault.value == (sign ? -2 : 11) && fault.limit == 11 && fault.what && !strcmp(fault.what, "token id"));
+            CHECK(atomic_load(&fault.set) && fault.value == (sign ? -2 : 11) && fault.limit == 11 && fault.what &&
+                  !strcmp(fault.what, "token id"));
             drop(&ids), drop(&other), drop(&t.out[0]);
         }
 }
@@ -325,8 +342,10 @@ TEST(positions) {
     for (int inverse = 0; inverse < 2; inverse++)
         for (int interleaved = 0; interleaved < 2; interleaved++) {
             KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {10000}}, IN(F32(2, 9, 3, 70)), OUT(TO(2, 9, 3, 70)));
-            KERNEL(ROW(rope), .attrs = {.i = {0, inverse, interleaved}, .f = {500}}, IN(part(F32(9, 6), 0, 40, 20, 1)), OUT(part(TO(9, 6), 0, 40, 20, 1)));
-            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {500}}, IN(part(F32(2, 9, 6), 1, 40, 1, 2)), OUT(part(TO(2, 9, 6), 1, 40, 1, 2)));
+            KERNEL(ROW(rope), .attrs = {.i = {0, inverse, interleaved}, .f = {500}}, IN(part(F32(9, 6), 0, 40, 20, 1)),
+                OUT(part(TO(9, 6), 0, 40, 20, 1)));
+            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {500}}, IN(part(F32(2, 9, 6), 1, 40, 1, 2)),
+                OUT(part(TO(2, 9, 6), 1, 40, 1, 2)));
         }
     CHECK(KERNEL(ROW(rope), .attrs = {.i = {1, 0, 0}, .f = {10000}}, IN(F32(80, 20, 10, 64)), OUT(TO(80, 20, 10, 64))) > 1);
 }
@@ -334,7 +353,8 @@ TEST(positions) {
 /* ---- normalize */
 TEST(softmax) {
     for (int grad = 0; grad < 2; grad++) {
-#define SOFTMAX(d, ...) (grad ? KERNEL(ROW(softmax_grad), .attrs = {.i = {d}}, IN(positive(SHAPE(__VA_ARGS__)), F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))) \
+#define SOFTMAX(d, ...) \
+    (grad ? KERNEL(ROW(softmax_grad), .attrs = {.i = {d}}, IN(positive(SHAPE(__VA_ARGS__)), F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))) \
                               : KERNEL(ROW(softmax), .attrs = {.i = {d}}, IN(F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))))
         SOFTMAX(1, 7, 33);
         SOFTMAX(0, 7, 33);
@@ -350,11 +370,12 @@ TEST(softmax) {
     KERNEL(ROW(softmax), .attrs = {.i = {1}}, IN(x), OUT(TO(3, 20)));
 }
 TEST(norms) {
+#define NORM(row, in, out) KERNEL(ROW(row), .attrs = {.f = {1e-5}}, in, out, .tolerance = 5e-6)
 #define NORMS(rows, n) \
-    KERNEL(ROW(layer_norm), .attrs = {.f = {1e-5}}, IN(F32(rows, n), F32(n), F32(n)), OUT(TO(rows, n), TO(rows), TO(rows)), .tolerance = 5e-6); \
-    KERNEL(ROW(rms_norm), .attrs = {.f = {1e-5}}, IN(F32(rows, n), F32(n)), OUT(TO(rows, n), TO(rows)), .tolerance = 5e-6); \
-    KERNEL(ROW(layer_norm_grad), IN(F32(rows, n), F32(n), F32(rows), positive(SHAPE(rows)), F32(rows, n)), OUT(TO(rows, n), TO(n), TO(n)), .tolerance = 5e-6); \
-    KERNEL(ROW(rms_norm_grad), IN(F32(rows, n), F32(n), positive(SHAPE(rows)), F32(rows, n)), OUT(TO(rows, n), TO(n)), .tolerance = 5e-6)
+    NORM(layer_norm, IN(F32(rows, n), F32(n), F32(n)), OUT(TO(rows, n), TO(rows), TO(rows))); \
+    NORM(rms_norm, IN(F32(rows, n), F32(n)), OUT(TO(rows, n), TO(rows))); \
+    NORM(layer_norm_grad, IN(F32(rows, n), F32(n), F32(rows), positive(SHAPE(rows)), F32(rows, n)), OUT(TO(rows, n), TO(n), TO(n))); \
+    NORM(rms_norm_grad, IN(F32(rows, n), F32(n), positive(SHAPE(rows)), F32(rows, n)), OUT(TO(rows, n), TO(n)))
     NORMS(5, 37);
     NORMS(1, 64);
     NORMS(0, 16);

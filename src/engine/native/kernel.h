@@ -14,7 +14,8 @@ typedef struct {
     int64_t start[MTH__RANK], step[MTH__RANK]; /* where the local part lies in the global value */
 } mth__operand;
 
-typedef struct { atomic_int set; int64_t value, limit; const char *what; } mth__fault; /* first fault of a call wins: "id %lld outside [0, %lld)" */
+/* The first fault of a call wins: "id %lld outside [0, %lld)". */
+typedef struct { atomic_int set; int64_t value, limit; const char *what; } mth__fault;
 enum { MTH__PHASES = 3 };
 typedef struct mth__call {
     const mth__op *op; const mth__attrs *attrs;
@@ -35,15 +36,18 @@ typedef struct {
     const char *reason;          /* run NULL: why there is none */
 } mth__kernel;
 extern const mth__kernel mth__kernels[MTH__ROW_COUNT];
-void mth__kernels_open(void);                                    /* once, before the first prepare: instruction set, one thread in OpenBLAS; idempotent */
+/* Before the first prepare: chooses the instruction set, keeps OpenBLAS to one thread. Idempotent. */
+void mth__kernels_open(void);
 const char *mth__kernel_lacks(const mth__op *, mth_dtype);       /* NULL: there is a kernel for operands of this dtype; else the reason */
 void mth__kernel_fault(mth__fault *, const char *what, int64_t value, int64_t limit);
 
 /* Strided boxes, for collectives and transfers: for each element of box `size` (rank dims): dst = src, dst += src, or dst = max(dst, src).
    Strides in elements. */
 typedef enum { MTH__BOX_COPY, MTH__BOX_ADD, MTH__BOX_MAX } mth__box_op;
-void mth__box(mth__box_op, mth_dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride, const void *src, const int64_t *src_stride);
-/* dst[j][i] for all j = sum or max over s of src[s][i], i in [0, count): one pass over memory, for direct all_reduce. In order of s. `all`: elements
-   of the whole reduction that this is a piece of: the results of a large one are written past the caches. */
-void mth__reduce_to_all(mth__box_op, mth_dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst, int64_t all);
+void mth__box(mth__box_op, mth_dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride, const void *src,
+    const int64_t *src_stride);
+/* dst[j][i] for all j = sum or max over s of src[s][i], i in [0, count): one pass over memory, for direct all_reduce. In order of s. `all`:
+   elements of the whole reduction that this is a piece of: the results of a large one are written past the caches. */
+void mth__reduce_to_all(mth__box_op, mth_dtype, int64_t count, int sources, const void *const *src, int destinations,
+    void *const *dst, int64_t all);
 #endif

@@ -1,5 +1,5 @@
-/* attention and its gradient without the matrix of scores (Dao et al. 2022; Rabe and Staats 2021): blocks of queries meet blocks of keys, with a
- * running maximum and sum for each query. Blocks are read in place through BLAS's leading dimensions. The gradient recomputes the
+/* attention and its gradient without the matrix of scores (Dao et al. 2022; Rabe and Staats 2021): blocks of queries meet blocks of keys,
+ * with a running maximum and sum for each query. Blocks are read in place through BLAS's leading dimensions. The gradient recomputes the
  * probabilities from lse. Heads that share keys (r) share them here too: nothing is repeated in memory. */
 #include "engine/native/kernel_util.h"
 
@@ -35,7 +35,9 @@ static const float *mask_bias(const mth__operand *mask, int64_t at, int64_t n, f
     if (!mask) return NULL;
     for (int64_t j = 0; j < n; j++) {
         const int64_t i = at + j;
-        const bool on = mask->dtype == MTH_BOOL ? ((const uint8_t *)mask->data)[i] != 0 : mask->dtype == MTH_FLOAT32 ? mth__f32(mask)[i] != 0 : mth__id(mask, i) != 0;
+        const bool on = mask->dtype == MTH_BOOL      ? ((const uint8_t *)mask->data)[i] != 0
+                        : mask->dtype == MTH_FLOAT32 ? mth__f32(mask)[i] != 0
+                                                     : mth__id(mask, i) != 0;
         bias[j] = on ? 0 : -INFINITY;
     }
     return bias;
@@ -53,11 +55,13 @@ mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
 static void attend(const mth__call *c, const plan *p, int64_t item, float *score) {
     float *bias = score + QUERIES * KEYS, *most = bias + KEYS, *sum = most + QUERIES;
     const mth__operand *mask = c->nin > 3 ? &c->in[3] : NULL;
-    const int64_t s0 = item % p->blocks * QUERIES, r = item / p->blocks % p->r, g = item / p->blocks / p->r % p->g, b = item / p->blocks / p->r / p->g;
+    const int64_t s0 = item % p->blocks * QUERIES, r = item / p->blocks % p->r, g = item / p->blocks / p->r % p->g,
+                  b = item / p->blocks / p->r / p->g;
     const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, seen = visible(c, p, s0 + n - 1);
     const float *q = mth__f32(&c->in[0]) + (b * p->s + s0) * p->ldq + head * p->d;
     const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d, *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
-    float *o = mth__f32(&c->out[0]) + (b * p->s + s0) * p->ldo + head * p->e, *lse = mth__f32(&c->out[1]) + (b * p->s + s0) * p->g * p->r + head;
+    float *o = mth__f32(&c->out[0]) + (b * p->s + s0) * p->ldo + head * p->e,
+          *lse = mth__f32(&c->out[1]) + (b * p->s + s0) * p->g * p->r + head;
     for (int64_t i = 0; i < n; i++) most[i] = -INFINITY, sum[i] = 0;
     for (int64_t t0 = 0; t0 < seen; t0 += KEYS) {
         const int64_t keys = mth__min64(KEYS, seen - t0);
@@ -92,8 +96,8 @@ void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch)
     for (int64_t i = r.lo; i < r.hi; i++) attend(c, p, i, scratch);
 }
 
-/* ---- gradient: q, k, v, o, lse, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone are too few chunks the keys are
-   cut in parts too, each with its own terms of dq, summed in a second phase. */
+/* ---- gradient: q, k, v, o, lse, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone are too few chunks the
+   keys are cut in parts too, each with its own terms of dq, summed in a second phase. */
 mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
     plan *p = new_plan(arena, c);
     p->items = p->b * p->g;
@@ -130,7 +134,8 @@ static void attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g,
             const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, first = b * p->s + s0;
             const float *q = mth__f32(&c->in[0]) + first * p->ldq + head * p->d, *o = mth__f32(&c->in[3]) + first * p->ldo + head * p->e;
             const float *lse = mth__f32(&c->in[4]) + first * p->g * p->r + head, *dout = mth__f32(&c->in[5]) + first * p->ldo + head * p->e;
-            float *dq = (p->parts > 1 ? (float *)c->shared + part * mth__size(&c->in[0]) : mth__f32(&c->out[0])) + first * p->ldq + head * p->d;
+            float *dq =
+                (p->parts > 1 ? (float *)c->shared + part * mth__size(&c->in[0]) : mth__f32(&c->out[0])) + first * p->ldq + head * p->d;
             for (int64_t i = 0; i < n; i++) {
                 delta[i] = (float)mth__vec->dot(p->e, o + i * p->ldo, dout + i * p->ldo);
                 mth__vec->fill(p->d, 0, dq + i * p->ldq);

@@ -30,7 +30,8 @@ static void reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, in
     case MTH_BOOL: RUN(uint8_t, *a | b, *a | b)
     }
 }
-void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride, const void *src, const int64_t *src_stride) {
+void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride, const void *src,
+    const int64_t *src_stride) {
     mth__copy c = {.loop = {.rank = rank, .operands = 2}};
     mth__loop *l = &c.loop;
     for (int d = 0; d < rank; d++) {
@@ -46,7 +47,8 @@ void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, vo
     }
     mth__loop_merge(l);
     const int last = l->rank - 1;
-    const int64_t n = last < 0 ? 1 : l->size[last], ds = last < 0 ? 1 : l->stride[0][last], ss = last < 0 ? 1 : l->stride[1][last], bytes = (int64_t)mth_dtype_size(dtype);
+    const int64_t n = last < 0 ? 1 : l->size[last], ds = last < 0 ? 1 : l->stride[0][last], ss = last < 0 ? 1 : l->stride[1][last],
+                  bytes = (int64_t)mth_dtype_size(dtype);
     int64_t rows = 1, at[MTH__LOOP_OPERANDS];
     for (int d = 0; d < last; d++) rows *= l->size[d];
     for (int64_t row = 0; row < rows; row++) {
@@ -56,9 +58,11 @@ void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, vo
 }
 
 enum { PAST_CACHES = 64 << 20 }; /* bytes of operands and results from which the results are not expected to stay in a cache */
-void mth__reduce_to_all(mth__box_op op, mth_dtype dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst, int64_t all) {
+void mth__reduce_to_all(
+    mth__box_op op, mth_dtype dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst, int64_t all) {
     if (dtype == MTH_FLOAT32 && op == MTH__BOX_ADD) {
-        mth__vec->reduce_all(count, sources, (const float *const *)src, destinations, (float *const *)dst, all * 4 * (sources + destinations) >= PAST_CACHES);
+        mth__vec->reduce_all(count, sources, (const float *const *)src, destinations, (float *const *)dst,
+            all * 4 * (sources + destinations) >= PAST_CACHES);
         return;
     }
     /* A block at a time through a buffer in cache: destinations may be sources. */

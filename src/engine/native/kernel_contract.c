@@ -11,13 +11,16 @@
 #define BLAS(name) JOIN(MTH_BLAS_PREFIX, name)
 /* Our own declarations: the header's place and its prefixed names differ between distributions, the ABI does not. */
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
-void BLAS(cblas_sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc);
-void BLAS(cblas_sgemv)(int order, int ta, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta, float *y, int incy);
+void BLAS(cblas_sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
+    float beta, float *c, int ldc);
+void BLAS(cblas_sgemv)(
+    int order, int ta, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta, float *y, int incy);
 void BLAS(openblas_set_num_threads)(int);
 
 void mth__gemm_open(void) { BLAS(openblas_set_num_threads)(1); }
 
-void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
+    float beta, float *c, int64_t ldc) {
     if (m <= 0 || n <= 0) return;
     if (k <= 0) { /* BLAS need not touch c */
         for (int64_t i = 0; i < m; i++)
@@ -25,11 +28,14 @@ void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, c
         return;
     }
     if (m == 1)
-        BLAS(cblas_sgemv)(ROW_MAJOR, tb ? NO_TRANS : TRANS, (int)(tb ? n : k), (int)(tb ? k : n), alpha, b, (int)ldb, a, ta ? (int)lda : 1, beta, c, 1);
+        BLAS(cblas_sgemv)(
+            ROW_MAJOR, tb ? NO_TRANS : TRANS, (int)(tb ? n : k), (int)(tb ? k : n), alpha, b, (int)ldb, a, ta ? (int)lda : 1, beta, c, 1);
     else if (n == 1)
-        BLAS(cblas_sgemv)(ROW_MAJOR, ta ? TRANS : NO_TRANS, (int)(ta ? k : m), (int)(ta ? m : k), alpha, a, (int)lda, b, tb ? 1 : (int)ldb, beta, c, (int)ldc);
+        BLAS(cblas_sgemv)(ROW_MAJOR, ta ? TRANS : NO_TRANS, (int)(ta ? k : m), (int)(ta ? m : k), alpha, a, (int)lda, b, tb ? 1 : (int)ldb,
+            beta, c, (int)ldc);
     else
-        BLAS(cblas_sgemm)(ROW_MAJOR, ta ? TRANS : NO_TRANS, tb ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, c, (int)ldc);
+        BLAS(cblas_sgemm)(ROW_MAJOR, ta ? TRANS : NO_TRANS, tb ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb,
+            beta, c, (int)ldc);
 }
 
 enum { A, B, C, OPERANDS };
@@ -104,7 +110,9 @@ static void collapse_empty(group *g) {
             return;
         }
 }
-static bool unit(int64_t row, int64_t column, int64_t rows, int64_t columns) { return row == 1 || column == 1 || rows == 1 || columns == 1; }
+static bool unit(int64_t row, int64_t column, int64_t rows, int64_t columns) {
+    return row == 1 || column == 1 || rows == 1 || columns == 1;
+}
 
 static mth_status parse(const mth__call *c, group *batch, group *m, group *n, group *k) {
     const char *text[OPERANDS];
@@ -120,7 +128,8 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
     rank[B] = (int)(arrow - text[B]);
     rank[C] = (int)strlen(text[C]);
     for (int o = 0; o < OPERANDS; o++) {
-        if (rank[o] != operand[o]->shape.rank) return INTERNAL("contract %s: operand %d has %d dimensions", c->attrs->s, o, operand[o]->shape.rank);
+        if (rank[o] != operand[o]->shape.rank)
+            return INTERNAL("contract %s: operand %d has %d dimensions", c->attrs->s, o, operand[o]->shape.rank);
         mth__shape_strides(operand[o]->shape, stride[o]);
     }
     for (int first = 0; first < OPERANDS; first++)
@@ -132,7 +141,9 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
                 of[o] = 0;
                 if (!at) continue;
                 const int64_t here = operand[o]->shape.dim[at - text[o]];
-                if (in && here != size) return INTERNAL("contract %s: letter %c has sizes %lld and %lld", c->attrs->s, letter, (long long)size, (long long)here);
+                if (in && here != size)
+                    return INTERNAL(
+                        "contract %s: letter %c has sizes %lld and %lld", c->attrs->s, letter, (long long)size, (long long)here);
                 size = here;
                 in |= 1u << o;
                 of[o] = stride[o][at - text[o]];
@@ -167,12 +178,14 @@ static void plan_chunks(mth__call *c, plan *p) {
     const double rate = p->m == 1 || p->n == 1 ? 12 : p->way != BY_BLAS ? 130 : p->m < 64 || p->n < 64 ? 80 : 150;
     const double ns = 2.0 * (double)p->batches * (double)p->m * (double)p->n * (double)mth__max64(p->k, 1) / rate;
     const double each = ns / 16 < 4e5 ? 4e5 : ns / 16 > 8e6 ? 8e6 : ns / 16; /* long chunks repack less, 16 of them are enough */
-    const int64_t want = mth__max64(1, (int64_t)(ns / each)), pieces = p->batches >= want ? 1 : (want + p->batches - 1) / mth__max64(p->batches, 1);
+    const int64_t want = mth__max64(1, (int64_t)(ns / each)),
+                  pieces = p->batches >= want ? 1 : (want + p->batches - 1) / mth__max64(p->batches, 1);
     int64_t best_m = 1, best_n = 1;
     double least = INFINITY;
     for (int64_t pm = 1; pm <= (p->way != BY_BLAS && p->m <= MTH__SMALL ? 1 : pieces); pm++) {
         const int64_t pn = p->way != BY_BLAS && p->m > MTH__SMALL ? 1 : (pieces + pm - 1) / pm;
-        const double cost = (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1) + (pm * pn < pieces ? 1e6 : 0);
+        const double cost =
+            (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1) + (pm * pn < pieces ? 1e6 : 0);
         if (cost < least) { least = cost; best_m = pm; best_n = pn; }
     }
     p->block_m = mth__max64(16, ((p->m + best_m - 1) / best_m + 15) / 16 * 16);
@@ -208,9 +221,12 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     sort_group(&n, C);
     sort_group(&k, A);
     int64_t none;
-    if (!as_one(&m, A, &p->m, &p->row[A]) || !as_one(&k, A, &p->k, &p->column[A]) || !unit(p->row[A], p->column[A], p->m, p->k)) permute(c, p, A, &batch, &m, &k);
-    if (!as_one(&k, B, &none, &p->row[B]) || !as_one(&n, B, &none, &p->column[B]) || !unit(p->row[B], p->column[B], p->k, p->n)) permute(c, p, B, &batch, &k, &n);
-    if (!as_one(&m, C, &none, &p->row[C]) || !as_one(&n, C, &none, &p->column[C]) || !unit(p->row[C], p->column[C], p->m, p->n)) permute(c, p, C, &batch, &m, &n);
+    if (!as_one(&m, A, &p->m, &p->row[A]) || !as_one(&k, A, &p->k, &p->column[A]) || !unit(p->row[A], p->column[A], p->m, p->k))
+        permute(c, p, A, &batch, &m, &k);
+    if (!as_one(&k, B, &none, &p->row[B]) || !as_one(&n, B, &none, &p->column[B]) || !unit(p->row[B], p->column[B], p->k, p->n))
+        permute(c, p, B, &batch, &k, &n);
+    if (!as_one(&m, C, &none, &p->row[C]) || !as_one(&n, C, &none, &p->column[C]) || !unit(p->row[C], p->column[C], p->m, p->n))
+        permute(c, p, C, &batch, &m, &n);
     as_one(&m, A, &p->m, &p->row[A]);
     as_one(&k, A, &p->k, &p->column[A]);
     as_one(&k, B, &p->k, &p->row[B]);
@@ -232,11 +248,16 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
         p->row[A] = t.column[B], p->column[A] = t.row[B];
         p->row[B] = t.column[A], p->column[B] = t.row[A];
         p->row[C] = t.column[C], p->column[C] = t.row[C];
-        for (int d = 0; d < p->batch.rank; d++) { p->batch.stride[A][d] = t.batch.stride[B][d]; p->batch.stride[B][d] = t.batch.stride[A][d]; }
+        for (int d = 0; d < p->batch.rank; d++) {
+            p->batch.stride[A][d] = t.batch.stride[B][d];
+            p->batch.stride[B][d] = t.batch.stride[A][d];
+        }
     }
     const int64_t most[] = {p->m, p->n, p->k, p->row[A], p->column[A], p->row[B], p->column[B], p->row[C]};
     for (size_t i = 0; i < sizeof most / sizeof *most; i++)
-        if (most[i] > INT32_MAX) return FAIL(MTH_ERROR_UNSUPPORTED, F("a matrix product with a dimension or row of %lld elements", (long long)most[i]), F("shard the operands so that it is below 2^31"));
+        if (most[i] > INT32_MAX)
+            return FAIL(MTH_ERROR_UNSUPPORTED, F("a matrix product with a dimension or row of %lld elements", (long long)most[i]),
+                F("shard the operands so that it is below 2^31"));
     plan_way(c, p);
     plan_chunks(c, p);
     c->plan = p;
@@ -264,12 +285,14 @@ static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch
     const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
     const float *small = p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) : NULL;
     if (p->way == DIRECT) {
-        mth__vec->product(m, n, p->k, a + m0 * p->row[A], p->row[A], p->column[A], small ? small + n0 : b + n0, small ? p->n : p->row[B], out + m0 * ldc + n0, ldc);
+        mth__vec->product(m, n, p->k, a + m0 * p->row[A], p->row[A], p->column[A], small ? small + n0 : b + n0, small ? p->n : p->row[B],
+            out + m0 * ldc + n0, ldc);
         return;
     }
     if (p->way == TURNED) {
         float *turned = scratch;
-        mth__vec->product(n, m, p->k, b + n0 * p->column[B], p->column[B], p->row[B], small ? small : a, small ? p->m : p->column[A], turned, m);
+        mth__vec->product(
+            n, m, p->k, b + n0 * p->column[B], p->column[B], p->row[B], small ? small : a, small ? p->m : p->column[A], turned, m);
         mth__vec->transpose(n, m, turned, m, out + n0, ldc);
         return;
     }
@@ -277,7 +300,8 @@ static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch
     const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda), tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
     for (int64_t i = r.lo; i < r.hi; i++) {
         mth__loop_at(&p->batch, p->batch.rank, i, at);
-        mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, 0, out + at[C] + m0 * p->row[C] + n0 * p->column[C], ldc);
+        mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, 0,
+            out + at[C] + m0 * p->row[C] + n0 * p->column[C], ldc);
     }
 }
 /* The small operand from rows along k to [k, small]. */

@@ -5,7 +5,13 @@ typedef struct { mth__loop loop; int row; int64_t inner, total; } plan;
 
 static double ns_per_element(int row) { /* measured, AVX-512, data in cache */
     switch (row) {
-    case MTH__ROW_exp: case MTH__ROW_log: case MTH__ROW_sigmoid: case MTH__ROW_silu: case MTH__ROW_tanh: case MTH__ROW_gelu: case MTH__ROW_gelu_tanh:
+    case MTH__ROW_exp:
+    case MTH__ROW_log:
+    case MTH__ROW_sigmoid:
+    case MTH__ROW_silu:
+    case MTH__ROW_tanh:
+    case MTH__ROW_gelu:
+    case MTH__ROW_gelu_tanh:
     case MTH__ROW_silu_grad: case MTH__ROW_gelu_tanh_grad: return 1;
     case MTH__ROW_gelu_grad: case MTH__ROW_dropout: return 2;
     default: return 0.6;
@@ -66,10 +72,18 @@ void mth__run_binary(const mth__call *c, int phase, int chunk, void *scratch) {
 mth_status mth__prepare_cast(mth__arena *arena, mth__call *c) {
     const mth_dtype t[2] = {c->in[0].dtype, c->out[0].dtype};
     for (int i = 0; i < 2; i++)
-        if (t[i] == MTH_BFLOAT16) return FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine has no cast between %s and %s", mth_dtype_name(t[0]), mth_dtype_name(t[1])), F("use float32"));
+        if (t[i] == MTH_BFLOAT16)
+            return FAIL(MTH_ERROR_UNSUPPORTED,
+                F("the native engine has no cast between %s and %s", mth_dtype_name(t[0]), mth_dtype_name(t[1])), F("use float32"));
     return plan_loop(arena, c);
 }
-#define CAST_TO(from, type, expression) { const from *x = c->in[0].data; type *y = c->out[0].data; for (int64_t i = r.lo; i < r.hi; i++) y[i] = (type)(expression); } break;
+#define CAST_TO(from, type, expression)                                                                                                    \
+    {                                                                                                                                      \
+        const from *x = c->in[0].data;                                                                                                     \
+        type *y = c->out[0].data;                                                                                                          \
+        for (int64_t i = r.lo; i < r.hi; i++) y[i] = (type)(expression);                                                                   \
+    }                                                                                                                                      \
+    break;
 #define CAST_FROM(from) \
     switch (c->out[0].dtype) { \
     case MTH_FLOAT32: CAST_TO(from, float, x[i]) \
@@ -134,7 +148,8 @@ void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
     for (int64_t pos = r.lo; pos < r.hi;) {
         const int64_t i = pos % p->inner, n = mth__min64(r.hi - pos, p->inner - i), step = l->stride[1][l->rank - 1];
         mth__loop_at(l, l->rank - 1, pos / p->inner, at);
-        mth__vec->dropout(n, mth__f32(&c->in[0]) + pos, mth__f32(o) + pos, (uint64_t)c->attrs->i[0], (uint64_t)(first + at[1] + i * step), (uint64_t)step, threshold, scale);
+        mth__vec->dropout(n, mth__f32(&c->in[0]) + pos, mth__f32(o) + pos, (uint64_t)c->attrs->i[0], (uint64_t)(first + at[1] + i * step),
+            (uint64_t)step, threshold, scale);
         pos += n;
     }
 }

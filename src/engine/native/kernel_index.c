@@ -29,8 +29,10 @@ mth_status mth__prepare_gather_grad(mth__arena *arena, mth__call *c) {
     (void)arena;
     const double n = (double)mth__size(&c->in[0]);
     c->phases = 1;
-    c->chunks[0] = (int)mth__min64(mth__chunks(4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS, c->out[0].shape.dim[0]),
-                                   mth__max64(1, (int64_t)(5e7 / (n + 1)))); /* reading the ids stays small beside the rest */
+    c->chunks[0] = (int)mth__min64(
+        mth__chunks(4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS,
+            c->out[0].shape.dim[0]),
+        mth__max64(1, (int64_t)(5e7 / (n + 1)))); /* reading the ids stays small beside the rest */
     return NULL;
 }
 void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -84,8 +86,8 @@ void mth__run_pick_grad(const mth__call *c, int phase, int chunk, void *scratch)
     }
 }
 
-/* ---- sinusoid: -> [s, d]. Angles in double: a position of 10^5 would lose all digits of the fast columns in float32. A pair of columns has one
-   angle; `first` is the pair of the first local column. */
+/* ---- sinusoid: -> [s, d]. Angles in double: a position of 10^5 would lose all digits of the fast columns in float32. A pair of columns
+   has one angle; `first` is the pair of the first local column. */
 typedef struct { int64_t first, pairs; double *frequency; } sinusoid;
 mth_status mth__prepare_sinusoid(mth__arena *arena, mth__call *c) {
     sinusoid *p = NEW(arena, sinusoid);
@@ -141,7 +143,8 @@ void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
     const mth__operand *x = &c->in[0];
     const int axis = (int)c->attrs->i[0];
     const int64_t half = p->d / 2;
-    const mth__range ps = mth__chunk_of(p->positions, p->position_chunks, chunk % p->position_chunks), os = mth__chunk_of(p->outer, p->outer_chunks, chunk / p->position_chunks);
+    const mth__range ps = mth__chunk_of(p->positions, p->position_chunks, chunk % p->position_chunks),
+                     os = mth__chunk_of(p->outer, p->outer_chunks, chunk / p->position_chunks);
     float *sine = scratch, *cosine = sine + half;
     for (int64_t s = ps.lo; s < ps.hi; s++) {
         mth__vec->sincos(half, (double)(x->start[axis] + s * mth__step(x, axis)), p->frequency, sine, cosine);

@@ -37,11 +37,15 @@ void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *
 }
 
 enum { PIECE = 8192 }; /* a single run is cut in rows of this many elements */
-/* ---- strided copies. The dimension that src has contiguous comes next to last, the one of dst last: where they differ, the copy of the two
-   is a transposition in tiles, else a run. */
+/* ---- strided copies. The dimension that src has contiguous comes next to last, the one of dst last: where they differ, the copy of the
+   two is a transposition in tiles, else a run. */
 static void move_dim(mth__loop *l, int from, int to) {
     const int64_t size = l->size[from], d = l->stride[0][from], s = l->stride[1][from];
-    for (int i = from; i < to; i++) { l->size[i] = l->size[i + 1]; l->stride[0][i] = l->stride[0][i + 1]; l->stride[1][i] = l->stride[1][i + 1]; }
+    for (int i = from; i < to; i++) {
+        l->size[i] = l->size[i + 1];
+        l->stride[0][i] = l->stride[0][i + 1];
+        l->stride[1][i] = l->stride[1][i + 1];
+    }
     l->size[to] = size;
     l->stride[0][to] = d;
     l->stride[1][to] = s;
@@ -67,7 +71,16 @@ void mth__copy_plan(mth__copy *c, mth_dtype dtype) {
 }
 static void copy_run(size_t size, int64_t n, char *dst, int64_t ds, const char *src, int64_t ss) {
     if (ds == 1 && ss == 1) { memcpy(dst, src, (size_t)n * size); return; }
-#define STRIDED(type) { type *d = (type *)(void *)dst; const type *s = (const type *)(const void *)src; if (ss == 0) { const type v = *s; for (int64_t i = 0; i < n; i++) d[i * ds] = v; } else for (int64_t i = 0; i < n; i++) d[i * ds] = s[i * ss]; }
+#define STRIDED(type)                                                                                                                      \
+    {                                                                                                                                      \
+        type *d = (type *)(void *)dst;                                                                                                     \
+        const type *s = (const type *)(const void *)src;                                                                                   \
+        if (ss == 0) {                                                                                                                     \
+            const type v = *s;                                                                                                             \
+            for (int64_t i = 0; i < n; i++) d[i * ds] = v;                                                                                 \
+        } else                                                                                                                             \
+            for (int64_t i = 0; i < n; i++) d[i * ds] = s[i * ss];                                                                         \
+    }
     switch (size) {
     case 1: STRIDED(uint8_t) break;
     case 2: STRIDED(uint16_t) break;
@@ -176,7 +189,8 @@ void mth__run_slice(const mth__call *c, int phase, int chunk, void *scratch) { (
 mth_status mth__prepare_pad(mth__arena *arena, mth__call *c) {
     mth__copy *p = new_copies(arena, c, 3)->copy;
     const int d = (int)c->attrs->i[0];
-    const int64_t before = c->attrs->i[1], inside = c->in[0].shape.dim[d], size[3] = {inside, before, c->out[0].shape.dim[d] - before - inside};
+    const int64_t before = c->attrs->i[1], inside = c->in[0].shape.dim[d],
+                  size[3] = {inside, before, c->out[0].shape.dim[d] - before - inside};
     const int64_t first[3] = {before, 0, before + inside};
     for (int i = 0; i < 3; i++) {
         box_of(&p[i], &c->out[0].shape);
@@ -220,7 +234,8 @@ mth_status mth__prepare_keep(mth__arena *arena, mth__call *c) {
         const int64_t in_step = mth__step(&c->in[0], d), out_step = mth__step(&c->out[0], d), away = c->out[0].start[d] - c->in[0].start[d];
         if (c->out[0].shape.dim[d] == 0) continue;
         const int64_t last = away / in_step + (c->out[0].shape.dim[d] - 1) * (out_step / in_step);
-        if (away < 0 || away % in_step || out_step % in_step || last >= c->in[0].shape.dim[d]) return INTERNAL("keep: the result's part lies outside the operand's, dimension %d", d);
+        if (away < 0 || away % in_step || out_step % in_step || last >= c->in[0].shape.dim[d])
+            return INTERNAL("keep: the result's part lies outside the operand's, dimension %d", d);
         p->src += away / in_step * p->loop.stride[1][d];
         p->loop.stride[1][d] *= out_step / in_step;
     }

@@ -152,7 +152,8 @@ void mth__run_moe_dispatch(const mth__call *c, int phase, int chunk, void *scrat
 static mth_status plan_combine(mth__call *c) {
     const double n = (double)mth__size(&c->in[1]);
     c->phases = 1;
-    c->chunks[0] = (int)mth__min64(mth__chunks(4.0 * (double)mth__size(&c->in[0]) / MTH__BYTES_PER_NS, c->out[0].shape.dim[0]), mth__max64(1, (int64_t)(5e6 / (n + 1))));
+    c->chunks[0] = (int)mth__min64(mth__chunks(4.0 * (double)mth__size(&c->in[0]) / MTH__BYTES_PER_NS, c->out[0].shape.dim[0]),
+        mth__max64(1, (int64_t)(5e6 / (n + 1))));
     return NULL;
 }
 mth_status mth__prepare_moe_combine(mth__arena *arena, mth__call *c) { (void)arena; return plan_combine(c); }
@@ -184,7 +185,8 @@ void mth__run_moe_combine_weights_grad(const mth__call *c, int phase, int chunk,
         const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(experts, 0, token);
         if (at < r.lo || at >= r.hi) continue;
         const int64_t choice = choice_of(experts, token, expert_of(rows, i / t)), from = mth__local_index(dout, 0, token);
-        if (choice >= 0 && from >= 0) mth__f32(out)[choice] += (float)mth__vec->dot(d, mth__f32(&c->in[0]) + i * d, mth__f32(dout) + from * d);
+        if (choice >= 0 && from >= 0)
+            mth__f32(out)[choice] += (float)mth__vec->dot(d, mth__f32(&c->in[0]) + i * d, mth__f32(dout) + from * d);
     }
 }
 
@@ -200,7 +202,8 @@ mth_status mth__prepare_moe_matmul(mth__arena *arena, mth__call *c) {
 }
 void mth__run_moe_matmul(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const int64_t *dim = c->out[0].shape.dim, t = dim[1], o = dim[2], i = c->in[0].shape.dim[2], bo = blocks(o, COLUMNS), bt = blocks(t, ROWS), e = chunk / (bo * bt);
+    const int64_t *dim = c->out[0].shape.dim, t = dim[1], o = dim[2], i = c->in[0].shape.dim[2], bo = blocks(o, COLUMNS),
+                  bt = blocks(t, ROWS), e = chunk / (bo * bt);
     if (!dim[0]) return;
     const bool transposed = c->attrs->i[0] == 1;
     const int64_t o0 = chunk % bo * COLUMNS, t0 = chunk / bo % bt * ROWS, n = mth__min64(COLUMNS, o - o0), end = mth__min64(t0 + ROWS, t);
@@ -224,14 +227,16 @@ mth_status mth__prepare_moe_outer(mth__arena *arena, mth__call *c) {
 }
 void mth__run_moe_outer(const mth__call *c, int phase, int chunk, void *scratch) { /* x[e,t,i], dy[e,t,o], rows -> [e,i,o] */
     (void)phase, (void)scratch;
-    const int64_t *dim = c->out[0].shape.dim, t = c->in[0].shape.dim[1], i = dim[1], o = dim[2], bo = blocks(o, COLUMNS), bi = blocks(i, ROWS), e = chunk / (bo * bi);
+    const int64_t *dim = c->out[0].shape.dim, t = c->in[0].shape.dim[1], i = dim[1], o = dim[2], bo = blocks(o, COLUMNS),
+                  bi = blocks(i, ROWS), e = chunk / (bo * bi);
     if (!dim[0]) return;
     const int64_t o0 = chunk % bo * COLUMNS, i0 = chunk / bo % bi * ROWS, n = mth__min64(COLUMNS, o - o0), m = mth__min64(ROWS, i - i0);
     const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
     float *y = mth__f32(&c->out[0]) + (e * i + i0) * o + o0;
     bool first = true;
     for (int64_t at = 0, length; next_run(rows, &at, t, &length); at += length, first = false)
-        mth__gemm(true, false, m, n, length, 1, mth__f32(&c->in[0]) + (e * t + at) * i + i0, i, mth__f32(&c->in[1]) + (e * t + at) * o + o0, o, first ? 0 : 1, y, o);
+        mth__gemm(true, false, m, n, length, 1, mth__f32(&c->in[0]) + (e * t + at) * i + i0, i, mth__f32(&c->in[1]) + (e * t + at) * o + o0,
+            o, first ? 0 : 1, y, o);
     for (int64_t q = 0; first && q < m; q++) memset(y + q * o, 0, (size_t)n * sizeof *y);
 }
 
@@ -261,7 +266,8 @@ mth_status mth__prepare_moe_bias_grad(mth__arena *arena, mth__call *c) {
 }
 void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
-    const int64_t o = c->out[0].shape.dim[1], t = c->in[0].shape.dim[1], bo = blocks(o, COLUMNS), e = chunk / bo, o0 = chunk % bo * COLUMNS, n = mth__min64(COLUMNS, o - o0);
+    const int64_t o = c->out[0].shape.dim[1], t = c->in[0].shape.dim[1], bo = blocks(o, COLUMNS), e = chunk / bo, o0 = chunk % bo * COLUMNS,
+                  n = mth__min64(COLUMNS, o - o0);
     if (!c->out[0].shape.dim[0]) return;
     const int32_t *rows = (const int32_t *)c->in[1].data + e * t;
     float *sum = mth__f32(&c->out[0]) + e * o + o0, *block = scratch;
@@ -280,7 +286,8 @@ mth_status mth__prepare_moe_map(mth__arena *arena, mth__call *c) {
 }
 void mth__run_moe_map(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    static const int act[] = {MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu}, act_grad[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad};
+    static const int act[] = {MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu},
+                     act_grad[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad};
     const int64_t h = c->out[0].shape.dim[2];
     const int32_t *rows = c->in[c->nin - 1].data;
     const mth__range r = mth__chunk_of(c->out[0].shape.dim[0] * c->out[0].shape.dim[1], c->chunks[0], chunk);
@@ -292,7 +299,9 @@ void mth__run_moe_map(const mth__call *c, int phase, int chunk, void *scratch) {
         memset(y + done * h, 0, (size_t)((at - done) * h) * sizeof *y);
         const float *a = mth__f32(&c->in[0]) + at * h;
         if (more && c->nin == 2) mth__vec->unary[act[c->attrs->i[0]]](length * h, a, y + at * h, 0);
-        else if (more) mth__vec->binary[product ? MTH__ROW_mul : act_grad[c->attrs->i[0]]](length * h, a, 1, mth__f32(&c->in[1]) + at * h, 1, y + at * h);
+        else if (more)
+            mth__vec->binary[product ? MTH__ROW_mul : act_grad[c->attrs->i[0]]](
+                length * h, a, 1, mth__f32(&c->in[1]) + at * h, 1, y + at * h);
         done = at + length;
     }
 }

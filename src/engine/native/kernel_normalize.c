@@ -1,4 +1,5 @@
-/* softmax, layer_norm, rms_norm and their gradients: a row at a time; the gradients of weights are summed per chunk of rows, then over chunks. */
+/* softmax, layer_norm, rms_norm and their gradients: a row at a time; the gradients of weights are summed per chunk of rows, then over
+ * chunks. */
 #include "engine/native/kernel_util.h"
 
 /* ---- softmax over one dimension: [outer, n, inner]; with inner rows, `COLUMNS` columns at a time */
@@ -31,7 +32,8 @@ void mth__run_softmax(const mth__call *c, int phase, int chunk, void *scratch) {
     }
     const mth__range r = mth__chunk_of(p->outer * p->blocks, c->chunks[0], chunk);
     for (int64_t b = r.lo; b < r.hi; b++) {
-        const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column), at = b / p->blocks * p->n * p->inner + column;
+        const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column),
+                      at = b / p->blocks * p->n * p->inner + column;
         mth__vec->fill(k, -INFINITY, most);
         mth__vec->fill(k, 0, sum);
         for (int64_t i = 0; i < p->n; i++) mth__vec->max_to(k, x + at + i * p->inner, most);
@@ -56,7 +58,8 @@ void mth__run_softmax_grad(const mth__call *c, int phase, int chunk, void *scrat
     }
     const mth__range r = mth__chunk_of(p->outer * p->blocks, c->chunks[0], chunk);
     for (int64_t b = r.lo; b < r.hi; b++) {
-        const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column), at = b / p->blocks * p->n * p->inner + column;
+        const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column),
+                      at = b / p->blocks * p->n * p->inner + column;
         mth__vec->fill(k, 0, dot);
         for (int64_t i = 0; i < p->n; i++)
             for (int64_t j = 0; j < k; j++) dot[j] += y[at + i * p->inner + j] * dy[at + i * p->inner + j];
@@ -88,14 +91,17 @@ void mth__run_layer_norm(const mth__call *c, int phase, int chunk, void *scratch
     norm_rows(c, &rows, &n);
     const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
-        mth__vec->layer_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, c->in[2].data, (float)c->attrs->f[0], mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i, mth__f32(&c->out[2]) + i);
+        mth__vec->layer_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, c->in[2].data, (float)c->attrs->f[0],
+            mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i, mth__f32(&c->out[2]) + i);
 }
 void mth__run_rms_norm(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     int64_t rows, n;
     norm_rows(c, &rows, &n);
     const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
-    for (int64_t i = r.lo; i < r.hi; i++) mth__vec->rms_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, (float)c->attrs->f[0], mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i);
+    for (int64_t i = r.lo; i < r.hi; i++)
+        mth__vec->rms_norm(
+            n, mth__f32(&c->in[0]) + i * n, c->in[1].data, (float)c->attrs->f[0], mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i);
 }
 /* Both gradients. The shared scratch holds dweight (and dbias) of each chunk. */
 mth_status mth__prepare_norm_grad(mth__arena *arena, mth__call *c) {
@@ -124,7 +130,8 @@ void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch)
         return;
     }
     const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
-    const float *x = c->in[0].data, *w = c->in[1].data, *mean = c->in[2].data, *rstd = c->in[layer ? 3 : 2].data, *dy = c->in[layer ? 4 : 3].data;
+    const float *x = c->in[0].data, *w = c->in[1].data, *mean = c->in[2].data, *rstd = c->in[layer ? 3 : 2].data,
+                *dy = c->in[layer ? 4 : 3].data;
     float *dx = c->out[0].data, *dw = (float *)c->shared + (int64_t)chunk * 2 * n, *db = dw + n;
     mth__vec->fill(2 * n, 0, dw);
     for (int64_t i = r.lo; i < r.hi; i++) {

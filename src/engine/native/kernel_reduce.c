@@ -110,7 +110,8 @@ void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
     if (phase == 1) {
         const mth__range r = mth__chunk_of(total, c->chunks[1], chunk);
         memcpy(y + r.lo, partial + r.lo, (size_t)(r.hi - r.lo) * sizeof *y);
-        for (int i = 1; i < p->parts; i++) (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, y + r.lo);
+        for (int i = 1; i < p->parts; i++)
+            (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, y + r.lo);
         return;
     }
     const int part = chunk % p->parts, columns = chunk / p->parts % p->column_chunks, rows = chunk / p->parts / p->column_chunks;

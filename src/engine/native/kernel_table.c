@@ -4,19 +4,86 @@
 
 #define HAS(row, functions) [MTH__ROW_##row] = {mth__prepare_##functions, mth__run_##functions, NULL}
 #define SAME(row) HAS(row, row)
-#define COMMUNICATES(row) [MTH__ROW_##row] = {NULL, NULL, "communication between devices: an instruction of its own in the program, not a kernel"}
+#define COMMUNICATES(row)                                                                                                                  \
+    [MTH__ROW_##row] = {NULL, NULL, "communication between devices: an instruction of its own in the program, not a kernel"}
 const mth__kernel mth__kernels[MTH__ROW_COUNT] = {
-    HAS(neg, unary), HAS(exp, unary), HAS(log, unary), HAS(sqrt, unary), HAS(rsqrt, unary), HAS(reciprocal, unary), HAS(square, unary), HAS(relu, unary),
-    HAS(gelu, unary), HAS(gelu_tanh, unary), HAS(silu, unary), HAS(sigmoid, unary), HAS(tanh, unary), SAME(copy), HAS(scale, unary), HAS(shift, unary),
-    SAME(cast), HAS(stop, copy), HAS(relu_grad, binary), HAS(gelu_grad, binary), HAS(gelu_tanh_grad, binary), HAS(silu_grad, binary),
-    HAS(sigmoid_grad, binary), HAS(tanh_grad, binary), HAS(add, binary), HAS(sub, binary), HAS(mul, binary), HAS(div, binary), HAS(maximum, binary),
-    HAS(equal, binary), SAME(dropout), SAME(contract), HAS(reduce_sum, reduce), HAS(reduce_max, reduce), SAME(broadcast_to), HAS(reshape, copy),
-    SAME(transpose), SAME(slice), SAME(pad), SAME(concat), SAME(gather), SAME(gather_grad), SAME(pick), SAME(pick_grad), SAME(sinusoid), SAME(rope),
-    SAME(softmax), SAME(softmax_grad), SAME(layer_norm), HAS(layer_norm_grad, norm_grad), SAME(rms_norm), HAS(rms_norm_grad, norm_grad),
-    SAME(attention), SAME(attention_grad), SAME(moe_route), SAME(moe_route_grad), SAME(moe_capacity), SAME(moe_rows), SAME(moe_dispatch),
-    HAS(moe_dispatch_weighted, moe_dispatch), SAME(moe_combine), SAME(moe_combine_weights_grad), SAME(moe_matmul), SAME(moe_outer), SAME(moe_bias),
-    SAME(moe_bias_grad), HAS(moe_act, moe_map), HAS(moe_act_grad, moe_map), HAS(moe_mul, moe_map), SAME(moe_count),
-    COMMUNICATES(all_reduce), COMMUNICATES(all_gather), COMMUNICATES(reduce_scatter), COMMUNICATES(all_to_all), SAME(keep), COMMUNICATES(transfer), COMMUNICATES(broadcast),
+    HAS(neg, unary),
+    HAS(exp, unary),
+    HAS(log, unary),
+    HAS(sqrt, unary),
+    HAS(rsqrt, unary),
+    HAS(reciprocal, unary),
+    HAS(square, unary),
+    HAS(relu, unary),
+    HAS(gelu, unary),
+    HAS(gelu_tanh, unary),
+    HAS(silu, unary),
+    HAS(sigmoid, unary),
+    HAS(tanh, unary),
+    SAME(copy),
+    HAS(scale, unary),
+    HAS(shift, unary),
+    SAME(cast),
+    HAS(stop, copy),
+    HAS(relu_grad, binary),
+    HAS(gelu_grad, binary),
+    HAS(gelu_tanh_grad, binary),
+    HAS(silu_grad, binary),
+    HAS(sigmoid_grad, binary),
+    HAS(tanh_grad, binary),
+    HAS(add, binary),
+    HAS(sub, binary),
+    HAS(mul, binary),
+    HAS(div, binary),
+    HAS(maximum, binary),
+    HAS(equal, binary),
+    SAME(dropout),
+    SAME(contract),
+    HAS(reduce_sum, reduce),
+    HAS(reduce_max, reduce),
+    SAME(broadcast_to),
+    HAS(reshape, copy),
+    SAME(transpose),
+    SAME(slice),
+    SAME(pad),
+    SAME(concat),
+    SAME(gather),
+    SAME(gather_grad),
+    SAME(pick),
+    SAME(pick_grad),
+    SAME(sinusoid),
+    SAME(rope),
+    SAME(softmax),
+    SAME(softmax_grad),
+    SAME(layer_norm),
+    HAS(layer_norm_grad, norm_grad),
+    SAME(rms_norm),
+    HAS(rms_norm_grad, norm_grad),
+    SAME(attention),
+    SAME(attention_grad),
+    SAME(moe_route),
+    SAME(moe_route_grad),
+    SAME(moe_capacity),
+    SAME(moe_rows),
+    SAME(moe_dispatch),
+    HAS(moe_dispatch_weighted, moe_dispatch),
+    SAME(moe_combine),
+    SAME(moe_combine_weights_grad),
+    SAME(moe_matmul),
+    SAME(moe_outer),
+    SAME(moe_bias),
+    SAME(moe_bias_grad),
+    HAS(moe_act, moe_map),
+    HAS(moe_act_grad, moe_map),
+    HAS(moe_mul, moe_map),
+    SAME(moe_count),
+    COMMUNICATES(all_reduce),
+    COMMUNICATES(all_gather),
+    COMMUNICATES(reduce_scatter),
+    COMMUNICATES(all_to_all),
+    SAME(keep),
+    COMMUNICATES(transfer),
+    COMMUNICATES(broadcast),
 };
 
 static void open_all(void) {
@@ -32,7 +99,13 @@ const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
     const int row = mth__op_index(op);
     if (!mth__kernels[row].run) return mth__kernels[row].reason;
     switch (row) {
-    case MTH__ROW_copy: case MTH__ROW_stop: case MTH__ROW_broadcast_to: case MTH__ROW_reshape: case MTH__ROW_transpose: case MTH__ROW_slice: case MTH__ROW_pad:
+    case MTH__ROW_copy:
+    case MTH__ROW_stop:
+    case MTH__ROW_broadcast_to:
+    case MTH__ROW_reshape:
+    case MTH__ROW_transpose:
+    case MTH__ROW_slice:
+    case MTH__ROW_pad:
     case MTH__ROW_concat: case MTH__ROW_keep: return NULL; /* move elements of any kind */
     case MTH__ROW_cast: return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;
     default:

@@ -48,8 +48,8 @@ static inline int64_t mth__local_index(const mth__operand *o, int d, int64_t g) 
 enum { MTH__LOOP_OPERANDS = 3 };
 typedef struct { int rank, operands; int64_t size[MTH__RANK]; int64_t stride[MTH__LOOP_OPERANDS][MTH__RANK]; } mth__loop;
 void mth__loop_merge(mth__loop *);                                                    /* drops size 1, merges neighbours */
-void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset);       /* offsets at flat `index` of the first `rank` dimensions */
-void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride); /* strides of `from`, dense, as read in the shape `to` */
+void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset);       /* of flat `index` in the first `rank` dimensions */
+void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride); /* of `from`, dense, as read in the shape `to` */
 
 /* A strided copy of elements of 1, 4 or 8 bytes, in chunks. loop: operand 0 is written, 1 read. */
 typedef struct { mth__loop loop; int64_t dst, src; size_t size; int64_t rows; } mth__copy;
@@ -57,16 +57,20 @@ void mth__copy_plan(mth__copy *, mth_dtype);          /* after loop, dst and src
 void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, int64_t hi); /* rows [lo, hi) of `rows` */
 
 /* BLAS, row-major: c = alpha * op(a) op(b) + beta * c; gemv where m or n is 1. */
-void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
+    float beta, float *c, int64_t ldc);
 void mth__gemm_open(void);
 
 #define MTH__KERNELS(KERNEL) \
-    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) KERNEL(transpose) KERNEL(slice) \
-    KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) KERNEL(pick_grad) KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) \
-    KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) KERNEL(rms_norm) KERNEL(attention) KERNEL(attention_grad) KERNEL(moe_route) \
-    KERNEL(moe_route_grad) KERNEL(moe_capacity) KERNEL(moe_rows) KERNEL(moe_dispatch) KERNEL(moe_combine) KERNEL(moe_combine_weights_grad) KERNEL(moe_matmul) \
-    KERNEL(moe_outer) KERNEL(moe_bias) KERNEL(moe_bias_grad) KERNEL(moe_map) KERNEL(moe_count)
-#define KERNEL(name) mth_status mth__prepare_##name(mth__arena *, mth__call *); void mth__run_##name(const mth__call *, int phase, int chunk, void *scratch);
+    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) KERNEL(transpose) \
+    KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) KERNEL(pick_grad) \
+    KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) KERNEL(rms_norm) \
+    KERNEL(attention) KERNEL(attention_grad) KERNEL(moe_route) KERNEL(moe_route_grad) KERNEL(moe_capacity) KERNEL(moe_rows) \
+    KERNEL(moe_dispatch) KERNEL(moe_combine) KERNEL(moe_combine_weights_grad) KERNEL(moe_matmul) KERNEL(moe_outer) KERNEL(moe_bias) \
+    KERNEL(moe_bias_grad) KERNEL(moe_map) KERNEL(moe_count)
+#define KERNEL(name) \
+    mth_status mth__prepare_##name(mth__arena *, mth__call *); \
+    void mth__run_##name(const mth__call *, int phase, int chunk, void *scratch);
 MTH__KERNELS(KERNEL)
 #undef KERNEL
 #endif

@@ -25,19 +25,25 @@ typedef struct {
     void (*softmax)(int64_t n, const float *x, float *y);
     void (*softmax_grad)(int64_t n, const float *y, const float *dy, float *dx);
     void (*layer_norm)(int64_t n, const float *x, const float *w, const float *b, float epsilon, float *y, float *mean, float *rstd);
-    void (*layer_norm_grad)(int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy, float *dx, float *dw, float *db); /* dw, db += */
+    void (*layer_norm_grad)(int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy, float *dx, float *dw,
+        float *db);                                               /* dw, db += */
     void (*rms_norm)(int64_t n, const float *x, const float *w, float epsilon, float *y, float *rstd);
     void (*rms_norm_grad)(int64_t n, const float *x, const float *w, float rstd, const float *dy, float *dx, float *dw);
     float (*bias_max)(int64_t n, float *s, const float *bias);    /* s += bias (where not NULL); the maximum */
     float (*exp_sum)(int64_t n, float *s, float m);               /* s = exp(s - m); the sum */
-    void (*attention_ds)(int64_t n, float *s, float *dp, float lse, float delta, float scale); /* s = exp(s - lse), dp = s * (dp - delta) * scale */
+    /* s = exp(s - lse), dp = s * (dp - delta) * scale */
+    void (*attention_ds)(int64_t n, float *s, float *dp, float lse, float delta, float scale);
     void (*sincos)(int64_t n, double position, const double *frequency, float *sine, float *cosine);
     void (*rotate)(int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1); /* n pairs */
-    void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale);
-    void (*transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step); /* y[c * y_step + r] = x[r * x_step + c] */
-    void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past); /* sums, in order of sources; past: the caches */
+    void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold,
+        float scale);
+    /* y[c * y_step + r] = x[r * x_step + c] */
+    void (*transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step);
+    /* sums, in order of sources; past: the caches */
+    void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past);
     /* c = a b, m x n, b and c with contiguous rows: for m, n or k of at most MTH__SMALL. NULL: BLAS is as good. */
-    void (*product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc);
+    void (*product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c,
+        int64_t ldc);
 } mth__vector;
 enum { MTH__SMALL = 64 };
 extern const mth__vector *mth__vec; /* the best for this machine after mth__kernels_open; before, one that runs anywhere */

@@ -1,5 +1,6 @@
-/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA, SQRT, MUL32 (the low halves of 64-bit lanes), STREAM (a store past the caches) and FENCE; undefines them at its end. GNU vectors: gcc and
- * clang turn the operators into the machine's. The part is not guarded: it is a body, not a header. */
+/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA, SQRT, MUL32 (the low halves of 64-bit lanes), STREAM (a
+ * store past the caches) and FENCE; undefines them at its end. GNU vectors: gcc and clang turn the operators into the machine's. The part
+ * is not guarded: it is a body, not a header. */
 #define V N(v)
 #define I N(vi)
 #define B N(vb)
@@ -112,7 +113,9 @@ INLINE V N(erf_v)(V x) {
 }
 INLINE V N(cdf)(V x) { return FMA(N(erf_v)(x * 0.707106781186547524f), N(set)(0.5f), N(set)(0.5f)); } /* of the standard normal */
 /* 0.5 (1 + tanh u) is sigmoid(2u): keeps the precision of the negative tail. */
-INLINE V N(gelu_gate)(V x) { return N(sigmoid_v)(x * FMA(x * x, N(set)(2 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f))); }
+INLINE V N(gelu_gate)(V x) {
+    return N(sigmoid_v)(x * FMA(x * x, N(set)(2 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f)));
+}
 INLINE V N(gelu_slope)(V x) { return FMA(x * 0.398942280401432678f, N(exp_v)(x * x * -0.5f), N(cdf)(x)); }
 INLINE V N(gelu_tanh_slope)(V x) {
     V s = N(gelu_gate)(x), du = FMA(x * x, N(set)(6 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f));
@@ -216,11 +219,13 @@ static double N(dot)(int64_t n, const float *a, const float *b) {
     return total;
 }
 static double N(deviation)(int64_t n, const float *x, float mean) {
-    TOTAL(total, n, (N(load)(x + i) - mean) * (N(load)(x + i) - mean), (N(load_part)(x + i, k, mean) - mean) * (N(load_part)(x + i, k, mean) - mean))
+    TOTAL(total, n, (N(load)(x + i) - mean) * (N(load)(x + i) - mean),
+        (N(load_part)(x + i, k, mean) - mean) * (N(load_part)(x + i, k, mean) - mean))
     return total;
 }
 static double N(dot3)(int64_t n, const float *a, const float *b, const float *c, float mean) { /* a * b * (c - mean) */
-    TOTAL(total, n, N(load)(a + i) * N(load)(b + i) * (N(load)(c + i) - mean), N(load_part)(a + i, k, 0) * N(load_part)(b + i, k, 0) * (N(load_part)(c + i, k, 0) - mean))
+    TOTAL(total, n, N(load)(a + i) * N(load)(b + i) * (N(load)(c + i) - mean),
+        N(load_part)(a + i, k, 0) * N(load_part)(b + i, k, 0) * (N(load_part)(c + i, k, 0) - mean))
     return total;
 }
 static float N(max)(int64_t n, const float *x) {
@@ -275,7 +280,8 @@ static void N(layer_norm)(int64_t n, const float *x, const float *w, const float
     *mean = m;
     *rstd = r;
 }
-static void N(layer_norm_grad)(int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy, float *dx, float *dw, float *db) {
+static void N(layer_norm_grad)(
+    int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy, float *dx, float *dw, float *db) {
     const double count = n ? (double)n : 1;
     const float c1 = (float)(N(dot)(n, dy, w) / count), c2 = (float)(N(dot3)(n, dy, w, x, mean) * (double)rstd / count);
     int64_t i = 0;
@@ -379,8 +385,8 @@ static void N(rotate)(int64_t n, const float *x0, const float *x1, const float *
         y1[i] = a * sine[i] + b * cosine[i];
     }
 }
-/* Word 0 of Philox4x32-10 (base/philox.h) with the element's index as the counter's low half, in 64-bit lanes: one vector of the even elements,
-   one of the odd. */
+/* Word 0 of Philox4x32-10 (base/philox.h) with the element's index as the counter's low half, in 64-bit lanes: one vector of the even
+   elements, one of the odd. */
 INLINE U N(philox)(U counter, uint64_t key) {
     U c0 = counter & 0xffffffffu, c1 = counter >> 32, c2 = {0}, c3 = {0};
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
@@ -393,7 +399,8 @@ INLINE U N(philox)(U counter, uint64_t key) {
     }
     return c0;
 }
-static void N(dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale) {
+static void N(dropout)(
+    int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale) {
     U even;
     for (int j = 0; j < W / 2; j++) even[j] = index + 2 * (uint64_t)j * index_step;
     if (threshold > 0xffffffffu) { N(fill)(n, 0, y); return; }
@@ -412,8 +419,8 @@ static void N(transpose)(int64_t rows, int64_t columns, const float *x, int64_t 
                 for (int64_t r = r0; r < r0 + nr; r++) y[c * y_step + r] = x[r * x_step + c];
         }
 }
-/* Past the caches (`past`): the lines of the results are not read first, half as much again to and from memory. Only where no result is an operand and
-   all lie alike. */
+/* Past the caches (`past`): the lines of the results are not read first, half as much again to and from memory. Only where no result is an
+   operand and all lie alike. */
 static void N(reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past) {
     int64_t i = 0;
     for (int j = 0; j < destinations; j++) {
@@ -421,12 +428,24 @@ static void N(reduce_all)(int64_t n, int sources, const float *const *src, int d
         for (int s = 0; s < sources; s++) past = past && (const float *)dst[j] != src[s];
     }
     const int64_t head = past ? (int64_t)(-((uintptr_t)dst[0] / 4) % W) : 0;
-#define ONE(at) { float sum = src[0][at]; for (int s = 1; s < sources; s++) sum += src[s][at]; for (int j = 0; j < destinations; j++) dst[j][at] = sum; }
-#define FOUR(put) \
-    for (; i + 4 * W <= n; i += 4 * W) { \
-        V a = N(load)(src[0] + i), b = N(load)(src[0] + i + W), c = N(load)(src[0] + i + 2 * W), d = N(load)(src[0] + i + 3 * W); \
-        for (int s = 1; s < sources; s++) { a += N(load)(src[s] + i); b += N(load)(src[s] + i + W); c += N(load)(src[s] + i + 2 * W); d += N(load)(src[s] + i + 3 * W); } \
-        for (int j = 0; j < destinations; j++) { put(dst[j] + i, a); put(dst[j] + i + W, b); put(dst[j] + i + 2 * W, c); put(dst[j] + i + 3 * W, d); } \
+#define ONE(at)                                                                                                                            \
+    {                                                                                                                                      \
+        float sum = src[0][at];                                                                                                            \
+        for (int s = 1; s < sources; s++) sum += src[s][at];                                                                               \
+        for (int j = 0; j < destinations; j++) dst[j][at] = sum;                                                                           \
+    }
+#define FOUR(put)                                                                                                                    \
+    for (; i + 4 * W <= n; i += 4 * W) {                                                                                             \
+        const float *p = src[0] + i;                                                                                                 \
+        V a = N(load)(p), b = N(load)(p + W), c = N(load)(p + 2 * W), d = N(load)(p + 3 * W);                                        \
+        for (int s = 1; s < sources; s++) {                                                                                          \
+            p = src[s] + i;                                                                                                          \
+            a += N(load)(p); b += N(load)(p + W); c += N(load)(p + 2 * W); d += N(load)(p + 3 * W);                                  \
+        }                                                                                                                            \
+        for (int j = 0; j < destinations; j++) {                                                                                     \
+            float *q = dst[j] + i;                                                                                                   \
+            put(q, a); put(q + W, b); put(q + 2 * W, c); put(q + 3 * W, d);                                                          \
+        }                                                                                                                            \
     }
     for (; i < head && i < n; i++) ONE(i)
     if (past) FOUR(STREAM)
@@ -438,13 +457,16 @@ static void N(reduce_all)(int64_t n, int sources, const float *const *src, int d
 }
 
 #if W == 16
-/* c = a b without packing, for products with a dimension so small that packing for it doesn't pay: 8 x 2 vectors of c in registers, blocks of k so
-   short that a panel of b stays in the first cache; but where the rows of a come from memory, long enough to read them in long runs. b and c have
-   contiguous rows. */
+/* c = a b without packing, for products with a dimension so small that packing for it doesn't pay: 8 x 2 vectors of c in registers, blocks
+   of k so short that a panel of b stays in the first cache; but where the rows of a come from memory, long enough to read them in long
+   runs. b and c have contiguous rows. */
 enum { DEPTH = 128, DEEP = 512, WIDE = 2 * W, TALL = 8 };
 #define EACH(do) do(0) do(1) do(2) do(3) do(4) do(5) do(6) do(7)
-INLINE void N(product_tile)(int64_t k, const float *const *a, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc, bool first, bool fetch) {
-#define BEGIN(q) const float *const r##q = a[q]; V s##q = first ? N(set)(0) : N(load)(c + q * ldc), t##q = first ? N(set)(0) : N(load)(c + q * ldc + W);
+INLINE void N(product_tile)(
+    int64_t k, const float *const *a, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc, bool first, bool fetch) {
+#define BEGIN(q)                                                                                                                           \
+    const float *const r##q = a[q];                                                                                                        \
+    V s##q = first ? N(set)(0) : N(load)(c + q * ldc), t##q = first ? N(set)(0) : N(load)(c + q * ldc + W);
 #define MULTIPLY(q) { const V x = N(set)(r##q[o]); s##q = FMA(x, u, s##q); t##q = FMA(x, v, t##q); }
 #define END(q) N(store)(c + q * ldc, s##q); N(store)(c + q * ldc + W, t##q);
     EACH(BEGIN)
@@ -455,7 +477,8 @@ INLINE void N(product_tile)(int64_t k, const float *const *a, int64_t a_column, 
     }
     EACH(END)
 }
-static void N(product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc) {
+static void N(product)(
+    int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc) {
     _Alignas(64) float narrow[DEEP * WIDE], tile[TALL * WIDE];
     const int64_t block = a_column == 1 && m > n ? DEEP : DEPTH;
     for (int64_t k0 = 0; k0 < k; k0 += block) {
@@ -475,7 +498,10 @@ static void N(product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t 
                 const float *row[TALL];
                 for (int64_t q = 0; q < TALL; q++) row[q] = a + (i + (q < rows ? q : rows - 1)) * a_row + k0 * a_column;
                 float *out = c + i * ldc + j;
-                if (rows == TALL && columns == WIDE) { N(product_tile)(depth, row, a_column, panel, step, out, ldc, k0 == 0, i == 0); continue; }
+                if (rows == TALL && columns == WIDE) {
+                    N(product_tile)(depth, row, a_column, panel, step, out, ldc, k0 == 0, i == 0);
+                    continue;
+                }
                 for (int64_t q = 0; q < rows && k0; q++) memcpy(tile + q * WIDE, out + q * ldc, (size_t)columns * sizeof *c);
                 N(product_tile)(depth, row, a_column, panel, step, tile, WIDE, k0 == 0, i == 0);
                 for (int64_t q = 0; q < rows; q++) memcpy(out + q * ldc, tile + q * WIDE, (size_t)columns * sizeof *c);
@@ -492,14 +518,32 @@ static void N(product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t 
 #define ROW(name) [MTH__ROW_##name] = N(name##_row)
 static const mth__vector N(table) = {
     .name = TITLE,
-    .unary = {ROW(neg), ROW(exp), ROW(log), ROW(sqrt), ROW(rsqrt), ROW(reciprocal), ROW(square), ROW(relu), ROW(gelu), ROW(gelu_tanh), ROW(silu),
-              ROW(sigmoid), ROW(tanh), ROW(copy), ROW(scale), ROW(shift)},
-    .binary = {ROW(relu_grad), ROW(gelu_grad), ROW(gelu_tanh_grad), ROW(silu_grad), ROW(sigmoid_grad), ROW(tanh_grad), ROW(add), ROW(sub), ROW(mul),
-               ROW(div), ROW(maximum), ROW(equal)},
-    .erf = N(erf_row), .fill = N(fill), .add_to = N(add_to), .max_to = N(max_to), .axpy = N(axpy), .sum = N(sum), .dot = N(dot), .max = N(max),
-    .softmax = N(softmax), .softmax_grad = N(softmax_grad), .layer_norm = N(layer_norm), .layer_norm_grad = N(layer_norm_grad),
-    .rms_norm = N(rms_norm), .rms_norm_grad = N(rms_norm_grad), .bias_max = N(bias_max), .exp_sum = N(exp_sum), .attention_ds = N(attention_ds),
-    .sincos = N(sincos), .rotate = N(rotate), .dropout = N(dropout), .transpose = N(transpose), .reduce_all = N(reduce_all),
+    .unary = {ROW(neg), ROW(exp), ROW(log), ROW(sqrt), ROW(rsqrt), ROW(reciprocal), ROW(square), ROW(relu), ROW(gelu), ROW(gelu_tanh),
+        ROW(silu), ROW(sigmoid), ROW(tanh), ROW(copy), ROW(scale), ROW(shift)},
+    .binary = {ROW(relu_grad), ROW(gelu_grad), ROW(gelu_tanh_grad), ROW(silu_grad), ROW(sigmoid_grad), ROW(tanh_grad), ROW(add), ROW(sub),
+        ROW(mul), ROW(div), ROW(maximum), ROW(equal)},
+    .erf = N(erf_row),
+    .fill = N(fill),
+    .add_to = N(add_to),
+    .max_to = N(max_to),
+    .axpy = N(axpy),
+    .sum = N(sum),
+    .dot = N(dot),
+    .max = N(max),
+    .softmax = N(softmax),
+    .softmax_grad = N(softmax_grad),
+    .layer_norm = N(layer_norm),
+    .layer_norm_grad = N(layer_norm_grad),
+    .rms_norm = N(rms_norm),
+    .rms_norm_grad = N(rms_norm_grad),
+    .bias_max = N(bias_max),
+    .exp_sum = N(exp_sum),
+    .attention_ds = N(attention_ds),
+    .sincos = N(sincos),
+    .rotate = N(rotate),
+    .dropout = N(dropout),
+    .transpose = N(transpose),
+    .reduce_all = N(reduce_all),
 #if W == 16
     .product = N(product),
 #endif
