@@ -1,4 +1,5 @@
-"""Checks the house rules that a compiler can't: who includes whom, file sizes, unique names, exported symbols.
+"""Checks the house rules that a compiler can't: who includes whom, file sizes, unique names,
+complete lists in meson.build, exported symbols.
 
 Usage: python tools/layering.py [libmithril.so]
 """
@@ -61,6 +62,17 @@ def check_lines():
             yield f"{path.relative_to(ROOT)}: {count} lines, at most {LINES}: split it by idea"
 
 
+def check_lists():
+    build = (ROOT / "meson.build").read_text()
+    for path in [*files(["src"], ".c"), *sorted((ROOT / "python").glob("*.c")), *sorted((ROOT / "python" / "mithril").glob("*.py*"))]:
+        if f"'{path.relative_to(ROOT)}'" not in build:
+            yield f"{path.relative_to(ROOT)} is not in meson.build"
+    for folder, prefix in [("tests/c", "test_"), ("examples", ""), ("bench", "")]:
+        for path in sorted((ROOT / folder).glob(f"{prefix}*.c")):
+            if f"'{path.stem.removeprefix(prefix)}'" not in build:
+                yield f"{path.relative_to(ROOT)} is not in meson.build"
+
+
 def check_names():
     where = defaultdict(list)
     for path in files(["include", "src", "python"], ".c", ".h", ".py"):
@@ -79,7 +91,7 @@ def check_symbols(library):
 
 
 def main():
-    checks = {"includes": check_includes(), "lines": check_lines(), "names": check_names()}
+    checks = {"includes": check_includes(), "lines": check_lines(), "names": check_names(), "lists": check_lists()}
     if len(sys.argv) > 1:
         checks["symbols"] = check_symbols(sys.argv[1])
     passed = 0
