@@ -266,6 +266,11 @@ static void add_entries(emission *e, const mth__value *const *v, size_t n, mth__
     }
 }
 
+static const mth__value *viewed(const mth__value *v) {
+    while (v->kind == MTH__VALUE_NODE && v->node->op->flags & MTH__ALIAS) v = v->node->in[0];
+    return v;
+}
+
 static void add_exits(emission *e) {
     const mth__graph *g = e->graph;
     e->exit_of = NEW_ARRAY(e->scratch, int, g->values);
@@ -280,6 +285,13 @@ static void add_exits(emission *e) {
         int *first = &e->exit_of[g->output.at[i].value->id];
         e->next_exit[i] = *first;
         *first = (int)i;
+    }
+    for (size_t i = 0; i < g->output.n; i++) { /* a view leaves as the value that it views, where that has no exit of its own */
+        const mth__value *v = g->output.at[i].value, *base = viewed(v);
+        if (e->exit_of[v->id] != (int)i || base == v || base->kind != MTH__VALUE_NODE || e->exit_of[base->id] >= 0) continue;
+        e->exit_of[base->id] = (int)i;
+        e->exit_of[v->id] = e->next_exit[i];
+        e->next_exit[i] = -1;
     }
 }
 

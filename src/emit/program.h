@@ -18,7 +18,8 @@
  *   - an ALIAS value is a view of its base (which is no ALIAS itself): no instruction makes it, it lives as its base does;
  *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce (COLLECTIVE or START), may lie exactly where an operand of the same
  *     dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a result.
- * So several values of a role may be IN_EXIT of one exit (a gradient accumulated in place): the last one written is what leaves. */
+ * So several values of a role may be IN_EXIT of one exit (a gradient accumulated in place): the last one written is what leaves. The exit's
+ * shape may be that of a view of it. */
 #ifndef MTH__PROGRAM_H
 #define MTH__PROGRAM_H
 #include "catalog/op.h"

@@ -304,8 +304,8 @@ static mth_status location(parser *x, mth__pvalue *v) {
     return mth__read_integer(&x->in, 0, INT64_MAX / 4, &v->offset);
 }
 
-/* "%5: f32[8,16] of [8,64] (None, 0) on p0 at slab+0"; the caller has read nothing of it. */
-static mth_status value(parser *x, int *out) {
+/* "%5: f32[8,16] of [8,64] (None, 0) on p0 at slab+0". Entries and views stand on lines of their own, what is `written` with its writer. */
+static mth_status value(parser *x, bool written, int *out) {
     mth__pvalue v = {0};
     const char *s;
     TRY(mth__read_name(&x->in, &s));
@@ -317,6 +317,8 @@ static mth_status value(parser *x, int *out) {
     TRY(sharding(x, v.shape, &v.sharding));
     TRY(mth__read_need(&x->in, "at"));
     TRY(location(x, &v));
+    if (written != (v.storage == MTH__IN_SLAB || v.storage == MTH__IN_EXIT))
+        return mth__read_fail(&x->in, written ? F("an entry or a view is written") : F("no instruction writes %s", s));
     v.klass = mth__usual_class(x->p, v.storage, v.index);
     if (mth__read_word(&x->in, "class")) {
         int k;
@@ -409,7 +411,7 @@ static mth_status instruction(parser *x) {
     if (value_follows(x)) {
         do {
             if (k.nout == MTH__MAX_OUT) return mth__read_fail(&x->in, F("more than %d results", MTH__MAX_OUT));
-            TRY(value(x, &out[k.nout++]));
+            TRY(value(x, true, &out[k.nout++]));
         } while (mth__read_symbol(&x->in, ','));
         TRY(mth__read_need(&x->in, "="));
     }
@@ -425,7 +427,7 @@ static mth_status instruction(parser *x) {
         while (key_follows(x)) TRY(attribute(x, k.op, a));
         k.attrs = a;
     }
-    if (mth__read_word(&x->in, "work")) TRY(value(x, &k.scratch));
+    if (mth__read_word(&x->in, "work")) TRY(value(x, true, &k.scratch));
     if (mth__read_symbol(&x->in, '@')) TRY(mth__read_name(&x->in, &k.module));
     if (mth__read_word(&x->in, "stage")) {
         TRY(mth__read_small(&x->in, 0, INT16_MAX, &small_number));
@@ -474,7 +476,7 @@ static mth_status line(parser *x) {
         int view;
         if (mth__read_ends(&x->in)) return NULL;
         if (!x->role) return mth__read_fail(&x->in, F("an instruction of no role"));
-        return *x->in.at >= '0' && *x->in.at <= '9' ? instruction(x) : value(x, &view);
+        return *x->in.at >= '0' && *x->in.at <= '9' ? instruction(x) : value(x, false, &view);
     }
     if (mth__read_word(&x->in, "mesh")) return x->p->mesh ? mth__read_fail(&x->in, F("a second mesh")) : mesh(x);
     if (!x->p->mesh) return mth__read_fail(&x->in, F("the mesh is missing"));

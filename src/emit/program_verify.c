@@ -8,7 +8,7 @@
  *   exits       each is written, last, by its own value, on every device that must have it
  * An engine that runs a role's streams in order and keeps what program.h says of channels then needs no check of its own. */
 #include "emit/verify.h"
-#include "engine/collective.h"
+#include "emit/collective.h"
 #include <string.h>
 
 enum { MOST_PROVED = 256 }; /* ranks up to which a template is proved here; its rules are the same for any number */
@@ -131,23 +131,32 @@ static mth_status check_order(mth__verification *v) {
 }
 
 /* ---------------------------------------------------------------- exits, entries, roles */
+/* Is value x what the exit is said to be? */
+static bool is_exit(const mth__pvalue *x, const mth__exit *e) {
+    return x->dtype == e->dtype && mth__shape_equal(x->shape, e->shape) && mth__sharding_equal(&x->sharding, &e->sharding, e->shape.rank);
+}
+
+/* Each exit that the role's devices must have is written there; the last value written, or a view of all of it, is what the exit is. */
 static mth_status check_exits(mth__verification *v) {
     const mth__role *r = v->r;
     int *last = NEW_ARRAY(v->arena, int, v->p->exit.n); /* 1 + value */
+    bool *fits = NEW_ARRAY(v->arena, bool, v->p->exit.n);
     for (size_t i = 0; i < r->instr.n; i++)
         for (int j = 0; j < r->instr.at[i].nout; j++) {
             int x = r->instr.at[i].out[j];
             if (r->value.at[x].storage == MTH__IN_EXIT) last[r->value.at[x].index] = x + 1;
         }
+    for (int x = 0; x < (int)r->value.n; x++) {
+        int base = mth__verify_base(r, x), e = r->value.at[base].index;
+        if (r->value.at[base].storage != MTH__IN_EXIT || last[e] != base + 1 || r->value.at[x].bytes != r->value.at[base].bytes) continue;
+        fits[e] |= is_exit(&r->value.at[x], &v->p->exit.at[e]);
+    }
     for (size_t e = 0; e < v->p->exit.n; e++) {
         const mth__exit *x = &v->p->exit.at[e];
         bool here = x->sharding.on->rank_of[r->device[0]] >= 0;
         if (!last[e] && here) return mth__refuse(v, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, x->name));
-        if (!last[e]) continue;
-        const mth__pvalue *p = &r->value.at[last[e] - 1];
-        if (!here) return mth__refuse(v, -1, last[e] - 1, F("exit %zu, %s, is written where it does not belong", e, x->name));
-        if (p->dtype != x->dtype || !mth__shape_equal(p->shape, x->shape) || !mth__sharding_equal(&p->sharding, &x->sharding, x->shape.rank))
-            return mth__refuse(v, -1, last[e] - 1, F("what leaves as exit %zu, %s, is not what the exit is", e, x->name));
+        if (last[e] && !here) return mth__refuse(v, -1, last[e] - 1, F("exit %zu, %s, is written where it does not belong", e, x->name));
+        if (last[e] && !fits[e]) return mth__refuse(v, -1, last[e] - 1, F("what leaves as exit %zu, %s, is not what the exit is", e, x->name));
     }
     return NULL;
 }
