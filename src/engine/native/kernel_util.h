@@ -62,12 +62,12 @@ void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, c
 void mth__gemm_open(void);
 
 #define MTH__KERNELS(KERNEL) \
-    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) KERNEL(transpose) \
-    KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) KERNEL(pick_grad) \
-    KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) KERNEL(rms_norm) \
-    KERNEL(attention) KERNEL(attention_grad) KERNEL(moe_route) KERNEL(moe_route_grad) KERNEL(moe_capacity) KERNEL(moe_rows) \
-    KERNEL(moe_dispatch) KERNEL(moe_combine) KERNEL(moe_combine_weights_grad) KERNEL(moe_matmul) KERNEL(moe_outer) KERNEL(moe_bias) \
-    KERNEL(moe_bias_grad) KERNEL(moe_map) KERNEL(moe_count)
+    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) \
+    KERNEL(transpose) KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) \
+    KERNEL(pick_grad) KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) \
+    KERNEL(rms_norm) KERNEL(attention) KERNEL(attention_grad) KERNEL(moe_route) KERNEL(moe_route_grad) KERNEL(moe_capacity) \
+    KERNEL(moe_rows) KERNEL(moe_dispatch) KERNEL(moe_combine) KERNEL(moe_combine_weights_grad) KERNEL(moe_matmul) KERNEL(moe_outer) \
+    KERNEL(moe_bias) KERNEL(moe_bias_grad) KERNEL(moe_map) KERNEL(moe_count)
 #define KERNEL(name) \
     mth_status mth__prepare_##name(mth__arena *, mth__call *); \
     void mth__run_##name(const mth__call *, int phase, int chunk, void *scratch);
