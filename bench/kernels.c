@@ -1,4 +1,5 @@
 /* The native engine's kernels on one thread: CPU time of all chunks, GFLOP/s or GB/s (operands read once, results written once), chunks.
+ * Causal attention counts the hidden half too.
  *     kernels [words]     the cases whose names hold one of the words; all by default */
 #include "base/arena.h"
 #include "catalog/op.h"
