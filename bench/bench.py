@@ -35,6 +35,7 @@ class Workload:
     def __init__(self, name, mesh, model, jax_fn, torch_fn, inputs, specs, gradients, flops, options=None):
         self.name, self.mesh, self.model, self.jax_fn, self.torch_fn = name, mesh, model, jax_fn, torch_fn
         self.inputs, self.specs, self.gradients, self.flops, self.options = inputs, specs, gradients, flops, options or {}
+        self.seed = np.random.default_rng(1).standard_normal((512, 2048) if "mlp" in name else (BATCH, SEQUENCE, WIDTH), dtype=np.float32) if gradients else None
 
 
 def mlp(mesh, widths, specs):
@@ -149,7 +150,7 @@ def mithril_runner(w):
         return compiled.evaluate(params, x, output_gradients={"output": seed})
 
     if w.gradients:
-        seed = backend.array(np.ones(tuple(np.asarray(compiled.evaluate(params, x)["output"]).shape), np.float32))
+        seed = backend.array(w.seed)
     return call, params, lambda: max(u["total"] for u in compiled.get_memory_usage(params, x))
 
 
@@ -160,16 +161,17 @@ def jax_runner(w, params):
     p, x = {k: put(k, np.asarray(v)) for k, v in params.items()}, {k: put(k, v) for k, v in w.inputs.items()}
     whole = NamedSharding(mesh, P())
     forward = jax.jit(w.jax_fn, out_shardings=whole)
+    seed = put(None, w.seed) if w.gradients else None
 
-    def both(p, x):
+    def both(p, x, seed):
         value, pull = jax.vjp(lambda q: w.jax_fn(q, x), p)
-        return value, pull(jnp.ones_like(value))[0]
+        return value, pull(seed)[0]
 
     with_gradients = jax.jit(both, out_shardings=(whole, {k: NamedSharding(mesh, w.specs.get(k, P())) for k in p}))
 
     def call():
         if w.gradients:
-            return jax.block_until_ready(with_gradients(p, x))
+            return jax.block_until_ready(with_gradients(p, x, seed))
         return jax.block_until_ready(forward(p, x)), None
 
     return call
@@ -178,6 +180,7 @@ def jax_runner(w, params):
 def torch_runner(w, params):
     p = {k: torch.tensor(np.asarray(v)).requires_grad_(w.gradients) for k, v in params.items()}
     x = {k: torch.tensor(v) for k, v in w.inputs.items()}
+    seed = torch.tensor(w.seed) if w.gradients else None
 
     def call():
         if not w.gradients:
@@ -186,7 +189,7 @@ def torch_runner(w, params):
         for v in p.values():
             v.grad = None
         y = w.torch_fn(p, x)
-        y.backward(torch.ones_like(y))
+        y.backward(seed)
         return y.detach(), {k: v.grad for k, v in p.items()}
 
     return call
