@@ -13,7 +13,8 @@ const mth__opt mth__compile_options[] = {
 static const mth__opt *const compile_tables[] = {mth__compile_options, NULL};
 
 const char *mth_compile_option_doc(void) {
-    return "input_shard_specs = None: shards inputs\noutput_shard_specs = None: leaves outputs sharded\nshapes = None: shapes of inputs for get_parameters\n";
+    static char text[4096];
+    return mth__options_doc(mth__compile_options, "", text, sizeof text);
 }
 
 static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices")); }

@@ -177,12 +177,8 @@ def docstring(text: str, indent: str) -> str:
 
 
 def option_signature(text: str) -> str:
-    """Of lines 'name = default: text', or 'name: text' where it is required."""
-    parts = []
-    for name, default in re.findall(r"^(\w+)(?: = ([^:]+))?: ", text, re.M):
-        kind = "_Spec" if name == "device_mesh" else "bool" if default in ("True", "False") else "int" if default.isdigit() else "Any"
-        parts.append(f"{name}: {kind}" + (f" = {default}" if default else ""))
-    return ", ".join(parts)
+    """Of lines 'name: type = default: text', or 'name: type: text' where it is required."""
+    return parameters(", ".join(re.findall(r"^(\w+: [^:]+): ", text, re.M)))
 
 
 def stubs() -> dict[str, str]:

@@ -114,13 +114,13 @@ def _compile_option_doc() -> str: ...
 def _fail_allocation(index: int, /) -> None: ...
 def _allocations() -> tuple[int, int]: ...
 
-def compile(model: Model, backend: Backend, *, input_shard_specs: Any = None, output_shard_specs: Any = None, shapes: Any = None) -> CompiledModel:
+def compile(model: Model, backend: Backend, *, input_shard_specs: Mapping[str, Any] | None = None, output_shard_specs: Mapping[str, Any] | None = None, shapes: Mapping[str, Any] | None = None) -> CompiledModel:
     """Compiles a model for a backend; plans are made at the first evaluate for each set of shapes, and kept.
 
     Options:
-        input_shard_specs = None: shards inputs
-        output_shard_specs = None: leaves outputs sharded
-        shapes = None: shapes of inputs for get_parameters
+        input_shard_specs: dict | None = None: Shards inputs: {'input': (2, None)} splits the first dimension over axis 2 of the mesh. Inputs not named are replicated.
+        output_shard_specs: dict | None = None: Leaves outputs sharded as said; outputs not named come back whole.
+        shapes: dict | None = None: Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any input is there.
     """
 
 @final

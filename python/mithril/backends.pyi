@@ -8,17 +8,17 @@ __all__ = ["Backend", "CBackend", "ReferenceBackend"]
 
 class CBackend(Backend):
     """Options:
-        device_mesh: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
-        collective_ops = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.
-        communication_optimization = False: Removes redundant transfers and merges small collectives.
-        overlap_communication = False: Runs communication beside computation.
-        pipeline_communication = False: Cuts large communication in chunks.
-        threads = None: Threads of the native engine, the calling one included; the number of cores unless said.
+        device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
+        collective_ops: dict | None = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.
+        communication_optimization: bool = False: Removes redundant transfers and merges small collectives.
+        overlap_communication: bool = False: Runs communication beside computation.
+        pipeline_communication: bool = False: Cuts large communication in chunks.
+        threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless said.
     """
-    def __new__(cls, device_mesh: _Spec, collective_ops: Any = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, threads: Any = None) -> Self: ...
+    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, threads: int | None = None) -> Self: ...
 
 class ReferenceBackend(Backend):
     """Options:
-        device_mesh: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
+        device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
     """
     def __new__(cls, device_mesh: _Spec) -> Self: ...

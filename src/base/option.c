@@ -1,6 +1,7 @@
 #include "base/option.h"
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,16 +120,37 @@ const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *va
     return NULL;
 }
 
+/* "bias: bool = True" */
+static size_t write_option(char *room, size_t size, const mth__opt *o) {
+    bool none = o->standard && !strcmp(o->standard, "None") && o->type != MTH__OPT_ANY;
+    return (size_t)snprintf(room, size, "%s: %s%s%s%s", o->name, type_names[o->type], none ? " | None" : "", o->standard ? " = " : "",
+                            o->standard ? o->standard : "");
+}
+
 char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
     mth__text t = mth__text_new(arena);
     mth__text_add(&t, "%s", "");
     for (; *tables; tables++)
         for (const mth__opt *o = *tables; o->name; o++) {
-            bool none = o->standard && !strcmp(o->standard, "None") && o->type != MTH__OPT_ANY;
-            mth__text_add(&t, "%s%s: %s%s", t.n ? ", " : "", o->name, type_names[o->type], none ? " | None" : "");
-            if (o->standard) mth__text_add(&t, " = %s", o->standard);
+            char one[128];
+            write_option(one, sizeof one, o);
+            mth__text_add(&t, "%s%s", t.n ? ", " : "", one);
         }
     return t.at;
+}
+
+const char *mth__options_doc(const mth__opt *options, const char *indent, char *room, size_t size) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    size_t n = *room ? size : 0;
+    for (const mth__opt *o = options; o->name && n < size; o++) {
+        char one[128];
+        write_option(one, sizeof one, o);
+        n += (size_t)snprintf(room + n, size - n, "%s%s: %s%s%s%s\n", indent, one, o->doc, o->choices ? " (" : "",
+                              o->choices ? o->choices : "", o->choices ? ")" : "");
+    }
+    pthread_mutex_unlock(&lock);
+    return room;
 }
 
 /* A default, as Python prints it; defaults are ours, so what doesn't parse is a defect. NULL at the end of a list. */

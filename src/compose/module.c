@@ -207,14 +207,6 @@ static const char *pool_add(const char *text) {
     return at;
 }
 
-static void add_options(mth__text *t, const mth__opt *o) {
-    for (; o->name; o++) {
-        const mth__opt one[] = {*o, {0}};
-        mth__text_add(t, "    %s: %s", mth__options_signature(t->arena, (const mth__opt *const[]){one, NULL}), o->doc);
-        mth__text_add(t, o->choices ? " (%s)\n" : "\n", o->choices);
-    }
-}
-
 static mth_status make_texts(void *context) {
     size_t i = *(size_t *)context;
     const mth__module_type *type = mth__module_types[i];
@@ -226,8 +218,10 @@ static mth_status make_texts(void *context) {
     mth__text_add(&t, "Ports: %s\n", ports);
     if (*type->parameters) mth__text_add(&t, "Parameters: %s\n", type->parameters);
     mth__text_add(&t, "Options:\n");
-    add_options(&t, tables[0]);
-    add_options(&t, tables[1]);
+    for (int k = 0; tables[k]; k++) {
+        char room[4096] = "";
+        mth__text_add(&t, "%s", mth__options_doc(tables[k], "    ", room, sizeof room));
+    }
     texts[i].doc = pool_add(t.at);
     texts[i].ports = pool_add(ports);
     texts[i].signature = pool_add(signature);

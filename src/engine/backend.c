@@ -1,5 +1,4 @@
 #include "engine/backend.h"
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,19 +23,10 @@ static int engine_find(const char *name) {
     return -1;
 }
 
-/* "device_mesh: tuple of sizes: text" a line, for docs and help. */
-static const char *option_doc(const mth__opt *options, char *room, size_t size) {
-    size_t n = 0;
-    room[0] = 0;
-    for (const mth__opt *o = options; o->name && n < size; o++)
-        n += (size_t)snprintf(room + n, size - n, "%s%s%s: %s\n", o->name, o->standard ? " = " : "", o->standard ? o->standard : "", o->doc);
-    return room;
-}
-
 const char *mth_backend_option_doc(const char *engine) {
-    static char text[ENGINES][2048];
+    static char text[ENGINES][4096];
     int e = engine_find(engine);
-    return e < 0 ? NULL : option_doc(engines[e].options, text[e], sizeof text[e]);
+    return e < 0 ? NULL : mth__options_doc(engines[e].options, "", text[e], sizeof text[e]);
 }
 
 static int name_index(const char *name, const char *const *names, int n) {

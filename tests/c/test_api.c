@@ -209,6 +209,13 @@ TEST(same_seed_same_weights_on_any_mesh) {
     }
 }
 
+TEST(options_are_documented) {
+    CHECK(strstr(mth_backend_option_doc("native"), "\nthreads: int | None = None: ") && strstr(mth_backend_option_doc("reference"), "device_mesh: tuple: "));
+    CHECK(mth_backend_option_doc("abacus") == NULL);
+    CHECK(strstr(mth_compile_option_doc(), "\nshapes: dict | None = None: "));
+    for (size_t i = 0; i < mth_module_type_count(); i++) CHECK(strstr(mth_module_type_doc(mth_module_type_name(i)), "\n    device_mesh: tuple | None = None: "));
+}
+
 TEST(safetensors_slices_and_lies) {
     mth_backend *backend = NULL;
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
