@@ -13,15 +13,19 @@ mth_status mth__sharding_check(const mth__sharding *s, mth__shape shape) {
     for (int d = 0; d < shape.rank; d++) {
         const mth__split *p = &s->dim[d];
         if (p->naxes < 0 || p->naxes > MTH__AXES || p->grain < 0 || (p->cyclic && p->naxes > 1))
-            return FAIL(MTH_ERROR_VALUE, F("dimension %d is split in a way that there is not", d), F("split it by at most %d axes, cyclically by one", MTH__AXES));
+            return FAIL(MTH_ERROR_VALUE, F("dimension %d is split in a way that there is not", d),
+                        F("split it by at most %d axes, cyclically by one", MTH__AXES));
         for (int i = 0; i < p->naxes; i++) {
             int a = p->axis[i];
-            if (a < 0 || a >= s->on->naxes) return FAIL(MTH_ERROR_VALUE, F("dimension %d is split by axis %d, the placement has %d", d, a, s->on->naxes), F("%s", name_axes));
+            if (a < 0 || a >= s->on->naxes)
+                return FAIL(MTH_ERROR_VALUE, F("dimension %d is split by axis %d, the placement has %d", d, a, s->on->naxes),
+                            F("%s", name_axes));
             if (used >> a & 1) return FAIL(MTH_ERROR_VALUE, F("axis %d splits twice", a), F("%s", name_axes));
             used |= 1u << a;
         }
     }
-    if (s->partial >> s->on->naxes) return FAIL(MTH_ERROR_VALUE, F("a partial sum over an axis that the placement lacks"), F("%s", name_axes));
+    if (s->partial >> s->on->naxes)
+        return FAIL(MTH_ERROR_VALUE, F("a partial sum over an axis that the placement lacks"), F("%s", name_axes));
     if (s->partial & used) return FAIL(MTH_ERROR_VALUE, F("an axis splits a dimension and holds partial sums"), F("%s", name_axes));
     return NULL;
 }
@@ -72,13 +76,16 @@ static mth_status check_collective(const mth__channel *c) {
         if (!same_but(c, -1, -1)) return wrong(c, "changes how a dimension is split");
         break;
     case MTH__ALL_GATHER:
-        if (!has_dimension(c, d) || !same_but(c, d, d) || !cuts_further(c, d, &c->to.dim[d], &c->from.dim[d])) return wrong(c, "does not gather the innermost axes of one dimension");
+        if (!has_dimension(c, d) || !same_but(c, d, d) || !cuts_further(c, d, &c->to.dim[d], &c->from.dim[d]))
+            return wrong(c, "does not gather the innermost axes of one dimension");
         break;
     case MTH__REDUCE_SCATTER:
-        if (!has_dimension(c, d) || !same_but(c, d, d) || !cuts_further(c, d, &c->from.dim[d], &c->to.dim[d])) return wrong(c, "does not split one dimension further by its axes");
+        if (!has_dimension(c, d) || !same_but(c, d, d) || !cuts_further(c, d, &c->from.dim[d], &c->to.dim[d]))
+            return wrong(c, "does not split one dimension further by its axes");
         break;
     default:
-        if (!has_dimension(c, d) || !has_dimension(c, e) || d == e || !same_but(c, d, e) || !cuts_further(c, d, &c->from.dim[d], &c->to.dim[d]) ||
+        if (!has_dimension(c, d) || !has_dimension(c, e) || d == e || !same_but(c, d, e)
+            || !cuts_further(c, d, &c->from.dim[d], &c->to.dim[d]) ||
             !cuts_further(c, e, &c->to.dim[e], &c->from.dim[e]))
             return wrong(c, "does not move its axes from one dimension to another");
     }
@@ -86,7 +93,8 @@ static mth_status check_collective(const mth__channel *c) {
 }
 
 mth_status mth__channel_check(const mth__channel *c) {
-    if ((unsigned)c->kind >= MTH__CHANNEL_KINDS || (unsigned)c->algorithm >= MTH__ALGORITHMS) return FAIL(MTH_ERROR_VALUE, F("a channel of no kind"), F("use a kind and an algorithm that there is"));
+    if ((unsigned)c->kind >= MTH__CHANNEL_KINDS || (unsigned)c->algorithm >= MTH__ALGORITHMS)
+        return FAIL(MTH_ERROR_VALUE, F("a channel of no kind"), F("use a kind and an algorithm that there is"));
     TRY(mth__shape_check(c->shape, c->dtype));
     TRY(mth__sharding_check(&c->from, c->shape));
     TRY(mth__sharding_check(&c->to, c->shape));
@@ -100,7 +108,8 @@ mth_status mth__channel_check(const mth__channel *c) {
         if (c->kind == MTH__TRANSFER && c->algorithm != MTH__DIRECT) return wrong(c, "transfers are direct");
     }
     if (c->algorithm != MTH__DIRECT && mth__channel_size(c) > MOST_RANKS)
-        return FAIL(MTH_ERROR_VALUE, F("%s %s over %d devices", mth__channel_names[c->kind], mth__algorithm_names[c->algorithm], mth__channel_size(c)),
+        return FAIL(MTH_ERROR_VALUE, F("%s %s over %d devices", mth__channel_names[c->kind], mth__algorithm_names[c->algorithm],
+                                       mth__channel_size(c)),
                     F("use direct for groups of more than %d devices", MOST_RANKS));
     return NULL;
 }

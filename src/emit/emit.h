@@ -5,8 +5,8 @@
 
 typedef struct { int n; int *role; } mth__role_list; /* ascending */
 
-/* roles.c. Sets program->role (devices alone) and role_of; returns the roles of each placement that the graph uses, by its id. All devices of a
-   role are in the same placements and have the same local shape of every value. */
+/* roles.c. Sets program->role (devices alone) and role_of; returns the roles of each placement that the graph uses, by its id. All devices
+   of a role are in the same placements and have the same local shape of every value. */
 mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *, mth__program *);
 
 /* waits.c. Puts a WAIT behind every START and SEND of the role. */

@@ -1,6 +1,6 @@
-/* Where values lie. Values that may share bytes by the rules of program.h (in place) form a block; a block lives from its first writer to its
- * last reader, or to the WAIT that lets go of it. Blocks get offsets by first fit in the order of time, forwards and backwards, and, where
- * these waste space and the blocks are few, by size; the smallest slab counts. */
+/* Where values lie. Values that may share bytes by the rules of program.h (in place) form a block; a block lives from its first writer to
+ * its last reader, or to the WAIT that lets go of it. Blocks get offsets by first fit in the order of time, forwards and backwards, and,
+ * where these waste space and the blocks are few, by size; the smallest slab counts. */
 #include "catalog/rows.h"
 #include "emit/emit.h"
 #include "emit/ranges.h"
@@ -64,7 +64,8 @@ static bool may_lie_on(const layout *l, int i, const mth__instr *k, int operand)
     const mth__role *r = l->r;
     const mth__pvalue *in = &r->value.at[operand], *out = &r->value.at[k->out[0]];
     int base = mth__base_of(r, operand), b = l->block_of[base];
-    if (b < 0 || l->block.at[b].exit >= 0 || in->dtype != out->dtype || in->bytes != out->bytes || in->bytes != r->value.at[base].bytes) return false;
+    if (b < 0 || l->block.at[b].exit >= 0 || in->dtype != out->dtype || in->bytes != out->bytes || in->bytes != r->value.at[base].bytes)
+        return false;
     if (k->kind == MTH__START) {
         if (l->touched[base] != i || l->holders[base] != 1 || l->block.at[b].last != l->wait[i]) return false;
     } else if (l->block.at[b].last != i) {
@@ -184,7 +185,8 @@ static int by_size(const void *a, const void *b) {
 static int64_t largest_first(layout *l) {
     int n = 0, placed = 0;
     int64_t used = 0;
-    block **order = NEW_ARRAY(l->scratch, block *, l->block.n), **at = NEW_ARRAY(l->scratch, block *, l->block.n); /* `at`: placed, by offset */
+    /* `at`: placed, by offset */
+    block **order = NEW_ARRAY(l->scratch, block *, l->block.n), **at = NEW_ARRAY(l->scratch, block *, l->block.n);
     for (size_t b = 0; b < l->block.n; b++)
         if (l->block.at[b].exit < 0) order[n++] = &l->block.at[b];
     qsort(order, (size_t)n, sizeof *order, by_size);

@@ -90,7 +90,9 @@ static void set_slot(emission *e, const mth__value *v, int role, int hint, int i
     e->slot[v->id][position_of(e, v, role, hint)] = index;
 }
 
-static mth__value_class class_of_exit(const emission *e, int exit) { return e->p->exit.at[exit].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT; }
+static mth__value_class class_of_exit(const emission *e, int exit) {
+    return e->p->exit.at[exit].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
+}
 
 /* A result of an instruction: in the slab, or in the exit that it is. */
 static int new_result(emission *e, int role, const mth__value *v, int hint) {
@@ -111,14 +113,15 @@ static void new_alias(emission *e, int role, const mth__value *v, int hint, int 
     const mth__pvalue *base = &e->p->role.at[role].value.at[of];
     p.storage = MTH__IN_ALIAS;
     p.index = base->storage == MTH__IN_ALIAS ? base->index : of;
-    p.offset = offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0);
+    p.offset = p.bytes ? offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0) : 0; /* an empty part may begin behind the end */
     set_slot(e, v, role, hint, push_value(e, role, p));
 }
 
 /* ---------------------------------------------------------------- instructions */
 static mth__instr *push_instr(emission *e, int role, const mth__node *n, mth__instr_kind kind, int channel, int nin, int nout) {
     int *operands = NEW_ARRAY(e->arena, int, nin + nout);
-    mth__instr i = {.kind = kind, .channel = channel, .nin = nin, .nout = nout, .in = operands, .out = operands + nin, .scratch = -1, .stream = kind == MTH__START};
+    mth__instr i = {.kind = kind, .channel = channel, .nin = nin, .nout = nout, .in = operands, .out = operands + nin, .scratch = -1,
+                    .stream = kind == MTH__START};
     if (n) {
         i.module = n->module;
         i.source = n->source;
@@ -134,7 +137,8 @@ static mth__instr *push_instr(emission *e, int role, const mth__node *n, mth__in
 }
 
 static mth_status missing(const emission *e, const mth__node *n, const mth__value *v, int role) {
-    mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", n->op->name, n->id, e->p->role.at[role].device[0]);
+    mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", n->op->name, n->id,
+                            e->p->role.at[role].device[0]);
     return mth__error_tensor(mth__error_operator(s, n->module), mth__value_text(v));
 }
 
@@ -196,7 +200,8 @@ static void add_scratch(emission *e, int role, mth__instr *i, const mth__channel
     int64_t bytes = mth__channel_scratch(c, e->p->role.at[role].device[0]);
     if (bytes == 0) return;
     int64_t elements = bytes / (int64_t)mth_dtype_size(c->dtype);
-    mth__pvalue v = {.name = mth__format(e->arena, "%s~work", result), .dtype = c->dtype, .shape = {1, {elements}}, .local = {1, {elements}},
+    mth__pvalue v = {.name = mth__format(e->arena, "%s~work", result), .dtype = c->dtype, .shape = {1, {elements}},
+                     .local = {1, {elements}},
                      .sharding = {.on = c->from.on}, .klass = MTH__CLASS_COMMUNICATION};
     i->scratch = push_value(e, role, v);
 }
@@ -222,7 +227,8 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
     while (k < sizeof kinds / sizeof *kinds && (int)kinds[k].row != n->op->row) k++;
     if (k == sizeof kinds / sizeof *kinds) return INTERNAL("%s is no communication that a program has", n->op->name);
     mth__channel_kind kind = kinds[k].kind;
-    mth__channel c = {.kind = kind, .algorithm = e->algorithm[kind], .dtype = n->out[0]->dtype, .shape = n->out[0]->shape, .from = *from, .to = *to, .reduce = from->reduce, .dim = -1, .dim2 = -1};
+    mth__channel c = {.kind = kind, .algorithm = e->algorithm[kind], .dtype = n->out[0]->dtype, .shape = n->out[0]->shape, .from = *from,
+                      .to = *to, .reduce = from->reduce, .dim = -1, .dim2 = -1};
     if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)n->attrs.i[0];
     if (kind != MTH__ALL_REDUCE && kind <= MTH__ALL_TO_ALL) c.dim = (int8_t)n->attrs.i[1];
     if (kind == MTH__ALL_TO_ALL) c.dim2 = (int8_t)n->attrs.i[2];
@@ -242,7 +248,8 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
         for (int i = 0; i < target->n; i++) TRY(take_part(e, n, channel, together, target->role[i], true, true));
         return NULL;
     }
-    if (kind != MTH__TRANSFER) return mth__error_tensor(INTERNAL("%s (node %d) leads to another placement", n->op->name, n->id), mth__value_text(n->in[0]));
+    if (kind != MTH__TRANSFER)
+        return mth__error_tensor(INTERNAL("%s (node %d) leads to another placement", n->op->name, n->id), mth__value_text(n->in[0]));
     for (int i = 0; i < source->n; i++) TRY(take_part(e, n, channel, MTH__SEND, source->role[i], true, false));
     for (int i = 0; i < target->n; i++) {
         bool both = slot_of(e, n->in[0], target->role[i], 0) >= 0;
@@ -279,7 +286,8 @@ static void add_exits(emission *e) {
     for (size_t i = 0; i < g->output.n; i++) {
         const mth__output *o = &g->output.at[i];
         const char *name = o->is_gradient && o->of ? o->of : o->name;
-        PUSH(e->arena, e->p->exit, ((mth__exit){mth__copy_text(e->arena, name), o->is_gradient, o->value->dtype, o->value->shape, o->value->sharding}));
+        PUSH(e->arena, e->p->exit, ((mth__exit){mth__copy_text(e->arena, name), o->is_gradient, o->value->dtype, o->value->shape,
+                                                o->value->sharding}));
     }
     for (size_t i = g->output.n; i-- > 0;) {
         int *first = &e->exit_of[g->output.at[i].value->id];
@@ -324,7 +332,8 @@ static mth_status check_placed(const mth__graph *g) {
         if (!n->on) return mth__error_operator(INTERNAL("%s (node %d) has no placement", n->op->name, n->id), n->module);
         for (int k = 0; k < n->nout; k++)
             if (!n->out[k]->sharding.on || n->out[k]->sharding.on != n->out[0]->sharding.on)
-                return mth__error_tensor(INTERNAL("a result of %s (node %d) has no sharding, or not on the placement of the others", n->op->name, n->id), mth__value_text(n->out[k]));
+                return mth__error_tensor(INTERNAL("a result of %s (node %d) has no sharding, or not on the placement of the others",
+                                                  n->op->name, n->id), mth__value_text(n->out[k]));
     }
     for (size_t k = 0; k < 3; k++) {
         size_t count = k == 0 ? g->input.n : k == 1 ? g->parameter.n : g->seed.n;

@@ -16,8 +16,8 @@
  *
  * Bytes. A value is written once, by one instruction. Two values live at the same time share no byte, except:
  *   - an ALIAS value is a view of its base (which is no ALIAS itself): no instruction makes it, it lives as its base does;
- *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce (COLLECTIVE or START), may lie exactly where an operand of the same
- *     dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a result.
+ *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce (COLLECTIVE or START), may lie exactly where an operand of
+ *     its dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a result.
  * So several values of a role may be IN_EXIT of one exit (a gradient accumulated in place): the last one written is what leaves. The exit's
  * shape may be that of a view of it. */
 #ifndef MTH__PROGRAM_H
@@ -25,7 +25,8 @@
 #include "catalog/op.h"
 
 typedef enum { MTH__COMPUTE, MTH__COLLECTIVE, MTH__START, MTH__SEND, MTH__RECV, MTH__WAIT } mth__instr_kind;
-typedef enum { MTH__ALL_REDUCE, MTH__ALL_GATHER, MTH__REDUCE_SCATTER, MTH__ALL_TO_ALL, MTH__BROADCAST, MTH__TRANSFER, MTH__CHANNEL_KINDS } mth__channel_kind;
+typedef enum { MTH__ALL_REDUCE, MTH__ALL_GATHER, MTH__REDUCE_SCATTER, MTH__ALL_TO_ALL, MTH__BROADCAST, MTH__TRANSFER,
+              MTH__CHANNEL_KINDS } mth__channel_kind;
 typedef enum { MTH__DIRECT, MTH__RING, MTH__TREE, MTH__HIERARCHICAL, MTH__ALGORITHMS } mth__algorithm;
 extern const char *const mth__channel_names[MTH__CHANNEL_KINDS];   /* "all_reduce", ... , "transfer" */
 extern const char *const mth__algorithm_names[MTH__ALGORITHMS];    /* "direct", "ring", "tree", "hierarchical" */
@@ -35,22 +36,26 @@ typedef struct {
     mth__algorithm algorithm;
     mth_dtype dtype;
     mth__shape shape;            /* global */
-    mth__sharding from, to;      /* collectives: on the same placement; transfer, broadcast: any. all_reduce: to = from without the partial axes */
+    /* collectives: on the same placement; transfer, broadcast: any. all_reduce: to = from without the partial axes */
+    mth__sharding from, to;
     uint8_t axes;                /* collectives: the axes of from.on whose devices form a group */
     int8_t dim, dim2;            /* all_gather: gathered; reduce_scatter: scattered; all_to_all: dim becomes split, dim2 whole */
     uint8_t reduce;              /* MTH__REDUCE_* */
     const char *label;           /* "linear_1: all_reduce", for errors and profiles */
 } mth__channel;
 
-typedef enum { MTH__IN_SLAB, MTH__IN_ENTRY /* the caller's buffer */, MTH__IN_EXIT /* becomes the caller's */, MTH__IN_ALIAS /* of another value */ } mth__storage;
-typedef enum { MTH__CLASS_ACTIVATION, MTH__CLASS_WEIGHT, MTH__CLASS_GRADIENT, MTH__CLASS_INPUT, MTH__CLASS_OUTPUT, MTH__CLASS_COMMUNICATION } mth__value_class;
+typedef enum { MTH__IN_SLAB, MTH__IN_ENTRY /* the caller's buffer */, MTH__IN_EXIT /* becomes the caller's */,
+              MTH__IN_ALIAS /* of another value */ } mth__storage;
+typedef enum { MTH__CLASS_ACTIVATION, MTH__CLASS_WEIGHT, MTH__CLASS_GRADIENT, MTH__CLASS_INPUT, MTH__CLASS_OUTPUT,
+              MTH__CLASS_COMMUNICATION } mth__value_class;
 typedef struct {
     const char *name;            /* "%12", "linear_0.weight" */
     mth_dtype dtype;
     mth__shape shape, local;     /* global; of this role's devices */
     mth__sharding sharding;
     mth__storage storage;
-    int index;                   /* ENTRY, EXIT: in mth__program.entry / exit; ALIAS: the role's value that it is a view of (offset: bytes into it) */
+    /* ENTRY, EXIT: in mth__program.entry / exit; ALIAS: the role's value that it is a view of (offset: bytes into it) */
+    int index;
     int64_t offset, bytes;       /* SLAB: set by memory.c, a multiple of 64, -1 before; bytes = local size, unpadded */
     mth__value_class klass;
 } mth__pvalue;
@@ -76,7 +81,8 @@ typedef struct {
 } mth__role;
 
 typedef enum { MTH__ENTRY_INPUT, MTH__ENTRY_PARAMETER, MTH__ENTRY_SEED } mth__entry_kind;
-typedef struct { mth__entry_kind kind; const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding; } mth__entry; /* an input used on two placements has two entries */
+/* an input used on two placements has two entries */
+typedef struct { mth__entry_kind kind; const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding; } mth__entry;
 typedef struct { const char *name; bool gradient; mth_dtype dtype; mth__shape shape; mth__sharding sharding; } mth__exit;
 
 typedef struct mth__program {
@@ -99,7 +105,8 @@ mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *
 mth_status mth__emit_memory(mth__program *);                     /* memory.c: offsets, in-place, aliases; sets slab */
 void mth__program_print(mth__text *, const mth__program *);      /* program_text.c */
 mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);
-/* program_verify.c. Promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as a value. */
+/* program_verify.c. Promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as a
+   value. */
 mth_status mth__program_verify(const mth__program *);
 
 /* What a device takes from others in a transfer: for each piece the owner, and the box in global indices. emit/transfer.c
@@ -110,18 +117,20 @@ int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth_
 int64_t mth__channel_bytes(const mth__channel *, int device);
 /* Does the channel say something that can be done: shardings of its kind, axes, dimensions, group. channel_check.c */
 mth_status mth__channel_check(const mth__channel *);
-mth_status mth__sharding_check(const mth__sharding *, mth__shape); /* a placement; axes of it, each used once; no partial sum over an axis that splits */
+/* a placement; axes of it, each used once; no partial sum over an axis that splits */
+mth_status mth__sharding_check(const mth__sharding *, mth__shape);
 /* Does the first cut of a dimension of n make the parts that the second cuts further? */
 bool mth__split_begins(int64_t n, const mth__split *coarse, const mth__split *fine, const mth__placement *);
 /* The devices that `device` communicates with, itself included, in rank order of the algorithm's template. Collectives: row by row over
-   `axes`. Broadcast: the source is rank 0, then to.on in its order without the source. Transfer: 1. `member` has room for mth__channel_size,
-   or is NULL. */
+   `axes`. Broadcast: the source is rank 0, then to.on in its order without the source. Transfer: 1. `member` has room for
+   mth__channel_size, or is NULL. */
 int mth__channel_size(const mth__channel *);
 int mth__channel_group(const mth__channel *, int device, int32_t *member); /* the device's rank */
-/* mth__channel_bytes of all channels, summed by device. false, and nothing counted, where that would take more than some 10^7 steps. traffic.c */
+/* mth__channel_bytes of all channels, summed by device. false, and nothing counted, where that would take more than some 10^7 steps.
+   traffic.c */
 bool mth__program_received(const mth__program *, int64_t *by_device);
-/* Bytes of the instruction's scratch on `device`: 0 for direct algorithms and transfers. Ring, tree, hierarchical: all_reduce, all_gather and
-   broadcast work in the result; reduce_scatter in a copy of its operand; all_to_all in two sets of n slots (mth__template_scratch). */
+/* Bytes of the instruction's scratch on `device`: 0 for direct algorithms and transfers. Ring, tree, hierarchical: all_reduce, all_gather
+   and broadcast work in the result; reduce_scatter in a copy of its operand; all_to_all in two sets of n slots (mth__template_scratch). */
 int64_t mth__channel_scratch(const mth__channel *, int device);
 int64_t mth__channel_slot(const mth__channel *); /* all_to_all: bytes of one slot, the largest box that any rank has for another */
 #endif

@@ -1,5 +1,5 @@
-/* Reads what program_text.c prints. Any text gives a program or an error with its line; memory and time are bounded by the text and the mesh.
- * What it accepts can be printed; whether it is right is the verifier's to say. */
+/* Reads what program_text.c prints. Any text gives a program or an error with its line; memory and time are bounded by the text and the
+ * mesh. What it accepts can be printed; whether it is right is the verifier's to say. */
 #include "emit/program_words.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -56,7 +56,8 @@ static mth_status shape(parser *x, mth__shape *out) {
         int64_t n;
         if (out->rank == MTH__RANK) return mth__read_fail(&x->in, F("more than %d dimensions", MTH__RANK));
         TRY(mth__read_integer(&x->in, 0, MOST_EXTENT, &n));
-        if (n && (__builtin_mul_overflow(product, n, &product) || product > INT64_MAX / 32)) return mth__read_fail(&x->in, F("the shape is too large"));
+        if (n && (__builtin_mul_overflow(product, n, &product) || product > INT64_MAX / 32))
+            return mth__read_fail(&x->in, F("the shape is too large"));
         out->dim[out->rank++] = n;
     } while (mth__read_symbol(&x->in, ','));
     return mth__read_need(&x->in, "]");
@@ -160,7 +161,8 @@ static mth_status placement(parser *x) {
         TRY(mth__read_small(&x->in, 0, m->count - 1, &d));
         on = mth__place_device(m, d);
     } else {
-        if ((x->placed += m->count) > MOST_PLACED) return mth__read_fail(&x->in, F("too many placements for a mesh of %d devices", m->count));
+        if ((x->placed += m->count) > MOST_PLACED)
+            return mth__read_fail(&x->in, F("too many placements for a mesh of %d devices", m->count));
         if (mth__read_word(&x->in, "devices")) {
             devices list = {0};
             TRY(device_list(x, &list));
@@ -391,7 +393,8 @@ static mth_status operator_word(parser *x, mth__instr *k) {
         TRY(mth__read_one_of(&x->in, mth__algorithm_names, MTH__ALGORITHMS, "algorithm", &algorithm));
         TRY(mth__read_reference(&x->in, 'c', x->p->channel.n, &k->channel));
         const mth__channel *c = &x->p->channel.at[k->channel];
-        return (int)c->kind == kind && (int)c->algorithm == algorithm ? NULL : mth__read_fail(&x->in, F("channel c%d is %s %s", k->channel, mth__channel_names[c->kind], mth__algorithm_names[c->algorithm]));
+        if ((int)c->kind == kind && (int)c->algorithm == algorithm) return NULL;
+        return mth__read_fail(&x->in, F("channel c%d is %s", k->channel, c->label));
     }
     return mth__read_reference(&x->in, 'c', x->p->channel.n, &k->channel);
 }
@@ -492,7 +495,8 @@ static mth_status line(parser *x) {
 mth_status mth__program_parse(mth__arena *arena, const char *text, mth__program **out) {
     parser x = {.in = {arena, text, 1}, .p = NEW(arena, mth__program)};
     x.p->arena = arena;
-    if (!mth__read_word(&x.in, "program") || !mth__read_ends(&x.in)) return mth__read_fail(&x.in, F("the first word of a plan, 'program', is missing"));
+    if (!mth__read_word(&x.in, "program") || !mth__read_ends(&x.in))
+        return mth__read_fail(&x.in, F("the first word of a plan, 'program', is missing"));
     while (*x.in.at) {
         if (*x.in.at == '#') x.in.at += strcspn(x.in.at, "\n");
         else if (*x.in.at != '\n') TRY(line(&x));

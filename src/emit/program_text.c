@@ -226,8 +226,11 @@ static void add_instr(printer *w, const mth__role *r, int index) {
     const mth__channel *c = k->kind == MTH__COMPUTE ? NULL : &w->p->channel.at[k->channel];
     switch (k->kind) {
     case MTH__COMPUTE: mth__text_add(t, "%s", k->op->name); break;
-    case MTH__START: mth__text_add(t, "start %s %s c%d", mth__channel_names[c->kind], mth__algorithm_names[c->algorithm], k->channel); break;
-    case MTH__COLLECTIVE: mth__text_add(t, "%s %s c%d", mth__channel_names[c->kind], mth__algorithm_names[c->algorithm], k->channel); break;
+    case MTH__START:
+    case MTH__COLLECTIVE:
+        mth__text_add(t, "%s%s %s c%d", k->kind == MTH__START ? "start " : "", mth__channel_names[c->kind],
+                      mth__algorithm_names[c->algorithm], k->channel);
+        break;
     case MTH__SEND: mth__text_add(t, "send c%d", k->channel); break;
     case MTH__RECV: mth__text_add(t, "recv c%d", k->channel); break;
     case MTH__WAIT: mth__text_add(t, "wait c%d", k->channel); break;
@@ -300,7 +303,8 @@ static void add_templates(printer *w) {
         if (c->algorithm == MTH__DIRECT || c->kind == MTH__TRANSFER) continue;
         mth__template t = mth__template_get(c->kind, c->algorithm, mth__channel_size(c));
         bool again = false;
-        for (size_t k = 0; k < printed.n && !again; k++) again = printed.at[k].kind == t.kind && printed.at[k].algorithm == t.algorithm && printed.at[k].n == t.n;
+        for (size_t k = 0; k < printed.n && !again; k++)
+            again = printed.at[k].kind == t.kind && printed.at[k].algorithm == t.algorithm && printed.at[k].n == t.n;
         if (again) continue;
         PUSH(w->t->arena, printed, t);
         mth__text steps = mth__text_new(w->t->arena);

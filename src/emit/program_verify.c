@@ -34,9 +34,11 @@ mth_status mth__refuse(const mth__verification *v, int instr, int value, char *w
     if (!k) {
         s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d): %s", v->role, v->r->ndevice ? v->r->device[0] : -1, what), fix);
     } else if (k->kind == MTH__COMPUTE) {
-        s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d), instruction %d, %s: %s", v->role, v->r->device[0], instr, operator_name(v, k), what), fix);
+        s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d), instruction %d, %s: %s", v->role, v->r->device[0], instr,
+                                    operator_name(v, k), what), fix);
     } else {
-        s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d), instruction %d, %s c%d (%s): %s", v->role, v->r->device[0], instr, operator_name(v, k), k->channel,
+        s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d), instruction %d, %s c%d (%s): %s", v->role, v->r->device[0], instr,
+                                    operator_name(v, k), k->channel,
                                     v->p->channel.at[k->channel].label, what), fix);
     }
     mth__free(what);
@@ -57,14 +59,17 @@ static mth_status check_instruction(const mth__verification *v, int i) {
     const mth__instr *k = &v->r->instr.at[i];
     const int values = (int)v->r->value.n;
     bool compute = k->kind == MTH__COMPUTE;
-    if ((unsigned)k->kind > MTH__WAIT || (!compute && (k->channel < 0 || (size_t)k->channel >= v->p->channel.n)) || (compute && (!k->op || !k->attrs)))
+    if ((unsigned)k->kind > MTH__WAIT || (!compute && (k->channel < 0 || (size_t)k->channel >= v->p->channel.n))
+        || (compute && (!k->op || !k->attrs)))
         return INTERNAL("role %d, instruction %d is of no kind", v->role, i);
-    if (k->nin < 0 || k->nin > MTH__MAX_IN || k->nout < 0 || k->nout > MTH__MAX_OUT) return mth__refuse(v, i, -1, F("%d operands and %d results", k->nin, k->nout));
+    if (k->nin < 0 || k->nin > MTH__MAX_IN || k->nout < 0 || k->nout > MTH__MAX_OUT)
+        return mth__refuse(v, i, -1, F("%d operands and %d results", k->nin, k->nout));
     for (int j = 0; j < k->nin + k->nout; j++) {
         int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
         if (x < 0 || x >= values) return mth__refuse(v, i, -1, F("it names a value that the role lacks"));
     }
-    if (k->scratch >= values || (compute && k->scratch >= 0)) return mth__refuse(v, i, -1, F("its scratch is no value, or there should be none"));
+    if (k->scratch >= values || (compute && k->scratch >= 0))
+        return mth__refuse(v, i, -1, F("its scratch is no value, or there should be none"));
     if (k->stream != (k->kind == MTH__START)) return mth__refuse(v, i, -1, F("it stands on the wrong stream"));
     return NULL;
 }
@@ -73,8 +78,10 @@ static mth_status check_reads(const mth__verification *v, int i, const uint8_t *
     const mth__instr *k = &v->r->instr.at[i];
     for (int j = 0; j < k->nin; j++) {
         int base = mth__verify_base(v->r, k->in[j]);
-        if (state[base] == UNDER_WAY) return mth__refuse(v, i, k->in[j], F("reads %s, which a START brings, before the WAIT", v->r->value.at[k->in[j]].name));
-        if (state[base] == UNWRITTEN) return mth__refuse(v, i, k->in[j], F("reads %s before anything has written it", v->r->value.at[k->in[j]].name));
+        if (state[base] == UNDER_WAY)
+            return mth__refuse(v, i, k->in[j], F("reads %s, which a START brings, before the WAIT", v->r->value.at[k->in[j]].name));
+        if (state[base] == UNWRITTEN)
+            return mth__refuse(v, i, k->in[j], F("reads %s before anything has written it", v->r->value.at[k->in[j]].name));
     }
     return NULL;
 }
@@ -112,7 +119,8 @@ static mth_status check_order(mth__verification *v) {
             open++;
         } else if (k->kind == MTH__WAIT) {
             int by = v->opened_by[k->channel];
-            if (v->opened_role[k->channel] != v->role || by < 0) return mth__refuse(v, i, -1, F("waits for what was not started or sent here, or is waited for already"));
+            if (v->opened_role[k->channel] != v->role || by < 0)
+                return mth__refuse(v, i, -1, F("waits for what was not started or sent here, or is waited for already"));
             if (k->nin || k->nout || k->scratch >= 0) return mth__refuse(v, i, -1, F("a WAIT has no operand and no result"));
             for (int j = 0; j < r->instr.at[by].nout; j++) state[r->instr.at[by].out[j]] = WRITTEN;
             v->released[by] = i;
@@ -156,7 +164,8 @@ static mth_status check_exits(mth__verification *v) {
         bool here = x->sharding.on->rank_of[r->device[0]] >= 0;
         if (!last[e] && here) return mth__refuse(v, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, x->name));
         if (last[e] && !here) return mth__refuse(v, -1, last[e] - 1, F("exit %zu, %s, is written where it does not belong", e, x->name));
-        if (last[e] && !fits[e]) return mth__refuse(v, -1, last[e] - 1, F("what leaves as exit %zu, %s, is not what the exit is", e, x->name));
+        if (last[e] && !fits[e])
+            return mth__refuse(v, -1, last[e] - 1, F("what leaves as exit %zu, %s, is not what the exit is", e, x->name));
     }
     return NULL;
 }
@@ -165,14 +174,17 @@ static mth_status whole(const char *kind, size_t i, const char *name, const mth_
     mth_status bad = mth__shape_check(shape, dtype);
     if (!bad) bad = mth__sharding_check(s, shape);
     if (!bad && s->partial)
-        bad = FAIL(MTH_ERROR_VALUE, F("%s %zu, %s, is a partial sum", kind, i, name), F("reduce it before it leaves the program, and give inputs whole"));
+        bad = FAIL(MTH_ERROR_VALUE, F("%s %zu, %s, is a partial sum", kind, i, name),
+                   F("reduce it before it leaves the program, and give inputs whole"));
     return bad ? mth__error_operator(bad, name) : NULL;
 }
 
 static mth_status check_head(const mth__verification *v) {
     const mth__program *p = v->p;
-    for (size_t i = 0; i < p->entry.n; i++) TRY(whole("entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
-    for (size_t i = 0; i < p->exit.n; i++) TRY(whole("exit", i, p->exit.at[i].name, &p->exit.at[i].sharding, p->exit.at[i].shape, p->exit.at[i].dtype));
+    for (size_t i = 0; i < p->entry.n; i++)
+        TRY(whole("entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
+    for (size_t i = 0; i < p->exit.n; i++)
+        TRY(whole("exit", i, p->exit.at[i].name, &p->exit.at[i].sharding, p->exit.at[i].shape, p->exit.at[i].dtype));
     mth__template last = {0};
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
@@ -235,7 +247,8 @@ static mth_status verify(mth__verification *v) {
     }
     for (size_t e = 0; e < p->exit.n; e++)
         if (v->left[e] != p->exit.at[e].sharding.on->count)
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("exit %zu, %s: %d devices must write it, %lld do", e, p->exit.at[e].name, p->exit.at[e].sharding.on->count, (long long)v->left[e]),
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("exit %zu, %s: %d devices must write it, %lld do", e, p->exit.at[e].name,
+                                                               p->exit.at[e].sharding.on->count, (long long)v->left[e]),
                                             F("give every device of its placement a role that writes it")), p->exit.at[e].name);
     return mth__verify_channels(v);
 }

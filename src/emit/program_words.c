@@ -42,7 +42,8 @@ mth_status mth__read_fail(const mth__reader *x, char *what) {
     if (n >= sizeof near) n = sizeof near - 1;
     memcpy(near, x->at, n);
     near[n] = 0;
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", x->line, what, near), F("give a text as mth_plan_print makes it"));
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", x->line, what, near),
+                        F("give a text as mth_plan_print makes it"));
     mth__free(what);
     return s;
 }
@@ -92,7 +93,8 @@ mth_status mth__read_integer(mth__reader *x, int64_t low, int64_t high, int64_t 
     if (*s < '0' || *s > '9') return mth__read_fail(x, F("a number is missing"));
     int64_t v = 0;
     for (; *s >= '0' && *s <= '9'; s++)
-        if (__builtin_mul_overflow(v, 10, &v) || __builtin_sub_overflow(v, *s - '0', &v)) return mth__read_fail(x, F("the number is too large"));
+        if (__builtin_mul_overflow(v, 10, &v) || __builtin_sub_overflow(v, *s - '0', &v))
+            return mth__read_fail(x, F("the number is too large"));
     if (!minus && __builtin_sub_overflow((int64_t)0, v, &v)) return mth__read_fail(x, F("the number is too large"));
     if (v < low || v > high) return mth__read_fail(x, F("the number is outside %" PRId64 " to %" PRId64, low, high));
     x->at = s;

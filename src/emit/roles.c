@@ -39,7 +39,8 @@ static size_t find(const uneven *seen, size_t room, const uneven *u) {
     uint64_t h = mix(mix(mix(0, (uint64_t)u->n), (uint64_t)u->on), (uint64_t)u->split.grain << 1 | u->split.cyclic);
     for (int i = 0; i < u->split.naxes; i++) h = mix(h, (uint64_t)u->split.axis[i] + 1);
     size_t at = h & (room - 1);
-    while (seen[at].used && !(seen[at].n == u->n && seen[at].on == u->on && mth__split_equal(&seen[at].split, &u->split))) at = (at + 1) & (room - 1);
+    while (seen[at].used && !(seen[at].n == u->n && seen[at].on == u->on && mth__split_equal(&seen[at].split, &u->split)))
+        at = (at + 1) & (room - 1);
     return at;
 }
 
@@ -104,7 +105,8 @@ static void number(const refinement *r, mth__program *p) {
 
 mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *g, mth__program *p) {
     size_t devices = (size_t)g->mesh->count, placements = g->mesh->placements.n;
-    refinement r = {.arena = scratch, .part = NEW_ARRAY(scratch, int, devices), .cells = 4, .placed = NEW_ARRAY(scratch, bool, placements), .size = NEW_ARRAY(scratch, int64_t, devices)};
+    refinement r = {.arena = scratch, .part = NEW_ARRAY(scratch, int, devices), .cells = 4, .placed = NEW_ARRAY(scratch, bool, placements),
+                    .size = NEW_ARRAY(scratch, int64_t, devices)};
     while (r.cells < 2 * devices) r.cells *= 2;
     r.cell = NEW_ARRAY(scratch, cell, r.cells);
     memset(r.part, -1, devices * sizeof *r.part);

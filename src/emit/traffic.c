@@ -12,17 +12,21 @@ static uint64_t mix(uint64_t h, uint64_t x) {
 
 static uint64_t hash(const mth__channel *c) {
     uint64_t h = mix(mix(mix(0, c->kind), c->algorithm), (uint64_t)c->from.on->id << 32 | (uint64_t)c->to.on->id);
-    for (int d = 0; d < c->shape.rank; d++) h = mix(h, (uint64_t)c->shape.dim[d] << 2 | (uint64_t)(c->from.dim[d].naxes != 0) << 1 | (c->to.dim[d].naxes != 0));
+    for (int d = 0; d < c->shape.rank; d++)
+        h = mix(h, (uint64_t)c->shape.dim[d] << 2 | (uint64_t)(c->from.dim[d].naxes != 0) << 1 | (c->to.dim[d].naxes != 0));
     return h;
 }
 
 static bool alike(const mth__channel *a, const mth__channel *b) {
-    return a->kind == b->kind && a->algorithm == b->algorithm && a->dtype == b->dtype && mth__shape_equal(a->shape, b->shape) && a->axes == b->axes && a->dim == b->dim &&
-           a->dim2 == b->dim2 && mth__sharding_equal(&a->from, &b->from, a->shape.rank) && mth__sharding_equal(&a->to, &b->to, a->shape.rank);
+    return a->kind == b->kind && a->algorithm == b->algorithm && a->dtype == b->dtype && mth__shape_equal(a->shape, b->shape)
+        && a->axes == b->axes && a->dim == b->dim &&
+           a->dim2 == b->dim2 && mth__sharding_equal(&a->from, &b->from, a->shape.rank)
+               && mth__sharding_equal(&a->to, &b->to, a->shape.rank);
 }
 
 static bool is_uniform(const mth__channel *c) { /* what a device receives depends on its rank in the group alone */
-    return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST && mth__sharding_even(c->shape, &c->from) && mth__sharding_even(c->shape, &c->to);
+    return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST && mth__sharding_even(c->shape, &c->from)
+        && mth__sharding_even(c->shape, &c->to);
 }
 
 /* A bound on the steps that counting one kind takes. */

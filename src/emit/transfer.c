@@ -3,13 +3,14 @@
 #include "emit/collective.h"
 #include <string.h>
 
-const char *const mth__channel_names[MTH__CHANNEL_KINDS] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "transfer"};
+const char *const mth__channel_names[MTH__CHANNEL_KINDS] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast",
+                                                            "transfer"};
 const char *const mth__algorithm_names[MTH__ALGORITHMS] = {"direct", "ring", "tree", "hierarchical"};
 
 /* ---------------------------------------------------------------- extents: start, start + step, ... */
 static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-/* The common elements. Of the two steps at least one is 1 or they are equal, but for two cyclic splits over different numbers of devices. */
+/* The common elements. At least one step is 1, or both are equal, but for two cyclic splits over different numbers of devices. */
 static mth__extent common(mth__extent a, mth__extent b) {
     const mth__extent none = {0, 0, 1};
     if (a.size == 0 || b.size == 0) return none;
@@ -189,7 +190,9 @@ static int64_t box_bytes(const mth__channel *c, int origin, int destination) {
     return mth__shape_size(from) * (int64_t)mth_dtype_size(c->dtype);
 }
 
-int64_t mth__channel_slot(const mth__channel *c) { return box_bytes(c, c->from.on->device[0], c->to.on->device[0]); /* the first device has the most of each dimension */ }
+int64_t mth__channel_slot(const mth__channel *c) {
+    return box_bytes(c, c->from.on->device[0], c->to.on->device[0]); /* the first device has the most of each dimension */
+}
 
 int64_t mth__channel_scratch(const mth__channel *c, int device) {
     if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || c->from.on->rank_of[device] < 0) return 0;
@@ -224,7 +227,7 @@ static int64_t template_bytes(mth__arena *arena, const mth__channel *c, int devi
         if (trace || r == rank) count[r] = mth__template_steps(arena, &t, r, &steps[r]);
     if (trace) mth__template_trace(arena, &t, steps, count, box);
     int64_t bytes = 0, start, size, element = (int64_t)mth_dtype_size(c->dtype);
-    int64_t flat = c->kind == MTH__ALL_REDUCE || c->kind == MTH__BROADCAST ? mth__shape_size(mth__local_shape(c->shape, &c->from, c->from.on->rank_of[member[0]], NULL, NULL)) : 0;
+    int64_t flat = local_bytes(c, &c->from, member[0]) / element; /* of all_reduce and broadcast */
     for (int i = 0; i < count[rank]; i++) {
         mth__step s = steps[rank][i];
         if (s.peer == rank) continue;

@@ -1,5 +1,5 @@
-/* No two values that live at the same time share a byte, but for a result that takes over an operand's bytes in place. A value lives from the
- * instruction that writes it to the last that reads it; what a START or a SEND touches, to the WAIT. */
+/* No two values that live at the same time share a byte, but for a result that takes over an operand's bytes in place. A value lives from
+ * the instruction that writes it to the last that reads it; what a START or a SEND touches, to the WAIT. */
 #include "emit/verify.h"
 #include <string.h>
 
@@ -45,7 +45,8 @@ static bool in_place(const sweep *s, int i, int out, int old) {
     const mth__pvalue *a = &r->value.at[out], *b = &r->value.at[old];
     bool collective = k->kind == MTH__COLLECTIVE || k->kind == MTH__START;
     if (k->nout != 1 || out != k->out[0] || a->offset != b->offset || a->bytes != b->bytes || a->dtype != b->dtype) return false;
-    if (k->kind == MTH__COMPUTE ? !(k->op->flags & MTH__ELEMENTWISE) : !collective || s->v->p->channel.at[k->channel].kind != MTH__ALL_REDUCE) return false;
+    if (k->kind == MTH__COMPUTE && !(k->op->flags & MTH__ELEMENTWISE)) return false;
+    if (k->kind != MTH__COMPUTE && !(collective && s->v->p->channel.at[k->channel].kind == MTH__ALL_REDUCE)) return false;
     if (s->reads[old] != i || s->last[old] != s->v->released[i] || (k->kind == MTH__START && s->held[old] != 1)) return false;
     bool operand = false;
     for (int j = 0; j < k->nin; j++) {
@@ -58,20 +59,22 @@ static bool in_place(const sweep *s, int i, int out, int old) {
 
 static mth_status overlap(const sweep *s, int i, int out, int old) {
     const mth__role *r = s->v->r;
-    return mth__refuse(s->v, i, out, F("%s overlaps %s, which lives until instruction %d", r->value.at[out].name, r->value.at[old].name, s->last[old]));
+    return mth__refuse(s->v, i, out, F("%s overlaps %s, which lives until instruction %d", r->value.at[out].name, r->value.at[old].name,
+                                       s->last[old]));
 }
 
 static mth_status begin(sweep *s, int i, int out) {
     const mth__pvalue *p = &s->v->r->value.at[out];
-    if (p->bytes == 0) return NULL;
     if (p->storage == MTH__IN_EXIT) {
         int old = s->in_exit[p->index];
         if (old >= 0 && !in_place(s, i, out, old)) return overlap(s, i, out, old);
+        if (p->bytes == 0) return NULL;
         if (old >= 0) s->live[old] = false;
         s->in_exit[p->index] = out;
         s->live[out] = true;
         return NULL;
     }
+    if (p->bytes == 0) return NULL;
     const mth__range *x = mth__ranges_overlapping(&s->slab, p->offset, p->bytes);
     if (x) {
         if (!in_place(s, i, out, x->tag)) return overlap(s, i, out, x->tag);

@@ -15,7 +15,8 @@ mth_status mth__verify_part(mth__verification *v, int i) {
     const mth__instr *k = &v->r->instr.at[i];
     const mth__channel *c = &v->p->channel.at[k->channel];
     const int device = v->r->device[0];
-    bool gives = c->from.on->rank_of[device] >= 0, takes = c->to.on->rank_of[device] >= 0, apart = c->kind == MTH__TRANSFER && c->from.on != c->to.on;
+    bool gives = c->from.on->rank_of[device] >= 0, takes = c->to.on->rank_of[device] >= 0;
+    bool apart = c->kind == MTH__TRANSFER && c->from.on != c->to.on;
     bool in = gives, out = takes; /* what the instruction must have */
     if (!gives && !takes) return mth__refuse(v, i, -1, F("the role takes no part in this channel"));
     if (apart) {
@@ -23,12 +24,15 @@ mth_status mth__verify_part(mth__verification *v, int i) {
         if (k->kind == MTH__START && gives) return mth__refuse(v, i, -1, F("a role that sends receives without a START"));
         in = k->kind == MTH__SEND;
         out = !in;
-        if ((in && !gives) || (out && !takes)) return mth__refuse(v, i, -1, F("the role does not %s on this channel", in ? "send" : "receive"));
-        if (out && gives && v->sent_role[k->channel] != v->role) return mth__refuse(v, i, -1, F("it receives before it has sent its own part"));
+        if ((in && !gives) || (out && !takes))
+            return mth__refuse(v, i, -1, F("the role does not %s on this channel", in ? "send" : "receive"));
+        if (out && gives && v->sent_role[k->channel] != v->role)
+            return mth__refuse(v, i, -1, F("it receives before it has sent its own part"));
     } else if (k->kind == MTH__SEND || k->kind == MTH__RECV) {
         return mth__refuse(v, i, -1, F("%s is done by all at once, not sent and received", mth__channel_names[c->kind]));
     }
-    if (k->nin != in || k->nout != out) return mth__refuse(v, i, -1, F("it has %d operands and %d results, and needs %d and %d", k->nin, k->nout, in, out));
+    if (k->nin != in || k->nout != out)
+        return mth__refuse(v, i, -1, F("it has %d operands and %d results, and needs %d and %d", k->nin, k->nout, in, out));
     if (in) {
         TRY(check_side(v, i, k->in[0], c, &c->from, "gives"));
         if (v->sent_role[k->channel] == v->role) return mth__refuse(v, i, -1, F("the role gives to the channel twice"));
@@ -59,14 +63,15 @@ static mth_status absent(mth__verification *v, size_t channel, const mth__placem
             found = k->kind != MTH__COMPUTE && k->kind != MTH__WAIT && k->channel == (int)channel && (gives ? k->nin : k->nout) > 0;
         }
         if (!found)
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("channel c%zu, %s: device %d (role %d) must %s and does not", channel, mth__channel_names[c->kind], on->device[d], role,
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("channel c%zu, %s: device %d (role %d) must %s and does not", channel,
+                                                               mth__channel_names[c->kind], on->device[d], role,
                                                                gives ? "give its part" : "take its part"),
                                             F("let every device of the channel's placements take part in it")), c->label);
     }
     return INTERNAL("channel c%zu: devices are counted wrongly", channel);
 }
 
-/* A role on its way: the next instruction of stream 0; of its STARTs those issued and those done; whether it has arrived where it stands. */
+/* A role on its way: the next instruction of stream 0; how many STARTs are issued and done; whether it has arrived where it stands. */
 typedef struct { int next, starts, done; bool arrived[2], queued; } stand;
 typedef struct { int64_t given, taken; int waiting; } state; /* of a channel: devices that have; 1 + the first of a list of roles to wake */
 typedef struct { int role, next; } waiter;
@@ -75,7 +80,8 @@ typedef struct {
     stand *stand;
     state *state;
     int *queue; size_t head, n; /* of roles, around */
-    int **start, **link;        /* by role: its STARTs in order; by instruction, of a WAIT the START or SEND, of a START its place among them */
+    /* by role: its STARTs in order; by instruction, of a WAIT the START or SEND, of a START its place among them */
+    int **start, **link;
     VEC(waiter) waiter;
 } race;
 
@@ -142,8 +148,10 @@ static void run(race *z, int role) {
         }
         while (s->next < n) {
             const mth__instr *k = instr_at(z, role, s->next);
-            if (k->kind == MTH__START) s->starts++;
-            else if (k->kind == MTH__WAIT ? !pass_wait(z, role, s->next) : k->kind != MTH__COMPUTE && !pass_part(z, role, k, &s->arrived[0])) break;
+            bool part = k->kind == MTH__COLLECTIVE || k->kind == MTH__SEND || k->kind == MTH__RECV;
+            if (k->kind == MTH__WAIT && !pass_wait(z, role, s->next)) break;
+            if (part && !pass_part(z, role, k, &s->arrived[0])) break;
+            s->starts += k->kind == MTH__START;
             s->next++;
             progress = true;
         }
@@ -167,7 +175,10 @@ static void link_role(race *z, int role) {
     }
 }
 
-static bool is_through(const race *z, int role) { return z->stand[role].next == (int)z->v->p->role.at[role].instr.n && z->stand[role].done == z->stand[role].starts; }
+static bool is_through(const race *z, int role) {
+    const stand *s = &z->stand[role];
+    return s->next == (int)z->v->p->role.at[role].instr.n && s->done == s->starts;
+}
 
 /* The instruction at which a role that is not through stands. */
 static int stuck_at(const race *z, int role) {
@@ -181,7 +192,8 @@ static mth_status deadlock(race *z, int role) {
     for (size_t o = (size_t)role + 1; o < z->v->p->role.n && named < 3; o++) {
         if (is_through(z, (int)o)) continue;
         int i = stuck_at(z, (int)o);
-        n += (size_t)snprintf(others + n, sizeof others - n, "%s role %zu at instruction %d (c%d)", named++ ? "," : "; so do", o, i, instr_at(z, (int)o, i)->channel);
+        n += (size_t)snprintf(others + n, sizeof others - n, "%s role %zu at instruction %d (c%d)", named++ ? "," : "; so do", o, i,
+                              instr_at(z, (int)o, i)->channel);
     }
     z->v->r = &z->v->p->role.at[role];
     z->v->role = role;
@@ -195,7 +207,8 @@ mth_status mth__verify_channels(mth__verification *v) {
         if (v->sent[c] != p->channel.at[c].from.on->count) return absent(v, c, p->channel.at[c].from.on, true);
         if (v->taken[c] != p->channel.at[c].to.on->count) return absent(v, c, p->channel.at[c].to.on, false);
     }
-    race z = {.v = v, .stand = NEW_ARRAY(v->arena, stand, roles), .state = NEW_ARRAY(v->arena, state, p->channel.n), .queue = NEW_ARRAY(v->arena, int, roles),
+    race z = {.v = v, .stand = NEW_ARRAY(v->arena, stand, roles), .state = NEW_ARRAY(v->arena, state, p->channel.n),
+              .queue = NEW_ARRAY(v->arena, int, roles),
               .start = NEW_ARRAY(v->arena, int *, roles), .link = NEW_ARRAY(v->arena, int *, roles)};
     for (size_t i = 0; i < roles; i++) {
         link_role(&z, (int)i);

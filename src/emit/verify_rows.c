@@ -1,5 +1,5 @@
-/* A COMPUTE against its row of the catalog: shapes and dtypes as the row infers them; every factor cut alike on all operands and results that
- * have it; whole where it must be; and partial sums exactly where they arise or pass. */
+/* A COMPUTE against its row of the catalog: shapes and dtypes as the row infers them; every factor cut alike on all operands and results
+ * that have it; whole where it must be; and partial sums exactly where they arise or pass. */
 #include "catalog/rows.h"
 #include "emit/verify.h"
 #include <string.h>
@@ -25,7 +25,8 @@ static mth__node *node_of(mth__verification *v, const mth__instr *k) {
     for (int j = 0; j < k->nin + k->nout; j++) {
         const mth__pvalue *p = &v->r->value.at[j < k->nin ? k->in[j] : k->out[j - k->nin]];
         n->in[j] = &v->value[j];
-        v->value[j] = (mth__value){.id = j, .name = p->name, .dtype = p->dtype, .shape = p->shape, .sharding = p->sharding, .node = n, .index = j - k->nin};
+        v->value[j] = (mth__value){.id = j, .name = p->name, .dtype = p->dtype, .shape = p->shape, .sharding = p->sharding, .node = n,
+                                   .index = j - k->nin};
     }
     return n;
 }
@@ -36,21 +37,25 @@ static mth_status check_cut(row *w, int f, int32_t unit, int d, int x) {
     const mth__split *s = &p->sharding.dim[d];
     if (f < 0) return s->naxes ? mth__refuse(w->v, w->i, x, F("dimension %d of %s is split, and can't be", d, p->name)) : NULL;
     cut *c = &w->cut[f];
-    if (w->rule.factor[f].kind == MTH__WHOLE && s->naxes) return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split, and must be whole", d, p->name));
+    if (w->rule.factor[f].kind == MTH__WHOLE && s->naxes)
+        return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split, and must be whole", d, p->name));
     if (w->rule.factor[f].kind == MTH__WHOLE) return NULL; /* its sizes may differ: concat, slice */
     if (p->local.dim[d] % unit) return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split inside a unit of %d", d, p->name, unit));
     if (!c->set) *c = (cut){true, p->local.dim[d] / unit, *s};
     bool same = c->split.naxes == s->naxes && c->split.cyclic == s->cyclic && c->local == p->local.dim[d] / unit;
     for (int i = 0; i < s->naxes && same; i++) same = c->split.axis[i] == s->axis[i];
-    return same ? NULL : mth__refuse(w->v, w->i, x, F("dimension %d of %s is split otherwise than in the other operands and results", d, p->name));
+    return same ? NULL : mth__refuse(w->v, w->i, x, F("dimension %d of %s is split otherwise than in the other operands and results", d,
+                                                      p->name));
 }
 
 static mth_status check_cuts(row *w) {
     const mth__instr *k = w->k;
     for (int j = 0; j < k->nin; j++)
-        for (int d = 0; d < w->v->r->value.at[k->in[j]].shape.rank; d++) TRY(check_cut(w, w->rule.in[j][d], w->rule.in_unit[j][d], d, k->in[j]));
+        for (int d = 0; d < w->v->r->value.at[k->in[j]].shape.rank; d++)
+            TRY(check_cut(w, w->rule.in[j][d], w->rule.in_unit[j][d], d, k->in[j]));
     for (int j = 0; j < k->nout; j++)
-        for (int d = 0; d < w->v->r->value.at[k->out[j]].shape.rank; d++) TRY(check_cut(w, w->rule.out[j][d], w->rule.out_unit[j][d], d, k->out[j]));
+        for (int d = 0; d < w->v->r->value.at[k->out[j]].shape.rank; d++)
+            TRY(check_cut(w, w->rule.out[j][d], w->rule.out_unit[j][d], d, k->out[j]));
     return NULL;
 }
 
@@ -72,7 +77,8 @@ static mth_status incoming(const row *w, unsigned *axes) {
         } else if (*axes & p->sharding.partial) {
             return mth__refuse(w->v, w->i, k->in[j], F("multiplies %s with another partial sum over the same axis", p->name));
         }
-        if (p->sharding.partial && p->sharding.reduce != MTH__REDUCE_SUM) return mth__refuse(w->v, w->i, k->in[j], F("uses %s, a partial maximum, as a value", p->name));
+        if (p->sharding.partial && p->sharding.reduce != MTH__REDUCE_SUM)
+            return mth__refuse(w->v, w->i, k->in[j], F("uses %s, a partial maximum, as a value", p->name));
         *axes |= p->sharding.partial;
     }
     return NULL;
@@ -98,12 +104,14 @@ static mth_status check_partial(const row *w) {
         for (int f = 0; f < w->rule.n; f++) {
             if (has >> f & 1) continue;
             unsigned axes = axes_of(&w->cut[f].split);
-            if (axes && w->rule.factor[f].kind == MTH__PASS) return mth__refuse(w->v, w->i, k->out[j], F("%s lacks a dimension over which its operands are split", p->name));
+            if (axes && w->rule.factor[f].kind == MTH__PASS)
+                return mth__refuse(w->v, w->i, k->out[j], F("%s lacks a dimension over which its operands are split", p->name));
             *(w->rule.factor[f].kind == MTH__MAX ? &max : &sum) |= axes;
         }
         if (sum && max) return mth__refuse(w->v, w->i, k->out[j], F("%s would be both a partial sum and a partial maximum", p->name));
         if (p->sharding.partial != (sum | max) || (p->sharding.partial && p->sharding.reduce != (max ? MTH__REDUCE_MAX : MTH__REDUCE_SUM)))
-            return mth__refuse(w->v, w->i, k->out[j], F("%s is said to be %s, and is %s", p->name, p->sharding.partial ? "a partial sum over some axes" : "whole",
+            return mth__refuse(w->v, w->i, k->out[j], F("%s is said to be %s, and is %s", p->name, p->sharding.partial
+                                                        ? "a partial sum over some axes" : "whole",
                                                         sum | max ? "a partial sum over others" : "no partial sum"));
     }
     return NULL;
@@ -114,7 +122,8 @@ static mth_status check_keep(const mth__verification *v, int i) {
     const mth__instr *k = &v->r->instr.at[i];
     const mth__pvalue *in = &v->r->value.at[k->in[0]], *out = &v->r->value.at[k->out[0]];
     const mth__sharding *a = &in->sharding, *b = &out->sharding;
-    if (a->partial != b->partial || (a->partial && (a->on != b->on || a->reduce != b->reduce))) return mth__refuse(v, i, k->out[0], F("keeps a part of another partial sum"));
+    if (a->partial != b->partial || (a->partial && (a->on != b->on || a->reduce != b->reduce)))
+        return mth__refuse(v, i, k->out[0], F("keeps a part of another partial sum"));
     bool begins = a->on == b->on;
     for (int d = 0; d < in->shape.rank && begins; d++) begins = mth__split_begins(in->shape.dim[d], &a->dim[d], &b->dim[d], a->on);
     for (int m = 0; m < v->r->ndevice && !begins; m++) {
@@ -124,9 +133,12 @@ static mth_status check_keep(const mth__verification *v, int i) {
         bool inside = true, empty = mth__shape_size(to) == 0;
         for (int d = 0; d < to.rank && inside && !empty; d++) {
             int64_t low = start[1][d] - start[0][d], last = low + (to.dim[d] - 1) * step[1][d];
-            inside = low >= 0 && low % step[0][d] == 0 && last <= (from.dim[d] - 1) * step[0][d] && (to.dim[d] == 1 || step[1][d] % step[0][d] == 0);
+            inside = low >= 0 && low % step[0][d] == 0 && last <= (from.dim[d] - 1) * step[0][d]
+                && (to.dim[d] == 1 || step[1][d] % step[0][d] == 0);
         }
-        if (!inside) return mth__refuse(v, i, k->out[0], F("device %d does not hold in %s all that it keeps as %s", v->r->device[m], in->name, out->name));
+        if (!inside)
+            return mth__refuse(v, i, k->out[0], F("device %d does not hold in %s all that it keeps as %s", v->r->device[m], in->name,
+                                                  out->name));
     }
     return NULL;
 }
@@ -140,14 +152,16 @@ mth_status mth__verify_row(mth__verification *v, int i) {
     if (bad) return mth__refuse_for(v, i, k->nin ? k->in[0] : -1, bad);
     for (int j = 0; j < k->nout; j++) {
         const mth__pvalue *p = &v->r->value.at[k->out[j]];
-        if (n->out[j]->dtype != p->dtype || !mth__shape_equal(n->out[j]->shape, p->shape)) return mth__refuse(v, i, k->out[j], F("its result %s has another shape or dtype", p->name));
+        if (n->out[j]->dtype != p->dtype || !mth__shape_equal(n->out[j]->shape, p->shape))
+            return mth__refuse(v, i, k->out[j], F("its result %s has another shape or dtype", p->name));
     }
     if (k->op->row == MTH__ROW_keep) return check_keep(v, i);
     for (int j = 0; j < k->nin; j++)
         if (v->r->value.at[k->in[j]].sharding.on != v->r->value.at[k->out[0]].sharding.on)
             return mth__refuse(v, i, k->in[j], F("%s lies on another placement than the result", v->r->value.at[k->in[j]].name));
     for (int j = 1; j < k->nout; j++)
-        if (v->r->value.at[k->out[j]].sharding.on != v->r->value.at[k->out[0]].sharding.on) return mth__refuse(v, i, k->out[j], F("its results lie on several placements"));
+        if (v->r->value.at[k->out[j]].sharding.on != v->r->value.at[k->out[0]].sharding.on)
+            return mth__refuse(v, i, k->out[j], F("its results lie on several placements"));
     row w = {.v = v, .i = i, .k = k};
     mth__op_rule(n, &w.rule);
     TRY(check_cuts(&w));

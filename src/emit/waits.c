@@ -1,7 +1,7 @@
-/* Where a role waits. A START's WAIT stands before the first instruction that reads its result. A SEND's WAIT must not stand right behind it:
- * the sender of a pipeline would stall on a slow receiver, with nothing computed meanwhile. It stands behind the last reader of the value that
- * was sent, but not before OUTSTANDING further values have been sent: by then the peer has normally taken it, and no more than that many
- * dead values are kept. No choice can deadlock: what a WAIT depends on was issued before it in the one global order of nodes. */
+/* Where a role waits. A START's WAIT stands before the first instruction that reads its result. A SEND's WAIT must not stand right behind
+ * it: the sender of a pipeline would stall on a slow receiver, with nothing computed meanwhile. It stands behind the last reader of the
+ * value that was sent, but not before OUTSTANDING further values have been sent: by then the peer has normally taken it, and no more than
+ * that many dead values are kept. No choice can deadlock: what a WAIT depends on was issued before it in the one global order of nodes. */
 #include "emit/emit.h"
 #include <string.h>
 

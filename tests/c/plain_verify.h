@@ -1,5 +1,6 @@
-/* The verifier's promise checked the plain way, device by device: every list is walked, every byte of a slab remembers which value wrote it, and
- * a channel lets a device pass when the devices that it really needs have come. Written apart from src/emit/verify*.c, to be compared with it. */
+/* The verifier's promise checked the plain way, device by device: every list is walked, every byte of a slab remembers which value wrote
+ * it, and a channel lets a device pass when the devices that it really needs have come. Written apart from src/emit/verify*.c, to be
+ * compared with it. */
 #ifndef PLAIN_VERIFY_H
 #define PLAIN_VERIFY_H
 #include "emit/program.h"
@@ -77,7 +78,8 @@ static bool plain_ready(plain *z, int channel, int device, bool gives) {
         else mth__channel_group(c, device, z->member);
         for (int i = 0; i < n; i++) {
             bool from = c->from.on->rank_of[z->member[i]] >= 0, to = c->to.on->rank_of[z->member[i]] >= 0;
-            if ((from && !*plain_mark(z, z->gave, channel, z->member[i])) || (to && !*plain_mark(z, z->took, channel, z->member[i]))) return false;
+            if ((from && !*plain_mark(z, z->gave, channel, z->member[i])) || (to && !*plain_mark(z, z->took, channel, z->member[i])))
+                return false;
         }
         return true;
     }
@@ -131,7 +133,8 @@ static bool plain_wait(plain *z, plain_device *d, const mth__instr *k) {
     const mth__instr *o = &d->role->instr.at[by];
     for (int i = 0; i < by; i++) order += d->role->instr.at[i].kind == MTH__START;
     if (o->kind == MTH__START ? d->done <= order : !plain_ready(z, k->channel, d->device, true)) return false;
-    bool in_place = o->kind == MTH__START && o->nin && o->nout && d->role->value.at[o->in[0]].storage == d->role->value.at[o->out[0]].storage &&
+    bool in_place = o->kind == MTH__START && o->nin && o->nout
+        && d->role->value.at[o->in[0]].storage == d->role->value.at[o->out[0]].storage &&
                     d->role->value.at[o->in[0]].offset == d->role->value.at[o->out[0]].offset;
     for (int j = 0; j < o->nin && !in_place; j++) plain_read(z, d, o->in[j]);
     for (int j = 0; j < o->nout; j++) plain_read(z, d, o->out[j]);

@@ -78,9 +78,11 @@ static void random_contract(random_plan *r, mth__value *x) {
     const mth__placement *on = dice(r, 3) ? x->sharding.on : random_place(r);
     int64_t b = x->shape.dim[0], i = x->shape.dim[1], o = (int64_t[]){4, 6, 7, 8}[dice(r, 4)];
     mth__sharding cut = random_split(r, SHAPE(b, i, o), on);
-    mth__sharding sx = {.on = on, .dim = {cut.dim[0], cut.dim[1]}}, sw = {.on = on, .dim = {cut.dim[1], cut.dim[2]}}, sy = {.on = on, .dim = {cut.dim[0], cut.dim[2]}};
+    mth__sharding sx = {.on = on, .dim = {cut.dim[0], cut.dim[1]}}, sw = {.on = on, .dim = {cut.dim[1], cut.dim[2]}},
+        sy = {.on = on, .dim = {cut.dim[0], cut.dim[2]}};
     x = reshard(r, x, sx);
-    mth__value *w = mth__graph_value(r->g, MTH__VALUE_PARAMETER, mth__format(r->g->arena, "w%d", r->parameters++), MTH_FLOAT32, SHAPE(i, o)), *y;
+    mth__value *w = mth__graph_value(r->g, MTH__VALUE_PARAMETER, mth__format(r->g->arena, "w%d", r->parameters++), MTH_FLOAT32,
+                                     SHAPE(i, o)), *y;
     w->sharding = random_split(r, w->shape, dice(r, 2) ? on : random_place(r));
     w = reshard(r, w, sw);
     r->b.on = on;
@@ -94,7 +96,8 @@ static void random_step(random_plan *r) {
     r->b.on = x->sharding.on;
     switch (dice(r, 8)) {
     case 0: made(r, node1(&r->b, "relu", NULL, reshard(r, x, settled(x)), x->sharding.on, NULL, 0), settled(x)); break;
-    case 1: made(r, node1(&r->b, "scale", &(mth__attrs){.f = {0.5}}, x, x->sharding.on, NULL, 0), x->sharding); break; /* partial sums pass */
+    /* partial sums pass */
+    case 1: made(r, node1(&r->b, "scale", &(mth__attrs){.f = {0.5}}, x, x->sharding.on, NULL, 0), x->sharding); break;
     case 2: {
         mth__value *other = r->value[dice(r, r->values)];
         if (!mth__shape_equal(other->shape, x->shape)) break;
@@ -137,7 +140,8 @@ static mth__graph *random_graph(mth__arena *a, unsigned seed) {
     r.b = builder(r.g);
     int inputs = 1 + dice(&r, 2), steps = 2 + dice(&r, 14);
     for (int i = 0; i < inputs; i++) {
-        mth__value *x = mth__graph_value(r.g, MTH__VALUE_INPUT, mth__format(a, "x%d", i), MTH_FLOAT32, SHAPE(3 + dice(&r, 6), 4 + dice(&r, 5)));
+        mth__value *x = mth__graph_value(r.g, MTH__VALUE_INPUT, mth__format(a, "x%d", i), MTH_FLOAT32,
+                                         SHAPE(3 + dice(&r, 6), 4 + dice(&r, 5)));
         x->sharding = random_split(&r, x->shape, random_place(&r));
         r.value[r.values++] = x;
     }

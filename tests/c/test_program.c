@@ -1,3 +1,6 @@
+/* From graphs sharded by hand to programs: roles, memory, waits, text, bytes. */
+#include "emit/collective.h"
+#include "emit/ranges.h"
 #include "plans.h"
 
 static mth__arena *a;
@@ -7,7 +10,10 @@ static mth_status in_guard(void *body) {
     mth__arena_free(a);
     return NULL;
 }
-#define GUARDED(id) static void body_##id(void); TEST(id) { CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } static void body_##id(void)
+#define GUARDED(id) \
+    static void body_##id(void); \
+    TEST(id) { CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } \
+    static void body_##id(void)
 
 /* Emitted, verified, printed, read back, printed again: the same text. */
 static mth__program *round_trip(const mth__graph *g, mth__emit_options o) {
@@ -18,21 +24,354 @@ static mth__program *round_trip(const mth__graph *g, mth__emit_options o) {
     CHECK_STATUS(mth__program_parse(g->arena, text, &again));
     if (!again) return p;
     CHECK_STATUS(mth__program_verify(again));
-    const char *second = plan_text(again);
-    CHECK(strcmp(text, second) == 0);
-    if (strcmp(text, second)) printf("%s\n----\n%s\n", text, second);
+    CHECK(strcmp(text, plan_text(again)) == 0);
     return p;
 }
 
+static const mth__pvalue *value_named(const mth__role *r, const char *name) {
+    for (size_t i = 0; i < r->value.n; i++)
+        if (!strcmp(r->value.at[i].name, name)) return &r->value.at[i];
+    CHECK(!"the role has such a value");
+    return NULL;
+}
+static int instr_of(const mth__role *r, mth__instr_kind kind, const char *op) {
+    for (size_t i = 0; i < r->instr.n; i++)
+        if (r->instr.at[i].kind == kind && (!op || !strcmp(r->instr.at[i].op->name, op))) return (int)i;
+    return -1;
+}
+
+/* ---------------------------------------------------------------- roles */
+GUARDED(even_splits_make_one_role) {
+    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.overlap = false});
+    CHECK(p->role.n == 1 && p->role.at[0].ndevice == 4 && p->channel.n == 1);
+    CHECK(mth__shape_equal(value_named(&p->role.at[0], "linear_0.weight")->local, SHAPE(32, 16)));
+}
+
+GUARDED(uneven_splits_make_roles_of_equal_shapes) {
+    mth__program *p = round_trip(two_layers(a, MESH(a, 3), 8, 32, 64, 16), (mth__emit_options){.overlap = false});
+    CHECK(p->role.n == 2 && p->role.at[0].ndevice == 2 && p->role.at[1].ndevice == 1); /* 64 over 3 is 22, 22, 20 */
+    CHECK(value_named(&p->role.at[1], "linear_0.weight")->local.dim[1] == 20);
+}
+
+GUARDED(stages_are_roles_and_idle_devices_have_none) {
+    mth__program *p = round_trip(pipeline(a, MESH(a, 5), 3, 4, 8, 16), (mth__emit_options){.overlap = false});
+    CHECK(p->role.n == 3);
+    CHECK(p->role_of[3] == -1 && p->role_of[4] == -1);
+}
+
+/* Sixteen stages of 8 x 128 devices: the roles are the stages, and a plan of thousands of nodes takes milliseconds. */
+GUARDED(sixteen_thousand_devices_have_sixteen_roles) {
+    mth__mesh *m = MESH(a, 16, 8, 128);
+    mth__graph *g = mth__graph_new(a, m);
+    mth__builder b = builder(g);
+    mth__value *h = source(g, MTH__VALUE_INPUT, "x", SHAPE(256, 64), mth__place_slice(m, 0, 0), SPLIT(1, -1));
+    for (int s = 0; s < 16; s++) {
+        const mth__placement *on = mth__place_slice(m, 0, s);
+        if (s) h = node1(&b, "transfer", NULL, h, on, SPLIT(1, -1), 0);
+        for (int l = 0; l < 5; l++) {
+            mth__value *up = source(g, MTH__VALUE_PARAMETER, mth__format(a, "up_%d_%d", s, l), SHAPE(64, 256), on, SPLIT(-1, 0));
+            mth__value *down = source(g, MTH__VALUE_PARAMETER, mth__format(a, "down_%d_%d", s, l), SHAPE(256, 64), on, SPLIT(0, -1));
+            mth__value *y = contract(&b, "bi,io->bo", h, up, on, SPLIT(1, 0), 0);
+            y = contract(&b, "bi,io->bo", y, down, on, SPLIT(1, -1), 1);
+            h = node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, SPLIT(1, -1), 0);
+        }
+    }
+    output(g, "y", h);
+    mth__program *p = round_trip(g, (mth__emit_options){.algorithm = {"ring"}});
+    CHECK(p->role.n == 16);
+    for (size_t r = 0; r < p->role.n; r++) CHECK(p->role.at[r].ndevice == 1024);
+}
+
+/* ---------------------------------------------------------------- memory */
+GUARDED(elementwise_rows_and_all_reduce_work_in_place) {
+    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.overlap = false});
+    const mth__role *r = &p->role.at[0];
+    CHECK(value_named(r, "%3")->offset == value_named(r, "%4")->offset);                              /* relu over its operand */
+    CHECK(value_named(r, "%5")->storage == MTH__IN_EXIT && value_named(r, "y")->storage == MTH__IN_EXIT); /* the partial sum in the exit */
+    CHECK(r->slab == 8 * 16 * 4);
+}
+
+GUARDED(memory_of_a_chain_does_not_grow_with_its_length) {
+    int64_t slab[2];
+    for (int k = 0; k < 2; k++) {
+        mth__mesh *m = MESH(a, 1);
+        mth__graph *g = mth__graph_new(a, m);
+        mth__builder b = builder(g);
+        const mth__placement *on = mth__place_whole(m);
+        mth__value *h = source(g, MTH__VALUE_INPUT, "x", SHAPE(8, 32), on, NULL);
+        for (int l = 0; l < (k ? 200 : 10); l++) {
+            mth__value *w = source(g, MTH__VALUE_PARAMETER, mth__format(a, "w%d", l), SHAPE(32, 32), on, NULL);
+            h = node1(&b, "relu", NULL, contract(&b, "bi,io->bo", h, w, on, NULL, 0), on, NULL, 0);
+        }
+        output(g, "y", h);
+        slab[k] = round_trip(g, (mth__emit_options){.overlap = false})->role.at[0].slab;
+    }
+    CHECK(slab[0] == slab[1] && slab[0] == 2 * 8 * 32 * 4);
+}
+
+GUARDED(an_operand_needed_later_is_not_overwritten) {
+    mth__mesh *m = MESH(a, 1);
+    mth__graph *g = mth__graph_new(a, m);
+    mth__builder b = builder(g);
+    const mth__placement *on = mth__place_whole(m);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 16), on, NULL);
+    mth__value *h = node1(&b, "exp", NULL, x, on, NULL, 0), *first = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 1}}, h, on, NULL, 0);
+    output(g, "y", node2(&b, "mul", NULL, h, first, on, NULL, 0)); /* a row of h times h: a view of h is read at another place */
+    mth__program *p = round_trip(g, (mth__emit_options){.overlap = false});
+    const mth__role *r = &p->role.at[0];
+    CHECK(value_named(r, "%2")->storage == MTH__IN_ALIAS);
+    CHECK(value_named(r, "%1")->storage == MTH__IN_SLAB);
+}
+
+GUARDED(gradients_accumulate_where_they_leave) {
+    mth__mesh *m = MESH(a, 1);
+    mth__graph *g = mth__graph_new(a, m);
+    mth__builder b = builder(g);
+    const mth__placement *on = mth__place_whole(m);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(32, 64), on, NULL), *sum = NULL;
+    for (int k = 0; k < 4; k++) {
+        mth__value *part = node1(&b, "slice", &(mth__attrs){.i = {0, 8 * k, 8 * k + 8}}, x, on, NULL, 0);
+        mth__value *slope = contract(&b, "bi,bo->io", part, part, on, NULL, 0);
+        sum = sum ? node2(&b, "add", NULL, sum, slope, on, NULL, 0) : slope;
+    }
+    PUSH(a, g->output, ((mth__output){.name = "x", .of = "x", .value = sum, .is_gradient = true}));
+    mth__program *p = round_trip(g, (mth__emit_options){.overlap = false});
+    CHECK(p->role.at[0].slab == 64 * 64 * 4); /* one part's; the sum lies in the exit from the first part on */
+}
+
+/* ---------------------------------------------------------------- exits */
+GUARDED(outputs_that_are_entries_views_or_repeated) {
+    mth__mesh *m = MESH(a, 2);
+    mth__graph *g = mth__graph_new(a, m);
+    mth__builder b = builder(g);
+    const mth__placement *on = mth__place_whole(m);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 6), on, NULL), *y = node1(&b, "exp", NULL, x, on, NULL, 0);
+    output(g, "entry", x);
+    output(g, "view of an entry", node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, x, on, NULL, 0));
+    output(g, "first", y);
+    output(g, "second \"quoted\"\n", y);
+    output(g, "view of an output", node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, y, on, NULL, 0));
+    mth__value *z = node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, node1(&b, "tanh", NULL, x, on, NULL, 0), on, NULL, 0);
+    output(g, "view of a value", z);
+    mth__program *p = round_trip(g, (mth__emit_options){.overlap = false});
+    const mth__role *r = &p->role.at[0];
+    int copies = 0;
+    for (size_t i = 0; i < r->instr.n; i++) copies += r->instr.at[i].op->row == MTH__ROW_copy;
+    CHECK(copies == 4); /* the value whose view leaves lies in the exit itself */
+}
+
+GUARDED(names_that_look_like_ours) {
+    mth__mesh *m = MESH(a, 1);
+    mth__graph *g = mth__graph_new(a, m);
+    mth__builder b = builder(g);
+    const mth__placement *on = mth__place_whole(m);
+    static const char *const names[] = {"%3", "work", "from", "3", "a b", "x:", "stage", "@m", "#", "", "x\\y", "%0~work", "x", "x"};
+    mth__value *sum = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        mth__value *v = source(g, MTH__VALUE_INPUT, names[i], SHAPE(2), on, NULL);
+        sum = sum ? node2(&b, "add", NULL, sum, v, on, NULL, 0) : v;
+    }
+    b.module = "an operator, \"named\"";
+    b.source = "train.py:12";
+    output(g, "backward", node1(&b, "relu", NULL, sum, on, NULL, 0));
+    round_trip(g, (mth__emit_options){.overlap = false});
+}
+
+/* ---------------------------------------------------------------- waits */
+GUARDED(overlapped_collectives_are_waited_for_where_they_are_read) {
+    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.algorithm = {"ring"}, .overlap = true});
+    const mth__role *r = &p->role.at[0];
+    int start = instr_of(r, MTH__START, NULL), wait = instr_of(r, MTH__WAIT, NULL);
+    CHECK(start >= 0 && wait == (int)r->instr.n - 1 && instr_of(r, MTH__COLLECTIVE, NULL) < 0);
+}
+
+GUARDED(a_sender_goes_on_computing) {
+    mth__program *p = round_trip(pipeline(a, MESH(a, 2), 2, 8, 16, 16), (mth__emit_options){.overlap = false});
+    const mth__role *r = &p->role.at[0];
+    int sent = 0, first = instr_of(r, MTH__WAIT, NULL);
+    for (int i = 0; i < first; i++) sent += r->instr.at[i].kind == MTH__SEND;
+    CHECK(sent == 4);
+}
+
+/* ---------------------------------------------------------------- bytes */
+static mth__channel channel(mth__channel_kind kind, mth__algorithm algorithm, mth__shape shape, mth__sharding from, mth__sharding to) {
+    return (mth__channel){.kind = kind, .algorithm = algorithm, .dtype = MTH_FLOAT32, .shape = shape, .from = from, .to = to, .axes = 1,
+                          .dim = -1, .dim2 = -1, .label = "test"};
+}
+
+GUARDED(bytes_match_the_formulas) {
+    for (int n = 2; n <= 6; n++) {
+        const mth__placement *on = mth__place_whole(MESH(a, n));
+        mth__shape s = SHAPE(n * n, 5 * n);
+        int64_t bytes = mth__shape_size(s) * 4;
+        mth__sharding whole = {.on = on}, partial = {.on = on, .partial = 1}, rows = split_by(on, s, SPLIT(0, -1)),
+            columns = split_by(on, s, SPLIT(-1, 0));
+        for (int k = MTH__DIRECT; k <= MTH__RING; k++) {
+            mth__channel reduce = channel(MTH__ALL_REDUCE, (mth__algorithm)k, s, partial, whole);
+            mth__channel gather = channel(MTH__ALL_GATHER, (mth__algorithm)k, s, rows, whole);
+            mth__channel scatter = channel(MTH__REDUCE_SCATTER, (mth__algorithm)k, s, partial, rows);
+            gather.dim = scatter.dim = 0;
+            for (int d = 0; d < n; d++) {
+                CHECK(mth__channel_bytes(&reduce, d) == 2 * bytes / n * (n - 1));
+                CHECK(mth__channel_bytes(&gather, d) == bytes / n * (n - 1));
+                CHECK(mth__channel_bytes(&scatter, d) == bytes / n * (n - 1));
+            }
+        }
+        mth__channel turn = channel(MTH__ALL_TO_ALL, MTH__DIRECT, s, rows, columns);
+        turn.dim = 1;
+        turn.dim2 = 0;
+        for (int d = 0; d < n; d++) CHECK(mth__channel_bytes(&turn, d) == bytes / n / n * (n - 1));
+        CHECK_STATUS(mth__channel_check(&turn));
+    }
+}
+
+GUARDED(groups_are_in_rank_order) {
+    mth__mesh *m = MESH(a, 2, 3);
+    mth__channel c = channel(MTH__ALL_REDUCE, MTH__RING, SHAPE(4), (mth__sharding){.on = mth__place_whole(m), .partial = 2},
+                             (mth__sharding){.on = mth__place_whole(m)});
+    int32_t member[6];
+    c.axes = 2;
+    CHECK(mth__channel_size(&c) == 3 && mth__channel_group(&c, 4, member) == 1);
+    CHECK(member[0] == 3 && member[1] == 4 && member[2] == 5);
+    c = channel(MTH__BROADCAST, MTH__TREE, SHAPE(4), (mth__sharding){.on = mth__place_device(m, 4)},
+                (mth__sharding){.on = mth__place_whole(m)});
+    CHECK(mth__channel_size(&c) == 6 && mth__channel_group(&c, 0, member) == 1 && member[0] == 4 && member[5] == 5);
+}
+
+/* Every element of the target is taken once, from a device that has it, and from the device itself where it has it. */
+static void check_pieces(const mth__channel *c) {
+    for (int t = 0; t < c->to.on->count; t++) {
+        int device = c->to.on->device[t];
+        int64_t start[MTH__RANK], step[MTH__RANK], kept = 0;
+        mth__shape want = mth__local_shape(c->shape, &c->to, t, start, step);
+        uint8_t *seen = NEW_ARRAY(a, uint8_t, mth__shape_size(c->shape) + 1);
+        mth__piece *piece;
+        int n = mth__transfer_pieces(a, c, device, &piece);
+        int64_t total = 0, columns = c->shape.dim[1];
+        for (int k = 0; k < n; k++) {
+            int64_t from[MTH__RANK], by[MTH__RANK];
+            int owner = c->from.on->rank_of[piece[k].from_device];
+            CHECK(owner >= 0);
+            if (owner < 0) return;
+            mth__shape has = mth__local_shape(c->shape, &c->from, owner, from, by);
+            for (int64_t i = 0; i < piece[k].size[0]; i++)
+                for (int64_t j = 0; j < piece[k].size[1]; j++) {
+                    int64_t at[2] = {piece[k].start[0] + i * piece[k].step[0], piece[k].start[1] + j * piece[k].step[1]};
+                    for (int d = 0; d < 2; d++) {
+                        CHECK(at[d] >= start[d] && (at[d] - start[d]) % step[d] == 0 && (at[d] - start[d]) / step[d] < want.dim[d]);
+                        CHECK(at[d] >= from[d] && (at[d] - from[d]) % by[d] == 0 && (at[d] - from[d]) / by[d] < has.dim[d]);
+                    }
+                    CHECK(!seen[at[0] * columns + at[1]]++);
+                    total++;
+                    kept += piece[k].from_device == device;
+                }
+        }
+        CHECK(total == mth__shape_size(want));
+        CHECK(mth__channel_bytes(c, device) == (total - kept) * 4);
+    }
+}
+
+GUARDED(transfers_take_every_element_once) {
+    mth__mesh *m = MESH(a, 2, 3);
+    const mth__placement *places[] = {mth__place_whole(m), mth__place_slice(m, 0, 1), mth__place_slice(m, 1, 2), mth__place_device(m, 4),
+                                      mth__place_list(m, 4, (const int32_t[]){5, 0, 3, 1})};
+    mth__shape s = SHAPE(7, 10);
+    for (int p = 0; p < 5; p++)
+        for (int q = 0; q < 5; q++)
+            for (int k = 0; k < 64; k++) {
+                mth__sharding side[2] = {{.on = places[p]}, {.on = places[q]}};
+                for (int e = 0; e < 2; e++) {
+                    int style = k >> (3 * e) & 7, axes = side[e].on->naxes;
+                    for (int x = 0; x < axes; x++) {
+                        mth__split *d = &side[e].dim[style >> x & 1];
+                        if (style < 6) d->axis[d->naxes++] = (int8_t)x;
+                    }
+                    if (style == 4 && axes) side[e].dim[0] = (mth__split){.naxes = 1, .cyclic = true}, side[e].dim[1] = (mth__split){0};
+                    if (style == 5 && axes) side[e].dim[1].grain = 4;
+                    mth__sharding_canonical(&side[e], s);
+                }
+                mth__channel c = channel(MTH__TRANSFER, MTH__DIRECT, s, side[0], side[1]);
+                c.axes = 0;
+                CHECK_STATUS(mth__channel_check(&c));
+                check_pieces(&c);
+            }
+}
+
+/* ---------------------------------------------------------------- ranges */
+GUARDED(ranges_agree_with_a_bitmap) {
+    mth__ranges r = mth__ranges_new(a);
+    uint8_t taken[300] = {0}; /* by byte: 1 where a range starts, 2 where it goes on */
+    unsigned seed = 1;
+    for (int k = 0; k < 20000; k++) {
+        seed = seed * 1664525u + 1013904223u;
+        int start = (int)((seed >> 8) % 256), size = 1 + (int)((seed >> 20) % 40), busy = 0;
+        for (int i = start; i < start + size; i++) busy |= taken[i];
+        const mth__range *x = mth__ranges_overlapping(&r, start, size);
+        CHECK((x != NULL) == (busy != 0));
+        if (x) {
+            int64_t first = x->start, n = x->size;
+            CHECK(first < start + size && first + n > start && taken[first] == 1);
+            if (k % 3) continue;
+            mth__ranges_erase(&r, first);
+            memset(taken + first, 0, (size_t)n);
+        } else {
+            mth__ranges_insert(&r, start, size, k);
+            memset(taken + start, 2, (size_t)size);
+            taken[start] = 1;
+        }
+        int want = 1 + (int)(seed >> 16) % 40, lowest = -1;
+        for (int i = 0, n; i < 300 && lowest < 0; i += n) {
+            for (n = 1; taken[i] == 1 && taken[i + n] == 2;) n++;
+            if (taken[i] == 1 && n >= want) lowest = i;
+        }
+        x = mth__ranges_fit(&r, want);
+        CHECK(x ? x->start == lowest : lowest < 0);
+    }
+}
+
+/* ---------------------------------------------------------------- texts */
 GUARDED(round_trips) {
+    static const char *const names[] = {NULL, "ring", "tree", "hierarchical"};
     for (int n = 1; n <= 5; n++)
-        for (int k = 0; k < 8; k++) round_trip(two_layers(a, MESH(a, n), 8, 32, 64, 16), (mth__emit_options){.algorithm = {(const char *[]){NULL, "ring", "tree", "hierarchical"}[k / 2]}, .overlap = k % 2});
+        for (int k = 0; k < 8; k++)
+            round_trip(two_layers(a, MESH(a, n), 8, 32, 64, 16), (mth__emit_options){.algorithm = {names[k / 2]}, .overlap = k % 2});
     for (int k = 0; k < 2; k++) round_trip(pipeline(a, MESH(a, 3), 3, 6, 12, 16), (mth__emit_options){.overlap = k});
 }
 
-GUARDED(show) {
-    puts(plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}, .overlap = true})));
-    puts(plan_text(emit_plan(two_layers(a, MESH(a, 3), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"tree"}})));
-    puts(plan_text(emit_plan(pipeline(a, MESH(a, 3), 3, 6, 12, 16), &(mth__emit_options){.overlap = false})));
+GUARDED(the_text_names_the_algorithm_and_its_steps) {
+    const char *ring = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}}));
+    const char *direct = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.overlap = false}));
+    CHECK(strstr(ring, "= all_reduce ring c0") && strstr(ring, "rounds k = 1..n - 1"));
+    CHECK(strstr(direct, "= all_reduce direct c0") && !strstr(direct, "ring"));
+    CHECK(strstr(ring, "# devices 0..3: each receives 768 bytes")); /* 2 (n - 1) / n of 512 */
+}
+
+GUARDED(bad_texts_are_errors_with_their_line) {
+    static const struct { const char *text, *error; } bad[] = {
+        {"", "'program'"},
+        {"program", "the mesh is missing"},
+        {"program\nmesh (0,)", "line 2"},
+        {"program\nmesh (2000000,)", "line 2"},
+        {"program\nmesh (4,)\nplacement p1 whole", "outside 0 to 0"},
+        {"program\nmesh (4,)\nplacement p0 devices 0, 0", "device 0 is listed twice"},
+        {"program\nmesh (4,)\nplacement p0 whole\nentry 0 input x: f32[8] (1,) on p0", "axis 1"},
+        {"program\nmesh (4,)\nplacement p0 whole\nentry 0 input x: f32[8,8] (0, 0) on p0", "splits twice"},
+        {"program\nmesh (4,)\nplacement p0 whole\nentry 0 input x: f32[1000000000000,1000000000000] (None, None) on p0", "too large"},
+        {"program\nmesh (4,)\nplacement p0 whole\nchannel c0 all_reduce ring f32[8] (None,) on p0 to (None,) on p0 over 0 \"m\"",
+         "nothing is partial"},
+        {"program\nmesh (4,)\nrole 0 devices 0..3 slab 0\n  0  relu x", "nothing has written it"},
+        {"program\nmesh (4,)\nrole 0 devices 0..3 slab 0\nrole 1 devices 3 slab 0", "two roles"},
+        {"program\nmesh (4,)\nrole 0 devices 0 slab 0\n  0  wiat c0", "no operator wiat"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        mth__program *p;
+        CHECK_FAILS(mth__program_parse(a, bad[i].text, &p), MTH_ERROR_VALUE, bad[i].error);
+    }
+}
+
+GUARDED(unknown_algorithms_are_errors) {
+    mth__program *p;
+    CHECK_FAILS(mth__emit(a, two_layers(a, MESH(a, 2), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"rnig"}}, &p), MTH_ERROR_VALUE,
+                "rnig");
 }
 RUN()

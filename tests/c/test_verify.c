@@ -43,6 +43,7 @@ GUARDED(random_programs_verify_both_ways) {
 }
 /* ---------------------------------------------------------------- mutants */
 static unsigned state;
+static mth__program *mutated;
 static int pick(size_t n) {
     state = state * 1664525u + 1013904223u;
     return n ? (int)((state >> 10) % (unsigned)n) : -1;
@@ -85,61 +86,60 @@ static int pick_value(const mth__role *r, mth__storage storage) {
 }
 
 /* Each changes the role, or returns false. `certain`: whatever it does must be refused; else the plain walk says whether it must. */
-static bool drop_channel(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_channel); if (i >= 0) remove_instr(r, i); return i >= 0; }
-static bool drop_wait(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_wait); if (i >= 0) remove_instr(r, i); return i >= 0; }
-static bool drop_any(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_any); if (i >= 0) remove_instr(r, i); return i >= 0; }
-static bool swap_any(mth__program *p, mth__role *r) { (void)p; int i = pick_instr(r, is_any), j = pick_instr(r, is_any); if (i >= 0 && j >= 0) swap_instrs(r, i, j); return i >= 0 && j >= 0; }
-static bool swap_channels(mth__program *p, mth__role *r) {
-    int i = pick_instr(r, is_channel), j = pick_instr(r, is_channel);
-    (void)p;
+static bool drop(mth__role *r, bool (*kind)(const mth__instr *)) {
+    int i = pick_instr(r, kind);
+    if (i >= 0) remove_instr(r, i);
+    return i >= 0;
+}
+static bool swap(mth__role *r, bool (*kind)(const mth__instr *)) {
+    int i = pick_instr(r, kind), j = pick_instr(r, kind);
     if (i >= 0 && j >= 0) swap_instrs(r, i, j);
     return i >= 0 && j >= 0;
 }
-static bool rename_channel(mth__program *p, mth__role *r) {
+static bool drop_channel(mth__role *r) { return drop(r, is_channel); }
+static bool drop_wait(mth__role *r) { return drop(r, is_wait); }
+static bool drop_any(mth__role *r) { return drop(r, is_any); }
+static bool swap_any(mth__role *r) { return swap(r, is_any); }
+static bool swap_channels(mth__role *r) { return swap(r, is_channel); }
+static bool rename_channel(mth__role *r) {
     int i = pick_instr(r, is_channel);
-    if (i < 0 || p->channel.n < 2) return false;
-    r->instr.at[i].channel = (r->instr.at[i].channel + 1 + pick(p->channel.n - 1)) % (int)p->channel.n;
+    if (i < 0 || mutated->channel.n < 2) return false;
+    r->instr.at[i].channel = (r->instr.at[i].channel + 1 + pick(mutated->channel.n - 1)) % (int)mutated->channel.n;
     return true;
 }
-static bool repeat_instr(mth__program *p, mth__role *r) {
+static bool repeat_instr(mth__role *r) {
     int i = pick_instr(r, is_any);
-    (void)p;
     if (i < 0) return false;
     mth__instr k = r->instr.at[i];
     PUSH(a, r->instr, k);
     return true;
 }
-static bool overlap_ranges(mth__program *p, mth__role *r) {
+static bool overlap_ranges(mth__role *r) {
     int v = pick_value(r, MTH__IN_SLAB), w = pick_value(r, MTH__IN_SLAB);
-    (void)p;
     if (v < 0 || r->value.at[v].offset == r->value.at[w].offset || r->value.at[w].offset + r->value.at[v].bytes > r->slab) return false;
     r->value.at[v].offset = r->value.at[w].offset;
     return true;
 }
-static bool read_later_value(mth__program *p, mth__role *r) {
+static bool read_later_value(mth__role *r) {
     int i = pick_instr(r, has_operand), v = i < 0 ? -1 : pick(r->value.n), w = v < 0 ? -1 : writer_of(r, v);
-    (void)p;
     if (i < 0 || w < i) return false;
     r->instr.at[i].in[pick((size_t)r->instr.at[i].nin)] = v;
     return true;
 }
-static bool read_other_value(mth__program *p, mth__role *r) {
+static bool read_other_value(mth__role *r) {
     int i = pick_instr(r, has_operand);
-    (void)p;
     if (i >= 0) r->instr.at[i].in[pick((size_t)r->instr.at[i].nin)] = pick(r->value.n);
     return i >= 0;
 }
-static bool wrong_local_shape(mth__program *p, mth__role *r) {
+static bool wrong_local_shape(mth__role *r) {
     int v = pick(r->value.n);
-    (void)p;
     if (v < 0 || r->value.at[v].local.rank == 0) return false;
     mth__pvalue *x = &r->value.at[v];
     x->local.dim[pick((size_t)x->local.rank)]++;
     x->bytes = mth__shape_size(x->local) * (int64_t)mth_dtype_size(x->dtype);
     return true;
 }
-static bool partial_as_value(mth__program *p, mth__role *r) {
-    (void)p;
+static bool partial_as_value(mth__role *r) {
     for (size_t v = 0; v < r->value.n; v++)
         if (r->value.at[v].sharding.partial) {
             r->value.at[v].sharding.partial = 0;
@@ -147,19 +147,22 @@ static bool partial_as_value(mth__program *p, mth__role *r) {
         }
     return false;
 }
-static bool value_as_partial(mth__program *p, mth__role *r) {
-    (void)p;
+static bool value_as_partial(mth__role *r) {
     for (size_t v = 0; v < r->value.n; v++)
-        if (r->value.at[v].klass != MTH__CLASS_COMMUNICATION && !mth__sharding_axes(&r->value.at[v].sharding, r->value.at[v].shape.rank) && r->value.at[v].sharding.on->naxes && !r->value.at[v].sharding.partial) {
+        if (r->value.at[v].klass != MTH__CLASS_COMMUNICATION && !mth__sharding_axes(&r->value.at[v].sharding, r->value.at[v].shape.rank)
+            && r->value.at[v].sharding.on->naxes && !r->value.at[v].sharding.partial) {
             r->value.at[v].sharding.partial = 1;
             return true;
         }
     return false;
 }
-static bool shrink_slab(mth__program *p, mth__role *r) { (void)p; if (r->slab) r->slab -= 64; return r->slab > 0; }
-static bool lose_exit(mth__program *p, mth__role *r) {
+static bool shrink_slab(mth__role *r) {
+    if (!r->slab) return false;
+    r->slab -= 64;
+    return r->slab > 0;
+}
+static bool lose_exit(mth__role *r) {
     int v = pick_value(r, MTH__IN_EXIT);
-    (void)p;
     if (v < 0) return false;
     r->value.at[v].storage = MTH__IN_SLAB;
     r->value.at[v].offset = (r->slab + 63) / 64 * 64;
@@ -167,11 +170,15 @@ static bool lose_exit(mth__program *p, mth__role *r) {
     return true;
 }
 
-static const struct { const char *name; bool (*change)(mth__program *, mth__role *); bool certain; } mutations[] = {
-    {"drop_channel", drop_channel, true}, {"drop_wait", drop_wait, true}, {"drop_any", drop_any, false}, {"swap_any", swap_any, false}, {"swap_channels", swap_channels, false},
-    {"rename_channel", rename_channel, true}, {"repeat_instr", repeat_instr, true}, {"overlap_ranges", overlap_ranges, false}, {"read_later_value", read_later_value, true},
-    {"read_other_value", read_other_value, false}, {"wrong_local_shape", wrong_local_shape, true}, {"partial_as_value", partial_as_value, true}, {"value_as_partial", value_as_partial, true},
-    {"shrink_slab", shrink_slab, true}, {"lose_exit", lose_exit, false}};
+static const struct { const char *name; bool (*change)(mth__role *); bool certain; } mutations[] = {
+    {"drop_channel", drop_channel, true},          {"drop_wait", drop_wait, true},
+    {"drop_any", drop_any, false},                 {"swap_any", swap_any, false},
+    {"swap_channels", swap_channels, false},       {"rename_channel", rename_channel, true},
+    {"repeat_instr", repeat_instr, true},          {"overlap_ranges", overlap_ranges, false},
+    {"read_later_value", read_later_value, true},  {"read_other_value", read_other_value, false},
+    {"wrong_local_shape", wrong_local_shape, true}, {"partial_as_value", partial_as_value, true},
+    {"value_as_partial", value_as_partial, true},  {"shrink_slab", shrink_slab, true},
+    {"lose_exit", lose_exit, false}};
 enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 
 GUARDED(mutants_are_refused) {
@@ -183,7 +190,8 @@ GUARDED(mutants_are_refused) {
             mth__emit_options o = options(seed);
             mth__program *p = emit_plan(random_graph(a, seed), &o);
             state = seed * 40503u + (unsigned)m;
-            if (mutations[m].change(p, &p->role.at[pick(p->role.n)])) {
+            mutated = p;
+            if (mutations[m].change(&p->role.at[pick(p->role.n)])) {
                 made[m]++;
                 mth_status s = mth__program_verify(p);
                 refused[m] += s != NULL;
@@ -213,8 +221,10 @@ GUARDED(mutants_are_refused) {
 /* ---------------------------------------------------------------- texts */
 /* Characters changed, lines dropped, doubled and swapped, numbers made wild. */
 static char *spoil(const char *text) {
-    static const char *const bits[] = {"0", "1", "9223372036854775807", "-1", "None", "(", ")", ",", "\n", " ", "cyclic", "by 3", "p0", "c0", "c1", "slab", "exit 0", "x0", "%5", "wait c0",
-                                       "partial sum over 0", "[", "]", "65536", "1048576", "over 0", "work", "\"", "\\", "start", "ring", "tree", "i0=5", "transfer", "devices 0..3"};
+    static const char *const bits[] = {
+        "0", "1", "9223372036854775807", "-1", "None", "(", ")", ",", "\n", " ", "cyclic", "by 3", "p0", "c0", "c1", "slab", "exit 0", "x0",
+        "%5", "wait c0", "partial sum over 0", "[", "]", "65536", "1048576", "over 0", "work", "\"", "\\", "start", "ring", "tree", "i0=5",
+        "transfer", "devices 0..3"};
     size_t n = strlen(text);
     char *s = NEW_ARRAY(a, char, n + 64);
     memcpy(s, text, n);
