@@ -113,7 +113,8 @@ static void new_alias(emission *e, int role, const mth__value *v, int hint, int 
     const mth__pvalue *base = &e->p->role.at[role].value.at[of];
     p.storage = MTH__IN_ALIAS;
     p.index = base->storage == MTH__IN_ALIAS ? base->index : of;
-    p.offset = p.bytes ? offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0) : 0; /* an empty part may begin behind the end */
+    p.offset = offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0);
+    if (mth__shape_size(p.local) == 0) p.offset = 0; /* an empty part may begin behind the end */
     set_slot(e, v, role, hint, push_value(e, role, p));
 }
 
