@@ -8,6 +8,11 @@ double mth__cost_compute(const mth__node *n, const mth__shape *in, const mth__sh
     double bytes = 0;
     for (int j = 0; j < n->nin; j++) bytes += (double)mth__shape_size(in[j]) * (double)mth_dtype_size(n->in[j]->dtype);
     for (int j = 0; j < n->nout; j++) bytes += (double)mth__shape_size(out[j]) * (double)mth_dtype_size(n->out[j]->dtype);
+    if (n->op->row == MTH__ROW_slice) { /* reads what it keeps; where that lies together, it is a view */
+        int64_t rows = 1;
+        for (int d = 0; d < n->attrs.i[0]; d++) rows *= in[0].dim[d];
+        bytes = rows == 1 ? 0 : 2 * (double)mth__shape_size(out[0]) * (double)mth_dtype_size(n->out[0]->dtype);
+    }
     double compute = mth__op_flops(n, in, out) / FLOPS, memory = bytes / MEMORY;
     return compute > memory ? compute : memory;
 }

@@ -150,7 +150,7 @@ static void make_units(state *s) {
     int *first = NEW_ARRAY(s->arena, int, n); /* of an idle mover: its first consumer + 1 */
     for (int i = n; i-- > 0;) {
         mth__node *x = g->node.at[i];
-        if (idle[i] && first[i]) s->unit_of[i] = s->unit_of[first[i] - 1];
+        if (idle[i] && first[i] && !s->unit[s->unit_of[first[i] - 1]].travels) s->unit_of[i] = s->unit_of[first[i] - 1];
         for (int j = 0; j < x->nin; j++)
             if (x->in[j]->node) first[x->in[j]->node->id] = i + 1;
     }
