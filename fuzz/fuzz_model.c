@@ -4,7 +4,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static char report[4096];
-    if (random_compare(data, size, report, sizeof report)) {
+    if (random_compare("native", data, size, report, sizeof report)) {
         fprintf(stderr, "%s\n", report);
         abort();
     }

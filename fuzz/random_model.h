@@ -131,7 +131,8 @@ static void random_free(random_case *c) {
     mth_backend_free(c->single);
 }
 
-static mth_status random_make(const uint8_t *data, size_t size, random_case *c) {
+/* `engine` runs the annotated model; only the native one has options of communication. */
+static mth_status random_make(const char *engine, const uint8_t *data, size_t size, random_case *c) {
     static const int64_t meshes[][2] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}, {2, 2}, {2, 3}, {3, 2}, {4, 2}, {1, 3}};
     static const char *const algorithms[] = {"direct", "ring", "tree", "hierarchical"};
     static const char *const kinds[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"};
@@ -148,7 +149,7 @@ static mth_status random_make(const uint8_t *data, size_t size, random_case *c) 
     for (int i = 0; i < 5; i++) named[i] = mth_string(algorithms[pick(&b, 4)]);
     mth_option o[] = {{"device_mesh", mth_list((size_t)c->naxes, axes)}, {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
                       {"overlap_communication", mth_bool(pick(&b, 2))}, {"pipeline_communication", mth_bool(pick(&b, 2))}};
-    OR_RETURN(mth_backend_create("native", o, 5, &c->mesh));
+    OR_RETURN(mth_backend_create(engine, o, strcmp(engine, "native") ? 1 : 5, &c->mesh));
     mth_option single = {"device_mesh", mth_list(1, &one)};
     OR_RETURN(mth_backend_create("reference", &single, 1, &c->single));
     OR_RETURN(mth_model_create(&c->annotated));
@@ -245,10 +246,10 @@ static mth_status random_run(const random_case *c, bool annotated, random_result
 }
 
 /* 0: equal (or both refused); else a description in `report`. */
-static int random_compare(const uint8_t *data, size_t size, char *report, size_t room) {
+static int random_compare(const char *engine, const uint8_t *data, size_t size, char *report, size_t room) {
     random_case c;
     static random_results one, other; /* too large for a stack */
-    mth_status s = random_make(data, size, &c), t = NULL;
+    mth_status s = random_make(engine, data, size, &c), t = NULL;
     int bad = 0;
     one.n = other.n = 0;
     if (!s) s = random_run(&c, false, &one);
