@@ -51,7 +51,7 @@ def backends(mesh):
     ).map(lambda o: CBackend(device_mesh=mesh, **o))
 
 
-def same(build, plain, backend, inputs, data=None, tolerance=5e-5, **options):
+def same(build, plain, backend, inputs, tolerance=5e-5, **options):
     """build() for the backend against plain() on one device: the same parameters, values and gradients."""
     runs = []
     for model, target, more in ((build(), backend, options), (plain(), CBackend(device_mesh=(1,)), {})):
