@@ -37,7 +37,7 @@ build/build.ninja: $(VENV)/created
 
 test: $(VENV)/installed $(VENV)/tools $(VENV)/demo build/build.ninja
 	ninja -C build --quiet
-	$(BIN)/python tools/run_tests.py --build build --layering --python
+	$(BIN)/python tools/run_tests.py --build build --install --layering --python
 
 # Two builds: memory and undefined behaviour; races between threads.
 build-asan/build.ninja: $(VENV)/created

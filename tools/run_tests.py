@@ -37,6 +37,7 @@ def main():
     options.add_argument("--build", action="append", default=[], help="a build directory with C tests and examples; may be repeated")
     options.add_argument("--python", action="store_true", help="pytest of tests/python")
     options.add_argument("--layering", action="store_true", help="tools/layering.py")
+    options.add_argument("--install", action="store_true", help="tools/check_install.py on each build")
     options.add_argument("--stage", help="take the Python package from this installation tree")
     given = options.parse_args()
     sums = []
@@ -47,6 +48,8 @@ def main():
             sums.append((0, 1))
         for test in tests:
             sums.append(run(f"{build.name}/{test['name']}", test["cmd"]))
+    for build in given.build if given.install else []:
+        sums.append(run(f"{build}/install", [sys.executable, "tools/check_install.py", build]))
     if given.layering:
         library = [lib for build in given.build for lib in Path(build).glob("libmithril.so")]
         sums.append(run("layering", [sys.executable, "tools/layering.py", *library[:1]]))
