@@ -24,8 +24,9 @@ typedef struct {
 /* The output that the next stage takes. */
 static int main_output(mth__arena *arena, const mth__resolved *r) { return mth__ports_main(mth__model_outputs(arena, r)); }
 
-static bool find_earlier(const bindings *b, int before, const char *name, binding *out) {
-    for (int s = before - 1; s >= 0; s--)
+/* The output of that name of the nearest of the stages first to s - 1. */
+static bool find_earlier(const bindings *b, int first, int s, const char *name, binding *out) {
+    while (--s >= first)
         for (int o = 0; o < b->stage[s]->outputs; o++)
             if (!strcmp(b->stage[s]->output[o].name, name)) return *out = (binding){EARLIER, s, o, NULL}, true;
     return false;
@@ -42,7 +43,7 @@ static void bind_stage(mth__arena *arena, bindings *b, int s) {
     int left = 0, last = -1, named = -1;
     bool taken = false;
     for (int i = 0; i < r->inputs; i++) {
-        if (r->inputs > 1 && find_earlier(b, s, r->input[i], &in[i])) {
+        if (find_earlier(b, r->inputs > 1 ? 0 : s - 1, s, r->input[i], &in[i])) { /* a single input is fed by the stage before */
             taken |= in[i].stage == before.stage && in[i].output == before.output;
             continue;
         }
