@@ -8,7 +8,10 @@ static mth_status in_guard(void *body) {
     mth__arena_free(a);
     return NULL;
 }
-#define GUARDED(id) static void body_##id(void); TEST(id) { CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } static void body_##id(void)
+#define GUARDED(id) \
+    static void body_##id(void); \
+    TEST(id) { CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } \
+    static void body_##id(void)
 
 static mth__emit_options options(unsigned seed) {
     static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
@@ -218,6 +221,88 @@ GUARDED(mutants_are_refused) {
         if (getenv("SHOW")) printf("%-20s %4d made, %4d refused\n", mutations[m].name, made[m], refused[m]);
     }
 }
+/* ---------------------------------------------------------------- refusals by name */
+static mth__graph *graph_of(mth__builder *b, int devices) {
+    mth__graph *g = mth__graph_new(a, MESH(a, devices));
+    *b = builder(g);
+    return g;
+}
+static void refused(const mth__graph *g, const char *why) {
+    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    if (p) CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why);
+}
+
+GUARDED(partial_sums_are_no_values) {
+    mth__builder b;
+    for (int k = 0; k < 4; k++) {
+        mth__graph *g = graph_of(&b, 2);
+        const mth__placement *on = mth__place_whole(g->mesh);
+        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 8), on, SPLIT(-1, 0));
+        mth__value *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(8, 4), on, SPLIT(0, -1));
+        mth__value *bias = source(g, MTH__VALUE_PARAMETER, "bias", SHAPE(4), on, NULL);
+        mth__value *y = contract(&b, "bi,io->bo", x, w, on, NULL, 1);
+        if (k == 0) y = node1(&b, "relu", NULL, y, on, NULL, 1);
+        if (k == 1) y = node2(&b, "add", NULL, y, bias, on, NULL, 1);
+        if (k == 2) y = node2(&b, "mul", NULL, y, y, on, NULL, 1);
+        output(g, "y", k == 3 ? y : node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, NULL, 0));
+        static const char *const why[] = {"relu: uses %3, a partial sum, as a value",
+                                          "add: bias and the other operands are partial sums over different axes",
+                                          "mul: multiplies %3 with another partial sum", "exit 0, y, is a partial sum"};
+        refused(g, why[k]);
+    }
+}
+
+GUARDED(splits_must_agree) {
+    mth__builder b;
+    for (int k = 0; k < 4; k++) {
+        mth__graph *g = graph_of(&b, 2);
+        const mth__placement *on = mth__place_whole(g->mesh);
+        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 8), on, k == 0 ? NULL : k == 3 ? SPLIT(-1, -1) : SPLIT(-1, 0));
+        mth__value *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(8, 4), on, SPLIT(0, -1));
+        if (k < 2) x = contract(&b, "bi,io->bo", x, w, on, NULL, 0);
+        if (k == 2) x = node1(&b, "softmax", &(mth__attrs){.i = {1}}, x, on, SPLIT(-1, 0), 0);
+        if (k == 3) x = node1(&b, "exp", NULL, x, on, SPLIT(0, -1), 0);
+        output(g, "y", x);
+        static const char *const why[] = {"dimension 0 of w is split otherwise", "%2 is said to be whole",
+                                          "dimension 1 of x is split, and must be whole",
+                                          "is split otherwise"};
+        refused(g, why[k]);
+    }
+}
+
+GUARDED(a_deadlock_names_who_waits) {
+    mth__builder b;
+    mth__graph *g = graph_of(&b, 2);
+    const mth__placement *first = mth__place_device(g->mesh, 0), *second = mth__place_device(g->mesh, 1);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4), first, NULL), *y = source(g, MTH__VALUE_INPUT, "y", SHAPE(4), second, NULL);
+    output(g, "there", node1(&b, "transfer", NULL, x, second, NULL, 0));
+    output(g, "here", node1(&b, "transfer", NULL, y, first, NULL, 0));
+    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    CHECK_STATUS(mth__program_verify(p));
+    swap_instrs(&p->role.at[0], 0, 1); /* receives before it sends, as the other does */
+    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE,
+                "role 0 (from device 0), instruction 0, recv c1 (m: transfer): a deadlock: it waits for ever; so do role 1");
+}
+
+GUARDED(who_is_missing_is_named) {
+    mth__program *p = emit_plan(pipeline(a, MESH(a, 2), 2, 2, 4, 8), &(mth__emit_options){.overlap = false});
+    mth__role *r = &p->role.at[0];
+    for (size_t i = 0; i < r->instr.n;)
+        if (r->instr.at[i].kind == MTH__SEND || r->instr.at[i].kind == MTH__WAIT) remove_instr(r, (int)i);
+        else i++;
+    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, "channel c0, transfer: device 0 (role 0) must give its part and does not");
+}
+
+GUARDED(overlapping_values_are_named) {
+    mth__mesh *m = MESH(a, 1);
+    mth__graph *g = two_layers(a, m, 8, 32, 64, 16);
+    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    mth__role *r = &p->role.at[0];
+    r->value.at[r->instr.at[1].out[0]].offset += 64; /* relu beside its operand, not on it */
+    r->slab += 64;
+    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, "instruction 1, relu: %4 overlaps %3, which lives until instruction 1");
+}
+
 /* ---------------------------------------------------------------- texts */
 /* Characters changed, lines dropped, doubled and swapped, numbers made wild. */
 static char *spoil(const char *text) {
