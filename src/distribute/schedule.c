@@ -32,7 +32,7 @@ typedef struct {
     int *edge_first, *edge;             /* consumers of a unit's values, with repetition */
     atoms *atoms;                       /* by placement id */
     double *free, *begun;               /* by atom: when its last unit ends, began */
-    int **flight, **limit;              /* by region and stage: microbatches forward and not yet backward; at most */
+    int **flight, **limit, **left;      /* by region and stage: microbatches forward and not yet backward; at most; not yet forward */
     VEC(int) ready;
     int sequence;
 } state;
@@ -214,8 +214,9 @@ static void occupy(state *s, const mth__placement *on, double start, double end)
 }
 
 static bool held(const state *s, const unit *u) {
-    if (u->region < 0 || u->backward || s->graph->region.at[u->region]->schedule != MTH__1F1B) return false;
-    return s->flight[u->region][u->stage] >= s->limit[u->region][u->stage];
+    if (u->region < 0) return false;
+    if (s->graph->region.at[u->region]->schedule == MTH__GPIPE) return u->backward && s->left[u->region][u->stage];
+    return !u->backward && s->flight[u->region][u->stage] >= s->limit[u->region][u->stage];
 }
 
 /* Of two units that could begin at once. */
@@ -278,7 +279,10 @@ static void begin(state *s, int id, double start) {
     double end = start + (u->seconds > LEAST ? u->seconds : LEAST);
     occupy(s, u->on, start, end);
     if (u->also) occupy(s, u->also, start, end);
-    if (u->region >= 0) s->flight[u->region][u->stage] += u->backward ? -1 : 1;
+    if (u->region >= 0) {
+        s->flight[u->region][u->stage] += u->backward ? -1 : 1;
+        s->left[u->region][u->stage] -= !u->backward;
+    }
     finish(s, id, end);
 }
 
@@ -286,15 +290,19 @@ static void simulate(state *s) {
     const mth__graph *g = s->graph;
     s->flight = NEW_ARRAY(s->arena, int *, g->region.n);
     s->limit = NEW_ARRAY(s->arena, int *, g->region.n);
+    s->left = NEW_ARRAY(s->arena, int *, g->region.n);
     for (size_t r = 0; r < g->region.n; r++) {
         int stages = g->region.at[r]->stages;
         s->flight[r] = NEW_ARRAY(s->arena, int, stages);
         s->limit[r] = NEW_ARRAY(s->arena, int, stages);
+        s->left[r] = NEW_ARRAY(s->arena, int, stages);
         for (int k = 0; k < stages; k++) s->limit[r][k] = INT_MAX;
     }
     for (int u = 0; u < s->units; u++) { /* a stage that never goes backward has no limit */
         const unit *b = &s->unit[u];
-        if (b->region >= 0 && b->backward) s->limit[b->region][b->stage] = g->region.at[b->region]->stages - b->stage;
+        if (b->region < 0 || !b->nodes) continue;
+        if (b->backward) s->limit[b->region][b->stage] = g->region.at[b->region]->stages - b->stage;
+        else s->left[b->region][b->stage]++;
     }
     for (int u = 0; u < s->units; u++) {
         if (s->unit[u].waits || !s->unit[u].nodes) continue;

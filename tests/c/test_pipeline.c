@@ -1,0 +1,260 @@
+/* Pipelines: how a batch is cut, what can't be, and in which order stages run; communication merged, cut and overlapped. */
+#include "world.h"
+
+static mth__region *pipeline(world *w, int stages, int size, int schedule, mth__value *in) {
+    mth__region *r = NEW(w->arena, mth__region);
+    *r = (mth__region){.name = "pipeline_0", .stages = stages, .microbatch_size = size, .schedule = schedule,
+                       .stage_on = NEW_ARRAY(w->arena, const mth__placement *, stages), .in = NEW_ARRAY(w->arena, mth__value *, 4),
+                           .nin = 1};
+    r->in[0] = in;
+    for (int s = 0; s < stages; s++) r->stage_on[s] = mth__place_device(w->mesh, s % w->mesh->count);
+    PUSH(w->graph->arena, w->graph->region, r);
+    w->b.region = (int)w->graph->region.n - 1;
+    return r;
+}
+static void stage(world *w, int s) { w->b.stage = s; }
+static void outside(world *w) { w->b.region = w->b.stage = -1; }
+static const mth__node *find(const world *w, const char *op, int nth) {
+    for (size_t i = 0; i < w->graph->node.n; i++)
+        if (!strcmp(w->graph->node.at[i]->op->name, op) && nth-- == 0) return w->graph->node.at[i];
+    return NULL;
+}
+static mth__value *layer(world *w, int s, mth__value *x, int64_t width) {
+    char name[24];
+    snprintf(name, sizeof name, "stage_%d.weight", s);
+    stage(w, s);
+    mth__value *weight = parameter(w, name, SHAPE(x->shape.dim[1], width));
+    return one(w, "relu", contract(w, "bi,io->bo", x, weight));
+}
+
+/* ---------------------------------------------------------------- cutting */
+WORLD_TEST(batches_that_microbatches_do_not_divide, 2) {
+    mth__value *x = input(w, "input", SHAPE(10, 8));
+    mth__region *r = pipeline(w, 2, 4, MTH__GPIPE, x);
+    mth__value *y = layer(w, 1, layer(w, 0, x, 8), 4);
+    output(w, "output", y);
+    TRY(plan(w, true));
+    CHECK(r->batch == 10 && r->microbatches == 3);
+    const mth__node *last = find(w, "slice", 2);
+    CHECK(last && last->attrs.i[1] == 8 && last->attrs.i[2] == 10 && last->on == mth__place_device(w->mesh, 0));
+    CHECK(find(w, "concat", 0)->nin == 3);
+    CHECK(mth__shape_equal(w->graph->output.at[0].value->shape, SHAPE(10, 4)));
+    CHECK(count(w, "transfer") == 6 && moving(w) == 6); /* each microbatch once forward, once backward */
+    return NULL;
+}
+WORLD_TEST(a_batch_smaller_than_a_microbatch, 2) {
+    mth__value *x = input(w, "input", SHAPE(3, 8));
+    mth__region *r = pipeline(w, 2, 4, MTH__GPIPE, x);
+    output(w, "output", layer(w, 1, layer(w, 0, x, 8), 4));
+    TRY(plan(w, false));
+    CHECK(r->microbatches == 1 && count(w, "slice") == 0 && count(w, "relu") == 2);
+    return NULL;
+}
+WORLD_TEST(many_microbatches_are_joined_in_steps, 2) {
+    mth__value *x = input(w, "input", SHAPE(130, 2));
+    pipeline(w, 2, 1, MTH__1F1B, x);
+    output(w, "output", layer(w, 1, layer(w, 0, x, 2), 2));
+    TRY(plan(w, true));
+    CHECK(count(w, "concat") >= 4);
+    return NULL;
+}
+WORLD_TEST(a_batch_in_a_merged_dimension, 2) {
+    mth__value *x = input(w, "input", SHAPE(6, 5, 8));
+    pipeline(w, 1, 4, MTH__GPIPE, x);
+    stage(w, 0);
+    mth__value *flat = with(w, "reshape", (mth__attrs){.i = {2, 30, 8}}, x);
+    mth__value *y = with(w, "reshape", (mth__attrs){.i = {3, 6, 5, 8}}, one(w, "relu", flat));
+    output(w, "output", y);
+    TRY(plan(w, false));
+    CHECK(mth__shape_equal(find(w, "relu", 0)->out[0]->shape, SHAPE(20, 8)));
+    CHECK(mth__shape_equal(find(w, "relu", 1)->out[0]->shape, SHAPE(10, 8)));
+    CHECK(find(w, "concat", 0)->attrs.i[0] == 0);
+    return NULL;
+}
+WORLD_TEST(a_loss_inside_a_stage_is_a_sum_over_microbatches, 2) {
+    mth__value *x = input(w, "input", SHAPE(8, 4));
+    pipeline(w, 2, 2, MTH__1F1B, x);
+    mth__value *y = layer(w, 1, layer(w, 0, x, 4), 4);
+    mth__value *sum = with(w, "reduce_sum", (mth__attrs){.i = {3, 0}}, one(w, "square", y));
+    output(w, "loss", with(w, "scale", (mth__attrs){.f = {1.0 / 32}}, sum));
+    TRY(plan(w, true));
+    CHECK(count(w, "reduce_sum") == 4 && count(w, "concat") == 0);
+    CHECK(w->graph->output.at[0].value->shape.rank == 0 && !strcmp(w->graph->output.at[0].value->node->op->name, "add"));
+    return NULL;
+}
+WORLD_TEST(what_no_batch_reaches_is_computed_once, 2) {
+    mth__value *x = input(w, "input", SHAPE(8, 4));
+    pipeline(w, 1, 2, MTH__GPIPE, x);
+    stage(w, 0);
+    mth__value *scale = one(w, "exp", parameter(w, "scale", SHAPE(4)));
+    mth__value *rows = one(w, "tanh", parameter(w, "rows", SHAPE(8, 4))); /* of the batch's size: cut where it meets the batch */
+    output(w, "output", two(w, "add", two(w, "mul", x, scale), rows));
+    TRY(plan(w, false));
+    CHECK(count(w, "exp") == 1 && count(w, "tanh") == 1 && count(w, "mul") == 4 && count(w, "slice") == 8);
+    return NULL;
+}
+WORLD_TEST(dropout_keeps_the_mask_of_the_whole_batch, 2) {
+    mth__value *x = input(w, "input", SHAPE(6, 4));
+    pipeline(w, 1, 4, MTH__GPIPE, x);
+    stage(w, 0);
+    output(w, "output", with(w, "dropout", (mth__attrs){.i = {7}, .f = {0.5}}, x));
+    TRY(plan(w, false));
+    const mth__node *second = find(w, "dropout", 1);
+    CHECK(second->attrs.i[1] == 0 && second->attrs.i[2] == 4 && second->attrs.i[3] == 6);
+    return NULL;
+}
+WORLD_TEST(data_parallel_stages_cut_what_they_have, 2, 2) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {1}}}}, .rank = 2}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    mth__value *x = input(w, "input", SHAPE(16, 8));
+    mth__region *r = pipeline(w, 2, 4, MTH__1F1B, x);
+    for (int s = 0; s < 2; s++) r->stage_on[s] = mth__place_slice(w->mesh, 0, s);
+    output(w, "output", layer(w, 1, layer(w, 0, x, 8), 4));
+    TRY(plan(w, true));
+    CHECK(count(w, "all_gather") == 1); /* the output */
+    CHECK(count(w, "all_reduce") == 2); /* a weight each, behind the last microbatch */
+    CHECK(count(w, "transfer") == 8);
+    CHECK(is_sharded(w, find(w, "relu", 0)->out[0], "(0, None)"));
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- what can't be cut */
+static mth_status refused(world *w, mth__value *(*make)(world *, mth__value *), const char *text) {
+    mth__value *x = input(w, "input", SHAPE(8, 8));
+    pipeline(w, 1, 2, MTH__GPIPE, x);
+    stage(w, 0);
+    output(w, "output", make(w, x));
+    CHECK_FAILS(mth__microbatch(w->graph, &w->options), MTH_ERROR_VALUE, text);
+    w->graph->node.n = w->graph->output.n = 0; /* half a graph is not printed */
+    return NULL;
+}
+static mth__value *top(world *w, mth__value *x) { return with(w, "reduce_max", (mth__attrs){.i = {1, 0}}, x); }
+static mth__value *over_batch(world *w, mth__value *x) { return with(w, "softmax", (mth__attrs){.i = {0}}, x); }
+static mth__value *pairs(world *w, mth__value *x) { return contract(w, "bi,ci->bc", x, x); }
+static mth__value *of_sum(world *w, mth__value *x) { return one(w, "exp", with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x)); }
+static mth__value *centred(world *w, mth__value *x) { return two(w, "sub", x, with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x)); }
+WORLD_TEST(a_maximum_over_the_batch_is_refused, 2) { return refused(w, top, "reduce_max"); }
+WORLD_TEST(a_softmax_over_the_batch_is_refused, 2) { return refused(w, over_batch, "softmax"); }
+WORLD_TEST(products_of_pairs_are_refused, 2) { return refused(w, pairs, "contract"); }
+WORLD_TEST(a_function_of_the_batch_sum_is_refused, 2) { return refused(w, of_sum, "exp"); }
+WORLD_TEST(centring_over_the_batch_is_refused, 2) { return refused(w, centred, "sub"); }
+
+/* ---------------------------------------------------------------- order */
+static mth_status ordered(world *w, int stages, int microbatches, int schedule) {
+    mth__value *x = input(w, "input", SHAPE(microbatches * 4, 16));
+    pipeline(w, stages, 4, schedule, x);
+    for (int s = 0; s < stages; s++) x = layer(w, s, x, 16);
+    outside(w);
+    output(w, "output", x);
+    TRY(plan(w, true));
+    for (int s = 0; s < stages; s++) {
+        int flight = 0, most = 0, backward = 0;
+        for (size_t i = 0; i < w->graph->node.n; i++) {
+            const mth__node *n = w->graph->node.at[i];
+            if (n->stage != s) continue;
+            flight += !strcmp(n->op->name, "relu") - !strcmp(n->op->name, "relu_grad");
+            backward += !strcmp(n->op->name, "relu_grad");
+            if (flight > most) most = flight;
+            if (schedule == MTH__GPIPE && !strcmp(n->op->name, "relu")) CHECK(backward == 0);
+        }
+        CHECK(flight == 0 && most <= (schedule == MTH__GPIPE ? microbatches : stages - s));
+    }
+    /* what a device takes is what it uses next */
+    for (size_t i = 0; i < w->graph->node.n; i++) {
+        const mth__node *n = w->graph->node.at[i];
+        if (strcmp(n->op->name, "transfer")) continue;
+        size_t next = i + 1;
+        while (next < w->graph->node.n && (w->graph->node.at[next]->on != n->on ||
+            !strcmp(w->graph->node.at[next]->op->name, "transfer"))) next++;
+        bool used = false;
+        const mth__node *reader = next < w->graph->node.n ? w->graph->node.at[next] : NULL;
+        for (int j = 0; reader && j < reader->nin; j++) used |= reader->in[j] == n->out[0];
+        CHECK(used);
+    }
+    return NULL;
+}
+WORLD_TEST(gpipe, 4) { return ordered(w, 4, 8, MTH__GPIPE); }
+WORLD_TEST(one_forward_one_backward, 4) { return ordered(w, 4, 8, MTH__1F1B); }
+WORLD_TEST(more_stages_than_devices, 2) {
+    mth__value *x = input(w, "input", SHAPE(16, 16));
+    pipeline(w, 6, 4, MTH__1F1B, x);
+    for (int s = 0; s < 6; s++) x = layer(w, s, x, 16);
+    output(w, "output", x);
+    TRY(plan(w, true));
+    CHECK(count(w, "transfer") == 4 * 5 * 2);
+    return NULL;
+}
+WORLD_TEST(a_loss_behind_the_pipeline, 2) { /* nothing goes backward before all have gone forward */
+    mth__value *x = input(w, "input", SHAPE(16, 16));
+    pipeline(w, 2, 4, MTH__1F1B, x);
+    x = layer(w, 1, layer(w, 0, x, 16), 16);
+    outside(w);
+    output(w, "loss", with(w, "reduce_sum", (mth__attrs){.i = {3, 0}}, one(w, "square", x)));
+    return plan(w, true);
+}
+
+/* ---------------------------------------------------------------- options of communication */
+static mth__value *row_parallel(world *w, int64_t rows) {
+    mth__value *x = input(w, "input", SHAPE(rows, 64));
+    mth__value *y = contract(w, "bi,io->bo", x, PIN(w, parameter(w, "weight", SHAPE(64, 128)), 0, -1));
+    return one(w, "relu", two(w, "add", y, parameter(w, "bias", SHAPE(128))));
+}
+WORLD_TEST(large_communication_is_cut, 4) {
+    w->options.pipeline_communication = true;
+    w->options.chunk_bytes = 16 << 10;
+    output(w, "output", row_parallel(w, 128));
+    TRY(plan(w, false));
+    CHECK(count(w, "all_reduce") == 4 && count(w, "contract") == 1 && count(w, "add") == 4 && count(w, "relu") == 4);
+    return NULL;
+}
+WORLD_TEST(the_product_is_cut_with_it_where_they_overlap, 4) {
+    w->options.pipeline_communication = w->options.overlap = true;
+    w->options.chunk_bytes = 16 << 10;
+    output(w, "output", row_parallel(w, 128));
+    TRY(plan(w, false));
+    CHECK(count(w, "all_reduce") == 4 && count(w, "contract") == 4);
+    size_t first = 0; /* the second product runs while the first sum is under way */
+    while (strcmp(w->graph->node.at[first]->op->name, "all_reduce")) first++;
+    while (w->graph->node.at[first]->op->flags & (MTH__COMM | MTH__ALIAS) || !strcmp(w->graph->node.at[first]->op->name, "slice")) first++;
+    CHECK(!strcmp(w->graph->node.at[first]->op->name, "contract"));
+    return NULL;
+}
+WORLD_TEST(communication_that_is_small_is_left, 4) {
+    w->options.pipeline_communication = true;
+    w->options.chunk_bytes = 1 << 20;
+    output(w, "output", row_parallel(w, 128));
+    TRY(plan(w, false));
+    CHECK(count(w, "all_reduce") == 1 && count(w, "concat") == 0);
+    return NULL;
+}
+WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {0}}}}, .rank = 2}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    w->options.communication_optimization = true;
+    mth__value *x = input(w, "input", SHAPE(16, 8));
+    for (int k = 0; k < 3; k++) {
+        char name[16];
+        snprintf(name, sizeof name, "w%d", k);
+        mth__value *weight = parameter(w, name, SHAPE(8, 8));
+        snprintf(name, sizeof name, "b%d", k);
+        x = one(w, "tanh", two(w, "add", contract(w, "bi,io->bo", x, PIN(w, weight, k % 2 ? 1 : -1, k % 2 ? -1 : 1)),
+            parameter(w, name, SHAPE(8))));
+    }
+    output(w, "output", x);
+    TRY(plan(w, true));
+    int over_data = 0;
+    for (size_t i = 0; i < w->graph->node.n; i++) over_data += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") &&
+        w->graph->node.at[i]->attrs.i[0] == 1;
+    CHECK(over_data <= 4); /* of six gradients: whole ones, ones split along their rows, and those split along columns by themselves */
+    for (size_t i = 0; i < w->graph->output.n; i++) {
+        const mth__output *o = &w->graph->output.at[i];
+        for (size_t k = 0; k < w->graph->parameter.n && o->is_gradient; k++)
+            if (!strcmp(o->of, w->graph->parameter.at[k]->name))
+                CHECK(mth__sharding_equal(&o->value->sharding, &w->graph->parameter.at[k]->sharding, o->value->shape.rank));
+    }
+    return NULL;
+}
+
+RUN()

@@ -1,0 +1,146 @@
+/* A graph built by hand, the passes of distribute/ over it, and questions to ask of the result. */
+#ifndef WORLD_H
+#define WORLD_H
+#include "catalog/rows.h"
+#include "distribute/distribute.h"
+#include "derive/derive.h"
+#include "unit.h"
+
+typedef struct {
+    mth__arena *arena;
+    mth__mesh *mesh;
+    mth__graph *graph;
+    mth__builder b;
+    mth__distribute_options options;
+} world;
+
+static mth_status(*the_test)(world *);
+static int64_t mesh_dim[4];
+static int mesh_axes;
+
+static mth_status with_world(void *unused) {
+    (void)unused;
+    world w = {.arena = mth__arena_new()};
+    mth_status s = mth__mesh_new(w.arena, mesh_axes, mesh_dim, &w.mesh);
+    if (!s) {
+        w.graph = mth__graph_new(w.arena, w.mesh);
+        w.b = (mth__builder){.graph = w.graph, .region = -1, .stage = -1, .microbatch = -1, .module = "m"};
+        s = the_test(&w);
+    }
+    if (getenv("SHOW") && !s) {
+        mth__text t = mth__text_new(w.arena);
+        mth__graph_print(&t, w.graph);
+        printf("%.*s", (int)t.n, t.at);
+    }
+    mth__arena_free(w.arena);
+    return s;
+}
+#define WORLD_TEST(id, ...)                                                    \
+    static mth_status in_##id(world *);                                        \
+    TEST(id) {                                                                 \
+        int64_t dims[] = {__VA_ARGS__};                                        \
+        mesh_axes = (int)(sizeof dims / sizeof *dims);                         \
+        memcpy(mesh_dim, dims, sizeof dims);                                   \
+        the_test = in_##id;                                                    \
+        CHECK_STATUS(mth__guard(with_world, NULL));                            \
+    }                                                                          \
+    static mth_status in_##id(world *w)
+
+/* ---------------------------------------------------------------- building */
+static inline mth__shape shape_of(int rank, const int64_t *dim) {
+    mth__shape s = {.rank = rank};
+    for (int d = 0; d < rank; d++) s.dim[d] = dim[d];
+    return s;
+}
+#define SHAPE(...) shape_of((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
+static inline mth__value *source(world *w, mth__value_kind kind, const char *name, mth_dtype dtype, mth__shape s) {
+    return mth__graph_value(w->graph, kind, name, dtype, s);
+}
+#define input(w, name, shape) source(w, MTH__VALUE_INPUT, name, MTH_FLOAT32, shape)
+#define ids(w, name, shape) source(w, MTH__VALUE_INPUT, name, MTH_INT32, shape)
+#define parameter(w, name, shape) source(w, MTH__VALUE_PARAMETER, name, MTH_FLOAT32, shape)
+/* axis of each dimension, -1: none; the user's word */
+static inline mth__value *pin(world *w, mth__value *v, int grain, const int *axis) {
+    v->sharding.on = mth__place_whole(w->mesh);
+    v->pinned = true;
+    for (int d = 0; d < v->shape.rank; d++)
+        if (axis[d] >= 0) v->sharding.dim[d] = (mth__split){.naxes = 1, .axis = {(int8_t)axis[d]}, .grain = grain};
+    v->origin = "user, test";
+    return v;
+}
+#define PIN(w, v, ...) pin(w, v, 1, (int[]){__VA_ARGS__})
+static inline void output(world *w, const char *name, mth__value *v) {
+    v->name = name;
+    PUSH(w->graph->arena, w->graph->output, (mth__output){.name = name, .value = v});
+}
+static inline mth__value *one(world *w, const char *op, mth__value *x) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build1(&w->b, op, NULL, x, &y));
+    return y;
+}
+static inline mth__value *two(world *w, const char *op, mth__value *x, mth__value *z) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build2(&w->b, op, NULL, x, z, &y));
+    return y;
+}
+static inline mth__value *contract(world *w, const char *spec, mth__value *x, mth__value *z) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build_contract(&w->b, spec, x, z, &y));
+    return y;
+}
+static inline mth__value *with(world *w, const char *op, mth__attrs a, mth__value *x) {
+    mth__value *y = NULL;
+    CHECK_STATUS(mth__build1(&w->b, op, &a, x, &y));
+    return y;
+}
+static mth_status plan(world *w, bool gradients) {
+    TRY(mth__microbatch(w->graph, &w->options));
+    if (gradients) {
+        bool seeded[8] = {true, true, true, true, true, true, true, true};
+        mth__gradient_options o = {.seeded = seeded};
+        TRY(mth__gradients(w->graph, &o));
+    }
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__place(w->graph, &w->options));
+    TRY(mth__shard(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__reshard(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__communication(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__schedule(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    TRY(mth__overlap(w->graph, &w->options));
+    TRY(mth__graph_check(w->graph));
+    for (size_t i = 0; i < w->graph->node.n; i++) { /* what the passes promise */
+        const mth__node *n = w->graph->node.at[i];
+        for (int j = 0; j < n->nin; j++) {
+            const mth__value *v = n->in[j];
+            CHECK(n->need && v->sharding.on == n->need[j].on && mth__sharding_equal(&v->sharding, &n->need[j], v->shape.rank));
+            CHECK((n->op->flags & MTH__COMM) || n->need[j].on == n->on);
+        }
+    }
+    for (size_t i = 0; i < w->graph->output.n; i++) CHECK(!w->graph->output.at[i].value->sharding.partial);
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- looking */
+static inline int count(const world *w, const char *op) {
+    int n = 0;
+    for (size_t i = 0; i < w->graph->node.n; i++) n += !strcmp(w->graph->node.at[i]->op->name, op);
+    return n;
+}
+static inline int moving(const world *w) { /* communication that moves anything */
+    int n = 0;
+    for (size_t i = 0; i < w->graph->node.n; i++) n += (w->graph->node.at[i]->op->flags & MTH__COMM) &&
+        strcmp(w->graph->node.at[i]->op->name, "keep");
+    return n;
+}
+static inline bool is_sharded(const world *w, const mth__value *v, const char *text) {
+    const char *have = mth__sharding_text(w->arena, &v->sharding, v->shape.rank);
+    if (!strcmp(have, text)) return true;
+    printf("  %s is %s\n", mth__value_label(w->arena, v), have);
+    return false;
+}
+
+#endif
