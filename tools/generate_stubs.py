@@ -158,6 +158,7 @@ def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, 
 
 
 BACKENDS = '''
+from collections.abc import Mapping
 from typing import Any, Self
 
 from ._mithril import Backend as Backend, _Spec

@@ -18,7 +18,18 @@
 The classes of modules come from the library's own table; help(ml.Linear) tells options, ports and parameters.
 """
 
-from . import _mithril
+try:
+    from . import _mithril
+except ImportError as _error:  # OpenBLAS is looked for beside this package; it may be installed in another folder of sys.path
+    if "openblas" not in str(_error):
+        raise
+    import ctypes
+    import pathlib
+    import scipy_openblas32
+
+    for _file in pathlib.Path(scipy_openblas32.get_lib_dir()).glob("libscipy_openblas*"):
+        ctypes.CDLL(str(_file), ctypes.RTLD_GLOBAL)
+    from . import _mithril
 from ._mithril import Array, Block, CompiledModel, Model, Module, Shard, __version__, compile, reprint_plan, verify_plan
 from . import backends, errors
 from .errors import MithrilError

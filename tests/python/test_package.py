@@ -39,16 +39,12 @@ def test_stubs_are_current():
     assert run.returncode == 0, run.stderr
 
 
-def test_examples_type_check():
+@pytest.mark.parametrize("what", ["examples", "package"])
+def test_types(what):
     pytest.importorskip("mypy", reason="mypy is not installed")
-    examples = sorted(str(p) for p in (ROOT / "examples").glob("*.py"))
-    run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--check-untyped-defs", "--cache-dir", os.devnull, *examples],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT / "examples",
-    )
+    checked = sorted(str(p) for p in (ROOT / "examples").glob("*.py")) if what == "examples" else ["--strict", "-p", "mithril"]
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--check-untyped-defs", "--cache-dir", os.devnull, *checked]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT / "examples")
     assert run.returncode == 0, run.stdout
 
 
