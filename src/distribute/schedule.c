@@ -26,7 +26,7 @@ typedef struct { int n; const int *at; } atoms; /* devices that the same placeme
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    unit *unit; int units;
+    unit *unit; int units, grid;        /* those of pipelines come first: (stage, microbatch, direction) */
     int *unit_of;                       /* by position in graph->node */
     int *order;                         /* positions, unit by unit */
     int *edge_first, *edge;             /* consumers of a unit's values, with repetition */
@@ -123,7 +123,7 @@ static void make_units(state *s) {
     s->unit = NEW_ARRAY(s->arena, unit, grid + n);
     s->unit_of = NEW_ARRAY(s->arena, int, n);
     bool *idle = NEW_ARRAY(s->arena, bool, n);
-    s->units = grid;
+    s->units = s->grid = grid;
     for (int i = 0; i < n; i++) g->node.at[i]->id = i;
     for (int i = 0; i < n; i++) {
         mth__node *x = g->node.at[i];
@@ -179,6 +179,11 @@ static void link_units(state *s) {
                     edges++;
                 } else s->edge[s->edge_first[from]++] = s->unit_of[i];
             }
+        }
+        for (int u = 2; u < s->grid; u++) { /* a stage goes forward in order, so that few units are ready at once */
+            if (s->unit[u].backward || !s->unit[u].microbatch || !s->unit[u].on || !s->unit[u - 2].on) continue;
+            if (pass) s->edge[s->edge_first[u - 2]++] = u;
+            else s->edge_first[u - 1]++, s->unit[u].waits++, edges++;
         }
         if (pass) break;
         for (int u = 0; u < s->units; u++) {

@@ -25,7 +25,7 @@ WORLD_TEST(megatron_mlp, 4) {
 WORLD_TEST(megatron_mlp_two_blocks, 4) {
     mth__value *x = input(w, "input", SHAPE(8, 32));
     for (int k = 0; k < 2; k++) {
-        char up[16], down[16];
+        char up[32], down[32];
         snprintf(up, sizeof up, "up%d", k);
         snprintf(down, sizeof down, "down%d", k);
         x = linear(w, down, one(w, "gelu", linear(w, up, x, 32, 64, -1, 0, true)), 64, 32, 0, -1, true);
@@ -202,7 +202,7 @@ WORLD_TEST(experts_with_capacity_and_sharded_tokens, 4) {
 WORLD_TEST(chain_over_devices, 4) {
     mth__value *x = input(w, "input", SHAPE(8, 32));
     for (int k = 0; k < 4; k++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "linear_%d", k);
         w->b.on = mth__place_device(w->mesh, k);
         x = linear(w, name, x, 32, 32, 0, 0, false);

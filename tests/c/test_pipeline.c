@@ -235,7 +235,7 @@ WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
     w->options.communication_optimization = true;
     mth__value *x = input(w, "input", SHAPE(16, 8));
     for (int k = 0; k < 3; k++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "w%d", k);
         mth__value *weight = parameter(w, name, SHAPE(8, 8));
         snprintf(name, sizeof name, "b%d", k);
