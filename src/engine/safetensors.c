@@ -203,8 +203,9 @@ static mth_status fill_from_file(void *context, const mth_array *a, const mth__h
         from[d] = s->stride[d] * h->step[d];
         n *= h->size[d];
     }
-    if (s->kind < 4) {
-        mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, data, local, s->data + offset * dtypes[s->kind].size, from);
+    int size = dtypes[s->kind].size;
+    if (s->kind < 4 && (uintptr_t)s->data % (size_t)size == 0) {
+        mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, data, local, s->data + offset * size, from);
         return NULL;
     }
     for (int64_t i = 0; i < n; i++) {
@@ -213,7 +214,8 @@ static mth_status fill_from_file(void *context, const mth_array *a, const mth__h
             at += rest % h->size[d] * from[d];
             rest /= h->size[d];
         }
-        ((float *)data)[i] = read_float(s->data + at * dtypes[s->kind].size, s->kind);
+        if (s->kind < 4) memcpy((char *)data + i * size, s->data + at * size, (size_t)size); /* a header of odd length leaves the data unaligned */
+        else ((float *)data)[i] = read_float(s->data + at * size, s->kind);
     }
     return NULL;
 }
