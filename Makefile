@@ -47,7 +47,7 @@ build-tsan/build.ninja: $(VENV)/created
 sanitize: build-asan/build.ninja build-tsan/build.ninja
 	ninja -C build-asan --quiet
 	ninja -C build-tsan --quiet
-	$(BIN)/python tools/run_tests.py --build build-asan --build build-tsan
+	$(BIN)/python tools/run_tests.py --build build-asan --threads build-tsan
 
 # Lines of src/ that the C tests and the Python tests reach together.
 build-cov/build.ninja: $(VENV)/created

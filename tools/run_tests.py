@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+THREADED = r"test_(api|native|program|property)|example_\w+|fuzz_model"
 
 
 def run(title, command, environment=None):
@@ -35,19 +36,21 @@ def stage_environment(stage):
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--build", action="append", default=[], help="a build directory with C tests and examples; may be repeated")
+    options.add_argument("--threads", action="append", default=[], help="the same, but only what runs on several threads")
     options.add_argument("--python", action="store_true", help="pytest of tests/python")
     options.add_argument("--layering", action="store_true", help="tools/layering.py")
     options.add_argument("--install", action="store_true", help="tools/check_install.py on each build")
     options.add_argument("--stage", help="take the Python package from this installation tree")
     given = options.parse_args()
     sums = []
-    for build in map(Path, given.build):
+    for build in map(Path, [*given.build, *given.threads]):
         tests = json.loads((build / "meson-info" / "intro-tests.json").read_text())
         if not tests:
             print(f"{build} holds no tests")
             sums.append((0, 1))
         for test in tests:
-            sums.append(run(f"{build.name}/{test['name']}", test["cmd"]))
+            if str(build) not in given.threads or re.fullmatch(THREADED, test["name"]):
+                sums.append(run(f"{build.name}/{test['name']}", test["cmd"], test["env"]))
     for build in given.build if given.install else []:
         sums.append(run(f"{build}/install", [sys.executable, "tools/check_install.py", build]))
     if given.layering:

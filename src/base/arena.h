@@ -18,7 +18,7 @@ void mth__arena_keep(mth__arena *);      /* the arena now belongs to an object: 
 void mth__arena_free(mth__arena *);      /* NULL is fine */
 void *mth__alloc(mth__arena *, size_t size);            /* zeroed, 16-byte aligned */
 char *mth__copy_text(mth__arena *, const char *);
-char *mth__format(mth__arena *, const char *format, ...) __attribute__((format(printf, 2, 3)));
+char *mth__format(mth__arena *, const char *format, ...) __attribute__((format(printf, 2, 3), nonnull(2)));
 #define NEW(arena, type) ((type *)mth__alloc(arena, sizeof(type)))
 #define NEW_ARRAY(arena, type, n) ((type *)mth__alloc_array(arena, (size_t)(n), sizeof(type)))
 void *mth__alloc_array(mth__arena *, size_t n, size_t size);
