@@ -395,9 +395,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
         s = entry_array(&p->entry.at[i], parameters, input, count, g, &a);
-        if (!s && a->backend != c->backend && a->backend->engine != c->backend->engine)
-            s = FAIL(MTH_ERROR_VALUE, F("'%s' lives on another backend than the model", p->entry.at[i].name), F("make it on the model's backend, or give host data"));
-        if (!s) s = mth__array_as(a, &p->entry.at[i].sharding, &held[i]);
+        if (!s) s = mth__array_as(a, c->backend, &p->entry.at[i].sharding, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
     if (!s) {

@@ -205,18 +205,19 @@ static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_a
     return NULL;
 }
 
-mth_status mth__array_as(mth_array *a, const mth__sharding *sharding, mth_array **out) {
+mth_status mth__array_as(mth_array *a, mth_backend *on, const mth__sharding *sharding, mth_array **out) {
     mth__sharding to = *sharding;
     mth__sharding_canonical(&to, a->shape);
-    if (mth__sharding_equal(&a->sharding, &to, a->shape.rank)) {
+    bool here = a->backend == on;
+    if (here && mth__sharding_equal(&a->sharding, &to, a->shape.rank)) {
         mth_array_retain(a);
         *out = a;
         return NULL;
     }
     void *whole = (void *)mth_array_get_whole(a), *gathered = NULL;
-    if (whole && !mth__sharding_axes(&to, a->shape.rank)) return share_whole(a, &to, out);
+    if (here && whole && !mth__sharding_axes(&to, a->shape.rank)) return share_whole(a, &to, out);
     mth_array *b;
-    TRY(mth__array_new(a->backend, a->dtype, a->shape, &to, true, &b));
+    TRY(mth__array_new(on, a->dtype, a->shape, &to, true, &b));
     mth_status s = NULL;
     if (!whole) {
         int64_t bytes = mth__shape_size(a->shape) * (int64_t)mth_dtype_size(a->dtype);

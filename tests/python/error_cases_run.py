@@ -226,13 +226,6 @@ def plan_before_shapes(fixed):
     compiled.program_text({"x": X} if fixed else None)
 
 
-@case
-def array_of_another_backend(fixed):
-    mine, other = CBackend(device_mesh=(2,)), CBackend(device_mesh=(2,))
-    compiled = ml.compile(chain(ml.Relu()), mine)
-    compiled.evaluate({}, {"x": (mine if fixed else other).array(X)})
-
-
 # ---------------------------------------------------------------- sizes
 @case
 def negative_size(fixed):
