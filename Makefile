@@ -64,7 +64,9 @@ bench: $(VENV)/installed
 
 update-golden: $(VENV)/installed $(VENV)/tools build/build.ninja
 	ninja -C build --quiet
+	$(BIN)/python tools/generate_stubs.py
 	MITHRIL_UPDATE_GOLDEN=1 $(BIN)/python tools/run_tests.py --build build --python
+	$(BIN)/python tools/generate_docs.py
 
 clean:
 	rm -rf build build-asan build-tsan build-cov build-setup.log coverage $(VENV)
