@@ -29,9 +29,9 @@
  *         puts(plan); // the program of each device, with its collectives and bytes; examples/ show how all is freed
  *     }
  *
- * Ownership: what a function returns through an out-parameter named *create*, or through `mth_x **out`, belongs to the caller
- * and ends with `mth_x_free`; `mth_x_get_y` lends. Every fallible function returns an `mth_status`: NULL is success, else an
- * error object that the caller frees. On failure out-parameters are left as they were and no object has changed.
+ * Ownership: what comes through an out-parameter `mth_x **` belongs to the caller and ends with `mth_x_free`, a text with `mth_text_free`;
+ * `mth_x_get_y` lends. Every fallible function returns an `mth_status`: NULL is success, else an error object that the caller frees. On
+ * failure what out-parameters point at is left as it was, and no object has changed.
  * Threads: a compiled model, its plans and arrays may be used from several threads; a model under composition from one.
  */
 #ifndef MITHRIL_H
@@ -63,7 +63,7 @@ typedef enum {
     MTH_ERROR_IO,          /* a file can't be read, or lies (ValueError) */
     MTH_ERROR_INTERRUPTED, /* the run was asked to stop (KeyboardInterrupt) */
     MTH_ERROR_UNSUPPORTED, /* an engine has no such thing (ValueError) */
-    MTH_ERROR_INTERNAL     /* our defect: the message holds a reproducer (RuntimeError) */
+    MTH_ERROR_INTERNAL     /* our defect: the message tells the place in our source (RuntimeError) */
 } mth_error_code;
 
 MTH_API mth_error_code mth_error_get_code(const mth_error *);
@@ -135,11 +135,11 @@ MTH_API const char *mth_module_get_ports(const mth_module *);
 MTH_API MTH_MUST_USE mth_status mth_model_create(mth_model **out);
 MTH_API void mth_model_free(mth_model *); /* a model added to others stays alive inside them */
 MTH_API MTH_MUST_USE mth_status mth_model_add(mth_model *, const mth_module *, const mth_wire *, size_t count, mth_add_mode);
-/* A copy of the submodel as it is now becomes a block of the model. */
+/* A copy of the submodel as it is now becomes a block of the model. `name`: NULL is "model_0" and so on. */
 MTH_API MTH_MUST_USE mth_status mth_model_add_model(mth_model *, const mth_model *sub, const char *name, const mth_wire *, size_t count, mth_add_mode);
 /* Joins an output named `source` with the input named `destination`. Idempotent; a contradiction is an error naming both wires. */
 MTH_API MTH_MUST_USE mth_status mth_model_connect(mth_model *, const char *source, const char *destination);
-/* A summary of the blocks and wires, one line a block; the caller frees it with mth_text_free. */
+/* A summary: inputs, blocks with their wires, one a line, outputs; submodels indented. */
 MTH_API MTH_MUST_USE mth_status mth_model_print(const mth_model *, char **out);
 /* The user's source line of the calls that follow on this thread, for errors ("train.py:12"); NULL forgets it. */
 MTH_API void mth_set_source_line(const char *where);
@@ -162,7 +162,7 @@ typedef struct { const char *name; mth_array *array; } mth_named;
 /* Data on the backend's devices. `spec`: NULL is replicated over the whole mesh (held once where devices share memory), else a
    list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied, row-major. */
 MTH_API MTH_MUST_USE mth_status mth_array_from_data(mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out);
-/* Philox4x32-10 by element index: the same values on any mesh. */
+/* float32, standard normal. Philox4x32-10 by element index: the same values on any mesh. */
 MTH_API MTH_MUST_USE mth_status mth_array_randn(mth_backend *, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
 MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out); /* int32, low <= x < high */
 MTH_API MTH_MUST_USE mth_status mth_array_full(mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
@@ -175,15 +175,15 @@ MTH_API mth_dtype mth_array_get_dtype(const mth_array *);
 MTH_API int mth_array_get_rank(const mth_array *);
 MTH_API const int64_t *mth_array_get_shape(const mth_array *); /* global */
 MTH_API const char *mth_array_get_sharding(const mth_array *); /* "(0, None) over mesh (4,)" */
-MTH_API size_t mth_array_get_shard_count(const mth_array *);   /* one for each device that holds a part */
+MTH_API size_t mth_array_get_shard_count(const mth_array *);   /* one for each device it is on; the part of one may be empty */
 typedef struct {
     int64_t device_id;
     int64_t start[8], size[8], step[8]; /* the part of the global array; step is above 1 for cyclic shardings */
-    const void *data;                   /* row-major, `size` elements; lent as long as the array lives */
+    const void *data;                   /* row-major, `size` elements; lent as long as the array lives; NULL in a layout */
 } mth_shard;
 MTH_API mth_shard mth_array_get_shard(const mth_array *, size_t i);
 MTH_API MTH_MUST_USE mth_status mth_array_gather(const mth_array *, void *data); /* the whole array, row-major, into the caller's memory */
-/* Data of the whole array where one device's shard is the whole; else NULL (use mth_array_gather). Lent. */
+/* Data of the whole array where the first shard is all of it; else NULL (use mth_array_gather). Lent. */
 MTH_API const void *mth_array_get_whole(const mth_array *);
 
 typedef struct mth_arrays mth_arrays; /* an ordered dictionary of arrays */
@@ -198,8 +198,8 @@ typedef struct mth_compiled mth_compiled;
 /* Checks all that needs no shapes. The model is copied. Options: mth_compile_option_doc. */
 MTH_API MTH_MUST_USE mth_status mth_compile(const mth_model *, mth_backend *, const mth_option *, size_t count, mth_compiled **out);
 MTH_API void mth_compiled_free(mth_compiled *);
-/* Fresh parameters, named and ordered as the model was composed. Shapes come from `inputs` (or from those of an earlier call, or
-   from the option `shapes`). */
+/* Fresh parameters, named and ordered as the model was composed. Shapes come from `inputs`; where there are none, from those of the plan
+   last used, from the option `shapes`, or, in a model whose inputs are ids, from 8 sequences of at most 128. */
 MTH_API MTH_MUST_USE mth_status mth_get_parameters(mth_compiled *, const mth_named *inputs, size_t count, uint64_t seed, mth_arrays **out);
 typedef struct {
     const mth_named *output_gradients; /* what is missing is zero */
@@ -215,7 +215,8 @@ MTH_API void mth_compiled_interrupt(mth_compiled *);
 
 /* ---------------------------------------------------------------- read a plan */
 MTH_API MTH_MUST_USE mth_status mth_plan_print(mth_compiled *, char **out); /* the program of the plan last used; mth_text_free */
-/* Plans for inputs of these shapes without running: names, dtypes and shapes stand in the (possibly data-less) arrays. */
+/* Plans without running, for the names, dtypes and shapes of these inputs (none: as in mth_get_parameters); `gradients`: those of the
+   parameters, for gradients of all outputs. */
 MTH_API MTH_MUST_USE mth_status mth_plan(mth_compiled *, const mth_named *inputs, size_t count, bool gradients);
 /* Parses the text of a plan and verifies it: NULL where it can't deadlock, read an unwritten or overlapping byte, or use a partial sum as a value. */
 MTH_API MTH_MUST_USE mth_status mth_plan_verify_text(const char *text);
@@ -228,14 +229,19 @@ MTH_API MTH_MUST_USE mth_status mth_array_read_safetensors(const mth_array *like
 typedef struct {
     int64_t weights, gradients, optimizer, activations, communication, host, total; /* bytes of one device; host is not in total */
 } mth_memory_usage;
+/* Of the plan last used for such inputs (none: for any), else of a forward plan. `devices`: the room in device[], as many as the mesh has. */
 MTH_API MTH_MUST_USE mth_status mth_get_memory_usage(mth_compiled *, const mth_named *inputs, size_t count, mth_memory_usage *device, size_t devices);
-typedef struct { int64_t received, sent, messages; } mth_communication_usage; /* bytes that one device takes from, gives to others in one evaluate */
+typedef struct {
+    int64_t received, sent; /* bytes that one device takes from others, gives to others in one evaluate */
+    int64_t messages;       /* communications in which it receives */
+} mth_communication_usage;
+/* Of the plan last used. */
 MTH_API MTH_MUST_USE mth_status mth_get_communication_usage(mth_compiled *, mth_communication_usage *device, size_t devices);
 /* Which devices run each operator of the plan last used: lines "operator<TAB>device,device,...". */
 MTH_API MTH_MUST_USE mth_status mth_get_placement_text(mth_compiled *, char **out);
 
 /* ---------------------------------------------------------------- for tests of error handling */
-MTH_API void mth_debug_fail_allocation(int64_t index); /* the index-th allocation from now on fails; -1: none */
+MTH_API void mth_debug_fail_allocation(int64_t index); /* the index-th allocation from now on fails (0: the next one); -1: none */
 MTH_API int64_t mth_debug_allocation_count(void);      /* allocations since the process began */
 MTH_API int64_t mth_debug_live_allocations(void);      /* allocations that have not been freed */
 

@@ -36,4 +36,4 @@ class MithrilMemoryError(MithrilError, MemoryError):
 
 
 class MithrilInternalError(MithrilError, RuntimeError):
-    """A defect of mithril; the message tells how to reproduce it."""
+    """A defect of mithril; the message tells the place in its source."""
