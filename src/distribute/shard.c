@@ -137,6 +137,23 @@ static void propose_operand(state *s, int j) {
     if (info->hint && info->hint->on == on) propose_like(s, j, info->hint);
 }
 
+/* A product that is split over some axes and would be repeated over the others may share its rows among those: the largest factor of the
+   result that no weight has, so that weights stay as they are. */
+static void propose_rows(state *s) {
+    const mth__node *n = s->node;
+    const mth__rule *r = &s->rule;
+    int rows = -1;
+    for (int f = 0; f < r->n; f++) {
+        bool weight = false;
+        for (int j = 0; j < n->nin; j++)
+            for (int d = 0; d < n->in[j]->shape.rank && n->in[j]->kind == MTH__VALUE_PARAMETER; d++) weight |= r->in[j][d] == f;
+        if (!weight && r->factor[f].kind == MTH__PASS && (rows < 0 || r->factor[f].size > r->factor[rows].size)) rows = f;
+    }
+    for (int a = 0; a < n->on->naxes && rows >= 0 && s->sources < MTH__SOURCES; a++)
+        if (n->on->dim[a] > 1)
+            s->source[s->sources++] = (mth__source){(int8_t)rows, {.naxes = 1, .axis = {(int8_t)a}}, n->out[0]};
+}
+
 static void propose(state *s) {
     const mth__node *n = s->node;
     s->sources = 0;
@@ -150,6 +167,7 @@ static void propose(state *s) {
             if (wish[i] && wish[i]->on == n->on)
                 mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
     }
+    if (s->sources && n->on->naxes > 1 && n->op == mth__row_op(MTH__ROW_contract)) propose_rows(s);
 }
 
 enum { CHOICES = 6 };
