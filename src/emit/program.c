@@ -42,8 +42,9 @@ static const char *numbered_name(mth__arena *arena, int id) { /* "%id", the name
 /* The user's name where it can't be mistaken for one of ours and is not in use yet. */
 static const char *name_of(emission *e, const mth__value *v) {
     if (!e->name[v->id]) {
-        bool users = v->name && *v->name && !strpbrk(v->name, "%~") && take_name(e, v->name);
-        e->name[v->id] = users ? mth__copy_text(e->arena, v->name) : numbered_name(e->arena, v->id);
+        const char *name = v->name && *v->name && !strpbrk(v->name, "%~") ? v->name : NULL;
+        if (name && v->kind == MTH__VALUE_SEED) name = mth__format(e->arena, "%s~gradient", name); /* named as its output, which it is not */
+        e->name[v->id] = name && take_name(e, name) ? mth__copy_text(e->arena, name) : numbered_name(e->arena, v->id);
     }
     return e->name[v->id];
 }
