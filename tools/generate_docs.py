@@ -19,15 +19,15 @@ HEAD = "<!-- Written by tools/generate_docs.py: `make update-golden` renews it. 
 MODULES = """# Modules
 
 {head}
-What a model is composed of. A class of `mithril` for each, with the same options in C: `mth_module_create("Linear", ...)`. Shapes are of the
-whole tensors; `...` is any number of dimensions.
+What a model is composed of. A class of `mithril` for each, with the same options in C: `mth_module_create("Linear", ...)`. Shapes are of
+the whole tensors; `...` is any number of dimensions.
 
 All modules take, beside their own options:
 
 {common}
 
-A port marked `?` may be left unwired, `*` takes several values. [guide.md](guide.md) shows them at work, [operators.md](operators.md) is what
-they expand into.
+A port marked `?` may be left unwired, `*` takes several values. [guide.md](guide.md) shows them at work, [operators.md](operators.md) is
+what they expand into.
 
 {index}
 """
