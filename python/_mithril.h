@@ -49,6 +49,8 @@ void pool_free(pool *);
 int to_arg(module_state *, PyObject *, const char *name, pool *, mth_arg *);
 /* Keyword arguments (NULL: none), behind the `given` options that the caller puts at the front. */
 int to_options(module_state *, PyObject *keywords, size_t given, pool *, mth_option **, size_t *count);
+/* As PyArg_ParseTupleAndKeywords, with errors of ours: 1, or 0 with one set. `format` ends in the function's name. */
+int parse(module_state *, PyObject *args, PyObject *keywords, const char *format, char **names, ...);
 const char *to_name(module_state *, PyObject *, const char *what); /* a text without NUL, lent by the object */
 int to_dtype(module_state *, PyObject *, mth_dtype *);
 /* A new reference. `wanted` 0: the dtype that the data has, with float64 and float16 as float32 and short integers as int32. */

@@ -328,7 +328,7 @@ static PyObject *array_int(PyObject *self) {
 static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"dtype", "copy", NULL};
     PyObject *dtype = Py_None, *copy = Py_None, *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO:__array__", names, &dtype, &copy)) return NULL;
+    if (!parse(STATE(self), args, keywords, "|OO:__array__", names, &dtype, &copy)) return NULL;
     PyObject *numpy = PyImport_ImportModule("numpy"), *view = numpy ? PyMemoryView_FromObject(self) : NULL;
     if (view) result = PyObject_CallMethod(numpy, copy == Py_True ? "array" : "asarray", "OO", view, dtype);
     if (result && copy == Py_False) { /* asked not to copy: a cast, or a gathered array, is one */
@@ -388,7 +388,7 @@ static void capsule_free(PyObject *capsule) { /* not consumed: a consumer rename
 static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
     PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy)) return NULL;
+    if (!parse(STATE(self), args, keywords, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy)) return NULL;
     mth_array *a = ((array_object *)self)->array;
     const void *data = mth_array_get_whole(a);
     int on_host = 1;

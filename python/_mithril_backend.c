@@ -139,7 +139,7 @@ static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywo
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *seed = NULL, *mesh = NULL, *spec = NULL, *none = PyTuple_New(0);
     if (!none) return NULL;
-    int parsed = PyArg_ParseTupleAndKeywords(none, keywords, "|$OOO:randn", names, &seed, &mesh, &spec);
+    int parsed = parse(m.s, none, keywords, "|$OOO:randn", names, &seed, &mesh, &spec);
     Py_DECREF(none);
     if (!parsed) return NULL;
     PyObject *shape = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : args;
@@ -157,7 +157,7 @@ static PyObject *backend_randint(PyObject *object, PyObject *args, PyObject *key
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *shape, *seed = NULL, *mesh = NULL, *spec = NULL;
     long long low, high;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "LLO|$OOO:randint", names, &low, &high, &shape, &seed, &mesh, &spec)) return NULL;
+    if (!parse(m.s, args, keywords, "LLO|$OOO:randint", names, &low, &high, &shape, &seed, &mesh, &spec)) return NULL;
     if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
     mth_array *array = NULL;
     mth_status status;
@@ -175,7 +175,7 @@ static PyObject *fill(PyObject *object, PyObject *args, PyObject *keywords, cons
     PyObject *shape = n == 1 ? Py_NewRef(PyTuple_GetItem(args, 0)) : Py_NewRef(args), *one = Py_BuildValue("(N)", shape);
     if (!one) return NULL;
     mth_dtype type = MTH_FLOAT32;
-    int failed = !PyArg_ParseTupleAndKeywords(one, keywords, format, names, &shape, &dtype, &mesh, &spec)
+    int failed = !parse(m.s, one, keywords, format, names, &shape, &dtype, &mesh, &spec)
         || to_shape(&m, shape) || (dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec);
     Py_DECREF(one);
     if (failed) return not_made(&m);
@@ -194,7 +194,7 @@ static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywo
     static char *names[] = {"data", "dtype", "device_mesh", "spec", NULL};
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *data, *dtype = NULL, *mesh = NULL, *spec = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec)) return NULL;
+    if (!parse(m.s, args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec)) return NULL;
     mth_dtype type = 0;
     if ((dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec)) return not_made(&m);
     if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) ||

@@ -15,6 +15,59 @@ const char *to_name(module_state *s, PyObject *object, const char *what) {
     return text;
 }
 
+/* ---------------------------------------------------------------- arguments */
+static PyObject *list_of(char **names) {
+    PyObject *list = PyList_New(0);
+    for (; list && *names; names++) {
+        PyObject *name = PyUnicode_FromString(*names);
+        if (!name || PyList_Append(list, name)) Py_CLEAR(list);
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+/* "did you mean 'inputs'?", or all names; NULL: an error is set. */
+static PyObject *advise(PyObject *key, char **names) {
+    PyObject *known = list_of(names), *tools = known ? PyImport_ImportModule("difflib") : NULL;
+    PyObject *near = tools ? PyObject_CallMethod(tools, "get_close_matches", "OOi", key, known, 1) : NULL;
+    PyObject *first = near && PyList_Size(near) ? PyList_GetItem(near, 0) : NULL;
+    PyObject *text = first ? TEXT("did you mean '%U'?", first) : near ? TEXT("the keywords are: %R", known) : NULL;
+    Py_XDECREF(known), Py_XDECREF(tools), Py_XDECREF(near);
+    return text;
+}
+
+int parse(module_state *s, PyObject *args, PyObject *keywords, const char *format, char **names, ...) {
+    const char *function = strrchr(format, ':') + 1;
+    PyObject *key, *value;
+    for (Py_ssize_t at = 0; keywords && PyDict_Next(keywords, &at, &key, &value);) {
+        int known = 0;
+        for (char **name = names; *name && !known; name++) known = PyUnicode_CompareWithASCIIString(key, *name) == 0;
+        if (!known)
+            return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s() has no keyword '%U'", function, key), advise(key, names)), 0;
+    }
+    va_list out;
+    va_start(out, names);
+    int parsed = PyArg_VaParseTupleAndKeywords(args, keywords, format, names, out);
+    va_end(out);
+    int overflow = !parsed && PyErr_ExceptionMatches(PyExc_OverflowError);
+    if (parsed || (!overflow && !PyErr_ExceptionMatches(PyExc_TypeError))) return parsed;
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyObject *what = error ? PyObject_Str(error) : PyUnicode_FromString("wrong arguments"), *known = list_of(names);
+    PyObject *start = PyUnicode_FromString(function);
+    int named = what && start && PyUnicode_Tailmatch(what, start, 0, PY_SSIZE_T_MAX, -1) > 0;
+    if (what && !named) {
+        PyObject *alone = what;
+        what = TEXT("%s(): %U", function, alone);
+        Py_DECREF(alone);
+    }
+    Py_XDECREF(start);
+    raise_fix(s, overflow ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, what,
+              overflow ? TEXT("give numbers below 2**63") : known ? TEXT("the arguments are: %R", known) : NULL);
+    Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace), Py_XDECREF(known);
+    return 0;
+}
+
 /* ---------------------------------------------------------------- options */
 static int list_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
     PyObject *list = PySequence_List(object);

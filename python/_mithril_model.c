@@ -294,7 +294,7 @@ static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keyword
     static char *names[] = {"source", "destination", NULL};
     module_state *s = STATE(self);
     PyObject *from, *to;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO:connect", names, &from, &to)) return NULL;
+    if (!parse(s, args, keywords, "OO:connect", names, &from, &to)) return NULL;
     const char *source = to_name(s, from, "source"), *destination = source ? to_name(s, to, "destination") : NULL;
     if (!destination) return NULL;
     note_source_line();

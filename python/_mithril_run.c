@@ -135,7 +135,7 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     module_state *s = STATE(object);
     compiled_object *self = (compiled_object *)object;
     PyObject *params, *inputs, *slopes = Py_None, *wanted = Py_None, *result = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) return NULL;
+    if (!parse(s, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) return NULL;
     if (slopes == Py_None && wanted != Py_None)
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
                          TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
@@ -191,7 +191,7 @@ static void call_end(call *c) {
 static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", "seed", NULL};
     PyObject *inputs = NULL, *seed = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO:get_parameters", names, &inputs, &seed)) return NULL;
+    if (!parse(STATE(object), args, keywords, "|OO:get_parameters", names, &inputs, &seed)) return NULL;
     uint64_t number = 0;
     if (seed) {
         PyObject *index = PyIndex_Check(seed) ? PyNumber_Index(seed) : NULL;
@@ -216,7 +216,7 @@ static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject 
 static PyObject *compiled_layout(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", NULL};
     PyObject *inputs = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O:get_parameter_layout", names, &inputs)) return NULL;
+    if (!parse(STATE(object), args, keywords, "|O:get_parameter_layout", names, &inputs)) return NULL;
     call c;
     if (read_inputs(&c, object, inputs)) return NULL;
     mth_arrays *layout;
@@ -232,7 +232,7 @@ static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *ke
     static char *names[] = {"inputs", "gradients", NULL};
     PyObject *inputs = NULL;
     int gradients = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|Op:program_text", names, &inputs, &gradients)) return NULL;
+    if (!parse(STATE(object), args, keywords, "|Op:program_text", names, &inputs, &gradients)) return NULL;
     call c;
     if (read_inputs(&c, object, inputs)) return NULL;
     char *text;
@@ -267,7 +267,7 @@ static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *key
     static const char *const fields[] = {"weights", "gradients", "optimizer", "activations", "communication", "host", "total"};
     _Static_assert(sizeof(mth_memory_usage) == sizeof fields / sizeof *fields * sizeof(int64_t), "a field for each member, in order");
     PyObject *params = NULL, *inputs = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO:get_memory_usage", names, &params, &inputs)) return NULL;
+    if (!parse(STATE(object), args, keywords, "|OO:get_memory_usage", names, &params, &inputs)) return NULL;
     call c;
     if (read_inputs(&c, object, inputs)) return NULL;
     size_t devices = devices_of(c.self);

@@ -34,7 +34,7 @@ char *mth__value_text(const mth__value *v) {
         size_t n = (size_t)snprintf(where, sizeof where, "%s", verb);
         mth__where_write(where + n, sizeof where - n, &v->sharding, v->shape.rank);
     }
-    return F("%s: %s %s%s", v->name ? v->name : name, mth_dtype_name(v->dtype), shape, where);
+    return F("%s: %s %s%s", v->name ? v->name : v->wire ? v->wire : name, mth_dtype_name(v->dtype), shape, where);
 }
 
 const char *mth__value_label(mth__arena *arena, const mth__value *v) { return v->name ? v->name : mth__format(arena, "%%%d", v->id); }

@@ -13,6 +13,7 @@ typedef struct mth__value {
     int id;                             /* dense, in order of creation */
     mth__value_kind kind;
     const char *name;                   /* input, parameter and output names; else NULL (printed as %id) */
+    const char *wire;                   /* of a block's output: the user's name of the connection, for errors; else NULL */
     mth_dtype dtype;
     mth__shape shape;                   /* global */
     mth__node *node; int index;         /* its maker */

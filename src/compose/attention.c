@@ -28,8 +28,9 @@ static mth_status read_heads(mth__expansion *e, int64_t width, heads *h) {
 
 static mth_status need_batch(const mth__value *x, const mth__value *other, const char *port, int dims) {
     if (!memcmp(x->shape.dim, other->shape.dim, sizeof(int64_t) * (size_t)dims)) return NULL;
+    const long long batch = (long long)x->shape.dim[0], length = (long long)x->shape.dim[1];
     mth_status s = FAIL(MTH_ERROR_VALUE, F("%s does not fit: %s must be the same", port, dims == 1 ? "the batch" : "batch and length"),
-        F("give %s a shape that begins as that of the other", port));
+        dims == 1 ? F("give %s a batch of %lld", port, batch) : F("give %s the batch %lld and the length %lld", port, batch, length));
     return mth__error_tensor(s, mth__port_text(port, other));
 }
 

@@ -109,6 +109,16 @@ static void order_parameters(mth__graph *g, const mth_model *m, size_t first, co
     if (n) memcpy(g->parameter.at + first, all, n * sizeof *all);
 }
 
+/* The connections that a block's outputs are, as its user calls them. */
+static void name_outputs(const context *c, const mth__block *b, const char *path, mth__value **out) {
+    for (int i = 0; i < b->out.n; i++) {
+        if (!out[i] || out[i]->name || out[i]->wire) continue;
+        for (size_t w = 0; w < b->wires; w++)
+            if (!strcmp(b->wire[w].port, b->out.at[i].name)) out[i]->wire = mth__format(c->graph->arena, "%s%s", c->prefix, b->wire[w].name);
+        if (!out[i]->wire) out[i]->wire = mth__format(c->graph->arena, "%s.%s", path, b->out.at[i].name);
+    }
+}
+
 static mth_status expand_model(const context *c, const mth_model *m, mth__value *const *in, mth__value **out) {
     mth__graph *g = c->graph;
     const mth__resolved *r = *m->resolved;
@@ -132,6 +142,7 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
             context inner = {g, c->site, mth__format(g->arena, "%s.", path)};
             TRY(expand_model(&inner, b->model, operand, made[k]));
         }
+        name_outputs(c, b, path, made[k]);
         range[k][1] = g->parameter.n;
     }
     order_parameters(g, m, first, (const size_t(*)[2])range);

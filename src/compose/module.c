@@ -146,6 +146,10 @@ static mth_status check_common(const mth_module *m) {
     for (size_t i = 0; specs && i < specs->count; i++)
         if (mth__ports_find(parameter_names(m->arena, m->type), specs->keys[i]) < 0)
             return unknown_parameter(m->arena, m->type, specs->keys[i]);
+    const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
+    for (size_t i = 0; weight && weight->kind != MTH_ARG_NONE && i < specs->count; i++)
+        if (!strcmp(specs->keys[i], "weight"))
+            return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and shard_specs both say how the weight is split"), F("give one of the two"));
     const char *sharded = mth__module_sharded(m);
     if (id->kind == MTH_ARG_INT && sharded)
         return FAIL(MTH_ERROR_VALUE, F("device_id=%lld puts all of it on one device, and %s splits it over several", (long long)id->integer,

@@ -281,6 +281,9 @@ static mth_status reduction(mth__expansion *e, const char *op) {
     for (size_t i = 0; i < n; i++) {
         int d;
         TRY(mth__need_axis(x, "input", "axis", (axis->kind == MTH_ARG_LIST ? axis->items + i : axis)->integer, &d));
+        if (dims >> d & 1)
+            return mth__error_tensor(FAIL(MTH_ERROR_VALUE, F("axis names dimension %d twice", d), F("name each dimension once")),
+                                     mth__port_text("input", x));
         dims |= 1u << d;
     }
     return mth__part_reduce(&e->builder, op, x, dims, mth__opt_bool(e, "keepdims"), &e->out[0]);
