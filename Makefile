@@ -55,9 +55,10 @@ build-cov/build.ninja: $(VENV)/created
 coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo
 	ninja -C build-cov --quiet
 	DESTDIR=$(CURDIR)/build-cov/stage meson install -C build-cov --quiet --tags python-runtime
-	$(BIN)/python tools/run_tests.py --build build-cov --python --stage build-cov/stage
 	mkdir -p coverage
-	$(BIN)/gcovr --root . --object-directory build-cov --filter src/ --html-details coverage/index.html --print-summary | tail -3
+	$(BIN)/python tools/run_tests.py --build build-cov --python --stage build-cov/stage; status=$$?; \
+	$(BIN)/gcovr --root . --object-directory build-cov --filter src/ --gcov-ignore-parse-errors suspicious_hits.warn_once_per_file --txt coverage/summary.txt --html-details coverage/index.html --print-summary && \
+	exit $$status
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/bench.py $(ARGS)

@@ -1,0 +1,123 @@
+/* The reference engine by itself: what crosses its boundary, its errors, and programs that no device can finish. The numbers of its rows are
+ * the operator table's; its communication is that of every test that compares a plan with it. */
+#include "engine/reference/reference_run.h"
+#include "unit.h"
+
+static const mth__engine_vtable *const engine = &mth__engine_reference;
+
+TEST(buffers_keep_their_engine) {
+    mth__engine *e;
+    mth__buffer *b;
+    int64_t before = mth_debug_live_allocations(), data = 0;
+    CHECK_STATUS(engine->open(2, 0, &e));
+    CHECK_STATUS(engine->buffer_new(e, 1, 16, &b));
+    engine->close(e);
+    engine->buffer_retain(b);
+    CHECK_STATUS(engine->buffer_write(b, 8, &(int64_t){77}, 8));
+    engine->buffer_release(b);
+    CHECK_STATUS(engine->buffer_read(b, 8, &data, 8));
+    CHECK(data == 77 && ((int64_t *)engine->buffer_host(b))[1] == 77 && (uintptr_t)engine->buffer_host(b) % 64 == 0);
+    engine->buffer_release(b);
+    CHECK(mth_debug_live_allocations() == before);
+}
+
+TEST(every_dtype_crosses) {
+    static const double values[4] = {0, 1, -3, 1.5};
+    const mth_dtype dtypes[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL, MTH_BFLOAT16};
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        double in[4], out[4];
+        _Alignas(8) char room[4 * 8];
+        for (int i = 0; i < 4; i++) in[i] = mth__ref_round(dtypes[d], values[i]);
+        mth__ref_value from = {.data = in, .dtype = dtypes[d], .local = {1, {4}}}, to = from;
+        to.data = out;
+        mth__ref_narrow(&from, room);
+        mth__ref_widen(&to, room);
+        for (int i = 0; i < 4; i++) CHECK(in[i] == out[i]);
+    }
+    CHECK(mth__ref_round(MTH_BFLOAT16, 1 + 0x1p-8) == 1 && mth__ref_round(MTH_BFLOAT16, 1 + 3 * 0x1p-8) == 1 + 0x1p-6); /* ties to even */
+    CHECK(mth__ref_round(MTH_BFLOAT16, -1 - 0x1p-7) == -1 - 0x1p-7 && isinf(mth__ref_round(MTH_BFLOAT16, INFINITY)));
+    CHECK(mth__ref_round(MTH_INT32, -2.7) == -2 && mth__ref_round(MTH_BOOL, 0.1) == 1);
+}
+
+/* Runs a program's text; no device has an entry. */
+typedef struct { const char *text; const atomic_int *stop; } job;
+static mth_status run(void *argument) {
+    const job *j = argument;
+    mth__arena *arena = mth__arena_new();
+    mth__engine *e;
+    mth__executable *x;
+    mth__program *p;
+    TRY(mth__program_parse(arena, j->text, &p));
+    TRY(engine->open(p->mesh->count, 0, &e));
+    mth_status s = engine->load(e, p, &x);
+    engine->close(e);
+    if (s) return s;
+    mth__buffer *none[64] = {NULL}, *left[64] = {NULL};
+    s = engine->run(x, none, left, j->stop);
+    for (int i = 0; i < 64; i++) CHECK(left[i] == NULL);
+    engine->unload(x);
+    if (!s) mth__arena_free(arena);
+    return s;
+}
+
+/* A plan of the public API, as text; the caller frees it. */
+static char *plan_of(mth_dtype dtype, const void *ids, bool evaluate) {
+    mth_module *m;
+    mth_model *model;
+    mth_backend *backend;
+    mth_compiled *c;
+    mth_array *x;
+    mth_arrays *parameters = NULL, *outputs = NULL;
+    char *text = NULL;
+    CHECK_STATUS(mth_model_create(&model));
+    CHECK_STATUS(mth_module_create("Embedding", MTH_OPTIONS({"vocab_size", mth_int(10)}, {"embedding_dim", mth_int(3)},
+                                                            {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), &m));
+    CHECK_STATUS(mth_model_add(model, m, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
+    CHECK_STATUS(mth_backend_create("reference", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
+    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &c));
+    CHECK_STATUS(mth_array_from_data(backend, dtype, 1, (int64_t[]){3}, ids, NULL, &x));
+    mth_named input = {"input", x};
+    CHECK_STATUS(mth_get_parameters(c, &input, 1, 0, &parameters));
+    if (evaluate) {
+        CHECK_FAILS(mth_evaluate(c, parameters, &input, 1, NULL, &outputs, NULL), MTH_ERROR_VALUE, "id 10 is outside [0, 10)");
+    } else {
+        CHECK_STATUS(mth_evaluate(c, parameters, &input, 1, NULL, &outputs, NULL));
+        CHECK_STATUS(mth_plan_print(c, &text));
+        mth_arrays_free(outputs);
+    }
+    mth_arrays_free(parameters);
+    mth_array_free(x);
+    mth_compiled_free(c);
+    mth_backend_free(backend);
+    mth_module_free(m);
+    mth_model_free(model);
+    return text;
+}
+
+TEST(an_id_outside_is_named) {
+    plan_of(MTH_INT64, (int64_t[]){1, 10, 2}, true);
+    plan_of(MTH_INT32, (int32_t[]){9, 0, 10}, true);
+}
+
+TEST(a_program_needs_its_entries) {
+    char *text = plan_of(MTH_INT32, (int32_t[]){1, 2, 9}, false);
+    if (text) CHECK_FAILS(mth__guard(run, &(job){text, NULL}), MTH_ERROR_INTERNAL, "has no buffer");
+    mth_text_free(text);
+}
+
+#define HEAD "program\nmesh (2,)\nplacement p0 whole\n" \
+    "channel c0 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 \"first\"\n" \
+    "channel c1 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 \"second\"\n"
+#define TERM "  0  %0: f32[2,2] (None, None) partial sum over 0 on p0 at slab+0 = sinusoid length=2 width=2\n"
+#define SUM(line, value, channel, at) "  " line "  " value ": f32[2,2] (None, None) on p0 at slab+" at " = all_reduce direct " channel " %0\n"
+
+TEST(devices_that_wait_for_each_other_are_named) {
+    const char *crossed = HEAD "role 0 devices 0 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1", "128")
+                               "role 1 devices 1 slab 256\n" TERM SUM("1", "%2", "c1", "64") SUM("2", "%1", "c0", "128");
+    const char *straight = HEAD "role 0 devices 0, 1 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1", "128");
+    CHECK_STATUS(mth__guard(run, &(job){straight, NULL}));
+    CHECK_FAILS(mth__guard(run, &(job){crossed, NULL}), MTH_ERROR_INTERNAL, "device 0 waits for ever at instruction 1, first");
+    atomic_int stop = 1;
+    CHECK_FAILS(mth__guard(run, &(job){straight, &stop}), MTH_ERROR_INTERRUPTED, "interrupted");
+}
+RUN()
