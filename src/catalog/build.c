@@ -123,7 +123,7 @@ static mth_status check_count(const mth__op *op, int nin, const char *module) {
     const char *bound = most == least ? "" : nin < least ? "at least " : "at most ";
     int wanted = nin < least ? least : most;
     mth_status s = FAIL(MTH_ERROR_VALUE, F("%s takes %s%d operand%s, not %d", op->name, bound, wanted, wanted == 1 ? "" : "s", nin),
-                        F("give as many operands as %s has: %s", op->name, op->args));
+                        F("give as many operands as %s has: %s", op->name, op->args ? op->args : "none"));
     return mth__error_operator(s, module ? module : op->name);
 }
 

@@ -118,7 +118,7 @@ mth_status mth__part_linear(mth__expansion *e, const mth__linear_part *p, mth__v
         1 / __builtin_sqrt((double)width), spec,
                                  (int32_t[]){p->grain_in, p->grain_out}, &weight));
     char text[3 * MTH__RANK + 8];
-    int n = 0, lead = x->shape.rank - 1;
+    int n = 0, lead = x->shape.rank < MTH__RANK ? x->shape.rank - 1 : MTH__RANK - 1;
     for (int d = 0; d < lead; d++) text[n++] = (char)('a' + d);
     memcpy(text + n, "i,io->", 6), n += 6;
     for (int d = 0; d < lead; d++) text[n++] = (char)('a' + d);

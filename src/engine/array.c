@@ -346,7 +346,7 @@ mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array 
 }
 
 mth_status mth_arrays_create(const mth_named *item, size_t count, mth_arrays **out) {
-    mth_arrays *a;
+    mth_arrays *a = NULL;
     TRY(mth__arrays_new(count, &a));
     for (size_t i = 0; i < count; i++) {
         mth_array_retain(item[i].array);

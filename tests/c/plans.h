@@ -18,7 +18,7 @@ static mth__mesh *plan_mesh(mth__arena *a, int naxes, const int64_t *dim) {
 /* axis[d]: the axis that splits dimension d, or -1. */
 static mth__sharding split_by(const mth__placement *on, mth__shape shape, const int *axis) {
     mth__sharding s = {.on = on};
-    for (int d = 0; d < shape.rank; d++)
+    for (int d = 0; d < shape.rank && d < MTH__RANK; d++)
         if (axis && axis[d] >= 0) s.dim[d] = (mth__split){.naxes = 1, .axis = {(int8_t)axis[d]}};
     mth__sharding_canonical(&s, shape);
     return s;
