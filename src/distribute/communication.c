@@ -1,6 +1,6 @@
 /* communication_optimization, after reshard: fewer messages for the same numbers. Equal moves of one value become one; an all_reduce of
- * which only one part is kept becomes a reduce_scatter; small all_reduces of one group that nobody has read yet become one. Each element
- * is summed by the same devices as before. */
+ * which only one part is kept becomes a reduce_scatter; small all_reduces of one group that don't wait for each other become one, and so
+ * do small transfers of the same way. Each element is summed by the same devices as before. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -113,18 +113,22 @@ static const mth__split *split_of(const mth__value *v) {
 static bool mergeable(const mth__node *n) {
     const mth__value *v = n->in[0];
     int64_t bytes = mth__local_size(v->shape, &v->sharding) * (int64_t)mth_dtype_size(v->dtype);
-    return is(n, MTH__ROW_all_reduce) && bytes > 0 && bytes < SMALL && v->sharding.partial == n->attrs.i[0] && parts_of(v) > 0;
+    if (bytes <= 0 || bytes >= SMALL) return false;
+    if (is(n, MTH__ROW_transfer)) /* in a pipeline each has its turn */
+        return n->region < 0 && !v->sharding.partial && parts_of(v) == 1 && parts_of(n->out[0]) == 1;
+    return is(n, MTH__ROW_all_reduce) && v->sharding.partial == n->attrs.i[0] && parts_of(v) > 0;
 }
 static bool together(const mth__node *a, const mth__node *b) {
     const mth__value *x = a->in[0], *y = b->in[0];
     const mth__split *s = split_of(x), *t = split_of(y);
     if (s && t && (s->naxes != t->naxes || memcmp(s->axis, t->axis, (size_t)s->naxes))) return false;
-    return a->on == b->on && x->dtype == y->dtype && x->sharding.partial == y->sharding.partial &&
-           x->sharding.reduce == y->sharding.reduce && !s == !t && mth__same_unit(a, b);
+    if (is(b, MTH__ROW_transfer) && y->node && y->node->id > a->id) return false; /* a would wait for what b sends */
+    return a->op == b->op && a->on == b->on && x->sharding.on == y->sharding.on && x->dtype == y->dtype &&
+           x->sharding.partial == y->sharding.partial && x->sharding.reduce == y->sharding.reduce && !s == !t && mth__same_unit(a, b);
 }
 
-enum { OPEN = 8 };
-typedef struct { int n; int64_t bytes; mth__node *node[MTH__MAX_IN]; } batch; /* all_reduces put off until one of their results is read */
+enum { OPEN = 8, WINDOW = 64 };
+typedef struct { int n, arrived; int64_t bytes; bool closed; mth__node *node[MTH__MAX_IN]; } batch;
 
 static mth__sharding row_sharding(const mth__value *v, bool partial) { /* of (parts, elements) */
     mth__sharding s = {.on = v->sharding.on};
@@ -148,29 +152,23 @@ static mth_status reshape(mth__graph *g, const mth__node *like, mth__value *v, m
     return mth__node_like(g, like, MTH__ROW_reshape, &a, 1, &v, &v->sharding, result, out);
 }
 
-static mth_status close_batch(state *s, batch *b) {
-    mth__graph *g = s->graph;
-    int n = b->n;
-    b->n = 0;
-    if (n == 1) {
-        PUSH(g->arena, g->node, b->node[0]);
-        return NULL;
-    }
+static mth_status emit_batch(mth__graph *g, const batch *b) {
     mth__node *like = b->node[0];
     int64_t parts = parts_of(like->in[0]), at = 0;
-    mth__sharding partial = row_sharding(like->in[0], true), sum = row_sharding(like->in[0], false), needs[MTH__MAX_IN];
+    mth__sharding apart = row_sharding(like->in[0], true), joined = row_sharding(like->out[0], false), needs[MTH__MAX_IN];
     mth__value *row[MTH__MAX_IN], *all;
-    for (int k = 0; k < n; k++) {
+    for (int k = 0; k < b->n; k++) {
         mth__value *v = b->node[k]->in[0];
-        TRY(reshape(g, like, v, (mth__shape){2, {parts, mth__shape_size(v->shape) / parts}}, &partial, &row[k]));
-        needs[k] = partial;
+        TRY(reshape(g, like, v, (mth__shape){2, {parts, mth__shape_size(v->shape) / parts}}, &apart, &row[k]));
+        needs[k] = apart;
     }
-    TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.i = {1}}, n, row, needs, &partial, &all));
-    TRY(mth__node_like(g, like, MTH__ROW_all_reduce, &like->attrs, 1, &all, &partial, &sum, &all));
-    for (int k = 0; k < n; k++) {
+    TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.i = {1}}, b->n, row, needs, &apart, &all));
+    TRY(mth__node_like(g, like, is(like, MTH__ROW_transfer) ? MTH__ROW_transfer : MTH__ROW_all_reduce, &like->attrs, 1, &all, &apart,
+                       &joined, &all));
+    for (int k = 0; k < b->n; k++) {
         mth__value *old = b->node[k]->out[0], *piece;
         int64_t width = row[k]->shape.dim[1];
-        TRY(mth__node_like(g, b->node[k], MTH__ROW_slice, &(mth__attrs){.i = {1, at, at + width}}, 1, &all, &sum, &sum, &piece));
+        TRY(mth__node_like(g, b->node[k], MTH__ROW_slice, &(mth__attrs){.i = {1, at, at + width}}, 1, &all, &joined, &joined, &piece));
         TRY(reshape(g, b->node[k], piece, old->shape, &old->sharding, &piece));
         piece->name = old->name;
         piece->origin = old->origin;
@@ -180,47 +178,124 @@ static mth_status close_batch(state *s, batch *b) {
     return NULL;
 }
 
-static mth_status merge(state *s) {
+/* First, which become one. A walk over the nodes leaves aside what waits for an open batch, so that all that doesn't comes first and may
+ * join it; when WINDOW nodes wait, the batches that they wait for are closed. */
+typedef struct {
+    mth__arena *arena;
+    batch *open[OPEN], **of;            /* of: by node */
+    bool *aside;                        /* by node */
+    mth__node *waiting[WINDOW];
+    int waits;
+} gathering;
+
+static void close(gathering *g, batch *b) {
+    for (int k = 0; k < OPEN; k++)
+        if (g->open[k] == b) g->open[k] = NULL;
+    b->closed = true;
+}
+
+static void join(gathering *g, mth__node *x) {
+    int64_t bytes = mth__local_size(x->in[0]->shape, &x->in[0]->sharding) * (int64_t)mth_dtype_size(x->in[0]->dtype);
+    int to = -1, empty = -1;
+    for (int k = 0; k < OPEN; k++) {
+        if (!g->open[k]) empty = k;
+        else if (to < 0 && together(g->open[k]->node[0], x)) to = k;
+    }
+    if (to >= 0 && (g->open[to]->n == MTH__MAX_IN || g->open[to]->bytes + bytes > BATCH)) close(g, g->open[empty = to]), to = -1;
+    if (to < 0) {
+        to = empty >= 0 ? empty : x->id % OPEN;
+        if (g->open[to]) close(g, g->open[to]);
+        g->open[to] = NEW(g->arena, batch);
+    }
+    batch *b = g->of[x->id] = g->open[to];
+    b->node[b->n++] = x;
+    b->bytes += bytes;
+}
+
+static void release(gathering *g);
+
+static void consider(gathering *g, mth__node *x) {
+    g->aside[x->id] = false;
+    for (int j = 0; j < x->nin && !g->aside[x->id]; j++) {
+        const mth__node *maker = x->in[j]->node;
+        g->aside[x->id] = maker && (g->aside[maker->id] || (g->of[maker->id] && !g->of[maker->id]->closed));
+    }
+    if (!g->aside[x->id]) {
+        if (mergeable(x)) join(g, x);
+        return;
+    }
+    g->waiting[g->waits++] = x;
+    if (g->waits == WINDOW) release(g);
+}
+
+static void release(gathering *g) { /* the first of those that wait goes on: WINDOW is not reached again inside */
+    mth__node *waiting[WINDOW];
+    int n = g->waits;
+    for (int i = 0; i < n; i++) {
+        waiting[i] = g->waiting[i];
+        for (int j = 0; j < waiting[i]->nin; j++) {
+            batch *b = waiting[i]->in[j]->node ? g->of[waiting[i]->in[j]->node->id] : NULL;
+            if (b && !b->closed) close(g, b);
+        }
+    }
+    g->waits = 0;
+    for (int i = 0; i < n; i++) consider(g, waiting[i]);
+}
+
+/* Then the nodes in their order, except that a batch stands where its last one stood, and what reads it behind. */
+typedef struct { mth__graph *graph; batch **of; bool *made; int values; VEC(mth__node *) late; mth__arena *arena; } placing;
+
+static bool ready(const placing *p, const mth__node *x) {
+    for (int j = 0; j < x->nin; j++)
+        if (x->in[j]->node && x->in[j]->id < p->values && !p->made[x->in[j]->id]) return false;
+    return true;
+}
+
+static mth_status place(placing *p, mth__node *x, bool *closed) {
+    batch *b = p->of[x->id];
+    for (int j = 0; j < x->nin; j++) x->in[j] = now(x->in[j]);
+    if (!b || b->n == 1) {
+        PUSH(p->graph->arena, p->graph->node, x);
+        for (int k = 0; k < x->nout; k++) p->made[x->out[k]->id] = true;
+    } else if (++b->arrived == b->n) {
+        TRY(emit_batch(p->graph, b));
+        for (int k = 0; k < b->n; k++) p->made[b->node[k]->out[0]->id] = true;
+        *closed = true;
+    }
+    return NULL;
+}
+
+static mth_status place_late(placing *p) {
+    for (bool closed = true; closed;) {
+        size_t kept = 0, n = p->late.n;
+        closed = false;
+        for (size_t i = 0; i < n; i++) {
+            mth__node *x = p->late.at[i];
+            if (ready(p, x)) TRY(place(p, x, &closed));
+            else p->late.at[kept++] = x;
+        }
+        p->late.n = kept;
+    }
+    return NULL;
+}
+
+static mth_status merge(state *s, size_t ids) {
     mth__graph *g = s->graph;
     mth__node **old = g->node.at;
     size_t n = g->node.n;
-    batch open[OPEN];
-    int *waiting = NEW_ARRAY(s->arena, int, g->values), values = g->values; /* value -> open batch + 1 */
-    memset(open, 0, sizeof open);
+    gathering *groups = NEW(s->arena, gathering);
+    *groups = (gathering){.arena = s->arena, .of = NEW_ARRAY(s->arena, batch *, ids), .aside = NEW_ARRAY(s->arena, bool, ids)};
+    for (size_t i = 0; i < n; i++) consider(groups, old[i]);
+    while (groups->waits) release(groups);
+    placing p = {.graph = g, .of = groups->of, .made = NEW_ARRAY(s->arena, bool, g->values), .values = g->values, .arena = s->arena};
     g->node.at = NULL;
     g->node.n = g->node.room = 0;
     for (size_t i = 0; i < n; i++) {
-        mth__node *x = old[i];
-        for (int j = 0; j < x->nin; j++) {
-            int w = x->in[j]->id < values ? waiting[x->in[j]->id] : 0;
-            if (w && open[w - 1].n)
-                for (int k = 0; k < open[w - 1].n; k++)
-                    if (open[w - 1].node[k]->out[0] == x->in[j]) {
-                        TRY(close_batch(s, &open[w - 1]));
-                        break;
-                    }
-            x->in[j] = now(x->in[j]);
-        }
-        if (!mergeable(x)) {
-            PUSH(g->arena, g->node, x);
-            continue;
-        }
-        int64_t bytes = mth__local_size(x->in[0]->shape, &x->in[0]->sharding) * (int64_t)mth_dtype_size(x->in[0]->dtype);
-        int to = -1, empty = -1;
-        for (int b = 0; b < OPEN; b++) {
-            if (!open[b].n) empty = b;
-            else if (to < 0 && together(open[b].node[0], x)) to = b;
-        }
-        if (to >= 0 && (open[to].n == MTH__MAX_IN || open[to].bytes + bytes > BATCH)) TRY(close_batch(s, &open[to]));
-        if (to < 0) to = empty >= 0 ? empty : (int)(i % OPEN);
-        if (open[to].n && !together(open[to].node[0], x)) TRY(close_batch(s, &open[to]));
-        if (!open[to].n) open[to].bytes = 0;
-        open[to].node[open[to].n++] = x;
-        open[to].bytes += bytes;
-        waiting[x->out[0]->id] = to + 1;
+        bool closed = false;
+        if (!ready(&p, old[i])) PUSH(p.arena, p.late, old[i]);
+        else TRY(place(&p, old[i], &closed));
+        if (closed) TRY(place_late(&p));
     }
-    for (int b = 0; b < OPEN; b++)
-        if (open[b].n) TRY(close_batch(s, &open[b]));
     replace_outputs(g);
     return NULL;
 }
@@ -235,10 +310,11 @@ static void clear(mth__graph *g) {
 mth_status mth__communication(mth__graph *g, const mth__distribute_options *o) {
     if (o->communication_optimization) {
         state s = {.graph = g, .arena = mth__arena_new()};
+        size_t ids = g->node.n;
         clear(g);
         drop_duplicates(&s);
         scatter_instead(&s);
-        mth_status status = merge(&s);
+        mth_status status = merge(&s, ids);
         clear(g);
         mth__arena_free(s.arena);
         TRY(status);
