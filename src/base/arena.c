@@ -89,7 +89,8 @@ mth_status mth__guard(mth_status (*body)(void *), void *arguments) {
     } else {
         innermost = g.outer;
         while (g.arenas) mth__arena_free(g.arenas); /* first: the error below may need the memory */
-        return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted"), F("use smaller shapes or microbatches, or free arrays that are no longer needed"));
+        return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted"),
+            F("use smaller shapes or microbatches, or free arrays that are no longer needed"));
     }
     while (g.arenas) {
         mth__arena *a = g.arenas;

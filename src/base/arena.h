@@ -26,7 +26,8 @@ size_t mth__arena_bytes(const mth__arena *);
 
 /* A growing array in an arena: VEC(int) v = {0}; PUSH(arena, v, 3); v.at[i]; v.n */
 #define VEC(type) struct { type *at; size_t n, room; }
-#define PUSH(arena, v, ...) ((v).n == (v).room ? ((v).at = mth__grow(arena, (v).at, (v).n, &(v).room, sizeof *(v).at)) : (v).at, (v).at[(v).n++] = (__VA_ARGS__))
+#define PUSH(arena, v, ...) \
+    ((v).n == (v).room ? ((v).at = mth__grow(arena, (v).at, (v).n, &(v).room, sizeof *(v).at)) : (v).at, (v).at[(v).n++] = (__VA_ARGS__))
 void *mth__grow(mth__arena *, void *at, size_t n, size_t *room, size_t size);
 
 mth_status mth__guard(mth_status (*body)(void *), void *arguments); /* nests; thread-local */

@@ -30,7 +30,8 @@ char *mth__value_text(const mth__value *v) {
     mth__shape_write(shape, sizeof shape, v->shape);
     where[0] = 0;
     if (v->sharding.on) {
-        const char *verb = mth__sharding_axes(&v->sharding, v->shape.rank) ? ", sharded " : v->sharding.on->count == 1 ? ", whole " : ", replicated ";
+        bool split = mth__sharding_axes(&v->sharding, v->shape.rank), single = v->sharding.on->count == 1;
+        const char *verb = split ? ", sharded " : single ? ", whole " : ", replicated ";
         size_t n = (size_t)snprintf(where, sizeof where, "%s", verb);
         mth__where_write(where + n, sizeof where - n, &v->sharding, v->shape.rank);
     }
@@ -49,7 +50,8 @@ static mth_status check_value(const mth__graph *g, const mth__value *v) {
     for (int d = 0; on && d < v->shape.rank; d++)
         for (int i = 0; i < v->sharding.dim[d].naxes; i++) {
             int axis = v->sharding.dim[d].axis[i];
-            if (axis < 0 || axis >= on->naxes || used >> axis & 1) return INTERNAL("value %%%d: axis %d of dimension %d is unknown or split twice", v->id, axis, d);
+            if (axis < 0 || axis >= on->naxes || used >> axis & 1)
+                return INTERNAL("value %%%d: axis %d of dimension %d is unknown or split twice", v->id, axis, d);
             used |= 1u << axis;
         }
     if (on && (used & v->sharding.partial)) return INTERNAL("value %%%d is split and partial over the same axis", v->id);
@@ -58,7 +60,8 @@ static mth_status check_value(const mth__graph *g, const mth__value *v) {
 
 static mth_status check(const mth__graph *g, const mth__value **made) { /* made: by id, as far as the walk has come */
     const struct { mth__value *const *at; size_t n; mth__value_kind kind; } sources[] = {
-        {g->input.at, g->input.n, MTH__VALUE_INPUT}, {g->parameter.at, g->parameter.n, MTH__VALUE_PARAMETER}, {g->seed.at, g->seed.n, MTH__VALUE_SEED}};
+        {g->input.at, g->input.n, MTH__VALUE_INPUT}, {g->parameter.at, g->parameter.n, MTH__VALUE_PARAMETER},
+        {g->seed.at, g->seed.n, MTH__VALUE_SEED}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) {
             const mth__value *v = sources[k].at[i];
@@ -69,7 +72,8 @@ static mth_status check(const mth__graph *g, const mth__value **made) { /* made:
         }
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
-        if (!n->op || n->nin < 0 || n->nin > MTH__MAX_IN || n->nout < 1 || n->nout > MTH__MAX_OUT) return INTERNAL("node %d has %d operands and %d results", n->id, n->nin, n->nout);
+        if (!n->op || n->nin < 0 || n->nin > MTH__MAX_IN || n->nout < 1 || n->nout > MTH__MAX_OUT)
+            return INTERNAL("node %d has %d operands and %d results", n->id, n->nin, n->nout);
         for (int j = 0; j < n->nin; j++) {
             const mth__value *v = n->in[j];
             if (!v || v->id < 0 || v->id >= g->values || made[v->id] != v)
@@ -77,7 +81,8 @@ static mth_status check(const mth__graph *g, const mth__value **made) { /* made:
         }
         for (int j = 0; j < n->nout; j++) {
             const mth__value *v = n->out[j];
-            if (!v || v->node != n || v->index != j || v->kind != MTH__VALUE_NODE) return INTERNAL("node %d: result %d has another maker", n->id, j);
+            if (!v || v->node != n || v->index != j || v->kind != MTH__VALUE_NODE)
+                return INTERNAL("node %d: result %d has another maker", n->id, j);
             TRY(check_value(g, v));
             if (made[v->id]) return INTERNAL("value %%%d is made twice", v->id);
             made[v->id] = v;

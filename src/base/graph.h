@@ -8,7 +8,8 @@ enum { MTH__MAX_IN = 64, MTH__MAX_OUT = 6, MTH__ATTRS = 10 };
 typedef struct mth__op mth__op;         /* catalog/op.h */
 typedef struct mth__node mth__node;
 
-typedef enum { MTH__VALUE_NODE, MTH__VALUE_INPUT, MTH__VALUE_PARAMETER, MTH__VALUE_SEED /* an output's gradient, given by the user */ } mth__value_kind;
+/* SEED: an output's gradient, given by the user */
+typedef enum { MTH__VALUE_NODE, MTH__VALUE_INPUT, MTH__VALUE_PARAMETER, MTH__VALUE_SEED } mth__value_kind;
 typedef struct mth__value {
     int id;                             /* dense, in order of creation */
     mth__value_kind kind;
@@ -44,7 +45,13 @@ struct mth__node {
     mth__sharding *need;                /* nin; shard: what this node wants each operand as; reshard then makes it so */
 };
 
-typedef struct { const char *name; mth__value *value; bool is_gradient; const char *of; /* parameter or input name */ bool has_spec; } mth__output;
+typedef struct {
+    const char *name;
+    mth__value *value;
+    bool is_gradient;
+    const char *of;                     /* parameter or input name */
+    bool has_spec;
+} mth__output;
 typedef struct mth__region {            /* one Pipeline */
     const char *name; int stages; int microbatch_size; int schedule; /* MTH__GPIPE.. */
     int64_t batch; int microbatches;    /* set by microbatch */
@@ -65,8 +72,10 @@ typedef struct mth__graph {
 } mth__graph;
 
 mth__graph *mth__graph_new(mth__arena *, mth__mesh *);
-mth__value *mth__graph_value(mth__graph *, mth__value_kind, const char *name, mth_dtype, mth__shape); /* inputs, parameters and seeds are listed too */
-char *mth__value_text(const mth__value *); /* malloc'ed, for mth__error_tensor: "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
+/* Inputs, parameters and seeds are listed too. */
+mth__value *mth__graph_value(mth__graph *, mth__value_kind, const char *name, mth_dtype, mth__shape);
+/* Malloc'ed, for mth__error_tensor: "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
+char *mth__value_text(const mth__value *);
 const char *mth__value_label(mth__arena *, const mth__value *); /* "input", "linear_0.weight", "%12" */
 mth_status mth__graph_check(const mth__graph *);                /* invariants: order, links, ids; INTERNAL where broken */
 #endif

@@ -93,12 +93,17 @@ const char *mth__arg_text(mth__arena *arena, mth_arg a) {
 
 /* ---------------------------------------------------------------- tables */
 static const char *const type_names[] = {
-    [MTH__OPT_BOOL] = "bool",  [MTH__OPT_INT] = "int",     [MTH__OPT_SIZE] = "int",   [MTH__OPT_FLOAT] = "float", [MTH__OPT_CHOICE] = "str", [MTH__OPT_STRING] = "str",
-    [MTH__OPT_SPEC] = "tuple", [MTH__OPT_MESH] = "tuple", [MTH__OPT_DICT] = "dict", [MTH__OPT_LIST] = "list", [MTH__OPT_ANY] = "object"};
+    [MTH__OPT_BOOL] = "bool", [MTH__OPT_INT] = "int", [MTH__OPT_SIZE] = "int", [MTH__OPT_FLOAT] = "float", [MTH__OPT_CHOICE] = "str",
+    [MTH__OPT_STRING] = "str", [MTH__OPT_SPEC] = "tuple", [MTH__OPT_MESH] = "tuple", [MTH__OPT_DICT] = "dict", [MTH__OPT_LIST] = "list",
+    [MTH__OPT_ANY] = "object",
+};
 static const char *const type_words[] = {
-    [MTH__OPT_BOOL] = "True or False", [MTH__OPT_INT] = "an integer", [MTH__OPT_SIZE] = "an integer of 1 or more", [MTH__OPT_FLOAT] = "a number",
-    [MTH__OPT_CHOICE] = "a text", [MTH__OPT_STRING] = "a text", [MTH__OPT_SPEC] = "a tuple with a mesh axis, a tuple of axes or None for each dimension, such as (0, None)",
-    [MTH__OPT_MESH] = "a tuple of 1 to 3 sizes, such as (4,) or (2, 2)", [MTH__OPT_DICT] = "a dict", [MTH__OPT_LIST] = "a list", [MTH__OPT_ANY] = "a value"};
+    [MTH__OPT_BOOL] = "True or False", [MTH__OPT_INT] = "an integer", [MTH__OPT_SIZE] = "an integer of 1 or more",
+    [MTH__OPT_FLOAT] = "a number", [MTH__OPT_CHOICE] = "a text", [MTH__OPT_STRING] = "a text",
+    [MTH__OPT_SPEC] = "a tuple with a mesh axis, a tuple of axes or None for each dimension, such as (0, None)",
+    [MTH__OPT_MESH] = "a tuple of 1 to 3 sizes, such as (4,) or (2, 2)", [MTH__OPT_DICT] = "a dict", [MTH__OPT_LIST] = "a list",
+    [MTH__OPT_ANY] = "a value",
+};
 
 static size_t table_count(const mth__opt *const *tables) {
     size_t n = 0;
@@ -216,7 +221,8 @@ static mth_status check_choice(mth__arena *arena, const mth__opt *o, const char 
         PUSH(arena, names, word);
     }
     const char *near = mth__nearest(given, names.at, names.n);
-    return FAIL(MTH_ERROR_VALUE, F("%s='%s' is none of %s", o->name, given, o->choices), F("%s %s='%s'", near ? "did you mean" : "use for example", o->name, near ? near : names.at[0]));
+    return FAIL(MTH_ERROR_VALUE, F("%s='%s' is none of %s", o->name, given, o->choices),
+        F("%s %s='%s'", near ? "did you mean" : "use for example", o->name, near ? near : names.at[0]));
 }
 
 static mth_status check_value(mth__arena *arena, const mth__opt *o, mth_arg *a) {
@@ -248,12 +254,15 @@ static mth_status check_value(mth__arena *arena, const mth__opt *o, mth_arg *a) 
     if (!fits) {
         bool none = o->standard && !strcmp(o->standard, "None");
         return FAIL(MTH_ERROR_TYPE, F("%s=%s is not %s", o->name, text, type_words[o->type]),
-                    o->standard ? F("give %s=%s%s, or leave it out (default %s)", o->name, type_words[o->type], none ? " or None" : "", o->standard)
-                                : F("give %s=%s", o->name, type_words[o->type]));
+            o->standard
+                ? F("give %s=%s%s, or leave it out (default %s)", o->name, type_words[o->type], none ? " or None" : "", o->standard)
+                : F("give %s=%s", o->name, type_words[o->type]));
     }
     if (o->type == MTH__OPT_CHOICE) return check_choice(arena, o, a->string);
-    if (o->type == MTH__OPT_SIZE && a->integer < 1) return FAIL(MTH_ERROR_VALUE, F("%s=%s is below 1", o->name, text), F("give %s a value of 1 or more", o->name));
-    if (o->type == MTH__OPT_FLOAT && !isfinite(a->real)) return FAIL(MTH_ERROR_VALUE, F("%s=%s is not finite", o->name, text), F("give %s a finite number", o->name));
+    if (o->type == MTH__OPT_SIZE && a->integer < 1)
+        return FAIL(MTH_ERROR_VALUE, F("%s=%s is below 1", o->name, text), F("give %s a value of 1 or more", o->name));
+    if (o->type == MTH__OPT_FLOAT && !isfinite(a->real))
+        return FAIL(MTH_ERROR_VALUE, F("%s=%s is not finite", o->name, text), F("give %s a finite number", o->name));
     if (o->type == MTH__OPT_MESH) {
         bool good = a->count >= 1 && a->count <= 3;
         for (size_t i = 0; i < a->count; i++) good &= a->items[i].integer >= 1;
@@ -289,13 +298,16 @@ static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, con
     for (size_t i = 0; i < n; i++) {
         const mth__opt *o = option_at(tables, i);
         if (set[i]) continue;
-        if (!o->standard) return FAIL(MTH_ERROR_TYPE, F("the option '%s' is missing", o->name), F("give %s=%s: %s", o->name, type_words[o->type], o->doc));
+        if (!o->standard)
+            return FAIL(
+                MTH_ERROR_TYPE, F("the option '%s' is missing", o->name), F("give %s=%s: %s", o->name, type_words[o->type], o->doc));
         parse(arena, o->standard, &values[i]);
     }
     return NULL;
 }
 
-mth_status mth__options_read(mth__arena *arena, const char *owner, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg **values) {
+mth_status mth__options_read(
+    mth__arena *arena, const char *owner, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg **values) {
     mth_arg *v = NEW_ARRAY(arena, mth_arg, table_count(tables) + 1);
     mth_status status = read_all(arena, tables, given, count, v);
     if (status) return mth__error_operator(status, owner);
@@ -313,7 +325,8 @@ static void write_spec(char *buffer, size_t room, const mth_arg *spec) {
             write_spec(buffer + n, room - n, e);
             n += strlen(buffer + n);
         } else if (n < room) {
-            n += (size_t)(e->kind == MTH_ARG_INT ? snprintf(buffer + n, room - n, "%" PRId64, e->integer) : snprintf(buffer + n, room - n, "None"));
+            n += (size_t)(e->kind == MTH_ARG_INT ? snprintf(buffer + n, room - n, "%" PRId64, e->integer)
+                                                 : snprintf(buffer + n, room - n, "None"));
         }
     }
     if (n < room) snprintf(buffer + n, room - n, spec->count == 1 ? ",)" : ")");
@@ -337,18 +350,22 @@ mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, cons
     if (!is_spec(&spec))
         return FAIL(MTH_ERROR_TYPE, F("the spec of %s is not a tuple of axes", what), F("give %s", type_words[MTH__OPT_SPEC]));
     if (spec.count != (size_t)rank)
-        return bad_spec(&spec, what, on, F("%s has %d dimensions, its spec %zu %s", what, rank, spec.count, spec.count == 1 ? "entry" : "entries"),
-                        F("give %d %s: a mesh axis, a tuple of axes or None for each dimension", rank, rank == 1 ? "entry" : "entries"));
+        return bad_spec(&spec, what, on,
+            F("%s has %d dimensions, its spec %zu %s", what, rank, spec.count, spec.count == 1 ? "entry" : "entries"),
+            F("give %d %s: a mesh axis, a tuple of axes or None for each dimension", rank, rank == 1 ? "entry" : "entries"));
     for (int d = 0; d < rank; d++) {
         const mth_arg *e = &spec.items[d], *axes = e->kind == MTH_ARG_LIST ? e->items : e;
         size_t n = e->kind == MTH_ARG_LIST ? e->count : e->kind == MTH_ARG_INT;
         for (size_t i = 0; i < n; i++) {
             int64_t axis = axes[i].integer;
             if (axis < 0 || axis >= on->naxes)
-                return bad_spec(&spec, what, on, F("the spec of %s names axis %" PRId64 ", the mesh has %d %s", what, axis, on->naxes, on->naxes == 1 ? "axis" : "axes"),
-                                on->naxes == 0 ? F("use None: it is on a single device") : F("use an axis from 0 to %d, or None", on->naxes - 1));
+                return bad_spec(&spec, what, on,
+                    F("the spec of %s names axis %" PRId64 ", the mesh has %d %s", what, axis, on->naxes,
+                        on->naxes == 1 ? "axis" : "axes"),
+                    on->naxes == 0 ? F("use None: it is on a single device") : F("use an axis from 0 to %d, or None", on->naxes - 1));
             if (used >> axis & 1)
-                return bad_spec(&spec, what, on, F("the spec of %s uses axis %" PRId64 " twice", what, axis), F("use each axis of the mesh for one dimension at most"));
+                return bad_spec(&spec, what, on, F("the spec of %s uses axis %" PRId64 " twice", what, axis),
+                    F("use each axis of the mesh for one dimension at most"));
             used |= 1u << axis;
             s.dim[d].axis[s.dim[d].naxes++] = (int8_t)axis;
         }

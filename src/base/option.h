@@ -19,11 +19,12 @@ mth_arg mth__arg_copy(mth__arena *, mth_arg);            /* deep; models are ref
 bool mth__arg_equal(mth_arg, mth_arg);
 const char *mth__arg_text(mth__arena *, mth_arg);        /* as Python would print it */
 /* Checks `given` against the tables (NULL-terminated list of tables) and returns a full array, defaults filled in, in table order. */
-mth_status mth__options_read(mth__arena *, const char *owner, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg **values);
+mth_status mth__options_read(mth__arena *, const char *owner, const mth__opt *const *tables, const mth_option *given, size_t count,
+                             mth_arg **values);
 const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *values, const char *name); /* NULL: no such option */
 char *mth__options_signature(mth__arena *, const mth__opt *const *tables); /* "dimension: int, bias: bool = True" */
-/* One option a line: "bias: bool = True: whether a bias is added". Returns `room`; where it holds a text already, it is left as it is, so that
-   a static one can be lent to several threads. */
+/* One option a line: "bias: bool = True: whether a bias is added". Returns `room`; where it holds a text already, it is left as it is, so
+   that a static one can be lent to several threads. */
 const char *mth__options_doc(const mth__opt *, const char *indent, char *room, size_t size);
 /* A spec -> splits. `rank` entries; axes inside `on`, none repeated. `what` names the tensor in errors. */
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out);

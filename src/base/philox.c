@@ -2,7 +2,8 @@
 #include <math.h>
 
 void mth__philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4]) {
-    uint32_t c0 = (uint32_t)counter_low, c1 = (uint32_t)(counter_low >> 32), c2 = (uint32_t)counter_high, c3 = (uint32_t)(counter_high >> 32);
+    uint32_t c0 = (uint32_t)counter_low, c1 = (uint32_t)(counter_low >> 32), c2 = (uint32_t)counter_high,
+             c3 = (uint32_t)(counter_high >> 32);
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53 * c0, p1 = (uint64_t)0xCD9E8D57 * c2;

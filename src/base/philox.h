@@ -3,7 +3,8 @@
 #define MTH__PHILOX_H
 #include <stdint.h>
 void mth__philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4]);
-/* Element `index` of stream (key, stream): a standard normal (Box-Muller of words 2*(index%2)..; counter index / 2), a uniform in [0, 1). */
+/* Element `index` of stream (key, stream): a standard normal (Box-Muller of words 2*(index%2) and the next, counter index / 2), a uniform
+   in [0, 1) (word index%4, counter index / 4). */
 float mth__philox_normal(uint64_t key, uint64_t stream, uint64_t index);
 float mth__philox_uniform(uint64_t key, uint64_t stream, uint64_t index);
 uint64_t mth__philox_stream(const char *name); /* FNV-1a of a parameter's name */

@@ -79,7 +79,8 @@ mth_status mth__fail(mth_error_code code, const char *file, int line, char *what
         mth__free(fix);
         return &no_memory_error;
     }
-    *e = (mth_error){.code = code, .what = what, .fix = fix == mth__no_memory ? no_memory_fix : fix, .message = what, .file = file, .line = line};
+    *e = (mth_error){
+        .code = code, .what = what, .fix = fix == mth__no_memory ? no_memory_fix : fix, .message = what, .file = file, .line = line};
     if (source_line[0]) e->source = copy(source_line);
     return remake_message(e);
 }

@@ -10,7 +10,9 @@
 
 #define F(...) mth__strf(__VA_ARGS__)
 #define FAIL(code, what, fix) mth__fail(code, __FILE__, __LINE__, what, fix)
-#define INTERNAL(...) mth__fail(MTH_ERROR_INTERNAL, __FILE__, __LINE__, F(__VA_ARGS__), F("this is a defect of mithril: please report it with the text above"))
+#define INTERNAL(...) \
+    mth__fail(MTH_ERROR_INTERNAL, __FILE__, __LINE__, F(__VA_ARGS__), \
+              F("this is a defect of mithril: please report it with the text above"))
 #define TRY(call) do { mth_status try_ = (call); if (try_) return try_; } while (0)
 
 char *mth__strf(const char *format, ...) __attribute__((format(printf, 1, 2)));

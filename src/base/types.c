@@ -33,21 +33,26 @@ void mth__shape_strides(mth__shape s, int64_t stride[MTH__RANK]) {
 }
 
 mth_status mth__shape_check(mth__shape s, mth_dtype dtype) {
-    if (!known(dtype)) return FAIL(MTH_ERROR_TYPE, F("%d is no dtype", (int)dtype), F("use MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL or MTH_BFLOAT16"));
+    if (!known(dtype))
+        return FAIL(MTH_ERROR_TYPE, F("%d is no dtype", (int)dtype),
+            F("use MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL or MTH_BFLOAT16"));
     if (s.rank < 0 || s.rank > MTH__RANK)
-        return FAIL(MTH_ERROR_VALUE, F("a tensor has 0 to %d dimensions, this one %d", MTH__RANK, s.rank), F("reshape it to %d dimensions or fewer", MTH__RANK));
+        return FAIL(MTH_ERROR_VALUE, F("a tensor has 0 to %d dimensions, this one %d", MTH__RANK, s.rank),
+            F("reshape it to %d dimensions or fewer", MTH__RANK));
     int64_t bytes = (int64_t)mth_dtype_size(dtype);
     bool empty = false;
     for (int d = 0; d < s.rank; d++) {
         if (s.dim[d] < 0)
-            return FAIL(MTH_ERROR_VALUE, F("dimension %d has size %lld", d, (long long)s.dim[d]), F("give every dimension a size of 0 or more"));
+            return FAIL(
+                MTH_ERROR_VALUE, F("dimension %d has size %lld", d, (long long)s.dim[d]), F("give every dimension a size of 0 or more"));
         empty |= s.dim[d] == 0;
     }
     for (int d = 0; d < s.rank && !empty; d++)
         if (__builtin_mul_overflow(bytes, s.dim[d], &bytes) || bytes >= (int64_t)1 << 62) {
             char text[256];
             mth__shape_write(text, sizeof text, s);
-            return FAIL(MTH_ERROR_VALUE, F("the shape %s of %s has 2^62 bytes or more", text, mth_dtype_name(dtype)), F("use smaller dimensions"));
+            return FAIL(MTH_ERROR_VALUE, F("the shape %s of %s has 2^62 bytes or more", text, mth_dtype_name(dtype)),
+                F("use smaller dimensions"));
         }
     return NULL;
 }
@@ -112,11 +117,13 @@ static const mth__placement *intern(mth__mesh *m, int naxes, const int *dim, int
 mth_status mth__mesh_new(mth__arena *arena, int naxes, const int64_t *dim, mth__mesh **out) {
     enum { MOST = 1 << 20 };
     if (naxes < 1 || naxes > MTH__AXES)
-        return FAIL(MTH_ERROR_VALUE, F("a device mesh has 1 to %d axes, this one %d", MTH__AXES, naxes), F("give a device_mesh such as (4,) or (2, 2)"));
+        return FAIL(MTH_ERROR_VALUE, F("a device mesh has 1 to %d axes, this one %d", MTH__AXES, naxes),
+            F("give a device_mesh such as (4,) or (2, 2)"));
     int64_t count = 1;
     for (int a = 0; a < naxes; a++) {
         if (dim[a] < 1 || dim[a] > MOST || (count *= dim[a]) > MOST)
-            return FAIL(MTH_ERROR_VALUE, F("axis %d of the device mesh has size %lld", a, (long long)dim[a]), F("give sizes of 1 or more, at most %d devices in all", MOST));
+            return FAIL(MTH_ERROR_VALUE, F("axis %d of the device mesh has size %lld", a, (long long)dim[a]),
+                F("give sizes of 1 or more, at most %d devices in all", MOST));
     }
     mth__mesh *m = NEW(arena, mth__mesh);
     m->arena = arena;

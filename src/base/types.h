@@ -38,7 +38,8 @@ const mth__placement *mth__place_device(mth__mesh *, int device);               
 const mth__placement *mth__place_list(mth__mesh *, int n, const int32_t *device);    /* one axis of n; n == 1 is place_device */
 const mth__placement *mth__place_slice(mth__mesh *, int axis, int coordinate);       /* the other axes, renumbered from 0 */
 void mth__placement_coordinates(const mth__placement *, int rank, int coordinate[MTH__AXES]);
-const char *mth__placement_text(mth__arena *, const mth__placement *); /* "mesh(2, 2)", "device 3", "devices[4..7]", "devices[0,2]", runs "0..6:2", grids "devices[0..3](2, 2)" */
+/* "mesh(2, 2)", "device 3", "devices[4..7]", "devices[0,2]", runs "0..6:2", grids "devices[0..3](2, 2)" */
+const char *mth__placement_text(mth__arena *, const mth__placement *);
 
 /* How one dimension is split. The first axis is outermost; along an axis of k the extent e gives chunks of ceil(e / grain / k) * grain
    elements, the last ones smaller or empty; nested axes split what the outer one gave: 10 over (2, 2) is 3, 2, 3, 2. `cyclic`: element i
@@ -60,10 +61,12 @@ mth__extent mth__split_extent(int64_t n, const mth__split *, const mth__placemen
 void mth__sharding_canonical(mth__sharding *, mth__shape);
 bool mth__split_equal(const mth__split *, const mth__split *);
 bool mth__sharding_equal(const mth__sharding *, const mth__sharding *, int rank); /* of canonical shardings */
-mth__shape mth__local_shape(mth__shape, const mth__sharding *, int rank_in_placement, int64_t start[MTH__RANK], int64_t step[MTH__RANK]); /* start, step may be NULL */
+/* start, step may be NULL. */
+mth__shape mth__local_shape(mth__shape, const mth__sharding *, int rank_in_placement, int64_t start[MTH__RANK], int64_t step[MTH__RANK]);
 uint8_t mth__sharding_axes(const mth__sharding *, int rank); /* bits of the axes that split some dimension */
 bool mth__sharding_even(mth__shape, const mth__sharding *);  /* all devices have the same local shape */
-const char *mth__sharding_text(mth__arena *, const mth__sharding *, int rank); /* "(0, None)", "((0, 1), None)", "(None, 0) partial sum over 1", "(0 by 64,)", "(0 cyclic,)" */
+/* "(0, None)", "((0, 1), None)", "(None, 0) partial sum over 1", "(0 by 64,)", "(0 cyclic,)" */
+const char *mth__sharding_text(mth__arena *, const mth__sharding *, int rank);
 const char *mth__where_text(mth__arena *, const mth__sharding *, int rank);    /* the same with " over mesh (4,)" */
 /* The same in the manner of snprintf, for errors. */
 size_t mth__shape_write(char *buffer, size_t room, mth__shape);

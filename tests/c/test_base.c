@@ -102,7 +102,8 @@ TEST(an_error_is_dressed) {
     mth_set_source_line(NULL);
     s = mth__error_tensor(mth__error_operator(s, "linear_0"), F("weight: float32 (2, 3)"));
     s = mth__error_operator(s, "other");
-    CHECK(!strcmp(mth_error_get_message(s), "linear_0: weight has 2 dimensions\n  weight: float32 (2, 3)\n  at train.py:12\n  fix: give 2 entries"));
+    CHECK(!strcmp(mth_error_get_message(s),
+        "linear_0: weight has 2 dimensions\n  weight: float32 (2, 3)\n  at train.py:12\n  fix: give 2 entries"));
     CHECK(!strcmp(mth_error_get_operator(s), "linear_0") && mth_error_get_tensor_count(s) == 1);
     CHECK(!strcmp(mth_error_get_fix(s), "give 2 entries") && !strcmp(mth_error_get_what(s), "weight has 2 dimensions"));
     mth_error_free(s);
@@ -221,7 +222,8 @@ ARENA_TEST(splits_partition) {
             for (int form = 0; form < 5; form++) {
                 static const int8_t axes[5][4] = {{0}, {2}, {0, 2}, {2, 0}, {1, 0, 2}};
                 mth__sharding s = {.on = on}, c;
-                s.dim[0] = (mth__split){.naxes = (int8_t)(form < 2 ? 1 : form < 4 ? 2 : 3), .grain = grain, .cyclic = form == 0 && grain == 5};
+                s.dim[0] = (mth__split){.naxes = (int8_t)(form < 2 ? 1 : form < 4 ? 2 : 3), .grain = grain};
+                s.dim[0].cyclic = form == 0 && grain == 5;
                 memcpy(s.dim[0].axis, axes[form], 4);
                 if (s.dim[0].cyclic) s.dim[0].grain = 0;
                 c = s;
@@ -243,7 +245,8 @@ ARENA_TEST(splits_partition) {
                     plain.dim[0].grain = 0;
                     bool differs = false;
                     for (int r = 0; r < on->count; r++)
-                        differs |= mth__local_shape((mth__shape){1, {n}}, &c, r, NULL, NULL).dim[0] != mth__local_shape((mth__shape){1, {n}}, &plain, r, NULL, NULL).dim[0];
+                        differs |= mth__local_shape((mth__shape){1, {n}}, &c, r, NULL, NULL).dim[0] !=
+                                   mth__local_shape((mth__shape){1, {n}}, &plain, r, NULL, NULL).dim[0];
                     CHECK(differs);
                 }
             }
@@ -279,8 +282,10 @@ TEST(shapes_are_checked) {
 
 /* ---------------------------------------------------------------- options */
 static const mth__opt own[] = {{"dimension", MTH__OPT_SIZE, NULL, "Width.", NULL}, {"bias", MTH__OPT_BOOL, "True", "Adds a bias.", NULL},
-                               {"epsilon", MTH__OPT_FLOAT, "1e-05", "Added to the variance.", NULL}, {"kind", MTH__OPT_CHOICE, "'ring'", "Algorithm.", "ring|tree"}, {0}};
-static const mth__opt common[] = {{"device_mesh", MTH__OPT_MESH, "None", "Mesh.", NULL}, {"spec", MTH__OPT_SPEC, "(None, 0)", "Spec.", NULL}, {"any", MTH__OPT_ANY, "{'a': 1}", "Any.", NULL}, {0}};
+    {"epsilon", MTH__OPT_FLOAT, "1e-05", "Added to the variance.", NULL}, {"kind", MTH__OPT_CHOICE, "'ring'", "Algorithm.", "ring|tree"},
+    {0}};
+static const mth__opt common[] = {{"device_mesh", MTH__OPT_MESH, "None", "Mesh.", NULL},
+    {"spec", MTH__OPT_SPEC, "(None, 0)", "Spec.", NULL}, {"any", MTH__OPT_ANY, "{'a': 1}", "Any.", NULL}, {0}};
 static const mth__opt *const tables[] = {own, common, NULL};
 static mth_status try_options(const mth_option *o, size_t n) {
     mth_arg *values;
@@ -289,17 +294,21 @@ static mth_status try_options(const mth_option *o, size_t n) {
 
 ARENA_TEST(options_are_read) {
     mth_arg *values;
-    TRY(mth__options_read(arena, "linear_0", tables, MTH_OPTIONS({"epsilon", mth_int(1)}, {"dimension", mth_int(4)}, {"device_mesh", mth_int(4)}), &values));
+    TRY(mth__options_read(arena, "linear_0", tables,
+        MTH_OPTIONS({"epsilon", mth_int(1)}, {"dimension", mth_int(4)}, {"device_mesh", mth_int(4)}), &values));
     CHECK(mth__options_get(tables, values, "dimension")->integer == 4 && mth__options_get(tables, values, "epsilon")->real == 1);
     CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "device_mesh")), "(4,)"));
     CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "spec")), "(None, 0)"));
     CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "any")), "{'a': 1}"));
-    CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "kind")), "'ring'") && mth__options_get(tables, values, "nothing") == NULL);
-    CHECK(!strcmp(mth__options_signature(arena, tables),
-                  "dimension: int, bias: bool = True, epsilon: float = 1e-05, kind: str = 'ring', device_mesh: tuple | None = None, spec: tuple = (None, 0), any: object = {'a': 1}"));
+    CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "kind")), "'ring'") &&
+          mth__options_get(tables, values, "nothing") == NULL);
+    CHECK(!strcmp(
+        mth__options_signature(arena, tables), "dimension: int, bias: bool = True, epsilon: float = 1e-05, kind: str = 'ring', "
+                                               "device_mesh: tuple | None = None, spec: tuple = (None, 0), any: object = {'a': 1}"));
     char doc[512] = "", cut[16] = "";
-    CHECK(!strcmp(mth__options_doc(own, "  ", doc, sizeof doc), "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n  epsilon: float = 1e-05: Added to the variance.\n"
-                                                                "  kind: str = 'ring': Algorithm. (ring|tree)\n"));
+    CHECK(!strcmp(mth__options_doc(own, "  ", doc, sizeof doc),
+        "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n  epsilon: float = 1e-05: Added to the variance.\n"
+        "  kind: str = 'ring': Algorithm. (ring|tree)\n"));
     CHECK(mth__options_doc(common, "", doc, sizeof doc) == doc && strstr(doc, "dimension")); /* what is lent stays */
     CHECK(!strcmp(mth__options_doc(own, "", cut, sizeof cut), "dimension: int:"));
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimensoin", mth_int(4)})), MTH_ERROR_TYPE, "did you mean 'dimension'");
@@ -310,7 +319,8 @@ ARENA_TEST(options_are_read) {
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"dimension", mth_int(1)})), MTH_ERROR_TYPE, "twice");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"bias", mth_int(1)})), MTH_ERROR_TYPE, "bias=1");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"bias", MTH_NONE})), MTH_ERROR_TYPE, "bias=None");
-    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"kind", mth_string("rign")})), MTH_ERROR_VALUE, "did you mean kind='ring'");
+    CHECK_FAILS(
+        try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"kind", mth_string("rign")})), MTH_ERROR_VALUE, "did you mean kind='ring'");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"device_mesh", MTH_INTS(2, 0)})), MTH_ERROR_VALUE, "no mesh");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"spec", MTH_SPEC(mth_string("x"))})), MTH_ERROR_TYPE, "spec=('x',)");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"epsilon", mth_float(NAN)})), MTH_ERROR_VALUE, "finite");
@@ -319,8 +329,9 @@ ARENA_TEST(options_are_read) {
 
 ARENA_TEST(arguments_print_as_python_does) {
     const struct { mth_arg arg; const char *text; } cases[] = {
-        {MTH_NONE, "None"}, {mth_bool(false), "False"}, {mth_float(0.1), "0.1"}, {mth_float(2), "2.0"}, {mth_float(1e-5), "1e-05"}, {mth_float(0.0001), "0.0001"},
-        {mth_float(1e16), "1e+16"}, {mth_float(123456), "123456.0"}, {mth_float(-INFINITY), "-inf"}, {mth_int(-3), "-3"}, {mth_string("it's"), "\"it's\""}, {mth_list(0, NULL), "()"},
+        {MTH_NONE, "None"}, {mth_bool(false), "False"}, {mth_float(0.1), "0.1"}, {mth_float(2), "2.0"},
+        {mth_float(1e-5), "1e-05"}, {mth_float(0.0001), "0.0001"}, {mth_float(1e16), "1e+16"}, {mth_float(123456), "123456.0"},
+        {mth_float(-INFINITY), "-inf"}, {mth_int(-3), "-3"}, {mth_string("it's"), "\"it's\""}, {mth_list(0, NULL), "()"},
         {MTH_SPEC(mth_list(2, (mth_arg[]){mth_int(0), mth_int(1)}), MTH_NONE), "((0, 1), None)"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         CHECK(!strcmp(mth__arg_text(arena, cases[i].arg), cases[i].text));
@@ -342,7 +353,8 @@ ARENA_TEST(specs_are_read) {
     CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), on, 2, "weight", &s), MTH_ERROR_VALUE, "weight has 2 dimensions, its spec 1 entry");
     CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(2), MTH_NONE), on, 2, "weight", &s), MTH_ERROR_VALUE, "names axis 2, the mesh has 2 axes");
     CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(-1), MTH_NONE), on, 2, "weight", &s), MTH_ERROR_VALUE, "axis -1");
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(1), mth_int(1)), on, 2, "weight", &s), MTH_ERROR_VALUE, "weight: spec (1, 1) over mesh(2, 2)");
+    CHECK_FAILS(
+        mth__spec_read(MTH_SPEC(mth_int(1), mth_int(1)), on, 2, "weight", &s), MTH_ERROR_VALUE, "weight: spec (1, 1) over mesh(2, 2)");
     CHECK_FAILS(mth__spec_read(mth_int(1), on, 2, "weight", &s), MTH_ERROR_TYPE, "not a tuple");
     CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), mth__place_device(m, 1), 1, "bias", &s), MTH_ERROR_VALUE, "single device");
     return NULL;

@@ -1,5 +1,5 @@
-/* The reference engine by itself: what crosses its boundary, its errors, and programs that no device can finish. The numbers of its rows are
- * the operator table's; its communication is that of every test that compares a plan with it. */
+/* The reference engine by itself: what crosses its boundary, its errors, and programs that no device can finish. The numbers of its rows
+ * are the operator table's; its communication is that of every test that compares a plan with it. */
 #include "engine/reference/reference_run.h"
 #include "unit.h"
 
@@ -109,7 +109,8 @@ TEST(a_program_needs_its_entries) {
     "channel c0 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 \"first\"\n" \
     "channel c1 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 \"second\"\n"
 #define TERM "  0  %0: f32[2,2] (None, None) partial sum over 0 on p0 at slab+0 = sinusoid length=2 width=2\n"
-#define SUM(line, value, channel, at) "  " line "  " value ": f32[2,2] (None, None) on p0 at slab+" at " = all_reduce direct " channel " %0\n"
+#define SUM(line, value, channel, at)                                                                                                    \
+    "  " line "  " value ": f32[2,2] (None, None) on p0 at slab+" at " = all_reduce direct " channel " %0\n"
 
 TEST(devices_that_wait_for_each_other_are_named) {
     const char *crossed = HEAD "role 0 devices 0 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1", "128")

@@ -32,7 +32,8 @@ static mth_status place_value(const mth__pvalue *p, int device, mth__ref_value *
     for (int d = 0; d < MTH__RANK; d++) v->step[d] = 1;
     v->here = rank >= 0;
     if (v->here) v->local = mth__local_shape(p->shape, &p->sharding, rank, v->start, v->step);
-    if (v->here && !mth__shape_equal(v->local, p->local)) return INTERNAL("%s: device %d holds another shape than its role", p->name, device);
+    if (v->here && !mth__shape_equal(v->local, p->local))
+        return INTERNAL("%s: device %d holds another shape than its role", p->name, device);
     return NULL;
 }
 
@@ -91,7 +92,9 @@ mth_status mth__ref_load(mth__engine *e, const mth__program *p, mth__executable 
         d->memory = mth__calloc((size_t)d->doubles + 1, sizeof(double));
         if (!d->memory) {
             mth__ref_unload(x);
-            return FAIL(MTH_ERROR_MEMORY, F("no memory for the %lld values of device %d, in double precision", (long long)d->doubles, d->device), F("use smaller shapes, or the native engine"));
+            return FAIL(MTH_ERROR_MEMORY,
+                F("no memory for the %lld values of device %d, in double precision", (long long)d->doubles, d->device),
+                F("use smaller shapes, or the native engine"));
         }
         double *next = d->memory;
         for (size_t v = 0; v < d->role->value.n; v++)

@@ -30,7 +30,8 @@ typedef mth_status mth__ref_row(const mth__ref_call *);
 extern mth__ref_row *const mth__ref_rows[MTH__ROW_COUNT]; /* NULL: communication, never computed */
 
 /* ---- loops over index tuples: FOR_EACH(at, shape) { ... at[0], at[1] ... } */
-#define FOR_EACH(at, shape) for (int64_t at[MTH__RANK + 1] = {[MTH__RANK] = mth__shape_size(shape) > 0}; at[MTH__RANK]; mth__ref_next(shape, at))
+#define FOR_EACH(at, shape) \
+    for (int64_t at[MTH__RANK + 1] = {[MTH__RANK] = mth__shape_size(shape) > 0}; at[MTH__RANK]; mth__ref_next(shape, at))
 void mth__ref_next(mth__shape, int64_t *at);       /* at[MTH__RANK] becomes 0 behind the last tuple */
 double *mth__ref_at(const mth__ref_value *, const int64_t *at);
 #define AT(value, ...) (*mth__ref_at(value, (const int64_t[MTH__RANK]){__VA_ARGS__}))
@@ -43,12 +44,16 @@ mth_status mth__ref_outside(const mth__ref_call *, const mth__ref_value *ids, do
 
 /* ---- rows by file */
 mth__ref_row mth__ref_unary, mth__ref_binary, mth__ref_dropout;
-mth__ref_row mth__ref_contract, mth__ref_reduce, mth__ref_broadcast_to, mth__ref_reshape, mth__ref_transpose, mth__ref_slice, mth__ref_pad, mth__ref_concat, mth__ref_keep;
+mth__ref_row mth__ref_contract, mth__ref_reduce, mth__ref_broadcast_to, mth__ref_reshape, mth__ref_transpose, mth__ref_slice;
+mth__ref_row mth__ref_pad, mth__ref_concat, mth__ref_keep;
 mth__ref_row mth__ref_gather, mth__ref_gather_grad, mth__ref_pick, mth__ref_pick_grad, mth__ref_sinusoid, mth__ref_rope;
-mth__ref_row mth__ref_softmax, mth__ref_softmax_grad, mth__ref_layer_norm, mth__ref_layer_norm_grad, mth__ref_rms_norm, mth__ref_rms_norm_grad;
+mth__ref_row mth__ref_softmax, mth__ref_softmax_grad, mth__ref_layer_norm, mth__ref_layer_norm_grad;
+mth__ref_row mth__ref_rms_norm, mth__ref_rms_norm_grad;
 mth__ref_row mth__ref_attention, mth__ref_attention_grad;
-mth__ref_row mth__ref_moe_route, mth__ref_moe_route_grad, mth__ref_moe_capacity, mth__ref_moe_rows, mth__ref_moe_dispatch, mth__ref_moe_combine, mth__ref_moe_combine_weights_grad;
-mth__ref_row mth__ref_moe_matmul, mth__ref_moe_outer, mth__ref_moe_bias, mth__ref_moe_bias_grad, mth__ref_moe_act, mth__ref_moe_mul, mth__ref_moe_count;
+mth__ref_row mth__ref_moe_route, mth__ref_moe_route_grad, mth__ref_moe_capacity, mth__ref_moe_rows;
+mth__ref_row mth__ref_moe_dispatch, mth__ref_moe_combine, mth__ref_moe_combine_weights_grad;
+mth__ref_row mth__ref_moe_matmul, mth__ref_moe_outer, mth__ref_moe_bias, mth__ref_moe_bias_grad;
+mth__ref_row mth__ref_moe_act, mth__ref_moe_mul, mth__ref_moe_count;
 double mth__ref_activation(int row, double x);            /* relu, gelu, gelu_tanh, silu */
 double mth__ref_activation_derivative(int row, double x);
 double mth__ref_round(mth_dtype, double);                 /* to the nearest value of the dtype; truncated for integers */
@@ -57,5 +62,6 @@ double mth__ref_round(mth_dtype, double);                 /* to the nearest valu
 typedef struct { int device; const mth__ref_value *value; } mth__ref_part;
 /* Lays the parts out in the global tensor and copies every receiver's box. With `combine` elements that several parts hold are combined by
    channel->reduce, else they are equal. *missing: set where a receiver's element is in no part (nothing is written then). */
-mth_status mth__ref_exchange(const mth__channel *, bool combine, int parts, const mth__ref_part *part, int receivers, mth__ref_value *const *receiver, bool *missing);
+mth_status mth__ref_exchange(const mth__channel *, bool combine, int parts, const mth__ref_part *part, int receivers,
+                            mth__ref_value *const *receiver, bool *missing);
 #endif

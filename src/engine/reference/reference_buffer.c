@@ -6,7 +6,8 @@ mth_status mth__ref_buffer_new(mth__engine *e, int device, int64_t bytes, mth__b
     void *data = b ? mth__malloc((size_t)bytes) : NULL;
     if (!data) {
         mth__free(b);
-        return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device), F("use smaller inputs, or split them over more devices"));
+        return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device),
+            F("use smaller inputs, or split them over more devices"));
     }
     b->data = data;
     b->engine = e;

@@ -7,13 +7,15 @@ static int64_t flat_index(const mth__ref_value *v, const int64_t *at) {
     return flat;
 }
 
-mth_status mth__ref_exchange(const mth__channel *c, bool combine, int parts, const mth__ref_part *part, int receivers, mth__ref_value *const *receiver, bool *missing) {
+mth_status mth__ref_exchange(const mth__channel *c, bool combine, int parts, const mth__ref_part *part, int receivers,
+    mth__ref_value *const *receiver, bool *missing) {
     size_t n = (size_t)mth__shape_size(c->shape);
     double *whole = mth__calloc(n + 1, sizeof *whole);
     bool *known = mth__calloc(n + 1, sizeof *known);
     *missing = false;
     mth_status status = NULL;
-    if (!whole || !known) status = FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"), F("use smaller shapes, or the native engine"));
+    if (!whole || !known)
+        status = FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"), F("use smaller shapes, or the native engine"));
     for (int p = 0; p < parts && !status; p++)
         FOR_EACH(at, part[p].value->local) {
             int64_t i = flat_index(part[p].value, at);

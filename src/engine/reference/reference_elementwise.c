@@ -105,7 +105,8 @@ mth_status mth__ref_dropout(const mth__ref_call *c) {
         uint64_t flat = 0; /* global */
         for (int d = 0; d < y->global.rank; d++) {
             bool box = c->attrs->i[3] && d == c->attrs->i[1];
-            flat = flat * (uint64_t)(box ? c->attrs->i[3] : y->global.dim[d]) + (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->i[2] : 0));
+            flat = flat * (uint64_t)(box ? c->attrs->i[3] : y->global.dim[d]) +
+                   (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->i[2] : 0));
         }
         uint32_t word[4];
         mth__philox((uint64_t)c->attrs->i[0], flat, 0, word);

@@ -29,7 +29,8 @@ mth_status mth__ref_moe_route_grad(const mth__ref_call *c) {
     for (int64_t t = 0; t < weights->local.dim[0]; t++) {
         double dot = 0;
         for (int64_t j = 0; j < weights->local.dim[1]; j++) dot += AT(weights, t, j) * AT(dweights, t, j);
-        for (int64_t j = 0; j < weights->local.dim[1]; j++) AT(out, t, (int64_t)AT(experts, t, j)) += AT(weights, t, j) * (AT(dweights, t, j) - dot);
+        for (int64_t j = 0; j < weights->local.dim[1]; j++)
+            AT(out, t, (int64_t)AT(experts, t, j)) += AT(weights, t, j) * (AT(dweights, t, j) - dot);
     }
     return NULL;
 }
@@ -76,7 +77,9 @@ static double weight_of(const mth__ref_value *weights, const mth__ref_value *exp
     return j < 0 ? 0 : AT(weights, t, j);
 }
 
-static mth_status elsewhere(const mth__ref_call *c, double token) { return INTERNAL("%s: token %.0f is on another device", c->op->name, token); }
+static mth_status elsewhere(const mth__ref_call *c, double token) {
+    return INTERNAL("%s: token %.0f is on another device", c->op->name, token);
+}
 
 mth_status mth__ref_moe_dispatch(const mth__ref_call *c) { /* and moe_dispatch_weighted */
     const mth__ref_value *x = c->in[0], *rows = c->in[1], *y = c->out[0];
@@ -99,7 +102,8 @@ mth_status mth__ref_moe_combine(const mth__ref_call *c) {
         if (token < 0) continue;
         int64_t t = mth__ref_local(out, 0, (int64_t)token);
         if (t < 0) return elsewhere(c, token);
-        AT(out, t, at[2]) += *mth__ref_at(y, at) * (c->nin == 4 ? weight_of(c->in[2], c->in[3], (int64_t)token, mth__ref_global(rows, 0, at[0])) : 1);
+        AT(out, t, at[2]) +=
+            *mth__ref_at(y, at) * (c->nin == 4 ? weight_of(c->in[2], c->in[3], (int64_t)token, mth__ref_global(rows, 0, at[0])) : 1);
     }
     return NULL;
 }
@@ -160,7 +164,9 @@ mth_status mth__ref_moe_act(const mth__ref_call *c) { /* x, rows -> y; as moe_ac
     int row = activation[c->attrs->i[0]];
     FOR_EACH(at, y->local) {
         double v = *mth__ref_at(x, at);
-        *mth__ref_at(y, at) = AT(rows, at[0], at[1]) < 0 ? 0 : dy ? mth__ref_activation_derivative(row, v) * *mth__ref_at(dy, at) : mth__ref_activation(row, v);
+        *mth__ref_at(y, at) = AT(rows, at[0], at[1]) < 0 ? 0
+                              : dy                       ? mth__ref_activation_derivative(row, v) * *mth__ref_at(dy, at)
+                                                         : mth__ref_activation(row, v);
     }
     return NULL;
 }

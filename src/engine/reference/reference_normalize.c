@@ -53,7 +53,8 @@ mth_status mth__ref_layer_norm(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_layer_norm_grad(const mth__ref_call *c) {
-    const mth__ref_value *x = c->in[0], *weight = c->in[1], *mean = c->in[2], *rstd = c->in[3], *dy = c->in[4], *dx = c->out[0], *dweight = c->out[1], *dbias = c->out[2];
+    const mth__ref_value *x = c->in[0], *weight = c->in[1], *mean = c->in[2], *rstd = c->in[3], *dy = c->in[4], *dx = c->out[0],
+                         *dweight = c->out[1], *dbias = c->out[2];
     int d = x->local.rank - 1;
     int64_t n = x->local.dim[d];
     mth__ref_zero(dweight);
@@ -102,7 +103,8 @@ mth_status mth__ref_rms_norm_grad(const mth__ref_call *c) {
             gx_mean += *mth__ref_at(dy, at) * AT(weight, at[d]) * *mth__ref_at(x, at) / (double)n;
             AT(dweight, at[d]) += *mth__ref_at(dy, at) * *mth__ref_at(x, at) * r;
         }
-        for (at[d] = 0; at[d] < n; at[d]++) *mth__ref_at(dx, at) = r * (*mth__ref_at(dy, at) * AT(weight, at[d]) - *mth__ref_at(x, at) * r * r * gx_mean);
+        for (at[d] = 0; at[d] < n; at[d]++)
+            *mth__ref_at(dx, at) = r * (*mth__ref_at(dy, at) * AT(weight, at[d]) - *mth__ref_at(x, at) * r * r * gx_mean);
         at[d] = 0;
     }
     return NULL;
@@ -142,7 +144,8 @@ mth_status mth__ref_attention(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_attention_grad(const mth__ref_call *c) {
-    const mth__ref_value *q = c->in[0], *k = c->in[1], *v = c->in[2], *o = c->in[3], *lse = c->in[4], *go = c->in[5], *mask = c->nin > 6 ? c->in[6] : NULL;
+    const mth__ref_value *q = c->in[0], *k = c->in[1], *v = c->in[2], *o = c->in[3], *lse = c->in[4], *go = c->in[5],
+                         *mask = c->nin > 6 ? c->in[6] : NULL;
     const mth__ref_value *dq = c->out[0], *dk = c->out[1], *dv = c->out[2];
     int64_t keys = k->local.dim[1], depth = q->local.dim[4], width = v->local.dim[3];
     mth__ref_zero(dq);

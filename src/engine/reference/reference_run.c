@@ -2,7 +2,9 @@
 #include "engine/reference/reference_run.h"
 #include <math.h>
 
-static mth__ref_seat *seat_of(const mth__executable *x, int channel, int device) { return &x->seat[channel * x->program->mesh->count + device]; }
+static mth__ref_seat *seat_of(const mth__executable *x, int channel, int device) {
+    return &x->seat[channel * x->program->mesh->count + device];
+}
 
 /* Writes of an exit's values: the last is what leaves. */
 static void wrote(mth__ref_device *d, const mth__instr *in) {
@@ -34,7 +36,9 @@ static int group_of(const mth__channel *c, int device) {
     return group;
 }
 
-static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"), F("use smaller shapes, or the native engine")); }
+static mth_status no_memory(void) {
+    return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"), F("use smaller shapes, or the native engine"));
+}
 
 /* Does the communication of the device's group once all of it has come. */
 static mth_status collect_group(mth__executable *x, int channel, int device) {
@@ -56,7 +60,9 @@ static mth_status collect_group(mth__executable *x, int channel, int device) {
         s->done = true;
     }
     bool missing = false;
-    if (!status) status = mth__ref_exchange(c, c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER, parts, part, receivers, receiver, &missing);
+    if (!status)
+        status = mth__ref_exchange(
+            c, c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER, parts, part, receivers, receiver, &missing);
     if (!status && missing) status = INTERNAL("%s: nobody holds an element that device %d's group is to receive", c->label, device);
     mth__free(part);
     mth__free(receiver);
@@ -127,7 +133,8 @@ static mth_status stuck(const mth__executable *x) {
     for (int i = 0; i < x->count; i++) {
         const mth__ref_device *d = &x->device[i];
         if (d->at < d->role->instr.n)
-            return INTERNAL("device %d waits for ever at instruction %zu, %s", d->device, d->at, x->program->channel.at[d->role->instr.at[d->at].channel].label);
+            return INTERNAL("device %d waits for ever at instruction %zu, %s", d->device, d->at,
+                x->program->channel.at[d->role->instr.at[d->at].channel].label);
     }
     return INTERNAL("no device waits");
 }
