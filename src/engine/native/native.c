@@ -7,6 +7,9 @@ static void engine_free(mth__engine *e) {
     mth__buffers_trim(&e->buffers);
     for (int i = 0; e->worker && i < e->threads; i++) mth__free(e->worker[i].scratch);
     for (int k = 0; e->shared && k < 2 * e->devices; k++) mth__free(e->shared[k]);
+    for (int d = 0; e->slab && d < e->devices; d++) mth__free(e->slab[d]);
+    mth__free(e->slab);
+    mth__free(e->slab_size);
     mth__free(e->worker);
     mth__free(e->shared);
     mth__free(e->shared_size);
@@ -24,9 +27,11 @@ static mth_status native_open(int devices, int threads, mth__engine **out) {
     pthread_mutex_init(&e->running, NULL);
     pthread_mutex_init(&e->buffers.lock, NULL);
     e->worker = mth__calloc((size_t)e->threads, sizeof *e->worker);
+    e->slab = mth__calloc((size_t)devices, sizeof *e->slab);
+    e->slab_size = mth__calloc((size_t)devices, sizeof *e->slab_size);
     e->shared = mth__calloc(2 * (size_t)devices, sizeof *e->shared);
     e->shared_size = mth__calloc(2 * (size_t)devices, sizeof *e->shared_size);
-    if (!e->worker || !e->shared || !e->shared_size) {
+    if (!e->worker || !e->slab || !e->slab_size || !e->shared || !e->shared_size) {
         engine_free(e);
         return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine of %d devices", devices), F("free other objects first"));
     }
@@ -49,8 +54,6 @@ static mth_status native_describe(mth__engine *e, mth__text *text) {
 
 /* ---- load */
 static void executable_free(mth__executable *x) {
-    for (int d = 0; x->slab && d < x->program->mesh->count; d++) mth__free(x->slab[d]);
-    mth__free(x->slab);
     mth__free(x->stream);
     mth__arena_free(x->arena);
     mth__free(x);
@@ -63,16 +66,9 @@ static mth_status no_memory(const char *what, int64_t bytes) {
 
 static mth_status allocate(mth__executable *x) {
     const mth__program *p = x->program;
-    int devices = p->mesh->count;
-    x->streams = 2 * devices;
-    x->slab = mth__calloc((size_t)devices, sizeof *x->slab);
+    x->streams = 2 * p->mesh->count;
     x->stream = mth__calloc((size_t)x->streams, sizeof *x->stream);
-    if (!x->slab || !x->stream) return no_memory("the streams", x->streams * (int64_t)sizeof *x->stream);
-    for (int d = 0; d < devices; d++) {
-        int64_t bytes = p->role_of[d] < 0 ? 0 : p->role.at[p->role_of[d]].slab;
-        if (bytes && !(x->slab[d] = mth__huge_malloc(bytes))) return no_memory("the slab of a device", bytes);
-    }
-    return NULL;
+    return x->stream ? NULL : no_memory("the streams", x->streams * (int64_t)sizeof *x->stream);
 }
 
 static mth_status load_body(void *argument) {
@@ -81,6 +77,8 @@ static mth_status load_body(void *argument) {
     x->shared_scratch = NEW_ARRAY(arena, size_t, x->streams);
     mth__loader l = {.x = x, .arena = arena, .program = x->program, .devices = x->program->mesh->count};
     TRY(mth__load_streams(&l));
+    x->slab_fixup = l.slab.at;
+    x->slab_fixups = l.slab.n;
     x->entry_fixup = l.entry.fixup.at;
     x->entry_fixups = l.entry.fixup.n;
     x->exit_fixup = l.exit.fixup.at;
@@ -110,6 +108,24 @@ static mth_status grow_scratch(mth__engine *e, const mth__executable *x) {
     return NULL;
 }
 
+static mth_status grow_slabs(mth__engine *e, const mth__program *p) {
+    for (int d = 0; d < e->devices; d++) {
+        int64_t bytes = p->role_of[d] < 0 ? 0 : p->role.at[p->role_of[d]].slab;
+        if (bytes <= e->slab_size[d]) continue;
+        char *larger = mth__huge_malloc(bytes);
+        if (!larger) { /* what the cache of buffers holds may be what is missing */
+            mth__buffers_trim(&e->buffers);
+            larger = mth__huge_malloc(bytes);
+        }
+        if (!larger) return no_memory("the slab of a device", bytes);
+        mth__free(e->slab[d]);
+        e->slab[d] = larger;
+        e->slab_size[d] = bytes;
+        e->generation++;
+    }
+    return NULL;
+}
+
 static void native_unload(mth__executable *x) {
     mth__engine *e = x->engine;
     executable_free(x);
@@ -128,6 +144,8 @@ static mth_status native_load(mth__engine *e, const mth__program *program, mth__
     if (!s) {
         pthread_mutex_lock(&e->running);
         s = grow_scratch(e, x);
+        if (!s) s = grow_slabs(e, program);
+        x->generation = e->generation - 1; /* bound to no slab yet */
         if (!s) s = mth__pool_start(e);
         pthread_mutex_unlock(&e->running);
     }
@@ -207,6 +225,16 @@ static mth_status exits_new(mth__executable *x, mth__buffer **exit) {
     }
     return NULL;
 }
+static void bind_slabs(mth__executable *x) {
+    static char nothing[64]; /* a device whose values are all empty may have no slab: nobody reads here, but the address can be computed with */
+    if (x->generation == x->engine->generation) return;
+    for (size_t i = 0; i < x->slab_fixups; i++) {
+        const mth__fixup *f = &x->slab_fixup[i];
+        char *slab = x->engine->slab[f->index];
+        *f->slot = slab ? slab + f->offset : nothing;
+    }
+    x->generation = x->engine->generation;
+}
 static void bind(const mth__fixup *f, size_t n, mth__buffer *const *buffer) {
     for (size_t i = 0; i < n; i++) *f[i].slot = (char *)buffer[f[i].index]->data + f[i].offset;
 }
@@ -221,6 +249,7 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
     }
     TRY(exits_new(x, exit));
     pthread_mutex_lock(&e->running);
+    bind_slabs(x);
     bind(x->entry_fixup, x->entry_fixups, entry);
     bind(x->exit_fixup, x->exit_fixups, exit);
     for (int k = 0; k < x->streams; k++) x->stream[k].shared = e->shared[k];

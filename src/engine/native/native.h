@@ -95,7 +95,7 @@ typedef struct {
     atomic_int finished, phase;             /* of the ticket's chunks; its phase */
 } mth__stream;
 
-typedef struct { void **slot; int32_t index; int64_t offset; } mth__fixup; /* *slot = data of entry or exit [index] + offset, at each run */
+typedef struct { void **slot; int32_t index; int64_t offset; } mth__fixup; /* *slot = data of slab, entry or exit [index] + offset */
 /* an entry or exit that a device has: index in the caller's array */
 typedef struct { int32_t index, device; int64_t bytes; } mth__held;
 
@@ -103,11 +103,11 @@ struct mth__executable {
     mth__engine *engine;
     const mth__program *program;
     mth__arena *arena;                      /* all tables */
-    void **slab;                            /* by device */
     mth__stream *stream;                    /* 2 * device + {0, 1} */
     int streams;
-    mth__fixup *entry_fixup, *exit_fixup;
-    size_t entry_fixups, exit_fixups;
+    mth__fixup *slab_fixup, *entry_fixup, *exit_fixup; /* slabs: bound when they have moved; the others at each run */
+    size_t slab_fixups, entry_fixups, exit_fixups;
+    unsigned generation;                    /* of the slabs that it is bound to */
     mth__held *exit, *entry;
     size_t exits, entries;
     size_t thread_scratch, *shared_scratch; /* by stream */
@@ -132,6 +132,10 @@ struct mth__engine {
     mth__buffers buffers;
     mth__worker *worker;                    /* [0] is whoever calls run */
     int started;                            /* workers that are threads of the pool, from worker[1] on */
+    /* Executables run one at a time, so all share each device's slab: it is as large as the largest of them needs. */
+    char **slab;
+    int64_t *slab_size;
+    unsigned generation;                    /* counts the times that a slab has moved */
     void **shared;                          /* call_scratch, by stream; size beside it */
     size_t *shared_size;
     mth__run run;
@@ -157,6 +161,7 @@ typedef struct mth__loader {
     const mth__program *program;
     int devices;
     mth__part *receive, *send;              /* [channel * devices + device]; collectives are in receive */
+    VEC(mth__fixup) slab;
     mth__moving entry, exit;
     /* the device that is being filled */
     int device, tasks[2];                   /* of its streams, so far */

@@ -25,9 +25,7 @@ bool mth__load_same(const mth__loader *l, int device, int value, int other) {
 void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void **slot) {
     const mth__pvalue *v = base_of(mth__load_role(l, device), value, &bytes);
     if (v->storage == MTH__IN_SLAB) {
-        static char nothing[64]; /* a device whose values are all empty has no slab: nobody reads here, but the address can be computed with */
-        char *slab = l->x->slab[device];
-        *slot = slab ? slab + v->offset + bytes : nothing;
+        PUSH(l->arena, l->slab, (mth__fixup){slot, device, v->offset + bytes});
         return;
     }
     mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
