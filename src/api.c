@@ -78,11 +78,15 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
     return NULL;
 }
 
+static void plan_free(mth_compiled *c, mth__plan *p) {
+    if (p->executable) c->backend->vtable->unload(p->executable);
+    mth__arena_free(p->arena);
+}
+
 static void compiled_destroy(mth_compiled *c) {
     for (mth__plan *p = c->plan, *next; p; p = next) {
         next = p->next;
-        if (p->executable) c->backend->vtable->unload(p->executable);
-        mth__arena_free(p->arena);
+        plan_free(c, p);
     }
     if (c->model) mth_model_free(c->model);
     mth_backend_free(c->backend);
@@ -161,11 +165,32 @@ static mth_status plan_body(void *context) {
     return mth__compile_plan(p->compiled, p->request, &p->plan);
 }
 
+/* Of the plans for ever new shapes those used last are kept. The first one stays: the layout of the parameters lives in it. */
+enum { PLANS_KEPT = 64 };
+
+static void forget_old_plans(mth_compiled *c) {
+    int n = 0;
+    for (mth__plan **at = &c->plan; *at;) {
+        mth__plan *p = *at;
+        if (++n <= PLANS_KEPT || p->running || p == c->last || p->parameter == c->layout) {
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
+        plan_free(c, p);
+    }
+}
+
 /* Finds or makes the plan, with the compiled model's lock held; `load` also makes its executable. */
 static mth_status plan_for(mth_compiled *c, const mth__request *request, bool load, mth__plan **out) {
-    mth__plan *plan = c->plan;
-    while (plan && !same_request(&plan->request, request)) plan = plan->next;
-    if (!plan) {
+    mth__plan **at = &c->plan, *plan;
+    while (*at && !same_request(&(*at)->request, request)) at = &(*at)->next;
+    plan = *at;
+    if (plan) {
+        *at = plan->next;
+        plan->next = c->plan;
+        c->plan = plan;
+    } else {
         plan_call call = {c, request, NULL};
         pthread_mutex_lock(&c->backend->lock);
         mth_status s = mth__guard(plan_body, &call);
@@ -178,6 +203,7 @@ static mth_status plan_for(mth_compiled *c, const mth__request *request, bool lo
             c->layout = plan->parameter;
             c->layouts = plan->parameters;
         }
+        forget_old_plans(c);
     }
     if (load && !plan->executable) TRY(c->backend->vtable->load(c->backend->engine, plan->program, &plan->executable));
     *out = plan;
@@ -428,11 +454,18 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
     if (!s) {
         pthread_mutex_lock(&c->lock);
         s = plan_for(c, &r, true, &plan);
-        if (!s) c->last = plan;
-        unlock(c, NULL);
+        if (!s) {
+            c->last = plan;
+            plan->running++;
+        }
+        pthread_mutex_unlock(&c->lock);
     }
     request_free(&r);
-    return s ? s : run(c, plan, parameters, input, count, g, outputs, g ? gradients : NULL);
+    TRY(s);
+    s = run(c, plan, parameters, input, count, g, outputs, g ? gradients : NULL);
+    pthread_mutex_lock(&c->lock);
+    plan->running--;
+    return unlock(c, s);
 }
 
 /* ---------------------------------------------------------------- reading plans */

@@ -19,7 +19,8 @@ typedef struct mth__plan {
     mth__program *program;
     mth__executable *executable;                   /* NULL until it first runs */
     size_t parameters; const struct mth__parameter *parameter; /* in order of composition */
-    struct mth__plan *next;                        /* newest first */
+    int running;                                   /* evaluates that use it now; under the compiled model's lock */
+    struct mth__plan *next;                        /* last used first */
 } mth__plan;
 typedef struct mth__parameter { const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding; int init; double scale; } mth__parameter;
 

@@ -216,6 +216,24 @@ TEST(options_are_documented) {
     for (size_t i = 0; i < mth_module_type_count(); i++) CHECK(strstr(mth_module_type_doc(mth_module_type_name(i)), "\n    device_mesh: tuple | None = None: "));
 }
 
+TEST(plans_for_ever_new_shapes_do_not_pile_up) {
+    session e = begin(1);
+    int64_t most = 0;
+    for (int64_t rows = 1; rows <= 200; rows++) {
+        mth_array *x = NULL;
+        mth_arrays *out = NULL;
+        CHECK_STATUS(mth_array_randn(e.backend, 2, (int64_t[]){rows, 6}, 1, NULL, &x));
+        mth_named input = {"input", x};
+        CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL));
+        CHECK(mth_array_get_shape(mth_arrays_find(out, "output"))[0] == rows);
+        mth_arrays_free(out);
+        mth_array_free(x);
+        if (rows == 100) most = mth_debug_live_allocations();
+    }
+    CHECK(mth_debug_live_allocations() < most + 200); /* 100 more plans would be thousands */
+    end(&e);
+}
+
 TEST(safetensors_slices_and_lies) {
     mth_backend *backend = NULL;
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
