@@ -217,6 +217,12 @@ static void request_free(mth__request *r) {
     mth__free(r->wanted_input);
 }
 
+static mth__input_description description_of(const mth_compiled *c, const mth_named *input) {
+    mth_dtype dtype = input->array->dtype;
+    if (mth__is_float(dtype) && c->backend->vtable->lacks(mth__op_find("add"), dtype)) dtype = MTH_FLOAT32; /* what it computes in */
+    return (mth__input_description){input->name, dtype, input->array->shape};
+}
+
 static mth_status request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
     size_t known = mth__model_input_count(c->model), n = 0;
     *r = (mth__request){.outputs = mth__model_output_count(c->model)};
@@ -225,9 +231,9 @@ static mth_status request_for(mth_compiled *c, const mth_named *input, size_t co
     if (!r->input || !r->seeded) { request_free(r); return no_memory(); }
     for (size_t k = 0; k < known; k++)
         for (size_t i = 0; i < count; i++)
-            if (strcmp(mth__model_input_name(c->model, k), input[i].name) == 0) r->input[n++] = (mth__input_description){input[i].name, input[i].array->dtype, input[i].array->shape};
+            if (strcmp(mth__model_input_name(c->model, k), input[i].name) == 0) r->input[n++] = description_of(c, &input[i]);
     for (size_t i = 0; i < count; i++)
-        if (!has_name(c->model, input[i].name, mth__model_input_count, mth__model_input_name)) r->input[n++] = (mth__input_description){input[i].name, input[i].array->dtype, input[i].array->shape};
+        if (!has_name(c->model, input[i].name, mth__model_input_count, mth__model_input_name)) r->input[n++] = description_of(c, &input[i]);
     r->inputs = n;
     return NULL;
 }
@@ -368,11 +374,11 @@ static mth_status entry_array(const mth__entry *e, const mth_arrays *parameters,
         mth_status s = FAIL(MTH_ERROR_KEY, F("%s '%s' is missing", what[e->kind], e->name), F("give '%s'%s", e->name, e->kind == MTH__ENTRY_PARAMETER ? ": get_parameters() has it" : ""));
         return mth__error_tensor(s, array_text(e->name, e->dtype, e->shape));
     }
-    if (a->dtype == e->dtype && mth__shape_equal(a->shape, e->shape)) {
+    bool dtype = a->dtype != e->dtype && !(mth__is_float(a->dtype) && mth__is_float(e->dtype));
+    if (!dtype && mth__shape_equal(a->shape, e->shape)) {
         *out = a;
         return NULL;
     }
-    bool dtype = a->dtype != e->dtype;
     mth_status s = FAIL(dtype ? MTH_ERROR_TYPE : MTH_ERROR_VALUE, F("%s '%s' has another %s than the model's", what[e->kind], e->name, dtype ? "dtype" : "shape"),
                         dtype ? F("convert it to %s", mth_dtype_name(e->dtype)) : F("give an array of the expected shape"));
     return mth__error_tensor(mth__error_tensor(s, array_text("given", a->dtype, a->shape)), array_text("expected", e->dtype, e->shape));
@@ -421,7 +427,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
         s = entry_array(&p->entry.at[i], parameters, input, count, g, &a);
-        if (!s) s = mth__array_as(a, c->backend, &p->entry.at[i].sharding, &held[i]);
+        if (!s) s = mth__array_as(a, c->backend, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
     if (!s) {

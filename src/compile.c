@@ -53,8 +53,21 @@ static mth_status communication(planning *p) { return mth__communication(p->grap
 static mth_status schedule(planning *p) { return mth__schedule(p->graph, &p->distribute); }
 static mth_status overlap(planning *p) { return p->distribute.overlap ? mth__overlap(p->graph, &p->distribute) : NULL; }
 
+static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *engine) {
+    for (size_t i = 0; i < g->node.n; i++) {
+        const mth__node *n = g->node.at[i];
+        const mth__value *v = n->nin ? n->in[0] : n->out[0];
+        const char *reason = n->op->flags & MTH__COMM ? NULL : engine->lacks(n->op, v->dtype);
+        if (!reason) continue;
+        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s of %s: %s", n->op->name, mth_dtype_name(v->dtype), reason), F("give it float32"));
+        return mth__error_tensor(mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source), mth__value_text(v));
+    }
+    return NULL;
+}
+
 static mth_status program(planning *p) {
     mth_backend *b = p->compiled->backend;
+    TRY(check_kernels(p->graph, b->vtable));
     mth__emit_options o = {.overlap = b->overlap};
     memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
     return mth__emit(p->plan->arena, p->graph, &o, &p->plan->program);

@@ -112,6 +112,37 @@ static void held_strides(const mth_array *a, const mth__held *h, int64_t local[M
     }
 }
 
+static double load(mth_dtype dtype, const void *data, int64_t i) {
+    uint32_t bits;
+    float value;
+    switch (dtype) {
+    case MTH_FLOAT32: return ((const float *)data)[i];
+    case MTH_FLOAT64: return ((const double *)data)[i];
+    case MTH_INT32: return ((const int32_t *)data)[i];
+    case MTH_INT64: return (double)((const int64_t *)data)[i];
+    case MTH_BOOL: return ((const uint8_t *)data)[i];
+    case MTH_BFLOAT16: break;
+    }
+    bits = (uint32_t)((const uint16_t *)data)[i] << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void store(mth_dtype dtype, void *data, int64_t i, double value) {
+    const float single = (float)value;
+    uint32_t bits;
+    switch (dtype) {
+    case MTH_FLOAT32: ((float *)data)[i] = single; return;
+    case MTH_FLOAT64: ((double *)data)[i] = value; return;
+    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)value; return;
+    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)value; return;
+    case MTH_BOOL: ((uint8_t *)data)[i] = value != 0; return;
+    case MTH_BFLOAT16: break;
+    }
+    memcpy(&bits, &single, sizeof bits);
+    ((uint16_t *)data)[i] = (uint16_t)(single != single ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest even */
+}
+
 static mth_status fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
     int64_t local[MTH__RANK], global[MTH__RANK], offset;
     held_strides(a, h, local, global, &offset);
@@ -133,9 +164,10 @@ static mth_status fill_random(void *context, const mth_array *a, const mth__held
         for (int64_t i = 0; i < inner; i++) {
             uint64_t element = (uint64_t)(at + i * stride);
             if (f->range) ((int32_t *)data)[done + i] = (int32_t)(f->low + (int64_t)((double)mth__philox_uniform(f->seed, f->stream, element) * (double)f->range));
-            else ((float *)data)[done + i] = f->init == MTH__INIT_ZERO ? 0 : f->init == MTH__INIT_ONE ? 1
-                : f->init == MTH__INIT_NORMAL ? (float)f->scale * mth__philox_normal(f->seed, f->stream, element)
-                : (float)f->scale * (2 * mth__philox_uniform(f->seed, f->stream, element) - 1);
+            else
+                store(a->dtype, data, done + i, f->init == MTH__INIT_ZERO ? 0 : f->init == MTH__INIT_ONE ? 1
+                    : f->init == MTH__INIT_NORMAL ? (float)f->scale * mth__philox_normal(f->seed, f->stream, element)
+                    : (float)f->scale * (2 * mth__philox_uniform(f->seed, f->stream, element) - 1));
         }
         for (int d = last - 1; d >= 0 && ++index[d] == h->size[d]; d--) index[d] = 0;
     }
@@ -150,16 +182,7 @@ mth_status mth__array_initialise(mth_array *a, int init, double scale, uint64_t 
 static mth_status fill_constant(void *context, const mth_array *a, const mth__held *h, void *data) {
     double value = *(double *)context;
     int64_t n = held_elements(a, h);
-    for (int64_t i = 0; i < n; i++) {
-        switch (a->dtype) {
-        case MTH_FLOAT32: ((float *)data)[i] = (float)value; break;
-        case MTH_FLOAT64: ((double *)data)[i] = value; break;
-        case MTH_INT32: ((int32_t *)data)[i] = (int32_t)value; break;
-        case MTH_INT64: ((int64_t *)data)[i] = (int64_t)value; break;
-        case MTH_BOOL: ((uint8_t *)data)[i] = value != 0; break;
-        case MTH_BFLOAT16: return FAIL(MTH_ERROR_UNSUPPORTED, F("arrays of bfloat16 can't be filled"), F("use float32"));
-        }
-    }
+    for (int64_t i = 0; i < n; i++) store(a->dtype, data, i, value);
     return NULL;
 }
 
@@ -205,26 +228,34 @@ static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_a
     return NULL;
 }
 
-mth_status mth__array_as(mth_array *a, mth_backend *on, const mth__sharding *sharding, mth_array **out) {
+mth_status mth__array_as(mth_array *a, mth_backend *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
     mth__sharding to = *sharding;
     mth__sharding_canonical(&to, a->shape);
-    bool here = a->backend == on;
-    if (here && mth__sharding_equal(&a->sharding, &to, a->shape.rank)) {
+    const bool same = a->backend == on && a->dtype == dtype;
+    if (same && mth__sharding_equal(&a->sharding, &to, a->shape.rank)) {
         mth_array_retain(a);
         *out = a;
         return NULL;
     }
-    void *whole = (void *)mth_array_get_whole(a), *gathered = NULL;
-    if (here && whole && !mth__sharding_axes(&to, a->shape.rank)) return share_whole(a, &to, out);
+    void *whole = (void *)mth_array_get_whole(a), *gathered = NULL, *cast = NULL;
+    if (same && whole && !mth__sharding_axes(&to, a->shape.rank)) return share_whole(a, &to, out);
     mth_array *b;
-    TRY(mth__array_new(on, a->dtype, a->shape, &to, true, &b));
+    TRY(mth__array_new(on, dtype, a->shape, &to, true, &b));
     mth_status s = NULL;
+    const int64_t n = mth__shape_size(a->shape);
     if (!whole) {
-        int64_t bytes = mth__shape_size(a->shape) * (int64_t)mth_dtype_size(a->dtype);
-        gathered = mth__malloc((size_t)bytes);
+        int64_t bytes = n * (int64_t)mth_dtype_size(a->dtype);
+        gathered = whole = mth__malloc((size_t)bytes);
         s = gathered ? mth_array_gather(a, gathered) : no_memory(bytes);
     }
-    if (!s) s = mth__array_fill(b, fill_from_whole, whole ? whole : gathered);
+    if (!s && a->dtype != dtype) {
+        int64_t bytes = n * (int64_t)mth_dtype_size(dtype);
+        cast = mth__malloc((size_t)bytes);
+        if (!cast) s = no_memory(bytes);
+        for (int64_t i = 0; cast && i < n; i++) store(dtype, cast, i, load(a->dtype, whole, i));
+    }
+    if (!s) s = mth__array_fill(b, fill_from_whole, cast ? cast : whole);
+    mth__free(cast);
     mth__free(gathered);
     if (s) { mth_array_free(b); return s; }
     *out = b;

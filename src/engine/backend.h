@@ -38,8 +38,8 @@ struct mth_arrays { size_t count; mth_named *item; };
 mth_status mth__array_new(mth_backend *, mth_dtype, mth__shape, const mth__sharding *, bool with_data, mth_array **out);
 /* Takes over the references in buffer[device]. */
 mth_status mth__array_wrap(mth_backend *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer *const *buffer, mth_array **out);
-/* The same values in another layout, or on another backend; shares buffers where it can. */
-mth_status mth__array_as(mth_array *, mth_backend *on, const mth__sharding *, mth_array **out);
+/* The same values in another layout, on another backend or in another floating type; shares buffers where it can. */
+mth_status mth__array_as(mth_array *, mth_backend *on, mth_dtype, const mth__sharding *, mth_array **out);
 /* Calls fill for each distinct part: `data` is the part's memory, row-major. */
 typedef mth_status mth__fill(void *context, const mth_array *, const mth__held *, void *data);
 mth_status mth__array_fill(mth_array *, mth__fill *, void *context);
