@@ -35,6 +35,12 @@ float mth__philox_uniform(uint64_t key, uint64_t stream, uint64_t index) {
     return (float)(word[index % 4] >> 8) * 0x1p-24f;
 }
 
+int64_t mth__philox_below(uint64_t key, uint64_t stream, uint64_t index, int64_t range) {
+    uint32_t word[4];
+    mth__philox(key, index / 4, stream, word);
+    return (int64_t)(word[index % 4] * (uint64_t)range >> 32);
+}
+
 uint64_t mth__philox_stream(const char *name) {
     uint64_t h = 0xcbf29ce484222325;
     for (; *name; name++) h = (h ^ (unsigned char)*name) * 0x100000001b3;

@@ -7,5 +7,6 @@ void mth__philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint
    in [0, 1) (word index%4, counter index / 4). */
 float mth__philox_normal(uint64_t key, uint64_t stream, uint64_t index);
 float mth__philox_uniform(uint64_t key, uint64_t stream, uint64_t index);
+int64_t mth__philox_below(uint64_t key, uint64_t stream, uint64_t index, int64_t range); /* in [0, range), range <= 2^32, of the same word */
 uint64_t mth__philox_stream(const char *name); /* FNV-1a of a parameter's name */
 #endif

@@ -163,7 +163,7 @@ static mth_status fill_random(void *context, const mth_array *a, const mth__held
         for (int d = 0; d < last; d++) at += index[d] * global[d];
         for (int64_t i = 0; i < inner; i++) {
             uint64_t element = (uint64_t)(at + i * stride);
-            if (f->range) ((int32_t *)data)[done + i] = (int32_t)(f->low + (int64_t)((double)mth__philox_uniform(f->seed, f->stream, element) * (double)f->range));
+            if (f->range) ((int32_t *)data)[done + i] = (int32_t)(f->low + mth__philox_below(f->seed, f->stream, element, f->range));
             else
                 store(a->dtype, data, done + i, f->init == MTH__INIT_ZERO ? 0 : f->init == MTH__INIT_ONE ? 1
                     : f->init == MTH__INIT_NORMAL ? (float)f->scale * mth__philox_normal(f->seed, f->stream, element)
