@@ -21,6 +21,7 @@ typedef struct mth__call {
     const mth__op *op; const mth__attrs *attrs;
     int nin, nout;
     mth__operand *in, *out;      /* an ELEMENTWISE row's out may be the memory of an operand of its size */
+    int threads, peers;          /* set before prepare: of the engine; devices that run this call, so at about the same time. 0: not known */
     /* set by prepare */
     int phases, chunks[MTH__PHASES];  /* every chunk of a phase is done before the next phase begins; chunks of a phase are independent */
     size_t thread_scratch;       /* bytes that each running chunk gets (any contents) */
