@@ -285,6 +285,8 @@ static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, con
     size_t n = table_count(tables);
     bool *set = NEW_ARRAY(arena, bool, n + 1);
     for (size_t k = 0; k < count; k++) {
+        TRY(mth__given(given, "the array of options"));
+        TRY(mth__given(given[k].name, "the name of an option"));
         const mth_arg *slot = mth__options_get(tables, values, given[k].name);
         if (!slot) return unknown(arena, tables, given[k].name);
         size_t i = (size_t)(slot - values);
@@ -362,7 +364,9 @@ mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, cons
                 return bad_spec(&spec, what, on,
                     F("the spec of %s names axis %" PRId64 ", the mesh has %d %s", what, axis, on->naxes,
                         on->naxes == 1 ? "axis" : "axes"),
-                    on->naxes == 0 ? F("use None: it is on a single device") : F("use an axis from 0 to %d, or None", on->naxes - 1));
+                    on->naxes == 0   ? F("use None: it is on a single device")
+                    : on->naxes == 1 ? F("use axis 0, the only one, or None")
+                                     : F("use an axis from 0 to %d, or None", on->naxes - 1));
             if (used >> axis & 1)
                 return bad_spec(&spec, what, on, F("the spec of %s uses axis %" PRId64 " twice", what, axis),
                     F("use each axis of the mesh for one dimension at most"));

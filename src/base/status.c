@@ -8,6 +8,7 @@ struct mth_error {
     char *what, *fix, *op, *source, *message; /* op, source: NULL where unknown; message: of all of it, remade as the error is dressed */
     char *tensor[TENSORS];
     size_t tensors;
+    bool of_call; /* source is the line of the call that fails, known first; that of the operator says more */
     const char *file;
     int line;
 };
@@ -82,6 +83,7 @@ mth_status mth__fail(mth_error_code code, const char *file, int line, char *what
     *e = (mth_error){
         .code = code, .what = what, .fix = fix == mth__no_memory ? no_memory_fix : fix, .message = what, .file = file, .line = line};
     if (source_line[0]) e->source = copy(source_line);
+    e->of_call = e->source != NULL;
     return remake_message(e);
 }
 
@@ -92,8 +94,12 @@ mth_status mth__error_operator(mth_status e, const char *op) {
 }
 
 mth_status mth__error_source(mth_status e, const char *line) {
-    if (!e || e == &no_memory_error || e->source || !line) return e;
-    e->source = copy(line);
+    if (!e || e == &no_memory_error || (e->source && !e->of_call) || !line) return e;
+    char *own = copy(line);
+    if (!own) return e;
+    mth__free(e->source);
+    e->source = own;
+    e->of_call = false;
     return remake_message(e);
 }
 
@@ -160,4 +166,19 @@ const char *mth__nearest(const char *name, const char *const *names, size_t coun
         if (d < least && (size_t)d < m) least = d, best = names[i];
     }
     return best;
+}
+
+char *mth__name_fix(const char *kind, const char *name, const char *const *known, size_t count) {
+    const char *near = mth__nearest(name, known, count);
+    char list[400] = "";
+    size_t n = 0;
+    if (near) return F("use '%s'", near);
+    if (!count) return F("leave '%s' out: there is no %s", name, kind);
+    for (size_t i = 0; i < count && n < sizeof list; i++) n += (size_t)snprintf(list + n, sizeof list - n, i ? ", '%s'" : "'%s'", known[i]);
+    if (n >= sizeof list) memcpy(list + sizeof list - 4, "...", 4);
+    return F(count == 1 ? "the only %s is %s" : "the %ss are %s", kind, list);
+}
+
+mth_status mth__given(const void *object, const char *what) {
+    return object ? NULL : FAIL(MTH_ERROR_TYPE, F("%s is NULL", what), F("give %s", what));
 }

@@ -21,9 +21,13 @@ extern char mth__no_memory[]; /* what F gives where memory is gone; mth__free ig
 mth_status mth__fail(mth_error_code, const char *file, int line, char *what, char *fix) __attribute__((warn_unused_result));
 mth_status mth__error_operator(mth_status, const char *op); /* sets it where none is set; returns its argument */
 mth_status mth__error_tensor(mth_status, char *text);       /* takes the text; F(...) or mth__value_text */
-mth_status mth__error_source(mth_status, const char *line); /* the user's source line, where none is set */
+/* The user's line that composed the operator, in place of the thread's; the first that is said stays. */
+mth_status mth__error_source(mth_status, const char *line);
 const char *mth__source_line(void);                         /* of this thread, or NULL */
 
 /* The nearest of `count` names to `name` by edit distance, or NULL where none is near (distance above 1/3 of the length, at least 2). */
 const char *mth__nearest(const char *name, const char *const *names, size_t count);
+/* The fix of a name that is none of the known ones: the nearest, else all of them. `kind`: "output". */
+char *mth__name_fix(const char *kind, const char *name, const char *const *known, size_t count);
+mth_status mth__given(const void *, const char *what); /* an error where it is NULL */
 #endif

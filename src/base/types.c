@@ -40,15 +40,12 @@ mth_status mth__shape_check(mth__shape s, mth_dtype dtype) {
         return FAIL(MTH_ERROR_VALUE, F("a tensor has 0 to %d dimensions, this one %d", MTH__RANK, s.rank),
             F("reshape it to %d dimensions or fewer", MTH__RANK));
     int64_t bytes = (int64_t)mth_dtype_size(dtype);
-    bool empty = false;
-    for (int d = 0; d < s.rank; d++) {
+    for (int d = 0; d < s.rank; d++)
         if (s.dim[d] < 0)
             return FAIL(
                 MTH_ERROR_VALUE, F("dimension %d has size %lld", d, (long long)s.dim[d]), F("give every dimension a size of 0 or more"));
-        empty |= s.dim[d] == 0;
-    }
-    for (int d = 0; d < s.rank && !empty; d++)
-        if (__builtin_mul_overflow(bytes, s.dim[d], &bytes) || bytes >= (int64_t)1 << 62) {
+    for (int d = 0; d < s.rank; d++) /* a 0 counts as 1: products of some of the dimensions, such as strides, must fit too */
+        if (__builtin_mul_overflow(bytes, s.dim[d] ? s.dim[d] : 1, &bytes) || bytes >= (int64_t)1 << 62) {
             char text[256];
             mth__shape_write(text, sizeof text, s);
             return FAIL(MTH_ERROR_VALUE, F("the shape %s of %s has 2^62 bytes or more", text, mth_dtype_name(dtype)),
@@ -142,12 +139,12 @@ mth_status mth__mesh_new(mth__arena *arena, int naxes, const int64_t *dim, mth__
     m->single_rank = NEW_ARRAY(arena, int32_t, 2 * count - 1);
     memset(m->single_rank, -1, (size_t)(2 * count - 1) * sizeof *m->single_rank);
     m->single_rank[count - 1] = 0;
-    intern(m, naxes, m->dim, m->count, all, mesh_axis);
+    m->whole = intern(m, naxes, m->dim, m->count, all, mesh_axis);
     *out = m;
     return NULL;
 }
 
-const mth__placement *mth__place_whole(mth__mesh *m) { return m->placements.at[0]; }
+const mth__placement *mth__place_whole(mth__mesh *m) { return m->whole; }
 
 const mth__placement *mth__place_device(mth__mesh *m, int device) {
     if (!m->single[device]) {

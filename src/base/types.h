@@ -29,6 +29,7 @@ typedef struct mth__mesh {
     mth__arena *arena;
     int naxes; int dim[MTH__AXES]; int count;
     VEC(mth__placement *) placements;   /* [0] is the whole mesh */
+    const mth__placement *whole;        /* the same; never changes, so needs no lock */
     /* of types.c: the tables that intern */
     mth__placement **interned, **single; size_t interned_room, interned_count; int32_t *single_rank; const int32_t *all;
 } mth__mesh;

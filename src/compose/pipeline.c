@@ -224,7 +224,7 @@ mth_status mth__pipeline_place(const mth_module *m, mth__mesh *mesh, size_t stag
     if (axis->kind == MTH_ARG_INT) {
         if (axis->integer < 0 || axis->integer >= mesh->naxes) return FAIL(MTH_ERROR_VALUE,
             F("axis=%" PRId64 ", and the mesh has %d %s", axis->integer, mesh->naxes, mesh->naxes == 1 ? "axis" : "axes"),
-            F("give an axis from 0 to %d", mesh->naxes - 1));
+            mesh->naxes == 1 ? F("give axis=0, or leave it out") : F("give an axis from 0 to %d", mesh->naxes - 1));
         *on = mth__place_slice(mesh, (int)axis->integer, (int)(stage % (size_t)mesh->dim[axis->integer]));
         return NULL;
     }

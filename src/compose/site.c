@@ -77,7 +77,7 @@ static mth_status check_module(const mth_module *m, mth__mesh *mesh, const mth__
         if (site->place->naxes == 0) return FAIL(MTH_ERROR_VALUE,
             F("tensor_axis=%" PRId64 ", and there is a single device, no axis to split over", axis->integer), F("leave tensor_axis out"));
         return FAIL(MTH_ERROR_VALUE, F("tensor_axis=%" PRId64 " is no axis of the mesh %s", axis->integer, text),
-            F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
+            site->place->naxes == 1 ? F("give tensor_axis=0") : F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
     }
     return NULL;
 }

@@ -272,9 +272,10 @@ ARENA_TEST(sharding_texts_and_equality) {
 }
 
 TEST(shapes_are_checked) {
-    CHECK_STATUS(mth__shape_check((mth__shape){2, {0, INT64_MAX}}, MTH_FLOAT32));
+    CHECK_STATUS(mth__shape_check((mth__shape){2, {0, INT64_C(1) << 40}}, MTH_FLOAT32));
     CHECK_FAILS(mth__shape_check((mth__shape){1, {-1}}, MTH_FLOAT32), MTH_ERROR_VALUE, "size -1");
     CHECK_FAILS(mth__shape_check((mth__shape){2, {(int64_t)1 << 31, (int64_t)1 << 31}}, MTH_FLOAT32), MTH_ERROR_VALUE, "2^62");
+    CHECK_FAILS(mth__shape_check((mth__shape){3, {0, INT64_C(1) << 40, INT64_C(1) << 40}}, MTH_FLOAT32), MTH_ERROR_VALUE, "2^62"); /* its strides do not fit */
     CHECK_FAILS(mth__shape_check((mth__shape){9, {0}}, MTH_FLOAT32), MTH_ERROR_VALUE, "dimensions");
     CHECK_FAILS(mth__shape_check((mth__shape){0}, (mth_dtype)77), MTH_ERROR_TYPE, "dtype");
     CHECK(mth_dtype_size(MTH_BFLOAT16) == 2 && !strcmp(mth_dtype_name(MTH_INT64), "int64") && !mth__is_float(MTH_BOOL));
