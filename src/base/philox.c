@@ -21,12 +21,23 @@ void mth__philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint
     out[3] = c3;
 }
 
+static float normal(const uint32_t *w) {
+    double u = ((double)w[0] + 1) * 0x1p-32; /* in (0, 1]: the logarithm is finite */
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * 0x1p-32 * w[1]));
+}
+
 float mth__philox_normal(uint64_t key, uint64_t stream, uint64_t index) {
     uint32_t word[4];
     mth__philox(key, index / 2, stream, word);
-    const uint32_t *w = word + 2 * (index % 2);
-    double u = ((double)w[0] + 1) * 0x1p-32; /* in (0, 1]: the logarithm is finite */
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * 0x1p-32 * w[1]));
+    return normal(word + 2 * (index % 2));
+}
+
+void mth__philox_normals(uint64_t key, uint64_t stream, uint64_t index, uint64_t stride, size_t count, float *out) {
+    uint32_t word[4];
+    for (size_t i = 0; i < count; i++, index += stride) {
+        if (i == 0 || stride > 1 || index % 2 == 0) mth__philox(key, index / 2, stream, word);
+        out[i] = normal(word + 2 * (index % 2));
+    }
 }
 
 float mth__philox_uniform(uint64_t key, uint64_t stream, uint64_t index) {

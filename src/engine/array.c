@@ -1,4 +1,4 @@
-#include "engine/backend.h"
+#include "engine/fill.h"
 #include "base/philox.h"
 #include "engine/native/kernel.h"
 #include <stdlib.h>
@@ -15,12 +15,6 @@ static int leader_of(const mth__placement *on, uint8_t axes, int rank) {
     mth__placement_coordinates(on, rank, coordinate);
     for (int a = 0; a < on->naxes; a++) leader = leader * on->dim[a] + (axes >> a & 1 ? coordinate[a] : 0);
     return leader;
-}
-
-static int64_t held_elements(const mth_array *a, const mth__held *h) {
-    int64_t n = 1;
-    for (int d = 0; d < a->shape.rank; d++) n *= h->size[d];
-    return n;
 }
 
 static mth_status no_memory(int64_t bytes) {
@@ -63,7 +57,7 @@ mth_status mth__array_new(mth_backend *backend, mth_dtype dtype, mth__shape shap
             backend->vtable->buffer_retain(h->buffer);
             continue;
         }
-        mth_status s = backend->vtable->buffer_new(backend->engine, h->device, held_elements(a, h) * (int64_t)mth_dtype_size(dtype), &h->buffer);
+        mth_status s = backend->vtable->buffer_new(backend->engine, h->device, mth__held_elements(a, h) * (int64_t)mth_dtype_size(dtype), &h->buffer);
         if (s) { mth_array_free(a); return s; }
     }
     *out = a;
@@ -85,7 +79,7 @@ mth_status mth__array_fill(mth_array *a, mth__fill *fill, void *context) {
     const mth__engine_vtable *v = a->backend->vtable;
     for (int r = 0; r < a->count; r++) {
         mth__held *h = &a->held[r];
-        int64_t bytes = held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype);
+        int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype);
         if (h->leader != r || !bytes) continue;
         void *host = v->buffer_host ? v->buffer_host(h->buffer) : mth__malloc((size_t)bytes);
         if (!host) return no_memory(bytes);
@@ -100,105 +94,36 @@ mth_status mth__array_fill(mth_array *a, mth__fill *fill, void *context) {
 }
 
 /* ---------------------------------------------------------------- contents */
-static void held_strides(const mth_array *a, const mth__held *h, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset) {
-    mth__shape part = a->shape;
-    memcpy(part.dim, h->size, sizeof part.dim);
-    mth__shape_strides(part, local);
-    mth__shape_strides(a->shape, global);
-    *offset = 0;
-    for (int d = 0; d < a->shape.rank; d++) {
-        *offset += h->start[d] * global[d];
-        global[d] *= h->step[d];
-    }
-}
-
-static double load(mth_dtype dtype, const void *data, int64_t i) {
-    uint32_t bits;
-    float value;
-    switch (dtype) {
-    case MTH_FLOAT32: return ((const float *)data)[i];
-    case MTH_FLOAT64: return ((const double *)data)[i];
-    case MTH_INT32: return ((const int32_t *)data)[i];
-    case MTH_INT64: return (double)((const int64_t *)data)[i];
-    case MTH_BOOL: return ((const uint8_t *)data)[i];
-    case MTH_BFLOAT16: break;
-    }
-    bits = (uint32_t)((const uint16_t *)data)[i] << 16;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static void store(mth_dtype dtype, void *data, int64_t i, double value) {
-    const float single = (float)value;
-    uint32_t bits;
-    switch (dtype) {
-    case MTH_FLOAT32: ((float *)data)[i] = single; return;
-    case MTH_FLOAT64: ((double *)data)[i] = value; return;
-    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)value; return;
-    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)value; return;
-    case MTH_BOOL: ((uint8_t *)data)[i] = value != 0; return;
-    case MTH_BFLOAT16: break;
-    }
-    memcpy(&bits, &single, sizeof bits);
-    ((uint16_t *)data)[i] = (uint16_t)(single != single ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest even */
-}
-
 static mth_status fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
     int64_t local[MTH__RANK], global[MTH__RANK], offset;
-    held_strides(a, h, local, global, &offset);
+    mth__held_strides(a, h, local, global, &offset);
     mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, data, local, (const char *)whole + offset * (int64_t)mth_dtype_size(a->dtype), global);
     return NULL;
 }
 
-typedef struct { uint64_t seed, stream; int init; double scale; int64_t low, range; } random_fill;
-
-static mth_status fill_random(void *context, const mth_array *a, const mth__held *h, void *data) {
-    const random_fill *f = context;
-    int64_t local[MTH__RANK], global[MTH__RANK], offset, index[MTH__RANK] = {0}, n = held_elements(a, h);
-    held_strides(a, h, local, global, &offset);
-    int last = a->shape.rank - 1;
-    int64_t inner = last < 0 ? 1 : h->size[last], stride = last < 0 ? 1 : global[last];
-    for (int64_t done = 0; done < n; done += inner) {
-        int64_t at = offset;
-        for (int d = 0; d < last; d++) at += index[d] * global[d];
-        for (int64_t i = 0; i < inner; i++) {
-            uint64_t element = (uint64_t)(at + i * stride);
-            if (f->range) ((int32_t *)data)[done + i] = (int32_t)(f->low + mth__philox_below(f->seed, f->stream, element, f->range));
-            else
-                store(a->dtype, data, done + i, f->init == MTH__INIT_ZERO ? 0 : f->init == MTH__INIT_ONE ? 1
-                    : f->init == MTH__INIT_NORMAL ? (float)f->scale * mth__philox_normal(f->seed, f->stream, element)
-                    : (float)f->scale * (2 * mth__philox_uniform(f->seed, f->stream, element) - 1));
-        }
-        for (int d = last - 1; d >= 0 && ++index[d] == h->size[d]; d--) index[d] = 0;
-    }
-    return NULL;
-}
-
 mth_status mth__array_initialise(mth_array *a, int init, double scale, uint64_t seed, uint64_t stream) {
-    random_fill f = {seed, stream, init, scale, 0, 0};
-    return mth__array_fill(a, fill_random, &f);
-}
-
-static mth_status fill_constant(void *context, const mth_array *a, const mth__held *h, void *data) {
-    double value = *(double *)context;
-    int64_t n = held_elements(a, h);
-    for (int64_t i = 0; i < n; i++) store(a->dtype, data, i, value);
-    return NULL;
+    mth__random f = {seed, stream, init, scale, 0, 0};
+    return mth__array_fill(a, mth__fill_random, &f);
 }
 
 /* ---------------------------------------------------------------- layouts */
+static mth_status need_data(const mth_array *a) {
+    if (a->held[0].buffer) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"), F("use what get_parameters gives, or read it from a file"));
+}
+
 mth_status mth_array_gather(const mth_array *a, void *data) {
     const mth__engine_vtable *v = a->backend->vtable;
+    TRY(need_data(a));
     for (int r = 0; r < a->count; r++) {
         const mth__held *h = &a->held[r];
-        int64_t bytes = held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype), local[MTH__RANK], global[MTH__RANK], offset;
-        if (!h->buffer) return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"), F("use mth_get_parameters for arrays with data"));
+        int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype), local[MTH__RANK], global[MTH__RANK], offset;
         if (leader_of(a->sharding.on, mth__sharding_axes(&a->sharding, a->shape.rank), r) != r || !bytes) continue;
         void *host = v->buffer_host ? v->buffer_host(h->buffer) : mth__malloc((size_t)bytes);
         if (!host) return no_memory(bytes);
         mth_status s = v->buffer_host ? NULL : v->buffer_read(h->buffer, 0, host, bytes);
         if (!s) {
-            held_strides(a, h, local, global, &offset);
+            mth__held_strides(a, h, local, global, &offset);
             mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, (char *)data + offset * (int64_t)mth_dtype_size(a->dtype), global, host, local);
         }
         if (!v->buffer_host) mth__free(host);
@@ -231,6 +156,7 @@ static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_a
 mth_status mth__array_as(mth_array *a, mth_backend *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
     mth__sharding to = *sharding;
     mth__sharding_canonical(&to, a->shape);
+    TRY(need_data(a));
     const bool same = a->backend == on && a->dtype == dtype;
     if (same && mth__sharding_equal(&a->sharding, &to, a->shape.rank)) {
         mth_array_retain(a);
@@ -252,7 +178,7 @@ mth_status mth__array_as(mth_array *a, mth_backend *on, mth_dtype dtype, const m
         int64_t bytes = n * (int64_t)mth_dtype_size(dtype);
         cast = mth__malloc((size_t)bytes);
         if (!cast) s = no_memory(bytes);
-        for (int64_t i = 0; cast && i < n; i++) store(dtype, cast, i, load(a->dtype, whole, i));
+        for (int64_t i = 0; cast && i < n; i++) mth__element_store(dtype, cast, i, mth__element_load(a->dtype, whole, i));
     }
     if (!s) s = mth__array_fill(b, fill_from_whole, cast ? cast : whole);
     mth__free(cast);
@@ -268,6 +194,8 @@ typedef struct { mth_backend *backend; mth_dtype dtype; int rank; const int64_t 
 static mth_status make_body(void *context) {
     making *m = context;
     mth__shape shape = {.rank = m->rank};
+    TRY(mth__given(m->backend, "the backend"));
+    if (m->rank) TRY(mth__given(m->dim, "the shape"));
     if (m->rank < 0 || m->rank > MTH__RANK) return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", m->rank), F("use 0 to %d dimensions", MTH__RANK));
     if (m->rank) memcpy(shape.dim, m->dim, (size_t)m->rank * sizeof(int64_t));
     mth__sharding sharding = {.on = mth__place_whole(m->backend->mesh)};
@@ -286,23 +214,29 @@ static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const in
 }
 
 mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out) {
+    bool empty = false;
+    for (int d = 0; shape && d < rank; d++) empty |= shape[d] == 0;
+    if (!empty) TRY(mth__given(data, "the data"));
     return array_make(b, dtype, rank, shape, spec, fill_from_whole, (void *)data, out);
 }
 
 mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out) {
-    return array_make(b, dtype, rank, shape, spec, fill_constant, &value, out);
+    const double limit = dtype == MTH_INT32 ? 0x1p31 : 0x1p63;
+    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && !(value >= -limit && value < limit))
+        return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)), F("give a value inside [%g, %g)", -limit, limit));
+    return array_make(b, dtype, rank, shape, spec, mth__fill_constant, &value, out);
 }
 
 mth_status mth_array_randn(mth_backend *b, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
-    random_fill f = {seed, mth__philox_stream("randn"), MTH__INIT_NORMAL, 1, 0, 0};
-    return array_make(b, MTH_FLOAT32, rank, shape, spec, fill_random, &f, out);
+    mth__random f = {seed, mth__philox_stream("randn"), MTH__INIT_NORMAL, 1, 0, 0};
+    return array_make(b, MTH_FLOAT32, rank, shape, spec, mth__fill_random, &f, out);
 }
 
 mth_status mth_array_randint(mth_backend *b, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
     if (low >= high || low < INT32_MIN || high > (int64_t)INT32_MAX + 1)
         return FAIL(MTH_ERROR_VALUE, F("randint from %lld to %lld: int32 values need low < high inside [-2^31, 2^31]", (long long)low, (long long)high), F("give low < high, both inside int32"));
-    random_fill f = {seed, mth__philox_stream("randint"), 0, 0, low, high - low};
-    return array_make(b, MTH_INT32, rank, shape, spec, fill_random, &f, out);
+    mth__random f = {seed, mth__philox_stream("randint"), 0, 0, low, high - low};
+    return array_make(b, MTH_INT32, rank, shape, spec, mth__fill_random, &f, out);
 }
 
 /* ---------------------------------------------------------------- public: reading */
@@ -314,7 +248,6 @@ void mth_array_free(mth_array *a) {
         if (a->held[r].buffer) a->backend->vtable->buffer_release(a->held[r].buffer);
     mth__free(a->held);
     mth__free(a->sharding_text);
-    mth__free((void *)a->name);
     mth_backend_free(a->backend);
     mth__free(a);
 }
@@ -376,8 +309,18 @@ mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array 
     return a->item[i].name ? NULL : no_memory((int64_t)strlen(name));
 }
 
+mth_status mth__named_check(const mth_named *item, size_t count, const char *what) {
+    for (size_t i = 0; i < count; i++) {
+        TRY(mth__given(item, what));
+        if (!item[i].name) return FAIL(MTH_ERROR_TYPE, F("%s: item %zu has no name", what, i), F("give each a name"));
+        if (!item[i].array) return FAIL(MTH_ERROR_TYPE, F("%s: '%s' has no array", what, item[i].name), F("give it one, or leave it out"));
+    }
+    return NULL;
+}
+
 mth_status mth_arrays_create(const mth_named *item, size_t count, mth_arrays **out) {
     mth_arrays *a = NULL;
+    TRY(mth__named_check(item, count, "arrays"));
     TRY(mth__arrays_new(count, &a));
     for (size_t i = 0; i < count; i++) {
         mth_array_retain(item[i].array);

@@ -57,6 +57,7 @@ typedef struct { const char *engine; const mth_option *option; size_t count; mth
 
 static mth_status create_body(void *context) {
     creation *c = context;
+    TRY(mth__given(c->engine, "the engine's name"));
     int e = engine_find(c->engine);
     if (e < 0) return FAIL(MTH_ERROR_VALUE, F("there is no engine '%s'", c->engine), F("use 'native' or 'reference'"));
     mth__arena *arena = mth__arena_new();

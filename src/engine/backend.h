@@ -28,7 +28,6 @@ struct mth_array {
     mth__shape shape;
     mth__sharding sharding;
     _Atomic(char *) sharding_text;   /* made when first asked for */
-    const char *name;                /* of a parameter whose layout this is; else NULL */
     int count;
     mth__held *held;                 /* count; in rank order of the placement; buffer NULL in arrays that are a layout only */
 };
@@ -46,5 +45,6 @@ mth_status mth__array_fill(mth_array *, mth__fill *, void *context);
 /* Deterministic by element: normal or uniform times scale, of the stream of `name`. */
 mth_status mth__array_initialise(mth_array *, int init, double scale, uint64_t seed, uint64_t stream);
 mth_status mth__arrays_new(size_t count, mth_arrays **out); /* empty slots; items are set by the caller, names owned */
+mth_status mth__named_check(const mth_named *, size_t count, const char *what); /* each has a name and an array */
 mth_status mth__arrays_set(mth_arrays *, size_t i, const char *name, mth_array *taken);
 #endif

@@ -30,5 +30,6 @@ typedef struct {
     mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop);
 } mth__engine_vtable;
 
+int mth__core_count(void); /* cores that this process may use */
 extern const mth__engine_vtable mth__engine_native, mth__engine_reference;
 #endif

@@ -255,9 +255,11 @@ static mth_status read_array(mth_backend *b, const file_view *f, const char *ten
     TRY(view_tensor(f, tensor, transpose, &dtype, &shape, &source));
     if (like) {
         if (dtype != like->dtype || !mth__shape_equal(shape, like->shape)) {
-            mth__arena *arena = mth__arena_new();
-            mth_status s = FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s is %s %s%s", tensor, f->path, mth_dtype_name(dtype), mth__shape_text(arena, shape), transpose ? " once transposed" : ""), F("name another tensor, or change transpose"));
-            return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(like->dtype), mth__shape_text(arena, like->shape)));
+            char text[2][256];
+            mth__shape_write(text[0], sizeof text[0], shape);
+            mth__shape_write(text[1], sizeof text[1], like->shape);
+            mth_status s = FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s is %s %s%s", tensor, f->path, mth_dtype_name(dtype), text[0], transpose ? " once transposed" : ""), F("name another tensor, or change transpose"));
+            return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(like->dtype), text[1]));
         }
         sharding = like->sharding;
     } else if (spec && spec->kind != MTH_ARG_NONE)
@@ -279,6 +281,9 @@ static mth_status read_body(void *context) {
 
 static mth_status read_guarded(reading r, const char *path) {
     file_view f;
+    TRY(mth__given(r.backend, "the backend"));
+    TRY(mth__given(path, "the path"));
+    TRY(mth__given(r.tensor, "the tensor's name"));
     TRY(file_open(path, &f));
     r.file = &f;
     mth_status s = mth__guard(read_body, &r);

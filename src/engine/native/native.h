@@ -132,6 +132,7 @@ struct mth__engine {
     mth__buffers buffers;
     mth__worker *worker;                    /* [0] is whoever calls run */
     int started;                            /* workers that are threads of the pool, from worker[1] on */
+    int process;                            /* whose threads they are: a fork has none */
     /* Executables run one at a time, so all share each device's slab: it is as large as the largest of them needs. */
     char **slab;
     int64_t *slab_size;
@@ -147,7 +148,6 @@ struct mth__engine {
 mth_status mth__pool_start(mth__engine *);  /* the threads that are not there yet */
 void mth__pool_stop(mth__engine *);
 void mth__pool_run(mth__engine *);          /* run has been filled in; returns when nobody touches it any more */
-int mth__core_count(void);                  /* that this process may use */
 
 /* ---- load (stream.c, communicate.c) */
 /* of a device in a channel: its instruction (-1: none), where its tasks begin and end */

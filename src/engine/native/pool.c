@@ -321,7 +321,16 @@ int mth__core_count(void) {
     return n < 1 ? 1 : n;
 }
 
+/* In a process that was forked off the threads are gone. */
+static void forget_threads_of_parent(mth__engine *e) {
+    if (e->process == getpid()) return;
+    e->process = getpid();
+    e->started = 0;
+    atomic_store(&e->sleepers, 0);
+}
+
 mth_status mth__pool_start(mth__engine *e) {
+    forget_threads_of_parent(e);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the program */
@@ -337,6 +346,7 @@ mth_status mth__pool_start(mth__engine *e) {
     return NULL;
 }
 void mth__pool_stop(mth__engine *e) {
+    forget_threads_of_parent(e);
     atomic_store(&e->quit, 1);
     atomic_fetch_add(&e->event, 1);
     futex_wake(&e->event, e->threads);

@@ -1,0 +1,160 @@
+/* Contents of arrays: numbers drawn or constant. Each element's value follows from its index in the whole array alone, so that a part is
+ * filled by as many threads as there are, with the same bits as by one. */
+#include "engine/fill.h"
+#include "base/philox.h"
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- elements */
+int64_t mth__held_elements(const mth_array *a, const mth__held *h) {
+    int64_t n = 1;
+    for (int d = 0; d < a->shape.rank; d++) n *= h->size[d];
+    return n;
+}
+
+void mth__held_strides(const mth_array *a, const mth__held *h, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset) {
+    mth__shape part = a->shape;
+    memcpy(part.dim, h->size, sizeof part.dim);
+    mth__shape_strides(part, local);
+    mth__shape_strides(a->shape, global);
+    *offset = 0;
+    for (int d = 0; d < a->shape.rank; d++) {
+        *offset += h->start[d] * global[d];
+        global[d] *= h->step[d];
+    }
+}
+
+double mth__element_load(mth_dtype dtype, const void *data, int64_t i) {
+    uint32_t bits;
+    float value;
+    switch (dtype) {
+    case MTH_FLOAT32: return ((const float *)data)[i];
+    case MTH_FLOAT64: return ((const double *)data)[i];
+    case MTH_INT32: return ((const int32_t *)data)[i];
+    case MTH_INT64: return (double)((const int64_t *)data)[i];
+    case MTH_BOOL: return ((const uint8_t *)data)[i];
+    case MTH_BFLOAT16: break;
+    }
+    bits = (uint32_t)((const uint16_t *)data)[i] << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+void mth__element_store(mth_dtype dtype, void *data, int64_t i, double value) {
+    const float single = (float)value;
+    uint32_t bits;
+    switch (dtype) {
+    case MTH_FLOAT32: ((float *)data)[i] = single; return;
+    case MTH_FLOAT64: ((double *)data)[i] = value; return;
+    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)value; return;
+    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)value; return;
+    case MTH_BOOL: ((uint8_t *)data)[i] = value != 0; return;
+    case MTH_BFLOAT16: break;
+    }
+    memcpy(&bits, &single, sizeof bits);
+    ((uint16_t *)data)[i] = (uint16_t)(single != single ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest even */
+}
+
+/* ---------------------------------------------------------------- threads */
+enum { THREADS_MOST = 64, ELEMENTS_EACH = 1 << 17 /* about a millisecond */, AT_ONCE = 256 };
+typedef struct range { void (*fill)(const struct range *); const void *what; const mth_array *array; const mth__held *held; void *data; int64_t begin, end; } range;
+
+static void *thread_main(void *argument) {
+    const range *r = argument;
+    r->fill(r);
+    return NULL;
+}
+
+/* Fills [0, n) in ranges, one a thread. Where no thread can be had, the caller does its part too. */
+static void fill_ranges(range all, int64_t n) {
+    range part[THREADS_MOST];
+    pthread_t thread[THREADS_MOST];
+    bool started[THREADS_MOST] = {false};
+    sigset_t every, before;
+    int64_t count = n / ELEMENTS_EACH, cores = count > 1 ? mth__core_count() : 1;
+    if (count > cores) count = cores;
+    if (count > THREADS_MOST) count = THREADS_MOST;
+    if (count < 1) count = 1;
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before); /* signals are for the threads of the program */
+    for (int64_t i = 0; i < count; i++) {
+        part[i] = all;
+        part[i].begin = n / count * i;
+        part[i].end = i + 1 < count ? n / count * (i + 1) : n;
+        started[i] = i > 0 && pthread_create(&thread[i], NULL, thread_main, &part[i]) == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    for (int64_t i = 0; i < count; i++)
+        if (!started[i]) part[i].fill(&part[i]);
+    for (int64_t i = 1; i < count; i++)
+        if (started[i]) pthread_join(thread[i], NULL);
+}
+
+/* ---------------------------------------------------------------- random numbers */
+static void draw(const mth__random *f, mth_dtype dtype, uint64_t element, int64_t stride, int64_t n, void *data, int64_t at) {
+    float some[AT_ONCE];
+    for (int64_t done = 0; done < n; done += AT_ONCE) {
+        const int64_t count = n - done < AT_ONCE ? n - done : AT_ONCE;
+        const uint64_t first = element + (uint64_t)(done * stride);
+        if (f->range) {
+            for (int64_t i = 0; i < count; i++)
+                ((int32_t *)data)[at + done + i] = (int32_t)(f->low + mth__philox_below(f->seed, f->stream, first + (uint64_t)(i * stride), f->range));
+            continue;
+        }
+        const float scale = (float)f->scale;
+        if (f->init == MTH__INIT_NORMAL) {
+            mth__philox_normals(f->seed, f->stream, first, (uint64_t)stride, (size_t)count, some);
+            for (int64_t i = 0; i < count; i++) some[i] *= scale;
+        } else if (f->init == MTH__INIT_UNIFORM) {
+            for (int64_t i = 0; i < count; i++) some[i] = scale * (2 * mth__philox_uniform(f->seed, f->stream, first + (uint64_t)(i * stride)) - 1);
+        } else {
+            for (int64_t i = 0; i < count; i++) some[i] = f->init == MTH__INIT_ONE;
+        }
+        if (dtype == MTH_FLOAT32) memcpy((float *)data + at + done, some, (size_t)count * sizeof *some);
+        else
+            for (int64_t i = 0; i < count; i++) mth__element_store(dtype, data, at + done + i, some[i]);
+    }
+}
+
+static void random_range(const range *r) {
+    const mth__held *h = r->held;
+    const int last = r->array->shape.rank - 1;
+    int64_t local[MTH__RANK], global[MTH__RANK], offset;
+    mth__held_strides(r->array, h, local, global, &offset);
+    const int64_t inner = last < 0 ? 1 : h->size[last], stride = last < 0 ? 1 : global[last];
+    for (int64_t i = r->begin, n; i < r->end; i += n) { /* a row, or what the range has of it */
+        const int64_t within = i % inner;
+        int64_t row = i / inner, element = offset + within * stride;
+        for (int d = last - 1; d >= 0; d--) {
+            element += row % h->size[d] * global[d];
+            row /= h->size[d];
+        }
+        n = inner - within < r->end - i ? inner - within : r->end - i;
+        draw(r->what, r->array->dtype, (uint64_t)element, stride, n, r->data, i);
+    }
+}
+
+mth_status mth__fill_random(void *context, const mth_array *a, const mth__held *h, void *data) {
+    fill_ranges((range){random_range, context, a, h, data, 0, 0}, mth__held_elements(a, h));
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- constants */
+static void constant_range(const range *r) {
+    const double value = *(const double *)r->what;
+    const mth_dtype dtype = r->array->dtype;
+    uint64_t bits[1] = {0};
+    mth__element_store(dtype, bits, 0, value);
+    switch (mth_dtype_size(dtype)) {
+    case 1: memset((char *)r->data + r->begin, (int)(bits[0] & 0xff), (size_t)(r->end - r->begin)); break;
+    case 2: for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 2 * i, bits, 2); break;
+    case 4: for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 4 * i, bits, 4); break;
+    default: for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 8 * i, bits, 8);
+    }
+}
+
+mth_status mth__fill_constant(void *context, const mth_array *a, const mth__held *h, void *data) {
+    fill_ranges((range){constant_range, context, a, h, data, 0, 0}, mth__held_elements(a, h));
+    return NULL;
+}
