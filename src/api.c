@@ -22,14 +22,10 @@ static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory")
 /* ---------------------------------------------------------------- compile */
 static mth_status unknown_name(const char *option, const char *kind, const char *name, const mth_model *m, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t)) {
     size_t n = count(m);
-    const char *near = NULL;
     const char **names = mth__calloc(n ? n : 1, sizeof *names);
     if (!names) return no_memory();
     for (size_t i = 0; i < n; i++) names[i] = at(m, i);
-    near = mth__nearest(name, names, n);
-    if (!near && n) near = names[0];
-    mth_status s = near ? FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'", option, kind, name), F("use '%s'", near))
-                        : FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s', and no other", option, kind, name), F("leave it out"));
+    mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'", option, kind, name), mth__name_fix(kind, name, names, n));
     mth__free(names);
     return s;
 }
@@ -46,8 +42,9 @@ static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *o
     for (size_t i = 0; i < dict->count; i++) {
         mth_arg entry = dict->items[i];
         if (!has_name(c->model, dict->keys[i], count, at)) return unknown_name(option, kind, dict->keys[i], c->model, count, at);
+        const char *text = mth__arg_text(c->arena, entry); /* here: a jump from among the texts of an error would lose them */
         if (entry.kind != MTH_ARG_LIST || entry.count > MTH__RANK)
-            return FAIL(MTH_ERROR_TYPE, F("%s: the spec of '%s' is %s", option, dict->keys[i], mth__arg_text(c->arena, entry)), F("give a tuple with an entry a dimension: a mesh axis, a tuple of axes, or None"));
+            return FAIL(MTH_ERROR_TYPE, F("%s: the spec of '%s' is %s", option, dict->keys[i], text), F("give a tuple with an entry a dimension: a mesh axis, a tuple of axes, or None"));
         mth__spec_of *s = &spec[(*n)++];
         s->name = dict->keys[i];
         s->rank = (int)entry.count;
@@ -71,7 +68,8 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
         }
         bool good = shape.kind == MTH_ARG_LIST && shape.count <= MTH__RANK;
         for (size_t k = 0; good && k < shape.count; k++) good = shape.items[k].kind == MTH_ARG_INT;
-        if (!good) return FAIL(MTH_ERROR_TYPE, F("shapes: the shape of '%s' is %s", d->name, mth__arg_text(c->arena, dict->items[i])), F("give a tuple of sizes, or (sizes, dtype)"));
+        const char *text = mth__arg_text(c->arena, dict->items[i]);
+        if (!good) return FAIL(MTH_ERROR_TYPE, F("shapes: the shape of '%s' is %s", d->name, text), F("give a tuple of sizes, or (sizes, dtype)"));
         d->shape.rank = (int)shape.count;
         for (size_t k = 0; k < shape.count; k++) d->shape.dim[k] = shape.items[k].integer;
     }
@@ -122,6 +120,8 @@ static mth_status compile_body(void *context) {
 
 mth_status mth_compile(const mth_model *model, mth_backend *backend, const mth_option *option, size_t count, mth_compiled **out) {
     compiling k = {model, backend, option, count, out, NULL};
+    TRY(mth__given(model, "the model"));
+    TRY(mth__given(backend, "the backend"));
     TRY(mth__model_copy(model, &k.copy));
     pthread_mutex_lock(&backend->lock);
     mth_status s = mth__guard(compile_body, &k);
@@ -224,6 +224,7 @@ static mth__input_description description_of(const mth_compiled *c, const mth_na
 }
 
 static mth_status request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
+    TRY(mth__named_check(input, count, "inputs"));
     size_t known = mth__model_input_count(c->model), n = 0;
     *r = (mth__request){.outputs = mth__model_output_count(c->model)};
     r->input = mth__calloc(count + known + 1, sizeof *r->input);
@@ -288,9 +289,7 @@ mth_status mth_plan(mth_compiled *c, const mth_named *input, size_t count, bool 
 }
 
 /* ---------------------------------------------------------------- parameters */
-static mth_status make_parameters(mth_compiled *c, const mth_named *input, size_t count, bool with_data, uint64_t seed, mth_arrays **out) {
-    mth__plan *plan;
-    TRY(forward_plan(c, input, count, &plan));
+static mth_status make_parameters(mth_compiled *c, const mth__plan *plan, bool with_data, uint64_t seed, mth_arrays **out) {
     mth_arrays *all;
     TRY(mth__arrays_new(plan->parameters, &all));
     mth_status s = NULL;
@@ -308,14 +307,26 @@ static mth_status make_parameters(mth_compiled *c, const mth_named *input, size_
     return s;
 }
 
-mth_status mth_get_parameters(mth_compiled *c, const mth_named *input, size_t count, uint64_t seed, mth_arrays **out) {
+/* Seconds may go by while many numbers are drawn: others are not kept out meanwhile. */
+static mth_status parameters_for(mth_compiled *c, const mth_named *input, size_t count, bool with_data, uint64_t seed, mth_arrays **out) {
+    mth__plan *plan;
     pthread_mutex_lock(&c->lock);
-    return unlock(c, make_parameters(c, input, count, true, seed, out));
+    mth_status s = forward_plan(c, input, count, &plan);
+    if (s) return unlock(c, s);
+    plan->running++;
+    pthread_mutex_unlock(&c->lock);
+    s = make_parameters(c, plan, with_data, seed, out);
+    pthread_mutex_lock(&c->lock);
+    plan->running--;
+    return unlock(c, s);
+}
+
+mth_status mth_get_parameters(mth_compiled *c, const mth_named *input, size_t count, uint64_t seed, mth_arrays **out) {
+    return parameters_for(c, input, count, true, seed, out);
 }
 
 mth_status mth_get_parameter_layout(mth_compiled *c, const mth_named *input, size_t count, mth_arrays **out) {
-    pthread_mutex_lock(&c->lock);
-    return unlock(c, make_parameters(c, input, count, false, 0, out));
+    return parameters_for(c, input, count, false, 0, out);
 }
 
 /* ---------------------------------------------------------------- evaluate */
@@ -324,15 +335,15 @@ static mth_status check_names(const char *what, const char *const *given, size_t
     for (size_t i = 0; i < count; i++) {
         bool found = false;
         for (size_t k = 0; !found && k < n; k++) found = strcmp(given[i], known[k]) == 0;
-        if (found) continue;
-        const char *near = mth__nearest(given[i], known, n);
-        return FAIL(MTH_ERROR_KEY, F("there is no %s '%s'", what, given[i]), near ? F("use '%s'", near) : F("leave '%s' out", given[i]));
+        if (!found) return FAIL(MTH_ERROR_KEY, F("there is no %s '%s'", what, given[i]), mth__name_fix(what, given[i], known, n));
     }
     return NULL;
 }
 
 static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_request *g, mth__request *r) {
     size_t n = r->outputs, known = mth__model_input_count(c->model);
+    TRY(mth__named_check(g->output_gradients, g->output_gradient_count, "output_gradients"));
+    for (size_t i = 0; i < g->input_gradient_count; i++) TRY(mth__given(g->input_gradients ? g->input_gradients[i] : NULL, "a name in input_gradients"));
     const char **names = mth__calloc(n + known + g->output_gradient_count + 1, sizeof *names), **given = names ? names + n + known : NULL;
     if (!names) return no_memory();
     for (size_t i = 0; i < n; i++) names[i] = mth__model_output_name(c->model, i);
@@ -430,10 +441,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         if (!s) s = mth__array_as(a, c->backend, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
-    if (!s) {
-        atomic_store(&c->stop, 0);
-        s = c->backend->vtable->run(plan->executable, entry, exit, &c->stop);
-    }
+    if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &c->stop);
     mth_arrays *values = NULL, *slopes = NULL;
     if (!s) s = collect(c, p, exit, false, &values);
     if (!s && gradients) s = collect(c, p, exit, true, &slopes);
@@ -457,20 +465,23 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
     mth__plan *plan;
     TRY(request_for(c, input, count, &r));
     mth_status s = g ? check_output_gradients(c, g, &r) : NULL;
-    if (!s) {
-        pthread_mutex_lock(&c->lock);
-        s = plan_for(c, &r, true, &plan);
-        if (!s) {
-            c->last = plan;
-            plan->running++;
-        }
-        pthread_mutex_unlock(&c->lock);
+    if (s) {
+        request_free(&r);
+        return s;
     }
-    request_free(&r);
-    TRY(s);
-    s = run(c, plan, parameters, input, count, g, outputs, g ? gradients : NULL);
     pthread_mutex_lock(&c->lock);
-    plan->running--;
+    if (!c->evaluating++) atomic_store(&c->stop, 0); /* one that comes while others run must not lose what was asked of them */
+    s = plan_for(c, &r, true, &plan);
+    request_free(&r);
+    if (!s) {
+        c->last = plan;
+        plan->running++;
+        pthread_mutex_unlock(&c->lock);
+        s = run(c, plan, parameters, input, count, g, outputs, g ? gradients : NULL);
+        pthread_mutex_lock(&c->lock);
+        plan->running--;
+    }
+    c->evaluating--;
     return unlock(c, s);
 }
 

@@ -19,7 +19,7 @@ typedef struct mth__plan {
     mth__program *program;
     mth__executable *executable;                   /* NULL until it first runs */
     size_t parameters; const struct mth__parameter *parameter; /* in order of composition */
-    int running;                                   /* evaluates that use it now; under the compiled model's lock */
+    int running;                                   /* calls that use it now; under the compiled model's lock */
     struct mth__plan *next;                        /* last used first */
 } mth__plan;
 typedef struct mth__parameter { const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding; int init; double scale; } mth__parameter;
@@ -34,7 +34,8 @@ struct mth_compiled {
     pthread_mutex_t lock;                          /* of the cache and of planning */
     mth__plan *plan, *last;                        /* the cache; the one last used */
     const mth__parameter *layout; size_t layouts;  /* fixed by the first plan: binds all later ones (in the first plan's arena) */
-    atomic_int stop;
+    int evaluating;                                /* calls of evaluate now; under the lock */
+    atomic_int stop;                               /* of all of them */
 };
 extern const mth__opt mth__compile_options[];
 

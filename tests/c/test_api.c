@@ -1,6 +1,7 @@
 /* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails at every index. */
 #include "unit.h"
 #include <pthread.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static mth_module *module(const char *type, const mth_option *option, size_t n) {
@@ -232,6 +233,148 @@ TEST(plans_for_ever_new_shapes_do_not_pile_up) {
     }
     CHECK(mth_debug_live_allocations() < most + 200); /* 100 more plans would be thousands */
     end(&e);
+}
+
+TEST(errors_name_the_line_that_composed_the_operator) {
+    mth_model *m = NULL;
+    mth_backend *backend = NULL;
+    mth_compiled *compiled = NULL;
+    mth_array *x = NULL, *y = NULL;
+    mth_arrays *parameters = NULL, *out = NULL, *slopes = NULL;
+    CHECK_STATUS(mth_model_create(&m));
+    mth_set_source_line("model.py:7");
+    CHECK_STATUS(add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}), MTH_WIRES({"input", "a"}, {"output", "h"}), MTH_PLAIN));
+    CHECK_STATUS(add(m, "Add", NULL, 0, MTH_WIRES({"inputs", "h"}, {"inputs", "b"}, {"output", "y"}), MTH_PLAIN));
+    mth_set_source_line("train.py:50");
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
+    CHECK_STATUS(mth_compile(m, backend, NULL, 0, &compiled));
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){4, 6}, 1, NULL, &x));
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){4, 5}, 1, NULL, &y));
+    mth_named input[] = {{"a", x}, {"b", y}};
+    CHECK_FAILS(mth_get_parameters(compiled, input, 2, 0, &parameters), MTH_ERROR_VALUE, "at model.py:7");
+    CHECK_FAILS(mth_get_parameters(compiled, input, 2, 0, &parameters), MTH_ERROR_VALUE, "h: float32 (4, 3)");
+    CHECK_FAILS(mth_get_parameters(compiled, input, 1, 0, &parameters), MTH_ERROR_KEY, "at train.py:50");
+    mth_set_source_line(NULL);
+    mth_array_free(y);
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){4, 3}, 1, NULL, &y));
+    input[1].array = y;
+    mth_named seed = {"elsewhere", y};
+    mth_gradient_request request = {&seed, 1, NULL, 0};
+    CHECK_STATUS(mth_get_parameters(compiled, input, 2, 0, &parameters));
+    CHECK_FAILS(mth_evaluate(compiled, parameters, input, 2, &request, &out, &slopes), MTH_ERROR_KEY, "the only output is 'y'");
+    mth_arrays_free(parameters);
+    mth_array_free(x);
+    mth_array_free(y);
+    mth_compiled_free(compiled);
+    mth_backend_free(backend);
+    mth_model_free(m);
+}
+
+TEST(null_is_an_error_not_a_crash) {
+    session e = begin(4);
+    mth_named nameless = {NULL, e.x}, empty = {"input", NULL}, input = {"input", e.x};
+    mth_gradient_request request = {NULL, 1, NULL, 0};
+    mth_arrays *out = NULL, *layout = NULL;
+    mth_array *a = NULL;
+    mth_compiled *compiled = NULL;
+    mth_backend *backend = NULL;
+    mth_module *m = NULL;
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &nameless, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "name");
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &empty, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "'input' has no array");
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, NULL, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "NULL");
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL), MTH_ERROR_TYPE, "output_gradients");
+    request = (mth_gradient_request){NULL, 0, NULL, 1};
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL), MTH_ERROR_TYPE, "input_gradients");
+    request = (mth_gradient_request){0};
+    CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL)); /* gradients nobody takes */
+    mth_arrays_free(out);
+    out = NULL;
+    CHECK_STATUS(mth_get_parameter_layout(e.compiled, &input, 1, &layout));
+    CHECK_FAILS(mth_evaluate(e.compiled, layout, &input, 1, NULL, &out, NULL), MTH_ERROR_VALUE, "layout");
+    mth_arrays_free(layout);
+    CHECK_FAILS(mth_arrays_create(&empty, 1, &out), MTH_ERROR_TYPE, "'input'");
+    CHECK_FAILS(mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){3}, NULL, NULL, &a), MTH_ERROR_TYPE, "the data");
+    CHECK_FAILS(mth_array_randn(e.backend, 1, NULL, 0, NULL, &a), MTH_ERROR_TYPE, "the shape");
+    CHECK_FAILS(mth_array_randn(NULL, 0, NULL, 0, NULL, &a), MTH_ERROR_TYPE, "the backend");
+    CHECK_FAILS(mth_array_full(e.backend, MTH_INT32, 3e9, 0, NULL, NULL, &a), MTH_ERROR_VALUE, "does not fit");
+    CHECK_FAILS(mth_array_full(e.backend, MTH_FLOAT32, 0, 3, (int64_t[]){(int64_t)1 << 40, (int64_t)1 << 40, 0}, NULL, &a), MTH_ERROR_VALUE, "2^62");
+    CHECK_FAILS(mth_array_from_safetensors(e.backend, NULL, "a", false, NULL, &a), MTH_ERROR_TYPE, "the path");
+    CHECK_FAILS(mth_compile(NULL, e.backend, NULL, 0, &compiled), MTH_ERROR_TYPE, "the model");
+    CHECK_FAILS(mth_backend_create(NULL, NULL, 0, &backend), MTH_ERROR_TYPE, "engine");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({NULL, mth_int(1)}), &m), MTH_ERROR_TYPE, "name of an option");
+    CHECK(!out && !a && !compiled && !backend && !m);
+    CHECK_STATUS(mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){0}, NULL, NULL, &a));
+    mth_array_free(a);
+    end(&e);
+}
+
+/* What is drawn by several threads, in parts, equals what one thread draws element by element. */
+TEST(drawn_numbers_do_not_depend_on_who_draws_them) {
+    mth_backend *backend = NULL;
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}), &backend));
+    enum { ROWS = 1001, COLUMNS = 777 };
+    static float whole[ROWS * COLUMNS], part[ROWS * COLUMNS], small[COLUMNS];
+    mth_arg columns = MTH_SPEC(MTH_NONE, mth_int(0));
+    mth_array *a = NULL;
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, NULL, &a));
+    CHECK_STATUS(mth_array_gather(a, whole));
+    mth_array_free(a);
+    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, &columns, &a));
+    CHECK_STATUS(mth_array_gather(a, part));
+    mth_array_free(a);
+    CHECK(memcmp(whole, part, sizeof whole) == 0);
+    CHECK_STATUS(mth_array_randn(backend, 1, (int64_t[]){COLUMNS}, 5, NULL, &a));
+    CHECK_STATUS(mth_array_gather(a, small));
+    mth_array_free(a);
+    CHECK(memcmp(whole, small, sizeof small) == 0);
+    uint64_t h = 14695981039346656037u;
+    for (size_t i = 0; i < sizeof small / sizeof *small; i++) h = (h ^ (uint64_t)lrint(small[i] * 1000)) * 1099511628211u;
+    CHECK(h == 0xe29938df938a158e); /* the values stay from version to version */
+    CHECK_STATUS(mth_array_full(backend, MTH_INT64, -3, 1, (int64_t[]){500000}, NULL, &a));
+    const int64_t *all = mth_array_get_whole(a);
+    bool same = true;
+    for (int i = 0; i < 500000; i++) same &= all[i] == -3;
+    CHECK(same);
+    mth_array_free(a);
+    mth_backend_free(backend);
+}
+
+TEST(a_fork_runs_and_ends) {
+    session e = begin(4);
+    mth_named input = {"input", e.x};
+    mth_arrays *out = NULL;
+    CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL));
+    mth_arrays_free(out);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        mth_status s = mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL);
+        if (!s) mth_arrays_free(out);
+        end(&e);
+        _exit(s != NULL);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    end(&e);
+}
+
+TEST(objects_may_be_freed_in_any_order) {
+    session e = begin(4);
+    mth_named input = {"input", e.x};
+    mth_arrays *out = NULL;
+    CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL));
+    mth_backend_free(e.backend);
+    mth_compiled_free(e.compiled);
+    mth_arrays_free(e.parameters);
+    mth_array *kept = mth_arrays_find(out, "output");
+    mth_array_retain(kept);
+    mth_arrays_free(out);
+    mth_array_free(e.x);
+    float data[12];
+    CHECK_STATUS(mth_array_gather(kept, data));
+    CHECK(strstr(mth_array_get_sharding(kept), "mesh (3,)"));
+    mth_array_free(kept);
 }
 
 TEST(safetensors_slices_and_lies) {
