@@ -4,9 +4,9 @@
 #include "emit/verify.h"
 #include <string.h>
 
-typedef struct { bool set; int64_t local; mth__split split; } cut; /* of a factor */
+typedef struct { bool set; mth__cut as; } cut; /* of a factor */
 typedef struct {
-    const mth__verification *v;
+    mth__verification *v;
     int i;
     const mth__instr *k;
     mth__rule rule;
@@ -41,11 +41,10 @@ static mth_status check_cut(row *w, int f, int32_t unit, int d, int x) {
         return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split, and must be whole", d, p->name));
     if (w->rule.factor[f].kind == MTH__WHOLE) return NULL; /* its sizes may differ: concat, slice */
     if (p->local.dim[d] % unit) return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split inside a unit of %d", d, p->name, unit));
-    if (!c->set) *c = (cut){true, p->local.dim[d] / unit, *s};
-    bool same = c->split.naxes == s->naxes && c->split.cyclic == s->cyclic && c->local == p->local.dim[d] / unit;
-    for (int i = 0; i < s->naxes && same; i++) same = c->split.axis[i] == s->axis[i];
-    return same ? NULL : mth__refuse(w->v, w->i, x, F("dimension %d of %s is split otherwise than in the other operands and results", d,
-                                                      p->name));
+    const mth__cut as = {.n = p->shape.dim[d], .unit = unit, .split = *s};
+    if (!c->set) *c = (cut){true, as};
+    if (mth__verify_same_cut(w->v, p->sharding.on, &c->as, &as)) return NULL;
+    return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split otherwise than in the other operands and results", d, p->name));
 }
 
 static mth_status check_cuts(row *w) {
@@ -94,7 +93,7 @@ static mth_status check_partial(const row *w) {
     const mth__instr *k = w->k;
     unsigned in, split = 0;
     TRY(incoming(w, &in));
-    for (int f = 0; f < w->rule.n; f++) split |= axes_of(&w->cut[f].split);
+    for (int f = 0; f < w->rule.n; f++) split |= axes_of(&w->cut[f].as.split);
     if (in & split) return mth__refuse(w->v, w->i, k->in[0], F("an axis splits a dimension, and an operand is a partial sum over it"));
     for (int j = 0; j < k->nout; j++) {
         const mth__pvalue *p = &w->v->r->value.at[k->out[j]];
@@ -103,7 +102,7 @@ static mth_status check_partial(const row *w) {
             if (w->rule.out[j][d] >= 0) has |= 1u << w->rule.out[j][d];
         for (int f = 0; f < w->rule.n; f++) {
             if (has >> f & 1) continue;
-            unsigned axes = axes_of(&w->cut[f].split);
+            unsigned axes = axes_of(&w->cut[f].as.split);
             if (axes && w->rule.factor[f].kind == MTH__PASS)
                 return mth__refuse(w->v, w->i, k->out[j], F("%s lacks a dimension over which its operands are split", p->name));
             *(w->rule.factor[f].kind == MTH__MAX ? &max : &sum) |= axes;

@@ -1,5 +1,5 @@
-/* What a role says of its values, for each of its devices: placement, sharding, local shape, and where they lie. A way to split a dimension
- * is looked at once for the devices of a role, however many values have it. */
+/* What a role says of its values, for each of its devices: placement, sharding, local shape, where they lie, and that a view can be one. A
+ * way to split a dimension is looked at once for the devices of a role, however many values have it. */
 #include "emit/verify.h"
 #include <string.h>
 
@@ -57,7 +57,80 @@ static mth_status check_place(const mth__verification *v, seen *s, int x) {
     return NULL;
 }
 
-static mth_status check_storage(const mth__verification *v, int x) {
+/* ---------------------------------------------------------------- views */
+static int64_t gcd(int64_t a, int64_t b) {
+    while (b) { int64_t t = a % b; a = b; b = t; }
+    return a;
+}
+
+static bool equal_cut(const mth__cut *a, const mth__cut *b) {
+    return a->n == b->n && a->unit == b->unit && mth__split_equal(&a->split, &b->split);
+}
+
+bool mth__verify_same_cut(mth__verification *v, const mth__placement *on, const mth__cut *a, const mth__cut *b) {
+    bool same = a->split.naxes == b->split.naxes && a->split.cyclic == b->split.cyclic;
+    for (int i = 0; i < a->split.naxes && same; i++) same = a->split.axis[i] == b->split.axis[i];
+    if (!same) return false;
+    if (a->split.naxes == 0) return a->n / a->unit == b->n / b->unit;
+    if (a->n == b->n && a->unit == b->unit && a->split.grain == b->split.grain) return true;
+    if (a->split.cyclic && a->unit != b->unit) return false;
+    for (int i = 0; i < MTH__CUTS; i++) {
+        const mth__same_cut *k = &v->same[i];
+        if (k->on == on && equal_cut(&k->a, a) && equal_cut(&k->b, b)) return true;
+    }
+    int64_t shared = gcd(a->unit, b->unit), ua = shared ? a->unit / shared : 1, ub = shared ? b->unit / shared : 1;
+    for (int i = 0; i < v->r->ndevice; i++) {
+        int coordinate[MTH__AXES];
+        mth__placement_coordinates(on, on->rank_of[v->r->device[i]], coordinate);
+        mth__extent x = mth__split_extent(a->n, &a->split, on, coordinate), y = mth__split_extent(b->n, &b->split, on, coordinate);
+        if (x.size == 0 && y.size == 0) continue;
+        if (x.start % ua || y.start % ub || x.start / ua != y.start / ub || x.size % ua || y.size % ub || x.size / ua != y.size / ub)
+            return false;
+    }
+    v->same[v->same_next] = (mth__same_cut){on, *a, *b};
+    v->same_next = (v->same_next + 1) % MTH__CUTS;
+    return true;
+}
+
+static int next_split(const mth__pvalue *p, int d) {
+    while (d < p->shape.rank && p->sharding.dim[d].naxes == 0) d++;
+    return d;
+}
+
+static int64_t inward(const mth__pvalue *p, int d) { /* local elements from dimension d on */
+    int64_t n = 1;
+    for (; d < p->shape.rank; d++) n *= p->local.dim[d];
+    return n;
+}
+
+/* A view is what reshapes and slices make of its base where that moves nothing on any device. Dimensions that are split pair up in order,
+   each pair cut into the same parts. What a device holds from such a dimension inward is then as much in the view as in the base, and the
+   view starts at a multiple of it; or less, of a single part, which a slice may cut with nothing major beside it. */
+static mth_status check_view(mth__verification *v, int x) {
+    const mth__pvalue *p = &v->r->value.at[x], *base = &v->r->value.at[p->index];
+    const int64_t start = p->offset / (int64_t)mth_dtype_size(p->dtype);
+    for (int d = next_split(base, 0), e = next_split(p, 0);; d = next_split(base, d + 1), e = next_split(p, e + 1)) {
+        bool ends = d == base->shape.rank;
+        if (ends != (e == p->shape.rank))
+            return mth__refuse(v, -1, x, F("%s is split over other axes than %s, of which it is a view", p->name, base->name));
+        if (ends) return NULL;
+        int64_t n = base->shape.dim[d], m = p->shape.dim[e], parts = gcd(n, m);
+        mth__cut a = {.n = n, .unit = parts ? n / parts : 1, .split = base->sharding.dim[d]};
+        mth__cut b = {.n = m, .unit = parts ? m / parts : 1, .split = p->sharding.dim[e]};
+        if (!mth__verify_same_cut(v, p->sharding.on, &a, &b))
+            return mth__refuse(v, -1, x, F("dimension %d of %s is cut otherwise than dimension %d of %s, of which it is a view", e, p->name,
+                                           d, base->name));
+        if (p->bytes == 0) continue;
+        int64_t has = inward(base, d), shows = inward(p, e);
+        bool single = p->bytes == shows * (int64_t)mth_dtype_size(p->dtype) && p->local.dim[e] == b.unit && shows < has;
+        if (single ? start / (has / (base->local.dim[d] / a.unit)) != (start + shows - 1) / (has / (base->local.dim[d] / a.unit))
+                   : shows != has || start % has)
+            return mth__refuse(v, -1, x, F("%s, at %lld, shows rows of %s that are not its own", p->name, (long long)p->offset, base->name));
+    }
+}
+
+/* ---------------------------------------------------------------- places */
+static mth_status check_storage(mth__verification *v, int x) {
     const mth__pvalue *p = &v->r->value.at[x];
     switch (p->storage) {
     case MTH__IN_SLAB:
@@ -88,10 +161,11 @@ static mth_status check_storage(const mth__verification *v, int x) {
         || p->sharding.reduce != base->sharding.reduce)
         return mth__refuse(v, -1, x, F("%s is of another dtype, placement or partial sum than %s, of which it is a view", p->name,
                                        base->name));
-    return NULL;
+    return check_view(v, x);
 }
 
 mth_status mth__verify_values(mth__verification *v) {
+    memset(v->same, 0, sizeof v->same); /* they hold for the devices of one role */
     seen s = {.placed = NEW_ARRAY(v->arena, bool, v->p->mesh->placements.n)};
     for (int x = 0; x < (int)v->r->value.n; x++) {
         const mth__pvalue *p = &v->r->value.at[x];

@@ -159,6 +159,28 @@ static bool value_as_partial(mth__role *r) {
         }
     return false;
 }
+static int pick_split_view(const mth__role *r, int *d) {
+    int v = pick_value(r, MTH__IN_ALIAS);
+    for (*d = 0; v >= 0 && *d < r->value.at[v].shape.rank; ++*d)
+        if (r->value.at[v].sharding.dim[*d].naxes) return v;
+    return -1;
+}
+static bool unsplit_view(mth__role *r) { /* every device's part said to be the whole */
+    int d, v = pick_split_view(r, &d);
+    if (v < 0) return false;
+    r->value.at[v].shape.dim[d] = r->value.at[v].local.dim[d];
+    r->value.at[v].sharding.dim[d] = (mth__split){0};
+    return true;
+}
+static bool shift_view(mth__role *r) { /* the ends of rows and the beginnings of the next */
+    int d, v = pick_split_view(r, &d);
+    if (v < 0) return false;
+    mth__pvalue *x = &r->value.at[v];
+    const int64_t element = (int64_t)mth_dtype_size(x->dtype), room = r->value.at[x->index].bytes - x->bytes;
+    if (x->local.dim[d] < 2 || room == 0) return false;
+    x->offset += x->offset < room ? element : -element;
+    return true;
+}
 static bool shrink_slab(mth__role *r) {
     if (!r->slab) return false;
     r->slab -= 64;
@@ -181,7 +203,8 @@ static const struct { const char *name; bool (*change)(mth__role *); bool certai
     {"read_later_value", read_later_value, true},  {"read_other_value", read_other_value, false},
     {"wrong_local_shape", wrong_local_shape, true}, {"partial_as_value", partial_as_value, true},
     {"value_as_partial", value_as_partial, true},  {"shrink_slab", shrink_slab, true},
-    {"lose_exit", lose_exit, false}};
+    {"lose_exit", lose_exit, false},
+    {"unsplit_view", unsplit_view, true},          {"shift_view", shift_view, true}};
 enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 
 GUARDED(mutants_are_refused) {
@@ -267,6 +290,57 @@ GUARDED(splits_must_agree) {
                                           "dimension 1 of x is split, and must be whole",
                                           "is split otherwise"};
         refused(g, why[k]);
+    }
+}
+
+/* 10 rows over 3 devices are 4, 4, 2, and 6, 4 and none by 6: the second device has as many either way, but others. */
+GUARDED(equal_sizes_are_not_equal_parts) {
+    mth__builder b;
+    mth__graph *g = graph_of(&b, 3);
+    const mth__placement *on = mth__place_whole(g->mesh);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(10), on, SPLIT(0)), *y = node1(&b, "exp", NULL, x, on, SPLIT(0), 0);
+    output(g, "y", y);
+    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    CHECK_STATUS(mth__program_verify(p));
+    mth__role *r = &p->role.at[p->role_of[1]];
+    for (size_t v = 0; v < r->value.n; v++)
+        if (r->value.at[v].storage == MTH__IN_EXIT) r->value.at[v].sharding.dim[0].grain = 6;
+    int32_t second = 1;
+    r->device = &second; /* that of device 1 alone: checked before the other roles */
+    r->ndevice = 1;
+    p->role_of = (const int32_t[]){1, 0, 1};
+    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, "dimension 0 of");
+}
+
+/* A reshape of a split value: heads of 4 columns, two heads a device. The view's shardings and offsets that would show other elements. */
+GUARDED(views_show_what_they_say) {
+    mth__builder b;
+    for (int k = 0; k < 5; k++) {
+        mth__graph *g = graph_of(&b, 2);
+        const mth__placement *on = mth__place_whole(g->mesh);
+        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(6, 16), on, SPLIT(-1, 0));
+        mth__value *rows = node1(&b, "slice", &(mth__attrs){.i = {0, 2, 5}}, x, on, SPLIT(-1, 0), 0);
+        mth__value *heads = node1(&b, "reshape", &(mth__attrs){.i = {3, 3, 4, 4}}, rows, on, SPLIT(-1, 0, -1), 0);
+        output(g, "y", node1(&b, "exp", NULL, heads, on, SPLIT(-1, 0, -1), 0));
+        mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+        mth__pvalue *v = NULL;
+        for (size_t i = 0; i < p->role.at[0].value.n; i++)
+            if (p->role.at[0].value.at[i].shape.rank == 3 && p->role.at[0].value.at[i].storage == MTH__IN_ALIAS)
+                v = &p->role.at[0].value.at[i];
+        CHECK(v != NULL);
+        if (!v) break;
+        if (k == 1) v->offset += 16; /* half a row on */
+        if (k == 2) v->offset += 32; /* a row on: the rows of another slice */
+        if (k == 3) v->shape.dim[1] = 2, v->sharding.dim[1] = (mth__split){0};
+        if (k == 4) { /* the right half of each head in place of the second half of the heads */
+            v->shape = SHAPE(3, 2, 8);
+            v->sharding.dim[2] = v->sharding.dim[1];
+            v->sharding.dim[1] = (mth__split){0};
+        }
+        static const char *const why[] = {"", "shows rows of x that are not its own", "", "split over other axes than x",
+                                          "shows rows of x that are not its own"};
+        if (*why[k]) CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why[k]);
+        else CHECK_STATUS(mth__program_verify(p));
     }
 }
 
