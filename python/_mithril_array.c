@@ -45,6 +45,10 @@ static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *d
         PyErr_SetString(PyExc_BufferError, "arrays of mithril are read-only; numpy.array(x) makes a copy that can be written");
         return -1;
     }
+    if ((flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS && rank > 1) {
+        PyErr_SetString(PyExc_BufferError, "arrays of mithril are row-major; numpy.asfortranarray(x) makes a copy that is not");
+        return -1;
+    }
     Py_ssize_t bytes = (Py_ssize_t)shown_size(dtype);
     for (int d = 0; d < rank; d++) bytes *= shape[d];
     *out = (Py_buffer){.buf = (void *)(bytes ? data : nothing),

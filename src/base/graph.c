@@ -25,8 +25,9 @@ mth__value *mth__graph_value(mth__graph *g, mth__value_kind kind, const char *na
 }
 
 char *mth__value_text(const mth__value *v) {
-    char name[24], shape[256], where[512];
-    snprintf(name, sizeof name, "%%%d", v->id);
+    char name[128], shape[256], where[512];
+    if (v->node && v->node->module) snprintf(name, sizeof name, "a value inside %.100s", v->node->module);
+    else snprintf(name, sizeof name, "%%%d", v->id);
     mth__shape_write(shape, sizeof shape, v->shape);
     where[0] = 0;
     if (v->sharding.on) {

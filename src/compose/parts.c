@@ -33,7 +33,9 @@ mth_status mth__check_one_spec(const mth_module *m) {
 /* ---------------------------------------------------------------- operands */
 char *mth__port_text(const char *port, const mth__value *v) {
     char shape[256];
+    const char *connection = v->name ? v->name : v->wire;
     mth__shape_write(shape, sizeof shape, v->shape);
+    if (connection && strcmp(connection, port)) return F("%s ('%s'): %s %s", port, connection, mth_dtype_name(v->dtype), shape);
     return F("%s: %s %s", port, mth_dtype_name(v->dtype), shape);
 }
 

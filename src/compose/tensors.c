@@ -54,18 +54,25 @@ static mth_status need_floats(mth__expansion *e) {
     return NULL;
 }
 
-static mth_status fold(mth__expansion *e, const char *op) {
+/* Errors of the next step name what the steps before it made: "h + b". */
+static const char *term_name(const mth__value *v) { return v->name ? v->name : v->wire ? v->wire : "..."; }
+
+static mth_status fold(mth__expansion *e, const char *op, char sign) {
     TRY(need_floats(e));
     mth__value *v = e->in[0];
-    for (int i = 1; i < e->nin; i++) TRY(mth__build2(&e->builder, op, NULL, v, e->in[i], &v));
+    for (int i = 1; i < e->nin; i++) {
+        const char *wire = i + 1 == e->nin ? NULL : mth__format(e->builder.graph->arena, "%s %c %s", term_name(v), sign, term_name(e->in[i]));
+        TRY(mth__build2(&e->builder, op, NULL, v, e->in[i], &v));
+        v->wire = wire;
+    }
     e->out[0] = v;
     return NULL;
 }
 
-static mth_status add_expand(mth__expansion *e) { return fold(e, "add"); }
-static mth_status subtract_expand(mth__expansion *e) { return fold(e, "sub"); }
-static mth_status multiply_expand(mth__expansion *e) { return fold(e, "mul"); }
-static mth_status divide_expand(mth__expansion *e) { return fold(e, "div"); }
+static mth_status add_expand(mth__expansion *e) { return fold(e, "add", '+'); }
+static mth_status subtract_expand(mth__expansion *e) { return fold(e, "sub", '-'); }
+static mth_status multiply_expand(mth__expansion *e) { return fold(e, "mul", '*'); }
+static mth_status divide_expand(mth__expansion *e) { return fold(e, "div", '/'); }
 
 static mth_status wired_several(const mth_module *m, const int *wires) {
     if (wires[0] >= 2) return NULL;
