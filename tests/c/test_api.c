@@ -1,6 +1,7 @@
 /* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails at every index. */
 #include "unit.h"
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -375,6 +376,88 @@ TEST(objects_may_be_freed_in_any_order) {
     CHECK_STATUS(mth_array_gather(kept, data));
     CHECK(strstr(mth_array_get_sharding(kept), "mesh (3,)"));
     mth_array_free(kept);
+}
+
+/* More shapes than plans are kept, in threads that also read plans, draw parameters and place arrays: nobody loses what he uses. */
+static void *use_all_of_it(void *context) {
+    session *e = context;
+    static _Atomic int64_t rows;
+    const char *wrong = NULL;
+    for (int i = 0; i < 25 && !wrong; i++) {
+        int64_t n = 1 + (rows++ * 7) % 90;
+        mth_array *x = NULL, *sharded = NULL;
+        mth_arrays *out = NULL, *parameters = NULL;
+        char *text = NULL;
+        mth_memory_usage memory[3];
+        mth_arg spec = MTH_SPEC(mth_int(0), MTH_NONE);
+        mth_status s = mth_array_randn(e->backend, 2, (int64_t[]){n, 6}, 1, NULL, &x);
+        if (!s) s = mth_array_randn(e->backend, 2, (int64_t[]){n, 6}, 1, &spec, &sharded);
+        mth_named input = {"input", i % 2 ? x : sharded};
+        if (!s) s = mth_evaluate(e->compiled, e->parameters, &input, 1, NULL, &out, NULL);
+        if (!s && mth_array_get_shape(mth_arrays_find(out, "output"))[0] != n) wrong = "another shape";
+        if (!s && i % 5 == 0) s = mth_get_parameters(e->compiled, &input, 1, 3, &parameters);
+        if (!s && i % 5 == 1) s = mth_plan_print(e->compiled, &text);
+        if (!s && i % 5 == 2) s = mth_get_memory_usage(e->compiled, &input, 1, memory, 3);
+        if (s) {
+            printf("  %s\n", mth_error_get_message(s));
+            wrong = "an error";
+        }
+        mth_error_free(s);
+        mth_text_free(text);
+        mth_arrays_free(parameters);
+        mth_arrays_free(out);
+        mth_array_free(sharded);
+        mth_array_free(x);
+    }
+    return (void *)wrong;
+}
+
+TEST(plans_are_let_go_while_others_run) {
+    session e = begin(4);
+    pthread_t thread[4];
+    for (int i = 0; i < 4; i++) pthread_create(&thread[i], NULL, use_all_of_it, &e);
+    for (int i = 0; i < 4; i++) {
+        void *wrong;
+        pthread_join(thread[i], &wrong);
+        CHECK(!wrong);
+    }
+    end(&e);
+}
+
+typedef struct { session *session; atomic_int over; } watch;
+static void *interrupt_often(void *context) {
+    watch *w = context;
+    while (!atomic_load(&w->over)) {
+        mth_compiled_interrupt(w->session->compiled);
+        usleep(100);
+    }
+    return NULL;
+}
+
+TEST(an_interrupt_ends_a_run_and_nothing_else) {
+    session e = begin(64);
+    watch w = {.session = &e};
+    pthread_t thread;
+    int stopped = 0;
+    mth_named input = {"input", e.x};
+    pthread_create(&thread, NULL, interrupt_often, &w);
+    for (int i = 0; i < 200 || (!stopped && i < 200000); i++) {
+        mth_arrays *out = NULL;
+        mth_status s = mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL);
+        if (s) {
+            CHECK(!out && mth_error_get_code(s) == MTH_ERROR_INTERRUPTED);
+            stopped++;
+        }
+        mth_error_free(s);
+        mth_arrays_free(out);
+    }
+    atomic_store(&w.over, 1);
+    pthread_join(thread, NULL);
+    CHECK(stopped > 0);
+    mth_arrays *out = NULL;
+    CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, NULL, &out, NULL));
+    mth_arrays_free(out);
+    end(&e);
 }
 
 TEST(safetensors_slices_and_lies) {
