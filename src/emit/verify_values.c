@@ -104,8 +104,8 @@ static int64_t inward(const mth__pvalue *p, int d) { /* local elements from dime
 }
 
 /* A view is what reshapes and slices make of its base where that moves nothing on any device. Dimensions that are split pair up in order,
-   each pair cut into the same parts. What a device holds from such a dimension inward is then as much in the view as in the base, and the
-   view starts at a multiple of it; or less, of a single part, which a slice may cut with nothing major beside it. */
+   each pair cut in proportion. What a device holds from such a dimension inward is then as much in the view as in the base, and the view
+   starts at a multiple of it; or the view is a piece of it, with nothing major beside it (a microbatch of each device's rows). */
 static mth_status check_view(mth__verification *v, int x) {
     const mth__pvalue *p = &v->r->value.at[x], *base = &v->r->value.at[p->index];
     const int64_t start = p->offset / (int64_t)mth_dtype_size(p->dtype);
@@ -122,9 +122,8 @@ static mth_status check_view(mth__verification *v, int x) {
                                            d, base->name));
         if (p->bytes == 0) continue;
         int64_t has = inward(base, d), shows = inward(p, e);
-        bool single = p->bytes == shows * (int64_t)mth_dtype_size(p->dtype) && p->local.dim[e] == b.unit && shows < has;
-        if (single ? start / (has / (base->local.dim[d] / a.unit)) != (start + shows - 1) / (has / (base->local.dim[d] / a.unit))
-                   : shows != has || start % has)
+        bool piece = shows < has && p->bytes == shows * (int64_t)mth_dtype_size(p->dtype);
+        if (piece ? start / has != (start + shows - 1) / has : shows != has || start % has)
             return mth__refuse(v, -1, x, F("%s, at %lld, shows rows of %s that are not its own", p->name, (long long)p->offset, base->name));
     }
 }

@@ -344,6 +344,19 @@ GUARDED(views_show_what_they_say) {
     }
 }
 
+/* Rows 2 and 3 of the 8 that each device has: a reshape, a slice of each part, and a reshape. */
+GUARDED(a_piece_of_each_part_is_a_view) {
+    mth__builder b;
+    mth__graph *g = graph_of(&b, 2);
+    const mth__placement *on = mth__place_whole(g->mesh);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(16, 3), on, SPLIT(0, -1));
+    mth__value *parts = node1(&b, "reshape", &(mth__attrs){.i = {3, 2, 8, 3}}, x, on, SPLIT(0, -1, -1), 0);
+    mth__value *piece = node1(&b, "slice", &(mth__attrs){.i = {1, 2, 4}}, parts, on, SPLIT(0, -1, -1), 0);
+    mth__value *rows = node1(&b, "reshape", &(mth__attrs){.i = {2, 4, 3}}, piece, on, SPLIT(0, -1), 0);
+    output(g, "y", node1(&b, "exp", NULL, rows, on, SPLIT(0, -1), 0));
+    CHECK_STATUS(mth__program_verify(emit_plan(g, &(mth__emit_options){.overlap = false})));
+}
+
 GUARDED(a_deadlock_names_who_waits) {
     mth__builder b;
     mth__graph *g = graph_of(&b, 2);
