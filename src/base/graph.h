@@ -18,6 +18,7 @@ typedef struct mth__value {
     mth_dtype dtype;
     mth__shape shape;                   /* global */
     mth__node *node; int index;         /* its maker */
+    const struct mth__value *primal;    /* of a gradient: what it is the gradient of; else NULL */
     mth__sharding sharding;             /* .on NULL until decided; of parameters and inputs: what the user said */
     bool fixed[MTH__RANK];              /* the user fixed this dimension's split (of a value without a node) */
     bool pinned;                        /* all of .sharding is fixed */

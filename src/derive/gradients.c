@@ -31,6 +31,7 @@ static void send(walk *w, const mth__value *to, mth__value *gradient, const mth_
     contribution *c = NEW(w->scratch, contribution);
     *c = (contribution){gradient, from, w->sent[to->id], w->arrivals++, piece};
     w->sent[to->id] = c;
+    if (!piece && !gradient->primal) gradient->primal = to; /* one that an add passes on belongs to the result first */
 }
 
 static void stand_at(walk *w, const mth__node *n) {
@@ -97,6 +98,7 @@ static mth_status whole(walk *w, contribution *c) {
     w->builder.wanted = 1;
     TRY(c->from->op->grad(&w->builder, c->from, &c->value, &din));
     c->value = din;
+    if (!din->primal) din->primal = c->from->in[0];
     return NULL;
 }
 
@@ -110,13 +112,17 @@ static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
     int k = n;
     for (const contribution *s = w->sent[of->id]; s; s = s->next) c[--k] = *s;
     TRY(join(w, c, n, of, out));
-    if (*out) return NULL;
+    if (*out) {
+        if (!(*out)->primal) (*out)->primal = of;
+        return NULL;
+    }
     qsort(c, (size_t)n, sizeof *c, by_microbatch);
     for (k = 0; k < n; k++) {
         TRY(whole(w, &c[k]));
         if (k == 0) { *out = c[0].value; continue; }
         if (c[k].from) stand_at(w, c[k].from);
         TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*out, c[k].value}, out));
+        (*out)->primal = of;
     }
     return NULL;
 }

@@ -94,6 +94,12 @@ static mth__sharding result_of(const state *s, int k, const mth__assignment *a, 
     return r;
 }
 
+/* A weight's gradients of the microbatches are summed as they are made, and brought to where it is once, behind the last. */
+static double terms_of(const mth__graph *g, const mth__node *n, const mth__value *v) {
+    bool term = v->primal && v->primal->kind == MTH__VALUE_PARAMETER && n->region >= 0 && n->microbatch >= 0;
+    return term ? g->region.at[n->region]->microbatches : 1;
+}
+
 static double evaluate(state *s, const mth__assignment *a, unsigned pass, double best) {
     const mth__node *n = s->node;
     double cost = 0, memory = 0;
@@ -113,7 +119,8 @@ static double evaluate(state *s, const mth__assignment *a, unsigned pass, double
         else if (info->output) want = (mth__sharding){.on = n->on};
         else if (info->uses == 0) continue;
         want.partial = want.reduce = 0;
-        if (r.partial || !mth__sharding_equal(&r, &want, n->out[k]->shape.rank)) cost += mth__cost_reshard(n->out[k], &r, &want);
+        if (r.partial || !mth__sharding_equal(&r, &want, n->out[k]->shape.rank))
+            cost += mth__cost_reshard(n->out[k], &r, &want) / terms_of(s->graph, n, n->out[k]);
     }
     return cost + (compute > memory ? compute : memory);
 }
@@ -254,8 +261,24 @@ static void note(state *s, mth__value *v, const mth__sharding *need) {
 /* Rows that may have to gather what others then split again. */
 static const enum mth__row gathering[] = {MTH__ROW_moe_capacity, MTH__ROW_slice, MTH__ROW_concat, MTH__ROW_pad};
 
+/* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the step forward. That
+   is known in full, where consumers' wishes (shard_want.c) come from weights alone and say nothing of the batch. */
+static void want_as_primal(state *s, const mth__value *v) {
+    const mth__value *of = v->primal;
+    mth__info *info = mth__info_of(v);
+    if (!of || !of->sharding.on) return;
+    mth__sharding like = of->sharding;
+    like.partial = like.reduce = 0;
+    if (like.on != s->node->on) like = mth__sharding_carry(&like, of->shape, s->node->on);
+    if (!mth__sharding_axes(&like, of->shape.rank)) return;
+    mth__sharding *kept = NEW(s->arena, mth__sharding);
+    *kept = like;
+    info->want = kept;
+}
+
 static void decide(state *s) {
     mth__node *n = s->node;
+    for (int k = 0; k < n->nout; k++) want_as_primal(s, n->out[k]);
     n->need = NEW_ARRAY(s->graph->arena, mth__sharding, n->nin);
     mth__assignment a;
     memset(&a, 0, sizeof a);
