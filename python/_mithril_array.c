@@ -397,6 +397,9 @@ static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords
     const void *data = mth_array_get_whole(a);
     int on_host = 1;
     long type = DLPACK_CPU, major = 0, minor;
+    if ((device != Py_None && !PyTuple_Check(device)) || (version != Py_None && !PyTuple_Check(version)))
+        return raise_fix(STATE(self), MTH_ERROR_TYPE, TEXT("dl_device and max_version of __dlpack__ are pairs of numbers"),
+                         TEXT("give max_version=(1, 0), say, or leave it out"));
     if (device != Py_None && !PyArg_ParseTuple(device, "ll", &type, &minor)) return NULL;
     on_host = type == DLPACK_CPU;
     if (version != Py_None && !PyArg_ParseTuple(version, "ll", &major, &minor)) return NULL;

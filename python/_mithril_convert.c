@@ -374,6 +374,9 @@ static mth_array *array_of_dlpack(module_state *s, mth_backend *backend, PyObjec
         view v;
         if (!view_of_dlpack(s, &managed->tensor, name, &v)) array = array_of_view(s, backend, &v, name, wanted, spec);
         /* The capsule keeps its name: its own destructor then releases the data, which has been copied. */
+    } else {
+        PyErr_Clear();
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("%s: __dlpack__() gave no capsule named dltensor", name), TEXT("pass numpy.asarray(x)"));
     }
     Py_DECREF(capsule);
     return array;

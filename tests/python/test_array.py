@@ -219,3 +219,21 @@ def test_nothing_is_kept():
         work()
     gc.collect()
     assert ml._mithril._allocations()[1] == before
+
+
+def test_dlpack_of_other_kinds_is_refused():
+    class Number:
+        def __dlpack__(self):
+            return 5
+
+    backend = CBackend(device_mesh=(2,))
+    with pytest.raises(TypeError, match="gave no capsule"):
+        backend.array(Number())
+    with pytest.raises(TypeError, match="pairs of numbers"):
+        backend.zeros(3).__dlpack__(max_version="1.0")
+
+
+def test_buffers_are_row_major():
+    x = CBackend(device_mesh=(2,)).array(np.arange(6, dtype="float32").reshape(2, 3))
+    fortran = np.asarray(x, order="F")
+    assert fortran.flags.f_contiguous and fortran.tolist() == x.tolist() == [[0, 1, 2], [3, 4, 5]]
