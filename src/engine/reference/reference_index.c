@@ -52,9 +52,9 @@ mth_status mth__ref_pick_grad(const mth__ref_call *c) {
     int last = out->local.rank - 1;
     FOR_EACH(at, ids->local)
         if (bad(*mth__ref_at(ids, at), c->attrs->i[0])) return mth__ref_outside(c, ids, *mth__ref_at(ids, at), c->attrs->i[0]);
-        FOR_EACH(at, out->local) * mth__ref_at(out, at) =
-            *mth__ref_at(ids, at) == (double)mth__ref_global(out, last, at[last]) ? *mth__ref_at(dy, at) : 0;
-        return NULL;
+    FOR_EACH(at, out->local)
+        *mth__ref_at(out, at) = *mth__ref_at(ids, at) == (double)mth__ref_global(out, last, at[last]) ? *mth__ref_at(dy, at) : 0;
+    return NULL;
 }
 
 mth_status mth__ref_sinusoid(const mth__ref_call *c) {
