@@ -81,7 +81,8 @@ def torch_loss(family, p, x):
         return torch.cat([turned.real, turned.imag], -1)
 
     def attend(name, h):
-        q, k, v = (affine(f"{name}.{part}", h).unflatten(-1, (-1, c.width // c.heads)).transpose(1, 2) for part in ("query", "key", "value"))
+        heads = lambda part: affine(f"{name}.{part}", h).unflatten(-1, (-1, c.width // c.heads)).transpose(1, 2)
+        q, k, v = heads("query"), heads("key"), heads("value")
         if family in ("llama", "mixtral"):
             q, k = turn(q), turn(k)
         mask = x["mask"][:, None, None, :].bool() if "mask" in x else None
