@@ -124,7 +124,8 @@ static mth_status check_view(mth__verification *v, int x) {
         int64_t has = inward(base, d), shows = inward(p, e);
         bool piece = shows < has && p->bytes == shows * (int64_t)mth_dtype_size(p->dtype);
         if (piece ? start / has != (start + shows - 1) / has : shows != has || start % has)
-            return mth__refuse(v, -1, x, F("%s, at %lld, shows rows of %s that are not its own", p->name, (long long)p->offset, base->name));
+            return mth__refuse(v, -1, x, F("%s, at %lld, shows rows of %s that are not its own", p->name, (long long)p->offset,
+                                           base->name));
     }
 }
 
