@@ -333,7 +333,7 @@ mth_status mth_get_parameter_layout(mth_compiled *c, const mth_named *input, siz
 /* What of `given` no name of the plan takes. */
 static mth_status check_names(const char *what, const char *const *given, size_t count, const char *const *known, size_t n) {
     for (size_t i = 0; i < count; i++) {
-        bool found = false;
+        bool found = i < n && strcmp(given[i], known[i]) == 0; /* as a rule they stand in one order */
         for (size_t k = 0; !found && k < n; k++) found = strcmp(given[i], known[k]) == 0;
         if (!found) return FAIL(MTH_ERROR_KEY, F("there is no %s '%s'", what, given[i]), mth__name_fix(what, given[i], known, n));
     }
@@ -363,36 +363,45 @@ static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_req
     return NULL;
 }
 
-static mth_array *find(const mth_named *item, size_t count, const char *name) {
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(item[i].name, name) == 0) return item[i].array;
+/* `after`: where the last one was found, since as a rule they stand in one order. */
+static mth_array *find(const mth_named *item, size_t count, const char *name, size_t *after) {
+    for (size_t k = 0; k < count; k++) {
+        size_t i = (*after + k) % count;
+        if (strcmp(item[i].name, name)) continue;
+        *after = i + 1;
+        return item[i].array;
+    }
     return NULL;
 }
 
-static char *array_text(const char *name, mth_dtype dtype, mth__shape shape) {
-    char sizes[192] = "";
-    size_t n = 0;
-    for (int d = 0; d < shape.rank; d++) n += (size_t)snprintf(sizes + n, sizeof sizes - n, d ? ", %lld" : "%lld", (long long)shape.dim[d]);
-    return F("%s: %s (%s%s)", name, mth_dtype_name(dtype), sizes, shape.rank == 1 ? "," : "");
+static char *array_text(const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding) {
+    mth__value v = {.name = name, .dtype = dtype, .shape = shape};
+    if (sharding) v.sharding = *sharding;
+    return mth__value_text(&v);
 }
 
 /* The array that an entry takes, checked against what the plan says. */
-static mth_status entry_array(const mth__entry *e, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_array **out) {
+static mth_status entry_array(const mth__program *p, size_t entry, const mth_arrays *parameters, const mth_named *input, size_t count,
+                              const mth_gradient_request *g, size_t *after, mth_array **out) {
     static const char *const what[] = {"input", "parameter", "gradient of output"};
-    mth_array *a = e->kind == MTH__ENTRY_PARAMETER ? (parameters ? find(parameters->item, parameters->count, e->name) : NULL)
-                 : e->kind == MTH__ENTRY_SEED ? find(g->output_gradients, g->output_gradient_count, e->name) : find(input, count, e->name);
-    if (!a) {
-        mth_status s = FAIL(MTH_ERROR_KEY, F("%s '%s' is missing", what[e->kind], e->name), F("give '%s'%s", e->name, e->kind == MTH__ENTRY_PARAMETER ? ": get_parameters() has it" : ""));
-        return mth__error_tensor(s, array_text(e->name, e->dtype, e->shape));
-    }
-    bool dtype = a->dtype != e->dtype && !(mth__is_float(a->dtype) && mth__is_float(e->dtype));
-    if (!dtype && mth__shape_equal(a->shape, e->shape)) {
+    const mth__entry *e = &p->entry.at[entry];
+    mth_array *a = e->kind == MTH__ENTRY_PARAMETER ? (parameters ? find(parameters->item, parameters->count, e->name, after) : NULL)
+                 : e->kind == MTH__ENTRY_SEED      ? find(g->output_gradients, g->output_gradient_count, e->name, after)
+                                                   : find(input, count, e->name, after);
+    bool dtype = a && a->dtype != e->dtype && !(mth__is_float(a->dtype) && mth__is_float(e->dtype));
+    if (a && !dtype && mth__shape_equal(a->shape, e->shape)) {
         *out = a;
         return NULL;
     }
-    mth_status s = FAIL(dtype ? MTH_ERROR_TYPE : MTH_ERROR_VALUE, F("%s '%s' has another %s than the model's", what[e->kind], e->name, dtype ? "dtype" : "shape"),
-                        dtype ? F("convert it to %s", mth_dtype_name(e->dtype)) : F("give an array of the expected shape"));
-    return mth__error_tensor(mth__error_tensor(s, array_text("given", a->dtype, a->shape)), array_text("expected", e->dtype, e->shape));
+    mth_status s = !a ? FAIL(MTH_ERROR_KEY, F("%s '%s' is missing", what[e->kind], e->name),
+                             F("give '%s'%s", e->name, e->kind == MTH__ENTRY_PARAMETER ? ": get_parameters() has it" : ""))
+                      : FAIL(dtype ? MTH_ERROR_TYPE : MTH_ERROR_VALUE,
+                             F("%s '%s' has another %s than the model's", what[e->kind], e->name, dtype ? "dtype" : "shape"),
+                             dtype ? F("convert it to %s", mth_dtype_name(e->dtype)) : F("give an array of the expected shape"));
+    const char *module = mth__program_reader(p, (int)entry);
+    if (module) s = mth__error_operator(s, module);
+    if (a) s = mth__error_tensor(s, array_text("given", a->dtype, a->shape, NULL));
+    return mth__error_tensor(s, array_text(a ? "expected" : e->name, e->dtype, e->shape, &e->sharding));
 }
 
 static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays *parameters) {
@@ -430,14 +439,14 @@ static mth_status collect(mth_compiled *c, const mth__program *program, mth__buf
 
 static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *p = plan->program;
-    size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n;
+    size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n, after = 0;
     TRY(check_parameter_names(plan, parameters));
     mth_array **held = mth__calloc(entries + 1, sizeof *held);
     mth__buffer **entry = mth__calloc(entries * devices + 1, sizeof *entry), **exit = mth__calloc(exits * devices + 1, sizeof *exit);
     mth_status s = held && entry && exit ? NULL : no_memory();
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
-        s = entry_array(&p->entry.at[i], parameters, input, count, g, &a);
+        s = entry_array(p, i, parameters, input, count, g, &after, &a);
         if (!s) s = mth__array_as(a, c->backend, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }

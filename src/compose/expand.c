@@ -170,8 +170,14 @@ static mth_status missing_input(const mth__graph *g, const mth_model *m, const c
     for (size_t i = 0; i < count; i++)
         if (!has_input(m, given[i].name)) names[n++] = given[i].name;
     const char *near = mth__nearest(name, names, n);
-    return FAIL(MTH_ERROR_KEY, F("the input '%s' is missing", name),
-        near ? F("it was given as '%s': name it '%s'", near, name) : F("give inputs={'%s': ...}", name));
+    mth_status s = FAIL(MTH_ERROR_KEY, F("the input '%s' is missing", name),
+                        near ? F("it was given as '%s': name it '%s'", near, name) : F("give inputs={'%s': ...}", name));
+    for (size_t k = 0; k < m->block.n; k++) /* the first block that reads it */
+        for (int j = 0; j < (*m->resolved)->block[k].nin; j++) {
+            mth__source from = (*m->resolved)->block[k].from[j];
+            if (from.block < 0 && !strcmp((*m->resolved)->input[from.port], name)) return mth__error_operator(s, m->block.at[k]->name);
+        }
+    return s;
 }
 
 static mth_status extra_input(const mth__graph *g, const mth_model *m, const char *name) {

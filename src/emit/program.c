@@ -413,3 +413,15 @@ mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit
     if (!s) *out = e.p;
     return s;
 }
+
+const char *mth__program_reader(const mth__program *p, int entry) {
+    for (size_t r = 0; r < p->role.n; r++) {
+        const mth__role *role = &p->role.at[r];
+        for (size_t i = 0; i < role->instr.n; i++)
+            for (int j = 0; j < role->instr.at[i].nin; j++) {
+                const mth__pvalue *v = &role->value.at[role->instr.at[i].in[j]];
+                if (v->storage == MTH__IN_ENTRY && v->index == entry && role->instr.at[i].module) return role->instr.at[i].module;
+            }
+    }
+    return NULL;
+}

@@ -104,6 +104,7 @@ typedef struct {
 mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *, mth__program **out);
 mth_status mth__emit_memory(mth__program *);                     /* memory.c: offsets, in-place, aliases; sets slab */
 void mth__program_print(mth__text *, const mth__program *);      /* program_text.c */
+const char *mth__program_reader(const mth__program *, int entry); /* the first operator that reads the entry; NULL: none */
 mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);
 /* program_verify.c. Promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as a
    value. */
