@@ -289,6 +289,12 @@ mth_status mth_plan(mth_compiled *c, const mth_named *input, size_t count, bool 
 }
 
 /* ---------------------------------------------------------------- parameters */
+static char *array_text(const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding) {
+    mth__value v = {.name = name, .dtype = dtype, .shape = shape};
+    if (sharding) v.sharding = *sharding;
+    return mth__value_text(&v);
+}
+
 static mth_status make_parameters(mth_compiled *c, const mth__plan *plan, bool with_data, uint64_t seed, mth_arrays **out) {
     mth_arrays *all;
     TRY(mth__arrays_new(plan->parameters, &all));
@@ -297,8 +303,8 @@ static mth_status make_parameters(mth_compiled *c, const mth__plan *plan, bool w
         const mth__parameter *p = &plan->parameter[i];
         mth_array *a;
         s = mth__array_new(c->backend, p->dtype, p->shape, &p->sharding, with_data, &a);
-        if (s) break;
-        s = mth__arrays_set(all, i, p->name, a);
+        if (s) s = mth__error_tensor(s, array_text(p->name, p->dtype, p->shape, &p->sharding));
+        else s = mth__arrays_set(all, i, p->name, a);
         if (!s && with_data) s = mth__array_initialise(a, p->init, p->scale, seed, mth__philox_stream(p->name));
         if (s) s = mth__error_operator(s, p->name);
     }
@@ -372,12 +378,6 @@ static mth_array *find(const mth_named *item, size_t count, const char *name, si
         return item[i].array;
     }
     return NULL;
-}
-
-static char *array_text(const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding) {
-    mth__value v = {.name = name, .dtype = dtype, .shape = shape};
-    if (sharding) v.sharding = *sharding;
-    return mth__value_text(&v);
 }
 
 /* The array that an entry takes, checked against what the plan says. */
