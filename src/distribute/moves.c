@@ -90,12 +90,12 @@ static bool refine(mth__shape shape, mth__sharding *cur, const mth__sharding *to
 static bool exchange(mth__shape shape, mth__sharding *cur, const mth__sharding *to, mth__move *m, int *n) {
     for (int e = 0; e < shape.rank; e++) {
         mth__split *s = &cur->dim[e];
-        if (begins(s, &to->dim[e], shape.dim[e], cur->on) || s->cyclic) continue;
+        if (begins(s, &to->dim[e], shape.dim[e], cur->on)) continue;
         int axis = s->axis[s->naxes - 1];
         for (int d = 0; d < shape.rank; d++) {
             int k = cur->dim[d].naxes;
             const mth__split *t = &to->dim[d];
-            if (d == e || t->naxes <= k || t->cyclic || t->axis[k] != axis || !begins(&cur->dim[d], t, shape.dim[d], cur->on)) continue;
+            if (d == e || t->naxes <= k || t->axis[k] != axis || !begins(&cur->dim[d], t, shape.dim[d], cur->on)) continue;
             cur->dim[d] = prefix(t, k + 1, shape.dim[d], cur->on);
             *s = prefix(s, s->naxes - 1, shape.dim[e], cur->on);
             push(m, n, MTH__ROW_all_to_all, (int64_t)1 << axis, d, e, cur);
