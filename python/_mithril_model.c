@@ -306,7 +306,11 @@ static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keyword
 static PyObject *model_repr(PyObject *self) {
     char *text;
     mth_status status = mth_model_print(((model_object *)self)->model, &text);
-    return status ? raise_status(STATE(self), status) : text_of(text);
+    if (!status) return text_of(text);
+    const char *op = mth_error_get_operator(status); /* a model in the making: to show it must not fail */
+    PyObject *shown = TEXT("<mithril.Model: %s%s%s>", op, *op ? ": " : "", mth_error_get_what(status));
+    mth_error_free(status);
+    return shown;
 }
 
 static PyMethodDef model_methods[] = {

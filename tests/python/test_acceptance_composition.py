@@ -233,3 +233,8 @@ def test_two_specs_for_one_parameter(build):
 def test_a_dimension_reduced_twice():
     with pytest.raises(ValueError, match="dimension 0 twice"):
         evaluate(model_of(ml.Mean(axis=(0, -2))(input="x", output="y")), {"x": random(2, 5)})
+
+
+def test_a_model_in_the_making_can_be_shown():
+    assert "Linear(dimension=3): input=x -> y" in repr(model_of(ml.Linear(3)(input="x", output="y")))
+    assert "add_0: Add takes 2 or more inputs, and has 1" in repr(model_of(ml.Add()(inputs=["a"], output="b")))
