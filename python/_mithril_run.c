@@ -314,6 +314,8 @@ static PyMethodDef compiled_methods[] = {
         "get_parameters($self, /, inputs=None, seed=0)\n--\n\n"
         "Fresh parameters by name, in the order of composition. A seed gives the same values on any mesh. Shapes come from the inputs, or\n"
         "from those of an earlier call, or from compile's option `shapes`."),
+    METHOD("randomize_params", compiled_parameters,
+           "randomize_params($self, /, inputs=None, seed=0)\n--\n\nget_parameters by the name that it has in the published Mithril package."),
     METHOD("get_parameter_layout", compiled_layout,
            "get_parameter_layout($self, /, inputs=None)\n--\n\n"
            "Name, dtype, shape and shards of each parameter, without data: for loaders."),

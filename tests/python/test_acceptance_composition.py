@@ -172,8 +172,10 @@ def test_connect():
 def test_the_other_spelling():
     model = ml.Model()
     model |= ml.Linear(5).connect(input="x", output=ml.IOKey("y"))
-    params = ml.compile(model, on(1), shapes={"x": (3, 4)}).get_parameters()
+    compiled = ml.compile(model, on(1), shapes={"x": (3, 4)})
+    params, same = compiled.get_parameters(), compiled.randomize_params()
     assert params["linear_0.weight"].shape == (4, 5)
+    assert list(params) == list(same) and all(np.array_equal(np.asarray(params[k]), np.asarray(same[k])) for k in params)
 
 
 def test_one_value_twice():
