@@ -60,8 +60,14 @@ coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo
 	$(BIN)/gcovr --root . --object-directory build-cov --filter src/ --gcov-ignore-parse-errors suspicious_hits.warn_once_per_file --txt coverage/summary.txt --html-details coverage/index.html --print-summary && \
 	exit $$status
 
-bench: $(VENV)/installed
+# Beside JAX and torch, in turns; then how long planning takes.
+$(VENV)/rivals: $(VENV)/created
+	$(PIP) jax torch==2.13.0
+	touch $@
+bench: $(VENV)/installed $(VENV)/rivals build/build.ninja
+	ninja -C build --quiet bench_planning
 	$(BIN)/python bench/bench.py $(ARGS)
+	build/bench_planning
 
 update-golden: $(VENV)/installed $(VENV)/tools build/build.ninja
 	ninja -C build --quiet
