@@ -97,7 +97,7 @@ typedef struct {
 
 typedef struct { void **slot; int32_t index; int64_t offset; } mth__fixup; /* *slot = data of slab, entry or exit [index] + offset */
 /* an entry or exit that a device has: index in the caller's array */
-typedef struct { int32_t index, device; int64_t bytes; } mth__held;
+typedef struct { int32_t index, device; int64_t bytes; } mth__external;
 
 struct mth__executable {
     mth__engine *engine;
@@ -108,7 +108,7 @@ struct mth__executable {
     mth__fixup *slab_fixup, *entry_fixup, *exit_fixup; /* slabs: bound when they have moved; the others at each run */
     size_t slab_fixups, entry_fixups, exit_fixups;
     unsigned generation;                    /* of the slabs that it is bound to */
-    mth__held *exit, *entry;
+    mth__external *exit, *entry;
     size_t exits, entries;
     size_t thread_scratch, *shared_scratch; /* by stream */
 };
@@ -152,7 +152,7 @@ void mth__pool_run(mth__engine *);          /* run has been filled in; returns w
 /* ---- load (stream.c, communicate.c) */
 /* of a device in a channel: its instruction (-1: none), where its tasks begin and end */
 typedef struct { int32_t instr, stream, first, end; } mth__part;
-typedef struct { VEC(mth__fixup) fixup; VEC(mth__held) held; } mth__moving; /* values in the caller's buffers */
+typedef struct { VEC(mth__fixup) fixup; VEC(mth__external) held; } mth__moving; /* values in the caller's buffers */
 typedef struct mth__known mth__known;       /* a template in use */
 typedef struct mth__work mth__work;
 typedef struct mth__loader {

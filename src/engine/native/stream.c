@@ -43,7 +43,7 @@ static void list_held(mth__loader *l) {
         int32_t index = v->index * l->devices + l->device;
         size_t at = before[v->storage == MTH__IN_EXIT];
         while (at < m->held.n && m->held.at[at].index != index) at++;
-        if (at == m->held.n) PUSH(l->arena, m->held, (mth__held){index, l->device, 0});
+        if (at == m->held.n) PUSH(l->arena, m->held, (mth__external){index, l->device, 0});
         if (m->held.at[at].bytes < v->bytes) m->held.at[at].bytes = v->bytes;
     }
 }
