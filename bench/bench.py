@@ -4,7 +4,7 @@ One process, in turns: a round runs each framework once, and rows quote medians 
 checked against each other before anything is timed. `first` is the first call (planning or compiling included), measured once in the same
 process before the steady state. Writes bench/results.csv. `--quick` runs 3 rounds, `--only NAME` one workload.
 """
-import argparse, csv, os, pathlib, resource, statistics, sys, time
+import argparse, csv, gc, os, pathlib, resource, statistics, sys, time
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -250,6 +250,8 @@ def main():
         row["peak_mb_per_device"] = f"{memory() / 1e6:.1f}"
         rows.append(row)
         print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+        del runners, params, memory, call  # a workload does not start among the memory of the one before
+        gc.collect()
     if not opt.only:
         with open(HERE / "results.csv", "w", newline="") as f:
             out = csv.DictWriter(f, rows[0])
