@@ -495,7 +495,8 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
 }
 
 /* ---------------------------------------------------------------- reading plans */
-typedef struct { mth_compiled *compiled; const mth__plan *plan; const char *text; char **out; } reading;
+typedef void printing(mth__text *, const mth__program *);
+typedef struct { printing *print; const mth__plan *plan; const char *text; char **out; } reading;
 
 static mth_status publish(const mth__text *t, char **out) {
     char *text = mth__text_publish(t);
@@ -508,7 +509,7 @@ static mth_status print_body(void *context) {
     reading *r = context;
     mth__arena *arena = mth__arena_new();
     mth__text t = mth__text_new(arena);
-    mth__program_print(&t, r->plan->program);
+    r->print(&t, r->plan->program);
     mth_status s = publish(&t, r->out);
     mth__arena_free(arena);
     return s;
@@ -520,27 +521,17 @@ static mth_status last_plan(mth_compiled *c, const mth__plan **out) {
     return NULL;
 }
 
-static mth_status read_last(mth_compiled *c, mth_status (*body)(void *), char **out) {
-    reading r = {c, NULL, NULL, out};
+static mth_status read_last(mth_compiled *c, printing *print, char **out) {
+    reading r = {.print = print, .out = out};
     pthread_mutex_lock(&c->lock);
     mth_status s = last_plan(c, &r.plan);
-    if (!s) s = mth__guard(body, &r);
+    if (!s) s = mth__guard(print_body, &r);
     return unlock(c, s);
 }
 
-mth_status mth_plan_print(mth_compiled *c, char **out) { return read_last(c, print_body, out); }
+mth_status mth_plan_print(mth_compiled *c, char **out) { return read_last(c, mth__program_print, out); }
 
-static mth_status placement_body(void *context) {
-    reading *r = context;
-    mth__arena *arena = mth__arena_new();
-    mth__text t = mth__text_new(arena);
-    mth__report_placement(&t, r->plan->program);
-    mth_status s = publish(&t, r->out);
-    mth__arena_free(arena);
-    return s;
-}
-
-mth_status mth_get_placement_text(mth_compiled *c, char **out) { return read_last(c, placement_body, out); }
+mth_status mth_get_placement_text(mth_compiled *c, char **out) { return read_last(c, mth__report_placement, out); }
 
 static mth_status reprint_body(void *context) {
     reading *r = context;
@@ -568,11 +559,16 @@ mth_status mth_plan_verify_text(const char *text) {
     return mth__guard(reprint_body, &r);
 }
 
+static mth_status check_room(const mth_compiled *c, size_t devices) {
+    int n = c->backend->mesh->count;
+    return devices >= (size_t)n ? NULL : FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, n), F("give room for %d", n));
+}
+
 mth_status mth_get_memory_usage(mth_compiled *c, const mth_named *input, size_t count, mth_memory_usage *device, size_t devices) {
     mth__plan *plan;
     pthread_mutex_lock(&c->lock);
     mth_status s = forward_plan(c, input, count, &plan);
-    if (!s && devices < (size_t)c->backend->mesh->count) s = FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, c->backend->mesh->count), F("give room for %d", c->backend->mesh->count));
+    if (!s) s = check_room(c, devices);
     if (!s) s = mth__report_memory(plan->program, device);
     return unlock(c, s);
 }
@@ -581,7 +577,7 @@ mth_status mth_get_communication_usage(mth_compiled *c, mth_communication_usage 
     const mth__plan *plan = NULL;
     pthread_mutex_lock(&c->lock);
     mth_status s = last_plan(c, &plan);
-    if (!s && devices < (size_t)c->backend->mesh->count) s = FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, c->backend->mesh->count), F("give room for %d", c->backend->mesh->count));
+    if (!s) s = check_room(c, devices);
     if (!s) s = mth__report_communication(plan->program, device);
     return unlock(c, s);
 }
