@@ -1,0 +1,132 @@
+/* One writer of StableHLO text. A module is SPMD with local shapes: partition p is the p-th device of the segment, and every value has the
+ * shape of the largest part that any of them holds. What a device holds really ("real") begins at index 0 of each dimension; behind it
+ * lies padding, whose contents mean nothing. A row may rely on this alone:
+ *   - along factors that it sums (or takes the maximum of) the padding of every operand has been set to 0 (-inf) before it is called;
+ *   - dimensions that the row may not split (WHOLE) have none.
+ * It may leave anything in the padding of its results, infinities and NaN included.
+ *
+ * Everything here runs inside a guard (base/arena.h): memory that is gone jumps, so nothing returns NULL.
+ *
+ *     mth__hlo_val y = mth__hlo_binary(h, "maximum", x, mth__hlo_splat(h, x.dtype, x.shape, 0));
+ * writes
+ *     %7 = stablehlo.constant dense<0.0> : tensor<8x16xf32>
+ *     %8 = stablehlo.maximum %6, %7 : tensor<8x16xf32>
+ */
+#ifndef MTH__HLO_H
+#define MTH__HLO_H
+#include "catalog/rows.h"
+#include "emit/program.h"
+
+typedef struct { int id; mth_dtype dtype; mth__shape shape; } mth__hlo_val; /* id >= 0: %id; below: %arg(-1 - id) */
+
+/* What the devices of a segment hold of a value. start, size, step: [partition][dimension], in elements of the global tensor. */
+typedef struct {
+    mth_dtype dtype;
+    mth__shape shape, local;                 /* global; of the module: the largest */
+    const mth__sharding *sharding;
+    int64_t (*start)[MTH__RANK], (*size)[MTH__RANK], (*step)[MTH__RANK];
+    bool padded[MTH__RANK];                  /* some partition holds fewer than `local` */
+} mth__hlo_part;
+
+typedef struct mth__hlo {
+    mth__arena *arena;
+    mth__text body;
+    int next;                                /* id of the next value */
+    int partitions;
+    const int32_t *device;                   /* by partition, ascending */
+    mth__hlo_val partition;                  /* i32, () : which partition runs; only where partitions > 1 */
+    int channels;                            /* handles given to collectives */
+    int line;                                /* of the body's end, from 0 */
+    /* Run-time checks of ids: each an i32 (2) of { 1 where some id is outside, that id }. hlo_module.c makes them a result. */
+    VEC(struct mth__hlo_check { mth__hlo_val v; int instr; int64_t limit; }) check;
+    int instr;                               /* the segment's instruction being written */
+} mth__hlo;
+
+/* ---- hlo_text.c: values and operations */
+const char *mth__hlo_type(mth__arena *, mth_dtype, mth__shape); /* "tensor<8x16xf32>"; bool is i1 (memory of arrays: one byte, 0 or 1) */
+const char *mth__hlo_name(mth__arena *, mth__hlo_val);          /* "%12", "%arg3" */
+/* A line of the caller's own: `format` is what stands behind "%id = ", with its types; gives the value. Strings may be arena texts.
+       mth__hlo_line(h, MTH_FLOAT32, s, "stablehlo.tanh %s : %s", mth__hlo_name(h->arena, x), mth__hlo_type(h->arena, x.dtype, s)); */
+mth__hlo_val mth__hlo_line(mth__hlo *, mth_dtype, mth__shape, const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* A line with several results (sort, regions): reserves `n` names; "%7:2 = ..." is read as results of their own: writes
+   "%7:n = <text>" and gives values whose names are "%7#0", "%7#1". `text` may hold newlines. */
+void mth__hlo_lines(mth__hlo *, int n, const mth_dtype *, const mth__shape *, mth__hlo_val *out, const char *format, ...)
+    __attribute__((format(printf, 6, 7)));
+
+mth__hlo_val mth__hlo_splat(mth__hlo *, mth_dtype, mth__shape, double value);      /* a constant; inf, -inf and NaN too */
+mth__hlo_val mth__hlo_ints(mth__hlo *, mth_dtype, mth__shape, const int64_t *values); /* a dense constant of integers, row-major */
+mth__hlo_val mth__hlo_iota(mth__hlo *, mth_dtype, mth__shape, int dim);
+mth__hlo_val mth__hlo_unary(mth__hlo *, const char *op /* "tanh" */, mth__hlo_val);
+mth__hlo_val mth__hlo_binary(mth__hlo *, const char *op /* "add" */, mth__hlo_val, mth__hlo_val); /* equal shapes and dtypes */
+mth__hlo_val mth__hlo_binary_scalar(mth__hlo *, const char *op, mth__hlo_val, double);            /* x op splat */
+mth__hlo_val mth__hlo_compare(mth__hlo *, const char *direction /* EQ NE LT LE GT GE */, mth__hlo_val, mth__hlo_val); /* bool */
+mth__hlo_val mth__hlo_select(mth__hlo *, mth__hlo_val pred, mth__hlo_val yes, mth__hlo_val no);
+mth__hlo_val mth__hlo_convert(mth__hlo *, mth_dtype, mth__hlo_val);                /* the same value where nothing changes */
+mth__hlo_val mth__hlo_reshape(mth__hlo *, mth__hlo_val, mth__shape);               /* same number of elements */
+mth__hlo_val mth__hlo_transpose(mth__hlo *, mth__hlo_val, const int *permutation);
+/* dims[d]: the dimension of `to` that dimension d of x becomes; a dimension of size 1 repeats */
+mth__hlo_val mth__hlo_broadcast(mth__hlo *, mth__hlo_val, mth__shape to, const int *dims);
+mth__hlo_val mth__hlo_broadcast_numpy(mth__hlo *, mth__hlo_val, mth__shape to);    /* trailing dimensions match, as NumPy's */
+mth__hlo_val mth__hlo_slice(mth__hlo *, mth__hlo_val, int dim, int64_t start, int64_t stop);
+mth__hlo_val mth__hlo_pad(mth__hlo *, mth__hlo_val, int dim, int64_t before, int64_t after, double value);
+mth__hlo_val mth__hlo_concat(mth__hlo *, int n, const mth__hlo_val *, int dim);
+mth__hlo_val mth__hlo_dynamic_slice(mth__hlo *, mth__hlo_val, const mth__hlo_val *start /* rank scalars, i32; XLA clamps them */, mth__shape size);
+mth__hlo_val mth__hlo_dynamic_update(mth__hlo *, mth__hlo_val, mth__hlo_val update, const mth__hlo_val *start);
+/* kind "add", "maximum", "minimum", "or", "and"; over the dimensions whose bits are set; keep: as size 1 */
+mth__hlo_val mth__hlo_reduce(mth__hlo *, const char *kind, mth__hlo_val, unsigned dims, bool keep);
+/* dot_general in float32 at highest precision. The result has batch dimensions, then the free ones of a, then those of b. */
+mth__hlo_val mth__hlo_dot(mth__hlo *, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch,
+                          int nsum, const int *asum, const int *bsum);
+mth__hlo_val mth__hlo_scalar_i32(mth__hlo *, int64_t);
+
+/* ---- hlo_part.c: what differs between the partitions */
+/* An i32 scalar, values[p] on partition p; a plain constant where all are equal. */
+mth__hlo_val mth__hlo_by_partition(mth__hlo *, const int64_t *values);
+/* The same with a row of n values a partition (values[p * n + i]): i32, (n). */
+mth__hlo_val mth__hlo_row_by_partition(mth__hlo *, const int64_t *values, int64_t n);
+mth__hlo_val mth__hlo_start(mth__hlo *, const mth__hlo_part *, int dim);           /* i32 scalar */
+mth__hlo_val mth__hlo_size(mth__hlo *, const mth__hlo_part *, int dim);
+/* The global index of each element along a dimension: i32, (local.dim[dim]): start + iota * step. */
+mth__hlo_val mth__hlo_index(mth__hlo *, const mth__hlo_part *, int dim);
+/* true on real elements, of the part's local shape; `dims`: bits of the dimensions looked at. id of a value that is true everywhere: the
+   caller asks mth__hlo_is_padded first. */
+bool mth__hlo_is_padded(const mth__hlo_part *, unsigned dims);
+mth__hlo_val mth__hlo_mask(mth__hlo *, const mth__hlo_part *, unsigned dims);
+/* x with `value` in the padding along dims; x itself where there is none. */
+mth__hlo_val mth__hlo_fill_padding(mth__hlo *, mth__hlo_val x, const mth__hlo_part *, unsigned dims, double value);
+
+/* ---- rows: hlo_rows.c has the table */
+typedef struct { mth__hlo_val v; const mth__hlo_part *part; } mth__hlo_operand;
+typedef struct {
+    mth__hlo *h;
+    const mth__op *op;
+    const mth__attrs *attrs;       /* of the global tensors: a row reads local sizes off its operands' and results' parts */
+    int nin, nout;
+    mth__hlo_operand in[MTH__MAX_IN], out[MTH__MAX_OUT]; /* out[].part is given, the row sets out[].v (shape: part->local) */
+} mth__hlo_call;
+typedef void mth__hlo_row(mth__hlo_call *);
+extern mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT]; /* NULL: communication but keep; "stop", "reshape" are rows here */
+extern const unsigned char mth__hlo_masks_itself[MTH__ROW_COUNT]; /* 1: the row wants its operands' padding left as it is */
+
+mth__hlo_row mth__hlo_unary_row, mth__hlo_binary_row, mth__hlo_dropout;                    /* hlo_elementwise.c, hlo_dropout.c */
+mth__hlo_row mth__hlo_contract, mth__hlo_reduce_row, mth__hlo_softmax, mth__hlo_softmax_grad, mth__hlo_layer_norm, mth__hlo_layer_norm_grad,
+    mth__hlo_rms_norm, mth__hlo_rms_norm_grad;                                             /* hlo_contract.c, hlo_normalize.c */
+mth__hlo_row mth__hlo_broadcast_to, mth__hlo_reshape_row, mth__hlo_transpose_row, mth__hlo_slice_row, mth__hlo_pad_row, mth__hlo_concat_row,
+    mth__hlo_keep, mth__hlo_cast;                                                          /* hlo_layout.c */
+mth__hlo_row mth__hlo_attention, mth__hlo_attention_grad;                                  /* hlo_attention.c */
+mth__hlo_row mth__hlo_gather, mth__hlo_gather_grad, mth__hlo_pick, mth__hlo_pick_grad, mth__hlo_sinusoid, mth__hlo_rope; /* hlo_index.c */
+mth__hlo_row mth__hlo_moe_route, mth__hlo_moe_route_grad, mth__hlo_moe_capacity, mth__hlo_moe_rows, mth__hlo_moe_count, mth__hlo_moe_dispatch,
+    mth__hlo_moe_combine, mth__hlo_moe_combine_weights_grad, mth__hlo_moe_matmul, mth__hlo_moe_outer, mth__hlo_moe_bias, mth__hlo_moe_bias_grad,
+    mth__hlo_moe_act, mth__hlo_moe_act_grad, mth__hlo_moe_mul;                             /* hlo_moe.c, hlo_moe_route.c */
+/* An activation by name and its derivative times dy, shared by elementwise and moe_act: relu gelu gelu_tanh silu. hlo_elementwise.c */
+mth__hlo_val mth__hlo_activation(mth__hlo *, const char *name, mth__hlo_val x);
+mth__hlo_val mth__hlo_activation_grad(mth__hlo *, const char *name, mth__hlo_val x, mth__hlo_val dy);
+
+/* ---- collectives: hlo_collective.c (XLA's own), hlo_steps.c (a named algorithm as collective_permute, from the template of steps).
+   All devices of the channel's groups are partitions of the module. in: NULL for those of a broadcast that only receive is not told apart:
+   every partition has an operand, what the receivers' holds means nothing. Sets out->v. */
+void mth__hlo_collective(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
+void mth__hlo_steps(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
+/* Along `dim`, from the padded parts of a group of g laid one after another (g * piece elements) to the `n` elements in order, and back.
+   `part[p]`: for partition p the extents of its group's ranks in the dimension. hlo_collective.c */
+#endif

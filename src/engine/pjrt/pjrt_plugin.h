@@ -1,0 +1,36 @@
+/* A PJRT plugin: a shared library that holds a compiler and a runtime of XLA behind a C table of functions.
+ *   pjrt_abi.h       our own declarations of the parts of that table that are used (versions and layouts are the published ones)
+ *   pjrt_plugin.c    opens one, checks that it is new enough, turns its errors into ours
+ *   pjrt_discover.c  finds one among the installed packages
+ * A plugin is opened once a process and never closed: closing would tear down registries of its own that outlive us. */
+#ifndef MTH__PJRT_PLUGIN_H
+#define MTH__PJRT_PLUGIN_H
+#include "base/option.h"
+#include "engine/pjrt/pjrt_abi.h"
+
+typedef struct mth__plugin {
+    const PJRT_Api *api;
+    const char *path;            /* real path */
+    int major, minor;            /* of its API */
+    struct mth__plugin *next;
+} mth__plugin;
+
+/* MTH__ARGS(PJRT_Client_Create, c): a zeroed PJRT_Client_Create_Args c with its struct_size. */
+#define MTH__ARGS(name, variable) name##_Args variable = {.struct_size = name##_Args_STRUCT_SIZE}
+/* Is the slot within the plugin's table, and filled? */
+#define MTH__HAS(plugin, slot) \
+    ((plugin)->api->struct_size >= offsetof(PJRT_Api, slot) + sizeof(void *) && (plugin)->api->slot != NULL)
+
+/* IO error with a fix where the file is missing, no plugin, broken, or too old. Sets TPU_SKIP_MDS_QUERY=1 (unless set) before it loads a
+   libtpu: its query of a metadata server hangs where there is none. */
+mth_status mth__plugin_open(const char *path, mth__plugin **out);
+/* platform: "cpu", "cuda", "tpu". Looks, in this order: environment MITHRIL_PJRT_PLUGIN_CPU (_CUDA, _TPU); the folders of
+   MITHRIL_SITE_PACKAGES (set by the Python package: sys.path, separated by ':'); python3's site-packages beside libmithril (dladdr), then
+   the folders of VIRTUAL_ENV and the system's. The path goes to `arena`. KEY... an IO error that says what was looked for and which
+   package brings one. */
+mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char **path);
+/* Consumes the error; NULL is NULL. `doing`: "compile linear_0". RESOURCE_EXHAUSTED is MEMORY, UNIMPLEMENTED is UNSUPPORTED, CANCELLED
+   INTERRUPTED, the rest INTERNAL unless `user` says that the user's input may be at fault (then VALUE). */
+mth_status mth__pjrt_status(const mth__plugin *, PJRT_Error *, const char *doing);
+#define PJRT_TRY(plugin, doing, call) TRY(mth__pjrt_status(plugin, call, doing))
+#endif
