@@ -1,0 +1,283 @@
+#include "engine/pjrt/hlo.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *element(mth_dtype dtype) {
+    static const char *const name[] = {[MTH_FLOAT32] = "f32", [MTH_FLOAT64] = "f64", [MTH_INT32] = "i32", [MTH_INT64] = "i64",
+                                       [MTH_BOOL] = "i1", [MTH_BFLOAT16] = "bf16"};
+    return name[dtype];
+}
+
+const char *mth__hlo_type(mth__arena *arena, mth_dtype dtype, mth__shape s) {
+    char text[256];
+    size_t n = 0;
+    for (int d = 0; d < s.rank; d++) n += (size_t)snprintf(text + n, sizeof text - n, "%lldx", (long long)s.dim[d]);
+    snprintf(text + n, sizeof text - n, "%s", element(dtype));
+    return mth__format(arena, "tensor<%s>", text);
+}
+
+static const char *type_of(mth__hlo *h, mth__hlo_val v) { return mth__hlo_type(h->arena, v.dtype, v.shape); }
+
+/* Results of an operation that has several are numbered from one id on: their names are remembered as ids below ID_PART * id. */
+enum { ID_PART = 1 << 24 }; /* id = group * 1 + result * ID_PART: "%group#result" */
+
+const char *mth__hlo_name(mth__arena *arena, mth__hlo_val v) {
+    if (v.id < 0) return mth__format(arena, "%%arg%d", -1 - v.id);
+    if (v.id >= ID_PART) return mth__format(arena, "%%%d#%d", v.id % ID_PART, v.id / ID_PART - 1);
+    return mth__format(arena, "%%%d", v.id);
+}
+
+static const char *name(mth__hlo *h, mth__hlo_val v) { return mth__hlo_name(h->arena, v); }
+
+static void add_text(mth__hlo *h, const char *text) {
+    for (const char *c = text; *c; c++) h->line += *c == '\n';
+    mth__text_add(&h->body, "%s", text);
+}
+
+static char *format_list(mth__arena *arena, const char *format, va_list list) {
+    va_list again;
+    va_copy(again, list);
+    int n = vsnprintf(NULL, 0, format, list);
+    char *text = mth__alloc(arena, (size_t)n + 1);
+    vsnprintf(text, (size_t)n + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+mth__hlo_val mth__hlo_line(mth__hlo *h, mth_dtype dtype, mth__shape shape, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    const char *text = format_list(h->arena, format, list);
+    va_end(list);
+    mth__hlo_val v = {h->next++, dtype, shape};
+    add_text(h, mth__format(h->arena, "    %%%d = ", v.id));
+    add_text(h, text);
+    add_text(h, "\n");
+    return v;
+}
+
+void mth__hlo_lines(mth__hlo *h, int n, const mth_dtype *dtype, const mth__shape *shape, mth__hlo_val *out, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    const char *text = format_list(h->arena, format, list);
+    va_end(list);
+    int id = h->next++;
+    add_text(h, mth__format(h->arena, "    %%%d:%d = ", id, n));
+    add_text(h, text);
+    add_text(h, "\n");
+    for (int i = 0; i < n; i++) out[i] = (mth__hlo_val){id + (i + 1) * ID_PART, dtype[i], shape[i]};
+}
+
+/* ---------------------------------------------------------------- constants */
+static const char *number(mth__hlo *h, mth_dtype dtype, double value) {
+    if (dtype == MTH_BOOL) return value != 0 ? "true" : "false";
+    if (!mth__is_float(dtype)) return mth__format(h->arena, "%lld", (long long)value);
+    if (isnan(value)) return dtype == MTH_FLOAT64 ? "0x7FF8000000000000" : dtype == MTH_FLOAT32 ? "0x7FC00000" : "0x7FC0";
+    if (isinf(value)) {
+        static const char *const pattern[2][3] = {{"0x7F800000", "0x7FF0000000000000", "0x7F80"}, {"0xFF800000", "0xFFF0000000000000", "0xFF80"}};
+        return pattern[value < 0][dtype == MTH_FLOAT32 ? 0 : dtype == MTH_FLOAT64 ? 1 : 2];
+    }
+    return mth__format(h->arena, "%.17e", dtype == MTH_FLOAT64 ? value : (double)(float)value);
+}
+
+mth__hlo_val mth__hlo_splat(mth__hlo *h, mth_dtype dtype, mth__shape shape, double value) {
+    return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%s> : %s", number(h, dtype, value), mth__hlo_type(h->arena, dtype, shape));
+}
+
+mth__hlo_val mth__hlo_scalar_i32(mth__hlo *h, int64_t value) { return mth__hlo_splat(h, MTH_INT32, (mth__shape){0}, (double)value); }
+
+mth__hlo_val mth__hlo_ints(mth__hlo *h, mth_dtype dtype, mth__shape shape, const int64_t *values) {
+    const int64_t n = mth__shape_size(shape);
+    bool equal = n > 0;
+    for (int64_t i = 1; i < n; i++) equal &= values[i] == values[0];
+    if (!n || equal) return mth__hlo_splat(h, dtype, shape, n ? (double)values[0] : 0);
+    mth__text t = mth__text_new(h->arena);
+    int64_t period[MTH__RANK + 1];
+    period[shape.rank] = 1;
+    for (int d = shape.rank - 1; d >= 0; d--) period[d] = period[d + 1] * shape.dim[d];
+    for (int64_t i = 0; i < n; i++) {
+        if (i) mth__text_add(&t, ", ");
+        for (int d = 0; d < shape.rank; d++) if (i % period[d] == 0) mth__text_add(&t, "[");
+        mth__text_add(&t, "%lld", (long long)values[i]);
+        for (int d = 0; d < shape.rank; d++) if ((i + 1) % period[d] == 0) mth__text_add(&t, "]");
+    }
+    return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%s> : %s", t.at, mth__hlo_type(h->arena, dtype, shape));
+}
+
+mth__hlo_val mth__hlo_iota(mth__hlo *h, mth_dtype dtype, mth__shape shape, int dim) {
+    return mth__hlo_line(h, dtype, shape, "stablehlo.iota dim = %d : %s", dim, mth__hlo_type(h->arena, dtype, shape));
+}
+
+/* ---------------------------------------------------------------- elementwise */
+mth__hlo_val mth__hlo_unary(mth__hlo *h, const char *op, mth__hlo_val x) {
+    return mth__hlo_line(h, x.dtype, x.shape, "stablehlo.%s %s : %s", op, name(h, x), type_of(h, x));
+}
+
+mth__hlo_val mth__hlo_binary(mth__hlo *h, const char *op, mth__hlo_val a, mth__hlo_val b) {
+    return mth__hlo_line(h, a.dtype, a.shape, "stablehlo.%s %s, %s : %s", op, name(h, a), name(h, b), type_of(h, a));
+}
+
+mth__hlo_val mth__hlo_binary_scalar(mth__hlo *h, const char *op, mth__hlo_val a, double b) {
+    return mth__hlo_binary(h, op, a, mth__hlo_splat(h, a.dtype, a.shape, b));
+}
+
+mth__hlo_val mth__hlo_compare(mth__hlo *h, const char *direction, mth__hlo_val a, mth__hlo_val b) {
+    const char *kind = mth__is_float(a.dtype) ? "FLOAT" : a.dtype == MTH_BOOL ? "UNSIGNED" : "SIGNED", *type = type_of(h, a);
+    return mth__hlo_line(h, MTH_BOOL, a.shape, "stablehlo.compare %s, %s, %s, %s : (%s, %s) -> %s", direction, name(h, a), name(h, b), kind,
+                         type, type, mth__hlo_type(h->arena, MTH_BOOL, a.shape));
+}
+
+mth__hlo_val mth__hlo_select(mth__hlo *h, mth__hlo_val pred, mth__hlo_val yes, mth__hlo_val no) {
+    return mth__hlo_line(h, yes.dtype, yes.shape, "stablehlo.select %s, %s, %s : %s, %s", name(h, pred), name(h, yes), name(h, no),
+                         type_of(h, pred), type_of(h, yes));
+}
+
+mth__hlo_val mth__hlo_convert(mth__hlo *h, mth_dtype dtype, mth__hlo_val x) {
+    if (dtype == x.dtype) return x;
+    return mth__hlo_line(h, dtype, x.shape, "stablehlo.convert %s : (%s) -> %s", name(h, x), type_of(h, x), mth__hlo_type(h->arena, dtype, x.shape));
+}
+
+/* ---------------------------------------------------------------- layout */
+static const char *list(mth__hlo *h, int n, const int *at) {
+    mth__text t = mth__text_new(h->arena);
+    mth__text_add(&t, "[");
+    for (int i = 0; i < n; i++) mth__text_add(&t, "%s%d", i ? ", " : "", at[i]);
+    mth__text_add(&t, "]");
+    return t.at;
+}
+
+mth__hlo_val mth__hlo_reshape(mth__hlo *h, mth__hlo_val x, mth__shape to) {
+    if (mth__shape_equal(x.shape, to)) return x;
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.reshape %s : (%s) -> %s", name(h, x), type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+}
+
+mth__hlo_val mth__hlo_transpose(mth__hlo *h, mth__hlo_val x, const int *permutation) {
+    mth__shape to = {x.shape.rank, {0}};
+    bool same = true;
+    for (int d = 0; d < to.rank; d++) {
+        to.dim[d] = x.shape.dim[permutation[d]];
+        same &= permutation[d] == d;
+    }
+    if (same) return x;
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.transpose %s, dims = %s : (%s) -> %s", name(h, x), list(h, to.rank, permutation),
+                         type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+}
+
+mth__hlo_val mth__hlo_broadcast(mth__hlo *h, mth__hlo_val x, mth__shape to, const int *dims) {
+    bool same = mth__shape_equal(x.shape, to);
+    for (int d = 0; d < x.shape.rank; d++) same &= dims[d] == d;
+    if (same) return x;
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.broadcast_in_dim %s, dims = %s : (%s) -> %s", name(h, x), list(h, x.shape.rank, dims),
+                         type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+}
+
+mth__hlo_val mth__hlo_broadcast_numpy(mth__hlo *h, mth__hlo_val x, mth__shape to) {
+    int dims[MTH__RANK];
+    for (int d = 0; d < x.shape.rank; d++) dims[d] = d + to.rank - x.shape.rank;
+    return mth__hlo_broadcast(h, x, to, dims);
+}
+
+mth__hlo_val mth__hlo_slice(mth__hlo *h, mth__hlo_val x, int dim, int64_t start, int64_t stop) {
+    if (start == 0 && stop == x.shape.dim[dim]) return x;
+    mth__text t = mth__text_new(h->arena);
+    for (int d = 0; d < x.shape.rank; d++)
+        mth__text_add(&t, "%s%lld:%lld", d ? ", " : "", (long long)(d == dim ? start : 0), (long long)(d == dim ? stop : x.shape.dim[d]));
+    mth__shape to = x.shape;
+    to.dim[dim] = stop - start;
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.slice %s [%s] : (%s) -> %s", name(h, x), t.at, type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+}
+
+mth__hlo_val mth__hlo_pad(mth__hlo *h, mth__hlo_val x, int dim, int64_t before, int64_t after, double value) {
+    if (!before && !after) return x;
+    mth__hlo_val filler = mth__hlo_splat(h, x.dtype, (mth__shape){0}, value);
+    mth__shape to = x.shape;
+    to.dim[dim] += before + after;
+    const char *zero = list(h, x.shape.rank, (int[MTH__RANK]){0});
+    mth__text low = mth__text_new(h->arena), high = mth__text_new(h->arena);
+    for (int d = 0; d < x.shape.rank; d++) {
+        mth__text_add(&low, "%s%lld", d ? ", " : "", (long long)(d == dim ? before : 0));
+        mth__text_add(&high, "%s%lld", d ? ", " : "", (long long)(d == dim ? after : 0));
+    }
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.pad %s, %s, low = [%s], high = [%s], interior = %s : (%s, %s) -> %s", name(h, x),
+                         name(h, filler), low.at, high.at, zero, type_of(h, x), type_of(h, filler), mth__hlo_type(h->arena, x.dtype, to));
+}
+
+mth__hlo_val mth__hlo_concat(mth__hlo *h, int n, const mth__hlo_val *x, int dim) {
+    if (n == 1) return x[0];
+    mth__text names = mth__text_new(h->arena), types = mth__text_new(h->arena);
+    mth__shape to = x[0].shape;
+    to.dim[dim] = 0;
+    for (int i = 0; i < n; i++) {
+        mth__text_add(&names, "%s%s", i ? ", " : "", name(h, x[i]));
+        mth__text_add(&types, "%s%s", i ? ", " : "", type_of(h, x[i]));
+        to.dim[dim] += x[i].shape.dim[dim];
+    }
+    return mth__hlo_line(h, x[0].dtype, to, "stablehlo.concatenate %s, dim = %d : (%s) -> %s", names.at, dim, types.at,
+                         mth__hlo_type(h->arena, x[0].dtype, to));
+}
+
+static void add_starts(mth__hlo *h, mth__text *names, mth__text *types, int n, const mth__hlo_val *start) {
+    for (int d = 0; d < n; d++) {
+        mth__text_add(names, ", %s", name(h, start[d]));
+        mth__text_add(types, ", %s", type_of(h, start[d]));
+    }
+}
+
+mth__hlo_val mth__hlo_dynamic_slice(mth__hlo *h, mth__hlo_val x, const mth__hlo_val *start, mth__shape size) {
+    if (mth__shape_equal(x.shape, size)) return x;
+    mth__text names = mth__text_new(h->arena), types = mth__text_new(h->arena), sizes = mth__text_new(h->arena);
+    add_starts(h, &names, &types, x.shape.rank, start);
+    for (int d = 0; d < size.rank; d++) mth__text_add(&sizes, "%s%lld", d ? ", " : "", (long long)size.dim[d]);
+    return mth__hlo_line(h, x.dtype, size, "stablehlo.dynamic_slice %s%s, sizes = [%s] : (%s%s) -> %s", name(h, x), names.n ? names.at : "",
+                         sizes.n ? sizes.at : "", type_of(h, x), types.n ? types.at : "", mth__hlo_type(h->arena, x.dtype, size));
+}
+
+mth__hlo_val mth__hlo_dynamic_update(mth__hlo *h, mth__hlo_val x, mth__hlo_val update, const mth__hlo_val *start) {
+    mth__text names = mth__text_new(h->arena), types = mth__text_new(h->arena);
+    add_starts(h, &names, &types, x.shape.rank, start);
+    return mth__hlo_line(h, x.dtype, x.shape, "stablehlo.dynamic_update_slice %s, %s%s : (%s, %s%s) -> %s", name(h, x), name(h, update),
+                         names.n ? names.at : "", type_of(h, x), type_of(h, update), types.n ? types.at : "", type_of(h, x));
+}
+
+/* ---------------------------------------------------------------- reductions, products */
+static double neutral(const char *kind, mth_dtype dtype) {
+    if (!strcmp(kind, "maximum")) return mth__is_float(dtype) ? -INFINITY : dtype == MTH_INT32 ? INT32_MIN : -0x1p62;
+    if (!strcmp(kind, "minimum")) return mth__is_float(dtype) ? INFINITY : dtype == MTH_INT32 ? INT32_MAX : 0x1p62;
+    return strcmp(kind, "and") == 0 || strcmp(kind, "multiply") == 0;
+}
+
+mth__hlo_val mth__hlo_reduce(mth__hlo *h, const char *kind, mth__hlo_val x, unsigned dims, bool keep) {
+    mth__shape to = {0}, kept = x.shape;
+    int over[MTH__RANK], n = 0;
+    for (int d = 0; d < x.shape.rank; d++) {
+        if (dims >> d & 1) {
+            over[n++] = d;
+            kept.dim[d] = 1;
+        } else
+            to.dim[to.rank++] = x.shape.dim[d];
+    }
+    if (!n) return x;
+    mth__hlo_val first = mth__hlo_splat(h, x.dtype, (mth__shape){0}, neutral(kind, x.dtype));
+    mth__hlo_val y = mth__hlo_line(h, x.dtype, to, "stablehlo.reduce(%s init: %s) applies stablehlo.%s across dimensions = %s : (%s, %s) -> %s",
+                                   name(h, x), name(h, first), kind, list(h, n, over), type_of(h, x), type_of(h, first),
+                                   mth__hlo_type(h->arena, x.dtype, to));
+    return keep ? mth__hlo_reshape(h, y, kept) : y;
+}
+
+static bool among(int d, int n, const int *at) {
+    for (int i = 0; i < n; i++) if (at[i] == d) return true;
+    return false;
+}
+
+mth__hlo_val mth__hlo_dot(mth__hlo *h, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch, int nsum, const int *asum,
+                          const int *bsum) {
+    mth__shape to = {0};
+    for (int i = 0; i < nbatch; i++) to.dim[to.rank++] = a.shape.dim[abatch[i]];
+    for (int d = 0; d < a.shape.rank; d++) if (!among(d, nbatch, abatch) && !among(d, nsum, asum)) to.dim[to.rank++] = a.shape.dim[d];
+    for (int d = 0; d < b.shape.rank; d++) if (!among(d, nbatch, bbatch) && !among(d, nsum, bsum)) to.dim[to.rank++] = b.shape.dim[d];
+    const char *batch = nbatch ? mth__format(h->arena, "batching_dims = %s x %s, ", list(h, nbatch, abatch), list(h, nbatch, bbatch)) : "";
+    return mth__hlo_line(h, a.dtype, to, "stablehlo.dot_general %s, %s, %scontracting_dims = %s x %s, precision = [HIGHEST, HIGHEST] : (%s, %s) -> %s",
+                         name(h, a), name(h, b), batch, list(h, nsum, asum), list(h, nsum, bsum), type_of(h, a), type_of(h, b),
+                         mth__hlo_type(h->arena, a.dtype, to));
+}
