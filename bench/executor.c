@@ -52,8 +52,10 @@ static mth_status time_job(void *argument) {
     mth__engine *engine;
     mth__executable *x;
     mth__buffer *entry[64], *exit[64] = {NULL};
-    TRY(native->open(j->devices, threads, &engine));
-    TRY(native->load(engine, p, &x));
+    const mth__opt options[] = {{"threads", MTH__OPT_SIZE, "None", "", NULL}, {0}};
+    mth_arg count = threads ? mth_int(threads) : MTH_NONE;
+    TRY(native->open(&(mth__engine_setup){p->mesh, (const mth__opt *const[]){options, NULL}, &count}, &engine));
+    TRY(native->load(engine, p, NULL, &x));
     for (int d = 0; d < j->devices; d++) {
         TRY(native->buffer_new(engine, d, j->elements * 4, &entry[d]));
         memset(native->buffer_host(entry[d]), 0, (size_t)j->elements * 4);

@@ -14,7 +14,7 @@ static const mth__opt *const compile_tables[] = {mth__compile_options, NULL};
 
 const char *mth_compile_option_doc(void) {
     static char text[4096];
-    return mth__options_doc(mth__compile_options, "", text, sizeof text);
+    return mth__options_doc(compile_tables, "", text, sizeof text);
 }
 
 static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices")); }
@@ -205,7 +205,7 @@ static mth_status plan_for(mth_compiled *c, const mth__request *request, bool lo
         }
         forget_old_plans(c);
     }
-    if (load && !plan->executable) TRY(c->backend->vtable->load(c->backend->engine, plan->program, &plan->executable));
+    if (load && !plan->executable) TRY(c->backend->vtable->load(c->backend->engine, plan->program, NULL, &plan->executable));
     *out = plan;
     return NULL;
 }

@@ -144,16 +144,17 @@ char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
     return t.at;
 }
 
-const char *mth__options_doc(const mth__opt *options, const char *indent, char *room, size_t size) {
+const char *mth__options_doc(const mth__opt *const *tables, const char *indent, char *room, size_t size) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
     size_t n = *room ? size : 0;
-    for (const mth__opt *o = options; o->name && n < size; o++) {
-        char one[128];
-        write_option(one, sizeof one, o);
-        n += (size_t)snprintf(room + n, size - n, "%s%s: %s%s%s%s\n", indent, one, o->doc, o->choices ? " (" : "",
-                              o->choices ? o->choices : "", o->choices ? ")" : "");
-    }
+    for (; *tables; tables++)
+        for (const mth__opt *o = *tables; o->name && n < size; o++) {
+            char one[128];
+            write_option(one, sizeof one, o);
+            n += (size_t)snprintf(room + n, size - n, "%s%s: %s%s%s%s\n", indent, one, o->doc, o->choices ? " (" : "",
+                                  o->choices ? o->choices : "", o->choices ? ")" : "");
+        }
     pthread_mutex_unlock(&lock);
     return room;
 }

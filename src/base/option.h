@@ -25,7 +25,7 @@ const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *va
 char *mth__options_signature(mth__arena *, const mth__opt *const *tables); /* "dimension: int, bias: bool = True" */
 /* One option a line: "bias: bool = True: whether a bias is added". Returns `room`; where it holds a text already, it is left as it is, so
    that a static one can be lent to several threads. */
-const char *mth__options_doc(const mth__opt *, const char *indent, char *room, size_t size);
+const char *mth__options_doc(const mth__opt *const *tables, const char *indent, char *room, size_t size);
 /* A spec -> splits. `rank` entries; axes inside `on`, none repeated. `what` names the tensor in errors. */
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out);
 #endif

@@ -222,10 +222,8 @@ static mth_status make_texts(void *context) {
     mth__text_add(&t, "Ports: %s\n", ports);
     if (*type->parameters) mth__text_add(&t, "Parameters: %s\n", type->parameters);
     mth__text_add(&t, "Options:\n");
-    for (int k = 0; tables[k]; k++) {
-        char room[4096] = "";
-        mth__text_add(&t, "%s", mth__options_doc(tables[k], "    ", room, sizeof room));
-    }
+    char room[8192] = "";
+    mth__text_add(&t, "%s", mth__options_doc(tables, "    ", room, sizeof room));
     texts[i].doc = pool_add(t.at);
     texts[i].ports = pool_add(ports);
     texts[i].signature = pool_add(signature);

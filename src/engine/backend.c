@@ -2,31 +2,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const mth__opt native_options[] = {
+const mth__opt mth__mesh_options[] = {
     {"device_mesh", MTH__OPT_MESH, NULL, "Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.", NULL},
+    {0}};
+const mth__opt mth__communication_options[] = {
     {"collective_ops", MTH__OPT_DICT, "None", "The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.", NULL},
     {"communication_optimization", MTH__OPT_BOOL, "False", "Removes redundant transfers and merges small collectives.", NULL},
     {"overlap_communication", MTH__OPT_BOOL, "False", "Runs communication beside computation.", NULL},
     {"pipeline_communication", MTH__OPT_BOOL, "False", "Cuts large communication in chunks.", NULL},
-    {"threads", MTH__OPT_SIZE, "None", "Threads of the native engine, the calling one included; the number of cores unless said.", NULL},
     {0}};
-static const mth__opt reference_options[] = {
-    {"device_mesh", MTH__OPT_MESH, NULL, "Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.", NULL},
-    {0}};
-static const struct { const char *name; const mth__engine_vtable *vtable; const mth__opt *options; } engines[] = {
-    {"native", &mth__engine_native, native_options}, {"reference", &mth__engine_reference, reference_options}};
+
+static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_reference};
 enum { ENGINES = sizeof engines / sizeof *engines };
 
 static int engine_find(const char *name) {
-    for (int i = 0; i < ENGINES; i++)
-        if (strcmp(engines[i].name, name) == 0) return i;
+    for (int i = 0; name && i < ENGINES; i++)
+        if (strcmp(engines[i]->name, name) == 0) return i;
     return -1;
 }
 
 const char *mth_backend_option_doc(const char *engine) {
-    static char text[ENGINES][4096];
+    static char text[ENGINES][8192];
     int e = engine_find(engine);
-    return e < 0 ? NULL : mth__options_doc(engines[e].options, "", text[e], sizeof text[e]);
+    return e < 0 ? NULL : mth__options_doc(engines[e]->options, "", text[e], sizeof text[e]);
 }
 
 static int name_index(const char *name, const char *const *names, int n) {
@@ -53,45 +51,69 @@ static mth_status read_collectives(mth_backend *b, const mth_arg *ops) {
     return NULL;
 }
 
+static mth_status unknown_engine(const char *name) {
+    const char *names[ENGINES];
+    char all[128] = "";
+    for (int i = 0; i < ENGINES; i++) {
+        names[i] = engines[i]->name;
+        strcat(strcat(strcat(strcat(all, i ? i < ENGINES - 1 ? ", " : " or " : ""), "'"), names[i]), "'");
+    }
+    const char *near = mth__nearest(name, names, ENGINES);
+    return FAIL(MTH_ERROR_VALUE, F("there is no engine '%s'", name), near ? F("use '%s'", near) : F("use %s", all));
+}
+
+/* Options that mean the same wherever an engine's tables have them. */
+static bool is_set(const mth__engine_setup *s, const char *name) {
+    const mth_arg *a = mth__options_get(s->tables, s->value, name);
+    return a && a->kind == MTH_ARG_BOOL && a->integer;
+}
+
+static mth_status read_common(mth_backend *b, const mth__engine_setup *s) {
+    const mth_arg *ops = mth__options_get(s->tables, s->value, "collective_ops");
+    if (ops && ops->kind == MTH_ARG_DICT) TRY(read_collectives(b, ops));
+    b->communication_optimization = is_set(s, "communication_optimization");
+    b->overlap = is_set(s, "overlap_communication");
+    b->pipeline_communication = is_set(s, "pipeline_communication");
+    b->auto_sharding = is_set(s, "auto_sharding");
+    b->memory_optimization = is_set(s, "memory_optimization");
+    const mth_arg *dims = mth__options_get(s->tables, s->value, "spmd_partition_dims");
+    b->partition_dims = dims && dims->kind == MTH_ARG_INT ? (int)dims->integer : 0;
+    const mth_arg *context = mth__options_get(s->tables, s->value, "mesh_context");
+    b->spmd = context && context->kind == MTH_ARG_STRING && strcmp(context->string, "spmd") == 0;
+    return NULL;
+}
+
+static mth_status read_mesh(mth__arena *arena, const mth__engine_setup *s, mth__mesh **out) {
+    const mth_arg *mesh = mth__options_get(s->tables, s->value, "device_mesh");
+    int64_t dim[MTH__AXES];
+    int naxes = 0;
+    for (; naxes < (int)mesh->count; naxes++) dim[naxes] = mesh->items[naxes].integer;
+    return mth__mesh_new(arena, naxes, dim, out);
+}
+
 typedef struct { const char *engine; const mth_option *option; size_t count; mth_backend **out; } creation;
 
 static mth_status create_body(void *context) {
     creation *c = context;
     TRY(mth__given(c->engine, "the engine's name"));
     int e = engine_find(c->engine);
-    if (e < 0) return FAIL(MTH_ERROR_VALUE, F("there is no engine '%s'", c->engine), F("use 'native' or 'reference'"));
+    if (e < 0) return unknown_engine(c->engine);
     mth__arena *arena = mth__arena_new();
     mth_backend *b = NEW(arena, mth_backend);
-    const mth__opt *const *tables = (const mth__opt *const[]){engines[e].options, NULL};
-    mth_arg *value;
-    mth_status s = mth__options_read(arena, "backend", tables, c->option, c->count, &value);
-    if (!s) {
-        const mth_arg *mesh = mth__options_get(tables, value, "device_mesh");
-        int64_t dim[MTH__AXES];
-        int naxes = 1;
-        if (mesh->kind == MTH_ARG_INT) dim[0] = mesh->integer;
-        else
-            for (naxes = 0; naxes < (int)mesh->count; naxes++) dim[naxes] = mesh->items[naxes].integer;
-        s = mth__mesh_new(arena, naxes, dim, &b->mesh);
-    }
-    int threads = 0;
-    if (!s && engines[e].options == native_options) {
-        const mth_arg *ops = mth__options_get(tables, value, "collective_ops");
-        if (ops->kind == MTH_ARG_DICT) s = read_collectives(b, ops);
-        b->communication_optimization = mth__options_get(tables, value, "communication_optimization")->integer;
-        b->overlap = mth__options_get(tables, value, "overlap_communication")->integer;
-        b->pipeline_communication = mth__options_get(tables, value, "pipeline_communication")->integer;
-        const mth_arg *n = mth__options_get(tables, value, "threads");
-        if (n->kind == MTH_ARG_INT) threads = (int)(n->integer < 1024 ? n->integer : 1024);
-    }
+    b->vtable = engines[e];
+    mth_arg *value = NULL;
+    mth_status s = mth__options_read(arena, "backend", b->vtable->options, c->option, c->count, &value);
+    mth__engine_setup setup = {NULL, b->vtable->options, value};
+    if (!s) s = read_mesh(arena, &setup, &b->mesh);
+    if (!s) s = read_common(b, &setup);
     if (!s) {
         mth__text t = mth__text_new(arena);
         for (size_t i = 0; i < c->count; i++) mth__text_add(&t, "%s%s=%s", i ? ", " : "", c->option[i].name, mth__arg_text(arena, c->option[i].value));
         b->options_text = t.n ? t.at : "";
         b->arena = arena;
-        b->vtable = engines[e].vtable;
         b->references = 1;
-        s = b->vtable->open(b->mesh->count, threads, &b->engine);
+        setup.mesh = b->mesh;
+        s = b->vtable->open(&setup, &b->engine);
     }
     if (s) {
         mth__arena_free(arena);

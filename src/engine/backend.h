@@ -16,6 +16,8 @@ struct mth_backend {
     const char *options_text;        /* the options as they were given, for describe */
     const char *algorithm[MTH__CHANNEL_KINDS];
     bool communication_optimization, overlap, pipeline_communication;
+    bool spmd;                       /* mesh_context="spmd": the engine also gets the global program */
+    bool auto_sharding, memory_optimization; int partition_dims;
 };
 mth_backend *mth__backend_retain(mth_backend *);
 

@@ -1,6 +1,7 @@
 /* Who runs a program: the vtable. An engine sees emit/program.h and nothing behind it. */
 #ifndef MTH__ENGINE_H
 #define MTH__ENGINE_H
+#include "base/option.h"
 #include "emit/collective.h"
 #include <stdatomic.h>
 
@@ -8,9 +9,14 @@ typedef struct mth__engine mth__engine;
 typedef struct mth__executable mth__executable;
 typedef struct mth__buffer mth__buffer;  /* memory of one device, reference counted (atomic); an engine may recycle it when the count falls to 0 */
 
+/* What an engine is opened with: the mesh, and the values of its options: mth__options_get(tables, value, "threads"). */
+typedef struct { const mth__mesh *mesh; const mth__opt *const *tables; const mth_arg *value; } mth__engine_setup;
+
 typedef struct {
     const char *name;
-    mth_status (*open)(int devices, int threads, mth__engine **out); /* threads: the calling one included; 0: one per core (engines without threads ignore it) */
+    const mth__opt *const *options;                     /* tables of the backend's options, ended by NULL */
+    bool views;                                         /* a slice may be a view of its operand (an ALIAS with an offset) */
+    mth_status (*open)(const mth__engine_setup *, mth__engine **out);
     void (*close)(mth__engine *);                       /* drops a reference: executables and buffers keep the engine alive */
     mth_status (*describe)(mth__engine *, mth__text *);
     const char *(*lacks)(const mth__op *, mth_dtype);   /* NULL: has a kernel; else the reason */
@@ -21,15 +27,25 @@ typedef struct {
     void *(*buffer_host)(mth__buffer *);                /* host memory of the buffer; NULL where an engine has none (then read/write) */
     mth_status (*buffer_write)(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
     mth_status (*buffer_read)(mth__buffer *, int64_t offset, void *data, int64_t bytes);
+    /* Memory of the caller's, 64-byte aligned, that nobody changes until release(context), which is called once: when the buffer dies, or
+       not at all where this fails. NULL: the engine can't. */
+    mth_status (*buffer_borrow)(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
 
-    /* Allocates slabs, streams and tables once; a run allocates only exits (recycled). Keeps the program (the caller keeps it alive longer). */
-    mth_status (*load)(mth__engine *, const mth__program *, mth__executable **out);
+    /* Allocates slabs, streams and tables once; a run allocates only exits (recycled). Keeps the programs (the caller keeps them alive
+       longer). `global`: the second product of emit, for a backend that partitions by itself; else NULL. */
+    mth_status (*load)(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
     void (*unload)(mth__executable *);
     /* entry[e * devices + d]: the buffer of entry e on device d, NULL where d holds none. exit likewise: filled with new references.
        Runs of one executable exclude each other (the engine locks). `stop` is polled: nonzero ends the run with MTH_ERROR_INTERRUPTED. */
     mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop);
+    mth_status (*stablehlo)(mth__executable *, mth__text *);  /* NULL: the engine has none */
+    mth_status (*explain)(mth__executable *, mth__text *);    /* what a compiler behind the engine made of the program; NULL: there is none */
 } mth__engine_vtable;
 
+/* Tables that engines share (backend.c). */
+extern const mth__opt mth__mesh_options[];          /* device_mesh: every engine has it */
+extern const mth__opt mth__communication_options[]; /* collective_ops, and what passes do to communication */
+
 int mth__core_count(void); /* cores that this process may use */
-extern const mth__engine_vtable mth__engine_native, mth__engine_reference;
+extern const mth__engine_vtable mth__engine_native, mth__engine_reference, mth__engine_pjrt;
 #endif

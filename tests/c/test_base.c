@@ -307,11 +307,11 @@ ARENA_TEST(options_are_read) {
         mth__options_signature(arena, tables), "dimension: int, bias: bool = True, epsilon: float = 1e-05, kind: str = 'ring', "
                                                "device_mesh: tuple | None = None, spec: tuple = (None, 0), any: object = {'a': 1}"));
     char doc[512] = "", cut[16] = "";
-    CHECK(!strcmp(mth__options_doc(own, "  ", doc, sizeof doc),
+    CHECK(!strcmp(mth__options_doc((const mth__opt *const[]){own, NULL}, "  ", doc, sizeof doc),
         "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n  epsilon: float = 1e-05: Added to the variance.\n"
         "  kind: str = 'ring': Algorithm. (ring|tree)\n"));
-    CHECK(mth__options_doc(common, "", doc, sizeof doc) == doc && strstr(doc, "dimension")); /* what is lent stays */
-    CHECK(!strcmp(mth__options_doc(own, "", cut, sizeof cut), "dimension: int:"));
+    CHECK(mth__options_doc(tables, "", doc, sizeof doc) == doc && strstr(doc, "dimension")); /* what is lent stays */
+    CHECK(!strcmp(mth__options_doc(tables, "", cut, sizeof cut), "dimension: int:"));
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimensoin", mth_int(4)})), MTH_ERROR_TYPE, "did you mean 'dimension'");
     CHECK_FAILS(try_options(MTH_OPTIONS({"zzz", mth_int(4)})), MTH_ERROR_TYPE, "the options are: dimension: int");
     CHECK_FAILS(try_options(NULL, 0), MTH_ERROR_TYPE, "'dimension' is missing");

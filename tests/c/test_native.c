@@ -105,11 +105,18 @@ static float expected(const mth__channel *c, int64_t i, int d) { /* as device d 
 }
 
 /* ---- engine, entry, exit */
+/* An engine of so many devices and threads. */
+static mth_status open_engine(int devices, int threads, mth__engine **out) {
+    static const mth__opt options[] = {{"threads", MTH__OPT_SIZE, "None", "", NULL}, {0}};
+    mth__mesh mesh = {.count = devices};
+    mth_arg value = mth_int(threads);
+    return native->open(&(mth__engine_setup){&mesh, (const mth__opt *const[]){options, NULL}, &value}, out);
+}
 typedef struct { mth__engine *engine; mth__executable *x; int devices; mth__buffer *entry[64], *exit[64]; } session;
 static session session_new(mth__program *p, int threads) {
     session s = {.devices = p->mesh->count};
-    CHECK_STATUS(native->open(p->mesh->count, threads, &s.engine));
-    CHECK_STATUS(native->load(s.engine, p, &s.x));
+    CHECK_STATUS(open_engine(p->mesh->count, threads, &s.engine));
+    CHECK_STATUS(native->load(s.engine, p, NULL, &s.x));
     return s;
 }
 static float *entry_new(session *s, int d, int64_t bytes) {
@@ -321,7 +328,7 @@ IN_GUARD(several_threads_share_an_engine) {
     maker a = chain(arena, 3, 50, (mth__shape){1, {1000}}), b = chain(arena, 3, 7, (mth__shape){2, {300, 1000}});
     user first = {session_new(a.p, THREADS), 60, 50}, second = {.runs = 20, .want = 7};
     second.s = (session){.devices = 3, .engine = first.s.engine};
-    CHECK_STATUS(native->load(first.s.engine, b.p, &second.s.x));
+    CHECK_STATUS(native->load(first.s.engine, b.p, NULL, &second.s.x));
     fill_entries(&first.s, 1000);
     fill_entries(&second.s, 300000);
     pthread_t thread;
@@ -439,8 +446,8 @@ IN_GUARD(memory_failing_at_any_index) {
         int64_t live = mth_debug_live_allocations();
         session s = {.devices = 3};
         mth_debug_fail_allocation(index);
-        mth_status status = native->open(3, THREADS, &s.engine);
-        if (!status) status = native->load(s.engine, m.p, &s.x);
+        mth_status status = open_engine(3, THREADS, &s.engine);
+        if (!status) status = native->load(s.engine, m.p, NULL, &s.x);
         for (int d = 0; d < 3 && !status; d++) status = native->buffer_new(s.engine, d, 240, &s.entry[d]);
         for (int d = 0; d < 3 && !status; d++) memset(native->buffer_host(s.entry[d]), 0, 240);
         if (!status) status = native->run(s.x, s.entry, s.exit, NULL);
@@ -462,7 +469,7 @@ IN_GUARD(memory_failing_at_any_index) {
 IN_GUARD(buffers_come_back) {
     (void)arena;
     mth__engine *e;
-    CHECK_STATUS(native->open(2, 1, &e));
+    CHECK_STATUS(open_engine(2, 1, &e));
     mth__buffer *b, *again;
     CHECK_STATUS(native->buffer_new(e, 1, 100000, &b));
     void *data = native->buffer_host(b);
@@ -482,7 +489,7 @@ IN_GUARD(buffers_come_back) {
     native->buffer_release(again);
     native->buffer_release(b);
     for (int64_t bytes = 0; bytes < 5000; bytes += 7) {
-        CHECK_STATUS(native->open(1, 1, &e));
+        CHECK_STATUS(open_engine(1, 1, &e));
         CHECK_STATUS(native->buffer_new(e, 0, bytes, &b));
         memset(native->buffer_host(b), 1, (size_t)bytes);
         native->buffer_release(b);

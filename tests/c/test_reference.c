@@ -9,7 +9,7 @@ TEST(buffers_keep_their_engine) {
     mth__engine *e;
     mth__buffer *b;
     int64_t before = mth_debug_live_allocations(), data = 0;
-    CHECK_STATUS(engine->open(2, 0, &e));
+    CHECK_STATUS(engine->open(&(mth__engine_setup){.mesh = &(mth__mesh){.count = 2}}, &e));
     CHECK_STATUS(engine->buffer_new(e, 1, 16, &b));
     engine->close(e);
     engine->buffer_retain(b);
@@ -48,8 +48,8 @@ static mth_status run(void *argument) {
     mth__executable *x;
     mth__program *p;
     TRY(mth__program_parse(arena, j->text, &p));
-    TRY(engine->open(p->mesh->count, 0, &e));
-    mth_status s = engine->load(e, p, &x);
+    TRY(engine->open(&(mth__engine_setup){.mesh = p->mesh}, &e));
+    mth_status s = engine->load(e, p, NULL, &x);
     engine->close(e);
     if (s) return s;
     mth__buffer *none[64] = {NULL}, *left[64] = {NULL};

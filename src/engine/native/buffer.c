@@ -75,11 +75,27 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
     return NULL;
 }
 
+mth_status mth__native_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out) {
+    mth__buffer *b = mth__calloc(1, sizeof *b);
+    if (!b) return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer"), F("free arrays or models that are no longer needed"));
+    *b = (mth__buffer){.engine = e, .device = device, .size_class = MTH__BORROWED, .bytes = bytes, .data = (void *)data, .release = release, .context = context};
+    atomic_init(&b->references, 1);
+    atomic_fetch_add(&e->references, 1);
+    *out = b;
+    return NULL;
+}
+
 void mth__native_buffer_retain(mth__buffer *b) { atomic_fetch_add_explicit(&b->references, 1, memory_order_relaxed); }
 
 void mth__native_buffer_release(mth__buffer *b) {
     if (!b || atomic_fetch_sub(&b->references, 1) > 1) return;
     mth__engine *e = b->engine;
+    if (b->size_class == MTH__BORROWED) {
+        b->release(b->context);
+        mth__free(b);
+        mth__engine_native.close(e);
+        return;
+    }
     mth__buffers *all = &e->buffers;
     int64_t size = b->bytes;
     size_class(&size);

@@ -18,12 +18,20 @@ static void engine_free(mth__engine *e) {
     mth__free(e);
 }
 
-static mth_status native_open(int devices, int threads, mth__engine **out) {
+static const mth__opt options[] = {
+    {"threads", MTH__OPT_SIZE, "None", "Threads of the native engine, the calling one included; the number of cores unless said.", NULL},
+    {0}};
+static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_options, options, NULL};
+enum { THREADS_MOST = 1024 };
+
+static mth_status native_open(const mth__engine_setup *setup, mth__engine **out) {
+    const int devices = setup->mesh->count;
+    const mth_arg *threads = mth__options_get(setup->tables, setup->value, "threads");
     mth__engine *e = mth__calloc(1, sizeof *e);
     if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free other objects first"));
     atomic_init(&e->references, 1);
     e->devices = devices;
-    e->threads = threads > 0 ? threads : mth__core_count();
+    e->threads = threads->kind != MTH_ARG_INT ? mth__core_count() : threads->integer < THREADS_MOST ? (int)threads->integer : THREADS_MOST;
     pthread_mutex_init(&e->running, NULL);
     pthread_mutex_init(&e->buffers.lock, NULL);
     e->worker = mth__calloc((size_t)e->threads, sizeof *e->worker);
@@ -132,7 +140,8 @@ static void native_unload(mth__executable *x) {
     native_close(e);
 }
 
-static mth_status native_load(mth__engine *e, const mth__program *program, mth__executable **out) {
+static mth_status native_load(mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
+    (void)global;
     if (program->mesh->count != e->devices)
         return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, e->devices);
     mth__executable *x = mth__calloc(1, sizeof *x);
@@ -273,8 +282,9 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
 }
 
 const mth__engine_vtable mth__engine_native = {
-    .name = "native", .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,
+    .name = "native", .options = tables, .views = true, .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,
     .buffer_new = mth__native_buffer_new, .buffer_retain = mth__native_buffer_retain, .buffer_release = mth__native_buffer_release,
     .buffer_host = mth__native_buffer_host, .buffer_write = mth__native_buffer_write, .buffer_read = mth__native_buffer_read,
+    .buffer_borrow = mth__native_buffer_borrow,
     .load = native_load, .unload = native_unload, .run = native_run,
 };

@@ -1,12 +1,13 @@
 /* The vtable, and the loading of programs. */
 #include "engine/reference/reference_run.h"
 
-static mth_status open_engine(int devices, int threads, mth__engine **out) {
-    (void)threads;
+static const mth__opt *const tables[] = {mth__mesh_options, NULL};
+
+static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {
     mth__engine *e = mth__calloc(1, sizeof *e);
     if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free arrays or models that are no longer needed"));
     atomic_init(&e->references, 1);
-    e->devices = devices;
+    e->devices = setup->mesh->count;
     *out = e;
     return NULL;
 }
@@ -82,7 +83,8 @@ static mth_status load_body(void *arguments) {
     return NULL;
 }
 
-mth_status mth__ref_load(mth__engine *e, const mth__program *p, mth__executable **out) {
+mth_status mth__ref_load(mth__engine *e, const mth__program *p, const mth__program *global, mth__executable **out) {
+    (void)global;
     mth__executable *x;
     TRY(mth__guard(load_body, &(loading){e, p, &x}));
     pthread_mutex_init(&x->lock, NULL);
@@ -122,6 +124,8 @@ void mth__ref_unload(mth__executable *x) {
 
 const mth__engine_vtable mth__engine_reference = {
     .name = "reference",
+    .options = tables,
+    .views = true,
     .open = open_engine,
     .close = mth__ref_close,
     .describe = describe,

@@ -45,7 +45,7 @@ mth_status mth__ref_buffer_read(mth__buffer *, int64_t offset, void *data, int64
 void mth__ref_widen(const mth__ref_value *, const void *from);
 void mth__ref_narrow(const mth__ref_value *, void *to);
 
-mth_status mth__ref_load(mth__engine *, const mth__program *, mth__executable **out);
+mth_status mth__ref_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__ref_unload(mth__executable *);
 mth_status mth__ref_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop);
 #endif
