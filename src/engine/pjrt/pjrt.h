@@ -31,7 +31,7 @@ struct mth__engine {
     mth__pjrt_env env;
     const char *cache_dir;               /* NULL: none */
     pthread_mutex_t lock;                /* of the caches below */
-    struct mth__xla *compiled;           /* xla_compile.c */
+    struct mth__xla_entry *compiled;     /* xla_compile.c */
     struct mth__helper *helper;          /* pjrt_move.c: cuts and joins */
     bool spmd; int spmd_axes, spmd_dim[MTH__AXES]; /* the mesh handed to Shardy */
 };
