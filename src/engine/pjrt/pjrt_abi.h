@@ -67,12 +67,9 @@ typedef enum {
     PJRT_NamedValue_kString = 0, PJRT_NamedValue_kInt64, PJRT_NamedValue_kInt64List, PJRT_NamedValue_kFloat, PJRT_NamedValue_kBool
 } PJRT_NamedValue_Type;
 /* value_size: of a string its bytes, of a list its entries, else 1. */
-typedef struct PJRT_NamedValue {
-    size_t struct_size; PJRT_Extension_Base *extension_start; const char *name; size_t name_size; PJRT_NamedValue_Type type;
+MTH__STRUCT(PJRT_NamedValue, value_size, const char *name; size_t name_size; PJRT_NamedValue_Type type;
     union { const char *string_value; int64_t int64_value; const int64_t *int64_array_value; float float_value; bool bool_value; };
-    size_t value_size;
-} PJRT_NamedValue;
-enum { PJRT_NamedValue_STRUCT_SIZE = offsetof(PJRT_NamedValue, value_size) + sizeof(size_t) };
+    size_t value_size;);
 
 MTH__CALL(PJRT_Plugin_Initialize, extension_start, );
 MTH__CALL(PJRT_Plugin_Attributes, num_attributes, const PJRT_NamedValue *attributes; size_t num_attributes;);

@@ -29,8 +29,10 @@ mth_status mth__plugin_open(const char *path, mth__plugin **out);
    the folders of VIRTUAL_ENV and the system's. The path goes to `arena`. KEY... an IO error that says what was looked for and which
    package brings one. */
 mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char **path);
+/* Consumes the error: its text (F's: free by mth__free) without the last full stop, and its code. */
+char *mth__pjrt_error_text(const mth__plugin *, PJRT_Error *, PJRT_Error_Code *);
 /* Consumes the error; NULL is NULL. `doing`: "compile linear_0". RESOURCE_EXHAUSTED is MEMORY, UNIMPLEMENTED is UNSUPPORTED, CANCELLED
-   INTERRUPTED, the rest INTERNAL unless `user` says that the user's input may be at fault (then VALUE). */
+   INTERRUPTED, an unknown compile option VALUE, the rest INTERNAL. */
 mth_status mth__pjrt_status(const mth__plugin *, PJRT_Error *, const char *doing);
 #define PJRT_TRY(plugin, doing, call) TRY(mth__pjrt_status(plugin, call, doing))
 #endif

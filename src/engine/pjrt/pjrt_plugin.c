@@ -1,0 +1,159 @@
+#include "engine/pjrt/pjrt_plugin.h"
+#include <dlfcn.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* What the engine calls without asking. The table only grows at its end, so the order is that of the table. */
+static const struct { const char *name; size_t offset; } required[] = {
+#define SLOT(name) {#name, offsetof(PJRT_Api, name)}
+    SLOT(PJRT_Error_Destroy), SLOT(PJRT_Error_Message), SLOT(PJRT_Error_GetCode), SLOT(PJRT_Plugin_Initialize), SLOT(PJRT_Event_Destroy),
+    SLOT(PJRT_Event_IsReady), SLOT(PJRT_Event_Error), SLOT(PJRT_Event_Await), SLOT(PJRT_Event_OnReady), SLOT(PJRT_Client_Create),
+    SLOT(PJRT_Client_Destroy), SLOT(PJRT_Client_PlatformName), SLOT(PJRT_Client_PlatformVersion), SLOT(PJRT_Client_Devices),
+    SLOT(PJRT_Client_AddressableDevices), SLOT(PJRT_Client_Compile), SLOT(PJRT_Client_BufferFromHostBuffer),
+    SLOT(PJRT_DeviceDescription_Id), SLOT(PJRT_DeviceDescription_Attributes), SLOT(PJRT_DeviceDescription_Kind),
+    SLOT(PJRT_Device_GetDescription), SLOT(PJRT_Device_AddressableMemories), SLOT(PJRT_Device_DefaultMemory), SLOT(PJRT_Memory_Kind),
+    SLOT(PJRT_Executable_Destroy), SLOT(PJRT_Executable_NumOutputs), SLOT(PJRT_Executable_OptimizedProgram),
+    SLOT(PJRT_Executable_Serialize), SLOT(PJRT_LoadedExecutable_Destroy), SLOT(PJRT_LoadedExecutable_GetExecutable),
+    SLOT(PJRT_LoadedExecutable_Execute), SLOT(PJRT_Executable_DeserializeAndLoad), SLOT(PJRT_Buffer_Destroy), SLOT(PJRT_Buffer_Delete),
+    SLOT(PJRT_Buffer_CopyToDevice), SLOT(PJRT_Buffer_ToHostBuffer), SLOT(PJRT_Buffer_ReadyEvent), SLOT(PJRT_Compile),
+    SLOT(PJRT_Buffer_CopyToMemory), SLOT(PJRT_Executable_GetCompiledMemoryStats),
+#undef SLOT
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static mth__plugin *opened; /* newest first; entries are never freed */
+
+char *mth__pjrt_error_text(const mth__plugin *plugin, PJRT_Error *error, PJRT_Error_Code *code) {
+    const PJRT_Api *api = plugin->api;
+    MTH__ARGS(PJRT_Error_Message, message);
+    MTH__ARGS(PJRT_Error_GetCode, number);
+    MTH__ARGS(PJRT_Error_Destroy, destroy);
+    message.error = number.error = destroy.error = error;
+    PJRT_Error *nested = api->PJRT_Error_GetCode(&number);
+    *code = nested ? PJRT_Error_Code_UNKNOWN : number.code;
+    api->PJRT_Error_Message(&message);
+    size_t n = message.message ? message.message_size : 0;
+    while (n && strchr(" \n\t.", message.message[n - 1])) n--;
+    char *text = F("%.*s", (int)(n > INT_MAX ? INT_MAX : n), n ? message.message : "");
+    api->PJRT_Error_Destroy(&destroy);
+    if (nested) {
+        destroy.error = nested;
+        api->PJRT_Error_Destroy(&destroy);
+    }
+    return text;
+}
+
+mth_status mth__pjrt_status(const mth__plugin *plugin, PJRT_Error *error, const char *doing) {
+    if (!error) return NULL;
+    PJRT_Error_Code code;
+    char *text = mth__pjrt_error_text(plugin, error, &code), *what = F("XLA can't %s: %s", doing, text);
+    bool unknown_option = strstr(text, "No such compile option") != NULL;
+    mth__free(text);
+    if (unknown_option)
+        return FAIL(MTH_ERROR_VALUE, what,
+            F("compile_options takes the names of XLA's debug options, such as 'xla_backend_optimization_level'"));
+    switch (code) {
+    case PJRT_Error_Code_RESOURCE_EXHAUSTED:
+        return FAIL(MTH_ERROR_MEMORY, what, F("split the tensors over more devices, or make the batch smaller"));
+    case PJRT_Error_Code_UNIMPLEMENTED:
+        return FAIL(MTH_ERROR_UNSUPPORTED, what,
+            F("this plugin (API %d.%d) has no such thing: use a newer one by the option plugin=, or another backend", plugin->major,
+                plugin->minor));
+    case PJRT_Error_Code_CANCELLED: return FAIL(MTH_ERROR_INTERRUPTED, what, F("run it again"));
+    default:
+        return FAIL(MTH_ERROR_INTERNAL, what,
+            F("this is a defect of mithril or of the plugin %s: please report it with the text above", plugin->path));
+    }
+}
+
+static mth_status not_a_plugin(const char *path, char *why) {
+    return FAIL(MTH_ERROR_IO, why,
+        F("give the path of a PJRT plugin, such as .../pjrt_c_api_cpu_plugin.so, instead of %s, or leave the option out: "
+          "installed plugins are found", path));
+}
+
+static mth_status check_table(const char *path, const PJRT_Api *api) {
+    enum { HEAD = offsetof(PJRT_Api, PJRT_Error_Destroy) };
+    if (api->struct_size < HEAD)
+        return not_a_plugin(path, F("%s is no usable PJRT plugin: its table of functions has %zu bytes, the version alone takes %d", path,
+            api->struct_size, (int)HEAD));
+    int major = api->pjrt_api_version.major_version, minor = api->pjrt_api_version.minor_version;
+    if (major != PJRT_API_MAJOR)
+        return FAIL(MTH_ERROR_IO, F("the plugin %s has version %d.%d of the PJRT API, versions from %d.%d below %d.0 are understood", path,
+            major, minor, PJRT_API_MAJOR, PJRT_API_MINOR, PJRT_API_MAJOR + 1),
+            F("install a plugin of version %d.%d or a later one of %d.x", PJRT_API_MAJOR, PJRT_API_MINOR, PJRT_API_MAJOR));
+    for (size_t i = 0; i < sizeof required / sizeof *required; i++) {
+        void *slot = NULL;
+        if (api->struct_size >= required[i].offset + sizeof slot) memcpy(&slot, (const char *)api + required[i].offset, sizeof slot);
+        if (!slot)
+            return FAIL(MTH_ERROR_IO,
+                F("the plugin %s is too old: its version %d.%d of the PJRT API has no %s", path, major, minor, required[i].name),
+                F("install a plugin of version %d.%d or newer", PJRT_API_MAJOR, PJRT_API_MINOR));
+    }
+    return NULL;
+}
+
+/* Closing a plugin that began to work tears down registries that outlive it; so a library is closed only before that. */
+static mth_status load(const char *path, const PJRT_Api **out) {
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* local: several plugins hold the same symbols */
+    if (!library) {
+        const char *why = dlerror();
+        return not_a_plugin(path, F("%s can't be loaded: %s", path, why ? why : "unknown"));
+    }
+    const PJRT_Api *(*get)(void) = NULL;
+    *(void **)&get = dlsym(library, "GetPjrtApi");
+    if (!get) {
+        dlclose(library);
+        return not_a_plugin(path, F("%s is a shared library, but no PJRT plugin: it has no function GetPjrtApi", path));
+    }
+    const PJRT_Api *api = get();
+    if (!api) return not_a_plugin(path, F("%s is broken: its GetPjrtApi returns nothing", path));
+    TRY(check_table(path, api));
+    mth__plugin plugin = {api, path, api->pjrt_api_version.major_version, api->pjrt_api_version.minor_version, NULL};
+    MTH__ARGS(PJRT_Plugin_Initialize, initialize);
+    PJRT_Error *error = api->PJRT_Plugin_Initialize(&initialize);
+    if (error) {
+        PJRT_Error_Code code;
+        char *text = mth__pjrt_error_text(&plugin, error, &code), *what = F("the plugin %s can't start: %s", path, text);
+        mth__free(text);
+        return FAIL(MTH_ERROR_IO, what, F("mend what the text above names, or choose another plugin by the option plugin="));
+    }
+    *out = api;
+    return NULL;
+}
+
+static mth_status open_locked(const char *path, mth__plugin **out) {
+    for (mth__plugin *p = opened; p; p = p->next)
+        if (!strcmp(p->path, path)) return *out = p, NULL;
+    size_t size = strlen(path) + 1;
+    mth__plugin *plugin = mth__malloc(sizeof *plugin + size);
+    if (!plugin) return FAIL(MTH_ERROR_MEMORY, F("no memory to open the plugin %s", path), F("free memory of this machine"));
+    const PJRT_Api *api = NULL;
+    mth_status status = load(path, &api);
+    if (status) {
+        mth__free(plugin);
+        return status;
+    }
+    char *copy = memcpy(plugin + 1, path, size);
+    *plugin = (mth__plugin){api, copy, api->pjrt_api_version.major_version, api->pjrt_api_version.minor_version, opened};
+    *out = opened = plugin;
+    return NULL;
+}
+
+mth_status mth__plugin_open(const char *path, mth__plugin **out) {
+    char real[PATH_MAX];
+    struct stat s;
+    if (!realpath(path, real))
+        return FAIL(MTH_ERROR_IO, F("there is no plugin at %s", path),
+            F("give the path of a PJRT plugin that is there, or leave the option out: installed plugins are found"));
+    if (stat(real, &s) || !S_ISREG(s.st_mode)) return not_a_plugin(path, F("%s is no file", path));
+    const char *file = strrchr(real, '/');
+    pthread_mutex_lock(&lock);
+    if (strstr(file, "libtpu")) setenv("TPU_SKIP_MDS_QUERY", "1", 0);
+    mth_status status = open_locked(real, out);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
