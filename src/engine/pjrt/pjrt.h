@@ -54,8 +54,9 @@ mth_status mth__pjrt_buffer_write(mth__buffer *, int64_t offset, const void *dat
 mth_status mth__pjrt_buffer_read(mth__buffer *, int64_t offset, void *data, int64_t bytes);
 /* The view of `real` elements of dtype in a padded shape on a device: lent, lives as long as the buffer. */
 mth_status mth__pjrt_view(mth__buffer *, int device, mth_dtype, mth__shape real, mth__shape padded, PJRT_Buffer **out);
-/* Takes over `view`, which holds `real` elements in a padded shape. */
+/* Takes over `view`, which holds `real` elements in a padded shape; where this fails, the caller keeps it. */
 mth_status mth__pjrt_adopt(mth__engine *, int device, mth_dtype, mth__shape real, mth__shape padded, PJRT_Buffer *view, mth__buffer **out);
+mth_status mth__pjrt_await(mth__engine *, PJRT_Event *, const char *doing); /* and destroys the event; NULL is ready */
 
 /* pjrt_load.c, pjrt_run.c */
 mth_status mth__pjrt_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);

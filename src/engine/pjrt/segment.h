@@ -1,54 +1,64 @@
-/* From a program to what XLA runs: segments, and moves of values between devices.
+/* From a program to what XLA runs: segments, and hops of values between devices.
  *
  * Devices whose roles have the same instruction (the same result, the same channel) run it together, whatever the sizes of their parts. A
  * segment is a run of such instructions of one set of devices: one SPMD module, XLA's own collectives inside. It ends where one of its
- * devices sends, receives or takes part in a segment of other devices. A move is a transfer or direct broadcast of the program: copies
+ * devices sends, receives or takes part in a segment of other devices. A hop is a transfer or direct broadcast of the program: copies
  * between devices, that the host starts.
  *
- *     2 stages, 2 microbatches:  seg{0} move{0->1} seg{0} seg{1} move{0->1} seg{1}
+ *     2 stages, 2 microbatches:  segment{0} segment{0} hop{0->1} segment{1} hop{0->1} segment{1}
  *
- * Slots: a value of the program (names are the program's, one for all roles) is one slot; slot x device is a buffer at run time. */
+ * Slots: a value of the program (names are the program's, one for all roles) is one slot; slot x device is a buffer at run time. A view
+ * (ALIAS) has a slot of its own, but what travels is the slot that it views. */
 #ifndef MTH__SEGMENT_H
 #define MTH__SEGMENT_H
 #include "engine/pjrt/hlo.h"
 
+enum { MTH__NEVER = -1, MTH__AT_EXIT = INT32_MAX };
 typedef struct {
-    const char *name;
-    const mth__pvalue *any;              /* of one of the roles that have it: dtype, shape, sharding, storage, entry or exit index */
-    int alias_of;                        /* slot that this one is another view of (reshape), or -1 */
-    int32_t readers;                     /* steps that read it; exits count */
+    const mth__pvalue *any;              /* of one of the roles that have it: name, dtype, shape, sharding, storage, entry or exit index */
+    int view_of;                         /* the slot that this one is another view of, or itself */
+    mth__shape local;                    /* the largest part of any device of its placement: the shape of its buffers */
+    int last_read;                       /* index of the last work that reads it (views counted with it), or one of the two above */
+    bool shared;                         /* a hop may lay one buffer under two slots: never donated */
 } mth__slot;
+
+/* An instruction of a segment, with slots for values. */
+typedef struct { const mth__instr *instr; const mth__role *role; int nin, nout; int *in, *out; } mth__seg_instr;
 
 typedef struct {
     int count; const int32_t *device;    /* ascending */
-    VEC(const mth__instr *) instr;       /* of the first role that has it: operands are that role's values */
-    VEC(const mth__role *) role;         /* by instr: that role */
-    /* slots: what comes in, what goes out (read later or leaves); `donated` by input: nothing reads it later and it is no entry */
-    VEC(int) in, out;
-    bool *donated;
-    int module;                          /* index of the text that it shares with equal segments; set by pjrt_load */
+    VEC(mth__seg_instr) instr;
+    VEC(int) in, out;                    /* slots that come in; that are read later, or leave */
+    bool *donated;                       /* by input: nothing reads it later, and its memory is ours */
 } mth__segment;
 
-typedef struct { int channel; int from, to; /* slots */ } mth__hop;
-typedef struct { bool is_segment; mth__segment *segment; mth__hop hop; } mth__work;
+typedef struct { const mth__channel *channel; int from, to; /* slots */ } mth__hop;
+typedef struct { mth__segment *segment; /* NULL: the hop */ mth__hop hop; } mth__work;
 
 typedef struct {
     mth__arena *arena;
     const mth__program *program;
+    bool global;                         /* emit's second product: every value is whole, XLA's partitioner cuts it up */
     VEC(mth__slot) slot;
-    VEC(mth__work) work;                 /* in an order in which every step finds its operands */
-    int *exit_slot;                      /* by exit */
+    VEC(mth__work) work;                 /* each finds its operands made before it */
+    int *entry_slot, *exit_slot;         /* by entry, exit; -1: no device has it */
     int **slot_of;                       /* [role][value] */
 } mth__segments;
 
-mth_status mth__segments_make(mth__arena *, const mth__program *, mth__segments **out);
-/* What `count` devices hold of a value, with the largest local shape. segment.c */
+mth_status mth__segments_make(mth__arena *, const mth__program *, bool global, mth__segments **out);
+/* What `count` devices hold of a value. `local` is the largest part of any device of the placement, in the list or not. */
 mth__hlo_part *mth__part_of(mth__arena *, mth_dtype, mth__shape, const mth__sharding *, int count, const int32_t *device);
-/* hlo_module.c: the text of a segment. Also which results are checks of ids. */
+mth__shape mth__largest_part(mth__shape, const mth__sharding *);
+
+/* hlo_module.c: the text of a segment. Its arguments are segment->in, its results segment->out and, where rows check ids, one i32
+   (checks, 2) of { 1 where some id is outside, that id }. */
+typedef struct { const mth__seg_instr *instr; int64_t limit; } mth__id_check;
 typedef struct {
     const char *text; size_t bytes;
-    const mth__instr **instr_of_line; int lines;     /* for errors that name a line */
-    int checks; struct { const mth__instr *instr; const mth__role *role; int64_t limit; } *check; /* the last result: i32 (checks, 2) */
+    const mth__seg_instr **instr_of_line; int lines; /* by line of the text, from 0; NULL: none of the program's */
+    int checks; mth__id_check *check;
 } mth__module_text;
-mth_status mth__module_write(mth__arena *, const mth__segments *, const mth__segment *, mth__module_text *out);
+/* `mesh`: NULL, or for a global program the mesh that Shardy is handed, its axes refining those of the program's. */
+typedef struct { int naxes; const int *dim; } mth__shardy_mesh;
+mth_status mth__module_write(mth__arena *, const mth__segments *, const mth__segment *, const mth__shardy_mesh *mesh, mth__module_text *out);
 #endif
