@@ -14,6 +14,7 @@ typedef struct {
     const mth__request *request;
     mth__plan *plan;
     mth__graph *graph;
+    mth__program *global;
     const char *dump;
     int dumped;
 } planning;
@@ -48,6 +49,8 @@ static mth_status gradients(planning *p) {
 }
 static mth_status place(planning *p) { return mth__place(p->graph, &p->distribute); }
 static mth_status shard(planning *p) { return mth__shard(p->graph, &p->distribute); }
+static bool partitions_itself(const planning *p) { return p->compiled->backend->spmd; }
+static mth_status global(planning *p) { return mth__emit_global(p->plan->arena, p->graph, &p->global); }
 static mth_status reshard(planning *p) { return mth__reshard(p->graph, &p->distribute); }
 static mth_status communication(planning *p) { return mth__communication(p->graph, &p->distribute); }
 static mth_status schedule(planning *p) { return mth__schedule(p->graph, &p->distribute); }
@@ -68,32 +71,38 @@ static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *e
 static mth_status program(planning *p) {
     mth_backend *b = p->compiled->backend;
     TRY(check_kernels(p->graph, b->vtable));
-    mth__emit_options o = {.overlap = b->overlap};
+    mth__emit_options o = {.overlap = b->overlap, .views = b->vtable->views};
     memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
-    return mth__emit(p->plan->arena, p->graph, &o, &p->plan->program);
+    TRY(mth__emit(p->plan->arena, p->graph, &o, &p->plan->program));
+    for (size_t i = 0; p->global && i < p->global->exit.n; i++) /* what leaves is laid out as reshard made it */
+        p->global->exit.at[i].sharding = p->plan->program->exit.at[i].sharding;
+    p->plan->global = p->global;
+    return NULL;
 }
 static mth_status memory(planning *p) { return mth__emit_memory(p->plan->program); }
 static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }
 
-static const struct { const char *name; mth_status (*run)(planning *); const char *gives; } passes[] = {
-    {"expand", expand, "catalog nodes, shapes and dtypes"},
-    {"microbatch", microbatch, "pipelines unrolled over microbatches"},
-    {"gradients", gradients, "the backward nodes"},
-    {"place", place, "a placement for each node"},
-    {"shard", shard, "a sharding for each value, a need for each operand"},
-    {"reshard", reshard, "communication, so that each need is met"},
-    {"communication", communication, "less of it, or in chunks, where the options ask"},
-    {"schedule", schedule, "the order of issue"},
-    {"overlap", overlap, "communication early, its consumers late, where the option asks"},
-    {"program", program, "instructions by role"},
-    {"memory", memory, "offsets in each device's slab"},
-    {"verify", verify, "the proof"},
+static const struct { const char *name; mth_status (*run)(planning *); const char *gives; bool (*applies)(const planning *); /* NULL: always */ } passes[] = {
+    {"expand", expand, "catalog nodes, shapes and dtypes", NULL},
+    {"microbatch", microbatch, "pipelines unrolled over microbatches", NULL},
+    {"gradients", gradients, "the backward nodes", NULL},
+    {"place", place, "a placement for each node", NULL},
+    {"shard", shard, "a sharding for each value, a need for each operand", NULL},
+    {"global", global, "the same as a program of global shapes", partitions_itself},
+    {"reshard", reshard, "communication, so that each need is met", NULL},
+    {"communication", communication, "less of it, or in chunks, where the options ask", NULL},
+    {"schedule", schedule, "the order of issue", NULL},
+    {"overlap", overlap, "communication early, its consumers late, where the option asks", NULL},
+    {"program", program, "instructions by role", NULL},
+    {"memory", memory, "offsets in each device's slab", NULL},
+    {"verify", verify, "the proof", NULL},
 };
 
 static mth_status dump(planning *p, const char *name) {
     mth__arena *arena = mth__arena_new();
     mth__text t = mth__text_new(arena);
     if (p->plan->program) mth__program_print(&t, p->plan->program);
+    else if (!strcmp(name, "global")) mth__program_print(&t, p->global);
     else mth__graph_print(&t, p->graph);
     char *path = mth__format(arena, "%s/%02d_%s.txt", p->dump, ++p->dumped, name);
     mkdir(p->dump, 0777); /* an existing directory is fine; any other failure shows at once below */
@@ -142,6 +151,7 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
     if (p.dump && !*p.dump) p.dump = NULL;
     mth_status s = NULL;
     for (size_t i = 0; !s && i < sizeof passes / sizeof *passes; i++) {
+        if (passes[i].applies && !passes[i].applies(&p)) continue;
         s = passes[i].run(&p);
         if (!s && !plan->program && (s = mth__graph_check(p.graph))) s = mth__error_operator(s, passes[i].name);
         if (!s && p.dump) s = dump(&p, passes[i].name);

@@ -17,6 +17,7 @@ typedef struct mth__plan {
     mth__arena *arena;
     mth__request request;
     mth__program *program;
+    const mth__program *global;                    /* with global shapes, for an engine that partitions by itself; else NULL */
     mth__executable *executable;                   /* NULL until it first runs */
     size_t parameters; const struct mth__parameter *parameter; /* in order of composition */
     int running;                                   /* calls that use it now; under the compiled model's lock */
@@ -38,6 +39,14 @@ struct mth_compiled {
     atomic_int stop;                               /* of all of them */
 };
 extern const mth__opt mth__compile_options[];
+
+/* api.c. Between lock and unlock (which hands `s` on): */
+mth_status mth__lock(mth_compiled *);
+mth_status mth__unlock(mth_compiled *, mth_status s);
+/* The plan for the inputs (or the last ones): the last used where its inputs are the same, else a forward plan. */
+mth_status mth__forward_plan(mth_compiled *, const mth_named *input, size_t count, mth__plan **out);
+mth_status mth__load_plan(mth_compiled *, mth__plan *);
+mth_status mth__no_room(void);
 
 /* Runs the pipeline of passes for one request. Called with the backend's lock held, inside a guard. */
 mth_status mth__compile_plan(const mth_compiled *, const mth__request *, mth__plan **out);

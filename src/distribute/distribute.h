@@ -19,6 +19,8 @@ typedef struct {
     const mth__sharding *fixed_parameter; const char *const *fixed_name; size_t fixed; /* layouts of an earlier plan: they bind */
     bool communication_optimization, overlap, pipeline_communication;
     int64_t chunk_bytes;         /* pipeline_communication: communications above this are cut (default 256 KiB) */
+    bool auto_sharding; int partition_dims; /* search.c: shardings of the parameters that nobody placed; dimensions of one that may be split, 0: any */
+    bool store_sharded;          /* memory_optimization: parameters left replicated are stored in parts, gathered where they are read (ZeRO-3, Rajbhandari et al. 2020) */
 } mth__distribute_options;
 
 mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);

@@ -13,7 +13,7 @@ typedef struct {
     const char **name;             /* by value id */
     int *exit_of, *next_exit;      /* by value id: its first exit or -1; by exit: the next one of the same value */
     mth__algorithm algorithm[MTH__CHANNEL_KINDS];
-    bool overlap;
+    bool overlap, views, global;
     const char **taken; size_t taken_room; /* names in use: open addressing */
 } emission;
 
@@ -78,8 +78,9 @@ static int push_value(emission *e, int role, mth__pvalue v) {
 
 static mth__pvalue describe(emission *e, int role, const mth__value *v) {
     const mth__placement *on = v->sharding.on;
-    return (mth__pvalue){.name = name_of(e, v), .dtype = v->dtype, .shape = v->shape, .sharding = v->sharding,
-                         .local = mth__local_shape(v->shape, &v->sharding, on->rank_of[e->p->role.at[role].device[0]], NULL, NULL)};
+    mth__shape local = v->shape;
+    if (!e->global) local = mth__local_shape(v->shape, &v->sharding, on->rank_of[e->p->role.at[role].device[0]], NULL, NULL);
+    return (mth__pvalue){.name = name_of(e, v), .dtype = v->dtype, .shape = v->shape, .sharding = v->sharding, .local = local};
 }
 
 static void set_slot(emission *e, const mth__value *v, int role, int hint, int index) {
@@ -179,7 +180,7 @@ static int64_t slice_offset(const mth__node *n, const mth__pvalue *in, const mth
 
 static mth_status emit_compute(emission *e, const mth__node *n) {
     const mth__role_list *l = &e->roles[n->out[0]->sharding.on->id];
-    bool alias = n->op->flags & MTH__ALIAS, slice = n->op->row == MTH__ROW_slice && e->exit_of[n->out[0]->id] < 0;
+    bool alias = n->op->flags & MTH__ALIAS, slice = e->views && n->op->row == MTH__ROW_slice && e->exit_of[n->out[0]->id] < 0;
     for (int k = 0; k < l->n; k++) {
         int role = l->role[k], in[MTH__MAX_IN];
         for (int j = 0; j < n->nin; j++)
@@ -385,7 +386,7 @@ static mth_status emit(emission *e) {
     const mth__graph *g = e->graph;
     size_t values = (size_t)g->values;
     TRY(check_placed(g));
-    e->roles = mth__emit_roles(e->scratch, g, e->p);
+    e->roles = e->global ? mth__emit_one_role(e->scratch, g, e->p) : mth__emit_roles(e->scratch, g, e->p);
     e->slot = NEW_ARRAY(e->scratch, int *, values);
     e->name = NEW_ARRAY(e->scratch, const char *, values);
     e->taken_room = 64;
@@ -401,8 +402,8 @@ static mth_status emit(emission *e) {
     return NULL;
 }
 
-mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, mth__program **out) {
-    emission e = {.arena = arena, .graph = graph, .overlap = options->overlap};
+mth_status mth__emit_program(mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global, mth__program **out) {
+    emission e = {.arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
     TRY(read_options(options, e.algorithm));
     e.scratch = mth__arena_new();
     e.p = NEW(arena, mth__program);
@@ -412,6 +413,10 @@ mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit
     mth__arena_free(e.scratch);
     if (!s) *out = e.p;
     return s;
+}
+
+mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, mth__program **out) {
+    return mth__emit_program(arena, graph, options, false, out);
 }
 
 const char *mth__program_reader(const mth__program *p, int entry) {

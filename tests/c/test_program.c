@@ -42,19 +42,19 @@ static int instr_of(const mth__role *r, mth__instr_kind kind, const char *op) {
 
 /* ---------------------------------------------------------------- roles */
 GUARDED(even_splits_make_one_role) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.views = true});
     CHECK(p->role.n == 1 && p->role.at[0].ndevice == 4 && p->channel.n == 1);
     CHECK(mth__shape_equal(value_named(&p->role.at[0], "linear_0.weight")->local, SHAPE(32, 16)));
 }
 
 GUARDED(uneven_splits_make_roles_of_equal_shapes) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 3), 8, 32, 64, 16), (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(two_layers(a, MESH(a, 3), 8, 32, 64, 16), (mth__emit_options){.views = true});
     CHECK(p->role.n == 2 && p->role.at[0].ndevice == 2 && p->role.at[1].ndevice == 1); /* 64 over 3 is 22, 22, 20 */
     CHECK(value_named(&p->role.at[1], "linear_0.weight")->local.dim[1] == 20);
 }
 
 GUARDED(stages_are_roles_and_idle_devices_have_none) {
-    mth__program *p = round_trip(pipeline(a, MESH(a, 5), 3, 4, 8, 16), (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(pipeline(a, MESH(a, 5), 3, 4, 8, 16), (mth__emit_options){.views = true});
     CHECK(p->role.n == 3);
     CHECK(p->role_of[3] == -1 && p->role_of[4] == -1);
 }
@@ -77,14 +77,14 @@ GUARDED(sixteen_thousand_devices_have_sixteen_roles) {
         }
     }
     output(g, "y", h);
-    mth__program *p = round_trip(g, (mth__emit_options){.algorithm = {"ring"}});
+    mth__program *p = round_trip(g, (mth__emit_options){.algorithm = {"ring"}, .views = true});
     CHECK(p->role.n == 16);
     for (size_t r = 0; r < p->role.n; r++) CHECK(p->role.at[r].ndevice == 1024);
 }
 
 /* ---------------------------------------------------------------- memory */
 GUARDED(elementwise_rows_and_all_reduce_work_in_place) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
     CHECK(value_named(r, "%3")->offset == value_named(r, "%4")->offset);                              /* relu over its operand */
     CHECK(value_named(r, "%5")->storage == MTH__IN_EXIT && value_named(r, "y")->storage == MTH__IN_EXIT); /* the partial sum in the exit */
@@ -104,7 +104,7 @@ GUARDED(memory_of_a_chain_does_not_grow_with_its_length) {
             h = node1(&b, "relu", NULL, contract(&b, "bi,io->bo", h, w, on, NULL, 0), on, NULL, 0);
         }
         output(g, "y", h);
-        slab[k] = round_trip(g, (mth__emit_options){.overlap = false})->role.at[0].slab;
+        slab[k] = round_trip(g, (mth__emit_options){.views = true})->role.at[0].slab;
     }
     CHECK(slab[0] == slab[1] && slab[0] == 2 * 8 * 32 * 4);
 }
@@ -117,7 +117,7 @@ GUARDED(an_operand_needed_later_is_not_overwritten) {
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 16), on, NULL);
     mth__value *h = node1(&b, "exp", NULL, x, on, NULL, 0), *first = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 1}}, h, on, NULL, 0);
     output(g, "y", node2(&b, "mul", NULL, h, first, on, NULL, 0)); /* a row of h times h: a view of h is read at another place */
-    mth__program *p = round_trip(g, (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(g, (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
     CHECK(value_named(r, "%2")->storage == MTH__IN_ALIAS);
     CHECK(value_named(r, "%1")->storage == MTH__IN_SLAB);
@@ -135,7 +135,7 @@ GUARDED(gradients_accumulate_where_they_leave) {
         sum = sum ? node2(&b, "add", NULL, sum, slope, on, NULL, 0) : slope;
     }
     PUSH(a, g->output, ((mth__output){.name = "x", .of = "x", .value = sum, .is_gradient = true}));
-    mth__program *p = round_trip(g, (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(g, (mth__emit_options){.views = true});
     CHECK(p->role.at[0].slab == 64 * 64 * 4); /* one part's; the sum lies in the exit from the first part on */
 }
 
@@ -153,7 +153,7 @@ GUARDED(outputs_that_are_entries_views_or_repeated) {
     output(g, "view of an output", node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, y, on, NULL, 0));
     mth__value *z = node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, node1(&b, "tanh", NULL, x, on, NULL, 0), on, NULL, 0);
     output(g, "view of a value", z);
-    mth__program *p = round_trip(g, (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(g, (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
     int copies = 0;
     for (size_t i = 0; i < r->instr.n; i++) copies += r->instr.at[i].op->row == MTH__ROW_copy;
@@ -174,19 +174,19 @@ GUARDED(names_that_look_like_ours) {
     b.module = "an operator, \"named\"";
     b.source = "train.py:12";
     output(g, "backward", node1(&b, "relu", NULL, sum, on, NULL, 0));
-    round_trip(g, (mth__emit_options){.overlap = false});
+    round_trip(g, (mth__emit_options){.views = true});
 }
 
 /* ---------------------------------------------------------------- waits */
 GUARDED(overlapped_collectives_are_waited_for_where_they_are_read) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.algorithm = {"ring"}, .overlap = true});
+    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.algorithm = {"ring"}, .overlap = true, .views = true});
     const mth__role *r = &p->role.at[0];
     int start = instr_of(r, MTH__START, NULL), wait = instr_of(r, MTH__WAIT, NULL);
     CHECK(start >= 0 && wait == (int)r->instr.n - 1 && instr_of(r, MTH__COLLECTIVE, NULL) < 0);
 }
 
 GUARDED(a_sender_goes_on_computing) {
-    mth__program *p = round_trip(pipeline(a, MESH(a, 2), 2, 8, 16, 16), (mth__emit_options){.overlap = false});
+    mth__program *p = round_trip(pipeline(a, MESH(a, 2), 2, 8, 16, 16), (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
     int sent = 0, first = instr_of(r, MTH__WAIT, NULL);
     for (int i = 0; i < first; i++) sent += r->instr.at[i].kind == MTH__SEND;
@@ -334,13 +334,13 @@ GUARDED(round_trips) {
     static const char *const names[] = {NULL, "ring", "tree", "hierarchical"};
     for (int n = 1; n <= 5; n++)
         for (int k = 0; k < 8; k++)
-            round_trip(two_layers(a, MESH(a, n), 8, 32, 64, 16), (mth__emit_options){.algorithm = {names[k / 2]}, .overlap = k % 2});
-    for (int k = 0; k < 2; k++) round_trip(pipeline(a, MESH(a, 3), 3, 6, 12, 16), (mth__emit_options){.overlap = k});
+            round_trip(two_layers(a, MESH(a, n), 8, 32, 64, 16), (mth__emit_options){.algorithm = {names[k / 2]}, .overlap = k % 2, .views = true});
+    for (int k = 0; k < 2; k++) round_trip(pipeline(a, MESH(a, 3), 3, 6, 12, 16), (mth__emit_options){.overlap = k, .views = true});
 }
 
 GUARDED(the_text_names_the_algorithm_and_its_steps) {
-    const char *ring = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}}));
-    const char *direct = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.overlap = false}));
+    const char *ring = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}, .views = true}));
+    const char *direct = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.views = true}));
     CHECK(strstr(ring, "= all_reduce ring c0") && strstr(ring, "rounds k = 1..n - 1"));
     CHECK(strstr(direct, "= all_reduce direct c0") && !strstr(direct, "ring"));
     CHECK(strstr(ring, "# devices 0..3: each receives 768 bytes")); /* 2 (n - 1) / n of 512 */
@@ -371,7 +371,34 @@ GUARDED(bad_texts_are_errors_with_their_line) {
 
 GUARDED(unknown_algorithms_are_errors) {
     mth__program *p;
-    CHECK_FAILS(mth__emit(a, two_layers(a, MESH(a, 2), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"rnig"}}, &p), MTH_ERROR_VALUE,
+    CHECK_FAILS(mth__emit(a, two_layers(a, MESH(a, 2), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"rnig"}, .views = true}, &p), MTH_ERROR_VALUE,
                 "rnig");
+}
+
+/* ---------------------------------------------------------------- the global program */
+GUARDED(a_global_program_has_one_role_and_global_shapes) {
+    mth__mesh *m = MESH(a, 2, 2);
+    mth__graph *g = mth__graph_new(a, m);
+    mth__builder b = builder(g);
+    const mth__placement *on = m->whole;
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(8, 6), on, SPLIT(0, -1)), *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(6, 10), on, SPLIT(-1, 1));
+    mth__value *h = contract(&b, "bi,io->bo", x, w, on, SPLIT(0, 1), 0);
+    mth__value *r = node1(&b, "reshape", &(mth__attrs){.i = {3, 8, 2, 5}}, h, on, SPLIT(0, -1, -1), 0);
+    mth__value *s = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 4}}, r, on, SPLIT(-1, -1, -1), 0);
+    output(g, "y", node1(&b, "relu", NULL, s, on, SPLIT(-1, -1, -1), 0));
+    output(g, "h", h);
+    mth__program *p = NULL;
+    CHECK_STATUS(mth__emit_global(a, g, &p));
+    if (!p) return;
+    CHECK(p->role.n == 1 && p->role.at[0].ndevice == 1 && p->role_of[0] == 0 && p->role_of[3] == -1);
+    CHECK(p->channel.n == 0 && p->entry.n == 2 && p->exit.n == 2 && p->mesh == m);
+    const mth__role *role = &p->role.at[0];
+    for (size_t i = 0; i < role->value.n; i++) CHECK(mth__shape_equal(role->value.at[i].local, role->value.at[i].shape));
+    CHECK(value_named(role, "x")->sharding.dim[0].naxes == 1 && value_named(role, "w")->sharding.dim[1].axis[0] == 1);
+    CHECK(instr_of(role, MTH__COMPUTE, "contract") == 0 && instr_of(role, MTH__COMPUTE, "slice") == 1 && instr_of(role, MTH__COMPUTE, "relu") == 2);
+}
+GUARDED(a_global_program_runs_on_the_whole_mesh) {
+    mth__program *p = NULL;
+    CHECK_FAILS(mth__emit_global(a, pipeline(a, MESH(a, 2), 2, 2, 4, 8), &p), MTH_ERROR_UNSUPPORTED, "mesh_context='mpmd'");
 }
 RUN()

@@ -15,7 +15,7 @@ static mth_status in_guard(void *body) {
 
 static mth__emit_options options(unsigned seed) {
     static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
-    mth__emit_options o = {.overlap = seed % 2};
+    mth__emit_options o = {.overlap = seed % 2, .views = seed % 3 != 0};
     for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
     return o;
 }
@@ -251,7 +251,7 @@ static mth__graph *graph_of(mth__builder *b, int devices) {
     return g;
 }
 static void refused(const mth__graph *g, const char *why) {
-    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
     if (p) CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why);
 }
 
@@ -300,7 +300,7 @@ GUARDED(equal_sizes_are_not_equal_parts) {
     const mth__placement *on = mth__place_whole(g->mesh);
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(10), on, SPLIT(0)), *y = node1(&b, "exp", NULL, x, on, SPLIT(0), 0);
     output(g, "y", y);
-    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
     CHECK_STATUS(mth__program_verify(p));
     mth__role *r = &p->role.at[p->role_of[1]];
     for (size_t v = 0; v < r->value.n; v++)
@@ -322,7 +322,7 @@ GUARDED(views_show_what_they_say) {
         mth__value *rows = node1(&b, "slice", &(mth__attrs){.i = {0, 2, 5}}, x, on, SPLIT(-1, 0), 0);
         mth__value *heads = node1(&b, "reshape", &(mth__attrs){.i = {3, 3, 4, 4}}, rows, on, SPLIT(-1, 0, -1), 0);
         output(g, "y", node1(&b, "exp", NULL, heads, on, SPLIT(-1, 0, -1), 0));
-        mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+        mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
         mth__pvalue *v = NULL;
         for (size_t i = 0; i < p->role.at[0].value.n; i++)
             if (p->role.at[0].value.at[i].shape.rank == 3 && p->role.at[0].value.at[i].storage == MTH__IN_ALIAS)
@@ -354,7 +354,7 @@ GUARDED(a_piece_of_each_part_is_a_view) {
     mth__value *piece = node1(&b, "slice", &(mth__attrs){.i = {1, 2, 4}}, parts, on, SPLIT(0, -1, -1), 0);
     mth__value *rows = node1(&b, "reshape", &(mth__attrs){.i = {2, 4, 3}}, piece, on, SPLIT(0, -1), 0);
     output(g, "y", node1(&b, "exp", NULL, rows, on, SPLIT(0, -1), 0));
-    CHECK_STATUS(mth__program_verify(emit_plan(g, &(mth__emit_options){.overlap = false})));
+    CHECK_STATUS(mth__program_verify(emit_plan(g, &(mth__emit_options){.views = true})));
 }
 
 GUARDED(a_deadlock_names_who_waits) {
@@ -364,7 +364,7 @@ GUARDED(a_deadlock_names_who_waits) {
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4), first, NULL), *y = source(g, MTH__VALUE_INPUT, "y", SHAPE(4), second, NULL);
     output(g, "there", node1(&b, "transfer", NULL, x, second, NULL, 0));
     output(g, "here", node1(&b, "transfer", NULL, y, first, NULL, 0));
-    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
     CHECK_STATUS(mth__program_verify(p));
     swap_instrs(&p->role.at[0], 0, 1); /* receives before it sends, as the other does */
     CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE,
@@ -372,7 +372,7 @@ GUARDED(a_deadlock_names_who_waits) {
 }
 
 GUARDED(who_is_missing_is_named) {
-    mth__program *p = emit_plan(pipeline(a, MESH(a, 2), 2, 2, 4, 8), &(mth__emit_options){.overlap = false});
+    mth__program *p = emit_plan(pipeline(a, MESH(a, 2), 2, 2, 4, 8), &(mth__emit_options){.views = true});
     mth__role *r = &p->role.at[0];
     for (size_t i = 0; i < r->instr.n;)
         if (r->instr.at[i].kind == MTH__SEND || r->instr.at[i].kind == MTH__WAIT) remove_instr(r, (int)i);
@@ -383,7 +383,7 @@ GUARDED(who_is_missing_is_named) {
 GUARDED(overlapping_values_are_named) {
     mth__mesh *m = MESH(a, 1);
     mth__graph *g = two_layers(a, m, 8, 32, 64, 16);
-    mth__program *p = emit_plan(g, &(mth__emit_options){.overlap = false});
+    mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
     mth__role *r = &p->role.at[0];
     r->value.at[r->instr.at[1].out[0]].offset += 64; /* relu beside its operand, not on it */
     r->slab += 64;
