@@ -31,7 +31,8 @@
  *
  * Ownership: what comes through an out-parameter `mth_x **` belongs to the caller and ends with `mth_x_free`, a text with `mth_text_free`;
  * `mth_x_get_y` lends. Every fallible function returns an `mth_status`: NULL is success, else an error object that the caller frees. On
- * failure what out-parameters point at is left as it was, and no object has changed.
+ * failure what out-parameters point at is left as it was, and no object has changed. An object that is NULL is such a failure; what is
+ * read off one (`mth_x_get_y`, or an index out of range) is 0, NULL or an empty text.
  * Threads: a compiled model, its plans and arrays may be used from several threads; a model under composition from one.
  */
 #ifndef MITHRIL_H
@@ -147,7 +148,8 @@ MTH_API void mth_text_free(char *);
 
 /* ---------------------------------------------------------------- backends */
 typedef struct mth_backend mth_backend;
-/* engine: "native" or "reference" (naive, in double precision inside: the oracle of the tests). Options: mth_backend_option_doc. */
+/* engine: "native" (this machine's cores), "pjrt" (XLA, through a plugin of the PJRT C API: a CPU's, a GPU's, a TPU's) or "reference" (naive,
+   in double precision inside: the oracle of the tests). Options: mth_backend_option_doc. */
 MTH_API MTH_MUST_USE mth_status mth_backend_create(const char *engine, const mth_option *, size_t count, mth_backend **out);
 MTH_API void mth_backend_free(mth_backend *); /* arrays and compiled models keep what they need of it */
 MTH_API int mth_backend_get_mesh(const mth_backend *, int64_t dim[4]); /* number of mesh axes */
@@ -162,6 +164,11 @@ typedef struct { const char *name; mth_array *array; } mth_named;
 /* Data on the backend's devices. `spec`: NULL is replicated over the whole mesh (held once where devices share memory), else a
    list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied, row-major. */
 MTH_API MTH_MUST_USE mth_status mth_array_from_data(mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out);
+/* The same, replicated, without a copy where the engine can and `data` is 64-byte aligned: it then belongs to the array, and nobody changes
+   it, until release(context) is called: once, by whichever thread lets go of it last. Outputs of mth_evaluate never share it: when the array
+   is freed and no run reads it, it is released. Where a copy is made, release is called before this returns; after a failure it is not.
+   `release` NULL: nothing is to be done. */
+MTH_API MTH_MUST_USE mth_status mth_array_borrow(mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, void (*release)(void *context), void *context, mth_array **out);
 /* float32, standard normal. Philox4x32-10 by element index: the same values on any mesh. */
 MTH_API MTH_MUST_USE mth_status mth_array_randn(mth_backend *, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
 MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out); /* int32, low <= x < high */
@@ -237,6 +244,11 @@ typedef struct {
 } mth_communication_usage;
 /* Of the plan last used. */
 MTH_API MTH_MUST_USE mth_status mth_get_communication_usage(mth_compiled *, mth_communication_usage *device, size_t devices);
+/* What a compiler behind the engine is given and makes of it: of the plan last used for such inputs (none: for any), else of a forward plan,
+   which is loaded; no device is needed. UNSUPPORTED where the engine has no such compiler. mth_stablehlo: the modules as StableHLO text, one
+   after another. mth_explain: memory, flops and the collectives that were really emitted, beside those of the program. */
+MTH_API MTH_MUST_USE mth_status mth_stablehlo(mth_compiled *, const mth_named *inputs, size_t count, char **out);
+MTH_API MTH_MUST_USE mth_status mth_explain(mth_compiled *, const mth_named *inputs, size_t count, char **out);
 /* Which devices run each operator of the plan last used: lines "operator<TAB>device,device,...". */
 MTH_API MTH_MUST_USE mth_status mth_get_placement_text(mth_compiled *, char **out);
 

@@ -1,6 +1,5 @@
-/* Public functions around a compiled model and its plans: check arguments, call inward. */
+/* Public functions around a compiled model: make plans, run them. Those that read plans are in api_read.c. */
 #include "compile.h"
-#include "observe/report.h"
 #include "base/philox.h"
 #include <stdio.h>
 #include <string.h>
@@ -17,13 +16,13 @@ const char *mth_compile_option_doc(void) {
     return mth__options_doc(compile_tables, "", text, sizeof text);
 }
 
-static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices")); }
+mth_status mth__no_room(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices")); }
 
 /* ---------------------------------------------------------------- compile */
 static mth_status unknown_name(const char *option, const char *kind, const char *name, const mth_model *m, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t)) {
     size_t n = count(m);
     const char **names = mth__calloc(n ? n : 1, sizeof *names);
-    if (!names) return no_memory();
+    if (!names) return mth__no_room();
     for (size_t i = 0; i < n; i++) names[i] = at(m, i);
     mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'", option, kind, name), mth__name_fix(kind, name, names, n));
     mth__free(names);
@@ -111,7 +110,9 @@ static mth_status compile_body(void *context) {
     TRY(read_shapes(c, mth__options_get(compile_tables, value, "shapes")));
     if (!c->shapes) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);
     c->distribute = (mth__distribute_options){.spec = spec, .specs = specs, .communication_optimization = c->backend->communication_optimization,
-                                              .overlap = c->backend->overlap, .pipeline_communication = c->backend->pipeline_communication, .chunk_bytes = 256 << 10};
+                                              .overlap = c->backend->overlap, .pipeline_communication = c->backend->pipeline_communication, .chunk_bytes = 256 << 10,
+                                              .auto_sharding = c->backend->auto_sharding, .partition_dims = c->backend->partition_dims,
+                                              .store_sharded = c->backend->memory_optimization};
     pthread_mutex_init(&c->lock, NULL);
     mth__arena_keep(arena);
     *k->out = c;
@@ -137,7 +138,20 @@ void mth_compiled_free(mth_compiled *c) {
     compiled_destroy(c);
 }
 
-void mth_compiled_interrupt(mth_compiled *c) { atomic_store(&c->stop, 1); }
+void mth_compiled_interrupt(mth_compiled *c) {
+    if (c) atomic_store(&c->stop, 1);
+}
+
+mth_status mth__lock(mth_compiled *c) {
+    TRY(mth__given(c, "the compiled model"));
+    pthread_mutex_lock(&c->lock);
+    return NULL;
+}
+
+mth_status mth__unlock(mth_compiled *c, mth_status s) {
+    pthread_mutex_unlock(&c->lock);
+    return s;
+}
 
 /* ---------------------------------------------------------------- plans */
 static bool same_inputs(const mth__request *a, const mth__request *b) {
@@ -181,6 +195,10 @@ static void forget_old_plans(mth_compiled *c) {
     }
 }
 
+mth_status mth__load_plan(mth_compiled *c, mth__plan *plan) {
+    return plan->executable ? NULL : c->backend->vtable->load(c->backend->engine, plan->program, plan->global, &plan->executable);
+}
+
 /* Finds or makes the plan, with the compiled model's lock held; `load` also makes its executable. */
 static mth_status plan_for(mth_compiled *c, const mth__request *request, bool load, mth__plan **out) {
     mth__plan **at = &c->plan, *plan;
@@ -205,7 +223,7 @@ static mth_status plan_for(mth_compiled *c, const mth__request *request, bool lo
         }
         forget_old_plans(c);
     }
-    if (load && !plan->executable) TRY(c->backend->vtable->load(c->backend->engine, plan->program, NULL, &plan->executable));
+    if (load) TRY(mth__load_plan(c, plan));
     *out = plan;
     return NULL;
 }
@@ -229,7 +247,7 @@ static mth_status request_for(mth_compiled *c, const mth_named *input, size_t co
     *r = (mth__request){.outputs = mth__model_output_count(c->model)};
     r->input = mth__calloc(count + known + 1, sizeof *r->input);
     r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
-    if (!r->input || !r->seeded) { request_free(r); return no_memory(); }
+    if (!r->input || !r->seeded) { request_free(r); return mth__no_room(); }
     for (size_t k = 0; k < known; k++)
         for (size_t i = 0; i < count; i++)
             if (strcmp(mth__model_input_name(c->model, k), input[i].name) == 0) r->input[n++] = description_of(c, &input[i]);
@@ -249,13 +267,12 @@ static mth_status request_or_last(mth_compiled *c, const mth_named *input, size_
         return FAIL(MTH_ERROR_VALUE, F("the shapes of the inputs are not known yet"), F("give inputs, or compile with shapes={'%s': ...}", mth__model_input_name(c->model, 0)));
     r->input = mth__calloc(r->inputs, sizeof *r->input);
     r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
-    if (!r->input || !r->seeded) { request_free(r); return no_memory(); }
+    if (!r->input || !r->seeded) { request_free(r); return mth__no_room(); }
     memcpy(r->input, from, r->inputs * sizeof *r->input);
     return NULL;
 }
 
-/* The forward plan for the inputs (or the last ones), as the last used unless one with the same inputs was. */
-static mth_status forward_plan(mth_compiled *c, const mth_named *input, size_t count, mth__plan **out) {
+mth_status mth__forward_plan(mth_compiled *c, const mth_named *input, size_t count, mth__plan **out) {
     mth__request r;
     TRY(request_or_last(c, input, count, &r));
     mth_status s;
@@ -268,13 +285,9 @@ static mth_status forward_plan(mth_compiled *c, const mth_named *input, size_t c
     return s;
 }
 
-static mth_status unlock(mth_compiled *c, mth_status s) {
-    pthread_mutex_unlock(&c->lock);
-    return s;
-}
 
 mth_status mth_plan(mth_compiled *c, const mth_named *input, size_t count, bool gradients) {
-    pthread_mutex_lock(&c->lock);
+    TRY(mth__lock(c));
     mth__request r;
     mth__plan *plan;
     mth_status s = request_or_last(c, input, count, &r);
@@ -285,7 +298,7 @@ mth_status mth_plan(mth_compiled *c, const mth_named *input, size_t count, bool 
         if (!s) c->last = plan;
         request_free(&r);
     }
-    return unlock(c, s);
+    return mth__unlock(c, s);
 }
 
 /* ---------------------------------------------------------------- parameters */
@@ -316,15 +329,15 @@ static mth_status make_parameters(mth_compiled *c, const mth__plan *plan, bool w
 /* Seconds may go by while many numbers are drawn: others are not kept out meanwhile. */
 static mth_status parameters_for(mth_compiled *c, const mth_named *input, size_t count, bool with_data, uint64_t seed, mth_arrays **out) {
     mth__plan *plan;
-    pthread_mutex_lock(&c->lock);
-    mth_status s = forward_plan(c, input, count, &plan);
-    if (s) return unlock(c, s);
+    TRY(mth__lock(c));
+    mth_status s = mth__forward_plan(c, input, count, &plan);
+    if (s) return mth__unlock(c, s);
     plan->running++;
     pthread_mutex_unlock(&c->lock);
     s = make_parameters(c, plan, with_data, seed, out);
     pthread_mutex_lock(&c->lock);
     plan->running--;
-    return unlock(c, s);
+    return mth__unlock(c, s);
 }
 
 mth_status mth_get_parameters(mth_compiled *c, const mth_named *input, size_t count, uint64_t seed, mth_arrays **out) {
@@ -351,7 +364,7 @@ static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_req
     TRY(mth__named_check(g->output_gradients, g->output_gradient_count, "output_gradients"));
     for (size_t i = 0; i < g->input_gradient_count; i++) TRY(mth__given(g->input_gradients ? g->input_gradients[i] : NULL, "a name in input_gradients"));
     const char **names = mth__calloc(n + known + g->output_gradient_count + 1, sizeof *names), **given = names ? names + n + known : NULL;
-    if (!names) return no_memory();
+    if (!names) return mth__no_room();
     for (size_t i = 0; i < n; i++) names[i] = mth__model_output_name(c->model, i);
     for (size_t i = 0; i < known; i++) names[n + i] = mth__model_input_name(c->model, i);
     for (size_t i = 0; i < g->output_gradient_count; i++) given[i] = g->output_gradients[i].name;
@@ -364,7 +377,7 @@ static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_req
         for (size_t k = 0; k < g->output_gradient_count; k++) r->seeded[i] |= strcmp(mth__model_output_name(c->model, i), g->output_gradients[k].name) == 0;
     r->wanted = g->input_gradient_count;
     r->wanted_input = mth__calloc(r->wanted + 1, sizeof *r->wanted_input);
-    if (!r->wanted_input) return no_memory();
+    if (!r->wanted_input) return mth__no_room();
     for (size_t i = 0; i < r->wanted; i++) r->wanted_input[i] = g->input_gradients[i];
     return NULL;
 }
@@ -407,7 +420,7 @@ static mth_status entry_array(const mth__program *p, size_t entry, const mth_arr
 static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays *parameters) {
     size_t n = plan->parameters, count = parameters ? parameters->count : 0;
     const char **known = mth__calloc(n + count + 1, sizeof *known);
-    if (!known) return no_memory();
+    if (!known) return mth__no_room();
     for (size_t i = 0; i < n; i++) known[i] = plan->parameter[i].name;
     for (size_t i = 0; i < count; i++) known[n + i] = parameters->item[i].name;
     mth_status s = check_names("parameter", known + n, count, known, n);
@@ -443,7 +456,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     TRY(check_parameter_names(plan, parameters));
     mth_array **held = mth__calloc(entries + 1, sizeof *held);
     mth__buffer **entry = mth__calloc(entries * devices + 1, sizeof *entry), **exit = mth__calloc(exits * devices + 1, sizeof *exit);
-    mth_status s = held && entry && exit ? NULL : no_memory();
+    mth_status s = held && entry && exit ? NULL : mth__no_room();
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
         s = entry_array(p, i, parameters, input, count, g, &after, &a);
@@ -451,6 +464,8 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
     if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &c->stop);
+    for (size_t i = 0; !s && i < entries; i++)
+        s = mth__array_unlend(held[i], exit, exits * devices);
     mth_arrays *values = NULL, *slopes = NULL;
     if (!s) s = collect(c, p, exit, false, &values);
     if (!s && gradients) s = collect(c, p, exit, true, &slopes);
@@ -472,6 +487,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
 mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_arrays **outputs, mth_arrays **gradients) {
     mth__request r;
     mth__plan *plan;
+    TRY(mth__given(c, "the compiled model"));
     TRY(request_for(c, input, count, &r));
     mth_status s = g ? check_output_gradients(c, g, &r) : NULL;
     if (s) {
@@ -491,93 +507,5 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
         plan->running--;
     }
     c->evaluating--;
-    return unlock(c, s);
-}
-
-/* ---------------------------------------------------------------- reading plans */
-typedef void printing(mth__text *, const mth__program *);
-typedef struct { printing *print; const mth__plan *plan; const char *text; char **out; } reading;
-
-static mth_status publish(const mth__text *t, char **out) {
-    char *text = mth__text_publish(t);
-    if (!text) return no_memory();
-    *out = text;
-    return NULL;
-}
-
-static mth_status print_body(void *context) {
-    reading *r = context;
-    mth__arena *arena = mth__arena_new();
-    mth__text t = mth__text_new(arena);
-    r->print(&t, r->plan->program);
-    mth_status s = publish(&t, r->out);
-    mth__arena_free(arena);
-    return s;
-}
-
-static mth_status last_plan(mth_compiled *c, const mth__plan **out) {
-    if (!c->last) return FAIL(MTH_ERROR_VALUE, F("there is no plan yet: plans are made for the shapes of inputs"), F("call evaluate or get_parameters with inputs first"));
-    *out = c->last;
-    return NULL;
-}
-
-static mth_status read_last(mth_compiled *c, printing *print, char **out) {
-    reading r = {.print = print, .out = out};
-    pthread_mutex_lock(&c->lock);
-    mth_status s = last_plan(c, &r.plan);
-    if (!s) s = mth__guard(print_body, &r);
-    return unlock(c, s);
-}
-
-mth_status mth_plan_print(mth_compiled *c, char **out) { return read_last(c, mth__program_print, out); }
-
-mth_status mth_get_placement_text(mth_compiled *c, char **out) { return read_last(c, mth__report_placement, out); }
-
-static mth_status reprint_body(void *context) {
-    reading *r = context;
-    mth__arena *arena = mth__arena_new();
-    mth__program *p;
-    TRY(mth__program_parse(arena, r->text, &p));
-    mth_status s = NULL;
-    if (r->out) {
-        mth__text t = mth__text_new(arena);
-        mth__program_print(&t, p);
-        s = publish(&t, r->out);
-    } else
-        s = mth__program_verify(p);
-    mth__arena_free(arena);
-    return s;
-}
-
-mth_status mth_plan_reprint(const char *text, char **out) {
-    reading r = {.text = text, .out = out};
-    return mth__guard(reprint_body, &r);
-}
-
-mth_status mth_plan_verify_text(const char *text) {
-    reading r = {.text = text};
-    return mth__guard(reprint_body, &r);
-}
-
-static mth_status check_room(const mth_compiled *c, size_t devices) {
-    int n = c->backend->mesh->count;
-    return devices >= (size_t)n ? NULL : FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, n), F("give room for %d", n));
-}
-
-mth_status mth_get_memory_usage(mth_compiled *c, const mth_named *input, size_t count, mth_memory_usage *device, size_t devices) {
-    mth__plan *plan;
-    pthread_mutex_lock(&c->lock);
-    mth_status s = forward_plan(c, input, count, &plan);
-    if (!s) s = check_room(c, devices);
-    if (!s) s = mth__report_memory(plan->program, device);
-    return unlock(c, s);
-}
-
-mth_status mth_get_communication_usage(mth_compiled *c, mth_communication_usage *device, size_t devices) {
-    const mth__plan *plan = NULL;
-    pthread_mutex_lock(&c->lock);
-    mth_status s = last_plan(c, &plan);
-    if (!s) s = check_room(c, devices);
-    if (!s) s = mth__report_communication(plan->program, device);
-    return unlock(c, s);
+    return mth__unlock(c, s);
 }

@@ -113,13 +113,13 @@ mth_status mth__error_tensor(mth_status e, char *text) {
 }
 
 /* ---------------------------------------------------------------- reading errors */
-mth_error_code mth_error_get_code(const mth_error *e) { return e->code; }
-const char *mth_error_get_message(const mth_error *e) { return e->message; }
-const char *mth_error_get_what(const mth_error *e) { return e->what; }
-const char *mth_error_get_fix(const mth_error *e) { return e->fix; }
-const char *mth_error_get_operator(const mth_error *e) { return e->op ? e->op : ""; }
-size_t mth_error_get_tensor_count(const mth_error *e) { return e->tensors; }
-const char *mth_error_get_tensor(const mth_error *e, size_t i) { return i < e->tensors ? e->tensor[i] : ""; }
+mth_error_code mth_error_get_code(const mth_error *e) { return e ? e->code : (mth_error_code)0; }
+const char *mth_error_get_message(const mth_error *e) { return e ? e->message : ""; }
+const char *mth_error_get_what(const mth_error *e) { return e ? e->what : ""; }
+const char *mth_error_get_fix(const mth_error *e) { return e ? e->fix : ""; }
+const char *mth_error_get_operator(const mth_error *e) { return e && e->op ? e->op : ""; }
+size_t mth_error_get_tensor_count(const mth_error *e) { return e ? e->tensors : 0; }
+const char *mth_error_get_tensor(const mth_error *e, size_t i) { return e && i < e->tensors ? e->tensor[i] : ""; }
 
 void mth_error_free(mth_error *e) {
     if (!e || e == &no_memory_error) return;

@@ -221,6 +221,7 @@ static mth_status join(void *context) {
 }
 
 mth_status mth_model_connect(mth_model *m, const char *source, const char *destination) {
+    TRY(mth__given(m, "the model"));
     return mth__guard(join, &(joining){m, source, destination});
 }
 
@@ -287,4 +288,7 @@ static mth_status print(void *context) {
     return NULL;
 }
 
-mth_status mth_model_print(const mth_model *m, char **out) { return mth__guard(print, &(printing){m, out}); }
+mth_status mth_model_print(const mth_model *m, char **out) {
+    TRY(mth__given(m, "the model"));
+    return mth__guard(print, &(printing){m, out});
+}

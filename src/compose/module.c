@@ -194,7 +194,7 @@ void mth_module_free(mth_module *m) {
     if (m) mth__arena_free(m->arena);
 }
 
-const char *mth_module_get_ports(const mth_module *m) { return m->ports; }
+const char *mth_module_get_ports(const mth_module *m) { return m ? m->ports : NULL; }
 
 /* ---------------------------------------------------------------- documentation */
 /* Texts are made at the first call and stay: a pool without an owner, so that they can be lent. */

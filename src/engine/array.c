@@ -113,8 +113,10 @@ static mth_status need_data(const mth_array *a) {
 }
 
 mth_status mth_array_gather(const mth_array *a, void *data) {
-    const mth__engine_vtable *v = a->backend->vtable;
+    TRY(mth__given(a, "the array"));
     TRY(need_data(a));
+    if (mth__shape_size(a->shape)) TRY(mth__given(data, "the memory for the values"));
+    const mth__engine_vtable *v = a->backend->vtable;
     for (int r = 0; r < a->count; r++) {
         const mth__held *h = &a->held[r];
         int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype), local[MTH__RANK], global[MTH__RANK], offset;
@@ -137,7 +139,7 @@ static bool is_whole(const mth_array *a, const mth__held *h) {
 }
 
 const void *mth_array_get_whole(const mth_array *a) {
-    if (!a->backend->vtable->buffer_host || !a->count || !a->held[0].buffer || !is_whole(a, &a->held[0])) return NULL;
+    if (!a || !a->backend->vtable->buffer_host || !a->count || !a->held[0].buffer || !is_whole(a, &a->held[0])) return NULL;
     return a->backend->vtable->buffer_host(a->held[0].buffer);
 }
 
@@ -145,6 +147,7 @@ const void *mth_array_get_whole(const mth_array *a) {
 static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_array **out) {
     mth_array *b;
     TRY(array_shell(a->backend, a->dtype, a->shape, sharding, &b));
+    b->lent = a->lent;
     for (int r = 0; r < b->count; r++) {
         b->held[r].buffer = a->held[0].buffer;
         a->backend->vtable->buffer_retain(b->held[r].buffer);
@@ -188,18 +191,43 @@ mth_status mth__array_as(mth_array *a, mth_backend *on, mth_dtype dtype, const m
     return NULL;
 }
 
+mth_status mth__array_unlend(const mth_array *a, mth__buffer **buffer, size_t count) {
+    if (!a->lent) return NULL;
+    const mth__engine_vtable *v = a->backend->vtable;
+    mth__buffer *lent = a->held[0].buffer, *copy = NULL;
+    int64_t bytes = mth__held_elements(a, &a->held[0]) * (int64_t)mth_dtype_size(a->dtype);
+    for (size_t i = 0; i < count; i++) {
+        if (buffer[i] != lent) continue;
+        if (copy) v->buffer_retain(copy);
+        else {
+            TRY(v->buffer_new(a->backend->engine, a->held[0].device, bytes, &copy));
+            mth_status s = v->buffer_write(copy, 0, v->buffer_host(lent), bytes);
+            if (s) { v->buffer_release(copy); return s; }
+        }
+        buffer[i] = copy;
+        v->buffer_release(lent);
+    }
+    return NULL;
+}
+
 /* ---------------------------------------------------------------- public: making */
 typedef struct { mth_backend *backend; mth_dtype dtype; int rank; const int64_t *dim; const mth_arg *spec; mth_array **out; } making;
 
-static mth_status make_body(void *context) {
-    making *m = context;
-    mth__shape shape = {.rank = m->rank};
+static mth_status read_shape(const making *m, mth__shape *shape, mth__sharding *sharding) {
+    *shape = (mth__shape){.rank = m->rank};
     TRY(mth__given(m->backend, "the backend"));
     if (m->rank) TRY(mth__given(m->dim, "the shape"));
     if (m->rank < 0 || m->rank > MTH__RANK) return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", m->rank), F("use 0 to %d dimensions", MTH__RANK));
-    if (m->rank) memcpy(shape.dim, m->dim, (size_t)m->rank * sizeof(int64_t));
-    mth__sharding sharding = {.on = mth__place_whole(m->backend->mesh)};
-    if (m->spec && m->spec->kind != MTH_ARG_NONE) TRY(mth__spec_read(*m->spec, sharding.on, m->rank, "array", &sharding));
+    if (m->rank) memcpy(shape->dim, m->dim, (size_t)m->rank * sizeof(int64_t));
+    *sharding = (mth__sharding){.on = mth__place_whole(m->backend->mesh)};
+    return m->spec && m->spec->kind != MTH_ARG_NONE ? mth__spec_read(*m->spec, sharding->on, m->rank, "array", sharding) : NULL;
+}
+
+static mth_status make_body(void *context) {
+    making *m = context;
+    mth__shape shape;
+    mth__sharding sharding;
+    TRY(read_shape(m, &shape, &sharding));
     return mth__array_new(m->backend, m->dtype, shape, &sharding, true, m->out);
 }
 
@@ -218,6 +246,42 @@ mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const 
     for (int d = 0; shape && d < rank; d++) empty |= shape[d] == 0;
     if (!empty) TRY(mth__given(data, "the data"));
     return array_make(b, dtype, rank, shape, spec, fill_from_whole, (void *)data, out);
+}
+
+static void keep(void *nothing) { (void)nothing; }
+
+typedef struct { making making; const void *data; void (*release)(void *); void *context; } borrowing;
+
+/* One buffer stands for all devices: they share the host's memory. */
+static mth_status borrow_body(void *context) {
+    borrowing *w = context;
+    making *m = &w->making;
+    mth__shape shape;
+    mth__sharding sharding;
+    TRY(read_shape(m, &shape, &sharding));
+    mth_array *a;
+    TRY(array_shell(m->backend, m->dtype, shape, &sharding, &a));
+    const mth__engine_vtable *v = m->backend->vtable;
+    mth_status s = v->buffer_borrow(m->backend->engine, a->held[0].device, w->data, mth__held_elements(a, &a->held[0]) * (int64_t)mth_dtype_size(a->dtype),
+                                    w->release ? w->release : keep, w->context, &a->held[0].buffer);
+    if (s) { mth_array_free(a); return s; }
+    a->lent = true;
+    for (int r = 1; r < a->count; r++) {
+        a->held[r].buffer = a->held[0].buffer;
+        v->buffer_retain(a->held[0].buffer);
+    }
+    *m->out = a;
+    return NULL;
+}
+
+mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data, void (*release)(void *), void *context, mth_array **out) {
+    TRY(mth__given(b, "the backend"));
+    const bool can = b->vtable->buffer_host && b->vtable->buffer_borrow && data && (uintptr_t)data % MTH__ALIGNMENT == 0;
+    borrowing w = {{b, dtype, rank, shape, NULL, out}, data, release, context};
+    if (can) return mth__guard(borrow_body, &w);
+    TRY(mth_array_from_data(b, dtype, rank, shape, data, NULL, out));
+    if (release) release(context);
+    return NULL;
 }
 
 mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out) {
@@ -240,7 +304,9 @@ mth_status mth_array_randint(mth_backend *b, int64_t low, int64_t high, int rank
 }
 
 /* ---------------------------------------------------------------- public: reading */
-void mth_array_retain(mth_array *a) { atomic_fetch_add(&a->references, 1); }
+void mth_array_retain(mth_array *a) {
+    if (a) atomic_fetch_add(&a->references, 1);
+}
 
 void mth_array_free(mth_array *a) {
     if (!a || atomic_fetch_sub(&a->references, 1) != 1) return;
@@ -252,9 +318,9 @@ void mth_array_free(mth_array *a) {
     mth__free(a);
 }
 
-mth_dtype mth_array_get_dtype(const mth_array *a) { return a->dtype; }
-int mth_array_get_rank(const mth_array *a) { return a->shape.rank; }
-const int64_t *mth_array_get_shape(const mth_array *a) { return a->shape.dim; }
+mth_dtype mth_array_get_dtype(const mth_array *a) { return a ? a->dtype : (mth_dtype)0; }
+int mth_array_get_rank(const mth_array *a) { return a ? a->shape.rank : 0; }
+const int64_t *mth_array_get_shape(const mth_array *a) { return a ? a->shape.dim : NULL; }
 
 static mth_status sharding_text_body(void *context) {
     mth_array *a = context;
@@ -268,14 +334,16 @@ static mth_status sharding_text_body(void *context) {
 }
 
 const char *mth_array_get_sharding(const mth_array *a) {
+    if (!a) return "";
     if (!a->sharding_text) mth_error_free(mth__guard(sharding_text_body, (mth_array *)a));
     const char *text = atomic_load(&a->sharding_text);
     return text ? text : "";
 }
 
-size_t mth_array_get_shard_count(const mth_array *a) { return (size_t)a->count; }
+size_t mth_array_get_shard_count(const mth_array *a) { return a ? (size_t)a->count : 0; }
 
 mth_shard mth_array_get_shard(const mth_array *a, size_t i) {
+    if (i >= mth_array_get_shard_count(a)) return (mth_shard){.device_id = -1};
     const mth__held *h = &a->held[i];
     mth_shard s = {.device_id = h->device};
     memcpy(s.start, h->start, sizeof s.start);
@@ -341,11 +409,11 @@ void mth_arrays_free(mth_arrays *a) {
     mth__free(a);
 }
 
-size_t mth_arrays_get_count(const mth_arrays *a) { return a->count; }
-mth_named mth_arrays_get(const mth_arrays *a, size_t i) { return a->item[i]; }
+size_t mth_arrays_get_count(const mth_arrays *a) { return a ? a->count : 0; }
+mth_named mth_arrays_get(const mth_arrays *a, size_t i) { return i < mth_arrays_get_count(a) ? a->item[i] : (mth_named){NULL, NULL}; }
 
 mth_array *mth_arrays_find(const mth_arrays *a, const char *name) {
-    for (size_t i = 0; i < a->count; i++)
+    for (size_t i = 0; name && i < mth_arrays_get_count(a); i++)
         if (strcmp(a->item[i].name, name) == 0) return a->item[i].array;
     return NULL;
 }

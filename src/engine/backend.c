@@ -138,11 +138,11 @@ void mth_backend_free(mth_backend *b) {
 }
 
 int mth_backend_get_mesh(const mth_backend *b, int64_t dim[4]) {
-    for (int a = 0; a < b->mesh->naxes; a++) dim[a] = b->mesh->dim[a];
-    return b->mesh->naxes;
+    for (int a = 0; b && a < b->mesh->naxes; a++) dim[a] = b->mesh->dim[a];
+    return b ? b->mesh->naxes : 0;
 }
 
-int64_t mth_backend_get_device_count(const mth_backend *b) { return b->mesh->count; }
+int64_t mth_backend_get_device_count(const mth_backend *b) { return b ? b->mesh->count : 0; }
 
 typedef struct { const mth_backend *backend; char **out; } description;
 
@@ -163,5 +163,6 @@ static mth_status describe_body(void *context) {
 
 mth_status mth_backend_describe(const mth_backend *b, char **out) {
     description d = {b, out};
+    TRY(mth__given(b, "the backend"));
     return mth__guard(describe_body, &d);
 }

@@ -30,6 +30,7 @@ struct mth_array {
     mth__shape shape;
     mth__sharding sharding;
     _Atomic(char *) sharding_text;   /* made when first asked for */
+    bool lent;                       /* the one buffer is memory of the caller's (mth_array_borrow) */
     int count;
     mth__held *held;                 /* count; in rank order of the placement; buffer NULL in arrays that are a layout only */
 };
@@ -41,6 +42,8 @@ mth_status mth__array_new(mth_backend *, mth_dtype, mth__shape, const mth__shard
 mth_status mth__array_wrap(mth_backend *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer *const *buffer, mth_array **out);
 /* The same values in another layout, on another backend or in another floating type; shares buffers where it can. */
 mth_status mth__array_as(mth_array *, mth_backend *on, mth_dtype, const mth__sharding *, mth_array **out);
+/* Replaces the array's buffer, where the caller of mth_array_borrow owns its memory, by a copy among those of a run's results. */
+mth_status mth__array_unlend(const mth_array *, mth__buffer **buffer, size_t count);
 /* Calls fill for each distinct part: `data` is the part's memory, row-major. */
 typedef mth_status mth__fill(void *context, const mth_array *, const mth__held *, void *data);
 mth_status mth__array_fill(mth_array *, mth__fill *, void *context);

@@ -9,6 +9,8 @@ typedef struct mth__engine mth__engine;
 typedef struct mth__executable mth__executable;
 typedef struct mth__buffer mth__buffer;  /* memory of one device, reference counted (atomic); an engine may recycle it when the count falls to 0 */
 
+enum { MTH__ALIGNMENT = 64 }; /* bytes, of host memory in buffers */
+
 /* What an engine is opened with: the mesh, and the values of its options: mth__options_get(tables, value, "threads"). */
 typedef struct { const mth__mesh *mesh; const mth__opt *const *tables; const mth_arg *value; } mth__engine_setup;
 
@@ -21,13 +23,13 @@ typedef struct {
     mth_status (*describe)(mth__engine *, mth__text *);
     const char *(*lacks)(const mth__op *, mth_dtype);   /* NULL: has a kernel; else the reason */
 
-    mth_status (*buffer_new)(mth__engine *, int device, int64_t bytes, mth__buffer **out); /* uninitialised, 64-byte aligned */
+    mth_status (*buffer_new)(mth__engine *, int device, int64_t bytes, mth__buffer **out); /* uninitialised, aligned */
     void (*buffer_retain)(mth__buffer *);
     void (*buffer_release)(mth__buffer *);
     void *(*buffer_host)(mth__buffer *);                /* host memory of the buffer; NULL where an engine has none (then read/write) */
     mth_status (*buffer_write)(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
     mth_status (*buffer_read)(mth__buffer *, int64_t offset, void *data, int64_t bytes);
-    /* Memory of the caller's, 64-byte aligned, that nobody changes until release(context), which is called once: when the buffer dies, or
+    /* Memory of the caller's, aligned to MTH__ALIGNMENT, that nobody changes until release(context), which is called once: when the buffer dies, or
        not at all where this fails. NULL: the engine can't. */
     mth_status (*buffer_borrow)(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
 

@@ -296,5 +296,6 @@ mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const ch
 }
 
 mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out) {
+    TRY(mth__given(like, "the array whose layout is meant"));
     return read_guarded((reading){.backend = like->backend, .tensor = tensor, .transpose = transpose, .like = like, .out = out}, path);
 }
