@@ -37,16 +37,17 @@ mth_status mth__xla_compile(mth__engine *, const char *text, size_t bytes, const
 void mth__xla_release(mth__xla *);              /* the last 64 that nobody holds stay in the cache; NULL is fine */
 void mth__xla_cache_free(mth__engine *);        /* at close: everything is released by then */
 
-/* The cache on disk: engine->cache_dir/<hash>.xla, one file for a text, its options, this very plugin, and this kind of machine. A file that is
-   damaged, foreign or unreadable is as good as none: *out is NULL, the next store replaces it. Written aside and renamed, so that several
-   processes may share a folder. Errors: a plugin that can't serialize, a folder that can't be written. */
+/* The cache on disk: engine->cache_dir/<hash>.xla, one file for a text, its options, this very plugin, and this kind of machine. A file
+   that is damaged, foreign or unreadable is as good as none: *out is NULL, the next store replaces it. Written aside and renamed, so that
+   several processes may share a folder. Errors: a plugin that can't serialize, a folder that can't be written. */
 typedef struct { const char *text; size_t bytes; const unsigned char *options; size_t options_bytes; uint64_t hash; } mth__xla_key;
 mth_status mth__xla_disk_load(mth__engine *, const mth__xla_key *, PJRT_LoadedExecutable **out);
 mth_status mth__xla_disk_store(mth__engine *, const mth__xla_key *, const PJRT_Executable *);
 uint64_t mth__xla_hash(uint64_t seed, const void *, size_t); /* of this process's byte order; every single changed byte changes it */
 
 typedef struct {
-    const char *kind;                           /* "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "collective_permute", "broadcast" */
+    const char *kind;                           /* "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "collective_permute",
+                                                   "broadcast" */
     int count; int64_t bytes;                   /* instructions as they stand in the optimized program (one in a loop's body is one; an
                                                    asynchronous pair is one); bytes that one device receives in them, by the direct
                                                    (ring-optimal) algorithm: of n devices all_reduce 2 (n-1)/n of the tensor, all_gather and

@@ -1,0 +1,208 @@
+/* Executables on disk. A file: head, key, payload. The key is stored whole and compared, so neither a collision of names nor a file of
+ * another plugin is ever taken for ours; the checksum covers both, since plugins may trust what they are given. */
+#include "engine/pjrt/xla.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct {
+    char magic[8];
+    uint64_t version, key, payload, checksum; /* in the writer's byte order: another's version is none of ours */
+} head;
+static const char magic[8] = "MTH-XLA";
+enum { VERSION = 1 };
+
+/* ---------------------------------------------------------------- the key */
+/* What decides whether an executable fits: the plugin, what it says about itself and its first device, the flags of the compiler, this
+   machine's processor (CPU plugins store machine code), and the module. */
+typedef struct { char *at; size_t bytes; } key;
+
+static void add(FILE *f, const void *bytes, size_t n) {
+    fwrite(&n, sizeof n, 1, f);
+    fwrite(bytes, 1, n, f);
+}
+
+static void add_text(FILE *f, const char *text) { add(f, text ? text : "", text ? strlen(text) : 0); }
+
+static void add_processor(FILE *f) {
+    FILE *info = fopen("/proc/cpuinfo", "re");
+    char *line = NULL;
+    size_t room = 0;
+    while (info && getline(&line, &room, info) > 1) /* the first core's */
+        if (!strncmp(line, "model name", 10) || !strncmp(line, "flags", 5) || !strncmp(line, "Features", 8)) add_text(f, line);
+    free(line);
+    if (info) fclose(info);
+}
+
+static mth_status add_device(FILE *f, mth__engine *engine) {
+    const PJRT_Api *api = engine->plugin->api;
+    MTH__ARGS(PJRT_Device_GetDescription, get);
+    get.device = engine->device[0];
+    PJRT_TRY(engine->plugin, "describe a device", api->PJRT_Device_GetDescription(&get));
+    MTH__ARGS(PJRT_DeviceDescription_Kind, kind);
+    kind.device_description = get.device_description;
+    PJRT_TRY(engine->plugin, "describe a device", api->PJRT_DeviceDescription_Kind(&kind));
+    add(f, kind.device_kind, kind.device_kind_size);
+    return NULL;
+}
+
+static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *out) { /* out->at is for free() */
+    struct stat file;
+    const char *path = engine->plugin->path;
+    if (stat(path, &file))
+        return FAIL(MTH_ERROR_IO, F("the plugin %s can't be looked at: %s", path, strerror(errno)), F("put it back, or leave cache_dir out"));
+    int64_t version[] = {file.st_size, file.st_mtim.tv_sec, file.st_mtim.tv_nsec, engine->plugin->major, engine->plugin->minor};
+    *out = (key){0};
+    FILE *f = open_memstream(&out->at, &out->bytes);
+    mth_status status = NULL;
+    if (f) {
+        add_text(f, path);
+        add(f, version, sizeof version);
+        add_text(f, engine->platform_name);
+        add_text(f, engine->platform_version);
+        add_text(f, getenv("XLA_FLAGS"));
+        add_processor(f);
+        status = add_device(f, engine);
+        add(f, module->options, module->options_bytes);
+        add(f, module->text, module->bytes);
+    }
+    bool whole = f && !ferror(f);
+    whole = f && !fclose(f) && whole; /* fills `out` */
+    if (!status && !whole)
+        status = FAIL(MTH_ERROR_MEMORY, F("no memory for the key of a cached executable"), F("free arrays that are no longer needed"));
+    if (status) free(out->at);
+    return status;
+}
+
+static void file_name(char *room, size_t size, const mth__engine *engine, const key *k) {
+    snprintf(room, size, "%s/%016llx.xla", engine->cache_dir, (unsigned long long)mth__xla_hash(VERSION, k->at, k->bytes));
+}
+
+static uint64_t checksum(const key *k, const void *payload, size_t bytes) {
+    return mth__xla_hash(mth__xla_hash(0, k->at, k->bytes), payload, bytes);
+}
+
+/* ---------------------------------------------------------------- reading */
+/* The file's key and payload, malloc'ed; NULL: none that can be used. */
+static char *read_file(const char *path, const key *k, size_t *payload) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe of this name does not stop us */
+    struct stat file;
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!f) {
+        if (fd >= 0) close(fd);
+        return NULL;
+    }
+    head h;
+    char *body = NULL;
+    bool usable = false;
+    if (!fstat(fd, &file) && S_ISREG(file.st_mode) && fread(&h, sizeof h, 1, f) == 1 && !memcmp(h.magic, magic, sizeof magic) &&
+        h.version == VERSION && h.key == k->bytes && h.payload && (uint64_t)file.st_size >= sizeof h + h.key &&
+        h.payload == (uint64_t)file.st_size - sizeof h - h.key && (body = mth__malloc(h.key + h.payload)) &&
+        fread(body, 1, h.key + h.payload, f) == h.key + h.payload && !memcmp(body, k->at, k->bytes)) {
+        usable = h.checksum == checksum(k, body + h.key, h.payload);
+        *payload = h.payload;
+    }
+    fclose(f);
+    if (usable) return body;
+    mth__free(body);
+    return NULL;
+}
+
+static mth_status unsupported(const mth__engine *engine) {
+    return FAIL(MTH_ERROR_UNSUPPORTED, F("cache_dir = '%s': the plugin %s can't store executables", engine->cache_dir, engine->plugin->path),
+        F("leave cache_dir out"));
+}
+
+static bool unimplemented(const mth__plugin *plugin, PJRT_Error *error) {
+    MTH__ARGS(PJRT_Error_GetCode, get);
+    get.error = error;
+    return !plugin->api->PJRT_Error_GetCode(&get) && get.code == PJRT_Error_Code_UNIMPLEMENTED;
+}
+
+mth_status mth__xla_disk_load(mth__engine *engine, const mth__xla_key *module, PJRT_LoadedExecutable **out) {
+    const mth__plugin *plugin = engine->plugin;
+    *out = NULL;
+    if (!MTH__HAS(plugin, PJRT_Executable_Serialize) || !MTH__HAS(plugin, PJRT_Executable_DeserializeAndLoad)) return unsupported(engine);
+    key k;
+    TRY(key_new(engine, module, &k));
+    char path[4096];
+    file_name(path, sizeof path, engine, &k);
+    size_t payload;
+    char *body = read_file(path, &k, &payload);
+    free(k.at);
+    if (!body) return NULL;
+    MTH__ARGS(PJRT_Executable_DeserializeAndLoad, load);
+    load.client = engine->client;
+    load.serialized_executable = body + k.bytes;
+    load.serialized_executable_size = payload;
+    PJRT_Error *error = plugin->api->PJRT_Executable_DeserializeAndLoad(&load);
+    mth__free(body);
+    if (!error) { *out = load.loaded_executable; return NULL; }
+    bool never = unimplemented(plugin, error);
+    mth_error_free(mth__pjrt_status(plugin, error, "load an executable"));
+    return never ? unsupported(engine) : NULL;
+}
+
+/* ---------------------------------------------------------------- writing */
+static mth_status unwritable(const mth__engine *engine, const char *path, int code) {
+    return FAIL(MTH_ERROR_IO, F("cache_dir = '%s': %s can't be written: %s", engine->cache_dir, path, strerror(code)),
+        F("name a folder that can be written and has room, or leave cache_dir out"));
+}
+
+static mth_status make_folder(const mth__engine *engine) {
+    char path[4096];
+    if ((size_t)snprintf(path, sizeof path, "%s", engine->cache_dir) >= sizeof path - 64) return unwritable(engine, "its path", ENAMETOOLONG);
+    for (char *p = path + 1;; p++) {
+        if (*p && *p != '/') continue;
+        char c = *p;
+        *p = 0;
+        if (mkdir(path, 0777) && errno != EEXIST) return unwritable(engine, path, errno);
+        if (!c) return NULL;
+        *p = c;
+    }
+}
+
+static mth_status write_file(const mth__engine *engine, const key *k, const void *payload, size_t bytes) {
+    TRY(make_folder(engine));
+    char path[4096], aside[sizeof path + 8];
+    file_name(path, sizeof path, engine, k);
+    snprintf(aside, sizeof aside, "%s.XXXXXX", path);
+    int fd = mkostemp(aside, O_CLOEXEC);
+    if (fd < 0) return unwritable(engine, path, errno);
+    FILE *f = fdopen(fd, "wb");
+    head h = {.version = VERSION, .key = k->bytes, .payload = bytes, .checksum = checksum(k, payload, bytes)};
+    memcpy(h.magic, magic, sizeof magic);
+    bool whole = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(k->at, 1, k->bytes, f) == k->bytes && fwrite(payload, 1, bytes, f) == bytes;
+    int code = errno;
+    bool closed = !(f ? fclose(f) : close(fd));
+    if (whole && closed && !rename(aside, path)) return NULL;
+    if (whole) code = errno;
+    unlink(aside);
+    return unwritable(engine, path, code);
+}
+
+mth_status mth__xla_disk_store(mth__engine *engine, const mth__xla_key *module, const PJRT_Executable *executable) {
+    const mth__plugin *plugin = engine->plugin;
+    MTH__ARGS(PJRT_Executable_Serialize, s);
+    s.executable = executable;
+    PJRT_Error *error = plugin->api->PJRT_Executable_Serialize(&s);
+    if (error) {
+        bool never = unimplemented(plugin, error);
+        mth_status status = mth__pjrt_status(plugin, error, "serialize an executable");
+        if (!never) return status;
+        mth_error_free(status);
+        return unsupported(engine);
+    }
+    key k;
+    mth_status status = key_new(engine, module, &k);
+    if (!status) {
+        status = write_file(engine, &k, s.serialized_bytes, s.serialized_bytes_size);
+        free(k.at);
+    }
+    if (s.serialized_executable_deleter) s.serialized_executable_deleter(s.serialized_executable);
+    return status;
+}
