@@ -1,0 +1,79 @@
+#include "engine/pjrt/hlo.h"
+#include <string.h>
+
+/* A spec's terms, in the order in which dot_general takes the operands. */
+typedef struct { const char *letter; int n; } term;
+static int place(term t, char letter) {
+    const char *at = memchr(t.letter, letter, (size_t)t.n);
+    return at ? (int)(at - t.letter) : -1;
+}
+
+/* The letters of dot_general's result: batch letters in the order of y, then those of a alone, then those of b alone. */
+static int natural(term a, term b, term y, char *letters) {
+    int n = 0;
+    for (int i = 0; i < y.n; i++) if (place(a, y.letter[i]) >= 0 && place(b, y.letter[i]) >= 0) letters[n++] = y.letter[i];
+    for (int i = 0; i < a.n; i++) if (place(b, a.letter[i]) < 0) letters[n++] = a.letter[i];
+    for (int i = 0; i < b.n; i++) if (place(a, b.letter[i]) < 0) letters[n++] = b.letter[i];
+    return n;
+}
+/* The result is transposed where this is not `n`; the fewer dimensions move, and those at the front, the better. */
+static int in_place_from_behind(int n, const char *letters, term y) {
+    int same = 0;
+    while (same < n && letters[n - 1 - same] == y.letter[n - 1 - same]) same++;
+    return same;
+}
+
+/* No letter is summed: a product of broadcast operands. */
+static mth__hlo_val outer(mth__hlo *h, mth__hlo_val v, term t, term y, mth__shape to) {
+    int order[MTH__RANK], dims[MTH__RANK], n = 0;
+    for (int i = 0; i < y.n; i++) {
+        if (place(t, y.letter[i]) < 0) continue;
+        order[n] = place(t, y.letter[i]);
+        dims[n++] = i;
+    }
+    return mth__hlo_broadcast(h, mth__hlo_transpose(h, v, order), to, dims);
+}
+
+void mth__hlo_contract(mth__hlo_call *c) {
+    mth__hlo *h = c->h;
+    const char *spec = c->attrs->s, *comma = strchr(spec, ','), *arrow = strstr(comma, "->");
+    term a = {spec, (int)(comma - spec)}, b = {comma + 1, (int)(arrow - comma - 1)};
+    const term y = {arrow + 2, (int)strlen(arrow + 2)};
+    mth__hlo_val x = c->in[0].v, w = c->in[1].v;
+
+    int asum[MTH__RANK], bsum[MTH__RANK], abatch[MTH__RANK], bbatch[MTH__RANK], nsum = 0, nbatch = 0;
+    for (int i = 0; i < a.n; i++) nsum += place(y, a.letter[i]) < 0;
+    if (!nsum) {
+        const mth__shape to = c->out[0].part->local;
+        c->out[0].v = mth__hlo_binary(h, "multiply", outer(h, x, a, y, to), outer(h, w, b, y, to));
+        return;
+    }
+    char forth[2 * MTH__RANK], back[2 * MTH__RANK];
+    const int n = natural(a, b, y, forth);
+    natural(b, a, y, back);
+    if (in_place_from_behind(n, back, y) > in_place_from_behind(n, forth, y)) { /* operands change places, so that dimensions need not */
+        const term t = a;
+        const mth__hlo_val v = x;
+        a = b, b = t, x = w, w = v;
+        memcpy(forth, back, sizeof forth);
+    }
+    nsum = 0;
+    for (int i = 0; i < a.n; i++) {
+        if (place(y, a.letter[i]) >= 0) continue;
+        asum[nsum] = i;
+        bsum[nsum++] = place(b, a.letter[i]);
+    }
+    for (int i = 0; i < y.n; i++) {
+        if (place(a, y.letter[i]) < 0 || place(b, y.letter[i]) < 0) continue;
+        abatch[nbatch] = place(a, y.letter[i]);
+        bbatch[nbatch++] = place(b, y.letter[i]);
+    }
+    int permutation[MTH__RANK];
+    for (int i = 0; i < n; i++) permutation[i] = place((term){forth, n}, y.letter[i]);
+    c->out[0].v = mth__hlo_transpose(h, mth__hlo_dot(h, x, w, nbatch, abatch, bbatch, nsum, asum, bsum), permutation);
+}
+
+void mth__hlo_reduce_row(mth__hlo_call *c) {
+    const char *kind = mth__op_index(c->op) == MTH__ROW_reduce_max ? "maximum" : "add";
+    c->out[0].v = mth__hlo_reduce(c->h, kind, c->in[0].v, (unsigned)c->attrs->i[0], c->attrs->i[1]);
+}
