@@ -1,0 +1,39 @@
+/* The vtable of the engine "pjrt". */
+#include "engine/pjrt/hlo.h"
+#include "engine/pjrt/pjrt.h"
+
+static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_options, mth__pjrt_options, NULL};
+
+static const char *lacks(const mth__op *op, mth_dtype dtype) {
+    const int row = mth__op_index(op);
+    if (!mth__hlo_rows[row] && !(op->flags & MTH__COMM)) return "the XLA engine has no StableHLO for this row";
+    switch (row) {
+    case MTH__ROW_copy: case MTH__ROW_stop: case MTH__ROW_broadcast_to: case MTH__ROW_reshape: case MTH__ROW_transpose:
+    case MTH__ROW_slice: case MTH__ROW_pad: case MTH__ROW_concat: case MTH__ROW_keep: return NULL; /* move elements of any kind */
+    case MTH__ROW_cast: break;
+    default:
+        if (dtype == MTH_FLOAT64) return "the XLA engine computes in float32; the reference engine has float64";
+    }
+    return dtype == MTH_BFLOAT16 ? "the XLA engine computes in float32 and has no bfloat16" : NULL;
+}
+
+const mth__engine_vtable mth__engine_pjrt = {
+    .name = "pjrt",
+    .options = tables,
+    .open = mth__pjrt_open,
+    .close = mth__pjrt_close,
+    .describe = mth__pjrt_describe,
+    .lacks = lacks,
+    .buffer_new = mth__pjrt_buffer_new,
+    .buffer_borrow = mth__pjrt_buffer_borrow,
+    .buffer_retain = mth__pjrt_buffer_retain,
+    .buffer_release = mth__pjrt_buffer_release,
+    .buffer_host = mth__pjrt_buffer_host,
+    .buffer_write = mth__pjrt_buffer_write,
+    .buffer_read = mth__pjrt_buffer_read,
+    .load = mth__pjrt_load,
+    .unload = mth__pjrt_unload,
+    .run = mth__pjrt_run,
+    .stablehlo = mth__pjrt_stablehlo,
+    .explain = mth__pjrt_explain,
+};
