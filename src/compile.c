@@ -119,7 +119,7 @@ static void bind_layout(const mth_compiled *c, mth__arena *arena, mth__distribut
     mth__sharding *sharding = NEW_ARRAY(arena, mth__sharding, c->layouts);
     const char **name = NEW_ARRAY(arena, const char *, c->layouts);
     for (size_t i = 0; i < c->layouts; i++) {
-        sharding[i] = c->layout[i].sharding;
+        sharding[i] = c->layout[i].read;
         name[i] = c->layout[i].name;
     }
     o->fixed_parameter = sharding;
@@ -161,7 +161,7 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
         mth__parameter *parameter = NEW_ARRAY(arena, mth__parameter, plan->parameters);
         for (size_t i = 0; i < plan->parameters; i++) {
             const mth__value *v = p.graph->parameter.at[i];
-            parameter[i] = (mth__parameter){mth__copy_text(arena, v->name), v->dtype, v->shape, v->sharding, v->init, v->init_scale};
+            parameter[i] = (mth__parameter){mth__copy_text(arena, v->name), v->dtype, v->shape, v->sharding, v->read ? *v->read : v->sharding, v->init, v->init_scale};
         }
         plan->parameter = parameter;
     }

@@ -23,7 +23,11 @@ typedef struct mth__plan {
     int running;                                   /* calls that use it now; under the compiled model's lock */
     struct mth__plan *next;                        /* last used first */
 } mth__plan;
-typedef struct mth__parameter { const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding; int init; double scale; } mth__parameter;
+typedef struct mth__parameter {
+    const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding;
+    mth__sharding read;                            /* what operators take it as; .sharding may be smaller parts, in which it is stored */
+    int init; double scale;
+} mth__parameter;
 
 struct mth_compiled {
     mth__arena *arena;

@@ -22,6 +22,7 @@ typedef struct mth__value {
     mth__sharding sharding;             /* .on NULL until decided; of parameters and inputs: what the user said */
     bool fixed[MTH__RANK];              /* the user fixed this dimension's split (of a value without a node) */
     bool pinned;                        /* all of .sharding is fixed */
+    const mth__sharding *read;          /* a parameter that is stored in smaller parts than its readers take: what they take; else NULL */
     const char *origin;                 /* of the sharding: "user, linear_0", "from %12 by factor i" */
     void *scratch;                      /* of the pass that runs */
     double init_scale; int init;        /* parameters: MTH__INIT_* */

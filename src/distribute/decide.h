@@ -28,6 +28,9 @@ void mth__place_nodes(mth__graph *);
    user's spec says. `at` speeds up a walk over all outputs: start at 0. */
 mth__sharding mth__output_need(const mth__graph *, const mth__distribute_options *, const mth__output *, size_t *at);
 
+/* store.c. In which parts a parameter that readers take as `read` is stored by memory_optimization; false: as they take it. */
+bool mth__store_parts(const mth__value *, const mth__sharding *read, mth__sharding *out);
+
 /* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. communication.c */
 mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin, mth__value *const *in,
                           const mth__sharding *need, const mth__sharding *result, mth__value **out);

@@ -1,7 +1,9 @@
 /* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same result, byte for byte.
  *   microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or sums behind)
  *   place.c       a placement for every node and value (`on`)
+ *   search.c      auto_sharding: shardings of the parameters that nobody placed
  *   shard.c       shardings: of every value, and what each node needs of its operands (node->need)
+ *   store.c       memory_optimization: parameters are kept in parts, shard's last act
  *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep, transfer)
  *   communication.c  communication_optimization: removes redundant transfers, merges small ones
  *   chunk.c       pipeline_communication: cuts large ones in chunks

@@ -1,10 +1,13 @@
 /* Communication appears. Where a node needs an operand otherwise than it is, the moves between the two become nodes: in front of the
  * first consumer, except that outputs are settled right behind their maker. Each value remembers what has been made of it, so that
- * consumers with one need share one move, and a later need starts from the nearest version. */
+ * consumers with one need share one move, and a later need starts from the nearest version. But a parameter that is stored in parts is
+ * gathered again by a consumer far from the last one, or of the other direction: whole, it would lie there in the meantime. */
 #include "distribute/decide.h"
 #include <string.h>
 
-typedef struct version { mth__value *value; struct version *next; } version; /* value->scratch: newest first, the value itself not listed */
+/* value->scratch: newest first, the value itself not listed. reader, at: its last consumer, and where that stood. */
+typedef struct version { mth__value *value; const mth__node *reader; size_t at; struct version *next; } version;
+enum { NEAR = 16 }; /* nodes */
 
 typedef struct { mth__graph *graph; mth__arena *arena; const mth__distribute_options *options; } state;
 
@@ -12,16 +15,25 @@ static bool same(const mth__value *v, const mth__sharding *s) {
     return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank);
 }
 
+static bool at_hand(const state *s, const mth__value *v, const version *k, const mth__node *consumer) {
+    if (!v->read) return true;
+    return consumer && k->reader && mth__same_unit(k->reader, consumer) && s->graph->node.n <= k->at + NEAR;
+}
+
 /* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
-static mth__value *nearest(mth__value *v, const mth__sharding *need) {
+static mth__value *nearest(const state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer) {
     mth__value *best = v;
     if (same(v, need)) return v;
     for (version *k = v->scratch; k; k = k->next)
-        if (same(k->value, need)) return k->value;
+        if (same(k->value, need) && at_hand(s, v, k, consumer)) {
+            k->reader = consumer;
+            k->at = s->graph->node.n;
+            return k->value;
+        }
     if (!v->scratch) return v;
     double least = mth__cost_reshard(v, &v->sharding, need);
     for (version *k = v->scratch; k; k = k->next) {
-        if (k->value->sharding.partial & ~need->partial && k->value != v) continue;
+        if ((k->value->sharding.partial & ~need->partial && k->value != v) || !at_hand(s, v, k, consumer)) continue;
         double cost = mth__cost_reshard(v, &k->value->sharding, need);
         if (cost <= least) {
             least = cost;
@@ -50,7 +62,7 @@ static mth__builder labels(const state *s, const mth__value *v, const mth__move 
 }
 
 static mth_status move(state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
-    mth__value *at = nearest(v, need);
+    mth__value *at = nearest(s, v, need, consumer);
     mth__move moves[MTH__MOVES];
     if (at->sharding.partial != v->sharding.partial && (need->partial & ~at->sharding.partial)) at = v;
     int n = mth__moves(v->shape, &at->sharding, need, moves);
@@ -65,7 +77,7 @@ static mth_status move(state *s, mth__value *v, const mth__sharding *need, const
         next->sharding = moves[k].to;
         next->origin = v->origin;
         version *made = NEW(s->arena, version);
-        *made = (version){next, v->scratch};
+        *made = (version){next, consumer, s->graph->node.n, v->scratch};
         v->scratch = made;
         at = next;
     }

@@ -12,6 +12,7 @@ static const double FORBIDDEN = 1e6;
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
+    bool store;                /* memory_optimization */
     mth__node *node;
     mth__rule rule;
     mth__source source[MTH__SOURCES];
@@ -94,6 +95,18 @@ static mth__sharding result_of(const state *s, int k, const mth__assignment *a, 
     return r;
 }
 
+/* What the gradient of a parameter must end with. */
+static const mth__sharding *kept(const state *s, const mth__value *parameter) {
+    mth__info *info = mth__info_of(parameter);
+    if (s->store && !info->free && !info->stored) {
+        mth__sharding parts = parameter->sharding, *stored = NEW(s->arena, mth__sharding);
+        mth__store_parts(parameter, &parameter->sharding, &parts);
+        *stored = parts;
+        info->stored = stored;
+    }
+    return info->stored ? info->stored : &parameter->sharding;
+}
+
 /* A weight's gradients of the microbatches are summed as they are made, and brought to where it is once, behind the last. */
 static double terms_of(const mth__graph *g, const mth__node *n, const mth__value *v) {
     bool term = v->primal && v->primal->kind == MTH__VALUE_PARAMETER && n->region >= 0 && n->microbatch >= 0;
@@ -114,7 +127,7 @@ static double evaluate(state *s, const mth__assignment *a, unsigned pass, double
         memory += s->memory_out[k] * (double)mth__local_size(n->out[k]->shape, &r);
         const mth__info *info = mth__info_of(n->out[k]);
         mth__sharding want = r;
-        if (info->gradient_of && info->gradient_of->sharding.on == n->on) want = info->gradient_of->sharding;
+        if (info->gradient_of && info->gradient_of->sharding.on == n->on) want = *kept(s, info->gradient_of);
         else if (info->want && info->want->on == n->on) want = *info->want;
         else if (info->output) want = (mth__sharding){.on = n->on};
         else if (info->uses == 0) continue;
@@ -169,7 +182,7 @@ static void propose(state *s) {
             if ((n->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(s, j);
     for (int k = 0; k < n->nout; k++) {
         const mth__info *info = mth__info_of(n->out[k]);
-        const mth__sharding *wish[] = {info->want, info->gradient_of ? &info->gradient_of->sharding : NULL};
+        const mth__sharding *wish[] = {info->want, info->gradient_of ? kept(s, info->gradient_of) : NULL};
         for (int i = 0; i < 2; i++)
             if (wish[i] && wish[i]->on == n->on)
                 mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
@@ -389,6 +402,7 @@ mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
     state *s = NEW(arena, state);
     s->graph = g;
     s->arena = arena;
+    s->store = o->store_sharded;
     describe(g, arena, o);
     mth__shard_wants(g, arena);
     for (size_t i = 0; i < g->node.n; i++) {
@@ -404,6 +418,14 @@ mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
             mth__sharding whole = {.on = v->sharding.on};
             v->sharding = settled(v, &whole);
             if (!v->origin) v->origin = "whole: nothing uses it";
+        }
+        mth__sharding parts;
+        if (s->store && mth__store_parts(v, &v->sharding, &parts)) {
+            mth__sharding *read = NEW(g->arena, mth__sharding);
+            *read = v->sharding;
+            v->read = read;
+            v->sharding = parts;
+            v->origin = "memory_optimization: in parts, gathered where it is read";
         }
         v->scratch = NULL;
     }
