@@ -54,7 +54,8 @@ static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *
     struct stat file;
     const char *path = engine->plugin->path;
     if (stat(path, &file))
-        return FAIL(MTH_ERROR_IO, F("the plugin %s can't be looked at: %s", path, strerror(errno)), F("put it back, or leave cache_dir out"));
+        return FAIL(MTH_ERROR_IO, F("the plugin %s can't be looked at: %s", path, strerror(errno)),
+            F("put it back, or leave cache_dir out"));
     int64_t version[] = {file.st_size, file.st_mtim.tv_sec, file.st_mtim.tv_nsec, engine->plugin->major, engine->plugin->minor};
     *out = (key){0};
     FILE *f = open_memstream(&out->at, &out->bytes);
@@ -113,7 +114,8 @@ static char *read_file(const char *path, const key *k, size_t *payload) {
 }
 
 static mth_status unsupported(const mth__engine *engine) {
-    return FAIL(MTH_ERROR_UNSUPPORTED, F("cache_dir = '%s': the plugin %s can't store executables", engine->cache_dir, engine->plugin->path),
+    return FAIL(MTH_ERROR_UNSUPPORTED,
+        F("cache_dir = '%s': the plugin %s can't store executables", engine->cache_dir, engine->plugin->path),
         F("leave cache_dir out"));
 }
 
@@ -155,7 +157,8 @@ static mth_status unwritable(const mth__engine *engine, const char *path, int co
 
 static mth_status make_folder(const mth__engine *engine) {
     char path[4096];
-    if ((size_t)snprintf(path, sizeof path, "%s", engine->cache_dir) >= sizeof path - 64) return unwritable(engine, "its path", ENAMETOOLONG);
+    if ((size_t)snprintf(path, sizeof path, "%s", engine->cache_dir) >= sizeof path - 64)
+        return unwritable(engine, "its path", ENAMETOOLONG);
     for (char *p = path + 1;; p++) {
         if (*p && *p != '/') continue;
         char c = *p;

@@ -66,8 +66,8 @@ static mth_status entry_new(void *arguments) {
         memcpy(e->room, q->text, q->bytes);
         e->room[q->bytes] = 0;
         memcpy(e->room + q->bytes + 1, options, count);
-        e->key = (mth__xla_key){.text = e->room, .bytes = q->bytes, .options = (unsigned char *)e->room + q->bytes + 1, .options_bytes = count,
-                                .hash = mth__xla_hash(q->bytes, e->room, q->bytes + 1 + count)};
+        e->key = (mth__xla_key){.text = e->room, .bytes = q->bytes, .options = (unsigned char *)e->room + q->bytes + 1,
+                                .options_bytes = count, .hash = mth__xla_hash(q->bytes, e->room, q->bytes + 1 + count)};
         pthread_cond_init(&e->made, NULL);
     }
     mth__arena_free(a);
@@ -100,7 +100,9 @@ static int read_number(const char *m, size_t n, size_t *at) { /* -1 where there 
     return v;
 }
 
-static bool text_at(const char *m, size_t n, size_t at, const char *what) { return n - at >= strlen(what) && !memcmp(m + at, what, strlen(what)); }
+static bool text_at(const char *m, size_t n, size_t at, const char *what) {
+    return n - at >= strlen(what) && !memcmp(m + at, what, strlen(what));
+}
 
 /* The parser and the verifiers of MLIR say "-:LINE:COLUMN: error", XLA's passes "source_line=LINE". */
 static int line_of(const char *m, size_t n, const char *text, size_t bytes) {
@@ -133,8 +135,8 @@ static mth_status refused(const mth__engine *engine, PJRT_Error *error, const mt
 
 static mth_status compile(const mth__engine *engine, entry *e, int *line) {
     const mth__plugin *plugin = engine->plugin;
-    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = (char *)e->key.text, .code_size = e->key.bytes, .format = "mlir",
-                            .format_size = strlen("mlir")};
+    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = (char *)e->key.text, .code_size = e->key.bytes,
+                            .format = "mlir", .format_size = strlen("mlir")};
     PJRT_Error *error;
     if (engine->client) {
         MTH__ARGS(PJRT_Client_Compile, args);
@@ -204,7 +206,8 @@ static entry *find_or_list(mth__engine *engine, entry *mine) {
     return e;
 }
 
-mth_status mth__xla_compile(mth__engine *engine, const char *text, size_t bytes, const mth__xla_options *options, mth__xla **out, int *line) {
+mth_status mth__xla_compile(mth__engine *engine, const char *text, size_t bytes, const mth__xla_options *options, mth__xla **out,
+                            int *line) {
     *line = 0;
     if (!bytes || options->partitions < 1 || options->replicas < 1) /* plugins abort on some of these */
         return INTERNAL("a module of %zu bytes for %d partitions and %d replicas", bytes, options->partitions, options->replicas);

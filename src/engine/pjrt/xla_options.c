@@ -64,7 +64,8 @@ static message override(mth__arena *a, const mth__pjrt_setting *s) {
     return entry;
 }
 
-void mth__xla_options_encode(mth__arena *a, const mth__xla_options *o, const mth__pjrt_env *env, const unsigned char **bytes, size_t *count) {
+void mth__xla_options_encode(mth__arena *a, const mth__xla_options *o, const mth__pjrt_env *env, const unsigned char **bytes,
+                             size_t *count) {
     message build = {0}, m = {0};
     put_int(a, &build, BUILD_REPLICAS, o->replicas);
     put_int(a, &build, BUILD_PARTITIONS, o->partitions);
