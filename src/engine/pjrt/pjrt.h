@@ -25,7 +25,7 @@ struct mth__engine {
     int devices;                         /* of the mesh */
     PJRT_Device **device;                /* [devices]; NULL on a topology */
     PJRT_Memory **memory;                /* the default memory of each */
-    int32_t *global_id;                  /* [devices] as device assignments count them */
+    int32_t *global_id;                  /* [slice] as device assignments count them; the mesh's come first */
     int slice;                           /* devices of the topology (>= devices); else = devices */
     bool host_visible;                   /* device memory is this process's memory (CPU): no copies in and out */
     mth__pjrt_env env;

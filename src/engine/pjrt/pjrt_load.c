@@ -1,0 +1,229 @@
+#include "engine/pjrt/pjrt_job.h"
+#include <string.h>
+
+static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory for an executable"), F("free other objects first")); }
+
+static bool same_options(const mth__xla_options *a, const mth__xla_options *b) {
+    if (a->partitions != b->partitions || a->replicas != b->replicas || a->spmd != b->spmd || !a->device != !b->device) return false;
+    return !a->device || !memcmp(a->device, b->device, (size_t)(a->partitions * a->replicas) * sizeof *a->device);
+}
+
+mth__module *mth__module_add(mth__executable *x, const mth__module_text *text, const mth__xla_options *options) {
+    for (size_t i = 0; i < x->module.n; i++) {
+        mth__module *m = x->module.at[i];
+        if (m->text.bytes == text->bytes && !memcmp(m->text.text, text->text, text->bytes) && same_options(&m->options, options)) return m;
+    }
+    mth__module *m = NEW(x->arena, mth__module);
+    *m = (mth__module){.text = *text, .options = *options};
+    PUSH(x->arena, x->module, m);
+    return m;
+}
+
+/* ---------------------------------------------------------------- segments */
+/* Global ids of the devices, by partition. */
+static void assign(mth__executable *x, const int32_t *device, int count, mth__xla_options *o) {
+    const mth__engine *e = x->engine;
+    int32_t *id = NEW_ARRAY(x->arena, int32_t, count);
+    for (int i = 0; i < count; i++) id[i] = e->global_id[device[i]];
+    o->partitions = count;
+    o->replicas = 1;
+    o->device = id;
+}
+
+static void load_segment(mth__executable *x, mth__job *job, const mth__module_text *text) {
+    const mth__segment *g = job->segment;
+    const bool global = x->segments->global;
+    const int32_t *device = global ? x->program->mesh->whole->device : g->device;
+    const int count = global ? x->program->mesh->count : g->count;
+    mth__xla_options o = {.partitions = 1, .replicas = 1, .spmd = global};
+    if (count > 1 || !x->engine->client) assign(x, device, count, &o);
+    job->module = mth__module_add(x, text, &o);
+    job->args = (int)g->in.n;
+    job->results = (int)g->out.n + (text->checks > 0);
+    job->argument = NEW_ARRAY(x->arena, PJRT_Buffer *, count * job->args);
+    job->arguments = (void *)NEW_ARRAY(x->arena, PJRT_Buffer *const *, count);
+    job->result = NEW_ARRAY(x->arena, PJRT_Buffer *, count * job->results);
+    job->results_of = NEW_ARRAY(x->arena, PJRT_Buffer **, count);
+    job->complete = NEW_ARRAY(x->arena, PJRT_Event *, count);
+    for (int i = 0; i < count; i++) {
+        job->arguments[i] = job->argument + i * job->args;
+        job->results_of[i] = job->result + i * job->results;
+    }
+}
+
+static void find_drops(mth__executable *x) {
+    mth__segments *s = x->segments;
+    for (size_t w = 0; w < x->job.n; w++) {
+        mth__job *job = &x->job.at[w];
+        job->drop = NEW_ARRAY(x->arena, int, job->segment ? job->segment->in.n : 1);
+        for (size_t i = 0; job->segment && i < job->segment->in.n; i++)
+            if (s->slot.at[job->segment->in.at[i]].last_read == (int)w) job->drop[job->drops++] = job->segment->in.at[i];
+        int from = job->segment ? -1 : s->slot.at[job->hop.from].view_of;
+        if (from >= 0 && s->slot.at[from].last_read == (int)w) job->drop[job->drops++] = from;
+    }
+}
+
+/* The part that XLA's partitioner gives each device of a global value: a dimension over k devices in parts of ceil(n / k). */
+static mth__shape xla_part(const mth__pvalue *v) {
+    mth__shape s = v->shape;
+    for (int d = 0; d < s.rank; d++) {
+        int64_t k = 1;
+        for (int a = 0; a < v->sharding.dim[d].naxes; a++) k *= v->sharding.on->dim[v->sharding.dim[d].axis[a]];
+        s.dim[d] = (s.dim[d] + k - 1) / k;
+    }
+    return s;
+}
+
+/* XLA knows contiguous parts of equal size but for the end; ours may be nested, cyclic or in grains. */
+static mth_status check_parts(const mth__pvalue *v, mth__shape padded) {
+    for (int r = 0; r < v->sharding.on->count; r++) {
+        int64_t start[MTH__RANK], step[MTH__RANK];
+        mth__shape real = mth__local_shape(v->shape, &v->sharding, r, start, step);
+        bool good = true;
+        for (int d = 0; d < v->shape.rank; d++)
+            good &= real.dim[d] == 0 || (step[d] == 1 && start[d] % padded.dim[d] == 0 && (real.dim[d] == padded.dim[d] || start[d] + real.dim[d] == v->shape.dim[d]));
+        if (good) continue;
+        char shape[256], where[256];
+        mth__shape_write(shape, sizeof shape, v->shape);
+        mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
+        return mth__error_tensor(FAIL(MTH_ERROR_UNSUPPORTED, F("mesh_context=\"spmd\": XLA's partitioner has no such parts of %s", v->name),
+                                      F("use mesh_context=\"mpmd\", or sizes that the mesh divides")),
+                                 F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
+    }
+    return NULL;
+}
+
+/* What each device holds of an entry or exit. */
+static mth_status ports(mth__executable *x, size_t count, bool exits, mth__port **out) {
+    const mth__program *p = x->program;
+    mth__port *port = *out = NEW_ARRAY(x->arena, mth__port, count * (size_t)p->mesh->count);
+    for (size_t k = 0; k < count; k++) {
+        int slot = exits ? x->segments->exit_slot[k] : x->segments->entry_slot[k];
+        if (slot < 0) continue;
+        const mth__pvalue *v = x->segments->slot.at[slot].any;
+        const mth__placement *on = v->sharding.on;
+        const mth__shape padded = x->segments->global ? xla_part(v) : x->segments->slot.at[slot].local;
+        if (x->segments->global) TRY(check_parts(v, padded));
+        for (int r = 0; r < on->count; r++)
+            port[k * (size_t)p->mesh->count + (size_t)on->device[r]] = (mth__port){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};
+    }
+    return NULL;
+}
+
+static mth_status load_body(void *context) {
+    mth__executable *x = context;
+    mth__arena *arena = mth__arena_new();
+    const mth__program *p = x->global ? x->global : x->program;
+    x->arena = arena;
+    TRY(mth__segments_make(arena, p, x->global != NULL, &x->segments));
+    const mth__shardy_mesh mesh = {x->engine->spmd_axes, x->engine->spmd_dim};
+    for (size_t w = 0; w < x->segments->work.n; w++) {
+        const mth__work *work = &x->segments->work.at[w];
+        mth__job job = {.segment = work->segment, .hop = work->hop};
+        if (work->segment) {
+            mth__module_text text;
+            TRY(mth__module_write(arena, x->segments, work->segment, x->global ? &mesh : NULL, &text));
+            load_segment(x, &job, &text);
+        } else
+            mth__hop_plan(x, &job);
+        PUSH(arena, x->job, job);
+    }
+    find_drops(x);
+    size_t cells = x->segments->slot.n * (size_t)p->mesh->count;
+    x->at = NEW_ARRAY(arena, mth__cell *, cells);
+    x->cell = NEW_ARRAY(arena, mth__cell, cells);
+    x->unused = NEW_ARRAY(arena, mth__cell *, cells);
+    x->zeros = NEW_ARRAY(arena, PJRT_Buffer *, cells);
+    for (size_t i = 0; i < cells; i++) x->unused[x->unuseds++] = &x->cell[i];
+    x->pieces = NEW_ARRAY(arena, PJRT_Buffer *, x->most_pieces);
+    TRY(ports(x, p->entry.n, false, &x->entry_port));
+    TRY(ports(x, p->exit.n, true, &x->exit_port));
+    mth__arena_keep(arena);
+    return NULL;
+}
+
+mth_status mth__pjrt_load(mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
+    mth__executable *x = mth__calloc(1, sizeof *x);
+    if (!x) return no_memory();
+    x->engine = e;
+    x->program = program;
+    x->global = global;
+    mth_status s = mth__guard(load_body, x);
+    if (s) {
+        mth__free(x);
+        return s;
+    }
+    pthread_mutex_init(&x->lock, NULL);
+    atomic_fetch_add(&e->references, 1);
+    *out = x;
+    return NULL;
+}
+
+void mth__pjrt_unload(mth__executable *x) {
+    mth__engine *e = x->engine;
+    for (size_t i = 0; i < x->segments->slot.n * (size_t)x->program->mesh->count; i++)
+        if (x->zeros[i]) mth_error_free(mth__buffer_destroy(e, x->zeros[i]));
+    for (size_t i = 0; i < x->module.n; i++)
+        if (x->module.at[i]->xla) mth__xla_release(x->module.at[i]->xla);
+    pthread_mutex_destroy(&x->lock);
+    mth__arena_free(x->arena);
+    mth__free(x);
+    mth__pjrt_close(e);
+}
+
+/* ---------------------------------------------------------------- compiling */
+/* The instruction at a line of the text, 1-based, and the lines that XLA points at. */
+static mth_status dress(const mth__module *m, int line, mth_status s) {
+    if (line < 1 || line > m->text.lines || !m->text.instr_of_line || !m->text.instr_of_line[line - 1]) return s;
+    const mth__seg_instr *i = m->text.instr_of_line[line - 1];
+    s = mth__error_source(mth__error_operator(s, i->instr->module), i->instr->source);
+    const char *at = m->text.text, *end;
+    for (int l = 1; l < line; l++) at = strchr(at, '\n') + 1;
+    end = strchr(at, '\n');
+    return mth__error_tensor(s, F("StableHLO, line %d: %.*s", line, end ? (int)(end - at) : (int)strlen(at), at));
+}
+
+/* Some topologies want every chip of the slice in a program: the rest of them then run copies. */
+static bool may_replicate(const mth__executable *x, mth__module *m) {
+    const mth__engine *e = x->engine;
+    const int n = m->options.partitions;
+    if (e->client || m->replicated || e->slice == n || e->slice % n) return false;
+    m->options.replicas = e->slice / n;
+    m->options.device = e->global_id;
+    m->replicated = true;
+    return true;
+}
+
+mth_status mth__executable_compile(mth__executable *x) {
+    for (size_t i = 0; i < x->module.n && !x->compiled; i++) {
+        mth__module *m = x->module.at[i];
+        int line = 0;
+        if (m->xla) continue;
+        mth_status s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
+        if (s && may_replicate(x, m)) {
+            mth_error_free(s);
+            s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
+        }
+        if (s) return dress(m, line, s);
+    }
+    x->compiled = true;
+    return NULL;
+}
+
+mth_status mth__pjrt_stablehlo(mth__executable *x, mth__text *t) {
+    for (size_t i = 0; i < x->module.n; i++) {
+        const mth__module *m = x->module.at[i];
+        mth__text_add(t, "// module %zu of %zu: %d partition%s", i + 1, x->module.n, m->options.partitions, m->options.partitions == 1 ? "" : "s");
+        const char *sign = ", on devices ";
+        for (size_t w = 0; w < x->job.n; w++) { /* where it runs */
+            const mth__job *j = &x->job.at[w];
+            if (j->module != m) continue;
+            mth__text_add(t, "%s", sign);
+            for (int d = 0; d < j->segment->count && !x->segments->global; d++) mth__text_add(t, "%s%d", d ? "," : "", j->segment->device[d]);
+            if (x->segments->global) mth__text_add(t, "0..%d", x->program->mesh->count - 1);
+            sign = "; ";
+        }
+        mth__text_add(t, "\n%s", m->text.text);
+    }
+    return NULL;
+}

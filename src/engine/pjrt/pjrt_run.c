@@ -1,0 +1,251 @@
+/* One run: all work is enqueued, in an order in which every buffer is made before it is read; XLA's own dependencies do the rest. Then
+ * everything is awaited: when a run returns, nothing of it goes on. */
+#include "engine/pjrt/pjrt_job.h"
+#include <string.h>
+
+/* ---------------------------------------------------------------- cells */
+mth_status mth__buffer_destroy(mth__engine *e, PJRT_Buffer *buffer) {
+    MTH__ARGS(PJRT_Buffer_Destroy, destroy);
+    destroy.buffer = buffer;
+    return mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer");
+}
+
+static size_t place(const mth__executable *x, int slot, int device) { return (size_t)slot * (size_t)x->program->mesh->count + (size_t)device; }
+
+void mth__cell_put(mth__executable *x, int slot, int device, PJRT_Buffer *buffer, bool lent) {
+    mth__cell_drop(x, slot, device);
+    mth__cell *c = x->unused[--x->unuseds];
+    *c = (mth__cell){buffer, 1, lent};
+    x->at[place(x, slot, device)] = c;
+}
+
+void mth__cell_share(mth__executable *x, int from_slot, int to_slot, int device) {
+    mth__cell *c = x->at[place(x, from_slot, device)];
+    mth__cell_drop(x, to_slot, device);
+    c->references++;
+    x->at[place(x, to_slot, device)] = c;
+}
+
+void mth__cell_drop(mth__executable *x, int slot, int device) {
+    mth__cell **at = &x->at[place(x, slot, device)], *c = *at;
+    *at = NULL;
+    if (!c || --c->references) return;
+    if (!c->lent) mth_error_free(mth__buffer_destroy(x->engine, c->buffer));
+    x->unused[x->unuseds++] = c;
+}
+
+/* ---------------------------------------------------------------- segments */
+/* A device that has no part of a value still passes a buffer to its module: the root's operand of a broadcast. */
+static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **out) {
+    PJRT_Buffer **kept = &x->zeros[place(x, slot, device)];
+    if (!*kept) {
+        const mth__slot *s = &x->segments->slot.at[slot];
+        const int64_t bytes = mth__shape_size(s->local) * (int64_t)mth_dtype_size(s->any->dtype);
+        void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
+        if (!data) return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes", (long long)bytes), F("free other objects first"));
+        MTH__ARGS(PJRT_Client_BufferFromHostBuffer, put);
+        put.client = x->engine->client;
+        put.data = data;
+        put.type = (PJRT_Buffer_Type)mth__pjrt_type(s->any->dtype);
+        put.dims = s->local.dim;
+        put.num_dims = (size_t)s->local.rank;
+        put.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
+        put.device = x->engine->device[device];
+        mth_status status = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "fill a buffer");
+        mth__free(data);
+        TRY(status);
+        *kept = put.buffer;
+        TRY(mth__pjrt_await(x->engine, put.done_with_host_buffer, "fill a buffer"));
+    }
+    *out = *kept;
+    return NULL;
+}
+
+static const int32_t *devices_of(const mth__executable *x, const mth__job *job, int *count) {
+    *count = x->segments->global ? x->program->mesh->count : job->segment->count;
+    return x->segments->global ? x->program->mesh->whole->device : job->segment->device;
+}
+
+static mth_status call(mth__executable *x, mth__job *job) {
+    const mth__segment *g = job->segment;
+    int count;
+    const int32_t *device = devices_of(x, job, &count);
+    for (int d = 0; d < count; d++)
+        for (int i = 0; i < job->args; i++) {
+            const mth__cell *c = x->at[place(x, g->in.at[i], device[d])];
+            PJRT_Buffer **argument = &job->argument[d * job->args + i];
+            if (c) *argument = c->buffer;
+            else TRY(zeros(x, g->in.at[i], device[d], argument));
+        }
+    MTH__ARGS(PJRT_LoadedExecutable_Execute, execute);
+    PJRT_ExecuteOptions options = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
+    execute.executable = job->module->xla->loaded;
+    execute.options = &options;
+    execute.argument_lists = job->arguments;
+    execute.num_devices = (size_t)count;
+    execute.num_args = (size_t)job->args;
+    execute.output_lists = job->results_of;
+    execute.device_complete_events = job->complete;
+    if (!job->module->options.device) execute.execute_device = x->engine->device[device[0]];
+    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
+    if (s) {
+        memset(job->complete, 0, (size_t)count * sizeof *job->complete);
+        return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->module) : s;
+    }
+    for (int d = 0; d < count; d++)
+        for (size_t i = 0; i < g->out.n; i++) {
+            PJRT_Buffer *made = job->result[d * job->results + (int)i];
+            if (x->segments->slot.at[g->out.at[i]].any->sharding.on->rank_of[device[d]] >= 0) mth__cell_put(x, g->out.at[i], device[d], made, false);
+            else mth_error_free(mth__buffer_destroy(x->engine, made));
+        }
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- checks of ids */
+static mth_status check_error(const mth__executable *x, const mth__id_check *c, int64_t id) {
+    const mth__instr *i = c->instr->instr;
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("id %lld is outside [0, %lld): %s", (long long)id, (long long)c->limit, i->op->name),
+                        F("ids must lie in [0, %lld)", (long long)c->limit));
+    s = mth__error_source(mth__error_operator(s, i->module), i->source);
+    for (int k = 0; k < c->instr->nin; k++) {
+        const mth__pvalue *v = x->segments->slot.at[c->instr->in[k]].any;
+        char shape[256], where[256];
+        mth__shape_write(shape, sizeof shape, v->shape);
+        mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
+        s = mth__error_tensor(s, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
+    }
+    return s;
+}
+
+static mth_status read_checks(mth__executable *x, mth__job *job, PJRT_Buffer *from) {
+    const int n = job->module->text.checks;
+    int32_t small[64], *values = 2 * n <= 64 ? small : mth__calloc(2 * (size_t)n, sizeof *values);
+    if (!values) return FAIL(MTH_ERROR_MEMORY, F("no memory to check ids"), F("free other objects first"));
+    MTH__ARGS(PJRT_Buffer_ToHostBuffer, get);
+    get.src = from;
+    get.dst = values;
+    get.dst_size = 2 * (size_t)n * sizeof *values;
+    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Buffer_ToHostBuffer(&get), "check ids");
+    if (!s) s = mth__pjrt_await(x->engine, get.event, "check ids");
+    for (int i = 0; i < n && !s; i++)
+        if (values[2 * i]) s = check_error(x, &job->module->text.check[i], values[2 * i + 1]);
+    if (values != small) mth__free(values);
+    return s;
+}
+
+/* ---------------------------------------------------------------- the run */
+static mth_status keep_first(mth_status first, mth_status next) {
+    if (!first) return next;
+    mth_error_free(next);
+    return first;
+}
+
+/* Waits for what was enqueued, whatever went wrong meanwhile: buffers of the caller are read by it. */
+static mth_status finish(mth__executable *x, mth_status s) {
+    for (size_t w = 0; w < x->job.n; w++) {
+        mth__job *job = &x->job.at[w];
+        int count = 0;
+        if (!job->segment) continue;
+        devices_of(x, job, &count);
+        for (int d = 0; d < count; d++) {
+            if (!job->complete[d]) continue;
+            mth_status done = mth__pjrt_await(x->engine, job->complete[d], "run");
+            if (done && job->segment->instr.n) done = mth__error_operator(done, job->segment->instr.at[0].instr->module);
+            job->complete[d] = NULL;
+            s = keep_first(s, done);
+            if (job->module->text.checks) {
+                PJRT_Buffer *flags = job->result[d * job->results + job->results - 1];
+                if (!s) s = read_checks(x, job, flags);
+                mth_error_free(mth__buffer_destroy(x->engine, flags));
+            }
+        }
+    }
+    return s;
+}
+
+static mth_status enter(mth__executable *x, mth__buffer *const *entry) {
+    const mth__program *p = x->segments->program;
+    const size_t devices = (size_t)p->mesh->count;
+    for (size_t e = 0; e < p->entry.n; e++) {
+        int slot = x->segments->entry_slot[e];
+        if (slot < 0) continue;
+        const mth__slot *s = &x->segments->slot.at[slot];
+        const mth__placement *on = s->any->sharding.on;
+        if (s->last_read == MTH__NEVER) continue;
+        for (int r = 0; r < on->count; r++) {
+            const size_t i = e * devices + (size_t)on->device[r];
+            PJRT_Buffer *view;
+            if (!entry[i]) return INTERNAL("%s: device %d has no buffer", p->entry.at[e].name, on->device[r]);
+            mth_status status = mth__pjrt_view(entry[i], on->device[r], s->any->dtype, x->entry_port[i].real, x->entry_port[i].padded, &view);
+            if (status) return mth__error_operator(status, p->entry.at[e].name);
+            mth__cell_put(x, slot, on->device[r], view, true);
+        }
+    }
+    return NULL;
+}
+
+static mth_status leave(mth__executable *x, mth__buffer **exit) {
+    const mth__program *p = x->segments->program;
+    const size_t devices = (size_t)p->mesh->count;
+    for (size_t e = 0; e < p->exit.n; e++) {
+        int slot = x->segments->exit_slot[e];
+        if (slot < 0) return INTERNAL("nothing writes %s", p->exit.at[e].name);
+        const mth__slot *s = &x->segments->slot.at[slot];
+        const mth__placement *on = s->any->sharding.on;
+        for (int r = 0; r < on->count; r++) {
+            const size_t i = e * devices + (size_t)on->device[r];
+            mth__cell *c = x->at[place(x, slot, on->device[r])];
+            if (!c || c->lent || c->references != 1) return INTERNAL("%s: device %d has no buffer of its own", p->exit.at[e].name, on->device[r]);
+            TRY(mth__pjrt_adopt(x->engine, on->device[r], s->any->dtype, x->exit_port[i].real, x->exit_port[i].padded, c->buffer, &exit[i]));
+            c->lent = true; /* it is the array's now */
+        }
+    }
+    return NULL;
+}
+
+static mth_status enqueue(mth__executable *x, const atomic_int *stop) {
+    for (size_t w = 0; w < x->job.n; w++) {
+        mth__job *job = &x->job.at[w];
+        if (stop && atomic_load(stop)) return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again"));
+        if (job->segment) TRY(call(x, job));
+        else {
+            mth_status s = mth__hop_run(x, job);
+            if (s) return mth__error_operator(s, job->hop.channel->label);
+        }
+        for (int i = 0; i < job->drops; i++) {
+            const mth__placement *on = x->segments->slot.at[job->drop[i]].any->sharding.on;
+            for (int r = 0; r < on->count; r++) mth__cell_drop(x, job->drop[i], on->device[r]);
+        }
+    }
+    return NULL;
+}
+
+static void clear(mth__executable *x) {
+    for (size_t s = 0; s < x->segments->slot.n; s++) {
+        const mth__placement *on = x->segments->slot.at[s].any->sharding.on;
+        for (int r = 0; r < on->count; r++) mth__cell_drop(x, (int)s, on->device[r]);
+    }
+}
+
+static mth_status not_here(const mth__engine *e) {
+    return FAIL(MTH_ERROR_UNSUPPORTED, F("no %s is here: this backend plans and compiles for the topology %s, and can't run", e->platform, e->topology_name),
+                F("run on a machine with a %s and leave topology out; read explain() and program_text() here", e->platform));
+}
+
+mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop) {
+    const size_t exits = x->segments->program->exit.n * (size_t)x->program->mesh->count;
+    if (!x->engine->client) return not_here(x->engine);
+    pthread_mutex_lock(&x->lock);
+    mth_status s = mth__executable_compile(x);
+    if (!s) s = enter(x, entry);
+    if (!s) s = enqueue(x, stop);
+    s = finish(x, s);
+    if (!s) s = leave(x, exit);
+    clear(x);
+    for (size_t i = 0; s && i < exits; i++) {
+        mth__pjrt_buffer_release(exit[i]);
+        exit[i] = NULL;
+    }
+    pthread_mutex_unlock(&x->lock);
+    return s;
+}
