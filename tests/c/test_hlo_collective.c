@@ -1,0 +1,465 @@
+/* Collectives as StableHLO: modules of random channels, run by a PJRT plugin for CPUs on padded parts with junk in the padding, and
+ * compared with the global truth. Without a plugin only what is read off the text is checked. */
+#include "engine/pjrt/hlo_group.h"
+#include "engine/pjrt/segment.h"
+#include "engine/pjrt/xla.h"
+#include "emit/collective.h"
+#include "unit.h"
+
+enum { DEVICES = 8, CASES = 10 };
+
+static uint64_t state = 1;
+static int random_below(int n) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (int)((state >> 33) % (uint64_t)n);
+}
+
+/* ---------------------------------------------------------------- a module of several channels */
+typedef struct { mth__channel c; mth__hlo_operand in, out; const char *text; } channel_case;
+typedef struct {
+    mth__arena *arena;
+    mth__mesh *mesh;
+    const mth__placement *on;    /* of collectives */
+    int count; int32_t device[DEVICES];
+    int cases; channel_case at[CASES];
+    const char *text;
+} module;
+
+static int ascending(const void *a, const void *b) { return *(const int32_t *)a - *(const int32_t *)b; }
+
+static module *new_module(mth__arena *arena, int naxes, const int64_t *dim, int placed) {
+    module *m = NEW(arena, module);
+    m->arena = arena;
+    CHECK_STATUS(mth__mesh_new(arena, naxes, dim, &m->mesh));
+    m->on = m->mesh->whole;
+    if (placed == 1) { /* some of the devices, in any order */
+        int32_t list[DEVICES];
+        int n = 0;
+        for (int d = 0; d < m->mesh->count; d++) list[d] = d;
+        for (int d = m->mesh->count - 1; d > 0; d--) {
+            int e = random_below(d + 1);
+            int32_t swap = list[d];
+            list[d] = list[e];
+            list[e] = swap;
+        }
+        n = 1 + random_below(m->mesh->count);
+        m->on = n == 1 ? mth__place_device(m->mesh, list[0]) : mth__place_list(m->mesh, n, list);
+    }
+    if (placed == 2 && naxes > 1) m->on = mth__place_slice(m->mesh, 0, random_below((int)dim[0]));
+    m->count = m->on->count;
+    memcpy(m->device, m->on->device, sizeof *m->device * (size_t)m->count);
+    qsort(m->device, (size_t)m->count, sizeof *m->device, ascending);
+    return m;
+}
+
+static void add_case(module *m, const mth__channel *c) {
+    channel_case *k = &m->at[m->cases++];
+    k->c = *c;
+    k->in.part = mth__part_of(m->arena, c->dtype, c->shape, &k->c.from, m->count, m->device);
+    k->out.part = mth__part_of(m->arena, c->dtype, c->shape, &k->c.to, m->count, m->device);
+    if (c->kind == MTH__BROADCAST) k->in.part = k->out.part; /* an operand on every partition */
+    k->text = mth__format(m->arena, "%s %s of %s over axes %x: %s -> %s on %s", mth__channel_names[c->kind], mth__algorithm_names[c->algorithm],
+                          mth__shape_text(m->arena, c->shape), c->axes, mth__sharding_text(m->arena, &k->c.from, c->shape.rank),
+                          mth__sharding_text(m->arena, &k->c.to, c->shape.rank), mth__placement_text(m->arena, c->from.on));
+}
+
+static void write_module(module *m, bool steps) {
+    mth__arena *arena = m->arena;
+    mth__hlo h = {.arena = arena, .body = mth__text_new(arena), .partitions = m->count, .device = m->device};
+    mth__text arguments = mth__text_new(arena), types = mth__text_new(arena), names = mth__text_new(arena), all = mth__text_new(arena);
+    if (m->count > 1) {
+        mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, (mth__shape){0}, "stablehlo.partition_id {mhlo.sharding = \"{manual}\"} : tensor<ui32>");
+        id = mth__hlo_line(&h, MTH_INT32, (mth__shape){0}, "stablehlo.custom_call @SPMDShardToFullShape(%s) {mhlo.sharding = \"{replicated}\"} : (tensor<ui32>) -> tensor<ui32>", mth__hlo_name(arena, id));
+        h.partition = mth__hlo_line(&h, MTH_INT32, (mth__shape){0}, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(arena, id));
+    }
+    for (int i = 0; i < m->cases; i++) {
+        channel_case *k = &m->at[i];
+        k->in.v = (mth__hlo_val){-1 - i, k->c.dtype, k->in.part->local};
+        mth__text_add(&h.body, "    // %s\n", k->text);
+        (steps ? mth__hlo_steps : mth__hlo_collective)(&h, &k->c, &k->in, &k->out);
+        CHECK(k->out.v.dtype == k->c.dtype && mth__shape_equal(k->out.v.shape, k->out.part->local));
+        mth__text_add(&arguments, "%s%%arg%d: %s", i ? ", " : "", i, mth__hlo_type(arena, k->c.dtype, k->in.part->local));
+        mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(arena, k->c.dtype, k->out.part->local));
+        mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(arena, k->out.v));
+    }
+    mth__text_add(&all, "module @m attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = 1 : i32} {\n"
+                  "  func.func public @main(%s) -> (%s) {\n", m->count, arguments.at, types.at);
+    mth__text_add(&all, "%s    return %s : %s\n  }\n}\n", h.body.at ? h.body.at : "", names.at, types.at);
+    m->text = all.at;
+}
+
+/* ---------------------------------------------------------------- values */
+static int64_t term(const mth__channel *c, int64_t i, int device) {
+    bool partial = c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER;
+    int64_t v = (i * 7 + i / 11 + (partial ? device * 13 : 0)) % 1009 - 400;
+    return c->dtype == MTH_BOOL ? v & 1 : v;
+}
+static int64_t expected(const mth__channel *c, int64_t i, int device) {
+    if (c->kind != MTH__ALL_REDUCE && c->kind != MTH__REDUCE_SCATTER) return term(c, i, device);
+    int32_t member[DEVICES];
+    mth__channel_group(c, device, member);
+    int64_t v = term(c, i, member[0]);
+    for (int r = 1; r < mth__channel_size(c); r++) {
+        int64_t w = term(c, i, member[r]);
+        v = c->reduce != MTH__REDUCE_MAX ? v + w : v > w ? v : w;
+    }
+    return c->dtype == MTH_BOOL ? v != 0 : v;
+}
+static void store(mth_dtype dtype, void *data, int64_t at, int64_t v, bool junk) {
+    if (dtype == MTH_FLOAT32) ((float *)data)[at] = junk ? NAN : (float)v;
+    else if (dtype == MTH_INT32) ((int32_t *)data)[at] = junk ? 0x5a5a5a5a : (int32_t)v;
+    else ((unsigned char *)data)[at] = junk || v;
+}
+static bool equals(mth_dtype dtype, const void *data, int64_t at, int64_t v) {
+    if (dtype == MTH_FLOAT32) return ((const float *)data)[at] == (float)v;
+    if (dtype == MTH_INT32) return ((const int32_t *)data)[at] == (int32_t)v;
+    return ((const unsigned char *)data)[at] == (unsigned char)v;
+}
+
+/* Walks a partition's padded part: for each element its global index, or -1 in the padding. */
+static void global_indices(mth__arena *arena, const mth__hlo_part *p, int partition, int64_t **out) {
+    int64_t n = mth__shape_size(p->local), stride[MTH__RANK];
+    mth__shape_strides(p->shape, stride);
+    *out = NEW_ARRAY(arena, int64_t, n + 1);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t rest = i, at = 0;
+        for (int d = p->local.rank - 1; d >= 0; d--) {
+            int64_t l = rest % p->local.dim[d];
+            rest /= p->local.dim[d];
+            if (l >= p->size[partition][d]) at = INT64_MIN;
+            else if (at >= 0) at += (p->start[partition][d] + l * p->step[partition][d]) * stride[d];
+        }
+        (*out)[i] = at < 0 ? -1 : at;
+    }
+}
+
+/* ---------------------------------------------------------------- running one */
+static mth__plugin *plugin;
+static PJRT_Client *client;
+static PJRT_Device *const *device;
+
+static mth_status open_client(mth__arena *arena) {
+    const char *path;
+    static bool tried;
+    if (tried) return NULL;
+    tried = true;
+    mth_status s = mth__plugin_find(arena, "cpu", &path);
+    if (s) {
+        printf("skipped: no PJRT plugin for CPUs: %s\n", mth_error_get_message(s));
+        mth_error_free(s);
+        return NULL;
+    }
+    TRY(mth__plugin_open(path, &plugin));
+    PJRT_NamedValue count = {.struct_size = PJRT_NamedValue_STRUCT_SIZE, .name = "cpu_device_count", .name_size = 16, .type = PJRT_NamedValue_kInt64,
+                             .int64_value = DEVICES, .value_size = 1};
+    MTH__ARGS(PJRT_Client_Create, create);
+    create.create_options = &count;
+    create.num_options = 1;
+    PJRT_TRY(plugin, "create a client", plugin->api->PJRT_Client_Create(&create));
+    MTH__ARGS(PJRT_Client_AddressableDevices, devices);
+    devices.client = client = create.client;
+    PJRT_TRY(plugin, "list devices", plugin->api->PJRT_Client_AddressableDevices(&devices));
+    device = devices.addressable_devices;
+    return NULL;
+}
+
+static mth_status await(PJRT_Event *event) {
+    MTH__ARGS(PJRT_Event_Await, wait);
+    wait.event = event;
+    PJRT_TRY(plugin, "wait", plugin->api->PJRT_Event_Await(&wait));
+    MTH__ARGS(PJRT_Event_Destroy, destroy);
+    destroy.event = event;
+    return mth__pjrt_status(plugin, plugin->api->PJRT_Event_Destroy(&destroy), "end an event");
+}
+
+static mth_status destroy_buffer(PJRT_Buffer *buffer) {
+    MTH__ARGS(PJRT_Buffer_Destroy, args);
+    args.buffer = buffer;
+    return mth__pjrt_status(plugin, plugin->api->PJRT_Buffer_Destroy(&args), "free a buffer");
+}
+
+static int pjrt_type(mth_dtype t) { return t == MTH_FLOAT32 ? PJRT_Buffer_Type_F32 : t == MTH_INT32 ? PJRT_Buffer_Type_S32 : PJRT_Buffer_Type_PRED; }
+
+static mth_status send_argument(module *m, int i, int p, PJRT_Buffer **out) {
+    const channel_case *k = &m->at[i];
+    int64_t n = mth__shape_size(k->in.part->local), *index;
+    void *data = NEW_ARRAY(m->arena, char, n * 4 + 64);
+    bool is_root = k->c.kind != MTH__BROADCAST || m->device[p] == k->c.from.on->device[0];
+    global_indices(m->arena, k->in.part, p, &index);
+    for (int64_t j = 0; j < n; j++) store(k->c.dtype, data, j, index[j] < 0 ? 0 : term(&k->c, index[j], m->device[p]), index[j] < 0 || !is_root);
+    if (k->c.kind == MTH__BROADCAST && is_root) /* it need not be among those that have the result */
+        for (int64_t j = 0; j < n; j++) store(k->c.dtype, data, j, term(&k->c, j, m->device[p]), false);
+    MTH__ARGS(PJRT_Client_BufferFromHostBuffer, args);
+    args.client = client;
+    args.data = data;
+    args.type = pjrt_type(k->c.dtype);
+    args.dims = k->in.part->local.dim;
+    args.num_dims = (size_t)k->in.part->local.rank;
+    args.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
+    args.device = device[m->device[p]];
+    PJRT_TRY(plugin, "send an argument", plugin->api->PJRT_Client_BufferFromHostBuffer(&args));
+    *out = args.buffer;
+    return await(args.done_with_host_buffer);
+}
+
+static mth_status check_result(module *m, int i, int p, PJRT_Buffer *buffer) {
+    const channel_case *k = &m->at[i];
+    int64_t n = mth__shape_size(k->out.part->local), *index, wrong = 0, at = -1;
+    MTH__ARGS(PJRT_Buffer_ToHostBuffer, args);
+    args.src = buffer;
+    args.dst = NEW_ARRAY(m->arena, char, n * 4 + 64);
+    args.dst_size = (size_t)n * mth_dtype_size(k->c.dtype);
+    PJRT_TRY(plugin, "fetch a result", plugin->api->PJRT_Buffer_ToHostBuffer(&args));
+    TRY(await(args.event));
+    global_indices(m->arena, k->out.part, p, &index);
+    for (int64_t j = 0; j < n; j++)
+        if (index[j] >= 0 && !equals(k->c.dtype, args.dst, j, expected(&k->c, index[j], m->device[p]))) {
+            wrong++;
+            if (at < 0) at = j;
+        }
+    CHECK(wrong == 0);
+    if (wrong) printf("  %lld of %lld wrong on device %d, first at %lld: %s\n", (long long)wrong, (long long)n, m->device[p], (long long)at, k->text);
+    return destroy_buffer(buffer);
+}
+
+static mth_status run_module(module *m) {
+    TRY(open_client(m->arena));
+    if (!client) return NULL;
+    mth__xla_options options = {.partitions = m->count, .replicas = 1, .device = m->device};
+    const unsigned char *bytes;
+    size_t size, cases = (size_t)m->cases;
+    mth__xla_options_encode(m->arena, &options, NULL, &bytes, &size);
+    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = (char *)m->text, .code_size = strlen(m->text), .format = "mlir", .format_size = 4};
+    MTH__ARGS(PJRT_Client_Compile, compile);
+    compile.client = client;
+    compile.program = &program;
+    compile.compile_options = (const char *)bytes;
+    compile.compile_options_size = size;
+    PJRT_TRY(plugin, "compile", plugin->api->PJRT_Client_Compile(&compile));
+    PJRT_Buffer *in[DEVICES][CASES], *out[DEVICES][CASES], *const *in_list[DEVICES], **out_list[DEVICES];
+    PJRT_Event *done[DEVICES];
+    for (int p = 0; p < m->count; p++) {
+        for (int i = 0; i < m->cases; i++) TRY(send_argument(m, i, p, &in[p][i]));
+        in_list[p] = in[p];
+        out_list[p] = out[p];
+    }
+    PJRT_ExecuteOptions how = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
+    MTH__ARGS(PJRT_LoadedExecutable_Execute, run);
+    run.executable = compile.executable;
+    run.options = &how;
+    run.argument_lists = in_list;
+    run.num_devices = (size_t)m->count;
+    run.num_args = cases;
+    run.output_lists = out_list;
+    run.device_complete_events = done;
+    PJRT_TRY(plugin, "run", plugin->api->PJRT_LoadedExecutable_Execute(&run));
+    for (int p = 0; p < m->count; p++) TRY(await(done[p]));
+    for (int p = 0; p < m->count; p++)
+        for (int i = 0; i < m->cases; i++) {
+            TRY(check_result(m, i, p, out[p][i]));
+            TRY(destroy_buffer(in[p][i]));
+        }
+    MTH__ARGS(PJRT_LoadedExecutable_Destroy, end);
+    end.executable = compile.executable;
+    return mth__pjrt_status(plugin, plugin->api->PJRT_LoadedExecutable_Destroy(&end), "free");
+}
+
+/* ---------------------------------------------------------------- random channels */
+static void shuffle(int n, int8_t *at) {
+    for (int i = n - 1; i > 0; i--) {
+        int j = random_below(i + 1);
+        int8_t swap = at[i];
+        at[i] = at[j];
+        at[j] = swap;
+    }
+}
+
+/* `coarse` cut further by `axes` in any order */
+static mth__split further(mth__split coarse, const mth__placement *on, unsigned axes) {
+    int first = coarse.naxes;
+    for (int a = 0; a < on->naxes; a++) if (axes >> a & 1) coarse.axis[coarse.naxes++] = (int8_t)a;
+    shuffle(coarse.naxes - first, coarse.axis + first);
+    if (first == 0 && coarse.naxes == 1 && random_below(4) == 0) coarse = (mth__split){.naxes = 1, .axis = {coarse.axis[0]}, .cyclic = true};
+    return coarse;
+}
+
+static bool random_channel(const mth__placement *on, mth__channel *c) {
+    static const mth_dtype dtypes[] = {MTH_FLOAT32, MTH_FLOAT32, MTH_FLOAT32, MTH_INT32, MTH_BOOL};
+    *c = (mth__channel){.kind = (mth__channel_kind)random_below(MTH__BROADCAST), .algorithm = (mth__algorithm)random_below(MTH__ALGORITHMS),
+                        .dtype = dtypes[random_below(5)], .from = {.on = on}, .to = {.on = on}};
+    c->shape.rank = 1 + random_below(4);
+    if (c->kind == MTH__ALL_TO_ALL && c->shape.rank == 1) c->shape.rank = 2;
+    for (int d = 0; d < c->shape.rank; d++) c->shape.dim[d] = random_below(12) ? 1 + random_below(13) : 0;
+    if (c->kind == MTH__ALL_REDUCE && random_below(6) == 0) c->shape.rank = 0;
+    for (int a = 0; a < on->naxes; a++) if (on->dim[a] > 1 && random_below(2)) c->axes |= (uint8_t)(1 << a);
+    c->dim = (int8_t)random_below(c->shape.rank ? c->shape.rank : 1);
+    do c->dim2 = (int8_t)random_below(c->shape.rank > 1 ? c->shape.rank : 2);
+    while (c->dim2 == c->dim);
+    /* the axes that take no part split some dimension, or none */
+    int8_t rest[MTH__AXES];
+    int n = 0;
+    for (int a = 0; a < on->naxes; a++) if (!(c->axes >> a & 1)) rest[n++] = (int8_t)a;
+    shuffle(n, rest);
+    for (int i = 0; i < n && c->shape.rank; i++) {
+        mth__split *s = &c->from.dim[random_below(c->shape.rank)];
+        if (random_below(3)) s->axis[s->naxes++] = rest[i];
+    }
+    for (int d = 0; d < c->shape.rank; d++) {
+        c->from.dim[d].grain = 1 + (random_below(4) ? 0 : random_below(3));
+        c->to.dim[d] = c->from.dim[d];
+    }
+    if (c->kind == MTH__ALL_GATHER) c->from.dim[c->dim] = further(c->from.dim[c->dim], on, c->axes);
+    if (c->kind == MTH__REDUCE_SCATTER || c->kind == MTH__ALL_TO_ALL) c->to.dim[c->dim] = further(c->to.dim[c->dim], on, c->axes);
+    if (c->kind == MTH__ALL_TO_ALL) c->from.dim[c->dim2] = further(c->from.dim[c->dim2], on, c->axes);
+    if (c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER) {
+        c->from.partial = c->axes;
+        c->reduce = c->from.reduce = c->to.reduce = random_below(3) ? MTH__REDUCE_SUM : MTH__REDUCE_MAX;
+    }
+    mth__sharding_canonical(&c->from, c->shape);
+    mth__sharding_canonical(&c->to, c->shape);
+    mth_status s = mth__channel_check(c);
+    bool right = s == NULL;
+    mth_error_free(s);
+    return right;
+}
+
+static mth_status in_guard(void *argument) {
+    void (*body)(mth__arena *) = *(void (**)(mth__arena *))argument;
+    mth__arena *arena = mth__arena_new();
+    body(arena);
+    mth__arena_free(arena);
+    return NULL;
+}
+#define IN_GUARD(id)                                    \
+    static void id##_body(mth__arena *);                \
+    TEST(id) {                                          \
+        void (*body)(mth__arena *) = id##_body;         \
+        CHECK_STATUS(mth__guard(in_guard, &body));      \
+    }                                                   \
+    static void id##_body(mth__arena *arena)
+
+static const struct { int naxes; int64_t dim[3]; } meshes[] = {
+    {1, {1}}, {1, {2}}, {1, {3}}, {1, {4}}, {1, {5}}, {1, {7}}, {1, {8}}, {2, {2, 2}}, {2, {2, 3}}, {2, {3, 2}}, {2, {4, 2}}, {2, {1, 4}},
+    {3, {2, 2, 2}}, {3, {2, 1, 3}}};
+enum { MESHES = sizeof meshes / sizeof *meshes };
+
+static void run_random(mth__arena *arena, bool steps) {
+    int rounds = getenv("UNIT_ROUNDS") ? atoi(getenv("UNIT_ROUNDS")) : 1;
+    state = getenv("UNIT_SEED") ? (uint64_t)atoll(getenv("UNIT_SEED")) : 1;
+    for (int round = 0; round < rounds; round++)
+        for (int k = 0; k < MESHES; k++) {
+            module *m = new_module(arena, meshes[k].naxes, meshes[k].dim, random_below(4));
+            mth__channel c;
+            for (int attempt = 0; attempt < 1000 && m->cases < CASES; attempt++)
+                if (random_channel(m->on, &c)) add_case(m, &c);
+            if (!m->cases) continue;
+            write_module(m, steps);
+            mth_status s = run_module(m);
+            if (s) printf("%s\n", m->text);
+            CHECK_STATUS(s);
+        }
+}
+IN_GUARD(collectives_of_xla) { run_random(arena, false); }
+IN_GUARD(named_algorithms) { run_random(arena, true); }
+
+IN_GUARD(broadcasts) {
+    for (int n = 1; n < DEVICES; n++) { /* devices of the result; the source is one of them, or the next one */
+        module *m = new_module(arena, 1, (const int64_t[]){n + 1}, 0);
+        int32_t list[DEVICES];
+        for (int i = 0; i < n; i++) list[i] = n - 1 - i;
+        for (int algorithm = MTH__RING; algorithm < MTH__ALGORITHMS; algorithm++)
+            for (int inside = 0; inside < 2; inside++) {
+                mth__channel c = {.kind = MTH__BROADCAST, .algorithm = (mth__algorithm)algorithm, .dtype = MTH_FLOAT32, .shape = {2, {7, 5}}};
+                c.from.on = mth__place_device(m->mesh, inside ? n / 2 : n);
+                c.to.on = n == 1 ? mth__place_device(m->mesh, 0) : mth__place_list(m->mesh, n, list);
+                CHECK_STATUS(mth__channel_check(&c));
+                add_case(m, &c);
+            }
+        write_module(m, true);
+        CHECK_STATUS(run_module(m));
+    }
+}
+
+/* ---------------------------------------------------------------- what the text says */
+/* The permutes of a module, and the elements that one partition sends in them. */
+static int permutes(const char *text, int64_t *elements) {
+    int n = 0;
+    *elements = 0;
+    for (const char *at = text; (at = strstr(at, "\"stablehlo.collective_permute\"")); n++) {
+        at = strstr(at, ") -> tensor<") + strlen(") -> tensor<");
+        int64_t size = 1;
+        char *end;
+        for (; *at >= '0' && *at <= '9'; at = end + 1) size *= strtoll(at, &end, 10);
+        *elements += size;
+    }
+    return n;
+}
+
+IN_GUARD(a_ring_moves_what_it_has_to) {
+    for (int n = 2; n <= DEVICES; n++) {
+        module *m = new_module(arena, 1, (const int64_t[]){n}, 0);
+        mth__channel c = {.kind = MTH__ALL_REDUCE, .algorithm = MTH__RING, .dtype = MTH_FLOAT32, .shape = {2, {840, 3}}, .from = {.on = m->on, .partial = 1},
+                          .to = {.on = m->on}, .axes = 1};
+        CHECK_STATUS(mth__channel_check(&c));
+        add_case(m, &c);
+        write_module(m, true);
+        int64_t elements;
+        CHECK(permutes(m->text, &elements) == 2 * (n - 1));
+        CHECK(elements == 2 * (n - 1) * 840 * 3 / n);
+    }
+}
+
+/* No round has more permutes than its busiest rank has steps. */
+IN_GUARD(rounds_have_as_few_permutes_as_they_can) {
+    for (int n = 2; n <= DEVICES; n++)
+        for (int kind = 0; kind < MTH__BROADCAST; kind++)
+            for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
+                module *m = new_module(arena, 1, (const int64_t[]){n}, 0);
+                mth__channel c = {.kind = (mth__channel_kind)kind, .algorithm = (mth__algorithm)algorithm, .dtype = MTH_FLOAT32, .shape = {2, {840, 840}},
+                                  .from = {.on = m->on}, .to = {.on = m->on}, .axes = 1, .dim2 = 1};
+                mth__split split = {.naxes = 1, .grain = 1};
+                if (kind == MTH__ALL_REDUCE || kind == MTH__REDUCE_SCATTER) c.from.partial = 1;
+                if (kind == MTH__ALL_GATHER) c.from.dim[0] = split;
+                if (kind == MTH__REDUCE_SCATTER || kind == MTH__ALL_TO_ALL) c.to.dim[0] = split;
+                if (kind == MTH__ALL_TO_ALL) c.from.dim[1] = split;
+                CHECK_STATUS(mth__channel_check(&c));
+                add_case(m, &c);
+                write_module(m, true);
+                mth__template t = mth__template_get(c.kind, c.algorithm, n);
+                int *busy = NEW_ARRAY(arena, int, t.rounds * n * 2), least = 0;
+                for (int r = 0; r < n; r++) {
+                    mth__step *step;
+                    int count = mth__template_steps(arena, &t, r, &step);
+                    for (int i = 0; i < count; i++)
+                        if (step[i].peer != r) busy[(step[i].round * n + r) * 2]++, busy[(step[i].round * n + step[i].peer) * 2 + 1]++;
+                }
+                for (int k = 0; k < t.rounds; k++) {
+                    int most = 0;
+                    for (int i = 0; i < 2 * n; i++) if (busy[k * n * 2 + i] > most) most = busy[k * n * 2 + i];
+                    least += most;
+                }
+                int64_t elements;
+                int have = permutes(m->text, &elements);
+                CHECK(have == least);
+                if (have != least) printf("  %s: %d permutes, %d would do\n", m->at[0].text, have, least);
+            }
+}
+
+IN_GUARD(even_parts_need_no_order) {
+    module *m = new_module(arena, 2, (const int64_t[]){2, 4}, 0);
+    for (int axis = 0; axis < 2; axis++) {
+        mth__channel c = {.kind = MTH__ALL_GATHER, .dtype = MTH_FLOAT32, .shape = {2, {16, 8}}, .from = {.on = m->on}, .to = {.on = m->on},
+                          .axes = (uint8_t)(1 << axis)};
+        c.from.dim[0] = (mth__split){.naxes = 1, .axis = {(int8_t)axis}, .grain = 1};
+        add_case(m, &c);
+        if (axis) { /* the padding is at the end: a slice */
+            c.shape.dim[0] = 15;
+            add_case(m, &c);
+        }
+    }
+    write_module(m, false);
+    int64_t elements;
+    CHECK(permutes(m->text, &elements) == 0);
+    CHECK(!strstr(m->text, "stablehlo.gather") && strstr(m->text, "stablehlo.slice"));
+}
+RUN()
