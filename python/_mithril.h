@@ -53,9 +53,10 @@ int to_options(module_state *, PyObject *keywords, size_t given, pool *, mth_opt
 int parse(module_state *, PyObject *args, PyObject *keywords, const char *format, char **names, ...);
 const char *to_name(module_state *, PyObject *, const char *what); /* a text without NUL, lent by the object */
 int to_dtype(module_state *, PyObject *, mth_dtype *);
-/* A new reference. `wanted` 0: the dtype that the data has, with float64 and float16 as float32 and short integers as int32. */
+/* A new reference; foreign data is copied. `wanted` 0: the dtype that the data has, with float64 and float16 as float32 and short integers as int32. */
 mth_array *to_array(module_state *, mth_backend *, PyObject *, const char *name, mth_dtype wanted, const mth_arg *spec);
-/* A mapping of names to arrays; `what` is "inputs", .... The arrays are new references: named_free. */
+/* A mapping of names to arrays for one call; `what` is "inputs", .... The arrays are new references, named_free; foreign data is borrowed
+   where it can be, and so must not outlive the call. */
 int to_named(module_state *, mth_backend *, PyObject *mapping, const char *what, pool *, mth_named **, size_t *count);
 void named_free(mth_named *, size_t count);
 

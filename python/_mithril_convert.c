@@ -261,8 +261,28 @@ static int pack(const view *v, mth_dtype dtype, void *to, int64_t *bad) {
     return 0;
 }
 
-static mth_array *array_of_view(module_state *s, mth_backend *backend, const view *v, const char *name, mth_dtype wanted,
-                                const mth_arg *spec) {
+/* Whose memory a view shows: an exporter of the buffer protocol, or a DLPack capsule, whose own destructor releases it. */
+typedef struct { Py_buffer buffer; PyObject *capsule; } source;
+
+static void source_free(source *from) {
+    if (!from) return;
+    if (from->buffer.obj) PyBuffer_Release(&from->buffer);
+    Py_XDECREF(from->capsule);
+    free(from);
+}
+static void source_release(void *from) { /* by the array that borrowed it: on any thread */
+    PyGILState_STATE gil = PyGILState_Ensure();
+    source_free(from);
+    PyGILState_Release(gil);
+}
+
+typedef struct { module_state *s; mth_backend *backend; const char *name; mth_dtype wanted; const mth_arg *spec; int borrow; } conversion;
+
+/* Takes over `from` where it gives an array that borrows the memory. */
+static mth_array *array_of_view(const conversion *c, const view *v, source **from) {
+    module_state *s = c->s;
+    const char *name = c->name;
+    mth_dtype wanted = c->wanted;
     mth_dtype dtype = wanted ? wanted : natural(v);
     if ((dtype == MTH_INT32 || dtype == MTH_INT64) && (v->kind == 'f' || v->kind == 'h'))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds floating numbers, where %s is expected", name, mth_dtype_name(dtype)),
@@ -283,10 +303,14 @@ static mth_array *array_of_view(module_state *s, mth_backend *backend, const vie
     }
     int64_t bad = 0;
     int failed = 0;
+    const int borrow = direct && c->borrow;
     Py_BEGIN_ALLOW_THREADS
     if (packed) failed = pack(v, dtype, packed, &bad);
-    status = failed ? NULL : mth_array_from_data(backend, dtype, v->rank, v->shape, packed ? packed : v->data, spec, &array);
+    status = failed   ? NULL
+             : borrow ? mth_array_borrow(c->backend, dtype, v->rank, v->shape, v->data, source_release, *from, &array)
+                      : mth_array_from_data(c->backend, dtype, v->rank, v->shape, packed ? packed : v->data, c->spec, &array);
     Py_END_ALLOW_THREADS
+    if (borrow && !status) *from = NULL;
     free(packed);
     if (failed)
         return raise_fix(
@@ -355,10 +379,13 @@ static int view_of_dlpack(module_state *s, const dlpack_tensor *t, const char *n
     return 0;
 }
 
-static mth_array *array_of_dlpack(module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted,
-                                  const mth_arg *spec) {
-    PyObject *capsule = PyObject_CallMethod(object, "__dlpack__", NULL);
-    if (!capsule) { /* torch says so for a tensor that requires gradients; keep its reason */
+static mth_array *array_of_dlpack(const conversion *c, PyObject *object) {
+    module_state *s = c->s;
+    const char *name = c->name;
+    source *from = calloc(1, sizeof *from);
+    if (!from) { PyErr_NoMemory(); return NULL; }
+    from->capsule = PyObject_CallMethod(object, "__dlpack__", NULL);
+    if (!from->capsule) { /* torch says so for a tensor that requires gradients; keep its reason */
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
         PyObject *why = value ? PyObject_Str(value) : PyUnicode_FromString("no reason given");
@@ -366,19 +393,31 @@ static mth_array *array_of_dlpack(module_state *s, mth_backend *backend, PyObjec
         raise_fix(s, MTH_ERROR_TYPE, why ? TEXT("%s refuses to share its data: %U", name, why) : NULL,
                   TEXT("pass x.detach(), or numpy.asarray(x)"));
         Py_XDECREF(why);
+        source_free(from);
         return NULL;
     }
     mth_array *array = NULL;
-    dlpack_managed *managed = PyCapsule_GetPointer(capsule, "dltensor");
+    dlpack_managed *managed = PyCapsule_GetPointer(from->capsule, "dltensor");
     if (managed) {
         view v;
-        if (!view_of_dlpack(s, &managed->tensor, name, &v)) array = array_of_view(s, backend, &v, name, wanted, spec);
-        /* The capsule keeps its name: its own destructor then releases the data, which has been copied. */
+        if (!view_of_dlpack(s, &managed->tensor, name, &v)) array = array_of_view(c, &v, &from);
     } else {
         PyErr_Clear();
         raise_fix(s, MTH_ERROR_TYPE, TEXT("%s: __dlpack__() gave no capsule named dltensor", name), TEXT("pass numpy.asarray(x)"));
     }
-    Py_DECREF(capsule);
+    source_free(from);
+    return array;
+}
+
+/* Memory that the buffer protocol can't describe, such as bfloat16, raises BufferError or another of Python's own. */
+static mth_array *array_of_buffer(const conversion *c, PyObject *object, int *refused) {
+    source *from = calloc(1, sizeof *from);
+    if (!from) { PyErr_NoMemory(); return NULL; }
+    mth_array *array = NULL;
+    view v;
+    *refused = PyObject_GetBuffer(object, &from->buffer, PyBUF_STRIDES | PyBUF_FORMAT);
+    if (!*refused && !view_of_buffer(c->s, &from->buffer, c->name, &v)) array = array_of_view(c, &v, &from);
+    source_free(from);
     return array;
 }
 
@@ -391,28 +430,28 @@ static void *raise_not_array(module_state *s, PyObject *object, const char *name
     return raise_fix(s, MTH_ERROR_TYPE, what, TEXT("pass backend.array(x), or numpy.asarray(x, dtype=\"float32\") (\"int32\" for ids)"));
 }
 
-mth_array *to_array(module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted, const mth_arg *spec) {
+static mth_array *convert(const conversion *c, PyObject *object) {
+    module_state *s = c->s;
     if (PyObject_TypeCheck(object, s->array_type)) {
         mth_array *array = ((array_object *)object)->array;
-        if (!spec && (!wanted || wanted == mth_array_get_dtype(array))) {
+        if (!c->spec && (!c->wanted || c->wanted == mth_array_get_dtype(array))) {
             mth_array_retain(array);
             return array;
         }
     }
-    if (PyBytes_Check(object) || PyByteArray_Check(object)) return raise_not_array(s, object, name);
+    if (PyBytes_Check(object) || PyByteArray_Check(object)) return raise_not_array(s, object, c->name);
     int dlpack = PyObject_HasAttrString(object, "__dlpack__");
     if (PyObject_CheckBuffer(object)) {
-        Py_buffer buffer;
-        if (!PyObject_GetBuffer(object, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)) {
-            view v;
-            mth_array *array = view_of_buffer(s, &buffer, name, &v) ? NULL : array_of_view(s, backend, &v, name, wanted, spec);
-            PyBuffer_Release(&buffer);
-            return array;
-        }
-        if (!dlpack) return NULL;
-        PyErr_Clear(); /* a dtype that the buffer protocol can't name, such as bfloat16 */
+        int refused = 0;
+        mth_array *array = array_of_buffer(c, object, &refused);
+        if (!refused || !dlpack) return array;
+        PyErr_Clear();
     }
-    return dlpack ? array_of_dlpack(s, backend, object, name, wanted, spec) : raise_not_array(s, object, name);
+    return dlpack ? array_of_dlpack(c, object) : raise_not_array(s, object, c->name);
+}
+
+mth_array *to_array(module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted, const mth_arg *spec) {
+    return convert(&(conversion){s, backend, name, wanted, spec, 0}, object);
 }
 
 /* ---------------------------------------------------------------- mappings */
@@ -443,7 +482,7 @@ int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const cha
         if (!name) break;
         PyOS_snprintf(label, sizeof label, "%s['%s']", what, name);
         named[i].name = name;
-        if (!(named[i].array = to_array(s, backend, PyTuple_GetItem(item, 1), label, 0, NULL))) break;
+        if (!(named[i].array = convert(&(conversion){s, backend, label, 0, NULL, 1}, PyTuple_GetItem(item, 1)))) break;
     }
     if (!named || i < n) {
         named_free(named, i);

@@ -245,6 +245,29 @@ static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *ke
     return status ? raise_status(c.s, status) : text_of(text);
 }
 
+/* A text that is read off the plan for the inputs (or the last one). */
+static PyObject *read_plan(PyObject *object, PyObject *args, PyObject *keywords, const char *format,
+                           mth_status (*read)(mth_compiled *, const mth_named *, size_t, char **)) {
+    static char *names[] = {"inputs", NULL};
+    PyObject *inputs = NULL;
+    if (!parse(STATE(object), args, keywords, format, names, &inputs)) return NULL;
+    call c;
+    if (read_inputs(&c, object, inputs)) return NULL;
+    char *text;
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = read(c.self->compiled, c.input, c.count, &text);
+    Py_END_ALLOW_THREADS
+    call_end(&c);
+    return status ? raise_status(c.s, status) : text_of(text);
+}
+static PyObject *compiled_stablehlo(PyObject *self, PyObject *args, PyObject *keywords) {
+    return read_plan(self, args, keywords, "|O:stablehlo", mth_stablehlo);
+}
+static PyObject *compiled_explain(PyObject *self, PyObject *args, PyObject *keywords) {
+    return read_plan(self, args, keywords, "|O:explain", mth_explain);
+}
+
 static size_t devices_of(const compiled_object *self) { return (size_t)mth_backend_get_device_count(self->backend); }
 
 /* A list with a dict for each device: `fields` int64_t members of the rows, under their names. */
@@ -322,6 +345,13 @@ static PyMethodDef compiled_methods[] = {
     METHOD("program_text", compiled_program,
            "program_text($self, /, inputs=None, gradients=False)\n--\n\n"
            "The program of each role of devices, as text: of the plan last used, or of one for the shapes of these inputs."),
+    METHOD("stablehlo", compiled_stablehlo,
+           "stablehlo($self, /, inputs=None)\n--\n\n"
+           "What XLA is given, as text: the modules of the plan last used for the shapes of these inputs, or of a forward plan. JaxBackend only."),
+    METHOD("explain", compiled_explain,
+           "explain($self, /, inputs=None)\n--\n\n"
+           "What XLA makes of it: memory, flops, time where it tells, and the collectives of its optimized program beside those of our own.\n"
+           "Of the plan last used for the shapes of these inputs, or of a forward plan. JaxBackend only."),
     METHOD(
         "get_memory_usage", compiled_memory,
         "get_memory_usage($self, /, params=None, inputs=None)\n--\n\n"

@@ -49,6 +49,9 @@ An option that is unknown, of a wrong type or out of its range is an error that 
 
 ## Environment
 
+- `MITHRIL_PJRT_PLUGIN_CPU`, `MITHRIL_PJRT_PLUGIN_CUDA`, `MITHRIL_PJRT_PLUGIN_TPU`: the path of the plugin of that platform, where JaxBackend's
+  option `plugin` does not say.
+- `MITHRIL_SITE_PACKAGES`: folders, separated by `:`, whose packages are looked through for plugins. The Python package sets it to `sys.path`.
 - `MITHRIL_DUMP`: a directory into which each pass of a plan writes what it leaves: the graph, later the program ([tour.md](tour.md)).
 """
 
@@ -98,8 +101,8 @@ def modules() -> str:
 
 def options() -> str:
     backends = ""
-    for name, engine in (("CBackend", "native"), ("ReferenceBackend", "reference")):
-        doc = getattr(ml.backends, name).__doc__.split("\n")[0]
+    for name, engine in (("CBackend", "native"), ("JaxBackend", "pjrt"), ("ReferenceBackend", "reference")):
+        doc = getattr(ml.backends, name).__doc__.split("\n\n")[0].replace("\n", " ")
         backends += f"### {name}\n\n{doc} In C: `mth_backend_create(\"{engine}\", ...)`.\n\n"
         backends += option_lines(_mithril._backend_option_doc(engine) or "") + "\n\n"
     return OPTIONS.format(head=HEAD, backends=backends.rstrip("\n") + "\n", compile=option_lines(_mithril._compile_option_doc()))

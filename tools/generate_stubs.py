@@ -117,6 +117,8 @@ class CompiledModel:
     def randomize_params(self, inputs: _Arrays | None = None, seed: SupportsIndex = 0) -> dict[str, Array]: ...
     def get_parameter_layout(self, inputs: _Arrays | None = None) -> dict[str, Array]: ...
     def program_text(self, inputs: _Arrays | None = None, gradients: bool = False) -> str: ...
+    def stablehlo(self, inputs: _Arrays | None = None) -> str: ...
+    def explain(self, inputs: _Arrays | None = None) -> str: ...
     def get_memory_usage(self, params: _Arrays | None = None, inputs: _Arrays | None = None) -> list[dict[str, int]]: ...
     def get_communication_usage(self) -> list[dict[str, int]]: ...
 
@@ -164,7 +166,7 @@ from typing import Any, Self
 
 from ._mithril import Backend as Backend, _Spec
 
-__all__ = ["Backend", "CBackend", "ReferenceBackend"]
+__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
 '''
 
 
@@ -198,7 +200,7 @@ def stubs() -> dict[str, str]:
     others = ["IOKey", "MithrilError", "backends", "errors", "modules", "read_safetensors"]
     public = textwrap.fill(", ".join(f'"{n}"' for n in sorted(names + others)), 136, initial_indent="    ", subsequent_indent="    ")
     backends = HEAD + BACKENDS
-    for name, engine in (("CBackend", "native"), ("ReferenceBackend", "reference")):
+    for name, engine in (("CBackend", "native"), ("JaxBackend", "pjrt"), ("ReferenceBackend", "reference")):
         text = _mithril._backend_option_doc(engine) or ""
         signature = option_signature(text)
         backends += f"\nclass {name}(Backend):\n" + docstring("Options:\n" + textwrap.indent(text, "    "), "    ")

@@ -1,8 +1,11 @@
 """Where models run: a backend is an engine, opened on a mesh of devices."""
 
+import os
+import sys
+
 from ._mithril import Backend, _backend_option_doc
 
-__all__ = ["Backend", "CBackend", "ReferenceBackend"]
+__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
 
 
 def _doc(text: str, engine: str) -> str:
@@ -15,6 +18,20 @@ class CBackend(Backend):
     _engine = "native"
 
 
+class JaxBackend(Backend):
+    __doc__ = _doc(
+        "XLA, through a plugin of the PJRT C API: `pip install \"mithril[jax]\"` brings the CPU's, [tpu] and [cuda] theirs; jax itself is not\n"
+        "needed. device_mesh sets the number of CPU devices.",
+        "pjrt",
+    )
+    __slots__ = ()
+    _engine = "pjrt"
+
+    def __new__(cls, *args: object, **options: object) -> "JaxBackend":
+        os.environ["MITHRIL_SITE_PACKAGES"] = os.pathsep.join(filter(None, sys.path))  # where plugins are looked for
+        return super().__new__(cls, *args, **options)
+
+
 class ReferenceBackend(Backend):
     __doc__ = _doc("The reference: naive and in double precision inside. Slow; what other engines are tested against.", "reference")
     __slots__ = ()
@@ -22,6 +39,6 @@ class ReferenceBackend(Backend):
 
 
 def __getattr__(name: str) -> object:
-    if name in ("JaxBackend", "TorchBackend"):
-        raise ImportError(f"this version of mithril has no {name}: its engine is CBackend; write CBackend(device_mesh=...) in its place")
+    if name == "TorchBackend":
+        raise ImportError("this version of mithril has no TorchBackend: write CBackend(device_mesh=...) or JaxBackend(...) in its place")
     raise AttributeError(f"module 'mithril.backends' has no attribute '{name}'")

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from ._mithril import Backend as Backend, _Spec
 
-__all__ = ["Backend", "CBackend", "ReferenceBackend"]
+__all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
 
 class CBackend(Backend):
     """Options:
@@ -17,6 +17,11 @@ class CBackend(Backend):
         threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless said.
     """
     def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, threads: int | None = None) -> Self: ...
+
+class JaxBackend(Backend):
+    """Options:
+    """
+    def __new__(cls, ) -> Self: ...
 
 class ReferenceBackend(Backend):
     """Options:
