@@ -204,7 +204,7 @@ static bool read_instruction(bytes b, instruction *o) {
 /* With a channel, ids count partitions, or replicas on all partitions together; global ids count devices; without, ids count replicas. */
 typedef enum { ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL, PERMUTE, BROADCAST, KINDS } kind;
 static const struct { const char *opcode, *name; bool across; int started; } kinds[KINDS] = {
-    /* across: a channel joins the partitions of the replicas named; started: the element of the tuple that a "-start" makes, -1: no tuple */
+    /* across: a channel joins the partitions of the replicas named; started: the element of the tuple of a "-start", -1: it is none */
     [ALL_REDUCE] = {"all-reduce", "all_reduce", true, -1}, [ALL_GATHER] = {"all-gather", "all_gather", true, 1},
     [REDUCE_SCATTER] = {"reduce-scatter", "reduce_scatter", true, -1}, [ALL_TO_ALL] = {"all-to-all", "all_to_all", false, -1},
     [PERMUTE] = {"collective-permute", "collective_permute", false, 1}, [BROADCAST] = {"collective-broadcast", "broadcast", false, -1}
