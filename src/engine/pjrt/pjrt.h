@@ -30,9 +30,9 @@ struct mth__engine {
     bool host_visible;                   /* device memory is this process's memory (CPU): no copies in and out */
     mth__pjrt_env env;
     const char *cache_dir;               /* NULL: none */
-    pthread_mutex_t lock;                /* of the caches below */
+    pthread_mutex_t running;             /* held during a run */
+    pthread_mutex_t lock;                /* of the cache below */
     struct mth__xla_entry *compiled;     /* xla_compile.c */
-    struct mth__helper *helper;          /* pjrt_move.c: cuts and joins */
     bool spmd; int spmd_axes, spmd_dim[MTH__AXES]; /* the mesh handed to Shardy */
 };
 

@@ -38,6 +38,8 @@ static void load_segment(mth__executable *x, mth__job *job, const mth__module_te
     mth__xla_options o = {.partitions = 1, .replicas = 1, .spmd = global};
     if (count > 1 || !x->engine->client) assign(x, device, count, &o);
     job->module = mth__module_add(x, text, &o);
+    job->meets = global && count > 1;
+    for (size_t i = 0; i < g->instr.n; i++) job->meets |= g->instr.at[i].instr->kind != MTH__COMPUTE;
     job->args = (int)g->in.n;
     job->results = (int)g->out.n + (text->checks > 0);
     job->argument = NEW_ARRAY(x->arena, PJRT_Buffer *, count * job->args);

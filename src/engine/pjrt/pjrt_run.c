@@ -1,5 +1,9 @@
 /* One run: all work is enqueued, in an order in which every buffer is made before it is read; XLA's own dependencies do the rest. Then
- * everything is awaited: when a run returns, nothing of it goes on. */
+ * everything is awaited: when a run returns, nothing of it goes on.
+ *
+ * Modules whose devices wait for each other hold a thread a device while they do. CPU plugins have a bounded pool of them, and abort the
+ * process when the last one waits for a partner that finds none: so few such modules are under way at a time, and runs of an engine exclude
+ * each other. */
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
@@ -140,26 +144,27 @@ static mth_status keep_first(mth_status first, mth_status next) {
     return first;
 }
 
-/* Waits for what was enqueued, whatever went wrong meanwhile: buffers of the caller are read by it. */
-static mth_status finish(mth__executable *x, mth_status s) {
-    for (size_t w = 0; w < x->job.n; w++) {
-        mth__job *job = &x->job.at[w];
-        int count = 0;
-        if (!job->segment) continue;
-        devices_of(x, job, &count);
-        for (int d = 0; d < count; d++) {
-            if (!job->complete[d]) continue;
-            mth_status done = mth__pjrt_await(x->engine, job->complete[d], "run");
-            if (done && job->segment->instr.n) done = mth__error_operator(done, job->segment->instr.at[0].instr->module);
-            job->complete[d] = NULL;
-            s = keep_first(s, done);
-            if (job->module->text.checks) {
-                PJRT_Buffer *flags = job->result[d * job->results + job->results - 1];
-                if (!s) s = read_checks(x, job, flags);
-                mth_error_free(mth__buffer_destroy(x->engine, flags));
-            }
-        }
+/* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it. */
+static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
+    int count;
+    devices_of(x, job, &count);
+    for (int d = 0; d < count; d++) {
+        if (!job->complete[d]) continue;
+        mth_status done = mth__pjrt_await(x->engine, job->complete[d], "run");
+        if (done && job->segment->instr.n) done = mth__error_operator(done, job->segment->instr.at[0].instr->module);
+        job->complete[d] = NULL;
+        s = keep_first(s, done);
+        if (!job->module->text.checks) continue;
+        PJRT_Buffer *flags = job->result[d * job->results + job->results - 1];
+        if (!s) s = read_checks(x, job, flags);
+        mth_error_free(mth__buffer_destroy(x->engine, flags));
     }
+    return s;
+}
+
+static mth_status finish(mth__executable *x, mth_status s) {
+    for (size_t w = 0; w < x->job.n; w++)
+        if (x->job.at[w].segment) s = finish_job(x, &x->job.at[w], s);
     return s;
 }
 
@@ -203,10 +208,20 @@ static mth_status leave(mth__executable *x, mth__buffer **exit) {
     return NULL;
 }
 
+enum { MEETINGS = 2 }; /* modules under way whose devices wait for each other */
+
 static mth_status enqueue(mth__executable *x, const atomic_int *stop) {
+    size_t oldest = 0;
+    int meetings = 0;
     for (size_t w = 0; w < x->job.n; w++) {
         mth__job *job = &x->job.at[w];
         if (stop && atomic_load(stop)) return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again"));
+        if (job->meets && meetings == MEETINGS) {
+            while (!x->job.at[oldest].meets) oldest++;
+            TRY(finish_job(x, &x->job.at[oldest++], NULL));
+            meetings--;
+        }
+        meetings += job->meets;
         if (job->segment) TRY(call(x, job));
         else {
             mth_status s = mth__hop_run(x, job);
@@ -237,6 +252,7 @@ mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buf
     if (!x->engine->client) return not_here(x->engine);
     pthread_mutex_lock(&x->lock);
     mth_status s = mth__executable_compile(x);
+    pthread_mutex_lock(&x->engine->running);
     if (!s) s = enter(x, entry);
     if (!s) s = enqueue(x, stop);
     s = finish(x, s);
@@ -246,6 +262,7 @@ mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buf
         mth__pjrt_buffer_release(exit[i]);
         exit[i] = NULL;
     }
+    pthread_mutex_unlock(&x->engine->running);
     pthread_mutex_unlock(&x->lock);
     return s;
 }
