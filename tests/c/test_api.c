@@ -309,35 +309,16 @@ TEST(null_is_an_error_not_a_crash) {
     end(&e);
 }
 
-/* What is drawn by several threads, in parts, equals what one thread draws element by element. */
-TEST(drawn_numbers_do_not_depend_on_who_draws_them) {
+TEST(what_an_engine_lacks_has_a_fix) {
+    session e = begin(4);
+    char *text = NULL;
+    CHECK_FAILS(mth_stablehlo(e.compiled, NULL, 0, &text), MTH_ERROR_UNSUPPORTED, "use the engine pjrt");
+    CHECK_FAILS(mth_explain(e.compiled, NULL, 0, &text), MTH_ERROR_UNSUPPORTED, "JaxBackend");
     mth_backend *backend = NULL;
-    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}), &backend));
-    enum { ROWS = 1001, COLUMNS = 777 };
-    static float whole[ROWS * COLUMNS], part[ROWS * COLUMNS], small[COLUMNS];
-    mth_arg columns = MTH_SPEC(MTH_NONE, mth_int(0));
-    mth_array *a = NULL;
-    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, NULL, &a));
-    CHECK_STATUS(mth_array_gather(a, whole));
-    mth_array_free(a);
-    CHECK_STATUS(mth_array_randn(backend, 2, (int64_t[]){ROWS, COLUMNS}, 5, &columns, &a));
-    CHECK_STATUS(mth_array_gather(a, part));
-    mth_array_free(a);
-    CHECK(memcmp(whole, part, sizeof whole) == 0);
-    CHECK_STATUS(mth_array_randn(backend, 1, (int64_t[]){COLUMNS}, 5, NULL, &a));
-    CHECK_STATUS(mth_array_gather(a, small));
-    mth_array_free(a);
-    CHECK(memcmp(whole, small, sizeof small) == 0);
-    uint64_t h = 14695981039346656037u;
-    for (size_t i = 0; i < sizeof small / sizeof *small; i++) h = (h ^ (uint64_t)lrint(small[i] * 1000)) * 1099511628211u;
-    CHECK(h == 0xe29938df938a158e); /* the values stay from version to version */
-    CHECK_STATUS(mth_array_full(backend, MTH_INT64, -3, 1, (int64_t[]){500000}, NULL, &a));
-    const int64_t *all = mth_array_get_whole(a);
-    bool same = true;
-    for (int i = 0; i < 500000; i++) same &= all[i] == -3;
-    CHECK(same);
-    mth_array_free(a);
-    mth_backend_free(backend);
+    CHECK_FAILS(mth_backend_create("ntaive", NULL, 0, &backend), MTH_ERROR_VALUE, "use 'native'");
+    CHECK_FAILS(mth_backend_create("abacus", NULL, 0, &backend), MTH_ERROR_VALUE, "'reference'");
+    CHECK(!text && !backend);
+    end(&e);
 }
 
 TEST(a_fork_runs_and_ends) {
