@@ -39,7 +39,7 @@ static const char *type(mth__hlo *h, mth__hlo_val v) { return mth__hlo_type(h->a
 static const char *name(mth__hlo *h, mth__hlo_val v) { return mth__hlo_name(h->arena, v); }
 static mth__hlo_val flat(mth__hlo *h, mth__hlo_val v) { return mth__hlo_reshape(h, v, (mth__shape){1, {mth__shape_size(v.shape)}}); }
 
-mth__hlo_val mth__hlo_take(mth__hlo *h, mth__hlo_val table, mth__hlo_val index) {
+mth__hlo_val mth__hlo_lookup(mth__hlo *h, mth__hlo_val table, mth__hlo_val index) {
     const mth__shape to = joined(index.shape, table.shape, 1);
     if (!mth__shape_size(to) || !table.shape.dim[0]) return mth__hlo_splat(h, table.dtype, to, 0);
     mth__hlo_val i = flat(h, index);
@@ -104,7 +104,7 @@ static mth__hlo_val zero_unless(mth__hlo *h, mth__hlo_val here, mth__hlo_val x) 
 
 void mth__hlo_gather(mth__hlo_call *c) {
     const mth__hlo_place at = mth__hlo_locate(c->h, c->in[0].part, 0, checked_ids(c->h, &c->in[1], c->in[0].part->shape.dim[0]));
-    c->out[0].v = zero_unless(c->h, at.here, mth__hlo_take(c->h, c->in[0].v, at.at));
+    c->out[0].v = zero_unless(c->h, at.here, mth__hlo_lookup(c->h, c->in[0].v, at.at));
 }
 /* Scattered, not a product with a one-hot matrix: 8 times faster on CPUs at a vocabulary of 30000, and never slower. */
 void mth__hlo_gather_grad(mth__hlo_call *c) {
@@ -150,9 +150,9 @@ void mth__hlo_pick_grad(mth__hlo_call *c) { /* every element compares its index:
 }
 
 /* ---------------------------------------------------------------- positions
-   An angle is position * frequency; in float32 a position of 10^5 would lose all digits of the fast columns, and TPUs have no float64. So
-   angles are 64-bit integers, in units of 2^-64 turns, where a product that wraps drops just the whole turns. What is left is in [-1/2, 1/2)
-   turns, as exact as float32 can say it; a quarter turn makes a sine a cosine. The text holds one number a frequency, not a table. */
+   An angle is position * frequency; in float32 a position of 10^5 would lose all digits of the fast columns, and TPUs have no float64.
+   So angles are 64-bit integers, in units of 2^-64 turns, where a product that wraps drops just the whole turns. What is left is in
+   [-1/2, 1/2) turns, as exact as float32 can say it; a quarter turn makes a sine a cosine. The text has a number for each frequency. */
 static int64_t turns(double frequency) { /* radians */
     const double turn = frequency / (2 * M_PI), part = turn - floor(turn);
     return (int64_t)(part < 0.5 ? ldexp(part, 64) : ldexp(part - 1, 64));
@@ -179,7 +179,7 @@ void mth__hlo_sinusoid(mth__hlo_call *c) {
     const int64_t width = y->shape.dim[1];
     mth__hlo_val column = mth__hlo_index(h, y, 1), odd = mth__hlo_convert(h, MTH_INT64, mth__hlo_binary_scalar(h, "and", column, 1));
     mth__hlo_val pair = mth__hlo_binary_scalar(h, "divide", column, 2), ahead = mth__hlo_binary_scalar(h, "multiply", odd, quarter);
-    mth__hlo_val frequency = mth__hlo_take(h, frequencies(h, 10000, (width + 1) / 2, width), pair);
+    mth__hlo_val frequency = mth__hlo_lookup(h, frequencies(h, 10000, (width + 1) / 2, width), pair);
     mth__hlo_val angle = angles(h, mth__hlo_index(h, y, 0), frequency);
     c->out[0].v = sine(h, mth__hlo_binary(h, "add", angle, mth__hlo_broadcast(h, ahead, angle.shape, (int[]){1})));
 }
@@ -212,7 +212,8 @@ void mth__hlo_rope(mth__hlo_call *c) {
     }
     mth__hlo_val ak = mth__hlo_binary(h, "multiply", a, k), bs = mth__hlo_binary(h, "multiply", b, s);
     mth__hlo_val bk = mth__hlo_binary(h, "multiply", b, k), as = mth__hlo_binary(h, "multiply", a, s);
-    mth__hlo_val y[2] = {mth__hlo_binary(h, inverse ? "add" : "subtract", ak, bs), mth__hlo_binary(h, inverse ? "subtract" : "add", bk, as)};
+    mth__hlo_val y[2] = {mth__hlo_binary(h, inverse ? "add" : "subtract", ak, bs),
+                         mth__hlo_binary(h, inverse ? "subtract" : "add", bk, as)};
     if (interleaved) for (int i = 0; i < 2; i++) y[i] = mth__hlo_reshape(h, y[i], one);
     c->out[0].v = mth__hlo_reshape(h, mth__hlo_concat(h, 2, y, interleaved ? 4 : 3), part->local);
 }

@@ -9,7 +9,7 @@ mth__hlo_val mth__hlo_spread(mth__hlo *, mth__hlo_val scalar, mth__shape to);
 typedef struct { mth__hlo_val at, here; } mth__hlo_place;
 mth__hlo_place mth__hlo_locate(mth__hlo *, const mth__hlo_part *, int dim, mth__hlo_val global);
 /* table[n, w...], index[i...] -> [i..., w...]. An index outside [0, n) reads some row. */
-mth__hlo_val mth__hlo_take(mth__hlo *, mth__hlo_val table, mth__hlo_val index);
+mth__hlo_val mth__hlo_lookup(mth__hlo *, mth__hlo_val table, mth__hlo_val index);
 /* x[n, w...] with `rows`[i..., w...] put in at index[i...] where `here`[i...]: added, or, where no two have one index, set. */
 typedef enum { MTH__HLO_ADD, MTH__HLO_SET } mth__hlo_put_kind;
 mth__hlo_val mth__hlo_put(mth__hlo *, mth__hlo_put_kind, mth__hlo_val x, mth__hlo_place place, mth__hlo_val rows);

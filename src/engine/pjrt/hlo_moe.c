@@ -43,7 +43,7 @@ static mth__hlo_place rows_of_choices(mth__hlo *h, const mth__hlo_operand *rows,
     mth__hlo_val row_of = mth__hlo_put(h, MTH__HLO_SET, mth__hlo_splat(h, MTH_INT32, all, -1), token, row); /* [e, t] */
 
     mth__hlo_place y = mth__hlo_locate(h, rows->part, 0, experts->v);
-    y.at = mth__hlo_take(h, row_of, flat_index(h, y.at, tk.dim[0], mth__hlo_iota(h, MTH_INT32, tk, 0)));
+    y.at = mth__hlo_lookup(h, row_of, flat_index(h, y.at, tk.dim[0], mth__hlo_iota(h, MTH_INT32, tk, 0)));
     y.here = mth__hlo_binary(h, "and", y.here, used(h, y.at));
     if (tk.dim[1] == 1) return y;
     mth__hlo_val one = mth__hlo_broadcast(h, experts->v, tkk, (int[]){0, 1}), other = mth__hlo_broadcast(h, experts->v, tkk, (int[]){0, 2});
@@ -57,7 +57,7 @@ static mth__hlo_place rows_of_choices(mth__hlo *h, const mth__hlo_operand *rows,
 void mth__hlo_moe_dispatch(mth__hlo_call *c) { /* x, rows; weighted: x, rows, weights, experts */
     mth__hlo *h = c->h;
     const mth__hlo_place token = mth__hlo_locate(h, c->in[0].part, 0, c->in[1].v);
-    mth__hlo_val y = mth__hlo_take(h, c->in[0].v, token.at);
+    mth__hlo_val y = mth__hlo_lookup(h, c->in[0].v, token.at);
     if (c->nin == 4) {
         const mth__shape et = c->in[1].v.shape;
         mth__hlo_val zero = mth__hlo_splat(h, y.dtype, (mth__shape){1, {mth__shape_size(et)}}, 0);
@@ -77,14 +77,14 @@ void mth__hlo_moe_combine(mth__hlo_call *c) { /* y, rows, and weights, experts o
         return;
     }
     const mth__hlo_place row = rows_of_choices(h, &c->in[1], &c->in[3]);
-    mth__hlo_val y = times(h, mth__hlo_take(h, as_list(h, c->in[0].v, 2), row.at), c->in[2].v); /* [t, k, d] */
+    mth__hlo_val y = times(h, mth__hlo_lookup(h, as_list(h, c->in[0].v, 2), row.at), c->in[2].v); /* [t, k, d] */
     c->out[0].v = mth__hlo_reduce(h, "add", only(h, row.here, y), 1u << 1, false);
 }
 
 void mth__hlo_moe_combine_weights_grad(mth__hlo_call *c) { /* y, rows, experts, dout -> dweights */
     mth__hlo *h = c->h;
     const mth__hlo_place row = rows_of_choices(h, &c->in[1], &c->in[2]);
-    mth__hlo_val y = mth__hlo_take(h, as_list(h, c->in[0].v, 2), row.at); /* [t, k, d] */
+    mth__hlo_val y = mth__hlo_lookup(h, as_list(h, c->in[0].v, 2), row.at); /* [t, k, d] */
     y = mth__hlo_binary(h, "multiply", y, mth__hlo_broadcast(h, c->in[3].v, y.shape, (int[]){0, 2}));
     if (mth__hlo_is_padded(c->in[3].part, 2)) {
         mth__hlo_val columns = mth__hlo_broadcast(h, mth__hlo_mask(h, c->in[3].part, 2), y.shape, (int[]){0, 2});

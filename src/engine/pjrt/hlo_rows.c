@@ -21,9 +21,9 @@ mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT] = {
 #undef ROW
 };
 
-/* Where 0 in the padding is no neutral element (an id, an expert, a row's token 0), or a fill would touch a table of which few rows are
-   read. */
+/* Where 0 in the padding is no neutral element (an id, an expert, a row's token 0), or where the row skips it anyway and a fill would be one
+   more pass over a table or all experts' rows. */
 const unsigned char mth__hlo_masks_itself[MTH__ROW_COUNT] = {
-    [MTH__ROW_gather] = 1,
-    [MTH__ROW_moe_count] = 1,
+    [MTH__ROW_gather] = 1, [MTH__ROW_gather_grad] = 1, [MTH__ROW_pick] = 1, [MTH__ROW_moe_count] = 1, [MTH__ROW_moe_combine] = 1,
+    [MTH__ROW_moe_combine_weights_grad] = 1, [MTH__ROW_moe_outer] = 1, [MTH__ROW_moe_bias_grad] = 1,
 };

@@ -1,0 +1,132 @@
+/* Mixture of experts as StableHLO against the reference engine: random experts (a token may have one twice, or none), rows in the blocks in
+ * which devices fill them, NaN in all that rows leave unused, parts of tokens, experts and widths. */
+#include "hlo_case.h"
+#include "operator_examples.h"
+
+static mth__arena *arena;
+static int64_t size[128];
+static double normal(void) {
+    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+}
+static void run_in_arena(mth_status (*body)(void *)) {
+    CHECK_STATUS(mth__guard(body, NULL));
+}
+static mth__sharding split_by(const hlo_module *m, const char *letters, const char *cut, bool cyclic) { /* cut: by axis; '-': no letter */
+    mth__sharding s = {.on = m->mesh->whole};
+    mth__shape shape = {0};
+    for (const char *c = letters; *c && *c != ','; c++, shape.rank++) {
+        shape.dim[shape.rank] = size[(int)*c];
+        for (int a = 0; a < m->mesh->naxes; a++) {
+            mth__split *d = &s.dim[shape.rank];
+            if (cut[a] != *c) continue;
+            d->axis[d->naxes++] = (int8_t)a;
+            d->cyclic = cyclic;
+        }
+    }
+    mth__sharding_canonical(&s, shape);
+    return s;
+}
+
+typedef struct { double *experts, *rows; } routing;
+/* Rows of the blocks of t that `split` makes. */
+static routing draw_routing(hlo_module *m, const mth__sharding *split, bool dropped) {
+    const int64_t t = size['t'], k = size['k'], e = size['e'];
+    routing r = {NEW_ARRAY(arena, double, t * k), NEW_ARRAY(arena, double, e * t)};
+    for (int64_t i = 0; i < t * k; i++) r.experts[i] = dropped && !draw(0, 4) ? -1 : (double)draw(0, e - 1);
+    for (int64_t i = 0; i < e * t; i++) r.rows[i] = -1;
+    for (int64_t x = 0; x < e; x++)
+        for (int p = 0; p < m->count; p++) {
+            int64_t start[MTH__RANK], step[MTH__RANK], n = 0;
+            const mth__shape local = mth__local_shape((mth__shape){2, {e, t}}, split, p, start, step);
+            for (int64_t i = 0; i < local.dim[1]; i++) {
+                const int64_t token = start[1] + i * step[1];
+                bool chosen = false;
+                for (int64_t j = 0; j < k; j++) chosen |= r.experts[token * k + j] == (double)x;
+                if (chosen) r.rows[x * t + start[1] + n++ * step[1]] = (double)token;
+            }
+        }
+    return r;
+}
+
+static mth_status add_example(hlo_module *m, const example *x, const char *cut, bool cyclic) {
+    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 6);
+    size['t'] = draw(1, 12);
+    size['k'] = draw(1, size['e'] < 3 ? size['e'] : 3);
+    mth__attrs a = {0};
+    if (x->attrs) x->attrs(size, &a);
+    const mth__op *op = mth__op_at((size_t)x->row);
+    hlo_in in[MTH__MAX_IN];
+    mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT), blocks = split_by(m, "et", cut, cyclic);
+    if (!strchr(cut, 't') && draw(0, 1)) { /* made in blocks, whole now */
+        char other[MTH__AXES + 1] = "----";
+        other[draw(0, m->mesh->naxes - 1)] = 't';
+        blocks = split_by(m, "et", other, draw(0, 3) == 0);
+    }
+    const routing r = draw_routing(m, &blocks, strchr(x->kinds, 'E') != NULL);
+    int nin = 0, nout = 0;
+    for (const char *c = x->shapes; c; nin++) {
+        const char kind = x->kinds[nin];
+        mth__shape shape = {0};
+        s[nin] = split_by(m, c, cut, cyclic);
+        for (; *c && *c != ','; c++) shape.dim[shape.rank++] = size[(int)*c];
+        c = *c ? c + 1 : NULL;
+        double *data = kind == 'w' ? r.rows : kind == 'e' || kind == 'E' ? r.experts : NEW_ARRAY(arena, double, mth__shape_size(shape));
+        const int64_t width = shape.rank == 3 ? shape.dim[2] : 1;
+        for (int64_t i = 0; (kind == 'r' || kind == 'R') && i < mth__shape_size(shape); i++)
+            data[i] = kind == 'R' && r.rows[i / width] < 0 ? NAN : x->row == MTH__ROW_moe_route ? (double)draw(0, 3) : normal();
+        in[nin] = (hlo_in){kind == 'r' || kind == 'R' ? MTH_FLOAT32 : MTH_INT32, shape, data, &s[nin]};
+    }
+    const char *factors = op->factors ? strstr(op->factors, "->") + 2 : "eto"; /* moe_matmul has a rule */
+    for (const char *c = factors; c; nout++) {
+        s[nin + nout] = split_by(m, c, cut, cyclic);
+        c = strchr(c, ',');
+        if (c) c++;
+    }
+    return hlo_add(m, x->row, &a, nin, in, s + nin);
+}
+/* Which letters the axes cut: of those that the row may split. */
+static void draw_cut(const hlo_module *m, const example *x, char *cut) {
+    const mth__op *op = mth__op_at((size_t)x->row);
+    for (int a = 0; a < m->mesh->naxes; a++) {
+        const char letter = "etdioh-"[draw(0, 6)];
+        cut[a] = letter == '-' || (op->whole && strchr(op->whole, letter)) || !strchr(x->shapes, letter) ? '-' : letter;
+        if (x->row == MTH__ROW_moe_rows && letter == 'e') cut[a] = 'e';
+    }
+}
+static mth_status random_parts(void *unused) {
+    (void)unused;
+    static const struct { int naxes; int64_t dim[2]; } mesh[] = {{1, {1}}, {1, {3}}, {1, {4}}, {2, {2, 2}}, {1, {2}}};
+    for (int trial = 0; trial < 20; trial++) {
+        srand((unsigned)trial);
+        arena = mth__arena_new();
+        hlo_module *m = hlo_begin(arena, mesh[trial % 5].naxes, mesh[trial % 5].dim);
+        for (int i = 0; i < 2; i++)
+            for (int x = 0; x < EXAMPLES && m->cases < HLO_CASES; x++) {
+                if (examples[x].row < MTH__ROW_moe_route || examples[x].row > MTH__ROW_moe_count) continue;
+                char cut[MTH__AXES + 1] = "----";
+                draw_cut(m, &examples[x], cut);
+                TRY(add_example(m, &examples[x], cut, m->mesh->naxes == 1 && draw(0, 2) == 0));
+            }
+        TRY(hlo_run(m));
+        mth__arena_free(arena);
+    }
+    return NULL;
+}
+TEST(experts_on_random_parts) { run_in_arena(random_parts); }
+
+/* ---------------------------------------------------------------- corner cases */
+static mth_status ties(void *unused) {
+    (void)unused;
+    static const double x[] = {1, 1, 1, 1, -INFINITY, -INFINITY, 2, -INFINITY, 0, -0.0, 0, -1, 3, 5, 5, 3};
+    arena = mth__arena_new();
+    hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
+    const mth__sharding whole[2] = {{.on = m->mesh->whole}, {.on = m->mesh->whole}};
+    for (int64_t k = 1; k <= 4; k++)
+        TRY(hlo_add(m, MTH__ROW_moe_route, &(mth__attrs){.i = {k}}, 1, (hlo_in[]){{MTH_FLOAT32, {2, {4, 4}}, x, whole}}, whole));
+    TRY(hlo_run(m));
+    mth__arena_free(arena);
+    return NULL;
+}
+TEST(ties_go_to_the_lower_expert) { run_in_arena(ties); }
+RUN()
