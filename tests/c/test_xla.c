@@ -124,8 +124,8 @@ static bool one(const message *of, const char *kind, int count, int64_t bytes) {
 }
 
 static void reader_body(void) {
-    message f32 = array(F32, 4, 8, true), large = array(F32, 16, 8, false), half = array(BF16, 4, 8, true), small = array(S4, 3, 3, true), m;
-    message both = tuple(&f32, &half), started = tuple(&f32, &large), inner, outer;
+    message f32 = array(F32, 4, 8, true), large = array(F32, 16, 8, false), half = array(BF16, 4, 8, true), small = array(S4, 3, 3, true);
+    message both = tuple(&f32, &half), started = tuple(&f32, &large), inner, outer, m;
     m = instruction("add", &f32);
     CHECK(one(&m, "", 0, 0));
     m = instruction("all-reduce-done", &f32);
@@ -184,7 +184,8 @@ static void reader_body(void) {
     CHECK(mth__hlo_proto_collectives(a, whole.at, whole.n, &facts) && facts.instructions == 3 && facts.collectives == 1);
     CHECK(facts.collective->count == 2 && facts.collective->bytes == 192 + 128);
     /* no message: nothing, noise, cut anywhere, absurd sizes */
-    CHECK(!mth__hlo_proto_collectives(a, whole.at, 0, &facts) && !mth__hlo_proto_collectives(a, (unsigned char *)"HloModule m", 11, &facts));
+    CHECK(!mth__hlo_proto_collectives(a, whole.at, 0, &facts));
+    CHECK(!mth__hlo_proto_collectives(a, (const unsigned char *)"HloModule m", 11, &facts));
     int accepted = 0;
     for (size_t n = 0; n < whole.n; n++) { /* each in memory of its own size, so that a sanitizer sees a byte read too far */
         unsigned char *cut = malloc(n ? n : 1);
@@ -300,6 +301,18 @@ static const char collectives[] =
     CHANNEL(5) "}>\n    : (tensor<4x8xf32>) -> tensor<4x8xf32>\n"
     "  return %0, %1, %2, %3, %4 : tensor<4x8xf32>, tensor<16x8xf32>, tensor<4x8xf32>, tensor<1x32xf32>, tensor<4x8xf32>\n}\n}\n";
 
+static void inspect_stored(void) { /* an executable from disk tells the same */
+    mth__xla *x;
+    mth__xla_facts facts;
+    mth__arena *a = mth__arena_new();
+    CHECK_STATUS(compile(collectives, &four, &x));
+    CHECK(x->from_disk && x->results == 5);
+    CHECK_STATUS(mth__xla_inspect(a, x, &facts));
+    CHECK(facts.arguments == 128 * 4 + 512 && facts.collectives == 5);
+    mth__xla_release(x);
+    mth__arena_free(a);
+}
+
 static void facts_body(void) {
     mth__xla *x, *again;
     mth__xla_facts facts;
@@ -359,7 +372,8 @@ TEST(bad_texts) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char text[1024];
         int line = -1;
-        snprintf(text, sizeof text, "module @m {\nfunc.func public @main(%%a: tensor<4x8xf32>) -> tensor<4x8xf32> {\n%s}\n}\n", bad[i].body);
+        snprintf(text, sizeof text, "module @m {\nfunc.func public @main(%%a: tensor<4x8xf32>) -> tensor<4x8xf32> {\n%s}\n}\n",
+            bad[i].body);
         CHECK_FAILS(mth__xla_compile(&engine, text, strlen(text), &any, &x, &line), MTH_ERROR_INTERNAL, "compile a module");
         if (line != bad[i].line) printf("  text %zu: line %d, want %d\n", i, line, bad[i].line);
         CHECK(line == bad[i].line);
@@ -424,6 +438,27 @@ TEST(threads) {
         CHECK(!failures[i]);
     }
     close_engine();
+}
+
+/* Each of our allocations fails once: an error, nothing lost, and the next call works. */
+TEST(no_memory) {
+    if (!open_engine(NULL)) return;
+    int64_t before = mth_debug_live_allocations();
+    bool done = false;
+    for (int i = 0; i < 50 && !done; i++) {
+        mth__xla *x = NULL;
+        mth_debug_fail_allocation(i);
+        mth_status s = compile(scale(3), &any, &x);
+        mth_debug_fail_allocation(-1);
+        done = !s;
+        CHECK(!s || mth_error_get_code(s) == MTH_ERROR_MEMORY);
+        mth_error_free(s);
+        mth__xla_release(x);
+        CHECK(done || mth_debug_live_allocations() == before);
+    }
+    CHECK(done);
+    close_engine();
+    CHECK(mth_debug_live_allocations() == before);
 }
 
 /* ---------------------------------------------------------------- the cache on disk */
@@ -509,9 +544,7 @@ TEST(disk) {
     CHECK_STATUS(compile(collectives, &four, &x));
     mth__xla_release(x);
     mth__xla_cache_free(&engine);
-    CHECK_STATUS(compile(collectives, &four, &x));
-    CHECK(x->from_disk && x->results == 5);
-    mth__xla_release(x);
+    guarded(inspect_stored);
     close_engine();
     /* folders that can't be written */
     static const char *const bad[] = {"/proc/no/such/folder", NULL};
