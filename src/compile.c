@@ -3,6 +3,7 @@
 #include "compile.h"
 #include "derive/derive.h"
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,14 +27,14 @@ static mth_status check_spec(const mth__spec_of *spec, const mth__value *v) {
     return mth__error_tensor(s, mth__value_text(v));
 }
 
-static mth_status expand(planning *p) {
-    TRY(mth__expand(p->compiled->model, p->request->input, p->request->inputs, p->graph));
+static mth_status expand_into(planning *p, mth__graph *g) {
+    TRY(mth__expand(p->compiled->model, p->request->input, p->request->inputs, g));
     for (size_t i = 0; i < p->distribute.specs; i++) {
         const mth__spec_of *spec = &p->distribute.spec[i];
-        for (size_t k = 0; k < p->graph->input.n; k++)
-            if (strcmp(p->graph->input.at[k]->name, spec->name) == 0) TRY(check_spec(spec, p->graph->input.at[k]));
-        for (size_t k = 0; k < p->graph->output.n; k++) {
-            mth__output *o = &p->graph->output.at[k];
+        for (size_t k = 0; k < g->input.n; k++)
+            if (strcmp(g->input.at[k]->name, spec->name) == 0) TRY(check_spec(spec, g->input.at[k]));
+        for (size_t k = 0; k < g->output.n; k++) {
+            mth__output *o = &g->output.at[k];
             if (strcmp(o->name, spec->name)) continue;
             TRY(check_spec(spec, o->value));
             o->has_spec = true;
@@ -41,6 +42,7 @@ static mth_status expand(planning *p) {
     }
     return NULL;
 }
+static mth_status expand(planning *p) { return expand_into(p, p->graph); }
 static mth_status microbatch(planning *p) { return mth__microbatch(p->graph, &p->distribute); }
 static mth_status gradients(planning *p) {
     if (!p->request->gradients) return NULL;
@@ -48,6 +50,35 @@ static mth_status gradients(planning *p) {
     return mth__gradients(p->graph, &o);
 }
 static mth_status place(planning *p) { return mth__place(p->graph, &p->distribute); }
+
+/* The search tries layouts on the model in small: repeated blocks folded, a pipeline's batch in one, and backward always. */
+static mth_status make_trial(planning *p, mth__graph *g, bool backward, mth__folding **folding) {
+    TRY(expand_into(p, g));
+    *folding = mth__fold(g);
+    for (size_t i = 0; i < g->region.n; i++) g->region.at[i]->microbatch_size = INT_MAX;
+    TRY(mth__microbatch(g, &p->distribute));
+    if (backward) {
+        bool *seeded = NEW_ARRAY(g->arena, bool, g->output.n);
+        for (size_t i = 0; i < g->output.n; i++) seeded[i] = mth__is_float(g->output.at[i].value->dtype);
+        TRY(mth__gradients(g, &(mth__gradient_options){.seeded = seeded}));
+    }
+    return mth__place(g, &p->distribute);
+}
+static bool searches(const planning *p) { return p->distribute.auto_sharding; }
+static mth_status search(planning *p) {
+    mth__arena *arena = mth__arena_new();
+    mth__graph *trial = mth__graph_new(arena, p->graph->mesh);
+    mth__folding *folding;
+    mth_status s = make_trial(p, trial, true, &folding);
+    if (s) { /* an operator without a gradient */
+        mth_error_free(s);
+        trial = mth__graph_new(arena, p->graph->mesh);
+        s = make_trial(p, trial, false, &folding);
+    }
+    if (!s) s = mth__search(p->graph, trial, folding, &p->distribute);
+    mth__arena_free(arena);
+    return s;
+}
 static mth_status shard(planning *p) { return mth__shard(p->graph, &p->distribute); }
 static bool partitions_itself(const planning *p) { return p->compiled->backend->spmd; }
 static mth_status global(planning *p) { return mth__emit_global(p->plan->arena, p->graph, &p->global); }
@@ -87,6 +118,7 @@ static const struct { const char *name; mth_status (*run)(planning *); const cha
     {"microbatch", microbatch, "pipelines unrolled over microbatches", NULL},
     {"gradients", gradients, "the backward nodes", NULL},
     {"place", place, "a placement for each node", NULL},
+    {"search", search, "layouts of the parameters that nobody placed", searches},
     {"shard", shard, "a sharding for each value, a need for each operand", NULL},
     {"global", global, "the same as a program of global shapes", partitions_itself},
     {"reshard", reshard, "communication, so that each need is met", NULL},

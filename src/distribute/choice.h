@@ -9,7 +9,7 @@ typedef struct { mth__split of[MTH__FACTORS]; bool pass; /* partial operands go 
 /* What shard knows of a value while it runs (value->scratch). */
 typedef struct {
     const mth__sharding *want;     /* what consumers would like; NULL: no opinion */
-    const mth__sharding *hint;     /* how it was split before a row that can't be split made it */
+    const mth__sharding *hint;     /* how it was split before a row that can't be split made it, or search's offer */
     mth__value *gradient_of;       /* a parameter or input: the sharding it must end with */
     bool free;                     /* a parameter whose sharding the first consumer settles */
     const mth__sharding *stored;   /* a parameter that will be stored in smaller parts, from when it is settled; NULL: not known, or as it is */

@@ -17,6 +17,20 @@ double mth__cost_compute(const mth__node *n, const mth__shape *in, const mth__sh
     return compute > memory ? compute : memory;
 }
 
+double mth__cost_node(const mth__node *n) {
+    if (n->op->flags & MTH__COMM) return mth__cost_reshard(n->in[0], &n->in[0]->sharding, &n->out[0]->sharding);
+    mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
+    for (int j = 0; j < n->nin; j++) {
+        in[j] = n->in[j]->shape;
+        for (int d = 0; d < in[j].rank; d++) in[j].dim[d] = mth__split_size(in[j].dim[d], &n->need[j].dim[d], n->need[j].on);
+    }
+    for (int k = 0; k < n->nout; k++) {
+        out[k] = n->out[k]->shape;
+        for (int d = 0; d < out[k].rank; d++) out[k].dim[d] = mth__split_size(out[k].dim[d], &n->out[k]->sharding.dim[d], n->on);
+    }
+    return mth__cost_compute(n, in, out);
+}
+
 static int ranks(const mth__placement *on, int64_t axes) {
     int n = 1;
     for (int a = 0; a < on->naxes; a++) if (axes >> a & 1) n *= on->dim[a];

@@ -1,7 +1,7 @@
 /* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same result, byte for byte.
  *   microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or sums behind)
  *   place.c       a placement for every node and value (`on`)
- *   search.c      auto_sharding: shardings of the parameters that nobody placed
+ *   search.c      auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what is tried; fold.c: on how little)
  *   shard.c       shardings: of every value, and what each node needs of its operands (node->need)
  *   store.c       memory_optimization: parameters are kept in parts, shard's last act
  *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep, transfer)
@@ -24,9 +24,15 @@ typedef struct {
     bool auto_sharding; int partition_dims; /* search.c: shardings of the parameters that nobody placed; dimensions of one that may be split, 0: any */
     bool store_sharded;          /* memory_optimization: parameters left replicated are stored in parts, gathered where they are read (ZeRO-3, Rajbhandari et al. 2020) */
 } mth__distribute_options;
+typedef struct mth__folding mth__folding;
 
 mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);
 mth_status mth__place(mth__graph *, const mth__distribute_options *);
+/* auto_sharding. `trial`: the model once more, forward and backward where it has gradients, placed like `graph`; its parameters have the same
+   names, though fold.c may have taken repeated blocks out. It is spoilt. Pins parameters of `graph`, and offers splits of its inputs. */
+mth_status mth__search(mth__graph *, mth__graph *trial, const mth__folding *, const mth__distribute_options *);
+/* fold.c. Of blocks that repeat, three stay: the first, one that stands for all in the middle, the last. For `trial`, before gradients. */
+mth__folding *mth__fold(mth__graph *);
 mth_status mth__shard(mth__graph *, const mth__distribute_options *);
 mth_status mth__reshard(mth__graph *, const mth__distribute_options *);
 mth_status mth__communication(mth__graph *, const mth__distribute_options *); /* after reshard; nothing where both options are off */
@@ -36,6 +42,7 @@ mth_status mth__overlap(mth__graph *, const mth__distribute_options *);
 /* seconds, on a nominal device: 50 GFLOP/s, 10 GB/s of memory, links of 5 GB/s and 20 us */
 double mth__cost_compute(const mth__node *, const mth__shape *in, const mth__shape *out);
 double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mth__sharding *to); /* 0 where equal or local */
+double mth__cost_node(const mth__node *); /* after shard, on the device that has most to do; a communication after reshard */
 
 /* After shard every value has a canonical sharding with `on` set, every node a `need` for each operand with need.on == node->on; after
  * reshard need equals the operand's sharding, except for the operands of communication nodes themselves. */

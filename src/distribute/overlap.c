@@ -7,13 +7,6 @@
 
 enum { WINDOW = 48 };
 
-static double seconds_of(const mth__node *n) {
-    if (mth__is_comm(n)) return mth__cost_reshard(n->in[0], &n->in[0]->sharding, &n->out[0]->sharding);
-    mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
-    for (int j = 0; j < n->nin; j++) in[j] = mth__local_shape(n->in[j]->shape, &n->need[j], 0, NULL, NULL);
-    for (int k = 0; k < n->nout; k++) out[k] = mth__local_shape(n->out[k]->shape, &n->out[k]->sharding, 0, NULL, NULL);
-    return mth__cost_compute(n, in, out);
-}
 static bool talks(const mth__node *n) { return mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep); }
 
 mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
@@ -48,7 +41,7 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
         }
         if (pick == n) pick = fallback; /* the first node left is always ready */
         mth__node *x = g->node.at[pick];
-        double begin = talks(x) ? link : now, seconds = seconds_of(x);
+        double begin = talks(x) ? link : now, seconds = mth__cost_node(x);
         for (int j = 0; j < x->nin; j++)
             if (x->in[j]->node && arrives[x->in[j]->node->id] > begin) begin = arrives[x->in[j]->node->id];
         if (talks(x) && begin < now) begin = now;

@@ -99,20 +99,6 @@ static bool idle_mover(const mth__node *n) {
     return false;
 }
 
-static double seconds_of(const mth__node *n) {
-    if (mth__is_comm(n)) return mth__cost_reshard(n->in[0], &n->in[0]->sharding, &n->out[0]->sharding);
-    mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
-    for (int j = 0; j < n->nin; j++) {
-        in[j] = n->in[j]->shape;
-        for (int d = 0; d < in[j].rank; d++) in[j].dim[d] = mth__split_size(in[j].dim[d], &n->need[j].dim[d], n->need[j].on);
-    }
-    for (int k = 0; k < n->nout; k++) {
-        out[k] = n->out[k]->shape;
-        for (int d = 0; d < out[k].rank; d++) out[k].dim[d] = mth__split_size(out[k].dim[d], &n->out[k]->sharding.dim[d], n->on);
-    }
-    return mth__cost_compute(n, in, out);
-}
-
 static void make_units(state *s) {
     mth__graph *g = s->graph;
     int n = (int)g->node.n, grid = 0, *base = NEW_ARRAY(s->arena, int, g->region.n + 1);
@@ -167,7 +153,7 @@ static void link_units(state *s) {
             unit *u = &s->unit[s->unit_of[i]];
             if (pass == 0) {
                 u->nodes++;
-                u->seconds += seconds_of(x);
+                u->seconds += mth__cost_node(x);
             } else s->order[u->first + u->nodes++] = i;
             for (int j = 0; j < x->nin; j++) {
                 if (!x->in[j]->node) continue;

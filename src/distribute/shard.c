@@ -358,6 +358,7 @@ static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_opt
             mth__value *v = sources[k].at[i];
             mth__info *info = NEW(arena, mth__info);
             info->free = v->kind == MTH__VALUE_PARAMETER && !v->pinned;
+            info->hint = v->offer;
             v->scratch = info;
             mth__sharding_canonical(&v->sharding, v->shape);
         }

@@ -1,0 +1,155 @@
+/* auto_sharding: by the cost model never worse than the layouts of the literature, within its time, and the same numbers. */
+#include "distribute/fold.h"
+#include "derive/derive.h"
+#include "compose_kit.h"
+#include "engine/backend.h"
+#include <time.h>
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---------------------------------------------------------------- a plan and its price */
+typedef struct {
+    const mth_model *model;
+    const int64_t *mesh; int naxes;
+    const mth__input_description *input; size_t count;
+    mth__distribute_options options;
+    double seconds, bytes, searching;             /* of a step; of weights a device; of the search */
+    int reduces, all;                             /* all_reduces forward; communications */
+    void (*look)(const mth__graph *);
+    bool forward;
+} pricing;
+
+static mth_status grow(const pricing *p, mth__graph *g, bool trial, mth__folding **folding) {
+    TRY(mth__expand(p->model, p->input, p->count, g));
+    if (trial) *folding = mth__fold(g);
+    TRY(mth__microbatch(g, &p->options));
+    bool seeded[8] = {true, true, true, true, true, true, true, true};
+    if (!p->forward) TRY(mth__gradients(g, &(mth__gradient_options){.seeded = seeded}));
+    return mth__place(g, &p->options);
+}
+
+static mth_status price_body(void *context) {
+    pricing *p = context;
+    mth__arena *arena = mth__arena_new();
+    mth__mesh *mesh;
+    mth__folding *folding;
+    TRY(mth__mesh_new(arena, p->naxes, p->mesh, &mesh));
+    TRY(mth__model_resolve(p->model, mesh));
+    mth__graph *g = mth__graph_new(arena, mesh);
+    TRY(grow(p, g, false, NULL));
+    double begin = now();
+    if (p->options.auto_sharding) {
+        mth__graph *trial = mth__graph_new(arena, mesh);
+        TRY(grow(p, trial, true, &folding));
+        TRY(mth__search(g, trial, folding, &p->options));
+    }
+    p->searching = now() - begin;
+    TRY(mth__shard(g, &p->options));
+    TRY(mth__reshard(g, &p->options));
+    TRY(mth__graph_check(g));
+    if (p->look) p->look(g);
+    p->seconds = p->bytes = p->reduces = p->all = 0;
+    for (size_t i = 0; i < g->node.n; i++) {
+        const mth__node *n = g->node.at[i];
+        p->seconds += mth__cost_node(n);
+        p->reduces += !n->backward && n->op == mth__row_op(MTH__ROW_all_reduce);
+        p->all += mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep);
+    }
+    for (size_t i = 0; i < g->parameter.n; i++) p->bytes += 4 * (double)mth__local_size(g->parameter.at[i]->shape, &g->parameter.at[i]->sharding);
+    if (getenv("SHOW")) {
+        mth__text t = mth__text_new(arena);
+        for (size_t i = 0; i < g->parameter.n; i++) {
+            const mth__value *v = g->parameter.at[i];
+            if (v->shape.rank > 1)
+                mth__text_add(&t, "    %s %s %s | %s\n", v->name, mth__shape_text(arena, v->shape), mth__sharding_text(arena, &v->sharding, v->shape.rank), v->origin ? v->origin : "");
+        }
+        for (size_t i = 0; i < g->input.n; i++)
+            if (g->input.at[i]->offer) mth__text_add(&t, "    input %s offered %s\n", g->input.at[i]->name, mth__sharding_text(arena, g->input.at[i]->offer, g->input.at[i]->shape.rank));
+        printf("%s%.*s  %.3f ms, %.0f kB of weights, %d communications, searched %.1f ms\n", p->options.auto_sharding ? "search\n" : "by hand\n", (int)t.n, t.n ? t.at : "", p->seconds * 1e3,
+            p->bytes / 1e3, p->all, p->searching * 1e3);
+        if (!strcmp(getenv("SHOW"), "all")) {
+            mth__text all = mth__text_new(arena);
+            mth__graph_print(&all, g);
+            printf("%.*s", (int)all.n, all.at);
+        }
+    }
+    mth__arena_free(arena);
+    return NULL;
+}
+
+static pricing price(mth_model *m, const int64_t *mesh, int naxes, const mth__input_description *input, size_t count, bool search) {
+    pricing p = {.model = m, .mesh = mesh, .naxes = naxes, .input = input, .count = count, .options = {.auto_sharding = search}};
+    CHECK_STATUS(mth__guard(price_body, &p));
+    mth_model_free(m);
+    return p;
+}
+
+/* ---------------------------------------------------------------- models, by hand over `axis` or left open (-1) */
+static mth_model *mlp(int64_t hidden, int64_t out, int axis) {
+    mth_model *m = model();
+    mth_arg a[] = {MTH_NONE, mth_int(axis)}, b[] = {mth_int(axis), MTH_NONE};
+    mth_option up = {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, a)}, down = {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, b)};
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(hidden)}, up), MTH_WIRES({"input", "input"}), MTH_PLAIN);
+    ADD(m, "Relu", NOTHING, NOTHING, MTH_CHAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(out)}, down), MTH_WIRES({"output", "output"}), MTH_CHAIN);
+    return m;
+}
+
+static mth_model *transformer(int blocks, int64_t width, int heads, int64_t vocabulary, int axis) {
+    mth_model *m = model();
+    mth_option here = {"tensor_axis", axis < 0 ? MTH_NONE : mth_int(axis)};
+    char x[32] = "input", at[32], sum[32], n[32], f[32];
+    if (vocabulary) {
+        strcpy(x, "e");
+        ADD(m, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(vocabulary)}, {"embedding_dim", mth_int(width)}, here), MTH_WIRES({"input", "input"}, {"output", "e"}), MTH_PLAIN);
+    }
+    for (int i = 0; i < blocks; i++) {
+        snprintf(at, sizeof at, "a%d", i), snprintf(sum, sizeof sum, "s%d", i), snprintf(n, sizeof n, "n%d", i), snprintf(f, sizeof f, "f%d", i);
+        ADD(m, "MultiHeadAttention", MTH_OPTIONS({"num_heads", mth_int(heads)}, {"causal", mth_bool(true)}, here), MTH_WIRES({"input", x}, {"output", at}), MTH_PLAIN);
+        ADD(m, "Add", NOTHING, MTH_WIRES({"inputs", x}, {"inputs", at}, {"output", sum}), MTH_PLAIN);
+        ADD(m, "LayerNorm", NOTHING, MTH_WIRES({"input", sum}, {"output", n}), MTH_PLAIN);
+        ADD(m, "FeedForward", MTH_OPTIONS({"hidden_dim", mth_int(4 * width)}, here), MTH_WIRES({"input", n}, {"output", f}), MTH_PLAIN);
+        snprintf(x, sizeof x, "x%d", i);
+        ADD(m, "Add", NOTHING, MTH_WIRES({"inputs", n}, {"inputs", f}, {"output", x}), MTH_PLAIN);
+    }
+    if (vocabulary) {
+        mth_arg a[] = {MTH_NONE, mth_int(axis)};
+        ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(vocabulary)}, {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, a)}), MTH_WIRES({"input", x}, {"output", "logits"}), MTH_PLAIN);
+    }
+    return m;
+}
+
+static mth_model *experts(int64_t count, int64_t width, bool by_hand) {
+    mth_model *m = model();
+    mth_option o = {"expert_distribution", mth_string("one_per_device")};
+    ADD(m, "MoE", MTH_OPTIONS({"num_experts", mth_int(count)}, {"expert_dim", mth_int(width)}, by_hand ? o : (mth_option){"top_k", mth_int(2)}), MTH_WIRES({"input", "input"}), MTH_PLAIN);
+    return m;
+}
+
+#define AT_LEAST_AS_GOOD(name, mesh, input, open, ...)                                                                                     \
+    TEST(name) {                                                                                                                           \
+        pricing s = price(open, mesh, INPUTS(input), true);                                                                                \
+        mth_model *hand[] = {__VA_ARGS__};                                                                                                 \
+        for (size_t i = 0; i < sizeof hand / sizeof *hand; i++) {                                                                          \
+            pricing h = price(hand[i], mesh, INPUTS(input), false);                                                                        \
+            if (s.seconds > h.seconds * (1 + 1e-9)) printf("  the search %.4f ms, layout %zu by hand %.4f ms\n", s.seconds * 1e3, i, h.seconds * 1e3); \
+            CHECK(s.seconds <= h.seconds * (1 + 1e-9));                                                                                    \
+        }                                                                                                                                  \
+        CHECK(s.searching < 1);                                                                                                            \
+    }
+#define IN(...) FLOATS("input", __VA_ARGS__)
+AT_LEAST_AS_GOOD(mlp_on_4, MESH(4), IN(64, 512), mlp(2048, 1024, -1), mlp(2048, 1024, 0), mlp(2048, 1024, -1))
+AT_LEAST_AS_GOOD(mlp_on_2_2, MESH(2, 2), IN(64, 512), mlp(2048, 1024, -1), mlp(2048, 1024, 0), mlp(2048, 1024, 1), mlp(2048, 1024, -1))
+AT_LEAST_AS_GOOD(uneven_mlp_on_3, MESH(3), IN(64, 500), mlp(2000, 1000, -1), mlp(2000, 1000, 0))
+AT_LEAST_AS_GOOD(block_on_4, MESH(4), IN(8, 128, 512), transformer(1, 512, 8, 0, -1), transformer(1, 512, 8, 0, 0), transformer(1, 512, 8, 0, -1))
+AT_LEAST_AS_GOOD(block_on_2_4, MESH(2, 4), IN(8, 128, 512), transformer(1, 512, 8, 0, -1), transformer(1, 512, 8, 0, 0), transformer(1, 512, 8, 0, 1))
+AT_LEAST_AS_GOOD(language_model_on_4, MESH(4), IDS("input", 4, 64), transformer(2, 256, 8, 8000, -1), transformer(2, 256, 8, 8000, 0), transformer(2, 256, 8, 8000, -1))
+AT_LEAST_AS_GOOD(language_model_on_2_2, MESH(2, 2), IDS("input", 4, 64), transformer(2, 256, 8, 8000, -1), transformer(2, 256, 8, 8000, 0), transformer(2, 256, 8, 8000, 1))
+AT_LEAST_AS_GOOD(experts_on_4, MESH(4), IN(64, 256), experts(8, 512, false), experts(8, 512, true))
+AT_LEAST_AS_GOOD(experts_on_2_2, MESH(2, 2), IN(64, 256), experts(8, 512, false), experts(8, 512, true))
+
+RUN()
