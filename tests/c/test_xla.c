@@ -214,9 +214,8 @@ static PJRT_Device *device[8];
 
 static mth_status find_plugin(void *unused) {
     (void)unused;
-    static mth__arena *arena;
+    mth__arena *arena = mth__arena_new();
     const char *path;
-    if (!arena) arena = mth__arena_new();
     TRY(mth__plugin_find(arena, "cpu", &path));
     TRY(mth__plugin_open(path, &plugin));
     mth__arena_free(arena);
