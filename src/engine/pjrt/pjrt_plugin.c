@@ -1,10 +1,15 @@
 #include "engine/pjrt/pjrt_plugin.h"
 #include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* What the engine calls without asking. The table only grows at its end, so the order is that of the table. */
 static const struct { const char *name; size_t offset; } required[] = {
@@ -96,6 +101,73 @@ static mth_status check_table(const char *path, const PJRT_Api *api) {
     return NULL;
 }
 
+/* ---------------------------------------------------------------- the environment
+   A plugin ends the process at flags that it doesn't know. What it knows is in it as a text, so what isn't there is refused here. */
+static bool file_holds(const char *bytes, size_t size, const char *name) {
+    return memmem(bytes, size, name, strlen(name) + 1) || (!strncmp(name, "no", 2) && memmem(bytes, size, name + 2, strlen(name) - 1));
+}
+
+static mth_status check_flags(const char *path, const char *variable, char *flags, const char *bytes, size_t size) {
+    for (char *word = flags + strspn(flags, " \t\n\r"); *word; word += strspn(word, " \t\n\r")) {
+        char *start = word;
+        word += strcspn(word, "= \t\n\r");
+        const size_t n = (size_t)(word - start);
+        if (*word == '=') { /* the value may be quoted */
+            char quote[2] = {word[1], 0};
+            word += *quote == '\'' || *quote == '"' ? 2 + strcspn(word + 2, quote) : 1;
+            word += strcspn(word, " \t\n\r");
+        }
+        if (*word) *word++ = 0;
+        start[n] = 0;
+        if (strncmp(start, "--", 2) || !file_holds(bytes, size, start + 2))
+            return FAIL(MTH_ERROR_VALUE, F("the environment variable %s has '%s', which the plugin %s doesn't know", variable, start, path),
+                F("mend %s, or unset it; options for this backend alone are given by compile_options", variable));
+    }
+    return NULL;
+}
+
+/* XLA_FLAGS that don't start with a hyphen are the name of a file of flags. */
+static mth_status check_variable(const char *path, const char *variable, const char *bytes, size_t size) {
+    const char *value = getenv(variable);
+    if (!value || !*value) return NULL;
+    char flags[1 << 14];
+    size_t n = (size_t)snprintf(flags, sizeof flags, "%s", value);
+    if (*value != '-' && !strcmp(variable, "XLA_FLAGS")) {
+        FILE *file = fopen(value, "r");
+        if (!file)
+            return FAIL(MTH_ERROR_IO, F("the environment variable XLA_FLAGS is neither a list of flags nor a file that can be read: %s", value),
+                F("start each flag with --, or unset XLA_FLAGS"));
+        n = fread(flags, 1, sizeof flags - 1, file);
+        fclose(file);
+        flags[n] = 0;
+    }
+    if (n >= sizeof flags - 1)
+        return FAIL(MTH_ERROR_VALUE, F("the environment variable %s has more than %zu bytes of flags", variable, sizeof flags - 2),
+            F("give fewer flags"));
+    return check_flags(path, variable, flags, bytes, size);
+}
+
+static mth_status check_environment(const char *path) {
+    if (!getenv("XLA_FLAGS") && !getenv("LIBTPU_INIT_ARGS")) return NULL;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat s;
+    void *bytes = file >= 0 && !fstat(file, &s) ? mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
+    if (file >= 0) close(file);
+    if (bytes == MAP_FAILED) return not_a_plugin(path, F("%s can't be read: %s", path, strerror(errno)));
+    mth_status status = check_variable(path, "XLA_FLAGS", bytes, (size_t)s.st_size);
+    if (!status && strstr(path, "libtpu")) status = check_variable(path, "LIBTPU_INIT_ARGS", bytes, (size_t)s.st_size);
+    munmap(bytes, (size_t)s.st_size);
+    return status;
+}
+
+/* libtpu asks a metadata server, which hangs where there is none, and lets one process of a machine load it, which only a TPU needs. */
+static void prepare_environment(const char *path) {
+    setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0); /* errors only: they come back as statuses, the rest is chatter on standard error */
+    if (!strstr(path, "libtpu")) return;
+    setenv("TPU_SKIP_MDS_QUERY", "1", 0);
+    if (access("/dev/accel0", F_OK) && access("/dev/vfio/0", F_OK)) setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1", 0);
+}
+
 /* Closing a plugin that began to work tears down registries that outlive it; so a library is closed only before that. */
 static mth_status load(const char *path, const PJRT_Api **out) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* local: several plugins hold the same symbols */
@@ -132,7 +204,9 @@ static mth_status open_locked(const char *path, mth__plugin **out) {
     mth__plugin *plugin = mth__malloc(sizeof *plugin + size);
     if (!plugin) return FAIL(MTH_ERROR_MEMORY, F("no memory to open the plugin %s", path), F("free memory of this machine"));
     const PJRT_Api *api = NULL;
-    mth_status status = load(path, &api);
+    mth_status status = check_environment(path);
+    prepare_environment(path);
+    if (!status) status = load(path, &api);
     if (status) {
         mth__free(plugin);
         return status;
@@ -150,9 +224,7 @@ mth_status mth__plugin_open(const char *path, mth__plugin **out) {
         return FAIL(MTH_ERROR_IO, F("there is no plugin at %s", path),
             F("give the path of a PJRT plugin that is there, or leave the option out: installed plugins are found"));
     if (stat(real, &s) || !S_ISREG(s.st_mode)) return not_a_plugin(path, F("%s is no file", path));
-    const char *file = strrchr(real, '/');
     pthread_mutex_lock(&lock);
-    if (strstr(file, "libtpu")) setenv("TPU_SKIP_MDS_QUERY", "1", 0);
     mth_status status = open_locked(real, out);
     pthread_mutex_unlock(&lock);
     return status;

@@ -1,0 +1,112 @@
+#include "engine/pjrt/pjrt_plugin.h"
+#include <dlfcn.h>
+#include <glob.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* What packages call their plugin, below a site-packages folder; the first pattern that matches wins in each folder. Known ones first: of
+   the CPU's the one that mithril[jax] pins, then by age of the API. */
+typedef struct { const char *platform, *variable, *package, *pattern[8]; } source;
+static const source sources[] = {
+    {"cpu", "MITHRIL_PJRT_PLUGIN_CPU", "mithril[jax]",
+        {"fastatomstruct_xla_cpu/libpjrt_cpu.so", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so",
+            "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so", "xla_plugins/*cpu*/*.so", "jax_plugins/*cpu*/*pjrt*.so", "jax_plugins/*/*pjrt*cpu*.so"}},
+    {"cuda", "MITHRIL_PJRT_PLUGIN_CUDA", "jax-cuda12-pjrt",
+        {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so", "xla_plugins/*cuda*/*.so",
+            "jax_plugins/*cuda*/*pjrt*.so", "jax_plugins/*/*pjrt*cuda*.so"}},
+    {"tpu", "MITHRIL_PJRT_PLUGIN_TPU", "libtpu",
+        {"libtpu/libtpu.so", "xla_plugins/*tpu*/*.so", "jax_plugins/*tpu*/*pjrt*.so"}},
+};
+
+/* The file that the text names, or that its pattern matches first. No arena here: a jump would lose what glob holds. */
+static bool first_match(const char *pattern, char found[PATH_MAX]) {
+    glob_t g;
+    bool good = false;
+    if (glob(pattern, 0, NULL, &g) == 0) {
+        for (size_t i = 0; i < g.gl_pathc && !good; i++)
+            good = access(g.gl_pathv[i], R_OK) == 0 && snprintf(found, PATH_MAX, "%s", g.gl_pathv[i]) < PATH_MAX;
+        globfree(&g);
+    }
+    return good;
+}
+
+typedef struct { const source *of; char found[PATH_MAX]; } search;
+
+/* `folder` is itself a pattern; `count` characters of it. */
+static bool look_in(search *s, const char *folder, size_t count) {
+    char pattern[PATH_MAX];
+    for (const char *const *p = s->of->pattern; *p; p++) {
+        int n = snprintf(pattern, sizeof pattern, "%.*s/%s", (int)count, folder, *p);
+        if (n < PATH_MAX && first_match(pattern, s->found)) return true;
+    }
+    return false;
+}
+
+/* A folder's own name is no pattern. */
+static bool look_below(search *s, const char *folder, size_t count, const char *below) {
+    char path[PATH_MAX];
+    size_t n = 0;
+    for (size_t i = 0; i < count && n < sizeof path - 2; i++) {
+        if (strchr("*?[\\", folder[i])) path[n++] = '\\';
+        path[n++] = folder[i];
+    }
+    n += (size_t)snprintf(path + n, sizeof path - n, "%s", below);
+    return n < sizeof path && look_in(s, path, n);
+}
+
+static bool look_in_list(search *s, const char *list) {
+    for (; list; list = strchr(list, ':') ? strchr(list, ':') + 1 : NULL)
+        if (look_below(s, list, strcspn(list, ":"), "")) return true;
+    return false;
+}
+
+/* libmithril lies in site-packages/mithril, or in PREFIX/lib or deeper. */
+static bool look_beside(search *s) {
+    static const char here;
+    Dl_info info;
+    char path[PATH_MAX];
+    if (!dladdr(&here, &info) || !realpath(info.dli_fname, path)) return false;
+    for (int up = 0; up < 3; up++) {
+        char *slash = strrchr(path, '/');
+        if (!slash || slash == path) return false;
+        *slash = 0;
+        if (look_below(s, path, strlen(path), "") || look_below(s, path, strlen(path), "/python3*/site-packages")) return true;
+    }
+    return false;
+}
+
+static bool look_everywhere(search *s) {
+    static const char *const system[] = {"/usr/local/lib/python3*/site-packages", "/usr/local/lib/python3*/dist-packages",
+        "/usr/lib/python3*/site-packages", "/usr/lib/python3/dist-packages"};
+    const char *virtual = getenv("VIRTUAL_ENV"), *home = getenv("HOME");
+    if (look_in_list(s, getenv("MITHRIL_SITE_PACKAGES")) || look_beside(s)) return true;
+    if (virtual && look_below(s, virtual, strlen(virtual), "/lib/python3*/site-packages")) return true;
+    if (home && look_below(s, home, strlen(home), "/.local/lib/python3*/site-packages")) return true;
+    for (size_t i = 0; i < sizeof system / sizeof *system; i++)
+        if (look_in(s, system[i], strlen(system[i]))) return true;
+    return false;
+}
+
+mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char **path) {
+    search s = {.of = sources};
+    while (strcmp(s.of->platform, platform)) s.of++;
+    const char *said = getenv(s.of->variable);
+    if (said && *said) {
+        *path = mth__copy_text(arena, said);
+        return NULL;
+    }
+    if (look_everywhere(&s)) {
+        *path = mth__copy_text(arena, s.found);
+        return NULL;
+    }
+    const char *files = "";
+    for (const char *const *p = s.of->pattern; *p && !strchr(*p, '*'); p++)
+        files = mth__format(arena, "%s%s%s", files, *files ? ", " : "", *p);
+    return FAIL(MTH_ERROR_IO,
+        F("no PJRT plugin for backend='%s' is installed: looked for %s in the folders of Python packages", platform, files),
+        F("pip install %s%s%s, or give the path of a plugin by plugin=... or by the environment variable %s",
+            strchr(s.of->package, '[') ? "\"" : "", s.of->package, strchr(s.of->package, '[') ? "\"" : "", s.of->variable));
+}
