@@ -22,6 +22,7 @@ typedef struct {
     int candidates;
     mth__sharding candidate[MTH__CANDIDATES]; /* `on` is left open. [0]: as propagation has it (the batch: whole); [1]: whole */
     double weight;                /* how many parameters it stands for */
+    mth__sharding found; bool alike; /* of the last trial: the first one's layout; all have it */
 } mth__group;
 /* [0] is the batch where `batch`: inputs that the user left open, with equal first dimensions. */
 int mth__groups(mth__arena *, const mth__graph *trial, const mth__folding *, const mth__distribute_options *, mth__group **out, bool *batch);

@@ -7,11 +7,11 @@
 #include <math.h>
 #include <string.h>
 
-enum { PAIRED = 4, ROUNDS = 4 };              /* candidates of each group that are tried in pairs; sweeps over all groups */
+enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };   /* candidates of each group that are tried in pairs, of groups so near; sweeps over all groups */
 static const int64_t EFFORT = 150000;         /* nodes planned in all trials together */
 static const double EQUAL = 1e-9;             /* relative: costs that differ by less do not */
 
-typedef struct { double seconds, bytes; } price;
+typedef struct { double seconds, bytes; int said; /* choices that are not 0 */ } price;
 typedef struct known { uint64_t hash; uint8_t *choice; price price; struct known *next; } known;
 enum { KNOWN = 1024 };
 typedef struct {
@@ -20,6 +20,7 @@ typedef struct {
     mth__distribute_options options;
     mth__arena *arena;
     mth__group *group; int groups; bool batch;
+    int *order;                               /* groups: the largest parameters first, the batch last */
     mth__node **node; mth__value ***in; size_t nodes; /* the trial as it was */
     mth__value **output;
     mth__sharding *parameter, *seed;
@@ -100,12 +101,15 @@ static bool allowed(const state *s, const mth__value *v) {
 
 static price sum(const state *s) {
     const mth__graph *g = s->graph;
-    price p = {0, 0};
+    price p = {0, 0, 0};
     for (size_t i = 0; i < g->node.n; i++) p.seconds += mth__cost_node(g->node.at[i]) * mth__folded_weight(s->folding, g->node.at[i]->module);
     for (int k = s->batch; k < s->groups; k++) {
-        const mth__group *x = &s->group[k];
+        mth__group *x = &s->group[k];
+        x->found = x->parameter[0]->sharding;
+        x->alike = true;
         for (int i = 0; i < x->parameters; i++) {
             const mth__value *v = x->parameter[i];
+            x->alike &= mth__sharding_equal(&v->sharding, &x->found, v->shape.rank);
             p.bytes += (double)mth__local_size(v->shape, &v->sharding) * (double)mth_dtype_size(v->dtype) * x->weight / x->parameters;
             if (!allowed(s, v)) p.seconds = INFINITY;
         }
@@ -117,15 +121,17 @@ static price plan(state *s, const uint8_t *choice) {
     mth__graph *g = s->graph;
     mth__arena *own = g->arena;
     int values = g->values;
-    price p = {INFINITY, INFINITY};
+    price p = {INFINITY, INFINITY, 0};
     g->arena = mth__arena_new(); /* what a trial makes goes with it */
     restore(s, values);
     apply(s, g->arena, choice);
     for (size_t i = 0; i < g->parameter.n; i++) g->parameter.at[i]->origin = NULL;
     mth_status status = mth__shard(g, &s->options);
     if (!status) status = mth__reshard(g, &s->options);
-    if (!status) p = sum(s);
-    else if (!s->status) s->status = status;
+    if (!status) {
+        p = sum(s);
+        for (int k = 0; k < s->groups; k++) p.said += choice[k] != 0;
+    } else if (!s->status) s->status = status;
     else mth_error_free(status);
     restore(s, values);
     mth__arena_free(g->arena);
@@ -139,7 +145,7 @@ static price evaluate(state *s, const uint8_t *choice) {
     for (int k = 0; k < s->groups; k++) h = mth__mix(h, choice[k]);
     for (known *k = s->table[h % KNOWN]; k; k = k->next)
         if (k->hash == h && !memcmp(k->choice, choice, (size_t)s->groups)) return k->price;
-    if (s->effort <= 0) return (price){INFINITY, INFINITY};
+    if (s->effort <= 0) return (price){INFINITY, INFINITY, 0};
     known *k = NEW(s->arena, known);
     *k = (known){h, NEW_ARRAY(s->arena, uint8_t, s->groups), plan(s, choice), s->table[h % KNOWN]};
     memcpy(k->choice, choice, (size_t)s->groups);
@@ -151,7 +157,9 @@ static bool better(price a, price b) {
     if (!isfinite(a.seconds)) return false;
     if (!isfinite(b.seconds)) return true;
     double apart = EQUAL * (a.seconds + b.seconds);
-    return a.seconds < b.seconds - apart || (a.seconds <= b.seconds + apart && a.bytes < b.bytes * (1 - EQUAL));
+    if (a.seconds < b.seconds - apart || a.seconds > b.seconds + apart) return a.seconds < b.seconds;
+    if (a.bytes < b.bytes * (1 - EQUAL) || a.bytes > b.bytes * (1 + EQUAL)) return a.bytes < b.bytes;
+    return a.said < b.said;
 }
 
 /* ---------------------------------------------------------------- descent */
@@ -190,6 +198,14 @@ static bool move_pair(state *s, uint8_t *choice, int k, int j, price *best, cons
     return take[0] != had[0] || take[1] != had[1];
 }
 
+static bool move_pairs(state *s, uint8_t *choice, price *best, uint8_t (*first)[PAIRED]) {
+    bool better_pair = false;
+    for (int apart = 1; apart <= REACH; apart++)
+        for (int k = 0; k + apart < s->groups && s->effort > 0; k++)
+            better_pair |= move_pair(s, choice, k, k + apart, best, first[k], first[k + apart]);
+    return better_pair;
+}
+
 static price descend(state *s, uint8_t *choice) {
     price best = evaluate(s, choice);
     uint8_t(*first)[PAIRED] = mth__alloc_array(s->arena, (size_t)s->groups, sizeof *first);
@@ -198,28 +214,56 @@ static price descend(state *s, uint8_t *choice) {
         bool changed = true;
         for (int round = 0; changed && round < ROUNDS; round++) {
             changed = false;
-            for (int k = 0; k < s->groups; k++) changed |= move(s, choice, k, &best, first[k]);
+            for (int i = 0; i < s->groups; i++) changed |= move(s, choice, s->order[i], &best, first[s->order[i]]);
         }
-        better_pair = false;
-        for (int k = 0; k + 1 < s->groups; k++) better_pair |= move_pair(s, choice, k, k + 1, &best, first[k], first[k + 1]);
+        better_pair = move_pairs(s, choice, &best, first);
     }
     return best;
+}
+
+static double size_of(const mth__group *g) { return g->parameters ? g->weight * (double)mth__shape_size(g->shape) : 0; }
+static void find_order(state *s) {
+    s->order = NEW_ARRAY(s->arena, int, s->groups);
+    for (int k = 0; k < s->groups; k++) {
+        int at = k;
+        for (; at > 0 && size_of(&s->group[s->order[at - 1]]) < size_of(&s->group[k]); at--) s->order[at] = s->order[at - 1];
+        s->order[at] = k;
+    }
 }
 
 /* From propagation's own layout, then from each sharing of the batch. */
 static void search(state *s, uint8_t *least) {
     uint8_t *choice = NEW_ARRAY(s->arena, uint8_t, s->groups);
     int starts = s->batch ? s->group[0].candidates : 1;
-    int64_t effort = s->effort;
-    price best = {INFINITY, INFINITY};
+    int64_t left = s->effort;
+    price best = {INFINITY, INFINITY, 0};
     for (int start = 0; start < starts; start++) {
         memset(choice, 0, (size_t)s->groups);
         if (s->batch) choice[0] = (uint8_t)start;
-        s->effort = effort / starts;
+        s->effort = left / (starts - start);
+        left -= s->effort;
         price p = descend(s, choice);
+        left += s->effort;
         if (!better(p, best)) continue;
         best = p;
         memcpy(least, choice, (size_t)s->groups);
+    }
+}
+
+/* What propagation made of groups that were left to it is said, where that changes nothing: the layout then hangs on no plan. */
+static void settle(state *s, uint8_t *choice) {
+    price best = plan(s, choice);
+    for (int k = s->batch; k < s->groups && isfinite(best.seconds); k++) {
+        const mth__group *x = &s->group[k];
+        if (choice[k] || !x->alike) continue;
+        for (int c = 1; c < x->candidates && !choice[k]; c++) {
+            mth__sharding would = on(&x->candidate[c], x->found.on, x->shape);
+            if (mth__sharding_equal(&would, &x->found, x->shape.rank)) choice[k] = (uint8_t)c;
+        }
+        price p = plan(s, choice);
+        if (p.seconds <= best.seconds * (1 + EQUAL)) continue;
+        choice[k] = 0;
+        plan(s, choice);
     }
 }
 
@@ -247,7 +291,9 @@ mth_status mth__search(mth__graph *g, mth__graph *trial, const mth__folding *fol
     if (s.groups) {
         uint8_t *choice = NEW_ARRAY(s.arena, uint8_t, s.groups);
         remember(&s);
+        find_order(&s);
         search(&s, choice);
+        settle(&s, choice);
         if (!s.status) decide(&s, g, choice);
     }
     mth__arena_free(s.arena);
