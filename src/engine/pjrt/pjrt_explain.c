@@ -52,10 +52,11 @@ static mth_status explain_module(mth__executable *x, size_t index, mth__arena *a
     if (runs) mth__text_add(t, "%d run%s of %d instructions, %d of XLA; ", runs, runs == 1 ? "" : "s", instructions, f.instructions);
     else mth__text_add(t, "a cut or join of transfers; ");
     if (m->xla->from_disk) mth__text_add(t, "from the cache on disk\n");
+    else if (m->xla->seconds == 0) mth__text_add(t, "from the cache in memory\n");
     else mth__text_add(t, "compiled in %.3f s\n", m->xla->seconds);
     if (m->replicated)
-        mth__text_add(t, "  this topology wants all of its %d chips in a program: the mesh's %d partitions run on the first, %d copies on the rest\n", x->engine->slice,
-                      m->options.partitions, m->options.replicas - 1);
+        mth__text_add(t, "  this topology wants all of its %d chips in a program: the mesh's %d partitions run on the first, %d copies on the rest\n",
+                      x->engine->slice, m->options.partitions, m->options.replicas - 1);
     mth__text_add(t, "  bytes of a device: ");
     add_bytes(t, "arguments", f.arguments);
     add_bytes(t, ", results", f.outputs);
@@ -74,7 +75,8 @@ static mth_status explain_module(mth__executable *x, size_t index, mth__arena *a
 }
 
 static void compare(const mth__executable *x, const tally *ours, const tally *named, const tally *theirs, mth__text *t) {
-    mth__text_add(t, "collectives, bytes that one device receives (of the one that receives most)\n  kind                  plan: count        bytes    XLA: count        bytes\n");
+    mth__text_add(t, "collectives, bytes that one device receives (of the one that receives most)\n");
+    mth__text_add(t, "  kind                  plan: count        bytes    XLA: count        bytes\n");
     bool any = false;
     for (int k = 0; k < KINDS; k++) {
         const bool ours_alone = !strcmp(kinds[k], "transfer") || (!strcmp(kinds[k], "broadcast") && !theirs[k].count);
@@ -87,10 +89,12 @@ static void compare(const mth__executable *x, const tally *ours, const tally *na
     for (int k = 0; k < KINDS; k++)
         if (named[k].count) {
             any = true;
-            mth__text_add(t, "  %-20s %12lld %12lld    as the algorithm's steps: collective_permute\n", kinds[k], (long long)named[k].count, (long long)named[k].bytes);
+            mth__text_add(t, "  %-20s %12lld %12lld    as the algorithm's steps: collective_permute\n", kinds[k], (long long)named[k].count,
+                          (long long)named[k].bytes);
         }
     if (!any) mth__text_add(t, "  none\n");
-    if (x->segments->global) mth__text_add(t, "mesh_context=\"spmd\": XLA's partitioner placed its collectives; the plan's are what mesh_context=\"mpmd\" would run\n");
+    if (x->segments->global)
+        mth__text_add(t, "mesh_context=\"spmd\": XLA's partitioner placed its collectives; the plan's are what mesh_context=\"mpmd\" would run\n");
 }
 
 typedef struct { mth__executable *x; mth__text *text; } explaining;

@@ -186,30 +186,54 @@ static mth_status dress(const mth__module *m, int line, mth_status s) {
 }
 
 /* Some topologies want every chip of the slice in a program: the rest of them then run copies. */
-static bool may_replicate(const mth__executable *x, mth__module *m) {
-    const mth__engine *e = x->engine;
+static bool wants_slice(const mth__engine *e, const mth__module *m, mth_status s) {
     const int n = m->options.partitions;
-    if (e->client || m->replicated || e->slice == n || e->slice % n) return false;
-    m->options.replicas = e->slice / n;
-    m->options.device = e->global_id;
-    m->replicated = true;
-    return true;
+    return !e->client && !m->replicated && e->slice > n && e->slice % n == 0 && strstr(mth_error_get_message(s), "evice assignment");
 }
 
-mth_status mth__executable_compile(mth__executable *x) {
-    for (size_t i = 0; i < x->module.n && !x->compiled; i++) {
-        mth__module *m = x->module.at[i];
-        int line = 0;
-        if (m->xla) continue;
-        mth_status s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
-        if (s && may_replicate(x, m)) {
-            mth_error_free(s);
-            s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
-        }
-        if (s) return dress(m, line, s);
+static mth_status compile_module(const mth__executable *x, mth__module *m) {
+    int line = 0;
+    if (m->xla) return NULL;
+    mth_status s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
+    if (s && wants_slice(x->engine, m, s)) {
+        mth_error_free(s);
+        m->options.replicas = x->engine->slice / m->options.partitions;
+        m->options.device = x->engine->global_id;
+        m->replicated = true;
+        s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
     }
-    x->compiled = true;
+    return s ? dress(m, line, s) : NULL;
+}
+
+/* Several modules are compiled side by side: XLA uses one core for most of a compilation. */
+typedef struct { mth__executable *x; atomic_size_t next; mth_status *status; } compilation;
+
+static void *compile_some(void *context) {
+    compilation *c = context;
+    for (size_t i; (i = atomic_fetch_add(&c->next, 1)) < c->x->module.n;) c->status[i] = compile_module(c->x, c->x->module.at[i]);
     return NULL;
+}
+
+enum { COMPILERS = 16 };
+
+mth_status mth__executable_compile(mth__executable *x) {
+    if (x->compiled) return NULL;
+    compilation c = {.x = x, .status = mth__calloc(x->module.n + 1, sizeof *c.status)};
+    if (!c.status) return no_memory();
+    pthread_t helper[COMPILERS];
+    int helpers = 0, wanted = mth__core_count() < COMPILERS ? mth__core_count() - 1 : COMPILERS;
+    if (wanted > (int)x->module.n - 1) wanted = (int)x->module.n - 1;
+    while (helpers < wanted && !pthread_create(&helper[helpers], NULL, compile_some, &c)) helpers++; /* fewer is only slower */
+    compile_some(&c);
+    for (int i = 0; i < helpers; i++) pthread_join(helper[i], NULL);
+    mth_status s = NULL;
+    for (size_t i = 0; i < x->module.n; i++) { /* the first of the program is told */
+        if (!s) s = c.status[i];
+        else mth_error_free(c.status[i]);
+    }
+    mth__free(c.status);
+    x->compiled = !s;
+    return s;
 }
 
 mth_status mth__pjrt_stablehlo(mth__executable *x, mth__text *t) {
