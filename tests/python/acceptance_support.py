@@ -6,12 +6,13 @@ import itertools
 import numpy as np
 
 import mithril as ml
+import support
 from mithril.backends import CBackend
 from support import close, f64, random
 
 
 def on(*mesh, **options):
-    return CBackend(device_mesh=mesh, **options)
+    return support.on(mesh, **options)
 
 
 def model_of(*blocks):
@@ -75,7 +76,7 @@ def same(make, mesh, inputs, backend=None, tolerance=1e-4, seed=3, verify=True, 
     """make(True) on the mesh gives the parameters, values and gradients of make(False) on one device. Returns both the compiled model and
     its fresh parameters."""
     floating = [k for k, v in inputs.items() if np.asarray(v).dtype.kind == "f"]
-    plain, compiled = ml.compile(make(False), on(1)), ml.compile(make(True), on(*mesh, **(backend or {})), **options)
+    plain, compiled = ml.compile(make(False), CBackend(device_mesh=(1,))), ml.compile(make(True), on(*mesh, **(backend or {})), **options)
     fresh = compiled.get_parameters(inputs, seed=seed)
     want = plain.get_parameters(inputs, seed=seed)
     assert list(fresh) == list(want)

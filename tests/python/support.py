@@ -3,9 +3,18 @@
 import math
 
 import numpy as np
+import pytest
 
 import mithril as ml
 from mithril.backends import CBackend
+
+engine = CBackend
+"""The class of backends that `on` and compile_on make; conftest.py sets it."""
+both_engines = pytest.mark.parametrize("engine", ["native", "xla"], indirect=True)
+
+
+def on(mesh, **options):
+    return engine(device_mesh=mesh, **options)
 
 
 def f64(a):
@@ -40,7 +49,7 @@ def one_block(module, **wires):
 
 
 def compile_on(mesh, model, backend_options=None, **options):
-    return ml.compile(model, CBackend(device_mesh=mesh, **(backend_options or {})), **options)
+    return ml.compile(model, on(mesh, **(backend_options or {})), **options)
 
 
 def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e-5, gradient_tolerance=2e-4, skip=()):

@@ -6,11 +6,12 @@ import pytest
 import mithril as ml
 from acceptance_support import all_specs, check_shards, devices, linear, model_of, on, received, shifted
 from mithril.backends import ReferenceBackend
-from support import close, f64, random
+from support import both_engines, close, f64, random
 
 MESHES = [(1,), (2,), (3,), (4,), (7,), (2, 2), (3, 2), (1, 4), (2, 2, 2), (2, 1, 3)]
 
 
+@both_engines
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_every_spec(mesh):
     """Sizes that divide and sizes that don't, empty parts, several leading dimensions; the bias is added once."""
@@ -33,6 +34,7 @@ def test_every_spec(mesh):
             close(gradients["x"], f64(seed) @ weight.T)
 
 
+@both_engines
 @pytest.mark.parametrize("given", [(0, None), (None, 0), ((0, 1), None), ((1, 0), None), (1, 0), (None, (0, 1))], ids=str)
 def test_sharded_inputs(given):
     def build(spec):
@@ -55,6 +57,7 @@ def test_sharded_inputs(given):
             close(gradients[k], slopes[k], 1e-4)
 
 
+@both_engines
 @pytest.mark.parametrize("spec", [(0, None), (None, 1), ((0, 1), None), (1, 0)], ids=str)
 def test_sharded_outputs(spec):
     model = model_of(ml.Linear(7, weight_shard_spec=(0, None))(input="x", output="y"))
@@ -67,6 +70,7 @@ def test_sharded_outputs(spec):
     close(gradients["linear_0.bias"], f64(seed).sum(0))
 
 
+@both_engines
 def test_outputs_come_back_whole():
     compiled = ml.compile(model_of(ml.Linear(7, weight_shard_spec=(None, (0, 1)))(input="x", output="y")), on(2, 2))
     x = random(5, 4)
@@ -74,6 +78,7 @@ def test_outputs_come_back_whole():
     assert all(np.array_equal(np.asarray(s.data), np.asarray(out)) for s in out.addressable_shards)
 
 
+@both_engines
 def test_layout_stays():
     """The first call fixes how parameters lie; later batches, with and without gradients, don't move them."""
     model = model_of(ml.Linear(6)(input="x", output="h"), ml.Relu()(input="h", output="a"), ml.Linear(5)(input="a", output="y"))
@@ -110,6 +115,7 @@ def test_same_weights_on_any_mesh():
     assert np.asarray(other["linear_0.weight"]).tobytes() != first["linear_0.weight"]
 
 
+@both_engines
 def test_arrays_of_other_backends():
     """A parameter, an input or a gradient may live on another mesh, or on another engine: it is an array as any other."""
 
@@ -134,6 +140,7 @@ def test_arrays_of_other_backends():
             close(gradients["linear_0.bias"], [2, 2, 2])
 
 
+@both_engines
 def test_arrays_of_the_backend():
     backend = on(2, 3)
     x = random(5, 7)
@@ -153,6 +160,7 @@ def test_arrays_of_the_backend():
     assert wide.min() < -(2**30) and wide.max() > 2**30 and len(np.unique(wide % 128)) == 128
 
 
+@both_engines
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_floating_arrays(dtype):
     """The native engine computes in float32: arrays of another floating type are converted, parameters are float32."""
@@ -178,6 +186,7 @@ def test_float64_on_the_reference_engine():
     close(compiled.evaluate(params, {"x": x})["y"], linear(params, "linear_0", f64(x)), 1e-13)
 
 
+@both_engines
 def test_devices_by_operator():
     """A chain that goes back and forth: where parameters are, the gradients, and the bytes of the hand-overs."""
     for mesh in [(4,), (2, 2), (2, 1, 2)]:

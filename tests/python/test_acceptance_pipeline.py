@@ -6,7 +6,7 @@ import pytest
 
 import mithril as ml
 from acceptance_support import devices, linear, model_of, on, same, shifted
-from support import close, f64, random, relu
+from support import both_engines, close, f64, random, relu
 
 SCHEDULES = ("gpipe", "1f1b")
 
@@ -41,6 +41,7 @@ def test_devices(widths, schedule):
                 assert devices(fresh[f"pipeline_0.stage_{s}.linear_0.weight"]) == [want]
 
 
+@both_engines
 def test_batches_of_any_size():
     """One compiled model, batches that divide, don't, and are smaller than a microbatch."""
     model = pipeline([stage(0, 4), stage(1, 3)], True, device_assignment=[1, 0], microbatch_size=4, schedule="1f1b")
@@ -55,6 +56,7 @@ def test_batches_of_any_size():
         close(gradients["pipeline_0.stage_1.linear_0.weight"], h.T @ (z > 0))
 
 
+@both_engines
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("spec", [(0, None), (None, 0)], ids=str)
 def test_lists_of_devices(spec, schedule):
@@ -70,6 +72,7 @@ def test_lists_of_devices(spec, schedule):
                 assert devices(fresh[f"pipeline_0.stage_{s}.linear_0.weight"]) == sorted(group)
 
 
+@both_engines
 @pytest.mark.parametrize("mesh, axis", [((2, 2), 0), ((2, 2), 1), ((3, 2), 1), ((2, 3, 2), 2), ((2, 3, 2), 1)], ids=str)
 def test_along_an_axis(mesh, axis):
     """Stages along one axis, their weights split over the others, and the batch too."""
@@ -85,6 +88,7 @@ def test_along_an_axis(mesh, axis):
                 same(build, mesh, {"x": random(8, 5)}, **({"input_shard_specs": {"x": (shard, None)}} if shard is not None else {}))
 
 
+@both_engines
 def test_the_mesh_of_a_stage():
     """device_mesh inside of a stage is the stage's; a stage of several layers."""
 
@@ -105,6 +109,7 @@ def test_the_mesh_of_a_stage():
         ml.compile(wrong, on(5))
 
 
+@both_engines
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_skip_connections_by_name(schedule):
     """One output goes to the next stage and to the last."""
@@ -121,6 +126,7 @@ def test_skip_connections_by_name(schedule):
     same(build, (4,), {"x": random(5, 3)})
 
 
+@both_engines
 def test_inputs_by_keyword():
     """A value from outside for the second stage: one that is cut with the batch, and one that is not."""
 
@@ -144,6 +150,7 @@ def test_inputs_by_keyword():
     same(build, (2,), {"x": random(5, 3), "c0": random(5, 2), "v": random(4)})
 
 
+@both_engines
 def test_further_outputs():
     """Of several outputs of a stage, the next takes the one that it names; the others are ports of the Pipeline."""
 
@@ -166,6 +173,7 @@ LOSSES = [
 ]
 
 
+@both_engines
 @pytest.mark.parametrize("loss, targets", LOSSES)
 def test_losses_in_the_last_stage(loss, targets):
     """Weighted by the size of the microbatch: results are those of the whole batch."""
@@ -205,6 +213,7 @@ def test_what_cannot_be_accumulated_is_refused(blocks, operator):
     same(lambda p: pipeline([stage(0, 5), model_of(*blocks)], p, device_assignment=[0, 1], microbatch_size=7), (2,), {"x": random(7, 3)})
 
 
+@both_engines
 def test_between_other_operators():
     """Ids outside, a loss behind, two pipelines after one another with their own microbatches."""
 
@@ -224,6 +233,7 @@ def test_between_other_operators():
     same(build, (4,), {"ids": draw.integers(0, 11, (5, 3)), "t": draw.integers(0, 11, (5, 3))})
 
 
+@both_engines
 def test_transformer_stages():
     def block(axis):
         return model_of(
@@ -247,6 +257,7 @@ def test_transformer_stages():
         same(build, mesh, {"x": random(5, 3, 6)})
 
 
+@both_engines
 def test_experts_and_dropout_in_stages():
     def build(parallel):
         stages = [

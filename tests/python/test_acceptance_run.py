@@ -13,7 +13,7 @@ import pytest
 
 import mithril as ml
 from acceptance_support import linear, model_of, on, shifted
-from support import close, f64, random
+from support import both_engines, close, f64, random
 
 
 def mlp(mesh, **options):
@@ -57,6 +57,7 @@ def forms(x, backend):
     ]
 
 
+@both_engines
 def test_every_kind_of_array():
     """As an input, as a parameter and as the gradient of an output, mixed."""
     compiled = ml.compile(model_of(ml.Linear(5, weight_shard_spec=(0, None))(input="x", output="y")), on(3))
@@ -73,6 +74,7 @@ def test_every_kind_of_array():
         close(gradients["x"], slope, rough)
 
 
+@both_engines
 def test_scalars():
     compiled = ml.compile(model_of(ml.Multiply()(inputs=["x", "s"], output="m"), ml.Sum()(input="m", output="y")), on(2))
     for scalar in (np.float32(2), np.array(2.0, np.float32), np.float64(2), compiled.backend.array(np.float32(2))):
@@ -82,6 +84,7 @@ def test_scalars():
         close(gradients["s"], random(3, 4).sum(dtype=np.float64))
 
 
+@both_engines
 def test_arrays_out():
     backend, x = on(2, 2), random(4, 6)
     for dtype in ("float32", "float64", "int32", "int64", "bool"):
@@ -97,6 +100,7 @@ def test_arrays_out():
     assert np.array_equal(kept, x)  # outlives its array
 
 
+@both_engines
 def test_wrong_kinds_of_arrays():
     compiled = ml.compile(model_of(ml.Linear(5)(input="x", output="y")), on(3))
     params = compiled.get_parameters({"x": random(4, 6)})
@@ -124,6 +128,7 @@ def test_wrong_kinds_of_arrays():
 
 
 # ---------------------------------------------------------------- gradients on request
+@both_engines
 def test_requests_for_gradients():
     compiled = ml.compile(model_of(ml.Linear(5)(input="x", output="y"), ml.Linear(3)(input="x", output="z")), on(2))
     x, seed = {"x": random(4, 6)}, np.ones((4, 5))
@@ -253,6 +258,7 @@ print(np.isfinite(np.asarray(compiled.evaluate(params, {"x": x["x"][:2]})["y"]))
     assert out.split() == ["stopped", "True"], out + err
 
 
+@both_engines
 def test_threads():
     """One compiled model, plans for new shapes, gradients and texts, from several threads at once."""
     compiled, x = mlp((3,)), random(8, 16)

@@ -1,11 +1,12 @@
-"""The guide's snippets, as they are printed, on CBackend: each is followed by what must hold of its result."""
+"""The guide's snippets, as they are printed, on both engines: each is followed by what must hold of its result."""
 
 import numpy as np
 import pytest
 
 import mithril as ml
-from mithril.backends import CBackend
-from support import close, f64, layer_norm, linear, moe, relu, shaken
+from support import both_engines, close, f64, layer_norm, linear, moe, on, relu, shaken
+
+pytestmark = both_engines
 
 CHAIN = """
 model = ml.Model()
@@ -77,7 +78,7 @@ model |= ml.MoE(
 def run(code, mesh, inputs, **names):
     names.update(ml=ml)
     exec(code, names)
-    compiled = ml.compile(names["model"], CBackend(device_mesh=mesh))
+    compiled = ml.compile(names["model"], on(mesh))
     params = compiled.get_parameters(inputs)
     values = shaken(params)
     return params, {k: f64(v) for k, v in values.items()}, compiled.evaluate(values, inputs), compiled
@@ -134,7 +135,7 @@ def test_collectives(algorithm):
     model += ml.Relu()(input="h", output="a")
     model += ml.Linear(16, weight_shard_spec=(0, None), device_mesh=(4,))(input="a", output="output")
     x = {"input": np.random.default_rng(0).standard_normal((8, 32)).astype(np.float32)}
-    backend = CBackend(device_mesh=(4,), collective_ops={"all_reduce": algorithm, "all_gather": "tree", "reduce_scatter": "hierarchical"})
+    backend = on((4,), collective_ops={"all_reduce": algorithm, "all_gather": "tree", "reduce_scatter": "hierarchical"})
     compiled = ml.compile(model, backend)
     params = shaken(compiled.get_parameters(x))
     p = {k: f64(v) for k, v in params.items()}
@@ -166,7 +167,7 @@ def test_transformer():
         model += block(i, i)
         model.connect(source="pos_embedding" if i == 0 else f"layer{i - 1}_output", destination=f"layer{i}_input")
     model += ml.Linear(dimension=50, device_id=3)(input="layer3_output", output="logits")
-    backend = CBackend(device_mesh=(4,))
+    backend = on((4,))
     compiled = ml.compile(model, backend)
     inputs = {"input": backend.randint(0, 50, (3, 16))}
     params = compiled.get_parameters(inputs)

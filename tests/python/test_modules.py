@@ -5,6 +5,7 @@ import pytest
 
 import mithril as ml
 from support import (
+    both_engines,
     ACTIVATIONS,
     attention,
     check_against,
@@ -218,6 +219,7 @@ for reduction, function in (("mean", np.mean), ("sum", np.sum), ("none", lambda 
     )
 
 
+@both_engines
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("mesh", [(1,), (3,)], ids=str)
 def test_module(name, mesh):
@@ -231,6 +233,7 @@ def test_every_module_has_a_case():
 
 
 # ---------------------------------------------------------------- Dropout
+@both_engines
 def test_dropout():
     x = random(200, 300)
     model = one_block(ml.Dropout(0.25, seed=5), **UNARY)
@@ -274,6 +277,7 @@ def test_same_seed_same_weights():
 
 
 # ---------------------------------------------------------------- torch
+@both_engines
 def test_transformer_against_torch():
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     block = ml.Model()

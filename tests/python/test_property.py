@@ -1,4 +1,4 @@
-"""Any model, on any mesh, with any specs, schedule and microbatches, gives the values and gradients of the unsharded model."""
+"""Any model, on any mesh and engine, with any specs, schedule and microbatches, gives the values and gradients of the unsharded model."""
 
 import os
 
@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mithril as ml
-from mithril.backends import CBackend
+from conftest import missing
+from mithril.backends import CBackend, JaxBackend
 from support import close, random
 
 SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))  # so many examples of each kind, other ones each time
@@ -39,7 +40,14 @@ def collectives():
     return st.fixed_dictionaries({}, optional={k: st.sampled_from(names) for k in kinds})
 
 
+ENGINES = [CBackend] * 9 + [CBackend if missing() else JaxBackend]  # a plan takes XLA's compiler a hundred times as long
+
+
 def backends(mesh):
+    return st.sampled_from(ENGINES).flatmap(lambda engine: backends_of(mesh, engine))
+
+
+def backends_of(mesh, engine):
     return st.fixed_dictionaries(
         {},
         optional={
@@ -48,7 +56,7 @@ def backends(mesh):
             "overlap_communication": st.booleans(),
             "pipeline_communication": st.booleans(),
         },
-    ).map(lambda o: CBackend(device_mesh=mesh, **o))
+    ).map(lambda o: engine(device_mesh=mesh, **o))
 
 
 def same(build, plain, backend, inputs, tolerance=5e-5, **options):

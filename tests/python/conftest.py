@@ -1,0 +1,37 @@
+"""Which engine a test runs on: CBackend, unless it says otherwise by support.both_engines."""
+
+import functools
+
+import pytest
+
+import support
+from mithril import MithrilError
+from mithril.backends import CBackend, JaxBackend
+
+
+@functools.cache
+def missing():
+    """Why there is no JaxBackend here; None: there is one."""
+    try:
+        JaxBackend(device_mesh=(1,))
+    except MithrilError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(autouse=True)
+def engine(request):
+    name = getattr(request, "param", "native")
+    if name == "xla" and missing():
+        pytest.skip(f"no XLA: {missing()}")
+    support.engine = {"native": CBackend, "xla": JaxBackend}[name]
+    yield support.engine
+    support.engine = CBackend
+
+
+@pytest.fixture
+def xla():
+    """JaxBackend, where a plugin is installed."""
+    if missing():
+        pytest.skip(f"no XLA: {missing()}")
+    return JaxBackend
