@@ -201,7 +201,10 @@ static mth_status write(writing *w, mth__module_text *out) {
         set(w, w->segment->in.at[i], (mth__hlo_val){-1 - (int)i, slot->any->dtype, slot->local});
     }
     if (h->partitions > 1) {
-        mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.partition_id : tensor<ui32>");
+        /* The partitioner refuses it unless it is "manual", and must be told that what follows is not. */
+        mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.partition_id {mhlo.sharding = \"{manual}\"} : tensor<ui32>");
+        id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.custom_call @SPMDShardToFullShape(%s) {mhlo.sharding = \"{replicated}\"} : "
+                           "(tensor<ui32>) -> tensor<ui32>", mth__hlo_name(w->scratch, id));
         h->partition = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(w->scratch, id));
     }
     while (w->of_line.n < (size_t)h->line) PUSH(w->scratch, w->of_line, NULL);
