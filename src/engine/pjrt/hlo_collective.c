@@ -73,14 +73,12 @@ void mth__hlo_collective(mth__hlo *h, const mth__channel *c, const mth__hlo_oper
         return;
     }
     w.groups = groups_text(h, &w.g);
-    /* truth values are added as numbers */
-    mth_dtype dtype = in->v.dtype;
-    mth__hlo_val x = mth__hlo_convert(h, dtype == MTH_BOOL ? MTH_INT32 : dtype, in->v);
+    mth__hlo_val x = mth__hlo_reduced_as(h, c, in->v);
     switch (c->kind) {
     case MTH__ALL_REDUCE: x = all_reduce(&w, x); break;
     case MTH__REDUCE_SCATTER: x = reduce_scatter(&w, x, from, to); break;
     case MTH__ALL_GATHER: x = all_gather(&w, x, from, to); break;
     default: x = all_to_all(&w, x, from, to);
     }
-    out->v = mth__hlo_convert(h, dtype, x);
+    out->v = mth__hlo_convert(h, c->dtype, x);
 }

@@ -31,6 +31,11 @@ mth__hlo_groups mth__hlo_groups_of(mth__hlo *h, const mth__channel *c) {
 
 const char *mth__hlo_reduction(const mth__channel *c) { return c->reduce == MTH__REDUCE_MAX ? "maximum" : "add"; }
 
+mth__hlo_val mth__hlo_reduced_as(mth__hlo *h, const mth__channel *c, mth__hlo_val x) {
+    bool reduces = c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER;
+    return reduces && c->dtype == MTH_BOOL ? mth__hlo_convert(h, MTH_INT32, x) : x;
+}
+
 const char *mth__hlo_channel_handle(mth__hlo *h) {
     return mth__format(h->arena, "channel_handle = #stablehlo.channel_handle<handle = %d, type = 1>", ++h->channels);
 }

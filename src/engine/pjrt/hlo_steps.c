@@ -277,13 +277,12 @@ void mth__hlo_steps(mth__hlo *h, const mth__channel *c, const mth__hlo_operand *
         return;
     }
     p.t = mth__template_get(c->kind, c->algorithm, p.g.size);
-    mth_dtype dtype = in->v.dtype;
-    mth__hlo_val x = mth__hlo_convert(h, dtype == MTH_BOOL ? MTH_INT32 : dtype, in->v); /* truth values are added as numbers */
+    mth__hlo_val x = mth__hlo_reduced_as(h, c, in->v);
     switch (c->kind) {
     case MTH__REDUCE_SCATTER: x = reduce_scatter(&p, x, from, to); break;
     case MTH__ALL_GATHER: x = all_gather(&p, x, from, to); break;
     case MTH__ALL_TO_ALL: x = all_to_all(&p, x, from, to); break;
     default: x = flat(&p, x);
     }
-    out->v = mth__hlo_convert(h, dtype, x);
+    out->v = mth__hlo_convert(h, c->dtype, x);
 }
