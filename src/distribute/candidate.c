@@ -11,7 +11,12 @@ bool mth__searched(const mth__value *v) {
     return !said && v->shape.rank >= 2 && v->sharding.on->count > 1 && mth__shape_size(v->shape) * (int64_t)mth_dtype_size(v->dtype) >= SMALL;
 }
 
-uint64_t mth__group_role(const mth__value *v) { return mth__mix_place(mth__mix_shape(mth__mix_name(v->dtype, v->name), v->shape), v->sharding.on); }
+uint64_t mth__group_role(mth__role_walk *w, const mth__value *v) {
+    uint64_t h = mth__mix_place(mth__mix_shape(mth__mix_name(v->dtype, v->name), v->shape), v->sharding.on);
+    w->turn = h == w->last && !w->turn;
+    w->last = h;
+    return mth__mix(h, (uint64_t)w->turn);
+}
 
 /* ---------------------------------------------------------------- units */
 /* The width of a head, found where a reshape takes heads apart or joins them, is the grain of all dimensions that share its factor. */
@@ -116,10 +121,11 @@ int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, c
     const char **reader = NEW_ARRAY(arena, const char *, g->values); /* by value id */
     for (size_t i = g->node.n; i-- > 0;)
         for (int j = 0; j < g->node.at[i]->nin; j++) reader[g->node.at[i]->in[j]->id] = g->node.at[i]->module;
+    mth__role_walk walk = {0};
     for (size_t i = 0; i < g->parameter.n; i++) {
         mth__value *v = g->parameter.at[i];
         if (!mth__searched(v)) continue;
-        uint64_t role = mth__group_role(v);
+        uint64_t role = mth__group_role(&walk, v);
         int k = *batch;
         while (k < n && group[k].role != role) k++;
         if (k == n) {

@@ -25,7 +25,9 @@ uint64_t mth__mix(uint64_t h, uint64_t x) {
     return h ^ h >> 29;
 }
 uint64_t mth__mix_name(uint64_t h, const char *name) {
-    for (const char *c = name; c && *c; c++) h = mth__mix(h, isdigit((unsigned char)*c) ? '0' : (unsigned char)*c);
+    for (const char *c = name; c && *c; c++)
+        if (!isdigit((unsigned char)*c)) h = mth__mix(h, (unsigned char)*c);
+        else if (!isdigit((unsigned char)c[1])) h = mth__mix(h, '0'); /* 9 and 10 are alike */
     return h;
 }
 uint64_t mth__mix_place(uint64_t h, const mth__placement *on) {
@@ -108,7 +110,25 @@ static int by_gain(const void *a, const void *b) {
     return gain(x) != gain(y) ? (gain(x) < gain(y)) - (gain(x) > gain(y)) : x->period != y->period ? x->period - y->period : x->start - y->start;
 }
 
-static void keep_run(run *runs, int *n, run r) {
+/* Parameters in a row that are alike take turns (columns, rows): a unit has an even number of such, or of another kind too. */
+static bool odd(const state *s, const run *r) {
+    uint64_t last = 0;
+    int alike = 0;
+    for (int m = r->start; m < r->start + r->period; m++)
+        for (int k = 0; k < s->module[m].nodes; k++) {
+            const mth__node *n = s->graph->node.at[s->module[m].first + (size_t)k];
+            for (int j = 0; j < n->nin; j++) {
+                if (n->in[j]->kind != MTH__VALUE_PARAMETER || n->in[j]->shape.rank < 2) continue;
+                uint64_t h = mth__mix_shape(mth__mix_name(0, n->in[j]->name), n->in[j]->shape);
+                if (alike++ && h != last) return false;
+                last = h;
+            }
+        }
+    return alike & 1;
+}
+
+static void keep_run(const state *s, run *runs, int *n, run r) {
+    if (r.units > KEPT && odd(s, &r)) r.period *= 2, r.units /= 2;
     if (r.units <= KEPT) return;
     if (*n == RUNS) {
         qsort(runs, RUNS, sizeof *runs, by_gain);
@@ -128,7 +148,7 @@ static int find_runs(const state *s, run *runs) {
                 length++;
                 continue;
             }
-            keep_run(runs, &n, (run){i - length, p, length / p + 1});
+            keep_run(s, runs, &n, (run){i - length, p, length / p + 1});
             length = 0;
         }
     }

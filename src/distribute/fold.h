@@ -14,7 +14,7 @@ uint64_t mth__mix_shape(uint64_t h, mth__shape);
 /* Parameters that play the same part in their blocks get the same layout; one group more is the batch of the inputs. candidate.c */
 enum { MTH__CANDIDATES = 48 };
 typedef struct {
-    uint64_t role;                /* of parameters: name, shape, grid of devices */
+    uint64_t role;                /* of parameters: name but for its digits, shape, grid of devices, turn */
     int parameters; mth__value **parameter; /* of the trial */
     mth__shape shape;
     int32_t grain[MTH__RANK];
@@ -26,6 +26,9 @@ typedef struct {
 } mth__group;
 /* [0] is the batch where `batch`: inputs that the user left open, with equal first dimensions. */
 int mth__groups(mth__arena *, const mth__graph *trial, const mth__folding *, const mth__distribute_options *, mth__group **out, bool *batch);
-uint64_t mth__group_role(const mth__value *parameter);
+/* The role of each searched parameter, asked for in the graph's order: what is alike and in a row takes turns between two roles, so that
+   columns and rows can alternate. The walk starts as {0}. */
+typedef struct { uint64_t last; int turn; } mth__role_walk;
+uint64_t mth__group_role(mth__role_walk *, const mth__value *parameter);
 bool mth__searched(const mth__value *parameter); /* is its layout for the search to find */
 #endif

@@ -8,7 +8,7 @@
 #include <string.h>
 
 enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };   /* candidates of each group that are tried in pairs, of groups so near; sweeps over all groups */
-static const int64_t EFFORT = 150000;         /* nodes planned in all trials together */
+static const int64_t EFFORT = 100000;         /* nodes planned in all trials together */
 static const double EQUAL = 1e-9;             /* relative: costs that differ by less do not */
 
 typedef struct { double seconds, bytes; int said; /* choices that are not 0 */ } price;
@@ -271,10 +271,11 @@ static void settle(state *s, uint8_t *choice) {
 static void decide(const state *s, mth__graph *g, const uint8_t *choice) {
     for (size_t i = 0; s->batch && i < g->input.n; i++)
         g->input.at[i]->offer = offer_of(g->arena, g, &s->group[0], choice[0], &s->options, g->input.at[i]);
+    mth__role_walk walk = {0};
     for (size_t i = 0; i < g->parameter.n; i++) {
         mth__value *v = g->parameter.at[i];
         if (!mth__searched(v)) continue;
-        uint64_t role = mth__group_role(v);
+        uint64_t role = mth__group_role(&walk, v);
         int k = s->batch;
         while (k < s->groups && s->group[k].role != role) k++;
         if (k == s->groups || !choice[k]) continue;

@@ -152,4 +152,52 @@ AT_LEAST_AS_GOOD(language_model_on_2_2, MESH(2, 2), IDS("input", 4, 64), transfo
 AT_LEAST_AS_GOOD(experts_on_4, MESH(4), IN(64, 256), experts(8, 512, false), experts(8, 512, true))
 AT_LEAST_AS_GOOD(experts_on_2_2, MESH(2, 2), IN(64, 256), experts(8, 512, false), experts(8, 512, true))
 
+
+/* Equal layers in a row: `axis` by hand gives columns, rows, columns, ... */
+static mth_model *chain(int layers, int64_t width, int axis) {
+    mth_model *m = model();
+    mth_arg a[] = {MTH_NONE, mth_int(axis)}, b[] = {mth_int(axis), MTH_NONE};
+    for (int i = 0; i < layers; i++) {
+        ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(width)}, {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, i % 2 ? b : a)}), NOTHING, i ? MTH_CHAIN : MTH_PLAIN);
+        ADD(m, "Relu", NOTHING, NOTHING, MTH_CHAIN);
+    }
+    return m;
+}
+AT_LEAST_AS_GOOD(two_equal_layers, MESH(4), IN(64, 1024), chain(2, 1024, -1), chain(2, 1024, 0), chain(2, 1024, -1))
+AT_LEAST_AS_GOOD(nine_equal_layers, MESH(4), IN(64, 1024), chain(9, 1024, -1), chain(9, 1024, 0))
+AT_LEAST_AS_GOOD(forty_equal_layers, MESH(2, 2), IN(64, 1024), chain(40, 1024, -1), chain(40, 1024, 0))
+
+/* ---------------------------------------------------------------- how long, and on how little */
+TEST(eight_blocks_in_a_third_of_a_second) {
+    pricing p = price(transformer(8, 256, 8, 8000, -1), MESH(2, 2), INPUTS(IDS("input", 4, 64)), true);
+    if (p.searching > 0.3) printf("  %.3f s\n", p.searching);
+    CHECK(p.searching < 0.9); /* of a machine that does other things too */
+}
+TEST(eighty_layers_take_no_longer) {
+    pricing p = price(transformer(80, 256, 8, 8000, -1), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), true), h = price(transformer(80, 256, 8, 8000, 2), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), false);
+    if (p.searching > 1) printf("  %.3f s\n", p.searching);
+    CHECK(p.searching < 3 && p.seconds <= h.seconds);
+}
+
+static size_t nodes;
+static double blocks;
+static void look_at_fold(mth__graph *g) {
+    mth__folding *f = mth__fold(g);
+    CHECK_STATUS(mth__graph_check(g));
+    nodes = g->node.n;
+    blocks = 0;
+    for (size_t i = 0; i < g->node.n; i++)
+        if (strstr(g->node.at[i]->op->name, "attention")) blocks += mth__folded_weight(f, g->node.at[i]->module);
+}
+TEST(repeated_blocks_fold_to_three) {
+    size_t three = 0;
+    for (int n = 3; n <= 40; n = n * 3 + 1) {
+        mth_model *m = transformer(n, 64, 4, 100, -1);
+        CHECK_STATUS(EXPAND(m, look_at_fold, IDS("input", 2, 8)));
+        if (n == 3) three = nodes;
+        if (nodes != three || blocks != n) printf("  %d blocks: %zu nodes for %zu, weight %g\n", n, nodes, three, blocks);
+        CHECK(nodes == three && blocks == n);
+        mth_model_free(m);
+    }
+}
 RUN()
