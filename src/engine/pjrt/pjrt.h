@@ -20,7 +20,7 @@ struct mth__engine {
     PJRT_Client *client;                 /* NULL on a topology */
     PJRT_TopologyDescription *topology;  /* of the option `topology`; else NULL */
     const char *platform;                /* "cpu", "cuda", "tpu": the option backend */
-    char *platform_name, *platform_version; /* what the plugin says */
+    const char *platform_name, *platform_version; /* what the plugin says */
     const char *topology_name;           /* "v5p:2x4x8" as it was created, else NULL */
     int devices;                         /* of the mesh */
     PJRT_Device **device;                /* [devices]; NULL on a topology */

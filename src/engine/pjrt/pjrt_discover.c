@@ -13,7 +13,8 @@ typedef struct { const char *platform, *variable, *package, *pattern[8]; } sourc
 static const source sources[] = {
     {"cpu", "MITHRIL_PJRT_PLUGIN_CPU", "mithril[jax]",
         {"fastatomstruct_xla_cpu/libpjrt_cpu.so", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so",
-            "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so", "xla_plugins/*cpu*/*.so", "jax_plugins/*cpu*/*pjrt*.so", "jax_plugins/*/*pjrt*cpu*.so"}},
+            "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
+            "xla_plugins/*cpu*/*.so", "jax_plugins/*cpu*/*pjrt*.so", "jax_plugins/*/*pjrt*cpu*.so"}},
     {"cuda", "MITHRIL_PJRT_PLUGIN_CUDA", "jax-cuda12-pjrt",
         {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so", "xla_plugins/*cuda*/*.so",
             "jax_plugins/*cuda*/*pjrt*.so", "jax_plugins/*/*pjrt*cuda*.so"}},

@@ -104,7 +104,8 @@ static mth_status check_table(const char *path, const PJRT_Api *api) {
 /* ---------------------------------------------------------------- the environment
    A plugin ends the process at flags that it doesn't know. What it knows is in it as a text, so what isn't there is refused here. */
 static bool file_holds(const char *bytes, size_t size, const char *name) {
-    return memmem(bytes, size, name, strlen(name) + 1) || (!strncmp(name, "no", 2) && memmem(bytes, size, name + 2, strlen(name) - 1));
+    const size_t n = strlen(name) + 1;
+    return memmem(bytes, size, name, n) || (!strncmp(name, "no", 2) && memmem(bytes, size, name + 2, n - 2));
 }
 
 static mth_status check_flags(const char *path, const char *variable, char *flags, const char *bytes, size_t size) {

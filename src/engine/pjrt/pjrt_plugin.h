@@ -21,10 +21,10 @@ typedef struct mth__plugin {
 #define MTH__HAS(plugin, slot) \
     ((plugin)->api->struct_size >= offsetof(PJRT_Api, slot) + sizeof(void *) && (plugin)->api->slot != NULL)
 
-/* IO error with a fix where the file is missing, no plugin, broken, or too old; VALUE where XLA_FLAGS (or libtpu's LIBTPU_INIT_ARGS) names a
-   flag that the plugin doesn't know, at which it would end the process; a known flag with a value of the wrong kind still does. Sets, unless
-   set, before it loads: TF_CPP_MIN_LOG_LEVEL=2; for libtpu TPU_SKIP_MDS_QUERY=1, since its query of a metadata server hangs where there is
-   none, and, where no TPU is here, ALLOW_MULTIPLE_LIBTPU_LOAD=1. */
+/* IO error with a fix where the file is missing, no plugin, broken, or too old; VALUE where XLA_FLAGS (or libtpu's LIBTPU_INIT_ARGS) names
+   a flag that the plugin doesn't know, at which it would end the process; a known flag with a value of the wrong kind still does. Sets,
+   unless set, before it loads: TF_CPP_MIN_LOG_LEVEL=2; for libtpu TPU_SKIP_MDS_QUERY=1, since its query of a metadata server hangs where
+   there is none, and, where no TPU is here, ALLOW_MULTIPLE_LIBTPU_LOAD=1. */
 mth_status mth__plugin_open(const char *path, mth__plugin **out);
 /* platform: "cpu", "cuda", "tpu". Looks, in this order: environment MITHRIL_PJRT_PLUGIN_CPU (_CUDA, _TPU); the folders of
    MITHRIL_SITE_PACKAGES (set by the Python package: sys.path, separated by ':'); python3's site-packages beside libmithril (dladdr), then
