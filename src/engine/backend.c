@@ -12,7 +12,7 @@ const mth__opt mth__communication_options[] = {
     {"pipeline_communication", MTH__OPT_BOOL, "False", "Cuts large communication in chunks.", NULL},
     {0}};
 
-static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_reference};
+static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_pjrt, &mth__engine_reference};
 enum { ENGINES = sizeof engines / sizeof *engines };
 
 static int engine_find(const char *name) {
@@ -97,7 +97,7 @@ static mth_status create_body(void *context) {
     creation *c = context;
     TRY(mth__given(c->engine, "the engine's name"));
     int e = engine_find(c->engine);
-    if (e < 0) return unknown_engine(c->engine);
+    if (e < 0) return mth__error_operator(unknown_engine(c->engine), "backend");
     mth__arena *arena = mth__arena_new();
     mth_backend *b = NEW(arena, mth_backend);
     b->vtable = engines[e];
@@ -117,7 +117,7 @@ static mth_status create_body(void *context) {
     }
     if (s) {
         mth__arena_free(arena);
-        return s;
+        return mth__error_operator(s, "backend");
     }
     pthread_mutex_init(&b->lock, NULL);
     mth__arena_keep(arena);

@@ -228,7 +228,7 @@ static mth_status view_tensor(const file_view *f, const char *tensor, bool trans
     for (int i = 0; i < (int)(sizeof dtypes / sizeof *dtypes); i++)
         if (strcmp(dtypes[i].name, e.dtype) == 0) kind = i;
     if (kind < 0) return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", tensor, f->path, e.dtype), F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
-    TRY(mth__error_operator(mth__shape_check(e.shape, MTH_FLOAT64), tensor));
+    TRY(mth__shape_check(e.shape, MTH_FLOAT64));
     uint64_t bytes = (uint64_t)mth__shape_size(e.shape) * (uint64_t)dtypes[kind].size;
     if (e.begin > e.end || e.end > f->bytes - f->data || e.end - e.begin != bytes)
         return FAIL(MTH_ERROR_IO, F("%s: tensor '%s' claims bytes %llu to %llu of %zu for %llu bytes of shape and dtype", f->path, tensor, (unsigned long long)e.begin, (unsigned long long)e.end, f->bytes - f->data, (unsigned long long)bytes),
@@ -288,7 +288,7 @@ static mth_status read_guarded(reading r, const char *path) {
     r.file = &f;
     mth_status s = mth__guard(read_body, &r);
     munmap((void *)f.map, f.bytes);
-    return s;
+    return mth__error_operator(s, r.tensor);
 }
 
 mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {

@@ -1,0 +1,416 @@
+"""JaxBackend: its options, good and bad; what XLA is given and makes of it; arrays that change hands without a copy; TPUs that are not
+here."""
+
+import gc
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from mithril.backends import CBackend, JaxBackend
+from mithril.errors import MithrilError, MithrilTypeError, MithrilValueError
+from support import close, f64, linear, one_block, random, relu
+
+X = random(8, 16)
+
+
+def mlp(first=(None, 0), second=(0, None)):
+    model = ml.Model()
+    model |= ml.Linear(12, weight_shard_spec=first)(input="x", output="h")
+    model += ml.Relu()(input="h", output="a")
+    model += ml.Linear(6, weight_shard_spec=second)(input="a", output="y")
+    return model
+
+
+def check(backend, model=None, gradients=True):
+    """The values, and a gradient, against NumPy. Returns the compiled model."""
+    compiled = ml.compile(model or mlp(), backend)
+    params = compiled.get_parameters({"x": X}, seed=2)
+    p = {k: f64(v) for k, v in params.items()}
+    hidden = relu(linear(p, "linear_0", f64(X)))
+    close(compiled.evaluate(params, {"x": X})["y"], linear(p, "linear_1", hidden))
+    if gradients:
+        _, slopes = compiled.evaluate(params, {"x": X}, {"y": np.ones((8, 6))})
+        close(slopes["linear_1.weight"], hidden.T @ np.ones((8, 6)))
+        compiled.evaluate(params, {"x": X})  # the forward plan is the last one again
+    return compiled
+
+
+# ---------------------------------------------------------------- options
+GOOD = {
+    "none": ((4,), {}),
+    "cpu": ((4,), {"backend": "cpu"}),
+    "mpmd": ((4,), {"mesh_context": "mpmd"}),
+    "spmd": ((4,), {"mesh_context": "spmd"}),
+    "spmd mesh": ((2, 2), {"mesh_context": "spmd", "spmd_mesh_shape": (2, 2)}),
+    "spmd mesh, cut": ((4,), {"mesh_context": "spmd", "spmd_mesh_shape": (2, 2)}),
+    "auto": ((4,), {"auto_sharding": True}),
+    "auto, one dimension": ((2, 2), {"auto_sharding": True, "spmd_partition_dims": 1}),
+    "memory": ((4,), {"memory_optimization": True}),
+    "compile options": ((2,), {"compile_options": {"xla_backend_optimization_level": 0}}),
+    "ring": ((4,), {"collective_ops": {"all_reduce": "ring"}}),
+    "tree": ((2, 2), {"collective_ops": {"all_reduce": "tree", "all_gather": "hierarchical"}}),
+    "communication": ((4,), {"communication_optimization": True, "overlap_communication": True, "pipeline_communication": True}),
+    "16 devices": ((16,), {}),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_options(xla, name):
+    mesh, options = GOOD[name]
+    backend = xla(device_mesh=mesh, **options)
+    text = backend.describe()
+    assert "engine pjrt" in text and "cpu" in text.lower() and str(np.prod(mesh)) in text
+    for option in options:
+        assert option in text
+    check(backend)
+
+
+BAD = [
+    ({"mesh_contxt": "spmd"}, MithrilTypeError, "did you mean 'mesh_context'"),
+    ({"threads": 2}, MithrilTypeError, "the options are: device_mesh"),
+    ({"mesh_context": "smpd"}, MithrilValueError, "did you mean mesh_context='spmd'"),
+    ({"mesh_context": 3}, MithrilTypeError, "mesh_context"),
+    ({"backend": "gpu"}, MithrilValueError, "cpu"),
+    ({"auto_sharding": "yes"}, MithrilTypeError, "auto_sharding="),
+    ({"memory_optimization": 1}, MithrilTypeError, "memory_optimization="),
+    ({"mesh_context": "spmd", "spmd_mesh_shape": (2, 3)}, MithrilValueError, "spmd_mesh_shape"),
+    ({"mesh_context": "spmd", "spmd_mesh_shape": "4"}, MithrilTypeError, "spmd_mesh_shape"),
+    ({"mesh_context": "spmd", "spmd_mesh_shape": (4, 0)}, MithrilValueError, "spmd_mesh_shape"),
+    ({"spmd_mesh_shape": (4,)}, MithrilValueError, "spmd"),
+    ({"auto_sharding": True, "spmd_partition_dims": 0}, MithrilValueError, "spmd_partition_dims"),
+    ({"auto_sharding": True, "spmd_partition_dims": 7}, MithrilValueError, "spmd_partition_dims"),
+    ({"spmd_partition_dims": 1}, MithrilValueError, "auto_sharding"),
+    ({"plugin": "/nowhere/plugin.so"}, MithrilValueError, "plugin"),
+    ({"plugin": __file__}, MithrilValueError, "plugin"),
+    ({"plugin": 7}, MithrilTypeError, "plugin="),
+    ({"topology": "2x4x8"}, MithrilValueError, "tpu"),
+    ({"backend": "tpu", "topology": "round"}, MithrilError, ""),
+    ({"cache_dir": __file__ + "/below"}, MithrilValueError, "cache_dir"),
+    ({"platform_options": {"cpu_device_count": 9}}, MithrilValueError, "device_mesh"),
+    ({"platform_options": {"visible_devices": {}}}, MithrilTypeError, ""),
+    ({"compile_options": {"xla_dump_to": None}}, MithrilTypeError, ""),
+    ({"collective_ops": {"all_reduce": "rnig"}}, MithrilValueError, "'ring'"),
+]
+
+
+@pytest.mark.parametrize("options, error, fix", BAD, ids=[",".join(f"{k}={v}" for k, v in o.items())[:40] for o, *_ in BAD])
+def test_bad_options(xla, options, error, fix):
+    with pytest.raises(error) as caught:
+        xla(device_mesh=(4,), **options)
+    assert caught.value.op == "backend" and caught.value.fix and caught.value.what
+    assert fix in caught.value.fix
+    check(xla(device_mesh=(4,)), gradients=False)  # nothing is broken by it
+
+
+def test_unknown_compile_option(xla):
+    """What only XLA knows is found when it compiles."""
+    compiled = ml.compile(mlp(), xla(device_mesh=(2,), compile_options={"xla_no_such_flag": 1}))
+    params = compiled.get_parameters({"x": X})
+    with pytest.raises(MithrilError) as caught:
+        compiled.evaluate(params, {"x": X})
+    assert "xla_no_such_flag" in str(caught.value) and caught.value.fix
+
+
+def test_a_plugin_by_its_path(xla, monkeypatch):
+    path = re.search(r"(/\S+\.so)", xla(device_mesh=(1,)).describe())[1]
+    check(xla(device_mesh=(2,), plugin=path), gradients=False)
+    monkeypatch.setenv("MITHRIL_PJRT_PLUGIN_CPU", path)
+    check(xla(device_mesh=(2,)), gradients=False)
+    monkeypatch.setenv("MITHRIL_PJRT_PLUGIN_CPU", "/nowhere/plugin.so")
+    with pytest.raises(MithrilValueError, match="/nowhere/plugin.so"):
+        xla(device_mesh=(2,))
+
+
+def test_no_plugin(tmp_path):
+    """Where no package has one, the error says which does."""
+    code = "import sys, os, mithril.backends as b\nsys.path[:] = []\ntry: b.JaxBackend(device_mesh=(2,))\nexcept ValueError as e: print(e)"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MITHRIL_PJRT") and k != "VIRTUAL_ENV"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert not run.stdout or "mithril[jax]" in run.stdout  # empty: one lies beside the library or in the system's folders
+
+
+def test_cache_on_disk(xla, tmp_path):
+    for expected in (False, True):
+        code = (
+            f"import numpy as np, mithril as ml\nfrom mithril.backends import JaxBackend\nm = ml.Model()\n"
+            f"m |= ml.Linear(4)(input='x', output='y')\nc = ml.compile(m, JaxBackend(device_mesh=(2,), cache_dir={str(tmp_path)!r}))\n"
+            "x = {'x': np.ones((2, 3), 'f')}\nc.evaluate(c.get_parameters(x), x)\nprint(c.explain())"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr
+        assert ("cache on disk" in run.stdout) == expected
+    assert list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- what XLA is given and makes of it
+def test_stablehlo(xla):
+    compiled = ml.compile(mlp(), xla(device_mesh=(4,)))
+    with pytest.raises(MithrilValueError, match="shapes of the inputs"):
+        compiled.stablehlo()
+    text = compiled.stablehlo({"x": X})
+    assert text == compiled.stablehlo() and "func.func public @main" in text and "stablehlo.dot_general" in text
+    assert "stablehlo.all_reduce" in text and "tensor<16x3xf32>" in text  # local shapes
+    assert "tensor<5x16xf32>" in compiled.stablehlo({"x": X[:5]})
+    compiled.evaluate(compiled.get_parameters({"x": X}), {"x": X}, {"y": np.ones((8, 6))})
+    assert compiled.stablehlo({"x": X}).count("dot_general") > text.count("dot_general"), "the plan last used is that of the gradients"
+
+
+def test_stablehlo_of_named_algorithms(xla):
+    for algorithm in ("ring", "tree", "hierarchical"):
+        text = ml.compile(mlp(), xla(device_mesh=(4,), collective_ops={"all_reduce": algorithm})).stablehlo({"x": X})
+        assert "collective_permute" in text and "stablehlo.all_reduce" not in text
+
+
+def test_stablehlo_of_the_partitioner(xla):
+    compiled = check(xla(device_mesh=(4,), mesh_context="spmd"), gradients=False)
+    text = compiled.stablehlo()
+    assert "sdy.mesh" in text and "sdy.sharding" in text and "stablehlo.all_reduce" not in text
+    assert "tensor<16x12xf32>" in text  # global shapes
+    assert "all_reduce" in compiled.explain()
+
+
+def test_explain(xla):
+    compiled = check(xla(device_mesh=(4,)))
+    text = compiled.explain()
+    row = re.search(r"all_reduce\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", text)
+    assert row and row[1] == row[3] == "1" and int(row[2]) == int(row[4]) == 2 * 8 * 6 * 4 * 3 // 4
+    assert "bytes of a device" in text and text == compiled.explain()
+
+
+def test_other_engines_have_none():
+    compiled = ml.compile(mlp(), CBackend(device_mesh=(2,)))
+    for read in (compiled.stablehlo, compiled.explain):
+        with pytest.raises(MithrilValueError) as caught:
+            read({"x": X})
+        assert "JaxBackend" in caught.value.fix
+
+
+def test_ids_are_checked(xla):
+    model = ml.Model()
+    model |= ml.Embedding(9, 4, weight_shard_spec=(0, None))(input="ids", output="y")
+    compiled = ml.compile(model, xla(device_mesh=(2,)))
+    good, bad = np.array([[1, 8]]), np.array([[1, 9]])
+    params = compiled.get_parameters({"ids": good})
+    with pytest.raises(MithrilValueError, match="9 is outside") as caught:
+        compiled.evaluate(params, {"ids": bad})
+    assert caught.value.op == "embedding_0"
+    close(compiled.evaluate(params, {"ids": good})["y"], f64(params["embedding_0.weight"])[good])
+
+
+def test_auto_sharding_shards(xla):
+    backend = xla(device_mesh=(4,), auto_sharding=True)
+    model = ml.Model()
+    model |= ml.Linear(512)(input="x", output="h")
+    model += ml.Relu()
+    model += ml.Linear(256)(output="y")
+    x = random(16, 128)
+    compiled = ml.compile(model, backend)
+    params = compiled.get_parameters({"x": x})
+    p = {k: f64(v) for k, v in params.items()}
+    close(compiled.evaluate(params, {"x": x})["y"], linear(p, "linear_1", relu(linear(p, "linear_0", f64(x)))))
+    assert any(np.asarray(s.data).size < params["linear_0.weight"].size for s in params["linear_0.weight"].addressable_shards)
+
+
+def test_threads(xla):
+    compiled = ml.compile(mlp(), xla(device_mesh=(4,)))
+    params = compiled.get_parameters({"x": X})
+    want, wrong = np.asarray(compiled.evaluate(params, {"x": X})["y"]).copy(), []
+
+    def work(rows):
+        for _ in range(10):
+            if not np.allclose(np.asarray(compiled.evaluate(params, {"x": X[:rows]})["y"]), want[:rows], atol=1e-5):
+                wrong.append(rows)
+
+    threads = [threading.Thread(target=work, args=(rows,)) for rows in (8, 8, 3, 2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_nothing_is_kept(xla):
+    backend = xla(device_mesh=(2,))
+
+    def work():
+        compiled = ml.compile(mlp(), backend)
+        params = compiled.get_parameters({"x": X})
+        compiled.evaluate(params, {"x": X}, {"y": np.ones((8, 6))}, ["x"])
+        np.asarray(params["linear_0.weight"]), compiled.explain(), compiled.stablehlo()
+
+    work(), work()  # XLA's programs stay in the backend's cache
+    gc.collect()
+    before = ml._mithril._allocations()[1]
+    for _ in range(3):
+        work()
+    gc.collect()
+    assert ml._mithril._allocations()[1] == before
+
+
+# ---------------------------------------------------------------- arrays without a copy
+def aligned(x, offset=0):
+    """A copy of x that begins on 64 bytes, and `offset` further."""
+    room = np.zeros(x.nbytes + 128, np.uint8)
+    start = -room.ctypes.data % 64 + offset
+    out = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    out[...] = x
+    return out
+
+
+ENGINES = pytest.mark.parametrize("cls", [CBackend, JaxBackend], ids=["native", "xla"])
+
+
+@pytest.fixture
+def make(cls, request):
+    if cls is JaxBackend:
+        request.getfixturevalue("xla")
+    return cls
+
+
+@ENGINES
+@pytest.mark.parametrize("offset", [0, 4])
+def test_inputs_are_borrowed_for_the_call(make, offset):
+    """The outputs are their own, even one that is an input in another shape; the input is let go of, and may then change."""
+    model = ml.Model()
+    model |= ml.Reshape((16, 8))(input="x", output="same")
+    model |= ml.Relu()(input="x", output="y")
+    compiled = ml.compile(model, make(device_mesh=(2,)))
+    x = aligned(X, offset)
+    references = sys.getrefcount(x)
+    outputs = compiled.evaluate({}, {"x": x})
+    assert sys.getrefcount(x) == references
+    x[...] = 99
+    assert np.array_equal(np.asarray(outputs["same"]), X.reshape(16, 8)) and np.array_equal(np.asarray(outputs["y"]), np.maximum(X, 0))
+    close(compiled.evaluate({}, {"x": x})["y"], np.full((8, 16), 99.0))  # nobody remembers what stood there
+
+
+@ENGINES
+def test_parameters_and_slopes_may_be_borrowed_too(make):
+    compiled = ml.compile(mlp(), make(device_mesh=(2,)))
+    params = {k: aligned(np.asarray(v)) for k, v in compiled.get_parameters({"x": X}).items()}
+    _, want = compiled.evaluate(params, {"x": X}, {"y": np.ones((8, 6), np.float32)})
+    alive = [weakref.ref(v.base) if v.base is not None else weakref.ref(v) for v in params.values()]
+    _, got = compiled.evaluate(params, {"x": aligned(X)}, {"y": aligned(np.ones((8, 6), np.float32))})
+    del params
+    gc.collect()
+    assert not any(r() is not None for r in alive), "parameters are kept alive"
+    for k in want:
+        assert np.array_equal(np.asarray(got[k]), np.asarray(want[k]))
+
+
+@ENGINES
+def test_array_copies(make):
+    """backend.array means the values at that moment."""
+    backend, x = make(device_mesh=(2,)), aligned(X)
+    a = backend.array(x)
+    compiled = ml.compile(one_block(ml.Relu(), input="x", output="y"), backend)
+    first = compiled.evaluate({}, {"x": a})["y"]
+    x[...] = -1
+    assert np.array_equal(np.asarray(a), X) and np.array_equal(np.asarray(first), np.asarray(compiled.evaluate({}, {"x": a})["y"]))
+
+
+@ENGINES
+def test_a_failed_call_lets_go(make):
+    compiled = ml.compile(mlp(), make(device_mesh=(2,)))
+    x = aligned(X)
+    references = sys.getrefcount(x)
+    for params in ({}, {"linear_0.weight": aligned(np.zeros((3, 3), np.float32))}):
+        with pytest.raises(MithrilError):
+            compiled.evaluate(params, {"x": x})
+    with pytest.raises(MithrilError):
+        compiled.evaluate({}, {"x": x, "z": object()})
+    assert sys.getrefcount(x) == references
+
+
+@ENGINES
+def test_dlpack_out(make):
+    compiled = ml.compile(one_block(ml.Relu(), input="x", output="y"), make(device_mesh=(2,)))
+    y = compiled.evaluate({}, {"x": X})["y"]
+    where = np.asarray(y).ctypes.data
+    assert np.from_dlpack(y).ctypes.data == where and np.asarray(y.addressable_shards[0].data).ctypes.data == where
+    with pytest.raises(BufferError):
+        make(device_mesh=(2,)).array(X, spec=(0, None)).__dlpack__()
+
+
+@ENGINES
+def test_dlpack_with_torch(make):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    compiled = ml.compile(one_block(ml.Relu(), input="x", output="y"), make(device_mesh=(2,)))
+    y = compiled.evaluate({}, {"x": torch.from_numpy(X)})["y"]
+    t = torch.from_dlpack(y)
+    assert t.data_ptr() == np.asarray(y).ctypes.data and np.array_equal(t.numpy(), np.maximum(X, 0))
+    del y
+    gc.collect()
+    assert np.array_equal(t.numpy(), np.maximum(X, 0))
+
+
+@ENGINES
+def test_dlpack_with_jax(make):
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    compiled = ml.compile(one_block(ml.Relu(), input="x", output="y"), make(device_mesh=(2,)))
+    given = jax.numpy.asarray(X)
+    y = compiled.evaluate({}, {"x": given})["y"]
+    j = jax.dlpack.from_dlpack(y)
+    assert j.unsafe_buffer_pointer() == np.asarray(y).ctypes.data and np.array_equal(np.asarray(j), np.maximum(X, 0))
+    again = compiled.evaluate({}, {"x": j})["y"]
+    del y, given
+    gc.collect()
+    assert np.array_equal(np.asarray(again), np.asarray(j)) and np.array_equal(np.asarray(j), np.maximum(X, 0))
+
+
+# ---------------------------------------------------------------- TPUs that are not here
+LIBTPU = importlib.util.find_spec("libtpu") is not None
+
+
+def guide_tpu():
+    return JaxBackend(
+        device_mesh=(2, 4),        # 2x4 TPU slice
+        backend="tpu",             # Use TPU backend
+        topology="2x4x8",          # Specify TPU topology
+        memory_optimization=True   # Enable TPU memory optimization
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(LIBTPU, reason="libtpu is installed")
+def test_without_libtpu():
+    with pytest.raises(MithrilValueError) as caught:
+        guide_tpu()
+    assert "libtpu" in caught.value.fix
+
+
+@pytest.mark.skipif(not LIBTPU, reason="libtpu is not installed")
+def test_tpu_plan():
+    backend = guide_tpu()
+    assert "v5p" in backend.describe() and "tpu" in backend.describe().lower()
+    compiled = ml.compile(mlp((None, 1), (1, None)), backend)
+    text = compiled.explain({"x": X})
+    assert "flops" in text and "all_reduce" in text and "stablehlo.all_reduce" in compiled.stablehlo({"x": X})
+    params = compiled.get_parameters({"x": X})
+    with pytest.raises(MithrilValueError, match="TPU") as caught:
+        compiled.evaluate(params, {"x": X})
+    assert caught.value.fix
+
+
+@pytest.mark.skipif(not LIBTPU, reason="libtpu is not installed")
+@pytest.mark.parametrize("topology", ["v5p:2x2x1", "v5e:2x4", "v6e:2x4", "v4:2x2x1"])
+def test_topologies(topology):
+    backend = JaxBackend(device_mesh=(4,), backend="tpu", topology=topology)
+    assert topology in backend.describe()
+    assert "partition" in ml.compile(mlp(), backend).explain({"x": X})
+
+
+def test_without_cuda(xla):
+    if importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda12"):
+        pytest.skip("a CUDA plugin is installed")
+    with pytest.raises(MithrilValueError) as caught:
+        xla(device_mesh=(1,), backend="cuda", platform_options={"allocator": "bfc", "visible_devices": (0,)})
+    assert "jax-cuda12-pjrt" in caught.value.fix
