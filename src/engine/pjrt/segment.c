@@ -56,7 +56,7 @@ static int slot_named(merging *m, const mth__pvalue *v) {
             return m->table[at];
     }
     m->table[at] = (int)m->s->slot.n;
-    PUSH(m->s->arena, m->s->slot, ((mth__slot){.any = v, .view_of = (int)m->s->slot.n, .local = m->s->global ? v->shape : mth__largest_part(v->shape, &v->sharding),
+    PUSH(m->s->arena, m->s->slot, ((mth__slot){.any = v, .view_of = m->table[at], .local = m->s->global ? v->shape : mth__largest_part(v->shape, &v->sharding),
                                                .last_read = MTH__NEVER}));
     return m->table[at];
 }
