@@ -1,0 +1,280 @@
+/* Rows as StableHLO against the reference engine: random examples on random uneven parts, corner cases of values, dropout's bits, what a
+ * device keeps of what it holds, and the forms that contractions take. */
+#include "hlo_case.h"
+#include "base/philox.h"
+#include "operator_examples.h"
+
+static mth__arena *arena;
+static int64_t size[128];
+static mth__shape shape_of(int rank, const int64_t *dim) {
+    mth__shape s = {.rank = rank};
+    for (int d = 0; d < rank; d++) s.dim[d] = dim[d];
+    return s;
+}
+#define DIMS(...) shape_of((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
+static double normal(void) {
+    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+}
+static const double *normals(mth__shape s) {
+    double *x = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
+    for (int64_t i = 0; i < mth__shape_size(s); i++) x[i] = normal();
+    return x;
+}
+static void run_in_arena(mth_status (*body)(void *)) {
+    CHECK_STATUS(mth__guard(body, NULL));
+}
+
+/* ---------------------------------------------------------------- random examples */
+static double draw_value(char kind) {
+    switch (kind) {
+    case 'p': return (float)(0.5 + 1.5 * rand() / RAND_MAX);
+    case 'u': return (double)draw(-1, 1);
+    case 'l': return (float)(3 + normal());
+    case 'n': return (float)(100 * normal());
+    case 'i': return (double)draw(0, size['v'] - 1);
+    case 'm': return (double)draw(0, 1);
+    default: return normal();
+    }
+}
+static mth_dtype dtype_of(const example *x, int j) {
+    if (j == 0 && x->dtype) return x->dtype;
+    if (x->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
+    return x->kinds[j] == 'i' ? MTH_INT32 : MTH_FLOAT32;
+}
+/* Which factor each axis of the mesh cuts, -1: none. */
+static mth__sharding split_by(const hlo_module *m, const int *factor, bool cyclic, int rank, const int8_t *of, const int32_t *unit,
+                              mth__shape shape) {
+    mth__sharding s = {.on = m->mesh->whole};
+    for (int a = 0; a < m->mesh->naxes; a++)
+        for (int d = 0; d < rank; d++) {
+            if (factor[a] < 0 || of[d] != factor[a]) continue;
+            s.dim[d].axis[s.dim[d].naxes++] = (int8_t)a;
+            s.dim[d].grain = unit[d];
+            s.dim[d].cyclic = cyclic && unit[d] == 1;
+        }
+    mth__sharding_canonical(&s, shape);
+    return s;
+}
+static bool plain(const example *x) { return strspn(x->kinds, "rpulnim") == strlen(x->kinds); }
+
+static mth_status add_example(hlo_module *m, const example *x) {
+    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 9);
+    size['*'] = 12;
+    mth__attrs a = {.s = x->spec};
+    if (x->attrs) x->attrs(size, &a);
+    hlo_in in[MTH__MAX_IN];
+    mth__value value[MTH__MAX_IN + MTH__MAX_OUT] = {0}, *at[MTH__MAX_IN + MTH__MAX_OUT];
+    mth__node node = {.op = mth__op_at((size_t)x->row), .attrs = a, .in = at, .nout = 1};
+    for (const char *s = node.op->results; *s; s++) node.nout += *s == ',';
+    for (const char *c = x->shapes; c; node.nin++) {
+        mth__shape s = {0};
+        for (; *c && *c != ','; c++) s.dim[s.rank++] = size[(int)*c];
+        c = *c ? c + 1 : NULL;
+        double *data = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
+        for (int64_t i = 0; i < mth__shape_size(s); i++) data[i] = draw_value(x->kinds[node.nin]);
+        in[node.nin] = (hlo_in){dtype_of(x, node.nin), s, data, NULL};
+    }
+    for (int j = 0; j < node.nin + node.nout; j++) at[j] = &value[j];
+    for (int j = 0; j < node.nin; j++) value[j] = (mth__value){.dtype = in[j].dtype, .shape = in[j].shape};
+    node.out = at + node.nin;
+    TRY(mth__op_infer(&node));
+    mth__rule r;
+    mth__op_rule(&node, &r);
+    int factor[MTH__AXES];
+    const bool cyclic = m->mesh->naxes == 1 && draw(0, 5) == 0;
+    for (int i = 0; i < m->mesh->naxes; i++) {
+        factor[i] = r.n && draw(0, 5) ? (int)draw(0, r.n - 1) : -1;
+        if (factor[i] >= 0 && r.factor[factor[i]].kind == MTH__WHOLE) factor[i] = -1;
+    }
+    mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT);
+    for (int j = 0; j < node.nin; j++) {
+        s[j] = split_by(m, factor, cyclic, in[j].shape.rank, r.in[j], r.in_unit[j], in[j].shape);
+        in[j].sharding = &s[j];
+    }
+    mth__sharding *out = s + node.nin;
+    for (int k = 0; k < node.nout; k++)
+        out[k] = split_by(m, factor, cyclic, node.out[k]->shape.rank, r.out[k], r.out_unit[k], node.out[k]->shape);
+    TRY(hlo_add(m, x->row, &a, node.nin, in, out));
+    if (x->row == MTH__ROW_attention_grad) m->at[m->cases - 1].tolerance = 1e-4; /* lse is no sum of these scores: large p */
+    return NULL;
+}
+static mth_status random_examples(void *unused) {
+    (void)unused;
+    static const struct { int naxes; int64_t dim[2]; } mesh[] = {{1, {1}}, {1, {3}}, {1, {4}}, {2, {2, 2}}, {1, {2}}};
+    for (int trial = 0; trial < 5; trial++) {
+        srand((unsigned)trial);
+        for (int x = 0; x < EXAMPLES;) {
+            arena = mth__arena_new();
+            hlo_module *m = hlo_begin(arena, mesh[trial].naxes, mesh[trial].dim);
+            for (; x < EXAMPLES && m->cases < HLO_CASES; x++) if (plain(&examples[x])) TRY(add_example(m, &examples[x]));
+            TRY(hlo_run(m));
+            mth__arena_free(arena);
+        }
+    }
+    return NULL;
+}
+TEST(rows_on_random_parts) { run_in_arena(random_examples); }
+
+/* ---------------------------------------------------------------- corner cases */
+static mth_status corners(void *unused) {
+    (void)unused;
+    static const double x[] = {0, -0.0, 1, -1, INFINITY, -INFINITY, NAN, 0.5, -0.5, 20, -20, 90, -90, 3e38, -3e38, 1e-30};
+    enum { N = sizeof x / sizeof *x };
+    arena = mth__arena_new();
+    hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
+    const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
+    double *left = NEW_ARRAY(arena, double, N * N), *right = NEW_ARRAY(arena, double, N * N);
+    for (int i = 0; i < N * N; i++) {
+        left[i] = x[i / N];
+        right[i] = x[i % N];
+    }
+    static const int unary[] = {
+        MTH__ROW_neg, MTH__ROW_exp, MTH__ROW_log, MTH__ROW_sqrt, MTH__ROW_rsqrt, MTH__ROW_reciprocal, MTH__ROW_square, MTH__ROW_relu,
+        MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu, MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy, MTH__ROW_stop};
+    for (size_t i = 0; i < sizeof unary / sizeof *unary; i++) {
+        double *v = NEW_ARRAY(arena, double, N);
+        for (int k = 0; k < N; k++) v[k] = unary[i] == MTH__ROW_gelu && fabs(x[k]) > 1e3 ? 1 : x[k]; /* erf of some plugins: not quite -1 */
+        TRY(hlo_add(m, unary[i], NULL, 1, (hlo_in[]){{MTH_FLOAT32, DIMS(N), v, whole}}, whole));
+    }
+    static const int binary[] = {MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
+    for (size_t i = 0; i < sizeof binary / sizeof *binary; i++)
+        TRY(hlo_add(m, binary[i], NULL, 2,
+                    (hlo_in[]){{MTH_FLOAT32, DIMS(N * N), left, whole}, {MTH_FLOAT32, DIMS(N * N), right, whole}}, whole));
+    for (int max = 0; max < 2; max++)
+        TRY(hlo_add(m, max ? MTH__ROW_reduce_max : MTH__ROW_reduce_sum, &(mth__attrs){.i = {2}}, 1,
+                    (hlo_in[]){{MTH_FLOAT32, DIMS(N, N), left, whole}}, whole));
+    TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {MTH_BOOL}}, 1, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}}, whole));
+    static const double whole_numbers[] = {0, 1, -1, 1e9, -2147483648.0, 2147483647.0, 16777217, -16777219};
+    static const mth_dtype dtype[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL};
+    for (int from = 0; from < 5; from++)
+        for (int to = 0; to < 5; to++) {
+            double *v = NEW_ARRAY(arena, double, 8);
+            for (int i = 0; i < 8; i++)
+                v[i] = mth__ref_round(dtype[from], mth__is_float(dtype[from]) && i > 3 ? normal() * 100 : whole_numbers[i]);
+            TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {dtype[to]}}, 1, (hlo_in[]){{dtype[from], DIMS(8), v, whole}}, whole));
+            m->at[m->cases - 1].tolerance = 0;
+        }
+    TRY(hlo_run(m));
+    mth__arena_free(arena);
+    return NULL;
+}
+TEST(corner_cases_of_values) { run_in_arena(corners); }
+
+/* Gradients of activations at the points where pieces meet, dy finite. */
+static mth_status slopes(void *unused) {
+    (void)unused;
+    static const double x[] = {0, -0.0, 1e-30, -1e-30, 1, -1, 5, -5, 12, -12, 100, -100, 1e10, -1e10, 0.7, -0.7};
+    enum { N = sizeof x / sizeof *x };
+    arena = mth__arena_new();
+    hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
+    const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
+    const double *dy = normals(DIMS(N));
+    for (int row = MTH__ROW_relu_grad; row <= MTH__ROW_silu_grad; row++) {
+        TRY(hlo_add(m, row, NULL, 2, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}, {MTH_FLOAT32, DIMS(N), dy, whole}}, whole));
+        m->at[m->cases - 1].tolerance = 2e-6;
+    }
+    TRY(hlo_run(m));
+    mth__arena_free(arena);
+    return NULL;
+}
+TEST(slopes_of_activations) { run_in_arena(slopes); }
+
+/* ---------------------------------------------------------------- dropout */
+static mth_status bits_of_dropout(void *unused) {
+    (void)unused;
+    static const struct { int64_t key, dimension, start, size; double rate; } draws[] = {
+        {0, 0, 0, 0, 0.5}, {-1, 0, 0, 0, 0.1}, {0x123456789abcdef, 1, 3, 40, 0.9}, {7, 0, 0xffffffff, (int64_t)1 << 34, 0.5},
+        {7, 0, 0, 0, 0}, {7, 0, 0, 0, 1 - 0x1p-40}, {7, 2, 0, 5, 0x1p-33}};
+    const mth__shape s = DIMS(6, 7, 5);
+    arena = mth__arena_new();
+    hlo_module *m = hlo_begin(arena, 2, (int64_t[]){2, 2});
+    mth__sharding split = {.on = m->mesh->whole, .dim = {{.naxes = 1, .axis = {1}, .cyclic = true}, {.naxes = 1, .axis = {0}}}};
+    const double *x = normals(s);
+    for (size_t i = 0; i < sizeof draws / sizeof *draws; i++) {
+        mth__attrs a = {.i = {draws[i].key, draws[i].dimension, draws[i].start, draws[i].size}, .f = {draws[i].rate}};
+        TRY(hlo_add(m, MTH__ROW_dropout, &a, 1, (hlo_in[]){{MTH_FLOAT32, s, x, &split}}, &split));
+    }
+    void *got[7 * 4];
+    TRY(hlo_run_to(m, got));
+    for (int p = 0; hlo_client && p < m->count; p++)
+        for (int i = 0; i < m->cases; i++) {
+            const mth__hlo_part *part = m->at[i].out[0].part;
+            mth__ref_value v = hlo_ref(m, part, p);
+            mth__shape of = s; /* the tensor that is a box of */
+            if (draws[i].size) of.dim[draws[i].dimension] = draws[i].size;
+            FOR_EACH(at, v.local) {
+                int64_t global[MTH__RANK];
+                uint32_t word[4];
+                for (int d = 0; d < 3; d++) global[d] = mth__ref_global(&v, d, at[d]);
+                const float value = (float)x[hlo_flat(s, global)];
+                if (draws[i].size) global[draws[i].dimension] += draws[i].start;
+                mth__philox((uint64_t)draws[i].key, (uint64_t)hlo_flat(of, global), 0, word);
+                const float want = word[0] * 0x1p-32 >= draws[i].rate ? value * (float)(1 / (1 - draws[i].rate)) : 0;
+                CHECK(((float *)got[p * m->nout + i])[hlo_flat(part->local, at)] == want);
+            }
+        }
+    mth__arena_free(arena);
+    return NULL;
+}
+TEST(dropout_has_the_bits_of_every_engine) { run_in_arena(bits_of_dropout); }
+
+/* ---------------------------------------------------------------- keep */
+static mth__sharding random_split(const hlo_module *m, mth__shape s, mth__sharding of) { /* cuts what `of` leaves whole */
+    for (int a = 0; a < m->mesh->naxes; a++) {
+        const int d = (int)draw(0, s.rank);
+        if (d == s.rank || mth__sharding_axes(&of, s.rank) >> a & 1 || of.dim[d].cyclic) continue;
+        of.dim[d].axis[of.dim[d].naxes++] = (int8_t)a;
+        if (of.dim[d].naxes == 1) of.dim[d].cyclic = draw(0, 2) == 0;
+        if (of.dim[d].naxes == 1 && !of.dim[d].cyclic && draw(0, 2) == 0) of.dim[d].grain = (int32_t)draw(2, 3);
+    }
+    mth__sharding_canonical(&of, s);
+    return of;
+}
+static mth_status kept_parts(void *unused) {
+    (void)unused;
+    srand(3);
+    for (int trial = 0; trial < 3; trial++) {
+        arena = mth__arena_new();
+        hlo_module *m = trial ? hlo_begin(arena, 1, (int64_t[]){2 + trial}) : hlo_begin(arena, 2, (int64_t[]){2, 2});
+        while (m->cases < HLO_CASES) {
+            const mth__shape s = DIMS(draw(0, 9) ? draw(1, 11) : 0, draw(1, 9), draw(1, 5));
+            mth__sharding *from = NEW(arena, mth__sharding);
+            *from = (mth__sharding){.on = m->mesh->whole};
+            if (draw(0, 1)) *from = random_split(m, s, *from);
+            const mth__sharding to = random_split(m, s, *from);
+            const mth_dtype dtype = (mth_dtype[]){MTH_FLOAT32, MTH_INT32, MTH_BOOL}[draw(0, 2)];
+            double *x = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
+            for (int64_t i = 0; i < mth__shape_size(s); i++) x[i] = dtype == MTH_BOOL ? (double)draw(0, 1) : (double)i;
+            TRY(hlo_add(m, MTH__ROW_keep, NULL, 1, (hlo_in[]){{dtype, s, x, from}}, &to));
+            m->at[m->cases - 1].tolerance = 0;
+        }
+        TRY(hlo_run(m));
+        mth__arena_free(arena);
+    }
+    return NULL;
+}
+TEST(keep_takes_its_part) { run_in_arena(kept_parts); }
+
+/* ---------------------------------------------------------------- forms */
+static mth_status forms(void *unused) {
+    (void)unused;
+    static const struct { const char *spec; int rank[2]; bool transposed; } spec[] = {
+        {"bsi,io->bso", {3, 2}, false}, {"bso,io->bsi", {3, 2}, false}, {"bsi,bso->io", {3, 3}, false}, {"ab,bc->ca", {2, 2}, false},
+        {"bhsd,bhtd->bhst", {4, 4}, false}, {"bhst,bhtd->bhsd", {4, 4}, false}, {"bhst,bthd->bshd", {4, 4}, true}};
+    arena = mth__arena_new();
+    for (size_t i = 0; i < sizeof spec / sizeof *spec; i++) {
+        hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
+        const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
+        const mth__shape s[2] = {{spec[i].rank[0], {2, 2, 2, 2}}, {spec[i].rank[1], {2, 2, 2, 2}}};
+        TRY(hlo_add(m, MTH__ROW_contract, &(mth__attrs){.s = spec[i].spec}, 2,
+                    (hlo_in[]){{MTH_FLOAT32, s[0], normals(s[0]), whole}, {MTH_FLOAT32, s[1], normals(s[1]), whole}}, whole));
+        hlo_write(m);
+        CHECK((strstr(m->text.at, "stablehlo.transpose") != NULL) == spec[i].transposed);
+        CHECK(!strstr(m->text.at, "stablehlo.reshape"));
+    }
+    mth__arena_free(arena);
+    return NULL;
+}
+TEST(contractions_move_no_more_than_they_must) { run_in_arena(forms); }
+RUN()
