@@ -105,8 +105,12 @@ static mth_status program(planning *p) {
     mth__emit_options o = {.overlap = b->overlap, .views = b->vtable->views};
     memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
     TRY(mth__emit(p->plan->arena, p->graph, &o, &p->plan->program));
-    for (size_t i = 0; p->global && i < p->global->exit.n; i++) /* what leaves is laid out as reshard made it */
+    for (size_t i = 0; p->global && i < p->global->exit.n; i++) { /* what leaves is laid out as reshard made it */
+        mth__role *all = &p->global->role.at[0];
         p->global->exit.at[i].sharding = p->plan->program->exit.at[i].sharding;
+        for (size_t v = 0; v < all->value.n; v++)
+            if (all->value.at[v].storage == MTH__IN_EXIT && all->value.at[v].index == (int)i) all->value.at[v].sharding = p->global->exit.at[i].sharding;
+    }
     p->plan->global = p->global;
     return NULL;
 }
