@@ -228,28 +228,27 @@ static bool grain_is_idle(int64_t n, const mth__split *s, const mth__placement *
     return grain_is_idle(fine, s, on, i + 1) && (rest == 0 || grain_is_idle(rest, s, on, i + 1));
 }
 
+void mth__split_canonical(mth__split *p, int64_t n, const mth__placement *on) {
+    int axes = 0;
+    for (int i = 0; i < p->naxes; i++)
+        if (on->dim[p->axis[i]] > 1) p->axis[axes++] = p->axis[i];
+    for (int i = axes; i < MTH__AXES; i++) p->axis[i] = 0;
+    p->naxes = (int8_t)axes;
+    if (axes == 0) {
+        *p = (mth__split){0};
+    } else if (p->cyclic) {
+        p->grain = 0;
+        if (n <= on->dim[p->axis[0]]) p->cyclic = false; /* an element a device: a block is the same */
+    } else if (p->grain > 1 ? grain_is_idle(n, p, on, 0) : p->grain != 0) {
+        p->grain = 0;
+    }
+}
+
 void mth__sharding_canonical(mth__sharding *s, mth__shape shape) {
     const mth__placement *on = s->on;
-    for (int d = 0; d < MTH__RANK; d++) {
-        mth__split *p = &s->dim[d];
-        if (d >= shape.rank || p->naxes == 0) {
-            *p = (mth__split){0};
-            continue;
-        }
-        int n = 0;
-        for (int i = 0; i < p->naxes; i++)
-            if (on->dim[p->axis[i]] > 1) p->axis[n++] = p->axis[i];
-        for (int i = n; i < MTH__AXES; i++) p->axis[i] = 0;
-        p->naxes = (int8_t)n;
-        if (n == 0) {
-            *p = (mth__split){0};
-        } else if (p->cyclic) {
-            p->grain = 0;
-            if (shape.dim[d] <= on->dim[p->axis[0]]) p->cyclic = false; /* an element a device: a block is the same */
-        } else if (p->grain > 1 ? grain_is_idle(shape.dim[d], p, on, 0) : p->grain != 0) {
-            p->grain = 0;
-        }
-    }
+    for (int d = 0; d < MTH__RANK; d++)
+        if (d < shape.rank && s->dim[d].naxes) mth__split_canonical(&s->dim[d], shape.dim[d], on);
+        else s->dim[d] = (mth__split){0};
     for (int a = 0; s->partial >> a; a++)
         if (s->partial >> a & 1 && (a >= on->naxes || on->dim[a] == 1)) s->partial &= (uint8_t)~(1u << a);
     if (!s->partial) s->reduce = MTH__REDUCE_SUM;

@@ -60,6 +60,7 @@ typedef struct { int64_t start, size, step; } mth__extent; /* elements start, st
 mth__extent mth__split_extent(int64_t n, const mth__split *, const mth__placement *, const int *coordinate);
 /* Removes axes of size 1 and a grain that changes no extent, so that equal partitions compare equal with memcmp-like equality. */
 void mth__sharding_canonical(mth__sharding *, mth__shape);
+void mth__split_canonical(mth__split *, int64_t n, const mth__placement *); /* the same for one dimension of n */
 bool mth__split_equal(const mth__split *, const mth__split *);
 bool mth__sharding_equal(const mth__sharding *, const mth__sharding *, int rank); /* of canonical shardings */
 /* start, step may be NULL. */

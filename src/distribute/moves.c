@@ -8,7 +8,7 @@
 int64_t mth__split_size(int64_t n, const mth__split *s, const mth__placement *on) {
     int64_t grain = s->grain > 1 ? s->grain : 1;
     for (int k = 0; k < s->naxes; k++) {
-        int64_t d = on->dim[s->axis[k]], grains = (n + grain - 1) / grain, part = (grains + d - 1) / d * grain;
+        int64_t d = on->dim[s->axis[k]], grains = grain == 1 ? n : (n + grain - 1) / grain, part = (grains + d - 1) / d * grain;
         if (part < n) n = part;
     }
     return n;
@@ -22,14 +22,15 @@ int64_t mth__local_size(mth__shape shape, const mth__sharding *s) {
 
 /* The first k axes of a split, as a canonical split. */
 static mth__split prefix(const mth__split *s, int k, int64_t n, const mth__placement *on) {
-    mth__sharding one = {.on = on};
+    if (k == s->naxes) return *s;
+    mth__split p = {0};
     if (k) {
-        one.dim[0] = *s;
-        for (int i = k; i < MTH__AXES; i++) one.dim[0].axis[i] = 0;
-        one.dim[0].naxes = (int8_t)k;
-        mth__sharding_canonical(&one, (mth__shape){1, {n}});
+        p = *s;
+        for (int i = k; i < MTH__AXES; i++) p.axis[i] = 0;
+        p.naxes = (int8_t)k;
+        mth__split_canonical(&p, n, on);
     }
-    return one.dim[0];
+    return p;
 }
 
 static bool begins(const mth__split *s, const mth__split *whole, int64_t n, const mth__placement *on) {

@@ -8,7 +8,7 @@
 #include <string.h>
 
 enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };   /* candidates of each group that are tried in pairs, of groups so near; sweeps over all groups */
-static const int64_t EFFORT = 100000;         /* nodes planned in all trials together */
+static const int64_t EFFORT = 60000;          /* nodes planned in all trials together */
 static const double EQUAL = 1e-9;             /* relative: costs that differ by less do not */
 
 typedef struct { double seconds, bytes; int said; /* choices that are not 0 */ } price;

@@ -5,9 +5,14 @@
 #include "engine/backend.h"
 #include <time.h>
 
-static double now(void) {
+#ifdef __SANITIZE_ADDRESS__
+enum { SLOW = 20 };
+#else
+enum { SLOW = 2 }; /* than a quiet machine */
+#endif
+static double now(void) { /* of this process: tests run beside others */
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -170,13 +175,13 @@ AT_LEAST_AS_GOOD(forty_equal_layers, MESH(2, 2), IN(64, 1024), chain(40, 1024, -
 /* ---------------------------------------------------------------- how long, and on how little */
 TEST(eight_blocks_in_a_third_of_a_second) {
     pricing p = price(transformer(8, 256, 8, 8000, -1), MESH(2, 2), INPUTS(IDS("input", 4, 64)), true);
-    if (p.searching > 0.3) printf("  %.3f s\n", p.searching);
-    CHECK(p.searching < 0.9); /* of a machine that does other things too */
+    printf("  %.3f s\n", p.searching);
+    CHECK(p.searching < 0.3 * SLOW);
 }
 TEST(eighty_layers_take_no_longer) {
     pricing p = price(transformer(80, 256, 8, 8000, -1), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), true), h = price(transformer(80, 256, 8, 8000, 2), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), false);
-    if (p.searching > 1) printf("  %.3f s\n", p.searching);
-    CHECK(p.searching < 3 && p.seconds <= h.seconds);
+    printf("  %.3f s\n", p.searching);
+    CHECK(p.searching < 3 * SLOW && p.seconds <= h.seconds);
 }
 
 static size_t nodes;
@@ -199,5 +204,171 @@ TEST(repeated_blocks_fold_to_three) {
         CHECK(nodes == three && blocks == n);
         mth_model_free(m);
     }
+}
+
+/* ---------------------------------------------------------------- what binds */
+static int over_axis[8], most_split;
+static const char *user_text, *origin_text;
+static void look_at_parameters(const mth__graph *g) {
+    static char users[64], origin[64];
+    most_split = 0;
+    memset(over_axis, 0, sizeof over_axis);
+    for (size_t i = 0; i < g->parameter.n; i++) {
+        const mth__value *v = g->parameter.at[i];
+        int split = 0;
+        for (int d = 0; d < v->shape.rank; d++) split += v->sharding.dim[d].naxes > 0;
+        if (split > most_split) most_split = split;
+        if (v->shape.rank < 2) continue;
+        over_axis[v->sharding.on->count]++;
+        if (!strcmp(v->name, "linear_0.weight")) {
+            mth__sharding_write(users, sizeof users, &v->sharding, 2);
+            snprintf(origin, sizeof origin, "%s", v->origin ? v->origin : "");
+        }
+    }
+    user_text = users;
+    origin_text = origin;
+}
+
+static pricing look(mth_model *m, const int64_t *mesh, int naxes, mth__input_description in, mth__distribute_options o) {
+    o.auto_sharding = true;
+    pricing p = {.model = m, .mesh = mesh, .naxes = naxes, .input = &in, .count = 1, .options = o, .look = look_at_parameters};
+    CHECK_STATUS(mth__guard(price_body, &p));
+    mth_model_free(m);
+    return p;
+}
+
+TEST(the_users_spec_binds) {
+    mth_model *m = model();
+    mth_arg a[] = {mth_int(0), MTH_NONE};
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(512)}, {"weight_shard_spec", mth_list(2, a)}), NOTHING, MTH_PLAIN);
+    ADD(m, "Linear", WIDTH(512), NOTHING, MTH_CHAIN);
+    look(m, MESH(4), (mth__input_description)IN(64, 512), (mth__distribute_options){0});
+    SAME(user_text, "(0, None)");
+    SAME(origin_text, "user, linear_0");
+}
+TEST(decisions_bear_their_origin) {
+    look(mlp(2048, 1024, -1), MESH(4), (mth__input_description)IN(64, 512), (mth__distribute_options){0});
+    SAME(user_text, "(None, 0)");
+    SAME(origin_text, "auto_sharding");
+}
+TEST(partition_dims_bounds_the_split_dimensions) {
+    for (int most = 0; most <= 2; most++) {
+        look(transformer(1, 2048, 4, 0, -1), MESH(2, 4), (mth__input_description)IN(2, 16, 2048), (mth__distribute_options){.partition_dims = most});
+        CHECK(!most || most_split <= most);
+    }
+}
+TEST(nothing_pays_for_a_small_model) {
+    pricing p = look(mlp(8, 8, -1), MESH(4), (mth__input_description)IN(2, 8), (mth__distribute_options){0});
+    CHECK(p.all == 0);
+}
+TEST(what_is_on_one_device_stays) {
+    mth_model *m = model();
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(512)}, {"device_id", mth_int(1)}), NOTHING, MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(512)}, {"device_id", mth_int(1)}), NOTHING, MTH_CHAIN);
+    look(m, MESH(4), (mth__input_description)IN(64, 512), (mth__distribute_options){0});
+    CHECK(over_axis[1] == 2);
+}
+TEST(stages_are_searched_on_their_devices) {
+    mth_model *m = model(), *stage[2];
+    mth_arg list[2];
+    for (int s = 0; s < 2; s++) list[s] = mth_submodel(stage[s] = mlp(2048, 512, -1));
+    ADD(m, "Pipeline", MTH_OPTIONS({"stages", mth_list(2, list)}, {"axis", mth_int(0)}, {"microbatch_size", mth_int(16)}), MTH_WIRES({"input", "input"}, {"output", "y"}), MTH_PLAIN);
+    look(m, MESH(2, 4), (mth__input_description)IN(64, 512), (mth__distribute_options){0});
+    CHECK(over_axis[4] == 4 && most_split == 1);
+    for (int s = 0; s < 2; s++) mth_model_free(stage[s]);
+}
+
+/* ---------------------------------------------------------------- the numbers */
+static void same(const mth_arrays *a, const mth_arrays *b) {
+    CHECK(a && b && a->count == b->count);
+    for (size_t i = 0; a && b && i < a->count; i++) {
+        size_t n = (size_t)mth__shape_size(a->item[i].array->shape);
+        float *x = malloc(n * sizeof *x), *y = malloc(n * sizeof *y);
+        CHECK_STATUS(mth_array_gather(a->item[i].array, x));
+        CHECK_STATUS(mth_array_gather(b->item[i].array, y));
+        double worst = 0;
+        for (size_t k = 0; k < n; k++) worst = fmax(worst, fabs((double)x[k] - (double)y[k]) / (1 + fabs((double)x[k])));
+        if (worst > 2e-4) printf("  %s differs by %g\n", a->item[i].name, worst);
+        CHECK(worst <= 2e-4);
+        free(x);
+        free(y);
+    }
+}
+
+typedef struct { mth_arrays *outputs[2], *gradients; char *layout, *plan; } result;
+static void run(const mth_model *m, mth_arg mesh, bool search, bool store, bool backward_first, int rank, const int64_t *shape, const char *out, result *r) {
+    mth_backend *b = NULL;
+    mth_compiled *c = NULL;
+    mth_array *x = NULL, *half = NULL, *seed = NULL;
+    mth_arrays *parameters = NULL;
+    memset(r, 0, sizeof *r);
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", mesh}, {"threads", mth_int(1)}), &b));
+    b->auto_sharding = search;
+    b->memory_optimization = store;
+    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
+    int64_t smaller[8];
+    memcpy(smaller, shape, sizeof *shape * (size_t)rank);
+    smaller[0] = 3;
+    CHECK_STATUS(mth_array_randn(b, rank, shape, 1, NULL, &x));
+    CHECK_STATUS(mth_array_randn(b, rank, smaller, 2, NULL, &half));
+    CHECK_STATUS(mth_array_randn(b, rank, shape, 3, NULL, &seed)); /* outputs have the inputs' shape */
+    mth_named in = {"input", x}, in_half = {"input", half}, given = {out, seed};
+    mth_gradient_request request = {&given, 1, NULL, 0};
+    if (backward_first) CHECK_STATUS(mth_plan(c, &in, 1, true));
+    CHECK_STATUS(mth_get_parameters(c, &in, 1, 0, &parameters));
+    mth__text t = mth__text_new(b->arena);
+    for (size_t i = 0; parameters && i < parameters->count; i++) mth__text_add(&t, "%s %s\n", parameters->item[i].name, mth_array_get_sharding(parameters->item[i].array));
+    r->layout = strdup(t.at);
+    CHECK_STATUS(mth_evaluate(c, parameters, &in_half, 1, NULL, &r->outputs[0], NULL)); /* a plan bound by the layout of the first */
+    CHECK_STATUS(mth_evaluate(c, parameters, &in, 1, &request, &r->outputs[1], &r->gradients));
+    CHECK_STATUS(mth_plan_print(c, &r->plan));
+    CHECK_STATUS(mth_plan_verify_text(r->plan));
+    mth_arrays_free(parameters);
+    mth_array_free(x);
+    mth_array_free(half);
+    mth_array_free(seed);
+    mth_compiled_free(c);
+    mth_backend_free(b);
+}
+static void finish(result *r) {
+    mth_arrays_free(r->outputs[0]);
+    mth_arrays_free(r->outputs[1]);
+    mth_arrays_free(r->gradients);
+    free(r->layout);
+    mth_text_free(r->plan);
+}
+static void compare(mth_model *m, mth_arg mesh, int rank, const int64_t *shape, const char *out) {
+    result plain, searched, again, stored;
+    run(m, mesh, false, false, false, rank, shape, out, &plain);
+    run(m, mesh, true, false, false, rank, shape, out, &searched);
+    run(m, mesh, true, false, true, rank, shape, out, &again);
+    run(m, mesh, true, true, false, rank, shape, out, &stored);
+    for (int k = 0; k < 2; k++) {
+        same(plain.outputs[k], searched.outputs[k]);
+        same(plain.outputs[k], stored.outputs[k]);
+    }
+    same(plain.gradients, searched.gradients);
+    same(plain.gradients, stored.gradients);
+    SAME(searched.layout, again.layout); /* whichever direction is planned first */
+    SAME(searched.plan, again.plan);
+    CHECK(strcmp(plain.layout, searched.layout));
+    finish(&plain);
+    finish(&searched);
+    finish(&again);
+    finish(&stored);
+    mth_model_free(m);
+}
+TEST(numbers_of_an_mlp) {
+    compare(mlp(512, 200, -1), MTH_INTS(4), 2, (int64_t[]){64, 200}, "output");
+    compare(mlp(512, 200, -1), MTH_INTS(2, 2), 2, (int64_t[]){64, 200}, "output");
+    compare(mlp(512, 200, -1), MTH_INTS(3), 2, (int64_t[]){64, 200}, "output");
+}
+TEST(numbers_of_a_transformer) {
+    compare(transformer(2, 96, 6, 0, -1), MTH_INTS(4), 3, (int64_t[]){4, 32, 96}, "x1");
+    compare(transformer(2, 96, 6, 0, -1), MTH_INTS(2, 2), 3, (int64_t[]){4, 32, 96}, "x1");
+}
+TEST(numbers_of_experts) {
+    compare(experts(6, 256, false), MTH_INTS(4), 2, (int64_t[]){64, 64}, "moe_0.output");
+    compare(experts(6, 256, false), MTH_INTS(2, 2), 2, (int64_t[]){64, 64}, "moe_0.output");
 }
 RUN()
