@@ -282,6 +282,28 @@ static mth_status open_client(const opening *o) {
 /* ---------------------------------------------------------------- a topology */
 #define DEFAULT_GENERATION "v5p"
 
+/* GENERATION:AxBxC, perhaps _twisted or _untwisted: plugins crash at sizes of 0 and at sizes that no slice has. */
+static bool is_topology(const char *name) {
+    enum { SIZES = 3, DEVICES = 1 << 16 };
+    const char *at = name + strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789");
+    int64_t product = 1;
+    if (at == name || *at != ':') return false;
+    for (int i = 0; i < SIZES && (i == 0 || *at == 'x'); i++) {
+        int64_t size = 0;
+        const char *digit = at + 1;
+        for (at = digit; *at >= '0' && *at <= '9' && size <= DEVICES; at++) size = 10 * size + (*at - '0');
+        product *= size;
+        if (at == digit || product < 1 || product > DEVICES) return false;
+    }
+    return !*at || !strcmp(at, "_twisted") || !strcmp(at, "_untwisted");
+}
+
+static mth_status no_topology(const char *name, char *why) {
+    return FAIL(MTH_ERROR_VALUE, why,
+        F("give GENERATION:CHIPS of a slice that Google builds, instead of '%s', such as topology='v5p:2x4x8', 'v5e:4x4', 'v6e:16x16' or "
+          "'v4:2x2x1'", name));
+}
+
 static mth_status open_topology(const opening *o, const char *name) {
     mth__engine *e = o->e;
     const PJRT_Api *api = e->plugin->api;
@@ -292,6 +314,7 @@ static mth_status open_topology(const opening *o, const char *name) {
         return FAIL(MTH_ERROR_UNSUPPORTED, F("the plugin %s knows no topologies", e->plugin->path),
             F("use a newer libtpu: pip install -U libtpu"));
     e->topology_name = mth__format(e->arena, "%s%s", plain ? DEFAULT_GENERATION ":" : "", name);
+    if (!is_topology(e->topology_name)) return no_topology(name, F("there is no topology '%s'", e->topology_name));
     MTH__ARGS(PJRT_TopologyDescription_Create, create);
     PJRT_NamedValue *options;
     TRY(read_platform_options(o, &options, &create.num_options));
@@ -303,8 +326,7 @@ static mth_status open_topology(const opening *o, const char *name) {
         PJRT_Error_Code code;
         char *text = mth__pjrt_error_text(e->plugin, error, &code), *what = F("there is no topology '%s': %s", e->topology_name, text);
         mth__free(text);
-        return FAIL(MTH_ERROR_VALUE, what,
-            F("give GENERATION:CHIPS of a slice that Google builds, such as 'v5p:2x4x8', 'v5e:4x4', 'v6e:16x16' or 'v4:2x2x1'"));
+        return no_topology(name, what);
     }
     e->topology = create.topology;
 

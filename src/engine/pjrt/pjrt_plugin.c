@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,20 +104,22 @@ static mth_status check_table(const char *path, const PJRT_Api *api) {
 
 /* ---------------------------------------------------------------- the environment
    A plugin ends the process at flags that it doesn't know. What it knows is in it as a text, so what isn't there is refused here. */
+#define SPACES " \t\n\r"
+
 static bool file_holds(const char *bytes, size_t size, const char *name) {
     const size_t n = strlen(name) + 1;
     return memmem(bytes, size, name, n) || (!strncmp(name, "no", 2) && memmem(bytes, size, name + 2, n - 2));
 }
 
 static mth_status check_flags(const char *path, const char *variable, char *flags, const char *bytes, size_t size) {
-    for (char *word = flags + strspn(flags, " \t\n\r"); *word; word += strspn(word, " \t\n\r")) {
+    for (char *word = flags + strspn(flags, SPACES); *word; word += strspn(word, SPACES)) {
         char *start = word;
-        word += strcspn(word, "= \t\n\r");
+        word += strcspn(word, "=" SPACES);
         const size_t n = (size_t)(word - start);
         if (*word == '=') { /* the value may be quoted */
             char quote[2] = {word[1], 0};
             word += *quote == '\'' || *quote == '"' ? 2 + strcspn(word + 2, quote) : 1;
-            word += strcspn(word, " \t\n\r");
+            word += strcspn(word, SPACES);
         }
         if (*word) *word++ = 0;
         start[n] = 0;
@@ -130,13 +133,14 @@ static mth_status check_flags(const char *path, const char *variable, char *flag
 /* XLA_FLAGS that don't start with a hyphen are the name of a file of flags. */
 static mth_status check_variable(const char *path, const char *variable, const char *bytes, size_t size) {
     const char *value = getenv(variable);
+    if (value) value += strspn(value, SPACES);
     if (!value || !*value) return NULL;
     char flags[1 << 14];
     size_t n = (size_t)snprintf(flags, sizeof flags, "%s", value);
     if (*value != '-' && !strcmp(variable, "XLA_FLAGS")) {
         FILE *file = fopen(value, "r");
         if (!file)
-            return FAIL(MTH_ERROR_IO, F("the environment variable XLA_FLAGS is neither a list of flags nor a file that can be read: %s", value),
+            return FAIL(MTH_ERROR_IO, F("the environment variable XLA_FLAGS is no list of flags, nor a file that can be read: %s", value),
                 F("start each flag with --, or unset XLA_FLAGS"));
         n = fread(flags, 1, sizeof flags - 1, file);
         fclose(file);
@@ -198,6 +202,19 @@ static mth_status load(const char *path, const PJRT_Api **out) {
     return NULL;
 }
 
+/* libtpu takes over the signals of crashes and of the end, which are the host's. Its own remain: SIGPROF, whose timer it starts, and
+   SIGPIPE, which it ignores. */
+static mth_status load_quietly(const char *path, const PJRT_Api **out) {
+    static const int host[] = {SIGHUP, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGTERM, SIGPWR};
+    enum { N = sizeof host / sizeof *host };
+    struct sigaction before[N], after;
+    for (int i = 0; i < N; i++) sigaction(host[i], NULL, &before[i]);
+    mth_status status = load(path, out);
+    for (int i = 0; i < N; i++)
+        if (sigaction(host[i], NULL, &after) == 0 && after.sa_handler != before[i].sa_handler) sigaction(host[i], &before[i], NULL);
+    return status;
+}
+
 static mth_status open_locked(const char *path, mth__plugin **out) {
     for (mth__plugin *p = opened; p; p = p->next)
         if (!strcmp(p->path, path)) return *out = p, NULL;
@@ -207,7 +224,7 @@ static mth_status open_locked(const char *path, mth__plugin **out) {
     const PJRT_Api *api = NULL;
     mth_status status = check_environment(path);
     prepare_environment(path);
-    if (!status) status = load(path, &api);
+    if (!status) status = load_quietly(path, &api);
     if (status) {
         mth__free(plugin);
         return status;

@@ -28,8 +28,8 @@ typedef struct mth__plugin {
 mth_status mth__plugin_open(const char *path, mth__plugin **out);
 /* platform: "cpu", "cuda", "tpu". Looks, in this order: environment MITHRIL_PJRT_PLUGIN_CPU (_CUDA, _TPU); the folders of
    MITHRIL_SITE_PACKAGES (set by the Python package: sys.path, separated by ':'); python3's site-packages beside libmithril (dladdr), then
-   the folders of VIRTUAL_ENV and the system's. The path goes to `arena`. KEY... an IO error that says what was looked for and which
-   package brings one. */
+   the folders of VIRTUAL_ENV and the system's. The path goes to `arena`. None found: an IO error that says what was looked
+   for and which package brings one. */
 mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char **path);
 /* Consumes the error: its text (F's: free by mth__free) without the last full stop, and its code. */
 char *mth__pjrt_error_text(const mth__plugin *, PJRT_Error *, PJRT_Error_Code *);
