@@ -99,7 +99,8 @@ static void hlo_write(hlo_module *m) {
         mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.partition_id {mhlo.sharding = \"{manual}\"} : tensor<ui32>");
         id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.custom_call @SPMDShardToFullShape(%s) {mhlo.sharding = \"{replicated}\"} : "
                            "(tensor<ui32>) -> tensor<ui32>", mth__hlo_name(arena, id));
-        h.partition = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(arena, id));
+        h.partition =
+            mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(arena, id));
     }
     for (int i = 0; i < m->cases; i++) {
         hlo_case *c = &m->at[i];
@@ -279,7 +280,8 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
     compile.compile_options = (const char *)bytes;
     compile.compile_options_size = size;
     PJRT_TRY(hlo_plugin, "compile", hlo_plugin->api->PJRT_Client_Compile(&compile));
-    PJRT_Buffer **in = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nin), **out = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nout);
+    PJRT_Buffer **in = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nin);
+    PJRT_Buffer **out = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nout);
     PJRT_Buffer *const *in_list[HLO_DEVICES], **out_list[HLO_DEVICES];
     PJRT_Event *done[HLO_DEVICES];
     mth__ref_value *ref = NEW_ARRAY(m->arena, mth__ref_value, m->count * m->nin);

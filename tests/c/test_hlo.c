@@ -256,6 +256,24 @@ static mth_status kept_parts(void *unused) {
 }
 TEST(keep_takes_its_part) { run_in_arena(kept_parts); }
 
+/* ---------------------------------------------------------------- sums of long rows */
+static mth_status long_rows(void *unused) {
+    (void)unused;
+    arena = mth__arena_new();
+    hlo_module *m = hlo_begin(arena, 1, (int64_t[]){2});
+    const mth__shape s = DIMS(3, 2, 257, 300);
+    for (int d = 0; d < 3; d++) {
+        mth__sharding split = {.on = m->mesh->whole}, out = split;
+        split.dim[d].naxes = 1;
+        out.dim[0].naxes = d == 2;
+        TRY(hlo_add(m, MTH__ROW_reduce_sum, &(mth__attrs){.i = {3}}, 1, (hlo_in[]){{MTH_FLOAT32, s, normals(s), &split}}, &out));
+    }
+    TRY(hlo_run(m));
+    mth__arena_free(arena);
+    return NULL;
+}
+TEST(sums_of_long_rows) { run_in_arena(long_rows); }
+
 /* ---------------------------------------------------------------- forms */
 static mth_status forms(void *unused) {
     (void)unused;

@@ -16,7 +16,7 @@ static int natural(term a, term b, term y, char *letters) {
     for (int i = 0; i < b.n; i++) if (place(a, b.letter[i]) < 0) letters[n++] = b.letter[i];
     return n;
 }
-/* The result is transposed where this is not `n`; the fewer dimensions move, and those at the front, the better. */
+/* The result is transposed where this is not n. Rather dimensions at the front move than those at the end. */
 static int in_place_from_behind(int n, const char *letters, term y) {
     int same = 0;
     while (same < n && letters[n - 1 - same] == y.letter[n - 1 - same]) same++;
@@ -73,7 +73,26 @@ void mth__hlo_contract(mth__hlo_call *c) {
     c->out[0].v = mth__hlo_transpose(h, mth__hlo_dot(h, x, w, nbatch, abatch, bbatch, nsum, asum, bsum), permutation);
 }
 
+/* ---------------------------------------------------------------- reductions */
+/* XLA's loops for CPUs add up columns, but one element at a time where a row has this many or more: 20 to 50 times slower than a product
+   with ones (which costs more to compile, so is no better way below; compilers for other devices make it a reduction again). */
+enum { LONG_ROW = 1 << 15 };
+static mth__hlo_val sum_of_long_rows(mth__hlo *h, mth__hlo_val x, int first) { /* over dimensions below `first` */
+    mth__shape rows = {2, {1, 1}}, kept = {.rank = x.shape.rank - first};
+    for (int d = 0; d < first; d++) rows.dim[0] *= x.shape.dim[d];
+    for (int d = first; d < x.shape.rank; d++) rows.dim[1] *= kept.dim[d - first] = x.shape.dim[d];
+    if (rows.dim[0] < 2 || rows.dim[1] < LONG_ROW || !mth__is_float(x.dtype)) return mth__hlo_reduce(h, "add", x, (1u << first) - 1, false);
+    mth__hlo_val ones = mth__hlo_splat(h, x.dtype, (mth__shape){1, {rows.dim[0]}}, 1);
+    const int along[1] = {0};
+    return mth__hlo_reshape(h, mth__hlo_dot(h, ones, mth__hlo_reshape(h, x, rows), 0, NULL, NULL, 1, along, along), kept);
+}
+
 void mth__hlo_reduce_row(mth__hlo_call *c) {
-    const char *kind = mth__op_index(c->op) == MTH__ROW_reduce_max ? "maximum" : "add";
-    c->out[0].v = mth__hlo_reduce(c->h, kind, c->in[0].v, (unsigned)c->attrs->i[0], c->attrs->i[1]);
+    mth__hlo *h = c->h;
+    const unsigned dims = (unsigned)c->attrs->i[0];
+    const bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, leading = dims && !(dims & (dims + 1));
+    mth__hlo_val x = c->in[0].v;
+    if (!max && leading) x = sum_of_long_rows(h, x, __builtin_popcount(dims));
+    else x = mth__hlo_reduce(h, max ? "maximum" : "add", x, dims, false);
+    c->out[0].v = mth__hlo_reshape(h, x, c->out[0].part->local); /* those to be kept, as 1 */
 }
