@@ -49,11 +49,12 @@ static uint64_t hash(const char *text) {
 
 static int slot_named(merging *m, const mth__pvalue *v) {
     size_t at = hash(v->name) & (m->room - 1);
-    /* an input that two placements use has a value, of one name, for each */
+    /* An input that two placements use has a value, of one name, for each. Where else a value lies is each role's own matter: sizes of
+       parts decide what is written in place. */
     for (; m->table[at] >= 0; at = (at + 1) & (m->room - 1)) {
         const mth__pvalue *w = m->s->slot.at[m->table[at]].any;
-        if (!strcmp(w->name, v->name) && w->storage == v->storage && (v->storage == MTH__IN_SLAB || v->storage == MTH__IN_ALIAS || w->index == v->index))
-            return m->table[at];
+        bool entry = v->storage == MTH__IN_ENTRY;
+        if (!strcmp(w->name, v->name) && entry == (w->storage == MTH__IN_ENTRY) && (!entry || w->index == v->index)) return m->table[at];
     }
     m->table[at] = (int)m->s->slot.n;
     PUSH(m->s->arena, m->s->slot, ((mth__slot){.any = v, .view_of = m->table[at], .local = m->s->global ? v->shape : mth__largest_part(v->shape, &v->sharding),
@@ -131,7 +132,7 @@ static void channel_slots(const merging *m, int key, int *from, int *to) {
             const mth__role *r = &m->p->role.at[role];
             for (size_t j = 0; j < r->instr.n; j++) { /* as a rule the head */
                 const mth__instr *x = &r->instr.at[m->at[role] + j < r->instr.n ? m->at[role] + j : m->at[role] + j - r->instr.n];
-                if (x->kind == MTH__COMPUTE || x->kind == MTH__WAIT || x->channel != channel) continue;
+                if (x->kind == MTH__COMPUTE || x->kind == MTH__WAIT || x->channel != channel || (x->kind == MTH__SEND) != sends) continue;
                 if (x->nin) *from = m->s->slot_of[role][x->in[0]];
                 if (x->nout) *to = m->s->slot_of[role][x->out[0]];
                 break;
