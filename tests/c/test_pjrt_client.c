@@ -65,7 +65,7 @@ TEST(broken_and_old_plugins) {
     refused("major", TABLE("api.pjrt_api_version.major_version = 1;"), "has version 1.81 of the PJRT API");
     refused("old", TABLE("api.struct_size = offsetof(PJRT_Api, PJRT_Compile); api.pjrt_api_version.minor_version = 9;"),
             "its version 0.9 of the PJRT API has no PJRT_Compile");
-    refused("hole", TABLE("api.PJRT_Buffer_Delete = NULL;"), "has no PJRT_Buffer_Delete");
+    refused("hole", TABLE("api.PJRT_Buffer_Destroy = NULL;"), "has no PJRT_Buffer_Destroy");
     refused("unwilling", TABLE(""), "can't start: out of luck");
 }
 
@@ -92,10 +92,11 @@ TEST(flags_of_the_environment) {
     if (make_library("flags", TABLE("") "const char known[] = \"xla_known\", other[] = \"xla_other\";", path)) {
         with_flags(path, "--xla_known=1 --xla_unknown", MTH_ERROR_VALUE, "has '--xla_unknown'");
         with_flags(path, " --xla_know=1", MTH_ERROR_VALUE, "has '--xla_know'");
+        with_flags(path, "--noxla_known", MTH_ERROR_VALUE, "has '--noxla_known'");
         with_flags(path, "--xla_known 3", MTH_ERROR_VALUE, "has '3'");
         with_flags(path, "/no/such/file", MTH_ERROR_IO, "XLA_FLAGS is no list of flags");
         /* these pass, and the plugin fails to start, as it always does */
-        with_flags(path, "--xla_known=\"a --b\" --xla_other='c d'\t--noxla_known", MTH_ERROR_IO, "out of luck");
+        with_flags(path, "--xla_known=\"a --b\" --xla_other='c d'\t--xla_known", MTH_ERROR_IO, "out of luck");
         with_flags(path, "", MTH_ERROR_IO, "out of luck");
         snprintf(file, sizeof file, "%s/flags.txt", folder);
         FILE *f = fopen(file, "w");
@@ -201,6 +202,7 @@ TEST(options_that_contradict) {
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         CHECK_FAILS(OPEN(MESH, {"mesh_context", mth_string("spmd")}, {"spmd_mesh_shape", MTH_INTS(wrong[i][0], wrong[i][1], wrong[i][2])}),
                     MTH_ERROR_VALUE, "doesn't cut the axes of device_mesh=(2, 4) into factors");
+    CHECK_FAILS(OPEN(MESH, {"compile_options", DICT("xla_cpu_parallel_codegen_split_count", mth_int(-1))}), MTH_ERROR_VALUE, "is below 0");
     CHECK_FAILS(OPEN(MESH, {"compile_options", DICT("xla_dump_to", MTH_NONE)}), MTH_ERROR_TYPE, "compile_options: 'xla_dump_to' is None");
 }
 

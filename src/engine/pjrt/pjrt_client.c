@@ -105,6 +105,14 @@ static mth_status read_spmd(const opening *o) {
     return NULL;
 }
 
+/* XLA checks names and kinds; a count below 0 ends the process. */
+static bool is_negative_count(const char *name, const mth_arg *a) {
+    static const char end[] = "_count";
+    const size_t n = strlen(name), k = sizeof end - 1;
+    if (n < k || strcmp(name + n - k, end)) return false;
+    return a->kind == MTH_ARG_INT ? a->integer < 0 : a->kind == MTH_ARG_STRING && strtoll(a->string, NULL, 10) < 0;
+}
+
 static mth_status read_compile_options(const opening *o) {
     const mth_arg *given = option(o, "compile_options");
     if (given->kind != MTH_ARG_DICT) return NULL;
@@ -112,6 +120,8 @@ static mth_status read_compile_options(const opening *o) {
     for (size_t i = 0; i < given->count; i++) {
         const mth_arg *a = &given->items[i];
         s[i].name = mth__copy_text(o->e->arena, given->keys[i]);
+        if (is_negative_count(s[i].name, a))
+            return FAIL(MTH_ERROR_VALUE, F("compile_options: the count '%s' is below 0", s[i].name), F("give 1 or more"));
         switch (a->kind) {
         case MTH_ARG_BOOL: s[i].type = 'b'; s[i].integer = a->integer; break;
         case MTH_ARG_INT: s[i].type = 'i'; s[i].integer = a->integer; break;

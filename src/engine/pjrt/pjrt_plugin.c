@@ -15,17 +15,17 @@
 /* What the engine calls without asking. The table only grows at its end, so the order is that of the table. */
 static const struct { const char *name; size_t offset; } required[] = {
 #define SLOT(name) {#name, offsetof(PJRT_Api, name)}
-    SLOT(PJRT_Error_Destroy), SLOT(PJRT_Error_Message), SLOT(PJRT_Error_GetCode), SLOT(PJRT_Plugin_Initialize), SLOT(PJRT_Event_Destroy),
-    SLOT(PJRT_Event_IsReady), SLOT(PJRT_Event_Error), SLOT(PJRT_Event_Await), SLOT(PJRT_Event_OnReady), SLOT(PJRT_Client_Create),
-    SLOT(PJRT_Client_Destroy), SLOT(PJRT_Client_PlatformName), SLOT(PJRT_Client_PlatformVersion), SLOT(PJRT_Client_Devices),
-    SLOT(PJRT_Client_AddressableDevices), SLOT(PJRT_Client_Compile), SLOT(PJRT_Client_BufferFromHostBuffer),
-    SLOT(PJRT_DeviceDescription_Id), SLOT(PJRT_DeviceDescription_Attributes), SLOT(PJRT_DeviceDescription_Kind),
-    SLOT(PJRT_Device_GetDescription), SLOT(PJRT_Device_AddressableMemories), SLOT(PJRT_Device_DefaultMemory), SLOT(PJRT_Memory_Kind),
-    SLOT(PJRT_Executable_Destroy), SLOT(PJRT_Executable_NumOutputs), SLOT(PJRT_Executable_OptimizedProgram),
-    SLOT(PJRT_Executable_Serialize), SLOT(PJRT_LoadedExecutable_Destroy), SLOT(PJRT_LoadedExecutable_GetExecutable),
-    SLOT(PJRT_LoadedExecutable_Execute), SLOT(PJRT_Executable_DeserializeAndLoad), SLOT(PJRT_Buffer_Destroy), SLOT(PJRT_Buffer_Delete),
-    SLOT(PJRT_Buffer_CopyToDevice), SLOT(PJRT_Buffer_ToHostBuffer), SLOT(PJRT_Buffer_ReadyEvent), SLOT(PJRT_Compile),
-    SLOT(PJRT_Buffer_CopyToMemory), SLOT(PJRT_Executable_GetCompiledMemoryStats),
+    SLOT(PJRT_Error_Destroy), SLOT(PJRT_Error_Message), SLOT(PJRT_Error_GetCode), SLOT(PJRT_Plugin_Initialize),
+    SLOT(PJRT_Event_Destroy), SLOT(PJRT_Event_Await), SLOT(PJRT_Client_Create), SLOT(PJRT_Client_Destroy),
+    SLOT(PJRT_Client_PlatformName), SLOT(PJRT_Client_PlatformVersion), SLOT(PJRT_Client_AddressableDevices), SLOT(PJRT_Client_Compile),
+    SLOT(PJRT_Client_BufferFromHostBuffer), SLOT(PJRT_DeviceDescription_Id), SLOT(PJRT_DeviceDescription_Attributes),
+    SLOT(PJRT_DeviceDescription_Kind), SLOT(PJRT_Device_GetDescription), SLOT(PJRT_Device_AddressableMemories),
+    SLOT(PJRT_Device_DefaultMemory), SLOT(PJRT_Memory_Kind), SLOT(PJRT_Executable_Destroy), SLOT(PJRT_Executable_NumOutputs),
+    SLOT(PJRT_Executable_GetCostAnalysis), SLOT(PJRT_Executable_OptimizedProgram),
+    SLOT(PJRT_Executable_Serialize), SLOT(PJRT_LoadedExecutable_Destroy),
+    SLOT(PJRT_LoadedExecutable_GetExecutable), SLOT(PJRT_LoadedExecutable_Execute), SLOT(PJRT_Executable_DeserializeAndLoad),
+    SLOT(PJRT_Buffer_Destroy), SLOT(PJRT_Buffer_CopyToDevice), SLOT(PJRT_Buffer_ToHostBuffer),
+    SLOT(PJRT_Buffer_OpaqueDeviceMemoryDataPointer), SLOT(PJRT_Compile), SLOT(PJRT_Executable_GetCompiledMemoryStats),
 #undef SLOT
 };
 
@@ -56,11 +56,12 @@ mth_status mth__pjrt_status(const mth__plugin *plugin, PJRT_Error *error, const 
     if (!error) return NULL;
     PJRT_Error_Code code;
     char *text = mth__pjrt_error_text(plugin, error, &code), *what = F("XLA can't %s: %s", doing, text);
-    bool unknown_option = strstr(text, "No such compile option") != NULL;
+    const bool unknown_option = strstr(text, "No such compile option") != NULL, bad_option = strstr(text, "While setting option") != NULL;
     mth__free(text);
     if (unknown_option)
         return FAIL(MTH_ERROR_VALUE, what,
             F("compile_options takes the names of XLA's debug options, such as 'xla_backend_optimization_level'"));
+    if (bad_option) return FAIL(MTH_ERROR_VALUE, what, F("give compile_options a value of the kind that the text names"));
     switch (code) {
     case PJRT_Error_Code_RESOURCE_EXHAUSTED:
         return FAIL(MTH_ERROR_MEMORY, what, F("split the tensors over more devices, or make the batch smaller"));
@@ -106,9 +107,10 @@ static mth_status check_table(const char *path, const PJRT_Api *api) {
    A plugin ends the process at flags that it doesn't know. What it knows is in it as a text, so what isn't there is refused here. */
 #define SPACES " \t\n\r"
 
-static bool file_holds(const char *bytes, size_t size, const char *name) {
+static bool file_holds(const char *bytes, size_t size, const char *variable, const char *name) {
     const size_t n = strlen(name) + 1;
-    return memmem(bytes, size, name, n) || (!strncmp(name, "no", 2) && memmem(bytes, size, name + 2, n - 2));
+    if (memmem(bytes, size, name, n)) return true;
+    return strcmp(variable, "XLA_FLAGS") && !strncmp(name, "no", 2) && memmem(bytes, size, name + 2, n - 2); /* --noflag is false */
 }
 
 static mth_status check_flags(const char *path, const char *variable, char *flags, const char *bytes, size_t size) {
@@ -123,7 +125,7 @@ static mth_status check_flags(const char *path, const char *variable, char *flag
         }
         if (*word) *word++ = 0;
         start[n] = 0;
-        if (strncmp(start, "--", 2) || !file_holds(bytes, size, start + 2))
+        if (strncmp(start, "--", 2) || !file_holds(bytes, size, variable, start + 2))
             return FAIL(MTH_ERROR_VALUE, F("the environment variable %s has '%s', which the plugin %s doesn't know", variable, start, path),
                 F("mend %s, or unset it; options for this backend alone are given by compile_options", variable));
     }
