@@ -217,6 +217,9 @@ static void takes_options(const char *path) {
     }
     CHECK_STATUS(OPEN(MESH, plugin, {"compile_options", DICT("xla_backend_optimization_level", mth_int(0))}));
     mth_backend_free(b);
+    mth_status s = OPEN(MESH, plugin, {"platform_options", DICT("asynchronous", mth_bool(false))});
+    if (!s) mth_backend_free(b);
+    else CHECK_FAILS(s, MTH_ERROR_UNSUPPORTED, "has no 'asynchronous'");
     CHECK_FAILS(OPEN(MESH, plugin, {"platform_options", DICT("cpu_device_count", mth_int(3))}), MTH_ERROR_VALUE, "give device_mesh=(n,)");
     CHECK_FAILS(OPEN(MESH, plugin, {"platform_options", DICT("wings", mth_int(3))}), MTH_ERROR_VALUE, "no option 'wings'");
     CHECK_FAILS(OPEN(MESH, plugin, {"platform_options", DICT("asynchronous", mth_int(0))}), MTH_ERROR_VALUE, "True or False");
@@ -224,6 +227,26 @@ static void takes_options(const char *path) {
     CHECK_FAILS(OPEN(MESH, plugin, {"backend", mth_string("tpu")}), MTH_ERROR_VALUE, "give backend='cpu'");
 }
 TEST(options_of_a_client) { each_plugin(takes_options); }
+
+/* The plugin's own memory apart, every allocation may fail: nothing stays behind, and the next try goes well. */
+static void survives_failing_allocations(const char *path) {
+    const mth_option plugin = {"plugin", mth_string(path)};
+    mth_backend *b;
+    bool done = false;
+    int64_t n = 0;
+    for (; !done && n < 500; n++) {
+        mth_debug_fail_allocation(n);
+        mth_status s = OPEN(MESH, plugin, {"mesh_context", mth_string("spmd")}, {"spmd_mesh_shape", MTH_INTS(2, 2, 2)},
+                            {"compile_options", DICT("xla_dump_to", mth_string("/tmp"))});
+        mth_debug_fail_allocation(-1);
+        done = !s;
+        CHECK(!s || mth_error_get_code(s) == MTH_ERROR_MEMORY);
+        mth_error_free(s);
+    }
+    CHECK(done && n > 1);
+    if (done) mth_backend_free(b);
+}
+TEST(failing_allocations) { each_plugin(survives_failing_allocations); }
 
 /* ---------------------------------------------------------------- topologies */
 static mth_status open_topology(int devices, const char *topology, mth_backend **out) {
