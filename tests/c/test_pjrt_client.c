@@ -9,10 +9,17 @@
 /* ---------------------------------------------------------------- made-up plugins */
 static char folder[] = "/tmp/mithril-plugins-XXXXXX";
 
+static void remove_folder(void) {
+    char command[64];
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    if (system(command)) printf("  %s is left\n", folder);
+}
+
 /* Compiles `body` to a shared library; false where there is no compiler. */
 static bool make_library(const char *name, const char *body, char path[PATH_MAX]) {
     static bool made;
     if (!made && !mkdtemp(folder)) return false;
+    if (!made) atexit(remove_folder);
     made = true;
     char source[PATH_MAX], command[3 * PATH_MAX];
     snprintf(path, PATH_MAX, "%s/%s.so", folder, name);
