@@ -23,8 +23,8 @@ static mth__hlo_val reduce(const writer *w, const char *kind, mth__hlo_val x, mt
                          "      %%z = stablehlo.%s %%x, %%y : %s\n"
                          "      stablehlo.return %%z : %s\n"
                          "    }) : (%s) -> %s",
-                         kind, mth__hlo_name(arena, x), attributes, mth__hlo_channel_handle(w->h), w->groups, one, one, mth__hlo_reduction(w->c), one,
-                         one, mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, to));
+                         kind, mth__hlo_name(arena, x), attributes, mth__hlo_channel_handle(w->h), w->groups, one, one,
+                         mth__hlo_reduction(w->c), one, one, mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, to));
 }
 
 static mth__hlo_val all_reduce(const writer *w, mth__hlo_val x) { return reduce(w, "all_reduce", x, x.shape, ""); }
@@ -42,9 +42,9 @@ static mth__hlo_val all_gather(const writer *w, mth__hlo_val x, const mth__hlo_p
     int dim = w->c->dim;
     mth__shape s = x.shape;
     s.dim[dim] *= w->g.size;
-    x = mth__hlo_line(w->h, x.dtype, s, "\"stablehlo.all_gather\"(%s) <{all_gather_dim = %d : i64, %s, %s, use_global_device_ids}> : (%s) -> %s",
-                      mth__hlo_name(arena, x), dim, mth__hlo_channel_handle(w->h), w->groups, mth__hlo_type(arena, x.dtype, x.shape),
-                      mth__hlo_type(arena, x.dtype, s));
+    x = mth__hlo_line(w->h, x.dtype, s, "\"stablehlo.all_gather\"(%s) <{all_gather_dim = %d : i64, %s, %s, use_global_device_ids}> : "
+                      "(%s) -> %s", mth__hlo_name(arena, x), dim, mth__hlo_channel_handle(w->h), w->groups,
+                      mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, s));
     return mth__hlo_join_parts(w->h, &w->g, x, dim, from, to);
 }
 
@@ -55,9 +55,9 @@ static mth__hlo_val all_to_all(const writer *w, mth__hlo_val x, const mth__hlo_p
     mth__shape s = x.shape;
     s.dim[split] /= w->g.size;
     s.dim[whole] *= w->g.size;
-    x = mth__hlo_line(w->h, x.dtype, s, "\"stablehlo.all_to_all\"(%s) <{split_dimension = %d : i64, concat_dimension = %d : i64, split_count = %d : i64, "
-                      "%s, %s}> : (%s) -> %s", mth__hlo_name(arena, x), split, whole, w->g.size, mth__hlo_channel_handle(w->h), w->groups,
-                      mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, s));
+    x = mth__hlo_line(w->h, x.dtype, s, "\"stablehlo.all_to_all\"(%s) <{split_dimension = %d : i64, concat_dimension = %d : i64, "
+                      "split_count = %d : i64, %s, %s}> : (%s) -> %s", mth__hlo_name(arena, x), split, whole, w->g.size,
+                      mth__hlo_channel_handle(w->h), w->groups, mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, s));
     return mth__hlo_join_parts(w->h, &w->g, x, whole, from, to);
 }
 

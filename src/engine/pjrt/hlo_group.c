@@ -11,7 +11,8 @@ static int partition_of(const mth__hlo *h, int32_t device) {
 }
 
 mth__hlo_groups mth__hlo_groups_of(mth__hlo *h, const mth__channel *c) {
-    mth__hlo_groups g = {.size = mth__channel_size(c), .member = NEW_ARRAY(h->arena, int, h->partitions), .rank = NEW_ARRAY(h->arena, int, h->partitions)};
+    mth__hlo_groups g = {.size = mth__channel_size(c), .member = NEW_ARRAY(h->arena, int, h->partitions),
+                         .rank = NEW_ARRAY(h->arena, int, h->partitions)};
     int32_t *device = NEW_ARRAY(h->arena, int32_t, g.size);
     for (int p = 0; p < h->partitions; p++) g.rank[p] = -1;
     for (int p = 0; p < h->partitions; p++) {
@@ -48,11 +49,12 @@ mth__hlo_val mth__hlo_take(mth__hlo *h, mth__hlo_val x, int dim, mth__hlo_val in
         if (d != dim) mth__text_add(&offset, "%s%d", offset.n ? ", " : "", d);
         mth__text_add(&size, "%s%lld", d ? ", " : "", d == dim ? 1 : (long long)x.shape.dim[d]);
     }
-    return mth__hlo_line(h, x.dtype, to, "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<%s%s%scollapsed_slice_dims = [%d], "
-                         "start_index_map = [%d], index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: %s>}> : (%s, %s) -> %s",
-                         mth__hlo_name(h->arena, x), mth__hlo_name(h->arena, index), offset.n ? "offset_dims = [" : "", offset.n ? offset.at : "",
-                         offset.n ? "], " : "", dim, dim, size.at, mth__hlo_type(h->arena, x.dtype, x.shape),
-                         mth__hlo_type(h->arena, MTH_INT32, index.shape), mth__hlo_type(h->arena, x.dtype, to));
+    const char *kept = offset.n ? mth__format(h->arena, "offset_dims = [%s], ", offset.at) : "";
+    return mth__hlo_line(h, x.dtype, to, "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<%scollapsed_slice_dims = "
+                         "[%d], start_index_map = [%d], index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: %s>}> : "
+                         "(%s, %s) -> %s", mth__hlo_name(h->arena, x), mth__hlo_name(h->arena, index), kept, dim, dim, size.at,
+                         mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, MTH_INT32, index.shape),
+                         mth__hlo_type(h->arena, x.dtype, to));
 }
 
 /* ---------------------------------------------------------------- parts of a dimension */
@@ -112,12 +114,14 @@ static mth__hlo_val index_of(mth__hlo *h, const order *o) {
     return mth__hlo_row_by_partition(h, rows, o->n);
 }
 
-mth__hlo_val mth__hlo_join_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim, const mth__hlo_part *parts, const mth__hlo_part *whole) {
+mth__hlo_val mth__hlo_join_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim, const mth__hlo_part *parts,
+                                const mth__hlo_part *whole) {
     order o = {g, parts, whole, dim, true, whole->local.dim[dim]};
     return in_place(&o) ? mth__hlo_slice(h, x, dim, 0, o.n) : mth__hlo_take(h, x, dim, index_of(h, &o));
 }
 
-mth__hlo_val mth__hlo_cut_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim, const mth__hlo_part *whole, const mth__hlo_part *parts) {
+mth__hlo_val mth__hlo_cut_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim, const mth__hlo_part *whole,
+                               const mth__hlo_part *parts) {
     order o = {g, parts, whole, dim, false, g->size * parts->local.dim[dim]};
     return in_place(&o) ? mth__hlo_pad(h, x, dim, 0, o.n - x.shape.dim[dim], 0) : mth__hlo_take(h, x, dim, index_of(h, &o));
 }

@@ -14,8 +14,10 @@ mth__hlo_groups mth__hlo_groups_of(mth__hlo *, const mth__channel *);
 mth__hlo_val mth__hlo_take(mth__hlo *, mth__hlo_val x, int dim, mth__hlo_val index /* i32, (n) */);
 /* `whole` holds the dimension, or a part of it, that a group's `parts` cut further. Joins the padded parts, laid one after another in
    order of ranks, to what whole's partitions hold, and back. */
-mth__hlo_val mth__hlo_join_parts(mth__hlo *, const mth__hlo_groups *, mth__hlo_val x, int dim, const mth__hlo_part *parts, const mth__hlo_part *whole);
-mth__hlo_val mth__hlo_cut_parts(mth__hlo *, const mth__hlo_groups *, mth__hlo_val x, int dim, const mth__hlo_part *whole, const mth__hlo_part *parts);
+mth__hlo_val mth__hlo_join_parts(mth__hlo *, const mth__hlo_groups *, mth__hlo_val x, int dim, const mth__hlo_part *parts,
+                                const mth__hlo_part *whole);
+mth__hlo_val mth__hlo_cut_parts(mth__hlo *, const mth__hlo_groups *, mth__hlo_val x, int dim, const mth__hlo_part *whole,
+                               const mth__hlo_part *parts);
 /* "add", "maximum"; the operand as it is reduced: truth values are added as numbers. */
 const char *mth__hlo_reduction(const mth__channel *);
 mth__hlo_val mth__hlo_reduced_as(mth__hlo *, const mth__channel *, mth__hlo_val);

@@ -166,15 +166,16 @@ static mth__hlo_val write_permute(const plan *p, const permute *q, mth__hlo_val 
     mth__hlo *h = p->h;
     mth__text pairs = mth__text_new(h->arena);
     int count = 0;
-    for (int k = 0; k < p->g.count; k++)
+    for (int k = 0; k < p->g.count; k++) {
+        const int *member = p->g.member + k * p->t.n;
         for (int r = 0; r < p->t.n; r++)
-            if (q->source[r] >= 0)
-                mth__text_add(&pairs, "%s[%d, %d]", count++ ? ", " : "", p->g.member[k * p->t.n + q->source[r]], p->g.member[k * p->t.n + r]);
+            if (q->source[r] >= 0) mth__text_add(&pairs, "%s[%d, %d]", count++ ? ", " : "", member[q->source[r]], member[r]);
+    }
     mth__hlo_val sent = read_chunk(p, before, q->from);
     const char *type = mth__hlo_type(h->arena, sent.dtype, sent.shape);
-    mth__hlo_val got = mth__hlo_line(h, sent.dtype, sent.shape, "\"stablehlo.collective_permute\"(%s) <{%s, source_target_pairs = dense<[%s]> : "
-                                     "tensor<%dx2xi64>}> : (%s) -> %s", mth__hlo_name(h->arena, sent), mth__hlo_channel_handle(h), pairs.at, count,
-                                     type, type);
+    mth__hlo_val got = mth__hlo_line(h, sent.dtype, sent.shape, "\"stablehlo.collective_permute\"(%s) <{%s, source_target_pairs = "
+                                     "dense<[%s]> : tensor<%dx2xi64>}> : (%s) -> %s", mth__hlo_name(h->arena, sent),
+                                     mth__hlo_channel_handle(h), pairs.at, count, type, type);
     if (q->reduce || !q->all) {
         mth__hlo_val here = read_chunk(p, buffer, q->to);
         if (q->reduce) got = mth__hlo_binary(h, mth__hlo_reduction(p->c), here, got);
@@ -250,8 +251,9 @@ static mth__hlo_val turn_boxes(const plan *p, mth__hlo_val x, int whole) {
     to.dim[p->dim] /= p->t.n;
     to.dim[whole] *= p->t.n;
     int low = p->dim < whole ? p->dim : whole, high = p->dim < whole ? whole : p->dim;
-    for (int d = 0; d < x.shape.rank; d++) split.dim[d < low ? 0 : d < high ? (low == p->dim ? 2 : 1) : 3] *= d == p->dim ? p->piece : x.shape.dim[d];
-    split.dim[low == p->dim ? 1 : 2] = p->t.n;
+    int box = low == p->dim ? 1 : 2; /* of split: which box; the other of 1 and 2 has what lies between the two dimensions */
+    for (int d = 0; d < x.shape.rank; d++) split.dim[d < low ? 0 : d < high ? 3 - box : 3] *= d == p->dim ? p->piece : x.shape.dim[d];
+    split.dim[box] = p->t.n;
     x = mth__hlo_transpose(p->h, mth__hlo_reshape(p->h, x, split), (const int[]){0, 2, 1, 3});
     return mth__hlo_reshape(p->h, x, to);
 }
