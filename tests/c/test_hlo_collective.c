@@ -60,7 +60,8 @@ static void add_case(module *m, const mth__channel *c) {
     if (c->kind == MTH__BROADCAST) k->in.part = k->out.part; /* an operand on every partition */
     k->text = mth__format(m->arena, "%s %s of %s over axes %x: %s -> %s on %s", mth__channel_names[c->kind],
                           mth__algorithm_names[c->algorithm], mth__shape_text(m->arena, c->shape), c->axes,
-                          mth__sharding_text(m->arena, &k->c.from, c->shape.rank), mth__sharding_text(m->arena, &k->c.to, c->shape.rank), mth__placement_text(m->arena, c->from.on));
+                          mth__sharding_text(m->arena, &k->c.from, c->shape.rank), mth__sharding_text(m->arena, &k->c.to, c->shape.rank),
+                          mth__placement_text(m->arena, c->from.on));
 }
 
 static void write_module(module *m, bool steps) {

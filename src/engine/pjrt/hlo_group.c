@@ -51,8 +51,8 @@ mth__hlo_val mth__hlo_take(mth__hlo *h, mth__hlo_val x, int dim, mth__hlo_val in
     }
     const char *kept = offset.n ? mth__format(h->arena, "offset_dims = [%s], ", offset.at) : "";
     return mth__hlo_line(h, x.dtype, to, "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<%scollapsed_slice_dims = "
-                         "[%d], start_index_map = [%d], index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: %s>}> : "
-                         "(%s, %s) -> %s", mth__hlo_name(h->arena, x), mth__hlo_name(h->arena, index), kept, dim, dim, size.at,
+                         "[%d], start_index_map = [%d], index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: %s>}> "
+                         ": (%s, %s) -> %s", mth__hlo_name(h->arena, x), mth__hlo_name(h->arena, index), kept, dim, dim, size.at,
                          mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, MTH_INT32, index.shape),
                          mth__hlo_type(h->arena, x.dtype, to));
 }
