@@ -27,6 +27,9 @@ typedef struct {
     int count; int32_t device[HLO_DEVICES];
     int cases; hlo_case at[HLO_CASES];
     int nin, nout;
+    int checks;                   /* of ids, in the text: results behind the others */
+    bool bad_ids;                 /* each of them is to find bad_id, and nothing else is compared; else none finds any */
+    int32_t bad_id;
     mth__text text;
 } hlo_module;
 
@@ -112,6 +115,11 @@ static void hlo_write(hlo_module *m) {
             mth__text_add(&types, "%s%s", c->first_out + k ? ", " : "", mth__hlo_type(arena, c->out[k].v.dtype, c->out[k].v.shape));
             mth__text_add(&names, "%s%s", c->first_out + k ? ", " : "", mth__hlo_name(arena, c->out[k].v));
         }
+    }
+    m->checks = (int)h.check.n;
+    for (int i = 0; i < m->checks; i++) {
+        mth__text_add(&types, ", %s", mth__hlo_type(arena, MTH_INT32, h.check.at[i].v.shape));
+        mth__text_add(&names, ", %s", mth__hlo_name(arena, h.check.at[i].v));
     }
     m->text = mth__text_new(arena);
     mth__text_add(&m->text, "module @rows attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = 1 : i32} {\n"
@@ -281,7 +289,8 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
     compile.compile_options_size = size;
     PJRT_TRY(hlo_plugin, "compile", hlo_plugin->api->PJRT_Client_Compile(&compile));
     PJRT_Buffer **in = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nin);
-    PJRT_Buffer **out = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nout);
+    const int made = m->nout + m->checks; /* results of a partition */
+    PJRT_Buffer **out = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * made);
     PJRT_Buffer *const *in_list[HLO_DEVICES], **out_list[HLO_DEVICES];
     PJRT_Event *done[HLO_DEVICES];
     mth__ref_value *ref = NEW_ARRAY(m->arena, mth__ref_value, m->count * m->nin);
@@ -294,7 +303,7 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
                 TRY(hlo_send(m->at[i].in[j].part, padded, p, &in[at]));
             }
         in_list[p] = in + p * m->nin;
-        out_list[p] = out + p * m->nout;
+        out_list[p] = out + p * made;
     }
     PJRT_ExecuteOptions how = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
     MTH__ARGS(PJRT_LoadedExecutable_Execute, run);
@@ -309,6 +318,14 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
     for (int p = 0; p < m->count; p++) TRY(hlo_await(done[p]));
     for (int i = 0; i < m->count * m->nin; i++) TRY(hlo_drop(in[i]));
     for (int p = 0; p < m->count; p++)
+        for (int i = 0; i < m->checks; i++) {
+            void *check;
+            const mth__hlo_part pair = {.dtype = MTH_INT32, .local = {1, {2}}};
+            TRY(hlo_fetch(m, out[p * made + m->nout + i], &pair, &check));
+            CHECK(((int32_t *)check)[0] == m->bad_ids);
+            if (m->bad_ids) CHECK(((int32_t *)check)[1] == m->bad_id);
+        }
+    for (int p = 0; p < m->count && !m->bad_ids; p++)
         for (int i = 0; i < m->cases; i++) {
             const hlo_case *c = &m->at[i];
             mth__ref_value want[MTH__MAX_OUT];
@@ -321,7 +338,7 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
             TRY(mth__ref_rows[c->node.op->row](&call));
             for (int k = 0; k < c->node.nout; k++) {
                 void *got;
-                TRY(hlo_fetch(m, out[p * m->nout + c->first_out + k], c->out[k].part, &got));
+                TRY(hlo_fetch(m, out[p * made + c->first_out + k], c->out[k].part, &got));
                 hlo_compare(c, k, p, &want[k], got);
                 if (results) results[p * m->nout + c->first_out + k] = got;
             }

@@ -95,6 +95,31 @@ static mth_status ids(void *unused) {
 }
 TEST(ids_on_all_kinds_of_parts) { run_in_arena(ids); }
 
+static mth_status strangers(void *unused) {
+    (void)unused;
+    static const struct { mth_dtype dtype; double id; int32_t told; } bad[] = {
+        {MTH_INT32, 5, 5}, {MTH_INT32, -1, -1}, {MTH_INT32, INT32_MIN, INT32_MIN + 1}, {MTH_INT32, INT32_MAX, INT32_MAX},
+        {MTH_INT64, -7, -7}, {MTH_INT64, 0x1p32, INT32_MAX}, {MTH_INT64, 0x1p32 + 2, INT32_MAX}, {MTH_INT64, -0x1p40, INT32_MIN + 1}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        arena = mth__arena_new();
+        hlo_module *m = hlo_begin(arena, 1, (int64_t[]){2});
+        m->bad_ids = true;
+        m->bad_id = bad[i].told;
+        const mth__sharding whole = cut(m, -1, false), first = cut(m, 0, false);
+        const mth__shape at = {1, {3}}, table = {2, {5, 2}}, x = {2, {3, 5}}, dy = {2, {3, 2}};
+        const hlo_in id = {bad[i].dtype, at, (double[]){4, bad[i].id, 0}, &whole};
+        const mth__attrs v = {.i = {5}};
+        TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, numbers(table, 0), &first}, id}, &whole));
+        TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id, {MTH_FLOAT32, dy, numbers(dy, 0), &whole}}, &whole));
+        TRY(hlo_add(m, MTH__ROW_pick, NULL, 2, (hlo_in[]){{MTH_FLOAT32, x, numbers(x, 0), &whole}, id}, &whole));
+        TRY(hlo_add(m, MTH__ROW_pick_grad, &v, 2, (hlo_in[]){id, {MTH_FLOAT32, at, numbers(at, 0), &whole}}, &whole));
+        TRY(hlo_run(m));
+        mth__arena_free(arena);
+    }
+    return NULL;
+}
+TEST(ids_outside_are_told) { run_in_arena(strangers); }
+
 /* ---------------------------------------------------------------- nothing */
 static mth_status nothing(void *unused) {
     (void)unused;
