@@ -113,12 +113,17 @@ static bool is_negative_count(const char *name, const mth_arg *a) {
     return a->kind == MTH_ARG_INT ? a->integer < 0 : a->kind == MTH_ARG_STRING && strtoll(a->string, NULL, 10) < 0;
 }
 
+/* CPU plugins compile a maximum so that it loses NaN, where every other engine, and jax, hands it on. */
+static const char NO_FAST_MAX[] = "xla_cpu_enable_fast_min_max";
+
 static mth_status read_compile_options(const opening *o) {
     const mth_arg *given = option(o, "compile_options");
-    if (given->kind != MTH_ARG_DICT) return NULL;
-    mth__pjrt_setting *s = NEW_ARRAY(o->e->arena, mth__pjrt_setting, given->count + 1);
-    for (size_t i = 0; i < given->count; i++) {
+    const size_t n = given->kind == MTH_ARG_DICT ? given->count : 0;
+    bool fast = strcmp(o->e->platform, "cpu") != 0;
+    mth__pjrt_setting *s = NEW_ARRAY(o->e->arena, mth__pjrt_setting, n + 1);
+    for (size_t i = 0; i < n; i++) {
         const mth_arg *a = &given->items[i];
+        fast |= !strcmp(given->keys[i], NO_FAST_MAX);
         s[i].name = mth__copy_text(o->e->arena, given->keys[i]);
         if (is_negative_count(s[i].name, a))
             return FAIL(MTH_ERROR_VALUE, F("compile_options: the count '%s' is below 0", s[i].name), F("give 1 or more"));
@@ -133,7 +138,8 @@ static mth_status read_compile_options(const opening *o) {
         }
         }
     }
-    o->e->env = (mth__pjrt_env){s, (int)given->count};
+    if (!fast) s[n] = (mth__pjrt_setting){.name = NO_FAST_MAX, .type = 'b'};
+    o->e->env = (mth__pjrt_env){s, (int)n + !fast};
     return NULL;
 }
 

@@ -16,6 +16,11 @@ static box local_box(const mth__piece *p, const mth__hlo_part *part) {
     return b;
 }
 
+static bool is_all(const box *b, mth__shape shape) {
+    for (int d = 0; d < shape.rank; d++) if (b->start[d] || b->step[d] != 1 || b->size.dim[d] != shape.dim[d]) return false;
+    return true;
+}
+
 static const char *numbers(mth__arena *arena, int n, const int64_t *at, int64_t less) {
     mth__text t = mth__text_new(arena);
     mth__text_add(&t, "[");
@@ -65,11 +70,12 @@ static mth__module *finish(mth__executable *x, mth__hlo *h, int args, const mth_
     return mth__module_add(x, &text, &(mth__xla_options){.partitions = 1, .replicas = 1});
 }
 
-static mth__module *cut_module(mth__executable *x, mth_dtype dtype, mth__shape from, const box *b) {
+/* base: the shape of the buffer; from: that of the value, which may be a view of it. */
+static mth__module *cut_module(mth__executable *x, mth_dtype dtype, mth__shape base, mth__shape from, const box *b) {
     mth__arena *scratch = mth__arena_new();
     mth__hlo h = {.arena = scratch, .body = mth__text_new(scratch), .partitions = 1};
-    mth__hlo_val arg = {-1, dtype, from};
-    mth__module *m = finish(x, &h, 1, &arg, cut_box(&h, arg, b));
+    mth__hlo_val arg = {-1, dtype, base}, whole = mth__hlo_reshape(&h, arg, from);
+    mth__module *m = finish(x, &h, 1, &arg, is_all(b, from) ? whole : cut_box(&h, whole, b));
     mth__arena_free(scratch);
     return m;
 }
@@ -88,15 +94,11 @@ static mth__module *join_module(mth__executable *x, mth_dtype dtype, mth__shape 
 }
 
 /* ---------------------------------------------------------------- plans */
-static bool is_all(const box *b, mth__shape shape) {
-    for (int d = 0; d < shape.rank; d++) if (b->start[d] || b->step[d] != 1 || b->size.dim[d] != shape.dim[d]) return false;
-    return true;
-}
-
 static void plan_target(mth__executable *x, mth__job *job, mth__hop_target *t) {
     const mth__channel *c = job->hop.channel;
     mth__arena *scratch = mth__arena_new();
-    mth__shape from = x->segments->slot.at[job->hop.from].local, to = x->segments->slot.at[job->hop.to].local;
+    const mth__slot *source = &x->segments->slot.at[job->hop.from];
+    mth__shape from = source->local, base = x->segments->slot.at[source->view_of].local, to = x->segments->slot.at[job->hop.to].local;
     mth__piece *piece;
     t->pieces = mth__transfer_pieces(scratch, c, t->device, &piece);
     t->piece = NEW_ARRAY(x->arena, mth__hop_piece, t->pieces);
@@ -104,7 +106,9 @@ static void plan_target(mth__executable *x, mth__job *job, mth__hop_target *t) {
     const int32_t self = t->device;
     const mth__hlo_part *mine = mth__part_of(scratch, c->dtype, c->shape, &c->to, 1, &self);
     /* one whole part in a buffer of the same shape: what is padding there may be padding here */
-    bool as_it_is = false;
+    bool as_it_is = false, own = false;
+    const bool leaves = x->segments->slot.at[source->view_of].last_read == MTH__AT_EXIT ||
+                        x->segments->slot.at[job->hop.to].last_read == MTH__AT_EXIT;
     for (int i = 0; i < t->pieces; i++) {
         const int32_t owner = piece[i].from_device;
         const mth__hlo_part *part = mth__part_of(scratch, c->dtype, c->shape, &c->from, 1, &owner);
@@ -112,11 +116,12 @@ static void plan_target(mth__executable *x, mth__job *job, mth__hop_target *t) {
         there[i] = local_box(&piece[i], mine);
         mth__shape real = {c->shape.rank, {0}};
         memcpy(real.dim, mine->size[0], sizeof real.dim);
-        as_it_is = t->pieces == 1 && mth__shape_equal(from, to) && is_all(&there[0], real) && is_all(&b, b.size);
+        own = t->pieces == 1 && owner == t->device && leaves; /* what leaves has a buffer of its own */
+        as_it_is = !own && t->pieces == 1 && mth__shape_equal(base, to) && is_all(&there[0], real) && is_all(&b, b.size);
         t->piece[i].from_device = owner;
-        if (!as_it_is && !is_all(&b, from)) t->piece[i].cut = cut_module(x, c->dtype, from, &b);
+        if (!as_it_is && !(is_all(&b, from) && mth__shape_equal(base, from))) t->piece[i].cut = cut_module(x, c->dtype, base, from, &b);
     }
-    if (!as_it_is && !(t->pieces == 1 && is_all(&there[0], to))) t->join = join_module(x, c->dtype, to, t->pieces, there);
+    if (own || (!as_it_is && !(t->pieces == 1 && is_all(&there[0], to)))) t->join = join_module(x, c->dtype, to, t->pieces, there);
     if (t->pieces > x->most_pieces) x->most_pieces = t->pieces;
     mth__arena_free(scratch);
 }
@@ -157,7 +162,8 @@ static mth_status copy_to(mth__engine *e, PJRT_Buffer *from, int device, PJRT_Bu
 /* The piece on the device that wants it; *lent: it is the owner's own buffer. */
 static mth_status bring(mth__executable *x, const mth__job *job, const mth__hop_target *t, int i, PJRT_Buffer **out, bool *lent) {
     const mth__hop_piece *p = &t->piece[i];
-    PJRT_Buffer *source = x->at[job->hop.from * x->program->mesh->count + p->from_device]->buffer, *cut = NULL;
+    const int slot = x->segments->slot.at[job->hop.from].view_of;
+    PJRT_Buffer *source = x->at[slot * x->program->mesh->count + p->from_device]->buffer, *cut = NULL;
     *lent = false;
     if (p->cut) TRY(call_one(x, p->cut, p->from_device, &source, 1, &cut));
     if (p->from_device == t->device) {
@@ -182,7 +188,7 @@ static mth_status receive(mth__executable *x, const mth__job *job, const mth__ho
         s = call_one(x, t->join, t->device, x->pieces, (size_t)t->pieces, &made);
         if (!s) mth__cell_put(x, job->hop.to, t->device, made, false);
     } else if (!s && of[0])
-        mth__cell_share(x, job->hop.from, job->hop.to, t->device);
+        mth__cell_share(x, x->segments->slot.at[job->hop.from].view_of, job->hop.to, t->device);
     else if (!s)
         mth__cell_put(x, job->hop.to, t->device, x->pieces[0], false);
     for (int i = 0; i < n; i++)

@@ -189,6 +189,13 @@ static mth_status enter(mth__executable *x, mth__buffer *const *entry) {
     return NULL;
 }
 
+static mth_status await_buffer(mth__engine *e, PJRT_Buffer *buffer) {
+    MTH__ARGS(PJRT_Buffer_ReadyEvent, ready);
+    ready.buffer = buffer;
+    TRY(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_ReadyEvent(&ready), "move a value between devices"));
+    return mth__pjrt_await(e, ready.event, "move a value between devices");
+}
+
 static mth_status leave(mth__executable *x, mth__buffer **exit) {
     const mth__program *p = x->segments->program;
     const size_t devices = (size_t)p->mesh->count;
@@ -200,6 +207,7 @@ static mth_status leave(mth__executable *x, mth__buffer **exit) {
         for (int r = 0; r < on->count; r++) {
             const size_t i = e * devices + (size_t)on->device[r];
             mth__cell *c = x->at[place(x, slot, on->device[r])];
+            if (c && s->shared) TRY(await_buffer(x->engine, c->buffer)); /* a hop made it: no module's end has been awaited behind it */
             if (!c || c->lent || c->references != 1) return INTERNAL("%s: device %d has no buffer of its own", p->exit.at[e].name, on->device[r]);
             TRY(mth__pjrt_adopt(x->engine, on->device[r], s->any->dtype, x->exit_port[i].real, x->exit_port[i].padded, c->buffer, &exit[i]));
             c->lent = true; /* it is the array's now */
