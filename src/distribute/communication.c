@@ -1,10 +1,10 @@
-/* communication_optimization, after reshard: fewer messages for the same numbers. Equal moves of one value become one; an all_reduce of
- * which only one part is kept becomes a reduce_scatter; small all_reduces of one group that don't wait for each other become one, and so
- * do small transfers of the same way. Each element is summed by the same devices as before. */
+/* communication_optimization, after reshard: fewer messages for the same numbers. What is there need not travel (redundant.c); an
+ * all_reduce of which only one part is kept becomes a reduce_scatter; small all_reduces of one group that don't wait for each other become
+ * one, and so do all_gathers, reduce_scatters, and transfers of the same way. Each element is summed by the same devices as before. */
 #include "distribute/decide.h"
 #include <string.h>
 
-static const int64_t SMALL = 64 << 10, BATCH = 1 << 20; /* bytes of one all_reduce, of a merged one */
+static const int64_t SMALL = 64 << 10, BATCH = 1 << 20; /* bytes of one that is merged, of a merged one */
 
 mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row row, const mth__attrs *attrs, int nin, mth__value *const *in,
                           const mth__sharding *need, const mth__sharding *result, mth__value **out) {
@@ -37,31 +37,6 @@ static void count_uses(state *s) {
     for (size_t i = 0; i < g->node.n; i++)
         for (int j = 0; j < g->node.at[i]->nin; j++) s->uses[g->node.at[i]->in[j]->id]++;
     for (size_t i = 0; i < g->output.n; i++) s->uses[g->output.at[i].value->id]++;
-}
-
-/* ---------------------------------------------------------------- duplicates, and all_reduce + keep */
-static void drop_duplicates(state *s) {
-    mth__graph *g = s->graph;
-    typedef struct made { mth__node *node; struct made *next; } made;
-    made **of = NEW_ARRAY(s->arena, made *, g->values);
-    size_t kept = 0;
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        for (int j = 0; j < n->nin; j++) n->in[j] = now(n->in[j]);
-        if (mth__is_comm(n)) {
-            mth__value *v = n->out[0];
-            for (made *m = of[n->in[0]->id]; m; m = m->next)
-                if (m->node->on == n->on && mth__sharding_equal(&m->node->out[0]->sharding, &v->sharding, v->shape.rank))
-                    v->scratch = m->node->out[0];
-            if (v->scratch) continue;
-            made *m = NEW(s->arena, made);
-            *m = (made){n, of[n->in[0]->id]};
-            of[n->in[0]->id] = m;
-        }
-        g->node.at[kept++] = n;
-    }
-    g->node.n = kept;
-    replace_outputs(g);
 }
 
 /* keep splits one dimension further by just the axis that was reduced: all devices but one of each part reduced in vain. */
@@ -110,38 +85,49 @@ static const mth__split *split_of(const mth__value *v) {
     return NULL;
 }
 
+/* The larger of what is there before and behind: bytes of a device. */
+static int64_t bytes_of(const mth__node *n) {
+    int64_t a = mth__local_size(n->in[0]->shape, &n->in[0]->sharding), b = mth__local_size(n->in[0]->shape, &n->out[0]->sharding);
+    return (a > b ? a : b) * (int64_t)mth_dtype_size(n->in[0]->dtype);
+}
+/* Rows before and behind of one that gathers or scatters them: the one that has more has a multiple of the other. */
+static int64_t rows_of(const mth__node *n) {
+    int64_t in = parts_of(n->in[0]), out = parts_of(n->out[0]);
+    return in > out ? in : out;
+}
+
 static bool mergeable(const mth__node *n) {
     const mth__value *v = n->in[0];
-    int64_t bytes = mth__local_size(v->shape, &v->sharding) * (int64_t)mth_dtype_size(v->dtype);
-    if (bytes <= 0 || bytes >= SMALL) return false;
-    if (is(n, MTH__ROW_transfer)) /* in a pipeline each has its turn */
-        return n->region < 0 && !v->sharding.partial && parts_of(v) == 1 && parts_of(n->out[0]) == 1;
-    return is(n, MTH__ROW_all_reduce) && v->sharding.partial == n->attrs.i[0] && parts_of(v) > 0;
+    int64_t bytes = bytes_of(n), in = parts_of(v), out = parts_of(n->out[0]);
+    if (bytes <= 0 || bytes >= SMALL || !in || !out) return false;
+    if (is(n, MTH__ROW_transfer)) return n->region < 0 && !v->sharding.partial && in == 1 && out == 1; /* in a pipeline each has its turn */
+    if (is(n, MTH__ROW_all_gather)) return !v->sharding.partial;
+    return (is(n, MTH__ROW_all_reduce) || is(n, MTH__ROW_reduce_scatter)) && v->sharding.partial == n->attrs.i[0];
+}
+static bool same_rows(const mth__value *x, const mth__value *y) {
+    const mth__split *s = split_of(x), *t = split_of(y);
+    if (s && t && (s->naxes != t->naxes || memcmp(s->axis, t->axis, (size_t)s->naxes))) return false;
+    return !s == !t && x->sharding.on == y->sharding.on && x->sharding.partial == y->sharding.partial && x->sharding.reduce == y->sharding.reduce;
 }
 static bool together(const mth__node *a, const mth__node *b) {
     const mth__value *x = a->in[0], *y = b->in[0];
-    const mth__split *s = split_of(x), *t = split_of(y);
-    if (s && t && (s->naxes != t->naxes || memcmp(s->axis, t->axis, (size_t)s->naxes))) return false;
     if (is(b, MTH__ROW_transfer) && y->node && y->node->id > a->id) return false; /* a would wait for what b sends */
-    return a->op == b->op && a->on == b->on && x->sharding.on == y->sharding.on && x->dtype == y->dtype &&
-           x->sharding.partial == y->sharding.partial && x->sharding.reduce == y->sharding.reduce && !s == !t && mth__same_unit(a, b);
+    return a->op == b->op && x->dtype == y->dtype && same_rows(x, y) && same_rows(a->out[0], b->out[0]) && mth__same_unit(a, b);
 }
 
 enum { OPEN = 8, WINDOW = 64 };
 typedef struct { int n, arrived; int64_t bytes; bool closed; mth__node *node[MTH__MAX_IN]; } batch;
 
-static mth__sharding row_sharding(const mth__value *v, bool partial) { /* of (parts, elements) */
+static mth__sharding row_sharding(const mth__value *v, int64_t rows) { /* of (rows, elements) */
     mth__sharding s = {.on = v->sharding.on};
     const mth__split *split = split_of(v);
     if (split) {
         s.dim[0] = *split;
         s.dim[0].grain = 0;
     }
-    if (partial) {
-        s.partial = v->sharding.partial;
-        s.reduce = v->sharding.reduce;
-    }
-    mth__sharding_canonical(&s, (mth__shape){2, {parts_of(v), 1}});
+    s.partial = v->sharding.partial;
+    s.reduce = v->sharding.reduce;
+    mth__sharding_canonical(&s, (mth__shape){2, {rows, 1}});
     return s;
 }
 
@@ -154,17 +140,16 @@ static mth_status reshape(mth__graph *g, const mth__node *like, mth__value *v, m
 
 static mth_status emit_batch(mth__graph *g, const batch *b) {
     mth__node *like = b->node[0];
-    int64_t parts = parts_of(like->in[0]), at = 0;
-    mth__sharding apart = row_sharding(like->in[0], true), joined = row_sharding(like->out[0], false), needs[MTH__MAX_IN];
+    int64_t rows = rows_of(like), at = 0;
+    mth__sharding apart = row_sharding(like->in[0], rows), joined = row_sharding(like->out[0], rows), needs[MTH__MAX_IN];
     mth__value *row[MTH__MAX_IN], *all;
     for (int k = 0; k < b->n; k++) {
         mth__value *v = b->node[k]->in[0];
-        TRY(reshape(g, like, v, (mth__shape){2, {parts, mth__shape_size(v->shape) / parts}}, &apart, &row[k]));
+        TRY(reshape(g, like, v, (mth__shape){2, {rows, mth__shape_size(v->shape) / rows}}, &apart, &row[k]));
         needs[k] = apart;
     }
     TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.i = {1}}, b->n, row, needs, &apart, &all));
-    TRY(mth__node_like(g, like, is(like, MTH__ROW_transfer) ? MTH__ROW_transfer : MTH__ROW_all_reduce, &like->attrs, 1, &all, &apart,
-                       &joined, &all));
+    TRY(mth__node_like(g, like, (enum mth__row)mth__op_index(like->op), &(mth__attrs){.i = {like->attrs.i[0]}}, 1, &all, &apart, &joined, &all));
     for (int k = 0; k < b->n; k++) {
         mth__value *old = b->node[k]->out[0], *piece;
         int64_t width = row[k]->shape.dim[1];
@@ -195,7 +180,7 @@ static void close(gathering *g, batch *b) {
 }
 
 static void join(gathering *g, mth__node *x) {
-    int64_t bytes = mth__local_size(x->in[0]->shape, &x->in[0]->sharding) * (int64_t)mth_dtype_size(x->in[0]->dtype);
+    int64_t bytes = bytes_of(x);
     int to = -1, empty = -1;
     for (int k = 0; k < OPEN; k++) {
         if (!g->open[k]) empty = k;
@@ -310,11 +295,14 @@ static void clear(mth__graph *g) {
 mth_status mth__communication(mth__graph *g, const mth__distribute_options *o) {
     if (o->communication_optimization) {
         state s = {.graph = g, .arena = mth__arena_new()};
-        size_t ids = g->node.n;
         clear(g);
-        drop_duplicates(&s);
-        scatter_instead(&s);
-        mth_status status = merge(&s, ids);
+        mth_status status = mth__drop_redundant(g);
+        clear(g);
+        if (!status) {
+            scatter_instead(&s);
+            clear(g);
+            status = merge(&s, g->node.n);
+        }
         clear(g);
         mth__arena_free(s.arena);
         TRY(status);

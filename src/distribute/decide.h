@@ -34,6 +34,10 @@ bool mth__store_parts(const mth__value *, const mth__sharding *read, mth__shardi
 /* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. communication.c */
 mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin, mth__value *const *in,
                           const mth__sharding *need, const mth__sharding *result, mth__value **out);
+/* Nodes that no output needs leave. place.c */
+void mth__prune(mth__graph *);
+/* redundant.c: transfers of what is there already. */
+mth_status mth__drop_redundant(mth__graph *);
 /* chunk.c: cuts communications of more than chunk_bytes. */
 mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options *);
 

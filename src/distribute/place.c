@@ -120,8 +120,7 @@ static void bind_parameters(mth__graph *g, const mth__distribute_options *o) {
     }
 }
 
-/* Nodes that no output needs: gradients that end in a constant. */
-static void prune(mth__graph *g) {
+void mth__prune(mth__graph *g) { /* first of all gradients that end in a constant */
     for (size_t i = 0; i < g->node.n; i++) g->node.at[i]->cost_rank = 0;
     for (size_t i = 0; i < g->output.n; i++)
         if (g->output.at[i].value->node) g->output.at[i].value->node->cost_rank = 1;
@@ -136,7 +135,7 @@ static void prune(mth__graph *g) {
 
 mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
     bind_parameters(g, o);
-    prune(g);
+    mth__prune(g);
     mth__place_nodes(g);
     size_t inputs = g->input.n;
     for (size_t i = 0; i < inputs; i++) {
