@@ -1,16 +1,19 @@
-"""The guide's workloads beside JAX (jit with NamedSharding on 4 virtual CPU devices) and torch (one process, unsharded).
+"""The guide's workloads on the native engine and on XLA (JaxBackend), beside JAX (jit with NamedSharding on 4 virtual CPU devices) and torch
+(one process, unsharded).
 
-One process, in turns: a round runs each framework once, and rows quote medians over the rounds and the ratio of medians. Results are
-checked against each other before anything is timed. `first` is the first call (planning or compiling included), measured once in the same
-process before the steady state. Writes bench/results.csv. `--quick` runs 3 rounds, `--only NAME` one workload.
+One process, in turns: a round runs each once, and rows quote medians over the rounds and the ratio of medians. Results are checked against
+each other before anything is timed. `first` is the first call (planning or compiling included), measured once in the same process before the
+steady state; `touch` is how long a plain write took just before to as many fresh bytes as the plan's devices hold, since the first call of
+every framework pays for such pages, and what they cost depends on the machine's mood. Writes bench/results.csv. `--quick` runs 3 rounds,
+`--only NAME` one workload.
 """
-import argparse, csv, gc, os, pathlib, resource, statistics, sys, time
+import argparse, csv, gc, mmap, os, pathlib, resource, statistics, sys, time
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np
 import mithril as ml
-from mithril.backends import CBackend
+from mithril.backends import CBackend, JaxBackend
 
 try:
     import jax, jax.numpy as jnp
@@ -137,8 +140,16 @@ def workloads():
 
 
 # ---------------------------------------------------------------- one runner a framework: returns (call, results)
-def mithril_runner(w):
-    backend = CBackend(device_mesh=w.mesh)
+def touch(size):
+    begin = time.perf_counter()
+    with mmap.mmap(-1, max(size, mmap.PAGESIZE)) as memory:
+        for at in range(0, size, mmap.PAGESIZE):
+            memory[at] = 1
+    return time.perf_counter() - begin
+
+
+def mithril_runner(w, kind):
+    backend = kind(device_mesh=w.mesh)
     compiled = ml.compile(w.model(), backend, **w.options)
     x = {k: backend.array(v, spec=(0, None)) if w.options else backend.array(v) for k, v in w.inputs.items()}
     params = compiled.get_parameters(x)
@@ -151,7 +162,7 @@ def mithril_runner(w):
 
     if w.gradients:
         seed = backend.array(w.seed)
-    return call, params, lambda: max(u["total"] for u in compiled.get_memory_usage(params, x))
+    return call, params, lambda: [u["total"] for u in compiled.get_memory_usage(params, x)]
 
 
 def jax_runner(w, params):
@@ -214,23 +225,34 @@ def main():
     arg.add_argument("--only", default="")
     opt = arg.parse_args()
     rounds, rows = 3 if opt.quick else 9, []
+    try:
+        xla = JaxBackend(device_mesh=(4,)).describe()
+        print(xla)
+    except ml.MithrilError as error:
+        xla = None
+        print(f"no row of XLA: {error}")
     for w in workloads():
         if opt.only not in w.name:
             continue
         runners, first = {}, {}
-        runners["mithril"], params, memory = mithril_runner(w)
+        runners["mithril"], params, memory = mithril_runner(w, CBackend)
+        if xla:
+            runners["xla"], *_ = mithril_runner(w, JaxBackend)
         if jax:
             runners["jax"] = jax_runner(w, params)
         if torch:
             runners["torch"] = torch_runner(w, params)
         results = {}
+        touched = touch(sum(memory()))
         for name, call in runners.items():
             first[name], results[name] = timed(call)
+            if name in ("mithril", "xla"):
+                results[name] = (results[name][0]["output"], results[name][1])
         value, slopes = results["mithril"]
         for other in results:
             if other == "mithril":
                 continue
-            agree(w.name, value["output"], results[other][0])
+            agree(w.name, value, results[other][0])
             noise = 1e-3 * max(np.abs(np.asarray(v)).max() for v in slopes.values()) if slopes else 0
             for k in slopes or {}:
                 agree(f"{w.name}: gradient of {k}", slopes[k], results[other][1][k], noise)
@@ -241,13 +263,17 @@ def main():
                 times[name].append(timed(call)[0])
         median = {name: statistics.median(t) for name, t in times.items()}
         row = {"workload": w.name, "mithril_ms": f"{median['mithril'] * 1e3:.1f}"}
-        for other in ("jax", "torch"):
+        for other in ("jax", "torch", "xla"):
             row[f"{other}_ms"] = f"{median[other] * 1e3:.1f}" if other in median else ""
-            row[f"mithril_over_{other}"] = f"{median['mithril'] / median[other]:.2f}" if other in median else ""
+            if other != "xla":
+                row[f"mithril_over_{other}"] = f"{median['mithril'] / median[other]:.2f}" if other in median else ""
+        row["xla_over_jax"] = f"{median['xla'] / median['jax']:.2f}" if "jax" in median and "xla" in median else ""
         row["gflops"] = f"{w.flops * (3 if w.gradients else 1) / median['mithril'] / 1e9:.0f}"
         row["first_call_extra_ms"] = f"{(first['mithril'] - median['mithril']) * 1e3:.1f}"
-        row["jax_first_call_extra_ms"] = f"{(first['jax'] - median['jax']) * 1e3:.1f}" if jax else ""
-        row["peak_mb_per_device"] = f"{memory() / 1e6:.1f}"
+        for other in ("xla", "jax"):
+            row[f"{other}_first_call_extra_ms"] = f"{(first[other] - median[other]) * 1e3:.1f}" if other in median else ""
+        row["touch_ms"] = f"{touched * 1e3:.1f}"
+        row["peak_mb_per_device"] = f"{max(memory()) / 1e6:.1f}"
         rows.append(row)
         print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
         del runners, params, memory, call  # a workload does not start among the memory of the one before

@@ -221,7 +221,7 @@ MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *p
 MTH_API void mth_compiled_interrupt(mth_compiled *);
 
 /* ---------------------------------------------------------------- read a plan */
-MTH_API MTH_MUST_USE mth_status mth_plan_print(mth_compiled *, char **out); /* the program of the plan last used; mth_text_free */
+MTH_API MTH_MUST_USE mth_status mth_plan_print(mth_compiled *, char **out); /* the program of the plan last used, else of a forward plan for the shapes given to mth_compile; mth_text_free */
 /* Plans without running, for the names, dtypes and shapes of these inputs (none: as in mth_get_parameters); `gradients`: those of the
    parameters, for gradients of all outputs. */
 MTH_API MTH_MUST_USE mth_status mth_plan(mth_compiled *, const mth_named *inputs, size_t count, bool gradients);

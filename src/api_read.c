@@ -23,9 +23,11 @@ static mth_status print_body(void *context) {
     return s;
 }
 
+/* The one last used; where there is none yet, that of the shapes given to compile. */
 static mth_status last_plan(mth_compiled *c, const mth__plan **out) {
-    if (!c->last) return FAIL(MTH_ERROR_VALUE, F("there is no plan yet: plans are made for the shapes of inputs"), F("call evaluate or get_parameters with inputs first"));
-    *out = c->last;
+    mth__plan *first = c->last;
+    if (!first) TRY(mth__forward_plan(c, NULL, 0, &first));
+    *out = first;
     return NULL;
 }
 
