@@ -14,6 +14,7 @@ typedef struct {
     mth__node **back;         /* by node: of a sum on B, what moves it to A; of that, the sum */
     mth__value **root;        /* by value id: what communication brought, as its maker made it */
     version **versions;       /* by root's id: it, and all that communication has made of it so far */
+    version **reshaped;       /* by root's id: results of reshapes of it */
     int values;
 } state;
 
@@ -29,24 +30,36 @@ static bool is_view(const mth__node *n) {
     return view;
 }
 
-/* What the view needs of its operand so that its result is laid out as `to`. */
-static bool operand_for(const mth__node *view, const mth__sharding *to, mth__sharding *need) {
+/* What one side of the view must be so that the other is laid out as `to`. `back`: its result, for its operand. */
+static bool other_side(const mth__node *view, bool back, const mth__sharding *to, mth__sharding *need) {
     mth__source source[MTH__SOURCES];
     mth__rule rule;
     mth__assignment a;
     int sources = 0;
     memset(&a, 0, sizeof a);
     mth__op_rule(view, &rule);
-    mth__propose(&rule, rule.out[0], rule.out_unit[0], to, view->out[0], source, &sources);
+    const mth__value *at = back ? view->in[0] : view->out[0], *other = back ? view->out[0] : view->in[0];
+    const int8_t *of = back ? rule.in[0] : rule.out[0], *other_of = back ? rule.out[0] : rule.in[0];
+    const int32_t *unit = back ? rule.in_unit[0] : rule.out_unit[0], *other_unit = back ? rule.out_unit[0] : rule.in_unit[0];
+    mth__propose(&rule, of, unit, to, at, source, &sources);
     for (int i = 0; i < sources; i++) a.of[source[i].factor] = source[i].split;
-    *need = mth__assigned(&rule, rule.in[0], rule.in_unit[0], &a, view->in[0]->shape, to->on);
-    mth__sharding result = mth__assigned(&rule, rule.out[0], rule.out_unit[0], &a, view->out[0]->shape, to->on);
-    return mth__sharding_equal(&result, to, view->out[0]->shape.rank);
+    *need = mth__assigned(&rule, other_of, other_unit, &a, other->shape, to->on);
+    mth__sharding result = mth__assigned(&rule, of, unit, &a, at->shape, to->on);
+    return mth__sharding_equal(&result, to, at->shape.rank);
 }
 
 static mth__value *at_hand(const state *s, const mth__value *root, const mth__sharding *to) {
     for (version *k = s->versions[root->id]; k; k = k->next)
         if (!k->value->sharding.partial && mth__cost_reshard(root, &k->value->sharding, to) == 0) return k->value;
+    return NULL;
+}
+
+/* A reshaped one is at hand, from which this one is a view as well. */
+static mth__value *reshaped(const state *s, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
+    for (version *k = s->reshaped[root->id]; k; k = k->next) {
+        mth__value *from = other_side(k->value->node, true, to, need) ? at_hand(s, k->value, need) : NULL;
+        if (from && from->sharding.on == need->on && mth__sharding_equal(&from->sharding, need, from->shape.rank)) return from;
+    }
     return NULL;
 }
 
@@ -60,8 +73,8 @@ static double price(const state *s, const mth__value *v, const mth__sharding *to
     const mth__value *root = s->root[v->id];
     mth__sharding need;
     if (root->read) return INFINITY; /* gathered anew with a purpose */
-    if (at_hand(s, root, to)) return 0;
-    if (depth == DEPTH || !is_view(root->node) || !operand_for(root->node, to, &need)) return INFINITY;
+    if (at_hand(s, root, to) || reshaped(s, root, to, &need)) return 0;
+    if (depth == DEPTH || !is_view(root->node) || !other_side(root->node, false, to, &need)) return INFINITY;
     double below = price(s, root->node->in[0], &need, depth + 1);
     return below == INFINITY ? below : below + view_cost(root->node, &need, to);
 }
@@ -78,13 +91,15 @@ static void grow(state *s) {
     int have = s->values, n = s->graph->values;
     if (n <= have) return;
     mth__value **root = NEW_ARRAY(s->arena, mth__value *, 2 * n);
-    version **versions = NEW_ARRAY(s->arena, version *, 2 * n);
+    version **versions = NEW_ARRAY(s->arena, version *, 2 * n), **other = NEW_ARRAY(s->arena, version *, 2 * n);
     if (have) {
+        memcpy(other, s->reshaped, sizeof *other * (size_t)have);
         memcpy(root, s->root, sizeof *root * (size_t)have);
         memcpy(versions, s->versions, sizeof *versions * (size_t)have);
     }
     s->root = root;
     s->versions = versions;
+    s->reshaped = other;
     s->values = 2 * n;
 }
 
@@ -92,11 +107,15 @@ static mth_status make(state *s, const mth__node *like, mth__value *v, const mth
     mth__value *root = s->root[v->id], *from = at_hand(s, root, to);
     bool moved = from && (from->sharding.on != to->on || !mth__sharding_equal(&from->sharding, to, root->shape.rank));
     if (from && !moved) return *out = from, NULL;
+    mth__sharding need;
     if (moved) TRY(mth__node_like(s->graph, like, MTH__ROW_keep, NULL, 1, &from, &from->sharding, to, out));
-    else {
+    else if ((from = reshaped(s, root, to, &need))) {
+        mth__attrs a = {.i = {root->shape.rank}};
+        for (int d = 0; d < root->shape.rank; d++) a.i[1 + d] = root->shape.dim[d];
+        TRY(mth__node_like(s->graph, like, MTH__ROW_reshape, &a, 1, &from, &need, to, out));
+    } else {
         const mth__node *view = root->node;
-        mth__sharding need;
-        operand_for(view, to, &need);
+        other_side(view, false, to, &need);
         TRY(make(s, like, view->in[0], &need, &from));
         TRY(mth__node_like(s->graph, like, (enum mth__row)mth__op_index(view->op), &view->attrs, 1, &from, &need, to, out));
     }
@@ -109,18 +128,23 @@ static mth_status make(state *s, const mth__node *like, mth__value *v, const mth
 /* ---------------------------------------------------------------- sums */
 static bool moves(const mth__node *n) { return n && mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep); }
 
-/* The operand of a sum on B that came from where `home`, its only reader, moves the sum: the other one can go instead. -1: none. */
-static int came_from(const mth__node *sum, const mth__node *home, const int *uses) {
-    const mth__value *v = sum->out[0];
-    if (!sum->backward || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 || home->out[0]->sharding.partial) return -1;
-    for (int j = 0; j < 2; j++)
-        if (!mth__shape_equal(sum->in[j]->shape, v->shape) || !mth__sharding_equal(&sum->in[j]->sharding, &v->sharding, v->shape.rank)) return -1;
+/* The operand of a sum on B that came from where `home` moves the sum: the other one can go instead. -1: none. */
+static int came_from(const mth__node *sum, const mth__node *home) {
     for (int j = 0; j < 2; j++) {
         const mth__node *came = sum->in[j]->node;
-        if (!moves(came) || uses[sum->in[j]->id] != 1) continue;
-        if (mth__sharding_equal(&came->in[0]->sharding, &home->out[0]->sharding, v->shape.rank)) return j;
+        if (moves(came) && mth__sharding_equal(&came->in[0]->sharding, &home->out[0]->sharding, sum->out[0]->shape.rank)) return j;
     }
     return -1;
+}
+
+/* `uses`: by value id. Nobody else reads the sum or what came for it. */
+static bool goes_home(const mth__node *sum, const mth__node *home, const int *uses) {
+    const mth__value *v = sum->out[0];
+    if (!sum->backward || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 || home->out[0]->sharding.partial) return false;
+    for (int j = 0; j < 2; j++)
+        if (!mth__shape_equal(sum->in[j]->shape, v->shape) || !mth__sharding_equal(&sum->in[j]->sharding, &v->sharding, v->shape.rank)) return false;
+    int came = came_from(sum, home);
+    return came >= 0 && uses[sum->in[came]->id] == 1;
 }
 
 static void find_sums(state *s) {
@@ -131,8 +155,8 @@ static void find_sums(state *s) {
         for (int j = 0; j < g->node.at[i]->nin; j++) uses[g->node.at[i]->in[j]->id]++;
     for (size_t i = 0; i < g->output.n; i++) uses[g->output.at[i].value->id]++;
     for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *home = g->node.at[i], *sum = home->in && home->nin ? home->in[0]->node : NULL;
-        if (!moves(home) || !sum || came_from(sum, home, uses) < 0) continue;
+        mth__node *home = g->node.at[i], *sum = home->nin ? home->in[0]->node : NULL;
+        if (!moves(home) || !sum || !goes_home(sum, home, uses)) continue;
         s->back[sum->id] = home;
         s->back[home->id] = sum;
     }
@@ -141,7 +165,8 @@ static void find_sums(state *s) {
 /* The sum takes the place of what would have moved it. */
 static mth_status add_at_home(state *s, mth__node *sum, mth__node *home) {
     mth__sharding to = home->out[0]->sharding;
-    int stays = sum->in[0]->node && moves(sum->in[0]->node) && mth__sharding_equal(&sum->in[0]->node->in[0]->sharding, &to, sum->out[0]->shape.rank) ? 0 : 1;
+    int stays = came_from(sum, home);
+    if (stays < 0) return s->back[home->id] = NULL, NULL; /* what had come need not have */
     mth__value *other = sum->in[1 - stays], *moved;
     TRY(mth__node_like(s->graph, home, (enum mth__row)mth__op_index(home->op), &home->attrs, 1, &other, &other->sharding, &to, &moved));
     sum->in[stays] = sum->in[stays]->node->in[0];
@@ -182,6 +207,10 @@ static mth_status run(state *s) {
         }
         PUSH(g->arena, g->node, x);
         for (int k = 0; k < x->nout; k++) know(s, x->out[k], mth__is_comm(x) ? s->root[x->in[0]->id] : x->out[k]);
+        if (x->op != mth__row_op(MTH__ROW_reshape)) continue;
+        version *k = NEW(s->arena, version), **list = &s->reshaped[s->root[x->in[0]->id]->id];
+        *k = (version){x->out[0], *list};
+        *list = k;
     }
     for (size_t i = 0; i < g->output.n; i++) g->output.at[i].value = now(g->output.at[i].value);
     mth__prune(g); /* what only made a value to send */
