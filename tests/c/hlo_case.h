@@ -99,9 +99,7 @@ static void hlo_write(hlo_module *m) {
     mth__text arguments = mth__text_new(arena), types = mth__text_new(arena), names = mth__text_new(arena);
     if (m->count > 1) {
         const mth__shape scalar = {0};
-        mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.partition_id {mhlo.sharding = \"{manual}\"} : tensor<ui32>");
-        id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.custom_call @SPMDShardToFullShape(%s) {mhlo.sharding = \"{replicated}\"} : "
-                           "(tensor<ui32>) -> tensor<ui32>", mth__hlo_name(arena, id));
+        mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.replica_id : tensor<ui32>");
         h.partition =
             mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(arena, id));
     }
@@ -122,7 +120,7 @@ static void hlo_write(hlo_module *m) {
         mth__text_add(&names, ", %s", mth__hlo_name(arena, h.check.at[i].v));
     }
     m->text = mth__text_new(arena);
-    mth__text_add(&m->text, "module @rows attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = 1 : i32} {\n"
+    mth__text_add(&m->text, "module @rows attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
                   "  func.func public @main(%s) -> (%s) {\n", m->count, arguments.n ? arguments.at : "", types.at);
     mth__text_add(&m->text, "%s    return %s : %s\n  }\n}\n", h.body.at, names.at, types.at);
 }
@@ -160,13 +158,13 @@ static int64_t hlo_flat(mth__shape s, const int64_t *at) {
     for (int d = 0; d < s.rank; d++) i = i * s.dim[d] + at[d];
     return i;
 }
-/* The operand of partition p: for the reference, and padded. */
+/* The operand of partition p: for the reference, and padded: with NaN, and integers of which some could be ids. */
 static mth__ref_value hlo_operand(hlo_module *m, const hlo_case *c, int j, int p, void **padded) {
     const mth__hlo_part *part = c->in[j].part;
     const int64_t n = mth__shape_size(part->local);
     mth__ref_value v = hlo_ref(m, part, p);
     *padded = mth__alloc(m->arena, (size_t)n * 8 + 64);
-    for (int64_t i = 0; i < n; i++) hlo_put(part->dtype, *padded, i, mth__is_float(part->dtype) ? NAN : 77);
+    for (int64_t i = 0; i < n; i++) hlo_put(part->dtype, *padded, i, mth__is_float(part->dtype) ? NAN : (double)(i % 3 ? i % 4 : 77));
     FOR_EACH(at, v.local) {
         int64_t global[MTH__RANK];
         for (int d = 0; d < v.local.rank; d++) global[d] = mth__ref_global(&v, d, at[d]);
@@ -276,7 +274,7 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
     if (getenv("HLO_TEXT")) printf("%s\n", m->text.at); /* for who looks for a fault */
     mth__pjrt_setting exact = {.name = "xla_cpu_enable_fast_min_max", .type = 'b'}; /* false: a maximum passes NaN on */
     const mth__pjrt_env env = {&exact, 1};
-    const mth__xla_options options = {.partitions = m->count, .replicas = 1, .device = m->device};
+    const mth__xla_options options = {.partitions = 1, .replicas = m->count, .device = m->device};
     const unsigned char *bytes;
     size_t size;
     mth__xla_options_encode(m->arena, &options, &env, &bytes, &size);

@@ -70,9 +70,7 @@ static void write_module(module *m, bool steps) {
     mth__text arguments = mth__text_new(arena), types = mth__text_new(arena), names = mth__text_new(arena), all = mth__text_new(arena);
     if (m->count > 1) {
         const mth__shape scalar = {0};
-        mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.partition_id {mhlo.sharding = \"{manual}\"} : tensor<ui32>");
-        id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.custom_call @SPMDShardToFullShape(%s) {mhlo.sharding = \"{replicated}\"} : "
-                           "(tensor<ui32>) -> tensor<ui32>", mth__hlo_name(arena, id));
+        mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.replica_id : tensor<ui32>");
         h.partition = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>",
                                     mth__hlo_name(arena, id));
     }
@@ -86,7 +84,7 @@ static void write_module(module *m, bool steps) {
         mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(arena, k->c.dtype, k->out.part->local));
         mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(arena, k->out.v));
     }
-    mth__text_add(&all, "module @m attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = 1 : i32} {\n"
+    mth__text_add(&all, "module @m attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
                   "  func.func public @main(%s) -> (%s) {\n", m->count, arguments.at, types.at);
     mth__text_add(&all, "%s    return %s : %s\n  }\n}\n", h.body.at ? h.body.at : "", names.at, types.at);
     m->text = all.at;
@@ -234,7 +232,7 @@ static mth_status check_result(module *m, int i, int p, PJRT_Buffer *buffer) {
 static mth_status run_module(module *m) {
     TRY(open_client(m->arena));
     if (!client) return NULL;
-    mth__xla_options options = {.partitions = m->count, .replicas = 1, .device = m->device};
+    mth__xla_options options = {.partitions = 1, .replicas = m->count, .device = m->device};
     const unsigned char *bytes;
     size_t size, cases = (size_t)m->cases;
     mth__xla_options_encode(m->arena, &options, NULL, &bytes, &size);

@@ -5,6 +5,8 @@
  *   - dimensions that the row may not split (WHOLE) have none.
  * It may leave anything in the padding of its results, infinities and NaN included.
  *
+ * To XLA partition p is replica p: its partitioner, which refuses to tell partitions apart, then has nothing to do with the module.
+ *
  * Everything here runs inside a guard (base/arena.h): memory that is gone jumps, so nothing returns NULL.
  *
  *     mth__hlo_val y = mth__hlo_binary(h, "maximum", x, mth__hlo_splat(h, x.dtype, x.shape, 0));
@@ -35,7 +37,6 @@ typedef struct mth__hlo {
     int partitions;
     const int32_t *device;                   /* by partition, ascending */
     mth__hlo_val partition;                  /* i32, () : which partition runs; only where partitions > 1 */
-    int channels;                            /* handles given to collectives */
     int line;                                /* of the body's end, from 0 */
     /* Run-time checks of ids: each an i32 (2) of { 1 where some id is outside, that id }. hlo_module.c makes them a result. */
     VEC(struct mth__hlo_check { mth__hlo_val v; int instr; int64_t limit; }) check;

@@ -18,12 +18,12 @@ static const char *groups_text(mth__hlo *h, const mth__hlo_groups *g) {
 static mth__hlo_val reduce(const writer *w, const char *kind, mth__hlo_val x, mth__shape to, const char *attributes) {
     mth__arena *arena = w->h->arena;
     const char *one = mth__hlo_type(arena, x.dtype, (mth__shape){0});
-    return mth__hlo_line(w->h, x.dtype, to, "\"stablehlo.%s\"(%s) <{%s%s, %s, use_global_device_ids}> ({\n"
+    return mth__hlo_line(w->h, x.dtype, to, "\"stablehlo.%s\"(%s) <{%s%s}> ({\n"
                          "    ^bb0(%%x: %s, %%y: %s):\n"
                          "      %%z = stablehlo.%s %%x, %%y : %s\n"
                          "      stablehlo.return %%z : %s\n"
                          "    }) : (%s) -> %s",
-                         kind, mth__hlo_name(arena, x), attributes, mth__hlo_channel_handle(w->h), w->groups, one, one,
+                         kind, mth__hlo_name(arena, x), attributes, w->groups, one, one,
                          mth__hlo_reduction(w->c), one, one, mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, to));
 }
 
@@ -42,8 +42,8 @@ static mth__hlo_val all_gather(const writer *w, mth__hlo_val x, const mth__hlo_p
     int dim = w->c->dim;
     mth__shape s = x.shape;
     s.dim[dim] *= w->g.size;
-    x = mth__hlo_line(w->h, x.dtype, s, "\"stablehlo.all_gather\"(%s) <{all_gather_dim = %d : i64, %s, %s, use_global_device_ids}> : "
-                      "(%s) -> %s", mth__hlo_name(arena, x), dim, mth__hlo_channel_handle(w->h), w->groups,
+    x = mth__hlo_line(w->h, x.dtype, s, "\"stablehlo.all_gather\"(%s) <{all_gather_dim = %d : i64, %s}> : "
+                      "(%s) -> %s", mth__hlo_name(arena, x), dim, w->groups,
                       mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, s));
     return mth__hlo_join_parts(w->h, &w->g, x, dim, from, to);
 }
@@ -56,8 +56,8 @@ static mth__hlo_val all_to_all(const writer *w, mth__hlo_val x, const mth__hlo_p
     s.dim[split] /= w->g.size;
     s.dim[whole] *= w->g.size;
     x = mth__hlo_line(w->h, x.dtype, s, "\"stablehlo.all_to_all\"(%s) <{split_dimension = %d : i64, concat_dimension = %d : i64, "
-                      "split_count = %d : i64, %s, %s}> : (%s) -> %s", mth__hlo_name(arena, x), split, whole, w->g.size,
-                      mth__hlo_channel_handle(w->h), w->groups, mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, s));
+                      "split_count = %d : i64, %s}> : (%s) -> %s", mth__hlo_name(arena, x), split, whole, w->g.size,
+                      w->groups, mth__hlo_type(arena, x.dtype, x.shape), mth__hlo_type(arena, x.dtype, s));
     return mth__hlo_join_parts(w->h, &w->g, x, whole, from, to);
 }
 

@@ -37,10 +37,6 @@ mth__hlo_val mth__hlo_reduced_as(mth__hlo *h, const mth__channel *c, mth__hlo_va
     return reduces && c->dtype == MTH_BOOL ? mth__hlo_convert(h, MTH_INT32, x) : x;
 }
 
-const char *mth__hlo_channel_handle(mth__hlo *h) {
-    return mth__format(h->arena, "channel_handle = #stablehlo.channel_handle<handle = %d, type = 1>", ++h->channels);
-}
-
 mth__hlo_val mth__hlo_take(mth__hlo *h, mth__hlo_val x, int dim, mth__hlo_val index) {
     mth__text offset = mth__text_new(h->arena), size = mth__text_new(h->arena);
     mth__shape to = x.shape;

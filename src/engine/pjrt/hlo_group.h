@@ -21,6 +21,4 @@ mth__hlo_val mth__hlo_cut_parts(mth__hlo *, const mth__hlo_groups *, mth__hlo_va
 /* "add", "maximum"; the operand as it is reduced: truth values are added as numbers. */
 const char *mth__hlo_reduction(const mth__channel *);
 mth__hlo_val mth__hlo_reduced_as(mth__hlo *, const mth__channel *, mth__hlo_val);
-/* "channel_handle = #stablehlo.channel_handle<handle = 3, type = 1>" of a handle of its own */
-const char *mth__hlo_channel_handle(mth__hlo *);
 #endif

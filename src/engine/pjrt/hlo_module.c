@@ -148,8 +148,8 @@ static int heir(const writing *w, int in, bool *taken) {
 
 static int write_head(writing *w, mth__text *t) {
     int lines = 2;
-    mth__text_add(t, "module @mithril attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = 1 : i32} {\n",
-                  w->mesh ? w->s->program->mesh->count : w->segment->count);
+    mth__text_add(t, "module @mithril attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = %d : i32} {\n",
+                  w->mesh ? w->s->program->mesh->count : 1, w->mesh ? 1 : w->segment->count);
     if (w->mesh) {
         mth__text_add(t, "  sdy.mesh @mesh = <[");
         for (int a = 0; a < w->mesh->naxes; a++) mth__text_add(t, "%s\"a%d\"=%d", a ? ", " : "", a, w->mesh->dim[a]);
@@ -201,10 +201,7 @@ static mth_status write(writing *w, mth__module_text *out) {
         set(w, w->segment->in.at[i], (mth__hlo_val){-1 - (int)i, slot->any->dtype, slot->local});
     }
     if (h->partitions > 1) {
-        /* The partitioner refuses it unless it is "manual", and must be told that what follows is not. */
-        mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.partition_id {mhlo.sharding = \"{manual}\"} : tensor<ui32>");
-        id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.custom_call @SPMDShardToFullShape(%s) {mhlo.sharding = \"{replicated}\"} : "
-                           "(tensor<ui32>) -> tensor<ui32>", mth__hlo_name(w->scratch, id));
+        mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.replica_id : tensor<ui32>");
         h->partition = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(w->scratch, id));
     }
     while (w->of_line.n < (size_t)h->line) PUSH(w->scratch, w->of_line, NULL);

@@ -173,9 +173,9 @@ static mth__hlo_val write_permute(const plan *p, const permute *q, mth__hlo_val 
     }
     mth__hlo_val sent = read_chunk(p, before, q->from);
     const char *type = mth__hlo_type(h->arena, sent.dtype, sent.shape);
-    mth__hlo_val got = mth__hlo_line(h, sent.dtype, sent.shape, "\"stablehlo.collective_permute\"(%s) <{%s, source_target_pairs = "
+    mth__hlo_val got = mth__hlo_line(h, sent.dtype, sent.shape, "\"stablehlo.collective_permute\"(%s) <{source_target_pairs = "
                                      "dense<[%s]> : tensor<%dx2xi64>}> : (%s) -> %s", mth__hlo_name(h->arena, sent),
-                                     mth__hlo_channel_handle(h), pairs.at, count, type, type);
+                                     pairs.at, count, type, type);
     if (q->reduce || !q->all) {
         mth__hlo_val here = read_chunk(p, buffer, q->to);
         if (q->reduce) got = mth__hlo_binary(h, mth__hlo_reduction(p->c), here, got);

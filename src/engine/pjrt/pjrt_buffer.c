@@ -34,7 +34,7 @@ static mth_status make(mth__engine *e, int device, int64_t bytes, mth__buffer **
 }
 
 mth_status mth__pjrt_buffer_new(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
-    mth__buffer *b;
+    mth__buffer *b = NULL;
     TRY(make(e, device, bytes, &b));
     b->host = mth__malloc(bytes > 64 ? (size_t)bytes : 64);
     b->owned = true;
@@ -47,7 +47,7 @@ mth_status mth__pjrt_buffer_new(mth__engine *e, int device, int64_t bytes, mth__
 }
 
 mth_status mth__pjrt_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out) {
-    mth__buffer *b;
+    mth__buffer *b = NULL;
     TRY(make(e, device, bytes, &b));
     b->host = (void *)data;
     b->release = release;

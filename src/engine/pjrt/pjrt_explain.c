@@ -48,15 +48,15 @@ static mth_status explain_module(mth__executable *x, size_t index, mth__arena *a
             instructions = (int)x->job.at[w].segment->instr.n;
         }
     TRY(mth__xla_inspect(arena, m->xla, &f));
-    mth__text_add(t, "module %zu: %d partition%s, ", index + 1, m->options.partitions, m->options.partitions == 1 ? "" : "s");
+    mth__text_add(t, "module %zu: %d device%s, ", index + 1, mth__module_devices(m), mth__module_devices(m) == 1 ? "" : "s");
     if (runs) mth__text_add(t, "%d run%s of %d instructions, %d of XLA; ", runs, runs == 1 ? "" : "s", instructions, f.instructions);
     else mth__text_add(t, "a cut or join of transfers; ");
     if (m->xla->from_disk) mth__text_add(t, "from the cache on disk\n");
     else if (m->xla->seconds == 0) mth__text_add(t, "from the cache in memory\n");
     else mth__text_add(t, "compiled in %.3f s\n", m->xla->seconds);
     if (m->replicated)
-        mth__text_add(t, "  this topology wants all of its %d chips in a program: the mesh's %d partitions run on the first, %d copies on the rest\n",
-                      x->engine->slice, m->options.partitions, m->options.replicas - 1);
+        mth__text_add(t, "  this topology wants all of its %d chips in a program: the mesh's %d devices are the first, %d copies run on the rest\n",
+                      x->engine->slice, mth__module_devices(m), m->copies);
     mth__text_add(t, "  bytes of a device: ");
     add_bytes(t, "arguments", f.arguments);
     add_bytes(t, ", results", f.outputs);

@@ -10,8 +10,13 @@ typedef struct {
     mth__module_text text;
     mth__xla_options options;
     mth__xla *xla;
-    bool replicated;                    /* over the rest of a topology, which XLA wants used as a whole */
+    const int32_t *slice; int copies;   /* the devices, and as many copies as fill the topology; NULL, 0: not needed or not possible */
+    bool replicated;                    /* XLA wants the topology used as a whole: the copies run too */
 } mth__module;
+/* Devices that the program wants of it. */
+static inline int mth__module_devices(const mth__module *m) {
+    return m->options.partitions * m->options.replicas / (m->replicated ? m->copies + 1 : 1);
+}
 
 /* A buffer of a run, under one or several slots. Lent: an entry's view, which the caller's array owns. */
 typedef struct { PJRT_Buffer *buffer; int references; bool lent; } mth__cell;

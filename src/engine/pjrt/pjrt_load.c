@@ -20,14 +20,25 @@ mth__module *mth__module_add(mth__executable *x, const mth__module_text *text, c
 }
 
 /* ---------------------------------------------------------------- segments */
-/* Global ids of the devices, by partition. */
+/* Global ids of the devices. What is local already runs as replicas: XLA's partitioner is for the global program. */
 static void assign(mth__executable *x, const int32_t *device, int count, mth__xla_options *o) {
     const mth__engine *e = x->engine;
     int32_t *id = NEW_ARRAY(x->arena, int32_t, count);
     for (int i = 0; i < count; i++) id[i] = e->global_id[device[i]];
-    o->partitions = count;
-    o->replicas = 1;
+    o->partitions = o->spmd ? count : 1;
+    o->replicas = o->spmd ? 1 : count;
     o->device = id;
+}
+
+/* The mesh on the first chips of a topology, a copy of it on the next ones: replicas of partitions, or partitions of replicas. */
+static void fill_slice(mth__executable *x, mth__module *m) {
+    const mth__engine *e = x->engine;
+    const int n = mth__module_devices(m), all = e->slice, times = all / n;
+    if (e->client || m->slice || all == n || all % n) return;
+    int32_t *id = NEW_ARRAY(x->arena, int32_t, all);
+    for (int i = 0; i < all; i++) id[m->options.spmd ? i : i % n * times + i / n] = e->global_id[i];
+    m->slice = id;
+    m->copies = times - 1;
 }
 
 static void load_segment(mth__executable *x, mth__job *job, const mth__module_text *text) {
@@ -38,6 +49,7 @@ static void load_segment(mth__executable *x, mth__job *job, const mth__module_te
     mth__xla_options o = {.partitions = 1, .replicas = 1, .spmd = global};
     if (count > 1 || !x->engine->client) assign(x, device, count, &o);
     job->module = mth__module_add(x, text, &o);
+    fill_slice(x, job->module);
     job->meets = global && count > 1;
     for (size_t i = 0; i < g->instr.n; i++) job->meets |= g->instr.at[i].instr->kind != MTH__COMPUTE;
     job->args = (int)g->in.n;
@@ -186,19 +198,19 @@ static mth_status dress(const mth__module *m, int line, mth_status s) {
 }
 
 /* Some topologies want every chip of the slice in a program: the rest of them then run copies. */
-static bool wants_slice(const mth__engine *e, const mth__module *m, mth_status s) {
-    const int n = m->options.partitions;
-    return !e->client && !m->replicated && e->slice > n && e->slice % n == 0 && strstr(mth_error_get_message(s), "evice assignment");
+static bool wants_slice(const mth__module *m, mth_status s) {
+    const char *text = mth_error_get_message(s);
+    return m->slice && !m->replicated && (strstr(text, "evice assignment") || strstr(text, "nexpected device_id"));
 }
 
 static mth_status compile_module(const mth__executable *x, mth__module *m) {
     int line = 0;
     if (m->xla) return NULL;
     mth_status s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
-    if (s && wants_slice(x->engine, m, s)) {
+    if (s && wants_slice(m, s)) {
         mth_error_free(s);
-        m->options.replicas = x->engine->slice / m->options.partitions;
-        m->options.device = x->engine->global_id;
+        *(m->options.spmd ? &m->options.replicas : &m->options.partitions) = m->copies + 1;
+        m->options.device = m->slice;
         m->replicated = true;
         s = mth__xla_compile(x->engine, m->text.text, m->text.bytes, &m->options, &m->xla, &line);
     }
@@ -239,7 +251,7 @@ mth_status mth__executable_compile(mth__executable *x) {
 mth_status mth__pjrt_stablehlo(mth__executable *x, mth__text *t) {
     for (size_t i = 0; i < x->module.n; i++) {
         const mth__module *m = x->module.at[i];
-        mth__text_add(t, "// module %zu of %zu: %d partition%s", i + 1, x->module.n, m->options.partitions, m->options.partitions == 1 ? "" : "s");
+        mth__text_add(t, "// module %zu of %zu: %d device%s", i + 1, x->module.n, mth__module_devices(m), mth__module_devices(m) == 1 ? "" : "s");
         const char *sign = ", on devices ";
         for (size_t w = 0; w < x->job.n; w++) { /* where it runs */
             const mth__job *j = &x->job.at[w];
