@@ -23,7 +23,7 @@ typedef struct mth__value {
     bool fixed[MTH__RANK];              /* the user fixed this dimension's split (of a value without a node) */
     bool pinned;                        /* all of .sharding is fixed */
     const mth__sharding *read;          /* a parameter that is stored in smaller parts than its readers take: what they take; else NULL */
-    const mth__sharding *offer;         /* an input: how its readers might split it, though it is whole: search's proposal to shard; or NULL */
+    const mth__sharding *offer;         /* an input: how its readers might split it though it is whole, the search's proposal; or NULL */
     const char *origin;                 /* of the sharding: "user, linear_0", "from %12 by factor i" */
     void *scratch;                      /* of the pass that runs */
     double init_scale; int init;        /* parameters: MTH__INIT_* */

@@ -8,7 +8,8 @@ static const int64_t SMALL = 4 << 10; /* bytes: a parameter that the search leav
 bool mth__searched(const mth__value *v) {
     bool said = v->pinned;
     for (int d = 0; d < v->shape.rank; d++) said |= v->fixed[d];
-    return !said && v->shape.rank >= 2 && v->sharding.on->count > 1 && mth__shape_size(v->shape) * (int64_t)mth_dtype_size(v->dtype) >= SMALL;
+    if (said || v->shape.rank < 2 || v->sharding.on->count == 1) return false;
+    return mth__shape_size(v->shape) * (int64_t)mth_dtype_size(v->dtype) >= SMALL;
 }
 
 uint64_t mth__group_role(mth__role_walk *w, const mth__value *v) {
@@ -112,7 +113,8 @@ static bool batch_group(const mth__graph *g, const mth__distribute_options *o, m
     return group->candidates > 1;
 }
 
-int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, const mth__distribute_options *o, mth__group **out, bool *batch) {
+int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, const mth__distribute_options *o, mth__group **out,
+                bool *batch) {
     mth__group *group = *out = NEW_ARRAY(arena, mth__group, g->parameter.n + 1);
     int n = 0;
     *batch = batch_group(g, o, group);
@@ -130,7 +132,8 @@ int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, c
         while (k < n && group[k].role != role) k++;
         if (k == n) {
             const mth__placement *on = v->sharding.on;
-            group[n] = (mth__group){.role = role, .parameter = NEW_ARRAY(arena, mth__value *, g->parameter.n - i), .shape = v->shape, .naxes = on->naxes, .candidates = 2};
+            group[n] = (mth__group){.role = role, .shape = v->shape, .naxes = on->naxes, .candidates = 2};
+            group[n].parameter = NEW_ARRAY(arena, mth__value *, g->parameter.n - i);
             memcpy(group[n].dim, on->dim, sizeof group[n].dim);
             memcpy(group[n].grain, grain[v->id], sizeof group[n].grain);
             add_candidates(&group[n++], v->shape.rank, o->partition_dims);

@@ -12,7 +12,7 @@ typedef struct {
     const mth__sharding *hint;     /* how it was split before a row that can't be split made it, or search's offer */
     mth__value *gradient_of;       /* a parameter or input: the sharding it must end with */
     bool free;                     /* a parameter whose sharding the first consumer settles */
-    const mth__sharding *stored;   /* a parameter that will be stored in smaller parts, from when it is settled; NULL: not known, or as it is */
+    const mth__sharding *stored;   /* memory_optimization: in what a parameter will be stored, once it is settled; else NULL */
     bool output;                   /* leaves the program whole */
     int uses;
     mth__node *reader;             /* the only one, where uses is 1; NULL: an output */

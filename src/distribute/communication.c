@@ -107,7 +107,8 @@ static bool mergeable(const mth__node *n) {
 static bool same_rows(const mth__value *x, const mth__value *y) {
     const mth__split *s = split_of(x), *t = split_of(y);
     if (s && t && (s->naxes != t->naxes || memcmp(s->axis, t->axis, (size_t)s->naxes))) return false;
-    return !s == !t && x->sharding.on == y->sharding.on && x->sharding.partial == y->sharding.partial && x->sharding.reduce == y->sharding.reduce;
+    return !s == !t && x->sharding.on == y->sharding.on && x->sharding.partial == y->sharding.partial &&
+           x->sharding.reduce == y->sharding.reduce;
 }
 static bool together(const mth__node *a, const mth__node *b) {
     const mth__value *x = a->in[0], *y = b->in[0];
@@ -149,7 +150,8 @@ static mth_status emit_batch(mth__graph *g, const batch *b) {
         needs[k] = apart;
     }
     TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.i = {1}}, b->n, row, needs, &apart, &all));
-    TRY(mth__node_like(g, like, (enum mth__row)mth__op_index(like->op), &(mth__attrs){.i = {like->attrs.i[0]}}, 1, &all, &apart, &joined, &all));
+    mth__attrs over = {.i = {like->attrs.i[0]}};
+    TRY(mth__node_like(g, like, (enum mth__row)mth__op_index(like->op), &over, 1, &all, &apart, &joined, &all));
     for (int k = 0; k < b->n; k++) {
         mth__value *old = b->node[k]->out[0], *piece;
         int64_t width = row[k]->shape.dim[1];

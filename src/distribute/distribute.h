@@ -1,7 +1,7 @@
 /* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same result, byte for byte.
  *   microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or sums behind)
  *   place.c       a placement for every node and value (`on`)
- *   search.c      auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what is tried; fold.c: on how little)
+ *   search.c      auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what; fold.c: on how little)
  *   shard.c       shardings: of every value, and what each node needs of its operands (node->need)
  *   store.c       memory_optimization: parameters are kept in parts, shard's last act
  *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep, transfer)
@@ -21,15 +21,16 @@ typedef struct {
     const mth__sharding *fixed_parameter; const char *const *fixed_name; size_t fixed; /* layouts of an earlier plan: they bind */
     bool communication_optimization, overlap, pipeline_communication;
     int64_t chunk_bytes;         /* pipeline_communication: communications above this are cut (default 256 KiB) */
-    bool auto_sharding; int partition_dims; /* search.c: shardings of the parameters that nobody placed; dimensions of one that may be split, 0: any */
-    bool store_sharded;          /* memory_optimization: parameters left replicated are stored in parts, gathered where they are read (ZeRO-3, Rajbhandari et al. 2020) */
+    bool auto_sharding;
+    int partition_dims;          /* auto_sharding: dimensions of one parameter that it may split; 0: any */
+    bool store_sharded;          /* memory_optimization */
 } mth__distribute_options;
 typedef struct mth__folding mth__folding;
 
 mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);
 mth_status mth__place(mth__graph *, const mth__distribute_options *);
-/* auto_sharding. `trial`: the model once more, forward and backward where it has gradients, placed like `graph`; its parameters have the same
-   names, though fold.c may have taken repeated blocks out. It is spoilt. Pins parameters of `graph`, and offers splits of its inputs. */
+/* auto_sharding. `trial`: the model once more, forward and backward where it has gradients, placed like `graph`; its parameters have the
+   same names, though fold.c may have taken repeated blocks out. It is spoilt. Pins parameters of `graph`, and offers splits of its inputs. */
 mth_status mth__search(mth__graph *, mth__graph *trial, const mth__folding *, const mth__distribute_options *);
 /* fold.c. Of blocks that repeat, three stay: the first, one that stands for all in the middle, the last. For `trial`, before gradients. */
 mth__folding *mth__fold(mth__graph *);

@@ -1,6 +1,6 @@
-/* The search tries hundreds of plans of a model whose blocks repeat, and the answer is the same for each of them: of a run of equal blocks the
- * first, the second and the last stay, and the second counts for all in between. Blocks are found as runs of modules: module i equals module
- * i + period in its nodes, and in where its operands come from, counted from itself. */
+/* The search tries hundreds of plans of a model whose blocks repeat, and the answer is the same for each of them: of a run of equal blocks
+ * the first, the second and the last stay, and the second counts for all in between. Blocks are found as runs of modules: module i equals
+ * module i + period in its nodes, and in where its operands come from, counted from itself. */
 #include "distribute/fold.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -107,7 +107,8 @@ static void list_modules(state *s) {
 static int gain(const run *r) { return (r->units - KEPT) * r->period; }
 static int by_gain(const void *a, const void *b) {
     const run *x = a, *y = b;
-    return gain(x) != gain(y) ? (gain(x) < gain(y)) - (gain(x) > gain(y)) : x->period != y->period ? x->period - y->period : x->start - y->start;
+    if (gain(x) != gain(y)) return gain(x) < gain(y) ? 1 : -1;
+    return x->period != y->period ? x->period - y->period : x->start - y->start;
 }
 
 /* Parameters in a row that are alike take turns (columns, rows): a unit has an even number of such, or of another kind too. */

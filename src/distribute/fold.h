@@ -25,7 +25,8 @@ typedef struct {
     mth__sharding found; bool alike; /* of the last trial: the first one's layout; all have it */
 } mth__group;
 /* [0] is the batch where `batch`: inputs that the user left open, with equal first dimensions. */
-int mth__groups(mth__arena *, const mth__graph *trial, const mth__folding *, const mth__distribute_options *, mth__group **out, bool *batch);
+int mth__groups(mth__arena *, const mth__graph *trial, const mth__folding *, const mth__distribute_options *, mth__group **out,
+                bool *batch);
 /* The role of each searched parameter, asked for in the graph's order: what is alike and in a row takes turns between two roles, so that
    columns and rows can alternate. The walk starts as {0}. */
 typedef struct { uint64_t last; int turn; } mth__role_walk;

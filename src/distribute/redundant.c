@@ -64,7 +64,8 @@ static mth__value *reshaped(const state *s, const mth__value *root, const mth__s
 }
 
 static double view_cost(const mth__node *view, const mth__sharding *need, const mth__sharding *to) {
-    mth__shape in = mth__local_shape(view->in[0]->shape, need, 0, NULL, NULL), out = mth__local_shape(view->out[0]->shape, to, 0, NULL, NULL);
+    mth__shape in = mth__local_shape(view->in[0]->shape, need, 0, NULL, NULL);
+    mth__shape out = mth__local_shape(view->out[0]->shape, to, 0, NULL, NULL);
     return mth__cost_compute(view, &in, &out);
 }
 
@@ -141,8 +142,10 @@ static int came_from(const mth__node *sum, const mth__node *home) {
 static bool goes_home(const mth__node *sum, const mth__node *home, const int *uses) {
     const mth__value *v = sum->out[0];
     if (!sum->backward || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 || home->out[0]->sharding.partial) return false;
-    for (int j = 0; j < 2; j++)
-        if (!mth__shape_equal(sum->in[j]->shape, v->shape) || !mth__sharding_equal(&sum->in[j]->sharding, &v->sharding, v->shape.rank)) return false;
+    for (int j = 0; j < 2; j++) {
+        const mth__value *term = sum->in[j];
+        if (!mth__shape_equal(term->shape, v->shape) || !mth__sharding_equal(&term->sharding, &v->sharding, v->shape.rank)) return false;
+    }
     int came = came_from(sum, home);
     return came >= 0 && uses[sum->in[came]->id] == 1;
 }
@@ -198,10 +201,11 @@ static mth_status run(state *s) {
         mth__node *partner = s->back[x->id];
         if (partner && moves(x)) continue; /* its sum is there */
         if (partner) TRY(add_at_home(s, x, partner));
+        mth__value *v = x->nin ? x->in[0] : NULL, *there;
         const mth__sharding *to = &x->out[0]->sharding;
-        if (moves(x) && !x->in[0]->sharding.partial && !to->partial && price(s, x->in[0], to, 0) < mth__cost_reshard(x->in[0], &x->in[0]->sharding, to)) {
-            mth__value *there;
-            TRY(make(s, x, x->in[0], to, &there));
+        bool whole = moves(x) && !v->sharding.partial && !to->partial;
+        if (whole && price(s, v, to, 0) < mth__cost_reshard(v, &v->sharding, to)) {
+            TRY(make(s, x, v, to, &there));
             x->out[0]->scratch = there;
             continue;
         }

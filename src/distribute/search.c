@@ -1,13 +1,13 @@
-/* auto_sharding: layouts for the parameters that nobody placed, and axes that share the batch, such that a step takes the least time by the cost
- * model; of equal times the one with less memory. A trial is no estimate: shard and reshard plan the model with the layouts at hand, and what
- * comes out is summed. Coordinate descent from several starts: one group of parameters after the other, then pairs of neighbours, whose gain
- * shows only together (columns before rows), until nothing gets better or the trials are used up. The step goes forward and backward, whatever
- * is planned first: layouts outlive the plan that they are found for. */
+/* auto_sharding: layouts for the parameters that nobody placed, and axes that share the batch, such that a step takes the least time by the
+ * cost model; of equal times the one with less memory. A trial is no estimate: shard and reshard plan the model with the layouts at hand,
+ * and what comes out is summed. Coordinate descent from several starts: one group of parameters after the other, then pairs of neighbours,
+ * whose gain shows only together (columns before rows), until nothing gets better or the trials are used up. The step goes forward and
+ * backward, whatever is planned first: layouts outlive the plan that they are found for. */
 #include "distribute/fold.h"
 #include <math.h>
 #include <string.h>
 
-enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };   /* candidates of each group that are tried in pairs, of groups so near; sweeps over all groups */
+enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };   /* candidates of each that pairs try, of groups so near; sweeps over all groups */
 static const int64_t EFFORT = 60000;          /* nodes planned in all trials together */
 static const double EQUAL = 1e-9;             /* relative: costs that differ by less do not */
 
@@ -69,22 +69,22 @@ static mth__sharding on(const mth__sharding *s, const mth__placement *place, mth
 }
 
 /* The inputs' offer for one choice of the batch; NULL: they are read whole. */
-static const mth__sharding *offer_of(mth__arena *arena, const mth__graph *g, const mth__group *batch, int choice, const mth__distribute_options *o, const mth__value *v) {
-    for (size_t i = 0; i < o->specs; i++)
-        if (!strcmp(o->spec[i].name, v->name)) return NULL;
+static const mth__sharding *offer_of(const state *s, const mth__graph *g, int choice, const mth__value *v) {
+    const mth__group *batch = &s->group[0];
+    for (size_t i = 0; i < s->options.specs; i++)
+        if (!strcmp(s->options.spec[i].name, v->name)) return NULL;
     if (!choice || !v->shape.rank || v->shape.dim[0] != batch->shape.dim[0]) return NULL;
-    mth__sharding s = on(&batch->candidate[choice], g->mesh->whole, v->shape);
-    if (v->sharding.on != s.on) s = mth__sharding_carry(&s, v->shape, v->sharding.on);
-    if (!mth__sharding_axes(&s, v->shape.rank)) return NULL;
-    mth__sharding *kept = NEW(arena, mth__sharding);
-    *kept = s;
+    mth__sharding split = on(&batch->candidate[choice], g->mesh->whole, v->shape);
+    if (v->sharding.on != split.on) split = mth__sharding_carry(&split, v->shape, v->sharding.on);
+    if (!mth__sharding_axes(&split, v->shape.rank)) return NULL;
+    mth__sharding *kept = NEW(g->arena, mth__sharding);
+    *kept = split;
     return kept;
 }
 
-static void apply(state *s, mth__arena *arena, const uint8_t *choice) {
+static void apply(state *s, const uint8_t *choice) {
     mth__graph *g = s->graph;
-    for (size_t i = 0; s->batch && i < g->input.n; i++)
-        g->input.at[i]->offer = offer_of(arena, g, &s->group[0], choice[0], &s->options, g->input.at[i]);
+    for (size_t i = 0; s->batch && i < g->input.n; i++) g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
     for (int k = s->batch; k < s->groups; k++)
         for (int i = 0; i < s->group[k].parameters; i++) {
             mth__value *v = s->group[k].parameter[i];
@@ -102,7 +102,10 @@ static bool allowed(const state *s, const mth__value *v) {
 static price sum(const state *s) {
     const mth__graph *g = s->graph;
     price p = {0, 0, 0};
-    for (size_t i = 0; i < g->node.n; i++) p.seconds += mth__cost_node(g->node.at[i]) * mth__folded_weight(s->folding, g->node.at[i]->module);
+    for (size_t i = 0; i < g->node.n; i++) {
+        const mth__node *n = g->node.at[i];
+        p.seconds += mth__cost_node(n) * mth__folded_weight(s->folding, n->module);
+    }
     for (int k = s->batch; k < s->groups; k++) {
         mth__group *x = &s->group[k];
         x->found = x->parameter[0]->sharding;
@@ -124,7 +127,7 @@ static price plan(state *s, const uint8_t *choice) {
     price p = {INFINITY, INFINITY, 0};
     g->arena = mth__arena_new(); /* what a trial makes goes with it */
     restore(s, values);
-    apply(s, g->arena, choice);
+    apply(s, choice);
     for (size_t i = 0; i < g->parameter.n; i++) g->parameter.at[i]->origin = NULL;
     mth_status status = mth__shard(g, &s->options);
     if (!status) status = mth__reshard(g, &s->options);
@@ -269,8 +272,7 @@ static void settle(state *s, uint8_t *choice) {
 
 /* ---------------------------------------------------------------- the decision */
 static void decide(const state *s, mth__graph *g, const uint8_t *choice) {
-    for (size_t i = 0; s->batch && i < g->input.n; i++)
-        g->input.at[i]->offer = offer_of(g->arena, g, &s->group[0], choice[0], &s->options, g->input.at[i]);
+    for (size_t i = 0; s->batch && i < g->input.n; i++) g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
     mth__role_walk walk = {0};
     for (size_t i = 0; i < g->parameter.n; i++) {
         mth__value *v = g->parameter.at[i];

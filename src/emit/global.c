@@ -9,7 +9,8 @@ static mth_status check_place(const mth__graph *g, const mth__node *n, const mth
     mth__placement_write(where, sizeof where, on);
     mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s runs on %s, and a partitioner's program runs on the whole mesh", n->op->name, where),
         F("use mesh_context='mpmd', which gives each device a program of its own, or take the device or stage from the operator"));
-    return mth__error_tensor(mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source), mth__value_text(n->out[0]));
+    s = mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source);
+    return mth__error_tensor(s, mth__value_text(n->out[0]));
 }
 
 mth__role_list *mth__emit_one_role(mth__arena *scratch, const mth__graph *g, mth__program *p) {

@@ -402,7 +402,8 @@ static mth_status emit(emission *e) {
     return NULL;
 }
 
-mth_status mth__emit_program(mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global, mth__program **out) {
+mth_status mth__emit_program(mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global,
+                             mth__program **out) {
     emission e = {.arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
     TRY(read_options(options, e.algorithm));
     e.scratch = mth__arena_new();
