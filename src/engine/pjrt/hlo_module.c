@@ -119,18 +119,53 @@ static void add_axes(mth__text *t, const writing *w, int axis, bool *first) {
         }
 }
 
-static const char *shardy(const writing *w, int slot) {
+static const char *shardy_dims(const writing *w, int slot) {
     const mth__pvalue *v = w->s->slot.at[slot].any;
     mth__text t = mth__text_new(w->scratch);
-    mth__text_add(&t, "sdy.sharding = #sdy.sharding<@mesh, [");
+    mth__text_add(&t, "[");
     for (int d = 0; d < v->shape.rank; d++) {
         bool first = true;
         mth__text_add(&t, "%s{", d ? ", " : "");
         for (int k = 0; k < v->sharding.dim[d].naxes; k++) add_axes(&t, w, v->sharding.dim[d].axis[k], &first);
         mth__text_add(&t, "}");
     }
-    mth__text_add(&t, "]>");
+    mth__text_add(&t, "]");
     return t.at;
+}
+
+static const char *shardy(const writing *w, int slot) {
+    return mth__format(w->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>", shardy_dims(w, slot));
+}
+
+static mth__shape port_shape(const writing *w, int slot) {
+    const mth__slot *s = &w->s->slot.at[slot];
+    mth__shape whole;
+    if (!w->mesh) return s->local;
+    mth__xla_part(s->any, &whole);
+    return whole;
+}
+
+/* Shardings don't pass through a change of sizes by themselves. */
+static mth__hlo_val constrain(writing *w, int slot, mth__hlo_val v) {
+    return mth__hlo_line(w->h, v.dtype, v.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s", mth__hlo_name(w->scratch, v),
+                         shardy_dims(w, slot), mth__hlo_type(w->scratch, v.dtype, v.shape));
+}
+
+static mth__hlo_val come_in(writing *w, int slot, mth__hlo_val v) {
+    const mth__shape real = w->s->slot.at[slot].local;
+    if (mth__shape_equal(v.shape, real)) return v;
+    for (int d = 0; d < real.rank; d++)
+        if (v.shape.dim[d] != real.dim[d]) v = mth__hlo_slice(w->h, v, d, 0, real.dim[d]);
+    return constrain(w, slot, v);
+}
+
+static mth__hlo_val go_out(writing *w, int slot, mth__hlo_val v) {
+    const mth__shape port = port_shape(w, slot);
+    if (mth__shape_equal(v.shape, port)) return v;
+    v = constrain(w, slot, v);
+    for (int d = 0; d < port.rank; d++)
+        if (v.shape.dim[d] != port.dim[d]) v = mth__hlo_pad(w->h, v, d, 0, port.dim[d] - v.shape.dim[d], 0);
+    return v;
 }
 
 /* ---------------------------------------------------------------- the module */
@@ -160,7 +195,8 @@ static int write_head(writing *w, mth__text *t) {
     mth__text_add(t, "  func.func public @main(");
     for (size_t i = 0; i < w->segment->in.n; i++) {
         const mth__slot *slot = &w->s->slot.at[w->segment->in.at[i]];
-        mth__text_add(t, "%s%%arg%zu: %s", i ? ", " : "", i, mth__hlo_type(w->scratch, slot->any->dtype, slot->local));
+        mth__text_add(t, "%s%%arg%zu: %s", i ? ", " : "", i,
+                      mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->in.at[i])));
         int to = w->segment->donated[i] ? heir(w, (int)i, taken) : -1;
         if (to >= 0) mth__text_add(t, " {tf.aliasing_output = %d : i32}", to);
         if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->in.at[i]));
@@ -168,7 +204,7 @@ static int write_head(writing *w, mth__text *t) {
     mth__text_add(t, ") -> (");
     for (size_t i = 0; i < w->segment->out.n; i++) {
         const mth__slot *slot = &w->s->slot.at[w->segment->out.at[i]];
-        mth__text_add(t, "%s%s", i ? ", " : "", mth__hlo_type(w->scratch, slot->any->dtype, slot->local));
+        mth__text_add(t, "%s%s", i ? ", " : "", mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->out.at[i])));
         if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->out.at[i]));
     }
     if (w->h->check.n) {
@@ -182,7 +218,7 @@ static int write_head(writing *w, mth__text *t) {
 static void write_return(writing *w) {
     mth__text names = mth__text_new(w->scratch), types = mth__text_new(w->scratch);
     for (size_t i = 0; i < w->segment->out.n; i++) {
-        mth__hlo_val v = get(w, w->segment->out.at[i]);
+        mth__hlo_val v = go_out(w, w->segment->out.at[i], get(w, w->segment->out.at[i]));
         mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(w->scratch, v));
         mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(w->scratch, v.dtype, v.shape));
     }
@@ -198,7 +234,8 @@ static mth_status write(writing *w, mth__module_text *out) {
     mth__hlo *h = w->h;
     for (size_t i = 0; i < w->segment->in.n; i++) {
         const mth__slot *slot = &w->s->slot.at[w->segment->in.at[i]];
-        set(w, w->segment->in.at[i], (mth__hlo_val){-1 - (int)i, slot->any->dtype, slot->local});
+        const mth__hlo_val arg = {-1 - (int)i, slot->any->dtype, port_shape(w, w->segment->in.at[i])};
+        set(w, w->segment->in.at[i], come_in(w, w->segment->in.at[i], arg));
     }
     if (h->partitions > 1) {
         mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.replica_id : tensor<ui32>");

@@ -77,17 +77,6 @@ static void find_drops(mth__executable *x) {
     }
 }
 
-/* The part that XLA's partitioner gives each device of a global value: a dimension over k devices in parts of ceil(n / k). */
-static mth__shape xla_part(const mth__pvalue *v) {
-    mth__shape s = v->shape;
-    for (int d = 0; d < s.rank; d++) {
-        int64_t k = 1;
-        for (int a = 0; a < v->sharding.dim[d].naxes; a++) k *= v->sharding.on->dim[v->sharding.dim[d].axis[a]];
-        s.dim[d] = (s.dim[d] + k - 1) / k;
-    }
-    return s;
-}
-
 /* XLA knows contiguous parts of equal size but for the end; ours may be nested, cyclic or in grains. */
 static mth_status check_parts(const mth__pvalue *v, mth__shape padded) {
     for (int r = 0; r < v->sharding.on->count; r++) {
@@ -116,7 +105,7 @@ static mth_status ports(mth__executable *x, size_t count, bool exits, mth__port 
         if (slot < 0) continue;
         const mth__pvalue *v = x->segments->slot.at[slot].any;
         const mth__placement *on = v->sharding.on;
-        const mth__shape padded = x->segments->global ? xla_part(v) : x->segments->slot.at[slot].local;
+        const mth__shape padded = x->segments->global ? mth__xla_part(v, NULL) : x->segments->slot.at[slot].local;
         if (x->segments->global) TRY(check_parts(v, padded));
         for (int r = 0; r < on->count; r++)
             port[k * (size_t)p->mesh->count + (size_t)on->device[r]] = (mth__port){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};

@@ -12,6 +12,18 @@ mth__shape mth__largest_part(mth__shape shape, const mth__sharding *s) {
     return most;
 }
 
+mth__shape mth__xla_part(const mth__pvalue *v, mth__shape *whole) {
+    mth__shape part = v->shape;
+    for (int d = 0; d < part.rank; d++) {
+        int64_t k = 1;
+        for (int a = 0; a < v->sharding.dim[d].naxes; a++) k *= v->sharding.on->dim[v->sharding.dim[d].axis[a]];
+        part.dim[d] = (part.dim[d] + k - 1) / k;
+        if (whole) whole->dim[d] = part.dim[d] * k;
+    }
+    if (whole) whole->rank = part.rank;
+    return part;
+}
+
 mth__hlo_part *mth__part_of(mth__arena *arena, mth_dtype dtype, mth__shape shape, const mth__sharding *s, int count, const int32_t *device) {
     mth__hlo_part *p = NEW(arena, mth__hlo_part);
     typedef int64_t row[MTH__RANK];
