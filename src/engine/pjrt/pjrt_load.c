@@ -77,20 +77,35 @@ static void find_drops(mth__executable *x) {
     }
 }
 
-/* XLA knows contiguous parts of equal size but for the end; ours may be nested, cyclic or in grains. */
-static mth_status check_parts(const mth__pvalue *v, mth__shape padded) {
+/* XLA knows parts of one size, in the order of the devices, but for the end; ours may be nested, cyclic or in grains. */
+static bool is_xla_part(const mth__pvalue *v, mth__shape part, int rank) {
+    int64_t start[MTH__RANK], step[MTH__RANK];
+    int coordinate[MTH__AXES];
+    mth__shape real = mth__local_shape(v->shape, &v->sharding, rank, start, step);
+    mth__placement_coordinates(v->sharding.on, rank, coordinate);
+    for (int d = 0; d < v->shape.rank; d++) {
+        const mth__split *split = &v->sharding.dim[d];
+        int64_t from = 0, left;
+        for (int a = 0; a < split->naxes; a++) from = from * v->sharding.on->dim[split->axis[a]] + coordinate[split->axis[a]];
+        from *= part.dim[d];
+        left = from < v->shape.dim[d] ? v->shape.dim[d] - from : 0;
+        if (real.dim[d] != (left < part.dim[d] ? left : part.dim[d])) return false;
+        if ((real.dim[d] > 0 && start[d] != from) || (real.dim[d] > 1 && step[d] != 1)) return false;
+    }
+    return true;
+}
+
+static mth_status check_parts(const mth__pvalue *v, mth__shape part) {
+    bool cyclic = false;
+    for (int d = 0; d < v->shape.rank; d++) cyclic |= v->sharding.dim[d].cyclic;
     for (int r = 0; r < v->sharding.on->count; r++) {
-        int64_t start[MTH__RANK], step[MTH__RANK];
-        mth__shape real = mth__local_shape(v->shape, &v->sharding, r, start, step);
-        bool good = true;
-        for (int d = 0; d < v->shape.rank; d++)
-            good &= real.dim[d] == 0 || (step[d] == 1 && start[d] % padded.dim[d] == 0 && (real.dim[d] == padded.dim[d] || start[d] + real.dim[d] == v->shape.dim[d]));
-        if (good) continue;
+        if (is_xla_part(v, part, r)) continue;
         char shape[256], where[256];
         mth__shape_write(shape, sizeof shape, v->shape);
         mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
         return mth__error_tensor(FAIL(MTH_ERROR_UNSUPPORTED, F("mesh_context=\"spmd\": XLA's partitioner has no such parts of %s", v->name),
-                                      F("use mesh_context=\"mpmd\", or sizes that the mesh divides")),
+                                      F("use mesh_context=\"mpmd\", or %s",
+                                        cyclic ? "expert_distribution=\"one_per_device\"" : "sizes that the mesh divides")),
                                  F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
     }
     return NULL;
