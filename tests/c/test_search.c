@@ -207,7 +207,7 @@ TEST(repeated_blocks_fold_to_three) {
 }
 
 /* ---------------------------------------------------------------- what binds */
-static int over_axis[8], most_split;
+static int over_axis[16], most_split; /* by number of devices: matrices */
 static const char *user_text, *origin_text;
 static void look_at_parameters(const mth__graph *g) {
     static char users[64], origin[64];
@@ -370,5 +370,39 @@ TEST(numbers_of_a_transformer) {
 TEST(numbers_of_experts) {
     compare(experts(6, 256, false), MTH_INTS(4), 2, (int64_t[]){64, 64}, "moe_0.output");
     compare(experts(6, 256, false), MTH_INTS(2, 2), 2, (int64_t[]){64, 64}, "moe_0.output");
+}
+
+/* ---------------------------------------------------------------- memory that is gone */
+static mth_status plan_once(void) {
+    mth_model *m = NULL;
+    mth_backend *b = NULL;
+    mth_compiled *c = NULL;
+    const char *key = "input";
+    mth_arg sizes[] = {mth_int(32), mth_int(64)}, shape = mth_list(2, sizes);
+    mth_status s = mth_model_create(&m);
+    for (int k = 0; !s && k < 2; k++) s = try_add(m, "Linear", WIDTH(64), NOTHING, k ? MTH_CHAIN : MTH_PLAIN);
+    if (!s) s = mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &b);
+    if (!s) b->auto_sharding = b->memory_optimization = b->communication_optimization = true;
+    if (!s) s = mth_compile(m, b, MTH_OPTIONS({"shapes", mth_dict(1, &key, &shape)}), &c);
+    if (!s) s = mth_plan(c, NULL, 0, true);
+    mth_compiled_free(c);
+    mth_backend_free(b);
+    mth_model_free(m);
+    return s;
+}
+TEST(allocation_fails_at_every_index) {
+    CHECK_STATUS(plan_once());
+    int64_t live = mth_debug_live_allocations(), count = mth_debug_allocation_count();
+    CHECK_STATUS(plan_once());
+    count = mth_debug_allocation_count() - count;
+    CHECK(count > 50 && mth_debug_live_allocations() == live);
+    for (int64_t i = 0; i < count && unit_failures < 8; i++) {
+        mth_debug_fail_allocation(i);
+        mth_status s = plan_once();
+        mth_debug_fail_allocation(-1);
+        if (s && mth_error_get_code(s) != MTH_ERROR_MEMORY) CHECK_STATUS(s);
+        else mth_error_free(s);
+        CHECK(mth_debug_live_allocations() == live);
+    }
 }
 RUN()
