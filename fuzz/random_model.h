@@ -18,6 +18,8 @@ typedef struct {
     int naxes; int64_t dim[2]; int64_t devices;
     mth_option compile[1]; size_t compile_count;
     const char *input_key[1]; mth_arg input_spec[1], input_axes[3];
+    bool forward, backward;       /* what the annotated model is evaluated for */
+    char output[96]; int output_rank; int64_t output_shape[8]; /* the first in float32, once the plain model has run */
     char what[1024];              /* the choices, for a report */
 } random_case;
 
@@ -131,8 +133,11 @@ static void random_free(random_case *c) {
     mth_backend_free(c->single);
 }
 
-/* `engine` runs the annotated model; only the native one has options of communication. */
-static mth_status random_make(const char *engine, const uint8_t *data, size_t size, random_case *c) {
+/* The engine that runs the annotated model, and options of its own. Plans that take long are made once for a model: forward, or forward and
+   backward. */
+typedef struct { const char *name; bool once; size_t count; mth_option option[4]; } random_engine;
+
+static mth_status random_make(const random_engine *engine, const uint8_t *data, size_t size, random_case *c) {
     static const int64_t meshes[][2] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}, {2, 2}, {2, 3}, {3, 2}, {4, 2}, {1, 3}};
     static const char *const algorithms[] = {"direct", "ring", "tree", "hierarchical"};
     static const char *const kinds[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"};
@@ -147,9 +152,12 @@ static mth_status random_make(const char *engine, const uint8_t *data, size_t si
     note(c, "x", c->dim[1]);
     mth_arg axes[2] = {mth_int(c->dim[0]), mth_int(c->dim[1])}, one = mth_int(1), named[5];
     for (int i = 0; i < 5; i++) named[i] = mth_string(algorithms[pick(&b, 4)]);
-    mth_option o[] = {{"device_mesh", mth_list((size_t)c->naxes, axes)}, {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
-                      {"overlap_communication", mth_bool(pick(&b, 2))}, {"pipeline_communication", mth_bool(pick(&b, 2))}};
-    OR_RETURN(mth_backend_create(engine, o, strcmp(engine, "native") ? 1 : 5, &c->mesh));
+    mth_option o[9] = {{"device_mesh", mth_list((size_t)c->naxes, axes)}, {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
+                       {"overlap_communication", mth_bool(pick(&b, 2))}, {"pipeline_communication", mth_bool(pick(&b, 2))}};
+    const char *known = mth_backend_option_doc(engine->name); /* not every engine has options of communication */
+    size_t options = known && strstr(known, "collective_ops") ? 5 : 1;
+    for (size_t i = 0; i < engine->count; i++) o[options++] = engine->option[i];
+    OR_RETURN(mth_backend_create(engine->name, o, options, &c->mesh));
     mth_option single = {"device_mesh", mth_list(1, &one)};
     OR_RETURN(mth_backend_create("reference", &single, 1, &c->single));
     OR_RETURN(mth_model_create(&c->annotated));
@@ -170,6 +178,8 @@ static mth_status random_make(const char *engine, const uint8_t *data, size_t si
         if (i && pick(&b, 5) == 1) OR_RETURN(add_pipeline(&b, c));
         else OR_RETURN(add_block(&b, c, c->annotated, c->plain, i ? MTH_CHAIN : MTH_PLAIN, false));
     }
+    c->backward = !engine->once || pick(&b, 2);
+    c->forward = !engine->once || !c->backward;
     return NULL;
 }
 
@@ -200,28 +210,38 @@ static mth_status results_take(random_results *r, const mth_arrays *a, const cha
     return NULL;
 }
 
-static mth_status random_run(const random_case *c, bool annotated, random_results *r) {
+/* The output whose gradient is asked for. */
+static void first_output(random_case *c, const mth_arrays *outputs) {
+    for (size_t i = 0; i < mth_arrays_get_count(outputs); i++) {
+        mth_named item = mth_arrays_get(outputs, i);
+        if (mth_array_get_dtype(item.array) != MTH_FLOAT32) continue;
+        snprintf(c->output, sizeof c->output, "%s", item.name);
+        c->output_rank = mth_array_get_rank(item.array);
+        memcpy(c->output_shape, mth_array_get_shape(item.array), (size_t)c->output_rank * sizeof *c->output_shape);
+        return;
+    }
+}
+
+static mth_status random_run(random_case *c, bool annotated, random_results *r) {
     mth_backend *backend = annotated ? c->mesh : c->single;
     mth_compiled *compiled = NULL;
     mth_array *x = NULL, *seed = NULL;
-    mth_arrays *parameters = NULL, *outputs = NULL, *gradients = NULL;
+    mth_arrays *parameters = NULL, *outputs = NULL, *again = NULL, *gradients = NULL;
+    bool forward = !annotated || c->forward;
     mth_status s = mth_compile(annotated ? c->annotated : c->plain, backend, c->compile, annotated ? c->compile_count : 0, &compiled);
     if (!s) s = mth_array_randn(backend, c->rank, c->shape, 11, NULL, &x);
     mth_named input = {"input", x};
     if (!s) s = mth_get_parameters(compiled, &input, 1, 5, &parameters);
-    if (!s) s = mth_evaluate(compiled, parameters, &input, 1, NULL, &outputs, NULL);
-    mth_named first = {0};
-    for (size_t i = 0; !s && i < mth_arrays_get_count(outputs) && !first.name; i++)
-        if (mth_array_get_dtype(mth_arrays_get(outputs, i).array) == MTH_FLOAT32) first = mth_arrays_get(outputs, i);
-    if (!s && first.name) s = mth_array_randn(backend, mth_array_get_rank(first.array), mth_array_get_shape(first.array), 12, NULL, &seed);
-    if (!s) s = results_take(r, outputs, "output ");
-    if (!s && first.name) {
-        mth_named given = {first.name, seed};
+    if (!s && forward) s = mth_evaluate(compiled, parameters, &input, 1, NULL, &outputs, NULL);
+    if (!s && forward) s = results_take(r, outputs, "output ");
+    if (!s && !annotated) first_output(c, outputs);
+    if (!s && *c->output && (!annotated || c->backward)) {
+        s = mth_array_randn(backend, c->output_rank, c->output_shape, 12, NULL, &seed);
+        mth_named given = {c->output, seed};
         const char *wanted = "input";
         mth_gradient_request request = {&given, 1, &wanted, 1};
-        mth_arrays *again = NULL;
-        s = mth_evaluate(compiled, parameters, &input, 1, &request, &again, &gradients);
-        mth_arrays_free(again);
+        if (!s) s = mth_evaluate(compiled, parameters, &input, 1, &request, &again, &gradients);
+        if (!s && !forward) s = results_take(r, again, "output ");
         if (!s) s = results_take(r, gradients, "gradient ");
     }
     if (!s) {
@@ -237,6 +257,7 @@ static mth_status random_run(const random_case *c, bool annotated, random_result
         }
     }
     mth_arrays_free(gradients);
+    mth_arrays_free(again);
     mth_arrays_free(outputs);
     mth_arrays_free(parameters);
     mth_array_free(seed);
@@ -246,7 +267,7 @@ static mth_status random_run(const random_case *c, bool annotated, random_result
 }
 
 /* 0: equal (or both refused); else a description in `report`. */
-static int random_compare(const char *engine, const uint8_t *data, size_t size, char *report, size_t room) {
+static int random_compare(const random_engine *engine, const uint8_t *data, size_t size, char *report, size_t room) {
     random_case c;
     static random_results one, other; /* too large for a stack */
     mth_status s = random_make(engine, data, size, &c), t = NULL;
@@ -265,6 +286,7 @@ static int random_compare(const char *engine, const uint8_t *data, size_t size, 
     }
     for (size_t i = 0; !s && !t && !bad && i < one.n; i++) {
         size_t k = 0;
+        if (!c.backward && !strncmp(one.name[i], "gradient ", 9)) continue;
         while (k < other.n && strcmp(other.name[k], one.name[i])) k++;
         if (k == other.n || other.size[k] != one.size[i]) {
             bad = 1;

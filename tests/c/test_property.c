@@ -1,10 +1,12 @@
 /* The property, for every engine: any model, mesh, specs, schedule and options = the unsharded reference, forward and backward; its plan verifies and prints, parses,
- * prints the same. An engine added to `engines` is held to it: this is the engines' conformance suite, with the operator table beside it. */
+ * prints the same. An engine that gets a test here is held to it: this is the engines' conformance suite, with the operator table beside it.
+ * MITHRIL_PROPERTY_CASES: how many models each engine gets. */
 #include "../../fuzz/random_model.h"
 #include "unit.h"
 
-static void run_cases(const char *engine, int cases, uint64_t state) {
+static void run_cases(const random_engine *engine, int cases, uint64_t state) {
     static char report[4096];
+    if (getenv("MITHRIL_PROPERTY_CASES")) cases = atoi(getenv("MITHRIL_PROPERTY_CASES"));
     for (int i = 0; i < cases && unit_failures < 8; i++) {
         uint8_t data[96];
         for (size_t k = 0; k < sizeof data; k++) {
@@ -13,13 +15,25 @@ static void run_cases(const char *engine, int cases, uint64_t state) {
         }
         if (random_compare(engine, data, sizeof data, report, sizeof report)) {
             unit_failures++;
-            printf("  %s, case %d: %s\n", engine, i, report);
+            printf("  %s, case %d: %s\n", engine->name, i, report);
         }
     }
 }
 
-static int cases(int usual) { return getenv("MITHRIL_PROPERTY_CASES") ? atoi(getenv("MITHRIL_PROPERTY_CASES")) : usual; }
+TEST(random_models_on_the_native_engine) { run_cases(&(random_engine){.name = "native"}, 400, 88172645463325252u); }
+TEST(random_models_on_the_reference_engine) { run_cases(&(random_engine){.name = "reference"}, 100, 73592645463325252u); }
 
-TEST(random_models_on_the_native_engine) { run_cases("native", cases(400), 88172645463325252u); }
-TEST(random_models_on_the_reference_engine) { run_cases("reference", cases(100), 73592645463325252u); }
+/* Few, since XLA compiles each for a second; and without LLVM's optimizations, which are none of ours and take a third of that. */
+TEST(random_models_on_the_pjrt_engine) {
+    const char *const level = "xla_backend_optimization_level";
+    const mth_arg none = mth_int(0);
+    const random_engine engine = {.name = "pjrt", .once = true, .count = 1, .option = {{"compile_options", mth_dict(1, &level, &none)}}};
+    mth_backend *backend = NULL;
+    mth_status s = mth_backend_create(engine.name, MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &backend);
+    mth_backend_free(backend);
+    if (s && mth_error_get_code(s) == MTH_ERROR_IO) printf("  skipped: %s\n", mth_error_get_message(s));
+    else CHECK_STATUS(s);
+    if (!s) run_cases(&engine, 25, 52645463325288172u);
+    else mth_error_free(s);
+}
 RUN()
