@@ -30,7 +30,7 @@ static mth__hlo_val tanh_gate(mth__hlo *h, mth__hlo_val x, mth__hlo_val square) 
 }
 
 mth__hlo_val mth__hlo_activation(mth__hlo *h, const char *name, mth__hlo_val x) {
-    if (!strcmp(name, "relu")) return where_positive(h, x, x);
+    if (!strcmp(name, "relu")) return mth__hlo_binary_scalar(h, "maximum", x, 0); /* NaN stays */
     if (!strcmp(name, "gelu")) return times(h, x, normal_cdf(h, x));
     if (!strcmp(name, "gelu_tanh")) return times(h, x, tanh_gate(h, x, times(h, x, x)));
     return times(h, x, mth__hlo_unary(h, "logistic", x)); /* silu */

@@ -8,7 +8,7 @@ static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 
 double mth__ref_activation(int row, double x) {
     switch (row) {
-    case MTH__ROW_relu: return x > 0 ? x : 0;
+    case MTH__ROW_relu: return x <= 0 ? 0 : x; /* NaN stays */
     case MTH__ROW_gelu: return 0.5 * x * (1 + erf(x / sqrt(2)));
     case MTH__ROW_gelu_tanh: return 0.5 * x * (1 + tanh(sqrt(2 / PI) * (x + 0.044715 * x * x * x)));
     case MTH__ROW_silu: return x * sigmoid(x);
@@ -81,7 +81,7 @@ static double binary(int row, double a, double b) {
     case MTH__ROW_div: return a / b;
     case MTH__ROW_maximum: return a > b || a != a ? a : b;
     case MTH__ROW_equal: return a == b;
-    case MTH__ROW_relu_grad: return mth__ref_activation_derivative(MTH__ROW_relu, a) * b;
+    case MTH__ROW_relu_grad: return a > 0 ? b : 0; /* 0 of an infinite b too */
     case MTH__ROW_gelu_grad: return mth__ref_activation_derivative(MTH__ROW_gelu, a) * b;
     case MTH__ROW_gelu_tanh_grad: return mth__ref_activation_derivative(MTH__ROW_gelu_tanh, a) * b;
     case MTH__ROW_silu_grad: return mth__ref_activation_derivative(MTH__ROW_silu, a) * b;
