@@ -1,5 +1,6 @@
 """Embeddings, positions, losses and dropout on any mesh against NumPy in float64, with gradients written down by hand."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import mithril as ml
 from acceptance_support import devices, model_of, on, shifted
-from support import both_engines, close, f64, random, rotary, softmax
+from support import both_engines, close, f64, few, random, rotary, softmax
 
 MESHES = [(1,), (3,), (4,), (2, 2)]
 
@@ -23,18 +24,17 @@ def table_specs(mesh):
 def test_embedding(mesh):
     """A vocabulary of 10 over devices that don't divide it; a token that stands several times; ids of both kinds; ids that are sharded."""
     ids = np.random.default_rng(1).integers(0, 10, (5, 4))
-    for options in table_specs(mesh):
-        for dtype in (np.int32, np.int64):
-            for shard in ({}, {"input_shard_specs": {"ids": (len(mesh) - 1, None)}}):
-                compiled = ml.compile(model_of(ml.Embedding(10, 7, **options)(input="ids", output="y")), on(*mesh), **shard)
-                inputs, seed = {"ids": ids.astype(dtype)}, random(5, 4, 7)
-                params = compiled.get_parameters(inputs)
-                table = f64(params["embedding_0.weight"])
-                values, gradients = compiled.evaluate(params, inputs, {"y": seed})
-                assert np.array_equal(np.asarray(values["y"]), table[ids].astype(np.float32))
-                want = np.zeros_like(table)
-                np.add.at(want, ids, f64(seed))
-                close(gradients["embedding_0.weight"], want)
+    shards = ({}, {"input_shard_specs": {"ids": (len(mesh) - 1, None)}})
+    for options, dtype, shard in few(itertools.product(table_specs(mesh), (np.int32, np.int64), shards), 5):
+        compiled = ml.compile(model_of(ml.Embedding(10, 7, **options)(input="ids", output="y")), on(*mesh), **shard)
+        inputs, seed = {"ids": ids.astype(dtype)}, random(5, 4, 7)
+        params = compiled.get_parameters(inputs)
+        table = f64(params["embedding_0.weight"])
+        values, gradients = compiled.evaluate(params, inputs, {"y": seed})
+        assert np.array_equal(np.asarray(values["y"]), table[ids].astype(np.float32))
+        want = np.zeros_like(table)
+        np.add.at(want, ids, f64(seed))
+        close(gradients["embedding_0.weight"], want)
 
 
 @both_engines
@@ -44,32 +44,32 @@ def test_embedding(mesh):
 )
 def test_positions(mesh, kind, options):
     """Positions are those of the whole sequence where a device holds a part of it."""
-    for width in (6,) if kind == "rotary" else (6, 7):
-        for spec in (None, (0, None, None), (None, 0, None), (None, None, 0)):
-            compiled = ml.compile(
-                model_of(ml.PositionalEncoding(9, kind=kind, **options)(input="x", output="y")),
-                on(*mesh),
-                **({"input_shard_specs": {"x": spec}} if spec else {}),
-            )
-            x, seed = random(2, 5, width), random(2, 5, width, seed=7)
-            params = shifted(compiled.get_parameters({"x": x}))
-            values, gradients = compiled.evaluate(params, {"x": x}, {"y": seed}, ["x"])
-            if kind == "rotary":
-                size, interleaved = options.get("head_dim", width), options.get("interleaved", False)
-                turn = lambda t: rotary(t.reshape(2, 5, -1, size).transpose(0, 2, 1, 3), interleaved=interleaved)
-                close(values["y"], turn(f64(x)).transpose(0, 2, 1, 3).reshape(2, 5, width))
-                assert abs((f64(gradients["x"]) * f64(x)).sum() - (f64(seed) * f64(values["y"])).sum()) < 1e-4  # it is linear
-                continue
-            if kind == "learned":
-                assert params["positional_encoding_0.weight"].shape == (9, width)
-                added, want = f64(params["positional_encoding_0.weight"])[:5], np.zeros((9, width))
-                want[:5] = f64(seed).sum(0)
-                close(gradients["positional_encoding_0.weight"], want)
-            else:
-                angle = [[s / 10000 ** ((j - j % 2) / width) for j in range(width)] for s in range(5)]
-                added = np.array([[math.cos(a) if j % 2 else math.sin(a) for j, a in enumerate(row)] for row in angle])
-            close(values["y"], f64(x) + added, 1e-5)
-            close(gradients["x"], seed)
+    specs = (None, (0, None, None), (None, 0, None), (None, None, 0))
+    for width, spec in few(itertools.product((6,) if kind == "rotary" else (6, 7), specs), 3):
+        compiled = ml.compile(
+            model_of(ml.PositionalEncoding(9, kind=kind, **options)(input="x", output="y")),
+            on(*mesh),
+            **({"input_shard_specs": {"x": spec}} if spec else {}),
+        )
+        x, seed = random(2, 5, width), random(2, 5, width, seed=7)
+        params = shifted(compiled.get_parameters({"x": x}))
+        values, gradients = compiled.evaluate(params, {"x": x}, {"y": seed}, ["x"])
+        if kind == "rotary":
+            size, interleaved = options.get("head_dim", width), options.get("interleaved", False)
+            turn = lambda t: rotary(t.reshape(2, 5, -1, size).transpose(0, 2, 1, 3), interleaved=interleaved)
+            close(values["y"], turn(f64(x)).transpose(0, 2, 1, 3).reshape(2, 5, width))
+            assert abs((f64(gradients["x"]) * f64(x)).sum() - (f64(seed) * f64(values["y"])).sum()) < 1e-4  # it is linear
+            continue
+        if kind == "learned":
+            assert params["positional_encoding_0.weight"].shape == (9, width)
+            added, want = f64(params["positional_encoding_0.weight"])[:5], np.zeros((9, width))
+            want[:5] = f64(seed).sum(0)
+            close(gradients["positional_encoding_0.weight"], want)
+        else:
+            angle = [[s / 10000 ** ((j - j % 2) / width) for j in range(width)] for s in range(5)]
+            added = np.array([[math.cos(a) if j % 2 else math.sin(a) for j, a in enumerate(row)] for row in angle])
+        close(values["y"], f64(x) + added, 1e-5)
+        close(gradients["x"], seed)
 
 
 @both_engines
@@ -78,34 +78,33 @@ def test_positions(mesh, kind, options):
 def test_cross_entropy(mesh, reduction):
     """Logits that are split over the vocabulary, over the product's inner dimension, over both, or not at all."""
     specs = [(None, 0), (0, None), None] + ([(None, (0, 1)), (1, 0)] if len(mesh) == 2 else [])
-    for spec in specs:
-        for lead in ((5,), (2, 3)):
-            model = model_of(
-                ml.Linear(11, weight_shard_spec=spec)(input="x", output="l"),
-                ml.CrossEntropy(reduction=reduction)(input="l", target="t", output="loss"),
-            )
-            compiled = ml.compile(model, on(*mesh))
-            inputs = {"x": 3 * random(*lead, 4), "t": np.random.default_rng(3).integers(0, 11, lead)}
-            params = shifted(compiled.get_parameters(inputs))
-            weight, x, t = f64(params["linear_0.weight"]), f64(inputs["x"]).reshape(-1, 4), inputs["t"].reshape(-1)
-            probability = softmax(x @ weight + f64(params["linear_0.bias"]))
-            losses = -np.log(probability[np.arange(len(t)), t])
-            want = {"mean": losses.mean(), "sum": losses.sum(), "none": losses.reshape(lead)}[reduction]
-            seed = random(*lead) if reduction == "none" else np.float32(1.7)
-            values, gradients = compiled.evaluate(params, inputs, {"loss": seed}, ["x"])
-            close(values["loss"], want)
-            each = np.broadcast_to(f64(seed), lead).reshape(-1, 1) / (len(t) if reduction == "mean" else 1)
-            slope = (probability - np.eye(11)[t]) * each
-            close(gradients["linear_0.weight"], x.T @ slope, 1e-4)
-            close(gradients["linear_0.bias"], slope.sum(0), 1e-4)
-            close(gradients["x"], (slope @ weight.T).reshape(*lead, 4), 1e-4)
+    for spec, lead in few(itertools.product(specs, ((5,), (2, 3))), 3):
+        model = model_of(
+            ml.Linear(11, weight_shard_spec=spec)(input="x", output="l"),
+            ml.CrossEntropy(reduction=reduction)(input="l", target="t", output="loss"),
+        )
+        compiled = ml.compile(model, on(*mesh))
+        inputs = {"x": 3 * random(*lead, 4), "t": np.random.default_rng(3).integers(0, 11, lead)}
+        params = shifted(compiled.get_parameters(inputs))
+        weight, x, t = f64(params["linear_0.weight"]), f64(inputs["x"]).reshape(-1, 4), inputs["t"].reshape(-1)
+        probability = softmax(x @ weight + f64(params["linear_0.bias"]))
+        losses = -np.log(probability[np.arange(len(t)), t])
+        want = {"mean": losses.mean(), "sum": losses.sum(), "none": losses.reshape(lead)}[reduction]
+        seed = random(*lead) if reduction == "none" else np.float32(1.7)
+        values, gradients = compiled.evaluate(params, inputs, {"loss": seed}, ["x"])
+        close(values["loss"], want)
+        each = np.broadcast_to(f64(seed), lead).reshape(-1, 1) / (len(t) if reduction == "mean" else 1)
+        slope = (probability - np.eye(11)[t]) * each
+        close(gradients["linear_0.weight"], x.T @ slope, 1e-4)
+        close(gradients["linear_0.bias"], slope.sum(0), 1e-4)
+        close(gradients["x"], (slope @ weight.T).reshape(*lead, 4), 1e-4)
 
 
 @both_engines
 def test_dropout_is_the_same_on_any_mesh():
     x, first = np.ones((40, 9), np.float32), None
     for mesh in [(1,), (2,), (3,), (2, 2)]:
-        for spec in [None] + [(a, b) for a in (None, 0) for b in (None, 1 if len(mesh) == 2 else None)]:
+        for spec in few([None] + [(a, b) for a in (None, 0) for b in (None, 1 if len(mesh) == 2 else None)], 3):
             compiled = ml.compile(
                 model_of(ml.Dropout(0.3, seed=5)(input="x", output="y")), on(*mesh), **({"input_shard_specs": {"x": spec}} if spec else {})
             )

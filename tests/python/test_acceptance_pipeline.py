@@ -1,12 +1,14 @@
 """Pipelines: devices, lists of devices and axes of the mesh, both schedules, batches that microbatches don't divide, skip connections,
 losses in the last stage, what is refused, and the memory."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 import mithril as ml
 from acceptance_support import devices, linear, model_of, on, same, shifted
-from support import both_engines, close, f64, random, relu
+from support import both_engines, close, f64, few, random, relu
 
 SCHEDULES = ("gpipe", "1f1b")
 
@@ -47,7 +49,7 @@ def test_batches_of_any_size():
     model = pipeline([stage(0, 4), stage(1, 3)], True, device_assignment=[1, 0], microbatch_size=4, schedule="1f1b")
     compiled = ml.compile(model, on(2))
     params = shifted(compiled.get_parameters({"x": random(8, 5)}))
-    for batch in (8, 1, 3, 4, 5, 12, 8, 16, 1):
+    for batch in few((8, 1, 3, 4, 5, 12, 8, 16, 1), 2):
         x = random(batch, 5)
         values, gradients = compiled.evaluate(params, {"x": x}, {"y": np.ones((batch, 3), np.float32)}, ["x"])
         h = relu(linear(params, "pipeline_0.stage_0.linear_0", f64(x)))
@@ -60,16 +62,16 @@ def test_batches_of_any_size():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("spec", [(0, None), (None, 0)], ids=str)
 def test_lists_of_devices(spec, schedule):
-    for mesh, assignment in [((4,), [[0, 1], [2, 3]]), ((4,), [[0, 2], [1]]), ((5,), [[4, 1, 0], [2, 3]]), ((2, 2), [[0, 1, 2], [1, 3]])]:
-        for size in (2, 3):
+    cases = [((4,), [[0, 1], [2, 3]]), ((4,), [[0, 2], [1]]), ((5,), [[4, 1, 0], [2, 3]]), ((2, 2), [[0, 1, 2], [1, 3]])]
+    for (mesh, assignment), size in few(itertools.product(cases, (2, 3)), 5):
 
-            def build(parallel):
-                stages = [stage(i, n, spec if parallel and len(assignment[i]) > 1 else None) for i, n in enumerate([7, 5])]
-                return pipeline(stages, parallel, device_assignment=assignment, microbatch_size=size, schedule=schedule)
+        def build(parallel):
+            stages = [stage(i, n, spec if parallel and len(assignment[i]) > 1 else None) for i, n in enumerate([7, 5])]
+            return pipeline(stages, parallel, device_assignment=assignment, microbatch_size=size, schedule=schedule)
 
-            _, fresh = same(build, mesh, {"x": random(7, 5)})
-            for s, group in enumerate(assignment):
-                assert devices(fresh[f"pipeline_0.stage_{s}.linear_0.weight"]) == sorted(group)
+        _, fresh = same(build, mesh, {"x": random(7, 5)})
+        for s, group in enumerate(assignment):
+            assert devices(fresh[f"pipeline_0.stage_{s}.linear_0.weight"]) == sorted(group)
 
 
 @both_engines
@@ -77,15 +79,14 @@ def test_lists_of_devices(spec, schedule):
 def test_along_an_axis(mesh, axis):
     """Stages along one axis, their weights split over the others, and the batch too."""
     rest = [a for a in range(len(mesh)) if a != axis]
-    for spec in [None, (None, 0), (0, None)] + ([(0, 1), ((1, 0), None)] if len(rest) == 2 else []):
-        for shard in (None, rest[0]):
-            for count in (2, 3):
+    specs = [None, (None, 0), (0, None)] + ([(0, 1), ((1, 0), None)] if len(rest) == 2 else [])
+    for spec, shard, count in few(itertools.product(specs, (None, rest[0]), (2, 3)), 7):
 
-                def build(parallel):
-                    stages = [stage(i, n, spec if parallel else None) for i, n in enumerate([7, 5, 4][:count])]
-                    return pipeline(stages, parallel, axis=axis, microbatch_size=3, schedule="1f1b")
+        def build(parallel):
+            stages = [stage(i, n, spec if parallel else None) for i, n in enumerate([7, 5, 4][:count])]
+            return pipeline(stages, parallel, axis=axis, microbatch_size=3, schedule="1f1b")
 
-                same(build, mesh, {"x": random(8, 5)}, **({"input_shard_specs": {"x": (shard, None)}} if shard is not None else {}))
+        same(build, mesh, {"x": random(8, 5)}, **({"input_shard_specs": {"x": (shard, None)}} if shard is not None else {}))
 
 
 @both_engines
@@ -183,15 +184,14 @@ def test_losses_in_the_last_stage(loss, targets):
     inputs = {"x": random(7, 3)}
     if targets:
         inputs["t"] = np.arange(7) % 4 if kind == "CrossEntropy" else random(7, 4)
-    for schedule in SCHEDULES:
-        for size in (2, 3, 7, 9):
+    for schedule, size in few(itertools.product(SCHEDULES, (2, 3, 7, 9)), 5):
 
-            def build(parallel):
-                last = model_of(ml.Linear(4)(input="input", output="l"), module(**wires))
-                ports = {"input": "x", "output": "y", **({"target": "t"} if targets else {})}
-                return pipeline([stage(0, 5), last], parallel, ports, device_assignment=[0, 1], microbatch_size=size, schedule=schedule)
+        def build(parallel):
+            last = model_of(ml.Linear(4)(input="input", output="l"), module(**wires))
+            ports = {"input": "x", "output": "y", **({"target": "t"} if targets else {})}
+            return pipeline([stage(0, 5), last], parallel, ports, device_assignment=[0, 1], microbatch_size=size, schedule=schedule)
 
-            same(build, (2,), inputs)
+        same(build, (2,), inputs)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +244,13 @@ def test_transformer_stages():
             ml.Add()(inputs=["n", "f"], output="o"),
         )
 
-    for mesh, place in [
+    places = [
         ((2, 2), {"axis": 0}),
         ((2, 2), {"axis": 1}),
         ((2, 3), {"axis": 0}),
         ((4,), {"device_assignment": [[0, 1], [2, 3]]}),
-    ]:
+    ]
+    for mesh, place in few(places, 3):
 
         def build(parallel):
             return pipeline([block(0 if parallel else None) for _ in range(2)], parallel, microbatch_size=2, schedule="1f1b", **place)
