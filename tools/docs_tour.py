@@ -10,7 +10,8 @@ The Python blocks of the page run one after the other, each with MITHRIL_DUMP at
     <!-- end -->
 
 stands what the first block's last plan left after that pass: the lines whose first or second word is among those listed (all, where there
-is no list), with "..." for those between. `slab` in place of `dump` draws the slab of a program with one role over its instructions.
+is no list), with "..." for those between. `slab` in place of `dump` draws the slab of a program with one role over its instructions;
+`1/printed` is what the block printed. What a block without a plugin of XLA would have left stays as it is.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ import re
 import sys
 import tempfile
 
+from mithril import MithrilError
+
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "tour.md"
 MARK = re.compile(r"^<!-- (dump|slab) (\d+)/(\w+)(?:: ([^\n]*))? -->\n.*?^<!-- end -->$", re.M | re.S)
 
@@ -29,8 +32,16 @@ def run_blocks(text: str, folder: pathlib.Path) -> None:
     names: dict[str, object] = {"__name__": "tour.py"}
     for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S), 1):
         os.environ["MITHRIL_DUMP"] = str(folder / str(number))
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(compile(block, "tour.py", "exec"), names)
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block, "tour.py", "exec"), names)
+        except MithrilError as error:
+            if not error.what.startswith("no PJRT plugin"):
+                raise
+            break  # what needs one stands last
+        (folder / str(number)).mkdir(exist_ok=True)
+        (folder / str(number) / "printed.txt").write_text(printed.getvalue().rstrip("\n"), encoding="utf-8")
 
 
 def chosen(lines: list[str], listed: str | None) -> list[str]:
@@ -74,7 +85,10 @@ def renewed(text: str) -> str:
 
         def box(mark: re.Match[str]) -> str:
             kind, block, name, words = mark.groups()
-            lines = (pathlib.Path(folder) / block / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+            path = pathlib.Path(folder) / block / f"{name}.txt"
+            if not path.exists() and name == "printed":
+                return mark[0]
+            lines = path.read_text(encoding="utf-8").splitlines()
             body = "\n".join(line.rstrip() for line in (slab(lines) if kind == "slab" else chosen(lines, words)))
             return f"{mark[0].splitlines()[0]}\n```console\n{body}\n```\n<!-- end -->"
 

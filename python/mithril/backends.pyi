@@ -20,8 +20,24 @@ class CBackend(Backend):
 
 class JaxBackend(Backend):
     """Options:
+        device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
+        collective_ops: dict | None = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.
+        communication_optimization: bool = False: Removes redundant transfers and merges small collectives.
+        overlap_communication: bool = False: Runs communication beside computation.
+        pipeline_communication: bool = False: Cuts large communication in chunks.
+        backend: str = 'cpu': The platform that XLA compiles for. (cpu|cuda|tpu)
+        plugin: str | None = None: Path of the PJRT plugin; the installed packages are searched unless said.
+        topology: str | None = None: With backend='tpu', the slice to plan and compile for where no TPU is, such as 'v5p:2x4x8'; without a generation, '2x4x8' is v5p.
+        platform_options: dict | None = None: Options of the plugin's client, passed on as they are: of cuda such as {'allocator': 'bfc', 'memory_fraction': 0.5, 'visible_devices': (0, 1)}, of cpu {'asynchronous': False}.
+        compile_options: dict | None = None: XLA's debug options for the programs of this backend, such as {'xla_backend_optimization_level': 0}.
+        cache_dir: str | None = None: Folder where compiled programs are kept for later processes; not kept unless said.
+        mesh_context: str = 'mpmd': Who places the collectives: 'mpmd' is mithril's plan, 'spmd' XLA's partitioner, which gets the global program with its shardings. (spmd|mpmd)
+        auto_sharding: bool = False: Searches shardings of the parameters that no spec places, and of the batch.
+        spmd_mesh_shape: tuple | None = None: With mesh_context='spmd', the mesh handed to XLA: device_mesh, or its axes cut into factors.
+        spmd_partition_dims: int | None = None: With auto_sharding=True, how many dimensions of one tensor the search may split; any number unless said.
+        memory_optimization: bool = False: Stores parameters that would be replicated in parts, gathered where they are read.
     """
-    def __new__(cls, ) -> Self: ...
+    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, backend: str = 'cpu', plugin: str | None = None, topology: str | None = None, platform_options: Mapping[str, Any] | None = None, compile_options: Mapping[str, Any] | None = None, cache_dir: str | None = None, mesh_context: str = 'mpmd', auto_sharding: bool = False, spmd_mesh_shape: _Spec | None = None, spmd_partition_dims: int | None = None, memory_optimization: bool = False) -> Self: ...
 
 class ReferenceBackend(Backend):
     """Options:

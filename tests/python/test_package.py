@@ -48,8 +48,10 @@ def test_types(what):
     assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("example", ["tensor_parallel.py", "pipeline.py", "mixture_of_experts.py"])
-def test_example(example):
+@pytest.mark.parametrize("example", ["tensor_parallel.py", "pipeline.py", "mixture_of_experts.py", "xla.py"])
+def test_example(example, request):
+    if example == "xla.py":
+        request.getfixturevalue("xla")
     run = subprocess.run([sys.executable, ROOT / "examples" / example], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout
