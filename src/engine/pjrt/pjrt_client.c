@@ -19,7 +19,7 @@ const mth__opt mth__pjrt_options[] = {
     {"mesh_context", MTH__OPT_CHOICE, "'mpmd'",
         "Who places the collectives: 'mpmd' is mithril's plan, 'spmd' XLA's partitioner, which gets the global program with its shardings.",
         "spmd|mpmd"},
-    {"auto_sharding", MTH__OPT_BOOL, "False", "Searches shardings of the parameters that no spec places.", NULL},
+    {"auto_sharding", MTH__OPT_BOOL, "False", "Searches shardings of the parameters that no spec places, and of the batch.", NULL},
     {"spmd_mesh_shape", MTH__OPT_MESH, "None",
         "With mesh_context='spmd', the mesh handed to XLA: device_mesh, or its axes cut into factors.", NULL},
     {"spmd_partition_dims", MTH__OPT_SIZE, "None",
