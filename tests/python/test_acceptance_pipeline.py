@@ -80,7 +80,7 @@ def test_along_an_axis(mesh, axis):
     """Stages along one axis, their weights split over the others, and the batch too."""
     rest = [a for a in range(len(mesh)) if a != axis]
     specs = [None, (None, 0), (0, None)] + ([(0, 1), ((1, 0), None)] if len(rest) == 2 else [])
-    for spec, shard, count in few(itertools.product(specs, (None, rest[0]), (2, 3)), 7):
+    for spec, shard, count in few(itertools.product(specs, (None, rest[0]), (2, 3)), 11):
 
         def build(parallel):
             stages = [stage(i, n, spec if parallel else None) for i, n in enumerate([7, 5, 4][:count])]
@@ -250,7 +250,7 @@ def test_transformer_stages():
         ((2, 3), {"axis": 0}),
         ((4,), {"device_assignment": [[0, 1], [2, 3]]}),
     ]
-    for mesh, place in few(places, 3):
+    for mesh, place in few(places, 4):
 
         def build(parallel):
             return pipeline([block(0 if parallel else None) for _ in range(2)], parallel, microbatch_size=2, schedule="1f1b", **place)
