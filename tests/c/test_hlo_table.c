@@ -1,0 +1,498 @@
+/* Every row of the catalog, whole and split over devices, as programs that XLA runs: planned, proved, loaded and run as a model's are, and
+ * compared with the reference engine on the same program. Where a part is smaller than the largest, XLA's is padded; operands come with NaN
+ * (ids with junk) in that padding, which nothing may let through. Then communication between random shardings, likewise. */
+#include "unit.h"
+#include "distribute/choice.h"
+#include "engine/engine.h"
+#include "engine/pjrt/pjrt_plugin.h"
+#include "operator_examples.h"
+#include <inttypes.h>
+
+typedef struct { const char *row, *how; } origin; /* of an output, for messages */
+/* A program in the making. */
+typedef struct {
+    mth__arena *arena;
+    mth__graph *graph;
+    const mth__placement *all;
+    mth__builder b;
+    mth__value *zero;            /* an input, (): 0 */
+    VEC(const double *) data;    /* by input: the whole tensor, row-major */
+    VEC(origin) of;              /* by output */
+} sheet;
+
+static mth_status new_sheet(sheet *s, int naxes, const int64_t *dim) {
+    mth__mesh *mesh;
+    *s = (sheet){.arena = mth__arena_new()};
+    TRY(mth__mesh_new(s->arena, naxes, dim, &mesh));
+    s->graph = mth__graph_new(s->arena, mesh);
+    s->all = mesh->whole;
+    s->b = (mth__builder){.graph = s->graph, .region = -1, .stage = -1, .microbatch = -1};
+    return NULL;
+}
+static mth__value *add_input(sheet *s, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, const double *data) {
+    mth__value *v = mth__graph_value(s->graph, MTH__VALUE_INPUT, mth__format(s->arena, "in%zu", s->data.n), dtype, shape);
+    v->sharding = *sharding;
+    PUSH(s->arena, s->data, data);
+    return v;
+}
+/* A node whose results all have this sharding, and which wants its operands as they are. */
+static mth_status add_node(sheet *s, int row, const mth__attrs *attrs, int nin, mth__value *const *in, const mth__sharding *sharding,
+                           mth__value **out) {
+    s->b.on = sharding->on;
+    s->b.module = mth__op_at((size_t)row)->name;
+    TRY(mth__build(&s->b, mth__op_at((size_t)row), attrs, nin, in, out));
+    mth__node *n = out[0]->node;
+    n->need = NEW_ARRAY(s->arena, mth__sharding, nin);
+    for (int j = 0; j < nin; j++) n->need[j] = n->in[j]->sharding;
+    for (int k = 0; k < n->nout; k++) out[k]->sharding = *sharding;
+    return NULL;
+}
+static mth_status add_node2(sheet *s, int row, mth__value *a, mth__value *b, mth__value **out) {
+    return add_node(s, row, NULL, 2, (mth__value *[]){a, b}, &a->sharding, out);
+}
+static mth_status add_node1(sheet *s, int row, mth__attrs attrs, mth__value *x, mth__value **out) {
+    return add_node(s, row, &attrs, 1, &x, &x->sharding, out);
+}
+static void add_output(sheet *s, mth__value *v, const char *row, const char *how) {
+    PUSH(s->arena, s->graph->output, (mth__output){.name = mth__format(s->arena, "out%zu", s->of.n), .value = v});
+    PUSH(s->arena, s->of, (origin){row, how});
+}
+
+/* ---------------------------------------------------------------- values */
+static int64_t size[128];  /* by letter, of the example at hand */
+static int64_t *chosen;    /* its experts[t, k], -1 where dropped */
+static bool chose(int64_t token, int64_t expert) {
+    for (int64_t j = 0; j < size['k']; j++) if (chosen[token * size['k'] + j] == expert) return true;
+    return false;
+}
+static void choose(mth__arena *arena, bool dropped) {
+    chosen = NEW_ARRAY(arena, int64_t, size['t'] * size['k']);
+    for (int64_t i = 0; i < size['t'] * size['k']; i++) chosen[i] = -1;
+    for (int64_t i = 0; i < size['t'] * size['k']; i++) {
+        int64_t e;
+        do e = draw(0, size['e'] - 1); while (chose(i / size['k'], e));
+        chosen[i] = e;
+    }
+    for (int64_t i = 0; dropped && i < size['t'] * size['k']; i++) if (draw(0, 5) == 0) chosen[i] = -1;
+}
+static double normal(void) {
+    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+}
+static double draw_value(char kind) {
+    switch (kind) {
+    case 'p': return (float)(0.5 + 1.5 * rand() / RAND_MAX);
+    case 'u': return (double)draw(-1, 1);
+    case 'l': return (float)(3 + normal());
+    case 'n': return (float)(100 * normal());
+    case 'i': return (double)draw(0, size['v'] - 1);
+    case 'm': return (double)draw(0, 1);
+    default: return normal();
+    }
+}
+/* rows[e, t] as devices fill them that hold blocks of t: each from the first row of its block on. */
+static const double *rows_in_blocks(mth__arena *arena, const mth__sharding *blocks) {
+    const int64_t e = size['e'], t = size['t'];
+    double *rows = NEW_ARRAY(arena, double, e * t);
+    for (int64_t i = 0; i < e * t; i++) rows[i] = -1;
+    for (int p = 0; p < blocks->on->count; p++) {
+        int64_t start[MTH__RANK], step[MTH__RANK];
+        const int64_t n = mth__local_shape((mth__shape){2, {e, t}}, blocks, p, start, step).dim[1];
+        for (int64_t x = 0; x < e; x++)
+            for (int64_t i = 0, to = start[1]; i < n; i++)
+                if (chose(start[1] + i, x)) rows[x * t + to++] = (double)(start[1] + i);
+    }
+    return rows;
+}
+static const double *draw_values(mth__arena *arena, char kind, mth__shape shape, const double *rows) {
+    const int64_t n = mth__shape_size(shape), tokens = size['e'] * size['t'];
+    double *x = NEW_ARRAY(arena, double, n + 1);
+    if (kind == 'w') return rows;
+    for (int64_t i = 0; i < n; i++) {
+        if (kind == 'e' || kind == 'E') x[i] = (double)chosen[i];
+        else x[i] = kind == 'R' && rows[i / (n / tokens)] < 0 ? NAN : draw_value(kind); /* nobody may read it */
+    }
+    return x;
+}
+static mth_dtype dtype_of(const example *x, int j) {
+    if (j == 0 && x->dtype) return x->dtype;
+    if (x->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
+    return strchr("ieEw", x->kinds[j]) ? MTH_INT32 : MTH_FLOAT32;
+}
+
+/* The same value with NaN, or ids of no meaning, in the padding of its parts: that of inputs is zeros, where x * c / c is not x. */
+static mth_status spoil_padding(sheet *s, mth__value **v) {
+    const mth__shape shape = (*v)->shape;
+    const mth_dtype dtype = (*v)->dtype;
+    double *c = NEW_ARRAY(s->arena, double, mth__shape_size(shape)), junk = (double)(int64_t[]){0, 1, 77}[draw(0, 2)];
+    for (int64_t i = 0; i < mth__shape_size(shape); i++) c[i] = draw(0, 1) ? 2 : 0.5;
+    mth__value *power = add_input(s, MTH_FLOAT32, shape, &(*v)->sharding, c), *is;
+    if (dtype == MTH_FLOAT32) {
+        TRY(add_node2(s, MTH__ROW_mul, *v, power, v));
+        return add_node2(s, MTH__ROW_div, *v, power, v);
+    }
+    if (!s->zero) s->zero = add_input(s, MTH_FLOAT32, (mth__shape){0}, &(mth__sharding){.on = s->all}, NEW(s->arena, double));
+    TRY(add_node2(s, MTH__ROW_equal, power, s->zero, &is));
+    TRY(add_node1(s, MTH__ROW_scale, (mth__attrs){.f = {junk}}, is, &is));
+    TRY(add_node1(s, MTH__ROW_cast, (mth__attrs){.i = {MTH_FLOAT32}}, *v, v));
+    TRY(add_node2(s, MTH__ROW_add, *v, is, v));
+    return add_node1(s, MTH__ROW_cast, (mth__attrs){.i = {dtype}}, *v, v);
+}
+
+/* ---------------------------------------------------------------- examples */
+/* An example with its sizes drawn: a node by itself. */
+typedef struct { const example *x; mth__node node; mth__rule rule; } drawn;
+
+static mth_status draw_example(mth__arena *arena, const example *x, drawn *d) {
+    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 5);
+    size['*'] = 12;
+    size['t'] = draw(1, 7);
+    size['e'] = draw(2, 5);
+    size['k'] = draw(1, 2);
+    *d = (drawn){.x = x, .node = {.op = mth__op_at((size_t)x->row), .attrs = {.s = x->spec}, .nout = 1}};
+    if (x->attrs) x->attrs(size, &d->node.attrs);
+    choose(arena, strchr(x->kinds, 'E') != NULL);
+    for (const char *c = d->node.op->results; *c; c++) d->node.nout += *c == ',';
+    enum { VALUES = MTH__MAX_IN + MTH__MAX_OUT };
+    mth__value *value = NEW_ARRAY(arena, mth__value, VALUES), **at = NEW_ARRAY(arena, mth__value *, VALUES);
+    for (const char *c = x->shapes; c; c = *c ? c + 1 : NULL) {
+        mth__value *v = &value[d->node.nin];
+        for (; *c && *c != ','; c++) v->shape.dim[v->shape.rank++] = size[(int)*c];
+        v->dtype = dtype_of(x, d->node.nin++);
+    }
+    for (int j = 0; j < VALUES; j++) at[j] = &value[j];
+    d->node.in = at;
+    d->node.out = at + d->node.nin;
+    TRY(mth__op_infer(&d->node));
+    mth__op_rule(&d->node, &d->rule);
+    return NULL;
+}
+
+static struct { bool ran, may_split, split, padded; } seen[MTH__ROW_COUNT];
+
+static const char *how_text(sheet *s, const drawn *d, mth__value *const *in) {
+    mth__text t = mth__text_new(s->arena);
+    mth__text_add(&t, "%s", d->x->shapes ? d->x->shapes : "");
+    for (int j = 0; j < d->node.nin; j++)
+        mth__text_add(&t, " %s%s", mth__shape_text(s->arena, in[j]->shape),
+                      mth__sharding_text(s->arena, &in[j]->sharding, in[j]->shape.rank));
+    return t.at;
+}
+/* The example with each factor split by the axes that `a` says. */
+static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a) {
+    mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
+    mth__sharding sharding[MTH__MAX_IN];
+    const double *rows = NULL;
+    bool split = false, padded = false;
+    for (int j = 0; j < d->node.nin; j++) {
+        sharding[j] = mth__assigned(&d->rule, d->rule.in[j], d->rule.in_unit[j], a, d->node.in[j]->shape, s->all);
+        if (d->x->kinds[j] != 'w') continue;
+        mth__sharding blocks = sharding[j];
+        if (!blocks.dim[1].naxes && draw(0, 1)) blocks = (mth__sharding){.on = s->all, .dim[1] = {.naxes = 1}}; /* gathered from devices */
+        rows = rows_in_blocks(s->arena, &blocks);
+    }
+    for (int j = 0; j < d->node.nin; j++) {
+        const mth__shape shape = d->node.in[j]->shape;
+        in[j] = add_input(s, d->node.in[j]->dtype, shape, &sharding[j], draw_values(s->arena, d->x->kinds[j], shape, rows));
+        split |= mth__sharding_axes(&sharding[j], shape.rank) != 0;
+        if (mth__sharding_even(shape, &sharding[j])) continue;
+        padded = true;
+        TRY(spoil_padding(s, &in[j]));
+    }
+    TRY(add_node(s, d->x->row, &d->node.attrs, d->node.nin, in, &(mth__sharding){.on = s->all}, out));
+    const mth__node *n = out[0]->node;
+    const char *how = how_text(s, d, in);
+    for (int k = 0; k < n->nout; k++) {
+        mth__sharding *to = &out[k]->sharding;
+        *to = mth__assigned(&d->rule, d->rule.out[k], d->rule.out_unit[k], a, out[k]->shape, s->all);
+        to->partial = (uint8_t)mth__partial_of(&d->rule, n, k, a, &to->reduce);
+        split |= mth__sharding_axes(to, out[k]->shape.rank) != 0;
+        padded |= !mth__sharding_even(out[k]->shape, to);
+        mth__value *leaves = out[k];
+        mth__sharding whole = *to;
+        whole.partial = whole.reduce = 0;
+        if (to->partial) TRY(add_node(s, MTH__ROW_all_reduce, &(mth__attrs){.i = {to->partial}}, 1, &out[k], &whole, &leaves));
+        else if ((n->op->flags & MTH__ALIAS) && draw(0, 1)) TRY(add_node1(s, MTH__ROW_copy, (mth__attrs){0}, out[k], &leaves));
+        add_output(s, leaves, n->op->name, how);
+    }
+    seen[d->x->row].ran = true;
+    seen[d->x->row].split |= split;
+    seen[d->x->row].padded |= padded;
+    return NULL;
+}
+
+/* May the factor be dealt round robin? Tokens are not: rows of experts lie in blocks. */
+static bool may_deal(const drawn *d, int f) {
+    if (d->x->row >= MTH__ROW_moe_route && d->rule.factor[f].letter == 't') return false;
+    for (int j = 0; j < d->node.nin; j++)
+        for (int i = 0; i < d->node.in[j]->shape.rank; i++) if (d->rule.in[j][i] == f && d->rule.in_unit[j][i] > 1) return false;
+    for (int k = 0; k < d->node.nout; k++)
+        for (int i = 0; i < d->node.out[k]->shape.rank; i++) if (d->rule.out[k][i] == f && d->rule.out_unit[k][i] > 1) return false;
+    return true;
+}
+static bool may_split(drawn *d, int f) {
+    const bool may = f < d->rule.n && d->rule.factor[f].kind != MTH__WHOLE;
+    if (may && d->rule.factor[f].size > 1) seen[d->x->row].may_split = true;
+    return may;
+}
+static void split_factor(mth__assignment *a, int f, int axis, bool dealt) {
+    mth__split *s = &a->of[f];
+    s->axis[s->naxes++] = (int8_t)axis;
+    s->cyclic = dealt;
+}
+/* Whole, and each factor split on one of the meshes of one axis; on that of two axes two factors, or one twice. */
+static const struct { int naxes; int64_t dim[2]; } meshes[] = {{1, {2}}, {1, {3}}, {1, {4}}, {2, {2, 2}}};
+enum { MESHES = sizeof meshes / sizeof *meshes, LINES = MESHES - 1 };
+
+static mth_status add_on_line(sheet *s, int m, int x) {
+    drawn d;
+    TRY(draw_example(s->arena, &examples[x], &d));
+    if (x % LINES == m) TRY(add_example(s, &d, &(mth__assignment){0}));
+    for (int f = 0, n = d.rule.n; f < n; f++) {
+        if ((x + f) % LINES != m) continue;
+        int again = (int)draw(0, 3); /* uneven rather than even */
+        do TRY(draw_example(s->arena, &examples[x], &d)); while (f < d.rule.n && d.rule.factor[f].size % s->all->count == 0 && again--);
+        if (!may_split(&d, f)) continue;
+        const bool expert = d.x->row >= MTH__ROW_moe_route && d.rule.factor[f].letter == 'e'; /* both in blocks and dealt */
+        for (int dealt = !expert && may_deal(&d, f) && draw(0, 2) == 0; dealt < 2; dealt++) {
+            mth__assignment a = {0};
+            split_factor(&a, f, 0, dealt);
+            TRY(add_example(s, &d, &a));
+            if (!expert) break;
+        }
+    }
+    return NULL;
+}
+static mth_status add_on_grid(sheet *s, int x) {
+    drawn d;
+    mth__assignment a = {0};
+    TRY(draw_example(s->arena, &examples[x], &d));
+    for (int axis = 0; axis < 2; axis++) {
+        const int f = d.rule.n ? (int)draw(0, d.rule.n - 1) : 0;
+        if (may_split(&d, f)) split_factor(&a, f, axis, false);
+    }
+    return add_example(s, &d, &a);
+}
+
+/* ---------------------------------------------------------------- both engines */
+static void put(mth_dtype t, void *data, int64_t i, double x) {
+    switch (t) {
+    case MTH_FLOAT32: ((float *)data)[i] = (float)x; break;
+    case MTH_FLOAT64: ((double *)data)[i] = x; break;
+    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x; break;
+    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)x; break;
+    default: ((uint8_t *)data)[i] = x != 0;
+    }
+}
+static double get(mth_dtype t, const void *data, int64_t i) {
+    switch (t) {
+    case MTH_FLOAT32: return (double)((const float *)data)[i];
+    case MTH_FLOAT64: return ((const double *)data)[i];
+    case MTH_INT32: return (double)((const int32_t *)data)[i];
+    case MTH_INT64: return (double)((const int64_t *)data)[i];
+    default: return (double)((const uint8_t *)data)[i];
+    }
+}
+/* What a device holds of an entry or exit. */
+typedef struct { mth__shape shape, local; int64_t start[MTH__RANK], step[MTH__RANK]; } part;
+static part part_of(mth__shape shape, const mth__sharding *s, int device) {
+    part p = {.shape = shape};
+    p.local = mth__local_shape(shape, s, s->on->rank_of[device], p.start, p.step);
+    return p;
+}
+static int64_t index_in_whole(const part *p, int64_t local) {
+    int64_t stride[MTH__RANK], index = 0;
+    mth__shape_strides(p->shape, stride);
+    for (int d = p->local.rank - 1; d >= 0; d--) {
+        index += (p->start[d] + local % p->local.dim[d] * p->step[d]) * stride[d];
+        local /= p->local.dim[d];
+    }
+    return index;
+}
+
+static mth_status open_engine(mth__arena *arena, const mth__engine_vtable *vt, const mth__mesh *mesh, mth__engine **out) {
+    mth_arg dim[MTH__AXES], *value;
+    for (int a = 0; a < mesh->naxes; a++) dim[a] = mth_int(mesh->dim[a]);
+    TRY(mth__options_read(arena, "backend", vt->options, MTH_OPTIONS({"device_mesh", mth_list((size_t)mesh->naxes, dim)}), &value));
+    return vt->open(&(mth__engine_setup){mesh, vt->options, value}, out);
+}
+/* Runs it twice on the same entries; the exits of the second. */
+static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth__program *p, mth__buffer **exit) {
+    const int devices = p->mesh->count;
+    mth__engine *engine;
+    mth__executable *x;
+    mth__buffer **entry = NEW_ARRAY(s->arena, mth__buffer *, p->entry.n * (size_t)devices);
+    TRY(open_engine(s->arena, vt, p->mesh, &engine));
+    TRY(vt->load(engine, p, NULL, &x));
+    for (size_t e = 0; e < p->entry.n; e++)
+        for (int d = 0; d < devices; d++) {
+            const mth__entry *is = &p->entry.at[e];
+            if (is->sharding.on->rank_of[d] < 0) continue;
+            const part here = part_of(is->shape, &is->sharding, d);
+            const int64_t n = mth__shape_size(here.local);
+            mth__buffer **b = &entry[e * (size_t)devices + (size_t)d];
+            TRY(vt->buffer_new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), b));
+            for (int64_t i = 0; i < n; i++) put(is->dtype, vt->buffer_host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
+        }
+    for (int again = 0; again < 2; again++) {
+        for (size_t i = 0; i < p->exit.n * (size_t)devices; i++) {
+            if (exit[i]) vt->buffer_release(exit[i]);
+            exit[i] = NULL;
+        }
+        TRY(vt->run(x, entry, exit, NULL));
+    }
+    for (size_t i = 0; i < p->entry.n * (size_t)devices; i++) if (entry[i]) vt->buffer_release(entry[i]);
+    vt->unload(x);
+    vt->close(engine);
+    return NULL;
+}
+static bool near(double got, double want) {
+    if (isnan(want)) return isnan(got);
+    return got == want || fabs(got - want) <= 2e-5 * (1 + fabs(want));
+}
+static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d, mth__buffer *got, mth__buffer *want) {
+    const mth__exit *is = &p->exit.at[e];
+    CHECK(!got == (is->sharding.on->rank_of[d] < 0) && !want == !got);
+    if (!got || !want) return;
+    const part here = part_of(is->shape, &is->sharding, d);
+    const void *x = mth__engine_pjrt.buffer_host(got), *y = mth__engine_reference.buffer_host(want);
+    CHECK(x != NULL);
+    int64_t wrong = 0;
+    for (int64_t i = 0, n = x ? mth__shape_size(here.local) : 0; i < n; i++) {
+        const double a = get(is->dtype, x, i), b = get(is->dtype, y, i);
+        if (mth__is_float(is->dtype) ? near(a, b) : a == b) continue;
+        if (wrong++) continue;
+        if (unit_failures++ < 30) printf("  %s %s: %s on device %d: %.9g, not %.9g, at element %" PRId64 " of %s\n", s->of.at[e].row,
+            s->of.at[e].how, is->name, d, a, b, i, mth__shape_text(s->arena, here.local));
+    }
+}
+static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
+    const int devices = s->graph->mesh->count;
+    mth__program *p;
+    TRY(mth__graph_check(s->graph));
+    TRY(mth__emit(s->arena, s->graph, options, &p));
+    TRY(mth__emit_memory(p));
+    TRY(mth__program_verify(p));
+    const size_t exits = p->exit.n * (size_t)devices;
+    mth__buffer **got = NEW_ARRAY(s->arena, mth__buffer *, exits), **want = NEW_ARRAY(s->arena, mth__buffer *, exits);
+    TRY(run_on(s, &mth__engine_reference, p, want));
+    TRY(run_on(s, &mth__engine_pjrt, p, got));
+    for (size_t i = 0; i < exits; i++) {
+        compare_exit(s, p, i / (size_t)devices, (int)(i % (size_t)devices), got[i], want[i]);
+        if (got[i]) mth__engine_pjrt.buffer_release(got[i]);
+        if (want[i]) mth__engine_reference.buffer_release(want[i]);
+    }
+    return NULL;
+}
+
+static bool has_plugin(mth__arena *arena) {
+    const char *path;
+    mth_status none = mth__plugin_find(arena, "cpu", &path);
+    if (none) printf("skipped, as there is no plugin of XLA for CPUs: %s\n", mth_error_get_message(none));
+    mth_error_free(none);
+    return !none;
+}
+
+/* ---------------------------------------------------------------- all rows */
+static mth_status rows_body(void *unused) {
+    (void)unused;
+    mth__arena *arena = mth__arena_new();
+    const bool has = has_plugin(arena);
+    mth__arena_free(arena);
+    for (int m = 0; has && m < MESHES; m++) {
+        sheet s;
+        TRY(new_sheet(&s, meshes[m].naxes, meshes[m].dim));
+        for (int x = 0; x < EXAMPLES; x++) {
+            srand((unsigned)(m * 1000 + x));
+            TRY(m < LINES ? add_on_line(&s, m, x) : add_on_grid(&s, x));
+        }
+        TRY(run_sheet(&s, &(mth__emit_options){0}));
+        mth__arena_free(s.arena);
+    }
+    for (size_t i = 0; has && i < mth__op_count(); i++) {
+        const mth__op *op = mth__op_at(i);
+        if (op->flags & MTH__COMM) continue; /* below */
+        if (seen[i].ran && (!seen[i].may_split || (seen[i].split && seen[i].padded))) continue;
+        unit_failures++;
+        printf("  %s never ran%s\n", op->name, !seen[i].ran ? "" : seen[i].split ? " in uneven parts" : " split");
+    }
+    return NULL;
+}
+TEST(every_row_whole_and_split) { CHECK_STATUS(mth__guard(rows_body, NULL)); }
+
+/* ---------------------------------------------------------------- communication, as reshard makes it */
+enum { PAIRS = 16 };
+
+static const mth__placement *draw_placement(const sheet *s) {
+    const int devices = s->all->count, one = (int)draw(0, devices - 1);
+    if (draw(0, 5)) return s->all;
+    return draw(0, 1) ? mth__place_device(s->graph->mesh, one) : mth__place_list(s->graph->mesh, 2, (int32_t[]){one, (one + 1) % devices});
+}
+/* Each axis splits a dimension, or none; with `partial` (bits) not those. Of one axis the elements may be dealt, or come in grains. */
+static mth__sharding draw_sharding(const mth__placement *on, mth__shape shape, uint8_t partial) {
+    mth__sharding s = {.on = on, .partial = partial};
+    const int first = (int)draw(0, 1);
+    for (int i = 0; i < on->naxes; i++) {
+        const int axis = (i + first) % on->naxes, d = (int)draw(-1, shape.rank - 1);
+        if (d < 0 || (partial >> axis & 1)) continue;
+        s.dim[d].axis[s.dim[d].naxes++] = (int8_t)axis;
+        s.dim[d].cyclic = on->naxes == 1 && draw(0, 5) == 0;
+        s.dim[d].grain = !s.dim[d].cyclic && draw(0, 3) == 0 ? 2 : 1;
+    }
+    mth__sharding_canonical(&s, shape);
+    return s;
+}
+/* x, perhaps a partial sum or maximum, is wanted elsewhere. */
+static mth_status add_pair(sheet *s) {
+    mth__shape shape = {.rank = (int)draw(1, 3)};
+    for (int d = 0; d < shape.rank; d++) shape.dim[d] = draw(1, 7);
+    const mth__placement *on = draw_placement(s), *to = draw_placement(s);
+    const uint8_t partial = (uint8_t)(on->naxes && draw(0, 1) ? draw(1, (1 << on->naxes) - 1) : 0);
+    const mth__sharding from = draw_sharding(on, shape, partial), want = draw_sharding(to, shape, 0);
+    mth__shape wide = {.rank = shape.rank + 1, .dim = {draw(1, 5)}};
+    mth__sharding terms = {.on = on};
+    for (int d = 0; d < shape.rank; d++) {
+        wide.dim[d + 1] = shape.dim[d];
+        terms.dim[d + 1] = from.dim[d];
+    }
+    for (int a = 0; a < on->naxes; a++) if (partial >> a & 1) terms.dim[0].axis[terms.dim[0].naxes++] = (int8_t)a;
+    mth__sharding_canonical(&terms, wide);
+    mth__value *x = add_input(s, MTH_FLOAT32, wide, &terms, draw_values(s->arena, 'r', wide, NULL)), *y;
+    if (!mth__sharding_even(wide, &terms)) TRY(spoil_padding(s, &x));
+    const int row = draw(0, 2) ? MTH__ROW_reduce_sum : MTH__ROW_reduce_max;
+    TRY(add_node(s, row, &(mth__attrs){.i = {1}}, 1, &x, &from, &x));
+    if (from.partial) x->sharding.reduce = row == MTH__ROW_reduce_sum ? MTH__REDUCE_SUM : MTH__REDUCE_MAX;
+    TRY(add_node(s, MTH__ROW_copy, NULL, 1, &x, &want, &y));
+    y->node->need[0] = want;
+    const char *how = mth__format(s->arena, "%s %s, to %s", mth__shape_text(s->arena, shape), mth__where_text(s->arena, &from, shape.rank),
+                                  mth__where_text(s->arena, &want, shape.rank));
+    add_output(s, y, mth__op_at((size_t)row)->name, how);
+    return NULL;
+}
+static mth_status pairs_body(void *unused) {
+    (void)unused;
+    int found[MTH__ROW_COUNT] = {0};
+    mth__arena *arena = mth__arena_new();
+    const bool has = has_plugin(arena);
+    mth__arena_free(arena);
+    for (int round = 0; has && round < MESHES; round++) {
+        sheet s;
+        TRY(new_sheet(&s, meshes[MESHES - 1 - round].naxes, meshes[MESHES - 1 - round].dim));
+        srand((unsigned)round);
+        for (int i = 0; i < PAIRS; i++) TRY(add_pair(&s));
+        TRY(mth__reshard(s.graph, &(mth__distribute_options){0}));
+        for (size_t i = 0; i < s.graph->node.n; i++) found[s.graph->node.at[i]->op->row]++;
+        mth__emit_options options = {0};
+        for (int k = 0; k < MTH__TRANSFER; k++) options.algorithm[k] = mth__algorithm_names[(round + k) % MTH__ALGORITHMS];
+        TRY(run_sheet(&s, &options));
+        mth__arena_free(s.arena);
+    }
+    for (size_t i = 0; has && i < mth__op_count(); i++) {
+        if (!(mth__op_at(i)->flags & MTH__COMM) || found[i]) continue;
+        unit_failures++;
+        printf("  no %s\n", mth__op_at(i)->name);
+    }
+    return NULL;
+}
+TEST(communication_between_any_shardings) { CHECK_STATUS(mth__guard(pairs_body, NULL)); }
+RUN()
