@@ -35,7 +35,8 @@ def host(tree):
 class Workload:
     """A model as Mithril composes it, the same function in JAX and in torch, and the flops of one forward."""
 
-    def __init__(self, name, mesh, model, jax_fn, torch_fn, inputs, specs, gradients, flops, options=None):
+    def __init__(self, name, mesh, model, jax_fn, torch_fn, inputs, specs, gradients, flops, options=None, repeat=1):
+        self.repeat = repeat  # calls in one measurement, where one is too short to be measured
         self.name, self.mesh, self.model, self.jax_fn, self.torch_fn = name, mesh, model, jax_fn, torch_fn
         self.inputs, self.specs, self.gradients, self.flops, self.options = inputs, specs, gradients, flops, options or {}
         self.seed = np.random.default_rng(1).standard_normal((512, 2048) if "mlp" in name else (BATCH, SEQUENCE, WIDTH), dtype=np.float32) if gradients else None
@@ -110,6 +111,12 @@ def transformer_torch(p, x):
     return v
 
 
+def relu_model():
+    m = ml.Model()
+    m |= ml.Relu()(input="input", output="output")
+    return m
+
+
 def sum_model():
     m = ml.Model()
     m |= ml.Sum(axis=0)(input="input", output="output")
@@ -127,6 +134,9 @@ def workloads():
                    {"input": x(32, 2048)}, {"linear_0.weight": P("a", "b"), "linear_0.bias": P("b"), "linear_1.weight": P("a", None)}, False, 2 * 32 * (2048 * 16384 + 16384 * 4096))
     yield Workload("all_reduce 64 MiB", (4,), sum_model, lambda p, v: v["input"].sum(0), lambda p, v: v["input"].sum(0),
                    {"input": x(4, 16 << 20)}, {"input": P("a", None)}, False, 4 * (16 << 20), {"input_shard_specs": {"input": (0, None)}})
+    yield Workload("dispatch to 4 devices", (4,), relu_model, lambda p, v: jnp.maximum(v["input"], 0), lambda p, v: torch.relu(v["input"]),
+                   {"input": x(4, 16)}, {"input": P("a", None)}, False, 64,
+                   {"input_shard_specs": {"input": (0, None)}, "output_shard_specs": {"output": (0, None)}}, repeat=500)
     specs = {}
     for i in range(BLOCKS):
         for part in ("query", "key", "value"):
@@ -170,7 +180,7 @@ def jax_runner(w, params):
     mesh = Mesh(devices, ("a", "b")[: len(w.mesh)])
     put = lambda k, v: jax.device_put(v, NamedSharding(mesh, w.specs.get(k, P())))
     p, x = {k: put(k, np.asarray(v)) for k, v in params.items()}, {k: put(k, v) for k, v in w.inputs.items()}
-    whole = NamedSharding(mesh, P())
+    whole = NamedSharding(mesh, P("a", None) if "output_shard_specs" in w.options else P())
     forward = jax.jit(w.jax_fn, out_shardings=whole)
     seed = put(None, w.seed) if w.gradients else None
 
@@ -206,10 +216,11 @@ def torch_runner(w, params):
     return call
 
 
-def timed(call):
+def timed(call, repeat=1):
     begin = time.perf_counter()
-    result = call()
-    return time.perf_counter() - begin, result
+    for _ in range(repeat):
+        result = call()
+    return (time.perf_counter() - begin) / repeat, result
 
 
 def agree(name, a, b, least=1e-30, tolerance=2e-3):
@@ -260,11 +271,12 @@ def main():
         times = {name: [] for name in runners}
         for _ in range(rounds):
             for name, call in runners.items():
-                times[name].append(timed(call)[0])
+                times[name].append(timed(call, w.repeat)[0])
         median = {name: statistics.median(t) for name, t in times.items()}
-        row = {"workload": w.name, "mithril_ms": f"{median['mithril'] * 1e3:.1f}"}
+        digits = 1 if w.repeat == 1 else 4
+        row = {"workload": w.name, "mithril_ms": f"{median['mithril'] * 1e3:.{digits}f}"}
         for other in ("jax", "torch", "xla"):
-            row[f"{other}_ms"] = f"{median[other] * 1e3:.1f}" if other in median else ""
+            row[f"{other}_ms"] = f"{median[other] * 1e3:.{digits}f}" if other in median else ""
             if other != "xla":
                 row[f"mithril_over_{other}"] = f"{median['mithril'] / median[other]:.2f}" if other in median else ""
         row["xla_over_jax"] = f"{median['xla'] / median['jax']:.2f}" if "jax" in median and "xla" in median else ""
