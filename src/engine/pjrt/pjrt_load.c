@@ -103,10 +103,10 @@ static mth_status check_parts(const mth__pvalue *v, mth__shape part) {
         char shape[256], where[256];
         mth__shape_write(shape, sizeof shape, v->shape);
         mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
-        return mth__error_tensor(FAIL(MTH_ERROR_UNSUPPORTED, F("mesh_context=\"spmd\": XLA's partitioner has no such parts of %s", v->name),
-                                      F("use mesh_context=\"mpmd\", or %s",
-                                        cyclic ? "expert_distribution=\"one_per_device\"" : "sizes that the mesh divides")),
-                                 F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
+        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') has no such parts"),
+            F("use mesh_context='mpmd', or %s", cyclic ? "expert_distribution='one_per_device'" : "sizes that the mesh divides"));
+        s = mth__error_tensor(s, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
+        return mth__error_operator(s, v->name);
     }
     return NULL;
 }
