@@ -14,6 +14,7 @@ import mithril as ml
 from mithril import _mithril
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CASES = ("error_cases.py", "error_cases_run.py", "error_cases_xla.py")
 HEAD = "<!-- Written by tools/generate_docs.py: `make update-golden` renews it. -->\n"
 
 MODULES = """# Modules
@@ -111,7 +112,7 @@ def options() -> str:
 def errors() -> str:
     golden = (ROOT / "tests" / "golden" / "errors.txt").read_text(encoding="utf-8")
     texts = dict(part.split("\n", 1) for part in golden.rstrip("\n").removeprefix("== ").split("\n\n== "))
-    cases = "".join((ROOT / "tests" / "python" / f).read_text(encoding="utf-8") for f in ("error_cases.py", "error_cases_run.py"))
+    cases = "".join((ROOT / "tests" / "python" / f).read_text(encoding="utf-8") for f in CASES)
     classes = [c for c in vars(ml.errors).values() if isinstance(c, type) and issubclass(c, ml.MithrilError) and c is not ml.MithrilError]
     page = ERRORS.format(head=HEAD, classes="\n".join(f"- `{c.__name__}`, a `{c.__bases__[1].__name__}`: {c.__doc__}" for c in classes))
     for title, name in re.findall(r"^# -{20,} (.*)$|^def (\w+)\(fixed", cases, re.M):
