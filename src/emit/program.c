@@ -297,7 +297,8 @@ static void add_exits(emission *e) {
         e->next_exit[i] = *first;
         *first = (int)i;
     }
-    for (size_t i = 0; i < g->output.n; i++) { /* a view leaves as the value that it views, where that has no exit of its own */
+    /* A view leaves as the value that it views, where that has no exit of its own. A partitioner lays an exit by its own dimensions. */
+    for (size_t i = 0; i < g->output.n && !e->global; i++) {
         const mth__value *v = g->output.at[i].value, *base = viewed(v);
         if (e->exit_of[v->id] != (int)i || base == v || base->kind != MTH__VALUE_NODE || e->exit_of[base->id] >= 0) continue;
         e->exit_of[base->id] = (int)i;
