@@ -45,9 +45,11 @@ plain = ml.Model()
 plain |= ml.Linear(1024)(input="input", output="hidden")
 plain += ml.Gelu()
 plain += ml.Linear(256)(output="output")
-for option in ("auto_sharding", "memory_optimization"):
-    compiled = ml.compile(plain, JaxBackend(device_mesh=(4,), **{option: True}))
-    layouts = {name: p.sharding for name, p in compiled.get_parameters(inputs).items()}
+for option, backend in [
+    ("auto_sharding", JaxBackend(device_mesh=(4,), auto_sharding=True)),
+    ("memory_optimization", JaxBackend(device_mesh=(4,), memory_optimization=True)),
+]:
+    layouts = {name: p.sharding for name, p in ml.compile(plain, backend).get_parameters(inputs).items()}
     print(f"{option}: {layouts}")
 
 try:
