@@ -40,7 +40,7 @@ def collectives():
     return st.fixed_dictionaries({}, optional={k: st.sampled_from(names) for k in kinds})
 
 
-ENGINES = [CBackend] * 9 + [CBackend if missing() else JaxBackend]  # a plan takes XLA's compiler a hundred times as long
+ENGINES = [CBackend] * 24 + [CBackend if missing() else JaxBackend]  # a plan takes XLA's compiler a hundred times as long
 
 
 def backends(mesh):
