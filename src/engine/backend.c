@@ -80,6 +80,11 @@ static mth_status read_common(mth_backend *b, const mth__engine_setup *s) {
     b->partition_dims = dims && dims->kind == MTH_ARG_INT ? (int)dims->integer : 0;
     const mth_arg *context = mth__options_get(s->tables, s->value, "mesh_context");
     b->spmd = context && context->kind == MTH_ARG_STRING && strcmp(context->string, "spmd") == 0;
+    const char *ours = ops && ops->kind == MTH_ARG_DICT ? "collective_ops" : b->communication_optimization ? "communication_optimization"
+                     : b->overlap ? "overlap_communication" : b->pipeline_communication ? "pipeline_communication" : NULL;
+    if (b->spmd && ours)
+        return FAIL(MTH_ERROR_VALUE, F("%s says how the plan communicates, with mesh_context='spmd' XLA's partitioner decides", ours),
+                    F("leave %s out, or use mesh_context='mpmd'", ours));
     return NULL;
 }
 
