@@ -35,6 +35,11 @@ def limit_of_a_search_that_is_not_made(fixed):
 
 
 @case
+def algorithm_for_the_partitioner(fixed):
+    JaxBackend(device_mesh=(4,), collective_ops={"all_reduce": "ring"}, **({} if fixed else {"mesh_context": "spmd"}))
+
+
+@case
 def topology_without_tpus(fixed):
     JaxBackend(device_mesh=(4,), **({} if fixed else {"topology": "v5p:2x2x1"}))
 
