@@ -14,7 +14,7 @@ import pytest
 
 import mithril as ml
 from mithril.backends import CBackend
-from support import attention, close, f64, feed_forward, gelu, layer_norm, linear, moe, rms_norm, rotary, shaken, softmax
+from support import attention, close, f64, feed_forward, gelu, layer_norm, linear, moe, on, rms_norm, rotary, shaken, softmax
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "language_models.py"
 spec = importlib.util.spec_from_file_location("language_models", EXAMPLE)
@@ -158,7 +158,7 @@ def check(family, mesh, model=None, backend_options=None, data=None, **options):
     if data is not None:
         options["input_shard_specs"] = {name: (data, None) for name in case.inputs}
     compiled = ml.compile(
-        models.build(family, len(mesh) - 1) if model is None else model, CBackend(device_mesh=mesh, **(backend_options or {})), **options
+        models.build(family, len(mesh) - 1) if model is None else model, on(mesh, **(backend_options or {})), **options
     )
     layout = compiled.get_parameter_layout(case.inputs)
     assert sorted(map(plain, layout)) == sorted(case.params)
@@ -205,6 +205,17 @@ def test_slopes_without_torch(family):
     )
     slope = sum((f64(gradients[k]) * v[k]).sum() for k in p)
     assert abs((high - low) / 2 - slope) <= 2e-3 * math.sqrt(sum(((f64(gradients[k]) * v[k]) ** 2).sum() for k in p))
+
+
+# ---------------------------------------------------------------- on XLA
+@pytest.mark.parametrize("engine", ["xla"], indirect=True)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_xla(family):
+    """Data and tensor parallelism over uneven parts; stages of two devices each."""
+    quick = {"compile_options": {"xla_backend_optimization_level": 0}}
+    check(family, (2, 3), data=0, backend_options=quick)
+    if family == "gpt2":
+        check(family, (2, 2), models.pipelined(family, 2, 0, axis=0, microbatch_size=3, schedule="1f1b"), backend_options=quick)
 
 
 # ---------------------------------------------------------------- data parallelism, with tensor parallelism over the other axis
