@@ -1,0 +1,463 @@
+/* Runs of the XLA engine on random programs, at its vtable: every kind of communication by every algorithm against the reference engine;
+ * memory that fails at every index, interrupts, several threads, objects freed in any order, memory that is lent. */
+#include "engine/backend.h"
+#include "random_plan.h"
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+static const mth__engine_vtable *const pjrt = &mth__engine_pjrt;
+static mth__arena *a;
+static mth_status in_guard(void *body) {
+    a = mth__arena_new();
+    ((void (*)(void))body)();
+    mth__arena_free(a);
+    return NULL;
+}
+/* A test, unless no plugin is installed. */
+#define WITH_PLUGIN(id) \
+    static void body_##id(void); \
+    TEST(id) { if (has_plugin()) CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } \
+    static void body_##id(void)
+
+static mth_backend *open_backend(const char *engine, int devices) {
+    mth_backend *b = NULL;
+    CHECK_STATUS(mth_backend_create(engine, MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}), &b));
+    return b;
+}
+
+static bool has_plugin(void) {
+    mth_backend *b = NULL;
+    mth_status s = mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &b);
+    mth_backend_free(b);
+    if (!s) return true;
+    if (mth_error_get_code(s) == MTH_ERROR_IO) {
+        printf("  skipped: %s\n", mth_error_get_message(s));
+        mth_error_free(s);
+    } else CHECK_STATUS(s);
+    return false;
+}
+
+static mth__emit_options options(unsigned seed) {
+    static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
+    mth__emit_options o = {.overlap = seed % 2, .views = pjrt->views};
+    for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
+    return o;
+}
+
+/* ---------------------------------------------------------------- a program on an engine */
+typedef struct {
+    const mth__engine_vtable *vt;
+    mth__engine *engine;
+    const mth__program *p;
+    mth__executable *x;
+    mth__buffer **entry, **exit; /* as run takes them */
+    int devices;
+    int64_t results;             /* elements that leave, of all devices */
+} session;
+
+static int64_t part_bytes(mth__shape shape, const mth__sharding *s, int device) {
+    return mth__shape_size(mth__local_shape(shape, s, s->on->rank_of[device], NULL, NULL)) * 4;
+}
+
+/* Element i of a global tensor. */
+static float number(size_t entry, int64_t i) { return (float)((i * 2654435761u + (int64_t)entry * 40503) % 199 - 99) / 128; }
+
+static void write_part(const mth__program *p, size_t e, int device, float *to) {
+    const mth__entry *entry = &p->entry.at[e];
+    int64_t start[MTH__RANK], step[MTH__RANK], stride[MTH__RANK];
+    const mth__shape local = mth__local_shape(entry->shape, &entry->sharding, entry->sharding.on->rank_of[device], start, step);
+    mth__shape_strides(entry->shape, stride);
+    for (int64_t i = 0; i < mth__shape_size(local); i++) {
+        int64_t rest = i, global = 0;
+        for (int d = local.rank - 1; d >= 0; d--) {
+            global += (start[d] + rest % local.dim[d] * step[d]) * stride[d];
+            rest /= local.dim[d];
+        }
+        to[i] = number(e, global);
+    }
+}
+
+static session session_on(mth_backend *b, const mth__program *p) {
+    session s = {.vt = b->vtable, .engine = b->engine, .p = p, .devices = p->mesh->count};
+    s.entry = NEW_ARRAY(a, mth__buffer *, p->entry.n * (size_t)s.devices + 1);
+    s.exit = NEW_ARRAY(a, mth__buffer *, p->exit.n * (size_t)s.devices + 1);
+    for (size_t e = 0; e < p->exit.n; e++)
+        for (int r = 0; r < p->exit.at[e].sharding.on->count; r++)
+            s.results += part_bytes(p->exit.at[e].shape, &p->exit.at[e].sharding, p->exit.at[e].sharding.on->device[r]) / 4;
+    return s;
+}
+
+static mth_status session_load(session *s) { return s->vt->load(s->engine, s->p, NULL, &s->x); }
+
+static mth_status session_fill(session *s) {
+    for (size_t e = 0; e < s->p->entry.n; e++) {
+        const mth__placement *on = s->p->entry.at[e].sharding.on;
+        for (int r = 0; r < on->count; r++) {
+            const int d = on->device[r];
+            mth__buffer **b = &s->entry[e * (size_t)s->devices + (size_t)d];
+            TRY(s->vt->buffer_new(s->engine, d, part_bytes(s->p->entry.at[e].shape, &s->p->entry.at[e].sharding, d), b));
+            write_part(s->p, e, d, s->vt->buffer_host(*b));
+        }
+    }
+    return NULL;
+}
+
+static mth_status session_run(session *s, const atomic_int *stop) { return s->vt->run(s->x, s->entry, s->exit, stop); }
+
+/* What left, one exit after the other, each device's part. */
+static mth_status session_read(session *s, float *to) {
+    for (size_t e = 0; e < s->p->exit.n; e++)
+        for (int r = 0; r < s->p->exit.at[e].sharding.on->count; r++) {
+            const int d = s->p->exit.at[e].sharding.on->device[r];
+            const int64_t bytes = part_bytes(s->p->exit.at[e].shape, &s->p->exit.at[e].sharding, d);
+            TRY(s->vt->buffer_read(s->exit[e * (size_t)s->devices + (size_t)d], 0, to, bytes));
+            to += bytes / 4;
+        }
+    return NULL;
+}
+
+static void release(session *s, mth__buffer **list, size_t n) {
+    for (size_t i = 0; i < n * (size_t)s->devices; i++) {
+        if (list[i]) s->vt->buffer_release(list[i]);
+        list[i] = NULL;
+    }
+}
+static void release_exits(session *s) { release(s, s->exit, s->p->exit.n); }
+static void release_entries(session *s) { release(s, s->entry, s->p->entry.n); }
+static void session_unload(session *s) {
+    if (s->x) s->vt->unload(s->x);
+    s->x = NULL;
+}
+static void session_end(session *s) {
+    release_exits(s);
+    release_entries(s);
+    session_unload(s);
+}
+
+static bool has_exits(const session *s) {
+    bool any = false;
+    for (size_t i = 0; i < s->p->exit.n * (size_t)s->devices; i++) any |= s->exit[i] != NULL;
+    return any;
+}
+
+static const float *wanted(const mth__program *p) {
+    mth_backend *b = open_backend("reference", p->mesh->count);
+    session s = session_on(b, p);
+    float *out = NEW_ARRAY(a, float, s.results + 1);
+    CHECK_STATUS(session_load(&s));
+    CHECK_STATUS(session_fill(&s));
+    CHECK_STATUS(session_run(&s, NULL));
+    CHECK_STATUS(session_read(&s, out));
+    session_end(&s);
+    mth_backend_free(b);
+    return out;
+}
+
+/* Elements that differ, but for the rounding of long sums. Numbers near the end of float32 the reference has as doubles. */
+static int64_t differences(const float *x, const float *want, int64_t n) {
+    int64_t wrong = 0;
+    float largest = 1;
+    for (int64_t i = 0; i < n; i++) if (fabsf(want[i]) < 1e30f) largest = fmaxf(largest, fabsf(want[i]));
+    for (int64_t i = 0; i < n; i++)
+        wrong += fabsf(want[i]) < 1e30f && !(fabsf(x[i] - want[i]) <= 1e-5f * largest + 1e-3f * fabsf(want[i]));
+    return wrong;
+}
+
+static void check_results(session *s, const float *want) {
+    float *got = NEW_ARRAY(a, float, s->results + 1);
+    for (size_t e = 0; e < s->p->exit.n; e++)
+        for (int d = 0; d < s->devices; d++)
+            CHECK(!s->exit[e * (size_t)s->devices + (size_t)d] == (s->p->exit.at[e].sharding.on->rank_of[d] < 0));
+    CHECK_STATUS(session_read(s, got));
+    CHECK(differences(got, want, s->results) == 0);
+}
+
+/* ---------------------------------------------------------------- numbers */
+static int cases(int usual) { return getenv("MITHRIL_PROPERTY_CASES") ? atoi(getenv("MITHRIL_PROPERTY_CASES")) : usual; }
+
+static mth__program *random_program(unsigned seed) {
+    const mth__emit_options o = options(seed);
+    return emit_plan(random_graph(a, seed), &o);
+}
+
+static void run_random(const mth__program *p) {
+    const float *want = wanted(p);
+    mth_backend *b = open_backend("pjrt", p->mesh->count);
+    session s = session_on(b, p);
+    CHECK_STATUS(session_load(&s));
+    CHECK_STATUS(session_fill(&s));
+    for (int again = 0; again < 2; again++) { /* of the same buffers: nothing that came in was overwritten */
+        CHECK_STATUS(session_run(&s, NULL));
+        if (has_exits(&s)) check_results(&s, want);
+        release_exits(&s);
+    }
+    session_end(&s);
+    mth_backend_free(b);
+}
+
+/* The first seeds, and of the others those that bring a kind of communication by an algorithm that was not met before. */
+WITH_PLUGIN(random_programs_give_the_reference_engine_s_numbers) {
+    mth__arena *outer = a;
+    bool met[MTH__CHANNEL_KINDS][MTH__ALGORITHMS] = {{0}};
+    int run = 0;
+    for (unsigned seed = 0; seed < (unsigned)cases(12) || (seed < 400 && unit_failures < 4); seed++) {
+        a = mth__arena_new();
+        const mth__program *p = random_program(seed);
+        bool fresh = seed < (unsigned)cases(12);
+        for (size_t c = 0; c < p->channel.n; c++) {
+            bool *before = &met[p->channel.at[c].kind][p->channel.at[c].algorithm];
+            fresh |= !*before;
+            *before = true;
+        }
+        const int before = unit_failures;
+        if (fresh) run_random(p);
+        run += fresh;
+        if (unit_failures != before) printf("seed %u:\n%s\n", seed, plan_text(p));
+        mth__arena_free(a);
+    }
+    a = outer;
+    for (int k = 0; k < MTH__TRANSFER; k++)
+        for (int m = 0; m < MTH__ALGORITHMS; m++) CHECK(met[k][m]);
+    CHECK(met[MTH__TRANSFER][MTH__DIRECT]);
+    if (getenv("SHOW")) printf("%d programs\n", run);
+}
+
+/* ---------------------------------------------------------------- what goes wrong */
+enum { MANY_HOPS = 80, MANY_KINDS = 74 }; /* seeds: on 4 devices 7 transfers and a broadcast; on 3 all but that and all_to_all */
+
+static mth_status whole_life(session *s, float *to, const atomic_int *stop) {
+    TRY(session_load(s));
+    TRY(session_fill(s));
+    TRY(session_run(s, stop));
+    return session_read(s, to);
+}
+
+/* Compiled programs stay in the engine's cache: what fails is ours, from loading to reading what left. */
+static void fails_at_every_index(unsigned seed) {
+    const mth__program *p = random_program(seed);
+    const float *want = wanted(p);
+    mth_backend *b = open_backend("pjrt", p->mesh->count);
+    session s = session_on(b, p);
+    float *got = NEW_ARRAY(a, float, s.results + 1);
+    int64_t count = 0, live = 0;
+    for (int once = 0; once < 2; once++) {
+        session_end(&s);
+        live = mth_debug_live_allocations();
+        count = mth_debug_allocation_count();
+        CHECK_STATUS(whole_life(&s, got, NULL));
+        count = mth_debug_allocation_count() - count;
+    }
+    session_end(&s);
+    CHECK(count > 20 && mth_debug_live_allocations() == live);
+    for (int64_t i = 0; i < count && unit_failures < 4; i++) {
+        mth_debug_fail_allocation(i);
+        mth_status status = whole_life(&s, got, NULL);
+        mth_debug_fail_allocation(-1);
+        CHECK(status && mth_error_get_code(status) == MTH_ERROR_MEMORY);
+        mth_error_free(status);
+        release_exits(&s);
+        if (s.x && i % 4 == 0) { /* the next run of the same executable goes well */
+            release_entries(&s);
+            CHECK_STATUS(session_fill(&s));
+            CHECK_STATUS(session_run(&s, NULL));
+            CHECK_STATUS(session_read(&s, got));
+            CHECK(differences(got, want, s.results) == 0);
+        }
+        session_end(&s);
+        CHECK(mth_debug_live_allocations() == live);
+    }
+    mth_backend_free(b);
+}
+WITH_PLUGIN(allocations_fail_at_every_index) {
+    fails_at_every_index(MANY_HOPS);
+    fails_at_every_index(MANY_KINDS);
+}
+
+static atomic_int stop_flag;
+static void *stop_soon(void *microseconds) {
+    usleep(*(unsigned *)microseconds);
+    atomic_store(&stop_flag, 1);
+    return NULL;
+}
+
+WITH_PLUGIN(an_interrupt_ends_a_run_and_nothing_else) {
+    const mth__program *p = emit_plan(pipeline(a, MESH(a, 4), 4, 16, 256, 256), &(mth__emit_options){0});
+    const float *want = wanted(p);
+    mth_backend *b = open_backend("pjrt", 4);
+    session s = session_on(b, p);
+    CHECK_STATUS(session_load(&s));
+    CHECK_STATUS(session_fill(&s));
+    int stopped = 0;
+    for (unsigned i = 0; i < 40; i++) {
+        unsigned microseconds = 100 * i;
+        pthread_t thread;
+        atomic_store(&stop_flag, i == 0);
+        CHECK(!pthread_create(&thread, NULL, stop_soon, &microseconds));
+        mth_status status = session_run(&s, &stop_flag);
+        pthread_join(thread, NULL);
+        CHECK(!status || mth_error_get_code(status) == MTH_ERROR_INTERRUPTED);
+        CHECK(!status == has_exits(&s));
+        stopped += status != NULL;
+        mth_error_free(status);
+        release_exits(&s);
+    }
+    CHECK(stopped > 0);
+    atomic_store(&stop_flag, 0);
+    CHECK_STATUS(session_run(&s, &stop_flag));
+    check_results(&s, want);
+    session_end(&s);
+    mth_backend_free(b);
+}
+
+/* ---------------------------------------------------------------- threads */
+typedef struct { session s; const float *want; float *got; bool loads; int failures; } user;
+static void *use(void *argument) {
+    user *u = argument;
+    session *s = &u->s;
+    for (int i = 0; i < 6; i++) {
+        mth_status status = u->loads ? whole_life(s, u->got, NULL) : session_run(s, NULL);
+        if (!status && !u->loads) status = session_read(s, u->got);
+        u->failures += status != NULL || differences(u->got, u->want, s->results) != 0;
+        if (status) puts(mth_error_get_message(status));
+        mth_error_free(status);
+        release_exits(s);
+        if (u->loads) session_end(s);
+    }
+    return NULL;
+}
+
+/* Two share an executable, one has its own of another program, two load one each time. */
+WITH_PLUGIN(several_threads_share_an_engine) {
+    enum { USERS = 5 };
+    mth__program *p[2] = {NULL};
+    const float *want[2];
+    unsigned seed = 0;
+    for (int i = 0; i < 2; i++) {
+        do p[i] = random_program(seed++);
+        while (p[i]->mesh->count != 4 || p[i]->channel.n < 4);
+        want[i] = wanted(p[i]);
+    }
+    mth_backend *b = open_backend("pjrt", 4);
+    user u[USERS];
+    pthread_t thread[USERS];
+    for (int i = 0; i < USERS; i++) {
+        u[i] = (user){.s = session_on(b, p[i % 2]), .want = want[i % 2], .loads = i >= 3};
+        u[i].got = NEW_ARRAY(a, float, u[i].s.results + 1);
+        if (i != 2 && !u[i].loads) CHECK_STATUS(session_load(&u[i].s));
+        if (i == 2) u[i].s.x = u[0].s.x;
+        if (!u[i].loads) CHECK_STATUS(session_fill(&u[i].s));
+    }
+    for (int i = 0; i < USERS; i++) CHECK(!pthread_create(&thread[i], NULL, use, &u[i]));
+    for (int i = 0; i < USERS; i++) pthread_join(thread[i], NULL);
+    for (int i = 0; i < USERS; i++) {
+        CHECK(!u[i].failures);
+        if (i == 2) u[i].s.x = NULL;
+        session_end(&u[i].s);
+    }
+    mth_backend_free(b);
+}
+
+/* ---------------------------------------------------------------- lives */
+WITH_PLUGIN(objects_may_be_freed_in_any_order) {
+    static const char orders[][5] = {"bxio", "xbio", "ioxb", "ibxo", "xiob", "obix"};
+    const mth__program *p = random_program(MANY_HOPS);
+    const float *want = wanted(p);
+    int64_t live = mth_debug_live_allocations();
+    mth__arena *outer = a;
+    for (size_t k = 0; k < sizeof orders / sizeof *orders; k++) {
+        a = mth__arena_new();
+        mth_backend *b = open_backend("pjrt", p->mesh->count);
+        session s = session_on(b, p);
+        float *got = NEW_ARRAY(a, float, s.results + 1);
+        CHECK_STATUS(session_load(&s));
+        CHECK_STATUS(session_fill(&s));
+        CHECK_STATUS(session_run(&s, NULL));
+        for (const char *o = orders[k]; *o; o++) {
+            if (*o == 'b') mth_backend_free(b);
+            if (*o == 'x') session_unload(&s);
+            if (*o == 'i') release_entries(&s);
+            if (*o != 'o') continue;
+            CHECK_STATUS(session_read(&s, got));
+            CHECK(differences(got, want, s.results) == 0);
+            release_exits(&s);
+        }
+        mth__arena_free(a);
+        CHECK(mth_debug_live_allocations() == live);
+    }
+    a = outer;
+}
+
+typedef struct { float *data; int64_t elements; int released; } loan;
+static void take_back(void *context) {
+    loan *l = context;
+    l->released++;
+    for (int64_t i = 0; i < l->elements; i++) l->data[i] = NAN;
+}
+
+/* Lends every part; devices with equal parts share one buffer. */
+static mth_status lend(session *s, loan *l, int *count) {
+    for (size_t e = 0; e < s->p->entry.n; e++) {
+        const mth__sharding *how = &s->p->entry.at[e].sharding;
+        for (int r = 0; r < how->on->count; r++) {
+            int64_t start[2][MTH__RANK], step[MTH__RANK];
+            mth__buffer **b = &s->entry[e * (size_t)s->devices + (size_t)how->on->device[r]], *equal = NULL;
+            const mth__shape local = mth__local_shape(s->p->entry.at[e].shape, how, r, start[0], step);
+            for (int q = 0; q < r && !equal; q++)
+                if (mth__shape_equal(mth__local_shape(s->p->entry.at[e].shape, how, q, start[1], step), local) &&
+                    !memcmp(start[0], start[1], (size_t)local.rank * sizeof **start))
+                    equal = s->entry[e * (size_t)s->devices + (size_t)how->on->device[q]];
+            if (equal) {
+                s->vt->buffer_retain(*b = equal);
+                continue;
+            }
+            loan *next = &l[*count];
+            next->elements = mth__shape_size(local);
+            write_part(s->p, e, how->on->device[r], next->data);
+            TRY(s->vt->buffer_borrow(s->engine, how->on->device[r], next->data, 4 * next->elements, take_back, next, b));
+            ++*count;
+        }
+    }
+    return NULL;
+}
+
+static void lends(unsigned seed) {
+    const mth__program *p = random_program(seed);
+    const float *want = wanted(p);
+    mth_backend *b = open_backend("pjrt", p->mesh->count);
+    session s = session_on(b, p);
+    enum { PART = 128 }; /* elements, of one loan at most */
+    const int room = (int)p->entry.n * s.devices;
+    loan *l = NEW_ARRAY(a, loan, room);
+    float *data = NEW_ARRAY(a, float, room * PART + 16), *got = NEW_ARRAY(a, float, s.results + 1);
+    data += (64 - (uintptr_t)data % 64) % 64 / 4;
+    CHECK_STATUS(session_load(&s));
+    int64_t count = INT64_MAX;
+    for (int64_t i = -2; i < count && unit_failures < 4; i++) { /* first with no failure at all */
+        int lent = 0;
+        for (int k = 0; k < room; k++) l[k] = (loan){.data = data + k * PART};
+        int64_t before = mth_debug_allocation_count();
+        mth_debug_fail_allocation(i < 0 ? -1 : i);
+        mth_status status = lend(&s, l, &lent);
+        if (!status) status = session_run(&s, NULL);
+        mth_debug_fail_allocation(-1);
+        if (i < 0) count = mth_debug_allocation_count() - before;
+        for (int k = 0; k < room; k++) CHECK(!l[k].released);
+        release_entries(&s);
+        for (int k = 0; k < room; k++) CHECK(l[k].released == (k < lent));
+        CHECK(!status == (i < 0));
+        if (!status) { /* what left is not what was lent */
+            CHECK_STATUS(session_read(&s, got));
+            CHECK(differences(got, want, s.results) == 0);
+        }
+        mth_error_free(status);
+        release_exits(&s);
+    }
+    session_end(&s);
+    mth_backend_free(b);
+}
+WITH_PLUGIN(lent_memory_is_given_back_once) {
+    lends(MANY_HOPS);
+    lends(MANY_KINDS);
+}
+RUN()
