@@ -310,10 +310,14 @@ static int64_t index_in_whole(const part *p, int64_t local) {
     return index;
 }
 
+/* XLA's machine code is not optimized: making it takes nearly all of the test's time, and what it is made of is what is tested. */
 static mth_status open_engine(mth__arena *arena, const mth__engine_vtable *vt, const mth__mesh *mesh, mth__engine **out) {
+    static const char *const level[] = {"xla_backend_optimization_level"};
+    const mth_arg none = mth_int(0);
     mth_arg dim[MTH__AXES], *value;
     for (int a = 0; a < mesh->naxes; a++) dim[a] = mth_int(mesh->dim[a]);
-    TRY(mth__options_read(arena, "backend", vt->options, MTH_OPTIONS({"device_mesh", mth_list((size_t)mesh->naxes, dim)}), &value));
+    const mth_option option[] = {{"device_mesh", mth_list((size_t)mesh->naxes, dim)}, {"compile_options", mth_dict(1, level, &none)}};
+    TRY(mth__options_read(arena, "backend", vt->options, option, vt == &mth__engine_pjrt ? 2 : 1, &value));
     return vt->open(&(mth__engine_setup){mesh, vt->options, value}, out);
 }
 /* Runs it twice on the same entries; the exits of the second. */
