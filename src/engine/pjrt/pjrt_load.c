@@ -95,19 +95,28 @@ static bool is_xla_part(const mth__pvalue *v, mth__shape part, int rank) {
     return true;
 }
 
+static mth_status no_such_parts(const mth__pvalue *v, const char *why, const char *fix) {
+    char shape[256], where[256];
+    mth__shape_write(shape, sizeof shape, v->shape);
+    mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
+    mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') %s", why), F("use mesh_context='mpmd', or %s", fix));
+    s = mth__error_tensor(s, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
+    return mth__error_operator(s, v->name);
+}
+
 static mth_status check_parts(const mth__pvalue *v, mth__shape part) {
     bool cyclic = false;
-    for (int d = 0; d < v->shape.rank; d++) cyclic |= v->sharding.dim[d].cyclic;
-    for (int r = 0; r < v->sharding.on->count; r++) {
-        if (is_xla_part(v, part, r)) continue;
-        char shape[256], where[256];
-        mth__shape_write(shape, sizeof shape, v->shape);
-        mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
-        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') has no such parts"),
-            F("use mesh_context='mpmd', or %s", cyclic ? "expert_distribution='one_per_device'" : "sizes that the mesh divides"));
-        s = mth__error_tensor(s, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
-        return mth__error_operator(s, v->name);
+    for (int d = 0; d < v->shape.rank; d++) {
+        const mth__split *split = &v->sharding.dim[d];
+        cyclic |= split->cyclic;
+        for (int a = 1; a < split->naxes; a++) /* plugins of API 0.81 to 0.115 then mix up the parts of some products, without a word */
+            if (split->axis[a] < split->axis[a - 1])
+                return no_such_parts(v, "computes wrong values where axes split a dimension against their order",
+                                     "name the axes in the order of the mesh");
     }
+    for (int r = 0; r < v->sharding.on->count; r++)
+        if (!is_xla_part(v, part, r))
+            return no_such_parts(v, "has no such parts", cyclic ? "expert_distribution='one_per_device'" : "sizes that the mesh divides");
     return NULL;
 }
 
