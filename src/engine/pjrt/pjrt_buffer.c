@@ -61,7 +61,7 @@ void mth__pjrt_buffer_retain(mth__buffer *b) { atomic_fetch_add(&b->references, 
 static void view_free(mth__engine *e, view *v) {
     MTH__ARGS(PJRT_Buffer_Destroy, destroy);
     destroy.buffer = v->buffer;
-    if (v->buffer) mth_error_free(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer"));
+    if (v->buffer && !mth__plugin_forked(e->plugin)) mth_error_free(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer"));
     mth__free(v->memory);
     mth__free(v);
 }
@@ -141,6 +141,7 @@ static mth_status device_pointer(mth__engine *e, PJRT_Buffer *buffer, void **out
 }
 
 static mth_status download(mth__engine *e, PJRT_Buffer *buffer, void *to, int64_t bytes) {
+    TRY(mth__plugin_check_process(e->plugin));
     MTH__ARGS(PJRT_Buffer_ToHostBuffer, get);
     get.src = buffer;
     get.dst = to;

@@ -407,12 +407,13 @@ mth_status mth__pjrt_open(const mth__engine_setup *setup, mth__engine **out) {
 void mth__pjrt_close(mth__engine *e) {
     if (!e || atomic_fetch_sub(&e->references, 1) != 1) return;
     mth__xla_cache_free(e);
-    if (e->client) {
+    const bool forked = e->plugin && mth__plugin_forked(e->plugin);
+    if (e->client && !forked) {
         MTH__ARGS(PJRT_Client_Destroy, destroy);
         destroy.client = e->client;
         mth_error_free(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Client_Destroy(&destroy), "close its client"));
     }
-    if (e->topology) {
+    if (e->topology && !forked) {
         MTH__ARGS(PJRT_TopologyDescription_Destroy, destroy);
         destroy.topology = e->topology;
         mth_error_free(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_TopologyDescription_Destroy(&destroy), "close its topology"));

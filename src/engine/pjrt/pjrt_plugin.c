@@ -103,6 +103,16 @@ static mth_status check_table(const char *path, const PJRT_Api *api) {
     return NULL;
 }
 
+bool mth__plugin_forked(const mth__plugin *plugin) { return plugin->process != getpid(); }
+
+mth_status mth__plugin_check_process(const mth__plugin *plugin) {
+    if (!mth__plugin_forked(plugin)) return NULL;
+    return FAIL(MTH_ERROR_UNSUPPORTED,
+        F("process %d is a fork of process %d, which had loaded the plugin %s: its threads stayed there", (int)getpid(), (int)plugin->process,
+            plugin->path),
+        F("start processes without fork (multiprocessing.get_context('spawn')), or open the first JaxBackend after the fork"));
+}
+
 /* ---------------------------------------------------------------- the environment
    A plugin ends the process at flags that it doesn't know. What it knows is in it as a text, so what isn't there is refused here. */
 #define SPACES " \t\n\r"
@@ -191,7 +201,7 @@ static mth_status load(const char *path, const PJRT_Api **out) {
     const PJRT_Api *api = get();
     if (!api) return not_a_plugin(path, F("%s is broken: its GetPjrtApi returns nothing", path));
     TRY(check_table(path, api));
-    mth__plugin plugin = {api, path, api->pjrt_api_version.major_version, api->pjrt_api_version.minor_version, NULL};
+    mth__plugin plugin = {api, path, api->pjrt_api_version.major_version, api->pjrt_api_version.minor_version, NULL, getpid()};
     MTH__ARGS(PJRT_Plugin_Initialize, initialize);
     PJRT_Error *error = api->PJRT_Plugin_Initialize(&initialize);
     if (error) {
@@ -219,7 +229,11 @@ static mth_status load_quietly(const char *path, const PJRT_Api **out) {
 
 static mth_status open_locked(const char *path, mth__plugin **out) {
     for (mth__plugin *p = opened; p; p = p->next)
-        if (!strcmp(p->path, path)) return *out = p, NULL;
+        if (!strcmp(p->path, path)) {
+            TRY(mth__plugin_check_process(p));
+            *out = p;
+            return NULL;
+        }
     size_t size = strlen(path) + 1;
     mth__plugin *plugin = mth__malloc(sizeof *plugin + size);
     if (!plugin) return FAIL(MTH_ERROR_MEMORY, F("no memory to open the plugin %s", path), F("free memory of this machine"));
@@ -232,7 +246,7 @@ static mth_status open_locked(const char *path, mth__plugin **out) {
         return status;
     }
     char *copy = memcpy(plugin + 1, path, size);
-    *plugin = (mth__plugin){api, copy, api->pjrt_api_version.major_version, api->pjrt_api_version.minor_version, opened};
+    *plugin = (mth__plugin){api, copy, api->pjrt_api_version.major_version, api->pjrt_api_version.minor_version, opened, getpid()};
     *out = opened = plugin;
     return NULL;
 }

@@ -7,13 +7,19 @@
 #define MTH__PJRT_PLUGIN_H
 #include "base/option.h"
 #include "engine/pjrt/pjrt_abi.h"
+#include <sys/types.h>
 
 typedef struct mth__plugin {
     const PJRT_Api *api;
     const char *path;            /* real path */
     int major, minor;            /* of its API */
     struct mth__plugin *next;
+    pid_t process;               /* that loaded it: the plugin's threads, which all of its work needs, exist there alone */
 } mth__plugin;
+
+/* In a child by fork nothing may be called that waits for a thread or frees what threads hold: what is there leaks with the process. */
+bool mth__plugin_forked(const mth__plugin *);
+mth_status mth__plugin_check_process(const mth__plugin *); /* UNSUPPORTED in such a child */
 
 /* MTH__ARGS(PJRT_Client_Create, c): a zeroed PJRT_Client_Create_Args c with its struct_size. */
 #define MTH__ARGS(name, variable) name##_Args variable = {.struct_size = name##_Args_STRUCT_SIZE}

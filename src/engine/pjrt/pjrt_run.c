@@ -9,6 +9,7 @@
 
 /* ---------------------------------------------------------------- cells */
 mth_status mth__buffer_destroy(mth__engine *e, PJRT_Buffer *buffer) {
+    if (mth__plugin_forked(e->plugin)) return NULL;
     MTH__ARGS(PJRT_Buffer_Destroy, destroy);
     destroy.buffer = buffer;
     return mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer");
@@ -258,6 +259,7 @@ static mth_status not_here(const mth__engine *e) {
 mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop) {
     const size_t exits = x->segments->program->exit.n * (size_t)x->program->mesh->count;
     if (!x->engine->client) return not_here(x->engine);
+    TRY(mth__plugin_check_process(x->engine->plugin)); /* before any lock: who held it may not be here */
     pthread_mutex_lock(&x->lock);
     mth_status s = mth__executable_compile(x);
     pthread_mutex_lock(&x->engine->running);

@@ -37,6 +37,7 @@ uint64_t mth__xla_hash(uint64_t seed, const void *bytes, size_t n) {
 
 /* ---------------------------------------------------------------- entries */
 static void entry_free(const mth__engine *engine, entry *e) {
+    if (mth__plugin_forked(engine->plugin)) return;
     const PJRT_Api *api = engine->plugin->api;
     if (e->executable) {
         MTH__ARGS(PJRT_Executable_Destroy, destroy);
@@ -209,6 +210,7 @@ static entry *find_or_list(mth__engine *engine, entry *mine) {
 mth_status mth__xla_compile(mth__engine *engine, const char *text, size_t bytes, const mth__xla_options *options, mth__xla **out,
                             int *line) {
     *line = 0;
+    TRY(mth__plugin_check_process(engine->plugin));
     if (!bytes || options->partitions < 1 || options->replicas < 1) /* plugins abort on some of these */
         return INTERNAL("a module of %zu bytes for %d partitions and %d replicas", bytes, options->partitions, options->replicas);
     entry *mine, *e;
@@ -248,7 +250,7 @@ mth_status mth__xla_compile(mth__engine *engine, const char *text, size_t bytes,
 }
 
 void mth__xla_release(mth__xla *handle) {
-    if (!handle) return;
+    if (!handle || mth__plugin_forked(handle->engine->plugin)) return;
     mth__engine *engine = handle->engine;
     entry *e = handle->entry, *surplus = NULL;
     mth__free(handle);
