@@ -486,7 +486,7 @@ static mth_status pairs_body(void *unused) {
         for (int i = 0; i < PAIRS; i++) TRY(add_pair(&s));
         TRY(mth__reshard(s.graph, &(mth__distribute_options){0}));
         for (size_t i = 0; i < s.graph->node.n; i++) found[s.graph->node.at[i]->op->row]++;
-        mth__emit_options options = {0};
+        mth__emit_options options = {.overlap = round % 2};
         for (int k = 0; k < MTH__TRANSFER; k++) options.algorithm[k] = mth__algorithm_names[(round + k) % MTH__ALGORITHMS];
         TRY(run_sheet(&s, &options));
         mth__arena_free(s.arena);
