@@ -1,22 +1,7 @@
 /* The catalog: lookup, rules, shapes, the builder and its errors. */
-#include "unit.h"
 #include "catalog/row_tools.h"
+#include "graph_case.h"
 
-typedef struct { void (*run)(mth__graph *, mth__builder *); } setting;
-static mth_status body(void *arg) {
-    mth__arena *a = mth__arena_new();
-    mth__mesh *mesh;
-    TRY(mth__mesh_new(a, 1, (int64_t[]){4}, &mesh));
-    mth__graph *g = mth__graph_new(a, mesh);
-    mth__builder b = {.graph = g, .module = "block_0", .region = -1, .stage = -1, .microbatch = -1};
-    ((setting *)arg)->run(g, &b);
-    mth__arena_free(a);
-    return NULL;
-}
-#define IN_GRAPH(id) \
-    static void in_##id(mth__graph *g, mth__builder *b); \
-    TEST(id) { setting s = {in_##id}; CHECK_STATUS(mth__guard(body, &s)); } \
-    static void in_##id(mth__graph *g, mth__builder *b)
 #define SHAPE(...) ((mth__shape){sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), {__VA_ARGS__}})
 static mth__value *input(mth__graph *g, const char *name, mth_dtype t, mth__shape s) {
     return mth__graph_value(g, MTH__VALUE_INPUT, name, t, s);

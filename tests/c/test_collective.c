@@ -1,23 +1,8 @@
 /* Templates of collectives: proved on sets, run on numbers, counted in bytes, refused when mutated. */
 #include "emit/collective.h"
-#include "unit.h"
+#include "guarded.h"
 
 enum { LARGEST = 17 };
-
-static mth_status in_guard(void *argument) {
-    void (*body)(mth__arena *) = *(void (**)(mth__arena *))argument;
-    mth__arena *arena = mth__arena_new();
-    body(arena);
-    mth__arena_free(arena);
-    return NULL;
-}
-#define IN_GUARD(id)                                    \
-    static void id##_body(mth__arena *);                \
-    TEST(id) {                                          \
-        void (*body)(mth__arena *) = id##_body;         \
-        CHECK_STATUS(mth__guard(in_guard, &body));      \
-    }                                                   \
-    static void id##_body(mth__arena *arena)
 
 #define EACH_TEMPLATE(t)                                                                 \
     for (int kind_ = 0; kind_ < MTH__TRANSFER; kind_++)                                  \
@@ -45,7 +30,7 @@ static int64_t received(mth__arena *arena, const mth__template *t, int rank) { /
 }
 static int ceil_log2(int n) { int l = 0; while (1 << l < n) l++; return l; }
 
-IN_GUARD(bytes_and_rounds_match_the_formulas) {
+GUARDED(bytes_and_rounds_match_the_formulas) {
     for (int n = 1; n <= LARGEST; n++) {
         struct { mth__channel_kind kind; mth__algorithm algorithm; int chunks, rounds; int64_t each; } want[] = {
             {MTH__ALL_REDUCE, MTH__DIRECT, n, 2, 2 * (n - 1)},
@@ -71,12 +56,12 @@ IN_GUARD(bytes_and_rounds_match_the_formulas) {
             mth__template t = mth__template_get(want[i].kind, want[i].algorithm, n);
             CHECK(t.chunks == want[i].chunks);
             CHECK(want[i].rounds < 0 || t.rounds == want[i].rounds);
-            for (int r = 0; r < n && want[i].each >= 0; r++) CHECK(received(arena, &t, r) == want[i].each);
-            for (int r = 0; r < n && want[i].kind == MTH__BROADCAST; r++) CHECK(received(arena, &t, r) == (r ? t.chunks : 0));
+            for (int r = 0; r < n && want[i].each >= 0; r++) CHECK(received(a, &t, r) == want[i].each);
+            for (int r = 0; r < n && want[i].kind == MTH__BROADCAST; r++) CHECK(received(a, &t, r) == (r ? t.chunks : 0));
         }
         mth__template tree = mth__template_get(MTH__ALL_REDUCE, MTH__TREE, n);
         int64_t total = 0;
-        for (int r = 0; r < n; r++) total += received(arena, &tree, r);
+        for (int r = 0; r < n; r++) total += received(a, &tree, r);
         CHECK(total == 2 * (n - 1)); /* whole tensors, over all ranks */
     }
     mth__template square = mth__template_get(MTH__ALL_REDUCE, MTH__HIERARCHICAL, 12);
@@ -85,19 +70,19 @@ IN_GUARD(bytes_and_rounds_match_the_formulas) {
 
 /* Runs a template on numbers: rank r's chunk c begins as value(r, c) where it has one. */
 static double value(int rank, int chunk) { return 1000.0 * (rank + 1) + chunk; }
-IN_GUARD(numbers_come_out_right) {
+GUARDED(numbers_come_out_right) {
     EACH_TEMPLATE(t) {
         int n = t.n, chunks = t.chunks;
         size_t slots = (size_t)(n * chunks);
-        double *now = NEW_ARRAY(arena, double, slots), *next = NEW_ARRAY(arena, double, slots);
-        mth__step **step = NEW_ARRAY(arena, mth__step *, n);
-        mth__box_name **box = NEW_ARRAY(arena, mth__box_name *, n);
-        int *count = NEW_ARRAY(arena, int, n);
+        double *now = NEW_ARRAY(a, double, slots), *next = NEW_ARRAY(a, double, slots);
+        mth__step **step = NEW_ARRAY(a, mth__step *, n);
+        mth__box_name **box = NEW_ARRAY(a, mth__box_name *, n);
+        int *count = NEW_ARRAY(a, int, n);
         for (int r = 0; r < n; r++) {
-            count[r] = mth__template_steps(arena, &t, r, &step[r]);
+            count[r] = mth__template_steps(a, &t, r, &step[r]);
             for (int c = 0; c < chunks; c++) now[r * chunks + c] = value(r, c);
         }
-        if (t.kind == MTH__ALL_TO_ALL) mth__template_trace(arena, &t, step, count, box);
+        if (t.kind == MTH__ALL_TO_ALL) mth__template_trace(a, &t, step, count, box);
         for (int round = 0; round < t.rounds; round++) {
             for (size_t i = 0; i < slots; i++) next[i] = now[i];
             for (int r = 0; r < n; r++)
@@ -125,7 +110,7 @@ IN_GUARD(numbers_come_out_right) {
     }
 }
 
-IN_GUARD(mutants_are_refused) {
+GUARDED(mutants_are_refused) {
     static const char *const texts[] = {"undefined", "overwritten", "again", "twice", "ends with a wrong chunk", "adds chunk"};
     int seen[6] = {0}, mutants = 0;
     for (int kind = 0; kind < MTH__TRANSFER; kind++)
@@ -133,7 +118,7 @@ IN_GUARD(mutants_are_refused) {
             mth__template t = mth__template_get((mth__channel_kind)kind, (mth__algorithm)algorithm, 4);
             mth__step *step[4];
             int count[4];
-            for (int r = 0; r < 4; r++) count[r] = mth__template_steps(arena, &t, r, &step[r]);
+            for (int r = 0; r < 4; r++) count[r] = mth__template_steps(a, &t, r, &step[r]);
             for (int r = 0; r < 4; r++)
                 for (int i = 0; i < count[r]; i++)
                     for (int mutation = 0; mutation < 4; mutation++) {
@@ -145,7 +130,7 @@ IN_GUARD(mutants_are_refused) {
                         if (mutation == 3) s->reduce = !s->reduce;
                         if (t.chunks == 1 && (mutation == 1 || mutation == 2)) continue;
                         mutants++;
-                        mth_status status = mth__template_verify_steps(arena, &t, step, count);
+                        mth_status status = mth__template_verify_steps(a, &t, step, count);
                         /* right after all: a peer's own chunk, taken from that peer */
                         if (!status) CHECK(mutation == 0 && kind == MTH__ALL_GATHER && s->from_chunk == s->peer);
                         for (int k = 0; status && k < 6; k++) seen[k] += strstr(mth_error_get_message(status), texts[k]) != NULL;
@@ -157,8 +142,8 @@ IN_GUARD(mutants_are_refused) {
     CHECK(mutants > 500);
 }
 
-IN_GUARD(text_is_the_formula) {
-    mth__text text = mth__text_new(arena);
+GUARDED(text_is_the_formula) {
+    mth__text text = mth__text_new(a);
     mth__template ring = mth__template_get(MTH__ALL_REDUCE, MTH__RING, 4);
     mth__template_print(&text, &ring);
     char *printed = mth__text_publish(&text);

@@ -1,24 +1,7 @@
 /* mth__gradients: the structure of what it makes. Numbers are the operator table's. */
-#include "unit.h"
-#include "catalog/rows.h"
 #include "derive/derive.h"
+#include "graph_case.h"
 #include <time.h>
-
-typedef struct { void (*run)(mth__graph *, mth__builder *); } setting;
-static mth_status body(void *arg) {
-    mth__arena *a = mth__arena_new();
-    mth__mesh *mesh;
-    TRY(mth__mesh_new(a, 1, (int64_t[]){4}, &mesh));
-    mth__graph *g = mth__graph_new(a, mesh);
-    mth__builder b = {.graph = g, .module = "m", .region = -1, .stage = -1, .microbatch = -1};
-    ((setting *)arg)->run(g, &b);
-    mth__arena_free(a);
-    return NULL;
-}
-#define IN_GRAPH(id) \
-    static void in_##id(mth__graph *g, mth__builder *b); \
-    TEST(id) { setting s = {in_##id}; CHECK_STATUS(mth__guard(body, &s)); } \
-    static void in_##id(mth__graph *g, __attribute__((unused)) mth__builder *b)
 
 static mth__value *value(mth__graph *g, mth__value_kind kind, const char *name, int64_t x, int64_t y) {
     return mth__graph_value(g, kind, name, MTH_FLOAT32, (mth__shape){2, {x, y}});

@@ -4,7 +4,7 @@
 #include "engine/pjrt/segment.h"
 #include "engine/pjrt/xla.h"
 #include "emit/collective.h"
-#include "unit.h"
+#include "guarded.h"
 
 enum { DEVICES = 8, CASES = 6 };
 
@@ -25,7 +25,7 @@ typedef struct {
     const char *text;
 } module;
 
-static int ascending(const void *a, const void *b) { return *(const int32_t *)a - *(const int32_t *)b; }
+static int ascending(const void *x, const void *y) { return *(const int32_t *)x - *(const int32_t *)y; }
 
 static module *new_module(mth__arena *arena, int naxes, const int64_t *dim, int placed) {
     module *m = NEW(arena, module);
@@ -285,7 +285,7 @@ static void shuffle(int n, int8_t *at) {
 /* `coarse` cut further by `axes` in any order */
 static mth__split further(mth__split coarse, const mth__placement *on, unsigned axes) {
     int first = coarse.naxes;
-    for (int a = 0; a < on->naxes; a++) if (axes >> a & 1) coarse.axis[coarse.naxes++] = (int8_t)a;
+    for (int x = 0; x < on->naxes; x++) if (axes >> x & 1) coarse.axis[coarse.naxes++] = (int8_t)x;
     shuffle(coarse.naxes - first, coarse.axis + first);
     if (first == 0 && coarse.naxes == 1 && random_below(4) == 0)
         coarse = (mth__split){.naxes = 1, .axis = {coarse.axis[0]}, .cyclic = true};
@@ -300,14 +300,14 @@ static bool random_channel(const mth__placement *on, mth__channel *c) {
     if (c->kind == MTH__ALL_TO_ALL && c->shape.rank == 1) c->shape.rank = 2;
     for (int d = 0; d < c->shape.rank; d++) c->shape.dim[d] = random_below(12) ? 1 + random_below(13) : 0;
     if (c->kind == MTH__ALL_REDUCE && random_below(6) == 0) c->shape.rank = 0;
-    for (int a = 0; a < on->naxes; a++) if (on->dim[a] > 1 && random_below(2)) c->axes |= (uint8_t)(1 << a);
+    for (int x = 0; x < on->naxes; x++) if (on->dim[x] > 1 && random_below(2)) c->axes |= (uint8_t)(1 << x);
     c->dim = (int8_t)random_below(c->shape.rank ? c->shape.rank : 1);
     do c->dim2 = (int8_t)random_below(c->shape.rank > 1 ? c->shape.rank : 2);
     while (c->dim2 == c->dim);
     /* the axes that take no part split some dimension, or none */
     int8_t rest[MTH__AXES];
     int n = 0;
-    for (int a = 0; a < on->naxes; a++) if (!(c->axes >> a & 1)) rest[n++] = (int8_t)a;
+    for (int x = 0; x < on->naxes; x++) if (!(c->axes >> x & 1)) rest[n++] = (int8_t)x;
     shuffle(n, rest);
     for (int i = 0; i < n && c->shape.rank; i++) {
         mth__split *s = &c->from.dim[random_below(c->shape.rank)];
@@ -332,21 +332,6 @@ static bool random_channel(const mth__placement *on, mth__channel *c) {
     return right;
 }
 
-static mth_status in_guard(void *argument) {
-    void (*body)(mth__arena *) = *(void (**)(mth__arena *))argument;
-    mth__arena *arena = mth__arena_new();
-    body(arena);
-    mth__arena_free(arena);
-    return NULL;
-}
-#define IN_GUARD(id)                                    \
-    static void id##_body(mth__arena *);                \
-    TEST(id) {                                          \
-        void (*body)(mth__arena *) = id##_body;         \
-        CHECK_STATUS(mth__guard(in_guard, &body));      \
-    }                                                   \
-    static void id##_body(mth__arena *arena)
-
 static const struct { int naxes; int64_t dim[3]; } meshes[] = {
     {1, {1}}, {1, {2}}, {1, {3}}, {1, {4}}, {1, {5}}, {1, {7}}, {1, {8}}, {2, {2, 2}}, {2, {2, 3}}, {2, {3, 2}}, {2, {4, 2}}, {2, {1, 4}},
     {3, {2, 2, 2}}, {3, {2, 1, 3}}};
@@ -368,12 +353,12 @@ static void run_random(mth__arena *arena, bool steps) {
             CHECK_STATUS(s);
         }
 }
-IN_GUARD(collectives_of_xla) { run_random(arena, false); }
-IN_GUARD(named_algorithms) { run_random(arena, true); }
+GUARDED(collectives_of_xla) { run_random(a, false); }
+GUARDED(named_algorithms) { run_random(a, true); }
 
-IN_GUARD(broadcasts) {
+GUARDED(broadcasts) {
     for (int n = 1; n < DEVICES; n++) { /* devices of the result; the source is one of them, or the next one */
-        module *m = new_module(arena, 1, (const int64_t[]){n + 1}, 0);
+        module *m = new_module(a, 1, (const int64_t[]){n + 1}, 0);
         int32_t list[DEVICES];
         for (int i = 0; i < n; i++) list[i] = n - 1 - i;
         for (int algorithm = MTH__RING; algorithm < MTH__ALGORITHMS; algorithm++)
@@ -405,9 +390,9 @@ static int permutes(const char *text, int64_t *elements) {
     return n;
 }
 
-IN_GUARD(a_ring_moves_what_it_has_to) {
+GUARDED(a_ring_moves_what_it_has_to) {
     for (int n = 2; n <= DEVICES; n++) {
-        module *m = new_module(arena, 1, (const int64_t[]){n}, 0);
+        module *m = new_module(a, 1, (const int64_t[]){n}, 0);
         mth__channel c = {.kind = MTH__ALL_REDUCE, .algorithm = MTH__RING, .dtype = MTH_FLOAT32, .shape = {2, {840, 3}},
                           .from = {.on = m->on, .partial = 1}, .to = {.on = m->on}, .axes = 1};
         CHECK_STATUS(mth__channel_check(&c));
@@ -420,11 +405,11 @@ IN_GUARD(a_ring_moves_what_it_has_to) {
 }
 
 /* No round has more permutes than its busiest rank has steps. */
-IN_GUARD(rounds_have_as_few_permutes_as_they_can) {
+GUARDED(rounds_have_as_few_permutes_as_they_can) {
     for (int n = 2; n <= DEVICES; n++)
         for (int kind = 0; kind < MTH__BROADCAST; kind++)
             for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
-                module *m = new_module(arena, 1, (const int64_t[]){n}, 0);
+                module *m = new_module(a, 1, (const int64_t[]){n}, 0);
                 mth__channel c = {.kind = (mth__channel_kind)kind, .algorithm = (mth__algorithm)algorithm, .dtype = MTH_FLOAT32,
                                   .shape = {2, {840, 840}}, .from = {.on = m->on}, .to = {.on = m->on}, .axes = 1, .dim2 = 1};
                 mth__split split = {.naxes = 1, .grain = 1};
@@ -436,10 +421,10 @@ IN_GUARD(rounds_have_as_few_permutes_as_they_can) {
                 add_case(m, &c);
                 write_module(m, true);
                 mth__template t = mth__template_get(c.kind, c.algorithm, n);
-                int *busy = NEW_ARRAY(arena, int, t.rounds * n * 2), least = 0;
+                int *busy = NEW_ARRAY(a, int, t.rounds * n * 2), least = 0;
                 for (int r = 0; r < n; r++) {
                     mth__step *step;
-                    int count = mth__template_steps(arena, &t, r, &step);
+                    int count = mth__template_steps(a, &t, r, &step);
                     for (int i = 0; i < count; i++)
                         if (step[i].peer != r) busy[(step[i].round * n + r) * 2]++, busy[(step[i].round * n + step[i].peer) * 2 + 1]++;
                 }
@@ -455,8 +440,8 @@ IN_GUARD(rounds_have_as_few_permutes_as_they_can) {
             }
 }
 
-IN_GUARD(even_parts_need_no_order) {
-    module *m = new_module(arena, 2, (const int64_t[]){2, 4}, 0);
+GUARDED(even_parts_need_no_order) {
+    module *m = new_module(a, 2, (const int64_t[]){2, 4}, 0);
     for (int axis = 0; axis < 2; axis++) {
         mth__channel c = {.kind = MTH__ALL_GATHER, .dtype = MTH_FLOAT32, .shape = {2, {16, 8}}, .from = {.on = m->on}, .to = {.on = m->on},
                           .axes = (uint8_t)(1 << axis)};

@@ -1,7 +1,7 @@
 /* The native executor on programs written by hand: every collective by every algorithm, transfers, overlap, stop, fault, stuck, memory. */
 #include "catalog/rows.h"
 #include "engine/engine.h"
-#include "unit.h"
+#include "guarded.h"
 #include <pthread.h>
 #include <time.h>
 
@@ -85,7 +85,7 @@ static int64_t global_index(const part *p, int64_t local) {
 static int term_of(const mth__sharding *s, int d) {
     int coordinate[MTH__AXES], term = 0;
     mth__placement_coordinates(s->on, s->on->rank_of[d], coordinate);
-    for (int a = 0; a < s->on->naxes; a++) if (s->partial >> a & 1) term = term * 16 + coordinate[a] + 1;
+    for (int x = 0; x < s->on->naxes; x++) if (s->partial >> x & 1) term = term * 16 + coordinate[x] + 1;
     return term;
 }
 static float expected(const mth__channel *c, int64_t i, int d) { /* as device d is to have it: still partial over the axes of c->to */
@@ -97,7 +97,7 @@ static float expected(const mth__channel *c, int64_t i, int d) { /* as device d 
     for (int r = 0; r < c->from.on->count; r++) {
         mth__placement_coordinates(c->from.on, r, coordinate);
         bool counts = true;
-        for (int a = 0; a < c->from.on->naxes; a++) counts &= (c->axes >> a & 1) || coordinate[a] == mine[a];
+        for (int x = 0; x < c->from.on->naxes; x++) counts &= (c->axes >> x & 1) || coordinate[x] == mine[x];
         float x = number(i, term_of(&c->from, c->from.on->device[r]));
         if (counts) v = c->reduce == MTH__REDUCE_MAX ? (x > v ? x : v) : v + x;
     }
@@ -137,7 +137,7 @@ static void session_end(session *s) {
 }
 
 /* ---- one channel, used ROUNDS times in the same memory: round i sends (i + 1) x; the exit is the sum of what came */
-static void run_channel(mth__arena *arena, maker *m, mth__channel c, bool start, bool in_place, int threads) {
+static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int threads) {
     c.dtype = MTH_FLOAT32;
     int devices = m->mesh->count, channel[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) channel[i] = add_channel(m, c);
@@ -189,23 +189,7 @@ static void run_channel(mth__arena *arena, maker *m, mth__channel c, bool start,
         }
     }
     session_end(&s);
-    (void)arena;
 }
-
-static mth_status in_guard(void *argument) {
-    void (*body)(mth__arena *) = *(void (**)(mth__arena *))argument;
-    mth__arena *arena = mth__arena_new();
-    body(arena);
-    mth__arena_free(arena);
-    return NULL;
-}
-#define IN_GUARD(id)                                    \
-    static void id##_body(mth__arena *);                \
-    TEST(id) {                                          \
-        void (*body)(mth__arena *) = id##_body;         \
-        CHECK_STATUS(mth__guard(in_guard, &body));      \
-    }                                                   \
-    static void id##_body(mth__arena *arena)
 
 static mth__split over(int axis) { return (mth__split){.naxes = 1, .axis = {(int8_t)axis}}; }
 /* from and to of a collective over `axis` of `on`; other axes split dimension 2 where `third` says so */
@@ -224,65 +208,65 @@ static mth__channel collective(mth__channel_kind kind, mth__algorithm algorithm,
     return c;
 }
 
-IN_GUARD(collectives) {
+GUARDED(collectives) {
     static const mth__shape shapes[] = {{3, {12, 8, 4}}, {3, {7, 5, 3}}, {3, {3, 2, 1}}, {3, {1, 1, 1}}, {3, {0, 5, 2}}};
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
             for (int n = 1; n <= 9; n++)
                 for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
                     for (int start = 0; start < 2; start++) {
-                        maker m = maker_new(arena, 1, (int64_t[]){n});
+                        maker m = maker_new(a, 1, (int64_t[]){n});
                         mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
                                                     shapes[k]);
                         c.reduce = k == 1 && start ? MTH__REDUCE_MAX : MTH__REDUCE_SUM;
                         if (c.reduce == MTH__REDUCE_MAX) c.from.reduce = MTH__REDUCE_MAX;
-                        run_channel(arena, &m, c, start, kind == MTH__ALL_REDUCE && k != 1, 1 + (int)(k + (size_t)start) % THREADS);
+                        run_channel(&m, c, start, kind == MTH__ALL_REDUCE && k != 1, 1 + (int)(k + (size_t)start) % THREADS);
                     }
 }
-IN_GUARD(collectives_in_groups) {
+GUARDED(collectives_in_groups) {
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
             for (int axis = 0; axis < 2; axis++) {
-                maker m = maker_new(arena, 2, (int64_t[]){2, 3});
-                run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis,
+                maker m = maker_new(a, 2, (int64_t[]){2, 3});
+                run_channel(&m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis,
                                                   1 - axis, (mth__shape){3, {5, 7, 4}}), false, false, THREADS);
             }
 }
-IN_GUARD(large_collectives_are_cut) { /* several chunks a move */
+GUARDED(large_collectives_are_cut) { /* several chunks a move */
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
-            maker m = maker_new(arena, 1, (int64_t[]){3});
-            run_channel(arena, &m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
+            maker m = maker_new(a, 1, (int64_t[]){3});
+            run_channel(&m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
                                               (mth__shape){3, {301, 203, 17}}), false, kind == MTH__ALL_REDUCE, THREADS);
         }
 }
-IN_GUARD(cyclic_shards) {
+GUARDED(cyclic_shards) {
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
         for (int kind = MTH__ALL_GATHER; kind < MTH__BROADCAST; kind++) {
-            maker m = maker_new(arena, 1, (int64_t[]){4});
+            maker m = maker_new(a, 1, (int64_t[]){4});
             mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
                                         (mth__shape){3, {11, 6, 2}});
             if (c.from.dim[0].naxes) c.from.dim[0].cyclic = true;
             if (c.to.dim[0].naxes) c.to.dim[0].cyclic = true;
-            run_channel(arena, &m, c, false, false, THREADS);
+            run_channel(&m, c, false, false, THREADS);
         }
 }
-IN_GUARD(broadcasts) {
+GUARDED(broadcasts) {
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
         for (int n = 1; n <= 9; n++)
             for (int inside = 0; inside < 2; inside++) { /* whether the source is one of the destinations */
-                maker m = maker_new(arena, 1, (int64_t[]){n + 1});
+                maker m = maker_new(a, 1, (int64_t[]){n + 1});
                 int32_t device[16];
                 for (int i = 0; i < n; i++) device[i] = i;
                 mth__channel c = {.kind = MTH__BROADCAST, .algorithm = (mth__algorithm)algorithm, .shape = {2, {9, 5}}};
                 c.from.on = mth__place_device(m.mesh, inside ? n / 2 : n);
                 c.to.on = mth__place_list(m.mesh, n, device);
-                run_channel(arena, &m, c, n % 2, false, THREADS);
+                run_channel(&m, c, n % 2, false, THREADS);
             }
 }
-IN_GUARD(transfers) {
+GUARDED(transfers) {
     for (int k = 0; k < 24; k++) {
-        maker m = maker_new(arena, 1, (int64_t[]){7});
+        maker m = maker_new(a, 1, (int64_t[]){7});
         mth__channel c = {.kind = MTH__TRANSFER, .shape = {2, {11, 6}}};
         const mth__placement *front = mth__place_list(m.mesh, 4, (int32_t[]){0, 1, 2, 3}),
             *back = mth__place_list(m.mesh, 3, (int32_t[]){4, 5, 6});
@@ -292,7 +276,7 @@ IN_GUARD(transfers) {
         if (k & 4) c.from.dim[0] = over(0);
         if (k & 8) c.to.dim[1] = over(0);
         if (k & 16) c.from.dim[0].cyclic = c.from.dim[0].naxes > 0;
-        run_channel(arena, &m, c, k % 2, false, THREADS);
+        run_channel(&m, c, k % 2, false, THREADS);
     }
 }
 
@@ -324,11 +308,11 @@ static void *use(void *argument) {
     }
     return NULL;
 }
-IN_GUARD(several_threads_share_an_engine) {
-    maker a = chain(arena, 3, 50, (mth__shape){1, {1000}}), b = chain(arena, 3, 7, (mth__shape){2, {300, 1000}});
-    user first = {session_new(a.p, THREADS), 60, 50}, second = {.runs = 20, .want = 7};
+GUARDED(several_threads_share_an_engine) {
+    maker one = chain(a, 3, 50, (mth__shape){1, {1000}}), two = chain(a, 3, 7, (mth__shape){2, {300, 1000}});
+    user first = {session_new(one.p, THREADS), 60, 50}, second = {.runs = 20, .want = 7};
     second.s = (session){.devices = 3, .engine = first.s.engine};
-    CHECK_STATUS(native->load(first.s.engine, b.p, NULL, &second.s.x));
+    CHECK_STATUS(native->load(first.s.engine, two.p, NULL, &second.s.x));
     fill_entries(&first.s, 1000);
     fill_entries(&second.s, 300000);
     pthread_t thread;
@@ -347,8 +331,8 @@ static void *stop_soon(void *none) {
     atomic_store(&stop_flag, 1);
     return none;
 }
-IN_GUARD(stop) {
-    maker m = chain(arena, 2, 4000, (mth__shape){2, {100, 1000}});
+GUARDED(stop) {
+    maker m = chain(a, 2, 4000, (mth__shape){2, {100, 1000}});
     session s = session_new(m.p, THREADS);
     fill_entries(&s, 100000);
     atomic_store(&stop_flag, 1);
@@ -370,8 +354,8 @@ IN_GUARD(stop) {
     session_end(&s);
 }
 
-IN_GUARD(fault) {
-    maker m = maker_new(arena, 1, (int64_t[]){2});
+GUARDED(fault) {
+    maker m = maker_new(a, 1, (int64_t[]){2});
     for (int d = 0; d < 2; d++) {
         mth__sharding s = {.on = mth__place_whole(m.mesh)};
         int table = add_value(&m, d, "embedding_0.weight", MTH_FLOAT32, (mth__shape){2, {4, 3}}, &s, MTH__IN_ENTRY, 0, -1);
@@ -379,8 +363,8 @@ IN_GUARD(fault) {
         int out = add_value(&m, d, "y", MTH_FLOAT32, (mth__shape){2, {5, 3}}, &s, MTH__IN_EXIT, 0, -1);
         add_compute(&m, d, "gather", 0, 2, (int[]){table, ids}, out);
     }
-    PUSH(arena, m.p->entry, (mth__entry){.name = "embedding_0.weight"});
-    PUSH(arena, m.p->entry, (mth__entry){.name = "ids"});
+    PUSH(a, m.p->entry, (mth__entry){.name = "embedding_0.weight"});
+    PUSH(a, m.p->entry, (mth__entry){.name = "ids"});
     session s = session_new(m.p, THREADS);
     mth__buffer *entry[4];
     for (int d = 0; d < 2; d++) {
@@ -413,8 +397,8 @@ IN_GUARD(fault) {
     session_end(&s);
 }
 
-IN_GUARD(stuck_is_reported) { /* two collectives in opposite order */
-    maker m = maker_new(arena, 1, (int64_t[]){2});
+GUARDED(stuck_is_reported) { /* two collectives in opposite order */
+    maker m = maker_new(a, 1, (int64_t[]){2});
     mth__shape shape = {3, {4, 4, 4}};
     mth__channel c = collective(MTH__ALL_REDUCE, MTH__RING, mth__place_whole(m.mesh), 0, -1, shape);
     c.dtype = MTH_FLOAT32;
@@ -431,8 +415,8 @@ IN_GUARD(stuck_is_reported) { /* two collectives in opposite order */
     }
 }
 
-IN_GUARD(memory_failing_at_any_index) {
-    maker m = maker_new(arena, 1, (int64_t[]){3});
+GUARDED(memory_failing_at_any_index) {
+    maker m = maker_new(a, 1, (int64_t[]){3});
     mth__channel c = collective(MTH__ALL_TO_ALL, MTH__TREE, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {6, 5, 4}});
     c.dtype = MTH_FLOAT32;
     int channel = add_channel(&m, c);
@@ -466,8 +450,7 @@ IN_GUARD(memory_failing_at_any_index) {
     CHECK(failures > 10 && failures < 10000);
 }
 
-IN_GUARD(buffers_come_back) {
-    (void)arena;
+GUARDED(buffers_come_back) {
     mth__engine *e;
     CHECK_STATUS(open_engine(2, 1, &e));
     mth__buffer *b, *again;

@@ -2,18 +2,7 @@
 #include "emit/collective.h"
 #include "emit/ranges.h"
 #include "plans.h"
-
-static mth__arena *a;
-static mth_status in_guard(void *body) {
-    a = mth__arena_new();
-    ((void (*)(void))body)();
-    mth__arena_free(a);
-    return NULL;
-}
-#define GUARDED(id) \
-    static void body_##id(void); \
-    TEST(id) { CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } \
-    static void body_##id(void)
+#include "guarded.h"
 
 /* Emitted, verified, printed, read back, printed again: the same text. */
 static mth__program *round_trip(const mth__graph *g, mth__emit_options o) {

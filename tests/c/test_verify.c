@@ -1,17 +1,6 @@
 #include "plain_verify.h"
 #include "random_plan.h"
-
-static mth__arena *a;
-static mth_status in_guard(void *body) {
-    a = mth__arena_new();
-    ((void (*)(void))body)();
-    mth__arena_free(a);
-    return NULL;
-}
-#define GUARDED(id) \
-    static void body_##id(void); \
-    TEST(id) { CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } \
-    static void body_##id(void)
+#include "guarded.h"
 
 static mth__emit_options options(unsigned seed) {
     static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
