@@ -22,9 +22,9 @@ static inline int mth__module_devices(const mth__module *m) {
 typedef struct { PJRT_Buffer *buffer; int references; bool lent; } mth__cell;
 
 /* A piece of a value: cut from the owner's part (NULL: all of it), copied to the device that wants it. */
-typedef struct { int from_device; mth__module *cut; } mth__hop_piece;
+typedef struct { int from_device; mth__module *cut; PJRT_Event *done; } mth__hop_piece;
 /* What one device receives: several pieces, or one that is no whole part, are joined there. */
-typedef struct { int device, pieces; mth__hop_piece *piece; mth__module *join; } mth__hop_target;
+typedef struct { int device, pieces; mth__hop_piece *piece; mth__module *join; PJRT_Event *done; } mth__hop_target;
 
 typedef struct {
     const mth__segment *segment;        /* NULL: a hop */
@@ -53,6 +53,7 @@ struct mth__executable {
     mth__cell **at;                     /* [slot * devices + device] */
     mth__cell *cell; mth__cell **unused; int unuseds;
     mth__port *entry_port, *exit_port;  /* [entry * devices + device] */
+    int *flying;                        /* [device]: executions that were enqueued and not awaited */
     int most_pieces;
     PJRT_Buffer **pieces;
     /* A value that a device has no part of, but must pass to a module: zeros, made once. By slot and device. */
@@ -63,6 +64,7 @@ mth__module *mth__module_add(mth__executable *, const mth__module_text *, const 
 /* pjrt_move.c. Inside a guard: plans a hop. Then, in a run, does it. */
 void mth__hop_plan(mth__executable *, mth__job *);
 mth_status mth__hop_run(mth__executable *, mth__job *);
+mth_status mth__hop_finish(mth__executable *, mth__job *, mth_status); /* waits for its modules; the first failure, that given before all */
 /* pjrt_run.c */
 mth_status mth__executable_compile(mth__executable *); /* pjrt_load.c; with the lock held; once */
 void mth__cell_put(mth__executable *, int slot, int device, PJRT_Buffer *, bool lent);

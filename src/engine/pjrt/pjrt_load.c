@@ -159,6 +159,7 @@ static mth_status load_body(void *context) {
     size_t cells = x->segments->slot.n * (size_t)p->mesh->count;
     x->at = NEW_ARRAY(arena, mth__cell *, cells);
     x->cell = NEW_ARRAY(arena, mth__cell, cells);
+    x->flying = NEW_ARRAY(arena, int, p->mesh->count);
     x->unused = NEW_ARRAY(arena, mth__cell *, cells);
     x->zeros = NEW_ARRAY(arena, PJRT_Buffer *, cells);
     for (size_t i = 0; i < cells; i++) x->unused[x->unuseds++] = &x->cell[i];

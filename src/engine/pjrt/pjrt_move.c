@@ -137,7 +137,8 @@ void mth__hop_plan(mth__executable *x, mth__job *job) {
 }
 
 /* ---------------------------------------------------------------- runs */
-static mth_status call_one(mth__executable *x, const mth__module *m, int device, PJRT_Buffer *const *args, size_t count, PJRT_Buffer **result) {
+static mth_status call_one(mth__executable *x, const mth__module *m, int device, PJRT_Buffer *const *args, size_t count, PJRT_Buffer **result,
+                           PJRT_Event **done) {
     MTH__ARGS(PJRT_LoadedExecutable_Execute, call);
     PJRT_ExecuteOptions options = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
     call.executable = m->xla->loaded;
@@ -147,7 +148,11 @@ static mth_status call_one(mth__executable *x, const mth__module *m, int device,
     call.num_args = count;
     call.output_lists = &result;
     call.execute_device = x->engine->device[device];
-    return mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&call), "move a value between devices");
+    call.device_complete_events = done;
+    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&call), "move a value between devices");
+    if (s) *done = NULL;
+    else x->flying[device]++;
+    return s;
 }
 
 static mth_status copy_to(mth__engine *e, PJRT_Buffer *from, int device, PJRT_Buffer **out) {
@@ -160,12 +165,12 @@ static mth_status copy_to(mth__engine *e, PJRT_Buffer *from, int device, PJRT_Bu
 }
 
 /* The piece on the device that wants it; *lent: it is the owner's own buffer. */
-static mth_status bring(mth__executable *x, const mth__job *job, const mth__hop_target *t, int i, PJRT_Buffer **out, bool *lent) {
-    const mth__hop_piece *p = &t->piece[i];
+static mth_status bring(mth__executable *x, const mth__job *job, mth__hop_target *t, int i, PJRT_Buffer **out, bool *lent) {
+    mth__hop_piece *p = &t->piece[i];
     const int slot = x->segments->slot.at[job->hop.from].view_of;
     PJRT_Buffer *source = x->at[slot * x->program->mesh->count + p->from_device]->buffer, *cut = NULL;
     *lent = false;
-    if (p->cut) TRY(call_one(x, p->cut, p->from_device, &source, 1, &cut));
+    if (p->cut) TRY(call_one(x, p->cut, p->from_device, &source, 1, &cut, &p->done));
     if (p->from_device == t->device) {
         *lent = !cut;
         *out = cut ? cut : source;
@@ -177,7 +182,7 @@ static mth_status bring(mth__executable *x, const mth__job *job, const mth__hop_
     return s;
 }
 
-static mth_status receive(mth__executable *x, const mth__job *job, const mth__hop_target *t) {
+static mth_status receive(mth__executable *x, const mth__job *job, mth__hop_target *t) {
     mth_status s = NULL;
     bool lent[64], *of = t->pieces <= 64 ? lent : mth__calloc((size_t)t->pieces, sizeof *of);
     if (!of) return FAIL(MTH_ERROR_MEMORY, F("no memory for a transfer of %d pieces", t->pieces), F("free other objects first"));
@@ -185,7 +190,7 @@ static mth_status receive(mth__executable *x, const mth__job *job, const mth__ho
     PJRT_Buffer *made = NULL;
     for (; !s && n < t->pieces; n += !s) s = bring(x, job, t, n, &x->pieces[n], &of[n]);
     if (!s && t->join) {
-        s = call_one(x, t->join, t->device, x->pieces, (size_t)t->pieces, &made);
+        s = call_one(x, t->join, t->device, x->pieces, (size_t)t->pieces, &made, &t->done);
         if (!s) mth__cell_put(x, job->hop.to, t->device, made, false);
     } else if (!s && of[0])
         mth__cell_share(x, x->segments->slot.at[job->hop.from].view_of, job->hop.to, t->device);
@@ -200,4 +205,23 @@ static mth_status receive(mth__executable *x, const mth__job *job, const mth__ho
 mth_status mth__hop_run(mth__executable *x, mth__job *job) {
     for (int i = 0; i < job->targets; i++) TRY(receive(x, job, &job->target[i]));
     return NULL;
+}
+
+static mth_status finish_one(mth__executable *x, int device, PJRT_Event **event, mth_status s) {
+    if (!*event) return s;
+    mth_status done = mth__pjrt_await(x->engine, *event, "move a value between devices");
+    *event = NULL;
+    x->flying[device]--;
+    if (!s) return done;
+    mth_error_free(done);
+    return s;
+}
+
+mth_status mth__hop_finish(mth__executable *x, mth__job *job, mth_status s) {
+    for (int i = 0; i < job->targets; i++) {
+        mth__hop_target *t = &job->target[i];
+        for (int k = 0; k < t->pieces; k++) s = finish_one(x, t->piece[k].from_device, &t->piece[k].done, s);
+        s = finish_one(x, t->device, &t->done, s);
+    }
+    return s;
 }

@@ -3,7 +3,8 @@
  *
  * Modules whose devices wait for each other hold a thread a device while they do. CPU plugins have a bounded pool of them, and abort the
  * process when the last one waits for a partner that finds none: so few such modules are under way at a time, and runs of an engine exclude
- * each other. */
+ * each other. They launch modules of several devices from that pool too, where a launch holds its thread while 32 executions of its device
+ * are under way: so far fewer are when such a module is launched. */
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
@@ -97,6 +98,7 @@ static mth_status call(mth__executable *x, mth__job *job) {
         memset(job->complete, 0, (size_t)count * sizeof *job->complete);
         return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->module) : s;
     }
+    for (int d = 0; d < count; d++) x->flying[device[d]]++;
     for (int d = 0; d < count; d++)
         for (size_t i = 0; i < g->out.n; i++) {
             PJRT_Buffer *made = job->result[d * job->results + (int)i];
@@ -109,7 +111,8 @@ static mth_status call(mth__executable *x, mth__job *job) {
 /* ---------------------------------------------------------------- checks of ids */
 static mth_status check_error(const mth__executable *x, const mth__id_check *c, int64_t id) {
     const mth__instr *i = c->instr->instr;
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("id %lld is outside [0, %lld): %s", (long long)id, (long long)c->limit, i->op->name),
+    const char *more = id == INT32_MAX ? " or above" : id == INT32_MIN + 1 ? " or below" : ""; /* modules tell no more than 32 bits */
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("id %lld%s is outside [0, %lld): %s", (long long)id, more, (long long)c->limit, i->op->name),
                         F("ids must lie in [0, %lld)", (long long)c->limit));
     s = mth__error_source(mth__error_operator(s, i->module), i->source);
     for (int k = 0; k < c->instr->nin; k++) {
@@ -147,10 +150,12 @@ static mth_status keep_first(mth_status first, mth_status next) {
 
 /* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it. */
 static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
+    if (!job->segment) return mth__hop_finish(x, job, s);
     int count;
-    devices_of(x, job, &count);
+    const int32_t *device = devices_of(x, job, &count);
     for (int d = 0; d < count; d++) {
         if (!job->complete[d]) continue;
+        x->flying[device[d]]--;
         mth_status done = mth__pjrt_await(x->engine, job->complete[d], "run");
         if (done && job->segment->instr.n) done = mth__error_operator(done, job->segment->instr.at[0].instr->module);
         job->complete[d] = NULL;
@@ -164,8 +169,7 @@ static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
 }
 
 static mth_status finish(mth__executable *x, mth_status s) {
-    for (size_t w = 0; w < x->job.n; w++)
-        if (x->job.at[w].segment) s = finish_job(x, &x->job.at[w], s);
+    for (size_t w = 0; w < x->job.n; w++) s = finish_job(x, &x->job.at[w], s);
     return s;
 }
 
@@ -217,20 +221,29 @@ static mth_status leave(mth__executable *x, mth__buffer **exit) {
     return NULL;
 }
 
-enum { MEETINGS = 2 }; /* modules under way whose devices wait for each other */
+enum { MEETINGS = 2 /* modules under way whose devices wait for each other */, FLYING = 16 /* executions of a device, when several launch */ };
+
+static bool is_busy(const mth__executable *x, const mth__job *job) {
+    int count;
+    const int32_t *device = devices_of(x, job, &count);
+    for (int d = 0; d < count && count > 1; d++)
+        if (x->flying[device[d]] >= FLYING) return true;
+    return false;
+}
 
 static mth_status enqueue(mth__executable *x, const atomic_int *stop) {
-    size_t oldest = 0;
+    size_t met = 0, oldest = 0;
     int meetings = 0;
     for (size_t w = 0; w < x->job.n; w++) {
         mth__job *job = &x->job.at[w];
         if (stop && atomic_load(stop)) return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again"));
         if (job->meets && meetings == MEETINGS) {
-            while (!x->job.at[oldest].meets) oldest++;
-            TRY(finish_job(x, &x->job.at[oldest++], NULL));
+            while (!x->job.at[met].meets) met++;
+            TRY(finish_job(x, &x->job.at[met++], NULL));
             meetings--;
         }
         meetings += job->meets;
+        while (job->segment && oldest < w && is_busy(x, job)) TRY(finish_job(x, &x->job.at[oldest++], NULL));
         if (job->segment) TRY(call(x, job));
         else {
             mth_status s = mth__hop_run(x, job);
