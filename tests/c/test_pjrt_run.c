@@ -5,20 +5,12 @@
 #include <pthread.h>
 #include <time.h>
 #include <unistd.h>
+#include "guarded.h"
 
 static const mth__engine_vtable *const pjrt = &mth__engine_pjrt;
-static mth__arena *a;
-static mth_status in_guard(void *body) {
-    a = mth__arena_new();
-    ((void (*)(void))body)();
-    mth__arena_free(a);
-    return NULL;
-}
+
 /* A test, unless no plugin is installed. */
-#define WITH_PLUGIN(id) \
-    static void body_##id(void); \
-    TEST(id) { if (has_plugin()) CHECK_STATUS(mth__guard(in_guard, (void *)body_##id)); } \
-    static void body_##id(void)
+#define WITH_PLUGIN(id) GUARDED_IF(has_plugin(), id)
 
 static mth_backend *open_backend(const char *engine, int devices) {
     mth_backend *b = NULL;
