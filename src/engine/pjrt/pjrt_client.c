@@ -220,7 +220,10 @@ static mth_status client_error(const mth__engine *e, PJRT_Error *error) {
     char *text = mth__pjrt_error_text(e->plugin, error, &code);
     char *what = F("the plugin %s can't open its devices: %s", e->plugin->path, text);
     bool options = strstr(text, "option") != NULL && code == PJRT_Error_Code_INVALID_ARGUMENT;
+    const bool other = strstr(text, "cpu_device_count") != NULL; /* that we give, and every CPU plugin takes */
     mth__free(text);
+    if (other)
+        return FAIL(MTH_ERROR_VALUE, what, F("the plugin may be another platform's: give that as backend=, or leave plugin out"));
     if (options) return FAIL(MTH_ERROR_VALUE, what, F("mend platform_options, or leave them out"));
     if (!strcmp(e->platform, "tpu"))
         return FAIL(MTH_ERROR_UNSUPPORTED, what,

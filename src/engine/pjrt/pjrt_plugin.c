@@ -1,8 +1,10 @@
 #include "engine/pjrt/pjrt_plugin.h"
 #include <dlfcn.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -185,8 +187,27 @@ static void prepare_environment(const char *path) {
     if (access("/dev/accel0", F_OK) && access("/dev/vfio/0", F_OK)) setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1", 0);
 }
 
+/* The loader maps what the headers name without a look at the file's size: a download that was cut short would end the process. */
+static bool is_cut_short(const char *path) {
+    ElfW(Ehdr) head;
+    struct stat s;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return false;
+    bool cut = false;
+    if (!fstat(file, &s) && pread(file, &head, sizeof head, 0) == sizeof head && !memcmp(head.e_ident, ELFMAG, SELFMAG))
+        for (unsigned i = 0; i < head.e_phnum && !cut; i++) {
+            ElfW(Phdr) segment;
+            ssize_t n = pread(file, &segment, sizeof segment, (off_t)(head.e_phoff + i * sizeof segment));
+            cut = n != sizeof segment || (segment.p_type == PT_LOAD && segment.p_offset + segment.p_filesz > (uint64_t)s.st_size);
+        }
+    close(file);
+    return cut;
+}
+
 /* Closing a plugin that began to work tears down registries that outlive it; so a library is closed only before that. */
 static mth_status load(const char *path, const PJRT_Api **out) {
+    if (is_cut_short(path))
+        return FAIL(MTH_ERROR_IO, F("the plugin %s is shorter than its own headers say", path), F("install the package that it belongs to again"));
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* local: several plugins hold the same symbols */
     if (!library) {
         const char *why = dlerror();
