@@ -6,13 +6,13 @@
  */
 #ifndef HLO_CASE_H
 #define HLO_CASE_H
-#include "unit.h"
+#include "elements.h"
 #include "engine/pjrt/segment.h"
-#include "engine/pjrt/xla.h"
 #include "engine/reference/reference.h"
+#include "hlo_run.h"
 #include <inttypes.h>
 
-enum { HLO_DEVICES = 4, HLO_CASES = 64 };
+enum { HLO_CASES = 64 };
 typedef struct { mth_dtype dtype; mth__shape shape; const double *data; const mth__sharding *sharding; } hlo_in;
 typedef struct {
     mth__node node;
@@ -95,14 +95,8 @@ static void hlo_write_case(mth__hlo *h, hlo_case *c) {
 
 static void hlo_write(hlo_module *m) {
     mth__arena *arena = m->arena;
-    mth__hlo h = {.arena = arena, .body = mth__text_new(arena), .partitions = m->count, .device = m->device};
+    mth__hlo h = hlo_body(arena, m->count, m->device);
     mth__text arguments = mth__text_new(arena), types = mth__text_new(arena), names = mth__text_new(arena);
-    if (m->count > 1) {
-        const mth__shape scalar = {0};
-        mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.replica_id : tensor<ui32>");
-        h.partition =
-            mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(arena, id));
-    }
     for (int i = 0; i < m->cases; i++) {
         hlo_case *c = &m->at[i];
         hlo_write_case(&h, c);
@@ -119,31 +113,10 @@ static void hlo_write(hlo_module *m) {
         mth__text_add(&types, ", %s", mth__hlo_type(arena, MTH_INT32, h.check.at[i].v.shape));
         mth__text_add(&names, ", %s", mth__hlo_name(arena, h.check.at[i].v));
     }
-    m->text = mth__text_new(arena);
-    mth__text_add(&m->text, "module @rows attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
-                  "  func.func public @main(%s) -> (%s) {\n", m->count, arguments.n ? arguments.at : "", types.at);
-    mth__text_add(&m->text, "%s    return %s : %s\n  }\n}\n", h.body.at, names.at, types.at);
+    m->text = hlo_wrap(&h, &arguments, &types, &names);
 }
 
 /* ---------------------------------------------------------------- values */
-static void hlo_put(mth_dtype t, void *data, int64_t i, double x) {
-    switch (t) {
-    case MTH_FLOAT32: ((float *)data)[i] = (float)x; break;
-    case MTH_FLOAT64: ((double *)data)[i] = x; break;
-    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x; break;
-    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)x; break;
-    default: ((uint8_t *)data)[i] = x != 0;
-    }
-}
-static double hlo_get(mth_dtype t, const void *data, int64_t i) {
-    switch (t) {
-    case MTH_FLOAT32: return (double)((const float *)data)[i];
-    case MTH_FLOAT64: return ((const double *)data)[i];
-    case MTH_INT32: return (double)((const int32_t *)data)[i];
-    case MTH_INT64: return (double)((const int64_t *)data)[i];
-    default: return (double)((const uint8_t *)data)[i];
-    }
-}
 /* The part that partition p really holds, without padding. */
 static mth__ref_value hlo_ref(hlo_module *m, const mth__hlo_part *part, int p) {
     mth__ref_value v = {.dtype = part->dtype, .local = part->local, .global = part->shape, .here = true};
@@ -164,13 +137,13 @@ static mth__ref_value hlo_operand(hlo_module *m, const hlo_case *c, int j, int p
     const int64_t n = mth__shape_size(part->local);
     mth__ref_value v = hlo_ref(m, part, p);
     *padded = mth__alloc(m->arena, (size_t)n * 8 + 64);
-    for (int64_t i = 0; i < n; i++) hlo_put(part->dtype, *padded, i, mth__is_float(part->dtype) ? NAN : (double)(i % 3 ? i % 4 : 77));
+    for (int64_t i = 0; i < n; i++) element_put(part->dtype, *padded, i, mth__is_float(part->dtype) ? NAN : (double)(i % 3 ? i % 4 : 77));
     FOR_EACH(at, v.local) {
         int64_t global[MTH__RANK];
         for (int d = 0; d < v.local.rank; d++) global[d] = mth__ref_global(&v, d, at[d]);
         const double x = c->data[j][hlo_flat(part->shape, global)];
         *mth__ref_at(&v, at) = x;
-        hlo_put(part->dtype, *padded, hlo_flat(part->local, at), x);
+        element_put(part->dtype, *padded, hlo_flat(part->local, at), x);
     }
     return v;
 }
@@ -181,7 +154,7 @@ static bool hlo_near(double got, double want, double tolerance) {
 static void hlo_compare(const hlo_case *c, int k, int p, const mth__ref_value *want, const void *got) {
     int64_t wrong = 0;
     FOR_EACH(at, want->local) {
-        const double x = hlo_get(want->dtype, got, hlo_flat(c->out[k].part->local, at)), y = *mth__ref_at(want, at);
+        const double x = element_get(want->dtype, got, hlo_flat(c->out[k].part->local, at)), y = *mth__ref_at(want, at);
         if (hlo_near(x, mth__ref_round(want->dtype, y), c->tolerance)) continue;
         if (wrong++) continue;
         unit_failures++;
@@ -196,76 +169,6 @@ static void hlo_compare(const hlo_case *c, int k, int p, const mth__ref_value *w
 }
 
 /* ---------------------------------------------------------------- running */
-static mth__plugin *hlo_plugin;
-static PJRT_Client *hlo_client;
-static PJRT_Device *const *hlo_devices;
-
-static mth_status hlo_open(mth__arena *arena) {
-    static bool tried;
-    const char *path;
-    if (tried) return NULL;
-    tried = true;
-    mth_status s = mth__plugin_find(arena, "cpu", &path);
-    if (s) {
-        printf("skipped: no PJRT plugin for CPUs: %s\n", mth_error_get_message(s));
-        mth_error_free(s);
-        return NULL;
-    }
-    TRY(mth__plugin_open(path, &hlo_plugin));
-    PJRT_NamedValue count = {.struct_size = PJRT_NamedValue_STRUCT_SIZE, .name = "cpu_device_count", .name_size = 16,
-                             .type = PJRT_NamedValue_kInt64, .int64_value = HLO_DEVICES, .value_size = 1};
-    MTH__ARGS(PJRT_Client_Create, create);
-    create.create_options = &count;
-    create.num_options = 1;
-    PJRT_TRY(hlo_plugin, "create a client", hlo_plugin->api->PJRT_Client_Create(&create));
-    MTH__ARGS(PJRT_Client_AddressableDevices, devices);
-    devices.client = create.client;
-    PJRT_TRY(hlo_plugin, "list devices", hlo_plugin->api->PJRT_Client_AddressableDevices(&devices));
-    hlo_devices = devices.addressable_devices;
-    hlo_client = create.client;
-    return NULL;
-}
-static mth_status hlo_await(PJRT_Event *event) {
-    MTH__ARGS(PJRT_Event_Await, wait);
-    wait.event = event;
-    PJRT_TRY(hlo_plugin, "wait", hlo_plugin->api->PJRT_Event_Await(&wait));
-    MTH__ARGS(PJRT_Event_Destroy, destroy);
-    destroy.event = event;
-    return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_Event_Destroy(&destroy), "end an event");
-}
-static mth_status hlo_drop(PJRT_Buffer *buffer) {
-    MTH__ARGS(PJRT_Buffer_Destroy, args);
-    args.buffer = buffer;
-    return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_Buffer_Destroy(&args), "free a buffer");
-}
-static int hlo_pjrt_type(mth_dtype t) {
-    static const int type[] = {
-        [MTH_FLOAT32] = PJRT_Buffer_Type_F32, [MTH_FLOAT64] = PJRT_Buffer_Type_F64, [MTH_INT32] = PJRT_Buffer_Type_S32,
-        [MTH_INT64] = PJRT_Buffer_Type_S64, [MTH_BOOL] = PJRT_Buffer_Type_PRED, [MTH_BFLOAT16] = PJRT_Buffer_Type_BF16};
-    return type[t];
-}
-static mth_status hlo_send(const mth__hlo_part *part, const void *data, int p, PJRT_Buffer **out) {
-    MTH__ARGS(PJRT_Client_BufferFromHostBuffer, args);
-    args.client = hlo_client;
-    args.data = data;
-    args.type = (PJRT_Buffer_Type)hlo_pjrt_type(part->dtype);
-    args.dims = part->local.dim;
-    args.num_dims = (size_t)part->local.rank;
-    args.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
-    args.device = hlo_devices[p];
-    PJRT_TRY(hlo_plugin, "send an argument", hlo_plugin->api->PJRT_Client_BufferFromHostBuffer(&args));
-    *out = args.buffer;
-    return hlo_await(args.done_with_host_buffer);
-}
-static mth_status hlo_fetch(hlo_module *m, PJRT_Buffer *buffer, const mth__hlo_part *part, void **out) {
-    MTH__ARGS(PJRT_Buffer_ToHostBuffer, args);
-    args.src = buffer;
-    args.dst_size = (size_t)mth__shape_size(part->local) * mth_dtype_size(part->dtype);
-    args.dst = *out = mth__alloc(m->arena, args.dst_size + 64);
-    PJRT_TRY(hlo_plugin, "fetch a result", hlo_plugin->api->PJRT_Buffer_ToHostBuffer(&args));
-    TRY(hlo_await(args.event));
-    return hlo_drop(buffer);
-}
 /* Compiles, runs, and compares every case. `results`: NULL, or where the padded results go, [p * nout + i]. */
 static mth_status hlo_run_to(hlo_module *m, void **results) {
     TRY(hlo_open(m->arena));
@@ -274,25 +177,11 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
     if (getenv("HLO_TEXT")) printf("%s\n", m->text.at); /* for who looks for a fault */
     mth__pjrt_setting exact = {.name = "xla_cpu_enable_fast_min_max", .type = 'b'}; /* false: a maximum passes NaN on */
     const mth__pjrt_env env = {&exact, 1};
-    const mth__xla_options options = {.partitions = 1, .replicas = m->count, .device = m->device};
-    const unsigned char *bytes;
-    size_t size;
-    mth__xla_options_encode(m->arena, &options, &env, &bytes, &size);
-    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = m->text.at, .code_size = m->text.n, .format = "mlir",
-                            .format_size = 4};
-    MTH__ARGS(PJRT_Client_Compile, compile);
-    compile.client = hlo_client;
-    compile.program = &program;
-    compile.compile_options = (const char *)bytes;
-    compile.compile_options_size = size;
-    PJRT_TRY(hlo_plugin, "compile", hlo_plugin->api->PJRT_Client_Compile(&compile));
     PJRT_Buffer **in = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nin);
     const int made = m->nout + m->checks; /* results of a partition */
     PJRT_Buffer **out = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * made);
-    PJRT_Buffer *const *in_list[HLO_DEVICES], **out_list[HLO_DEVICES];
-    PJRT_Event *done[HLO_DEVICES];
     mth__ref_value *ref = NEW_ARRAY(m->arena, mth__ref_value, m->count * m->nin);
-    for (int p = 0; p < m->count; p++) {
+    for (int p = 0; p < m->count; p++)
         for (int i = 0; i < m->cases; i++)
             for (int j = 0; j < m->at[i].node.nin; j++) {
                 void *padded;
@@ -300,26 +189,12 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
                 ref[at] = hlo_operand(m, &m->at[i], j, p, &padded);
                 TRY(hlo_send(m->at[i].in[j].part, padded, p, &in[at]));
             }
-        in_list[p] = in + p * m->nin;
-        out_list[p] = out + p * made;
-    }
-    PJRT_ExecuteOptions how = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
-    MTH__ARGS(PJRT_LoadedExecutable_Execute, run);
-    run.executable = compile.executable;
-    run.options = &how;
-    run.argument_lists = in_list;
-    run.num_devices = (size_t)m->count;
-    run.num_args = (size_t)m->nin;
-    run.output_lists = out_list;
-    run.device_complete_events = done;
-    PJRT_TRY(hlo_plugin, "run", hlo_plugin->api->PJRT_LoadedExecutable_Execute(&run));
-    for (int p = 0; p < m->count; p++) TRY(hlo_await(done[p]));
-    for (int i = 0; i < m->count * m->nin; i++) TRY(hlo_drop(in[i]));
+    TRY(hlo_execute(m->arena, &m->text, &env, m->count, m->device, m->nin, in, made, out));
     for (int p = 0; p < m->count; p++)
         for (int i = 0; i < m->checks; i++) {
             void *check;
             const mth__hlo_part pair = {.dtype = MTH_INT32, .local = {1, {2}}};
-            TRY(hlo_fetch(m, out[p * made + m->nout + i], &pair, &check));
+            TRY(hlo_fetch(m->arena, out[p * made + m->nout + i], &pair, &check));
             CHECK(((int32_t *)check)[0] == m->bad_ids);
             if (m->bad_ids) CHECK(((int32_t *)check)[1] == m->bad_id);
         }
@@ -336,14 +211,12 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
             TRY(mth__ref_rows[c->node.op->row](&call));
             for (int k = 0; k < c->node.nout; k++) {
                 void *got;
-                TRY(hlo_fetch(m, out[p * made + c->first_out + k], c->out[k].part, &got));
+                TRY(hlo_fetch(m->arena, out[p * made + c->first_out + k], c->out[k].part, &got));
                 hlo_compare(c, k, p, &want[k], got);
                 if (results) results[p * m->nout + c->first_out + k] = got;
             }
         }
-    MTH__ARGS(PJRT_LoadedExecutable_Destroy, destroy);
-    destroy.executable = compile.executable;
-    return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_LoadedExecutable_Destroy(&destroy), "unload");
+    return NULL;
 }
 static mth_status hlo_run(hlo_module *m) { return hlo_run_to(m, NULL); }
 #endif

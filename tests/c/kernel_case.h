@@ -2,6 +2,7 @@
  * reference engine's row, in double. */
 #ifndef KERNEL_CASE_H
 #define KERNEL_CASE_H
+#include "elements.h"
 #include "unit.h"
 #include "base/arena.h"
 #include "base/philox.h"
@@ -29,24 +30,10 @@ static tensor make(mth_dtype dtype, int rank, const int64_t *dim) {
     return t;
 }
 static void set(tensor *t, int64_t i, double x) {
-    switch (t->o.dtype) {
-    case MTH_FLOAT32: ((float *)t->o.data)[i] = (float)x; t->r.data[i] = (double)(float)x; return;
-    case MTH_FLOAT64: ((double *)t->o.data)[i] = x; break;
-    case MTH_INT32: ((int32_t *)t->o.data)[i] = (int32_t)x; break;
-    case MTH_INT64: ((int64_t *)t->o.data)[i] = (int64_t)x; break;
-    default: ((uint8_t *)t->o.data)[i] = x != 0;
-    }
-    t->r.data[i] = x;
+    element_put(t->o.dtype, t->o.data, i, x);
+    t->r.data[i] = t->o.dtype == MTH_FLOAT32 ? (double)(float)x : x;
 }
-static double get(const tensor *t, int64_t i) {
-    switch (t->o.dtype) {
-    case MTH_FLOAT32: return ((float *)t->o.data)[i];
-    case MTH_FLOAT64: return ((double *)t->o.data)[i];
-    case MTH_INT32: return ((int32_t *)t->o.data)[i];
-    case MTH_INT64: return (double)((int64_t *)t->o.data)[i];
-    default: return ((uint8_t *)t->o.data)[i];
-    }
-}
+static double get(const tensor *t, int64_t i) { return element_get(t->o.dtype, t->o.data, i); }
 static tensor floats(int rank, const int64_t *dim) {
     tensor t = make(MTH_FLOAT32, rank, dim);
     for (int64_t i = 0; i < t.n; i++) set(&t, i, normal());

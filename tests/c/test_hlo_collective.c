@@ -2,11 +2,12 @@
  * compared with the global truth. Without a plugin only what is read off the text is checked. */
 #include "engine/pjrt/hlo_group.h"
 #include "engine/pjrt/segment.h"
-#include "engine/pjrt/xla.h"
 #include "emit/collective.h"
+#include "elements.h"
+#include "hlo_run.h"
 #include "guarded.h"
 
-enum { DEVICES = 8, CASES = 6 };
+enum { DEVICES = HLO_DEVICES, CASES = 6 };
 
 static uint64_t state = 1;
 static int random_below(int n) {
@@ -22,7 +23,7 @@ typedef struct {
     const mth__placement *on;    /* of collectives */
     int count; int32_t device[DEVICES];
     int cases; channel_case at[CASES];
-    const char *text;
+    mth__text text;
 } module;
 
 static int ascending(const void *x, const void *y) { return *(const int32_t *)x - *(const int32_t *)y; }
@@ -66,14 +67,8 @@ static void add_case(module *m, const mth__channel *c) {
 
 static void write_module(module *m, bool steps) {
     mth__arena *arena = m->arena;
-    mth__hlo h = {.arena = arena, .body = mth__text_new(arena), .partitions = m->count, .device = m->device};
-    mth__text arguments = mth__text_new(arena), types = mth__text_new(arena), names = mth__text_new(arena), all = mth__text_new(arena);
-    if (m->count > 1) {
-        const mth__shape scalar = {0};
-        mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.replica_id : tensor<ui32>");
-        h.partition = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>",
-                                    mth__hlo_name(arena, id));
-    }
+    mth__hlo h = hlo_body(arena, m->count, m->device);
+    mth__text arguments = mth__text_new(arena), types = mth__text_new(arena), names = mth__text_new(arena);
     for (int i = 0; i < m->cases; i++) {
         channel_case *k = &m->at[i];
         k->in.v = (mth__hlo_val){-1 - i, k->c.dtype, k->in.part->local};
@@ -84,10 +79,7 @@ static void write_module(module *m, bool steps) {
         mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(arena, k->c.dtype, k->out.part->local));
         mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(arena, k->out.v));
     }
-    mth__text_add(&all, "module @m attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
-                  "  func.func public @main(%s) -> (%s) {\n", m->count, arguments.at, types.at);
-    mth__text_add(&all, "%s    return %s : %s\n  }\n}\n", h.body.at ? h.body.at : "", names.at, types.at);
-    m->text = all.at;
+    m->text = hlo_wrap(&h, &arguments, &types, &names);
 }
 
 /* ---------------------------------------------------------------- values */
@@ -107,17 +99,6 @@ static int64_t expected(const mth__channel *c, int64_t i, int device) {
     }
     return c->dtype == MTH_BOOL ? v != 0 : v;
 }
-static void store(mth_dtype dtype, void *data, int64_t at, int64_t v, bool junk) {
-    if (dtype == MTH_FLOAT32) ((float *)data)[at] = junk ? NAN : (float)v;
-    else if (dtype == MTH_INT32) ((int32_t *)data)[at] = junk ? 0x5a5a5a5a : (int32_t)v;
-    else ((unsigned char *)data)[at] = junk || v;
-}
-static bool equals(mth_dtype dtype, const void *data, int64_t at, int64_t v) {
-    if (dtype == MTH_FLOAT32) return ((const float *)data)[at] == (float)v;
-    if (dtype == MTH_INT32) return ((const int32_t *)data)[at] == (int32_t)v;
-    return ((const unsigned char *)data)[at] == (unsigned char)v;
-}
-
 /* Walks a partition's padded part: for each element its global index, or -1 in the padding. */
 static void global_indices(mth__arena *arena, const mth__hlo_part *p, int partition, int64_t **out) {
     int64_t n = mth__shape_size(p->local), stride[MTH__RANK];
@@ -136,89 +117,29 @@ static void global_indices(mth__arena *arena, const mth__hlo_part *p, int partit
 }
 
 /* ---------------------------------------------------------------- running one */
-static mth__plugin *plugin;
-static PJRT_Client *client;
-static PJRT_Device *const *device;
-
-static mth_status open_client(mth__arena *arena) {
-    const char *path;
-    static bool tried;
-    if (tried) return NULL;
-    tried = true;
-    mth_status s = mth__plugin_find(arena, "cpu", &path);
-    if (s) {
-        printf("skipped: no PJRT plugin for CPUs: %s\n", mth_error_get_message(s));
-        mth_error_free(s);
-        return NULL;
-    }
-    TRY(mth__plugin_open(path, &plugin));
-    PJRT_NamedValue count = {.struct_size = PJRT_NamedValue_STRUCT_SIZE, .name = "cpu_device_count", .name_size = 16,
-                             .type = PJRT_NamedValue_kInt64, .int64_value = DEVICES, .value_size = 1};
-    MTH__ARGS(PJRT_Client_Create, create);
-    create.create_options = &count;
-    create.num_options = 1;
-    PJRT_TRY(plugin, "create a client", plugin->api->PJRT_Client_Create(&create));
-    MTH__ARGS(PJRT_Client_AddressableDevices, devices);
-    devices.client = client = create.client;
-    PJRT_TRY(plugin, "list devices", plugin->api->PJRT_Client_AddressableDevices(&devices));
-    device = devices.addressable_devices;
-    return NULL;
-}
-
-static mth_status await(PJRT_Event *event) {
-    MTH__ARGS(PJRT_Event_Await, wait);
-    wait.event = event;
-    PJRT_TRY(plugin, "wait", plugin->api->PJRT_Event_Await(&wait));
-    MTH__ARGS(PJRT_Event_Destroy, destroy);
-    destroy.event = event;
-    return mth__pjrt_status(plugin, plugin->api->PJRT_Event_Destroy(&destroy), "end an event");
-}
-
-static mth_status destroy_buffer(PJRT_Buffer *buffer) {
-    MTH__ARGS(PJRT_Buffer_Destroy, args);
-    args.buffer = buffer;
-    return mth__pjrt_status(plugin, plugin->api->PJRT_Buffer_Destroy(&args), "free a buffer");
-}
-
-static int pjrt_type(mth_dtype t) {
-    return t == MTH_FLOAT32 ? PJRT_Buffer_Type_F32 : t == MTH_INT32 ? PJRT_Buffer_Type_S32 : PJRT_Buffer_Type_PRED;
-}
-
 static mth_status send_argument(module *m, int i, int p, PJRT_Buffer **out) {
     const channel_case *k = &m->at[i];
     int64_t n = mth__shape_size(k->in.part->local), *index;
+    const mth_dtype dtype = k->c.dtype;
+    const double junk = mth__is_float(dtype) ? NAN : 0x5a5a5a5a;
     void *data = NEW_ARRAY(m->arena, char, n * 4 + 64);
     bool is_root = k->c.kind != MTH__BROADCAST || m->device[p] == k->c.from.on->device[0];
     global_indices(m->arena, k->in.part, p, &index);
     for (int64_t j = 0; j < n; j++)
-        store(k->c.dtype, data, j, index[j] < 0 ? 0 : term(&k->c, index[j], m->device[p]), index[j] < 0 || !is_root);
+        element_put(dtype, data, j, index[j] < 0 || !is_root ? junk : (double)term(&k->c, index[j], m->device[p]));
     if (k->c.kind == MTH__BROADCAST && is_root) /* it need not be among those that have the result */
-        for (int64_t j = 0; j < n; j++) store(k->c.dtype, data, j, term(&k->c, j, m->device[p]), false);
-    MTH__ARGS(PJRT_Client_BufferFromHostBuffer, args);
-    args.client = client;
-    args.data = data;
-    args.type = pjrt_type(k->c.dtype);
-    args.dims = k->in.part->local.dim;
-    args.num_dims = (size_t)k->in.part->local.rank;
-    args.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
-    args.device = device[m->device[p]];
-    PJRT_TRY(plugin, "send an argument", plugin->api->PJRT_Client_BufferFromHostBuffer(&args));
-    *out = args.buffer;
-    return await(args.done_with_host_buffer);
+        for (int64_t j = 0; j < n; j++) element_put(dtype, data, j, (double)term(&k->c, j, m->device[p]));
+    return hlo_send(k->in.part, data, m->device[p], out);
 }
 
 static mth_status check_result(module *m, int i, int p, PJRT_Buffer *buffer) {
     const channel_case *k = &m->at[i];
     int64_t n = mth__shape_size(k->out.part->local), *index, wrong = 0, at = -1;
-    MTH__ARGS(PJRT_Buffer_ToHostBuffer, args);
-    args.src = buffer;
-    args.dst = NEW_ARRAY(m->arena, char, n * 4 + 64);
-    args.dst_size = (size_t)n * mth_dtype_size(k->c.dtype);
-    PJRT_TRY(plugin, "fetch a result", plugin->api->PJRT_Buffer_ToHostBuffer(&args));
-    TRY(await(args.event));
+    void *got;
+    TRY(hlo_fetch(m->arena, buffer, k->out.part, &got));
     global_indices(m->arena, k->out.part, p, &index);
     for (int64_t j = 0; j < n; j++)
-        if (index[j] >= 0 && !equals(k->c.dtype, args.dst, j, expected(&k->c, index[j], m->device[p]))) {
+        if (index[j] >= 0 && element_get(k->c.dtype, got, j) != (double)expected(&k->c, index[j], m->device[p])) {
             wrong++;
             if (at < 0) at = j;
         }
@@ -226,50 +147,19 @@ static mth_status check_result(module *m, int i, int p, PJRT_Buffer *buffer) {
     if (wrong)
         printf("  %lld of %lld wrong on device %d, first at %lld: %s\n", (long long)wrong, (long long)n, m->device[p], (long long)at,
                k->text);
-    return destroy_buffer(buffer);
+    return NULL;
 }
 
 static mth_status run_module(module *m) {
-    TRY(open_client(m->arena));
-    if (!client) return NULL;
-    mth__xla_options options = {.partitions = 1, .replicas = m->count, .device = m->device};
-    const unsigned char *bytes;
-    size_t size, cases = (size_t)m->cases;
-    mth__xla_options_encode(m->arena, &options, NULL, &bytes, &size);
-    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = (char *)m->text, .code_size = strlen(m->text),
-                            .format = "mlir", .format_size = 4};
-    MTH__ARGS(PJRT_Client_Compile, compile);
-    compile.client = client;
-    compile.program = &program;
-    compile.compile_options = (const char *)bytes;
-    compile.compile_options_size = size;
-    PJRT_TRY(plugin, "compile", plugin->api->PJRT_Client_Compile(&compile));
-    PJRT_Buffer *in[DEVICES][CASES], *out[DEVICES][CASES], *const *in_list[DEVICES], **out_list[DEVICES];
-    PJRT_Event *done[DEVICES];
-    for (int p = 0; p < m->count; p++) {
-        for (int i = 0; i < m->cases; i++) TRY(send_argument(m, i, p, &in[p][i]));
-        in_list[p] = in[p];
-        out_list[p] = out[p];
-    }
-    PJRT_ExecuteOptions how = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
-    MTH__ARGS(PJRT_LoadedExecutable_Execute, run);
-    run.executable = compile.executable;
-    run.options = &how;
-    run.argument_lists = in_list;
-    run.num_devices = (size_t)m->count;
-    run.num_args = cases;
-    run.output_lists = out_list;
-    run.device_complete_events = done;
-    PJRT_TRY(plugin, "run", plugin->api->PJRT_LoadedExecutable_Execute(&run));
-    for (int p = 0; p < m->count; p++) TRY(await(done[p]));
+    TRY(hlo_open(m->arena));
+    if (!hlo_client) return NULL;
+    PJRT_Buffer *in[DEVICES * CASES], *out[DEVICES * CASES];
     for (int p = 0; p < m->count; p++)
-        for (int i = 0; i < m->cases; i++) {
-            TRY(check_result(m, i, p, out[p][i]));
-            TRY(destroy_buffer(in[p][i]));
-        }
-    MTH__ARGS(PJRT_LoadedExecutable_Destroy, end);
-    end.executable = compile.executable;
-    return mth__pjrt_status(plugin, plugin->api->PJRT_LoadedExecutable_Destroy(&end), "free");
+        for (int i = 0; i < m->cases; i++) TRY(send_argument(m, i, p, &in[p * m->cases + i]));
+    TRY(hlo_execute(m->arena, &m->text, NULL, m->count, m->device, m->cases, in, m->cases, out));
+    for (int p = 0; p < m->count; p++)
+        for (int i = 0; i < m->cases; i++) TRY(check_result(m, i, p, out[p * m->cases + i]));
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- random channels */
@@ -349,7 +239,7 @@ static void run_random(mth__arena *arena, bool steps) {
             if (!m->cases) continue;
             write_module(m, steps);
             mth_status s = run_module(m);
-            if (s) printf("%s\n", m->text);
+            if (s) printf("%s\n", m->text.at);
             CHECK_STATUS(s);
         }
 }
@@ -399,7 +289,7 @@ GUARDED(a_ring_moves_what_it_has_to) {
         add_case(m, &c);
         write_module(m, true);
         int64_t elements;
-        CHECK(permutes(m->text, &elements) == 2 * (n - 1));
+        CHECK(permutes(m->text.at, &elements) == 2 * (n - 1));
         CHECK(elements == 2 * (n - 1) * 840 * 3 / n);
     }
 }
@@ -434,7 +324,7 @@ GUARDED(rounds_have_as_few_permutes_as_they_can) {
                     least += most;
                 }
                 int64_t elements;
-                int have = permutes(m->text, &elements);
+                int have = permutes(m->text.at, &elements);
                 CHECK(have == least);
                 if (have != least) printf("  %s: %d permutes, %d would do\n", m->at[0].text, have, least);
             }
@@ -454,7 +344,7 @@ GUARDED(even_parts_need_no_order) {
     }
     write_module(m, false);
     int64_t elements;
-    CHECK(permutes(m->text, &elements) == 0);
-    CHECK(!strstr(m->text, "stablehlo.gather") && strstr(m->text, "stablehlo.slice"));
+    CHECK(permutes(m->text.at, &elements) == 0);
+    CHECK(!strstr(m->text.at, "stablehlo.gather") && strstr(m->text.at, "stablehlo.slice"));
 }
 RUN()

@@ -1,10 +1,10 @@
 /* Every row of the catalog, whole and split over devices, as programs that XLA runs: planned, proved, loaded and run as a model's are, and
  * compared with the reference engine on the same program. Where a part is smaller than the largest, XLA's is padded; operands come with NaN
  * (ids with junk) in that padding, which nothing may let through. Then communication between random shardings, likewise. */
-#include "unit.h"
 #include "distribute/choice.h"
 #include "engine/engine.h"
-#include "engine/pjrt/pjrt_plugin.h"
+#include "cpu_plugin.h"
+#include "elements.h"
 #include "operator_examples.h"
 #include <inttypes.h>
 
@@ -275,41 +275,6 @@ static mth_status add_on_grid(sheet *s, int x) {
 }
 
 /* ---------------------------------------------------------------- both engines */
-static void put(mth_dtype t, void *data, int64_t i, double x) {
-    switch (t) {
-    case MTH_FLOAT32: ((float *)data)[i] = (float)x; break;
-    case MTH_FLOAT64: ((double *)data)[i] = x; break;
-    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x; break;
-    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)x; break;
-    default: ((uint8_t *)data)[i] = x != 0;
-    }
-}
-static double get(mth_dtype t, const void *data, int64_t i) {
-    switch (t) {
-    case MTH_FLOAT32: return (double)((const float *)data)[i];
-    case MTH_FLOAT64: return ((const double *)data)[i];
-    case MTH_INT32: return (double)((const int32_t *)data)[i];
-    case MTH_INT64: return (double)((const int64_t *)data)[i];
-    default: return (double)((const uint8_t *)data)[i];
-    }
-}
-/* What a device holds of an entry or exit. */
-typedef struct { mth__shape shape, local; int64_t start[MTH__RANK], step[MTH__RANK]; } part;
-static part part_of(mth__shape shape, const mth__sharding *s, int device) {
-    part p = {.shape = shape};
-    p.local = mth__local_shape(shape, s, s->on->rank_of[device], p.start, p.step);
-    return p;
-}
-static int64_t index_in_whole(const part *p, int64_t local) {
-    int64_t stride[MTH__RANK], index = 0;
-    mth__shape_strides(p->shape, stride);
-    for (int d = p->local.rank - 1; d >= 0; d--) {
-        index += (p->start[d] + local % p->local.dim[d] * p->step[d]) * stride[d];
-        local /= p->local.dim[d];
-    }
-    return index;
-}
-
 /* XLA's machine code is not optimized: making it takes nearly all of the test's time, and what it is made of is what is tested. */
 static mth_status open_engine(mth__arena *arena, const mth__engine_vtable *vt, const mth__mesh *mesh, mth__engine **out) {
     static const char *const level[] = {"xla_backend_optimization_level"};
@@ -332,11 +297,11 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
         for (int d = 0; d < devices; d++) {
             const mth__entry *is = &p->entry.at[e];
             if (is->sharding.on->rank_of[d] < 0) continue;
-            const part here = part_of(is->shape, &is->sharding, d);
+            const held here = held_by(is->shape, &is->sharding, d);
             const int64_t n = mth__shape_size(here.local);
             mth__buffer **b = &entry[e * (size_t)devices + (size_t)d];
             TRY(vt->buffer_new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), b));
-            for (int64_t i = 0; i < n; i++) put(is->dtype, vt->buffer_host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
+            for (int64_t i = 0; i < n; i++) element_put(is->dtype, vt->buffer_host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
         }
     for (int again = 0; again < 2; again++) {
         for (size_t i = 0; i < p->exit.n * (size_t)devices; i++) {
@@ -358,12 +323,12 @@ static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d,
     const mth__exit *is = &p->exit.at[e];
     CHECK(!got == (is->sharding.on->rank_of[d] < 0) && !want == !got);
     if (!got || !want) return;
-    const part here = part_of(is->shape, &is->sharding, d);
+    const held here = held_by(is->shape, &is->sharding, d);
     const void *x = mth__engine_pjrt.buffer_host(got), *y = mth__engine_reference.buffer_host(want);
     CHECK(x != NULL);
     int64_t wrong = 0;
     for (int64_t i = 0, n = x ? mth__shape_size(here.local) : 0; i < n; i++) {
-        const double a = get(is->dtype, x, i), b = get(is->dtype, y, i);
+        const double a = element_get(is->dtype, x, i), b = element_get(is->dtype, y, i);
         if (mth__is_float(is->dtype) ? near(a, b) : a == b) continue;
         if (wrong++) continue;
         if (unit_failures++ < 30) printf("  %s %s: %s on device %d: %.9g, not %.9g, at element %" PRId64 " of %s\n", s->of.at[e].row,
@@ -389,19 +354,12 @@ static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
     return NULL;
 }
 
-static bool has_plugin(mth__arena *arena) {
-    const char *path;
-    mth_status none = mth__plugin_find(arena, "cpu", &path);
-    if (none) printf("skipped, as there is no plugin of XLA for CPUs: %s\n", mth_error_get_message(none));
-    mth_error_free(none);
-    return !none;
-}
-
 /* ---------------------------------------------------------------- all rows */
 static mth_status rows_body(void *unused) {
     (void)unused;
     mth__arena *arena = mth__arena_new();
-    const bool has = has_plugin(arena);
+    mth__plugin *has;
+    TRY(cpu_plugin(arena, &has));
     mth__arena_free(arena);
     for (int m = 0; has && m < MESHES; m++) {
         sheet s;
@@ -477,7 +435,8 @@ static mth_status pairs_body(void *unused) {
     (void)unused;
     int found[MTH__ROW_COUNT] = {0};
     mth__arena *arena = mth__arena_new();
-    const bool has = has_plugin(arena);
+    mth__plugin *has;
+    TRY(cpu_plugin(arena, &has));
     mth__arena_free(arena);
     for (int round = 0; has && round < MESHES; round++) {
         sheet s;

@@ -1,6 +1,7 @@
 /* The native executor on programs written by hand: every collective by every algorithm, transfers, overlap, stop, fault, stuck, memory. */
 #include "catalog/rows.h"
 #include "engine/engine.h"
+#include "elements.h"
 #include "guarded.h"
 #include <pthread.h>
 #include <time.h>
@@ -66,21 +67,6 @@ static int add_channel(maker *m, mth__channel c) {
 
 /* ---- numbers: small integers, so that every order of a sum gives the same bits */
 static float number(int64_t i, int salt) { return (float)((i * 2654435761u + (int64_t)salt * 40503) % 23 - 11); }
-typedef struct { mth__shape shape, local; int64_t start[MTH__RANK], step[MTH__RANK]; } part;
-static part part_of(mth__shape shape, const mth__sharding *s, int d) {
-    part p = {.shape = shape};
-    p.local = mth__local_shape(shape, s, s->on->rank_of[d], p.start, p.step);
-    return p;
-}
-static int64_t global_index(const part *p, int64_t local) {
-    int64_t stride[MTH__RANK], index = 0;
-    mth__shape_strides(p->shape, stride);
-    for (int i = p->local.rank - 1; i >= 0; i--) {
-        index += (p->start[i] + local % p->local.dim[i] * (p->step[i] ? p->step[i] : 1)) * stride[i];
-        local /= p->local.dim[i];
-    }
-    return index;
-}
 /* Element i of the global value: a sum (or maximum) over the coordinates of the partial axes. */
 static int term_of(const mth__sharding *s, int d) {
     int coordinate[MTH__AXES], term = 0;
@@ -167,10 +153,10 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
     session s = session_new(m->p, threads);
     for (int d = 0; d < devices; d++) {
         if (c.from.on->rank_of[d] < 0) continue;
-        part p = part_of(c.shape, &c.from, d);
+        held p = held_by(c.shape, &c.from, d);
         int64_t n = mth__shape_size(p.local);
         float *x = entry_new(&s, d, n * 4);
-        for (int64_t i = 0; i < n; i++) x[i] = number(global_index(&p, i), term_of(&c.from, d));
+        for (int64_t i = 0; i < n; i++) x[i] = number(index_in_whole(&p, i), term_of(&c.from, d));
     }
     for (int again = 0; again < 2; again++) {
         release_exits(&s);
@@ -179,9 +165,9 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
             CHECK(!s.exit[d] == (c.to.on->rank_of[d] < 0));
             if (!s.exit[d]) continue;
             const float *y = native->buffer_host(s.exit[d]);
-            part p = part_of(c.shape, &c.to, d);
+            held p = held_by(c.shape, &c.to, d);
             int64_t wrong = 0;
-            for (int64_t i = 0; i < mth__shape_size(p.local); i++) wrong += y[i] != (1 + 2 + 3) * expected(&c, global_index(&p, i), d);
+            for (int64_t i = 0; i < mth__shape_size(p.local); i++) wrong += y[i] != (1 + 2 + 3) * expected(&c, index_in_whole(&p, i), d);
             if (wrong)
                 printf("  %s %s: %lld wrong on device %d of %d, again %d\n", mth__channel_names[c.kind], mth__algorithm_names[c.algorithm],
                        (long long)wrong, d, devices, again);

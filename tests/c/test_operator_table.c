@@ -1,6 +1,7 @@
 /* The operator table tests itself. For every row and random shapes: the gradient against finite differences, the claim of linearity, every
  * factor split in two, run on the parts and recombined, all with the reference engine's rows in double precision; and the native engine's
  * kernel against the reference, whole and on the parts, beside its operands and on top of them. A row without an example fails. */
+#include "elements.h"
 #include "unit.h"
 #include "derive/derive.h"
 #include "engine/native/kernel.h"
@@ -149,29 +150,11 @@ static mth_status begin(trial *t, const example *x) {
 }
 
 /* ---------------------------------------------------------------- native against reference */
-static double get(mth_dtype t, const void *data, int64_t i) {
-    switch (t) {
-    case MTH_FLOAT32: return (double)((const float *)data)[i];
-    case MTH_FLOAT64: return ((const double *)data)[i];
-    case MTH_INT32: return (double)((const int32_t *)data)[i];
-    case MTH_INT64: return (double)((const int64_t *)data)[i];
-    default: return (double)((const uint8_t *)data)[i];
-    }
-}
-static void put(mth_dtype t, void *data, int64_t i, double x) {
-    switch (t) {
-    case MTH_FLOAT32: ((float *)data)[i] = (float)x; break;
-    case MTH_FLOAT64: ((double *)data)[i] = x; break;
-    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x; break;
-    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)x; break;
-    default: ((uint8_t *)data)[i] = x != 0; break;
-    }
-}
 static mth__operand operand(const part *p, bool filled) {
     mth__operand o = {.dtype = p->v.dtype, .shape = p->v.local, .global = p->v.global};
     int64_t n = mth__shape_size(p->v.local);
     o.data = mth__alloc(arena, (size_t)(n + 1) * mth_dtype_size(o.dtype));
-    for (int64_t i = 0; i < n; i++) put(o.dtype, o.data, i, filled ? p->v.data[i] : 77);
+    for (int64_t i = 0; i < n; i++) element_put(o.dtype, o.data, i, filled ? p->v.data[i] : 77);
     memcpy(o.start, p->v.start, sizeof o.start);
     memcpy(o.step, p->v.step, sizeof o.step);
     return o;
@@ -193,8 +176,8 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
     if (atomic_load(&fault.set)) complain("fault", (double)fault.value, (double)fault.limit);
     for (int k = 0; k < c.nout; k++)
         for (int64_t e = 0, n = mth__shape_size(o[k].shape); e < n; e++)
-            if (!near(get(o[k].dtype, o[k].data, e), expected[k].v.data[e], 2e-5))
-                complain(over >= 0 ? "native, in place" : "native", get(o[k].dtype, o[k].data, e), expected[k].v.data[e]);
+            if (!near(element_get(o[k].dtype, o[k].data, e), expected[k].v.data[e], 2e-5))
+                complain(over >= 0 ? "native, in place" : "native", element_get(o[k].dtype, o[k].data, e), expected[k].v.data[e]);
     return NULL;
 }
 static mth_status check_native(const trial *t, const part *in, const part *expected) {

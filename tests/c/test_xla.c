@@ -1,6 +1,6 @@
 /* Options as bytes, the reader of optimized programs, compiling, both caches. What needs a plugin is skipped where there is none. */
 #include "engine/pjrt/xla.h"
-#include "unit.h"
+#include "cpu_plugin.h"
 #include <dirent.h>
 #include <pthread.h>
 #include <sys/stat.h>
@@ -210,49 +210,32 @@ TEST(reader) { guarded(reader_body); }
 /* ---------------------------------------------------------------- a plugin */
 static mth__engine engine;
 static mth__plugin *plugin;
-static PJRT_Device *device[8];
+static PJRT_Device *device[4];
 
 static mth_status find_plugin(void *unused) {
     (void)unused;
     mth__arena *arena = mth__arena_new();
-    const char *path;
-    TRY(mth__plugin_find(arena, "cpu", &path));
-    TRY(mth__plugin_open(path, &plugin));
+    TRY(cpu_plugin(arena, &plugin));
     mth__arena_free(arena);
     return NULL;
 }
 
 /* An engine as bare as compiling needs it: a client of 4 devices. */
 static bool open_engine(const char *cache_dir) {
-    static bool told;
-    setenv("TF_CPP_MIN_LOG_LEVEL", "3", 0);
-    mth_status s = plugin ? NULL : mth__guard(find_plugin, NULL);
-    if (s) {
-        if (!told) printf("skipped, no plugin: %s\n", mth_error_get_message(s));
-        told = true;
-        mth_error_free(s);
-        return false;
-    }
+    CHECK_STATUS(mth__guard(find_plugin, NULL));
+    if (!plugin) return false;
     memset(&engine, 0, sizeof engine);
-    const PJRT_NamedValue count = {.struct_size = PJRT_NamedValue_STRUCT_SIZE, .name = "cpu_device_count", .name_size = 16,
-                                   .type = PJRT_NamedValue_kInt64, .int64_value = 4, .value_size = 1};
-    MTH__ARGS(PJRT_Client_Create, create);
-    create.create_options = &count;
-    create.num_options = 1;
-    CHECK_STATUS(mth__pjrt_status(plugin, plugin->api->PJRT_Client_Create(&create), "create a client"));
-    MTH__ARGS(PJRT_Client_AddressableDevices, list);
-    list.client = create.client;
-    CHECK_STATUS(mth__pjrt_status(plugin, plugin->api->PJRT_Client_AddressableDevices(&list), "list devices"));
-    for (size_t i = 0; i < 4; i++) device[i] = list.addressable_devices[i];
+    PJRT_Device *const *listed = device;
+    CHECK_STATUS(cpu_client(plugin, 4, &engine.client, &listed));
+    for (int i = 0; i < 4; i++) device[i] = listed[i];
     engine.plugin = plugin;
-    engine.client = create.client;
     engine.device = device;
     engine.devices = 4;
     engine.platform_name = "cpu";
     engine.platform_version = "test";
     engine.cache_dir = cache_dir;
     pthread_mutex_init(&engine.lock, NULL);
-    return create.client != NULL;
+    return engine.client != NULL;
 }
 
 static void close_engine(void) {

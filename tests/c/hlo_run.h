@@ -1,0 +1,119 @@
+/* StableHLO made by a test: its partitions are XLA's replicas, run by a PJRT plugin for CPUs. Where none is installed, nothing runs. */
+#ifndef HLO_RUN_H
+#define HLO_RUN_H
+#include "cpu_plugin.h"
+#include "engine/pjrt/hlo.h"
+#include "engine/pjrt/xla.h"
+
+enum { HLO_DEVICES = 8 };
+static mth__plugin *hlo_plugin;
+static PJRT_Client *hlo_client; /* NULL: no plugin */
+static PJRT_Device *const *hlo_devices;
+
+static mth_status hlo_open(mth__arena *arena) {
+    if (hlo_client) return NULL;
+    TRY(cpu_plugin(arena, &hlo_plugin));
+    return hlo_plugin ? cpu_client(hlo_plugin, HLO_DEVICES, &hlo_client, &hlo_devices) : NULL;
+}
+
+/* ---------------------------------------------------------------- the text */
+/* What emits the body of a module, whose partition it knows. */
+static mth__hlo hlo_body(mth__arena *arena, int count, const int32_t *device) {
+    mth__hlo h = {.arena = arena, .body = mth__text_new(arena), .partitions = count, .device = device};
+    if (count == 1) return h;
+    const mth__shape scalar = {0};
+    mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.replica_id : tensor<ui32>");
+    h.partition = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(arena, id));
+    return h;
+}
+/* The module around it: its arguments with their types, the types of its results, and their names. */
+static mth__text hlo_wrap(const mth__hlo *h, const mth__text *arguments, const mth__text *types, const mth__text *names) {
+    mth__text all = mth__text_new(h->arena);
+    mth__text_add(&all, "module @m attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
+                  "  func.func public @main(%s) -> (%s) {\n", h->partitions, arguments->n ? arguments->at : "", types->at);
+    mth__text_add(&all, "%s    return %s : %s\n  }\n}\n", h->body.n ? h->body.at : "", names->at, types->at);
+    return all;
+}
+
+/* ---------------------------------------------------------------- the run */
+static mth_status hlo_await(PJRT_Event *event) {
+    MTH__ARGS(PJRT_Event_Await, wait);
+    wait.event = event;
+    PJRT_TRY(hlo_plugin, "wait", hlo_plugin->api->PJRT_Event_Await(&wait));
+    MTH__ARGS(PJRT_Event_Destroy, destroy);
+    destroy.event = event;
+    return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_Event_Destroy(&destroy), "end an event");
+}
+static mth_status hlo_drop(PJRT_Buffer *buffer) {
+    MTH__ARGS(PJRT_Buffer_Destroy, args);
+    args.buffer = buffer;
+    return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_Buffer_Destroy(&args), "free a buffer");
+}
+static int hlo_pjrt_type(mth_dtype t) {
+    static const int type[] = {
+        [MTH_FLOAT32] = PJRT_Buffer_Type_F32, [MTH_FLOAT64] = PJRT_Buffer_Type_F64, [MTH_INT32] = PJRT_Buffer_Type_S32,
+        [MTH_INT64] = PJRT_Buffer_Type_S64, [MTH_BOOL] = PJRT_Buffer_Type_PRED, [MTH_BFLOAT16] = PJRT_Buffer_Type_BF16};
+    return type[t];
+}
+static mth_status hlo_send(const mth__hlo_part *part, const void *data, int d, PJRT_Buffer **out) {
+    MTH__ARGS(PJRT_Client_BufferFromHostBuffer, args);
+    args.client = hlo_client;
+    args.data = data;
+    args.type = (PJRT_Buffer_Type)hlo_pjrt_type(part->dtype);
+    args.dims = part->local.dim;
+    args.num_dims = (size_t)part->local.rank;
+    args.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
+    args.device = hlo_devices[d];
+    PJRT_TRY(hlo_plugin, "send an argument", hlo_plugin->api->PJRT_Client_BufferFromHostBuffer(&args));
+    *out = args.buffer;
+    return hlo_await(args.done_with_host_buffer);
+}
+/* A result, which goes. */
+static mth_status hlo_fetch(mth__arena *arena, PJRT_Buffer *buffer, const mth__hlo_part *part, void **out) {
+    MTH__ARGS(PJRT_Buffer_ToHostBuffer, args);
+    args.src = buffer;
+    args.dst_size = (size_t)mth__shape_size(part->local) * mth_dtype_size(part->dtype);
+    args.dst = *out = mth__alloc(arena, args.dst_size + 64);
+    PJRT_TRY(hlo_plugin, "fetch a result", hlo_plugin->api->PJRT_Buffer_ToHostBuffer(&args));
+    TRY(hlo_await(args.event));
+    return hlo_drop(buffer);
+}
+/* Compiles the text and runs it once: partition p on device[p], with the arguments in[p * nin + i], which go; its results are
+ * out[p * nout + i]. */
+static mth_status hlo_execute(mth__arena *arena, const mth__text *text, const mth__pjrt_env *env, int count, const int32_t *device, int nin,
+                              PJRT_Buffer **in, int nout, PJRT_Buffer **out) {
+    const mth__xla_options options = {.partitions = 1, .replicas = count, .device = device};
+    const unsigned char *bytes;
+    size_t size;
+    mth__xla_options_encode(arena, &options, env, &bytes, &size);
+    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = text->at, .code_size = text->n, .format = "mlir",
+                            .format_size = 4};
+    MTH__ARGS(PJRT_Client_Compile, compile);
+    compile.client = hlo_client;
+    compile.program = &program;
+    compile.compile_options = (const char *)bytes;
+    compile.compile_options_size = size;
+    PJRT_TRY(hlo_plugin, "compile", hlo_plugin->api->PJRT_Client_Compile(&compile));
+    PJRT_Buffer *const *in_list[HLO_DEVICES], **out_list[HLO_DEVICES];
+    PJRT_Event *done[HLO_DEVICES];
+    for (int p = 0; p < count; p++) {
+        in_list[p] = in + p * nin;
+        out_list[p] = out + p * nout;
+    }
+    PJRT_ExecuteOptions how = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
+    MTH__ARGS(PJRT_LoadedExecutable_Execute, run);
+    run.executable = compile.executable;
+    run.options = &how;
+    run.argument_lists = in_list;
+    run.num_devices = (size_t)count;
+    run.num_args = (size_t)nin;
+    run.output_lists = out_list;
+    run.device_complete_events = done;
+    PJRT_TRY(hlo_plugin, "run", hlo_plugin->api->PJRT_LoadedExecutable_Execute(&run));
+    for (int p = 0; p < count; p++) TRY(hlo_await(done[p]));
+    for (int i = 0; i < count * nin; i++) TRY(hlo_drop(in[i]));
+    MTH__ARGS(PJRT_LoadedExecutable_Destroy, destroy);
+    destroy.executable = compile.executable;
+    return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_LoadedExecutable_Destroy(&destroy), "unload");
+}
+#endif
