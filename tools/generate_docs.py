@@ -10,6 +10,8 @@ import pathlib
 import re
 import sys
 
+from generated import renew
+
 import mithril as ml
 from mithril import _mithril
 
@@ -125,20 +127,6 @@ def errors() -> str:
     return page
 
 
-def main() -> int:
-    stale = []
-    for name, make in (("modules.md", modules), ("options.md", options), ("errors.md", errors)):
-        path, text = ROOT / "docs" / name, make()
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        stale.append(name)
-        if "--check" not in sys.argv:
-            path.write_text(text, encoding="utf-8")
-    if stale and "--check" in sys.argv:
-        print(f"stale: {', '.join(stale)}; run python tools/generate_docs.py", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    pages = (("modules.md", modules), ("options.md", options), ("errors.md", errors))
+    sys.exit(renew("generate_docs.py", ROOT / "docs", ((name, make()) for name, make in pages)))

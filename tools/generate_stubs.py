@@ -10,6 +10,8 @@ import re
 import sys
 import textwrap
 
+from generated import renew
+
 from mithril import _mithril
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "python" / "mithril"
@@ -212,20 +214,5 @@ def stubs() -> dict[str, str]:
     }
 
 
-def main() -> int:
-    stale = []
-    for name, text in stubs().items():
-        path = FOLDER / name
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        stale.append(name)
-        if "--check" not in sys.argv:
-            path.write_text(text, encoding="utf-8")
-    if stale and "--check" in sys.argv:
-        print(f"stale: {', '.join(stale)}; run python tools/generate_stubs.py", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(renew("generate_stubs.py", FOLDER, stubs().items()))
