@@ -1,5 +1,5 @@
 /* Arrays through the public API: memory that is lent, numbers that are drawn, and objects that are NULL. */
-#include "unit.h"
+#include "open_or_skip.h"
 
 /* Memory that is lent: shared where the engine can, given back once, never part of an output. */
 static _Alignas(64) float lent_memory[24 + 1];
@@ -48,15 +48,8 @@ static void lend(mth_backend *backend, bool shares) {
 TEST(memory_is_lent) {
     static const char *const engine[] = {"native", "pjrt", "reference"};
     for (int i = 0; i < 3; i++) {
-        mth_backend *backend = NULL;
-        mth_status s = mth_backend_create(engine[i], MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend);
-        if (s && mth_error_get_code(s) == MTH_ERROR_IO) {
-            printf("  skipped: %s\n", mth_error_get_message(s));
-            mth_error_free(s);
-            continue;
-        }
-        CHECK_STATUS(s);
-        if (s) continue;
+        mth_backend *backend = open_or_skip(engine[i], 2);
+        if (!backend) continue;
         lend(backend, i < 2); /* what engines keep for the next run, they keep now */
         int64_t live = mth_debug_live_allocations();
         lend(backend, i < 2);

@@ -1,7 +1,7 @@
 /* Plugins and backends of the XLA engine: what opens, what is refused and how it is said. Libraries that are no plugins, or broken ones,
    are made by the C compiler. MITHRIL_TEST_PLUGINS: paths of CPU plugins, separated by ':'; else the installed one. */
 #include "engine/pjrt/pjrt_plugin.h"
-#include "unit.h"
+#include "open_or_skip.h"
 #include <limits.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -120,15 +120,10 @@ TEST(flags_of_the_environment) {
 static const char *plugins(void) {
     const char *said = getenv("MITHRIL_TEST_PLUGINS");
     static char found[PATH_MAX];
-    mth_backend *b;
     if (said && *said) return said;
-    mth_status s = mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &b);
+    mth_backend *b = open_or_skip("pjrt", 1);
+    if (!b) return NULL;
     char *text;
-    if (s) {
-        printf("  skipped: %s\n", mth_error_get_message(s));
-        mth_error_free(s);
-        return NULL;
-    }
     CHECK_STATUS(mth_backend_describe(b, &text));
     const char *at = strstr(text, ": /");
     if (at) snprintf(found, sizeof found, "%.*s", (int)strcspn(at + 2, "\n"), at + 2);

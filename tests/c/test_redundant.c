@@ -1,6 +1,6 @@
 /* communication_optimization: the program changes, the numbers do not. */
 #include "compose_kit.h"
-#include "engine/backend.h"
+#include "same_arrays.h"
 
 typedef struct { mth_arrays *outputs, *gradients; char *plan; } result;
 
@@ -50,25 +50,13 @@ static int channels(const char *plan, const char *kind) {
     return n;
 }
 
-static void same(const mth_arrays *a, const mth_arrays *b) {
-    CHECK(a && b && a->count == b->count);
-    for (size_t i = 0; a && b && i < a->count; i++) {
-        size_t n = (size_t)mth__shape_size(a->item[i].array->shape);
-        float *x = malloc(n * sizeof *x), *y = malloc(n * sizeof *y);
-        CHECK_STATUS(mth_array_gather(a->item[i].array, x));
-        CHECK_STATUS(mth_array_gather(b->item[i].array, y));
-        CHECK(memcmp(x, y, n * sizeof *x) == 0); /* each element is made and summed as before */
-        free(x);
-        free(y);
-    }
-}
-
 static void compare(mth_model *m, mth_arg mesh, bool store, bool split, int64_t rows, int64_t width, const char *kind, int before, int after) {
     result plain, less;
     run(m, mesh, false, store, split, rows, width, &plain);
     run(m, mesh, true, store, split, rows, width, &less);
-    same(plain.outputs, less.outputs);
-    same(plain.gradients, less.gradients);
+    /* each element is made and summed as before */
+    same_arrays(plain.outputs, less.outputs, 0);
+    same_arrays(plain.gradients, less.gradients, 0);
     int had = channels(plain.plan, kind), has = channels(less.plan, kind);
     if (had != before || has != after) printf("  %ss: %d, then %d\n", kind, had, has);
     CHECK(had == before && has == after);

@@ -1,6 +1,6 @@
 /* memory_optimization: what is stored in parts gives the same numbers, takes a part of the memory, and is gathered by each direction anew. */
 #include "world.h"
-#include "engine/backend.h"
+#include "same_arrays.h"
 
 /* ---------------------------------------------------------------- the plan */
 static mth__value *layer(world *w, int k, mth__value *x, int64_t width) {
@@ -141,31 +141,15 @@ static void finish(result *r) {
     mth_backend_free(r->backend);
 }
 
-static void same(const mth_arrays *a, const mth_arrays *b) {
-    CHECK(a && b && a->count == b->count);
-    for (size_t i = 0; a && b && i < a->count; i++) {
-        size_t n = (size_t)mth__shape_size(a->item[i].array->shape);
-        float *x = malloc(n * sizeof *x), *y = malloc(n * sizeof *y);
-        CHECK_STATUS(mth_array_gather(a->item[i].array, x));
-        CHECK_STATUS(mth_array_gather(b->item[i].array, y));
-        double worst = 0;
-        for (size_t k = 0; k < n; k++) worst = fmax(worst, fabs((double)x[k] - (double)y[k]));
-        if (worst > 2e-4) printf("  %s differs by %g\n", a->item[i].name, worst);
-        CHECK(worst <= 2e-4);
-        free(x);
-        free(y);
-    }
-}
-
 static void compare(mth_arg mesh, size_t devices) {
     mth_model *m = deep();
     for (int k = 0; k < 4; k++) { /* the batch split or not; planned forward or backward first */
         result whole, parts;
         run(m, mesh, devices, false, k & 1, false, &whole);
         run(m, mesh, devices, true, k & 1, k & 2, &parts);
-        same(whole.outputs, parts.outputs);
-        same(whole.gradients, parts.gradients);
-        same(whole.parameters, parts.parameters);
+        same_arrays(whole.outputs, parts.outputs, 1e-4);
+        same_arrays(whole.gradients, parts.gradients, 1e-4);
+        same_arrays(whole.parameters, parts.parameters, 1e-4);
         for (size_t d = 0; d < devices; d++) {
             double part = (double)parts.memory[d].weights / (double)whole.memory[d].weights;
             CHECK(part < 1.25 / (double)devices);

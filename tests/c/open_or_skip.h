@@ -1,0 +1,16 @@
+/* A backend for a test. Whoever skips says why. */
+#ifndef OPEN_OR_SKIP_H
+#define OPEN_OR_SKIP_H
+#include "unit.h"
+
+/* NULL where the engine needs a plugin and none is installed; any other error fails the test. */
+static mth_backend *open_or_skip(const char *engine, int devices) {
+    mth_backend *b = NULL;
+    mth_status s = mth_backend_create(engine, MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}), &b);
+    if (s && mth_error_get_code(s) == MTH_ERROR_IO) {
+        printf("  skipped: %s\n", mth_error_get_message(s));
+        mth_error_free(s);
+    } else CHECK_STATUS(s);
+    return b;
+}
+#endif
