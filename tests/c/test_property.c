@@ -2,7 +2,7 @@
  * prints the same. An engine that gets a test here is held to it: this is the engines' conformance suite, with the operator table beside it.
  * MITHRIL_PROPERTY_CASES: how many models each engine gets. */
 #include "../../fuzz/random_model.h"
-#include "unit.h"
+#include "open_or_skip.h"
 
 static void run_cases(const random_engine *engine, int cases, uint64_t state) {
     static char report[4096];
@@ -28,12 +28,8 @@ TEST(random_models_on_the_pjrt_engine) {
     const char *const level = "xla_backend_optimization_level";
     const mth_arg none = mth_int(0);
     const random_engine engine = {.name = "pjrt", .once = true, .count = 1, .option = {{"compile_options", mth_dict(1, &level, &none)}}};
-    mth_backend *backend = NULL;
-    mth_status s = mth_backend_create(engine.name, MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &backend);
+    mth_backend *backend = open_or_skip(engine.name, 1);
+    if (backend) run_cases(&engine, 25, 52645463325288172u);
     mth_backend_free(backend);
-    if (s && mth_error_get_code(s) == MTH_ERROR_IO) printf("  skipped: %s\n", mth_error_get_message(s));
-    else CHECK_STATUS(s);
-    if (!s) run_cases(&engine, 25, 52645463325288172u);
-    else mth_error_free(s);
 }
 RUN()
