@@ -6,17 +6,19 @@
 #include "unit.h"
 
 /* Opened once; NULL where none is installed, which the first call says. */
-static mth_status cpu_plugin(mth__arena *arena, mth__plugin **out) {
+static mth_status cpu_plugin(mth__plugin **out) {
     static mth__plugin *plugin;
     static bool tried;
     const char *path;
     if (!tried) {
         tried = true;
+        mth__arena *arena = mth__arena_new();
         setenv("TF_CPP_MIN_LOG_LEVEL", "3", 0);
         mth_status none = mth__plugin_find(arena, "cpu", &path);
         if (none) printf("skipped: no PJRT plugin for CPUs: %s\n", mth_error_get_message(none));
         else TRY(mth__plugin_open(path, &plugin));
         mth_error_free(none);
+        mth__arena_free(arena);
     }
     *out = plugin;
     return NULL;

@@ -171,7 +171,7 @@ static void hlo_compare(const hlo_case *c, int k, int p, const mth__ref_value *w
 /* ---------------------------------------------------------------- running */
 /* Compiles, runs, and compares every case. `results`: NULL, or where the padded results go, [p * nout + i]. */
 static mth_status hlo_run_to(hlo_module *m, void **results) {
-    TRY(hlo_open(m->arena));
+    TRY(hlo_open());
     hlo_write(m);
     if (!hlo_client) return NULL;
     if (getenv("HLO_TEXT")) printf("%s\n", m->text.at); /* for who looks for a fault */

@@ -10,9 +10,9 @@ static mth__plugin *hlo_plugin;
 static PJRT_Client *hlo_client; /* NULL: no plugin */
 static PJRT_Device *const *hlo_devices;
 
-static mth_status hlo_open(mth__arena *arena) {
+static mth_status hlo_open(void) {
     if (hlo_client) return NULL;
-    TRY(cpu_plugin(arena, &hlo_plugin));
+    TRY(cpu_plugin(&hlo_plugin));
     return hlo_plugin ? cpu_client(hlo_plugin, HLO_DEVICES, &hlo_client, &hlo_devices) : NULL;
 }
 

@@ -2,7 +2,9 @@
 #ifndef OPERATOR_EXAMPLES_H
 #define OPERATOR_EXAMPLES_H
 #include "catalog/row_tools.h"
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* `shapes`: of the operands, "bsi,io"; letters draw 1 to 5, digits are sizes. NULL: no operand.
    `kinds`: of the operands and, after '>', of results that are not plain:
@@ -130,4 +132,47 @@ static const example examples[] = {
         {ROW_OF(moe_mul), "eth,eth,et", "RRw>R"},
 };
 enum { EXAMPLES = sizeof examples / sizeof *examples };
+
+/* ---------------------------------------------------------------- what is drawn for the example at hand */
+static int64_t size[128]; /* by letter */
+static void draw_sizes(int64_t most) {
+    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, most);
+    size['*'] = 12;
+}
+static inline mth_dtype dtype_of(const example *x, int j) {
+    if (j == 0 && x->dtype) return x->dtype;
+    if (x->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
+    return strchr("ieEw", x->kinds[j]) ? MTH_INT32 : MTH_FLOAT32;
+}
+static double normal(void) {
+    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+}
+static inline double draw_value(char kind) {
+    switch (kind) {
+    case 'p': return (float)(0.5 + 1.5 * rand() / RAND_MAX);
+    case 'u': return (double)draw(-1, 1);
+    case 'l': return (float)(3 + normal());
+    case 'n': return (float)(100 * normal());
+    case 'i': return (double)draw(0, size['v'] - 1);
+    case 'm': return (double)draw(0, 1);
+    default: return normal();
+    }
+}
+static int64_t *chosen; /* experts[t, k], different ones of a token; -1 where dropped */
+static inline bool chose(int64_t token, int64_t expert) {
+    for (int64_t j = 0; j < size['k']; j++) if (chosen[token * size['k'] + j] == expert) return true;
+    return false;
+}
+static inline void choose(mth__arena *arena, const example *x) {
+    const int64_t n = size['t'] * size['k'];
+    chosen = NEW_ARRAY(arena, int64_t, n);
+    for (int64_t i = 0; i < n; i++) chosen[i] = -1;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t e;
+        do e = draw(0, size['e'] - 1); while (chose(i / size['k'], e));
+        chosen[i] = e;
+    }
+    for (int64_t i = 0; strchr(x->kinds, 'E') && i < n; i++) if (draw(0, 5) == 0) chosen[i] = -1;
+}
 #endif

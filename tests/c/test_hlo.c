@@ -5,17 +5,12 @@
 #include "operator_examples.h"
 
 static mth__arena *arena;
-static int64_t size[128];
 static mth__shape shape_of(int rank, const int64_t *dim) {
     mth__shape s = {.rank = rank};
     for (int d = 0; d < rank; d++) s.dim[d] = dim[d];
     return s;
 }
 #define DIMS(...) shape_of((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
-static double normal(void) {
-    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
-}
 static const double *normals(mth__shape s) {
     double *x = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
     for (int64_t i = 0; i < mth__shape_size(s); i++) x[i] = normal();
@@ -26,22 +21,6 @@ static void run_in_arena(mth_status (*body)(void *)) {
 }
 
 /* ---------------------------------------------------------------- random examples */
-static double draw_value(char kind) {
-    switch (kind) {
-    case 'p': return (float)(0.5 + 1.5 * rand() / RAND_MAX);
-    case 'u': return (double)draw(-1, 1);
-    case 'l': return (float)(3 + normal());
-    case 'n': return (float)(100 * normal());
-    case 'i': return (double)draw(0, size['v'] - 1);
-    case 'm': return (double)draw(0, 1);
-    default: return normal();
-    }
-}
-static mth_dtype dtype_of(const example *x, int j) {
-    if (j == 0 && x->dtype) return x->dtype;
-    if (x->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
-    return x->kinds[j] == 'i' ? MTH_INT32 : MTH_FLOAT32;
-}
 /* Which factor each axis of the mesh cuts, -1: none. */
 static mth__sharding split_by(const hlo_module *m, const int *factor, bool cyclic, int rank, const int8_t *of, const int32_t *unit,
                               mth__shape shape) {
@@ -59,8 +38,7 @@ static mth__sharding split_by(const hlo_module *m, const int *factor, bool cycli
 static bool plain(const example *x) { return strspn(x->kinds, "rpulnim") == strlen(x->kinds); }
 
 static mth_status add_example(hlo_module *m, const example *x) {
-    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 9);
-    size['*'] = 12;
+    draw_sizes(9);
     mth__attrs a = {.s = x->spec};
     if (x->attrs) x->attrs(size, &a);
     hlo_in in[MTH__MAX_IN];

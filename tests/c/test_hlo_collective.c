@@ -151,7 +151,7 @@ static mth_status check_result(module *m, int i, int p, PJRT_Buffer *buffer) {
 }
 
 static mth_status run_module(module *m) {
-    TRY(hlo_open(m->arena));
+    TRY(hlo_open());
     if (!hlo_client) return NULL;
     PJRT_Buffer *in[DEVICES * CASES], *out[DEVICES * CASES];
     for (int p = 0; p < m->count; p++)

@@ -4,11 +4,6 @@
 #include "operator_examples.h"
 
 static mth__arena *arena;
-static int64_t size[128];
-static double normal(void) {
-    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
-}
 static void run_in_arena(mth_status (*body)(void *)) {
     CHECK_STATUS(mth__guard(body, NULL));
 }
@@ -41,16 +36,16 @@ static routing draw_routing(hlo_module *m, const mth__sharding *split, bool drop
             const mth__shape local = mth__local_shape((mth__shape){2, {e, t}}, split, p, start, step);
             for (int64_t i = 0; i < local.dim[1]; i++) {
                 const int64_t token = start[1] + i * step[1];
-                bool chosen = false;
-                for (int64_t j = 0; j < k; j++) chosen |= r.experts[token * k + j] == (double)x;
-                if (chosen) r.rows[x * t + start[1] + n++ * step[1]] = (double)token;
+                bool has = false;
+                for (int64_t j = 0; j < k; j++) has |= r.experts[token * k + j] == (double)x;
+                if (has) r.rows[x * t + start[1] + n++ * step[1]] = (double)token;
             }
         }
     return r;
 }
 
 static mth_status add_example(hlo_module *m, const example *x, const char *cut, bool cyclic) {
-    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 6);
+    draw_sizes(6);
     size['t'] = draw(1, 12);
     size['k'] = draw(1, size['e'] < 3 ? size['e'] : 3);
     mth__attrs a = {0};

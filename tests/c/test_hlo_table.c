@@ -59,37 +59,6 @@ static void add_output(sheet *s, mth__value *v, const char *row, const char *how
 }
 
 /* ---------------------------------------------------------------- values */
-static int64_t size[128];  /* by letter, of the example at hand */
-static int64_t *chosen;    /* its experts[t, k], -1 where dropped */
-static bool chose(int64_t token, int64_t expert) {
-    for (int64_t j = 0; j < size['k']; j++) if (chosen[token * size['k'] + j] == expert) return true;
-    return false;
-}
-static void choose(mth__arena *arena, bool dropped) {
-    chosen = NEW_ARRAY(arena, int64_t, size['t'] * size['k']);
-    for (int64_t i = 0; i < size['t'] * size['k']; i++) chosen[i] = -1;
-    for (int64_t i = 0; i < size['t'] * size['k']; i++) {
-        int64_t e;
-        do e = draw(0, size['e'] - 1); while (chose(i / size['k'], e));
-        chosen[i] = e;
-    }
-    for (int64_t i = 0; dropped && i < size['t'] * size['k']; i++) if (draw(0, 5) == 0) chosen[i] = -1;
-}
-static double normal(void) {
-    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
-}
-static double draw_value(char kind) {
-    switch (kind) {
-    case 'p': return (float)(0.5 + 1.5 * rand() / RAND_MAX);
-    case 'u': return (double)draw(-1, 1);
-    case 'l': return (float)(3 + normal());
-    case 'n': return (float)(100 * normal());
-    case 'i': return (double)draw(0, size['v'] - 1);
-    case 'm': return (double)draw(0, 1);
-    default: return normal();
-    }
-}
 /* rows[e, t] as devices fill them that hold blocks of t: each from the first row of its block on. */
 static const double *rows_in_blocks(mth__arena *arena, const mth__sharding *blocks) {
     const int64_t e = size['e'], t = size['t'];
@@ -114,12 +83,6 @@ static const double *draw_values(mth__arena *arena, char kind, mth__shape shape,
     }
     return x;
 }
-static mth_dtype dtype_of(const example *x, int j) {
-    if (j == 0 && x->dtype) return x->dtype;
-    if (x->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
-    return strchr("ieEw", x->kinds[j]) ? MTH_INT32 : MTH_FLOAT32;
-}
-
 /* The same value with NaN, or ids of no meaning, in the padding of its parts: that of inputs is zeros, where x * c / c is not x. */
 static mth_status spoil_padding(sheet *s, mth__value **v) {
     const mth__shape shape = (*v)->shape;
@@ -144,14 +107,13 @@ static mth_status spoil_padding(sheet *s, mth__value **v) {
 typedef struct { const example *x; mth__node node; mth__rule rule; } drawn;
 
 static mth_status draw_example(mth__arena *arena, const example *x, drawn *d) {
-    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 5);
-    size['*'] = 12;
+    draw_sizes(5);
     size['t'] = draw(1, 7);
     size['e'] = draw(2, 5);
     size['k'] = draw(1, 2);
     *d = (drawn){.x = x, .node = {.op = mth__op_at((size_t)x->row), .attrs = {.s = x->spec}, .nout = 1}};
     if (x->attrs) x->attrs(size, &d->node.attrs);
-    choose(arena, strchr(x->kinds, 'E') != NULL);
+    choose(arena, x);
     for (const char *c = d->node.op->results; *c; c++) d->node.nout += *c == ',';
     enum { VALUES = MTH__MAX_IN + MTH__MAX_OUT };
     mth__value *value = NEW_ARRAY(arena, mth__value, VALUES), **at = NEW_ARRAY(arena, mth__value *, VALUES);
@@ -357,10 +319,8 @@ static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
 /* ---------------------------------------------------------------- all rows */
 static mth_status rows_body(void *unused) {
     (void)unused;
-    mth__arena *arena = mth__arena_new();
     mth__plugin *has;
-    TRY(cpu_plugin(arena, &has));
-    mth__arena_free(arena);
+    TRY(cpu_plugin(&has));
     for (int m = 0; has && m < MESHES; m++) {
         sheet s;
         TRY(new_sheet(&s, meshes[m].naxes, meshes[m].dim));
@@ -434,10 +394,8 @@ static mth_status add_pair(sheet *s) {
 static mth_status pairs_body(void *unused) {
     (void)unused;
     int found[MTH__ROW_COUNT] = {0};
-    mth__arena *arena = mth__arena_new();
     mth__plugin *has;
-    TRY(cpu_plugin(arena, &has));
-    mth__arena_free(arena);
+    TRY(cpu_plugin(&has));
     for (int round = 0; has && round < MESHES; round++) {
         sheet s;
         TRY(new_sheet(&s, meshes[MESHES - 1 - round].naxes, meshes[MESHES - 1 - round].dim));

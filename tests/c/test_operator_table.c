@@ -12,7 +12,6 @@
 enum { TRIALS = 40 };
 static mth__arena *arena;
 static const example *now;       /* what runs, for messages */
-static int64_t size[128];
 
 /* A tensor, or the part of one that a device holds. */
 typedef struct { mth__ref_value v; char kind; } part;
@@ -28,20 +27,11 @@ static void complain(const char *what, double got, double wanted) {
 }
 
 /* ---------------------------------------------------------------- data */
-static int64_t *chosen; /* experts[t,k] of this trial, -1 where dropped */
-static double normal(void) {
-    double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
-}
 static mth__ref_value blank(mth_dtype dtype, mth__shape local, mth__shape global) {
     mth__ref_value v = {.dtype = dtype, .local = local, .global = global, .here = true};
     v.data = NEW_ARRAY(arena, double, mth__shape_size(local) + 1);
     for (int d = 0; d < MTH__RANK; d++) v.step[d] = 1;
     return v;
-}
-static bool chose(int64_t token, int64_t expert) {
-    for (int64_t j = 0; j < size['k']; j++) if (chosen[token * size['k'] + j] == expert) return true;
-    return false;
 }
 /* The block of tokens to which row r of a part belongs. Rows gathered from two devices stand in two blocks, each with its own padding. */
 static bool blocked;
@@ -61,34 +51,11 @@ static int64_t token_in(const mth__ref_value *v, int64_t expert, int64_t r) {
 static void fill_rows(mth__ref_value *v) {
     FOR_EACH(at, v->local) *mth__ref_at(v, at) = (double)token_in(v, mth__ref_global(v, 0, at[0]), at[1]);
 }
-static void choose(void) {
-    chosen = NEW_ARRAY(arena, int64_t, size['t'] * size['k']);
-    for (int64_t t = 0; t < size['t']; t++)
-        for (int64_t j = 0; j < size['k']; j++) {
-            int64_t *c = &chosen[t * size['k'] + j], e;
-            *c = -1;
-            do e = draw(0, size['e'] - 1); while (chose(t, e));
-            *c = e;
-        }
-    if (strchr(now->kinds, 'E'))
-        for (int64_t i = 0; i < size['t'] * size['k']; i++) if (draw(0, 5) == 0) chosen[i] = -1;
-}
 static void fill(part *p) {
     mth__ref_value *v = &p->v;
     if (p->kind == 'w') { fill_rows(v); return; }
-    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++) {
-        double *x = &v->data[i];
-        switch (p->kind) {
-        case 'p': *x = (float)(0.5 + 1.5 * rand() / RAND_MAX); break;
-        case 'u': *x = (double)draw(-1, 1); break;
-        case 'l': *x = (float)(3 + normal()); break;
-        case 'n': *x = (float)(100 * normal()); break;
-        case 'i': *x = (double)draw(0, size['v'] - 1); break;
-        case 'm': *x = (double)draw(0, 1); break;
-        case 'e': case 'E': *x = (double)chosen[i]; break;
-        default: *x = normal();
-        }
-    }
+    const bool experts = p->kind == 'e' || p->kind == 'E';
+    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++) v->data[i] = experts ? (double)chosen[i] : draw_value(p->kind);
     if (p->kind != 'R') return;
     int64_t inner = mth__shape_size(v->local) / (size['e'] * size['t']);
     mth__ref_value rows = blank(MTH_INT32, (mth__shape){2, {size['e'], size['t']}}, (mth__shape){2, {size['e'], size['t']}});
@@ -96,12 +63,6 @@ static void fill(part *p) {
     for (int64_t r = 0; r < size['e'] * size['t']; r++)
         if (rows.data[r] < 0) for (int64_t i = 0; i < inner; i++) v->data[r * inner + i] = 1e3; /* nobody may read it */
 }
-static mth_dtype dtype_of(const example *x, int j, char kind) {
-    if (j == 0 && x->dtype) return x->dtype;
-    if (kind == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
-    return strchr("ieEw", kind) ? MTH_INT32 : MTH_FLOAT32;
-}
-
 /* ---------------------------------------------------------------- a trial: a graph of one node, with operands */
 typedef struct { mth__graph *graph; mth__node *node; part in[MTH__MAX_IN], out[MTH__MAX_OUT]; } trial;
 
@@ -119,13 +80,12 @@ static mth_status begin(trial *t, const example *x) {
     mth__mesh *mesh;
     TRY(mth__mesh_new(arena, 1, (int64_t[]){2}, &mesh));
     t->graph = mth__graph_new(arena, mesh);
-    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, 5);
-    size['*'] = 12;
+    draw_sizes(5);
     size['e'] = draw(2, 5);
     size['k'] = draw(1, 2);
     mth__attrs a = {.s = x->spec};
     if (x->attrs) x->attrs(size, &a);
-    choose();
+    choose(arena, x);
     mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
     int nin = 0;
     for (const char *c = x->shapes; c; nin++) {
@@ -134,7 +94,7 @@ static mth_status begin(trial *t, const example *x) {
         c = *c ? c + 1 : NULL;
         part *p = &t->in[nin];
         p->kind = x->kinds[nin];
-        mth_dtype dtype = dtype_of(x, nin, p->kind);
+        mth_dtype dtype = dtype_of(x, nin);
         p->v = blank(dtype, s, s);
         fill(p);
         in[nin] = mth__graph_value(t->graph, MTH__VALUE_INPUT, mth__format(arena, "in%d", nin), dtype, s);
