@@ -1,6 +1,7 @@
 /* Runs of the XLA engine on random programs, at its vtable: every kind of communication by every algorithm against the reference engine;
  * memory that fails at every index, interrupts, several threads, objects freed in any order, memory that is lent. */
 #include "engine/backend.h"
+#include "open_or_skip.h"
 #include "random_plan.h"
 #include <pthread.h>
 #include <time.h>
@@ -19,15 +20,9 @@ static mth_backend *open_backend(const char *engine, int devices) {
 }
 
 static bool has_plugin(void) {
-    mth_backend *b = NULL;
-    mth_status s = mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &b);
+    mth_backend *b = open_or_skip("pjrt", 1);
     mth_backend_free(b);
-    if (!s) return true;
-    if (mth_error_get_code(s) == MTH_ERROR_IO) {
-        printf("  skipped: %s\n", mth_error_get_message(s));
-        mth_error_free(s);
-    } else CHECK_STATUS(s);
-    return false;
+    return b != NULL;
 }
 
 static mth__emit_options options(unsigned seed) {
