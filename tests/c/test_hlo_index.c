@@ -127,7 +127,7 @@ static mth_status nothing(void *unused) {
     hlo_module *m = hlo_begin(arena, 1, (int64_t[]){2});
     const mth__sharding whole[3] = {cut(m, -1, false), cut(m, -1, false), cut(m, -1, false)};
     const mth__shape table = {2, {5, 3}}, none = {1, {0}}, rows = {2, {0, 3}}, empty = {2, {5, 0}};
-    const double *x = numbers(table, 0);
+    const double *x = numbers(table, 0), valid[] = {0, 1};
     TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, x, whole}, {MTH_INT32, none, x, whole}}, whole));
     TRY(hlo_add(m, MTH__ROW_gather_grad, &(mth__attrs){.i = {5}}, 2,
                 (hlo_in[]){{MTH_INT64, none, x, whole}, {MTH_FLOAT32, rows, x, whole}}, whole));
@@ -143,7 +143,7 @@ static mth_status nothing(void *unused) {
     TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.f = {1}}, 3, (hlo_in[]){q, k, k}, whole));
     TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.i = {1}, .f = {1}}, 4,
                 (hlo_in[]){q, {MTH_FLOAT32, {4, {1, 2, 1, 1}}, x, whole}, {MTH_FLOAT32, {4, {1, 2, 1, 0}}, x, whole},
-                           {MTH_INT32, {2, {1, 2}}, (double[]){0, 1}, whole}}, whole));
+                           {MTH_INT32, {2, {1, 2}}, valid, whole}}, whole));
     TRY(hlo_run(m));
     mth__arena_free(arena);
     return NULL;
