@@ -10,10 +10,19 @@ static mth__plugin *hlo_plugin;
 static PJRT_Client *hlo_client; /* NULL: no plugin */
 static PJRT_Device *const *hlo_devices;
 
+/* Threads of a client let go of a program after they say that it ran: where the process ends meanwhile, the plugin aborts it. */
+static void hlo_close(void) {
+    MTH__ARGS(PJRT_Client_Destroy, destroy);
+    destroy.client = hlo_client;
+    mth_error_free(mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_Client_Destroy(&destroy), "close a client"));
+}
 static mth_status hlo_open(void) {
     if (hlo_client) return NULL;
     TRY(cpu_plugin(&hlo_plugin));
-    return hlo_plugin ? cpu_client(hlo_plugin, HLO_DEVICES, &hlo_client, &hlo_devices) : NULL;
+    if (!hlo_plugin) return NULL;
+    TRY(cpu_client(hlo_plugin, HLO_DEVICES, &hlo_client, &hlo_devices));
+    unit_end = hlo_close;
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- the text */

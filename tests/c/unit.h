@@ -10,6 +10,7 @@
 typedef struct unit_test { const char *name; void (*run)(void); struct unit_test *next; } unit_test;
 static unit_test *unit_first, **unit_last = &unit_first;
 static int unit_failures; /* of the running test */
+static void (*unit_end)(void); /* after all tests; NULL: nothing */
 
 #define TEST(id)                                                                                             \
     static void test_##id(void);                                                                             \
@@ -35,6 +36,7 @@ static int unit_run(int argc, char **argv) {
         if (unit_failures) { failed++; printf("FAIL %s\n", t->name); } else passed++;
         fflush(stdout);
     }
+    if (unit_end) unit_end();
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
