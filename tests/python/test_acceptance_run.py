@@ -242,6 +242,8 @@ def test_dumps(tmp_path):
 def test_ctrl_c_stops_a_run():
     """In the middle of a long evaluate: KeyboardInterrupt soon, and all can be used again."""
     code = PROGRAM.format(layers=40, width=512, batch=16384) + """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born deaf to it
 print("go", flush=True)
 try:
     compiled.evaluate(params, x)
