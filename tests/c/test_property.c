@@ -23,13 +23,18 @@ static void run_cases(const random_engine *engine, int cases, uint64_t state) {
 TEST(random_models_on_the_native_engine) { run_cases(&(random_engine){.name = "native"}, 400, 88172645463325252u); }
 TEST(random_models_on_the_reference_engine) { run_cases(&(random_engine){.name = "reference"}, 100, 73592645463325252u); }
 
-/* Few, since XLA compiles each for a second; and without LLVM's optimizations, which are none of ours and take a third of that. */
+/* Few, since XLA compiles each for a second, with sanitizers for three; and without LLVM's optimizations, which are none of ours. */
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { XLA_CASES = 8 };
+#else
+enum { XLA_CASES = 25 };
+#endif
 TEST(random_models_on_the_pjrt_engine) {
     const char *const level = "xla_backend_optimization_level";
     const mth_arg none = mth_int(0);
     const random_engine engine = {.name = "pjrt", .once = true, .count = 1, .option = {{"compile_options", mth_dict(1, &level, &none)}}};
     mth_backend *backend = open_or_skip(engine.name, 1);
-    if (backend) run_cases(&engine, 25, 52645463325288172u);
+    if (backend) run_cases(&engine, XLA_CASES, 52645463325288172u);
     mth_backend_free(backend);
 }
 RUN()
