@@ -116,6 +116,17 @@ TEST(flags_of_the_environment) {
     free(before);
 }
 
+TEST(an_empty_variable_hides_what_is_installed) {
+    static const char variable[] = "MITHRIL_PJRT_PLUGIN_CPU";
+    char *before = getenv(variable) ? strdup(getenv(variable)) : NULL;
+    mth_backend *b;
+    setenv(variable, "", 1);
+    CHECK_FAILS(mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(1)}), &b), MTH_ERROR_IO, "MITHRIL_PJRT_PLUGIN_CPU is empty");
+    if (before) setenv(variable, before, 1);
+    else unsetenv(variable);
+    free(before);
+}
+
 /* ---------------------------------------------------------------- CPU plugins */
 static const char *plugins(void) {
     const char *said = getenv("MITHRIL_TEST_PLUGINS");

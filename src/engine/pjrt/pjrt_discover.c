@@ -95,7 +95,10 @@ mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char 
     search s = {.of = sources};
     while (strcmp(s.of->platform, platform)) s.of++;
     const char *said = getenv(s.of->variable);
-    if (said && *said) {
+    if (said && !*said)
+        return FAIL(MTH_ERROR_IO, F("no PJRT plugin for backend='%s': the environment variable %s is empty", platform, s.of->variable),
+            F("unset %s, then installed plugins are found, or set it to the path of a plugin", s.of->variable));
+    if (said) {
         *path = mth__copy_text(arena, said);
         return NULL;
     }

@@ -32,8 +32,8 @@ mth_status mth__plugin_check_process(const mth__plugin *); /* UNSUPPORTED in suc
    unless set, before it loads: TF_CPP_MIN_LOG_LEVEL=2; for libtpu TPU_SKIP_MDS_QUERY=1, since its query of a metadata server hangs where
    there is none, and, where no TPU is here, ALLOW_MULTIPLE_LIBTPU_LOAD=1. */
 mth_status mth__plugin_open(const char *path, mth__plugin **out);
-/* platform: "cpu", "cuda", "tpu". Looks, in this order: environment MITHRIL_PJRT_PLUGIN_CPU (_CUDA, _TPU); the folders of
-   MITHRIL_SITE_PACKAGES (set by the Python package: sys.path, separated by ':'); python3's site-packages beside libmithril (dladdr), then
+/* platform: "cpu", "cuda", "tpu". Looks, in this order: environment MITHRIL_PJRT_PLUGIN_CPU (_CUDA, _TPU), where an empty text is
+   none at all; the folders of MITHRIL_SITE_PACKAGES (set by the Python package: sys.path, separated by ':'); python3's site-packages beside libmithril (dladdr), then
    the folders of VIRTUAL_ENV and the system's. The path goes to `arena`. None found: an IO error that says what was looked
    for and which package brings one. */
 mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char **path);
