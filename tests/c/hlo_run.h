@@ -26,14 +26,9 @@ static mth_status hlo_open(void) {
 }
 
 /* ---------------------------------------------------------------- the text */
-/* What emits the body of a module, whose partition it knows. */
+/* What emits the body of a module. */
 static mth__hlo hlo_body(mth__arena *arena, int count, const int32_t *device) {
-    mth__hlo h = {.arena = arena, .body = mth__text_new(arena), .partitions = count, .device = device};
-    if (count == 1) return h;
-    const mth__shape scalar = {0};
-    mth__hlo_val id = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.replica_id : tensor<ui32>");
-    h.partition = mth__hlo_line(&h, MTH_INT32, scalar, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(arena, id));
-    return h;
+    return (mth__hlo){.arena = arena, .body = mth__text_new(arena), .partitions = count, .device = device};
 }
 /* The module around it: its arguments with their types, the types of its results, and their names. */
 static mth__text hlo_wrap(const mth__hlo *h, const mth__text *arguments, const mth__text *types, const mth__text *names) {

@@ -164,6 +164,53 @@ def test_stablehlo(xla):
     assert compiled.stablehlo({"x": X}).count("dot_general") > text.count("dot_general"), "the plan last used is that of the gradients"
 
 
+def alone(model, backend, x, rank):
+    """Its rows over 4 devices, where nothing travels."""
+    spec = (0,) + (None,) * (rank - 1)
+    compiled = ml.compile(model, backend, input_shard_specs={"x": (0,) + (None,) * (x.ndim - 1)}, output_shard_specs={"y": spec})
+    return compiled, compiled.get_parameters({"x": x})
+
+
+@pytest.mark.parametrize("rows", [8, 10, 3])
+def test_devices_that_run_alone(xla, rows):
+    """A module that tells no device from another is one of a single device, which each of them runs."""
+    model = ml.Model()
+    model |= ml.LayerNorm()(input="x", output="h")
+    model += ml.Relu()(input="h", output="y")
+    x = random(rows, 5)
+    compiled, params = alone(model, xla(device_mesh=(4,)), x, 2)
+    assert re.match("// module 1 of 1: 1 device, on devices 0; 1; 2; 3\n.*num_replicas = 1 ", compiled.stablehlo())
+    assert "module 1: 1 device, 4 runs of" in compiled.explain()
+    y = compiled.evaluate(params, {"x": x})["y"]
+    assert [s.data.shape[0] for s in y.addressable_shards] == [max(0, min(-(-rows // 4), rows - d * -(-rows // 4))) for d in range(4)]
+    centred = f64(x) - f64(x).mean(1, keepdims=True)
+    close(y, relu(centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)))
+
+
+def test_devices_that_are_told_apart(xla):
+    """Dropout counts elements of the whole tensor: where a device's begin depends on the device."""
+    model = ml.Model()
+    model |= ml.Dropout(0.5)(input="x", output="y")
+    x = random(8, 16) + 3
+    compiled, params = alone(model, xla(device_mesh=(4,)), x, 2)
+    assert re.match("// module 1 of 1: 4 devices, on devices 0,1,2,3\n.*num_replicas = 4 ", compiled.stablehlo())
+    one = ml.compile(model, CBackend(device_mesh=(1,)))
+    assert np.array_equal(compiled.evaluate(params, {"x": x})["y"], one.evaluate(one.get_parameters({"x": x}), {"x": x})["y"])
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_ids_of_devices_that_run_alone(xla, at):
+    model = ml.Model()
+    model |= ml.Embedding(7, 3)(input="x", output="y")
+    good = np.arange(8) % 7
+    compiled, params = alone(model, xla(device_mesh=(4,)), good, 2)
+    bad = good.copy()
+    bad[2 * at + 1] = 9
+    with pytest.raises(MithrilValueError, match="id 9 is outside"):
+        compiled.evaluate(params, {"x": bad})
+    close(compiled.evaluate(params, {"x": good})["y"], f64(params["embedding_0.weight"])[good])
+
+
 def test_stablehlo_of_named_algorithms(xla):
     for algorithm in ("ring", "tree", "hierarchical"):
         text = ml.compile(mlp(), xla(device_mesh=(4,), collective_ops={"all_reduce": algorithm})).stablehlo({"x": X})
@@ -368,7 +415,7 @@ def test_dlpack_with_jax(make):
 
 
 # ---------------------------------------------------------------- TPUs that are not here
-LIBTPU = importlib.util.find_spec("libtpu") is not None
+LIBTPU = importlib.util.find_spec("libtpu") is not None or bool(os.environ.get("MITHRIL_PJRT_PLUGIN_TPU"))
 
 
 def guide_tpu():
@@ -405,7 +452,12 @@ def test_tpu_plan():
 def test_topologies(topology):
     backend = JaxBackend(device_mesh=(4,), backend="tpu", topology=topology)
     assert topology in backend.describe()
-    assert "partition" in ml.compile(mlp(), backend).explain({"x": X})
+    text = ml.compile(mlp(), backend).explain({"x": X})
+    assert "module 1: 4 devices, 1 run of" in text and re.search(r"all_reduce +1 +288 +1 +288\n", text)
+    rows = {"input_shard_specs": {"x": (0, None)}, "output_shard_specs": {"y": (0, None)}}
+    model = ml.Model()
+    model |= ml.Relu()(input="x", output="y")
+    assert "module 1: 1 device, 4 runs of 1 instruction," in ml.compile(model, backend, **rows).explain({"x": X})
 
 
 def test_without_cuda(xla):

@@ -5,7 +5,8 @@
  *   - dimensions that the row may not split (WHOLE) have none.
  * It may leave anything in the padding of its results, infinities and NaN included.
  *
- * To XLA partition p is replica p: its partitioner, which refuses to tell partitions apart, then has nothing to do with the module.
+ * To XLA partition p is replica p: its partitioner, which refuses to tell partitions apart, then has nothing to do with the module. Where
+ * nothing in a module tells them apart and no collective joins them, it is a module of one device that each of them runs alone.
  *
  * Everything here runs inside a guard (base/arena.h): memory that is gone jumps, so nothing returns NULL.
  *
@@ -36,7 +37,8 @@ typedef struct mth__hlo {
     int next;                                /* id of the next value */
     int partitions;
     const int32_t *device;                   /* by partition, ascending */
-    mth__hlo_val partition;                  /* i32, () : which partition runs; only where partitions > 1 */
+    bool told_apart;                         /* something depends on which partition runs */
+    mth__hlo_val partition;                  /* which one, i32, (); written where it is first asked for */
     int line;                                /* of the body's end, from 0 */
     /* Run-time checks of ids: each an i32 (2) of { 1 where some id is outside, that id }. hlo_module.c makes them a result. */
     VEC(struct mth__hlo_check { mth__hlo_val v; int instr; int64_t limit; }) check;

@@ -181,10 +181,10 @@ static int heir(const writing *w, int in, bool *taken) {
     return -1;
 }
 
-static int write_head(writing *w, mth__text *t) {
+static int write_head(writing *w, mth__text *t, int devices) {
     int lines = 2;
     mth__text_add(t, "module @mithril attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = %d : i32} {\n",
-                  w->mesh ? w->s->program->mesh->count : 1, w->mesh ? 1 : w->segment->count);
+                  w->mesh ? devices : 1, w->mesh ? 1 : devices);
     if (w->mesh) {
         mth__text_add(t, "  sdy.mesh @mesh = <[");
         for (int a = 0; a < w->mesh->naxes; a++) mth__text_add(t, "%s\"a%d\"=%d", a ? ", " : "", a, w->mesh->dim[a]);
@@ -237,10 +237,6 @@ static mth_status write(writing *w, mth__module_text *out) {
         const mth__hlo_val arg = {-1 - (int)i, slot->any->dtype, port_shape(w, w->segment->in.at[i])};
         set(w, w->segment->in.at[i], come_in(w, w->segment->in.at[i], arg));
     }
-    if (h->partitions > 1) {
-        mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.replica_id : tensor<ui32>");
-        h->partition = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(w->scratch, id));
-    }
     while (w->of_line.n < (size_t)h->line) PUSH(w->scratch, w->of_line, NULL);
     for (size_t i = 0; i < w->segment->instr.n; i++) {
         h->instr = (int)i;
@@ -249,11 +245,16 @@ static mth_status write(writing *w, mth__module_text *out) {
     }
     write_return(w);
     mth__text t = mth__text_new(w->scratch);
-    int head = write_head(w, &t);
+    const int all = w->mesh ? w->s->program->mesh->count : w->segment->count;
+    bool meets = w->mesh && all > 1;
+    for (size_t i = 0; i < w->segment->instr.n; i++) meets |= w->segment->instr.at[i].instr->kind != MTH__COMPUTE;
+    const int devices = meets || h->told_apart ? all : 1;
+    int head = write_head(w, &t, devices);
     char *text = mth__alloc(w->arena, t.n + h->body.n + 1);
     memcpy(text, t.at, t.n);
     memcpy(text + t.n, h->body.at, h->body.n);
-    *out = (mth__module_text){.text = text, .bytes = t.n + h->body.n, .lines = head + (int)w->of_line.n, .checks = (int)h->check.n};
+    *out = (mth__module_text){.text = text, .bytes = t.n + h->body.n, .devices = devices, .meets = meets, .lines = head + (int)w->of_line.n,
+                               .checks = (int)h->check.n};
     out->instr_of_line = NEW_ARRAY(w->arena, const mth__seg_instr *, out->lines);
     if (w->of_line.n) memcpy(out->instr_of_line + head, w->of_line.at, w->of_line.n * sizeof *w->of_line.at);
     out->check = NEW_ARRAY(w->arena, mth__id_check, out->checks);

@@ -5,13 +5,22 @@ static bool all_equal(const int64_t *values, int64_t count) {
     return true;
 }
 
+/* No row asks inside a region, so what is written first stands before all that asks later. */
+static mth__hlo_val partition(mth__hlo *h) {
+    if (h->told_apart) return h->partition;
+    h->told_apart = true;
+    mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.replica_id : tensor<ui32>");
+    return h->partition = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>",
+                                        mth__hlo_name(h->arena, id));
+}
+
 mth__hlo_val mth__hlo_row_by_partition(mth__hlo *h, const int64_t *values, int64_t n) {
     const mth__shape row = {1, {n}};
     bool same = true;
     for (int64_t i = n; i < h->partitions * n; i++) same &= values[i] == values[i - n];
     if (same) return mth__hlo_ints(h, MTH_INT32, row, values);
     mth__hlo_val table = mth__hlo_ints(h, MTH_INT32, (mth__shape){2, {h->partitions, n}}, values);
-    mth__hlo_val start[2] = {h->partition, mth__hlo_scalar_i32(h, 0)};
+    mth__hlo_val start[2] = {partition(h), mth__hlo_scalar_i32(h, 0)};
     return mth__hlo_reshape(h, mth__hlo_dynamic_slice(h, table, start, (mth__shape){2, {1, n}}), row);
 }
 

@@ -44,12 +44,13 @@ static mth_status explain_module(mth__executable *x, size_t index, mth__arena *a
     int runs = 0, instructions = 0;
     for (size_t w = 0; w < x->job.n; w++)
         if (x->job.at[w].module == m) {
-            runs++;
+            runs += x->job.at[w].segment && x->job.at[w].together == 1 ? x->job.at[w].segment->count : 1;
             instructions = (int)x->job.at[w].segment->instr.n;
         }
     TRY(mth__xla_inspect(arena, m->xla, &f));
     mth__text_add(t, "module %zu: %d device%s, ", index + 1, mth__module_devices(m), mth__module_devices(m) == 1 ? "" : "s");
-    if (runs) mth__text_add(t, "%d run%s of %d instructions, %d of XLA; ", runs, runs == 1 ? "" : "s", instructions, f.instructions);
+    if (runs) mth__text_add(t, "%d run%s of %d instruction%s, %d of XLA; ", runs, runs == 1 ? "" : "s", instructions,
+                                instructions == 1 ? "" : "s", f.instructions);
     else mth__text_add(t, "a cut or join of transfers; ");
     if (m->xla->from_disk) mth__text_add(t, "from the cache on disk\n");
     else if (m->xla->seconds == 0) mth__text_add(t, "from the cache in memory\n");

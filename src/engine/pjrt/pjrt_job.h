@@ -29,7 +29,7 @@ typedef struct { int device, pieces; mth__hop_piece *piece; mth__module *join; P
 typedef struct {
     const mth__segment *segment;        /* NULL: a hop */
     mth__module *module;
-    bool meets;                         /* its devices wait for each other */
+    int together;                       /* devices of one launch: all of them, or one after another */
     int args, results;                  /* of the call; results count the checks of ids */
     PJRT_Buffer **argument; PJRT_Buffer *const **arguments;  /* [device][argument] */
     PJRT_Buffer **result, ***results_of;

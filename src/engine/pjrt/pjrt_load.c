@@ -47,11 +47,10 @@ static void load_segment(mth__executable *x, mth__job *job, const mth__module_te
     const int32_t *device = global ? x->program->mesh->whole->device : g->device;
     const int count = global ? x->program->mesh->count : g->count;
     mth__xla_options o = {.partitions = 1, .replicas = 1, .spmd = global};
-    if (count > 1 || !x->engine->client) assign(x, device, count, &o);
+    if (text->devices > 1 || !x->engine->client) assign(x, device, text->devices, &o);
     job->module = mth__module_add(x, text, &o);
     fill_slice(x, job->module);
-    job->meets = global && count > 1;
-    for (size_t i = 0; i < g->instr.n; i++) job->meets |= g->instr.at[i].instr->kind != MTH__COMPUTE;
+    job->together = text->devices;
     job->args = (int)g->in.n;
     job->results = (int)g->out.n + (text->checks > 0);
     job->argument = NEW_ARRAY(x->arena, PJRT_Buffer *, count * job->args);
@@ -271,7 +270,8 @@ mth_status mth__pjrt_stablehlo(mth__executable *x, mth__text *t) {
             const mth__job *j = &x->job.at[w];
             if (j->module != m) continue;
             mth__text_add(t, "%s", sign);
-            for (int d = 0; d < j->segment->count && !x->segments->global; d++) mth__text_add(t, "%s%d", d ? "," : "", j->segment->device[d]);
+            for (int d = 0; d < j->segment->count && !x->segments->global; d++)
+                mth__text_add(t, "%s%d", !d ? "" : j->together == 1 ? "; " : ",", j->segment->device[d]);
             if (x->segments->global) mth__text_add(t, "0..%d", x->program->mesh->count - 1);
             sign = "; ";
         }

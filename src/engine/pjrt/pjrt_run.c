@@ -72,6 +72,34 @@ static const int32_t *devices_of(const mth__executable *x, const mth__job *job, 
     return x->segments->global ? x->program->mesh->whole->device : job->segment->device;
 }
 
+/* On the devices from the job's `first` on that run together. */
+static mth_status launch(mth__executable *x, mth__job *job, int first, const int32_t *device) {
+    const mth__segment *g = job->segment;
+    MTH__ARGS(PJRT_LoadedExecutable_Execute, execute);
+    PJRT_ExecuteOptions options = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
+    execute.executable = job->module->xla->loaded;
+    execute.options = &options;
+    execute.argument_lists = job->arguments + first;
+    execute.num_devices = (size_t)job->together;
+    execute.num_args = (size_t)job->args;
+    execute.output_lists = job->results_of + first;
+    execute.device_complete_events = job->complete + first;
+    if (!job->module->options.device) execute.execute_device = x->engine->device[device[0]];
+    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
+    if (s) {
+        memset(job->complete + first, 0, (size_t)job->together * sizeof *job->complete);
+        return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->module) : s;
+    }
+    for (int d = 0; d < job->together; d++) x->flying[device[d]]++;
+    for (int d = 0; d < job->together; d++)
+        for (size_t i = 0; i < g->out.n; i++) {
+            PJRT_Buffer *made = job->result[(first + d) * job->results + (int)i];
+            if (x->segments->slot.at[g->out.at[i]].any->sharding.on->rank_of[device[d]] >= 0) mth__cell_put(x, g->out.at[i], device[d], made, false);
+            else mth_error_free(mth__buffer_destroy(x->engine, made));
+        }
+    return NULL;
+}
+
 static mth_status call(mth__executable *x, mth__job *job) {
     const mth__segment *g = job->segment;
     int count;
@@ -83,28 +111,7 @@ static mth_status call(mth__executable *x, mth__job *job) {
             if (c) *argument = c->buffer;
             else TRY(zeros(x, g->in.at[i], device[d], argument));
         }
-    MTH__ARGS(PJRT_LoadedExecutable_Execute, execute);
-    PJRT_ExecuteOptions options = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
-    execute.executable = job->module->xla->loaded;
-    execute.options = &options;
-    execute.argument_lists = job->arguments;
-    execute.num_devices = (size_t)count;
-    execute.num_args = (size_t)job->args;
-    execute.output_lists = job->results_of;
-    execute.device_complete_events = job->complete;
-    if (!job->module->options.device) execute.execute_device = x->engine->device[device[0]];
-    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
-    if (s) {
-        memset(job->complete, 0, (size_t)count * sizeof *job->complete);
-        return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->module) : s;
-    }
-    for (int d = 0; d < count; d++) x->flying[device[d]]++;
-    for (int d = 0; d < count; d++)
-        for (size_t i = 0; i < g->out.n; i++) {
-            PJRT_Buffer *made = job->result[d * job->results + (int)i];
-            if (x->segments->slot.at[g->out.at[i]].any->sharding.on->rank_of[device[d]] >= 0) mth__cell_put(x, g->out.at[i], device[d], made, false);
-            else mth_error_free(mth__buffer_destroy(x->engine, made));
-        }
+    for (int d = 0; d < count; d += job->together) TRY(launch(x, job, d, device + d));
     return NULL;
 }
 
@@ -226,7 +233,7 @@ enum { MEETINGS = 2 /* modules under way whose devices wait for each other */, F
 static bool is_busy(const mth__executable *x, const mth__job *job) {
     int count;
     const int32_t *device = devices_of(x, job, &count);
-    for (int d = 0; d < count && count > 1; d++)
+    for (int d = 0; d < count && job->together > 1; d++)
         if (x->flying[device[d]] >= FLYING) return true;
     return false;
 }
@@ -237,12 +244,13 @@ static mth_status enqueue(mth__executable *x, const atomic_int *stop) {
     for (size_t w = 0; w < x->job.n; w++) {
         mth__job *job = &x->job.at[w];
         if (stop && atomic_load(stop)) return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again"));
-        if (job->meets && meetings == MEETINGS) {
-            while (!x->job.at[met].meets) met++;
+        const bool meets = job->segment && job->module->text.meets;
+        if (meets && meetings == MEETINGS) {
+            while (!x->job.at[met].segment || !x->job.at[met].module->text.meets) met++;
             TRY(finish_job(x, &x->job.at[met++], NULL));
             meetings--;
         }
-        meetings += job->meets;
+        meetings += meets;
         while (job->segment && oldest < w && is_busy(x, job)) TRY(finish_job(x, &x->job.at[oldest++], NULL));
         if (job->segment) TRY(call(x, job));
         else {

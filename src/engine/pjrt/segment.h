@@ -58,6 +58,8 @@ mth__shape mth__xla_part(const mth__pvalue *, mth__shape *whole);
 typedef struct { const mth__seg_instr *instr; int64_t limit; } mth__id_check;
 typedef struct {
     const char *text; size_t bytes;
+    int devices;                           /* that run it together; 1: each of the segment's runs it alone, for it tells none of them apart */
+    bool meets;                            /* its devices wait for each other */
     const mth__seg_instr **instr_of_line; int lines; /* by line of the text, from 0; NULL: none of the program's */
     int checks; mth__id_check *check;
 } mth__module_text;
