@@ -8,7 +8,7 @@
 #define MTH__ARENA_H
 #include "base/status.h"
 
-void *mth__malloc(size_t);               /* 64-byte aligned; NULL where memory is gone or the test says so */
+void *mth__malloc(size_t);               /* 64-byte aligned, from 4 MiB on large pages; NULL where memory is gone or the test says so */
 void *mth__calloc(size_t count, size_t size); /* checks the product; zeroed */
 void mth__free(void *);
 

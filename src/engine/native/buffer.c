@@ -2,21 +2,8 @@
  * dies, never inside a run's tasks. */
 #include "engine/native/native.h"
 #include <string.h>
-#include <sys/mman.h>
 
-enum { HUGE_PAGE = 2 << 20, CACHED_AT_LEAST = 256 << 20 };
-
-void *mth__huge_malloc(int64_t bytes) {
-    char *p = mth__malloc((size_t)bytes);
-#ifdef MADV_HUGEPAGE
-    if (p && bytes >= 2 * HUGE_PAGE) { /* a hint: where it is refused, small pages do */
-        const uintptr_t mask = ~(uintptr_t)(HUGE_PAGE - 1), from = ((uintptr_t)p + HUGE_PAGE - 1) & mask;
-        const uintptr_t to = ((uintptr_t)p + (uintptr_t)bytes) & mask;
-        if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
-    }
-#endif
-    return p;
-}
+enum { CACHED_AT_LEAST = 256 << 20 };
 
 /* Eight classes an octave: at most an eighth of a buffer is unused. Sets *bytes to the size of the class. */
 static int size_class(int64_t *bytes) {
@@ -48,10 +35,10 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
     mth__buffer *b = take_cached(&e->buffers, class, size);
     if (!b) {
         b = mth__calloc(1, sizeof *b);
-        void *data = mth__huge_malloc(size);
+        void *data = mth__malloc((size_t)size);
         if (b && !data) { /* what the cache holds may be what is missing */
             mth__buffers_trim(&e->buffers);
-            data = mth__huge_malloc(size);
+            data = mth__malloc((size_t)size);
         }
         if (!b || !data) {
             mth__free(b);

@@ -120,10 +120,10 @@ static mth_status grow_slabs(mth__engine *e, const mth__program *p) {
     for (int d = 0; d < e->devices; d++) {
         int64_t bytes = p->role_of[d] < 0 ? 0 : p->role.at[p->role_of[d]].slab;
         if (bytes <= e->slab_size[d]) continue;
-        char *larger = mth__huge_malloc(bytes);
+        char *larger = mth__malloc((size_t)bytes);
         if (!larger) { /* what the cache of buffers holds may be what is missing */
             mth__buffers_trim(&e->buffers);
-            larger = mth__huge_malloc(bytes);
+            larger = mth__malloc((size_t)bytes);
         }
         if (!larger) return no_memory("the slab of a device", bytes);
         mth__free(e->slab[d]);

@@ -41,7 +41,6 @@ void *mth__native_buffer_host(mth__buffer *);
 mth_status mth__native_buffer_write(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
 mth_status mth__native_buffer_read(mth__buffer *, int64_t offset, void *data, int64_t bytes);
 void mth__buffers_trim(mth__buffers *);     /* frees what is cached */
-void *mth__huge_malloc(int64_t bytes);      /* mth__malloc on large pages where it pays */
 
 /* ---- moves (move.c): dst[box] = src[0][box], then += or max= the others; rows of dimension 0 are split into parts */
 typedef struct {
