@@ -178,6 +178,14 @@ static int64_t slice_offset(const mth__node *n, const mth__pvalue *in, const mth
     return n->attrs.i[1] * row;
 }
 
+/* As they are now: passes behind the global product change some. */
+static const mth__sharding *copy_wants(emission *e, const mth__node *n) {
+    mth__sharding *wants = NEW_ARRAY(e->arena, mth__sharding, n->nin + n->nout);
+    for (int j = 0; j < n->nin; j++) wants[j] = n->need[j];
+    for (int j = 0; j < n->nout; j++) wants[n->nin + j] = n->out[j]->sharding;
+    return wants;
+}
+
 static mth_status emit_compute(emission *e, const mth__node *n) {
     const mth__role_list *l = &e->roles[n->out[0]->sharding.on->id];
     bool alias = n->op->flags & MTH__ALIAS, slice = e->views && n->op->row == MTH__ROW_slice && e->exit_of[n->out[0]->id] < 0;
@@ -193,6 +201,7 @@ static mth_status emit_compute(emission *e, const mth__node *n) {
         mth__instr *i = push_instr(e, role, n, MTH__COMPUTE, -1, n->nin, n->nout);
         i->op = n->op;
         i->attrs = &n->attrs;
+        if (e->global) i->wants = copy_wants(e, n);
         for (int j = 0; j < n->nin; j++) i->in[j] = in[j];
         for (int j = 0; j < n->nout; j++) i->out[j] = new_result(e, role, n->out[j], k);
     }

@@ -67,6 +67,8 @@ typedef struct {
     int channel;                 /* the others */
     int nin, nout;
     int *in, *out;               /* the role's values */
+    const mth__sharding *wants;  /* COMPUTE of a global program: how it wants each operand and makes each result (nin + nout); else NULL,
+                                    for the values are so */
     int scratch;                 /* a value of class COMMUNICATION or an activation that only this instruction uses; -1: none */
     uint8_t stream;
     const char *module, *source;

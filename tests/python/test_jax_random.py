@@ -185,6 +185,29 @@ def test_a_view_that_leaves_has_its_own_parts(xla):
     spmd(xla, model, (2,), {"x": random(2, 2, 2)}, input_shard_specs={"x": (None, None, 0)})
 
 
+LAYERS = [
+    (4, (8, 4, 2), ((1, 2), (None, None)), (None, 2), None, ml.Relu),
+    (4, (8, 8, 16), ((1, 2), (None, None)), (2, (0, 1)), (None, (1, 2)), ml.LayerNorm),
+    (4, (8, 4, 4), ((0, 1), (2, None)), None, (2, (0, 1)), ml.Relu),
+    (8, (4, 4, 8), (((0, 2), 1), ((0, 2), None)), (1, 2), (None, (0, 1)), None),
+    (4, (16, 16, 8), (((0, 1), 2), (0, (1, 2))), (2, (0, 1)), ((0, 2), 1), ml.Relu),
+    (8, (8, 8, 16), ((2, None), (1, (0, 2))), ((0, 2), 1), None, ml.Relu),
+]
+
+
+@pytest.mark.parametrize("rows, widths, specs, come, leave, between", LAYERS, ids=str)
+def test_products_that_the_partitioner_mixes_up(xla, rows, widths, specs, come, leave, between):
+    """Where operands or the result of a product are split over axes that disagree, XLA gives parts in the wrong order; so none is."""
+
+    def model():
+        layers = [ml.Linear(widths[1], weight_shard_spec=specs[0])(input="x", output="h")]
+        layers += [between()(input="h", output="a")] if between else []
+        return model_of(*layers, ml.Linear(widths[2], weight_shard_spec=specs[1])(input="a" if between else "h", output="y"))
+
+    options = ({"input_shard_specs": {"x": come}} if come else {}) | ({"output_shard_specs": {"y": leave}} if leave else {})
+    spmd(xla, model, (2, 2, 2), {"x": random(rows, widths[0])}, **options)
+
+
 @pytest.mark.parametrize("spec, size, fix", [(((0, 1, 2), None), 6, "sizes"), (((0, 1), None), 5, "sizes"), (((1, 0), None), 8, "order")], ids=str)
 def test_parts_that_the_partitioner_has_not(xla, spec, size, fix):
     """Nested uneven parts are others than XLA's; axes against their order make it compute wrong gradients of two layers."""

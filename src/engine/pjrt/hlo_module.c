@@ -29,9 +29,54 @@ static void set(writing *w, int slot, mth__hlo_val v) {
     w->made[slot] = true;
 }
 
+/* ---------------------------------------------------------------- Shardy */
+/* The axes of Shardy's mesh that an axis of the program's mesh is made of, in order. */
+static void add_axes(mth__text *t, const writing *w, int axis, bool *first) {
+    const mth__mesh *mesh = w->s->program->mesh;
+    int at = 0;
+    for (int a = 0; a <= axis; a++)
+        for (int product = 1; product < mesh->dim[a] && at < w->mesh->naxes; at++) {
+            product *= w->mesh->dim[at];
+            if (a == axis && w->mesh->dim[at] > 1) {
+                mth__text_add(t, "%s\"a%d\"", *first ? "" : ", ", at);
+                *first = false;
+            }
+        }
+}
+
+static const char *shardy_dims(const writing *w, const mth__sharding *s, int rank) {
+    mth__text t = mth__text_new(w->scratch);
+    mth__text_add(&t, "[");
+    for (int d = 0; d < rank; d++) {
+        bool first = true;
+        mth__text_add(&t, "%s{", d ? ", " : "");
+        for (int k = 0; k < s->dim[d].naxes; k++) add_axes(&t, w, s->dim[d].axis[k], &first);
+        mth__text_add(&t, "}");
+    }
+    mth__text_add(&t, "]");
+    return t.at;
+}
+
+static const char *shardy(const writing *w, int slot) {
+    const mth__pvalue *v = w->s->slot.at[slot].any;
+    return mth__format(w->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>", shardy_dims(w, &v->sharding, v->shape.rank));
+}
+
+/* Every value and operand is where the plan has it, and the partitioner finds the collectives between. Left to itself it may split the
+   operands and the result of a product over axes that disagree, and then (up to API 0.117) gives parts in the wrong order, without a word.
+   The same comes of axes against the mesh's order, which may arise inside though no port has them. What is a partial sum in the plan is
+   whole here: the partitioner knows none and sums behind each product. */
+static mth__hlo_val constrain(writing *w, const mth__sharding *s, mth__hlo_val v) {
+    if (!w->mesh || mth__axes_disordered(s, v.shape.rank)) return v;
+    return mth__hlo_line(w->h, v.dtype, v.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s", mth__hlo_name(w->scratch, v),
+                         shardy_dims(w, s, v.shape.rank), mth__hlo_type(w->scratch, v.dtype, v.shape));
+}
+
 static mth__hlo_val get(writing *w, int slot) {
     int base = w->s->slot.at[slot].view_of;
-    if (!w->made[slot] && slot != base) set(w, slot, mth__hlo_reshape(w->h, w->value[base], part_of(w, slot)->local));
+    if (w->made[slot] || slot == base) return w->value[slot];
+    mth__hlo_val view = mth__hlo_reshape(w->h, w->value[base], part_of(w, slot)->local);
+    set(w, slot, constrain(w, &w->s->slot.at[slot].any->sharding, view));
     return w->value[slot];
 }
 
@@ -75,7 +120,10 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
     const mth__instr *i = x->instr;
     mth__hlo_call c = {.h = w->h, .op = i->op, .attrs = i->attrs, .nin = x->nin, .nout = x->nout};
     comment(w, x);
-    for (int j = 0; j < x->nin; j++) c.in[j] = (mth__hlo_operand){get(w, x->in[j]), part_of(w, x->in[j])};
+    for (int j = 0; j < x->nin; j++) {
+        c.in[j] = (mth__hlo_operand){get(w, x->in[j]), part_of(w, x->in[j])};
+        if (i->wants) c.in[j].v = constrain(w, &i->wants[j], c.in[j].v);
+    }
     for (int j = 0; j < x->nout; j++) c.out[j].part = part_of(w, x->out[j]);
     if (i->kind == MTH__COMPUTE) {
         mth__hlo_row *row = mth__hlo_rows[i->op->row];
@@ -91,6 +139,7 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
             return mth__error_operator(INTERNAL("%s was written as %s, its result is %s", i->op ? i->op->name : "a collective",
                                                 mth__hlo_type(w->scratch, c.out[j].v.dtype, c.out[j].v.shape),
                                                 mth__hlo_type(w->scratch, c.out[j].part->dtype, c.out[j].part->local)), i->module);
+        if (i->wants) c.out[j].v = constrain(w, &i->wants[x->nin + j], c.out[j].v);
         set(w, x->out[j], c.out[j].v);
     }
     return NULL;
@@ -104,39 +153,6 @@ static mth__hlo_val join_checks(writing *w) {
     return mth__hlo_concat(h, (int)h->check.n, row, 0);
 }
 
-/* ---------------------------------------------------------------- Shardy */
-/* The axes of Shardy's mesh that an axis of the program's mesh is made of, in order. */
-static void add_axes(mth__text *t, const writing *w, int axis, bool *first) {
-    const mth__mesh *mesh = w->s->program->mesh;
-    int at = 0;
-    for (int a = 0; a <= axis; a++)
-        for (int product = 1; product < mesh->dim[a] && at < w->mesh->naxes; at++) {
-            product *= w->mesh->dim[at];
-            if (a == axis && w->mesh->dim[at] > 1) {
-                mth__text_add(t, "%s\"a%d\"", *first ? "" : ", ", at);
-                *first = false;
-            }
-        }
-}
-
-static const char *shardy_dims(const writing *w, int slot) {
-    const mth__pvalue *v = w->s->slot.at[slot].any;
-    mth__text t = mth__text_new(w->scratch);
-    mth__text_add(&t, "[");
-    for (int d = 0; d < v->shape.rank; d++) {
-        bool first = true;
-        mth__text_add(&t, "%s{", d ? ", " : "");
-        for (int k = 0; k < v->sharding.dim[d].naxes; k++) add_axes(&t, w, v->sharding.dim[d].axis[k], &first);
-        mth__text_add(&t, "}");
-    }
-    mth__text_add(&t, "]");
-    return t.at;
-}
-
-static const char *shardy(const writing *w, int slot) {
-    return mth__format(w->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>", shardy_dims(w, slot));
-}
-
 static mth__shape port_shape(const writing *w, int slot) {
     const mth__slot *s = &w->s->slot.at[slot];
     mth__shape whole;
@@ -145,24 +161,18 @@ static mth__shape port_shape(const writing *w, int slot) {
     return whole;
 }
 
-/* Shardings don't pass through a change of sizes by themselves. */
-static mth__hlo_val constrain(writing *w, int slot, mth__hlo_val v) {
-    return mth__hlo_line(w->h, v.dtype, v.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s", mth__hlo_name(w->scratch, v),
-                         shardy_dims(w, slot), mth__hlo_type(w->scratch, v.dtype, v.shape));
-}
-
 static mth__hlo_val come_in(writing *w, int slot, mth__hlo_val v) {
     const mth__shape real = w->s->slot.at[slot].local;
     if (mth__shape_equal(v.shape, real)) return v;
     for (int d = 0; d < real.rank; d++)
         if (v.shape.dim[d] != real.dim[d]) v = mth__hlo_slice(w->h, v, d, 0, real.dim[d]);
-    return constrain(w, slot, v);
+    return constrain(w, &w->s->slot.at[slot].any->sharding, v);
 }
 
 static mth__hlo_val go_out(writing *w, int slot, mth__hlo_val v) {
     const mth__shape port = port_shape(w, slot);
     if (mth__shape_equal(v.shape, port)) return v;
-    v = constrain(w, slot, v);
+    v = constrain(w, &w->s->slot.at[slot].any->sharding, v);
     for (int d = 0; d < port.rank; d++)
         if (v.shape.dim[d] != port.dim[d]) v = mth__hlo_pad(w->h, v, d, 0, port.dim[d] - v.shape.dim[d], 0);
     return v;

@@ -105,14 +105,10 @@ static mth_status no_such_parts(const mth__pvalue *v, const char *why, const cha
 
 static mth_status check_parts(const mth__pvalue *v, mth__shape part) {
     bool cyclic = false;
-    for (int d = 0; d < v->shape.rank; d++) {
-        const mth__split *split = &v->sharding.dim[d];
-        cyclic |= split->cyclic;
-        for (int a = 1; a < split->naxes; a++) /* plugins of API 0.81 to 0.115 then mix up the parts of some products, without a word */
-            if (split->axis[a] < split->axis[a - 1])
-                return no_such_parts(v, "computes wrong values where axes split a dimension against their order",
-                                     "name the axes in the order of the mesh");
-    }
+    for (int d = 0; d < v->shape.rank; d++) cyclic |= v->sharding.dim[d].cyclic;
+    if (mth__axes_disordered(&v->sharding, v->shape.rank))
+        return no_such_parts(v, "computes wrong values where axes split a dimension against their order",
+                             "name the axes in the order of the mesh");
     for (int r = 0; r < v->sharding.on->count; r++)
         if (!is_xla_part(v, part, r))
             return no_such_parts(v, "has no such parts", cyclic ? "expert_distribution='one_per_device'" : "sizes that the mesh divides");

@@ -63,6 +63,8 @@ typedef struct {
     const mth__seg_instr **instr_of_line; int lines; /* by line of the text, from 0; NULL: none of the program's */
     int checks; mth__id_check *check;
 } mth__module_text;
+/* Some dimension is split over axes against the mesh's order, which XLA's partitioner gets wrong. */
+bool mth__axes_disordered(const mth__sharding *, int rank);
 /* `mesh`: NULL, or for a global program the mesh that Shardy is handed, its axes refining those of the program's. */
 typedef struct { int naxes; const int *dim; } mth__shardy_mesh;
 mth_status mth__module_write(mth__arena *, const mth__segments *, const mth__segment *, const mth__shardy_mesh *mesh, mth__module_text *out);
