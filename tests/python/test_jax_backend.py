@@ -153,6 +153,15 @@ def test_no_plugin(tmp_path):
     assert 'pip install "mithril[jax]"' in without_plugins(tmp_path, "device_mesh=(2,)")
 
 
+def test_paths_in_the_home(xla, tmp_path, monkeypatch):
+    path = pathlib.Path(re.search(r"(/\S+\.so)", xla(device_mesh=(1,)).describe())[1])
+    monkeypatch.setenv("HOME", str(path.parent))
+    check(xla(device_mesh=(2,), plugin=f"~/{path.name}"), gradients=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check(xla(device_mesh=(2,), cache_dir="~/programs"), gradients=False)
+    assert list((tmp_path / "programs").iterdir())
+
+
 def test_cache_on_disk(xla, tmp_path):
     for expected in (False, True):
         code = (

@@ -49,6 +49,12 @@ static const char *text_option(const opening *o, const char *name) {
     return a->kind == MTH_ARG_STRING ? mth__copy_text(o->e->arena, a->string) : NULL;
 }
 
+/* A leading ~/ is the user's home, as in a shell. */
+static const char *path_option(const opening *o, const char *name) {
+    const char *path = text_option(o, name), *home = getenv("HOME");
+    return path && home && !strncmp(path, "~/", 2) ? mth__format(o->e->arena, "%s%s", home, path + 1) : path;
+}
+
 /* ---------------------------------------------------------------- options */
 static const char *mesh_text(mth__arena *arena, int naxes, const int *dim) {
     mth__shape s = {.rank = naxes};
@@ -371,10 +377,10 @@ static mth_status open_topology(const opening *o, const char *name) {
 static mth_status open_body(void *context) {
     const opening *o = context;
     mth__engine *e = o->e;
-    const char *topology = text_option(o, "topology"), *path = text_option(o, "plugin");
+    const char *topology = text_option(o, "topology"), *path = path_option(o, "plugin");
     e->devices = o->setup->mesh->count;
     e->platform = text_option(o, "backend");
-    e->cache_dir = text_option(o, "cache_dir");
+    e->cache_dir = path_option(o, "cache_dir");
     TRY(read_spmd(o));
     TRY(read_compile_options(o));
     if (topology && strcmp(e->platform, "tpu"))
