@@ -19,9 +19,10 @@ int64_t mth_debug_live_allocations(void) { return atomic_load(&live); }
 /* A first touch of fresh memory costs a third on large pages. The hint may be refused: then small ones do. */
 enum { HUGE_PAGE = 2 << 20, LARGE = 2 * HUGE_PAGE };
 static void *large(size_t size) {
-    void *p = aligned_alloc(HUGE_PAGE, (size + 63) & ~(size_t)63);
+    void *p;
+    if (posix_memalign(&p, HUGE_PAGE, size)) return NULL;
 #ifdef MADV_HUGEPAGE
-    if (p) madvise(p, size & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    madvise(p, size & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
 #endif
     return p;
 }

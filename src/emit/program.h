@@ -106,7 +106,7 @@ typedef struct {
 } mth__emit_options;
 mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *, mth__program **out);
 /* global.c: the second product, for an engine with a partitioner of its own: the graph as `shard` left it (before reshard), as a program of
-   one role on device 0 whose values have local = global shapes and keep the sharding that was decided for them. No channels. UNSUPPORTED
+   one role on device 0 whose values have local = global shapes; its instructions say how they want them split. No channels. UNSUPPORTED
    where a node runs on other devices than the whole mesh. */
 mth_status mth__emit_global(mth__arena *, const mth__graph *, mth__program **out);
 mth_status mth__emit_memory(mth__program *);                     /* memory.c: offsets, in-place, aliases; sets slab */

@@ -376,6 +376,13 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     mth__value *s = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 4}}, r, on, SPLIT(-1, -1, -1), 0);
     output(g, "y", node1(&b, "relu", NULL, s, on, SPLIT(-1, -1, -1), 0));
     output(g, "h", h);
+    for (size_t i = 0; i < g->node.n; i++) { /* as shard leaves it */
+        mth__node *n = g->node.at[i];
+        n->need = NEW_ARRAY(a, mth__sharding, n->nin);
+        for (int j = 0; j < n->nin; j++) n->need[j] = n->in[j]->sharding;
+    }
+    const mth__node *last = s->node;
+    last->need[0] = s->sharding;
     mth__program *p = NULL;
     CHECK_STATUS(mth__emit_global(a, g, &p));
     if (!p) return;
@@ -385,6 +392,10 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     for (size_t i = 0; i < role->value.n; i++) CHECK(mth__shape_equal(role->value.at[i].local, role->value.at[i].shape));
     CHECK(value_named(role, "x")->sharding.dim[0].naxes == 1 && value_named(role, "w")->sharding.dim[1].axis[0] == 1);
     CHECK(instr_of(role, MTH__COMPUTE, "contract") == 0 && instr_of(role, MTH__COMPUTE, "slice") == 1 && instr_of(role, MTH__COMPUTE, "relu") == 2);
+    last->need[0] = r->sharding; /* what the program says was copied */
+    const mth__sharding *wants = role->instr.at[0].wants;
+    CHECK(mth__sharding_equal(&wants[0], &x->sharding, 2) && mth__sharding_equal(&wants[1], &w->sharding, 2));
+    CHECK(mth__sharding_equal(&wants[2], &h->sharding, 2) && mth__sharding_equal(&role->instr.at[1].wants[0], &s->sharding, 3));
 }
 GUARDED(a_global_program_runs_on_the_whole_mesh) {
     mth__program *p = NULL;
