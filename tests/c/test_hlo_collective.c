@@ -73,7 +73,8 @@ static void write_module(module *m, bool steps) {
         channel_case *k = &m->at[i];
         k->in.v = (mth__hlo_val){-1 - i, k->c.dtype, k->in.part->local};
         mth__text_add(&h.body, "    // %s\n", k->text);
-        (steps ? mth__hlo_steps : mth__hlo_collective)(&h, &k->c, &k->in, &k->out);
+        if (k->c.kind == MTH__TRANSFER) mth__hlo_exchange(&h, &k->c, &k->in, &k->out);
+        else (steps ? mth__hlo_steps : mth__hlo_collective)(&h, &k->c, &k->in, &k->out);
         CHECK(k->out.v.dtype == k->c.dtype && mth__shape_equal(k->out.v.shape, k->out.part->local));
         mth__text_add(&arguments, "%s%%arg%d: %s", i ? ", " : "", i, mth__hlo_type(arena, k->c.dtype, k->in.part->local));
         mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(arena, k->c.dtype, k->out.part->local));
@@ -222,12 +223,30 @@ static bool random_channel(const mth__placement *on, mth__channel *c) {
     return right;
 }
 
+/* Any part to any part. */
+static bool random_transfer(const mth__placement *on, mth__channel *c) {
+    *c = (mth__channel){.kind = MTH__TRANSFER, .dtype = random_below(2) ? MTH_FLOAT32 : MTH_BOOL, .from = {.on = on}, .to = {.on = on}};
+    c->shape.rank = 1 + random_below(3);
+    for (int d = 0; d < c->shape.rank; d++) c->shape.dim[d] = random_below(12) ? 1 + random_below(13) : 0;
+    for (int side = 0; side < 2; side++) {
+        mth__sharding *s = side ? &c->to : &c->from;
+        unsigned axes[MTH__RANK] = {0};
+        for (int x = 0; x < on->naxes; x++) if (on->dim[x] > 1 && random_below(5)) axes[random_below(c->shape.rank)] |= 1u << x;
+        for (int d = 0; d < c->shape.rank; d++) s->dim[d] = further((mth__split){.grain = 1 + (random_below(4) ? 0 : random_below(3))}, on, axes[d]);
+        mth__sharding_canonical(s, c->shape);
+    }
+    mth_status s = mth__channel_check(c);
+    bool right = s == NULL;
+    mth_error_free(s);
+    return right && mth__is_exchange(c);
+}
+
 static const struct { int naxes; int64_t dim[3]; } meshes[] = {
     {1, {1}}, {1, {2}}, {1, {3}}, {1, {4}}, {1, {5}}, {1, {7}}, {1, {8}}, {2, {2, 2}}, {2, {2, 3}}, {2, {3, 2}}, {2, {4, 2}}, {2, {1, 4}},
     {3, {2, 2, 2}}, {3, {2, 1, 3}}};
 enum { MESHES = sizeof meshes / sizeof *meshes };
 
-static void run_random(mth__arena *arena, bool steps) {
+static void run_random(mth__arena *arena, bool (*draw)(const mth__placement *, mth__channel *), bool steps) {
     int rounds = getenv("UNIT_ROUNDS") ? atoi(getenv("UNIT_ROUNDS")) : 1;
     state = getenv("UNIT_SEED") ? (uint64_t)atoll(getenv("UNIT_SEED")) : 1;
     for (int round = 0; round < rounds; round++)
@@ -235,7 +254,7 @@ static void run_random(mth__arena *arena, bool steps) {
             module *m = new_module(arena, meshes[k].naxes, meshes[k].dim, random_below(4));
             mth__channel c;
             for (int attempt = 0; attempt < 1000 && m->cases < CASES; attempt++)
-                if (random_channel(m->on, &c)) add_case(m, &c);
+                if (draw(m->on, &c)) add_case(m, &c);
             if (!m->cases) continue;
             write_module(m, steps);
             mth_status s = run_module(m);
@@ -243,8 +262,9 @@ static void run_random(mth__arena *arena, bool steps) {
             CHECK_STATUS(s);
         }
 }
-GUARDED(collectives_of_xla) { run_random(a, false); }
-GUARDED(named_algorithms) { run_random(a, true); }
+GUARDED(collectives_of_xla) { run_random(a, random_channel, false); }
+GUARDED(named_algorithms) { run_random(a, random_channel, true); }
+GUARDED(transfers_inside_a_module) { run_random(a, random_transfer, false); }
 
 GUARDED(broadcasts) {
     for (int n = 1; n < DEVICES; n++) { /* devices of the result; the source is one of them, or the next one */
@@ -278,6 +298,27 @@ static int permutes(const char *text, int64_t *elements) {
         *elements += size;
     }
     return n;
+}
+
+/* As many permutes as the busiest device sends or receives boxes, its own included. */
+GUARDED(transfers_take_few_permutes) {
+    static const int64_t dim[] = {2, 2, 2};
+    for (int k = 0; k < 60; k++) {
+        module *m = new_module(a, 3, dim, 0);
+        mth__channel c;
+        while (!random_transfer(m->on, &c)) {}
+        add_case(m, &c);
+        write_module(m, false);
+        int busy[2][DEVICES] = {{0}}, most = 0;
+        for (int p = 0; p < m->count; p++) {
+            mth__piece *piece;
+            busy[1][p] = mth__transfer_pieces(a, &c, p, &piece);
+            for (int i = 0; i < busy[1][p]; i++) busy[0][piece[i].from_device]++;
+        }
+        for (int i = 0; i < 2 * DEVICES; i++) if (busy[i / DEVICES][i % DEVICES] > most) most = busy[i / DEVICES][i % DEVICES];
+        int64_t elements;
+        CHECK(permutes(m->text.at, &elements) == most);
+    }
 }
 
 GUARDED(a_ring_moves_what_it_has_to) {

@@ -130,6 +130,8 @@ mth__hlo_val mth__hlo_activation_grad(mth__hlo *, const char *name, mth__hlo_val
    every partition has an operand, what the receivers' holds means nothing. Sets out->v. */
 void mth__hlo_collective(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
 void mth__hlo_steps(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
-/* Along `dim`, from the padded parts of a group of g laid one after another (g * piece elements) to the `n` elements in order, and back.
-   `part[p]`: for partition p the extents of its group's ranks in the dimension. hlo_collective.c */
+/* hlo_exchange.c: a transfer whose devices are those of one placement, and whose boxes have no gaps (no cyclic split). Other moves are hops
+   between modules. */
+bool mth__is_exchange(const mth__channel *);
+void mth__hlo_exchange(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
 #endif

@@ -1,6 +1,6 @@
 #include "engine/pjrt/hlo_group.h"
 
-static int partition_of(const mth__hlo *h, int32_t device) {
+int mth__hlo_partition_of(const mth__hlo *h, int32_t device) {
     int a = 0, b = h->partitions;
     while (b - a > 1) {
         int middle = (a + b) / 2;
@@ -21,7 +21,7 @@ mth__hlo_groups mth__hlo_groups_of(mth__hlo *h, const mth__channel *c) {
         if (!takes_part || g.rank[p] >= 0) continue;
         mth__channel_group(c, d, device);
         for (int r = 0; r < g.size; r++) {
-            int q = partition_of(h, device[r]);
+            int q = mth__hlo_partition_of(h, device[r]);
             g.member[g.count * g.size + r] = q;
             g.rank[q] = r;
         }

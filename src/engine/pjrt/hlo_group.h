@@ -9,6 +9,7 @@ typedef struct {
     int *rank;         /* by partition; -1: takes no part */
 } mth__hlo_groups;
 mth__hlo_groups mth__hlo_groups_of(mth__hlo *, const mth__channel *);
+int mth__hlo_partition_of(const mth__hlo *, int32_t device); /* one of the module's */
 
 /* x along `dim` in the order of an index: x[.., index[i], ..]. */
 mth__hlo_val mth__hlo_take(mth__hlo *, mth__hlo_val x, int dim, mth__hlo_val index /* i32, (n) */);

@@ -132,7 +132,8 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
         row(&c);
     } else {
         const mth__channel *channel = &w->s->program->channel.at[i->channel];
-        (channel->algorithm == MTH__DIRECT ? mth__hlo_collective : mth__hlo_steps)(w->h, channel, &c.in[0], &c.out[0]);
+        if (channel->kind == MTH__TRANSFER) mth__hlo_exchange(w->h, channel, &c.in[0], &c.out[0]);
+        else (channel->algorithm == MTH__DIRECT ? mth__hlo_collective : mth__hlo_steps)(w->h, channel, &c.in[0], &c.out[0]);
     }
     for (int j = 0; j < x->nout; j++) {
         if (!mth__shape_equal(c.out[j].v.shape, c.out[j].part->local) || c.out[j].v.dtype != c.out[j].part->dtype)

@@ -25,11 +25,11 @@ static int64_t most_bytes(const mth__program *p, const mth__channel *c) {
     return most;
 }
 
-/* A named algorithm is written as its steps. */
+/* A named algorithm, and a transfer inside a module, are written as their steps. */
 static void count_ours(const mth__program *p, tally *t, tally *named) {
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
-        add(c->algorithm == MTH__DIRECT ? t : named, mth__channel_names[c->kind], 1, most_bytes(p, c));
+        add(c->algorithm == MTH__DIRECT && !mth__is_exchange(c) ? t : named, mth__channel_names[c->kind], 1, most_bytes(p, c));
     }
 }
 
@@ -90,7 +90,7 @@ static void compare(const mth__executable *x, const tally *ours, const tally *na
     for (int k = 0; k < KINDS; k++)
         if (named[k].count) {
             any = true;
-            mth__text_add(t, "  %-20s %12lld %12lld    as the algorithm's steps: collective_permute\n", kinds[k], (long long)named[k].count,
+            mth__text_add(t, "  %-20s %12lld %12lld    as its steps: collective_permute\n", kinds[k], (long long)named[k].count,
                           (long long)named[k].bytes);
         }
     if (!any) mth__text_add(t, "  none\n");

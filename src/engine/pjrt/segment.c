@@ -103,7 +103,9 @@ static void make_slots(merging *m) {
 }
 
 /* ---------------------------------------------------------------- merging the roles' lists */
-static bool is_move(const mth__channel *c) { return c->kind == MTH__TRANSFER || (c->kind == MTH__BROADCAST && c->algorithm == MTH__DIRECT); }
+static bool is_move(const mth__channel *c) {
+    return c->kind == MTH__TRANSFER ? !mth__is_exchange(c) : c->kind == MTH__BROADCAST && c->algorithm == MTH__DIRECT;
+}
 
 /* -1: a WAIT, which the order of buffers makes needless */
 static int key_of(const merging *m, int role, const mth__instr *i) {
