@@ -5,7 +5,7 @@
 #include "same_arrays.h"
 #include <time.h>
 
-#ifdef __SANITIZE_ADDRESS__
+#if defined __SANITIZE_ADDRESS__ || !defined __OPTIMIZE__
 enum { SLOW = 20 };
 #else
 enum { SLOW = 2 }; /* than a quiet machine */
