@@ -72,6 +72,7 @@ mth__hlo_val mth__hlo_broadcast(mth__hlo *, mth__hlo_val, mth__shape to, const i
 mth__hlo_val mth__hlo_broadcast_numpy(mth__hlo *, mth__hlo_val, mth__shape to);    /* trailing dimensions match, as NumPy's */
 mth__hlo_val mth__hlo_slice(mth__hlo *, mth__hlo_val, int dim, int64_t start, int64_t stop);
 mth__hlo_val mth__hlo_pad(mth__hlo *, mth__hlo_val, int dim, int64_t before, int64_t after, double value);
+mth__hlo_val mth__hlo_resize(mth__hlo *, mth__hlo_val, mth__shape); /* zeros added, or elements cut off, at the end of each dimension */
 mth__hlo_val mth__hlo_concat(mth__hlo *, int n, const mth__hlo_val *, int dim);
 mth__hlo_val mth__hlo_dynamic_slice(mth__hlo *, mth__hlo_val, const mth__hlo_val *start /* rank scalars, i32; XLA clamps them */, mth__shape size);
 mth__hlo_val mth__hlo_dynamic_update(mth__hlo *, mth__hlo_val, mth__hlo_val update, const mth__hlo_val *start);

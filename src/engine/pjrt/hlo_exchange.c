@@ -114,23 +114,13 @@ static void make_room(const exchange *x, const round *r, bool sends, mth__shape 
     }
 }
 
-static mth__hlo_val resize(mth__hlo *h, mth__hlo_val v, mth__shape to) {
-    for (int d = 0; d < to.rank; d++) {
-        if (v.shape.dim[d] < to.dim[d]) v = mth__hlo_pad(h, v, d, 0, to.dim[d] - v.shape.dim[d], 0);
-        if (v.shape.dim[d] > to.dim[d]) v = mth__hlo_slice(h, v, d, 0, to.dim[d]);
-    }
-    return v;
-}
-
 static mth__hlo_val permute(const exchange *x, const round *r, mth__hlo_val v) {
     mth__hlo *h = x->h;
     mth__text pairs = mth__text_new(h->arena);
     int count = 0;
     for (int p = 0; p < h->partitions; p++)
         if (r->sends[p]) mth__text_add(&pairs, "%s[%d, %d]", count++ ? ", " : "", p, r->sends[p]->to);
-    const char *type = mth__hlo_type(h->arena, v.dtype, v.shape);
-    return mth__hlo_line(h, v.dtype, v.shape, "\"stablehlo.collective_permute\"(%s) <{source_target_pairs = dense<[%s]> : tensor<%dx2xi64>}> : "
-                         "(%s) -> %s", mth__hlo_name(h->arena, v), pairs.at, count, type, type);
+    return mth__hlo_permute(h, v, pairs.at, count);
 }
 
 /* True on the elements of the box that a partition really received; false: all of them are, on every partition. */
@@ -174,7 +164,7 @@ void mth__hlo_exchange(mth__hlo *h, const mth__channel *c, const mth__hlo_operan
         make_room(&x, &x.round.at[r], true, &have);
         make_room(&x, &x.round.at[r], false, &want);
     }
-    mth__hlo_val source = resize(h, in->v, have), result = mth__hlo_splat(h, c->dtype, want, 0);
+    mth__hlo_val source = mth__hlo_resize(h, in->v, have), result = mth__hlo_splat(h, c->dtype, want, 0);
     for (size_t r = 0; r < x.round.n; r++) result = do_round(&x, &x.round.at[r], source, result);
-    out->v = resize(h, result, out->part->local);
+    out->v = mth__hlo_resize(h, result, out->part->local);
 }

@@ -30,6 +30,12 @@ mth__hlo_groups mth__hlo_groups_of(mth__hlo *h, const mth__channel *c) {
     return g;
 }
 
+mth__hlo_val mth__hlo_permute(mth__hlo *h, mth__hlo_val x, const char *pairs, int count) {
+    const char *type = mth__hlo_type(h->arena, x.dtype, x.shape);
+    return mth__hlo_line(h, x.dtype, x.shape, "\"stablehlo.collective_permute\"(%s) <{source_target_pairs = dense<[%s]> : tensor<%dx2xi64>}> : "
+                         "(%s) -> %s", mth__hlo_name(h->arena, x), pairs, count, type, type);
+}
+
 const char *mth__hlo_reduction(const mth__channel *c) { return c->reduce == MTH__REDUCE_MAX ? "maximum" : "add"; }
 
 mth__hlo_val mth__hlo_reduced_as(mth__hlo *h, const mth__channel *c, mth__hlo_val x) {

@@ -19,6 +19,8 @@ mth__hlo_val mth__hlo_join_parts(mth__hlo *, const mth__hlo_groups *, mth__hlo_v
                                 const mth__hlo_part *whole);
 mth__hlo_val mth__hlo_cut_parts(mth__hlo *, const mth__hlo_groups *, mth__hlo_val x, int dim, const mth__hlo_part *whole,
                                const mth__hlo_part *parts);
+/* From partition to partition: `pairs` lists "[from, to]", `count` of them; who receives nothing gets zeros. */
+mth__hlo_val mth__hlo_permute(mth__hlo *, mth__hlo_val, const char *pairs, int count);
 /* "add", "maximum"; the operand as it is reduced: truth values are added as numbers. */
 const char *mth__hlo_reduction(const mth__channel *);
 mth__hlo_val mth__hlo_reduced_as(mth__hlo *, const mth__channel *, mth__hlo_val);

@@ -165,18 +165,13 @@ static mth__shape port_shape(const writing *w, int slot) {
 static mth__hlo_val come_in(writing *w, int slot, mth__hlo_val v) {
     const mth__shape real = w->s->slot.at[slot].local;
     if (mth__shape_equal(v.shape, real)) return v;
-    for (int d = 0; d < real.rank; d++)
-        if (v.shape.dim[d] != real.dim[d]) v = mth__hlo_slice(w->h, v, d, 0, real.dim[d]);
-    return constrain(w, &w->s->slot.at[slot].any->sharding, v);
+    return constrain(w, &w->s->slot.at[slot].any->sharding, mth__hlo_resize(w->h, v, real));
 }
 
 static mth__hlo_val go_out(writing *w, int slot, mth__hlo_val v) {
     const mth__shape port = port_shape(w, slot);
     if (mth__shape_equal(v.shape, port)) return v;
-    v = constrain(w, &w->s->slot.at[slot].any->sharding, v);
-    for (int d = 0; d < port.rank; d++)
-        if (v.shape.dim[d] != port.dim[d]) v = mth__hlo_pad(w->h, v, d, 0, port.dim[d] - v.shape.dim[d], 0);
-    return v;
+    return mth__hlo_resize(w->h, constrain(w, &w->s->slot.at[slot].any->sharding, v), port);
 }
 
 /* ---------------------------------------------------------------- the module */

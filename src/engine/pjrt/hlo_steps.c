@@ -171,11 +171,7 @@ static mth__hlo_val write_permute(const plan *p, const permute *q, mth__hlo_val 
         for (int r = 0; r < p->t.n; r++)
             if (q->source[r] >= 0) mth__text_add(&pairs, "%s[%d, %d]", count++ ? ", " : "", member[q->source[r]], member[r]);
     }
-    mth__hlo_val sent = read_chunk(p, before, q->from);
-    const char *type = mth__hlo_type(h->arena, sent.dtype, sent.shape);
-    mth__hlo_val got = mth__hlo_line(h, sent.dtype, sent.shape, "\"stablehlo.collective_permute\"(%s) <{source_target_pairs = "
-                                     "dense<[%s]> : tensor<%dx2xi64>}> : (%s) -> %s", mth__hlo_name(h->arena, sent),
-                                     pairs.at, count, type, type);
+    mth__hlo_val got = mth__hlo_permute(h, read_chunk(p, before, q->from), pairs.at, count);
     if (q->reduce || !q->all) {
         mth__hlo_val here = read_chunk(p, buffer, q->to);
         if (q->reduce) got = mth__hlo_binary(h, mth__hlo_reduction(p->c), here, got);

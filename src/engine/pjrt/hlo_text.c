@@ -203,6 +203,14 @@ mth__hlo_val mth__hlo_pad(mth__hlo *h, mth__hlo_val x, int dim, int64_t before, 
                          name(h, filler), low.at, high.at, zero, type_of(h, x), type_of(h, filler), mth__hlo_type(h->arena, x.dtype, to));
 }
 
+mth__hlo_val mth__hlo_resize(mth__hlo *h, mth__hlo_val x, mth__shape to) {
+    for (int d = 0; d < to.rank; d++) {
+        if (x.shape.dim[d] < to.dim[d]) x = mth__hlo_pad(h, x, d, 0, to.dim[d] - x.shape.dim[d], 0);
+        if (x.shape.dim[d] > to.dim[d]) x = mth__hlo_slice(h, x, d, 0, to.dim[d]);
+    }
+    return x;
+}
+
 mth__hlo_val mth__hlo_concat(mth__hlo *h, int n, const mth__hlo_val *x, int dim) {
     if (n == 1) return x[0];
     mth__text names = mth__text_new(h->arena), types = mth__text_new(h->arena);
