@@ -152,10 +152,13 @@ static mth_status random_make(const random_engine *engine, const uint8_t *data, 
     note(c, "x", c->dim[1]);
     mth_arg axes[2] = {mth_int(c->dim[0]), mth_int(c->dim[1])}, one = mth_int(1), named[5];
     for (int i = 0; i < 5; i++) named[i] = mth_string(algorithms[pick(&b, 4)]);
-    mth_option o[9] = {{"device_mesh", mth_list((size_t)c->naxes, axes)}, {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
-                       {"overlap_communication", mth_bool(pick(&b, 2))}, {"pipeline_communication", mth_bool(pick(&b, 2))}};
+    mth_option o[10] = {{"device_mesh", mth_list((size_t)c->naxes, axes)}, {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
+                       {"overlap_communication", mth_bool(pick(&b, 2))}};
+    int more = pick(&b, 6); /* of one byte, so that older seeds mean what they did */
+    o[4] = (mth_option){"pipeline_communication", mth_bool(more & 1)};
+    o[5] = (mth_option){"sequence_parallel", more / 2 ? mth_bool(more / 2 == 1) : MTH_NONE};
     const char *known = mth_backend_option_doc(engine->name); /* not every engine has options of communication */
-    size_t options = known && strstr(known, "collective_ops") ? 5 : 1;
+    size_t options = known && strstr(known, "collective_ops") ? 6 : 1;
     for (size_t i = 0; i < engine->count; i++) o[options++] = engine->option[i];
     OR_RETURN(mth_backend_create(engine->name, o, options, &c->mesh));
     mth_option single = {"device_mesh", mth_list(1, &one)};

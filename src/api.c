@@ -111,7 +111,7 @@ static mth_status compile_body(void *context) {
     if (!c->shapes) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);
     c->distribute = (mth__distribute_options){.spec = spec, .specs = specs, .communication_optimization = c->backend->communication_optimization,
                                               .overlap = c->backend->overlap, .pipeline_communication = c->backend->pipeline_communication, .chunk_bytes = 256 << 10,
-                                              .auto_sharding = c->backend->auto_sharding, .partition_dims = c->backend->partition_dims,
+                                              .sequence = c->backend->sequence, .auto_sharding = c->backend->auto_sharding, .partition_dims = c->backend->partition_dims,
                                               .store_sharded = c->backend->memory_optimization};
     pthread_mutex_init(&c->lock, NULL);
     mth__arena_keep(arena);

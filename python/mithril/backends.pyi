@@ -14,9 +14,10 @@ class CBackend(Backend):
         communication_optimization: bool = False: Removes redundant transfers and merges small collectives.
         overlap_communication: bool = False: Runs communication beside computation.
         pipeline_communication: bool = False: Cuts large communication in chunks.
+        sequence_parallel: bool | None = None: Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is 'spmd'.
         threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless said.
     """
-    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, threads: int | None = None) -> Self: ...
+    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, sequence_parallel: bool | None = None, threads: int | None = None) -> Self: ...
 
 class JaxBackend(Backend):
     """Options:
@@ -25,6 +26,7 @@ class JaxBackend(Backend):
         communication_optimization: bool = False: Removes redundant transfers and merges small collectives.
         overlap_communication: bool = False: Runs communication beside computation.
         pipeline_communication: bool = False: Cuts large communication in chunks.
+        sequence_parallel: bool | None = None: Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is 'spmd'.
         backend: str = 'cpu': The platform that XLA compiles for. (cpu|cuda|tpu)
         plugin: str | None = None: Path of the PJRT plugin; the installed packages are searched unless said.
         topology: str | None = None: With backend='tpu', the slice to plan and compile for where no TPU is, such as 'v5p:2x4x8'; without a generation, '2x4x8' is v5p.
@@ -37,7 +39,7 @@ class JaxBackend(Backend):
         spmd_partition_dims: int | None = None: With auto_sharding=True, how many dimensions of one tensor the search may split; any number unless said.
         memory_optimization: bool = False: Stores parameters that would be replicated in parts, gathered where they are read.
     """
-    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, backend: str = 'cpu', plugin: str | None = None, topology: str | None = None, platform_options: Mapping[str, Any] | None = None, compile_options: Mapping[str, Any] | None = None, cache_dir: str | None = None, mesh_context: str = 'mpmd', auto_sharding: bool = False, spmd_mesh_shape: _Spec | None = None, spmd_partition_dims: int | None = None, memory_optimization: bool = False) -> Self: ...
+    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, sequence_parallel: bool | None = None, backend: str = 'cpu', plugin: str | None = None, topology: str | None = None, platform_options: Mapping[str, Any] | None = None, compile_options: Mapping[str, Any] | None = None, cache_dir: str | None = None, mesh_context: str = 'mpmd', auto_sharding: bool = False, spmd_mesh_shape: _Spec | None = None, spmd_partition_dims: int | None = None, memory_optimization: bool = False) -> Self: ...
 
 class ReferenceBackend(Backend):
     """Options:

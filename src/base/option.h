@@ -15,6 +15,8 @@ typedef struct {
     const char *choices;    /* CHOICE: "ring|tree|hierarchical|direct"; DICT: "keys=choices" is the reader's own check */
 } mth__opt;                 /* tables end with {0} */
 
+typedef enum { MTH__WHEN_NONE, MTH__WHEN_TRUE, MTH__WHEN_FALSE } mth__when; /* a BOOL whose default is None */
+
 mth_arg mth__arg_copy(mth__arena *, mth_arg);            /* deep; models are referenced (the owner counts) */
 bool mth__arg_equal(mth_arg, mth_arg);
 const char *mth__arg_text(mth__arena *, mth_arg);        /* as Python would print it */

@@ -32,7 +32,7 @@ GRAD(square) {
     TRY(mth__build_scale(b, DY, 2, &twice));
     return mth__build2(b, "mul", NULL, twice, IN, &din[0]);
 }
-GRAD(relu) { return mth__build2(b, "relu_grad", NULL, IN, DY, &din[0]); }
+GRAD(relu) { return mth__build2(b, "relu_grad", NULL, Y, DY, &din[0]); } /* of y, not x: x need not be kept */
 GRAD(gelu) { return mth__build2(b, "gelu_grad", NULL, IN, DY, &din[0]); }
 GRAD(gelu_tanh) { return mth__build2(b, "gelu_tanh_grad", NULL, IN, DY, &din[0]); }
 GRAD(silu) { return mth__build2(b, "silu_grad", NULL, IN, DY, &din[0]); }
@@ -146,7 +146,7 @@ const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors =
     .any_args = 1, .infer = mth__infer_same, .grad = mth__grad_none,
     .flops = mth__flops_none, .doc = "y = x; no gradient flows through it."};
 
-BACKWARD(relu_grad, "x", "dx = dy where x > 0, else 0.");
+BACKWARD(relu_grad, "y", "dx = dy where y > 0, else 0.");
 BACKWARD(gelu_grad, "x", "dx = dy * gelu'(x).");
 BACKWARD(gelu_tanh_grad, "x", "dx = dy * gelu_tanh'(x).");
 BACKWARD(silu_grad, "x", "dx = dy * s * (1 + x * (1 - s)), s = sigmoid(x).");

@@ -6,6 +6,8 @@
 
 typedef struct { mth__split of[MTH__FACTORS]; bool pass; /* partial operands go through, and leave the results partial */ } mth__assignment;
 
+typedef struct { mth__sharding sharding; bool backward; /* of the consumer */ } mth__also;
+
 /* What shard knows of a value while it runs (value->scratch). */
 typedef struct {
     const mth__sharding *want;     /* what consumers would like; NULL: no opinion */
@@ -14,10 +16,10 @@ typedef struct {
     bool free;                     /* a parameter whose sharding the first consumer settles */
     const mth__sharding *stored;   /* memory_optimization: in what a parameter will be stored, once it is settled; else NULL */
     bool output;                   /* leaves the program whole */
-    int uses;
-    mth__node *reader;             /* the only one, where uses is 1; NULL: an output */
+    VEC(mth__node *) reader;       /* one that reads it twice is there twice */
+    int uses;                      /* readers and outputs */
     mth__value *seed;              /* an output's gradient, given by the user */
-    VEC(mth__sharding) also;       /* what reshard will have made of it, for earlier consumers */
+    VEC(mth__also) also;           /* what reshard will have made of it, for earlier consumers */
 } mth__info;
 static inline mth__info *mth__info_of(const mth__value *v) { return v->scratch; }
 
@@ -44,6 +46,10 @@ int mth__rows_operand(const mth__op *); /* which operand is the `rows` of a mixt
 /* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that one reduction serves
    all. */
 void mth__shard_group_terms(mth__node *);
+
+/* shard_sequence.c: n takes a partial sum that can be scattered by positions instead of made whole, and that pays, or `always`: the split
+   of n's factor. `gradients`: the plan has them. */
+bool mth__propose_sequence(const mth__node *n, const mth__rule *, bool gradients, bool always, mth__source *out);
 
 /* shard_want.c: backward over the graph, from outputs' specs and fixed weights. */
 void mth__shard_wants(mth__graph *, mth__arena *);

@@ -12,6 +12,7 @@
  *   cost.c        seconds of a node and of a communication, from flops and bytes */
 #ifndef MTH__DISTRIBUTE_H
 #define MTH__DISTRIBUTE_H
+#include "base/option.h"
 #include "catalog/op.h"
 
 /* Of an input or an output, by name, read against the whole mesh; compile.c has checked the rank */
@@ -21,6 +22,7 @@ typedef struct {
     const mth__sharding *fixed_parameter; const char *const *fixed_name; size_t fixed; /* layouts of an earlier plan: they bind */
     bool communication_optimization, overlap, pipeline_communication;
     int64_t chunk_bytes;         /* pipeline_communication: communications above this are cut (default 256 KiB) */
+    mth__when sequence;          /* sequence parallelism, shard_sequence.c */
     bool auto_sharding;
     int partition_dims;          /* auto_sharding: dimensions of one parameter that it may split; 0: any */
     bool store_sharded;          /* memory_optimization */

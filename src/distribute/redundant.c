@@ -16,6 +16,7 @@ typedef struct {
     version **versions;       /* by root's id: it, and all that communication has made of it so far */
     version **reshaped;       /* by root's id: results of reshapes of it */
     int values;
+    bool backward;            /* the transfer at hand is */
 } state;
 
 static mth__value *now(mth__value *v) {
@@ -50,7 +51,8 @@ static bool other_side(const mth__node *view, bool back, const mth__sharding *to
 
 static mth__value *at_hand(const state *s, const mth__value *root, const mth__sharding *to) {
     for (version *k = s->versions[root->id]; k; k = k->next)
-        if (!k->value->sharding.partial && mth__cost_reshard(root, &k->value->sharding, to) == 0) return k->value;
+        if (!k->value->sharding.partial && (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->backward, s->backward)) &&
+            mth__cost_reshard(root, &k->value->sharding, to) == 0) return k->value;
     return NULL;
 }
 
@@ -203,6 +205,7 @@ static mth_status run(state *s) {
         if (partner) TRY(add_at_home(s, x, partner));
         mth__value *v = x->nin ? x->in[0] : NULL, *there;
         const mth__sharding *to = &x->out[0]->sharding;
+        s->backward = x->backward;
         bool whole = moves(x) && !v->sharding.partial && !to->partial;
         if (whole && price(s, v, to, 0) < mth__cost_reshard(v, &v->sharding, to)) {
             TRY(make(s, x, v, to, &there));

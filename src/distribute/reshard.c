@@ -1,7 +1,8 @@
 /* Communication appears. Where a node needs an operand otherwise than it is, the moves between the two become nodes: in front of the
  * first consumer, except that outputs are settled right behind their maker. Each value remembers what has been made of it, so that
  * consumers with one need share one move, and a later need starts from the nearest version. But a parameter that is stored in parts is
- * gathered again by a consumer far from the last one, or of the other direction: whole, it would lie there in the meantime. */
+ * gathered again by a consumer far from the last one, or of the other direction: whole, it would lie there in the meantime. An activation
+ * that is split is gathered again in backward, for the same reason. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -11,11 +12,16 @@ enum { NEAR = 16 }; /* nodes */
 
 typedef struct { mth__graph *graph; mth__arena *arena; const mth__distribute_options *options; } state;
 
+bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted) {
+    return made == wanted || v->kind == MTH__VALUE_PARAMETER || mth__local_size(v->shape, one) <= mth__local_size(v->shape, &v->sharding);
+}
+
 static bool same(const mth__value *v, const mth__sharding *s) {
     return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank);
 }
 
 static bool at_hand(const state *s, const mth__value *v, const version *k, const mth__node *consumer) {
+    if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->backward, consumer->backward)) return false;
     if (!v->read) return true;
     return consumer && k->reader && mth__same_unit(k->reader, consumer) && s->graph->node.n <= k->at + NEAR;
 }

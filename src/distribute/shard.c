@@ -12,7 +12,7 @@ static const double FORBIDDEN = 1e6;
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    bool store;                /* memory_optimization */
+    const mth__distribute_options *options;
     mth__node *node;
     mth__rule rule;
     mth__source source[MTH__SOURCES];
@@ -31,19 +31,34 @@ static double filled(const mth__node *n, int rows) {
     return e > k ? k / e : 1;
 }
 
+/* Readers to come that may share what is made of operand j for this node: the weights of query, key and value have gradients that all
+   take the same activation. */
+static int sharers(const state *s, int j) {
+    const mth__node *n = s->node;
+    const mth__info *info = mth__info_of(n->in[j]);
+    int sharers = 1;
+    for (size_t k = 0; k < info->reader.n; k++) {
+        const mth__node *r = info->reader.at[k];
+        sharers += r != n && !r->cost_rank && r->op == n->op && r->on == n->on && mth__same_unit(r, n) && j < r->nin && r->in[j] == n->in[j];
+    }
+    return sharers;
+}
+
 static double bring(const state *s, int j, const mth__sharding *need) {
     const mth__value *v = s->node->in[j];
     const mth__info *info = mth__info_of(v);
     if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return 0;
-    for (size_t k = 0; k < info->also.n; k++)
-        if (info->also.at[k].on == need->on && mth__sharding_equal(&info->also.at[k], need, v->shape.rank)) return 0;
     double cost = mth__cost_reshard(v, &v->sharding, need);
     for (size_t k = 0; k < info->also.n && cost > 0; k++) {
-        double c = mth__cost_reshard(v, &info->also.at[k], need);
+        const mth__also *also = &info->also.at[k];
+        if (!mth__kept(v, &also->sharding, also->backward, s->node->backward)) continue;
+        if (also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, v->shape.rank)) return 0;
+        double c = mth__cost_reshard(v, &also->sharding, need);
         if (c < cost) cost = c;
     }
     if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == need->on) cost *= GATHERED_WEIGHT;
-    return cost;
+    bool gathers = mth__local_size(v->shape, need) > mth__local_size(v->shape, &v->sharding);
+    return gathers && s->node->backward ? cost / sharers(s, j) : cost;
 }
 
 /* A parameter not settled yet takes what the node needs, but for the dimensions that the user fixed. */
@@ -98,7 +113,7 @@ static mth__sharding result_of(const state *s, int k, const mth__assignment *a, 
 /* What the gradient of a parameter must end with. */
 static const mth__sharding *kept(const state *s, const mth__value *parameter) {
     mth__info *info = mth__info_of(parameter);
-    if (s->store && !info->free && !info->stored) {
+    if (s->options->store_sharded && !info->free && !info->stored) {
         mth__sharding parts = parameter->sharding, *stored = NEW(s->arena, mth__sharding);
         mth__store_parts(parameter, &parameter->sharding, &parts);
         *stored = parts;
@@ -153,7 +168,7 @@ static void propose_operand(state *s, int j) {
         propose_like(s, j, &carried);
     }
     for (size_t k = 0; k < info->also.n; k++)
-        if (info->also.at[k].on == on) propose_like(s, j, &info->also.at[k]);
+        if (info->also.at[k].sharding.on == on) propose_like(s, j, &info->also.at[k].sharding);
     if (info->hint && info->hint->on == on) propose_like(s, j, info->hint);
 }
 
@@ -188,6 +203,9 @@ static void propose(state *s) {
                 mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
     }
     if (s->sources && n->on->naxes > 1 && n->op == mth__row_op(MTH__ROW_contract)) propose_rows(s);
+    mth__when sequence = s->options->sequence;
+    if (sequence != MTH__WHEN_FALSE && s->sources < MTH__SOURCES &&
+        mth__propose_sequence(n, &s->rule, s->graph->seed.n > 0, sequence == MTH__WHEN_TRUE, &s->source[s->sources])) s->sources++;
 }
 
 enum { CHOICES = 6 };
@@ -266,9 +284,12 @@ static const char *origin_of(const state *s, const mth__assignment *a) {
 static void note(state *s, mth__value *v, const mth__sharding *need) {
     mth__info *info = mth__info_of(v);
     if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return;
-    for (size_t k = 0; k < info->also.n; k++)
-        if (info->also.at[k].on == need->on && mth__sharding_equal(&info->also.at[k], need, v->shape.rank)) return;
-    PUSH(s->arena, info->also, *need);
+    for (size_t k = 0; k < info->also.n; k++) {
+        const mth__also *also = &info->also.at[k];
+        bool same = also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, v->shape.rank);
+        if (same && mth__kept(v, need, also->backward, s->node->backward)) return;
+    }
+    PUSH(s->arena, info->also, ((mth__also){*need, s->node->backward}));
 }
 
 /* Rows that may have to gather what others then split again. */
@@ -367,8 +388,9 @@ static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_opt
         n->cost_rank = 0; /* not decided */
         for (int k = 0; k < n->nout; k++) n->out[k]->scratch = NEW(arena, mth__info);
         for (int j = 0; j < n->nin; j++) {
-            mth__info_of(n->in[j])->uses++;
-            mth__info_of(n->in[j])->reader = n;
+            mth__info *info = mth__info_of(n->in[j]);
+            info->uses++;
+            PUSH(arena, info->reader, n);
         }
     }
     size_t at = 0;
@@ -376,7 +398,6 @@ static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_opt
         const mth__output *out = &g->output.at[i];
         mth__info *info = mth__info_of(out->value);
         info->uses++;
-        info->reader = NULL;
         for (size_t k = 0; k < g->seed.n && !out->is_gradient; k++)
             if (!strcmp(g->seed.at[k]->name, out->name)) info->seed = g->seed.at[k];
         if (out->is_gradient) {
@@ -403,7 +424,7 @@ mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
     state *s = NEW(arena, state);
     s->graph = g;
     s->arena = arena;
-    s->store = o->store_sharded;
+    s->options = o;
     describe(g, arena, o);
     mth__shard_wants(g, arena);
     for (size_t i = 0; i < g->node.n; i++) {
@@ -421,7 +442,7 @@ mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
             if (!v->origin) v->origin = "whole: nothing uses it";
         }
         mth__sharding parts;
-        if (s->store && mth__store_parts(v, &v->sharding, &parts)) {
+        if (o->store_sharded && mth__store_parts(v, &v->sharding, &parts)) {
             mth__sharding *read = NEW(g->arena, mth__sharding);
             *read = v->sharding;
             v->read = read;

@@ -10,6 +10,16 @@ static bool plain_add(const mth__node *n) {
 }
 static bool decided(const mth__value *v) { return !v->node || v->node->cost_rank; }
 
+/* A term that one of the chain read is read by another one now. */
+static void read_by(mth__info *term, mth__node *const *chain, int links, mth__node *now) {
+    for (size_t k = 0; k < term->reader.n; k++)
+        for (int i = 0; i < links; i++)
+            if (term->reader.at[k] == chain[i]) {
+                term->reader.at[k] = now;
+                return;
+            }
+}
+
 void mth__shard_group_terms(mth__node *n) {
     if (!plain_add(n) || !decided(n->in[0]) || !decided(n->in[1])) return;
     mth__node *chain[TERMS];
@@ -20,7 +30,7 @@ void mth__shard_group_terms(mth__node *n) {
     while (links < TERMS) {
         const mth__value *sum = chain[links - 1]->out[0];
         const mth__info *info = mth__info_of(sum);
-        mth__node *next = info->uses == 1 ? info->reader : NULL;
+        mth__node *next = info->uses == 1 && info->reader.n ? info->reader.at[0] : NULL;
         if (!next || !plain_add(next) || next->on != n->on || !mth__same_unit(next, n)) break;
         int other = next->in[0] == sum;
         if (!decided(next->in[other])) break;
@@ -41,6 +51,6 @@ void mth__shard_group_terms(mth__node *n) {
     if (at != terms) return; /* a term that occurs twice */
     for (int i = 0; i < terms; i++) {
         *slot[i] = term[i];
-        if (mth__info_of(term[i])->reader) mth__info_of(term[i])->reader = i < 2 ? n : chain[i - 1];
+        read_by(mth__info_of(term[i]), chain, links, i < 2 ? n : chain[i - 1]);
     }
 }

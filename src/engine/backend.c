@@ -10,6 +10,7 @@ const mth__opt mth__communication_options[] = {
     {"communication_optimization", MTH__OPT_BOOL, "False", "Removes redundant transfers and merges small collectives.", NULL},
     {"overlap_communication", MTH__OPT_BOOL, "False", "Runs communication beside computation.", NULL},
     {"pipeline_communication", MTH__OPT_BOOL, "False", "Cuts large communication in chunks.", NULL},
+    {"sequence_parallel", MTH__OPT_BOOL, "None", "Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is 'spmd'.", NULL},
     {0}};
 
 static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_pjrt, &mth__engine_reference};
@@ -80,6 +81,10 @@ static mth_status read_common(mth_backend *b, const mth__engine_setup *s) {
     b->partition_dims = dims && dims->kind == MTH_ARG_INT ? (int)dims->integer : 0;
     const mth_arg *context = mth__options_get(s->tables, s->value, "mesh_context");
     b->spmd = context && context->kind == MTH_ARG_STRING && strcmp(context->string, "spmd") == 0;
+    const mth_arg *sequence = mth__options_get(s->tables, s->value, "sequence_parallel");
+    if (sequence && sequence->kind == MTH_ARG_BOOL) b->sequence = sequence->integer ? MTH__WHEN_TRUE : MTH__WHEN_FALSE;
+    else if (b->algorithm[MTH__ALL_REDUCE]) b->sequence = MTH__WHEN_FALSE; /* whose steps the user wants to have */
+    else b->sequence = b->spmd ? MTH__WHEN_FALSE : MTH__WHEN_NONE;         /* XLA's partitioner refuses some layouts: by request alone */
     const char *ours = ops && ops->kind == MTH_ARG_DICT ? "collective_ops" : b->communication_optimization ? "communication_optimization"
                      : b->overlap ? "overlap_communication" : b->pipeline_communication ? "pipeline_communication" : NULL;
     if (b->spmd && ours)

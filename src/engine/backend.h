@@ -17,6 +17,7 @@ struct mth_backend {
     const char *algorithm[MTH__CHANNEL_KINDS];
     bool communication_optimization, overlap, pipeline_communication;
     bool spmd;                       /* mesh_context="spmd": the engine also gets the global program */
+    mth__when sequence;        /* sequence_parallel */
     bool auto_sharding, memory_optimization; int partition_dims;
 };
 mth_backend *mth__backend_retain(mth_backend *);

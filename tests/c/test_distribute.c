@@ -136,6 +136,36 @@ WORLD_TEST(megatron_transformer_with_data_parallel, 2, 2) {
     CHECK(count(w, "all_gather") == 1 && count(w, "transfer") == 0 && count(w, "all_to_all") == 0);
     return NULL;
 }
+/* Regions between split products, at a size at which computing them in parts pays, and at one at which it does not. */
+static mth_status block_of(world *w, int64_t batch, int64_t sequence, int64_t width, mth__when when) {
+    w->options.sequence = when;
+    mth__value *x = norm(w, "n0", attention(w, "a", input(w, "input", SHAPE(batch, sequence, width)), 8, 8, 0));
+    mth__value *y = linear(w, "down", one(w, "gelu", linear(w, "up", x, width, 256, -1, 0, true)), 256, width, 0, -1, true);
+    output(w, "output", norm(w, "n1", two(w, "add", x, y)));
+    return plan(w, true);
+}
+WORLD_TEST(sequence_parallel_where_it_pays, 4) {
+    TRY(block_of(w, 8, 128, 64, MTH__WHEN_NONE));
+    CHECK(count(w, "reduce_scatter") >= 2 && count(w, "all_gather") >= 2);
+    return NULL;
+}
+WORLD_TEST(sequence_parallel_where_it_does_not, 4) {
+    TRY(block_of(w, 4, 4, 64, MTH__WHEN_NONE));
+    CHECK(count(w, "reduce_scatter") == 0 && count(w, "all_gather") == 0);
+    return NULL;
+}
+WORLD_TEST(sequence_parallel_never, 4) {
+    TRY(block_of(w, 8, 128, 64, MTH__WHEN_FALSE));
+    CHECK(count(w, "reduce_scatter") == 0 && count(w, "all_gather") == 0);
+    return NULL;
+}
+WORLD_TEST(sequence_parallel_always, 4) {
+    TRY(block_of(w, 4, 4, 64, MTH__WHEN_TRUE));
+    /* forward: 2 sums, one gathered for `up` and one that leaves; backward: 2 gradients, and n0 again for the weight of `up`. The rest are
+       sums of small gradients. */
+    CHECK(count(w, "reduce_scatter") == 2 + 1 && count(w, "all_gather") == 2 + 2 + 1);
+    return NULL;
+}
 WORLD_TEST(vocabulary_parallel, 4) {
     mth__value *token = ids(w, "ids", SHAPE(8, 16)), *target = ids(w, "target", SHAPE(8, 16));
     mth__value *table = PIN(w, parameter(w, "table", SHAPE(1001, 32)), 0, -1);

@@ -15,7 +15,7 @@ from support import random
 SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))
 SEEDS = range(10**6, 10**6 + SOAK) if SOAK else range(400)
 MESHES = [(1,), (2,), (3,), (4,), (5,), (2, 2), (3, 2), (2, 2, 2)]
-OPTIONS = ("communication_optimization", "overlap_communication", "pipeline_communication")
+OPTIONS = ("communication_optimization", "overlap_communication", "pipeline_communication", "sequence_parallel")
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 
 

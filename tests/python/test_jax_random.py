@@ -116,7 +116,7 @@ def mpmd_options(draw, mesh):
 
 
 def spmd_options(draw, mesh):
-    options = {k: True for k in ("memory_optimization", "auto_sharding") if draw.random() < 0.3}
+    options = {k: True for k in ("memory_optimization", "auto_sharding", "sequence_parallel") if draw.random() < 0.3}
     return options | {"mesh_context": "spmd"} | ({"spmd_mesh_shape": mesh} if draw.random() < 0.5 else {})
 
 

@@ -287,7 +287,8 @@ OPTIONS = {
     "hierarchical": {"collective_ops": {"all_reduce": "hierarchical"}},
     "optimized": {"communication_optimization": True},
     "overlapped": {"overlap_communication": True},
-    "all": {"communication_optimization": True, "overlap_communication": True, "pipeline_communication": True},
+    "sequence parallel": {"sequence_parallel": True},
+    "all": {"communication_optimization": True, "overlap_communication": True, "pipeline_communication": True, "sequence_parallel": True},
 }
 
 
