@@ -1,6 +1,6 @@
 /* The native executor on programs written by hand: every collective by every algorithm, transfers, overlap, stop, fault, stuck, memory. */
 #include "catalog/rows.h"
-#include "engine/engine.h"
+#include "engine/native/native.h"
 #include "elements.h"
 #include "guarded.h"
 #include <pthread.h>
@@ -464,5 +464,68 @@ GUARDED(buffers_come_back) {
         native->buffer_release(b);
         native->close(e);
     }
+}
+
+/* Buffers of any size, those that share pages too, made and released in any order by several threads: nobody writes where another one is. */
+enum { HELD = 24, DRAWS = 1500 };
+typedef struct { mth__engine *engine; unsigned seed; } holder;
+static void *hold_and_release(void *context) {
+    holder *h = context;
+    mth__engine *e = h->engine;
+    mth__buffer *mine[HELD] = {0};
+    int64_t bytes[HELD], wrong = 0;
+    for (int i = 0; i < DRAWS; i++) {
+        int k = (int)(rand_r(&h->seed) % HELD);
+        if (mine[k]) {
+            const char *at = native->buffer_host(mine[k]);
+            wrong += memcmp(at, &mine[k], sizeof mine[k]) != 0 || memcmp(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]) != 0;
+            native->buffer_release(mine[k]);
+            mine[k] = NULL;
+            if (i % 97 == 0) mth__buffers_trim(&e->buffers);
+            continue;
+        }
+        bytes[k] = (1024 + rand_r(&h->seed) % 1024) << rand_r(&h->seed) % 13;
+        mth_status status = native->buffer_new(e, 0, bytes[k], &mine[k]);
+        if (status) {
+            mth_error_free(status);
+            wrong++;
+            continue;
+        }
+        char *at = native->buffer_host(mine[k]); /* nobody else has this pointer */
+        memcpy(at, &mine[k], sizeof mine[k]);
+        memcpy(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]);
+    }
+    for (int k = 0; k < HELD; k++) if (mine[k]) native->buffer_release(mine[k]);
+    return (void *)(intptr_t)wrong;
+}
+GUARDED(buffers_share_pages) {
+    int64_t live = mth_debug_live_allocations();
+    mth__engine *e;
+    mth__buffer *b[40], *large;
+    CHECK_STATUS(open_engine(1, 1, &e));
+    for (int i = 0; i < 40; i++) CHECK_STATUS(native->buffer_new(e, 0, 1 << 20, &b[i])); /* 8 on each 8 MiB */
+    for (int i = 1; i < 40; i++) CHECK(i % 8 == 0 || (char *)native->buffer_host(b[i]) - (char *)native->buffer_host(b[i - 1]) == 1 << 20);
+    int64_t all = mth_debug_live_allocations();
+    for (int i = 0; i < 40; i++) if (i != 17) native->buffer_release(b[i]);
+    mth__buffers_trim(&e->buffers);
+    /* the pages of the one that is left, and the last ones, which were open; their buffers' records are gone */
+    CHECK(mth_debug_live_allocations() == all - 39 - 2 * 4);
+    CHECK_STATUS(native->buffer_new(e, 0, 5 << 20, &large));
+    native->buffer_release(large);
+    native->buffer_release(b[17]);
+    native->close(e);
+    CHECK(mth_debug_live_allocations() == live);
+
+    CHECK_STATUS(open_engine(1, 1, &e));
+    pthread_t thread[3];
+    holder h[3];
+    for (int i = 0; i < 3; i++) {
+        h[i] = (holder){e, (unsigned)i};
+        CHECK(!pthread_create(&thread[i], NULL, hold_and_release, &h[i]));
+    }
+    void *wrong;
+    for (int i = 0; i < 3; i++) CHECK(!pthread_join(thread[i], &wrong) && !wrong);
+    native->close(e);
+    CHECK(mth_debug_live_allocations() == live);
 }
 RUN()

@@ -1,9 +1,10 @@
-/* Buffers: reference counted; what is released is kept by size class for the next run's exits. The lock is taken when a buffer is made or
- * dies, never inside a run's tasks. */
+/* Buffers: reference counted; what is released is kept by size class for the next run's exits. Those of middling size share large pages: the
+ * gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for each 4 KiB of them in the first
+ * step. The lock is taken when a buffer is made or dies, never inside a run's tasks. */
 #include "engine/native/native.h"
 #include <string.h>
 
-enum { CACHED_AT_LEAST = 256 << 20 };
+enum { CACHED_AT_LEAST = 256 << 20, PAGES = 8 << 20, SHARE_FROM = 64 << 10, SHARE_BELOW = 4 << 20 };
 
 /* Eight classes an octave: at most an eighth of a buffer is unused. Sets *bytes to the size of the class. */
 static int size_class(int64_t *bytes) {
@@ -13,6 +14,58 @@ static int size_class(int64_t *bytes) {
     int64_t eighth = (size - ((int64_t)1 << octave) + step - 1) / step; /* 8: the next octave's first */
     *bytes = ((int64_t)1 << octave) + eighth * step;
     return octave * 8 + (int)eighth;
+}
+
+static void close_pages(mth__pages *p) {
+    mth__free(p->memory);
+    mth__free(p);
+}
+
+static void *take_room(mth__buffers *all, int64_t size, mth__pages **pages) {
+    mth__pages *p = all->open;
+    if (!p || p->used + size > PAGES) return NULL;
+    *pages = p;
+    p->used += size;
+    p->buffers++;
+    return p->memory + p->used - size;
+}
+
+static void *allocate(mth__buffers *all, int64_t size, mth__pages **pages) {
+    *pages = NULL;
+    if (size < SHARE_FROM || size >= SHARE_BELOW) return mth__malloc((size_t)size);
+    pthread_mutex_lock(&all->lock);
+    void *data = take_room(all, size, pages);
+    pthread_mutex_unlock(&all->lock);
+    if (data) return data;
+    mth__pages *p = mth__calloc(1, sizeof *p);
+    char *memory = mth__malloc(PAGES);
+    if (!p || !memory) { /* there may be less than that */
+        mth__free(p);
+        mth__free(memory);
+        return mth__malloc((size_t)size);
+    }
+    p->memory = memory;
+    pthread_mutex_lock(&all->lock);
+    mth__pages *before = all->open; /* goes with the last of its buffers */
+    bool empty = before && before->buffers == 0;
+    all->open = p;
+    data = take_room(all, size, pages);
+    pthread_mutex_unlock(&all->lock);
+    if (empty) close_pages(before);
+    return data;
+}
+
+static void deallocate(mth__buffers *all, mth__buffer *b) {
+    mth__pages *p = b->pages;
+    if (!p) mth__free(b->data);
+    else {
+        pthread_mutex_lock(&all->lock);
+        bool empty = --p->buffers == 0, open = p == all->open;
+        if (empty) p->used = 0;
+        pthread_mutex_unlock(&all->lock);
+        if (empty && !open) close_pages(p);
+    }
+    mth__free(b);
 }
 
 static mth__buffer *take_cached(mth__buffers *b, int class, int64_t size) {
@@ -35,18 +88,16 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
     mth__buffer *b = take_cached(&e->buffers, class, size);
     if (!b) {
         b = mth__calloc(1, sizeof *b);
-        void *data = mth__malloc((size_t)size);
-        if (b && !data) { /* what the cache holds may be what is missing */
+        if (b) b->data = allocate(&e->buffers, size, &b->pages);
+        if (b && !b->data) { /* what the cache holds may be what is missing */
             mth__buffers_trim(&e->buffers);
-            data = mth__malloc((size_t)size);
+            b->data = allocate(&e->buffers, size, &b->pages);
         }
-        if (!b || !data) {
+        if (!b || !b->data) {
             mth__free(b);
-            mth__free(data);
             return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device),
                         F("use smaller inputs, or split them over more devices"));
         }
-        b->data = data;
         b->size_class = class;
         b->engine = e;
         pthread_mutex_lock(&e->buffers.lock);
@@ -96,10 +147,7 @@ void mth__native_buffer_release(mth__buffer *b) {
         all->cached += size;
     }
     pthread_mutex_unlock(&all->lock);
-    if (!keep) {
-        mth__free(b->data);
-        mth__free(b);
-    }
+    if (!keep) deallocate(all, b);
     mth__engine_native.close(e);
 }
 
@@ -127,8 +175,12 @@ void mth__buffers_trim(mth__buffers *all) {
     pthread_mutex_unlock(&all->lock);
     while (dead) {
         mth__buffer *next = dead->next;
-        mth__free(dead->data);
-        mth__free(dead);
+        deallocate(all, dead);
         dead = next;
     }
+    pthread_mutex_lock(&all->lock);
+    mth__pages *empty = all->open && all->open->buffers == 0 ? all->open : NULL;
+    if (empty) all->open = NULL;
+    pthread_mutex_unlock(&all->lock);
+    if (empty) close_pages(empty);
 }

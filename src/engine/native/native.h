@@ -21,18 +21,20 @@
 enum { MTH__PIECE_BYTES = 256 << 10 /* of a communication's chunk */, MTH__CHUNKS_MOST = 1 << 20 };
 
 /* ---- buffers (buffer.c) */
+typedef struct { int buffers; char *memory; int64_t used; } mth__pages; /* several buffers on large pages; `buffers`: those that exist */
 struct mth__buffer {
     atomic_int references;
     mth__engine *engine;
     int device, size_class;                 /* MTH__BORROWED: data is the caller's, until release */
     int64_t bytes;
     void *data;
+    mth__pages *pages;                      /* that data is part of; NULL: it is an allocation of its own */
     void (*release)(void *);
     void *context;
     mth__buffer *next;                      /* in the free list */
 };
 enum { MTH__SIZE_CLASSES = 8 * 64, MTH__BORROWED = -1 };
-typedef struct { pthread_mutex_t lock; mth__buffer *free[MTH__SIZE_CLASSES]; int64_t cached, live; } mth__buffers;
+typedef struct { pthread_mutex_t lock; mth__buffer *free[MTH__SIZE_CLASSES]; int64_t cached, live; mth__pages *open; /* has room; or NULL */ } mth__buffers;
 mth_status mth__native_buffer_new(mth__engine *, int device, int64_t bytes, mth__buffer **out);
 mth_status mth__native_buffer_borrow(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
 void mth__native_buffer_retain(mth__buffer *);
