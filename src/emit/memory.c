@@ -1,6 +1,7 @@
 /* Where values lie. Values that may share bytes by the rules of program.h (in place) form a block; a block lives from its first writer to
- * its last reader, or to the WAIT that lets go of it. Blocks get offsets by first fit in the order of time, forwards and backwards, and,
- * where these waste space and the blocks are few, by size; the smallest slab counts. */
+ * its last reader, or to the WAIT that lets go of it. Blocks that end before an exit is first written may lie in its bytes: what forward
+ * keeps for backward lies in the gradients that backward computes last (lend). The others get offsets in the slab by first fit in the order
+ * of time, forwards and backwards, and, where these waste space and the blocks are few, by size; the smallest slab counts. */
 #include "catalog/rows.h"
 #include "emit/emit.h"
 #include "emit/ranges.h"
@@ -8,7 +9,12 @@
 #include <string.h>
 
 enum { ALIGN = 64, MOST_BY_SIZE = 2048 };
-typedef struct { int first, last; int64_t size, offset, best; int exit; /* -1: in the slab */ } block;
+typedef struct {
+    int first, last;
+    int64_t size, offset, best;
+    int exit;                   /* -1: in the slab */
+    bool lent;                  /* borrows the exit's bytes, from offset on; else it is what leaves */
+} block;
 typedef struct {
     mth__arena *scratch;
     mth__program *p;
@@ -105,6 +111,111 @@ static void form_blocks(layout *l) {
     }
 }
 
+/* ---------------------------------------------------------------- exits that are lent */
+enum { LENDERS = 64, LODGERS = 256 }; /* exits that a block is tried on, blocks that one exit takes: a plan costs time linear in its length */
+typedef struct { int exit, first; int64_t size; VEC(const block *) in; /* by offset */ } lender;
+
+static int by_first(const void *a, const void *b) {
+    const lender *x = a, *y = b;
+    return x->first != y->first ? (x->first > y->first) - (x->first < y->first) : (x->exit > y->exit) - (x->exit < y->exit);
+}
+
+/* The exits of this role in the order in which they are written. */
+static int find_lenders(layout *l, lender **out) {
+    const mth__role *r = l->r;
+    size_t exits = l->p->exit.n;
+    lender *of = *out = NEW_ARRAY(l->scratch, lender, exits);
+    int n = 0;
+    for (size_t e = 0; e < exits; e++) of[e] = (lender){.exit = (int)e, .first = (int)r->instr.n};
+    for (int i = 0; i < (int)r->instr.n; i++)
+        for (int j = 0; j < r->instr.at[i].nout; j++) {
+            const mth__pvalue *p = &r->value.at[r->instr.at[i].out[j]];
+            if (p->storage != MTH__IN_EXIT) continue;
+            if (of[p->index].first > i) of[p->index].first = i;
+            of[p->index].size = p->bytes;
+        }
+    for (size_t b = 0; b < l->block.n; b++) { /* taken over in place: the exit's bytes are the block's from its beginning */
+        const block *x = &l->block.at[b];
+        if (x->exit >= 0 && of[x->exit].first > x->first) of[x->exit].first = x->first;
+    }
+    for (size_t e = 0; e < exits; e++) if (of[e].size) of[n++] = of[e];
+    qsort(of, (size_t)n, sizeof *of, by_first);
+    return n;
+}
+
+/* At the lowest offset where nobody is in x's time; false: there is none. */
+static bool borrow(layout *l, lender *of, block *x) {
+    int64_t at = 0;
+    for (size_t i = 0; i < of->in.n; i++) {
+        const block *y = of->in.at[i];
+        if (y->last < x->first || y->first > x->last) continue;
+        if (y->offset >= at + x->size) break;
+        if (y->offset + y->size > at) at = y->offset + y->size;
+    }
+    if (at + x->size > of->size) return false;
+    x->offset = at;
+    x->exit = of->exit;
+    x->lent = true;
+    PUSH(l->scratch, of->in, x);
+    size_t where = of->in.n - 1;
+    for (; where > 0 && of->in.at[where - 1]->offset > at; where--) of->in.at[where] = of->in.at[where - 1];
+    of->in.at[where] = x;
+    return true;
+}
+
+static void try_to_lend(layout *l, lender *of, int n, block *x) {
+    int low = 0, high = n;
+    while (low < high) { /* from the first that is written when x is over: later ones are for what lives longer */
+        int middle = (low + high) / 2;
+        if (of[middle].first > x->last) high = middle;
+        else low = middle + 1;
+    }
+    for (int k = low, tried = 0; k < n && tried < LENDERS; k++) {
+        if (of[k].size < x->size || of[k].in.n == LODGERS) continue;
+        if (borrow(l, &of[k], x)) return;
+        tried++;
+    }
+}
+
+/* The instruction at which most bytes are live, of blocks that lie in no exit. */
+static int fullest(const layout *l) {
+    int64_t *change = NEW_ARRAY(l->scratch, int64_t, l->r->instr.n + 1), live = 0, most = 0;
+    int at = 0;
+    for (size_t b = 0; b < l->block.n; b++) {
+        const block *x = &l->block.at[b];
+        if (x->exit >= 0) continue;
+        change[x->first] += x->size;
+        change[x->last + 1] -= x->size;
+    }
+    for (size_t i = 0; i < l->r->instr.n; i++) {
+        live += change[i];
+        if (live > most) most = live, at = (int)i;
+    }
+    return at;
+}
+
+static int by_size(const void *a, const void *b) {
+    const block *const *x = a, *const *y = b;
+    if ((*x)->size != (*y)->size) return (*x)->size < (*y)->size ? 1 : -1;
+    return (*x)->first != (*y)->first ? ((*x)->first > (*y)->first) - ((*x)->first < (*y)->first) : (*x > *y) - (*x < *y);
+}
+
+/* First what lives where the slab would be fullest, then the rest; large ones first. */
+static void lend(layout *l) {
+    lender *of;
+    int n = find_lenders(l, &of), at = fullest(l), candidates = 0;
+    block **order = NEW_ARRAY(l->scratch, block *, l->block.n);
+    for (int round = 0; round < 2; round++) {
+        int begin = candidates;
+        for (size_t b = 0; b < l->block.n; b++) {
+            block *x = &l->block.at[b];
+            if (x->exit < 0 && (x->first <= at && at <= x->last) == (round == 0)) order[candidates++] = x;
+        }
+        qsort(order + begin, (size_t)(candidates - begin), sizeof *order, by_size);
+        for (int k = begin; k < candidates; k++) try_to_lend(l, of, n, order[k]);
+    }
+}
+
 /* ---------------------------------------------------------------- offsets */
 static void list_events(layout *l) {
     size_t n = l->r->instr.n;
@@ -175,12 +286,6 @@ static int64_t first_fit(layout *l, bool backwards) {
     return used;
 }
 
-static int by_size(const void *a, const void *b) {
-    const block *const *x = a, *const *y = b;
-    if ((*x)->size != (*y)->size) return (*x)->size < (*y)->size ? 1 : -1;
-    return (*x)->first != (*y)->first ? ((*x)->first > (*y)->first) - ((*x)->first < (*y)->first) : (*x > *y) - (*x < *y);
-}
-
 /* The largest first, each at the lowest offset that no block of its time holds. */
 static int64_t largest_first(layout *l) {
     int n = 0, placed = 0;
@@ -229,7 +334,11 @@ static void assign(layout *l) {
         if (p->storage != MTH__IN_SLAB) continue;
         const block *b = l->block_of[v] >= 0 ? &l->block.at[l->block_of[v]] : NULL;
         p->offset = b && b->exit < 0 ? b->best : 0;
-        if (b && b->exit >= 0) {
+        if (b && b->lent) {
+            p->storage = MTH__IN_LENT;
+            p->index = b->exit;
+            p->offset = b->offset;
+        } else if (b && b->exit >= 0) {
             p->storage = MTH__IN_EXIT;
             p->index = b->exit;
             p->klass = l->p->exit.at[b->exit].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
@@ -237,12 +346,13 @@ static void assign(layout *l) {
     }
 }
 
-mth_status mth__emit_memory(mth__program *p) {
+mth_status mth__emit_memory(mth__program *p, bool lends) {
     for (size_t i = 0; i < p->role.n; i++) {
         mth__arena *scratch = mth__arena_new();
         layout l = {.scratch = scratch, .p = p, .r = &p->role.at[i], .open = NEW_ARRAY(scratch, int, p->channel.n)};
         find_lifetimes(&l);
         form_blocks(&l);
+        if (lends) lend(&l);
         place_blocks(&l);
         assign(&l);
         mth__arena_free(scratch);

@@ -19,7 +19,8 @@
  *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce (COLLECTIVE or START), may lie exactly where an operand of
  *     its dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a result.
  * So several values of a role may be IN_EXIT of one exit (a gradient accumulated in place): the last one written is what leaves. The exit's
- * shape may be that of a view of it. */
+ * shape may be that of a view of it. Before the first of them is written the exit's bytes may be lent: activations lie in gradients that are
+ * computed last. What leaves is never overwritten. */
 #ifndef MTH__PROGRAM_H
 #define MTH__PROGRAM_H
 #include "catalog/op.h"
@@ -45,7 +46,7 @@ typedef struct {
 } mth__channel;
 
 typedef enum { MTH__IN_SLAB, MTH__IN_ENTRY /* the caller's buffer */, MTH__IN_EXIT /* becomes the caller's */,
-              MTH__IN_ALIAS /* of another value */ } mth__storage;
+              MTH__IN_LENT /* bytes of an exit, before it is written */, MTH__IN_ALIAS /* of another value */ } mth__storage;
 typedef enum { MTH__CLASS_ACTIVATION, MTH__CLASS_WEIGHT, MTH__CLASS_GRADIENT, MTH__CLASS_INPUT, MTH__CLASS_OUTPUT,
               MTH__CLASS_COMMUNICATION } mth__value_class;
 typedef struct {
@@ -54,9 +55,9 @@ typedef struct {
     mth__shape shape, local;     /* global; of this role's devices */
     mth__sharding sharding;
     mth__storage storage;
-    /* ENTRY, EXIT: in mth__program.entry / exit; ALIAS: the role's value that it is a view of (offset: bytes into it) */
+    /* ENTRY, EXIT, LENT: in mth__program.entry / exit; ALIAS: the role's value that it is a view of (offset: bytes into it) */
     int index;
-    int64_t offset, bytes;       /* SLAB: set by memory.c, a multiple of 64, -1 before; bytes = local size, unpadded */
+    int64_t offset, bytes;       /* SLAB, LENT: set by memory.c, a multiple of 64, -1 before; bytes = local size, unpadded */
     mth__value_class klass;
 } mth__pvalue;
 
@@ -109,7 +110,8 @@ mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *
    one role on device 0 whose values have local = global shapes; its instructions say how they want them split. No channels. UNSUPPORTED
    where a node runs on other devices than the whole mesh. */
 mth_status mth__emit_global(mth__arena *, const mth__graph *, mth__program **out);
-mth_status mth__emit_memory(mth__program *);                     /* memory.c: offsets, in-place, aliases; sets slab */
+/* memory.c: offsets, in place, aliases; sets slab. `lends`: exits are host memory of the run from its start, and may be lent. */
+mth_status mth__emit_memory(mth__program *, bool lends);
 void mth__program_print(mth__text *, const mth__program *);      /* program_text.c */
 const char *mth__program_reader(const mth__program *, int entry); /* the first operator that reads the entry; NULL: none */
 mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);

@@ -292,7 +292,10 @@ static mth_status location(parser *x, mth__pvalue *v) {
     }
     if (mth__read_word(&x->in, "exit")) {
         v->storage = MTH__IN_EXIT;
-        return mth__read_small(&x->in, 0, (int)x->p->exit.n - 1, &v->index);
+        TRY(mth__read_small(&x->in, 0, (int)x->p->exit.n - 1, &v->index));
+        if (!mth__read_symbol(&x->in, '+')) return NULL;
+        v->storage = MTH__IN_LENT;
+        return mth__read_integer(&x->in, 0, INT64_MAX / 4, &v->offset);
     }
     if (mth__read_word(&x->in, "slab")) {
         v->storage = MTH__IN_SLAB;
@@ -319,7 +322,7 @@ static mth_status value(parser *x, bool written, int *out) {
     TRY(sharding(x, v.shape, &v.sharding));
     TRY(mth__read_need(&x->in, "at"));
     TRY(location(x, &v));
-    if (written != (v.storage == MTH__IN_SLAB || v.storage == MTH__IN_EXIT))
+    if (written != (v.storage == MTH__IN_SLAB || v.storage == MTH__IN_EXIT || v.storage == MTH__IN_LENT))
         return mth__read_fail(&x->in, written ? F("an entry or a view is written") : F("no instruction writes %s", s));
     v.klass = mth__usual_class(x->p, v.storage, v.index);
     if (mth__read_word(&x->in, "class")) {

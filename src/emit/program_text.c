@@ -172,6 +172,7 @@ static void add_value(printer *w, const mth__role *r, int v) {
         break;
     case MTH__IN_ENTRY: mth__text_add(t, " at entry %d", p->index); break;
     case MTH__IN_EXIT: mth__text_add(t, " at exit %d", p->index); break;
+    case MTH__IN_LENT: mth__text_add(t, " at exit %d+%" PRId64, p->index, p->offset); break;
     case MTH__IN_ALIAS:
         mth__text_add(t, " at ");
         add_name(t, r->value.at[p->index].name);

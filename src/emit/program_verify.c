@@ -107,7 +107,8 @@ static mth_status check_order(mth__verification *v) {
         TRY(check_reads(v, i, state));
         for (int j = 0; j < k->nout; j++) TRY(check_write(v, i, k->out[j], state));
         if (k->scratch >= 0) {
-            if (r->value.at[k->scratch].storage != MTH__IN_SLAB) return mth__refuse(v, i, k->scratch, F("its scratch is not in the slab"));
+            if (r->value.at[k->scratch].storage != MTH__IN_SLAB && r->value.at[k->scratch].storage != MTH__IN_LENT)
+                return mth__refuse(v, i, k->scratch, F("its scratch is not in the slab"));
             TRY(check_write(v, i, k->scratch, state));
             state[k->scratch] = UNDER_WAY; /* for ever: nobody reads it */
         }

@@ -18,6 +18,7 @@ typedef struct {
     int64_t *sent, *taken;                 /* by channel: devices that give, that take */
     int64_t *left;                         /* by exit: devices that write it */
     int *released;                         /* by instruction of the role: the WAIT of a START or SEND */
+    int64_t *exit_bytes;                   /* by exit: what lies there on the role; 0: nothing */
     mth__same_cut same[MTH__CUTS]; int same_next; /* found equal last, on the role at hand */
     mth__node node;                        /* room for the instruction at hand as a node */
     mth__value *value;

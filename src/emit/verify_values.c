@@ -149,6 +149,12 @@ static mth_status check_storage(mth__verification *v, int x) {
     case MTH__IN_EXIT: /* what is written last has the exit's size (check_exits), and whatever lay there before had the same */
         if (p->index < 0 || (size_t)p->index >= v->p->exit.n) return mth__refuse(v, -1, x, F("%s is an exit that there is not", p->name));
         return NULL;
+    case MTH__IN_LENT:
+        if (p->index < 0 || (size_t)p->index >= v->p->exit.n) return mth__refuse(v, -1, x, F("%s lies in an exit that there is not", p->name));
+        if (p->offset < 0 || p->offset % 64 || p->bytes > v->exit_bytes[p->index] || p->offset > v->exit_bytes[p->index] - p->bytes)
+            return mth__refuse(v, -1, x, F("%s, at %lld of exit %d, is not aligned to 64 or not inside its %lld bytes", p->name,
+                                           (long long)p->offset, p->index, (long long)v->exit_bytes[p->index]));
+        return NULL;
     case MTH__IN_ALIAS: break;
     }
     if (p->storage != MTH__IN_ALIAS || p->index < 0 || (size_t)p->index >= v->r->value.n
@@ -167,6 +173,12 @@ static mth_status check_storage(mth__verification *v, int x) {
 mth_status mth__verify_values(mth__verification *v) {
     memset(v->same, 0, sizeof v->same); /* they hold for the devices of one role */
     seen s = {.placed = NEW_ARRAY(v->arena, bool, v->p->mesh->placements.n)};
+    v->exit_bytes = NEW_ARRAY(v->arena, int64_t, v->p->exit.n);
+    for (size_t x = 0; x < v->r->value.n; x++) {
+        const mth__pvalue *p = &v->r->value.at[x];
+        if (p->storage == MTH__IN_EXIT && p->index >= 0 && (size_t)p->index < v->p->exit.n && p->bytes > v->exit_bytes[p->index])
+            v->exit_bytes[p->index] = p->bytes;
+    }
     for (int x = 0; x < (int)v->r->value.n; x++) {
         const mth__pvalue *p = &v->r->value.at[x];
         mth_status bad = mth__shape_check(p->shape, p->dtype);

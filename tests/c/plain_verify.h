@@ -31,8 +31,8 @@ static int64_t plain_base(const mth__role *r, int v, int64_t *offset) {
 }
 
 static plain_memory *plain_place(plain_device *d, const mth__pvalue *p, int64_t *at) {
-    *at = p->storage == MTH__IN_SLAB ? p->offset : 0;
-    return p->storage == MTH__IN_SLAB ? &d->slab : p->storage == MTH__IN_EXIT ? &d->exit[p->index] : NULL;
+    *at = p->storage == MTH__IN_SLAB || p->storage == MTH__IN_LENT ? p->offset : 0;
+    return p->storage == MTH__IN_SLAB ? &d->slab : p->storage == MTH__IN_EXIT || p->storage == MTH__IN_LENT ? &d->exit[p->index] : NULL;
 }
 
 static void plain_write(plain *z, plain_device *d, int v) {

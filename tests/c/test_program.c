@@ -112,6 +112,41 @@ GUARDED(an_operand_needed_later_is_not_overwritten) {
     CHECK(value_named(r, "%1")->storage == MTH__IN_SLAB);
 }
 
+/* %3 is over when `late` is written, %4 is needed with it, and `early` has left before it: only %3 is lent bytes, those of `late`. */
+GUARDED(an_exit_is_lent_until_it_is_written) {
+    for (int lends = 0; lends < 2; lends++) {
+        mth__mesh *m = MESH(a, 1);
+        mth__graph *g = mth__graph_new(a, m);
+        mth__builder b = builder(g);
+        const mth__placement *on = mth__place_whole(m);
+        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(16, 16), on, NULL), *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(16, 16), on, NULL);
+        output(g, "early", contract(&b, "bi,io->bo", x, x, on, NULL, 0));
+        mth__value *lent = contract(&b, "bi,io->bo", x, w, on, NULL, 0), *y = contract(&b, "bi,io->bo", lent, w, on, NULL, 0);
+        output(g, "late", contract(&b, "bi,io->bo", y, w, on, NULL, 0));
+        mth__program *p;
+        CHECK_STATUS(mth__emit(g->arena, g, &(mth__emit_options){.views = true}, &p));
+        CHECK_STATUS(mth__emit_memory(p, lends));
+        CHECK_STATUS(mth__program_verify(p));
+        const mth__role *r = &p->role.at[0];
+        const mth__pvalue *first = value_named(r, "%3"), *second = value_named(r, "%4");
+        CHECK(r->slab == (lends ? 1 : 2) * 16 * 16 * 4);
+        CHECK(second->storage == MTH__IN_SLAB);
+        CHECK(lends ? first->storage == MTH__IN_LENT && first->index == 1 && first->offset == 0 : first->storage == MTH__IN_SLAB);
+        CHECK(!lends || strstr(plan_text(p), "on p0 at exit 1+0 = contract"));
+        /* neither into an exit that has been written nor past its end */
+        mth__pvalue *v = (mth__pvalue *)first;
+        for (int k = 0; k < 3 && lends; k++) {
+            mth__pvalue was = *v;
+            if (k == 0) v->index = 0;
+            if (k == 1) v->offset = 64;
+            if (k == 2) v->index = 2;
+            static const char *const why[] = {"overlaps %2", "not inside its 1024 bytes", "lies in an exit that there is not"};
+            CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why[k]);
+            *v = was;
+        }
+    }
+}
+
 GUARDED(gradients_accumulate_where_they_leave) {
     mth__mesh *m = MESH(a, 1);
     mth__graph *g = mth__graph_new(a, m);

@@ -112,6 +112,28 @@ static bool overlap_ranges(mth__role *r) {
     r->value.at[v].offset = r->value.at[w].offset;
     return true;
 }
+/* A value of the slab goes into an exit, where its time may be over too late or its bytes too many. */
+static bool lend_exit(mth__role *r) {
+    int v = pick_value(r, MTH__IN_SLAB), e = v < 0 ? -1 : pick_value(r, MTH__IN_EXIT);
+    if (e < 0 || r->value.at[v].bytes == 0) return false;
+    r->value.at[v].storage = MTH__IN_LENT;
+    r->value.at[v].index = r->value.at[e].index;
+    r->value.at[v].offset = pick(2) ? 0 : 64;
+    return true;
+}
+static bool move_lodger(mth__role *r) {
+    int v = pick_value(r, MTH__IN_LENT), e = v < 0 ? -1 : pick_value(r, MTH__IN_EXIT);
+    if (e < 0 || r->value.at[v].bytes == 0 || r->value.at[v].index == r->value.at[e].index) return false;
+    r->value.at[v].index = r->value.at[e].index;
+    return true;
+}
+static bool misplace_lodger(mth__role *r) {
+    int v = pick_value(r, MTH__IN_LENT);
+    if (v < 0) return false;
+    const int64_t wrong[] = {-64, 32, 1 << 20};
+    r->value.at[v].offset = wrong[pick(3)];
+    return r->value.at[v].bytes > 0;
+}
 static bool read_later_value(mth__role *r) {
     int i = pick_instr(r, has_operand), v = i < 0 ? -1 : pick(r->value.n), w = v < 0 ? -1 : writer_of(r, v);
     if (i < 0 || w < i) return false;
@@ -192,7 +214,8 @@ static const struct { const char *name; bool (*change)(mth__role *); bool certai
     {"read_later_value", read_later_value, true},  {"read_other_value", read_other_value, false},
     {"wrong_local_shape", wrong_local_shape, true}, {"partial_as_value", partial_as_value, true},
     {"value_as_partial", value_as_partial, true},  {"shrink_slab", shrink_slab, true},
-    {"lose_exit", lose_exit, false},
+    {"lose_exit", lose_exit, false},               {"lend_exit", lend_exit, false},
+    {"move_lodger", move_lodger, false},           {"misplace_lodger", misplace_lodger, true},
     {"unsplit_view", unsplit_view, true},          {"shift_view", shift_view, true}};
 enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 

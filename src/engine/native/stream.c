@@ -14,22 +14,23 @@ static const mth__pvalue *base_of(const mth__role *role, int value, int64_t *byt
     for (; v->storage == MTH__IN_ALIAS; v = &role->value.at[v->index]) *bytes += v->offset;
     return v;
 }
+static mth__storage kind_of(const mth__pvalue *v) { return v->storage == MTH__IN_LENT ? MTH__IN_EXIT : v->storage; }
+static int64_t start_of(const mth__pvalue *v) { return v->storage == MTH__IN_SLAB || v->storage == MTH__IN_LENT ? v->offset : 0; }
 bool mth__load_same(const mth__loader *l, int device, int value, int other) {
     int64_t a_bytes = 0, b_bytes = 0;
     const mth__role *role = mth__load_role(l, device);
     const mth__pvalue *a = base_of(role, value, &a_bytes), *b = base_of(role, other, &b_bytes);
-    if (a->storage != b->storage) return false;
-    if (a->storage == MTH__IN_SLAB) return a->offset + a_bytes == b->offset + b_bytes;
-    return a->index == b->index && a_bytes == b_bytes;
+    if (kind_of(a) != kind_of(b) || (a->storage != MTH__IN_SLAB && a->index != b->index)) return false;
+    return start_of(a) + a_bytes == start_of(b) + b_bytes;
 }
 void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void **slot) {
     const mth__pvalue *v = base_of(mth__load_role(l, device), value, &bytes);
     if (v->storage == MTH__IN_SLAB) {
-        PUSH(l->arena, l->slab, (mth__fixup){slot, device, v->offset + bytes});
+        PUSH(l->arena, l->slab, (mth__fixup){slot, device, start_of(v) + bytes});
         return;
     }
     mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
-    PUSH(l->arena, m->fixup, (mth__fixup){slot, v->index * l->devices + device, bytes});
+    PUSH(l->arena, m->fixup, (mth__fixup){slot, v->index * l->devices + device, start_of(v) + bytes});
 }
 
 /* The entries and exits that a device holds: several values may lie in one. */
