@@ -114,7 +114,7 @@ static mth_status program(planning *p) {
     p->plan->global = p->global;
     return NULL;
 }
-static mth_status memory(planning *p) { return mth__emit_memory(p->plan->program, p->compiled->backend->vtable->lends); }
+static mth_status memory(planning *p) { return mth__emit_memory(p->plan->program, p->compiled->backend->vtable->lend_from); }
 static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }
 
 static const struct { const char *name; mth_status (*run)(planning *); const char *gives; bool (*applies)(const planning *); /* NULL: always */ } passes[] = {

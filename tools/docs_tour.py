@@ -62,20 +62,20 @@ def chosen(lines: list[str], listed: str | None) -> list[str]:
 
 
 def slab(lines: list[str]) -> list[str]:
-    """A row for each place in the slab, or lent by an exit, a column for each instruction: the value that lives there."""
+    """A row for each place in the slab, a column for each instruction: the value that lives there."""
     place, life = {}, {}
     steps = [line for line in lines if re.match(r"  \d+  ", line)]
     for step, line in enumerate(steps):
-        made = re.match(r"  \d+  (%\d+): .* at (slab|exit \d+)\+(\d+) = ", line)
+        made = re.match(r"  \d+  (%\d+): .* at slab\+(\d+) = ", line)
         if made:
-            place[made[1]], life[made[1]] = (made[2] != "slab", made[2], int(made[3])), [step, step]
+            place[made[1]], life[made[1]] = int(made[2]), [step, step]
         for name in re.findall(r"%\d+", line.split(" @")[0].partition(" = ")[2]):
             if name in life:
                 life[name][1] = step
     table = []
-    for where in sorted(set(place.values())):
-        cells = [[n for n in place if place[n] == where and life[n][0] <= step <= life[n][1]] for step in range(len(steps))]
-        table.append(f"{where[1]}+{where[2]}".ljust(12) + "".join(f"{names[-1] if names else '.':>5s}" for names in cells))
+    for offset in sorted(set(place.values())):
+        cells = [[n for n in place if place[n] == offset and life[n][0] <= step <= life[n][1]] for step in range(len(steps))]
+        table.append(f"slab+{offset:<7d}" + "".join(f"{names[-1] if names else '.':>5s}" for names in cells))
     return ["instruction " + "".join(f"{step:5d}" for step in range(len(steps))), *table]
 
 

@@ -24,8 +24,9 @@ mth__sharding mth__sharding_of_spec(const mth__graph *, const mth__sharding *spe
    it for the rest. */
 void mth__place_nodes(mth__graph *);
 
-/* `one`, a version of v, was made for a consumer of forward or backward (`made`: backward); is it there for one of `wanted`? What was gathered for
-   forward is not kept for backward: v is, and is gathered again, so that a split activation costs each device no more than its part. */
+/* `one`, a version of v, was made for a consumer of forward or backward (`made`: backward); is it there for one of `wanted`? What was
+   gathered for forward is not kept for backward: v is, and is gathered again, so that a split activation costs each device no more than
+   its part. */
 bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted);
 
 /* What must leave the program as this output: a gradient has the sharding of its parameter or input, other outputs are whole or as the

@@ -112,7 +112,8 @@ static void form_blocks(layout *l) {
 }
 
 /* ---------------------------------------------------------------- exits that are lent */
-enum { LENDERS = 64, LODGERS = 256 }; /* exits that a block is tried on, blocks that one exit takes: a plan costs time linear in its length */
+/* Exits that are looked at for a block, and tried; blocks that one exit takes: a plan costs time linear in its length. */
+enum { LOOKED_AT = 1024, LENDERS = 64, LODGERS = 256 };
 typedef struct { int exit, first; int64_t size; VEC(const block *) in; /* by offset */ } lender;
 
 static int by_first(const void *a, const void *b) {
@@ -170,7 +171,7 @@ static void try_to_lend(layout *l, lender *of, int n, block *x) {
         if (of[middle].first > x->last) high = middle;
         else low = middle + 1;
     }
-    for (int k = low, tried = 0; k < n && tried < LENDERS; k++) {
+    for (int k = low, tried = 0; k < n && k < low + LOOKED_AT && tried < LENDERS; k++) {
         if (of[k].size < x->size || of[k].in.n == LODGERS) continue;
         if (borrow(l, &of[k], x)) return;
         tried++;
@@ -201,7 +202,7 @@ static int by_size(const void *a, const void *b) {
 }
 
 /* First what lives where the slab would be fullest, then the rest; large ones first. */
-static void lend(layout *l) {
+static void lend(layout *l, int64_t from) {
     lender *of;
     int n = find_lenders(l, &of), at = fullest(l), candidates = 0;
     block **order = NEW_ARRAY(l->scratch, block *, l->block.n);
@@ -209,7 +210,7 @@ static void lend(layout *l) {
         int begin = candidates;
         for (size_t b = 0; b < l->block.n; b++) {
             block *x = &l->block.at[b];
-            if (x->exit < 0 && (x->first <= at && at <= x->last) == (round == 0)) order[candidates++] = x;
+            if (x->exit < 0 && x->size >= from && (x->first <= at && at <= x->last) == (round == 0)) order[candidates++] = x;
         }
         qsort(order + begin, (size_t)(candidates - begin), sizeof *order, by_size);
         for (int k = begin; k < candidates; k++) try_to_lend(l, of, n, order[k]);
@@ -346,13 +347,13 @@ static void assign(layout *l) {
     }
 }
 
-mth_status mth__emit_memory(mth__program *p, bool lends) {
+mth_status mth__emit_memory(mth__program *p, int64_t lend_from) {
     for (size_t i = 0; i < p->role.n; i++) {
         mth__arena *scratch = mth__arena_new();
         layout l = {.scratch = scratch, .p = p, .r = &p->role.at[i], .open = NEW_ARRAY(scratch, int, p->channel.n)};
         find_lifetimes(&l);
         form_blocks(&l);
-        if (lends) lend(&l);
+        if (lend_from) lend(&l, lend_from);
         place_blocks(&l);
         assign(&l);
         mth__arena_free(scratch);

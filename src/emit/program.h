@@ -110,8 +110,8 @@ mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *
    one role on device 0 whose values have local = global shapes; its instructions say how they want them split. No channels. UNSUPPORTED
    where a node runs on other devices than the whole mesh. */
 mth_status mth__emit_global(mth__arena *, const mth__graph *, mth__program **out);
-/* memory.c: offsets, in place, aliases; sets slab. `lends`: exits are host memory of the run from its start, and may be lent. */
-mth_status mth__emit_memory(mth__program *, bool lends);
+/* memory.c: offsets, in place, aliases; sets slab. Exits are lent to what has at least `lend_from` bytes; 0: to nothing. */
+mth_status mth__emit_memory(mth__program *, int64_t lend_from);
 void mth__program_print(mth__text *, const mth__program *);      /* program_text.c */
 const char *mth__program_reader(const mth__program *, int entry); /* the first operator that reads the entry; NULL: none */
 mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);

@@ -17,7 +17,8 @@ typedef struct { const mth__mesh *mesh; const mth__opt *const *tables; const mth
 typedef struct {
     const char *name;
     const mth__opt *const *options;                     /* tables of the backend's options, ended by NULL */
-    bool lends;                                         /* exits are memory from the start of a run: the plan may keep activations there */
+    int64_t lend_from;                                  /* exits are memory from the start of a run, where the plan may keep activations of at
+                                                           least so many bytes; 0: they are not */
     bool views;                                         /* a slice may be a view of its operand (an ALIAS with an offset) */
     mth_status (*open)(const mth__engine_setup *, mth__engine **out);
     void (*close)(mth__engine *);                       /* drops a reference: executables and buffers keep the engine alive */

@@ -60,7 +60,7 @@ static mth__program *emit_plan(const mth__graph *g, const mth__emit_options *o) 
     mth__program *p = NULL;
     CHECK_STATUS(mth__graph_check(g));
     CHECK_STATUS(mth__emit(g->arena, g, o, &p));
-    if (p) CHECK_STATUS(mth__emit_memory(p, true));
+    if (p) CHECK_STATUS(mth__emit_memory(p, 1));
     return p;
 }
 static const char *plan_text(const mth__program *p) {

@@ -302,7 +302,7 @@ static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
     mth__program *p;
     TRY(mth__graph_check(s->graph));
     TRY(mth__emit(s->arena, s->graph, options, &p));
-    TRY(mth__emit_memory(p, false));
+    TRY(mth__emit_memory(p, 0));
     TRY(mth__program_verify(p));
     const size_t exits = p->exit.n * (size_t)devices;
     mth__buffer **got = NEW_ARRAY(s->arena, mth__buffer *, exits), **want = NEW_ARRAY(s->arena, mth__buffer *, exits);

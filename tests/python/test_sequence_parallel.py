@@ -225,3 +225,34 @@ def test_pipelines_of_towers(part):
         compiled, _ = same(make, mesh, {"x": random(8, 4, 4, seed=seed)}, random_options(draw), tolerance=4e-4)
         scattered += "reduce_scatter" in compiled.program_text()
     assert scattered > 3
+
+
+# ---------------------------------------------------------------- gradients lend their bytes
+@pytest.mark.parametrize("seed", range(int(SOAK / 50) or 6))
+def test_activations_in_gradients(seed):
+    """Towers large enough that activations lie in gradients that are written later: the numbers of one device, call after call."""
+    draw = chance.Random(f"large {seed}")
+    mesh = draw.choice([(1,), (2,), (2, 2)])
+    axis, layers, width = draw.randrange(len(mesh)), draw.randint(2, 4), 256
+    options = [(draw.choice([ml.LayerNorm, ml.RMSNorm]), draw.choice([512, 1024]), draw.random() < 0.5) for _ in range(layers)]
+
+    def make(parallel):
+        blocks, x = [], "x"
+        for i, (norm, hidden, before) in enumerate(options):
+            where = {"tensor_axis": axis} if parallel else {}
+            blocks.append(ml.FeedForward(hidden_dim=hidden, gated=before, **where)(input=x, output=f"f{i}"))
+            blocks.append(ml.Add()(inputs=[x, f"f{i}"], output=f"s{i}"))
+            blocks.append(norm()(input=f"s{i}", output=f"x{i}"))
+            x = f"x{i}"
+        return model_of(*blocks, ml.Tanh()(input=x, output="y"))
+
+    shape = (draw.choice([64, 96]), width)
+    compiled, fresh = same(make, mesh, {"x": random(*shape, seed=seed)}, random_options(draw), tolerance=4e-4)
+    assert re.search(r"at exit \d+\+\d+ = ", compiled.program_text())
+    x, dy = {"x": random(*shape, seed=seed)}, {"y": random(*shape, seed=seed + 1)}
+    first, slopes = compiled.evaluate(fresh, x, dy)
+    kept = {k: np.array(v) for k, v in slopes.items()}
+    for _ in range(2):
+        again, slopes_again = compiled.evaluate(fresh, x, dy)
+        assert np.array_equal(np.asarray(first["y"]), np.asarray(again["y"]))
+        assert all(np.array_equal(kept[k], np.asarray(slopes_again[k])) and np.array_equal(kept[k], np.asarray(slopes[k])) for k in kept)

@@ -67,6 +67,8 @@ static void executable_free(mth__executable *x) {
     mth__free(x);
 }
 
+enum { LEND_FROM = 64 << 10 }; /* bytes: less is not worth a plan that is harder to read */
+
 static mth_status no_memory(const char *what, int64_t bytes) {
     return FAIL(MTH_ERROR_MEMORY, F("no memory for %s: %lld bytes", what, (long long)bytes),
                 F("use a smaller batch, more devices, or checkpointing"));
@@ -282,7 +284,7 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
 }
 
 const mth__engine_vtable mth__engine_native = {
-    .name = "native", .options = tables, .views = true, .lends = true, .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,
+    .name = "native", .options = tables, .views = true, .lend_from = LEND_FROM, .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,
     .buffer_new = mth__native_buffer_new, .buffer_retain = mth__native_buffer_retain, .buffer_release = mth__native_buffer_release,
     .buffer_host = mth__native_buffer_host, .buffer_write = mth__native_buffer_write, .buffer_read = mth__native_buffer_read,
     .buffer_borrow = mth__native_buffer_borrow,
