@@ -22,6 +22,7 @@ typedef struct {
     VEC(mth__also) also;           /* what reshard will have made of it, for earlier consumers */
 } mth__info;
 static inline mth__info *mth__info_of(const mth__value *v) { return v->scratch; }
+static inline bool mth__decided(const mth__value *v) { return !v->node || v->node->cost_rank; }
 
 /* A proposal to split a factor so, and who makes it. */
 typedef struct { int8_t factor; mth__split split; const mth__value *from; } mth__source;

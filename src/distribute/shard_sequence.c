@@ -47,7 +47,7 @@ static bool has_node(const region *r, const mth__node *n) {
 /* An operand is not known yet: another branch joins, and the region ends here, neither for nor against. */
 static bool joins(const region *r, const mth__node *n) {
     for (int j = 0; j < n->nin; j++)
-        if (n->in[j]->node && !n->in[j]->node->cost_rank && !has_value(r, n->in[j])) return true;
+        if (!mth__decided(n->in[j]) && !has_value(r, n->in[j])) return true;
     return false;
 }
 
@@ -121,9 +121,9 @@ static bool explore(region *r, const mth__node *n, const mth__value *sum, int di
 
 /* Seconds won by scattering `sum` in `dim`; its other splits make all of them smaller alike, but for the latency. */
 static double gain(const region *r, const mth__value *sum, int dim, bool gradients) {
-    mth__sharding part = sum->sharding, whole = part;
+    mth__sharding whole = sum->sharding;
     whole.partial = whole.reduce = 0;
-    part = whole;
+    mth__sharding part = whole;
     part.dim[dim].axis[part.dim[dim].naxes++] = (int8_t)r->axis;
     mth__sharding_canonical(&part, sum->shape);
     double share = (double)mth__local_size(sum->shape, &whole) / (double)mth__shape_size(sum->shape);

@@ -8,7 +8,6 @@ static bool plain_add(const mth__node *n) {
     return n->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(n->in[0]->shape, n->out[0]->shape) &&
                mth__shape_equal(n->in[1]->shape, n->out[0]->shape);
 }
-static bool decided(const mth__value *v) { return !v->node || v->node->cost_rank; }
 
 /* A term that one of the chain read is read by another one now. */
 static void read_by(mth__info *term, mth__node *const *chain, int links, mth__node *now) {
@@ -21,7 +20,7 @@ static void read_by(mth__info *term, mth__node *const *chain, int links, mth__no
 }
 
 void mth__shard_group_terms(mth__node *n) {
-    if (!plain_add(n) || !decided(n->in[0]) || !decided(n->in[1])) return;
+    if (!plain_add(n) || !mth__decided(n->in[0]) || !mth__decided(n->in[1])) return;
     mth__node *chain[TERMS];
     mth__value *term[TERMS + 1], **slot[TERMS + 1];
     int links = 1, terms = 2, partial = 0;
@@ -33,7 +32,7 @@ void mth__shard_group_terms(mth__node *n) {
         mth__node *next = info->uses == 1 && info->reader.n ? info->reader.at[0] : NULL;
         if (!next || !plain_add(next) || next->on != n->on || !mth__same_unit(next, n)) break;
         int other = next->in[0] == sum;
-        if (!decided(next->in[other])) break;
+        if (!mth__decided(next->in[other])) break;
         slot[terms++] = &next->in[other];
         chain[links++] = next;
     }

@@ -114,7 +114,23 @@ static void form_blocks(layout *l) {
 /* ---------------------------------------------------------------- exits that are lent */
 /* Exits that are looked at for a block, and tried; blocks that one exit takes: a plan costs time linear in its length. */
 enum { LOOKED_AT = 1024, LENDERS = 64, LODGERS = 256 };
-typedef struct { int exit, first; int64_t size; VEC(const block *) in; /* by offset */ } lender;
+typedef struct { int exit, first; int64_t size; VEC(block *) in; /* by offset */ } lender;
+
+/* Of blocks by offset: the lowest at which nobody is in x's time. */
+static int64_t lowest_free(block *const *at, size_t n, const block *x) {
+    int64_t offset = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (at[i]->last < x->first || at[i]->first > x->last) continue;
+        if (at[i]->offset >= offset + x->size) break;
+        if (at[i]->offset + at[i]->size > offset) offset = at[i]->offset + at[i]->size;
+    }
+    return offset;
+}
+
+static void insert(block **at, size_t n, block *x) { /* there is room for it */
+    for (; n > 0 && at[n - 1]->offset > x->offset; n--) at[n] = at[n - 1];
+    at[n] = x;
+}
 
 static int by_first(const void *a, const void *b) {
     const lender *x = a, *y = b;
@@ -144,23 +160,14 @@ static int find_lenders(layout *l, lender **out) {
     return n;
 }
 
-/* At the lowest offset where nobody is in x's time; false: there is none. */
 static bool borrow(layout *l, lender *of, block *x) {
-    int64_t at = 0;
-    for (size_t i = 0; i < of->in.n; i++) {
-        const block *y = of->in.at[i];
-        if (y->last < x->first || y->first > x->last) continue;
-        if (y->offset >= at + x->size) break;
-        if (y->offset + y->size > at) at = y->offset + y->size;
-    }
+    int64_t at = lowest_free(of->in.at, of->in.n, x);
     if (at + x->size > of->size) return false;
     x->offset = at;
     x->exit = of->exit;
     x->lent = true;
     PUSH(l->scratch, of->in, x);
-    size_t where = of->in.n - 1;
-    for (; where > 0 && of->in.at[where - 1]->offset > at; where--) of->in.at[where] = of->in.at[where - 1];
-    of->in.at[where] = x;
+    insert(of->in.at, of->in.n - 1, x);
     return true;
 }
 
@@ -298,16 +305,8 @@ static int64_t largest_first(layout *l) {
     qsort(order, (size_t)n, sizeof *order, by_size);
     for (int k = 0; k < n; k++) {
         block *x = order[k];
-        x->offset = 0;
-        int where = 0;
-        for (int i = 0; i < placed; i++) {
-            if (at[i]->last < x->first || at[i]->first > x->last) continue;
-            if (at[i]->offset >= x->offset + x->size) break;
-            if (at[i]->offset + at[i]->size > x->offset) x->offset = at[i]->offset + at[i]->size;
-        }
-        while (where < placed && at[where]->offset <= x->offset) where++;
-        memmove(&at[where + 1], &at[where], (size_t)(placed++ - where) * sizeof *at);
-        at[where] = x;
+        x->offset = lowest_free(at, (size_t)placed, x);
+        insert(at, (size_t)placed++, x);
         if (x->offset + x->size > used) used = x->offset + x->size;
     }
     return used;
