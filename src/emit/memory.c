@@ -185,10 +185,10 @@ static void try_to_lend(layout *l, lender *of, int n, block *x) {
     }
 }
 
-/* The instruction at which most bytes are live, of blocks that lie in no exit. */
-static int fullest(const layout *l) {
+/* Of blocks that lie in no exit: the most bytes that are live at once, and the instruction at which they are. */
+static int64_t most_live(const layout *l, int *at) {
     int64_t *change = NEW_ARRAY(l->scratch, int64_t, l->r->instr.n + 1), live = 0, most = 0;
-    int at = 0;
+    *at = 0;
     for (size_t b = 0; b < l->block.n; b++) {
         const block *x = &l->block.at[b];
         if (x->exit >= 0) continue;
@@ -197,9 +197,9 @@ static int fullest(const layout *l) {
     }
     for (size_t i = 0; i < l->r->instr.n; i++) {
         live += change[i];
-        if (live > most) most = live, at = (int)i;
+        if (live > most) most = live, *at = (int)i;
     }
-    return at;
+    return most;
 }
 
 static int by_size(const void *a, const void *b) {
@@ -211,7 +211,8 @@ static int by_size(const void *a, const void *b) {
 /* First what lives where the slab would be fullest, then the rest; large ones first. */
 static void lend(layout *l, int64_t from) {
     lender *of;
-    int n = find_lenders(l, &of), at = fullest(l), candidates = 0;
+    int n = find_lenders(l, &of), at, candidates = 0;
+    most_live(l, &at);
     block **order = NEW_ARRAY(l->scratch, block *, l->block.n);
     for (int round = 0; round < 2; round++) {
         int begin = candidates;
@@ -241,16 +242,6 @@ static void list_events(layout *l) {
         l->next_end[b] = l->ends[x->last];
         l->ends[x->last] = b;
     }
-}
-
-static int64_t most_live(const layout *l) {
-    int64_t live = 0, most = 0;
-    for (size_t i = 0; i < l->r->instr.n; i++) {
-        for (int b = l->starts[i]; b >= 0; b = l->next_start[b]) live += l->block.at[b].size;
-        if (live > most) most = live;
-        for (int b = l->ends[i]; b >= 0; b = l->next_end[b]) live -= l->block.at[b].size;
-    }
-    return most;
 }
 
 static void give(mth__ranges *space, int64_t start, int64_t size) {
@@ -320,7 +311,8 @@ static void keep_if_smaller(layout *l, int64_t used, int64_t *best) {
 
 static void place_blocks(layout *l) {
     list_events(l);
-    int64_t least = most_live(l), best = INT64_MAX;
+    int at;
+    int64_t least = most_live(l, &at), best = INT64_MAX;
     keep_if_smaller(l, first_fit(l, false), &best);
     if (best > least) keep_if_smaller(l, first_fit(l, true), &best);
     if (best > least && l->block.n <= MOST_BY_SIZE) keep_if_smaller(l, largest_first(l), &best);
