@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The tensor-parallel layer on XLA: what it was given, what it made of it, and who placed the collectives; then for a TPU that is not here.
 
-    pip install "mithril[jax]"    a plugin of XLA for CPUs
-    pip install "mithril[tpu]"    Google's libtpu, for the last part
+    pip install "mithril-parallel[jax]"    a plugin of XLA for CPUs
+    pip install "mithril-parallel[tpu]"    Google's libtpu, for the last part
 """
 
 import numpy as np

@@ -50,7 +50,7 @@ extern "C" {
 #define MTH_API
 #define MTH_MUST_USE
 #endif
-#define MTH_VERSION "0.1.0"
+#define MTH_VERSION "0.2.0"
 
 /* ---------------------------------------------------------------- errors */
 typedef struct mth_error mth_error;

@@ -60,6 +60,36 @@ __all__ = [
 ]
 
 
+def _warn_of_namesake() -> None:
+    """PyPI has another distribution, called mithril, whose files lie in the same folder: the one installed last is imported.
+
+    Its metadata is looked for by name: importlib.metadata takes longer to import than this package."""
+    import os
+    import sys
+
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or os.curdir)
+        except (OSError, TypeError):  # a zip file, or nothing that import would take either
+            continue
+        for name in names:
+            if not name.lower().startswith("mithril-") or not name.endswith((".dist-info", ".egg-info")):
+                continue
+            import warnings
+
+            warnings.warn(
+                f"the distribution 'mithril' {name[8:-10]} is installed beside 'mithril-parallel' {__version__}, which this "
+                "package is of: both are imported as mithril, and installing or upgrading either can replace the other's files\n"
+                "  fix: pip uninstall -y mithril && pip install --force-reinstall --no-deps mithril-parallel",
+                stacklevel=3,
+            )
+            return
+
+
+_warn_of_namesake()
+del _warn_of_namesake
+
+
 class IOKey(str):
     """The name of a connection that is an input or an output of the model; a str says the same."""
 

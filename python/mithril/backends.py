@@ -20,7 +20,7 @@ class CBackend(Backend):
 
 class JaxBackend(Backend):
     __doc__ = _doc(
-        "XLA, through a plugin of the PJRT C API: `pip install \"mithril[jax]\"` brings the CPU's, [tpu] and [cuda] theirs; jax itself is not\n"
+        "XLA, through a plugin of the PJRT C API: `pip install \"mithril-parallel[jax]\"` brings the CPU's, [tpu] and [cuda] theirs; jax itself is not\n"
         "needed. device_mesh sets the number of CPU devices.",
         "pjrt",
     )

@@ -150,7 +150,7 @@ def without_plugins(tmp_path, options):
 
 
 def test_no_plugin(tmp_path):
-    assert 'pip install "mithril[jax]"' in without_plugins(tmp_path, "device_mesh=(2,)")
+    assert 'pip install "mithril-parallel[jax]"' in without_plugins(tmp_path, "device_mesh=(2,)")
 
 
 def test_paths_in_the_home(xla, tmp_path, monkeypatch):

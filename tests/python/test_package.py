@@ -1,5 +1,6 @@
 """The package as Python sees it: signatures, stubs, help, the order of arguments, threads, signals."""
 
+import importlib.metadata
 import inspect
 import os
 import pathlib
@@ -189,6 +190,40 @@ def test_interrupt():
     finally:
         signal.signal(signal.SIGINT, old)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def metadata_of_distribution():
+    try:
+        return importlib.metadata.metadata("mithril-parallel")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package was not installed by pip")
+
+
+def test_distribution():
+    """Its name, version, licence, authors and system; the licence itself lies in the wheel."""
+    metadata = metadata_of_distribution()
+    assert metadata["Version"] == ml.__version__ == "0.2.0"
+    assert metadata["License-Expression"] == "Apache-2.0" and metadata["Author"] == "The Mithril authors"
+    assert "Operating System :: POSIX :: Linux" in metadata.get_all("Classifier")
+    assert set(metadata.get_all("Provides-Extra")) == {"test", "plots", "jax", "tpu", "cuda"}
+    (licence,) = (f for f in importlib.metadata.files("mithril-parallel") if f.name == "LICENSE")
+    assert licence.read_text() == (ROOT / "LICENSE").read_text() and "2026 The Mithril authors" in licence.read_text()
+
+
+def test_namesake_is_named(tmp_path):
+    """PyPI's distribution called mithril shares our folder: importing says that it is there, and how to part the two."""
+    version = metadata_of_distribution()["Version"]
+    code = "import mithril"
+    run = lambda: subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert run().stderr == ""
+    (tmp_path / "mithril-0.1.2.dist-info").mkdir()
+    (tmp_path / "mithril-0.1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mithril\nVersion: 0.1.2\n")
+    said = run()
+    assert said.returncode == 0 and "<string>:1: UserWarning" in said.stderr
+    for part in ("'mithril' 0.1.2", f"'mithril-parallel' {version}", "fix: pip uninstall -y mithril && pip install"):
+        assert part in said.stderr, said.stderr
 
 
 def test_subinterpreter_imports_cleanly():

@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 /* What packages call their plugin, below a site-packages folder; the first pattern that matches wins in each folder. Known ones first: of
-   the CPU's the one that mithril[jax] pins, then by age of the API. */
+   the CPU's the one that mithril-parallel[jax] pins, then by age of the API. */
 typedef struct { const char *platform, *variable, *package, *pattern[8]; } source;
 static const source sources[] = {
-    {"cpu", "MITHRIL_PJRT_PLUGIN_CPU", "mithril[jax]",
+    {"cpu", "MITHRIL_PJRT_PLUGIN_CPU", "mithril-parallel[jax]",
         {"fastatomstruct_xla_cpu/libpjrt_cpu.so", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so",
             "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
             "xla_plugins/*cpu*/*.so", "jax_plugins/*cpu*/*pjrt*.so", "jax_plugins/*/*pjrt*cpu*.so"}},
