@@ -1,5 +1,5 @@
 """Checks the house rules that a compiler can't: who includes whom, file sizes, unique names,
-complete lists in meson.build, exported symbols.
+complete lists in meson.build, numbers in texts, exported symbols.
 
 Usage: python tools/layering.py [libmithril.so]
 """
@@ -82,6 +82,15 @@ def check_names():
             yield f"one name, several files: {', '.join(places)}"
 
 
+def check_numbers():
+    """Floating numbers go in and out of texts by base/number.c alone, which no locale changes."""
+    direct = re.compile(r'\b(?:vsn?printf|strto(?:d|f|ld)|atof)\(|(?<!mth__)\bsn?printf\([^;]*%[-+ #0-9.*]*L?[aefgAEFG]')
+    for path in files(["src", "python"], ".c", ".h"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if path.name != "number.c" and direct.search(line):
+                yield f"{path.relative_to(ROOT)}:{number}: use mth__print, mth__vprint or mth__read_real"
+
+
 def check_symbols(library):
     listing = subprocess.run(["nm", "-D", "--defined-only", library], text=True, capture_output=True, check=True).stdout
     for line in listing.splitlines():
@@ -91,7 +100,7 @@ def check_symbols(library):
 
 
 def main():
-    checks = {"includes": check_includes(), "lines": check_lines(), "names": check_names(), "lists": check_lists()}
+    checks = {"includes": check_includes(), "lines": check_lines(), "names": check_names(), "lists": check_lists(), "numbers": check_numbers()}
     if len(sys.argv) > 1:
         checks["symbols"] = check_symbols(sys.argv[1])
     passed = 0

@@ -1,9 +1,9 @@
 #include "base/arena.h"
+#include "base/number.h"
 #include <assert.h>
 #include <setjmp.h>
 #include <stdalign.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -200,11 +200,11 @@ char *mth__copy_text(mth__arena *a, const char *s) {
 char *mth__format(mth__arena *a, const char *format, ...) {
     va_list list;
     va_start(list, format);
-    int n = vsnprintf(NULL, 0, format, list);
+    int n = mth__vprint(NULL, 0, format, list);
     va_end(list);
     char *s = mth__alloc(a, (size_t)n + 1);
     va_start(list, format);
-    vsnprintf(s, (size_t)n + 1, format, list);
+    mth__vprint(s, (size_t)n + 1, format, list);
     va_end(list);
     return s;
 }

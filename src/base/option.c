@@ -48,10 +48,11 @@ static void add_float(mth__text *t, double f) {
         return;
     }
     for (int digits = 1; digits <= 17; digits++) {
-        snprintf(s, sizeof s, "%.*e", digits - 1, f);
-        if (strtod(s, NULL) == f) {
+        mth__print(s, sizeof s, "%.*e", digits - 1, f);
+        const char *end;
+        if (mth__read_real(s, &end) == f) {
             int exponent = atoi(strchr(s, 'e') + 1);
-            if (exponent >= -4 && exponent < 16) snprintf(s, sizeof s, "%.*f", digits - 1 - exponent > 0 ? digits - 1 - exponent : 1, f);
+            if (exponent >= -4 && exponent < 16) mth__print(s, sizeof s, "%.*f", digits - 1 - exponent > 0 ? digits - 1 - exponent : 1, f);
             break;
         }
     }
@@ -187,10 +188,11 @@ static const char *parse(mth__arena *arena, const char *s, mth_arg *out) {
         *out = dict ? mth_dict(items.n, keys.at, items.at) : mth_list(items.n, items.at);
         return s + 1;
     }
-    char *end;
-    long long i = strtoll(s, &end, 10);
-    if (*end == '.' || *end == 'e') *out = mth_float(strtod(s, &end));
-    else *out = mth_int(i);
+    char *after;
+    const char *end;
+    long long i = strtoll(s, &after, 10);
+    double f = mth__read_real(s, &end);
+    *out = end > after ? mth_float(f) : mth_int(i);
     return end;
 }
 

@@ -1,4 +1,5 @@
 #include "base/arena.h"
+#include "base/number.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -31,12 +32,12 @@ static char *copy(const char *s) {
 char *mth__strf(const char *format, ...) {
     va_list list;
     va_start(list, format);
-    int n = vsnprintf(NULL, 0, format, list);
+    int n = mth__vprint(NULL, 0, format, list);
     va_end(list);
     char *s = n < 0 ? NULL : mth__malloc((size_t)n + 1);
     if (!s) return mth__no_memory;
     va_start(list, format);
-    vsnprintf(s, (size_t)n + 1, format, list);
+    mth__vprint(s, (size_t)n + 1, format, list);
     va_end(list);
     return s;
 }

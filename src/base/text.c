@@ -1,5 +1,4 @@
 #include "base/text.h"
-#include <stdio.h>
 #include <string.h>
 
 mth__text mth__text_new(mth__arena *arena) { return (mth__text){.arena = arena}; }
@@ -11,12 +10,12 @@ static void reserve(mth__text *t, size_t more) {
 void mth__text_add(mth__text *t, const char *format, ...) {
     va_list list;
     va_start(list, format);
-    int n = vsnprintf(t->at ? t->at + t->n : NULL, t->at ? t->room - t->n : 0, format, list);
+    int n = mth__vprint(t->at ? t->at + t->n : NULL, t->at ? t->room - t->n : 0, format, list);
     va_end(list);
     if (!t->at || (size_t)n >= t->room - t->n) {
         reserve(t, (size_t)n);
         va_start(list, format);
-        vsnprintf(t->at + t->n, t->room - t->n, format, list);
+        mth__vprint(t->at + t->n, t->room - t->n, format, list);
         va_end(list);
     }
     t->n += (size_t)n;

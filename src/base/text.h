@@ -2,6 +2,7 @@
 #ifndef MTH__TEXT_H
 #define MTH__TEXT_H
 #include "base/arena.h"
+#include "base/number.h"
 
 typedef struct { mth__arena *arena; char *at; size_t n, room; } mth__text;
 mth__text mth__text_new(mth__arena *);

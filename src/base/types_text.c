@@ -1,7 +1,6 @@
 /* Words for shapes, placements and shardings. Each is written by a function in the manner of snprintf, so that errors, which have no arena,
    print the same as plans. */
 #include "base/types.h"
-#include <stdio.h>
 
 typedef struct { char *at; size_t room, n; } sink;
 
@@ -10,7 +9,7 @@ static void put(sink *s, const char *format, ...) {
     size_t left = s->n < s->room ? s->room - s->n : 0;
     va_list list;
     va_start(list, format);
-    s->n += (size_t)vsnprintf(left ? s->at + s->n : NULL, left, format, list);
+    s->n += (size_t)mth__vprint(left ? s->at + s->n : NULL, left, format, list);
     va_end(list);
 }
 

@@ -2,7 +2,6 @@
  * mesh. What it accepts can be printed; whether it is right is the verifier's to say. */
 #include "emit/program_words.h"
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { MOST_PLACED = 1 << 24 }; /* devices in all placements together */
@@ -367,8 +366,8 @@ static mth_status attribute(parser *x, const mth__op *op, mth__attrs *a) {
         if (is_key(x, op, 'i', k)) return mth__read_integer(&x->in, INT64_MIN, INT64_MAX, &a->i[k]);
     for (int k = 0; k < 2; k++)
         if (is_key(x, op, 'f', k)) {
-            char *end;
-            a->f[k] = strtod(x->in.at, &end);
+            const char *end;
+            a->f[k] = mth__read_real(x->in.at, &end);
             if (end == x->in.at) return mth__read_fail(&x->in, F("a number is missing"));
             x->in.at = end;
             return NULL;

@@ -15,8 +15,6 @@
  */
 #include "emit/program_words.h"
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static void add_quoted(mth__text *t, const char *s) {
@@ -192,8 +190,9 @@ static void add_key(mth__text *t, const mth__op *op, char kind, int index) {
 static void add_real(mth__text *t, double f) { /* the shortest that reads back the same */
     char s[40];
     for (int digits = 6; digits <= 17; digits++) {
-        snprintf(s, sizeof s, "%.*g", digits, f);
-        if (strtod(s, NULL) == f) break;
+        mth__print(s, sizeof s, "%.*g", digits, f);
+        const char *end;
+        if (mth__read_real(s, &end) == f) break;
     }
     mth__text_add(t, "%s", s);
 }

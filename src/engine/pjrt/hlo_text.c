@@ -38,9 +38,9 @@ static void add_text(mth__hlo *h, const char *text) {
 static char *format_list(mth__arena *arena, const char *format, va_list list) {
     va_list again;
     va_copy(again, list);
-    int n = vsnprintf(NULL, 0, format, list);
+    int n = mth__vprint(NULL, 0, format, list);
     char *text = mth__alloc(arena, (size_t)n + 1);
-    vsnprintf(text, (size_t)n + 1, format, again);
+    mth__vprint(text, (size_t)n + 1, format, again);
     va_end(again);
     return text;
 }
