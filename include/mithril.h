@@ -31,8 +31,11 @@
  *
  * Ownership: what comes through an out-parameter `mth_x **` belongs to the caller and ends with `mth_x_free`, a text with `mth_text_free`;
  * `mth_x_get_y` lends. Every fallible function returns an `mth_status`: NULL is success, else an error object that the caller frees. On
- * failure what out-parameters point at is left as it was, and no object has changed. An object that is NULL is such a failure; what is
- * read off one (`mth_x_get_y`, or an index out of range) is 0, NULL or an empty text.
+ * failure what out-parameters point at is left as it was, and no object has changed.
+ * NULL: no function crashes on it. Where an object, a name, an out-parameter, a list whose count is above 0 or an item of a list is NULL, a
+ * function that returns mth_status fails with MTH_ERROR_TYPE and says which; texts, lists and models inside options are checked alike, at
+ * any depth. Comments say where NULL has a meaning of its own (`spec`, `gradients`, the data of no elements). mth_x_free(NULL) does
+ * nothing, and what is read off NULL (`mth_x_get_y`), or at an index out of range, is 0, NULL or an empty text.
  * Threads: a compiled model, its plans and arrays may be used from several threads; a model under composition from one.
  */
 #ifndef MITHRIL_H
@@ -214,7 +217,7 @@ typedef struct {
     const char *const *input_gradients; /* names of floating inputs whose gradients are wanted beside those of the parameters */
     size_t input_gradient_count;
 } mth_gradient_request;
-/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters. */
+/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters; `gradients` NULL: nobody takes them. */
 MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs, size_t count,
                                              const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
 /* Asks a running mth_evaluate to stop at the next instruction; it returns MTH_ERROR_INTERRUPTED. Async-signal-safe. */

@@ -123,6 +123,7 @@ mth_status mth_compile(const mth_model *model, mth_backend *backend, const mth_o
     compiling k = {model, backend, option, count, out, NULL};
     TRY(mth__given(model, "the model"));
     TRY(mth__given(backend, "the backend"));
+    TRY(mth__result_given(out));
     TRY(mth__model_copy(model, &k.copy));
     pthread_mutex_lock(&backend->lock);
     mth_status s = mth__guard(compile_body, &k);
@@ -329,6 +330,7 @@ static mth_status make_parameters(mth_compiled *c, const mth__plan *plan, bool w
 /* Seconds may go by while many numbers are drawn: others are not kept out meanwhile. */
 static mth_status parameters_for(mth_compiled *c, const mth_named *input, size_t count, bool with_data, uint64_t seed, mth_arrays **out) {
     mth__plan *plan;
+    TRY(mth__result_given(out));
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);
     if (s) return mth__unlock(c, s);
@@ -488,6 +490,7 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
     mth__request r;
     mth__plan *plan;
     TRY(mth__given(c, "the compiled model"));
+    TRY(mth__result_given(outputs));
     TRY(request_for(c, input, count, &r));
     mth_status s = g ? check_output_gradients(c, g, &r) : NULL;
     if (s) {

@@ -32,6 +32,7 @@ static mth_status last_plan(mth_compiled *c, const mth__plan **out) {
 }
 
 static mth_status read_last(mth_compiled *c, printing *print, char **out) {
+    TRY(mth__result_given(out));
     reading r = {.print = print, .out = out};
     TRY(mth__lock(c));
     mth_status s = last_plan(c, &r.plan);
@@ -61,6 +62,7 @@ static mth_status reprint_body(void *context) {
 
 mth_status mth_plan_reprint(const char *text, char **out) {
     TRY(mth__given(text, "the text of a plan"));
+    TRY(mth__result_given(out));
     reading r = {.text = text, .out = out};
     return mth__guard(reprint_body, &r);
 }
@@ -71,7 +73,8 @@ mth_status mth_plan_verify_text(const char *text) {
     return mth__guard(reprint_body, &r);
 }
 
-static mth_status check_room(const mth_compiled *c, size_t devices) {
+static mth_status check_room(const mth_compiled *c, const void *device, size_t devices) {
+    TRY(mth__result_given(device));
     int n = c->backend->mesh->count;
     return devices >= (size_t)n ? NULL : FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, n), F("give room for %d", n));
 }
@@ -80,7 +83,7 @@ mth_status mth_get_memory_usage(mth_compiled *c, const mth_named *input, size_t 
     mth__plan *plan;
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);
-    if (!s) s = check_room(c, devices);
+    if (!s) s = check_room(c, device, devices);
     if (!s) s = mth__report_memory(plan->program, device);
     return mth__unlock(c, s);
 }
@@ -89,7 +92,7 @@ mth_status mth_get_communication_usage(mth_compiled *c, mth_communication_usage 
     const mth__plan *plan = NULL;
     TRY(mth__lock(c));
     mth_status s = last_plan(c, &plan);
-    if (!s) s = check_room(c, devices);
+    if (!s) s = check_room(c, device, devices);
     if (!s) s = mth__report_communication(plan->program, device);
     return mth__unlock(c, s);
 }
@@ -109,6 +112,7 @@ static mth_status ask_body(void *context) {
 }
 
 static mth_status ask(mth_compiled *c, const mth_named *input, size_t count, asking *a, const char *what, char **out) {
+    TRY(mth__result_given(out));
     if (!a) return FAIL(MTH_ERROR_UNSUPPORTED, F("the engine %s has no %s: it runs the program itself", c->backend->vtable->name, what),
                         F("use the engine pjrt (in Python JaxBackend), or read the program: mth_plan_print, program_text()"));
     mth__plan *plan;

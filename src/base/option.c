@@ -7,6 +7,35 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- arguments */
+enum { NESTED = 16 }; /* lists in lists */
+
+static mth_status null_in(const char *name, const char *what) {
+    return FAIL(MTH_ERROR_TYPE, F("the option '%s' has %s that is NULL", name, what), F("give %s, or leave the option out", what));
+}
+
+static mth_status check_arg(const mth_arg *a, const char *name, int depth) {
+    switch (a->kind) {
+    case MTH_ARG_NONE: case MTH_ARG_BOOL: case MTH_ARG_INT: case MTH_ARG_FLOAT: return NULL;
+    case MTH_ARG_STRING: return a->string ? NULL : null_in(name, "a text");
+    case MTH_ARG_MODEL: return a->model ? NULL : null_in(name, "a model");
+    case MTH_ARG_LIST: case MTH_ARG_DICT: {
+        if (depth == NESTED)
+            return FAIL(MTH_ERROR_VALUE, F("the option '%s' has lists nested more than %d deep", name, NESTED), F("nest them less deep"));
+        if (a->count && !a->items) return null_in(name, "a list of items");
+        if (a->count && a->kind == MTH_ARG_DICT && !a->keys) return null_in(name, "a list of keys");
+        for (size_t i = 0; i < a->count; i++) {
+            if (a->kind == MTH_ARG_DICT && !a->keys[i]) return null_in(name, "a key");
+            TRY(check_arg(&a->items[i], name, depth + 1));
+        }
+        return NULL;
+    }
+    }
+    return FAIL(MTH_ERROR_TYPE, F("the option '%s' has a value of the kind %d, which there is not", name, (int)a->kind),
+                F("make values by mth_int, mth_string, mth_list and so on"));
+}
+
+mth_status mth__arg_check(const mth_arg *a, const char *name) { return check_arg(a, name, 0); }
+
 mth_arg mth__arg_copy(mth__arena *arena, mth_arg a) {
     if (a.kind == MTH_ARG_STRING) a.string = mth__copy_text(arena, a.string);
     if (a.kind == MTH_ARG_LIST || a.kind == MTH_ARG_DICT) {
@@ -296,6 +325,7 @@ static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, con
         const mth__opt *o = option_at(tables, i);
         if (set[i]) return FAIL(MTH_ERROR_TYPE, F("option '%s' is given twice", o->name), F("give '%s' once", o->name));
         set[i] = true;
+        TRY(mth__arg_check(&given[k].value, o->name));
         values[i] = mth__arg_copy(arena, given[k].value);
         if (values[i].kind == MTH_ARG_NONE && o->standard && !strcmp(o->standard, "None")) continue;
         TRY(check_value(arena, o, &values[i]));
@@ -348,6 +378,7 @@ static mth_status bad_spec(const mth_arg *spec, const char *what, const mth__pla
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out) {
     mth__sharding s = {.on = on};
     unsigned used = 0;
+    TRY(mth__arg_check(&spec, "spec"));
     if (spec.kind == MTH_ARG_NONE) {
         *out = s;
         return NULL;

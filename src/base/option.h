@@ -17,6 +17,9 @@ typedef struct {
 
 typedef enum { MTH__WHEN_NONE, MTH__WHEN_TRUE, MTH__WHEN_FALSE } mth__when; /* a BOOL whose default is None */
 
+/* A caller's value of the option `name`: no text, list, key or model in it is NULL, its kinds are known, and lists nest 16 deep at most. The
+   functions below take only what has passed it. */
+mth_status mth__arg_check(const mth_arg *, const char *name);
 mth_arg mth__arg_copy(mth__arena *, mth_arg);            /* deep; models are referenced (the owner counts) */
 bool mth__arg_equal(mth_arg, mth_arg);
 const char *mth__arg_text(mth__arena *, mth_arg);        /* as Python would print it */
@@ -28,6 +31,6 @@ char *mth__options_signature(mth__arena *, const mth__opt *const *tables); /* "d
 /* One option a line: "bias: bool = True: whether a bias is added". Returns `room`; where it holds a text already, it is left as it is, so
    that a static one can be lent to several threads. */
 const char *mth__options_doc(const mth__opt *const *tables, const char *indent, char *room, size_t size);
-/* A spec -> splits. `rank` entries; axes inside `on`, none repeated. `what` names the tensor in errors. */
+/* A spec, the caller's or an option's -> splits. `rank` entries; axes inside `on`, none repeated. `what` names the tensor in errors. */
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out);
 #endif

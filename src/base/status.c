@@ -180,6 +180,8 @@ char *mth__name_fix(const char *kind, const char *name, const char *const *known
     return F(count == 1 ? "the only %s is %s" : "the %ss are %s", kind, list);
 }
 
+mth_status mth__result_given(const void *out) { return mth__given(out, "the address of the result"); }
+
 mth_status mth__given(const void *object, const char *what) {
     return object ? NULL : FAIL(MTH_ERROR_TYPE, F("%s is NULL", what), F("give %s", what));
 }

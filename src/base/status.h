@@ -30,4 +30,5 @@ const char *mth__nearest(const char *name, const char *const *names, size_t coun
 /* The fix of a name that is none of the known ones: the nearest, else all of them. `kind`: "output". */
 char *mth__name_fix(const char *kind, const char *name, const char *const *known, size_t count);
 mth_status mth__given(const void *, const char *what); /* an error where it is NULL */
+mth_status mth__result_given(const void *out);         /* the same for an out-parameter */
 #endif

@@ -59,7 +59,10 @@ static mth_status copy(void *context) {
     return NULL;
 }
 
-mth_status mth_model_create(mth_model **out) { return mth__guard(copy, &(copying){NULL, out}); }
+mth_status mth_model_create(mth_model **out) {
+    TRY(mth__result_given(out));
+    return mth__guard(copy, &(copying){NULL, out});
+}
 mth_status mth__model_copy(const mth_model *from, mth_model **out) { return mth__guard(copy, &(copying){from, out}); }
 
 void mth_model_free(mth_model *m) {
@@ -111,8 +114,6 @@ static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *
     mth_wire *kept = NEW_ARRAY(arena, mth_wire, count);
     const char *ports = interface_text(arena, b);
     for (size_t i = 0; i < count; i++) {
-        if (!wire[i].port || !wire[i].name) return FAIL(MTH_ERROR_TYPE, F("a wire of %s has no port or no name", b->name),
-            F("give both: input='x'"));
         int in = mth__ports_find(b->in, wire[i].port), out = mth__ports_find(b->out, wire[i].port);
         if (in < 0 && out < 0) return unknown_port(b, wire[i].port, ports);
         if (!*wire[i].name || strpbrk(wire[i].name, " \t\n\"',?*()="))
@@ -158,8 +159,6 @@ typedef struct {
 static mth_status add(void *context) {
     const addition *a = context;
     mth_model *m = a->model;
-    if (!m || (!a->module && !a->sub)) return FAIL(MTH_ERROR_TYPE, F("there is no model or nothing to add"),
-        F("give a model and a module or a submodel"));
     mth__arena *arena = m->arena;
     mth__block *b = NEW(arena, mth__block);
     *b = (mth__block){.mode = a->mode, .line = copy_line(arena, mth__source_line())};
@@ -186,12 +185,27 @@ static mth_status add(void *context) {
     return NULL;
 }
 
+static mth_status wires_given(const mth_wire *wire, size_t count) {
+    if (count) TRY(mth__given(wire, "the list of wires"));
+    for (size_t i = 0; i < count; i++) {
+        TRY(mth__given(wire[i].port, "the port of a wire"));
+        TRY(mth__given(wire[i].name, "the name of a wire"));
+    }
+    return NULL;
+}
+
 mth_status mth_model_add(mth_model *m, const mth_module *module, const mth_wire *wire, size_t count, mth_add_mode mode) {
+    TRY(mth__given(m, "the model"));
+    TRY(mth__given(module, "the module"));
+    TRY(wires_given(wire, count));
     return mth__guard(add, &(addition){m, module, NULL, NULL, wire, count, mode});
 }
 
 mth_status mth_model_add_model(mth_model *m, const mth_model *sub, const char *name, const mth_wire *wire, size_t count,
     mth_add_mode mode) {
+    TRY(mth__given(m, "the model"));
+    TRY(mth__given(sub, "the submodel"));
+    TRY(wires_given(wire, count));
     return mth__guard(add, &(addition){m, NULL, sub, name, wire, count, mode});
 }
 
@@ -201,7 +215,7 @@ typedef struct { mth_model *model; const char *source, *destination; } joining;
 static mth_status join(void *context) {
     const joining *j = context;
     mth_model *m = j->model;
-    if (!j->source || !j->destination || !*j->source || !*j->destination)
+    if (!*j->source || !*j->destination)
         return FAIL(MTH_ERROR_TYPE, F("connect needs the names of a source and of a destination"),
             F("give both: connect(source='h', destination='input')"));
     if (!strcmp(j->source, j->destination)) return NULL; /* joined already */
@@ -222,6 +236,8 @@ static mth_status join(void *context) {
 
 mth_status mth_model_connect(mth_model *m, const char *source, const char *destination) {
     TRY(mth__given(m, "the model"));
+    TRY(mth__given(source, "the source's name"));
+    TRY(mth__given(destination, "the destination's name"));
     return mth__guard(join, &(joining){m, source, destination});
 }
 
@@ -290,5 +306,6 @@ static mth_status print(void *context) {
 
 mth_status mth_model_print(const mth_model *m, char **out) {
     TRY(mth__given(m, "the model"));
+    TRY(mth__result_given(out));
     return mth__guard(print, &(printing){m, out});
 }

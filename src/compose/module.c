@@ -162,12 +162,12 @@ typedef struct { const char *type; const mth_option *option; size_t count; mth_m
 static mth_status create(void *context) {
     const creation *c = context;
     mth__arena *arena = mth__arena_new();
-    const mth__module_type *type = c->type ? mth__module_type_find(c->type) : NULL;
+    const mth__module_type *type = mth__module_type_find(c->type);
     if (!type) {
         const char *names[TYPES];
         for (size_t i = 0; i < TYPES; i++) names[i] = mth__module_types[i]->name;
-        const char *near = mth__nearest(c->type ? c->type : "", names, TYPES);
-        return FAIL(MTH_ERROR_VALUE, F("there is no module '%s'", c->type ? c->type : ""),
+        const char *near = mth__nearest(c->type, names, TYPES);
+        return FAIL(MTH_ERROR_VALUE, F("there is no module '%s'", c->type),
             near ? F("did you mean '%s'?", near) : F("mth_module_type_name lists them: Linear, Relu, ..."));
     }
     mth_module *m = NEW(arena, mth_module);
@@ -186,6 +186,8 @@ static mth_status create(void *context) {
 }
 
 mth_status mth_module_create(const char *type, const mth_option *option, size_t count, mth_module **out) {
+    TRY(mth__given(type, "the type of the module"));
+    TRY(mth__result_given(out));
     creation c = {type, option, count, out};
     return mth__guard(create, &c);
 }

@@ -232,6 +232,7 @@ static mth_status make_body(void *context) {
 }
 
 static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const int64_t *dim, const mth_arg *spec, mth__fill *fill, void *context, mth_array **out) {
+    TRY(mth__result_given(out));
     mth_array *a = NULL;
     making m = {b, dtype, rank, dim, spec, &a};
     TRY(mth__guard(make_body, &m));
@@ -276,6 +277,7 @@ static mth_status borrow_body(void *context) {
 
 mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data, void (*release)(void *), void *context, mth_array **out) {
     TRY(mth__given(b, "the backend"));
+    TRY(mth__result_given(out));
     const bool can = b->vtable->buffer_host && b->vtable->buffer_borrow && data && (uintptr_t)data % MTH__ALIGNMENT == 0;
     borrowing w = {{b, dtype, rank, shape, NULL, out}, data, release, context};
     if (can) return mth__guard(borrow_body, &w);
@@ -380,14 +382,15 @@ mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array 
 mth_status mth__named_check(const mth_named *item, size_t count, const char *what) {
     for (size_t i = 0; i < count; i++) {
         TRY(mth__given(item, what));
-        if (!item[i].name) return FAIL(MTH_ERROR_TYPE, F("%s: item %zu has no name", what, i), F("give each a name"));
-        if (!item[i].array) return FAIL(MTH_ERROR_TYPE, F("%s: '%s' has no array", what, item[i].name), F("give it one, or leave it out"));
+        if (!item[i].name) return FAIL(MTH_ERROR_TYPE, F("%s: the name of item %zu is NULL", what, i), F("give each a name"));
+        if (!item[i].array) return FAIL(MTH_ERROR_TYPE, F("%s: the array of '%s' is NULL", what, item[i].name), F("give it one, or leave it out"));
     }
     return NULL;
 }
 
 mth_status mth_arrays_create(const mth_named *item, size_t count, mth_arrays **out) {
     mth_arrays *a = NULL;
+    TRY(mth__result_given(out));
     TRY(mth__named_check(item, count, "arrays"));
     TRY(mth__arrays_new(count, &a));
     for (size_t i = 0; i < count; i++) {

@@ -105,7 +105,6 @@ typedef struct { const char *engine; const mth_option *option; size_t count; mth
 
 static mth_status create_body(void *context) {
     creation *c = context;
-    TRY(mth__given(c->engine, "the engine's name"));
     int e = engine_find(c->engine);
     if (e < 0) return mth__error_operator(unknown_engine(c->engine), "backend");
     mth__arena *arena = mth__arena_new();
@@ -136,6 +135,8 @@ static mth_status create_body(void *context) {
 }
 
 mth_status mth_backend_create(const char *engine, const mth_option *option, size_t count, mth_backend **out) {
+    TRY(mth__given(engine, "the engine's name"));
+    TRY(mth__result_given(out));
     creation c = {engine, option, count, out};
     return mth__guard(create_body, &c);
 }
@@ -148,7 +149,7 @@ void mth_backend_free(mth_backend *b) {
 }
 
 int mth_backend_get_mesh(const mth_backend *b, int64_t dim[4]) {
-    for (int a = 0; b && a < b->mesh->naxes; a++) dim[a] = b->mesh->dim[a];
+    for (int a = 0; b && dim && a < b->mesh->naxes; a++) dim[a] = b->mesh->dim[a];
     return b ? b->mesh->naxes : 0;
 }
 
@@ -174,5 +175,6 @@ static mth_status describe_body(void *context) {
 mth_status mth_backend_describe(const mth_backend *b, char **out) {
     description d = {b, out};
     TRY(mth__given(b, "the backend"));
+    TRY(mth__result_given(out));
     return mth__guard(describe_body, &d);
 }

@@ -284,6 +284,7 @@ static mth_status read_guarded(reading r, const char *path) {
     TRY(mth__given(r.backend, "the backend"));
     TRY(mth__given(path, "the path"));
     TRY(mth__given(r.tensor, "the tensor's name"));
+    TRY(mth__result_given(r.out));
     TRY(file_open(path, &f));
     r.file = &f;
     mth_status s = mth__guard(read_body, &r);

@@ -281,7 +281,7 @@ TEST(null_is_an_error_not_a_crash) {
     mth_backend *backend = NULL;
     mth_module *m = NULL;
     CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &nameless, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "name");
-    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &empty, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "'input' has no array");
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &empty, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "the array of 'input' is NULL");
     CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, NULL, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "NULL");
     CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL), MTH_ERROR_TYPE, "output_gradients");
     request = (mth_gradient_request){NULL, 0, NULL, 1};
