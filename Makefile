@@ -7,8 +7,19 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 SOURCES := $(wildcard meson.build meson.options pyproject.toml include/*.h src/*.[ch] src/*/*.[ch] src/*/*/*.[ch] python/*.[ch] python/mithril/*)
 
-.PHONY: all install run test sanitize coverage bench update-golden clean
+.PHONY: all help install run test sanitize coverage bench update-golden clean
 all: install
+
+help:
+	@echo 'make run             runs all-MiniLM-L6-v2 tensor-parallel over 4 devices; ARGS="--help" tells its options'
+	@echo 'make test            builds and runs all tests; ONLY=name those whose names contain it; PLUGINS="jax tpu" with plans for TPUs,'
+	@echo '                     FRAMEWORKS=yes installs JAX and torch, so that tests which compare with them are not skipped'
+	@echo 'make sanitize        C tests under the address, undefined and thread sanitizers; ONLY=name as above'
+	@echo 'make coverage        the share of src/ that the tests reach'
+	@echo 'make bench           beside JAX and torch, and how long planning takes; ARGS="--help" tells its options'
+	@echo 'make update-golden   rewrites golden files and generated pages'
+	@echo 'make install         builds the package into .venv'
+	@echo 'make clean           removes what was built'
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +48,11 @@ $(VENV)/tools: $(VENV)/created
 	$(PIP) pytest hypothesis gcovr mypy
 	touch $@
 
+# What the benchmark runs beside, and what some tests compare with: without FRAMEWORKS=yes they are skipped where it is not installed.
+$(VENV)/frameworks: $(VENV)/created
+	$(PIP) jax torch==2.13.0
+	touch $@
+
 run: $(VENV)/installed $(VENV)/demo $(VENV)/plugin
 	$(BIN)/python examples/minilm.py $(ARGS)
 
@@ -44,9 +60,9 @@ build/build.ninja: $(VENV)/created
 	meson setup build -Dtests=true >build-setup.log || { cat build-setup.log; exit 1; }
 	rm -f build-setup.log
 
-test: $(VENV)/installed $(VENV)/tools $(VENV)/demo $(VENV)/plugin build/build.ninja
+test: $(VENV)/installed $(VENV)/tools $(VENV)/demo $(VENV)/plugin $(if $(FRAMEWORKS),$(VENV)/frameworks) build/build.ninja
 	ninja -C build --quiet
-	$(BIN)/python tools/run_tests.py --build build --install --layering --python
+	$(BIN)/python tools/run_tests.py --build build --install --layering --python $(if $(ONLY),--only $(ONLY))
 
 # Two builds: memory and undefined behaviour; races between threads.
 build-asan/build.ninja: $(VENV)/created
@@ -56,7 +72,7 @@ build-tsan/build.ninja: $(VENV)/created
 sanitize: $(VENV)/plugin build-asan/build.ninja build-tsan/build.ninja
 	ninja -C build-asan --quiet
 	ninja -C build-tsan --quiet
-	$(BIN)/python tools/run_tests.py --build build-asan --threads build-tsan
+	$(BIN)/python tools/run_tests.py --build build-asan --threads build-tsan $(if $(ONLY),--only $(ONLY))
 
 # Lines of src/ that the C tests and the Python tests reach together.
 build-cov/build.ninja: $(VENV)/created
@@ -70,10 +86,7 @@ coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo $(VENV)/plugin
 	exit $$status
 
 # Beside JAX and torch, in turns; then how long planning takes.
-$(VENV)/rivals: $(VENV)/created
-	$(PIP) jax torch==2.13.0
-	touch $@
-bench: $(VENV)/installed $(VENV)/rivals $(VENV)/plugin build/build.ninja
+bench: $(VENV)/installed $(VENV)/frameworks $(VENV)/plugin build/build.ninja
 	ninja -C build --quiet bench_planning
 	$(BIN)/python bench/bench.py $(ARGS)
 	build/bench_planning

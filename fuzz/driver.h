@@ -1,4 +1,5 @@
-/* With -DFUZZ_STANDALONE a fuzz target is a plain program that runs the files and folders it is given, and prints "N passed, N failed". */
+/* With -DFUZZ_STANDALONE a fuzz target is a plain program that runs the files and folders it is given, and prints "N passed, N failed". A
+ * folder without files fails: it would show nothing. */
 #ifndef DRIVER_H
 #define DRIVER_H
 #include <stddef.h>
@@ -21,8 +22,9 @@ static int driver_file(const char *path) {
 }
 
 int main(int argc, char **argv) {
-    int passed = 0;
+    int passed = 0, failed = 0;
     for (int i = 1; i < argc; i++) {
+        const int before = passed;
         DIR *d = opendir(argv[i]);
         if (!d) {
             if (driver_file(argv[i])) { printf("can't read %s\n", argv[i]); return 1; }
@@ -35,12 +37,14 @@ int main(int argc, char **argv) {
             snprintf(path, sizeof path, "%s/%s", argv[i], e->d_name);
             printf("%s\n", path);
             fflush(stdout);
-            if (!driver_file(path)) passed++;
+            if (driver_file(path)) printf("FAIL can't read %s\n", path), failed++;
+            else passed++;
         }
         closedir(d);
+        if (passed == before && !failed) printf("FAIL %s holds no file\n", argv[i]), failed++;
     }
-    printf("%d passed, 0 failed\n", passed);
-    return 0;
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
 }
 #endif
 #endif

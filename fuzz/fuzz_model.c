@@ -7,7 +7,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static char report[4096];
     const char *said = getenv("MITHRIL_FUZZ_ENGINE");
     const random_engine engine = {.name = said && *said ? said : "native"};
-    if (random_compare(&engine, data, size, report, sizeof report)) {
+    if (random_compare(&engine, data, size, report, sizeof report) == RANDOM_DIFFERENT) {
         fprintf(stderr, "%s\n", report);
         abort();
     }

@@ -269,8 +269,9 @@ static mth_status random_run(random_case *c, bool annotated, random_results *r) 
     return s;
 }
 
-/* 0: equal (or both refused); else a description in `report`. */
-static int random_compare(const random_engine *engine, const uint8_t *data, size_t size, char *report, size_t room) {
+/* EQUAL: all that both models gave. REFUSED: one of them gave a user's error, so that nothing was compared. DIFFERENT: described in `report`. */
+typedef enum { RANDOM_EQUAL, RANDOM_REFUSED, RANDOM_DIFFERENT } random_result;
+static random_result random_compare(const random_engine *engine, const uint8_t *data, size_t size, char *report, size_t room) {
     random_case c;
     static random_results one, other; /* too large for a stack */
     mth_status s = random_make(engine, data, size, &c), t = NULL;
@@ -310,11 +311,12 @@ static int random_compare(const random_engine *engine, const uint8_t *data, size
             snprintf(report, room, "%s: %s differs by %g of %g", c.what, one.name[i], worst, largest);
         }
     }
+    const bool compared = !s && !t && one.n > 0;
     results_free(&one);
     results_free(&other);
     mth_error_free(s);
     mth_error_free(t);
     random_free(&c);
-    return bad;
+    return bad ? RANDOM_DIFFERENT : compared ? RANDOM_EQUAL : RANDOM_REFUSED;
 }
 #endif

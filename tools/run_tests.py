@@ -1,11 +1,14 @@
-"""Runs the suites asked for, side by side, and prints the sum of what they report: the last line is "N passed, N failed"."""
+"""Runs the suites asked for, side by side. Its last lines: what was skipped and why, what failed and the command that runs it alone, and the
+sum of all suites, "N passed, N failed, N skipped"."""
 import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +19,7 @@ THREADED = r"test_(api|native|pjrt_run|program|property|xla)|example_\w+|fuzz_mo
 NUMBERS = r"test_hlo\w*"
 SANITIZED = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
 NO_PLUGIN = {"MITHRIL_PJRT_PLUGIN_CPU": ""}
+NOTHING_CHOSEN = 5  # pytest's exit status where no test has the name asked for
 
 
 def sanitized(build, test):
@@ -26,20 +30,52 @@ def sanitized(build, test):
     return SANITIZED | (NO_PLUGIN if re.fullmatch(NUMBERS, test) else {})
 
 
-def run(title, command, environment):
-    """Returns (passed, failed). A suite that reports no count is one test, which its exit status decides."""
-    done = subprocess.run([str(c) for c in command], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment})
-    counted = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed|error)", line)]
-    passed, failed = (sum(int(n) for n in re.findall(rf"(\d+) {word}", counted[-1])) if counted else 0 for word in ("passed", "(?:failed|error)"))
-    if not counted:
-        passed, failed = int(done.returncode == 0), int(done.returncode != 0)
-    elif done.returncode != 0 and failed == 0:
-        failed = 1  # it died after its count, or at exit (a leak)
-    shown = done.stdout if failed or title == "python" else "".join(dict.fromkeys(re.findall(r"^ *skipped.*\n", done.stdout, re.M)))
-    if done.returncode < 0:
-        shown += f"ended by {signal.Signals(-done.returncode).name}\n"
-    print(f"== {title}\n{shown}   {passed} passed, {failed} failed\n", end="", flush=True)
-    return passed, failed
+class Suite:
+    """A command that runs tests and prints "N passed, N failed, N skipped" at its end; one that prints no count is one test."""
+
+    def __init__(self, title, command, environment=None, priority=0):
+        self.title, self.command, self.environment, self.priority = title, [str(c) for c in command], environment or {}, priority
+        self.counts, self.skips, self.failures = Counter(), [], []
+
+    def run(self):
+        everything = {**os.environ, **self.environment}
+        done = subprocess.run(self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=everything)
+        lines = done.stdout.splitlines()
+        self.counts = count_of([line for line in lines if re.search(r"\d+ (passed|failed|error|skipped)", line)], done.returncode)
+        self.skips = [line for line in lines if re.match(r"SKIP(PED)? ", line)]
+        failed = self.counts["failed"]
+        self.failures = [self.alone(m[1] or m[2]) for m in map(re.compile(r"FAIL (\S+)|FAILED (\S+)").match, lines) if m]
+        if failed and not self.failures:
+            self.failures = [self.alone("")]
+        shown = done.stdout if failed or self.title == "python" else ""
+        if done.returncode < 0:
+            shown += f"ended by {signal.Signals(-done.returncode).name}\n"
+        if self.counts.total():
+            print(f"== {self.title}\n{shown}   {sentence(self.counts)}\n", end="", flush=True)
+
+    def alone(self, test):
+        """The command that runs one of its tests alone."""
+        set_first = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        command = [sys.executable, "-m", "pytest"] if self.title == "python" else self.command
+        return " ".join([*set_first, shlex.join([*command, test] if test else command)])
+
+
+def count_of(lines, status):
+    """Counts of a suite from the last line that has some. One that died after its count, or at exit (a leak), has failed."""
+    if status == NOTHING_CHOSEN:
+        return Counter()
+    if not lines:
+        return Counter(passed=int(status == 0), failed=int(status != 0))
+    found = Counter()
+    for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", lines[-1]):
+        found["failed" if word == "error" else word] += int(number)
+    if status and not found["failed"]:
+        found["failed"] = 1
+    return found
+
+
+def sentence(counts):
+    return ", ".join(f"{counts[word]} {word}" for word in ("passed", "failed", "skipped"))
 
 
 def stage_environment(stage):
@@ -56,29 +92,52 @@ def main():
     options.add_argument("--layering", action="store_true", help="tools/layering.py")
     options.add_argument("--install", action="store_true", help="tools/check_install.py on each build")
     options.add_argument("--stage", help="take the Python package from this installation tree")
+    options.add_argument("--only", metavar="NAME", help="only suites or tests whose names contain this")
     given = options.parse_args()
-    suites = []  # (priority, title, command, environment)
+    suites = []
     if given.python:
-        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "tests/python"]
-        suites.append((1000, "python", command, stage_environment(given.stage) if given.stage else {}))
+        command = [sys.executable, "-m", "pytest", "-q", "-rsfE", "--tb=short", "tests/python"]
+        suites.append(Suite("python", command, stage_environment(given.stage) if given.stage else {}, 1000))
     for build in map(Path, [*given.build, *given.threads]):
         tests = json.loads((build / "meson-info" / "intro-tests.json").read_text())
         if not tests:
-            suites.append((0, f"{build} holds no tests", ["false"], {}))
+            suites.append(Suite(f"{build} holds no tests", ["false"]))
         for test in tests:
             if str(build) not in given.threads or re.fullmatch(THREADED, test["name"]):
-                suites.append((test["priority"], f"{build.name}/{test['name']}", test["cmd"], {**sanitized(build, test["name"]), **test["env"]}))
+                title, environment = f"{build.name}/{test['name']}", {**sanitized(build, test["name"]), **test["env"]}
+                suites.append(Suite(title, test["cmd"], environment, test["priority"]))
     for build in given.build if given.install else []:
-        suites.append((0, f"{build}/install", [sys.executable, "tools/check_install.py", build], {}))
+        suites.append(Suite(f"{build}/install", [sys.executable, "tools/check_install.py", build]))
     if given.layering:
         library = [lib for build in given.build for lib in Path(build).glob("libmithril.so")]
-        suites.append((0, "layering", [sys.executable, "tools/layering.py", *library[:1]], {}))
-    suites.sort(key=lambda suite: -suite[0])  # what takes long is begun first, so that no core is idle at the end
+        suites.append(Suite("layering", [sys.executable, "tools/layering.py", *library[:1]]))
+    if given.only:
+        suites = [suite for suite in suites if chosen(suite, given.only)]
+    suites.sort(key=lambda suite: -suite.priority)  # what takes long is begun first, so that no core is idle at the end
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        sums = list(pool.map(lambda suite: run(*suite[1:]), suites))
-    passed, failed = (sum(column) for column in zip((0, 0), *sums))
-    print(f"{passed} passed, {failed} failed")
-    return failed != 0
+        list(pool.map(Suite.run, suites))
+    total = sum((suite.counts for suite in suites), Counter())
+    for suite in suites:
+        for line in suite.skips:
+            print(f"{suite.title}: {line}")
+    for suite in suites:
+        for command in suite.failures:
+            print(f"failed in {suite.title}; alone: {command}")
+    print(sentence(total))
+    return total["failed"] != 0 or not total["passed"]
+
+
+def chosen(suite, name):
+    """Is the suite itself asked for, or may it hold a test of that name, which it is then told to look for?"""
+    if name in suite.title:
+        return True
+    if suite.title == "python":
+        suite.command += ["-k", name]
+    elif "/test_" in suite.title:
+        suite.command.append(name)
+    else:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 #include "engine/pjrt/pjrt_plugin.h"
 #include "unit.h"
 
-/* Opened once; NULL where none is installed, which the first call says. */
+/* Opened once; NULL where none is installed: the test that asked is then skipped. */
 static mth_status cpu_plugin(mth__plugin **out) {
     static mth__plugin *plugin;
     static bool tried;
@@ -15,11 +15,11 @@ static mth_status cpu_plugin(mth__plugin **out) {
         mth__arena *arena = mth__arena_new();
         setenv("TF_CPP_MIN_LOG_LEVEL", "3", 0);
         mth_status none = mth__plugin_find(arena, "cpu", &path);
-        if (none) printf("skipped: no PJRT plugin for CPUs: %s\n", mth_error_get_message(none));
-        else TRY(mth__plugin_open(path, &plugin));
+        if (!none) TRY(mth__plugin_open(path, &plugin));
         mth_error_free(none);
         mth__arena_free(arena);
     }
+    if (!plugin) SKIP("no PJRT plugin for CPUs is installed: nothing was compiled or compared");
     *out = plugin;
     return NULL;
 }

@@ -8,7 +8,7 @@ static mth_backend *open_or_skip(const char *engine, int devices) {
     mth_backend *b = NULL;
     mth_status s = mth_backend_create(engine, MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}), &b);
     if (s && mth_error_get_code(s) == MTH_ERROR_IO) {
-        printf("  skipped: %s\n", mth_error_get_message(s));
+        SKIP("%s", mth_error_get_what(s));
         mth_error_free(s);
     } else CHECK_STATUS(s);
     return b;

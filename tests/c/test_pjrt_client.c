@@ -31,7 +31,7 @@ static bool make_library(const char *name, const char *body, char path[PATH_MAX]
     const char *cc = getenv("CC");
     snprintf(command, sizeof command, "%s -std=c17 -w -shared -fPIC -Isrc %s -o %s 2>/dev/null", cc && *cc ? cc : "cc", source, path);
     if (system(command) == 0) return true;
-    puts("  skipped: no C compiler, or not in the root of the sources");
+    SKIP("no C compiler, or not in the root of the sources");
     return false;
 }
 
@@ -284,7 +284,7 @@ TEST(topologies) {
     mth_backend *b;
     mth_status s = open_topology(4, "v5p:2x2x1", &b);
     if (s && strstr(mth_error_get_message(s), "pip install libtpu")) {
-        printf("  skipped: %s\n", mth_error_get_message(s));
+        SKIP("%s", mth_error_get_what(s));
         mth_error_free(s);
         return;
     }
