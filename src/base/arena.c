@@ -117,11 +117,30 @@ mth_status mth__guard(mth_status (*body)(void *), void *arguments) {
 }
 
 /* ---------------------------------------------------------------- arenas */
+/* Under the address sanitizer all of a block is poisoned but for what was allocated from it, with a red zone behind each allocation: a read
+   or a write past the end of one is found, though the memory around it is the arena's too. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+enum { RED_ZONE = 16 };
+#else
+enum { RED_ZONE = 0 };
+#define ASAN_POISON_MEMORY_REGION(address, size) ((void)0)
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)0)
+#endif
+
+static size_t with_red_zone(size_t size) { return ((size + 15) & ~(size_t)15) + RED_ZONE; }
+
+static void *open_zeroed(void *at, size_t size) {
+    ASAN_UNPOISON_MEMORY_REGION(at, size);
+    return memset(at, 0, size);
+}
+
 static block *block_new(mth__arena *a, size_t room) {
     block *b = mth__malloc(sizeof(block) + room);
     if (!b) out_of_memory();
     b->used = 0;
     b->room = room;
+    ASAN_POISON_MEMORY_REGION(b->data, room);
     if (a) a->bytes += sizeof(block) + room;
     return b;
 }
@@ -130,7 +149,8 @@ mth__arena *mth__arena_new(void) {
     block *b = block_new(NULL, FIRST_BLOCK);
     b->before = NULL;
     mth__arena *a = (mth__arena *)b->data; /* the arena stands in its own first block */
-    b->used = (sizeof(mth__arena) + 15) & ~(size_t)15;
+    b->used = with_red_zone(sizeof(mth__arena));
+    ASAN_UNPOISON_MEMORY_REGION(a, sizeof(mth__arena));
     *a = (mth__arena){.last = b, .bytes = sizeof(block) + FIRST_BLOCK};
     if (innermost) link_arena(a, innermost);
     return a;
@@ -152,7 +172,7 @@ size_t mth__arena_bytes(const mth__arena *a) { return a->bytes; }
 void *mth__alloc(mth__arena *a, size_t size) {
     block *b = a->last;
     if (size > PTRDIFF_MAX / 2) out_of_memory();
-    size_t rounded = (size + 15) & ~(size_t)15;
+    size_t rounded = with_red_zone(size);
     if (rounded > b->room - b->used) {
         size_t room = b->room >= LARGEST_BLOCK / 2 ? LARGEST_BLOCK : 2 * b->room;
         if (rounded > room / 4) { /* a block of its own, behind the current one, which stays in use */
@@ -160,7 +180,7 @@ void *mth__alloc(mth__arena *a, size_t size) {
             own->used = rounded;
             own->before = b->before;
             b->before = own;
-            return memset(own->data, 0, rounded);
+            return open_zeroed(own->data, size);
         }
         block *fresh = block_new(a, room);
         fresh->before = b;
@@ -168,7 +188,7 @@ void *mth__alloc(mth__arena *a, size_t size) {
     }
     void *p = b->data + b->used;
     b->used += rounded;
-    return memset(p, 0, rounded);
+    return open_zeroed(p, size);
 }
 
 void *mth__alloc_array(mth__arena *a, size_t n, size_t size) {
@@ -180,10 +200,10 @@ void *mth__alloc_array(mth__arena *a, size_t n, size_t size) {
 void *mth__grow(mth__arena *a, void *at, size_t n, size_t *room, size_t size) {
     size_t wanted = *room ? 2 * *room : 8;
     block *b = a->last;
-    size_t old = (*room * size + 15) & ~(size_t)15, grown = (wanted * size + 15) & ~(size_t)15;
+    size_t old = with_red_zone(*room * size), grown = with_red_zone(wanted * size);
     *room = wanted;
     if (at && (char *)at + old == b->data + b->used && grown - old <= b->room - b->used) { /* the last allocation grows in place */
-        memset(b->data + b->used, 0, grown - old);
+        open_zeroed((char *)at + *room / 2 * size, (wanted - *room / 2) * size);
         b->used += grown - old;
         return at;
     }

@@ -52,6 +52,25 @@ static mth_status allocate_much(void *unused) {
     return NULL;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+static bool only_this_is_open(const char *at, size_t size) {
+    return !__asan_region_is_poisoned((void *)at, size) && __asan_address_is_poisoned(at + size);
+}
+
+ARENA_TEST(the_address_sanitizer_sees_the_ends_of_allocations) {
+    char *first = mth__alloc(arena, 10), *large = mth__alloc(arena, 100000), *second = mth__alloc(arena, 32);
+    CHECK(only_this_is_open(first, 10) && only_this_is_open(large, 100000) && only_this_is_open(second, 32));
+    VEC(int) list = {0};
+    for (int i = 0; i < 100; i++) {
+        PUSH(arena, list, i);
+        CHECK(only_this_is_open((char *)list.at, list.room * sizeof(int)));
+        if (i == 50) mth__alloc(arena, 8); /* from here on it can't grow where it is */
+    }
+    return NULL;
+}
+#endif
+
 TEST(guard_frees_when_any_allocation_fails) {
     int64_t before = mth_debug_live_allocations(), count = mth_debug_allocation_count();
     CHECK_STATUS(mth__guard(allocate_much, NULL));
