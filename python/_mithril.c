@@ -40,13 +40,47 @@ void *raise_status(module_state *s, mth_status status) {
     return NULL;
 }
 
+PyObject *take_exception(void) {
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError)) return NULL;
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (trace) PyException_SetTraceback(value, trace);
+    Py_XDECREF(type), Py_XDECREF(trace);
+    return value;
+}
+
+PyObject *exception_text(PyObject *exception) {
+    PyObject *text = PyObject_Str(exception), *raised = text ? NULL : take_exception();
+    if (raised) text = PyType_GetName(Py_TYPE(exception));
+    Py_XDECREF(raised);
+    return text;
+}
+
+const char *show(PyObject *object, char room[SHOWN]) {
+    room[0] = '?', room[1] = 0;
+    if (!object || PyErr_Occurred()) return room;
+    PyObject *text = PyObject_Repr(object), *raised = text ? NULL : take_exception();
+    if (raised) {
+        PyObject *name = PyType_GetName(Py_TYPE(object));
+        text = name ? TEXT("<%U>", name) : NULL;
+        Py_XDECREF(name);
+    }
+    PyObject *cut = text ? PyUnicode_Substring(text, 0, 80) : NULL;
+    PyObject *bytes = cut ? PyUnicode_AsEncodedString(cut, "utf-8", "backslashreplace") : NULL;
+    if (bytes) PyOS_snprintf(room, SHOWN, "%s", PyBytes_AsString(bytes));
+    Py_XDECREF(raised), Py_XDECREF(text), Py_XDECREF(cut), Py_XDECREF(bytes);
+    return room;
+}
+
 /* "train.py:12": the line of the user's program that is running. Frames of the package itself are passed over. */
 static int source_line(char *line, size_t room) {
     PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame());
     int found = 0;
     while (frame && !found) {
         PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame), *file = PyObject_GetAttrString(code, "co_filename");
-        PyObject *globals = PyObject_GetAttrString(frame, "f_globals"), *name = globals ? PyDict_GetItemString(globals, "__name__") : NULL;
+        PyObject *globals = PyObject_GetAttrString(frame, "f_globals"), *key = PyUnicode_FromString("__name__");
+        PyObject *name = globals && key ? Py_XNewRef(PyDict_GetItemWithError(globals, key)) : NULL;
         const char *path = file ? PyUnicode_AsUTF8AndSize(file, NULL) : NULL;
         const char *module = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : "";
         PyObject *back = NULL;
@@ -58,7 +92,7 @@ static int source_line(char *line, size_t room) {
         }
         Py_DECREF(code);
         Py_XDECREF(file);
-        Py_XDECREF(globals);
+        Py_XDECREF(globals), Py_XDECREF(key), Py_XDECREF(name);
         Py_DECREF(frame);
         frame = back;
         if (frame == Py_None) Py_CLEAR(frame);
@@ -73,19 +107,30 @@ void note_source_line(void) {
     mth_set_source_line(source_line(line, sizeof line) ? line : NULL);
 }
 
-void *raise_fix(module_state *s, mth_error_code code, PyObject *what, PyObject *fix) {
-    PyObject *cls = class_of(s, code), *error = NULL;
-    char line[256];
-    if (what && fix) {
-        PyObject *message = source_line(line, sizeof line) ? TEXT("%U\n  at %s\n  fix: %U", what, line, fix)
-                                                           : TEXT("%U\n  fix: %U", what, fix);
-        error = PyObject_CallFunction(cls, "NOOs()", message, what, fix, "");
+static PyObject *error_of(PyObject *cls, const char *operator, PyObject *what, PyObject *fix) {
+    char line[256], at[sizeof line + 8] = "";
+    if (source_line(line, sizeof line)) PyOS_snprintf(at, sizeof at, "\n  at %s", line);
+    PyObject *message = TEXT("%s%s%U%s\n  fix: %U", operator ? operator : "", operator ? ": " : "", what, at, fix);
+    return message ? PyObject_CallFunction(cls, "NOOs()", message, what, fix, operator ? operator : "") : NULL;
+}
+
+void *raise_error(module_state *s, const char *operator, mth_error_code code, PyObject *cause, PyObject *what,
+                  PyObject *fix) {
+    PyObject *cls = class_of(s, code),
+             *error = what && fix && !PyErr_Occurred() ? error_of(cls, operator, what, fix) : NULL;
+    if (error) {
+        if (cause) PyException_SetCause(error, Py_NewRef(cause));
+        PyErr_SetObject(cls, error);
     }
-    if (error) PyErr_SetObject(cls, error);
     Py_XDECREF(error);
+    Py_XDECREF(cause);
     Py_XDECREF(what);
     Py_XDECREF(fix);
     return NULL;
+}
+
+void *raise_fix(module_state *s, mth_error_code code, PyObject *what, PyObject *fix) {
+    return raise_error(s, NULL, code, NULL, what, fix);
 }
 
 PyObject *text_of(char *text) {

@@ -1,7 +1,9 @@
 /* The CPython extension: mithril.h for Python, and what is Python's. It sees the public header alone and keeps to the limited API of
  * Python 3.11, so that one wheel serves all later versions.
  *   _mithril.c          the module, its state, errors
- *   _mithril_convert.c  Python values -> options, names, arrays
+ *   _mithril_convert.c  Python values -> names, options, dtypes
+ *   _mithril_view.c     what foreign memory looks like
+ *   _mithril_foreign.c  foreign data -> arrays
  *   _mithril_model.c    Module with a class for each type of the table, Block (a wired module), Model
  *   _mithril_array.c    Array, Shard
  *   _mithril_backend.c  Backend
@@ -30,9 +32,23 @@ module_state *state_of(PyTypeObject *);
 /* ---------------------------------------------------------------- errors (_mithril.c) */
 /* Raises what a status says and frees it. Returns NULL, so that functions can return it. */
 void *raise_status(module_state *, mth_status);
-/* The same for a mistake that is found here. Takes both references; NULL among them keeps the error that is set. */
+/* The same for a mistake that is found here. Takes both references. An error that is set already stays, as it does
+   where one of the two is NULL. */
 void *raise_fix(module_state *, mth_error_code, PyObject *what, PyObject *fix);
+/* The same with the operator that the mistake is in ("Linear"; NULL: none), because of an exception, which is taken and
+   becomes the cause (NULL: none). */
+void *raise_error(module_state *, const char *operator, mth_error_code, PyObject *cause, PyObject *what, PyObject *fix);
+/* Takes the exception that is set, so that it can be answered. NULL where it is not ours to answer and stays set: what
+   is no Exception (KeyboardInterrupt, SystemExit, GeneratorExit) stops the program, and MemoryError says nothing of the
+   argument. */
+PyObject *take_exception(void);
 #define TEXT(...) PyUnicode_FromFormat(__VA_ARGS__)
+/* repr(object) for an error, cut to 80 characters; the name of the type where the object can't be shown. An exception
+   that take_exception leaves stays set, and raise_fix keeps it. */
+enum { SHOWN = 4 * 80 + 1 };
+const char *show(PyObject *, char room[SHOWN]);
+#define SHOW(object) show(object, (char[SHOWN]){0})
+PyObject *exception_text(PyObject *exception); /* str(exception), or the name of its type where that raises */
 PyObject *text_of(char *); /* a Python text of one that the library made, which is freed */
 PyObject *type_text(PyObject *);  /* "a list" */
 /* Tells the library which line of the user's program makes the calls that follow. */
@@ -40,21 +56,40 @@ void note_source_line(void);
 
 /* ---------------------------------------------------------------- a pool: memory and references until the end of a call */
 typedef struct pool_item pool_item;
-typedef struct { pool_item *first; } pool;
+typedef struct {
+    pool_item *first;
+    const char *operator; /* whose options are read, "Linear", for errors; or NULL */
+    int depth;            /* of the option that is being read inside others */
+} pool;
 void *pool_take(pool *, size_t count, size_t size);  /* zeroed; NULL: MemoryError is set */
 int pool_keep(pool *, PyObject *taken);              /* takes the reference, also where it fails; NULL fails */
 void pool_free(pool *);
 
 /* ---------------------------------------------------------------- conversions (_mithril_convert.c): 0, or -1 with an error set */
 int to_arg(module_state *, PyObject *, const char *name, pool *, mth_arg *);
-/* Keyword arguments (NULL: none), behind the `given` options that the caller puts at the front. */
-int to_options(module_state *, PyObject *keywords, size_t given, pool *, mth_option **, size_t *count);
-/* As PyArg_ParseTupleAndKeywords, with errors of ours: 1, or 0 with one set. `format` ends in the function's name. */
-int parse(module_state *, PyObject *args, PyObject *keywords, const char *format, char **names, ...);
+/* Keyword arguments (NULL: none), behind the `given` options that the caller puts at the front. `known` is the
+   documentation that lists the options (NULL: all are): the value of an unknown one is not read, so that the library
+   says which names there are. */
+int to_options(module_state *, PyObject *keywords, const char *known, size_t given, pool *, mth_option **,
+               size_t *count);
+/* As PyArg_ParseTupleAndKeywords, with errors of ours: 1, or 0 with one set. `format` ends in the function's name. What
+   it gives lives as long as the pool: the dict of keywords may be the caller's own, and change while Python runs. */
+int parse(module_state *, pool *, PyObject *args, PyObject *keywords, const char *format, char **names, ...);
 const char *to_name(module_state *, PyObject *, const char *what); /* a text without NUL, lent by the object */
+const char *to_path(module_state *, PyObject *, const char *what,
+                    pool *); /* of a str, bytes or os.PathLike, as the system has it */
 int to_dtype(module_state *, PyObject *, mth_dtype *);
+/* An attribute that an object may lack: 1 and a new reference, 0, or -1 with an exception that take_exception leaves.
+   One that raises is lacking. */
+int find_attribute(PyObject *, const char *name, PyObject **out);
+/* The pairs of a dict (NULL: none) as a tuple that keeps them, whatever becomes of the dict. */
+PyObject *pairs_of(PyObject *dict);
+
+/* ---------------------------------------------------------------- foreign data (_mithril_foreign.c) */
 /* A new reference; foreign data is copied. `wanted` 0: the dtype that the data has, with float64 and float16 as float32 and short integers as int32. */
 mth_array *to_array(module_state *, mth_backend *, PyObject *, const char *name, mth_dtype wanted, const mth_arg *spec);
+/* Python's lists and numbers as an array of NumPy's, which finds their shape. */
+PyObject *lists_to_numpy(module_state *, PyObject *lists, const char *name);
 /* A mapping of names to arrays for one call; `what` is "inputs", .... The arrays are new references, named_free; foreign data is borrowed
    where it can be, and so must not outlive the call. */
 int to_named(module_state *, mth_backend *, PyObject *mapping, const char *what, pool *, mth_named **, size_t *count);

@@ -261,14 +261,16 @@ static PyObject *array_dtype(PyObject *self, void *unused) {
     module_state *s = STATE(self);
     mth_dtype dtype = mth_array_get_dtype(((array_object *)self)->array);
     if (!s->dtype[dtype]) { /* NumPy's where it has one, else the name */
-        PyObject *numpy = dtype == MTH_BFLOAT16 ? NULL : PyImport_ImportModule("numpy");
-        if (numpy) s->dtype[dtype] = PyObject_CallMethod(numpy, "dtype", "s", mth_dtype_name(dtype));
+        PyObject *numpy = dtype == MTH_BFLOAT16 ? NULL : PyImport_ImportModule("numpy"), *made = NULL;
+        if (numpy) made = PyObject_CallMethod(numpy, "dtype", "s", mth_dtype_name(dtype));
         else if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_ImportError)) return NULL;
         else {
             PyErr_Clear();
-            s->dtype[dtype] = PyUnicode_FromString(mth_dtype_name(dtype));
+            made = PyUnicode_FromString(mth_dtype_name(dtype));
         }
         Py_XDECREF(numpy);
+        if (s->dtype[dtype]) Py_XDECREF(made); /* another thread was here while NumPy was imported */
+        else s->dtype[dtype] = made;
     }
     return Py_XNewRef(s->dtype[dtype]);
 }
@@ -332,8 +334,10 @@ static PyObject *array_int(PyObject *self) {
 static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"dtype", "copy", NULL};
     PyObject *dtype = Py_None, *copy = Py_None, *result = NULL;
-    if (!parse(STATE(self), args, keywords, "|OO:__array__", names, &dtype, &copy)) return NULL;
-    PyObject *numpy = PyImport_ImportModule("numpy"), *view = numpy ? PyMemoryView_FromObject(self) : NULL;
+    pool p = {0};
+    const int parsed = parse(STATE(self), &p, args, keywords, "|OO:__array__", names, &dtype, &copy);
+    PyObject *numpy = parsed ? PyImport_ImportModule("numpy") : NULL,
+             *view = numpy ? PyMemoryView_FromObject(self) : NULL;
     if (view) result = PyObject_CallMethod(numpy, copy == Py_True ? "array" : "asarray", "OO", view, dtype);
     if (result && copy == Py_False) { /* asked not to copy: a cast, or a gathered array, is one */
         PyObject *own = PyObject_GetAttrString(result, "dtype"), *have = array_dtype(self, NULL);
@@ -348,6 +352,7 @@ static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords)
     }
     Py_XDECREF(view);
     Py_XDECREF(numpy);
+    pool_free(&p);
     return result;
 }
 
@@ -363,22 +368,37 @@ static PyObject *array_repr(PyObject *self) {
         values = array ? PyObject_Str(array) : NULL;
         Py_XDECREF(array);
         Py_XDECREF(numpy);
-        if (!values) PyErr_Clear(); /* without NumPy: no values */
+        PyObject *raised = values ? NULL : take_exception(); /* without NumPy: no values */
+        Py_XDECREF(raised);
     }
-    if (shape) text = values ? TEXT("Array(%s %R, %s\n%U)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array), values)
-                             : TEXT("Array(%s %R, %s)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array));
+    if (shape && !PyErr_Occurred())
+        text = values ? TEXT("Array(%s %R, %s\n%U)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array),
+                             values)
+                      : TEXT("Array(%s %R, %s)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array));
     Py_XDECREF(values);
     Py_XDECREF(shape);
     return text;
 }
 
-/* ---------------------------------------------------------------- DLPack, without a copy */
-typedef struct { PyObject *owner; int64_t shape[8]; union { dlpack_managed plain; dlpack_versioned versioned; }; } lent;
+/* ---------------------------------------------------------------- DLPack */
+/* What a capsule lends: the array's own memory (of `owner`), or a copy that the consumer may write into. */
+typedef struct {
+    PyObject *owner;
+    void *copy;
+    int64_t shape[8];
+    union {
+        dlpack_managed plain;
+        dlpack_versioned versioned;
+    };
+} lent;
 
 static void lent_free(lent *l) {
-    PyGILState_STATE gil = PyGILState_Ensure(); /* a consumer may release it on any thread */
-    Py_DECREF(l->owner);
-    PyGILState_Release(gil);
+    if (l->owner) {
+        PyGILState_STATE gil = PyGILState_Ensure(); /* a consumer may release it on any thread */
+        Py_DECREF(l->owner);
+        PyGILState_Release(gil);
+    }
+    free(l->copy);
     free(l);
 }
 static void delete_plain(dlpack_managed *m) { lent_free(m->context); }
@@ -389,50 +409,102 @@ static void capsule_free(PyObject *capsule) { /* not consumed: a consumer rename
         lent_free(((dlpack_versioned *)PyCapsule_GetPointer(capsule, "dltensor_versioned"))->context);
 }
 
-static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
-    PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
-    if (!parse(STATE(self), args, keywords, "|$OOOO:__dlpack__", names, &stream, &version, &device, &copy)) return NULL;
+/* The arguments of __dlpack__. NULL: not given. */
+typedef struct { PyObject *version, *device, *copy; } dlpack_request;
+
+static int is_given(PyObject *argument) { return argument && argument != Py_None; }
+
+/* Whether the consumer keeps its hands off memory that is marked as read-only. DLPack can mark it from 1.0 on, but who
+   asks for 1.0 need not heed the mark (torch 2.13 doesn't). Who gives dl_device and copy too, as NumPy does, speaks the
+   whole of that protocol and is taken at its word. */
+static int heeds_mark(const dlpack_request *request, long major) {
+    return major >= 1 && request->device && request->copy;
+}
+
+/* Memory that is the consumer's own, where libraries want it to begin. NULL: an error is set. */
+static void *copy_data(PyObject *self) {
     mth_array *a = ((array_object *)self)->array;
-    const void *data = mth_array_get_whole(a);
-    int on_host = 1;
-    long type = DLPACK_CPU, major = 0, minor;
-    if ((device != Py_None && !PyTuple_Check(device)) || (version != Py_None && !PyTuple_Check(version)))
+    const size_t alignment = 64,
+                 bytes = (size_t)array_count((array_object *)self) * mth_dtype_size(mth_array_get_dtype(a));
+    void *copy = aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
+    if (!copy) return PyErr_NoMemory();
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = mth_array_gather(a, copy);
+    Py_END_ALLOW_THREADS
+    if (!status) return copy;
+    free(copy);
+    return raise_status(STATE(self), status);
+}
+
+static dlpack_tensor describe_tensor(const mth_array *a, const void *data, int64_t *shape) {
+    const mth_dtype dtype = mth_array_get_dtype(a);
+    const int rank = mth_array_get_rank(a);
+    memcpy(shape, mth_array_get_shape(a), (size_t)rank * sizeof *shape);
+    return (dlpack_tensor){.data = (void *)data,
+                           .device_type = DLPACK_CPU,
+                           .rank = rank,
+                           .bits = (uint8_t)(8 * mth_dtype_size(dtype)),
+                           .lanes = 1,
+                           .shape = shape,
+                           .code = dtype == MTH_BFLOAT16                      ? DLPACK_BFLOAT
+                                   : dtype == MTH_BOOL                        ? DLPACK_BOOL
+                                   : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT
+                                                                              : DLPACK_FLOAT};
+}
+
+static PyObject *refuse_export(const char *why) {
+    PyErr_SetString(PyExc_BufferError, why); /* what the protocol asks for */
+    return NULL;
+}
+
+static PyObject *make_capsule(PyObject *self, const dlpack_request *request) {
+    if ((is_given(request->device) && !PyTuple_Check(request->device)) ||
+        (is_given(request->version) && !PyTuple_Check(request->version)))
         return raise_fix(STATE(self), MTH_ERROR_TYPE, TEXT("dl_device and max_version of __dlpack__ are pairs of numbers"),
                          TEXT("give max_version=(1, 0), say, or leave it out"));
-    if (device != Py_None && !PyArg_ParseTuple(device, "ll", &type, &minor)) return NULL;
-    on_host = type == DLPACK_CPU;
-    if (version != Py_None && !PyArg_ParseTuple(version, "ll", &major, &minor)) return NULL;
-    if (!data || !on_host || copy == Py_True) {
-        PyErr_SetString(PyExc_BufferError, !data ? "the array is sharded, so that no memory holds all of it: share numpy.asarray(x) instead"
-                                                 : "the array is shared as it lies on the host: copy it afterwards");
-        return NULL;
-    }
+    long type = DLPACK_CPU, id, major = 0, minor;
+    if (is_given(request->device) && !PyArg_ParseTuple(request->device, "ll", &type, &id)) return NULL;
+    if (is_given(request->version) && !PyArg_ParseTuple(request->version, "ll", &major, &minor)) return NULL;
+    const int asked = is_given(request->copy) ? PyObject_IsTrue(request->copy) : 0,
+              lend = heeds_mark(request, major) && !asked;
+    if (asked < 0) return NULL;
+    if (type != DLPACK_CPU) return refuse_export("the array lies on the host: share it there, and copy it afterwards");
+    mth_array *a = ((array_object *)self)->array;
+    const void *data = mth_array_get_whole(a);
+    if (!data && !asked)
+        return refuse_export("the array is sharded, so that no memory holds all of it: share numpy.asarray(x) instead");
+    if (!lend && request->copy == Py_False)
+        return refuse_export(
+            "the array is read-only, which only max_version=(1, 0) with dl_device and copy can say: leave copy=False out, "
+            "for a copy, or share numpy.asarray(x)");
     lent *l = calloc(1, sizeof *l);
     if (!l) return PyErr_NoMemory();
-    l->owner = Py_NewRef(self);
-    mth_dtype dtype = mth_array_get_dtype(a);
-    int rank = mth_array_get_rank(a);
-    memcpy(l->shape, mth_array_get_shape(a), (size_t)rank * sizeof *l->shape);
-    dlpack_tensor tensor = {.data = (void *)data,
-                            .device_type = DLPACK_CPU,
-                            .rank = rank,
-                            .bits = (uint8_t)(8 * mth_dtype_size(dtype)),
-                            .lanes = 1,
-                            .shape = l->shape,
-                            .code = dtype == MTH_BFLOAT16                      ? DLPACK_BFLOAT
-                                    : dtype == MTH_BOOL                        ? DLPACK_BOOL
-                                    : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT
-                                                                               : DLPACK_FLOAT};
+    if (lend) l->owner = Py_NewRef(self);
+    else if (!(data = l->copy = copy_data(self))) { lent_free(l); return NULL; }
+    dlpack_tensor tensor = describe_tensor(a, data, l->shape);
     PyObject *capsule;
     if (major >= 1) {
-        l->versioned = (dlpack_versioned){1, 0, l, delete_versioned, DLPACK_READ_ONLY, tensor};
+        const uint64_t flags = lend ? DLPACK_READ_ONLY : DLPACK_IS_COPIED;
+        l->versioned = (dlpack_versioned){1, 0, l, delete_versioned, flags, tensor};
         capsule = PyCapsule_New(&l->versioned, "dltensor_versioned", capsule_free);
     } else {
         l->plain = (dlpack_managed){tensor, l, delete_plain};
         capsule = PyCapsule_New(&l->plain, "dltensor", capsule_free);
     }
     if (!capsule) lent_free(l);
+    return capsule;
+}
+
+static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
+    static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
+    dlpack_request request = {0};
+    PyObject *stream = NULL; /* of a GPU: says nothing here */
+    pool p = {0};
+    const int parsed = parse(STATE(self), &p, args, keywords, "|$OOOO:__dlpack__", names, &stream, &request.version,
+                             &request.device, &request.copy);
+    PyObject *capsule = parsed ? make_capsule(self, &request) : NULL;
+    pool_free(&p);
     return capsule;
 }
 
@@ -444,16 +516,20 @@ static PyObject *array_dlpack_device(PyObject *self, PyObject *unused) {
 /* ---------------------------------------------------------------- files */
 PyObject *read_safetensors_array(PyObject *module, PyObject *args) {
     module_state *s = PyModule_GetState(module);
-    PyObject *like;
-    const char *path, *tensor;
+    PyObject *like, *file, *name;
     int transpose;
-    if (!PyArg_ParseTuple(args, "O!ssp:_read_safetensors", s->array_type, &like, &path, &tensor, &transpose)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!OOp:_read_safetensors", s->array_type, &like, &file, &name, &transpose)) return NULL;
+    pool p = {.operator = "read_safetensors"};
+    const char *path = to_path(s, file, "path", &p), *tensor = path ? to_name(s, name, "the name of a tensor") : NULL;
     mth_array *array;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_array_read_safetensors(((array_object *)like)->array, path, tensor, transpose != 0, &array);
-    Py_END_ALLOW_THREADS
-    return status ? raise_status(s, status) : array_new(s, array);
+    mth_status status = NULL;
+    if (tensor) {
+        Py_BEGIN_ALLOW_THREADS
+        status = mth_array_read_safetensors(((array_object *)like)->array, path, tensor, transpose != 0, &array);
+        Py_END_ALLOW_THREADS
+    }
+    pool_free(&p);
+    return !tensor ? NULL : status ? raise_status(s, status) : array_new(s, array);
 }
 
 static PyMethodDef array_methods[] = {
@@ -462,7 +538,10 @@ static PyMethodDef array_methods[] = {
     {"__array__", (PyCFunction)(void (*)(void))array_numpy, METH_VARARGS | METH_KEYWORDS,
      "__array__($self, dtype=None, copy=None)\n--\n\n"},
     {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack, METH_VARARGS | METH_KEYWORDS,
-     "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"},
+     "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
+     "A capsule of the array: of its own memory, marked as read-only, for a consumer that gives max_version of (1, 0) or\n"
+     "above, dl_device and copy, as numpy.from_dlpack does; else of a copy, since nothing else keeps a consumer from\n"
+     "writing. A sharded array is copied with copy=True only."},
     {"__dlpack_device__", array_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\n"},
     {0},
 };
@@ -479,7 +558,8 @@ static PyGetSetDef array_getset[] = {
 static PyType_Slot array_slots[] = {
     {Py_tp_doc,
      "An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it (without a copy where one device holds it\n"
-     "all), x.addressable_shards what each device holds; torch and jax take it by DLPack."},
+     "all), x.addressable_shards what each device holds; torch.from_dlpack(x) and\n"
+     "jax.dlpack.from_dlpack(x) give a copy."},
     {Py_tp_dealloc, array_dealloc},
     {Py_tp_repr, array_repr},
     {Py_tp_methods, array_methods},

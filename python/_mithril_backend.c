@@ -9,14 +9,14 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     size_t given = (size_t)PyTuple_Size(args), count;
     mth_option *options;
     backend_object *self = NULL;
-    pool p = {0};
+    pool p = {.operator = "backend"};
     if (!name) goto end;
     if (given > 1) {
         raise_fix(s, MTH_ERROR_TYPE, TEXT("%zu arguments are given by position; only device_mesh may be", given),
                   TEXT("name the options: device_mesh=(4,), overlap_communication=True"));
         goto end;
     }
-    if (to_options(s, keywords, given, &p, &options, &count)) goto end;
+    if (to_options(s, keywords, mth_backend_option_doc(name), given, &p, &options, &count)) goto end;
     if (given) {
         options[0].name = "device_mesh";
         if (to_arg(s, PyTuple_GetItem(args, 0), "device_mesh", &p, &options[0].value)) goto end;
@@ -65,13 +65,14 @@ static int to_shape(making *m, PyObject *shape) {
                                                                           : NULL;
     if (!list) {
         if (!PyErr_Occurred())
-            raise_fix(m->s, MTH_ERROR_TYPE, TEXT("the shape is %.80R", shape), TEXT("give a tuple of sizes: (32, 2048)"));
+            raise_fix(m->s, MTH_ERROR_TYPE, TEXT("the shape is %s", SHOW(shape)),
+                      TEXT("give a tuple of sizes: (32, 2048)"));
         return -1;
     }
     if (pool_keep(&m->p, list)) return -1;
     Py_ssize_t n = PyTuple_Size(list);
     if (n > 8) {
-        raise_fix(m->s, MTH_ERROR_VALUE, TEXT("the shape %.80R has %zd dimensions; arrays have at most 8", list, n),
+        raise_fix(m->s, MTH_ERROR_VALUE, TEXT("the shape %s has %zd dimensions; arrays have at most 8", SHOW(list), n),
                   TEXT("merge some of them"));
         return -1;
     }
@@ -82,7 +83,8 @@ static int to_shape(making *m, PyObject *shape) {
         Py_XDECREF(size);
         if (PyErr_Occurred()) return -1;
         if (!size || overflow || value < 0) {
-            raise_fix(m->s, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, TEXT("the shape %.80R has a size that is %.80R", list, item),
+            raise_fix(m->s, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE,
+                      TEXT("the shape %s has a size that is %s", SHOW(list), SHOW(item)),
                       TEXT("give whole numbers, 0 or above"));
             return -1;
         }
@@ -98,10 +100,14 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
         int64_t dim[4];
         int axes = mth_backend_get_mesh(m->backend, dim);
         PyObject *own = shape_to_tuple(axes, dim), *given = PyIndex_Check(mesh) ? Py_BuildValue("(O)", mesh) : PySequence_Tuple(mesh);
+        PyObject *cause = own && !given ? take_exception() : NULL;
         int same = own && given ? PyObject_RichCompareBool(own, given, Py_EQ) : -1;
-        if (!same)
-            raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%.80R is not the backend's, %.80R", given, own),
-                      TEXT("give device_mesh=%.80R, or leave it out", own));
+        if (cause)
+            raise_error(m->s, NULL, MTH_ERROR_TYPE, cause, TEXT("device_mesh=%s is no mesh", SHOW(mesh)),
+                        TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
+        else if (!same)
+            raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%s is not the backend's, %s", SHOW(given), SHOW(own)),
+                      TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
         Py_XDECREF(own);
         Py_XDECREF(given);
         if (same != 1) return -1;
@@ -115,10 +121,10 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
  * users' seeds. */
 static int read_seed(making *m, backend_object *self, PyObject *seed) {
     if (!seed || seed == Py_None) { m->seed = (uint64_t)0x6d697468 << 32 | self->draws++; return 0; }
-    PyObject *index = PyNumber_Index(seed);
+    PyObject *index = PyIndex_Check(seed) ? PyNumber_Index(seed) : NULL;
     if (!index) {
-        PyErr_Clear();
-        raise_fix(m->s, MTH_ERROR_TYPE, TEXT("seed=%.80R is no whole number", seed), TEXT("give seed=0, say, or leave it out"));
+        raise_fix(m->s, MTH_ERROR_TYPE, TEXT("seed=%s is no whole number", SHOW(seed)),
+                  TEXT("give seed=0, say, or leave it out"));
         return -1;
     }
     m->seed = PyLong_AsUnsignedLongLongMask(index);
@@ -139,9 +145,9 @@ static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywo
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *seed = NULL, *mesh = NULL, *spec = NULL, *none = PyTuple_New(0);
     if (!none) return NULL;
-    int parsed = parse(m.s, none, keywords, "|$OOO:randn", names, &seed, &mesh, &spec);
+    int parsed = parse(m.s, &m.p, none, keywords, "|$OOO:randn", names, &seed, &mesh, &spec);
     Py_DECREF(none);
-    if (!parsed) return NULL;
+    if (!parsed) return not_made(&m);
     PyObject *shape = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : args;
     if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
     mth_array *array = NULL;
@@ -157,7 +163,8 @@ static PyObject *backend_randint(PyObject *object, PyObject *args, PyObject *key
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *shape, *seed = NULL, *mesh = NULL, *spec = NULL;
     long long low, high;
-    if (!parse(m.s, args, keywords, "LLO|$OOO:randint", names, &low, &high, &shape, &seed, &mesh, &spec)) return NULL;
+    if (!parse(m.s, &m.p, args, keywords, "LLO|$OOO:randint", names, &low, &high, &shape, &seed, &mesh, &spec))
+        return not_made(&m);
     if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
     mth_array *array = NULL;
     mth_status status;
@@ -175,7 +182,7 @@ static PyObject *fill(PyObject *object, PyObject *args, PyObject *keywords, cons
     PyObject *shape = n == 1 ? Py_NewRef(PyTuple_GetItem(args, 0)) : Py_NewRef(args), *one = Py_BuildValue("(N)", shape);
     if (!one) return NULL;
     mth_dtype type = MTH_FLOAT32;
-    int failed = !parse(m.s, one, keywords, format, names, &shape, &dtype, &mesh, &spec)
+    int failed = !parse(m.s, &m.p, one, keywords, format, names, &shape, &dtype, &mesh, &spec)
         || to_shape(&m, shape) || (dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec);
     Py_DECREF(one);
     if (failed) return not_made(&m);
@@ -194,21 +201,12 @@ static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywo
     static char *names[] = {"data", "dtype", "device_mesh", "spec", NULL};
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *data, *dtype = NULL, *mesh = NULL, *spec = NULL;
-    if (!parse(m.s, args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec)) return NULL;
+    if (!parse(m.s, &m.p, args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec)) return not_made(&m);
     mth_dtype type = 0;
     if ((dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec)) return not_made(&m);
-    if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) ||
-        PyLong_Check(data)) { /* NumPy finds the shape of nested lists */
-        PyObject *numpy = PyImport_ImportModule("numpy");
-        if (!numpy && PyErr_ExceptionMatches(PyExc_ImportError)) {
-            PyErr_Clear();
-            raise_fix(m.s, MTH_ERROR_TYPE, TEXT("array of Python's lists and numbers needs NumPy, which is not installed"),
-                      TEXT("install numpy, or give a memoryview or array.array"));
-        }
-        PyObject *converted = numpy ? PyObject_CallMethod(numpy, "asarray", "O", data) : NULL;
-        Py_XDECREF(numpy);
-        if (pool_keep(&m.p, converted)) return not_made(&m);
-        data = converted;
+    if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) || PyLong_Check(data)) {
+        data = lists_to_numpy(m.s, data, "data");
+        if (pool_keep(&m.p, data)) return not_made(&m);
     }
     mth_array *array = to_array(m.s, m.backend, data, "data", type, spec_of(&m));
     pool_free(&m.p);
@@ -259,8 +257,8 @@ static PyMethodDef backend_methods[] = {
     METHOD(
         "array", backend_array,
         "array($self, data, dtype=None, *, device_mesh=None, spec=None)\n--\n\n"
-        "A copy of data on the devices: of anything with the buffer protocol or DLPack (float64 and float16 become float32, short\n"
-        "integers int32, unless dtype says otherwise), or of Python's nested lists." PLACED),
+        "A copy of data on the devices: of anything with the buffer protocol, DLPack or __array__ (float64 and\n"
+        "float16 become float32, short integers int32, unless dtype says otherwise), or of Python's nested lists." PLACED),
     {"describe", backend_describe, METH_NOARGS, "describe($self, /)\n--\n\nThe engine, its devices and options, as text."},
     {0},
 };

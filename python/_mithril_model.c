@@ -9,54 +9,59 @@ typedef struct {
     PyObject *name;  /* a Model's: the name of the block; else NULL */
 } block_object;
 
-/* `port=["a", "b"]` repeats the port. Takes `name` out where `named`. */
+/* `port=["a", "b"]` repeats the port. */
+static int add_wires(module_state *s, PyObject *list, const char *port, PyObject *key, PyObject *value) {
+    PyObject *names = PyList_Check(value) || PyTuple_Check(value) ? PySequence_Tuple(value) : PyTuple_Pack(1, value);
+    int failed = !names;
+    for (Py_ssize_t i = 0; !failed && i < PyTuple_Size(names); i++) {
+        PyObject *one = PyTuple_GetItem(names, i);
+        if (PyUnicode_Check(one)) failed = PyList_Append(list, key) || PyList_Append(list, one);
+        else {
+            raise_fix(s, MTH_ERROR_TYPE,
+                      TEXT("%s is wired to %s, which is not the name of a connection", port, SHOW(one)),
+                      TEXT("give a str, or a list of str where the port takes several: %s=\"hidden\"", port));
+            failed = 1;
+        }
+    }
+    Py_XDECREF(names);
+    return failed;
+}
+
+/* Takes `name` out where `named`. */
 static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyObject *keywords, int named) {
     if (PyTuple_Size(args)) {
         PyObject *first = PyTuple_GetItem(args, 0);
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("a wire is given as %.80R, without the port that it goes to", first),
-                         TEXT("name the port: (input=%.80R, ...)", first));
+        return raise_fix(s, MTH_ERROR_TYPE,
+                         TEXT("a wire is given as %s, without the port that it goes to", SHOW(first)),
+                         TEXT("name the port: (input=%s, ...)", SHOW(first)));
     }
-    PyObject *list = PyList_New(0), *name = NULL, *key, *value;
-    if (!list) return NULL;
-    for (Py_ssize_t at = 0; keywords && PyDict_Next(keywords, &at, &key, &value);) {
+    PyObject *pairs = pairs_of(keywords), *list = PyList_New(0), *name = NULL, *wires = NULL;
+    block_object *block = NULL;
+    if (!pairs || !list) goto end;
+    for (Py_ssize_t i = 0, n = PyTuple_Size(pairs); i < n; i++) {
+        PyObject *pair = PyTuple_GetItem(pairs, i), *key = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);
         const char *port = to_name(s, key, "a port");
-        if (!port) goto failed;
+        if (!port) goto end;
         if (named && strcmp(port, "name") == 0) {
-            if (!to_name(s, value, "name")) goto failed;
+            if (!to_name(s, value, "name")) goto end;
             name = value;
-            continue;
-        }
-        int several = PyList_Check(value) || PyTuple_Check(value);
-        for (Py_ssize_t i = 0, n = several ? PySequence_Size(value) : 1; i < n; i++) {
-            PyObject *one = several ? PySequence_GetItem(value, i) : Py_NewRef(value);
-            int bad = !one;
-            if (one && !PyUnicode_Check(one)) {
-                raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is wired to %.80R, which is not the name of a connection", port, one),
-                          TEXT("give a str, or a list of str where the port takes several: %s=\"hidden\"", port));
-                bad = 1;
-            }
-            bad = bad || PyList_Append(list, key) || PyList_Append(list, one);
-            Py_XDECREF(one);
-            if (bad) goto failed;
-        }
+        } else if (add_wires(s, list, port, key, value)) goto end;
     }
-    PyObject *wires = PyList_AsTuple(list);
-    Py_DECREF(list);
-    block_object *block = wires ? PyObject_GC_New(block_object, s->block_type) : NULL;
-    if (!block) { Py_XDECREF(wires); return NULL; }
+    if (!(wires = PyList_AsTuple(list)) || !(block = PyObject_GC_New(block_object, s->block_type))) goto end;
     block->what = Py_NewRef(what);
-    block->wires = wires;
+    block->wires = Py_NewRef(wires);
     block->name = Py_XNewRef(name);
     PyObject_GC_Track(block);
+end:
+    Py_XDECREF(pairs), Py_XDECREF(list), Py_XDECREF(wires);
     return (PyObject *)block;
-failed:
-    Py_DECREF(list);
-    return NULL;
 }
 
 static int block_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((block_object *)self)->what);
+    Py_VISIT(((block_object *)self)->wires);
+    Py_VISIT(((block_object *)self)->name);
     return 0;
 }
 
@@ -132,14 +137,14 @@ static size_t print_signature(char *to, const char *name, const char *signature,
 
 static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     module_state *s = state_of(type);
-    pool p = {0};
     mth_option *options;
     size_t count, given = (size_t)PyTuple_Size(args);
     module_object *self = NULL;
     PyObject *name = PyType_GetName(type);
     const char *type_name = name ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL;
-    if (!type_name || to_options(s, keywords, given, &p, &options, &count)) goto end;
-    const char *at = mth_module_type_signature(type_name);
+    pool p = {.operator = type_name};
+    const char *at = type_name ? mth_module_type_signature(type_name) : NULL;
+    if (!at || to_options(s, keywords, at, given, &p, &options, &count)) goto end;
     for (size_t i = 0; i < given; i++) { /* positional arguments, in the order of the signature */
         if (!*at) {
             raise_fix(s, MTH_ERROR_TYPE, TEXT("%s takes %zu options, and %zu are given by position", type_name, i, given),
@@ -264,7 +269,7 @@ static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
     if (!is_module && !PyObject_TypeCheck(what, s->model_type)) {
         PyObject *fix = PyType_Check(what) ? TEXT("make one of the class: ml.Relu()(input=\"x\"), with its parentheses")
                                            : TEXT("add a module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model");
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%.80R is neither a module nor a model", what), fix);
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is neither a module nor a model", SHOW(what)), fix);
     }
     pool p = {0};
     size_t count = block ? (size_t)PyTuple_Size(block->wires) / 2 : 0;
@@ -294,12 +299,18 @@ static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keyword
     static char *names[] = {"source", "destination", NULL};
     module_state *s = STATE(self);
     PyObject *from, *to;
-    if (!parse(s, args, keywords, "OO:connect", names, &from, &to)) return NULL;
-    const char *source = to_name(s, from, "source"), *destination = source ? to_name(s, to, "destination") : NULL;
-    if (!destination) return NULL;
-    note_source_line();
-    mth_status status = mth_model_connect(((model_object *)self)->model, source, destination);
-    if (status) return raise_status(s, status);
+    pool p = {0};
+    int failed = !parse(s, &p, args, keywords, "OO:connect", names, &from, &to);
+    const char *source = failed ? NULL : to_name(s, from, "source"),
+               *destination = source ? to_name(s, to, "destination") : NULL;
+    if (destination) {
+        note_source_line();
+        mth_status status = mth_model_connect(((model_object *)self)->model, source, destination);
+        if (status) raise_status(s, status);
+        failed = status != NULL;
+    }
+    pool_free(&p);
+    if (!destination || failed) return NULL;
     Py_RETURN_NONE;
 }
 

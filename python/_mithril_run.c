@@ -15,15 +15,16 @@ PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
                           &model, &backend))
         return NULL;
     if (!PyObject_TypeCheck(model, s->model_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %.80R is no model", model), TEXT("give an ml.Model, then the backend"));
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no model", SHOW(model)),
+                         TEXT("give an ml.Model, then the backend"));
     if (!PyObject_TypeCheck(backend, s->backend_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %.80R is no backend", backend),
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no backend", SHOW(backend)),
                          TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
-    pool p = {0};
+    pool p = {.operator = "compile"};
     mth_option *options;
     size_t count;
     compiled_object *self = NULL;
-    if (to_options(s, keywords, 0, &p, &options, &count)) goto end;
+    if (to_options(s, keywords, mth_compile_option_doc(), 0, &p, &options, &count)) goto end;
     note_source_line();
     mth_compiled *compiled;
     mth_status status = mth_compile(((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, &compiled);
@@ -42,12 +43,7 @@ end:
 
 static int compiled_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((compiled_object *)self)->owner);
-    return 0;
-}
-
-static int compiled_clear(PyObject *self) {
-    Py_CLEAR(((compiled_object *)self)->owner);
+    Py_VISIT(((compiled_object *)self)->owner); /* not cleared: runs need it. A cycle is cut at the backend's own dict */
     return 0;
 }
 
@@ -55,7 +51,7 @@ static void compiled_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     mth_compiled_free(((compiled_object *)object)->compiled);
-    compiled_clear(object);
+    Py_XDECREF(((compiled_object *)object)->owner);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
@@ -115,16 +111,17 @@ static mth_status run(module_state *s, mth_compiled *c, const mth_arrays *parame
 
 static int to_names(module_state *s, PyObject *object, pool *p, const char *const **out, size_t *count) {
     if (PyUnicode_Check(object) || !PySequence_Check(object)) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is %.80R, where a list of names is expected", object),
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is %s, where a list of names is expected", SHOW(object)),
                   TEXT("give input_gradients=[\"input\"]"));
         return -1;
     }
-    PyObject *list = PySequence_List(object);
+    PyObject *list = PySequence_Tuple(object);
     if (pool_keep(p, list)) return -1;
-    size_t n = (size_t)PyList_Size(list);
+    size_t n = (size_t)PyTuple_Size(list);
     const char **names = pool_take(p, n, sizeof *names);
     if (!names) return -1;
-    for (size_t i = 0; i < n; i++) if (!(names[i] = to_name(s, PyList_GetItem(list, (Py_ssize_t)i), "input_gradients"))) return -1;
+    for (size_t i = 0; i < n; i++)
+        if (!(names[i] = to_name(s, PyTuple_GetItem(list, (Py_ssize_t)i), "input_gradients"))) return -1;
     *out = names;
     *count = n;
     return 0;
@@ -135,15 +132,17 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     module_state *s = STATE(object);
     compiled_object *self = (compiled_object *)object;
     PyObject *params, *inputs, *slopes = Py_None, *wanted = Py_None, *result = NULL;
-    if (!parse(s, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) return NULL;
-    if (slopes == Py_None && wanted != Py_None)
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
-                         TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
     pool p = {0};
     mth_named *parameter = NULL, *input = NULL, *slope = NULL;
     size_t parameters = 0, count = 0, slope_count = 0;
     mth_gradient_request request = {0};
     mth_arrays *all = NULL, *outputs = NULL, *gradients = NULL;
+    if (!parse(s, &p, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) goto end;
+    if (slopes == Py_None && wanted != Py_None) {
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
+                  TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
+        goto end;
+    }
     if (to_named(s, self->backend, params, "params", &p, &parameter, &parameters)) goto end;
     if (to_named(s, self->backend, inputs, "inputs", &p, &input, &count)) goto end;
     if (slopes != Py_None && to_named(s, self->backend, slopes, "output_gradients", &p, &slope, &slope_count)) goto end;
@@ -174,36 +173,37 @@ end:
 /* ---------------------------------------------------------------- parameters, plans */
 typedef struct { module_state *s; compiled_object *self; mth_named *input; size_t count; pool p; } call;
 
+static call call_begin(PyObject *object) { return (call){.s = STATE(object), .self = (compiled_object *)object}; }
+
 /* The inputs of a call that may have none; they say which shapes are meant. */
-static int read_inputs(call *c, PyObject *object, PyObject *inputs) {
-    *c = (call){.s = STATE(object), .self = (compiled_object *)object};
+static int read_inputs(call *c, PyObject *inputs) {
     int failed = inputs && inputs != Py_None ? to_named(c->s, c->self->backend, inputs, "inputs", &c->p, &c->input, &c->count) : 0;
-    if (failed) pool_free(&c->p);
-    else note_source_line();
+    if (!failed) note_source_line();
     return failed;
 }
 
-static void call_end(call *c) {
+static void *call_end(call *c) {
     named_free(c->input, c->count);
     pool_free(&c->p);
+    return NULL;
 }
 
 static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", "seed", NULL};
     PyObject *inputs = NULL, *seed = NULL;
-    if (!parse(STATE(object), args, keywords, "|OO:get_parameters", names, &inputs, &seed)) return NULL;
+    call c = call_begin(object);
     uint64_t number = 0;
+    if (!parse(c.s, &c.p, args, keywords, "|OO:get_parameters", names, &inputs, &seed)) return call_end(&c);
     if (seed) {
         PyObject *index = PyIndex_Check(seed) ? PyNumber_Index(seed) : NULL;
-        if (!index)
-            return PyErr_Occurred()
-                       ? NULL
-                       : raise_fix(STATE(object), MTH_ERROR_TYPE, TEXT("seed=%.80R is no whole number", seed), TEXT("give seed=0, say"));
+        if (!index) {
+            raise_fix(c.s, MTH_ERROR_TYPE, TEXT("seed=%s is no whole number", SHOW(seed)), TEXT("give seed=0, say"));
+            return call_end(&c);
+        }
         number = PyLong_AsUnsignedLongLongMask(index);
         Py_DECREF(index);
     }
-    call c;
-    if (read_inputs(&c, object, inputs)) return NULL;
+    if (read_inputs(&c, inputs)) return call_end(&c);
     mth_arrays *parameters;
     mth_status status;
     Py_BEGIN_ALLOW_THREADS
@@ -216,9 +216,9 @@ static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject 
 static PyObject *compiled_layout(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", NULL};
     PyObject *inputs = NULL;
-    if (!parse(STATE(object), args, keywords, "|O:get_parameter_layout", names, &inputs)) return NULL;
-    call c;
-    if (read_inputs(&c, object, inputs)) return NULL;
+    call c = call_begin(object);
+    if (!parse(c.s, &c.p, args, keywords, "|O:get_parameter_layout", names, &inputs) || read_inputs(&c, inputs))
+        return call_end(&c);
     mth_arrays *layout;
     mth_status status;
     Py_BEGIN_ALLOW_THREADS
@@ -232,9 +232,9 @@ static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *ke
     static char *names[] = {"inputs", "gradients", NULL};
     PyObject *inputs = NULL;
     int gradients = 0;
-    if (!parse(STATE(object), args, keywords, "|Op:program_text", names, &inputs, &gradients)) return NULL;
-    call c;
-    if (read_inputs(&c, object, inputs)) return NULL;
+    call c = call_begin(object);
+    if (!parse(c.s, &c.p, args, keywords, "|Op:program_text", names, &inputs, &gradients) || read_inputs(&c, inputs))
+        return call_end(&c);
     char *text;
     mth_status status;
     Py_BEGIN_ALLOW_THREADS
@@ -250,9 +250,8 @@ static PyObject *read_plan(PyObject *object, PyObject *args, PyObject *keywords,
                            mth_status (*read)(mth_compiled *, const mth_named *, size_t, char **)) {
     static char *names[] = {"inputs", NULL};
     PyObject *inputs = NULL;
-    if (!parse(STATE(object), args, keywords, format, names, &inputs)) return NULL;
-    call c;
-    if (read_inputs(&c, object, inputs)) return NULL;
+    call c = call_begin(object);
+    if (!parse(c.s, &c.p, args, keywords, format, names, &inputs) || read_inputs(&c, inputs)) return call_end(&c);
     char *text;
     mth_status status;
     Py_BEGIN_ALLOW_THREADS
@@ -290,9 +289,9 @@ static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *key
     static const char *const fields[] = {"weights", "gradients", "optimizer", "activations", "communication", "host", "total"};
     _Static_assert(sizeof(mth_memory_usage) == sizeof fields / sizeof *fields * sizeof(int64_t), "a field for each member, in order");
     PyObject *params = NULL, *inputs = NULL;
-    if (!parse(STATE(object), args, keywords, "|OO:get_memory_usage", names, &params, &inputs)) return NULL;
-    call c;
-    if (read_inputs(&c, object, inputs)) return NULL;
+    call c = call_begin(object);
+    if (!parse(c.s, &c.p, args, keywords, "|OO:get_memory_usage", names, &params, &inputs) || read_inputs(&c, inputs))
+        return call_end(&c);
     size_t devices = devices_of(c.self);
     PyObject *result = NULL;
     mth_memory_usage *usage = pool_take(&c.p, devices, sizeof *usage);
@@ -309,8 +308,8 @@ static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
     _Static_assert(sizeof(mth_communication_usage) == sizeof fields / sizeof *fields * sizeof(int64_t),
                    "a field for each member, in order");
     (void)unused;
-    call c;
-    if (read_inputs(&c, object, NULL)) return NULL;
+    call c = call_begin(object);
+    note_source_line();
     size_t devices = devices_of(c.self);
     PyObject *result = NULL;
     mth_communication_usage *usage = pool_take(&c.p, devices, sizeof *usage);
@@ -368,7 +367,6 @@ static PyType_Slot compiled_slots[] = {
     {Py_tp_doc,
      "A model compiled for a backend: what ml.compile gives. Plans are made for each set of input shapes at their first use, and kept."},
     {Py_tp_traverse, compiled_traverse},
-    {Py_tp_clear, compiled_clear},
     {Py_tp_dealloc, compiled_dealloc},
     {Py_tp_methods, compiled_methods},
     {Py_tp_getset, compiled_getset},

@@ -3,6 +3,8 @@
 A case is a function that makes the mistake, or, with `fixed`, does what the error advises: that must then work.
 """
 
+import os
+
 import numpy as np
 
 import mithril as ml
@@ -92,6 +94,24 @@ def object_as_option(fixed):
 
 
 @case
+def set_for_an_unknown_option(fixed):
+    ml.Linear(4, **({"bias": True} if fixed else {"baas": {True}}))
+
+
+@case
+def bytes_as_option(fixed):
+    ml.Linear(4, name=os.fsdecode(b"up") if fixed else b"up")
+
+
+@case
+def option_that_holds_itself(fixed):
+    spec = [0, None]
+    if not fixed:
+        spec.append(spec)
+    ml.Linear(4, weight_shard_spec=spec)
+
+
+@case
 def module_as_stage(fixed):
     ml.Pipeline(stages=[LINEAR if fixed else ml.Linear(3)])
 
@@ -139,6 +159,11 @@ def mesh_of_four_axes(fixed):
 @case
 def name_with_nul(fixed):
     ml.Linear(4, name="a" if fixed else "a\0b")
+
+
+@case
+def name_with_half_of_a_surrogate_pair(fixed):
+    ml.Linear(4, name="a" if fixed else "a\ud800")
 
 
 # ---------------------------------------------------------------- composing

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 
+import foreign
 import mithril as ml
 from error_cases import LINEAR, X, case, chain, run
 from mithril.backends import CBackend
@@ -181,6 +182,49 @@ def complex_input(fixed):
 
 
 @case
+def records_as_input(fixed):
+    x = np.zeros((4, 6), [("x", np.float32), ("y", np.float32)])
+    run(LINEAR, {"x": x["x"] if fixed else x}, params={"linear_0.weight": random(6, 3), "linear_0.bias": random(3)})
+
+
+@case
+def dates_as_input(fixed):
+    x = np.array([1, 2], "M8[s]")
+    CBackend(device_mesh=(1,)).array(x.astype("int64") if fixed else x)
+
+
+@case
+def masked_input(fixed):
+    x = np.ma.masked_array(X, X > 1)
+    run(LINEAR, {"x": x.filled(0) if fixed else x}, params={"linear_0.weight": random(6, 3), "linear_0.bias": random(3)})
+
+
+@case
+def lists_of_different_lengths(fixed):
+    CBackend(device_mesh=(1,)).array([[1.0, 0.0] if fixed else [1.0], [2.0, 3.0]])
+
+
+@case
+def memory_that_is_described_wrongly(fixed):
+    CBackend(device_mesh=(1,)).array(X if fixed else foreign.export(X, shape=[-4, -6]))
+
+
+@case
+def tensor_that_needs_gradients(fixed):
+    class Tensor:  # as torch's
+        requires_grad = True
+
+        def __dlpack__(self, **options):
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+
+        def detach(self):
+            return X
+
+    x = Tensor()
+    CBackend(device_mesh=(1,)).array(x.detach() if fixed else x)
+
+
+@case
 def unsigned_number_too_large(fixed):
     run(chain(ml.Embedding(9, 4)), {"x": np.array([[1 if fixed else 2**64 - 1]], np.uint64)}, params={"embedding_0.weight": random(9, 4)})
 
@@ -342,3 +386,8 @@ def parameter_without_a_tensor(fixed, tmp):
     path = tmp / "a.safetensors"
     write_safetensors(path, {"w": random(6, 3), "b": random(3)})
     ml.read_safetensors(compile_on((2,), LINEAR), {"x": X}, path, {"linear_0.weight": "w", **({"linear_0.bias": "b"} if fixed else {})})
+
+
+@case
+def number_in_place_of_a_tensor(fixed, tmp):
+    from_file(tmp / "a.safetensors", tensor="w" if fixed else 3)

@@ -1,0 +1,450 @@
+#include "_mithril_view.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- from memory to an array */
+/* Whose memory a view shows: an exporter of the buffer protocol, or the tensor of a DLPack capsule, which has been
+   taken out of it. */
+typedef struct { Py_buffer buffer; dlpack_managed *plain; dlpack_versioned *versioned; } source;
+
+static void source_free(source *from) {
+    if (!from) return;
+    PyObject *type, *value, *trace; /* an exporter may run Python code, which begins without an exception */
+    PyErr_Fetch(&type, &value, &trace);
+    if (from->buffer.obj) PyBuffer_Release(&from->buffer);
+    if (from->plain && from->plain->deleter) from->plain->deleter(from->plain);
+    if (from->versioned && from->versioned->deleter) from->versioned->deleter(from->versioned);
+    PyErr_Restore(type, value, trace);
+    free(from);
+}
+static void source_release(void *from) { /* by the array that borrowed it: on any thread */
+    PyGILState_STATE gil = PyGILState_Ensure();
+    source_free(from);
+    PyGILState_Release(gil);
+}
+
+typedef struct {
+    module_state *s;
+    mth_backend *backend;
+    const char *name;
+    mth_dtype wanted;
+    const mth_arg *spec;
+    int borrow;
+} conversion;
+
+static void *raise_unfit(const conversion *c, mth_dtype dtype, const number *n) {
+    PyObject *text = n->kind == 'u' ? PyLong_FromUnsignedLongLong(n->natural) : PyLong_FromLongLong(n->integer);
+    raise_fix(c->s, MTH_ERROR_VALUE,
+              text ? TEXT("%s holds %S, which does not fit in %s", c->name, text, mth_dtype_name(dtype)) : NULL,
+              dtype == MTH_INT32 ? TEXT("give smaller numbers, or dtype=\"int64\"")
+                                 : TEXT("use int64 with values below 2**63"));
+    Py_XDECREF(text);
+    return NULL;
+}
+
+/* Takes over `from` where it gives an array that borrows the memory. */
+static mth_array *array_of_view(const conversion *c, const view *v, source **from) {
+    module_state *s = c->s;
+    const mth_dtype dtype = c->wanted ? c->wanted : view_dtype(v);
+    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && (v->kind == 'f' || v->kind == 'h'))
+        return raise_fix(s, MTH_ERROR_TYPE,
+                         TEXT("%s holds floating numbers, where %s is expected", c->name, mth_dtype_name(dtype)),
+                         TEXT("round and cast them first: x.astype(\"%s\")", mth_dtype_name(dtype)));
+    const int64_t bytes_each = (int64_t)mth_dtype_size(dtype);
+    if (v->count > (MAX_BYTES - 1) / bytes_each) return refuse_size(s, c->name, v), NULL;
+    const int direct = view_is_direct(v, dtype), borrow = direct && c->borrow;
+    void *packed = direct ? NULL : malloc((size_t)(v->count * bytes_each) + 1);
+    if (!direct && !packed)
+        return raise_fix(s, MTH_ERROR_MEMORY,
+                         TEXT("no memory for %lld bytes of %s", (long long)(v->count * bytes_each), c->name),
+                         TEXT("free other arrays first, or give smaller ones"));
+    mth_array *array = NULL;
+    mth_status status = NULL;
+    number bad;
+    int failed = 0;
+    Py_BEGIN_ALLOW_THREADS
+    if (packed) failed = view_pack(v, dtype, packed, &bad);
+    if (borrow) status = mth_array_borrow(c->backend, dtype, v->rank, v->shape, v->data, source_release, *from, &array);
+    else if (!failed)
+        status = mth_array_from_data(c->backend, dtype, v->rank, v->shape, packed ? packed : v->data, c->spec, &array);
+    Py_END_ALLOW_THREADS
+    if (borrow && !status) *from = NULL;
+    free(packed);
+    if (failed) return raise_unfit(c, dtype, &bad);
+    return status ? raise_status(s, status) : array;
+}
+
+/* ---------------------------------------------------------------- capsules of DLPack */
+static int is_on_host(const dlpack_tensor *t) {
+    return t->device_type == DLPACK_CPU || t->device_type == DLPACK_CUDA_HOST;
+}
+
+/* The tensor of a capsule is ours from here on: the capsule is renamed, so that nobody else frees it. NULL: an error
+   is set. */
+static const dlpack_tensor *take_tensor(const conversion *c, PyObject *capsule, source *from) {
+    if (PyCapsule_IsValid(capsule, "dltensor")) {
+        dlpack_managed *managed = PyCapsule_GetPointer(capsule, "dltensor");
+        if (PyCapsule_SetName(capsule, "used_dltensor")) return NULL;
+        from->plain = managed;
+        return &managed->tensor;
+    }
+    if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+        dlpack_versioned *managed = PyCapsule_GetPointer(capsule, "dltensor_versioned");
+        if (PyCapsule_SetName(capsule, "used_dltensor_versioned")) return NULL;
+        from->versioned = managed;
+        if (managed->major == 1) return &managed->tensor;
+        return raise_fix(
+            c->s, MTH_ERROR_TYPE, /* of another major version nothing but the deleter is known */
+            TEXT("%s: __dlpack__(max_version=(1, 0)) gave DLPack %u.%u", c->name, managed->major, managed->minor),
+            TEXT("pass numpy.asarray(x)"));
+    }
+    const int used = PyCapsule_IsValid(capsule, "used_dltensor") ||
+                     PyCapsule_IsValid(capsule, "used_dltensor_versioned");
+    return raise_fix(c->s, MTH_ERROR_TYPE,
+                     TEXT("%s: __dlpack__() gave no capsule named dltensor%s", c->name,
+                          used ? ", but one that was used before" : ""),
+                     TEXT("pass numpy.asarray(x)"));
+}
+
+/* Version 1 where the producer knows it: it can then say which version it really gives. */
+static PyObject *ask_for_capsule(PyObject *method) {
+    PyObject *none = PyTuple_New(0), *keywords = Py_BuildValue("{s(ii)}", "max_version", 1, 0), *capsule = NULL;
+    if (none && keywords) capsule = PyObject_Call(method, none, keywords);
+    Py_XDECREF(none), Py_XDECREF(keywords);
+    if (capsule || !PyErr_ExceptionMatches(PyExc_TypeError)) return capsule;
+    PyErr_Clear();
+    return PyObject_CallNoArgs(method);
+}
+
+/* ---------------------------------------------------------------- what an object says of itself */
+/* An attribute, or what it gives when it is called, as a truth; 0 also where there is none. -1: an exception that
+   stops. */
+static int says(PyObject *object, const char *name) {
+    PyObject *value, *result;
+    int found = find_attribute(object, name, &value);
+    if (found < 1) return found;
+    result = PyCallable_Check(value) ? PyObject_CallNoArgs(value) : Py_NewRef(value);
+    int truth = result ? PyObject_IsTrue(result) : -1;
+    Py_XDECREF(result);
+    Py_DECREF(value);
+    PyObject *raised = truth < 0 ? take_exception() : NULL;
+    Py_XDECREF(raised);
+    return raised ? 0 : truth;
+}
+
+/* torch's layouts but the strided one: sparse ones, that of oneDNN. */
+static int has_own_layout(PyObject *object) {
+    PyObject *layout;
+    int found = find_attribute(object, "layout", &layout);
+    if (found < 1) return found;
+    char room[SHOWN];
+    show(layout, room);
+    Py_DECREF(layout);
+    return PyErr_Occurred() ? -1 : strncmp(room, "torch.", 6) == 0 && strcmp(room, "torch.strided") != 0;
+}
+
+/* "x.detach().to_dense()": what makes of a tensor one whose memory can be read; "x" where nothing is known. NULL: an
+   error is set. */
+static PyObject *readable_form(PyObject *object) {
+    static const struct { const char *state, *step;
+    } steps[] = {
+        {"requires_grad", ".detach()"},
+        {"is_nested", ".to_padded_tensor(0)"},
+        {NULL /* has_own_layout */, ".to_dense()"},
+        {"is_quantized", ".dequantize()"},
+        {"is_complex", ".real"},
+        {"is_neg", ".resolve_neg()"},
+        {"is_cuda", ".cpu()"},
+        {"is_mps", ".cpu()"},
+        {"is_xpu", ".cpu()"},
+    };
+    PyObject *form = PyUnicode_FromString("x");
+    for (size_t i = 0; form && i < sizeof steps / sizeof *steps; i++) {
+        int state = steps[i].state ? says(object, steps[i].state) : has_own_layout(object);
+        PyObject *before = form;
+        if (state) form = state > 0 ? TEXT("%U%s", before, steps[i].step) : NULL;
+        if (state) Py_DECREF(before);
+        if (state > 0 && !strcmp(steps[i].step, ".to_padded_tensor(0)")) i++; /* which is strided */
+    }
+    return form;
+}
+
+/* Why an object gave no data: the exception that it raised, and its text. */
+typedef struct { PyObject *cause, *text; } refusal;
+
+/* An exception that is not ours to answer stays set. The first reason that is noted stays. */
+static void note_refusal(refusal *r) {
+    PyObject *cause = take_exception(), *text = cause && !r->text ? exception_text(cause) : NULL;
+    if (text) r->text = text, r->cause = cause;
+    else Py_XDECREF(cause);
+}
+
+static void *raise_refused(const conversion *c, PyObject *object, refusal *r) {
+    PyObject *form = readable_form(object), *fix = NULL;
+    const int deleted = form ? says(object, "is_deleted") : -1, meta = deleted == 0 ? says(object, "is_meta") : -1;
+    PyObject *cast = NULL;
+    const int casts = meta == 0 ? find_attribute(object, "astype", &cast) : -1;
+    if (deleted == 1) fix = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
+    else if (meta == 1) fix = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
+    else if (meta == 0 && PyUnicode_CompareWithASCIIString(form, "x")) fix = TEXT("pass %U", form);
+    else if (casts >= 0) fix = casts ? TEXT("cast it first: x.astype(\"float32\"), or \"int64\" for ids")
+                                    : TEXT("give its values as a numpy.array of float32, or int64 for ids");
+    Py_XDECREF(form), Py_XDECREF(cast);
+    return raise_error(c->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(r->cause),
+                       TEXT("%s refuses to share its data: %U", c->name, r->text), fix);
+}
+
+/* A masked array of NumPy's shows the values behind its mask too. 1: an element is masked; -1: an exception. */
+static int is_masked(PyObject *object) {
+    if (PyType_GetSlot(Py_TYPE(object), Py_tp_base) == &PyBaseObject_Type)
+        return 0; /* it derives from an array class */
+    PyObject *mask, *filled, *any = NULL;
+    int found = find_attribute(object, "filled", &filled);
+    if (found < 1) return found;
+    Py_DECREF(filled);
+    if ((found = find_attribute(object, "mask", &mask)) < 1) return found;
+    any = PyObject_CallMethod(mask, "any", NULL);
+    int masked = any ? PyObject_IsTrue(any) : -1;
+    Py_XDECREF(any);
+    Py_DECREF(mask);
+    return masked;
+}
+
+static void *raise_masked(module_state *s, const char *name) {
+    return raise_fix(
+        s, MTH_ERROR_VALUE, TEXT("%s has masked elements, and arrays have no mask", name),
+        TEXT(
+            "say what stands in their place, x.filled(0), and give the mask apart where the model takes one"));
+}
+
+/* ---------------------------------------------------------------- any object to an array */
+/* A scalar whose dtype has no format, such as numpy.datetime64, shows its bytes, which are not its elements. */
+static int check_bytes(const conversion *c, PyObject *object) {
+    PyObject *dtype, *size = NULL;
+    int found = find_attribute(object, "dtype", &dtype);
+    if (found == 1) found = find_attribute(dtype, "itemsize", &size);
+    const int wrong = found == 1 && PyLong_Check(size) && PyLong_AsLong(size) != 1;
+    if (wrong) refuse_elements(c->s, c->name, TEXT("%s", SHOW(dtype)));
+    Py_XDECREF(dtype), Py_XDECREF(size);
+    return wrong || found < 0 ? -1 : 0;
+}
+
+/* The three below give an array; or NULL with an error set; or NULL and the refusal of the object. */
+static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfloat, refusal *r) {
+    const int masked = is_masked(object);
+    if (masked) return masked > 0 ? raise_masked(c->s, c->name) : NULL;
+    source *from = calloc(1, sizeof *from);
+    if (!from) { PyErr_NoMemory(); return NULL; }
+    mth_array *array = NULL;
+    view v = {0};
+    if (PyObject_GetBuffer(object, &from->buffer, PyBUF_STRIDES | PyBUF_FORMAT)) note_refusal(r);
+    else if (!view_of_buffer(c->s, c->name, &from->buffer, &v) &&
+             (v.kind != 'u' || v.size > 1 || !check_bytes(c, object))) {
+        if (bfloat) v.kind = 'h';
+        array = array_of_view(c, &v, &from);
+    }
+    source_free(from);
+    return array;
+}
+
+static mth_array *array_of_dlpack(const conversion *c, PyObject *object, PyObject *method, refusal *r) {
+    const int negative = says(
+        object, "is_neg"); /* torch shares such memory without a word, though the values are its negatives */
+    if (negative < 0) return NULL;
+    PyObject *capsule = negative ? NULL : ask_for_capsule(method);
+    if (!capsule) {
+        if (negative) PyErr_SetString(PyExc_BufferError, "its values are the negatives of what is in its memory");
+        note_refusal(r);
+        return NULL;
+    }
+    source *from = calloc(1, sizeof *from);
+    mth_array *array = NULL;
+    view v;
+    const dlpack_tensor *tensor = from ? take_tensor(c, capsule, from) : NULL;
+    if (!from) PyErr_NoMemory();
+    if (tensor && !is_on_host(tensor)) {
+        PyErr_Format(PyExc_BufferError, "it is on another device than the host (DLPack device type %d)",
+                     (int)tensor->device_type);
+        note_refusal(r);
+    } else if (tensor && !view_of_dlpack(c->s, c->name, tensor, &v)) array = array_of_view(c, &v, &from);
+    source_free(from);
+    Py_DECREF(capsule);
+    return array;
+}
+
+/* What __array__ gives: the whole of an array that lies in parts, or on another device. */
+static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject *method, refusal *r) {
+    (void)object;
+    PyObject *given = PyObject_CallNoArgs(method), *dtype = NULL, *name = NULL;
+    int found = given ? find_attribute(given, "dtype", &dtype) : 0;
+    if (found == 1) found = find_attribute(dtype, "name", &name);
+    const int bfloat = found == 1 && PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "bfloat16") == 0;
+    Py_XDECREF(dtype), Py_XDECREF(name);
+    if (bfloat) { /* NumPy has no format for it */
+        PyObject *bits = PyObject_CallMethod(given, "view", "s", "uint16");
+        Py_DECREF(given);
+        given = bits;
+    }
+    mth_array *array = NULL;
+    if (!given) note_refusal(r);
+    else if (found >= 0) array = array_of_buffer(c, given, bfloat, r);
+    Py_XDECREF(given);
+    return array;
+}
+
+static void *raise_not_array(module_state *s, PyObject *object, const char *name) {
+    if (object == Py_None)
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is None, where an array is expected", name),
+                         TEXT("leave it out, or give an array"));
+    PyObject *type = type_text(object);
+    PyObject *what =
+        type ? TEXT("%s is %U, where an array is expected: its dtype and shape would be a guess", name, type) : NULL;
+    Py_XDECREF(type);
+    return raise_fix(s, MTH_ERROR_TYPE, what,
+                     TEXT("pass backend.array(x), or numpy.asarray(x, dtype=\"float32\") (\"int32\" for ids)"));
+}
+
+static mth_array *array_of_foreign(const conversion *c, PyObject *object, refusal *r) {
+    mth_array *array = PyObject_CheckBuffer(object) ? array_of_buffer(c, object, 0, r) : NULL;
+    mth_array *(*const ways[])(const conversion *, PyObject *, PyObject *, refusal *) = {array_of_dlpack,
+                                                                                         array_of_numpy};
+    static const char *const methods[] = {"__dlpack__", "__array__"};
+    for (int i = 0; i < 2 && !array && !PyErr_Occurred(); i++) {
+        PyObject *method;
+        if (find_attribute(object, methods[i], &method) < 1) continue;
+        array = ways[i](c, object, method, r);
+        Py_DECREF(method);
+    }
+    return array;
+}
+
+static mth_array *convert(const conversion *c, PyObject *object) {
+    module_state *s = c->s;
+    if (PyObject_TypeCheck(object, s->array_type)) {
+        mth_array *array = ((array_object *)object)->array;
+        if (!c->spec && (!c->wanted || c->wanted == mth_array_get_dtype(array))) {
+            mth_array_retain(array);
+            return array;
+        }
+    }
+    if (PyBytes_Check(object) || PyByteArray_Check(object) || PyType_Check(object))
+        return raise_not_array(s, object, c->name);
+    refusal r = {0};
+    mth_array *array = array_of_foreign(c, object, &r);
+    if (!array && !PyErr_Occurred()) r.text ? raise_refused(c, object, &r) : raise_not_array(s, object, c->name);
+    Py_XDECREF(r.cause), Py_XDECREF(r.text);
+    return array;
+}
+
+mth_array *to_array(module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted,
+                    const mth_arg *spec) {
+    return convert(&(conversion){s, backend, name, wanted, spec, 0}, object);
+}
+
+/* ---------------------------------------------------------------- lists */
+/* Whether there is a masked array in lists, which NumPy would take without its mask. They are not deeper than NumPy's
+   arrays. */
+static int has_masked(PyObject *lists) {
+    if (!PyList_Check(lists) && !PyTuple_Check(lists))
+        return PyFloat_Check(lists) || PyLong_Check(lists) ? 0 : is_masked(lists);
+    PyObject *items = PySequence_Tuple(lists);
+    int masked = items ? 0 : -1;
+    for (Py_ssize_t i = 0; !masked && i < PyTuple_Size(items); i++) masked = has_masked(PyTuple_GetItem(items, i));
+    Py_XDECREF(items);
+    return masked;
+}
+
+/* Of an array of NumPy's: whether its elements are numbers. */
+static int holds_numbers(PyObject *array) {
+    PyObject *dtype, *kind = NULL;
+    int found = find_attribute(array, "dtype", &dtype);
+    if (found == 1) found = find_attribute(dtype, "kind", &kind);
+    const char *text = found == 1 ? PyUnicode_AsUTF8AndSize(kind, NULL) : NULL;
+    const int numbers = text ? strchr("biufc", *text) != NULL : -1;
+    Py_XDECREF(dtype), Py_XDECREF(kind);
+    return numbers;
+}
+
+PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name) {
+    PyObject *numpy = PyImport_ImportModule("numpy"), *array;
+    if (!numpy && PyErr_ExceptionMatches(PyExc_ImportError)) {
+        PyErr_Clear();
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("array of Python's lists and numbers needs NumPy, which is not installed"),
+                  TEXT("install numpy, or give a memoryview or array.array"));
+    }
+    if (!numpy) return NULL;
+    array = PyObject_CallMethod(numpy, "asarray", "O", lists);
+    Py_DECREF(numpy);
+    if (!array) {
+        const int ragged = PyErr_ExceptionMatches(PyExc_ValueError);
+        PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
+        if (why)
+            raise_error(s, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_NewRef(cause),
+                        TEXT("%s is no array: %U", name, why),
+                        ragged ? TEXT("make the lists of a level equally long: pad the shorter ones, with 0.0 say")
+                               : TEXT("give numbers, or arrays of one shape"));
+        Py_XDECREF(cause), Py_XDECREF(why);
+        return NULL;
+    }
+    const int masked = has_masked(lists), numbers = masked ? 0 : holds_numbers(array);
+    if (masked > 0) raise_masked(s, name);
+    else if (!masked && numbers == 0)
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds what is no number, or none of 64 bits: %s", name, SHOW(lists)),
+                  TEXT("give truths, floats, or whole numbers below 2**63"));
+    if (masked || numbers < 1) Py_CLEAR(array);
+    return array;
+}
+
+/* ---------------------------------------------------------------- mappings */
+void named_free(mth_named *named, size_t count) {
+    for (size_t i = 0; named && i < count; i++) mth_array_free(named[i].array);
+}
+
+/* The pairs of any mapping, in a tuple that keeps them. */
+static PyObject *items_of(module_state *s, PyObject *mapping, const char *what) {
+    PyObject *keys = NULL;
+    const int found = PyDict_Check(mapping) ? 1 : find_attribute(mapping, "keys", &keys);
+    Py_XDECREF(keys);
+    if (found < 0) return NULL;
+    if (!found) {
+        PyObject *type = type_text(mapping);
+        raise_fix(s, MTH_ERROR_TYPE,
+                  type ? TEXT("%s is %U, where a mapping of names to arrays is expected", what, type) : NULL,
+                  TEXT("give a dict: {\"name\": array}"));
+        Py_XDECREF(type);
+        return NULL;
+    }
+    PyObject *list = PyMapping_Items(mapping), *items = list ? PyList_AsTuple(list) : NULL;
+    Py_XDECREF(list);
+    return items;
+}
+
+int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const char *what, pool *p, mth_named **out,
+             size_t *count) {
+    PyObject *items = items_of(s, mapping, what);
+    if (pool_keep(p, items)) return -1;
+    size_t n = (size_t)PyTuple_Size(items), i = 0;
+    mth_named *named = pool_take(p, n, sizeof *named);
+    for (; named && i < n; i++) {
+        PyObject *item = PyTuple_GetItem(items, (Py_ssize_t)i);
+        if (!PyTuple_Check(item) || PyTuple_Size(item) != 2) {
+            raise_fix(s, MTH_ERROR_TYPE,
+                      TEXT("the items() of %s hold %s, where pairs of name and array are expected", what, SHOW(item)),
+                      TEXT("give a dict: {\"name\": array}"));
+            break;
+        }
+        const char *name = to_name(s, PyTuple_GetItem(item, 0), "a name");
+        char label[160];
+        if (!name) break;
+        PyOS_snprintf(label, sizeof label, "%s['%s']", what, name);
+        named[i].name = name;
+        if (!(named[i].array = convert(&(conversion){s, backend, label, 0, NULL, 1}, PyTuple_GetItem(item, 1)))) break;
+    }
+    if (!named || i < n) {
+        named_free(named, i);
+        return -1;
+    }
+    *out = named;
+    *count = n;
+    return 0;
+}

@@ -1,0 +1,39 @@
+/* What foreign memory looks like, read from what its producer says of it, and the conversion of its elements. */
+#ifndef MITHRIL_VIEW_H
+#define MITHRIL_VIEW_H
+#include "_mithril.h"
+#include "_mithril_dlpack.h"
+
+enum { MAX_RANK = 8 };
+#define MAX_BYTES ((int64_t)1 << 62) /* sums of two sizes or offsets below it fit in 64 bits */
+
+typedef struct {
+    const char *data;
+    int rank;
+    int64_t shape[MAX_RANK], stride[MAX_RANK]; /* strides in bytes; 0 where there is no second element */
+    int64_t count;                             /* elements */
+    char kind;                                 /* 'f' float, 'h' bfloat16, 'i' signed, 'u' unsigned, 'b' bool */
+    int size;                                  /* bytes of an element */
+    int swapped;                               /* its most significant byte stands first */
+} view;
+
+/* 0, or -1 with an error set that names the data `name`: what is said of the memory contradicts itself, or is nothing
+   that arrays can have. The address itself can't be checked. */
+int view_of_buffer(module_state *, const char *name, const Py_buffer *, view *);
+int view_of_dlpack(module_state *, const char *name, const dlpack_tensor *, view *);
+/* The errors of a shape and of elements that arrays can't have; takes the text, "format 'Zf'". Return -1. */
+int refuse_size(module_state *, const char *name, const view *);
+int refuse_elements(module_state *, const char *name, PyObject *what);
+
+mth_dtype view_dtype(const view *);            /* that of an array with such elements, unless another is asked for */
+int view_is_direct(const view *,
+                   mth_dtype); /* whether the memory is what an array of the dtype has: then it needs no packing */
+typedef struct {
+    char kind;
+    double real;
+    int64_t integer;
+    uint64_t natural;
+} number; /* the member of its kind: 'f', 'i' or 'u' */
+/* All elements row-major in the dtype. 0, or -1 where an integer doesn't fit (`bad` is it). Needs no GIL. */
+int view_pack(const view *, mth_dtype, void *to, number *bad);
+#endif

@@ -1,0 +1,350 @@
+"""Values of any kind that are handed in: taken where they can be, else an error with a fix."""
+
+import itertools
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from foreign import Producer, refused
+from mithril.backends import CBackend
+from support import compile_on, one_block, random
+
+X = random(6, 8)
+
+
+@pytest.fixture
+def backend():
+    return CBackend(device_mesh=(2,))
+
+
+@pytest.fixture
+def relu():
+    return compile_on((2,), one_block(ml.Relu(), input="x", output="y"))
+
+
+# ---------------------------------------------------------------- what stands for more than its memory
+@pytest.mark.filterwarnings("ignore:Warning. converting a masked element")  # NumPy's own, of one among floats
+def test_masked_arrays(backend, relu):
+    masked = np.ma.masked_array(X, X > 1)
+    for given in (masked, [masked[0], masked[1]], [[1.0, np.ma.masked]], np.ma.masked):
+        refused(lambda: backend.array(given), "masked", "filled")
+    refused(lambda: relu.evaluate({}, {"x": masked}), "inputs['x']", "masked")
+    assert np.array_equal(
+        np.asarray(relu.evaluate({}, {"x": masked.filled(0)})["y"]), np.maximum(np.where(X > 1, 0, X), 0)
+    )
+    for bare in (np.ma.masked_array(X), np.ma.masked_array(X, np.zeros_like(X, bool))):
+        assert np.array_equal(np.asarray(backend.array(bare)), X)
+
+
+class Parts:
+    """An array that lies in parts, as jax's over several devices: no protocol shares it, __array__ puts it together."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        raise BufferError("an array with a sharding over 4 devices was provided")
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+def test_arrays_in_parts(backend, relu):
+    assert np.array_equal(np.asarray(backend.array(Parts(X))), X)
+    assert np.array_equal(np.asarray(relu.evaluate({}, {"x": Parts(X[::-1])})["y"]), np.maximum(X[::-1], 0))
+    on_device = Producer(X, device_type=2)
+    refused(lambda: backend.array(on_device), "another device")
+    on_device.__array__ = lambda: X
+    assert np.array_equal(np.asarray(backend.array(on_device)), X)
+    refused(lambda: backend.array(Parts("text")), "4 devices")
+    refused(lambda: backend.array(Parts(X.astype("M8[s]"))), "4 devices")
+
+
+def tensor_with(**says):
+    """Looks like torch's: refuses to share its memory, and says in what state it is."""
+
+    def refuse(self, **options):
+        raise BufferError("can't export")
+
+    return type("Tensor", (), {"__dlpack__": refuse, **says})()
+
+
+def test_fixes_of_tensors(backend):
+    layout = type("layout", (), {"__repr__": lambda _: "torch.sparse_csr"})()
+    no, yes = (lambda _: False), (lambda _: True)
+    for says, fix in (
+        (dict(requires_grad=True), "pass x.detach()"),
+        (dict(requires_grad=False, layout=layout), "pass x.to_dense()"),
+        (dict(requires_grad=True, layout=layout, is_cuda=True), "pass x.detach().to_dense().cpu()"),
+        (dict(is_quantized=True, is_neg=no), "pass x.dequantize()"),
+        (dict(is_nested=True, layout=layout), "pass x.to_padded_tensor(0)"),
+        (dict(is_meta=True), 'torch.zeros_like(x, device="cpu")'),
+        (dict(is_deleted=yes), "jax.numpy.copy(x)"),
+        (dict(is_neg=yes), "pass x.resolve_neg()"),
+        (dict(), "numpy.array"),
+    ):
+        assert fix in refused(lambda: backend.array(tensor_with(**says))).fix
+
+
+def test_torch(backend):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    t = torch.tensor(X)
+    csr = t.to_sparse_csr
+    for make, expected in (
+        (lambda: t.clone().requires_grad_(), X),
+        (lambda: torch.nn.Parameter(t), X),
+        (t.to_sparse, X),
+        (csr, X),
+        (lambda: t.to_sparse().requires_grad_(), X),
+        (t.to_mkldnn, X),
+        (lambda: torch.quantize_per_tensor(t.round(), 1.0, 0, torch.qint8), X.round()),
+        (lambda: torch.complex(t, -t).conj().imag, X),
+        (lambda: torch.complex(t, t).conj(), X),
+    ):
+        x = make()
+        fix = refused(lambda: backend.array(x)).fix
+        assert fix.startswith("pass x."), fix
+        assert np.array_equal(np.asarray(backend.array(eval(fix.removeprefix("pass ")))), expected)
+    x = t.to("meta")
+    fix = refused(lambda: backend.array(x)).fix
+    assert backend.array(eval(fix.removeprefix("give it memory and values: "))).shape == X.shape
+    for given in (t.expand(2, *X.shape), t.T, t[::2], t.bfloat16(), t.half(), torch.tensor(3), t > 0, t[:0], t.flip(0)):
+        want = (given.float() if given.dtype.is_floating_point else given).numpy()
+        assert np.array_equal(np.asarray(backend.array(given)), want)
+    refused(lambda: backend.array(torch.zeros((), dtype=torch.int8).expand(2**31, 2**31)), "2^62")
+
+
+def test_torch_writes_into_a_copy(backend):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    y = backend.array(X)
+    for t in (torch.from_dlpack(y), torch.from_dlpack(y.__dlpack__()), torch.from_dlpack(y, copy=True)):
+        assert np.array_equal(t.numpy(), X)
+        t[0, 0] = 5
+        assert np.array_equal(np.asarray(y), X)
+    with pytest.raises(BufferError, match="read-only"):
+        torch.from_dlpack(y, copy=False)
+
+
+def test_jax(backend, relu):
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    x = jax.numpy.asarray(X)
+    gone = jax.numpy.copy(x)
+    kept = jax.numpy.copy(gone)
+    gone.delete()
+    assert "jax.numpy.copy(x)" in refused(lambda: backend.array(gone), "deleted").fix
+    assert np.array_equal(np.asarray(backend.array(kept)), X)
+    assert np.array_equal(np.asarray(jax.dlpack.from_dlpack(backend.array(x))), X)
+
+
+JAX_PARTS = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import mithril as ml
+from mithril.backends import CBackend
+X = np.arange(48, dtype=np.float32).reshape(8, 6)
+mesh, backend = Mesh(np.array(jax.devices()), ("a",)), CBackend(device_mesh=(2,))
+for spec in (PartitionSpec("a"), PartitionSpec()):
+    for dtype in ("float32", "bfloat16", "int32"):
+        x = jax.device_put(jax.numpy.asarray(X, dtype), NamedSharding(mesh, spec))
+        assert np.array_equal(np.asarray(backend.array(x)), X), (spec, dtype)
+"""
+
+
+def test_jax_arrays_over_devices():
+    pytest.importorskip("jax", reason="jax is not installed")
+    run = subprocess.run([sys.executable, "-c", JAX_PARTS], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
+# ---------------------------------------------------------------- lists
+def test_lists_that_are_no_array(backend):
+    for given in ([[1.0], [2.0, 3.0]], [[1, 2], 3], [[[1.0]], [[1.0, 2.0]]], [X, X[:2]]):
+        error = refused(lambda: backend.array(given), "pad")
+        assert isinstance(error, ValueError) and isinstance(error.__cause__, ValueError)
+    assert backend.array([[1.0, 0.0], [2.0, 3.0]]).shape == (2, 2)
+    for given in ([None], [["a"]], [10**30], 10**5000, [{}], [np.datetime64(1, "s")]):
+        refused(lambda: backend.array(given), "no number")
+    endless = []
+    endless.append(endless)
+    refused(lambda: backend.array(endless))
+    refused(lambda: ml.Linear(4, weight_shard_spec=endless), "Linear", "more than 32 deep")
+
+
+# ---------------------------------------------------------------- names, numbers and paths
+def test_numbers_too_long_to_print():
+    error = refused(lambda: ml.Linear(10**5000), "Linear", "does not fit in 64 bits")
+    assert error.op == "Linear"
+    refused(lambda: CBackend(device_mesh=(10**5000,)), "64 bits")
+    refused(lambda: CBackend(device_mesh=(1,)).zeros(10**5000))
+
+
+def test_halves_of_surrogate_pairs(backend, relu):
+    """Texts that have no UTF-8: an error that names the operator, and can be printed."""
+    bad = "w\udc80"
+    for call in (
+        lambda: ml.Linear(4, name=bad),
+        lambda: ml.Linear(4, **{bad: 1}),
+        lambda: ml.Linear(4, shard_specs={bad: (0, None)}),
+        lambda: ml.Model().__ior__(ml.Relu()(input=bad, output="y")),
+        lambda: ml.Relu()(**{bad: "x"}),
+        lambda: backend.zeros(3, dtype=bad),
+        lambda: relu.evaluate({}, {bad: X}),
+        lambda: backend.zeros(3, **{bad: 1}),
+        lambda: ml.verify_plan(bad),
+    ):
+        str(refused(call)).encode()
+
+
+def test_an_option_that_does_not_exist_comes_first(backend):
+    """Its value, whatever it is, is not what is wrong."""
+    model = one_block(ml.Relu(), input="x", output="y")
+    for make, operator in (
+        (lambda **options: ml.Linear(4, **options), "Linear"),
+        (lambda **options: ml.compile(model, backend, **options), "compile"),
+        (lambda **options: CBackend(device_mesh=(1,), **options), "backend"),
+    ):
+        for value in ({1, 2}, object(), 10**5000, b"x", "\udc80"):
+            error = refused(lambda: make(colour=value), "there is no option 'colour'")
+            assert error.op == operator
+    for call in (lambda: ml.Linear(4, bias={1}), lambda: ml.Linear({1}), lambda: ml.Linear(4, name=b"x")):
+        assert refused(call).op == "Linear"
+
+
+def write_file(path):
+    from error_cases_run import write_safetensors
+
+    path.write_bytes(b"")
+    write_safetensors(path, {"w": random(6, 3), "b": random(3)})
+    return {"linear_0.weight": "w", "linear_0.bias": "b"}
+
+
+def test_paths_of_every_kind(tmp_path):
+    compiled = compile_on((1,), one_block(ml.Linear(3), input="x", output="y"))
+    path = tmp_path / "na\udcefve é.safetensors"  # a byte that is no UTF-8
+    names = write_file(path)
+    read = lambda given: ml.read_safetensors(compiled, {"x": random(4, 6)}, given, names)
+    for given in (path, str(path), bytes(path), type("P", (), {"__fspath__": lambda _: bytes(path)})()):
+        assert np.array_equal(np.asarray(read(given)["linear_0.weight"]), random(6, 3))
+    for given in (3, None, path.name + "\0", b"a\0b", "\ud800", pathlib.Path("\ud800")):
+        error = refused(lambda: read(given), "path")
+        assert error.op == "read_safetensors"
+
+
+def test_names_of_tensors(tmp_path):
+    compiled = compile_on((1,), one_block(ml.Linear(3, bias=False), input="x", output="y"))
+    path = tmp_path / "a.safetensors"
+    write_file(path)
+    read = lambda names: ml.read_safetensors(compiled, {"x": random(4, 6)}, path, names)
+    assert read({"linear_0.weight": ("w", False)})["linear_0.weight"].shape == (6, 3)
+    for entry in (3, None, ("w",), ("w", "v"), ("w", 1), ["w", True], ("w", True, False), 10**5000, b"w"):
+        refused(lambda: read({"linear_0.weight": entry}), "read_safetensors", "linear_0.weight")
+    refused(lambda: read({"linear_0.weight": "\udc80"}), "surrogate")
+    refused(lambda: read(["linear_0.weight"]), "mapping")
+
+
+def test_options_may_be_paths():
+    assert ml.Linear(4, name=pathlib.PurePosixPath("layer")) is not None
+    refused(lambda: ml.Linear(pathlib.Path("x")), "dimension='x' is not an integer")
+    refused(lambda: ml.Linear(4, name=bytearray(b"x")), "os.fsdecode")
+
+
+def test_search_path_of_every_kind(xla, monkeypatch):
+    """Python passes over entries that are no str; some are no names of folders."""
+    monkeypatch.setattr(
+        sys, "path", [pathlib.Path("/nowhere"), b"/bytes", None, 3, "", "a\0b", "\ud800", "caf\udce9", *sys.path]
+    )
+    assert xla(device_mesh=(1,)).device_count == 1
+
+
+# ---------------------------------------------------------------- exceptions that stop a program
+STOPS = [KeyboardInterrupt, SystemExit, GeneratorExit, type("Stop", (BaseException,), {}), MemoryError]
+
+
+def raises(stop, **methods):
+    """An object each of whose methods raises; with `properties` attributes do."""
+
+    def method(*args, **options):
+        raise stop
+
+    return type(
+        "Raises", (), {name: property(method) if kind == "property" else method for name, kind in methods.items()}
+    )()
+
+
+class Mapping(dict):
+    def __init__(self, stop, where):
+        super().__init__(x=X)
+        self.stop, self.where = stop, where
+
+    def items(self):
+        if self.where == "items":
+            raise self.stop
+        return self.generate()
+
+    def generate(self):
+        yield "x", X
+        raise self.stop
+
+
+def masked_by(stop):
+    return type("Masked", (np.ndarray,), {"filled": 1, "mask": property(lambda _: (_ for _ in ()).throw(stop))})(3)
+
+
+def stopping(stop, backend, relu):
+    """Every place at which a value of the caller's runs code of its own."""
+    make = lambda **methods: raises(stop, **methods)
+    y = backend.array(X)
+    for name, kind in itertools.product(("__dlpack__", "__array__"), ("method", "property")):
+        yield lambda: backend.array(make(**{name: kind}))
+        yield lambda: relu.evaluate({}, {"x": make(**{name: kind})})
+    yield lambda: backend.array([make(__array__="method")])
+    yield lambda: backend.array(make(__array__="method", requires_grad="property"))
+    yield lambda: backend.array(masked_by(stop))
+    yield lambda: ml.Linear(make(__repr__="method"))
+    yield lambda: ml.Linear(make(tolist="method"))
+    yield lambda: ml.Linear(make(tolist="property"))
+    yield lambda: ml.Linear(make(__index__="method"))
+    yield lambda: ml.Linear(4, name=make(__fspath__="method"))
+    yield lambda: ml.Relu()(input=make(__repr__="method"))
+    yield lambda: ml.Model().__ior__(make(__repr__="method"))
+    yield lambda: ml.compile(make(__repr__="method"), backend)
+    yield lambda: backend.zeros(4, spec=(make(tolist="method"),))
+    yield lambda: backend.zeros((make(__index__="method"),))
+    yield lambda: backend.zeros(4, dtype=make(name="property"))
+    yield lambda: backend.zeros(4, dtype=make(__str__="method"))
+    yield lambda: backend.randn(4, seed=make(__index__="method"))
+    yield lambda: relu.get_parameters(None, make(__index__="method"))
+    yield lambda: relu.evaluate({}, make(keys="property"))
+    yield lambda: relu.evaluate({}, Mapping(stop, "items"))
+    yield lambda: relu.evaluate({}, Mapping(stop, "inside"))
+    yield lambda: relu.evaluate({}, {"x": X}, {}, make(__repr__="method"))
+    yield lambda: ml._mithril._read_safetensors(y, make(__fspath__="method"), "w", False)
+    yield lambda: y.__dlpack__(copy=make(__bool__="method"))
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=lambda c: c.__name__)
+def test_exceptions_that_stop(backend, relu, stop):
+    for call in stopping(stop, backend, relu):
+        with pytest.raises(stop) as caught:
+            call()
+        assert caught.type is stop
+    assert np.array_equal(np.asarray(relu.evaluate({}, {"x": X})["y"]), np.maximum(X, 0))
+
+
+def test_exceptions_of_objects_have_a_fix(backend):
+    """Those that say something of the argument become errors of ours, also where the object can't even be shown."""
+    for call in (
+        lambda: ml.Linear(raises(ValueError("no"), __repr__="method")),
+        lambda: ml.Linear(raises(ValueError("no"), tolist="method", __repr__="method")),
+        lambda: ml.Linear(raises(ValueError("no"), __index__="method")),
+        lambda: backend.array(raises(ZeroDivisionError("no"), __array__="method", __repr__="method")),
+        lambda: backend.array([raises(ZeroDivisionError("no"), __array__="method")]),
+        lambda: ml.Relu()(input=raises(ValueError("no"), __repr__="method")),
+    ):
+        refused(call)
