@@ -280,7 +280,19 @@ static PyMethodDef functions[] = {
     {0},
 };
 
+/* Data that arrays borrow is given back by whichever thread is the last to use it. Such a thread can enter the main
+   interpreter only (PyGILState_Ensure): in another one it would wait for ever. A slot of the module could say so from
+   Python 3.12 on, but 3.11 takes no slot that it doesn't know, and Python's own message has no fix. */
+static int refuse_subinterpreter(void) {
+    if (PyInterpreterState_GetID(PyInterpreterState_Get()) == 0) return 0;
+    PyErr_SetString(PyExc_ImportError,
+                    "mithril can't be imported in a subinterpreter: its threads enter the main interpreter only\n"
+                    "  fix: import it in the main interpreter, or start a process: multiprocessing, subprocess");
+    return -1;
+}
+
 static int execute(PyObject *module) {
+    if (refuse_subinterpreter()) return -1;
     module_state *s = PyModule_GetState(module);
     PyObject *errors = PyImport_ImportModule("mithril.errors");
     if (!errors) return -1;
