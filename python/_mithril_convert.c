@@ -231,7 +231,7 @@ int to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg
 
 /* Whether "dimension: int, bias: bool = True" (or an option a line, with its documentation) has an option of a name. */
 static int lists_option(const char *list, const char *name) {
-    for (const char *at = list; (at = strstr(at, name)); at++)
+    for (const char *at = list; *name && (at = strstr(at, name)); at++)
         if ((at == list || strchr(" \n", at[-1])) && at[strlen(name)] == ':') return 1;
     return 0;
 }

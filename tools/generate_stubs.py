@@ -21,11 +21,13 @@ TYPES = {"tuple": "_Spec", "dict": "Mapping[str, Any]", "list": "Sequence[Any]",
 CORE = '''
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias, final, overload
+import os
 
 _Spec: TypeAlias = Sequence[int | Sequence[int] | None] | int  # for each dimension a mesh axis, several, or None; of a mesh: its sizes
 _Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 _Wire: TypeAlias = str | Sequence[str]
 _Arrays: TypeAlias = Mapping[str, Any]  # of anything with the buffer protocol or DLPack
+_Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 __version__: Final[str]
 
@@ -129,7 +131,7 @@ def verify_plan(text: str, /) -> None:
 def reprint_plan(text: str, /) -> str:
     """Parses the text of a plan and prints it: the same text."""
 
-def _read_safetensors(like: Array, path: str, tensor: str, transpose: bool) -> Array: ...
+def _read_safetensors(like: Array, path: _Path, tensor: str, transpose: bool) -> Array: ...
 def _module_types() -> list[tuple[str, str, str, str]]: ...
 def _backend_option_doc(engine: str, /) -> str | None: ...
 def _compile_option_doc() -> str: ...
@@ -156,7 +158,7 @@ __all__ = [
 class IOKey(str):
     """The name of a connection that is an input or an output of the model; a str says the same."""
 
-def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, path: str | os.PathLike[str],
+def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
                      names: Mapping[str, str | tuple[str, bool]]) -> dict[str, Array]:
     """The parameters of a compiled model, from a file: names maps each parameter to a tensor, or to (tensor, transpose)."""
 '''

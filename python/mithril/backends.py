@@ -12,6 +12,18 @@ def _doc(text: str, engine: str) -> str:
     return f"{text}\n\nOptions:\n" + "".join(f"    {line}\n" for line in (_backend_option_doc(engine) or "").splitlines())
 
 
+def _folders(path: list[object]) -> list[str]:
+    """The entries of sys.path that are folders. Python too passes over what is no str; some texts are no names of files."""
+
+    def is_name(entry: str) -> bool:
+        try:
+            return bool(entry) and b"\0" not in os.fsencode(entry)
+        except UnicodeEncodeError:
+            return False
+
+    return [entry for entry in path if isinstance(entry, str) and is_name(entry)]
+
+
 class CBackend(Backend):
     __doc__ = _doc("The native engine: this machine's cores, as any number of devices.", "native")
     __slots__ = ()
@@ -28,7 +40,7 @@ class JaxBackend(Backend):
     _engine = "pjrt"
 
     def __new__(cls, *args: object, **options: object) -> "JaxBackend":
-        os.environ["MITHRIL_SITE_PACKAGES"] = os.pathsep.join(filter(None, sys.path))  # where plugins are looked for
+        os.environ["MITHRIL_SITE_PACKAGES"] = os.pathsep.join(_folders(sys.path))  # where plugins are looked for
         return super().__new__(cls, *args, **options)
 
 

@@ -212,6 +212,7 @@ def test_an_option_that_does_not_exist_comes_first(backend):
         for value in ({1, 2}, object(), 10**5000, b"x", "\udc80"):
             error = refused(lambda: make(colour=value), "there is no option 'colour'")
             assert error.op == operator
+    refused(lambda: ml.Linear(4, **{"": {1}}), "there is no option ''")
     for call in (lambda: ml.Linear(4, bias={1}), lambda: ml.Linear({1}), lambda: ml.Linear(4, name=b"x")):
         assert refused(call).op == "Linear"
 
