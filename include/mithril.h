@@ -147,6 +147,9 @@ MTH_API MTH_MUST_USE mth_status mth_model_connect(mth_model *, const char *sourc
 MTH_API MTH_MUST_USE mth_status mth_model_print(const mth_model *, char **out);
 /* The user's source line of the calls that follow on this thread, for errors ("train.py:12"); NULL forgets it. */
 MTH_API void mth_set_source_line(const char *where);
+/* Whom mth_plan_verify_text and mth_plan_reprint on this thread ask whether to go on, some twenty times a second: where it says true, they
+   end with MTH_ERROR_INTERRUPTED. NULL: nobody. */
+MTH_API void mth_set_stop(bool (*stop)(void *context), void *context);
 MTH_API void mth_text_free(char *);
 
 /* ---------------------------------------------------------------- backends */

@@ -229,22 +229,39 @@ static PyObject *compile_option_doc(PyObject *module, PyObject *unused) {
     return text_or_none(mth_compile_option_doc());
 }
 
-static PyObject *verify_plan(PyObject *module, PyObject *text) {
-    module_state *s = PyModule_GetState(module);
+/* While a plan is read other threads run, and the handlers of signals do from time to time: one that raises ends it. */
+typedef struct { PyThreadState *thread; int raised; } reading;
+
+static bool signal_raises(void *context) {
+    reading *r = context;
+    PyEval_RestoreThread(r->thread);
+    r->raised = PyErr_CheckSignals();
+    r->thread = PyEval_SaveThread();
+    return r->raised != 0;
+}
+
+/* Proves the text (printed NULL), or prints it again. -1: an exception is set. */
+static int read_text(module_state *s, PyObject *text, char **printed) {
     const char *plan = to_name(s, text, "the text of a plan");
-    if (!plan) return NULL;
-    mth_status status = mth_plan_verify_text(plan);
-    if (status) return raise_status(s, status);
+    if (!plan) return -1;
+    reading r = {.thread = PyEval_SaveThread()};
+    mth_set_stop(signal_raises, &r);
+    mth_status status = printed ? mth_plan_reprint(plan, printed) : mth_plan_verify_text(plan);
+    mth_set_stop(NULL, NULL);
+    PyEval_RestoreThread(r.thread);
+    if (r.raised) mth_error_free(status);
+    else if (status) raise_status(s, status);
+    return status || r.raised ? -1 : 0;
+}
+
+static PyObject *verify_plan(PyObject *module, PyObject *text) {
+    if (read_text(PyModule_GetState(module), text, NULL)) return NULL;
     Py_RETURN_NONE;
 }
 
 static PyObject *reprint_plan(PyObject *module, PyObject *text) {
-    module_state *s = PyModule_GetState(module);
-    const char *plan = to_name(s, text, "the text of a plan");
     char *printed;
-    if (!plan) return NULL;
-    mth_status status = mth_plan_reprint(plan, &printed);
-    return status ? raise_status(s, status) : text_of(printed);
+    return read_text(PyModule_GetState(module), text, &printed) ? NULL : text_of(printed);
 }
 
 static PyObject *fail_allocation(PyObject *module, PyObject *index) {

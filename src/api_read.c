@@ -49,15 +49,16 @@ static mth_status reprint_body(void *context) {
     mth__arena *arena = mth__arena_new();
     mth__program *p;
     TRY(mth__program_parse(arena, r->text, &p));
-    mth_status s = NULL;
     if (r->out) {
         mth__text t = mth__text_new(arena);
         mth__program_print(&t, p);
-        s = publish(&t, r->out);
-    } else
-        s = mth__program_verify(p);
+        TRY(mth__stop_check());
+        TRY(publish(&t, r->out));
+    } else {
+        TRY(mth__program_verify(p));
+    }
     mth__arena_free(arena);
-    return s;
+    return NULL;
 }
 
 mth_status mth_plan_reprint(const char *text, char **out) {

@@ -1,4 +1,5 @@
 #include "base/types.h"
+#include "base/hash.h"
 #include <string.h>
 
 /* ---------------------------------------------------------------- dtypes and shapes */
@@ -56,10 +57,10 @@ mth_status mth__shape_check(mth__shape s, mth_dtype dtype) {
 
 /* ---------------------------------------------------------------- the mesh and its placements */
 static uint64_t hash(int naxes, const int *dim, int count, const int32_t *device) {
-    uint64_t h = 0xcbf29ce484222325 ^ (uint64_t)naxes;
-    for (int a = 0; a < naxes; a++) h = (h ^ (uint64_t)dim[a]) * 0x100000001b3;
-    for (int i = 0; i < count; i++) h = (h ^ (uint64_t)device[i]) * 0x100000001b3;
-    return h ^ h >> 29;
+    uint64_t h = mth__hash_add(mth__hash_key(), (uint64_t)naxes);
+    for (int a = 0; a < naxes; a++) h = mth__hash_add(h, (uint64_t)dim[a]);
+    for (int i = 0; i < count; i++) h = mth__hash_add(h, (uint64_t)device[i]);
+    return h;
 }
 
 static size_t slot_of(const mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device) {
@@ -294,15 +295,17 @@ uint8_t mth__sharding_axes(const mth__sharding *s, int rank) {
     return (uint8_t)axes;
 }
 
-bool mth__sharding_even(mth__shape shape, const mth__sharding *s) {
-    for (int d = 0; d < shape.rank; d++) {
-        const mth__split *p = &s->dim[d];
-        int64_t n = shape.dim[d];
-        for (int i = 0; i < p->naxes; i++) {
-            int64_t k = s->on->dim[p->axis[i]], c = chunk(n, p->cyclic ? 1 : p->grain, k);
-            if (c * k != n) return false;
-            n = c;
-        }
+bool mth__split_even(int64_t n, const mth__split *p, const mth__placement *on) {
+    for (int i = 0; i < p->naxes; i++) {
+        int64_t k = on->dim[p->axis[i]], c = chunk(n, p->cyclic ? 1 : p->grain, k);
+        if (c * k != n) return false;
+        n = c;
     }
+    return true;
+}
+
+bool mth__sharding_even(mth__shape shape, const mth__sharding *s) {
+    for (int d = 0; d < shape.rank; d++)
+        if (!mth__split_even(shape.dim[d], &s->dim[d], s->on)) return false;
     return true;
 }

@@ -5,6 +5,17 @@
 
 enum { MTH__RANK = 8, MTH__AXES = 4 };
 
+/* Sizes of what a text or a user says, 0 or more: what would not fit stays at INT64_MAX, which nothing has, so that whoever compares it
+   with what there is refuses it. */
+static inline int64_t mth__size_product(int64_t a, int64_t b) {
+    int64_t c;
+    return __builtin_mul_overflow(a, b, &c) ? INT64_MAX : c;
+}
+static inline int64_t mth__size_sum(int64_t a, int64_t b) {
+    int64_t c;
+    return __builtin_add_overflow(a, b, &c) ? INT64_MAX : c;
+}
+
 typedef struct { int rank; int64_t dim[MTH__RANK]; } mth__shape;
 bool mth__shape_equal(mth__shape a, mth__shape b);
 int64_t mth__shape_size(mth__shape);                 /* elements; shapes are checked against 2^62 bytes when made */
@@ -67,6 +78,7 @@ bool mth__sharding_equal(const mth__sharding *, const mth__sharding *, int rank)
 mth__shape mth__local_shape(mth__shape, const mth__sharding *, int rank_in_placement, int64_t start[MTH__RANK], int64_t step[MTH__RANK]);
 uint8_t mth__sharding_axes(const mth__sharding *, int rank); /* bits of the axes that split some dimension */
 bool mth__sharding_even(mth__shape, const mth__sharding *);  /* all devices have the same local shape */
+bool mth__split_even(int64_t n, const mth__split *, const mth__placement *); /* the same for one dimension of n */
 /* "(0, None)", "((0, 1), None)", "(None, 0) partial sum over 1", "(0 by 64,)", "(0 cyclic,)" */
 const char *mth__sharding_text(mth__arena *, const mth__sharding *, int rank);
 const char *mth__where_text(mth__arena *, const mth__sharding *, int rank);    /* the same with " over mesh (4,)" */

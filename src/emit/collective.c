@@ -175,7 +175,7 @@ void mth__template_trace(mth__arena *arena, const mth__template *t, mth__step *c
 int64_t mth__template_scratch(const mth__template *t, int64_t operand_bytes, int64_t largest_box_bytes) {
     if (t->n == 1 || t->algorithm == MTH__DIRECT) return 0;
     if (t->kind == MTH__REDUCE_SCATTER) return operand_bytes;
-    return t->kind == MTH__ALL_TO_ALL ? 2 * t->n * largest_box_bytes : 0;
+    return t->kind == MTH__ALL_TO_ALL ? mth__size_product(2 * (int64_t)t->n, largest_box_bytes) : 0;
 }
 
 void mth__chunk_range(int64_t elements, int chunks, int chunk, int64_t *start, int64_t *size) {

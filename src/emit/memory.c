@@ -9,6 +9,7 @@
 #include <string.h>
 
 enum { ALIGN = 64, MOST_BY_SIZE = 2048 };
+static const int64_t MOST_BYTES = (int64_t)1 << 62; /* of a slab */
 typedef struct {
     int first, last;
     int64_t size, offset, best;
@@ -272,7 +273,7 @@ static int64_t first_fit(layout *l, bool backwards) {
     const int *end = backwards ? l->starts : l->ends, *next_end = backwards ? l->next_start : l->next_end;
     int64_t used = 0;
     int n = (int)l->r->instr.n;
-    mth__ranges_insert(&space, 0, INT64_MAX / 2, 0);
+    mth__ranges_insert(&space, 0, MOST_BYTES, 0);
     for (int t = 0; t < n; t++) {
         int i = backwards ? n - 1 - t : t;
         for (int b = begin[i]; b >= 0; b = next_begin[b]) {
@@ -338,12 +339,26 @@ static void assign(layout *l) {
     }
 }
 
+/* All blocks behind each other would fit in a slab, so every sum of sizes does. */
+static mth_status check_sizes(const layout *l) {
+    int64_t all = 0, largest = 0;
+    for (size_t b = 0; b < l->block.n; b++) {
+        all = mth__size_sum(all, l->block.at[b].size);
+        if (l->block.at[b].size > largest) largest = l->block.at[b].size;
+    }
+    if (all < MOST_BYTES) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("the values of device %d together have 2^62 bytes or more, the largest of them %lld", l->r->device[0],
+                                   (long long)largest),
+                F("use smaller shapes, or more devices to split them over"));
+}
+
 mth_status mth__emit_memory(mth__program *p, int64_t lend_from) {
     for (size_t i = 0; i < p->role.n; i++) {
         mth__arena *scratch = mth__arena_new();
         layout l = {.scratch = scratch, .p = p, .r = &p->role.at[i], .open = NEW_ARRAY(scratch, int, p->channel.n)};
         find_lifetimes(&l);
         form_blocks(&l);
+        TRY(check_sizes(&l));
         if (lend_from) lend(&l, lend_from);
         place_blocks(&l);
         assign(&l);

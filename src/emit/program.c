@@ -208,14 +208,22 @@ static mth_status emit_compute(emission *e, const mth__node *n) {
     return NULL;
 }
 
-static void add_scratch(emission *e, int role, mth__instr *i, const mth__channel *c, const char *result) {
+static mth_status add_scratch(emission *e, int role, mth__instr *i, const mth__channel *c, const char *result) {
     int64_t bytes = mth__channel_scratch(c, e->p->role.at[role].device[0]);
-    if (bytes == 0) return;
-    int64_t elements = bytes / (int64_t)mth_dtype_size(c->dtype);
-    mth__pvalue v = {.name = mth__format(e->arena, "%s~work", result), .dtype = c->dtype, .shape = {1, {elements}},
-                     .local = {1, {elements}},
+    if (bytes == 0) return NULL;
+    const mth__shape shape = {1, {bytes / (int64_t)mth_dtype_size(c->dtype)}};
+    mth_status bad = mth__shape_check(shape, c->dtype);
+    if (bad) {
+        mth_error_free(bad);
+        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("%s %s over %d devices needs 2^62 bytes of scratch or more",
+                                                           mth__channel_names[c->kind], mth__algorithm_names[c->algorithm],
+                                                           mth__channel_size(c)),
+                                        F("use collective_ops={'%s': 'direct'}, or smaller shapes", mth__channel_names[c->kind])), c->label);
+    }
+    mth__pvalue v = {.name = mth__format(e->arena, "%s~work", result), .dtype = c->dtype, .shape = shape, .local = shape,
                      .sharding = {.on = c->from.on}, .klass = MTH__CLASS_COMMUNICATION};
     i->scratch = push_value(e, role, v);
+    return NULL;
 }
 
 /* One instruction of a channel on one role: with the operand where `sends`, with the result where `takes`. */
@@ -225,7 +233,7 @@ static mth_status take_part(emission *e, const mth__node *n, int channel, mth__i
     mth__instr *i = push_instr(e, role, n, kind, channel, sends, takes);
     if (sends) i->in[0] = in;
     if (takes) i->out[0] = new_result(e, role, n->out[0], 0);
-    if (sends && kind != MTH__SEND) add_scratch(e, role, i, &e->p->channel.at[channel], name_of(e, n->out[0]));
+    if (sends && kind != MTH__SEND) TRY(add_scratch(e, role, i, &e->p->channel.at[channel], name_of(e, n->out[0])));
     return NULL;
 }
 

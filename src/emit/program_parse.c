@@ -1,5 +1,6 @@
 /* Reads what program_text.c prints. Any text gives a program or an error with its line; memory and time are bounded by the text and the
  * mesh. What it accepts can be printed; whether it is right is the verifier's to say. */
+#include "base/hash.h"
 #include "emit/program_words.h"
 #include <inttypes.h>
 #include <string.h>
@@ -251,9 +252,7 @@ static mth_status channel(parser *x) {
 
 /* ---------------------------------------------------------------- roles: values */
 static size_t slot_of(const parser *x, const char *s) {
-    uint32_t h = 2166136261u;
-    for (const char *c = s; *c; c++) h = (h ^ (unsigned char)*c) * 16777619u;
-    size_t at = (h ^ h >> 15) & (x->names_room - 1);
+    size_t at = mth__hash_text(s, strlen(s)) & (x->names_room - 1);
     while (x->name[at].name && strcmp(x->name[at].name, s)) at = (at + 1) & (x->names_room - 1);
     return at;
 }
@@ -500,6 +499,7 @@ mth_status mth__program_parse(mth__arena *arena, const char *text, mth__program 
     if (!mth__read_word(&x.in, "program") || !mth__read_ends(&x.in))
         return mth__read_fail(&x.in, F("the first word of a plan, 'program', is missing"));
     while (*x.in.at) {
+        TRY(mth__stop_check());
         if (*x.in.at == '#') x.in.at += strcspn(x.in.at, "\n");
         else if (*x.in.at != '\n') TRY(line(&x));
         if (!mth__read_ends(&x.in)) return mth__read_fail(&x.in, F("more than the line should hold"));

@@ -147,7 +147,7 @@ static void add_head(printer *w) {
         add_sharding(w, &e->sharding, e->shape.rank);
         mth__text_add(t, "\n");
     }
-    for (size_t i = 0; i < p->channel.n; i++) add_channel(w, (int)i);
+    for (size_t i = 0; i < p->channel.n && !mth__stopped(); i++) add_channel(w, (int)i);
 }
 
 /* ---------------------------------------------------------------- roles */
@@ -288,7 +288,7 @@ static void add_role(printer *w, int index) {
             mth__text_add(w->t, "\n");
             add_views(w, r, &v, (int)k);
         }
-    for (size_t i = 0; i < r->instr.n; i++) {
+    for (size_t i = 0; i < r->instr.n && !mth__stopped(); i++) {
         add_instr(w, r, (int)i);
         for (int j = 0; j < r->instr.at[i].nout; j++) add_views(w, r, &v, r->instr.at[i].out[j]);
     }
@@ -296,24 +296,34 @@ static void add_role(printer *w, int index) {
 }
 
 /* ---------------------------------------------------------------- what follows from it */
+static void add_template(printer *w, const mth__template *t) {
+    mth__text steps = mth__text_new(w->t->arena);
+    mth__template_print(&steps, t);
+    for (const char *line = steps.at; line && *line;) {
+        int n = (int)strcspn(line, "\n");
+        mth__text_add(w->t, "# %.*s\n", n, line);
+        line += n + (line[n] == '\n');
+    }
+}
+
+/* Each once, in the order in which channels use them. */
 static void add_templates(printer *w) {
-    VEC(mth__template) printed = {0};
-    for (size_t i = 0; i < w->p->channel.n; i++) {
-        const mth__channel *c = &w->p->channel.at[i];
+    const mth__program *p = w->p;
+    int largest = 0;
+    for (size_t i = 0; i < p->channel.n; i++) {
+        int n = mth__channel_size(&p->channel.at[i]);
+        if (p->channel.at[i].algorithm != MTH__DIRECT && n > largest) largest = n;
+    }
+    bool *printed = NEW_ARRAY(w->t->arena, bool, MTH__TRANSFER * MTH__ALGORITHMS * (largest + 1));
+    for (size_t i = 0; i < p->channel.n; i++) {
+        const mth__channel *c = &p->channel.at[i];
         if (c->algorithm == MTH__DIRECT || c->kind == MTH__TRANSFER) continue;
-        mth__template t = mth__template_get(c->kind, c->algorithm, mth__channel_size(c));
-        bool again = false;
-        for (size_t k = 0; k < printed.n && !again; k++)
-            again = printed.at[k].kind == t.kind && printed.at[k].algorithm == t.algorithm && printed.at[k].n == t.n;
-        if (again) continue;
-        PUSH(w->t->arena, printed, t);
-        mth__text steps = mth__text_new(w->t->arena);
-        mth__template_print(&steps, &t);
-        for (const char *line = steps.at; line && *line;) {
-            int n = (int)strcspn(line, "\n");
-            mth__text_add(w->t, "# %.*s\n", n, line);
-            line += n + (line[n] == '\n');
-        }
+        int n = mth__channel_size(c);
+        bool *done = &printed[((int)c->kind * MTH__ALGORITHMS + (int)c->algorithm) * (largest + 1) + n];
+        if (*done) continue;
+        *done = true;
+        mth__template t = mth__template_get(c->kind, c->algorithm, n);
+        add_template(w, &t);
     }
 }
 
@@ -326,8 +336,10 @@ static void add_totals(printer *w) {
     }
     for (int d = 0, run; d < n; d += run) {
         for (run = 1; d + run < n && bytes[d + run] == bytes[d];) run++;
-        if (run > 1) mth__text_add(w->t, "# devices %d..%d: each receives %" PRId64 " bytes\n", d, d + run - 1, bytes[d]);
-        else mth__text_add(w->t, "# device %d: receives %" PRId64 " bytes\n", d, bytes[d]);
+        if (run > 1) mth__text_add(w->t, "# devices %d..%d: each receives ", d, d + run - 1);
+        else mth__text_add(w->t, "# device %d: receives ", d);
+        if (bytes[d] == INT64_MAX) mth__text_add(w->t, "2^63 bytes or more\n");
+        else mth__text_add(w->t, "%" PRId64 " bytes\n", bytes[d]);
     }
 }
 
@@ -335,7 +347,7 @@ void mth__program_print(mth__text *t, const mth__program *p) {
     printer w = {.t = t, .p = p};
     number_placements(&w);
     add_head(&w);
-    for (size_t r = 0; r < p->role.n; r++) add_role(&w, (int)r);
+    for (size_t r = 0; r < p->role.n && !mth__stopped(); r++) add_role(&w, (int)r);
     add_templates(&w);
     add_totals(&w);
 }

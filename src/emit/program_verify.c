@@ -6,12 +6,23 @@
  *   bytes       two values that live at the same time share no byte, except in place
  *   channels    exactly the roles that must take part do, once; the waiting among roles has no cycle
  *   exits       each is written, last, by its own value, on every device that must have it
- * An engine that runs a role's streams in order and keeps what program.h says of channels then needs no check of its own. */
+ * An engine that runs a role's streams in order and keeps what program.h says of channels then needs no check of its own.
+ *
+ * Places exist even where they are empty: whatever an instruction names, by however few bytes, lies in something that each device of the
+ * role has. A value of an entry or an exit lies on that entry's or exit's placement; what lies in an exit has the exit's bytes; bytes are
+ * lent by exits that the role writes; a view, at its offset, is inside its base, and what the slab holds is inside the slab. Sizes are
+ * numbers below 2^62 or refused: no product or sum of those that a text says wraps.
+ *
+ * Time is about linear in the text and the devices of its placements. Where devices must be looked at one by one, because an uneven split
+ * is nested or a part is kept across placements, more than MOST_LOOKS looks are refused. */
 #include "emit/verify.h"
 #include "emit/collective.h"
 #include <string.h>
 
-enum { MOST_PROVED = 256 }; /* ranks up to which a template is proved here; its rules are the same for any number */
+/* Ranks up to which templates are proved with the plan. They are this library's own and follow one rule for any number: the tests prove
+   the larger ones. */
+enum { MOST_PROVED = 32 };
+enum { MOST_LOOKS = 1 << 24 };
 
 static const char *operator_name(const mth__verification *v, const mth__instr *k) {
     static const char *const names[] = {"", "", "start", "send", "recv", "wait"};
@@ -103,6 +114,7 @@ static mth_status check_order(mth__verification *v) {
     v->released = NEW_ARRAY(v->arena, int, r->instr.n);
     for (int i = 0; i < (int)r->instr.n; i++) {
         const mth__instr *k = &r->instr.at[i];
+        TRY(mth__stop_check());
         TRY(check_instruction(v, i));
         TRY(check_reads(v, i, state));
         for (int j = 0; j < k->nout; j++) TRY(check_write(v, i, k->out[j], state));
@@ -139,38 +151,87 @@ static mth_status check_order(mth__verification *v) {
     return NULL;
 }
 
-/* ---------------------------------------------------------------- exits, entries, roles */
+/* ---------------------------------------------------------------- exits */
 /* Is value x what the exit is said to be? */
 static bool is_exit(const mth__pvalue *x, const mth__exit *e) {
     return x->dtype == e->dtype && mth__shape_equal(x->shape, e->shape) && mth__sharding_equal(&x->sharding, &e->sharding, e->shape.rank);
 }
 
-/* Each exit that the role's devices must have is written there; the last value written, or a view of all of it, is what the exit is. */
+/* What the role writes to an exit belongs there; the last value written, or a view of all of it, is what the exit is. */
 static mth_status check_exits(mth__verification *v) {
     const mth__role *r = v->r;
-    int *last = NEW_ARRAY(v->arena, int, v->p->exit.n); /* 1 + value */
-    bool *fits = NEW_ARRAY(v->arena, bool, v->p->exit.n);
     for (size_t i = 0; i < r->instr.n; i++)
         for (int j = 0; j < r->instr.at[i].nout; j++) {
             int x = r->instr.at[i].out[j];
-            if (r->value.at[x].storage == MTH__IN_EXIT) last[r->value.at[x].index] = x + 1;
+            if (r->value.at[x].storage == MTH__IN_EXIT) v->exit_last[r->value.at[x].index] = x;
         }
+    bool *fits = NEW_ARRAY(v->arena, bool, r->value.n); /* by the value that is written last */
     for (int x = 0; x < (int)r->value.n; x++) {
         int base = mth__verify_base(r, x), e = r->value.at[base].index;
-        if (r->value.at[base].storage != MTH__IN_EXIT || last[e] != base + 1 || r->value.at[x].bytes != r->value.at[base].bytes) continue;
-        fits[e] |= is_exit(&r->value.at[x], &v->p->exit.at[e]);
+        if (r->value.at[base].storage != MTH__IN_EXIT || v->exit_last[e] != base || r->value.at[x].bytes != r->value.at[base].bytes) continue;
+        fits[base] |= is_exit(&r->value.at[x], &v->p->exit.at[e]);
     }
-    for (size_t e = 0; e < v->p->exit.n; e++) {
+    for (size_t k = 0; k < v->exits.n; k++) {
+        int e = v->exits.at[k], last = v->exit_last[e];
         const mth__exit *x = &v->p->exit.at[e];
-        bool here = x->sharding.on->rank_of[r->device[0]] >= 0;
-        if (!last[e] && here) return mth__refuse(v, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, x->name));
-        if (last[e] && !here) return mth__refuse(v, -1, last[e] - 1, F("exit %zu, %s, is written where it does not belong", e, x->name));
-        if (last[e] && !fits[e])
-            return mth__refuse(v, -1, last[e] - 1, F("what leaves as exit %zu, %s, is not what the exit is", e, x->name));
+        if (last < 0) return mth__refuse(v, -1, -1, F("nothing writes exit %d, %s, in which it has values", e, x->name));
+        if (!fits[last]) return mth__refuse(v, -1, last, F("what leaves as exit %d, %s, is not what the exit is", e, x->name));
+        v->left[e] += r->ndevice; /* all are on its placement, as that value is */
     }
     return NULL;
 }
 
+static bool writes_exit(const mth__role *r, const mth__instr *k, int exit) {
+    for (int j = 0; j < k->nout; j++)
+        if (r->value.at[k->out[j]].storage == MTH__IN_EXIT && r->value.at[k->out[j]].index == exit) return true;
+    return false;
+}
+
+/* Every device of an exit's placement writes it. */
+static mth_status check_left(mth__verification *v) {
+    for (size_t e = 0; e < v->p->exit.n; e++) {
+        const mth__exit *x = &v->p->exit.at[e];
+        if (v->left[e] == x->sharding.on->count) continue;
+        int d = mth__verify_lacking(v, x->sharding.on, writes_exit, (int)e);
+        if (d < 0) return INTERNAL("exit %zu: devices are counted wrongly", e);
+        int role = v->p->role_of[d];
+        if (role < 0)
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("exit %zu, %s: %d devices must write it, %lld do; device %d has no role", e,
+                                                               x->name, x->sharding.on->count, (long long)v->left[e], d),
+                                            F("give every device of its placement a role that writes it")), x->name);
+        v->r = &v->p->role.at[role];
+        v->role = role;
+        return mth__refuse(v, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, x->name));
+    }
+    return NULL;
+}
+
+int mth__verify_lacking(mth__verification *v, const mth__placement *on, bool (*does)(const mth__role *, const mth__instr *, int),
+                        int subject) {
+    enum { UNKNOWN, DOES };
+    uint8_t *known = NEW_ARRAY(v->arena, uint8_t, v->p->role.n); /* a role that has none ends the search */
+    for (int i = 0; i < on->count; i++) {
+        int role = v->p->role_of[on->device[i]];
+        const mth__role *r = role < 0 ? NULL : &v->p->role.at[role];
+        for (size_t k = 0; r && k < r->instr.n && known[role] == UNKNOWN; k++)
+            if (does(r, &r->instr.at[k], subject)) known[role] = DOES;
+        if (!r || known[role] == UNKNOWN) return on->device[i];
+    }
+    return -1;
+}
+
+mth_status mth__verify_look(mth__verification *v, int value) {
+    v->looks += v->r->ndevice;
+    if (v->looks <= MOST_LOOKS) return NULL;
+    const mth__pvalue *p = &v->r->value.at[value];
+    mth_status s = FAIL(MTH_ERROR_VALUE,
+                        F("role %d, %s: the plan has more kinds of parts that differ from device to device than are verified: these would "
+                          "be more than %d looks at single devices", v->role, p->name, MOST_LOOKS),
+                        F("use sizes that the axes of the mesh divide, or a smaller mesh"));
+    return mth__error_tensor(s, value_text(p));
+}
+
+/* ---------------------------------------------------------------- entries, roles */
 static mth_status whole(const char *kind, size_t i, const char *name, const mth__sharding *s, mth__shape shape, mth_dtype dtype) {
     mth_status bad = mth__shape_check(shape, dtype);
     if (!bad) bad = mth__sharding_check(s, shape);
@@ -186,21 +247,17 @@ static mth_status check_head(const mth__verification *v) {
         TRY(whole("entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
     for (size_t i = 0; i < p->exit.n; i++)
         TRY(whole("exit", i, p->exit.at[i].name, &p->exit.at[i].sharding, p->exit.at[i].shape, p->exit.at[i].dtype));
-    mth__template last = {0};
+    bool proved[MTH__TRANSFER][MTH__ALGORITHMS][MOST_PROVED + 1] = {0};
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
+        TRY(mth__stop_check());
         mth_status bad = mth__channel_check(c);
         if (bad) return mth__error_operator(bad, mth__format(v->arena, "channel c%zu (%s)", i, c->label));
-        if (c->algorithm == MTH__DIRECT || mth__channel_size(c) > MOST_PROVED) continue;
-        mth__template t = mth__template_get(c->kind, c->algorithm, mth__channel_size(c));
-        if (t.kind == last.kind && t.algorithm == last.algorithm && t.n == last.n) continue;
-        bool again = false;
-        for (size_t j = 0; j < i && !again; j++) {
-            const mth__channel *b = &p->channel.at[j];
-            again = b->kind == c->kind && b->algorithm == c->algorithm && mth__channel_size(b) == t.n;
-        }
-        if (!again) TRY(mth__template_verify(&t));
-        last = t;
+        int n = mth__channel_size(c);
+        if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || n > MOST_PROVED || proved[c->kind][c->algorithm][n]) continue;
+        mth__template t = mth__template_get(c->kind, c->algorithm, n);
+        TRY(mth__template_verify(&t));
+        proved[c->kind][c->algorithm][n] = true;
     }
     return NULL;
 }
@@ -216,15 +273,23 @@ static mth_status check_role(const mth__verification *v) {
     return r->slab >= 0 ? NULL : mth__refuse(v, -1, -1, F("its slab has %lld bytes", (long long)r->slab));
 }
 
+static int *all_minus_one(const mth__verification *v, size_t n) {
+    int *at = NEW_ARRAY(v->arena, int, n);
+    return memset(at, -1, n * sizeof *at);
+}
+
 static mth_status verify(mth__verification *v) {
     const mth__program *p = v->p;
     const size_t channels = p->channel.n;
     TRY(check_head(v));
     int **by_channel[] = {&v->opened_by, &v->opened_role, &v->sent_role, &v->taken_role};
-    for (size_t k = 0; k < sizeof by_channel / sizeof *by_channel; k++) {
-        *by_channel[k] = NEW_ARRAY(v->arena, int, channels);
-        memset(*by_channel[k], -1, channels * sizeof(int));
-    }
+    for (size_t k = 0; k < sizeof by_channel / sizeof *by_channel; k++) *by_channel[k] = all_minus_one(v, channels);
+    v->exit_role = all_minus_one(v, p->exit.n);
+    v->exit_last = NEW_ARRAY(v->arena, int, p->exit.n);
+    v->exit_bytes = NEW_ARRAY(v->arena, int64_t, p->exit.n);
+    v->exit_start = NEW_ARRAY(v->arena, int64_t, p->exit.n);
+    v->reach = NEW_ARRAY(v->arena, mth__reach, p->mesh->placements.n);
+    for (size_t i = 0; i < p->mesh->placements.n; i++) v->reach[i].role = -1;
     v->value = NEW_ARRAY(v->arena, mth__value, MTH__MAX_IN + MTH__MAX_OUT);
     v->node.in = NEW_ARRAY(v->arena, mth__value *, MTH__MAX_IN + MTH__MAX_OUT);
     v->sent = NEW_ARRAY(v->arena, int64_t, channels);
@@ -243,14 +308,8 @@ static mth_status verify(mth__verification *v) {
         mth__arena_free(v->arena);
         v->arena = all;
         if (s) return s;
-        for (size_t e = 0; e < p->exit.n; e++)
-            if (p->exit.at[e].sharding.on->rank_of[v->r->device[0]] >= 0) v->left[e] += v->r->ndevice;
     }
-    for (size_t e = 0; e < p->exit.n; e++)
-        if (v->left[e] != p->exit.at[e].sharding.on->count)
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("exit %zu, %s: %d devices must write it, %lld do", e, p->exit.at[e].name,
-                                                               p->exit.at[e].sharding.on->count, (long long)v->left[e]),
-                                            F("give every device of its placement a role that writes it")), p->exit.at[e].name);
+    TRY(check_left(v));
     return mth__verify_channels(v);
 }
 

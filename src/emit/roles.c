@@ -73,9 +73,9 @@ static void by_value(refinement *r, const mth__value *v) {
         if (s->dim[d].naxes == 0) continue;
         uneven u = {v->shape.dim[d], s->dim[d], s->on->id, true};
         if (!first_time(r, &u)) continue;
+        if (mth__split_even(u.n, &u.split, s->on)) continue;
         const mth__shape line = {1, {u.n}};
         const mth__sharding alone = {.on = s->on, .dim = {u.split}};
-        if (mth__sharding_even(line, &alone)) continue;
         for (int i = 0; i < s->on->count; i++) r->size[i] = mth__local_shape(line, &alone, i, NULL, NULL).dim[0];
         refine(r, s->on, r->size);
     }

@@ -1,20 +1,24 @@
 /* What each device receives in one run. Channels that move alike are counted once and multiplied. */
+#include "base/hash.h"
 #include "emit/program.h"
 #include <string.h>
 
 enum { MOST_STEPS = 1 << 24 };
 typedef struct { const mth__channel *like; int64_t times; } kind_of_channel;
 
-static uint64_t mix(uint64_t h, uint64_t x) {
-    h = (h ^ x) * 0x9e3779b97f4a7c15;
-    return h ^ h >> 29;
+static uint64_t hash_sharding(uint64_t h, const mth__sharding *s, int rank) {
+    h = mth__hash_add(h, (uint64_t)s->on->id << 16 | (uint64_t)s->partial << 8 | s->reduce);
+    for (int d = 0; d < rank; d++) {
+        h = mth__hash_add(h, (uint64_t)s->dim[d].grain << 8 | (uint64_t)s->dim[d].cyclic << 7 | (uint64_t)s->dim[d].naxes);
+        for (int i = 0; i < s->dim[d].naxes; i++) h = mth__hash_add(h, (uint64_t)s->dim[d].axis[i]);
+    }
+    return h;
 }
 
 static uint64_t hash(const mth__channel *c) {
-    uint64_t h = mix(mix(mix(0, c->kind), c->algorithm), (uint64_t)c->from.on->id << 32 | (uint64_t)c->to.on->id);
-    for (int d = 0; d < c->shape.rank; d++)
-        h = mix(h, (uint64_t)c->shape.dim[d] << 2 | (uint64_t)(c->from.dim[d].naxes != 0) << 1 | (c->to.dim[d].naxes != 0));
-    return h;
+    uint64_t h = mth__hash_add(mth__hash_key(), (uint64_t)c->kind << 24 | (uint64_t)c->algorithm << 16 | (uint64_t)c->dtype << 8 | c->axes);
+    for (int d = 0; d < c->shape.rank; d++) h = mth__hash_add(h, (uint64_t)c->shape.dim[d]);
+    return hash_sharding(hash_sharding(h, &c->from, c->shape.rank), &c->to, c->shape.rank);
 }
 
 static bool alike(const mth__channel *a, const mth__channel *b) {
@@ -50,7 +54,7 @@ static void count(mth__arena *arena, const kind_of_channel *k, int64_t *by_devic
         } else {
             bytes = mth__channel_bytes(c, d);
         }
-        by_device[d] += bytes * k->times;
+        by_device[d] = mth__size_sum(by_device[d], mth__size_product(bytes, k->times));
     }
 }
 

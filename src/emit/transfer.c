@@ -10,20 +10,34 @@ const char *const mth__algorithm_names[MTH__ALGORITHMS] = {"direct", "ring", "tr
 /* ---------------------------------------------------------------- extents: start, start + step, ... */
 static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-/* The common elements. At least one step is 1, or both are equal, but for two cyclic splits over different numbers of devices. */
+/* The x below b with a * x = gcd(a, b), counted around b; sets *divisor to the gcd. Euclid's algorithm. */
+static int64_t inverse(int64_t a, int64_t b, int64_t *divisor) {
+    int64_t r = a % b, last = b, x = 1, last_x = 0;
+    while (r) {
+        int64_t q = last / r, t = last - q * r;
+        last = r;
+        r = t;
+        t = last_x - q * x;
+        last_x = x;
+        x = t;
+    }
+    *divisor = last;
+    return last_x < 0 ? last_x + b : last_x;
+}
+
+/* The common elements. Steps are numbers of devices: products of two fit. */
 static mth__extent common(mth__extent a, mth__extent b) {
     const mth__extent none = {0, 0, 1};
     if (a.size == 0 || b.size == 0) return none;
-    if (a.step < b.step) { mth__extent t = a; a = b; b = t; }
     int64_t low = a.start > b.start ? a.start : b.start, last = a.start + (a.size - 1) * a.step, end = b.start + (b.size - 1) * b.step;
     if (end < last) last = end;
-    int64_t first = a.start + ceil_div(low - a.start, a.step) * a.step, tries = 0, step = a.step;
-    while (tries < b.step && (first - b.start) % b.step) {
-        first += a.step;
-        tries++;
-    }
-    if (tries == b.step || first > last) return none;
-    for (int64_t s = a.step; s % b.step; s += a.step) step = s + a.step; /* their least common multiple */
+    int64_t first = a.start + ceil_div(low - a.start, a.step) * a.step, away = (b.start - first) % b.step, shared;
+    if (away < 0) away += b.step;
+    int64_t inverted = inverse(a.step, b.step, &shared), turn = b.step / shared;
+    if (away % shared) return none;
+    first += away / shared * inverted % turn * a.step; /* the least that is on b's grid too */
+    if (first > last) return none;
+    int64_t step = a.step * turn;
     return (mth__extent){first, (last - first) / step + 1, step};
 }
 
@@ -206,9 +220,9 @@ static int64_t direct_bytes(const mth__channel *c, int device) {
     case MTH__ALL_REDUCE: { /* reduces its own part of n, which it reads from n - 1 others, and takes the n - 1 other parts */
         int64_t elements = local_bytes(c, &c->to, device) / element;
         mth__chunk_range(elements, (int)n, mth__channel_group(c, device, NULL), &own_start, &own);
-        return ((n - 1) * own + elements - own) * element;
+        return mth__size_product(mth__size_sum(mth__size_product(n - 1, own), elements - own), element);
     }
-    case MTH__REDUCE_SCATTER: return (n - 1) * local_bytes(c, &c->to, device);
+    case MTH__REDUCE_SCATTER: return mth__size_product(n - 1, local_bytes(c, &c->to, device));
     default: return local_bytes(c, &c->to, device) - elements_kept(c, device) * element;
     }
 }
@@ -230,15 +244,17 @@ static int64_t template_bytes(mth__arena *arena, const mth__channel *c, int devi
     int64_t flat = local_bytes(c, &c->from, member[0]) / element; /* of all_reduce and broadcast */
     for (int i = 0; i < count[rank]; i++) {
         mth__step s = steps[rank][i];
+        int64_t more;
         if (s.peer == rank) continue;
         switch (c->kind) {
-        case MTH__ALL_GATHER: bytes += local_bytes(c, &c->from, member[s.from_chunk]); break;
-        case MTH__REDUCE_SCATTER: bytes += local_bytes(c, &c->to, member[s.from_chunk]); break;
-        case MTH__ALL_TO_ALL: bytes += box_bytes(c, member[box[rank][i].origin], member[box[rank][i].destination]); break;
+        case MTH__ALL_GATHER: more = local_bytes(c, &c->from, member[s.from_chunk]); break;
+        case MTH__REDUCE_SCATTER: more = local_bytes(c, &c->to, member[s.from_chunk]); break;
+        case MTH__ALL_TO_ALL: more = box_bytes(c, member[box[rank][i].origin], member[box[rank][i].destination]); break;
         default:
             mth__chunk_range(flat, t.chunks, s.from_chunk, &start, &size);
-            bytes += size * element;
+            more = size * element;
         }
+        bytes = mth__size_sum(bytes, more);
     }
     return bytes;
 }

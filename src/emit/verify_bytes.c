@@ -11,7 +11,6 @@ typedef struct {
     int *ends, *next;   /* by instruction, by value: lists of those that end there; -1 */
     bool *live;
     mth__ranges memory;
-    int64_t *exit;      /* by exit: where it begins */
 } sweep;
 
 static void touch(sweep *s, int base, int at) {
@@ -41,7 +40,8 @@ static void find_ends(sweep *s) {
 
 static int64_t place(const sweep *s, int x) {
     const mth__pvalue *p = &s->v->r->value.at[x];
-    return p->storage == MTH__IN_SLAB ? p->offset : p->storage == MTH__IN_EXIT ? s->exit[p->index] : s->exit[p->index] + p->offset;
+    if (p->storage == MTH__IN_SLAB) return p->offset;
+    return s->v->exit_start[p->index] + (p->storage == MTH__IN_LENT ? p->offset : 0);
 }
 
 /* May result `out` of instruction i lie where `old` lies, which still lives? */
@@ -94,11 +94,11 @@ mth_status mth__verify_bytes(mth__verification *v) {
     s.next = NEW_ARRAY(v->arena, int, values);
     s.live = NEW_ARRAY(v->arena, bool, values);
     s.ends = NEW_ARRAY(v->arena, int, r->instr.n);
-    s.exit = NEW_ARRAY(v->arena, int64_t, v->p->exit.n);
     int64_t end = r->slab;
-    for (size_t e = 0; e < v->p->exit.n; e++) {
-        s.exit[e] = end;
-        if (__builtin_add_overflow(end, v->exit_bytes[e], &end)) return mth__refuse(v, -1, -1, F("its memory has more than 2^63 bytes"));
+    for (size_t k = 0; k < v->exits.n; k++) {
+        v->exit_start[v->exits.at[k]] = end;
+        end = mth__size_sum(end, v->exit_bytes[v->exits.at[k]]);
+        if (end == INT64_MAX) return mth__refuse(v, -1, -1, F("its memory has more than 2^63 bytes"));
     }
     memset(s.last, -1, values * sizeof *s.last);
     memset(s.reads, -1, values * sizeof *s.reads);

@@ -2,7 +2,6 @@
  * hands over to the roles that it waits for. What a role waits for, all its devices wait for, of all devices of the others: where the roles
  * come to their end, so do the devices, in whatever order they run. */
 #include "emit/verify.h"
-#include <stdio.h>
 
 /* ---------------------------------------------------------------- one role's part */
 static mth_status check_side(const mth__verification *v, int i, int x, const mth__channel *c, const mth__sharding *s, const char *verb) {
@@ -52,23 +51,24 @@ mth_status mth__verify_part(mth__verification *v, int i) {
 }
 
 /* ---------------------------------------------------------------- everyone's */
-/* Names a role of the placement that has no such instruction. */
+static bool gives_part(const mth__role *r, const mth__instr *k, int channel) {
+    (void)r;
+    return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT && k->channel == channel && k->nin > 0;
+}
+static bool takes_part(const mth__role *r, const mth__instr *k, int channel) {
+    (void)r;
+    return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT && k->channel == channel && k->nout > 0;
+}
+
+/* Names a device of the placement that has no such instruction. */
 static mth_status absent(mth__verification *v, size_t channel, const mth__placement *on, bool gives) {
     const mth__channel *c = &v->p->channel.at[channel];
-    for (int d = 0; d < on->count; d++) {
-        int role = v->p->role_of[on->device[d]];
-        bool found = false;
-        for (size_t i = 0; role >= 0 && i < v->p->role.at[role].instr.n && !found; i++) {
-            const mth__instr *k = &v->p->role.at[role].instr.at[i];
-            found = k->kind != MTH__COMPUTE && k->kind != MTH__WAIT && k->channel == (int)channel && (gives ? k->nin : k->nout) > 0;
-        }
-        if (!found)
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("channel c%zu, %s: device %d (role %d) must %s and does not", channel,
-                                                               mth__channel_names[c->kind], on->device[d], role,
-                                                               gives ? "give its part" : "take its part"),
-                                            F("let every device of the channel's placements take part in it")), c->label);
-    }
-    return INTERNAL("channel c%zu: devices are counted wrongly", channel);
+    int d = mth__verify_lacking(v, on, gives ? gives_part : takes_part, (int)channel);
+    if (d < 0) return INTERNAL("channel c%zu: devices are counted wrongly", channel);
+    return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("channel c%zu, %s: device %d (role %d) must %s and does not", channel,
+                                                       mth__channel_names[c->kind], d, v->p->role_of[d],
+                                                       gives ? "give its part" : "take its part"),
+                                    F("let every device of the channel's placements take part in it")), c->label);
 }
 
 /* A role on its way: the next instruction of stream 0; how many STARTs are issued and done; whether it has arrived where it stands. */
@@ -187,17 +187,21 @@ static int stuck_at(const race *z, int role) {
 }
 
 static mth_status deadlock(race *z, int role) {
-    char others[256] = "";
-    size_t n = 0, named = 0;
-    for (size_t o = (size_t)role + 1; o < z->v->p->role.n && named < 3; o++) {
+    enum { NAMED = 3 };
+    mth__text others = mth__text_new(z->v->arena);
+    int named = 0;
+    for (size_t o = (size_t)role + 1; o < z->v->p->role.n && named <= NAMED; o++) {
         if (is_through(z, (int)o)) continue;
         int i = stuck_at(z, (int)o);
-        n += (size_t)snprintf(others + n, sizeof others - n, "%s role %zu at instruction %d (c%d)", named++ ? "," : "; so do", o, i,
-                              instr_at(z, (int)o, i)->channel);
+        if (named < NAMED)
+            mth__text_add(&others, "%s role %zu at instruction %d (c%d)", named ? "," : "; so do", o, i, instr_at(z, (int)o, i)->channel);
+        else
+            mth__text_add(&others, " and others");
+        named++;
     }
     z->v->r = &z->v->p->role.at[role];
     z->v->role = role;
-    return mth__refuse(z->v, stuck_at(z, role), -1, F("a deadlock: it waits for ever%s", others));
+    return mth__refuse(z->v, stuck_at(z, role), -1, F("a deadlock: it waits for ever%s", named ? others.at : ""));
 }
 
 mth_status mth__verify_channels(mth__verification *v) {
@@ -219,6 +223,7 @@ mth_status mth__verify_channels(mth__verification *v) {
         z.head = (z.head + 1) % roles;
         z.n--;
         z.stand[role].queued = false;
+        TRY(mth__stop_check());
         run(&z, role);
     }
     for (size_t i = 0; i < roles; i++)

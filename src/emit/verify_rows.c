@@ -43,7 +43,7 @@ static mth_status check_cut(row *w, int f, int32_t unit, int d, int x) {
     if (p->local.dim[d] % unit) return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split inside a unit of %d", d, p->name, unit));
     const mth__cut as = {.n = p->shape.dim[d], .unit = unit, .split = *s};
     if (!c->set) *c = (cut){true, as};
-    if (mth__verify_same_cut(w->v, p->sharding.on, &c->as, &as)) return NULL;
+    if (mth__verify_same_cut(p->sharding.on, &c->as, &as)) return NULL;
     return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split otherwise than in the other operands and results", d, p->name));
 }
 
@@ -116,28 +116,54 @@ static mth_status check_partial(const row *w) {
     return NULL;
 }
 
+static bool is_inside(mth__extent part, mth__extent whole) {
+    int64_t low = part.start - whole.start, last = low + (part.size - 1) * part.step;
+    return low >= 0 && low % whole.step == 0 && last <= (whole.size - 1) * whole.step
+        && (part.size == 1 || part.step % whole.step == 0);
+}
+
+static mth__extent extent_on(const mth__verification *v, int64_t n, const mth__split *split, const mth__placement *on, int i) {
+    int coordinate[MTH__AXES];
+    mth__placement_coordinates(on, on->rank_of[v->r->device[i]], coordinate);
+    return mth__split_extent(n, split, on, coordinate);
+}
+
+/* A device of the role on which dimension d of x is neither empty nor in its part of `in`; -1: none. */
+static mth_status find_unkept(mth__verification *v, int in, int x, int d, int *device) {
+    const mth__pvalue *a = &v->r->value.at[in], *b = &v->r->value.at[x];
+    const mth__kept k = {a->shape.dim[d], a->sharding.dim[d], b->sharding.dim[d], a->sharding.on, b->sharding.on};
+    bool kept = k.from.naxes == 0 || (k.from_on == k.to_on && mth__split_begins(k.n, &k.from, &k.to, k.from_on));
+    *device = -1;
+    for (int i = 0; i < MTH__KEPT && !kept; i++) {
+        const mth__kept *known = &v->kept[i];
+        kept = known->n == k.n && known->from_on == k.from_on && known->to_on == k.to_on && mth__split_equal(&known->from, &k.from)
+            && mth__split_equal(&known->to, &k.to);
+    }
+    if (kept) return NULL;
+    TRY(mth__verify_look(v, x));
+    for (int i = 0; i < v->r->ndevice; i++) {
+        mth__extent part = extent_on(v, k.n, &k.to, k.to_on, i);
+        if (!part.size || is_inside(part, extent_on(v, k.n, &k.from, k.from_on, i))) continue;
+        *device = v->r->device[i];
+        return NULL;
+    }
+    v->kept[v->kept_next] = k;
+    v->kept_next = (v->kept_next + 1) % MTH__KEPT;
+    return NULL;
+}
+
 /* keep: each device's part of the result lies in its part of the operand. */
-static mth_status check_keep(const mth__verification *v, int i) {
+static mth_status check_keep(mth__verification *v, int i) {
     const mth__instr *k = &v->r->instr.at[i];
     const mth__pvalue *in = &v->r->value.at[k->in[0]], *out = &v->r->value.at[k->out[0]];
     const mth__sharding *a = &in->sharding, *b = &out->sharding;
     if (a->partial != b->partial || (a->partial && (a->on != b->on || a->reduce != b->reduce)))
         return mth__refuse(v, i, k->out[0], F("keeps a part of another partial sum"));
-    bool begins = a->on == b->on;
-    for (int d = 0; d < in->shape.rank && begins; d++) begins = mth__split_begins(in->shape.dim[d], &a->dim[d], &b->dim[d], a->on);
-    for (int m = 0; m < v->r->ndevice && !begins; m++) {
-        int64_t start[2][MTH__RANK], step[2][MTH__RANK];
-        mth__shape from = mth__local_shape(in->shape, a, a->on->rank_of[v->r->device[m]], start[0], step[0]);
-        mth__shape to = mth__local_shape(out->shape, b, b->on->rank_of[v->r->device[m]], start[1], step[1]);
-        bool inside = true, empty = mth__shape_size(to) == 0;
-        for (int d = 0; d < to.rank && inside && !empty; d++) {
-            int64_t low = start[1][d] - start[0][d], last = low + (to.dim[d] - 1) * step[1][d];
-            inside = low >= 0 && low % step[0][d] == 0 && last <= (from.dim[d] - 1) * step[0][d]
-                && (to.dim[d] == 1 || step[1][d] % step[0][d] == 0);
-        }
-        if (!inside)
-            return mth__refuse(v, i, k->out[0], F("device %d does not hold in %s all that it keeps as %s", v->r->device[m], in->name,
-                                                  out->name));
+    for (int d = 0; d < in->shape.rank; d++) {
+        int device;
+        TRY(find_unkept(v, k->in[0], k->out[0], d, &device));
+        if (device >= 0)
+            return mth__refuse(v, i, k->out[0], F("device %d does not hold in %s all that it keeps as %s", device, in->name, out->name));
     }
     return NULL;
 }

@@ -1,16 +1,17 @@
-/* What a role says of its values, for each of its devices: placement, sharding, local shape, where they lie, and that a view can be one. A
- * way to split a dimension is looked at once for the devices of a role, however many values have it. */
+/* What a role says of its values, for each of its devices: placement, sharding, local shape, where they lie, and that a view can be one. An
+ * even split is the same on all devices, one along a single axis goes down from the first device to the last: only nested uneven splits are
+ * looked at device by device, once for each way to split a dimension. */
+#include "base/hash.h"
 #include "emit/verify.h"
 #include <string.h>
 
 typedef struct { int64_t n, size; mth__split split; int on; bool used; } seen_split;
-typedef struct { seen_split *at; size_t room, n; bool *placed; } seen; /* placed: by placement id */
+typedef struct { seen_split *at; size_t room, n; } seen;
 
 static size_t slot_of(const seen *s, int64_t n, const mth__split *split, int on) {
-    uint64_t h = ((uint64_t)n * 0x9e3779b97f4a7c15 ^ (uint64_t)on) * 0x9e3779b97f4a7c15;
-    h ^= (uint64_t)split->grain << 8 ^ (uint64_t)split->cyclic;
-    for (int i = 0; i < split->naxes; i++) h = (h ^ (uint64_t)(split->axis[i] + 1)) * 0x9e3779b97f4a7c15;
-    size_t at = (h ^ h >> 32) & (s->room - 1);
+    uint64_t h = mth__hash_add(mth__hash_add(mth__hash_key(), (uint64_t)n), (uint64_t)on << 32 | (uint32_t)split->grain);
+    for (int i = 0; i < split->naxes; i++) h = mth__hash_add(h, (uint64_t)split->axis[i]);
+    size_t at = h & (s->room - 1);
     while (s->at[at].used && !(s->at[at].n == n && s->at[at].on == on && mth__split_equal(&s->at[at].split, split)))
         at = (at + 1) & (s->room - 1);
     return at;
@@ -25,35 +26,57 @@ static void make_room(mth__arena *arena, seen *s) {
         if (old.at[i].used) s->at[slot_of(s, old.at[i].n, &old.at[i].split, old.at[i].on)] = old.at[i];
 }
 
-/* Local size of a dimension of n on all devices of the role, or -1 where they differ. */
-static int64_t size_of(const mth__verification *v, seen *s, int64_t n, const mth__split *split, const mth__placement *on) {
-    if (split->naxes == 0) return n;
-    make_room(v->arena, s);
-    seen_split *x = &s->at[slot_of(s, n, split, on->id)];
-    if (x->used) return x->size;
-    *x = (seen_split){n, 0, *split, on->id, true};
-    s->n++;
-    for (int i = 0; i < v->r->ndevice; i++) {
-        int coordinate[MTH__AXES];
-        mth__placement_coordinates(on, on->rank_of[v->r->device[i]], coordinate);
-        int64_t size = mth__split_extent(n, split, on, coordinate).size;
-        if (i && size != x->size) {
-            x->size = -1;
-            break;
-        }
-        x->size = size;
-    }
-    return x->size;
+static int64_t size_on(const mth__verification *v, int64_t n, const mth__split *split, const mth__placement *on, int i) {
+    int coordinate[MTH__AXES];
+    mth__placement_coordinates(on, on->rank_of[v->r->device[i]], coordinate);
+    return mth__split_extent(n, split, on, coordinate).size;
 }
 
-static mth_status check_place(const mth__verification *v, seen *s, int x) {
+/* Local size of a dimension of n on all devices of the role, or -1 where they differ. */
+static mth_status size_of(mth__verification *v, seen *s, int x, int d, int64_t *out) {
+    const mth__sharding *sharding = &v->r->value.at[x].sharding;
+    const mth__split *split = &sharding->dim[d];
+    const mth__placement *on = sharding->on;
+    const int64_t n = v->r->value.at[x].shape.dim[d];
+    if (split->naxes == 0 || mth__split_even(n, split, on)) {
+        *out = split->naxes ? size_on(v, n, split, on, 0) : n;
+        return NULL;
+    }
+    if (split->naxes == 1) {
+        const mth__reach *reach = &v->reach[on->id];
+        int64_t most = mth__split_extent(n, split, on, reach->low).size, least = mth__split_extent(n, split, on, reach->high).size;
+        *out = most == least ? most : -1;
+        return NULL;
+    }
+    make_room(v->arena, s);
+    seen_split *known = &s->at[slot_of(s, n, split, on->id)];
+    if (!known->used) {
+        TRY(mth__verify_look(v, x));
+        *known = (seen_split){n, size_on(v, n, split, on, 0), *split, on->id, true};
+        s->n++;
+        for (int i = 1; i < v->r->ndevice && known->size >= 0; i++)
+            if (size_on(v, n, split, on, i) != known->size) known->size = -1;
+    }
+    *out = known->size;
+    return NULL;
+}
+
+/* All devices of the role are on the placement; and how far their coordinates reach. */
+static mth_status check_place(mth__verification *v, int x) {
     const mth__pvalue *p = &v->r->value.at[x];
     const mth__placement *on = p->sharding.on;
-    if (s->placed[on->id]) return NULL;
-    for (int i = 0; i < v->r->ndevice; i++)
-        if (on->rank_of[v->r->device[i]] < 0)
-            return mth__refuse(v, -1, x, F("%s is not on device %d, which is of the role", p->name, v->r->device[i]));
-    s->placed[on->id] = true;
+    mth__reach *reach = &v->reach[on->id];
+    if (reach->role == v->role) return NULL;
+    for (int i = 0; i < v->r->ndevice; i++) {
+        int rank = on->rank_of[v->r->device[i]], coordinate[MTH__AXES];
+        if (rank < 0) return mth__refuse(v, -1, x, F("%s is not on device %d, which is of the role", p->name, v->r->device[i]));
+        mth__placement_coordinates(on, rank, coordinate);
+        for (int a = 0; a < on->naxes; a++) {
+            if (i == 0 || coordinate[a] < reach->low[a]) reach->low[a] = coordinate[a];
+            if (i == 0 || coordinate[a] > reach->high[a]) reach->high[a] = coordinate[a];
+        }
+    }
+    reach->role = v->role;
     return NULL;
 }
 
@@ -63,33 +86,29 @@ static int64_t gcd(int64_t a, int64_t b) {
     return a;
 }
 
-static bool equal_cut(const mth__cut *a, const mth__cut *b) {
-    return a->n == b->n && a->unit == b->unit && mth__split_equal(&a->split, &b->split);
+/* Of n elements, those that the first device along axis number i of the split has: all that follow have as many, but for a last rest. */
+static int64_t first_part(int64_t n, const mth__split *s, int i, const mth__placement *on) {
+    const mth__split alone = {.naxes = 1, .axis = {s->axis[i]}, .grain = s->grain};
+    static const int origin[MTH__AXES];
+    return mth__split_extent(n, &alone, on, origin).size;
 }
 
-bool mth__verify_same_cut(mth__verification *v, const mth__placement *on, const mth__cut *a, const mth__cut *b) {
-    bool same = a->split.naxes == b->split.naxes && a->split.cyclic == b->split.cyclic;
+/* Do axes i, i + 1, ... of the splits make the same parts of n elements, a unit of ua each, and of m, a unit of ub each? */
+static bool same_parts(const mth__placement *on, int64_t n, int64_t ua, const mth__split *a, int64_t m, int64_t ub, const mth__split *b,
+                       int i) {
+    if (n % ua || m % ub || n / ua != m / ub) return false;
+    if (i == a->naxes || n == 0) return true;
+    int64_t x = first_part(n, a, i, on), y = first_part(m, b, i, on);
+    return same_parts(on, x, ua, a, y, ub, b, i + 1) && same_parts(on, n % x, ua, a, m % y, ub, b, i + 1);
+}
+
+bool mth__verify_same_cut(const mth__placement *on, const mth__cut *a, const mth__cut *b) {
+    bool same = a->split.naxes == b->split.naxes && (a->split.naxes == 0 || a->split.cyclic == b->split.cyclic);
     for (int i = 0; i < a->split.naxes && same; i++) same = a->split.axis[i] == b->split.axis[i];
     if (!same) return false;
-    if (a->split.naxes == 0) return a->n / a->unit == b->n / b->unit;
-    if (a->n == b->n && a->unit == b->unit && a->split.grain == b->split.grain) return true;
-    if (a->split.cyclic && a->unit != b->unit) return false;
-    for (int i = 0; i < MTH__CUTS; i++) {
-        const mth__same_cut *k = &v->same[i];
-        if (k->on == on && equal_cut(&k->a, a) && equal_cut(&k->b, b)) return true;
-    }
-    int64_t shared = gcd(a->unit, b->unit), ua = shared ? a->unit / shared : 1, ub = shared ? b->unit / shared : 1;
-    for (int i = 0; i < v->r->ndevice; i++) {
-        int coordinate[MTH__AXES];
-        mth__placement_coordinates(on, on->rank_of[v->r->device[i]], coordinate);
-        mth__extent x = mth__split_extent(a->n, &a->split, on, coordinate), y = mth__split_extent(b->n, &b->split, on, coordinate);
-        if (x.size == 0 && y.size == 0) continue;
-        if (x.start % ua || y.start % ub || x.start / ua != y.start / ub || x.size % ua || y.size % ub || x.size / ua != y.size / ub)
-            return false;
-    }
-    v->same[v->same_next] = (mth__same_cut){on, *a, *b};
-    v->same_next = (v->same_next + 1) % MTH__CUTS;
-    return true;
+    if (a->split.naxes && a->split.cyclic) return a->n == b->n && a->unit == b->unit;
+    int64_t shared = gcd(a->unit, b->unit);
+    return same_parts(on, a->n, a->unit / shared, &a->split, b->n, b->unit / shared, &b->split, 0);
 }
 
 static int next_split(const mth__pvalue *p, int d) {
@@ -106,7 +125,7 @@ static int64_t inward(const mth__pvalue *p, int d) { /* local elements from dime
 /* A view is what reshapes and slices make of its base where that moves nothing on any device. Dimensions that are split pair up in order,
    each pair cut in proportion. What a device holds from such a dimension inward is then as much in the view as in the base, and the view
    starts at a multiple of it; or the view is a piece of it, with nothing major beside it (a microbatch of each device's rows). */
-static mth_status check_view(mth__verification *v, int x) {
+static mth_status check_view(const mth__verification *v, int x) {
     const mth__pvalue *p = &v->r->value.at[x], *base = &v->r->value.at[p->index];
     const int64_t start = p->offset / (int64_t)mth_dtype_size(p->dtype);
     for (int d = next_split(base, 0), e = next_split(p, 0);; d = next_split(base, d + 1), e = next_split(p, e + 1)) {
@@ -115,9 +134,9 @@ static mth_status check_view(mth__verification *v, int x) {
             return mth__refuse(v, -1, x, F("%s is split over other axes than %s, of which it is a view", p->name, base->name));
         if (ends) return NULL;
         int64_t n = base->shape.dim[d], m = p->shape.dim[e], parts = gcd(n, m);
-        mth__cut a = {.n = n, .unit = parts ? n / parts : 1, .split = base->sharding.dim[d]};
-        mth__cut b = {.n = m, .unit = parts ? m / parts : 1, .split = p->sharding.dim[e]};
-        if (!mth__verify_same_cut(v, p->sharding.on, &a, &b))
+        mth__cut a = {.n = n, .unit = n ? n / parts : 1, .split = base->sharding.dim[d]};
+        mth__cut b = {.n = m, .unit = m ? m / parts : 1, .split = p->sharding.dim[e]};
+        if (!mth__verify_same_cut(p->sharding.on, &a, &b))
             return mth__refuse(v, -1, x, F("dimension %d of %s is cut otherwise than dimension %d of %s, of which it is a view", e, p->name,
                                            d, base->name));
         if (p->bytes == 0) continue;
@@ -130,6 +149,20 @@ static mth_status check_view(mth__verification *v, int x) {
 }
 
 /* ---------------------------------------------------------------- places */
+/* An exit in which value x of the role lies: the role's devices hold it, each as many bytes (check_exits), the first device's. */
+static mth_status find_exit(mth__verification *v, int x) {
+    const int e = v->r->value.at[x].index;
+    const mth__exit *exit = &v->p->exit.at[e];
+    const int rank = exit->sharding.on->rank_of[v->r->device[0]];
+    if (v->exit_role[e] == v->role) return NULL;
+    if (rank < 0) return mth__refuse(v, -1, x, F("exit %d, %s, is written where it does not belong", e, exit->name));
+    v->exit_role[e] = v->role;
+    v->exit_bytes[e] = mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) * (int64_t)mth_dtype_size(exit->dtype);
+    v->exit_last[e] = -1;
+    PUSH(v->arena, v->exits, e);
+    return NULL;
+}
+
 static mth_status check_storage(mth__verification *v, int x) {
     const mth__pvalue *p = &v->r->value.at[x];
     switch (p->storage) {
@@ -146,15 +179,23 @@ static mth_status check_storage(mth__verification *v, int x) {
             return mth__refuse(v, -1, x, F("%s is not what entry %d, %s, is", p->name, p->index, e->name));
         return NULL;
     }
-    case MTH__IN_EXIT: /* what is written last has the exit's size (check_exits), and whatever lay there before had the same */
+    case MTH__IN_EXIT:
         if (p->index < 0 || (size_t)p->index >= v->p->exit.n) return mth__refuse(v, -1, x, F("%s is an exit that there is not", p->name));
+        if (p->bytes != v->exit_bytes[p->index])
+            return mth__refuse(v, -1, x, F("%s has %lld bytes, and exit %d, in which it lies, has %lld", p->name, (long long)p->bytes,
+                                           p->index, (long long)v->exit_bytes[p->index]));
         return NULL;
-    case MTH__IN_LENT:
-        if (p->index < 0 || (size_t)p->index >= v->p->exit.n) return mth__refuse(v, -1, x, F("%s lies in an exit that there is not", p->name));
-        if (p->offset < 0 || p->offset % 64 || p->bytes > v->exit_bytes[p->index] || p->offset > v->exit_bytes[p->index] - p->bytes)
+    case MTH__IN_LENT: {
+        if (p->index < 0 || (size_t)p->index >= v->p->exit.n)
+            return mth__refuse(v, -1, x, F("%s lies in an exit that there is not", p->name));
+        if (v->exit_role[p->index] != v->role)
+            return mth__refuse(v, -1, x, F("%s lies in exit %d, which the role doesn't write", p->name, p->index));
+        int64_t room = v->exit_bytes[p->index];
+        if (p->offset < 0 || p->offset % 64 || p->bytes > room || p->offset > room - p->bytes)
             return mth__refuse(v, -1, x, F("%s, at %lld of exit %d, is not aligned to 64 or not inside its %lld bytes", p->name,
-                                           (long long)p->offset, p->index, (long long)v->exit_bytes[p->index]));
+                                           (long long)p->offset, p->index, (long long)room));
         return NULL;
+    }
     case MTH__IN_ALIAS: break;
     }
     if (p->storage != MTH__IN_ALIAS || p->index < 0 || (size_t)p->index >= v->r->value.n
@@ -171,23 +212,26 @@ static mth_status check_storage(mth__verification *v, int x) {
 }
 
 mth_status mth__verify_values(mth__verification *v) {
-    memset(v->same, 0, sizeof v->same); /* they hold for the devices of one role */
-    seen s = {.placed = NEW_ARRAY(v->arena, bool, v->p->mesh->placements.n)};
-    v->exit_bytes = NEW_ARRAY(v->arena, int64_t, v->p->exit.n);
-    for (size_t x = 0; x < v->r->value.n; x++) {
+    memset(v->kept, 0, sizeof v->kept); /* they hold for the devices of one role */
+    memset(&v->exits, 0, sizeof v->exits);
+    seen s = {0};
+    for (int x = 0; x < (int)v->r->value.n; x++) {
         const mth__pvalue *p = &v->r->value.at[x];
-        if (p->storage == MTH__IN_EXIT && p->index >= 0 && (size_t)p->index < v->p->exit.n && p->bytes > v->exit_bytes[p->index])
-            v->exit_bytes[p->index] = p->bytes;
+        if (p->storage == MTH__IN_EXIT && p->index >= 0 && (size_t)p->index < v->p->exit.n) TRY(find_exit(v, x));
     }
     for (int x = 0; x < (int)v->r->value.n; x++) {
         const mth__pvalue *p = &v->r->value.at[x];
+        TRY(mth__stop_check());
         mth_status bad = mth__shape_check(p->shape, p->dtype);
         if (!bad) bad = mth__sharding_check(&p->sharding, p->shape);
         if (bad) return mth__refuse_for(v, -1, x, bad);
-        TRY(check_place(v, &s, x));
+        TRY(check_place(v, x));
         bool fits = p->local.rank == p->shape.rank;
-        for (int d = 0; d < p->shape.rank && fits; d++)
-            fits = p->local.dim[d] == size_of(v, &s, p->shape.dim[d], &p->sharding.dim[d], p->sharding.on);
+        for (int d = 0; d < p->shape.rank && fits; d++) {
+            int64_t size;
+            TRY(size_of(v, &s, x, d, &size));
+            fits = p->local.dim[d] == size;
+        }
         if (!fits)
             return mth__refuse(v, -1, x, F("the local shape of %s is not what its sharding gives on every device of the role", p->name));
         if (p->bytes != mth__shape_size(p->local) * (int64_t)mth_dtype_size(p->dtype))

@@ -45,11 +45,11 @@ static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref
     d->leaves = NEW_ARRAY(x->arena, int, p->exit.n);
     for (size_t i = 0; i < role->value.n; i++) {
         TRY(place_value(&role->value.at[i], d->device, &d->value[i]));
-        if (role->value.at[i].storage != MTH__IN_ALIAS) d->doubles += mth__shape_size(d->value[i].local);
+        if (role->value.at[i].storage != MTH__IN_ALIAS) d->doubles = mth__size_sum(d->doubles, mth__shape_size(d->value[i].local));
     }
     for (size_t i = 0; i < role->instr.n; i++) {
         const mth__instr *in = &role->instr.at[i];
-        if (in->kind == MTH__COLLECTIVE || in->kind == MTH__START) x->seat[in->channel * p->mesh->count + d->device].takes_part = true;
+        if (in->kind == MTH__COLLECTIVE || in->kind == MTH__START) mth__ref_seat_of(x, in->channel, d->device)->takes_part = true;
         if (in->kind == MTH__SEND) x->senders[in->channel]++;
     }
     return NULL;

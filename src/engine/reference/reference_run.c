@@ -2,8 +2,8 @@
 #include "engine/reference/reference_run.h"
 #include <math.h>
 
-static mth__ref_seat *seat_of(const mth__executable *x, int channel, int device) {
-    return &x->seat[channel * x->program->mesh->count + device];
+mth__ref_seat *mth__ref_seat_of(const mth__executable *x, int channel, int device) {
+    return &x->seat[(size_t)channel * (size_t)x->program->mesh->count + (size_t)device];
 }
 
 /* Writes of an exit's values: the last is what leaves. */
@@ -45,7 +45,7 @@ static mth_status collect_group(mth__executable *x, int channel, int device) {
     const mth__channel *c = &x->program->channel.at[channel];
     int group = group_of(c, device), parts = 0, receivers = 0;
     for (int i = 0; i < x->count; i++) {
-        const mth__ref_seat *s = seat_of(x, channel, x->device[i].device);
+        const mth__ref_seat *s = mth__ref_seat_of(x, channel, x->device[i].device);
         if (s->takes_part && !s->arrived && group_of(c, x->device[i].device) == group) return NULL;
     }
     mth__ref_part *part = mth__calloc((size_t)x->count, sizeof *part);
@@ -53,7 +53,7 @@ static mth_status collect_group(mth__executable *x, int channel, int device) {
     mth_status status = part && receiver ? NULL : no_memory();
     for (int i = 0; i < x->count && !status; i++) {
         mth__ref_device *d = &x->device[i];
-        mth__ref_seat *s = seat_of(x, channel, d->device);
+        mth__ref_seat *s = mth__ref_seat_of(x, channel, d->device);
         if (!s->takes_part || group_of(c, d->device) != group) continue;
         if (s->arrived->nin && d->value[s->arrived->in[0]].here) part[parts++] = (mth__ref_part){d->device, &d->value[s->arrived->in[0]]};
         if (s->arrived->nout && d->value[s->arrived->out[0]].here) receiver[receivers++] = &d->value[s->arrived->out[0]];
@@ -79,7 +79,7 @@ static mth_status receive(mth__executable *x, mth__ref_device *to, int channel, 
     int parts = 0;
     for (int i = 0; i < x->count; i++) {
         mth__ref_device *d = &x->device[i];
-        const mth__ref_seat *s = seat_of(x, channel, d->device);
+        const mth__ref_seat *s = mth__ref_seat_of(x, channel, d->device);
         if (s->sent && d->value[s->sent->in[0]].here) part[parts++] = (mth__ref_part){d->device, &d->value[s->sent->in[0]]};
     }
     bool missing;
@@ -98,7 +98,7 @@ static mth_status progress(mth__executable *x, mth__ref_device *d, int channel, 
 /* Sets *moved where the device got past its instruction. */
 static mth_status step(mth__executable *x, mth__ref_device *d, bool *moved) {
     const mth__instr *in = &d->role->instr.at[d->at];
-    mth__ref_seat *seat = in->kind == MTH__COMPUTE ? NULL : seat_of(x, in->channel, d->device);
+    mth__ref_seat *seat = in->kind == MTH__COMPUTE ? NULL : mth__ref_seat_of(x, in->channel, d->device);
     bool over = true;
     switch (in->kind) {
     case MTH__COMPUTE: TRY(compute(d, in)); break;
@@ -169,7 +169,7 @@ static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
         for (size_t v = 0; v < d->role->value.n; v++) {
             const mth__pvalue *value = &d->role->value.at[v];
             if (value->storage != MTH__IN_ENTRY || mth__shape_size(d->value[v].local) == 0 || !d->value[v].here) continue;
-            mth__buffer *b = entry[value->index * p->mesh->count + d->device];
+            mth__buffer *b = entry[(size_t)value->index * (size_t)p->mesh->count + (size_t)d->device];
             if (!b) return INTERNAL("%s: device %d has no buffer", value->name, d->device);
             mth__ref_widen(&d->value[v], b->data);
         }

@@ -47,5 +47,6 @@ void mth__ref_narrow(const mth__ref_value *, void *to);
 
 mth_status mth__ref_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__ref_unload(mth__executable *);
+mth__ref_seat *mth__ref_seat_of(const mth__executable *, int channel, int device);
 mth_status mth__ref_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop);
 #endif

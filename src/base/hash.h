@@ -1,0 +1,19 @@
+/* Hashes of what texts and users choose. The key is the process's own secret, so that nobody can choose names, lists or numbers that all
+   fall into one slot of a table: a table's operations stay constant in time, whatever it is given. Multiplication as in Wang Yi's wyhash. */
+#ifndef MTH__HASH_H
+#define MTH__HASH_H
+#include <stddef.h>
+#include <stdint.h>
+
+uint64_t mth__hash_key(void); /* the same for as long as the process lives; not 0 */
+
+static inline uint64_t mth__hash_fold(uint64_t a, uint64_t b) {
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+/* Begins with mth__hash_key(). */
+static inline uint64_t mth__hash_add(uint64_t h, uint64_t x) {
+    return mth__hash_fold(h ^ x, mth__hash_key() ^ 0x9e3779b97f4a7c15) + 0xd6e8feb86659fd93;
+}
+uint64_t mth__hash_text(const char *, size_t n);
+#endif

@@ -1,0 +1,71 @@
+/* Runs any program that verifies on an engine: entries are filled with small numbers, ids within 2; what comes out is let go. For texts that
+ * somebody has spoilt: the promise is that an engine then needs no check of its own. */
+#ifndef RUN_PROGRAM_H
+#define RUN_PROGRAM_H
+#include "engine/engine.h"
+#include <string.h>
+
+/* What running it takes, saturating: values of all devices in double precision, slabs, exits, and channels by device. */
+static int64_t program_weight(const mth__program *p) {
+    int64_t all = mth__size_product((int64_t)p->mesh->count, (int64_t)(p->entry.n + p->exit.n + p->channel.n));
+    for (size_t r = 0; r < p->role.n; r++) {
+        const mth__role *role = &p->role.at[r];
+        int64_t one = mth__size_sum(role->slab, (int64_t)role->instr.n);
+        for (size_t v = 0; v < role->value.n; v++) one = mth__size_sum(one, mth__size_product(8, role->value.at[v].bytes));
+        all = mth__size_sum(all, mth__size_product(one, role->ndevice));
+    }
+    for (size_t c = 0; c < p->channel.n; c++) /* the reference engine lays the whole tensor out */
+        all = mth__size_sum(all, mth__size_product(16, mth__shape_size(p->channel.at[c].shape)));
+    return all;
+}
+
+static void fill_entry(void *data, mth_dtype dtype, int64_t elements) {
+    for (int64_t i = 0; i < elements; i++)
+        switch (dtype) {
+        case MTH_FLOAT32: ((float *)data)[i] = (float)(i % 5) - 2; break;
+        case MTH_FLOAT64: ((double *)data)[i] = (double)(i % 5) - 2; break;
+        case MTH_INT32: ((int32_t *)data)[i] = (int32_t)(i % 2); break;
+        case MTH_INT64: ((int64_t *)data)[i] = i % 2; break;
+        case MTH_BOOL: ((uint8_t *)data)[i] = i % 2; break;
+        default: ((uint16_t *)data)[i] = (uint16_t)(i % 2 ? 0x3f80 : 0); /* bfloat16 1 or 0 */
+        }
+}
+
+static mth_status make_entries(const mth__engine_vtable *vt, mth__engine *e, const mth__program *p, mth__buffer **entry) {
+    for (size_t i = 0; i < p->entry.n; i++) {
+        const mth__entry *x = &p->entry.at[i];
+        for (int r = 0; r < x->sharding.on->count; r++) {
+            int d = x->sharding.on->device[r];
+            int64_t elements = mth__shape_size(mth__local_shape(x->shape, &x->sharding, r, NULL, NULL));
+            mth__buffer **b = &entry[i * (size_t)p->mesh->count + (size_t)d];
+            TRY(vt->buffer_new(e, d, elements * (int64_t)mth_dtype_size(x->dtype), b));
+            fill_entry(vt->buffer_host(*b), x->dtype, elements);
+        }
+    }
+    return NULL;
+}
+
+static void let_go(const mth__engine_vtable *vt, mth__buffer **buffer, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (buffer[i]) vt->buffer_release(buffer[i]);
+}
+
+/* Any error but of memory or of a value that the program computes is a fault of the proof. */
+static mth_status run_program(mth__arena *arena, const mth__engine_vtable *vt, const mth__program *p) {
+    size_t devices = (size_t)p->mesh->count, entries = p->entry.n * devices, exits = p->exit.n * devices;
+    mth__buffer **entry = NEW_ARRAY(arena, mth__buffer *, entries + 1), **exit = NEW_ARRAY(arena, mth__buffer *, exits + 1);
+    static const mth__opt options[] = {{"threads", MTH__OPT_SIZE, "None", "", NULL}, {0}};
+    mth_arg threads = mth_int(2);
+    mth__engine *e;
+    mth__executable *x = NULL;
+    TRY(vt->open(&(mth__engine_setup){p->mesh, (const mth__opt *const[]){options, NULL}, &threads}, &e));
+    mth_status s = vt->load(e, p, NULL, &x);
+    if (!s) s = make_entries(vt, e, p, entry);
+    if (!s) s = vt->run(x, entry, exit, NULL);
+    let_go(vt, exit, exits);
+    let_go(vt, entry, entries);
+    if (x) vt->unload(x);
+    vt->close(e);
+    return s;
+}
+#endif

@@ -1,0 +1,120 @@
+/* Plans spoilt by number, line and shape: whatever verifies runs, on the native and on the reference engine, without a fault. */
+#include "plain_verify.h"
+#include "random_plan.h"
+#include "run_program.h"
+#include "guarded.h"
+
+enum { MOST_RUN = 1 << 20 };
+static unsigned state;
+static int pick(size_t n) {
+    state = state * 1664525u + 1013904223u;
+    return n ? (int)((state >> 10) % (unsigned)n) : -1;
+}
+
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/* A copy of the text in which s[from, to) is `word`. */
+static char *replace(const char *s, size_t from, size_t to, const char *word) {
+    return mth__format(a, "%.*s%s%s", (int)from, s, word, s + to);
+}
+
+/* Another number for one of the text's. */
+static char *spoil_number(char *s) {
+    static const char *const wild[] = {"0", "0", "0", "1", "2", "3", "4", "8", "64", "128", "2147483648", "1099511627776", "4611686018427387904"};
+    size_t n = strlen(s), at = (size_t)pick(n), end;
+    while (at < n && !is_digit(s[at])) at++;
+    while (at > 0 && is_digit(s[at - 1])) at--;
+    for (end = at; end < n && is_digit(s[end]);) end++;
+    return end > at ? replace(s, at, end, wild[pick(sizeof wild / sizeof *wild)]) : s;
+}
+
+/* All shapes that begin with the number of one of them begin with 0: values without elements. */
+static char *empty_shapes(char *s) {
+    size_t n = strlen(s), at = (size_t)pick(n), length = 0;
+    while (at < n && s[at] != '[') at++;
+    while (at + 1 + length < n && is_digit(s[at + 1 + length])) length++;
+    if (at >= n || length == 0) return s;
+    char *number = mth__format(a, "%.*s", (int)length, s + at + 1), *out = s;
+    for (size_t i = 0; out[i]; i++) {
+        bool begins = (out[i] == '[' || out[i] == ',') && !strncmp(out + i + 1, number, length) && !is_digit(out[i + 1 + length]);
+        if (begins) out = replace(out, i + 1, i + 1 + length, "0");
+    }
+    return out;
+}
+
+static char *spoil_line(char *s) { /* dropped, or doubled */
+    size_t n = strlen(s), at = (size_t)pick(n), end;
+    while (at > 0 && s[at - 1] != '\n') at--;
+    end = at + strcspn(s + at, "\n");
+    end += s[end] == '\n';
+    return pick(2) ? replace(s, at, end, "") : replace(s, end, end, mth__format(a, "%.*s", (int)(end - at), s + at));
+}
+
+/* A place in the slab becomes one in an exit, or a place in an exit one in another. */
+static char *spoil_place(char *s) {
+    char *slab = strstr(s + pick(strlen(s)), " at slab+");
+    if (!slab) return s;
+    size_t at = (size_t)(slab - s), end = at + strlen(" at slab+");
+    while (is_digit(s[end])) end++;
+    static const char *const places[] = {" at exit 0+0", " at exit 1+0", " at exit 2+0", " at slab+0", " at exit 0"};
+    return replace(s, at, end, places[pick(sizeof places / sizeof *places)]);
+}
+
+static mth__emit_options options(unsigned seed) {
+    static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
+    mth__emit_options o = {.overlap = seed % 2, .views = seed % 3 != 0};
+    for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
+    return o;
+}
+
+/* Runs it where it is right and small; counts what ran. */
+static void run_text(const char *text, unsigned seed, int *ran) {
+    static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_reference};
+    mth__program *p = NULL;
+    mth_status s = mth__program_parse(a, text, &p);
+    if (!s) s = mth__program_verify(p);
+    if (!s && program_weight(p) <= MOST_RUN) {
+        const char *fault = plain_verify(a, p, seed);
+        CHECK(fault == NULL);
+        if (fault) printf("%s\n%s\n", fault, text);
+        for (int k = 0; k < 2 && !fault; k++) {
+            s = run_program(a, engines[k], p);
+            bool wrong = s && mth_error_get_code(s) == MTH_ERROR_INTERNAL;
+            CHECK(!wrong);
+            if (wrong) printf("seed %u, %s: %s\n%s\n", seed, engines[k]->name, mth_error_get_message(s), text);
+            mth_error_free(s);
+            s = NULL;
+        }
+        ++*ran;
+    }
+    mth_error_free(s);
+}
+
+GUARDED(what_verifies_runs) {
+    mth__arena *outer = a;
+    const char *rounds = getenv("ROUNDS");
+    unsigned plans = rounds ? (unsigned)atoi(rounds) : 60;
+    int ran = 0, untouched = 0;
+    for (unsigned seed = 0; seed < plans && unit_failures < 3; seed++) {
+        a = mth__arena_new();
+        mth__emit_options o = options(seed);
+        const char *text = plan_text(emit_plan(random_graph(a, seed), &o));
+        const char *end = strstr(text, "\n#"); /* what follows from the rest */
+        state = seed;
+        run_text(text, seed, &untouched);
+        for (int k = 0; k < 24; k++) {
+            char *s = mth__format(a, "%.*s\n", end ? (int)(end - text) : (int)strlen(text), text);
+            for (int times = 1 + pick(3); times > 0 && *s; times--) {
+                char *(*const spoil[])(char *) = {spoil_number, empty_shapes, spoil_line, spoil_place};
+                s = spoil[pick(4)](s);
+            }
+            run_text(s, seed, &ran);
+        }
+        mth__arena_free(a);
+    }
+    a = outer;
+    CHECK(untouched == (int)plans);
+    CHECK(ran > (int)plans);
+    if (getenv("SHOW")) printf("%d of %u spoilt plans ran\n", ran, 24 * plans);
+}
+RUN()
