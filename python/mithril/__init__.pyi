@@ -62,6 +62,6 @@ __all__ = [
 class IOKey(str):
     """The name of a connection that is an input or an output of the model; a str says the same."""
 
-def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, path: str | os.PathLike[str],
+def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
                      names: Mapping[str, str | tuple[str, bool]]) -> dict[str, Array]:
     """The parameters of a compiled model, from a file: names maps each parameter to a tensor, or to (tensor, transpose)."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias, final, overload
+import os
 
 _Spec: TypeAlias = Sequence[int | Sequence[int] | None] | int  # for each dimension a mesh axis, several, or None; of a mesh: its sizes
 _Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 _Wire: TypeAlias = str | Sequence[str]
 _Arrays: TypeAlias = Mapping[str, Any]  # of anything with the buffer protocol or DLPack
+_Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 __version__: Final[str]
 
@@ -110,7 +112,7 @@ def verify_plan(text: str, /) -> None:
 def reprint_plan(text: str, /) -> str:
     """Parses the text of a plan and prints it: the same text."""
 
-def _read_safetensors(like: Array, path: str, tensor: str, transpose: bool) -> Array: ...
+def _read_safetensors(like: Array, path: _Path, tensor: str, transpose: bool) -> Array: ...
 def _module_types() -> list[tuple[str, str, str, str]]: ...
 def _backend_option_doc(engine: str, /) -> str | None: ...
 def _compile_option_doc() -> str: ...
