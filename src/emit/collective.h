@@ -36,8 +36,9 @@ void mth__template_trace(mth__arena *, const mth__template *, mth__step *const *
 /* Bytes that one rank needs beside operand and result: reduce_scatter works on a copy of the operand, all_to_all on two sets of n slots of
    the group's largest box. 0 for direct, which reads operands and writes results. */
 int64_t mth__template_scratch(const mth__template *, int64_t operand_bytes, int64_t largest_box_bytes);
-/* Every rank ends with each contribution once; no round reads what it overwrites. */
-mth_status mth__template_verify(const mth__template *);
+/* Every rank ends with each contribution once; no round reads what it overwrites. Adds the number of steps, of all ranks, to *steps unless
+   that is NULL: the time taken is about in proportion to it, times n / 64. */
+mth_status mth__template_verify(const mth__template *, int64_t *steps);
 /* The same of given steps, by rank. */
 mth_status mth__template_verify_steps(mth__arena *, const mth__template *, mth__step *const *steps, const int *count);
 void mth__chunk_range(int64_t elements, int chunks, int chunk, int64_t *start, int64_t *size); /* ceil-sized, last ones smaller or empty */

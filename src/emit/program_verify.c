@@ -14,14 +14,15 @@
  * numbers below 2^62 or refused: no product or sum of those that a text says wraps.
  *
  * Time is about linear in the text and the devices of its placements. Where devices must be looked at one by one, because an uneven split
- * is nested or a part is kept across placements, more than MOST_LOOKS looks are refused. */
+ * is nested or a part is kept across placements, more than MOST_LOOKS looks are refused. Each template of up to MOST_PROVED ranks that the
+ * plan uses is proved once; more than MOST_STEPS steps of them are refused. */
 #include "emit/verify.h"
 #include "emit/collective.h"
 #include <string.h>
 
-/* Ranks up to which templates are proved with the plan. They are this library's own and follow one rule for any number: the tests prove
-   the larger ones. */
-enum { MOST_PROVED = 32 };
+/* Ranks up to which templates are proved with the plan, and the steps that they may have together. They are this library's own and follow
+   one rule for any number of ranks: larger ones are taken as proved. */
+enum { MOST_PROVED = 256, MOST_STEPS = 1 << 25 };
 enum { MOST_LOOKS = 1 << 24 };
 
 static const char *operator_name(const mth__verification *v, const mth__instr *k) {
@@ -247,6 +248,7 @@ static mth_status check_head(const mth__verification *v) {
         TRY(whole("entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
     for (size_t i = 0; i < p->exit.n; i++)
         TRY(whole("exit", i, p->exit.at[i].name, &p->exit.at[i].sharding, p->exit.at[i].shape, p->exit.at[i].dtype));
+    int64_t steps = 0;
     bool proved[MTH__TRANSFER][MTH__ALGORITHMS][MOST_PROVED + 1] = {0};
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
@@ -256,7 +258,12 @@ static mth_status check_head(const mth__verification *v) {
         int n = mth__channel_size(c);
         if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || n > MOST_PROVED || proved[c->kind][c->algorithm][n]) continue;
         mth__template t = mth__template_get(c->kind, c->algorithm, n);
-        TRY(mth__template_verify(&t));
+        TRY(mth__template_verify(&t, &steps));
+        if (steps > MOST_STEPS)
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the plan uses more templates of collectives than are proved: they have more "
+                                                               "than %d steps together", MOST_STEPS),
+                                            F("use the direct algorithm, or groups of fewer different sizes")),
+                                       mth__format(v->arena, "channel c%zu (%s)", i, c->label));
         proved[c->kind][c->algorithm][n] = true;
     }
     return NULL;

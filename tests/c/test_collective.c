@@ -12,12 +12,12 @@ enum { LARGEST = 17 };
                      *once_ = &t; once_; once_ = NULL)
 
 TEST(templates_verify) {
-    EACH_TEMPLATE(t) CHECK_STATUS(mth__template_verify(&t));
+    EACH_TEMPLATE(t) CHECK_STATUS(mth__template_verify(&t, NULL));
     int large[] = {24, 60, 64, 100, 127, 128};
     for (int i = 0; i < 6; i++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
             mth__template t = mth__template_get(MTH__ALL_REDUCE, (mth__algorithm)algorithm, large[i]);
-            CHECK_STATUS(mth__template_verify(&t));
+            CHECK_STATUS(mth__template_verify(&t, NULL));
         }
 }
 
