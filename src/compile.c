@@ -86,6 +86,7 @@ static mth_status reshard(planning *p) { return mth__reshard(p->graph, &p->distr
 static mth_status communication(planning *p) { return mth__communication(p->graph, &p->distribute); }
 static mth_status schedule(planning *p) { return mth__schedule(p->graph, &p->distribute); }
 static mth_status overlap(planning *p) { return p->distribute.overlap ? mth__overlap(p->graph, &p->distribute) : NULL; }
+static mth_status accumulate(planning *p) { return mth__accumulate(p->graph); }
 
 static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *engine) {
     for (size_t i = 0; i < g->node.n; i++) {
@@ -129,6 +130,7 @@ static const struct { const char *name; mth_status (*run)(planning *); const cha
     {"communication", communication, "less of it, or in chunks, where the options ask", NULL},
     {"schedule", schedule, "the order of issue", NULL},
     {"overlap", overlap, "communication early, its consumers late, where the option asks", NULL},
+    {"accumulate", accumulate, "sums of gradients and over microbatches, without their terms", NULL},
     {"program", program, "instructions by role", NULL},
     {"memory", memory, "offsets in each device's slab", NULL},
     {"verify", verify, "the proof", NULL},

@@ -21,7 +21,9 @@ static const char head[] =
     "- **whole**: may not be split.\n"
     "\n"
     "`...` is any number of dimensions, `*` NumPy's broadcasting. *Linear in* x: where x is a partial sum, so is the result, and the\n"
-    "combination can wait; *together*: if all those operands are. A row without a gradient ends what can be differentiated.\n";
+    "combination can wait; *together*: if all those operands are. A row without a gradient ends what can be differentiated.\n"
+    "What *may add to a sum so far* does, in sums of gradients and over microbatches, where the sum lies:\n"
+    "`contract x, dy into %5`.\n";
 
 /* "axis:i0, epsilon:f0" without the slots; what numbers a shape or a permutation as one name. */
 static void add_attributes(mth__text *t, const char *names) {
@@ -48,6 +50,14 @@ static void add_linear(mth__text *t, const mth__op *op) {
     }
     if (op->linear == MTH__LINEAR_JOINT) mth__text_add(t, ", together");
 }
+static void add_accumulates(mth__text *t, const mth__op *op) {
+    const char *s = op->results, *separator = "\n- may add to a sum so far: ";
+    for (int k = 0; *s; k++, s += strcspn(s, ","), s += strspn(s, ", ")) {
+        if (!(op->accumulates >> k & 1)) continue;
+        mth__text_add(t, "%s%.*s", separator, (int)strcspn(s, ","), s);
+        separator = ", ";
+    }
+}
 static void add_row(mth__text *t, const mth__op *op) {
     mth__text_add(t, "\n### %s\n\n`%s(%s) -> %s`\n\n%s\n", op->name, op->name, op->args, op->results, op->doc);
     size_t before = t->n;
@@ -57,6 +67,7 @@ static void add_row(mth__text *t, const mth__op *op) {
     if (op->whole) mth__text_add(t, ", whole `%s`", op->whole);
     add_attributes(t, op->attr_names);
     add_linear(t, op);
+    add_accumulates(t, op);
     if (!op->grad && !(op->flags & MTH__COMM)) mth__text_add(t, "\n- no gradient");
     if (t->n > before) mth__text_add(t, "\n");
 }

@@ -44,6 +44,7 @@ struct mth__node {
     /* pipelines: region -1 is outside. microbatch -1: not unrolled (yet), or common to all */
     int region, stage, microbatch;
     bool backward;
+    bool accumulates;                   /* its last operands are sums, to which results are added: mth__accumulator */
     int cost_rank;                      /* free for schedule */
     mth__sharding *need;                /* nin; shard: what this node wants each operand as; reshard then makes it so */
 };

@@ -127,14 +127,34 @@ static mth_status check_count(const mth__op *op, int nin, const char *module) {
     return mth__error_operator(s, module ? module : op->name);
 }
 
+static mth_status check_accumulators(const mth__node *n) {
+    for (int k = 0; k < n->nout; k++) {
+        const int j = mth__accumulator(n->op, n->nin, k);
+        if (j < 0) continue;
+        if (!mth__is_float(n->out[k]->dtype))
+            return mth__row_type_error(n, F("result %d of %s is to be added to a sum, and is %s", k, n->op->name,
+                mth_dtype_name(n->out[k]->dtype)), F("add floating values alone"));
+        if (!mth__shape_equal(n->in[j]->shape, n->out[k]->shape) || n->in[j]->dtype != n->out[k]->dtype)
+            return mth__row_error(
+                n, F("result %d of %s and the sum to add it to differ in shape or dtype", k, n->op->name),
+                F("give a sum of the result's shape and dtype"));
+    }
+    return NULL;
+}
+
 mth_status mth__op_infer(mth__node *n) {
-    int nout = count_results(n->op->results);
-    TRY(check_count(n->op, n->nin, n->module));
+    int nout = count_results(n->op->results), nin = mth__row_operands(n->op, n->nin, n->accumulates);
+    if (n->accumulates && !n->op->accumulates)
+        return mth__row_error(n, F("%s adds to no sum", n->op->name), F("add with a node of its own"));
+    TRY(check_count(n->op, nin, n->module));
     if (n->nout != nout)
         return mth__row_error(n, F("%s has %d results, not %d", n->op->name, nout, n->nout),
             F("give room for its results: %s", n->op->results));
-    TRY(check_dtypes(n));
-    return infer(n);
+    mth__node row = *n;
+    row.nin = nin;
+    TRY(check_dtypes(&row));
+    TRY(infer(&row));
+    return n->accumulates ? check_accumulators(n) : NULL;
 }
 
 mth_status mth__build(mth__builder *b, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {

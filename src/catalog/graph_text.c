@@ -45,7 +45,9 @@ static void add_attrs(mth__text *t, const mth__node *n) {
 static void add_node(mth__text *t, const mth__node *n) {
     for (int i = 0; i < n->nout; i++) mth__text_add(t, "%s%s", i ? ", " : "", mth__value_label(t->arena, n->out[i]));
     mth__text_add(t, " = %s(", n->op->name);
-    for (int i = 0; i < n->nin; i++) mth__text_add(t, "%s%s", i ? ", " : "", mth__value_label(t->arena, n->in[i]));
+    const int own = mth__row_operands(n->op, n->nin, n->accumulates);
+    for (int i = 0; i < n->nin; i++)
+        mth__text_add(t, "%s%s", i == own ? " into " : i ? ", " : "", mth__value_label(t->arena, n->in[i]));
     mth__text_add(t, ")");
     add_attrs(t, n);
     mth__text_pad(t, TYPE_COLUMN);

@@ -132,8 +132,16 @@ void mth__rule_from(const mth__node *n, const mth__letters *l, mth__rule *r) {
 
 void mth__op_rule(const mth__node *n, mth__rule *r) {
     const mth__op *op = n->op;
-    if (op->rule) op->rule(n, r);
-    else mth__rule_from(n, &(mth__letters){op->factors, op->sum, op->max, op->whole}, r);
+    mth__node row = *n;
+    row.nin = mth__row_operands(op, n->nin, n->accumulates);
+    if (op->rule) op->rule(&row, r);
+    else mth__rule_from(&row, &(mth__letters){op->factors, op->sum, op->max, op->whole}, r);
+    for (int k = 0; n->accumulates && k < n->nout; k++) {
+        const int j = mth__accumulator(op, n->nin, k);
+        if (j < 0) continue;
+        memcpy(r->in[j], r->out[k], sizeof r->in[j]);
+        memcpy(r->in_unit[j], r->out_unit[k], sizeof r->in_unit[j]);
+    }
 }
 
 /* ---------------------------------------------------------------- shapes from factors */

@@ -54,6 +54,7 @@ struct mth__op {
     const char *doc;           /* one sentence with the formula */
     uint64_t index_args;       /* bits of operands that are integers: int32, with WIDE_IDS int64 too; others are floating, of one dtype */
     uint64_t any_args;         /* bits of operands of any dtype: rows that move data, masks */
+    unsigned accumulates;      /* bits of results that a node may add to sums so far (mth__node.accumulates) */
     int row;                   /* MTH__ROW_* */
 };
 
@@ -62,6 +63,16 @@ size_t mth__op_count(void);
 const mth__op *mth__op_at(size_t i);
 int mth__op_index(const mth__op *);                  /* for engines' tables; see catalog/rows.h for the enum */
 void mth__op_rule(const mth__node *, mth__rule *);   /* the row's rule for this node (`rule`, or parsed from factors) */
+/* An accumulating node or instruction has operands behind those of its row: sums so far, one for each result in
+   op->accumulates, in order. Such a result is what the row computes, added to its sum so far; the two have one dtype,
+   shape and sharding. */
+static inline int mth__row_operands(const mth__op *op, int nin, bool accumulates) {
+    return accumulates ? nin - __builtin_popcount(op->accumulates) : nin;
+}
+/* The operand that the result is added to; -1: none. */
+static inline int mth__accumulator(const mth__op *op, int nin, int result) {
+    return op->accumulates >> result & 1 ? nin - __builtin_popcount(op->accumulates >> result) : -1;
+}
 /* Checks the number of operands and results, dtypes and attributes; sets dtype and shape of the results. */
 mth_status mth__op_infer(mth__node *);
 double mth__op_flops(const mth__node *, const mth__shape *in, const mth__shape *out);

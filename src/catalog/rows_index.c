@@ -32,7 +32,7 @@ const mth__op mth__op_gather = {ROW(gather), .args = "table, ids", .results = "y
     .grad = grad_gather, .doc = "y[..., :] = table[ids[...], :]; an id outside the table is an error of the run."};
 const mth__op mth__op_gather_grad = {ROW(gather_grad), .args = "ids, dy", .results = "dtable", .attr_names = "rows:i0",
     .factors = "...,...d->vd", .sum = "...", .linear = MTH__LINEAR_EACH, .linear_args = 2,
-    BY_INDEX, .index_args = 1, .infer = infer_gather_grad, .flops = flops_of_dy,
+    BY_INDEX, .index_args = 1, .infer = infer_gather_grad, .flops = flops_of_dy, .accumulates = 1,
     .doc = "dtable[v, :] = the sum of dy over the positions whose id is v."};
 const mth__op mth__op_pick = {ROW(pick), .args = "x, ids", .results = "y", .factors = "...v,...->...", .sum = "v",
     .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2,

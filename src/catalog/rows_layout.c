@@ -141,7 +141,8 @@ GRAD(pad) {
     return mth__build1(b, "slice", &(mth__attrs){.i = {i[0], i[1], i[1] + n->in[0]->shape.dim[i[0]]}}, dout[0], &din[0]);
 }
 const mth__op mth__op_pad = {ROW(pad), .args = "x", .results = "y", .attr_names = "dimension:i0, before:i1, after:i2", MOVES,
-    .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .doc = "x with zeros before and after it in one dimension."};
+    .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
+    .doc = "x with zeros before and after it in one dimension."};
 
 /* ---------------------------------------------------------------- concat */
 static mth_status infer_concat(mth__node *n) {

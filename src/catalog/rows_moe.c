@@ -134,7 +134,7 @@ const mth__op mth__op_moe_dispatch_weighted = {ROW(moe_dispatch_weighted), .args
     .doc = "y[e, r, :] = x[rows[e, r], :] times that token's weight of expert e, 0 on padding."};
 const mth__op mth__op_moe_combine = {ROW(moe_combine), .args = "y, rows, weights?, experts?", .results = "x",
     .factors = "etd,et,tk,tk->td", .sum = "e", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10,
-    .infer = infer_combine, .grad = grad_combine, .flops = flops_rows,
+    .infer = infer_combine, .grad = grad_combine, .flops = flops_rows, .accumulates = 1,
     .doc = "x[rows[e, r], :] += y[e, r, :], times that token's weight of expert e where weights are given."};
 const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad), .args = "y, rows, experts, dx", .results = "dweights",
     .factors = "etd,et,tk,td->tk", .sum = "ed", .whole = "k", EACH(9), BY_TOKEN,
@@ -143,15 +143,16 @@ const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad),
 /* ---------------------------------------------------------------- rows: experts */
 const mth__op mth__op_moe_matmul = {ROW(moe_matmul), .args = "x, weight, rows", .results = "y", .attr_names = "transposed:i0", EACH(3),
     BY_TOKEN, .index_args = 4, .infer = infer_matmul, .rule = rule_matmul,
-    .grad = grad_matmul, .flops = flops_matmul, .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T; 0 on padding."};
+    .grad = grad_matmul, .flops = flops_matmul, .accumulates = 1,
+    .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T; 0 on padding."};
 const mth__op mth__op_moe_outer = {ROW(moe_outer), .args = "x, dy, rows", .results = "dweight", .factors = "eti,eto,et->eio", .sum = "t",
-    EACH(3), BY_TOKEN, .index_args = 4, .flops = flops_outer,
+    EACH(3), BY_TOKEN, .index_args = 4, .flops = flops_outer, .accumulates = 1,
     .doc = "dweight[e] = x[e]^T dy[e] over real rows."};
 const mth__op mth__op_moe_bias = {ROW(moe_bias), .args = "x, bias, rows", .results = "y", .factors = "eto,eo,et->eto",
     .linear = MTH__LINEAR_JOINT, .linear_args = 3, BY_TOKEN, .index_args = 4, .grad = grad_bias,
     .flops = flops_rows, .doc = "y = x + bias on real rows, 0 on padding."};
 const mth__op mth__op_moe_bias_grad = {ROW(moe_bias_grad), .args = "dy, rows", .results = "dbias", .factors = "eto,et->eo", .sum = "t",
-    EACH(1), BY_TOKEN, .index_args = 2, .flops = flops_rows,
+    EACH(1), BY_TOKEN, .index_args = 2, .flops = flops_rows, .accumulates = 1,
     .doc = "dbias[e, :] = the sum of dy[e] over real rows."};
 const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attr_names = "activation:i0", .factors = "eth,et->eth",
     BY_TOKEN, .index_args = 2, .infer = infer_act, .grad = grad_act, .flops = flops_rows,

@@ -43,7 +43,7 @@ const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", 
     .grad = grad_layer_norm, .doc = "y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon)."};
 const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy", .results = "dx, dweight, dbias",
     .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
-    .linear = MTH__LINEAR_EACH, .linear_args = 16,
+    .linear = MTH__LINEAR_EACH, .linear_args = 16, .accumulates = 6,
     .doc = "The gradients of layer_norm: h = (x - mean) * rstd, g = dy * weight, dx = rstd * "
         "(g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
 const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attr_names = "epsilon:f0",
@@ -51,5 +51,5 @@ const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results =
     .grad = grad_rms_norm, .doc = "y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean of x^2 + epsilon)."};
 const mth__op mth__op_rms_norm_grad = {ROW(rms_norm_grad), .args = "x, weight, rstd, dy", .results = "dx, dweight",
     .factors = "...d,d,...,...d->...d,d", .sum = "...", NORM,
-    .linear = MTH__LINEAR_EACH, .linear_args = 8,
+    .linear = MTH__LINEAR_EACH, .linear_args = 8, .accumulates = 2,
     .doc = "The gradients of rms_norm: h = x * rstd, g = dy * weight, dx = rstd * (g - h * mean(g * h)), dweight = sum of dy * h."};

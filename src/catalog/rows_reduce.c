@@ -60,7 +60,7 @@ GRAD(max) { /* to the largest elements, in equal parts */
 
 const mth__op mth__op_reduce_sum = {ROW(reduce_sum), .args = "x", .results = "y", .attr_names = "dimensions:i0, keep:i1",
     .linear = MTH__LINEAR_EACH, .linear_args = 1,
-    .infer = infer_reduce, .rule = rule_reduce, .grad = grad_sum, .flops = flops_reduce,
+    .infer = infer_reduce, .rule = rule_reduce, .grad = grad_sum, .flops = flops_reduce, .accumulates = 1,
     .doc = "The sum over the dimensions whose bits are set; with keep they stay as 1."};
 const mth__op mth__op_reduce_max = {ROW(reduce_max), .args = "x", .results = "y", .attr_names = "dimensions:i0, keep:i1",
     .infer = infer_reduce, .rule = rule_reduce, .grad = grad_max, .flops = flops_reduce,
@@ -89,5 +89,5 @@ GRAD(broadcast_to) { return mth__build_unbroadcast(b, dout[0], n->in[0]->shape, 
 
 const mth__op mth__op_broadcast_to = {ROW(broadcast_to), .args = "x", .results = "y",
     .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", .linear = MTH__LINEAR_EACH, .linear_args = 1,
-    .any_args = 1, .infer = infer_broadcast_to, .rule = rule_broadcast_to, .grad = grad_broadcast_to,
+    .any_args = 1, .infer = infer_broadcast_to, .rule = rule_broadcast_to, .grad = grad_broadcast_to, .accumulates = 1,
     .doc = "x repeated to a shape, as NumPy's broadcast_to."};

@@ -9,6 +9,7 @@
  *   chunk.c       pipeline_communication: cuts large ones in chunks
  *   schedule.c    the order of nodes: GPipe or 1F1B for pipelines (a list scheduler over the dependencies), as composed elsewhere
  *   overlap.c     overlap_communication: moves communication early and its consumers late (emit then makes START/WAIT pairs)
+ *   accumulate.c  sums of gradients and over microbatches without their terms: rows that add to the sum so far
  *   cost.c        seconds of a node and of a communication, from flops and bytes */
 #ifndef MTH__DISTRIBUTE_H
 #define MTH__DISTRIBUTE_H
@@ -41,6 +42,7 @@ mth_status mth__reshard(mth__graph *, const mth__distribute_options *);
 mth_status mth__communication(mth__graph *, const mth__distribute_options *); /* after reshard; nothing where both options are off */
 mth_status mth__schedule(mth__graph *, const mth__distribute_options *);
 mth_status mth__overlap(mth__graph *, const mth__distribute_options *);
+mth_status mth__accumulate(mth__graph *); /* the order of nodes is final */
 
 /* seconds, on a nominal device: 50 GFLOP/s, 10 GB/s of memory, links of 5 GB/s and 20 us */
 double mth__cost_compute(const mth__node *, const mth__shape *in, const mth__shape *out);

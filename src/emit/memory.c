@@ -90,23 +90,35 @@ static void new_block(layout *l, int v, int i, int last) {
     PUSH(l->scratch, l->block, ((block){.first = i, .last = last, .size = (p->bytes + ALIGN - 1) / ALIGN * ALIGN, .exit = -1}));
 }
 
+static void take_over(layout *l, int v, int onto) {
+    const mth__pvalue *p = &l->r->value.at[v];
+    l->block_of[v] = onto;
+    l->block.at[onto].last = last_of(l, v);
+    if (p->storage == MTH__IN_EXIT) l->block.at[onto].exit = p->index;
+}
+
+/* The block that the result of an instruction lies in already, or -1. */
+static int block_below(const layout *l, int i, int result) {
+    const mth__role *r = l->r;
+    const mth__instr *k = &r->instr.at[i];
+    int sum = k->accumulates ? mth__accumulator(k->op, k->nin, result) : -1;
+    if (sum >= 0) return l->block_of[k->in[sum]];
+    if (!may_run_in_place(l, k)) return -1;
+    for (int j = 0; j < k->nin; j++)
+        if (may_lie_on(l, i, k, k->in[j])) return l->block_of[mth__base_of(r, k->in[j])];
+    return -1;
+}
+
 static void form_blocks(layout *l) {
     mth__role *r = l->r;
     l->block_of = NEW_ARRAY(l->scratch, int, r->value.n);
     memset(l->block_of, -1, r->value.n * sizeof *l->block_of);
     for (int i = 0; i < (int)r->instr.n; i++) {
         const mth__instr *k = &r->instr.at[i];
-        int onto = -1;
-        if (may_run_in_place(l, k))
-            for (int j = 0; j < k->nin && onto < 0; j++)
-                if (may_lie_on(l, i, k, k->in[j])) onto = l->block_of[mth__base_of(r, k->in[j])];
-        if (onto >= 0) {
-            const mth__pvalue *out = &r->value.at[k->out[0]];
-            l->block_of[k->out[0]] = onto;
-            l->block.at[onto].last = last_of(l, k->out[0]);
-            if (out->storage == MTH__IN_EXIT) l->block.at[onto].exit = out->index;
-        } else {
-            for (int j = 0; j < k->nout; j++) new_block(l, k->out[j], i, last_of(l, k->out[j]));
+        for (int j = 0; j < k->nout; j++) {
+            int below = block_below(l, i, j);
+            if (below >= 0) take_over(l, k->out[j], below);
+            else new_block(l, k->out[j], i, last_of(l, k->out[j]));
         }
         if (k->scratch >= 0) new_block(l, k->scratch, i, last_of(l, k->scratch));
     }

@@ -201,6 +201,7 @@ static mth_status emit_compute(emission *e, const mth__node *n) {
         mth__instr *i = push_instr(e, role, n, MTH__COMPUTE, -1, n->nin, n->nout);
         i->op = n->op;
         i->attrs = &n->attrs;
+        i->accumulates = n->accumulates;
         if (e->global) i->wants = copy_wants(e, n);
         for (int j = 0; j < n->nin; j++) i->in[j] = in[j];
         for (int j = 0; j < n->nout; j++) i->out[j] = new_result(e, role, n->out[j], k);

@@ -17,7 +17,10 @@
  * Bytes. A value is written once, by one instruction. Two values live at the same time share no byte, except:
  *   - an ALIAS value is a view of its base (which is no ALIAS itself): no instruction makes it, it lives as its base does;
  *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce (COLLECTIVE or START), may lie exactly where an operand of
- *     its dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a result.
+ *     its dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with
+ *     a result;
+ *   - an accumulating COMPUTE (mth__instr.accumulates) adds results to sums so far, its last operands. Such a result
+ *     must lie exactly where its sum lies, whose last reader the instruction is.
  * So several values of a role may be IN_EXIT of one exit (a gradient accumulated in place): the last one written is what leaves. The exit's
  * shape may be that of a view of it. Before the first of them is written the exit's bytes may be lent: activations lie in gradients that are
  * computed last. What leaves is never overwritten. */
@@ -66,6 +69,7 @@ typedef struct {
     const mth__op *op;           /* COMPUTE */
     const mth__attrs *attrs;     /* COMPUTE */
     int channel;                 /* the others */
+    bool accumulates;            /* COMPUTE: the last operands are sums so far (mth__accumulator) */
     int nin, nout;
     int *in, *out;               /* the role's values */
     const mth__sharding *wants;  /* COMPUTE of a global program: how it wants each operand and makes each result (nin + nout); else NULL,

@@ -408,6 +408,14 @@ static bool operand_follows(parser *x) {
     return mth__plain_name(x->in.at, n);
 }
 
+static mth_status operands(parser *x, mth__instr *k, int *in) {
+    do {
+        if (k->nin == MTH__MAX_IN) return mth__read_fail(&x->in, F("more than %d operands", MTH__MAX_IN));
+        TRY(value_named(x, &in[k->nin++]));
+    } while (mth__read_symbol(&x->in, ','));
+    return NULL;
+}
+
 static mth_status instruction(parser *x) {
     mth__instr k = {.scratch = -1, .stage = -1, .microbatch = -1, .channel = -1};
     int in[MTH__MAX_IN], out[MTH__MAX_OUT], small_number;
@@ -420,11 +428,16 @@ static mth_status instruction(parser *x) {
         TRY(mth__read_need(&x->in, "="));
     }
     TRY(operator_word(x, &k));
-    if (operand_follows(x)) {
-        do {
-            if (k.nin == MTH__MAX_IN) return mth__read_fail(&x->in, F("more than %d operands", MTH__MAX_IN));
-            TRY(value_named(x, &in[k.nin++]));
-        } while (mth__read_symbol(&x->in, ','));
+    if (operand_follows(x)) TRY(operands(x, &k, in));
+    if (k.kind == MTH__COMPUTE && k.nin && mth__read_word(&x->in, "into")) {
+        const int own = k.nin;
+        k.accumulates = true;
+        TRY(operands(x, &k, in));
+        const int sums = __builtin_popcount(k.op->accumulates);
+        if (!sums) return mth__read_fail(&x->in, F("%s adds to no sum", k.op->name));
+        if (k.nin - own != sums)
+            return mth__read_fail(&x->in, F("%s adds to %d sum%s, not to %d", k.op->name, sums, sums == 1 ? "" : "s",
+                                            k.nin - own));
     }
     if (k.kind == MTH__COMPUTE) {
         mth__attrs *a = NEW(x->in.arena, mth__attrs);

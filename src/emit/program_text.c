@@ -235,8 +235,9 @@ static void add_instr(printer *w, const mth__role *r, int index) {
     case MTH__RECV: mth__text_add(t, "recv c%d", k->channel); break;
     case MTH__WAIT: mth__text_add(t, "wait c%d", k->channel); break;
     }
+    const int own = mth__row_operands(k->op, k->nin, k->accumulates);
     for (int j = 0; j < k->nin; j++) {
-        mth__text_add(t, j ? ", " : " ");
+        mth__text_add(t, j == own ? " into " : j ? ", " : " ");
         add_name(t, r->value.at[k->in[j]].name);
     }
     if (k->kind == MTH__COMPUTE) add_attrs(t, k->op, k->attrs);

@@ -76,6 +76,8 @@ static mth_status check_instruction(const mth__verification *v, int i) {
         return INTERNAL("role %d, instruction %d is of no kind", v->role, i);
     if (k->nin < 0 || k->nin > MTH__MAX_IN || k->nout < 0 || k->nout > MTH__MAX_OUT)
         return mth__refuse(v, i, -1, F("%d operands and %d results", k->nin, k->nout));
+    if (k->accumulates && (!compute || !k->op->accumulates || mth__row_operands(k->op, k->nin, true) < 0))
+        return mth__refuse(v, i, -1, F("it has no sums to which it could add"));
     for (int j = 0; j < k->nin + k->nout; j++) {
         int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
         if (x < 0 || x >= values) return mth__refuse(v, i, -1, F("it names a value that the role lacks"));

@@ -44,24 +44,44 @@ static int64_t place(const sweep *s, int x) {
     return s->v->exit_start[p->index] + (p->storage == MTH__IN_LENT ? p->offset : 0);
 }
 
+/* The operand that result `out` of instruction i is added to, or -1. */
+static int sum_below(const mth__instr *k, int out) {
+    for (int j = 0; k->accumulates && j < k->nout; j++)
+        if (k->out[j] == out) return mth__accumulator(k->op, k->nin, j);
+    return -1;
+}
+
 /* May result `out` of instruction i lie where `old` lies, which still lives? */
 static bool in_place(const sweep *s, int i, int out, int old) {
     const mth__role *r = s->v->r;
     const mth__instr *k = &r->instr.at[i];
     const mth__pvalue *a = &r->value.at[out], *b = &r->value.at[old];
     bool collective = k->kind == MTH__COLLECTIVE || k->kind == MTH__START;
-    if (k->nout != 1 || out != k->out[0] || place(s, out) != place(s, old) || a->bytes != b->bytes || a->dtype != b->dtype) return false;
+    int sum = sum_below(k, out);
+    if (place(s, out) != place(s, old) || a->bytes != b->bytes || a->dtype != b->dtype) return false;
     if (b->storage == MTH__IN_EXIT && a->storage != MTH__IN_EXIT) return false; /* it leaves */
-    if (k->kind == MTH__COMPUTE && !(k->op->flags & MTH__ELEMENTWISE)) return false;
+    if (sum < 0 && (k->nout != 1 || out != k->out[0])) return false; /* scratch, or one result of several */
+    if (k->kind == MTH__COMPUTE && sum < 0 && !(k->op->flags & MTH__ELEMENTWISE)) return false;
     if (k->kind != MTH__COMPUTE && !(collective && s->v->p->channel.at[k->channel].kind == MTH__ALL_REDUCE)) return false;
     if (s->reads[old] != i || s->last[old] != s->v->released[i] || (k->kind == MTH__START && s->held[old] != 1)) return false;
     bool operand = false;
     for (int j = 0; j < k->nin; j++) {
         if (mth__verify_base(r, k->in[j]) != old) continue;
         if (r->value.at[k->in[j]].bytes != b->bytes || r->value.at[k->in[j]].dtype != a->dtype) return false;
+        if (sum >= 0 && j != sum) return false; /* its row reads them while it adds */
         operand = true;
     }
     return operand;
+}
+
+/* A result that is added to a sum lies where that lies. */
+static mth_status begin_sum(const sweep *s, int i, int out, int below) {
+    const mth__role *r = s->v->r;
+    const int old = r->instr.at[i].in[below];
+    const mth__pvalue *a = &r->value.at[out], *b = &r->value.at[old];
+    bool own = b->storage != MTH__IN_ENTRY && b->storage != MTH__IN_ALIAS;
+    if (a->bytes == 0 || (own && in_place(s, i, out, old))) return NULL;
+    return mth__refuse(s->v, i, out, F("%s is added to %s, and does not take over its bytes", a->name, b->name));
 }
 
 static mth_status overlap(const sweep *s, int i, int out, int old) {
@@ -72,6 +92,8 @@ static mth_status overlap(const sweep *s, int i, int out, int old) {
 
 static mth_status begin(sweep *s, int i, int out) {
     const mth__pvalue *p = &s->v->r->value.at[out];
+    int below = sum_below(&s->v->r->instr.at[i], out);
+    if (below >= 0) TRY(begin_sum(s, i, out, below));
     if (p->bytes == 0) return NULL;
     const mth__range *x = mth__ranges_overlapping(&s->memory, place(s, out), p->bytes);
     if (x) {

@@ -21,6 +21,7 @@ static mth__node *node_of(mth__verification *v, const mth__instr *k) {
     n->attrs = *k->attrs;
     n->nin = k->nin;
     n->nout = k->nout;
+    n->accumulates = k->accumulates;
     n->module = k->module;
     for (int j = 0; j < k->nin + k->nout; j++) {
         const mth__pvalue *p = &v->r->value.at[j < k->nin ? k->in[j] : k->out[j - k->nin]];
@@ -64,7 +65,7 @@ static mth_status incoming(const row *w, unsigned *axes) {
     const mth__op *op = k->op;
     int first = -1; /* of the operands of a JOINT row */
     *axes = 0;
-    for (int j = 0; j < k->nin; j++) {
+    for (int j = 0; j < mth__row_operands(op, k->nin, k->accumulates); j++) {
         const mth__pvalue *p = &w->v->r->value.at[k->in[j]];
         bool linear = op->linear != MTH__LINEAR_NONE && op->linear_args >> j & 1;
         if (op->linear == MTH__LINEAR_JOINT && linear) {
@@ -112,6 +113,21 @@ static mth_status check_partial(const row *w) {
             return mth__refuse(w->v, w->i, k->out[j], F("%s is said to be %s, and is %s", p->name, p->sharding.partial
                                                         ? "a partial sum over some axes" : "whole",
                                                         sum | max ? "a partial sum over others" : "no partial sum"));
+    }
+    return NULL;
+}
+
+/* What is added to a partial sum is one over the same axes. */
+static mth_status check_accumulators(const row *w) {
+    const mth__instr *k = w->k;
+    for (int j = 0; k->accumulates && j < k->nout; j++) {
+        const int sum = mth__accumulator(k->op, k->nin, j);
+        if (sum < 0) continue;
+        const mth__pvalue *from = &w->v->r->value.at[k->in[sum]], *to = &w->v->r->value.at[k->out[j]];
+        bool same = from->sharding.partial == to->sharding.partial && from->sharding.reduce == to->sharding.reduce;
+        if (same || (!from->sharding.partial && !to->sharding.partial)) continue;
+        return mth__refuse(w->v, w->i, k->in[sum],
+                           F("adds to %s, which is a partial sum over other axes than %s", from->name, to->name));
     }
     return NULL;
 }
@@ -190,5 +206,6 @@ mth_status mth__verify_row(mth__verification *v, int i) {
     row w = {.v = v, .i = i, .k = k};
     mth__op_rule(n, &w.rule);
     TRY(check_cuts(&w));
-    return check_partial(&w);
+    TRY(check_partial(&w));
+    return check_accumulators(&w);
 }

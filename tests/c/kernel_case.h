@@ -1,5 +1,5 @@
 /* A case of one kernel: runs it with the chunks of each phase in both directions, which must give the same bits, and compares it with the
- * reference engine's row, in double. */
+ * reference engine's row, in double; then, where the row accumulates, added to sums. */
 #ifndef KERNEL_CASE_H
 #define KERNEL_CASE_H
 #include "elements.h"
@@ -63,7 +63,7 @@ static tensor part(tensor t, int d, int64_t global, int64_t start, int64_t step)
 static void drop(tensor *t) { mth__free(t->o.data); mth__free(t->r.data); }
 
 /* Runs the kernel; `backward` takes the chunks of a phase from the last. */
-typedef struct { test_case *t; bool backward; mth__fault *fault; int chunks, most_chunks; } job;
+typedef struct { test_case *t; bool backward, accumulates; mth__fault *fault; int chunks, most_chunks; } job;
 static mth_status run_body(void *arguments) {
     job *j = arguments;
     test_case *t = j->t;
@@ -72,7 +72,8 @@ static mth_status run_body(void *arguments) {
     for (int i = 0; i < t->nin; i++) { in[i] = t->in[i].o; in[i].data = NULL; }
     for (int i = 0; i < t->nout; i++) { out[i] = t->out[i].o; out[i].data = NULL; }
     mth__call c = {
-        .op = mth__op_at((size_t)t->row), .attrs = &t->attrs, .nin = t->nin, .nout = t->nout, .in = in, .out = out, .fault = j->fault};
+        .op = mth__op_at((size_t)t->row), .attrs = &t->attrs, .nin = t->nin, .nout = t->nout, .in = in, .out = out,
+        .fault = j->fault, .accumulates = j->accumulates};
     TRY(mth__kernels[t->row].prepare(arena, &c));
     for (int i = 0; i < t->nin; i++) in[i].data = t->in[i].o.data;
     for (int i = 0; i < t->nout; i++) out[i].data = t->out[i].o.data;
@@ -100,6 +101,36 @@ static mth__ref_value *ref_value(tensor *t) {
     memcpy(t->r.step, t->o.step, sizeof t->r.step);
     t->r.here = true;
     return &t->r;
+}
+/* The reference's results are known: what they are added to comes on top of them. */
+static void check_sums(const char *file, int line, test_case *t) {
+    const mth__op *op = mth__op_at((size_t)t->row);
+    double *sum[MOST] = {NULL};
+    for (int o = 0; o < t->nout; o++) {
+        memset(t->out[o].o.data, 0xff, (size_t)t->out[o].n * mth_dtype_size(t->out[o].o.dtype));
+        if (!(op->accumulates >> o & 1)) continue;
+        sum[o] = mth__malloc((size_t)t->out[o].n * sizeof(double) + 1);
+        for (int64_t i = 0; i < t->out[o].n; i++) {
+            sum[o][i] = (double)(float)normal();
+            element_put(t->out[o].o.dtype, t->out[o].o.data, i, sum[o][i]);
+        }
+    }
+    CHECK_STATUS(mth__guard(run_body, &(job){.t = t, .accumulates = true}));
+    for (int o = 0; o < t->nout; o++) {
+        double most = 1, worst = 0;
+        for (int64_t i = 0; i < t->out[o].n; i++) {
+            const double want = t->out[o].r.data[i] + (sum[o] ? sum[o][i] : 0), got = get(&t->out[o], i);
+            most = fmax(most, isfinite(want) ? fabs(want) : 0);
+            const double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want);
+            if (!(error <= worst)) worst = error;
+        }
+        if (!(worst <= most * (t->tolerance > 0 ? t->tolerance : 2e-6))) {
+            unit_failures++;
+            printf("  %s:%d: %s: result %d, added to a sum, is wrong by %.3g of %.3g\n", file, line, op->name, o, worst,
+                most);
+        }
+        mth__free(sum[o]);
+    }
 }
 static int check_at(const char *file, int line, test_case t) {
     mth__kernels_open();
@@ -143,6 +174,7 @@ static int check_at(const char *file, int line, test_case t) {
         }
         mth__free(first[o]);
     }
+    if (c.op->accumulates && mth__is_float(t.out[0].o.dtype)) check_sums(file, line, &t);
     for (int i = 0; i < t.nin; i++) drop(&t.in[i]);
     for (int o = 0; o < t.nout; o++) drop(&t.out[o]);
     return j.chunks;

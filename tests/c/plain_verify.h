@@ -142,6 +142,21 @@ static bool plain_wait(plain *z, plain_device *d, const mth__instr *k) {
     return true;
 }
 
+/* A result that is added to a sum lies where the sum does, which the row reads besides nowhere. */
+static void plain_sums(plain *z, plain_device *d, const mth__instr *k) {
+    for (int j = 0, sum = mth__row_operands(k->op, k->nin, true); j < k->nout; j++) {
+        if (!(k->op->accumulates >> j & 1)) continue;
+        const mth__pvalue *from = &d->role->value.at[k->in[sum]], *to = &d->role->value.at[k->out[j]];
+        int64_t from_at, to_at, offset;
+        plain_memory *here = plain_place(d, from, &from_at), *there = plain_place(d, to, &to_at);
+        bool apart = !here || here != there || from_at != to_at || from->bytes != to->bytes;
+        if (to->bytes && apart) z->fault = "adds to bytes of no sum";
+        for (int i = 0; i < k->nin && to->bytes; i++)
+            if (i != sum && plain_base(d->role, k->in[i], &offset) == k->in[sum]) z->fault = "reads the sum beside";
+        sum++;
+    }
+}
+
 static bool plain_step(plain *z, plain_device *d) {
     bool moved = false;
     while (d->done < d->starts && !z->fault && plain_part(z, d, &d->role->instr.at[d->start[d->done]], &d->arrived[1])) {
@@ -151,6 +166,7 @@ static bool plain_step(plain *z, plain_device *d) {
     if (d->next == (int)d->role->instr.n || z->fault) return moved;
     const mth__instr *k = &d->role->instr.at[d->next];
     if (k->kind == MTH__COMPUTE) {
+        if (k->accumulates) plain_sums(z, d, k);
         for (int j = 0; j < k->nin; j++) plain_read(z, d, k->in[j]);
         for (int j = 0; j < k->nout; j++) plain_write(z, d, k->out[j]);
     } else if (k->kind == MTH__START) {

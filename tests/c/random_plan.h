@@ -88,7 +88,16 @@ static void random_contract(random_plan *r, mth__value *x) {
     r->b.on = on;
     CHECK_STATUS(mth__build_contract(&r->b, "bi,io->bo", x, w, &y));
     for (int k = 0; k < cut.dim[1].naxes; k++) sy.partial |= (uint8_t)(1u << cut.dim[1].axis[k]);
-    made(r, y, sy);
+    mth__value *sum = made(r, y, sy);
+    for (int terms = dice(r, 3); terms > 0; terms--) { /* a gradient over microbatches, sometimes read in between */
+        if (!dice(r, 4)) r->value[r->values++] = reshard(r, sum, random_split(r, sum->shape, random_place(r)));
+        r->b.on = on;
+        CHECK_STATUS(mth__build_contract(&r->b, "bi,io->bo", x, w, &y));
+        y->sharding = sum->sharding;
+        r->b.backward = true;
+        sum = made(r, node2(&r->b, "add", NULL, sum, y, on, NULL, 0), y->sharding);
+        r->b.backward = false;
+    }
 }
 
 static void random_step(random_plan *r) {
@@ -150,6 +159,12 @@ static mth__graph *random_graph(mth__arena *a, unsigned seed) {
         mth__value *v = r.value[dice(&r, r.values)];
         output(r.g, mth__format(a, "out%d", i), reshard(&r, v, settled(v)));
     }
+    for (size_t i = 0; i < r.g->node.n; i++) {
+        mth__node *n = r.g->node.at[i];
+        n->need = NEW_ARRAY(a, mth__sharding, n->nin);
+        for (int j = 0; j < n->nin; j++) n->need[j] = n->in[j]->sharding;
+    }
+    CHECK_STATUS(mth__accumulate(r.g));
     return r.g;
 }
 #endif

@@ -130,7 +130,7 @@ static mth_status draw_example(mth__arena *arena, const example *x, drawn *d) {
     return NULL;
 }
 
-static struct { bool ran, may_split, split, padded; } seen[MTH__ROW_COUNT];
+static struct { bool ran, may_split, split, padded; int examples, accumulated; } seen[MTH__ROW_COUNT];
 
 static const char *how_text(sheet *s, const drawn *d, mth__value *const *in) {
     mth__text t = mth__text_new(s->arena);
@@ -139,6 +139,26 @@ static const char *how_text(sheet *s, const drawn *d, mth__value *const *in) {
         mth__text_add(&t, " %s%s", mth__shape_text(s->arena, in[j]->shape),
                       mth__sharding_text(s->arena, &in[j]->sharding, in[j]->shape.rank));
     return t.at;
+}
+static void lay_out(const drawn *d, const mth__assignment *a, const mth__node *n) {
+    for (int k = 0; k < n->nout; k++) {
+        mth__sharding *to = &n->out[k]->sharding;
+        *to = mth__assigned(&d->rule, d->rule.out[k], d->rule.out_unit[k], a, n->out[k]->shape, n->on);
+        to->partial = (uint8_t)mth__partial_of(&d->rule, n, k, a, &to->reduce);
+    }
+}
+/* Each result that may be added to a sum is, to that of an equal node: out[k] becomes the sum. */
+static mth_status add_sums(sheet *s, const drawn *d, const mth__assignment *a, mth__value **out) {
+    const mth__node *n = out[0]->node;
+    mth__value *first[MTH__MAX_OUT];
+    if (!n->op->accumulates || !mth__is_float(out[0]->dtype)) return NULL;
+    TRY(add_node(s, n->op->row, &n->attrs, n->nin, n->in, &(mth__sharding){.on = s->all}, first));
+    lay_out(d, a, first[0]->node);
+    s->b.backward = true;
+    for (int k = 0; k < n->nout; k++)
+        if (n->op->accumulates >> k & 1) TRY(add_node2(s, MTH__ROW_add, out[k], first[k], &out[k]));
+    s->b.backward = false;
+    return NULL;
 }
 /* The example with each factor split by the axes that `a` says. */
 static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a) {
@@ -164,10 +184,10 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
     TRY(add_node(s, d->x->row, &d->node.attrs, d->node.nin, in, &(mth__sharding){.on = s->all}, out));
     const mth__node *n = out[0]->node;
     const char *how = how_text(s, d, in);
+    lay_out(d, a, n);
+    if (seen[d->x->row].examples++ % 2 == 0) TRY(add_sums(s, d, a, out));
     for (int k = 0; k < n->nout; k++) {
         mth__sharding *to = &out[k]->sharding;
-        *to = mth__assigned(&d->rule, d->rule.out[k], d->rule.out_unit[k], a, out[k]->shape, s->all);
-        to->partial = (uint8_t)mth__partial_of(&d->rule, n, k, a, &to->reduce);
         split |= mth__sharding_axes(to, out[k]->shape.rank) != 0;
         padded |= !mth__sharding_even(out[k]->shape, to);
         mth__value *leaves = out[k];
@@ -301,6 +321,10 @@ static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
     const int devices = s->graph->mesh->count;
     mth__program *p;
     TRY(mth__graph_check(s->graph));
+    TRY(mth__accumulate(s->graph));
+    TRY(mth__graph_check(s->graph));
+    for (size_t i = 0; i < s->graph->node.n; i++)
+        seen[s->graph->node.at[i]->op->row].accumulated += s->graph->node.at[i]->accumulates;
     TRY(mth__emit(s->arena, s->graph, options, &p));
     TRY(mth__emit_memory(p, 0));
     TRY(mth__program_verify(p));
@@ -334,6 +358,10 @@ static mth_status rows_body(void *unused) {
     for (size_t i = 0; has && i < mth__op_count(); i++) {
         const mth__op *op = mth__op_at(i);
         if (op->flags & MTH__COMM) continue; /* below */
+        if (seen[i].ran && op->accumulates && !seen[i].accumulated) {
+            unit_failures++;
+            printf("  %s was never added to a sum\n", op->name);
+        }
         if (seen[i].ran && (!seen[i].may_split || (seen[i].split && seen[i].padded))) continue;
         unit_failures++;
         printf("  %s never ran%s\n", op->name, !seen[i].ran ? "" : seen[i].split ? " in uneven parts" : " split");

@@ -1,6 +1,7 @@
 /* The operator table tests itself. For every row and random shapes: the gradient against finite differences, the claim of linearity, every
  * factor split in two, run on the parts and recombined, all with the reference engine's rows in double precision; and the native engine's
- * kernel against the reference, whole and on the parts, beside its operands and on top of them. A row without an example fails. */
+ * kernel against the reference, whole and on the parts, beside its operands, on top of them, and added to sums. A row without
+ * an example fails. */
 #include "elements.h"
 #include "unit.h"
 #include "derive/derive.h"
@@ -119,25 +120,36 @@ static mth__operand operand(const part *p, bool filled) {
     memcpy(o.step, p->v.step, sizeof o.step);
     return o;
 }
-/* over: the operand on whose memory the result lies, or -1. */
-static mth_status native(const trial *t, const part *in, const part *expected, int over) {
+/* over: the operand on whose memory the result lies, or -1. accumulates: results are added to what their memory holds. */
+static mth_status native(const trial *t, const part *in, const part *expected, int over, bool accumulates) {
     const mth__op *op = t->node->op;
     const mth__kernel *kernel = &mth__kernels[op->row];
     mth__operand i[MTH__MAX_IN], o[MTH__MAX_OUT];
     mth__fault fault = {0};
-    mth__call c = {.op = op, .attrs = &t->node->attrs, .nin = t->node->nin, .nout = t->node->nout, .in = i, .out = o, .fault = &fault};
+    mth__call c = {.op = op, .attrs = &t->node->attrs, .nin = t->node->nin, .nout = t->node->nout, .in = i, .out = o,
+        .fault = &fault, .accumulates = accumulates};
+    double *sum[MTH__MAX_OUT] = {NULL};
     for (int j = 0; j < c.nin; j++) i[j] = operand(&in[j], true);
     for (int k = 0; k < c.nout; k++) o[k] = operand(&expected[k], false);
     if (over >= 0) o[0].data = i[over].data;
+    for (int k = 0; k < c.nout; k++) {
+        if (!accumulates || !(op->accumulates >> k & 1)) continue;
+        const int64_t n = mth__shape_size(o[k].shape);
+        sum[k] = NEW_ARRAY(arena, double, n + 1);
+        for (int64_t e = 0; e < n; e++) element_put(o[k].dtype, o[k].data, e, sum[k][e] = (double)(float)normal());
+    }
     TRY(kernel->prepare(arena, &c));
     c.shared = mth__alloc(arena, c.call_scratch + 64);
     void *scratch = mth__alloc(arena, c.thread_scratch + 64);
     for (int p = 0; p < c.phases; p++) for (int k = 0; k < c.chunks[p]; k++) kernel->run(&c, p, k, scratch);
     if (atomic_load(&fault.set)) complain("fault", (double)fault.value, (double)fault.limit);
     for (int k = 0; k < c.nout; k++)
-        for (int64_t e = 0, n = mth__shape_size(o[k].shape); e < n; e++)
-            if (!near(element_get(o[k].dtype, o[k].data, e), expected[k].v.data[e], 2e-5))
-                complain(over >= 0 ? "native, in place" : "native", element_get(o[k].dtype, o[k].data, e), expected[k].v.data[e]);
+        for (int64_t e = 0, n = mth__shape_size(o[k].shape); e < n; e++) {
+            const double want = expected[k].v.data[e] + (sum[k] ? sum[k][e] : 0);
+            if (!near(element_get(o[k].dtype, o[k].data, e), want, 2e-5))
+                complain(accumulates ? "native, added to a sum" : over >= 0 ? "native, in place" : "native",
+                    element_get(o[k].dtype, o[k].data, e), want);
+        }
     return NULL;
 }
 static mth_status check_native(const trial *t, const part *in, const part *expected) {
@@ -147,10 +159,12 @@ static mth_status check_native(const trial *t, const part *in, const part *expec
     for (int k = 0; k < t->node->nout; k++) if (t->node->out[k]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
     if (dtype == MTH_FLOAT64 || (op->flags & MTH__ALIAS)) return NULL; /* the reference's alone; no kernel runs */
     if (mth__kernel_lacks(op, dtype)) { complain(mth__kernel_lacks(op, dtype), 0, 1); return NULL; }
-    TRY(native(t, in, expected, -1));
+    TRY(native(t, in, expected, -1, false));
+    if (op->accumulates) TRY(native(t, in, expected, -1, true));
     if (!(op->flags & MTH__ELEMENTWISE)) return NULL;
     for (int j = 0; j < t->node->nin; j++)
-        if (mth__shape_equal(in[j].v.local, expected[0].v.local) && in[j].v.dtype == expected[0].v.dtype) TRY(native(t, in, expected, j));
+        if (mth__shape_equal(in[j].v.local, expected[0].v.local) && in[j].v.dtype == expected[0].v.dtype)
+            TRY(native(t, in, expected, j, false));
     return NULL;
 }
 

@@ -257,4 +257,86 @@ WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
     return NULL;
 }
 
+/* ---------------------------------------------------------------- sums without their terms */
+/* Plans, and accumulates. How many rows add to a sum. */
+static int accumulated(world *w, bool gradients) {
+    int adding = 0;
+    CHECK_STATUS(plan(w, gradients));
+    CHECK_STATUS(mth__accumulate(w->graph));
+    CHECK_STATUS(mth__graph_check(w->graph));
+    for (size_t i = 0; i < w->graph->node.n; i++) adding += w->graph->node.at[i]->accumulates;
+    return adding;
+}
+WORLD_TEST(gradients_of_microbatches_are_added_where_they_are_made, 2) {
+    mth__value *x = input(w, "input", SHAPE(12, 8));
+    pipeline(w, 2, 3, MTH__1F1B, x);
+    output(w, "output", layer(w, 1, layer(w, 0, x, 8), 4));
+    CHECK(accumulated(w, true) == 6 && count(w, "add") == 0); /* two weights, four microbatches */
+    for (size_t i = 0; i < w->graph->output.n; i++) {
+        const mth__output *o = &w->graph->output.at[i];
+        if (!o->is_gradient) continue;
+        const mth__node *n = o->value->node;
+        for (int m = 3; m > 0; m--, n = n->in[2]->node) CHECK(n->accumulates && n->nin == 3 && n->microbatch == m);
+        CHECK(!n->accumulates && n->microbatch == 0);
+    }
+    return NULL;
+}
+WORLD_TEST(data_parallel_terms_are_added_before_they_are_reduced, 2, 2) {
+    mth__spec_of spec[] = {{.name = "input", .sharding = {.dim = {{.naxes = 1, .axis = {1}}}}, .rank = 2}};
+    w->options.spec = spec;
+    w->options.specs = 1;
+    mth__value *x = input(w, "input", SHAPE(16, 8));
+    mth__region *r = pipeline(w, 2, 4, MTH__1F1B, x);
+    for (int s = 0; s < 2; s++) r->stage_on[s] = mth__place_slice(w->mesh, 0, s);
+    output(w, "output", layer(w, 1, layer(w, 0, x, 8), 4));
+    CHECK(accumulated(w, true) == 6 && count(w, "add") == 0 && count(w, "all_reduce") == 2);
+    const mth__node *reduced = find(w, "all_reduce", 0);
+    CHECK(reduced->in[0]->node->accumulates && reduced->in[0]->sharding.partial);
+    return NULL;
+}
+WORLD_TEST(both_gradients_of_a_norm_are_added_or_none, 1) {
+    mth__value *x = input(w, "input", SHAPE(6, 8)), *y[3];
+    pipeline(w, 1, 2, MTH__GPIPE, x);
+    stage(w, 0);
+    mth__value *weight = parameter(w, "n.weight", SHAPE(8)), *bias = parameter(w, "n.bias", SHAPE(8));
+    mth__value *in[] = {x, weight, bias};
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.f = {1e-5}}, 3, in, y));
+    output(w, "output", y[0]);
+    CHECK(accumulated(w, true) == 2 && count(w, "add") == 0);
+    CHECK(find(w, "layer_norm_grad", 2)->nin == 7);
+    return NULL;
+}
+WORLD_TEST(a_sum_over_microbatches_forward, 1) {
+    mth__value *x = input(w, "input", SHAPE(8, 4));
+    pipeline(w, 1, 2, MTH__GPIPE, x);
+    stage(w, 0);
+    output(w, "output", contract(w, "bi,bo->io", x, one(w, "relu", x)));
+    CHECK(accumulated(w, false) == 3 && count(w, "add") == 0);
+    return NULL;
+}
+/* A row's weight gradients and what its operands' makers send back, with something in the way of the addition. */
+WORLD_TEST(what_is_needed_otherwise_stays_an_addition, 2) {
+    for (int k = 0; k < 7; k++) {
+        mth__graph *g = w->graph = w->b.graph = mth__graph_new(w->arena, w->mesh);
+        w->b.backward = k != 5;
+        mth__value *x = input(w, "x", SHAPE(8, 4)), *z = input(w, "z", SHAPE(8, 4));
+        mth__value *sum = contract(w, "bi,bo->io", x, z);
+        mth__value *view = k == 1 ? with(w, "reshape", (mth__attrs){.i = {1, 16}}, sum) : NULL;
+        mth__value *term = contract(w, "bi,bo->io", z, x);
+        if (k == 6) output(w, "between", one(w, "exp", sum));
+        mth__value *total = two(w, "add", sum, term);
+        output(w, "total", total);
+        if (k == 0) output(w, "later", one(w, "exp", sum));
+        if (k == 1) output(w, "view", one(w, "exp", view));
+        if (k == 2) output(w, "sum", sum);
+        if (k == 3) output(w, "term", one(w, "exp", term));
+        if (k == 4) two(w, "add", total, total); /* nothing is in the way */
+        int adding = accumulated(w, false);
+        CHECK(adding == (k == 4) && count(w, "contract") == 2);
+        if (adding != (k == 4)) printf("  case %d\n", k);
+        CHECK(w->graph == g);
+    }
+    return NULL;
+}
+
 RUN()

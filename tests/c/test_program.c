@@ -1,6 +1,7 @@
 /* From graphs sharded by hand to programs: roles, memory, waits, text, bytes. */
 #include "emit/collective.h"
 #include "emit/ranges.h"
+#include "distribute/distribute.h"
 #include "plans.h"
 #include "guarded.h"
 
@@ -161,6 +162,17 @@ GUARDED(gradients_accumulate_where_they_leave) {
     PUSH(a, g->output, ((mth__output){.name = "x", .of = "x", .value = sum, .is_gradient = true}));
     mth__program *p = round_trip(g, (mth__emit_options){.views = true});
     CHECK(p->role.at[0].slab == 64 * 64 * 4); /* one part's; the sum lies in the exit from the first part on */
+    for (size_t i = 0; i < g->node.n; i++) {
+        mth__node *n = g->node.at[i];
+        n->backward = true;
+        n->need = NEW_ARRAY(a, mth__sharding, n->nin);
+        for (int j = 0; j < n->nin; j++) n->need[j] = n->in[j]->sharding;
+    }
+    CHECK_STATUS(mth__accumulate(g));
+    p = round_trip(g, (mth__emit_options){.views = true});
+    CHECK(p->role.at[0].slab == 0 && p->role.at[0].instr.n == 4); /* no part lies anywhere */
+    CHECK_STATUS(mth__program_verify(p));
+    CHECK(strstr(plan_text(p), " at exit 0 = contract %9, %9 into %8 spec=") != NULL);
 }
 
 /* ---------------------------------------------------------------- exits */
@@ -371,6 +383,9 @@ GUARDED(the_text_names_the_algorithm_and_its_steps) {
 }
 
 GUARDED(bad_texts_are_errors_with_their_line) {
+#define ONE_INPUT \
+    "program\nmesh (1,)\nplacement p0 whole\nentry 0 input x: f32[8,8] (None, None) on p0\nrole 0 devices 0 slab 0\n" \
+    "  x: f32[8,8] (None, None) on p0 at entry 0\n  0  "
     static const struct { const char *text, *error; } bad[] = {
         {"", "'program'"},
         {"program", "the mesh is missing"},
@@ -386,6 +401,8 @@ GUARDED(bad_texts_are_errors_with_their_line) {
         {"program\nmesh (4,)\nrole 0 devices 0..3 slab 0\n  0  relu x", "nothing has written it"},
         {"program\nmesh (4,)\nrole 0 devices 0..3 slab 0\nrole 1 devices 3 slab 0", "two roles"},
         {"program\nmesh (4,)\nrole 0 devices 0 slab 0\n  0  wiat c0", "no operator wiat"},
+        {ONE_INPUT "relu x into x", "relu adds to no sum"},
+        {ONE_INPUT "contract x, x into x, x", "contract adds to 1 sum, not to 2"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         mth__program *p;

@@ -45,6 +45,7 @@ static int pick(size_t n) {
 static bool is_channel(const mth__instr *k) { return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT; }
 static bool is_wait(const mth__instr *k) { return k->kind == MTH__WAIT; }
 static bool has_operand(const mth__instr *k) { return k->nin > 0; }
+static bool is_accumulating(const mth__instr *k) { return k->accumulates; }
 static bool is_any(const mth__instr *k) { return k != NULL; }
 
 /* A random instruction of the kind, or -1. */
@@ -207,7 +208,55 @@ static bool lose_exit(mth__role *r) {
     return true;
 }
 
+/* Sums so far: their instruction, and the value; -1 where the role has none with bytes. */
+static int pick_sum(const mth__role *r, int *sum) {
+    int i = pick_instr(r, is_accumulating);
+    if (i < 0) return -1;
+    const mth__instr *k = &r->instr.at[i];
+    *sum = k->in[mth__accumulator(k->op, k->nin, 0)];
+    return r->value.at[*sum].bytes ? i : -1;
+}
+static bool unwritten_sum(mth__role *r) {
+    int sum, i = pick_sum(r, &sum);
+    if (i >= 0) remove_instr(r, writer_of(r, sum));
+    return i >= 0;
+}
+static bool read_sum_later(mth__role *r) {
+    int sum, i = pick_sum(r, &sum), j = pick_instr(r, has_operand);
+    if (i < 0 || j <= i) return false;
+    r->instr.at[j].in[pick((size_t)r->instr.at[j].nin)] = sum;
+    return true;
+}
+static bool read_sum_beside(mth__role *r) {
+    int sum, i = pick_sum(r, &sum);
+    if (i >= 0) r->instr.at[i].in[pick(2)] = sum;
+    return i >= 0;
+}
+static bool sum_elsewhere(mth__role *r) {
+    int sum, i = pick_sum(r, &sum);
+    if (i < 0) return false;
+    mth__pvalue *to = &r->value.at[r->instr.at[i].out[0]];
+    if (to->storage != MTH__IN_SLAB) return false;
+    to->offset = (r->slab + 63) / 64 * 64;
+    r->slab = to->offset + to->bytes;
+    return true;
+}
+static bool forget_sum(mth__role *r) {
+    int i = pick_instr(r, is_accumulating);
+    if (i >= 0) r->instr.at[i].accumulates = false;
+    return i >= 0;
+}
+static bool claim_sum(mth__role *r) { /* an operand said to be a sum */
+    int i = pick_instr(r, has_operand);
+    if (i < 0 || r->instr.at[i].accumulates) return false;
+    r->instr.at[i].accumulates = true;
+    return true;
+}
+
 static const struct { const char *name; bool (*change)(mth__role *); bool certain; } mutations[] = {
+    {"unwritten_sum", unwritten_sum, true},        {"read_sum_later", read_sum_later, true},
+    {"read_sum_beside", read_sum_beside, true},    {"sum_elsewhere", sum_elsewhere, true},
+    {"forget_sum", forget_sum, true},              {"claim_sum", claim_sum, true},
     {"drop_channel", drop_channel, true},          {"drop_wait", drop_wait, true},
     {"drop_any", drop_any, false},                 {"swap_any", swap_any, false},
     {"swap_channels", swap_channels, false},       {"rename_channel", rename_channel, true},
@@ -223,7 +272,7 @@ enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 GUARDED(mutants_are_refused) {
     mth__arena *outer = a;
     int made[MUTATIONS] = {0}, bad[MUTATIONS] = {0}, refused[MUTATIONS] = {0};
-    for (unsigned seed = 0; seed < 300; seed++)
+    for (unsigned seed = 0; seed < 400; seed++)
         for (int m = 0; m < MUTATIONS; m++) {
             a = mth__arena_new();
             mth__emit_options o = options(seed);
@@ -285,6 +334,29 @@ GUARDED(partial_sums_are_no_values) {
                                           "add: bias and the other operands are partial sums over different axes",
                                           "mul: multiplies %3 with another partial sum", "exit 0, y, is a partial sum"};
         refused(g, why[k]);
+    }
+}
+
+/* Added to a sum that is whole, a partial sum would have that counted by every device. */
+GUARDED(partial_sums_are_added_to_partial_sums) {
+    mth__builder b;
+    for (int k = 0; k < 3; k++) {
+        mth__graph *g = graph_of(&b, 2);
+        const mth__placement *on = mth__place_whole(g->mesh);
+        const mth__attrs spec = {.s = "bi,bo->io"}, axis = {.i = {1}};
+        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 8), on, SPLIT(0, -1));
+        if (k == 2) x->sharding = split_by(on, x->shape, NULL);
+        mth__value *sum = contract(&b, spec.s, x, x, on, NULL, k < 2);
+        if (k == 0) sum = node1(&b, "all_reduce", &axis, sum, on, NULL, 0);
+        mth__value *total = contract(&b, spec.s, x, x, on, NULL, k < 2);
+        total->node->in = NEW_ARRAY(a, mth__value *, 3);
+        total->node->in[0] = total->node->in[1] = x;
+        total->node->in[2] = sum;
+        total->node->nin = 3;
+        total->node->accumulates = true;
+        output(g, "y", k == 2 ? total : node1(&b, "all_reduce", &axis, total, on, NULL, 0));
+        if (k == 0) refused(g, "which is a partial sum over other axes than");
+        else CHECK_STATUS(mth__program_verify(emit_plan(g, &(mth__emit_options){.views = true})));
     }
 }
 

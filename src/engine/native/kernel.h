@@ -19,7 +19,8 @@ typedef struct { atomic_int set; int64_t value, limit; const char *what; } mth__
 enum { MTH__PHASES = 3 };
 typedef struct mth__call {
     const mth__op *op; const mth__attrs *attrs;
-    int nin, nout;
+    bool accumulates;            /* results in op->accumulates are added to what their memory holds */
+    int nin, nout;               /* nin: of the row */
     mth__operand *in, *out;      /* an ELEMENTWISE row's out may be the memory of an operand of its size */
     int threads, peers;          /* set before prepare: of the engine; devices that run this call, so at about the same time. 0: not known */
     /* set by prepare */

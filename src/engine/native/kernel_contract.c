@@ -98,6 +98,7 @@ static void permute(mth__call *c, plan *p, int o, group *batch, group *rows, gro
         for (int i = 0; i < groups[g]->n; i++, d++) groups[g]->stride[o][i] = l->stride[0][d];
     if (o == C) /* from the scratch to the result */
         for (int d = 0; d < l->rank; d++) { const int64_t t = l->stride[0][d]; l->stride[0][d] = l->stride[1][d]; l->stride[1][d] = t; }
+    x->copy.adds = o == C && c->accumulates;
     mth__copy_plan(&x->copy, MTH_FLOAT32);
     x->at = c->call_scratch;
     c->call_scratch += ((size_t)dense * sizeof(float) + 63) & ~(size_t)63;
@@ -289,21 +290,24 @@ static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch
     const float *small = p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) : NULL;
     if (p->way == DIRECT) {
         mth__vec->product(m, n, p->k, a + m0 * p->row[A], p->row[A], p->column[A], small ? small + n0 : b + n0, small ? p->n : p->row[B],
-            out + m0 * ldc + n0, ldc);
+            out + m0 * ldc + n0, ldc, c->accumulates);
         return;
     }
     if (p->way == TURNED) {
         float *turned = scratch;
-        mth__vec->product(
-            n, m, p->k, b + n0 * p->column[B], p->column[B], p->row[B], small ? small : a, small ? p->m : p->column[A], turned, m);
-        mth__vec->transpose(n, m, turned, m, out + n0, ldc);
+        mth__vec->product(n, m, p->k, b + n0 * p->column[B], p->column[B], p->row[B], small ? small : a,
+            small ? p->m : p->column[A], turned, m, false);
+        const int64_t size[] = {m, n}, to[] = {ldc, 1}, from[] = {1, m};
+        if (c->accumulates) mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, out + n0, to, turned, from);
+        else mth__vec->transpose(n, m, turned, m, out + n0, ldc);
         return;
     }
+    const float beta = c->accumulates && !p->operand[C].copied;
     int64_t lda, ldb, at[OPERANDS];
     const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda), tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
     for (int64_t i = r.lo; i < r.hi; i++) {
         mth__loop_at(&p->batch, p->batch.rank, i, at);
-        mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, 0,
+        mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, beta,
             out + at[C] + m0 * p->row[C] + n0 * p->column[C], ldc);
     }
 }

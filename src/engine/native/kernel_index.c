@@ -30,7 +30,8 @@ mth_status mth__prepare_gather_grad(mth__arena *arena, mth__call *c) {
     const double n = (double)mth__size(&c->in[0]);
     c->phases = 1;
     c->chunks[0] = (int)mth__min64(
-        mth__chunks(4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS,
+        mth__chunks((c->accumulates ? 0 : 4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS)
+                + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS,
             c->out[0].shape.dim[0]),
         mth__max64(1, (int64_t)(5e7 / (n + 1)))); /* reading the ids stays small beside the rest */
     return NULL;
@@ -41,7 +42,7 @@ void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratc
     const int64_t d = out->shape.dim[1], n = mth__size(ids);
     const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
     float *y = mth__f32(out);
-    memset(y + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof *y);
+    if (!c->accumulates) memset(y + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof *y);
     for (int64_t i = 0; i < n; i++) {
         const int64_t id = mth__id(ids, i), row = mth__local_index(out, 0, id);
         if (chunk == 0) check(c, id, out->global.dim[0]);

@@ -89,16 +89,26 @@ static void copy_run(size_t size, int64_t n, char *dst, int64_t ds, const char *
     }
 #undef STRIDED
 }
+static void add_run(int64_t n, char *dst, int64_t ds, const char *src, int64_t ss) {
+    float *d = (float *)(void *)dst;
+    const float *s = (const float *)(const void *)src;
+    if (ds == 1 && ss == 1) { mth__vec->add_to(n, s, d); return; }
+    for (int64_t i = 0; i < n; i++) d[i * ds] += s[i * ss];
+}
+static void move_run(const mth__copy *c, int64_t n, char *dst, int64_t ds, const char *src, int64_t ss) {
+    if (c->adds) add_run(n, dst, ds, src, ss);
+    else copy_run(c->size, n, dst, ds, src, ss);
+}
 void mth__copy_run(const mth__copy *c, void *dst, const void *src, int64_t lo, int64_t hi) {
     const mth__loop *l = &c->loop;
     const int last = l->rank - 1;
     const int64_t size = (int64_t)c->size, n = l->size[last], ds = l->stride[0][last], ss = l->stride[1][last];
     char *d0 = (char *)dst + c->dst * size;
     const char *s0 = (const char *)src + c->src * size;
-    const bool tiles = last > 0 && size == 4 && ds == 1 && ss != 1 && l->stride[1][last - 1] == 1;
+    const bool tiles = !c->adds && last > 0 && size == 4 && ds == 1 && ss != 1 && l->stride[1][last - 1] == 1;
     if (last == 0) {
         const int64_t from = lo * PIECE, to = mth__min64(hi * PIECE, n);
-        if (from < to) copy_run((size_t)size, to - from, d0 + from * ds * size, ds, s0 + from * ss * size, ss);
+        if (from < to) move_run(c, to - from, d0 + from * ds * size, ds, s0 + from * ss * size, ss);
         return;
     }
     int64_t at[MTH__LOOP_OPERANDS];
@@ -110,7 +120,7 @@ void mth__copy_run(const mth__copy *c, void *dst, const void *src, int64_t lo, i
         if (tiles) mth__vec->transpose(n, run, (const float *)(const void *)s, ss, (float *)(void *)d, l->stride[0][last - 1]);
         else
             for (int64_t r = 0; r < run; r++)
-                copy_run((size_t)size, n, d + r * l->stride[0][last - 1] * size, ds, s + r * l->stride[1][last - 1] * size, ss);
+                move_run(c, n, d + r * l->stride[0][last - 1] * size, ds, s + r * l->stride[1][last - 1] * size, ss);
         row += run;
     }
 }
@@ -160,6 +170,7 @@ void mth__run_copy(const mth__call *c, int phase, int chunk, void *scratch) {
 }
 mth_status mth__prepare_broadcast_to(mth__arena *arena, mth__call *c) {
     mth__copy *p = box_of(new_copies(arena, c, 1)->copy, &c->out[0].shape);
+    p->adds = c->accumulates;
     dense(&c->out[0].shape, p, 0);
     mth__loop_broadcast(&c->in[0].shape, &c->out[0].shape, p->loop.stride[1]);
     return plan_copies(c);
@@ -185,7 +196,8 @@ mth_status mth__prepare_slice(mth__arena *arena, mth__call *c) {
 }
 void mth__run_slice(const mth__call *c, int phase, int chunk, void *scratch) { (void)phase, (void)scratch; run_copies(c, chunk); }
 
-/* pad: the operand's box, and zeros before and after it: three boxes, the zeros read from one element. */
+/* pad: the operand's box, and zeros before and after it: three boxes, the zeros read from one element. To a sum they
+   add nothing. */
 mth_status mth__prepare_pad(mth__arena *arena, mth__call *c) {
     mth__copy *p = new_copies(arena, c, 3)->copy;
     const int d = (int)c->attrs->i[0];
@@ -196,6 +208,7 @@ mth_status mth__prepare_pad(mth__arena *arena, mth__call *c) {
         box_of(&p[i], &c->out[0].shape);
         dense(&c->out[0].shape, &p[i], 0);
         p[i].dst = first[i] * p[i].loop.stride[0][d];
+        p[i].adds = c->accumulates;
         p[i].loop.size[d] = size[i];
         if (i == 0) dense(&c->in[0].shape, &p[i], 1);
     }
@@ -205,7 +218,7 @@ void mth__run_pad(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     static const uint64_t zero = 0;
     const copies *p = c->plan;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (c->accumulates ? 1 : 3); i++) {
         const mth__range r = mth__chunk_of(p->copy[i].rows, c->chunks[0], chunk);
         mth__copy_run(&p->copy[i], c->out[0].data, i ? &zero : c->in[0].data, r.lo, r.hi);
     }

@@ -163,7 +163,7 @@ void mth__run_moe_combine(const mth__call *c, int phase, int chunk, void *scratc
     const mth__operand *rows = &c->in[1], *out = &c->out[0];
     const int64_t d = out->shape.dim[1], t = rows->shape.dim[1];
     const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
-    memset(mth__f32(out) + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof(float));
+    if (!c->accumulates) memset(mth__f32(out) + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof(float));
     for (int64_t i = 0, n = mth__size(rows); i < n; i++) {
         const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(out, 0, token);
         if (at < r.lo || at >= r.hi) continue;
@@ -213,8 +213,10 @@ void mth__run_moe_matmul(const mth__call *c, int phase, int chunk, void *scratch
     int64_t at = t0, length, done = t0;
     for (bool more = true; more; at += length) {
         more = next_run(rows, &at, end, &length);
-        for (; done < at; done++) memset(y + done * o, 0, (size_t)n * sizeof *y);
-        if (more) mth__gemm(false, transposed, length, n, i, 1, x + at * i, i, w, transposed ? i : o, 0, y + at * o, o);
+        for (; done < at && !c->accumulates; done++) memset(y + done * o, 0, (size_t)n * sizeof *y);
+        if (more)
+            mth__gemm(false, transposed, length, n, i, 1, x + at * i, i, w, transposed ? i : o, c->accumulates,
+                y + at * o, o);
         done = at + length;
     }
 }
@@ -233,7 +235,7 @@ void mth__run_moe_outer(const mth__call *c, int phase, int chunk, void *scratch)
     const int64_t o0 = chunk % bo * COLUMNS, i0 = chunk / bo % bi * ROWS, n = mth__min64(COLUMNS, o - o0), m = mth__min64(ROWS, i - i0);
     const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
     float *y = mth__f32(&c->out[0]) + (e * i + i0) * o + o0;
-    bool first = true;
+    bool first = !c->accumulates;
     for (int64_t at = 0, length; next_run(rows, &at, t, &length); at += length, first = false)
         mth__gemm(true, false, m, n, length, 1, mth__f32(&c->in[0]) + (e * t + at) * i + i0, i, mth__f32(&c->in[1]) + (e * t + at) * o + o0,
             o, first ? 0 : 1, y, o);
@@ -261,7 +263,7 @@ mth_status mth__prepare_moe_bias_grad(mth__arena *arena, mth__call *c) {
     (void)arena;
     c->phases = 1;
     c->chunks[0] = (int)mth__max64(1, c->out[0].shape.dim[0] * blocks(c->out[0].shape.dim[1], COLUMNS));
-    c->thread_scratch = COLUMNS * sizeof(float);
+    c->thread_scratch = 2 * COLUMNS * sizeof(float);
     return NULL;
 }
 void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -270,7 +272,7 @@ void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scra
                   n = mth__min64(COLUMNS, o - o0);
     if (!c->out[0].shape.dim[0]) return;
     const int32_t *rows = (const int32_t *)c->in[1].data + e * t;
-    float *sum = mth__f32(&c->out[0]) + e * o + o0, *block = scratch;
+    float *y = mth__f32(&c->out[0]) + e * o + o0, *block = scratch, *sum = c->accumulates ? block + COLUMNS : y;
     mth__vec->fill(n, 0, sum);
     for (int64_t i = 0; i < t;) { /* blocks of 64 rows, for precision */
         mth__vec->fill(n, 0, block);
@@ -278,6 +280,7 @@ void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scra
             if (rows[i] >= 0) mth__vec->add_to(n, mth__f32(&c->in[0]) + (e * t + i) * o + o0, block);
         mth__vec->add_to(n, block, sum);
     }
+    if (c->accumulates) mth__vec->add_to(n, sum, y);
 }
 /* moe_act: x, rows; moe_act_grad: x, dy, rows; moe_mul: a, b, rows */
 mth_status mth__prepare_moe_map(mth__arena *arena, mth__call *c) {

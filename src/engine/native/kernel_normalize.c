@@ -122,10 +122,10 @@ void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch)
     if (phase == 1) {
         const mth__range r = mth__chunk_of(n, c->chunks[1], chunk);
         for (int o = 1; o < c->nout; o++) {
-            float *sum = mth__f32(&c->out[o]) + r.lo;
-            const float *partial = (const float *)c->shared + (o - 1) * n + r.lo;
-            memcpy(sum, partial, (size_t)(r.hi - r.lo) * sizeof *sum);
-            for (int i = 1; i < c->chunks[0]; i++) mth__vec->add_to(r.hi - r.lo, partial + (int64_t)i * 2 * n, sum);
+            float *sum = mth__f32(&c->out[o]) + r.lo, *partial = (float *)c->shared + (o - 1) * n + r.lo;
+            for (int i = 1; i < c->chunks[0]; i++) mth__vec->add_to(r.hi - r.lo, partial + (int64_t)i * 2 * n, partial);
+            if (c->accumulates) mth__vec->add_to(r.hi - r.lo, partial, sum);
+            else memcpy(sum, partial, (size_t)(r.hi - r.lo) * sizeof *sum);
         }
         return;
     }

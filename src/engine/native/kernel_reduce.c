@@ -62,17 +62,19 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
         c->phases = 2;
         c->chunks[1] = mth__chunks(4.0 * (double)p->rows * (double)p->width * p->parts / MTH__BYTES_PER_NS, p->rows * p->width / 64);
     }
-    c->thread_scratch = COLUMNS * sizeof(float);
+    c->thread_scratch = 2 * COLUMNS * sizeof(float);
     c->plan = p;
     return NULL;
 }
 
-/* y = the reduction of rows [lo, hi) of the terms, columns [from, to): blocks of 64 rows, then the sum of the blocks. */
-static void reduce_columns(const plan *p, const float *x, mth__range terms, int64_t from, int64_t to, float *y, float *block) {
+/* y = (or +=) the reduction of rows [lo, hi) of the terms, columns [from, to): blocks of 64 rows, then the sum of the
+   blocks. */
+static void reduce_columns(
+    const plan *p, const float *x, mth__range terms, int64_t from, int64_t to, bool add, float *y, float *block) {
     int64_t at[MTH__LOOP_OPERANDS];
     for (int64_t c0 = from; c0 < to; c0 += COLUMNS) {
         const int64_t n = mth__min64(COLUMNS, to - c0);
-        float *sum = y + (c0 - from);
+        float *sum = add ? block + COLUMNS : y + (c0 - from);
         mth__vec->fill(n, p->max ? -INFINITY : 0, sum);
         for (int64_t t = terms.lo; t < terms.hi;) {
             const int64_t end = mth__min64(t + BLOCK, terms.hi);
@@ -85,6 +87,7 @@ static void reduce_columns(const plan *p, const float *x, mth__range terms, int6
             }
             if (!direct) mth__vec->add_to(n, block, sum);
         }
+        if (add) mth__vec->add_to(n, sum, y + (c0 - from));
     }
 }
 /* Elements [lo, hi) of the flat sequence of runs. */
@@ -109,23 +112,27 @@ void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
     const int64_t total = p->rows * p->width;
     if (phase == 1) {
         const mth__range r = mth__chunk_of(total, c->chunks[1], chunk);
-        memcpy(y + r.lo, partial + r.lo, (size_t)(r.hi - r.lo) * sizeof *y);
         for (int i = 1; i < p->parts; i++)
-            (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, y + r.lo);
+            (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, partial + r.lo);
+        if (c->accumulates) mth__vec->add_to(r.hi - r.lo, partial + r.lo, y + r.lo);
+        else memcpy(y + r.lo, partial + r.lo, (size_t)(r.hi - r.lo) * sizeof *y);
         return;
     }
     const int part = chunk % p->parts, columns = chunk / p->parts % p->column_chunks, rows = chunk / p->parts / p->column_chunks;
     const mth__range r = mth__chunk_of(p->rows, p->row_chunks, rows);
     float *out = p->parts > 1 ? partial + part * total : y;
+    const bool add = c->accumulates && p->parts == 1; /* else the second phase adds */
     int64_t at[MTH__LOOP_OPERANDS];
     for (int64_t row = r.lo; row < r.hi; row++) {
         mth__loop_at(&p->kept, p->kept.rank, row, at);
         const float *x = mth__f32(&c->in[0]) + at[0];
         if (p->along) {
-            out[row] = reduce_along(p, x, mth__chunk_of(p->terms * p->run, p->parts, part));
+            const float reduced = reduce_along(p, x, mth__chunk_of(p->terms * p->run, p->parts, part));
+            out[row] = add ? out[row] + reduced : reduced;
             continue;
         }
         const mth__range w = mth__chunk_of(p->width, p->column_chunks, columns);
-        reduce_columns(p, x, mth__chunk_of(p->terms, p->parts, part), w.lo, w.hi, out + row * p->width + w.lo, scratch);
+        float *to = out + row * p->width + w.lo;
+        reduce_columns(p, x, mth__chunk_of(p->terms, p->parts, part), w.lo, w.hi, add, to, scratch);
     }
 }

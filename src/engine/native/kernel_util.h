@@ -52,7 +52,13 @@ void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset); 
 void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride); /* of `from`, dense, as read in the shape `to` */
 
 /* A strided copy of elements of 1, 4 or 8 bytes, in chunks. loop: operand 0 is written, 1 read. */
-typedef struct { mth__loop loop; int64_t dst, src; size_t size; int64_t rows; } mth__copy;
+typedef struct {
+    mth__loop loop;
+    int64_t dst, src;
+    size_t size;
+    int64_t rows;
+    bool adds; /* float32: dst += src */
+} mth__copy;
 void mth__copy_plan(mth__copy *, mth_dtype);          /* after loop, dst and src (first elements) are set */
 void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, int64_t hi); /* rows [lo, hi) of `rows` */
 

@@ -41,9 +41,10 @@ typedef struct {
     void (*transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step);
     /* sums, in order of sources; past: the caches */
     void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past);
-    /* c = a b, m x n, b and c with contiguous rows: for m, n or k of at most MTH__SMALL. NULL: BLAS is as good. */
+    /* c = a b, or with `add` c += a b; m x n, b and c with contiguous rows: for m, n or k of at most MTH__SMALL. NULL:
+       BLAS is as good. */
     void (*product)(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c,
-        int64_t ldc);
+        int64_t ldc, bool add);
 } mth__vector;
 enum { MTH__SMALL = 64 };
 extern const mth__vector *mth__vec; /* the best for this machine after mth__kernels_open; before, one that runs anywhere */

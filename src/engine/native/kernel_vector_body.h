@@ -478,11 +478,13 @@ INLINE void N(product_tile)(
     EACH(END)
 }
 static void N(product)(
-    int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc) {
+    int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb,
+    float *c, int64_t ldc, bool add) {
     _Alignas(64) float narrow[DEEP * WIDE], tile[TALL * WIDE];
     const int64_t block = a_column == 1 && m > n ? DEEP : DEPTH;
     for (int64_t k0 = 0; k0 < k; k0 += block) {
         const int64_t depth = k - k0 < block ? k - k0 : block;
+        const bool first = !add && k0 == 0;
         for (int64_t j = 0; j < n; j += WIDE) {
             const int64_t columns = n - j < WIDE ? n - j : WIDE;
             const float *panel = b + k0 * ldb + j;
@@ -499,11 +501,11 @@ static void N(product)(
                 for (int64_t q = 0; q < TALL; q++) row[q] = a + (i + (q < rows ? q : rows - 1)) * a_row + k0 * a_column;
                 float *out = c + i * ldc + j;
                 if (rows == TALL && columns == WIDE) {
-                    N(product_tile)(depth, row, a_column, panel, step, out, ldc, k0 == 0, i == 0);
+                    N(product_tile)(depth, row, a_column, panel, step, out, ldc, first, i == 0);
                     continue;
                 }
-                for (int64_t q = 0; q < rows && k0; q++) memcpy(tile + q * WIDE, out + q * ldc, (size_t)columns * sizeof *c);
-                N(product_tile)(depth, row, a_column, panel, step, tile, WIDE, k0 == 0, i == 0);
+                for (int64_t q = 0; q < rows && !first; q++) memcpy(tile + q * WIDE, out + q * ldc, (size_t)columns * sizeof *c);
+                N(product_tile)(depth, row, a_column, panel, step, tile, WIDE, first, i == 0);
                 for (int64_t q = 0; q < rows; q++) memcpy(out + q * ldc, tile + q * WIDE, (size_t)columns * sizeof *c);
             }
         }

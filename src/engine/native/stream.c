@@ -87,11 +87,12 @@ static mth_status compute(mth__loader *l, int at) {
         return mth__error_operator(FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", i->op->name, kernel->reason),
                                         F("use the reference engine")), i->module);
     mth__call *c = NEW(l->arena, mth__call);
-    *c = (mth__call){.op = i->op, .attrs = i->attrs, .nin = i->nin, .nout = i->nout,
+    *c = (mth__call){.op = i->op, .attrs = i->attrs, .accumulates = i->accumulates,
+                     .nin = mth__row_operands(i->op, i->nin, i->accumulates), .nout = i->nout,
                      .threads = l->x->engine->threads, .peers = l->role->ndevice};
-    c->in = NEW_ARRAY(l->arena, mth__operand, i->nin);
-    c->out = NEW_ARRAY(l->arena, mth__operand, i->nout);
-    for (int k = 0; k < i->nin; k++) set_operand(l, i->in[k], &c->in[k]);
+    c->in = NEW_ARRAY(l->arena, mth__operand, c->nin);
+    c->out = NEW_ARRAY(l->arena, mth__operand, c->nout);
+    for (int k = 0; k < c->nin; k++) set_operand(l, i->in[k], &c->in[k]);
     for (int k = 0; k < i->nout; k++) set_operand(l, i->out[k], &c->out[k]);
     mth_status s = kernel->prepare(l->arena, c);
     if (s) return mth__error_source(mth__error_operator(s, i->module), i->source);

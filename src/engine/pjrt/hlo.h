@@ -107,6 +107,8 @@ typedef struct {
     const mth__attrs *attrs;       /* of the global tensors: a row reads local sizes off its operands' and results' parts */
     int nin, nout;
     mth__hlo_operand in[MTH__MAX_IN], out[MTH__MAX_OUT]; /* out[].part is given, the row sets out[].v (shape: part->local) */
+    /* What a result is added to, or NULL: behind the row, unless that took it (mth__hlo_start_of). */
+    const mth__hlo_val *sum[MTH__MAX_OUT];
 } mth__hlo_call;
 typedef void mth__hlo_row(mth__hlo_call *);
 extern mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT]; /* NULL: communication but keep; "stop", "reshape" are rows here */

@@ -72,6 +72,12 @@ mth__hlo_val mth__hlo_put(mth__hlo *h, mth__hlo_put_kind kind, mth__hlo_val x, m
         type(h, i), type(h, rows), type(h, x));
 }
 
+mth__hlo_val mth__hlo_start_of(mth__hlo_call *c, int k) {
+    const mth__hlo_val *sum = c->sum[k];
+    c->sum[k] = NULL;
+    return sum ? *sum : mth__hlo_splat(c->h, c->out[k].part->dtype, c->out[k].part->local, 0);
+}
+
 /* ---------------------------------------------------------------- ids */
 /* ids as i32: what does not fit there is outside of every table. */
 static mth__hlo_val narrow(mth__hlo *h, mth__hlo_val ids) {
@@ -114,7 +120,7 @@ void mth__hlo_gather_grad(mth__hlo_call *c) {
     mth__hlo_place at = mth__hlo_locate(h, c->out[0].part, 0, checked_ids(h, ids, c->attrs->i[0]));
     const unsigned all = (1u << ids->v.shape.rank) - 1;
     if (mth__hlo_is_padded(ids->part, all)) at.here = mth__hlo_binary(h, "and", at.here, mth__hlo_mask(h, ids->part, all));
-    c->out[0].v = mth__hlo_put(h, MTH__HLO_ADD, mth__hlo_splat(h, c->in[1].v.dtype, c->out[0].part->local, 0), at, c->in[1].v);
+    c->out[0].v = mth__hlo_put(h, MTH__HLO_ADD, mth__hlo_start_of(c, 0), at, c->in[1].v);
 }
 void mth__hlo_pick(mth__hlo_call *c) {
     mth__hlo *h = c->h;

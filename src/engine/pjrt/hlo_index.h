@@ -13,4 +13,6 @@ mth__hlo_val mth__hlo_lookup(mth__hlo *, mth__hlo_val table, mth__hlo_val index)
 /* x[n, w...] with `rows`[i..., w...] put in at index[i...] where `here`[i...]: added, or, where no two have one index, set. */
 typedef enum { MTH__HLO_ADD, MTH__HLO_SET } mth__hlo_put_kind;
 mth__hlo_val mth__hlo_put(mth__hlo *, mth__hlo_put_kind, mth__hlo_val x, mth__hlo_place place, mth__hlo_val rows);
+/* What a row that puts starts result k from: the sum that the result is added to, which is taken hereby, or zeros. */
+mth__hlo_val mth__hlo_start_of(mth__hlo_call *, int k);
 #endif

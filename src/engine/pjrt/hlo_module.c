@@ -11,6 +11,7 @@ typedef struct {
     mth__arena *arena, *scratch;
     mth__hlo_val *value; bool *made;     /* by slot */
     mth__hlo_part **part;                /* by slot */
+    int *grown;                          /* by slot: 1 + the sum that it has become by adding to it; 0: it is in none */
     VEC(const mth__seg_instr *) of_line;
 } writing;
 
@@ -118,9 +119,18 @@ static void comment(writing *w, const mth__seg_instr *x) {
 
 static mth_status write_instr(writing *w, const mth__seg_instr *x) {
     const mth__instr *i = x->instr;
-    mth__hlo_call c = {.h = w->h, .op = i->op, .attrs = i->attrs, .nin = x->nin, .nout = x->nout};
+    mth__hlo_call c = {.h = w->h, .op = i->op, .attrs = i->attrs, .nout = x->nout};
+    c.nin = mth__row_operands(i->op, x->nin, i->accumulates);
+    mth__hlo_val sum[MTH__MAX_OUT];
     comment(w, x);
-    for (int j = 0; j < x->nin; j++) {
+    for (int k = 0; i->accumulates && k < x->nout; k++) {
+        const int from = mth__accumulator(i->op, x->nin, k);
+        if (from < 0) continue;
+        sum[k] = get(w, x->in[from]);
+        c.sum[k] = &sum[k];
+        w->grown[x->in[from]] = x->out[k] + 1;
+    }
+    for (int j = 0; j < c.nin; j++) {
         c.in[j] = (mth__hlo_operand){get(w, x->in[j]), part_of(w, x->in[j])};
         if (i->wants) c.in[j].v = constrain(w, &i->wants[j], c.in[j].v);
     }
@@ -130,6 +140,8 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
         if (!row) return INTERNAL("%s is no computation", i->op->name);
         fill_paddings(w, x, &c);
         row(&c);
+        for (int k = 0; k < c.nout; k++)
+            if (c.sum[k]) c.out[k].v = mth__hlo_binary(w->h, "add", sum[k], c.out[k].v);
     } else {
         const mth__channel *channel = &w->s->program->channel.at[i->channel];
         if (channel->kind == MTH__TRANSFER) mth__hlo_exchange(w->h, channel, &c.in[0], &c.out[0]);
@@ -175,16 +187,31 @@ static mth__hlo_val go_out(writing *w, int slot, mth__hlo_val v) {
 }
 
 /* ---------------------------------------------------------------- the module */
-/* A result of the same type that takes over the memory of a donated argument; each is taken once. */
-static int heir(const writing *w, int in, bool *taken) {
-    const mth__slot *from = &w->s->slot.at[w->segment->in.at[in]];
+/* The result that takes over the memory of a donated argument, each once: what a sum so far has become, else one of the
+   same type. -1: none. */
+static int heir(const writing *w, int in, bool sums, const bool *taken) {
+    int sum = w->segment->in.at[in];
+    const mth__slot *from = &w->s->slot.at[sum];
+    while (w->grown[sum]) sum = w->grown[sum] - 1;
     for (size_t i = 0; i < w->segment->out.n; i++) {
         const mth__slot *to = &w->s->slot.at[w->segment->out.at[i]];
-        if (taken[i] || from->any->dtype != to->any->dtype || !mth__shape_equal(from->local, to->local)) continue;
-        taken[i] = true;
-        return (int)i;
+        bool alike = from->any->dtype == to->any->dtype && mth__shape_equal(from->local, to->local);
+        if (!taken[i] && (sums ? w->segment->out.at[i] == sum : alike)) return (int)i;
     }
     return -1;
+}
+
+static const int *find_heirs(const writing *w) { /* by argument */
+    int *heirs = NEW_ARRAY(w->scratch, int, w->segment->in.n);
+    bool *taken = NEW_ARRAY(w->scratch, bool, w->segment->out.n);
+    for (size_t i = 0; i < w->segment->in.n; i++) heirs[i] = -1;
+    for (int sums = 1; sums >= 0; sums--)
+        for (size_t i = 0; i < w->segment->in.n; i++) {
+            if (!w->segment->donated[i] || heirs[i] >= 0) continue;
+            heirs[i] = heir(w, (int)i, sums, taken);
+            if (heirs[i] >= 0) taken[heirs[i]] = true;
+        }
+    return heirs;
 }
 
 static int write_head(writing *w, mth__text *t, int devices) {
@@ -197,14 +224,13 @@ static int write_head(writing *w, mth__text *t, int devices) {
         mth__text_add(t, "]>\n");
         lines++;
     }
-    bool *taken = NEW_ARRAY(w->scratch, bool, w->segment->out.n);
+    const int *heirs = find_heirs(w);
     mth__text_add(t, "  func.func public @main(");
     for (size_t i = 0; i < w->segment->in.n; i++) {
         const mth__slot *slot = &w->s->slot.at[w->segment->in.at[i]];
         mth__text_add(t, "%s%%arg%zu: %s", i ? ", " : "", i,
                       mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->in.at[i])));
-        int to = w->segment->donated[i] ? heir(w, (int)i, taken) : -1;
-        if (to >= 0) mth__text_add(t, " {tf.aliasing_output = %d : i32}", to);
+        if (heirs[i] >= 0) mth__text_add(t, " {tf.aliasing_output = %d : i32}", heirs[i]);
         if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->in.at[i]));
     }
     mth__text_add(t, ") -> (");
@@ -272,7 +298,8 @@ mth_status mth__module_write(mth__arena *arena, const mth__segments *s, const mt
     mth__arena *scratch = mth__arena_new();
     mth__hlo h = {.arena = scratch, .body = mth__text_new(scratch), .partitions = segment->count, .device = segment->device};
     writing w = {.s = s, .segment = segment, .mesh = mesh, .h = &h, .arena = arena, .scratch = scratch, .value = NEW_ARRAY(scratch, mth__hlo_val, s->slot.n),
-                 .made = NEW_ARRAY(scratch, bool, s->slot.n), .part = NEW_ARRAY(scratch, mth__hlo_part *, s->slot.n)};
+                 .made = NEW_ARRAY(scratch, bool, s->slot.n), .part = NEW_ARRAY(scratch, mth__hlo_part *, s->slot.n),
+                 .grown = NEW_ARRAY(scratch, int, s->slot.n)};
     mth_status status = write(&w, out);
     mth__arena_free(scratch);
     return status;

@@ -73,7 +73,7 @@ void mth__hlo_moe_combine(mth__hlo_call *c) { /* y, rows, and weights, experts o
     if (c->nin == 2) {
         mth__hlo_place token = mth__hlo_locate(h, out, 0, c->in[1].v);
         token.here = mth__hlo_binary(h, "and", token.here, real(h, &c->in[1]));
-        c->out[0].v = mth__hlo_put(h, MTH__HLO_ADD, mth__hlo_splat(h, c->in[0].v.dtype, out->local, 0), token, c->in[0].v);
+        c->out[0].v = mth__hlo_put(h, MTH__HLO_ADD, mth__hlo_start_of(c, 0), token, c->in[0].v);
         return;
     }
     const mth__hlo_place row = rows_of_choices(h, &c->in[1], &c->in[3]);

@@ -16,13 +16,20 @@ static void wrote(mth__ref_device *d, const mth__instr *in) {
 }
 
 static mth_status compute(mth__ref_device *d, const mth__instr *in) {
-    mth__ref_call c = {.op = in->op, .attrs = in->attrs, .nin = in->nin, .nout = in->nout};
-    for (int i = 0; i < in->nin; i++) c.in[i] = &d->value[in->in[i]];
-    for (int i = 0; i < in->nout; i++) c.out[i] = &d->value[in->out[i]];
+    mth__ref_call c = {.op = in->op, .attrs = in->attrs, .nout = in->nout};
+    c.nin = mth__row_operands(in->op, in->nin, in->accumulates);
+    for (int i = 0; i < c.nin; i++) c.in[i] = &d->value[in->in[i]];
+    for (int i = 0; i < c.nout; i++) c.out[i] = &d->value[in->out[i]];
     mth__ref_row *row = mth__ref_rows[mth__op_index(in->op)];
     if (!row) return INTERNAL("%s is no computation", in->op->name);
     mth_status s = row(&c);
-    return s ? mth__error_source(mth__error_operator(s, in->module), in->source) : NULL;
+    if (s) return mth__error_source(mth__error_operator(s, in->module), in->source);
+    for (int k = 0; in->accumulates && k < in->nout; k++) {
+        int sum = mth__accumulator(in->op, in->nin, k);
+        for (int64_t j = 0, n = sum < 0 ? 0 : mth__shape_size(c.out[k]->local); j < n; j++)
+            c.out[k]->data[j] += d->value[in->in[sum]].data[j];
+    }
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- channels */

@@ -1,0 +1,102 @@
+/* Sums without their terms: where a term is made by a row that can add what it computes to a sum so far (a product, a
+ * scatter, a reduction: op->accumulates), the addition leaves and the row does it, in the bytes of the sum. So a
+ * parameter's gradient takes no more memory over many microbatches or uses than over one. This holds for sums of
+ * gradients, and for those over microbatches; a residual sum forward stays, lest a product's blocks be rounded one by
+ * one at the size of the stream.
+ *
+ * After schedule: which of the two operands of an addition is made later is known, and that is the one that adds. The
+ * sum so far has bytes of its own, doesn't leave the program, and nobody sends it or reads it once the term is made. The
+ * order of additions stays the graph's. */
+#include "distribute/decide.h"
+#include <string.h>
+
+typedef struct {
+    int last, before;           /* positions of the last two readers, -1: none; the program's end reads outputs */
+    mth__node *reader;          /* the last one */
+    bool lent;                  /* a view or a communication reads it, which holds its bytes for longer */
+} readers;
+typedef struct { mth__graph *graph; readers *of; /* by value id */ } state;
+
+/* Shares no bytes with another value: what emit may make a view of its operand does. */
+static bool has_bytes(const mth__node *n) {
+    return !(n->op->flags & MTH__ALIAS) && n->op != mth__row_op(MTH__ROW_slice);
+}
+
+static void read_at(state *s, const mth__value *v, int at, mth__node *by) {
+    readers *r = &s->of[v->id];
+    r->before = r->last;
+    r->last = at;
+    r->reader = by;
+    r->lent |= by && (!has_bytes(by) || (mth__is_comm(by) && by->op != mth__row_op(MTH__ROW_keep)));
+}
+
+static bool same(const mth__value *a, const mth__value *b) {
+    return a->dtype == b->dtype && mth__shape_equal(a->shape, b->shape) &&
+           mth__sharding_equal(&a->sharding, &b->sharding, a->shape.rank);
+}
+
+static bool of_microbatches(const mth__node *a, const mth__node *b) {
+    return a->region >= 0 && a->region == b->region && a->microbatch != b->microbatch;
+}
+
+/* The addition of a term to a sum so far, made before the term and read last by the addition; NULL: there is none. */
+static mth__node *addition_of(const state *s, const mth__value *term, mth__value **sum) {
+    const readers *r = &s->of[term->id];
+    mth__node *add = r->reader;
+    if (r->before >= 0 || !add || add->op != mth__row_op(MTH__ROW_add) || add->on != term->node->on) return NULL;
+    *sum = add->in[add->in[0] == term];
+    const mth__node *maker = (*sum)->node;
+    const readers *q = &s->of[(*sum)->id];
+    if (!maker || maker->id >= term->node->id || !has_bytes(maker)) return NULL;
+    if (q->lent || q->reader != add || q->before >= term->node->id) return NULL;
+    if (!add->backward && !of_microbatches(maker, term->node)) return NULL;
+    return same(*sum, term) && same(add->out[0], term) ? add : NULL;
+}
+
+/* All results that the row can add, or none. */
+static void fuse(state *s, mth__node *n) {
+    mth__node *add[MTH__MAX_OUT];
+    mth__value *sum[MTH__MAX_OUT];
+    const int sums = __builtin_popcount(n->op->accumulates);
+    if (n->nin + sums > MTH__MAX_IN) return;
+    for (int k = 0; k < n->nout; k++)
+        if (n->op->accumulates >> k & 1 && !(add[k] = addition_of(s, n->out[k], &sum[k]))) return;
+    mth__value **in = NEW_ARRAY(s->graph->arena, mth__value *, n->nin + sums);
+    mth__sharding *need = NEW_ARRAY(s->graph->arena, mth__sharding, n->nin + sums);
+    memcpy(in, n->in, sizeof *in * (size_t)n->nin);
+    memcpy(need, n->need, sizeof *need * (size_t)n->nin);
+    for (int k = 0, j = n->nin; k < n->nout; k++) {
+        if (!(n->op->accumulates >> k & 1)) continue;
+        in[j] = sum[k];
+        need[j++] = sum[k]->sharding;
+        n->out[k] = add[k]->out[0];
+        n->out[k]->node = n;
+        n->out[k]->index = k;
+        add[k]->nin = 0; /* marks it */
+    }
+    n->in = in;
+    n->need = need;
+    n->nin += sums;
+    n->accumulates = true;
+}
+
+mth_status mth__accumulate(mth__graph *g) {
+    mth__arena *arena = mth__arena_new();
+    state s = {.graph = g, .of = NEW_ARRAY(arena, readers, g->values)};
+    for (int v = 0; v < g->values; v++) s.of[v] = (readers){.last = -1, .before = -1};
+    for (size_t i = 0; i < g->node.n; i++) {
+        mth__node *n = g->node.at[i];
+        n->id = (int)i;
+        for (int j = 0; j < n->nin; j++) read_at(&s, n->in[j], (int)i, n);
+    }
+    for (size_t i = 0; i < g->output.n; i++) read_at(&s, g->output.at[i].value, (int)g->node.n, NULL);
+    for (size_t i = 0; i < g->node.n; i++)
+        if (g->node.at[i]->op->accumulates) fuse(&s, g->node.at[i]);
+    size_t kept = 0;
+    for (size_t i = 0; i < g->node.n; i++)
+        if (g->node.at[i]->nin || g->node.at[i]->op != mth__row_op(MTH__ROW_add)) g->node.at[kept++] = g->node.at[i];
+    g->node.n = kept;
+    for (size_t i = 0; i < kept; i++) g->node.at[i]->id = (int)i;
+    mth__arena_free(arena);
+    return NULL;
+}
