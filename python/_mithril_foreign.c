@@ -146,8 +146,7 @@ static int has_own_layout(PyObject *object) {
 /* "x.detach().to_dense()": what makes of a tensor one whose memory can be read; "x" where nothing is known. NULL: an
    error is set. */
 static PyObject *readable_form(PyObject *object) {
-    static const struct { const char *state, *step;
-    } steps[] = {
+    static const struct { const char *state, *step; } steps[] = {
         {"requires_grad", ".detach()"},
         {"is_nested", ".to_padded_tensor(0)"},
         {NULL /* has_own_layout */, ".to_dense()"},
@@ -169,8 +168,9 @@ static PyObject *readable_form(PyObject *object) {
     return form;
 }
 
-/* Why an object gave no data: the exception that it raised, and its text. */
-typedef struct { PyObject *cause, *text; } refusal;
+/* Why an object gave no data: the exception that it raised, and its text. `elements`: NumPy has it, and has no format for
+   its elements. */
+typedef struct { PyObject *cause, *text; int elements; } refusal;
 
 /* An exception that is not ours to answer stays set. The first reason that is noted stays. */
 static void note_refusal(refusal *r) {
@@ -182,14 +182,12 @@ static void note_refusal(refusal *r) {
 static void *raise_refused(const conversion *c, PyObject *object, refusal *r) {
     PyObject *form = readable_form(object), *fix = NULL;
     const int deleted = form ? says(object, "is_deleted") : -1, meta = deleted == 0 ? says(object, "is_meta") : -1;
-    PyObject *cast = NULL;
-    const int casts = meta == 0 ? find_attribute(object, "astype", &cast) : -1;
     if (deleted == 1) fix = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
     else if (meta == 1) fix = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
     else if (meta == 0 && PyUnicode_CompareWithASCIIString(form, "x")) fix = TEXT("pass %U", form);
-    else if (casts >= 0) fix = casts ? TEXT("cast it first: x.astype(\"float32\"), or \"int64\" for ids")
-                                    : TEXT("give its values as a numpy.array of float32, or int64 for ids");
-    Py_XDECREF(form), Py_XDECREF(cast);
+    else if (meta == 0 && r->elements) fix = TEXT("cast it first: x.astype(\"float32\"), or \"int64\" for ids");
+    else if (meta == 0) fix = TEXT("give its values as a numpy.array of float32, or int64 for ids");
+    Py_XDECREF(form);
     return raise_error(c->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(r->cause),
                        TEXT("%s refuses to share its data: %U", c->name, r->text), fix);
 }
@@ -211,10 +209,8 @@ static int is_masked(PyObject *object) {
 }
 
 static void *raise_masked(module_state *s, const char *name) {
-    return raise_fix(
-        s, MTH_ERROR_VALUE, TEXT("%s has masked elements, and arrays have no mask", name),
-        TEXT(
-            "say what stands in their place, x.filled(0), and give the mask apart where the model takes one"));
+    return raise_fix(s, MTH_ERROR_VALUE, TEXT("%s has masked elements, and arrays have no mask", name),
+                     TEXT("say what stands in their place, x.filled(0), and give the mask apart where there is a port"));
 }
 
 /* ---------------------------------------------------------------- any object to an array */
@@ -223,7 +219,8 @@ static int check_bytes(const conversion *c, PyObject *object) {
     PyObject *dtype, *size = NULL;
     int found = find_attribute(object, "dtype", &dtype);
     if (found == 1) found = find_attribute(dtype, "itemsize", &size);
-    const int wrong = found == 1 && PyLong_Check(size) && PyLong_AsLong(size) != 1;
+    int overflow = 0;
+    const int wrong = found == 1 && PyLong_Check(size) && PyLong_AsLongLongAndOverflow(size, &overflow) != 1;
     if (wrong) refuse_elements(c->s, c->name, TEXT("%s", SHOW(dtype)));
     Py_XDECREF(dtype), Py_XDECREF(size);
     return wrong || found < 0 ? -1 : 0;
@@ -240,7 +237,7 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
     if (PyObject_GetBuffer(object, &from->buffer, PyBUF_STRIDES | PyBUF_FORMAT)) note_refusal(r);
     else if (!view_of_buffer(c->s, c->name, &from->buffer, &v) &&
              (v.kind != 'u' || v.size > 1 || !check_bytes(c, object))) {
-        if (bfloat) v.kind = 'h';
+        if (bfloat && v.size == 2) v.kind = 'h';
         array = array_of_view(c, &v, &from);
     }
     source_free(from);
@@ -248,8 +245,7 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
 }
 
 static mth_array *array_of_dlpack(const conversion *c, PyObject *object, PyObject *method, refusal *r) {
-    const int negative = says(
-        object, "is_neg"); /* torch shares such memory without a word, though the values are its negatives */
+    const int negative = says(object, "is_neg"); /* torch shares memory whose negatives are the values, with no word */
     if (negative < 0) return NULL;
     PyObject *capsule = negative ? NULL : ask_for_capsule(method);
     if (!capsule) {
@@ -287,7 +283,10 @@ static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject
     }
     mth_array *array = NULL;
     if (!given) note_refusal(r);
-    else if (found >= 0) array = array_of_buffer(c, given, bfloat, r);
+    else if (found >= 0) {
+        array = array_of_buffer(c, given, bfloat, r);
+        r->elements = !array && found == 1;
+    }
     Py_XDECREF(given);
     return array;
 }
@@ -400,11 +399,17 @@ void named_free(mth_named *named, size_t count) {
     for (size_t i = 0; named && i < count; i++) mth_array_free(named[i].array);
 }
 
-/* The pairs of any mapping, in a tuple that keeps them. */
+/* The pairs of any mapping, in a tuple that keeps them: what has items(), or keys() and an element for each. */
 static PyObject *items_of(module_state *s, PyObject *mapping, const char *what) {
-    PyObject *keys = NULL;
-    const int found = PyDict_Check(mapping) ? 1 : find_attribute(mapping, "keys", &keys);
-    Py_XDECREF(keys);
+    PyObject *method = NULL, *copy;
+    int found = PyDict_Check(mapping) ? 1 : find_attribute(mapping, "items", &method);
+    Py_XDECREF(method);
+    if (!found && (found = find_attribute(mapping, "keys", &method)) == 1) {
+        Py_DECREF(method);
+        PyObject *pairs = (copy = PyDict_New()) && !PyDict_Update(copy, mapping) ? pairs_of(copy) : NULL;
+        Py_XDECREF(copy);
+        return pairs;
+    }
     if (found < 0) return NULL;
     if (!found) {
         PyObject *type = type_text(mapping);

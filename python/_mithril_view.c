@@ -51,7 +51,7 @@ static int view_of_claim(module_state *s, const char *name, const claim *c, view
     for (int d = v->rank - 1; d >= 0; d--) {
         int64_t steps = v->shape[d] - 1, reach;
         v->stride[d] = bytes;
-        if (__builtin_mul_overflow(bytes, v->shape[d] ? v->shape[d] : 1, &bytes) || bytes > MAX_BYTES)
+        if (__builtin_mul_overflow(bytes, v->shape[d] ? v->shape[d] : 1, &bytes) || bytes >= MAX_BYTES)
             return refuse_size(s, name, v);
         if (empty || steps < 1) v->stride[d] = 0; /* whatever is said of it */
         else if (c->stride &&
@@ -103,8 +103,8 @@ int refuse_elements(module_state *s, const char *name, PyObject *what) {
 
 static int read_format(module_state *s, const char *name, const Py_buffer *b, view *v) {
     const char *const format = b->format ? b->format : "B";
-    const char sign = *format && strchr("@=<>!", *format) ? *format : '@';
-    const char *code = format + (*format && strchr("@=<>!", *format));
+    const int is_signed = *format && strchr("@=<>!", *format);
+    const char sign = is_signed ? *format : '@', *code = format + is_signed;
     v->size = 0;
     for (size_t i = 0; *code && !code[1] && i < sizeof formats / sizeof *formats; i++) {
         if (formats[i].code != *code) continue;
@@ -219,8 +219,8 @@ static int write_number(void *to, int64_t i, mth_dtype dtype, const number *n) {
     if (dtype == MTH_FLOAT32) { ((float *)to)[i] = value; return 1; }
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    ((uint16_t *)to)[i] = (uint16_t)(value != value ? 0x7fc0
-                                                    : (bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest even */
+    bits = value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to nearest even */
+    ((uint16_t *)to)[i] = (uint16_t)bits;
     return 1;
 }
 

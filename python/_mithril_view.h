@@ -5,7 +5,7 @@
 #include "_mithril_dlpack.h"
 
 enum { MAX_RANK = 8 };
-#define MAX_BYTES ((int64_t)1 << 62) /* sums of two sizes or offsets below it fit in 64 bits */
+#define MAX_BYTES ((int64_t)1 << 62) /* arrays are smaller; sums of two sizes or offsets below it fit in 64 bits */
 
 typedef struct {
     const char *data;
@@ -25,15 +25,11 @@ int view_of_dlpack(module_state *, const char *name, const dlpack_tensor *, view
 int refuse_size(module_state *, const char *name, const view *);
 int refuse_elements(module_state *, const char *name, PyObject *what);
 
-mth_dtype view_dtype(const view *);            /* that of an array with such elements, unless another is asked for */
-int view_is_direct(const view *,
-                   mth_dtype); /* whether the memory is what an array of the dtype has: then it needs no packing */
-typedef struct {
-    char kind;
-    double real;
-    int64_t integer;
-    uint64_t natural;
-} number; /* the member of its kind: 'f', 'i' or 'u' */
+mth_dtype view_dtype(const view *); /* that of an array with such elements, unless another is asked for */
+/* Whether the memory is what an array of the dtype has: then it needs no packing. */
+int view_is_direct(const view *, mth_dtype);
+/* An element as what it is by its kind: 'f' real, 'i' integer, 'u' natural. */
+typedef struct { char kind; double real; int64_t integer; uint64_t natural; } number;
 /* All elements row-major in the dtype. 0, or -1 where an integer doesn't fit (`bad` is it). Needs no GIL. */
 int view_pack(const view *, mth_dtype, void *to, number *bad);
 #endif

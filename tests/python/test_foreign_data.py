@@ -221,7 +221,7 @@ def told_truly(shape, strides, size, room):
         return False
     for n in shape:
         count *= n or 1
-    if size * count > 2**62:
+    if size * count >= 2**62:
         return False
     if 0 in shape:
         return True

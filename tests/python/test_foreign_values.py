@@ -1,9 +1,12 @@
 """Values of any kind that are handed in: taken where they can be, else an error with a fix."""
 
+import collections
 import itertools
+import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -38,6 +41,28 @@ def test_masked_arrays(backend, relu):
     )
     for bare in (np.ma.masked_array(X), np.ma.masked_array(X, np.zeros_like(X, bool))):
         assert np.array_equal(np.asarray(backend.array(bare)), X)
+
+
+class Keys:
+    """The least that dict() takes for a mapping."""
+
+    def __init__(self, stop=None, **items):
+        self.stop, self.of = stop, items
+
+    def keys(self):
+        return self.of.keys()
+
+    def __getitem__(self, name):
+        if self.stop:
+            raise self.stop
+        return self.of[name]
+
+
+def test_mappings(relu):
+    for mapping in (Keys(x=X), types.MappingProxyType({"x": X}), collections.ChainMap({}, {"x": X})):
+        assert np.array_equal(np.asarray(relu.evaluate({}, mapping)["y"]), np.maximum(X, 0))
+    for other in ([X], {X.tobytes()}, X, "x", type("Pairs", (), {"items": lambda _: [1]})()):
+        refused(lambda: relu.evaluate({}, other), "inputs")
 
 
 class Parts:
@@ -249,6 +274,16 @@ def test_names_of_tensors(tmp_path):
     refused(lambda: read(["linear_0.weight"]), "mapping")
 
 
+def test_folders_of_a_cache(xla, tmp_path):
+    model = one_block(ml.Relu(), input="x", output="y")
+    for folder in (tmp_path / "a", str(tmp_path / "b"), tmp_path / "na\udcefve", os.fsdecode(bytes(tmp_path / "c"))):
+        backend = xla(device_mesh=(1,), cache_dir=folder)
+        assert np.array_equal(np.asarray(ml.compile(model, backend).evaluate({}, {"x": X})["y"]), np.maximum(X, 0))
+        assert os.listdir(folder) and "cache_dir" in backend.describe()
+    refused(lambda: xla(device_mesh=(1,), cache_dir=bytes(tmp_path)), "os.fsdecode(x)")
+    refused(lambda: xla(device_mesh=(1,), cache_dir=str(tmp_path / "na\udcefve")), "pathlib.Path(x)")
+
+
 def test_options_may_be_paths():
     assert ml.Linear(4, name=pathlib.PurePosixPath("layer")) is not None
     refused(lambda: ml.Linear(pathlib.Path("x")), "dimension='x' is not an integer")
@@ -324,6 +359,11 @@ def stopping(stop, backend, relu):
     yield lambda: relu.evaluate({}, make(keys="property"))
     yield lambda: relu.evaluate({}, Mapping(stop, "items"))
     yield lambda: relu.evaluate({}, Mapping(stop, "inside"))
+    yield lambda: relu.evaluate({}, Keys(stop, x=X))
+    for methods in ({"__getitem__": "method", "__len__": "method"}, {"__getitem__": "method"}):
+        yield lambda: backend.zeros(make(**methods))
+        yield lambda: relu.evaluate({}, {"x": X}, {}, make(**methods))
+        yield lambda: backend.zeros(3, device_mesh=make(**methods))
     yield lambda: relu.evaluate({}, {"x": X}, {}, make(__repr__="method"))
     yield lambda: ml._mithril._read_safetensors(y, make(__fspath__="method"), "w", False)
     yield lambda: y.__dlpack__(copy=make(__bool__="method"))
