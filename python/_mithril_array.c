@@ -415,10 +415,10 @@ typedef struct { PyObject *version, *device, *copy; } dlpack_request;
 static int is_given(PyObject *argument) { return argument && argument != Py_None; }
 
 /* Whether the consumer keeps its hands off memory that is marked as read-only. DLPack can mark it from 1.0 on, but who
-   asks for 1.0 need not heed the mark (torch 2.13 doesn't). Who gives dl_device and copy too, as NumPy does, speaks the
-   whole of that protocol and is taken at its word. */
+   asks for 1.0 need not heed the mark (torch 2.13 doesn't). Who gives dl_device too and leaves it open whether there is
+   a copy, as NumPy does, speaks the whole of that protocol and is taken at its word. */
 static int heeds_mark(const dlpack_request *request, long major) {
-    return major >= 1 && request->device && request->copy;
+    return major >= 1 && request->device && request->copy == Py_None;
 }
 
 /* Memory that is the consumer's own, where libraries want it to begin. NULL: an error is set. */
@@ -466,18 +466,16 @@ static PyObject *make_capsule(PyObject *self, const dlpack_request *request) {
     long type = DLPACK_CPU, id, major = 0, minor;
     if (is_given(request->device) && !PyArg_ParseTuple(request->device, "ll", &type, &id)) return NULL;
     if (is_given(request->version) && !PyArg_ParseTuple(request->version, "ll", &major, &minor)) return NULL;
-    const int asked = is_given(request->copy) ? PyObject_IsTrue(request->copy) : 0,
-              lend = heeds_mark(request, major) && !asked;
+    const int asked = is_given(request->copy) ? PyObject_IsTrue(request->copy) : 0, lend = heeds_mark(request, major);
     if (asked < 0) return NULL;
     if (type != DLPACK_CPU) return refuse_export("the array lies on the host: share it there, and copy it afterwards");
     mth_array *a = ((array_object *)self)->array;
     const void *data = mth_array_get_whole(a);
     if (!data && !asked)
         return refuse_export("the array is sharded, so that no memory holds all of it: share numpy.asarray(x) instead");
-    if (!lend && request->copy == Py_False)
-        return refuse_export(
-            "the array is read-only, which only max_version=(1, 0) with dl_device and copy can say: leave copy=False out, "
-            "for a copy, or share numpy.asarray(x)");
+    if (is_given(request->copy) && !asked)
+        return refuse_export("the array is read-only, and a consumer need not heed that: leave copy=False out, or share "
+                             "numpy.asarray(x)");
     lent *l = calloc(1, sizeof *l);
     if (!l) return PyErr_NoMemory();
     if (lend) l->owner = Py_NewRef(self);
@@ -540,8 +538,8 @@ static PyMethodDef array_methods[] = {
     {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack, METH_VARARGS | METH_KEYWORDS,
      "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
      "A capsule of the array: of its own memory, marked as read-only, for a consumer that gives max_version of (1, 0) or\n"
-     "above, dl_device and copy, as numpy.from_dlpack does; else of a copy, since nothing else keeps a consumer from\n"
-     "writing. A sharded array is copied with copy=True only."},
+     "above, dl_device, and copy=None, as numpy.from_dlpack does; else of a copy, since nothing else keeps a consumer\n"
+     "from writing. A sharded array is copied with copy=True only."},
     {"__dlpack_device__", array_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\n"},
     {0},
 };

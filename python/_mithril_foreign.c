@@ -185,7 +185,7 @@ static void *raise_refused(const conversion *c, PyObject *object, refusal *r) {
     if (deleted == 1) fix = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
     else if (meta == 1) fix = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
     else if (meta == 0 && PyUnicode_CompareWithASCIIString(form, "x")) fix = TEXT("pass %U", form);
-    else if (meta == 0 && r->elements) fix = TEXT("cast it first: x.astype(\"float32\"), or \"int64\" for ids");
+    else if (meta == 0 && r->elements) fix = TEXT("%s", CAST_FIX);
     else if (meta == 0) fix = TEXT("give its values as a numpy.array of float32, or int64 for ids");
     Py_XDECREF(form);
     return raise_error(c->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(r->cause),
@@ -221,7 +221,7 @@ static int check_bytes(const conversion *c, PyObject *object) {
     if (found == 1) found = find_attribute(dtype, "itemsize", &size);
     int overflow = 0;
     const int wrong = found == 1 && PyLong_Check(size) && PyLong_AsLongLongAndOverflow(size, &overflow) != 1;
-    if (wrong) refuse_elements(c->s, c->name, TEXT("%s", SHOW(dtype)));
+    if (wrong) refuse_elements(c->s, c->name, TEXT("%s", SHOW(dtype)), CAST_FIX);
     Py_XDECREF(dtype), Py_XDECREF(size);
     return wrong || found < 0 ? -1 : 0;
 }
@@ -353,6 +353,34 @@ static int has_masked(PyObject *lists) {
     return masked;
 }
 
+/* The first element in lists that is neither a list nor a number; NULL without an error: there is none. */
+static PyObject *first_object(PyObject *lists) {
+    if (PyFloat_Check(lists) || PyLong_Check(lists)) return NULL;
+    if (!PyList_Check(lists) && !PyTuple_Check(lists)) return Py_NewRef(lists);
+    if (Py_EnterRecursiveCall(" in lists")) return NULL;
+    PyObject *items = PySequence_Tuple(lists), *object = NULL;
+    for (Py_ssize_t i = 0; items && !object && !PyErr_Occurred() && i < PyTuple_Size(items); i++)
+        object = first_object(PyTuple_GetItem(items, i));
+    Py_XDECREF(items);
+    Py_LeaveRecursiveCall();
+    return object;
+}
+
+/* NumPy couldn't make an array of lists: an error with its reason. */
+static void *raise_no_array(module_state *s, PyObject *lists, const char *name) {
+    const int ragged = PyErr_ExceptionMatches(PyExc_ValueError);
+    PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
+    PyObject *object = why && !ragged ? first_object(lists) : NULL, *form = object ? readable_form(object) : NULL;
+    if (why && !PyErr_Occurred())
+        raise_error(s, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_NewRef(cause),
+                    TEXT("%s is no array: %U", name, why),
+                    ragged ? TEXT("make the lists of a level equally long: pad the shorter ones, with 0.0 say")
+                    : form ? TEXT("give %U for each x in them", form)
+                           : TEXT("give numbers, or arrays of one shape"));
+    Py_XDECREF(cause), Py_XDECREF(why), Py_XDECREF(object), Py_XDECREF(form);
+    return NULL;
+}
+
 /* Of an array of NumPy's: whether its elements are numbers. */
 static int holds_numbers(PyObject *array) {
     PyObject *dtype, *kind = NULL;
@@ -374,17 +402,7 @@ PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name) {
     if (!numpy) return NULL;
     array = PyObject_CallMethod(numpy, "asarray", "O", lists);
     Py_DECREF(numpy);
-    if (!array) {
-        const int ragged = PyErr_ExceptionMatches(PyExc_ValueError);
-        PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
-        if (why)
-            raise_error(s, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_NewRef(cause),
-                        TEXT("%s is no array: %U", name, why),
-                        ragged ? TEXT("make the lists of a level equally long: pad the shorter ones, with 0.0 say")
-                               : TEXT("give numbers, or arrays of one shape"));
-        Py_XDECREF(cause), Py_XDECREF(why);
-        return NULL;
-    }
+    if (!array) return raise_no_array(s, lists, name);
     const int masked = has_masked(lists), numbers = masked ? 0 : holds_numbers(array);
     if (masked > 0) raise_masked(s, name);
     else if (!masked && numbers == 0)

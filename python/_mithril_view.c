@@ -94,9 +94,9 @@ static const struct { char code, kind; int native, standard; } formats[] = {
     {'f', 'f', sizeof(float), 4},     {'d', 'f', sizeof(double), 8},
 };
 
-int refuse_elements(module_state *s, const char *name, PyObject *what) {
+int refuse_elements(module_state *s, const char *name, PyObject *what, const char *fix) {
     raise_fix(s, MTH_ERROR_TYPE, what ? TEXT("%s has elements of the %U, which arrays can't have", name, what) : NULL,
-              TEXT("cast it first: x.astype(\"float32\"), or \"int64\" for ids"));
+              TEXT("%s", fix));
     Py_XDECREF(what);
     return -1;
 }
@@ -112,13 +112,13 @@ static int read_format(module_state *s, const char *name, const Py_buffer *b, vi
         v->size = sign == '@' ? formats[i].native : formats[i].standard;
     }
     v->swapped = v->size > 1 && (sign == '>' || sign == '!');
-    if (!strncmp(format, "T{", 2)) {
-        raise_fix(s, MTH_ERROR_TYPE,
-                  TEXT("%s has records of the format '%s' as elements, which arrays can't have", name, format),
-                  TEXT("give a field of them: x[\"weight\"], say"));
-        return -1;
+    if (!v->size) {
+        const char last = *format ? format[strlen(format) - 1] : 0; /* of a record '}' */
+        return refuse_elements(s, name, TEXT("format '%s'", format),
+                               last == '}'                    ? "they are records: give a field of them, x[\"weight\"] say"
+                               : last && strchr("cpsuwx", last) ? "they are texts or bytes: give numbers"
+                                                                : CAST_FIX);
     }
-    if (!v->size) return refuse_elements(s, name, TEXT("format '%s'", format));
     if (b->itemsize != v->size)
         return refuse_claim(s, name, TEXT("elements of %zd bytes in the format '%s'", b->itemsize, format));
     return 0;
@@ -153,7 +153,7 @@ int view_of_dlpack(module_state *s, const char *name, const dlpack_tensor *t, vi
         raise_fix(s, MTH_ERROR_TYPE,
                   TEXT("%s has elements of DLPack type code %d with %d bits, %d to an element, which arrays can't have",
                        name, t->code, t->bits, t->lanes),
-                  TEXT("cast it to float32 first, or to int64 for ids"));
+                  TEXT("cast it to float32 first (x.real of complex numbers), or to int64 for ids"));
         return -1;
     }
     *v = (view){.kind = kinds[t->code], .size = t->bits / 8};

@@ -134,6 +134,9 @@ def test_torch(backend):
         fix = refused(lambda: backend.array(x)).fix
         assert fix.startswith("pass x."), fix
         assert np.array_equal(np.asarray(backend.array(eval(fix.removeprefix("pass ")))), expected)
+    fix = refused(lambda: backend.array([[t.clone().requires_grad_()]]), "requires grad").fix
+    assert fix == "give x.detach() for each x in them"
+    assert np.array_equal(np.asarray(backend.array([[t.clone().requires_grad_().detach()]])), X[None, None])
     x = t.to("meta")
     fix = refused(lambda: backend.array(x)).fix
     assert backend.array(eval(fix.removeprefix("give it memory and values: "))).shape == X.shape
@@ -146,12 +149,18 @@ def test_torch(backend):
 def test_torch_writes_into_a_copy(backend):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     y = backend.array(X)
-    for t in (torch.from_dlpack(y), torch.from_dlpack(y.__dlpack__()), torch.from_dlpack(y, copy=True)):
+    for t in (
+        torch.from_dlpack(y),
+        torch.from_dlpack(y.__dlpack__()),
+        torch.from_dlpack(y, copy=True),
+        torch.from_dlpack(y, device="cpu"),
+    ):
         assert np.array_equal(t.numpy(), X)
         t[0, 0] = 5
         assert np.array_equal(np.asarray(y), X)
-    with pytest.raises(BufferError, match="read-only"):
-        torch.from_dlpack(y, copy=False)
+    for options in ({}, {"device": "cpu"}):
+        with pytest.raises(BufferError, match="read-only"):
+            torch.from_dlpack(y, copy=False, **options)
 
 
 def test_jax(backend, relu):
