@@ -223,8 +223,12 @@ typedef struct {
 /* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters; `gradients` NULL: nobody takes them. */
 MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs, size_t count,
                                              const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
-/* Asks a running mth_evaluate to stop at the next instruction; it returns MTH_ERROR_INTERRUPTED. Async-signal-safe. */
+/* Asks the calls of mth_evaluate that are under way now, in all threads, to stop at the next instruction: they return MTH_ERROR_INTERRUPTED,
+   or their results where nothing was left to do. Calls that begin later are not asked. Async-signal-safe. */
 MTH_API void mth_compiled_interrupt(mth_compiled *);
+/* The same for this thread alone: from now on its calls of mth_evaluate stop at the next instruction once asked(context) is true. It is called
+   often, by the engine's threads and by several at once, so it is short and takes no lock. NULL: nothing is asked. */
+MTH_API void mth_set_interrupt_check(bool (*asked)(void *context), void *context);
 
 /* ---------------------------------------------------------------- read a plan */
 MTH_API MTH_MUST_USE mth_status mth_plan_print(mth_compiled *, char **out); /* the program of the plan last used, else of a forward plan for the shapes given to mth_compile; mth_text_free */

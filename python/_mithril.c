@@ -293,6 +293,7 @@ static PyMethodDef functions[] = {
     {"_compile_option_doc", compile_option_doc, METH_NOARGS, "_compile_option_doc()\n--\n\n"},
     {"_fail_allocation", fail_allocation, METH_O,
      "_fail_allocation(index, /)\n--\n\nThe index-th allocation of the library from now on fails; -1: none."},
+    {"_after_fork", after_fork, METH_NOARGS, "_after_fork()\n--\n\n"},
     {"_allocations", allocations, METH_NOARGS, "_allocations()\n--\n\n(allocations so far, those not freed) of the library."},
     {0},
 };
@@ -306,6 +307,20 @@ static int refuse_subinterpreter(void) {
                     "mithril can't be imported in a subinterpreter: its threads enter the main interpreter only\n"
                     "  fix: import it in the main interpreter, or start a process: multiprocessing, subprocess");
     return -1;
+}
+
+static int watch_forks(PyObject *module) {
+    PyObject *os = PyImport_ImportModule("os"), *watch = os ? PyObject_GetAttrString(os, "register_at_fork") : NULL;
+    PyObject *arguments = PyTuple_New(0), *keywords = PyDict_New(), *call = PyObject_GetAttrString(module, "_after_fork"), *done = NULL;
+    if (watch && arguments && keywords && call && !PyDict_SetItemString(keywords, "after_in_child", call))
+        done = PyObject_Call(watch, arguments, keywords);
+    Py_XDECREF(os);
+    Py_XDECREF(watch);
+    Py_XDECREF(arguments);
+    Py_XDECREF(keywords);
+    Py_XDECREF(call);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
 }
 
 static int execute(PyObject *module) {
@@ -327,7 +342,7 @@ static int execute(PyObject *module) {
     Py_XDECREF(ident);
     Py_XDECREF(thread);
     Py_XDECREF(threading);
-    if (PyErr_Occurred()) return -1;
+    if (PyErr_Occurred() || watch_forks(module)) return -1;
     return add_model_types(module, s) || add_array_types(module, s) || add_backend_type(module, s) || add_compiled_type(module, s)
         || PyModule_AddStringConstant(module, "__version__", MTH_VERSION) ? -1 : 0;
 }

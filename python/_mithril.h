@@ -118,4 +118,5 @@ int add_compiled_type(PyObject *module, module_state *);
 PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *read_safetensors_array(PyObject *module, PyObject *args);
+PyObject *after_fork(PyObject *module, PyObject *unused); /* called in the child */
 #endif

@@ -1,6 +1,8 @@
 #include "_mithril.h"
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct {
     PyObject_HEAD mth_compiled *compiled;
@@ -58,52 +60,72 @@ static void compiled_dealloc(PyObject *object) {
 }
 
 /* ---------------------------------------------------------------- Ctrl-C */
-/* While the main thread is in a run, SIGINT also stops the run; Python's own handler is then called as if it stood alone. Signals belong to
- * the process, and so does this state; only the main thread touches it, outside of the handler. */
+/* While the main thread is in a run, SIGINT also asks that run to stop (other threads' runs go on: signals are not theirs); Python's own
+ * handler in C is called as if it stood alone. Then Python's handler runs. If it raises, the run is over; if it returns, the call goes on, as
+ * calls into the system do (PEP 475). It goes on from its start, since handlers may do anything, evaluate too, and a run has no effects to
+ * repeat; and it then has as long as was lost before a signal may stop it again, so that signals without end don't keep it for ever.
+ * Signals belong to the process, and so does this state; only the main thread touches it, but for `arrived`. */
 static struct sigaction previous;
-static mth_compiled *volatile running;
-static volatile sig_atomic_t interrupted;
+static int watching;
+static atomic_int arrived;
+static int64_t patience; /* no run is stopped before this time */
+
+static int64_t nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static bool is_asked(void *nothing) {
+    (void)nothing;
+    return atomic_load_explicit(&arrived, memory_order_relaxed) && nanoseconds() >= patience;
+}
 
 static void on_interrupt(int number, siginfo_t *info, void *context) {
-    mth_compiled *compiled = running;
-    interrupted = 1;
-    if (compiled) mth_compiled_interrupt(compiled);
+    atomic_store(&arrived, 1);
     if (previous.sa_flags & SA_SIGINFO) previous.sa_sigaction(number, info, context);
     else previous.sa_handler(number);
 }
 
-static int watch_interrupt(module_state *s, mth_compiled *compiled) {
-    if (PyThread_get_thread_ident() != s->main_thread || running) return 0;
+static int watch_interrupt(module_state *s, int64_t lost) {
+    if (PyThread_get_thread_ident() != s->main_thread || watching) return 0;
     if (sigaction(SIGINT, NULL, &previous)) return 0;
     if (!(previous.sa_flags & SA_SIGINFO) && (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN))
         return 0; /* not ours to change */
     struct sigaction ours = {.sa_sigaction = on_interrupt, .sa_mask = previous.sa_mask, .sa_flags = previous.sa_flags | SA_SIGINFO};
-    interrupted = 0;
-    running = compiled;
-    if (sigaction(SIGINT, &ours, NULL) == 0) return 1;
-    running = NULL;
-    return 0;
+    atomic_store(&arrived, 0);
+    patience = nanoseconds() + lost;
+    if (sigaction(SIGINT, &ours, NULL)) return 0;
+    mth_set_interrupt_check(is_asked, NULL);
+    return watching = 1;
 }
 
 static void unwatch_interrupt(int watched) {
     if (!watched) return;
+    mth_set_interrupt_check(NULL, NULL);
     sigaction(SIGINT, &previous, NULL);
-    running = NULL;
+    watching = 0;
+}
+
+/* In a child by fork the thread that forked is the main one, and the run that was watched, if another thread forked, is not here. */
+PyObject *after_fork(PyObject *module, PyObject *unused) {
+    (void)unused;
+    if (watching && PyThread_get_thread_ident() != ((module_state *)PyModule_GetState(module))->main_thread) unwatch_interrupt(1);
+    ((module_state *)PyModule_GetState(module))->main_thread = PyThread_get_thread_ident();
+    Py_RETURN_NONE;
 }
 
 /* ---------------------------------------------------------------- evaluate */
-/* Runs until it is done or Python wants an exception: a signal whose handler returns must not lose the run, which has no effects to
- * repeat. */
 static mth_status run(module_state *s, mth_compiled *c, const mth_arrays *parameters, const mth_named *inputs, size_t count,
                       const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients, int *raised) {
-    mth_status status;
-    for (;;) {
-        int watched = watch_interrupt(s, c);
+    for (int64_t lost = 0, began = nanoseconds();; lost = nanoseconds() - began) {
+        mth_status status;
+        int watched = watch_interrupt(s, lost);
         Py_BEGIN_ALLOW_THREADS
         status = mth_evaluate(c, parameters, inputs, count, request, outputs, gradients);
         Py_END_ALLOW_THREADS
         unwatch_interrupt(watched);
-        if (!status || mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !interrupted) return status;
+        if (!status || mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !atomic_load(&arrived)) return status;
         mth_error_free(status);
         if ((*raised = PyErr_CheckSignals())) return NULL;
     }

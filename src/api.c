@@ -90,6 +90,14 @@ static void compiled_destroy(mth_compiled *c) {
     mth__arena_free(c->arena);
 }
 
+/* Whoever held the lock left the list of plans whole: where a plan was being made, the backend knows. No run of the parent goes on here. */
+static void around_fork(void *object, mth__fork_moment moment) {
+    mth_compiled *c = object;
+    if (moment != MTH__FORK_CHILD) return;
+    pthread_mutex_init(&c->lock, NULL);
+    for (mth__plan *p = c->plan; p; p = p->next) p->running = 0;
+}
+
 typedef struct { const mth_model *model; mth_backend *backend; const mth_option *option; size_t count; mth_compiled **out; mth_model *copy; } compiling;
 
 static mth_status compile_body(void *context) {
@@ -114,6 +122,7 @@ static mth_status compile_body(void *context) {
                                               .sequence = c->backend->sequence, .auto_sharding = c->backend->auto_sharding, .partition_dims = c->backend->partition_dims,
                                               .store_sharded = c->backend->memory_optimization};
     pthread_mutex_init(&c->lock, NULL);
+    mth__fork_watch_add(&c->watch, around_fork, c);
     mth__arena_keep(arena);
     *k->out = c;
     return NULL;
@@ -125,9 +134,11 @@ mth_status mth_compile(const mth_model *model, mth_backend *backend, const mth_o
     TRY(mth__given(backend, "the backend"));
     TRY(mth__result_given(out));
     TRY(mth__model_copy(model, &k.copy));
-    pthread_mutex_lock(&backend->lock);
-    mth_status s = mth__guard(compile_body, &k);
-    pthread_mutex_unlock(&backend->lock);
+    mth_status s = mth__backend_lock(backend);
+    if (!s) {
+        s = mth__guard(compile_body, &k);
+        mth__backend_unlock(backend);
+    }
     if (s) mth_model_free(k.copy);
     else mth__backend_retain(backend);
     return s;
@@ -135,12 +146,13 @@ mth_status mth_compile(const mth_model *model, mth_backend *backend, const mth_o
 
 void mth_compiled_free(mth_compiled *c) {
     if (!c) return;
+    mth__fork_watch_remove(&c->watch);
     pthread_mutex_destroy(&c->lock);
     compiled_destroy(c);
 }
 
 void mth_compiled_interrupt(mth_compiled *c) {
-    if (c) atomic_store(&c->stop, 1);
+    if (c) atomic_fetch_add(&c->interrupts, 1);
 }
 
 mth_status mth__lock(mth_compiled *c) {
@@ -211,16 +223,16 @@ static mth_status plan_for(mth_compiled *c, const mth__request *request, bool lo
         c->plan = plan;
     } else {
         plan_call call = {c, request, NULL};
-        pthread_mutex_lock(&c->backend->lock);
+        TRY(mth__backend_lock(c->backend));
         mth_status s = mth__guard(plan_body, &call);
-        pthread_mutex_unlock(&c->backend->lock);
+        mth__backend_unlock(c->backend);
         TRY(s);
         plan = call.plan;
         plan->next = c->plan;
         c->plan = plan;
         if (!c->layout) {
-            c->layout = plan->parameter;
             c->layouts = plan->parameters;
+            c->layout = plan->parameter;
         }
         forget_old_plans(c);
     }
@@ -452,7 +464,8 @@ static mth_status collect(mth_compiled *c, const mth__program *program, mth__buf
     return s;
 }
 
-static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_arrays **outputs, mth_arrays **gradients) {
+static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, const mth__stop *stop,
+                      mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *p = plan->program;
     size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n, after = 0;
     TRY(check_parameter_names(plan, parameters));
@@ -465,7 +478,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         if (!s) s = mth__array_as(a, c->backend, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
-    if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &c->stop);
+    if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, stop);
     for (size_t i = 0; !s && i < entries; i++)
         s = mth__array_unlend(held[i], exit, exits * devices);
     mth_arrays *values = NULL, *slopes = NULL;
@@ -486,11 +499,26 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     return NULL;
 }
 
+/* ---------------------------------------------------------------- interrupts */
+static _Thread_local mth__stop thread_stop; /* mth_set_interrupt_check */
+
+void mth_set_interrupt_check(bool (*asked)(void *context), void *context) { thread_stop = (mth__stop){asked, context}; }
+
+/* One call of mth_evaluate: what was asked before it began is not for it. */
+typedef struct { const mth_compiled *compiled; unsigned before; mth__stop of_thread; } evaluation;
+
+static bool is_interrupted(void *context) {
+    const evaluation *e = context;
+    if (atomic_load_explicit(&e->compiled->interrupts, memory_order_relaxed) != e->before) return true;
+    return e->of_thread.asked && e->of_thread.asked(e->of_thread.context);
+}
+
 mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_arrays **outputs, mth_arrays **gradients) {
     mth__request r;
     mth__plan *plan;
     TRY(mth__given(c, "the compiled model"));
     TRY(mth__result_given(outputs));
+    evaluation e = {c, atomic_load(&c->interrupts), thread_stop};
     TRY(request_for(c, input, count, &r));
     mth_status s = g ? check_output_gradients(c, g, &r) : NULL;
     if (s) {
@@ -498,17 +526,15 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
         return s;
     }
     pthread_mutex_lock(&c->lock);
-    if (!c->evaluating++) atomic_store(&c->stop, 0); /* one that comes while others run must not lose what was asked of them */
     s = plan_for(c, &r, true, &plan);
     request_free(&r);
     if (!s) {
         c->last = plan;
         plan->running++;
         pthread_mutex_unlock(&c->lock);
-        s = run(c, plan, parameters, input, count, g, outputs, g ? gradients : NULL);
+        s = run(c, plan, parameters, input, count, g, &(mth__stop){is_interrupted, &e}, outputs, g ? gradients : NULL);
         pthread_mutex_lock(&c->lock);
         plan->running--;
     }
-    c->evaluating--;
     return mth__unlock(c, s);
 }

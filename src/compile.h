@@ -39,8 +39,8 @@ struct mth_compiled {
     pthread_mutex_t lock;                          /* of the cache and of planning */
     mth__plan *plan, *last;                        /* the cache; the one last used */
     const mth__parameter *layout; size_t layouts;  /* fixed by the first plan: binds all later ones (in the first plan's arena) */
-    int evaluating;                                /* calls of evaluate now; under the lock */
-    atomic_int stop;                               /* of all of them */
+    mth__fork_watch watch;
+    atomic_uint interrupts;                        /* that came so far: a run ends at those that come after it began */
 };
 extern const mth__opt mth__compile_options[];
 

@@ -1,7 +1,7 @@
+#include "base/fork.h"
 #include "base/option.h"
 #include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,8 +175,7 @@ char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
 }
 
 const char *mth__options_doc(const mth__opt *const *tables, const char *indent, char *room, size_t size) {
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    pthread_mutex_lock(&lock);
+    mth__process_lock();
     size_t n = *room ? size : 0;
     for (; *tables; tables++)
         for (const mth__opt *o = *tables; o->name && n < size; o++) {
@@ -185,7 +184,7 @@ const char *mth__options_doc(const mth__opt *const *tables, const char *indent, 
             n += (size_t)snprintf(room + n, size - n, "%s%s: %s%s%s%s\n", indent, one, o->doc, o->choices ? " (" : "",
                                   o->choices ? o->choices : "", o->choices ? ")" : "");
         }
-    pthread_mutex_unlock(&lock);
+    mth__process_unlock();
     return room;
 }
 

@@ -1,7 +1,7 @@
 /* Module types: the table, the options that all have, ports, documentation. */
+#include "base/fork.h"
 #include "compose/model.h"
 #include "compose/parts.h"
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -203,7 +203,6 @@ const char *mth_module_get_ports(const mth_module *m) { return m ? m->ports : NU
 static struct { const char *signature, *ports, *doc; } texts[TYPES];
 static char pool[96 << 10];
 static size_t pooled;
-static pthread_mutex_t texts_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static const char *pool_add(const char *text) {
     size_t n = strlen(text) + 1;
@@ -236,9 +235,9 @@ static mth_status make_texts(void *context) {
 static int type_texts(const char *type) {
     for (size_t i = 0; type && i < TYPES; i++) {
         if (strcmp(mth__module_types[i]->name, type)) continue;
-        pthread_mutex_lock(&texts_lock);
+        mth__process_lock();
         mth_status s = texts[i].signature ? NULL : mth__guard(make_texts, &i);
-        pthread_mutex_unlock(&texts_lock);
+        mth__process_unlock();
         mth_error_free(s);
         return s ? -1 : (int)i;
     }

@@ -1,6 +1,9 @@
 #include "engine/backend.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 const mth__opt mth__mesh_options[] = {
     {"device_mesh", MTH__OPT_MESH, NULL, "Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.", NULL},
@@ -101,10 +104,52 @@ static mth_status read_mesh(mth__arena *arena, const mth__engine_setup *s, mth__
     return mth__mesh_new(arena, naxes, dim, out);
 }
 
+/* ---------------------------------------------------------------- locks */
+/* A plan is made in seconds at times: a fork doesn't wait for that. */
+static void around_fork(void *object, mth__fork_moment moment) {
+    mth_backend *b = object;
+    if (moment != MTH__FORK_CHILD) return;
+    if (pthread_mutex_trylock(&b->lock) == 0) pthread_mutex_unlock(&b->lock);
+    else {
+        pthread_mutex_init(&b->lock, NULL);
+        b->lost = (int)getppid();
+    }
+}
+
+mth_status mth__backend_lock(mth_backend *b) {
+    pthread_mutex_lock(&b->lock);
+    if (!b->lost) return NULL;
+    pthread_mutex_unlock(&b->lock);
+    return FAIL(MTH_ERROR_UNSUPPORTED,
+        F("process %d was forked off process %d while a thread there was planning on this backend: its plan is half made", (int)getpid(), b->lost),
+        F("create the backend and compile in the child, or start processes without fork (multiprocessing.get_context('spawn'))"));
+}
+void mth__backend_unlock(mth_backend *b) { pthread_mutex_unlock(&b->lock); }
+
+mth_status mth__stopped(void) { return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again: nothing has changed")); }
+
+mth_status mth__lock_run(pthread_mutex_t *lock, const mth__stop *stop) {
+    enum { PATIENCE = 10 * 1000 * 1000 /* ns between two looks at stop */, SECOND = 1000 * 1000 * 1000 };
+    if (pthread_mutex_trylock(lock) == 0) return NULL;
+    for (;;) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += PATIENCE;
+        if (until.tv_nsec >= SECOND) {
+            until.tv_nsec -= SECOND;
+            until.tv_sec++;
+        }
+        if (pthread_mutex_timedlock(lock, &until) != ETIMEDOUT) return NULL;
+        if (mth__stop_asked(stop)) return mth__stopped();
+    }
+}
+
+/* ---------------------------------------------------------------- create */
 typedef struct { const char *engine; const mth_option *option; size_t count; mth_backend **out; } creation;
 
 static mth_status create_body(void *context) {
     creation *c = context;
+    TRY(mth__fork_ready());
     int e = engine_find(c->engine);
     if (e < 0) return mth__error_operator(unknown_engine(c->engine), "backend");
     mth__arena *arena = mth__arena_new();
@@ -129,6 +174,7 @@ static mth_status create_body(void *context) {
         return mth__error_operator(s, "backend");
     }
     pthread_mutex_init(&b->lock, NULL);
+    mth__fork_watch_add(&b->watch, around_fork, b);
     mth__arena_keep(arena);
     *c->out = b;
     return NULL;
@@ -144,6 +190,7 @@ mth_status mth_backend_create(const char *engine, const mth_option *option, size
 void mth_backend_free(mth_backend *b) {
     if (!b || atomic_fetch_sub(&b->references, 1) != 1) return;
     b->vtable->close(b->engine);
+    mth__fork_watch_remove(&b->watch);
     pthread_mutex_destroy(&b->lock);
     mth__arena_free(b->arena);
 }

@@ -4,7 +4,6 @@
 #define MTH__BACKEND_H
 #include "base/option.h"
 #include "engine/engine.h"
-#include <pthread.h>
 
 struct mth_backend {
     atomic_int references;
@@ -12,7 +11,9 @@ struct mth_backend {
     const mth__engine_vtable *vtable;
     mth__engine *engine;
     mth__mesh *mesh;
-    pthread_mutex_t lock;            /* of mesh: plans and arrays with new placements are made under it, taken outside of guards */
+    pthread_mutex_t lock;            /* of mesh: plans are made under it; mth__backend_lock, outside of guards */
+    mth__fork_watch watch;
+    int lost;                        /* the process in which this one was forked off while a thread held the lock there; 0: none */
     const char *options_text;        /* the options as they were given, for describe */
     const char *algorithm[MTH__CHANNEL_KINDS];
     bool communication_optimization, overlap, pipeline_communication;
@@ -21,6 +22,8 @@ struct mth_backend {
     bool auto_sharding, memory_optimization; int partition_dims;
 };
 mth_backend *mth__backend_retain(mth_backend *);
+mth_status mth__backend_lock(mth_backend *); /* fails in a fork that came while the mesh was being changed */
+void mth__backend_unlock(mth_backend *);
 
 /* The part of an array that one device holds. Devices with equal parts share one buffer where the engine's memory is the host's. */
 typedef struct { int device; int leader; mth__buffer *buffer; int64_t start[MTH__RANK], size[MTH__RANK], step[MTH__RANK]; } mth__held;

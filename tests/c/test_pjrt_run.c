@@ -90,7 +90,7 @@ static mth_status session_fill(session *s) {
     return NULL;
 }
 
-static mth_status session_run(session *s, const atomic_int *stop) { return s->vt->run(s->x, s->entry, s->exit, stop); }
+static mth_status session_run(session *s, const mth__stop *stop) { return s->vt->run(s->x, s->entry, s->exit, stop); }
 
 /* What left, one exit after the other, each device's part. */
 static mth_status session_read(session *s, float *to) {
@@ -213,7 +213,7 @@ WITH_PLUGIN(random_programs_give_the_reference_engine_s_numbers) {
 /* ---------------------------------------------------------------- what goes wrong */
 enum { MANY_HOPS = 80, MANY_KINDS = 74 }; /* seeds: on 4 devices 7 transfers and a broadcast; on 3 all but that and all_to_all */
 
-static mth_status whole_life(session *s, float *to, const atomic_int *stop) {
+static mth_status whole_life(session *s, float *to, const mth__stop *stop) {
     TRY(session_load(s));
     TRY(session_fill(s));
     TRY(session_run(s, stop));
@@ -262,6 +262,8 @@ WITH_PLUGIN(allocations_fail_at_every_index) {
 }
 
 static atomic_int stop_flag;
+static bool is_stopped(void *flag) { return atomic_load((atomic_int *)flag) != 0; }
+static const mth__stop stop = {is_stopped, &stop_flag};
 static void *stop_soon(void *microseconds) {
     usleep(*(unsigned *)microseconds);
     atomic_store(&stop_flag, 1);
@@ -281,7 +283,7 @@ WITH_PLUGIN(an_interrupt_ends_a_run_and_nothing_else) {
         pthread_t thread;
         atomic_store(&stop_flag, i == 0);
         CHECK(!pthread_create(&thread, NULL, stop_soon, &microseconds));
-        mth_status status = session_run(&s, &stop_flag);
+        mth_status status = session_run(&s, &stop);
         pthread_join(thread, NULL);
         CHECK(!status || mth_error_get_code(status) == MTH_ERROR_INTERRUPTED);
         CHECK(!status == has_exits(&s));
@@ -291,7 +293,7 @@ WITH_PLUGIN(an_interrupt_ends_a_run_and_nothing_else) {
     }
     CHECK(stopped > 0);
     atomic_store(&stop_flag, 0);
-    CHECK_STATUS(session_run(&s, &stop_flag));
+    CHECK_STATUS(session_run(&s, &stop));
     check_results(&s, want);
     session_end(&s);
     mth_backend_free(b);

@@ -1,104 +1,117 @@
-/* Buffers: reference counted; what is released is kept by size class for the next run's exits. Those of middling size share large pages: the
- * gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for each 4 KiB of them in the first
- * step. The lock is taken when a buffer is made or dies, never inside a run's tasks. */
+/* Buffers: reference counted; what is released is kept by size class for the next run's exits. Those of middling size lie side by side in
+ * areas: the gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for each 4 KiB of them in the
+ * first step. Large pages are asked for where buffers cover them, so that the memory that is taken is that of the buffers: the rest of an area
+ * is addresses alone. The lock is taken when a buffer is made or dies, never inside a run's tasks. */
 #include "engine/native/native.h"
 #include <string.h>
 
-enum { CACHED_AT_LEAST = 256 << 20, PAGES = 8 << 20, SHARE_FROM = 64 << 10, SHARE_BELOW = 4 << 20 };
+enum { CACHED_AT_LEAST = 256 << 20, AREA_LEAST = 8 << 20, AREA_MOST = 64 << 20, SHARE_FROM = 64 << 10, SHARE_BELOW = 4 << 20 };
 
-/* Eight classes an octave: at most an eighth of a buffer is unused. Sets *bytes to the size of the class. */
-static int size_class(int64_t *bytes) {
-    int64_t size = *bytes < 512 ? 512 : *bytes;
+static int64_t round_up(int64_t bytes) { return bytes <= 0 ? MTH__ALIGNMENT : (bytes + MTH__ALIGNMENT - 1) / MTH__ALIGNMENT * MTH__ALIGNMENT; }
+
+/* Eight classes an octave: what serves a smaller buffer of its class has at most an eighth unused. */
+static int size_class(int64_t size) {
+    if (size < 512) return 9 * 8;
     int octave = 63 - __builtin_clzll((unsigned long long)size);
     int64_t step = (int64_t)1 << (octave - 3);
-    int64_t eighth = (size - ((int64_t)1 << octave) + step - 1) / step; /* 8: the next octave's first */
-    *bytes = ((int64_t)1 << octave) + eighth * step;
-    return octave * 8 + (int)eighth;
+    return octave * 8 + (int)((size - ((int64_t)1 << octave) + step - 1) / step); /* 8 more: the next octave's first */
 }
 
-static void close_pages(mth__pages *p) {
-    mth__free(p->memory);
-    mth__free(p);
+/* ---------------------------------------------------------------- areas */
+static void *take_from_room(mth__buffers *all, int64_t size, mth__room **area) {
+    for (mth__room *a = all->areas; a; a = a->next) {
+        if (a->used + size > a->size) continue;
+        char *data = a->memory + a->used;
+        a->used += size;
+        a->buffers++;
+        mth__memory_covered(a->memory, (size_t)(a->used - size), (size_t)a->used);
+        *area = a;
+        return data;
+    }
+    return NULL;
 }
 
-static void *take_room(mth__buffers *all, int64_t size, mth__pages **pages) {
-    mth__pages *p = all->open;
-    if (!p || p->used + size > PAGES) return NULL;
-    *pages = p;
-    p->used += size;
-    p->buffers++;
-    return p->memory + p->used - size;
-}
-
-static void *allocate(mth__buffers *all, int64_t size, mth__pages **pages) {
-    *pages = NULL;
+static void *allocate(mth__buffers *all, int64_t size, mth__room **area) {
+    *area = NULL;
     if (size < SHARE_FROM || size >= SHARE_BELOW) return mth__malloc((size_t)size);
     pthread_mutex_lock(&all->lock);
-    void *data = take_room(all, size, pages);
+    void *data = take_from_room(all, size, area);
+    int64_t addresses = 0; /* as many again as there are */
+    for (mth__room *a = all->areas; a; a = a->next) addresses += a->size;
     pthread_mutex_unlock(&all->lock);
     if (data) return data;
-    mth__pages *p = mth__calloc(1, sizeof *p);
-    char *memory = mth__malloc(PAGES);
-    if (!p || !memory) { /* there may be less than that */
-        mth__free(p);
-        mth__free(memory);
+    mth__room *a = mth__calloc(1, sizeof *a);
+    if (a) a->size = addresses < AREA_LEAST ? AREA_LEAST : addresses < AREA_MOST ? addresses : AREA_MOST;
+    if (a) a->memory = mth__malloc_bare((size_t)a->size);
+    if (!a || !a->memory) { /* there may be less than that */
+        mth__free(a);
         return mth__malloc((size_t)size);
     }
-    p->memory = memory;
     pthread_mutex_lock(&all->lock);
-    mth__pages *before = all->open; /* goes with the last of its buffers */
-    bool empty = before && before->buffers == 0;
-    all->open = p;
-    data = take_room(all, size, pages);
+    a->next = all->areas;
+    all->areas = a;
+    data = take_from_room(all, size, area);
     pthread_mutex_unlock(&all->lock);
-    if (empty) close_pages(before);
     return data;
 }
 
+/* An area goes with the last of its buffers; a buffer that dies before gives back its pages. */
 static void deallocate(mth__buffers *all, mth__buffer *b) {
-    mth__pages *p = b->pages;
-    if (!p) mth__free(b->data);
+    mth__room *a = b->area;
+    if (!a) mth__free(b->data);
     else {
+        mth__memory_uncovered(b->data, (size_t)b->size);
         pthread_mutex_lock(&all->lock);
-        bool empty = --p->buffers == 0, open = p == all->open;
-        if (empty) p->used = 0;
+        bool empty = --a->buffers == 0;
+        if (empty) {
+            mth__room **at = &all->areas;
+            while (*at != a) at = &(*at)->next;
+            *at = a->next;
+        }
         pthread_mutex_unlock(&all->lock);
-        if (empty && !open) close_pages(p);
+        if (empty) {
+            mth__free(a->memory);
+            mth__free(a);
+        }
     }
     mth__free(b);
 }
 
-static mth__buffer *take_cached(mth__buffers *b, int class, int64_t size) {
-    pthread_mutex_lock(&b->lock);
-    mth__buffer *found = b->free[class];
+/* ---------------------------------------------------------------- buffers */
+/* The smallest that serves, as a rule one of the very size: a step's buffers are those of the step before. */
+static mth__buffer *take_cached(mth__buffers *all, int64_t size) {
+    pthread_mutex_lock(&all->lock);
+    mth__buffer **best = NULL;
+    for (mth__buffer **at = &all->free[size_class(size)]; *at && !(best && (*best)->size == size); at = &(*at)->next)
+        if ((*at)->size >= size && (!best || (*at)->size < (*best)->size)) best = at;
+    mth__buffer *found = best ? *best : NULL;
     if (found) {
-        b->free[class] = found->next;
-        b->cached -= size;
-        b->live += size;
+        *best = found->next;
+        all->cached -= found->size;
+        all->live += found->size;
     }
-    pthread_mutex_unlock(&b->lock);
+    pthread_mutex_unlock(&all->lock);
     return found;
 }
 
 mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
-    int64_t size = bytes;
+    const int64_t size = round_up(bytes);
     if (bytes > (int64_t)1 << 61)
         return FAIL(MTH_ERROR_MEMORY, F("a buffer of %lld bytes", (long long)bytes), F("split the tensor over more devices"));
-    int class = size_class(&size);
-    mth__buffer *b = take_cached(&e->buffers, class, size);
+    mth__buffer *b = take_cached(&e->buffers, size);
     if (!b) {
         b = mth__calloc(1, sizeof *b);
-        if (b) b->data = allocate(&e->buffers, size, &b->pages);
+        if (b) b->data = allocate(&e->buffers, size, &b->area);
         if (b && !b->data) { /* what the cache holds may be what is missing */
             mth__buffers_trim(&e->buffers);
-            b->data = allocate(&e->buffers, size, &b->pages);
+            b->data = allocate(&e->buffers, size, &b->area);
         }
         if (!b || !b->data) {
             mth__free(b);
             return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device),
                         F("use smaller inputs, or split them over more devices"));
         }
-        b->size_class = class;
+        b->size = size;
         b->engine = e;
         pthread_mutex_lock(&e->buffers.lock);
         e->buffers.live += size;
@@ -116,7 +129,7 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
 mth_status mth__native_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out) {
     mth__buffer *b = mth__calloc(1, sizeof *b);
     if (!b) return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer"), F("free arrays or models that are no longer needed"));
-    *b = (mth__buffer){.engine = e, .device = device, .size_class = MTH__BORROWED, .bytes = bytes, .data = (void *)data, .release = release, .context = context};
+    *b = (mth__buffer){.engine = e, .device = device, .size = MTH__BORROWED, .bytes = bytes, .data = (void *)data, .release = release, .context = context};
     atomic_init(&b->references, 1);
     atomic_fetch_add(&e->references, 1);
     *out = b;
@@ -128,22 +141,21 @@ void mth__native_buffer_retain(mth__buffer *b) { atomic_fetch_add_explicit(&b->r
 void mth__native_buffer_release(mth__buffer *b) {
     if (!b || atomic_fetch_sub(&b->references, 1) > 1) return;
     mth__engine *e = b->engine;
-    if (b->size_class == MTH__BORROWED) {
+    if (b->size == MTH__BORROWED) {
         b->release(b->context);
         mth__free(b);
         mth__engine_native.close(e);
         return;
     }
     mth__buffers *all = &e->buffers;
-    int64_t size = b->bytes;
-    size_class(&size);
+    const int64_t size = b->size;
     pthread_mutex_lock(&all->lock);
     all->live -= size;
     /* a step's exits come back as the next step's: keep as much as is in use */
     bool keep = all->cached + size <= (all->live > CACHED_AT_LEAST ? all->live : CACHED_AT_LEAST);
     if (keep) {
-        b->next = all->free[b->size_class];
-        all->free[b->size_class] = b;
+        b->next = all->free[size_class(size)];
+        all->free[size_class(size)] = b;
         all->cached += size;
     }
     pthread_mutex_unlock(&all->lock);
@@ -178,9 +190,4 @@ void mth__buffers_trim(mth__buffers *all) {
         deallocate(all, dead);
         dead = next;
     }
-    pthread_mutex_lock(&all->lock);
-    mth__pages *empty = all->open && all->open->buffers == 0 ? all->open : NULL;
-    if (empty) all->open = NULL;
-    pthread_mutex_unlock(&all->lock);
-    if (empty) close_pages(empty);
 }

@@ -40,6 +40,7 @@ typedef struct {
 extern const mth__kernel mth__kernels[MTH__ROW_COUNT];
 /* Before the first prepare: chooses the instruction set, keeps OpenBLAS to one thread. Idempotent. */
 void mth__kernels_open(void);
+mth_status mth__kernels_start(void); /* before the first run: what kernels can fail to get in a run is taken here */
 const char *mth__kernel_lacks(const mth__op *, mth_dtype);       /* NULL: there is a kernel for operands of this dtype; else the reason */
 void mth__kernel_fault(mth__fault *, const char *what, int64_t value, int64_t limit);
 

@@ -3,41 +3,6 @@
  * reads the operands in place, transposed or not; an operand where they don't is first copied to [batch, rows, columns]. */
 #include "engine/native/kernel_util.h"
 
-#ifndef MTH_BLAS_PREFIX
-#define MTH_BLAS_PREFIX scipy_
-#endif
-#define JOIN2(a, b) a##b
-#define JOIN(a, b) JOIN2(a, b)
-#define BLAS(name) JOIN(MTH_BLAS_PREFIX, name)
-/* Our own declarations: the header's place and its prefixed names differ between distributions, the ABI does not. */
-enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
-void BLAS(cblas_sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
-    float beta, float *c, int ldc);
-void BLAS(cblas_sgemv)(
-    int order, int ta, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta, float *y, int incy);
-void BLAS(openblas_set_num_threads)(int);
-
-void mth__gemm_open(void) { BLAS(openblas_set_num_threads)(1); }
-
-void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-    float beta, float *c, int64_t ldc) {
-    if (m <= 0 || n <= 0) return;
-    if (k <= 0) { /* BLAS need not touch c */
-        for (int64_t i = 0; i < m; i++)
-            for (int64_t j = 0; j < n; j++) c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
-        return;
-    }
-    if (m == 1)
-        BLAS(cblas_sgemv)(
-            ROW_MAJOR, tb ? NO_TRANS : TRANS, (int)(tb ? n : k), (int)(tb ? k : n), alpha, b, (int)ldb, a, ta ? (int)lda : 1, beta, c, 1);
-    else if (n == 1)
-        BLAS(cblas_sgemv)(ROW_MAJOR, ta ? TRANS : NO_TRANS, (int)(ta ? k : m), (int)(ta ? m : k), alpha, a, (int)lda, b, tb ? 1 : (int)ldb,
-            beta, c, (int)ldc);
-    else
-        BLAS(cblas_sgemm)(ROW_MAJOR, ta ? TRANS : NO_TRANS, tb ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb,
-            beta, c, (int)ldc);
-}
-
 enum { A, B, C, OPERANDS };
 typedef struct { int n; int64_t size[MTH__RANK], stride[OPERANDS][MTH__RANK]; } group;
 typedef struct { bool copied; mth__copy copy; size_t at; } permuted; /* `at`: its place in the call's scratch */

@@ -95,6 +95,8 @@ void mth__kernels_open(void) {
     pthread_once(&once, open_all);
 }
 
+mth_status mth__kernels_start(void) { return mth__gemm_start(); }
+
 const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
     const int row = mth__op_index(op);
     if (!mth__kernels[row].run) return mth__kernels[row].reason;

@@ -65,7 +65,8 @@ void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, in
 /* BLAS, row-major: c = alpha * op(a) op(b) + beta * c; gemv where m or n is 1. */
 void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
     float beta, float *c, int64_t ldc);
-void mth__gemm_open(void);
+void mth__gemm_open(void);   /* once, before all others */
+mth_status mth__gemm_start(void); /* before the first product of a run: MEMORY where OpenBLAS could not work */
 
 #define MTH__KERNELS(KERNEL) \
     KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) \

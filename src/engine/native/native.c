@@ -2,8 +2,21 @@
 #include <string.h>
 
 /* ---- engine */
+/* A run in the parent may be under way: here it is not, and the next one begins anew. */
+static void around_fork(void *object, mth__fork_moment moment) {
+    mth__engine *e = object;
+    if (moment == MTH__FORK_BEFORE) pthread_mutex_lock(&e->buffers.lock);
+    if (moment == MTH__FORK_CHILD) {
+        pthread_mutex_init(&e->running, NULL);
+        mth__pool_forget(e);
+        e->generation++; /* an executable may be bound to the slabs by half */
+    }
+    if (moment != MTH__FORK_BEFORE) pthread_mutex_unlock(&e->buffers.lock);
+}
+
 static void engine_free(mth__engine *e) {
     mth__pool_stop(e);
+    mth__fork_watch_remove(&e->watch);
     mth__buffers_trim(&e->buffers);
     for (int i = 0; e->worker && i < e->threads; i++) mth__free(e->worker[i].scratch);
     for (int k = 0; e->shared && k < 2 * e->devices; k++) mth__free(e->shared[k]);
@@ -48,6 +61,7 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
         e->worker[i].index = i;
     }
     mth__kernels_open();
+    mth__fork_watch_add(&e->watch, around_fork, e);
     *out = e;
     return NULL;
 }
@@ -102,36 +116,40 @@ static mth_status load_body(void *argument) {
     return NULL;
 }
 
-static mth_status grow(void **memory, size_t *size, size_t need) {
+static void replace(mth__engine *e, void **memory, void *larger, size_t *size, size_t bytes) {
+    void *before = *memory;
+    pthread_mutex_lock(&e->buffers.lock);
+    *memory = larger;
+    *size = bytes;
+    pthread_mutex_unlock(&e->buffers.lock);
+    mth__free(before);
+}
+static mth_status grow(mth__engine *e, void **memory, size_t *size, size_t need) {
     if (*size >= need) return NULL;
     void *larger = mth__malloc(need);
     if (!larger) return no_memory("scratch", (int64_t)need);
-    mth__free(*memory);
-    *memory = larger;
-    *size = need;
+    replace(e, memory, larger, size, need);
     return NULL;
 }
 /* What kernels need beside their operands belongs to the engine: executables run one at a time. */
 static mth_status grow_scratch(mth__engine *e, const mth__executable *x) {
-    for (int i = 0; i < e->threads; i++) TRY(grow(&e->worker[i].scratch, &e->worker[i].scratch_size, x->thread_scratch));
-    for (int k = 0; k < x->streams; k++) TRY(grow(&e->shared[k], &e->shared_size[k], x->shared_scratch[k]));
+    for (int i = 0; i < e->threads; i++) TRY(grow(e, &e->worker[i].scratch, &e->worker[i].scratch_size, x->thread_scratch));
+    for (int k = 0; k < x->streams; k++) TRY(grow(e, &e->shared[k], &e->shared_size[k], x->shared_scratch[k]));
     return NULL;
 }
 
 static mth_status grow_slabs(mth__engine *e, const mth__program *p) {
     for (int d = 0; d < e->devices; d++) {
-        int64_t bytes = p->role_of[d] < 0 ? 0 : p->role.at[p->role_of[d]].slab;
+        size_t bytes = p->role_of[d] < 0 ? 0 : (size_t)p->role.at[p->role_of[d]].slab;
         if (bytes <= e->slab_size[d]) continue;
-        char *larger = mth__malloc((size_t)bytes);
+        void *larger = mth__malloc(bytes);
         if (!larger) { /* what the cache of buffers holds may be what is missing */
             mth__buffers_trim(&e->buffers);
-            larger = mth__malloc((size_t)bytes);
+            larger = mth__malloc(bytes);
         }
-        if (!larger) return no_memory("the slab of a device", bytes);
-        mth__free(e->slab[d]);
-        e->slab[d] = larger;
-        e->slab_size[d] = bytes;
+        if (!larger) return no_memory("the slab of a device", (int64_t)bytes);
         e->generation++;
+        replace(e, &e->slab[d], larger, &e->slab_size[d], bytes);
     }
     return NULL;
 }
@@ -157,6 +175,7 @@ static mth_status native_load(mth__engine *e, const mth__program *program, const
         s = grow_scratch(e, x);
         if (!s) s = grow_slabs(e, program);
         x->generation = e->generation - 1; /* bound to no slab yet */
+        if (!s) s = mth__kernels_start();
         if (!s) s = mth__pool_start(e);
         pthread_mutex_unlock(&e->running);
     }
@@ -250,16 +269,9 @@ static void bind(const mth__fixup *f, size_t n, mth__buffer *const *buffer) {
     for (size_t i = 0; i < n; i++) *f[i].slot = (char *)buffer[f[i].index]->data + f[i].offset;
 }
 
-static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop) {
+static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
     mth__engine *e = x->engine;
-    for (size_t i = 0; i < x->entries; i++) {
-        const mth__buffer *b = entry[x->entry[i].index];
-        if (!b || b->bytes < x->entry[i].bytes)
-            return INTERNAL("entry %s has no buffer of %lld bytes on device %d", x->program->entry.at[x->entry[i].index / e->devices].name,
-                            (long long)x->entry[i].bytes, x->entry[i].device);
-    }
-    TRY(exits_new(x, exit));
-    pthread_mutex_lock(&e->running);
+    TRY(mth__pool_start(e)); /* after a fork there are no threads */
     bind_slabs(x);
     bind(x->entry_fixup, x->entry_fixups, entry);
     bind(x->exit_fixup, x->exit_fixups, exit);
@@ -268,20 +280,35 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
     e->run.streams = x->streams;
     e->run.stop = stop;
     mth__pool_run(e);
-    mth_status s = NULL;
     switch (atomic_load(&e->run.failure)) {
-    case MTH__RUN_STOPPED: s = FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run again: nothing has changed")); break;
-    case MTH__RUN_FAULT: s = fault_error(x); break;
-    case MTH__RUN_STUCK: s = stuck_error(x); break;
-    default: break;
+    case MTH__RUN_STOPPED: return mth__stopped();
+    case MTH__RUN_FAULT: return fault_error(x);
+    case MTH__RUN_STUCK: return stuck_error(x);
+    default: return NULL;
     }
-    pthread_mutex_unlock(&e->running);
+}
+
+static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
+    mth__engine *e = x->engine;
+    for (size_t i = 0; i < x->entries; i++) {
+        const mth__buffer *b = entry[x->entry[i].index];
+        if (!b || b->bytes < x->entry[i].bytes)
+            return INTERNAL("entry %s has no buffer of %lld bytes on device %d", x->program->entry.at[x->entry[i].index / e->devices].name,
+                            (long long)x->entry[i].bytes, x->entry[i].device);
+    }
+    TRY(exits_new(x, exit));
+    mth_status s = mth__lock_run(&e->running, stop);
+    if (!s) {
+        s = run_locked(x, entry, exit, stop);
+        pthread_mutex_unlock(&e->running);
+    }
     for (size_t i = 0; s && i < x->exits; i++) {
         mth__native_buffer_release(exit[x->exit[i].index]);
         exit[x->exit[i].index] = NULL;
     }
     return s;
 }
+
 
 const mth__engine_vtable mth__engine_native = {
     .name = "native", .options = tables, .views = true, .lend_from = LEND_FROM, .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,

@@ -16,25 +16,30 @@
 #define MTH__NATIVE_H
 #include "engine/engine.h"
 #include "engine/native/kernel.h"
-#include <pthread.h>
 
 enum { MTH__PIECE_BYTES = 256 << 10 /* of a communication's chunk */, MTH__CHUNKS_MOST = 1 << 20 };
 
 /* ---- buffers (buffer.c) */
-typedef struct { int buffers; char *memory; int64_t used; } mth__pages; /* several buffers on large pages; `buffers`: those that exist */
+typedef struct mth__room {       /* addresses for several buffers; `buffers`: those that exist */
+    int buffers;
+    char *memory;
+    int64_t size, used;
+    struct mth__room *next;
+} mth__room;
 struct mth__buffer {
     atomic_int references;
     mth__engine *engine;
-    int device, size_class;                 /* MTH__BORROWED: data is the caller's, until release */
-    int64_t bytes;
+    int device;
+    int64_t bytes, size;                    /* asked for; of data. size MTH__BORROWED: data is the caller's, until release */
     void *data;
-    mth__pages *pages;                      /* that data is part of; NULL: it is an allocation of its own */
+    mth__room *area;             /* that data is part of; NULL: it is an allocation of its own */
     void (*release)(void *);
     void *context;
     mth__buffer *next;                      /* in the free list */
 };
 enum { MTH__SIZE_CLASSES = 8 * 64, MTH__BORROWED = -1 };
-typedef struct { pthread_mutex_t lock; mth__buffer *free[MTH__SIZE_CLASSES]; int64_t cached, live; mth__pages *open; /* has room; or NULL */ } mth__buffers;
+/* lock: also of what else of the engine a fork must not find half changed */
+typedef struct { pthread_mutex_t lock; mth__buffer *free[MTH__SIZE_CLASSES]; int64_t cached, live; mth__room *areas; } mth__buffers;
 mth_status mth__native_buffer_new(mth__engine *, int device, int64_t bytes, mth__buffer **out);
 mth_status mth__native_buffer_borrow(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
 void mth__native_buffer_retain(mth__buffer *);
@@ -123,7 +128,7 @@ typedef struct { _Alignas(64) pthread_t thread; mth__engine *engine; int index; 
 typedef struct {
     mth__stream *stream;
     int streams;
-    const atomic_int *stop;
+    const mth__stop *stop;
     _Alignas(64) atomic_int over;           /* nonzero: all is done, or the run has failed */
     atomic_int left;                        /* streams that have tasks left */
     atomic_int failure;                     /* MTH__RUN_*; the first wins */
@@ -136,10 +141,10 @@ struct mth__engine {
     mth__buffers buffers;
     mth__worker *worker;                    /* [0] is whoever calls run */
     int started;                            /* workers that are threads of the pool, from worker[1] on */
-    int process;                            /* whose threads they are: a fork has none */
+    mth__fork_watch watch;
     /* Executables run one at a time, so all share each device's slab: it is as large as the largest of them needs. */
-    char **slab;
-    int64_t *slab_size;
+    void **slab;
+    size_t *slab_size;
     unsigned generation;                    /* counts the times that a slab has moved */
     void **shared;                          /* call_scratch, by stream; size beside it */
     size_t *shared_size;
@@ -151,6 +156,7 @@ struct mth__engine {
 };
 mth_status mth__pool_start(mth__engine *);  /* the threads that are not there yet */
 void mth__pool_stop(mth__engine *);
+void mth__pool_forget(mth__engine *);       /* in a process that was forked off: the threads, and the run that was under way, stayed behind */
 void mth__pool_run(mth__engine *);          /* run has been filled in; returns when nobody touches it any more */
 
 /* ---- load (stream.c, communicate.c) */

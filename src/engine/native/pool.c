@@ -141,8 +141,7 @@ static void complete(mth__engine *e, mth__stream *s, const mth__task *t) {
 }
 
 static bool stopped(mth__engine *e) {
-    const atomic_int *stop = e->run.stop;
-    if (stop && atomic_load_explicit(stop, memory_order_relaxed)) fail(e, MTH__RUN_STOPPED, -1, -1);
+    if (mth__stop_asked(e->run.stop)) fail(e, MTH__RUN_STOPPED, -1, -1);
     return atomic_load_explicit(&e->run.over, memory_order_relaxed);
 }
 
@@ -321,16 +320,8 @@ int mth__core_count(void) {
     return n < 1 ? 1 : n;
 }
 
-/* In a process that was forked off the threads are gone. */
-static void forget_threads_of_parent(mth__engine *e) {
-    if (e->process == getpid()) return;
-    e->process = getpid();
-    e->started = 0;
-    atomic_store(&e->sleepers, 0);
-}
-
 mth_status mth__pool_start(mth__engine *e) {
-    forget_threads_of_parent(e);
+    if (e->started == e->threads - 1) return NULL;
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the program */
@@ -345,8 +336,14 @@ mth_status mth__pool_start(mth__engine *e) {
                     F("open the backend with threads=%d", e->started + 1));
     return NULL;
 }
+void mth__pool_forget(mth__engine *e) {
+    e->started = 0;
+    atomic_store(&e->quit, 0);
+    atomic_store(&e->gate, 0);
+    atomic_store(&e->sleepers, 0);
+    atomic_store(&e->caller_sleeps, 0);
+}
 void mth__pool_stop(mth__engine *e) {
-    forget_threads_of_parent(e);
     atomic_store(&e->quit, 1);
     atomic_fetch_add(&e->event, 1);
     futex_wake(&e->event, e->threads);

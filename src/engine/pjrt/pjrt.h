@@ -8,7 +8,6 @@
 #define MTH__PJRT_H
 #include "engine/engine.h"
 #include "engine/pjrt/pjrt_plugin.h"
-#include <pthread.h>
 
 typedef struct { const char *name; char type; /* 's' 'b' 'i' 'd' */ const char *string; int64_t integer; double real; } mth__pjrt_setting;
 typedef struct { mth__pjrt_setting *setting; int count; } mth__pjrt_env; /* env_option_overrides of every compilation */
@@ -61,7 +60,7 @@ mth_status mth__pjrt_await(mth__engine *, PJRT_Event *, const char *doing); /* a
 /* pjrt_load.c, pjrt_run.c */
 mth_status mth__pjrt_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__pjrt_unload(mth__executable *);
-mth_status mth__pjrt_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop);
+mth_status mth__pjrt_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
 mth_status mth__pjrt_stablehlo(mth__executable *, mth__text *);
 mth_status mth__pjrt_explain(mth__executable *, mth__text *);
 #endif

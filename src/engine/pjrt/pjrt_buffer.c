@@ -1,8 +1,11 @@
 #include "engine/pjrt/pjrt.h"
 #include <string.h>
 
-/* A view: the elements on a device, in the shape that a module wants. `memory`: what a view of padded elements shares, where it shares. */
-typedef struct view { int device; mth_dtype dtype; mth__shape real, padded; PJRT_Buffer *buffer; void *memory; struct view *next; } view;
+/* A view: the elements on a device, in the shape that a module wants. `memory`: what a view of padded elements shares, where it shares.
+   `there`: the device's memory of a run's result, where the host sees it. */
+typedef struct view {
+    int device; mth_dtype dtype; mth__shape real, padded; PJRT_Buffer *buffer; void *memory, *there; struct view *next;
+} view;
 
 struct mth__buffer {
     atomic_int references;
@@ -155,8 +158,7 @@ static mth_status bring_home(mth__buffer *b) {
     mth__engine *e = b->engine;
     view *v = b->views;
     const bool whole = mth__shape_equal(v->real, v->padded);
-    void *there = NULL, *copy = NULL, *raw = NULL;
-    if (b->bytes && e->host_visible) TRY(device_pointer(e, v->buffer, &there));
+    void *there = v->there, *copy = NULL, *raw = NULL;
     if (there && whole) {
         b->host = there;
         return NULL;
@@ -183,18 +185,26 @@ static mth_status bring_home(mth__buffer *b) {
     return NULL;
 }
 
+/* In a child by fork nobody may hold the buffer's lock any more who could let go of it: there one lock stands for all. */
+static pthread_mutex_t *host_lock(mth__buffer *b) {
+    mth__plugin *plugin = b->engine->plugin;
+    return plugin && mth__plugin_forked(plugin) ? mth__plugin_child_lock() : &b->lock;
+}
+
 void *mth__pjrt_buffer_host(mth__buffer *b) {
-    pthread_mutex_lock(&b->lock);
+    pthread_mutex_t *lock = host_lock(b);
+    pthread_mutex_lock(lock);
     if (!b->host) mth_error_free(bring_home(b)); /* the caller takes NULL for memory that is gone */
     void *host = b->host;
-    pthread_mutex_unlock(&b->lock);
+    pthread_mutex_unlock(lock);
     return host;
 }
 
 static mth_status at_home(mth__buffer *b) {
-    pthread_mutex_lock(&b->lock);
+    pthread_mutex_t *lock = host_lock(b);
+    pthread_mutex_lock(lock);
     mth_status s = b->host ? NULL : bring_home(b);
-    pthread_mutex_unlock(&b->lock);
+    pthread_mutex_unlock(lock);
     return s;
 }
 
@@ -256,8 +266,11 @@ mth_status mth__pjrt_adopt(mth__engine *e, int device, mth_dtype dtype, mth__sha
     mth__buffer *b = NULL;
     view *v = mth__calloc(1, sizeof *v);
     mth_status s = v ? make(e, device, bytes_of(dtype, real), &b) : no_memory(bytes_of(dtype, real));
-    if (v) *v = (view){device, dtype, real, padded, buffer, NULL, NULL};
+    if (v) *v = (view){.device = device, .dtype = dtype, .real = real, .padded = padded, .buffer = buffer};
+    /* asked for now: a child by fork can ask the plugin nothing */
+    if (!s && b->bytes && e->host_visible) s = device_pointer(e, buffer, &v->there);
     if (s) {
+        if (b) mth__pjrt_buffer_release(b);
         mth__free(v);
         return s;
     }

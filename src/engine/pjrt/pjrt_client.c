@@ -509,6 +509,7 @@ static mth_status describe_topology(const mth__engine *e, mth__text *t) {
 
 mth_status mth__pjrt_describe(mth__engine *e, mth__text *t) {
     const char *file = strrchr(e->plugin->path, '/');
+    TRY(mth__plugin_check_process(e->plugin));
     mth__text_add(t, "XLA by the PJRT plugin %s, API %d.%d: %s\n", file ? file + 1 : e->plugin->path, e->plugin->major, e->plugin->minor,
                   e->plugin->path);
     mth__text_add(t, "platform %s, version ", e->platform_name);

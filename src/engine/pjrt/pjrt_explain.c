@@ -114,6 +114,7 @@ static mth_status explain_body(void *context) {
 
 mth_status mth__pjrt_explain(mth__executable *x, mth__text *t) {
     explaining e = {x, t};
+    TRY(mth__plugin_check_process(x->engine->plugin)); /* before the lock: who held it may not be here */
     pthread_mutex_lock(&x->lock);
     mth_status s = mth__executable_compile(x);
     if (!s) s = mth__guard(explain_body, &e);

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <link.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,8 +30,23 @@ static const struct { const char *name; size_t offset; } required[] = {
 #undef SLOT
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER, child_lock = PTHREAD_MUTEX_INITIALIZER;
 static mth__plugin *opened; /* newest first; entries are never freed */
+static const char *loading; /* under the lock; the path of the plugin that is being loaded */
+static mth__fork_watch watch;
+
+/* Loading takes seconds, and a fork doesn't wait for it: the child can't load what the parent had begun with. */
+static char half_loaded[PATH_MAX];
+static void around_fork(void *nothing, mth__fork_moment moment) {
+    (void)nothing;
+    if (moment == MTH__FORK_BEFORE) pthread_mutex_lock(&child_lock);
+    else pthread_mutex_unlock(&child_lock);
+    if (moment != MTH__FORK_CHILD) return;
+    if (loading) snprintf(half_loaded, sizeof half_loaded, "%s", loading);
+    loading = NULL;
+    pthread_mutex_init(&lock, NULL);
+}
+static void watch_forks(void) { mth__fork_watch_add(&watch, around_fork, NULL); }
 
 char *mth__pjrt_error_text(const mth__plugin *plugin, PJRT_Error *error, PJRT_Error_Code *code) {
     const PJRT_Api *api = plugin->api;
@@ -105,14 +119,18 @@ static mth_status check_table(const char *path, const PJRT_Api *api) {
     return NULL;
 }
 
+pthread_mutex_t *mth__plugin_child_lock(void) { return &child_lock; }
+
 bool mth__plugin_forked(const mth__plugin *plugin) { return plugin->process != getpid(); }
 
-mth_status mth__plugin_check_process(const mth__plugin *plugin) {
-    if (!mth__plugin_forked(plugin)) return NULL;
+static mth_status forked(pid_t parent, const char *path) {
     return FAIL(MTH_ERROR_UNSUPPORTED,
-        F("process %d is a fork of process %d, which had loaded the plugin %s: its threads stayed there", (int)getpid(), (int)plugin->process,
-            plugin->path),
+        F("process %d is a fork of process %d, which had loaded the plugin %s: its threads stayed there", (int)getpid(), (int)parent, path),
         F("start processes without fork (multiprocessing.get_context('spawn')), or open the first JaxBackend after the fork"));
+}
+
+mth_status mth__plugin_check_process(const mth__plugin *plugin) {
+    return mth__plugin_forked(plugin) ? forked(plugin->process, plugin->path) : NULL;
 }
 
 /* ---------------------------------------------------------------- the environment
@@ -255,13 +273,16 @@ static mth_status open_locked(const char *path, mth__plugin **out) {
             *out = p;
             return NULL;
         }
+    if (!strcmp(half_loaded, path)) return forked(getppid(), path);
     size_t size = strlen(path) + 1;
     mth__plugin *plugin = mth__malloc(sizeof *plugin + size);
     if (!plugin) return FAIL(MTH_ERROR_MEMORY, F("no memory to open the plugin %s", path), F("free memory of this machine"));
     const PJRT_Api *api = NULL;
     mth_status status = check_environment(path);
     prepare_environment(path);
+    loading = path;
     if (!status) status = load_quietly(path, &api);
+    loading = NULL;
     if (status) {
         mth__free(plugin);
         return status;
@@ -279,6 +300,8 @@ mth_status mth__plugin_open(const char *path, mth__plugin **out) {
         return FAIL(MTH_ERROR_IO, F("there is no plugin at %s", path),
             F("give the path of a PJRT plugin that is there, or leave the option out: installed plugins are found"));
     if (stat(real, &s) || !S_ISREG(s.st_mode)) return not_a_plugin(path, F("%s is no file", path));
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
     pthread_mutex_lock(&lock);
     mth_status status = open_locked(real, out);
     pthread_mutex_unlock(&lock);

@@ -5,8 +5,10 @@
  * A plugin is opened once a process and never closed: closing would tear down registries of its own that outlive us. */
 #ifndef MTH__PJRT_PLUGIN_H
 #define MTH__PJRT_PLUGIN_H
+#include "base/fork.h"
 #include "base/option.h"
 #include "engine/pjrt/pjrt_abi.h"
+#include <pthread.h>
 #include <sys/types.h>
 
 typedef struct mth__plugin {
@@ -20,6 +22,7 @@ typedef struct mth__plugin {
 /* In a child by fork nothing may be called that waits for a thread or frees what threads hold: what is there leaks with the process. */
 bool mth__plugin_forked(const mth__plugin *);
 mth_status mth__plugin_check_process(const mth__plugin *); /* UNSUPPORTED in such a child */
+pthread_mutex_t *mth__plugin_child_lock(void);             /* of such a child's own threads */
 
 /* MTH__ARGS(PJRT_Client_Create, c): a zeroed PJRT_Client_Create_Args c with its struct_size. */
 #define MTH__ARGS(name, variable) name##_Args variable = {.struct_size = name##_Args_STRUCT_SIZE}

@@ -238,12 +238,12 @@ static bool is_busy(const mth__executable *x, const mth__job *job) {
     return false;
 }
 
-static mth_status enqueue(mth__executable *x, const atomic_int *stop) {
+static mth_status enqueue(mth__executable *x, const mth__stop *stop) {
     size_t met = 0, oldest = 0;
     int meetings = 0;
     for (size_t w = 0; w < x->job.n; w++) {
         mth__job *job = &x->job.at[w];
-        if (stop && atomic_load(stop)) return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again"));
+        if (mth__stop_asked(stop)) return mth__stopped();
         const bool meets = job->segment && job->module->text.meets;
         if (meets && meetings == MEETINGS) {
             while (!x->job.at[met].segment || !x->job.at[met].module->text.meets) met++;
@@ -277,14 +277,9 @@ static mth_status not_here(const mth__engine *e) {
                 F("run on a machine with a %s and leave topology out; read explain() and program_text() here", e->platform));
 }
 
-mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop) {
+static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
     const size_t exits = x->segments->program->exit.n * (size_t)x->program->mesh->count;
-    if (!x->engine->client) return not_here(x->engine);
-    TRY(mth__plugin_check_process(x->engine->plugin)); /* before any lock: who held it may not be here */
-    pthread_mutex_lock(&x->lock);
-    mth_status s = mth__executable_compile(x);
-    pthread_mutex_lock(&x->engine->running);
-    if (!s) s = enter(x, entry);
+    mth_status s = enter(x, entry);
     if (!s) s = enqueue(x, stop);
     s = finish(x, s);
     if (!s) s = leave(x, exit);
@@ -293,7 +288,18 @@ mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buf
         mth__pjrt_buffer_release(exit[i]);
         exit[i] = NULL;
     }
-    pthread_mutex_unlock(&x->engine->running);
+    return s;
+}
+
+mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
+    if (!x->engine->client) return not_here(x->engine);
+    TRY(mth__plugin_check_process(x->engine->plugin)); /* before any lock: who held it may not be here */
+    TRY(mth__lock_run(&x->lock, stop));
+    mth_status s = mth__executable_compile(x);
+    if (!s && !(s = mth__lock_run(&x->engine->running, stop))) {
+        s = run_locked(x, entry, exit, stop);
+        pthread_mutex_unlock(&x->engine->running);
+    }
     pthread_mutex_unlock(&x->lock);
     return s;
 }

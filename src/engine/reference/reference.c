@@ -55,6 +55,12 @@ static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref
     return NULL;
 }
 
+/* A run of the parent's leaves nothing behind that the next one reads. */
+static void around_fork(void *object, mth__fork_moment moment) {
+    mth__executable *x = object;
+    if (moment == MTH__FORK_CHILD) pthread_mutex_init(&x->lock, NULL);
+}
+
 typedef struct { mth__engine *engine; const mth__program *program; mth__executable **out; } loading;
 static mth_status load_body(void *arguments) {
     const loading *l = arguments;
@@ -88,6 +94,7 @@ mth_status mth__ref_load(mth__engine *e, const mth__program *p, const mth__progr
     mth__executable *x;
     TRY(mth__guard(load_body, &(loading){e, p, &x}));
     pthread_mutex_init(&x->lock, NULL);
+    mth__fork_watch_add(&x->watch, around_fork, x);
     atomic_fetch_add(&e->references, 1);
     for (int i = 0; i < x->count; i++) {
         mth__ref_device *d = &x->device[i];
@@ -117,6 +124,7 @@ void mth__ref_unload(mth__executable *x) {
     if (!x) return;
     mth__engine *e = x->engine;
     for (int i = 0; i < x->count; i++) mth__free(x->device[i].memory);
+    mth__fork_watch_remove(&x->watch);
     pthread_mutex_destroy(&x->lock);
     mth__arena_free(x->arena);
     mth__ref_close(e);

@@ -146,14 +146,14 @@ static mth_status stuck(const mth__executable *x) {
     return INTERNAL("no device waits");
 }
 
-static mth_status walk(mth__executable *x, const atomic_int *stop) {
+static mth_status walk(mth__executable *x, const mth__stop *stop) {
     for (bool any = true, unfinished = true; unfinished;) {
         if (!any) return stuck(x);
         any = unfinished = false;
         for (int i = 0; i < x->count; i++) {
             mth__ref_device *d = &x->device[i];
             for (bool moved = true; moved && d->at < d->role->instr.n;) {
-                if (stop && atomic_load(stop)) return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again"));
+                if (mth__stop_asked(stop)) return mth__stopped();
                 TRY(step(x, d, &moved));
                 any |= moved;
             }
@@ -195,16 +195,18 @@ static mth_status leave(mth__executable *x, size_t e, mth__ref_device *d, mth__b
     return NULL;
 }
 
-mth_status mth__ref_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop) {
+mth_status mth__ref_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
     size_t exits = x->program->exit.n, devices = (size_t)x->program->mesh->count;
     mth__buffer **made = mth__calloc(exits * devices + 1, sizeof *made);
     if (!made) return no_memory();
-    pthread_mutex_lock(&x->lock);
-    mth_status s = begin(x, entry);
-    if (!s) s = walk(x, stop);
-    for (size_t e = 0; e < exits && !s; e++)
-        for (int i = 0; i < x->count && !s; i++) s = leave(x, e, &x->device[i], &made[e * devices + (size_t)x->device[i].device]);
-    pthread_mutex_unlock(&x->lock);
+    mth_status s = mth__lock_run(&x->lock, stop);
+    if (!s) {
+        s = begin(x, entry);
+        if (!s) s = walk(x, stop);
+        for (size_t e = 0; e < exits && !s; e++)
+            for (int i = 0; i < x->count && !s; i++) s = leave(x, e, &x->device[i], &made[e * devices + (size_t)x->device[i].device]);
+        pthread_mutex_unlock(&x->lock);
+    }
     for (size_t i = 0; i < exits * devices; i++) {
         if (s) mth__ref_buffer_release(made[i]);
         else exit[i] = made[i];

@@ -2,7 +2,6 @@
 #ifndef MTH__REFERENCE_RUN_H
 #define MTH__REFERENCE_RUN_H
 #include "engine/reference/reference.h"
-#include <pthread.h>
 
 struct mth__engine { atomic_int references; int devices; };
 struct mth__buffer { atomic_int references; mth__engine *engine; char *data; };
@@ -28,6 +27,7 @@ struct mth__executable {
     mth__arena *arena;
     const mth__program *program;
     pthread_mutex_t lock;
+    mth__fork_watch watch;
     int count;
     mth__ref_device *device;          /* count: those that have a role */
     mth__ref_device **by_id;          /* by device id, or NULL */
@@ -48,5 +48,5 @@ void mth__ref_narrow(const mth__ref_value *, void *to);
 mth_status mth__ref_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__ref_unload(mth__executable *);
 mth__ref_seat *mth__ref_seat_of(const mth__executable *, int channel, int device);
-mth_status mth__ref_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const atomic_int *stop);
+mth_status mth__ref_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
 #endif

@@ -1,0 +1,55 @@
+#include "base/fork.h"
+#include <pthread.h>
+#include <string.h>
+
+static pthread_mutex_t once = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP, list = PTHREAD_MUTEX_INITIALIZER;
+static mth__fork_watch *watches;
+static int failure; /* of pthread_atfork */
+
+void mth__process_lock(void) { pthread_mutex_lock(&once); }
+void mth__process_unlock(void) { pthread_mutex_unlock(&once); }
+
+static void tell_all(mth__fork_moment moment) {
+    for (mth__fork_watch *w = watches; w; w = w->next) w->around(w->object, moment);
+}
+static void before(void) {
+    pthread_mutex_lock(&once);
+    pthread_mutex_lock(&list);
+    tell_all(MTH__FORK_BEFORE);
+}
+static void in_parent(void) {
+    tell_all(MTH__FORK_PARENT);
+    pthread_mutex_unlock(&list);
+    pthread_mutex_unlock(&once);
+}
+static void in_child(void) {
+    tell_all(MTH__FORK_CHILD);
+    pthread_mutex_unlock(&list);
+    once = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* it knows its owner by a number that the child's thread doesn't have */
+}
+
+__attribute__((constructor)) static void begin(void) { failure = pthread_atfork(before, in_parent, in_child); }
+
+mth_status mth__fork_ready(void) {
+    return failure ? FAIL(MTH_ERROR_MEMORY, F("the process can't watch for forks: %s", strerror(failure)), F("free memory, and load mithril first"))
+                   : NULL;
+}
+
+void mth__fork_watch_add(mth__fork_watch *w, void (*around)(void *, mth__fork_moment), void *object) {
+    w->around = around;
+    w->object = object;
+    pthread_mutex_lock(&list);
+    w->next = watches;
+    w->link = &watches;
+    if (w->next) w->next->link = &w->next;
+    watches = w;
+    pthread_mutex_unlock(&list);
+}
+
+void mth__fork_watch_remove(mth__fork_watch *w) {
+    pthread_mutex_lock(&list);
+    if (w->link) *w->link = w->next;
+    if (w->link && w->next) w->next->link = w->link;
+    w->link = NULL;
+    pthread_mutex_unlock(&list);
+}

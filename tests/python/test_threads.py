@@ -1,0 +1,289 @@
+"""Signals, forks and a lack of memory, while threads of Python's evaluate."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from mithril.backends import CBackend, ReferenceBackend
+from support import both_engines, compile_on, one_block, random
+
+
+@pytest.fixture
+def sigint():
+    """A function that sets a handler, which is gone after the test."""
+    old = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, old)
+
+
+class Worker(threading.Thread):
+    """Evaluates until it is told to end, and keeps what went wrong."""
+
+    def __init__(self, compiled, params, x, want):
+        super().__init__(daemon=True)
+        self.call, self.want, self.over, self.count, self.wrong = (lambda: compiled.evaluate(params, {"x": x})["y"]), want, False, 0, []
+        self.start()
+
+    def run(self):
+        while not self.over:
+            try:
+                assert np.array_equal(np.asarray(self.call()), self.want)
+                self.count += 1
+            except BaseException as error:
+                self.wrong.append(error)
+
+    def end(self):
+        while not self.count and not self.wrong:
+            time.sleep(0.001)
+        self.over = True
+        self.join(60)
+        assert not self.is_alive() and not self.wrong, self.wrong[:1]
+
+
+def shared_model(size=512, rows=256):
+    model = ml.Model()
+    for i in range(4):
+        model += ml.Linear(size)(**({"input": "x"} if i == 0 else {"output": "y"} if i == 3 else {}))
+    compiled, x = compile_on((2,), model), random(rows, size)
+    params = compiled.get_parameters({"x": x})
+    return compiled, params, x, np.array(compiled.evaluate(params, {"x": x})["y"])
+
+
+def strike_often(seconds, pause):
+    def strike():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(pause)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    return thread
+
+
+@both_engines
+def test_a_handler_that_returns(engine, sigint):
+    """No run is lost, in the main thread or in another, however often signals come."""
+    compiled, params, x, want = shared_model()
+    seen = []
+    sigint(lambda *_: seen.append(1))
+    worker, striker, count = Worker(compiled, params, x, want), strike_often(1.0, 0.002), 0
+    while striker.is_alive() or not count:
+        assert np.array_equal(np.asarray(compiled.evaluate(params, {"x": x})["y"]), want)
+        count += 1
+    striker.join()
+    worker.end()
+    assert len(seen) > 10
+
+
+@both_engines
+def test_a_handler_that_evaluates(engine, sigint):
+    compiled, params, x, want = shared_model()
+    seen = []
+    sigint(lambda *_: seen.append(np.array_equal(np.asarray(compiled.evaluate(params, {"x": x})["y"]), want)))
+    striker = strike_often(0.3, 0.05)
+    while striker.is_alive() or not seen:
+        assert np.array_equal(np.asarray(compiled.evaluate(params, {"x": x})["y"]), want)
+    striker.join()
+    assert seen and all(seen)
+
+
+@both_engines
+def test_a_handler_that_raises(engine, sigint):
+    """What it raises comes out of the main thread's call, and of no other's; the next call is right."""
+    compiled, params, x, want = shared_model()
+
+    class Enough(Exception):
+        pass
+
+    def handler(*_):
+        raise Enough
+
+    sigint(handler)
+    worker = Worker(compiled, params, x, want)
+    for _ in range(5):
+        striker = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Enough):
+            striker.start()
+            while True:
+                compiled.evaluate(params, {"x": x})
+        striker.join()
+        assert np.array_equal(np.asarray(compiled.evaluate(params, {"x": x})["y"]), want)
+    worker.end()
+
+
+def test_a_handler_that_changes_the_handler(sigint):
+    """The second Ctrl-C of a program whose first one asks for patience."""
+    compiled, params, x, want = shared_model()
+    asked = threading.Event()
+
+    def handler(*_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asked.set()
+
+    def strike_twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        asked.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sigint(handler)
+    striker = threading.Timer(0.05, strike_twice)
+    with pytest.raises(KeyboardInterrupt):
+        striker.start()
+        while True:
+            compiled.evaluate(params, {"x": x})
+    striker.join()
+    assert np.array_equal(np.asarray(compiled.evaluate(params, {"x": x})["y"]), want)
+
+
+# ---------------------------------------------------------------- forks
+def in_child(work):
+    """What work() gives in a child by os.fork, as text; a child that hangs is ended, and says so."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(theirs, said.encode()[:4000])
+        os._exit(0)
+    os.close(theirs)
+    with open(ours) as pipe:
+        said = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    return said if status == 0 else f"ended by {status}, said {said!r}"
+
+
+@pytest.mark.parametrize("backend", [CBackend, ReferenceBackend])
+def test_forks_while_threads_evaluate(backend):
+    """The child runs the inherited model, a new one, and Ctrl-C in them is its own."""
+    model = one_block(ml.Linear(256 if backend is CBackend else 8), input="x", output="y")
+    compiled = ml.compile(model, backend(device_mesh=(2,)))
+    x = random(64, 256) if backend is CBackend else random(3, 8)
+    params = compiled.get_parameters({"x": x})
+    want = np.array(compiled.evaluate(params, {"x": x})["y"])
+
+    def work():
+        y = compiled.evaluate(params, {"x": x})["y"]
+        own = ml.compile(model, backend(device_mesh=(2,)))
+        z = own.evaluate({n: np.asarray(p) for n, p in params.items()}, {"x": x})["y"]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            while True:
+                compiled.evaluate(params, {"x": x})
+        except KeyboardInterrupt:
+            return np.array_equal(np.asarray(y), want) and np.array_equal(np.asarray(z), want)
+
+    workers = [Worker(compiled, params, x, want) for _ in range(2)]
+    forkers = [threading.Thread(target=lambda: said.append(in_child(work))) for _ in range(3)]
+    said = [in_child(work) for _ in range(10)]
+    for forker in forkers:  # a child is the main thread's wherever it comes from
+        forker.start()
+    for forker in forkers:
+        forker.join()
+    for worker in workers:
+        worker.end()
+    assert said == ["True"] * 13
+
+
+def load(array, k):
+    return float(np.asarray(array)[k].sum())
+
+
+@both_engines
+def test_children_that_read_arrays(engine):
+    """As a loader of data does: the parent trains, its forked children read what it made."""
+    compiled, params, x, want = shared_model(128, 64)
+    outputs = compiled.evaluate(params, {"x": x})
+    data = compiled.backend.array(x)
+    worker = Worker(compiled, params, x, want)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        rows = pool.starmap_async(load, [(x, k) for k in range(64)]).get(60)
+    said = [in_child(lambda: [load(a, 3) for a in (data, outputs["y"], next(iter(params.values())))]) for _ in range(5)]
+    worker.end()
+    assert rows == [float(row.sum()) for row in x]
+    assert said == [str([float(a[3].sum()) for a in (x, want, np.asarray(next(iter(params.values()))))])] * 5
+
+
+def test_xla_in_a_fork(xla):
+    """Its threads stay with the parent: a clear error, whatever they were doing."""
+    compiled = ml.compile(one_block(ml.Linear(64), input="x", output="y"), xla(device_mesh=(2,)))
+    x = random(32, 64)
+    params = compiled.get_parameters({"x": x})
+    want = np.array(compiled.evaluate(params, {"x": x})["y"])
+    workers = [Worker(compiled, params, x, want) for _ in range(2)]
+    works = (lambda: compiled.evaluate(params, {"x": x}), lambda: xla(device_mesh=(2,)), lambda: compiled.explain(), lambda: compiled.backend.describe())
+    said = [in_child(work) for work in works for _ in range(5)]
+    for worker in workers:
+        worker.end()
+    assert all(s.startswith("MithrilValueError") and "is a fork of process" in s and "spawn" in s for s in said), said
+
+
+# ---------------------------------------------------------------- a lack of memory
+LACK = """
+import os, resource, signal, sys
+import numpy as np, mithril as ml
+from mithril.backends import CBackend
+
+def linear(threads, rows, size, gradients=False):
+    model, x = ml.Model(), np.ones((rows, size), "f")
+    model |= ml.Linear(size, bias=False)(input="x", output="y")
+    def work():
+        compiled = ml.compile(model, CBackend(device_mesh=(1,), threads=threads))
+        params = {"linear_0.weight": np.ones((size, size), "f")}
+        for _ in range(3):
+            if gradients: y = compiled.evaluate(params, {"x": x}, {"y": x})[0]["y"]
+            else: y = compiled.evaluate(params, {"x": x})["y"]
+            assert (np.asarray(y) == size).all()
+    return work
+
+def attention():
+    model, x = ml.Model(), np.ones((2, 256, 256), "f")
+    model |= ml.MultiHeadAttention(4)(input="x", output="y")
+    def work():
+        compiled = ml.compile(model, CBackend(device_mesh=(1,), threads=3))
+        y = compiled.evaluate(compiled.get_parameters({"x": x}), {"x": x}, {"y": x})[0]["y"]
+        assert np.isfinite(np.asarray(y)).all()
+    return work
+
+def cold(work, more):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
+        code = 3
+        try:
+            work()
+            code = 0
+        except MemoryError:
+            code = 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+for name, work in {"product": linear(1, 512, 512), "threads": linear(4, 512, 512), "vector": linear(2, 1, 2048),
+                   "gradients": linear(2, 512, 512, True), "attention": attention()}.items():
+    print(name, *(cold(work, mib << 19) for mib in [*range(0, 40, 6), *range(40, 200, 12), 300, 600]))
+"""
+
+
+def test_a_lack_of_memory():
+    """From just below what a cold process needs to well above: the right number or a MemoryError, never the end of the process."""
+    run = subprocess.run([sys.executable, "-c", LACK], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    for line in run.stdout.splitlines():
+        name, *codes = line.split()
+        assert set(codes) == {"0", "1"} and codes[0] == "1" and codes[-1] == "0", line
+    assert len(run.stdout.splitlines()) == 5
