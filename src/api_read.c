@@ -85,7 +85,7 @@ mth_status mth_get_memory_usage(mth_compiled *c, const mth_named *input, size_t 
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);
     if (!s) s = check_room(c, device, devices);
-    if (!s) s = mth__report_memory(plan->program, device);
+    if (!s) s = mth__report_memory(plan->program, c->backend->vtable->pads, device);
     return mth__unlock(c, s);
 }
 

@@ -309,3 +309,13 @@ bool mth__sharding_even(mth__shape shape, const mth__sharding *s) {
         if (!mth__split_even(shape.dim[d], &s->dim[d], s->on)) return false;
     return true;
 }
+
+mth__shape mth__largest_part(mth__shape shape, const mth__sharding *s) {
+    mth__shape most = {shape.rank, {0}};
+    bool even = mth__sharding_even(shape, s);
+    for (int r = 0; r < (even ? 1 : s->on->count); r++) {
+        mth__shape local = mth__local_shape(shape, s, r, NULL, NULL);
+        for (int d = 0; d < shape.rank; d++) if (local.dim[d] > most.dim[d]) most.dim[d] = local.dim[d];
+    }
+    return most;
+}

@@ -77,6 +77,7 @@ bool mth__sharding_equal(const mth__sharding *, const mth__sharding *, int rank)
 /* start, step may be NULL. */
 mth__shape mth__local_shape(mth__shape, const mth__sharding *, int rank_in_placement, int64_t start[MTH__RANK], int64_t step[MTH__RANK]);
 uint8_t mth__sharding_axes(const mth__sharding *, int rank); /* bits of the axes that split some dimension */
+mth__shape mth__largest_part(mth__shape, const mth__sharding *); /* in each dimension the most that a device has */
 bool mth__sharding_even(mth__shape, const mth__sharding *);  /* all devices have the same local shape */
 bool mth__split_even(int64_t n, const mth__split *, const mth__placement *); /* the same for one dimension of n */
 /* "(0, None)", "((0, 1), None)", "(None, 0) partial sum over 1", "(0 by 64,)", "(0 cyclic,)" */

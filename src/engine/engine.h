@@ -28,6 +28,7 @@ typedef struct {
     const mth__opt *const *options;                     /* tables of the backend's options, ended by NULL */
     int64_t lend_from;                                  /* exits are memory from the start of a run, where the plan may keep activations of at
                                                            least so many bytes; 0: they are not */
+    bool pads;                                          /* a device's part of a value takes as much as the largest part of any device */
     bool views;                                         /* a slice may be a view of its operand (an ALIAS with an offset) */
     mth_status (*open)(const mth__engine_setup *, mth__engine **out);
     void (*close)(mth__engine *);                       /* drops a reference: executables and buffers keep the engine alive */
@@ -37,7 +38,9 @@ typedef struct {
     mth_status (*buffer_new)(mth__engine *, int device, int64_t bytes, mth__buffer **out); /* uninitialised, aligned */
     void (*buffer_retain)(mth__buffer *);
     void (*buffer_release)(mth__buffer *);
-    void *(*buffer_host)(mth__buffer *);                /* host memory of the buffer; NULL where an engine has none (then read/write) */
+    void *(*buffer_host)(mth__buffer *);                /* host memory of the buffer, there as long as it lives; NULL where an engine has none
+                                                           (then read/write) */
+    void *(*buffer_fill)(mth__buffer *);                /* the same of a buffer that was just made, for its contents: there until it is used */
     mth_status (*buffer_write)(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
     mth_status (*buffer_read)(mth__buffer *, int64_t offset, void *data, int64_t bytes);
     /* Memory of the caller's, aligned to MTH__ALIGNMENT, that nobody changes until release(context), which is called once: when the buffer dies, or

@@ -30,7 +30,7 @@ static int64_t peak_of_class(const mth__role *role, mth__value_class klass, mth_
     return peak < role->slab ? peak : role->slab;
 }
 
-static mth_memory_usage role_memory(const mth__role *role, mth__arena *arena) {
+static mth_memory_usage role_memory(const mth__role *role, bool padded, mth__arena *arena) {
     mth_memory_usage u = {0};
     int exits = 0;
     for (size_t v = 0; v < role->value.n; v++)
@@ -41,7 +41,8 @@ static mth_memory_usage role_memory(const mth__role *role, mth__arena *arena) {
         if (p->storage != MTH__IN_ENTRY && p->storage != MTH__IN_EXIT) continue;
         if (p->storage == MTH__IN_EXIT && counted[p->index]) continue;
         if (p->storage == MTH__IN_EXIT) counted[p->index] = true;
-        *(p->klass == MTH__CLASS_WEIGHT ? &u.weights : p->klass == MTH__CLASS_GRADIENT ? &u.gradients : &u.activations) += p->bytes;
+        const int64_t bytes = padded ? mth__shape_size(mth__largest_part(p->shape, &p->sharding)) * (int64_t)mth_dtype_size(p->dtype) : p->bytes;
+        *(p->klass == MTH__CLASS_WEIGHT ? &u.weights : p->klass == MTH__CLASS_GRADIENT ? &u.gradients : &u.activations) += bytes;
     }
     u.communication = peak_of_class(role, MTH__CLASS_COMMUNICATION, arena);
     u.activations += role->slab - u.communication;
@@ -49,7 +50,7 @@ static mth_memory_usage role_memory(const mth__role *role, mth__arena *arena) {
     return u;
 }
 
-typedef struct { const mth__program *program; mth_memory_usage *device; } memory_call;
+typedef struct { const mth__program *program; bool padded; mth_memory_usage *device; } memory_call;
 
 static mth_status memory_body(void *context) {
     memory_call *m = context;
@@ -57,15 +58,15 @@ static mth_status memory_body(void *context) {
     for (size_t r = 0; r < m->program->role.n; r++) {
         const mth__role *role = &m->program->role.at[r];
         mth__arena *arena = mth__arena_new();
-        mth_memory_usage u = role_memory(role, arena);
+        mth_memory_usage u = role_memory(role, m->padded, arena);
         mth__arena_free(arena);
         for (int d = 0; d < role->ndevice; d++) m->device[role->device[d]] = u;
     }
     return NULL;
 }
 
-mth_status mth__report_memory(const mth__program *p, mth_memory_usage *device) {
-    memory_call m = {p, device};
+mth_status mth__report_memory(const mth__program *p, bool padded, mth_memory_usage *device) {
+    memory_call m = {p, padded, device};
     return mth__guard(memory_body, &m);
 }
 

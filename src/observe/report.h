@@ -4,8 +4,9 @@
 #include "emit/program.h"
 
 /* Per device of the mesh. weights: parameters; gradients: their gradients as they leave; activations: inputs, outputs and the slab without what
-   the slab holds for communication at its largest moment; total is their sum: what a run allocates on that device, to the byte. */
-mth_status mth__report_memory(const mth__program *, mth_memory_usage *device);
+   the slab holds for communication at its largest moment; total is their sum: what a run allocates on that device, to the byte. `padded`: what
+   enters and leaves takes as much as the largest part of any device. */
+mth_status mth__report_memory(const mth__program *, bool padded, mth_memory_usage *device);
 /* Bytes and messages of one run: each channel's, by its algorithm. */
 mth_status mth__report_communication(const mth__program *, mth_communication_usage *device);
 /* "linear_0\t0,1,2,3" a line, in order of first instruction. */

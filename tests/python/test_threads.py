@@ -167,9 +167,10 @@ def in_child(work):
 @pytest.mark.parametrize("backend", [CBackend, ReferenceBackend])
 def test_forks_while_threads_evaluate(backend):
     """The child runs the inherited model, a new one, and Ctrl-C in them is its own."""
-    model = one_block(ml.Linear(256 if backend is CBackend else 8), input="x", output="y")
+    size = 768 if backend is CBackend else 24  # a run of some milliseconds, so that forks come into one
+    model = one_block(ml.Linear(size), input="x", output="y")
     compiled = ml.compile(model, backend(device_mesh=(2,)))
-    x = random(64, 256) if backend is CBackend else random(3, 8)
+    x = random(2 * size, size)
     params = compiled.get_parameters({"x": x})
     want = np.array(compiled.evaluate(params, {"x": x})["y"])
 

@@ -313,7 +313,7 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
 const mth__engine_vtable mth__engine_native = {
     .name = "native", .options = tables, .views = true, .lend_from = LEND_FROM, .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,
     .buffer_new = mth__native_buffer_new, .buffer_retain = mth__native_buffer_retain, .buffer_release = mth__native_buffer_release,
-    .buffer_host = mth__native_buffer_host, .buffer_write = mth__native_buffer_write, .buffer_read = mth__native_buffer_read,
+    .buffer_host = mth__native_buffer_host, .buffer_fill = mth__native_buffer_host, .buffer_write = mth__native_buffer_write, .buffer_read = mth__native_buffer_read,
     .buffer_borrow = mth__native_buffer_borrow,
     .load = native_load, .unload = native_unload, .run = native_run,
 };

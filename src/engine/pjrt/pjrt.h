@@ -43,12 +43,13 @@ extern const mth__opt mth__pjrt_options[];
 int mth__pjrt_type(mth_dtype);           /* PJRT_Buffer_Type: bool is PRED */
 
 /* pjrt_buffer.c. A buffer is memory on the host, views of it on devices, or both; what is missing is made when asked for.
-   On CPU plugins a view of whole, 64-byte aligned host memory shares it. */
+   On CPU plugins a view of whole, 64-byte aligned host memory shares it, and a padded view takes its place until somebody reads it. */
 mth_status mth__pjrt_buffer_new(mth__engine *, int device, int64_t bytes, mth__buffer **out);
 mth_status mth__pjrt_buffer_borrow(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
 void mth__pjrt_buffer_retain(mth__buffer *);
 void mth__pjrt_buffer_release(mth__buffer *);
 void *mth__pjrt_buffer_host(mth__buffer *);
+void *mth__pjrt_buffer_fill(mth__buffer *);
 mth_status mth__pjrt_buffer_write(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
 mth_status mth__pjrt_buffer_read(mth__buffer *, int64_t offset, void *data, int64_t bytes);
 /* The view of `real` elements of dtype in a padded shape on a device: lent, lives as long as the buffer. */

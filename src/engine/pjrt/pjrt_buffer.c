@@ -2,7 +2,7 @@
 #include <string.h>
 
 /* A view: the elements on a device, in the shape that a module wants. `memory`: what a view of padded elements shares, where it shares.
-   `there`: the device's memory of a run's result, where the host sees it. */
+   `there`: where the host sees the elements, padded; NULL: nowhere, or not known. */
 typedef struct view {
     int device; mth_dtype dtype; mth__shape real, padded; PJRT_Buffer *buffer; void *memory, *there; struct view *next;
 } view;
@@ -14,7 +14,7 @@ struct mth__buffer {
     int64_t bytes;                 /* of the real elements, row-major */
     pthread_mutex_t lock;          /* of what follows */
     void *host;                    /* NULL: only on a device */
-    bool owned;                    /* host is ours to free */
+    bool owned, lent;              /* host is ours to free; somebody may hold its address: the buffer's reader, a view */
     void (*release)(void *); void *context;
     view *views;
 };
@@ -191,32 +191,35 @@ static pthread_mutex_t *host_lock(mth__buffer *b) {
     return plugin && mth__plugin_forked(plugin) ? mth__plugin_child_lock() : &b->lock;
 }
 
-void *mth__pjrt_buffer_host(mth__buffer *b) {
-    pthread_mutex_t *lock = host_lock(b);
-    pthread_mutex_lock(lock);
-    if (!b->host) mth_error_free(bring_home(b)); /* the caller takes NULL for memory that is gone */
-    void *host = b->host;
-    pthread_mutex_unlock(lock);
-    return host;
-}
-
-static mth_status at_home(mth__buffer *b) {
+static mth_status host_of(mth__buffer *b, bool lend, void **out) {
     pthread_mutex_t *lock = host_lock(b);
     pthread_mutex_lock(lock);
     mth_status s = b->host ? NULL : bring_home(b);
+    b->lent |= lend;
+    *out = b->host;
     pthread_mutex_unlock(lock);
     return s;
 }
 
+void *mth__pjrt_buffer_host(mth__buffer *b) {
+    void *host;
+    mth_error_free(host_of(b, true, &host)); /* the caller takes NULL for memory that is gone */
+    return host;
+}
+
+void *mth__pjrt_buffer_fill(mth__buffer *b) { return b->host; }
+
 mth_status mth__pjrt_buffer_write(mth__buffer *b, int64_t offset, const void *data, int64_t bytes) {
-    TRY(at_home(b));
-    memcpy((char *)b->host + offset, data, (size_t)bytes);
+    void *host;
+    TRY(host_of(b, true, &host));
+    memcpy((char *)host + offset, data, (size_t)bytes);
     return NULL;
 }
 
 mth_status mth__pjrt_buffer_read(mth__buffer *b, int64_t offset, void *data, int64_t bytes) {
-    TRY(at_home(b));
-    memcpy(data, (const char *)b->host + offset, (size_t)bytes);
+    void *host;
+    TRY(host_of(b, true, &host));
+    memcpy(data, (const char *)host + offset, (size_t)bytes);
     return NULL;
 }
 
@@ -232,7 +235,7 @@ static mth_status new_view(mth__buffer *b, int device, mth_dtype dtype, mth__sha
         data = v->memory = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!v->memory) s = no_memory(bytes);
         else copy_box(dtype, real, v->memory, padded, b->host, real);
-    }
+    } else b->lent = true;
     if (!s) s = upload(b->engine, v, data);
     if (!s && v->memory && !b->engine->host_visible) {
         mth__free(v->memory);
@@ -243,6 +246,19 @@ static mth_status new_view(mth__buffer *b, int device, mth_dtype dtype, mth__sha
     return s;
 }
 
+/* The first view is where the data is when the host has it no more: once a padded view has all of it. */
+static void insert(mth__buffer *b, view *v) {
+    const bool instead = v->memory && b->owned && !b->lent;
+    view **at = b->views && !instead ? &b->views->next : &b->views;
+    v->there = v->memory;
+    v->next = *at;
+    *at = v;
+    if (!instead) return;
+    mth__free(b->host);
+    b->host = NULL;
+    b->owned = false;
+}
+
 mth_status mth__pjrt_view(mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, PJRT_Buffer **out) {
     mth_status s = NULL;
     pthread_mutex_lock(&b->lock);
@@ -251,11 +267,7 @@ mth_status mth__pjrt_view(mth__buffer *b, int device, mth_dtype dtype, mth__shap
     while (v && (v->device != device || v->dtype != dtype || !mth__shape_equal(v->padded, padded) || !mth__shape_equal(v->real, real))) v = v->next;
     if (!v) {
         s = new_view(b, device, dtype, real, padded, &v);
-        if (!s) { /* behind the first: that one may be where the data is */
-            view **at = b->views ? &b->views->next : &b->views;
-            v->next = *at;
-            *at = v;
-        }
+        if (!s) insert(b, v);
     }
     if (!s) *out = v->buffer;
     pthread_mutex_unlock(&b->lock);

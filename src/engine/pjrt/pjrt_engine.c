@@ -20,6 +20,7 @@ static const char *lacks(const mth__op *op, mth_dtype dtype) {
 const mth__engine_vtable mth__engine_pjrt = {
     .name = "pjrt",
     .options = tables,
+    .pads = true,
     .open = mth__pjrt_open,
     .close = mth__pjrt_close,
     .describe = mth__pjrt_describe,
@@ -29,6 +30,7 @@ const mth__engine_vtable mth__engine_pjrt = {
     .buffer_retain = mth__pjrt_buffer_retain,
     .buffer_release = mth__pjrt_buffer_release,
     .buffer_host = mth__pjrt_buffer_host,
+    .buffer_fill = mth__pjrt_buffer_fill,
     .buffer_write = mth__pjrt_buffer_write,
     .buffer_read = mth__pjrt_buffer_read,
     .load = mth__pjrt_load,

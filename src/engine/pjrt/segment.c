@@ -2,16 +2,6 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- parts */
-mth__shape mth__largest_part(mth__shape shape, const mth__sharding *s) {
-    mth__shape most = {shape.rank, {0}};
-    bool even = mth__sharding_even(shape, s);
-    for (int r = 0; r < (even ? 1 : s->on->count); r++) {
-        mth__shape local = mth__local_shape(shape, s, r, NULL, NULL);
-        for (int d = 0; d < shape.rank; d++) if (local.dim[d] > most.dim[d]) most.dim[d] = local.dim[d];
-    }
-    return most;
-}
-
 bool mth__axes_disordered(const mth__sharding *s, int rank) {
     for (int d = 0; d < rank; d++)
         for (int a = 1; a < s->dim[d].naxes; a++)

@@ -48,7 +48,6 @@ typedef struct {
 mth_status mth__segments_make(mth__arena *, const mth__program *, bool global, mth__segments **out);
 /* What `count` devices hold of a value. `local` is the largest part of any device of the placement, in the list or not. */
 mth__hlo_part *mth__part_of(mth__arena *, mth_dtype, mth__shape, const mth__sharding *, int count, const int32_t *device);
-mth__shape mth__largest_part(mth__shape, const mth__sharding *);
 /* Of a global value, the part that XLA's partitioner gives each device: a dimension over k devices in parts of ceil(n / k). `whole`: the
    sizes that these parts make together. Ports of a global module have that shape: XLA drops axes that don't divide a port. */
 mth__shape mth__xla_part(const mth__pvalue *, mth__shape *whole);

@@ -142,6 +142,7 @@ const mth__engine_vtable mth__engine_reference = {
     .buffer_retain = mth__ref_buffer_retain,
     .buffer_release = mth__ref_buffer_release,
     .buffer_host = mth__ref_buffer_host,
+    .buffer_fill = mth__ref_buffer_host,
     .buffer_write = mth__ref_buffer_write,
     .buffer_read = mth__ref_buffer_read,
     .load = mth__ref_load,

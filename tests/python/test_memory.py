@@ -1,0 +1,87 @@
+"""Memory that is taken is memory that get_memory_usage said: the growth of a process beside its report."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from support import one_block
+
+# A model of `layers` pairs of matrices (n, m), (m, n); prints bytes of weights, said and taken, then of all, said and taken.
+GROWTH = """
+import sys, numpy as np, mithril as ml
+from mithril.backends import CBackend, JaxBackend
+
+name, mesh, spec, n, m, layers = sys.argv[1], *map(eval, sys.argv[2:])
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def compile(backend, layers, inputs):
+    model = ml.Model()
+    for i in range(layers):
+        model += ml.Linear(m, bias=False, weight_shard_spec=spec)(**({"input": "x"} if i == 0 else {}))
+        model += ml.Linear(n, bias=False, weight_shard_spec=spec)(**({"output": "y"} if i == layers - 1 else {}))
+    return ml.compile(model, backend)
+
+inputs, slopes = {"x": np.ones((8, n), "f")}, {"y": np.ones((8, n), "f")}
+
+def measure(layers):
+    compiled = compile({"native": CBackend, "xla": JaxBackend}[name](device_mesh=mesh), layers, inputs)
+    compiled.program_text(inputs, True)
+    if name == "xla":  # compiles, and frees what it ran on
+        compiled.evaluate(compiled.get_parameters(inputs), inputs, slopes)
+    before = resident()
+    params = compiled.get_parameters(inputs)
+    made = resident()
+    results = compiled.evaluate(params, inputs, slopes)
+    after, usage = resident(), compiled.get_memory_usage(None, inputs)
+    weights, total = (sum(device[kind] for device in usage) for kind in ("weights", "total"))
+    print(weights, made - before, total, after - before)
+
+measure(1)  # makes threads, buffers of OpenBLAS, XLA's own
+measure(layers)
+"""
+# Small allocations are given back to the system too, so that what is freed does not hide what is taken.
+FRANK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def growth(*arguments):
+    run = subprocess.run([sys.executable, "-c", GROWTH, *map(str, arguments)], capture_output=True, text=True, timeout=240, env={**os.environ, **FRANK})
+    assert run.returncode == 0, run.stderr
+    return map(int, run.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("n, m", [(129, 130), (300, 500), (512, 1318), (576, 1536), (640, 1600), (1024, 1100)])
+def test_native_memory(n, m):
+    """Matrices of 0.07 to 4.5 MB, of sizes that divide no page: within 2% and half a megabyte."""
+    weights, made, total, taken = growth("native", (1,), None, n, m, 12)
+    assert weights == 12 * 2 * n * m * 4
+    assert abs(made - weights) < 0.02 * weights + 5e5
+    assert abs(taken - total) < 0.02 * total + 5e5
+
+
+@pytest.mark.parametrize("mesh, spec, n, m", [((3,), (0, None), 1000, 1100), ((3,), (None, 0), 1000, 1103)])
+def test_xla_memory(xla, mesh, spec, n, m):
+    """Uneven parts are held once, as they are padded; activations are XLA's own."""
+    weights, made, total, taken = growth("xla", mesh, spec, n, m, 4)
+    assert abs(made - weights) < 0.02 * weights + 5e5
+    assert abs(taken - total) < 0.03 * total + 1e6
+
+
+def test_uneven_parts_are_said(xla):
+    """4 rows over 3 devices are 2, 2 and none, and on XLA each takes 2."""
+    from mithril.backends import CBackend
+
+    x = np.ones((2, 4), np.float32)
+    said = []
+    for backend in (CBackend(device_mesh=(3,)), xla(device_mesh=(3,))):
+        compiled = ml.compile(one_block(ml.Linear(100, weight_shard_spec=(0, None), bias=False), input="x", output="y"), backend)
+        params = compiled.get_parameters({"x": x})
+        y, gradients = compiled.evaluate(params, {"x": x}, {"y": np.ones((2, 100), np.float32)})
+        said.append([(u["weights"], u["gradients"]) for u in compiled.get_memory_usage(params, {"x": x})])
+        assert np.allclose(np.asarray(y["y"]), x @ np.asarray(params["linear_0.weight"]), atol=1e-5)
+        assert np.array_equal(np.asarray(gradients["linear_0.weight"]), np.full((4, 100), 2, np.float32))
+        assert np.allclose(np.asarray(compiled.evaluate(params, {"x": x})["y"]), np.asarray(y["y"]))
+    assert said == [[(800, 800), (800, 800), (0, 0)], [(800, 800)] * 3]
