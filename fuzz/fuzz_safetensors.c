@@ -14,9 +14,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(data, 1, size, f) != size || fclose(f)) abort();
-    for (int transpose = 0; transpose < 2; transpose++) {
+    const mth_arg specs[] = {MTH_NONE, MTH_SPEC(mth_int(0), MTH_NONE), MTH_SPEC(MTH_NONE, mth_int(0))};
+    static const char *const names[] = {"a", "\xc3\xa9\n", ""};
+    for (int i = 0; i < 18; i++) {
         mth_array *a = NULL;
-        mth_error_free(mth_array_from_safetensors(backend, path, "a", transpose, NULL, &a));
+        mth_error_free(mth_array_from_safetensors(backend, path, names[i / 6], i % 2, &specs[i / 2 % 3], &a));
         mth_array_free(a);
     }
     unlink(path);

@@ -64,7 +64,7 @@ typedef enum {
     MTH_ERROR_TYPE,        /* a wrong kind of argument or dtype, an unknown keyword (TypeError) */
     MTH_ERROR_KEY,         /* an unknown or missing name of an input, parameter or output (KeyError) */
     MTH_ERROR_MEMORY,      /* an allocation failed (MemoryError) */
-    MTH_ERROR_IO,          /* a file can't be read, or lies (ValueError) */
+    MTH_ERROR_IO,          /* a file can't be read, or lies (ValueError; where the system refuses it also OSError, by its errno FileNotFoundError, ...) */
     MTH_ERROR_INTERRUPTED, /* the run was asked to stop (KeyboardInterrupt) */
     MTH_ERROR_UNSUPPORTED, /* an engine has no such thing (ValueError) */
     MTH_ERROR_INTERNAL     /* our defect: the message tells the place in our source (RuntimeError) */
@@ -77,6 +77,7 @@ MTH_API const char *mth_error_get_fix(const mth_error *);     /* what mends it; 
 MTH_API const char *mth_error_get_operator(const mth_error *); /* "linear_0", or "" */
 MTH_API size_t mth_error_get_tensor_count(const mth_error *);
 MTH_API const char *mth_error_get_tensor(const mth_error *, size_t i); /* "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
+MTH_API int mth_error_get_errno(const mth_error *); /* what the system said of a file, ENOENT and so on (errno.h); else 0 */
 MTH_API void mth_error_free(mth_error *);
 
 /* ---------------------------------------------------------------- words: types and options */
@@ -180,7 +181,8 @@ MTH_API MTH_MUST_USE mth_status mth_array_randn(mth_backend *, int rank, const i
 MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out); /* int32, low <= x < high */
 MTH_API MTH_MUST_USE mth_status mth_array_full(mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
 /* A tensor of a safetensors file, each device reading its slice straight from the file. `transpose` swaps the two dimensions of a
-   matrix (files of torch models store (out, in)). */
+   matrix (files of torch models store (out, in)). F64, F16 and BF16 become float32. The file is checked first: its whole header, and that
+   its tensors tile its data. One that is cut short while it is read is an error. */
 MTH_API MTH_MUST_USE mth_status mth_array_from_safetensors(mth_backend *, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out);
 MTH_API void mth_array_retain(mth_array *);
 MTH_API void mth_array_free(mth_array *);
@@ -242,6 +244,9 @@ MTH_API MTH_MUST_USE mth_status mth_plan_reprint(const char *text, char **out); 
 MTH_API MTH_MUST_USE mth_status mth_get_parameter_layout(mth_compiled *, const mth_named *inputs, size_t count, mth_arrays **out); /* arrays without data: name, dtype, shape, sharding */
 /* An array with the layout of `like` (of mth_get_parameter_layout), read from a safetensors file: each device its slice. */
 MTH_API MTH_MUST_USE mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out);
+typedef struct { const char *parameter, *tensor; bool transpose; } mth_file_tensor; /* the tensor of a file that a parameter is read from */
+/* All arrays of a layout, each from the tensor that is named for it. The file is opened and its header checked once. */
+MTH_API MTH_MUST_USE mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *path, const mth_file_tensor *, size_t count, mth_arrays **out);
 
 typedef struct {
     int64_t weights, gradients, optimizer, activations, communication, host, total; /* bytes of one device; host is not in total */

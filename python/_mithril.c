@@ -26,14 +26,16 @@ void *raise_status(module_state *s, mth_status status) {
         return NULL;
     }
     size_t count = mth_error_get_tensor_count(status);
+    const int number = mth_error_get_errno(status);
     tensors = PyTuple_New((Py_ssize_t)count);
     for (size_t i = 0; tensors && i < count; i++) {
         PyObject *text = lossy(mth_error_get_tensor(status, i));
         if (!text || PyTuple_SetItem(tensors, (Py_ssize_t)i, text)) Py_CLEAR(tensors);
     }
-    if (tensors) error = PyObject_CallFunction(cls, "NNNNO", lossy(mth_error_get_message(status)), lossy(mth_error_get_what(status)),
-                                               lossy(mth_error_get_fix(status)), lossy(mth_error_get_operator(status)), tensors);
-    if (error) PyErr_SetObject(cls, error);
+    if (tensors) error = PyObject_CallFunction(number ? s->file_error : cls, number ? "NNNNOi" : "NNNNO", lossy(mth_error_get_message(status)),
+                                               lossy(mth_error_get_what(status)), lossy(mth_error_get_fix(status)),
+                                               lossy(mth_error_get_operator(status)), tensors, number);
+    if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     Py_XDECREF(error);
     Py_XDECREF(tensors);
     mth_error_free(status);
@@ -287,7 +289,7 @@ static PyMethodDef functions[] = {
      "Proves the text of a plan: it can't deadlock, read a byte that is unwritten or shared, or use a partial\n"
      "sum as a value. Raises what is wrong."},
     {"reprint_plan", reprint_plan, METH_O, "reprint_plan(text, /)\n--\n\nParses the text of a plan and prints it: the same text."},
-    {"_read_safetensors", read_safetensors_array, METH_VARARGS, "_read_safetensors(like, path, tensor, transpose)\n--\n\n"},
+    {"_read_safetensors", read_safetensors_arrays, METH_VARARGS, "_read_safetensors(layout, path, names)\n--\n\n"},
     {"_module_types", module_types, METH_NOARGS, "_module_types()\n--\n\n(name, signature, ports, documentation) of each type of module."},
     {"_backend_option_doc", backend_option_doc, METH_O, "_backend_option_doc(engine, /)\n--\n\n"},
     {"_compile_option_doc", compile_option_doc, METH_NOARGS, "_compile_option_doc()\n--\n\n"},
@@ -333,8 +335,9 @@ static int execute(PyObject *module) {
     s->key_error = PyObject_GetAttrString(errors, "MithrilKeyError");
     s->memory_error = PyObject_GetAttrString(errors, "MithrilMemoryError");
     s->internal_error = PyObject_GetAttrString(errors, "MithrilInternalError");
+    s->file_error = PyObject_GetAttrString(errors, "_file_error");
     Py_DECREF(errors);
-    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error) return -1;
+    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error || !s->file_error) return -1;
     PyObject *threading = PyImport_ImportModule("threading");
     PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
     PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
@@ -349,7 +352,8 @@ static int execute(PyObject *module) {
 
 #define EACH(each) \
     each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type) each(s->backend_type) \
-    each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error)
+    each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error) \
+    each(s->file_error)
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *s = PyModule_GetState(module);

@@ -21,6 +21,7 @@ enum { DTYPES = MTH_BFLOAT16 + 1 };
 typedef struct {
     PyTypeObject *module_type, *block_type, *model_type, *array_type, *shard_type, *backend_type, *compiled_type;
     PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error;
+    PyObject *file_error;      /* a function: makes the error of the class that fits the errno */
     PyObject *dtype[DTYPES];   /* what Array.dtype returns, made when first asked for */
     unsigned long main_thread; /* the only one that may handle signals */
 } module_state;
@@ -117,6 +118,6 @@ int add_compiled_type(PyObject *module, module_state *);
 /* Makes a type and adds it to the module under its name. */
 PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords);
-PyObject *read_safetensors_array(PyObject *module, PyObject *args);
+PyObject *read_safetensors_arrays(PyObject *module, PyObject *args);
 PyObject *after_fork(PyObject *module, PyObject *unused); /* called in the child */
 #endif

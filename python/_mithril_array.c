@@ -512,22 +512,42 @@ static PyObject *array_dlpack_device(PyObject *self, PyObject *unused) {
 }
 
 /* ---------------------------------------------------------------- files */
-PyObject *read_safetensors_array(PyObject *module, PyObject *args) {
+/* (layout: dict of arrays, path, list of (parameter, tensor, transpose)) -> dict of arrays. */
+PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
     module_state *s = PyModule_GetState(module);
-    PyObject *like, *file, *name;
-    int transpose;
-    if (!PyArg_ParseTuple(args, "O!OOp:_read_safetensors", s->array_type, &like, &file, &name, &transpose)) return NULL;
+    PyObject *layout, *given, *list;
+    if (!PyArg_ParseTuple(args, "O!OO!:_read_safetensors", &PyDict_Type, &layout, &given, &PyList_Type, &list)) return NULL;
     pool p = {.operator = "read_safetensors"};
-    const char *path = to_path(s, file, "path", &p), *tensor = path ? to_name(s, name, "the name of a tensor") : NULL;
-    mth_array *array;
+    PyObject *pairs = pairs_of(layout), *sources = PyList_AsTuple(list); /* they stay, whatever the path's own methods do */
+    const int kept = !pool_keep(&p, pairs) & !pool_keep(&p, sources);
+    const size_t count = kept ? (size_t)PyTuple_Size(pairs) : 0, names = kept ? (size_t)PyTuple_Size(sources) : 0;
+    mth_named *named = kept ? pool_take(&p, count, sizeof *named) : NULL;
+    mth_file_tensor *file = named ? pool_take(&p, names, sizeof *file) : NULL;
+    const char *path = file ? to_path(s, given, "path", &p) : NULL;
+    mth_arrays *arrays = NULL, *read = NULL;
     mth_status status = NULL;
-    if (tensor) {
+    int good = path != NULL;
+    for (size_t i = 0; good && i < count; i++) {
+        PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i), *array = PyTuple_GetItem(pair, 1);
+        named[i] = (mth_named){to_name(s, PyTuple_GetItem(pair, 0), "the name of a parameter"), ((array_object *)array)->array};
+        good = named[i].name != NULL;
+    }
+    for (size_t i = 0; good && i < names; i++) { /* tuples of three, of ours */
+        PyObject *source = PyTuple_GetItem(sources, (Py_ssize_t)i);
+        file[i].parameter = to_name(s, PyTuple_GetItem(source, 0), "the name of a parameter");
+        file[i].tensor = file[i].parameter ? to_name(s, PyTuple_GetItem(source, 1), "the name of a tensor") : NULL;
+        file[i].transpose = PyTuple_GetItem(source, 2) == Py_True;
+        good = file[i].tensor != NULL;
+    }
+    if (good) {
         Py_BEGIN_ALLOW_THREADS
-        status = mth_array_read_safetensors(((array_object *)like)->array, path, tensor, transpose != 0, &array);
+        status = mth_arrays_create(named, count, &arrays);
+        if (!status) status = mth_arrays_read_safetensors(arrays, path, file, names, &read);
         Py_END_ALLOW_THREADS
     }
+    mth_arrays_free(arrays);
     pool_free(&p);
-    return !tensor ? NULL : status ? raise_status(s, status) : array_new(s, array);
+    return !good ? NULL : status ? raise_status(s, status) : arrays_to_dict(s, read);
 }
 
 static PyMethodDef array_methods[] = {

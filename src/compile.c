@@ -147,7 +147,7 @@ static mth_status dump(planning *p, const char *name) {
     FILE *f = fopen(path, "w");
     bool good = f && fwrite(t.at, 1, t.n, f) == t.n;
     if (f && fclose(f) != 0) good = false;
-    mth_status s = good ? NULL : FAIL(MTH_ERROR_IO, F("MITHRIL_DUMP: can't write %s: %s", path, strerror(errno)), F("name a directory that can be written, or unset MITHRIL_DUMP"));
+    mth_status s = good ? NULL : mth__error_errno(FAIL(MTH_ERROR_IO, F("MITHRIL_DUMP: can't write %s: %s", path, strerror(errno)), F("name a directory that can be written, or unset MITHRIL_DUMP")), errno);
     mth__arena_free(arena);
     return s;
 }

@@ -1,5 +1,7 @@
 """What mithril raises. Each class is also the Python one that fits, so that `except ValueError` works as ever."""
 
+import errno
+
 
 class MithrilError(Exception):
     """What is wrong, and what mends it.
@@ -21,6 +23,46 @@ class MithrilError(Exception):
 
 class MithrilValueError(MithrilError, ValueError):
     """A value out of its domain: a shape, a size, an axis; a file that can't be read; what an engine does not have."""
+
+
+class MithrilFileError(MithrilValueError, OSError):
+    """A file that the system refuses: errno says why. Where Python has a class for that, such as FileNotFoundError, it is this one too."""
+
+    def __init__(self, message: str, what: str = "", fix: str = "", op: str = "", tensors: tuple[str, ...] = (), number: int = 0) -> None:
+        super().__init__(message, what, fix, op, tensors)
+        self.errno = number
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.what, self.fix, self.op, self.tensors, self.errno)
+
+
+class MithrilFileNotFoundError(MithrilFileError, FileNotFoundError):
+    """There is no such file."""
+
+
+class MithrilPermissionError(MithrilFileError, PermissionError):
+    """The file may not be read or written by this user."""
+
+
+class MithrilIsADirectoryError(MithrilFileError, IsADirectoryError):
+    """A folder where a file is expected."""
+
+
+class MithrilNotADirectoryError(MithrilFileError, NotADirectoryError):
+    """A file where a folder is expected."""
+
+
+_BY_ERRNO = {
+    errno.ENOENT: MithrilFileNotFoundError,
+    errno.EACCES: MithrilPermissionError,
+    errno.EPERM: MithrilPermissionError,
+    errno.EISDIR: MithrilIsADirectoryError,
+    errno.ENOTDIR: MithrilNotADirectoryError,
+}
+
+
+def _file_error(message: str, what: str, fix: str, op: str, tensors: tuple[str, ...], number: int) -> MithrilFileError:
+    return _BY_ERRNO.get(number, MithrilFileError)(message, what, fix, op, tensors, number)
 
 
 class MithrilTypeError(MithrilError, TypeError):

@@ -5,18 +5,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._mithril import Array, CompiledModel, _read_safetensors
-from .errors import MithrilKeyError, MithrilTypeError
+from .errors import MithrilTypeError
 
 
-def _tensor_of(name: str, entry: object) -> tuple[str, bool]:
-    """What `names` says of a parameter: the tensor, and whether it is transposed."""
+def _source(parameter: str, entry: object) -> tuple[str, str, bool]:
+    """What `names` says of a parameter: (parameter, tensor, whether it is transposed)."""
     match entry:
         case str():
-            return entry, False
+            return parameter, entry, False
         case (str() as tensor, bool() as transpose) if isinstance(entry, tuple):
-            return tensor, transpose
+            return parameter, tensor, transpose
+        case (str() as tensor, str() as other) if isinstance(entry, tuple):
+            raise _wrong_type(
+                f"names[{parameter!r}] is ({tensor!r}, {other!r}), where the name of one tensor is expected, or (name, transpose)",
+                f'give "{tensor}", or ("{tensor}", True) to transpose it',
+            )
     raise _wrong_type(
-        f"names[{name!r}] is of type {type(entry).__name__}, where the name of a tensor is expected, or (name, transpose)",
+        f"names[{parameter!r}] is of type {type(entry).__name__}, where the name of a tensor is expected, or (name, transpose)",
         'give a str, or a tuple of a str and a bool: ("layer.weight", True)',
     )
 
@@ -34,22 +39,13 @@ def read_safetensors(
 ) -> dict[str, Array]:
     """The parameters of a compiled model, from a file.
 
-    names maps each parameter to a tensor of the file, or to (tensor, transpose): a torch model stores a Linear's weight as (out, in),
-    which is transposed here. A device reads the slices that it is to hold, and nothing else. `inputs` give the shapes, as for
-    get_parameters.
+    names maps each parameter to a tensor of the file, or to (tensor, transpose): with True the tensor is transposed, since a torch model
+    stores a Linear's weight as (out, in). A device reads the slices that it is to hold, and nothing else. `inputs` give the shapes, as
+    for get_parameters. A file that lies about its tensors, or is cut short while it is read, is an error.
     """
     if not isinstance(names, Mapping):
         raise _wrong_type(
             f"names is of type {type(names).__name__}, where a mapping is expected", 'give a dict: {"linear_0.weight": "layer.weight"}'
         )
-    layout = compiled.get_parameter_layout(inputs)
-    for given, known, what, fix in (
-        (layout, names, "has no tensor in `names`", "name a tensor of the file for it"),
-        (names, layout, "is no parameter of the model", "leave it out; the parameters are: " + ", ".join(layout)),
-    ):
-        for name in given:
-            if name not in known:
-                text = f"read_safetensors: {name!r} {what}"
-                raise MithrilKeyError(f"{text}\n  fix: {fix}", text, fix)
-    tensors = {name: _tensor_of(name, names[name]) for name in layout}
-    return {name: _read_safetensors(like, path, *tensors[name]) for name, like in layout.items()}
+    sources = [_source(parameter, entry) for parameter, entry in names.items()]
+    return _read_safetensors(compiled.get_parameter_layout(inputs), path, sources)

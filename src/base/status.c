@@ -11,6 +11,7 @@ struct mth_error {
     char *tensor[TENSORS];
     size_t tensors;
     bool of_call; /* source is the line of the call that fails, known first; that of the operator says more */
+    int system;   /* errno, 0: none */
     const char *file;
     int line;
 };
@@ -95,6 +96,11 @@ mth_status mth__error_operator(mth_status e, const char *op) {
     return remake_message(e);
 }
 
+mth_status mth__error_errno(mth_status e, int code) {
+    if (e && e != &no_memory_error) e->system = code;
+    return e;
+}
+
 mth_status mth__error_source(mth_status e, const char *line) {
     if (!e || e == &no_memory_error || (e->source && !e->of_call) || !line) return e;
     char *own = copy(line);
@@ -122,6 +128,8 @@ const char *mth_error_get_fix(const mth_error *e) { return e ? e->fix : ""; }
 const char *mth_error_get_operator(const mth_error *e) { return e && e->op ? e->op : ""; }
 size_t mth_error_get_tensor_count(const mth_error *e) { return e ? e->tensors : 0; }
 const char *mth_error_get_tensor(const mth_error *e, size_t i) { return e && i < e->tensors ? e->tensor[i] : ""; }
+
+int mth_error_get_errno(const mth_error *e) { return e ? e->system : 0; }
 
 void mth_error_free(mth_error *e) {
     if (!e || e == &no_memory_error) return;

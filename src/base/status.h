@@ -20,6 +20,7 @@ extern char mth__no_memory[]; /* what F gives where memory is gone; mth__free ig
 /* Takes `what` and `fix`. Adds the thread's source line (mth_set_source_line). MEMORY errors are a static object when memory is gone. */
 mth_status mth__fail(mth_error_code, const char *file, int line, char *what, char *fix) __attribute__((warn_unused_result));
 mth_status mth__error_operator(mth_status, const char *op); /* sets it where none is set; returns its argument */
+mth_status mth__error_errno(mth_status, int code);          /* what the system said of a file */
 mth_status mth__error_tensor(mth_status, char *text);       /* takes the text; F(...) or mth__value_text */
 /* The user's line that composed the operator, in place of the thread's; the first that is said stays. */
 mth_status mth__error_source(mth_status, const char *line);

@@ -1,167 +1,94 @@
-/* Reading safetensors (https://github.com/huggingface/safetensors, format of 0.4): 8 bytes of header size, little-endian; a JSON object
- * {"name": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, "__metadata__": {..}}; then the data. Each device copies its
- * slice straight out of the mapped file. Nothing in the header is believed before it is checked against the file's size. */
+/* Reading safetensors. A file is opened once for all that is read of it; its header is checked as a whole (safetensors_header.h). Then each
+ * device's part is read by pread, straight into the device's memory where it lies in one piece, else through a buffer. Nothing is mapped:
+ * a file that is cut short by somebody else while it is read is an error, not a signal. */
+#include "engine/safetensors_header.h"
 #include "base/status.h"
 #include "engine/backend.h"
+#include "engine/fill.h"
 #include "engine/native/kernel.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-typedef struct { const unsigned char *map; size_t bytes, data; const char *path; } file_view;
-typedef struct { const char *at, *end; } cursor; /* in the header */
-typedef struct { char dtype[8]; mth__shape shape; uint64_t begin, end; } entry_view;
+typedef struct {
+    const char *path;
+    int fd;                            /* -1: not open */
+    uint64_t bytes, data;              /* of the file; before its data */
+    mth__file_header header;
+    unsigned char *buffer, *converted; /* BUFFER elements of any dtype of a file, and of an array; made when first needed */
+} open_file;
+enum { BUFFER = 1 << 18, /* elements: 1 MiB of float32 */ APART = 4096 /* bytes from which a row is read on its own, without what lies between */ };
 
-static mth_status lies(const file_view *f, const char *what) {
-    return FAIL(MTH_ERROR_IO, F("%s is no valid safetensors file: %s", f->path, what), F("fetch the file again: it is damaged or of another format"));
+static mth_status cant(const char *path, const char *verb, int code) {
+    return mth__error_errno(FAIL(MTH_ERROR_IO, F("can't %s %s: %s", verb, path, strerror(code)), F("give the path of a safetensors file that can be read")), code);
 }
 
-static mth_status file_open(const char *path, file_view *f) {
-    *f = (file_view){.path = path};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat info;
-    if (fd < 0 || fstat(fd, &info) != 0) {
-        int e = errno;
-        if (fd >= 0) close(fd);
-        return FAIL(MTH_ERROR_IO, F("can't open %s: %s", path, strerror(e)), F("give the path of a safetensors file that can be read"));
+static mth_status read_bytes(const open_file *f, uint64_t at, void *to, size_t n) {
+    for (char *next = to; n;) {
+        const ssize_t got = pread(f->fd, next, n, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return cant(f->path, "read", errno);
+        if (!got) return mth__file_lies(f->path, F("it ends at byte %llu of %llu: it was cut short while it was read", (unsigned long long)at, (unsigned long long)f->bytes));
+        next += got, n -= (size_t)got, at += (uint64_t)got;
     }
-    f->bytes = (size_t)info.st_size;
-    if (!S_ISREG(info.st_mode) || f->bytes < 10) {
-        close(fd);
-        return lies(f, "it is shorter than a header");
-    }
-    void *map = mmap(NULL, f->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
-    if (map == MAP_FAILED) return FAIL(MTH_ERROR_MEMORY, F("can't map %zu bytes of %s: %s", f->bytes, path, strerror(errno)), F("free memory and try again"));
-    f->map = map;
-    uint64_t header = 0;
-    for (int i = 0; i < 8; i++) header |= (uint64_t)f->map[i] << 8 * i;
-    if (header < 2 || header > f->bytes - 8) {
-        munmap(map, f->bytes);
-        return FAIL(MTH_ERROR_IO, F("%s is no valid safetensors file: its header claims %llu bytes, the file has %zu", path, (unsigned long long)header, f->bytes), F("fetch the file again: it is truncated or of another format"));
-    }
-    f->data = 8 + (size_t)header;
     return NULL;
 }
 
-/* ---------------------------------------------------------------- the header's JSON */
-static void skip_space(cursor *c) {
-    while (c->at < c->end && (*c->at == ' ' || *c->at == '\n' || *c->at == '\t' || *c->at == '\r')) c->at++;
+/* Opening must not wait for a writer, as it does for a pipe, nor must what is no file be read. */
+static mth_status open_regular(const char *path, open_file *f) {
+    struct stat info;
+    *f = (open_file){.path = path, .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+    if (f->fd < 0) return cant(path, "open", errno);
+    if (fstat(f->fd, &info)) return cant(path, "open", errno);
+    if (S_ISDIR(info.st_mode)) return cant(path, "read", EISDIR);
+    if (!S_ISREG(info.st_mode))
+        return FAIL(MTH_ERROR_IO, F("%s is a %s, no file", path, S_ISFIFO(info.st_mode) ? "pipe" : S_ISSOCK(info.st_mode) ? "socket" : "device"), F("give the path of a regular file: save what comes from elsewhere first"));
+    f->bytes = (uint64_t)info.st_size;
+    return NULL;
 }
 
-static bool take(cursor *c, char wanted) {
-    skip_space(c);
-    if (c->at >= c->end || *c->at != wanted) return false;
-    c->at++;
-    return true;
+/* Inside a guard; the header lives in the arena. */
+static mth_status read_header(open_file *f, mth__arena *arena) {
+    unsigned char size[8];
+    uint64_t header = 0;
+    if (f->bytes < 10) return mth__file_lies(f->path, F("it is shorter than a header"));
+    TRY(read_bytes(f, 0, size, sizeof size));
+    for (int i = 0; i < 8; i++) header |= (uint64_t)size[i] << 8 * i;
+    if (header < 2 || header > f->bytes - 8)
+        return FAIL(MTH_ERROR_IO, F("%s is no valid safetensors file: its header claims %llu bytes, the file has %llu", f->path, (unsigned long long)header, (unsigned long long)f->bytes), F("fetch the file again: it is truncated or of another format"));
+    if (header > MTH__HEADER_LIMIT)
+        return FAIL(MTH_ERROR_IO, F("%s has a header of %llu bytes, the format allows %d", f->path, (unsigned long long)header, MTH__HEADER_LIMIT), F("store the tensors in several files"));
+    f->data = 8 + header;
+    char *text = mth__alloc(arena, header);
+    TRY(read_bytes(f, 8, text, header));
+    return mth__file_header_read(arena, f->path, text, header, f->bytes - f->data, &f->header);
 }
 
-/* A string, compared raw: tensor names with escapes can't be asked for. */
-static bool take_string(cursor *c, const char **at, size_t *n) {
-    if (!take(c, '"')) return false;
-    *at = c->at;
-    while (c->at < c->end && *c->at != '"') c->at += *c->at == '\\' && c->end - c->at > 1 ? 2 : 1;
-    if (c->at >= c->end) return false;
-    *n = (size_t)(c->at++ - *at);
-    return true;
-}
-
-static bool take_number(cursor *c, uint64_t *out) {
-    skip_space(c);
-    uint64_t v = 0;
-    const char *begin = c->at;
-    for (; c->at < c->end && *c->at >= '0' && *c->at <= '9'; c->at++) {
-        if (v > (UINT64_MAX - 9) / 10) return false;
-        v = v * 10 + (uint64_t)(*c->at - '0');
-    }
-    *out = v;
-    return c->at > begin;
-}
-
-static bool skip_value(cursor *c) { /* strings and objects of strings: the metadata */
-    const char *s;
-    size_t n;
-    skip_space(c);
-    if (c->at < c->end && *c->at == '"') return take_string(c, &s, &n);
-    if (!take(c, '{')) return false;
-    if (take(c, '}')) return true;
-    do
-        if (!take_string(c, &s, &n) || !take(c, ':') || !take_string(c, &s, &n)) return false;
-    while (take(c, ','));
-    return take(c, '}');
-}
-
-static bool is(const char *at, size_t n, const char *text) { return n == strlen(text) && memcmp(at, text, n) == 0; }
-
-static bool take_entry(cursor *c, entry_view *e) {
-    *e = (entry_view){.shape.rank = -1};
-    bool offsets = false;
-    if (!take(c, '{')) return false;
-    do {
-        const char *key, *text;
-        size_t n, m;
-        uint64_t v;
-        if (!take_string(c, &key, &n) || !take(c, ':')) return false;
-        if (is(key, n, "dtype")) {
-            if (!take_string(c, &text, &m) || m >= sizeof e->dtype) return false;
-            memcpy(e->dtype, text, m);
-            e->dtype[m] = 0;
-        } else if (is(key, n, "shape")) {
-            e->shape.rank = 0;
-            if (!take(c, '[')) return false;
-            if (!take(c, ']')) {
-                do {
-                    if (e->shape.rank == MTH__RANK || !take_number(c, &v) || v > INT64_MAX) return false;
-                    e->shape.dim[e->shape.rank++] = (int64_t)v;
-                } while (take(c, ','));
-                if (!take(c, ']')) return false;
-            }
-        } else if (is(key, n, "data_offsets")) {
-            if (!take(c, '[') || !take_number(c, &e->begin) || !take(c, ',') || !take_number(c, &e->end) || !take(c, ']')) return false;
-            offsets = true;
-        } else
-            return false;
-    } while (take(c, ','));
-    return take(c, '}') && offsets && e->shape.rank >= 0 && e->dtype[0];
-}
-
-static mth_status find_tensor(const file_view *f, const char *tensor, entry_view *out) {
-    cursor c = {(const char *)f->map + 8, (const char *)f->map + f->data};
-    char near[128] = "";
-    if (!take(&c, '{')) return lies(f, "its header is no JSON object");
-    if (take(&c, '}')) return lies(f, "it holds no tensor");
-    do {
-        const char *name;
-        size_t n;
-        entry_view e;
-        if (!take_string(&c, &name, &n) || !take(&c, ':')) return lies(f, "its header is broken JSON");
-        if (is(name, n, "__metadata__")) {
-            if (!skip_value(&c)) return lies(f, "its metadata is broken JSON");
-            continue;
-        }
-        if (!take_entry(&c, &e)) return lies(f, "the entry of a tensor is broken or has an unknown field");
-        if (is(name, n, tensor)) {
-            *out = e;
+static mth_status find_tensor(const open_file *f, const char *name, const mth__file_tensor **out) {
+    for (size_t i = 0; i < f->header.count; i++) {
+        const mth__file_tensor *t = &f->header.tensor[i];
+        if (t->name.n == strlen(name) && memcmp(t->name.at, name, t->name.n) == 0) {
+            *out = t;
             return NULL;
         }
-        char this[128];
-        snprintf(this, sizeof this, "%.*s", (int)(n < 127 ? n : 127), name);
-        const char *both[] = {near, this};
-        const char *better = *near ? mth__nearest(tensor, both, 2) : mth__nearest(tensor, both + 1, 1);
-        if (better == this) memcpy(near, this, sizeof near);
-    } while (take(&c, ','));
-    return FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, tensor), *near ? F("use '%s'", near) : F("name a tensor of the file"));
+    }
+    const char **known = mth__malloc((f->header.count + 1) * sizeof *known);
+    for (size_t i = 0; known && i < f->header.count; i++) known[i] = f->header.tensor[i].name.at;
+    mth_status s = FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name), mth__name_fix("tensor", name, known, known ? f->header.count : 0));
+    mth__free(known);
+    return s;
 }
 
 /* ---------------------------------------------------------------- data */
-static const struct { const char *name; mth_dtype as; int size; } dtypes[] = {
-    {"F32", MTH_FLOAT32, 4}, {"I32", MTH_INT32, 4}, {"I64", MTH_INT64, 8}, {"BOOL", MTH_BOOL, 1}, {"F64", MTH_FLOAT32, 8}, {"BF16", MTH_FLOAT32, 2}, {"F16", MTH_FLOAT32, 2}};
+typedef enum { AS_IT_IS, DOUBLE, BFLOAT, HALF } conversion;
+static const struct { const char *name; mth_dtype as; int size; conversion from; } dtypes[] = {
+    {"F32", MTH_FLOAT32, 4, AS_IT_IS}, {"I32", MTH_INT32, 4, AS_IT_IS}, {"I64", MTH_INT64, 8, AS_IT_IS}, {"BOOL", MTH_BOOL, 1, AS_IT_IS},
+    {"F64", MTH_FLOAT32, 8, DOUBLE}, {"BF16", MTH_FLOAT32, 2, BFLOAT}, {"F16", MTH_FLOAT32, 2, HALF}};
 
-typedef struct { const unsigned char *data; int kind; int64_t stride[MTH__RANK]; } source_view; /* strides in elements, transposed where asked */
+/* A tensor of the file on its way to a device. Strides are those of the library's array, transposed where asked. */
+typedef struct { open_file *file; uint64_t begin; /* bytes of the file before it */ int kind; int64_t stride[MTH__RANK]; bool transposed; } source;
 
 static float half_to_float(uint16_t h) {
     uint32_t sign = (uint32_t)(h >> 15) << 31, exponent = h >> 10 & 31, fraction = h & 1023, bits;
@@ -177,126 +104,234 @@ static float half_to_float(uint16_t h) {
     return f;
 }
 
-static float read_float(const unsigned char *at, int kind) {
-    if (kind == 4) {
-        double d;
-        memcpy(&d, at, 8);
-        return (float)d;
+static void convert(conversion from, const void *in, int64_t n, float *out) {
+    const double *wide = in;
+    const uint16_t *narrow = in;
+    if (from == DOUBLE)
+        for (int64_t i = 0; i < n; i++) out[i] = (float)wide[i];
+    else if (from == HALF)
+        for (int64_t i = 0; i < n; i++) out[i] = half_to_float(narrow[i]);
+    else
+        for (int64_t i = 0; i < n; i++) {
+            const uint32_t bits = (uint32_t)narrow[i] << 16;
+            memcpy(&out[i], &bits, 4);
+        }
+}
+
+static mth_status make_buffer(unsigned char **buffer, size_t size, const char *path) {
+    if (!*buffer) *buffer = mth__malloc(BUFFER * size);
+    return *buffer ? NULL : FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %zu bytes to read %s", BUFFER * size, path), F("free memory and try again"));
+}
+
+/* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one after the other, in the
+   array's dtype; valid until the next call. */
+static mth_status read_runs(const source *s, int64_t rows, int64_t step, int64_t at, int64_t n, const void **out) {
+    open_file *f = s->file;
+    const size_t size = (size_t)dtypes[s->kind].size;
+    TRY(make_buffer(&f->buffer, sizeof(double), f->path));
+    for (int64_t i = 0; i < rows; i++)
+        TRY(read_bytes(f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size, (size_t)n * size));
+    *out = f->buffer;
+    if (dtypes[s->kind].from == AS_IT_IS) return NULL;
+    TRY(make_buffer(&f->converted, sizeof(float), f->path));
+    convert(dtypes[s->kind].from, f->buffer, rows * n, (float *)f->converted);
+    *out = f->converted;
+    return NULL;
+}
+
+/* The part of an array, dimensions in the file's order: sizes, strides in the file and in memory, in elements. */
+typedef struct { int rank; int64_t size[MTH__RANK], from[MTH__RANK], to[MTH__RANK]; mth_dtype dtype; char *data; } box;
+
+/* Elements of the file from the first to the last of `n` indices of dimension d. */
+static int64_t span(const box *b, int d, int64_t n) {
+    int64_t last = (n - 1) * b->from[d];
+    for (int i = d + 1; i < b->rank; i++) last += (b->size[i] - 1) * b->from[i];
+    return last + 1;
+}
+
+/* The number of elements of dimensions d and on where they lie in the file as in memory, without gaps; else 0. */
+static int64_t one_piece(const box *b, int d) {
+    int64_t n = 1;
+    for (int i = b->rank - 1; i >= d; n *= b->size[i--])
+        if (b->size[i] != 1 && (b->from[i] != n || b->to[i] != n)) return 0;
+    return n;
+}
+
+/* Reads the dimensions d and on: at once where they are one piece; else as many indices of d as the buffer has room for; else each index
+   on its own. */
+static mth_status read_box(const source *s, const box *b, int d, int64_t at, int64_t to) {
+    const bool as_it_is = dtypes[s->kind].from == AS_IT_IS;
+    const int64_t element = (int64_t)mth_dtype_size(b->dtype), piece = as_it_is ? one_piece(b, d) : 0;
+    if (piece) return read_bytes(s->file, s->begin + (uint64_t)(at * element), b->data + to * element, (size_t)(piece * element));
+    const int64_t one = span(b, d, 1), step = b->from[d];
+    const bool apart = step > one && one * element >= APART;
+    if (one > BUFFER || (apart && as_it_is && one_piece(b, d + 1))) {
+        for (int64_t i = 0; i < b->size[d]; i++) TRY(read_box(s, b, d + 1, at + i * step, to + i * b->to[d]));
+        return NULL;
     }
-    uint16_t h;
-    memcpy(&h, at, 2);
-    if (kind == 6) return half_to_float(h);
-    uint32_t bits = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
+    const int64_t room = apart ? BUFFER / one : (BUFFER - one) / step + 1;
+    for (int64_t i = 0, n; i < b->size[d]; i += n) {
+        const void *data;
+        int64_t size[MTH__RANK], from[MTH__RANK];
+        n = room < b->size[d] - i ? room : b->size[d] - i;
+        memcpy(size, b->size, sizeof size);
+        memcpy(from, b->from, sizeof from);
+        size[d] = n;
+        if (apart) from[d] = one;
+        TRY(read_runs(s, apart ? n : 1, step, at + i * step, apart ? one : span(b, d, n), &data));
+        mth__box(MTH__BOX_COPY, b->dtype, b->rank - d, size + d, b->data + (to + i * b->to[d]) * element, b->to + d, data, from + d);
+    }
+    return NULL;
 }
 
 static mth_status fill_from_file(void *context, const mth_array *a, const mth__held *h, void *data) {
-    const source_view *s = context;
-    int64_t local[MTH__RANK], from[MTH__RANK], offset = 0, n = 1;
-    mth__shape part = a->shape;
-    memcpy(part.dim, h->size, sizeof part.dim);
-    mth__shape_strides(part, local);
-    for (int d = 0; d < a->shape.rank; d++) {
-        offset += h->start[d] * s->stride[d];
-        from[d] = s->stride[d] * h->step[d];
-        n *= h->size[d];
+    const source *s = context;
+    int64_t local[MTH__RANK], global[MTH__RANK], offset, at = 0;
+    box b = {.rank = a->shape.rank, .dtype = a->dtype, .data = data};
+    mth__held_strides(a, h, local, global, &offset);
+    for (int d = 0; d < b.rank; d++) {
+        const int i = s->transposed ? 1 - d : d;
+        at += h->start[d] * s->stride[d];
+        b.size[i] = h->size[d];
+        b.from[i] = s->stride[d] * h->step[d];
+        b.to[i] = local[d];
     }
-    int size = dtypes[s->kind].size;
-    if (s->kind < 4 && (uintptr_t)s->data % (size_t)size == 0) {
-        mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, data, local, s->data + offset * size, from);
-        return NULL;
-    }
-    for (int64_t i = 0; i < n; i++) {
-        int64_t at = offset, rest = i;
-        for (int d = a->shape.rank - 1; d >= 0; d--) {
-            at += rest % h->size[d] * from[d];
-            rest /= h->size[d];
-        }
-        if (s->kind < 4) memcpy((char *)data + i * size, s->data + at * size, (size_t)size); /* a header of odd length leaves the data unaligned */
-        else ((float *)data)[i] = read_float(s->data + at * size, s->kind);
-    }
-    return NULL;
+    if (!b.rank) b.rank = 1, b.size[0] = b.from[0] = b.to[0] = 1;
+    return read_box(s, &b, 0, at, 0);
 }
 
-/* Checks the tensor and returns its dtype, its shape as the library will see it, and where the data lies. */
-static mth_status view_tensor(const file_view *f, const char *tensor, bool transpose, mth_dtype *dtype, mth__shape *shape, source_view *source) {
-    entry_view e;
-    TRY(find_tensor(f, tensor, &e));
+/* Returns the tensor's dtype and shape as the library will see them, and where its data lies. */
+static mth_status view_tensor(open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape, source *out) {
+    const mth__file_tensor *t = NULL;
+    TRY(find_tensor(f, name, &t));
     int kind = -1;
     for (int i = 0; i < (int)(sizeof dtypes / sizeof *dtypes); i++)
-        if (strcmp(dtypes[i].name, e.dtype) == 0) kind = i;
-    if (kind < 0) return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", tensor, f->path, e.dtype), F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
-    TRY(mth__shape_check(e.shape, MTH_FLOAT64));
-    uint64_t bytes = (uint64_t)mth__shape_size(e.shape) * (uint64_t)dtypes[kind].size;
-    if (e.begin > e.end || e.end > f->bytes - f->data || e.end - e.begin != bytes)
-        return FAIL(MTH_ERROR_IO, F("%s: tensor '%s' claims bytes %llu to %llu of %zu for %llu bytes of shape and dtype", f->path, tensor, (unsigned long long)e.begin, (unsigned long long)e.end, f->bytes - f->data, (unsigned long long)bytes),
-                    F("fetch the file again: it is truncated or damaged"));
-    if (transpose && e.shape.rank != 2) return FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s has %d dimensions and can't be transposed", tensor, f->path, e.shape.rank), F("leave transpose out"));
+        if (strcmp(dtypes[i].name, t->dtype) == 0) kind = i;
+    if (kind < 0) return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", name, f->path, t->dtype), F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
+    *shape = (mth__shape){.rank = t->rank};
+    if (t->rank <= MTH__RANK) memcpy(shape->dim, t->dim, sizeof t->dim);
+    TRY(mth__shape_check(*shape, MTH_FLOAT64));
+    if (transpose && t->rank != 2) return FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank), F("leave transpose out"));
     *dtype = dtypes[kind].as;
-    *source = (source_view){f->map + f->data + e.begin, kind, {0}};
-    mth__shape_strides(e.shape, source->stride);
-    *shape = e.shape;
+    *out = (source){.file = f, .begin = f->data + t->begin, .kind = kind, .transposed = transpose};
+    mth__shape_strides(*shape, out->stride);
     if (transpose) {
-        shape->dim[0] = e.shape.dim[1];
-        shape->dim[1] = e.shape.dim[0];
-        source->stride[0] = 1;
-        source->stride[1] = e.shape.dim[1];
+        shape->dim[0] = t->dim[1];
+        shape->dim[1] = t->dim[0];
+        out->stride[0] = 1;
+        out->stride[1] = t->dim[1];
     }
     return NULL;
 }
 
-static mth_status read_array(mth_backend *b, const file_view *f, const char *tensor, bool transpose, const mth_array *like, const mth_arg *spec, mth_array **out) {
+/* ---------------------------------------------------------------- arrays */
+/* A tensor that is asked for: in the layout of `like`, or where that is NULL by `spec`. */
+typedef struct { const char *tensor; bool transpose; const mth_array *like; const mth_arg *spec; mth_array *array; } wish;
+typedef struct { mth_backend *backend; open_file file; wish *wish; size_t count; } reading;
+
+static mth_status read_array(reading *r, wish *w) {
     mth_dtype dtype = MTH_FLOAT32;
     mth__shape shape;
-    source_view source;
-    mth__sharding sharding = {.on = mth__place_whole(b->mesh)};
-    TRY(view_tensor(f, tensor, transpose, &dtype, &shape, &source));
-    if (like) {
-        if (dtype != like->dtype || !mth__shape_equal(shape, like->shape)) {
+    source from;
+    mth__sharding sharding = {.on = mth__place_whole(r->backend->mesh)};
+    TRY(view_tensor(&r->file, w->tensor, w->transpose, &dtype, &shape, &from));
+    if (w->like) {
+        if (dtype != w->like->dtype || !mth__shape_equal(shape, w->like->shape)) {
             char text[2][256];
             mth__shape_write(text[0], sizeof text[0], shape);
-            mth__shape_write(text[1], sizeof text[1], like->shape);
-            mth_status s = FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s is %s %s%s", tensor, f->path, mth_dtype_name(dtype), text[0], transpose ? " once transposed" : ""), F("name another tensor, or change transpose"));
-            return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(like->dtype), text[1]));
+            mth__shape_write(text[1], sizeof text[1], w->like->shape);
+            mth_status s = FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s is %s %s%s", w->tensor, r->file.path, mth_dtype_name(dtype), text[0], w->transpose ? " once transposed" : ""), F("name another tensor, or change transpose"));
+            return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(w->like->dtype), text[1]));
         }
-        sharding = like->sharding;
-    } else if (spec && spec->kind != MTH_ARG_NONE)
-        TRY(mth__spec_read(*spec, sharding.on, shape.rank, tensor, &sharding));
-    mth_array *a;
-    TRY(mth__array_new(b, dtype, shape, &sharding, true, &a));
-    mth_status s = mth__array_fill(a, fill_from_file, &source);
-    if (s) mth_array_free(a);
-    else *out = a;
-    return s;
+        sharding = w->like->sharding;
+    } else if (w->spec && w->spec->kind != MTH_ARG_NONE)
+        TRY(mth__spec_read(*w->spec, sharding.on, shape.rank, w->tensor, &sharding));
+    TRY(mth__array_new(r->backend, dtype, shape, &sharding, true, &w->array));
+    return mth__array_fill(w->array, fill_from_file, &from);
 }
-
-typedef struct { mth_backend *backend; const file_view *file; const char *tensor; bool transpose; const mth_array *like; const mth_arg *spec; mth_array **out; } reading;
 
 static mth_status read_body(void *context) {
     reading *r = context;
-    return read_array(r->backend, r->file, r->tensor, r->transpose, r->like, r->spec, r->out);
+    mth__arena *arena = mth__arena_new();
+    mth_status s = open_regular(r->file.path, &r->file);
+    if (!s) s = read_header(&r->file, arena);
+    for (size_t i = 0; !s && i < r->count; i++) s = mth__error_operator(read_array(r, &r->wish[i]), r->wish[i].tensor);
+    mth__arena_free(arena);
+    return s;
 }
 
-static mth_status read_guarded(reading r, const char *path) {
-    file_view f;
-    TRY(mth__given(r.backend, "the backend"));
+/* All or none of the wishes. */
+static mth_status read_all(mth_backend *backend, const char *path, wish *wishes, size_t count) {
+    reading r = {.backend = backend, .file = {.path = path, .fd = -1}, .wish = wishes, .count = count};
+    TRY(mth__given(backend, "the backend"));
     TRY(mth__given(path, "the path"));
-    TRY(mth__given(r.tensor, "the tensor's name"));
-    TRY(mth__result_given(r.out));
-    TRY(file_open(path, &f));
-    r.file = &f;
+    for (size_t i = 0; i < count; i++) TRY(mth__given(wishes[i].tensor, "the tensor's name"));
     mth_status s = mth__guard(read_body, &r);
-    munmap((void *)f.map, f.bytes);
-    return mth__error_operator(s, r.tensor);
+    if (r.file.fd >= 0) close(r.file.fd);
+    mth__free(r.file.buffer);
+    mth__free(r.file.converted);
+    for (size_t i = 0; s && i < count; i++) mth_array_free(wishes[i].array);
+    return s;
 }
 
 mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
-    return read_guarded((reading){.backend = b, .tensor = tensor, .transpose = transpose, .spec = spec, .out = out}, path);
+    wish w = {.tensor = tensor, .transpose = transpose, .spec = spec};
+    TRY(mth__result_given(out));
+    TRY(read_all(b, path, &w, 1));
+    *out = w.array;
+    return NULL;
 }
 
 mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out) {
     TRY(mth__given(like, "the array whose layout is meant"));
-    return read_guarded((reading){.backend = like->backend, .tensor = tensor, .transpose = transpose, .like = like, .out = out}, path);
+    wish w = {.tensor = tensor, .transpose = transpose, .like = like};
+    TRY(mth__result_given(out));
+    TRY(read_all(like->backend, path, &w, 1));
+    *out = w.array;
+    return NULL;
+}
+
+/* Each parameter of the layout has one tensor, and nothing else has. */
+static mth_status match(const mth_arrays *layout, const mth_file_tensor *names, size_t count, wish *wishes) {
+    for (size_t i = 0; i < count; i++) {
+        TRY(mth__given(names[i].parameter, "the name of a parameter"));
+        size_t at = 0;
+        while (at < layout->count && strcmp(layout->item[at].name, names[i].parameter) != 0) at++;
+        if (at == layout->count) {
+            const char **known = mth__malloc((layout->count + 1) * sizeof *known);
+            for (size_t k = 0; known && k < layout->count; k++) known[k] = layout->item[k].name;
+            char *right = mth__name_fix("parameter", names[i].parameter, known, known ? layout->count : 0);
+            mth__free(known);
+            mth_status s = FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is no parameter of the model", names[i].parameter), F("leave it out, or correct it: %s", right));
+            mth__free(right);
+            return s;
+        }
+        if (wishes[at].tensor) return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is named twice", names[i].parameter), F("name one tensor for it"));
+        wishes[at] = (wish){.tensor = names[i].tensor, .transpose = names[i].transpose, .like = layout->item[at].array};
+        TRY(mth__given(names[i].tensor, "the tensor's name"));
+    }
+    for (size_t i = 0; i < layout->count; i++)
+        if (!wishes[i].tensor) return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' has no tensor", layout->item[i].name), F("name a tensor of the file for it"));
+    return NULL;
+}
+
+mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *path, const mth_file_tensor *names, size_t count, mth_arrays **out) {
+    TRY(mth__given(layout, "the layout"));
+    if (count) TRY(mth__given(names, "the names of tensors"));
+    TRY(mth__given(path, "the path"));
+    TRY(mth__result_given(out));
+    mth_arrays *read = NULL;
+    wish *wishes = mth__calloc(layout->count ? layout->count : 1, sizeof *wishes);
+    if (!wishes) return FAIL(MTH_ERROR_MEMORY, F("no memory for the names of %zu parameters", layout->count), F("free memory and try again"));
+    mth_status s = match(layout, names, count, wishes);
+    if (!s) s = mth__arrays_new(layout->count, &read);
+    if (!s && layout->count) s = read_all(layout->item[0].array->backend, path, wishes, layout->count);
+    for (size_t i = 0; read && !s && i < layout->count; i++) {
+        s = mth__arrays_set(read, i, layout->item[i].name, wishes[i].array);
+        for (size_t k = i + 1; s && k < layout->count; k++) mth_array_free(wishes[k].array);
+    }
+    mth__free(wishes);
+    if (s) mth_arrays_free(read);
+    else *out = read;
+    return s;
 }

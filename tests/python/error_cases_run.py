@@ -1,6 +1,7 @@
 """The mistakes of test_errors.py, second part: shapes and dtypes, evaluate, sizes, files."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -307,22 +308,24 @@ def shape_of_texts(fixed):
 
 
 # ---------------------------------------------------------------- files
-def write_safetensors(path, tensors, lie=None):
+def write_safetensors(path, tensors, lie=None, text=None, behind=b""):
     header, data = {}, b""
     for name, value in tensors.items():
         header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [len(data), len(data) + value.nbytes]}
         data += value.tobytes()
     if lie:
         lie(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    written = json.dumps(header)
+    written = (text(written) if text else written).encode()
+    path.write_bytes(struct.pack("<Q", len(written)) + written + data + behind)
 
 
-def from_file(path, tensor="w", lie=None, cut=None, weight=random(6, 3)):
-    write_safetensors(path, {"w": weight, "b": random(3)}, lie)
+def from_file(path, tensor="w", cut=None, weight=random(6, 3), read=None, **lies):
+    write_safetensors(path, {"w": weight, "b": random(3)}, **lies)
     if cut:
         path.write_bytes(path.read_bytes()[:cut])
-    return ml.read_safetensors(compile_on((2,), LINEAR), {"x": X}, path, {"linear_0.weight": tensor, "linear_0.bias": "b"})
+    names = {"linear_0.weight": tensor, "linear_0.bias": "b"}
+    return ml.read_safetensors(compile_on((2,), LINEAR), {"x": X}, read or path, names)
 
 
 @case
@@ -334,6 +337,56 @@ def file_that_is_missing(fixed, tmp):
             compile_on((2,), LINEAR), {"x": X}, "/nowhere/a.safetensors", {"linear_0.weight": "w", "linear_0.bias": "b"}
         )
     )
+
+
+@case
+def file_that_is_a_folder(fixed, tmp):
+    from_file(tmp / "a.safetensors", read=None if fixed else tmp)
+
+
+@case
+def file_that_is_a_pipe(fixed, tmp):
+    if not (tmp / "pipe").exists():
+        os.mkfifo(tmp / "pipe")
+    from_file(tmp / "a.safetensors", read=None if fixed else tmp / "pipe")
+
+
+@case
+def data_of_no_tensor(fixed, tmp):
+    from_file(tmp / "a.safetensors", behind=b"" if fixed else b"\0")
+
+
+@case
+def tensors_that_overlap(fixed, tmp):
+    from_file(tmp / "a.safetensors", lie=None if fixed else lambda h: h["b"].update(data_offsets=[60, 72]))
+
+
+@case
+def tensor_twice(fixed, tmp):
+    from_file(tmp / "a.safetensors", text=None if fixed else lambda text: text.replace('"b"', '"w"'))
+
+
+@case
+def garbage_behind_the_header(fixed, tmp):
+    from_file(tmp / "a.safetensors", text=None if fixed else lambda text: text + "\0")
+
+
+@case
+def field_that_is_unknown(fixed, tmp):
+    from_file(tmp / "a.safetensors", lie=None if fixed else lambda h: h["w"].update(scale="2"))
+
+
+@case
+def two_tensors_for_one_parameter(fixed, tmp):
+    from_file(tmp / "a.safetensors", tensor=("w", False) if fixed else ("w", "b"))
+
+
+@case
+def parameter_that_is_unknown(fixed, tmp):
+    path = tmp / "a.safetensors"
+    write_safetensors(path, {"w": random(6, 3), "b": random(3)})
+    names = {"linear_0.weight": "w", "linear_0.bias": "b", **({} if fixed else {"linear_1.bias": "b"})}
+    ml.read_safetensors(compile_on((2,), LINEAR), {"x": X}, path, names)
 
 
 @case

@@ -4,9 +4,11 @@ The cases stand in error_cases.py, error_cases_run.py and error_cases_xla.py, th
 `MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_errors.py` writes them anew, to be read in the diff.
 """
 
+import errno
 import gc
 import os
 import pathlib
+import pickle
 import re
 
 import numpy as np
@@ -66,6 +68,27 @@ def test_error(name, tmp_path):
         GOLDEN.write_text("\n\n".join(f"== {n}\n{texts[n]}" for n in CASES if n in texts) + "\n", encoding="utf-8")
     else:
         assert text == golden()[name]
+
+
+def test_errors_of_the_system_are_pythons_too(tmp_path):
+    """What the system says of a file is caught by Python's own class for it, with its errno; the rest of a file error is a ValueError."""
+    compiled = compile_on((1,), chain(ml.Linear(3)))
+    names = {"linear_0.weight": "w", "linear_0.bias": "b"}
+    (tmp_path / "file").write_bytes(b"")
+    for path, kind, number in [
+        (tmp_path / "nothing", FileNotFoundError, errno.ENOENT),
+        (tmp_path, IsADirectoryError, errno.EISDIR),
+        (tmp_path / "file" / "below", NotADirectoryError, errno.ENOTDIR),
+        (tmp_path / ("x" * 300), OSError, errno.ENAMETOOLONG),
+    ]:
+        with pytest.raises(kind) as caught:
+            ml.read_safetensors(compiled, {"x": X}, path, names)
+        for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+            assert isinstance(error, (ml.MithrilError)) and isinstance(error, ValueError) and isinstance(error, kind)
+            assert error.errno == number and error.fix and error.fix in str(error)
+    with pytest.raises(ml.errors.MithrilValueError) as caught:
+        ml.read_safetensors(compiled, {"x": X}, tmp_path / "file", names)
+    assert not isinstance(caught.value, OSError)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -374,7 +374,7 @@ def stopping(stop, backend, relu):
         yield lambda: relu.evaluate({}, {"x": X}, {}, make(**methods))
         yield lambda: backend.zeros(3, device_mesh=make(**methods))
     yield lambda: relu.evaluate({}, {"x": X}, {}, make(__repr__="method"))
-    yield lambda: ml._mithril._read_safetensors(y, make(__fspath__="method"), "w", False)
+    yield lambda: ml._mithril._read_safetensors({"w": y}, make(__fspath__="method"), [("w", "w", False)])
     yield lambda: y.__dlpack__(copy=make(__bool__="method"))
 
 

@@ -297,8 +297,8 @@ mth_status mth__plugin_open(const char *path, mth__plugin **out) {
     char real[PATH_MAX];
     struct stat s;
     if (!realpath(path, real))
-        return FAIL(MTH_ERROR_IO, F("there is no plugin at %s", path),
-            F("give the path of a PJRT plugin that is there, or leave the option out: installed plugins are found"));
+        return mth__error_errno(FAIL(MTH_ERROR_IO, F("there is no plugin at %s", path),
+            F("give the path of a PJRT plugin that is there, or leave the option out: installed plugins are found")), errno);
     if (stat(real, &s) || !S_ISREG(s.st_mode)) return not_a_plugin(path, F("%s is no file", path));
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);

@@ -151,8 +151,8 @@ mth_status mth__xla_disk_load(mth__engine *engine, const mth__xla_key *module, P
 
 /* ---------------------------------------------------------------- writing */
 static mth_status unwritable(const mth__engine *engine, const char *path, int code) {
-    return FAIL(MTH_ERROR_IO, F("cache_dir = '%s': %s can't be written: %s", engine->cache_dir, path, strerror(code)),
-        F("name a folder that can be written and has room, or leave cache_dir out"));
+    return mth__error_errno(FAIL(MTH_ERROR_IO, F("cache_dir = '%s': %s can't be written: %s", engine->cache_dir, path, strerror(code)),
+        F("name a folder that can be written and has room, or leave cache_dir out")), code);
 }
 
 static mth_status make_folder(const mth__engine *engine) {
