@@ -363,12 +363,15 @@ mth_status mth_get_parameter_layout(mth_compiled *c, const mth_named *input, siz
 }
 
 /* ---------------------------------------------------------------- evaluate */
-/* What of `given` no name of the plan takes. */
+/* Each given name is one of the plan's, and is given once. As a rule they stand in one order. */
 static mth_status check_names(const char *what, const char *const *given, size_t count, const char *const *known, size_t n) {
     for (size_t i = 0; i < count; i++) {
-        bool found = i < n && strcmp(given[i], known[i]) == 0; /* as a rule they stand in one order */
+        if (i < n && strcmp(given[i], known[i]) == 0) continue;
+        bool found = false;
         for (size_t k = 0; !found && k < n; k++) found = strcmp(given[i], known[k]) == 0;
         if (!found) return FAIL(MTH_ERROR_KEY, F("there is no %s '%s'", what, given[i]), mth__name_fix(what, given[i], known, n));
+        for (size_t k = 0; k < count; k++)
+            if (k != i && strcmp(given[i], given[k]) == 0) return FAIL(MTH_ERROR_KEY, F("the %s '%s' is given twice", what, given[i]), F("give it once"));
     }
     return NULL;
 }

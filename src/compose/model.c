@@ -70,11 +70,13 @@ void mth_model_free(mth_model *m) {
 }
 
 /* ---------------------------------------------------------------- blocks */
-static const mth__block *find_block(const mth_model *m, const char *name) {
+const mth__block *mth__model_block(const mth_model *m, const char *name, size_t n) {
     for (size_t i = 0; i < m->block.n; i++)
-        if (!strcmp(m->block.at[i]->name, name)) return m->block.at[i];
+        if (!strncmp(m->block.at[i]->name, name, n) && !m->block.at[i]->name[n]) return m->block.at[i];
     return NULL;
 }
+
+static const mth__block *find_block(const mth_model *m, const char *name) { return mth__model_block(m, name, strlen(name)); }
 
 /* "linear_0": the kind and the number of earlier blocks that were named so, past names that are taken. */
 static const char *next_name(mth_model *m, const char *kind) {

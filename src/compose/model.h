@@ -43,6 +43,8 @@ mth_model *mth__model_copy_into(mth__arena *, const mth_model *);
 const mth_module *mth__module_copy_into(mth__arena *, const mth_module *);
 mth__ports mth__model_inputs(mth__arena *, const mth__resolved *);  /* as the ports of a block */
 mth__ports mth__model_outputs(mth__arena *, const mth__resolved *);
+const mth__block *mth__model_block(const mth_model *, const char *name, size_t n); /* NULL: the model has none whose name these n bytes are */
+mth__ports mth__parameter_names(mth__arena *, const mth__module_type *);           /* the suffixes that a type declares */
 const char *mth__snake_case(mth__arena *, const char *type);        /* "MultiHeadAttention" -> "multi_head_attention", "MoE" -> "moe" */
 
 /* Where a block stands: what its device ids and specs refer to. */

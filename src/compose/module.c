@@ -117,7 +117,7 @@ mth_status mth__name_check(const char *name, const char *what) {
 }
 
 /* The names of a type's parameters: the words that begin the entries of its `parameters`. */
-static mth__ports parameter_names(mth__arena *arena, const mth__module_type *t) {
+mth__ports mth__parameter_names(mth__arena *arena, const mth__module_type *t) {
     VEC(mth__port) names = {0};
     int depth = 0;
     for (const char *c = t->parameters; *c; c++) {
@@ -129,7 +129,7 @@ static mth__ports parameter_names(mth__arena *arena, const mth__module_type *t) 
 }
 
 static mth_status unknown_parameter(mth__arena *arena, const mth__module_type *t, const char *suffix) {
-    mth__ports known = parameter_names(arena, t);
+    mth__ports known = mth__parameter_names(arena, t);
     const char **names = NEW_ARRAY(arena, const char *, known.n);
     for (int i = 0; i < known.n; i++) names[i] = known.at[i].name;
     const char *near = mth__nearest(suffix, names, (size_t)known.n);
@@ -144,7 +144,7 @@ static mth_status check_common(const mth_module *m) {
         *id = mth__module_option(m, "device_id");
     if (name->kind == MTH_ARG_STRING) TRY(mth__name_check(name->string, "the name"));
     for (size_t i = 0; specs && i < specs->count; i++)
-        if (mth__ports_find(parameter_names(m->arena, m->type), specs->keys[i]) < 0)
+        if (mth__ports_find(mth__parameter_names(m->arena, m->type), specs->keys[i]) < 0)
             return unknown_parameter(m->arena, m->type, specs->keys[i]);
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
     for (size_t i = 0; weight && weight->kind != MTH_ARG_NONE && i < specs->count; i++)

@@ -6,6 +6,7 @@
  *   - what is still open becomes an input of the model, named as the port where no other input is (of a submodel: shared by name) */
 #include "compose/model.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -29,6 +30,7 @@ typedef struct {
     /* by block; name: read by it, or -1 where `from` is known */
     struct inlets { VEC(mth__source) from; VEC(int) name; VEC(const char *) port; } *in;
     VEC(const char *) input;
+    mth__block **sorted;     /* the model's, by name; NULL until somebody asks */
     mth__resolved *out;
 } wiring;
 
@@ -269,6 +271,79 @@ static mth__source source_of(wiring *w, int name) {
     return (mth__source){-1, n->input};
 }
 
+/* ---------------------------------------------------------------- names of parameters */
+static int by_name(const void *a, const void *b) { return strcmp((*(mth__block *const *)a)->name, (*(mth__block *const *)b)->name); }
+
+/* The block of the model that is resolved whose name these n bytes are: searched in order, since there may be as many names as blocks. */
+static const mth__block *block_named(wiring *w, const char *name, size_t n) {
+    const size_t count = w->model->block.n;
+    if (!w->sorted) {
+        w->sorted = NEW_ARRAY(w->scratch, mth__block *, count);
+        memcpy(w->sorted, w->model->block.at, count * sizeof *w->sorted);
+        qsort(w->sorted, count, sizeof *w->sorted, by_name);
+    }
+    mth__block key = {.name = mth__format(w->scratch, "%.*s", (int)n, name)}, *wanted = &key;
+    mth__block **found = bsearch(&wanted, w->sorted, count, sizeof *w->sorted, by_name);
+    return found ? *found : NULL;
+}
+
+/* The stage that a name inside of a Pipeline begins with, which it then is without. */
+static const mth_model *stage_named(wiring *w, const mth_module *pipeline, const char **name) {
+    for (size_t s = 0; s < mth__pipeline_stages(pipeline); s++) {
+        const char *prefix = mth__format(w->scratch, "stage_%zu.", s);
+        if (strncmp(*name, prefix, strlen(prefix))) continue;
+        *name += strlen(prefix);
+        return mth__pipeline_stage(pipeline, s);
+    }
+    return NULL;
+}
+
+/* The module whose parameter `name` is, by its path in the model: "embed.weight", "model_0.linear_0.bias"; NULL where it is none's. What
+   a type declares counts whatever its options leave out, so that an option does not change what a name means. */
+static const mth__block *owner(wiring *w, const char *name) {
+    for (const mth_model *m = w->model; m;) {
+        const char *dot = strchr(name, '.');
+        if (!dot) return NULL;
+        const size_t n = (size_t)(dot - name);
+        const mth__block *b = m == w->model ? block_named(w, name, n) : mth__model_block(m, name, n);
+        if (!b) return NULL;
+        name = dot + 1;
+        if (b->module && mth__ports_find(mth__parameter_names(w->scratch, b->module->type), name) >= 0) return b;
+        m = b->module ? stage_named(w, b->module, &name) : b->model;
+    }
+    return NULL;
+}
+
+static mth_status parameter_name(wiring *w, const name_entry *n, const mth__block *of) {
+    const bool output = n->block >= 0;
+    char *other = mth__copy_text(w->scratch, n->text);
+    for (char *c = other; *c; c++)
+        if (*c == '.') *c = '_';
+    for (size_t i = 0; i < w->model->join.n && !output; i++)
+        if (!strcmp(w->model->join.at[i].source, n->text)) {
+            const mth__join *j = &w->model->join.at[i];
+            return at_line(FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') joins a parameter of %s", j->source, j->destination, of->name),
+                F("leave it out and give the values as the input '%s': modules can't share a parameter in this version", j->destination)), j->line);
+        }
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("the %s '%s' has the name of a parameter of %s", output ? "output" : "input", n->text, of->name),
+        output ? F("call it '%s'", other)
+               : F("call it '%s' and give the values as an input: modules can't share a parameter in this version", other));
+    for (size_t k = 0; k < w->model->block.n; k++)
+        for (size_t i = 0; i < w->model->block.at[k]->wires; i++)
+            if (!strcmp(w->model->block.at[k]->wire[i].name, n->text))
+                return at_line(mth__error_operator(s, w->model->block.at[k]->name), w->model->block.at[k]->line);
+    return s;
+}
+
+/* Parameters, inputs and outputs meet in dictionaries of names, such as the gradients': one of two of a name would be lost. */
+static mth_status check_parameters(wiring *w) {
+    for (size_t i = 0; i < w->name.n; i++) {
+        const mth__block *of = owner(w, w->name.at[i].text);
+        if (of) return parameter_name(w, &w->name.at[i], of);
+    }
+    return NULL;
+}
+
 /* ---------------------------------------------------------------- order, cycles */
 static mth_status cycle(wiring *w, const int *stack, size_t depth, int again) {
     mth__text t = mth__text_new(w->scratch);
@@ -351,6 +426,7 @@ static mth_status resolve(wiring *w) {
     read_joins(w);
     TRY(name_outputs(w));
     for (size_t k = 0; k < m->block.n; k++) TRY(bind_inputs(w, (int)k));
+    TRY(check_parameters(w));
     TRY(check_joins(w));
     w->out->block = NEW_ARRAY(m->arena, struct mth__inlet, m->block.n);
     for (size_t k = 0; k < m->block.n; k++) w->out->block[k].consumed = NEW_ARRAY(m->arena, bool, m->block.at[k]->out.n);

@@ -227,6 +227,31 @@ def two_writers(fixed):
 
 
 @case
+def input_named_like_a_parameter(fixed):
+    model = ml.Model()
+    model |= ml.Linear(4, name="first")(input="x", output="h")
+    model |= ml.Add()(inputs=["h", "first_bias" if fixed else "first.bias"], output="y")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def output_named_like_a_parameter(fixed):
+    model = ml.Model()
+    model |= ml.Linear(4)(input="x", output="linear_0_weight" if fixed else "linear_0.weight")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
+def connect_to_a_parameter(fixed):
+    model = ml.Model()
+    model |= ml.Linear(4)(input="x", output="h")
+    model |= ml.Add()(inputs=["h", "w"], output="y")
+    if not fixed:
+        model.connect(source="linear_0.bias", destination="w")
+    ml.compile(model, CBackend(device_mesh=(1,)))
+
+
+@case
 def contradictory_connect(fixed):
     model = ml.Model()
     model |= ml.Relu()(input="x", output="a")
