@@ -136,6 +136,8 @@ MTH_API const char *mth_module_type_ports(const char *type);     /* "input -> ou
 MTH_API const char *mth_module_type_doc(const char *type);
 /* The ports of one module: its options can change them (Split has `parts` outputs). "input, key -> output". Lent. */
 MTH_API const char *mth_module_get_ports(const mth_module *);
+/* What is right and perhaps not what was meant: one sentence, lent; NULL: nothing. In Python a UserWarning. */
+MTH_API const char *mth_module_get_warning(const mth_module *);
 
 MTH_API MTH_MUST_USE mth_status mth_model_create(mth_model **out);
 MTH_API void mth_model_free(mth_model *); /* a model added to others stays alive inside them */

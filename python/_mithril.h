@@ -80,6 +80,7 @@ const char *to_name(module_state *, PyObject *, const char *what); /* a text wit
 const char *to_path(module_state *, PyObject *, const char *what,
                     pool *); /* of a str, bytes or os.PathLike, as the system has it */
 int to_dtype(module_state *, PyObject *, mth_dtype *);
+int to_seed(module_state *, PyObject *, uint64_t *); /* a whole number from 0 to 2^64 - 1: no two seeds are one */
 /* An attribute that an object may lack: 1 and a new reference, 0, or -1 with an exception that take_exception leaves.
    One that raises is lacking. */
 int find_attribute(PyObject *, const char *name, PyObject **out);

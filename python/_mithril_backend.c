@@ -121,15 +121,7 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
  * users' seeds. */
 static int read_seed(making *m, backend_object *self, PyObject *seed) {
     if (!seed || seed == Py_None) { m->seed = (uint64_t)0x6d697468 << 32 | self->draws++; return 0; }
-    PyObject *index = PyIndex_Check(seed) ? PyNumber_Index(seed) : NULL;
-    if (!index) {
-        raise_fix(m->s, MTH_ERROR_TYPE, TEXT("seed=%s is no whole number", SHOW(seed)),
-                  TEXT("give seed=0, say, or leave it out"));
-        return -1;
-    }
-    m->seed = PyLong_AsUnsignedLongLongMask(index);
-    Py_DECREF(index);
-    return 0;
+    return to_seed(m->s, seed, &m->seed);
 }
 
 static const mth_arg *spec_of(const making *m) { return m->has_spec ? &m->spec : NULL; }

@@ -51,6 +51,22 @@ PyObject *pairs_of(PyObject *dict) {
     return pairs;
 }
 
+int to_seed(module_state *s, PyObject *object, uint64_t *seed) {
+    PyObject *index = PyIndex_Check(object) ? PyNumber_Index(object) : NULL;
+    if (!index && PyErr_Occurred()) return -1;
+    const unsigned long long value = index ? PyLong_AsUnsignedLongLong(index) : 0;
+    Py_XDECREF(index);
+    if (!index) return raise_fix(s, MTH_ERROR_TYPE, TEXT("seed=%s is no whole number", SHOW(object)), TEXT("give seed=0, say")), -1;
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return -1;
+        PyErr_Clear(); /* without its digits: Python refuses to print thousands of them */
+        raise_fix(s, MTH_ERROR_VALUE, TEXT("the seed is negative or has more than 64 bits"), TEXT("give a seed from 0 to 2**64 - 1"));
+        return -1;
+    }
+    *seed = value;
+    return 0;
+}
+
 /* ---------------------------------------------------------------- arguments */
 static PyObject *list_of(char **names) {
     PyObject *list = PyList_New(0);

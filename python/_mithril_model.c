@@ -169,8 +169,10 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     mth_module *module;
     mth_status status = mth_module_create(type_name, options, count, &module);
     if (status) { raise_status(s, status); goto end; }
+    const char *warning = mth_module_get_warning(module);
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
-    if ((self = (module_object *)allocate(type, 0))) self->module = module;
+    const int raised = warning && PyErr_WarnEx(PyExc_UserWarning, warning, 1);
+    if (!raised && (self = (module_object *)allocate(type, 0))) self->module = module;
     else mth_module_free(module);
 end:
     pool_free(&p);

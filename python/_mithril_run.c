@@ -216,15 +216,7 @@ static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject 
     call c = call_begin(object);
     uint64_t number = 0;
     if (!parse(c.s, &c.p, args, keywords, "|OO:get_parameters", names, &inputs, &seed)) return call_end(&c);
-    if (seed) {
-        PyObject *index = PyIndex_Check(seed) ? PyNumber_Index(seed) : NULL;
-        if (!index) {
-            raise_fix(c.s, MTH_ERROR_TYPE, TEXT("seed=%s is no whole number", SHOW(seed)), TEXT("give seed=0, say"));
-            return call_end(&c);
-        }
-        number = PyLong_AsUnsignedLongLongMask(index);
-        Py_DECREF(index);
-    }
+    if (seed && to_seed(c.s, seed, &number)) return call_end(&c);
     if (read_inputs(&c, inputs)) return call_end(&c);
     mth_arrays *parameters;
     mth_status status;

@@ -24,7 +24,9 @@ static mth_status unknown_name(const char *option, const char *kind, const char 
     const char **names = mth__calloc(n ? n : 1, sizeof *names);
     if (!names) return mth__no_room();
     for (size_t i = 0; i < n; i++) names[i] = at(m, i);
-    mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'", option, kind, name), mth__name_fix(kind, name, names, n));
+    char *why = mth__model_why_not(m, name, !strcmp(kind, "output"));
+    mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'%s", option, kind, name, why), mth__name_fix(kind, name, names, n));
+    mth__free(why);
     mth__free(names);
     return s;
 }
@@ -70,7 +72,10 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
         const char *text = mth__arg_text(c->arena, dict->items[i]);
         if (!good) return FAIL(MTH_ERROR_TYPE, F("shapes: the shape of '%s' is %s", d->name, text), F("give a tuple of sizes, or (sizes, dtype)"));
         d->shape.rank = (int)shape.count;
-        for (size_t k = 0; k < shape.count; k++) d->shape.dim[k] = shape.items[k].integer;
+        for (size_t k = 0; k < shape.count; k++) {
+            d->shape.dim[k] = shape.items[k].integer;
+            if (d->shape.dim[k] < 1) return FAIL(MTH_ERROR_VALUE, F("shapes: '%s' has the size %lld along dimension %zu", d->name, (long long)d->shape.dim[k], k), F("give it a size of 1 or more along each dimension"));
+        }
     }
     return NULL;
 }
@@ -363,13 +368,18 @@ mth_status mth_get_parameter_layout(mth_compiled *c, const mth_named *input, siz
 }
 
 /* ---------------------------------------------------------------- evaluate */
-/* Each given name is one of the plan's, and is given once. As a rule they stand in one order. */
-static mth_status check_names(const char *what, const char *const *given, size_t count, const char *const *known, size_t n) {
+/* Each given name is one of the known ones, and is given once. As a rule they stand in one order. `m`: whose connections they are, or NULL. */
+static mth_status check_names(const mth_model *m, const char *what, const char *const *given, size_t count, const char *const *known, size_t n) {
     for (size_t i = 0; i < count; i++) {
         if (i < n && strcmp(given[i], known[i]) == 0) continue;
         bool found = false;
         for (size_t k = 0; !found && k < n; k++) found = strcmp(given[i], known[k]) == 0;
-        if (!found) return FAIL(MTH_ERROR_KEY, F("there is no %s '%s'", what, given[i]), mth__name_fix(what, given[i], known, n));
+        if (!found) {
+            char *why = m ? mth__model_why_not(m, given[i], !strcmp(what, "output")) : F("%s", "");
+            mth_status s = FAIL(MTH_ERROR_KEY, F("there is no %s '%s'%s", what, given[i], why), mth__name_fix(what, given[i], known, n));
+            mth__free(why);
+            return s;
+        }
         for (size_t k = 0; k < count; k++)
             if (k != i && strcmp(given[i], given[k]) == 0) return FAIL(MTH_ERROR_KEY, F("the %s '%s' is given twice", what, given[i]), F("give it once"));
     }
@@ -385,8 +395,8 @@ static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_req
     for (size_t i = 0; i < n; i++) names[i] = mth__model_output_name(c->model, i);
     for (size_t i = 0; i < known; i++) names[n + i] = mth__model_input_name(c->model, i);
     for (size_t i = 0; i < g->output_gradient_count; i++) given[i] = g->output_gradients[i].name;
-    mth_status s = check_names("output", given, g->output_gradient_count, names, n);
-    if (!s) s = check_names("input", g->input_gradients, g->input_gradient_count, names + n, known);
+    mth_status s = check_names(c->model, "output", given, g->output_gradient_count, names, n);
+    if (!s) s = check_names(c->model, "input", g->input_gradients, g->input_gradient_count, names + n, known);
     mth__free(names);
     TRY(s);
     r->gradients = true;
@@ -440,7 +450,7 @@ static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays 
     if (!known) return mth__no_room();
     for (size_t i = 0; i < n; i++) known[i] = plan->parameter[i].name;
     for (size_t i = 0; i < count; i++) known[n + i] = parameters->item[i].name;
-    mth_status s = check_names("parameter", known + n, count, known, n);
+    mth_status s = check_names(NULL, "parameter", known + n, count, known, n);
     mth__free(known);
     return s;
 }

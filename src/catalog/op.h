@@ -53,6 +53,7 @@ struct mth__op {
     double (*flops)(const mth__node *, const mth__shape *in, const mth__shape *out);
     const char *doc;           /* one sentence with the formula */
     uint64_t index_args;       /* bits of operands that are integers: int32, with WIDE_IDS int64 too; others are floating, of one dtype */
+    const char *index_name;    /* what such an operand holds, "token id", where the run checks it */
     uint64_t any_args;         /* bits of operands of any dtype: rows that move data, masks */
     unsigned accumulates;      /* bits of results that a node may add to sums so far (mth__node.accumulates) */
     int row;                   /* MTH__ROW_* */

@@ -4,6 +4,7 @@
  *
  * elementwise, "*": operands broadcast as in NumPy
  *   neg exp log sqrt rsqrt reciprocal square relu gelu(exact, erf) gelu_tanh silu sigmoid tanh copy    x -> y
+ *   mask: x of 0 and 1 -> bool; another value, NaN too, is the engine's run-time error
  *   scale: x * f0          shift: x + f0        cast: to dtype i0         stop: x, no gradient (ALIAS)
  *   relu_grad gelu_grad gelu_tanh_grad silu_grad: x, dy -> dx;   sigmoid_grad tanh_grad: y, dy -> dx       (linear in dy)
  *   add sub mul div maximum: a, b -> y;   equal: a, b -> 1.0 where a == b, else 0.0
@@ -62,7 +63,7 @@
 #define MTH__ROWS_H
 #define MTH__ROWS(X) \
     X(neg) X(exp) X(log) X(sqrt) X(rsqrt) X(reciprocal) X(square) X(relu) X(gelu) X(gelu_tanh) X(silu) X(sigmoid) X(tanh) X(copy) \
-    X(scale) X(shift) X(cast) X(stop) \
+    X(scale) X(shift) X(cast) X(mask) X(stop) \
     X(relu_grad) X(gelu_grad) X(gelu_tanh_grad) X(silu_grad) X(sigmoid_grad) X(tanh_grad) X(add) X(sub) X(mul) X(div) X(maximum) \
     X(equal) X(dropout) \
     X(contract) X(reduce_sum) X(reduce_max) X(broadcast_to) X(reshape) X(transpose) X(slice) X(pad) X(concat) X(gather) X(gather_grad) \

@@ -100,6 +100,11 @@ static mth_status infer_cast(mth__node *n) {
     return mth__row_error(n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.i[0]),
         F("give one of float32, float64, int32, int64, bool, bfloat16"));
 }
+static mth_status infer_mask(mth__node *n) {
+    n->out[0]->shape = n->in[0]->shape;
+    n->out[0]->dtype = MTH_BOOL;
+    return NULL;
+}
 static mth_status infer_dropout(mth__node *n) {
     double p = n->attrs.f[0];
     int64_t dimension = n->attrs.i[1], start = n->attrs.i[2], size = n->attrs.i[3];
@@ -142,6 +147,8 @@ const mth__op mth__op_scale = {MAPS(scale, "x"), .attr_names = "by:f0", LINEAR_I
 const mth__op mth__op_shift = {MAPS(shift, "x"), .attr_names = "by:f0", .grad = grad_pass, .doc = "y = x + by."};
 const mth__op mth__op_cast = {MAPS(cast, "x"), .attr_names = "dtype:i0", .any_args = 1, .infer = infer_cast, .grad = grad_cast,
     .doc = "y = x in another dtype, rounded to nearest even; to an integer, toward zero."};
+const mth__op mth__op_mask = {MAPS(mask, "x"), .infer = infer_mask, .grad = mth__grad_none,
+    .doc = "y = whether x is 1; an element that is neither 0 nor 1 is an error of the run."};
 const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*", .flags = MTH__ALIAS | MTH__FREE, LINEAR_IN_X,
     .any_args = 1, .infer = mth__infer_same, .grad = mth__grad_none,
     .flops = mth__flops_none, .doc = "y = x; no gradient flows through it."};

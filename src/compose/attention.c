@@ -66,8 +66,11 @@ static mth_status attention_expand(mth__expansion *e) {
     TRY(mth__error_tensor(need_batch(input, key, "key", 1), mth__port_text("input", input)));
     TRY(mth__error_tensor(need_batch(key, value, "value", 2), mth__port_text("key", key)));
     if (mask) {
-        TRY(mth__need_rank(mask, "mask", 2, 2));
+        if (mask->shape.rank != 2)
+            return mth__error_tensor(mth__error_tensor(FAIL(MTH_ERROR_VALUE, F("mask has %d dimensions: a mask [batch, length of key] says which keys count, for all heads and queries alike", mask->shape.rank),
+                F("give one of shape (%lld, %lld); for a mask of the later positions give causal=True instead", (long long)key->shape.dim[0], (long long)key->shape.dim[1])), mth__port_text("mask", mask)), mth__port_text("key", key));
         TRY(mth__error_tensor(need_batch(key, mask, "mask", 2), mth__port_text("key", key)));
+        if (mth__is_float(mask->dtype)) TRY(mth__build1(&e->builder, "mask", NULL, mask, &mask));
         if (mask->dtype == MTH_INT64) TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {MTH_INT32}}, mask, &mask));
     }
     mth__value *in[4], *out[2];
@@ -112,7 +115,7 @@ const mth__module_type mth__type_MultiHeadAttention = {
         MTH__TENSOR_AXIS("splits the heads over this mesh axis, in whole groups: query, key and value by columns, output by rows"),
         MTH__SHARD_SPECS, {0}},
     .doc = "softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else input), value[b, "
-           "t, dv] (else key), mask[b, t] (bool, integer or floating: 0 hides key t) -> output[b, s, d]. A query that sees no key gives "
+           "t, dv] (else key), mask[b, t] (bool or integer: 0 hides key t; floating: 0 or 1) -> output[b, s, d]. A query that sees no key gives "
            "zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head h // (num_heads // "
            "num_kv_heads).",
     .parameters = "query.weight (d, num_heads * head_dim), query.bias (num_heads * head_dim,), key.weight (dk, num_kv_heads * head_dim), "

@@ -17,11 +17,13 @@ typedef struct mth__expansion mth__expansion;   /* of one block: what its expand
 struct mth__module_type {
     const char *name;                /* "Linear"; in snake case the base of operator names: "linear_0" */
     const char *inputs, *outputs;    /* "input", "query, key?, value?, mask?", "inputs*" */
+    const char *port_options;        /* of outputs that an option makes: "dropped capacity_factor=1.25, ..."; NULL: none */
     const char *integers;            /* inputs that hold integers of [batch, length]: ids, classes, masks; NULL: none */
     const mth__opt *options;         /* its own; the common ones (name, device_id, device_mesh, ...) stand in module.c */
     const char *doc;                 /* what it computes, with shapes, parameters and source */
     const char *parameters;          /* "weight (in, dimension), bias (dimension,)" for the documentation; "" where it has none */
     mth_status (*check)(const mth_module *);                      /* options against each other; NULL: nothing to check */
+    const char *(*warning)(const mth_module *);                   /* what its user should know, or NULL; NULL: there is nothing */
     void (*ports)(const mth_module *, mth__arena *, const char **inputs,
         const char **outputs); /* NULL: as above (Split's outputs depend on parts) */
     mth_status (*expand)(mth__expansion *);
@@ -61,6 +63,9 @@ size_t mth__model_input_count(const mth_model *);                /* open inputs,
 const char *mth__model_input_name(const mth_model *, size_t i);
 size_t mth__model_output_count(const mth_model *);
 const char *mth__model_output_name(const mth_model *, size_t i);
+
+/* Why a connection is no output, or no input: ": relu_0 reads it", ": it is an input"; "" where there is no such connection. For mth__free. */
+char *mth__model_why_not(const mth_model *, const char *name, bool output);
 
 typedef struct { const char *name; mth_dtype dtype; mth__shape shape; } mth__input_description;
 /* For a plan before any inputs are known: ids and masks of 8 sequences of 128, or of the model's max_len. 0 where the model has other

@@ -189,16 +189,20 @@ static mth_status extra_input(const mth__graph *g, const mth_model *m, const cha
         mth__text_add(&t, i ? ", %s" : "%s", names[i]);
     }
     const char *near = mth__nearest(name, names, n);
-    return FAIL(MTH_ERROR_KEY, F("the model has no input '%s'", name),
+    char *why = mth__model_why_not(m, name, false);
+    mth_status s = FAIL(MTH_ERROR_KEY, F("the model has no input '%s'%s", name, why),
         near ? F("did you mean '%s'?", near) : F("its inputs are: %s", n ? t.at : "none"));
+    mth__free(why);
+    return s;
 }
 
 static mth_status check_input(const mth__input_description *d) {
     char shape[256];
-    mth_status s = mth__shape_check(d->shape, d->dtype);
+    mth_status s = NULL;
     for (int i = 0; !s && i < d->shape.rank; i++)
         if (d->shape.dim[i] == 0) s = FAIL(MTH_ERROR_VALUE, F("the input '%s' has nothing along dimension %d", d->name, i),
             F("give it a size of 1 or more along each dimension"));
+    if (!s) s = mth__shape_check(d->shape, d->dtype);
     if (!s) return NULL;
     mth__shape_write(shape, sizeof shape, d->shape);
     return mth__error_tensor(s, F("%s: %s %s", d->name, mth_dtype_name(d->dtype), shape));

@@ -98,6 +98,12 @@ static mth_status unknown_port(const mth__block *b, const char *port, const char
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < (k ? b->out : b->in).n && n < 64; i++) names[n++] = (k ? b->out : b->in).at[i].name;
     const char *near = mth__nearest(port, names, n);
+    size_t length = strlen(port);
+    const char *options = b->module ? b->module->type->port_options : NULL;
+    for (const char *at = options; at && *at; at += strcspn(at, ","), at += strspn(at, ", "))
+        if (!strncmp(at, port, length) && at[length] == ' ')
+            return mth__error_operator(FAIL(MTH_ERROR_TYPE, F("%s has the port '%s' only where an option asks for it", b->name, port),
+                F("give %s %.*s", b->module->type->name, (int)strcspn(at + length + 1, ","), at + length + 1)), b->name);
     char *fix = near ? F("did you mean '%s'? Its ports are: %s", near, ports) : F("its ports are: %s", ports);
     return mth__error_operator(FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), fix), b->name);
 }
@@ -250,6 +256,31 @@ static const char *source_text(mth__arena *arena, const mth_model *m, const mth_
     for (size_t i = 0; i < b->wires; i++)
         if (!strcmp(b->wire[i].port, b->out.at[s.port].name)) return b->wire[i].name;
     return mth__format(arena, "%s.%s", b->name, b->out.at[s.port].name);
+}
+
+/* Whether the name is that of the output `port` of the block. */
+static bool is_called(const mth__block *b, int port, const char *name) {
+    const size_t n = strlen(b->name);
+    for (size_t i = 0; i < b->wires; i++)
+        if (!strcmp(b->wire[i].port, b->out.at[port].name)) return !strcmp(b->wire[i].name, name);
+    return !strncmp(name, b->name, n) && name[n] == '.' && !strcmp(name + n + 1, b->out.at[port].name);
+}
+
+char *mth__model_why_not(const mth_model *m, const char *name, bool output) {
+    const mth__resolved *r = *m->resolved;
+    for (int i = 0; output && i < r->inputs; i++)
+        if (!strcmp(r->input[i], name)) return F(": it is an input");
+    for (size_t k = 0; k < m->block.n; k++) {
+        const mth__block *b = m->block.at[k];
+        for (int p = 0; p < b->out.n; p++) {
+            if (!is_called(b, p, name)) continue;
+            if (!output) return F(": %s writes it", b->name);
+            for (size_t j = 0; j < m->block.n; j++)
+                for (int i = 0; i < r->block[j].nin; i++)
+                    if (r->block[j].from[i].block == (int)k && r->block[j].from[i].port == p) return F(": %s reads it, and outputs are what nothing reads", m->block.at[j]->name);
+        }
+    }
+    return F("%s", "");
 }
 
 static void print_options(mth__text *t, const mth_module *m) {

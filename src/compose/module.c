@@ -196,6 +196,7 @@ void mth_module_free(mth_module *m) {
     if (m) mth__arena_free(m->arena);
 }
 
+const char *mth_module_get_warning(const mth_module *m) { return m && m->type->warning ? m->type->warning(m) : NULL; }
 const char *mth_module_get_ports(const mth_module *m) { return m ? m->ports : NULL; }
 
 /* ---------------------------------------------------------------- documentation */

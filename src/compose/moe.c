@@ -57,6 +57,16 @@ static mth_status balance_loss(mth__expansion *e, mth__value *logits, mth__value
     return mth__part_reduce(b, "reduce_sum", *out, 1, false, out);
 }
 
+/* Of the chosen experts the probability among all: softmax(logits)[t, experts[t, k]]. */
+static mth_status probability_of(mth__builder *b, mth__value *logits, mth__value *experts, mth__value **out) {
+    const int64_t tokens = logits->shape.dim[0], count = logits->shape.dim[1], k = experts->shape.dim[1];
+    mth__value *p;
+    TRY(mth__build1(b, "softmax", &(mth__attrs){.i = {1}}, logits, &p));
+    TRY(mth__part_reshape(b, p, (mth__shape){3, {tokens, 1, count}}, &p));
+    if (k > 1) TRY(mth__build1(b, "broadcast_to", &(mth__attrs){.i = {3, tokens, k, count}}, p, &p));
+    return mth__build2(b, "pick", NULL, p, experts, out);
+}
+
 static mth_status moe_expand(mth__expansion *e) {
     static const char *const activations[] = {"relu", "gelu", "gelu_tanh", "silu"};
     mth__builder *b = &e->builder;
@@ -75,6 +85,7 @@ static mth_status moe_expand(mth__expansion *e) {
     TRY(mth__build_contract(b, "td,de->te", t, router, &logits));
     TRY(mth__build(b, mth__op_find("moe_route"), &(mth__attrs){.i = {k}}, 1, &logits, routed));
     mth__value *weights = routed[0], *experts = routed[1];
+    if (!strcmp(mth__opt_string(e, "router_softmax"), "before")) TRY(probability_of(b, logits, experts, &weights));
     const mth_arg *factor = mth__module_option(e->module, "capacity_factor");
     int outputs = 1;
     if (factor->kind == MTH_ARG_FLOAT) {
@@ -130,8 +141,16 @@ static mth_status moe_check(const mth_module *m) {
     return NULL;
 }
 
+static const char *moe_warning(const mth_module *m) {
+    const bool after = !strcmp(mth__module_option(m, "router_softmax")->string, "after");
+    if (mth__module_option(m, "top_k")->integer > 1 || mth__module_option(m, "num_experts")->integer == 1 || !after) return NULL;
+    return "MoE: with top_k=1 the softmax over the chosen logits is 1, and router.weight has no gradient but a load_balancing_loss's; "
+           "router_softmax='before' weighs an expert by its probability";
+}
+
 const mth__module_type mth__type_MoE = {
     .name = "MoE", .inputs = "input", .outputs = "output, dropped?, load_balancing_loss?",
+    .port_options = "dropped capacity_factor=1.25, load_balancing_loss load_balancing_loss=True",
     .options = (const mth__opt[]){
         {"num_experts", MTH__OPT_SIZE, NULL, "how many experts there are", NULL},
         {"expert_dim", MTH__OPT_SIZE, NULL, "the hidden width of an expert", NULL},
@@ -148,15 +167,19 @@ const mth__module_type mth__type_MoE = {
             "the choices left out; None: no limit", NULL},
         {"load_balancing_loss", MTH__OPT_BOOL, "False",
             "adds the output `load_balancing_loss`: num_experts * sum(share of choices * mean probability), 1 where even", NULL},
+        {"router_softmax", MTH__OPT_CHOICE, "'after'",
+            "what weighs a chosen expert: after: the softmax over the chosen logits; before: its probability among all experts, as in Switch "
+            "Transformer, so that the router learns with top_k=1 too", "after|before"},
         MTH__WEIGHT_SPEC("(axis, None, None): how the experts are split, in place of expert_distribution"),
         MTH__SHARD_SPECS, {0}},
     .doc = "A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties: the lower "
-           "index); each is a feed-forward layer, and their results are summed with the softmax over the chosen logits as weights. "
+           "index); each is a feed-forward layer, and their results are summed, weighed as router_softmax says. "
            "`dropped` (1,) is int32, `load_balancing_loss` a scalar.",
     .parameters = "router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias (num_experts, "
                   "expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts, expert_dim), "
                   "experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)",
     .check = moe_check,
+    .warning = moe_warning,
     .ports = moe_ports,
     .expand = moe_expand,
 };

@@ -81,7 +81,7 @@ static const example examples[] = {
         {ROW_OF(copy), "ab", "i"},
     {ROW_OF(scale), "abc", "r", by_factor}, {ROW_OF(shift), "abc", "r", by_factor}, {ROW_OF(cast), "ab", "n", to_int},
         {ROW_OF(cast), "ab", "r", to_double},
-    {ROW_OF(cast), "ab", "i", to_float}, {ROW_OF(stop), "ab", "r"},
+    {ROW_OF(cast), "ab", "i", to_float}, {ROW_OF(mask), "abc", "b"}, {ROW_OF(stop), "ab", "r"},
     {ROW_OF(relu_grad), "ab,ab", "rr"}, {ROW_OF(gelu_grad), "ab,ab", "rr"}, {ROW_OF(gelu_tanh_grad), "ab,ab", "rr"},
         {ROW_OF(silu_grad), "ab,ab", "rr"},
     {ROW_OF(sigmoid_grad), "ab,ab", "rr"}, {ROW_OF(tanh_grad), "ab,ab", "rr"},
@@ -155,7 +155,7 @@ static inline double draw_value(char kind) {
     case 'l': return (float)(3 + normal());
     case 'n': return (float)(100 * normal());
     case 'i': return (double)draw(0, size['v'] - 1);
-    case 'm': return (double)draw(0, 1);
+    case 'b': case 'm': return (double)draw(0, 1);
     default: return normal();
     }
 }

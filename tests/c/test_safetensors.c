@@ -86,7 +86,7 @@ TEST(values_of_every_dtype_and_layout) {
     static const int64_t shapes[][2] = {{7, 5}, {3, 6000}, {600, 1500}, {1, 300000}, {300000, 1}}; /* narrow rows, wide ones, more than one buffer */
     mth_backend *backend = devices(3);
     const mth_arg specs[] = {MTH_NONE, MTH_SPEC(mth_int(0), MTH_NONE), MTH_SPEC(MTH_NONE, mth_int(0))};
-    char *data = calloc(900000, 8);
+    char *data = calloc(900000 + 1, 8);
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int pad = 0; pad < 2; pad++) { /* with a space more the data is not aligned */

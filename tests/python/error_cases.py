@@ -351,6 +351,36 @@ def input_spec_for_an_unknown_input(fixed):
 
 
 @case
+def output_spec_for_what_is_read(fixed):
+    run(chain(ml.Linear(3), ml.Relu()), output_shard_specs={"y" if fixed else "linear_0.output": (0, None)})
+
+
+@case
+def input_spec_for_what_is_written(fixed):
+    run(chain(ml.Linear(3), ml.Relu()), input_shard_specs={"x" if fixed else "linear_0.output": (0, None)})
+
+
+@case
+def shapes_with_a_negative_size(fixed):
+    ml.compile(LINEAR, CBackend(device_mesh=(1,)), shapes={"x": (4 if fixed else -1, 3)})
+
+
+@case
+def shapes_with_a_zero(fixed):
+    ml.compile(LINEAR, CBackend(device_mesh=(1,)), shapes={"x": (4 if fixed else 0, 3)})
+
+
+@case
+def port_that_an_option_makes(fixed):
+    one_block(ml.MoE(4, 8, **({"capacity_factor": 1.25} if fixed else {})), input="x", dropped="d", output="y")
+
+
+@case
+def port_that_a_switch_makes(fixed):
+    one_block(ml.MoE(4, 8, load_balancing_loss=fixed), input="x", load_balancing_loss="l", output="y")
+
+
+@case
 def input_spec_of_the_wrong_rank(fixed):
     run(LINEAR, input_shard_specs={"x": (0, None) if fixed else (0,)})
 

@@ -47,6 +47,38 @@ def key_heads_that_do_not_divide(fixed):
 
 
 @case
+def mask_of_another_rank(fixed):
+    mask = np.ones((2, 4) if fixed else (2, 1, 4, 4), bool)
+    run(one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y"), {"x": random(2, 4, 6), "m": mask})
+
+
+@case
+def mask_to_be_added(fixed):
+    mask = np.array([[0, 0, -np.inf, 0], [0, 0, 0, 0]], np.float32)
+    run(one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y"), {"x": random(2, 4, 6), "m": mask == 0 if fixed else mask})
+
+
+@case
+def seed_of_more_than_64_bits(fixed):
+    compile_on((1,), LINEAR).get_parameters({"x": X}, seed=2**64 - 1 if fixed else 2**64)
+
+
+@case
+def seed_below_zero(fixed):
+    CBackend(device_mesh=(1,)).randn(4, seed=1 if fixed else -1)
+
+
+@case
+def seed_that_is_no_number(fixed):
+    CBackend(device_mesh=(1,)).randint(0, 5, (4,), seed=1 if fixed else 1.0)
+
+
+@case
+def output_gradient_of_what_is_read(fixed):
+    run(chain(ml.Linear(3), ml.Relu()), None, (1,), None, {"y" if fixed else "linear_0.output": random(4, 3)}, [])
+
+
+@case
 def attention_over_a_matrix(fixed):
     run(chain(ml.MultiHeadAttention(2)), {"x": random(1, 4, 6) if fixed else X})
 

@@ -184,13 +184,14 @@ def feed_forward(p, name, x, activation="gelu", gated=False):
     return linear(p, f"{name}.down", act(linear(p, f"{name}.gate", x)) * up if gated else act(up))
 
 
-def moe(p, name, x, top_k=2, activation="gelu", gated=False, capacity_factor=None):
+def moe(p, name, x, top_k=2, activation="gelu", gated=False, capacity_factor=None, router_softmax="after"):
     """(output, dropped, load balancing loss)"""
     shape, x = x.shape, x.reshape(-1, x.shape[-1])
     logits = x @ p[f"{name}.router.weight"]
     experts, act = logits.shape[1], ACTIVATIONS[activation]
     chosen = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-    weight = softmax(np.take_along_axis(logits, chosen, 1))
+    take = lambda values: np.take_along_axis(values, chosen, 1)
+    weight = softmax(take(logits)) if router_softmax == "after" else take(softmax(logits))
     room = math.inf if capacity_factor is None else math.ceil(capacity_factor * len(x) * top_k / experts)
     out, load, dropped = np.zeros_like(x), np.zeros(experts, int), 0
     part = lambda kind, e, v: v @ p[f"{name}.experts.{kind}.weight"][e] + (

@@ -35,6 +35,11 @@ UNARY = {"input": "x", "output": "y"}
 CASES = {}
 
 
+def one_choice(*sizes):
+    with pytest.warns(UserWarning, match="router.weight has no gradient"):
+        return ml.MoE(*sizes, top_k=1)
+
+
 def case(name, module, inputs, reference, wires=UNARY, **options):
     CASES[name] = (module, inputs, reference, wires, options)
 
@@ -135,9 +140,24 @@ case(
 case("MoE", lambda: ml.MoE(4, 8), {"x": X}, lambda p, i: {"y": moe(p, "moe_0", i["x"])[0]})
 case(
     "MoE gated",
-    lambda: ml.MoE(5, 8, top_k=1, gated=True, activation="silu", bias=False),
+    lambda: ml.MoE(5, 8, top_k=1, gated=True, activation="silu", bias=False, router_softmax="before"),
     {"x": X},
-    lambda p, i: {"y": moe(p, "moe_0", i["x"], 1, "silu", True)[0]},
+    lambda p, i: {"y": moe(p, "moe_0", i["x"], 1, "silu", True, router_softmax="before")[0]},
+)
+case(
+    "MoE of one choice",
+    lambda: one_choice(5, 8),
+    {"x": X},
+    lambda p, i: {"y": moe(p, "moe_0", i["x"], 1)[0]},
+)
+case(
+    "MoE of probabilities",
+    lambda: ml.MoE(5, 8, top_k=3, router_softmax="before", capacity_factor=0.75, load_balancing_loss=True),
+    {"x": X},
+    lambda p, i: dict(
+        zip(("y", "dropped", "loss"), (lambda r: (r[0], np.array([r[1]]), r[2]))(moe(p, "moe_0", i["x"], 3, capacity_factor=0.75, router_softmax="before")))
+    ),
+    {**UNARY, "dropped": "dropped", "load_balancing_loss": "loss"},
 )
 case(
     "MoE with loss",
@@ -230,6 +250,64 @@ def test_module(name, mesh):
 
 def test_every_module_has_a_case():
     assert {name.split()[0] for name in CASES} | {"Dropout", "Pipeline"} == set(ml.modules)
+
+
+# ---------------------------------------------------------------- MoE
+def test_what_weighs_one_choice():
+    """With top_k=1 the router learns where its softmax comes before the choice, and only there: else there is a warning."""
+    gradients = {}
+    for softmax_is in ("after", "before"):
+        module = ml.MoE(4, 8, top_k=1, router_softmax="before") if softmax_is == "before" else one_choice(4, 8)
+        compiled = compile_on((1,), one_block(module, **UNARY))
+        params = shaken(compiled.get_parameters({"x": X}))
+        gradients[softmax_is] = f64(compiled.evaluate(params, {"x": X}, {"y": np.ones_like(X)})[1]["moe_0.router.weight"])
+    assert not gradients["after"].any() and np.abs(gradients["before"]).max() > 1e-3
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_where_nothing_is_wrong():
+    ml.MoE(4, 8)
+    ml.MoE(4, 8, top_k=1, router_softmax="before")
+    ml.MoE(1, 8, top_k=1)  # one expert: there is nothing to learn
+    with pytest.raises(UserWarning):
+        ml.MoE(4, 8, top_k=1)
+
+
+@both_engines
+@pytest.mark.parametrize("distribution", ["one_per_device", "round_robin"])
+def test_probabilities_of_split_experts(distribution):
+    module = ml.MoE(5, 8, top_k=2, router_softmax="before", expert_distribution=distribution)
+    compiled = compile_on((3,), one_block(module, **UNARY), input_shard_specs={"x": (0, None, None)})
+    reference = lambda p, i: {"y": moe(p, "moe_0", i["x"], router_softmax="before")[0]}
+    check_against(reference, compiled, shaken(compiled.get_parameters({"x": X})), {"x": X})
+
+
+# ---------------------------------------------------------------- masks
+MASK = np.array([[1, 1, 0, 1, 0], [0, 1, 1, 1, 1]])
+
+
+@both_engines
+@pytest.mark.parametrize("mesh", [(1,), (3,)], ids=str)
+def test_masks_of_numbers(mesh):
+    """A floating mask holds 0 and 1, and is one of booleans; whatever else it holds is an error of the run, wherever it lies."""
+    model = one_block(ml.MultiHeadAttention(2), **UNARY, mask="m")
+    compiled = compile_on(mesh, model, input_shard_specs={"x": (0, None, None), "m": (0, None)})
+    params = compiled.get_parameters({"x": X, "m": MASK.astype(bool)})
+    want = f64(compiled.evaluate(params, {"x": X, "m": MASK.astype(bool)})["y"])
+    for dtype in (np.float32, np.float64, np.float16, np.int32, np.int64):
+        assert np.array_equal(f64(compiled.evaluate(params, {"x": X, "m": MASK.astype(dtype)})["y"]), want)
+    assert np.array_equal(f64(compiled.evaluate(params, {"x": X, "m": np.where(MASK, 1, -0.0).astype(np.float32)})["y"]), want)
+    for other in (-np.inf, np.inf, np.nan, -1, 2, 0.5, 1e-40, -10000):
+        for at in ((0, 0), (1, 4)):
+            mask = MASK.astype(np.float32)
+            mask[at] = other
+            with pytest.raises(ml.errors.MithrilValueError, match="values other than 0 and 1") as caught:
+                compiled.evaluate(params, {"x": X, "m": mask})
+            assert caught.value.op == "multi_head_attention_0"
+    added = np.where(MASK, 0, -np.inf).astype(np.float32)  # torch's additive form
+    with pytest.raises(ml.errors.MithrilValueError, match="give mask == 0"):
+        compiled.evaluate(params, {"x": X, "m": added})
+    assert np.array_equal(f64(compiled.evaluate(params, {"x": X, "m": added == 0})["y"]), want)
 
 
 # ---------------------------------------------------------------- Dropout

@@ -14,8 +14,8 @@ typedef struct {
     int64_t start[MTH__RANK], step[MTH__RANK]; /* where the local part lies in the global value */
 } mth__operand;
 
-/* The first fault of a call wins: "id %lld outside [0, %lld)". */
-typedef struct { atomic_int set; int64_t value, limit; const char *what; } mth__fault;
+/* The first fault of a call wins: mth__fault_error tells it. */
+typedef struct { atomic_int set; int64_t value, limit; } mth__fault;
 enum { MTH__PHASES = 3 };
 typedef struct mth__call {
     const mth__op *op; const mth__attrs *attrs;
@@ -42,7 +42,7 @@ extern const mth__kernel mth__kernels[MTH__ROW_COUNT];
 void mth__kernels_open(void);
 mth_status mth__kernels_start(void); /* before the first run: what kernels can fail to get in a run is taken here */
 const char *mth__kernel_lacks(const mth__op *, mth_dtype);       /* NULL: there is a kernel for operands of this dtype; else the reason */
-void mth__kernel_fault(mth__fault *, const char *what, int64_t value, int64_t limit);
+void mth__kernel_fault(mth__fault *, int64_t value, int64_t limit);
 
 /* Strided boxes, for collectives and transfers: for each element of box `size` (rank dims): dst = src, dst += src, or dst = max(dst, src).
    Strides in elements. */

@@ -104,6 +104,21 @@ void mth__run_cast(const mth__call *c, int phase, int chunk, void *scratch) {
     }
 }
 
+/* ---- mask: numbers that must be 0 or 1 -> bool */
+mth_status mth__prepare_mask(mth__arena *arena, mth__call *c) { return plan_loop(arena, c); }
+void mth__run_mask(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    const mth__range r = mth__chunk_of(((const plan *)c->plan)->total, c->chunks[0], chunk);
+    const float *x = c->in[0].data;
+    uint8_t *y = c->out[0].data;
+    bool other = false;
+    for (int64_t i = r.lo; i < r.hi; i++) {
+        other |= x[i] != 0 && x[i] != 1;
+        y[i] = x[i] == 1;
+    }
+    if (other) mth__kernel_fault(c->fault, 0, 0);
+}
+
 /* ---- dropout: the mask of an element depends on its global index alone, in the tensor of which this may be a box */
 static int64_t mask_strides(const mth__call *c, int64_t stride[MTH__RANK]) { /* and the index of the box's first element */
     mth__shape whole = c->out[0].global;

@@ -2,7 +2,7 @@
 #include "engine/native/kernel_util.h"
 
 static void check(const mth__call *c, int64_t id, int64_t limit) {
-    if (id < 0 || id >= limit) mth__kernel_fault(c->fault, "token id", id, limit);
+    if (id < 0 || id >= limit) mth__kernel_fault(c->fault, id, limit);
 }
 
 /* ---- gather: table[v, d], ids -> [ids, d] */

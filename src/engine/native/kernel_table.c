@@ -24,6 +24,7 @@ const mth__kernel mth__kernels[MTH__ROW_COUNT] = {
     HAS(scale, unary),
     HAS(shift, unary),
     SAME(cast),
+    SAME(mask),
     HAS(stop, copy),
     HAS(relu_grad, binary),
     HAS(gelu_grad, binary),
@@ -116,10 +117,9 @@ const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
     }
 }
 
-void mth__kernel_fault(mth__fault *f, const char *what, int64_t value, int64_t limit) {
+void mth__kernel_fault(mth__fault *f, int64_t value, int64_t limit) {
     int none = 0;
     if (!f || !atomic_compare_exchange_strong(&f->set, &none, 1)) return;
-    f->what = what;
     f->value = value;
     f->limit = limit;
     atomic_store(&f->set, 2); /* 1: being written */

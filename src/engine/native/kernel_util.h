@@ -69,7 +69,7 @@ void mth__gemm_open(void);   /* once, before all others */
 mth_status mth__gemm_start(void); /* before the first product of a run: MEMORY where OpenBLAS could not work */
 
 #define MTH__KERNELS(KERNEL) \
-    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) \
+    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(mask) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) \
     KERNEL(transpose) KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) \
     KERNEL(pick_grad) KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) \
     KERNEL(rms_norm) KERNEL(attention) KERNEL(attention_grad) KERNEL(moe_route) KERNEL(moe_route_grad) KERNEL(moe_capacity) \

@@ -1,4 +1,6 @@
+#include "engine/fault.h"
 #include "engine/native/native.h"
+#include <stdio.h>
 #include <string.h>
 
 /* ---- engine */
@@ -215,10 +217,11 @@ static mth_status fault_error(const mth__executable *x) {
     const mth__run *r = &x->engine->run;
     const mth__stream *s = &x->stream[r->at_stream];
     const mth__instr *i;
-    const char *op = task_name(x, r->at_stream, r->at_task, &i);
-    long long value = s->fault.value, limit = s->fault.limit;
-    dress d = {x, FAIL(MTH_ERROR_VALUE, F("%s %lld is outside [0, %lld): %s on device %d", s->fault.what, value, limit, op, s->device),
-                       F("ids must lie in [0, %lld)", limit))};
+    task_name(x, r->at_stream, r->at_task, &i);
+    char value[32], where[32];
+    snprintf(value, sizeof value, "%lld", (long long)s->fault.value);
+    snprintf(where, sizeof where, " on device %d", s->device);
+    dress d = {x, mth__fault_error(i->op, value, s->fault.limit, where)};
     d.status = mth__error_source(mth__error_operator(d.status, i->module), i->source);
     mth_status lost = mth__guard(fault_tensors, &d); /* without memory the error has fewer tensors */
     mth_error_free(lost);

@@ -40,7 +40,7 @@ typedef struct mth__hlo {
     bool told_apart;                         /* something depends on which partition runs */
     mth__hlo_val partition;                  /* which one, i32, (); written where it is first asked for */
     int line;                                /* of the body's end, from 0 */
-    /* Run-time checks of ids: each an i32 (2) of { 1 where some id is outside, that id }. hlo_module.c makes them a result. */
+    /* Run-time checks of ids and masks: each an i32 (2) of { 1 where some id is outside, that id }. hlo_module.c makes them a result. */
     VEC(struct mth__hlo_check { mth__hlo_val v; int instr; int64_t limit; }) check;
     int instr;                               /* the segment's instruction being written */
 } mth__hlo;
@@ -114,7 +114,7 @@ typedef void mth__hlo_row(mth__hlo_call *);
 extern mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT]; /* NULL: communication but keep; "stop", "reshape" are rows here */
 extern const unsigned char mth__hlo_masks_itself[MTH__ROW_COUNT]; /* 1: the row wants its operands' padding left as it is */
 
-mth__hlo_row mth__hlo_unary_row, mth__hlo_binary_row, mth__hlo_dropout;                    /* hlo_elementwise.c, hlo_dropout.c */
+mth__hlo_row mth__hlo_unary_row, mth__hlo_mask_row, mth__hlo_binary_row, mth__hlo_dropout;                    /* hlo_elementwise.c, hlo_dropout.c */
 mth__hlo_row mth__hlo_contract, mth__hlo_reduce_row, mth__hlo_softmax, mth__hlo_softmax_grad, mth__hlo_layer_norm, mth__hlo_layer_norm_grad,
     mth__hlo_rms_norm, mth__hlo_rms_norm_grad;                                             /* hlo_contract.c, hlo_normalize.c */
 mth__hlo_row mth__hlo_broadcast_to, mth__hlo_reshape_row, mth__hlo_transpose_row, mth__hlo_slice_row, mth__hlo_pad_row, mth__hlo_concat_row,

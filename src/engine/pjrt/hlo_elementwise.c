@@ -75,6 +75,25 @@ void mth__hlo_unary_row(mth__hlo_call *c) {
     }
 }
 
+/* By the bits, since a CPU may take the smallest floats for 0. */
+void mth__hlo_mask_row(mth__hlo_call *c) {
+    mth__hlo *h = c->h;
+    const mth__hlo_operand *in = &c->in[0];
+    const mth__shape s = in->v.shape;
+    const unsigned all = (1u << s.rank) - 1;
+    mth__hlo_val bits = mth__hlo_line(h, MTH_INT32, s, "stablehlo.bitcast_convert %s : (%s) -> %s", mth__hlo_name(h->arena, in->v),
+                                      mth__hlo_type(h->arena, MTH_FLOAT32, s), mth__hlo_type(h->arena, MTH_INT32, s));
+    mth__hlo_val one = mth__hlo_compare(h, "EQ", bits, mth__hlo_splat(h, MTH_INT32, s, 0x3f800000));
+    mth__hlo_val zero = mth__hlo_binary(h, "or", mth__hlo_compare(h, "EQ", bits, mth__hlo_splat(h, MTH_INT32, s, 0)),
+                                        mth__hlo_compare(h, "EQ", bits, mth__hlo_splat(h, MTH_INT32, s, INT32_MIN))); /* 0 and -0 */
+    mth__hlo_val bad = mth__hlo_unary(h, "not", mth__hlo_binary(h, "or", one, zero));
+    if (mth__hlo_is_padded(in->part, all)) bad = mth__hlo_binary(h, "and", bad, mth__hlo_mask(h, in->part, all));
+    bad = mth__hlo_convert(h, MTH_INT32, mth__hlo_reshape(h, mth__hlo_reduce(h, "or", bad, all, false), (mth__shape){1, {1}}));
+    mth__hlo_val pair[2] = {bad, bad};
+    PUSH(h->arena, h->check, (struct mth__hlo_check){mth__hlo_concat(h, 2, pair, 0), h->instr, 0});
+    c->out[0].v = one;
+}
+
 void mth__hlo_binary_row(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__shape to = c->out[0].part->local;

@@ -4,7 +4,7 @@ mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT] = {
 #define ROW(name, function) [MTH__ROW_##name] = mth__hlo_##function
     ROW(neg, unary_row), ROW(exp, unary_row), ROW(log, unary_row), ROW(sqrt, unary_row), ROW(rsqrt, unary_row), ROW(reciprocal, unary_row),
     ROW(square, unary_row), ROW(relu, unary_row), ROW(gelu, unary_row), ROW(gelu_tanh, unary_row), ROW(silu, unary_row),
-    ROW(sigmoid, unary_row), ROW(tanh, unary_row), ROW(copy, unary_row), ROW(scale, unary_row), ROW(shift, unary_row), ROW(cast, cast),
+    ROW(sigmoid, unary_row), ROW(tanh, unary_row), ROW(copy, unary_row), ROW(scale, unary_row), ROW(shift, unary_row), ROW(cast, cast), ROW(mask, mask_row),
     ROW(stop, unary_row), ROW(relu_grad, binary_row), ROW(gelu_grad, binary_row), ROW(gelu_tanh_grad, binary_row),
     ROW(silu_grad, binary_row), ROW(sigmoid_grad, binary_row), ROW(tanh_grad, binary_row), ROW(add, binary_row), ROW(sub, binary_row),
     ROW(mul, binary_row), ROW(div, binary_row), ROW(maximum, binary_row), ROW(equal, binary_row), ROW(dropout, dropout),

@@ -5,7 +5,9 @@
  * process when the last one waits for a partner that finds none: so few such modules are under way at a time, and runs of an engine exclude
  * each other. They launch modules of several devices from that pool too, where a launch holds its thread while 32 executions of its device
  * are under way: so far fewer are when such a module is launched. */
+#include "engine/fault.h"
 #include "engine/pjrt/pjrt_job.h"
+#include <stdio.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- cells */
@@ -119,8 +121,9 @@ static mth_status call(mth__executable *x, mth__job *job) {
 static mth_status check_error(const mth__executable *x, const mth__id_check *c, int64_t id) {
     const mth__instr *i = c->instr->instr;
     const char *more = id == INT32_MAX ? " or above" : id == INT32_MIN + 1 ? " or below" : ""; /* modules tell no more than 32 bits */
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("id %lld%s is outside [0, %lld): %s", (long long)id, more, (long long)c->limit, i->op->name),
-                        F("ids must lie in [0, %lld)", (long long)c->limit));
+    char value[64];
+    snprintf(value, sizeof value, "%lld%s", (long long)id, more);
+    mth_status s = mth__fault_error(i->op, value, c->limit, "");
     s = mth__error_source(mth__error_operator(s, i->module), i->source);
     for (int k = 0; k < c->instr->nin; k++) {
         const mth__pvalue *v = x->segments->slot.at[c->instr->in[k]].any;

@@ -43,7 +43,7 @@ static inline void mth__ref_zero(const mth__ref_value *v) { for (int64_t i = 0, 
 mth_status mth__ref_outside(const mth__ref_call *, const mth__ref_value *ids, double id, int64_t limit); /* the error of an id */
 
 /* ---- rows by file */
-mth__ref_row mth__ref_unary, mth__ref_binary, mth__ref_dropout;
+mth__ref_row mth__ref_unary, mth__ref_mask, mth__ref_binary, mth__ref_dropout;
 mth__ref_row mth__ref_contract, mth__ref_reduce, mth__ref_broadcast_to, mth__ref_reshape, mth__ref_transpose, mth__ref_slice;
 mth__ref_row mth__ref_pad, mth__ref_concat, mth__ref_keep;
 mth__ref_row mth__ref_gather, mth__ref_gather_grad, mth__ref_pick, mth__ref_pick_grad, mth__ref_sinusoid, mth__ref_rope;

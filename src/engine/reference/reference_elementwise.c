@@ -73,6 +73,15 @@ mth_status mth__ref_unary(const mth__ref_call *c) {
     return NULL;
 }
 
+mth_status mth__ref_mask(const mth__ref_call *c) {
+    FOR_EACH(at, c->out[0]->local) {
+        const double x = *mth__ref_at(c->in[0], at);
+        if (x != 0 && x != 1) return mth__ref_outside(c, c->in[0], x, 0);
+        *mth__ref_at(c->out[0], at) = x;
+    }
+    return NULL;
+}
+
 static double binary(int row, double a, double b) {
     switch (row) {
     case MTH__ROW_add: return a + b;

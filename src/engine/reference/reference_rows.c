@@ -1,4 +1,6 @@
+#include "engine/fault.h"
 #include "engine/reference/reference.h"
+#include <stdio.h>
 #include <inttypes.h>
 
 void mth__ref_next(mth__shape shape, int64_t *at) {
@@ -31,16 +33,17 @@ double mth__ref_broadcast(const mth__ref_value *v, const mth__ref_value *out, co
 mth_status mth__ref_outside(const mth__ref_call *c, const mth__ref_value *ids, double id, int64_t limit) {
     char shape[256];
     mth__shape_write(shape, sizeof shape, ids->global);
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("%s: id %.0f is outside [0, %" PRId64 ")", c->op->name, id, limit),
-                        F("give ids from 0 to %" PRId64, limit - 1));
-    return mth__error_tensor(s, F("ids: %s %s", mth_dtype_name(ids->dtype), shape));
+    char value[32];
+    snprintf(value, sizeof value, "%.0f", id);
+    mth_status s = mth__fault_error(c->op, value, limit, "");
+    return mth__error_tensor(s, F("%s: %s %s", c->op->index_name ? "ids" : "mask", mth_dtype_name(ids->dtype), shape));
 }
 
 mth__ref_row *const mth__ref_rows[MTH__ROW_COUNT] = {
 #define ROW(name, function) [MTH__ROW_##name] = mth__ref_##function
     ROW(neg, unary), ROW(exp, unary), ROW(log, unary), ROW(sqrt, unary), ROW(rsqrt, unary), ROW(reciprocal, unary), ROW(square, unary),
     ROW(relu, unary), ROW(gelu, unary), ROW(gelu_tanh, unary), ROW(silu, unary), ROW(sigmoid, unary), ROW(tanh, unary), ROW(copy, unary),
-    ROW(scale, unary), ROW(shift, unary), ROW(cast, unary), ROW(stop, unary), ROW(relu_grad, binary), ROW(gelu_grad, binary),
+    ROW(scale, unary), ROW(shift, unary), ROW(cast, unary), ROW(mask, mask), ROW(stop, unary), ROW(relu_grad, binary), ROW(gelu_grad, binary),
     ROW(gelu_tanh_grad, binary), ROW(silu_grad, binary), ROW(sigmoid_grad, binary), ROW(tanh_grad, binary), ROW(add, binary),
     ROW(sub, binary), ROW(mul, binary), ROW(div, binary), ROW(maximum, binary), ROW(equal, binary), ROW(dropout, dropout),
     ROW(contract, contract), ROW(reduce_sum, reduce), ROW(reduce_max, reduce), ROW(broadcast_to, broadcast_to), ROW(reshape, reshape),
