@@ -73,12 +73,19 @@ typedef enum {
 MTH_API mth_error_code mth_error_get_code(const mth_error *);
 MTH_API const char *mth_error_get_message(const mth_error *); /* all fields, as one text of a few lines */
 MTH_API const char *mth_error_get_what(const mth_error *);    /* what is wrong, one sentence */
-MTH_API const char *mth_error_get_fix(const mth_error *);     /* what mends it; never empty */
+/* What mends it; never empty. Texts name functions as here (Python shows its own names), and write options and wires as name=value, as
+   mth_compile_option_doc does: None is MTH_NONE, (0, None) a list, {'x': ...} a dict, inputs=['a', 'b'] a port with two wires. */
+MTH_API const char *mth_error_get_fix(const mth_error *);
 MTH_API const char *mth_error_get_operator(const mth_error *); /* "linear_0", or "" */
 MTH_API size_t mth_error_get_tensor_count(const mth_error *);
 MTH_API const char *mth_error_get_tensor(const mth_error *, size_t i); /* "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
 MTH_API int mth_error_get_errno(const mth_error *); /* what the system said of a file, ENOENT and so on (errno.h); else 0 */
 MTH_API void mth_error_free(mth_error *);
+
+/* What users look for and this version does not have under that name: an "option", or an attribute of the Python "package", its "backends", a
+   "model", "module", "compiled" model or "key" (the name of a connection). `why` and `fix` are lent: "is not in this version", "leave it out;
+   ..."; either may be NULL. False: nothing is known of the name. */
+MTH_API bool mth_absent(const char *place, const char *name, const char **why, const char **fix);
 
 /* ---------------------------------------------------------------- words: types and options */
 typedef enum { MTH_FLOAT32 = 1, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL, MTH_BFLOAT16 } mth_dtype;

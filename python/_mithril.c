@@ -5,6 +5,27 @@
 /* ---------------------------------------------------------------- errors */
 static PyObject *lossy(const char *text) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace"); }
 
+/* The library's words for its functions and constants, and Python's. */
+static const struct { const char *c, *python; } words[] = {
+    {"mth_get_parameters", "get_parameters()"}, {"mth_get_memory_usage", "get_memory_usage()"}, {"mth_plan_print", "program_text()"},
+    {"mth_explain", "explain()"}, {"mth_evaluate", "evaluate()"}, {"mth_model_connect", "connect(source, destination)"},
+    {"mth_model_add", "|= or +="}, {"mth_module_type_name", "mithril.modules"}, {"mth_int", "an int"}, {"mth_list", "a list"}, {"mth_string", "a str"}, {"MTH_CHAIN", "+="}, {"MTH_FLOAT32", "float32"},
+    {"MTH_FLOAT64", "float64"}, {"MTH_INT32", "int32"}, {"MTH_INT64", "int64"}, {"MTH_BOOL", "bool"}, {"MTH_BFLOAT16", "bfloat16"},
+    {"the engine pjrt", "JaxBackend"},
+};
+
+/* A text of the library in Python's words. */
+static PyObject *in_python(const char *text) {
+    PyObject *said = lossy(text);
+    for (size_t i = 0; said && i < sizeof words / sizeof *words; i++) {
+        if (!strstr(text, words[i].c)) continue;
+        PyObject *next = PyObject_CallMethod(said, "replace", "ss", words[i].c, words[i].python);
+        Py_DECREF(said);
+        said = next;
+    }
+    return said;
+}
+
 static PyObject *class_of(module_state *s, mth_error_code code) {
     switch (code) {
     case MTH_ERROR_TYPE: return s->type_error;
@@ -32,8 +53,8 @@ void *raise_status(module_state *s, mth_status status) {
         PyObject *text = lossy(mth_error_get_tensor(status, i));
         if (!text || PyTuple_SetItem(tensors, (Py_ssize_t)i, text)) Py_CLEAR(tensors);
     }
-    if (tensors) error = PyObject_CallFunction(number ? s->file_error : cls, number ? "NNNNOi" : "NNNNO", lossy(mth_error_get_message(status)),
-                                               lossy(mth_error_get_what(status)), lossy(mth_error_get_fix(status)),
+    if (tensors) error = PyObject_CallFunction(number ? s->file_error : cls, number ? "NNNNOi" : "NNNNO", in_python(mth_error_get_message(status)),
+                                               in_python(mth_error_get_what(status)), in_python(mth_error_get_fix(status)),
                                                lossy(mth_error_get_operator(status)), tensors, number);
     if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     Py_XDECREF(error);
@@ -86,7 +107,7 @@ static int source_line(char *line, size_t room) {
         const char *path = file ? PyUnicode_AsUTF8AndSize(file, NULL) : NULL;
         const char *module = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : "";
         PyObject *back = NULL;
-        if (module && strncmp(module, "mithril.", 8) == 0) back = PyObject_GetAttrString(frame, "f_back");
+        if (module && (strncmp(module, "mithril.", 8) == 0 || strcmp(module, "mithril") == 0)) back = PyObject_GetAttrString(frame, "f_back");
         else if (path) {
             const char *slash = strrchr(path, '/');
             snprintf(line, room, "%s:%d", slash ? slash + 1 : path, PyFrame_GetLineNumber((PyFrameObject *)frame));
@@ -116,10 +137,9 @@ static PyObject *error_of(PyObject *cls, const char *operator, PyObject *what, P
     return message ? PyObject_CallFunction(cls, "NOOs()", message, what, fix, operator ? operator : "") : NULL;
 }
 
-void *raise_error(module_state *s, const char *operator, mth_error_code code, PyObject *cause, PyObject *what,
-                  PyObject *fix) {
-    PyObject *cls = class_of(s, code),
-             *error = what && fix && !PyErr_Occurred() ? error_of(cls, operator, what, fix) : NULL;
+/* Takes cause, what and fix. */
+static void *raise_class(PyObject *cls, const char *operator, PyObject *cause, PyObject *what, PyObject *fix) {
+    PyObject *error = what && fix && !PyErr_Occurred() ? error_of(cls, operator, what, fix) : NULL;
     if (error) {
         if (cause) PyException_SetCause(error, Py_NewRef(cause));
         PyErr_SetObject(cls, error);
@@ -131,8 +151,50 @@ void *raise_error(module_state *s, const char *operator, mth_error_code code, Py
     return NULL;
 }
 
+void *raise_error(module_state *s, const char *operator, mth_error_code code, PyObject *cause, PyObject *what,
+                  PyObject *fix) {
+    return raise_class(class_of(s, code), operator, cause, what, fix);
+}
+
 void *raise_fix(module_state *s, mth_error_code code, PyObject *what, PyObject *fix) {
     return raise_error(s, NULL, code, NULL, what, fix);
+}
+
+PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise) {
+    PyObject *value = PyObject_GenericGetAttr(self, name);
+    if (value || !PyErr_ExceptionMatches(PyExc_AttributeError)) return value;
+    const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL, *why = NULL, *fix = otherwise;
+    if (!text || *text == '_') return NULL; /* protocols that are asked for */
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name); /* a subclass's property that failed keeps its error */
+    if (own) {
+        Py_DECREF(own);
+        PyErr_Restore(type, error, trace);
+        return NULL;
+    }
+    Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace);
+    PyObject *lacking = take_exception();
+    if (!lacking) return NULL;
+    Py_DECREF(lacking);
+    mth_absent(place, text, &why, &fix);
+    PyObject *type_name = PyType_GetName(Py_TYPE(self)), *advice = in_python(fix);
+    PyObject *what = !type_name ? NULL : why ? TEXT("%U.%U %s", type_name, name, why) : TEXT("%U has no attribute '%U'", type_name, name);
+    Py_XDECREF(type_name);
+    return raise_class(STATE(self)->attribute_error, NULL, NULL, what, advice);
+}
+
+static const char *composed(const char *operation) {
+    static const char *const by[][2] = {{"+", "Add"}, {"-", "Subtract"}, {"*", "Multiply"}, {"/", "Divide"}, {"@", "MatMul"}};
+    for (size_t i = 0; i < sizeof by / sizeof *by; i++) if (strcmp(by[i][0], operation) == 0) return by[i][1];
+    return NULL;
+}
+
+void *raise_operation(module_state *s, const char *operation) {
+    const char *module = composed(operation);
+    return raise_fix(s, MTH_ERROR_TYPE, TEXT("connections, modules and models are composed by name: '%s' does nothing to them", operation),
+                     module ? TEXT("write model |= ml.%s()(inputs=[\"a\", \"b\"], output=\"c\") for the connections \"a\" and \"b\" of a model", module)
+                            : TEXT("compose a module in its place in a model: model |= ml.Slice(...)(input=\"a\", output=\"b\")"));
 }
 
 PyObject *text_of(char *text) {
@@ -226,6 +288,20 @@ static PyObject *backend_option_doc(PyObject *module, PyObject *engine) {
     return name ? text_or_none(mth_backend_option_doc(name)) : NULL;
 }
 
+/* (place, name) -> (why, fix), or None. */
+static PyObject *absent(PyObject *module, PyObject *args) {
+    const char *place, *name, *why, *fix;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "ss:_absent", &place, &name)) return NULL;
+    if (!mth_absent(place, name, &why, &fix)) Py_RETURN_NONE;
+    return Py_BuildValue("sN", why, in_python(fix));
+}
+
+static PyObject *operation(PyObject *module, PyObject *text) {
+    const char *name = PyUnicode_AsUTF8AndSize(text, NULL);
+    return name ? raise_operation(PyModule_GetState(module), name) : NULL;
+}
+
 static PyObject *compile_option_doc(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     return text_or_none(mth_compile_option_doc());
@@ -292,6 +368,8 @@ static PyMethodDef functions[] = {
     {"_read_safetensors", read_safetensors_arrays, METH_VARARGS, "_read_safetensors(layout, path, names)\n--\n\n"},
     {"_module_types", module_types, METH_NOARGS, "_module_types()\n--\n\n(name, signature, ports, documentation) of each type of module."},
     {"_backend_option_doc", backend_option_doc, METH_O, "_backend_option_doc(engine, /)\n--\n\n"},
+    {"_absent", absent, METH_VARARGS, "_absent(place, name, /)\n--\n\n(why, fix) of a name that mithril has not, or None."},
+    {"_operation", operation, METH_O, "_operation(operation, /)\n--\n\nRaises the error of an operator between connections."},
     {"_compile_option_doc", compile_option_doc, METH_NOARGS, "_compile_option_doc()\n--\n\n"},
     {"_fail_allocation", fail_allocation, METH_O,
      "_fail_allocation(index, /)\n--\n\nThe index-th allocation of the library from now on fails; -1: none."},
@@ -336,8 +414,9 @@ static int execute(PyObject *module) {
     s->memory_error = PyObject_GetAttrString(errors, "MithrilMemoryError");
     s->internal_error = PyObject_GetAttrString(errors, "MithrilInternalError");
     s->file_error = PyObject_GetAttrString(errors, "_file_error");
+    s->attribute_error = PyObject_GetAttrString(errors, "MithrilAttributeError");
     Py_DECREF(errors);
-    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error || !s->file_error) return -1;
+    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error || !s->file_error || !s->attribute_error) return -1;
     PyObject *threading = PyImport_ImportModule("threading");
     PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
     PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
@@ -353,7 +432,7 @@ static int execute(PyObject *module) {
 #define EACH(each) \
     each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type) each(s->backend_type) \
     each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error) \
-    each(s->file_error)
+    each(s->file_error) each(s->attribute_error)
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *s = PyModule_GetState(module);

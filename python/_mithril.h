@@ -20,7 +20,7 @@
 enum { DTYPES = MTH_BFLOAT16 + 1 };
 typedef struct {
     PyTypeObject *module_type, *block_type, *model_type, *array_type, *shard_type, *backend_type, *compiled_type;
-    PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error;
+    PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error, *attribute_error;
     PyObject *file_error;      /* a function: makes the error of the class that fits the errno */
     PyObject *dtype[DTYPES];   /* what Array.dtype returns, made when first asked for */
     unsigned long main_thread; /* the only one that may handle signals */
@@ -50,6 +50,9 @@ enum { SHOWN = 4 * 80 + 1 };
 const char *show(PyObject *, char room[SHOWN]);
 #define SHOW(object) show(object, (char[SHOWN]){0})
 PyObject *exception_text(PyObject *exception); /* str(exception), or the name of its type where that raises */
+/* Py_tp_getattro of a type: of an attribute that there is not, the error says how it is written here (mth_absent), else `otherwise`. */
+PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise);
+void *raise_operation(module_state *, const char *operation); /* "+" between connections or modules */
 PyObject *text_of(char *); /* a Python text of one that the library made, which is freed */
 PyObject *type_text(PyObject *);  /* "a list" */
 /* Tells the library which line of the user's program makes the calls that follow. */

@@ -5,6 +5,11 @@
 static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     module_state *s = state_of(type);
     PyObject *engine = PyObject_GetAttrString((PyObject *)type, "_engine");
+    if (!engine) {
+        PyErr_Clear();
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("Backend is what the backends have in common, and has no engine"),
+                         TEXT("make one of mithril.backends: CBackend(device_mesh=(4,)), JaxBackend(...), ReferenceBackend(...)"));
+    }
     const char *name = engine ? to_name(s, engine, "_engine") : NULL;
     size_t given = (size_t)PyTuple_Size(args), count;
     mth_option *options;
@@ -259,7 +264,11 @@ static PyGetSetDef backend_getset[] = {
     {"device_mesh", backend_mesh, NULL, "The mesh: (4,), (2, 2).", NULL},
     {0},
 };
+static PyObject *backend_attribute(PyObject *self, PyObject *name) {
+    return attribute_of(self, name, "backend", "make arrays of any kind with NumPy: backend.array(numpy.arange(4)); help(type(backend)) tells what it has");
+}
 static PyType_Slot backend_slots[] = {
+    {Py_tp_getattro, backend_attribute},
     {Py_tp_doc, "What all backends have in common: a mesh of devices, and arrays on it."},
     {Py_tp_new, backend_new},
     {Py_tp_init, backend_init},

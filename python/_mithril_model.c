@@ -90,9 +90,39 @@ static PyObject *block_repr(PyObject *self) {
     return whole;
 }
 
+/* ---------------------------------------------------------------- what is written in another way here */
+/* Operators are slots of all three types: of the two operands the one whose type has this function there is ours. */
+static PyObject *no_operation(PyObject *a, PyObject *b, int slot, void *function, const char *operation) {
+    PyObject *ours = PyType_GetSlot(Py_TYPE(a), slot) == function ? a : b;
+    return raise_operation(STATE(ours), operation);
+}
+#define BINARY(name, text) static PyObject *no_##name(PyObject *a, PyObject *b) { return no_operation(a, b, Py_nb_##name, (void *)no_##name, text); }
+BINARY(add, "+") BINARY(subtract, "-") BINARY(multiply, "*") BINARY(true_divide, "/") BINARY(matrix_multiply, "@") BINARY(or, "|")
+static PyObject *no_power(PyObject *a, PyObject *b, PyObject *modulus) {
+    (void)modulus;
+    return no_operation(a, b, Py_nb_power, (void *)no_power, "**");
+}
+static PyObject *no_negative(PyObject *a) { return raise_operation(STATE(a), "-"); }
+static PyObject *no_subscript(PyObject *a, PyObject *key) {
+    (void)key;
+    return raise_operation(STATE(a), "[]");
+}
+#define NO_OPERATIONS \
+    {Py_nb_add, no_add}, {Py_nb_subtract, no_subtract}, {Py_nb_multiply, no_multiply}, {Py_nb_true_divide, no_true_divide}, \
+    {Py_nb_matrix_multiply, no_matrix_multiply}, {Py_nb_or, no_or}, {Py_nb_power, no_power}, {Py_nb_negative, no_negative}, \
+    {Py_mp_subscript, no_subscript}
+
+static PyObject *module_attribute(PyObject *self, PyObject *name) {
+    return attribute_of(self, name, "module", "a port or a parameter is a name: ml.Linear(4)(input=\"x\", output=\"h\") makes the connection \"h\"");
+}
+static PyObject *model_attribute(PyObject *self, PyObject *name) {
+    return attribute_of(self, name, "model", "a connection is a name, \"h\": wire it as input=\"h\"; print(model) lists them");
+}
+
 static PyType_Slot block_slots[] = {
     {Py_tp_doc, "A module or a model with its wires: what calling one gives, and what |= and += add to a model."},
-    {Py_tp_traverse, block_traverse}, {Py_tp_dealloc, block_dealloc}, {Py_tp_repr, block_repr}, {0, NULL},
+    {Py_tp_traverse, block_traverse}, {Py_tp_dealloc, block_dealloc}, {Py_tp_repr, block_repr},
+    {Py_tp_getattro, module_attribute}, NO_OPERATIONS, {0, NULL},
 };
 static PyType_Spec block_spec = {"mithril.Block", sizeof(block_object), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
@@ -217,6 +247,8 @@ static PyType_Slot module_slots[] = {
     {Py_tp_repr, module_repr},
     {Py_tp_methods, module_methods},
     {Py_tp_getset, module_getset},
+    {Py_tp_getattro, module_attribute},
+    NO_OPERATIONS,
     {0, NULL},
 };
 static PyType_Spec module_spec = {"mithril.Module", sizeof(module_object), 0,
@@ -343,6 +375,8 @@ static PyType_Slot model_slots[] = {
     {Py_tp_call, model_call},
     {Py_tp_repr, model_repr},
     {Py_tp_methods, model_methods},
+    {Py_tp_getattro, model_attribute},
+    NO_OPERATIONS,
     {Py_nb_inplace_or, model_or},
     {Py_nb_inplace_add, model_plus},
     {0, NULL},

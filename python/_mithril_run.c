@@ -16,6 +16,9 @@ PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
     if (!PyArg_ParseTuple(args, "OO;compile takes a model and a backend; options go by name: ml.compile(model, backend, option=value)",
                           &model, &backend))
         return NULL;
+    if (PyObject_TypeCheck(model, s->module_type) || PyObject_TypeCheck(model, s->block_type))
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is a module, no model", SHOW(model)),
+                         TEXT("put it in a model: model = ml.Model(); model |= ml.Linear(4)(input=\"x\", output=\"y\")"));
     if (!PyObject_TypeCheck(model, s->model_type))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no model", SHOW(model)),
                          TEXT("give an ml.Model, then the backend"));
@@ -210,12 +213,12 @@ static void *call_end(call *c) {
     return NULL;
 }
 
-static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject *keywords) {
+static PyObject *fresh_parameters(PyObject *object, PyObject *args, PyObject *keywords, const char *format) {
     static char *names[] = {"inputs", "seed", NULL};
     PyObject *inputs = NULL, *seed = NULL;
     call c = call_begin(object);
     uint64_t number = 0;
-    if (!parse(c.s, &c.p, args, keywords, "|OO:get_parameters", names, &inputs, &seed)) return call_end(&c);
+    if (!parse(c.s, &c.p, args, keywords, format, names, &inputs, &seed)) return call_end(&c);
     if (seed && to_seed(c.s, seed, &number)) return call_end(&c);
     if (read_inputs(&c, inputs)) return call_end(&c);
     mth_arrays *parameters;
@@ -225,6 +228,18 @@ static PyObject *compiled_parameters(PyObject *object, PyObject *args, PyObject 
     Py_END_ALLOW_THREADS
     call_end(&c);
     return status ? raise_status(c.s, status) : arrays_to_dict(c.s, parameters);
+}
+
+static PyObject *compiled_parameters(PyObject *self, PyObject *args, PyObject *keywords) {
+    return fresh_parameters(self, args, keywords, "|OO:get_parameters");
+}
+
+static PyObject *compiled_randomize(PyObject *self, PyObject *args, PyObject *keywords) {
+    return fresh_parameters(self, args, keywords, "|OO:randomize_params");
+}
+
+static PyObject *compiled_attribute(PyObject *self, PyObject *name) {
+    return attribute_of(self, name, "compiled", "help(ml.CompiledModel) tells what a compiled model has");
 }
 
 static PyObject *compiled_layout(PyObject *object, PyObject *args, PyObject *keywords) {
@@ -350,7 +365,7 @@ static PyMethodDef compiled_methods[] = {
         "get_parameters($self, /, inputs=None, seed=0)\n--\n\n"
         "Fresh parameters by name, in the order of composition. A seed gives the same values on any mesh. Shapes come from the inputs, or\n"
         "from those of an earlier call, or from compile's option `shapes`."),
-    METHOD("randomize_params", compiled_parameters,
+    METHOD("randomize_params", compiled_randomize,
            "randomize_params($self, /, inputs=None, seed=0)\n--\n\nget_parameters by the name that it has in the published Mithril package."),
     METHOD("get_parameter_layout", compiled_layout,
            "get_parameter_layout($self, /, inputs=None)\n--\n\n"
@@ -378,6 +393,7 @@ static PyMethodDef compiled_methods[] = {
 };
 static PyGetSetDef compiled_getset[] = {{"backend", compiled_backend, NULL, "The backend that it was compiled for.", NULL}, {0}};
 static PyType_Slot compiled_slots[] = {
+    {Py_tp_getattro, compiled_attribute},
     {Py_tp_doc,
      "A model compiled for a backend: what ml.compile gives. Plans are made for each set of input shapes at their first use, and kept."},
     {Py_tp_traverse, compiled_traverse},

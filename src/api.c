@@ -434,7 +434,7 @@ static mth_status entry_array(const mth__program *p, size_t entry, const mth_arr
         return NULL;
     }
     mth_status s = !a ? FAIL(MTH_ERROR_KEY, F("%s '%s' is missing", what[e->kind], e->name),
-                             F("give '%s'%s", e->name, e->kind == MTH__ENTRY_PARAMETER ? ": get_parameters() has it" : ""))
+                             F("give '%s'%s", e->name, e->kind == MTH__ENTRY_PARAMETER ? ": mth_get_parameters has it" : ""))
                       : FAIL(dtype ? MTH_ERROR_TYPE : MTH_ERROR_VALUE,
                              F("%s '%s' has another %s than the model's", what[e->kind], e->name, dtype ? "dtype" : "shape"),
                              dtype ? F("convert it to %s", mth_dtype_name(e->dtype)) : F("give an array of the expected shape"));

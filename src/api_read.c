@@ -115,7 +115,7 @@ static mth_status ask_body(void *context) {
 static mth_status ask(mth_compiled *c, const mth_named *input, size_t count, asking *a, const char *what, char **out) {
     TRY(mth__result_given(out));
     if (!a) return FAIL(MTH_ERROR_UNSUPPORTED, F("the engine %s has no %s: it runs the program itself", c->backend->vtable->name, what),
-                        F("use the engine pjrt (in Python JaxBackend), or read the program: mth_plan_print, program_text()"));
+                        F("use the engine pjrt, or read the program: mth_plan_print"));
     mth__plan *plan;
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);

@@ -18,6 +18,8 @@
 The classes of modules come from the library's own table; help(ml.Linear) tells options, ports and parameters.
 """
 
+from typing import Any
+
 try:
     from . import _mithril
 except ImportError as _error:  # OpenBLAS is looked for beside this package; it may be installed in another folder of sys.path
@@ -90,7 +92,47 @@ _warn_of_namesake()
 del _warn_of_namesake
 
 
+def _operation(text: str) -> Any:
+    return lambda *operands: _mithril._operation(text)
+
+
 class IOKey(str):
-    """The name of a connection that is an input or an output of the model; a str says the same."""
+    """The name of a connection that is an input or an output of the model; a str says the same. It takes nothing else."""
 
     __slots__ = ()
+
+    def __new__(cls, name: str | None = None, *others: object, **keywords: object) -> "IOKey":
+        for keyword in keywords:
+            why, fix = _mithril._absent("key", keyword) or ("is unknown", 'give the name alone: IOKey("x")')
+            raise errors.MithrilTypeError.advise(f"IOKey: the keyword '{keyword}' {why}", fix)
+        if others or not isinstance(name, str):
+            raise errors.MithrilTypeError.advise("IOKey takes a name, a str, and nothing else", 'give it alone: IOKey("x")')
+        return super().__new__(cls, name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        why, fix = _mithril._absent("key", name) or ("is nothing that a name has", "compose a module in its place in a model")
+        raise errors.MithrilAttributeError.advise(f"IOKey.{name} {why}", fix)
+
+    # What a str would do with its characters is never meant.
+    __add__ = __radd__ = _operation("+")
+    __sub__ = __rsub__ = __neg__ = _operation("-")
+    __mul__ = __rmul__ = _operation("*")
+    __truediv__ = __rtruediv__ = _operation("/")
+    __matmul__ = __rmatmul__ = _operation("@")
+    __pow__ = __rpow__ = _operation("**")
+    __mod__ = __rmod__ = _operation("%")
+    __getitem__ = _operation("[]")
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'mithril' has no attribute '{name}'")
+    absent = _mithril._absent("package", name)
+    if not absent:
+        import difflib
+
+        near = difflib.get_close_matches(name, __all__, 1)
+        absent = "is not in this version", f"did you mean ml.{near[0]}?" if near else "ml.modules names the modules that there are"
+    raise errors.MithrilAttributeError.advise(f"mithril.{name} {absent[0]}", absent[1])

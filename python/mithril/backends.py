@@ -3,7 +3,8 @@
 import os
 import sys
 
-from ._mithril import Backend, _backend_option_doc
+from ._mithril import Backend, _absent, _backend_option_doc
+from .errors import MithrilImportError
 
 __all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
 
@@ -51,6 +52,6 @@ class ReferenceBackend(Backend):
 
 
 def __getattr__(name: str) -> object:
-    if name == "TorchBackend":
-        raise ImportError("this version of mithril has no TorchBackend: write CBackend(device_mesh=...) or JaxBackend(...) in its place")
+    if absent := _absent("backends", name):  # an ImportError, since Python hides an AttributeError from `from mithril.backends import`
+        raise MithrilImportError.advise(f"mithril.backends.{name} {absent[0]}", absent[1])
     raise AttributeError(f"module 'mithril.backends' has no attribute '{name}'")

@@ -1,6 +1,7 @@
 """What mithril raises. Each class is also the Python one that fits, so that `except ValueError` works as ever."""
 
 import errno
+from typing import Self
 
 
 class MithrilError(Exception):
@@ -13,6 +14,10 @@ class MithrilError(Exception):
     def __init__(self, message: str, what: str = "", fix: str = "", op: str = "", tensors: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message, self.what, self.fix, self.op, self.tensors = message, what or message, fix, op, tuple(tensors)
+
+    @classmethod
+    def advise(cls, what: str, fix: str) -> Self:
+        return cls(f"{what}\n  fix: {fix}", what, fix)
 
     def __str__(self) -> str:
         return self.message  # KeyError would print its repr
@@ -71,6 +76,14 @@ class MithrilTypeError(MithrilError, TypeError):
 
 class MithrilKeyError(MithrilError, KeyError):
     """An unknown or missing name of an input, a parameter or an output."""
+
+
+class MithrilImportError(MithrilError, ImportError):
+    """A backend that this version does not have."""
+
+
+class MithrilAttributeError(MithrilError, AttributeError):
+    """An attribute that there is not, or that is written in another way here than in the published Mithril package."""
 
 
 class MithrilMemoryError(MithrilError, MemoryError):

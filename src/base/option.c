@@ -306,7 +306,8 @@ static mth_status unknown(mth__arena *arena, const mth__opt *const *tables, cons
     VEC(const char *) names = {0};
     size_t n = table_count(tables);
     for (size_t i = 0; i < n; i++) PUSH(arena, names, option_at(tables, i)->name);
-    const char *near = mth__nearest(name, names.at, names.n);
+    const char *near = mth__nearest(name, names.at, names.n), *why, *fix;
+    if (mth_absent("option", name, &why, &fix)) return FAIL(MTH_ERROR_TYPE, F("the option '%s' %s", name, why), F("%s", fix));
     if (near) return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("did you mean '%s'?", near));
     const char *signature = mth__options_signature(arena, tables);
     return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("the options are: %s", signature));
@@ -366,12 +367,18 @@ static void write_spec(char *buffer, size_t room, const mth_arg *spec) {
     if (n < room) snprintf(buffer + n, room - n, spec->count == 1 ? ",)" : ")");
 }
 
-/* No arena here: the texts given must not be lost to a jump. */
+/* No arena here: the texts given must not be lost to a jump. `on`: NULL where it is not known yet. */
 static mth_status bad_spec(const mth_arg *spec, const char *what, const mth__placement *on, char *problem, char *fix) {
-    char text[256], place[256];
+    char text[256], place[256] = "";
     write_spec(text, sizeof text, spec);
-    mth__placement_write(place, sizeof place, on);
-    return mth__error_tensor(FAIL(MTH_ERROR_VALUE, problem, fix), F("%s: spec %s over %s", what, text, place));
+    if (on) mth__placement_write(place, sizeof place, on);
+    return mth__error_tensor(FAIL(MTH_ERROR_VALUE, problem, fix), F("%s: spec %s%s%s", what, text, on ? " over " : "", place));
+}
+
+mth_status mth__spec_rank(mth_arg spec, int rank, const char *what) {
+    if (spec.kind != MTH_ARG_LIST || spec.count == (size_t)rank) return NULL;
+    return bad_spec(&spec, what, NULL, F("%s has %d %s, its spec %zu %s", what, rank, rank == 1 ? "dimension" : "dimensions", spec.count, spec.count == 1 ? "entry" : "entries"),
+        F("give %d %s: a mesh axis, a tuple of axes or None for each dimension", rank, rank == 1 ? "entry" : "entries"));
 }
 
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out) {
@@ -384,10 +391,7 @@ mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, cons
     }
     if (!is_spec(&spec))
         return FAIL(MTH_ERROR_TYPE, F("the spec of %s is not a tuple of axes", what), F("give %s", type_words[MTH__OPT_SPEC]));
-    if (spec.count != (size_t)rank)
-        return bad_spec(&spec, what, on,
-            F("%s has %d dimensions, its spec %zu %s", what, rank, spec.count, spec.count == 1 ? "entry" : "entries"),
-            F("give %d %s: a mesh axis, a tuple of axes or None for each dimension", rank, rank == 1 ? "entry" : "entries"));
+    TRY(mth__spec_rank(spec, rank, what));
     for (int d = 0; d < rank; d++) {
         const mth_arg *e = &spec.items[d], *axes = e->kind == MTH_ARG_LIST ? e->items : e;
         size_t n = e->kind == MTH_ARG_LIST ? e->count : e->kind == MTH_ARG_INT;

@@ -32,5 +32,6 @@ char *mth__options_signature(mth__arena *, const mth__opt *const *tables); /* "d
    that a static one can be lent to several threads. */
 const char *mth__options_doc(const mth__opt *const *tables, const char *indent, char *room, size_t size);
 /* A spec, the caller's or an option's -> splits. `rank` entries; axes inside `on`, none repeated. `what` names the tensor in errors. */
+mth_status mth__spec_rank(mth_arg spec, int rank, const char *what); /* an error where a spec has not `rank` entries */
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out);
 #endif

@@ -171,7 +171,7 @@ static mth_status missing_input(const mth__graph *g, const mth_model *m, const c
         if (!has_input(m, given[i].name)) names[n++] = given[i].name;
     const char *near = mth__nearest(name, names, n);
     mth_status s = FAIL(MTH_ERROR_KEY, F("the input '%s' is missing", name),
-                        near ? F("it was given as '%s': name it '%s'", near, name) : F("give inputs={'%s': ...}", name));
+                        near ? F("it was given as '%s': name it '%s'", near, name) : F("give the input '%s' an array", name));
     for (size_t k = 0; k < m->block.n; k++) /* the first block that reads it */
         for (int j = 0; j < (*m->resolved)->block[k].nin; j++) {
             mth__source from = (*m->resolved)->block[k].from[j];

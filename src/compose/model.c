@@ -133,7 +133,7 @@ static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *
             if (strcmp(kept[k].name, wire[i].name))
                 return mth__error_operator(FAIL(MTH_ERROR_VALUE,
                     F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, kept[k].name, wire[i].name),
-                                                F("give one name; connect(source, destination) joins two")), b->name);
+                                                F("give one name; mth_model_connect joins two")), b->name);
             again = true;
         }
         if (!again) kept[b->wires++] = wire[i];

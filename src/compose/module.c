@@ -128,6 +128,23 @@ mth__ports mth__parameter_names(mth__arena *arena, const mth__module_type *t) {
     return (mth__ports){names.at, (int)names.n};
 }
 
+/* The dimensions that a type declares for a parameter: "weight (in, dimension)" has 2; 0: it declares none of the name. */
+static int parameter_rank(const mth__module_type *t, const char *name) {
+    const size_t n = strlen(name);
+    int depth = 0, rank = 0;
+    for (const char *c = t->parameters; *c; c++) {
+        depth += (*c == '(') - (*c == ')');
+        const bool begins = depth == 0 && (c == t->parameters || (c[-1] == ' ' && c[-2] == ','));
+        if (!begins || strncmp(c, name, n) || strncmp(c + n, " (", 2)) continue;
+        for (c += n + 2; *c != ')'; rank++) { /* "(d,)": what follows the last comma is no dimension */
+            c += strcspn(c, ",)");
+            c += strspn(c, ", ");
+        }
+        return rank;
+    }
+    return 0;
+}
+
 static mth_status unknown_parameter(mth__arena *arena, const mth__module_type *t, const char *suffix) {
     mth__ports known = mth__parameter_names(arena, t);
     const char **names = NEW_ARRAY(arena, const char *, known.n);
@@ -147,6 +164,9 @@ static mth_status check_common(const mth_module *m) {
         if (mth__ports_find(mth__parameter_names(m->arena, m->type), specs->keys[i]) < 0)
             return unknown_parameter(m->arena, m->type, specs->keys[i]);
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
+    const int rank = weight ? parameter_rank(m->type, "weight") : 0;
+    if (rank) TRY(mth__spec_rank(*weight, rank, "weight"));
+    for (size_t i = 0; specs && i < specs->count; i++) TRY(mth__spec_rank(specs->items[i], parameter_rank(m->type, specs->keys[i]), specs->keys[i]));
     for (size_t i = 0; weight && weight->kind != MTH_ARG_NONE && i < specs->count; i++)
         if (!strcmp(specs->keys[i], "weight"))
             return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and shard_specs both say how the weight is split"), F("give one of the two"));

@@ -203,7 +203,7 @@ static mth_status pipeline_check(const mth_module *m) {
     for (size_t s = 0; s < stages->count; s++) {
         const mth_arg *stage = &stages->items[s];
         if (stage->kind != MTH_ARG_MODEL || !stage->model) return FAIL(MTH_ERROR_TYPE, F("stage %zu is no model", s),
-            F("put the module in a model: stage = Model(); stage |= Linear(...)(input='input', output='output')"));
+            F("put the module in a model of its own with mth_model_add, wired as input='input', output='output'"));
         if (!stage->model->block.n) return FAIL(MTH_ERROR_VALUE, F("stage %zu is an empty model", s),
             F("add a block to it, or leave the stage out"));
         if (holds_pipeline(stage->model)) return FAIL(MTH_ERROR_VALUE, F("stage %zu holds a Pipeline", s),

@@ -178,7 +178,7 @@ static mth_status too_open(const mth__block *b, const char *const *port, size_t 
     char text[256];
     size_t at = 0;
     for (size_t i = 0; i < n && at < sizeof text; i++) at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? ", " : "", port[i]);
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("%zu inputs of %s are open (%s), and += can give only one of them the output of %s", n, b->name,
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("%zu inputs of %s are open (%s), and MTH_CHAIN can give only one of them the output of %s", n, b->name,
         text, previous),
                         F("wire the others by name: %s='...'", port[n - 1]));
     return at_line(mth__error_operator(s, b->name), b->line);
@@ -483,7 +483,7 @@ mth__ports mth__model_outputs(mth__arena *arena, const mth__resolved *r) {
 mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh) {
     const mth__resolved *r;
     if (!m->block.n) return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"),
-        F("add one: model |= Linear(dimension=4)(input='input', output='output')"));
+        F("add some with mth_model_add, such as Linear(dimension=4) with input='x', output='y'"));
     TRY(mth__resolve(m, &r));
     return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1});
 }

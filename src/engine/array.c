@@ -109,7 +109,7 @@ mth_status mth__array_initialise(mth_array *a, int init, double scale, uint64_t 
 /* ---------------------------------------------------------------- layouts */
 static mth_status need_data(const mth_array *a) {
     if (a->held[0].buffer) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"), F("use what get_parameters gives, or read it from a file"));
+    return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"), F("use what mth_get_parameters gives, or read it from a file"));
 }
 
 mth_status mth_array_gather(const mth_array *a, void *data) {

@@ -313,7 +313,7 @@ TEST(what_an_engine_lacks_has_a_fix) {
     session e = begin(4);
     char *text = NULL;
     CHECK_FAILS(mth_stablehlo(e.compiled, NULL, 0, &text), MTH_ERROR_UNSUPPORTED, "use the engine pjrt");
-    CHECK_FAILS(mth_explain(e.compiled, NULL, 0, &text), MTH_ERROR_UNSUPPORTED, "JaxBackend");
+    CHECK_FAILS(mth_explain(e.compiled, NULL, 0, &text), MTH_ERROR_UNSUPPORTED, "read the program: mth_plan_print");
     mth_backend *backend = NULL;
     CHECK_FAILS(mth_backend_create("ntaive", NULL, 0, &backend), MTH_ERROR_VALUE, "use 'native'");
     CHECK_FAILS(mth_backend_create("abacus", NULL, 0, &backend), MTH_ERROR_VALUE, "'reference'");

@@ -126,6 +126,15 @@ TEST(backends_and_arrays) {
     REFUSED(mth_array_read_safetensors(x, NULL, "a", false, &a));
     REFUSED(mth_array_read_safetensors(x, "file", NULL, false, &a));
     REFUSED(mth_array_read_safetensors(x, "file", "a", false, NULL));
+    mth_arrays *layout = NULL, *read = NULL;
+    CHECK_STATUS(mth_arrays_create((mth_named[]){{"w", x}}, 1, &layout));
+    REFUSED(mth_arrays_read_safetensors(NULL, "file", &(mth_file_tensor){"w", "a", false}, 1, &read));
+    REFUSED(mth_arrays_read_safetensors(layout, NULL, &(mth_file_tensor){"w", "a", false}, 1, &read));
+    REFUSED(mth_arrays_read_safetensors(layout, "file", NULL, 1, &read));
+    REFUSED(mth_arrays_read_safetensors(layout, "file", &(mth_file_tensor){NULL, "a", false}, 1, &read));
+    REFUSED(mth_arrays_read_safetensors(layout, "file", &(mth_file_tensor){"w", NULL, false}, 1, &read));
+    REFUSED(mth_arrays_read_safetensors(layout, "file", &(mth_file_tensor){"w", "a", false}, 1, NULL));
+    mth_arrays_free(layout);
     REFUSED(mth_array_gather(NULL, data));
     REFUSED(mth_array_gather(x, NULL));
     REFUSED(mth_arrays_create(NULL, 1, &all));

@@ -140,7 +140,7 @@ static mth_status read_compile_options(const opening *o) {
         case MTH_ARG_STRING: s[i].type = 's'; s[i].string = mth__copy_text(o->e->arena, a->string); break;
         default: {
             const char *text = mth__arg_text(o->e->arena, *a);
-            return FAIL(MTH_ERROR_TYPE, F("compile_options: '%s' is %s", s[i].name, text), F("give a bool, an int, a float or a str"));
+            return FAIL(MTH_ERROR_TYPE, F("compile_options: '%s' is %s", s[i].name, text), F("give a boolean, a number or a text"));
         }
         }
     }
@@ -171,7 +171,7 @@ static mth_status check_cpu_option(const mth__engine *e, const char *name, const
 
 static mth_status bad_platform_option(const opening *o, const char *name, const mth_arg *a) {
     const char *text = mth__arg_text(o->e->arena, *a);
-    return FAIL(MTH_ERROR_TYPE, F("platform_options: '%s' is %s", name, text), F("give a bool, an int, a float, a str or a tuple of int"));
+    return FAIL(MTH_ERROR_TYPE, F("platform_options: '%s' is %s", name, text), F("give a boolean, a number, a text or a list of integers"));
 }
 
 static mth_status read_platform_options(const opening *o, PJRT_NamedValue **out, size_t *count) {

@@ -126,7 +126,7 @@ bool mth__plugin_forked(const mth__plugin *plugin) { return plugin->process != g
 static mth_status forked(pid_t parent, const char *path) {
     return FAIL(MTH_ERROR_UNSUPPORTED,
         F("process %d is a fork of process %d, which had loaded the plugin %s: its threads stayed there", (int)getpid(), (int)parent, path),
-        F("start processes without fork (multiprocessing.get_context('spawn')), or open the first JaxBackend after the fork"));
+        F("start processes without fork, as multiprocessing's 'spawn' does, or open the first backend of the engine pjrt after the fork"));
 }
 
 mth_status mth__plugin_check_process(const mth__plugin *plugin) {

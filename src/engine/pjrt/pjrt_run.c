@@ -277,7 +277,7 @@ static void clear(mth__executable *x) {
 
 static mth_status not_here(const mth__engine *e) {
     return FAIL(MTH_ERROR_UNSUPPORTED, F("no %s is here: this backend plans and compiles for the topology %s, and can't run", e->platform, e->topology_name),
-                F("run on a machine with a %s and leave topology out; read explain() and program_text() here", e->platform));
+                F("run on a machine with a %s and leave topology out; read mth_explain and mth_plan_print here", e->platform));
 }
 
 static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
