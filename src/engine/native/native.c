@@ -42,11 +42,13 @@ enum { THREADS_MOST = 1024 };
 static mth_status native_open(const mth__engine_setup *setup, mth__engine **out) {
     const int devices = setup->mesh->count;
     const mth_arg *threads = mth__options_get(setup->tables, setup->value, "threads");
+    if (threads->kind == MTH_ARG_INT && threads->integer > THREADS_MOST)
+        return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)threads->integer), F("give threads from 1 to %d", THREADS_MOST));
     mth__engine *e = mth__calloc(1, sizeof *e);
     if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free other objects first"));
     atomic_init(&e->references, 1);
     e->devices = devices;
-    e->threads = threads->kind != MTH_ARG_INT ? mth__core_count() : threads->integer < THREADS_MOST ? (int)threads->integer : THREADS_MOST;
+    e->threads = threads->kind == MTH_ARG_INT ? (int)threads->integer : mth__core_count();
     pthread_mutex_init(&e->running, NULL);
     pthread_mutex_init(&e->buffers.lock, NULL);
     e->worker = mth__calloc((size_t)e->threads, sizeof *e->worker);

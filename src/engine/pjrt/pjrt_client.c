@@ -374,6 +374,8 @@ static mth_status open_topology(const opening *o, const char *name) {
 }
 
 /* ---------------------------------------------------------------- open and close */
+enum { CPU_DEVICES = 1024 };
+
 static mth_status open_body(void *context) {
     const opening *o = context;
     mth__engine *e = o->e;
@@ -386,6 +388,9 @@ static mth_status open_body(void *context) {
     if (topology && strcmp(e->platform, "tpu"))
         return FAIL(MTH_ERROR_VALUE, F("topology='%s' is a slice of TPUs, and backend='%s'", topology, e->platform),
             F("give backend='tpu' too, or leave topology out"));
+    if (!strcmp(e->platform, "cpu") && e->devices > CPU_DEVICES)
+        return FAIL(MTH_ERROR_VALUE, F("a mesh of %d devices on CPUs, for each of which XLA starts a thread", e->devices),
+            F("give a device_mesh of at most %d devices; the native engine takes more", CPU_DEVICES));
     if (!path) TRY(mth__plugin_find(e->arena, e->platform, &path));
     TRY(mth__plugin_open(path, &e->plugin));
     return topology ? open_topology(o, topology) : open_client(o);

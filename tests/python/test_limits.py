@@ -1,0 +1,211 @@
+"""docs/limits.md: each row of its table at the bound, which works, and one beyond, which is a clear error."""
+
+import pathlib
+import re
+import struct
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from mithril.backends import CBackend, JaxBackend
+from support import one_block, random
+
+PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "limits.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| `([^`]+)` \|", PAGE, re.M)
+BACKEND = CBackend(device_mesh=(1,))
+UNARY = {"input": "x", "output": "y"}
+CASES = {}
+
+
+def case(name):
+    def add(function):
+        CASES[name] = function
+        return function
+
+    return add
+
+
+def plan(module, shape, backend=BACKEND, **options):
+    return ml.compile(one_block(module, **UNARY), backend, shapes={"x": shape}, **options).program_text()
+
+
+@case("dimensions")
+def dimensions(beyond):
+    shape = (1,) * (8 + beyond)
+    if beyond:
+        for make in (lambda: BACKEND.zeros(*shape), lambda: BACKEND.array(np.zeros(shape)), lambda: ml.Reshape(shape)):
+            with pytest.raises((ValueError, TypeError), match="8"):
+                make()
+    x = np.zeros(shape, np.float32)
+    assert ml.compile(one_block(ml.Relu(), **UNARY), BACKEND).evaluate({}, {"x": x})["y"].shape == shape
+
+
+@case("bytes")
+def size(beyond):
+    plan(ml.Relu(), (2**60 - 1 + beyond,))
+
+
+@case("input size")
+def input_size(beyond):
+    plan(ml.Relu(), (0 if beyond else 1, 3))
+    assert BACKEND.zeros(0, 3).shape == (0, 3)
+
+
+@case("mesh axes")
+def mesh_axes(beyond):
+    CBackend(device_mesh=(1, 1, 2, 1) if beyond else (1, 1, 2))
+
+
+@case("devices")
+def devices(beyond):
+    assert CBackend(device_mesh=(2**20 + beyond,)).device_count == 2**20
+
+
+@case("cpu devices of XLA")
+def devices_of_xla(beyond):
+    assert JaxBackend(device_mesh=(1024 + beyond,)).device_count == 1024
+
+
+@case("threads")
+def threads(beyond):
+    CBackend(device_mesh=(1,), threads=1024 + beyond)
+
+
+@case("algorithm")
+def algorithm(beyond):
+    devices = 32767 + beyond
+    for ops in ({}, {"collective_ops": {"all_reduce": "ring"}}):
+        text = plan(ml.Linear(4, weight_shard_spec=(0, None)), (1, devices), CBackend(device_mesh=(devices,), **ops))
+        assert "all_reduce" in text
+
+
+@case("axes of a split")
+def axes_of_a_split(beyond):
+    backend = JaxBackend(device_mesh=(2, 2), mesh_context="spmd")
+    for on, axes in ((CBackend(device_mesh=(2, 2)), (1, 0)), (backend, (1, 0) if beyond else (0, 1))):
+        compiled = ml.compile(one_block(ml.Linear(8, weight_shard_spec=(None, axes)), **UNARY), on)
+        x = random(4, 8)
+        params = compiled.get_parameters({"x": x})
+        want = x @ np.asarray(params["linear_0.weight"])
+        assert np.allclose(compiled.evaluate(params, {"x": x})["y"], want, atol=1e-5)
+
+
+@case("concat")
+def concat(beyond):
+    names = [f"x{i}" for i in range(64 + beyond)]
+    model = one_block(ml.Concat(axis=0), inputs=names, output="y")
+    y = ml.compile(model, BACKEND).evaluate({}, {name: np.full((1, 2), i, np.float32) for i, name in enumerate(names)})["y"]
+    assert np.array_equal(np.asarray(y)[:, 0], np.arange(64))
+
+
+@case("experts")
+def experts(beyond):
+    ml.MoE(2**31 - 1 + beyond, 4)
+
+
+@case("tokens")
+def tokens(beyond):
+    plan(ml.MoE(2, 4), (2**31 - 1 + beyond, 4))
+
+
+@case("seed")
+def seed(beyond):
+    compiled = ml.compile(one_block(ml.Linear(3), **UNARY), BACKEND)
+    draws = [lambda s: compiled.get_parameters({"x": random(2, 3)}, seed=s)["linear_0.weight"], lambda s: BACKEND.randn(9, seed=s), lambda s: BACKEND.randint(0, 2**31, (9,), seed=s)]
+    for draw in draws:
+        if beyond:
+            for value in (-1, 2**64 + 1, -(2**64), 10**5000):
+                with pytest.raises(ValueError, match="seed"):
+                    draw(value)
+        assert len({np.asarray(draw(value)).tobytes() for value in (0, 1, 2**32, 2**63, 2**64 - 1)}) == 5
+        draw(2**64 - 1 + beyond)
+
+
+@case("dropout seed")
+def dropout_seed(beyond):
+    ml.Dropout(0.5, seed=-(2**63))
+    ml.Dropout(0.5, seed=2**63 - 1 + beyond)
+
+
+@case("randint")
+def randint(beyond):
+    values = np.asarray(BACKEND.randint(-(2**31), 2**31 + beyond, (1000,), seed=0))
+    assert values.dtype == np.int32 and values.min() < -(2**30) and values.max() > 2**30
+
+
+@case("option lists")
+def option_lists(beyond):
+    value = 0
+    for _ in range(16 + beyond):
+        value = [value]
+    with pytest.raises(TypeError, match="is not a text"):  # read as deep as it is
+        ml.Linear(3, name=value)
+
+
+@case("plans")
+def plans(beyond):
+    """Beyond: what was forgotten is made again, with the same values and the parameters' layout of the first."""
+    compiled = ml.compile(one_block(ml.Linear(2), **UNARY), BACKEND)
+    params = compiled.get_parameters({"x": random(1, 3)})
+    for rows in [*range(1, 65 + 40 * beyond), 1, 2]:
+        x = random(rows, 3)
+        assert np.allclose(compiled.evaluate(params, {"x": x})["y"], x @ np.asarray(params["linear_0.weight"]), atol=1e-5)
+
+
+@case("safetensors header")
+def safetensors_header(beyond, path):
+    compiled = ml.compile(one_block(ml.Linear(1, bias=False), **UNARY), BACKEND)
+    size = 100_000_000 + beyond
+    header = b'{"w":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}'
+    path.write_bytes(struct.pack("<Q", size) + header.ljust(size) + struct.pack("<f", 5))
+    try:
+        assert ml.read_safetensors(compiled, {"x": random(1, 1)}, path, {"linear_0.weight": "w"})["linear_0.weight"].item() == 5
+    finally:
+        path.unlink()
+
+
+@case("labels")
+def labels(beyond):
+    names = [f"x{i}" for i in range(5 + beyond)]
+    model = one_block(ml.Concat(axis=0), inputs=names, output="y")
+    shapes = {name: np.zeros((1, 2 if i else 3), np.float32) for i, name in enumerate(names)}
+    with pytest.raises(ValueError) as caught:
+        ml.compile(model, BACKEND).evaluate({}, shapes)
+    assert len(caught.value.tensors) == 5 and caught.value.tensors[-1] == ("and 2 more" if beyond else "x4: float32 (1, 2)")
+
+
+def test_each_row_has_a_case():
+    assert len(ROWS) == len(set(ROWS)) and set(ROWS) == set(CASES)
+
+
+@pytest.mark.parametrize("beyond", [False, True], ids=["at", "beyond"])
+@pytest.mark.parametrize("name", ROWS)
+def test_limit(name, beyond, tmp_path, request):
+    if "XLA" in name or name == "axes of a split":
+        request.getfixturevalue("xla")
+    arguments = (beyond, tmp_path / "file") if name == "safetensors header" else (beyond,)
+    if not beyond or name in ("plans", "labels"):  # what is kept and what is shown: beyond them nothing fails
+        CASES[name](*arguments)
+        return
+    with pytest.raises(ml.MithrilError) as caught:
+        CASES[name](*arguments)
+    assert caught.value.what and caught.value.fix and caught.value.fix in str(caught.value)
+
+
+def test_what_has_no_limit():
+    """What the page says to be bounded by memory alone."""
+    name = "n" * 10_000
+    long = ml.compile(one_block(ml.Linear(2, name=name), input=name, output="y"), BACKEND)
+    assert list(long.get_parameters({name: random(1, 2)})) == [f"{name}.weight", f"{name}.bias"]
+    names = [f"x{i}" for i in range(300)]
+    total = ml.compile(one_block(ml.Add(), inputs=names, output="y"), BACKEND).evaluate({}, {n: np.ones(2, np.float32) for n in names})["y"]
+    assert np.array_equal(total, [300, 300])
+    parts = ml.compile(one_block(ml.Split(300, axis=0), input="x"), BACKEND).evaluate({}, {"x": random(300, 2)})
+    assert len(parts) == 300
+    stage = one_block(ml.Linear(2), input="input", output="output")
+    for stages, batch, size in ((2, 500, 1), (200, 4, 2), (2, 3, 100)):
+        model = one_block(ml.Pipeline(stages=[stage] * stages, device_assignment=[0, 1] * (stages // 2), microbatch_size=size), **UNARY)
+        compiled = ml.compile(model, CBackend(device_mesh=(2,)))
+        x = random(batch, 2)
+        assert compiled.evaluate(compiled.get_parameters({"x": x}), {"x": x})["y"].shape == (batch, 2)
