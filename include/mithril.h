@@ -157,9 +157,6 @@ MTH_API MTH_MUST_USE mth_status mth_model_connect(mth_model *, const char *sourc
 MTH_API MTH_MUST_USE mth_status mth_model_print(const mth_model *, char **out);
 /* The user's source line of the calls that follow on this thread, for errors ("train.py:12"); NULL forgets it. */
 MTH_API void mth_set_source_line(const char *where);
-/* Whom mth_plan_verify_text and mth_plan_reprint on this thread ask whether to go on, some twenty times a second: where it says true, they
-   end with MTH_ERROR_INTERRUPTED. NULL: nobody. */
-MTH_API void mth_set_stop(bool (*stop)(void *context), void *context);
 MTH_API void mth_text_free(char *);
 
 /* ---------------------------------------------------------------- backends */
@@ -237,8 +234,9 @@ MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *p
 /* Asks the calls of mth_evaluate that are under way now, in all threads, to stop at the next instruction: they return MTH_ERROR_INTERRUPTED,
    or their results where nothing was left to do. Calls that begin later are not asked. Async-signal-safe. */
 MTH_API void mth_compiled_interrupt(mth_compiled *);
-/* The same for this thread alone: from now on its calls of mth_evaluate stop at the next instruction once asked(context) is true. It is called
-   often, by the engine's threads and by several at once, so it is short and takes no lock. NULL: nothing is asked. */
+/* The same for this thread alone: from now on its calls of mth_evaluate, mth_plan_verify_text and mth_plan_reprint end at the next instruction
+   once asked(context) is true, which it then stays. It is called often, by the engine's threads too and by several at once, so it is short
+   and takes no lock. NULL: nothing is asked. */
 MTH_API void mth_set_interrupt_check(bool (*asked)(void *context), void *context);
 
 /* ---------------------------------------------------------------- read a plan */

@@ -307,39 +307,30 @@ static PyObject *compile_option_doc(PyObject *module, PyObject *unused) {
     return text_or_none(mth_compile_option_doc());
 }
 
-/* While a plan is read other threads run, and the handlers of signals do from time to time: one that raises ends it. */
-typedef struct { PyThreadState *thread; int raised; } reading;
+typedef struct { const char *plan; char *printed; } reading;
 
-static bool signal_raises(void *context) {
+static mth_status verify_text(void *context) { return mth_plan_verify_text(((reading *)context)->plan); }
+static mth_status reprint_text(void *context) {
     reading *r = context;
-    PyEval_RestoreThread(r->thread);
-    r->raised = PyErr_CheckSignals();
-    r->thread = PyEval_SaveThread();
-    return r->raised != 0;
+    return mth_plan_reprint(r->plan, &r->printed);
 }
 
-/* Proves the text (printed NULL), or prints it again. -1: an exception is set. */
-static int read_text(module_state *s, PyObject *text, char **printed) {
-    const char *plan = to_name(s, text, "the text of a plan");
-    if (!plan) return -1;
-    reading r = {.thread = PyEval_SaveThread()};
-    mth_set_stop(signal_raises, &r);
-    mth_status status = printed ? mth_plan_reprint(plan, printed) : mth_plan_verify_text(plan);
-    mth_set_stop(NULL, NULL);
-    PyEval_RestoreThread(r.thread);
-    if (r.raised) mth_error_free(status);
-    else if (status) raise_status(s, status);
-    return status || r.raised ? -1 : 0;
+/* -1: an exception is set. */
+static int read_text(module_state *s, PyObject *text, mth_status (*call)(void *), char **printed) {
+    reading r = {to_name(s, text, "the text of a plan"), NULL};
+    if (!r.plan || call_interruptibly(s, call, &r)) return -1;
+    if (printed) *printed = r.printed;
+    return 0;
 }
 
 static PyObject *verify_plan(PyObject *module, PyObject *text) {
-    if (read_text(PyModule_GetState(module), text, NULL)) return NULL;
+    if (read_text(PyModule_GetState(module), text, verify_text, NULL)) return NULL;
     Py_RETURN_NONE;
 }
 
 static PyObject *reprint_plan(PyObject *module, PyObject *text) {
     char *printed;
-    return read_text(PyModule_GetState(module), text, &printed) ? NULL : text_of(printed);
+    return read_text(PyModule_GetState(module), text, reprint_text, &printed) ? NULL : text_of(printed);
 }
 
 static PyObject *fail_allocation(PyObject *module, PyObject *index) {

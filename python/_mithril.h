@@ -124,4 +124,6 @@ PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *read_safetensors_arrays(PyObject *module, PyObject *args);
 PyObject *after_fork(PyObject *module, PyObject *unused); /* called in the child */
+/* Makes a call of the library without the lock of the interpreter. Signals end it as _mithril_run.c says: 0, or -1 with an exception set. */
+int call_interruptibly(module_state *, mth_status (*call)(void *context), void *context);
 #endif

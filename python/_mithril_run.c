@@ -118,20 +118,37 @@ PyObject *after_fork(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* ---------------------------------------------------------------- evaluate */
-static mth_status run(module_state *s, mth_compiled *c, const mth_arrays *parameters, const mth_named *inputs, size_t count,
-                      const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients, int *raised) {
+int call_interruptibly(module_state *s, mth_status (*call)(void *context), void *context) {
     for (int64_t lost = 0, began = nanoseconds();; lost = nanoseconds() - began) {
         mth_status status;
         int watched = watch_interrupt(s, lost);
         Py_BEGIN_ALLOW_THREADS
-        status = mth_evaluate(c, parameters, inputs, count, request, outputs, gradients);
+        status = call(context);
         Py_END_ALLOW_THREADS
         unwatch_interrupt(watched);
-        if (!status || mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !atomic_load(&arrived)) return status;
+        if (!status) return 0;
+        if (mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !atomic_load(&arrived)) {
+            raise_status(s, status);
+            return -1;
+        }
         mth_error_free(status);
-        if ((*raised = PyErr_CheckSignals())) return NULL;
+        if (PyErr_CheckSignals()) return -1;
     }
+}
+
+/* ---------------------------------------------------------------- evaluate */
+typedef struct {
+    mth_compiled *compiled;
+    const mth_arrays *parameters;
+    const mth_named *inputs;
+    size_t count;
+    const mth_gradient_request *request;
+    mth_arrays *outputs, *gradients;
+} evaluation;
+
+static mth_status evaluate(void *context) {
+    evaluation *e = context;
+    return mth_evaluate(e->compiled, e->parameters, e->inputs, e->count, e->request, &e->outputs, &e->gradients);
 }
 
 static int to_names(module_state *s, PyObject *object, pool *p, const char *const **out, size_t *count) {
@@ -161,7 +178,7 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     mth_named *parameter = NULL, *input = NULL, *slope = NULL;
     size_t parameters = 0, count = 0, slope_count = 0;
     mth_gradient_request request = {0};
-    mth_arrays *all = NULL, *outputs = NULL, *gradients = NULL;
+    mth_arrays *all = NULL;
     if (!parse(s, &p, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) goto end;
     if (slopes == Py_None && wanted != Py_None) {
         raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
@@ -175,14 +192,13 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     request.output_gradients = slope;
     request.output_gradient_count = slope_count;
     note_source_line();
-    int raised = 0;
     mth_status status = mth_arrays_create(parameter, parameters, &all);
-    if (!status) status = run(s, self->compiled, all, input, count, slopes == Py_None ? NULL : &request, &outputs, &gradients, &raised);
+    evaluation e = {self->compiled, all, input, count, slopes == Py_None ? NULL : &request, NULL, NULL};
     if (status) raise_status(s, status);
-    else if (!raised) {
-        result = arrays_to_dict(s, outputs);
+    else if (!call_interruptibly(s, evaluate, &e)) {
+        result = arrays_to_dict(s, e.outputs);
         if (slopes != Py_None) {
-            PyObject *second = arrays_to_dict(s, gradients);
+            PyObject *second = arrays_to_dict(s, e.gradients);
             result = result && second ? Py_BuildValue("(NN)", result, second) : (Py_XDECREF(result), Py_XDECREF(second), NULL);
         }
     }

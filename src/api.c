@@ -513,17 +513,13 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
 }
 
 /* ---------------------------------------------------------------- interrupts */
-static _Thread_local mth__stop thread_stop; /* mth_set_interrupt_check */
-
-void mth_set_interrupt_check(bool (*asked)(void *context), void *context) { thread_stop = (mth__stop){asked, context}; }
-
 /* One call of mth_evaluate: what was asked before it began is not for it. */
-typedef struct { const mth_compiled *compiled; unsigned before; mth__stop of_thread; } evaluation;
+typedef struct { const mth_compiled *compiled; unsigned before; const mth__stop *of_thread; } evaluation;
 
 static bool is_interrupted(void *context) {
     const evaluation *e = context;
     if (atomic_load_explicit(&e->compiled->interrupts, memory_order_relaxed) != e->before) return true;
-    return e->of_thread.asked && e->of_thread.asked(e->of_thread.context);
+    return mth__stop_asked(e->of_thread);
 }
 
 mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, mth_arrays **outputs, mth_arrays **gradients) {
@@ -531,7 +527,7 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
     mth__plan *plan;
     TRY(mth__given(c, "the compiled model"));
     TRY(mth__result_given(outputs));
-    evaluation e = {c, atomic_load(&c->interrupts), thread_stop};
+    evaluation e = {c, atomic_load(&c->interrupts), mth__thread_stop()};
     TRY(request_for(c, input, count, &r));
     mth_status s = g ? check_output_gradients(c, g, &r) : NULL;
     if (s) {

@@ -2,7 +2,6 @@
 #include "base/number.h"
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum { TENSORS = 8 };
 struct mth_error {
@@ -140,32 +139,6 @@ void mth_error_free(mth_error *e) {
     mth__free(e->source);
     for (size_t i = 0; i < e->tensors; i++) mth__free(e->tensor[i]);
     mth__free(e);
-}
-
-/* ---------------------------------------------------------------- being asked to stop */
-static _Thread_local struct { bool (*ask)(void *); void *context; bool stopped; unsigned checks; int64_t next; } stop;
-
-void mth_set_stop(bool (*ask)(void *), void *context) {
-    stop.ask = ask;
-    stop.context = context;
-    stop.stopped = false;
-    stop.checks = 0;
-    stop.next = 0;
-}
-
-bool mth__stopped(void) {
-    enum { CHECKS = 64 /* between looks at the clock */, PAUSE = 50 * 1000 * 1000 /* ns */ };
-    if (!stop.ask || stop.stopped || stop.checks++ % CHECKS) return stop.stopped;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t time = now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
-    if (time < stop.next) return false;
-    stop.next = time + PAUSE;
-    return stop.stopped = stop.ask(stop.context);
-}
-
-mth_status mth__stop_check(void) {
-    return mth__stopped() ? FAIL(MTH_ERROR_INTERRUPTED, F("the call was interrupted"), F("call again: nothing has changed")) : NULL;
 }
 
 /* ---------------------------------------------------------------- nearest names */

@@ -30,9 +30,6 @@ const char *mth__source_line(void);                         /* of this thread, o
 const char *mth__nearest(const char *name, const char *const *names, size_t count);
 /* The fix of a name that is none of the known ones: the nearest, else all of them. `kind`: "output". */
 char *mth__name_fix(const char *kind, const char *name, const char *const *known, size_t count);
-/* For loops that a text makes long: has the one set by mth_set_stop said so? It is asked no more then. As a status: MTH_ERROR_INTERRUPTED. */
-bool mth__stopped(void);
-mth_status mth__stop_check(void);
 mth_status mth__given(const void *, const char *what); /* an error where it is NULL */
 mth_status mth__result_given(const void *out);         /* the same for an out-parameter */
 #endif

@@ -116,7 +116,7 @@ mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *
 mth_status mth__emit_global(mth__arena *, const mth__graph *, mth__program **out);
 /* memory.c: offsets, in place, aliases; sets slab. Exits are lent to what has at least `lend_from` bytes; 0: to nothing. */
 mth_status mth__emit_memory(mth__program *, int64_t lend_from);
-void mth__program_print(mth__text *, const mth__program *);      /* program_text.c; in part where mth__stopped */
+void mth__program_print(mth__text *, const mth__program *);      /* program_text.c; in part where mth__thread_stopped */
 const char *mth__program_reader(const mth__program *, int entry); /* the first operator that reads the entry; NULL: none */
 mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);
 /* program_verify.c. Promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as a

@@ -147,7 +147,7 @@ static void add_head(printer *w) {
         add_sharding(w, &e->sharding, e->shape.rank);
         mth__text_add(t, "\n");
     }
-    for (size_t i = 0; i < p->channel.n && !mth__stopped(); i++) add_channel(w, (int)i);
+    for (size_t i = 0; i < p->channel.n && !mth__thread_stopped(); i++) add_channel(w, (int)i);
 }
 
 /* ---------------------------------------------------------------- roles */
@@ -289,7 +289,7 @@ static void add_role(printer *w, int index) {
             mth__text_add(w->t, "\n");
             add_views(w, r, &v, (int)k);
         }
-    for (size_t i = 0; i < r->instr.n && !mth__stopped(); i++) {
+    for (size_t i = 0; i < r->instr.n && !mth__thread_stopped(); i++) {
         add_instr(w, r, (int)i);
         for (int j = 0; j < r->instr.at[i].nout; j++) add_views(w, r, &v, r->instr.at[i].out[j]);
     }
@@ -348,7 +348,7 @@ void mth__program_print(mth__text *t, const mth__program *p) {
     printer w = {.t = t, .p = p};
     number_placements(&w);
     add_head(&w);
-    for (size_t r = 0; r < p->role.n && !mth__stopped(); r++) add_role(&w, (int)r);
+    for (size_t r = 0; r < p->role.n && !mth__thread_stopped(); r++) add_role(&w, (int)r);
     add_templates(&w);
     add_totals(&w);
 }

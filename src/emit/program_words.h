@@ -1,6 +1,7 @@
 /* The words of a program's text: what program_text.c writes and program_parse.c reads. */
 #ifndef MTH__PROGRAM_WORDS_H
 #define MTH__PROGRAM_WORDS_H
+#include "base/stop.h"
 #include "emit/program.h"
 #include "emit/collective.h"
 

@@ -1,6 +1,7 @@
 /* The parts of the verifier. It shares no code with what makes programs, but for the set of ranges. */
 #ifndef MTH__VERIFY_H
 #define MTH__VERIFY_H
+#include "base/stop.h"
 #include "emit/program.h"
 #include "emit/ranges.h"
 

@@ -126,8 +126,6 @@ mth_status mth__backend_lock(mth_backend *b) {
 }
 void mth__backend_unlock(mth_backend *b) { pthread_mutex_unlock(&b->lock); }
 
-mth_status mth__stopped(void) { return FAIL(MTH_ERROR_INTERRUPTED, F("the run was interrupted"), F("run it again: nothing has changed")); }
-
 mth_status mth__lock_run(pthread_mutex_t *lock, const mth__stop *stop) {
     enum { PATIENCE = 10 * 1000 * 1000 /* ns between two looks at stop */, SECOND = 1000 * 1000 * 1000 };
     if (pthread_mutex_trylock(lock) == 0) return NULL;
@@ -140,7 +138,7 @@ mth_status mth__lock_run(pthread_mutex_t *lock, const mth__stop *stop) {
             until.tv_sec++;
         }
         if (pthread_mutex_timedlock(lock, &until) != ETIMEDOUT) return NULL;
-        if (mth__stop_asked(stop)) return mth__stopped();
+        if (mth__stop_asked(stop)) return mth__interrupted();
     }
 }
 

@@ -3,6 +3,7 @@
 #define MTH__ENGINE_H
 #include "base/fork.h"
 #include "base/option.h"
+#include "base/stop.h"
 #include "emit/collective.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,10 +12,6 @@ typedef struct mth__engine mth__engine;
 typedef struct mth__executable mth__executable;
 typedef struct mth__buffer mth__buffer;  /* memory of one device, reference counted (atomic); an engine may recycle it when the count falls to 0 */
 
-/* Asked between instructions, by whichever threads run them: true ends the run with MTH_ERROR_INTERRUPTED. A run has its own; NULL asks nothing. */
-typedef struct { bool (*asked)(void *context); void *context; } mth__stop;
-static inline bool mth__stop_asked(const mth__stop *s) { return s && s->asked(s->context); }
-mth_status mth__stopped(void); /* the error of a run that was asked to stop */
 /* Waits for a lock that others hold during their runs, and for as long; INTERRUPTED where it is not taken because of `stop`. */
 mth_status mth__lock_run(pthread_mutex_t *, const mth__stop *);
 
@@ -52,7 +49,7 @@ typedef struct {
     mth_status (*load)(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
     void (*unload)(mth__executable *);
     /* entry[e * devices + d]: the buffer of entry e on device d, NULL where d holds none. exit likewise: filled with new references.
-       Runs of one executable exclude each other (the engine locks). */
+       Runs of one executable exclude each other (the engine locks). Whichever threads run instructions ask `stop` between them. */
     mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
     mth_status (*stablehlo)(mth__executable *, mth__text *);  /* NULL: the engine has none */
     mth_status (*explain)(mth__executable *, mth__text *);    /* what a compiler behind the engine made of the program; NULL: there is none */

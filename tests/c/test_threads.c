@@ -142,7 +142,7 @@ TEST(a_check_is_for_the_runs_of_its_thread) {
             atomic_int asked = 0;
             mth_arrays *out = NULL;
             mth_set_interrupt_check(always, &asked);
-            CHECK_FAILS(evaluate(&e, e.x, &out), MTH_ERROR_INTERRUPTED, "run it again");
+            CHECK_FAILS(evaluate(&e, e.x, &out), MTH_ERROR_INTERRUPTED, "call again");
             mth_set_interrupt_check(NULL, NULL);
             CHECK(asked > 0 && !out);
             CHECK_STATUS(evaluate(&e, e.x, &out));
@@ -179,6 +179,9 @@ TEST(who_waits_for_the_run_of_another_can_be_interrupted) {
         pthread_t thread;
         atomic_int asked = 0;
         mth_arrays *out = NULL;
+        CHECK_STATUS(evaluate(&e, e.x, &out)); /* the plan is made: what is waited for below is the run */
+        mth_arrays_free(out);
+        out = NULL;
         atomic_store(&release_first, 0);
         atomic_store(&first_waits, 0);
         pthread_create(&thread, NULL, evaluate_and_wait, &e);

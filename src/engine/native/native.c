@@ -286,7 +286,7 @@ static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth_
     e->run.stop = stop;
     mth__pool_run(e);
     switch (atomic_load(&e->run.failure)) {
-    case MTH__RUN_STOPPED: return mth__stopped();
+    case MTH__RUN_STOPPED: return mth__interrupted();
     case MTH__RUN_FAULT: return fault_error(x);
     case MTH__RUN_STUCK: return stuck_error(x);
     default: return NULL;

@@ -246,7 +246,7 @@ static mth_status enqueue(mth__executable *x, const mth__stop *stop) {
     int meetings = 0;
     for (size_t w = 0; w < x->job.n; w++) {
         mth__job *job = &x->job.at[w];
-        if (mth__stop_asked(stop)) return mth__stopped();
+        if (mth__stop_asked(stop)) return mth__interrupted();
         const bool meets = job->segment && job->module->text.meets;
         if (meets && meetings == MEETINGS) {
             while (!x->job.at[met].segment || !x->job.at[met].module->text.meets) met++;

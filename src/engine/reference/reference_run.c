@@ -153,7 +153,7 @@ static mth_status walk(mth__executable *x, const mth__stop *stop) {
         for (int i = 0; i < x->count; i++) {
             mth__ref_device *d = &x->device[i];
             for (bool moved = true; moved && d->at < d->role->instr.n;) {
-                if (mth__stop_asked(stop)) return mth__stopped();
+                if (mth__stop_asked(stop)) return mth__interrupted();
                 TRY(step(x, d, &moved));
                 any |= moved;
             }
