@@ -4,13 +4,12 @@
 /* A Python subclass names its engine in the attribute _engine (mithril/backends.py). */
 static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     module_state *s = state_of(type);
-    PyObject *engine = PyObject_GetAttrString((PyObject *)type, "_engine");
-    if (!engine) {
-        PyErr_Clear();
+    PyObject *engine;
+    if (find_attribute((PyObject *)type, "_engine", &engine) < 0) return NULL;
+    if (!engine)
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("Backend is what the backends have in common, and has no engine"),
                          TEXT("make one of mithril.backends: CBackend(device_mesh=(4,)), JaxBackend(...), ReferenceBackend(...)"));
-    }
-    const char *name = engine ? to_name(s, engine, "_engine") : NULL;
+    const char *name = to_name(s, engine, "_engine");
     size_t given = (size_t)PyTuple_Size(args), count;
     mth_option *options;
     backend_object *self = NULL;
