@@ -110,6 +110,25 @@ def test_data_and_tensor_parallel_stages():
     assert reduced and all(len(names) <= 2 for names in reduced.values())  # once over each axis of the stage
 
 
+@pytest.mark.parametrize("width", [1, 16, 64, 300])
+def test_many_microbatches_keep_the_precision(width):
+    """256 terms of 128 products each, all positive: a product is summed by itself, then added. One by one its terms would
+    be rounded at the size of the sum."""
+    first, last, model = ml.Model(), ml.Model(), ml.Model()
+    first += ml.Linear(width)(input="input", output="h")
+    last += ml.Sum(axis=-1)(input="input", output="y")
+    model += ml.Pipeline(stages=[first, last], microbatch_size=4, schedule="1f1b", name="p")(input="x", output="y")
+    draw = np.random.default_rng(0)
+    inputs = {"x": draw.uniform(0, 1, (1024, 32, 64)).astype(np.float32)}
+    seed = {"y": draw.uniform(0, 1, (1024, 32)).astype(np.float32)}
+    compiled = ml.compile(model, CBackend(device_mesh=(2,)))
+    gradients = compiled.evaluate(compiled.get_parameters(inputs), inputs, seed)[1]
+    slope = seed["y"].astype(np.float64).ravel()
+    wanted = inputs["x"].astype(np.float64).reshape(-1, 64).T @ slope
+    close(gradients["p.stage_0.linear_0.weight"], np.repeat(wanted[:, None], width, 1), tolerance=1.2e-6)
+    close(gradients["p.stage_0.linear_0.bias"], np.full(width, slope.sum()), tolerance=1.2e-6)
+
+
 def test_xla_adds_in_the_memory_of_the_sum(xla):
     """Each sum is donated, and the result that takes its memory over is the one that it is part of: also where an
     activation, which is donated as well, has the shape of a weight."""

@@ -14,6 +14,7 @@ typedef struct {
     permuted operand[OPERANDS];
     enum { BY_BLAS, DIRECT, TURNED } way;            /* DIRECT, TURNED: mth__vec->product, without packing; TURNED: of the transposes */
     bool packed;                                     /* the small operand is first laid out as [k, small] */
+    bool apart;                                      /* a block is computed in scratch, then added to the result */
     size_t packed_at;
     int64_t block_m, block_n, blocks_m, blocks_n;
     int batch_chunks;
@@ -163,6 +164,10 @@ static void plan_chunks(mth__call *c, plan *p) {
     p->blocks_n = mth__max64(1, (p->n + p->block_n - 1) / p->block_n);
     p->batch_chunks = (int)mth__max64(1, mth__min64(p->batches, pieces == 1 ? want : p->batches));
     if (p->way == TURNED) c->thread_scratch = (size_t)(p->block_n * p->m) * sizeof(float);
+    /* Of a vector BLAS adds term by term to what is there, and so rounds each at the size of the sum. */
+    p->apart = c->accumulates && !p->operand[C].copied && (p->m == 1 || p->n == 1);
+    if (p->apart)
+        c->thread_scratch = (size_t)(mth__min64(p->block_m, p->m) * mth__min64(p->block_n, p->n)) * sizeof(float);
     c->phases = 0;
     double copy_ns = 0;
     int64_t rows = 1;
@@ -267,13 +272,16 @@ static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch
         else mth__vec->transpose(n, m, turned, m, out + n0, ldc);
         return;
     }
-    const float beta = c->accumulates && !p->operand[C].copied;
+    const float beta = c->accumulates && !p->operand[C].copied && !p->apart;
     int64_t lda, ldb, at[OPERANDS];
     const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda), tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
     for (int64_t i = r.lo; i < r.hi; i++) {
         mth__loop_at(&p->batch, p->batch.rank, i, at);
+        float *to = out + at[C] + m0 * p->row[C] + n0 * p->column[C];
         mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, beta,
-            out + at[C] + m0 * p->row[C] + n0 * p->column[C], ldc);
+            p->apart ? scratch : to, p->apart ? n : ldc);
+        const int64_t size[] = {m, n}, step[] = {ldc, 1}, from[] = {n, 1};
+        if (p->apart) mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, to, step, scratch, from);
     }
 }
 /* The small operand from rows along k to [k, small]. */

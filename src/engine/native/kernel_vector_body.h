@@ -459,15 +459,17 @@ static void N(reduce_all)(int64_t n, int sources, const float *const *src, int d
 #if W == 16
 /* c = a b without packing, for products with a dimension so small that packing for it doesn't pay: 8 x 2 vectors of c in registers, blocks
    of k so short that a panel of b stays in the first cache; but where the rows of a come from memory, long enough to read them in long
-   runs. b and c have contiguous rows. */
+   runs. A block is summed by itself, then added to c: else each term would be rounded at the size of the sum so far. b and c have
+   contiguous rows. */
 enum { DEPTH = 128, DEEP = 512, WIDE = 2 * W, TALL = 8 };
 #define EACH(do) do(0) do(1) do(2) do(3) do(4) do(5) do(6) do(7)
 INLINE void N(product_tile)(
     int64_t k, const float *const *a, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc, bool first, bool fetch) {
 #define BEGIN(q)                                                                                                                           \
     const float *const r##q = a[q];                                                                                                        \
-    V s##q = first ? N(set)(0) : N(load)(c + q * ldc), t##q = first ? N(set)(0) : N(load)(c + q * ldc + W);
+    V s##q = N(set)(0), t##q = N(set)(0);
 #define MULTIPLY(q) { const V x = N(set)(r##q[o]); s##q = FMA(x, u, s##q); t##q = FMA(x, v, t##q); }
+#define ADD(q) s##q += N(load)(c + q * ldc); t##q += N(load)(c + q * ldc + W);
 #define END(q) N(store)(c + q * ldc, s##q); N(store)(c + q * ldc + W, t##q);
     EACH(BEGIN)
     for (int64_t i = 0, o = 0; i < k; i++, o += a_column, b += ldb) {
@@ -475,6 +477,7 @@ INLINE void N(product_tile)(
         if (fetch) { __builtin_prefetch(b + 16 * ldb); __builtin_prefetch(b + 16 * ldb + W); }
         EACH(MULTIPLY)
     }
+    if (!first) { EACH(ADD) }
     EACH(END)
 }
 static void N(product)(
@@ -512,6 +515,7 @@ static void N(product)(
     }
 }
 #undef END
+#undef ADD
 #undef MULTIPLY
 #undef BEGIN
 #undef EACH
