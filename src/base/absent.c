@@ -1,76 +1,108 @@
-/* What users of the published Mithril package and of the guide look for: options and attributes that this version does not have, or has in
- * another way. One table; errors of the library and of the Python package are made from it. */
+/* What users of the published Mithril package and of the guide look for: options and attributes that this version does
+ * not have, or has in another way. One table; errors of the library and of the Python package are made from it. */
 #include "mithril.h"
 #include <string.h>
 
 typedef enum { LATER, ELSEWHERE } reason;
-typedef struct { const char *place, *names /* words */; reason reason; const char *fix; } row;
+typedef struct {
+    const char *place, *names /* words */;
+    reason reason;
+    const char *fix;
+} row;
 
 #define IS_COMPUTED "leave it out: this version computes in float32"
 #define IS_TORCHS "leave it out: it is of an engine for PyTorch, which this version does not have"
 #define IS_NUMPYS "use CBackend, or ReferenceBackend, of mithril.backends"
-#define HAS_PORTS "ports are named where a module is wired: ml.Linear(4)(input=\"x\", output=\"h\"); \"h\" is then the connection"
-#define IS_OPERATOR "compose it: model |= ml.Slice(...), ml.Reshape(...), ml.Transpose(...), ml.Mean(...), with input=\"x\" and output=\"y\""
+#define HAS_PORTS                                                                                                      \
+    "ports are named where a module is wired: ml.Linear(4)(input=\"x\", output=\"h\"); \"h\" is then the connection"
+#define IS_OPERATOR                                                                                                    \
+    "compose it: model |= ml.Slice(...), ml.Reshape(...), ml.Transpose(...), ml.Mean(...), with input=\"x\" and "      \
+    "output=\"y\""
 
 static const row rows[] = {
     /* options of compile, of backends, of modules, and keywords of functions */
-    {"option", "checkpointing", LATER, "leave it out; a smaller microbatch_size and schedule='1f1b' hold fewer activations"},
-    {"option", "activation_offload offload_threshold", LATER, "leave it out; input_shard_specs and tensor_axis split activations over more devices"},
+    {"option", "checkpointing", LATER,
+     "leave it out; a smaller microbatch_size and schedule='1f1b' hold fewer activations"},
+    {"option", "activation_offload offload_threshold", LATER,
+     "leave it out; input_shard_specs and tensor_axis split activations over more devices"},
     {"option", "weight_dtype activation_dtype compute_dtype allow_tf32", LATER, IS_COMPUTED},
     {"option", "auto_partition partition_objective max_memory_per_device", LATER,
-     "leave it out; auto_sharding=True of the engine pjrt searches how tensors are split, mth_get_memory_usage tells what a device needs"},
+     "leave it out; auto_sharding=True of the engine pjrt searches how tensors are split, mth_get_memory_usage tells "
+     "what a device needs"},
     {"option", "partition_policy use_module_hooks trace_module_partitioning partition_hooks", LATER, IS_TORCHS},
     {"option", "precision dtype", ELSEWHERE, IS_COMPUTED},
-    {"option", "device", ELSEWHERE, "leave it out: device_mesh=(4,) makes four devices, device_id=0 puts a module on one"},
+    {"option", "device", ELSEWHERE,
+     "leave it out: device_mesh=(4,) makes four devices, device_id=0 puts a module on one"},
     {"option", "jit file_path", ELSEWHERE, "leave it out: each plan is compiled, and mth_plan_print shows it"},
-    {"option", "constant_keys data_keys static_keys", ELSEWHERE, "leave it out: what the model reads and nothing writes is an input, given to mth_evaluate"},
-    {"option", "trainable_keys", ELSEWHERE, "leave it out: parameters have gradients, and inputs those that input_gradients names"},
+    {"option", "constant_keys data_keys static_keys", ELSEWHERE,
+     "leave it out: what the model reads and nothing writes is an input, given to mth_evaluate"},
+    {"option", "trainable_keys", ELSEWHERE,
+     "leave it out: parameters have gradients, and inputs those that input_gradients names"},
     {"option", "discard_keys", ELSEWHERE, "leave it out: the outputs are the connections that nothing reads"},
     {"option", "inference", ELSEWHERE, "leave it out: gradients are computed where output_gradients are given"},
-    {"option", "safe_shapes safe_names use_short_namings", ELSEWHERE, "leave it out: names and shapes are always checked, and names are as composed"},
-    {"option", "excluded_keys", ELSEWHERE, "leave it out, and put arrays of your own in the place of those that come back"},
+    {"option", "safe_shapes safe_names use_short_namings", ELSEWHERE,
+     "leave it out: names and shapes are always checked, and names are as composed"},
+    {"option", "excluded_keys", ELSEWHERE,
+     "leave it out, and put arrays of your own in the place of those that come back"},
     {"option", "shards", ELSEWHERE, "leave it out: shard_specs of a module says how its parameters are split"},
     {"option", "use_bias", ELSEWHERE, "give bias=False"},
     /* attributes of the package */
-    {"package", "profile", LATER, "use compiled.get_memory_usage() and compiled.get_communication_usage(), and compiled.explain() of a JaxBackend"},
+    {"package", "profile", LATER,
+     "use compiled.get_memory_usage() and compiled.get_communication_usage(), and compiled.explain() of a JaxBackend"},
     {"package", "visualize", LATER, "print(model) shows the blocks, compiled.program_text() what each device runs"},
     {"package", "TorchBackend", LATER, "use CBackend, or JaxBackend, of mithril.backends"},
-    {"package", "CBackend JaxBackend ReferenceBackend Backend", ELSEWHERE, "import it from mithril.backends: from mithril.backends import CBackend"},
+    {"package", "CBackend JaxBackend ReferenceBackend Backend", ELSEWHERE,
+     "import it from mithril.backends: from mithril.backends import CBackend"},
     {"package", "NumpyBackend MlxBackend GGMLBackend UnavailableBackend", ELSEWHERE, IS_NUMPYS},
-    {"package", "models", ELSEWHERE, "modules are here: ml.Linear, or from mithril import Linear; ml.modules names them all"},
+    {"package", "models", ELSEWHERE,
+     "modules are here: ml.Linear, or from mithril import Linear; ml.modules names them all"},
     {"package", "TBD Constant Tensor Connection Connect ExtendInfo", ELSEWHERE, HAS_PORTS},
     {"package", "DataType float16 bfloat16 float32 float64 double int16 int32 int64 short", ELSEWHERE,
      "dtypes are named by texts: backend.zeros(3, dtype=\"int32\")"},
-    {"package", "Buffer", ELSEWHERE, "leave it out: a connection may be read by several blocks and be an output under its name"},
+    {"package", "Buffer", ELSEWHERE,
+     "leave it out: a connection may be read by several blocks and be an output under its name"},
     {"package", "TrainModel", ELSEWHERE,
-     "compose the loss: model |= ml.CrossEntropy()(input=\"y\", target=\"t\", output=\"loss\"); evaluate(..., output_gradients={\"loss\": 1.0}) gives gradients"},
+     "compose the loss: model |= ml.CrossEntropy()(input=\"y\", target=\"t\", output=\"loss\"); evaluate(..., "
+     "output_gradients={\"loss\": 1.0}) gives gradients"},
     {"package", "MLP", ELSEWHERE, "compose it of ml.Linear and ml.Relu, or take ml.FeedForward(hidden_dim=64)"},
     {"package", "LeakyRelu Elu Softplus", LATER, "use ml.Relu, ml.Gelu or ml.Silu"},
     /* of mithril.backends */
     {"backends", "TorchBackend", LATER, "write CBackend(device_mesh=...) or JaxBackend(...) in its place"},
-    {"backends", "NumpyBackend MlxBackend GGMLBackend", ELSEWHERE, "write CBackend(device_mesh=...) or ReferenceBackend(...) in its place"},
+    {"backends", "NumpyBackend MlxBackend GGMLBackend", ELSEWHERE,
+     "write CBackend(device_mesh=...) or ReferenceBackend(...) in its place"},
     /* of a model, a module, a wired module */
     {"model", "cin cout set_cin set_cout", ELSEWHERE,
-     "name the connection where it is made: ml.Linear(4)(input=\"x\", output=\"h\"), and give \"h\"; model += block reads the block before"},
-    {"model", "set_shapes", ELSEWHERE, "give the shapes to compile: ml.compile(model, backend, shapes={\"x\": (8, 4)})"},
-    {"model", "set_types", ELSEWHERE, "give the dtypes to compile: ml.compile(model, backend, shapes={\"x\": ((8, 4), \"int32\")})"},
+     "name the connection where it is made: ml.Linear(4)(input=\"x\", output=\"h\"), and give \"h\"; model += block "
+     "reads the block before"},
+    {"model", "set_shapes", ELSEWHERE,
+     "give the shapes to compile: ml.compile(model, backend, shapes={\"x\": (8, 4)})"},
+    {"model", "set_types", ELSEWHERE,
+     "give the dtypes to compile: ml.compile(model, backend, shapes={\"x\": ((8, 4), \"int32\")})"},
     {"model", "set_values", ELSEWHERE, "give values to evaluate, as inputs or as parameters"},
-    {"model", "set_differentiability", ELSEWHERE, "ask evaluate for gradients: output_gradients={\"y\": g}, input_gradients=[\"x\"]"},
-    {"model", "expose_keys", ELSEWHERE, "outputs are the connections that nothing reads, under the names that wires give: output=\"y\""},
-    {"model", "input_keys output_keys all_keys conns dag summary", ELSEWHERE, "print(model) lists its inputs, blocks with their wires, and outputs"},
+    {"model", "set_differentiability", ELSEWHERE,
+     "ask evaluate for gradients: output_gradients={\"y\": g}, input_gradients=[\"x\"]"},
+    {"model", "expose_keys", ELSEWHERE,
+     "outputs are the connections that nothing reads, under the names that wires give: output=\"y\""},
+    {"model", "input_keys output_keys all_keys conns dag summary", ELSEWHERE,
+     "print(model) lists its inputs, blocks with their wires, and outputs"},
     {"model", "add_loss add_regularization add_metric set_loss", ELSEWHERE,
      "compose the loss as a block: model |= ml.CrossEntropy()(input=\"y\", target=\"t\", output=\"loss\")"},
     {"model", "merge_connections", ELSEWHERE, "join them: model.connect(source=\"a\", destination=\"b\")"},
     {"model", "extend", ELSEWHERE, "write model |= block, or model += block"},
-    {"model", "evaluate get_parameters randomize_params", ELSEWHERE, "compile the model first: compiled = ml.compile(model, CBackend(device_mesh=(4,)))"},
+    {"model", "evaluate get_parameters randomize_params", ELSEWHERE,
+     "compile the model first: compiled = ml.compile(model, CBackend(device_mesh=(4,)))"},
     {"module", "cin cout input output set_cin set_cout", ELSEWHERE, HAS_PORTS},
     /* of a compiled model */
-    {"compiled", "get_partition_map", LATER, "use get_parameter_layout(): its arrays' addressable_shards tell who holds what, program_text() who computes what"},
-    {"compiled", "evaluate_gradients evaluate_all", ELSEWHERE, "use evaluate(params, inputs, output_gradients={\"y\": g}): it returns (outputs, gradients)"},
+    {"compiled", "get_partition_map", LATER,
+     "use get_parameter_layout(): its arrays' addressable_shards tell who holds what, program_text() who computes "
+     "what"},
+    {"compiled", "evaluate_gradients evaluate_all", ELSEWHERE,
+     "use evaluate(params, inputs, output_gradients={\"y\": g}): it returns (outputs, gradients)"},
     {"compiled", "input_keys output_keys", ELSEWHERE, "print the model: its inputs and outputs are listed"},
     /* of the name of a connection, IOKey: keywords and attributes */
     {"key", "shape", ELSEWHERE, "give the shape to compile: ml.compile(model, backend, shapes={\"x\": (8, 4)})"},
-    {"key", "type", ELSEWHERE, "give the dtype to compile: ml.compile(model, backend, shapes={\"x\": ((8, 4), \"int32\")})"},
+    {"key", "type", ELSEWHERE,
+     "give the dtype to compile: ml.compile(model, backend, shapes={\"x\": ((8, 4), \"int32\")})"},
     {"key", "value", ELSEWHERE, "give the value to evaluate, as an input"},
     {"key", "expose connections", ELSEWHERE, "leave it out: outputs are the connections that nothing reads"},
     {"key", "differentiable", ELSEWHERE, "leave it out, and ask evaluate for the gradient: input_gradients=[\"x\"]"},
@@ -88,7 +120,9 @@ static bool has_word(const char *words, const char *word) {
 bool mth_absent(const char *place, const char *name, const char **why, const char **fix) {
     for (size_t i = 0; place && name && i < sizeof rows / sizeof *rows; i++) {
         if (strcmp(rows[i].place, place) || strchr(name, ' ') || !has_word(rows[i].names, name)) continue;
-        if (why) *why = rows[i].reason == LATER ? "is not in this version" : "is of the published Mithril package, and written in another way here";
+        if (why)
+            *why = rows[i].reason == LATER ? "is not in this version"
+                                           : "is of the published Mithril package, and written in another way here";
         if (fix) *fix = rows[i].fix;
         return true;
     }

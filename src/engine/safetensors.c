@@ -1,6 +1,6 @@
-/* Reading safetensors. A file is opened once for all that is read of it; its header is checked as a whole (safetensors_header.h). Then each
- * device's part is read by pread, straight into the device's memory where it lies in one piece, else through a buffer. Nothing is mapped:
- * a file that is cut short by somebody else while it is read is an error, not a signal. */
+/* Reading safetensors. A file is opened once for all that is read of it; its header is checked as a whole
+ * (safetensors_header.h). Then each device's part is read by pread, straight into the device's memory where it lies in
+ * one piece, else through a buffer. Nothing is mapped: a file that is cut short while it is read is an error, no signal. */
 #include "engine/safetensors_header.h"
 #include "base/status.h"
 #include "engine/backend.h"
@@ -14,15 +14,19 @@
 
 typedef struct {
     const char *path;
-    int fd;                            /* -1: not open */
-    uint64_t bytes, data;              /* of the file; before its data */
+    int fd;               /* -1: not open */
+    uint64_t bytes, data; /* of the file; before its data */
     mth__file_header header;
-    unsigned char *buffer, *converted; /* BUFFER elements of any dtype of a file, and of an array; made when first needed */
+    /* BUFFER elements of any dtype of a file, and of an array; made when first needed */
+    unsigned char *buffer, *converted;
 } open_file;
-enum { BUFFER = 1 << 18, /* elements: 1 MiB of float32 */ APART = 4096 /* bytes from which a row is read on its own, without what lies between */ };
+/* BUFFER: elements, 1 MiB of float32. APART: bytes from which a row is read on its own, without what lies between. */
+enum { BUFFER = 1 << 18, APART = 4096 };
 
 static mth_status cant(const char *path, const char *verb, int code) {
-    return mth__error_errno(FAIL(MTH_ERROR_IO, F("can't %s %s: %s", verb, path, strerror(code)), F("give the path of a safetensors file that can be read")), code);
+    return mth__error_errno(FAIL(MTH_ERROR_IO, F("can't %s %s: %s", verb, path, strerror(code)),
+                                 F("give the path of a safetensors file that can be read")),
+                            code);
 }
 
 static mth_status read_bytes(const open_file *f, uint64_t at, void *to, size_t n) {
@@ -30,7 +34,9 @@ static mth_status read_bytes(const open_file *f, uint64_t at, void *to, size_t n
         const ssize_t got = pread(f->fd, next, n, (off_t)at);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return cant(f->path, "read", errno);
-        if (!got) return mth__file_lies(f->path, F("it ends at byte %llu of %llu: it was cut short while it was read", (unsigned long long)at, (unsigned long long)f->bytes));
+        if (!got)
+            return mth__file_lies(f->path, F("it ends at byte %llu of %llu: it was cut short while it was read",
+                                             (unsigned long long)at, (unsigned long long)f->bytes));
         next += got, n -= (size_t)got, at += (uint64_t)got;
     }
     return NULL;
@@ -44,7 +50,12 @@ static mth_status open_regular(const char *path, open_file *f) {
     if (fstat(f->fd, &info)) return cant(path, "open", errno);
     if (S_ISDIR(info.st_mode)) return cant(path, "read", EISDIR);
     if (!S_ISREG(info.st_mode))
-        return FAIL(MTH_ERROR_IO, F("%s is a %s, no file", path, S_ISFIFO(info.st_mode) ? "pipe" : S_ISSOCK(info.st_mode) ? "socket" : "device"), F("give the path of a regular file: save what comes from elsewhere first"));
+        return FAIL(MTH_ERROR_IO,
+                    F("%s is a %s, no file", path,
+                      S_ISFIFO(info.st_mode)   ? "pipe"
+                      : S_ISSOCK(info.st_mode) ? "socket"
+                                               : "device"),
+                    F("give the path of a regular file: save what comes from elsewhere first"));
     f->bytes = (uint64_t)info.st_size;
     return NULL;
 }
@@ -57,9 +68,15 @@ static mth_status read_header(open_file *f, mth__arena *arena) {
     TRY(read_bytes(f, 0, size, sizeof size));
     for (int i = 0; i < 8; i++) header |= (uint64_t)size[i] << 8 * i;
     if (header < 2 || header > f->bytes - 8)
-        return FAIL(MTH_ERROR_IO, F("%s is no valid safetensors file: its header claims %llu bytes, the file has %llu", f->path, (unsigned long long)header, (unsigned long long)f->bytes), F("fetch the file again: it is truncated or of another format"));
+        return FAIL(MTH_ERROR_IO,
+                    F("%s is no valid safetensors file: its header claims %llu bytes, the file has %llu", f->path,
+                      (unsigned long long)header, (unsigned long long)f->bytes),
+                    F("fetch the file again: it is truncated or of another format"));
     if (header > MTH__HEADER_LIMIT)
-        return FAIL(MTH_ERROR_IO, F("%s has a header of %llu bytes, the format allows %d", f->path, (unsigned long long)header, MTH__HEADER_LIMIT), F("store the tensors in several files"));
+        return FAIL(MTH_ERROR_IO,
+                    F("%s has a header of %llu bytes, the format allows %d", f->path, (unsigned long long)header,
+                      MTH__HEADER_LIMIT),
+                    F("store the tensors in several files"));
     f->data = 8 + header;
     char *text = mth__alloc(arena, header);
     TRY(read_bytes(f, 8, text, header));
@@ -76,24 +93,38 @@ static mth_status find_tensor(const open_file *f, const char *name, const mth__f
     }
     const char **known = mth__malloc((f->header.count + 1) * sizeof *known);
     for (size_t i = 0; known && i < f->header.count; i++) known[i] = f->header.tensor[i].name.at;
-    mth_status s = FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name), mth__name_fix("tensor", name, known, known ? f->header.count : 0));
+    mth_status s = FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name),
+                        mth__name_fix("tensor", name, known, known ? f->header.count : 0));
     mth__free(known);
     return s;
 }
 
 /* ---------------------------------------------------------------- data */
 typedef enum { AS_IT_IS, DOUBLE, BFLOAT, HALF } conversion;
-static const struct { const char *name; mth_dtype as; int size; conversion from; } dtypes[] = {
-    {"F32", MTH_FLOAT32, 4, AS_IT_IS}, {"I32", MTH_INT32, 4, AS_IT_IS}, {"I64", MTH_INT64, 8, AS_IT_IS}, {"BOOL", MTH_BOOL, 1, AS_IT_IS},
-    {"F64", MTH_FLOAT32, 8, DOUBLE}, {"BF16", MTH_FLOAT32, 2, BFLOAT}, {"F16", MTH_FLOAT32, 2, HALF}};
+static const struct {
+    const char *name;
+    mth_dtype as;
+    int size;
+    conversion from;
+} dtypes[] = {{"F32", MTH_FLOAT32, 4, AS_IT_IS}, {"I32", MTH_INT32, 4, AS_IT_IS}, {"I64", MTH_INT64, 8, AS_IT_IS},
+              {"BOOL", MTH_BOOL, 1, AS_IT_IS},   {"F64", MTH_FLOAT32, 8, DOUBLE}, {"BF16", MTH_FLOAT32, 2, BFLOAT},
+              {"F16", MTH_FLOAT32, 2, HALF}};
 
 /* A tensor of the file on its way to a device. Strides are those of the library's array, transposed where asked. */
-typedef struct { open_file *file; uint64_t begin; /* bytes of the file before it */ int kind; int64_t stride[MTH__RANK]; bool transposed; } source;
+typedef struct {
+    open_file *file;
+    uint64_t begin; /* bytes of the file before it */
+    int kind;
+    int64_t stride[MTH__RANK];
+    bool transposed;
+} source;
 
 static float half_to_float(uint16_t h) {
     uint32_t sign = (uint32_t)(h >> 15) << 31, exponent = h >> 10 & 31, fraction = h & 1023, bits;
-    if (exponent == 31) bits = sign | 0x7f800000u | fraction << 13;
-    else if (exponent) bits = sign | (exponent + 112) << 23 | fraction << 13;
+    if (exponent == 31)
+        bits = sign | 0x7f800000u | fraction << 13;
+    else if (exponent)
+        bits = sign | (exponent + 112) << 23 | fraction << 13;
     else {
         float tiny = (float)fraction * 0x1p-24f; /* a subnormal half is a normal float */
         memcpy(&bits, &tiny, 4);
@@ -120,17 +151,20 @@ static void convert(conversion from, const void *in, int64_t n, float *out) {
 
 static mth_status make_buffer(unsigned char **buffer, size_t size, const char *path) {
     if (!*buffer) *buffer = mth__malloc(BUFFER * size);
-    return *buffer ? NULL : FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %zu bytes to read %s", BUFFER * size, path), F("free memory and try again"));
+    return *buffer ? NULL
+                   : FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %zu bytes to read %s", BUFFER * size, path),
+                          F("free memory and try again"));
 }
 
-/* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one after the other, in the
-   array's dtype; valid until the next call. */
+/* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one
+   after the other, in the array's dtype; valid until the next call. */
 static mth_status read_runs(const source *s, int64_t rows, int64_t step, int64_t at, int64_t n, const void **out) {
     open_file *f = s->file;
     const size_t size = (size_t)dtypes[s->kind].size;
     TRY(make_buffer(&f->buffer, sizeof(double), f->path));
     for (int64_t i = 0; i < rows; i++)
-        TRY(read_bytes(f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size, (size_t)n * size));
+        TRY(read_bytes(f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size,
+                       (size_t)n * size));
     *out = f->buffer;
     if (dtypes[s->kind].from == AS_IT_IS) return NULL;
     TRY(make_buffer(&f->converted, sizeof(float), f->path));
@@ -140,7 +174,12 @@ static mth_status read_runs(const source *s, int64_t rows, int64_t step, int64_t
 }
 
 /* The part of an array, dimensions in the file's order: sizes, strides in the file and in memory, in elements. */
-typedef struct { int rank; int64_t size[MTH__RANK], from[MTH__RANK], to[MTH__RANK]; mth_dtype dtype; char *data; } box;
+typedef struct {
+    int rank;
+    int64_t size[MTH__RANK], from[MTH__RANK], to[MTH__RANK];
+    mth_dtype dtype;
+    char *data;
+} box;
 
 /* Elements of the file from the first to the last of `n` indices of dimension d. */
 static int64_t span(const box *b, int d, int64_t n) {
@@ -157,12 +196,14 @@ static int64_t one_piece(const box *b, int d) {
     return n;
 }
 
-/* Reads the dimensions d and on: at once where they are one piece; else as many indices of d as the buffer has room for; else each index
-   on its own. */
+/* Reads the dimensions d and on: at once where they are one piece; else as many indices of d as the buffer has room
+   for; else each index on its own. */
 static mth_status read_box(const source *s, const box *b, int d, int64_t at, int64_t to) {
     const bool as_it_is = dtypes[s->kind].from == AS_IT_IS;
     const int64_t element = (int64_t)mth_dtype_size(b->dtype), piece = as_it_is ? one_piece(b, d) : 0;
-    if (piece) return read_bytes(s->file, s->begin + (uint64_t)(at * element), b->data + to * element, (size_t)(piece * element));
+    if (piece)
+        return read_bytes(s->file, s->begin + (uint64_t)(at * element), b->data + to * element,
+                          (size_t)(piece * element));
     const int64_t one = span(b, d, 1), step = b->from[d];
     const bool apart = step > one && one * element >= APART;
     if (one > BUFFER || (apart && as_it_is && one_piece(b, d + 1))) {
@@ -179,7 +220,8 @@ static mth_status read_box(const source *s, const box *b, int d, int64_t at, int
         size[d] = n;
         if (apart) from[d] = one;
         TRY(read_runs(s, apart ? n : 1, step, at + i * step, apart ? one : span(b, d, n), &data));
-        mth__box(MTH__BOX_COPY, b->dtype, b->rank - d, size + d, b->data + (to + i * b->to[d]) * element, b->to + d, data, from + d);
+        mth__box(MTH__BOX_COPY, b->dtype, b->rank - d, size + d, b->data + (to + i * b->to[d]) * element, b->to + d,
+                 data, from + d);
     }
     return NULL;
 }
@@ -201,17 +243,23 @@ static mth_status fill_from_file(void *context, const mth_array *a, const mth__h
 }
 
 /* Returns the tensor's dtype and shape as the library will see them, and where its data lies. */
-static mth_status view_tensor(open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape, source *out) {
+static mth_status view_tensor(open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape,
+                              source *out) {
     const mth__file_tensor *t = NULL;
     TRY(find_tensor(f, name, &t));
     int kind = -1;
     for (int i = 0; i < (int)(sizeof dtypes / sizeof *dtypes); i++)
         if (strcmp(dtypes[i].name, t->dtype) == 0) kind = i;
-    if (kind < 0) return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", name, f->path, t->dtype), F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
+    if (kind < 0)
+        return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", name, f->path, t->dtype),
+                    F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
     *shape = (mth__shape){.rank = t->rank};
     if (t->rank <= MTH__RANK) memcpy(shape->dim, t->dim, sizeof t->dim);
     TRY(mth__shape_check(*shape, MTH_FLOAT64));
-    if (transpose && t->rank != 2) return FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank), F("leave transpose out"));
+    if (transpose && t->rank != 2)
+        return FAIL(MTH_ERROR_VALUE,
+                    F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank),
+                    F("leave transpose out"));
     *dtype = dtypes[kind].as;
     *out = (source){.file = f, .begin = f->data + t->begin, .kind = kind, .transposed = transpose};
     mth__shape_strides(*shape, out->stride);
@@ -226,8 +274,19 @@ static mth_status view_tensor(open_file *f, const char *name, bool transpose, mt
 
 /* ---------------------------------------------------------------- arrays */
 /* A tensor that is asked for: in the layout of `like`, or where that is NULL by `spec`. */
-typedef struct { const char *tensor; bool transpose; const mth_array *like; const mth_arg *spec; mth_array *array; } wish;
-typedef struct { mth_backend *backend; open_file file; wish *wish; size_t count; } reading;
+typedef struct {
+    const char *tensor;
+    bool transpose;
+    const mth_array *like;
+    const mth_arg *spec;
+    mth_array *array;
+} wish;
+typedef struct {
+    mth_backend *backend;
+    open_file file;
+    wish *wish;
+    size_t count;
+} reading;
 
 static mth_status read_array(reading *r, wish *w) {
     mth_dtype dtype = MTH_FLOAT32;
@@ -240,7 +299,10 @@ static mth_status read_array(reading *r, wish *w) {
             char text[2][256];
             mth__shape_write(text[0], sizeof text[0], shape);
             mth__shape_write(text[1], sizeof text[1], w->like->shape);
-            mth_status s = FAIL(MTH_ERROR_VALUE, F("tensor '%s' of %s is %s %s%s", w->tensor, r->file.path, mth_dtype_name(dtype), text[0], w->transpose ? " once transposed" : ""), F("name another tensor, or change transpose"));
+            mth_status s = FAIL(MTH_ERROR_VALUE,
+                                F("tensor '%s' of %s is %s %s%s", w->tensor, r->file.path, mth_dtype_name(dtype),
+                                  text[0], w->transpose ? " once transposed" : ""),
+                                F("name another tensor, or change transpose"));
             return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(w->like->dtype), text[1]));
         }
         sharding = w->like->sharding;
@@ -274,7 +336,8 @@ static mth_status read_all(mth_backend *backend, const char *path, wish *wishes,
     return s;
 }
 
-mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
+mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const char *tensor, bool transpose,
+                                      const mth_arg *spec, mth_array **out) {
     wish w = {.tensor = tensor, .transpose = transpose, .spec = spec};
     TRY(mth__result_given(out));
     TRY(read_all(b, path, &w, 1));
@@ -282,7 +345,8 @@ mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const ch
     return NULL;
 }
 
-mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out) {
+mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose,
+                                      mth_array **out) {
     TRY(mth__given(like, "the array whose layout is meant"));
     wish w = {.tensor = tensor, .transpose = transpose, .like = like};
     TRY(mth__result_given(out));
@@ -302,27 +366,36 @@ static mth_status match(const mth_arrays *layout, const mth_file_tensor *names, 
             for (size_t k = 0; known && k < layout->count; k++) known[k] = layout->item[k].name;
             char *right = mth__name_fix("parameter", names[i].parameter, known, known ? layout->count : 0);
             mth__free(known);
-            mth_status s = FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is no parameter of the model", names[i].parameter), F("leave it out, or correct it: %s", right));
+            mth_status s =
+                FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is no parameter of the model", names[i].parameter),
+                     F("leave it out, or correct it: %s", right));
             mth__free(right);
             return s;
         }
-        if (wishes[at].tensor) return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is named twice", names[i].parameter), F("name one tensor for it"));
+        if (wishes[at].tensor)
+            return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is named twice", names[i].parameter),
+                        F("name one tensor for it"));
         wishes[at] = (wish){.tensor = names[i].tensor, .transpose = names[i].transpose, .like = layout->item[at].array};
         TRY(mth__given(names[i].tensor, "the tensor's name"));
     }
     for (size_t i = 0; i < layout->count; i++)
-        if (!wishes[i].tensor) return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' has no tensor", layout->item[i].name), F("name a tensor of the file for it"));
+        if (!wishes[i].tensor)
+            return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' has no tensor", layout->item[i].name),
+                        F("name a tensor of the file for it"));
     return NULL;
 }
 
-mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *path, const mth_file_tensor *names, size_t count, mth_arrays **out) {
+mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *path, const mth_file_tensor *names,
+                                       size_t count, mth_arrays **out) {
     TRY(mth__given(layout, "the layout"));
     if (count) TRY(mth__given(names, "the names of tensors"));
     TRY(mth__given(path, "the path"));
     TRY(mth__result_given(out));
     mth_arrays *read = NULL;
     wish *wishes = mth__calloc(layout->count ? layout->count : 1, sizeof *wishes);
-    if (!wishes) return FAIL(MTH_ERROR_MEMORY, F("no memory for the names of %zu parameters", layout->count), F("free memory and try again"));
+    if (!wishes)
+        return FAIL(MTH_ERROR_MEMORY, F("no memory for the names of %zu parameters", layout->count),
+                    F("free memory and try again"));
     mth_status s = match(layout, names, count, wishes);
     if (!s) s = mth__arrays_new(layout->count, &read);
     if (!s && layout->count) s = read_all(layout->item[0].array->backend, path, wishes, layout->count);
@@ -331,7 +404,9 @@ mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *pat
         for (size_t k = i + 1; s && k < layout->count; k++) mth_array_free(wishes[k].array);
     }
     mth__free(wishes);
-    if (s) mth_arrays_free(read);
-    else *out = read;
+    if (s)
+        mth_arrays_free(read);
+    else
+        *out = read;
     return s;
 }

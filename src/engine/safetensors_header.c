@@ -2,11 +2,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { char *at; const char *end; } cursor;
+typedef struct {
+    char *at;
+    const char *end;
+} cursor;
 enum { SHOWN = 100 }; /* bytes of a name in an error: a file may hold names of any length */
 
 mth_status mth__file_lies(const char *path, char *what) {
-    mth_status s = FAIL(MTH_ERROR_IO, F("%s is no valid safetensors file: %s", path, what), F("fetch the file again: it is damaged or of another format"));
+    mth_status s = FAIL(MTH_ERROR_IO, F("%s is no valid safetensors file: %s", path, what),
+                        F("fetch the file again: it is damaged or of another format"));
     mth__free(what);
     return s;
 }
@@ -21,7 +25,9 @@ static size_t character(const unsigned char *s, size_t room) {
     if (s[0] < 0xc2 || s[0] > 0xf4 || n > room) return 0;
     for (size_t i = 1; i < n; i++)
         if (!is_continuation(s[i])) return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f)) return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+        (s[0] == 0xf4 && s[1] > 0x8f))
+        return 0;
     return n;
 }
 
@@ -49,8 +55,10 @@ static bool take_hex(cursor *c, uint32_t *out) {
     *out = 0;
     for (int i = 2; i < 6; i++) {
         const char digit = c->at[i];
-        const int value = digit >= '0' && digit <= '9' ? digit - '0' : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10
-                        : digit >= 'A' && digit <= 'F' ? digit - 'A' + 10 : -1;
+        const int value = digit >= '0' && digit <= '9'   ? digit - '0'
+                          : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10
+                          : digit >= 'A' && digit <= 'F' ? digit - 'A' + 10
+                                                         : -1;
         if (value < 0) return false;
         *out = *out << 4 | (uint32_t)value;
     }
@@ -88,8 +96,10 @@ static bool take_string(cursor *c, mth__file_text *out) {
     out->at = to;
     while (c->at < c->end && *c->at != '"') {
         if ((unsigned char)*c->at < 0x20) return false;
-        if (*c->at != '\\') *to++ = *c->at++;
-        else if (!take_escape(c, &to)) return false;
+        if (*c->at != '\\')
+            *to++ = *c->at++;
+        else if (!take_escape(c, &to))
+            return false;
     }
     if (c->at >= c->end) return false;
     c->at++;
@@ -104,20 +114,32 @@ static bool take_number(cursor *c, uint64_t *out) {
     uint64_t value = 0;
     const char *begin = c->at;
     for (; c->at < c->end && *c->at >= '0' && *c->at <= '9'; c->at++)
-        if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, (uint64_t)(*c->at - '0'), &value)) return false;
+        if (__builtin_mul_overflow(value, 10, &value) ||
+            __builtin_add_overflow(value, (uint64_t)(*c->at - '0'), &value))
+            return false;
     *out = value;
     return c->at > begin && (*begin != '0' || c->at == begin + 1);
 }
 
 /* ---------------------------------------------------------------- entries */
-static const struct { const char *name; int bits; } dtypes[] = {
-    {"BOOL", 8}, {"U8", 8}, {"I8", 8}, {"U16", 16}, {"I16", 16}, {"F16", 16}, {"BF16", 16}, {"U32", 32}, {"I32", 32}, {"F32", 32}, {"U64", 64},
-    {"I64", 64}, {"F64", 64}, {"C64", 64}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F4", 4},
-    {"F6_E2M3", 6}, {"F6_E3M2", 6}};
+static const struct {
+    const char *name;
+    int bits;
+} dtypes[] = {{"BOOL", 8},        {"U8", 8},   {"I8", 8},      {"U16", 16},    {"I16", 16},    {"F16", 16},
+              {"BF16", 16},       {"U32", 32}, {"I32", 32},    {"F32", 32},    {"U64", 64},    {"I64", 64},
+              {"F64", 64},        {"C64", 64}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+              {"F8_E5M2FNUZ", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}};
 
-static bool is(mth__file_text text, const char *word) { return text.n == strlen(word) && memcmp(text.at, word, text.n) == 0; }
+static bool is(mth__file_text text, const char *word) {
+    return text.n == strlen(word) && memcmp(text.at, word, text.n) == 0;
+}
 
-typedef struct { mth__arena *arena; const char *path; cursor at; VEC(mth__file_text) key; /* of the object that is read */ } parse;
+typedef struct {
+    mth__arena *arena;
+    const char *path;
+    cursor at;
+    VEC(mth__file_text) key; /* of the object that is read */
+} parse;
 
 static mth_status entry_lies(const parse *p, const mth__file_tensor *t, char *what) {
     char *named = F("tensor '%.*s' %s", t->name.n < SHOWN ? (int)t->name.n : SHOWN, t->name.at, what);
@@ -132,8 +154,10 @@ static mth_status read_shape(parse *p, mth__file_tensor *t, uint64_t *elements) 
     if (!take(&p->at, '[')) return entry_lies(p, t, F("has a shape that is no list"));
     if (take(&p->at, ']')) return NULL;
     do {
-        if (!take_number(&p->at, &size) || size > INT64_MAX) return entry_lies(p, t, F("has a size that is no whole number from 0 to 2^63 - 1"));
-        if (__builtin_mul_overflow(*elements, size, elements)) return entry_lies(p, t, F("has more elements than 2^64"));
+        if (!take_number(&p->at, &size) || size > INT64_MAX)
+            return entry_lies(p, t, F("has a size that is no whole number from 0 to 2^63 - 1"));
+        if (__builtin_mul_overflow(*elements, size, elements))
+            return entry_lies(p, t, F("has more elements than 2^64"));
         if (t->rank < MTH__RANK) t->dim[t->rank] = (int64_t)size;
         t->rank++;
     } while (take(&p->at, ','));
@@ -150,27 +174,36 @@ static mth_status read_entry(parse *p, uint64_t data, mth__file_tensor *t) {
         mth__file_text key, text;
         if (!take_string(c, &key) || !take(c, ':')) return entry_lies(p, t, F("is broken JSON"));
         const int field = is(key, "dtype") ? DTYPE : is(key, "shape") ? SHAPE : is(key, "data_offsets") ? OFFSETS : 0;
-        if (!field) return entry_lies(p, t, F("has an unknown field '%.*s'", key.n < SHOWN ? (int)key.n : SHOWN, key.at));
+        if (!field)
+            return entry_lies(p, t, F("has an unknown field '%.*s'", key.n < SHOWN ? (int)key.n : SHOWN, key.at));
         if (seen & field) return entry_lies(p, t, F("has its %s twice", key.at));
         seen |= field;
-        if (field == SHAPE) TRY(read_shape(p, t, &elements));
+        if (field == SHAPE)
+            TRY(read_shape(p, t, &elements));
         else if (field == OFFSETS) {
-            if (!take(c, '[') || !take_number(c, &t->begin) || !take(c, ',') || !take_number(c, &t->end) || !take(c, ']'))
+            if (!take(c, '[') || !take_number(c, &t->begin) || !take(c, ',') || !take_number(c, &t->end) ||
+                !take(c, ']'))
                 return entry_lies(p, t, F("has data_offsets that are no two whole numbers"));
         } else {
             if (!take_string(c, &text)) return entry_lies(p, t, F("has a dtype that is no text"));
             for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
                 if (is(text, dtypes[i].name)) t->dtype = dtypes[i].name, bits = dtypes[i].bits;
-            if (!t->dtype) return entry_lies(p, t, F("has the dtype '%.*s', which the format does not have", text.n < SHOWN ? (int)text.n : SHOWN, text.at));
+            if (!t->dtype)
+                return entry_lies(p, t,
+                                  F("has the dtype '%.*s', which the format does not have",
+                                    text.n < SHOWN ? (int)text.n : SHOWN, text.at));
         }
     } while (take(c, ','));
     if (!take(c, '}')) return entry_lies(p, t, F("is broken JSON"));
     if (seen != (DTYPE | SHAPE | OFFSETS))
         return entry_lies(p, t, F("has no %s", seen & DTYPE ? seen & SHAPE ? "data_offsets" : "shape" : "dtype"));
-    if (__builtin_mul_overflow(elements, (uint64_t)bits, &size) || size % 8) return entry_lies(p, t, F("has no whole number of bytes below 2^61"));
+    if (__builtin_mul_overflow(elements, (uint64_t)bits, &size) || size % 8)
+        return entry_lies(p, t, F("has no whole number of bytes below 2^61"));
     if (t->begin > t->end || t->end > data || t->end - t->begin != size / 8)
-        return entry_lies(p, t, F("claims bytes %llu to %llu of %llu for %llu bytes of shape and dtype", (unsigned long long)t->begin,
-                                  (unsigned long long)t->end, (unsigned long long)data, (unsigned long long)(size / 8)));
+        return entry_lies(p, t,
+                          F("claims bytes %llu to %llu of %llu for %llu bytes of shape and dtype",
+                            (unsigned long long)t->begin, (unsigned long long)t->end, (unsigned long long)data,
+                            (unsigned long long)(size / 8)));
     return NULL;
 }
 
@@ -198,7 +231,8 @@ static mth_status no_key_twice(parse *p, const char *where) {
     if (p->key.n) qsort(p->key.at, p->key.n, sizeof *p->key.at, by_text);
     for (size_t i = 1; i < p->key.n; i++) {
         const mth__file_text key = p->key.at[i];
-        if (by_text(&key, &p->key.at[i - 1]) == 0) return mth__file_lies(p->path, F("%s has '%.*s' twice", where, key.n < SHOWN ? (int)key.n : SHOWN, key.at));
+        if (by_text(&key, &p->key.at[i - 1]) == 0)
+            return mth__file_lies(p->path, F("%s has '%.*s' twice", where, key.n < SHOWN ? (int)key.n : SHOWN, key.at));
     }
     return NULL;
 }
@@ -215,13 +249,20 @@ static mth_status tiles(parse *p, const mth__file_header *header, uint64_t data)
     if (header->count) qsort(order, header->count, sizeof *order, by_offset);
     for (size_t i = 0; i < header->count; end = order[i++]->end)
         if (order[i]->begin != end)
-            return entry_lies(p, order[i], order[i]->begin < end ? F("begins at byte %llu, inside the tensor before it, which ends at %llu", (unsigned long long)order[i]->begin, (unsigned long long)end)
-                                                                 : F("begins at byte %llu, and bytes from %llu on belong to none", (unsigned long long)order[i]->begin, (unsigned long long)end));
-    if (end != data) return mth__file_lies(p->path, F("its tensors end at byte %llu of %llu", (unsigned long long)end, (unsigned long long)data));
+            return entry_lies(p, order[i],
+                              order[i]->begin < end
+                                  ? F("begins at byte %llu, inside the tensor before it, which ends at %llu",
+                                      (unsigned long long)order[i]->begin, (unsigned long long)end)
+                                  : F("begins at byte %llu, and bytes from %llu on belong to none",
+                                      (unsigned long long)order[i]->begin, (unsigned long long)end));
+    if (end != data)
+        return mth__file_lies(
+            p->path, F("its tensors end at byte %llu of %llu", (unsigned long long)end, (unsigned long long)data));
     return NULL;
 }
 
-mth_status mth__file_header_read(mth__arena *arena, const char *path, char *text, size_t n, uint64_t data, mth__file_header *out) {
+mth_status mth__file_header_read(mth__arena *arena, const char *path, char *text, size_t n, uint64_t data,
+                                 mth__file_header *out) {
     parse p = {.arena = arena, .path = path, .at = {text, text + n}};
     VEC(mth__file_tensor) tensor = {0};
     size_t metadata = 0;
@@ -231,7 +272,8 @@ mth_status mth__file_header_read(mth__arena *arena, const char *path, char *text
     if (!take(&p.at, '}')) {
         do {
             mth__file_tensor t = {0};
-            if (!take_string(&p.at, &t.name) || !take(&p.at, ':')) return mth__file_lies(path, F("its header is broken JSON"));
+            if (!take_string(&p.at, &t.name) || !take(&p.at, ':'))
+                return mth__file_lies(path, F("its header is broken JSON"));
             if (is(t.name, "__metadata__")) {
                 if (metadata++) return mth__file_lies(path, F("its header has '__metadata__' twice"));
                 TRY(read_metadata(&p));

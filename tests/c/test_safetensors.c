@@ -1,5 +1,5 @@
-/* Files of tensors: every dtype and layout against the values that were written; headers that lie; files that change while they are read.
- * pread is ours here, so that a file can be cut short between two reads. */
+/* Files of tensors: every dtype and layout against the values that were written; headers that lie; files that change
+ * while they are read. pread is ours here, so that a file can be cut short between two reads. */
 #include "unit.h"
 #include <errno.h>
 #include <sys/stat.h>
@@ -23,7 +23,9 @@ static const char *file_path(void) {
 static const char *file_of(const char *header, size_t length, const void *data, size_t bytes) {
     FILE *f = fopen(file_path(), "wb");
     uint64_t n = length;
-    if (!f || fwrite(&n, 8, 1, f) != 1 || fwrite(header, 1, length, f) != length || fwrite(data, 1, bytes, f) != bytes || fclose(f)) abort();
+    if (!f || fwrite(&n, 8, 1, f) != 1 || fwrite(header, 1, length, f) != length ||
+        fwrite(data, 1, bytes, f) != bytes || fclose(f))
+        abort();
     return file_path();
 }
 
@@ -46,13 +48,20 @@ static void put(const char *dtype, size_t i, int value, char *data) {
     const double d = value;
     const int64_t l = value;
     const uint16_t half = half_of(value);
-    if (strcmp(dtype, "F32") == 0) memcpy(data + 4 * i, &f, 4);
-    else if (strcmp(dtype, "F64") == 0) memcpy(data + 8 * i, &d, 8);
-    else if (strcmp(dtype, "I64") == 0) memcpy(data + 8 * i, &l, 8);
-    else if (strcmp(dtype, "I32") == 0) memcpy(data + 4 * i, &value, 4);
-    else if (strcmp(dtype, "BF16") == 0) memcpy(data + 2 * i, (const char *)&f + 2, 2);
-    else if (strcmp(dtype, "F16") == 0) memcpy(data + 2 * i, &half, 2);
-    else data[i] = value % 2 == 1;
+    if (strcmp(dtype, "F32") == 0)
+        memcpy(data + 4 * i, &f, 4);
+    else if (strcmp(dtype, "F64") == 0)
+        memcpy(data + 8 * i, &d, 8);
+    else if (strcmp(dtype, "I64") == 0)
+        memcpy(data + 8 * i, &l, 8);
+    else if (strcmp(dtype, "I32") == 0)
+        memcpy(data + 4 * i, &value, 4);
+    else if (strcmp(dtype, "BF16") == 0)
+        memcpy(data + 2 * i, (const char *)&f + 2, 2);
+    else if (strcmp(dtype, "F16") == 0)
+        memcpy(data + 2 * i, &half, 2);
+    else
+        data[i] = value % 2 == 1;
 }
 
 static double value_at(const mth_array *a, const void *data, size_t i) {
@@ -61,7 +70,8 @@ static double value_at(const mth_array *a, const void *data, size_t i) {
     case MTH_INT32: return ((const int32_t *)data)[i];
     case MTH_INT64: return (double)((const int64_t *)data)[i];
     case MTH_BOOL: return ((const uint8_t *)data)[i];
-    case MTH_FLOAT64: case MTH_BFLOAT16: break;
+    case MTH_FLOAT64:
+    case MTH_BFLOAT16: break;
     }
     return NAN;
 }
@@ -74,16 +84,22 @@ static void check_values(const mth_array *a, int64_t columns, bool transposed) {
         const mth_shard shard = mth_array_get_shard(a, k);
         for (int64_t i = 0; i < shard.size[0]; i++)
             for (int64_t j = 0; j < shard.size[1]; j++) {
-                const int64_t y = shard.start[0] + i, x = shard.start[1] + j, value = (transposed ? x * columns + y : y * columns + x) % 127;
-                wrong += value_at(a, shard.data, (size_t)(i * shard.size[1] + j)) != (double)(truth ? value % 2 : value);
+                const int64_t y = shard.start[0] + i, x = shard.start[1] + j,
+                              value = (transposed ? x * columns + y : y * columns + x) % 127;
+                wrong +=
+                    value_at(a, shard.data, (size_t)(i * shard.size[1] + j)) != (double)(truth ? value % 2 : value);
             }
     }
     CHECK(!wrong);
 }
 
 TEST(values_of_every_dtype_and_layout) {
-    static const struct { const char *name; size_t size; } dtypes[] = {{"F32", 4}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"BF16", 2}, {"F16", 2}, {"BOOL", 1}};
-    static const int64_t shapes[][2] = {{7, 5}, {3, 6000}, {600, 1500}, {1, 300000}, {300000, 1}}; /* narrow rows, wide ones, more than one buffer */
+    static const struct {
+        const char *name;
+        size_t size;
+    } dtypes[] = {{"F32", 4}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"BF16", 2}, {"F16", 2}, {"BOOL", 1}};
+    static const int64_t shapes[][2] = {
+        {7, 5}, {3, 6000}, {600, 1500}, {1, 300000}, {300000, 1}}; /* narrow rows, wide ones, more than one buffer */
     mth_backend *backend = devices(3);
     const mth_arg specs[] = {MTH_NONE, MTH_SPEC(mth_int(0), MTH_NONE), MTH_SPEC(MTH_NONE, mth_int(0))};
     char *data = calloc(900000 + 1, 8);
@@ -92,7 +108,9 @@ TEST(values_of_every_dtype_and_layout) {
             for (int pad = 0; pad < 2; pad++) { /* with a space more the data is not aligned */
                 const size_t n = (size_t)(shapes[s][0] * shapes[s][1]);
                 char header[256];
-                snprintf(header, sizeof header, "{\"before\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"%s\",\"shape\":[%d,%d],\"data_offsets\":[1,%zu]}}%s",
+                snprintf(header, sizeof header,
+                         "{\"before\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"%s\","
+                         "\"shape\":[%d,%d],\"data_offsets\":[1,%zu]}}%s",
                          dtypes[d].name, (int)shapes[s][0], (int)shapes[s][1], 1 + n * dtypes[d].size, pad ? " " : "");
                 for (size_t i = 0; i < n; i++) put(dtypes[d].name, i, (int)(i % 127), data + 1);
                 const char *path = file_of(header, strlen(header), data, 1 + n * dtypes[d].size);
@@ -111,7 +129,8 @@ TEST(values_of_every_dtype_and_layout) {
 TEST(a_layout_is_read_from_one_opening) {
     mth_backend *backend = devices(2);
     const float data[] = {1, 2, 3, 4, 5, 6};
-    const char *header = "{\"v\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[16,24]},\"m\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}";
+    const char *header = "{\"v\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[16,24]},\"m\":{\"dtype\":\"F32\","
+                         "\"shape\":[2,2],\"data_offsets\":[0,16]}}";
     const char *path = file_of(header, strlen(header), data, sizeof data);
     mth_array *m = NULL, *v = NULL;
     mth_arrays *layout = NULL, *read = NULL;
@@ -127,8 +146,10 @@ TEST(a_layout_is_read_from_one_opening) {
     CHECK(weight[0] == 1 && weight[1] == 3 && weight[2] == 2 && weight[3] == 4 && bias[0] == 5 && bias[1] == 6);
     mth_arrays_free(read);
     read = NULL;
-    const mth_file_tensor twice[] = {{"bias", "v", false}, {"bias", "v", false}}, other[] = {{"bias", "v", false}, {"wieght", "m", false}},
-                          absent[] = {{"bias", "v", false}, {"weight", "n", false}}, shape[] = {{"bias", "m", false}, {"weight", "m", false}};
+    const mth_file_tensor twice[] = {{"bias", "v", false}, {"bias", "v", false}},
+                          other[] = {{"bias", "v", false}, {"wieght", "m", false}},
+                          absent[] = {{"bias", "v", false}, {"weight", "n", false}},
+                          shape[] = {{"bias", "m", false}, {"weight", "m", false}};
     CHECK_FAILS(mth_arrays_read_safetensors(layout, path, names, 1, &read), MTH_ERROR_KEY, "'weight' has no tensor");
     CHECK_FAILS(mth_arrays_read_safetensors(layout, path, twice, 2, &read), MTH_ERROR_KEY, "'bias' is named twice");
     CHECK_FAILS(mth_arrays_read_safetensors(layout, path, other, 2, &read), MTH_ERROR_KEY, "use 'weight'");
@@ -160,7 +181,12 @@ TEST(a_layout_is_read_from_one_opening) {
 TEST(headers) {
     mth_backend *backend = devices(1);
     static const char data[64] = {0};
-    static const struct { const char *header; size_t bytes; const char *tensor, *error; mth_error_code code; } cases[] = {
+    static const struct {
+        const char *header;
+        size_t bytes;
+        const char *tensor, *error;
+        mth_error_code code;
+    } cases[] = {
         /* what the format allows */
         {"{" A "}", 8, "a", NULL, 0},
         {"{" A "} \n", 8, "a", NULL, 0},
@@ -168,26 +194,37 @@ TEST(headers) {
         {"{" B("8,16") "," A ",\"__metadata__\":{\"k\":\"v\",\"l\":\"\\u0041\"}}", 16, "a", NULL, 0},
         {"{\"\\u0061\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "a", NULL, 0},
         {"{\"\\/\\\"\\\\\\n\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "/\"\\\n", NULL, 0},
-        {"{\"\\u00e9\\u20AC\\ud83d\\ude00\":{\"d\\u0074ype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", NULL, 0},
+        {"{\"\\u00e9\\u20AC\\ud83d\\ude00\":{\"d\\u0074ype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4,
+         "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", NULL, 0},
         {"{\"\xc3\xa9\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "\xc3\xa9", NULL, 0},
-        {"{" A ",\"e\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[8,8]},\"q\":{\"dtype\":\"F4\",\"shape\":[4],\"data_offsets\":[8,10]}}", 10, "a", NULL, 0},
+        {"{" A ",\"e\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[8,8]},\"q\":{\"dtype\":\"F4\",\"shape\":[4]"
+               ",\"data_offsets\":[8,10]}}",
+         10, "a", NULL, 0},
         {"{" A ",\"r\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[8,9]}}", 9, "a", NULL, 0},
         /* not there, or not for us */
         {"{}", 0, "a", "holds no tensor 'a'", MTH_ERROR_KEY},
         {"{" A "}", 8, "b", "the only tensor is 'a'", MTH_ERROR_KEY},
-        {"{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "holds no tensor", MTH_ERROR_KEY},
-        {"{\"r\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", 4, "r", "0 to 8 dimensions", MTH_ERROR_VALUE},
-        {"{\"u\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "u", "has the dtype U8", MTH_ERROR_UNSUPPORTED},
+        {"{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "holds no tensor",
+         MTH_ERROR_KEY},
+        {"{\"r\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", 4, "r",
+         "0 to 8 dimensions", MTH_ERROR_VALUE},
+        {"{\"u\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "u", "has the dtype U8",
+         MTH_ERROR_UNSUPPORTED},
         /* what lies, though 'a' itself is right */
         {"{" A "," A "}", 8, "a", "has 'a' twice", MTH_ERROR_IO},
-        {"{" A ",\"\\u0061\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16, "a", "has 'a' twice", MTH_ERROR_IO},
+        {"{" A ",\"\\u0061\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16, "a", "has 'a' twice",
+         MTH_ERROR_IO},
         {"{\"__metadata__\":{}," A ",\"__metadata__\":{}}", 8, "a", "'__metadata__' twice", MTH_ERROR_IO},
         {"{\"__metadata__\":{\"k\":\"v\",\"k\":\"w\"}," A "}", 8, "a", "__metadata__ has 'k' twice", MTH_ERROR_IO},
         {"{\"__metadata__\":{\"k\":1}," A "}", 8, "a", "no object of texts", MTH_ERROR_IO},
-        {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "dtype twice", MTH_ERROR_IO},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "shape twice", MTH_ERROR_IO},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"data_offsets\":[0,8]}}", 8, "a", "data_offsets twice", MTH_ERROR_IO},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"scale\":2}}", 8, "a", "unknown field 'scale'", MTH_ERROR_IO},
+        {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "dtype twice",
+         MTH_ERROR_IO},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "shape twice",
+         MTH_ERROR_IO},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"data_offsets\":[0,8]}}", 8, "a",
+         "data_offsets twice", MTH_ERROR_IO},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"scale\":2}}", 8, "a",
+         "unknown field 'scale'", MTH_ERROR_IO},
         {"{" A "," B("4,12") "}", 12, "a", "inside the tensor before it", MTH_ERROR_IO},
         {"{" A "," B("0,8") "}", 8, "a", "inside the tensor before it", MTH_ERROR_IO},
         {"{" A "," B("12,20") "}", 20, "a", "belong to none", MTH_ERROR_IO},
@@ -206,31 +243,52 @@ TEST(headers) {
         {"{" A ",\"b\":7}", 8, "a", "tensor 'b' is no object", MTH_ERROR_IO},
         {"{" A ",\"b\":{}}", 8, "a", "tensor 'b' is broken JSON", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "a", "tensor 'b' has no data_offsets", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F33\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16, "a", "dtype 'F33', which the format does not have", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[8,16]}}", 16, "a", "no whole number", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[8,16]}}", 16, "a", "does not end", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[02],\"data_offsets\":[8,16]}}", 16, "a", "no whole number", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[9223372036854775808],\"data_offsets\":[8,16]}}", 16, "a", "no whole number", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[18446744073709551618],\"data_offsets\":[8,16]}}", 16, "a", "no whole number", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,8],\"data_offsets\":[8,16]}}", 16, "a", "more elements than", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F64\",\"shape\":[4611686018427387904],\"data_offsets\":[8,16]}}", 16, "a", "number of bytes", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[8,9]}}", 9, "a", "no whole number of bytes", MTH_ERROR_IO},
-        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,1e1]}}", 16, "a", "no two whole numbers", MTH_ERROR_IO},
-        {"{" A ",\"b\n\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON", MTH_ERROR_IO},
-        {"{" A ",\"\\ud800\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON", MTH_ERROR_IO},
-        {"{" A ",\"\\ude00\\ud83d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON", MTH_ERROR_IO},
-        {"{" A ",\"\\u00g0\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON", MTH_ERROR_IO},
-        {"{" A ",\"\\x41\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON", MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F33\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16, "a",
+         "dtype 'F33', which the format does not have", MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[8,16]}}", 16, "a", "no whole number",
+         MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[8,16]}}", 16, "a", "does not end",
+         MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[02],\"data_offsets\":[8,16]}}", 16, "a", "no whole number",
+         MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[9223372036854775808],\"data_offsets\":[8,16]}}", 16, "a",
+         "no whole number", MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[18446744073709551618],\"data_offsets\":[8,16]}}", 16, "a",
+         "no whole number", MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,8],\"data_offsets\":[8,16]}}", 16, "a",
+         "more elements than", MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F64\",\"shape\":[4611686018427387904],\"data_offsets\":[8,16]}}", 16, "a",
+         "number of bytes", MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[8,9]}}", 9, "a", "no whole number of bytes",
+         MTH_ERROR_IO},
+        {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,1e1]}}", 16, "a", "no two whole numbers",
+         MTH_ERROR_IO},
+        {"{" A ",\"b\n\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
+         MTH_ERROR_IO},
+        {"{" A ",\"\\ud800\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
+         MTH_ERROR_IO},
+        {"{" A ",\"\\ude00\\ud83d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
+         MTH_ERROR_IO},
+        {"{" A ",\"\\u00g0\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
+         MTH_ERROR_IO},
+        {"{" A ",\"\\x41\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
+         MTH_ERROR_IO},
         {"{" A ",\"\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8", MTH_ERROR_IO},
-        {"{" A ",\"\xc0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8", MTH_ERROR_IO},
-        {"{" A ",\"\xed\xa0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8", MTH_ERROR_IO},
+        {"{" A ",\"\xc0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8",
+         MTH_ERROR_IO},
+        {"{" A ",\"\xed\xa0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8",
+         MTH_ERROR_IO},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *path = file_of(cases[i].header, strlen(cases[i].header), data, cases[i].bytes);
         mth_array *a = NULL;
         mth_status s = mth_array_from_safetensors(backend, path, cases[i].tensor, false, NULL, &a);
-        const bool right = cases[i].error ? s && mth_error_get_code(s) == cases[i].code && strstr(mth_error_get_message(s), cases[i].error) : !s;
-        if (!right) printf("  %s (%zu bytes): %s\n", cases[i].header, cases[i].bytes, s ? mth_error_get_message(s) : "accepted");
+        const bool right = cases[i].error ? s && mth_error_get_code(s) == cases[i].code &&
+                                                strstr(mth_error_get_message(s), cases[i].error)
+                                          : !s;
+        if (!right)
+            printf("  %s (%zu bytes): %s\n", cases[i].header, cases[i].bytes,
+                   s ? mth_error_get_message(s) : "accepted");
         CHECK(right && !s == (a != NULL));
         mth_error_free(s);
         mth_array_free(a);
@@ -246,7 +304,8 @@ TEST(nothing_in_a_header_nests) {
     mth_array *a = NULL;
     for (int i = 0; i < 2; i++) { /* a million of '[' or of '{"a":' */
         for (size_t k = 0; k < n; k++) header[k] = i ? "{\"a\":"[k % 5] : k ? '[' : '{';
-        CHECK_FAILS(mth_array_from_safetensors(backend, file_of(header, n, "", 0), "a", false, NULL, &a), MTH_ERROR_IO, "no valid safetensors file");
+        CHECK_FAILS(mth_array_from_safetensors(backend, file_of(header, n, "", 0), "a", false, NULL, &a), MTH_ERROR_IO,
+                    "no valid safetensors file");
     }
     free(header);
     unlink(file_path());
@@ -262,7 +321,8 @@ TEST(the_size_of_a_header) {
         fwrite(&sizes[i], 8, 1, f);
         fwrite("{}", 1, 2, f);
         fclose(f);
-        CHECK_FAILS(mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO, "header claims");
+        CHECK_FAILS(mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO,
+                    "header claims");
     }
     for (int more = 0; more < 2; more++) { /* at the limit, in a file with holes, and one beyond */
         const uint64_t size = 100000000 + (uint64_t)more;
@@ -270,8 +330,11 @@ TEST(the_size_of_a_header) {
         memset(spaces, ' ', size);
         memcpy(spaces, "{" A "}", strlen("{" A "}"));
         const char *path = file_of(spaces, size, "\0\0\0\0\0\0\0", 8);
-        if (more) CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a), MTH_ERROR_IO, "the format allows 100000000");
-        else CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a));
+        if (more)
+            CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a), MTH_ERROR_IO,
+                        "the format allows 100000000");
+        else
+            CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a));
         free(spaces);
     }
     mth_array_free(a);
@@ -295,11 +358,13 @@ TEST(a_file_that_is_cut_short_while_it_is_read) {
         mth_array_free(a);
         const int all = reads;
         CHECK(all >= 3);
-        for (int at = 0; at < all; at += all < 20 ? 1 : all / 10) { /* before the size, before the header, in the data */
+        for (int at = 0; at < all;
+             at += all < 20 ? 1 : all / 10) { /* before the size, before the header, in the data */
             a = NULL;
             file_of(header, length, data, bytes);
             reads = 0, cut_at = at, cut_to = at < 2 ? at * 8 : (off_t)(8 + length);
-            CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &a), MTH_ERROR_IO, "cut short while it was read");
+            CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &a), MTH_ERROR_IO,
+                        "cut short while it was read");
             CHECK(!a);
             cut_at = -1;
         }
@@ -321,8 +386,10 @@ TEST(what_is_no_file) {
     mth_error_free(s);
     if (mkfifo(file_path(), 0600)) abort();
     alarm(20); /* ends the test where opening a pipe waits */
-    CHECK_FAILS(mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO, "is a pipe, no file");
-    CHECK_FAILS(mth_array_from_safetensors(backend, "/dev/zero", "a", false, NULL, &a), MTH_ERROR_IO, "is a device, no file");
+    CHECK_FAILS(mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO,
+                "is a pipe, no file");
+    CHECK_FAILS(mth_array_from_safetensors(backend, "/dev/zero", "a", false, NULL, &a), MTH_ERROR_IO,
+                "is a device, no file");
     alarm(0);
     unlink(file_path());
     mth_backend_free(backend);

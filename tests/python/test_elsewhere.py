@@ -1,5 +1,6 @@
-"""What users of the published Mithril package and of the guide look for and this version does not have: one clear error for each, which
-says what to write instead; and the language that errors speak: C's in the library, Python's in the package."""
+"""What users of the published Mithril package and of the guide look for and this version does not have: one clear
+error for each, which says what to write instead; and the language that errors speak: C's in the library, Python's in
+the package."""
 
 import copy
 import pathlib
@@ -24,21 +25,23 @@ def linear(**options):
 
 
 def check(error, *words):
-    assert isinstance(error, ml.MithrilError) and error.what and error.fix and error.fix in str(error), f"{type(error).__name__}: {error}"
+    assert (
+        isinstance(error, ml.MithrilError) and error.what and error.fix and error.fix in str(error)
+    ), f"{type(error).__name__}: {error}"
     assert all(word in str(error) for word in words), str(error)
 
 
 # ---------------------------------------------------------------- options and keywords
-LATER = (
-    "checkpointing activation_offload offload_threshold weight_dtype activation_dtype compute_dtype allow_tf32 auto_partition "
-    "partition_objective max_memory_per_device partition_policy use_module_hooks trace_module_partitioning partition_hooks"
-).split()
-PUBLISHED = "jit file_path constant_keys data_keys trainable_keys discard_keys inference safe_shapes safe_names use_short_namings".split()
+LATER = """checkpointing activation_offload offload_threshold weight_dtype activation_dtype compute_dtype allow_tf32
+    auto_partition partition_objective max_memory_per_device partition_policy use_module_hooks trace_module_partitioning
+    partition_hooks""".split()
+PUBLISHED = """jit file_path constant_keys data_keys trainable_keys discard_keys inference safe_shapes safe_names
+    use_short_namings""".split()
 
 
 @pytest.mark.parametrize("option", LATER + PUBLISHED)
 def test_options(option):
-    """An option of the guide that comes later, or of the published package, is told by name wherever it may be given."""
+    """An option of the guide that comes later, or of the published package, is told by name wherever it is given."""
     why = "is not in this version" if option in LATER else "is of the published Mithril package"
     compiled = ml.compile(linear(), BACKEND)
     for use in (
@@ -64,7 +67,11 @@ def test_options_that_exist_are_not_elsewhere():
 
 def test_keywords_of_randomize_params():
     compiled = ml.compile(linear(), BACKEND)
-    for keyword, words in (("excluded_keys", "arrays of your own"), ("shards", "shard_specs"), ("colour", "'inputs', 'seed'")):
+    for keyword, words in (
+        ("excluded_keys", "arrays of your own"),
+        ("shards", "shard_specs"),
+        ("colour", "'inputs', 'seed'"),
+    ):
         with pytest.raises(TypeError) as caught:
             compiled.randomize_params({"x": X}, **{keyword: {}})
         check(caught.value, "randomize_params", keyword, words)
@@ -89,7 +96,11 @@ def test_keywords_of_randomize_params():
         (lambda o: o.module.output, "Linear.output", 'output="h"'),
         (lambda o: o.module.weight, "weight", "is a name"),
         (lambda o: o.block.cout, "Block.cout", 'output="h"'),
-        (lambda o: o.compiled.get_partition_map(), "CompiledModel.get_partition_map is not in this version", "addressable_shards"),
+        (
+            lambda o: o.compiled.get_partition_map(),
+            "CompiledModel.get_partition_map is not in this version",
+            "addressable_shards",
+        ),
         (lambda o: o.compiled.evaluate_all({}), "CompiledModel.evaluate_all", "output_gradients"),
         (lambda o: o.backend.arange(4), "arange", "backend.array"),
         (lambda o: o.key.mean(), "IOKey.mean", "ml.Mean"),
@@ -128,11 +139,21 @@ def test_attributes_that_protocols_ask_for():
             return {}["nothing"].x if False else (1).nowhere
 
     mine = Mine()
-    assert mine.kept == 3 and not hasattr(mine, "cout") and getattr(ml.Linear(4), "output", 5) == 5 and not hasattr(ml, "profile")
+    assert (
+        mine.kept == 3
+        and not hasattr(mine, "cout")
+        and getattr(ml.Linear(4), "output", 5) == 5
+        and not hasattr(ml, "profile")
+    )
     with pytest.raises(AttributeError, match="'int' object has no attribute 'nowhere'"):
         mine.broken
     key = ml.IOKey("x")
-    assert copy.copy(key) == pickle.loads(pickle.dumps(key)) == "x" and f"{key}1" == "x1" and {key: 1}["x"] == 1 and key.upper() == "X"
+    assert (
+        copy.copy(key) == pickle.loads(pickle.dumps(key)) == "x"
+        and f"{key}1" == "x1"
+        and {key: 1}["x"] == 1
+        and key.upper() == "X"
+    )
     outputs = ml.compile(one_block(ml.Relu(), input=key, output=ml.IOKey("y")), BACKEND).evaluate({}, {"x": X})
     assert np.array_equal(outputs["y"], np.maximum(X, 0))
 
@@ -157,7 +178,7 @@ KEY, MODULE, BLOCK, MODEL = ml.IOKey("x"), ml.Linear(4), ml.Linear(4)(input="x")
 
 @pytest.mark.parametrize("operand", [KEY, MODULE, BLOCK, MODEL], ids=["IOKey", "Module", "Block", "Model"])
 def test_operators(operand):
-    """Connections are composed by name: an operator between them is never what Python would make of it (of IOKey's characters, say)."""
+    """Connections are composed by name: an operator is never what Python would make of it, of IOKey's characters, say."""
     for operate, module in (
         (lambda a, b: a + b, "Add"),
         (lambda a, b: a - b, "Subtract"),
@@ -171,7 +192,9 @@ def test_operators(operand):
     ):
         for other in (operand, KEY, 2, X):
             for a, b in ((operand, other), (other, operand)):
-                if a is other and (module == "composed by name" or other is X):  # NumPy answers for its arrays on the left
+                if a is other and (
+                    module == "composed by name" or other is X
+                ):  # NumPy answers for its arrays on the left
                     continue
                 with pytest.raises(TypeError) as caught:
                     operate(a, b)
@@ -190,7 +213,9 @@ def test_operators_that_compose_stay():
         module += ml.Relu()
 
 
-@pytest.mark.parametrize("keywords", [{"shape": [4]}, {"type": int}, {"value": 1}, {"expose": True}, {"differentiable": True}, {"colour": 1}])
+@pytest.mark.parametrize(
+    "keywords", [{"shape": [4]}, {"type": int}, {"value": 1}, {"expose": True}, {"differentiable": True}, {"colour": 1}]
+)
 def test_a_key_is_a_name(keywords):
     with pytest.raises(TypeError) as caught:
         ml.IOKey("x", **keywords)
@@ -223,17 +248,33 @@ def test_specs_of_another_rank_are_refused_at_once(make):
 
 
 def test_specs_of_every_parameter():
-    """What a type declares of its parameters is what they are: a spec of as many entries as each has dimensions is taken."""
+    """What a type declares of its parameters is so: a spec of as many entries as each has dimensions is taken."""
     made = {
-        "Linear": (ml.Linear(4), X), "Embedding": (ml.Embedding(9, 4), np.array([[1, 2]])), "LayerNorm": (ml.LayerNorm(), X),
-        "RMSNorm": (ml.RMSNorm(), X), "FeedForward": (ml.FeedForward(8, gated=True), X), "MoE": (ml.MoE(4, 8, gated=True), X),
-        "MultiHeadAttention": (ml.MultiHeadAttention(2), random(2, 3, 4)), "PositionalEncoding": (ml.PositionalEncoding(8, kind="learned"), random(2, 3, 4)),
-    }  # fmt: skip
+        "Linear": (ml.Linear(4), X),
+        "Embedding": (ml.Embedding(9, 4), np.array([[1, 2]])),
+        "LayerNorm": (ml.LayerNorm(), X),
+        "RMSNorm": (ml.RMSNorm(), X),
+        "FeedForward": (ml.FeedForward(8, gated=True), X),
+        "MoE": (ml.MoE(4, 8, gated=True), X),
+        "MultiHeadAttention": (ml.MultiHeadAttention(2), random(2, 3, 4)),
+        "PositionalEncoding": (ml.PositionalEncoding(8, kind="learned"), random(2, 3, 4)),
+    }
     for name, (module, x) in made.items():
         params = ml.compile(one_block(module, input="x", output="y"), BACKEND).get_parameters({"x": x})
         specs = {parameter.split(".", 1)[1]: (None,) * array.ndim for parameter, array in params.items()}
-        options = {"Linear": (4,), "Embedding": (9, 4), "FeedForward": (8,), "MoE": (4, 8), "MultiHeadAttention": (2,), "PositionalEncoding": (8,)}
-        more = {"gated": True} if name in ("FeedForward", "MoE") else {"kind": "learned"} if name == "PositionalEncoding" else {}
+        options = {
+            "Linear": (4,),
+            "Embedding": (9, 4),
+            "FeedForward": (8,),
+            "MoE": (4, 8),
+            "MultiHeadAttention": (2,),
+            "PositionalEncoding": (8,),
+        }
+        more = (
+            {"gated": True}
+            if name in ("FeedForward", "MoE")
+            else {"kind": "learned"} if name == "PositionalEncoding" else {}
+        )
         getattr(ml, name)(*options.get(name, ()), shard_specs=specs, **more)
         for parameter, spec in specs.items():
             with pytest.raises(ValueError, match="dimension"):
@@ -246,21 +287,29 @@ def texts():
     for path in sorted((ROOT / "src").rglob("*.c")):
         for call in re.finditer(r'\bF\(((?:\s*(?:"(?:[^"\\]|\\.)*"|PRI\w+))+)', path.read_text()):
             yield path, "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', call[1]))
-    for fix in re.findall(r'"((?:[^"\\]|\\.)*)"\}', (ROOT / "src/base/absent.c").read_text()):
-        yield ROOT / "src/base/absent.c", fix
+    for text in re.findall(r'"((?:[^"\\]|\\.)*)"', (ROOT / "src/base/absent.c").read_text()):
+        yield ROOT / "src/base/absent.c", text
 
 
 def test_the_librarys_errors_are_not_in_python():
     found = list(texts())
     assert len(found) > 500
-    python = re.compile(r"\bml\.|\bget_parameters\(|\bprogram_text|\bexplain\(|\bget_memory_usage|JaxBackend|CBackend|\|=|\+=|Model\(\)|\.astype|numpy|\bself\b|\bstr\b|\bdict\b")
+    python = re.compile(
+        r"\bml\.|\bget_parameters\(|\bprogram_text|\bexplain\(|\bget_memory_usage|JaxBackend|CBackend|\|=|\+=|Model\(\)"
+        r"|\.astype|numpy|\bself\b|\bstr\b|\bdict\b"
+    )
     wrong = [(path.name, text) for path, text in found if path.name != "absent.c" and python.search(text)]
     assert not wrong
 
 
 def test_every_function_that_errors_name_has_a_name_in_python():
     known = set(re.findall(r'\{"(mth_\w+|MTH_\w+)", "', (ROOT / "python/_mithril.c").read_text()))
-    used = {word for _, text in texts() for word in re.findall(r"\b(?:mth_\w+|MTH_[A-Z]\w+)", text) if not word.startswith("mth__")}
+    used = {
+        word
+        for _, text in texts()
+        for word in re.findall(r"\b(?:mth_\w+|MTH_[A-Z]\w+)", text)
+        if not word.startswith("mth__")
+    }
     assert used and used <= known and known - used == set(), (used - known, known - used)
 
 

@@ -95,7 +95,9 @@ def axes_of_a_split(beyond):
 def concat(beyond):
     names = [f"x{i}" for i in range(64 + beyond)]
     model = one_block(ml.Concat(axis=0), inputs=names, output="y")
-    y = ml.compile(model, BACKEND).evaluate({}, {name: np.full((1, 2), i, np.float32) for i, name in enumerate(names)})["y"]
+    y = ml.compile(model, BACKEND).evaluate({}, {name: np.full((1, 2), i, np.float32) for i, name in enumerate(names)})[
+        "y"
+    ]
     assert np.array_equal(np.asarray(y)[:, 0], np.arange(64))
 
 
@@ -112,7 +114,11 @@ def tokens(beyond):
 @case("seed")
 def seed(beyond):
     compiled = ml.compile(one_block(ml.Linear(3), **UNARY), BACKEND)
-    draws = [lambda s: compiled.get_parameters({"x": random(2, 3)}, seed=s)["linear_0.weight"], lambda s: BACKEND.randn(9, seed=s), lambda s: BACKEND.randint(0, 2**31, (9,), seed=s)]
+    draws = [
+        lambda s: compiled.get_parameters({"x": random(2, 3)}, seed=s)["linear_0.weight"],
+        lambda s: BACKEND.randn(9, seed=s),
+        lambda s: BACKEND.randint(0, 2**31, (9,), seed=s),
+    ]
     for draw in draws:
         if beyond:
             for value in (-1, 2**64 + 1, -(2**64), 10**5000):
@@ -150,7 +156,9 @@ def plans(beyond):
     params = compiled.get_parameters({"x": random(1, 3)})
     for rows in [*range(1, 65 + 40 * beyond), 1, 2]:
         x = random(rows, 3)
-        assert np.allclose(compiled.evaluate(params, {"x": x})["y"], x @ np.asarray(params["linear_0.weight"]), atol=1e-5)
+        assert np.allclose(
+            compiled.evaluate(params, {"x": x})["y"], x @ np.asarray(params["linear_0.weight"]), atol=1e-5
+        )
 
 
 @case("safetensors header")
@@ -160,7 +168,10 @@ def safetensors_header(beyond, path):
     header = b'{"w":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}'
     path.write_bytes(struct.pack("<Q", size) + header.ljust(size) + struct.pack("<f", 5))
     try:
-        assert ml.read_safetensors(compiled, {"x": random(1, 1)}, path, {"linear_0.weight": "w"})["linear_0.weight"].item() == 5
+        assert (
+            ml.read_safetensors(compiled, {"x": random(1, 1)}, path, {"linear_0.weight": "w"})["linear_0.weight"].item()
+            == 5
+        )
     finally:
         path.unlink()
 
@@ -172,7 +183,9 @@ def labels(beyond):
     shapes = {name: np.zeros((1, 2 if i else 3), np.float32) for i, name in enumerate(names)}
     with pytest.raises(ValueError) as caught:
         ml.compile(model, BACKEND).evaluate({}, shapes)
-    assert len(caught.value.tensors) == 5 and caught.value.tensors[-1] == ("and 2 more" if beyond else "x4: float32 (1, 2)")
+    assert len(caught.value.tensors) == 5 and caught.value.tensors[-1] == (
+        "and 2 more" if beyond else "x4: float32 (1, 2)"
+    )
 
 
 def test_each_row_has_a_case():
@@ -199,13 +212,18 @@ def test_what_has_no_limit():
     long = ml.compile(one_block(ml.Linear(2, name=name), input=name, output="y"), BACKEND)
     assert list(long.get_parameters({name: random(1, 2)})) == [f"{name}.weight", f"{name}.bias"]
     names = [f"x{i}" for i in range(300)]
-    total = ml.compile(one_block(ml.Add(), inputs=names, output="y"), BACKEND).evaluate({}, {n: np.ones(2, np.float32) for n in names})["y"]
+    total = ml.compile(one_block(ml.Add(), inputs=names, output="y"), BACKEND).evaluate(
+        {}, {n: np.ones(2, np.float32) for n in names}
+    )["y"]
     assert np.array_equal(total, [300, 300])
     parts = ml.compile(one_block(ml.Split(300, axis=0), input="x"), BACKEND).evaluate({}, {"x": random(300, 2)})
     assert len(parts) == 300
     stage = one_block(ml.Linear(2), input="input", output="output")
     for stages, batch, size in ((2, 500, 1), (200, 4, 2), (2, 3, 100)):
-        model = one_block(ml.Pipeline(stages=[stage] * stages, device_assignment=[0, 1] * (stages // 2), microbatch_size=size), **UNARY)
+        model = one_block(
+            ml.Pipeline(stages=[stage] * stages, device_assignment=[0, 1] * (stages // 2), microbatch_size=size),
+            **UNARY,
+        )
         compiled = ml.compile(model, CBackend(device_mesh=(2,)))
         x = random(batch, 2)
         assert compiled.evaluate(compiled.get_parameters({"x": x}), {"x": x})["y"].shape == (batch, 2)

@@ -85,13 +85,16 @@ def test_a_wire_has_no_parameters_name(make, name):
     assert name in caught.value.what and caught.value.fix
 
 
-@pytest.mark.parametrize("name", ["linear_1.bias", "linear_0.x", "linear_0.bias.x", "linear_0bias", "model_0.linear_0.bias", "x.linear_0.bias"])
+@pytest.mark.parametrize(
+    "name",
+    ["linear_1.bias", "linear_0.x", "linear_0.bias.x", "linear_0bias", "model_0.linear_0.bias", "x.linear_0.bias"],
+)
 def test_other_names_with_dots_are_free(name):
     ml.compile(add(linear(), name), CBackend(device_mesh=(1,)))
 
 
 def test_the_fix_keeps_both_gradients():
-    """A bias read a second time, as an input of its own: the gradients of the two come apart, and their sum is that of the shared one."""
+    """A bias read a second time, as an input of its own: the gradients of the two come apart, and add up to the shared one's."""
     compiled = ml.compile(add(linear(), "linear_0_bias"), CBackend(device_mesh=(1,)))
     x, bias = random(3, 5), random(4)
     inputs = {"x": x, "linear_0_bias": bias}
@@ -99,7 +102,9 @@ def test_the_fix_keeps_both_gradients():
     outputs, gradients = compiled.evaluate(params, inputs, {"y": np.ones((3, 4), np.float32)}, ["linear_0_bias"])
     assert np.allclose(outputs["y"], x @ np.asarray(params["linear_0.weight"]) + 2 * bias, atol=1e-5)
     assert set(gradients) == {"linear_0.weight", "linear_0.bias", "linear_0_bias"}
-    assert np.array_equal(gradients["linear_0.bias"], np.full(4, 3)) and np.array_equal(gradients["linear_0_bias"], np.full(4, 3))
+    assert np.array_equal(gradients["linear_0.bias"], np.full(4, 3)) and np.array_equal(
+        gradients["linear_0_bias"], np.full(4, 3)
+    )
 
 
 def test_a_gradient_is_asked_for_once():
