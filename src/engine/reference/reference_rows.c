@@ -1,6 +1,6 @@
+#include "base/number.h"
 #include "engine/fault.h"
 #include "engine/reference/reference.h"
-#include <stdio.h>
 #include <inttypes.h>
 
 void mth__ref_next(mth__shape shape, int64_t *at) {
@@ -34,7 +34,7 @@ mth_status mth__ref_outside(const mth__ref_call *c, const mth__ref_value *ids, d
     char shape[256];
     mth__shape_write(shape, sizeof shape, ids->global);
     char value[32];
-    snprintf(value, sizeof value, "%.0f", id);
+    mth__print(value, sizeof value, "%.0f", id);
     mth_status s = mth__fault_error(c->op, value, limit, "");
     return mth__error_tensor(s, F("%s: %s %s", c->op->index_name ? "ids" : "mask", mth_dtype_name(ids->dtype), shape));
 }
