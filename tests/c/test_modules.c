@@ -349,6 +349,27 @@ static mth_status compose_all(void *context) {
     return s;
 }
 
+TEST(warnings_and_what_is_absent_are_told_in_c_too) {
+    mth_module *after = NULL, *before = NULL;
+    const char *why = NULL, *fix = NULL;
+    CHECK_STATUS(mth_module_create("MoE",
+        MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(8)}, {"top_k", mth_int(1)}), &after));
+    CHECK_STATUS(mth_module_create("MoE",
+        MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(8)}, {"top_k", mth_int(1)},
+            {"router_softmax", mth_string("before")}),
+        &before));
+    CHECK(mth_module_get_warning(after) && strstr(mth_module_get_warning(after), "router.weight has no gradient"));
+    CHECK(!mth_module_get_warning(before) && !mth_module_get_warning(NULL));
+    mth_module_free(after);
+    mth_module_free(before);
+    CHECK(mth_absent("option", "max_memory_per_device", &why, &fix) && strstr(why, "not in this version"));
+    CHECK(strstr(fix, "mth_get_memory_usage") && !strstr(fix, "()")); /* the library's words */
+    CHECK(mth_absent("option", "jit", NULL, NULL));
+    CHECK(!mth_absent("option", "dimension", &why, &fix) && !mth_absent("option", "", &why, &fix));
+    CHECK(!mth_absent("option", "jit file_path", &why, &fix) && !mth_absent("model", "jit", &why, &fix));
+    CHECK(!mth_absent(NULL, "jit", &why, &fix) && !mth_absent("option", NULL, &why, &fix));
+}
+
 TEST(memory_that_runs_out_at_any_index) {
     int64_t live = mth_debug_live_allocations(), before = mth_debug_allocation_count();
     CHECK_STATUS(compose_all(NULL));
