@@ -96,11 +96,10 @@ const char *show(PyObject *object, char room[SHOWN]) {
     return room;
 }
 
-/* "train.py:12": the line of the user's program that is running. Frames of the package itself are passed over. */
-static int source_line(char *line, size_t room) {
-    PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame());
-    int found = 0;
-    while (frame && !found) {
+/* "train.py:12": the line of the user's program that is running, or NULL. Frames of the package itself are passed over. */
+static PyObject *source_line(void) {
+    PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame()), *line = NULL;
+    while (frame && !line) {
         PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame), *file = PyObject_GetAttrString(code, "co_filename");
         PyObject *globals = PyObject_GetAttrString(frame, "f_globals"), *key = PyUnicode_FromString("__name__");
         PyObject *name = globals && key ? Py_XNewRef(PyDict_GetItemWithError(globals, key)) : NULL;
@@ -110,8 +109,7 @@ static int source_line(char *line, size_t room) {
         if (module && (strncmp(module, "mithril.", 8) == 0 || strcmp(module, "mithril") == 0)) back = PyObject_GetAttrString(frame, "f_back");
         else if (path) {
             const char *slash = strrchr(path, '/');
-            snprintf(line, room, "%s:%d", slash ? slash + 1 : path, PyFrame_GetLineNumber((PyFrameObject *)frame));
-            found = 1;
+            line = TEXT("%s:%d", slash ? slash + 1 : path, PyFrame_GetLineNumber((PyFrameObject *)frame));
         }
         Py_DECREF(code);
         Py_XDECREF(file);
@@ -122,18 +120,20 @@ static int source_line(char *line, size_t room) {
     }
     Py_XDECREF(frame);
     PyErr_Clear(); /* a path that can't be printed must not fail the call: errors then lack the line */
-    return found;
+    return line;
 }
 
 void note_source_line(void) {
-    char line[256];
-    mth_set_source_line(source_line(line, sizeof line) ? line : NULL);
+    PyObject *line = source_line();
+    mth_set_source_line(line ? PyUnicode_AsUTF8AndSize(line, NULL) : NULL);
+    Py_XDECREF(line);
 }
 
 static PyObject *error_of(PyObject *cls, const char *operator, PyObject *what, PyObject *fix) {
-    char line[256], at[sizeof line + 8] = "";
-    if (source_line(line, sizeof line)) PyOS_snprintf(at, sizeof at, "\n  at %s", line);
-    PyObject *message = TEXT("%s%s%U%s\n  fix: %U", operator ? operator : "", operator ? ": " : "", what, at, fix);
+    PyObject *line = source_line(), *at = line ? TEXT("\n  at %U", line) : TEXT("%s", "");
+    PyObject *message = at ? TEXT("%s%s%U%U\n  fix: %U", operator ? operator : "", operator ? ": " : "", what, at, fix) : NULL;
+    Py_XDECREF(line);
+    Py_XDECREF(at);
     return message ? PyObject_CallFunction(cls, "NOOs()", message, what, fix, operator ? operator : "") : NULL;
 }
 

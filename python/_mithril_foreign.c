@@ -457,11 +457,12 @@ int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const cha
             break;
         }
         const char *name = to_name(s, PyTuple_GetItem(item, 0), "a name");
-        char label[160];
-        if (!name) break;
-        PyOS_snprintf(label, sizeof label, "%s['%s']", what, name);
+        PyObject *label = name ? TEXT("%s['%s']", what, name) : NULL;
+        const char *called = label ? PyUnicode_AsUTF8AndSize(label, NULL) : NULL;
         named[i].name = name;
-        if (!(named[i].array = convert(&(conversion){s, backend, label, 0, NULL, 1}, PyTuple_GetItem(item, 1)))) break;
+        if (called) named[i].array = convert(&(conversion){s, backend, called, 0, NULL, 1}, PyTuple_GetItem(item, 1));
+        Py_XDECREF(label);
+        if (!named[i].array) break;
     }
     if (!named || i < n) {
         named_free(named, i);

@@ -256,15 +256,18 @@ static PyType_Spec module_spec = {"mithril.Module", sizeof(module_object), 0,
 
 static int add_module_class(PyObject *module, module_state *s, const char *name) {
     const char *signature = mth_module_type_signature(name), *doc = mth_module_type_doc(name);
-    char full[96];
-    char *text = PyMem_Malloc(print_signature(NULL, name, signature, doc));
-    if (!text) { PyErr_NoMemory(); return -1; }
-    print_signature(text, name, signature, doc);
-    PyOS_snprintf(full, sizeof full, "mithril.%s", name);
-    PyType_Slot slots[] = {{Py_tp_doc, text}, {Py_tp_new, module_new}, {0, NULL}};
-    PyType_Spec spec = {full, sizeof(module_object), 0, Py_TPFLAGS_DEFAULT, slots};
-    PyTypeObject *type = add_type(module, &spec, s->module_type);
+    PyTypeObject *type = NULL;
+    PyObject *full = TEXT("mithril.%s", name);
+    char *text = signature && doc ? PyMem_Malloc(print_signature(NULL, name, signature, doc)) : NULL;
+    if (!text) PyErr_NoMemory();
+    else if (full) {
+        print_signature(text, name, signature, doc);
+        PyType_Slot slots[] = {{Py_tp_doc, text}, {Py_tp_new, module_new}, {0, NULL}};
+        PyType_Spec spec = {PyUnicode_AsUTF8AndSize(full, NULL), sizeof(module_object), 0, Py_TPFLAGS_DEFAULT, slots};
+        type = add_type(module, &spec, s->module_type);
+    }
     PyMem_Free(text);
+    Py_XDECREF(full);
     Py_XDECREF((PyObject *)type);
     return type ? 0 : -1;
 }

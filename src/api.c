@@ -11,9 +11,11 @@ const mth__opt mth__compile_options[] = {
     {0}};
 static const mth__opt *const compile_tables[] = {mth__compile_options, NULL};
 
+static void write_options(mth__text *t, const void *tables) { mth__options_doc(t, tables, ""); }
+
 const char *mth_compile_option_doc(void) {
-    static char text[4096];
-    return mth__options_doc(compile_tables, "", text, sizeof text);
+    static char *_Atomic text;
+    return mth__text_once(&text, write_options, compile_tables);
 }
 
 mth_status mth__no_room(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices")); }

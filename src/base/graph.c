@@ -25,18 +25,19 @@ mth__value *mth__graph_value(mth__graph *g, mth__value_kind kind, const char *na
 }
 
 char *mth__value_text(const mth__value *v) {
-    char name[128], shape[256], where[512];
-    if (v->node && v->node->module) snprintf(name, sizeof name, "a value inside %.100s", v->node->module);
-    else snprintf(name, sizeof name, "%%%d", v->id);
+    char number[24], shape[256], where[512];
     mth__shape_write(shape, sizeof shape, v->shape);
-    where[0] = 0;
+    mth__sink s = mth__sink_new(where, sizeof where);
     if (v->sharding.on) {
         bool split = mth__sharding_axes(&v->sharding, v->shape.rank), single = v->sharding.on->count == 1;
-        const char *verb = split ? ", sharded " : single ? ", whole " : ", replicated ";
-        size_t n = (size_t)snprintf(where, sizeof where, "%s", verb);
-        mth__where_write(where + n, sizeof where - n, &v->sharding, v->shape.rank);
+        mth__sink_add(&s, "%s", split ? ", sharded " : single ? ", whole " : ", replicated ");
+        mth__where_write(where + s.n, sizeof where - s.n, &v->sharding, v->shape.rank);
     }
-    return F("%s: %s %s%s", v->name ? v->name : v->wire ? v->wire : name, mth_dtype_name(v->dtype), shape, where);
+    const char *name = v->name ? v->name : v->wire;
+    if (!name && v->node && v->node->module)
+        return F("a value inside %s: %s %s%s", v->node->module, mth_dtype_name(v->dtype), shape, where);
+    mth__print(number, sizeof number, "%%%d", v->id);
+    return F("%s: %s %s%s", name ? name : number, mth_dtype_name(v->dtype), shape, where);
 }
 
 const char *mth__value_label(mth__arena *arena, const mth__value *v) { return v->name ? v->name : mth__format(arena, "%%%d", v->id); }

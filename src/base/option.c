@@ -156,10 +156,10 @@ const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *va
 }
 
 /* "bias: bool = True" */
-static size_t write_option(char *room, size_t size, const mth__opt *o) {
+static void add_option(mth__text *t, const mth__opt *o) {
     bool none = o->standard && !strcmp(o->standard, "None") && o->type != MTH__OPT_ANY;
-    return (size_t)snprintf(room, size, "%s: %s%s%s%s", o->name, type_names[o->type], none ? " | None" : "", o->standard ? " = " : "",
-                            o->standard ? o->standard : "");
+    mth__text_add(t, "%s: %s%s%s%s", o->name, type_names[o->type], none ? " | None" : "", o->standard ? " = " : "",
+                  o->standard ? o->standard : "");
 }
 
 char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
@@ -167,25 +167,21 @@ char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
     mth__text_add(&t, "%s", "");
     for (; *tables; tables++)
         for (const mth__opt *o = *tables; o->name; o++) {
-            char one[128];
-            write_option(one, sizeof one, o);
-            mth__text_add(&t, "%s%s", t.n ? ", " : "", one);
+            if (t.n) mth__text_add(&t, ", ");
+            add_option(&t, o);
         }
     return t.at;
 }
 
-const char *mth__options_doc(const mth__opt *const *tables, const char *indent, char *room, size_t size) {
-    mth__process_lock();
-    size_t n = *room ? size : 0;
+void mth__options_doc(mth__text *t, const mth__opt *const *tables, const char *indent) {
     for (; *tables; tables++)
-        for (const mth__opt *o = *tables; o->name && n < size; o++) {
-            char one[128];
-            write_option(one, sizeof one, o);
-            n += (size_t)snprintf(room + n, size - n, "%s%s: %s%s%s%s\n", indent, one, o->doc, o->choices ? " (" : "",
-                                  o->choices ? o->choices : "", o->choices ? ")" : "");
+        for (const mth__opt *o = *tables; o->name; o++) {
+            mth__text_add(t, "%s", indent);
+            add_option(t, o);
+            mth__text_add(t, ": %s", o->doc);
+            if (o->choices) mth__text_add(t, " (%s)", o->choices);
+            mth__text_add(t, "\n");
         }
-    mth__process_unlock();
-    return room;
 }
 
 /* A default, as Python prints it; defaults are ours, so what doesn't parse is a defect. NULL at the end of a list. */
@@ -351,26 +347,23 @@ mth_status mth__options_read(
 }
 
 /* ---------------------------------------------------------------- specs */
-static void write_spec(char *buffer, size_t room, const mth_arg *spec) {
-    size_t n = (size_t)snprintf(buffer, room, "(");
-    for (size_t d = 0; d < spec->count && n < room; d++) {
+static void put_spec(mth__sink *s, const mth_arg *spec) {
+    mth__sink_add(s, "(");
+    for (size_t d = 0; d < spec->count; d++) {
         const mth_arg *e = &spec->items[d];
-        if (d) n += (size_t)snprintf(buffer + n, room - n, ", ");
-        if (n < room && e->kind == MTH_ARG_LIST) {
-            write_spec(buffer + n, room - n, e);
-            n += strlen(buffer + n);
-        } else if (n < room) {
-            n += (size_t)(e->kind == MTH_ARG_INT ? snprintf(buffer + n, room - n, "%" PRId64, e->integer)
-                                                 : snprintf(buffer + n, room - n, "None"));
-        }
+        if (d) mth__sink_add(s, ", ");
+        if (e->kind == MTH_ARG_LIST) put_spec(s, e);
+        else if (e->kind == MTH_ARG_INT) mth__sink_add(s, "%" PRId64, e->integer);
+        else mth__sink_add(s, "None");
     }
-    if (n < room) snprintf(buffer + n, room - n, spec->count == 1 ? ",)" : ")");
+    mth__sink_add(s, spec->count == 1 ? ",)" : ")");
 }
 
 /* No arena here: the texts given must not be lost to a jump. `on`: NULL where it is not known yet. */
 static mth_status bad_spec(const mth_arg *spec, const char *what, const mth__placement *on, char *problem, char *fix) {
     char text[256], place[256] = "";
-    write_spec(text, sizeof text, spec);
+    mth__sink s = mth__sink_new(text, sizeof text);
+    put_spec(&s, spec);
     if (on) mth__placement_write(place, sizeof place, on);
     return mth__error_tensor(FAIL(MTH_ERROR_VALUE, problem, fix), F("%s: spec %s%s%s", what, text, on ? " over " : "", place));
 }

@@ -28,9 +28,8 @@ mth_status mth__options_read(mth__arena *, const char *owner, const mth__opt *co
                              mth_arg **values);
 const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *values, const char *name); /* NULL: no such option */
 char *mth__options_signature(mth__arena *, const mth__opt *const *tables); /* "dimension: int, bias: bool = True" */
-/* One option a line: "bias: bool = True: whether a bias is added". Returns `room`; where it holds a text already, it is left as it is, so
-   that a static one can be lent to several threads. */
-const char *mth__options_doc(const mth__opt *const *tables, const char *indent, char *room, size_t size);
+/* Adds an option a line: "bias: bool = True: whether a bias is added". */
+void mth__options_doc(mth__text *, const mth__opt *const *tables, const char *indent);
 /* A spec, the caller's or an option's -> splits. `rank` entries; axes inside `on`, none repeated. `what` names the tensor in errors. */
 mth_status mth__spec_rank(mth_arg spec, int rank, const char *what); /* an error where a spec has not `rank` entries */
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out);

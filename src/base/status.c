@@ -1,4 +1,4 @@
-#include "base/arena.h"
+#include "base/text.h"
 #include "base/number.h"
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +21,19 @@ static mth_error no_memory_error = {.code = MTH_ERROR_MEMORY, .what = mth__no_me
 
 /* ---------------------------------------------------------------- the user's source line */
 static _Thread_local char source_line[256];
-void mth_set_source_line(const char *where) { snprintf(source_line, sizeof source_line, "%s", where ? where : ""); }
+/* Of a longer one the end is kept, where the number of the line is. */
+void mth_set_source_line(const char *where) {
+    static const char dots[] = "...";
+    size_t n = where ? strlen(where) : 0;
+    if (n < sizeof source_line) {
+        memcpy(source_line, where ? where : "", n + 1);
+        return;
+    }
+    const char *end = where + n - (sizeof source_line - sizeof dots);
+    while (((unsigned char)*end & 0xc0) == 0x80) end++; /* to the beginning of a character of UTF-8 */
+    memcpy(source_line, dots, sizeof dots - 1);
+    memcpy(source_line + sizeof dots - 1, end, strlen(end) + 1);
+}
 const char *mth__source_line(void) { return source_line[0] ? source_line : NULL; }
 
 /* ---------------------------------------------------------------- making errors */
@@ -178,14 +190,20 @@ const char *mth__nearest(const char *name, const char *const *names, size_t coun
 }
 
 char *mth__name_fix(const char *kind, const char *name, const char *const *known, size_t count) {
+    enum { READABLE = 400 }; /* characters of names */
     const char *near = mth__nearest(name, known, count);
-    char list[400] = "";
-    size_t n = 0;
     if (near) return F("use '%s'", near);
     if (!count) return F("leave '%s' out: there is no %s", name, kind);
-    for (size_t i = 0; i < count && n < sizeof list; i++) n += (size_t)snprintf(list + n, sizeof list - n, i ? ", '%s'" : "'%s'", known[i]);
-    if (n >= sizeof list) memcpy(list + sizeof list - 4, "...", 4);
-    return F(count == 1 ? "the only %s is %s" : "the %ss are %s", kind, list);
+    size_t shown = 0, room = 1;
+    while (shown < count && (shown == 0 || room + strlen(known[shown]) < READABLE)) room += strlen(known[shown++]) + strlen(", ''");
+    char *list = mth__malloc(room);
+    if (!list) return mth__no_memory;
+    mth__sink s = mth__sink_new(list, room);
+    for (size_t i = 0; i < shown; i++) mth__sink_add(&s, i ? ", '%s'" : "'%s'", known[i]);
+    char *fix = count == 1 ? F("the only %s is %s", kind, list) : shown < count ? F("the %ss are %s and %zu more", kind, list, count - shown)
+                                                                                : F("the %ss are %s", kind, list);
+    mth__free(list);
+    return fix;
 }
 
 mth_status mth__result_given(const void *out) { return mth__given(out, "the address of the result"); }

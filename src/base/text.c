@@ -1,4 +1,5 @@
 #include "base/text.h"
+#include <stdatomic.h>
 #include <string.h>
 
 mth__text mth__text_new(mth__arena *arena) { return (mth__text){.arena = arena}; }
@@ -34,6 +35,49 @@ char *mth__text_publish(const mth__text *t) {
     if (t->n) memcpy(s, t->at, t->n);
     s[t->n] = 0;
     return s;
+}
+
+typedef struct { char *_Atomic *kept; mth__write *write; const void *about; } once;
+
+static mth_status make_once(void *argument) {
+    const once *o = argument;
+    mth__arena *arena = mth__arena_new();
+    mth__text t = mth__text_new(arena);
+    o->write(&t, o->about);
+    char *made = mth__text_publish(&t), *none = NULL;
+    if (made && !atomic_compare_exchange_strong(o->kept, &none, made)) mth__free(made); /* another thread's stays */
+    mth__arena_free(arena);
+    return NULL;
+}
+
+const char *mth__text_once(char *_Atomic *kept, mth__write *write, const void *about) {
+    once o = {kept, write, about};
+    if (!atomic_load(kept)) mth_error_free(mth__guard(make_once, &o));
+    return atomic_load(kept);
+}
+
+/* Ends what fills the room with "...", behind a whole character of UTF-8. */
+static void end_cut(char *at, size_t room) {
+    static const char dots[] = "...";
+    if (room < sizeof dots) return;
+    size_t n = room - sizeof dots;
+    while (n > 0 && ((unsigned char)at[n] & 0xc0) == 0x80) n--;
+    memcpy(at + n, dots, sizeof dots);
+}
+
+void mth__sink_add(mth__sink *s, const char *format, ...) {
+    size_t left = s->n < s->room ? s->room - s->n : 0;
+    va_list list;
+    va_start(list, format);
+    s->n += (size_t)mth__vprint(left ? s->at + s->n : NULL, left, format, list);
+    va_end(list);
+    if (left && s->n >= s->room) end_cut(s->at, s->room);
+}
+
+size_t mth__brief(char *room, size_t size, const char *text) {
+    mth__sink s = mth__sink_new(room, size);
+    mth__sink_add(&s, "%s", text);
+    return s.n;
 }
 
 void mth_text_free(char *s) { mth__free(s); }

@@ -83,7 +83,7 @@ bool mth__split_even(int64_t n, const mth__split *, const mth__placement *); /* 
 /* "(0, None)", "((0, 1), None)", "(None, 0) partial sum over 1", "(0 by 64,)", "(0 cyclic,)" */
 const char *mth__sharding_text(mth__arena *, const mth__sharding *, int rank);
 const char *mth__where_text(mth__arena *, const mth__sharding *, int rank);    /* the same with " over mesh (4,)" */
-/* The same in the manner of snprintf, for errors. */
+/* The same in the manner of snprintf, for errors; what is cut ends in "...". */
 size_t mth__shape_write(char *buffer, size_t room, mth__shape);
 size_t mth__placement_write(char *buffer, size_t room, const mth__placement *);
 size_t mth__sharding_write(char *buffer, size_t room, const mth__sharding *, int rank);

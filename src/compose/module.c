@@ -220,65 +220,49 @@ const char *mth_module_get_warning(const mth_module *m) { return m && m->type->w
 const char *mth_module_get_ports(const mth_module *m) { return m ? m->ports : NULL; }
 
 /* ---------------------------------------------------------------- documentation */
-/* Texts are made at the first call and stay: a pool without an owner, so that they can be lent. */
-static struct { const char *signature, *ports, *doc; } texts[TYPES];
-static char pool[96 << 10];
-static size_t pooled;
+/* Made at the first call, lent for ever. */
+typedef struct { char *_Atomic signature, *_Atomic ports, *_Atomic doc; } type_texts;
+static type_texts texts[TYPES];
 
-static const char *pool_add(const char *text) {
-    size_t n = strlen(text) + 1;
-    if (n > sizeof pool - pooled) return "";
-    char *at = memcpy(pool + pooled, text, n);
-    pooled += n;
-    return at;
+static void write_signature(mth__text *t, const void *type) {
+    mth__text_add(t, "%s", mth__options_signature(t->arena, (const mth__opt *const[]){own_options(type), common_options, NULL}));
 }
 
-static mth_status make_texts(void *context) {
-    size_t i = *(size_t *)context;
-    const mth__module_type *type = mth__module_types[i];
-    mth__arena *arena = mth__arena_new();
-    const mth__opt *tables[] = {own_options(type), common_options, NULL};
-    mth__text t = mth__text_new(arena);
-    mth__text_add(&t, "%s\n\n", type->doc);
-    const char *ports = ports_text(arena, type->inputs, type->outputs), *signature = mth__options_signature(arena, tables);
-    mth__text_add(&t, "Ports: %s\n", ports);
-    if (*type->parameters) mth__text_add(&t, "Parameters: %s\n", type->parameters);
-    mth__text_add(&t, "Options:\n");
-    char room[8192] = "";
-    mth__text_add(&t, "%s", mth__options_doc(tables, "    ", room, sizeof room));
-    texts[i].doc = pool_add(t.at);
-    texts[i].ports = pool_add(ports);
-    texts[i].signature = pool_add(signature);
-    mth__arena_free(arena);
-    return NULL;
+static void write_ports(mth__text *t, const void *type) {
+    const mth__module_type *m = type;
+    mth__text_add(t, "%s", ports_text(t->arena, m->inputs, m->outputs));
 }
 
-static int type_texts(const char *type) {
-    for (size_t i = 0; type && i < TYPES; i++) {
-        if (strcmp(mth__module_types[i]->name, type)) continue;
-        mth__process_lock();
-        mth_status s = texts[i].signature ? NULL : mth__guard(make_texts, &i);
-        mth__process_unlock();
-        mth_error_free(s);
-        return s ? -1 : (int)i;
-    }
-    return -1;
+static void write_doc(mth__text *t, const void *type) {
+    const mth__module_type *m = type;
+    mth__text_add(t, "%s\n\nPorts: ", m->doc);
+    write_ports(t, type);
+    mth__text_add(t, "\n");
+    if (*m->parameters) mth__text_add(t, "Parameters: %s\n", m->parameters);
+    mth__text_add(t, "Options:\n");
+    mth__options_doc(t, (const mth__opt *const[]){own_options(type), common_options, NULL}, "    ");
+}
+
+static size_t type_index(const char *type) { /* TYPES: there is none */
+    size_t i = 0;
+    while (i < TYPES && (!type || strcmp(mth__module_types[i]->name, type))) i++;
+    return i;
 }
 
 size_t mth_module_type_count(void) { return TYPES; }
 const char *mth_module_type_name(size_t i) { return i < TYPES ? mth__module_types[i]->name : NULL; }
 
 const char *mth_module_type_signature(const char *type) {
-    int i = type_texts(type);
-    return i < 0 ? NULL : texts[i].signature;
+    size_t i = type_index(type);
+    return i == TYPES ? NULL : mth__text_once(&texts[i].signature, write_signature, mth__module_types[i]);
 }
 
 const char *mth_module_type_ports(const char *type) {
-    int i = type_texts(type);
-    return i < 0 ? NULL : texts[i].ports;
+    size_t i = type_index(type);
+    return i == TYPES ? NULL : mth__text_once(&texts[i].ports, write_ports, mth__module_types[i]);
 }
 
 const char *mth_module_type_doc(const char *type) {
-    int i = type_texts(type);
-    return i < 0 ? NULL : texts[i].doc;
+    size_t i = type_index(type);
+    return i == TYPES ? NULL : mth__text_once(&texts[i].doc, write_doc, mth__module_types[i]);
 }

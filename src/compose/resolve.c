@@ -176,8 +176,8 @@ static int open_name(wiring *w, int block, const char *port) {
 
 static mth_status too_open(const mth__block *b, const char *const *port, size_t n, const char *previous) {
     char text[256];
-    size_t at = 0;
-    for (size_t i = 0; i < n && at < sizeof text; i++) at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? ", " : "", port[i]);
+    mth__sink t = mth__sink_new(text, sizeof text);
+    for (size_t i = 0; i < n; i++) mth__sink_add(&t, "%s%s", i ? ", " : "", port[i]);
     mth_status s = FAIL(MTH_ERROR_VALUE, F("%zu inputs of %s are open (%s), and MTH_CHAIN can give only one of them the output of %s", n, b->name,
         text, previous),
                         F("wire the others by name: %s='...'", port[n - 1]));

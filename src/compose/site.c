@@ -6,9 +6,10 @@
 #include <stdio.h>
 
 static const char *mesh_text(char *buffer, size_t room, const mth__placement *p) {
-    size_t n = (size_t)snprintf(buffer, room, "(");
-    for (int a = 0; a < p->naxes && n < room; a++) n += (size_t)snprintf(buffer + n, room - n, a ? ", %d" : "%d", p->dim[a]);
-    if (n < room) snprintf(buffer + n, room - n, p->naxes == 1 ? ",)" : p->naxes ? ")" : "1,)");
+    mth__sink s = mth__sink_new(buffer, room);
+    mth__sink_add(&s, "(");
+    for (int a = 0; a < p->naxes; a++) mth__sink_add(&s, a ? ", %d" : "%d", p->dim[a]);
+    mth__sink_add(&s, p->naxes == 1 ? ",)" : p->naxes ? ")" : "1,)");
     return buffer;
 }
 
@@ -32,10 +33,10 @@ static mth_status check_mesh(const mth_arg *given, const mth__site *site) {
     for (int a = 0; a < p->naxes && same; a++) same = given->items[a].integer == p->dim[a];
     if (same) return NULL;
     char text[96];
-    size_t n = (size_t)snprintf(text, sizeof text, "(");
-    for (size_t a = 0; a < given->count && n < sizeof text; a++)
-        n += (size_t)snprintf(text + n, sizeof text - n, a ? ", %" PRId64 : "%" PRId64, given->items[a].integer);
-    if (n < sizeof text) snprintf(text + n, sizeof text - n, given->count == 1 ? ",)" : ")");
+    mth__sink s = mth__sink_new(text, sizeof text);
+    mth__sink_add(&s, "(");
+    for (size_t a = 0; a < given->count; a++) mth__sink_add(&s, a ? ", %" PRId64 : "%" PRId64, given->items[a].integer);
+    mth__sink_add(&s, given->count == 1 ? ",)" : ")");
     mesh_text(want, sizeof want, p);
     return FAIL(MTH_ERROR_VALUE, F("device_mesh=%s differs from %s, %s", text, site->stage < 0 ? "the backend's" : "the stage's", want),
                 F("give device_mesh=%s, or leave it out", want));

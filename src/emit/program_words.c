@@ -37,11 +37,10 @@ mth__word mth__attr_name(const mth__op *op, char kind, int index) {
 
 /* ---------------------------------------------------------------- reading */
 mth_status mth__read_fail(const mth__reader *x, char *what) {
-    char near[40];
+    char line[256], near[40];
     size_t n = strcspn(x->at, "\n");
-    if (n >= sizeof near) n = sizeof near - 1;
-    memcpy(near, x->at, n);
-    near[n] = 0;
+    mth__print(line, sizeof line, "%.*s", (int)(n < sizeof line ? n : sizeof line - 1), x->at);
+    mth__brief(near, sizeof near, line);
     mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", x->line, what, near),
                         F("give a text as mth_plan_print makes it"));
     mth__free(what);

@@ -25,10 +25,14 @@ static int engine_find(const char *name) {
     return -1;
 }
 
+static void write_options(mth__text *t, const void *engine) {
+    mth__options_doc(t, ((const mth__engine_vtable *)engine)->options, "");
+}
+
 const char *mth_backend_option_doc(const char *engine) {
-    static char text[ENGINES][8192];
+    static char *_Atomic text[ENGINES];
     int e = engine_find(engine);
-    return e < 0 ? NULL : mth__options_doc(engines[e]->options, "", text[e], sizeof text[e]);
+    return e < 0 ? NULL : mth__text_once(&text[e], write_options, engines[e]);
 }
 
 static int name_index(const char *name, const char *const *names, int n) {
@@ -57,13 +61,8 @@ static mth_status read_collectives(mth_backend *b, const mth_arg *ops) {
 
 static mth_status unknown_engine(const char *name) {
     const char *names[ENGINES];
-    char all[128] = "";
-    for (int i = 0; i < ENGINES; i++) {
-        names[i] = engines[i]->name;
-        strcat(strcat(strcat(strcat(all, i ? i < ENGINES - 1 ? ", " : " or " : ""), "'"), names[i]), "'");
-    }
-    const char *near = mth__nearest(name, names, ENGINES);
-    return FAIL(MTH_ERROR_VALUE, F("there is no engine '%s'", name), near ? F("use '%s'", near) : F("use %s", all));
+    for (int i = 0; i < ENGINES; i++) names[i] = engines[i]->name;
+    return FAIL(MTH_ERROR_VALUE, F("there is no engine '%s'", name), mth__name_fix("engine", name, names, ENGINES));
 }
 
 /* Options that mean the same wherever an engine's tables have them. */

@@ -333,6 +333,39 @@ static mth_status try_options(const mth_option *o, size_t n) {
     return mth__options_read(arena, "linear_0", tables, o, n, &values);
 }
 
+/* An option whose documentation is longer than any buffer. */
+static void write_long(mth__text *t, const void *about) {
+    mth__options_doc(t, (const mth__opt *const[]){about, NULL}, "");
+}
+ARENA_TEST(no_text_is_cut_in_silence) {
+    char *words = NEW_ARRAY(arena, char, 200001), room[16], one[2];
+    memset(words, 'w', 200000);
+    const mth__opt long_one[] = {{"long", MTH__OPT_CHOICE, words, words, words}, {0}};
+    static char *_Atomic made;
+    const char *doc = mth__text_once(&made, write_long, long_one);
+    CHECK(strlen(doc) == 3 * 200000 + strlen("long: str = :  ()\n") && doc == mth__text_once(&made, write_long, long_one));
+    mth__free(made);
+    CHECK(mth__brief(room, sizeof room, "fifteen letters") == 15 && !strcmp(room, "fifteen letters"));
+    CHECK(mth__brief(room, sizeof room, "sixteen letters!") == 16 && !strcmp(room, "sixteen lett..."));
+    CHECK(mth__brief(room, sizeof room, "elf Zeichen\xc3\xa4\xc3\xb6\xc3\xbc") == 17 && !strcmp(room, "elf Zeichen...")); /* no half of a letter */
+    CHECK(mth__brief(one, sizeof one, "ab") == 2 && !strcmp(one, "a") && mth__brief(NULL, 0, "ab") == 2);
+    const char *names[100];
+    for (int i = 0; i < 100; i++) names[i] = mth__format(arena, "a name of some length %d", i);
+    char *fix = mth__name_fix("output", "?", names, 100);
+    CHECK(!strncmp(fix, "the outputs are 'a name of some length 0', ", 43) && strstr(fix, "' and 86 more"));
+    mth__free(fix);
+    names[0] = words;
+    fix = mth__name_fix("output", "?", names, 2);
+    CHECK(strlen(fix) == strlen("the outputs are '' and 1 more") + 200000);
+    mth__free(fix);
+    mth_set_source_line(mth__format(arena, "%s.py:12345", words + 199000));
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("?"), F("?"));
+    CHECK(strstr(mth_error_get_message(s), "at ...wwww") && strstr(mth_error_get_message(s), "www.py:12345"));
+    mth_error_free(s);
+    mth_set_source_line(NULL);
+    return NULL;
+}
+
 ARENA_TEST(options_are_read) {
     mth_arg *values;
     TRY(mth__options_read(arena, "linear_0", tables,
@@ -346,12 +379,10 @@ ARENA_TEST(options_are_read) {
     CHECK(!strcmp(
         mth__options_signature(arena, tables), "dimension: int, bias: bool = True, epsilon: float = 1e-05, kind: str = 'ring', "
                                                "device_mesh: tuple | None = None, spec: tuple = (None, 0), any: object = {'a': 1}"));
-    char doc[512] = "", cut[16] = "";
-    CHECK(!strcmp(mth__options_doc((const mth__opt *const[]){own, NULL}, "  ", doc, sizeof doc),
-        "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n  epsilon: float = 1e-05: Added to the variance.\n"
-        "  kind: str = 'ring': Algorithm. (ring|tree)\n"));
-    CHECK(mth__options_doc(tables, "", doc, sizeof doc) == doc && strstr(doc, "dimension")); /* what is lent stays */
-    CHECK(!strcmp(mth__options_doc(tables, "", cut, sizeof cut), "dimension: int:"));
+    mth__text doc = mth__text_new(arena);
+    mth__options_doc(&doc, (const mth__opt *const[]){own, NULL}, "  ");
+    CHECK(!strcmp(doc.at, "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n  epsilon: float = 1e-05: Added to the variance.\n"
+                          "  kind: str = 'ring': Algorithm. (ring|tree)\n"));
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimensoin", mth_int(4)})), MTH_ERROR_TYPE, "did you mean 'dimension'");
     CHECK_FAILS(try_options(MTH_OPTIONS({"zzz", mth_int(4)})), MTH_ERROR_TYPE, "the options are: dimension: int");
     CHECK_FAILS(try_options(NULL, 0), MTH_ERROR_TYPE, "'dimension' is missing");
