@@ -193,6 +193,9 @@ ARENA_TEST(placements_are_interned) {
     CHECK(!strcmp(mth__placement_text(arena, whole), "mesh(2, 4)"));
     CHECK(!strcmp(mth__placement_text(arena, row), "devices[4..7]"));
     CHECK(!strcmp(mth__placement_text(arena, column), "devices[2,6]"));
+    char room[16];
+    CHECK(mth__placement_write(room, sizeof room, mth__place_list(m, 5, (int32_t[]){0, 1, 3, 4, 7})) == strlen("devices[0,1,3,4,7]"));
+    CHECK(!strcmp(room, "devices[0,1,..."));
     CHECK(!strcmp(mth__placement_text(arena, one), "device 5"));
     mth__mesh *cube;
     TRY(mth__mesh_new(arena, 3, (int64_t[]){2, 2, 4}, &cube));

@@ -90,31 +90,71 @@ static void run_text(const char *text, unsigned seed, int *ran) {
     mth_error_free(s);
 }
 
+/* What follows from the other lines of a plan is left out. */
+static char *without_comments(const char *text) {
+    const char *end = strstr(text, "\n#");
+    return mth__format(a, "%.*s\n", end ? (int)(end - text) : (int)strlen(text), text);
+}
+
+static void run_spoilt(const char *text, unsigned seed, int times, int *ran) {
+    char *(*const spoil[])(char *) = {spoil_number, empty_shapes, spoil_line, spoil_place};
+    state = seed;
+    for (int k = 0; k < times; k++) {
+        char *s = without_comments(text);
+        for (int changes = 1 + pick(3); changes > 0 && *s; changes--) s = spoil[pick(4)](s);
+        run_text(s, seed, ran);
+    }
+}
+
+static unsigned rounds(unsigned usual) {
+    const char *said = getenv("ROUNDS");
+    return said ? (unsigned)atoi(said) : usual;
+}
+
 GUARDED(what_verifies_runs) {
     mth__arena *outer = a;
-    const char *rounds = getenv("ROUNDS");
-    unsigned plans = rounds ? (unsigned)atoi(rounds) : 60;
+    const unsigned plans = rounds(60);
     int ran = 0, untouched = 0;
     for (unsigned seed = 0; seed < plans && unit_failures < 3; seed++) {
         a = mth__arena_new();
         mth__emit_options o = options(seed);
         const char *text = plan_text(emit_plan(random_graph(a, seed), &o));
-        const char *end = strstr(text, "\n#"); /* what follows from the rest */
-        state = seed;
         run_text(text, seed, &untouched);
-        for (int k = 0; k < 24; k++) {
-            char *s = mth__format(a, "%.*s\n", end ? (int)(end - text) : (int)strlen(text), text);
-            for (int times = 1 + pick(3); times > 0 && *s; times--) {
-                char *(*const spoil[])(char *) = {spoil_number, empty_shapes, spoil_line, spoil_place};
-                s = spoil[pick(4)](s);
-            }
-            run_text(s, seed, &ran);
-        }
+        run_spoilt(text, seed, 24, &ran);
         mth__arena_free(a);
     }
     a = outer;
     CHECK(untouched == (int)plans);
     CHECK(ran > (int)plans);
     if (getenv("SHOW")) printf("%d of %u spoilt plans ran\n", ran, 24 * plans);
+}
+
+static const char *read_whole(const char *path) {
+    FILE *f = fopen(path, "rb");
+    char *text = NEW_ARRAY(a, char, 1 << 17);
+    if (f) text[fread(text, 1, (1 << 17) - 1, f)] = 0;
+    if (f) fclose(f);
+    return text;
+}
+
+/* Plans of models: attention, experts, pipelines, vocabularies. */
+GUARDED(what_verifies_of_models_runs) {
+    static const char *const names[] = {"1f1b", "data_and_tensor", "device_per_operator", "experts", "experts_of_sharded_tokens", "gpipe",
+                                        "interleaved", "overlap", "ring", "tensor_parallel_uneven", "transformer_block", "two_dimensions",
+                                        "vocabulary"};
+    enum { NAMES = sizeof names / sizeof *names };
+    mth__arena *outer = a;
+    int ran = 0, untouched = 0;
+    for (unsigned i = 0; i < NAMES && unit_failures < 3; i++) {
+        a = mth__arena_new();
+        const char *text = read_whole(mth__format(a, "tests/golden/plans/%s.txt", names[i]));
+        run_text(text, i, &untouched);
+        run_spoilt(text, i, (int)rounds(60), &ran);
+        mth__arena_free(a);
+    }
+    a = outer;
+    CHECK(untouched == NAMES);
+    CHECK(ran > NAMES);
+    if (getenv("SHOW")) printf("%d spoilt plans of models ran\n", ran);
 }
 RUN()
