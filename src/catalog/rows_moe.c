@@ -110,12 +110,12 @@ const mth__op mth__op_moe_route = {ROW(moe_route), .args = "logits", .results = 
     .factors = "te->tk,tk", .whole = "ek", .infer = infer_route, .grad = grad_route, .flops = flops_route,
     .doc = "The k largest logits of each token, descending, ties to the lower index; weights = softmax over the chosen."};
 const mth__op mth__op_moe_route_grad = {ROW(moe_route_grad), .args = "weights, experts, dweights", .results = "dlogits",
-    .attr_names = "experts:i0", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2,
+    .attr_names = "experts:i0", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2, .index_name = "expert",
     .infer = infer_route_grad, .doc = "dlogits = weights * (dweights - sum over k of weights * dweights) at the chosen experts, 0 "
         "elsewhere."};
 const mth__op mth__op_moe_capacity = {ROW(moe_capacity), .args = "experts", .results = "kept, dropped",
-    .attr_names = "capacity:i0, experts:i1", .factors = "tk->tk,x", .whole = "tkx", .index_args = 1, .infer = infer_capacity,
-    .grad = mth__grad_none, .doc = "kept = experts, -1 where the expert already has `capacity` tokens, served by token, then by choice; "
+    .attr_names = "capacity:i0, experts:i1", .factors = "tk->tk,x", .whole = "tkx", .index_args = 1, .index_name = "expert",
+    .infer = infer_capacity, .grad = mth__grad_none, .doc = "kept = experts, -1 where the expert already has `capacity` tokens, served by token, then by choice; "
         "dropped = how many."};
 const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "rows", .attr_names = "experts:i0", .factors = "tk->et",
     .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_rows, .grad = mth__grad_none,

@@ -3,6 +3,12 @@
 #include "engine/native/kernel_util.h"
 
 static int64_t expert_of(const mth__operand *rows, int64_t e) { return rows->start[0] + e * mth__step(rows, 0); } /* global */
+/* Of a choice: -1 where it was dropped, or where there is no such expert, which is an error of the run. */
+static int64_t chosen(const mth__call *c, int64_t expert, int64_t experts) {
+    if (expert < experts) return expert < 0 ? -1 : expert;
+    mth__kernel_fault(c->fault, expert, experts);
+    return -1;
+}
 /* The next run of real rows in [*from, end) of rows: false where there is none. */
 static bool next_run(const int32_t *rows, int64_t *from, int64_t end, int64_t *length) {
     int64_t i = *from;
@@ -62,7 +68,7 @@ void mth__run_moe_route_grad(const mth__call *c, int phase, int chunk, void *scr
         const float dot = (float)mth__vec->dot(k, w, dw);
         memset(dx, 0, (size_t)e * sizeof *dx);
         for (int64_t j = 0; j < k; j++) {
-            const int32_t expert = ((const int32_t *)c->in[1].data)[t * k + j];
+            const int64_t expert = chosen(c, ((const int32_t *)c->in[1].data)[t * k + j], e);
             if (expert >= 0) dx[expert] = w[j] * (dw[j] - dot);
         }
     }
@@ -70,7 +76,7 @@ void mth__run_moe_route_grad(const mth__call *c, int phase, int chunk, void *scr
 mth_status mth__prepare_moe_capacity(mth__arena *arena, mth__call *c) { /* one chunk: tokens are served in order */
     (void)arena;
     c->phases = c->chunks[0] = 1;
-    c->thread_scratch = (size_t)c->attrs->i[1] * sizeof(int64_t);
+    c->thread_scratch = (size_t)mth__size_product(c->attrs->i[1], sizeof(int64_t));
     return NULL;
 }
 void mth__run_moe_capacity(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -80,7 +86,7 @@ void mth__run_moe_capacity(const mth__call *c, int phase, int chunk, void *scrat
     int64_t *served = scratch;
     memset(served, 0, (size_t)c->attrs->i[1] * sizeof *served);
     for (int64_t i = 0, n = mth__size(&c->in[0]); i < n; i++) {
-        const int32_t e = experts[i];
+        const int32_t e = (int32_t)chosen(c, experts[i], c->attrs->i[1]);
         const bool keep = e >= 0 && served[e] < c->attrs->i[0];
         if (keep) served[e]++;
         else if (e >= 0) dropped++;

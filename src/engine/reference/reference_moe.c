@@ -29,8 +29,11 @@ mth_status mth__ref_moe_route_grad(const mth__ref_call *c) {
     for (int64_t t = 0; t < weights->local.dim[0]; t++) {
         double dot = 0;
         for (int64_t j = 0; j < weights->local.dim[1]; j++) dot += AT(weights, t, j) * AT(dweights, t, j);
-        for (int64_t j = 0; j < weights->local.dim[1]; j++)
-            AT(out, t, (int64_t)AT(experts, t, j)) += AT(weights, t, j) * (AT(dweights, t, j) - dot);
+        for (int64_t j = 0; j < weights->local.dim[1]; j++) {
+            double e = AT(experts, t, j);
+            if (e >= (double)out->local.dim[1]) return mth__ref_outside(c, experts, e, out->local.dim[1]);
+            if (e >= 0) AT(out, t, (int64_t)e) += AT(weights, t, j) * (AT(dweights, t, j) - dot);
+        }
     }
     return NULL;
 }
@@ -41,6 +44,7 @@ mth_status mth__ref_moe_capacity(const mth__ref_call *c) {
     FOR_EACH(at, experts->local) {
         double e = AT(experts, at[0], at[1]);
         int64_t before = 0;
+        if (e >= (double)c->attrs->i[1]) return mth__ref_outside(c, experts, e, c->attrs->i[1]);
         for (int64_t t = 0; t <= at[0]; t++)
             for (int64_t j = 0; j < (t < at[0] ? experts->local.dim[1] : at[1]); j++) before += AT(experts, t, j) == e;
         bool fits = before < c->attrs->i[0];
