@@ -96,7 +96,8 @@ const char *show(PyObject *object, char room[SHOWN]) {
     return room;
 }
 
-/* "train.py:12": the line of the user's program that is running, or NULL. Frames of the package itself are passed over. */
+/* "train.py:12": the line of the user's program that is running, or NULL. Frames of the package itself are passed
+   over. */
 static PyObject *source_line(void) {
     PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame()), *line = NULL;
     while (frame && !line) {
@@ -131,7 +132,8 @@ void note_source_line(void) {
 
 static PyObject *error_of(PyObject *cls, const char *operator, PyObject *what, PyObject *fix) {
     PyObject *line = source_line(), *at = line ? TEXT("\n  at %U", line) : TEXT("%s", "");
-    PyObject *message = at ? TEXT("%s%s%U%U\n  fix: %U", operator ? operator : "", operator ? ": " : "", what, at, fix) : NULL;
+    PyObject *message = !at ? NULL
+                            : TEXT("%s%s%U%U\n  fix: %U", operator ? operator : "", operator ? ": " : "", what, at, fix);
     Py_XDECREF(line);
     Py_XDECREF(at);
     return message ? PyObject_CallFunction(cls, "NOOs()", message, what, fix, operator ? operator : "") : NULL;

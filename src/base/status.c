@@ -195,13 +195,15 @@ char *mth__name_fix(const char *kind, const char *name, const char *const *known
     if (near) return F("use '%s'", near);
     if (!count) return F("leave '%s' out: there is no %s", name, kind);
     size_t shown = 0, room = 1;
-    while (shown < count && (shown == 0 || room + strlen(known[shown]) < READABLE)) room += strlen(known[shown++]) + strlen(", ''");
+    while (shown < count && (shown == 0 || room + strlen(known[shown]) < READABLE))
+        room += strlen(known[shown++]) + strlen(", ''");
     char *list = mth__malloc(room);
     if (!list) return mth__no_memory;
     mth__sink s = mth__sink_new(list, room);
     for (size_t i = 0; i < shown; i++) mth__sink_add(&s, i ? ", '%s'" : "'%s'", known[i]);
-    char *fix = count == 1 ? F("the only %s is %s", kind, list) : shown < count ? F("the %ss are %s and %zu more", kind, list, count - shown)
-                                                                                : F("the %ss are %s", kind, list);
+    char *fix = count == 1      ? F("the only %s is %s", kind, list)
+                : shown < count ? F("the %ss are %s and %zu more", kind, list, count - shown)
+                                : F("the %ss are %s", kind, list);
     mth__free(list);
     return fix;
 }

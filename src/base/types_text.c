@@ -45,14 +45,16 @@ static void put_sharding(mth__sink *s, const mth__sharding *sharding, int rank) 
         if (p->naxes == 0) mth__sink_add(s, "None");
         else if (p->naxes == 1) mth__sink_add(s, "%d", p->axis[0]);
         else
-            for (int i = 0; i < p->naxes; i++) mth__sink_add(s, "%s%d%s", i ? ", " : "(", p->axis[i], i + 1 < p->naxes ? "" : ")");
+            for (int i = 0; i < p->naxes; i++)
+                mth__sink_add(s, "%s%d%s", i ? ", " : "(", p->axis[i], i + 1 < p->naxes ? "" : ")");
         if (p->naxes && p->cyclic) mth__sink_add(s, " cyclic");
         else if (p->naxes && p->grain > 1) mth__sink_add(s, " by %d", p->grain);
     }
     mth__sink_add(s, rank == 1 ? ",)" : ")");
     if (sharding->partial) {
         bool several = sharding->partial & (sharding->partial - 1), first = true;
-        mth__sink_add(s, " partial %s over %s", sharding->reduce == MTH__REDUCE_MAX ? "max" : "sum", several ? "(" : "");
+        mth__sink_add(s, " partial %s over %s", sharding->reduce == MTH__REDUCE_MAX ? "max" : "sum",
+                      several ? "(" : "");
         for (int a = 0; a < MTH__AXES; a++)
             if (sharding->partial >> a & 1) {
                 mth__sink_add(s, "%s%d", first ? "" : ", ", a);

@@ -225,7 +225,8 @@ typedef struct { char *_Atomic signature, *_Atomic ports, *_Atomic doc; } type_t
 static type_texts texts[TYPES];
 
 static void write_signature(mth__text *t, const void *type) {
-    mth__text_add(t, "%s", mth__options_signature(t->arena, (const mth__opt *const[]){own_options(type), common_options, NULL}));
+    const mth__opt *const tables[] = {own_options(type), common_options, NULL};
+    mth__text_add(t, "%s", mth__options_signature(t->arena, tables));
 }
 
 static void write_ports(mth__text *t, const void *type) {

@@ -194,7 +194,8 @@ ARENA_TEST(placements_are_interned) {
     CHECK(!strcmp(mth__placement_text(arena, row), "devices[4..7]"));
     CHECK(!strcmp(mth__placement_text(arena, column), "devices[2,6]"));
     char room[16];
-    CHECK(mth__placement_write(room, sizeof room, mth__place_list(m, 5, (int32_t[]){0, 1, 3, 4, 7})) == strlen("devices[0,1,3,4,7]"));
+    const mth__placement *some = mth__place_list(m, 5, (int32_t[]){0, 1, 3, 4, 7});
+    CHECK(mth__placement_write(room, sizeof room, some) == strlen("devices[0,1,3,4,7]"));
     CHECK(!strcmp(room, "devices[0,1,..."));
     CHECK(!strcmp(mth__placement_text(arena, one), "device 5"));
     mth__mesh *cube;
@@ -346,11 +347,13 @@ ARENA_TEST(no_text_is_cut_in_silence) {
     const mth__opt long_one[] = {{"long", MTH__OPT_CHOICE, words, words, words}, {0}};
     static char *_Atomic made;
     const char *doc = mth__text_once(&made, write_long, long_one);
-    CHECK(strlen(doc) == 3 * 200000 + strlen("long: str = :  ()\n") && doc == mth__text_once(&made, write_long, long_one));
+    CHECK(strlen(doc) == 3 * 200000 + strlen("long: str = :  ()\n"));
+    CHECK(doc == mth__text_once(&made, write_long, long_one));
     mth__free(made);
     CHECK(mth__brief(room, sizeof room, "fifteen letters") == 15 && !strcmp(room, "fifteen letters"));
     CHECK(mth__brief(room, sizeof room, "sixteen letters!") == 16 && !strcmp(room, "sixteen lett..."));
-    CHECK(mth__brief(room, sizeof room, "elf Zeichen\xc3\xa4\xc3\xb6\xc3\xbc") == 17 && !strcmp(room, "elf Zeichen...")); /* no half of a letter */
+    CHECK(mth__brief(room, sizeof room, "elf Zeichen\xc3\xa4\xc3\xb6\xc3\xbc") == 17);
+    CHECK(!strcmp(room, "elf Zeichen...")); /* no half of a letter */
     CHECK(mth__brief(one, sizeof one, "ab") == 2 && !strcmp(one, "a") && mth__brief(NULL, 0, "ab") == 2);
     const char *names[100];
     for (int i = 0; i < 100; i++) names[i] = mth__format(arena, "a name of some length %d", i);
@@ -384,8 +387,8 @@ ARENA_TEST(options_are_read) {
                                                "device_mesh: tuple | None = None, spec: tuple = (None, 0), any: object = {'a': 1}"));
     mth__text doc = mth__text_new(arena);
     mth__options_doc(&doc, (const mth__opt *const[]){own, NULL}, "  ");
-    CHECK(!strcmp(doc.at, "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n  epsilon: float = 1e-05: Added to the variance.\n"
-                          "  kind: str = 'ring': Algorithm. (ring|tree)\n"));
+    CHECK(!strcmp(doc.at, "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n"
+                          "  epsilon: float = 1e-05: Added to the variance.\n  kind: str = 'ring': Algorithm. (ring|tree)\n"));
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimensoin", mth_int(4)})), MTH_ERROR_TYPE, "did you mean 'dimension'");
     CHECK_FAILS(try_options(MTH_OPTIONS({"zzz", mth_int(4)})), MTH_ERROR_TYPE, "the options are: dimension: int");
     CHECK_FAILS(try_options(NULL, 0), MTH_ERROR_TYPE, "'dimension' is missing");

@@ -140,12 +140,15 @@ static const char *read_whole(const char *path) {
 /* What a text says of ids is not proved: an id of nothing is an error of the run. */
 GUARDED(choices_of_no_expert_are_errors) {
     static const char *const lines[] = {
-        "  0  k: i32[4,2] (None, None) on p0 at slab+0, d: i32[1] (None,) on p0 at slab+64 = moe_capacity e capacity=2 experts=1\n",
+        "  0  k: i32[4,2] (None, None) on p0 at slab+0, d: i32[1] (None,) on p0 at slab+64 = "
+        "moe_capacity e capacity=2 experts=1\n",
         "  0  g: f32[4,1] (None, None) on p0 at slab+0 = moe_route_grad w, e, w experts=1\n"};
     for (int k = 0; k < 2; k++) {
-        const char *text = mth__format(a, "program\nmesh (1,)\nplacement p0 whole\nentry 0 input e: i32[4,2] (None, None) on p0\n"
-                                          "entry 1 input w: f32[4,2] (None, None) on p0\nrole 0 devices 0 slab 128\n"
-                                          "  e: i32[4,2] (None, None) on p0 at entry 0\n  w: f32[4,2] (None, None) on p0 at entry 1\n%s", lines[k]);
+        static const char head[] =
+            "program\nmesh (1,)\nplacement p0 whole\nentry 0 input e: i32[4,2] (None, None) on p0\n"
+            "entry 1 input w: f32[4,2] (None, None) on p0\nrole 0 devices 0 slab 128\n"
+            "  e: i32[4,2] (None, None) on p0 at entry 0\n  w: f32[4,2] (None, None) on p0 at entry 1\n";
+        const char *text = mth__format(a, "%s%s", head, lines[k]);
         mth__program *p = NULL;
         CHECK_STATUS(mth__program_parse(a, text, &p));
         if (!p) break;
@@ -157,9 +160,9 @@ GUARDED(choices_of_no_expert_are_errors) {
 
 /* Plans of models: attention, experts, pipelines, vocabularies. */
 GUARDED(what_verifies_of_models_runs) {
-    static const char *const names[] = {"1f1b", "data_and_tensor", "device_per_operator", "experts", "experts_of_sharded_tokens", "gpipe",
-                                        "interleaved", "overlap", "ring", "tensor_parallel_uneven", "transformer_block", "two_dimensions",
-                                        "vocabulary"};
+    static const char *const names[] = {
+        "1f1b", "data_and_tensor", "device_per_operator", "experts", "experts_of_sharded_tokens", "gpipe", "interleaved",
+        "overlap", "ring", "tensor_parallel_uneven", "transformer_block", "two_dimensions", "vocabulary"};
     enum { NAMES = sizeof names / sizeof *names };
     mth__arena *outer = a;
     int ran = 0, untouched = 0;

@@ -137,12 +137,61 @@ static void many_values(mth__text *t, int n) { /* all alive at once */
     for (int i = 0; i < n; i++) ADD("  %d  y%d: f32[2] of [4] (0,) on p0 at slab+%d = relu x%d\n", n + i, i, 64 * n, i + 1);
 }
 
+/* Names that FNV-1a, a usual hash of names, takes for one: after each block of letters two names are in the same state, whichever of
+ * two blocks they have (Joux, "Multicollisions in iterated hash functions", 2004). */
+enum { STAGES = 14, LETTERS = 8, BLOCKS = 400000, SLOTS = 1 << 20 };
+typedef struct { char block[STAGES][2][LETTERS + 1]; } multicollision;
+
+static uint32_t fnv(uint32_t h, const char *s) {
+    for (; *s; s++) h = (h ^ (unsigned char)*s) * 16777619u;
+    return h;
+}
+static void spell(int block, char *out) {
+    uint64_t rest = (uint64_t)block * 0x9e3779b97f4a7c15 >> 24;
+    for (int i = 0; i < LETTERS; i++, rest /= 26) out[i] = (char)('a' + rest % 26);
+    out[LETTERS] = 0;
+}
+static multicollision *find_multicollision(void) {
+    multicollision *m = NEW(a, multicollision);
+    int *slot = NEW_ARRAY(a, int, SLOTS); /* 1 + block, by state */
+    uint32_t state = 2166136261u;
+    for (int s = 0; s < STAGES; s++) {
+        memset(slot, 0, SLOTS * sizeof *slot);
+        for (int block = 0; block < BLOCKS && !*m->block[s][1]; block++) {
+            char here[LETTERS + 1], there[LETTERS + 1];
+            spell(block, here);
+            uint32_t h = fnv(state, here), at = h % SLOTS;
+            for (; slot[at] && !*m->block[s][1]; at = (at + 1) % SLOTS) {
+                spell(slot[at] - 1, there);
+                if (fnv(state, there) != h) continue;
+                strcpy(m->block[s][0], here);
+                strcpy(m->block[s][1], there);
+            }
+            slot[at] = block + 1;
+        }
+        CHECK(fnv(state, m->block[s][0]) == fnv(state, m->block[s][1]) && *m->block[s][0]);
+        state = fnv(state, m->block[s][0]);
+    }
+    return m;
+}
+static void colliding_names(mth__text *t, int n) {
+    const multicollision *m = find_multicollision();
+    whole_mesh(t, 2);
+    ADD("role 0 devices 0, 1 slab 64\n");
+    for (int i = 0; i < n; i++) {
+        ADD("  %d  ", i);
+        for (int s = 0; s < STAGES; s++) ADD("%s", m->block[s][i >> s & 1]);
+        ADD(": f32[1,1] (None, None) on p0 at slab+0 = sinusoid length=1 width=1\n");
+    }
+}
+
 static const struct { const char *name; family *make; int n; } families[] = {
     {"even splits", even_splits, 16}, {"uneven splits", uneven_splits, 16}, {"cyclic splits", cyclic_splits, 16},
     {"nested splits", nested_splits, 16}, {"views", views, 50}, {"keeps", keeps, 25}, {"other keeps", other_keeps, 25},
     {"templates", templates, 32}, {"an absent device", absent_device, 200}, {"roles and exits", roles_and_exits, 1000},
     {"a relay", relay, 1000}, {"grains", grains, 1000}, {"a cyclic transfer", cyclic_transfer, 1 << 12}, {"placements", placements, 8},
     {"a long chain", long_chain, 2000}, {"many values", many_values, 2000},
+    {"colliding names", colliding_names, 2000},
 };
 
 /* Seconds of the least of three tries; `what` is what the verifier says. */
