@@ -168,9 +168,14 @@ static mth_status infer_concat(mth__node *n) {
 static void rule_concat(const mth__node *n, mth__rule *r) { mth__rule_along(n, n->nin == 1 ? 0 : 1u << n->attrs.i[0], r); }
 GRAD(concat) {
     int64_t d = n->attrs.i[0], at = 0;
+    mth__value *from = dout[0];
+    while (from->node && from->node->op == &mth__op_slice && from->node->attrs.i[0] == d) { /* of concats of concats: one slice each */
+        at += from->node->attrs.i[1];
+        from = from->node->in[0];
+    }
     for (int j = 0; j < n->nin; j++) {
         int64_t size = n->in[j]->shape.dim[d];
-        if (WANTED(b, j)) TRY(mth__build1(b, "slice", &(mth__attrs){.i = {d, at, at + size}}, dout[0], &din[j]));
+        if (WANTED(b, j)) TRY(mth__build1(b, "slice", &(mth__attrs){.i = {d, at, at + size}}, from, &din[j]));
         at += size;
     }
     return NULL;

@@ -45,6 +45,7 @@ static void stand_at(walk *w, const mth__node *n) {
 }
 
 /* ---------------------------------------------------------------- sums */
+static bool in_microbatch(const mth__value *v) { return v->node && v->node->microbatch >= 0; }
 static int microbatch_of(const contribution *c) { return c->from ? c->from->microbatch : -1; }
 static int by_microbatch(const void *a, const void *b) {
     const contribution *x = a, *y = b;
@@ -117,10 +118,12 @@ static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
         return NULL;
     }
     qsort(c, (size_t)n, sizeof *c, by_microbatch);
+    const bool comes_home = in_microbatch(of) && microbatch_of(&c[0]) < 0; /* see `bring_home`: the first stands there, so all do */
     for (k = 0; k < n; k++) {
         TRY(whole(w, &c[k]));
         if (k == 0) { *out = c[0].value; continue; }
-        if (c[k].from) stand_at(w, c[k].from);
+        if (comes_home) stand_at(w, of->node);
+        else if (c[k].from) stand_at(w, c[k].from);
         TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*out, c[k].value}, out));
         (*out)->primal = of;
     }
@@ -128,6 +131,16 @@ static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
 }
 
 /* ---------------------------------------------------------------- the walk */
+/* What is sent back into a pipeline (the slice of a joined output's gradient) belongs to the microbatch of what it is the gradient of. */
+static void bring_home(const mth__value *to, mth__value *din, int nodes) {
+    mth__node *made = din->node;
+    if (!in_microbatch(to) || !made || made->id < nodes || made->microbatch >= 0) return;
+    made->region = to->node->region;
+    made->stage = to->node->stage;
+    made->microbatch = to->node->microbatch;
+    made->on = to->node->on;
+}
+
 static mth_status differentiate(walk *w, const mth__node *n) {
     mth__value *dout[MTH__MAX_OUT], *din[MTH__MAX_IN];
     uint64_t wanted = 0;
@@ -153,12 +166,14 @@ static mth_status differentiate(walk *w, const mth__node *n) {
     }
     stand_at(w, n);
     w->builder.wanted = wanted;
+    const int nodes = (int)w->graph->node.n;
     TRY(n->op->grad(&w->builder, n, dout, din));
     for (int j = 0; j < n->nin; j++) {
         if (!din[j] || !(wanted >> j & 1)) continue;
         if (!mth__shape_equal(din[j]->shape, n->in[j]->shape) || din[j]->dtype != n->in[j]->dtype)
             return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name, n->module ? n->module
                 : "");
+        if (n->microbatch < 0) bring_home(n->in[j], din[j], nodes);
         send(w, n->in[j], din[j], n, false);
     }
     return NULL;

@@ -97,8 +97,10 @@ static mth_status whole(state *s, mth__value *v, mth__value **out) {
         b.region = b.stage = -1;
         if (p->kind == PARTIAL) {
             p->whole = p->at[0];
-            for (int m = 1; m < s->graph->region.at[p->region]->microbatches; m++)
+            for (int m = 1; m < s->graph->region.at[p->region]->microbatches; m++) {
+                b = builder_like(s, p->at[m]->node, m); /* adds with its microbatch */
                 TRY(mth__build(&b, mth__row_op(MTH__ROW_add), NULL, 2, (mth__value *[]){p->whole, p->at[m]}, &p->whole));
+            }
         } else TRY(join(s, p, &b, &p->whole));
         if (!p->whole->name) p->whole->name = v->name;
     }

@@ -43,6 +43,8 @@ typedef struct mth__hlo {
     /* Run-time checks of ids and masks: each an i32 (2) of { 1 where some id is outside, that id }. hlo_module.c makes them a result. */
     VEC(struct mth__hlo_check { mth__hlo_val v; int instr; int64_t limit; }) check;
     int instr;                               /* the segment's instruction being written */
+    int arguments;                           /* those behind which the numbers are arguments: */
+    VEC(int64_t) number;                     /* what tells one microbatch's run of this text from another's */
 } mth__hlo;
 
 /* ---- hlo_text.c: values and operations */
@@ -82,6 +84,8 @@ mth__hlo_val mth__hlo_reduce(mth__hlo *, const char *kind, mth__hlo_val, unsigne
 mth__hlo_val mth__hlo_dot(mth__hlo *, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch,
                           int nsum, const int *asum, const int *bsum);
 mth__hlo_val mth__hlo_scalar_i32(mth__hlo *, int64_t);
+/* An i32 scalar that is no part of the text but one more argument of the module. */
+mth__hlo_val mth__hlo_number(mth__hlo *, int64_t);
 
 /* ---- hlo_part.c: what differs between the partitions */
 /* An i32 scalar, values[p] on partition p; a plain constant where all are equal. */
@@ -109,6 +113,7 @@ typedef struct {
     mth__hlo_operand in[MTH__MAX_IN], out[MTH__MAX_OUT]; /* out[].part is given, the row sets out[].v (shape: part->local) */
     /* What a result is added to, or NULL: behind the row, unless that took it (mth__hlo_start_of). */
     const mth__hlo_val *sum[MTH__MAX_OUT];
+    bool by_microbatch;            /* where the row's part of the batch begins is a number, not a constant */
 } mth__hlo_call;
 typedef void mth__hlo_row(mth__hlo_call *);
 extern mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT]; /* NULL: communication but keep; "stop", "reshape" are rows here */

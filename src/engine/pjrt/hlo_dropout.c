@@ -51,7 +51,11 @@ void mth__hlo_dropout(mth__hlo_call *c) {
         c->out[0].v = x;
         return;
     }
-    mth__hlo_val index = mth__hlo_splat(h, MTH_INT64, x.shape, box_size ? (double)(box_start * stride[box]) : 0);
+    mth__hlo_val index = mth__hlo_splat(h, MTH_INT64, x.shape, box_size && !c->by_microbatch ? (double)(box_start * stride[box]) : 0);
+    if (box_size && c->by_microbatch) {
+        const mth__hlo_val start = mth__hlo_convert(h, MTH_INT64, mth__hlo_number(h, box_start));
+        index = mth__hlo_broadcast(h, mth__hlo_binary_scalar(h, "multiply", start, (double)stride[box]), x.shape, NULL);
+    }
     for (int d = 0; d < x.shape.rank; d++) {
         if (whole.dim[d] == 1) continue;
         mth__hlo_val along = mth__hlo_convert(h, MTH_INT64, mth__hlo_index(h, part, d));

@@ -19,7 +19,14 @@ static bool unchanged(const mth__hlo_call *c, int d) { return c->in[0].part->sha
 
 void mth__hlo_slice_row(mth__hlo_call *c) {
     const int d = (int)c->attrs->i[0];
-    c->out[0].v = unchanged(c, d) ? c->in[0].v : mth__hlo_slice(c->h, c->in[0].v, d, c->attrs->i[1], c->attrs->i[2]);
+    const mth__hlo_val x = c->in[0].v;
+    mth__hlo_val start[MTH__RANK], *y = &c->out[0].v;
+    if (!c->by_microbatch) {
+        *y = unchanged(c, d) ? x : mth__hlo_slice(c->h, x, d, c->attrs->i[1], c->attrs->i[2]);
+        return;
+    }
+    for (int k = 0; k < x.shape.rank; k++) start[k] = k == d ? mth__hlo_number(c->h, c->attrs->i[1]) : mth__hlo_scalar_i32(c->h, 0);
+    *y = mth__hlo_dynamic_slice(c->h, x, start, c->out[0].part->local);
 }
 
 void mth__hlo_pad_row(mth__hlo_call *c) {

@@ -9,25 +9,39 @@ typedef struct {
     const mth__shardy_mesh *mesh;
     mth__hlo *h;
     mth__arena *arena, *scratch;
-    mth__hlo_val *value; bool *made;     /* by slot */
-    mth__hlo_part **part;                /* by slot */
-    int *grown;                          /* by slot: 1 + the sum that it has become by adding to it; 0: it is in none */
     VEC(const mth__seg_instr *) of_line;
 } writing;
 
+/* Segments have few of all slots: what others left is told by `by`, not cleared. */
+struct mth__written {
+    const mth__segment *by;
+    mth__hlo_val value;
+    bool made;
+    const mth__hlo_part *part;
+    int grown;                           /* 1 + the sum that it has become by adding to it; 0: it is in none */
+};
+
+static struct mth__written *written(const writing *w, int slot) {
+    struct mth__written *at = &w->s->written[slot];
+    if (at->by != w->segment) *at = (struct mth__written){.by = w->segment};
+    return at;
+}
+
 static const mth__hlo_part *part_of(writing *w, int slot) {
-    if (w->part[slot]) return w->part[slot];
+    const mth__hlo_part **part = &written(w, slot)->part;
+    if (*part) return *part;
     const mth__pvalue *v = w->s->slot.at[slot].any;
     static const int32_t first[1];
     static const mth__placement one = {.count = 1, .device = first, .rank_of = first};
     static const mth__sharding whole = {.on = &one};
-    if (w->s->global) return w->part[slot] = mth__part_of(w->scratch, v->dtype, v->shape, &whole, 1, first);
-    return w->part[slot] = mth__part_of(w->scratch, v->dtype, v->shape, &v->sharding, w->segment->count, w->segment->device);
+    if (w->s->global) return *part = mth__part_of(w->scratch, v->dtype, v->shape, &whole, 1, first);
+    return *part = mth__part_of(w->scratch, v->dtype, v->shape, &v->sharding, w->segment->count, w->segment->device);
 }
 
 static void set(writing *w, int slot, mth__hlo_val v) {
-    w->value[slot] = v;
-    w->made[slot] = true;
+    struct mth__written *at = written(w, slot);
+    at->value = v;
+    at->made = true;
 }
 
 /* ---------------------------------------------------------------- Shardy */
@@ -75,10 +89,10 @@ static mth__hlo_val constrain(writing *w, const mth__sharding *s, mth__hlo_val v
 
 static mth__hlo_val get(writing *w, int slot) {
     int base = w->s->slot.at[slot].view_of;
-    if (w->made[slot] || slot == base) return w->value[slot];
-    mth__hlo_val view = mth__hlo_reshape(w->h, w->value[base], part_of(w, slot)->local);
+    if (slot == base || written(w, slot)->made) return written(w, slot)->value;
+    mth__hlo_val view = mth__hlo_reshape(w->h, written(w, base)->value, part_of(w, slot)->local);
     set(w, slot, constrain(w, &w->s->slot.at[slot].any->sharding, view));
-    return w->value[slot];
+    return written(w, slot)->value;
 }
 
 /* ---------------------------------------------------------------- padding */
@@ -119,7 +133,7 @@ static void comment(writing *w, const mth__seg_instr *x) {
 
 static mth_status write_instr(writing *w, const mth__seg_instr *x) {
     const mth__instr *i = x->instr;
-    mth__hlo_call c = {.h = w->h, .op = i->op, .attrs = i->attrs, .nout = x->nout};
+    mth__hlo_call c = {.h = w->h, .op = i->op, .attrs = i->attrs, .nout = x->nout, .by_microbatch = x->by_microbatch};
     c.nin = mth__row_operands(i->op, x->nin, i->accumulates);
     mth__hlo_val sum[MTH__MAX_OUT];
     comment(w, x);
@@ -128,7 +142,7 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
         if (from < 0) continue;
         sum[k] = get(w, x->in[from]);
         c.sum[k] = &sum[k];
-        w->grown[x->in[from]] = x->out[k] + 1;
+        written(w, x->in[from])->grown = x->out[k] + 1;
     }
     for (int j = 0; j < c.nin; j++) {
         c.in[j] = (mth__hlo_operand){get(w, x->in[j]), part_of(w, x->in[j])};
@@ -192,7 +206,7 @@ static mth__hlo_val go_out(writing *w, int slot, mth__hlo_val v) {
 static int heir(const writing *w, int in, bool sums, const bool *taken) {
     int sum = w->segment->in.at[in];
     const mth__slot *from = &w->s->slot.at[sum];
-    while (w->grown[sum]) sum = w->grown[sum] - 1;
+    while (written(w, sum)->grown) sum = written(w, sum)->grown - 1;
     for (size_t i = 0; i < w->segment->out.n; i++) {
         const mth__slot *to = &w->s->slot.at[w->segment->out.at[i]];
         bool alike = from->any->dtype == to->any->dtype && mth__shape_equal(from->local, to->local);
@@ -233,6 +247,8 @@ static int write_head(writing *w, mth__text *t, int devices) {
         if (heirs[i] >= 0) mth__text_add(t, " {tf.aliasing_output = %d : i32}", heirs[i]);
         if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->in.at[i]));
     }
+    for (size_t i = 0; i < w->h->number.n; i++)
+        mth__text_add(t, "%s%%arg%zu: tensor<i32>", w->segment->in.n + i ? ", " : "", w->segment->in.n + i);
     mth__text_add(t, ") -> (");
     for (size_t i = 0; i < w->segment->out.n; i++) {
         const mth__slot *slot = &w->s->slot.at[w->segment->out.at[i]];
@@ -290,16 +306,19 @@ static mth_status write(writing *w, mth__module_text *out) {
     out->instr_of_line = NEW_ARRAY(w->arena, const mth__seg_instr *, out->lines);
     if (w->of_line.n) memcpy(out->instr_of_line + head, w->of_line.at, w->of_line.n * sizeof *w->of_line.at);
     out->check = NEW_ARRAY(w->arena, mth__id_check, out->checks);
+    out->numbers = (int)h->number.n;
+    out->number = NEW_ARRAY(w->arena, int64_t, out->numbers);
+    if (out->numbers) memcpy(out->number, h->number.at, h->number.n * sizeof *out->number);
     for (int i = 0; i < out->checks; i++) out->check[i] = (mth__id_check){&w->segment->instr.at[h->check.at[i].instr], h->check.at[i].limit};
     return NULL;
 }
 
-mth_status mth__module_write(mth__arena *arena, const mth__segments *s, const mth__segment *segment, const mth__shardy_mesh *mesh, mth__module_text *out) {
+mth_status mth__module_write(mth__arena *arena, mth__segments *s, const mth__segment *segment, const mth__shardy_mesh *mesh, mth__module_text *out) {
     mth__arena *scratch = mth__arena_new();
-    mth__hlo h = {.arena = scratch, .body = mth__text_new(scratch), .partitions = segment->count, .device = segment->device};
-    writing w = {.s = s, .segment = segment, .mesh = mesh, .h = &h, .arena = arena, .scratch = scratch, .value = NEW_ARRAY(scratch, mth__hlo_val, s->slot.n),
-                 .made = NEW_ARRAY(scratch, bool, s->slot.n), .part = NEW_ARRAY(scratch, mth__hlo_part *, s->slot.n),
-                 .grown = NEW_ARRAY(scratch, int, s->slot.n)};
+    mth__hlo h = {.arena = scratch, .body = mth__text_new(scratch), .partitions = segment->count, .device = segment->device,
+                 .arguments = (int)segment->in.n};
+    writing w = {.s = s, .segment = segment, .mesh = mesh, .h = &h, .arena = arena, .scratch = scratch};
+    if (!s->written) s->written = NEW_ARRAY(s->arena, struct mth__written, s->slot.n);
     mth_status status = write(&w, out);
     mth__arena_free(scratch);
     return status;

@@ -87,6 +87,12 @@ mth__hlo_val mth__hlo_splat(mth__hlo *h, mth_dtype dtype, mth__shape shape, doub
 
 mth__hlo_val mth__hlo_scalar_i32(mth__hlo *h, int64_t value) { return mth__hlo_splat(h, MTH_INT32, (mth__shape){0}, (double)value); }
 
+mth__hlo_val mth__hlo_number(mth__hlo *h, int64_t value) {
+    mth__hlo_val v = {-1 - (h->arguments + (int)h->number.n), MTH_INT32, {0}};
+    PUSH(h->arena, h->number, value);
+    return v;
+}
+
 mth__hlo_val mth__hlo_ints(mth__hlo *h, mth_dtype dtype, mth__shape shape, const int64_t *values) {
     const int64_t n = mth__shape_size(shape);
     bool equal = n > 0;

@@ -30,7 +30,8 @@ typedef struct {
     const mth__segment *segment;        /* NULL: a hop */
     mth__module *module;
     int together;                       /* devices of one launch: all of them, or one after another */
-    int args, results;                  /* of the call; results count the checks of ids */
+    int args, results;                  /* of the call; args count the numbers, results the checks of ids */
+    int *number;                        /* the last args: indices into the executable's numbers */
     PJRT_Buffer **argument; PJRT_Buffer *const **arguments;  /* [device][argument] */
     PJRT_Buffer **result, ***results_of;
     PJRT_Event **complete;              /* by device; NULL when awaited */
@@ -58,6 +59,9 @@ struct mth__executable {
     PJRT_Buffer **pieces;
     /* A value that a device has no part of, but must pass to a module: zeros, made once. By slot and device. */
     PJRT_Buffer **zeros;
+    /* Numbers that texts take as arguments, each once, and the devices' buffers of them: [number * devices + device]. */
+    VEC(int64_t) number;
+    PJRT_Buffer **number_buffer;
 };
 
 mth__module *mth__module_add(mth__executable *, const mth__module_text *, const mth__xla_options *); /* the same text is one module */

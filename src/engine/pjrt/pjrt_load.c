@@ -41,6 +41,14 @@ static void fill_slice(mth__executable *x, mth__module *m) {
     m->copies = times - 1;
 }
 
+/* From the last on: microbatches come in order. */
+static int number_index(mth__executable *x, int64_t number) {
+    for (size_t i = x->number.n; i-- > 0;)
+        if (x->number.at[i] == number) return (int)i;
+    PUSH(x->arena, x->number, number);
+    return (int)x->number.n - 1;
+}
+
 static void load_segment(mth__executable *x, mth__job *job, const mth__module_text *text) {
     const mth__segment *g = job->segment;
     const bool global = x->segments->global;
@@ -51,7 +59,9 @@ static void load_segment(mth__executable *x, mth__job *job, const mth__module_te
     job->module = mth__module_add(x, text, &o);
     fill_slice(x, job->module);
     job->together = text->devices;
-    job->args = (int)g->in.n;
+    job->args = (int)g->in.n + text->numbers;
+    job->number = NEW_ARRAY(x->arena, int, text->numbers);
+    for (int i = 0; i < text->numbers; i++) job->number[i] = number_index(x, text->number[i]);
     job->results = (int)g->out.n + (text->checks > 0);
     job->argument = NEW_ARRAY(x->arena, PJRT_Buffer *, count * job->args);
     job->arguments = (void *)NEW_ARRAY(x->arena, PJRT_Buffer *const *, count);
@@ -157,6 +167,7 @@ static mth_status load_body(void *context) {
     x->flying = NEW_ARRAY(arena, int, p->mesh->count);
     x->unused = NEW_ARRAY(arena, mth__cell *, cells);
     x->zeros = NEW_ARRAY(arena, PJRT_Buffer *, cells);
+    x->number_buffer = NEW_ARRAY(arena, PJRT_Buffer *, x->number.n * (size_t)p->mesh->count);
     for (size_t i = 0; i < cells; i++) x->unused[x->unuseds++] = &x->cell[i];
     x->pieces = NEW_ARRAY(arena, PJRT_Buffer *, x->most_pieces);
     TRY(ports(x, p->entry.n, false, &x->entry_port));
@@ -184,8 +195,11 @@ mth_status mth__pjrt_load(mth__engine *e, const mth__program *program, const mth
 
 void mth__pjrt_unload(mth__executable *x) {
     mth__engine *e = x->engine;
-    for (size_t i = 0; i < x->segments->slot.n * (size_t)x->program->mesh->count; i++)
+    const size_t devices = (size_t)x->program->mesh->count;
+    for (size_t i = 0; i < x->segments->slot.n * devices; i++)
         if (x->zeros[i]) mth_error_free(mth__buffer_destroy(e, x->zeros[i]));
+    for (size_t i = 0; i < x->number.n * devices; i++)
+        if (x->number_buffer[i]) mth_error_free(mth__buffer_destroy(e, x->number_buffer[i]));
     for (size_t i = 0; i < x->module.n; i++)
         if (x->module.at[i]->xla) mth__xla_release(x->module.at[i]->xla);
     pthread_mutex_destroy(&x->lock);

@@ -43,6 +43,20 @@ void mth__cell_drop(mth__executable *x, int slot, int device) {
 }
 
 /* ---------------------------------------------------------------- segments */
+static mth_status fill(mth__executable *x, int device, mth_dtype dtype, mth__shape shape, const void *data, PJRT_Buffer **out) {
+    MTH__ARGS(PJRT_Client_BufferFromHostBuffer, put);
+    put.client = x->engine->client;
+    put.data = data;
+    put.type = (PJRT_Buffer_Type)mth__pjrt_type(dtype);
+    put.dims = shape.dim;
+    put.num_dims = (size_t)shape.rank;
+    put.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
+    put.device = x->engine->device[device];
+    TRY(mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "fill a buffer"));
+    *out = put.buffer;
+    return mth__pjrt_await(x->engine, put.done_with_host_buffer, "fill a buffer");
+}
+
 /* A device that has no part of a value still passes a buffer to its module: the root's operand of a broadcast. */
 static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **out) {
     PJRT_Buffer **kept = &x->zeros[place(x, slot, device)];
@@ -51,20 +65,18 @@ static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **
         const int64_t bytes = mth__shape_size(s->local) * (int64_t)mth_dtype_size(s->any->dtype);
         void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!data) return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes", (long long)bytes), F("free other objects first"));
-        MTH__ARGS(PJRT_Client_BufferFromHostBuffer, put);
-        put.client = x->engine->client;
-        put.data = data;
-        put.type = (PJRT_Buffer_Type)mth__pjrt_type(s->any->dtype);
-        put.dims = s->local.dim;
-        put.num_dims = (size_t)s->local.rank;
-        put.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
-        put.device = x->engine->device[device];
-        mth_status status = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "fill a buffer");
+        mth_status status = fill(x, device, s->any->dtype, s->local, data, kept);
         mth__free(data);
         TRY(status);
-        *kept = put.buffer;
-        TRY(mth__pjrt_await(x->engine, put.done_with_host_buffer, "fill a buffer"));
     }
+    *out = *kept;
+    return NULL;
+}
+
+static mth_status number(mth__executable *x, int index, int device, PJRT_Buffer **out) {
+    PJRT_Buffer **kept = &x->number_buffer[place(x, index, device)];
+    const int32_t value = (int32_t)x->number.at[index];
+    if (!*kept) TRY(fill(x, device, MTH_INT32, (mth__shape){0}, &value, kept));
     *out = *kept;
     return NULL;
 }
@@ -108,10 +120,11 @@ static mth_status call(mth__executable *x, mth__job *job) {
     const int32_t *device = devices_of(x, job, &count);
     for (int d = 0; d < count; d++)
         for (int i = 0; i < job->args; i++) {
-            const mth__cell *c = x->at[place(x, g->in.at[i], device[d])];
             PJRT_Buffer **argument = &job->argument[d * job->args + i];
+            const mth__cell *c = i < (int)g->in.n ? x->at[place(x, g->in.at[i], device[d])] : NULL;
             if (c) *argument = c->buffer;
-            else TRY(zeros(x, g->in.at[i], device[d], argument));
+            else if (i < (int)g->in.n) TRY(zeros(x, g->in.at[i], device[d], argument));
+            else TRY(number(x, job->number[i - (int)g->in.n], device[d], argument));
         }
     for (int d = 0; d < count; d += job->together) TRY(launch(x, job, d, device + d));
     return NULL;

@@ -110,10 +110,15 @@ static const mth__instr *head(merging *m, int role) {
     return m->at[role] < r->instr.n ? &r->instr.at[m->at[role]] : NULL;
 }
 
-static mth__segment *segment_for(merging *m, int key) {
+/* Of one microbatch on its way through one stage, or both of none. */
+static bool same_unit(const mth__instr *a, const mth__instr *b) {
+    return a->microbatch == b->microbatch && (a->microbatch < 0 || (a->stage == b->stage && a->backward == b->backward));
+}
+
+static mth__segment *segment_for(merging *m, int key, const mth__instr *instr) {
     mth__segment *last = m->open[m->member[key].at[0]];
     int devices = 0;
-    bool same = last != NULL;
+    bool same = last && (m->s->global || same_unit(last->instr.at[0].instr, instr));
     for (size_t i = 0; i < m->member[key].n; i++) {
         same &= m->open[m->member[key].at[i]] == last;
         devices += m->p->role.at[m->member[key].at[i]].ndevice;
@@ -152,6 +157,8 @@ static void channel_slots(const merging *m, int key, int *from, int *to) {
     }
 }
 
+static bool is_cut(const mth__segments *s, int slot) { return s->slot.at[s->slot.at[slot].view_of].cut; }
+
 static void put(merging *m, int key, int role, const mth__instr *i) {
     const bool channel = i->kind != MTH__COMPUTE;
     const mth__channel *c = channel ? &m->p->channel.at[i->channel] : NULL;
@@ -159,12 +166,13 @@ static void put(merging *m, int key, int role, const mth__instr *i) {
         int from = -1, to = -1;
         if (i->kind != MTH__SEND) {
             channel_slots(m, key, &from, &to);
+            m->s->slot.at[to].cut = is_cut(m->s, from);
             PUSH(m->s->arena, m->s->work, ((mth__work){.hop = {c, from, to}}));
         }
         for (size_t k = 0; k < m->member[key].n; k++) m->open[m->member[key].at[k]] = NULL;
         return;
     }
-    mth__segment *s = segment_for(m, key);
+    mth__segment *s = segment_for(m, key, i);
     mth__seg_instr x = {.instr = i, .role = &m->p->role.at[role], .nin = i->nin, .nout = i->nout};
     if (channel) x.nin = x.nout = 1;
     x.in = NEW_ARRAY(m->s->arena, int, x.nin + x.nout);
@@ -172,6 +180,11 @@ static void put(merging *m, int key, int role, const mth__instr *i) {
     if (channel) channel_slots(m, key, &x.in[0], &x.out[0]);
     for (int j = 0; j < i->nin && !channel; j++) x.in[j] = m->s->slot_of[role][i->in[j]];
     for (int j = 0; j < i->nout && !channel; j++) x.out[j] = m->s->slot_of[role][i->out[j]];
+    bool cut = false;
+    for (int j = 0; j < x.nin; j++) cut |= is_cut(m->s, x.in[j]);
+    const bool takes = !channel && i->microbatch >= 0 && ((i->op->row == MTH__ROW_slice && !cut) || i->op->row == MTH__ROW_dropout);
+    x.by_microbatch = takes && !m->s->global;
+    for (int j = 0; j < x.nout; j++) m->s->slot.at[x.out[j]].cut = cut || takes;
     PUSH(m->s->arena, s->instr, x);
 }
 

@@ -2,7 +2,8 @@
  *
  * Devices whose roles have the same instruction (the same result, the same channel) run it together, whatever the sizes of their parts. A
  * segment is a run of such instructions of one set of devices: one SPMD module, XLA's own collectives inside. It ends where one of its
- * devices sends, receives or takes part in a segment of other devices. A hop is a transfer between placements, or a direct broadcast, of the
+ * devices sends, receives or takes part in a segment of other devices, and where a pipeline goes on to another microbatch or stage, or
+ * turns back: so all microbatches of a stage are one text. A hop is a transfer between placements, or a direct broadcast, of the
  * program: copies between devices, that the host starts. A transfer inside one placement is an instruction of its segment (hlo_exchange.c).
  *
  *     2 stages, 2 microbatches:  segment{0} segment{0} hop{0->1} segment{1} hop{0->1} segment{1}
@@ -20,10 +21,12 @@ typedef struct {
     mth__shape local;                    /* the largest part of any device of its placement: the shape of its buffers */
     int last_read;                       /* index of the last work that reads it (views counted with it), or one of the two above */
     bool shared;                         /* a hop may lay one buffer under two slots: never donated */
+    bool cut;                            /* a microbatch, or made from one */
 } mth__slot;
 
-/* An instruction of a segment, with slots for values. */
-typedef struct { const mth__instr *instr; const mth__role *role; int nin, nout; int *in, *out; } mth__seg_instr;
+/* An instruction of a segment, with slots for values. `by_microbatch`: it takes a microbatch out of the batch, or
+   counts where in it the microbatch begins. */
+typedef struct { const mth__instr *instr; const mth__role *role; int nin, nout; int *in, *out; bool by_microbatch; } mth__seg_instr;
 
 typedef struct {
     int count; const int32_t *device;    /* ascending */
@@ -43,6 +46,7 @@ typedef struct {
     VEC(mth__work) work;                 /* each finds its operands made before it */
     int *entry_slot, *exit_slot;         /* by entry, exit; -1: no device has it */
     int **slot_of;                       /* [role][value] */
+    struct mth__written *written;        /* by slot: what the module that is being written has of it */
 } mth__segments;
 
 mth_status mth__segments_make(mth__arena *, const mth__program *, bool global, mth__segments **out);
@@ -53,7 +57,7 @@ mth__hlo_part *mth__part_of(mth__arena *, mth_dtype, mth__shape, const mth__shar
 mth__shape mth__xla_part(const mth__pvalue *, mth__shape *whole);
 
 /* hlo_module.c: the text of a segment. Its arguments are segment->in, its results segment->out and, where rows check ids, one i32
-   (checks, 2) of { 1 where some id is outside, that id }. */
+   (checks, 2) of { 1 where some id is outside, that id }. Behind its arguments are the numbers, each an i32. */
 typedef struct { const mth__seg_instr *instr; int64_t limit; } mth__id_check;
 typedef struct {
     const char *text; size_t bytes;
@@ -61,10 +65,11 @@ typedef struct {
     bool meets;                            /* its devices wait for each other */
     const mth__seg_instr **instr_of_line; int lines; /* by line of the text, from 0; NULL: none of the program's */
     int checks; mth__id_check *check;
+    int numbers; int64_t *number;          /* of this segment: others share the text and have their own */
 } mth__module_text;
 /* Some dimension is split over axes against the mesh's order, which XLA's partitioner gets wrong. */
 bool mth__axes_disordered(const mth__sharding *, int rank);
 /* `mesh`: NULL, or for a global program the mesh that Shardy is handed, its axes refining those of the program's. */
 typedef struct { int naxes; const int *dim; } mth__shardy_mesh;
-mth_status mth__module_write(mth__arena *, const mth__segments *, const mth__segment *, const mth__shardy_mesh *mesh, mth__module_text *out);
+mth_status mth__module_write(mth__arena *, mth__segments *, const mth__segment *, const mth__shardy_mesh *mesh, mth__module_text *out);
 #endif
