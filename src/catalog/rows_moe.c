@@ -108,7 +108,8 @@ GRAD(mul) {
 #define EACH(bits) .linear = MTH__LINEAR_EACH, .linear_args = bits
 const mth__op mth__op_moe_route = {ROW(moe_route), .args = "logits", .results = "weights, experts", .attr_names = "k:i0",
     .factors = "te->tk,tk", .whole = "ek", .infer = infer_route, .grad = grad_route, .flops = flops_route,
-    .doc = "The k largest logits of each token, descending, ties to the lower index; weights = softmax over the chosen."};
+    .doc = "The k largest logits of each token, descending, ties to the lower index, NaN before all numbers; weights = softmax over "
+        "the chosen."};
 const mth__op mth__op_moe_route_grad = {ROW(moe_route_grad), .args = "weights, experts, dweights", .results = "dlogits",
     .attr_names = "experts:i0", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2, .index_name = "expert",
     .infer = infer_route_grad, .doc = "dlogits = weights * (dweights - sum over k of weights * dweights) at the chosen experts, 0 "

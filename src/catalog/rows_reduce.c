@@ -48,14 +48,15 @@ GRAD(sum) {
     TRY(spread(b, n, dout[0], &d));
     return mth__build_shaped(b, "broadcast_to", d, n->in[0]->shape, &din[0]);
 }
-GRAD(max) { /* to the largest elements, in equal parts */
-    mth__value *y, *dy, *won, *ties, *share;
+GRAD(max) { /* to the largest elements, in equal parts; NaN is no element's: 0 / 0 for all */
+    mth__value *y, *dy, *won, *ties;
     TRY(spread(b, n, n->out[0], &y));
     TRY(mth__build2(b, "equal", NULL, n->in[0], y, &won));
     TRY(mth__build1(b, "reduce_sum", &n->attrs, won, &ties));
-    TRY(mth__build2(b, "div", NULL, dout[0], ties, &share));
-    TRY(spread(b, n, share, &dy));
-    return mth__build2(b, "mul", NULL, won, dy, &din[0]);
+    TRY(spread(b, n, ties, &ties));
+    TRY(spread(b, n, dout[0], &dy));
+    TRY(mth__build2(b, "mul", NULL, won, dy, &dy));
+    return mth__build2(b, "div", NULL, dy, ties, &din[0]);
 }
 
 const mth__op mth__op_reduce_sum = {ROW(reduce_sum), .args = "x", .results = "y", .attr_names = "dimensions:i0, keep:i1",
@@ -64,7 +65,7 @@ const mth__op mth__op_reduce_sum = {ROW(reduce_sum), .args = "x", .results = "y"
     .doc = "The sum over the dimensions whose bits are set; with keep they stay as 1."};
 const mth__op mth__op_reduce_max = {ROW(reduce_max), .args = "x", .results = "y", .attr_names = "dimensions:i0, keep:i1",
     .infer = infer_reduce, .rule = rule_reduce, .grad = grad_max, .flops = flops_reduce,
-    .doc = "The maximum over the dimensions whose bits are set; with keep they stay as 1."};
+    .doc = "The maximum over the dimensions whose bits are set, NaN where one of them is; with keep they stay as 1."};
 
 /* ---------------------------------------------------------------- broadcast_to */
 static mth_status infer_broadcast_to(mth__node *n) {

@@ -45,7 +45,7 @@ void mth__run_moe_route(const mth__call *c, int phase, int chunk, void *scratch)
             for (int64_t i = 0; i < e; i++) {
                 bool taken = false;
                 for (int64_t q = 0; q < j; q++) taken |= chosen[q] == i;
-                if (!taken && (best < 0 || x[i] > x[best])) best = i;
+                if (!taken && (best < 0 || x[i] > x[best] || (isnan(x[i]) && !isnan(x[best])))) best = i; /* NaN is the largest */
             }
             chosen[j] = (int32_t)best;
             w[j] = best < 0 ? -INFINITY : x[best];

@@ -37,6 +37,7 @@ typedef struct mth__hlo {
     int next;                                /* id of the next value */
     int partitions;
     const int32_t *device;                   /* by partition, ascending */
+    bool partitioned;                        /* the module is global: XLA's partitioner will cut it up and place collectives */
     bool told_apart;                         /* something depends on which partition runs */
     mth__hlo_val partition;                  /* which one, i32, (); written where it is first asked for */
     int line;                                /* of the body's end, from 0 */
@@ -86,6 +87,13 @@ mth__hlo_val mth__hlo_dot(mth__hlo *, mth__hlo_val a, mth__hlo_val b, int nbatch
 mth__hlo_val mth__hlo_scalar_i32(mth__hlo *, int64_t);
 /* An i32 scalar that is no part of the text but one more argument of the module. */
 mth__hlo_val mth__hlo_number(mth__hlo *, int64_t);
+
+/* ---- hlo_order.c: integers (i32, of f64 i64) in the order of the floats, NaN the largest; and the floats of such integers */
+mth__hlo_val mth__hlo_order_keys(mth__hlo *, mth__hlo_val);
+mth__hlo_val mth__hlo_of_order_keys(mth__hlo *, mth_dtype, mth__hlo_val);
+
+/* bool: is it not 0. Of floats the bits are looked at: to XLA's loops for CPUs what is too small to be normal is 0. */
+mth__hlo_val mth__hlo_not_zero(mth__hlo *, mth__hlo_val);
 
 /* ---- hlo_part.c: what differs between the partitions */
 /* An i32 scalar, values[p] on partition p; a plain constant where all are equal. */

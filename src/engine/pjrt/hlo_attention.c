@@ -20,7 +20,7 @@ static mth__hlo_val scores(mth__hlo_call *c, const mth__hlo_operand *mask) {
     }
     if (mask) {
         mth__hlo_val m = mask->v;
-        if (m.dtype != MTH_BOOL) m = mth__hlo_compare(h, "NE", m, mth__hlo_splat(h, m.dtype, m.shape, 0));
+        m = mth__hlo_not_zero(h, m);
         m = mth__hlo_broadcast(h, m, s, (int[]){0, 4});
         seen = c->attrs->i[0] ? mth__hlo_binary(h, "and", seen, m) : m;
     }

@@ -62,22 +62,6 @@ static mth__hlo_val all_to_all(const writer *w, mth__hlo_val x, const mth__hlo_p
     return mth__hlo_join_parts(w->h, &w->g, x, whole, from, to);
 }
 
-/* Maxima between devices lose NaN, whatever the options: they are taken of integers in the order of the floats, where NaN is the largest. */
-static mth__hlo_val cast_bits(mth__hlo *h, mth_dtype dtype, mth__hlo_val x) {
-    return mth__hlo_line(h, dtype, x.shape, "stablehlo.bitcast_convert %s : (%s) -> %s", mth__hlo_name(h->arena, x),
-                         mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, dtype, x.shape));
-}
-
-static mth__hlo_val turn_negative(mth__hlo *h, mth__hlo_val bits) { /* of those the order is reversed; its own inverse */
-    mth__hlo_val turned = mth__hlo_binary_scalar(h, "xor", bits, INT32_MAX), zero = mth__hlo_splat(h, bits.dtype, bits.shape, 0);
-    return mth__hlo_select(h, mth__hlo_compare(h, "LT", bits, zero), turned, bits);
-}
-
-static mth__hlo_val ordered(mth__hlo *h, mth__hlo_val x) {
-    mth__hlo_val nan = mth__hlo_compare(h, "NE", x, x), key = turn_negative(h, cast_bits(h, MTH_INT32, x));
-    return mth__hlo_select(h, nan, mth__hlo_splat(h, MTH_INT32, x.shape, INT32_MAX), key);
-}
-
 void mth__hlo_collective(mth__hlo *h, const mth__channel *c, const mth__hlo_operand *in, mth__hlo_operand *out) {
     writer w = {h, c, mth__hlo_groups_of(h, c), NULL};
     const mth__hlo_part *from = in->part, *to = out->part;
@@ -91,15 +75,16 @@ void mth__hlo_collective(mth__hlo *h, const mth__channel *c, const mth__hlo_oper
     }
     w.groups = groups_text(h, &w.g);
     mth__hlo_val x = mth__hlo_reduced_as(h, c, in->v);
-    const bool keys = (c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER) && x.dtype == MTH_FLOAT32 &&
+    /* Maxima between devices lose NaN, whatever the options. */
+    const bool keys = (c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER) && mth__is_float(x.dtype) &&
                       !strcmp(mth__hlo_reduction(c), "maximum");
-    if (keys) x = ordered(h, x);
+    if (keys) x = mth__hlo_order_keys(h, x);
     switch (c->kind) {
     case MTH__ALL_REDUCE: x = all_reduce(&w, x); break;
     case MTH__REDUCE_SCATTER: x = reduce_scatter(&w, x, from, to); break;
     case MTH__ALL_GATHER: x = all_gather(&w, x, from, to); break;
     default: x = all_to_all(&w, x, from, to);
     }
-    if (keys) x = cast_bits(h, MTH_FLOAT32, turn_negative(h, x));
+    if (keys) x = mth__hlo_of_order_keys(h, c->dtype, x);
     out->v = mth__hlo_convert(h, c->dtype, x);
 }

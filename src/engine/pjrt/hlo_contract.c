@@ -93,6 +93,8 @@ void mth__hlo_reduce_row(mth__hlo_call *c) {
     const bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, leading = dims && !(dims & (dims + 1));
     mth__hlo_val x = c->in[0].v;
     if (!max && leading) x = sum_of_long_rows(h, x, __builtin_popcount(dims));
+    else if (max && h->partitioned && mth__is_float(x.dtype)) /* perhaps between devices */
+        x = mth__hlo_of_order_keys(h, x.dtype, mth__hlo_reduce(h, "maximum", mth__hlo_order_keys(h, x), dims, false));
     else x = mth__hlo_reduce(h, max ? "maximum" : "add", x, dims, false);
     c->out[0].v = mth__hlo_reshape(h, x, c->out[0].part->local); /* those to be kept, as 1 */
 }

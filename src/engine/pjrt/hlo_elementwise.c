@@ -54,6 +54,12 @@ mth__hlo_val mth__hlo_activation_grad(mth__hlo *h, const char *name, mth__hlo_va
 }
 
 /* ---------------------------------------------------------------- rows */
+/* XLA makes a product with converted truth values a select, in which 0 * NaN is 0: it is not to see that these are. */
+static mth__hlo_val opaque(mth__hlo *h, mth__hlo_val x) {
+    return mth__hlo_line(h, x.dtype, x.shape, "stablehlo.optimization_barrier %s : %s", mth__hlo_name(h->arena, x),
+                         mth__hlo_type(h->arena, x.dtype, x.shape));
+}
+
 void mth__hlo_unary_row(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     mth__hlo_val x = c->in[0].v, *y = &c->out[0].v;
@@ -104,7 +110,7 @@ void mth__hlo_binary_row(mth__hlo_call *c) {
     case MTH__ROW_mul: *y = times(h, a, b); return;
     case MTH__ROW_div: *y = mth__hlo_binary(h, "divide", a, b); return;
     case MTH__ROW_maximum: *y = mth__hlo_binary(h, "maximum", a, b); return;
-    case MTH__ROW_equal: *y = mth__hlo_convert(h, c->out[0].part->dtype, mth__hlo_compare(h, "EQ", a, b)); return;
+    case MTH__ROW_equal: *y = opaque(h, mth__hlo_convert(h, c->out[0].part->dtype, mth__hlo_compare(h, "EQ", a, b))); return;
     case MTH__ROW_sigmoid_grad: *y = times(h, times(h, a, one_minus(h, a)), b); return;
     case MTH__ROW_tanh_grad: *y = times(h, one_minus(h, times(h, a, a)), b); return;
     case MTH__ROW_relu_grad: *y = mth__hlo_activation_grad(h, "relu", a, b); return;

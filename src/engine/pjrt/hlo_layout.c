@@ -40,7 +40,10 @@ void mth__hlo_concat_row(mth__hlo_call *c) {
 }
 
 /* To an integer toward zero, beyond its range to its limits, NaN to 0; to bool: is it not 0. */
-void mth__hlo_cast(mth__hlo_call *c) { c->out[0].v = mth__hlo_convert(c->h, c->out[0].part->dtype, c->in[0].v); }
+void mth__hlo_cast(mth__hlo_call *c) {
+    const mth_dtype to = c->out[0].part->dtype;
+    c->out[0].v = to == MTH_BOOL ? mth__hlo_not_zero(c->h, c->in[0].v) : mth__hlo_convert(c->h, to, c->in[0].v);
+}
 
 /* ---------------------------------------------------------------- keep */
 /* Every `stride`-th element of each dimension. */

@@ -316,7 +316,7 @@ static mth_status write(writing *w, mth__module_text *out) {
 mth_status mth__module_write(mth__arena *arena, mth__segments *s, const mth__segment *segment, const mth__shardy_mesh *mesh, mth__module_text *out) {
     mth__arena *scratch = mth__arena_new();
     mth__hlo h = {.arena = scratch, .body = mth__text_new(scratch), .partitions = segment->count, .device = segment->device,
-                 .arguments = (int)segment->in.n};
+                 .arguments = (int)segment->in.n, .partitioned = mesh != NULL};
     writing w = {.s = s, .segment = segment, .mesh = mesh, .h = &h, .arena = arena, .scratch = scratch};
     if (!s->written) s->written = NEW_ARRAY(s->arena, struct mth__written, s->slot.n);
     mth_status status = write(&w, out);

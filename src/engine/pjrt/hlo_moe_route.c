@@ -4,7 +4,8 @@
 
 static mth__hlo_val wide(mth__hlo *h, mth__hlo_val column, mth__shape to) { return mth__hlo_broadcast(h, column, to, (int[]){0, 1}); }
 
-/* k times the largest that is left, ties to the lower index: a sort costs more for the few choices there are. */
+/* k times the largest that is left, ties to the lower index: a sort costs more for the few choices there are. NaN is the largest: what is
+   left of it is no larger than itself, and the maximum is NaN where any is left. */
 void mth__hlo_moe_route(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     mth__hlo_val x = c->in[0].v, taken = {0};
@@ -15,10 +16,9 @@ void mth__hlo_moe_route(mth__hlo_call *c) {
     for (int64_t j = 0; j < k; j++) {
         mth__hlo_val left = j ? mth__hlo_select(h, taken, low, x) : x;
         weight[j] = mth__hlo_reduce(h, "maximum", left, 2, true);
-        mth__hlo_val is = mth__hlo_compare(h, "EQ", left, wide(h, weight[j], x.shape));
+        mth__hlo_val is = mth__hlo_binary(h, "or", mth__hlo_compare(h, "EQ", left, wide(h, weight[j], x.shape)), mth__hlo_compare(h, "NE", left, left));
         if (j) is = mth__hlo_binary(h, "and", is, mth__hlo_unary(h, "not", taken)); /* where -inf is all that is left */
         expert[j] = mth__hlo_reduce(h, "minimum", mth__hlo_select(h, is, index, none), 2, true);
-        expert[j] = mth__hlo_binary_scalar(h, "minimum", expert[j], (double)(e - 1)); /* NaN equals nothing; it goes somewhere, and shows */
         mth__hlo_val now = mth__hlo_compare(h, "EQ", index, wide(h, expert[j], x.shape));
         taken = j ? mth__hlo_binary(h, "or", taken, now) : now;
     }

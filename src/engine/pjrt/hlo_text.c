@@ -95,9 +95,11 @@ mth__hlo_val mth__hlo_number(mth__hlo *h, int64_t value) {
 
 mth__hlo_val mth__hlo_ints(mth__hlo *h, mth_dtype dtype, mth__shape shape, const int64_t *values) {
     const int64_t n = mth__shape_size(shape);
-    bool equal = n > 0;
+    bool equal = true;
     for (int64_t i = 1; i < n; i++) equal &= values[i] == values[0];
-    if (!n || equal) return mth__hlo_splat(h, dtype, shape, n ? (double)values[0] : 0);
+    if (equal)
+        return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%lld> : %s", (long long)(n ? values[0] : 0),
+                             mth__hlo_type(h->arena, dtype, shape));
     mth__text t = mth__text_new(h->arena);
     int64_t period[MTH__RANK + 1];
     period[shape.rank] = 1;
@@ -256,7 +258,7 @@ mth__hlo_val mth__hlo_dynamic_update(mth__hlo *h, mth__hlo_val x, mth__hlo_val u
 
 /* ---------------------------------------------------------------- reductions, products */
 static double neutral(const char *kind, mth_dtype dtype) {
-    if (!strcmp(kind, "maximum")) return mth__is_float(dtype) ? -INFINITY : dtype == MTH_INT32 ? INT32_MIN : -0x1p62;
+    if (!strcmp(kind, "maximum")) return mth__is_float(dtype) ? -INFINITY : dtype == MTH_INT32 ? INT32_MIN : -0x1p63;
     if (!strcmp(kind, "minimum")) return mth__is_float(dtype) ? INFINITY : dtype == MTH_INT32 ? INT32_MAX : 0x1p62;
     return strcmp(kind, "and") == 0 || strcmp(kind, "multiply") == 0;
 }

@@ -2,6 +2,8 @@
 #include "engine/reference/reference.h"
 #include <math.h>
 
+static bool above(double a, double b) { return a > b || (isnan(a) && !isnan(b)); } /* NaN is the largest */
+
 mth_status mth__ref_moe_route(const mth__ref_call *c) {
     const mth__ref_value *logits = c->in[0], *weights = c->out[0], *experts = c->out[1];
     int64_t k = c->attrs->i[0], e = logits->local.dim[1];
@@ -12,7 +14,7 @@ mth_status mth__ref_moe_route(const mth__ref_call *c) {
             for (int64_t i = 0; i < e; i++) {
                 bool taken = false;
                 for (int64_t b = 0; b < j; b++) taken |= AT(experts, t, b) == (double)i;
-                if (!taken && (best < 0 || AT(logits, t, i) > AT(logits, t, best))) best = i;
+                if (!taken && (best < 0 || above(AT(logits, t, i), AT(logits, t, best)))) best = i;
             }
             AT(experts, t, j) = (double)best;
             AT(weights, t, j) = exp(AT(logits, t, best) - AT(logits, t, (int64_t)AT(experts, t, 0)));
