@@ -52,6 +52,7 @@ static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *o
         s->name = dict->keys[i];
         s->rank = (int)entry.count;
         TRY(mth__spec_read(entry, mth__place_whole(c->backend->mesh), s->rank, s->name, &s->sharding));
+        if (c->backend->spmd) TRY(mth__error_operator(mth__check_partitionable(&s->sharding, s->rank, s->name), s->name));
     }
     return NULL;
 }
@@ -105,6 +106,16 @@ static void around_fork(void *object, mth__fork_moment moment) {
     for (mth__plan *p = c->plan; p; p = p->next) p->running = 0;
 }
 
+/* Which layouts XLA's partitioner refuses, a plan shows. It is not kept: parameters are laid out as the first plan that is asked for says. */
+static mth_status try_shapes(const mth_compiled *c) {
+    mth__plan *plan;
+    mth__request r = {.inputs = c->shapes, .input = c->shape, .outputs = mth__model_output_count(c->model)};
+    r.seeded = NEW_ARRAY(c->arena, bool, r.outputs);
+    TRY(mth__compile_plan(c, &r, &plan));
+    mth__arena_free(plan->arena);
+    return NULL;
+}
+
 typedef struct { const mth_model *model; mth_backend *backend; const mth_option *option; size_t count; mth_compiled **out; mth_model *copy; } compiling;
 
 static mth_status compile_body(void *context) {
@@ -114,7 +125,7 @@ static mth_status compile_body(void *context) {
     c->arena = arena;
     c->backend = k->backend;
     c->model = k->copy;
-    TRY(mth__model_resolve(c->model, c->backend->mesh));
+    TRY(mth__model_resolve(c->model, c->backend->mesh, c->backend->spmd));
     mth_arg *value;
     TRY(mth__options_read(arena, "compile", compile_tables, k->option, k->count, &value));
     const mth_arg *inputs = mth__options_get(compile_tables, value, "input_shard_specs"), *outputs = mth__options_get(compile_tables, value, "output_shard_specs");
@@ -123,11 +134,13 @@ static mth_status compile_body(void *context) {
     TRY(read_specs(c, inputs, "input_shard_specs", "input", mth__model_input_count, mth__model_input_name, spec, &specs));
     TRY(read_specs(c, outputs, "output_shard_specs", "output", mth__model_output_count, mth__model_output_name, spec, &specs));
     TRY(read_shapes(c, mth__options_get(compile_tables, value, "shapes")));
-    if (!c->shapes) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);
+    const bool said = c->shapes;
+    if (!said) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);
     c->distribute = (mth__distribute_options){.spec = spec, .specs = specs, .communication_optimization = c->backend->communication_optimization,
                                               .overlap = c->backend->overlap, .pipeline_communication = c->backend->pipeline_communication, .chunk_bytes = 256 << 10,
                                               .sequence = c->backend->sequence, .auto_sharding = c->backend->auto_sharding, .partition_dims = c->backend->partition_dims,
                                               .store_sharded = c->backend->memory_optimization};
+    if (said && c->backend->spmd) TRY(try_shapes(c));
     pthread_mutex_init(&c->lock, NULL);
     mth__fork_watch_add(&c->watch, around_fork, c);
     mth__arena_keep(arena);

@@ -113,7 +113,7 @@ static mth_status program(planning *p) {
             if (all->value.at[v].storage == MTH__IN_EXIT && all->value.at[v].index == (int)i) all->value.at[v].sharding = p->global->exit.at[i].sharding;
     }
     p->plan->global = p->global;
-    return NULL;
+    return p->global ? b->vtable->check_global(p->global) : NULL;
 }
 static mth_status memory(planning *p) { return mth__emit_memory(p->plan->program, p->compiled->backend->vtable->lend_from); }
 static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }

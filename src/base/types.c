@@ -295,6 +295,13 @@ uint8_t mth__sharding_axes(const mth__sharding *s, int rank) {
     return (uint8_t)axes;
 }
 
+bool mth__sharding_disordered(const mth__sharding *s, int rank) {
+    for (int d = 0; d < rank; d++)
+        for (int a = 1; a < s->dim[d].naxes; a++)
+            if (s->dim[d].axis[a] < s->dim[d].axis[a - 1]) return true;
+    return false;
+}
+
 bool mth__split_even(int64_t n, const mth__split *p, const mth__placement *on) {
     for (int i = 0; i < p->naxes; i++) {
         int64_t k = on->dim[p->axis[i]], c = chunk(n, p->cyclic ? 1 : p->grain, k);

@@ -57,7 +57,9 @@ mth_status mth__expansion_parameter_as(mth__expansion *, const char *suffix, mth
     mth__value **out);
 
 /* Resolved wiring, kept by a compiled model. */
-mth_status mth__model_resolve(const mth_model *, mth__mesh *);   /* all errors that need no shapes, also those of stages and specs' axes */
+/* All errors that need no shapes, also those of stages and specs' axes; `partitioned`: and of layouts that XLA's partitioner has not. */
+mth_status mth__model_resolve(const mth_model *, mth__mesh *, bool partitioned);
+mth_status mth__check_partitionable(const mth__sharding *, int rank, const char *what); /* of a spec */
 mth_status mth__model_copy(const mth_model *, mth_model **out);
 size_t mth__model_input_count(const mth_model *);                /* open inputs, after mth__model_resolve */
 const char *mth__model_input_name(const mth_model *, size_t i);

@@ -54,7 +54,7 @@ typedef struct {
 } mth__site;
 /* The placement of the module's nodes: what its options say, the stage's, or NULL where nothing is said. */
 mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, const mth__placement **on);
-mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *); /* devices, meshes, axes of specs, in all submodels */
+mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bool partitioned); /* devices, meshes, axes of specs, in all submodels */
 
 /* pipeline.c */
 size_t mth__pipeline_stages(const mth_module *);           /* 0: the module is no Pipeline */

@@ -480,12 +480,12 @@ mth__ports mth__model_outputs(mth__arena *arena, const mth__resolved *r) {
     return ports;
 }
 
-mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh) {
+mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh, bool partitioned) {
     const mth__resolved *r;
     if (!m->block.n) return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"),
         F("add some with mth_model_add, such as Linear(dimension=4) with input='x', output='y'"));
     TRY(mth__resolve(m, &r));
-    return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1});
+    return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1}, partitioned);
 }
 
 size_t mth__model_input_count(const mth_model *m) { return (size_t)(*m->resolved)->inputs; }

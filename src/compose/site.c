@@ -4,6 +4,7 @@
 #include "compose/parts.h"
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 static const char *mesh_text(char *buffer, size_t room, const mth__placement *p) {
     mth__sink s = mth__sink_new(buffer, room);
@@ -56,22 +57,54 @@ mth_status mth__site_on(const mth_module *m, mth__mesh *mesh, const mth__site *s
     return NULL;
 }
 
+/* ---------------------------------------------------------------- XLA's partitioner */
+static mth_status unpartitionable(const char *why, const char *fix) {
+    return FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') %s", why), F("use mesh_context='mpmd', or %s", fix));
+}
+
+mth_status mth__check_partitionable(const mth__sharding *s, int rank, const char *what) {
+    char why[256];
+    if (!mth__sharding_disordered(s, rank)) return NULL;
+    snprintf(why, sizeof why, "computes wrong values where axes split a dimension against their order: the spec of %.80s", what);
+    return unpartitionable(why, "name the axes in the order of the mesh");
+}
+
+/* It takes one program for all devices, and deals nothing round robin. */
+static mth_status check_partitioned(const mth_module *m, mth__mesh *mesh, const mth__site *site, const mth__placement *on) {
+    const mth_arg *distribution = mth__module_option(m, "expert_distribution"), *experts = mth__module_option(m, "num_experts");
+    char where[128], why[192];
+    int axis = 0;
+    if (on && on != mth__place_whole(mesh)) {
+        mth__placement_write(where, sizeof where, on);
+        snprintf(why, sizeof why, "takes one program for the whole mesh, and this runs on %s", where);
+        return unpartitionable(why, "take the device or stage from the operator");
+    }
+    while (axis < site->place->naxes && site->place->dim[axis] == 1) axis++;
+    if (distribution && distribution->kind == MTH_ARG_STRING && !strcmp(distribution->string, "round_robin") && axis < site->place->naxes &&
+        experts->integer > site->place->dim[axis])
+        return unpartitionable("has no such parts as experts dealt round robin", "expert_distribution='one_per_device'");
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- all modules */
 /* The axes alone: how many dimensions there are, only the shapes say. */
-static mth_status check_spec(const mth_arg *spec, const char *what, const mth__site *site) {
-    mth__sharding unused;
+static mth_status check_spec(const mth_arg *spec, const char *what, const mth__site *site, bool partitioned) {
+    mth__sharding axes;
     if (spec->kind == MTH_ARG_NONE) return NULL;
     if (spec->kind == MTH_ARG_LIST && spec->count > MTH__RANK) return FAIL(MTH_ERROR_VALUE,
         F("the spec of %s has %zu entries", what, spec->count), F("give one entry a dimension, at most %d", MTH__RANK));
-    return mth__spec_read(*spec, site->place, (int)spec->count, what, &unused);
+    TRY(mth__spec_read(*spec, site->place, (int)spec->count, what, &axes));
+    return partitioned ? mth__check_partitionable(&axes, (int)spec->count, what) : NULL;
 }
 
-static mth_status check_module(const mth_module *m, mth__mesh *mesh, const mth__site *site) {
+static mth_status check_module(const mth_module *m, mth__mesh *mesh, const mth__site *site, bool partitioned) {
     const mth__placement *on;
     TRY(mth__site_on(m, mesh, site, &on));
+    if (partitioned) TRY(check_partitioned(m, mesh, site, on));
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
         *axis = mth__module_option(m, "tensor_axis");
-    if (weight) TRY(check_spec(weight, "weight", site));
-    for (size_t i = 0; specs && i < specs->count; i++) TRY(check_spec(&specs->items[i], specs->keys[i], site));
+    if (weight) TRY(check_spec(weight, "weight", site, partitioned));
+    for (size_t i = 0; specs && i < specs->count; i++) TRY(check_spec(&specs->items[i], specs->keys[i], site, partitioned));
     if (axis && axis->kind == MTH_ARG_INT && (axis->integer < 0 || axis->integer >= site->place->naxes)) {
         char text[64];
         mesh_text(text, sizeof text, site->place);
@@ -83,7 +116,7 @@ static mth_status check_module(const mth_module *m, mth__mesh *mesh, const mth__
     return NULL;
 }
 
-typedef struct { mth__mesh *mesh; mth__arena *scratch; } checking;
+typedef struct { mth__mesh *mesh; bool partitioned; mth__arena *scratch; } checking;
 
 static mth_status check_model(checking *c, const mth_model *m, const mth__site *site, const char *prefix) {
     for (size_t i = 0; i < m->block.n; i++) {
@@ -93,7 +126,7 @@ static mth_status check_model(checking *c, const mth_model *m, const mth__site *
             TRY(check_model(c, b->model, site, mth__format(c->scratch, "%s.", path)));
             continue;
         }
-        TRY(mth__error_source(mth__error_operator(check_module(b->module, c->mesh, site), path), b->line));
+        TRY(mth__error_source(mth__error_operator(check_module(b->module, c->mesh, site, c->partitioned), path), b->line));
         for (size_t s = 0; s < mth__pipeline_stages(b->module); s++) {
             mth__site stage = {NULL, 0, (int)s};
             TRY(mth__error_source(mth__error_operator(mth__pipeline_place(b->module, c->mesh, s, &stage.place), path), b->line));
@@ -103,8 +136,8 @@ static mth_status check_model(checking *c, const mth_model *m, const mth__site *
     return NULL;
 }
 
-mth_status mth__site_check(const mth_model *m, mth__mesh *mesh, const mth__site *site) {
-    checking c = {mesh, mth__arena_new()};
+mth_status mth__site_check(const mth_model *m, mth__mesh *mesh, const mth__site *site, bool partitioned) {
+    checking c = {mesh, partitioned, mth__arena_new()};
     TRY(check_model(&c, m, site, ""));
     mth__arena_free(c.scratch);
     return NULL;

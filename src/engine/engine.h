@@ -44,6 +44,7 @@ typedef struct {
        not at all where this fails. NULL: the engine can't. */
     mth_status (*buffer_borrow)(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
 
+    mth_status (*check_global)(const mth__program *global); /* what the engine's partitioner can't do; NULL: there is none */
     /* Allocates slabs, streams and tables once; a run allocates only exits (recycled). Keeps the programs (the caller keeps them alive
        longer). `global`: the second product of emit, for a backend that partitions by itself; else NULL. */
     mth_status (*load)(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);

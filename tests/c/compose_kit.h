@@ -25,7 +25,7 @@ UNUSED static mth_status expand_body(void *context) {
     mth__arena *arena = mth__arena_new();
     mth__mesh *mesh;
     TRY(mth__mesh_new(arena, e->naxes, e->mesh, &mesh));
-    TRY(mth__model_resolve(e->model, mesh));
+    TRY(mth__model_resolve(e->model, mesh, false));
     if (!e->wiring_alone) {
         mth__graph *g = mth__graph_new(arena, mesh);
         TRY(mth__expand(e->model, e->input, e->count, g));

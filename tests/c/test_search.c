@@ -43,7 +43,7 @@ static mth_status price_body(void *context) {
     mth__mesh *mesh;
     mth__folding *folding;
     TRY(mth__mesh_new(arena, p->naxes, p->mesh, &mesh));
-    TRY(mth__model_resolve(p->model, mesh));
+    TRY(mth__model_resolve(p->model, mesh, false));
     mth__graph *g = mth__graph_new(arena, mesh);
     TRY(grow(p, g, false, NULL));
     double begin = now();

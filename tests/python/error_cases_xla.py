@@ -70,6 +70,39 @@ def parts_that_the_partitioner_lacks(fixed):
     run(one_block(layer, input="x", output="y"), {"x": X}, mesh=(2, 2), mesh_context="mpmd" if fixed else "spmd")
 
 
+def compile_for_the_partitioner(fixed, model, mesh=(2, 2), **options):
+    ml.compile(model, JaxBackend(device_mesh=mesh, mesh_context="mpmd" if fixed else "spmd"), **options)
+
+
+@case
+def axes_against_the_order_for_the_partitioner(fixed):
+    compile_for_the_partitioner(fixed, one_block(ml.Linear(4, weight_shard_spec=((1, 0), None)), input="x", output="y"))
+
+
+@case
+def axes_of_an_input_against_the_order_for_the_partitioner(fixed):
+    compile_for_the_partitioner(fixed, LINEAR, input_shard_specs={"x": ((1, 0), None)})
+
+
+@case
+def experts_dealt_for_the_partitioner(fixed):
+    experts = ml.MoE(6, 8, expert_distribution="one_per_device" if fixed else "round_robin")
+    compile_for_the_partitioner(fixed, one_block(experts, input="x", output="y"), mesh=(2,))
+
+
+@case
+def stages_for_the_partitioner(fixed):
+    stages = [one_block(ml.Linear(4), input="input", output="output") for _ in range(2)]
+    pipeline = ml.Pipeline(stages=stages, device_assignment=[0, 1], microbatch_size=2)
+    compile_for_the_partitioner(fixed, one_block(pipeline, input="x", output="y"), mesh=(2,))
+
+
+@case
+def shapes_for_the_partitioner(fixed):
+    layer = ml.Linear(4, weight_shard_spec=((0, 1), None))
+    compile_for_the_partitioner(fixed, one_block(layer, input="x", output="y"), shapes={"x": (2, 5)})
+
+
 @case
 def id_outside_its_table_on_xla(fixed):
     table = ml.Embedding(9, 4, weight_shard_spec=(0, None))

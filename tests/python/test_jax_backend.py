@@ -644,3 +644,19 @@ def test_without_cuda(xla):
     with pytest.raises(MithrilValueError) as caught:
         xla(device_mesh=(1,), backend="cuda", platform_options={"allocator": "bfc", "visible_devices": (0,)})
     assert "jax-cuda12-pjrt" in caught.value.fix
+
+
+def test_what_the_partitioner_lacks_is_told_before_parameters_are(xla):
+    """Uneven parts that are nested, which only shapes show: neither parameters nor a plan come of them."""
+    backend = xla(device_mesh=(2, 2), mesh_context="spmd")
+    model = one_block(ml.Linear(4, weight_shard_spec=((0, 1), None)), input="x", output="y")
+    compiled = ml.compile(model, backend)
+    for read in (compiled.get_parameters, compiled.stablehlo):
+        with pytest.raises(MithrilValueError, match="no such parts") as caught:
+            read({"x": random(2, 5)})
+        assert caught.value.op == "linear_0.weight"
+    with pytest.raises(MithrilValueError, match="no such parts"):
+        ml.compile(model, backend, shapes={"x": (2, 5)})
+    check_linear = ml.compile(model, backend, shapes={"x": (2, 8)})
+    params = check_linear.get_parameters()
+    close(check_linear.evaluate(params, {"x": random(2, 8)})["y"], linear({k: f64(v) for k, v in params.items()}, "linear_0", f64(random(2, 8))))

@@ -82,7 +82,7 @@ static const char *shardy(const writing *w, int slot) {
    The same comes of axes against the mesh's order, which may arise inside though no port has them. What is a partial sum in the plan is
    whole here: the partitioner knows none and sums behind each product. */
 static mth__hlo_val constrain(writing *w, const mth__sharding *s, mth__hlo_val v) {
-    if (!w->mesh || mth__axes_disordered(s, v.shape.rank)) return v;
+    if (!w->mesh || mth__sharding_disordered(s, v.shape.rank)) return v;
     return mth__hlo_line(w->h, v.dtype, v.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s", mth__hlo_name(w->scratch, v),
                          shardy_dims(w, s, v.shape.rank), mth__hlo_type(w->scratch, v.dtype, v.shape));
 }

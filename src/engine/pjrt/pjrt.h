@@ -58,6 +58,7 @@ mth_status mth__pjrt_view(mth__buffer *, int device, mth_dtype, mth__shape real,
 mth_status mth__pjrt_adopt(mth__engine *, int device, mth_dtype, mth__shape real, mth__shape padded, PJRT_Buffer *view, mth__buffer **out);
 mth_status mth__pjrt_await(mth__engine *, PJRT_Event *, const char *doing); /* and destroys the event; NULL is ready */
 
+mth_status mth__pjrt_check_global(const mth__program *global); /* pjrt_parts.c */
 /* pjrt_load.c, pjrt_run.c */
 mth_status mth__pjrt_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__pjrt_unload(mth__executable *);

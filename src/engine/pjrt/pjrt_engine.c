@@ -33,6 +33,7 @@ const mth__engine_vtable mth__engine_pjrt = {
     .buffer_fill = mth__pjrt_buffer_fill,
     .buffer_write = mth__pjrt_buffer_write,
     .buffer_read = mth__pjrt_buffer_read,
+    .check_global = mth__pjrt_check_global,
     .load = mth__pjrt_load,
     .unload = mth__pjrt_unload,
     .run = mth__pjrt_run,

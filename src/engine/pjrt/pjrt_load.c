@@ -86,47 +86,8 @@ static void find_drops(mth__executable *x) {
     }
 }
 
-/* XLA knows parts of one size, in the order of the devices, but for the end; ours may be nested, cyclic or in grains. */
-static bool is_xla_part(const mth__pvalue *v, mth__shape part, int rank) {
-    int64_t start[MTH__RANK], step[MTH__RANK];
-    int coordinate[MTH__AXES];
-    mth__shape real = mth__local_shape(v->shape, &v->sharding, rank, start, step);
-    mth__placement_coordinates(v->sharding.on, rank, coordinate);
-    for (int d = 0; d < v->shape.rank; d++) {
-        const mth__split *split = &v->sharding.dim[d];
-        int64_t from = 0, left;
-        for (int a = 0; a < split->naxes; a++) from = from * v->sharding.on->dim[split->axis[a]] + coordinate[split->axis[a]];
-        from *= part.dim[d];
-        left = from < v->shape.dim[d] ? v->shape.dim[d] - from : 0;
-        if (real.dim[d] != (left < part.dim[d] ? left : part.dim[d])) return false;
-        if ((real.dim[d] > 0 && start[d] != from) || (real.dim[d] > 1 && step[d] != 1)) return false;
-    }
-    return true;
-}
-
-static mth_status no_such_parts(const mth__pvalue *v, const char *why, const char *fix) {
-    char shape[256], where[256];
-    mth__shape_write(shape, sizeof shape, v->shape);
-    mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
-    mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') %s", why), F("use mesh_context='mpmd', or %s", fix));
-    s = mth__error_tensor(s, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
-    return mth__error_operator(s, v->name);
-}
-
-static mth_status check_parts(const mth__pvalue *v, mth__shape part) {
-    bool cyclic = false;
-    for (int d = 0; d < v->shape.rank; d++) cyclic |= v->sharding.dim[d].cyclic;
-    if (mth__axes_disordered(&v->sharding, v->shape.rank))
-        return no_such_parts(v, "computes wrong values where axes split a dimension against their order",
-                             "name the axes in the order of the mesh");
-    for (int r = 0; r < v->sharding.on->count; r++)
-        if (!is_xla_part(v, part, r))
-            return no_such_parts(v, "has no such parts", cyclic ? "expert_distribution='one_per_device'" : "sizes that the mesh divides");
-    return NULL;
-}
-
 /* What each device holds of an entry or exit. */
-static mth_status ports(mth__executable *x, size_t count, bool exits, mth__port **out) {
+static void ports(mth__executable *x, size_t count, bool exits, mth__port **out) {
     const mth__program *p = x->program;
     mth__port *port = *out = NEW_ARRAY(x->arena, mth__port, count * (size_t)p->mesh->count);
     for (size_t k = 0; k < count; k++) {
@@ -135,11 +96,9 @@ static mth_status ports(mth__executable *x, size_t count, bool exits, mth__port 
         const mth__pvalue *v = x->segments->slot.at[slot].any;
         const mth__placement *on = v->sharding.on;
         const mth__shape padded = x->segments->global ? mth__xla_part(v, NULL) : x->segments->slot.at[slot].local;
-        if (x->segments->global) TRY(check_parts(v, padded));
         for (int r = 0; r < on->count; r++)
             port[k * (size_t)p->mesh->count + (size_t)on->device[r]] = (mth__port){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};
     }
-    return NULL;
 }
 
 static mth_status load_body(void *context) {
@@ -170,8 +129,8 @@ static mth_status load_body(void *context) {
     x->number_buffer = NEW_ARRAY(arena, PJRT_Buffer *, x->number.n * (size_t)p->mesh->count);
     for (size_t i = 0; i < cells; i++) x->unused[x->unuseds++] = &x->cell[i];
     x->pieces = NEW_ARRAY(arena, PJRT_Buffer *, x->most_pieces);
-    TRY(ports(x, p->entry.n, false, &x->entry_port));
-    TRY(ports(x, p->exit.n, true, &x->exit_port));
+    ports(x, p->entry.n, false, &x->entry_port);
+    ports(x, p->exit.n, true, &x->exit_port);
     mth__arena_keep(arena);
     return NULL;
 }

@@ -2,13 +2,6 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- parts */
-bool mth__axes_disordered(const mth__sharding *s, int rank) {
-    for (int d = 0; d < rank; d++)
-        for (int a = 1; a < s->dim[d].naxes; a++)
-            if (s->dim[d].axis[a] < s->dim[d].axis[a - 1]) return true;
-    return false;
-}
-
 mth__shape mth__xla_part(const mth__pvalue *v, mth__shape *whole) {
     mth__shape part = v->shape;
     for (int d = 0; d < part.rank; d++) {

@@ -67,8 +67,6 @@ typedef struct {
     int checks; mth__id_check *check;
     int numbers; int64_t *number;          /* of this segment: others share the text and have their own */
 } mth__module_text;
-/* Some dimension is split over axes against the mesh's order, which XLA's partitioner gets wrong. */
-bool mth__axes_disordered(const mth__sharding *, int rank);
 /* `mesh`: NULL, or for a global program the mesh that Shardy is handed, its axes refining those of the program's. */
 typedef struct { int naxes; const int *dim; } mth__shardy_mesh;
 mth_status mth__module_write(mth__arena *, mth__segments *, const mth__segment *, const mth__shardy_mesh *mesh, mth__module_text *out);
