@@ -1,76 +1,100 @@
 #include "emit/ranges.h"
 
 mth__ranges mth__ranges_new(mth__arena *arena) {
-    mth__ranges r = {.arena = arena, .state = 2463534242u};
+    mth__ranges r = {.arena = arena};
     PUSH(arena, r.node, ((mth__range){0})); /* node 0 is the empty tree */
     return r;
 }
 
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 static void update(mth__ranges *r, int n) {
-    mth__range *x = &r->node.at[n];
-    int64_t a = r->node.at[x->left].largest, b = r->node.at[x->right].largest;
-    x->largest = x->size > a ? x->size : a;
-    if (b > x->largest) x->largest = b;
+    mth__range *x = &r->node.at[n], *a = &r->node.at[x->left], *b = &r->node.at[x->right];
+    x->largest = larger(x->size, larger(a->largest, b->largest));
+    x->height = 1 + (a->height > b->height ? a->height : b->height);
 }
 
-/* Those that start before `start`, and the others. */
-static void split(mth__ranges *r, int n, int64_t start, int *before, int *behind) {
-    if (!n) {
-        *before = *behind = 0;
-        return;
-    }
+static int turn_right(mth__ranges *r, int n) {
+    int top = r->node.at[n].left;
+    r->node.at[n].left = r->node.at[top].right;
+    r->node.at[top].right = n;
+    update(r, n);
+    update(r, top);
+    return top;
+}
+
+static int turn_left(mth__ranges *r, int n) {
+    int top = r->node.at[n].right;
+    r->node.at[n].right = r->node.at[top].left;
+    r->node.at[top].left = n;
+    update(r, n);
+    update(r, top);
+    return top;
+}
+
+static int lean(const mth__ranges *r, int n) {
+    return r->node.at[r->node.at[n].left].height - r->node.at[r->node.at[n].right].height;
+}
+
+/* The root of the tree at n, of whose subtrees one has grown or shrunk by one. */
+static int balance(mth__ranges *r, int n) {
     mth__range *x = &r->node.at[n];
-    if (x->start < start) {
-        split(r, x->right, start, &x->right, behind);
-        *before = n;
-    } else {
-        split(r, x->left, start, before, &x->left);
-        *behind = n;
+    int to = lean(r, n);
+    if (to > 1) {
+        if (lean(r, x->left) < 0) x->left = turn_left(r, x->left);
+        return turn_right(r, n);
+    }
+    if (to < -1) {
+        if (lean(r, x->right) > 0) x->right = turn_right(r, x->right);
+        return turn_left(r, n);
     }
     update(r, n);
+    return n;
 }
 
-static int join(mth__ranges *r, int a, int b) {
-    if (!a || !b) return a + b;
-    mth__range *x = &r->node.at[a], *y = &r->node.at[b];
-    if (x->priority > y->priority) {
-        x->right = join(r, x->right, b);
-        update(r, a);
-        return a;
+/* These three go down as far as the tree is high: 1.44 times the logarithm of its ranges, whatever they are. */
+static int insert(mth__ranges *r, int n, int added) {
+    mth__range *x = &r->node.at[n];
+    if (!n) return added;
+    if (r->node.at[added].start < x->start) x->left = insert(r, x->left, added);
+    else x->right = insert(r, x->right, added);
+    return balance(r, n);
+}
+
+static int take_first(mth__ranges *r, int n, int *first) {
+    mth__range *x = &r->node.at[n];
+    if (!x->left) return *first = n, x->right;
+    x->left = take_first(r, x->left, first);
+    return balance(r, n);
+}
+
+static int erase(mth__ranges *r, int n, int64_t start) {
+    mth__range *x = &r->node.at[n];
+    if (x->start != start) {
+        if (start < x->start) x->left = erase(r, x->left, start);
+        else x->right = erase(r, x->right, start);
+        return balance(r, n);
     }
-    y->left = join(r, a, y->left);
-    update(r, b);
-    return b;
+    int left = x->left, right = x->right, next;
+    x->left = r->spare;
+    r->spare = n;
+    if (!right) return left;
+    right = take_first(r, right, &next);
+    r->node.at[next].left = left;
+    r->node.at[next].right = right;
+    return balance(r, next);
 }
 
 void mth__ranges_insert(mth__ranges *r, int64_t start, int64_t size, int tag) {
-    int n = r->spare, before, behind;
+    int n = r->spare;
     if (n) {
         r->spare = r->node.at[n].left;
     } else {
         n = (int)r->node.n;
         PUSH(r->arena, r->node, ((mth__range){0}));
     }
-    r->state ^= r->state << 13;
-    r->state ^= r->state >> 17;
-    r->state ^= r->state << 5;
-    r->node.at[n] = (mth__range){start, size, size, r->state, 0, 0, tag};
-    split(r, r->root, start, &before, &behind);
-    r->root = join(r, join(r, before, n), behind);
-}
-
-static int erase(mth__ranges *r, int n, int64_t start) {
-    mth__range *x = &r->node.at[n];
-    if (x->start == start) {
-        int rest = join(r, x->left, x->right);
-        x->left = r->spare;
-        r->spare = n;
-        return rest;
-    }
-    if (start < x->start) x->left = erase(r, x->left, start);
-    else x->right = erase(r, x->right, start);
-    update(r, n);
-    return n;
+    r->node.at[n] = (mth__range){.start = start, .size = size, .largest = size, .height = 1, .tag = tag};
+    r->root = insert(r, r->root, n);
 }
 
 void mth__ranges_erase(mth__ranges *r, int64_t start) { r->root = erase(r, r->root, start); }
