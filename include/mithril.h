@@ -149,7 +149,8 @@ MTH_API const char *mth_module_get_warning(const mth_module *);
 MTH_API MTH_MUST_USE mth_status mth_model_create(mth_model **out);
 MTH_API void mth_model_free(mth_model *); /* a model added to others stays alive inside them */
 MTH_API MTH_MUST_USE mth_status mth_model_add(mth_model *, const mth_module *, const mth_wire *, size_t count, mth_add_mode);
-/* A copy of the submodel as it is now becomes a block of the model. `name`: NULL is "model_0" and so on. */
+/* A copy of the submodel as it is now becomes a block of the model. `name`: NULL is "model_0" and so on. Models lie in
+   models at most 256 deep, the outermost and stages of a Pipeline included. */
 MTH_API MTH_MUST_USE mth_status mth_model_add_model(mth_model *, const mth_model *sub, const char *name, const mth_wire *, size_t count, mth_add_mode);
 /* Joins an output named `source` with the input named `destination`. Idempotent; a contradiction is an error naming both wires. */
 MTH_API MTH_MUST_USE mth_status mth_model_connect(mth_model *, const char *source, const char *destination);

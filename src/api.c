@@ -21,30 +21,19 @@ const char *mth_compile_option_doc(void) {
 mth_status mth__no_room(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices")); }
 
 /* ---------------------------------------------------------------- compile */
-static mth_status unknown_name(const char *option, const char *kind, const char *name, const mth_model *m, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t)) {
-    size_t n = count(m);
-    const char **names = mth__calloc(n ? n : 1, sizeof *names);
-    if (!names) return mth__no_room();
-    for (size_t i = 0; i < n; i++) names[i] = at(m, i);
+static mth_status check_name(const mth_model *m, const char *option, const char *kind, const char *name, const mth__names *known) {
+    if (mth__names_find(known, name) >= 0) return NULL;
     char *why = mth__model_why_not(m, name, !strcmp(kind, "output"));
-    mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'%s", option, kind, name, why), mth__name_fix(kind, name, names, n));
+    mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'%s", option, kind, name, why), mth__name_fix(kind, name, known->name.at, known->name.n));
     mth__free(why);
-    mth__free(names);
     return s;
 }
 
-static bool has_name(const mth_model *m, const char *name, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t)) {
-    for (size_t i = 0; i < count(m); i++)
-        if (strcmp(at(m, i), name) == 0) return true;
-    return false;
-}
-
-static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *option, const char *kind, size_t (*count)(const mth_model *), const char *(*at)(const mth_model *, size_t),
-                             mth__spec_of *spec, size_t *n) {
+static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *option, const char *kind, const mth__names *known, mth__spec_of *spec, size_t *n) {
     if (dict->kind != MTH_ARG_DICT) return NULL;
     for (size_t i = 0; i < dict->count; i++) {
         mth_arg entry = dict->items[i];
-        if (!has_name(c->model, dict->keys[i], count, at)) return unknown_name(option, kind, dict->keys[i], c->model, count, at);
+        TRY(check_name(c->model, option, kind, dict->keys[i], known));
         const char *text = mth__arg_text(c->arena, entry); /* here: a jump from among the texts of an error would lose them */
         if (entry.kind != MTH_ARG_LIST || entry.count > MTH__RANK)
             return FAIL(MTH_ERROR_TYPE, F("%s: the spec of '%s' is %s", option, dict->keys[i], text), F("give a tuple with an entry a dimension: a mesh axis, a tuple of axes, or None"));
@@ -64,7 +53,7 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
         mth_arg shape = dict->items[i];
         mth__input_description *d = &c->shape[c->shapes++];
         *d = (mth__input_description){dict->keys[i], MTH_FLOAT32, {0}};
-        if (!has_name(c->model, d->name, mth__model_input_count, mth__model_input_name)) return unknown_name("shapes", "input", d->name, c->model, mth__model_input_count, mth__model_input_name);
+        TRY(check_name(c->model, "shapes", "input", d->name, &c->inputs));
         if (shape.kind == MTH_ARG_LIST && shape.count == 2 && shape.items[0].kind == MTH_ARG_LIST && shape.items[1].kind == MTH_ARG_STRING) {
             for (d->dtype = MTH_FLOAT32; d->dtype <= MTH_BFLOAT16 && strcmp(mth_dtype_name(d->dtype), shape.items[1].string); d->dtype++) {}
             if (d->dtype > MTH_BFLOAT16) return FAIL(MTH_ERROR_VALUE, F("shapes: '%s' has the unknown dtype '%s'", d->name, shape.items[1].string), F("use float32, int32, int64 or bool"));
@@ -126,13 +115,15 @@ static mth_status compile_body(void *context) {
     c->backend = k->backend;
     c->model = k->copy;
     TRY(mth__model_resolve(c->model, c->backend->mesh, c->backend->spmd));
+    for (size_t i = 0; i < mth__model_input_count(c->model); i++) mth__names_add(arena, &c->inputs, mth__model_input_name(c->model, i));
+    for (size_t i = 0; i < mth__model_output_count(c->model); i++) mth__names_add(arena, &c->outputs, mth__model_output_name(c->model, i));
     mth_arg *value;
     TRY(mth__options_read(arena, "compile", compile_tables, k->option, k->count, &value));
     const mth_arg *inputs = mth__options_get(compile_tables, value, "input_shard_specs"), *outputs = mth__options_get(compile_tables, value, "output_shard_specs");
     mth__spec_of *spec = NEW_ARRAY(arena, mth__spec_of, inputs->count + outputs->count);
     size_t specs = 0;
-    TRY(read_specs(c, inputs, "input_shard_specs", "input", mth__model_input_count, mth__model_input_name, spec, &specs));
-    TRY(read_specs(c, outputs, "output_shard_specs", "output", mth__model_output_count, mth__model_output_name, spec, &specs));
+    TRY(read_specs(c, inputs, "input_shard_specs", "input", &c->inputs, spec, &specs));
+    TRY(read_specs(c, outputs, "output_shard_specs", "output", &c->outputs, spec, &specs));
     TRY(read_shapes(c, mth__options_get(compile_tables, value, "shapes")));
     const bool said = c->shapes;
     if (!said) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);
@@ -268,6 +259,12 @@ static void request_free(mth__request *r) {
     mth__free(r->wanted_input);
 }
 
+/* The number of a name, -1 where it is none of them; as a rule it is the one that is expected. */
+static int number_of(const mth__names *known, const char *name, size_t expected) {
+    if (expected < known->name.n && !strcmp(known->name.at[expected], name)) return (int)expected;
+    return mth__names_find(known, name);
+}
+
 static mth__input_description description_of(const mth_compiled *c, const mth_named *input) {
     mth_dtype dtype = input->array->dtype;
     if (mth__is_float(dtype) && c->backend->vtable->lacks(mth__op_find("add"), dtype)) dtype = MTH_FLOAT32; /* what it computes in */
@@ -276,16 +273,18 @@ static mth__input_description description_of(const mth_compiled *c, const mth_na
 
 static mth_status request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
     TRY(mth__named_check(input, count, "inputs"));
-    size_t known = mth__model_input_count(c->model), n = 0;
-    *r = (mth__request){.outputs = mth__model_output_count(c->model)};
+    const size_t known = c->inputs.name.n;
+    size_t n = 0, rest = known;
+    *r = (mth__request){.outputs = c->outputs.name.n};
     r->input = mth__calloc(count + known + 1, sizeof *r->input);
     r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
     if (!r->input || !r->seeded) { request_free(r); return mth__no_room(); }
-    for (size_t k = 0; k < known; k++)
-        for (size_t i = 0; i < count; i++)
-            if (strcmp(mth__model_input_name(c->model, k), input[i].name) == 0) r->input[n++] = description_of(c, &input[i]);
-    for (size_t i = 0; i < count; i++)
-        if (!has_name(c->model, input[i].name, mth__model_input_count, mth__model_input_name)) r->input[n++] = description_of(c, &input[i]);
+    for (size_t i = 0; i < count; i++) { /* each to its place; unknown ones and those given again behind */
+        int k = number_of(&c->inputs, input[i].name, i);
+        r->input[k >= 0 && !r->input[k].name ? (size_t)k : rest++] = description_of(c, &input[i]);
+    }
+    for (size_t k = 0; k < rest; k++)
+        if (r->input[k].name) r->input[n++] = r->input[k];
     r->inputs = n;
     return NULL;
 }
@@ -383,40 +382,31 @@ mth_status mth_get_parameter_layout(mth_compiled *c, const mth_named *input, siz
 }
 
 /* ---------------------------------------------------------------- evaluate */
-/* Each given name is one of the known ones, and is given once. As a rule they stand in one order. `m`: whose connections they are, or NULL. */
-static mth_status check_names(const mth_model *m, const char *what, const char *const *given, size_t count, const char *const *known, size_t n) {
-    for (size_t i = 0; i < count; i++) {
-        if (i < n && strcmp(given[i], known[i]) == 0) continue;
-        bool found = false;
-        for (size_t k = 0; !found && k < n; k++) found = strcmp(given[i], known[k]) == 0;
-        if (!found) {
-            char *why = m ? mth__model_why_not(m, given[i], !strcmp(what, "output")) : F("%s", "");
-            mth_status s = FAIL(MTH_ERROR_KEY, F("there is no %s '%s'%s", what, given[i], why), mth__name_fix(what, given[i], known, n));
-            mth__free(why);
-            return s;
-        }
-        for (size_t k = 0; k < count; k++)
-            if (k != i && strcmp(given[i], given[k]) == 0) return FAIL(MTH_ERROR_KEY, F("the %s '%s' is given twice", what, given[i]), F("give it once"));
+/* A given name, the i-th, is one of the known ones, and is given once: given[] is by number. `m`: whose connections they are, or NULL. */
+static mth_status check_given(const mth_model *m, const char *what, const char *name, size_t i, const mth__names *known, bool *given) {
+    int k = number_of(known, name, i);
+    if (k < 0) {
+        char *why = m ? mth__model_why_not(m, name, !strcmp(what, "output")) : F("%s", "");
+        mth_status s = FAIL(MTH_ERROR_KEY, F("there is no %s '%s'%s", what, name, why), mth__name_fix(what, name, known->name.at, known->name.n));
+        mth__free(why);
+        return s;
     }
+    if (given[k]) return FAIL(MTH_ERROR_KEY, F("the %s '%s' is given twice", what, name), F("give it once"));
+    given[k] = true;
     return NULL;
 }
 
 static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_request *g, mth__request *r) {
-    size_t n = r->outputs, known = mth__model_input_count(c->model);
     TRY(mth__named_check(g->output_gradients, g->output_gradient_count, "output_gradients"));
     for (size_t i = 0; i < g->input_gradient_count; i++) TRY(mth__given(g->input_gradients ? g->input_gradients[i] : NULL, "a name in input_gradients"));
-    const char **names = mth__calloc(n + known + g->output_gradient_count + 1, sizeof *names), **given = names ? names + n + known : NULL;
-    if (!names) return mth__no_room();
-    for (size_t i = 0; i < n; i++) names[i] = mth__model_output_name(c->model, i);
-    for (size_t i = 0; i < known; i++) names[n + i] = mth__model_input_name(c->model, i);
-    for (size_t i = 0; i < g->output_gradient_count; i++) given[i] = g->output_gradients[i].name;
-    mth_status s = check_names(c->model, "output", given, g->output_gradient_count, names, n);
-    if (!s) s = check_names(c->model, "input", g->input_gradients, g->input_gradient_count, names + n, known);
-    mth__free(names);
+    for (size_t i = 0; i < g->output_gradient_count; i++)
+        TRY(check_given(c->model, "output", g->output_gradients[i].name, i, &c->outputs, r->seeded));
+    bool *given = mth__calloc(c->inputs.name.n + 1, sizeof *given);
+    mth_status s = given ? NULL : mth__no_room();
+    for (size_t i = 0; !s && i < g->input_gradient_count; i++) s = check_given(c->model, "input", g->input_gradients[i], i, &c->inputs, given);
+    mth__free(given);
     TRY(s);
     r->gradients = true;
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < g->output_gradient_count; k++) r->seeded[i] |= strcmp(mth__model_output_name(c->model, i), g->output_gradients[k].name) == 0;
     r->wanted = g->input_gradient_count;
     r->wanted_input = mth__calloc(r->wanted + 1, sizeof *r->wanted_input);
     if (!r->wanted_input) return mth__no_room();
@@ -424,25 +414,21 @@ static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_req
     return NULL;
 }
 
-/* `after`: where the last one was found, since as a rule they stand in one order. */
-static mth_array *find(const mth_named *item, size_t count, const char *name, size_t *after) {
-    for (size_t k = 0; k < count; k++) {
-        size_t i = (*after + k) % count;
-        if (strcmp(item[i].name, name)) continue;
-        *after = i + 1;
-        return item[i].array;
+/* What was given, by number of its name: of inputs, parameters and output gradients. */
+typedef struct { mth_array **of[3]; } given_arrays;
+
+static void list_given(const mth__names *known, const mth_named *item, size_t count, mth_array **of) {
+    for (size_t i = 0; i < count; i++) {
+        int k = number_of(known, item[i].name, i);
+        if (k >= 0 && !of[k]) of[k] = item[i].array;
     }
-    return NULL;
 }
 
 /* The array that an entry takes, checked against what the plan says. */
-static mth_status entry_array(const mth__program *p, size_t entry, const mth_arrays *parameters, const mth_named *input, size_t count,
-                              const mth_gradient_request *g, size_t *after, mth_array **out) {
+static mth_status entry_array(const mth__plan *plan, size_t entry, const given_arrays *given, mth_array **out) {
     static const char *const what[] = {"input", "parameter", "gradient of output"};
-    const mth__entry *e = &p->entry.at[entry];
-    mth_array *a = e->kind == MTH__ENTRY_PARAMETER ? (parameters ? find(parameters->item, parameters->count, e->name, after) : NULL)
-                 : e->kind == MTH__ENTRY_SEED      ? find(g->output_gradients, g->output_gradient_count, e->name, after)
-                                                   : find(input, count, e->name, after);
+    const mth__entry *e = &plan->program->entry.at[entry];
+    mth_array *a = given->of[e->kind][plan->number[entry]];
     bool dtype = a && a->dtype != e->dtype && !(mth__is_float(a->dtype) && mth__is_float(e->dtype));
     if (a && !dtype && mth__shape_equal(a->shape, e->shape)) {
         *out = a;
@@ -453,20 +439,17 @@ static mth_status entry_array(const mth__program *p, size_t entry, const mth_arr
                       : FAIL(dtype ? MTH_ERROR_TYPE : MTH_ERROR_VALUE,
                              F("%s '%s' has another %s than the model's", what[e->kind], e->name, dtype ? "dtype" : "shape"),
                              dtype ? F("convert it to %s", mth_dtype_name(e->dtype)) : F("give an array of the expected shape"));
-    const char *module = mth__program_reader(p, (int)entry);
+    const char *module = mth__program_reader(plan->program, (int)entry);
     if (module) s = mth__error_operator(s, module);
     if (a) s = mth__error_tensor(s, array_text("given", a->dtype, a->shape, NULL));
     return mth__error_tensor(s, array_text(a ? "expected" : e->name, e->dtype, e->shape, &e->sharding));
 }
 
 static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays *parameters) {
-    size_t n = plan->parameters, count = parameters ? parameters->count : 0;
-    const char **known = mth__calloc(n + count + 1, sizeof *known);
-    if (!known) return mth__no_room();
-    for (size_t i = 0; i < n; i++) known[i] = plan->parameter[i].name;
-    for (size_t i = 0; i < count; i++) known[n + i] = parameters->item[i].name;
-    mth_status s = check_names(NULL, "parameter", known + n, count, known, n);
-    mth__free(known);
+    bool *given = mth__calloc(plan->parameters + 1, sizeof *given);
+    mth_status s = given ? NULL : mth__no_room();
+    for (size_t i = 0; !s && i < mth_arrays_get_count(parameters); i++) s = check_given(NULL, "parameter", parameters->item[i].name, i, &plan->names, given);
+    mth__free(given);
     return s;
 }
 
@@ -495,14 +478,19 @@ static mth_status collect(mth_compiled *c, const mth__program *program, mth__buf
 static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, const mth__stop *stop,
                       mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *p = plan->program;
-    size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n, after = 0;
+    size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n;
     TRY(check_parameter_names(plan, parameters));
-    mth_array **held = mth__calloc(entries + 1, sizeof *held);
+    const size_t inputs = c->inputs.name.n, seeds = c->outputs.name.n;
+    mth_array **held = mth__calloc(entries + 1, sizeof *held), **all = mth__calloc(inputs + plan->parameters + seeds + 1, sizeof *all);
     mth__buffer **entry = mth__calloc(entries * devices + 1, sizeof *entry), **exit = mth__calloc(exits * devices + 1, sizeof *exit);
-    mth_status s = held && entry && exit ? NULL : mth__no_room();
+    mth_status s = held && all && entry && exit ? NULL : mth__no_room();
+    given_arrays given = {{[MTH__ENTRY_INPUT] = all, [MTH__ENTRY_PARAMETER] = all + inputs, [MTH__ENTRY_SEED] = all + inputs + plan->parameters}};
+    if (!s) list_given(&c->inputs, input, count, given.of[MTH__ENTRY_INPUT]);
+    if (!s && parameters) list_given(&plan->names, parameters->item, parameters->count, given.of[MTH__ENTRY_PARAMETER]);
+    if (!s && g) list_given(&c->outputs, g->output_gradients, g->output_gradient_count, given.of[MTH__ENTRY_SEED]);
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
-        s = entry_array(p, i, parameters, input, count, g, &after, &a);
+        s = entry_array(plan, i, &given, &a);
         if (!s) s = mth__array_as(a, c->backend, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
@@ -516,6 +504,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         if (exit[i]) c->backend->vtable->buffer_release(exit[i]);
     for (size_t i = 0; held && i < entries; i++) mth_array_free(held[i]);
     mth__free(held);
+    mth__free(all);
     mth__free(entry);
     mth__free(exit);
     if (s) {

@@ -1,6 +1,7 @@
 /* THE page: from a model to a program, pass by pass, top to bottom. Each pass is a pure function of the graph and the options; after each
  * one the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to dir/NN_pass.txt. */
 #include "compile.h"
+#include "base/names.h"
 #include "derive/derive.h"
 #include <errno.h>
 #include <limits.h>
@@ -29,16 +30,16 @@ static mth_status check_spec(const mth__spec_of *spec, const mth__value *v) {
 
 static mth_status expand_into(planning *p, mth__graph *g) {
     TRY(mth__expand(p->compiled->model, p->request->input, p->request->inputs, g));
+    mth__names inputs = {0}, outputs = {0};
+    for (size_t k = 0; k < g->input.n; k++) mth__names_add(g->arena, &inputs, g->input.at[k]->name);
+    for (size_t k = 0; k < g->output.n; k++) mth__names_add(g->arena, &outputs, g->output.at[k].name);
     for (size_t i = 0; i < p->distribute.specs; i++) {
         const mth__spec_of *spec = &p->distribute.spec[i];
-        for (size_t k = 0; k < g->input.n; k++)
-            if (strcmp(g->input.at[k]->name, spec->name) == 0) TRY(check_spec(spec, g->input.at[k]));
-        for (size_t k = 0; k < g->output.n; k++) {
-            mth__output *o = &g->output.at[k];
-            if (strcmp(o->name, spec->name)) continue;
-            TRY(check_spec(spec, o->value));
-            o->has_spec = true;
-        }
+        int input = mth__names_find(&inputs, spec->name), output = mth__names_find(&outputs, spec->name);
+        if (input >= 0) TRY(check_spec(spec, g->input.at[input]));
+        if (output < 0) continue;
+        TRY(check_spec(spec, g->output.at[output].value));
+        g->output.at[output].has_spec = true;
     }
     return NULL;
 }
@@ -152,6 +153,30 @@ static mth_status dump(planning *p, const char *name) {
     return s;
 }
 
+static void list_parameters(const planning *p) {
+    mth__plan *plan = p->plan;
+    mth__parameter *parameter = NEW_ARRAY(plan->arena, mth__parameter, p->graph->parameter.n);
+    for (size_t i = 0; i < p->graph->parameter.n; i++) {
+        const mth__value *v = p->graph->parameter.at[i];
+        parameter[i] = (mth__parameter){mth__copy_text(plan->arena, v->name), v->dtype, v->shape, v->sharding, v->read ? *v->read : v->sharding, v->init, v->init_scale};
+        mth__names_add(plan->arena, &plan->names, parameter[i].name);
+    }
+    plan->parameter = parameter;
+    plan->parameters = p->graph->parameter.n;
+}
+
+static void number_entries(const planning *p) {
+    const mth_compiled *c = p->compiled;
+    const mth__program *program = p->plan->program;
+    int *number = NEW_ARRAY(p->plan->arena, int, program->entry.n);
+    for (size_t i = 0; i < program->entry.n; i++) {
+        const mth__entry *e = &program->entry.at[i];
+        const mth__names *names = e->kind == MTH__ENTRY_PARAMETER ? &p->plan->names : e->kind == MTH__ENTRY_SEED ? &c->outputs : &c->inputs;
+        number[i] = mth__names_find(names, e->name);
+    }
+    p->plan->number = number;
+}
+
 /* The layouts of an earlier plan bind this one. */
 static void bind_layout(const mth_compiled *c, mth__arena *arena, mth__distribute_options *o) {
     mth__sharding *sharding = NEW_ARRAY(arena, mth__sharding, c->layouts);
@@ -194,19 +219,12 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
         if (!s && !plan->program && (s = mth__graph_check(p.graph))) s = mth__error_operator(s, passes[i].name);
         if (!s && p.dump) s = dump(&p, passes[i].name);
     }
-    if (!s) {
-        plan->parameters = p.graph->parameter.n;
-        mth__parameter *parameter = NEW_ARRAY(arena, mth__parameter, plan->parameters);
-        for (size_t i = 0; i < plan->parameters; i++) {
-            const mth__value *v = p.graph->parameter.at[i];
-            parameter[i] = (mth__parameter){mth__copy_text(arena, v->name), v->dtype, v->shape, v->sharding, v->read ? *v->read : v->sharding, v->init, v->init_scale};
-        }
-        plan->parameter = parameter;
-    }
     if (s) {
         mth__arena_free(arena);
         return s;
     }
+    list_parameters(&p);
+    number_entries(&p);
     mth__arena_keep(arena);
     *out = plan;
     return NULL;

@@ -1,6 +1,7 @@
 /* From a model to plans: what compile.c makes and api.c runs. */
 #ifndef MTH__COMPILE_H
 #define MTH__COMPILE_H
+#include "base/names.h"
 #include "compose/compose.h"
 #include "distribute/distribute.h"
 #include "engine/backend.h"
@@ -20,6 +21,9 @@ typedef struct mth__plan {
     const mth__program *global;                    /* with global shapes, for an engine that partitions by itself; else NULL */
     mth__executable *executable;                   /* NULL until it first runs */
     size_t parameters; const struct mth__parameter *parameter; /* in order of composition */
+    mth__names names;                              /* of the parameters */
+    /* by entry: of the input, parameter or output that it is called after */
+    const int *number;
     int running;                                   /* calls that use it now; under the compiled model's lock */
     struct mth__plan *next;                        /* last used first */
 } mth__plan;
@@ -33,6 +37,7 @@ struct mth_compiled {
     mth__arena *arena;
     mth_backend *backend;
     mth_model *model;                              /* a copy */
+    mth__names inputs, outputs;                    /* of the model, in its order */
     const mth_arg *option;                         /* values of mth__compile_options */
     mth__distribute_options distribute;
     size_t shapes; mth__input_description *shape;  /* the option `shapes`: for get_parameters without inputs */

@@ -34,6 +34,7 @@ struct mth_module {
     const mth__module_type *type;
     const mth__opt *tables[3];       /* own, common, NULL */
     mth_arg *values;                 /* of all options, in table order */
+    int levels;                      /* of the deepest model among its options; 0: none */
     const char *inputs, *outputs;    /* as declared, with the marks ? and * */
     const char *ports;               /* "input, key? -> output" */
 };                                   /* a model keeps a copy of its own; so does a module of the models among its options */

@@ -113,9 +113,8 @@ static void order_parameters(mth__graph *g, const mth_model *m, size_t first, co
 static void name_outputs(const context *c, const mth__block *b, const char *path, mth__value **out) {
     for (int i = 0; i < b->out.n; i++) {
         if (!out[i] || out[i]->name || out[i]->wire) continue;
-        for (size_t w = 0; w < b->wires; w++)
-            if (!strcmp(b->wire[w].port, b->out.at[i].name)) out[i]->wire = mth__format(c->graph->arena, "%s%s", c->prefix, b->wire[w].name);
-        if (!out[i]->wire) out[i]->wire = mth__format(c->graph->arena, "%s.%s", path, b->out.at[i].name);
+        out[i]->wire = b->out_name[i] ? mth__format(c->graph->arena, "%s%s", c->prefix, b->out_name[i])
+                                      : mth__format(c->graph->arena, "%s.%s", path, b->out.at[i].name);
     }
 }
 
@@ -157,18 +156,15 @@ mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const ch
 }
 
 /* ---------------------------------------------------------------- the whole model */
-static bool has_input(const mth_model *m, const char *name) {
-    for (size_t i = 0; i < mth__model_input_count(m); i++)
-        if (!strcmp(mth__model_input_name(m, i), name)) return true;
-    return false;
-}
-
 static mth_status missing_input(const mth__graph *g, const mth_model *m, const char *name, const mth__input_description *given,
     size_t count) {
     const char **names = NEW_ARRAY(g->arena, const char *, count);
+    mth__names inputs = {0};
     size_t n = 0;
+    for (size_t i = 0; i < mth__model_input_count(m); i++)
+        mth__names_add(g->arena, &inputs, mth__model_input_name(m, i));
     for (size_t i = 0; i < count; i++)
-        if (!has_input(m, given[i].name)) names[n++] = given[i].name;
+        if (mth__names_find(&inputs, given[i].name) < 0) names[n++] = given[i].name;
     const char *near = mth__nearest(name, names, n);
     mth_status s = FAIL(MTH_ERROR_KEY, F("the input '%s' is missing", name),
                         near ? F("it was given as '%s': name it '%s'", near, name) : F("give the input '%s' an array", name));
@@ -211,20 +207,21 @@ static mth_status check_input(const mth__input_description *d) {
 mth_status mth__expand(const mth_model *m, const mth__input_description *given, size_t count, mth__graph *g) {
     const mth__resolved *r = *m->resolved;
     mth__value **in = NEW_ARRAY(g->arena, mth__value *, r->inputs), **out = NEW_ARRAY(g->arena, mth__value *, r->outputs);
+    mth__names names = {0};
+    bool *known = NEW_ARRAY(g->arena, bool, count);
     for (size_t i = 0; i < count; i++)
-        for (size_t k = 0; k < i; k++)
-            if (!strcmp(given[i].name, given[k].name)) return FAIL(MTH_ERROR_KEY, F("the input '%s' is given twice", given[i].name),
-                F("give it once"));
+        if (mth__names_add(g->arena, &names, given[i].name) != (int)i)
+            return FAIL(MTH_ERROR_KEY, F("the input '%s' is given twice", given[i].name), F("give it once"));
     for (int i = 0; i < r->inputs; i++) {
-        const mth__input_description *d = NULL;
-        for (size_t k = 0; k < count && !d; k++)
-            if (!strcmp(given[k].name, r->input[i])) d = &given[k];
-        if (!d) return missing_input(g, m, r->input[i], given, count);
+        int k = mth__names_find(&names, r->input[i]);
+        if (k < 0) return missing_input(g, m, r->input[i], given, count);
+        const mth__input_description *d = &given[k];
+        known[k] = true;
         TRY(check_input(d));
         in[i] = mth__graph_value(g, MTH__VALUE_INPUT, d->name, d->dtype, d->shape);
     }
     for (size_t k = 0; k < count; k++)
-        if (!has_input(m, given[k].name)) return extra_input(g, m, given[k].name);
+        if (!known[k]) return extra_input(g, m, given[k].name);
     context c = {g, {mth__place_whole(g->mesh), -1, -1}, ""};
     TRY(expand_model(&c, m, in, out));
     for (int i = 0; i < r->outputs; i++) {

@@ -7,15 +7,17 @@ static mth_model *model_new(mth__arena *arena) {
     mth_model *m = NEW(arena, mth_model);
     m->arena = arena;
     m->resolved = NEW(arena, const mth__resolved *);
+    m->levels = 1;
     return m;
 }
 
 /* ---------------------------------------------------------------- copies */
 static mth__ports copy_ports(mth__arena *arena, mth__ports from) {
-    mth__ports to = {NEW_ARRAY(arena, mth__port, from.n), from.n};
+    mth__ports to = {0};
     for (int i = 0; i < from.n; i++) {
-        to.at[i] = from.at[i];
-        to.at[i].name = mth__copy_text(arena, from.at[i].name);
+        mth__port p = from.at[i];
+        p.name = mth__copy_text(arena, p.name);
+        mth__ports_add(arena, &to, p);
     }
     return to;
 }
@@ -26,20 +28,45 @@ static const mth_wire *copy_wires(mth__arena *arena, const mth_wire *from, size_
     return to;
 }
 
+/* Sets what each port is wired to; the ports and the wires are there. */
+static void wire_ports(mth__arena *arena, mth__block *b) {
+    int *next = NEW_ARRAY(arena, int, b->in.n + 1);
+    b->in_first = NEW_ARRAY(arena, int, b->in.n + 1);
+    b->in_name = NEW_ARRAY(arena, const char *, b->wires);
+    b->out_name = NEW_ARRAY(arena, const char *, b->out.n);
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < b->wires; i++) {
+            int in = mth__ports_find(&b->in, b->wire[i].port);
+            if (in < 0) b->out_name[mth__ports_find(&b->out, b->wire[i].port)] = b->wire[i].name;
+            else if (pass) b->in_name[b->in_first[in] + next[in]++] = b->wire[i].name;
+            else b->in_first[in + 1]++;
+        }
+        for (int p = 0; !pass && p < b->in.n; p++) b->in_first[p + 1] += b->in_first[p];
+    }
+}
+
 static const char *copy_line(mth__arena *arena, const char *line) { return line ? mth__copy_text(arena, line) : NULL; }
+
+/* But for the submodel. Not part of the walk below: that one has a frame for each level of models. */
+__attribute__((noinline)) static mth__block *copy_block(mth__arena *arena, const mth__block *from) {
+    mth__block *b = NEW(arena, mth__block);
+    *b = (mth__block){.name = mth__copy_text(arena, from->name), .in = copy_ports(arena, from->in),
+        .out = copy_ports(arena, from->out),
+                      .wire = copy_wires(arena, from->wire, from->wires), .wires = from->wires, .mode = from->mode,
+                      .line = copy_line(arena, from->line)};
+    wire_ports(arena, b);
+    if (from->module) b->module = mth__module_copy_into(arena, from->module);
+    return b;
+}
 
 mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
     mth_model *m = model_new(arena);
     for (size_t i = 0; i < from->block.n; i++) {
-        const mth__block *f = from->block.at[i];
-        mth__block *b = NEW(arena, mth__block);
-        *b = (mth__block){.name = mth__copy_text(arena, f->name), .in = copy_ports(arena, f->in), .out = copy_ports(arena, f->out),
-                          .wire = copy_wires(arena, f->wire, f->wires),
-                          .wires = f->wires, .mode = f->mode, .line = copy_line(arena, f->line)};
-        if (f->module) b->module = mth__module_copy_into(arena, f->module);
-        else b->model = mth__model_copy_into(arena, f->model);
+        mth__block *b = copy_block(arena, from->block.at[i]);
+        if (!b->module) b->model = mth__model_copy_into(arena, from->block.at[i]->model);
         PUSH(arena, m->block, b);
     }
+    m->levels = from->levels;
     for (size_t i = 0; i < from->join.n; i++) {
         const mth__join *j = &from->join.at[i];
         mth__join copy = {mth__copy_text(arena, j->source), mth__copy_text(arena, j->destination), copy_line(arena, j->line)};
@@ -76,19 +103,42 @@ const mth__block *mth__model_block(const mth_model *m, const char *name, size_t 
     return NULL;
 }
 
-static const mth__block *find_block(const mth_model *m, const char *name) { return mth__model_block(m, name, strlen(name)); }
+/* blocks: how many are named "<kind>_<number>"; from, to: numbers that were found taken, to be passed over next */
+typedef struct { int blocks, from, to; } kind_count;
+typedef struct mth__taken { mth__names block, destination, kind; VEC(kind_count) count; } taken;
+
+/* Tables of the names of blocks, of their kinds, and of what connect has joined, brought up to date. An allocation that
+   fails on the way leaves them right as far as they go. */
+static taken *taken_names(mth_model *m) {
+    if (!m->taken) m->taken = NEW(m->arena, taken);
+    taken *t = m->taken;
+    while (t->destination.name.n < m->join.n)
+        mth__names_add(m->arena, &t->destination, m->join.at[t->destination.name.n].destination);
+    while (t->block.name.n < m->block.n) {
+        const char *name = m->block.at[t->block.name.n]->name;
+        size_t n = strlen(name), digits = n;
+        while (digits && name[digits - 1] >= '0' && name[digits - 1] <= '9') digits--;
+        int kind = -1;
+        if (digits < n && digits && name[digits - 1] == '_') {
+            kind = mth__names_add(m->arena, &t->kind, mth__format(m->arena, "%.*s", (int)digits - 1, name));
+            while (t->count.n < t->kind.name.n) PUSH(m->arena, t->count, ((kind_count){0}));
+        }
+        mth__names_add(m->arena, &t->block, name);
+        if (kind >= 0) t->count.at[kind].blocks++;
+    }
+    return t;
+}
+
+static bool has_block(mth_model *m, const char *name) { return mth__names_find(&taken_names(m)->block, name) >= 0; }
 
 /* "linear_0": the kind and the number of earlier blocks that were named so, past names that are taken. */
 static const char *next_name(mth_model *m, const char *kind) {
-    size_t n = strlen(kind);
-    int next = 0;
-    for (size_t i = 0; i < m->block.n; i++) {
-        const char *name = m->block.at[i]->name, *digits = name + n + 1;
-        next += !strncmp(name, kind, n) && name[n] == '_' && *digits && strspn(digits, "0123456789") == strlen(digits);
-    }
-    const char *name;
-    do name = mth__format(m->arena, "%s_%d", kind, next++);
-    while (find_block(m, name));
+    taken *t = taken_names(m);
+    int k = mth__names_find(&t->kind, kind);
+    kind_count none = {0}, *count = k < 0 ? &none : &t->count.at[k];
+    if (count->blocks < count->from || count->blocks >= count->to) count->from = count->to = count->blocks;
+    char *name;
+    while (has_block(m, name = mth__format(m->arena, "%s_%d", kind, count->to))) count->to++;
     return name;
 }
 
@@ -122,38 +172,43 @@ static const char *interface_text(mth__arena *arena, const mth__block *b) {
 /* Each wire names a port; a port that takes one wire has one. The same wire twice is one. */
 static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *wire, size_t count) {
     mth_wire *kept = NEW_ARRAY(arena, mth_wire, count);
-    const char *ports = interface_text(arena, b);
+    /* by port: what it is wired to, where that is one name */
+    const char **name = NEW_ARRAY(arena, const char *, b->in.n + b->out.n);
     for (size_t i = 0; i < count; i++) {
-        int in = mth__ports_find(b->in, wire[i].port), out = mth__ports_find(b->out, wire[i].port);
-        if (in < 0 && out < 0) return unknown_port(b, wire[i].port, ports);
+        int in = mth__ports_find(&b->in, wire[i].port), out = mth__ports_find(&b->out, wire[i].port);
+        if (in < 0 && out < 0) return unknown_port(b, wire[i].port, interface_text(arena, b));
         if (!*wire[i].name || strpbrk(wire[i].name, " \t\n\"',?*()="))
             return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("'%s', given to %s, is no name", wire[i].name, wire[i].port),
                 F("use letters, digits, underscores and dots")), b->name);
-        bool again = false;
-        for (size_t k = 0; k < b->wires && !(in >= 0 && b->in.at[in].repeats); k++) {
-            if (strcmp(kept[k].port, wire[i].port)) continue;
-            if (strcmp(kept[k].name, wire[i].name))
-                return mth__error_operator(FAIL(MTH_ERROR_VALUE,
-                    F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, kept[k].name, wire[i].name),
-                                                F("give one name; mth_model_connect joins two")), b->name);
-            again = true;
-        }
-        if (!again) kept[b->wires++] = wire[i];
+        const char **first = &name[in >= 0 ? in : b->in.n + out];
+        if (*first && strcmp(*first, wire[i].name))
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE,
+                F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, *first, wire[i].name),
+                                            F("give one name; mth_model_connect joins two")), b->name);
+        if (!*first) kept[b->wires++] = wire[i];
+        if (in < 0 || !b->in.at[in].repeats) *first = wire[i].name;
     }
     b->wire = copy_wires(arena, kept, b->wires);
+    wire_ports(arena, b);
     return NULL;
 }
 
 static mth_status new_name(mth_model *m, const char *given, const char *kind, const char **out) {
     if (!given) return *out = next_name(m, kind), NULL;
     TRY(mth__name_check(given, "the name"));
-    const mth__block *other = find_block(m, given);
-    if (other) {
+    if (has_block(m, given)) {
         const char *free_name = next_name(m, given);
         return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the model has two blocks named '%s'", given),
             F("give another name, such as '%s', or none", free_name)), given);
     }
     return *out = mth__copy_text(m->arena, given), NULL;
+}
+
+static mth_status check_levels(const char *what, int levels) {
+    if (levels < MTH__MODEL_LEVELS) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("%s holds models in models, %d levels of them; with its own a model has at most %d",
+        what, levels, MTH__MODEL_LEVELS),
+                F("compose flatter: add its blocks to one model, or submodels one after the other to one parent"));
 }
 
 typedef struct {
@@ -175,6 +230,7 @@ static mth_status add(void *context) {
     if (a->module) {
         const mth_arg *name = mth__module_option(a->module, "name");
         TRY(new_name(m, name->kind == MTH_ARG_STRING ? name->string : NULL, mth__snake_case(arena, a->module->type->name), &b->name));
+        TRY(mth__error_operator(check_levels("a stage", a->module->levels), b->name));
         b->module = mth__module_copy_into(arena, a->module);
         b->in = mth__ports_parse(arena, b->module->inputs);
         b->out = mth__ports_parse(arena, b->module->outputs);
@@ -182,6 +238,7 @@ static mth_status add(void *context) {
         TRY(new_name(m, a->name, "model", &b->name));
         if (!a->sub->block.n) return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the submodel has no blocks"),
             F("add blocks to it first; it is copied as it is now")), b->name);
+        TRY(mth__error_operator(check_levels("the submodel", a->sub->levels), b->name));
         mth_model *sub = mth__model_copy_into(arena, a->sub);
         const mth__resolved *r;
         TRY(mth__error_operator(mth__resolve(sub, &r), b->name));
@@ -191,6 +248,8 @@ static mth_status add(void *context) {
     }
     TRY(check_wires(arena, b, a->wire, a->count));
     PUSH(arena, m->block, b);
+    int below = b->module ? b->module->levels : b->model->levels;
+    if (m->levels <= below) m->levels = below + 1;
     *m->resolved = NULL;
     return NULL;
 }
@@ -229,9 +288,9 @@ static mth_status join(void *context) {
         return FAIL(MTH_ERROR_TYPE, F("connect needs the names of a source and of a destination"),
             F("give both: connect(source='h', destination='input')"));
     if (!strcmp(j->source, j->destination)) return NULL; /* joined already */
-    for (size_t i = 0; i < m->join.n; i++) {
-        const mth__join *other = &m->join.at[i];
-        if (strcmp(other->destination, j->destination)) continue;
+    int earlier = mth__names_find(&taken_names(m)->destination, j->destination);
+    if (earlier >= 0) {
+        const mth__join *other = &m->join.at[earlier];
         if (!strcmp(other->source, j->source)) return NULL;
         return FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') contradicts connect(source='%s', destination='%s')",
             j->source, j->destination, other->source, j->destination),
@@ -255,8 +314,7 @@ mth_status mth_model_connect(mth_model *m, const char *source, const char *desti
 static const char *source_text(mth__arena *arena, const mth_model *m, const mth__resolved *r, mth__source s) {
     if (s.block < 0) return r->input[s.port];
     const mth__block *b = m->block.at[s.block];
-    for (size_t i = 0; i < b->wires; i++)
-        if (!strcmp(b->wire[i].port, b->out.at[s.port].name)) return b->wire[i].name;
+    if (b->out_name[s.port]) return b->out_name[s.port];
     return mth__format(arena, "%s.%s", b->name, b->out.at[s.port].name);
 }
 

@@ -2,14 +2,21 @@
 #ifndef MTH__MODEL_H
 #define MTH__MODEL_H
 #include "compose/compose.h"
+#include "base/names.h"
 
 /* A port as the type's text declares it: "mask?" may be left open, "inputs*" takes several wires. A "?" on an output marks a side
    result (dropped tokens): a chain never takes it. */
 typedef struct { const char *name; bool optional, repeats; } mth__port;
-typedef struct { mth__port *at; int n; } mth__ports;
+typedef struct {
+    mth__port *at; int n; size_t room;
+    mth__names names;
+    VEC(int) first;                  /* by number of the name: the first port of that name */
+} mth__ports;
+void mth__ports_add(mth__arena *, mth__ports *, mth__port);
 mth__ports mth__ports_parse(mth__arena *, const char *text);
-int mth__ports_find(mth__ports, const char *name); /* -1: none */
-int mth__ports_main(mth__ports outputs);           /* the one that a chain takes: "output", else the last that is no side result */
+int mth__ports_find(const mth__ports *, const char *name); /* -1: none */
+/* the one that a chain takes: "output", else the last that is no side result */
+int mth__ports_main(const mth__ports *outputs);
 
 typedef struct {
     const char *name;                /* "linear_0": unique in its model */
@@ -17,6 +24,9 @@ typedef struct {
     mth_model *model;
     mth__ports in, out;
     const mth_wire *wire; size_t wires;
+    /* by input port: the names wired to it, from in_name[in_first[p]] to in_name[in_first[p + 1]] */
+    int *in_first; const char **in_name;
+    const char **out_name;           /* by output port; NULL: not wired */
     mth_add_mode mode;
     const char *line;                /* the user's */
 } mth__block;
@@ -31,10 +41,16 @@ typedef struct {
     struct mth__outlet { const char *name; int block, port; bool side; } *output; int outputs;
 } mth__resolved;
 
+/* How deep models may lie in models. Passes walk down them, in a thread whose stack may be small; a stage is a level
+   too. */
+enum { MTH__MODEL_LEVELS = 256 };
+
 struct mth_model {
     mth__arena *arena;               /* a submodel lives in its parent's */
+    int levels;                      /* its own one included */
     VEC(mth__block *) block;
     VEC(mth__join) join;
+    struct mth__taken *taken;        /* the names so far, where somebody has asked for them; model.c */
     const mth__resolved **resolved;  /* a cell, since resolving leaves the model as it was; emptied by each change */
 };
 
@@ -59,8 +75,8 @@ mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bo
 /* pipeline.c */
 size_t mth__pipeline_stages(const mth_module *);           /* 0: the module is no Pipeline */
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
-/* The first input of a stage that the port feeds. */
-bool mth__pipeline_reads(const mth_module *, mth__arena *scratch, const char *port, size_t *stage, int *input);
+/* The ports of which the first input that they feed is marked: marks by stage and input. */
+mth__names mth__pipeline_marked(const mth_module *, mth__arena *scratch, bool *const *marks);
 mth_status mth__pipeline_place(const mth_module *, mth__mesh *, size_t stage, const mth__placement **on);
 
 /* expand.c: a stage of the Pipeline that `e` expands; in and out by the stage's inputs and outputs. */

@@ -28,8 +28,16 @@ const mth__module_type *mth__module_type_find(const char *name) {
 const mth_arg *mth__module_option(const mth_module *m, const char *name) { return mth__options_get(m->tables, m->values, name); }
 
 /* ---------------------------------------------------------------- ports */
+void mth__ports_add(mth__arena *arena, mth__ports *ports, mth__port p) {
+    if ((size_t)ports->n == ports->room)
+        ports->at = mth__grow(arena, ports->at, (size_t)ports->n, &ports->room, sizeof *ports->at);
+    ports->at[ports->n] = p;
+    if ((size_t)mth__names_add(arena, &ports->names, p.name) == ports->first.n) PUSH(arena, ports->first, ports->n);
+    ports->n++;
+}
+
 mth__ports mth__ports_parse(mth__arena *arena, const char *text) {
-    VEC(mth__port) ports = {0};
+    mth__ports ports = {0};
     while (*text) {
         size_t n = strcspn(text, ",");
         char *name = mth__format(arena, "%.*s", (int)n, text);
@@ -38,24 +46,23 @@ mth__ports mth__ports_parse(mth__arena *arena, const char *text) {
             p.optional |= name[end - 1] == '?';
             p.repeats |= name[end - 1] == '*';
         }
-        PUSH(arena, ports, p);
+        mth__ports_add(arena, &ports, p);
         text += n;
         text += strspn(text, ", ");
     }
-    return (mth__ports){ports.at, (int)ports.n};
+    return ports;
 }
 
-int mth__ports_find(mth__ports ports, const char *name) {
-    for (int i = 0; i < ports.n; i++)
-        if (!strcmp(ports.at[i].name, name)) return i;
-    return -1;
+int mth__ports_find(const mth__ports *ports, const char *name) {
+    int number = mth__names_find(&ports->names, name);
+    return number < 0 ? -1 : ports->first.at[number];
 }
 
-int mth__ports_main(mth__ports outputs) {
+int mth__ports_main(const mth__ports *outputs) {
     int best = mth__ports_find(outputs, "output");
-    for (int i = outputs.n - 1; i >= 0 && best < 0; i--)
-        if (!outputs.at[i].optional) best = i;
-    return best < 0 ? outputs.n - 1 : best;
+    for (int i = outputs->n - 1; i >= 0 && best < 0; i--)
+        if (!outputs->at[i].optional) best = i;
+    return best < 0 ? outputs->n - 1 : best;
 }
 
 /* The text without the marks of side results, which matter to chains alone. */
@@ -81,11 +88,14 @@ const char *mth__snake_case(mth__arena *arena, const char *type) {
 
 /* ---------------------------------------------------------------- making */
 /* The models among the options become the module's own. */
-static mth_arg own_models(mth__arena *arena, mth_arg a) {
-    if (a.kind == MTH_ARG_MODEL && a.model) a.model = mth__model_copy_into(arena, a.model);
+static mth_arg own_models(mth__arena *arena, mth_arg a, int *levels) {
+    if (a.kind == MTH_ARG_MODEL && a.model) {
+        a.model = mth__model_copy_into(arena, a.model);
+        if (*levels < a.model->levels) *levels = a.model->levels;
+    }
     if (a.kind != MTH_ARG_LIST && a.kind != MTH_ARG_DICT) return a;
     mth_arg *items = NEW_ARRAY(arena, mth_arg, a.count);
-    for (size_t i = 0; i < a.count; i++) items[i] = own_models(arena, a.items[i]);
+    for (size_t i = 0; i < a.count; i++) items[i] = own_models(arena, a.items[i], levels);
     a.items = items;
     return a;
 }
@@ -103,7 +113,7 @@ const mth_module *mth__module_copy_into(mth__arena *arena, const mth_module *fro
     *m = *from;
     m->arena = arena;
     m->values = NEW_ARRAY(arena, mth_arg, n);
-    for (size_t i = 0; i < n; i++) m->values[i] = own_models(arena, mth__arg_copy(arena, from->values[i]));
+    for (size_t i = 0; i < n; i++) m->values[i] = own_models(arena, mth__arg_copy(arena, from->values[i]), &m->levels);
     m->inputs = mth__copy_text(arena, from->inputs);
     m->outputs = mth__copy_text(arena, from->outputs);
     m->ports = mth__copy_text(arena, from->ports);
@@ -118,14 +128,15 @@ mth_status mth__name_check(const char *name, const char *what) {
 
 /* The names of a type's parameters: the words that begin the entries of its `parameters`. */
 mth__ports mth__parameter_names(mth__arena *arena, const mth__module_type *t) {
-    VEC(mth__port) names = {0};
+    mth__ports names = {0};
     int depth = 0;
     for (const char *c = t->parameters; *c; c++) {
         depth += (*c == '(') - (*c == ')');
         if (depth == 0 && (c == t->parameters || (c[-1] == ' ' && c >= t->parameters + 2 && c[-2] == ',')))
-            PUSH(arena, names, (mth__port){mth__format(arena, "%.*s", (int)strcspn(c, " ,"), c), false, false});
+            mth__ports_add(arena, &names,
+                (mth__port){mth__format(arena, "%.*s", (int)strcspn(c, " ,"), c), false, false});
     }
-    return (mth__ports){names.at, (int)names.n};
+    return names;
 }
 
 /* The dimensions that a type declares for a parameter: "weight (in, dimension)" has 2; 0: it declares none of the name. */
@@ -160,9 +171,9 @@ static mth_status check_common(const mth_module *m) {
     const mth_arg *name = mth__module_option(m, "name"), *specs = mth__module_option(m, "shard_specs"),
         *id = mth__module_option(m, "device_id");
     if (name->kind == MTH_ARG_STRING) TRY(mth__name_check(name->string, "the name"));
+    mth__ports known = mth__parameter_names(m->arena, m->type);
     for (size_t i = 0; specs && i < specs->count; i++)
-        if (mth__ports_find(mth__parameter_names(m->arena, m->type), specs->keys[i]) < 0)
-            return unknown_parameter(m->arena, m->type, specs->keys[i]);
+        if (mth__ports_find(&known, specs->keys[i]) < 0) return unknown_parameter(m->arena, m->type, specs->keys[i]);
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
     const int rank = weight ? parameter_rank(m->type, "weight") : 0;
     if (rank) TRY(mth__spec_rank(*weight, rank, "weight"));
@@ -193,7 +204,7 @@ static mth_status create(void *context) {
     mth_module *m = NEW(arena, mth_module);
     *m = (mth_module){.arena = arena, .type = type, .tables = {own_options(type), common_options, NULL}};
     TRY(mth__options_read(arena, type->name, m->tables, c->option, c->count, &m->values));
-    for (size_t i = 0, n = option_count(m); i < n; i++) m->values[i] = own_models(arena, m->values[i]);
+    for (size_t i = 0, n = option_count(m); i < n; i++) m->values[i] = own_models(arena, m->values[i], &m->levels);
     TRY(mth__error_operator(check_common(m), type->name));
     if (type->check) TRY(mth__error_operator(type->check(m), type->name));
     m->inputs = type->inputs;

@@ -5,6 +5,8 @@
 
 enum { BATCH = 8, LENGTH = 128 };
 
+static bool **stage_ids(mth__arena *scratch, const mth_module *);
+
 static bool lists(const char *names, const char *name) {
     size_t n = strlen(name);
     for (const char *at = names; at && (at = strstr(at, name)); at += n)
@@ -12,23 +14,35 @@ static bool lists(const char *names, const char *name) {
     return false;
 }
 
-/* Does the input go to a port that takes integers of [batch, length]? */
-static bool is_ids(mth__arena *scratch, const mth_model *m, int input) {
+/* Sets ids[i] for the inputs that go to a port which takes integers of [batch, length]. */
+static void mark_ids(mth__arena *scratch, const mth_model *m, bool *ids) {
     const mth__resolved *r = *m->resolved;
     for (size_t k = 0; k < m->block.n; k++) {
         const mth__block *b = m->block.at[k];
+        bool *inner = b->model ? NEW_ARRAY(scratch, bool, b->in.n) : NULL;
+        if (inner) mark_ids(scratch, b->model, inner);
+        mth__names stages = {0};
+        if (b->module && mth__pipeline_stages(b->module))
+            stages = mth__pipeline_marked(b->module, scratch, stage_ids(scratch, b->module));
         for (int i = 0; i < r->block[k].nin; i++) {
             const char *port = r->block[k].port[i];
-            if (r->block[k].from[i].block >= 0 || r->block[k].from[i].port != input) continue;
-            size_t stage;
-            int inner = mth__ports_find(b->in, port);
-            bool ids = b->model ? is_ids(scratch, b->model, inner) : lists(b->module->type->integers, port);
-            if (b->module && mth__pipeline_reads(b->module, scratch, port, &stage, &inner))
-                ids = is_ids(scratch, mth__pipeline_stage(b->module, stage), inner);
-            if (ids) return true;
+            if (r->block[k].from[i].block >= 0) continue;
+            bool is = inner ? inner[mth__ports_find(&b->in, port)] : lists(b->module->type->integers, port);
+            ids[r->block[k].from[i].port] |= is || mth__names_find(&stages, port) >= 0;
         }
     }
-    return false;
+}
+
+/* The same by stage of a Pipeline. */
+static bool **stage_ids(mth__arena *scratch, const mth_module *m) {
+    size_t n = mth__pipeline_stages(m);
+    bool **ids = NEW_ARRAY(scratch, bool *, n);
+    for (size_t s = 0; s < n; s++) {
+        const mth_model *stage = mth__pipeline_stage(m, s);
+        ids[s] = NEW_ARRAY(scratch, bool, mth__model_input_count(stage));
+        mark_ids(scratch, stage, ids[s]);
+    }
+    return ids;
 }
 
 /* The longest sequence that all of the model takes. */
@@ -48,8 +62,10 @@ size_t mth__model_nominal_inputs(mth__arena *arena, const mth_model *m, mth__inp
     size_t n = mth__model_input_count(m);
     mth__input_description *d = NEW_ARRAY(arena, mth__input_description, n);
     int64_t length = longest(m, LENGTH);
+    bool *ids = NEW_ARRAY(arena, bool, n);
+    mark_ids(arena, m, ids);
     for (size_t i = 0; i < n; i++) {
-        if (!is_ids(arena, m, (int)i)) return 0;
+        if (!ids[i]) return 0;
         d[i] = (mth__input_description){mth__model_input_name(m, i), MTH_INT32, {2, {BATCH, length}}};
     }
     *out = d;

@@ -4,6 +4,7 @@
 #include "compose/parts.h"
 #include <inttypes.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 size_t mth__pipeline_stages(const mth_module *m) { return m->type == &mth__type_Pipeline ? mth__module_option(m, "stages")->count : 0; }
@@ -19,17 +20,29 @@ typedef struct {
     const mth__resolved **stage;
     binding **in;               /* by stage and input */
     bool **consumed;            /* by stage and output */
+    mth__names made;            /* the outputs of the stages bound so far */
+    VEC(binding) maker;         /* of `made`: the latest stage that has an output of that name */
 } bindings;
 
 /* The output that the next stage takes. */
-static int main_output(mth__arena *arena, const mth__resolved *r) { return mth__ports_main(mth__model_outputs(arena, r)); }
+static int main_output(mth__arena *arena, const mth__resolved *r) {
+    mth__ports outputs = mth__model_outputs(arena, r);
+    return mth__ports_main(&outputs);
+}
 
-/* The output of that name of the nearest of the stages first to s - 1. */
-static bool find_earlier(const bindings *b, int first, int s, const char *name, binding *out) {
-    while (--s >= first)
-        for (int o = 0; o < b->stage[s]->outputs; o++)
-            if (!strcmp(b->stage[s]->output[o].name, name)) return *out = (binding){EARLIER, s, o, NULL}, true;
-    return false;
+/* The output of that name of the nearest of the earlier stages from `first` on. */
+static bool find_earlier(const bindings *b, int first, const char *name, binding *out) {
+    int id = mth__names_find(&b->made, name);
+    if (id < 0 || b->maker.at[id].stage < first) return false;
+    return *out = b->maker.at[id], true;
+}
+
+static void list_made(mth__arena *arena, bindings *b, int s) {
+    for (int o = b->stage[s]->outputs - 1; o >= 0; o--) { /* of two of one name the first stays */
+        size_t id = (size_t)mth__names_add(arena, &b->made, b->stage[s]->output[o].name);
+        if (id == b->maker.n) PUSH(arena, b->maker, ((binding){0}));
+        b->maker.at[id] = (binding){EARLIER, s, o, NULL};
+    }
 }
 
 static void bind_stage(mth__arena *arena, bindings *b, int s) {
@@ -43,7 +56,8 @@ static void bind_stage(mth__arena *arena, bindings *b, int s) {
     int left = 0, last = -1, named = -1;
     bool taken = false;
     for (int i = 0; i < r->inputs; i++) {
-        if (find_earlier(b, r->inputs > 1 ? 0 : s - 1, s, r->input[i], &in[i])) { /* a single input is fed by the stage before */
+        /* a single input is fed by the stage before */
+        if (find_earlier(b, r->inputs > 1 ? 0 : s - 1, r->input[i], &in[i])) {
             taken |= in[i].stage == before.stage && in[i].output == before.output;
             continue;
         }
@@ -63,26 +77,26 @@ static void bind_stage(mth__arena *arena, bindings *b, int s) {
 
 static mth_status bind_all(const mth_module *m, mth__arena *arena, bindings *b) {
     size_t n = mth__pipeline_stages(m);
-    *b = (bindings){n, NEW_ARRAY(arena, const mth__resolved *, n), NEW_ARRAY(arena, binding *, n), NEW_ARRAY(arena, bool *, n)};
+    *b = (bindings){.stages = n, .stage = NEW_ARRAY(arena, const mth__resolved *, n),
+                    .in = NEW_ARRAY(arena, binding *, n),
+                    .consumed = NEW_ARRAY(arena, bool *, n)};
     for (size_t s = 0; s < n; s++) {
         TRY(mth__resolve(mth__pipeline_stage(m, s), &b->stage[s]));
         b->in[s] = NEW_ARRAY(arena, binding, b->stage[s]->inputs);
         b->consumed[s] = NEW_ARRAY(arena, bool, b->stage[s]->outputs);
     }
-    for (size_t s = 0; s < n; s++) bind_stage(arena, b, (int)s);
+    for (size_t s = 0; s < n; s++) {
+        bind_stage(arena, b, (int)s);
+        list_made(arena, b, (int)s);
+    }
     return NULL;
 }
 
 /* ---------------------------------------------------------------- ports */
-static bool among(const char *const *names, size_t n, const char *name) {
-    for (size_t i = 0; i < n; i++)
-        if (!strcmp(names[i], name)) return true;
-    return false;
-}
-
 /* The outputs that no later stage takes, as (stage, output) pairs in order; the last stage's main one is the port "output". */
 static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2], const char ***names) {
     VEC(const char *) name = {0};
+    mth__names given = {0};
     size_t room = 0;
     for (size_t s = 0; s < b->stages; s++) room += (size_t)b->stage[s]->outputs;
     int(*pair)[2] = mth__alloc_array(arena, room, sizeof *pair), last = (int)b->stages - 1, main = main_output(arena, b->stage[last]);
@@ -90,10 +104,11 @@ static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2
         for (int o = 0; o < b->stage[s]->outputs; o++) {
             if (b->consumed[s][o]) continue;
             const char *text = s == last && o == main ? "output" : b->stage[s]->output[o].name;
-            bool clash = (!strcmp(text, "output") && !(s == last && o == main)) || among(name.at, name.n, text);
+            bool clash = (!strcmp(text, "output") && !(s == last && o == main)) || mth__names_find(&given, text) >= 0;
             pair[name.n][0] = s;
             pair[name.n][1] = o;
             PUSH(arena, name, clash ? mth__format(arena, "stage_%d.%s", s, text) : text);
+            mth__names_add(arena, &given, name.at[name.n - 1]);
         }
     *pairs = pair;
     *names = name.at;
@@ -103,15 +118,15 @@ static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2
 static void pipeline_ports(const mth_module *m, mth__arena *arena, const char **inputs, const char **outputs) {
     bindings b;
     mth__text in = mth__text_new(arena), out = mth__text_new(arena);
-    VEC(const char *) seen = {0};
+    mth__names seen = {0};
     mth_status s = bind_all(m, arena, &b); /* the check has resolved the stages: it can't fail again */
     mth_error_free(s);
     for (size_t k = 0; k < b.stages; k++)
         for (int i = 0; i < b.stage[k]->inputs; i++) {
             const char *port = b.in[k][i].port;
-            if (b.in[k][i].kind == EARLIER || among(seen.at, seen.n, port)) continue;
-            mth__text_add(&in, "%s%s%s", seen.n ? ", " : "", port, k ? "?" : "");
-            PUSH(arena, seen, port);
+            if (b.in[k][i].kind == EARLIER || mth__names_find(&seen, port) >= 0) continue;
+            mth__text_add(&in, "%s%s%s", seen.name.n ? ", " : "", port, k ? "?" : "");
+            mth__names_add(arena, &seen, port);
         }
     int(*pair)[2];
     const char **names;
@@ -136,7 +151,7 @@ static mth_status pipeline_wired(const mth_module *m, const int *wires) {
             const binding *in = &b.in[s][i];
             if (in->kind == EARLIER) continue;
             several += in->kind == OPEN;
-            if (wires[mth__ports_find(ports, in->port)]) continue;
+            if (wires[mth__ports_find(&ports, in->port)]) continue;
             if (in->kind == OPEN) open[open[0] != NULL] = in->port;
             else
                 return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu", in->port, s),
@@ -154,16 +169,19 @@ static mth_status pipeline_wired(const mth_module *m, const int *wires) {
     return NULL;
 }
 
-bool mth__pipeline_reads(const mth_module *m, mth__arena *scratch, const char *port, size_t *stage, int *input) {
+mth__names mth__pipeline_marked(const mth_module *m, mth__arena *scratch, bool *const *marks) {
     bindings b;
-    mth_status s = bind_all(m, scratch, &b); /* of a resolved model: it can't fail */
-    mth_error_free(s);
-    for (*stage = 0; *stage < b.stages; ++*stage)
-        for (*input = 0; *input < b.stage[*stage]->inputs; ++*input) {
-            const binding *in = &b.in[*stage][*input];
-            if (in->kind != EARLIER && !strcmp(in->port, port)) return true;
+    mth__names met = {0}, marked = {0};
+    mth_status failed = bind_all(m, scratch, &b); /* of a resolved model: it can't fail */
+    mth_error_free(failed);
+    for (size_t s = 0; s < b.stages; s++)
+        for (int i = 0; i < b.stage[s]->inputs; i++) {
+            const binding *in = &b.in[s][i];
+            if (in->kind == EARLIER || mth__names_find(&met, in->port) >= 0) continue;
+            mth__names_add(scratch, &met, in->port);
+            if (marks[s][i]) mth__names_add(scratch, &marked, in->port);
         }
-    return false;
+    return marked;
 }
 
 /* ---------------------------------------------------------------- options */
@@ -175,7 +193,12 @@ static bool holds_pipeline(const mth_model *m) {
     return false;
 }
 
-static mth_status check_assignment(const mth_arg *a, size_t stages) {
+static int by_value(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static mth_status check_assignment(mth__arena *arena, const mth_arg *a, size_t stages) {
     if (a->kind != MTH_ARG_LIST || a->count != stages)
         return FAIL(MTH_ERROR_VALUE, F("device_assignment has %zu entries for %zu stages", a->kind == MTH_ARG_LIST ? a->count : 1, stages),
             F("give a device, or a list of devices, for each stage"));
@@ -183,15 +206,19 @@ static mth_status check_assignment(const mth_arg *a, size_t stages) {
         const mth_arg *e = &a->items[s];
         if (e->kind == MTH_ARG_INT) continue;
         bool good = e->kind == MTH_ARG_LIST && e->count;
+        int64_t *device = NEW_ARRAY(arena, int64_t, e->count);
         for (size_t i = 0; good && i < e->count; i++) {
             good = e->items[i].kind == MTH_ARG_INT;
-            for (size_t k = 0; good && k < i; k++)
-                if (e->items[i].integer == e->items[k].integer)
-                    return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage %zu device %" PRId64 " twice", s, e->items[i].integer),
-                        F("name each device of a stage once"));
+            device[i] = e->items[i].integer;
         }
         if (!good) return FAIL(MTH_ERROR_TYPE, F("device_assignment gives stage %zu no device", s),
             F("give a device id, or a list of device ids"));
+        qsort(device, e->count, sizeof *device, by_value);
+        for (size_t i = 1; i < e->count; i++)
+            if (device[i] == device[i - 1])
+                return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage %zu device %" PRId64 " twice", s,
+                    device[i]),
+                    F("name each device of a stage once"));
     }
     return NULL;
 }
@@ -215,7 +242,7 @@ static mth_status pipeline_check(const mth_module *m) {
         F("device_assignment and axis both say where the stages are"), F("give one of the two"));
     if (mth__module_option(m, "device_id")->kind != MTH_ARG_NONE) return FAIL(MTH_ERROR_VALUE,
         F("a Pipeline is on the devices of its stages, and device_id names one for all"), F("use device_assignment"));
-    if (assignment->kind != MTH_ARG_NONE) TRY(check_assignment(assignment, stages->count));
+    if (assignment->kind != MTH_ARG_NONE) TRY(check_assignment(m->arena, assignment, stages->count));
     return NULL;
 }
 
@@ -250,10 +277,10 @@ static mth__region *new_region(mth__expansion *e, size_t stages) {
                        .schedule = strcmp(mth__opt_string(e, "schedule"), "gpipe") ? MTH__1F1B : MTH__GPIPE,
                        .stage_on = NEW_ARRAY(g->arena, const mth__placement *, stages), .in = NEW_ARRAY(g->arena, mth__value *, e->nin),
                        .out = NEW_ARRAY(g->arena, mth__value *, e->nout)};
+    bool *listed = NEW_ARRAY(g->arena, bool, g->values); /* by value id */
     for (int i = 0; i < e->nin; i++) {
-        bool listed = false;
-        for (int k = 0; k < r->nin; k++) listed |= r->in[k] == e->in[i];
-        if (!listed) r->in[r->nin++] = e->in[i];
+        if (!listed[e->in[i]->id]) r->in[r->nin++] = e->in[i];
+        listed[e->in[i]->id] = true;
     }
     PUSH(g->arena, g->region, r);
     return r;
@@ -264,6 +291,8 @@ static mth_status pipeline_expand(mth__expansion *e) {
     bindings b;
     TRY(bind_all(e->module, g->arena, &b));
     mth__region *region = new_region(e, b.stages);
+    mth__names ports = {0};
+    for (int i = 0; i < e->nin; i++) mth__names_add(g->arena, &ports, e->in_port[i]);
     mth__value ***made = NEW_ARRAY(g->arena, mth__value **, b.stages);
     for (size_t s = 0; s < b.stages; s++) {
         mth__site site = {NULL, (int)g->region.n - 1, (int)s};
@@ -273,8 +302,9 @@ static mth_status pipeline_expand(mth__expansion *e) {
         made[s] = NEW_ARRAY(g->arena, mth__value *, b.stage[s]->outputs);
         for (int i = 0; i < b.stage[s]->inputs; i++) {
             const binding *from = &b.in[s][i];
-            if (from->kind != EARLIER) in[i] = mth__expansion_input(e, from->port);
-            if (!in[i]) in[i] = made[from->stage][from->output];
+            int port = from->kind == EARLIER ? -1 : mth__names_find(&ports, from->port);
+            if (port >= 0) in[i] = e->in[port];
+            else in[i] = made[from->stage][from->output];
         }
         TRY(mth__expand_stage(e, mth__pipeline_stage(e->module, s), mth__format(g->arena, "stage_%zu", s), &site, in, made[s]));
     }

@@ -16,6 +16,7 @@ typedef struct {
     const mth__join *join;
     bool said;               /* the user wrote it as an input's name or in connect */
     bool used;               /* some input reads it */
+    bool joined;             /* some connect reads it */
     bool shared;             /* an input of the model that came from a submodel's open input */
     int input;               /* of the model, or -1 */
     int candidates, candidate_block, candidate_port; /* unwired outputs of submodels with this plain name; the last of them */
@@ -25,8 +26,8 @@ typedef struct {
 typedef struct {
     const mth_model *model;
     mth__arena *scratch;
-    VEC(name_entry) name;
-    int *slot; size_t slots;
+    mth__names names;
+    VEC(name_entry) name;    /* by number */
     /* by block; name: read by it, or -1 where `from` is known */
     struct inlets { VEC(mth__source) from; VEC(int) name; VEC(const char *) port; } *in;
     VEC(const char *) input;
@@ -35,33 +36,13 @@ typedef struct {
 } wiring;
 
 /* ---------------------------------------------------------------- names */
-static size_t hash(const char *s) {
-    size_t h = 1469598103u;
-    for (; *s; s++) h = (h ^ (unsigned char)*s) * 16777619u;
-    return h;
-}
-
-static int *slot_of(wiring *w, const char *text) {
-    size_t i = hash(text) & (w->slots - 1);
-    while (w->slot[i] && strcmp(w->name.at[w->slot[i] - 1].text, text)) i = (i + 1) & (w->slots - 1);
-    return &w->slot[i];
-}
-
-static int find(wiring *w, const char *text) { return w->slots ? *slot_of(w, text) - 1 : -1; }
+static int find(const wiring *w, const char *text) { return mth__names_find(&w->names, text); }
 
 static int intern(wiring *w, const char *text) {
-    if (2 * (w->name.n + 1) > w->slots) {
-        w->slots = w->slots ? 2 * w->slots : 64;
-        w->slot = NEW_ARRAY(w->scratch, int, w->slots);
-        for (size_t i = 0; i < w->name.n; i++) *slot_of(w, w->name.at[i].text) = (int)i + 1;
-    }
-    int *slot = slot_of(w, text);
-    if (!*slot) {
-        name_entry n = {.text = text, .block = -1, .source = -1, .input = -1};
-        PUSH(w->scratch, w->name, n);
-        *slot = (int)w->name.n;
-    }
-    return *slot - 1;
+    int id = mth__names_add(w->scratch, &w->names, text);
+    if ((size_t)id == w->name.n)
+        PUSH(w->scratch, w->name, ((name_entry){.text = text, .block = -1, .source = -1, .input = -1}));
+    return id;
 }
 
 static const char *qualified(wiring *w, const mth__block *b, const char *port) {
@@ -82,12 +63,12 @@ static mth_status two_writers(wiring *w, const name_entry *n, int block, int por
 static mth_status read_wires(wiring *w, int block) {
     const mth__block *b = w->model->block.at[block];
     for (size_t i = 0; i < b->wires; i++) {
-        int id = intern(w, b->wire[i].name), port = mth__ports_find(b->in, b->wire[i].port);
+        int id = intern(w, b->wire[i].name), port = mth__ports_find(&b->in, b->wire[i].port);
         if (port >= 0) {
             w->name.at[id].said = true;
             continue;
         }
-        port = mth__ports_find(b->out, b->wire[i].port);
+        port = mth__ports_find(&b->out, b->wire[i].port);
         if (w->name.at[id].block >= 0) return two_writers(w, &w->name.at[id], block, port);
         w->name.at[id].block = block;
         w->name.at[id].port = port;
@@ -100,15 +81,10 @@ static void read_joins(wiring *w) {
         const mth__join *j = &w->model->join.at[i];
         int source = intern(w, j->source), destination = intern(w, j->destination);
         w->name.at[source].said = w->name.at[destination].said = true;
+        w->name.at[source].joined = true;
         w->name.at[destination].source = source;
         w->name.at[destination].join = j;
     }
-}
-
-static bool is_wired(const mth__block *b, const char *port) {
-    for (size_t i = 0; i < b->wires; i++)
-        if (!strcmp(b->wire[i].port, port)) return true;
-    return false;
 }
 
 /* ---------------------------------------------------------------- what follows */
@@ -116,7 +92,7 @@ static mth_status name_outputs(wiring *w) {
     for (size_t k = 0; k < w->model->block.n; k++) {
         const mth__block *b = w->model->block.at[k];
         for (int p = 0; p < b->out.n; p++) {
-            if (is_wired(b, b->out.at[p].name)) continue;
+            if (b->out_name[p]) continue;
             int id = intern(w, qualified(w, b, b->out.at[p].name));
             if (w->name.at[id].block >= 0) return two_writers(w, &w->name.at[id], (int)k, p);
             w->name.at[id].block = (int)k;
@@ -191,11 +167,8 @@ static mth_status bind_inputs(wiring *w, int block) {
     int *wires = NEW_ARRAY(w->scratch, int, b->in.n + 1);
     for (int p = 0; p < b->in.n; p++) {
         const char *port = b->in.at[p].name;
-        for (size_t i = 0; i < b->wires; i++) {
-            if (strcmp(b->wire[i].port, port)) continue;
-            bind(w, block, port, find(w, b->wire[i].name), unknown);
-            wires[p]++;
-        }
+        for (int i = b->in_first[p]; i < b->in_first[p + 1]; i++) bind(w, block, port, find(w, b->in_name[i]), unknown);
+        wires[p] = b->in_first[p + 1] - b->in_first[p];
         if (wires[p]) continue;
         int id = implied_name(w, block, port);
         if (id < 0 && b->in.at[p].optional) continue;
@@ -210,7 +183,7 @@ static mth_status bind_inputs(wiring *w, int block) {
     for (size_t i = 0; i < in->port.n; i++) {
         if (in->name.at[i] >= 0) continue;
         if (chain) {
-            in->from.at[i] = (mth__source){block - 1, mth__ports_main(previous->out)};
+            in->from.at[i] = (mth__source){block - 1, mth__ports_main(&previous->out)};
             continue;
         }
         in->name.at[i] = open_name(w, block, in->port.at[i]);
@@ -233,6 +206,8 @@ static mth_status unknown_name(wiring *w, const mth__join *j, const char *name, 
 }
 
 static mth_status check_joins(wiring *w) {
+    /* by name: 1 + the name whose walk to its source came through; 0: none yet */
+    int *walked = NEW_ARRAY(w->scratch, int, w->name.n);
     for (size_t i = 0; i < w->name.n; i++) {
         const name_entry *n = &w->name.at[i];
         if (n->source < 0) continue;
@@ -244,25 +219,27 @@ static mth_status check_joins(wiring *w) {
                 F("give the output another name, or leave out the connect"));
             return at_line(e, n->join->line);
         }
-        if (!n->used && n->join) {
-            bool onward = false; /* a name between two connects is read by the second */
-            for (size_t k = 0; k < w->name.n; k++) onward |= w->name.at[k].source == (int)i;
-            if (!onward) return unknown_name(w, n->join, n->text, "input");
-        }
+        if (!n->used && !n->joined) return unknown_name(w, n->join, n->text, "input");
         const name_entry *s = &w->name.at[n->source];
         if (s->block < 0 && !s->used && s->source < 0) return unknown_name(w, n->join, s->text, "output");
-        size_t steps = 0;
-        for (const name_entry *k = n; k->source >= 0; k = &w->name.at[k->source])
-            if (steps++ > w->name.n)
-                return at_line(FAIL(MTH_ERROR_VALUE, F("the connects of '%s' and '%s' run in a circle", n->text, s->text),
-                    F("leave out one of them")), n->join->line);
+        int k = (int)i;
+        for (; w->name.at[k].source >= 0 && !walked[k]; k = w->name.at[k].source) walked[k] = (int)i + 1;
+        if (w->name.at[k].source >= 0 && walked[k] == (int)i + 1)
+            return at_line(FAIL(MTH_ERROR_VALUE, F("the connects of '%s' and '%s' run in a circle", n->text, s->text),
+                F("leave out one of them")), n->join->line);
     }
     return NULL;
 }
 
 static mth__source source_of(wiring *w, int name) {
-    while (w->name.at[name].source >= 0) name = w->name.at[name].source;
-    name_entry *n = &w->name.at[name];
+    int first = name;
+    while (w->name.at[first].source >= 0) first = w->name.at[first].source;
+    while (name != first) { /* the next that comes this way has one step */
+        int next = w->name.at[name].source;
+        w->name.at[name].source = first;
+        name = next;
+    }
+    name_entry *n = &w->name.at[first];
     if (n->block >= 0) return (mth__source){n->block, n->port};
     if (n->input < 0) {
         n->input = (int)w->input.n;
@@ -308,7 +285,9 @@ static const mth__block *owner(wiring *w, const char *name) {
         const mth__block *b = m == w->model ? block_named(w, name, n) : mth__model_block(m, name, n);
         if (!b) return NULL;
         name = dot + 1;
-        if (b->module && mth__ports_find(mth__parameter_names(w->scratch, b->module->type), name) >= 0) return b;
+        mth__ports parameters = {0};
+        if (b->module) parameters = mth__parameter_names(w->scratch, b->module->type);
+        if (mth__ports_find(&parameters, name) >= 0) return b;
         m = b->module ? stage_named(w, b->module, &name) : b->model;
     }
     return NULL;
@@ -391,8 +370,7 @@ static mth_status sort_blocks(wiring *w) {
 static const char *output_name(wiring *w, int block, int port) {
     const mth__block *b = w->model->block.at[block];
     const char *p = b->out.at[port].name;
-    for (size_t i = 0; i < b->wires; i++)
-        if (!strcmp(b->wire[i].port, p)) return b->wire[i].name;
+    if (b->out_name[port]) return b->out_name[port];
     if (!b->model) return qualified(w, b, p);
     const name_entry *plain = &w->name.at[find(w, p)];
     bool writer = plain->block == block && plain->port == port;
@@ -406,7 +384,7 @@ static void list_outputs(wiring *w) {
     for (size_t k = 0; k < m->block.n; k++)
         for (int p = 0; p < m->block.at[k]->out.n; p++) {
             if (!m->block.at[k]->model || w->out->block[k].consumed[p]
-                || is_wired(m->block.at[k], m->block.at[k]->out.at[p].name)) continue;
+                || m->block.at[k]->out_name[p]) continue;
             w->name.at[find(w, m->block.at[k]->out.at[p].name)].open++;
         }
     for (size_t k = 0; k < m->block.n; k++)
@@ -450,33 +428,38 @@ static mth_status resolve(wiring *w) {
     return NULL;
 }
 
+/* Not part of the walk below: that one has a frame for each level of models. */
+__attribute__((noinline)) static mth_status resolve_own(const mth_model *m) {
+    wiring w = {.model = m, .scratch = mth__arena_new()};
+    w.in = NEW_ARRAY(w.scratch, struct inlets, m->block.n);
+    w.out = NEW(m->arena, mth__resolved);
+    TRY(resolve(&w));
+    *m->resolved = w.out;
+    mth__arena_free(w.scratch);
+    return NULL;
+}
+
 mth_status mth__resolve(const mth_model *m, const mth__resolved **out) {
     for (size_t k = 0; k < m->block.n; k++) {
         const mth__resolved *unused;
         const mth__block *b = m->block.at[k];
         if (b->model) TRY(mth__error_operator(mth__resolve(b->model, &unused), b->name));
     }
-    if (!*m->resolved) {
-        wiring w = {.model = m, .scratch = mth__arena_new()};
-        w.in = NEW_ARRAY(w.scratch, struct inlets, m->block.n);
-        w.out = NEW(m->arena, mth__resolved);
-        TRY(resolve(&w));
-        *m->resolved = w.out;
-        mth__arena_free(w.scratch);
-    }
+    if (!*m->resolved) TRY(resolve_own(m));
     *out = *m->resolved;
     return NULL;
 }
 
 mth__ports mth__model_inputs(mth__arena *arena, const mth__resolved *r) {
-    mth__ports ports = {NEW_ARRAY(arena, mth__port, r->inputs), r->inputs};
-    for (int i = 0; i < r->inputs; i++) ports.at[i] = (mth__port){r->input[i], false, false};
+    mth__ports ports = {0};
+    for (int i = 0; i < r->inputs; i++) mth__ports_add(arena, &ports, (mth__port){r->input[i], false, false});
     return ports;
 }
 
 mth__ports mth__model_outputs(mth__arena *arena, const mth__resolved *r) {
-    mth__ports ports = {NEW_ARRAY(arena, mth__port, r->outputs), r->outputs};
-    for (int i = 0; i < r->outputs; i++) ports.at[i] = (mth__port){r->output[i].name, r->output[i].side, false};
+    mth__ports ports = {0};
+    for (int i = 0; i < r->outputs; i++)
+        mth__ports_add(arena, &ports, (mth__port){r->output[i].name, r->output[i].side, false});
     return ports;
 }
 

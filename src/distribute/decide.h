@@ -1,6 +1,7 @@
 /* What the passes of this folder share: the moves between two shardings, and placements of nodes. */
 #ifndef MTH__DECIDE_H
 #define MTH__DECIDE_H
+#include "base/names.h"
 #include "catalog/rows.h"
 #include "distribute/distribute.h"
 
@@ -29,9 +30,21 @@ void mth__place_nodes(mth__graph *);
    its part. */
 bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted);
 
+/* What outputs and options refer to by name. Inputs that several placements read have one name: from first_input, by
+   number of the name, along next_input, to -1. */
+typedef struct {
+    mth__names parameter, input, seed, spec;
+    VEC(const mth__spec_of *) spec_at; /* by number of the name: the first of that name */
+    VEC(int) first_input;
+    int *next_input;
+} mth__by_name;
+/* no options: no specs */
+mth__by_name mth__by_name_new(mth__arena *, const mth__graph *, const mth__distribute_options *);
+const mth__spec_of *mth__spec_named(const mth__by_name *, const char *name); /* NULL: none */
+
 /* What must leave the program as this output: a gradient has the sharding of its parameter or input, other outputs are whole or as the
-   user's spec says. `at` speeds up a walk over all outputs: start at 0. */
-mth__sharding mth__output_need(const mth__graph *, const mth__distribute_options *, const mth__output *, size_t *at);
+   user's spec says. */
+mth__sharding mth__output_need(const mth__graph *, const mth__by_name *, const mth__output *);
 
 /* store.c. In which parts a parameter that readers take as `read` is stored by memory_optimization; false: as they take it. */
 bool mth__store_parts(const mth__value *, const mth__sharding *read, mth__sharding *out);

@@ -43,10 +43,26 @@ void mth__place_nodes(mth__graph *g) {
     }
 }
 
-static const mth__spec_of *spec_of(const mth__distribute_options *o, const char *name) {
+mth__by_name mth__by_name_new(mth__arena *arena, const mth__graph *g, const mth__distribute_options *o) {
+    mth__by_name all = {.next_input = NEW_ARRAY(arena, int, g->input.n)};
+    for (size_t i = 0; i < g->parameter.n; i++) mth__names_add(arena, &all.parameter, g->parameter.at[i]->name);
+    for (size_t i = 0; i < g->seed.n; i++) mth__names_add(arena, &all.seed, g->seed.at[i]->name);
     for (size_t i = 0; o && i < o->specs; i++)
-        if (!strcmp(o->spec[i].name, name)) return &o->spec[i];
-    return NULL;
+        if ((size_t)mth__names_add(arena, &all.spec, o->spec[i].name) == all.spec_at.n)
+            PUSH(arena, all.spec_at, &o->spec[i]);
+    for (size_t i = 0; i < g->input.n; i++) mth__names_add(arena, &all.input, g->input.at[i]->name);
+    for (size_t i = 0; i < all.input.name.n; i++) PUSH(arena, all.first_input, -1);
+    for (size_t i = g->input.n; i-- > 0;) {
+        int number = mth__names_find(&all.input, g->input.at[i]->name);
+        all.next_input[i] = all.first_input.at[number];
+        all.first_input.at[number] = (int)i;
+    }
+    return all;
+}
+
+const mth__spec_of *mth__spec_named(const mth__by_name *all, const char *name) {
+    int i = mth__names_find(&all->spec, name);
+    return i < 0 ? NULL : all->spec_at.at[i];
 }
 
 mth__sharding mth__sharding_of_spec(const mth__graph *g, const mth__sharding *spec, mth__shape shape, const mth__placement *on) {
@@ -63,23 +79,18 @@ mth__sharding mth__sharding_of_spec(const mth__graph *g, const mth__sharding *sp
     return s;
 }
 
-mth__sharding mth__output_need(const mth__graph *g, const mth__distribute_options *o, const mth__output *out, size_t *at) {
+mth__sharding mth__output_need(const mth__graph *g, const mth__by_name *all, const mth__output *out) {
     const mth__placement *on = out->value->sharding.on;
     mth__sharding need = {.on = on};
     if (!out->is_gradient) {
-        const mth__spec_of *s = out->has_spec ? spec_of(o, out->name) : NULL;
+        const mth__spec_of *s = out->has_spec ? mth__spec_named(all, out->name) : NULL;
         return s ? mth__sharding_of_spec(g, &s->sharding, out->value->shape, on) : need;
     }
-    for (size_t k = 0; k < g->parameter.n; k++) { /* gradients come in the order of parameters */
-        size_t p = (*at + k) % g->parameter.n;
-        if (!strcmp(g->parameter.at[p]->name, out->of)) {
-            *at = p;
-            return g->parameter.at[p]->sharding;
-        }
-    }
+    int parameter = mth__names_find(&all->parameter, out->of), input = mth__names_find(&all->input, out->of);
+    if (parameter >= 0) return g->parameter.at[parameter]->sharding;
     const mth__value *of = NULL;
-    for (size_t k = 0; k < g->input.n; k++)
-        if (!strcmp(g->input.at[k]->name, out->of) && (!of || g->input.at[k]->sharding.on == on)) of = g->input.at[k];
+    for (int k = input < 0 ? -1 : all->first_input.at[input]; k >= 0; k = all->next_input[k])
+        if (!of || g->input.at[k]->sharding.on == on) of = g->input.at[k];
     return of ? of->sharding : need;
 }
 
@@ -133,10 +144,7 @@ void mth__prune(mth__graph *g) { /* first of all gradients that end in a constan
     g->node.n = kept;
 }
 
-mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
-    bind_parameters(g, o);
-    mth__prune(g);
-    mth__place_nodes(g);
+static void feed_inputs(mth__graph *g, const mth__by_name *all) {
     size_t inputs = g->input.n;
     for (size_t i = 0; i < inputs; i++) {
         g->input.at[i]->scratch = NULL;
@@ -147,26 +155,35 @@ mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
         for (int j = 0; j < n->nout; j++) n->out[j]->sharding.on = n->on;
         for (int j = 0; j < n->nin; j++) {
             mth__value *v = n->in[j];
-            if (v->kind == MTH__VALUE_INPUT) n->in[j] = feed(g, v, n->on, spec_of(o, v->name));
+            if (v->kind == MTH__VALUE_INPUT) n->in[j] = feed(g, v, n->on, mth__spec_named(all, v->name));
             else if (v->kind == MTH__VALUE_PARAMETER && !v->sharding.on) v->sharding.on = n->on;
         }
     }
     for (size_t i = 0; i < inputs; i++)
-        if (!g->input.at[i]->sharding.on) feed(g, g->input.at[i], mth__place_whole(g->mesh), spec_of(o, g->input.at[i]->name));
+        if (!g->input.at[i]->sharding.on)
+            feed(g, g->input.at[i], mth__place_whole(g->mesh), mth__spec_named(all, g->input.at[i]->name));
+}
+
+mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
+    mth__arena *scratch = mth__arena_new();
+    mth__by_name all = mth__by_name_new(scratch, g, o);
+    bind_parameters(g, o);
+    mth__prune(g);
+    mth__place_nodes(g);
+    feed_inputs(g, &all);
     for (size_t i = 0; i < g->parameter.n; i++)
         if (!g->parameter.at[i]->sharding.on) g->parameter.at[i]->sharding.on = mth__place_whole(g->mesh);
-    size_t at = 0;
+    for (size_t k = g->output.n; k-- > 0;) {
+        const mth__output *out = &g->output.at[k];
+        int seed = out->is_gradient ? -1 : mth__names_find(&all.seed, out->name);
+        if (seed >= 0) g->seed.at[seed]->sharding = mth__output_need(g, &all, out);
+    }
     for (size_t i = 0; i < g->seed.n; i++) {
         mth__value *v = g->seed.at[i];
-        for (size_t k = 0; k < g->output.n; k++) {
-            const mth__output *out = &g->output.at[k];
-            if (out->is_gradient || strcmp(out->name, v->name)) continue;
-            v->sharding = mth__output_need(g, o, out, &at);
-            break;
-        }
         if (!v->sharding.on) v->sharding.on = mth__place_whole(g->mesh);
         v->pinned = true;
         v->origin = "that of its output";
     }
+    mth__arena_free(scratch);
     return NULL;
 }

@@ -10,7 +10,7 @@
 typedef struct version { mth__value *value; const mth__node *reader; size_t at; struct version *next; } version;
 enum { NEAR = 16 }; /* nodes */
 
-typedef struct { mth__graph *graph; mth__arena *arena; const mth__distribute_options *options; } state;
+typedef struct { mth__graph *graph; mth__arena *arena; mth__by_name names; } state;
 
 bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted) {
     return made == wanted || v->kind == MTH__VALUE_PARAMETER || mth__local_size(v->shape, one) <= mth__local_size(v->shape, &v->sharding);
@@ -91,10 +91,10 @@ static mth_status move(state *s, mth__value *v, const mth__sharding *need, const
     return NULL;
 }
 
-static mth_status settle_outputs(state *s, mth__value *v, const int *next, int first, size_t *at) {
+static mth_status settle_outputs(state *s, mth__value *v, const int *next, int first) {
     for (int i = first; i >= 0; i = next[i]) {
         mth__output *out = &s->graph->output.at[i];
-        mth__sharding need = mth__output_need(s->graph, s->options, out, at);
+        mth__sharding need = mth__output_need(s->graph, &s->names, out);
         mth__sharding_canonical(&need, v->shape);
         TRY(move(s, v, &need, NULL, &out->value));
     }
@@ -104,7 +104,7 @@ static mth_status settle_outputs(state *s, mth__value *v, const int *next, int f
 static mth_status run(state *s) {
     mth__graph *g = s->graph;
     mth__node **old = g->node.at;
-    size_t n = g->node.n, at = 0;
+    size_t n = g->node.n;
     int values = g->values, *first = NEW_ARRAY(s->arena, int, values), *next = NEW_ARRAY(s->arena, int, g->output.n + 1);
     memset(first, -1, sizeof(int) * (size_t)values); /* outputs by value, as lists */
     for (size_t i = g->output.n; i-- > 0;) {
@@ -118,7 +118,8 @@ static mth_status run(state *s) {
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) {
             sources[k].at[i]->scratch = NULL;
-            if (first[sources[k].at[i]->id] >= 0) TRY(settle_outputs(s, sources[k].at[i], next, first[sources[k].at[i]->id], &at));
+            if (first[sources[k].at[i]->id] >= 0)
+                TRY(settle_outputs(s, sources[k].at[i], next, first[sources[k].at[i]->id]));
         }
     for (size_t i = 0; i < n; i++) {
         mth__node *node = old[i];
@@ -128,7 +129,7 @@ static mth_status run(state *s) {
         PUSH(g->arena, g->node, node);
         for (int k = 0; k < node->nout; k++) {
             node->out[k]->scratch = NULL;
-            if (first[node->out[k]->id] >= 0) TRY(settle_outputs(s, node->out[k], next, first[node->out[k]->id], &at));
+            if (first[node->out[k]->id] >= 0) TRY(settle_outputs(s, node->out[k], next, first[node->out[k]->id]));
         }
     }
     for (size_t i = 0; i < g->node.n; i++)
@@ -139,7 +140,8 @@ static mth_status run(state *s) {
 }
 
 mth_status mth__reshard(mth__graph *g, const mth__distribute_options *o) {
-    state s = {g, mth__arena_new(), o};
+    mth__arena *arena = mth__arena_new();
+    state s = {g, arena, mth__by_name_new(arena, g, o)};
     mth_status status = run(&s);
     mth__arena_free(s.arena);
     return status;

@@ -393,23 +393,17 @@ static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_opt
             PUSH(arena, info->reader, n);
         }
     }
-    size_t at = 0;
+    mth__by_name all = mth__by_name_new(arena, g, o);
     for (size_t i = 0; i < g->output.n; i++) {
         const mth__output *out = &g->output.at[i];
         mth__info *info = mth__info_of(out->value);
         info->uses++;
-        for (size_t k = 0; k < g->seed.n && !out->is_gradient; k++)
-            if (!strcmp(g->seed.at[k]->name, out->name)) info->seed = g->seed.at[k];
-        if (out->is_gradient) {
-            for (size_t k = 0; k < g->parameter.n && !info->gradient_of; k++) {
-                size_t p = (at + k) % g->parameter.n;
-                if (strcmp(g->parameter.at[p]->name, out->of)) continue;
-                info->gradient_of = g->parameter.at[p];
-                at = p;
-            }
-            continue;
-        }
-        mth__sharding need = mth__output_need(g, o, out, &at);
+        int seed = mth__names_find(&all.seed, out->name);
+        int parameter = out->is_gradient ? mth__names_find(&all.parameter, out->of) : -1;
+        if (parameter >= 0 && !info->gradient_of) info->gradient_of = g->parameter.at[parameter];
+        if (out->is_gradient) continue;
+        if (seed >= 0) info->seed = g->seed.at[seed];
+        mth__sharding need = mth__output_need(g, &all, out);
         if (need.on == out->value->sharding.on && mth__sharding_axes(&need, out->value->shape.rank)) {
             mth__sharding *kept = NEW(arena, mth__sharding);
             *kept = need;

@@ -1,4 +1,5 @@
 #include "engine/fill.h"
+#include "base/hash.h"
 #include "base/philox.h"
 #include "engine/native/kernel.h"
 #include <stdlib.h>
@@ -366,17 +367,31 @@ static char *own_text(const char *text) {
 mth_status mth__arrays_new(size_t count, mth_arrays **out) {
     mth_arrays *a = mth__calloc(1, sizeof *a);
     if (!a) return no_memory(sizeof *a);
+    for (a->slots = 4; a->slots < 2 * count;) a->slots *= 2;
     a->item = mth__calloc(count ? count : 1, sizeof *a->item);
-    if (!a->item) { mth__free(a); return no_memory((int64_t)(count * sizeof *a->item)); }
+    a->slot = mth__calloc(a->slots, sizeof *a->slot);
+    if (!a->item || !a->slot) {
+        mth_arrays_free(a);
+        return no_memory((int64_t)(count * sizeof *a->item + a->slots * sizeof *a->slot));
+    }
     a->count = count;
     *out = a;
     return NULL;
 }
 
+static size_t *slot_of(const mth_arrays *a, const char *name) {
+    size_t i = mth__hash_text(name, strlen(name)) & (a->slots - 1);
+    while (a->slot[i] && strcmp(a->item[a->slot[i] - 1].name, name)) i = (i + 1) & (a->slots - 1);
+    return &a->slot[i];
+}
+
 mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array *taken) {
     a->item[i].array = taken;
     a->item[i].name = own_text(name);
-    return a->item[i].name ? NULL : no_memory((int64_t)strlen(name));
+    if (!a->item[i].name) return no_memory((int64_t)strlen(name));
+    size_t *slot = slot_of(a, name);
+    if (!*slot) *slot = i + 1;
+    return NULL;
 }
 
 mth_status mth__named_check(const mth_named *item, size_t count, const char *what) {
@@ -409,6 +424,7 @@ void mth_arrays_free(mth_arrays *a) {
         mth__free((void *)a->item[i].name);
     }
     mth__free(a->item);
+    mth__free(a->slot);
     mth__free(a);
 }
 
@@ -416,7 +432,6 @@ size_t mth_arrays_get_count(const mth_arrays *a) { return a ? a->count : 0; }
 mth_named mth_arrays_get(const mth_arrays *a, size_t i) { return i < mth_arrays_get_count(a) ? a->item[i] : (mth_named){NULL, NULL}; }
 
 mth_array *mth_arrays_find(const mth_arrays *a, const char *name) {
-    for (size_t i = 0; name && i < mth_arrays_get_count(a); i++)
-        if (strcmp(a->item[i].name, name) == 0) return a->item[i].array;
-    return NULL;
+    size_t found = a && name ? *slot_of(a, name) : 0;
+    return found ? a->item[found - 1].array : NULL;
 }

@@ -38,7 +38,10 @@ struct mth_array {
     int count;
     mth__held *held;                 /* count; in rank order of the placement; buffer NULL in arrays that are a layout only */
 };
-struct mth_arrays { size_t count; mth_named *item; };
+struct mth_arrays {
+    size_t count; mth_named *item;
+    size_t slots, *slot; /* a hash table of names: 1 + item; 0: empty */
+};
 
 /* Room without contents (with_data false: a layout only). */
 mth_status mth__array_new(mth_backend *, mth_dtype, mth__shape, const mth__sharding *, bool with_data, mth_array **out);

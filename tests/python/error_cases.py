@@ -294,6 +294,24 @@ def open_stage_input(fixed):
     run(model)
 
 
+@case
+def models_in_models_too_deep(fixed):
+    model = chain(ml.Relu())
+    for _ in range(255 if fixed else 20_000):
+        parent = ml.Model()
+        parent |= model(x="x", y="y")
+        model = parent
+    run(model, mesh=(1,))
+
+
+@case
+def ring_over_too_many_devices(fixed):
+    backend = CBackend(device_mesh=(2048,), **({} if fixed else {"collective_ops": {"all_reduce": "ring"}}))
+    compiled = ml.compile(chain(ml.Linear(1, weight_shard_spec=(0, None))), backend)
+    inputs = {"x": random(1, 2048)}
+    compiled.evaluate(compiled.get_parameters(inputs), inputs)
+
+
 # ---------------------------------------------------------------- devices and specs
 @case
 def device_outside_the_mesh(fixed):
