@@ -1,4 +1,5 @@
 #include "engine/pjrt/segment.h"
+#include "base/hash.h"
 #include <string.h>
 
 /* ---------------------------------------------------------------- parts */
@@ -29,6 +30,7 @@ mth__hlo_part *mth__part_of(mth__arena *arena, mth_dtype dtype, mth__shape shape
 }
 
 /* ---------------------------------------------------------------- slots */
+typedef struct { int key; size_t members; /* of its roles: whose next instruction it is */ } wanted_key;
 typedef struct {
     mth__segments *s;
     mth__arena *arena;                          /* scratch */
@@ -41,16 +43,11 @@ typedef struct {
     bool *done;                                 /* by key */
     size_t *at;                                 /* by role: the instruction that is next */
     mth__segment **open;                        /* by role: the segment that may go on; NULL: none */
+    VEC(wanted_key) wanted;                     /* each waits for the one behind it */
 } merging;
 
-static uint64_t hash(const char *text) {
-    uint64_t h = 1469598103934665603u;
-    for (; *text; text++) h = (h ^ (unsigned char)*text) * 1099511628211u;
-    return h ^ h >> 31;
-}
-
 static int slot_named(merging *m, const mth__pvalue *v) {
-    size_t at = hash(v->name) & (m->room - 1);
+    size_t at = mth__hash_text(v->name, strlen(v->name)) & (m->room - 1);
     /* An input that two placements use has a value, of one name, for each. Where else a value lies is each role's own matter: sizes of
        parts decide what is written in place. */
     for (; m->table[at] >= 0; at = (at + 1) & (m->room - 1)) {
@@ -181,25 +178,46 @@ static void put(merging *m, int key, int role, const mth__instr *i) {
     PUSH(m->s->arena, s->instr, x);
 }
 
-/* Puts what `key` names, after all that its roles have before it. All roles' lists follow one order, so this ends. */
-static mth_status bring(merging *m, int key, int depth) {
-    if (m->done[key]) return NULL;
-    if (depth > 2 * (int)m->p->role.n + 2) return INTERNAL("the lists of a program's roles follow no common order");
-    const int channel = (key - (int)m->s->slot.n) / 2;
-    if (key >= (int)m->s->slot.n && !((key - (int)m->s->slot.n) & 1) && m->member[key + 1].n) TRY(bring(m, key + 1, depth + 1)); /* who sends comes first */
-    for (size_t i = 0; i < m->member[key].n; i++) {
-        int role = m->member[key].at[i];
-        for (const mth__instr *x; !m->done[key];) {
-            if (!(x = head(m, role))) return INTERNAL("an instruction of channel %d is missing on a role", channel);
-            int k = key_of(m, role, x);
-            if (k == key) break;
-            TRY(bring(m, k, depth + 1));
-        }
+/* The key that must be put before `wanted` can be: that of its sender, or of what one of its roles has before it; -1:
+   none. */
+static mth_status next_before(merging *m, wanted_key *wanted, int *before) {
+    const int key = wanted->key, channel = (key - (int)m->s->slot.n) / 2;
+    const bool takes = key >= (int)m->s->slot.n && !((key - (int)m->s->slot.n) & 1);
+    *before = key + 1;
+    if (takes && m->member[key + 1].n && !m->done[key + 1]) return NULL;
+    for (; wanted->members < m->member[key].n; wanted->members++) {
+        int role = m->member[key].at[wanted->members];
+        const mth__instr *x = head(m, role);
+        if (!x) return INTERNAL("an instruction of channel %d is missing on a role", channel);
+        *before = key_of(m, role, x);
+        if (*before != key) return NULL;
     }
-    m->done[key] = true;
-    int first = m->member[key].at[0];
-    put(m, key, first, head(m, first));
-    for (size_t i = 0; i < m->member[key].n; i++) m->at[m->member[key].at[i]]++;
+    *before = -1;
+    return NULL;
+}
+
+/* Puts what `key` names, after all that its roles have before it. All roles' lists follow one order, so this ends. */
+static mth_status bring(merging *m, int key) {
+    m->wanted.n = 0;
+    PUSH(m->arena, m->wanted, ((wanted_key){key, 0}));
+    while (m->wanted.n) {
+        wanted_key *last = &m->wanted.at[m->wanted.n - 1];
+        int before = -1;
+        if (m->wanted.n > 2 * m->p->role.n + 3)
+            return INTERNAL("the lists of a program's roles follow no common order");
+        if (!m->done[last->key]) TRY(next_before(m, last, &before));
+        if (before >= 0) {
+            PUSH(m->arena, m->wanted, ((wanted_key){before, 0}));
+            continue;
+        }
+        key = last->key;
+        m->wanted.n--;
+        if (m->done[key]) continue;
+        m->done[key] = true;
+        int first = m->member[key].at[0];
+        put(m, key, first, head(m, first));
+        for (size_t i = 0; i < m->member[key].n; i++) m->at[m->member[key].at[i]]++;
+    }
     return NULL;
 }
 
@@ -216,7 +234,7 @@ static mth_status merge(merging *m) {
             if (key >= 0) PUSH(m->arena, m->member[key], (int)r);
         }
     for (size_t r = 0; r < p->role.n; r++)
-        for (const mth__instr *x; (x = head(m, (int)r));) TRY(bring(m, key_of(m, (int)r, x), 0));
+        for (const mth__instr *x; (x = head(m, (int)r));) TRY(bring(m, key_of(m, (int)r, x)));
     return NULL;
 }
 
