@@ -151,6 +151,28 @@ int mth__template_steps(mth__arena *arena, const mth__template *t, int rank, mth
     return (int)steps.n;
 }
 
+/* Of one line on one rank that takes part in all its rounds. */
+static int64_t line_size(const mth__rule_line *line, mth__formula_variables v, int rounds) {
+    int64_t steps = 0;
+    for (int k = 1; k <= rounds; k++) {
+        v.letter['k' - 'a'] = k;
+        if (line->let) v.letter['d' - 'a'] = value_of(line->let, &v);
+        steps += line->each ? value_of(line->each, &v) : 1;
+    }
+    return steps;
+}
+
+int64_t mth__template_size(const mth__template *t) {
+    mth__formula_variables v = mth__template_variables(t);
+    const mth__rule_set *set = mth__template_rules(t);
+    int64_t steps = 0;
+    for (int i = 0, rounds = 0; i < LINES && set->line[i].peer; i++) {
+        if (set->line[i].rounds) rounds = value_of(set->line[i].rounds, &v);
+        steps += line_size(&set->line[i], v, rounds);
+    }
+    return steps * t->n;
+}
+
 void mth__template_trace(mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count, mth__box_name **out) {
     size_t n = (size_t)t->n, chunks = (size_t)t->chunks;
     mth__box_name *held = NEW_ARRAY(arena, mth__box_name, n * chunks), *next = NEW_ARRAY(arena, mth__box_name, n * chunks);

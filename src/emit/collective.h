@@ -27,6 +27,8 @@ typedef struct {
 mth__template mth__template_get(mth__channel_kind, mth__algorithm, int n);
 /* The steps of one rank, by round. Direct all_reduce, all_gather, broadcast, all_to_all and reduce_scatter are one or two rounds. */
 int mth__template_steps(mth__arena *, const mth__template *, int rank, mth__step **out);
+/* At least as many steps as all ranks have together: what verifying, loading and counting the template's bytes take. */
+int64_t mth__template_size(const mth__template *);
 /* In r and n, from the rules that make the steps: "rounds k = 1..n - 1: reduce chunk (r - k) mod n of rank (r - 1) mod n". */
 void mth__template_print(mth__text *, const mth__template *);
 typedef struct { int16_t origin, destination; } mth__box_name;

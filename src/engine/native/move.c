@@ -72,6 +72,21 @@ static void merge(mth__move *m) {
     m->rank = (int8_t)n;
 }
 
+bool mth__move_box(mth__move *m, mth_dtype dtype, const mth__area *box, const mth__area *whole, const mth__area *part) {
+    const int64_t bytes = (int64_t)mth_dtype_size(dtype);
+    mth__view dst, src;
+    if (!mth__area_view(whole, box, &dst) || !mth__area_view(part, box, &src)) return false;
+    *m = (mth__move){.rank = (int8_t)box->rank, .first = MTH__BOX_COPY, .dtype = dtype, .sources = 1,
+        .to = dst.offset * bytes,
+                     .from = src.offset * bytes};
+    for (int d = 0; d < box->rank; d++) {
+        m->size[d] = box->dim[d].size;
+        m->dst_stride[d] = dst.stride[d];
+        m->src_stride[d] = src.stride[d];
+    }
+    return true;
+}
+
 static void *copy(mth__arena *arena, const void *from, size_t n, size_t size) {
     void *to = mth__alloc_array(arena, n, size);
     return n ? memcpy(to, from, n * size) : to;
@@ -104,16 +119,35 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
                         (int)list->move.n, (int)list->chunk.n};
 }
 
-static void run_part(const mth__move *m, int part) {
+static void run_part(const mth__move *m, void *to, int part) {
     int64_t size[MTH__RANK], from = part * m->rows, bytes = (int64_t)mth_dtype_size(m->dtype);
     memcpy(size, m->size, sizeof size);
     size[0] = size[0] - from < m->rows ? size[0] - from : m->rows;
-    char *dst = (char *)m->dst + from * m->dst_stride[0] * bytes;
-    for (int s = 0; s < m->sources; s++)
-        mth__box(s ? m->op : m->first, m->dtype, m->rank, size, dst, m->dst_stride,
-                 (const char *)m->src[s] + from * m->src_stride[0] * bytes, m->src_stride);
+    char *dst = (char *)to + m->to + from * m->dst_stride[0] * bytes;
+    for (int s = 0; s < m->sources; s++) {
+        const char *src = (const char *)m->src[s] + m->from + from * m->src_stride[0] * bytes;
+        mth__box_op op = s ? m->op : m->first;
+        if (op != MTH__BOX_COPY || src != dst)
+            mth__box(op, m->dtype, m->rank, size, dst, m->dst_stride, src, m->src_stride);
+    }
 }
-void mth__moves_run(const mth__moves *all, int chunk) {
+void mth__moves_run(const mth__moves *all, void *dst, int chunk) {
     mth__move_chunk c = all->chunk[chunk];
-    for (int i = 0; i < c.count; i++) run_part(&all->move[c.move + i], c.part);
+    for (int i = 0; i < c.count; i++) run_part(&all->move[c.move + i], dst, c.part);
+}
+
+static void run_exchanged(const mth__exchange *x, int r, int part) {
+    const mth__group *g = x->group;
+    mth__area box;
+    mth__move m;
+    if (!mth__area_intersect(&g->from[r], &g->to[x->rank], &box)) return;
+    mth__move_box(&m, x->dtype, &box, &g->to[x->rank], &g->from[r]); /* what two parts have in common lies in both */
+    m.src = &g->in[r];
+    merge(&m);
+    m.rows = (m.size[0] + x->parts - 1) / x->parts;
+    if (part * m.rows < m.size[0]) run_part(&m, g->out[x->rank], part);
+}
+void mth__exchange_run(const mth__exchange *x, int chunk) {
+    const int first = x->parts > 1 ? chunk / x->parts : chunk * x->boxes, end = first + (x->parts > 1 ? 1 : x->boxes);
+    for (int r = first; r < end && r < x->group->n; r++) run_exchanged(x, r, x->parts > 1 ? chunk % x->parts : 0);
 }

@@ -105,6 +105,8 @@ static mth_status load_body(void *argument) {
     x->shared_scratch = NEW_ARRAY(arena, size_t, x->streams);
     mth__loader l = {.x = x, .arena = arena, .program = x->program, .devices = x->program->mesh->count};
     TRY(mth__load_streams(&l));
+    x->event = l.event.at;
+    x->events = l.event.n;
     x->slab_fixup = l.slab.at;
     x->slab_fixups = l.slab.n;
     x->entry_fixup = l.entry.fixup.at;
@@ -245,6 +247,16 @@ static mth_status stuck_error(const mth__executable *x) {
                          task_name(x, t->wait[k].stream, done, &peer_instr)),
                 i->module);
     }
+    for (int m = 0; t->awaits && m < t->awaits->n; m++) {
+        const mth__stream *peer = &x->stream[t->awaits->stream[m]];
+        for (int done = atomic_load(&peer->done), k = done; k < peer->tasks; k++)
+            if (peer->task[k].signals == t->awaits)
+                return mth__error_operator(
+                    INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for device %d, which is at instruction %d (%s)",
+                             s->device, t->instr, name, peer->device, peer->task[done].instr,
+                             task_name(x, t->awaits->stream[m], done, &peer_instr)),
+                    i->module);
+    }
     return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", s->device, t->instr, name);
 }
 
@@ -283,6 +295,8 @@ static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth_
     for (int k = 0; k < x->streams; k++) x->stream[k].shared = e->shared[k];
     e->run.stream = x->stream;
     e->run.streams = x->streams;
+    e->run.event = x->event;
+    e->run.events = x->events;
     e->run.stop = stop;
     mth__pool_run(e);
     switch (atomic_load(&e->run.failure)) {

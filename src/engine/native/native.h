@@ -49,7 +49,9 @@ mth_status mth__native_buffer_write(mth__buffer *, int64_t offset, const void *d
 mth_status mth__native_buffer_read(mth__buffer *, int64_t offset, void *data, int64_t bytes);
 void mth__buffers_trim(mth__buffers *);     /* frees what is cached */
 
-/* ---- moves (move.c): dst[box] = src[0][box], then += or max= the others; rows of dimension 0 are split into parts */
+/* ---- moves (move.c): dst[box] = src[0][box], then += or max= the others; rows of dimension 0 are split into parts.
+   What they say is relative to the first byte of the destination and of each source, so that several devices can share
+   them. */
 typedef struct {
     int8_t rank;
     mth__box_op first, op;                  /* of source 0, of the others */
@@ -57,10 +59,11 @@ typedef struct {
     int32_t parts, sources;
     int64_t rows;                           /* in a part */
     int64_t size[MTH__RANK], dst_stride[MTH__RANK], src_stride[MTH__RANK];
-    void *dst, **src;
+    int64_t to, from;                       /* bytes into the destination, into each source */
+    void **src;                             /* the sources' first bytes */
 } mth__move;
 typedef struct { int32_t move, count, part; } mth__move_chunk; /* one part of a large move, or `count` whole small ones */
-typedef struct { mth__move *move; mth__move_chunk *chunk; int moves, chunks; } mth__moves;
+typedef struct { const mth__move *move; const mth__move_chunk *chunk; int moves, chunks; } mth__moves;
 typedef struct { VEC(mth__move) move; VEC(mth__move_chunk) chunk; } mth__move_list;
 /* A region of a global tensor, and a view of it in a local part: first element and strides, in elements. */
 typedef struct { int rank; mth__extent dim[MTH__RANK]; } mth__area;
@@ -70,27 +73,58 @@ bool mth__area_intersect(const mth__area *, const mth__area *, mth__area *out); 
 bool mth__area_view(const mth__area *part, const mth__area *box, mth__view *out);    /* false: the box is not inside the part */
 int64_t mth__area_size(const mth__area *);
 mth__moves mth__moves_plan(mth__arena *, mth__move_list *); /* merges dimensions, cuts into chunks; copies the moves */
-void mth__moves_run(const mth__moves *, int chunk);
+void mth__moves_run(const mth__moves *, void *dst, int chunk);
+/* A move of one source from `part`, which it holds, to `whole`, which the destination holds; false: the box is not
+   inside both. */
+bool mth__move_box(mth__move *, mth_dtype, const mth__area *box, const mth__area *whole, const mth__area *part);
 
 /* ---- tasks and streams */
 typedef struct { int32_t stream, count; } mth__stream_wait;
-typedef struct {                            /* direct all_reduce: a rank's part, from all operands to all results in one pass */
+/* A point that n streams come to, each by completing a task, or from the beginning (`there`): it has happened when all
+   have come. */
+typedef struct { atomic_int arrived; int32_t n, there; const int32_t *stream; } mth__event;
+/* The devices of a collective, and what they share. Direct ones: each reads the operands of all when all have arrived,
+   and goes on when all have read. */
+typedef struct {
+    int n;
+    const int32_t *member;                  /* by rank */
+    void **in, **out;                       /* by rank: operands and results; NULL where a member has none */
+    void **buffer;                          /* by rank: what its template works on; NULL: direct */
+    mth__event *arrived, *read;
+    /* all_to_all, by rank: what a member has before and afterwards; else NULL */
+    mth__area *from, *to;
+    const mth__moves *moves;                /* the same for all members: all_gather, broadcast; else NULL */
+} mth__group;
+/* all_reduce: a rank's part, from all operands to all results in one pass */
+typedef struct {
     mth__box_op op;
     mth_dtype dtype;
-    int n;
+    const mth__group *group;
     int64_t start, count, piece;            /* elements */
-    void **src, **dst;                      /* by rank */
 } mth__reduction;
-typedef enum { MTH__TASK_CALL, MTH__TASK_MOVES, MTH__TASK_REDUCTION, MTH__TASK_SYNC } mth__task_kind;
+/* all_to_all: a box from each member. Chunks are parts of one, or `boxes` boxes */
+typedef struct {
+    const mth__group *group;
+    mth_dtype dtype;
+    int rank, parts, boxes;
+} mth__exchange;
+typedef enum { MTH__TASK_CALL, MTH__TASK_MOVES, MTH__TASK_REDUCTION, MTH__TASK_EXCHANGE,
+    MTH__TASK_SYNC } mth__task_kind;
 typedef struct {
     mth__task_kind kind;
     int32_t instr;                          /* of the device's role */
     int32_t waits, dependents;
     mth__stream_wait *wait;
     int32_t *dependent;                     /* streams that may become ready when this task is done */
+    mth__event *awaits, *signals;           /* must have happened; comes to it when it is done. Or NULL */
     int phases, chunks[MTH__PHASES];
     void (*run)(const mth__call *, int phase, int chunk, void *scratch); /* of a call */
-    union { mth__call *call; mth__moves moves; mth__reduction *reduction; } work;
+    union {
+        mth__call *call;
+        struct { const mth__moves *all; void **dst; } moves; /* dst: where the destination's address lies */
+        mth__reduction *reduction;
+        mth__exchange *exchange;
+    } work;
 } mth__task;
 
 typedef struct {
@@ -114,6 +148,8 @@ struct mth__executable {
     mth__arena *arena;                      /* all tables */
     mth__stream *stream;                    /* 2 * device + {0, 1} */
     int streams;
+    mth__event **event;
+    size_t events;
     mth__fixup *slab_fixup, *entry_fixup, *exit_fixup; /* slabs: bound when they have moved; the others at each run */
     size_t slab_fixups, entry_fixups, exit_fixups;
     unsigned generation;                    /* of the slabs that it is bound to */
@@ -128,6 +164,8 @@ typedef struct { _Alignas(64) pthread_t thread; mth__engine *engine; int index; 
 typedef struct {
     mth__stream *stream;
     int streams;
+    mth__event *const *event;
+    size_t events;
     const mth__stop *stop;
     _Alignas(64) atomic_int over;           /* nonzero: all is done, or the run has failed */
     atomic_int left;                        /* streams that have tasks left */
@@ -160,11 +198,16 @@ void mth__pool_forget(mth__engine *);       /* in a process that was forked off:
 void mth__pool_run(mth__engine *);          /* run has been filled in; returns when nobody touches it any more */
 
 /* ---- load (stream.c, communicate.c) */
-/* of a device in a channel: its instruction (-1: none), where its tasks begin and end */
-typedef struct { int32_t instr, stream, first, end; } mth__part;
-typedef struct { VEC(mth__fixup) fixup; VEC(mth__external) held; } mth__moving; /* values in the caller's buffers */
+/* of a device in a channel: its instruction (-1: none), where its tasks begin and end; its group and rank there, once
+   somebody has asked */
+typedef struct { int32_t instr, stream, first, end, rank; mth__group *group; } mth__part;
+/* Values in the caller's buffers. at: by entry or exit, 1 + where in `held` the device that was filled last has it. */
+typedef struct { VEC(mth__fixup) fixup; VEC(mth__external) held; size_t *at; } mth__moving;
+/* Who takes something from each device in a transfer: device[first[sender]..first[sender + 1]); first NULL: not made
+   yet. */
+typedef struct { int *first; int32_t *device; } mth__readers;
 typedef struct mth__known mth__known;       /* a template in use */
-typedef struct mth__work mth__work;
+typedef struct mth__communicating mth__communicating;
 typedef struct mth__loader {
     mth__executable *x;
     mth__arena *arena;
@@ -177,21 +220,29 @@ typedef struct mth__loader {
     int device, tasks[2];                   /* of its streams, so far */
     const mth__role *role;
     VEC(mth__stream_wait) pending[2];       /* of the next task */
-    int32_t *seen[2];                       /* counts that earlier tasks of this stream have waited for, by stream */
+    /* by stream: the count that earlier tasks have waited for, above 2^32 times the device */
+    int64_t *seen[2];
+    VEC(mth__event *) event;
     mth__known *known;
-    mth__work *work;                        /* communicate.c's own */
+    mth__communicating *work;               /* communicate.c's own */
     mth__piece **piece;                     /* of transfers, as channel * devices + receiver; made when first asked for */
     int *pieces;                            /* -1: not made yet */
+    mth__readers *readers;                  /* by channel */
 } mth__loader;
 mth_status mth__load_streams(mth__loader *);
 /* the next task on stream 2 * device + on waits for `stream` to complete `count` */
 void mth__load_wait(mth__loader *, int on, int stream, int count);
 mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instr);
+/* The stream comes to the event with the task before the next one, which has no other event. */
+void mth__load_arrival(mth__loader *, int on, mth__event *);
 int mth__load_pieces(mth__loader *, int channel, int receiver, const mth__piece **out);
+/* Who takes something from `sender` in a transfer: how many, and their devices. */
+int mth__load_readers(mth__loader *, int channel, int sender, const int32_t **out);
 const mth__role *mth__load_role(const mth__loader *, int device);
 /* Has *slot hold the address of a value's first byte plus `bytes`: from now on, or set at each run. */
 void mth__load_bind(mth__loader *, int device, int value, int64_t bytes, void **slot);
 bool mth__load_same(const mth__loader *, int device, int value, int other); /* the same memory */
 int mth__communicate_count(const mth__channel *, const mth__instr *); /* tasks of an instruction, without the arrival of a START */
 mth_status mth__communicate(mth__loader *, int instr);
+void mth__exchange_run(const mth__exchange *, int chunk);
 #endif

@@ -56,7 +56,7 @@ static bool ready(const mth__run *run, const mth__stream *s) {
     const mth__task *t = &s->task[at];
     for (int i = 0; i < t->waits; i++)
         if (atomic_load_explicit(&run->stream[t->wait[i].stream].done, memory_order_acquire) < t->wait[i].count) return false;
-    return true;
+    return !t->awaits || atomic_load_explicit(&t->awaits->arrived, memory_order_acquire) == t->awaits->n;
 }
 
 /* ---- tickets */
@@ -83,18 +83,20 @@ static int ticket_take(mth__stream *s, const mth__task **task, int *phase) {
 static void run_chunk(const mth__task *t, int phase, int chunk, void *scratch) {
     switch (t->kind) {
     case MTH__TASK_CALL: t->run(t->work.call, phase, chunk, scratch); break;
-    case MTH__TASK_MOVES: mth__moves_run(&t->work.moves, chunk); break;
+    case MTH__TASK_MOVES: mth__moves_run(t->work.moves.all, *t->work.moves.dst, chunk); break;
+    case MTH__TASK_EXCHANGE: mth__exchange_run(t->work.exchange, chunk); break;
     case MTH__TASK_REDUCTION: {
         const mth__reduction *r = t->work.reduction;
+        const int n = r->group->n;
         const void **src = scratch;
-        void **dst = (void **)scratch + r->n;
+        void **dst = (void **)scratch + n;
         int64_t at = (int64_t)chunk * r->piece, count = r->count - at < r->piece ? r->count - at : r->piece;
         size_t bytes = (size_t)(r->start + at) * mth_dtype_size(r->dtype);
-        for (int i = 0; i < r->n; i++) {
-            src[i] = (const char *)r->src[i] + bytes;
-            dst[i] = (char *)r->dst[i] + bytes;
+        for (int i = 0; i < n; i++) {
+            src[i] = (const char *)r->group->in[i] + bytes;
+            dst[i] = (char *)r->group->out[i] + bytes;
         }
-        mth__reduce_to_all(r->op, r->dtype, count, r->n, src, r->n, dst, r->count * r->n);
+        mth__reduce_to_all(r->op, r->dtype, count, n, src, n, dst, r->count * n);
         break;
     }
     case MTH__TASK_SYNC: break;
@@ -126,17 +128,23 @@ static bool run_phases(mth__engine *e, mth__stream *s, const mth__task *t, int p
     return true;
 }
 
+/* Who may be waiting now is woken, where somebody sleeps. */
+static void wake_ready(mth__engine *e, const int32_t *stream, int n) {
+    if (!atomic_load(&e->sleepers) && !atomic_load(&e->caller_sleeps)) return;
+    int count = 0;
+    for (int i = 0; i < n; i++) count += ready(&e->run, &e->run.stream[stream[i]]);
+    wake(e, count);
+}
+
 static void complete(mth__engine *e, mth__stream *s, const mth__task *t) {
     if (t->kind == MTH__TASK_CALL && atomic_load_explicit(&s->fault.set, memory_order_acquire)) {
         fail(e, MTH__RUN_FAULT, (int)(s - e->run.stream), (int)(t - s->task));
         return;
     }
+    bool last = t->signals && atomic_fetch_add(&t->signals->arrived, 1) + 1 == t->signals->n;
     int now = atomic_fetch_add(&s->done, 1) + 1;
-    if (t->dependents && (atomic_load(&e->sleepers) > 0 || atomic_load(&e->caller_sleeps))) {
-        int count = 0;
-        for (int i = 0; i < t->dependents; i++) count += ready(&e->run, &e->run.stream[t->dependent[i]]);
-        wake(e, count);
-    }
+    if (last && t->signals->n > 1) wake_ready(e, t->signals->stream, t->signals->n);
+    if (t->dependents) wake_ready(e, t->dependent, t->dependents);
     if (now == s->tasks && atomic_fetch_sub(&e->run.left, 1) == 1) end(e);
 }
 
@@ -259,6 +267,8 @@ void mth__pool_run(mth__engine *e) {
         ticket_offer(s, 0, 0, 0);
         left += s->tasks > 0;
     }
+    for (size_t k = 0; k < run->events; k++)
+        atomic_store_explicit(&run->event[k]->arrived, run->event[k]->there, memory_order_relaxed);
     for (int k = 0; k < run->streams; k++) begin += ready(run, &run->stream[k]);
     atomic_store(&run->left, left);
     atomic_store(&run->failure, 0);

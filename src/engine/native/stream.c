@@ -1,7 +1,10 @@
 /* A program becomes streams of tasks. First pass: how many tasks each instruction has, so that a device can say "when your third task is
  * done" of one whose tasks are not made yet. Second pass: the tasks, with addresses and waits. */
 #include "engine/native/native.h"
+#include <stdio.h>
 #include <string.h>
+
+enum { MOST_STEPS = 1 << 21 }; /* of all ranks of a template; loaded, each has some hundred bytes */
 
 const mth__role *mth__load_role(const mth__loader *l, int device) {
     int role = l->program->role_of[device];
@@ -33,6 +36,16 @@ void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void *
     PUSH(l->arena, m->fixup, (mth__fixup){slot, v->index * l->devices + device, start_of(v) + bytes});
 }
 
+static int indices(const mth__program *p, mth__storage storage) {
+    int n = 0;
+    for (size_t r = 0; r < p->role.n; r++)
+        for (size_t i = 0; i < p->role.at[r].value.n; i++) {
+            const mth__pvalue *v = &p->role.at[r].value.at[i];
+            if (v->storage == storage && v->index >= n) n = v->index + 1;
+        }
+    return n;
+}
+
 /* The entries and exits that a device holds: several values may lie in one. */
 static void list_held(mth__loader *l) {
     const mth__role *role = l->role;
@@ -42,17 +55,22 @@ static void list_held(mth__loader *l) {
         if (v->storage != MTH__IN_ENTRY && v->storage != MTH__IN_EXIT) continue;
         mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
         int32_t index = v->index * l->devices + l->device;
-        size_t at = before[v->storage == MTH__IN_EXIT];
-        while (at < m->held.n && m->held.at[at].index != index) at++;
-        if (at == m->held.n) PUSH(l->arena, m->held, (mth__external){index, l->device, 0});
-        if (m->held.at[at].bytes < v->bytes) m->held.at[at].bytes = v->bytes;
+        size_t *at = &m->at[v->index];
+        if (*at <= before[v->storage == MTH__IN_EXIT]) {
+            PUSH(l->arena, m->held, (mth__external){index, l->device, 0});
+            *at = m->held.n;
+        }
+        mth__external *held = &m->held.at[*at - 1];
+        if (held->bytes < v->bytes) held->bytes = v->bytes;
     }
 }
 
 /* ---- tasks */
 void mth__load_wait(mth__loader *l, int on, int stream, int count) {
-    if (stream == 2 * l->device + on || count <= l->seen[on][stream]) return; /* in order; or waited for already */
-    l->seen[on][stream] = count;
+    int64_t seen = ((int64_t)l->device << 32) + count;
+    /* in order; or waited for already */
+    if (stream == 2 * l->device + on || count <= 0 || seen <= l->seen[on][stream]) return;
+    l->seen[on][stream] = seen;
     PUSH(l->arena, l->pending[on], (mth__stream_wait){stream, count});
 }
 mth__task *mth__load_task(mth__loader *l, int on, mth__task_kind kind, int instr) {
@@ -64,6 +82,11 @@ mth__task *mth__load_task(mth__loader *l, int on, mth__task_kind kind, int instr
     if (t->waits) memcpy(t->wait, l->pending[on].at, sizeof *t->wait * (size_t)t->waits);
     l->pending[on].n = 0;
     return t;
+}
+
+void mth__load_arrival(mth__loader *l, int on, mth__event *e) {
+    if (l->tasks[on]) l->x->stream[2 * l->device + on].task[l->tasks[on] - 1].signals = e;
+    else e->there++;
 }
 
 /* A view that is a value of its own: no instruction runs. */
@@ -116,17 +139,10 @@ static void wait_for(mth__loader *l, int at) {
     const mth__part *receive = &l->receive[(size_t)channel * (size_t)l->devices], *mine = &receive[l->device];
     if (mine->instr >= 0 && mine->stream == 2 * l->device + 1) mth__load_wait(l, 0, mine->stream, mine->end);
     if (l->send[(size_t)channel * (size_t)l->devices + (size_t)l->device].instr >= 0) {
-        const mth__placement *to = l->program->channel.at[channel].to.on;
-        for (int r = 0; r < to->count; r++) {
-            int q = to->device[r];
-            const mth__piece *piece;
-            int pieces = mth__load_pieces(l, channel, q, &piece);
-            for (int k = 0; k < pieces; k++)
-                if (piece[k].from_device == l->device && q != l->device) {
-                    mth__load_wait(l, 0, receive[q].stream, receive[q].end);
-                    break;
-                }
-        }
+        const int32_t *reader;
+        int readers = mth__load_readers(l, channel, l->device, &reader);
+        for (int k = 0; k < readers; k++)
+            if (reader[k] != l->device) mth__load_wait(l, 0, receive[reader[k]].stream, receive[reader[k]].end);
     }
     mth__load_task(l, 0, MTH__TASK_SYNC, at);
 }
@@ -136,6 +152,34 @@ int mth__load_pieces(mth__loader *l, int channel, int receiver, const mth__piece
     if (l->pieces[at] < 0) l->pieces[at] = mth__transfer_pieces(l->arena, &l->program->channel.at[channel], receiver, &l->piece[at]);
     *out = l->piece[at];
     return l->pieces[at];
+}
+
+static void list_readers(mth__loader *l, int channel, mth__readers *all) {
+    const mth__placement *to = l->program->channel.at[channel].to.on;
+    int *at = NEW_ARRAY(l->arena, int, l->devices);
+    all->first = NEW_ARRAY(l->arena, int, l->devices + 1);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int r = 0; r < to->count; r++) {
+            const mth__piece *piece;
+            int pieces = mth__load_pieces(l, channel, to->device[r], &piece);
+            for (int k = 0; k < pieces; k++) {
+                int sender = piece[k].from_device;
+                if (k && piece[k - 1].from_device == sender) continue;
+                if (pass) all->device[all->first[sender] + at[sender]++] = to->device[r];
+                else all->first[sender + 1]++;
+            }
+        }
+        if (pass) break;
+        for (int d = 0; d < l->devices; d++) all->first[d + 1] += all->first[d];
+        all->device = NEW_ARRAY(l->arena, int32_t, all->first[l->devices]);
+    }
+}
+
+int mth__load_readers(mth__loader *l, int channel, int sender, const int32_t **out) {
+    mth__readers *all = &l->readers[channel];
+    if (!all->first) list_readers(l, channel, all);
+    *out = all->device + all->first[sender];
+    return all->first[sender + 1] - all->first[sender];
 }
 
 /* ---- the passes */
@@ -156,7 +200,7 @@ static mth_status count_tasks(mth__loader *l, int device) {
         mth__part *part = &(i->kind == MTH__SEND ? l->send : l->receive)[(size_t)i->channel * (size_t)l->devices + (size_t)device];
         if (part->instr >= 0) return INTERNAL("device %d takes part in channel %d twice", device, i->channel);
         count[on] += on; /* the arrival */
-        *part = (mth__part){(int32_t)k, 2 * device + on, count[on], count[on]};
+        *part = (mth__part){.instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on]};
         if (i->kind != MTH__SEND) part->end = count[on] += mth__communicate_count(&l->program->channel.at[i->channel], i);
     }
     for (int on = 0; on < 2; on++) {
@@ -175,7 +219,6 @@ static mth_status fill(mth__loader *l, int device) {
     for (int on = 0; on < 2; on++) {
         l->tasks[on] = 0;
         l->pending[on].n = 0;
-        memset(l->seen[on], 0, sizeof *l->seen[on] * (size_t)l->x->streams);
     }
     list_held(l);
     for (size_t k = 0; k < l->role->instr.n; k++) {
@@ -221,14 +264,33 @@ static void link_dependents(mth__loader *l) {
                 }
 }
 
+/* A task for each round of each rank, and a move for each step. */
+static mth_status check_steps(const mth__channel *c) {
+    mth__template t = mth__template_get(c->kind, c->algorithm, mth__channel_size(c));
+    if (t.n == 1 || mth__template_size(&t) <= MOST_STEPS) return NULL;
+    char operator[128];
+    snprintf(operator, sizeof operator, "%.*s", (int)strcspn(c->label, ":"), c->label);
+    return mth__error_operator(FAIL(MTH_ERROR_UNSUPPORTED,
+        F("%s %s over %d devices has more than %d steps, which the native engine would keep",
+            mth__channel_names[c->kind],
+          mth__algorithm_names[c->algorithm], t.n, MOST_STEPS),
+        F("leave %s out of collective_ops: direct takes any number of devices", mth__channel_names[c->kind])),
+            operator);
+}
+
 mth_status mth__load_streams(mth__loader *l) {
+    for (size_t i = 0; i < l->program->channel.n; i++)
+        if (l->program->channel.at[i].algorithm != MTH__DIRECT) TRY(check_steps(&l->program->channel.at[i]));
     size_t channels = l->program->channel.n, devices = (size_t)l->devices, n = channels * devices;
     l->receive = NEW_ARRAY(l->arena, mth__part, n);
     l->send = NEW_ARRAY(l->arena, mth__part, n);
     l->piece = NEW_ARRAY(l->arena, mth__piece *, n);
     l->pieces = NEW_ARRAY(l->arena, int, n);
+    l->readers = NEW_ARRAY(l->arena, mth__readers, channels);
     for (size_t i = 0; i < n; i++) l->receive[i].instr = l->send[i].instr = l->pieces[i] = -1;
-    for (int on = 0; on < 2; on++) l->seen[on] = NEW_ARRAY(l->arena, int32_t, l->x->streams);
+    l->entry.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_ENTRY));
+    l->exit.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_EXIT));
+    for (int on = 0; on < 2; on++) l->seen[on] = NEW_ARRAY(l->arena, int64_t, l->x->streams);
     for (int d = 0; d < l->devices; d++) TRY(count_tasks(l, d));
     for (int d = 0; d < l->devices; d++) TRY(fill(l, d));
     link_dependents(l);

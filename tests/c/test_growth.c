@@ -1,0 +1,330 @@
+/* What grows with the input: the depth of recursion is bounded, and time and memory grow in proportion. Times are of
+ * the process's own CPU, the best of several runs, and a four times larger input may take eight times as long. */
+#include "unit.h"
+#include "compile.h"
+#include "compose/model.h"
+#include "emit/ranges.h"
+#include "engine/native/native.h"
+#include "engine/pjrt/segment.h"
+#include <pthread.h>
+#include <time.h>
+
+/* ---- in a thread with little stack */
+static void *run_body(void *body) {
+    ((void (*)(void))body)();
+    return NULL;
+}
+static void on_small_stack(size_t bytes, void (*body)(void)) {
+    pthread_t thread;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    CHECK(pthread_attr_setstacksize(&attributes, bytes) == 0);
+    CHECK(pthread_create(&thread, &attributes, run_body, (void *)body) == 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+/* ---- ranges */
+enum { RANGES = 20000 };
+typedef struct { uint32_t key; int at; } ranked;
+static int by_key(const void *x, const void *y) {
+    uint32_t p = ((const ranked *)x)->key, q = ((const ranked *)y)->key;
+    return (p > q) - (p < q);
+}
+/* The k-th start of an order: up, down, from both ends, and that of a well-known generator's numbers, which a tree
+   balanced by them would be a path for. */
+static void make_order(int kind, int *order) {
+    ranked *rank = calloc(RANGES, sizeof *rank);
+    uint32_t state = 2463534242u;
+    for (int k = 0; k < RANGES; k++) {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        rank[k] = (ranked){state, k};
+        order[k] = kind == 0 ? k : kind == 1 ? RANGES - 1 - k : k % 2 ? RANGES - 1 - k / 2 : k / 2;
+    }
+    if (kind == 3) qsort(rank, RANGES, sizeof *rank, by_key);
+    for (int k = 0; k < RANGES && kind == 3; k++) order[rank[k].at] = k;
+    free(rank);
+}
+
+static mth_status ranges_in_an_order(void *kind) {
+    mth__arena *arena = mth__arena_new();
+    mth__ranges r = mth__ranges_new(arena);
+    int *order = NEW_ARRAY(arena, int, RANGES);
+    make_order(*(int *)kind, order);
+    for (int k = 0; k < RANGES; k++) mth__ranges_insert(&r, 64 * (int64_t)order[k], 1 + order[k] % 60, order[k]);
+    CHECK(r.node.at[r.root].height <= 21); /* 1.44 log2(20002) */
+    for (int k = 0; k < RANGES; k += 7) {
+        const mth__range *x = mth__ranges_overlapping(&r, 64 * (int64_t)k, 64);
+        CHECK(x && x->tag == k);
+        CHECK(!mth__ranges_overlapping(&r, 64 * (int64_t)k + 60, 4));
+    }
+    const mth__range *fit = mth__ranges_fit(&r, 60);
+    CHECK(fit && fit->start == 64 * 59);
+    for (int k = 0; k < RANGES; k += 2) mth__ranges_erase(&r, 64 * (int64_t)order[k]);
+    for (int k = 0; k < RANGES; k++) CHECK(!mth__ranges_overlapping(&r, 64 * (int64_t)order[k], 64) == (k % 2 == 0));
+    CHECK(r.node.at[r.root].height <= 20);
+    mth__arena_free(arena);
+    return NULL;
+}
+static void all_orders(void) {
+    for (int kind = 0; kind < 4; kind++) CHECK_STATUS(mth__guard(ranges_in_an_order, &kind));
+}
+TEST(ranges_are_flat_whatever_their_order) { on_small_stack(512 << 10, all_orders); }
+
+/* ---- models in models */
+static mth_module *module(const char *type, const mth_option *o, size_t n) {
+    mth_module *m = NULL;
+    CHECK_STATUS(mth_module_create(type, o, n, &m));
+    return m;
+}
+static void add(mth_model *to, const char *type, const mth_option *o, size_t n, const mth_wire *w, size_t wires) {
+    mth_module *m = module(type, o, n);
+    CHECK_STATUS(mth_model_add(to, m, w, wires, MTH_CHAIN));
+    mth_module_free(m);
+}
+static mth_model *wrapped(mth_model *sub) {
+    mth_model *m = NULL;
+    CHECK_STATUS(mth_model_create(&m));
+    if (sub) CHECK_STATUS(mth_model_add_model(m, sub, NULL, NULL, 0, MTH_CHAIN));
+    else add(m, "Relu", NULL, 0, MTH_WIRES({"input", "input"}, {"output", "output"}));
+    mth_model_free(sub);
+    return m;
+}
+
+static mth_backend *open_backend(int64_t devices) {
+    mth_backend *b = NULL;
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}, {"threads", mth_int(1)}),
+        &b));
+    return b;
+}
+
+static void evaluate_relu(const mth_model *m) {
+    static const float given[4] = {-1, 2, -3, 4}, wanted[4] = {0, 2, 0, 4};
+    mth_backend *b = open_backend(1);
+    mth_compiled *c = NULL;
+    mth_array *x = NULL;
+    mth_arrays *y = NULL, *slopes = NULL;
+    float out[4] = {7};
+    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
+    CHECK_STATUS(mth_array_from_data(b, MTH_FLOAT32, 2, (int64_t[]){1, 4}, given, NULL, &x));
+    const char *of = "input";
+    CHECK_STATUS(mth_evaluate(c, NULL, (mth_named[]){{"input", x}}, 1, &(mth_gradient_request){.input_gradients = &of,
+        .input_gradient_count = 1}, &y, &slopes));
+    CHECK_STATUS(mth_array_gather(mth_arrays_get(y, 0).array, out));
+    CHECK(!memcmp(out, wanted, sizeof out));
+    mth_arrays_free(y);
+    mth_arrays_free(slopes);
+    mth_array_free(x);
+    mth_compiled_free(c);
+    mth_backend_free(b);
+}
+
+static void nest(void) {
+    mth_model *m = wrapped(NULL), *more = NULL, *other = NULL, *flat = NULL;
+    for (int level = 2; level < MTH__MODEL_LEVELS; level++) m = wrapped(m);
+    mth_module *pipeline = module("Pipeline", MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(m), mth_submodel(m))}));
+    CHECK_STATUS(mth_model_create(&other)); /* a stage is a level too */
+    CHECK_STATUS(mth_model_add(other, pipeline, MTH_WIRES({"input", "input"}), MTH_PLAIN));
+    evaluate_relu(other);
+    m = wrapped(m);
+    evaluate_relu(m);
+    char *text = NULL;
+    CHECK_STATUS(mth_model_print(m, &text));
+    CHECK(text && strstr(text, "relu_0"));
+    mth_text_free(text);
+    CHECK_STATUS(mth_model_create(&more));
+    CHECK_FAILS(mth_model_add_model(more, m, NULL, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "256 levels of them");
+    CHECK_FAILS(mth_model_add_model(more, other, NULL, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "a model has at most 256");
+    mth_module_free(pipeline);
+    pipeline = module("Pipeline", MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(m))}));
+    CHECK_FAILS(mth_model_add(more, pipeline, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "a stage holds models in models");
+    CHECK(more->block.n == 0); /* nothing of what was refused is left; beside each other many find room */
+    flat = wrapped(NULL);
+    for (int i = 0; i < 2 * MTH__MODEL_LEVELS; i++) CHECK_STATUS(mth_model_add_model(more, flat, NULL, NULL, 0,
+        MTH_CHAIN));
+    CHECK(more->levels == 2);
+    mth_module_free(pipeline);
+    mth_model_free(other);
+    mth_model_free(flat);
+    mth_model_free(more);
+    mth_model_free(m);
+}
+TEST(models_nest_up_to_a_stated_level) { on_small_stack(512 << 10, nest); }
+
+/* ---- a pipeline against the order of its devices: each role waits for the next one, to the last */
+enum { STAGES = 3000 };
+static mth_status find_segments(void *compiled) {
+    mth__arena *arena = mth__arena_new();
+    mth__segments *all = NULL;
+    CHECK_STATUS(mth__segments_make(arena, ((mth_compiled *)compiled)->last->program, false, &all));
+    CHECK(all && all->work.n == 2 * STAGES - 1); /* a segment a stage, a hop between two */
+    mth__arena_free(arena);
+    return NULL;
+}
+static void segment_backwards(void) {
+    mth_backend *b = open_backend(STAGES);
+    mth_model *m = NULL, *stage = wrapped(NULL);
+    mth_compiled *c = NULL;
+    mth_array *x = NULL;
+    mth_arg *stages = calloc(STAGES, sizeof *stages), *device = calloc(STAGES, sizeof *device);
+    for (int i = 0; i < STAGES; i++) stages[i] = mth_submodel(stage), device[i] = mth_int(STAGES - 1 - i);
+    CHECK_STATUS(mth_model_create(&m));
+    add(m, "Pipeline", MTH_OPTIONS({"stages", mth_list(STAGES, stages)}, {"device_assignment", mth_list(STAGES,
+        device)}), NULL, 0);
+    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
+    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
+    CHECK_STATUS(mth_plan(c, (mth_named[]){{"input", x}}, 1, false));
+    CHECK_STATUS(mth__guard(find_segments, c));
+    mth_array_free(x);
+    mth_compiled_free(c);
+    mth_model_free(m);
+    mth_model_free(stage);
+    mth_backend_free(b);
+    free(stages);
+    free(device);
+}
+TEST(segments_of_a_long_pipeline) { on_small_stack(512 << 10, segment_backwards); }
+
+/* ---- time */
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+static void in_proportion(const char *what, int n, void (*body)(int n)) {
+    double least[2] = {INFINITY, INFINITY};
+    for (int again = 0; again < 3; again++)
+        for (int k = 0; k < 2; k++) {
+            double begin = seconds();
+            body(k ? 4 * n : n);
+            double took = seconds() - begin;
+            if (took < least[k]) least[k] = took;
+        }
+    printf("  %s: %d in %.3f s, %d in %.3f s\n", what, n, least[0], 4 * n, least[1]);
+    CHECK(least[1] <= 8 * least[0]);
+}
+
+static char *numbered(char *room, const char *name, int i) {
+    sprintf(room, "%s%d", name, i);
+    return room;
+}
+
+/* Composes, plans with gradients, loads and runs `blocks` Linears: in a chain, or each with an input and an output of
+   its own. */
+static void linears(int blocks, bool apart) {
+    mth_backend *b = open_backend(1);
+    mth_model *m = NULL;
+    mth_compiled *c = NULL;
+    mth_array *x = NULL;
+    mth_arrays *parameters = NULL, *y = NULL, *slopes = NULL;
+    char in[32], out[32], (*name)[32] = calloc((size_t)blocks, sizeof *name);
+    CHECK_STATUS(mth_model_create(&m));
+    for (int i = 0; i < blocks; i++)
+        add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}), (mth_wire[]){{"input", numbered(in, "in", i)},
+            {"output", numbered(out, "out", i)}},
+            apart || i == 0 ? 2 : 0);
+    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
+    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
+    int inputs = apart ? blocks : 1;
+    mth_named *given = calloc((size_t)inputs, sizeof *given);
+    /* the other way round */
+    for (int i = 0; i < inputs; i++) given[i] = (mth_named){numbered(name[i], "in", inputs - 1 - i), x};
+    CHECK_STATUS(mth_get_parameters(c, given, (size_t)inputs, 0, &parameters));
+    CHECK_STATUS(mth_evaluate(c, parameters, given, (size_t)inputs, &(mth_gradient_request){0}, &y, &slopes));
+    CHECK(mth_arrays_get_count(slopes) == 2 * (size_t)blocks);
+    for (int i = 0; i < blocks; i++) CHECK(mth_arrays_find(slopes, numbered(in, "linear_", i)) == NULL);
+    for (int i = 0; i < blocks; i++) CHECK(mth_arrays_find(slopes, strcat(numbered(in, "linear_", i),
+        ".bias")) != NULL);
+    mth_arrays_free(parameters);
+    mth_arrays_free(y);
+    mth_arrays_free(slopes);
+    mth_array_free(x);
+    mth_compiled_free(c);
+    mth_model_free(m);
+    mth_backend_free(b);
+    free(given);
+    free(name);
+}
+static void chain(int n) { linears(n, false); }
+static void apart(int n) { linears(n, true); }
+
+/* a long way of names between two blocks, joined from its end on, and as many submodels */
+static void connects(int n) {
+    mth_model *m = NULL, *sub = wrapped(NULL);
+    char from[32], to[32], *text = NULL;
+    CHECK_STATUS(mth_model_create(&m));
+    add(m, "Relu", NULL, 0, MTH_WIRES({"input", "x"}, {"output", "way0"}));
+    for (int i = n; i-- > 0;) CHECK_STATUS(mth_model_connect(m, numbered(from, "way", i), numbered(to, "way", i + 1)));
+    add(m, "Relu", NULL, 0, (mth_wire[]){{"input", numbered(to, "way", n)}, {"output", "y"}}, 2);
+    for (int i = 0; i < n / 2; i++) CHECK_STATUS(mth_model_add_model(m, sub, NULL, NULL, 0, MTH_CHAIN));
+    CHECK_STATUS(mth_model_print(m, &text));
+    CHECK(text && strstr(text, "input=way0"));
+    mth_text_free(text);
+    mth_model_free(sub);
+    mth_model_free(m);
+}
+TEST(time_grows_with_the_blocks) {
+    in_proportion("a chain of Linears", 2500, chain);
+    in_proportion("Linears side by side", 2500, apart);
+    in_proportion("connects", 6000, connects);
+}
+
+/* ---- what an executable keeps, by devices */
+/* how the weight and the output are split; sizes 0: n */
+typedef struct { const char *what; bool rows, columns, batch; int64_t input, width; } layout;
+static size_t kept_for(const layout *l, int n) {
+    mth_backend *b = open_backend(n);
+    mth_model *m = NULL;
+    mth_compiled *c = NULL;
+    mth_array *x = NULL;
+    mth_arrays *parameters = NULL, *y = NULL;
+    const int64_t batch = l->batch ? n : 2, in = l->input ? l->input : n, width = l->width ? l->width : n;
+    mth_arg split[2] = {mth_int(0), MTH_NONE}, weight[2] = {l->rows ? mth_int(0) : MTH_NONE, l->columns ? mth_int(0)
+        : MTH_NONE};
+    mth_arg spec = mth_list(2, split);
+    const char *output = "y";
+    CHECK_STATUS(mth_model_create(&m));
+    add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(width)}, {"weight_shard_spec", mth_list(2, weight)}),
+        MTH_WIRES({"input", "x"}, {"output", "y"}));
+    const mth_option sharded = {"output_shard_specs", mth_dict(1, &output, &spec)};
+    CHECK_STATUS(mth_compile(m, b, &sharded, l->batch, &c));
+    mth_named given = {"x", NULL};
+    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 0.5, 2, (int64_t[]){batch, in}, NULL, &x));
+    given.array = x;
+    CHECK_STATUS(mth_get_parameters(c, &given, 1, 0, &parameters));
+    CHECK_STATUS(mth_evaluate(c, parameters, &given, 1, NULL, &y, NULL));
+    float *w = malloc((size_t)(in * width) * sizeof *w), *got = malloc((size_t)(batch * width) * sizeof *got);
+    CHECK_STATUS(mth_array_gather(mth_arrays_find(parameters, "linear_0.weight"), w));
+    CHECK_STATUS(mth_array_gather(mth_arrays_find(y, "y"), got));
+    int wrong = 0;
+    for (int64_t k = 0; k < width; k++) {
+        double sum = 0;
+        for (int64_t i = 0; i < in; i++) sum += 0.5 * w[i * width + k];
+        for (int64_t r = 0; r < batch; r++) wrong += !(fabs(got[r * width + k] - sum) < 1e-4);
+    }
+    CHECK(!wrong);
+    size_t bytes = mth__arena_bytes(c->last->executable->arena);
+    free(w);
+    free(got);
+    mth_arrays_free(parameters);
+    mth_arrays_free(y);
+    mth_array_free(x);
+    mth_compiled_free(c);
+    mth_model_free(m);
+    mth_backend_free(b);
+    return bytes;
+}
+TEST(an_executable_grows_with_the_devices) {
+    static const layout layouts[] = {{"all_reduce", true, false, false, 0, 8}, {"all_gather", false, true, false, 4, 0},
+                                     {"reduce_scatter", true, false, true, 0, 8}, {"all_to_all", false, true, true, 4,
+                                         0}};
+    for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++) {
+        size_t few = kept_for(&layouts[k], 100), many = kept_for(&layouts[k], 400);
+        printf("  %s: %zu bytes for 100 devices, %zu for 400\n", layouts[k].what, few, many);
+        CHECK(many < 6 * few);
+    }
+}
+
+RUN()
