@@ -80,6 +80,17 @@ def algorithm(beyond):
         assert "all_reduce" in text
 
 
+@case("steps")
+def steps(beyond):
+    devices = 1024 + beyond
+    backend = CBackend(device_mesh=(devices,), collective_ops={"all_reduce": "ring"})
+    compiled = ml.compile(one_block(ml.Linear(1, weight_shard_spec=(0, None)), **UNARY), backend)
+    x = random(1, devices)
+    params = compiled.get_parameters({"x": x})
+    y = compiled.evaluate(params, {"x": x})["y"]
+    assert np.allclose(y, x @ np.asarray(params["linear_0.weight"]), atol=1e-4)
+
+
 @case("axes of a split")
 def axes_of_a_split(beyond):
     backend = JaxBackend(device_mesh=(2, 2), mesh_context="spmd")
@@ -138,6 +149,17 @@ def dropout_seed(beyond):
 def randint(beyond):
     values = np.asarray(BACKEND.randint(-(2**31), 2**31 + beyond, (1000,), seed=0))
     assert values.dtype == np.int32 and values.min() < -(2**30) and values.max() > 2**30
+
+
+@case("models in models")
+def models_in_models(beyond):
+    model = one_block(ml.Relu(), **UNARY)
+    for _ in range(255 + beyond):
+        outer = ml.Model()
+        outer |= model(x="x", y="y")
+        model = outer
+    x = random(2, 3)
+    assert np.array_equal(ml.compile(model, BACKEND).evaluate({}, {"x": x})["y"], np.maximum(x, 0))
 
 
 @case("option lists")
