@@ -112,7 +112,9 @@ def verify_plan(text: str, /) -> None:
 def reprint_plan(text: str, /) -> str:
     """Parses the text of a plan and prints it: the same text."""
 
-def _read_safetensors(like: Array, path: _Path, tensor: str, transpose: bool) -> Array: ...
+def _absent(place: str, name: str, /) -> tuple[str, str] | None: ...
+def _operation(operation: str, /) -> None: ...
+def _read_safetensors(layout: dict[str, Array], path: _Path, names: list[tuple[str, str, bool]]) -> dict[str, Array]: ...
 def _module_types() -> list[tuple[str, str, str, str]]: ...
 def _backend_option_doc(engine: str, /) -> str | None: ...
 def _compile_option_doc() -> str: ...
@@ -248,7 +250,7 @@ class FeedForward(Module):
 
 @final
 class MultiHeadAttention(Module):
-    """softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else input), value[b, t, dv] (else key), mask[b, t] (bool, integer or floating: 0 hides key t) -> output[b, s, d]. A query that sees no key gives zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head h // (num_heads // num_kv_heads).
+    """softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else input), value[b, t, dv] (else key), mask[b, t] (bool or integer: 0 hides key t; floating: 0 or 1) -> output[b, s, d]. A query that sees no key gives zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head h // (num_heads // num_kv_heads).
 
     Ports: input, key?, value?, mask? -> output
     Parameters: query.weight (d, num_heads * head_dim), query.bias (num_heads * head_dim,), key.weight (dk, num_kv_heads * head_dim), key.bias (num_kv_heads * head_dim,), value.weight (dv, num_kv_heads * head_dim), value.bias (num_kv_heads * head_dim,), output.weight (num_heads * head_dim, d), output.bias (d,)
@@ -272,7 +274,7 @@ class MultiHeadAttention(Module):
 
 @final
 class MoE(Module):
-    """A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties: the lower index); each is a feed-forward layer, and their results are summed with the softmax over the chosen logits as weights. `dropped` (1,) is int32, `load_balancing_loss` a scalar.
+    """A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties: the lower index); each is a feed-forward layer, and their results are summed, weighed as router_softmax says. `dropped` (1,) is int32, `load_balancing_loss` a scalar.
 
     Ports: input -> output, dropped, load_balancing_loss
     Parameters: router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias (num_experts, expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts, expert_dim), experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)
@@ -286,13 +288,14 @@ class MoE(Module):
         bias: bool = True: whether the products of the experts have biases; the router has none
         capacity_factor: float | None = None: an expert takes at most ceil(capacity_factor * tokens * top_k / num_experts) tokens, in order; the output `dropped` counts the choices left out; None: no limit
         load_balancing_loss: bool = False: adds the output `load_balancing_loss`: num_experts * sum(share of choices * mean probability), 1 where even
+        router_softmax: str = 'after': what weighs a chosen expert: after: the softmax over the chosen logits; before: its probability among all experts, as in Switch Transformer, so that the router learns with top_k=1 too (after|before)
         weight_shard_spec: tuple | None = None: (axis, None, None): how the experts are split, in place of expert_distribution
         shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
         device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
     """
-    def __new__(cls, num_experts: int, expert_dim: int, top_k: int = 2, expert_distribution: str | None = None, activation: str = 'gelu', gated: bool = False, bias: bool = True, capacity_factor: float | None = None, load_balancing_loss: bool = False, weight_shard_spec: _Spec | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(cls, num_experts: int, expert_dim: int, top_k: int = 2, expert_distribution: str | None = None, activation: str = 'gelu', gated: bool = False, bias: bool = True, capacity_factor: float | None = None, load_balancing_loss: bool = False, router_softmax: str = 'after', weight_shard_spec: _Spec | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
 
 @final
 class Pipeline(Module):
