@@ -475,8 +475,8 @@ static mth_status collect(mth_compiled *c, const mth__program *program, mth__buf
     return s;
 }
 
-static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input, size_t count, const mth_gradient_request *g, const mth__stop *stop,
-                      mth_arrays **outputs, mth_arrays **gradients) {
+static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input, size_t count,
+                      const mth_gradient_request *g, const mth__stop *stop, mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *p = plan->program;
     size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n;
     TRY(check_parameter_names(plan, parameters));

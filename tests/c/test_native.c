@@ -510,7 +510,7 @@ GUARDED(buffers_share_pages) {
     int64_t all = mth_debug_live_allocations();
     for (int i = 0; i < 40; i++) if (i != 17) native->buffer_release(b[i]);
     mth__buffers_trim(&e->buffers);
-    /* of areas of 8, 8, 16 and 32 MiB the one is left that the last buffer lies in; the records of the other buffers are gone */
+    /* of spans of 8, 8, 16 and 32 MiB the one is left that the last buffer lies in; the records of the other buffers are gone */
     CHECK(mth_debug_live_allocations() == all - 39 - 2 * 3);
     CHECK_STATUS(native->buffer_new(e, 0, 5 << 20, &large));
     native->buffer_release(large);

@@ -1,13 +1,15 @@
 /* Buffers: reference counted; what is released is kept by size class for the next run's exits. Those of middling size lie side by side in
- * areas: the gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for each 4 KiB of them in the
- * first step. Large pages are asked for where buffers cover them, so that the memory that is taken is that of the buffers: the rest of an area
+ * spans: the gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for each 4 KiB of them in the
+ * first step. Large pages are asked for where buffers cover them, so that the memory that is taken is that of the buffers: the rest of a span
  * is addresses alone. The lock is taken when a buffer is made or dies, never inside a run's tasks. */
 #include "engine/native/native.h"
 #include <string.h>
 
-enum { CACHED_AT_LEAST = 256 << 20, AREA_LEAST = 8 << 20, AREA_MOST = 64 << 20, SHARE_FROM = 64 << 10, SHARE_BELOW = 4 << 20 };
+enum { CACHED_AT_LEAST = 256 << 20, SPAN_LEAST = 8 << 20, SPAN_MOST = 64 << 20, SHARE_FROM = 64 << 10, SHARE_BELOW = 4 << 20 };
 
-static int64_t round_up(int64_t bytes) { return bytes <= 0 ? MTH__ALIGNMENT : (bytes + MTH__ALIGNMENT - 1) / MTH__ALIGNMENT * MTH__ALIGNMENT; }
+static int64_t round_up(int64_t bytes) {
+    return bytes <= 0 ? MTH__ALIGNMENT : (bytes + MTH__ALIGNMENT - 1) / MTH__ALIGNMENT * MTH__ALIGNMENT;
+}
 
 /* Eight classes an octave: what serves a smaller buffer of its class has at most an eighth unused. */
 static int size_class(int64_t size) {
@@ -17,54 +19,54 @@ static int size_class(int64_t size) {
     return octave * 8 + (int)((size - ((int64_t)1 << octave) + step - 1) / step); /* 8 more: the next octave's first */
 }
 
-/* ---------------------------------------------------------------- areas */
-static void *take_from_room(mth__buffers *all, int64_t size, mth__room **area) {
-    for (mth__room *a = all->areas; a; a = a->next) {
+/* ---------------------------------------------------------------- spans */
+static void *take_from_span(mth__buffers *all, int64_t size, mth__span **span) {
+    for (mth__span *a = all->spans; a; a = a->next) {
         if (a->used + size > a->size) continue;
         char *data = a->memory + a->used;
         a->used += size;
         a->buffers++;
         mth__memory_covered(a->memory, (size_t)(a->used - size), (size_t)a->used);
-        *area = a;
+        *span = a;
         return data;
     }
     return NULL;
 }
 
-static void *allocate(mth__buffers *all, int64_t size, mth__room **area) {
-    *area = NULL;
+static void *allocate(mth__buffers *all, int64_t size, mth__span **span) {
+    *span = NULL;
     if (size < SHARE_FROM || size >= SHARE_BELOW) return mth__malloc((size_t)size);
     pthread_mutex_lock(&all->lock);
-    void *data = take_from_room(all, size, area);
+    void *data = take_from_span(all, size, span);
     int64_t addresses = 0; /* as many again as there are */
-    for (mth__room *a = all->areas; a; a = a->next) addresses += a->size;
+    for (mth__span *a = all->spans; a; a = a->next) addresses += a->size;
     pthread_mutex_unlock(&all->lock);
     if (data) return data;
-    mth__room *a = mth__calloc(1, sizeof *a);
-    if (a) a->size = addresses < AREA_LEAST ? AREA_LEAST : addresses < AREA_MOST ? addresses : AREA_MOST;
+    mth__span *a = mth__calloc(1, sizeof *a);
+    if (a) a->size = addresses < SPAN_LEAST ? SPAN_LEAST : addresses < SPAN_MOST ? addresses : SPAN_MOST;
     if (a) a->memory = mth__malloc_bare((size_t)a->size);
     if (!a || !a->memory) { /* there may be less than that */
         mth__free(a);
         return mth__malloc((size_t)size);
     }
     pthread_mutex_lock(&all->lock);
-    a->next = all->areas;
-    all->areas = a;
-    data = take_from_room(all, size, area);
+    a->next = all->spans;
+    all->spans = a;
+    data = take_from_span(all, size, span);
     pthread_mutex_unlock(&all->lock);
     return data;
 }
 
-/* An area goes with the last of its buffers; a buffer that dies before gives back its pages. */
+/* A span goes with the last of its buffers; a buffer that dies before gives back its pages. */
 static void deallocate(mth__buffers *all, mth__buffer *b) {
-    mth__room *a = b->area;
+    mth__span *a = b->span;
     if (!a) mth__free(b->data);
     else {
         mth__memory_uncovered(b->data, (size_t)b->size);
         pthread_mutex_lock(&all->lock);
         bool empty = --a->buffers == 0;
         if (empty) {
-            mth__room **at = &all->areas;
+            mth__span **at = &all->spans;
             while (*at != a) at = &(*at)->next;
             *at = a->next;
         }
@@ -101,10 +103,10 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
     mth__buffer *b = take_cached(&e->buffers, size);
     if (!b) {
         b = mth__calloc(1, sizeof *b);
-        if (b) b->data = allocate(&e->buffers, size, &b->area);
+        if (b) b->data = allocate(&e->buffers, size, &b->span);
         if (b && !b->data) { /* what the cache holds may be what is missing */
             mth__buffers_trim(&e->buffers);
-            b->data = allocate(&e->buffers, size, &b->area);
+            b->data = allocate(&e->buffers, size, &b->span);
         }
         if (!b || !b->data) {
             mth__free(b);

@@ -20,26 +20,26 @@
 enum { MTH__PIECE_BYTES = 256 << 10 /* of a communication's chunk */, MTH__CHUNKS_MOST = 1 << 20 };
 
 /* ---- buffers (buffer.c) */
-typedef struct mth__room {       /* addresses for several buffers; `buffers`: those that exist */
+typedef struct mth__span {       /* addresses for several buffers; `buffers`: those that exist */
     int buffers;
     char *memory;
     int64_t size, used;
-    struct mth__room *next;
-} mth__room;
+    struct mth__span *next;
+} mth__span;
 struct mth__buffer {
     atomic_int references;
     mth__engine *engine;
     int device;
     int64_t bytes, size;                    /* asked for; of data. size MTH__BORROWED: data is the caller's, until release */
     void *data;
-    mth__room *area;             /* that data is part of; NULL: it is an allocation of its own */
+    mth__span *span;             /* that data is part of; NULL: it is an allocation of its own */
     void (*release)(void *);
     void *context;
     mth__buffer *next;                      /* in the free list */
 };
 enum { MTH__SIZE_CLASSES = 8 * 64, MTH__BORROWED = -1 };
 /* lock: also of what else of the engine a fork must not find half changed */
-typedef struct { pthread_mutex_t lock; mth__buffer *free[MTH__SIZE_CLASSES]; int64_t cached, live; mth__room *areas; } mth__buffers;
+typedef struct { pthread_mutex_t lock; mth__buffer *free[MTH__SIZE_CLASSES]; int64_t cached, live; mth__span *spans; } mth__buffers;
 mth_status mth__native_buffer_new(mth__engine *, int device, int64_t bytes, mth__buffer **out);
 mth_status mth__native_buffer_borrow(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
 void mth__native_buffer_retain(mth__buffer *);
