@@ -294,6 +294,8 @@ static void fork_while(int engine, void *(*busy)(void *), int forks) {
 
 #ifdef __SANITIZE_THREAD__ /* it ends a child by fork that makes threads */
 #define FORKS(native, pjrt) {0, 0, 0}
+#elif defined __SANITIZE_ADDRESS__ /* a fork copies its tables: seconds each */
+#define FORKS(native, pjrt) {2, 2, 2}
 #else
 #define FORKS(native, pjrt) {native, native, pjrt}
 #endif
