@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { OPERANDS = 9 };
+enum { OPERANDS = 10 };
 typedef struct {
     const char *name;
     int row;
@@ -28,13 +28,13 @@ typedef struct {
 #define CONTRACT(spec, a, b, y, m, n, k) {spec " " #m " x " #n " x " #k, MTH__ROW_contract, {.s = spec}, 2, 1, {a, b, y}, 2.0 * m * n * k}
 #define UNARY(name, value) {#name, MTH__ROW_##name, {.f = {value}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0}
 #define ATTENTION(b, s, h, d, causal)                                                                                                      \
-    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention, {.i = {causal}, .f = {0.125}}, 3, 2,        \
-        {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1)}, 4.0 * b * h * s * s * d},                       \
+    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention, {.i = {causal}, .f = {0.125}}, 3, 3,        \
+        {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1)}, 4.0 * b * h * s * s * d},                       \
     {                                                                                                                                      \
         "attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention_grad, {.i = {causal}, .f = {0.125}}, \
-            6, 3,                                                                                                                          \
-            {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1, d), T(b, s, h, 1, d),          \
-                T(b, s, h, d), T(b, s, h, d)},                                                                                             \
+            7, 3,                                                                                                                          \
+            {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1), T(b, s, h, 1, d),             \
+                T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d)},                                                                           \
             10.0 * b * h * s * s * d                                                                                                       \
     }
 static const bench_case cases[] = {

@@ -30,10 +30,12 @@
  * layer_norm_grad: x, weight, mean, rstd, dy -> dx, dweight, dbias (SUM over ...)
  * rms_norm (f0): x, weight -> y, rstd.  rms_norm_grad: x, weight, rstd, dy -> dx, dweight
  * attention (i0: causal, f0: scale): q[b,s,g,r,d], k[b,t,g,d], v[b,t,g,e], mask?[b,t] (bool or int32 or floating, 0 = hidden) ->
- *   o[b,s,g,r,e], lse[b,s,g,r]
- *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). A query that sees no key gives 0,
- *   lse = -inf.
- * attention_grad (i0, f0): q, k, v, o, lse, do, mask? -> dq, dk, dv (SUM s and r in dk, dv)
+ *   o[b,s,g,r,e], most[b,s,g,r], sum[b,s,g,r]
+ *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). most: the largest score that s sees,
+ *   sum: of exp(score - most). A query that sees no key, or scores of -inf alone, gives 0, -inf, 0. What a query does not see does not
+ *   reach it: 0 times NaN is 0 there.
+ * attention_grad (i0, f0): q, k, v, o, most, sum, do, mask? -> dq, dk, dv (SUM s and r in dk, dv). A query whose do is 0 takes no part,
+ *   whatever its q, o, most and sum are.
  * moe_route (i0: k): logits[t,e] -> weights[t,k], experts[t,k]: the k largest, descending, ties to the lower index; weights = softmax over
  *   the chosen
  * moe_route_grad (i0: e): weights, experts, dweights -> dlogits[t,e]

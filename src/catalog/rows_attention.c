@@ -18,16 +18,20 @@ FLOPS(grad) { return 2.5 * products(n, in[0], in[1], in[2]); }
 
 GRAD(attention) {
     TRY(mth__grad_only_first(n, dout));
-    mth__value *in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], dout[0], n->nin > 3 ? n->in[3] : NULL};
-    return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 7 : 6, in, din);
+    mth__value *in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], dout[0],
+        n->nin > 3 ? n->in[3] : NULL};
+    return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 8 : 7, in, din);
 }
 #define ATTENTION .attr_names = "causal:i0, scale:f0", .whole = "tde", .flags = MTH__NEEDS_START
-const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, lse",
-    .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention, .grad = grad_attention,
-    .flops = flops_attention, .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; lse = the "
-        "logarithm of the softmax's denominator. A query that sees no key gives 0 and lse -inf."};
-const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, lse, do, mask?", .results = "dq, dk, dv",
-    .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr", ATTENTION,
-    .linear = MTH__LINEAR_EACH, .linear_args = 32, .any_args = 64, .flops = flops_grad,
-    .doc = "The gradients of attention: p = exp(scale * q k - lse), dv = p do, ds = p * (do v - sum of do * o), "
-        "dq = scale * ds k, dk = scale * ds q."};
+const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, most, sum",
+    .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention, .grad = grad_attention,
+    .flops = flops_attention, .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; most = the "
+        "largest score, sum = the sum of exp(score - most): apart, as their logarithm would lose the sum's digits beside a large score. "
+        "A query that sees no key, or scores of -inf alone, gives 0, most -inf and sum 0. Keys and values that a query does not see do not "
+        "reach it, NaN and infinities included."};
+const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, most, sum, do, mask?", .results = "dq, dk, dv",
+    .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr", ATTENTION,
+    .linear = MTH__LINEAR_EACH, .linear_args = 64, .any_args = 128, .flops = flops_grad,
+    .doc = "The gradients of attention: p = exp(scale * q k - most) / sum, dv = p do, ds = p * (do v - sum of p * (do v)), "
+        "dq = scale * ds k, dk = scale * ds q. The sum of p * (do v) may be taken as that of do * o. Sums are over the keys that a query "
+        "sees, and a query whose do is 0 takes no part in them: NaN and infinities elsewhere do not reach a gradient."};

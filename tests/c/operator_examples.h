@@ -8,7 +8,7 @@
 
 /* `shapes`: of the operands, "bsi,io"; letters draw 1 to 5, digits are sizes. NULL: no operand.
    `kinds`: of the operands and, after '>', of results that are not plain:
-     r normal   p in [0.5, 2]   u of -1, 0, 1   l log-sum-exp   i ids below size v   m mask   n integers as floats of a wide range
+     r normal   p in [0.5, 2]   u of -1, 0, 1   l a largest score   i ids below size v   m mask   n integers as floats of a wide range
      e experts [t,k]   E the same, -1 where dropped   w rows [e,t] of the same experts   R [e,t,...]: anything on padding,
          as a result 0 there
    `attrs` may also change sizes. */
@@ -118,8 +118,8 @@ static const example examples[] = {
         {ROW_OF(layer_norm_grad), "xyd,d,xy,xy,xyd", "rrrpr"},
     {ROW_OF(rms_norm), "xyd,d", "rr", epsilon}, {ROW_OF(rms_norm_grad), "xyd,d,xy,xyd", "rrpr"},
     {ROW_OF(attention), "bsgrd,btgd,btge", "rrr", attend}, {ROW_OF(attention), "bsgrd,btgd,btge,bt", "rrrm", attend},
-    {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgre", "rrrrlr", attend},
-        {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgre,bt", "rrrrlrm", attend},
+    {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre", "rrrrlpr", attend},
+        {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt", "rrrrlprm", attend},
     {ROW_OF(moe_route), "te", "r>re", choices}, {ROW_OF(moe_route_grad), "tk,tk,tk", "rer", experts},
         {ROW_OF(moe_capacity), "tk", "e", capacity}, {ROW_OF(moe_rows), "tk", "E>w", experts},
     {ROW_OF(moe_count), "tk", "e", experts}, {ROW_OF(moe_dispatch), "td,et", "rw>R"}, {ROW_OF(moe_dispatch_weighted), "td,et,tk,tk",

@@ -200,16 +200,17 @@ IN_GRAPH(index_and_norms) {
 
 IN_GRAPH(attention) {
     mth__value *in[] = {REAL("q", 2, 5, 3, 2, 8), REAL("k", 2, 6, 3, 8), REAL("v", 2, 6, 3, 4), input(g, "mask", MTH_BOOL, SHAPE(2, 6))},
-        *out[2];
+        *out[3];
     mth__attrs a = {.i = {1}, .f = {0.5}};
     CHECK_STATUS(mth__build(b, mth__op_find("attention"), &a, 4, in, out));
-    CHECK(mth__shape_equal(out[0]->shape, SHAPE(2, 5, 3, 2, 4)) && mth__shape_equal(out[1]->shape, SHAPE(2, 5, 3, 2)));
+    CHECK(mth__shape_equal(out[0]->shape, SHAPE(2, 5, 3, 2, 4)) && mth__shape_equal(out[1]->shape, SHAPE(2, 5, 3, 2))
+        && mth__shape_equal(out[2]->shape, out[1]->shape));
     mth__rule r = rule_of(out[0]);
     CHECK(KIND(r, r.in[1][1]) == MTH__WHOLE && KIND(r, r.in[0][1]) == MTH__PASS && r.in[0][2] == r.in[1][2]
         && KIND(r, r.in[0][4]) == MTH__WHOLE && r.in[3][1] == r.in[1][1]);
     CHECK_STATUS(mth__build(b, mth__op_find("attention"), &a, 3, in, out));
-    mth__value *seven[] = {in[0], in[1], in[2], out[0], out[1], out[0], in[3]}, *grads[3];
-    CHECK_STATUS(mth__build(b, mth__op_find("attention_grad"), &a, 7, seven, grads));
+    mth__value *eight[] = {in[0], in[1], in[2], out[0], out[1], out[2], out[0], in[3]}, *grads[3];
+    CHECK_STATUS(mth__build(b, mth__op_find("attention_grad"), &a, 8, eight, grads));
     for (int j = 0; j < 3; j++) CHECK(mth__shape_equal(grads[j]->shape, in[j]->shape));
     r = rule_of(grads[0]);
     CHECK(KIND(r, r.in[0][1]) == MTH__SUM && KIND(r, r.in[0][3]) == MTH__SUM && r.out[0][1] == r.in[0][1]);

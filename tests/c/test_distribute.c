@@ -84,7 +84,7 @@ WORLD_TEST(data_parallel_merged, 4) {
 /* q, k, v from one input; heads stay together */
 static mth__value *attention(world *w, const char *name, mth__value *x, int64_t heads, int64_t width, int axis) {
     int64_t b = x->shape.dim[0], s = x->shape.dim[1], d = x->shape.dim[2];
-    mth__value *part[3], *o[2];
+    mth__value *part[3], *o[3];
     char text[64];
     for (int k = 0; k < 3; k++) {
         snprintf(text, sizeof text, "%s.%c", name, "qkv"[k]);

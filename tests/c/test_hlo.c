@@ -74,7 +74,7 @@ static mth_status add_example(hlo_module *m, const example *x) {
     for (int k = 0; k < node.nout; k++)
         out[k] = split_by(m, factor, cyclic, node.out[k]->shape.rank, r.out[k], r.out_unit[k], node.out[k]->shape);
     TRY(hlo_add(m, x->row, &a, node.nin, in, out));
-    if (x->row == MTH__ROW_attention_grad) m->at[m->cases - 1].tolerance = 1e-4; /* lse is no sum of these scores: large p */
+    if (x->row == MTH__ROW_attention_grad) m->at[m->cases - 1].tolerance = 1e-4; /* most is not the largest of these scores: large p */
     return NULL;
 }
 static mth_status random_examples(void *unused) {

@@ -158,9 +158,13 @@ static mth_status unseen(void *unused) { /* queries that see no key: the first o
     const mth__shape q = {5, {2, 5, 1, 2, 2}}, k = {4, {2, 5, 1, 2}}, v = {4, {2, 5, 1, 3}};
     const mth__shape o = {5, {2, 5, 1, 2, 3}}, l = {4, {2, 5, 1, 2}}, seen_by = {2, {2, 5}};
     static const double seen[] = {0, 0, 1, 0, 1, 0, 0, 0, 0, 0};
-    double *lse = NEW_ARRAY(arena, double, 20);
-    for (int i = 0; i < 20; i++) lse[i] = i / 10 || i < 4 ? -INFINITY : 1.5;
-    const mth__sharding whole[3] = {cut(m, -1, false), cut(m, -1, false), cut(m, -1, false)}, by[3] = {cut(m, 1, false), cut(m, 1, false)};
+    double *most = NEW_ARRAY(arena, double, 20), *sum = NEW_ARRAY(arena, double, 20);
+    for (int i = 0; i < 20; i++) {
+        const bool unseen_by = i / 10 || i < 4;
+        most[i] = unseen_by ? -INFINITY : 1.5;
+        sum[i] = unseen_by ? 0 : 1.2;
+    }
+    const mth__sharding whole[3] = {cut(m, -1, false), cut(m, -1, false), cut(m, -1, false)}, by[3] = {cut(m, 1, false), cut(m, 1, false), cut(m, 1, false)};
     const mth__sharding grad[3] = {by[0], whole[0], whole[0]};
     for (int i = 0; i < 3; i++) {
         const mth_dtype mask = (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[i];
@@ -169,9 +173,9 @@ static mth_status unseen(void *unused) { /* queries that see no key: the first o
         const mth__attrs a = {.i = {1}, .f = {0.7}};
         TRY(hlo_add(m, MTH__ROW_attention, &a, 4, qkv, by));
         double *of = numbers(o, 0);
-        for (int j = 0; j < 60; j++) if (lse[j / 3] == -INFINITY) of[j] = 0;
-        const hlo_in given[] = {{MTH_FLOAT32, o, of, by}, {MTH_FLOAT32, l, lse, by}, {MTH_FLOAT32, o, numbers(o, 0), by}};
-        TRY(hlo_add(m, MTH__ROW_attention_grad, &a, 7, (hlo_in[]){qkv[0], qkv[1], qkv[2], given[0], given[1], given[2], qkv[3]}, grad));
+        for (int j = 0; j < 60; j++) if (sum[j / 3] == 0) of[j] = 0;
+        TRY(hlo_add(m, MTH__ROW_attention_grad, &a, 8, (hlo_in[]){qkv[0], qkv[1], qkv[2], {MTH_FLOAT32, o, of, by},
+            {MTH_FLOAT32, l, most, by}, {MTH_FLOAT32, l, sum, by}, {MTH_FLOAT32, o, numbers(o, 0), by}, qkv[3]}, grad));
     }
     TRY(hlo_run(m));
     mth__arena_free(arena);

@@ -6,7 +6,7 @@ import pytest
 
 import support
 from mithril import MithrilError
-from mithril.backends import CBackend, JaxBackend
+from mithril.backends import CBackend, JaxBackend, ReferenceBackend
 
 
 @functools.cache
@@ -24,7 +24,7 @@ def engine(request):
     name = getattr(request, "param", "native")
     if name == "xla" and missing():
         pytest.skip(f"no XLA: {missing()}")
-    support.engine = {"native": CBackend, "xla": JaxBackend}[name]
+    support.engine = {"native": CBackend, "xla": JaxBackend, "reference": ReferenceBackend}[name]
     yield support.engine
     support.engine = CBackend
 

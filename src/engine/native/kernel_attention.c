@@ -1,6 +1,11 @@
 /* attention and its gradient without the matrix of scores (Dao et al. 2022; Rabe and Staats 2021): blocks of queries meet blocks of keys,
  * with a running maximum and sum for each query. Blocks are read in place through BLAS's leading dimensions. The gradient recomputes the
- * probabilities from lse. Heads that share keys (r) share them here too: nothing is repeated in memory. */
+ * probabilities from the maximum and the sum, of scores that are the same bits: both kernels cut queries and keys at the same places, so that
+ * BLAS is asked for the same products. Heads that share keys (r) share them here too: nothing is repeated in memory.
+ *
+ * What a query does not see must not reach it, NaN and infinities included, and a product of blocks multiplies them by 0. So a chunk first
+ * runs as if all were finite; only where a result is not, it runs again with care: rows that hold such a value are left out of the products
+ * and added one by one to those that see them. */
 #include "engine/native/kernel_util.h"
 
 enum { QUERIES = 128, KEYS = 256 };
@@ -31,85 +36,119 @@ static int64_t visible(const mth__call *c, const plan *p, int64_t i) {
     return away < 0 ? 0 : mth__min64(p->t, away / mth__step(&c->in[1], 1) + 1);
 }
 /* 0 for keys that count, -inf for hidden ones; NULL where there is no mask. */
-static const float *mask_bias(const mth__operand *mask, int64_t at, int64_t n, float *bias) {
+static const float *hidden_keys(const mth__operand *mask, int64_t at, int64_t n, float *hide) {
     if (!mask) return NULL;
     for (int64_t j = 0; j < n; j++) {
         const int64_t i = at + j;
         const bool on = mask->dtype == MTH_BOOL      ? ((const uint8_t *)mask->data)[i] != 0
                         : mask->dtype == MTH_FLOAT32 ? mth__f32(mask)[i] != 0
                                                      : mth__id(mask, i) != 0;
-        bias[j] = on ? 0 : -INFINITY;
+        hide[j] = on ? 0 : -INFINITY;
     }
-    return bias;
+    return hide;
 }
+
+/* A block of queries beside a block of keys. Query i sees those of the first in[i] keys that `hide` does not hide. */
+typedef struct { int64_t queries, keys, in[QUERIES]; const float *hide; float *clean; /* NULL: all values are taken as finite */ } tile;
+static bool sees(const tile *t, int64_t query, int64_t key) { return key < t->in[query] && (!t->hide || t->hide[key] == 0); }
+
+/* out[query] (+)= sum over keys of w[query, key] rows[key], or out[key] += sum over queries of w[query, key] rows[query]. w is 0 where the
+   query does not see the key. */
+static void multiply(const tile *t, bool over_keys, const float *w, int64_t width, const float *rows, int64_t ld, float beta, float *out,
+    int64_t ldo) {
+    const int64_t n = over_keys ? t->queries : t->keys, k = over_keys ? t->keys : t->queries;
+    int64_t odd[KEYS], odds = 0; /* the rows that are not finite */
+    for (int64_t j = 0; t->clean && j < k; j++) {
+        const bool finite = mth__vec->finite(1, width, rows + j * ld, ld);
+        if (finite) memcpy(t->clean + j * width, rows + j * ld, (size_t)width * sizeof *rows);
+        else mth__vec->fill(width, 0, t->clean + j * width);
+        if (!finite) odd[odds++] = j;
+    }
+    mth__gemm(!over_keys, false, n, width, k, 1, w, KEYS, t->clean ? t->clean : rows, t->clean ? width : ld, beta, out, ldo);
+    for (int64_t j = 0; j < odds; j++)
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t query = over_keys ? i : odd[j], key = over_keys ? odd[j] : i;
+            if (sees(t, query, key)) mth__vec->axpy(width, w[query * KEYS + key], rows + odd[j] * ld, out + i * ldo);
+        }
+}
+static size_t clean_rows(const plan *p) { return (size_t)(KEYS * mth__max64(p->d, p->e)); }
 
 mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
     plan *p = new_plan(arena, c);
     p->blocks = (p->s + QUERIES - 1) / QUERIES;
     p->items = p->b * p->g * p->r * p->blocks;
     const double pairs = (double)(p->b * p->g * p->r) * (double)p->s * (double)p->t;
-    c->thread_scratch = (QUERIES * KEYS + KEYS + 2 * QUERIES) * sizeof(float);
+    c->thread_scratch = (QUERIES * KEYS + KEYS + 2 * QUERIES + clean_rows(p)) * sizeof(float) + QUERIES * sizeof(double);
     mth__one_phase(c, pairs * ((double)(2 * (p->d + p->e)) / 70 + 0.5) * (c->attrs->i[0] ? 0.6 : 1), p->items);
     return NULL;
 }
-static void attend(const mth__call *c, const plan *p, int64_t item, float *score) {
-    float *bias = score + QUERIES * KEYS, *most = bias + KEYS, *sum = most + QUERIES;
+/* Whether the result is finite. */
+static bool attend(const mth__call *c, const plan *p, int64_t item, void *scratch, bool careful) {
+    double *sum = scratch;
+    float *score = (float *)(sum + QUERIES), *hide = score + QUERIES * KEYS, *most = hide + KEYS, *factor = most + QUERIES, *clean = factor + QUERIES;
     const mth__operand *mask = c->nin > 3 ? &c->in[3] : NULL;
     const int64_t s0 = item % p->blocks * QUERIES, r = item / p->blocks % p->r, g = item / p->blocks / p->r % p->g,
                   b = item / p->blocks / p->r / p->g;
     const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, seen = visible(c, p, s0 + n - 1);
     const float *q = mth__f32(&c->in[0]) + (b * p->s + s0) * p->ldq + head * p->d;
     const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d, *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
-    float *o = mth__f32(&c->out[0]) + (b * p->s + s0) * p->ldo + head * p->e,
-          *lse = mth__f32(&c->out[1]) + (b * p->s + s0) * p->g * p->r + head;
+    const int64_t statistics = (b * p->s + s0) * p->g * p->r + head;
+    float *o = mth__f32(&c->out[0]) + (b * p->s + s0) * p->ldo + head * p->e;
+    tile t;
+    t.queries = n;
+    t.clean = careful ? clean : NULL;
     for (int64_t i = 0; i < n; i++) most[i] = -INFINITY, sum[i] = 0;
     for (int64_t t0 = 0; t0 < seen; t0 += KEYS) {
-        const int64_t keys = mth__min64(KEYS, seen - t0);
-        mth__gemm(false, true, n, keys, p->d, (float)c->attrs->f[0], q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
-        const float *hide = mask_bias(mask, b * p->t + t0, keys, bias);
+        t.keys = mth__min64(KEYS, seen - t0);
+        t.hide = hidden_keys(mask, b * p->t + t0, t.keys, hide);
+        mth__gemm(false, true, n, t.keys, p->d, (float)c->attrs->f[0], q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
         for (int64_t i = 0; i < n; i++) {
             float *row = score + i * KEYS;
-            const int64_t in = mth__max64(0, mth__min64(keys, visible(c, p, s0 + i) - t0));
-            const float here = mth__vec->bias_max(in, row, hide), now = here > most[i] || here != here ? here : most[i];
+            const int64_t in = t.in[i] = mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
+            const float here = mth__vec->hide_max(in, row, t.hide), now = here > most[i] || here != here ? here : most[i];
             if (now == -INFINITY) { /* this query has seen no key yet */
-                mth__vec->fill(keys, 0, row);
+                mth__vec->fill(t.keys, 0, row);
                 continue;
             }
             const float again = t0 ? expf(most[i] - now) : 0;
-            sum[i] = sum[i] * again + mth__vec->exp_sum(in, row, now);
-            mth__vec->fill(keys - in, 0, row + in);
+            const double terms = (double)mth__vec->exp_sum(in, row, now);
+            sum[i] = t0 ? sum[i] * (double)again + terms : terms;
+            mth__vec->fill(t.keys - in, 0, row + in);
             if (t0 && again != 1) mth__vec->unary[MTH__ROW_scale](p->e, o + i * p->ldo, o + i * p->ldo, again);
             most[i] = now;
         }
-        mth__gemm(false, false, n, p->e, keys, 1, score, KEYS, v + t0 * p->ldv, p->ldv, t0 ? 1 : 0, o, p->ldo);
+        multiply(&t, true, score, p->e, v + t0 * p->ldv, p->ldv, t0 ? 1 : 0, o, p->ldo);
     }
+    for (int64_t i = 0; i < n; i++) factor[i] = sum[i] == 0 ? 0 : 1 / (float)sum[i];
     for (int64_t i = 0; i < n; i++) {
-        if (sum[i] == 0) mth__vec->fill(p->e, 0, o + i * p->ldo);
-        else mth__vec->unary[MTH__ROW_scale](p->e, o + i * p->ldo, o + i * p->ldo, 1 / sum[i]);
-        lse[i * p->g * p->r] = sum[i] == 0 ? -INFINITY : most[i] + logf(sum[i]);
+        mth__f32(&c->out[1])[statistics + i * p->g * p->r] = most[i];
+        mth__f32(&c->out[2])[statistics + i * p->g * p->r] = (float)sum[i];
     }
+    for (int64_t i = 0; seen <= 0 && i < n; i++) mth__vec->fill(p->e, 0, o + i * p->ldo);
+    return mth__vec->scale_rows(n, p->e, factor, o, p->ldo);
 }
 void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
     const plan *p = c->plan;
     const mth__range r = mth__chunk_of(p->items, c->chunks[0], chunk);
-    for (int64_t i = r.lo; i < r.hi; i++) attend(c, p, i, scratch);
+    for (int64_t i = r.lo; i < r.hi; i++)
+        if (!attend(c, p, i, scratch, false)) attend(c, p, i, scratch, true);
 }
 
-/* ---- gradient: q, k, v, o, lse, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone are too few chunks the
-   keys are cut in parts too, each with its own terms of dq, summed in a second phase. */
+/* ---- gradient: q, k, v, o, most, sum, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone are too few chunks
+   the keys are cut in parts too, each with its own terms of dq, summed in a second phase. */
 mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
     plan *p = new_plan(arena, c);
     p->items = p->b * p->g;
     p->blocks = (p->s + QUERIES - 1) / QUERIES;
     const double pairs = (double)(p->items * p->r) * (double)p->s * (double)p->t;
     const int want = mth__chunks(pairs * ((double)(6 * p->d + 4 * p->e) / 70 + 0.5) * (c->attrs->i[0] ? 0.6 : 1), INT32_MAX);
-    const int64_t most = mth__max64(1, mth__min64(8, p->t / 64));
+    const int64_t most = mth__max64(1, mth__min64(8, (p->t + KEYS - 1) / KEYS));
     p->parts = p->items >= mth__min64(want, 16) || !p->items ? 1 : (int)mth__min64(most, (want + p->items - 1) / p->items);
     p->part_chunks = (int)mth__max64(1, mth__min64(p->items, want));
     c->phases = 1;
     c->chunks[0] = p->part_chunks * p->parts;
-    c->thread_scratch = (2 * QUERIES * KEYS + KEYS + QUERIES) * sizeof(float);
+    c->thread_scratch = (2 * QUERIES * KEYS + KEYS + QUERIES + clean_rows(p)) * sizeof(float);
     if (p->parts > 1) {
         const int64_t size = mth__size(&c->in[0]);
         c->phases = 2;
@@ -118,47 +157,66 @@ mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
     }
     return NULL;
 }
-static void attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g, int part, float *score) {
-    float *ds = score + QUERIES * KEYS, *bias = ds + QUERIES * KEYS, *delta = bias + KEYS;
-    const mth__operand *mask = c->nin > 6 ? &c->in[6] : NULL;
+static bool zeros(int64_t n, const float *x) {
+    for (int64_t i = 0; i < n; i++)
+        if (x[i] != 0) return false;
+    return true;
+}
+/* Whether the results are finite. With care, a query takes no part whose output has a gradient of 0: what it says counts nowhere. */
+static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g, int part, float *score, bool careful) {
+    float *ds = score + QUERIES * KEYS, *hide = ds + QUERIES * KEYS, *delta = hide + KEYS, *clean = delta + QUERIES;
+    const mth__operand *mask = c->nin > 7 ? &c->in[7] : NULL;
     const float scale = (float)c->attrs->f[0];
-    const mth__range keys = mth__chunk_of(p->t, p->parts, part);
+    const mth__range blocks = mth__chunk_of((p->t + KEYS - 1) / KEYS, p->parts, part),
+                     keys = {blocks.lo * KEYS, mth__min64(blocks.hi * KEYS, p->t)};
     const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d, *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
     float *dk = mth__f32(&c->out[1]) + b * p->t * p->ldk + g * p->d, *dv = mth__f32(&c->out[2]) + b * p->t * p->ldv + g * p->e;
     for (int64_t j = keys.lo; j < keys.hi; j++) {
         mth__vec->fill(p->d, 0, dk + j * p->ldk);
         mth__vec->fill(p->e, 0, dv + j * p->ldv);
     }
+    bool finite = true;
     for (int64_t r = 0; r < p->r; r++)
         for (int64_t s0 = 0; s0 < p->s; s0 += QUERIES) {
-            const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, first = b * p->s + s0;
+            const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, first = b * p->s + s0, heads = p->g * p->r;
             const float *q = mth__f32(&c->in[0]) + first * p->ldq + head * p->d, *o = mth__f32(&c->in[3]) + first * p->ldo + head * p->e;
-            const float *lse = mth__f32(&c->in[4]) + first * p->g * p->r + head, *dout = mth__f32(&c->in[5]) + first * p->ldo + head * p->e;
+            const float *most = mth__f32(&c->in[4]) + first * heads + head, *sum = mth__f32(&c->in[5]) + first * heads + head,
+                        *dout = mth__f32(&c->in[6]) + first * p->ldo + head * p->e;
             float *dq =
                 (p->parts > 1 ? (float *)c->shared + part * mth__size(&c->in[0]) : mth__f32(&c->out[0])) + first * p->ldq + head * p->d;
+            /* delta: the sum over keys of p * dp. Of the very p and dp where one block holds all keys that are seen: a query that gives all to
+               one key then has a ds of exactly 0, which large keys do not blow up. */
+            const int64_t last = visible(c, p, s0 + n - 1), seen = mth__min64(keys.hi, last);
+            bool apart[QUERIES];
             for (int64_t i = 0; i < n; i++) {
-                delta[i] = (float)mth__vec->dot(p->e, o + i * p->ldo, dout + i * p->ldo);
+                if (last > KEYS) delta[i] = (float)mth__vec->dot(p->e, o + i * p->ldo, dout + i * p->ldo);
+                apart[i] = sum[i * heads] == 0 || (careful && zeros(p->e, dout + i * p->ldo));
                 mth__vec->fill(p->d, 0, dq + i * p->ldq);
             }
-            const int64_t seen = mth__min64(keys.hi, visible(c, p, s0 + n - 1));
+            tile t;
+            t.queries = n;
+            t.clean = careful ? clean : NULL;
             for (int64_t t0 = keys.lo; t0 < seen; t0 += KEYS) {
-                const int64_t m = mth__min64(KEYS, seen - t0);
-                mth__gemm(false, true, n, m, p->d, scale, q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
-                mth__gemm(false, true, n, m, p->e, 1, dout, p->ldo, v + t0 * p->ldv, p->ldv, 0, ds, KEYS);
-                const float *hide = mask_bias(mask, b * p->t + t0, m, bias);
+                t.keys = mth__min64(KEYS, seen - t0);
+                t.hide = hidden_keys(mask, b * p->t + t0, t.keys, hide);
+                mth__gemm(false, true, n, t.keys, p->d, scale, q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
+                mth__gemm(false, true, n, t.keys, p->e, 1, dout, p->ldo, v + t0 * p->ldv, p->ldv, 0, ds, KEYS);
                 for (int64_t i = 0; i < n; i++) {
-                    float *row = score + i * KEYS, *drow = ds + i * KEYS, l = lse[i * p->g * p->r];
-                    const int64_t in = l == -INFINITY ? 0 : mth__max64(0, mth__min64(m, visible(c, p, s0 + i) - t0));
-                    if (hide) mth__vec->add_to(in, hide, row);
-                    mth__vec->attention_ds(in, row, drow, l, delta[i], scale);
-                    mth__vec->fill(m - in, 0, row + in);
-                    mth__vec->fill(m - in, 0, drow + in);
+                    float *row = score + i * KEYS, *drow = ds + i * KEYS;
+                    const int64_t in = t.in[i] = apart[i] ? 0 : mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
+                    mth__vec->attention_ds(
+                        in, row, drow, t.hide, most[i * heads], 1 / sum[i * heads], last > KEYS ? &delta[i] : NULL, scale);
+                    mth__vec->fill(t.keys - in, 0, row + in);
+                    mth__vec->fill(t.keys - in, 0, drow + in);
                 }
-                mth__gemm(true, false, m, p->e, n, 1, score, KEYS, dout, p->ldo, 1, dv + t0 * p->ldv, p->ldv);
-                mth__gemm(true, false, m, p->d, n, 1, ds, KEYS, q, p->ldq, 1, dk + t0 * p->ldk, p->ldk);
-                mth__gemm(false, false, n, p->d, m, 1, ds, KEYS, k + t0 * p->ldk, p->ldk, 1, dq, p->ldq);
+                multiply(&t, false, score, p->e, dout, p->ldo, 1, dv + t0 * p->ldv, p->ldv);
+                multiply(&t, false, ds, p->d, q, p->ldq, 1, dk + t0 * p->ldk, p->ldk);
+                multiply(&t, true, ds, p->d, k + t0 * p->ldk, p->ldk, 1, dq, p->ldq);
             }
+            finite = finite && mth__vec->finite(n, p->d, dq, p->ldq);
         }
+    return finite && mth__vec->finite(keys.hi - keys.lo, p->d, dk + keys.lo * p->ldk, p->ldk) &&
+           mth__vec->finite(keys.hi - keys.lo, p->e, dv + keys.lo * p->ldv, p->ldv);
 }
 void mth__run_attention_grad(const mth__call *c, int phase, int chunk, void *scratch) {
     const plan *p = c->plan;
@@ -172,5 +230,7 @@ void mth__run_attention_grad(const mth__call *c, int phase, int chunk, void *scr
         return;
     }
     const mth__range r = mth__chunk_of(p->items, p->part_chunks, chunk / p->parts);
-    for (int64_t i = r.lo; i < r.hi; i++) attend_grad(c, p, i / p->g, i % p->g, chunk % p->parts, scratch);
+    for (int64_t i = r.lo; i < r.hi; i++)
+        if (!attend_grad(c, p, i / p->g, i % p->g, chunk % p->parts, scratch, false))
+            attend_grad(c, p, i / p->g, i % p->g, chunk % p->parts, scratch, true);
 }

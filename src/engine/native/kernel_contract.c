@@ -4,6 +4,7 @@
 #include "engine/native/kernel_util.h"
 
 enum { A, B, C, OPERANDS };
+enum { VECTOR_PANEL = 4096 }; /* in products with a vector, the chains of BLAS are longer */
 typedef struct { int n; int64_t size[MTH__RANK], stride[OPERANDS][MTH__RANK]; } group;
 typedef struct { bool copied; mth__copy copy; size_t at; } permuted; /* `at`: its place in the call's scratch */
 typedef struct {
@@ -14,9 +15,10 @@ typedef struct {
     permuted operand[OPERANDS];
     enum { BY_BLAS, DIRECT, TURNED } way;            /* DIRECT, TURNED: mth__vec->product, without packing; TURNED: of the transposes */
     bool packed;                                     /* the small operand is first laid out as [k, small] */
-    bool apart;                                      /* a block is computed in scratch, then added to the result */
     size_t packed_at;
     int64_t block_m, block_n, blocks_m, blocks_n;
+    int64_t panel;                                   /* terms of a sum that are left to float32 */
+    bool in_panels;                                  /* a block is computed in scratch: panels are added in double, and to the result */
     int batch_chunks;
 } plan;
 
@@ -163,11 +165,11 @@ static void plan_chunks(mth__call *c, plan *p) {
     p->blocks_m = mth__max64(1, (p->m + p->block_m - 1) / p->block_m);
     p->blocks_n = mth__max64(1, (p->n + p->block_n - 1) / p->block_n);
     p->batch_chunks = (int)mth__max64(1, mth__min64(p->batches, pieces == 1 ? want : p->batches));
+    p->panel = p->m == 1 || p->n == 1 ? VECTOR_PANEL : MTH__PANEL;
     if (p->way == TURNED) c->thread_scratch = (size_t)(p->block_n * p->m) * sizeof(float);
     /* Of a vector BLAS adds term by term to what is there, and so rounds each at the size of the sum. */
-    p->apart = c->accumulates && !p->operand[C].copied && (p->m == 1 || p->n == 1);
-    if (p->apart)
-        c->thread_scratch = (size_t)(mth__min64(p->block_m, p->m) * mth__min64(p->block_n, p->n)) * sizeof(float);
+    p->in_panels = p->k > p->panel || (c->accumulates && !p->operand[C].copied && (p->m == 1 || p->n == 1));
+    if (p->in_panels) c->thread_scratch += mth__panels_bytes(p->block_m, p->block_n);
     c->phases = 0;
     double copy_ns = 0;
     int64_t rows = 1;
@@ -250,38 +252,57 @@ static bool transposed(int64_t row, int64_t column, int64_t rows, int64_t column
     if (*ld < least) *ld = least;
     return t;
 }
-static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch) {
-    const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
-    float *out = operand(c, p, C);
-    const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m, bb = chunk / (p->blocks_n * p->blocks_m);
-    const mth__range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
-    const int64_t m0 = bm * p->block_m, n0 = bn * p->block_n, m = mth__min64(p->block_m, p->m - m0), n = mth__min64(p->block_n, p->n - n0);
-    const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
-    const float *small = p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) : NULL;
+/* Terms [k0, k0 + k) of a block of the result, at row m0 and column n0 of batch `at`. */
+typedef struct { const int64_t *at; int64_t m0, n0, m, n, k0, k; } block;
+static void multiply_panel(
+    const mth__call *c, const plan *p, const block *x, bool add, float *out, int64_t ldc, float *turned) {
+    const float *a = operand(c, p, p->swapped ? B : A) + x->k0 * p->column[A], *b = operand(c, p, p->swapped ? A : B) + x->k0 * p->row[B];
+    const int64_t wide = p->way == TURNED ? p->m : p->n; /* of the packed operand */
+    const float *small = p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) + x->k0 * wide : NULL;
     if (p->way == DIRECT) {
-        mth__vec->product(m, n, p->k, a + m0 * p->row[A], p->row[A], p->column[A], small ? small + n0 : b + n0, small ? p->n : p->row[B],
-            out + m0 * ldc + n0, ldc, c->accumulates);
+        mth__vec->product(x->m, x->n, x->k, a + x->m0 * p->row[A], p->row[A], p->column[A], small ? small + x->n0 : b + x->n0,
+            small ? p->n : p->row[B], out, ldc, add);
         return;
     }
     if (p->way == TURNED) {
-        float *turned = scratch;
-        mth__vec->product(n, m, p->k, b + n0 * p->column[B], p->column[B], p->row[B], small ? small : a,
-            small ? p->m : p->column[A], turned, m, false);
-        const int64_t size[] = {m, n}, to[] = {ldc, 1}, from[] = {1, m};
-        if (c->accumulates) mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, out + n0, to, turned, from);
-        else mth__vec->transpose(n, m, turned, m, out + n0, ldc);
+        mth__vec->product(x->n, x->m, x->k, b + x->n0 * p->column[B], p->column[B], p->row[B], small ? small : a,
+            small ? p->m : p->column[A], turned, x->m, false);
+        const int64_t size[] = {x->m, x->n}, to[] = {ldc, 1}, from[] = {1, x->m};
+        if (add) mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, out, to, turned, from);
+        else mth__vec->transpose(x->n, x->m, turned, x->m, out, ldc);
         return;
     }
-    const float beta = c->accumulates && !p->operand[C].copied && !p->apart;
-    int64_t lda, ldb, at[OPERANDS];
+    int64_t lda, ldb;
     const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda), tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
+    mth__gemm(ta, tb, x->m, x->n, x->k, 1, a + x->at[A] + x->m0 * p->row[A], lda, b + x->at[B] + x->n0 * p->column[B], ldb,
+        add, out, ldc);
+}
+static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch) {
+    const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m, bb = chunk / (p->blocks_n * p->blocks_m);
+    const mth__range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
+    const bool add = c->accumulates && !p->operand[C].copied;
+    int64_t at[OPERANDS] = {0};
+    block x = {.at = at, .m0 = bm * p->block_m, .n0 = bn * p->block_n};
+    x.m = mth__min64(p->block_m, p->m - x.m0);
+    x.n = mth__min64(p->block_n, p->n - x.n0);
+    const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
+    float *turned = (float *)((char *)scratch + (p->in_panels ? mth__panels_bytes(p->block_m, p->block_n) : 0));
     for (int64_t i = r.lo; i < r.hi; i++) {
         mth__loop_at(&p->batch, p->batch.rank, i, at);
-        float *to = out + at[C] + m0 * p->row[C] + n0 * p->column[C];
-        mth__gemm(ta, tb, m, n, p->k, 1, a + at[A] + m0 * p->row[A], lda, b + at[B] + n0 * p->column[B], ldb, beta,
-            p->apart ? scratch : to, p->apart ? n : ldc);
-        const int64_t size[] = {m, n}, step[] = {ldc, 1}, from[] = {n, 1};
-        if (p->apart) mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, to, step, scratch, from);
+        float *out = operand(c, p, C) + at[C] + x.m0 * ldc + x.n0;
+        if (!p->in_panels) {
+            x.k = p->k;
+            multiply_panel(c, p, &x, add, out, ldc, turned);
+            continue;
+        }
+        mth__panels sum;
+        float *term = mth__panels_begin(&sum, x.m, x.n, scratch);
+        for (x.k0 = 0; x.k0 < p->k; x.k0 += x.k) {
+            x.k = mth__min64(p->panel, p->k - x.k0);
+            multiply_panel(c, p, &x, false, term, x.n, turned);
+            mth__panels_add(&sum);
+        }
+        mth__panels_end(&sum, add, out, ldc);
     }
 }
 /* The small operand from rows along k to [k, small]. */

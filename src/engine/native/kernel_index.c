@@ -24,29 +24,51 @@ void mth__run_gather(const mth__call *c, int phase, int chunk, void *scratch) {
         else memcpy(y + i * d, mth__f32(table) + row * d, (size_t)d * sizeof *y);
     }
 }
-/* Each chunk owns a range of the vocabulary and looks at all ids: additions to a row stay in the order of the ids. */
+/* Each chunk owns a range of the vocabulary and looks at all ids once, to string those of each row together: `first` and `last` of a row,
+   `next` of an id, counted from 1. The additions to a row stay in the order of the ids. */
+typedef struct { int64_t *first, *last, *next; } chains;
+static chains chains_of(const mth__call *c) {
+    int64_t *first = c->shared, rows = c->out[0].shape.dim[0];
+    return (chains){first, first + rows, first + 2 * rows};
+}
 mth_status mth__prepare_gather_grad(mth__arena *arena, mth__call *c) {
     (void)arena;
-    const double n = (double)mth__size(&c->in[0]);
+    const int64_t n = mth__size(&c->in[0]), rows = c->out[0].shape.dim[0];
     c->phases = 1;
     c->chunks[0] = (int)mth__min64(
         mth__chunks((c->accumulates ? 0 : 4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS)
-                + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS,
-            c->out[0].shape.dim[0]),
-        mth__max64(1, (int64_t)(5e7 / (n + 1)))); /* reading the ids stays small beside the rest */
+                + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS, rows),
+        mth__max64(1, (int64_t)(5e7 / ((double)n + 1)))); /* reading the ids stays small beside the rest */
+    c->call_scratch = (size_t)(2 * rows + n) * sizeof(int64_t);
+    c->thread_scratch = mth__cascade_bytes(c->out[0].shape.dim[1]);
     return NULL;
 }
 void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratch) {
-    (void)phase, (void)scratch;
+    (void)phase;
     const mth__operand *ids = &c->in[0], *dy = &c->in[1], *out = &c->out[0];
     const int64_t d = out->shape.dim[1], n = mth__size(ids);
     const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
-    float *y = mth__f32(out);
-    if (!c->accumulates) memset(y + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof *y);
+    const chains of = chains_of(c);
+    memset(of.first + r.lo, 0, (size_t)(r.hi - r.lo) * sizeof *of.first);
+    if (!c->accumulates) memset(mth__f32(out) + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof(float));
     for (int64_t i = 0; i < n; i++) {
         const int64_t id = mth__id(ids, i), row = mth__local_index(out, 0, id);
         if (chunk == 0) check(c, id, out->global.dim[0]);
-        if (row >= r.lo && row < r.hi) mth__vec->add_to(d, mth__f32(dy) + i * d, y + row * d);
+        if (row < r.lo || row >= r.hi) continue;
+        *(of.first[row] ? &of.next[of.last[row] - 1] : &of.first[row]) = i + 1;
+        of.last[row] = i + 1;
+        of.next[i] = 0;
+    }
+    for (int64_t row = r.lo; row < r.hi; row++) {
+        int64_t i = of.first[row];
+        float *y = mth__f32(out) + row * d;
+        if (i && !of.next[i - 1] && !c->accumulates) memcpy(y, mth__f32(dy) + (i - 1) * d, (size_t)d * sizeof *y);
+        else if (i && !of.next[i - 1]) mth__vec->add_to(d, mth__f32(dy) + (i - 1) * d, y);
+        if (!i || !of.next[i - 1]) continue;
+        mth__cascade sum;
+        for (mth__cascade_begin(&sum, d, c->accumulates, y, scratch); i; i = of.next[i - 1])
+            mth__vec->add_to(d, mth__f32(dy) + (i - 1) * d, mth__cascade_next(&sum));
+        mth__cascade_end(&sum);
     }
 }
 /* ---- pick: x[..., v], ids -> x[..., id] */

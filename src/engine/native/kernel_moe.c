@@ -231,21 +231,29 @@ mth_status mth__prepare_moe_outer(mth__arena *arena, mth__call *c) {
     const int64_t *y = c->out[0].shape.dim;
     c->phases = 1;
     c->chunks[0] = (int)mth__max64(1, y[0] * blocks(y[1], ROWS) * blocks(y[2], COLUMNS));
+    if (c->in[0].shape.dim[1] > MTH__PANEL) c->thread_scratch = mth__panels_bytes(mth__min64(ROWS, y[1]), mth__min64(COLUMNS, y[2]));
     return NULL;
 }
 void mth__run_moe_outer(const mth__call *c, int phase, int chunk, void *scratch) { /* x[e,t,i], dy[e,t,o], rows -> [e,i,o] */
-    (void)phase, (void)scratch;
+    (void)phase;
     const int64_t *dim = c->out[0].shape.dim, t = c->in[0].shape.dim[1], i = dim[1], o = dim[2], bo = blocks(o, COLUMNS),
                   bi = blocks(i, ROWS), e = chunk / (bo * bi);
     if (!dim[0]) return;
     const int64_t o0 = chunk % bo * COLUMNS, i0 = chunk / bo % bi * ROWS, n = mth__min64(COLUMNS, o - o0), m = mth__min64(ROWS, i - i0);
     const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
     float *y = mth__f32(&c->out[0]) + (e * i + i0) * o + o0;
+    const bool in_panels = t > MTH__PANEL;
+    mth__panels sum;
+    float *term = in_panels ? mth__panels_begin(&sum, m, n, scratch) : y;
     bool first = !c->accumulates;
-    for (int64_t at = 0, length; next_run(rows, &at, t, &length); at += length, first = false)
+    for (int64_t at = 0, length; next_run(rows, &at, t, &length); at += length, first = false) {
+        length = mth__min64(length, MTH__PANEL);
         mth__gemm(true, false, m, n, length, 1, mth__f32(&c->in[0]) + (e * t + at) * i + i0, i, mth__f32(&c->in[1]) + (e * t + at) * o + o0,
-            o, first ? 0 : 1, y, o);
-    for (int64_t q = 0; first && q < m; q++) memset(y + q * o, 0, (size_t)n * sizeof *y);
+            o, first || in_panels ? 0 : 1, term, in_panels ? n : o);
+        if (in_panels) mth__panels_add(&sum);
+    }
+    if (in_panels) mth__panels_end(&sum, c->accumulates, y, o);
+    else for (int64_t q = 0; first && q < m; q++) memset(y + q * o, 0, (size_t)n * sizeof *y);
 }
 
 /* ---- rows of experts, elementwise */
@@ -269,7 +277,7 @@ mth_status mth__prepare_moe_bias_grad(mth__arena *arena, mth__call *c) {
     (void)arena;
     c->phases = 1;
     c->chunks[0] = (int)mth__max64(1, c->out[0].shape.dim[0] * blocks(c->out[0].shape.dim[1], COLUMNS));
-    c->thread_scratch = 2 * COLUMNS * sizeof(float);
+    c->thread_scratch = mth__cascade_bytes(COLUMNS);
     return NULL;
 }
 void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -278,15 +286,11 @@ void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scra
                   n = mth__min64(COLUMNS, o - o0);
     if (!c->out[0].shape.dim[0]) return;
     const int32_t *rows = (const int32_t *)c->in[1].data + e * t;
-    float *y = mth__f32(&c->out[0]) + e * o + o0, *block = scratch, *sum = c->accumulates ? block + COLUMNS : y;
-    mth__vec->fill(n, 0, sum);
-    for (int64_t i = 0; i < t;) { /* blocks of 64 rows, for precision */
-        mth__vec->fill(n, 0, block);
-        for (const int64_t end = mth__min64(i + 64, t); i < end; i++)
-            if (rows[i] >= 0) mth__vec->add_to(n, mth__f32(&c->in[0]) + (e * t + i) * o + o0, block);
-        mth__vec->add_to(n, block, sum);
-    }
-    if (c->accumulates) mth__vec->add_to(n, sum, y);
+    mth__cascade sum;
+    mth__cascade_begin(&sum, n, c->accumulates, mth__f32(&c->out[0]) + e * o + o0, scratch);
+    for (int64_t i = 0; i < t; i++)
+        if (rows[i] >= 0) mth__vec->add_to(n, mth__f32(&c->in[0]) + (e * t + i) * o + o0, mth__cascade_next(&sum));
+    mth__cascade_end(&sum);
 }
 /* moe_act: x, rows; moe_act_grad: x, dy, rows; moe_mul: a, b, rows */
 mth_status mth__prepare_moe_map(mth__arena *arena, mth__call *c) {

@@ -14,7 +14,7 @@ static mth_status plan_softmax(mth__arena *arena, mth__call *c) {
     p->inner = mth__dims(x, d + 1, x->shape.rank);
     p->blocks = (p->inner + COLUMNS - 1) / COLUMNS;
     c->plan = p;
-    c->thread_scratch = 2 * COLUMNS * sizeof(float);
+    c->thread_scratch = 2 * COLUMNS * sizeof(float) + mth__cascade_bytes(COLUMNS);
     mth__one_phase(c, 1.5 * (double)mth__size(x), p->inner == 1 ? p->outer : p->outer * p->blocks);
     return NULL;
 }
@@ -34,15 +34,17 @@ void mth__run_softmax(const mth__call *c, int phase, int chunk, void *scratch) {
     for (int64_t b = r.lo; b < r.hi; b++) {
         const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column),
                       at = b / p->blocks * p->n * p->inner + column;
+        mth__cascade total;
+        mth__cascade_begin(&total, k, false, sum, sum + COLUMNS);
         mth__vec->fill(k, -INFINITY, most);
-        mth__vec->fill(k, 0, sum);
         for (int64_t i = 0; i < p->n; i++) mth__vec->max_to(k, x + at + i * p->inner, most);
         for (int64_t i = 0; i < p->n; i++) {
             float *row = y + at + i * p->inner;
             mth__vec->binary[MTH__ROW_sub](k, x + at + i * p->inner, 1, most, 1, row);
             mth__vec->unary[MTH__ROW_exp](k, row, row, 0);
-            mth__vec->add_to(k, row, sum);
+            mth__vec->add_to(k, row, mth__cascade_next(&total));
         }
+        mth__cascade_end(&total);
         for (int64_t i = 0; i < p->n; i++) mth__vec->binary[MTH__ROW_div](k, y + at + i * p->inner, 1, sum, 1, y + at + i * p->inner);
     }
 }
@@ -60,9 +62,13 @@ void mth__run_softmax_grad(const mth__call *c, int phase, int chunk, void *scrat
     for (int64_t b = r.lo; b < r.hi; b++) {
         const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column),
                       at = b / p->blocks * p->n * p->inner + column;
-        mth__vec->fill(k, 0, dot);
-        for (int64_t i = 0; i < p->n; i++)
-            for (int64_t j = 0; j < k; j++) dot[j] += y[at + i * p->inner + j] * dy[at + i * p->inner + j];
+        mth__cascade total;
+        mth__cascade_begin(&total, k, false, dot, dot + COLUMNS);
+        for (int64_t i = 0; i < p->n; i++) {
+            float *sum = mth__cascade_next(&total);
+            for (int64_t j = 0; j < k; j++) sum[j] += y[at + i * p->inner + j] * dy[at + i * p->inner + j];
+        }
+        mth__cascade_end(&total);
         for (int64_t i = 0; i < p->n; i++) {
             float *row = dx + at + i * p->inner;
             mth__vec->binary[MTH__ROW_sub](k, dy + at + i * p->inner, 1, dot, 1, row);
@@ -111,11 +117,11 @@ mth_status mth__prepare_norm_grad(mth__arena *arena, mth__call *c) {
     c->phases = 2;
     c->chunks[0] = mth__chunks(1.5 * (double)(rows * n), (rows + 15) / 16);
     c->call_scratch = (size_t)c->chunks[0] * 2 * (size_t)n * sizeof(float);
+    c->thread_scratch = mth__cascade_bytes(2 * n);
     c->chunks[1] = mth__chunks(8.0 * (double)n * c->chunks[0] / MTH__BYTES_PER_NS, n / 64);
     return NULL;
 }
 void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch) {
-    (void)scratch;
     int64_t rows, n;
     norm_rows(c, &rows, &n);
     const bool layer = c->nout == 3;
@@ -132,10 +138,13 @@ void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch)
     const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
     const float *x = c->in[0].data, *w = c->in[1].data, *mean = c->in[2].data, *rstd = c->in[layer ? 3 : 2].data,
                 *dy = c->in[layer ? 4 : 3].data;
-    float *dx = c->out[0].data, *dw = (float *)c->shared + (int64_t)chunk * 2 * n, *db = dw + n;
-    mth__vec->fill(2 * n, 0, dw);
+    float *dx = c->out[0].data;
+    mth__cascade sum; /* of dw and db, side by side */
+    mth__cascade_begin(&sum, (layer ? 2 : 1) * n, false, (float *)c->shared + (int64_t)chunk * 2 * n, scratch);
     for (int64_t i = r.lo; i < r.hi; i++) {
-        if (layer) mth__vec->layer_norm_grad(n, x + i * n, w, mean[i], rstd[i], dy + i * n, dx + i * n, dw, db);
+        float *dw = mth__cascade_next(&sum);
+        if (layer) mth__vec->layer_norm_grad(n, x + i * n, w, mean[i], rstd[i], dy + i * n, dx + i * n, dw, dw + n);
         else mth__vec->rms_norm_grad(n, x + i * n, w, rstd[i], dy + i * n, dx + i * n, dw);
     }
+    mth__cascade_end(&sum);
 }

@@ -1,5 +1,5 @@
 /* reduce_sum, reduce_max. Dimensions are merged into kept ones and reduced ones; a long reduction is cut in parts that a second phase
- * combines, so that a column of a million rows keeps all cores busy. Sums: float32 over at most 4096 elements or 64 rows, then more. */
+ * combines, so that a column of a million rows keeps all cores busy. */
 #include "engine/native/kernel_util.h"
 
 typedef struct {
@@ -62,32 +62,27 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
         c->phases = 2;
         c->chunks[1] = mth__chunks(4.0 * (double)p->rows * (double)p->width * p->parts / MTH__BYTES_PER_NS, p->rows * p->width / 64);
     }
-    c->thread_scratch = 2 * COLUMNS * sizeof(float);
+    c->thread_scratch = mth__cascade_bytes(COLUMNS);
     c->plan = p;
     return NULL;
 }
 
-/* y = (or +=) the reduction of rows [lo, hi) of the terms, columns [from, to): blocks of 64 rows, then the sum of the
-   blocks. */
+/* y = (or +=) the reduction of rows [lo, hi) of the terms, columns [from, to). */
 static void reduce_columns(
-    const plan *p, const float *x, mth__range terms, int64_t from, int64_t to, bool add, float *y, float *block) {
+    const plan *p, const float *x, mth__range terms, int64_t from, int64_t to, bool add, float *y, float *scratch) {
     int64_t at[MTH__LOOP_OPERANDS];
     for (int64_t c0 = from; c0 < to; c0 += COLUMNS) {
         const int64_t n = mth__min64(COLUMNS, to - c0);
-        float *sum = add ? block + COLUMNS : y + (c0 - from);
-        mth__vec->fill(n, p->max ? -INFINITY : 0, sum);
-        for (int64_t t = terms.lo; t < terms.hi;) {
-            const int64_t end = mth__min64(t + BLOCK, terms.hi);
-            const bool direct = p->max || terms.hi - terms.lo <= BLOCK;
-            float *into = direct ? sum : block;
-            if (!direct) mth__vec->fill(n, 0, block);
-            for (; t < end; t++) {
-                mth__loop_at(&p->reduced, p->reduced.rank, t, at);
-                (p->max ? mth__vec->max_to : mth__vec->add_to)(n, x + at[0] + c0, into);
-            }
-            if (!direct) mth__vec->add_to(n, block, sum);
+        float *result = y + (c0 - from);
+        mth__cascade sum;
+        if (p->max) mth__vec->fill(n, -INFINITY, result);
+        else mth__cascade_begin(&sum, n, add, result, scratch);
+        for (int64_t t = terms.lo; t < terms.hi; t++) {
+            mth__loop_at(&p->reduced, p->reduced.rank, t, at);
+            if (p->max) mth__vec->max_to(n, x + at[0] + c0, result);
+            else mth__vec->add_to(n, x + at[0] + c0, mth__cascade_next(&sum));
         }
-        if (add) mth__vec->add_to(n, sum, y + (c0 - from));
+        if (!p->max) mth__cascade_end(&sum);
     }
 }
 /* Elements [lo, hi) of the flat sequence of runs. */

@@ -68,6 +68,28 @@ void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, c
 void mth__gemm_open(void);   /* once, before all others */
 mth_status mth__gemm_start(void); /* before the first product of a run: MEMORY where OpenBLAS could not work */
 
+/* kernel_sum.c: sums of rows of n columns. Blocks of 64 rows have a sum of their own, 64 blocks too, and so on: 256 additions reach 64^4
+   rows. */
+enum { MTH__CASCADE_BLOCK = 64, MTH__CASCADE_LEVELS = 4 };
+typedef struct { int64_t n, rows; float *sum, *level[MTH__CASCADE_LEVELS]; } mth__cascade;
+void mth__cascade_begin(mth__cascade *, int64_t n, bool add /* to what sum holds */, float *sum, float *scratch);
+void mth__cascade_carry(mth__cascade *);              /* a block of rows is full */
+static inline float *mth__cascade_next(mth__cascade *s) { /* where the next row is to be added */
+    if (s->rows && s->rows % MTH__CASCADE_BLOCK == 0) mth__cascade_carry(s);
+    s->rows++;
+    return s->level[0];
+}
+void mth__cascade_end(mth__cascade *);                /* `sum` holds the sum */
+static inline size_t mth__cascade_bytes(int64_t n) { return (size_t)(MTH__CASCADE_LEVELS * n) * sizeof(float); }
+
+/* Products with a long sum: panels of at most MTH__PANEL terms, each a product in float32, are added in double. */
+enum { MTH__PANEL = 16384 };
+typedef struct { int64_t m, n; double *sum; float *term; } mth__panels;
+float *mth__panels_begin(mth__panels *, int64_t m, int64_t n, void *scratch); /* where each panel's product goes: dense, m x n */
+void mth__panels_add(mth__panels *);
+void mth__panels_end(const mth__panels *, bool add, float *c, int64_t ldc);
+static inline size_t mth__panels_bytes(int64_t m, int64_t n) { return (size_t)(m * n) * (sizeof(double) + sizeof(float)); }
+
 #define MTH__KERNELS(KERNEL) \
     KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(mask) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) \
     KERNEL(transpose) KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) \

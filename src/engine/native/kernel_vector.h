@@ -29,10 +29,12 @@ typedef struct {
         float *db);                                               /* dw, db += */
     void (*rms_norm)(int64_t n, const float *x, const float *w, float epsilon, float *y, float *rstd);
     void (*rms_norm_grad)(int64_t n, const float *x, const float *w, float rstd, const float *dy, float *dx, float *dw);
-    float (*bias_max)(int64_t n, float *s, const float *bias);    /* s += bias (where not NULL); the maximum */
+    float (*hide_max)(int64_t n, float *s, const float *hide);    /* s = -inf where hide (unless NULL) is -inf, not 0; the maximum */
+    bool (*finite)(int64_t rows, int64_t n, const float *x, int64_t ld);
+    bool (*scale_rows)(int64_t rows, int64_t n, const float *factor, float *x, int64_t ld); /* row r *= factor[r]; whether all is finite */
     float (*exp_sum)(int64_t n, float *s, float m);               /* s = exp(s - m); the sum */
-    /* s = exp(s - lse), dp = s * (dp - delta) * scale */
-    void (*attention_ds)(int64_t n, float *s, float *dp, float lse, float delta, float scale);
+    /* s = exp(s - most) * over_sum, dp = s * (dp - delta) * scale; 0 where hide (unless NULL) is -inf. delta NULL: the sum of s * dp */
+    void (*attention_ds)(int64_t n, float *s, float *dp, const float *hide, float most, float over_sum, const float *delta, float scale);
     void (*sincos)(int64_t n, double position, const double *frequency, float *sine, float *cosine);
     void (*rotate)(int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1); /* n pairs */
     void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold,

@@ -236,9 +236,55 @@ static float N(max)(int64_t n, const float *x) {
     if (i < n) m1 = N(larger)(m1, N(load_part)(x + i, n - i, -INFINITY));
     return N(lanes_max)(N(larger)(m0, m1));
 }
-static float N(bias_max)(int64_t n, float *s, const float *bias) {
-    if (bias) N(add_to)(n, bias, s);
-    return N(max)(n, s);
+static float N(hide_max)(int64_t n, float *s, const float *hide) {
+    if (!hide) return N(max)(n, s);
+    V m = N(set)(-INFINITY);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        const V h = N(load)(hide + i), x = N(choose)(h < 0.0f, h, N(load)(s + i));
+        N(store)(s + i, x);
+        m = N(larger)(m, x);
+    }
+    if (i < n) {
+        const V h = N(load_part)(hide + i, n - i, -INFINITY), x = N(choose)(h < 0.0f, h, N(load_part)(s + i, n - i, 0));
+        N(store_part)(s + i, x, n - i);
+        m = N(larger)(m, x);
+    }
+    return N(lanes_max)(m);
+}
+/* The sign bit is set where x is not finite. */
+INLINE I N(beyond)(V x) { return (I)(((B)x & 0x7fffffffu) + 0x00800000u); }
+INLINE bool N(none_beyond)(I x) {
+    int all = 0;
+    for (int i = 0; i < W; i++) all |= x[i];
+    return all >= 0;
+}
+static bool N(finite)(int64_t rows, int64_t n, const float *x, int64_t ld) {
+    I beyond = {0};
+    for (int64_t r = 0; r < rows; r++, x += ld) {
+        int64_t i = 0;
+        for (; i + W <= n; i += W) beyond |= N(beyond)(N(load)(x + i));
+        if (i < n) beyond |= N(beyond)(N(load_part)(x + i, n - i, 0));
+    }
+    return N(none_beyond)(beyond);
+}
+static bool N(scale_rows)(int64_t rows, int64_t n, const float *factor, float *x, int64_t ld) {
+    I beyond = {0};
+    for (int64_t r = 0; r < rows; r++, x += ld) {
+        const V f = N(set)(factor[r]);
+        int64_t i = 0;
+        for (; i + W <= n; i += W) {
+            const V y = N(load)(x + i) * f;
+            N(store)(x + i, y);
+            beyond |= N(beyond)(y);
+        }
+        if (i < n) {
+            const V y = N(load_part)(x + i, n - i, 0) * f;
+            N(store_part)(x + i, y, n - i);
+            beyond |= N(beyond)(y);
+        }
+    }
+    return N(none_beyond)(beyond);
 }
 static float N(exp_sum)(int64_t n, float *s, float m) {
     V sum = {0};
@@ -319,18 +365,39 @@ static void N(rms_norm_grad)(int64_t n, const float *x, const float *w, float rs
         dw[i] += g * h;
     }
 }
-static void N(attention_ds)(int64_t n, float *s, float *dp, float lse, float delta, float scale) {
+static void N(attention_ds)(
+    int64_t n, float *s, float *dp, const float *hide, float most, float over_sum, const float *given, float scale) {
+    float delta = given ? *given : 0;
+    V sum = {0};
+#define DS(p, dp) ((p) * ((dp) - delta) * scale)
     int64_t i = 0;
     for (; i + W <= n; i += W) {
-        V p = N(exp_v)(N(load)(s + i) - lse);
+        V p = N(exp_v)(N(load)(s + i) - most) * over_sum, d = N(load)(dp + i);
+        if (hide) { const I seen = N(load)(hide + i) >= 0.0f; p = (V)(seen & (I)p); d = (V)(seen & (I)d); }
         N(store)(s + i, p);
-        N(store)(dp + i, p * (N(load)(dp + i) - delta) * scale);
+        if (given) N(store)(dp + i, DS(p, d));
+        else sum += p * d;
     }
     if (i < n) {
-        V p = N(exp_v)(N(load_part)(s + i, n - i, -INFINITY) - lse);
+        V p = N(exp_v)(N(load_part)(s + i, n - i, -INFINITY) - most) * over_sum, d = N(load_part)(dp + i, n - i, 0);
+        if (hide) { const I seen = N(load_part)(hide + i, n - i, 0) >= 0.0f; p = (V)(seen & (I)p); d = (V)(seen & (I)d); }
         N(store_part)(s + i, p, n - i);
-        N(store_part)(dp + i, p * (N(load_part)(dp + i, n - i, 0) - delta) * scale, n - i);
+        if (given) N(store_part)(dp + i, DS(p, d), n - i);
+        else sum += p * d;
     }
+    if (given) return;
+    delta = (float)N(lanes)(sum);
+    for (i = 0; i + W <= n; i += W) {
+        V d = DS(N(load)(s + i), N(load)(dp + i));
+        if (hide) d = (V)((I)(N(load)(hide + i) >= 0.0f) & (I)d);
+        N(store)(dp + i, d);
+    }
+    if (i < n) {
+        V d = DS(N(load_part)(s + i, n - i, 0), N(load_part)(dp + i, n - i, 0));
+        if (hide) d = (V)((I)(N(load_part)(hide + i, n - i, 0) >= 0.0f) & (I)d);
+        N(store_part)(dp + i, d, n - i);
+    }
+#undef DS
 }
 /* In double, angles reduced by pi/2 in three parts (exact products while the quotient has at most 20 bits), Taylor polynomials on
    [-pi/4, pi/4]: an error of about 2e-16 before the rounding to float32. Larger positions: libm. Frequencies are at most 1. */
@@ -457,68 +524,7 @@ static void N(reduce_all)(int64_t n, int sources, const float *const *src, int d
 }
 
 #if W == 16
-/* c = a b without packing, for products with a dimension so small that packing for it doesn't pay: 8 x 2 vectors of c in registers, blocks
-   of k so short that a panel of b stays in the first cache; but where the rows of a come from memory, long enough to read them in long
-   runs. A block is summed by itself, then added to c: else each term would be rounded at the size of the sum so far. b and c have
-   contiguous rows. */
-enum { DEPTH = 128, DEEP = 512, WIDE = 2 * W, TALL = 8 };
-#define EACH(do) do(0) do(1) do(2) do(3) do(4) do(5) do(6) do(7)
-INLINE void N(product_tile)(
-    int64_t k, const float *const *a, int64_t a_column, const float *b, int64_t ldb, float *c, int64_t ldc, bool first, bool fetch) {
-#define BEGIN(q)                                                                                                                           \
-    const float *const r##q = a[q];                                                                                                        \
-    V s##q = N(set)(0), t##q = N(set)(0);
-#define MULTIPLY(q) { const V x = N(set)(r##q[o]); s##q = FMA(x, u, s##q); t##q = FMA(x, v, t##q); }
-#define ADD(q) s##q += N(load)(c + q * ldc); t##q += N(load)(c + q * ldc + W);
-#define END(q) N(store)(c + q * ldc, s##q); N(store)(c + q * ldc + W, t##q);
-    EACH(BEGIN)
-    for (int64_t i = 0, o = 0; i < k; i++, o += a_column, b += ldb) {
-        const V u = N(load)(b), v = N(load)(b + W);
-        if (fetch) { __builtin_prefetch(b + 16 * ldb); __builtin_prefetch(b + 16 * ldb + W); }
-        EACH(MULTIPLY)
-    }
-    if (!first) { EACH(ADD) }
-    EACH(END)
-}
-static void N(product)(
-    int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t ldb,
-    float *c, int64_t ldc, bool add) {
-    _Alignas(64) float narrow[DEEP * WIDE], tile[TALL * WIDE];
-    const int64_t block = a_column == 1 && m > n ? DEEP : DEPTH;
-    for (int64_t k0 = 0; k0 < k; k0 += block) {
-        const int64_t depth = k - k0 < block ? k - k0 : block;
-        const bool first = !add && k0 == 0;
-        for (int64_t j = 0; j < n; j += WIDE) {
-            const int64_t columns = n - j < WIDE ? n - j : WIDE;
-            const float *panel = b + k0 * ldb + j;
-            int64_t step = ldb;
-            if (columns < WIDE) {
-                for (int64_t i = 0; i < depth; i++)
-                    for (int64_t q = 0; q < WIDE; q++) narrow[i * WIDE + q] = q < columns ? panel[i * ldb + q] : 0;
-                panel = narrow;
-                step = WIDE;
-            }
-            for (int64_t i = 0; i < m; i += TALL) {
-                const int64_t rows = m - i < TALL ? m - i : TALL;
-                const float *row[TALL];
-                for (int64_t q = 0; q < TALL; q++) row[q] = a + (i + (q < rows ? q : rows - 1)) * a_row + k0 * a_column;
-                float *out = c + i * ldc + j;
-                if (rows == TALL && columns == WIDE) {
-                    N(product_tile)(depth, row, a_column, panel, step, out, ldc, first, i == 0);
-                    continue;
-                }
-                for (int64_t q = 0; q < rows && !first; q++) memcpy(tile + q * WIDE, out + q * ldc, (size_t)columns * sizeof *c);
-                N(product_tile)(depth, row, a_column, panel, step, tile, WIDE, first, i == 0);
-                for (int64_t q = 0; q < rows; q++) memcpy(out + q * ldc, tile + q * WIDE, (size_t)columns * sizeof *c);
-            }
-        }
-    }
-}
-#undef END
-#undef ADD
-#undef MULTIPLY
-#undef BEGIN
-#undef EACH
+#include "engine/native/kernel_vector_product.h"
 #endif
 
 #define ROW(name) [MTH__ROW_##name] = N(name##_row)
@@ -542,7 +548,9 @@ static const mth__vector N(table) = {
     .layer_norm_grad = N(layer_norm_grad),
     .rms_norm = N(rms_norm),
     .rms_norm_grad = N(rms_norm_grad),
-    .bias_max = N(bias_max),
+    .hide_max = N(hide_max),
+    .finite = N(finite),
+    .scale_rows = N(scale_rows),
     .exp_sum = N(exp_sum),
     .attention_ds = N(attention_ds),
     .sincos = N(sincos),

@@ -124,16 +124,22 @@ static double score(const mth__ref_call *c, const int64_t *at, int64_t t) { /* a
 }
 
 mth_status mth__ref_attention(const mth__ref_call *c) {
-    const mth__ref_value *k = c->in[1], *v = c->in[2], *mask = c->nin > 3 ? c->in[3] : NULL, *o = c->out[0], *lse = c->out[1];
+    const mth__ref_value *k = c->in[1], *v = c->in[2], *mask = c->nin > 3 ? c->in[3] : NULL, *o = c->out[0];
     int64_t keys = k->local.dim[1], width = v->local.dim[3];
     mth__ref_zero(o);
-    FOR_EACH(at, lse->local) {
+    FOR_EACH(at, c->out[1]->local) {
         double most = -INFINITY, sum = 0;
         for (int64_t t = 0; t < keys; t++)
-            if (sees(c, mask, at[0], at[1], t)) most = fmax(most, score(c, at, t));
+            if (sees(c, mask, at[0], at[1], t)) {
+                const double x = score(c, at, t);
+                if (x > most || x != x) most = x;
+            }
+        *mth__ref_at(c->out[1], at) = most;
+        *mth__ref_at(c->out[2], at) = 0;
+        if (most == -INFINITY) continue;
         for (int64_t t = 0; t < keys; t++)
             if (sees(c, mask, at[0], at[1], t)) sum += exp(score(c, at, t) - most);
-        *mth__ref_at(lse, at) = sum > 0 ? most + log(sum) : -INFINITY;
+        *mth__ref_at(c->out[2], at) = sum;
         for (int64_t t = 0; t < keys; t++)
             if (sees(c, mask, at[0], at[1], t)) {
                 double p = exp(score(c, at, t) - most) / sum;
@@ -144,29 +150,33 @@ mth_status mth__ref_attention(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_attention_grad(const mth__ref_call *c) {
-    const mth__ref_value *q = c->in[0], *k = c->in[1], *v = c->in[2], *o = c->in[3], *lse = c->in[4], *go = c->in[5],
-                         *mask = c->nin > 6 ? c->in[6] : NULL;
+    const mth__ref_value *q = c->in[0], *k = c->in[1], *v = c->in[2], *most = c->in[4], *sum = c->in[5], *go = c->in[6],
+                         *mask = c->nin > 7 ? c->in[7] : NULL;
     const mth__ref_value *dq = c->out[0], *dk = c->out[1], *dv = c->out[2];
     int64_t keys = k->local.dim[1], depth = q->local.dim[4], width = v->local.dim[3];
     mth__ref_zero(dq);
     mth__ref_zero(dk);
     mth__ref_zero(dv);
-    FOR_EACH(at, lse->local) {
-        double whole = 0; /* sum over keys of p * dp */
-        for (int64_t e = 0; e < width; e++) whole += AT(go, at[0], at[1], at[2], at[3], e) * AT(o, at[0], at[1], at[2], at[3], e);
-        for (int64_t t = 0; t < keys; t++) {
-            if (!sees(c, mask, at[0], at[1], t)) continue;
-            double p = exp(score(c, at, t) - *mth__ref_at(lse, at)), dp = 0;
-            for (int64_t e = 0; e < width; e++) {
-                dp += AT(go, at[0], at[1], at[2], at[3], e) * AT(v, at[0], t, at[2], e);
-                AT(dv, at[0], t, at[2], e) += p * AT(go, at[0], at[1], at[2], at[3], e);
+    FOR_EACH(at, most->local) {
+        bool counts = false;
+        for (int64_t e = 0; e < width; e++) counts |= AT(go, at[0], at[1], at[2], at[3], e) != 0;
+        if (!counts || *mth__ref_at(sum, at) == 0) continue;
+        double whole = 0; /* sum over keys of p * dp; known in the second round */
+        for (int round = 0; round < 2; round++)
+            for (int64_t t = 0; t < keys; t++) {
+                if (!sees(c, mask, at[0], at[1], t)) continue;
+                double p = exp(score(c, at, t) - *mth__ref_at(most, at)) / *mth__ref_at(sum, at), dp = 0;
+                for (int64_t e = 0; e < width; e++) {
+                    dp += AT(go, at[0], at[1], at[2], at[3], e) * AT(v, at[0], t, at[2], e);
+                    if (round) AT(dv, at[0], t, at[2], e) += p * AT(go, at[0], at[1], at[2], at[3], e);
+                }
+                if (!round) whole += p * dp;
+                double ds = c->attrs->f[0] * p * (dp - whole);
+                for (int64_t d = 0; round && d < depth; d++) {
+                    AT(dq, at[0], at[1], at[2], at[3], d) += ds * AT(k, at[0], t, at[2], d);
+                    AT(dk, at[0], t, at[2], d) += ds * AT(q, at[0], at[1], at[2], at[3], d);
+                }
             }
-            double ds = c->attrs->f[0] * p * (dp - whole);
-            for (int64_t d = 0; d < depth; d++) {
-                AT(dq, at[0], at[1], at[2], at[3], d) += ds * AT(k, at[0], t, at[2], d);
-                AT(dk, at[0], t, at[2], d) += ds * AT(q, at[0], at[1], at[2], at[3], d);
-            }
-        }
     }
     return NULL;
 }
