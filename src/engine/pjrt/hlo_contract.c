@@ -34,6 +34,26 @@ static mth__hlo_val outer(mth__hlo *h, mth__hlo_val v, term t, term y, mth__shap
     return mth__hlo_broadcast(h, mth__hlo_transpose(h, v, order), to, dims);
 }
 
+/* The result is one element: a product of vectors, which XLA's loops for CPUs add up in one chain of float32; their reductions don't. */
+static mth__hlo_val of_vectors(mth__hlo *h, mth__hlo_val x, term a, mth__hlo_val w, term b, term y, mth__shape to) {
+    mth__shape summed = {0}, other = {0};
+    int permutation[MTH__RANK], n = 0;
+    char letters[MTH__RANK];
+    for (int i = 0; i < b.n; i++)
+        if (place(y, b.letter[i]) < 0) {
+            letters[other.rank] = b.letter[i];
+            other.dim[other.rank++] = w.shape.dim[i];
+        }
+    for (int i = 0; i < a.n; i++)
+        if (place(y, a.letter[i]) < 0) {
+            permutation[n++] = place((term){letters, other.rank}, a.letter[i]);
+            summed.dim[summed.rank++] = x.shape.dim[i];
+        }
+    mth__hlo_val terms = mth__hlo_binary(h, "multiply", mth__hlo_reshape(h, x, summed),
+        mth__hlo_transpose(h, mth__hlo_reshape(h, w, other), permutation));
+    return mth__hlo_reshape(h, mth__hlo_reduce(h, "add", terms, (1u << n) - 1, false), to);
+}
+
 void mth__hlo_contract(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const char *spec = c->attrs->s, *comma = strchr(spec, ','), *arrow = strstr(comma, "->");
@@ -46,6 +66,10 @@ void mth__hlo_contract(mth__hlo_call *c) {
     if (!nsum) {
         const mth__shape to = c->out[0].part->local;
         c->out[0].v = mth__hlo_binary(h, "multiply", outer(h, x, a, y, to), outer(h, w, b, y, to));
+        return;
+    }
+    if (mth__shape_size(c->out[0].part->local) == 1) {
+        c->out[0].v = of_vectors(h, x, a, w, b, y, c->out[0].part->local);
         return;
     }
     char forth[2 * MTH__RANK], back[2 * MTH__RANK];

@@ -1,0 +1,179 @@
+"""Errors of float32 against float64 sums: of long reductions, and of what exponentials and norms make of large numbers. docs/accuracy.md has the
+table, with torch's figures."""
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from support import both_engines, f64, on
+
+EPS = 2.0**-24
+
+
+def run(module, given, params=None, dy=None, **wires):
+    """The output, and with dy the gradients of all floating inputs and parameters."""
+    model = ml.Model()
+    model |= module(output="y", **wires)
+    compiled = ml.compile(model, on((1,)))
+    if dy is None:
+        return np.asarray(compiled.evaluate(params or {}, given)["y"])
+    floating = [k for k, v in given.items() if v.dtype == np.float32]
+    y, g = compiled.evaluate(params or {}, given, output_gradients={"y": dy}, input_gradients=floating)
+    return np.asarray(y["y"]), {k: np.asarray(v) for k, v in g.items()}
+
+
+def error(got, want):
+    return np.abs(f64(got) - want).max() / np.abs(want).max()
+
+
+# ---------------------------------------------------------------- lengths
+LONG = 2**22
+
+
+def uniform(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).random(shape, dtype=np.float32)
+
+
+def product(m, n, k):
+    x, w = uniform(m, k), uniform(k, n, seed=1)
+    return run(ml.MatMul(), {"x": x, "w": w}, inputs=["x", "w"]), f64(x) @ f64(w)
+
+
+def total(module, shape, count=1):
+    x = uniform(*shape)
+    return run(module, {"x": x}, input="x"), x.sum(axis=0, dtype=np.float64) / count
+
+
+def norm_weight(module, name):
+    x, dy = uniform(LONG // 64, 8) - np.float32(0.5), uniform(LONG // 64, 8, seed=1)
+    params = {f"{name}.weight": np.ones(8, np.float32)} | ({f"{name}.bias": np.zeros(8, np.float32)} if name == "layer_norm_0" else {})
+    g = run(module, {"x": x}, params, dy, input="x")[1][f"{name}.weight"]
+    h = f64(x) - (f64(x).mean(1, keepdims=True) if name == "layer_norm_0" else 0)
+    return g, (h / np.sqrt((h * h).mean(1, keepdims=True) + 1e-5) * dy).sum(0)
+
+
+def one_token():
+    dy = uniform(2**18, 4)
+    params = {"e.weight": np.ones((3, 4), np.float32)}
+    g = run(ml.Embedding(3, 4, name="e"), {"ids": np.ones(len(dy), np.int32)}, params, dy, input="ids")[1]["e.weight"]
+    return g[1], dy.sum(0, dtype=np.float64)
+
+
+def loss():
+    x, t = uniform(2**16, 64), np.random.default_rng(1).integers(0, 64, 2**16).astype(np.int32)
+    want = (np.log(np.exp(f64(x)).sum(1)) - f64(x)[np.arange(len(x)), t]).mean()
+    return run(ml.CrossEntropy(), {"x": x, "t": t}, input="x", target="t"), want
+
+
+LENGTHS = {  # name: (case, bound in units of 2^-24 of the largest result)
+    "product 36 x 64, 49152 terms": (lambda: product(36, 64, 49152), 12),
+    "product 2 x 2, 2^22 terms": (lambda: product(2, 2, LONG), 12),
+    "product of vectors, 2^22 terms": (lambda: product(1, 1, LONG), 12),
+    "sum of a row of 2^22": (lambda: total(ml.Sum(), (LONG,)), 12),
+    "sums of 4 columns of 2^22": (lambda: total(ml.Sum(axis=0), (LONG, 4)), 12),
+    "mean of 2^22": (lambda: total(ml.Mean(), (LONG,), LONG), 12),
+    "weight of LayerNorm, 2^16 rows": (lambda: norm_weight(ml.LayerNorm(), "layer_norm_0"), 40),
+    "weight of RMSNorm, 2^16 rows": (lambda: norm_weight(ml.RMSNorm(epsilon=1e-5), "rms_norm_0"), 40),
+    "CrossEntropy of 2^16 rows": (loss, 12),
+}
+NATIVE = {  # XLA's own loops: docs/accuracy.md says what they lose
+    "product 1 x 4, 2^22 terms": (lambda: product(1, 4, LONG), 12),
+    "product 4 x 1, 2^22 terms": (lambda: product(4, 1, LONG), 12),
+    "embedding of one id, 2^18 times": (one_token, 12),
+}
+
+
+@both_engines
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths(engine, name):
+    case, bound = LENGTHS[name]
+    got, want = case()
+    print(f"{engine.__name__} {name}: {error(got, want):.1e}")
+    assert error(got, want) <= bound * EPS
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_lengths_of_the_native_engine(name):
+    case, bound = NATIVE[name]
+    got, want = case()
+    print(f"native {name}: {error(got, want):.1e}")
+    assert error(got, want) <= bound * EPS
+
+
+def test_sums_over_devices():
+    x, w = uniform(4, 1600), uniform(1600, 4, seed=1)
+    model = ml.Model()
+    model |= ml.MatMul()(inputs=["x", "w"], output="y")
+    compiled = ml.compile(model, on((16,)), input_shard_specs={"x": (None, 0), "w": (0, None)})
+    got = compiled.evaluate({}, {"x": x, "w": w})["y"]
+    assert error(got, f64(x) @ f64(w)) <= 16 * EPS
+
+
+def test_sums_over_microbatches():
+    x, dy = uniform(256, 3), uniform(256, 2, seed=1)
+    model = ml.Model()
+    stages = []
+    for width, name in ((4, "a"), (2, "b")):
+        stage = ml.Model()
+        stage |= ml.Linear(width, bias=False, name=name)(input="input", output="output")
+        stages.append(stage)
+    model |= ml.Pipeline(stages, microbatch_size=1, name="p")(input="x", output="y")
+    compiled = ml.compile(model, on((2,)))
+    params = {k: np.ones(v.shape, np.float32) for k, v in compiled.get_parameters({"x": x}).items()}
+    g = compiled.evaluate(params, {"x": x}, output_gradients={"y": dy})[1]
+    (first,) = [np.asarray(v) for k, v in g.items() if k.endswith("a.weight")]
+    assert error(first, f64(x).T @ (f64(dy) @ np.ones((2, 4)))) <= 16 * EPS
+
+
+# ---------------------------------------------------------------- scales
+def softmax(x, dy):
+    p = np.exp(x - x.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    return p, p * (dy - (p * dy).sum(1, keepdims=True))
+
+
+def attention(x, dy):
+    root = np.sqrt(x.shape[1])
+    p, _ = softmax(x @ x.T / root, 0 * x @ x.T)
+    ds = softmax(x @ x.T / root, dy @ x.T)[1] / root
+    return p @ x, ds @ x + ds.T @ x + p.T @ dy
+
+
+def layer_norm(x, dy):
+    r = 1 / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    h = (x - x.mean(1, keepdims=True)) * r
+    return h, r * (dy - dy.mean(1, keepdims=True) - h * (dy * h).mean(1, keepdims=True))
+
+
+def rms_norm(x, dy):
+    r = 1 / np.sqrt((x * x).mean(1, keepdims=True) + 1e-5)
+    return x * r, r * (dy - x * r * (dy * x * r).mean(1, keepdims=True))
+
+
+ONE, EYE = np.ones(32, np.float32), np.eye(32, dtype=np.float32)
+OPERATORS = {  # with ties, and scores that float32 holds: the largest relative error of y and dx is near 1e-7 at every scale
+    "softmax": (ml.Softmax, {}, softmax),
+    "LayerNorm": (lambda: ml.LayerNorm(name="n"), {"n.weight": ONE, "n.bias": 0 * ONE}, layer_norm),
+    "RMSNorm": (lambda: ml.RMSNorm(epsilon=1e-5, name="n"), {"n.weight": ONE}, rms_norm),
+    "attention": (
+        lambda: ml.MultiHeadAttention(1, bias=False, name="a"),
+        {f"a.{n}.weight": EYE for n in ("query", "key", "value", "output")},
+        attention,
+    ),
+}
+
+
+@both_engines
+@pytest.mark.parametrize("name", OPERATORS)
+def test_scales(engine, name):
+    module, params, reference = OPERATORS[name]
+    draw = np.random.default_rng(5)
+    x = draw.integers(-3, 4, (16, 32)).astype(np.float32)
+    x[3] = x[2]
+    dy = draw.standard_normal((16, 32)).astype(np.float32)
+    for scale in (1, 2**5, 2**10, 2**15, 2**20):
+        given = x * np.float32(scale)
+        batch = (lambda a: a[None]) if name == "attention" else (lambda a: a)
+        y, g = run(module(), {"x": batch(given)}, params, batch(dy), input="x")
+        want, slope = reference(f64(given), f64(dy))
+        assert error(y, batch(want)) <= 8e-7 and error(g["x"], batch(slope)) <= 8e-7, (name, scale)
