@@ -62,16 +62,20 @@ static void compiled_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* ---------------------------------------------------------------- Ctrl-C */
-/* While the main thread is in a run, SIGINT also asks that run to stop (other threads' runs go on: signals are not theirs); Python's own
- * handler in C is called as if it stood alone. Then Python's handler runs. If it raises, the run is over; if it returns, the call goes on, as
- * calls into the system do (PEP 475). It goes on from its start, since handlers may do anything, evaluate too, and a run has no effects to
- * repeat; and it then has as long as was lost before a signal may stop it again, so that signals without end don't keep it for ever.
+/* ---------------------------------------------------------------- signals */
+/* While the main thread is in a call that takes long, Ctrl-C, an alarm or a request to end also asks that call to stop (other threads' calls
+ * go on: signals are not theirs); Python's own handler in C is called as if it stood alone. Then Python's handler runs. If it raises, the call
+ * is over; if it returns, the call goes on, as calls into the system do (PEP 475). It goes on from its start, since handlers may do anything,
+ * evaluate too, and a run has no effects to repeat; and it then has as long as was lost before a signal may stop it again, so that signals
+ * without end don't keep it for ever.
  * Signals belong to the process, and so does this state; only the main thread touches it, but for `arrived`. */
-static struct sigaction previous;
+enum { SIGNALS = 3 };
+static const int watched_signal[SIGNALS] = {SIGINT, SIGALRM, SIGTERM};
+static struct sigaction previous[SIGNALS];
+static bool replaced[SIGNALS];
 static int watching;
 static atomic_int arrived;
-static int64_t patience; /* no run is stopped before this time */
+static int64_t patience; /* no call is stopped before this time */
 
 static int64_t nanoseconds(void) {
     struct timespec t;
@@ -84,36 +88,43 @@ static bool is_asked(void *nothing) {
     return atomic_load_explicit(&arrived, memory_order_relaxed) && nanoseconds() >= patience;
 }
 
-static void on_interrupt(int number, siginfo_t *info, void *context) {
+static void on_signal(int number, siginfo_t *info, void *context) {
+    int i = 0;
+    while (watched_signal[i] != number) i++;
     atomic_store(&arrived, 1);
-    if (previous.sa_flags & SA_SIGINFO) previous.sa_sigaction(number, info, context);
-    else previous.sa_handler(number);
+    if (previous[i].sa_flags & SA_SIGINFO) previous[i].sa_sigaction(number, info, context);
+    else previous[i].sa_handler(number);
 }
 
-static int watch_interrupt(module_state *s, int64_t lost) {
+static int watch_signals(module_state *s, int64_t lost) {
     if (PyThread_get_thread_ident() != s->main_thread || watching) return 0;
-    if (sigaction(SIGINT, NULL, &previous)) return 0;
-    if (!(previous.sa_flags & SA_SIGINFO) && (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN))
-        return 0; /* not ours to change */
-    struct sigaction ours = {.sa_sigaction = on_interrupt, .sa_mask = previous.sa_mask, .sa_flags = previous.sa_flags | SA_SIGINFO};
     atomic_store(&arrived, 0);
     patience = nanoseconds() + lost;
-    if (sigaction(SIGINT, &ours, NULL)) return 0;
-    mth_set_interrupt_check(is_asked, NULL);
-    return watching = 1;
+    for (int i = 0; i < SIGNALS; i++) {
+        struct sigaction *old = &previous[i];
+        replaced[i] = false;
+        if (sigaction(watched_signal[i], NULL, old)) continue;
+        if (!(old->sa_flags & SA_SIGINFO) && (old->sa_handler == SIG_DFL || old->sa_handler == SIG_IGN)) continue; /* not ours to change */
+        struct sigaction ours = {.sa_sigaction = on_signal, .sa_mask = old->sa_mask, .sa_flags = old->sa_flags | SA_SIGINFO};
+        replaced[i] = sigaction(watched_signal[i], &ours, NULL) == 0;
+        watching |= replaced[i];
+    }
+    if (watching) mth_set_interrupt_check(is_asked, NULL);
+    return watching;
 }
 
-static void unwatch_interrupt(int watched) {
+static void unwatch_signals(int watched) {
     if (!watched) return;
     mth_set_interrupt_check(NULL, NULL);
-    sigaction(SIGINT, &previous, NULL);
+    for (int i = 0; i < SIGNALS; i++)
+        if (replaced[i]) sigaction(watched_signal[i], &previous[i], NULL);
     watching = 0;
 }
 
 /* In a child by fork the thread that forked is the main one, and the run that was watched, if another thread forked, is not here. */
 PyObject *after_fork(PyObject *module, PyObject *unused) {
     (void)unused;
-    if (watching && PyThread_get_thread_ident() != ((module_state *)PyModule_GetState(module))->main_thread) unwatch_interrupt(1);
+    if (watching && PyThread_get_thread_ident() != ((module_state *)PyModule_GetState(module))->main_thread) unwatch_signals(1);
     ((module_state *)PyModule_GetState(module))->main_thread = PyThread_get_thread_ident();
     Py_RETURN_NONE;
 }
@@ -121,11 +132,11 @@ PyObject *after_fork(PyObject *module, PyObject *unused) {
 int call_interruptibly(module_state *s, mth_status (*call)(void *context), void *context) {
     for (int64_t lost = 0, began = nanoseconds();; lost = nanoseconds() - began) {
         mth_status status;
-        int watched = watch_interrupt(s, lost);
+        int watched = watch_signals(s, lost);
         Py_BEGIN_ALLOW_THREADS
         status = call(context);
         Py_END_ALLOW_THREADS
-        unwatch_interrupt(watched);
+        unwatch_signals(watched);
         if (!status) return 0;
         if (mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !atomic_load(&arrived)) {
             raise_status(s, status);

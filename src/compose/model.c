@@ -143,18 +143,17 @@ static const char *next_name(mth_model *m, const char *kind) {
 }
 
 static mth_status unknown_port(const mth__block *b, const char *port, const char *ports) {
-    size_t n = 0, all = (size_t)(b->in.n + b->out.n);
-    const char **names = mth__calloc(all + 1, sizeof *names);
-    if (!names) return FAIL(MTH_ERROR_MEMORY, F("no memory for an error"), F("free memory"));
-    for (int k = 0; k < 2; k++)
-        for (int i = 0; i < (k ? b->out : b->in).n; i++) names[n++] = (k ? b->out : b->in).at[i].name;
-    const char *near = mth__nearest(port, names, n);
-    size_t length = strlen(port);
+    size_t n = 0, length = strlen(port);
     const char *options = b->module ? b->module->type->port_options : NULL;
     for (const char *at = options; at && *at; at += strcspn(at, ","), at += strspn(at, ", "))
         if (!strncmp(at, port, length) && at[length] == ' ')
             return mth__error_operator(FAIL(MTH_ERROR_TYPE, F("%s has the port '%s' only where an option asks for it", b->name, port),
                 F("give %s %.*s", b->module->type->name, (int)strcspn(at + length + 1, ","), at + length + 1)), b->name);
+    const char **names = mth__calloc((size_t)(b->in.n + b->out.n) + 1, sizeof *names);
+    if (!names) return FAIL(MTH_ERROR_MEMORY, F("no memory for an error"), F("free memory"));
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < (k ? b->out : b->in).n; i++) names[n++] = (k ? b->out : b->in).at[i].name;
+    const char *near = mth__nearest(port, names, n);
     char *fix = near ? F("did you mean '%s'? Its ports are: %s", near, ports) : F("its ports are: %s", ports);
     mth__free(names);
     return mth__error_operator(FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), fix), b->name);

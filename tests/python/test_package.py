@@ -192,6 +192,30 @@ def test_interrupt():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("number", [signal.SIGALRM, signal.SIGTERM])
+def test_other_signals_end_a_run(number):
+    """A time limit by an alarm, a request to end: a handler that raises ends the run at once, with what it raised."""
+    compiled = compile_on((1,), long_model())
+    x = random(2048, 512)
+    params = compiled.get_parameters({"x": x})
+    compiled.program_text({"x": x})
+
+    def too_late(*_):
+        raise TimeoutError("too late")
+
+    old = signal.signal(number, too_late)
+    try:
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), number)).start()
+        began = time.perf_counter()
+        with pytest.raises(TimeoutError, match="too late"):
+            compiled.evaluate(params, {"x": x})
+            time.sleep(5)
+        assert time.perf_counter() - began < 2
+    finally:
+        signal.signal(number, old)
+    assert next(iter(compiled.evaluate(params, {"x": x[:1]}).values())).shape == (1, 512)
+
+
 def metadata_of_distribution():
     try:
         return importlib.metadata.metadata("mithril-parallel")
