@@ -60,6 +60,10 @@ typedef struct {
     uint64_t seed;
     mth_arg spec;
     int has_spec;
+    long long low, high; /* of randint */
+    double value;        /* of zeros and ones */
+    mth_dtype dtype;
+    mth_array *array;    /* what is made */
     pool p;
 } making;
 
@@ -130,9 +134,23 @@ static int read_seed(making *m, backend_object *self, PyObject *seed) {
 
 static const mth_arg *spec_of(const making *m) { return m->has_spec ? &m->spec : NULL; }
 
-static PyObject *made(making *m, mth_status status, mth_array *array) {
+static mth_status randn(void *context) {
+    making *m = context;
+    return mth_array_randn(m->backend, m->rank, m->shape, m->seed, spec_of(m), &m->array);
+}
+static mth_status randint(void *context) {
+    making *m = context;
+    return mth_array_randint(m->backend, m->low, m->high, m->rank, m->shape, m->seed, spec_of(m), &m->array);
+}
+static mth_status full(void *context) {
+    making *m = context;
+    return mth_array_full(m->backend, m->dtype, m->value, m->rank, m->shape, spec_of(m), &m->array);
+}
+
+static PyObject *made(making *m, mth_status (*make)(void *)) {
+    int failed = call_interruptibly(m->s, make, m);
     pool_free(&m->p);
-    return status ? raise_status(m->s, status) : array_new(m->s, array);
+    return failed ? NULL : array_new(m->s, m->array);
 }
 static PyObject *not_made(making *m) { pool_free(&m->p); return NULL; }
 
@@ -146,28 +164,17 @@ static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywo
     if (!parsed) return not_made(&m);
     PyObject *shape = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : args;
     if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
-    mth_array *array = NULL;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_array_randn(m.backend, m.rank, m.shape, m.seed, spec_of(&m), &array);
-    Py_END_ALLOW_THREADS
-    return made(&m, status, array);
+    return made(&m, randn);
 }
 
 static PyObject *backend_randint(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"low", "high", "shape", "seed", "device_mesh", "spec", NULL};
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *shape, *seed = NULL, *mesh = NULL, *spec = NULL;
-    long long low, high;
-    if (!parse(m.s, &m.p, args, keywords, "LLO|$OOO:randint", names, &low, &high, &shape, &seed, &mesh, &spec))
+    if (!parse(m.s, &m.p, args, keywords, "LLO|$OOO:randint", names, &m.low, &m.high, &shape, &seed, &mesh, &spec))
         return not_made(&m);
     if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
-    mth_array *array = NULL;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_array_randint(m.backend, low, high, m.rank, m.shape, m.seed, spec_of(&m), &array);
-    Py_END_ALLOW_THREADS
-    return made(&m, status, array);
+    return made(&m, randint);
 }
 
 static PyObject *fill(PyObject *object, PyObject *args, PyObject *keywords, const char *format, double value) {
@@ -177,17 +184,13 @@ static PyObject *fill(PyObject *object, PyObject *args, PyObject *keywords, cons
     Py_ssize_t n = PyTuple_Size(args);
     PyObject *shape = n == 1 ? Py_NewRef(PyTuple_GetItem(args, 0)) : Py_NewRef(args), *one = Py_BuildValue("(N)", shape);
     if (!one) return NULL;
-    mth_dtype type = MTH_FLOAT32;
+    m.dtype = MTH_FLOAT32;
+    m.value = value;
     int failed = !parse(m.s, &m.p, one, keywords, format, names, &shape, &dtype, &mesh, &spec)
-        || to_shape(&m, shape) || (dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec);
+        || to_shape(&m, shape) || (dtype && dtype != Py_None && to_dtype(m.s, dtype, &m.dtype)) || read_place(&m, mesh, spec);
     Py_DECREF(one);
     if (failed) return not_made(&m);
-    mth_array *array = NULL;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_array_full(m.backend, type, value, m.rank, m.shape, spec_of(&m), &array);
-    Py_END_ALLOW_THREADS
-    return made(&m, status, array);
+    return made(&m, full);
 }
 
 static PyObject *backend_zeros(PyObject *self, PyObject *args, PyObject *keywords) { return fill(self, args, keywords, "O|$OOO:zeros", 0); }

@@ -223,7 +223,7 @@ end:
 }
 
 /* ---------------------------------------------------------------- parameters, plans */
-typedef struct { module_state *s; compiled_object *self; mth_named *input; size_t count; pool p; } call;
+typedef struct { module_state *s; compiled_object *self; mth_named *input; size_t count; pool p; uint64_t seed; mth_arrays *parameters; } call;
 
 static call call_begin(PyObject *object) { return (call){.s = STATE(object), .self = (compiled_object *)object}; }
 
@@ -240,21 +240,21 @@ static void *call_end(call *c) {
     return NULL;
 }
 
+static mth_status draw_parameters(void *context) {
+    call *c = context;
+    return mth_get_parameters(c->self->compiled, c->input, c->count, c->seed, &c->parameters);
+}
+
 static PyObject *fresh_parameters(PyObject *object, PyObject *args, PyObject *keywords, const char *format) {
     static char *names[] = {"inputs", "seed", NULL};
     PyObject *inputs = NULL, *seed = NULL;
     call c = call_begin(object);
-    uint64_t number = 0;
     if (!parse(c.s, &c.p, args, keywords, format, names, &inputs, &seed)) return call_end(&c);
-    if (seed && to_seed(c.s, seed, &number)) return call_end(&c);
+    if (seed && to_seed(c.s, seed, &c.seed)) return call_end(&c);
     if (read_inputs(&c, inputs)) return call_end(&c);
-    mth_arrays *parameters;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_get_parameters(c.self->compiled, c.input, c.count, number, &parameters);
-    Py_END_ALLOW_THREADS
+    int failed = call_interruptibly(c.s, draw_parameters, &c);
     call_end(&c);
-    return status ? raise_status(c.s, status) : arrays_to_dict(c.s, parameters);
+    return failed ? NULL : arrays_to_dict(c.s, c.parameters);
 }
 
 static PyObject *compiled_parameters(PyObject *self, PyObject *args, PyObject *keywords) {

@@ -287,6 +287,7 @@ static mth_status unroll(state *s, mth__node *n) {
 }
 
 /* ---------------------------------------------------------------- the pass */
+enum { MOST_MICROBATCHES = 1 << 15 }; /* a plan has nodes of its own for each: so many take seconds */
 static mth_status measure(mth__region *r) {
     if (!r->nin || r->in[0]->shape.rank < 1) {
         mth_status e = FAIL(MTH_ERROR_VALUE, F("the input of a pipeline needs a batch dimension to be cut into microbatches"),
@@ -296,9 +297,11 @@ static mth_status measure(mth__region *r) {
     }
     r->batch = r->in[0]->shape.dim[0];
     int64_t n = r->batch <= r->microbatch_size ? 1 : (r->batch + r->microbatch_size - 1) / r->microbatch_size;
-    if (n > 1 << 20) {
-        mth_status e = FAIL(MTH_ERROR_VALUE, F("a batch of %lld in microbatches of %d makes %lld microbatches", (long long)r->batch,
-                                               r->microbatch_size, (long long)n), F("give a larger microbatch_size"));
+    if (n > MOST_MICROBATCHES) {
+        int64_t fits = (r->batch + MOST_MICROBATCHES - 1) / MOST_MICROBATCHES;
+        mth_status e = FAIL(MTH_ERROR_VALUE, F("a batch of %lld in microbatches of %d makes %lld microbatches, and a plan has at most %d",
+                                               (long long)r->batch, r->microbatch_size, (long long)n, MOST_MICROBATCHES),
+                            F("give microbatch_size=%lld or more", (long long)fits));
         return mth__error_operator(e, r->name ? r->name : "pipeline");
     }
     r->microbatches = (int)n;

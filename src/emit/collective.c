@@ -138,7 +138,7 @@ int mth__template_steps(mth__arena *arena, const mth__template *t, int rank, mth
                 int each = c->line->each ? mth__formula_value(&c->each, &v) : 1;
                 for (*j = 0; *j < each; ++*j) {
                     if (c->line->where && !mth__formula_value(&c->where, &v)) continue;
-                    mth__step s = {.round = (int16_t)(before + *k - 1), .peer = (int16_t)mth__formula_value(&c->peer, &v),
+                    mth__step s = {.round = before + *k - 1, .peer = (int16_t)mth__formula_value(&c->peer, &v),
                         .reduce = c->line->reduce};
                     s.from_chunk = (int16_t)mth__formula_value(&c->from, &v);
                     s.to_chunk = c->line->to ? (int16_t)mth__formula_value(&c->to, &v) : s.from_chunk;

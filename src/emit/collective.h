@@ -18,7 +18,7 @@
 #include "emit/program.h"
 
 /* Of one rank; peer may be the rank itself (a local copy) */
-typedef struct { int16_t round; int16_t peer; int16_t from_chunk, to_chunk; bool reduce; } mth__step;
+typedef struct { int32_t round; int16_t peer, from_chunk, to_chunk; bool reduce; } mth__step;
 typedef struct {
     mth__channel_kind kind; mth__algorithm algorithm; int n;
     int chunks, rounds;

@@ -128,8 +128,8 @@ static mth__instr *push_instr(emission *e, int role, const mth__node *n, mth__in
     if (n) {
         i.module = n->module;
         i.source = n->source;
-        i.stage = (int16_t)n->stage;
-        i.microbatch = (int16_t)n->microbatch;
+        i.stage = n->stage;
+        i.microbatch = n->microbatch;
         i.backward = n->backward;
     } else {
         i.stage = i.microbatch = -1;

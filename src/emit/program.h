@@ -77,7 +77,8 @@ typedef struct {
     int scratch;                 /* a value of class COMMUNICATION or an activation that only this instruction uses; -1: none */
     uint8_t stream;
     const char *module, *source;
-    int16_t stage, microbatch; bool backward;
+    int32_t stage, microbatch;
+    bool backward;
 } mth__instr;
 
 typedef struct {

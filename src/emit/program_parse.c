@@ -447,12 +447,12 @@ static mth_status instruction(parser *x) {
     if (mth__read_word(&x->in, "work")) TRY(value(x, true, &k.scratch));
     if (mth__read_symbol(&x->in, '@')) TRY(mth__read_name(&x->in, &k.module));
     if (mth__read_word(&x->in, "stage")) {
-        TRY(mth__read_small(&x->in, 0, INT16_MAX, &small_number));
-        k.stage = (int16_t)small_number;
+        TRY(mth__read_small(&x->in, 0, INT32_MAX, &small_number));
+        k.stage = small_number;
     }
     if (mth__read_word(&x->in, "microbatch")) {
-        TRY(mth__read_small(&x->in, 0, INT16_MAX, &small_number));
-        k.microbatch = (int16_t)small_number;
+        TRY(mth__read_small(&x->in, 0, INT32_MAX, &small_number));
+        k.microbatch = small_number;
     }
     k.backward = mth__read_word(&x->in, "backward");
     if (mth__read_word(&x->in, "from")) TRY(mth__read_quoted(&x->in, &k.source));

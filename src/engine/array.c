@@ -82,6 +82,7 @@ mth_status mth__array_fill(mth_array *a, mth__fill *fill, void *context) {
         mth__held *h = &a->held[r];
         int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype);
         if (h->leader != r || !bytes) continue;
+        TRY(mth__stop_check());
         void *host = v->buffer_host ? v->buffer_fill(h->buffer) : mth__malloc((size_t)bytes);
         if (!host) return no_memory(bytes);
         mth_status s = fill(context, a, h, host);

@@ -58,16 +58,25 @@ void mth__element_store(mth_dtype dtype, void *data, int64_t i, double value) {
 
 /* ---------------------------------------------------------------- threads */
 enum { THREADS_MOST = 64, ELEMENTS_EACH = 1 << 17 /* about a millisecond */, AT_ONCE = 256 };
-typedef struct range { void (*fill)(const struct range *); const void *what; const mth_array *array; const mth__held *held; void *data; int64_t begin, end; } range;
+typedef struct range { void (*fill)(const struct range *); const void *what; const mth_array *array; const mth__held *held; void *data; int64_t begin, end;
+    const mth__stop *stop; } range;
+
+/* Piece by piece, so that a thread looks about every millisecond whether it should go on. */
+static void fill_range(const range *whole) {
+    for (range piece = *whole; piece.begin < whole->end && !mth__stop_asked(whole->stop); piece.begin = piece.end) {
+        piece.end = whole->end - piece.begin < ELEMENTS_EACH ? whole->end : piece.begin + ELEMENTS_EACH;
+        piece.fill(&piece);
+    }
+}
 
 static void *thread_main(void *argument) {
-    const range *r = argument;
-    r->fill(r);
+    fill_range(argument);
     return NULL;
 }
 
-/* Fills [0, n) in ranges, one a thread. Where no thread can be had, the caller does its part too. */
-static void fill_ranges(range all, int64_t n) {
+/* Fills [0, n) in ranges, one a thread, unless the caller's thread is asked to stop meanwhile. Where no thread can be had, the caller does its
+   part too. */
+static mth_status fill_ranges(range all, int64_t n) {
     range part[THREADS_MOST];
     pthread_t thread[THREADS_MOST];
     bool started[THREADS_MOST] = {false};
@@ -76,6 +85,7 @@ static void fill_ranges(range all, int64_t n) {
     if (count > cores) count = cores;
     if (count > THREADS_MOST) count = THREADS_MOST;
     if (count < 1) count = 1;
+    all.stop = mth__thread_stop(); /* of this thread, which waits for the others */
     sigfillset(&every);
     pthread_sigmask(SIG_SETMASK, &every, &before); /* signals are for the threads of the program */
     for (int64_t i = 0; i < count; i++) {
@@ -86,9 +96,10 @@ static void fill_ranges(range all, int64_t n) {
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     for (int64_t i = 0; i < count; i++)
-        if (!started[i]) part[i].fill(&part[i]);
+        if (!started[i]) fill_range(&part[i]);
     for (int64_t i = 1; i < count; i++)
         if (started[i]) pthread_join(thread[i], NULL);
+    return mth__stop_check();
 }
 
 /* ---------------------------------------------------------------- random numbers */
@@ -136,8 +147,7 @@ static void random_range(const range *r) {
 }
 
 mth_status mth__fill_random(void *context, const mth_array *a, const mth__held *h, void *data) {
-    fill_ranges((range){random_range, context, a, h, data, 0, 0}, mth__held_elements(a, h));
-    return NULL;
+    return fill_ranges((range){random_range, context, a, h, data, 0, 0, NULL}, mth__held_elements(a, h));
 }
 
 /* ---------------------------------------------------------------- constants */
@@ -155,6 +165,5 @@ static void constant_range(const range *r) {
 }
 
 mth_status mth__fill_constant(void *context, const mth_array *a, const mth__held *h, void *data) {
-    fill_ranges((range){constant_range, context, a, h, data, 0, 0}, mth__held_elements(a, h));
-    return NULL;
+    return fill_ranges((range){constant_range, context, a, h, data, 0, 0, NULL}, mth__held_elements(a, h));
 }

@@ -46,6 +46,11 @@ def size(beyond):
     plan(ml.Relu(), (2**60 - 1 + beyond,))
 
 
+@case("microbatches")
+def microbatches(beyond):
+    plan(ml.Pipeline(stages=[one_block(ml.Relu(), input="input", output="output")], microbatch_size=1), (32768 + beyond, 1))
+
+
 @case("input size")
 def input_size(beyond):
     plan(ml.Relu(), (0 if beyond else 1, 3))

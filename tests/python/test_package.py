@@ -258,3 +258,30 @@ def test_subinterpreter_imports_cleanly():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("make", ["randn", "randint", "zeros", "get_parameters"])
+def test_signals_end_the_filling_of_arrays(make):
+    """Drawing many numbers takes seconds: a handler that raises ends it at once."""
+    backend = CBackend(device_mesh=(2,))
+    compiled = compile_on((1,), one_block(ml.Linear(10000), input="x", output="y"), shapes={"x": (2, 20000)})
+    calls = {
+        "randn": lambda: backend.randn(20000, 10000),
+        "randint": lambda: backend.randint(0, 5, (20000, 10000)),
+        "zeros": lambda: backend.zeros(40000, 20000),
+        "get_parameters": compiled.get_parameters,
+    }
+
+    def too_late(*_):
+        raise TimeoutError("too late")
+
+    old = signal.signal(signal.SIGALRM, too_late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(TimeoutError, match="too late"):
+            calls[make]()
+            time.sleep(5)  # a machine that is faster than that
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert np.asarray(backend.zeros(3)).tolist() == [0, 0, 0]
