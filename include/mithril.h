@@ -176,7 +176,8 @@ MTH_API const char *mth_compile_option_doc(void);
 typedef struct mth_array mth_array;
 typedef struct { const char *name; mth_array *array; } mth_named;
 /* Data on the backend's devices. `spec`: NULL is replicated over the whole mesh (held once where devices share memory), else a
-   list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied, row-major. */
+   list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied, row-major; of MTH_BOOL
+   bytes of 0 and 1. */
 MTH_API MTH_MUST_USE mth_status mth_array_from_data(mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out);
 /* The same, replicated, without a copy where the engine can and `data` is 64-byte aligned: it then belongs to the array, and nobody changes
    it, until release(context) is called: once, by whichever thread lets go of it last. Outputs of mth_evaluate never share it: when the array
@@ -229,7 +230,8 @@ typedef struct {
     const char *const *input_gradients; /* names of floating inputs whose gradients are wanted beside those of the parameters */
     size_t input_gradient_count;
 } mth_gradient_request;
-/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters; `gradients` NULL: nobody takes them. */
+/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters; `gradients` NULL: nobody takes
+   them. `parameters` NULL: there are none. */
 MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs, size_t count,
                                              const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
 /* Asks the calls of mth_evaluate that are under way now, in all threads, to stop at the next instruction: they return MTH_ERROR_INTERRUPTED,

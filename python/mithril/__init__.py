@@ -75,12 +75,13 @@ def _warn_of_namesake() -> None:
         except (OSError, TypeError):  # a zip file, or nothing that import would take either
             continue
         for name in names:
-            if not name.lower().startswith("mithril-") or not name.endswith((".dist-info", ".egg-info")):
+            stem, kind = os.path.splitext(name)
+            if not name.lower().startswith("mithril-") or kind not in (".dist-info", ".egg-info"):
                 continue
             import warnings
 
             warnings.warn(
-                f"the distribution 'mithril' {name[8:-10]} is installed beside 'mithril-parallel' {__version__}, which this "
+                f"the distribution 'mithril' {stem[8:].split('-')[0]} is installed beside 'mithril-parallel' {__version__}, which this "
                 "package is of: both are imported as mithril, and installing or upgrading either can replace the other's files\n"
                 "  fix: pip uninstall -y mithril && pip install --force-reinstall --no-deps mithril-parallel",
                 stacklevel=3,

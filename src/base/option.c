@@ -1,5 +1,6 @@
 #include "base/fork.h"
 #include "base/option.h"
+#include "base/names.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -309,6 +310,14 @@ static mth_status unknown(mth__arena *arena, const mth__opt *const *tables, cons
     return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("the options are: %s", signature));
 }
 
+static mth_status check_keys(mth__arena *arena, const char *name, const mth_arg *dict) {
+    mth__names keys = {0};
+    for (size_t i = 0; dict->kind == MTH_ARG_DICT && i < dict->count; i++)
+        if (mth__names_add(arena, &keys, dict->keys[i]) != (int)i)
+            return FAIL(MTH_ERROR_KEY, F("%s has the key '%s' twice", name, dict->keys[i]), F("give it once"));
+    return NULL;
+}
+
 static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg *values) {
     size_t n = table_count(tables);
     bool *set = NEW_ARRAY(arena, bool, n + 1);
@@ -322,6 +331,7 @@ static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, con
         if (set[i]) return FAIL(MTH_ERROR_TYPE, F("option '%s' is given twice", o->name), F("give '%s' once", o->name));
         set[i] = true;
         TRY(mth__arg_check(&given[k].value, o->name));
+        TRY(check_keys(arena, o->name, &given[k].value));
         values[i] = mth__arg_copy(arena, given[k].value);
         if (values[i].kind == MTH_ARG_NONE && o->standard && !strcmp(o->standard, "None")) continue;
         TRY(check_value(arena, o, &values[i]));

@@ -1,7 +1,9 @@
 #include "engine/fill.h"
 #include "base/hash.h"
+#include "base/names.h"
 #include "base/philox.h"
 #include "engine/native/kernel.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -215,11 +217,16 @@ mth_status mth__array_unlend(const mth_array *a, mth__buffer **buffer, size_t co
 /* ---------------------------------------------------------------- public: making */
 typedef struct { mth_backend *backend; mth_dtype dtype; int rank; const int64_t *dim; const mth_arg *spec; mth_array **out; } making;
 
+static mth_status check_rank(int rank) {
+    if (rank >= 0 && rank <= MTH__RANK) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", rank), F("use 0 to %d dimensions", MTH__RANK));
+}
+
 static mth_status read_shape(const making *m, mth__shape *shape, mth__sharding *sharding) {
     *shape = (mth__shape){.rank = m->rank};
     TRY(mth__given(m->backend, "the backend"));
+    TRY(check_rank(m->rank));
     if (m->rank) TRY(mth__given(m->dim, "the shape"));
-    if (m->rank < 0 || m->rank > MTH__RANK) return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", m->rank), F("use 0 to %d dimensions", MTH__RANK));
     if (m->rank) memcpy(shape->dim, m->dim, (size_t)m->rank * sizeof(int64_t));
     *sharding = (mth__sharding){.on = mth__place_whole(m->backend->mesh)};
     return m->spec && m->spec->kind != MTH_ARG_NONE ? mth__spec_read(*m->spec, sharding->on, m->rank, "array", sharding) : NULL;
@@ -244,10 +251,27 @@ static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const in
     return NULL;
 }
 
+/* Data is given unless there are no elements, and truth values are 0 or 1. What is wrong with the shape is found later. */
+static mth_status check_data(mth_dtype dtype, int rank, const int64_t *dim, const void *data) {
+    mth__shape shape = {.rank = rank};
+    TRY(check_rank(rank));
+    if (rank && !dim) return NULL;
+    for (int d = 0; d < rank; d++) {
+        if (dim[d] == 0) return NULL;
+        shape.dim[d] = dim[d];
+    }
+    TRY(mth__given(data, "the data"));
+    if (dtype != MTH_BOOL) return NULL;
+    TRY(mth__shape_check(shape, dtype));
+    for (int64_t i = 0; i < mth__shape_size(shape); i++)
+        if (((const uint8_t *)data)[i] > 1)
+            return FAIL(MTH_ERROR_VALUE, F("element %lld of the bool data is %d", (long long)i, ((const uint8_t *)data)[i]),
+                        F("give bytes of 0 and 1"));
+    return NULL;
+}
+
 mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out) {
-    bool empty = false;
-    for (int d = 0; shape && d < rank; d++) empty |= shape[d] == 0;
-    if (!empty) TRY(mth__given(data, "the data"));
+    TRY(check_data(dtype, rank, shape, data));
     return array_make(b, dtype, rank, shape, spec, fill_from_whole, (void *)data, out);
 }
 
@@ -282,7 +306,10 @@ mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int
     TRY(mth__result_given(out));
     const bool can = b->vtable->buffer_host && b->vtable->buffer_borrow && data && (uintptr_t)data % MTH__ALIGNMENT == 0;
     borrowing w = {{b, dtype, rank, shape, NULL, out}, data, release, context};
-    if (can) return mth__guard(borrow_body, &w);
+    if (can) {
+        TRY(check_data(dtype, rank, shape, data));
+        return mth__guard(borrow_body, &w);
+    }
     TRY(mth_array_from_data(b, dtype, rank, shape, data, NULL, out));
     if (release) release(context);
     return NULL;
@@ -290,6 +317,9 @@ mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int
 
 mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out) {
     const double limit = dtype == MTH_INT32 ? 0x1p31 : 0x1p63;
+    if (dtype == MTH_BOOL && value != 0 && value != 1) return FAIL(MTH_ERROR_VALUE, F("%g is no bool", value), F("give 0 or 1"));
+    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && isfinite(value) && value != trunc(value))
+        return FAIL(MTH_ERROR_VALUE, F("%g is not a whole number, as %s needs it", value, mth_dtype_name(dtype)), F("round it"));
     if ((dtype == MTH_INT32 || dtype == MTH_INT64) && !(value >= -limit && value < limit))
         return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)), F("give a value inside [%g, %g)", -limit, limit));
     return array_make(b, dtype, rank, shape, spec, mth__fill_constant, &value, out);
@@ -404,10 +434,24 @@ mth_status mth__named_check(const mth_named *item, size_t count, const char *wha
     return NULL;
 }
 
+typedef struct { const mth_named *item; size_t count; } named_list;
+static mth_status check_once(void *context) {
+    const named_list *list = context;
+    mth__arena *arena = mth__arena_new();
+    mth__names names = {0};
+    mth_status s = NULL;
+    for (size_t i = 0; !s && i < list->count; i++)
+        if (mth__names_add(arena, &names, list->item[i].name) != (int)i)
+            s = FAIL(MTH_ERROR_KEY, F("arrays: '%s' is given twice", list->item[i].name), F("give it once"));
+    mth__arena_free(arena);
+    return s;
+}
+
 mth_status mth_arrays_create(const mth_named *item, size_t count, mth_arrays **out) {
     mth_arrays *a = NULL;
     TRY(mth__result_given(out));
     TRY(mth__named_check(item, count, "arrays"));
+    TRY(mth__guard(check_once, &(named_list){item, count}));
     TRY(mth__arrays_new(count, &a));
     for (size_t i = 0; i < count; i++) {
         mth_array_retain(item[i].array);

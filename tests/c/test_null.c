@@ -143,6 +143,24 @@ TEST(backends_and_arrays) {
     REFUSED(mth_arrays_create((mth_named[]){{"x", x}}, 1, NULL));
     CHECK(!none && !a && !all && !text);
 
+    /* Numbers that lie are refused before anything is read by them. */
+    static const int ranks[] = {-1, 9, 100, INT32_MAX, INT32_MIN};
+    for (int i = 0; i < 5; i++) {
+        CHECK_FAILS(mth_array_from_data(backend, MTH_FLOAT32, ranks[i], shape, data, NULL, &a), MTH_ERROR_VALUE, "dimensions");
+        CHECK_FAILS(mth_array_borrow(backend, MTH_FLOAT32, ranks[i], shape, data, NULL, NULL, &a), MTH_ERROR_VALUE, "dimensions");
+        CHECK_FAILS(mth_array_full(backend, MTH_FLOAT32, 1, ranks[i], shape, NULL, &a), MTH_ERROR_VALUE, "dimensions");
+        CHECK_FAILS(mth_array_randn(backend, ranks[i], shape, 0, NULL, &a), MTH_ERROR_VALUE, "dimensions");
+    }
+    static const uint8_t truths[64] __attribute__((aligned(64))) = {1, 0, 7};
+    CHECK_FAILS(mth_array_from_data(backend, MTH_BOOL, 1, (int64_t[]){3}, truths, NULL, &a), MTH_ERROR_VALUE, "element 2 of the bool data is 7");
+    CHECK_FAILS(mth_array_borrow(backend, MTH_BOOL, 1, (int64_t[]){3}, truths, NULL, NULL, &a), MTH_ERROR_VALUE, "element 2");
+    CHECK_FAILS(mth_array_full(backend, MTH_BOOL, 2, 0, NULL, NULL, &a), MTH_ERROR_VALUE, "0 or 1");
+    CHECK_FAILS(mth_array_full(backend, MTH_INT32, 1.5, 0, NULL, NULL, &a), MTH_ERROR_VALUE, "whole");
+    CHECK_FAILS(mth_arrays_create((mth_named[]){{"x", x}, {"y", x}, {"x", x}}, 3, &all), MTH_ERROR_KEY, "'x' is given twice");
+    const mth_arg ring[] = {mth_string("ring"), mth_string("tree")};
+    CHECK_FAILS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"collective_ops", mth_dict(2, (const char *const[]){"all_reduce", "all_reduce"}, ring)}), &none), MTH_ERROR_KEY, "'all_reduce' twice");
+    CHECK(!none && !a && !all);
+
     CHECK(mth_backend_get_mesh(NULL, NULL) == 0 && mth_backend_get_mesh(backend, NULL) == 1 && mth_backend_get_device_count(NULL) == 0);
     CHECK(!mth_backend_option_doc(NULL) && !mth_array_get_dtype(NULL) && !mth_array_get_rank(NULL) && !mth_array_get_shape(NULL));
     CHECK(!*mth_array_get_sharding(NULL) && !mth_array_get_shard_count(NULL) && !mth_array_get_shard(NULL, 0).data && !mth_array_get_whole(NULL));
