@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import mithril as ml
+from mithril.backends import CBackend
 from support import both_engines, f64, on
 
 EPS = 2.0**-24
@@ -98,6 +99,20 @@ def test_lengths_of_the_native_engine(name):
     got, want = case()
     print(f"native {name}: {error(got, want):.1e}")
     assert error(got, want) <= bound * EPS
+
+
+@pytest.mark.parametrize("queries", [1, 2])
+def test_attention_over_many_keys(queries):
+    """The mean of 131,072 equal values: one addition for every 256 keys, for a single query too."""
+    keys, width = 2**17, 8
+    model = ml.Model()
+    model |= ml.MultiHeadAttention(1, head_dim=width, bias=False, name="a")(input="x", key="k", value="v", output="y")
+    compiled = ml.compile(model, CBackend(device_mesh=(1,)))
+    params = {f"a.{name}.weight": np.eye(width, dtype=np.float32) for name in ("query", "key", "value", "output")}
+    value = np.full((1, keys, width), 0.7, np.float32)
+    inputs = {"x": np.full((1, queries, width), 0.1, np.float32), "k": np.zeros_like(value), "v": value}
+    error = np.abs(f64(compiled.evaluate(params, inputs)["y"]) / f64(value[0, 0]) - 1).max()
+    assert error < 64 * EPS  # 512 additions in a chain lose at most 512 u
 
 
 def test_sums_over_devices():

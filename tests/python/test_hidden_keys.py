@@ -148,3 +148,16 @@ def test_what_is_seen_speaks(engine):
     compiled = ml.compile(model, on((1,)))
     y = np.asarray(compiled.evaluate(compiled.randomize_params({"x": x}, seed=1), {"x": x})["y"])
     assert np.isfinite(y[0, :3]).all() and np.isnan(y[0, 3:]).all()
+
+
+@support.both_engines
+@pytest.mark.parametrize("value", [2**32, -(2**33), 5, 1])
+def test_integers_of_any_size_show_a_key(engine, value):
+    """A mask of int64 whose low 32 bits are 0 hides nothing."""
+    x, results = random(2, 5, 4), []
+    for mask in (np.full((2, 5), value, np.int64), np.ones((2, 5), bool)):
+        model = ml.Model()
+        model |= ml.MultiHeadAttention(2)(input="x", mask="mask", output="y")
+        compiled = ml.compile(model, on((1,)))
+        results.append(np.asarray(compiled.evaluate(compiled.get_parameters({"x": x, "mask": mask}), {"x": x, "mask": mask})["y"]))
+    assert np.array_equal(*results) and np.abs(results[0]).max() > 0

@@ -49,7 +49,12 @@ static const float *hidden_keys(const mth__operand *mask, int64_t at, int64_t n,
 }
 
 /* A block of queries beside a block of keys. Query i sees those of the first in[i] keys that `hide` does not hide. */
-typedef struct { int64_t queries, keys, in[QUERIES]; const float *hide; float *clean; /* NULL: all values are taken as finite */ } tile;
+typedef struct {
+    int64_t queries, keys, in[QUERIES];
+    const float *hide;
+    float *clean; /* NULL: all values are taken as finite */
+    float *term;  /* room for one row of a product */
+} tile;
 static bool sees(const tile *t, int64_t query, int64_t key) { return key < t->in[query] && (!t->hide || t->hide[key] == 0); }
 
 /* out[query] (+)= sum over keys of w[query, key] rows[key], or out[key] += sum over queries of w[query, key] rows[query]. w is 0 where the
@@ -64,14 +69,17 @@ static void multiply(const tile *t, bool over_keys, const float *w, int64_t widt
         else mth__vec->fill(width, 0, t->clean + j * width);
         if (!finite) odd[odds++] = j;
     }
-    mth__gemm(!over_keys, false, n, width, k, 1, w, KEYS, t->clean ? t->clean : rows, t->clean ? width : ld, beta, out, ldo);
+    const bool apart = n == 1 && beta != 0; /* BLAS adds the terms of a single row one by one to what is there: a chain over all tiles */
+    mth__gemm(!over_keys, false, n, width, k, 1, w, KEYS, t->clean ? t->clean : rows, t->clean ? width : ld, apart ? 0 : beta,
+              apart ? t->term : out, apart ? width : ldo);
+    if (apart) mth__vec->add_to(width, t->term, out);
     for (int64_t j = 0; j < odds; j++)
         for (int64_t i = 0; i < n; i++) {
             const int64_t query = over_keys ? i : odd[j], key = over_keys ? odd[j] : i;
             if (sees(t, query, key)) mth__vec->axpy(width, w[query * KEYS + key], rows + odd[j] * ld, out + i * ldo);
         }
 }
-static size_t clean_rows(const plan *p) { return (size_t)(KEYS * mth__max64(p->d, p->e)); }
+static size_t clean_rows(const plan *p) { return (size_t)((KEYS + 1) * mth__max64(p->d, p->e)); } /* and `term` behind them */
 
 mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
     plan *p = new_plan(arena, c);
@@ -97,6 +105,7 @@ static bool attend(const mth__call *c, const plan *p, int64_t item, void *scratc
     tile t;
     t.queries = n;
     t.clean = careful ? clean : NULL;
+    t.term = clean + KEYS * mth__max64(p->d, p->e);
     for (int64_t i = 0; i < n; i++) most[i] = -INFINITY, sum[i] = 0;
     for (int64_t t0 = 0; t0 < seen; t0 += KEYS) {
         t.keys = mth__min64(KEYS, seen - t0);
@@ -196,6 +205,7 @@ static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g,
             tile t;
             t.queries = n;
             t.clean = careful ? clean : NULL;
+            t.term = clean + KEYS * mth__max64(p->d, p->e);
             for (int64_t t0 = keys.lo; t0 < seen; t0 += KEYS) {
                 t.keys = mth__min64(KEYS, seen - t0);
                 t.hide = hidden_keys(mask, b * p->t + t0, t.keys, hide);
