@@ -273,4 +273,35 @@ static mth_status forms(void *unused) {
     return NULL;
 }
 TEST(contractions_move_no_more_than_they_must) { run_in_arena(forms); }
+
+/* Where XLA would add up in one chain; an operand whose terms lie in a row stays as it is. */
+static mth_status long_sums(void *unused) {
+    (void)unused;
+    enum { WHOLE, PANELS, WIDER };
+    static const struct { const char *spec; mth__shape a, b; int form; } sum[] = {
+        {"ab,bc->ac", {2, {1, 8192}}, {2, {8192, 5}}, PANELS}, {"ab,bc->ca", {2, {1, 5000}}, {2, {5000, 5}}, PANELS},
+        {"ba,bc->ac", {2, {6000, 7}}, {2, {6000, 1}}, PANELS}, {"ba,bc->ac", {2, {6000, 3}}, {2, {6000, 2}}, PANELS},
+        {"abk,abn->kn", {3, {9, 700, 1}}, {3, {9, 700, 6}}, PANELS}, {"bak,abn->kn", {3, {700, 9, 1}}, {3, {9, 700, 6}}, PANELS},
+        {"xab,xbc->xac", {3, {3, 1, 4608}}, {3, {3, 4608, 4}}, PANELS}, {"ba,bc->ac", {2, {5003, 1}}, {2, {5003, 6}}, WIDER},
+        {"ba,bc->ac", {2, {5003, 2}}, {2, {5003, 2}}, WIDER}, {"ab,bc->ac", {2, {5, 8192}}, {2, {8192, 1}}, WHOLE},
+        {"ba,bc->ac", {2, {8192, 4}}, {2, {8192, 2}}, WHOLE}, {"ab,bc->ac", {2, {1, 4095}}, {2, {4095, 4}}, WHOLE}};
+    arena = mth__arena_new();
+    hlo_module *all = hlo_begin(arena, 1, (int64_t[]){1});
+    const mth__sharding *whole = &(mth__sharding){.on = all->mesh->whole};
+    for (size_t i = 0; i < sizeof sum / sizeof *sum; i++) {
+        const mth__attrs attrs = {.s = sum[i].spec};
+        const hlo_in in[2] = {{MTH_FLOAT32, sum[i].a, normals(sum[i].a), whole}, {MTH_FLOAT32, sum[i].b, normals(sum[i].b), whole}};
+        hlo_module *one = hlo_begin(arena, 1, (int64_t[]){1});
+        TRY(hlo_add(one, MTH__ROW_contract, &attrs, 2, in, whole));
+        hlo_write(one);
+        CHECK((strstr(one->text.at, "stablehlo.reduce") != NULL) == (sum[i].form == PANELS));
+        CHECK((strstr(one->text.at, "stablehlo.pad") != NULL) == (sum[i].form == WIDER));
+        TRY(hlo_add(all, MTH__ROW_contract, &attrs, 2, in, whole));
+        all->at[i].tolerance = 1e-4; /* the terms are normal: their sum is some 70 times as large */
+    }
+    TRY(hlo_run(all));
+    mth__arena_free(arena);
+    return NULL;
+}
+TEST(long_sums_are_no_chains) { run_in_arena(long_sums); }
 RUN()

@@ -51,6 +51,7 @@ typedef struct mth__hlo {
 /* ---- hlo_text.c: values and operations */
 const char *mth__hlo_type(mth__arena *, mth_dtype, mth__shape); /* "tensor<8x16xf32>"; bool is i1 (memory of arrays: one byte, 0 or 1) */
 const char *mth__hlo_name(mth__arena *, mth__hlo_val);          /* "%12", "%arg3" */
+const char *mth__hlo_list(mth__arena *, int n, const int *);    /* "[0, 2]" */
 /* A line of the caller's own: `format` is what stands behind "%id = ", with its types; gives the value. Strings may be arena texts.
        mth__hlo_line(h, MTH_FLOAT32, s, "stablehlo.tanh %s : %s", mth__hlo_name(h->arena, x), mth__hlo_type(h->arena, x.dtype, s)); */
 mth__hlo_val mth__hlo_line(mth__hlo *, mth_dtype, mth__shape, const char *format, ...) __attribute__((format(printf, 4, 5)));
@@ -86,12 +87,15 @@ mth__hlo_val mth__hlo_dynamic_slice(mth__hlo *, mth__hlo_val, const mth__hlo_val
 mth__hlo_val mth__hlo_dynamic_update(mth__hlo *, mth__hlo_val, mth__hlo_val update, const mth__hlo_val *start);
 /* kind "add", "maximum", "minimum", "or", "and"; over the dimensions whose bits are set; keep: as size 1 */
 mth__hlo_val mth__hlo_reduce(mth__hlo *, const char *kind, mth__hlo_val, unsigned dims, bool keep);
-/* dot_general in float32 at highest precision. The result has batch dimensions, then the free ones of a, then those of b. */
-mth__hlo_val mth__hlo_dot(mth__hlo *, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch,
-                          int nsum, const int *asum, const int *bsum);
 mth__hlo_val mth__hlo_scalar_i32(mth__hlo *, int64_t);
 /* An i32 scalar that is no part of the text but one more argument of the module. */
 mth__hlo_val mth__hlo_number(mth__hlo *, int64_t);
+
+/* ---- hlo_dot.c: products */
+/* In float32 at highest precision: a dot_general, or, where XLA would add too many terms in one chain, several whose results are summed.
+   The result has batch dimensions, then the free ones of a, then those of b. */
+mth__hlo_val mth__hlo_dot(mth__hlo *, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch,
+                          int nsum, const int *asum, const int *bsum);
 
 /* ---- hlo_order.c: integers (i32, of f64 i64) in the order of the floats, NaN the largest; and the floats of such integers */
 mth__hlo_val mth__hlo_order_keys(mth__hlo *, mth__hlo_val);

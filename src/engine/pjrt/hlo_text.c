@@ -169,8 +169,8 @@ mth__hlo_val mth__hlo_convert(mth__hlo *h, mth_dtype dtype, mth__hlo_val x) {
 }
 
 /* ---------------------------------------------------------------- layout */
-static const char *list(mth__hlo *h, int n, const int *at) {
-    mth__text t = mth__text_new(h->arena);
+const char *mth__hlo_list(mth__arena *arena, int n, const int *at) {
+    mth__text t = mth__text_new(arena);
     mth__text_add(&t, "[");
     for (int i = 0; i < n; i++) mth__text_add(&t, "%s%d", i ? ", " : "", at[i]);
     mth__text_add(&t, "]");
@@ -190,7 +190,7 @@ mth__hlo_val mth__hlo_transpose(mth__hlo *h, mth__hlo_val x, const int *permutat
         same &= permutation[d] == d;
     }
     if (same) return x;
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.transpose %s, dims = %s : (%s) -> %s", name(h, x), list(h, to.rank, permutation),
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.transpose %s, dims = %s : (%s) -> %s", name(h, x), mth__hlo_list(h->arena, to.rank, permutation),
                          type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
 }
 
@@ -198,7 +198,7 @@ mth__hlo_val mth__hlo_broadcast(mth__hlo *h, mth__hlo_val x, mth__shape to, cons
     bool same = mth__shape_equal(x.shape, to);
     for (int d = 0; d < x.shape.rank; d++) same &= dims[d] == d;
     if (same) return x;
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.broadcast_in_dim %s, dims = %s : (%s) -> %s", name(h, x), list(h, x.shape.rank, dims),
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.broadcast_in_dim %s, dims = %s : (%s) -> %s", name(h, x), mth__hlo_list(h->arena, x.shape.rank, dims),
                          type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
 }
 
@@ -223,7 +223,7 @@ mth__hlo_val mth__hlo_pad(mth__hlo *h, mth__hlo_val x, int dim, int64_t before, 
     mth__hlo_val filler = mth__hlo_splat(h, x.dtype, (mth__shape){0}, value);
     mth__shape to = x.shape;
     to.dim[dim] += before + after;
-    const char *zero = list(h, x.shape.rank, (int[MTH__RANK]){0});
+    const char *zero = mth__hlo_list(h->arena, x.shape.rank, (int[MTH__RANK]){0});
     mth__text low = mth__text_new(h->arena), high = mth__text_new(h->arena);
     for (int d = 0; d < x.shape.rank; d++) {
         mth__text_add(&low, "%s%lld", d ? ", " : "", (long long)(d == dim ? before : 0));
@@ -278,7 +278,7 @@ mth__hlo_val mth__hlo_dynamic_update(mth__hlo *h, mth__hlo_val x, mth__hlo_val u
                          names.n ? names.at : "", type_of(h, x), type_of(h, update), types.n ? types.at : "", type_of(h, x));
 }
 
-/* ---------------------------------------------------------------- reductions, products */
+/* ---------------------------------------------------------------- reductions */
 static double neutral(const char *kind, mth_dtype dtype) {
     if (!strcmp(kind, "maximum")) return mth__is_float(dtype) ? -INFINITY : dtype == MTH_INT32 ? INT32_MIN : -0x1p63;
     if (!strcmp(kind, "minimum")) return mth__is_float(dtype) ? INFINITY : dtype == MTH_INT32 ? INT32_MAX : 0x1p62;
@@ -298,24 +298,7 @@ mth__hlo_val mth__hlo_reduce(mth__hlo *h, const char *kind, mth__hlo_val x, unsi
     if (!n) return x;
     mth__hlo_val first = mth__hlo_splat(h, x.dtype, (mth__shape){0}, neutral(kind, x.dtype));
     mth__hlo_val y = mth__hlo_line(h, x.dtype, to, "stablehlo.reduce(%s init: %s) applies stablehlo.%s across dimensions = %s : (%s, %s) -> %s",
-                                   name(h, x), name(h, first), kind, list(h, n, over), type_of(h, x), type_of(h, first),
+                                   name(h, x), name(h, first), kind, mth__hlo_list(h->arena, n, over), type_of(h, x), type_of(h, first),
                                    mth__hlo_type(h->arena, x.dtype, to));
     return keep ? mth__hlo_reshape(h, y, kept) : y;
-}
-
-static bool among(int d, int n, const int *at) {
-    for (int i = 0; i < n; i++) if (at[i] == d) return true;
-    return false;
-}
-
-mth__hlo_val mth__hlo_dot(mth__hlo *h, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch, int nsum, const int *asum,
-                          const int *bsum) {
-    mth__shape to = {0};
-    for (int i = 0; i < nbatch; i++) to.dim[to.rank++] = a.shape.dim[abatch[i]];
-    for (int d = 0; d < a.shape.rank; d++) if (!among(d, nbatch, abatch) && !among(d, nsum, asum)) to.dim[to.rank++] = a.shape.dim[d];
-    for (int d = 0; d < b.shape.rank; d++) if (!among(d, nbatch, bbatch) && !among(d, nsum, bsum)) to.dim[to.rank++] = b.shape.dim[d];
-    const char *batch = nbatch ? mth__format(h->arena, "batching_dims = %s x %s, ", list(h, nbatch, abatch), list(h, nbatch, bbatch)) : "";
-    return mth__hlo_line(h, a.dtype, to, "stablehlo.dot_general %s, %s, %scontracting_dims = %s x %s, precision = [HIGHEST, HIGHEST] : (%s, %s) -> %s",
-                         name(h, a), name(h, b), batch, list(h, nsum, asum), list(h, nsum, bsum), type_of(h, a), type_of(h, b),
-                         mth__hlo_type(h->arena, a.dtype, to));
 }
