@@ -55,6 +55,9 @@ class Blocks:
             self.shape[out] = shape if isinstance(shape, tuple) else shape[i]
         return name
 
+    def spec(self, rank):
+        return random_spec(self.draw, self.mesh, rank)
+
     def like(self, fits):
         return self.draw.choice([name for name, shape in self.shape.items() if fits(shape)])
 
@@ -95,7 +98,7 @@ class Blocks:
 
     def linear(self, x):
         width = self.draw.randint(1, 8)
-        spec = {"weight_shard_spec": random_spec(self.draw, self.mesh, 2)} if self.mesh else {}
+        spec = {"weight_shard_spec": self.spec(2)} if self.mesh else {}
         return self.add(
             "Linear", self.shape[x][:-1] + (width,), {"dimension": width, "bias": self.draw.random() < 0.7}, self.place(spec), input=x
         )

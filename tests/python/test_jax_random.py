@@ -23,12 +23,23 @@ SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))
 MESHES = [(1,), (2,), (3,), (4,), (2, 2), (2, 3), (2, 2, 2)]
 
 
+def spec_for(kind, draw, mesh, rank):
+    """For XLA's partitioner mostly one axis a dimension: with several, in any order and of any sizes, it has few of the parts."""
+    spec = random_spec(draw, mesh, rank)
+    if kind == "mpmd" or draw.random() < 0.1:
+        return spec
+    return tuple(min(e) if isinstance(e, tuple) else e for e in spec)
+
+
 class AllBlocks(Blocks):
     """More modules, and more of their options; `ids`: inputs of ids as (shape, limit), `masks`: those of masks."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, kind="mpmd", **kwargs):
         super().__init__(*args, **kwargs)
-        self.ids, self.masks = {}, {}
+        self.kind, self.ids, self.masks = kind, {}, {}
+
+    def spec(self, rank):
+        return spec_for(self.kind, self.draw, self.mesh, rank)
 
     def keep(self, x):
         draw, shape = self.draw, self.shape[x]
@@ -66,7 +77,7 @@ class AllBlocks(Blocks):
             options = {"max_len": shape[-2] + 1, "kind": "rotary", "interleaved": draw.random() < 0.5}
             return self.add("PositionalEncoding", shape, options, self.place(), input=x)
         if kind == "norm":
-            spec = {"shard_specs": {"weight": random_spec(draw, self.mesh, 1)}} if self.mesh else {}
+            spec = {"shard_specs": {"weight": self.spec(1)}} if self.mesh else {}
             return self.add(draw.choice(["LayerNorm", "RMSNorm"]), shape, {}, self.place(spec), input=x)
         if kind == "divide":
             y = self.add("Sigmoid", shape, {}, self.place(), input=x)
@@ -78,7 +89,7 @@ class AllBlocks(Blocks):
         self.ids[name] = (shape, draw.randint(1, 12))
         width = draw.randint(1, 8)
         options = {"vocab_size": self.ids[name][1], "embedding_dim": width}
-        return self.add("Embedding", shape + (width,), options, self.place({"weight_shard_spec": random_spec(draw, self.mesh, 2)}), input=name)
+        return self.add("Embedding", shape + (width,), options, self.place({"weight_shard_spec": self.spec(2)}), input=name)
 
     def loss(self, x):
         shape, options = self.shape[x], {"reduction": self.draw.choice(["mean", "sum", "none"])}
@@ -89,10 +100,10 @@ class AllBlocks(Blocks):
         return self.add("CrossEntropy", (), options, self.place(), input=x, target="target")
 
 
-def random_model(draw, mesh, devices, seed):
+def random_model(draw, mesh, kind, seed):
     """The blocks, and the inputs that they read."""
     shapes = {f"x{k}": tuple(draw.randint(1, 6) for _ in range(draw.choice([1, 2, 3, 3]))) for k in range(draw.randint(1, 2))}
-    blocks = AllBlocks(draw, shapes, mesh, devices=devices)
+    blocks = AllBlocks(draw, shapes, mesh, kind=kind, devices=math.prod(mesh) if kind == "mpmd" else 0)
     if draw.random() < 0.4:
         blocks.embed("ids", (draw.randint(1, 5), draw.randint(1, 5)))
     for _ in range(draw.randint(1, 5)):
@@ -127,34 +138,46 @@ def agree(got, want, floor=1e-6):
         close(got[k], want[k], 1e-4, floor)
 
 
-@pytest.mark.parametrize("kind, seed", [(kind, seed) for kind in ("mpmd", "spmd") for seed in (range(10**6, 10**6 + SOAK) if SOAK else range(8))])
-def test_models(xla, kind, seed):
+def compare(xla, kind, seed):
+    """One random model on XLA and on the native engine: True where their numbers were compared, False where XLA's partitioner has not the
+    layout, None where the draw has no model."""
     draw = chance.Random(f"{kind}{seed}")
     mesh = draw.choice(MESHES)
-    blocks, inputs = random_model(draw, mesh, math.prod(mesh) if kind == "mpmd" else 0, seed)
+    blocks, inputs = random_model(draw, mesh, kind, seed)
     if not inputs:
-        return
-    specs = {k: random_spec(draw, mesh, v.ndim) for k, v in inputs.items() if v.ndim and draw.random() < 0.4}
+        return None
+    specs = {k: spec_for(kind, draw, mesh, v.ndim) for k, v in inputs.items() if v.ndim and draw.random() < 0.4}
     options = (mpmd_options if kind == "mpmd" else spmd_options)(draw, mesh) | {"compile_options": {"xla_backend_optimization_level": 0}}
     plain = ml.compile(model_of(*blocks.build(True)), CBackend(device_mesh=mesh), input_shard_specs=specs)
     fresh = plain.get_parameters(inputs, seed=seed)
     params = shifted(fresh)
     want = plain.evaluate(params, inputs)
-    leave = {k: random_spec(draw, mesh, v.ndim) for k, v in want.items() if v.ndim and draw.random() < 0.3}
-    compiled = ml.compile(model_of(*blocks.build(True)), xla(device_mesh=mesh, **options), input_shard_specs=specs, output_shard_specs=leave)
-    for k, v in compiled.get_parameters(inputs, seed=seed).items():
-        assert np.asarray(v).tobytes() == np.asarray(fresh[k]).tobytes()
+    leave = {k: spec_for(kind, draw, mesh, v.ndim) for k, v in want.items() if v.ndim and draw.random() < 0.3}
     seeds = {k: random(*v.shape, seed=4) for k, v in want.items() if "float" in str(v.dtype)}
     floating = [k for k, v in inputs.items() if v.dtype.kind == "f"]
-    try:
-        got, slopes = compiled.evaluate({k: compiled.backend.array(v) for k, v in params.items()}, inputs, seeds, floating)
-    except MithrilValueError as error:
-        assert kind == "spmd" and "XLA's partitioner (mesh_context='spmd')" in error.what  # uneven parts in parts: refused, never wrong
-        return
+    backend = xla(device_mesh=mesh, **options)
+    try:  # refused where the layout is first known: at compile, for parameters, or for gradients
+        compiled = ml.compile(model_of(*blocks.build(True)), backend, input_shard_specs=specs, output_shard_specs=leave)
+        for k, v in compiled.get_parameters(inputs, seed=seed).items():
+            assert np.asarray(v).tobytes() == np.asarray(fresh[k]).tobytes()
+        got, slopes = compiled.evaluate({k: backend.array(v) for k, v in params.items()}, inputs, seeds, floating)
+    except MithrilValueError as error:  # uneven parts in parts, axes against their order: refused, never wrong
+        assert kind == "spmd" and "XLA's partitioner (mesh_context='spmd')" in error.what and "mesh_context='mpmd'" in error.fix
+        return False
     agree(got, want)
     _, reference = plain.evaluate(params, inputs, seeds, floating)
     largest = max((np.abs(np.asarray(g)).max(initial=0) for g in reference.values()), default=0)
     agree(slopes, reference, max(1e-6, 1e-2 * largest))
+    return True
+
+
+@pytest.mark.parametrize("kind", ["mpmd", "spmd"])
+def test_models(xla, kind):
+    said = []
+    for seed in range(10**6, 10**6 + SOAK) if SOAK else range(12):
+        print(f"{kind} {seed}")  # of a failure, the last
+        said.append(compare(xla, kind, seed))
+    assert said.count(True) >= 0.8 * len(said) and (kind == "mpmd" or False in said), said
 
 
 # ---------------------------------------------------------------- XLA's partitioner
@@ -211,11 +234,11 @@ def test_products_that_the_partitioner_mixes_up(xla, rows, widths, specs, come, 
 @pytest.mark.parametrize("spec, size, fix", [(((0, 1, 2), None), 6, "sizes"), (((0, 1), None), 5, "sizes"), (((1, 0), None), 8, "order")], ids=str)
 def test_parts_that_the_partitioner_has_not(xla, spec, size, fix):
     """Nested uneven parts are others than XLA's; axes against their order make it compute wrong gradients of two layers."""
-    mesh = (2, 2, 2)
-    compiled = ml.compile(one_block(ml.Linear(7, weight_shard_spec=spec), input="x", output="y"), xla(device_mesh=mesh, mesh_context="spmd"))
-    with pytest.raises(MithrilValueError, match="partitioner") as caught:
-        compiled.evaluate(compiled.get_parameters({"x": random(4, size)}), {"x": random(4, size)})
-    assert fix in caught.value.fix and "mpmd" in caught.value.fix and "linear_0.weight" in str(caught.value)
+    model, backend = one_block(ml.Linear(7, weight_shard_spec=spec), input="x", output="y"), xla(device_mesh=(2, 2, 2), mesh_context="spmd")
+    with pytest.raises(MithrilValueError, match="partitioner") as caught:  # a spec alone at compile, sizes once they are known
+        ml.compile(model, backend).get_parameters({"x": random(4, size)})
+    assert fix in caught.value.fix and "mpmd" in caught.value.fix
+    assert "linear_0" in str(caught.value) and "weight" in str(caught.value)
 
 
 # ---------------------------------------------------------------- numbers at the edge
