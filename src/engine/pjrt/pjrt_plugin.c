@@ -197,9 +197,11 @@ static mth_status check_environment(const char *path) {
     return status;
 }
 
-/* libtpu asks a metadata server, which hangs where there is none, and lets one process of a machine load it, which only a TPU needs. */
+/* What fails comes back as a status, and what ends the process is said at every level. As errors XLA also logs what is none: of each
+   executable from disk that two hints for tuning, which it adds itself on AVX-512, are no features of this processor.
+   libtpu asks a metadata server, which hangs where there is none, and lets one process of a machine load it, which only a TPU needs. */
 static void prepare_environment(const char *path) {
-    setenv("TF_CPP_MIN_LOG_LEVEL", "2", 0); /* errors only: they come back as statuses, the rest is chatter on standard error */
+    setenv("TF_CPP_MIN_LOG_LEVEL", "3", 0);
     if (!strstr(path, "libtpu")) return;
     setenv("TPU_SKIP_MDS_QUERY", "1", 0);
     if (access("/dev/accel0", F_OK) && access("/dev/vfio/0", F_OK)) setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1", 0);

@@ -32,7 +32,7 @@ pthread_mutex_t *mth__plugin_child_lock(void);             /* of such a child's 
 
 /* IO error with a fix where the file is missing, no plugin, broken, or too old; VALUE where XLA_FLAGS (or libtpu's LIBTPU_INIT_ARGS) names
    a flag that the plugin doesn't know, at which it would end the process; a known flag with a value of the wrong kind still does. Sets,
-   unless set, before it loads: TF_CPP_MIN_LOG_LEVEL=2; for libtpu TPU_SKIP_MDS_QUERY=1, since its query of a metadata server hangs where
+   unless set, before it loads: TF_CPP_MIN_LOG_LEVEL=3; for libtpu TPU_SKIP_MDS_QUERY=1, since its query of a metadata server hangs where
    there is none, and, where no TPU is here, ALLOW_MULTIPLE_LIBTPU_LOAD=1. */
 mth_status mth__plugin_open(const char *path, mth__plugin **out);
 /* platform: "cpu", "cuda", "tpu". Looks, in this order: environment MITHRIL_PJRT_PLUGIN_CPU (_CUDA, _TPU), where an empty text is
