@@ -71,7 +71,8 @@ static mth_status attention_expand(mth__expansion *e) {
                 F("give one of shape (%lld, %lld); for a mask of the later positions give causal=True instead", (long long)key->shape.dim[0], (long long)key->shape.dim[1])), mth__port_text("mask", mask)), mth__port_text("key", key));
         TRY(mth__error_tensor(need_batch(key, mask, "mask", 2), mth__port_text("key", key)));
         if (mth__is_float(mask->dtype)) TRY(mth__build1(&e->builder, "mask", NULL, mask, &mask));
-        if (mask->dtype == MTH_INT64) TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {MTH_BOOL}}, mask, &mask));
+        if (mask->dtype == MTH_INT64)
+            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {MTH_BOOL}}, mask, &mask));
     }
     mth__value *in[4], *out[2];
     TRY(project(e, "query.", input, &h, true, &in[0]));
