@@ -163,7 +163,7 @@ MTH_API void mth_text_free(char *);
 /* ---------------------------------------------------------------- backends */
 typedef struct mth_backend mth_backend;
 /* engine: "native" (this machine's cores), "pjrt" (XLA, through a plugin of the PJRT C API: a CPU's, a GPU's, a TPU's) or "reference" (naive,
-   in double precision inside: the oracle of the tests). Options: mth_backend_option_doc. */
+   in double precision inside, integers in 64 bits: the oracle of the tests). Options: mth_backend_option_doc. */
 MTH_API MTH_MUST_USE mth_status mth_backend_create(const char *engine, const mth_option *, size_t count, mth_backend **out);
 MTH_API void mth_backend_free(mth_backend *); /* arrays and compiled models keep what they need of it */
 MTH_API int mth_backend_get_mesh(const mth_backend *, int64_t dim[4]); /* number of mesh axes */
@@ -187,6 +187,8 @@ MTH_API MTH_MUST_USE mth_status mth_array_borrow(mth_backend *, mth_dtype, int r
 /* float32, standard normal. Philox4x32-10 by element index: the same values on any mesh. */
 MTH_API MTH_MUST_USE mth_status mth_array_randn(mth_backend *, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
 MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out); /* int32, low <= x < high */
+/* `value` everywhere, cut toward zero in an integer dtype, which must be able to hold it. Not every int64 past 2^53 is
+   a double: those are for mth_array_from_data. */
 MTH_API MTH_MUST_USE mth_status mth_array_full(mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
 /* A tensor of a safetensors file, each device reading its slice straight from the file. `transpose` swaps the two dimensions of a
    matrix (files of torch models store (out, in)). F64, F16 and BF16 become float32. The file is checked first: its whole header, and that

@@ -46,7 +46,11 @@ class JaxBackend(Backend):
 
 
 class ReferenceBackend(Backend):
-    __doc__ = _doc("The reference: naive and in double precision inside. Slow; what other engines are tested against.", "reference")
+    __doc__ = _doc(
+        "The reference: naive, in double precision inside, integers in 64 bits. Slow; what other engines are tested "
+        "against.",
+        "reference",
+    )
     __slots__ = ()
     _engine = "reference"
 

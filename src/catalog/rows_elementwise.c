@@ -146,7 +146,8 @@ const mth__op mth__op_copy = {MAPS(copy, "x"), LINEAR_IN_X, .any_args = 1, .infe
 const mth__op mth__op_scale = {MAPS(scale, "x"), .attr_names = "by:f0", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
 const mth__op mth__op_shift = {MAPS(shift, "x"), .attr_names = "by:f0", .grad = grad_pass, .doc = "y = x + by."};
 const mth__op mth__op_cast = {MAPS(cast, "x"), .attr_names = "dtype:i0", .any_args = 1, .infer = infer_cast, .grad = grad_cast,
-    .doc = "y = x in another dtype, rounded to nearest even; to an integer, toward zero."};
+    .doc = "y = x in another dtype, rounded to nearest even; to an integer toward zero, past its range the least or "
+        "the largest, of NaN 0; of a longer integer the lower bits."};
 const mth__op mth__op_mask = {MAPS(mask, "x"), .infer = infer_mask, .grad = mth__grad_none,
     .doc = "y = whether x is 1; an element that is neither 0 nor 1 is an error of the run."};
 const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*", .flags = MTH__ALIAS | MTH__FREE, LINEAR_IN_X,

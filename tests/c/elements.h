@@ -1,25 +1,41 @@
 /* Elements of tensors by type, and of the parts of tensors that devices hold. */
 #ifndef ELEMENTS_H
 #define ELEMENTS_H
-#include "base/types.h"
+#include "engine/reference/reference.h"
+#include <stdio.h>
 
-static inline double element_get(mth_dtype t, const void *data, int64_t i) {
+static inline mth__ref_element element_get(mth_dtype t, const void *data, int64_t i) {
     switch (t) {
-    case MTH_FLOAT32: return (double)((const float *)data)[i];
-    case MTH_FLOAT64: return ((const double *)data)[i];
-    case MTH_INT32: return (double)((const int32_t *)data)[i];
-    case MTH_INT64: return (double)((const int64_t *)data)[i];
-    default: return (double)((const uint8_t *)data)[i];
+    case MTH_FLOAT32: return (mth__ref_element){.real = (double)((const float *)data)[i]};
+    case MTH_FLOAT64: return (mth__ref_element){.real = ((const double *)data)[i]};
+    case MTH_INT32: return (mth__ref_element){.integer = ((const int32_t *)data)[i]};
+    case MTH_INT64: return (mth__ref_element){.integer = ((const int64_t *)data)[i]};
+    default: return (mth__ref_element){.integer = ((const uint8_t *)data)[i]};
     }
 }
-static inline void element_put(mth_dtype t, void *data, int64_t i, double x) {
+static inline void element_put(mth_dtype t, void *data, int64_t i, mth__ref_element x) {
     switch (t) {
-    case MTH_FLOAT32: ((float *)data)[i] = (float)x; break;
-    case MTH_FLOAT64: ((double *)data)[i] = x; break;
-    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x; break;
-    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)x; break;
-    default: ((uint8_t *)data)[i] = x != 0;
+    case MTH_FLOAT32: ((float *)data)[i] = (float)x.real; break;
+    case MTH_FLOAT64: ((double *)data)[i] = x.real; break;
+    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x.integer; break;
+    case MTH_INT64: ((int64_t *)data)[i] = x.integer; break;
+    default: ((uint8_t *)data)[i] = x.integer != 0;
     }
+}
+/* For messages, and where integers are small. */
+static inline double element_real(mth_dtype t, const void *data, int64_t i) {
+    return mth__ref_as_real(t, element_get(t, data, i));
+}
+static inline void element_put_real(mth_dtype t, void *data, int64_t i, double x) {
+    element_put(t, data, i, mth__ref_from_real(t, x));
+}
+static inline const char *element_text(mth_dtype t, mth__ref_element x) { /* until it is called twice more */
+    static char room[3][32];
+    static int next;
+    char *text = room[next++ % 3];
+    if (mth__is_float(t)) snprintf(text, sizeof *room, "%.9g", x.real);
+    else snprintf(text, sizeof *room, "%lld", (long long)x.integer);
+    return text;
 }
 
 typedef struct { mth__shape shape, local; int64_t start[MTH__RANK], step[MTH__RANK]; } held; /* what a device holds of a tensor */

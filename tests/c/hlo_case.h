@@ -8,7 +8,6 @@
 #define HLO_CASE_H
 #include "elements.h"
 #include "engine/pjrt/segment.h"
-#include "engine/reference/reference.h"
 #include "hlo_run.h"
 #include <inttypes.h>
 
@@ -18,6 +17,7 @@ typedef struct {
     mth__node node;
     mth__hlo_operand in[MTH__MAX_IN], out[MTH__MAX_OUT];
     const double *data[MTH__MAX_IN];
+    const int64_t *integers[MTH__MAX_IN]; /* instead of data, where not NULL: of all sizes */
     double tolerance;             /* |got - wanted| <= tolerance * (1 + |wanted|); 0: equal */
     int first_in, first_out;      /* of the module's arguments and results */
 } hlo_case;
@@ -123,7 +123,7 @@ static mth__ref_value hlo_ref(hlo_module *m, const mth__hlo_part *part, int p) {
     memcpy(v.local.dim, part->size[p], sizeof v.local.dim);
     memcpy(v.start, part->start[p], sizeof v.start);
     memcpy(v.step, part->step[p], sizeof v.step);
-    v.data = NEW_ARRAY(m->arena, double, mth__shape_size(v.local) + 1);
+    v.data = NEW_ARRAY(m->arena, mth__ref_element, mth__shape_size(v.local) + 1);
     return v;
 }
 static int64_t hlo_flat(mth__shape s, const int64_t *at) {
@@ -137,12 +137,15 @@ static mth__ref_value hlo_operand(hlo_module *m, const hlo_case *c, int j, int p
     const int64_t n = mth__shape_size(part->local);
     mth__ref_value v = hlo_ref(m, part, p);
     *padded = mth__alloc(m->arena, (size_t)n * 8 + 64);
-    for (int64_t i = 0; i < n; i++) element_put(part->dtype, *padded, i, mth__is_float(part->dtype) ? NAN : (double)(i % 3 ? i % 4 : 77));
+    for (int64_t i = 0; i < n; i++)
+        element_put_real(part->dtype, *padded, i, mth__is_float(part->dtype) ? NAN : (double)(i % 3 ? i % 4 : 77));
     FOR_EACH(at, v.local) {
         int64_t global[MTH__RANK];
         for (int d = 0; d < v.local.rank; d++) global[d] = mth__ref_global(&v, d, at[d]);
-        const double x = c->data[j][hlo_flat(part->shape, global)];
-        *mth__ref_at(&v, at) = x;
+        const int64_t i = hlo_flat(part->shape, global);
+        const mth__ref_element x = c->integers[j] ? mth__ref_from_integer(part->dtype, c->integers[j][i])
+                                                       : mth__ref_from_real(part->dtype, c->data[j][i]);
+        *mth__ref_element_at(&v, at) = x;
         element_put(part->dtype, *padded, hlo_flat(part->local, at), x);
     }
     return v;
@@ -154,12 +157,16 @@ static bool hlo_near(double got, double want, double tolerance) {
 static void hlo_compare(const hlo_case *c, int k, int p, const mth__ref_value *want, const void *got) {
     int64_t wrong = 0;
     FOR_EACH(at, want->local) {
-        const double x = element_get(want->dtype, got, hlo_flat(c->out[k].part->local, at)), y = *mth__ref_at(want, at);
-        if (hlo_near(x, mth__ref_round(want->dtype, y), c->tolerance)) continue;
+        const mth_dtype dtype = want->dtype;
+        const mth__ref_element x = element_get(dtype, got, hlo_flat(c->out[k].part->local, at)),
+                               y = *mth__ref_element_at(want, at);
+        const bool real = mth__is_float(dtype);
+        if (real ? hlo_near(x.real, mth__ref_from_real(dtype, y.real).real, c->tolerance) : x.integer == y.integer)
+            continue;
         if (wrong++) continue;
         unit_failures++;
-        printf("  %s %s: result %d on partition %d: %.9g, not %.9g, at", c->node.op->name, c->node.attrs.s ? c->node.attrs.s : "", k, p,
-               x, y);
+        printf("  %s %s: result %d on partition %d: %s, not %s, at", c->node.op->name,
+               c->node.attrs.s ? c->node.attrs.s : "", k, p, element_text(dtype, x), element_text(dtype, y));
         for (int d = 0; d < want->local.rank; d++) printf(" %" PRId64, at[d]);
         printf(" of");
         for (int d = 0; d < want->local.rank; d++) printf(" %" PRId64, want->local.dim[d]);

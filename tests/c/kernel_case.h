@@ -1,5 +1,5 @@
 /* A case of one kernel: runs it with the chunks of each phase in both directions, which must give the same bits, and compares it with the
- * reference engine's row, in double; then, where the row accumulates, added to sums. */
+ * reference engine's row, floats in double and integers as they are; then, where the row accumulates, added to sums. */
 #ifndef KERNEL_CASE_H
 #define KERNEL_CASE_H
 #include "elements.h"
@@ -30,10 +30,11 @@ static tensor make(mth_dtype dtype, int rank, const int64_t *dim) {
     return t;
 }
 static void set(tensor *t, int64_t i, double x) {
-    element_put(t->o.dtype, t->o.data, i, x);
-    t->r.data[i] = t->o.dtype == MTH_FLOAT32 ? (double)(float)x : x;
+    element_put_real(t->o.dtype, t->o.data, i, x);
+    t->r.data[i] = element_get(t->o.dtype, t->o.data, i);
 }
-static double get(const tensor *t, int64_t i) { return element_get(t->o.dtype, t->o.data, i); }
+static double get(const tensor *t, int64_t i) { return element_real(t->o.dtype, t->o.data, i); }
+static double known(const tensor *t, int64_t i) { return mth__ref_as_real(t->o.dtype, t->r.data[i]); }
 static tensor floats(int rank, const int64_t *dim) {
     tensor t = make(MTH_FLOAT32, rank, dim);
     for (int64_t i = 0; i < t.n; i++) set(&t, i, normal());
@@ -47,6 +48,20 @@ static tensor positive(int rank, const int64_t *dim) {
 static tensor ints(mth_dtype dtype, int64_t limit, int rank, const int64_t *dim) {
     tensor t = make(dtype, rank, dim);
     for (int64_t i = 0; i < t.n; i++) set(&t, i, floor(uniform() * (double)limit));
+    return t;
+}
+/* Integers of all sizes, most of which no float has. */
+static tensor wide_ints(mth_dtype dtype, int rank, const int64_t *dim) {
+    static const int64_t some[] = {0, -1, (INT64_C(1) << 53) + 1, -(INT64_C(1) << 53) - 1,
+                                   INT64_MIN, INT64_MAX, INT32_MIN, INT32_MAX};
+    tensor t = make(dtype, rank, dim);
+    for (int64_t i = 0; i < t.n; i++) {
+        uint32_t w[4];
+        mth__philox(6, counter++, 0, w);
+        const int64_t x = w[0] % 3 ? some[w[1] % 8] : (int64_t)((uint64_t)w[2] << 32 | w[3]);
+        element_put(dtype, t.o.data, i, mth__ref_from_integer(dtype, x));
+        t.r.data[i] = element_get(dtype, t.o.data, i);
+    }
     return t;
 }
 static tensor blank(mth_dtype dtype, int rank, const int64_t *dim) {
@@ -112,14 +127,14 @@ static void check_sums(const char *file, int line, test_case *t) {
         sum[o] = mth__malloc((size_t)t->out[o].n * sizeof(double) + 1);
         for (int64_t i = 0; i < t->out[o].n; i++) {
             sum[o][i] = (double)(float)normal();
-            element_put(t->out[o].o.dtype, t->out[o].o.data, i, sum[o][i]);
+            element_put_real(t->out[o].o.dtype, t->out[o].o.data, i, sum[o][i]);
         }
     }
     CHECK_STATUS(mth__guard(run_body, &(job){.t = t, .accumulates = true}));
     for (int o = 0; o < t->nout; o++) {
         double most = 1, worst = 0;
         for (int64_t i = 0; i < t->out[o].n; i++) {
-            const double want = t->out[o].r.data[i] + (sum[o] ? sum[o][i] : 0), got = get(&t->out[o], i);
+            const double want = known(&t->out[o], i) + (sum[o] ? sum[o][i] : 0), got = get(&t->out[o], i);
             most = fmax(most, isfinite(want) ? fabs(want) : 0);
             const double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want);
             if (!(error <= worst)) worst = error;
@@ -146,17 +161,23 @@ static int check_at(const char *file, int line, test_case t) {
     for (int o = 0; o < t.nout; o++) {
         double most = 1e-30, worst = 0;
         int64_t at = 0;
-        for (int64_t i = 0; i < t.out[o].n; i++) if (isfinite(t.out[o].r.data[i])) most = fmax(most, fabs(t.out[o].r.data[i]));
+        const mth_dtype dtype = t.out[o].o.dtype;
+        for (int64_t i = 0; i < t.out[o].n; i++)
+            if (isfinite(known(&t.out[o], i))) most = fmax(most, fabs(known(&t.out[o], i)));
         for (int64_t i = 0; i < t.out[o].n; i++) {
-            const double want = t.out[o].r.data[i], got = get(&t.out[o], i);
-            const double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want) / most;
+            const double want = known(&t.out[o], i), got = get(&t.out[o], i);
+            double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want) / most;
+            if (!mth__is_float(dtype))
+                error = element_get(dtype, t.out[o].o.data, i).integer != t.out[o].r.data[i].integer;
             if (!(error <= worst)) { worst = error; at = i; if (isnan(error)) break; }
         }
-        const double allowed = t.out[o].o.dtype == MTH_FLOAT32 ? (t.tolerance > 0 ? t.tolerance : 2e-6) : 0;
+        const double allowed = dtype == MTH_FLOAT32 ? (t.tolerance > 0 ? t.tolerance : 2e-6) : 0;
         if (!(worst <= allowed)) {
             unit_failures++;
-            printf("  %s:%d: %s: result %d, element %lld of %lld: %.9g, not %.9g (error %.3g of the largest)\n", file, line, name, o,
-                (long long)at, (long long)t.out[o].n, get(&t.out[o], at), t.out[o].r.data[at], worst);
+            printf("  %s:%d: %s: result %d, element %lld of %lld: %s, not %s (error %.3g of the largest)\n", file, line,
+                name, o, (long long)at, (long long)t.out[o].n,
+                element_text(dtype, element_get(dtype, t.out[o].o.data, at)),
+                element_text(dtype, t.out[o].r.data[at]), worst);
         }
     }
     void *first[MOST];

@@ -9,6 +9,7 @@
 /* `shapes`: of the operands, "bsi,io"; letters draw 1 to 5, digits are sizes. NULL: no operand.
    `kinds`: of the operands and, after '>', of results that are not plain:
      r normal   p in [0.5, 2]   u of -1, 0, 1   l a largest score   i ids below size v   m mask   n integers as floats of a wide range
+     I integers of all sizes
      e experts [t,k]   E the same, -1 where dropped   w rows [e,t] of the same experts   R [e,t,...]: anything on padding,
          as a result 0 there
    `attrs` may also change sizes. */
@@ -17,7 +18,7 @@ typedef struct {
     const char *shapes, *kinds;
     void (*attrs)(int64_t *size, mth__attrs *);
     const char *spec;
-    mth_dtype dtype; /* of operand 0, where it isn't what its kind says */
+    mth_dtype dtype; /* of operand 0 and of all of kind I, where it isn't what its kind says */
 } example;
 
 static int64_t draw(int64_t low, int64_t high) { return low + rand() % (high - low + 1); }
@@ -25,6 +26,8 @@ static void any_dimension(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = 
 static void by_factor(int64_t *size, mth__attrs *a) { (void)size; a->f[0] = -1.75; }
 static void to_int(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_INT32; }
 static void to_double(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_FLOAT64; }
+static void to_long(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_INT64; }
+static void to_bool(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_BOOL; }
 static void to_float(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_FLOAT32; }
 static void drop(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = 1234567; a->f[0] = 0.3; }
 static void drop_box(int64_t *size, mth__attrs *a) {
@@ -130,6 +133,19 @@ static const example examples[] = {
         {ROW_OF(moe_bias), "eto,eo,et", "Rrw>R"}, {ROW_OF(moe_bias_grad), "eto,et", "Rw"},
     {ROW_OF(moe_act), "eth,et", "Rw>R", activation}, {ROW_OF(moe_act_grad), "eth,eth,et", "RRw>R", activation},
         {ROW_OF(moe_mul), "eth,eth,et", "RRw>R"},
+#define MOVES_INTEGERS(type) \
+    {ROW_OF(copy), "ab", "I", .dtype = type}, {ROW_OF(stop), "ab", "I", .dtype = type}, \
+    {ROW_OF(broadcast_to), "a1c", "I", broadcast_shape, .dtype = type}, \
+    {ROW_OF(reshape), "46", "I", shape_83, .dtype = type}, \
+    {ROW_OF(transpose), "abc", "I", permute, .dtype = type}, {ROW_OF(slice), "abc", "I", cut, .dtype = type}, \
+    {ROW_OF(pad), "abc", "I", around, .dtype = type}, {ROW_OF(concat), "abc,adc,aec", "III", middle, .dtype = type}
+    MOVES_INTEGERS(MTH_INT64), MOVES_INTEGERS(MTH_INT32), MOVES_INTEGERS(MTH_BOOL),
+#define CASTS_INTEGERS(type) \
+    {ROW_OF(cast), "abc", "I", to_int, .dtype = type}, {ROW_OF(cast), "abc", "I", to_long, .dtype = type}, \
+    {ROW_OF(cast), "abc", "I", to_bool, .dtype = type}, {ROW_OF(cast), "abc", "I", to_float, .dtype = type}, \
+    {ROW_OF(cast), "abc", "I", to_double, .dtype = type}
+    CASTS_INTEGERS(MTH_INT64), CASTS_INTEGERS(MTH_INT32), CASTS_INTEGERS(MTH_BOOL),
+    {ROW_OF(cast), "abc", "r", to_long}, {ROW_OF(cast), "abc", "r", to_bool},
 };
 enum { EXAMPLES = sizeof examples / sizeof *examples };
 
@@ -140,7 +156,7 @@ static void draw_sizes(int64_t most) {
     size['*'] = 12;
 }
 static inline mth_dtype dtype_of(const example *x, int j) {
-    if (j == 0 && x->dtype) return x->dtype;
+    if (x->dtype && (j == 0 || x->kinds[j] == 'I')) return x->dtype;
     if (x->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
     return strchr("ieEw", x->kinds[j]) ? MTH_INT32 : MTH_FLOAT32;
 }
@@ -148,12 +164,20 @@ static double normal(void) {
     double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
+/* Most of them no float has. */
+static inline int64_t draw_integer(void) {
+    static const int64_t some[] = {0, -1, (INT64_C(1) << 53) + 1, -(INT64_C(1) << 53) - 1,
+                                   INT64_MIN, INT64_MAX, INT32_MIN, INT32_MAX};
+    if (draw(0, 2)) return some[draw(0, 7)];
+    return (int64_t)((uint64_t)rand() << 42 ^ (uint64_t)rand() << 21 ^ (uint64_t)rand());
+}
 static inline double draw_value(char kind) {
     switch (kind) {
     case 'p': return (float)(0.5 + 1.5 * rand() / RAND_MAX);
     case 'u': return (double)draw(-1, 1);
     case 'l': return (float)(3 + normal());
     case 'n': return (float)(100 * normal());
+    case 'I': return (double)draw(-9, 9);
     case 'i': return (double)draw(0, size['v'] - 1);
     case 'b': case 'm': return (double)draw(0, 1);
     default: return normal();

@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 #include <string.h>
 
-/* What running it takes, saturating: values of all devices in double precision, slabs, exits, and channels by device. */
+/* What running it takes, saturating: values of all devices in 8 bytes each, slabs, exits, and channels by device. */
 static int64_t program_weight(const mth__program *p) {
     int64_t all = mth__size_product((int64_t)p->mesh->count, (int64_t)(p->entry.n + p->exit.n + p->channel.n));
     for (size_t r = 0; r < p->role.n; r++) {

@@ -87,6 +87,7 @@ static void write_module(module *m, bool steps) {
 static int64_t term(const mth__channel *c, int64_t i, int device) {
     bool partial = c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER;
     int64_t v = (i * 7 + i / 11 + (partial ? device * 13 : 0)) % 1009 - 400;
+    if (c->dtype == MTH_INT64) return (int64_t)((uint64_t)v * ((UINT64_C(1) << 53) + 1)); /* no double */
     return c->dtype == MTH_BOOL ? v & 1 : v;
 }
 static int64_t expected(const mth__channel *c, int64_t i, int device) {
@@ -96,7 +97,7 @@ static int64_t expected(const mth__channel *c, int64_t i, int device) {
     int64_t v = term(c, i, member[0]);
     for (int r = 1; r < mth__channel_size(c); r++) {
         int64_t w = term(c, i, member[r]);
-        v = c->reduce != MTH__REDUCE_MAX ? v + w : v > w ? v : w;
+        v = c->reduce != MTH__REDUCE_MAX ? (int64_t)((uint64_t)v + (uint64_t)w) : v > w ? v : w;
     }
     return c->dtype == MTH_BOOL ? v != 0 : v;
 }
@@ -122,14 +123,16 @@ static mth_status send_argument(module *m, int i, int p, PJRT_Buffer **out) {
     const channel_case *k = &m->at[i];
     int64_t n = mth__shape_size(k->in.part->local), *index;
     const mth_dtype dtype = k->c.dtype;
-    const double junk = mth__is_float(dtype) ? NAN : 0x5a5a5a5a;
-    void *data = NEW_ARRAY(m->arena, char, n * 4 + 64);
+    const mth__ref_element junk = mth__ref_from_real(dtype, mth__is_float(dtype) ? NAN : 0x5a5a5a5a);
+    void *data = NEW_ARRAY(m->arena, char, n * 8 + 64);
     bool is_root = k->c.kind != MTH__BROADCAST || m->device[p] == k->c.from.on->device[0];
     global_indices(m->arena, k->in.part, p, &index);
     for (int64_t j = 0; j < n; j++)
-        element_put(dtype, data, j, index[j] < 0 || !is_root ? junk : (double)term(&k->c, index[j], m->device[p]));
+        element_put(dtype, data, j,
+            index[j] < 0 || !is_root ? junk : mth__ref_from_integer(dtype, term(&k->c, index[j], m->device[p])));
     if (k->c.kind == MTH__BROADCAST && is_root) /* it need not be among those that have the result */
-        for (int64_t j = 0; j < n; j++) element_put(dtype, data, j, (double)term(&k->c, j, m->device[p]));
+        for (int64_t j = 0; j < n; j++)
+            element_put(dtype, data, j, mth__ref_from_integer(dtype, term(&k->c, j, m->device[p])));
     return hlo_send(k->in.part, data, m->device[p], out);
 }
 
@@ -139,11 +142,14 @@ static mth_status check_result(module *m, int i, int p, PJRT_Buffer *buffer) {
     void *got;
     TRY(hlo_fetch(m->arena, buffer, k->out.part, &got));
     global_indices(m->arena, k->out.part, p, &index);
-    for (int64_t j = 0; j < n; j++)
-        if (index[j] >= 0 && element_get(k->c.dtype, got, j) != (double)expected(&k->c, index[j], m->device[p])) {
-            wrong++;
-            if (at < 0) at = j;
-        }
+    const mth_dtype dtype = k->c.dtype;
+    for (int64_t j = 0; j < n; j++) {
+        const mth__ref_element have = element_get(dtype, got, j);
+        const int64_t want = index[j] < 0 ? 0 : expected(&k->c, index[j], m->device[p]);
+        if (index[j] < 0 || (mth__is_float(dtype) ? have.real == (double)want : have.integer == want)) continue;
+        wrong++;
+        if (at < 0) at = j;
+    }
     CHECK(wrong == 0);
     if (wrong)
         printf("  %lld of %lld wrong on device %d, first at %lld: %s\n", (long long)wrong, (long long)n, m->device[p], (long long)at,
@@ -184,9 +190,10 @@ static mth__split further(mth__split coarse, const mth__placement *on, unsigned 
 }
 
 static bool random_channel(const mth__placement *on, mth__channel *c) {
-    static const mth_dtype dtypes[] = {MTH_FLOAT32, MTH_FLOAT32, MTH_FLOAT32, MTH_INT32, MTH_BOOL};
+    static const mth_dtype dtypes[] = {MTH_FLOAT32, MTH_FLOAT32, MTH_FLOAT32, MTH_INT32, MTH_INT64, MTH_BOOL};
     *c = (mth__channel){.kind = (mth__channel_kind)random_below(MTH__BROADCAST), .algorithm = (mth__algorithm)random_below(MTH__ALGORITHMS),
-                        .dtype = dtypes[random_below(5)], .from = {.on = on}, .to = {.on = on}};
+                        .dtype = dtypes[random_below((int)(sizeof dtypes / sizeof *dtypes))],
+                        .from = {.on = on}, .to = {.on = on}};
     c->shape.rank = 1 + random_below(4);
     if (c->kind == MTH__ALL_TO_ALL && c->shape.rank == 1) c->shape.rank = 2;
     for (int d = 0; d < c->shape.rank; d++) c->shape.dim[d] = random_below(12) ? 1 + random_below(13) : 0;
@@ -225,7 +232,8 @@ static bool random_channel(const mth__placement *on, mth__channel *c) {
 
 /* Any part to any part. */
 static bool random_transfer(const mth__placement *on, mth__channel *c) {
-    *c = (mth__channel){.kind = MTH__TRANSFER, .dtype = random_below(2) ? MTH_FLOAT32 : MTH_BOOL, .from = {.on = on}, .to = {.on = on}};
+    static const mth_dtype dtypes[] = {MTH_FLOAT32, MTH_BOOL, MTH_INT64};
+    *c = (mth__channel){.kind = MTH__TRANSFER, .dtype = dtypes[random_below(3)], .from = {.on = on}, .to = {.on = on}};
     c->shape.rank = 1 + random_below(3);
     for (int d = 0; d < c->shape.rank; d++) c->shape.dim[d] = random_below(12) ? 1 + random_below(13) : 0;
     for (int side = 0; side < 2; side++) {

@@ -289,7 +289,8 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
             const int64_t n = mth__shape_size(here.local);
             mth__buffer **b = &entry[e * (size_t)devices + (size_t)d];
             TRY(vt->buffer_new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), b));
-            for (int64_t i = 0; i < n; i++) element_put(is->dtype, vt->buffer_host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
+            for (int64_t i = 0; i < n; i++)
+                element_put_real(is->dtype, vt->buffer_host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
         }
     for (int again = 0; again < 2; again++) {
         for (size_t i = 0; i < p->exit.n * (size_t)devices; i++) {
@@ -316,11 +317,13 @@ static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d,
     CHECK(x != NULL);
     int64_t wrong = 0;
     for (int64_t i = 0, n = x ? mth__shape_size(here.local) : 0; i < n; i++) {
-        const double a = element_get(is->dtype, x, i), b = element_get(is->dtype, y, i);
-        if (mth__is_float(is->dtype) ? near(a, b) : a == b) continue;
+        const mth__ref_element a = element_get(is->dtype, x, i), b = element_get(is->dtype, y, i);
+        if (mth__is_float(is->dtype) ? near(a.real, b.real) : a.integer == b.integer) continue;
         if (wrong++) continue;
-        if (unit_failures++ < 30) printf("  %s %s: %s on device %d: %.9g, not %.9g, at element %" PRId64 " of %s\n", s->of.at[e].row,
-            s->of.at[e].how, is->name, d, a, b, i, mth__shape_text(s->arena, here.local));
+        if (unit_failures++ < 30)
+            printf("  %s %s: %s on device %d: %s, not %s, at element %" PRId64 " of %s\n", s->of.at[e].row,
+                s->of.at[e].how, is->name, d, element_text(is->dtype, a), element_text(is->dtype, b), i,
+                mth__shape_text(s->arena, here.local));
     }
 }
 static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {

@@ -26,8 +26,8 @@ static int attend(const char *file, int line, attention a, bool grad) {
         .in = {ref_value(&q), ref_value(&k), ref_value(&v), ref_value(&mask)},
         .out = {ref_value(&o), ref_value(&most), ref_value(&sum)}};
     CHECK_STATUS(mth__ref_rows[MTH__ROW_attention](&c));
-    for (int64_t i = 0; i < o.n; i++) set(&o, i, o.r.data[i]);
-    for (int64_t i = 0; i < most.n; i++) { set(&most, i, most.r.data[i]); set(&sum, i, sum.r.data[i]); }
+    for (int64_t i = 0; i < o.n; i++) set(&o, i, known(&o, i));
+    for (int64_t i = 0; i < most.n; i++) { set(&most, i, known(&most, i)); set(&sum, i, known(&sum, i)); }
     return check_at(file, line,
         (test_case){ROW(attention_grad), .attrs = f.attrs, .nin = 7 + (a.mask != 0),
             .in = {q, k, v, o, most, sum, F32(a.of.b, a.of.s, a.of.g, a.of.r, a.of.e), mask},
@@ -64,7 +64,7 @@ static tensor route(int64_t t, int64_t k, int64_t e) { /* distinct experts in ea
             for (bool again = true; again;) {
                 const double expert = floor(uniform() * (double)e);
                 again = expert == 1;
-                for (int64_t q = 0; q < j; q++) again |= x.r.data[i * k + q] == expert;
+                for (int64_t q = 0; q < j; q++) again |= known(&x, i * k + q) == expert;
                 set(&x, i * k + j, expert);
             }
     return x;
@@ -77,7 +77,7 @@ static tensor rows_of(const tensor *experts, int64_t e, int64_t block) { /* as d
             int64_t n = b;
             for (int64_t i = b; i < b + block && i < t; i++)
                 for (int64_t j = 0; j < k; j++)
-                    if (experts->r.data[i * k + j] == (double)x) set(&rows, x * t + n++, (double)i);
+                    if (experts->r.data[i * k + j].integer == x) set(&rows, x * t + n++, (double)i);
             while (n < b + block && n < t) set(&rows, x * t + n++, -1);
         }
     return rows;
@@ -112,7 +112,7 @@ TEST(moe_tokens) {
         drop(&experts[3]), drop(&rows[3]);
     }
     tensor experts = route(33, 2, 4), all = rows_of(&experts, 4, 33), some = part(I32(2, 33), 0, 4, 2, 1);
-    for (int64_t i = 0; i < some.n; i++) set(&some, i, all.r.data[66 + i]);
+    for (int64_t i = 0; i < some.n; i++) set(&some, i, known(&all, 66 + i));
     KERNEL(ROW(moe_combine), IN(part(F32(2, 33, 5), 0, 4, 2, 1), some, F32(33, 2), experts), OUT(TO(33, 5))); /* a device's experts */
     drop(&all);
     tensor many = route(3000, 2, 4), many_rows = rows_of(&many, 4, 3000);
@@ -143,6 +143,7 @@ TEST(moe_experts) {
 }
 
 /* ---- boxes */
+static const int reduction[] = {[MTH__BOX_ADD] = MTH__REDUCE_SUM, [MTH__BOX_MAX] = MTH__REDUCE_MAX};
 TEST(boxes) {
     static const mth_dtype all[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL};
     for (int type = 0; type < 5; type++)
@@ -150,17 +151,19 @@ TEST(boxes) {
             for (int layout = 0; layout < 4; layout++) {
                 const int64_t size[3] = {3, 4, 5}, dense[3] = {20, 5, 1}, wide[3] = {60, 12, 2}, turned[3] = {1, 3, 12};
                 const int64_t *ds = layout & 1 ? wide : dense, *ss = layout & 2 ? turned : dense;
-                tensor dst = ints(all[type], 50, SHAPE(180)), src = ints(all[type], 50, SHAPE(60));
+                const bool real = mth__is_float(all[type]);
+                tensor dst = real ? ints(all[type], 50, SHAPE(180)) : wide_ints(all[type], SHAPE(180)),
+                       src = real ? ints(all[type], 50, SHAPE(60)) : wide_ints(all[type], SHAPE(60));
                 mth__box(op, all[type], 3, size, dst.o.data, ds, src.o.data, ss);
                 for (int64_t i = 0; i < 3; i++)
                     for (int64_t j = 0; j < 4; j++)
                         for (int64_t k = 0; k < 5; k++) {
-                            double *d = &dst.r.data[i * ds[0] + j * ds[1] + k * ds[2]];
-                            const double s = src.r.data[i * ss[0] + j * ss[1] + k * ss[2]], a = all[type] == MTH_BOOL ? *d != 0 : *d,
-                                         b = all[type] == MTH_BOOL ? s != 0 : s;
-                            *d = op == MTH__BOX_COPY ? b : op == MTH__BOX_ADD && all[type] != MTH_BOOL ? a + b : fmax(a, b);
+                            mth__ref_element *d = &dst.r.data[i * ds[0] + j * ds[1] + k * ds[2]];
+                            const mth__ref_element s = src.r.data[i * ss[0] + j * ss[1] + k * ss[2]];
+                            *d = op == MTH__BOX_COPY ? s : mth__ref_combine(all[type], reduction[op], *d, s);
                         }
-                for (int64_t i = 0; i < dst.n; i++) CHECK(get(&dst, i) == (all[type] == MTH_BOOL ? dst.r.data[i] != 0 : dst.r.data[i]));
+                for (int64_t i = 0; i < dst.n; i++)
+                    CHECK(element_get(all[type], dst.o.data, i).integer == dst.r.data[i].integer);
                 drop(&dst), drop(&src);
             }
     float x = 1, y = 2;
@@ -181,14 +184,22 @@ TEST(reduce_to_all) {
                 tensor x[3];
                 const void *src[3];
                 void *dst[3];
-                double *want = malloc((size_t)n * 8);
-                for (int i = 0; i < 3; i++) { x[i] = ints(all[type], 1000, SHAPE(n)); src[i] = x[i].o.data; dst[i] = x[i].o.data; }
-                for (int64_t i = 0; i < n; i++)
-                    want[i] = op == MTH__BOX_ADD ? x[0].r.data[i] + x[1].r.data[i] + x[2].r.data[i]
-                                                 : fmax(fmax(x[0].r.data[i], x[1].r.data[i]), x[2].r.data[i]);
+                mth__ref_element *want = malloc((size_t)n * sizeof *want);
+                for (int i = 0; i < 3; i++) {
+                    x[i] = mth__is_float(all[type]) ? ints(all[type], 1000, SHAPE(n)) : wide_ints(all[type], SHAPE(n));
+                    src[i] = dst[i] = x[i].o.data;
+                }
+                for (int64_t i = 0; i < n; i++) {
+                    want[i] = mth__ref_combine(all[type], reduction[op], x[0].r.data[i], x[1].r.data[i]);
+                    want[i] = mth__ref_combine(all[type], reduction[op], want[i], x[2].r.data[i]);
+                }
                 mth__reduce_to_all(op, all[type], n, 3, src, 3, dst, n);
                 for (int d = 0; d < 3; d++)
-                    for (int64_t i = 0; i < n; i++) if (get(&x[d], i) != want[i]) { CHECK(get(&x[d], i) == want[i]); break; }
+                    for (int64_t i = 0; i < n; i++) {
+                        const bool same = element_get(all[type], x[d].o.data, i).integer == want[i].integer;
+                        CHECK(same);
+                        if (!same) break;
+                    }
                 for (int i = 0; i < 3; i++) drop(&x[i]);
                 free(want);
             }

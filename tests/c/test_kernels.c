@@ -140,8 +140,11 @@ TEST(cast) {
     static const mth_dtype all[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL};
     for (int i = 0; i < 5; i++)
         for (int j = 0; j < 5; j++) {
-            tensor x = make(all[i], SHAPE(7, 11));
-            for (int64_t k = 0; k < x.n; k++) set(&x, k, all[i] == MTH_BOOL ? k % 2 : floor(7 * normal()));
+            tensor x = mth__is_float(all[i]) ? make(all[i], SHAPE(7, 11)) : wide_ints(all[i], SHAPE(7, 11));
+            static const double past[] = {NAN, INFINITY, -INFINITY, 3e38, -3e38,
+                                          0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
+            for (int64_t k = 0; mth__is_float(all[i]) && k < x.n; k++)
+                set(&x, k, k < 10 ? past[k] : floor(7 * normal()));
             KERNEL(ROW(cast), .attrs = {.i = {all[j]}}, IN(x), OUT(blank(all[j], SHAPE(7, 11))));
         }
     test_case t = {ROW(cast), IN(F32(3)), OUT(blank(MTH_BFLOAT16, SHAPE(3)))};
@@ -221,7 +224,8 @@ static void blocks(const char *spec, int64_t m, int64_t n, int64_t k) { /* "km,n
     for (int64_t r = 0; r < m; r += m > 100 ? 3 : 1)
         for (int64_t c = 0; c < n; c += n > 100 ? 7 : 1) {
             double sum = 0;
-            for (int64_t i = 0; i < k; i++) sum += a.r.data[ta ? i * m + r : r * k + i] * b.r.data[tb ? c * k + i : i * n + c];
+            for (int64_t i = 0; i < k; i++)
+                sum += known(&a, ta ? i * m + r : r * k + i) * known(&b, tb ? c * k + i : i * n + c);
             worst = fmax(worst, fabs(sum - get(&y, r * n + c)));
         }
     CHECK(worst < 5e-4);
@@ -274,6 +278,23 @@ TEST(layout) {
     KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(F32(0, 5)), OUT(TO(5, 0)));
     KERNEL(ROW(transpose), .attrs = {.i = {1, 0}}, IN(F32(5)), OUT(TO(5)));
     CHECK(KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(F32(1203, 1701)), OUT(TO(1701, 1203))) > 1);
+#define F64(...) ints(MTH_FLOAT64, 1000, SHAPE(__VA_ARGS__)) /* added to sums too */
+    KERNEL(ROW(pad), .attrs = {.i = {1, 2, 3}}, IN(F64(3, 4, 5)), OUT(blank(MTH_FLOAT64, SHAPE(3, 9, 5))));
+    KERNEL(ROW(broadcast_to), .attrs = {.i = {3, 4, 5, 6}}, IN(F64(5, 1)), OUT(blank(MTH_FLOAT64, SHAPE(4, 5, 6))));
+    static const mth_dtype integer[] = {MTH_INT64, MTH_INT32, MTH_BOOL};
+    for (int i = 0; i < 3; i++) {
+        const mth_dtype type = integer[i];
+#define INTS(...) wide_ints(type, SHAPE(__VA_ARGS__))
+#define TO_INTS(...) blank(type, SHAPE(__VA_ARGS__))
+        KERNEL(ROW(copy), IN(INTS(37, 53)), OUT(TO_INTS(37, 53)));
+        KERNEL(ROW(broadcast_to), .attrs = {.i = {3, 4, 5, 6}}, IN(INTS(5, 1)), OUT(TO_INTS(4, 5, 6)));
+        KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(INTS(137, 153)), OUT(TO_INTS(153, 137)));
+        KERNEL(ROW(transpose), .attrs = {.i = {4, 3, 0, 2, 1}}, IN(INTS(3, 5, 7, 9)), OUT(TO_INTS(9, 3, 7, 5)));
+        KERNEL(ROW(slice), .attrs = {.i = {1, 2, 6}}, IN(INTS(3, 9, 4)), OUT(TO_INTS(3, 4, 4)));
+        KERNEL(ROW(pad), .attrs = {.i = {1, 2, 3}}, IN(INTS(3, 4, 5)), OUT(TO_INTS(3, 9, 5)));
+        KERNEL(ROW(concat), .attrs = {.i = {2}}, IN(INTS(5, 4, 1), INTS(5, 4, 3)), OUT(TO_INTS(5, 4, 4)));
+        KERNEL(ROW(keep), IN(part(INTS(4, 9), 0, 8, 1, 2)), OUT(part(part(TO_INTS(2, 3), 0, 8, 3, 4), 1, 9, 6, 1)));
+    }
     KERNEL(ROW(slice), .attrs = {.i = {1, 2, 6}}, IN(F32(3, 9, 4)), OUT(TO(3, 4, 4)));
     KERNEL(ROW(slice), .attrs = {.i = {0, 2, 2}}, IN(F32(3, 9)), OUT(TO(0, 9)));
     CHECK(KERNEL(ROW(slice), .attrs = {.i = {0, 1, 5000001}}, IN(F32(5000003)), OUT(TO(5000000))) > 1);

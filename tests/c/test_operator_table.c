@@ -1,12 +1,11 @@
-/* The operator table tests itself. For every row and random shapes: the gradient against finite differences, the claim of linearity, every
- * factor split in two, run on the parts and recombined, all with the reference engine's rows in double precision; and the native engine's
- * kernel against the reference, whole and on the parts, beside its operands, on top of them, and added to sums. A row without
- * an example fails. */
+/* The operator table tests itself. For every row and random shapes: the gradient against finite differences, the claim
+ * of linearity, every factor split in two, run on the parts and recombined, all with the reference engine's rows in
+ * double precision and int64; and the native engine's kernel against the reference, whole and on the parts, beside its
+ * operands, on top of them, and added to sums. A row without an example fails. */
 #include "elements.h"
 #include "unit.h"
 #include "derive/derive.h"
 #include "engine/native/kernel.h"
-#include "engine/reference/reference.h"
 #undef ROW
 #include "operator_examples.h"
 
@@ -21,16 +20,27 @@ static bool near(double a, double b, double tolerance) {
     if (isinf(a) || isinf(b)) return a == b;
     return fabs(a - b) <= tolerance * (1 + fabs(b));
 }
-static void complain(const char *what, double got, double wanted) {
+static void complain_texts(const char *what, const char *got, const char *wanted) {
     unit_failures++;
-    if (unit_failures < 30) printf("  %s %s: %s: %.9g, not %.9g\n", mth__op_at((size_t)now->row)->name, now->shapes ? now->shapes : "",
-        what, got, wanted);
+    if (unit_failures < 30)
+        printf("  %s %s: %s: %s, not %s\n", mth__op_at((size_t)now->row)->name, now->shapes ? now->shapes : "", what,
+            got, wanted);
+}
+static void complain(const char *what, double got, double wanted) {
+    complain_texts(what, element_text(MTH_FLOAT64, (mth__ref_element){.real = got}),
+        element_text(MTH_FLOAT64, (mth__ref_element){.real = wanted}));
+}
+/* Integers are equal, or they are not. */
+static void check_near(const char *what, mth_dtype dtype, mth__ref_element got, mth__ref_element wanted,
+    double tolerance) {
+    if (mth__is_float(dtype) ? near(got.real, wanted.real, tolerance) : got.integer == wanted.integer) return;
+    complain_texts(what, element_text(dtype, got), element_text(dtype, wanted));
 }
 
 /* ---------------------------------------------------------------- data */
 static mth__ref_value blank(mth_dtype dtype, mth__shape local, mth__shape global) {
     mth__ref_value v = {.dtype = dtype, .local = local, .global = global, .here = true};
-    v.data = NEW_ARRAY(arena, double, mth__shape_size(local) + 1);
+    v.data = NEW_ARRAY(arena, mth__ref_element, mth__shape_size(local) + 1);
     for (int d = 0; d < MTH__RANK; d++) v.step[d] = 1;
     return v;
 }
@@ -50,19 +60,23 @@ static int64_t token_in(const mth__ref_value *v, int64_t expert, int64_t r) {
     return -1;
 }
 static void fill_rows(mth__ref_value *v) {
-    FOR_EACH(at, v->local) *mth__ref_at(v, at) = (double)token_in(v, mth__ref_global(v, 0, at[0]), at[1]);
+    FOR_EACH(at, v->local) *mth__ref_integer_at(v, at) = token_in(v, mth__ref_global(v, 0, at[0]), at[1]);
 }
 static void fill(part *p) {
     mth__ref_value *v = &p->v;
     if (p->kind == 'w') { fill_rows(v); return; }
     const bool experts = p->kind == 'e' || p->kind == 'E';
-    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++) v->data[i] = experts ? (double)chosen[i] : draw_value(p->kind);
+    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++)
+        v->data[i] = experts            ? mth__ref_from_integer(v->dtype, chosen[i])
+                     : p->kind == 'I' ? mth__ref_from_integer(v->dtype, draw_integer())
+                                        : mth__ref_from_real(v->dtype, draw_value(p->kind));
     if (p->kind != 'R') return;
     int64_t inner = mth__shape_size(v->local) / (size['e'] * size['t']);
     mth__ref_value rows = blank(MTH_INT32, (mth__shape){2, {size['e'], size['t']}}, (mth__shape){2, {size['e'], size['t']}});
     fill_rows(&rows);
     for (int64_t r = 0; r < size['e'] * size['t']; r++)
-        if (rows.data[r] < 0) for (int64_t i = 0; i < inner; i++) v->data[r * inner + i] = 1e3; /* nobody may read it */
+        for (int64_t i = 0; rows.data[r].integer < 0 && i < inner; i++) /* nobody may read it */
+            v->data[r * inner + i].real = 1e3;
 }
 /* ---------------------------------------------------------------- a trial: a graph of one node, with operands */
 typedef struct { mth__graph *graph; mth__node *node; part in[MTH__MAX_IN], out[MTH__MAX_OUT]; } trial;
@@ -115,7 +129,8 @@ static mth__operand operand(const part *p, bool filled) {
     mth__operand o = {.dtype = p->v.dtype, .shape = p->v.local, .global = p->v.global};
     int64_t n = mth__shape_size(p->v.local);
     o.data = mth__alloc(arena, (size_t)(n + 1) * mth_dtype_size(o.dtype));
-    for (int64_t i = 0; i < n; i++) element_put(o.dtype, o.data, i, filled ? p->v.data[i] : 77);
+    for (int64_t i = 0; i < n; i++)
+        element_put(o.dtype, o.data, i, filled ? p->v.data[i] : mth__ref_from_real(o.dtype, 77));
     memcpy(o.start, p->v.start, sizeof o.start);
     memcpy(o.step, p->v.step, sizeof o.step);
     return o;
@@ -136,7 +151,7 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
         if (!accumulates || !(op->accumulates >> k & 1)) continue;
         const int64_t n = mth__shape_size(o[k].shape);
         sum[k] = NEW_ARRAY(arena, double, n + 1);
-        for (int64_t e = 0; e < n; e++) element_put(o[k].dtype, o[k].data, e, sum[k][e] = (double)(float)normal());
+        for (int64_t e = 0; e < n; e++) element_put_real(o[k].dtype, o[k].data, e, sum[k][e] = (double)(float)normal());
     }
     TRY(kernel->prepare(arena, &c));
     c.shared = mth__alloc(arena, c.call_scratch + 64);
@@ -145,10 +160,10 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
     if (atomic_load(&fault.set)) complain("fault", (double)fault.value, (double)fault.limit);
     for (int k = 0; k < c.nout; k++)
         for (int64_t e = 0, n = mth__shape_size(o[k].shape); e < n; e++) {
-            const double want = expected[k].v.data[e] + (sum[k] ? sum[k][e] : 0);
-            if (!near(element_get(o[k].dtype, o[k].data, e), want, 2e-5))
-                complain(accumulates ? "native, added to a sum" : over >= 0 ? "native, in place" : "native",
-                    element_get(o[k].dtype, o[k].data, e), want);
+            mth__ref_element want = expected[k].v.data[e];
+            if (sum[k]) want.real += sum[k][e];
+            check_near(accumulates ? "native, added to a sum" : over >= 0 ? "native, in place" : "native", o[k].dtype,
+                element_get(o[k].dtype, o[k].data, e), want, 2e-5);
         }
     return NULL;
 }
@@ -160,7 +175,7 @@ static mth_status check_native(const trial *t, const part *in, const part *expec
     if (dtype == MTH_FLOAT64 || (op->flags & MTH__ALIAS)) return NULL; /* the reference's alone; no kernel runs */
     if (mth__kernel_lacks(op, dtype)) { complain(mth__kernel_lacks(op, dtype), 0, 1); return NULL; }
     TRY(native(t, in, expected, -1, false));
-    if (op->accumulates) TRY(native(t, in, expected, -1, true));
+    if (op->accumulates && mth__is_float(expected[0].v.dtype)) TRY(native(t, in, expected, -1, true));
     if (!(op->flags & MTH__ELEMENTWISE)) return NULL;
     for (int j = 0; j < t->node->nin; j++)
         if (mth__shape_equal(in[j].v.local, expected[0].v.local) && in[j].v.dtype == expected[0].v.dtype)
@@ -209,7 +224,7 @@ static void hand_out(const trial *t, part *in) {
         if (in[j].kind == 'w') { fill_rows(&in[j].v); continue; }
         FOR_EACH(at, in[j].v.local) {
             int64_t from = place_in_whole(&in[j], at);
-            *mth__ref_at(&in[j].v, at) = from < 0 ? 1e3 : t->in[j].v.data[from];
+            *mth__ref_element_at(&in[j].v, at) = from < 0 ? (mth__ref_element){.real = 1e3} : t->in[j].v.data[from];
         }
     }
 }
@@ -239,18 +254,23 @@ static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cy
             memcpy(rows.step, out[k].v.step, sizeof rows.step);
             if (out[k].kind == 'w') fill_rows(&rows);
             FOR_EACH(at, out[k].v.local) {
-                double x = *mth__ref_at(&out[k].v, at);
-                if (out[k].kind == 'w') { if (x != *mth__ref_at(&rows, at)) complain("rows of a part", x, *mth__ref_at(&rows, at));
-                    continue; }
+                const mth__ref_element x = *mth__ref_element_at(&out[k].v, at);
+                const mth_dtype dtype = out[k].v.dtype;
+                if (out[k].kind == 'w') {
+                    check_near("rows of a part", dtype, x, *mth__ref_element_at(&rows, at), 0);
+                    continue;
+                }
                 int64_t to = place_in_whole(&out[k], at);
-                if (to < 0) { if (x != 0) complain("padding of a part", x, 0); continue; }
-                if (!partial && !near(x, t->out[k].v.data[to], 1e-10)) complain(mapped ? "a part" : "a copy", x, t->out[k].v.data[to]);
-                if (partial && r->factor[f].kind == MTH__SUM) sum[k][to] += x;
-                if (partial && r->factor[f].kind == MTH__MAX && x > sum[k][to]) sum[k][to] = x;
+                if (to < 0) { check_near("padding of a part", dtype, x, (mth__ref_element){0}, 0); continue; }
+                if (!partial) check_near(mapped ? "a part" : "a copy", dtype, x, t->out[k].v.data[to], 1e-10);
+                /* rows that compute take and give floats */
+                if (partial && r->factor[f].kind == MTH__SUM) sum[k][to] += x.real;
+                if (partial && r->factor[f].kind == MTH__MAX && x.real > sum[k][to]) sum[k][to] = x.real;
             }
             if (!partial || which == 0) continue;
             for (int64_t i = 0, e = mth__shape_size(n->out[k]->shape); i < e; i++)
-                if (!near(sum[k][i], t->out[k].v.data[i], 1e-10)) complain("the parts combined", sum[k][i], t->out[k].v.data[i]);
+                check_near("the parts combined", out[k].v.dtype, (mth__ref_element){.real = sum[k][i]},
+                    t->out[k].v.data[i], 1e-10);
         }
         TRY(check_native(t, in, out));
     }
@@ -282,15 +302,24 @@ static mth_status check_blocks(const trial *t) {
     TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
     for (int k = 0; k < n->nout; k++)
         FOR_EACH(at, out[k].v.local) {
-            double x = *mth__ref_at(&out[k].v, at);
             int64_t to = place_in_whole(&out[k], at);
-            if (!near(x, to < 0 ? 0 : t->out[k].v.data[to], 1e-10)) complain("in blocks", x, to < 0 ? 0 : t->out[k].v.data[to]);
+            check_near("in blocks", out[k].v.dtype, *mth__ref_element_at(&out[k].v, at),
+                to < 0 ? (mth__ref_element){0} : t->out[k].v.data[to], 1e-10);
         }
     blocked = false;
     return check_native(t, in, out);
 }
 
 /* ---------------------------------------------------------------- linearity: what may be a partial sum */
+/* x is the sum of two terms: any, and x less that. A sum of bools, which is whether one is true, can't be less: x and
+   false. */
+static mth__ref_element first_term(mth_dtype dtype, mth__ref_element x) {
+    return dtype == MTH_BOOL ? x : mth__ref_from_real(dtype, 5 * normal());
+}
+static mth__ref_element minus(mth_dtype dtype, mth__ref_element a, mth__ref_element b) {
+    if (mth__is_float(dtype)) return (mth__ref_element){.real = a.real - b.real};
+    return mth__ref_from_integer(dtype, (int64_t)((uint64_t)a.integer - (uint64_t)b.integer));
+}
 static mth_status check_linear_in(const trial *t, uint64_t operands) {
     const mth__node *n = t->node;
     part in[2][MTH__MAX_IN], out[2][MTH__MAX_OUT];
@@ -300,7 +329,8 @@ static mth_status check_linear_in(const trial *t, uint64_t operands) {
             if (!(operands >> j & 1)) continue;
             in[h][j].v = blank(t->in[j].v.dtype, t->in[j].v.local, t->in[j].v.global);
             for (int64_t i = 0, e = mth__shape_size(t->in[j].v.local); i < e; i++)
-                in[h][j].v.data[i] = h ? t->in[j].v.data[i] - in[0][j].v.data[i] : normal();
+                in[h][j].v.data[i] = h ? minus(t->in[j].v.dtype, t->in[j].v.data[i], in[0][j].v.data[i])
+                                       : first_term(t->in[j].v.dtype, t->in[j].v.data[i]);
         }
         for (int k = 0; k < n->nout; k++) { out[h][k] = t->out[k]; out[h][k].v = blank(t->out[k].v.dtype, t->out[k].v.local,
             t->out[k].v.global); }
@@ -308,8 +338,9 @@ static mth_status check_linear_in(const trial *t, uint64_t operands) {
     }
     for (int k = 0; k < n->nout; k++)
         for (int64_t i = 0, e = mth__shape_size(n->out[k]->shape); i < e; i++)
-            if (!near(out[0][k].v.data[i] + out[1][k].v.data[i], t->out[k].v.data[i], 1e-9)) complain("linear",
-                out[0][k].v.data[i] + out[1][k].v.data[i], t->out[k].v.data[i]);
+            check_near("linear", n->out[k]->dtype,
+                mth__ref_combine(n->out[k]->dtype, MTH__REDUCE_SUM, out[0][k].v.data[i], out[1][k].v.data[i]),
+                t->out[k].v.data[i], 1e-9);
     return NULL;
 }
 static mth_status check_linear(const trial *t) {
@@ -332,12 +363,12 @@ static mth_status run_graph(const mth__graph *g, part *value) { /* by value id; 
     }
     return NULL;
 }
-static mth_status loss(const trial *t, const double *seed, double *out) {
+static mth_status loss(const trial *t, const mth__ref_element *seed, double *out) {
     part y[MTH__MAX_OUT];
     for (int k = 0; k < t->node->nout; k++) y[k].v = blank(t->out[k].v.dtype, t->out[k].v.local, t->out[k].v.global);
     TRY(compute(t->node->op, &t->node->attrs, t->node->nin, (part *)t->in, t->node->nout, y));
     *out = 0;
-    for (int64_t i = 0, n = mth__shape_size(y[0].v.local); i < n; i++) *out += seed[i] * y[0].v.data[i];
+    for (int64_t i = 0, n = mth__shape_size(y[0].v.local); i < n; i++) *out += seed[i].real * y[0].v.data[i].real;
     return NULL;
 }
 static mth_status check_gradient(const trial *t) {
@@ -365,17 +396,18 @@ static mth_status check_gradient(const trial *t) {
     TRY(run_graph(g, value));
     for (size_t w = 0; w < n; w++) {
         const part *p = &t->in[which[w]];
-        const double *gradient = value[g->output.at[1 + w].value->id].v.data;
+        const mth__ref_element *gradient = value[g->output.at[1 + w].value->id].v.data;
         int64_t i = -1, every = mth__shape_size(p->v.local) / 20 + 1;
         FOR_EACH(at, p->v.local) {
             if (++i % every || place_in_whole(p, at) < 0) continue; /* gradients of padding are not read */
-            double *x = &p->v.data[i], keep = *x, above, below, step = 1e-5;
+            double *x = &p->v.data[i].real, keep = *x, above, below, step = 1e-5;
             *x = keep + step;
             TRY(loss(t, seed.v.data, &above));
             *x = keep - step;
             TRY(loss(t, seed.v.data, &below));
             *x = keep;
-            if (!near(gradient[i], (above - below) / (2 * step), 2e-5)) complain(wanted[w], gradient[i], (above - below) / (2 * step));
+            const double slope = (above - below) / (2 * step);
+            if (!near(gradient[i].real, slope, 2e-5)) complain(wanted[w], gradient[i].real, slope);
         }
     }
     return NULL;

@@ -25,18 +25,49 @@ TEST(every_dtype_crosses) {
     static const double values[4] = {0, 1, -3, 1.5};
     const mth_dtype dtypes[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL, MTH_BFLOAT16};
     for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
-        double in[4], out[4];
+        mth__ref_element in[4], out[4];
         _Alignas(8) char room[4 * 8];
-        for (int i = 0; i < 4; i++) in[i] = mth__ref_round(dtypes[d], values[i]);
+        for (int i = 0; i < 4; i++) in[i] = mth__ref_from_real(dtypes[d], values[i]);
         mth__ref_value from = {.data = in, .dtype = dtypes[d], .local = {1, {4}}}, to = from;
         to.data = out;
         mth__ref_narrow(&from, room);
         mth__ref_widen(&to, room);
-        for (int i = 0; i < 4; i++) CHECK(in[i] == out[i]);
+        for (int i = 0; i < 4; i++) CHECK(in[i].integer == out[i].integer);
     }
-    CHECK(mth__ref_round(MTH_BFLOAT16, 1 + 0x1p-8) == 1 && mth__ref_round(MTH_BFLOAT16, 1 + 3 * 0x1p-8) == 1 + 0x1p-6); /* ties to even */
-    CHECK(mth__ref_round(MTH_BFLOAT16, -1 - 0x1p-7) == -1 - 0x1p-7 && isinf(mth__ref_round(MTH_BFLOAT16, INFINITY)));
-    CHECK(mth__ref_round(MTH_INT32, -2.7) == -2 && mth__ref_round(MTH_BOOL, 0.1) == 1);
+#define REAL(dtype, x) mth__ref_from_real(MTH_##dtype, x).real
+#define WHOLE(dtype, x) mth__ref_from_real(MTH_##dtype, x).integer
+    CHECK(REAL(BFLOAT16, 1 + 0x1p-8) == 1 && REAL(BFLOAT16, 1 + 3 * 0x1p-8) == 1 + 0x1p-6); /* ties to even */
+    CHECK(REAL(BFLOAT16, -1 - 0x1p-7) == -1 - 0x1p-7 && isinf(REAL(BFLOAT16, INFINITY)));
+    CHECK(WHOLE(INT32, -2.7) == -2 && WHOLE(BOOL, 0.1) == 1 && WHOLE(BOOL, NAN) == 1);
+    CHECK(WHOLE(INT32, 1e10) == INT32_MAX && WHOLE(INT32, -INFINITY) == INT32_MIN);
+    CHECK(WHOLE(INT32, -0x1p31 - 0.5) == INT32_MIN);
+    CHECK(WHOLE(INT64, 0x1p63) == INT64_MAX && WHOLE(INT64, -0x1p63) == INT64_MIN && WHOLE(INT64, NAN) == 0);
+}
+
+/* What a double does not hold: 2^53 + 1 and its like. */
+TEST(integers_are_not_rounded) {
+    const int64_t odd = (INT64_C(1) << 53) + 1, some[4] = {odd, -odd, INT64_MIN, INT64_MAX};
+    mth__ref_element room[4];
+    int64_t back[4];
+    const mth__ref_value v = {.data = room, .dtype = MTH_INT64, .local = {1, {4}}};
+    mth__ref_widen(&v, some);
+    mth__ref_narrow(&v, back);
+    CHECK(memcmp(some, back, sizeof some) == 0);
+#define FROM(dtype, x) mth__ref_from_integer(MTH_##dtype, x)
+    CHECK(FROM(INT64, odd).integer == odd && FROM(INT32, odd).integer == 1 && FROM(BOOL, INT64_MIN).integer == 1);
+    CHECK(FROM(FLOAT64, odd).real == 0x1p53 && FROM(FLOAT32, INT64_MIN).real == -0x1p63);
+    const int64_t tie = (INT64_C(1) << 54) + (INT64_C(1) << 30); /* of float32: one more is to go up, rounded once */
+    CHECK(FROM(FLOAT32, tie).real == 0x1p54 && FROM(FLOAT32, tie + 1).real == 0x1p54 + 0x1p31);
+    const int64_t of_8_bits = (INT64_C(1) << 62) + (INT64_C(1) << 54);
+    CHECK(FROM(BFLOAT16, of_8_bits).real == 0x1p62 && FROM(BFLOAT16, of_8_bits + 1).real == 0x1p62 + 0x1p55);
+    CHECK(FROM(BFLOAT16, -of_8_bits).real == -0x1p62 && FROM(BFLOAT16, -of_8_bits - 1).real == -0x1p62 - 0x1p55);
+#define COMBINED(dtype, reduce, a, b) \
+    mth__ref_combine(MTH_##dtype, MTH__REDUCE_##reduce, (mth__ref_element){.integer = a}, \
+                     (mth__ref_element){.integer = b}).integer
+    CHECK(COMBINED(INT64, SUM, odd, 1) == odd + 1 && COMBINED(INT64, SUM, INT64_MAX, 1) == INT64_MIN);
+    CHECK(COMBINED(INT32, SUM, INT32_MIN, -1) == INT32_MAX);
+    CHECK(COMBINED(BOOL, SUM, 1, 1) == 1 && COMBINED(BOOL, SUM, 0, 0) == 0);
+    CHECK(COMBINED(INT64, MAX, odd, odd - 1) == odd && COMBINED(INT64, MAX, odd - 1, odd) == odd);
 }
 
 static bool always(void *nothing) { return nothing == NULL; }

@@ -18,7 +18,7 @@ static uint16_t to_bfloat16(float f) { /* to nearest, ties to even; NaN stays on
         type *d = dst; const type *s = src; \
         if (op == MTH__BOX_ADD) for (int64_t i = 0; i < n; i++) { type *a = &d[i * ds]; const type b = s[i * ss]; *a = sum; } \
         else for (int64_t i = 0; i < n; i++) { type *a = &d[i * ds]; const type b = s[i * ss]; *a = larger; } } break;
-static void reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
+void mth__reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
     switch (dtype) {
     case MTH_FLOAT32:
         if (ds == 1 && ss == 1) { (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(n, src, dst); return; }
@@ -53,7 +53,7 @@ void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, vo
     for (int d = 0; d < last; d++) rows *= l->size[d];
     for (int64_t row = 0; row < rows; row++) {
         mth__loop_at(l, last < 0 ? 0 : last, row, at);
-        reduce_run(op, dtype, n, (char *)dst + at[0] * bytes, ds, (const char *)src + at[1] * bytes, ss);
+        mth__reduce_run(op, dtype, n, (char *)dst + at[0] * bytes, ds, (const char *)src + at[1] * bytes, ss);
     }
 }
 
@@ -71,7 +71,7 @@ void mth__reduce_to_all(
     for (int64_t i = 0; i < count; i += each) {
         const int64_t n = mth__min64(each, count - i);
         memcpy(block, (const char *)src[0] + i * bytes, (size_t)(n * bytes));
-        for (int s = 1; s < sources; s++) reduce_run(op, dtype, n, block, 1, (const char *)src[s] + i * bytes, 1);
+        for (int s = 1; s < sources; s++) mth__reduce_run(op, dtype, n, block, 1, (const char *)src[s] + i * bytes, 1);
         for (int j = 0; j < destinations; j++) memcpy((char *)dst[j] + i * bytes, block, (size_t)(n * bytes));
     }
 }

@@ -53,6 +53,7 @@ static void move_dim(mth__loop *l, int from, int to) {
 void mth__copy_plan(mth__copy *c, mth_dtype dtype) {
     mth__loop *l = &c->loop;
     l->operands = 2;
+    c->dtype = dtype;
     c->size = mth_dtype_size(dtype);
     mth__loop_merge(l);
     if (!l->rank) {
@@ -89,14 +90,8 @@ static void copy_run(size_t size, int64_t n, char *dst, int64_t ds, const char *
     }
 #undef STRIDED
 }
-static void add_run(int64_t n, char *dst, int64_t ds, const char *src, int64_t ss) {
-    float *d = (float *)(void *)dst;
-    const float *s = (const float *)(const void *)src;
-    if (ds == 1 && ss == 1) { mth__vec->add_to(n, s, d); return; }
-    for (int64_t i = 0; i < n; i++) d[i * ds] += s[i * ss];
-}
 static void move_run(const mth__copy *c, int64_t n, char *dst, int64_t ds, const char *src, int64_t ss) {
-    if (c->adds) add_run(n, dst, ds, src, ss);
+    if (c->adds) mth__reduce_run(MTH__BOX_ADD, c->dtype, n, dst, ds, src, ss);
     else copy_run(c->size, n, dst, ds, src, ss);
 }
 void mth__copy_run(const mth__copy *c, void *dst, const void *src, int64_t lo, int64_t hi) {

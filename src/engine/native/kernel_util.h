@@ -51,13 +51,18 @@ void mth__loop_merge(mth__loop *);                                              
 void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset);       /* of flat `index` in the first `rank` dimensions */
 void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride); /* of `from`, dense, as read in the shape `to` */
 
+/* kernel_box.c: dst += src or dst = max(dst, src) of n elements. Sums of integers wrap; that of bools is whether one is
+   true. */
+void mth__reduce_run(mth__box_op, mth_dtype, int64_t n, void *dst, int64_t dst_stride, const void *src,
+    int64_t src_stride);
+
 /* A strided copy of elements of 1, 4 or 8 bytes, in chunks. loop: operand 0 is written, 1 read. */
 typedef struct {
     mth__loop loop;
     int64_t dst, src;
-    size_t size;
+    mth_dtype dtype; size_t size; /* set by the plan */
     int64_t rows;
-    bool adds; /* float32: dst += src */
+    bool adds; /* dst += src */
 } mth__copy;
 void mth__copy_plan(mth__copy *, mth_dtype);          /* after loop, dst and src (first elements) are set */
 void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, int64_t hi); /* rows [lo, hi) of `rows` */

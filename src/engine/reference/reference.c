@@ -17,7 +17,7 @@ void mth__ref_close(mth__engine *e) {
 }
 
 static mth_status describe(mth__engine *e, mth__text *t) {
-    mth__text_add(t, "reference engine: %d devices on one thread, double precision inside\n", e->devices);
+    mth__text_add(t, "reference engine: %d devices on one thread, double precision and int64 inside\n", e->devices);
     return NULL;
 }
 
@@ -45,7 +45,8 @@ static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref
     d->leaves = NEW_ARRAY(x->arena, int, p->exit.n);
     for (size_t i = 0; i < role->value.n; i++) {
         TRY(place_value(&role->value.at[i], d->device, &d->value[i]));
-        if (role->value.at[i].storage != MTH__IN_ALIAS) d->doubles = mth__size_sum(d->doubles, mth__shape_size(d->value[i].local));
+        if (role->value.at[i].storage != MTH__IN_ALIAS)
+            d->elements = mth__size_sum(d->elements, mth__shape_size(d->value[i].local));
     }
     for (size_t i = 0; i < role->instr.n; i++) {
         const mth__instr *in = &role->instr.at[i];
@@ -98,14 +99,14 @@ mth_status mth__ref_load(mth__engine *e, const mth__program *p, const mth__progr
     atomic_fetch_add(&e->references, 1);
     for (int i = 0; i < x->count; i++) {
         mth__ref_device *d = &x->device[i];
-        d->memory = mth__calloc((size_t)d->doubles + 1, sizeof(double));
+        d->memory = mth__calloc((size_t)d->elements + 1, sizeof *d->memory);
         if (!d->memory) {
             mth__ref_unload(x);
             return FAIL(MTH_ERROR_MEMORY,
-                F("no memory for the %lld values of device %d, in double precision", (long long)d->doubles, d->device),
+                F("no memory for the %lld values of device %d, of 8 bytes each", (long long)d->elements, d->device),
                 F("use smaller shapes, or the native engine"));
         }
-        double *next = d->memory;
+        mth__ref_element *next = d->memory;
         for (size_t v = 0; v < d->role->value.n; v++)
             if (d->role->value.at[v].storage != MTH__IN_ALIAS) {
                 d->value[v].data = next;

@@ -10,7 +10,7 @@ static int64_t flat_index(const mth__ref_value *v, const int64_t *at) {
 mth_status mth__ref_exchange(const mth__channel *c, bool combine, int parts, const mth__ref_part *part, int receivers,
     mth__ref_value *const *receiver, bool *missing) {
     size_t n = (size_t)mth__shape_size(c->shape);
-    double *whole = mth__calloc(n + 1, sizeof *whole);
+    mth__ref_element *whole = mth__calloc(n + 1, sizeof *whole);
     bool *known = mth__calloc(n + 1, sizeof *known);
     *missing = false;
     mth_status status = NULL;
@@ -19,10 +19,8 @@ mth_status mth__ref_exchange(const mth__channel *c, bool combine, int parts, con
     for (int p = 0; p < parts && !status; p++)
         FOR_EACH(at, part[p].value->local) {
             int64_t i = flat_index(part[p].value, at);
-            double v = *mth__ref_at(part[p].value, at);
-            if (!known[i] || !combine) whole[i] = v;
-            else if (c->reduce == MTH__REDUCE_MAX) whole[i] = v > whole[i] || v != v ? v : whole[i];
-            else whole[i] += v;
+            mth__ref_element v = *mth__ref_element_at(part[p].value, at);
+            whole[i] = known[i] && combine ? mth__ref_combine(part[p].value->dtype, c->reduce, whole[i], v) : v;
             known[i] = true;
         }
     for (int r = 0; r < receivers && !status && !*missing; r++)
@@ -32,7 +30,7 @@ mth_status mth__ref_exchange(const mth__channel *c, bool combine, int parts, con
                 break;
             }
     for (int r = 0; r < receivers && !status && !*missing; r++)
-        FOR_EACH(at, receiver[r]->local) *mth__ref_at(receiver[r], at) = whole[flat_index(receiver[r], at)];
+        FOR_EACH(at, receiver[r]->local) *mth__ref_element_at(receiver[r], at) = whole[flat_index(receiver[r], at)];
     mth__free(whole);
     mth__free(known);
     return status;

@@ -29,24 +29,6 @@ double mth__ref_activation_derivative(int row, double x) {
     }
 }
 
-double mth__ref_round(mth_dtype to, double x) {
-    switch (to) {
-    case MTH_FLOAT32: return (float)x;
-    case MTH_FLOAT64: return x;
-    case MTH_INT32:
-    case MTH_INT64: return trunc(x);
-    case MTH_BOOL: return x != 0;
-    case MTH_BFLOAT16: { /* 8 bits of significand, ties to even */
-        if (!isfinite(x) || x == 0) return x;
-        int e;
-        frexp(x, &e);
-        double unit = ldexp(1, e - 8);
-        return nearbyint(x / unit) * unit;
-    }
-    }
-    return x;
-}
-
 static double unary(const mth__ref_call *c, int row, double x) {
     switch (row) {
     case MTH__ROW_neg: return -x;
@@ -58,11 +40,8 @@ static double unary(const mth__ref_call *c, int row, double x) {
     case MTH__ROW_square: return x * x;
     case MTH__ROW_sigmoid: return sigmoid(x);
     case MTH__ROW_tanh: return tanh(x);
-    case MTH__ROW_copy:
-    case MTH__ROW_stop: return x;
     case MTH__ROW_scale: return x * c->attrs->f[0];
     case MTH__ROW_shift: return x + c->attrs->f[0];
-    case MTH__ROW_cast: return mth__ref_round((mth_dtype)c->attrs->i[0], x);
     default: return mth__ref_activation(row, x);
     }
 }
@@ -73,11 +52,25 @@ mth_status mth__ref_unary(const mth__ref_call *c) {
     return NULL;
 }
 
+mth_status mth__ref_copy(const mth__ref_call *c) {
+    FOR_EACH(at, c->out[0]->local) *mth__ref_element_at(c->out[0], at) = *mth__ref_element_at(c->in[0], at);
+    return NULL;
+}
+
+mth_status mth__ref_cast(const mth__ref_call *c) {
+    const mth__ref_value *x = c->in[0], *y = c->out[0];
+    const bool real = mth__is_float(x->dtype);
+    FOR_EACH(at, y->local)
+        *mth__ref_element_at(y, at) = real ? mth__ref_from_real(y->dtype, *mth__ref_at(x, at))
+                                           : mth__ref_from_integer(y->dtype, *mth__ref_integer_at(x, at));
+    return NULL;
+}
+
 mth_status mth__ref_mask(const mth__ref_call *c) {
     FOR_EACH(at, c->out[0]->local) {
         const double x = *mth__ref_at(c->in[0], at);
-        if (x != 0 && x != 1) return mth__ref_outside(c, c->in[0], x, 0);
-        *mth__ref_at(c->out[0], at) = x;
+        if (x != 0 && x != 1) return mth__ref_outside(c, c->in[0], 0, 0);
+        *mth__ref_integer_at(c->out[0], at) = x == 1;
     }
     return NULL;
 }
@@ -103,7 +96,9 @@ static double binary(int row, double a, double b) {
 mth_status mth__ref_binary(const mth__ref_call *c) {
     int row = mth__op_index(c->op);
     const mth__ref_value *y = c->out[0];
-    FOR_EACH(at, y->local) *mth__ref_at(y, at) = binary(row, mth__ref_broadcast(c->in[0], y, at), mth__ref_broadcast(c->in[1], y, at));
+    FOR_EACH(at, y->local)
+        *mth__ref_at(y, at) =
+            binary(row, mth__ref_broadcast(c->in[0], y, at)->real, mth__ref_broadcast(c->in[1], y, at)->real);
     return NULL;
 }
 

@@ -2,15 +2,16 @@
 #include "engine/reference/reference.h"
 #include <math.h>
 
-static bool bad(double id, int64_t limit) { return !(id >= 0 && id < (double)limit); }
+static bool bad(int64_t id, int64_t limit) { return id < 0 || id >= limit; }
 
 mth_status mth__ref_gather(const mth__ref_call *c) {
     const mth__ref_value *table = c->in[0], *ids = c->in[1], *y = c->out[0];
     int last = y->local.rank - 1;
     FOR_EACH(at, ids->local) /* also where the device's part of the table has no columns */
-        if (bad(*mth__ref_at(ids, at), table->global.dim[0])) return mth__ref_outside(c, ids, *mth__ref_at(ids, at), table->global.dim[0]);
+        if (bad(*mth__ref_integer_at(ids, at), table->global.dim[0]))
+            return mth__ref_outside(c, ids, *mth__ref_integer_at(ids, at), table->global.dim[0]);
     FOR_EACH(at, y->local) {
-        int64_t row = mth__ref_local(table, 0, (int64_t)*mth__ref_at(ids, at));
+        int64_t row = mth__ref_local(table, 0, *mth__ref_integer_at(ids, at));
         *mth__ref_at(y, at) = row < 0 ? 0 : AT(table, row, at[last]);
     }
     return NULL;
@@ -21,9 +22,9 @@ mth_status mth__ref_gather_grad(const mth__ref_call *c) {
     int last = dy->local.rank - 1;
     mth__ref_zero(out);
     FOR_EACH(at, ids->local) {
-        double id = *mth__ref_at(ids, at);
+        int64_t id = *mth__ref_integer_at(ids, at);
         if (bad(id, c->attrs->i[0])) return mth__ref_outside(c, ids, id, c->attrs->i[0]);
-        int64_t row = mth__ref_local(out, 0, (int64_t)id), from[MTH__RANK];
+        int64_t row = mth__ref_local(out, 0, id), from[MTH__RANK];
         memcpy(from, at, sizeof from);
         for (int64_t j = 0; row >= 0 && j < dy->local.dim[last]; j++) {
             from[last] = j;
@@ -37,11 +38,11 @@ mth_status mth__ref_pick(const mth__ref_call *c) {
     const mth__ref_value *x = c->in[0], *ids = c->in[1], *y = c->out[0];
     int last = x->local.rank - 1;
     FOR_EACH(at, y->local) {
-        double id = *mth__ref_at(ids, at);
+        int64_t id = *mth__ref_integer_at(ids, at);
         if (bad(id, x->global.dim[last])) return mth__ref_outside(c, ids, id, x->global.dim[last]);
         int64_t from[MTH__RANK];
         memcpy(from, at, sizeof from);
-        from[last] = mth__ref_local(x, last, (int64_t)id);
+        from[last] = mth__ref_local(x, last, id);
         *mth__ref_at(y, at) = from[last] < 0 ? 0 : *mth__ref_at(x, from);
     }
     return NULL;
@@ -51,9 +52,11 @@ mth_status mth__ref_pick_grad(const mth__ref_call *c) {
     const mth__ref_value *ids = c->in[0], *dy = c->in[1], *out = c->out[0];
     int last = out->local.rank - 1;
     FOR_EACH(at, ids->local)
-        if (bad(*mth__ref_at(ids, at), c->attrs->i[0])) return mth__ref_outside(c, ids, *mth__ref_at(ids, at), c->attrs->i[0]);
+        if (bad(*mth__ref_integer_at(ids, at), c->attrs->i[0]))
+            return mth__ref_outside(c, ids, *mth__ref_integer_at(ids, at), c->attrs->i[0]);
     FOR_EACH(at, out->local)
-        *mth__ref_at(out, at) = *mth__ref_at(ids, at) == (double)mth__ref_global(out, last, at[last]) ? *mth__ref_at(dy, at) : 0;
+        *mth__ref_at(out, at) =
+            *mth__ref_integer_at(ids, at) == mth__ref_global(out, last, at[last]) ? *mth__ref_at(dy, at) : 0;
     return NULL;
 }
 

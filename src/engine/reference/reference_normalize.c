@@ -112,7 +112,8 @@ mth_status mth__ref_rms_norm_grad(const mth__ref_call *c) {
 
 /* ---------------------------------------------------------------- attention: q[b,s,g,r,d], k[b,t,g,d], v[b,t,g,e] */
 static bool sees(const mth__ref_call *c, const mth__ref_value *mask, int64_t b, int64_t s, int64_t t) {
-    if (mask && AT(mask, b, t) == 0) return false;
+    const int64_t at[MTH__RANK] = {b, t};
+    if (mask && mth__ref_as_real(mask->dtype, *mth__ref_element_at(mask, at)) == 0) return false;
     return !c->attrs->i[0] || mth__ref_global(c->in[1], 1, t) <= mth__ref_global(c->in[0], 1, s);
 }
 

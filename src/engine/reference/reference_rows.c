@@ -11,7 +11,7 @@ void mth__ref_next(mth__shape shape, int64_t *at) {
     at[MTH__RANK] = 0;
 }
 
-double *mth__ref_at(const mth__ref_value *v, const int64_t *at) {
+mth__ref_element *mth__ref_element_at(const mth__ref_value *v, const int64_t *at) {
     int64_t i = 0;
     for (int d = 0; d < v->local.rank; d++) i = i * v->local.dim[d] + at[d];
     return v->data + i;
@@ -23,18 +23,18 @@ int64_t mth__ref_local(const mth__ref_value *v, int d, int64_t global) {
     return away / v->step[d];
 }
 
-double mth__ref_broadcast(const mth__ref_value *v, const mth__ref_value *out, const int64_t *at) {
+const mth__ref_element *mth__ref_broadcast(const mth__ref_value *v, const mth__ref_value *out, const int64_t *at) {
     int64_t mine[MTH__RANK] = {0};
     int lacks = out->local.rank - v->local.rank;
     for (int d = 0; d < v->local.rank; d++) mine[d] = v->global.dim[d] == 1 ? 0 : at[d + lacks];
-    return *mth__ref_at(v, mine);
+    return mth__ref_element_at(v, mine);
 }
 
-mth_status mth__ref_outside(const mth__ref_call *c, const mth__ref_value *ids, double id, int64_t limit) {
+mth_status mth__ref_outside(const mth__ref_call *c, const mth__ref_value *ids, int64_t id, int64_t limit) {
     char shape[256];
     mth__shape_write(shape, sizeof shape, ids->global);
     char value[32];
-    mth__print(value, sizeof value, "%.0f", id);
+    mth__print(value, sizeof value, "%" PRId64, id);
     mth_status s = mth__fault_error(c->op, value, limit, "");
     return mth__error_tensor(s, F("%s: %s %s", c->op->index_name ? "ids" : "mask", mth_dtype_name(ids->dtype), shape));
 }
@@ -42,8 +42,9 @@ mth_status mth__ref_outside(const mth__ref_call *c, const mth__ref_value *ids, d
 mth__ref_row *const mth__ref_rows[MTH__ROW_COUNT] = {
 #define ROW(name, function) [MTH__ROW_##name] = mth__ref_##function
     ROW(neg, unary), ROW(exp, unary), ROW(log, unary), ROW(sqrt, unary), ROW(rsqrt, unary), ROW(reciprocal, unary), ROW(square, unary),
-    ROW(relu, unary), ROW(gelu, unary), ROW(gelu_tanh, unary), ROW(silu, unary), ROW(sigmoid, unary), ROW(tanh, unary), ROW(copy, unary),
-    ROW(scale, unary), ROW(shift, unary), ROW(cast, unary), ROW(mask, mask), ROW(stop, unary), ROW(relu_grad, binary), ROW(gelu_grad, binary),
+    ROW(relu, unary), ROW(gelu, unary), ROW(gelu_tanh, unary), ROW(silu, unary), ROW(sigmoid, unary), ROW(tanh, unary),
+    ROW(copy, copy), ROW(scale, unary), ROW(shift, unary), ROW(cast, cast), ROW(mask, mask), ROW(stop, copy),
+    ROW(relu_grad, binary), ROW(gelu_grad, binary),
     ROW(gelu_tanh_grad, binary), ROW(silu_grad, binary), ROW(sigmoid_grad, binary), ROW(tanh_grad, binary), ROW(add, binary),
     ROW(sub, binary), ROW(mul, binary), ROW(div, binary), ROW(maximum, binary), ROW(equal, binary), ROW(dropout, dropout),
     ROW(contract, contract), ROW(reduce_sum, reduce), ROW(reduce_max, reduce), ROW(broadcast_to, broadcast_to), ROW(reshape, reshape),

@@ -27,7 +27,7 @@ static mth_status compute(mth__ref_device *d, const mth__instr *in) {
     for (int k = 0; in->accumulates && k < in->nout; k++) {
         int sum = mth__accumulator(in->op, in->nin, k);
         for (int64_t j = 0, n = sum < 0 ? 0 : mth__shape_size(c.out[k]->local); j < n; j++)
-            c.out[k]->data[j] += d->value[in->in[sum]].data[j];
+            c.out[k]->data[j].real += d->value[in->in[sum]].data[j].real; /* floating, as the row's check says */
     }
     return NULL;
 }
@@ -172,7 +172,7 @@ static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
         mth__ref_device *d = &x->device[i];
         d->at = 0;
         for (size_t e = 0; e < p->exit.n; e++) d->leaves[e] = -1;
-        for (int64_t j = 0; j < d->doubles; j++) d->memory[j] = NAN; /* what is read before it is written shows */
+        for (int64_t j = 0; j < d->elements; j++) d->memory[j].real = NAN; /* what is read before it is written shows */
         for (size_t v = 0; v < d->role->value.n; v++) {
             const mth__pvalue *value = &d->role->value.at[v];
             if (value->storage != MTH__IN_ENTRY || mth__shape_size(d->value[v].local) == 0 || !d->value[v].here) continue;

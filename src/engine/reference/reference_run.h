@@ -11,7 +11,7 @@ typedef struct {
     const mth__role *role;
     size_t at;                       /* the instruction that is next */
     mth__ref_value *value;           /* of the role */
-    double *memory; int64_t doubles; /* of all values that are no alias */
+    mth__ref_element *memory; int64_t elements; /* of all values that are no alias */
     int *leaves;                     /* by exit: the value last written of it, -1: none */
 } mth__ref_device;
 

@@ -35,9 +35,9 @@ mth_status mth__ref_contract(const mth__ref_call *c) {
                 x += s[i] * inner.stride[0][i];
                 w += s[i] * inner.stride[1][i];
             }
-            sum += a->data[x] * b->data[w];
+            sum += a->data[x].real * b->data[w].real;
         }
-        y->data[base[2]] = sum;
+        y->data[base[2]].real = sum;
     }
     return NULL;
 }
@@ -45,7 +45,7 @@ mth_status mth__ref_contract(const mth__ref_call *c) {
 mth_status mth__ref_reduce(const mth__ref_call *c) {
     const mth__ref_value *x = c->in[0], *y = c->out[0];
     bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, keep = c->attrs->i[1];
-    for (int64_t i = 0; i < mth__shape_size(y->local); i++) y->data[i] = max ? -INFINITY : 0;
+    for (int64_t i = 0; i < mth__shape_size(y->local); i++) y->data[i].real = max ? -INFINITY : 0;
     FOR_EACH(at, x->local) {
         int64_t to[MTH__RANK] = {0};
         for (int d = 0, n = 0; d < x->local.rank; d++) {
@@ -60,14 +60,14 @@ mth_status mth__ref_reduce(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_broadcast_to(const mth__ref_call *c) {
-    FOR_EACH(at, c->out[0]->local) *mth__ref_at(c->out[0], at) = mth__ref_broadcast(c->in[0], c->out[0], at);
+    FOR_EACH(at, c->out[0]->local) *mth__ref_element_at(c->out[0], at) = *mth__ref_broadcast(c->in[0], c->out[0], at);
     return NULL;
 }
 
 mth_status mth__ref_reshape(const mth__ref_call *c) {
     int64_t n = mth__shape_size(c->out[0]->local);
     if (mth__shape_size(c->in[0]->local) != n) return INTERNAL("reshape of parts of different sizes");
-    memcpy(c->out[0]->data, c->in[0]->data, (size_t)n * sizeof(double));
+    memcpy(c->out[0]->data, c->in[0]->data, (size_t)n * sizeof *c->out[0]->data);
     return NULL;
 }
 
@@ -75,7 +75,7 @@ mth_status mth__ref_transpose(const mth__ref_call *c) {
     FOR_EACH(at, c->out[0]->local) {
         int64_t from[MTH__RANK] = {0};
         for (int d = 0; d < c->out[0]->local.rank; d++) from[c->attrs->i[1 + d]] = at[d];
-        *mth__ref_at(c->out[0], at) = *mth__ref_at(c->in[0], from);
+        *mth__ref_element_at(c->out[0], at) = *mth__ref_element_at(c->in[0], from);
     }
     return NULL;
 }
@@ -91,7 +91,7 @@ static mth_status shifted(const mth__ref_value *x, const mth__ref_value *y, int6
             from[d] = mth__ref_local(x, d, global);
             if (inside && from[d] < 0) return INTERNAL("element %lld of dimension %d is on another device", (long long)global, d);
         }
-        *mth__ref_at(y, at) = inside ? *mth__ref_at(x, from) : 0;
+        *mth__ref_element_at(y, at) = inside ? *mth__ref_element_at(x, from) : (mth__ref_element){0};
     }
     return NULL;
 }
@@ -109,7 +109,7 @@ mth_status mth__ref_concat(const mth__ref_call *c) {
         memcpy(from, at, sizeof from);
         from[dimension] = mth__ref_local(c->in[i], (int)dimension, global);
         if (from[dimension] < 0) return INTERNAL("element %lld of operand %d is on another device", (long long)global, i);
-        *mth__ref_at(y, at) = *mth__ref_at(c->in[i], from);
+        *mth__ref_element_at(y, at) = *mth__ref_element_at(c->in[i], from);
     }
     return NULL;
 }
