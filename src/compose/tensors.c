@@ -54,14 +54,19 @@ static mth_status need_floats(mth__expansion *e) {
     return NULL;
 }
 
-/* Errors of the next step name what the steps before it made: "h + b". */
+/* Errors of the next step name what the steps before it made: "h + b", "h + b + c", "h + ... + d". */
 static const char *term_name(const mth__value *v) { return v->name ? v->name : v->wire ? v->wire : "..."; }
+static const char *terms_name(mth__expansion *e, int last, char sign, const char *before) {
+    mth__arena *arena = e->builder.graph->arena;
+    if (last <= 2) return mth__format(arena, "%s %c %s", before, sign, term_name(e->in[last]));
+    return mth__format(arena, "%s %c ... %c %s", term_name(e->in[0]), sign, sign, term_name(e->in[last]));
+}
 
 static mth_status fold(mth__expansion *e, const char *op, char sign) {
     TRY(need_floats(e));
     mth__value *v = e->in[0];
     for (int i = 1; i < e->nin; i++) {
-        const char *wire = i + 1 == e->nin ? NULL : mth__format(e->builder.graph->arena, "%s %c %s", term_name(v), sign, term_name(e->in[i]));
+        const char *wire = i + 1 == e->nin ? NULL : terms_name(e, i, sign, term_name(v));
         TRY(mth__build2(&e->builder, op, NULL, v, e->in[i], &v));
         v->wire = wire;
     }

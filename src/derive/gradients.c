@@ -1,6 +1,7 @@
 /* Reverse mode on the graph, in one walk from the last node to the first. Each value collects the gradients that its consumers send it;
    when the walk reaches its maker all of them are there, are summed, and go through the maker's row. The cost is linear in the nodes. */
 #include "derive/derive.h"
+#include "base/names.h"
 #include "catalog/rows.h"
 #include <stdlib.h>
 #include <string.h>
@@ -219,22 +220,19 @@ static mth_status publish(walk *w, mth__value *v, int nodes) {
     return NULL;
 }
 
-static mth_status find_input(walk *w, const char *name, mth__value **out) {
-    const mth__graph *g = w->graph;
-    const char **names = NEW_ARRAY(w->scratch, const char *, g->input.n);
-    for (size_t i = 0; i < g->input.n; i++) {
-        mth__value *v = g->input.at[i];
-        names[i] = v->name;
-        if (strcmp(v->name, name)) continue;
-        *out = v;
-        if (mth__is_float(v->dtype)) return NULL;
-        return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)),
-            F("ask for gradients of floating inputs alone")), mth__value_text(v));
+static mth_status find_input(walk *w, const mth__names *inputs, const char *name, mth__value **out) {
+    const int at = mth__names_find(inputs, name);
+    if (at < 0) {
+        const char *near = mth__nearest(name, inputs->name.at, inputs->name.n);
+        return FAIL(MTH_ERROR_KEY, F("the gradient of '%s' is asked for, and the model has no such input", name),
+                    near ? F("did you mean '%s'?", near)
+                    : inputs->name.n ? F("name an input of the model, such as '%s'", inputs->name.at[0])
+                                     : F("ask for no input's gradient: the model has no input"));
     }
-    const char *near = mth__nearest(name, names, g->input.n);
-    return FAIL(MTH_ERROR_KEY, F("the gradient of '%s' is asked for, and the model has no such input", name),
-                near ? F("did you mean '%s'?", near) : g->input.n ? F("name an input of the model, such as '%s'", names[0])
-                    : F("ask for no input's gradient: the model has no input"));
+    mth__value *v = *out = w->graph->input.at[at];
+    if (mth__is_float(v->dtype)) return NULL;
+    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)),
+        F("ask for gradients of floating inputs alone")), mth__value_text(v));
 }
 
 static mth_status run(walk *w, const mth__gradient_options *o) {
@@ -247,8 +245,10 @@ static mth_status run(walk *w, const mth__gradient_options *o) {
     w->total = NEW_ARRAY(w->scratch, mth__value *, w->values);
     w->first = NEW_ARRAY(w->scratch, int, w->values);
     mth__value **input = NEW_ARRAY(w->scratch, mth__value *, o->input_count);
+    mth__names inputs = {0};
+    for (size_t i = 0; i < g->input.n; i++) mth__names_add(w->scratch, &inputs, g->input.at[i]->name);
     for (size_t i = 0; i < o->input_count; i++) {
-        TRY(find_input(w, o->inputs[i], &input[i]));
+        TRY(find_input(w, &inputs, o->inputs[i], &input[i]));
         w->wanted[input[i]->id] = true;
     }
     for (size_t i = 0; i < g->parameter.n; i++) w->wanted[g->parameter.at[i]->id] = mth__is_float(g->parameter.at[i]->dtype);

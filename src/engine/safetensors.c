@@ -2,6 +2,7 @@
  * (safetensors_header.h). Then each device's part is read by pread, straight into the device's memory where it lies in
  * one piece, else through a buffer. Nothing is mapped: a file that is cut short while it is read is an error, no signal. */
 #include "engine/safetensors_header.h"
+#include "base/names.h"
 #include "base/status.h"
 #include "engine/backend.h"
 #include "engine/fill.h"
@@ -17,6 +18,8 @@ typedef struct {
     int fd;               /* -1: not open */
     uint64_t bytes, data; /* of the file; before its data */
     mth__file_header header;
+    mth__names names;     /* of its tensors */
+    const mth__file_tensor **tensor; /* by number of the name */
     /* BUFFER elements of any dtype of a file, and of an array; made when first needed */
     unsigned char *buffer, *converted;
 } open_file;
@@ -83,20 +86,22 @@ static mth_status read_header(open_file *f, mth__arena *arena) {
     return mth__file_header_read(arena, f->path, text, header, f->bytes - f->data, &f->header);
 }
 
-static mth_status find_tensor(const open_file *f, const char *name, const mth__file_tensor **out) {
+/* By their names; one that holds a zero can't be asked for. */
+static void list_tensors(mth__arena *arena, open_file *f) {
+    f->tensor = NEW_ARRAY(arena, const mth__file_tensor *, f->header.count);
     for (size_t i = 0; i < f->header.count; i++) {
         const mth__file_tensor *t = &f->header.tensor[i];
-        if (t->name.n == strlen(name) && memcmp(t->name.at, name, t->name.n) == 0) {
-            *out = t;
-            return NULL;
-        }
+        if (!memchr(t->name.at, 0, t->name.n)) f->tensor[mth__names_add(arena, &f->names, t->name.at)] = t;
     }
-    const char **known = mth__malloc((f->header.count + 1) * sizeof *known);
-    for (size_t i = 0; known && i < f->header.count; i++) known[i] = f->header.tensor[i].name.at;
-    mth_status s = FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name),
-                        mth__name_fix("tensor", name, known, known ? f->header.count : 0));
-    mth__free(known);
-    return s;
+}
+
+static mth_status find_tensor(const open_file *f, const char *name, const mth__file_tensor **out) {
+    const int at = mth__names_find(&f->names, name);
+    if (at < 0)
+        return FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name),
+                    mth__name_fix("tensor", name, f->names.name.at, f->names.name.n));
+    *out = f->tensor[at];
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- data */
@@ -317,6 +322,7 @@ static mth_status read_body(void *context) {
     mth__arena *arena = mth__arena_new();
     mth_status s = open_regular(r->file.path, &r->file);
     if (!s) s = read_header(&r->file, arena);
+    if (!s) list_tensors(arena, &r->file);
     for (size_t i = 0; !s && i < r->count; i++) s = mth__error_operator(read_array(r, &r->wish[i]), r->wish[i].tensor);
     mth__arena_free(arena);
     return s;
@@ -356,16 +362,13 @@ mth_status mth_array_read_safetensors(const mth_array *like, const char *path, c
 }
 
 /* Each parameter of the layout has one tensor, and nothing else has. */
-static mth_status match(const mth_arrays *layout, const mth_file_tensor *names, size_t count, wish *wishes) {
+static mth_status match(const mth_arrays *layout, const mth__names *known, const mth_file_tensor *names, size_t count,
+                        wish *wishes) {
     for (size_t i = 0; i < count; i++) {
         TRY(mth__given(names[i].parameter, "the name of a parameter"));
-        size_t at = 0;
-        while (at < layout->count && strcmp(layout->item[at].name, names[i].parameter) != 0) at++;
-        if (at == layout->count) {
-            const char **known = mth__malloc((layout->count + 1) * sizeof *known);
-            for (size_t k = 0; known && k < layout->count; k++) known[k] = layout->item[k].name;
-            char *right = mth__name_fix("parameter", names[i].parameter, known, known ? layout->count : 0);
-            mth__free(known);
+        const int at = mth__names_find(known, names[i].parameter);
+        if (at < 0) {
+            char *right = mth__name_fix("parameter", names[i].parameter, known->name.at, known->name.n);
             mth_status s =
                 FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is no parameter of the model", names[i].parameter),
                      F("leave it out, or correct it: %s", right));
@@ -385,6 +388,23 @@ static mth_status match(const mth_arrays *layout, const mth_file_tensor *names, 
     return NULL;
 }
 
+typedef struct {
+    const mth_arrays *layout;
+    const mth_file_tensor *names;
+    size_t count;
+    wish *wishes;
+} matching;
+
+static mth_status match_body(void *context) {
+    const matching *m = context;
+    mth__arena *arena = mth__arena_new();
+    mth__names known = {0};
+    for (size_t i = 0; i < m->layout->count; i++) mth__names_add(arena, &known, m->layout->item[i].name);
+    mth_status s = match(m->layout, &known, m->names, m->count, m->wishes);
+    mth__arena_free(arena);
+    return s;
+}
+
 mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *path, const mth_file_tensor *names,
                                        size_t count, mth_arrays **out) {
     TRY(mth__given(layout, "the layout"));
@@ -396,7 +416,7 @@ mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *pat
     if (!wishes)
         return FAIL(MTH_ERROR_MEMORY, F("no memory for the names of %zu parameters", layout->count),
                     F("free memory and try again"));
-    mth_status s = match(layout, names, count, wishes);
+    mth_status s = mth__guard(match_body, &(matching){layout, names, count, wishes});
     if (!s) s = mth__arrays_new(layout->count, &read);
     if (!s && layout->count) s = read_all(layout->item[0].array->backend, path, wishes, layout->count);
     for (size_t i = 0; read && !s && i < layout->count; i++) {

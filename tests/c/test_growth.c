@@ -229,11 +229,13 @@ static void linears(int blocks, bool apart) {
     CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
     int inputs = apart ? blocks : 1;
     mth_named *given = calloc((size_t)inputs, sizeof *given);
+    const char **of = calloc((size_t)inputs, sizeof *of);
     /* the other way round */
-    for (int i = 0; i < inputs; i++) given[i] = (mth_named){numbered(name[i], "in", inputs - 1 - i), x};
+    for (int i = 0; i < inputs; i++) given[i] = (mth_named){of[i] = numbered(name[i], "in", inputs - 1 - i), x};
     CHECK_STATUS(mth_get_parameters(c, given, (size_t)inputs, 0, &parameters));
-    CHECK_STATUS(mth_evaluate(c, parameters, given, (size_t)inputs, &(mth_gradient_request){0}, &y, &slopes));
-    CHECK(mth_arrays_get_count(slopes) == 2 * (size_t)blocks);
+    CHECK_STATUS(mth_evaluate(c, parameters, given, (size_t)inputs, &(mth_gradient_request){.input_gradients = of,
+        .input_gradient_count = (size_t)inputs}, &y, &slopes));
+    CHECK(mth_arrays_get_count(slopes) == 2 * (size_t)blocks + (size_t)inputs);
     for (int i = 0; i < blocks; i++) CHECK(mth_arrays_find(slopes, numbered(in, "linear_", i)) == NULL);
     for (int i = 0; i < blocks; i++) CHECK(mth_arrays_find(slopes, strcat(numbered(in, "linear_", i),
         ".bias")) != NULL);
@@ -245,6 +247,7 @@ static void linears(int blocks, bool apart) {
     mth_model_free(m);
     mth_backend_free(b);
     free(given);
+    free(of);
     free(name);
 }
 static void chain(int n) { linears(n, false); }
@@ -265,10 +268,87 @@ static void connects(int n) {
     mth_model_free(sub);
     mth_model_free(m);
 }
+/* The sum of n inputs, planned with gradients. */
+static size_t plan_bytes; /* of the last one */
+static void sum_of(int n) {
+    mth_backend *b = open_backend(1);
+    mth_model *m = NULL;
+    mth_compiled *c = NULL;
+    mth_array *x = NULL;
+    char (*name)[32] = calloc((size_t)n, sizeof *name);
+    mth_named *given = calloc((size_t)n, sizeof *given);
+    mth_wire *wire = calloc((size_t)n + 1, sizeof *wire);
+    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
+    for (int i = 0; i < n; i++) {
+        given[i] = (mth_named){numbered(name[i], "in", i), x};
+        wire[i] = (mth_wire){"inputs", name[i]};
+    }
+    wire[n] = (mth_wire){"output", "y"};
+    CHECK_STATUS(mth_model_create(&m));
+    add(m, "Add", NULL, 0, wire, (size_t)n + 1);
+    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
+    CHECK_STATUS(mth_plan(c, given, (size_t)n, true));
+    plan_bytes = mth__arena_bytes(c->last->arena);
+    mth_array_free(x);
+    mth_compiled_free(c);
+    mth_model_free(m);
+    mth_backend_free(b);
+    free(name);
+    free(given);
+    free(wire);
+}
+
+/* A file of n tensors of one element, read as the parameters of a model. */
+static void tensors_of_a_file(int n) {
+    mth_backend *b = open_backend(1);
+    mth_array *x = NULL;
+    mth_arrays *layout = NULL, *read = NULL;
+    char path[] = "/tmp/mithril_test_XXXXXX", (*name)[32] = calloc((size_t)n, sizeof *name);
+    mth_named *item = calloc((size_t)n, sizeof *item);
+    mth_file_tensor *from = calloc((size_t)n, sizeof *from);
+    char *header = malloc((size_t)n * 96 + 16), *end = header;
+    float *data = calloc((size_t)n, sizeof *data), back = -1;
+    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 0, 1, (int64_t[]){1}, NULL, &x));
+    for (int i = 0; i < n; i++) {
+        data[i] = (float)i;
+        item[i] = (mth_named){numbered(name[i], "tensor", i), x};
+        from[n - 1 - i] = (mth_file_tensor){name[i], name[i], false};
+        end += sprintf(end, "%c\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? ',' : '{', name[i],
+            4 * i, 4 * i + 4);
+    }
+    *end++ = '}';
+    const uint64_t bytes = (uint64_t)(end - header);
+    FILE *f = fdopen(mkstemp(path), "wb");
+    CHECK(fwrite(&bytes, 8, 1, f) == 1 && fwrite(header, 1, bytes, f) == bytes);
+    CHECK(fwrite(data, sizeof *data, (size_t)n, f) == (size_t)n && !fclose(f));
+    CHECK_STATUS(mth_arrays_create(item, (size_t)n, &layout));
+    CHECK_STATUS(mth_arrays_read_safetensors(layout, path, from, (size_t)n, &read));
+    CHECK_STATUS(mth_array_gather(mth_arrays_find(read, name[n - 2]), &back));
+    CHECK(back == (float)(n - 2));
+    remove(path);
+    mth_arrays_free(read);
+    mth_arrays_free(layout);
+    mth_array_free(x);
+    mth_backend_free(b);
+    free(name);
+    free(item);
+    free(from);
+    free(header);
+    free(data);
+}
 TEST(time_grows_with_the_blocks) {
     in_proportion("a chain of Linears", 2500, chain);
     in_proportion("Linears side by side", 2500, apart);
     in_proportion("connects", 6000, connects);
+    in_proportion("a sum", 2500, sum_of);
+    in_proportion("tensors of a file", 5000, tensors_of_a_file);
+}
+TEST(a_plan_grows_with_the_terms_of_a_sum) {
+    sum_of(1000);
+    const size_t few = plan_bytes;
+    sum_of(4000);
+    printf("  %zu bytes for 1000 terms, %zu for 4000\n", few, plan_bytes);
+    CHECK(plan_bytes < 5 * few);
 }
 
 /* ---- what an executable keeps, by devices */
