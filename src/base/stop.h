@@ -10,5 +10,6 @@ static inline bool mth__stop_asked(const mth__stop *stop) { return stop && stop-
 const mth__stop *mth__thread_stop(void); /* what mth_set_interrupt_check set for this thread */
 static inline bool mth__thread_stopped(void) { return mth__stop_asked(mth__thread_stop()); }
 mth_status mth__interrupted(void);       /* the error: MTH_ERROR_INTERRUPTED */
+enum { MTH__STOP_EVERY = 256 }; /* a long walk of short steps asks at every so many of them */
 static inline mth_status mth__stop_check(void) { return mth__thread_stopped() ? mth__interrupted() : NULL; }
 #endif

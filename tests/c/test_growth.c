@@ -268,6 +268,33 @@ static void connects(int n) {
     mth_model_free(sub);
     mth_model_free(m);
 }
+/* A chain of n Linears, each on a device of its own, with gradients. */
+static size_t load_bytes; /* of the last one */
+static void one_a_device(int n) {
+    mth_backend *b = open_backend(n);
+    mth_model *m = NULL;
+    mth_compiled *c = NULL;
+    mth_array *x = NULL;
+    mth_arrays *parameters = NULL, *y = NULL, *slopes = NULL;
+    CHECK_STATUS(mth_model_create(&m));
+    for (int i = 0; i < n; i++) add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(2)}, {"device_id", mth_int(i)}),
+        NULL, 0);
+    CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
+    CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 2}, NULL, &x));
+    const mth_named given = {"input", x};
+    CHECK_STATUS(mth_get_parameters(c, &given, 1, 0, &parameters));
+    CHECK_STATUS(mth_evaluate(c, parameters, &given, 1, &(mth_gradient_request){0}, &y, &slopes));
+    CHECK(mth_arrays_get_count(slopes) == 2 * (size_t)n);
+    load_bytes = mth__arena_bytes(c->last->executable->arena);
+    mth_arrays_free(parameters);
+    mth_arrays_free(y);
+    mth_arrays_free(slopes);
+    mth_array_free(x);
+    mth_compiled_free(c);
+    mth_model_free(m);
+    mth_backend_free(b);
+}
+
 /* The sum of n inputs, planned with gradients. */
 static size_t plan_bytes; /* of the last one */
 static void sum_of(int n) {
@@ -342,6 +369,14 @@ TEST(time_grows_with_the_blocks) {
     in_proportion("connects", 6000, connects);
     in_proportion("a sum", 2500, sum_of);
     in_proportion("tensors of a file", 5000, tensors_of_a_file);
+}
+TEST(an_executable_grows_with_the_stages) {
+    one_a_device(250);
+    const size_t few = load_bytes;
+    one_a_device(1000);
+    printf("  %zu bytes for 250 devices, %zu for 1000\n", few, load_bytes);
+    CHECK(load_bytes < 6 * few);
+    in_proportion("an operator a device", 250, one_a_device);
 }
 TEST(a_plan_grows_with_the_terms_of_a_sum) {
     sum_of(1000);

@@ -83,7 +83,7 @@ struct mth__communicating { /* one for all instructions of a load: what it holds
 typedef struct mth__communicating work;
 
 static mth__part *part_of(const work *w, int device) {
-    return &w->l->receive[(size_t)w->channel_index * (size_t)w->l->devices + (size_t)device];
+    return mth__load_receive(w->l, w->channel_index, device);
 }
 
 static values values_of(const work *w, int device) {
@@ -415,7 +415,7 @@ static mth_status pull(work *w, const mth__instr *i) {
     int pieces = mth__load_pieces(l, w->channel_index, l->device, &piece);
     for (int k = 0; k < pieces; k++) {
         int from = piece[k].from_device;
-        mth__part p = l->send[(size_t)w->channel_index * (size_t)l->devices + (size_t)from];
+        mth__part p = *mth__load_send(l, w->channel_index, from);
         /* within one placement: whoever takes part has an operand */
         if (p.instr < 0 && i->kind != MTH__RECV) p = *part_of(w, from);
         if (p.instr < 0) return INTERNAL("%s: device %d takes a box of device %d, which sends none", c->label, l->device, from);

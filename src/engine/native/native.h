@@ -138,9 +138,9 @@ typedef struct {
     atomic_int finished, phase;             /* of the ticket's chunks; its phase */
 } mth__stream;
 
-typedef struct { void **slot; int32_t index; int64_t offset; } mth__fixup; /* *slot = data of slab, entry or exit [index] + offset */
+typedef struct { void **slot; int64_t index, offset; } mth__fixup; /* *slot = data of slab, entry or exit [index] + offset */
 /* an entry or exit that a device has: index in the caller's array */
-typedef struct { int32_t index, device; int64_t bytes; } mth__external;
+typedef struct { int64_t index, bytes; int32_t device; } mth__external;
 
 struct mth__executable {
     mth__engine *engine;
@@ -198,14 +198,20 @@ void mth__pool_forget(mth__engine *);       /* in a process that was forked off:
 void mth__pool_run(mth__engine *);          /* run has been filled in; returns when nobody touches it any more */
 
 /* ---- load (stream.c, communicate.c) */
-/* of a device in a channel: its instruction (-1: none), where its tasks begin and end; its group and rank there, once
-   somebody has asked */
-typedef struct { int32_t instr, stream, first, end, rank; mth__group *group; } mth__part;
+/* of a device in a channel: its instruction (-1: none), where its tasks begin and end; of a collective its group and
+   rank there, once somebody has asked; of a transfer what it takes (pieces -1: not made yet) */
+typedef struct {
+    int32_t instr, stream, first, end, rank, pieces;
+    mth__group *group;
+    mth__piece *piece;
+} mth__part;
 /* Values in the caller's buffers. at: by entry or exit, 1 + where in `held` the device that was filled last has it. */
 typedef struct { VEC(mth__fixup) fixup; VEC(mth__external) held; size_t *at; } mth__moving;
-/* Who takes something from each device in a transfer: device[first[sender]..first[sender + 1]); first NULL: not made
-   yet. */
+/* Who takes something from each device in a transfer: device[first[sender]..first[sender + 1]), senders by their rank
+   in from.on; first NULL: not made yet. */
 typedef struct { int *first; int32_t *device; } mth__readers;
+/* The devices of a channel: those of to.on by rank, then, where it is another placement, those of from.on. */
+typedef struct { mth__part *receive, *send; mth__readers readers; } mth__parts; /* collectives are in receive */
 typedef struct mth__known mth__known;       /* a template in use */
 typedef struct mth__communicating mth__communicating;
 typedef struct mth__loader {
@@ -213,7 +219,7 @@ typedef struct mth__loader {
     mth__arena *arena;
     const mth__program *program;
     int devices;
-    mth__part *receive, *send;              /* [channel * devices + device]; collectives are in receive */
+    mth__parts *channel;
     VEC(mth__fixup) slab;
     mth__moving entry, exit;
     /* the device that is being filled */
@@ -225,11 +231,11 @@ typedef struct mth__loader {
     VEC(mth__event *) event;
     mth__known *known;
     mth__communicating *work;               /* communicate.c's own */
-    mth__piece **piece;                     /* of transfers, as channel * devices + receiver; made when first asked for */
-    int *pieces;                            /* -1: not made yet */
-    mth__readers *readers;                  /* by channel */
 } mth__loader;
 mth_status mth__load_streams(mth__loader *);
+/* What a device receives on a channel, or does in its collective; what it sends. */
+mth__part *mth__load_receive(const mth__loader *, int channel, int device);
+mth__part *mth__load_send(const mth__loader *, int channel, int device);
 /* the next task on stream 2 * device + on waits for `stream` to complete `count` */
 void mth__load_wait(mth__loader *, int on, int stream, int count);
 mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instr);

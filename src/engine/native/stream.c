@@ -26,6 +26,7 @@ bool mth__load_same(const mth__loader *l, int device, int value, int other) {
     if (kind_of(a) != kind_of(b) || (a->storage != MTH__IN_SLAB && a->index != b->index)) return false;
     return start_of(a) + a_bytes == start_of(b) + b_bytes;
 }
+static int64_t in_callers(const mth__loader *l, int index, int device) { return (int64_t)index * l->devices + device; }
 void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void **slot) {
     const mth__pvalue *v = base_of(mth__load_role(l, device), value, &bytes);
     if (v->storage == MTH__IN_SLAB) {
@@ -33,7 +34,7 @@ void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void *
         return;
     }
     mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
-    PUSH(l->arena, m->fixup, (mth__fixup){slot, v->index * l->devices + device, start_of(v) + bytes});
+    PUSH(l->arena, m->fixup, (mth__fixup){slot, in_callers(l, v->index, device), start_of(v) + bytes});
 }
 
 static int indices(const mth__program *p, mth__storage storage) {
@@ -54,14 +55,38 @@ static void list_held(mth__loader *l) {
         const mth__pvalue *v = &role->value.at[i];
         if (v->storage != MTH__IN_ENTRY && v->storage != MTH__IN_EXIT) continue;
         mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
-        int32_t index = v->index * l->devices + l->device;
         size_t *at = &m->at[v->index];
         if (*at <= before[v->storage == MTH__IN_EXIT]) {
-            PUSH(l->arena, m->held, (mth__external){index, l->device, 0});
+            PUSH(l->arena, m->held, (mth__external){in_callers(l, v->index, l->device), 0, l->device});
             *at = m->held.n;
         }
         mth__external *held = &m->held.at[*at - 1];
         if (held->bytes < v->bytes) held->bytes = v->bytes;
+    }
+}
+
+/* ---- who takes part in channels */
+static int places(const mth__channel *c) { return c->to.on->count + (c->from.on == c->to.on ? 0 : c->from.on->count); }
+/* A device that is in neither placement takes no part. */
+static mth__part *part_of(const mth__channel *c, mth__part *all, int device) {
+    static mth__part none = {.instr = -1};
+    const int to = c->to.on->rank_of[device], from = c->from.on->rank_of[device];
+    return to >= 0 ? &all[to] : from >= 0 ? &all[c->to.on->count + from] : &none;
+}
+mth__part *mth__load_receive(const mth__loader *l, int channel, int device) {
+    return part_of(&l->program->channel.at[channel], l->channel[channel].receive, device);
+}
+mth__part *mth__load_send(const mth__loader *l, int channel, int device) {
+    return part_of(&l->program->channel.at[channel], l->channel[channel].send, device);
+}
+static void make_parts(mth__loader *l) {
+    l->channel = NEW_ARRAY(l->arena, mth__parts, l->program->channel.n);
+    for (size_t i = 0; i < l->program->channel.n; i++) {
+        const int n = places(&l->program->channel.at[i]);
+        mth__parts *p = &l->channel[i];
+        p->receive = NEW_ARRAY(l->arena, mth__part, n);
+        p->send = NEW_ARRAY(l->arena, mth__part, n);
+        for (int k = 0; k < n; k++) p->receive[k].instr = p->send[k].instr = p->receive[k].pieces = -1;
     }
 }
 
@@ -136,54 +161,59 @@ static mth_status compute(mth__loader *l, int at) {
 /* What a WAIT waits for: its own START; the receivers of its own SEND. */
 static void wait_for(mth__loader *l, int at) {
     int channel = l->role->instr.at[at].channel;
-    const mth__part *receive = &l->receive[(size_t)channel * (size_t)l->devices], *mine = &receive[l->device];
+    const mth__part *mine = mth__load_receive(l, channel, l->device);
     if (mine->instr >= 0 && mine->stream == 2 * l->device + 1) mth__load_wait(l, 0, mine->stream, mine->end);
-    if (l->send[(size_t)channel * (size_t)l->devices + (size_t)l->device].instr >= 0) {
+    if (mth__load_send(l, channel, l->device)->instr >= 0) {
         const int32_t *reader;
         int readers = mth__load_readers(l, channel, l->device, &reader);
-        for (int k = 0; k < readers; k++)
-            if (reader[k] != l->device) mth__load_wait(l, 0, receive[reader[k]].stream, receive[reader[k]].end);
+        for (int k = 0; k < readers; k++) {
+            const mth__part *theirs = mth__load_receive(l, channel, reader[k]);
+            if (reader[k] != l->device) mth__load_wait(l, 0, theirs->stream, theirs->end);
+        }
     }
     mth__load_task(l, 0, MTH__TASK_SYNC, at);
 }
 
 int mth__load_pieces(mth__loader *l, int channel, int receiver, const mth__piece **out) {
-    size_t at = (size_t)channel * (size_t)l->devices + (size_t)receiver;
-    if (l->pieces[at] < 0) l->pieces[at] = mth__transfer_pieces(l->arena, &l->program->channel.at[channel], receiver, &l->piece[at]);
-    *out = l->piece[at];
-    return l->pieces[at];
+    mth__part *p = mth__load_receive(l, channel, receiver);
+    if (p->pieces < 0) p->pieces = mth__transfer_pieces(l->arena, &l->program->channel.at[channel], receiver, &p->piece);
+    *out = p->piece;
+    return p->pieces;
 }
 
 static void list_readers(mth__loader *l, int channel, mth__readers *all) {
-    const mth__placement *to = l->program->channel.at[channel].to.on;
-    int *at = NEW_ARRAY(l->arena, int, l->devices);
-    all->first = NEW_ARRAY(l->arena, int, l->devices + 1);
+    const mth__placement *to = l->program->channel.at[channel].to.on, *from = l->program->channel.at[channel].from.on;
+    int *at = NEW_ARRAY(l->arena, int, from->count);
+    all->first = NEW_ARRAY(l->arena, int, from->count + 1);
     for (int pass = 0; pass < 2; pass++) {
         for (int r = 0; r < to->count; r++) {
             const mth__piece *piece;
             int pieces = mth__load_pieces(l, channel, to->device[r], &piece);
             for (int k = 0; k < pieces; k++) {
-                int sender = piece[k].from_device;
-                if (k && piece[k - 1].from_device == sender) continue;
+                if (k && piece[k - 1].from_device == piece[k].from_device) continue;
+                int sender = from->rank_of[piece[k].from_device];
                 if (pass) all->device[all->first[sender] + at[sender]++] = to->device[r];
                 else all->first[sender + 1]++;
             }
         }
         if (pass) break;
-        for (int d = 0; d < l->devices; d++) all->first[d + 1] += all->first[d];
-        all->device = NEW_ARRAY(l->arena, int32_t, all->first[l->devices]);
+        for (int r = 0; r < from->count; r++) all->first[r + 1] += all->first[r];
+        all->device = NEW_ARRAY(l->arena, int32_t, all->first[from->count]);
     }
 }
 
 int mth__load_readers(mth__loader *l, int channel, int sender, const int32_t **out) {
-    mth__readers *all = &l->readers[channel];
+    mth__readers *all = &l->channel[channel].readers;
+    const int rank = l->program->channel.at[channel].from.on->rank_of[sender];
+    if (rank < 0) return 0;
     if (!all->first) list_readers(l, channel, all);
-    *out = all->device + all->first[sender];
-    return all->first[sender + 1] - all->first[sender];
+    *out = all->device + all->first[rank];
+    return all->first[rank + 1] - all->first[rank];
 }
 
 /* ---- the passes */
 static mth_status count_tasks(mth__loader *l, int device) {
+    TRY(mth__stop_check());
     const mth__role *role = mth__load_role(l, device);
     int count[2] = {0, 0};
     for (size_t k = 0; role && k < role->instr.n; k++) {
@@ -197,11 +227,14 @@ static mth_status count_tasks(mth__loader *l, int device) {
             continue;
         }
         int on = i->kind == MTH__START;
-        mth__part *part = &(i->kind == MTH__SEND ? l->send : l->receive)[(size_t)i->channel * (size_t)l->devices + (size_t)device];
+        const mth__channel *c = &l->program->channel.at[i->channel];
+        if (c->to.on->rank_of[device] < 0 && c->from.on->rank_of[device] < 0)
+            return INTERNAL("device %d takes part in channel %d, which is of others", device, i->channel);
+        mth__part *part = (i->kind == MTH__SEND ? mth__load_send : mth__load_receive)(l, i->channel, device);
         if (part->instr >= 0) return INTERNAL("device %d takes part in channel %d twice", device, i->channel);
         count[on] += on; /* the arrival */
-        *part = (mth__part){.instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on]};
-        if (i->kind != MTH__SEND) part->end = count[on] += mth__communicate_count(&l->program->channel.at[i->channel], i);
+        *part = (mth__part){.instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on], .pieces = -1};
+        if (i->kind != MTH__SEND) part->end = count[on] += mth__communicate_count(c, i);
     }
     for (int on = 0; on < 2; on++) {
         mth__stream *s = &l->x->stream[2 * device + on];
@@ -213,6 +246,7 @@ static mth_status count_tasks(mth__loader *l, int device) {
 }
 
 static mth_status fill(mth__loader *l, int device) {
+    TRY(mth__stop_check());
     l->device = device;
     l->role = mth__load_role(l, device);
     if (!l->role) return NULL;
@@ -224,6 +258,7 @@ static mth_status fill(mth__loader *l, int device) {
     for (size_t k = 0; k < l->role->instr.n; k++) {
         const mth__instr *i = &l->role->instr.at[k];
         int at = (int)k;
+        if (k % MTH__STOP_EVERY == 0) TRY(mth__stop_check());
         switch (i->kind) {
         case MTH__COMPUTE:
             if (!is_nothing(l, device, i)) TRY(compute(l, at));
@@ -281,13 +316,7 @@ static mth_status check_steps(const mth__channel *c) {
 mth_status mth__load_streams(mth__loader *l) {
     for (size_t i = 0; i < l->program->channel.n; i++)
         if (l->program->channel.at[i].algorithm != MTH__DIRECT) TRY(check_steps(&l->program->channel.at[i]));
-    size_t channels = l->program->channel.n, devices = (size_t)l->devices, n = channels * devices;
-    l->receive = NEW_ARRAY(l->arena, mth__part, n);
-    l->send = NEW_ARRAY(l->arena, mth__part, n);
-    l->piece = NEW_ARRAY(l->arena, mth__piece *, n);
-    l->pieces = NEW_ARRAY(l->arena, int, n);
-    l->readers = NEW_ARRAY(l->arena, mth__readers, channels);
-    for (size_t i = 0; i < n; i++) l->receive[i].instr = l->send[i].instr = l->pieces[i] = -1;
+    make_parts(l);
     l->entry.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_ENTRY));
     l->exit.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_EXIT));
     for (int on = 0; on < 2; on++) l->seen[on] = NEW_ARRAY(l->arena, int64_t, l->x->streams);
