@@ -10,42 +10,6 @@ typedef struct {
     PyObject *owner;
 } compiled_object; /* owner keeps the backend */
 
-PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
-    module_state *s = PyModule_GetState(module);
-    PyObject *model, *backend;
-    if (!PyArg_ParseTuple(args, "OO;compile takes a model and a backend; options go by name: ml.compile(model, backend, option=value)",
-                          &model, &backend))
-        return NULL;
-    if (PyObject_TypeCheck(model, s->module_type) || PyObject_TypeCheck(model, s->block_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is a module, no model", SHOW(model)),
-                         TEXT("put it in a model: model = ml.Model(); model |= ml.Linear(4)(input=\"x\", output=\"y\")"));
-    if (!PyObject_TypeCheck(model, s->model_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no model", SHOW(model)),
-                         TEXT("give an ml.Model, then the backend"));
-    if (!PyObject_TypeCheck(backend, s->backend_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no backend", SHOW(backend)),
-                         TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
-    pool p = {.operator = "compile"};
-    mth_option *options;
-    size_t count;
-    compiled_object *self = NULL;
-    if (to_options(s, keywords, mth_compile_option_doc(), 0, &p, &options, &count)) goto end;
-    note_source_line();
-    mth_compiled *compiled;
-    mth_status status = mth_compile(((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, &compiled);
-    if (status) { raise_status(s, status); goto end; }
-    allocfunc allocate = PyType_GetSlot(s->compiled_type, Py_tp_alloc);
-    if ((self = (compiled_object *)allocate(s->compiled_type, 0))) {
-        self->compiled = compiled;
-        self->backend = ((backend_object *)backend)->backend;
-        self->owner = Py_NewRef(backend);
-    } else
-        mth_compiled_free(compiled);
-end:
-    pool_free(&p);
-    return (PyObject *)self;
-}
-
 static int compiled_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((compiled_object *)self)->owner); /* not cleared: runs need it. A cycle is cut at the backend's own dict */
@@ -129,13 +93,13 @@ PyObject *after_fork(PyObject *module, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-int call_interruptibly(module_state *s, mth_status (*call)(void *context), void *context) {
+/* `alone`: no other thread runs Python meanwhile. */
+static int call_watched(module_state *s, mth_status (*call)(void *context), void *context, bool alone) {
     for (int64_t lost = 0, began = nanoseconds();; lost = nanoseconds() - began) {
-        mth_status status;
         int watched = watch_signals(s, lost);
-        Py_BEGIN_ALLOW_THREADS
-        status = call(context);
-        Py_END_ALLOW_THREADS
+        PyThreadState *released = alone ? NULL : PyEval_SaveThread();
+        mth_status status = call(context);
+        if (released) PyEval_RestoreThread(released);
         unwatch_signals(watched);
         if (!status) return 0;
         if (mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !atomic_load(&arrived)) {
@@ -145,6 +109,58 @@ int call_interruptibly(module_state *s, mth_status (*call)(void *context), void 
         mth_error_free(status);
         if (PyErr_CheckSignals()) return -1;
     }
+}
+int call_interruptibly(module_state *s, mth_status (*call)(void *context), void *context) {
+    return call_watched(s, call, context, false);
+}
+
+/* ---------------------------------------------------------------- compile */
+typedef struct {
+    const mth_model *model;
+    mth_backend *backend;
+    const mth_option *options;
+    size_t count;
+    mth_compiled *compiled;
+} compilation;
+
+static mth_status make_compiled(void *context) {
+    compilation *c = context;
+    return mth_compile(c->model, c->backend, c->options, c->count, &c->compiled);
+}
+
+PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
+    module_state *s = PyModule_GetState(module);
+    PyObject *model, *backend;
+    if (!PyArg_ParseTuple(args, "OO;compile takes a model and a backend; options go by name: ml.compile(model, backend, option=value)",
+                          &model, &backend))
+        return NULL;
+    if (PyObject_TypeCheck(model, s->module_type) || PyObject_TypeCheck(model, s->block_type))
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is a module, no model", SHOW(model)),
+                         TEXT("put it in a model: model = ml.Model(); model |= ml.Linear(4)(input=\"x\", output=\"y\")"));
+    if (!PyObject_TypeCheck(model, s->model_type))
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no model", SHOW(model)),
+                         TEXT("give an ml.Model, then the backend"));
+    if (!PyObject_TypeCheck(backend, s->backend_type))
+        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no backend", SHOW(backend)),
+                         TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
+    pool p = {.operator = "compile"};
+    mth_option *options;
+    size_t count;
+    compiled_object *self = NULL;
+    if (to_options(s, keywords, mth_compile_option_doc(), 0, &p, &options, &count)) goto end;
+    note_source_line();
+    compilation c = {((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, NULL};
+    if (call_watched(s, make_compiled, &c, true)) goto end; /* others could change the model */
+    allocfunc allocate = PyType_GetSlot(s->compiled_type, Py_tp_alloc);
+    if ((self = (compiled_object *)allocate(s->compiled_type, 0))) {
+        self->compiled = c.compiled;
+        self->backend = c.backend;
+        self->owner = Py_NewRef(backend);
+    } else
+        mth_compiled_free(c.compiled);
+end:
+    pool_free(&p);
+    return (PyObject *)self;
 }
 
 /* ---------------------------------------------------------------- evaluate */
@@ -223,7 +239,21 @@ end:
 }
 
 /* ---------------------------------------------------------------- parameters, plans */
-typedef struct { module_state *s; compiled_object *self; mth_named *input; size_t count; pool p; uint64_t seed; mth_arrays *parameters; } call;
+/* What the methods below are given, and what their calls of the library leave. */
+typedef struct {
+    module_state *s;
+    compiled_object *self;
+    mth_named *input;
+    size_t count;
+    pool p;
+    uint64_t seed;
+    bool gradients;
+    mth_status (*read)(mth_compiled *, const mth_named *, size_t, char **);
+    mth_arrays *parameters;
+    char *text;
+    mth_memory_usage *memory;
+    mth_communication_usage *communication;
+} call;
 
 static call call_begin(PyObject *object) { return (call){.s = STATE(object), .self = (compiled_object *)object}; }
 
@@ -269,19 +299,26 @@ static PyObject *compiled_attribute(PyObject *self, PyObject *name) {
     return attribute_of(self, name, "compiled", "help(ml.CompiledModel) tells what a compiled model has");
 }
 
+static mth_status lay_out_parameters(void *context) {
+    call *c = context;
+    return mth_get_parameter_layout(c->self->compiled, c->input, c->count, &c->parameters);
+}
+
 static PyObject *compiled_layout(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", NULL};
     PyObject *inputs = NULL;
     call c = call_begin(object);
     if (!parse(c.s, &c.p, args, keywords, "|O:get_parameter_layout", names, &inputs) || read_inputs(&c, inputs))
         return call_end(&c);
-    mth_arrays *layout;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_get_parameter_layout(c.self->compiled, c.input, c.count, &layout);
-    Py_END_ALLOW_THREADS
+    int failed = call_interruptibly(c.s, lay_out_parameters, &c);
     call_end(&c);
-    return status ? raise_status(c.s, status) : arrays_to_dict(c.s, layout);
+    return failed ? NULL : arrays_to_dict(c.s, c.parameters);
+}
+
+static mth_status print_program(void *context) {
+    call *c = context;
+    mth_status status = c->count || c->gradients ? mth_plan(c->self->compiled, c->input, c->count, c->gradients) : NULL;
+    return status ? status : mth_plan_print(c->self->compiled, &c->text);
 }
 
 static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *keywords) {
@@ -291,14 +328,15 @@ static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *ke
     call c = call_begin(object);
     if (!parse(c.s, &c.p, args, keywords, "|Op:program_text", names, &inputs, &gradients) || read_inputs(&c, inputs))
         return call_end(&c);
-    char *text;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = c.count || gradients ? mth_plan(c.self->compiled, c.input, c.count, gradients != 0) : NULL;
-    if (!status) status = mth_plan_print(c.self->compiled, &text);
-    Py_END_ALLOW_THREADS
+    c.gradients = gradients != 0;
+    int failed = call_interruptibly(c.s, print_program, &c);
     call_end(&c);
-    return status ? raise_status(c.s, status) : text_of(text);
+    return failed ? NULL : text_of(c.text);
+}
+
+static mth_status read_text(void *context) {
+    call *c = context;
+    return c->read(c->self->compiled, c->input, c->count, &c->text);
 }
 
 /* A text that is read off the plan for the inputs (or the last one). */
@@ -308,13 +346,10 @@ static PyObject *read_plan(PyObject *object, PyObject *args, PyObject *keywords,
     PyObject *inputs = NULL;
     call c = call_begin(object);
     if (!parse(c.s, &c.p, args, keywords, format, names, &inputs) || read_inputs(&c, inputs)) return call_end(&c);
-    char *text;
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = read(c.self->compiled, c.input, c.count, &text);
-    Py_END_ALLOW_THREADS
+    c.read = read;
+    int failed = call_interruptibly(c.s, read_text, &c);
     call_end(&c);
-    return status ? raise_status(c.s, status) : text_of(text);
+    return failed ? NULL : text_of(c.text);
 }
 static PyObject *compiled_stablehlo(PyObject *self, PyObject *args, PyObject *keywords) {
     return read_plan(self, args, keywords, "|O:stablehlo", mth_stablehlo);
@@ -340,6 +375,11 @@ static PyObject *table(const int64_t *rows, size_t devices, const char *const *f
     return list;
 }
 
+static mth_status count_memory(void *context) {
+    call *c = context;
+    return mth_get_memory_usage(c->self->compiled, c->input, c->count, c->memory, devices_of(c->self));
+}
+
 static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"params", "inputs", NULL};
     static const char *const fields[] = {"weights", "gradients", "optimizer", "activations", "communication", "host", "total"};
@@ -350,13 +390,16 @@ static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *key
         return call_end(&c);
     size_t devices = devices_of(c.self);
     PyObject *result = NULL;
-    mth_memory_usage *usage = pool_take(&c.p, devices, sizeof *usage);
-    if (usage) {
-        mth_status status = mth_get_memory_usage(c.self->compiled, c.input, c.count, usage, devices);
-        result = status ? raise_status(c.s, status) : table(&usage->weights, devices, fields, sizeof fields / sizeof *fields);
-    }
+    c.memory = pool_take(&c.p, devices, sizeof *c.memory);
+    if (c.memory && !call_interruptibly(c.s, count_memory, &c))
+        result = table(&c.memory->weights, devices, fields, sizeof fields / sizeof *fields);
     call_end(&c);
     return result;
+}
+
+static mth_status count_communication(void *context) {
+    call *c = context;
+    return mth_get_communication_usage(c->self->compiled, c->communication, devices_of(c->self));
 }
 
 static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
@@ -368,11 +411,9 @@ static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
     note_source_line();
     size_t devices = devices_of(c.self);
     PyObject *result = NULL;
-    mth_communication_usage *usage = pool_take(&c.p, devices, sizeof *usage);
-    if (usage) {
-        mth_status status = mth_get_communication_usage(c.self->compiled, usage, devices);
-        result = status ? raise_status(c.s, status) : table(&usage->received, devices, fields, sizeof fields / sizeof *fields);
-    }
+    c.communication = pool_take(&c.p, devices, sizeof *c.communication);
+    if (c.communication && !call_interruptibly(c.s, count_communication, &c))
+        result = table(&c.communication->received, devices, fields, sizeof fields / sizeof *fields);
     call_end(&c);
     return result;
 }

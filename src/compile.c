@@ -2,6 +2,7 @@
  * one the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to dir/NN_pass.txt. */
 #include "compile.h"
 #include "base/names.h"
+#include "base/stop.h"
 #include "derive/derive.h"
 #include <errno.h>
 #include <limits.h>
@@ -216,6 +217,7 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
     for (size_t i = 0; !s && i < sizeof passes / sizeof *passes; i++) {
         if (passes[i].applies && !passes[i].applies(&p)) continue;
         s = passes[i].run(&p);
+        if (!s) s = mth__stop_check();
         if (!s && !plan->program && (s = mth__graph_check(p.graph))) s = mth__error_operator(s, passes[i].name);
         if (!s && p.dump) s = dump(&p, passes[i].name);
     }

@@ -1,4 +1,5 @@
 #include "base/arena.h"
+#include "base/stop.h"
 #include "base/number.h"
 #include <assert.h>
 #include <setjmp.h>
@@ -93,11 +94,14 @@ struct mth__arena {
 };
 enum { FIRST_BLOCK = 4096 - sizeof(block), LARGEST_BLOCK = 1 << 20 };
 
-static _Noreturn void out_of_memory(void) {
+typedef enum { OUT_OF_MEMORY = 1, STOPPED } reason; /* what longjmp gives */
+
+static _Noreturn void leave(reason why) {
     assert(innermost && "an arena is used outside a guard");
     if (!innermost) abort(); /* a defect of ours: every public function sets up a guard */
-    longjmp(innermost->jump, 1);
+    longjmp(innermost->jump, why);
 }
+static _Noreturn void out_of_memory(void) { leave(OUT_OF_MEMORY); }
 
 static void unlink_arena(mth__arena *a) {
     if (!a->link) return;
@@ -117,11 +121,17 @@ static void link_arena(mth__arena *a, guard *g) {
 mth_status mth__guard(mth_status (*body)(void *), void *arguments) {
     guard g = {.outer = innermost};
     mth_status status;
-    if (setjmp(g.jump) == 0) {
+    switch (setjmp(g.jump)) {
+    case 0:
         innermost = &g;
         status = body(arguments);
         innermost = g.outer;
-    } else {
+        break;
+    case STOPPED:
+        innermost = g.outer;
+        while (g.arenas) mth__arena_free(g.arenas);
+        return mth__interrupted();
+    default:
         innermost = g.outer;
         while (g.arenas) mth__arena_free(g.arenas); /* first: the error below may need the memory */
         return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted"),
@@ -197,6 +207,7 @@ void *mth__alloc(mth__arena *a, size_t size) {
     if (size > PTRDIFF_MAX / 2) out_of_memory();
     size_t rounded = with_red_zone(size);
     if (rounded > b->room - b->used) {
+        if (innermost && mth__thread_stopped()) leave(STOPPED);
         size_t room = b->room >= LARGEST_BLOCK / 2 ? LARGEST_BLOCK : 2 * b->room;
         if (rounded > room / 4) { /* a block of its own, behind the current one, which stays in use */
             block *own = block_new(a, rounded);

@@ -295,6 +295,38 @@ static void one_a_device(int n) {
     mth_backend_free(b);
 }
 
+/* Questions whether to end that are answered by no, before all are by yes; the longest time between two of them. */
+typedef struct { int questions; double last, longest; } patience;
+static bool is_over(void *context) {
+    patience *p = context;
+    const double now = seconds();
+    if (now - p->last > p->longest) p->longest = now - p->last;
+    p->last = now;
+    return p->questions-- <= 0;
+}
+static bool interrupts; /* does sum_of interrupt its plan first? */
+/* A plan is given up at any question, and nothing of it is left; it never works on for long without one. */
+static void interrupt_plans(mth_compiled *c, const mth_named *given, size_t n) {
+    patience p = {.questions = INT32_MAX, .last = seconds()};
+    const double begin = p.last;
+    char *text = NULL;
+    mth_set_interrupt_check(is_over, &p);
+    CHECK_STATUS(mth_plan(c, given, n, false));
+    const int questions = INT32_MAX - p.questions; /* one with gradients asks more often */
+    CHECK_STATUS(mth_plan_print(c, &text));
+    const double took = seconds() - begin;
+    printf("  a plan asks %d times; with its text %.3f s, %.3f s at most between two questions\n", questions, took, p.longest);
+    CHECK(questions > 1000 && p.longest < 0.4 * took);
+    for (int k = 0; k < 8; k++) {
+        const mth__plan *before = c->last, *first = c->plan;
+        p.questions = k * (questions / 8);
+        CHECK_FAILS(mth_plan(c, given, n, true), MTH_ERROR_INTERRUPTED, "call again");
+        CHECK(c->last == before && c->plan == first);
+    }
+    mth_set_interrupt_check(NULL, NULL);
+    mth_text_free(text);
+}
+
 /* The sum of n inputs, planned with gradients. */
 static size_t plan_bytes; /* of the last one */
 static void sum_of(int n) {
@@ -314,6 +346,7 @@ static void sum_of(int n) {
     CHECK_STATUS(mth_model_create(&m));
     add(m, "Add", NULL, 0, wire, (size_t)n + 1);
     CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
+    if (interrupts) interrupt_plans(c, given, (size_t)n);
     CHECK_STATUS(mth_plan(c, given, (size_t)n, true));
     plan_bytes = mth__arena_bytes(c->last->arena);
     mth_array_free(x);
@@ -377,6 +410,11 @@ TEST(an_executable_grows_with_the_stages) {
     printf("  %zu bytes for 250 devices, %zu for 1000\n", few, load_bytes);
     CHECK(load_bytes < 6 * few);
     in_proportion("an operator a device", 250, one_a_device);
+}
+TEST(a_plan_is_interrupted_at_any_step) {
+    interrupts = true;
+    sum_of(20000);
+    interrupts = false;
 }
 TEST(a_plan_grows_with_the_terms_of_a_sum) {
     sum_of(1000);

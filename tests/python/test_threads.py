@@ -144,6 +144,53 @@ def test_a_handler_that_changes_the_handler(sigint):
     assert np.array_equal(np.asarray(compiled.evaluate(params, {"x": x})["y"]), want)
 
 
+PLANNING = {
+    "program_text": lambda compiled, inputs: compiled.program_text(inputs, gradients=True),
+    "get_parameters": lambda compiled, inputs: compiled.get_parameters(inputs),
+    "get_parameter_layout": lambda compiled, inputs: compiled.get_parameter_layout(inputs),
+    "get_memory_usage": lambda compiled, inputs: compiled.get_memory_usage(inputs=inputs),
+    "evaluate": lambda compiled, inputs: compiled.evaluate({}, inputs),
+}
+
+
+@pytest.mark.parametrize("method", PLANNING)
+def test_alarms_end_planning(method):
+    """An alarm early in a long plan ends it then, not when it is made; the next call makes it."""
+    names = [f"x{i}" for i in range(40000)]
+    model = ml.Model()
+    model |= ml.Add()(inputs=names, output="y")
+    backend = CBackend(device_mesh=(1,))
+    one = backend.array(np.ones((1, 2), np.float32))
+    inputs = dict.fromkeys(names, one)
+
+    def handler(*_):
+        raise TimeoutError
+
+    def seconds(compiled):
+        began = time.perf_counter()
+        try:
+            PLANNING[method](compiled, inputs)
+        except TimeoutError:
+            interrupted.append(method)
+        return time.perf_counter() - began
+
+    interrupted = []
+    whole = min(seconds(ml.compile(model, backend)) for _ in range(2))
+    compiled = ml.compile(model, backend)
+    before = signal.signal(signal.SIGALRM, handler)
+    took = []
+    try:
+        for _ in range(3):
+            signal.setitimer(signal.ITIMER_REAL, 0.2 * whole)
+            took.append(seconds(compiled))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted == 3 * [method]
+    assert min(took) < 0.7 * whole
+    assert np.asarray(compiled.evaluate({}, inputs)["y"]).tolist() == [[40000, 40000]]
+
+
 # ---------------------------------------------------------------- forks
 def in_child(work):
     """What work() gives in a child by os.fork, as text; a child that hangs is ended, and says so."""

@@ -199,12 +199,13 @@ static mth_status compile_module(const mth__executable *x, mth__module *m) {
     return s ? dress(m, line, s) : NULL;
 }
 
-/* Several modules are compiled side by side: XLA uses one core for most of a compilation. */
-typedef struct { mth__executable *x; atomic_size_t next; mth_status *status; } compilation;
+/* Several modules are compiled side by side: XLA uses one core for most of a compilation. `stop`: of the thread that asked for all of it. */
+typedef struct { mth__executable *x; atomic_size_t next; mth_status *status; const mth__stop *stop; } compilation;
 
 static void *compile_some(void *context) {
     compilation *c = context;
-    for (size_t i; (i = atomic_fetch_add(&c->next, 1)) < c->x->module.n;) c->status[i] = compile_module(c->x, c->x->module.at[i]);
+    for (size_t i; (i = atomic_fetch_add(&c->next, 1)) < c->x->module.n;)
+        c->status[i] = mth__stop_asked(c->stop) ? mth__interrupted() : compile_module(c->x, c->x->module.at[i]);
     return NULL;
 }
 
@@ -212,7 +213,7 @@ enum { COMPILERS = 16 };
 
 mth_status mth__executable_compile(mth__executable *x) {
     if (x->compiled) return NULL;
-    compilation c = {.x = x, .status = mth__calloc(x->module.n + 1, sizeof *c.status)};
+    compilation c = {.x = x, .status = mth__calloc(x->module.n + 1, sizeof *c.status), .stop = mth__thread_stop()};
     if (!c.status) return no_memory();
     pthread_t helper[COMPILERS];
     int helpers = 0, wanted = mth__core_count() < COMPILERS ? mth__core_count() - 1 : COMPILERS;
