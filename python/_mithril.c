@@ -96,8 +96,8 @@ const char *show(PyObject *object, char room[SHOWN]) {
     return room;
 }
 
-/* "train.py:12": the line of the user's program that is running, or NULL. Frames of the package itself are passed
-   over. */
+/* "train.py:12": the line of the user's program that is running, or NULL: what can't be told is left out, and an
+   exception that take_exception leaves stays set. Frames of the package itself are passed over. */
 static PyObject *source_line(void) {
     PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame()), *line = NULL;
     while (frame && !line) {
@@ -120,18 +120,22 @@ static PyObject *source_line(void) {
         if (frame == Py_None) Py_CLEAR(frame);
     }
     Py_XDECREF(frame);
-    PyErr_Clear(); /* a path that can't be printed must not fail the call: errors then lack the line */
+    PyObject *raised = PyErr_Occurred() ? take_exception() : NULL; /* errors then lack the line */
+    Py_XDECREF(raised);
+    if (PyErr_Occurred()) Py_CLEAR(line);
     return line;
 }
 
-void note_source_line(void) {
+int note_source_line(void) {
     PyObject *line = source_line();
+    if (PyErr_Occurred()) return -1;
     mth_set_source_line(line ? PyUnicode_AsUTF8AndSize(line, NULL) : NULL);
     Py_XDECREF(line);
+    return 0;
 }
 
 static PyObject *error_of(PyObject *cls, const char *operator, PyObject *what, PyObject *fix) {
-    PyObject *line = source_line(), *at = line ? TEXT("\n  at %U", line) : TEXT("%s", "");
+    PyObject *line = source_line(), *at = line ? TEXT("\n  at %U", line) : PyErr_Occurred() ? NULL : TEXT("%s", "");
     PyObject *message = !at ? NULL
                             : TEXT("%s%s%U%U\n  fix: %U", operator ? operator : "", operator ? ": " : "", what, at, fix);
     Py_XDECREF(line);
@@ -184,6 +188,27 @@ PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const 
     PyObject *what = !type_name ? NULL : why ? TEXT("%U.%U %s", type_name, name, why) : TEXT("%U has no attribute '%U'", type_name, name);
     Py_XDECREF(type_name);
     return raise_class(STATE(self)->attribute_error, NULL, NULL, what, advice);
+}
+
+PyObject *refuse_pickle(PyObject *self, PyObject *unused) {
+    (void)unused;
+    module_state *s = STATE(self);
+    PyObject *type = PyType_GetName(Py_TYPE(self));
+    const char *fix = "compose it where it is needed: pickle the arguments of the function that does";
+    if (PyObject_TypeCheck(self, s->array_type) || PyObject_TypeCheck(self, s->shard_type))
+        fix = "pickle numpy.asarray(x), and give that to backend.array where it is needed";
+    else if (PyObject_TypeCheck(self, s->backend_type))
+        fix = "make it where it is needed: pickle the arguments of its class";
+    else if (PyObject_TypeCheck(self, s->compiled_type))
+        fix = "compile again where it is needed, ml.compile(model, backend); pickle numpy.asarray(x) of each parameter";
+    PyObject *what = type ? TEXT("pickle and copy don't have what the %U holds: it is the library's", type) : NULL;
+    Py_XDECREF(type);
+    return raise_fix(s, MTH_ERROR_TYPE, what, TEXT("%s", fix));
+}
+
+PyObject *itself(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return Py_NewRef(self);
 }
 
 static const char *composed(const char *operation) {

@@ -6,6 +6,7 @@
  *   _mithril_foreign.c  foreign data -> arrays
  *   _mithril_model.c    Module with a class for each type of the table, Block (a wired module), Model
  *   _mithril_array.c    Array, Shard
+ *   _mithril_lend.c     arrays -> capsules of DLPack
  *   _mithril_backend.c  Backend
  *   _mithril_run.c      compile, CompiledModel */
 #ifndef MITHRIL_PYTHON_H
@@ -53,10 +54,16 @@ PyObject *exception_text(PyObject *exception); /* str(exception), or the name of
 /* Py_tp_getattro of a type: of an attribute that there is not, the error says how it is written here (mth_absent), else `otherwise`. */
 PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise);
 void *raise_operation(module_state *, const char *operation); /* "+" between connections or modules */
+PyObject *refuse_pickle(PyObject *self, PyObject *unused); /* __reduce__ of all types: they hold what is not Python's */
+PyObject *itself(PyObject *self, PyObject *unused);        /* __copy__ and __deepcopy__ of what never changes */
+#define NO_PICKLE {"__reduce__", refuse_pickle, METH_NOARGS, "__reduce__($self, /)\n--\n\n"}
+#define COPY {"__copy__", itself, METH_NOARGS, "__copy__($self, /)\n--\n\n"}
+#define DEEP_COPY {"__deepcopy__", itself, METH_O, "__deepcopy__($self, memo, /)\n--\n\n"}
 PyObject *text_of(char *); /* a Python text of one that the library made, which is freed */
 PyObject *type_text(PyObject *);  /* "a list" */
-/* Tells the library which line of the user's program makes the calls that follow. */
-void note_source_line(void);
+/* Tells the library which line of the user's program makes the calls that follow. 0, or -1 with an exception that
+   take_exception leaves. */
+int note_source_line(void);
 
 /* ---------------------------------------------------------------- a pool: memory and references until the end of a call */
 typedef struct pool_item pool_item;
@@ -84,6 +91,7 @@ const char *to_path(module_state *, PyObject *, const char *what,
                     pool *); /* of a str, bytes or os.PathLike, as the system has it */
 int to_dtype(module_state *, PyObject *, mth_dtype *);
 int to_seed(module_state *, PyObject *, uint64_t *); /* a whole number from 0 to 2^64 - 1: no two seeds are one */
+int to_truth(module_state *, PyObject *, const char *name, int *); /* what bool() says of it */
 /* An attribute that an object may lack: 1 and a new reference, 0, or -1 with an exception that take_exception leaves.
    One that raises is lacking. */
 int find_attribute(PyObject *, const char *name, PyObject **out);
@@ -93,8 +101,12 @@ PyObject *pairs_of(PyObject *dict);
 /* ---------------------------------------------------------------- foreign data (_mithril_foreign.c) */
 /* A new reference; foreign data is copied. `wanted` 0: the dtype that the data has, with float64 and float16 as float32 and short integers as int32. */
 mth_array *to_array(module_state *, mth_backend *, PyObject *, const char *name, mth_dtype wanted, const mth_arg *spec);
-/* Python's lists and numbers as an array of NumPy's, which finds their shape. */
-PyObject *lists_to_numpy(module_state *, PyObject *lists, const char *name);
+/* Python's lists and numbers as an array of NumPy's, which finds their shape; the dtype that is wanted afterwards (0:
+   any) says whether whole numbers may become floating ones. */
+PyObject *lists_to_numpy(module_state *, PyObject *lists, const char *name, mth_dtype wanted);
+/* A masked array of NumPy's shows the values behind its mask too. 1: an element is masked; -1: an exception. */
+int is_masked(module_state *, PyObject *, const char *operator, const char *name);
+void *raise_masked(module_state *, const char *operator, const char *name);
 /* A mapping of names to arrays for one call; `what` is "inputs", .... The arrays are new references, named_free; foreign data is borrowed
    where it can be, and so must not outlive the call. */
 int to_named(module_state *, mth_backend *, PyObject *mapping, const char *what, pool *, mth_named **, size_t *count);
@@ -114,6 +126,10 @@ typedef struct {
 PyObject *array_new(module_state *, mth_array *taken);             /* takes the reference, also where it fails */
 PyObject *arrays_to_dict(module_state *, mth_arrays *taken);
 PyObject *shape_to_tuple(int rank, const int64_t *);
+int64_t array_count(const array_object *); /* of elements */
+/* Methods of arrays (_mithril_lend.c). */
+PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords);
+PyObject *array_dlpack_device(PyObject *self, PyObject *unused);
 
 int add_model_types(PyObject *module, module_state *);
 int add_array_types(PyObject *module, module_state *);

@@ -1,5 +1,4 @@
 #include "_mithril.h"
-#include "_mithril_dlpack.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,7 +147,9 @@ static PyGetSetDef shard_getset[] = {
     {"data", shard_data, NULL, "The device's own memory, as a memoryview: no copy (bfloat16 is shown as float32).", NULL},
     {0},
 };
+static PyMethodDef shard_methods[] = {NO_PICKLE, COPY, DEEP_COPY, {0}};
 static PyType_Slot shard_slots[] = {
+    {Py_tp_methods, shard_methods},
     {Py_tp_doc, "The part of an array that one device holds."},
     {Py_tp_dealloc, shard_dealloc},
     {Py_tp_repr, shard_repr},
@@ -192,7 +193,9 @@ static void array_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-static int64_t array_count(const array_object *self) { return count_of(mth_array_get_rank(self->array), mth_array_get_shape(self->array)); }
+int64_t array_count(const array_object *self) {
+    return count_of(mth_array_get_rank(self->array), mth_array_get_shape(self->array));
+}
 
 /* The whole data: of the shard that is all, else gathered once and kept. */
 static const void *array_whole(array_object *self) {
@@ -380,137 +383,6 @@ static PyObject *array_repr(PyObject *self) {
     return text;
 }
 
-/* ---------------------------------------------------------------- DLPack */
-/* What a capsule lends: the array's own memory (of `owner`), or a copy that the consumer may write into. */
-typedef struct {
-    PyObject *owner;
-    void *copy;
-    int64_t shape[8];
-    union {
-        dlpack_managed plain;
-        dlpack_versioned versioned;
-    };
-} lent;
-
-static void lent_free(lent *l) {
-    if (l->owner) {
-        PyGILState_STATE gil = PyGILState_Ensure(); /* a consumer may release it on any thread */
-        Py_DECREF(l->owner);
-        PyGILState_Release(gil);
-    }
-    free(l->copy);
-    free(l);
-}
-static void delete_plain(dlpack_managed *m) { lent_free(m->context); }
-static void delete_versioned(dlpack_versioned *m) { lent_free(m->context); }
-static void capsule_free(PyObject *capsule) { /* not consumed: a consumer renames it */
-    if (PyCapsule_IsValid(capsule, "dltensor")) lent_free(((dlpack_managed *)PyCapsule_GetPointer(capsule, "dltensor"))->context);
-    else if (PyCapsule_IsValid(capsule, "dltensor_versioned"))
-        lent_free(((dlpack_versioned *)PyCapsule_GetPointer(capsule, "dltensor_versioned"))->context);
-}
-
-/* The arguments of __dlpack__. NULL: not given. */
-typedef struct { PyObject *version, *device, *copy; } dlpack_request;
-
-static int is_given(PyObject *argument) { return argument && argument != Py_None; }
-
-/* Whether the consumer keeps its hands off memory that is marked as read-only. DLPack can mark it from 1.0 on, but who
-   asks for 1.0 need not heed the mark (torch 2.13 doesn't). Who gives dl_device too and leaves it open whether there is
-   a copy, as NumPy does, speaks the whole of that protocol and is taken at its word. */
-static int heeds_mark(const dlpack_request *request, long major) {
-    return major >= 1 && request->device && request->copy == Py_None;
-}
-
-/* Memory that is the consumer's own, where libraries want it to begin. NULL: an error is set. */
-static void *copy_data(PyObject *self) {
-    mth_array *a = ((array_object *)self)->array;
-    const size_t alignment = 64,
-                 bytes = (size_t)array_count((array_object *)self) * mth_dtype_size(mth_array_get_dtype(a));
-    void *copy = aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
-    if (!copy) return PyErr_NoMemory();
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_array_gather(a, copy);
-    Py_END_ALLOW_THREADS
-    if (!status) return copy;
-    free(copy);
-    return raise_status(STATE(self), status);
-}
-
-static dlpack_tensor describe_tensor(const mth_array *a, const void *data, int64_t *shape) {
-    const mth_dtype dtype = mth_array_get_dtype(a);
-    const int rank = mth_array_get_rank(a);
-    memcpy(shape, mth_array_get_shape(a), (size_t)rank * sizeof *shape);
-    return (dlpack_tensor){.data = (void *)data,
-                           .device_type = DLPACK_CPU,
-                           .rank = rank,
-                           .bits = (uint8_t)(8 * mth_dtype_size(dtype)),
-                           .lanes = 1,
-                           .shape = shape,
-                           .code = dtype == MTH_BFLOAT16                      ? DLPACK_BFLOAT
-                                   : dtype == MTH_BOOL                        ? DLPACK_BOOL
-                                   : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT
-                                                                              : DLPACK_FLOAT};
-}
-
-static PyObject *refuse_export(const char *why) {
-    PyErr_SetString(PyExc_BufferError, why); /* what the protocol asks for */
-    return NULL;
-}
-
-static PyObject *make_capsule(PyObject *self, const dlpack_request *request) {
-    if ((is_given(request->device) && !PyTuple_Check(request->device)) ||
-        (is_given(request->version) && !PyTuple_Check(request->version)))
-        return raise_fix(STATE(self), MTH_ERROR_TYPE, TEXT("dl_device and max_version of __dlpack__ are pairs of numbers"),
-                         TEXT("give max_version=(1, 0), say, or leave it out"));
-    long type = DLPACK_CPU, id, major = 0, minor;
-    if (is_given(request->device) && !PyArg_ParseTuple(request->device, "ll", &type, &id)) return NULL;
-    if (is_given(request->version) && !PyArg_ParseTuple(request->version, "ll", &major, &minor)) return NULL;
-    const int asked = is_given(request->copy) ? PyObject_IsTrue(request->copy) : 0, lend = heeds_mark(request, major);
-    if (asked < 0) return NULL;
-    if (type != DLPACK_CPU) return refuse_export("the array lies on the host: share it there, and copy it afterwards");
-    mth_array *a = ((array_object *)self)->array;
-    const void *data = mth_array_get_whole(a);
-    if (!data && !asked)
-        return refuse_export("the array is sharded, so that no memory holds all of it: share numpy.asarray(x) instead");
-    if (is_given(request->copy) && !asked)
-        return refuse_export("the array is read-only, and a consumer need not heed that: leave copy=False out, or share "
-                             "numpy.asarray(x)");
-    lent *l = calloc(1, sizeof *l);
-    if (!l) return PyErr_NoMemory();
-    if (lend) l->owner = Py_NewRef(self);
-    else if (!(data = l->copy = copy_data(self))) { lent_free(l); return NULL; }
-    dlpack_tensor tensor = describe_tensor(a, data, l->shape);
-    PyObject *capsule;
-    if (major >= 1) {
-        const uint64_t flags = lend ? DLPACK_READ_ONLY : DLPACK_IS_COPIED;
-        l->versioned = (dlpack_versioned){1, 0, l, delete_versioned, flags, tensor};
-        capsule = PyCapsule_New(&l->versioned, "dltensor_versioned", capsule_free);
-    } else {
-        l->plain = (dlpack_managed){tensor, l, delete_plain};
-        capsule = PyCapsule_New(&l->plain, "dltensor", capsule_free);
-    }
-    if (!capsule) lent_free(l);
-    return capsule;
-}
-
-static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
-    dlpack_request request = {0};
-    PyObject *stream = NULL; /* of a GPU: says nothing here */
-    pool p = {0};
-    const int parsed = parse(STATE(self), &p, args, keywords, "|$OOOO:__dlpack__", names, &stream, &request.version,
-                             &request.device, &request.copy);
-    PyObject *capsule = parsed ? make_capsule(self, &request) : NULL;
-    pool_free(&p);
-    return capsule;
-}
-
-static PyObject *array_dlpack_device(PyObject *self, PyObject *unused) {
-    (void)self, (void)unused;
-    return Py_BuildValue("ii", DLPACK_CPU, 0);
-}
-
 /* ---------------------------------------------------------------- files */
 /* (layout: dict of arrays, path, list of (parameter, tensor, transpose)) -> dict of arrays. */
 PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
@@ -529,8 +401,13 @@ PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
     int good = path != NULL;
     for (size_t i = 0; good && i < count; i++) {
         PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i), *array = PyTuple_GetItem(pair, 1);
-        named[i] = (mth_named){to_name(s, PyTuple_GetItem(pair, 0), "the name of a parameter"), ((array_object *)array)->array};
-        good = named[i].name != NULL;
+        named[i].name = to_name(s, PyTuple_GetItem(pair, 0), "the name of a parameter");
+        good = named[i].name && PyObject_TypeCheck(array, s->array_type);
+        if (good) named[i].array = ((array_object *)array)->array;
+        else if (named[i].name)
+            raise_error(s, p.operator, MTH_ERROR_TYPE, NULL,
+                        TEXT("the layout of '%s' is %s, which is no array of mithril", named[i].name, SHOW(array)),
+                        TEXT("give what ml.compile(model, backend) made, as it is"));
     }
     for (size_t i = 0; good && i < names; i++) { /* tuples of three, of ours */
         PyObject *source = PyTuple_GetItem(sources, (Py_ssize_t)i);
@@ -551,6 +428,9 @@ PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
 }
 
 static PyMethodDef array_methods[] = {
+    NO_PICKLE,
+    COPY,
+    DEEP_COPY,
     {"tolist", array_tolist, METH_NOARGS, "tolist($self, /)\n--\n\nThe values as nested lists of Python numbers."},
     {"item", array_item, METH_NOARGS, "item($self, /)\n--\n\nThe one element, as a Python number."},
     {"__array__", (PyCFunction)(void (*)(void))array_numpy, METH_VARARGS | METH_KEYWORDS,
@@ -559,7 +439,7 @@ static PyMethodDef array_methods[] = {
      "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
      "A capsule of the array: of its own memory, marked as read-only, for a consumer that gives max_version of (1, 0) or\n"
      "above, dl_device, and copy=None, as numpy.from_dlpack does; else of a copy, since nothing else keeps a consumer\n"
-     "from writing. A sharded array is copied with copy=True only."},
+     "from writing. A sharded array is gathered into a copy."},
     {"__dlpack_device__", array_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\n"},
     {0},
 };
@@ -576,8 +456,8 @@ static PyGetSetDef array_getset[] = {
 static PyType_Slot array_slots[] = {
     {Py_tp_doc,
      "An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it (without a copy where one device holds it\n"
-     "all), x.addressable_shards what each device holds; torch.from_dlpack(x) and\n"
-     "jax.dlpack.from_dlpack(x) give a copy."},
+     "all), x.addressable_shards what each device holds. That memory is shared and read-only, and torch ignores\n"
+     "NumPy's mark of it: numpy.array(x) is for writing, torch.from_dlpack(x) and jax.dlpack.from_dlpack(x) give a copy."},
     {Py_tp_dealloc, array_dealloc},
     {Py_tp_repr, array_repr},
     {Py_tp_methods, array_methods},

@@ -25,7 +25,7 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
         options[0].name = "device_mesh";
         if (to_arg(s, PyTuple_GetItem(args, 0), "device_mesh", &p, &options[0].value)) goto end;
     }
-    note_source_line();
+    if (note_source_line()) goto end;
     mth_backend *backend;
     mth_status status = mth_backend_create(name, options, count, &backend);
     if (status) { raise_status(s, status); goto end; }
@@ -67,14 +67,28 @@ typedef struct {
     pool p;
 } making;
 
+static int is_text(PyObject *object) {
+    return PyUnicode_Check(object) || PyBytes_Check(object) || PyByteArray_Check(object) || PyMemoryView_Check(object);
+}
+
+/* Sizes, of one, a sequence or an array of them, as a tuple. NULL without an error where `given` is no such thing, with
+   what it raised (NULL: nothing). */
+static PyObject *to_sizes(PyObject *given, PyObject **cause) {
+    PyObject *method = NULL, *sizes = NULL;
+    const int found = is_text(given) ? 0 : find_attribute(given, "tolist", &method);
+    PyObject *plain = found < 0 ? NULL : found ? PyObject_CallNoArgs(method) : Py_NewRef(given);
+    if (plain && PyIndex_Check(plain)) sizes = PyTuple_Pack(1, plain);
+    else if (plain && PySequence_Check(plain) && !is_text(plain)) sizes = PySequence_Tuple(plain);
+    Py_XDECREF(method), Py_XDECREF(plain);
+    *cause = PyErr_Occurred() ? take_exception() : NULL;
+    return sizes;
+}
+
 static int to_shape(making *m, PyObject *shape) {
-    PyObject *list = PyIndex_Check(shape)                                 ? Py_BuildValue("(O)", shape)
-                     : PySequence_Check(shape) && !PyUnicode_Check(shape) ? PySequence_Tuple(shape)
-                                                                          : NULL;
+    PyObject *cause, *list = to_sizes(shape, &cause);
     if (!list) {
-        if (!PyErr_Occurred())
-            raise_fix(m->s, MTH_ERROR_TYPE, TEXT("the shape is %s", SHOW(shape)),
-                      TEXT("give a tuple of sizes: (32, 2048)"));
+        raise_error(m->s, NULL, MTH_ERROR_TYPE, cause, TEXT("the shape is %s", SHOW(shape)),
+                    TEXT("give a tuple of sizes: (32, 2048)"));
         return -1;
     }
     if (pool_keep(&m->p, list)) return -1;
@@ -89,11 +103,11 @@ static int to_shape(making *m, PyObject *shape) {
         int overflow = 0;
         long long value = size ? PyLong_AsLongLongAndOverflow(size, &overflow) : 0;
         Py_XDECREF(size);
-        if (PyErr_Occurred()) return -1;
+        cause = PyErr_Occurred() ? take_exception() : NULL;
         if (!size || overflow || value < 0) {
-            raise_fix(m->s, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE,
-                      TEXT("the shape %s has a size that is %s", SHOW(list), SHOW(item)),
-                      TEXT("give whole numbers, 0 or above"));
+            raise_error(m->s, NULL, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
+                        TEXT("the shape %s has a size that is %s", SHOW(list), SHOW(item)),
+                        TEXT("give whole numbers from 0 to 2**63 - 1"));
             return -1;
         }
         m->shape[d] = value;
@@ -107,13 +121,14 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
     if (mesh && mesh != Py_None) {
         int64_t dim[4];
         int axes = mth_backend_get_mesh(m->backend, dim);
-        PyObject *own = shape_to_tuple(axes, dim), *given = PyIndex_Check(mesh) ? Py_BuildValue("(O)", mesh) : PySequence_Tuple(mesh);
-        PyObject *cause = own && !given ? take_exception() : NULL;
+        PyObject *cause, *given = to_sizes(mesh, &cause), *own = PyErr_Occurred() ? NULL : shape_to_tuple(axes, dim);
         int same = own && given ? PyObject_RichCompareBool(own, given, Py_EQ) : -1;
-        if (cause)
+        if (same < 0 && given && own) cause = take_exception();
+        if (same < 0 && own && !PyErr_Occurred())
             raise_error(m->s, NULL, MTH_ERROR_TYPE, cause, TEXT("device_mesh=%s is no mesh", SHOW(mesh)),
                         TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
-        else if (!same)
+        else Py_XDECREF(cause);
+        if (!same)
             raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%s is not the backend's, %s", SHOW(given), SHOW(own)),
                       TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
         Py_XDECREF(own);
@@ -167,12 +182,27 @@ static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywo
     return made(&m, randn);
 }
 
+static int to_bound(module_state *s, PyObject *object, const char *name, long long *bound) {
+    int overflow = 0;
+    PyObject *index = PyIndex_Check(object) ? PyNumber_Index(object) : NULL;
+    PyObject *cause = PyErr_Occurred() ? take_exception() : NULL;
+    if (index) *bound = PyLong_AsLongLongAndOverflow(index, &overflow);
+    if (!index || overflow)
+        raise_error(s, NULL, index ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
+                    TEXT("randint: %s=%s %s", name, SHOW(object),
+                         index ? "does not fit in 64 bits" : "is no whole number"),
+                    TEXT("give whole numbers for low <= x < high, then the shape: randint(0, 10, (4,))"));
+    Py_XDECREF(index);
+    return index && !overflow ? 0 : -1;
+}
+
 static PyObject *backend_randint(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"low", "high", "shape", "seed", "device_mesh", "spec", NULL};
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
-    PyObject *shape, *seed = NULL, *mesh = NULL, *spec = NULL;
-    if (!parse(m.s, &m.p, args, keywords, "LLO|$OOO:randint", names, &m.low, &m.high, &shape, &seed, &mesh, &spec))
+    PyObject *from, *to, *shape, *seed = NULL, *mesh = NULL, *spec = NULL;
+    if (!parse(m.s, &m.p, args, keywords, "OOO|$OOO:randint", names, &from, &to, &shape, &seed, &mesh, &spec))
         return not_made(&m);
+    if (to_bound(m.s, from, "low", &m.low) || to_bound(m.s, to, "high", &m.high)) return not_made(&m);
     if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
     return made(&m, randint);
 }
@@ -204,7 +234,7 @@ static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywo
     mth_dtype type = 0;
     if ((dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec)) return not_made(&m);
     if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) || PyLong_Check(data)) {
-        data = lists_to_numpy(m.s, data, "data");
+        data = lists_to_numpy(m.s, data, "data", type);
         if (pool_keep(&m.p, data)) return not_made(&m);
     }
     mth_array *array = to_array(m.s, m.backend, data, "data", type, spec_of(&m));
@@ -244,6 +274,7 @@ static PyObject *backend_repr(PyObject *self) {
 #define PLACED \
     "\n`spec` shards it over the mesh, an entry for each dimension: a mesh axis, a tuple of axes, or None; without one it is replicated."
 static PyMethodDef backend_methods[] = {
+    NO_PICKLE,
     METHOD(
         "randn", backend_randn,
         "randn($self, *shape, seed=None, device_mesh=None, spec=None)\n--\n\n"

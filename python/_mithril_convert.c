@@ -2,8 +2,9 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- texts */
-/* `operator`: whose option it is, or NULL. */
-static const char *read_name(module_state *s, PyObject *object, const char *operator, const char *what) {
+/* `operator`: whose option it is, or NULL. `whole`: what mends half of a surrogate pair. */
+static const char *read_name(module_state *s, PyObject *object, const char *operator, const char *what,
+                             const char *whole) {
     if (!PyUnicode_Check(object))
         return raise_error(s, operator, MTH_ERROR_TYPE, NULL,
                            TEXT("%s is %s, where a text is expected", what, SHOW(object)), TEXT("give it as a str"));
@@ -13,7 +14,7 @@ static const char *read_name(module_state *s, PyObject *object, const char *oper
     if (cause)
         return raise_error(
             s, operator, MTH_ERROR_VALUE, cause, TEXT("%s has half of a surrogate pair in it: %s", what, SHOW(object)),
-            operator ? TEXT("leave it out; a path may have one: give pathlib.Path(x)") : TEXT("leave it out"));
+            TEXT("%s", whole));
     if (text && strlen(text) != (size_t)size)
         return raise_error(s, operator, MTH_ERROR_VALUE, NULL,
                            TEXT("%s has a NUL character in it: %s", what, SHOW(object)),
@@ -21,7 +22,9 @@ static const char *read_name(module_state *s, PyObject *object, const char *oper
     return text;
 }
 
-const char *to_name(module_state *s, PyObject *object, const char *what) { return read_name(s, object, NULL, what); }
+const char *to_name(module_state *s, PyObject *object, const char *what) {
+    return read_name(s, object, NULL, what, "leave it out");
+}
 
 const char *to_path(module_state *s, PyObject *object, const char *what, pool *p) {
     PyObject *bytes = NULL;
@@ -51,12 +54,25 @@ PyObject *pairs_of(PyObject *dict) {
     return pairs;
 }
 
+int to_truth(module_state *s, PyObject *object, const char *name, int *truth) {
+    if ((*truth = PyObject_IsTrue(object)) >= 0) return 0;
+    PyObject *cause = take_exception();
+    if (cause)
+        raise_error(s, NULL, MTH_ERROR_TYPE, cause, TEXT("%s=%s is neither true nor false", name, SHOW(object)),
+                    TEXT("give %s=True or %s=False", name, name));
+    return -1;
+}
+
 int to_seed(module_state *s, PyObject *object, uint64_t *seed) {
     PyObject *index = PyIndex_Check(object) ? PyNumber_Index(object) : NULL;
-    if (!index && PyErr_Occurred()) return -1;
-    const unsigned long long value = index ? PyLong_AsUnsignedLongLong(index) : 0;
-    Py_XDECREF(index);
-    if (!index) return raise_fix(s, MTH_ERROR_TYPE, TEXT("seed=%s is no whole number", SHOW(object)), TEXT("give seed=0, say")), -1;
+    PyObject *cause = !index && PyErr_Occurred() ? take_exception() : NULL;
+    if (!index) {
+        raise_error(s, NULL, MTH_ERROR_TYPE, cause, TEXT("seed=%s is no whole number", SHOW(object)),
+                    TEXT("give seed=0, say"));
+        return -1;
+    }
+    const unsigned long long value = PyLong_AsUnsignedLongLong(index);
+    Py_DECREF(index);
     if (PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return -1;
         PyErr_Clear(); /* without its digits: Python refuses to print thousands of them */
@@ -65,6 +81,33 @@ int to_seed(module_state *s, PyObject *object, uint64_t *seed) {
     }
     *seed = value;
     return 0;
+}
+
+/* The dtype that an object stands for: "float32", numpy.dtype("float32"), numpy.float32, torch.float32. The name is the
+   text, an attribute, or behind a dot. 1, 0 where it stands for none, or -1 with an exception that take_exception
+   leaves. */
+static int find_dtype(PyObject *object, mth_dtype *out) {
+    PyObject *name = PyUnicode_Check(object) ? Py_NewRef(object) : NULL;
+    for (int i = 0; !name && i < 2; i++)
+        if (find_attribute(object, i ? "__name__" : "name", &name) < 0) return -1;
+    if (!name) name = PyObject_Str(object);
+    const char *text = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL;
+    int found = 0;
+    if (text && strrchr(text, '.')) text = strrchr(text, '.') + 1;
+    for (mth_dtype d = MTH_FLOAT32; text && (int)d < DTYPES; d++)
+        if (strcmp(text, mth_dtype_name(d)) == 0) *out = d, found = 1;
+    Py_XDECREF(name);
+    PyObject *raised = PyErr_Occurred() ? take_exception() : NULL;
+    Py_XDECREF(raised);
+    return PyErr_Occurred() ? -1 : found;
+}
+
+int to_dtype(module_state *s, PyObject *object, mth_dtype *out) {
+    const int found = find_dtype(object, out);
+    if (!found)
+        raise_fix(s, MTH_ERROR_TYPE, TEXT("dtype is %s, which arrays can't have", SHOW(object)),
+                  TEXT("give 'float32', 'float64', 'int32', 'int64', 'bool' or 'bfloat16'"));
+    return found == 1 ? 0 : -1;
 }
 
 /* ---------------------------------------------------------------- arguments */
@@ -111,8 +154,7 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
     va_start(out, names);
     int parsed = PyArg_VaParseTupleAndKeywords(args, keywords, format, names, out);
     va_end(out);
-    int overflow = !parsed && PyErr_ExceptionMatches(PyExc_OverflowError);
-    if (parsed || (!overflow && !PyErr_ExceptionMatches(PyExc_TypeError))) return parsed;
+    if (parsed || !PyErr_ExceptionMatches(PyExc_TypeError)) return parsed;
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
     PyObject *what = error ? PyObject_Str(error) : PyUnicode_FromString("wrong arguments"), *known = list_of(names);
@@ -124,8 +166,7 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
         Py_DECREF(alone);
     }
     Py_XDECREF(start);
-    raise_fix(s, overflow ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, what,
-              overflow ? TEXT("give numbers below 2**63") : known ? TEXT("the arguments are: %R", known) : NULL);
+    raise_fix(s, MTH_ERROR_TYPE, what, known ? TEXT("the arguments are: %R", known) : NULL);
     Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace), Py_XDECREF(known);
     return 0;
 }
@@ -153,9 +194,11 @@ static int dict_to_arg(module_state *s, PyObject *object, const char *name, pool
     mth_arg *items = pool_take(p, n, sizeof *items);
     const char **keys = pool_take(p, n, sizeof *keys);
     if (!items || !keys) return -1;
+    char what[80];
+    PyOS_snprintf(what, sizeof what, "a key of %s", name);
     for (size_t i = 0; i < n; i++) {
         PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i);
-        if (!(keys[i] = to_name(s, PyTuple_GetItem(pair, 0), "a key")) ||
+        if (!(keys[i] = read_name(s, PyTuple_GetItem(pair, 0), p->operator, what, "leave it out")) ||
             to_arg(s, PyTuple_GetItem(pair, 1), name, p, &items[i]))
             return -1;
     }
@@ -174,32 +217,46 @@ static int plain_to_arg(module_state *s, PyObject *object, PyObject *plain, cons
     return pool_keep(p, plain) ? -1 : to_arg(s, plain, name, p, out);
 }
 
-/* Of another type than Python's own: what it says of itself decides. */
+static int is_bytes(PyObject *object) {
+    return PyBytes_Check(object) || PyByteArray_Check(object) || PyMemoryView_Check(object);
+}
+
+/* Of another type than Python's own: what it says of itself decides. What a class says is of its objects. */
 static int other_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
-    PyObject *found;
-    int known = find_attribute(object, "tolist", &found); /* NumPy's scalars and arrays */
+    PyObject *found = NULL;
+    const int bytes = is_bytes(object), silent = bytes || PyType_Check(object);
+    int known = silent ? 0 : find_attribute(object, "tolist", &found); /* NumPy's scalars and arrays */
     if (known == 1) {
+        const int masked = is_masked(s, object, p->operator, name);
+        if (masked) {
+            Py_DECREF(found);
+            if (masked > 0) raise_masked(s, p->operator, name);
+            return -1;
+        }
         PyObject *plain = PyObject_CallNoArgs(found);
         Py_DECREF(found);
         return plain_to_arg(s, object, plain, name, p, out);
     }
     if (known == 0 && PyIndex_Check(object)) return plain_to_arg(s, object, PyNumber_Index(object), name, p, out);
-    if (known == 0 && (known = find_attribute(object, "__fspath__", &found)) == 1) {
+    if (known == 0 && !silent && (known = find_attribute(object, "__fspath__", &found)) == 1) {
         Py_DECREF(found);
         const char *path = to_path(s, object, name, p);
         if (path) *out = mth_string(path);
         return path ? 0 : -1;
     }
-    if (known < 0) return -1;
+    mth_dtype dtype;
+    if (known == 0 && !bytes) known = find_dtype(object, &dtype);
+    if (known == 1) *out = mth_string(mth_dtype_name(dtype));
+    if (known) return known > 0 ? 0 : -1;
     if (PyObject_TypeCheck(object, s->module_type) || PyObject_TypeCheck(object, s->block_type))
         raise_error(
             s, p->operator, MTH_ERROR_TYPE, NULL,
             TEXT("%s holds a module, %s, where a model is expected", name, SHOW(object)),
             TEXT("put it into a model first: stage = ml.Model(); stage |= ...(input=\"input\", output=\"output\")"));
-    else if (PyBytes_Check(object) || PyByteArray_Check(object))
+    else if (bytes)
         raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
                     TEXT("%s is %s, and no option takes bytes", name, SHOW(object)),
-                    TEXT("give a str: os.fsdecode(x)"));
+                    TEXT("give what the option takes: a str where that is a text, os.fsdecode(x)"));
     else
         raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
                  TEXT("%s is %s: no option takes a %s", name, SHOW(object), SHOW((PyObject *)Py_TYPE(object))),
@@ -213,12 +270,14 @@ static int int_to_arg(module_state *s, PyObject *object, const char *name, pool 
     *out = mth_int(value);
     if (!overflow) return 0;
     raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
-                TEXT("%s is %s, which does not fit in 64 bits", name, SHOW(object)), TEXT("give a number below 2**63"));
+                TEXT("%s is %s, which does not fit in 64 bits", name, SHOW(object)),
+                TEXT("give a number from -2**63 to 2**63 - 1"));
     return -1;
 }
 
 static int text_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
-    const char *text = read_name(s, object, p->operator, name);
+    static const char whole[] = "leave it out; a path may have one: give pathlib.Path(x)";
+    const char *text = read_name(s, object, p->operator, name, whole);
     if (!text || pool_keep(p, Py_NewRef(object))) return -1;
     *out = mth_string(text);
     return 0;
@@ -275,21 +334,4 @@ int to_options(module_state *s, PyObject *keywords, const char *known, size_t gi
     *out = options;
     *count = given + n;
     return 0;
-}
-
-int to_dtype(module_state *s, PyObject *object, mth_dtype *out) {
-    /* "float32", numpy.dtype("float32"), numpy.float32, torch.float32: the name is the text, an attribute, or behind a dot. */
-    PyObject *name = PyUnicode_Check(object) ? Py_NewRef(object) : NULL;
-    for (int i = 0; !name && i < 2; i++) if (find_attribute(object, i ? "__name__" : "name", &name) < 0) return -1;
-    if (!name && !(name = PyObject_Str(object))) return -1;
-    const char *text = to_name(s, name, "dtype");
-    int found = 0;
-    if (text) {
-        if (strrchr(text, '.')) text = strrchr(text, '.') + 1;
-        for (mth_dtype d = MTH_FLOAT32; (int)d < DTYPES; d++) if (strcmp(text, mth_dtype_name(d)) == 0) *out = d, found = 1;
-        if (!found) raise_fix(s, MTH_ERROR_TYPE, TEXT("dtype is %s, which arrays can't have", SHOW(object)),
-                              TEXT("give 'float32', 'float64', 'int32', 'int64', 'bool' or 'bfloat16'"));
-    }
-    Py_DECREF(name);
-    return found ? 0 : -1;
 }

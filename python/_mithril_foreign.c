@@ -36,8 +36,9 @@ static void *raise_unfit(const conversion *c, mth_dtype dtype, const number *n) 
     PyObject *text = n->kind == 'u' ? PyLong_FromUnsignedLongLong(n->natural) : PyLong_FromLongLong(n->integer);
     raise_fix(c->s, MTH_ERROR_VALUE,
               text ? TEXT("%s holds %S, which does not fit in %s", c->name, text, mth_dtype_name(dtype)) : NULL,
-              dtype == MTH_INT32 ? TEXT("give smaller numbers, or dtype=\"int64\"")
-                                 : TEXT("use int64 with values below 2**63"));
+              n->kind == 'u' && n->natural > INT64_MAX
+                  ? TEXT("give numbers below 2**%d, or dtype=\"float64\"", dtype == MTH_INT32 ? 31 : 63)
+                  : TEXT("give numbers from -2**31 to 2**31 - 1, or dtype=\"int64\""));
     Py_XDECREF(text);
     return NULL;
 }
@@ -49,7 +50,8 @@ static mth_array *array_of_view(const conversion *c, const view *v, source **fro
     if ((dtype == MTH_INT32 || dtype == MTH_INT64) && (v->kind == 'f' || v->kind == 'h'))
         return raise_fix(s, MTH_ERROR_TYPE,
                          TEXT("%s holds floating numbers, where %s is expected", c->name, mth_dtype_name(dtype)),
-                         TEXT("round and cast them first: x.astype(\"%s\")", mth_dtype_name(dtype)));
+                         TEXT("round and cast them first: numpy.rint(numpy.asarray(x)).astype(\"%s\")",
+                              mth_dtype_name(dtype)));
     const int64_t bytes_each = (int64_t)mth_dtype_size(dtype);
     if (v->count > (MAX_BYTES - 1) / bytes_each) return refuse_size(s, c->name, v), NULL;
     const int direct = view_is_direct(v, dtype), borrow = direct && c->borrow;
@@ -179,21 +181,29 @@ static void note_refusal(refusal *r) {
     else Py_XDECREF(cause);
 }
 
-static void *raise_refused(const conversion *c, PyObject *object, refusal *r) {
-    PyObject *form = readable_form(object), *fix = NULL;
+/* What mends an object x that gives no data, alone or in lists, where NumPy must know torch's floating numbers. */
+static PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwise) {
+    PyObject *form = readable_form(object), *remedy = NULL;
     const int deleted = form ? says(object, "is_deleted") : -1, meta = deleted == 0 ? says(object, "is_meta") : -1;
-    if (deleted == 1) fix = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
-    else if (meta == 1) fix = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
-    else if (meta == 0 && PyUnicode_CompareWithASCIIString(form, "x")) fix = TEXT("pass %U", form);
-    else if (meta == 0 && r->elements) fix = TEXT("%s", CAST_FIX);
-    else if (meta == 0) fix = TEXT("give its values as a numpy.array of float32, or int64 for ids");
+    const int known = meta == 0 && PyUnicode_CompareWithASCIIString(form, "x");
+    const int cast = meta || known || !in_lists ? 0 : says(object, "is_floating_point");
+    if (deleted == 1) remedy = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
+    else if (meta == 1) remedy = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
+    else if (meta == 0 && (known || cast > 0))
+        remedy = TEXT(in_lists ? "give %U%s for each x in them" : "pass %U%s", form, cast ? ".float()" : "");
+    else if (meta == 0 && cast == 0) remedy = TEXT("%s", otherwise);
     Py_XDECREF(form);
+    return remedy;
+}
+
+static void *raise_refused(const conversion *c, PyObject *object, refusal *r) {
+    static const char plain[] = "give its values as a numpy.array of float32, or int64 for ids";
+    PyObject *fix = remedy_of(object, false, r->elements ? CAST_FIX : plain);
     return raise_error(c->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(r->cause),
                        TEXT("%s refuses to share its data: %U", c->name, r->text), fix);
 }
 
-/* A masked array of NumPy's shows the values behind its mask too. 1: an element is masked; -1: an exception. */
-static int is_masked(PyObject *object) {
+int is_masked(module_state *s, PyObject *object, const char *operator, const char *name) {
     if (PyType_GetSlot(Py_TYPE(object), Py_tp_base) == &PyBaseObject_Type)
         return 0; /* it derives from an array class */
     PyObject *mask, *filled, *any = NULL;
@@ -205,12 +215,19 @@ static int is_masked(PyObject *object) {
     int masked = any ? PyObject_IsTrue(any) : -1;
     Py_XDECREF(any);
     Py_DECREF(mask);
+    PyObject *cause = masked < 0 ? take_exception() : NULL, *why = cause ? exception_text(cause) : NULL;
+    if (why)
+        raise_error(s, operator, MTH_ERROR_TYPE, Py_NewRef(cause),
+                    TEXT("%s has a mask that can't be read: %U", name, why),
+                    TEXT("give it without a mask, x.filled(0), and of records a field: x[\"weight\"].filled(0)"));
+    Py_XDECREF(cause), Py_XDECREF(why);
     return masked;
 }
 
-static void *raise_masked(module_state *s, const char *name) {
-    return raise_fix(s, MTH_ERROR_VALUE, TEXT("%s has masked elements, and arrays have no mask", name),
-                     TEXT("say what stands in their place, x.filled(0), and give the mask apart where there is a port"));
+void *raise_masked(module_state *s, const char *operator, const char *name) {
+    return raise_error(
+        s, operator, MTH_ERROR_VALUE, NULL, TEXT("%s has masked elements, and arrays have no mask", name),
+        TEXT("say what stands in their place, x.filled(0), and give the mask apart where there is a port"));
 }
 
 /* ---------------------------------------------------------------- any object to an array */
@@ -228,8 +245,8 @@ static int check_bytes(const conversion *c, PyObject *object) {
 
 /* The three below give an array; or NULL with an error set; or NULL and the refusal of the object. */
 static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfloat, refusal *r) {
-    const int masked = is_masked(object);
-    if (masked) return masked > 0 ? raise_masked(c->s, c->name) : NULL;
+    const int masked = is_masked(c->s, object, NULL, c->name);
+    if (masked) return masked > 0 ? raise_masked(c->s, NULL, c->name) : NULL;
     source *from = calloc(1, sizeof *from);
     if (!from) { PyErr_NoMemory(); return NULL; }
     mth_array *array = NULL;
@@ -268,15 +285,23 @@ static mth_array *array_of_dlpack(const conversion *c, PyObject *object, PyObjec
     return array;
 }
 
+/* Whether a dtype has a name; -1: an exception that stops. */
+static int is_named(PyObject *dtype, const char *expected) {
+    PyObject *name;
+    int found = find_attribute(dtype, "name", &name);
+    if (found == 1) found = PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, expected) == 0;
+    Py_XDECREF(name);
+    return found;
+}
+
 /* What __array__ gives: the whole of an array that lies in parts, or on another device. */
 static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject *method, refusal *r) {
     (void)object;
-    PyObject *given = PyObject_CallNoArgs(method), *dtype = NULL, *name = NULL;
+    PyObject *given = PyObject_CallNoArgs(method), *dtype = NULL;
     int found = given ? find_attribute(given, "dtype", &dtype) : 0;
-    if (found == 1) found = find_attribute(dtype, "name", &name);
-    const int bfloat = found == 1 && PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, "bfloat16") == 0;
-    Py_XDECREF(dtype), Py_XDECREF(name);
-    if (bfloat) { /* NumPy has no format for it */
+    const int has_dtype = found == 1, bfloat = has_dtype ? found = is_named(dtype, "bfloat16") : 0;
+    Py_XDECREF(dtype);
+    if (bfloat > 0) { /* NumPy has no format for it */
         PyObject *bits = PyObject_CallMethod(given, "view", "s", "uint16");
         Py_DECREF(given);
         given = bits;
@@ -285,7 +310,7 @@ static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject
     if (!given) note_refusal(r);
     else if (found >= 0) {
         array = array_of_buffer(c, given, bfloat, r);
-        r->elements = !array && found == 1;
+        r->elements = !array && has_dtype;
     }
     Py_XDECREF(given);
     return array;
@@ -299,8 +324,18 @@ static void *raise_not_array(module_state *s, PyObject *object, const char *name
     PyObject *what =
         type ? TEXT("%s is %U, where an array is expected: its dtype and shape would be a guess", name, type) : NULL;
     Py_XDECREF(type);
-    return raise_fix(s, MTH_ERROR_TYPE, what,
-                     TEXT("pass backend.array(x), or numpy.asarray(x, dtype=\"float32\") (\"int32\" for ids)"));
+    PyObject *iterate = NULL;
+    const int iterable = PyType_Check(object) ? 0 : find_attribute(object, "__iter__", &iterate);
+    Py_XDECREF(iterate);
+    const char *fix = "give numbers: a list of them, or a numpy.array";
+    if (PyList_Check(object) || PyTuple_Check(object) || PyFloat_Check(object) || PyLong_Check(object))
+        fix = "pass backend.array(x), or numpy.asarray(x, dtype=\"float32\") (\"int32\" for ids)";
+    else if (PyBytes_Check(object) || PyByteArray_Check(object))
+        fix = "say what the bytes are: numpy.frombuffer(x, dtype=\"uint8\")";
+    else if (PyComplex_Check(object)) fix = "give its parts apart: numpy.asarray(x.real), numpy.asarray(x.imag)";
+    else if (PyDict_Check(object)) fix = "give its values: numpy.asarray(list(x.values()))";
+    else if (iterable > 0 && !PyUnicode_Check(object)) fix = "give its elements: numpy.asarray(list(x))";
+    return raise_fix(s, MTH_ERROR_TYPE, what, iterable < 0 ? NULL : TEXT("%s", fix));
 }
 
 static mth_array *array_of_foreign(const conversion *c, PyObject *object, refusal *r) {
@@ -341,58 +376,100 @@ mth_array *to_array(module_state *s, mth_backend *backend, PyObject *object, con
 }
 
 /* ---------------------------------------------------------------- lists */
-/* Whether there is a masked array in lists, which NumPy would take without its mask. They are not deeper than NumPy's
-   arrays. */
-static int has_masked(PyObject *lists) {
-    if (!PyList_Check(lists) && !PyTuple_Check(lists))
-        return PyFloat_Check(lists) || PyLong_Check(lists) ? 0 : is_masked(lists);
+/* Goes through the elements of lists: `visit` returns 0 to go on. Lists may change while code of their elements runs,
+   and one may hold itself, so that their depth is bounded by that of NumPy's arrays. Returns what ended it; -1: an
+   error is set. */
+enum { LISTS_DEPTH = 64 };
+typedef struct {
+    module_state *s;
+    const char *name;
+    int (*visit)(const void *walk, PyObject *element);
+    PyObject **found; /* a new reference, for the visitor */
+} list_walk;
+
+static int walk_lists(const list_walk *w, PyObject *lists, int depth) {
+    if (!PyList_Check(lists) && !PyTuple_Check(lists)) return w->visit(w, lists);
+    if (depth == LISTS_DEPTH) {
+        raise_fix(w->s, MTH_ERROR_VALUE, TEXT("%s has lists inside lists, more than %d deep", w->name, LISTS_DEPTH),
+                  TEXT("give flatter ones; a list that holds itself has no end"));
+        return -1;
+    }
     PyObject *items = PySequence_Tuple(lists);
-    int masked = items ? 0 : -1;
-    for (Py_ssize_t i = 0; !masked && i < PyTuple_Size(items); i++) masked = has_masked(PyTuple_GetItem(items, i));
+    int ended = items ? 0 : -1;
+    for (Py_ssize_t i = 0; !ended && i < PyTuple_Size(items); i++)
+        ended = walk_lists(w, PyTuple_GetItem(items, i), depth + 1);
     Py_XDECREF(items);
-    return masked;
+    return ended;
 }
 
-/* The first element in lists that is neither a list nor a number; NULL without an error: there is none. */
-static PyObject *first_object(PyObject *lists) {
-    if (PyFloat_Check(lists) || PyLong_Check(lists)) return NULL;
-    if (!PyList_Check(lists) && !PyTuple_Check(lists)) return Py_NewRef(lists);
-    if (Py_EnterRecursiveCall(" in lists")) return NULL;
-    PyObject *items = PySequence_Tuple(lists), *object = NULL;
-    for (Py_ssize_t i = 0; items && !object && !PyErr_Occurred() && i < PyTuple_Size(items); i++)
-        object = first_object(PyTuple_GetItem(items, i));
-    Py_XDECREF(items);
-    Py_LeaveRecursiveCall();
-    return object;
+/* Whether it is a masked array, which NumPy would take without its mask. */
+static int visit_masked(const void *walk, PyObject *element) {
+    const list_walk *w = walk;
+    return PyFloat_Check(element) || PyLong_Check(element) ? 0 : is_masked(w->s, element, NULL, w->name);
+}
+
+/* Finds an element that is neither a list nor a number. */
+static int visit_object(const void *walk, PyObject *element) {
+    if (PyFloat_Check(element) || PyLong_Check(element)) return 0;
+    *((const list_walk *)walk)->found = Py_NewRef(element);
+    return 1;
+}
+
+/* Finds a whole number that no integer type has; others than whole numbers end the search. */
+static int visit_wide(const void *walk, PyObject *element) {
+    int overflow = 0;
+    PyObject *index = PyIndex_Check(element) ? PyNumber_Index(element) : NULL;
+    if (index) PyLong_AsLongLongAndOverflow(index, &overflow);
+    PyObject *raised = PyErr_Occurred() ? take_exception() : NULL, **found = ((const list_walk *)walk)->found;
+    Py_XDECREF(raised);
+    if (overflow && !*found) *found = Py_NewRef(index);
+    Py_XDECREF(index);
+    return index ? 0 : PyErr_Occurred() ? -1 : 1;
 }
 
 /* NumPy couldn't make an array of lists: an error with its reason. */
 static void *raise_no_array(module_state *s, PyObject *lists, const char *name) {
     const int ragged = PyErr_ExceptionMatches(PyExc_ValueError);
     PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
-    PyObject *object = why && !ragged ? first_object(lists) : NULL, *form = object ? readable_form(object) : NULL;
-    if (why && !PyErr_Occurred())
-        raise_error(s, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_NewRef(cause),
-                    TEXT("%s is no array: %U", name, why),
-                    ragged ? TEXT("make the lists of a level equally long: pad the shorter ones, with 0.0 say")
-                    : form ? TEXT("give %U for each x in them", form)
-                           : TEXT("give numbers, or arrays of one shape"));
-    Py_XDECREF(cause), Py_XDECREF(why), Py_XDECREF(object), Py_XDECREF(form);
+    PyObject *object = NULL, *remedy = NULL;
+    const list_walk walk = {s, name, visit_object, &object};
+    const int found = why ? walk_lists(&walk, lists, 0) : -1;
+    static const char plain[] = "give numbers, or arrays of one shape";
+    if (found >= 0 && ragged)
+        remedy = TEXT("make the lists of a level equally long: pad the shorter ones, with 0.0 say");
+    else if (found >= 0) remedy = object ? remedy_of(object, true, plain) : TEXT("%s", plain);
+    raise_error(s, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_XNewRef(cause),
+                remedy ? TEXT("%s is no array: %U", name, why) : NULL, remedy);
+    Py_XDECREF(cause), Py_XDECREF(why), Py_XDECREF(object);
     return NULL;
 }
 
-/* Of an array of NumPy's: whether its elements are numbers. */
-static int holds_numbers(PyObject *array) {
+/* The kind of elements that an array of NumPy's has: one of "biufcV" (V: bfloat16), 0 where they are no numbers. -1: an
+   exception is set. */
+static int kind_of(PyObject *array) {
     PyObject *dtype, *kind = NULL;
     int found = find_attribute(array, "dtype", &dtype);
     if (found == 1) found = find_attribute(dtype, "kind", &kind);
     const char *text = found == 1 ? PyUnicode_AsUTF8AndSize(kind, NULL) : NULL;
-    const int numbers = text ? strchr("biufc", *text) != NULL : -1;
+    int result = !text ? -1 : strchr("biufc", *text) ? *text : 0;
+    if (text && *text == 'V' && (result = is_named(dtype, "bfloat16")) == 1) result = 'V';
     Py_XDECREF(dtype), Py_XDECREF(kind);
-    return numbers;
+    return result;
 }
 
-PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name) {
+/* Where NumPy made floating numbers of whole ones, since no integer type has them all. */
+static int check_wide(module_state *s, PyObject *lists, const char *name) {
+    PyObject *wide = NULL;
+    const list_walk walk = {s, name, visit_wide, &wide};
+    const int ended = walk_lists(&walk, lists, 0);
+    if (!ended && wide)
+        raise_fix(s, MTH_ERROR_VALUE, TEXT("%s holds %s, which does not fit in int64", name, SHOW(wide)),
+                  TEXT("give whole numbers from -2**63 to 2**63 - 1, or dtype=\"float64\""));
+    Py_XDECREF(wide);
+    return ended < 0 || PyErr_Occurred() ? -1 : 0;
+}
+
+PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name, mth_dtype wanted) {
     PyObject *numpy = PyImport_ImportModule("numpy"), *array;
     if (!numpy && PyErr_ExceptionMatches(PyExc_ImportError)) {
         PyErr_Clear();
@@ -400,15 +477,18 @@ PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name) {
                   TEXT("install numpy, or give a memoryview or array.array"));
     }
     if (!numpy) return NULL;
-    array = PyObject_CallMethod(numpy, "asarray", "O", lists);
+    array = PyObject_CallMethod(numpy, "asarray", "(O)", lists); /* the brackets keep a tuple one argument */
     Py_DECREF(numpy);
     if (!array) return raise_no_array(s, lists, name);
-    const int masked = has_masked(lists), numbers = masked ? 0 : holds_numbers(array);
-    if (masked > 0) raise_masked(s, name);
-    else if (!masked && numbers == 0)
+    const int masked = walk_lists(&(list_walk){s, name, visit_masked, NULL}, lists, 0);
+    const int kind = masked ? 0 : kind_of(array);
+    int good = kind > 0;
+    if (masked > 0) raise_masked(s, NULL, name);
+    else if (!masked && !kind)
         raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds what is no number, or none of 64 bits: %s", name, SHOW(lists)),
                   TEXT("give truths, floats, or whole numbers below 2**63"));
-    if (masked || numbers < 1) Py_CLEAR(array);
+    else if (kind == 'f' && (!wanted || wanted == MTH_INT32 || wanted == MTH_INT64)) good = !check_wide(s, lists, name);
+    if (!good) Py_CLEAR(array);
     return array;
 }
 

@@ -119,7 +119,9 @@ static PyObject *model_attribute(PyObject *self, PyObject *name) {
     return attribute_of(self, name, "model", "a connection is a name, \"h\": wire it as input=\"h\"; print(model) lists them");
 }
 
+static PyMethodDef block_methods[] = {NO_PICKLE, COPY, {0}}; /* a deep copy would share a model, which may grow */
 static PyType_Slot block_slots[] = {
+    {Py_tp_methods, block_methods},
     {Py_tp_doc, "A module or a model with its wires: what calling one gives, and what |= and += add to a model."},
     {Py_tp_traverse, block_traverse}, {Py_tp_dealloc, block_dealloc}, {Py_tp_repr, block_repr},
     {Py_tp_getattro, module_attribute}, NO_OPERATIONS, {0, NULL},
@@ -195,7 +197,7 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         if (to_arg(s, PyTuple_GetItem(args, (Py_ssize_t)i), option, &p, &options[i].value)) goto end;
         at = *each.end ? each.end + 1 : each.end;
     }
-    note_source_line();
+    if (note_source_line()) goto end;
     mth_module *module;
     mth_status status = mth_module_create(type_name, options, count, &module);
     if (status) { raise_status(s, status); goto end; }
@@ -232,6 +234,9 @@ static PyObject *module_ports(PyObject *self, void *unused) {
 }
 
 static PyMethodDef module_methods[] = {
+    NO_PICKLE,
+    COPY,
+    DEEP_COPY,
     {"connect", (PyCFunction)(void (*)(void))module_call, METH_VARARGS | METH_KEYWORDS,
      "connect($self, /, **wires)\n--\n\nThe module with its wires; the same as calling it: Linear(4).connect(input=\"x\", output=\"h\")."},
     {0},
@@ -320,11 +325,12 @@ static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
     if (wires) {
         mth_model *model = ((model_object *)self)->model;
         const char *name = block && block->name ? to_name(s, block->name, "name") : NULL;
-        note_source_line();
+        if (note_source_line()) goto end;
         mth_status status = is_module ? mth_model_add(model, ((module_object *)what)->module, wires, count, mode)
                                       : mth_model_add_model(model, ((model_object *)what)->model, name, wires, count, mode);
         result = status ? raise_status(s, status) : Py_NewRef(self);
     }
+end:
     pool_free(&p);
     return result;
 }
@@ -340,8 +346,7 @@ static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keyword
     int failed = !parse(s, &p, args, keywords, "OO:connect", names, &from, &to);
     const char *source = failed ? NULL : to_name(s, from, "source"),
                *destination = source ? to_name(s, to, "destination") : NULL;
-    if (destination) {
-        note_source_line();
+    if (destination && !(failed = note_source_line())) {
         mth_status status = mth_model_connect(((model_object *)self)->model, source, destination);
         if (status) raise_status(s, status);
         failed = status != NULL;
@@ -362,6 +367,7 @@ static PyObject *model_repr(PyObject *self) {
 }
 
 static PyMethodDef model_methods[] = {
+    NO_PICKLE,
     {"connect", (PyCFunction)(void (*)(void))model_connect, METH_VARARGS | METH_KEYWORDS,
      "connect($self, /, source, destination)\n--\n\nJoins the output `source` with the input `destination`. To say it twice\n"
      "changes nothing; a contradiction is an error."},

@@ -131,9 +131,13 @@ static mth_status make_compiled(void *context) {
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
     module_state *s = PyModule_GetState(module);
     PyObject *model, *backend;
-    if (!PyArg_ParseTuple(args, "OO;compile takes a model and a backend; options go by name: ml.compile(model, backend, option=value)",
-                          &model, &backend))
-        return NULL;
+    if (PyTuple_Size(args) != 2)
+        return raise_fix(s, MTH_ERROR_TYPE,
+                         TEXT("compile takes a model and a backend, and %zd arguments are given by position",
+                              PyTuple_Size(args)),
+                         TEXT("write ml.compile(model, backend), with options by name: "
+                              "ml.compile(model, backend, option=value)"));
+    model = PyTuple_GetItem(args, 0), backend = PyTuple_GetItem(args, 1);
     if (PyObject_TypeCheck(model, s->module_type) || PyObject_TypeCheck(model, s->block_type))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is a module, no model", SHOW(model)),
                          TEXT("put it in a model: model = ml.Model(); model |= ml.Linear(4)(input=\"x\", output=\"y\")"));
@@ -148,7 +152,7 @@ PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
     size_t count;
     compiled_object *self = NULL;
     if (to_options(s, keywords, mth_compile_option_doc(), 0, &p, &options, &count)) goto end;
-    note_source_line();
+    if (note_source_line()) goto end;
     compilation c = {((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, NULL};
     if (call_watched(s, make_compiled, &c, true)) goto end; /* others could change the model */
     allocfunc allocate = PyType_GetSlot(s->compiled_type, Py_tp_alloc);
@@ -218,7 +222,7 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     if (wanted != Py_None && to_names(s, wanted, &p, &request.input_gradients, &request.input_gradient_count)) goto end;
     request.output_gradients = slope;
     request.output_gradient_count = slope_count;
-    note_source_line();
+    if (note_source_line()) goto end;
     mth_status status = mth_arrays_create(parameter, parameters, &all);
     evaluation e = {self->compiled, all, input, count, slopes == Py_None ? NULL : &request, NULL, NULL};
     if (status) raise_status(s, status);
@@ -260,8 +264,7 @@ static call call_begin(PyObject *object) { return (call){.s = STATE(object), .se
 /* The inputs of a call that may have none; they say which shapes are meant. */
 static int read_inputs(call *c, PyObject *inputs) {
     int failed = inputs && inputs != Py_None ? to_named(c->s, c->self->backend, inputs, "inputs", &c->p, &c->input, &c->count) : 0;
-    if (!failed) note_source_line();
-    return failed;
+    return failed ? failed : note_source_line();
 }
 
 static void *call_end(call *c) {
@@ -323,10 +326,11 @@ static mth_status print_program(void *context) {
 
 static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", "gradients", NULL};
-    PyObject *inputs = NULL;
+    PyObject *inputs = NULL, *backward = Py_False;
     int gradients = 0;
     call c = call_begin(object);
-    if (!parse(c.s, &c.p, args, keywords, "|Op:program_text", names, &inputs, &gradients) || read_inputs(&c, inputs))
+    if (!parse(c.s, &c.p, args, keywords, "|OO:program_text", names, &inputs, &backward) ||
+        to_truth(c.s, backward, "gradients", &gradients) || read_inputs(&c, inputs))
         return call_end(&c);
     c.gradients = gradients != 0;
     int failed = call_interruptibly(c.s, print_program, &c);
@@ -408,7 +412,7 @@ static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
                    "a field for each member, in order");
     (void)unused;
     call c = call_begin(object);
-    note_source_line();
+    if (note_source_line()) return NULL;
     size_t devices = devices_of(c.self);
     PyObject *result = NULL;
     c.communication = pool_take(&c.p, devices, sizeof *c.communication);
@@ -422,6 +426,7 @@ static PyObject *compiled_backend(PyObject *self, void *unused) { (void)unused; 
 
 #define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
 static PyMethodDef compiled_methods[] = {
+    NO_PICKLE,
     METHOD(
         "evaluate", compiled_evaluate,
         "evaluate($self, /, params, inputs, output_gradients=None, input_gradients=None)\n--\n\n"

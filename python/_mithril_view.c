@@ -28,6 +28,16 @@ int refuse_size(module_state *s, const char *name, const view *v) {
     return -1;
 }
 
+/* Where the memory of programs lies on Linux: the kernel keeps the first page, and the upper part of the addresses. */
+#define LOWEST_ADDRESS ((uintptr_t)4096)
+#if defined __x86_64__
+#define ADDRESS_LIMIT (((uintptr_t)1 << 47) - 1)
+#elif defined __aarch64__
+#define ADDRESS_LIMIT (((uintptr_t)1 << 48) - 1)
+#else
+#define ADDRESS_LIMIT UINTPTR_MAX
+#endif
+
 /* Sizes, strides and where the elements lie. `v` has kind and size. */
 static int view_of_claim(module_state *s, const char *name, const claim *c, view *v) {
     if (c->rank < 0) return refuse_claim(s, name, TEXT("%lld dimensions", (long long)c->rank));
@@ -68,7 +78,8 @@ static int view_of_claim(module_state *s, const char *name, const claim *c, view
     uintptr_t first, end;
     if (v->count && !base) return refuse_claim(s, name, TEXT("%lld elements and no memory", (long long)v->count));
     if (__builtin_add_overflow(base, c->offset, &first) || (uintptr_t)-low > first ||
-        __builtin_add_overflow(first, (uintptr_t)high + (uintptr_t)v->size, &end))
+        __builtin_add_overflow(first, (uintptr_t)high + (uintptr_t)v->size, &end) ||
+        (v->count && (first - (uintptr_t)-low < LOWEST_ADDRESS || end > ADDRESS_LIMIT)))
         return refuse_claim(s, name, TEXT("elements at addresses that do not exist"));
     v->data = (const char *)c->data + (v->count ? c->offset : 0);
     return 0;

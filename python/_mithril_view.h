@@ -18,13 +18,13 @@ typedef struct {
 } view;
 
 /* 0, or -1 with an error set that names the data `name`: what is said of the memory contradicts itself, or is nothing
-   that arrays can have. The address itself can't be checked. */
+   that arrays can have. An address that may exist can't be checked. */
 int view_of_buffer(module_state *, const char *name, const Py_buffer *, view *);
 int view_of_dlpack(module_state *, const char *name, const dlpack_tensor *, view *);
 /* The errors of a shape and of elements that arrays can't have; takes the text, "format 'Zf'". Return -1. */
 int refuse_size(module_state *, const char *name, const view *);
 int refuse_elements(module_state *, const char *name, PyObject *what, const char *fix);
-#define CAST_FIX "cast it first: x.astype(\"float32\"), or \"int64\" for ids"
+#define CAST_FIX "cast it first: numpy.asarray(x).astype(\"float32\"), or \"int64\" for ids"
 
 mth_dtype view_dtype(const view *); /* that of an array with such elements, unless another is asked for */
 /* Whether the memory is what an array of the dtype has: then it needs no packing. */

@@ -36,7 +36,9 @@ static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *o
         TRY(check_name(c->model, option, kind, dict->keys[i], known));
         const char *text = mth__arg_text(c->arena, entry); /* here: a jump from among the texts of an error would lose them */
         if (entry.kind != MTH_ARG_LIST || entry.count > MTH__RANK)
-            return FAIL(MTH_ERROR_TYPE, F("%s: the spec of '%s' is %s", option, dict->keys[i], text), F("give a tuple with an entry a dimension: a mesh axis, a tuple of axes, or None"));
+            return FAIL(MTH_ERROR_TYPE, F("%s: the spec of '%s' is %s", option, dict->keys[i], text),
+                        F("give a tuple with an entry a dimension, at most %d: a mesh axis, a tuple of axes, or None",
+                          MTH__RANK));
         mth__spec_of *s = &spec[(*n)++];
         s->name = dict->keys[i];
         s->rank = (int)entry.count;
@@ -62,7 +64,8 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
         bool good = shape.kind == MTH_ARG_LIST && shape.count <= MTH__RANK;
         for (size_t k = 0; good && k < shape.count; k++) good = shape.items[k].kind == MTH_ARG_INT;
         const char *text = mth__arg_text(c->arena, dict->items[i]);
-        if (!good) return FAIL(MTH_ERROR_TYPE, F("shapes: the shape of '%s' is %s", d->name, text), F("give a tuple of sizes, or (sizes, dtype)"));
+        if (!good) return FAIL(MTH_ERROR_TYPE, F("shapes: the shape of '%s' is %s", d->name, text),
+                               F("give a tuple of at most %d sizes, or (sizes, dtype)", MTH__RANK));
         d->shape.rank = (int)shape.count;
         for (size_t k = 0; k < shape.count; k++) {
             d->shape.dim[k] = shape.items[k].integer;

@@ -116,14 +116,13 @@ class IOKey(str):
         why, fix = _mithril._absent("key", name) or ("is nothing that a name has", "compose a module in its place in a model")
         raise errors.MithrilAttributeError.advise(f"IOKey.{name} {why}", fix)
 
-    # What a str would do with its characters is never meant.
+    # What a str would do with its characters is never meant, but for %, which puts them into a text.
     __add__ = __radd__ = _operation("+")
     __sub__ = __rsub__ = __neg__ = _operation("-")
     __mul__ = __rmul__ = _operation("*")
     __truediv__ = __rtruediv__ = _operation("/")
     __matmul__ = __rmatmul__ = _operation("@")
     __pow__ = __rpow__ = _operation("**")
-    __mod__ = __rmod__ = _operation("%")
     __getitem__ = _operation("[]")
 
 

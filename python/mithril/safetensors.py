@@ -1,11 +1,12 @@
 """Parameters from a safetensors file: each device reads its own slices."""
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from ._mithril import Array, CompiledModel, _read_safetensors
-from .errors import MithrilTypeError
+from .errors import MithrilError, MithrilTypeError
 
 
 def _source(parameter: str, entry: object) -> tuple[str, str, bool]:
@@ -31,6 +32,30 @@ def _wrong_type(what: str, fix: str) -> MithrilTypeError:
     return MithrilTypeError(f"{text}\n  fix: {fix}", text, fix, "read_safetensors")
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _named(function: _Function) -> _Function:
+    """The errors of all that the function calls name it, where they name no operator; so do those of its arguments."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **keywords: Any) -> Any:
+        try:
+            return function(*args, **keywords)
+        except MithrilError as error:
+            if not error.op:
+                error.op, error.message = function.__name__, f"{function.__name__}: {error.message}"
+            raise
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next:  # not of the call itself
+                raise
+            text = str(error).removeprefix(f"{function.__name__}()").strip()
+            raise _wrong_type(text, "the arguments are: compiled, inputs, path, names") from None
+
+    return call  # type: ignore[return-value]
+
+
+@_named
 def read_safetensors(
     compiled: CompiledModel,
     inputs: Mapping[str, Any] | None,
@@ -43,6 +68,11 @@ def read_safetensors(
     stores a Linear's weight as (out, in). A device reads the slices that it is to hold, and nothing else. `inputs` give the shapes, as
     for get_parameters. A file that lies about its tensors, or is cut short while it is read, is an error.
     """
+    if not isinstance(compiled, CompiledModel):
+        raise _wrong_type(
+            f"compiled is of type {type(compiled).__name__}, where a compiled model is expected",
+            "give what ml.compile(model, backend) gave",
+        )
     if not isinstance(names, Mapping):
         raise _wrong_type(
             f"names is of type {type(names).__name__}, where a mapping is expected", 'give a dict: {"linear_0.weight": "layer.weight"}'

@@ -104,6 +104,17 @@ def bytes_as_option(fixed):
 
 
 @case
+def masked_option(fixed):
+    width = np.ma.masked_array(4, True)
+    ml.Linear(width.filled(0) + 4 if fixed else width)
+
+
+@case
+def key_that_is_no_text(fixed):
+    ml.Linear(4, shard_specs={"bias" if fixed else 0: (None,)})
+
+
+@case
 def option_that_holds_itself(fixed):
     spec = [0, None]
     if not fixed:

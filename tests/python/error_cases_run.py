@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import struct
 
 import numpy as np
@@ -332,6 +333,22 @@ def unknown_dtype(fixed):
 @case
 def empty_range(fixed):
     CBackend(device_mesh=(1,)).randint(0, 5 if fixed else 0, (3,))
+
+
+@case
+def shape_of_bytes(fixed):
+    CBackend(device_mesh=(1,)).zeros((32, 2048) if fixed else b"23")
+
+
+@case
+def whole_numbers_of_more_than_64_bits(fixed):
+    CBackend(device_mesh=(1,)).array([2**63 - fixed, -1])
+
+
+@case
+def array_that_is_pickled(fixed):
+    x = CBackend(device_mesh=(1,)).zeros(3)
+    pickle.dumps(np.asarray(x) if fixed else x, 0)
 
 
 @case

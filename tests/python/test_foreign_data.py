@@ -139,6 +139,13 @@ LIES = {
     "strides that wrap together": dict(strides=[2**58, 2**57]),
     "below address zero": dict(data=64, strides=[-8, 1]),
     "behind the last address": dict(data=2**64 - 64),
+    "in the first page": dict(data=8),
+    "above what programs have": dict(data=2**63),
+    "an offset above what programs have": dict(byte_offset=2**56),
+    "an offset of all of them": dict(byte_offset=2**63),
+    "strides that reach above what programs have": dict(strides=[2**45, 1]),
+    "a stride to the last address": dict(strides=[2**58, 1]),
+    "strides down to the first page": dict(data=4096 + 64, strides=[-8, 1]),
     "offset that wraps": dict(byte_offset=2**64 - 1),
     "nine bits": dict(bits=9),
     "no bits": dict(bits=0),
@@ -178,6 +185,10 @@ BUFFER_LIES = {
     "stride to the other end": dict(strides=[LOW, 4]),
     "strides that wrap together": dict(strides=[2**60, 2**59]),
     "below address zero": dict(buf=64, strides=[-32, 4]),
+    "in the first page": dict(buf=8),
+    "behind the last address": dict(buf=2**64 - 64),
+    "strides that reach above what programs have": dict(strides=[2**47, 4]),
+    "a stride to the last address": dict(strides=[2**59, 4]),
     "items of no bytes": dict(itemsize=0),
     "items of fewer bytes": dict(itemsize=2),
     "items of more bytes": dict(itemsize=2**40),
@@ -230,7 +241,7 @@ def told_truly(shape, strides, size, room):
         if n > 1 and (abs(reach) > 2**62 or abs(s * size) >= 2**63):
             return False
         low, high = low + min(reach, 0), high + max(reach, 0)
-    if low < -(2**62) or high > 2**62:
+    if low < -(2**62) or high > 2**62 or high - low >= 2**48:  # more than programs have
         return False
     return True if low == 0 and high + size <= room else None
 
@@ -381,9 +392,28 @@ def test_a_sharded_array_is_copied_where_a_copy_is_asked_for(backend):
     copy = np.from_dlpack(y, copy=True)
     assert np.array_equal(copy, X) and copy.flags.writeable
     copy[:] = 0
-    assert np.array_equal(np.asarray(y), X)
-    with pytest.raises(BufferError, match="sharded"):
-        np.from_dlpack(y)
+    for options in ({}, {"max_version": (1, 0)}, dict(max_version=(1, 0), dl_device=None, copy=None)):
+        tensor, flags = tensor_of(capsule := y.__dlpack__(**options))
+        assert flags == (IS_COPIED if options else None)
+        (ctypes.c_float * X.size).from_address(tensor.data)[0] = 5
+        del capsule
+    assert np.array_equal(np.from_dlpack(y), X) and np.array_equal(np.asarray(y), X)
+    with pytest.raises(BufferError, match="sharded.*leave copy=False out"):
+        np.from_dlpack(y, copy=False)
+
+
+def test_requests_that_are_none(backend):
+    y = backend.array(X)
+    for options in (
+        dict(max_version=(1,)),
+        dict(max_version=(2**70, 0)),
+        dict(max_version=[1, 0]),
+        dict(max_version=("1", "0")),
+        dict(dl_device=(1.0, 0)),
+        dict(dl_device=1),
+    ):
+        refused(lambda: y.__dlpack__(**options), "pairs of numbers")
+    refused(lambda: y.__dlpack__(copy=np.array([1, 0])), "copy=")
 
 
 def test_no_protocol_gives_writable_memory(backend):

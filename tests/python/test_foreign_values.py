@@ -158,6 +158,10 @@ def test_torch_writes_into_a_copy(backend):
         assert np.array_equal(t.numpy(), X)
         t[0, 0] = 5
         assert np.array_equal(np.asarray(y), X)
+    sharded = backend.array(X, spec=(0, None))
+    for t in (torch.from_dlpack(sharded), torch.from_dlpack(sharded, copy=True), torch.from_numpy(np.array(sharded))):
+        t[0, 0] = 5
+        assert np.array_equal(np.asarray(sharded), X) and sharded.tolist()[0][0] == X[0, 0]
     for options in ({}, {"device": "cpu"}):
         with pytest.raises(BufferError, match="read-only"):
             torch.from_dlpack(y, copy=False, **options)
@@ -202,12 +206,82 @@ def test_lists_that_are_no_array(backend):
         error = refused(lambda: backend.array(given), "pad")
         assert isinstance(error, ValueError) and isinstance(error.__cause__, ValueError)
     assert backend.array([[1.0, 0.0], [2.0, 3.0]]).shape == (2, 2)
-    for given in ([None], [["a"]], [10**30], 10**5000, [{}], [np.datetime64(1, "s")]):
+    for given in ((1.0,), (1.0, 2.0), (1, 2, 3), ((1.0, 2.0), [3.0, 4.0]), (X, X), ()):
+        assert np.array_equal(np.asarray(backend.array(given)), np.asarray(given, np.float32))
+    for given in ([None], [["a"]], [object()], [10**30], 10**5000, [{}], [np.datetime64(1, "s")]):
         refused(lambda: backend.array(given), "no number")
     endless = []
     endless.append(endless)
-    refused(lambda: backend.array(endless))
+    for given in (endless, (endless, 1.0), [[endless]]):
+        refused(lambda: backend.array(given), "more than 64 deep")
     refused(lambda: ml.Linear(4, weight_shard_spec=endless), "Linear", "more than 32 deep")
+
+
+def test_lists_that_come_to_hold_themselves(backend):
+    """Code of their elements runs while they are read."""
+
+    class Grows(np.ndarray):
+        @property
+        def filled(self):
+            inner[:] = [inner]
+            raise AttributeError
+
+    inner = [np.zeros(2, np.float32)]
+    refused(lambda: backend.array([np.zeros((1, 2), np.float32).view(Grows), inner]), "more than 64 deep")
+
+
+def test_masks_that_can_not_be_read(backend):
+    two = np.zeros(2, [("weight", "f4"), ("id", "i4")])
+    x = np.ma.masked_array(two, mask=[(True, False), (False, False)])
+    error = refused(lambda: backend.array(x), "mask")
+    assert error.__cause__ is not None and np.array_equal(np.asarray(backend.array(x["weight"].filled(0))), [0, 0])
+
+
+def test_whole_numbers_that_no_integer_has(backend):
+    """NumPy would make floats of them."""
+    wide = 2**63
+    for given in ([wide, -1], [[-1], [wide]], (0, wide + 1, -5), [np.uint64(wide), np.int64(-1)]):
+        for dtype in (None, "int64", "int32"):
+            refused(lambda: backend.array(given, dtype), str(max(np.ravel(np.array(given, object)))), "float64")
+        assert np.array_equal(np.asarray(backend.array(given, "float64")), np.array(given, np.float64))
+    assert backend.array([wide, 1.5]).tolist() == [2.0**63, 1.5]
+    assert refused(lambda: backend.array([wide], "int32"), str(wide)).fix.startswith("give numbers below 2**31")
+    assert backend.array([2**62, -1]).tolist() == [2**62, -1]
+
+
+def test_fixes_of_values_that_are_no_array(backend, relu):
+    """They work where they are offered: in backend.array as in evaluate."""
+    for x, values in (
+        ({3.0}, [3]),
+        ((v for v in (1.0, 2.0)), [1, 2]),
+        (map(float, "12"), [1, 2]),
+        ({"a": 1.0, "b": 2.0}, [1, 2]),
+        (b"ab", [97, 98]),
+        (bytearray(b"ab"), [97, 98]),
+        (3 + 4j, 3),
+    ):
+        refused(lambda: relu.evaluate({}, {"x": x}))
+        expression = refused(lambda: backend.array(x)).fix.partition(": ")[2].split(", numpy")[0]
+        assert np.array_equal(np.asarray(backend.array(eval(expression, {"x": x, "numpy": np}))), values)
+    for x in ("12", object(), float):
+        assert refused(lambda: backend.array(x)).fix == "give numbers: a list of them, or a numpy.array"
+    for x, values in (([1.5, 2.6], [2, 3]), (np.float32(1.7), 2)):
+        expression = refused(lambda: backend.array(x, "int32")).fix.partition(": ")[2]
+        assert np.array_equal(np.asarray(backend.array(eval(expression, {"x": x, "numpy": np}))), values)
+
+
+def test_elements_of_lists_that_numpy_can_not_read(backend):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    half = jax.numpy.ones(2, "bfloat16")
+    assert backend.array([half, np.asarray(half)]).tolist() == [[1, 1], [1, 1]]
+    x = torch.ones(2).bfloat16()
+    assert refused(lambda: backend.array([x])).fix == "give x.float() for each x in them"
+    assert backend.array([x.float()]).tolist() == [[1, 1]]
+    assert "zeros_like" in refused(lambda: backend.array([torch.ones(2, device="meta")])).fix
+    gone = jax.numpy.ones(3)
+    gone.delete()
+    assert "jax.numpy.copy(x)" in refused(lambda: backend.array([gone])).fix
 
 
 # ---------------------------------------------------------------- names, numbers and paths
@@ -277,6 +351,27 @@ def test_names_of_tensors(tmp_path):
     write_file(path)
     read = lambda names: ml.read_safetensors(compiled, {"x": random(4, 6)}, path, names)
     assert read({"linear_0.weight": ("w", False)})["linear_0.weight"].shape == (6, 3)
+    for arguments in ((), (compiled,), (compiled, None, path, {}, 1)):
+        refused(lambda: ml.read_safetensors(*arguments), "read_safetensors: ", "argument")
+    refused(lambda: ml.read_safetensors(compiled, None, path, names={}, strict=True), "strict")
+    model = one_block(ml.Relu(), input="x", output="y")
+    for other in (None, CBackend(device_mesh=(1,)), model, {"w": 1}):
+        refused(lambda: ml.read_safetensors(other, None, path, {}), "ml.compile(model, backend)")
+    for call in (lambda: read({}), lambda: read({3: "w"})):
+        with pytest.raises(ml.MithrilError) as caught:
+            call()
+        assert caught.value.op == "read_safetensors" and str(caught.value).startswith("read_safetensors: ")
+
+    class Layout:
+        __class__ = ml.CompiledModel
+
+        def get_parameter_layout(self, inputs):
+            return {"w": self.held}
+
+    for held in (np.ones(3), None, compiled, model):
+        layout = Layout()
+        layout.held = held
+        refused(lambda: ml.read_safetensors(layout, None, path, {"w": "w"}), "no array of mithril")
     for entry in (3, None, ("w",), ("w", "v"), ("w", 1), ["w", True], ("w", True, False), 10**5000, b"w"):
         refused(lambda: read({"linear_0.weight": entry}), "read_safetensors", "linear_0.weight")
     refused(lambda: read({"linear_0.weight": "\udc80"}), "surrogate")
@@ -376,6 +471,35 @@ def stopping(stop, backend, relu):
     yield lambda: relu.evaluate({}, {"x": X}, {}, make(__repr__="method"))
     yield lambda: ml._mithril._read_safetensors({"w": y}, make(__fspath__="method"), [("w", "w", False)])
     yield lambda: y.__dlpack__(copy=make(__bool__="method"))
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=lambda c: c.__name__)
+def test_a_stop_while_the_line_of_a_call_is_looked_for(backend, relu, stop):
+    """The namespace of the caller may run code when it is read."""
+
+    class Key:
+        __hash__ = lambda _: hash("__name__")
+
+        def __eq__(self, other):
+            raise stop
+
+    model = one_block(ml.Relu(), input="x", output="y")
+    names = {Key(): 1, "ml": ml, "backend": backend, "model": model, "relu": relu, "X": X}
+    for call in (
+        "ml.Linear(4)",
+        "ml.Linear('x')",
+        "backend.zeros('x')",
+        "ml.compile(model, backend)",
+        "type(backend)(device_mesh=(2,))",
+        "relu.evaluate({}, {'x': X})",
+        "relu.get_parameters({'x': X})",
+        "model.connect('a', 'b')",
+        "model.__ior__(ml.Relu()(input='y', output='z'))",
+    ):
+        with pytest.raises(stop) as caught:
+            eval(call, names)
+        assert caught.type is stop
+    assert "outputs: y" in repr(model)
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=lambda c: c.__name__)

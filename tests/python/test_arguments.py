@@ -1,0 +1,170 @@
+"""Arguments of many kinds: numbers, shapes and dtypes of other libraries are taken, what is no number is refused."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import mithril as ml
+from foreign import refused
+from mithril.backends import CBackend
+from support import compile_on, one_block, random
+
+X = random(2, 4)
+
+
+@pytest.fixture
+def backend():
+    return CBackend(device_mesh=(2,))
+
+
+def linear():
+    return one_block(ml.Linear(4), input="x", output="y")
+
+
+# ---------------------------------------------------------------- pickle and copy
+def held(backend):
+    y = backend.array(X, spec=(0, None))
+    model = linear()
+    return {
+        "Array": y,
+        "Shard": y.addressable_shards[0],
+        "CompiledModel": ml.compile(model, backend),
+        "Block": ml.Linear(4)(input="x"),
+        "Model": model,
+        "Linear": ml.Linear(4),
+        "CBackend": backend,
+        "dict of them": {"y": y},
+    }
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_nothing_is_pickled_without_what_it_holds(backend, protocol):
+    for kind, thing in held(backend).items():
+        error = refused(lambda: pickle.dumps(thing, protocol), "pickle")
+        assert ("numpy.asarray(x)" in error.fix) == (kind in ("Array", "Shard", "CompiledModel", "dict of them"))
+
+
+def test_copies_are_what_never_changes(backend):
+    things = held(backend)
+    for kind in ("Array", "Shard", "Linear"):
+        assert copy.copy(things[kind]) is things[kind] and copy.deepcopy(things[kind]) is things[kind]
+    assert copy.deepcopy(things["dict of them"])["y"] is things["Array"]
+    assert copy.copy(things["Block"]) is things["Block"]
+    for kind in ("Model", "CBackend", "CompiledModel"):
+        refused(lambda: copy.copy(things[kind]), kind)
+        refused(lambda: copy.deepcopy(things[kind]), kind)
+    refused(lambda: copy.deepcopy(things["Block"]), "Block")
+
+
+def test_a_subclass_says_how_it_is_pickled():
+    backend = Reopened(device_mesh=(2,))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(backend, protocol)).device_mesh == (2,)
+
+
+class Reopened(CBackend):
+    def __reduce__(self):
+        return open_again, (self.device_mesh,)
+
+
+def open_again(mesh):
+    return Reopened(device_mesh=mesh)
+
+
+# ---------------------------------------------------------------- numbers and shapes
+def test_bytes_are_no_numbers(backend):
+    for given in (b"23", bytearray(b"23"), memoryview(b"23"), "23"):
+        refused(lambda: backend.zeros(given), "shape")
+        refused(lambda: backend.randn(given), "shape")
+        refused(lambda: backend.zeros(2, device_mesh=given), "device_mesh")
+    for given in (b"\0", bytearray(b"\0"), memoryview(b"\0")):
+        refused(lambda: backend.zeros(2, spec=given), "bytes")
+        refused(lambda: ml.Linear(4, weight_shard_spec=given), "bytes")
+        refused(lambda: ml.Linear(given), "bytes")
+        refused(lambda: ml.compile(linear(), backend, shapes={"x": given}), "bytes")
+
+
+def test_shapes_of_other_libraries(backend):
+    for shape in (np.array([2, 3]), np.array([2, 3], np.uint8), [np.int64(2), 3], range(2, 4), (np.array(2), 3)):
+        assert backend.zeros(shape).shape == backend.randn(shape).shape == (2, 3)
+        assert backend.randint(0, 5, shape).shape == (2, 3)
+    for shape in (np.array(5), np.array([5]), np.int32(5)):
+        assert backend.zeros(shape).shape == (5,)
+    for mesh in (np.array([2]), np.int64(2), [2]):
+        assert backend.array(X, device_mesh=mesh).shape == (2, 4)
+    for shape in (np.array([2.0]), np.array([[2, 3]]), {2: 3}, {2, 3}, None, np.array(["2"]), np.ma.masked, [True]):
+        refused(lambda: backend.zeros(shape), "shape")
+    refused(lambda: backend.zeros(2**63), "from 0 to 2**63 - 1")
+    refused(lambda: backend.zeros(-1), "from 0 to 2**63 - 1")
+    for mesh in (np.array([2, 2]), np.array([2.5]), 2.5, "2", [[2]]):
+        refused(lambda: backend.array(X, device_mesh=mesh), "device_mesh")
+    for seed in (np.array([3, 4]), 1.0, "1", b"1"):
+        refused(lambda: backend.randn(2, seed=seed), "seed")
+
+
+def test_shapes_of_torch(backend):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    assert backend.zeros(torch.tensor([2, 3])).shape == backend.zeros(torch.ones(2, 3).shape).shape == (2, 3)
+    refused(lambda: backend.zeros(torch.tensor([2, 3], device="meta")), "shape")
+
+
+def test_bounds_of_randint(backend):
+    for low, high in (("a", 2), (0, "b"), (0.0, 2), (None, 2), (np.array([0, 1]), 2), (0, 2**70)):
+        refused(lambda: backend.randint(low, high, (2,)), "randint(0, 10, (4,))")
+    assert set(backend.randint(np.int64(3), 4, (5,)).tolist()) == {3}
+
+
+def test_dtypes_of_shapes(backend):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for dtype in ("float32", np.float32, np.dtype("f4"), torch.float32):
+        compiled = ml.compile(linear(), backend, shapes={"x": ((2, 3), dtype)})
+        assert compiled.get_parameters()["linear_0.weight"].shape == (3, 4)
+    refused(lambda: ml.compile(linear(), backend, shapes={"x": ((2, 3), np.float16)}), "shapes")
+
+
+def test_bounds_are_named(backend):
+    nine = (1,) * 9
+    refused(lambda: ml.compile(linear(), backend, shapes={"x": nine}), "at most 8")
+    refused(lambda: ml.compile(linear(), backend, input_shard_specs={"x": (None,) * 9}), "at most 8")
+    for seed in (2**63, -(2**63) - 1):
+        refused(lambda: ml.Dropout(seed=seed), "from -2**63 to 2**63 - 1")
+
+
+def test_keys_that_are_no_text(backend):
+    for make, operator, option in (
+        (lambda: ml.Linear(4, shard_specs={0: (0,)}), "Linear", "shard_specs"),
+        (lambda: ml.compile(linear(), backend, shapes={0: (2,)}), "compile", "shapes"),
+        (lambda: CBackend(device_mesh=(2,), collective_ops={None: "ring"}), "backend", "collective_ops"),
+    ):
+        assert refused(make, option).op == operator
+
+
+def test_masked_options():
+    masked = np.ma.masked
+    for make in (
+        lambda: ml.Linear(masked),
+        lambda: ml.Linear(4, bias=masked),
+        lambda: ml.Linear(4, weight_shard_spec=np.ma.masked_array([0, 1], [0, 1])),
+    ):
+        assert refused(make, "masked").op == "Linear"
+    assert ml.Linear(np.ma.masked_array(4, False)) is not None
+
+
+def test_arguments_of_compile(backend):
+    model = linear()
+    for arguments in ((), (model,), (model, backend, 1)):
+        refused(lambda: ml.compile(*arguments), "compile", "ml.compile(model, backend)")
+    refused(lambda: ml.compile(model=model, backend=backend), "by position")
+
+
+def test_truths(backend):
+    compiled = compile_on((2,), linear())
+    refused(lambda: compiled.program_text({"x": X}, np.array([1, 0])), "gradients=")
+    assert compiled.program_text({"x": X}, np.True_) == compiled.program_text({"x": X}, gradients=1)
+
+
+def test_keys_are_formatted():
+    assert "%s" % ml.IOKey("b") == "b" and "%s %s" % (ml.IOKey("a"), ml.IOKey("b")) == "a b"
+    assert ml.IOKey("layer%d") % 3 == "layer3" and f"{ml.IOKey('b')}" == "b"
