@@ -70,7 +70,8 @@ typedef struct pool_item pool_item;
 typedef struct {
     pool_item *first;
     const char *operator; /* whose options are read, "Linear", for errors; or NULL */
-    int depth;            /* of the option that is being read inside others */
+    int depth;            /* of the value that is being read inside others of an option */
+    Py_ssize_t items;     /* of that option so far */
 } pool;
 void *pool_take(pool *, size_t count, size_t size);  /* zeroed; NULL: MemoryError is set */
 int pool_keep(pool *, PyObject *taken);              /* takes the reference, also where it fails; NULL fails */

@@ -172,11 +172,39 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
 }
 
 /* ---------------------------------------------------------------- options */
-enum {
-    MAX_DEPTH = 32
-}; /* of options inside options, far more than any option has: the depth of a recursion is not the caller's to choose */
+/* Of one option, far more than any has: neither the depth of a recursion nor memory is the caller's to choose. Lists may
+   share items, which are as many as they are when written out. */
+enum { MAX_DEPTH = 32, MAX_ITEMS = 1 << 20 };
+
+static int too_many(module_state *s, const char *name, pool *p) {
+    raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
+                TEXT("%s has more than %d items in all, those of lists in lists included", name, MAX_ITEMS),
+                TEXT("give fewer items"));
+    return -1;
+}
+
+static int count_items(module_state *s, PyObject *list, const char *name, pool *p) {
+    const Py_ssize_t n = PyObject_Size(list);
+    if (n < 0 && !PyErr_ExceptionMatches(PyExc_OverflowError)) return -1; /* a range may have more than 2^63 */
+    PyErr_Clear();
+    if (n < 0 || n > MAX_ITEMS - p->items) return too_many(s, name, p);
+    p->items += n;
+    return 0;
+}
+
+/* Of NumPy's arrays, before they are written out as lists: 1, 0 or -1, where an error is set. */
+static int is_huge(PyObject *array) {
+    PyObject *size;
+    const int known = find_attribute(array, "size", &size);
+    if (known != 1) return known;
+    int overflow = 0;
+    const long long n = PyLong_Check(size) ? PyLong_AsLongLongAndOverflow(size, &overflow) : 0;
+    Py_DECREF(size);
+    return overflow || n > MAX_ITEMS;
+}
 
 static int list_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
+    if (count_items(s, object, name, p)) return -1;
     PyObject *list = PySequence_Tuple(object);
     if (pool_keep(p, list)) return -1;
     size_t n = (size_t)PyTuple_Size(list);
@@ -188,6 +216,7 @@ static int list_to_arg(module_state *s, PyObject *object, const char *name, pool
 }
 
 static int dict_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
+    if (count_items(s, object, name, p)) return -1;
     PyObject *pairs = pairs_of(object);
     if (pool_keep(p, pairs)) return -1;
     size_t n = (size_t)PyTuple_Size(pairs);
@@ -227,14 +256,12 @@ static int other_to_arg(module_state *s, PyObject *object, const char *name, poo
     const int bytes = is_bytes(object), silent = bytes || PyType_Check(object);
     int known = silent ? 0 : find_attribute(object, "tolist", &found); /* NumPy's scalars and arrays */
     if (known == 1) {
-        const int masked = is_masked(s, object, p->operator, name);
-        if (masked) {
-            Py_DECREF(found);
-            if (masked > 0) raise_masked(s, p->operator, name);
-            return -1;
-        }
-        PyObject *plain = PyObject_CallNoArgs(found);
+        const int masked = is_masked(s, object, p->operator, name), huge = masked ? 0 : is_huge(object);
+        if (masked > 0) raise_masked(s, p->operator, name);
+        PyObject *plain = masked || huge ? NULL : PyObject_CallNoArgs(found);
         Py_DECREF(found);
+        if (masked) return -1;
+        if (huge) return huge > 0 ? too_many(s, name, p) : -1;
         return plain_to_arg(s, object, plain, name, p, out);
     }
     if (known == 0 && PyIndex_Check(object)) return plain_to_arg(s, object, PyNumber_Index(object), name, p, out);
@@ -291,7 +318,7 @@ int to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg
         return -1;
     }
     int failed = 0;
-    p->depth++;
+    if (!p->depth++) p->items = 0;
     if (object == Py_None) *out = MTH_NONE;
     else if (PyBool_Check(object)) *out = mth_bool(object == Py_True);
     else if (PyFloat_Check(object)) *out = mth_float(PyFloat_AsDouble(object));

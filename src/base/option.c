@@ -8,25 +8,36 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- arguments */
-enum { NESTED = 16 }; /* lists in lists */
+enum { NESTED = 16 /* lists in lists */, ITEMS = 1 << 20 /* of one option, shared ones as often as they are met */, TEXT_ITEM = 64 /* bytes */ };
 
 static mth_status null_in(const char *name, const char *what) {
     return FAIL(MTH_ERROR_TYPE, F("the option '%s' has %s that is NULL", name, what), F("give %s, or leave the option out", what));
 }
 
-static mth_status check_arg(const mth_arg *a, const char *name, int depth) {
+/* `left`: how many items may still come. They are copied: lists that share their items are as large as they are written out. */
+static mth_status count_items(size_t n, const char *name, size_t *left) {
+    if (n > *left)
+        return FAIL(MTH_ERROR_VALUE, F("the option '%s' has more than %d items in all, those of lists in lists included", name, ITEMS),
+                    F("give fewer items; a long text in a list counts once for each %d bytes", TEXT_ITEM));
+    *left -= n;
+    return NULL;
+}
+
+static mth_status check_arg(const mth_arg *a, const char *name, int depth, size_t *left) {
     switch (a->kind) {
     case MTH_ARG_NONE: case MTH_ARG_BOOL: case MTH_ARG_INT: case MTH_ARG_FLOAT: return NULL;
-    case MTH_ARG_STRING: return a->string ? NULL : null_in(name, "a text");
+    case MTH_ARG_STRING: return !a->string ? null_in(name, "a text") : depth ? count_items(strlen(a->string) / TEXT_ITEM, name, left) : NULL;
     case MTH_ARG_MODEL: return a->model ? NULL : null_in(name, "a model");
     case MTH_ARG_LIST: case MTH_ARG_DICT: {
         if (depth == NESTED)
             return FAIL(MTH_ERROR_VALUE, F("the option '%s' has lists nested more than %d deep", name, NESTED), F("nest them less deep"));
+        TRY(count_items(a->count, name, left));
         if (a->count && !a->items) return null_in(name, "a list of items");
         if (a->count && a->kind == MTH_ARG_DICT && !a->keys) return null_in(name, "a list of keys");
         for (size_t i = 0; i < a->count; i++) {
             if (a->kind == MTH_ARG_DICT && !a->keys[i]) return null_in(name, "a key");
-            TRY(check_arg(&a->items[i], name, depth + 1));
+            if (a->kind == MTH_ARG_DICT) TRY(count_items(strlen(a->keys[i]) / TEXT_ITEM, name, left));
+            TRY(check_arg(&a->items[i], name, depth + 1, left));
         }
         return NULL;
     }
@@ -35,7 +46,10 @@ static mth_status check_arg(const mth_arg *a, const char *name, int depth) {
                 F("make values by mth_int, mth_string, mth_list and so on"));
 }
 
-mth_status mth__arg_check(const mth_arg *a, const char *name) { return check_arg(a, name, 0); }
+mth_status mth__arg_check(const mth_arg *a, const char *name) {
+    size_t left = ITEMS;
+    return check_arg(a, name, 0, &left);
+}
 
 mth_arg mth__arg_copy(mth__arena *arena, mth_arg a) {
     if (a.kind == MTH_ARG_STRING) a.string = mth__copy_text(arena, a.string);

@@ -76,11 +76,30 @@ TEST(values_of_options) {
 
     mth_arg deep[20] = {mth_int(0)}, strange = {.kind = (mth_arg_kind)99};
     for (int i = 1; i < 20; i++) deep[i] = mth_list(1, &deep[i - 1]);
+    mth_arg wide[15] = {mth_int(0)}; /* lists that share their items, 100 each */
+    mth_arg hundred[15][100];
+    for (int i = 1; i < 15; i++) {
+        for (int k = 0; k < 100; k++) hundred[i][k] = wide[i - 1];
+        wide[i] = mth_list(100, hundred[i]);
+    }
+    static char long_text[1 << 16];
+    memset(long_text, 'x', sizeof long_text - 1);
+    static mth_arg many[(1 << 20) + 1], texts[2000];
+    const char *long_keys[2000];
+    for (int i = 0; i < 2000; i++) texts[i] = mth_string(long_text), long_keys[i] = long_text;
+    for (int i = 0; i <= 1 << 20; i++) many[i] = mth_int(0);
     mth_arg circle = mth_list(1, &circle);
     CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", deep[19]}), &made), MTH_ERROR_VALUE, "more than 16 deep");
     CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", deep[16]}), &made), MTH_ERROR_TYPE, "dimension=((((");
     CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", circle}), &made), MTH_ERROR_VALUE, "more than 16 deep");
     CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", strange}), &made), MTH_ERROR_TYPE, "the kind 99");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", wide[14]}), &made), MTH_ERROR_VALUE, "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_list(2000, texts)}), &made), MTH_ERROR_VALUE, "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_dict(2000, long_keys, many)}), &made), MTH_ERROR_VALUE,
+                "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_list((1 << 20) + 1, many)}), &made), MTH_ERROR_VALUE,
+                "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_list(1 << 20, many)}), &made), MTH_ERROR_TYPE, "is not a dict");
     CHECK(!made && !backend);
 }
 

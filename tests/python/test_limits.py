@@ -176,6 +176,23 @@ def option_lists(beyond):
         ml.Linear(3, name=value)
 
 
+@case("option items")
+def option_items(beyond):
+    """Shared items count each time: they are written out. Lists of lists, ranges, dicts and arrays are counted alike."""
+    shared = [[1] * 1024] * 1023 + [range(beyond)]
+    values = [shared, [0] * (2**20 + beyond), [np.zeros(2**20 - 1 + beyond, np.int8)], {"a": [0] * (2**20 - 1 + beyond)}]
+    deep = [0] * 10
+    for _ in range(13):
+        deep = [deep] * 10
+    if beyond:
+        values += [deep, {"a": deep}, [{"a": deep}] * 3, range(2**70), np.broadcast_to(np.int8(0), (2**40,))]
+    for value in values:
+        with pytest.raises(ValueError if beyond else TypeError, match="1048576 items" if beyond else "is not a text") as caught:
+            ml.Linear(3, name=value)
+    if beyond:
+        raise caught.value
+
+
 @case("plans")
 def plans(beyond):
     """Beyond: what was forgotten is made again, with the same values and the parameters' layout of the first."""
