@@ -311,6 +311,23 @@ bool mth__split_even(int64_t n, const mth__split *p, const mth__placement *on) {
     return true;
 }
 
+bool mth__split_in_blocks(int64_t n, const mth__split *s, const mth__placement *on) {
+    int coordinate[MTH__AXES];
+    int64_t parts = 1;
+    for (int a = 0; a < s->naxes; a++) parts *= on->dim[s->axis[a]];
+    const int64_t part = (n + parts - 1) / parts;
+    for (int r = 0; r < on->count; r++) {
+        int64_t from = 0;
+        mth__placement_coordinates(on, r, coordinate);
+        for (int a = 0; a < s->naxes; a++) from = from * on->dim[s->axis[a]] + coordinate[s->axis[a]];
+        from *= part;
+        const int64_t left = from < n ? n - from : 0;
+        const mth__extent e = mth__split_extent(n, s, on, coordinate);
+        if (e.size != (left < part ? left : part) || (e.size > 0 && e.start != from) || (e.size > 1 && e.step != 1)) return false;
+    }
+    return true;
+}
+
 bool mth__sharding_even(mth__shape shape, const mth__sharding *s) {
     for (int d = 0; d < shape.rank; d++)
         if (!mth__split_even(shape.dim[d], &s->dim[d], s->on)) return false;

@@ -80,6 +80,8 @@ uint8_t mth__sharding_axes(const mth__sharding *, int rank); /* bits of the axes
 mth__shape mth__largest_part(mth__shape, const mth__sharding *); /* in each dimension the most that a device has */
 bool mth__sharding_even(mth__shape, const mth__sharding *);  /* all devices have the same local shape */
 bool mth__split_even(int64_t n, const mth__split *, const mth__placement *); /* the same for one dimension of n */
+/* The parts are of one size, ceil(n / devices), one behind the other but for the end: not nested unevenly, in grains or cyclic. */
+bool mth__split_in_blocks(int64_t n, const mth__split *, const mth__placement *);
 bool mth__sharding_disordered(const mth__sharding *, int rank); /* some dimension is split over axes against the mesh's order */
 /* "(0, None)", "((0, 1), None)", "(None, 0) partial sum over 1", "(0 by 64,)", "(0 cyclic,)" */
 const char *mth__sharding_text(mth__arena *, const mth__sharding *, int rank);

@@ -122,6 +122,7 @@ const mth__module_type mth__type_MultiHeadAttention = {
     .parameters = "query.weight (d, num_heads * head_dim), query.bias (num_heads * head_dim,), key.weight (dk, num_kv_heads * head_dim), "
                   "key.bias (num_kv_heads * head_dim,), value.weight (dv, num_kv_heads * head_dim), value.bias (num_kv_heads * head_dim,), "
                   "output.weight (num_heads * head_dim, d), output.bias (d,)",
+    .units = "num_kv_heads num_heads",
     .check = attention_check,
     .expand = attention_expand,
 };

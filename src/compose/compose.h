@@ -22,6 +22,8 @@ struct mth__module_type {
     const mth__opt *options;         /* its own; the common ones (name, device_id, device_mesh, ...) stand in module.c */
     const char *doc;                 /* what it computes, with shapes, parameters and source */
     const char *parameters;          /* "weight (in, dimension), bias (dimension,)" for the documentation; "" where it has none */
+    const char *units;               /* the option that counts the units in which a product of options is split, and what it is where that
+                                        is None: "num_kv_heads num_heads"; NULL: no product is split */
     mth_status (*check)(const mth_module *);                      /* options against each other; NULL: nothing to check */
     const char *(*warning)(const mth_module *);                   /* what its user should know, or NULL; NULL: there is nothing */
     void (*ports)(const mth_module *, mth__arena *, const char **inputs,

@@ -61,6 +61,10 @@ mth__ports mth__model_inputs(mth__arena *, const mth__resolved *);  /* as the po
 mth__ports mth__model_outputs(mth__arena *, const mth__resolved *);
 const mth__block *mth__model_block(const mth_model *, const char *name, size_t n); /* NULL: the model has none whose name these n bytes are */
 mth__ports mth__parameter_names(mth__arena *, const mth__module_type *);           /* the suffixes that a type declares */
+/* What options alone say of a dimension of a parameter: `size` elements, of which `grain` stay together. False: the input says more. Where
+ * it says how wide a unit is, that is taken as 2, the least for which it matters. */
+bool mth__parameter_extent(const mth_module *, const char *parameter, int dimension, int64_t *size, int32_t *grain);
+int mth__parameter_rank(const mth__module_type *, const char *parameter); /* "weight (in, dimension)" has 2; 0: none of the name is declared */
 const char *mth__snake_case(mth__arena *, const char *type);        /* "MultiHeadAttention" -> "multi_head_attention", "MoE" -> "moe" */
 
 /* Where a block stands: what its device ids and specs refer to. */

@@ -139,21 +139,54 @@ mth__ports mth__parameter_names(mth__arena *arena, const mth__module_type *t) {
     return names;
 }
 
-/* The dimensions that a type declares for a parameter: "weight (in, dimension)" has 2; 0: it declares none of the name. */
-static int parameter_rank(const mth__module_type *t, const char *name) {
+/* "in, dimension)" of the entry "weight (in, dimension)" that a type declares; NULL: it declares none of the name. */
+static const char *declared(const mth__module_type *t, const char *name) {
     const size_t n = strlen(name);
-    int depth = 0, rank = 0;
+    int depth = 0;
     for (const char *c = t->parameters; *c; c++) {
         depth += (*c == '(') - (*c == ')');
         const bool begins = depth == 0 && (c == t->parameters || (c[-1] == ' ' && c[-2] == ','));
-        if (!begins || strncmp(c, name, n) || strncmp(c + n, " (", 2)) continue;
-        for (c += n + 2; *c != ')'; rank++) { /* "(d,)": what follows the last comma is no dimension */
-            c += strcspn(c, ",)");
-            c += strspn(c, ", ");
-        }
-        return rank;
+        if (begins && !strncmp(c, name, n) && !strncmp(c + n, " (", 2)) return c + n + 2;
     }
-    return 0;
+    return NULL;
+}
+
+static const char *next_dimension(const char *c) { /* "(d,)": what follows the last comma is no dimension */
+    c += strcspn(c, ",)");
+    return c + strspn(c, ", ");
+}
+
+int mth__parameter_rank(const mth__module_type *t, const char *parameter) {
+    int rank = 0;
+    for (const char *c = declared(t, parameter); c && *c != ')'; c = next_dimension(c)) rank++;
+    return rank;
+}
+
+/* A whole number of 1 or more that the option holds whose name these n bytes are; where it is None, what `units` says is meant; or 0. */
+static int64_t size_option(const mth_module *m, const char *name, size_t n) {
+    char word[64];
+    if (n >= sizeof word) return 0;
+    memcpy(word, name, n), word[n] = 0;
+    const mth_arg *value = mth__module_option(m, word);
+    if (value && value->kind == MTH_ARG_INT && value->integer >= 1) return value->integer;
+    const bool counts = value && value->kind == MTH_ARG_NONE && m->type->units && !strncmp(m->type->units, word, n) && m->type->units[n] == ' ';
+    return counts ? size_option(m, m->type->units + n + 1, strlen(m->type->units + n + 1)) : 0;
+}
+
+bool mth__parameter_extent(const mth_module *m, const char *parameter, int dimension, int64_t *size, int32_t *grain) {
+    const char *c = declared(m->type, parameter);
+    for (int d = 0; c && *c != ')' && d < dimension; d++) c = next_dimension(c);
+    if (!c || *c == ')') return false;
+    const size_t first = strcspn(c, " ,)");
+    const bool product = !strncmp(c + first, " * ", 3);
+    const int64_t n = size_option(m, c, first);
+    *grain = 1;
+    if (!product || !m->type->units) return *size = n, n > 0 && !product;
+    const char *width = c + first + 3;
+    const int64_t wide = size_option(m, width, strcspn(width, " ,)")), units = size_option(m, m->type->units, strcspn(m->type->units, " "));
+    if (!n || !units || __builtin_mul_overflow(n, wide ? wide : 2, size) || *size / units > INT32_MAX) return false;
+    *grain = (int32_t)(*size / units);
+    return true;
 }
 
 static mth_status unknown_parameter(mth__arena *arena, const mth__module_type *t, const char *suffix) {
@@ -175,9 +208,9 @@ static mth_status check_common(const mth_module *m) {
     for (size_t i = 0; specs && i < specs->count; i++)
         if (mth__ports_find(&known, specs->keys[i]) < 0) return unknown_parameter(m->arena, m->type, specs->keys[i]);
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
-    const int rank = weight ? parameter_rank(m->type, "weight") : 0;
+    const int rank = weight ? mth__parameter_rank(m->type, "weight") : 0;
     if (rank) TRY(mth__spec_rank(*weight, rank, "weight"));
-    for (size_t i = 0; specs && i < specs->count; i++) TRY(mth__spec_rank(specs->items[i], parameter_rank(m->type, specs->keys[i]), specs->keys[i]));
+    for (size_t i = 0; specs && i < specs->count; i++) TRY(mth__spec_rank(specs->items[i], mth__parameter_rank(m->type, specs->keys[i]), specs->keys[i]));
     for (size_t i = 0; weight && weight->kind != MTH_ARG_NONE && i < specs->count; i++)
         if (!strcmp(specs->keys[i], "weight"))
             return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and shard_specs both say how the weight is split"), F("give one of the two"));

@@ -86,7 +86,45 @@ static mth_status check_partitioned(const mth_module *m, mth__mesh *mesh, const 
     return NULL;
 }
 
+/* A dimension of a parameter whose size options tell: the input is not needed to see that its parts are none of the partitioner's. */
+static mth_status check_blocks(const mth_module *m, const char *parameter, int d, mth__split split, const mth__placement *on) {
+    int64_t size, devices = 1;
+    char why[256];
+    if (!mth__parameter_extent(m, parameter, d, &size, &split.grain) || mth__split_in_blocks(size, &split, on)) return NULL;
+    for (int a = 0; a < split.naxes; a++) devices *= on->dim[split.axis[a]];
+    snprintf(why, sizeof why, "has no such parts as %" PRId64 "%s over %" PRId64 " devices: dimension %d of %.80s", size / split.grain,
+             split.grain > 1 ? " that stay whole" : "", devices, d, parameter);
+    return unpartitionable(why, "sizes that the mesh divides");
+}
+
+/* The parameters that weight_shard_spec is of: weight, or the weights of a MoE's experts. */
+static bool is_of_weight(const mth_module *m, const char *parameter) {
+    const size_t n = strlen(parameter);
+    if (mth__parameter_rank(m->type, "weight")) return !strcmp(parameter, "weight");
+    return !strncmp(parameter, "experts.", 8) && n > 7 && !strcmp(parameter + n - 7, ".weight");
+}
+
+static mth_status check_parameter(const mth_module *m, const char *parameter, const mth__site *site) {
+    const mth_arg *spec = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
+        *axis = mth__module_option(m, "tensor_axis");
+    if (spec && !is_of_weight(m, parameter)) spec = NULL;
+    for (size_t i = 0; specs && i < specs->count; i++) if (!strcmp(specs->keys[i], parameter)) spec = &specs->items[i];
+    const int rank = mth__parameter_rank(m->type, parameter);
+    mth__sharding said = {.on = site->place};
+    if (spec && spec->kind == MTH_ARG_LIST) TRY(mth__spec_read(*spec, site->place, rank, parameter, &said));
+    for (int d = 0; d < rank; d++) {
+        int64_t size;
+        int32_t grain;
+        if (!spec && axis && axis->kind == MTH_ARG_INT && mth__parameter_extent(m, parameter, d, &size, &grain) && grain > 1)
+            said.dim[d] = (mth__split){1, {(int8_t)axis->integer}, false, 0}; /* without grains one axis leaves parts in order */
+        if (said.dim[d].naxes) TRY(check_blocks(m, parameter, d, said.dim[d], site->place));
+    }
+    return NULL;
+}
+
 /* ---------------------------------------------------------------- all modules */
+typedef struct { mth__mesh *mesh; bool partitioned; mth__arena *scratch; } checking;
+
 /* The axes alone: how many dimensions there are, only the shapes say. */
 static mth_status check_spec(const mth_arg *spec, const char *what, const mth__site *site, bool partitioned) {
     mth__sharding axes;
@@ -97,14 +135,14 @@ static mth_status check_spec(const mth_arg *spec, const char *what, const mth__s
     return partitioned ? mth__check_partitionable(&axes, (int)spec->count, what) : NULL;
 }
 
-static mth_status check_module(const mth_module *m, mth__mesh *mesh, const mth__site *site, bool partitioned) {
+static mth_status check_module(const checking *c, const mth_module *m, const mth__site *site) {
     const mth__placement *on;
-    TRY(mth__site_on(m, mesh, site, &on));
-    if (partitioned) TRY(check_partitioned(m, mesh, site, on));
+    TRY(mth__site_on(m, c->mesh, site, &on));
+    if (c->partitioned) TRY(check_partitioned(m, c->mesh, site, on));
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
         *axis = mth__module_option(m, "tensor_axis");
-    if (weight) TRY(check_spec(weight, "weight", site, partitioned));
-    for (size_t i = 0; specs && i < specs->count; i++) TRY(check_spec(&specs->items[i], specs->keys[i], site, partitioned));
+    if (weight) TRY(check_spec(weight, "weight", site, c->partitioned));
+    for (size_t i = 0; specs && i < specs->count; i++) TRY(check_spec(&specs->items[i], specs->keys[i], site, c->partitioned));
     if (axis && axis->kind == MTH_ARG_INT && (axis->integer < 0 || axis->integer >= site->place->naxes)) {
         char text[64];
         mesh_text(text, sizeof text, site->place);
@@ -113,10 +151,10 @@ static mth_status check_module(const mth_module *m, mth__mesh *mesh, const mth__
         return FAIL(MTH_ERROR_VALUE, F("tensor_axis=%" PRId64 " is no axis of the mesh %s", axis->integer, text),
             site->place->naxes == 1 ? F("give tensor_axis=0") : F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
     }
+    const mth__ports parameters = c->partitioned ? mth__parameter_names(c->scratch, m->type) : (mth__ports){0};
+    for (int i = 0; i < parameters.n; i++) TRY(check_parameter(m, parameters.at[i].name, site));
     return NULL;
 }
-
-typedef struct { mth__mesh *mesh; bool partitioned; mth__arena *scratch; } checking;
 
 static mth_status check_model(checking *c, const mth_model *m, const mth__site *site, const char *prefix) {
     for (size_t i = 0; i < m->block.n; i++) {
@@ -126,7 +164,7 @@ static mth_status check_model(checking *c, const mth_model *m, const mth__site *
             TRY(check_model(c, b->model, site, mth__format(c->scratch, "%s.", path)));
             continue;
         }
-        TRY(mth__error_source(mth__error_operator(check_module(b->module, c->mesh, site, c->partitioned), path), b->line));
+        TRY(mth__error_source(mth__error_operator(check_module(c, b->module, site), path), b->line));
         for (size_t s = 0; s < mth__pipeline_stages(b->module); s++) {
             mth__site stage = {NULL, 0, (int)s};
             TRY(mth__error_source(mth__error_operator(mth__pipeline_place(b->module, c->mesh, s, &stage.place), path), b->line));

@@ -495,6 +495,40 @@ def test_without_cuda(xla):
     assert "jax-cuda12-pjrt" in caught.value.fix
 
 
+def test_what_the_partitioner_lacks_is_told_by_compile_where_options_say_it(xla):
+    """Sizes among the options tell the parts of a parameter before any input does: compile refuses exactly what a plan would."""
+    ids, x = np.zeros((2, 4), np.int32), random(2, 4, 12)
+    for mesh, module, value in (
+        ((2,), lambda n: ml.MultiHeadAttention(n, tensor_axis=0), x),
+        ((2,), lambda n: ml.MultiHeadAttention(2 * n, num_kv_heads=n, head_dim=1, tensor_axis=0), x),
+        ((2,), lambda n: ml.MultiHeadAttention(n, shard_specs={"key.weight": (None, 0)}), x),
+        ((2,), lambda n: ml.MultiHeadAttention(n, shard_specs={"output.weight": (0, None)}), x),
+        ((2, 2), lambda n: ml.Linear(14 if n % 2 else 16, weight_shard_spec=(None, (0, 1))), x),
+        ((2, 2), lambda n: ml.Linear(14 if n % 2 else 16, shard_specs={"bias": ((0, 1),)}), x),
+        ((2, 2), lambda n: ml.FeedForward(14 if n % 2 else 15, shard_specs={"up.weight": (None, (0, 1))}), x),
+        ((2, 2), lambda n: ml.FeedForward(14 if n % 2 else 16, gated=True, shard_specs={"down.weight": ((0, 1), None)}), x),
+        ((2, 2), lambda n: ml.Embedding(14 if n % 2 else 15, 3, weight_shard_spec=((0, 1), None)), ids),
+        ((2, 2), lambda n: ml.Embedding(5, 14 if n % 2 else 16, weight_shard_spec=(None, (0, 1))), ids),
+        ((2, 2), lambda n: ml.MoE(6 if n % 2 else 8, 4, weight_shard_spec=((0, 1), None, None)), x),
+        ((2, 2), lambda n: ml.MoE(2, 6 if n % 2 else 4, shard_specs={"experts.up.bias": (None, (0, 1))}), x),
+        ((2, 2), lambda n: ml.PositionalEncoding(6 if n % 2 else 8, kind="learned", shard_specs={"weight": ((0, 1), None)}), x),
+        ((3,), lambda n: ml.MultiHeadAttention(4 if n % 2 else 6, tensor_axis=0), x),
+    ):
+        backend = xla(device_mesh=mesh, mesh_context="spmd")
+        for n in (3, 4):
+            model = one_block(module(n), input="x", output="y")
+            if n == 3:
+                with pytest.raises(MithrilValueError, match="has no such parts as") as caught:
+                    ml.compile(model, backend)
+                assert caught.value.op and "mpmd" in caught.value.fix
+            else:
+                ml.compile(model, backend).get_parameter_layout({"x": value})
+    one_column = ml.compile(
+        one_block(ml.MultiHeadAttention(3, head_dim=1, tensor_axis=0), input="x", output="y"), xla(device_mesh=(2,), mesh_context="spmd")
+    )
+    assert one_column.get_parameter_layout({"x": x})
+
+
 def test_what_the_partitioner_lacks_is_told_before_parameters_are(xla):
     """Uneven parts that are nested, which only shapes show: neither parameters nor a plan come of them."""
     backend = xla(device_mesh=(2, 2), mesh_context="spmd")
