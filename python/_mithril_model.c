@@ -98,11 +98,13 @@ static PyObject *no_operation(PyObject *a, PyObject *b, int slot, void *function
 }
 #define BINARY(name, text) static PyObject *no_##name(PyObject *a, PyObject *b) { return no_operation(a, b, Py_nb_##name, (void *)no_##name, text); }
 BINARY(add, "+") BINARY(subtract, "-") BINARY(multiply, "*") BINARY(true_divide, "/") BINARY(matrix_multiply, "@") BINARY(or, "|")
+BINARY(floor_divide, "//") BINARY(remainder, "%") BINARY(divmod, "divmod()") BINARY(and, "&") BINARY(xor, "^") BINARY(lshift, "<<") BINARY(rshift, ">>")
 static PyObject *no_power(PyObject *a, PyObject *b, PyObject *modulus) {
     (void)modulus;
     return no_operation(a, b, Py_nb_power, (void *)no_power, "**");
 }
-static PyObject *no_negative(PyObject *a) { return raise_operation(STATE(a), "-"); }
+#define UNARY(name, text) static PyObject *no_##name(PyObject *a) { return raise_operation(STATE(a), text); }
+UNARY(negative, "unary -") UNARY(positive, "unary +") UNARY(invert, "~") UNARY(absolute, "abs()")
 static PyObject *no_subscript(PyObject *a, PyObject *key) {
     (void)key;
     return raise_operation(STATE(a), "[]");
@@ -110,6 +112,9 @@ static PyObject *no_subscript(PyObject *a, PyObject *key) {
 #define NO_OPERATIONS \
     {Py_nb_add, no_add}, {Py_nb_subtract, no_subtract}, {Py_nb_multiply, no_multiply}, {Py_nb_true_divide, no_true_divide}, \
     {Py_nb_matrix_multiply, no_matrix_multiply}, {Py_nb_or, no_or}, {Py_nb_power, no_power}, {Py_nb_negative, no_negative}, \
+    {Py_nb_floor_divide, no_floor_divide}, {Py_nb_remainder, no_remainder}, {Py_nb_divmod, no_divmod}, {Py_nb_and, no_and}, \
+    {Py_nb_xor, no_xor}, {Py_nb_lshift, no_lshift}, {Py_nb_rshift, no_rshift}, {Py_nb_positive, no_positive}, \
+    {Py_nb_invert, no_invert}, {Py_nb_absolute, no_absolute}, \
     {Py_mp_subscript, no_subscript}
 
 static PyObject *module_attribute(PyObject *self, PyObject *name) {

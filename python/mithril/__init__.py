@@ -33,7 +33,7 @@ except ImportError as _error:  # OpenBLAS is looked for beside this package; it 
         ctypes.CDLL(str(_file), ctypes.RTLD_GLOBAL)
     from . import _mithril
 from ._mithril import Array, Block, CompiledModel, Model, Module, Shard, __version__, compile, reprint_plan, verify_plan
-from . import backends, errors
+from . import _elsewhere, backends, errors
 from .errors import MithrilError
 from .safetensors import read_safetensors
 
@@ -118,21 +118,26 @@ class IOKey(str):
 
     # What a str would do with its characters is never meant, but for %, which puts them into a text.
     __add__ = __radd__ = _operation("+")
-    __sub__ = __rsub__ = __neg__ = _operation("-")
+    __sub__ = __rsub__ = _operation("-")
+    __neg__ = _operation("unary -")
+    __pos__ = _operation("unary +")
+    __invert__ = _operation("~")
+    __abs__ = _operation("abs()")
     __mul__ = __rmul__ = _operation("*")
     __truediv__ = __rtruediv__ = _operation("/")
     __matmul__ = __rmatmul__ = _operation("@")
+    __floordiv__ = __rfloordiv__ = _operation("//")
+    __and__ = __rand__ = _operation("&")
+    __or__ = __ror__ = _operation("|")
+    __xor__ = __rxor__ = _operation("^")
+    __lshift__ = __rlshift__ = _operation("<<")
+    __rshift__ = __rrshift__ = _operation(">>")
     __pow__ = __rpow__ = _operation("**")
     __getitem__ = _operation("[]")
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module 'mithril' has no attribute '{name}'")
-    absent = _mithril._absent("package", name)
-    if not absent:
-        import difflib
+    raise _elsewhere.attribute_error("mithril", name)
 
-        near = difflib.get_close_matches(name, __all__, 1)
-        absent = "is not in this version", f"did you mean ml.{near[0]}?" if near else "ml.modules names the modules that there are"
-    raise errors.MithrilAttributeError.advise(f"mithril.{name} {absent[0]}", absent[1])
+
+_elsewhere.install()

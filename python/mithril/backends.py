@@ -3,10 +3,11 @@
 import os
 import sys
 
-from ._mithril import Backend, _absent, _backend_option_doc
-from .errors import MithrilImportError
+from ._elsewhere import attribute_error
+from ._mithril import Backend, _backend_option_doc
 
 __all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
+__path__: list[str] = []  # no folder: Python then asks finders of what it is to import from here, and _elsewhere's answers
 
 
 def _doc(text: str, engine: str) -> str:
@@ -56,6 +57,4 @@ class ReferenceBackend(Backend):
 
 
 def __getattr__(name: str) -> object:
-    if absent := _absent("backends", name):  # an ImportError, since Python hides an AttributeError from `from mithril.backends import`
-        raise MithrilImportError.advise(f"mithril.backends.{name} {absent[0]}", absent[1])
-    raise AttributeError(f"module 'mithril.backends' has no attribute '{name}'")
+    raise attribute_error("mithril.backends", name)

@@ -78,8 +78,8 @@ class MithrilKeyError(MithrilError, KeyError):
     """An unknown or missing name of an input, a parameter or an output."""
 
 
-class MithrilImportError(MithrilError, ImportError):
-    """A backend that this version does not have."""
+class MithrilImportError(MithrilError, ModuleNotFoundError):
+    """A name or a submodule that this version does not have, or that is elsewhere than in the published Mithril package."""
 
 
 class MithrilAttributeError(MithrilError, AttributeError):

@@ -56,6 +56,8 @@ static const row rows[] = {
     {"package", "NumpyBackend MlxBackend GGMLBackend UnavailableBackend", ELSEWHERE, IS_NUMPYS},
     {"package", "models", ELSEWHERE,
      "modules are here: ml.Linear, or from mithril import Linear; ml.modules names them all"},
+    {"package", "framework cores core common types utils", ELSEWHERE,
+     "import from mithril itself: from mithril import Linear, Model; ml.modules names all modules"},
     {"package", "TBD Constant Tensor Connection Connect ExtendInfo", ELSEWHERE, HAS_PORTS},
     {"package", "DataType float16 bfloat16 float32 float64 double int16 int32 int64 short", ELSEWHERE,
      "dtypes are named by texts: backend.zeros(3, dtype=\"int32\")"},
@@ -68,7 +70,13 @@ static const row rows[] = {
     {"package", "LeakyRelu Elu Softplus", LATER, "use ml.Relu, ml.Gelu or ml.Silu"},
     /* of mithril.backends */
     {"backends", "TorchBackend", LATER, "write CBackend(device_mesh=...) or JaxBackend(...) in its place"},
-    {"backends", "NumpyBackend MlxBackend GGMLBackend", ELSEWHERE,
+    {"backends", "CudaBackend GpuBackend GPUBackend", LATER, "write JaxBackend(device_mesh=..., backend=\"cuda\") in its place"},
+    {"backends", "TpuBackend TPUBackend", LATER, "write JaxBackend(device_mesh=..., backend=\"tpu\") in its place"},
+    {"backends", "XlaBackend XLABackend PjrtBackend", LATER, "write JaxBackend(device_mesh=...) in its place"},
+    {"backends", "CpuBackend CPUBackend NativeBackend", LATER, "write CBackend(device_mesh=...) in its place"},
+    {"backends", "with_autograd with_manualgrad backend parallel", ELSEWHERE,
+     "import backends from mithril.backends itself: from mithril.backends import CBackend"},
+    {"backends", "NumpyBackend MlxBackend GGMLBackend UnavailableBackend", ELSEWHERE,
      "write CBackend(device_mesh=...) or ReferenceBackend(...) in its place"},
     /* of a model, a module, a wired module */
     {"model", "cin cout set_cin set_cout", ELSEWHERE,

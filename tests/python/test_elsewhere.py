@@ -3,9 +3,12 @@ error for each, which says what to write instead; and the language that errors s
 the package."""
 
 import copy
+import importlib.util
 import pathlib
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -158,7 +161,60 @@ def test_attributes_that_protocols_ask_for():
     assert np.array_equal(outputs["y"], np.maximum(X, 0))
 
 
+@pytest.mark.parametrize(
+    "line, name, word",
+    [
+        ("from mithril import Backend", "mithril.Backend", "mithril.backends"),
+        ("from mithril import Tensor", "mithril.Tensor", "ports are named"),
+        ("from mithril import JaxBackend", "mithril.JaxBackend", "mithril.backends"),
+        ("from mithril import Lineer", "mithril.Lineer", "did you mean ml.Linear?"),
+        ("from mithril import Linear, MaxPool2D", "mithril.MaxPool2D", "ml.modules"),
+        ("from mithril.models import Linear, Model", "mithril.models", "from mithril import Linear"),
+        ("import mithril.models", "mithril.models", "from mithril import Linear"),
+        ("import mithril.framework.common", "mithril.framework", "from mithril import Linear"),
+        ("from mithril.utils import x", "mithril.utils", "from mithril import Linear"),
+        ("import mithril.backends.with_autograd", "mithril.backends.with_autograd", "from mithril.backends import"),
+        (
+            "from mithril.backends.with_manualgrad.numpy_backend import NumpyBackend",
+            "mithril.backends.with_manualgrad",
+            "CBackend",
+        ),
+        ("from mithril.backends import CudaBackend", "mithril.backends.CudaBackend", 'backend="cuda"'),
+        ("from mithril.backends import JaxBackend, CBackends", "mithril.backends.CBackends", "did you mean CBackend?"),
+    ],
+)
+def test_imports(line, name, word):
+    """Both ImportError and ModuleNotFoundError, as Python's own would be, so that what guards against an old package works."""
+    with pytest.raises(ModuleNotFoundError) as caught:
+        exec(line)
+    check(caught.value, name, word)
+
+
+def test_imports_that_are_no_ones():
+    """What no table knows stays Python's error, what is looked for without being needed stays quiet, and the package may be imported anew."""
+    for line in ("import mithril.nonsense", "from mithril import nonsense", "import mithril_nonsense", "import mithril.__nothing__"):
+        with pytest.raises(ImportError) as caught:
+            exec(line)
+        assert not isinstance(caught.value, ml.MithrilError)
+    assert importlib.util.find_spec("mithril.nonsense") is None and importlib.util.find_spec("mithril.safetensors")
+    for module in (ml, mithril.backends):
+        assert not hasattr(module, "TorchBackend") and getattr(module, "MlxBackend", None) is None
+        assert not hasattr(module, "__wrapped__")
+    script = """import sys
+n = len(sys.meta_path)
+import mithril
+del sys.modules["mithril"], sys.modules["mithril._elsewhere"]
+import mithril
+assert len(sys.meta_path) == n + 1
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_backends():
+    for name, word in (("CudaBackend", "JaxBackend"), ("CBackends", "did you mean CBackend?"), ("Elsewhere", "CBackend, JaxBackend")):
+        with pytest.raises(AttributeError) as caught:
+            getattr(mithril.backends, name)
+        check(caught.value, f"mithril.backends.{name} is not in this version", word)
     for name in ("TorchBackend", "NumpyBackend", "MlxBackend"):
         with pytest.raises(ImportError) as caught:
             exec(f"from mithril.backends import {name}")
@@ -179,26 +235,36 @@ KEY, MODULE, BLOCK, MODEL = ml.IOKey("x"), ml.Linear(4), ml.Linear(4)(input="x")
 @pytest.mark.parametrize("operand", [KEY, MODULE, BLOCK, MODEL], ids=["IOKey", "Module", "Block", "Model"])
 def test_operators(operand):
     """Connections are composed by name: an operator is never what Python would make of it, of IOKey's characters, say."""
-    for operate, module in (
-        (lambda a, b: a + b, "Add"),
-        (lambda a, b: a - b, "Subtract"),
-        (lambda a, b: a * b, "Multiply"),
-        (lambda a, b: a / b, "Divide"),
-        (lambda a, b: a @ b, "MatMul"),
-        (lambda a, b: a**b, "composed by name"),
-        (lambda a, b: -a, "composed by name"),
-        (lambda a, b: a[0], "composed by name"),
-        (lambda a, b: a[:, None], "composed by name"),
+    for operate, sign, advice in (
+        (lambda a, b: a + b, "+", "Add"),
+        (lambda a, b: a - b, "-", "Subtract"),
+        (lambda a, b: a * b, "*", "Multiply"),
+        (lambda a, b: a / b, "/", "Divide"),
+        (lambda a, b: a @ b, "@", "MatMul"),
+        (lambda a, b: a**b, "**", "ml.Multiply"),
+        (lambda a, b: a % b, "%", "outside of the model"),
+        (lambda a, b: a // b, "//", "outside of the model"),
+        (lambda a, b: a | b, "|", "model |= ml.Relu()"),
+        (lambda a, b: a & b, "&", "outside of the model"),
+        (lambda a, b: a ^ b, "^", "outside of the model"),
+        (lambda a, b: a << b, "<<", "outside of the model"),
+        (lambda a, b: a >> b, ">>", "outside of the model"),
+        (lambda a, b: -a, "unary -", "no module changes the sign alone"),
+        (lambda a, b: +a, "unary +", "outside of the model"),
+        (lambda a, b: ~a, "~", "outside of the model"),
+        (lambda a, b: abs(a), "abs()", "outside of the model"),
+        (lambda a, b: a[0], "[]", "ml.Slice"),
+        (lambda a, b: a[:, None], "[]", "ml.Slice"),
     ):
         for other in (operand, KEY, 2, X):
             for a, b in ((operand, other), (other, operand)):
                 if a is other and (
-                    module == "composed by name" or other is X
+                    sign not in "+-*/@" or other is X
                 ):  # NumPy answers for its arrays on the left
                     continue
                 with pytest.raises(TypeError) as caught:
                     operate(a, b)
-                check(caught.value, module)
+                check(caught.value, f"'{sign}' does nothing to them", advice)
     with pytest.raises(TypeError):
         operand | "y"
 

@@ -79,8 +79,9 @@ def test_numpy_options():
 
 
 def test_other_backends():
-    with pytest.raises(ImportError, match="CBackend"):
+    with pytest.raises(AttributeError, match="CBackend"):
         backends.TorchBackend
+    assert not hasattr(backends, "TorchBackend") and getattr(backends, "MlxBackend", None) is None
     with pytest.raises(ImportError, match="CBackend"):
         exec("from mithril.backends import TorchBackend")
     with pytest.raises(AttributeError):
