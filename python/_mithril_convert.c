@@ -142,7 +142,7 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
     if (keywords && pool_keep(p, keywords = PyDict_Copy(keywords))) return 0;
     for (Py_ssize_t at = 0; keywords && PyDict_Next(keywords, &at, &key, &value);) {
         const char *text = is_listed(key, names) ? NULL : PyUnicode_AsUTF8AndSize(key, NULL), *why, *fix;
-        if (text && mth_absent("option", text, &why, &fix))
+        if (text && (mth_absent(function, text, &why, &fix) || mth_absent("option", text, &why, &fix)))
             return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s(): the keyword '%s' %s", function, text, why), TEXT("%s", fix)), 0;
         if (!text) PyErr_Clear(); /* half of a surrogate pair is shown as it is */
         if (!is_listed(key, names))

@@ -21,12 +21,29 @@ typedef struct {
 
 static const row rows[] = {
     /* options of compile, of backends, of modules, and keywords of functions */
-    {"option", "checkpointing", LATER,
+    {"option",
+     "checkpointing activation_checkpointing gradient_checkpointing use_gradient_checkpointing checkpoint recompute "
+     "recomputation remat rematerialize checkpoint_policy",
+     LATER,
      "leave it out; a smaller microbatch_size and schedule='1f1b' hold fewer activations"},
-    {"option", "activation_offload offload_threshold", LATER,
+    {"option",
+     "activation_offload activation_offloading offload_activations offload_threshold offload offloading cpu_offload "
+     "offload_to_cpu offload_params optimizer_offload",
+     LATER,
      "leave it out; input_shard_specs and tensor_axis split activations over more devices"},
-    {"option", "weight_dtype activation_dtype compute_dtype allow_tf32", LATER, IS_COMPUTED},
-    {"option", "auto_partition partition_objective max_memory_per_device", LATER,
+    {"option",
+     "weight_dtype activation_dtype compute_dtype param_dtype parameter_dtype params_dtype grad_dtype gradient_dtype "
+     "reduce_dtype output_dtype mixed_precision amp autocast fp16 bf16 fp8 quantization loss_scale grad_scaler allow_tf32",
+     LATER, IS_COMPUTED},
+    {"option", "profile profiling profiler enable_profiling trace", LATER,
+     "leave it out; mth_get_memory_usage tells what a device needs, mth_plan_print what it runs and sends"},
+    {"option", "optimizer optimizer_options optim lr learning_rate zero zero_stage fsdp", LATER,
+     "leave it out: gradients come with mth_evaluate, and the step that takes them is yours"},
+    {"option", "visualize visualization", LATER, "leave it out: mth_plan_print shows what each device runs"},
+    {"option",
+     "auto_partition auto_partitioning automatic_partition automatic_partitioning auto_parallel partition_objective "
+     "partition_strategy max_memory_per_device memory_limit",
+     LATER,
      "leave it out; auto_sharding=True of the engine pjrt searches how tensors are split, mth_get_memory_usage tells "
      "what a device needs"},
     {"option", "partition_policy use_module_hooks trace_module_partitioning partition_hooks", LATER, IS_TORCHS},
@@ -78,6 +95,11 @@ static const row rows[] = {
      "import backends from mithril.backends itself: from mithril.backends import CBackend"},
     {"backends", "NumpyBackend MlxBackend GGMLBackend UnavailableBackend", ELSEWHERE,
      "write CBackend(device_mesh=...) or ReferenceBackend(...) in its place"},
+    /* of functions of a backend: keywords that others have */
+    {"randn", "shape size sizes dims", LATER, "give the sizes by themselves: backend.randn(2, 3)"},
+    {"zeros", "shape size sizes dims", LATER, "give the sizes by themselves: backend.zeros(2, 3)"},
+    {"ones", "shape size sizes dims", LATER, "give the sizes by themselves: backend.ones(2, 3)"},
+    {"randint", "size sizes dims", LATER, "give them as shape=(2, 3)"},
     /* of a model, a module, a wired module */
     {"model", "cin cout set_cin set_cout", ELSEWHERE,
      "name the connection where it is made: ml.Linear(4)(input=\"x\", output=\"h\"), and give \"h\"; model += block "

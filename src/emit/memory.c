@@ -351,6 +351,22 @@ static void assign(layout *l) {
     }
 }
 
+/* What a device holds outside of its slab as well, which is `slab` at most: reports add it up in 64 bits. */
+static mth_status check_outside(const layout *l, int64_t slab) {
+    bool *counted = NEW_ARRAY(l->scratch, bool, l->p->exit.n); /* one exit may have many names */
+    int64_t all = slab;
+    for (size_t v = 0; v < l->r->value.n; v++) {
+        const mth__pvalue *value = &l->r->value.at[v];
+        if (value->storage != MTH__IN_ENTRY && value->storage != MTH__IN_EXIT) continue;
+        if (value->storage == MTH__IN_EXIT && counted[value->index]) continue;
+        if (value->storage == MTH__IN_EXIT) counted[value->index] = true;
+        all = mth__size_sum(all, value->bytes);
+    }
+    if (all < INT64_MAX) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("inputs, outputs and what lies between them would take 2^63 bytes or more of device %d", l->r->device[0]),
+                F("use smaller shapes, or more devices to split them over"));
+}
+
 /* All blocks behind each other would fit in a slab, so every sum of sizes does. */
 static mth_status check_sizes(const layout *l) {
     int64_t all = 0, largest = 0;
@@ -358,7 +374,7 @@ static mth_status check_sizes(const layout *l) {
         all = mth__size_sum(all, l->block.at[b].size);
         if (l->block.at[b].size > largest) largest = l->block.at[b].size;
     }
-    if (all < MOST_BYTES) return NULL;
+    if (all < MOST_BYTES) return check_outside(l, all);
     return FAIL(MTH_ERROR_VALUE, F("the values of device %d together have 2^62 bytes or more, the largest of them %lld", l->r->device[0],
                                    (long long)largest),
                 F("use smaller shapes, or more devices to split them over"));

@@ -97,11 +97,12 @@ static void list_tensors(mth__arena *arena, open_file *f) {
 
 static mth_status find_tensor(const open_file *f, const char *name, const mth__file_tensor **out) {
     const int at = mth__names_find(&f->names, name);
-    if (at < 0)
-        return FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name),
-                    mth__name_fix("tensor", name, f->names.name.at, f->names.name.n));
-    *out = f->tensor[at];
-    return NULL;
+    if (at >= 0) return *out = f->tensor[at], NULL;
+    char *fix = f->names.name.n   ? mth__name_fix("tensor", name, f->names.name.at, f->names.name.n)
+                : f->header.count ? F("save its tensors under names without a NUL character (\\u0000), which all of its %zu have",
+                                      f->header.count)
+                                  : F("give the path of another file: this one holds no tensors at all");
+    return FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name), fix);
 }
 
 /* ---------------------------------------------------------------- data */
@@ -293,6 +294,18 @@ typedef struct {
     size_t count;
 } reading;
 
+/* What mends a tensor that is not as the parameter is. */
+static char *mismatch_fix(const wish *w, mth_dtype dtype, mth__shape shape) {
+    const mth__shape want = w->like->shape;
+    bool turned = shape.rank == want.rank && shape.rank >= 2;
+    for (int d = 0; turned && d < shape.rank; d++) turned = shape.dim[d] == want.dim[shape.rank - 1 - d];
+    const bool same = mth__shape_equal(shape, want);
+    if (dtype != w->like->dtype && (same || turned))
+        return F("save it as %s, or name another tensor%s", mth_dtype_name(w->like->dtype), same ? "" : "; and change transpose");
+    return turned ? F("change transpose, or name another tensor")
+                  : F("name another tensor, or give the model the sizes of this one");
+}
+
 static mth_status read_array(reading *r, wish *w) {
     mth_dtype dtype = MTH_FLOAT32;
     mth__shape shape;
@@ -307,7 +320,7 @@ static mth_status read_array(reading *r, wish *w) {
             mth_status s = FAIL(MTH_ERROR_VALUE,
                                 F("tensor '%s' of %s is %s %s%s", w->tensor, r->file.path, mth_dtype_name(dtype),
                                   text[0], w->transpose ? " once transposed" : ""),
-                                F("name another tensor, or change transpose"));
+                                mismatch_fix(w, dtype, shape));
             return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(w->like->dtype), text[1]));
         }
         sharding = w->like->sharding;

@@ -42,11 +42,13 @@ static mth_memory_usage role_memory(const mth__role *role, bool padded, mth__are
         if (p->storage == MTH__IN_EXIT && counted[p->index]) continue;
         if (p->storage == MTH__IN_EXIT) counted[p->index] = true;
         const int64_t bytes = padded ? mth__shape_size(mth__largest_part(p->shape, &p->sharding)) * (int64_t)mth_dtype_size(p->dtype) : p->bytes;
-        *(p->klass == MTH__CLASS_WEIGHT ? &u.weights : p->klass == MTH__CLASS_GRADIENT ? &u.gradients : &u.activations) += bytes;
+        int64_t *of_class = p->klass == MTH__CLASS_WEIGHT ? &u.weights : p->klass == MTH__CLASS_GRADIENT ? &u.gradients : &u.activations;
+        *of_class = mth__size_sum(*of_class, bytes); /* padding may be more than the plan's own bytes, which fit */
     }
     u.communication = peak_of_class(role, MTH__CLASS_COMMUNICATION, arena);
-    u.activations += role->slab - u.communication;
-    u.total = u.weights + u.gradients + u.optimizer + u.activations + u.communication;
+    u.activations = mth__size_sum(u.activations, role->slab - u.communication);
+    const int64_t part[] = {u.weights, u.gradients, u.optimizer, u.activations, u.communication};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) u.total = mth__size_sum(u.total, part[i]);
     return u;
 }
 

@@ -126,6 +126,8 @@ TEST(values_of_every_dtype_and_layout) {
     mth_backend_free(backend);
 }
 
+#define WIDE "{\"l\":{\"dtype\":\"I64\",\"shape\":[2,1],\"data_offsets\":[0,16]}}"
+
 TEST(a_layout_is_read_from_one_opening) {
     mth_backend *backend = devices(2);
     const float data[] = {1, 2, 3, 4, 5, 6};
@@ -156,6 +158,24 @@ TEST(a_layout_is_read_from_one_opening) {
     CHECK_FAILS(mth_arrays_read_safetensors(layout, path, absent, 2, &read), MTH_ERROR_KEY, "holds no tensor 'n'");
     CHECK_FAILS(mth_arrays_read_safetensors(layout, path, shape, 2, &read), MTH_ERROR_VALUE, "is float32 (2, 2)");
     CHECK_FAILS(mth_arrays_read_safetensors(NULL, path, names, 2, &read), MTH_ERROR_TYPE, "the layout");
+    CHECK_FAILS(mth_arrays_read_safetensors(layout, path, shape, 2, &read), MTH_ERROR_VALUE, "the sizes of this one");
+    mth_arrays *wide = NULL;
+    mth_array *column = NULL, *whole = NULL;
+    const mth_file_tensor one[] = {{"w", "l", false}}, turned[] = {{"w", "l", true}};
+    const char *path_of_wide = file_of(WIDE, strlen(WIDE), (int64_t[]){1, 2}, 16);
+    CHECK_STATUS(mth_array_full(backend, MTH_FLOAT32, 0, 2, (int64_t[]){2, 1}, NULL, &column));
+    CHECK_STATUS(mth_array_full(backend, MTH_INT64, 0, 2, (int64_t[]){1, 2}, NULL, &whole));
+    CHECK_STATUS(mth_arrays_create((mth_named[]){{"w", column}}, 1, &wide));
+    CHECK_FAILS(mth_arrays_read_safetensors(wide, path_of_wide, one, 1, &read), MTH_ERROR_VALUE,
+                "save it as float32, or name another tensor");
+    CHECK_FAILS(mth_arrays_read_safetensors(wide, path_of_wide, turned, 1, &read), MTH_ERROR_VALUE, "and change transpose");
+    mth_arrays_free(wide);
+    CHECK_STATUS(mth_arrays_create((mth_named[]){{"w", whole}}, 1, &wide));
+    CHECK_FAILS(mth_arrays_read_safetensors(wide, path_of_wide, one, 1, &read), MTH_ERROR_VALUE, "change transpose, or name");
+    CHECK_STATUS(mth_arrays_read_safetensors(wide, path_of_wide, turned, 1, &read));
+    mth_arrays_free(read), mth_arrays_free(wide), mth_array_free(column), mth_array_free(whole);
+    read = NULL;
+    file_of(header, strlen(header), data, sizeof data);
     CHECK(!read);
     const int64_t live = mth_debug_live_allocations();
     for (int64_t i = 0; !read; i++) { /* any allocation may fail: the arrays read so far are freed */
@@ -203,6 +223,11 @@ TEST(headers) {
         {"{" A ",\"r\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[8,9]}}", 9, "a", NULL, 0},
         /* not there, or not for us */
         {"{}", 0, "a", "holds no tensor 'a'", MTH_ERROR_KEY},
+        {"{}", 0, "a", "give the path of another file: this one holds no tensors at all", MTH_ERROR_KEY},
+        {"{\"t\\u0000\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "t",
+         "under names without a NUL character (\\u0000)", MTH_ERROR_KEY},
+        {"{\"t\\u0000\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}," B("8,16") "}", 16, "t",
+         "the only tensor is 'b'", MTH_ERROR_KEY},
         {"{" A "}", 8, "b", "the only tensor is 'a'", MTH_ERROR_KEY},
         {"{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "holds no tensor",
          MTH_ERROR_KEY},

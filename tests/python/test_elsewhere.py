@@ -37,7 +37,9 @@ def check(error, *words):
 # ---------------------------------------------------------------- options and keywords
 LATER = """checkpointing activation_offload offload_threshold weight_dtype activation_dtype compute_dtype allow_tf32
     auto_partition partition_objective max_memory_per_device partition_policy use_module_hooks trace_module_partitioning
-    partition_hooks""".split()
+    partition_hooks activation_checkpointing gradient_checkpointing recompute remat offload cpu_offload
+    activation_offloading mixed_precision amp param_dtype reduce_dtype profile profiling optimizer zero_stage
+    auto_partitioning automatic_partitioning visualize""".split()
 PUBLISHED = """jit file_path constant_keys data_keys trainable_keys discard_keys inference safe_shapes safe_names
     use_short_namings""".split()
 
@@ -56,6 +58,16 @@ def test_options(option):
         with pytest.raises(TypeError) as caught:
             use()
         check(caught.value, f"'{option}' {why}", "leave it out")
+
+
+@pytest.mark.parametrize("function", ["randn", "zeros", "ones"])
+@pytest.mark.parametrize("keyword", ["shape", "size", "dims"])
+def test_sizes_are_given_by_themselves(function, keyword):
+    make = getattr(BACKEND, function)
+    with pytest.raises(TypeError) as caught:
+        make(**{keyword: (2, 3)})
+    check(caught.value, f"{function}(): the keyword '{keyword}'", f"backend.{function}(2, 3)")
+    assert make(2, 3).shape == make((2, 3)).shape == (2, 3)
 
 
 def test_options_that_exist_are_not_elsewhere():

@@ -46,6 +46,16 @@ def size(beyond):
     plan(ml.Relu(), (2**60 - 1 + beyond,))
 
 
+@case("bytes of a device")
+def bytes_of_a_device(beyond):
+    """x and y0 to y2 of 2^61 bytes each, less four bytes here and there."""
+    model = ml.Model()
+    for i in range(3):
+        model |= ml.Relu()(input="x", output=f"y{i}")
+    compiled = ml.compile(model, BACKEND, shapes={"x": (2**59 - (not beyond),)})
+    assert compiled.get_memory_usage()[0]["total"] == 4 * 4 * (2**59 - 1)
+
+
 @case("microbatches")
 def microbatches(beyond):
     plan(ml.Pipeline(stages=[one_block(ml.Relu(), input="input", output="output")], microbatch_size=1), (32768 + beyond, 1))
@@ -109,12 +119,26 @@ def axes_of_a_split(beyond):
 
 @case("concat")
 def concat(beyond):
+    assert ml.compile(one_block(ml.Concat(axis=0), inputs=["a", "b"], output="y"), BACKEND)
+    if beyond:
+        with pytest.raises(ValueError, match="takes 2 or more inputs"):
+            ml.compile(one_block(ml.Concat(axis=0), inputs=["a"], output="y"), BACKEND)
     names = [f"x{i}" for i in range(64 + beyond)]
     model = one_block(ml.Concat(axis=0), inputs=names, output="y")
     y = ml.compile(model, BACKEND).evaluate({}, {name: np.full((1, 2), i, np.float32) for i, name in enumerate(names)})[
         "y"
     ]
     assert np.array_equal(np.asarray(y)[:, 0], np.arange(64))
+
+
+@case("split")
+def split(beyond):
+    parts = 1024 + beyond
+    outputs = {f"output{i}": f"y{i}" for i in range(parts)}
+    model = ml.Model()
+    model |= ml.Split(parts)(input="x", **outputs)
+    y = ml.compile(model, BACKEND).evaluate({}, {"x": np.arange(1024, dtype=np.float32)})
+    assert [float(np.asarray(y[f"y{i}"])[0]) for i in range(1024)] == list(range(1024))
 
 
 @case("experts")
