@@ -211,6 +211,28 @@ PyObject *itself(PyObject *self, PyObject *unused) {
     return Py_NewRef(self);
 }
 
+int set_attribute_of(PyObject *self, PyObject *name, PyObject *value, const char *fix) {
+    if (!PyObject_GenericSetAttr(self, name, value)) return 0;
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) return -1;
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name); /* a property of a subclass keeps its error */
+    if (own) {
+        Py_DECREF(own);
+        PyErr_Restore(type, error, trace);
+        return -1;
+    }
+    Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace);
+    PyObject *lacking = take_exception();
+    if (!lacking) return -1;
+    Py_DECREF(lacking);
+    PyObject *type_name = PyType_GetName(Py_TYPE(self));
+    PyObject *what = type_name ? TEXT("%U.%U can't be %s", type_name, name, value ? "set" : "deleted") : NULL;
+    Py_XDECREF(type_name);
+    raise_class(STATE(self)->attribute_error, NULL, NULL, what, TEXT("%s", fix));
+    return -1;
+}
+
 /* What is written in the place of an operator between connections, modules or models. */
 static PyObject *composed(const char *operation) {
     static const char *const by[][2] = {{"+", "Add"}, {"-", "Subtract"}, {"*", "Multiply"}, {"/", "Divide"}, {"@", "MatMul"}};

@@ -53,6 +53,8 @@ const char *show(PyObject *, char room[SHOWN]);
 PyObject *exception_text(PyObject *exception); /* str(exception), or the name of its type where that raises */
 /* Py_tp_getattro of a type: of an attribute that there is not, the error says how it is written here (mth_absent), else `otherwise`. */
 PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise);
+/* Py_tp_setattro of a type: what a subclass has room for is set; of what was said where an object was made the error says that it stays. */
+int set_attribute_of(PyObject *self, PyObject *name, PyObject *value, const char *fix);
 void *raise_operation(module_state *, const char *operation); /* "+" between connections or modules */
 PyObject *refuse_pickle(PyObject *self, PyObject *unused); /* __reduce__ of all types: they hold what is not Python's */
 PyObject *itself(PyObject *self, PyObject *unused);        /* __copy__ and __deepcopy__ of what never changes */

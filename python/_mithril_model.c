@@ -124,12 +124,19 @@ static PyObject *model_attribute(PyObject *self, PyObject *name) {
     return attribute_of(self, name, "model", "a connection is a name, \"h\": wire it as input=\"h\"; print(model) lists them");
 }
 
+static int set_of_module(PyObject *self, PyObject *name, PyObject *value) {
+    return set_attribute_of(self, name, value, "options are given where a module is made, and stay: ml.Linear(4, bias=False); make another");
+}
+static int set_of_model(PyObject *self, PyObject *name, PyObject *value) {
+    return set_attribute_of(self, name, value, "add blocks with model |= block or model += block; a class of your own derived from ml.Model has attributes");
+}
+
 static PyMethodDef block_methods[] = {NO_PICKLE, COPY, {0}}; /* a deep copy would share a model, which may grow */
 static PyType_Slot block_slots[] = {
     {Py_tp_methods, block_methods},
     {Py_tp_doc, "A module or a model with its wires: what calling one gives, and what |= and += add to a model."},
     {Py_tp_traverse, block_traverse}, {Py_tp_dealloc, block_dealloc}, {Py_tp_repr, block_repr},
-    {Py_tp_getattro, module_attribute}, NO_OPERATIONS, {0, NULL},
+    {Py_tp_getattro, module_attribute}, {Py_tp_setattro, set_of_module}, NO_OPERATIONS, {0, NULL},
 };
 static PyType_Spec block_spec = {"mithril.Block", sizeof(block_object), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
@@ -257,7 +264,7 @@ static PyType_Slot module_slots[] = {
     {Py_tp_repr, module_repr},
     {Py_tp_methods, module_methods},
     {Py_tp_getset, module_getset},
-    {Py_tp_getattro, module_attribute},
+    {Py_tp_getattro, module_attribute}, {Py_tp_setattro, set_of_module},
     NO_OPERATIONS,
     {0, NULL},
 };
@@ -389,7 +396,7 @@ static PyType_Slot model_slots[] = {
     {Py_tp_call, model_call},
     {Py_tp_repr, model_repr},
     {Py_tp_methods, model_methods},
-    {Py_tp_getattro, model_attribute},
+    {Py_tp_getattro, model_attribute}, {Py_tp_setattro, set_of_model},
     NO_OPERATIONS,
     {Py_nb_inplace_or, model_or},
     {Py_nb_inplace_add, model_plus},

@@ -142,6 +142,33 @@ def test_attributes(look, name, word):
     check(caught.value, name, word)
 
 
+def test_attributes_that_are_not_set():
+    """What was said where an object was made stays; subclasses have attributes of their own, whose errors stay theirs."""
+
+    class Mine(ml.Model):
+        @property
+        def fixed(self):
+            return 3
+
+    for made, name, word in (
+        (ml.Linear(4), "dimension", "ml.Linear(4, bias=False)"),
+        (ml.Linear(4)(input="x"), "input", "make another"),
+        (ml.Model(), "training", "model |= block"),
+    ):
+        for change in (lambda: setattr(made, name, 3), lambda: delattr(made, name)):
+            with pytest.raises(AttributeError) as caught:
+                change()
+            check(caught.value, f"{type(made).__name__}.{name} can't be", word)
+    mine = Mine()
+    mine.kept = 3
+    assert mine.kept == 3
+    with pytest.raises(AttributeError) as caught:
+        mine.fixed = 4
+    assert not isinstance(caught.value, ml.MithrilError) and "fixed" in str(caught.value)
+    del mine.kept
+    assert not hasattr(mine, "kept")
+
+
 def test_attributes_that_protocols_ask_for():
     """hasattr and getattr work as ever, subclasses have attributes of their own, and their errors stay theirs."""
 
