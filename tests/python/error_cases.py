@@ -54,6 +54,20 @@ def missing_option(fixed):
 
 
 @case
+def option_of_too_many_items(fixed):
+    shared = [0] * 1024
+    ml.Linear(4, weight_shard_spec=(0, None) if fixed else [shared] * 1024)
+
+
+@case
+def bytes_of_a_device(fixed):
+    model = ml.Model()
+    for i in range(4):
+        model |= ml.Relu()(input="x", output=f"y{i}")
+    ml.compile(model, CBackend(device_mesh=(1,)), shapes={"x": (8 if fixed else 2**59,)}).program_text()
+
+
+@case
 def option_of_the_wrong_type(fixed):
     ml.Linear(4 if fixed else "four")
 

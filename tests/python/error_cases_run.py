@@ -378,6 +378,18 @@ def from_file(path, tensor="w", cut=None, weight=random(6, 3), read=None, **lies
 
 
 @case
+def file_without_tensors(fixed, tmp):
+    from_file(tmp / "a.safetensors")
+    write_safetensors(tmp / "b.safetensors", {})
+    from_file(tmp / "a.safetensors", read=None if fixed else tmp / "b.safetensors")
+
+
+@case
+def tensor_of_another_dtype(fixed, tmp):
+    from_file(tmp / "a.safetensors", lie=None if fixed else lambda h: h["w"].update(dtype="I32"))
+
+
+@case
 def file_that_is_missing(fixed, tmp):
     (
         from_file(tmp / "a.safetensors")

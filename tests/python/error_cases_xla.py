@@ -107,3 +107,14 @@ def shapes_for_the_partitioner(fixed):
 def id_outside_its_table_on_xla(fixed):
     table = ml.Embedding(9, 4, weight_shard_spec=(0, None))
     run(one_block(table, input="ids", output="y"), {"ids": np.array([[1, 8 if fixed else 9]])}, mesh=(2,))
+
+
+@case
+def parts_for_the_partitioner_that_options_tell(fixed):
+    layer = ml.Linear(14, weight_shard_spec=(None, (0, 1)))
+    compile_for_the_partitioner(fixed, one_block(layer, input="x", output="y"))
+
+
+@case
+def heads_for_the_partitioner(fixed):
+    compile_for_the_partitioner(fixed, one_block(ml.MultiHeadAttention(3, tensor_axis=0), input="x", output="y"), mesh=(2,))
