@@ -116,7 +116,13 @@ class IOKey(str):
         why, fix = _mithril._absent("key", name) or ("is nothing that a name has", "compose a module in its place in a model")
         raise errors.MithrilAttributeError.advise(f"IOKey.{name} {why}", fix)
 
-    # What a str would do with its characters is never meant, but for %, which puts them into a text.
+    def __mod__(self, values: object) -> str:
+        return super().__mod__(values) if "%" in self else _mithril._operation("%")
+
+    def __rmod__(self, text: object) -> str:
+        return text % str(self) if isinstance(text, str) else _mithril._operation("%")
+
+    # What a str would do with its characters is never meant, but where % puts them into a text.
     __add__ = __radd__ = _operation("+")
     __sub__ = __rsub__ = _operation("-")
     __neg__ = _operation("unary -")

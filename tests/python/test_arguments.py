@@ -168,3 +168,5 @@ def test_truths(backend):
 def test_keys_are_formatted():
     assert "%s" % ml.IOKey("b") == "b" and "%s %s" % (ml.IOKey("a"), ml.IOKey("b")) == "a b"
     assert ml.IOKey("layer%d") % 3 == "layer3" and f"{ml.IOKey('b')}" == "b"
+    for operate in (lambda: ml.IOKey("b") % 3, lambda: 3 % ml.IOKey("b"), lambda: ml.IOKey("a") % ml.IOKey("b")):
+        refused(operate, "'%' does nothing to them")
