@@ -239,12 +239,14 @@ MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *p
 /* Asks the calls of mth_evaluate that are under way now, in all threads, to stop at the next instruction: they return MTH_ERROR_INTERRUPTED,
    or their results where nothing was left to do. Calls that begin later are not asked. Async-signal-safe. */
 MTH_API void mth_compiled_interrupt(mth_compiled *);
-/* The same for this thread alone: from now on its calls that may take long return MTH_ERROR_INTERRUPTED, and change nothing, once
-   asked(context) is true, which it then stays. Those are mth_compile and all that make a plan, load it or print it (mth_plan, mth_plan_print,
-   mth_get_parameters, mth_get_parameter_layout, mth_get_memory_usage, mth_get_communication_usage, mth_get_placement_text, mth_stablehlo,
-   mth_explain), between the steps of that work; mth_evaluate, between instructions; mth_plan_verify_text and mth_plan_reprint; and those that
-   fill arrays (mth_array_randn, from files, ...), between pieces of data. XLA's compilation of one module is not interrupted. It is called
-   often, by the engine's threads too and by several at once, so it is short and takes no lock. NULL: nothing is asked. */
+/* The same for this thread alone: from now on its calls that may take long return MTH_ERROR_INTERRUPTED, and change
+   nothing, once asked(context) is true, which it then stays. Those are mth_compile and all that make a plan, load it or
+   print it (mth_plan, mth_plan_print, mth_get_parameters, mth_get_parameter_layout, mth_get_memory_usage,
+   mth_get_communication_usage, mth_get_placement_text, mth_stablehlo, mth_explain), between the steps of that work;
+   mth_evaluate, between instructions; mth_plan_verify_text and mth_plan_reprint; and those that fill arrays
+   (mth_array_randn, from files, ...), between pieces of data. XLA's compilation of one module is not interrupted. It is
+   called often, by the engine's threads too and by several at once, so it is short and takes no lock. NULL: nothing is
+   asked. */
 MTH_API void mth_set_interrupt_check(bool (*asked)(void *context), void *context);
 
 /* ---------------------------------------------------------------- read a plan */

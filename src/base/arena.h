@@ -3,7 +3,8 @@
  * to the guard that the public function set up, which frees the arenas begun inside it and returns MTH_ERROR_MEMORY:
  *     static mth_status body(void *args) { ... mth__arena_new(...) ... }
  *     mth_status mth_compile(...) { struct args a = {...}; return mth__guard(body, &a); }
- * An arena that grows also asks whether the thread's caller wants the work to end (base/stop.h), and jumps likewise: MTH_ERROR_INTERRUPTED.
+ * An arena that grows also asks whether the thread's caller wants the work to end (base/stop.h), and jumps likewise:
+ * MTH_ERROR_INTERRUPTED.
  * Inside a guard: build first, then commit by assignments that cannot fail. Engine slabs use mth__malloc and check for NULL. */
 #ifndef MTH__ARENA_H
 #define MTH__ARENA_H

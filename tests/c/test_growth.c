@@ -315,7 +315,8 @@ static void interrupt_plans(mth_compiled *c, const mth_named *given, size_t n) {
     const int questions = INT32_MAX - p.questions; /* one with gradients asks more often */
     CHECK_STATUS(mth_plan_print(c, &text));
     const double took = seconds() - begin;
-    printf("  a plan asks %d times; with its text %.3f s, %.3f s at most between two questions\n", questions, took, p.longest);
+    printf("  a plan asks %d times; with its text %.3f s, %.3f s at most between two questions\n", questions, took,
+        p.longest);
     CHECK(questions > 1000 && p.longest < 0.4 * took);
     for (int k = 0; k < 8; k++) {
         const mth__plan *before = c->last, *first = c->plan;

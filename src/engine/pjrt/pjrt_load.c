@@ -199,7 +199,8 @@ static mth_status compile_module(const mth__executable *x, mth__module *m) {
     return s ? dress(m, line, s) : NULL;
 }
 
-/* Several modules are compiled side by side: XLA uses one core for most of a compilation. `stop`: of the thread that asked for all of it. */
+/* Several modules are compiled side by side: XLA uses one core for most of a compilation. `stop`: of the thread that
+   asked for all of it. */
 typedef struct { mth__executable *x; atomic_size_t next; mth_status *status; const mth__stop *stop; } compilation;
 
 static void *compile_some(void *context) {
