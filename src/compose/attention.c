@@ -74,7 +74,7 @@ static mth_status attention_expand(mth__expansion *e) {
         if (mask->dtype == MTH_INT64)
             TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {MTH_BOOL}}, mask, &mask));
     }
-    mth__value *in[4], *out[2];
+    mth__value *in[4], *out[3]; /* out: o, most, sum */
     TRY(project(e, "query.", input, &h, true, &in[0]));
     TRY(project(e, "key.", key, &h, false, &in[1]));
     TRY(project(e, "value.", value, &h, false, &in[2]));

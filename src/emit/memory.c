@@ -386,7 +386,11 @@ mth_status mth__emit_memory(mth__program *p, int64_t lend_from) {
         layout l = {.scratch = scratch, .p = p, .r = &p->role.at[i], .open = NEW_ARRAY(scratch, int, p->channel.n)};
         find_lifetimes(&l);
         form_blocks(&l);
-        TRY(check_sizes(&l));
+        mth_status s = check_sizes(&l);
+        if (s) {
+            mth__arena_free(scratch);
+            return s;
+        }
         if (lend_from) lend(&l, lend_from);
         place_blocks(&l);
         assign(&l);

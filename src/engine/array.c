@@ -402,8 +402,9 @@ mth_status mth__arrays_new(size_t count, mth_arrays **out) {
     a->item = mth__calloc(count ? count : 1, sizeof *a->item);
     a->slot = mth__calloc(a->slots, sizeof *a->slot);
     if (!a->item || !a->slot) {
+        int64_t bytes = (int64_t)(count * sizeof *a->item + a->slots * sizeof *a->slot);
         mth_arrays_free(a);
-        return no_memory((int64_t)(count * sizeof *a->item + a->slots * sizeof *a->slot));
+        return no_memory(bytes);
     }
     a->count = count;
     *out = a;
