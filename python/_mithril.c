@@ -238,15 +238,19 @@ static PyObject *composed(const char *operation) {
     static const char *const by[][2] = {{"+", "Add"}, {"-", "Subtract"}, {"*", "Multiply"}, {"/", "Divide"}, {"@", "MatMul"}};
     for (size_t i = 0; i < sizeof by / sizeof *by; i++)
         if (strcmp(by[i][0], operation) == 0)
-            return TEXT("write model |= ml.%s()(inputs=[\"a\", \"b\"], output=\"c\") for the connections \"a\" and \"b\" of a model", by[i][1]);
+            return TEXT("write model |= ml.%s()(inputs=[\"a\", \"b\"], output=\"c\") for the connections \"a\" and \"b\" of a "
+                        "model", by[i][1]);
     if (strcmp(operation, "[]") == 0)
         return TEXT("compose a module in its place in a model: model |= ml.Slice(...)(input=\"a\", output=\"b\")");
     if (strcmp(operation, "|") == 0)
-        return TEXT("blocks are added to a model, one by one: model = ml.Model(); model |= ml.Relu()(input=\"a\", output=\"b\"); model += ml.Linear(4)");
+        return TEXT("blocks are added to a model, one by one: model = ml.Model(); model |= ml.Relu()(input=\"a\", "
+                    "output=\"b\"); model += ml.Linear(4)");
     if (strcmp(operation, "**") == 0)
-        return TEXT("a square is the product of a connection with itself: model |= ml.Multiply()(inputs=[\"a\", \"a\"], output=\"b\")");
+        return TEXT("a square is the product of a connection with itself: model |= ml.Multiply()(inputs=[\"a\", \"a\"], "
+                    "output=\"b\")");
     if (strcmp(operation, "unary -") == 0)
-        return TEXT("no module changes the sign alone: subtract in the place of an addition, model |= ml.Subtract()(inputs=[\"b\", \"a\"], output=\"c\")");
+        return TEXT("no module changes the sign alone: subtract in the place of an addition, model |= "
+                    "ml.Subtract()(inputs=[\"b\", \"a\"], output=\"c\")");
     return TEXT("no module does that: compute it outside of the model, and give it as an input; ml.modules names the modules");
 }
 

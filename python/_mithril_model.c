@@ -98,7 +98,8 @@ static PyObject *no_operation(PyObject *a, PyObject *b, int slot, void *function
 }
 #define BINARY(name, text) static PyObject *no_##name(PyObject *a, PyObject *b) { return no_operation(a, b, Py_nb_##name, (void *)no_##name, text); }
 BINARY(add, "+") BINARY(subtract, "-") BINARY(multiply, "*") BINARY(true_divide, "/") BINARY(matrix_multiply, "@") BINARY(or, "|")
-BINARY(floor_divide, "//") BINARY(remainder, "%") BINARY(divmod, "divmod()") BINARY(and, "&") BINARY(xor, "^") BINARY(lshift, "<<") BINARY(rshift, ">>")
+BINARY(floor_divide, "//") BINARY(remainder, "%") BINARY(divmod, "divmod()")
+BINARY(and, "&") BINARY(xor, "^") BINARY(lshift, "<<") BINARY(rshift, ">>")
 static PyObject *no_power(PyObject *a, PyObject *b, PyObject *modulus) {
     (void)modulus;
     return no_operation(a, b, Py_nb_power, (void *)no_power, "**");
@@ -125,10 +126,13 @@ static PyObject *model_attribute(PyObject *self, PyObject *name) {
 }
 
 static int set_of_module(PyObject *self, PyObject *name, PyObject *value) {
-    return set_attribute_of(self, name, value, "options are given where a module is made, and stay: ml.Linear(4, bias=False); make another");
+    return set_attribute_of(self, name, value,
+                            "options are given where a module is made, and stay: ml.Linear(4, bias=False); make another");
 }
 static int set_of_model(PyObject *self, PyObject *name, PyObject *value) {
-    return set_attribute_of(self, name, value, "add blocks with model |= block or model += block; a class of your own derived from ml.Model has attributes");
+    return set_attribute_of(self, name, value,
+                            "add blocks with model |= block or model += block; a class of your own derived from ml.Model has "
+                            "attributes");
 }
 
 static PyMethodDef block_methods[] = {NO_PICKLE, COPY, {0}}; /* a deep copy would share a model, which may grow */

@@ -8,7 +8,11 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- arguments */
-enum { NESTED = 16 /* lists in lists */, ITEMS = 1 << 20 /* of one option, shared ones as often as they are met */, TEXT_ITEM = 64 /* bytes */ };
+enum {
+    NESTED = 16,     /* lists in lists */
+    ITEMS = 1 << 20, /* of one option, shared ones as often as they are met */
+    TEXT_ITEM = 64   /* bytes of a text among them that count as one more */
+};
 
 static mth_status null_in(const char *name, const char *what) {
     return FAIL(MTH_ERROR_TYPE, F("the option '%s' has %s that is NULL", name, what), F("give %s, or leave the option out", what));
@@ -26,7 +30,9 @@ static mth_status count_items(size_t n, const char *name, size_t *left) {
 static mth_status check_arg(const mth_arg *a, const char *name, int depth, size_t *left) {
     switch (a->kind) {
     case MTH_ARG_NONE: case MTH_ARG_BOOL: case MTH_ARG_INT: case MTH_ARG_FLOAT: return NULL;
-    case MTH_ARG_STRING: return !a->string ? null_in(name, "a text") : depth ? count_items(strlen(a->string) / TEXT_ITEM, name, left) : NULL;
+    case MTH_ARG_STRING:
+        if (!a->string) return null_in(name, "a text");
+        return depth ? count_items(strlen(a->string) / TEXT_ITEM, name, left) : NULL;
     case MTH_ARG_MODEL: return a->model ? NULL : null_in(name, "a model");
     case MTH_ARG_LIST: case MTH_ARG_DICT: {
         if (depth == NESTED)
