@@ -295,8 +295,6 @@ def test_operators(operand):
         (lambda a, b: a[0], "[]", "ml.Slice"),
         (lambda a, b: a[:, None], "[]", "ml.Slice"),
     ):
-        if operand is KEY and sign == "%":  # puts values into a text, as of any str
-            continue
         for other in (operand, KEY, 2, X):
             for a, b in ((operand, other), (other, operand)):
                 if a is other and (
