@@ -409,8 +409,10 @@ def test_dlpack_out(make):
     y = compiled.evaluate({}, {"x": X})["y"]
     where = np.asarray(y).ctypes.data
     assert np.from_dlpack(y).ctypes.data == where and np.asarray(y.addressable_shards[0].data).ctypes.data == where
+    split = make(device_mesh=(2,)).array(X, spec=(0, None))
+    assert np.array_equal(np.from_dlpack(split), X)  # gathered into a copy
     with pytest.raises(BufferError):
-        make(device_mesh=(2,)).array(X, spec=(0, None)).__dlpack__()
+        split.__dlpack__(copy=False)
 
 
 @ENGINES

@@ -176,18 +176,21 @@ def test_alarms_end_planning(method):
 
     interrupted = []
     whole = min(seconds(ml.compile(model, backend)) for _ in range(2))
-    compiled = ml.compile(model, backend)
     before = signal.signal(signal.SIGALRM, handler)
     took = []
     try:
-        for _ in range(3):
-            signal.setitimer(signal.ITIMER_REAL, 0.2 * whole)
+        for _ in range(8):  # on a machine whose speed changes a plan may be made before the alarm
+            compiled = ml.compile(model, backend)
+            signal.setitimer(signal.ITIMER_REAL, 0.1 * whole)
             took.append(seconds(compiled))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if len(interrupted) == 3:
+                break
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert interrupted == 3 * [method]
-    assert min(took) < 0.7 * whole
+    assert min(took) < 0.7 * whole, (took, whole)
     assert np.asarray(compiled.evaluate({}, inputs)["y"]).tolist() == [[40000, 40000]]
 
 
