@@ -287,7 +287,7 @@ static mth_status unroll(state *s, mth__node *n) {
 }
 
 /* ---------------------------------------------------------------- the pass */
-enum { MOST_MICROBATCHES = 1 << 15 }; /* a plan has nodes of its own for each: so many take seconds */
+enum { MOST_MICROBATCHES = 1 << 15 }; /* A plan has nodes for each of them: planning this many takes seconds. */
 static mth_status measure(mth__region *r) {
     if (!r->nin || r->in[0]->shape.rank < 1) {
         mth_status e = FAIL(MTH_ERROR_VALUE, F("the input of a pipeline needs a batch dimension to be cut into microbatches"),

@@ -12,10 +12,10 @@ typedef struct {
     const mth__template *t;
     size_t words;   /* of a set of ranks */
     slots old, next; /* as the round found them, as it leaves them; with one buffer the same: no round reads what it writes */
-    int *copied;    /* by rank and slot: the last round that wrote it so far, against writing it twice in one */
+    int *changed;   /* by rank and slot: the last round that copied or added to it; a round copies to a slot only once */
     int round;
 } check;
-enum { NEVER = -2 };
+enum { NEVER = -2 }; /* a round before all others; -1 stands for what is there from the beginning */
 
 static slots slots_new(mth__arena *arena, const check *c) {
     const size_t n = (size_t)c->t->n * (size_t)c->t->chunks;
@@ -74,7 +74,7 @@ static mth_status step_check(check *c, int rank, mth__step s) {
     const uint64_t *read = c->old.set + from * c->words;
     uint64_t *set = c->next.set + to * c->words;
     if (!s.reduce) {
-        if (c->copied[to] == c->round) BAD("in round %d rank %d writes chunk %d twice", s.round, rank, s.to_chunk);
+        if (c->changed[to] == c->round) BAD("in round %d rank %d writes chunk %d twice", s.round, rank, s.to_chunk);
         c->next.chunk[to] = chunk;
         c->next.written[to] = c->round;
         memcpy(set, read, c->words * sizeof *set);
@@ -86,7 +86,7 @@ static mth_status step_check(check *c, int rank, mth__step s) {
             set[w] |= read[w];
         }
     }
-    c->copied[to] = c->round;
+    c->changed[to] = c->round;
     return NULL;
 }
 
@@ -116,10 +116,10 @@ static mth_status end_check(const check *c) {
 
 mth_status mth__template_verify_steps(mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count) {
     const size_t n = (size_t)t->n * (size_t)t->chunks;
-    check state = {t, ((size_t)t->n + 63) / 64, .copied = NEW_ARRAY(arena, int, n)}, *c = &state;
+    check state = {t, ((size_t)t->n + 63) / 64, .changed = NEW_ARRAY(arena, int, n)}, *c = &state;
     int *at = NEW_ARRAY(arena, int, t->n);
     begin(c, arena);
-    for (size_t i = 0; i < n; i++) c->copied[i] = NEVER;
+    for (size_t i = 0; i < n; i++) c->changed[i] = NEVER;
     for (; c->round < t->rounds; c->round++) {
         for (int r = 0; r < t->n; r++)
             for (int i = at[r]; i < count[r] && steps[r][i].round == c->round; i++) {
