@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 SOURCES := $(wildcard meson.build meson.options pyproject.toml include/*.h src/*.[ch] src/*/*.[ch] src/*/*/*.[ch] python/*.[ch] python/mithril/*)
 
-.PHONY: all help install run test sanitize coverage bench update-golden clean
+.PHONY: all help install run test sanitize coverage bench update-golden format clean
 all: install
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make coverage        the share of src/ that the tests reach'
 	@echo 'make bench           beside JAX and torch, and how long planning takes; ARGS="--help" tells its options'
 	@echo 'make update-golden   rewrites golden files and generated pages'
+	@echo 'make format          formats all C and Python files, as tests demand: .clang-format, and ruff in pyproject.toml'
 	@echo 'make install         builds the package into .venv'
 	@echo 'make clean           removes what was built'
 
@@ -45,7 +46,7 @@ $(VENV)/plugin: $(VENV)/created pyproject.toml
 	touch $@
 
 $(VENV)/tools: $(VENV)/created
-	$(PIP) pytest hypothesis gcovr mypy
+	$(PIP) pytest hypothesis gcovr mypy clang-format==19.1.7 ruff==0.9.10
 	touch $@
 
 # What the benchmark runs beside, and what some tests compare with: without FRAMEWORKS=yes they are skipped where it is not installed.
@@ -96,6 +97,10 @@ update-golden: $(VENV)/installed $(VENV)/tools $(VENV)/plugin build/build.ninja
 	$(BIN)/python tools/generate_stubs.py
 	MITHRIL_UPDATE_GOLDEN=1 $(BIN)/python tools/run_tests.py --build build --python
 	$(BIN)/python tools/generate_docs.py
+
+format: $(VENV)/tools
+	$(BIN)/clang-format -i $$(git ls-files '*.c' '*.h')
+	$(BIN)/ruff format --quiet $$(git ls-files '*.py')
 
 clean:
 	rm -rf build build-asan build-tsan build-cov build-setup.log coverage $(VENV)

@@ -8,6 +8,7 @@ out pages that are touched for the first time, at 0.1 ms a MB, or at 2.4 where a
 
 Writes bench/results.csv. `--quick` runs 3 rounds, `--only NAME` one workload.
 """
+
 import argparse, csv, gc, os, pathlib, resource, statistics, sys, time
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
@@ -39,8 +40,20 @@ class Workload:
     def __init__(self, name, mesh, model, jax_fn, torch_fn, inputs, specs, gradients, flops, options=None, repeat=1):
         self.repeat = repeat  # calls in one measurement, where one is too short to be measured
         self.name, self.mesh, self.model, self.jax_fn, self.torch_fn = name, mesh, model, jax_fn, torch_fn
-        self.inputs, self.specs, self.gradients, self.flops, self.options = inputs, specs, gradients, flops, options or {}
-        self.seed = np.random.default_rng(1).standard_normal((512, 2048) if "mlp" in name else (BATCH, SEQUENCE, WIDTH), dtype=np.float32) if gradients else None
+        self.inputs, self.specs, self.gradients, self.flops, self.options = (
+            inputs,
+            specs,
+            gradients,
+            flops,
+            options or {},
+        )
+        self.seed = (
+            np.random.default_rng(1).standard_normal(
+                (512, 2048) if "mlp" in name else (BATCH, SEQUENCE, WIDTH), dtype=np.float32
+            )
+            if gradients
+            else None
+        )
 
 
 def mlp(mesh, widths, specs):
@@ -81,7 +94,9 @@ def transformer():
 def transformer_jax(p, x):
     def norm(n, v):
         mean = v.mean(-1, keepdims=True)
-        return (v - mean) * jax.lax.rsqrt(((v - mean) ** 2).mean(-1, keepdims=True) + 1e-5) * p[n + ".weight"] + p[n + ".bias"]
+        return (v - mean) * jax.lax.rsqrt(((v - mean) ** 2).mean(-1, keepdims=True) + 1e-5) * p[n + ".weight"] + p[
+            n + ".bias"
+        ]
 
     def linear(n, v):
         return v @ p[n + ".weight"] + p[n + ".bias"]
@@ -105,10 +120,15 @@ def transformer_torch(p, x):
     v = x["input"]
     for i in range(BLOCKS):
         a = f"multi_head_attention_{i}"
-        q, k, w = (linear(f"{a}.{part}", v).reshape(BATCH, SEQUENCE, HEADS, -1).transpose(1, 2) for part in ("query", "key", "value"))
+        q, k, w = (
+            linear(f"{a}.{part}", v).reshape(BATCH, SEQUENCE, HEADS, -1).transpose(1, 2)
+            for part in ("query", "key", "value")
+        )
         o = F.scaled_dot_product_attention(q, k, w).transpose(1, 2).reshape(BATCH, SEQUENCE, WIDTH)
         v = norm(f"layer_norm_{2 * i}", v + linear(f"{a}.output", o))
-        v = norm(f"layer_norm_{2 * i + 1}", v + linear(f"feed_forward_{i}.down", F.gelu(linear(f"feed_forward_{i}.up", v))))
+        v = norm(
+            f"layer_norm_{2 * i + 1}", v + linear(f"feed_forward_{i}.down", F.gelu(linear(f"feed_forward_{i}.up", v)))
+        )
     return v
 
 
@@ -129,25 +149,81 @@ def workloads():
     x = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
     tokens, columns, rows = BATCH * SEQUENCE, P(None, "a"), P("a", None)
     for gradients in (False, True):
-        yield Workload("mlp 512x2048x8192x2048" + (" with gradients" if gradients else ""), (4,), lambda: mlp((4,), (8192, 2048), ((None, 0), (0, None))), mlp_jax, mlp_torch,
-                       {"input": x(512, 2048)}, {"linear_0.weight": columns, "linear_0.bias": P("a"), "linear_1.weight": rows}, gradients, 2 * 512 * 2048 * 8192 * 2)
-    yield Workload("2-D 32x2048x16384x4096", (2, 2), lambda: mlp((2, 2), (16384, 4096), ((0, 1), (0, None))), mlp_jax, mlp_torch,
-                   {"input": x(32, 2048)}, {"linear_0.weight": P("a", "b"), "linear_0.bias": P("b"), "linear_1.weight": P("a", None)}, False, 2 * 32 * (2048 * 16384 + 16384 * 4096))
-    yield Workload("all_reduce 64 MiB", (4,), sum_model, lambda p, v: v["input"].sum(0), lambda p, v: v["input"].sum(0),
-                   {"input": x(4, 16 << 20)}, {"input": P("a", None)}, False, 4 * (16 << 20), {"input_shard_specs": {"input": (0, None)}})
-    yield Workload("dispatch to 4 devices", (4,), relu_model, lambda p, v: jnp.maximum(v["input"], 0), lambda p, v: torch.relu(v["input"]),
-                   {"input": x(4, 16)}, {"input": P("a", None)}, False, 64,
-                   {"input_shard_specs": {"input": (0, None)}, "output_shard_specs": {"output": (0, None)}}, repeat=500)
+        yield Workload(
+            "mlp 512x2048x8192x2048" + (" with gradients" if gradients else ""),
+            (4,),
+            lambda: mlp((4,), (8192, 2048), ((None, 0), (0, None))),
+            mlp_jax,
+            mlp_torch,
+            {"input": x(512, 2048)},
+            {"linear_0.weight": columns, "linear_0.bias": P("a"), "linear_1.weight": rows},
+            gradients,
+            2 * 512 * 2048 * 8192 * 2,
+        )
+    yield Workload(
+        "2-D 32x2048x16384x4096",
+        (2, 2),
+        lambda: mlp((2, 2), (16384, 4096), ((0, 1), (0, None))),
+        mlp_jax,
+        mlp_torch,
+        {"input": x(32, 2048)},
+        {"linear_0.weight": P("a", "b"), "linear_0.bias": P("b"), "linear_1.weight": P("a", None)},
+        False,
+        2 * 32 * (2048 * 16384 + 16384 * 4096),
+    )
+    yield Workload(
+        "all_reduce 64 MiB",
+        (4,),
+        sum_model,
+        lambda p, v: v["input"].sum(0),
+        lambda p, v: v["input"].sum(0),
+        {"input": x(4, 16 << 20)},
+        {"input": P("a", None)},
+        False,
+        4 * (16 << 20),
+        {"input_shard_specs": {"input": (0, None)}},
+    )
+    yield Workload(
+        "dispatch to 4 devices",
+        (4,),
+        relu_model,
+        lambda p, v: jnp.maximum(v["input"], 0),
+        lambda p, v: torch.relu(v["input"]),
+        {"input": x(4, 16)},
+        {"input": P("a", None)},
+        False,
+        64,
+        {"input_shard_specs": {"input": (0, None)}, "output_shard_specs": {"output": (0, None)}},
+        repeat=500,
+    )
     specs = {}
     for i in range(BLOCKS):
         for part in ("query", "key", "value"):
-            specs[f"multi_head_attention_{i}.{part}.weight"], specs[f"multi_head_attention_{i}.{part}.bias"] = columns, P("a")
+            specs[f"multi_head_attention_{i}.{part}.weight"], specs[f"multi_head_attention_{i}.{part}.bias"] = (
+                columns,
+                P("a"),
+            )
         specs[f"multi_head_attention_{i}.output.weight"] = rows
-        specs[f"feed_forward_{i}.up.weight"], specs[f"feed_forward_{i}.up.bias"], specs[f"feed_forward_{i}.down.weight"] = columns, P("a"), rows
-    flops = BLOCKS * (tokens * WIDTH * WIDTH * 2 * 4 + tokens * WIDTH * 4 * WIDTH * 2 * 2 + BATCH * SEQUENCE * SEQUENCE * WIDTH * 4)
+        (
+            specs[f"feed_forward_{i}.up.weight"],
+            specs[f"feed_forward_{i}.up.bias"],
+            specs[f"feed_forward_{i}.down.weight"],
+        ) = columns, P("a"), rows
+    flops = BLOCKS * (
+        tokens * WIDTH * WIDTH * 2 * 4 + tokens * WIDTH * 4 * WIDTH * 2 * 2 + BATCH * SEQUENCE * SEQUENCE * WIDTH * 4
+    )
     for gradients in (False, True):
-        yield Workload("8 transformer blocks" + (" with gradients" if gradients else ""), (4,), transformer, transformer_jax, transformer_torch,
-                       {"input": x(BATCH, SEQUENCE, WIDTH)}, specs, gradients, flops)
+        yield Workload(
+            "8 transformer blocks" + (" with gradients" if gradients else ""),
+            (4,),
+            transformer,
+            transformer_jax,
+            transformer_torch,
+            {"input": x(BATCH, SEQUENCE, WIDTH)},
+            specs,
+            gradients,
+            flops,
+        )
 
 
 # ---------------------------------------------------------------- one runner a framework: returns (call, results)
@@ -260,7 +336,9 @@ def main():
             runners, params, memory = start(w, xla)
             results = {}
             names = list(runners)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:  # who comes first finds the memory cold
+            for name in (
+                names[turn % len(names) :] + names[: turn % len(names)]
+            ):  # who comes first finds the memory cold
                 call = runners[name]
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_stime
                 took, results[name] = timed(call)
@@ -292,7 +370,9 @@ def main():
         row["xla_over_jax"] = f"{median['xla'] / median['jax']:.2f}" if "jax" in median and "xla" in median else ""
         row["gflops"] = f"{w.flops * (3 if w.gradients else 1) / median['mithril'] / 1e9:.0f}"
         for other, prefix in (("mithril", ""), ("xla", "xla_"), ("jax", "jax_")):
-            row[f"{prefix}first_call_extra_ms"] = f"{(first[other] - median[other]) * 1e3:.1f}" if other in median else ""
+            row[f"{prefix}first_call_extra_ms"] = (
+                f"{(first[other] - median[other]) * 1e3:.1f}" if other in median else ""
+            )
             row[f"{prefix}first_call_kernel_ms"] = f"{kernel[other] * 1e3:.0f}" if other in median else ""
         row["peak_mb_per_device"] = f"{max(memory()) / 1e6:.1f}"
         rows.append(row)

@@ -1,4 +1,5 @@
-/* What the native executor costs by itself: an instruction's dispatch, a collective's, and the memory traffic of a large all_reduce.
+/* What the native executor costs by itself: an instruction's dispatch, a collective's, and the memory traffic of a
+ * large all_reduce.
  *     meson compile -C build bench_executor && build/bench_executor [threads]
  * prints "name<TAB>value<TAB>unit" */
 #include "catalog/rows.h"
@@ -17,7 +18,13 @@ static double seconds(void) {
 static int threads;
 
 /* A program in which each device makes n instructions: `op` on its entry, or an all_reduce of it. */
-typedef struct { int devices, n; mth__algorithm algorithm; bool all_reduce; int64_t elements; double best; } job;
+typedef struct {
+    int devices, n;
+    mth__algorithm algorithm;
+    bool all_reduce;
+    int64_t elements;
+    double best;
+} job;
 
 static mth_status time_job(void *argument) {
     job *j = argument;
@@ -30,8 +37,13 @@ static mth_status time_job(void *argument) {
     mth__sharding whole = {.on = mth__place_whole(mesh)}, partial = {.on = mth__place_whole(mesh), .partial = 1};
     mth__shape shape = {1, {j->elements}};
     mth__role role = {.ndevice = j->devices, .device = mth__place_whole(mesh)->device};
-    mth__pvalue v = {.name = "x", .dtype = MTH_FLOAT32, .shape = shape, .local = shape, .sharding = j->all_reduce ? partial : whole,
-        .storage = MTH__IN_ENTRY, .bytes = j->elements * 4};
+    mth__pvalue v = {.name = "x",
+        .dtype = MTH_FLOAT32,
+        .shape = shape,
+        .local = shape,
+        .sharding = j->all_reduce ? partial : whole,
+        .storage = MTH__IN_ENTRY,
+        .bytes = j->elements * 4};
     PUSH(arena, role.value, v);
     v.storage = MTH__IN_EXIT;
     v.sharding = whole;
@@ -41,10 +53,25 @@ static mth_status time_job(void *argument) {
     mth__attrs *attrs = NEW(arena, mth__attrs);
     for (int i = 0; i < j->n; i++) {
         if (j->all_reduce)
-            PUSH(arena, p->channel, (mth__channel){.kind = MTH__ALL_REDUCE, .algorithm = j->algorithm, .dtype = MTH_FLOAT32,
-                .shape = shape, .from = partial, .to = whole, .axes = 1, .label = "all_reduce"});
-        PUSH(arena, role.instr, (mth__instr){.kind = j->all_reduce ? MTH__COLLECTIVE : MTH__COMPUTE, .op = mth__op_find("shift"),
-            .attrs = attrs, .channel = i, .nin = 1, .nout = 1, .in = value, .out = value + 1, .scratch = -1});
+            PUSH(arena, p->channel,
+                (mth__channel){.kind = MTH__ALL_REDUCE,
+                    .algorithm = j->algorithm,
+                    .dtype = MTH_FLOAT32,
+                    .shape = shape,
+                    .from = partial,
+                    .to = whole,
+                    .axes = 1,
+                    .label = "all_reduce"});
+        PUSH(arena, role.instr,
+            (mth__instr){.kind = j->all_reduce ? MTH__COLLECTIVE : MTH__COMPUTE,
+                .op = mth__op_find("shift"),
+                .attrs = attrs,
+                .channel = i,
+                .nin = 1,
+                .nout = 1,
+                .in = value,
+                .out = value + 1,
+                .scratch = -1});
     }
     PUSH(arena, p->role, role);
     p->role_of = NEW_ARRAY(arena, int32_t, j->devices);
@@ -89,15 +116,16 @@ int main(int argc, char **argv) {
     printf("empty run, 4 devices\t%.2f\tus\n", 1e6 * measure((job){.devices = 4, .n = 1, .elements = 1}));
     for (int devices = 1; devices <= 8; devices *= 2)
         printf("instruction of one element, %d device%s\t%.0f\tns\n", devices, devices == 1 ? "" : "s",
-               1e9 * measure((job){.devices = devices, .n = 10000, .elements = 1}) / (10000 * devices));
+            1e9 * measure((job){.devices = devices, .n = 10000, .elements = 1}) / (10000 * devices));
     for (int devices = 2; devices <= 8; devices *= 2)
         printf("direct all_reduce of one element, %d devices\t%.2f\tus\n", devices,
-               1e6 * measure((job){.devices = devices, .n = 2000, .all_reduce = true, .elements = 1}) / 2000);
+            1e6 * measure((job){.devices = devices, .n = 2000, .all_reduce = true, .elements = 1}) / 2000);
     static const char *const name[] = {"direct", "ring", "tree", "hierarchical"};
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
-        double t = measure((job){.devices = 4, .n = 1, .algorithm = (mth__algorithm)algorithm, .all_reduce = true, .elements = 16 << 20});
+        double t = measure((job){
+            .devices = 4, .n = 1, .algorithm = (mth__algorithm)algorithm, .all_reduce = true, .elements = 16 << 20});
         printf("%s all_reduce of 64 MiB, 4 devices\t%.1f\tms\t%.1f GB/s of 8 x 64 MiB\n", name[algorithm], 1e3 * t,
-               8 * 64 * 1.048576e-3 / t);
+            8 * 64 * 1.048576e-3 / t);
     }
     return 0;
 }

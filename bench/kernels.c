@@ -1,5 +1,5 @@
-/* The native engine's kernels on one thread: CPU time of all chunks, GFLOP/s or GB/s (operands read once, results written once), chunks.
- * Causal attention counts the hidden half too.
+/* The native engine's kernels on one thread: CPU time of all chunks, GFLOP/s or GB/s (operands read once, results
+ * written once), chunks. Causal attention counts the hidden half too.
  *     kernels [words]     the cases whose names hold one of the words; all by default */
 #include "base/arena.h"
 #include "catalog/op.h"
@@ -25,17 +25,20 @@ typedef struct {
 } bench_case;
 #define T(...) {MTH_FLOAT32, {__VA_ARGS__}, 0}
 #define IDS(limit, ...) {MTH_INT32, {__VA_ARGS__}, limit}
-#define CONTRACT(spec, a, b, y, m, n, k) {spec " " #m " x " #n " x " #k, MTH__ROW_contract, {.s = spec}, 2, 1, {a, b, y}, 2.0 * m * n * k}
+#define CONTRACT(spec, a, b, y, m, n, k)                                                                               \
+    {spec " " #m " x " #n " x " #k, MTH__ROW_contract, {.s = spec}, 2, 1, {a, b, y}, 2.0 * m * n * k}
 #define UNARY(name, value) {#name, MTH__ROW_##name, {.f = {value}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0}
-#define ATTENTION(b, s, h, d, causal)                                                                                                      \
-    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention, {.i = {causal}, .f = {0.125}}, 3, 3,        \
-        {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1)}, 4.0 * b * h * s * s * d},                       \
-    {                                                                                                                                      \
-        "attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention_grad, {.i = {causal}, .f = {0.125}}, \
-            7, 3,                                                                                                                          \
-            {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1), T(b, s, h, 1, d),             \
-                T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d)},                                                                           \
-            10.0 * b * h * s * s * d                                                                                                       \
+#define ATTENTION(b, s, h, d, causal)                                                                                  \
+    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention,                         \
+        {.i = {causal}, .f = {0.125}}, 3, 3,                                                                           \
+        {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1)},              \
+        4.0 * b * h * s * s * d},                                                                                      \
+    {                                                                                                                  \
+        "attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention_grad,            \
+            {.i = {causal}, .f = {0.125}}, 7, 3,                                                                       \
+            {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1),           \
+                T(b, s, h, 1, d), T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d)},                                     \
+            10.0 * b *h *s *s *d                                                                                       \
     }
 static const bench_case cases[] = {
     CONTRACT("mk,kn->mn", T(512, 2048), T(2048, 2048), T(512, 2048), 512, 2048, 2048),
@@ -69,7 +72,8 @@ static const bench_case cases[] = {
     {"reduce_sum columns", MTH__ROW_reduce_sum, {.i = {2}}, 1, 1, {T(1024, 2048), T(1024)}, 0},
     {"transpose", MTH__ROW_transpose, {.i = {2, 1, 0}}, 1, 1, {T(1024, 2048), T(2048, 1024)}, 0},
     {"softmax", MTH__ROW_softmax, {.i = {1}}, 1, 1, {T(4096, 512), T(4096, 512)}, 0},
-    {"layer_norm", MTH__ROW_layer_norm, {.f = {1e-5}}, 3, 3, {T(1024, 512), T(512), T(512), T(1024, 512), T(1024), T(1024)}, 0},
+    {"layer_norm", MTH__ROW_layer_norm, {.f = {1e-5}}, 3, 3,
+        {T(1024, 512), T(512), T(512), T(1024, 512), T(1024), T(1024)}, 0},
     {"layer_norm_grad", MTH__ROW_layer_norm_grad, {.f = {0}}, 5, 3,
         {T(1024, 512), T(512), T(1024), T(1024), T(1024, 512), T(1024, 512), T(512), T(512)}, 0},
     {"gather", MTH__ROW_gather, {.i = {0}}, 2, 1, {T(30000, 512), IDS(30000, 4096), T(4096, 512)}, 0},
@@ -83,7 +87,9 @@ static const bench_case cases[] = {
     ATTENTION(32, 16, 12, 32, 0),
 };
 
-typedef struct { const bench_case *b; } job;
+typedef struct {
+    const bench_case *b;
+} job;
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -104,12 +110,19 @@ static mth_status measure(void *arguments) {
         o[i].global = o[i].shape;
         o[i].data = mth__malloc((size_t)n * 4);
         for (int64_t k = 0; k < n; k++) {
-            if (b->operand[i].ids) ((int32_t *)o[i].data)[k] = (int32_t)(k * 7919 % b->operand[i].ids);
-            else ((float *)o[i].data)[k] = (float)(k % 1013) / 500 + 0.01f;
+            if (b->operand[i].ids)
+                ((int32_t *)o[i].data)[k] = (int32_t)(k * 7919 % b->operand[i].ids);
+            else
+                ((float *)o[i].data)[k] = (float)(k % 1013) / 500 + 0.01f;
         }
         bytes += 4.0 * (double)n;
     }
-    mth__call c = {.op = mth__op_at((size_t)b->row), .attrs = &b->attrs, .nin = b->nin, .nout = b->nout, .in = o, .out = o + b->nin};
+    mth__call c = {.op = mth__op_at((size_t)b->row),
+        .attrs = &b->attrs,
+        .nin = b->nin,
+        .nout = b->nout,
+        .in = o,
+        .out = o + b->nin};
     mth__fault fault = {0};
     c.fault = &fault;
     TRY(mth__kernels[b->row].prepare(arena, &c));
@@ -133,8 +146,8 @@ static mth_status measure(void *arguments) {
         best += chunk[i];
         if (chunk[i] > longest) longest = chunk[i];
     }
-    printf("%-52s %9.3f ms  %7.1f %s  %d chunks of at most %.2f ms\n", b->name, best * 1e3, (b->flops > 0 ? b->flops : bytes) / best * 1e-9,
-        b->flops > 0 ? "GFLOP/s" : "GB/s   ", all, longest * 1e3);
+    printf("%-52s %9.3f ms  %7.1f %s  %d chunks of at most %.2f ms\n", b->name, best * 1e3,
+        (b->flops > 0 ? b->flops : bytes) / best * 1e-9, b->flops > 0 ? "GFLOP/s" : "GB/s   ", all, longest * 1e3);
     mth__free(c.shared);
     mth__free(scratch);
     for (int i = 0; i < b->nin + b->nout; i++) mth__free(o[i].data);
@@ -149,7 +162,10 @@ int main(int argc, char **argv) {
         for (int a = 1; a < argc; a++) wanted |= strstr(cases[i].name, argv[a]) != NULL;
         if (!wanted) continue;
         mth_status s = mth__guard(measure, &(job){&cases[i]});
-        if (s) { fprintf(stderr, "%s\n", mth_error_get_message(s)); return 1; }
+        if (s) {
+            fprintf(stderr, "%s\n", mth_error_get_message(s));
+            return 1;
+        }
         fflush(stdout);
     }
     return 0;

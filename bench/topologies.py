@@ -1,8 +1,9 @@
 """Plans and compiles an 8-layer tensor-parallel transformer for TPU slices that are not here: seconds, and what XLA says of a chip.
 
-    python bench/topologies.py            256 and 2048 chips of v5p (libtpu has to be installed; no TPU is needed)
-    python bench/topologies.py 64         other numbers of chips
+python bench/topologies.py            256 and 2048 chips of v5p (libtpu has to be installed; no TPU is needed)
+python bench/topologies.py 64         other numbers of chips
 """
+
 import argparse, time
 
 import mithril as ml
@@ -17,7 +18,9 @@ def transformer():
     x = "input"
     for i in range(LAYERS):
         m += ml.LayerNorm()(input=x, output=f"before{i}")
-        m += ml.MultiHeadAttention(num_heads=HEADS, head_dim=WIDTH // HEADS, causal=True, tensor_axis=1)(input=f"before{i}", output=f"attention{i}")
+        m += ml.MultiHeadAttention(num_heads=HEADS, head_dim=WIDTH // HEADS, causal=True, tensor_axis=1)(
+            input=f"before{i}", output=f"attention{i}"
+        )
         m += ml.Add()(inputs=[x, f"attention{i}"], output=f"middle{i}")
         m += ml.LayerNorm()(input=f"middle{i}", output=f"behind{i}")
         m += ml.FeedForward(hidden_dim=4 * WIDTH, tensor_axis=1)(input=f"behind{i}", output=f"feed{i}")
@@ -33,13 +36,20 @@ def main():
         begin = time.perf_counter()
         backend = JaxBackend(device_mesh=(chips // TENSOR, TENSOR), backend="tpu", topology=SLICES[chips])
         opened = time.perf_counter()
-        compiled = ml.compile(transformer(), backend, input_shard_specs={"input": (0, None, None)}, output_shard_specs={"output": (0, None, None)},
-                              shapes={"input": (chips // TENSOR, SEQUENCE, WIDTH)})
+        compiled = ml.compile(
+            transformer(),
+            backend,
+            input_shard_specs={"input": (0, None, None)},
+            output_shard_specs={"output": (0, None, None)},
+            shapes={"input": (chips // TENSOR, SEQUENCE, WIDTH)},
+        )
         text = compiled.program_text()
         planned = time.perf_counter()
         report = compiled.explain()
-        print(f"{chips} chips, {SLICES[chips]}: opened in {opened - begin:.2f} s, planned in {planned - opened:.2f} s ({len(text.splitlines())} lines), "
-              f"compiled in {time.perf_counter() - planned:.2f} s\n{report}")
+        print(
+            f"{chips} chips, {SLICES[chips]}: opened in {opened - begin:.2f} s, planned in {planned - opened:.2f} s ({len(text.splitlines())} lines), "
+            f"compiled in {time.perf_counter() - planned:.2f} s\n{report}"
+        )
 
 
 if __name__ == "__main__":

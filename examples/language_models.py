@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """BERT, GPT-2, Llama and Mixtral, small and untrained: the same layers over devices in any way, trained for a few steps.
 
-    python examples/language_models.py                         each on 4 devices, tensor-parallel
-    python examples/language_models.py llama --mesh 2,2        sentences over one axis of the mesh, heads over the other
-    python examples/language_models.py gpt2 --stages 3         a pipeline of 3 stages, on a device each
-    python examples/language_models.py gpt2 --stages 2 --mesh 2,2    stages over one axis, heads over the other
+python examples/language_models.py                         each on 4 devices, tensor-parallel
+python examples/language_models.py llama --mesh 2,2        sentences over one axis of the mesh, heads over the other
+python examples/language_models.py gpt2 --stages 3         a pipeline of 3 stages, on a device each
+python examples/language_models.py gpt2 --stages 2 --mesh 2,2    stages over one axis, heads over the other
 """
 
 import argparse
@@ -80,7 +80,9 @@ def gpt2_layer(c: Config, axis: int | None) -> ml.Model:
     model |= ml.MultiHeadAttention(c.heads, causal=True, tensor_axis=axis, name="attention")(input="n", output="a")
     residual(model, "x", "a", "h")
     model |= ml.LayerNorm(name="feed_forward_norm")(input="h", output="m")
-    model |= ml.FeedForward(c.hidden, activation="gelu_tanh", tensor_axis=axis, name="feed_forward")(input="m", output="f")
+    model |= ml.FeedForward(c.hidden, activation="gelu_tanh", tensor_axis=axis, name="feed_forward")(
+        input="m", output="f"
+    )
     residual(model, "h", "f", "y")
     return model
 
@@ -111,11 +113,20 @@ def llama_layer(c: Config, axis: int | None) -> ml.Model:
     if c.experts:
         spec = None if axis is None else (axis, None, None)
         experts = ml.MoE(
-            c.experts, c.hidden, top_k=2, activation="silu", gated=True, bias=False, weight_shard_spec=spec, name="feed_forward"
+            c.experts,
+            c.hidden,
+            top_k=2,
+            activation="silu",
+            gated=True,
+            bias=False,
+            weight_shard_spec=spec,
+            name="feed_forward",
         )
         model |= experts(input="m", output="f")
     else:
-        feed = ml.FeedForward(c.hidden, activation="silu", gated=True, bias=False, tensor_axis=axis, name="feed_forward")
+        feed = ml.FeedForward(
+            c.hidden, activation="silu", gated=True, bias=False, tensor_axis=axis, name="feed_forward"
+        )
         model |= feed(input="m", output="f")
     residual(model, "h", "f", "y")
     return model
@@ -132,7 +143,10 @@ def llama_head(c: Config, axis: int | None) -> ml.Model:
 Part = Callable[[Config, int | None], ml.Model]
 FAMILIES: dict[str, tuple[Config, tuple[Part, Part, Part]]] = {
     "bert": (Config(), (bert_embedding, bert_layer, bert_head)),
-    "gpt2": (Config(width=40, heads=5, hidden=70), (gpt2_embedding, gpt2_layer, gpt2_head)),  # 5 heads go over 4 devices
+    "gpt2": (
+        Config(width=40, heads=5, hidden=70),
+        (gpt2_embedding, gpt2_layer, gpt2_head),
+    ),  # 5 heads go over 4 devices
     "llama": (Config(width=48, heads=6, kv_heads=3, hidden=56), (llama_embedding, llama_layer, llama_head)),
     "mixtral": (Config(kv_heads=2, hidden=40, experts=6), (llama_embedding, llama_layer, llama_head)),
 }
@@ -147,7 +161,9 @@ def part(family: str, first: int, last: int, axis: int | None, loss: bool = True
     c, (embedding, layer, head) = FAMILIES[family]
     model = ml.Model()
     if first == 0:
-        model |= embedding(c, axis)(**{name: name for name in inputs_of(family) if name != "mask"}, y="h0", name="embedding")
+        model |= embedding(c, axis)(
+            **{name: name for name in inputs_of(family) if name != "mask"}, y="h0", name="embedding"
+        )
     for i in range(first, last):
         mask = {"mask": "mask"} if family == "bert" else {}
         model |= layer(c, axis)(x=f"h{i}", y=f"h{i + 1}", **mask, name=f"layer_{i}")
@@ -169,7 +185,9 @@ def pipelined(family: str, stages: int, tensor_axis: int | None = None, loss: bo
     bounds = [layers * s // stages for s in range(stages + 1)]
     parts = [part(family, first, last, tensor_axis, loss) for first, last in zip(bounds, bounds[1:])]
     names = inputs_of(family)
-    wires = {name: name for name in names} if len(names) > 1 else {"input": names[0]}  # the one input of the first stage is `input`
+    wires = (
+        {name: name for name in names} if len(names) > 1 else {"input": names[0]}
+    )  # the one input of the first stage is `input`
     if loss:
         wires["target"] = "target"
     model = ml.Model()
@@ -194,8 +212,12 @@ def sentences(family: str, batch: int, length: int, seed: int = 0) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", metavar="MODEL", help=" ".join(FAMILIES))
-    parser.add_argument("--mesh", default=None, help="sizes of the mesh's axes, such as 4 or 2,2; the last one splits the heads")
-    parser.add_argument("--stages", type=int, default=0, help="a pipeline of so many stages, over the mesh's first axis")
+    parser.add_argument(
+        "--mesh", default=None, help="sizes of the mesh's axes, such as 4 or 2,2; the last one splits the heads"
+    )
+    parser.add_argument(
+        "--stages", type=int, default=0, help="a pipeline of so many stages, over the mesh's first axis"
+    )
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     mesh = tuple(int(n) for n in (options.mesh or str(options.stages or 4)).split(","))
@@ -223,8 +245,10 @@ def main() -> None:
             for name, gradient in gradients.items():
                 params[name] -= 0.2 * np.asarray(gradient)
         sent = [usage["sent"] for usage in compiled.get_communication_usage()]
-        print(f"{family:8s} {sum(p.size for p in params.values()):6d} parameters on mesh {mesh}: "
-              f"loss {losses[0]:.3f} to {losses[-1]:.3f}, bytes that each device sends in a step: {sent}")
+        print(
+            f"{family:8s} {sum(p.size for p in params.values()):6d} parameters on mesh {mesh}: "
+            f"loss {losses[0]:.3f} to {losses[-1]:.3f}, bytes that each device sends in a step: {sent}"
+        )
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ def encoder(first: int, last: int, axis: int | None, source: str, target: str) -
     """Layers first to last - 1, after the embeddings where it is the first part."""
     model = ml.Model()
     if first == 0:
-        model |= embeddings(axis)(input_ids="input_ids", token_type_ids="token_type_ids", embedded="h0", name="embeddings")
+        model |= embeddings(axis)(
+            input_ids="input_ids", token_type_ids="token_type_ids", embedded="h0", name="embeddings"
+        )
         source = "h0"
     for i in range(first, last):
         output = target if i == last - 1 else f"h{i + 1}"
@@ -87,7 +89,9 @@ def build(mesh: tuple[int, ...], stages: int) -> ml.Model:
 
 def prepare(mesh: tuple[int, ...], stages: int = 0) -> ml.CompiledModel:
     backend = CBackend(device_mesh=mesh)
-    specs = {name: (0, None) for name in ("input_ids", "token_type_ids", "mask")}  # on two axes the first one splits the sentences
+    specs = {
+        name: (0, None) for name in ("input_ids", "token_type_ids", "mask")
+    }  # on two axes the first one splits the sentences
     return ml.compile(build(mesh, stages), backend, input_shard_specs=specs if len(mesh) == 2 else None)
 
 
@@ -118,7 +122,10 @@ def tensor_names(parameters: Sequence[str]) -> dict[str, tuple[str, bool]]:
             part, kind = rest.rsplit(".", 1)
             names[parameter] = (f"encoder.layer.{number}.{parts[part]}.{kind}", kind == "weight" and "norm" not in part)
         else:
-            names[parameter] = (parts[name] if name in parts else parts["embeddings.norm"] + "." + name.rsplit(".", 1)[1], False)
+            names[parameter] = (
+                parts[name] if name in parts else parts["embeddings.norm"] + "." + name.rsplit(".", 1)[1],
+                False,
+            )
     return names
 
 
@@ -146,7 +153,11 @@ def tokenize(sentences: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def model_inputs(ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    return {"input_ids": ids.astype(np.int32), "token_type_ids": np.zeros(ids.shape, np.int32), "mask": mask.astype(np.int32)}
+    return {
+        "input_ids": ids.astype(np.int32),
+        "token_type_ids": np.zeros(ids.shape, np.int32),
+        "mask": mask.astype(np.int32),
+    }
 
 
 def pool(hidden: ml.Array, mask: np.ndarray) -> np.ndarray:
@@ -208,7 +219,12 @@ def main() -> None:
     parser.add_argument("sentences", nargs="*", default=SENTENCES)
     parser.add_argument("--mesh", default="4", help="sizes of the mesh's axes, such as 4 or 2,2")
     parser.add_argument(
-        "--pipeline", type=int, default=0, choices=[0, 2, 3, 6], metavar="STAGES", help="2, 3 or 6 stages, on a device each"
+        "--pipeline",
+        type=int,
+        default=0,
+        choices=[0, 2, 3, 6],
+        metavar="STAGES",
+        help="2, 3 or 6 stages, on a device each",
     )
     parser.add_argument("--program", action="store_true", help="print the plan as well")
     options = parser.parse_args()

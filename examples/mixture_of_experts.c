@@ -1,4 +1,5 @@
-/* Eight experts on four devices: tokens go to the two experts that the router likes best; each device holds and runs two experts. */
+/* Eight experts on four devices: tokens go to the two experts that the router likes best; each device holds and runs
+ * two experts. */
 #include <mithril.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,10 +11,14 @@ int main(void) {
     mth_compiled *compiled;
     mth_array *x;
     mth_arrays *parameters, *outputs;
-    MTH_CHECK(mth_module_create("MoE", MTH_OPTIONS({"num_experts", mth_int(8)}, {"expert_dim", mth_int(256)}, {"top_k", mth_int(2)}, {"expert_distribution", mth_string("round_robin")},
-        {"load_balancing_loss", mth_bool(true)}, {"device_mesh", MTH_INTS(4)}), &moe));
+    MTH_CHECK(mth_module_create("MoE",
+        MTH_OPTIONS({"num_experts", mth_int(8)}, {"expert_dim", mth_int(256)}, {"top_k", mth_int(2)},
+            {"expert_distribution", mth_string("round_robin")}, {"load_balancing_loss", mth_bool(true)},
+            {"device_mesh", MTH_INTS(4)}),
+        &moe));
     MTH_CHECK(mth_model_create(&model));
-    MTH_CHECK(mth_model_add(model, moe, MTH_WIRES({"input", "input"}, {"output", "output"}, {"load_balancing_loss", "loss"}), MTH_PLAIN));
+    MTH_CHECK(mth_model_add(
+        model, moe, MTH_WIRES({"input", "input"}, {"output", "output"}, {"load_balancing_loss", "loss"}), MTH_PLAIN));
     MTH_CHECK(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(4)}), &backend));
     MTH_CHECK(mth_compile(model, backend, NULL, 0, &compiled));
     MTH_CHECK(mth_array_randn(backend, 2, (int64_t[]){64, 128}, 3, NULL, &x));

@@ -22,8 +22,11 @@ static mth_model *make_stage(int64_t width, bool act) {
 static int64_t run(const char *schedule, float *slope) {
     mth_model *stage[3] = {make_stage(WIDTH, true), make_stage(WIDTH, true), make_stage(OUT, false)}, *model;
     mth_module *pipeline;
-    MTH_CHECK(mth_module_create("Pipeline", MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(stage[0]), mth_submodel(stage[1]), mth_submodel(stage[2]))},
-        {"device_assignment", MTH_INTS(0, 1, 2)}, {"microbatch_size", mth_int(8)}, {"schedule", mth_string(schedule)}), &pipeline));
+    MTH_CHECK(mth_module_create("Pipeline",
+        MTH_OPTIONS({"stages", MTH_SPEC(mth_submodel(stage[0]), mth_submodel(stage[1]), mth_submodel(stage[2]))},
+            {"device_assignment", MTH_INTS(0, 1, 2)}, {"microbatch_size", mth_int(8)},
+            {"schedule", mth_string(schedule)}),
+        &pipeline));
     MTH_CHECK(mth_model_create(&model));
     MTH_CHECK(mth_model_add(model, pipeline, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
 
@@ -42,7 +45,8 @@ static int64_t run(const char *schedule, float *slope) {
     MTH_CHECK(mth_array_gather(mth_arrays_find(gradients, "pipeline_0.stage_0.linear_0.weight"), slope));
     mth_memory_usage memory[3];
     MTH_CHECK(mth_get_memory_usage(compiled, &input, 1, memory, 3));
-    printf("%-5s activations of stages 0, 1, 2: %lld, %lld, %lld bytes\n", schedule, (long long)memory[0].activations, (long long)memory[1].activations, (long long)memory[2].activations);
+    printf("%-5s activations of stages 0, 1, 2: %lld, %lld, %lld bytes\n", schedule, (long long)memory[0].activations,
+        (long long)memory[1].activations, (long long)memory[2].activations);
 
     mth_arrays_free(outputs);
     mth_arrays_free(gradients);

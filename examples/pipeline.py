@@ -32,7 +32,12 @@ backend = CBackend(device_mesh=(3,))
 inputs = {"input": backend.randn(BATCH, WIDTH, seed=1)}
 seeds = {"output": np.ones((BATCH, CLASSES), np.float32)}
 reference = None
-for schedule, microbatch in (("gpipe", BATCH), ("gpipe", 32), ("1f1b", 32), ("1f1b", 100)):  # 100: the last microbatch is smaller
+for schedule, microbatch in (
+    ("gpipe", BATCH),
+    ("gpipe", 32),
+    ("1f1b", 32),
+    ("1f1b", 100),
+):  # 100: the last microbatch is smaller
     compiled = ml.compile(pipeline(schedule, microbatch), backend)
     params = compiled.get_parameters(inputs)
     outputs, gradients = compiled.evaluate(params, inputs, output_gradients=seeds)

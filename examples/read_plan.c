@@ -10,13 +10,16 @@ int main(void) {
     mth_backend *backend;
     mth_compiled *compiled;
     char *plan, *again, *placement;
-    MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(8)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), &linear));
+    MTH_CHECK(mth_module_create("Linear",
+        MTH_OPTIONS({"dimension", mth_int(8)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), &linear));
     MTH_CHECK(mth_model_create(&model));
     MTH_CHECK(mth_model_add(model, linear, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
     const char *kinds[] = {"all_reduce"};
     mth_arg names[] = {mth_string("ring")};
-    MTH_CHECK(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(4)}, {"collective_ops", mth_dict(1, kinds, names)}), &backend));
-    MTH_CHECK(mth_compile(model, backend, MTH_OPTIONS({"shapes", mth_dict(1, (const char *[]){"input"}, (mth_arg[]){MTH_INTS(4, 16)})}), &compiled));
+    MTH_CHECK(mth_backend_create(
+        "native", MTH_OPTIONS({"device_mesh", MTH_INTS(4)}, {"collective_ops", mth_dict(1, kinds, names)}), &backend));
+    MTH_CHECK(mth_compile(model, backend,
+        MTH_OPTIONS({"shapes", mth_dict(1, (const char *[]){"input"}, (mth_arg[]){MTH_INTS(4, 16)})}), &compiled));
     MTH_CHECK(mth_plan(compiled, NULL, 0, false)); /* nothing has run, nothing has been allocated on a device */
     MTH_CHECK(mth_plan_print(compiled, &plan));
     MTH_CHECK(mth_get_placement_text(compiled, &placement));
@@ -26,8 +29,10 @@ int main(void) {
     MTH_CHECK(mth_plan_reprint(plan, &again));
     bool same = strcmp(plan, again) == 0;
 
-    /* Let the bias be added to what the collective takes (%2), not to what it gives (%6): a partial sum used as a value. */
-    char *collective = strstr(plan, "= all_reduce"), *operand = collective ? strstr(collective, " c0 ") : NULL, *add = collective ? strstr(collective, "= add ") : NULL;
+    /* Let the bias be added to what the collective takes (%2), not to what it gives (%6): a partial sum used as a
+     * value. */
+    char *collective = strstr(plan, "= all_reduce"), *operand = collective ? strstr(collective, " c0 ") : NULL,
+         *add = collective ? strstr(collective, "= add ") : NULL;
     bool refused = false;
     if (operand && add) {
         memcpy(add + strlen("= add "), operand + strlen(" c0 "), 2);

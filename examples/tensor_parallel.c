@@ -1,20 +1,26 @@
-/* Tensor parallelism: one MLP on one device and, its weights split, on four; the same seed gives the same weights, and so the same numbers. */
+/* Tensor parallelism: one MLP on one device and, its weights split, on four; the same seed gives the same weights, and
+ * so the same numbers. */
 #include <math.h>
 #include <mithril.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-/* 512 -> 1024 -> 256. The first weight is split by columns, the second by rows, so that one all_reduce joins the parts. */
+/* 512 -> 1024 -> 256. The first weight is split by columns, the second by rows, so that one all_reduce joins the parts.
+ */
 static mth_model *make_mlp(bool split) {
     mth_module *up, *act, *down;
     mth_model *model;
-    mth_arg columns = split ? MTH_SPEC(MTH_NONE, mth_int(0)) : MTH_NONE, rows = split ? MTH_SPEC(mth_int(0), MTH_NONE) : MTH_NONE;
-    MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(1024)}, {"weight_shard_spec", columns}), &up));
+    mth_arg columns = split ? MTH_SPEC(MTH_NONE, mth_int(0)) : MTH_NONE,
+            rows = split ? MTH_SPEC(mth_int(0), MTH_NONE) : MTH_NONE;
+    MTH_CHECK(
+        mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(1024)}, {"weight_shard_spec", columns}), &up));
     MTH_CHECK(mth_module_create("Gelu", NULL, 0, &act));
-    MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(256)}, {"weight_shard_spec", rows}), &down));
+    MTH_CHECK(
+        mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(256)}, {"weight_shard_spec", rows}), &down));
     MTH_CHECK(mth_model_create(&model));
     MTH_CHECK(mth_model_add(model, up, MTH_WIRES({"input", "input"}, {"output", "hidden"}), MTH_PLAIN));
-    MTH_CHECK(mth_model_add(model, act, MTH_WIRES({"output", "active"}), MTH_CHAIN)); /* MTH_CHAIN: takes the previous block's output */
+    /* MTH_CHAIN: takes the previous block's output */
+    MTH_CHECK(mth_model_add(model, act, MTH_WIRES({"output", "active"}), MTH_CHAIN));
     MTH_CHECK(mth_model_add(model, down, MTH_WIRES({"output", "output"}), MTH_CHAIN));
     mth_module_free(up);
     mth_module_free(act);
@@ -41,8 +47,9 @@ static void run(int64_t devices, float *result) {
     MTH_CHECK(mth_get_memory_usage(compiled, &input, 1, memory, 4));
     MTH_CHECK(mth_get_communication_usage(compiled, traffic, 4));
     for (int64_t d = 0; d < devices; d++)
-        printf("%lld of %lld: %8.1f KB of weights, %8.1f KB in all, %6.1f KB received\n", (long long)d, (long long)devices, (double)memory[d].weights / 1e3, (double)memory[d].total / 1e3,
-               (double)traffic[d].received / 1e3);
+        printf("%lld of %lld: %8.1f KB of weights, %8.1f KB in all, %6.1f KB received\n", (long long)d,
+            (long long)devices, (double)memory[d].weights / 1e3, (double)memory[d].total / 1e3,
+            (double)traffic[d].received / 1e3);
     mth_arrays_free(outputs);
     mth_arrays_free(parameters);
     mth_array_free(x);

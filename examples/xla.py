@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The tensor-parallel layer on XLA: what it was given, what it made of it, and who placed the collectives; then for a TPU that is not here.
 
-    pip install "mithril-parallel[jax]"    a plugin of XLA for CPUs
-    pip install "mithril-parallel[tpu]"    Google's libtpu, for the last part
+pip install "mithril-parallel[jax]"    a plugin of XLA for CPUs
+pip install "mithril-parallel[tpu]"    Google's libtpu, for the last part
 """
 
 import numpy as np
@@ -31,7 +31,9 @@ for context in ("mpmd", "spmd"):
     compiled = ml.compile(mlp(), JaxBackend(device_mesh=(4,), mesh_context=context))
     outputs, gradients = compiled.evaluate(compiled.get_parameters(inputs), inputs, output_gradients=slopes)
     print(f"mesh_context={context!r}\n{compiled.explain(inputs)}")
-    for name, a, b in [("output", outputs["output"], same["output"])] + [(n, gradients[n], same_gradients[n]) for n in gradients]:
+    for name, a, b in [("output", outputs["output"], same["output"])] + [
+        (n, gradients[n], same_gradients[n]) for n in gradients
+    ]:
         difference = np.abs(np.asarray(a) - np.asarray(b)).max()
         print(f"{name:16s} differs from the native engine by {difference:.1e}")
         assert difference < 1e-3

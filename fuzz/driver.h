@@ -1,5 +1,5 @@
-/* With -DFUZZ_STANDALONE a fuzz target is a plain program that runs the files and folders it is given, and prints "N passed, N failed". A
- * folder without files fails: it would show nothing. */
+/* With -DFUZZ_STANDALONE a fuzz target is a plain program that runs the files and folders it is given, and prints "N
+ * passed, N failed". A folder without files fails: it would show nothing. */
 #ifndef DRIVER_H
 #define DRIVER_H
 #include <stddef.h>
@@ -27,7 +27,10 @@ int main(int argc, char **argv) {
         const int before = passed;
         DIR *d = opendir(argv[i]);
         if (!d) {
-            if (driver_file(argv[i])) { printf("can't read %s\n", argv[i]); return 1; }
+            if (driver_file(argv[i])) {
+                printf("can't read %s\n", argv[i]);
+                return 1;
+            }
             passed++;
             continue;
         }
@@ -37,8 +40,10 @@ int main(int argc, char **argv) {
             snprintf(path, sizeof path, "%s/%s", argv[i], e->d_name);
             printf("%s\n", path);
             fflush(stdout);
-            if (driver_file(path)) printf("FAIL can't read %s\n", path), failed++;
-            else passed++;
+            if (driver_file(path))
+                printf("FAIL can't read %s\n", path), failed++;
+            else
+                passed++;
         }
         closedir(d);
         if (passed == before && !failed) printf("FAIL %s holds no file\n", argv[i]), failed++;

@@ -3,7 +3,10 @@
 #include "engine/pjrt/xla.h"
 #include <stdlib.h>
 
-typedef struct { const uint8_t *data; size_t size; } input;
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+} input;
 
 static mth_status read_program(void *argument) {
     const input *in = argument;
@@ -11,7 +14,9 @@ static mth_status read_program(void *argument) {
     mth__xla_facts facts = {0};
     if (mth__hlo_proto_collectives(a, in->data, in->size, &facts))
         for (int i = 0; i < facts.collectives; i++)
-            if (facts.collective[i].count < 1 || facts.collective[i].count > facts.instructions || facts.collective[i].bytes < 0) abort();
+            if (facts.collective[i].count < 1 || facts.collective[i].count > facts.instructions ||
+                facts.collective[i].bytes < 0)
+                abort();
     mth__arena_free(a);
     return NULL;
 }

@@ -1,5 +1,5 @@
-/* Bytes -> model, mesh, specs, schedule -> plan -> verify -> equals unsharded, forward and backward. MITHRIL_FUZZ_ENGINE: the engine that
-   runs it, "native" unless said. */
+/* Bytes -> model, mesh, specs, schedule -> plan -> verify -> equals unsharded, forward and backward.
+   MITHRIL_FUZZ_ENGINE: the engine that runs it, "native" unless said. */
 #include "random_model.h"
 #include "driver.h"
 

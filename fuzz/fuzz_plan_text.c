@@ -1,5 +1,5 @@
-/* Any text as a plan: parsed, verified, printed again, and run where it verifies and is small. What parses prints, what is printed parses
- * to the same text, and what verifies runs on the engines that need no plugin. */
+/* Any text as a plan: parsed, verified, printed again, and run where it verifies and is small. What parses prints, what
+ * is printed parses to the same text, and what verifies runs on the engines that need no plugin. */
 #include "driver.h"
 #include "run_program.h"
 #include <stdio.h>
@@ -17,7 +17,8 @@ static mth_status run_everywhere(void *text) {
     for (size_t k = 0; k < sizeof engines / sizeof *engines && !s && program_weight(p) <= MOST_RUN; k++) {
         mth_status ran = run_program(arena, engines[k], p);
         if (ran && mth_error_get_code(ran) == MTH_ERROR_INTERNAL) {
-            fprintf(stderr, "the %s engine, of a plan that verifies: %s\n%s\n", engines[k]->name, mth_error_get_message(ran), (char *)text);
+            fprintf(stderr, "the %s engine, of a plan that verifies: %s\n%s\n", engines[k]->name,
+                mth_error_get_message(ran), (char *)text);
             abort();
         }
         mth_error_free(ran);
@@ -35,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!s) {
         s = mth_plan_reprint(once, &twice);
         if (s || strcmp(once, twice)) {
-            fprintf(stderr, "a printed plan does not print again as it was\n%s\n%s\n", once, s ? mth_error_get_message(s) : twice);
+            fprintf(stderr, "a printed plan does not print again as it was\n%s\n%s\n", once,
+                s ? mth_error_get_message(s) : twice);
             abort();
         }
         mth_text_free(once);

@@ -1,5 +1,6 @@
-/* Bytes -> a model, a mesh, specs and a schedule. The same bytes give the model twice: annotated (sharded, placed, pipelined) and plain,
- * so that whatever the plan does, both must give the same numbers. Used by the fuzzer, by its corpus as a plain test, and by the property test. */
+/* Bytes -> a model, a mesh, specs and a schedule. The same bytes give the model twice: annotated (sharded, placed,
+ * pipelined) and plain, so that whatever the plan does, both must give the same numbers. Used by the fuzzer, by its
+ * corpus as a plain test, and by the property test. */
 #ifndef RANDOM_MODEL_H
 #define RANDOM_MODEL_H
 #include "mithril.h"
@@ -8,22 +9,37 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { const uint8_t *at, *end; } bytes;
-static int pick(bytes *b, int n) { return b->at < b->end ? *b->at++ % n : 0; } /* out of bytes: the simplest choice */
+typedef struct {
+    const uint8_t *at, *end;
+} bytes;
+/* out of bytes: the simplest choice */
+static int pick(bytes *b, int n) { return b->at < b->end ? *b->at++ % n : 0; }
 
 typedef struct {
     mth_backend *mesh, *single;
     mth_model *annotated, *plain;
-    int rank; int64_t shape[3];   /* of the input */
-    int naxes; int64_t dim[2]; int64_t devices;
-    mth_option compile[1]; size_t compile_count;
-    const char *input_key[1]; mth_arg input_spec[1], input_axes[3];
-    bool forward, backward;       /* what the annotated model is evaluated for */
-    char output[96]; int output_rank; int64_t output_shape[8]; /* the first in float32, once the plain model has run */
-    char what[1024];              /* the choices, for a report */
+    int rank;
+    int64_t shape[3]; /* of the input */
+    int naxes;
+    int64_t dim[2];
+    int64_t devices;
+    mth_option compile[1];
+    size_t compile_count;
+    const char *input_key[1];
+    mth_arg input_spec[1], input_axes[3];
+    bool forward, backward; /* what the annotated model is evaluated for */
+    /* the first in float32, once the plain model has run */
+    char output[96];
+    int output_rank;
+    int64_t output_shape[8];
+    char what[1024]; /* the choices, for a report */
 } random_case;
 
-#define OR_RETURN(call) do { mth_status or_s = (call); if (or_s) return or_s; } while (0)
+#define OR_RETURN(call)                                                                                                \
+    do {                                                                                                               \
+        mth_status or_s = (call);                                                                                      \
+        if (or_s) return or_s;                                                                                         \
+    } while (0)
 
 static void note(random_case *c, const char *text, long long value) {
     size_t n = strlen(c->what);
@@ -40,8 +56,14 @@ static mth_arg pick_spec(bytes *b, random_case *c, mth_arg room[4]) {
     switch (choice) {
     case 1: room[0] = mth_int(0); break;
     case 2: room[1] = mth_int(0); break;
-    case 3: room[0] = mth_int(0); room[1] = mth_int(1); break;
-    case 4: room[0] = mth_int(1); room[1] = mth_int(0); break;
+    case 3:
+        room[0] = mth_int(0);
+        room[1] = mth_int(1);
+        break;
+    case 4:
+        room[0] = mth_int(1);
+        room[1] = mth_int(0);
+        break;
     case 5: room[1] = mth_list(2, room + 2); break;
     case 6: room[0] = mth_list(2, room + 2); break;
     }
@@ -57,12 +79,14 @@ static mth_status add(mth_model *m, const char *type, const mth_option *o, size_
 }
 
 /* The same block on both models: the annotated one has `extra` more options (they stand last). */
-static mth_status add_both(mth_model *annotated, mth_model *plain, const char *type, const mth_option *o, size_t n, size_t extra, mth_add_mode mode) {
+static mth_status add_both(mth_model *annotated, mth_model *plain, const char *type, const mth_option *o, size_t n,
+    size_t extra, mth_add_mode mode) {
     OR_RETURN(add(annotated, type, o, n, mode));
     return plain ? add(plain, type, o, n - extra, mode) : NULL;
 }
 
-static mth_status add_block(bytes *b, random_case *c, mth_model *annotated, mth_model *plain, mth_add_mode mode, bool inside_stage) {
+static mth_status add_block(
+    bytes *b, random_case *c, mth_model *annotated, mth_model *plain, mth_add_mode mode, bool inside_stage) {
     static const char *const unary[] = {"Relu", "Gelu", "Silu", "Sigmoid", "Tanh", "LayerNorm", "RMSNorm", "Softmax"};
     mth_arg room[4];
     int64_t width = 1 + pick(b, 13);
@@ -86,14 +110,17 @@ static mth_status add_block(bytes *b, random_case *c, mth_model *annotated, mth_
         return add_both(annotated, plain, "FeedForward", o, inside_stage ? 1 : 2, inside_stage ? 0 : 1, mode);
     }
     case 3: {
-        mth_option o[] = {{"num_experts", mth_int(2 + pick(b, 5))}, {"expert_dim", mth_int(width)}, {"top_k", mth_int(1 + pick(b, 2))}, {"expert_distribution", mth_string("one_per_device")}};
+        mth_option o[] = {{"num_experts", mth_int(2 + pick(b, 5))}, {"expert_dim", mth_int(width)},
+            {"top_k", mth_int(1 + pick(b, 2))}, {"expert_distribution", mth_string("one_per_device")}};
         if (inside_stage) return add_both(annotated, plain, "MoE", o, 3, 0, mode);
         if (c->naxes == 1 && pick(b, 2)) o[3].value = mth_string("round_robin");
         return add_both(annotated, plain, "MoE", o, 4, 1, mode);
     }
-    case 4: case 5: {
+    case 4:
+    case 5: {
         int heads = 1 + pick(b, 5);
-        mth_option o[] = {{"num_heads", mth_int(heads)}, {"head_dim", mth_int(1 + pick(b, 4))}, {"causal", mth_bool(pick(b, 2))}, {"tensor_axis", mth_int(pick(b, c->naxes))}};
+        mth_option o[] = {{"num_heads", mth_int(heads)}, {"head_dim", mth_int(1 + pick(b, 4))},
+            {"causal", mth_bool(pick(b, 2))}, {"tensor_axis", mth_int(pick(b, c->naxes))}};
         if (place) o[3] = device;
         return add_both(annotated, plain, "MultiHeadAttention", o, inside_stage ? 3 : 4, inside_stage ? 0 : 1, mode);
     }
@@ -115,8 +142,9 @@ static mth_status add_pipeline(bytes *b, random_case *c) {
         device[i] = mth_int(pick(b, (int)c->devices));
         zero[i] = mth_int(0);
     }
-    mth_option o[] = {{"stages", mth_list((size_t)stages, list)}, {"device_assignment", mth_list((size_t)stages, device)}, {"microbatch_size", mth_int(1 + pick(b, 5))},
-                      {"schedule", mth_string(pick(b, 2) ? "1f1b" : "gpipe")}};
+    mth_option o[] = {{"stages", mth_list((size_t)stages, list)},
+        {"device_assignment", mth_list((size_t)stages, device)}, {"microbatch_size", mth_int(1 + pick(b, 5))},
+        {"schedule", mth_string(pick(b, 2) ? "1f1b" : "gpipe")}};
     note(c, "microbatch", o[2].value.integer);
     if (!s) s = add(c->annotated, "Pipeline", o, 4, MTH_CHAIN);
     o[1].value = mth_list((size_t)stages, zero);
@@ -133,9 +161,14 @@ static void random_free(random_case *c) {
     mth_backend_free(c->single);
 }
 
-/* The engine that runs the annotated model, and options of its own. Plans that take long are made once for a model: forward, or forward and
-   backward. */
-typedef struct { const char *name; bool once; size_t count; mth_option option[4]; } random_engine;
+/* The engine that runs the annotated model, and options of its own. Plans that take long are made once for a model:
+   forward, or forward and backward. */
+typedef struct {
+    const char *name;
+    bool once;
+    size_t count;
+    mth_option option[4];
+} random_engine;
 
 static mth_status random_make(const random_engine *engine, const uint8_t *data, size_t size, random_case *c) {
     static const int64_t meshes[][2] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}, {2, 2}, {2, 3}, {3, 2}, {4, 2}, {1, 3}};
@@ -152,12 +185,14 @@ static mth_status random_make(const random_engine *engine, const uint8_t *data, 
     note(c, "x", c->dim[1]);
     mth_arg axes[2] = {mth_int(c->dim[0]), mth_int(c->dim[1])}, one = mth_int(1), named[5];
     for (int i = 0; i < 5; i++) named[i] = mth_string(algorithms[pick(&b, 4)]);
-    mth_option o[10] = {{"device_mesh", mth_list((size_t)c->naxes, axes)}, {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
-                       {"overlap_communication", mth_bool(pick(&b, 2))}};
+    mth_option o[10] = {{"device_mesh", mth_list((size_t)c->naxes, axes)},
+        {"collective_ops", mth_dict(5, kinds, named)}, {"communication_optimization", mth_bool(pick(&b, 2))},
+        {"overlap_communication", mth_bool(pick(&b, 2))}};
     int more = pick(&b, 6); /* of one byte, so that older seeds mean what they did */
     o[4] = (mth_option){"pipeline_communication", mth_bool(more & 1)};
     o[5] = (mth_option){"sequence_parallel", more / 2 ? mth_bool(more / 2 == 1) : MTH_NONE};
-    const char *known = mth_backend_option_doc(engine->name); /* not every engine has options of communication */
+    /* not every engine has options of communication */
+    const char *known = mth_backend_option_doc(engine->name);
     size_t options = known && strstr(known, "collective_ops") ? 6 : 1;
     for (size_t i = 0; i < engine->count; i++) o[options++] = engine->option[i];
     OR_RETURN(mth_backend_create(engine->name, o, options, &c->mesh));
@@ -178,8 +213,10 @@ static mth_status random_make(const random_engine *engine, const uint8_t *data, 
     }
     int blocks = 1 + pick(&b, 5);
     for (int i = 0; i < blocks; i++) {
-        if (i && pick(&b, 5) == 1) OR_RETURN(add_pipeline(&b, c));
-        else OR_RETURN(add_block(&b, c, c->annotated, c->plain, i ? MTH_CHAIN : MTH_PLAIN, false));
+        if (i && pick(&b, 5) == 1)
+            OR_RETURN(add_pipeline(&b, c));
+        else
+            OR_RETURN(add_block(&b, c, c->annotated, c->plain, i ? MTH_CHAIN : MTH_PLAIN, false));
     }
     c->backward = !engine->once || pick(&b, 2);
     c->forward = !engine->once || !c->backward;
@@ -187,7 +224,12 @@ static mth_status random_make(const random_engine *engine, const uint8_t *data, 
 }
 
 /* Runs a model forward and backward; results are gathered as double, outputs first. */
-typedef struct { size_t n; char name[96][96]; double *data[96]; size_t size[96]; } random_results;
+typedef struct {
+    size_t n;
+    char name[96][96];
+    double *data[96];
+    size_t size[96];
+} random_results;
 
 static void results_free(random_results *r) {
     for (size_t i = 0; i < r->n; i++) free(r->data[i]);
@@ -202,7 +244,10 @@ static mth_status results_take(random_results *r, const mth_arrays *a, const cha
         for (int d = 0; d < mth_array_get_rank(item.array); d++) size *= (size_t)mth_array_get_shape(item.array)[d];
         float *f = malloc(size * sizeof *f + 1);
         mth_status s = mth_array_gather(item.array, f);
-        if (s) { free(f); return s; }
+        if (s) {
+            free(f);
+            return s;
+        }
         snprintf(r->name[r->n], sizeof r->name[0], "%s%s", prefix, item.name);
         r->size[r->n] = size;
         r->data[r->n] = malloc(size * sizeof(double) + 1);
@@ -231,7 +276,8 @@ static mth_status random_run(random_case *c, bool annotated, random_results *r) 
     mth_array *x = NULL, *seed = NULL;
     mth_arrays *parameters = NULL, *outputs = NULL, *again = NULL, *gradients = NULL;
     bool forward = !annotated || c->forward;
-    mth_status s = mth_compile(annotated ? c->annotated : c->plain, backend, c->compile, annotated ? c->compile_count : 0, &compiled);
+    mth_status s = mth_compile(
+        annotated ? c->annotated : c->plain, backend, c->compile, annotated ? c->compile_count : 0, &compiled);
     if (!s) s = mth_array_randn(backend, c->rank, c->shape, 11, NULL, &x);
     mth_named input = {"input", x};
     if (!s) s = mth_get_parameters(compiled, &input, 1, 5, &parameters);
@@ -254,7 +300,10 @@ static mth_status random_run(random_case *c, bool annotated, random_results *r) 
             char *once = NULL;
             s = mth_plan_verify_text(plan);
             if (!s) s = mth_plan_reprint(plan, &once);
-            if (!s && strcmp(plan, once)) { fprintf(stderr, "print, parse, print differs: %s\n", c->what); abort(); }
+            if (!s && strcmp(plan, once)) {
+                fprintf(stderr, "print, parse, print differs: %s\n", c->what);
+                abort();
+            }
             mth_text_free(once);
             mth_text_free(plan);
         }
@@ -269,9 +318,11 @@ static mth_status random_run(random_case *c, bool annotated, random_results *r) 
     return s;
 }
 
-/* EQUAL: all that both models gave. REFUSED: one of them gave a user's error, so that nothing was compared. DIFFERENT: described in `report`. */
+/* EQUAL: all that both models gave. REFUSED: one of them gave a user's error, so that nothing was compared. DIFFERENT:
+ * described in `report`. */
 typedef enum { RANDOM_EQUAL, RANDOM_REFUSED, RANDOM_DIFFERENT } random_result;
-static random_result random_compare(const random_engine *engine, const uint8_t *data, size_t size, char *report, size_t room) {
+static random_result random_compare(
+    const random_engine *engine, const uint8_t *data, size_t size, char *report, size_t room) {
     random_case c;
     static random_results one, other; /* too large for a stack */
     mth_status s = random_make(engine, data, size, &c), t = NULL;
@@ -280,7 +331,8 @@ static random_result random_compare(const random_engine *engine, const uint8_t *
     if (!s) s = random_run(&c, false, &one);
     if (!s) t = random_run(&c, true, &other);
     if (t) {
-        /* What the plain model computes the annotated one may refuse only with a user's error: some layers can't be cut into microbatches. */
+        /* What the plain model computes the annotated one may refuse only with a user's error: some layers can't be cut
+         * into microbatches. */
         bad = mth_error_get_code(t) == MTH_ERROR_INTERNAL || !strstr(mth_error_get_message(t), "microbatch");
         if (bad) snprintf(report, room, "%s: %s", c.what, mth_error_get_message(t));
     }

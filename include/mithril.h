@@ -9,9 +9,11 @@
  *         mth_model *model;
  *         mth_backend *backend;
  *         mth_compiled *compiled;
- *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(64)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), &up));
+ *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(64)}, {"weight_shard_spec",
+ *           MTH_SPEC(MTH_NONE, mth_int(0))}), &up));
  *         MTH_CHECK(mth_module_create("Relu", NULL, 0, &act));
- *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(16)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), &down));
+ *         MTH_CHECK(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(16)}, {"weight_shard_spec",
+ *           MTH_SPEC(mth_int(0), MTH_NONE)}), &down));
  *         MTH_CHECK(mth_model_create(&model));
  *         MTH_CHECK(mth_model_add(model, up, MTH_WIRES({"input", "input"}, {"output", "h"}), MTH_PLAIN));
  *         MTH_CHECK(mth_model_add(model, act, NULL, 0, MTH_CHAIN));
@@ -29,13 +31,15 @@
  *         puts(plan); // the program of each device, with its collectives and bytes; examples/ show how all is freed
  *     }
  *
- * Ownership: what comes through an out-parameter `mth_x **` belongs to the caller and ends with `mth_x_free`, a text with `mth_text_free`;
- * `mth_x_get_y` lends. Every fallible function returns an `mth_status`: NULL is success, else an error object that the caller frees. On
- * failure what out-parameters point at is left as it was, and no object has changed.
- * NULL: no function crashes on it. Where an object, a name, an out-parameter, a list whose count is above 0 or an item of a list is NULL, a
- * function that returns mth_status fails with MTH_ERROR_TYPE and says which; texts, lists and models inside options are checked alike, at
- * any depth. Comments say where NULL has a meaning of its own (`spec`, `gradients`, the data of no elements). mth_x_free(NULL) does
- * nothing, and what is read off NULL (`mth_x_get_y`), or at an index out of range, is 0, NULL or an empty text.
+ * Ownership: what comes through an out-parameter `mth_x **` belongs to the caller and ends with `mth_x_free`, a text
+ * with `mth_text_free`; `mth_x_get_y` lends. Every fallible function returns an `mth_status`: NULL is success, else an
+ * error object that the caller frees. On failure what out-parameters point at is left as it was, and no object has
+ * changed.
+ * NULL: no function crashes on it. Where an object, a name, an out-parameter, a list whose count is above 0 or an item
+ * of a list is NULL, a function that returns mth_status fails with MTH_ERROR_TYPE and says which; texts, lists and
+ * models inside options are checked alike, at any depth. Comments say where NULL has a meaning of its own (`spec`,
+ * `gradients`, the data of no elements). mth_x_free(NULL) does nothing, and what is read off NULL (`mth_x_get_y`), or
+ * at an index out of range, is 0, NULL or an empty text.
  * Threads: a compiled model, its plans and arrays may be used from several threads; a model under composition from one.
  */
 #ifndef MITHRIL_H
@@ -60,11 +64,13 @@ typedef struct mth_error mth_error;
 typedef mth_error *mth_status; /* NULL is success */
 
 typedef enum {
-    MTH_ERROR_VALUE = 1,   /* a value out of its domain: a shape, a size, an axis (Python: ValueError) */
-    MTH_ERROR_TYPE,        /* a wrong kind of argument or dtype, an unknown keyword (TypeError) */
-    MTH_ERROR_KEY,         /* an unknown or missing name of an input, parameter or output (KeyError) */
-    MTH_ERROR_MEMORY,      /* an allocation failed (MemoryError) */
-    MTH_ERROR_IO,          /* a file can't be read, or lies (ValueError; where the system refuses it also OSError, by its errno FileNotFoundError, ...) */
+    MTH_ERROR_VALUE = 1, /* a value out of its domain: a shape, a size, an axis (Python: ValueError) */
+    MTH_ERROR_TYPE,      /* a wrong kind of argument or dtype, an unknown keyword (TypeError) */
+    MTH_ERROR_KEY,       /* an unknown or missing name of an input, parameter or output (KeyError) */
+    MTH_ERROR_MEMORY,    /* an allocation failed (MemoryError) */
+    /* a file can't be read, or lies (ValueError; where the system refuses it also OSError, by its errno
+     * FileNotFoundError, ...) */
+    MTH_ERROR_IO,
     MTH_ERROR_INTERRUPTED, /* the run was asked to stop (KeyboardInterrupt) */
     MTH_ERROR_UNSUPPORTED, /* an engine has no such thing (ValueError) */
     MTH_ERROR_INTERNAL     /* our defect: the message tells the place in our source (RuntimeError) */
@@ -73,18 +79,21 @@ typedef enum {
 MTH_API mth_error_code mth_error_get_code(const mth_error *);
 MTH_API const char *mth_error_get_message(const mth_error *); /* all fields, as one text of a few lines */
 MTH_API const char *mth_error_get_what(const mth_error *);    /* what is wrong, one sentence */
-/* What mends it; never empty. Texts name functions as here (Python shows its own names), and write options and wires as name=value, as
-   mth_compile_option_doc does: None is MTH_NONE, (0, None) a list, {'x': ...} a dict, inputs=['a', 'b'] a port with two wires. */
+/* What mends it; never empty. Texts name functions as here (Python shows its own names), and write options and wires as
+   name=value, as mth_compile_option_doc does: None is MTH_NONE, (0, None) a list, {'x': ...} a dict, inputs=['a', 'b']
+   a port with two wires. */
 MTH_API const char *mth_error_get_fix(const mth_error *);
 MTH_API const char *mth_error_get_operator(const mth_error *); /* "linear_0", or "" */
 MTH_API size_t mth_error_get_tensor_count(const mth_error *);
-MTH_API const char *mth_error_get_tensor(const mth_error *, size_t i); /* "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
-MTH_API int mth_error_get_errno(const mth_error *); /* what the system said of a file, ENOENT and so on (errno.h); else 0 */
+/* "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
+MTH_API const char *mth_error_get_tensor(const mth_error *, size_t i);
+/* what the system said of a file, ENOENT and so on (errno.h); else 0 */
+MTH_API int mth_error_get_errno(const mth_error *);
 MTH_API void mth_error_free(mth_error *);
 
-/* What users look for and this version does not have under that name: an "option", or an attribute of the Python "package", its "backends", a
-   "model", "module", "compiled" model or "key" (the name of a connection). `why` and `fix` are lent: "is not in this version", "leave it out;
-   ..."; either may be NULL. False: nothing is known of the name. */
+/* What users look for and this version does not have under that name: an "option", or an attribute of the Python
+   "package", its "backends", a "model", "module", "compiled" model or "key" (the name of a connection). `why` and `fix`
+   are lent: "is not in this version", "leave it out; ..."; either may be NULL. False: nothing is known of the name. */
 MTH_API bool mth_absent(const char *place, const char *name, const char **why, const char **fix);
 
 /* ---------------------------------------------------------------- words: types and options */
@@ -93,7 +102,16 @@ MTH_API const char *mth_dtype_name(mth_dtype); /* "float32" */
 MTH_API size_t mth_dtype_size(mth_dtype);      /* bytes */
 
 /* A value of an option: None, a boolean, a number, a text, a list (a Python tuple or list), a dict, or a model. */
-typedef enum { MTH_ARG_NONE, MTH_ARG_BOOL, MTH_ARG_INT, MTH_ARG_FLOAT, MTH_ARG_STRING, MTH_ARG_LIST, MTH_ARG_DICT, MTH_ARG_MODEL } mth_arg_kind;
+typedef enum {
+    MTH_ARG_NONE,
+    MTH_ARG_BOOL,
+    MTH_ARG_INT,
+    MTH_ARG_FLOAT,
+    MTH_ARG_STRING,
+    MTH_ARG_LIST,
+    MTH_ARG_DICT,
+    MTH_ARG_MODEL
+} mth_arg_kind;
 typedef struct mth_model mth_model;
 typedef struct mth_arg mth_arg;
 struct mth_arg {
@@ -108,36 +126,72 @@ struct mth_arg {
     };
     const char *const *keys; /* DICT only: count keys */
 };
-typedef struct { const char *name; mth_arg value; } mth_option;
+typedef struct {
+    const char *name;
+    mth_arg value;
+} mth_option;
 #define MTH_NONE ((mth_arg){MTH_ARG_NONE, 0, {0}, NULL})
 static inline mth_arg mth_bool(bool b) { return (mth_arg){MTH_ARG_BOOL, 0, {b}, NULL}; }
 static inline mth_arg mth_int(int64_t i) { return (mth_arg){MTH_ARG_INT, 0, {i}, NULL}; }
-static inline mth_arg mth_float(double f) { mth_arg a = {MTH_ARG_FLOAT, 0, {0}, NULL}; a.real = f; return a; }
-static inline mth_arg mth_string(const char *s) { mth_arg a = {MTH_ARG_STRING, 0, {0}, NULL}; a.string = s; return a; }
-static inline mth_arg mth_list(size_t n, const mth_arg *items) { mth_arg a = {MTH_ARG_LIST, n, {0}, NULL}; a.items = items; return a; }
-static inline mth_arg mth_dict(size_t n, const char *const *keys, const mth_arg *items) { mth_arg a = {MTH_ARG_DICT, n, {0}, keys}; a.items = items; return a; }
-static inline mth_arg mth_submodel(mth_model *m) { mth_arg a = {MTH_ARG_MODEL, 0, {0}, NULL}; a.model = m; return a; }
+static inline mth_arg mth_float(double f) {
+    mth_arg a = {MTH_ARG_FLOAT, 0, {0}, NULL};
+    a.real = f;
+    return a;
+}
+static inline mth_arg mth_string(const char *s) {
+    mth_arg a = {MTH_ARG_STRING, 0, {0}, NULL};
+    a.string = s;
+    return a;
+}
+static inline mth_arg mth_list(size_t n, const mth_arg *items) {
+    mth_arg a = {MTH_ARG_LIST, n, {0}, NULL};
+    a.items = items;
+    return a;
+}
+static inline mth_arg mth_dict(size_t n, const char *const *keys, const mth_arg *items) {
+    mth_arg a = {MTH_ARG_DICT, n, {0}, keys};
+    a.items = items;
+    return a;
+}
+static inline mth_arg mth_submodel(mth_model *m) {
+    mth_arg a = {MTH_ARG_MODEL, 0, {0}, NULL};
+    a.model = m;
+    return a;
+}
 /* The literals below live as long as the block they stand in; every function copies what it keeps. */
 #define MTH_SPEC(...) mth_list(sizeof((mth_arg[]){__VA_ARGS__}) / sizeof(mth_arg), (mth_arg[]){__VA_ARGS__})
-#define MTH_INTS(...) mth__ints(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), (int64_t[]){__VA_ARGS__}, (mth_arg[sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)]){{MTH_ARG_NONE, 0, {0}, NULL}})
-static inline mth_arg mth__ints(size_t n, const int64_t *v, mth_arg *room) { for (size_t i = 0; i < n; i++) room[i] = mth_int(v[i]); return mth_list(n, room); }
-#define MTH_OPTIONS(...) (const mth_option[]){__VA_ARGS__}, sizeof((const mth_option[]){__VA_ARGS__}) / sizeof(mth_option)
+#define MTH_INTS(...)                                                                                                  \
+    mth__ints(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), (int64_t[]){__VA_ARGS__},                            \
+        (mth_arg[sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)]){{MTH_ARG_NONE, 0, {0}, NULL}})
+static inline mth_arg mth__ints(size_t n, const int64_t *v, mth_arg *room) {
+    for (size_t i = 0; i < n; i++) room[i] = mth_int(v[i]);
+    return mth_list(n, room);
+}
+#define MTH_OPTIONS(...)                                                                                               \
+    (const mth_option[]){__VA_ARGS__}, sizeof((const mth_option[]){__VA_ARGS__}) / sizeof(mth_option)
 #define MTH_WIRES(...) (const mth_wire[]){__VA_ARGS__}, sizeof((const mth_wire[]){__VA_ARGS__}) / sizeof(mth_wire)
 
 /* ---------------------------------------------------------------- compose */
-typedef struct mth_module mth_module; /* an operator with its options: immutable, may be added to several models */
+/* an operator with its options: immutable, may be added to several models */
+typedef struct mth_module mth_module;
 
-/* A port of a module and the name it is wired to: {"input", "hidden1"}. A port that takes several values ("inputs" of Add) is
-   repeated, in order. */
-typedef struct { const char *port; const char *name; } mth_wire;
-typedef enum { MTH_PLAIN, MTH_CHAIN } mth_add_mode; /* `|=`: only the wires given; `+=`: the one open input takes the previous block's output */
+/* A port of a module and the name it is wired to: {"input", "hidden1"}. A port that takes several values ("inputs" of
+   Add) is repeated, in order. */
+typedef struct {
+    const char *port;
+    const char *name;
+} mth_wire;
+/* `|=`: only the wires given; `+=`: the one open input takes the previous block's output */
+typedef enum { MTH_PLAIN, MTH_CHAIN } mth_add_mode;
 
-/* `type` is a name of the table of modules ("Linear", "MultiHeadAttention", ...: mth_module_type_name). Checks every option. */
+/* `type` is a name of the table of modules ("Linear", "MultiHeadAttention", ...: mth_module_type_name). Checks every
+ * option. */
 MTH_API MTH_MUST_USE mth_status mth_module_create(const char *type, const mth_option *, size_t count, mth_module **out);
 MTH_API void mth_module_free(mth_module *);
 MTH_API size_t mth_module_type_count(void);
 MTH_API const char *mth_module_type_name(size_t i);
-/* The documentation of a type: signature, options with defaults, ports, parameters. NULL where there is no such type. */
+/* The documentation of a type: signature, options with defaults, ports, parameters. NULL where there is no such type.
+ */
 MTH_API const char *mth_module_type_signature(const char *type); /* "dimension: int, bias: bool = True, ..." */
 MTH_API const char *mth_module_type_ports(const char *type);     /* "input -> output" */
 MTH_API const char *mth_module_type_doc(const char *type);
@@ -148,11 +202,14 @@ MTH_API const char *mth_module_get_warning(const mth_module *);
 
 MTH_API MTH_MUST_USE mth_status mth_model_create(mth_model **out);
 MTH_API void mth_model_free(mth_model *); /* a model added to others stays alive inside them */
-MTH_API MTH_MUST_USE mth_status mth_model_add(mth_model *, const mth_module *, const mth_wire *, size_t count, mth_add_mode);
+MTH_API MTH_MUST_USE mth_status mth_model_add(
+    mth_model *, const mth_module *, const mth_wire *, size_t count, mth_add_mode);
 /* A copy of the submodel as it is now becomes a block of the model. `name`: NULL is "model_0" and so on. Models lie in
    models at most 256 deep, the outermost and stages of a Pipeline included. */
-MTH_API MTH_MUST_USE mth_status mth_model_add_model(mth_model *, const mth_model *sub, const char *name, const mth_wire *, size_t count, mth_add_mode);
-/* Joins an output named `source` with the input named `destination`. Idempotent; a contradiction is an error naming both wires. */
+MTH_API MTH_MUST_USE mth_status mth_model_add_model(
+    mth_model *, const mth_model *sub, const char *name, const mth_wire *, size_t count, mth_add_mode);
+/* Joins an output named `source` with the input named `destination`. Idempotent; a contradiction is an error naming
+ * both wires. */
 MTH_API MTH_MUST_USE mth_status mth_model_connect(mth_model *, const char *source, const char *destination);
 /* A summary: inputs, blocks with their wires, one a line, outputs; submodels indented. */
 MTH_API MTH_MUST_USE mth_status mth_model_print(const mth_model *, char **out);
@@ -162,82 +219,106 @@ MTH_API void mth_text_free(char *);
 
 /* ---------------------------------------------------------------- backends */
 typedef struct mth_backend mth_backend;
-/* engine: "native" (this machine's cores), "pjrt" (XLA, through a plugin of the PJRT C API: a CPU's, a GPU's, a TPU's) or "reference" (naive,
-   in double precision inside, integers in 64 bits: the oracle of the tests). Options: mth_backend_option_doc. */
-MTH_API MTH_MUST_USE mth_status mth_backend_create(const char *engine, const mth_option *, size_t count, mth_backend **out);
+/* engine: "native" (this machine's cores), "pjrt" (XLA, through a plugin of the PJRT C API: a CPU's, a GPU's, a TPU's)
+   or "reference" (naive, in double precision inside, integers in 64 bits: the oracle of the tests). Options:
+   mth_backend_option_doc. */
+MTH_API MTH_MUST_USE mth_status mth_backend_create(
+    const char *engine, const mth_option *, size_t count, mth_backend **out);
 MTH_API void mth_backend_free(mth_backend *); /* arrays and compiled models keep what they need of it */
 MTH_API int mth_backend_get_mesh(const mth_backend *, int64_t dim[4]); /* number of mesh axes */
 MTH_API int64_t mth_backend_get_device_count(const mth_backend *);
-MTH_API MTH_MUST_USE mth_status mth_backend_describe(const mth_backend *, char **out); /* engine, devices, threads, options */
-MTH_API const char *mth_backend_option_doc(const char *engine); /* one option a line: "name: type = default: text"; NULL: no such engine */
+/* engine, devices, threads, options */
+MTH_API MTH_MUST_USE mth_status mth_backend_describe(const mth_backend *, char **out);
+/* one option a line: "name: type = default: text"; NULL: no such engine */
+MTH_API const char *mth_backend_option_doc(const char *engine);
 MTH_API const char *mth_compile_option_doc(void);
 
 /* ---------------------------------------------------------------- arrays */
 typedef struct mth_array mth_array;
-typedef struct { const char *name; mth_array *array; } mth_named;
-/* Data on the backend's devices. `spec`: NULL is replicated over the whole mesh (held once where devices share memory), else a
-   list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied, row-major; of MTH_BOOL
-   bytes of 0 and 1. */
-MTH_API MTH_MUST_USE mth_status mth_array_from_data(mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out);
-/* The same, replicated, without a copy where the engine can and `data` is 64-byte aligned: it then belongs to the array, and nobody changes
-   it, until release(context) is called: once, by whichever thread lets go of it last. Outputs of mth_evaluate never share it: when the array
-   is freed and no run reads it, it is released. Where a copy is made, release is called before this returns; after a failure it is not.
-   `release` NULL: nothing is to be done. */
-MTH_API MTH_MUST_USE mth_status mth_array_borrow(mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, void (*release)(void *context), void *context, mth_array **out);
+typedef struct {
+    const char *name;
+    mth_array *array;
+} mth_named;
+/* Data on the backend's devices. `spec`: NULL is replicated over the whole mesh (held once where devices share memory),
+   else a list with an entry a dimension: a mesh axis, a list of axes, or None. Shapes are global. Data given is copied,
+   row-major; of MTH_BOOL bytes of 0 and 1. */
+MTH_API MTH_MUST_USE mth_status mth_array_from_data(
+    mth_backend *, mth_dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out);
+/* The same, replicated, without a copy where the engine can and `data` is 64-byte aligned: it then belongs to the
+   array, and nobody changes it, until release(context) is called: once, by whichever thread lets go of it last. Outputs
+   of mth_evaluate never share it: when the array is freed and no run reads it, it is released. Where a copy is made,
+   release is called before this returns; after a failure it is not. `release` NULL: nothing is to be done. */
+MTH_API MTH_MUST_USE mth_status mth_array_borrow(mth_backend *, mth_dtype, int rank, const int64_t *shape,
+    const void *data, void (*release)(void *context), void *context, mth_array **out);
 /* float32, standard normal. Philox4x32-10 by element index: the same values on any mesh. */
-MTH_API MTH_MUST_USE mth_status mth_array_randn(mth_backend *, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
-MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out); /* int32, low <= x < high */
+MTH_API MTH_MUST_USE mth_status mth_array_randn(
+    mth_backend *, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
+/* int32, low <= x < high */
+MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, int64_t high, int rank,
+    const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out);
 /* `value` everywhere, cut toward zero in an integer dtype, which must be able to hold it. Not every int64 past 2^53 is
    a double: those are for mth_array_from_data. */
-MTH_API MTH_MUST_USE mth_status mth_array_full(mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
-/* A tensor of a safetensors file, each device reading its slice straight from the file. `transpose` swaps the two dimensions of a
-   matrix (files of torch models store (out, in)). F64, F16 and BF16 become float32. The file is checked first: its whole header, and that
-   its tensors tile its data. One that is cut short while it is read is an error. */
-MTH_API MTH_MUST_USE mth_status mth_array_from_safetensors(mth_backend *, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out);
+MTH_API MTH_MUST_USE mth_status mth_array_full(
+    mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
+/* A tensor of a safetensors file, each device reading its slice straight from the file. `transpose` swaps the two
+   dimensions of a
+   matrix (files of torch models store (out, in)). F64, F16 and BF16 become float32. The file is checked first: its
+   whole header, and that its tensors tile its data. One that is cut short while it is read is an error. */
+MTH_API MTH_MUST_USE mth_status mth_array_from_safetensors(
+    mth_backend *, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out);
 MTH_API void mth_array_retain(mth_array *);
 MTH_API void mth_array_free(mth_array *);
 MTH_API mth_dtype mth_array_get_dtype(const mth_array *);
 MTH_API int mth_array_get_rank(const mth_array *);
 MTH_API const int64_t *mth_array_get_shape(const mth_array *); /* global */
 MTH_API const char *mth_array_get_sharding(const mth_array *); /* "(0, None) over mesh (4,)" */
-MTH_API size_t mth_array_get_shard_count(const mth_array *);   /* one for each device it is on; the part of one may be empty */
+/* one for each device it is on; the part of one may be empty */
+MTH_API size_t mth_array_get_shard_count(const mth_array *);
 typedef struct {
     int64_t device_id;
     int64_t start[8], size[8], step[8]; /* the part of the global array; step is above 1 for cyclic shardings */
-    const void *data;                   /* row-major, `size` elements; lent as long as the array lives; NULL in a layout */
+    /* row-major, `size` elements; lent as long as the array lives; NULL in a layout */
+    const void *data;
 } mth_shard;
 MTH_API mth_shard mth_array_get_shard(const mth_array *, size_t i);
-MTH_API MTH_MUST_USE mth_status mth_array_gather(const mth_array *, void *data); /* the whole array, row-major, into the caller's memory */
+/* the whole array, row-major, into the caller's memory */
+MTH_API MTH_MUST_USE mth_status mth_array_gather(const mth_array *, void *data);
 /* Data of the whole array where the first shard is all of it; else NULL (use mth_array_gather). Lent. */
 MTH_API const void *mth_array_get_whole(const mth_array *);
 
 typedef struct mth_arrays mth_arrays; /* an ordered dictionary of arrays */
-MTH_API MTH_MUST_USE mth_status mth_arrays_create(const mth_named *, size_t count, mth_arrays **out); /* retains each array */
+/* retains each array */
+MTH_API MTH_MUST_USE mth_status mth_arrays_create(const mth_named *, size_t count, mth_arrays **out);
 MTH_API void mth_arrays_free(mth_arrays *);
 MTH_API size_t mth_arrays_get_count(const mth_arrays *);
-MTH_API mth_named mth_arrays_get(const mth_arrays *, size_t i);              /* lent */
-MTH_API mth_array *mth_arrays_find(const mth_arrays *, const char *name);   /* lent; NULL where there is none */
+MTH_API mth_named mth_arrays_get(const mth_arrays *, size_t i);           /* lent */
+MTH_API mth_array *mth_arrays_find(const mth_arrays *, const char *name); /* lent; NULL where there is none */
 
 /* ---------------------------------------------------------------- compile, run */
 typedef struct mth_compiled mth_compiled;
 /* Checks all that needs no shapes. The model is copied. Options: mth_compile_option_doc. */
-MTH_API MTH_MUST_USE mth_status mth_compile(const mth_model *, mth_backend *, const mth_option *, size_t count, mth_compiled **out);
+MTH_API MTH_MUST_USE mth_status mth_compile(
+    const mth_model *, mth_backend *, const mth_option *, size_t count, mth_compiled **out);
 MTH_API void mth_compiled_free(mth_compiled *);
-/* Fresh parameters, named and ordered as the model was composed. Shapes come from `inputs`; where there are none, from those of the plan
-   last used, from the option `shapes`, or, in a model whose inputs are ids, from 8 sequences of at most 128. */
-MTH_API MTH_MUST_USE mth_status mth_get_parameters(mth_compiled *, const mth_named *inputs, size_t count, uint64_t seed, mth_arrays **out);
+/* Fresh parameters, named and ordered as the model was composed. Shapes come from `inputs`; where there are none, from
+   those of the plan last used, from the option `shapes`, or, in a model whose inputs are ids, from 8 sequences of at
+   most 128. */
+MTH_API MTH_MUST_USE mth_status mth_get_parameters(
+    mth_compiled *, const mth_named *inputs, size_t count, uint64_t seed, mth_arrays **out);
 typedef struct {
     const mth_named *output_gradients; /* what is missing is zero */
     size_t output_gradient_count;
-    const char *const *input_gradients; /* names of floating inputs whose gradients are wanted beside those of the parameters */
+    /* names of floating inputs whose gradients are wanted beside those of the parameters */
+    const char *const *input_gradients;
     size_t input_gradient_count;
 } mth_gradient_request;
-/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters; `gradients` NULL: nobody takes
-   them. `parameters` NULL: there are none. */
-MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs, size_t count,
-                                             const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
-/* Asks the calls of mth_evaluate that are under way now, in all threads, to stop at the next instruction: they return MTH_ERROR_INTERRUPTED,
-   or their results where nothing was left to do. Calls that begin later are not asked. Async-signal-safe. */
+/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters;
+   `gradients` NULL: nobody takes them. `parameters` NULL: there are none. */
+MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs,
+    size_t count, const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
+/* Asks the calls of mth_evaluate that are under way now, in all threads, to stop at the next instruction: they return
+   MTH_ERROR_INTERRUPTED, or their results where nothing was left to do. Calls that begin later are not asked.
+   Async-signal-safe. */
 MTH_API void mth_compiled_interrupt(mth_compiled *);
 /* The same for this thread alone: from now on its calls that may take long return MTH_ERROR_INTERRUPTED, and change
    nothing, once asked(context) is true, which it then stays. Those are mth_compile and all that make a plan, load it or
@@ -250,46 +331,71 @@ MTH_API void mth_compiled_interrupt(mth_compiled *);
 MTH_API void mth_set_interrupt_check(bool (*asked)(void *context), void *context);
 
 /* ---------------------------------------------------------------- read a plan */
-MTH_API MTH_MUST_USE mth_status mth_plan_print(mth_compiled *, char **out); /* the program of the plan last used, else of a forward plan for the shapes given to mth_compile; mth_text_free */
-/* Plans without running, for the names, dtypes and shapes of these inputs (none: as in mth_get_parameters); `gradients`: those of the
-   parameters, for gradients of all outputs. */
+/* the program of the plan last used, else of a forward plan for the shapes given to mth_compile; mth_text_free */
+MTH_API MTH_MUST_USE mth_status mth_plan_print(mth_compiled *, char **out);
+/* Plans without running, for the names, dtypes and shapes of these inputs (none: as in mth_get_parameters);
+   `gradients`: those of the parameters, for gradients of all outputs. */
 MTH_API MTH_MUST_USE mth_status mth_plan(mth_compiled *, const mth_named *inputs, size_t count, bool gradients);
-/* Parses the text of a plan and verifies it: NULL where it can't deadlock, read an unwritten or overlapping byte, or use a partial sum as a value. */
+/* Parses the text of a plan and verifies it: NULL where it can't deadlock, read an unwritten or overlapping byte, or
+ * use a partial sum as a value. */
 MTH_API MTH_MUST_USE mth_status mth_plan_verify_text(const char *text);
 MTH_API MTH_MUST_USE mth_status mth_plan_reprint(const char *text, char **out); /* parse, then print */
 /* Where a parameter is to be: for loaders that place data themselves. */
-MTH_API MTH_MUST_USE mth_status mth_get_parameter_layout(mth_compiled *, const mth_named *inputs, size_t count, mth_arrays **out); /* arrays without data: name, dtype, shape, sharding */
-/* An array with the layout of `like` (of mth_get_parameter_layout), read from a safetensors file: each device its slice. */
-MTH_API MTH_MUST_USE mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out);
-typedef struct { const char *parameter, *tensor; bool transpose; } mth_file_tensor; /* the tensor of a file that a parameter is read from */
+/* arrays without data: name, dtype, shape, sharding */
+MTH_API MTH_MUST_USE mth_status mth_get_parameter_layout(
+    mth_compiled *, const mth_named *inputs, size_t count, mth_arrays **out);
+/* An array with the layout of `like` (of mth_get_parameter_layout), read from a safetensors file: each device its
+ * slice. */
+MTH_API MTH_MUST_USE mth_status mth_array_read_safetensors(
+    const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out);
+/* the tensor of a file that a parameter is read from */
+typedef struct {
+    const char *parameter, *tensor;
+    bool transpose;
+} mth_file_tensor;
 /* All arrays of a layout, each from the tensor that is named for it. The file is opened and its header checked once. */
-MTH_API MTH_MUST_USE mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *path, const mth_file_tensor *, size_t count, mth_arrays **out);
+MTH_API MTH_MUST_USE mth_status mth_arrays_read_safetensors(
+    const mth_arrays *layout, const char *path, const mth_file_tensor *, size_t count, mth_arrays **out);
 
 typedef struct {
-    int64_t weights, gradients, optimizer, activations, communication, host, total; /* bytes of one device; host is not in total */
+    /* bytes of one device; host is not in total */
+    int64_t weights, gradients, optimizer, activations, communication, host, total;
 } mth_memory_usage;
-/* Of the plan last used for such inputs (none: for any), else of a forward plan. `devices`: the room in device[], as many as the mesh has. */
-MTH_API MTH_MUST_USE mth_status mth_get_memory_usage(mth_compiled *, const mth_named *inputs, size_t count, mth_memory_usage *device, size_t devices);
+/* Of the plan last used for such inputs (none: for any), else of a forward plan. `devices`: the room in device[], as
+ * many as the mesh has. */
+MTH_API MTH_MUST_USE mth_status mth_get_memory_usage(
+    mth_compiled *, const mth_named *inputs, size_t count, mth_memory_usage *device, size_t devices);
 typedef struct {
     int64_t received, sent; /* bytes that one device takes from others, gives to others in one evaluate */
     int64_t messages;       /* communications in which it receives */
 } mth_communication_usage;
 /* Of the plan last used. */
-MTH_API MTH_MUST_USE mth_status mth_get_communication_usage(mth_compiled *, mth_communication_usage *device, size_t devices);
-/* What a compiler behind the engine is given and makes of it: of the plan last used for such inputs (none: for any), else of a forward plan,
-   which is loaded; no device is needed. UNSUPPORTED where the engine has no such compiler. mth_stablehlo: the modules as StableHLO text, one
-   after another. mth_explain: memory, flops and the collectives that were really emitted, beside those of the program. */
+MTH_API MTH_MUST_USE mth_status mth_get_communication_usage(
+    mth_compiled *, mth_communication_usage *device, size_t devices);
+/* What a compiler behind the engine is given and makes of it: of the plan last used for such inputs (none: for any),
+   else of a forward plan, which is loaded; no device is needed. UNSUPPORTED where the engine has no such compiler.
+   mth_stablehlo: the modules as StableHLO text, one after another. mth_explain: memory, flops and the collectives that
+     were really emitted, beside those of the program. */
 MTH_API MTH_MUST_USE mth_status mth_stablehlo(mth_compiled *, const mth_named *inputs, size_t count, char **out);
 MTH_API MTH_MUST_USE mth_status mth_explain(mth_compiled *, const mth_named *inputs, size_t count, char **out);
 /* Which devices run each operator of the plan last used: lines "operator<TAB>device,device,...". */
 MTH_API MTH_MUST_USE mth_status mth_get_placement_text(mth_compiled *, char **out);
 
 /* ---------------------------------------------------------------- for tests of error handling */
-MTH_API void mth_debug_fail_allocation(int64_t index); /* the index-th allocation from now on fails (0: the next one); -1: none */
-MTH_API int64_t mth_debug_allocation_count(void);      /* allocations since the process began */
-MTH_API int64_t mth_debug_live_allocations(void);      /* allocations that have not been freed */
+/* the index-th allocation from now on fails (0: the next one); -1: none */
+MTH_API void mth_debug_fail_allocation(int64_t index);
+MTH_API int64_t mth_debug_allocation_count(void); /* allocations since the process began */
+MTH_API int64_t mth_debug_live_allocations(void); /* allocations that have not been freed */
 
-#define MTH_CHECK(call) do { mth_status mth_s_ = (call); if (mth_s_) { fprintf(stderr, "%s\n", mth_error_get_message(mth_s_)); mth_error_free(mth_s_); exit(1); } } while (0)
+#define MTH_CHECK(call)                                                                                                \
+    do {                                                                                                               \
+        mth_status mth_s_ = (call);                                                                                    \
+        if (mth_s_) {                                                                                                  \
+            fprintf(stderr, "%s\n", mth_error_get_message(mth_s_));                                                    \
+            mth_error_free(mth_s_);                                                                                    \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
 #ifdef __cplusplus
 }
 #endif

@@ -6,11 +6,27 @@
 static PyObject *lossy(const char *text) { return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace"); }
 
 /* The library's words for its functions and constants, and Python's. */
-static const struct { const char *c, *python; } words[] = {
-    {"mth_get_parameters", "get_parameters()"}, {"mth_get_memory_usage", "get_memory_usage()"}, {"mth_plan_print", "program_text()"},
-    {"mth_explain", "explain()"}, {"mth_evaluate", "evaluate()"}, {"mth_model_connect", "connect(source, destination)"},
-    {"mth_model_add", "|= or +="}, {"mth_module_type_name", "mithril.modules"}, {"mth_int", "an int"}, {"mth_list", "a list"}, {"mth_string", "a str"}, {"MTH_CHAIN", "+="}, {"MTH_FLOAT32", "float32"},
-    {"MTH_FLOAT64", "float64"}, {"MTH_INT32", "int32"}, {"MTH_INT64", "int64"}, {"MTH_BOOL", "bool"}, {"MTH_BFLOAT16", "bfloat16"},
+static const struct {
+    const char *c, *python;
+} words[] = {
+    {"mth_get_parameters", "get_parameters()"},
+    {"mth_get_memory_usage", "get_memory_usage()"},
+    {"mth_plan_print", "program_text()"},
+    {"mth_explain", "explain()"},
+    {"mth_evaluate", "evaluate()"},
+    {"mth_model_connect", "connect(source, destination)"},
+    {"mth_model_add", "|= or +="},
+    {"mth_module_type_name", "mithril.modules"},
+    {"mth_int", "an int"},
+    {"mth_list", "a list"},
+    {"mth_string", "a str"},
+    {"MTH_CHAIN", "+="},
+    {"MTH_FLOAT32", "float32"},
+    {"MTH_FLOAT64", "float64"},
+    {"MTH_INT32", "int32"},
+    {"MTH_INT64", "int64"},
+    {"MTH_BOOL", "bool"},
+    {"MTH_BFLOAT16", "bfloat16"},
     {"the engine pjrt", "JaxBackend"},
 };
 
@@ -33,7 +49,9 @@ static PyObject *class_of(module_state *s, mth_error_code code) {
     case MTH_ERROR_MEMORY: return s->memory_error;
     case MTH_ERROR_INTERNAL: return s->internal_error;
     case MTH_ERROR_INTERRUPTED: return PyExc_KeyboardInterrupt;
-    case MTH_ERROR_VALUE: case MTH_ERROR_IO: case MTH_ERROR_UNSUPPORTED: break;
+    case MTH_ERROR_VALUE:
+    case MTH_ERROR_IO:
+    case MTH_ERROR_UNSUPPORTED: break;
     }
     return s->value_error;
 }
@@ -53,9 +71,10 @@ void *raise_status(module_state *s, mth_status status) {
         PyObject *text = lossy(mth_error_get_tensor(status, i));
         if (!text || PyTuple_SetItem(tensors, (Py_ssize_t)i, text)) Py_CLEAR(tensors);
     }
-    if (tensors) error = PyObject_CallFunction(number ? s->file_error : cls, number ? "NNNNOi" : "NNNNO", in_python(mth_error_get_message(status)),
-                                               in_python(mth_error_get_what(status)), in_python(mth_error_get_fix(status)),
-                                               lossy(mth_error_get_operator(status)), tensors, number);
+    if (tensors)
+        error = PyObject_CallFunction(number ? s->file_error : cls, number ? "NNNNOi" : "NNNNO",
+            in_python(mth_error_get_message(status)), in_python(mth_error_get_what(status)),
+            in_python(mth_error_get_fix(status)), lossy(mth_error_get_operator(status)), tensors, number);
     if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     Py_XDECREF(error);
     Py_XDECREF(tensors);
@@ -101,13 +120,15 @@ const char *show(PyObject *object, char room[SHOWN]) {
 static PyObject *source_line(void) {
     PyObject *frame = Py_XNewRef((PyObject *)PyEval_GetFrame()), *line = NULL;
     while (frame && !line) {
-        PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame), *file = PyObject_GetAttrString(code, "co_filename");
+        PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame),
+                 *file = PyObject_GetAttrString(code, "co_filename");
         PyObject *globals = PyObject_GetAttrString(frame, "f_globals"), *key = PyUnicode_FromString("__name__");
         PyObject *name = globals && key ? Py_XNewRef(PyDict_GetItemWithError(globals, key)) : NULL;
         const char *path = file ? PyUnicode_AsUTF8AndSize(file, NULL) : NULL;
         const char *module = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : "";
         PyObject *back = NULL;
-        if (module && (strncmp(module, "mithril.", 8) == 0 || strcmp(module, "mithril") == 0)) back = PyObject_GetAttrString(frame, "f_back");
+        if (module && (strncmp(module, "mithril.", 8) == 0 || strcmp(module, "mithril") == 0))
+            back = PyObject_GetAttrString(frame, "f_back");
         else if (path) {
             const char *slash = strrchr(path, '/');
             line = TEXT("%s:%d", slash ? slash + 1 : path, PyFrame_GetLineNumber((PyFrameObject *)frame));
@@ -134,17 +155,17 @@ int note_source_line(void) {
     return 0;
 }
 
-static PyObject *error_of(PyObject *cls, const char *operator, PyObject *what, PyObject *fix) {
+static PyObject *error_of(PyObject *cls, const char *operator, PyObject * what, PyObject *fix) {
     PyObject *line = source_line(), *at = line ? TEXT("\n  at %U", line) : PyErr_Occurred() ? NULL : TEXT("%s", "");
-    PyObject *message = !at ? NULL
-                            : TEXT("%s%s%U%U\n  fix: %U", operator ? operator : "", operator ? ": " : "", what, at, fix);
+    PyObject *message =
+        at ? TEXT("%s%s%U%U\n  fix: %U", operator? operator: "", operator? ": " : "", what, at, fix) : NULL;
     Py_XDECREF(line);
     Py_XDECREF(at);
-    return message ? PyObject_CallFunction(cls, "NOOs()", message, what, fix, operator ? operator : "") : NULL;
+    return message ? PyObject_CallFunction(cls, "NOOs()", message, what, fix, operator? operator: "") : NULL;
 }
 
 /* Takes cause, what and fix. */
-static void *raise_class(PyObject *cls, const char *operator, PyObject *cause, PyObject *what, PyObject *fix) {
+static void *raise_class(PyObject *cls, const char *operator, PyObject * cause, PyObject *what, PyObject *fix) {
     PyObject *error = what && fix && !PyErr_Occurred() ? error_of(cls, operator, what, fix) : NULL;
     if (error) {
         if (cause) PyException_SetCause(error, Py_NewRef(cause));
@@ -157,8 +178,8 @@ static void *raise_class(PyObject *cls, const char *operator, PyObject *cause, P
     return NULL;
 }
 
-void *raise_error(module_state *s, const char *operator, mth_error_code code, PyObject *cause, PyObject *what,
-                  PyObject *fix) {
+void *raise_error(
+    module_state *s, const char *operator, mth_error_code code, PyObject *cause, PyObject *what, PyObject *fix) {
     return raise_class(class_of(s, code), operator, cause, what, fix);
 }
 
@@ -169,11 +190,13 @@ void *raise_fix(module_state *s, mth_error_code code, PyObject *what, PyObject *
 PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise) {
     PyObject *value = PyObject_GenericGetAttr(self, name);
     if (value || !PyErr_ExceptionMatches(PyExc_AttributeError)) return value;
-    const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL, *why = NULL, *fix = otherwise;
+    const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL, *why = NULL,
+               *fix = otherwise;
     if (!text || *text == '_') return NULL; /* protocols that are asked for */
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
-    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name); /* a subclass's property that failed keeps its error */
+    /* a subclass's property that failed keeps its error */
+    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
     if (own) {
         Py_DECREF(own);
         PyErr_Restore(type, error, trace);
@@ -185,7 +208,9 @@ PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const 
     Py_DECREF(lacking);
     mth_absent(place, text, &why, &fix);
     PyObject *type_name = PyType_GetName(Py_TYPE(self)), *advice = in_python(fix);
-    PyObject *what = !type_name ? NULL : why ? TEXT("%U.%U %s", type_name, name, why) : TEXT("%U has no attribute '%U'", type_name, name);
+    PyObject *what = !type_name ? NULL
+        : why                   ? TEXT("%U.%U %s", type_name, name, why)
+                                : TEXT("%U has no attribute '%U'", type_name, name);
     Py_XDECREF(type_name);
     return raise_class(STATE(self)->attribute_error, NULL, NULL, what, advice);
 }
@@ -216,7 +241,8 @@ int set_attribute_of(PyObject *self, PyObject *name, PyObject *value, const char
     if (!PyErr_ExceptionMatches(PyExc_AttributeError)) return -1;
     PyObject *type, *error, *trace;
     PyErr_Fetch(&type, &error, &trace);
-    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name); /* a property of a subclass keeps its error */
+    /* a property of a subclass keeps its error */
+    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
     if (own) {
         Py_DECREF(own);
         PyErr_Restore(type, error, trace);
@@ -235,28 +261,34 @@ int set_attribute_of(PyObject *self, PyObject *name, PyObject *value, const char
 
 /* What is written in the place of an operator between connections, modules or models. */
 static PyObject *composed(const char *operation) {
-    static const char *const by[][2] = {{"+", "Add"}, {"-", "Subtract"}, {"*", "Multiply"}, {"/", "Divide"}, {"@", "MatMul"}};
+    static const char *const by[][2] = {
+        {"+", "Add"}, {"-", "Subtract"}, {"*", "Multiply"}, {"/", "Divide"}, {"@", "MatMul"}};
     for (size_t i = 0; i < sizeof by / sizeof *by; i++)
         if (strcmp(by[i][0], operation) == 0)
-            return TEXT("write model |= ml.%s()(inputs=[\"a\", \"b\"], output=\"c\") for the connections \"a\" and \"b\" of a "
-                        "model", by[i][1]);
+            return TEXT(
+                "write model |= ml.%s()(inputs=[\"a\", \"b\"], output=\"c\") for the connections \"a\" and \"b\" of a "
+                "model",
+                by[i][1]);
     if (strcmp(operation, "[]") == 0)
         return TEXT("compose a module in its place in a model: model |= ml.Slice(...)(input=\"a\", output=\"b\")");
     if (strcmp(operation, "|") == 0)
         return TEXT("blocks are added to a model, one by one: model = ml.Model(); model |= ml.Relu()(input=\"a\", "
                     "output=\"b\"); model += ml.Linear(4)");
     if (strcmp(operation, "**") == 0)
-        return TEXT("a square is the product of a connection with itself: model |= ml.Multiply()(inputs=[\"a\", \"a\"], "
-                    "output=\"b\")");
+        return TEXT(
+            "a square is the product of a connection with itself: model |= ml.Multiply()(inputs=[\"a\", \"a\"], "
+            "output=\"b\")");
     if (strcmp(operation, "unary -") == 0)
         return TEXT("no module changes the sign alone: subtract in the place of an addition, model |= "
                     "ml.Subtract()(inputs=[\"b\", \"a\"], output=\"c\")");
-    return TEXT("no module does that: compute it outside of the model, and give it as an input; ml.modules names the modules");
+    return TEXT(
+        "no module does that: compute it outside of the model, and give it as an input; ml.modules names the modules");
 }
 
 void *raise_operation(module_state *s, const char *operation) {
-    return raise_fix(s, MTH_ERROR_TYPE, TEXT("connections, modules and models are composed by name: '%s' does nothing to them", operation),
-                     composed(operation));
+    return raise_fix(s, MTH_ERROR_TYPE,
+        TEXT("connections, modules and models are composed by name: '%s' does nothing to them", operation),
+        composed(operation));
 }
 
 PyObject *text_of(char *text) {
@@ -272,18 +304,28 @@ PyObject *type_text(PyObject *object) {
 }
 
 /* ---------------------------------------------------------------- the pool */
-struct pool_item { pool_item *next; PyObject *kept; max_align_t data[]; };
+struct pool_item {
+    pool_item *next;
+    PyObject *kept;
+    max_align_t data[];
+};
 
 static pool_item *pool_add(pool *p, size_t bytes) {
     pool_item *item = PyMem_Calloc(1, sizeof *item + bytes);
-    if (!item) { PyErr_NoMemory(); return NULL; }
+    if (!item) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     item->next = p->first;
     p->first = item;
     return item;
 }
 
 void *pool_take(pool *p, size_t count, size_t size) {
-    if (count > (size_t)PY_SSIZE_T_MAX / size - sizeof(pool_item)) { PyErr_NoMemory(); return NULL; }
+    if (count > (size_t)PY_SSIZE_T_MAX / size - sizeof(pool_item)) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     pool_item *item = pool_add(p, count * size);
     return item ? item->data : NULL;
 }
@@ -291,7 +333,10 @@ void *pool_take(pool *p, size_t count, size_t size) {
 int pool_keep(pool *p, PyObject *taken) {
     if (!taken) return -1;
     pool_item *item = pool_add(p, 0);
-    if (!item) { Py_DECREF(taken); return -1; }
+    if (!item) {
+        Py_DECREF(taken);
+        return -1;
+    }
     item->kept = taken;
     return 0;
 }
@@ -338,8 +383,8 @@ static PyObject *module_types(PyObject *module, PyObject *unused) {
     PyObject *list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; list && i < count; i++) {
         const char *name = mth_module_type_name(i);
-        PyObject *row = Py_BuildValue("ssss", name, mth_module_type_signature(name), mth_module_type_ports(name),
-                                      mth_module_type_doc(name));
+        PyObject *row = Py_BuildValue(
+            "ssss", name, mth_module_type_signature(name), mth_module_type_ports(name), mth_module_type_doc(name));
         if (!row || PyList_SetItem(list, (Py_ssize_t)i, row)) Py_CLEAR(list);
     }
     return list;
@@ -369,7 +414,10 @@ static PyObject *compile_option_doc(PyObject *module, PyObject *unused) {
     return text_or_none(mth_compile_option_doc());
 }
 
-typedef struct { const char *plan; char *printed; } reading;
+typedef struct {
+    const char *plan;
+    char *printed;
+} reading;
 
 static mth_status verify_text(void *context) { return mth_plan_verify_text(((reading *)context)->plan); }
 static mth_status reprint_text(void *context) {
@@ -410,24 +458,30 @@ static PyObject *allocations(PyObject *module, PyObject *unused) {
 
 static PyMethodDef functions[] = {
     {"compile", (PyCFunction)(void (*)(void))compile_model, METH_VARARGS | METH_KEYWORDS,
-     "compile(model, backend, **options)\n--\n\n"
-     "Compiles a model for a backend. All that needs no shapes is checked here; a plan is made at the first evaluate for each set of\n"
-     "shapes, and kept. The model is copied: what is composed later does not change what was compiled."},
+        "compile(model, backend, **options)\n--\n\n"
+        "Compiles a model for a backend. All that needs no shapes is checked here; a plan is made at the first "
+        "evaluate for each set of\n"
+        "shapes, and kept. The model is copied: what is composed later does not change what was compiled."},
     {"verify_plan", verify_plan, METH_O,
-     "verify_plan(text, /)\n--\n\n"
-     "Proves the text of a plan: it can't deadlock, read a byte that is unwritten or shared, or use a partial\n"
-     "sum as a value. Raises what is wrong."},
-    {"reprint_plan", reprint_plan, METH_O, "reprint_plan(text, /)\n--\n\nParses the text of a plan and prints it: the same text."},
+        "verify_plan(text, /)\n--\n\n"
+        "Proves the text of a plan: it can't deadlock, read a byte that is unwritten or shared, or use a partial\n"
+        "sum as a value. Raises what is wrong."},
+    {"reprint_plan", reprint_plan, METH_O,
+        "reprint_plan(text, /)\n--\n\nParses the text of a plan and prints it: the same text."},
     {"_read_safetensors", read_safetensors_arrays, METH_VARARGS, "_read_safetensors(layout, path, names)\n--\n\n"},
-    {"_module_types", module_types, METH_NOARGS, "_module_types()\n--\n\n(name, signature, ports, documentation) of each type of module."},
+    {"_module_types", module_types, METH_NOARGS,
+        "_module_types()\n--\n\n(name, signature, ports, documentation) of each type of module."},
     {"_backend_option_doc", backend_option_doc, METH_O, "_backend_option_doc(engine, /)\n--\n\n"},
-    {"_absent", absent, METH_VARARGS, "_absent(place, name, /)\n--\n\n(why, fix) of a name that mithril has not, or None."},
-    {"_operation", operation, METH_O, "_operation(operation, /)\n--\n\nRaises the error of an operator between connections."},
+    {"_absent", absent, METH_VARARGS,
+        "_absent(place, name, /)\n--\n\n(why, fix) of a name that mithril has not, or None."},
+    {"_operation", operation, METH_O,
+        "_operation(operation, /)\n--\n\nRaises the error of an operator between connections."},
     {"_compile_option_doc", compile_option_doc, METH_NOARGS, "_compile_option_doc()\n--\n\n"},
     {"_fail_allocation", fail_allocation, METH_O,
-     "_fail_allocation(index, /)\n--\n\nThe index-th allocation of the library from now on fails; -1: none."},
+        "_fail_allocation(index, /)\n--\n\nThe index-th allocation of the library from now on fails; -1: none."},
     {"_after_fork", after_fork, METH_NOARGS, "_after_fork()\n--\n\n"},
-    {"_allocations", allocations, METH_NOARGS, "_allocations()\n--\n\n(allocations so far, those not freed) of the library."},
+    {"_allocations", allocations, METH_NOARGS,
+        "_allocations()\n--\n\n(allocations so far, those not freed) of the library."},
     {0},
 };
 
@@ -437,14 +491,15 @@ static PyMethodDef functions[] = {
 static int refuse_subinterpreter(void) {
     if (PyInterpreterState_GetID(PyInterpreterState_Get()) == 0) return 0;
     PyErr_SetString(PyExc_ImportError,
-                    "mithril can't be imported in a subinterpreter: its threads enter the main interpreter only\n"
-                    "  fix: import it in the main interpreter, or start a process: multiprocessing, subprocess");
+        "mithril can't be imported in a subinterpreter: its threads enter the main interpreter only\n"
+        "  fix: import it in the main interpreter, or start a process: multiprocessing, subprocess");
     return -1;
 }
 
 static int watch_forks(PyObject *module) {
     PyObject *os = PyImport_ImportModule("os"), *watch = os ? PyObject_GetAttrString(os, "register_at_fork") : NULL;
-    PyObject *arguments = PyTuple_New(0), *keywords = PyDict_New(), *call = PyObject_GetAttrString(module, "_after_fork"), *done = NULL;
+    PyObject *arguments = PyTuple_New(0), *keywords = PyDict_New(),
+             *call = PyObject_GetAttrString(module, "_after_fork"), *done = NULL;
     if (watch && arguments && keywords && call && !PyDict_SetItemString(keywords, "after_in_child", call))
         done = PyObject_Call(watch, arguments, keywords);
     Py_XDECREF(os);
@@ -469,7 +524,9 @@ static int execute(PyObject *module) {
     s->file_error = PyObject_GetAttrString(errors, "_file_error");
     s->attribute_error = PyObject_GetAttrString(errors, "MithrilAttributeError");
     Py_DECREF(errors);
-    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error || !s->file_error || !s->attribute_error) return -1;
+    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error ||
+        !s->file_error || !s->attribute_error)
+        return -1;
     PyObject *threading = PyImport_ImportModule("threading");
     PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
     PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
@@ -478,14 +535,16 @@ static int execute(PyObject *module) {
     Py_XDECREF(thread);
     Py_XDECREF(threading);
     if (PyErr_Occurred() || watch_forks(module)) return -1;
-    return add_model_types(module, s) || add_array_types(module, s) || add_backend_type(module, s) || add_compiled_type(module, s)
-        || PyModule_AddStringConstant(module, "__version__", MTH_VERSION) ? -1 : 0;
+    return add_model_types(module, s) || add_array_types(module, s) || add_backend_type(module, s) ||
+            add_compiled_type(module, s) || PyModule_AddStringConstant(module, "__version__", MTH_VERSION)
+        ? -1
+        : 0;
 }
 
-#define EACH(each) \
-    each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type) each(s->backend_type) \
-    each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error) each(s->memory_error) each(s->internal_error) \
-    each(s->file_error) each(s->attribute_error)
+#define EACH(each)                                                                                                     \
+    each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type)               \
+        each(s->backend_type) each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error)       \
+            each(s->memory_error) each(s->internal_error) each(s->file_error) each(s->attribute_error)
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *s = PyModule_GetState(module);

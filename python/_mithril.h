@@ -1,5 +1,5 @@
-/* The CPython extension: mithril.h for Python, and what is Python's. It sees the public header alone and keeps to the limited API of
- * Python 3.11, so that one wheel serves all later versions.
+/* The CPython extension: mithril.h for Python, and what is Python's. It sees the public header alone and keeps to the
+ * limited API of Python 3.11, so that one wheel serves all later versions.
  *   _mithril.c          the module, its state, errors
  *   _mithril_convert.c  Python values -> names, options, dtypes
  *   _mithril_view.c     what foreign memory looks like
@@ -51,23 +51,27 @@ enum { SHOWN = 4 * 80 + 1 };
 const char *show(PyObject *, char room[SHOWN]);
 #define SHOW(object) show(object, (char[SHOWN]){0})
 PyObject *exception_text(PyObject *exception); /* str(exception), or the name of its type where that raises */
-/* Py_tp_getattro of a type: of an attribute that there is not, the error says how it is written here (mth_absent), else `otherwise`. */
+/* Py_tp_getattro of a type: of an attribute that there is not, the error says how it is written here (mth_absent), else
+ * `otherwise`. */
 PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise);
-/* Py_tp_setattro of a type: what a subclass has room for is set; of what was said where an object was made the error says that it stays. */
+/* Py_tp_setattro of a type: what a subclass has room for is set; of what was said where an object was made the error
+ * says that it stays. */
 int set_attribute_of(PyObject *self, PyObject *name, PyObject *value, const char *fix);
 void *raise_operation(module_state *, const char *operation); /* "+" between connections or modules */
-PyObject *refuse_pickle(PyObject *self, PyObject *unused); /* __reduce__ of all types: they hold what is not Python's */
-PyObject *itself(PyObject *self, PyObject *unused);        /* __copy__ and __deepcopy__ of what never changes */
+/* __reduce__ of all types: they hold what is not Python's */
+PyObject *refuse_pickle(PyObject *self, PyObject *unused);
+PyObject *itself(PyObject *self, PyObject *unused); /* __copy__ and __deepcopy__ of what never changes */
 #define NO_PICKLE {"__reduce__", refuse_pickle, METH_NOARGS, "__reduce__($self, /)\n--\n\n"}
 #define COPY {"__copy__", itself, METH_NOARGS, "__copy__($self, /)\n--\n\n"}
 #define DEEP_COPY {"__deepcopy__", itself, METH_O, "__deepcopy__($self, memo, /)\n--\n\n"}
-PyObject *text_of(char *); /* a Python text of one that the library made, which is freed */
-PyObject *type_text(PyObject *);  /* "a list" */
+PyObject *text_of(char *);       /* a Python text of one that the library made, which is freed */
+PyObject *type_text(PyObject *); /* "a list" */
 /* Tells the library which line of the user's program makes the calls that follow. 0, or -1 with an exception that
    take_exception leaves. */
 int note_source_line(void);
 
-/* ---------------------------------------------------------------- a pool: memory and references until the end of a call */
+/* ---------------------------------------------------------------- a pool: memory and references until the end of a
+ * call */
 typedef struct pool_item pool_item;
 typedef struct {
     pool_item *first;
@@ -75,25 +79,27 @@ typedef struct {
     int depth;            /* of the value that is being read inside others of an option */
     Py_ssize_t items;     /* of that option so far */
 } pool;
-void *pool_take(pool *, size_t count, size_t size);  /* zeroed; NULL: MemoryError is set */
-int pool_keep(pool *, PyObject *taken);              /* takes the reference, also where it fails; NULL fails */
+void *pool_take(pool *, size_t count, size_t size); /* zeroed; NULL: MemoryError is set */
+int pool_keep(pool *, PyObject *taken);             /* takes the reference, also where it fails; NULL fails */
 void pool_free(pool *);
 
-/* ---------------------------------------------------------------- conversions (_mithril_convert.c): 0, or -1 with an error set */
+/* ---------------------------------------------------------------- conversions (_mithril_convert.c): 0, or -1 with an
+ * error set */
 int to_arg(module_state *, PyObject *, const char *name, pool *, mth_arg *);
 /* Keyword arguments (NULL: none), behind the `given` options that the caller puts at the front. `known` is the
    documentation that lists the options (NULL: all are): the value of an unknown one is not read, so that the library
    says which names there are. */
-int to_options(module_state *, PyObject *keywords, const char *known, size_t given, pool *, mth_option **,
-               size_t *count);
+int to_options(
+    module_state *, PyObject *keywords, const char *known, size_t given, pool *, mth_option **, size_t *count);
 /* As PyArg_ParseTupleAndKeywords, with errors of ours: 1, or 0 with one set. `format` ends in the function's name. What
    it gives lives as long as the pool: the dict of keywords may be the caller's own, and change while Python runs. */
 int parse(module_state *, pool *, PyObject *args, PyObject *keywords, const char *format, char **names, ...);
 const char *to_name(module_state *, PyObject *, const char *what); /* a text without NUL, lent by the object */
-const char *to_path(module_state *, PyObject *, const char *what,
-                    pool *); /* of a str, bytes or os.PathLike, as the system has it */
+const char *to_path(
+    module_state *, PyObject *, const char *what, pool *); /* of a str, bytes or os.PathLike, as the system has it */
 int to_dtype(module_state *, PyObject *, mth_dtype *);
-int to_seed(module_state *, PyObject *, uint64_t *); /* a whole number from 0 to 2^64 - 1: no two seeds are one */
+/* a whole number from 0 to 2^64 - 1: no two seeds are one */
+int to_seed(module_state *, PyObject *, uint64_t *);
 int to_truth(module_state *, PyObject *, const char *name, int *); /* what bool() says of it */
 /* An attribute that an object may lack: 1 and a new reference, 0, or -1 with an exception that take_exception leaves.
    One that raises is lacking. */
@@ -102,31 +108,39 @@ int find_attribute(PyObject *, const char *name, PyObject **out);
 PyObject *pairs_of(PyObject *dict);
 
 /* ---------------------------------------------------------------- foreign data (_mithril_foreign.c) */
-/* A new reference; foreign data is copied. `wanted` 0: the dtype that the data has, with float64 and float16 as float32 and short integers as int32. */
+/* A new reference; foreign data is copied. `wanted` 0: the dtype that the data has, with float64 and float16 as float32
+ * and short integers as int32. */
 mth_array *to_array(module_state *, mth_backend *, PyObject *, const char *name, mth_dtype wanted, const mth_arg *spec);
 /* Python's lists and numbers as an array of NumPy's, which finds their shape; the dtype that is wanted afterwards (0:
    any) says whether whole numbers may become floating ones. */
 PyObject *lists_to_numpy(module_state *, PyObject *lists, const char *name, mth_dtype wanted);
 /* A masked array of NumPy's shows the values behind its mask too. 1: an element is masked; -1: an exception. */
-int is_masked(module_state *, PyObject *, const char *operator, const char *name);
-void *raise_masked(module_state *, const char *operator, const char *name);
-/* A mapping of names to arrays for one call; `what` is "inputs", .... The arrays are new references, named_free; foreign data is borrowed
-   where it can be, and so must not outlive the call. */
+int is_masked(module_state *, PyObject *, const char *operator, const char * name);
+void *raise_masked(module_state *, const char *operator, const char * name);
+/* A mapping of names to arrays for one call; `what` is "inputs", .... The arrays are new references, named_free;
+   foreign data is borrowed where it can be, and so must not outlive the call. */
 int to_named(module_state *, mth_backend *, PyObject *mapping, const char *what, pool *, mth_named **, size_t *count);
 void named_free(mth_named *, size_t count);
 
 /* ---------------------------------------------------------------- objects */
-typedef struct { PyObject_HEAD mth_module *module; } module_object;
-typedef struct { PyObject_HEAD mth_model *model; } model_object;
-typedef struct { PyObject_HEAD mth_backend *backend; uint64_t draws; } backend_object;
 typedef struct {
-    PyObject_HEAD
-    mth_array *array;
-    void *gathered;             /* the whole data where no shard is it; made when first asked for */
-    const void *whole;          /* what the buffer protocol gives: gathered, or a shard's memory */
+    PyObject_HEAD mth_module *module;
+} module_object;
+typedef struct {
+    PyObject_HEAD mth_model *model;
+} model_object;
+typedef struct {
+    PyObject_HEAD mth_backend *backend;
+    uint64_t draws;
+} backend_object;
+typedef struct {
+    PyObject_HEAD mth_array *array;
+    void *gathered;    /* the whole data where no shard is it; made when first asked for */
+    const void *whole; /* what the buffer protocol gives: gathered, or a shard's memory */
     Py_ssize_t shape[8], strides[8];
 } array_object;
-PyObject *array_new(module_state *, mth_array *taken);             /* takes the reference, also where it fails */
+/* takes the reference, also where it fails */
+PyObject *array_new(module_state *, mth_array *taken);
 PyObject *arrays_to_dict(module_state *, mth_arrays *taken);
 PyObject *shape_to_tuple(int rank, const int64_t *);
 int64_t array_count(const array_object *); /* of elements */
@@ -143,6 +157,7 @@ PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *read_safetensors_arrays(PyObject *module, PyObject *args);
 PyObject *after_fork(PyObject *module, PyObject *unused); /* called in the child */
-/* Makes a call of the library without the lock of the interpreter. Signals end it as _mithril_run.c says: 0, or -1 with an exception set. */
+/* Makes a call of the library without the lock of the interpreter. Signals end it as _mithril_run.c says: 0, or -1 with
+ * an exception set. */
 int call_interruptibly(module_state *, mth_status (*call)(void *context), void *context);
 #endif

@@ -10,7 +10,8 @@ static const char *format_of(mth_dtype dtype) {
     case MTH_INT32: return "i";
     case MTH_INT64: return "q";
     case MTH_BOOL: return "?";
-    case MTH_FLOAT32: case MTH_BFLOAT16: break;
+    case MTH_FLOAT32:
+    case MTH_BFLOAT16: break;
     }
     return "f";
 }
@@ -36,40 +37,41 @@ static void fill_strides(int rank, const int64_t *size, size_t element, Py_ssize
     for (int d = rank - 1; d >= 0; stride *= shape[d], d--) shape[d] = (Py_ssize_t)size[d], strides[d] = stride;
 }
 
-static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *data, mth_dtype dtype, int rank, Py_ssize_t *shape,
-                       Py_ssize_t *strides) {
+static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *data, mth_dtype dtype, int rank,
+    Py_ssize_t *shape, Py_ssize_t *strides) {
     static char nothing[8]; /* where a part of no elements lies */
     out->obj = NULL;
     if (flags & PyBUF_WRITABLE) {
-        PyErr_SetString(PyExc_BufferError, "arrays of mithril are read-only; numpy.array(x) makes a copy that can be written");
+        PyErr_SetString(
+            PyExc_BufferError, "arrays of mithril are read-only; numpy.array(x) makes a copy that can be written");
         return -1;
     }
     if ((flags & PyBUF_F_CONTIGUOUS) == PyBUF_F_CONTIGUOUS && rank > 1) {
-        PyErr_SetString(PyExc_BufferError, "arrays of mithril are row-major; numpy.asfortranarray(x) makes a copy that is not");
+        PyErr_SetString(
+            PyExc_BufferError, "arrays of mithril are row-major; numpy.asfortranarray(x) makes a copy that is not");
         return -1;
     }
     Py_ssize_t bytes = (Py_ssize_t)shown_size(dtype);
     for (int d = 0; d < rank; d++) bytes *= shape[d];
     *out = (Py_buffer){.buf = (void *)(bytes ? data : nothing),
-                       .obj = Py_NewRef(owner),
-                       .len = bytes,
-                       .itemsize = (Py_ssize_t)shown_size(dtype),
-                       .readonly = 1,
-                       .ndim = rank,
-                       .format = flags & PyBUF_FORMAT ? (char *)format_of(dtype) : NULL,
-                       .shape = flags & PyBUF_ND ? shape : NULL,
-                       .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? strides : NULL};
+        .obj = Py_NewRef(owner),
+        .len = bytes,
+        .itemsize = (Py_ssize_t)shown_size(dtype),
+        .readonly = 1,
+        .ndim = rank,
+        .format = flags & PyBUF_FORMAT ? (char *)format_of(dtype) : NULL,
+        .shape = flags & PyBUF_ND ? shape : NULL,
+        .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? strides : NULL};
     return 0;
 }
 
 /* ---------------------------------------------------------------- shards */
 typedef struct {
-    PyObject_HEAD
-    PyObject *array;  /* whose memory it is */
+    PyObject_HEAD PyObject *array; /* whose memory it is */
     mth_shard shard;
     mth_dtype dtype;
     int rank;
-    float *widened;   /* of bfloat16, when first asked for */
+    float *widened; /* of bfloat16, when first asked for */
     Py_ssize_t shape[8], strides[8];
 } shard_object;
 
@@ -96,7 +98,7 @@ static void shard_dealloc(PyObject *self) {
 
 static void *raise_layout(module_state *s) {
     return raise_fix(s, MTH_ERROR_VALUE, TEXT("the array is a layout: it has a shape and a sharding, and no data"),
-                     TEXT("take get_parameters(), or ml.read_safetensors"));
+        TEXT("take get_parameters(), or ml.read_safetensors"));
 }
 
 static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
@@ -104,15 +106,24 @@ static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
     int64_t n = count_of(self->rank, self->shard.size);
     const void *data = self->shard.data;
     out->obj = NULL;
-    if (!data && n) { raise_layout(STATE(object)); return -1; }
+    if (!data && n) {
+        raise_layout(STATE(object));
+        return -1;
+    }
     if (data && self->dtype == MTH_BFLOAT16) {
-        if (!self->widened && !(self->widened = widen(data, n))) { PyErr_NoMemory(); return -1; }
+        if (!self->widened && !(self->widened = widen(data, n))) {
+            PyErr_NoMemory();
+            return -1;
+        }
         data = self->widened;
     }
     return fill_buffer(object, out, flags, data, self->dtype, self->rank, self->shape, self->strides);
 }
 
-static PyObject *shard_data(PyObject *self, void *unused) { (void)unused; return PyMemoryView_FromObject(self); }
+static PyObject *shard_data(PyObject *self, void *unused) {
+    (void)unused;
+    return PyMemoryView_FromObject(self);
+}
 static PyObject *shard_device(PyObject *self, void *unused) {
     (void)unused;
     return PyLong_FromLongLong(((shard_object *)self)->shard.device_id);
@@ -124,7 +135,8 @@ static PyObject *shard_index(PyObject *object, void *unused) {
     PyObject *index = PyTuple_New(self->rank);
     for (int d = 0; index && d < self->rank; d++) {
         long long start = self->shard.start[d], size = self->shard.size[d], step = self->shard.step[d];
-        PyObject *from = PyLong_FromLongLong(start), *to = PyLong_FromLongLong(size ? start + (size - 1) * step + 1 : start);
+        PyObject *from = PyLong_FromLongLong(start),
+                 *to = PyLong_FromLongLong(size ? start + (size - 1) * step + 1 : start);
         PyObject *by = step > 1 ? PyLong_FromLongLong(step) : Py_NewRef(Py_None);
         PyObject *slice = from && to && by ? PySlice_New(from, to, by) : NULL;
         Py_XDECREF(from), Py_XDECREF(to), Py_XDECREF(by);
@@ -135,7 +147,9 @@ static PyObject *shard_index(PyObject *object, void *unused) {
 
 static PyObject *shard_repr(PyObject *self) {
     PyObject *index = shard_index(self, NULL),
-             *text = index ? TEXT("Shard(device_id=%lld, index=%R)", (long long)((shard_object *)self)->shard.device_id, index) : NULL;
+             *text = index
+        ? TEXT("Shard(device_id=%lld, index=%R)", (long long)((shard_object *)self)->shard.device_id, index)
+        : NULL;
     Py_XDECREF(index);
     return text;
 }
@@ -143,8 +157,11 @@ static PyObject *shard_repr(PyObject *self) {
 static PyGetSetDef shard_getset[] = {
     {"device_id", shard_device, NULL, "The device that holds the part.", NULL},
     {"index", shard_index, NULL,
-     "Where the part lies in the whole: a slice for each dimension, so that numpy.asarray(array)[shard.index] is its data.", NULL},
-    {"data", shard_data, NULL, "The device's own memory, as a memoryview: no copy (bfloat16 is shown as float32).", NULL},
+        "Where the part lies in the whole: a slice for each dimension, so that numpy.asarray(array)[shard.index] is "
+        "its data.",
+        NULL},
+    {"data", shard_data, NULL, "The device's own memory, as a memoryview: no copy (bfloat16 is shown as float32).",
+        NULL},
     {0},
 };
 static PyMethodDef shard_methods[] = {NO_PICKLE, COPY, DEEP_COPY, {0}};
@@ -157,16 +174,20 @@ static PyType_Slot shard_slots[] = {
     {Py_bf_getbuffer, shard_buffer},
     {0, NULL},
 };
-static PyType_Spec shard_spec = {"mithril.Shard", sizeof(shard_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-                                 shard_slots};
+static PyType_Spec shard_spec = {
+    "mithril.Shard", sizeof(shard_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, shard_slots};
 
 /* ---------------------------------------------------------------- arrays */
 PyObject *array_new(module_state *s, mth_array *taken) {
     allocfunc allocate = PyType_GetSlot(s->array_type, Py_tp_alloc);
     array_object *self = (array_object *)allocate(s->array_type, 0);
-    if (!self) { mth_array_free(taken); return NULL; }
+    if (!self) {
+        mth_array_free(taken);
+        return NULL;
+    }
     self->array = taken;
-    fill_strides(mth_array_get_rank(taken), mth_array_get_shape(taken), shown_size(mth_array_get_dtype(taken)), self->shape, self->strides);
+    fill_strides(mth_array_get_rank(taken), mth_array_get_shape(taken), shown_size(mth_array_get_dtype(taken)),
+        self->shape, self->strides);
     return (PyObject *)self;
 }
 
@@ -205,19 +226,28 @@ static const void *array_whole(array_object *self) {
     int64_t n = array_count(self);
     if (whole && dtype != MTH_BFLOAT16) return self->whole = whole;
     void *gathered = malloc((size_t)n * mth_dtype_size(dtype) + 1);
-    if (!gathered) { PyErr_NoMemory(); return NULL; }
+    if (!gathered) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_array_gather(self->array, gathered);
-    Py_END_ALLOW_THREADS
-    if (status) { free(gathered); return raise_status(STATE(self), status); }
+    Py_BEGIN_ALLOW_THREADS status = mth_array_gather(self->array, gathered);
+    Py_END_ALLOW_THREADS if (status) {
+        free(gathered);
+        return raise_status(STATE(self), status);
+    }
     if (dtype == MTH_BFLOAT16) {
         float *wide = widen(gathered, n);
         free(gathered);
-        if (!(gathered = wide)) { PyErr_NoMemory(); return NULL; }
+        if (!(gathered = wide)) {
+            PyErr_NoMemory();
+            return NULL;
+        }
     }
-    if (self->whole) free(gathered); /* another thread was here meanwhile */
-    else self->whole = self->gathered = gathered;
+    if (self->whole)
+        free(gathered); /* another thread was here meanwhile */
+    else
+        self->whole = self->gathered = gathered;
     return self->whole;
 }
 
@@ -226,8 +256,8 @@ static int array_buffer(PyObject *object, Py_buffer *out, int flags) {
     out->obj = NULL;
     const void *whole = array_whole(self);
     if (!whole) return -1;
-    return fill_buffer(object, out, flags, whole, mth_array_get_dtype(self->array), mth_array_get_rank(self->array), self->shape,
-                       self->strides);
+    return fill_buffer(object, out, flags, whole, mth_array_get_dtype(self->array), mth_array_get_rank(self->array),
+        self->shape, self->strides);
 }
 
 PyObject *shape_to_tuple(int rank, const int64_t *shape) {
@@ -248,11 +278,14 @@ static PyObject *array_rank(PyObject *self, void *unused) {
     (void)unused;
     return PyLong_FromLong(mth_array_get_rank(((array_object *)self)->array));
 }
-static PyObject *array_size(PyObject *self, void *unused) { (void)unused; return PyLong_FromLongLong(array_count((array_object *)self)); }
+static PyObject *array_size(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLongLong(array_count((array_object *)self));
+}
 static PyObject *array_bytes(PyObject *self, void *unused) {
     (void)unused;
     return PyLong_FromLongLong(array_count((array_object *)self) *
-                               (long long)mth_dtype_size(mth_array_get_dtype(((array_object *)self)->array)));
+        (long long)mth_dtype_size(mth_array_get_dtype(((array_object *)self)->array)));
 }
 static PyObject *array_sharding(PyObject *self, void *unused) {
     (void)unused;
@@ -265,15 +298,19 @@ static PyObject *array_dtype(PyObject *self, void *unused) {
     mth_dtype dtype = mth_array_get_dtype(((array_object *)self)->array);
     if (!s->dtype[dtype]) { /* NumPy's where it has one, else the name */
         PyObject *numpy = dtype == MTH_BFLOAT16 ? NULL : PyImport_ImportModule("numpy"), *made = NULL;
-        if (numpy) made = PyObject_CallMethod(numpy, "dtype", "s", mth_dtype_name(dtype));
-        else if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_ImportError)) return NULL;
+        if (numpy)
+            made = PyObject_CallMethod(numpy, "dtype", "s", mth_dtype_name(dtype));
+        else if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_ImportError))
+            return NULL;
         else {
             PyErr_Clear();
             made = PyUnicode_FromString(mth_dtype_name(dtype));
         }
         Py_XDECREF(numpy);
-        if (s->dtype[dtype]) Py_XDECREF(made); /* another thread was here while NumPy was imported */
-        else s->dtype[dtype] = made;
+        if (s->dtype[dtype])
+            Py_XDECREF(made); /* another thread was here while NumPy was imported */
+        else
+            s->dtype[dtype] = made;
     }
     return Py_XNewRef(s->dtype[dtype]);
 }
@@ -310,7 +347,7 @@ static PyObject *array_item(PyObject *self, PyObject *unused) {
     int64_t n = array_count(a);
     if (n != 1)
         return raise_fix(STATE(self), MTH_ERROR_VALUE, TEXT("an array of %lld elements is no number", (long long)n),
-                         TEXT("take numpy.asarray(x), or tolist()"));
+            TEXT("take numpy.asarray(x), or tolist()"));
     const void *data = array_whole(a);
     if (!data) return NULL;
     switch (mth_array_get_dtype(a->array)) {
@@ -318,7 +355,8 @@ static PyObject *array_item(PyObject *self, PyObject *unused) {
     case MTH_INT32: return PyLong_FromLong(*(const int32_t *)data);
     case MTH_INT64: return PyLong_FromLongLong(*(const int64_t *)data);
     case MTH_BOOL: return PyBool_FromLong(*(const uint8_t *)data);
-    case MTH_FLOAT32: case MTH_BFLOAT16: break;
+    case MTH_FLOAT32:
+    case MTH_BFLOAT16: break;
     }
     return PyFloat_FromDouble((double)*(const float *)data);
 }
@@ -350,7 +388,7 @@ static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords)
             Py_CLEAR(result);
             if (!PyErr_Occurred())
                 PyErr_SetString(PyExc_ValueError,
-                                "the array can't be had without a copy: it is sharded, or of another dtype; leave copy=False out");
+                    "the array can't be had without a copy: it is sharded, or of another dtype; leave copy=False out");
         }
     }
     Py_XDECREF(view);
@@ -367,7 +405,8 @@ static PyObject *array_repr(PyObject *self) {
     for (size_t i = 0; i < shards; i++) has_data |= mth_array_get_shard(a->array, i).data != NULL;
     PyObject *shape = array_shape(self, NULL), *values = NULL, *text = NULL;
     if (shape && has_data && array_count(a) <= 1000) {
-        PyObject *numpy = PyImport_ImportModule("numpy"), *array = numpy ? PyObject_CallMethod(numpy, "asarray", "O", self) : NULL;
+        PyObject *numpy = PyImport_ImportModule("numpy"),
+                 *array = numpy ? PyObject_CallMethod(numpy, "asarray", "O", self) : NULL;
         values = array ? PyObject_Str(array) : NULL;
         Py_XDECREF(array);
         Py_XDECREF(numpy);
@@ -375,9 +414,9 @@ static PyObject *array_repr(PyObject *self) {
         Py_XDECREF(raised);
     }
     if (shape && !PyErr_Occurred())
-        text = values ? TEXT("Array(%s %R, %s\n%U)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array),
-                             values)
-                      : TEXT("Array(%s %R, %s)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array));
+        text = values
+            ? TEXT("Array(%s %R, %s\n%U)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array), values)
+            : TEXT("Array(%s %R, %s)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array));
     Py_XDECREF(values);
     Py_XDECREF(shape);
     return text;
@@ -388,9 +427,11 @@ static PyObject *array_repr(PyObject *self) {
 PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
     module_state *s = PyModule_GetState(module);
     PyObject *layout, *given, *list;
-    if (!PyArg_ParseTuple(args, "O!OO!:_read_safetensors", &PyDict_Type, &layout, &given, &PyList_Type, &list)) return NULL;
-    pool p = {.operator = "read_safetensors"};
-    PyObject *pairs = pairs_of(layout), *sources = PyList_AsTuple(list); /* they stay, whatever the path's own methods do */
+    if (!PyArg_ParseTuple(args, "O!OO!:_read_safetensors", &PyDict_Type, &layout, &given, &PyList_Type, &list))
+        return NULL;
+    pool p = {.operator= "read_safetensors" };
+    /* they stay, whatever the path's own methods do */
+    PyObject *pairs = pairs_of(layout), *sources = PyList_AsTuple(list);
     const int kept = !pool_keep(&p, pairs) & !pool_keep(&p, sources);
     const size_t count = kept ? (size_t)PyTuple_Size(pairs) : 0, names = kept ? (size_t)PyTuple_Size(sources) : 0;
     mth_named *named = kept ? pool_take(&p, count, sizeof *named) : NULL;
@@ -403,11 +444,12 @@ PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
         PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i), *array = PyTuple_GetItem(pair, 1);
         named[i].name = to_name(s, PyTuple_GetItem(pair, 0), "the name of a parameter");
         good = named[i].name && PyObject_TypeCheck(array, s->array_type);
-        if (good) named[i].array = ((array_object *)array)->array;
+        if (good)
+            named[i].array = ((array_object *)array)->array;
         else if (named[i].name)
             raise_error(s, p.operator, MTH_ERROR_TYPE, NULL,
-                        TEXT("the layout of '%s' is %s, which is no array of mithril", named[i].name, SHOW(array)),
-                        TEXT("give what ml.compile(model, backend) made, as it is"));
+                TEXT("the layout of '%s' is %s, which is no array of mithril", named[i].name, SHOW(array)),
+                TEXT("give what ml.compile(model, backend) made, as it is"));
     }
     for (size_t i = 0; good && i < names; i++) { /* tuples of three, of ours */
         PyObject *source = PyTuple_GetItem(sources, (Py_ssize_t)i);
@@ -417,8 +459,7 @@ PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
         good = file[i].tensor != NULL;
     }
     if (good) {
-        Py_BEGIN_ALLOW_THREADS
-        status = mth_arrays_create(named, count, &arrays);
+        Py_BEGIN_ALLOW_THREADS status = mth_arrays_create(named, count, &arrays);
         if (!status) status = mth_arrays_read_safetensors(arrays, path, file, names, &read);
         Py_END_ALLOW_THREADS
     }
@@ -434,18 +475,21 @@ static PyMethodDef array_methods[] = {
     {"tolist", array_tolist, METH_NOARGS, "tolist($self, /)\n--\n\nThe values as nested lists of Python numbers."},
     {"item", array_item, METH_NOARGS, "item($self, /)\n--\n\nThe one element, as a Python number."},
     {"__array__", (PyCFunction)(void (*)(void))array_numpy, METH_VARARGS | METH_KEYWORDS,
-     "__array__($self, dtype=None, copy=None)\n--\n\n"},
+        "__array__($self, dtype=None, copy=None)\n--\n\n"},
     {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack, METH_VARARGS | METH_KEYWORDS,
-     "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
-     "A capsule of the array: of its own memory, marked as read-only, for a consumer that gives max_version of (1, 0) or\n"
-     "above, dl_device, and copy=None, as numpy.from_dlpack does; else of a copy, since nothing else keeps a consumer\n"
-     "from writing. A sharded array is gathered into a copy."},
+        "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n--\n\n"
+        "A capsule of the array: of its own memory, marked as read-only, for a consumer that gives max_version of (1, "
+        "0) or\n"
+        "above, dl_device, and copy=None, as numpy.from_dlpack does; else of a copy, since nothing else keeps a "
+        "consumer\n"
+        "from writing. A sharded array is gathered into a copy."},
     {"__dlpack_device__", array_dlpack_device, METH_NOARGS, "__dlpack_device__($self, /)\n--\n\n"},
     {0},
 };
 static PyGetSetDef array_getset[] = {
     {"shape", array_shape, NULL, "The global shape.", NULL},
-    {"dtype", array_dtype, NULL, "NumPy's dtype, or its name where NumPy has none (bfloat16) or is not installed.", NULL},
+    {"dtype", array_dtype, NULL, "NumPy's dtype, or its name where NumPy has none (bfloat16) or is not installed.",
+        NULL},
     {"ndim", array_rank, NULL, "The number of dimensions.", NULL},
     {"size", array_size, NULL, "The number of elements.", NULL},
     {"nbytes", array_bytes, NULL, "The bytes of the whole, held once.", NULL},
@@ -455,9 +499,11 @@ static PyGetSetDef array_getset[] = {
 };
 static PyType_Slot array_slots[] = {
     {Py_tp_doc,
-     "An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it (without a copy where one device holds it\n"
-     "all), x.addressable_shards what each device holds. That memory is shared and read-only, and torch ignores\n"
-     "NumPy's mark of it: numpy.array(x) is for writing, torch.from_dlpack(x) and jax.dlpack.from_dlpack(x) give a copy."},
+        "An array on the devices of a backend, read-only. numpy.asarray(x) gives the whole of it (without a copy where "
+        "one device holds it\n"
+        "all), x.addressable_shards what each device holds. That memory is shared and read-only, and torch ignores\n"
+        "NumPy's mark of it: numpy.array(x) is for writing, torch.from_dlpack(x) and jax.dlpack.from_dlpack(x) give a "
+        "copy."},
     {Py_tp_dealloc, array_dealloc},
     {Py_tp_repr, array_repr},
     {Py_tp_methods, array_methods},
@@ -468,8 +514,8 @@ static PyType_Slot array_slots[] = {
     {Py_nb_int, array_int},
     {0, NULL},
 };
-static PyType_Spec array_spec = {"mithril.Array", sizeof(array_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-                                 array_slots};
+static PyType_Spec array_spec = {
+    "mithril.Array", sizeof(array_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, array_slots};
 
 int add_array_types(PyObject *module, module_state *s) {
     s->array_type = add_type(module, &array_spec, NULL);

@@ -8,16 +8,16 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     if (find_attribute((PyObject *)type, "_engine", &engine) < 0) return NULL;
     if (!engine)
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("Backend is what the backends have in common, and has no engine"),
-                         TEXT("make one of mithril.backends: CBackend(device_mesh=(4,)), JaxBackend(...), ReferenceBackend(...)"));
+            TEXT("make one of mithril.backends: CBackend(device_mesh=(4,)), JaxBackend(...), ReferenceBackend(...)"));
     const char *name = to_name(s, engine, "_engine");
     size_t given = (size_t)PyTuple_Size(args), count;
     mth_option *options;
     backend_object *self = NULL;
-    pool p = {.operator = "backend"};
+    pool p = {.operator= "backend" };
     if (!name) goto end;
     if (given > 1) {
         raise_fix(s, MTH_ERROR_TYPE, TEXT("%zu arguments are given by position; only device_mesh may be", given),
-                  TEXT("name the options: device_mesh=(4,), overlap_communication=True"));
+            TEXT("name the options: device_mesh=(4,), overlap_communication=True"));
         goto end;
     }
     if (to_options(s, keywords, mth_backend_option_doc(name), given, &p, &options, &count)) goto end;
@@ -28,10 +28,15 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     if (note_source_line()) goto end;
     mth_backend *backend;
     mth_status status = mth_backend_create(name, options, count, &backend);
-    if (status) { raise_status(s, status); goto end; }
+    if (status) {
+        raise_status(s, status);
+        goto end;
+    }
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
-    if ((self = (backend_object *)allocate(type, 0))) self->backend = backend;
-    else mth_backend_free(backend);
+    if ((self = (backend_object *)allocate(type, 0)))
+        self->backend = backend;
+    else
+        mth_backend_free(backend);
 end:
     pool_free(&p);
     Py_XDECREF(engine);
@@ -63,7 +68,7 @@ typedef struct {
     long long low, high; /* of randint */
     double value;        /* of zeros and ones */
     mth_dtype dtype;
-    mth_array *array;    /* what is made */
+    mth_array *array; /* what is made */
     pool p;
 } making;
 
@@ -77,8 +82,10 @@ static PyObject *to_sizes(PyObject *given, PyObject **cause) {
     PyObject *method = NULL, *sizes = NULL;
     const int found = is_text(given) ? 0 : find_attribute(given, "tolist", &method);
     PyObject *plain = found < 0 ? NULL : found ? PyObject_CallNoArgs(method) : Py_NewRef(given);
-    if (plain && PyIndex_Check(plain)) sizes = PyTuple_Pack(1, plain);
-    else if (plain && PySequence_Check(plain) && !is_text(plain)) sizes = PySequence_Tuple(plain);
+    if (plain && PyIndex_Check(plain))
+        sizes = PyTuple_Pack(1, plain);
+    else if (plain && PySequence_Check(plain) && !is_text(plain))
+        sizes = PySequence_Tuple(plain);
     Py_XDECREF(method), Py_XDECREF(plain);
     *cause = PyErr_Occurred() ? take_exception() : NULL;
     return sizes;
@@ -88,26 +95,27 @@ static int to_shape(making *m, PyObject *shape) {
     PyObject *cause, *list = to_sizes(shape, &cause);
     if (!list) {
         raise_error(m->s, NULL, MTH_ERROR_TYPE, cause, TEXT("the shape is %s", SHOW(shape)),
-                    TEXT("give a tuple of sizes: (32, 2048)"));
+            TEXT("give a tuple of sizes: (32, 2048)"));
         return -1;
     }
     if (pool_keep(&m->p, list)) return -1;
     Py_ssize_t n = PyTuple_Size(list);
     if (n > 8) {
         raise_fix(m->s, MTH_ERROR_VALUE, TEXT("the shape %s has %zd dimensions; arrays have at most 8", SHOW(list), n),
-                  TEXT("merge some of them"));
+            TEXT("merge some of them"));
         return -1;
     }
     for (Py_ssize_t d = 0; d < n; d++) {
-        PyObject *item = PyTuple_GetItem(list, d), *size = PyIndex_Check(item) && !PyBool_Check(item) ? PyNumber_Index(item) : NULL;
+        PyObject *item = PyTuple_GetItem(list, d),
+                 *size = PyIndex_Check(item) && !PyBool_Check(item) ? PyNumber_Index(item) : NULL;
         int overflow = 0;
         long long value = size ? PyLong_AsLongLongAndOverflow(size, &overflow) : 0;
         Py_XDECREF(size);
         cause = PyErr_Occurred() ? take_exception() : NULL;
         if (!size || overflow || value < 0) {
             raise_error(m->s, NULL, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
-                        TEXT("the shape %s has a size that is %s", SHOW(list), SHOW(item)),
-                        TEXT("give whole numbers from 0 to 2**63 - 1"));
+                TEXT("the shape %s has a size that is %s", SHOW(list), SHOW(item)),
+                TEXT("give whole numbers from 0 to 2**63 - 1"));
             return -1;
         }
         m->shape[d] = value;
@@ -126,11 +134,12 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
         if (same < 0 && given && own) cause = take_exception();
         if (same < 0 && own && !PyErr_Occurred())
             raise_error(m->s, NULL, MTH_ERROR_TYPE, cause, TEXT("device_mesh=%s is no mesh", SHOW(mesh)),
-                        TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
-        else Py_XDECREF(cause);
+                TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
+        else
+            Py_XDECREF(cause);
         if (!same)
             raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%s is not the backend's, %s", SHOW(given), SHOW(own)),
-                      TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
+                TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
         Py_XDECREF(own);
         Py_XDECREF(given);
         if (same != 1) return -1;
@@ -140,10 +149,13 @@ static int read_place(making *m, PyObject *mesh, PyObject *spec) {
     return to_arg(m->s, spec, "spec", &m->p, &m->spec);
 }
 
-/* Without a seed each draw takes the next one, so that calls differ and a program repeats itself. The high bits keep clear of
- * users' seeds. */
+/* Without a seed each draw takes the next one, so that calls differ and a program repeats itself. The high bits keep
+ * clear of users' seeds. */
 static int read_seed(making *m, backend_object *self, PyObject *seed) {
-    if (!seed || seed == Py_None) { m->seed = (uint64_t)0x6d697468 << 32 | self->draws++; return 0; }
+    if (!seed || seed == Py_None) {
+        m->seed = (uint64_t)0x6d697468 << 32 | self->draws++;
+        return 0;
+    }
     return to_seed(m->s, seed, &m->seed);
 }
 
@@ -167,7 +179,10 @@ static PyObject *made(making *m, mth_status (*make)(void *)) {
     pool_free(&m->p);
     return failed ? NULL : array_new(m->s, m->array);
 }
-static PyObject *not_made(making *m) { pool_free(&m->p); return NULL; }
+static PyObject *not_made(making *m) {
+    pool_free(&m->p);
+    return NULL;
+}
 
 static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"seed", "device_mesh", "spec", NULL};
@@ -178,7 +193,8 @@ static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywo
     Py_DECREF(none);
     if (!parsed) return not_made(&m);
     PyObject *shape = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : args;
-    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
+    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed))
+        return not_made(&m);
     return made(&m, randn);
 }
 
@@ -189,9 +205,8 @@ static int to_bound(module_state *s, PyObject *object, const char *name, long lo
     if (index) *bound = PyLong_AsLongLongAndOverflow(index, &overflow);
     if (!index || overflow)
         raise_error(s, NULL, index ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
-                    TEXT("randint: %s=%s %s", name, SHOW(object),
-                         index ? "does not fit in 64 bits" : "is no whole number"),
-                    TEXT("give whole numbers for low <= x < high, then the shape: randint(0, 10, (4,))"));
+            TEXT("randint: %s=%s %s", name, SHOW(object), index ? "does not fit in 64 bits" : "is no whole number"),
+            TEXT("give whole numbers for low <= x < high, then the shape: randint(0, 10, (4,))"));
     Py_XDECREF(index);
     return index && !overflow ? 0 : -1;
 }
@@ -203,7 +218,8 @@ static PyObject *backend_randint(PyObject *object, PyObject *args, PyObject *key
     if (!parse(m.s, &m.p, args, keywords, "OOO|$OOO:randint", names, &from, &to, &shape, &seed, &mesh, &spec))
         return not_made(&m);
     if (to_bound(m.s, from, "low", &m.low) || to_bound(m.s, to, "high", &m.high)) return not_made(&m);
-    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed)) return not_made(&m);
+    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed))
+        return not_made(&m);
     return made(&m, randint);
 }
 
@@ -212,19 +228,24 @@ static PyObject *fill(PyObject *object, PyObject *args, PyObject *keywords, cons
     making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *dtype = NULL, *mesh = NULL, *spec = NULL;
     Py_ssize_t n = PyTuple_Size(args);
-    PyObject *shape = n == 1 ? Py_NewRef(PyTuple_GetItem(args, 0)) : Py_NewRef(args), *one = Py_BuildValue("(N)", shape);
+    PyObject *shape = n == 1 ? Py_NewRef(PyTuple_GetItem(args, 0)) : Py_NewRef(args),
+             *one = Py_BuildValue("(N)", shape);
     if (!one) return NULL;
     m.dtype = MTH_FLOAT32;
     m.value = value;
-    int failed = !parse(m.s, &m.p, one, keywords, format, names, &shape, &dtype, &mesh, &spec)
-        || to_shape(&m, shape) || (dtype && dtype != Py_None && to_dtype(m.s, dtype, &m.dtype)) || read_place(&m, mesh, spec);
+    int failed = !parse(m.s, &m.p, one, keywords, format, names, &shape, &dtype, &mesh, &spec) || to_shape(&m, shape) ||
+        (dtype && dtype != Py_None && to_dtype(m.s, dtype, &m.dtype)) || read_place(&m, mesh, spec);
     Py_DECREF(one);
     if (failed) return not_made(&m);
     return made(&m, full);
 }
 
-static PyObject *backend_zeros(PyObject *self, PyObject *args, PyObject *keywords) { return fill(self, args, keywords, "O|$OOO:zeros", 0); }
-static PyObject *backend_ones(PyObject *self, PyObject *args, PyObject *keywords) { return fill(self, args, keywords, "O|$OOO:ones", 1); }
+static PyObject *backend_zeros(PyObject *self, PyObject *args, PyObject *keywords) {
+    return fill(self, args, keywords, "O|$OOO:zeros", 0);
+}
+static PyObject *backend_ones(PyObject *self, PyObject *args, PyObject *keywords) {
+    return fill(self, args, keywords, "O|$OOO:ones", 1);
+}
 
 static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"data", "dtype", "device_mesh", "spec", NULL};
@@ -271,25 +292,30 @@ static PyObject *backend_repr(PyObject *self) {
 }
 
 #define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
-#define PLACED \
-    "\n`spec` shards it over the mesh, an entry for each dimension: a mesh axis, a tuple of axes, or None; without one it is replicated."
+#define PLACED                                                                                                         \
+    "\n`spec` shards it over the mesh, an entry for each dimension: a mesh axis, a tuple of axes, or None; without "   \
+    "one it is replicated."
 static PyMethodDef backend_methods[] = {
     NO_PICKLE,
-    METHOD(
-        "randn", backend_randn,
+    METHOD("randn", backend_randn,
         "randn($self, *shape, seed=None, device_mesh=None, spec=None)\n--\n\n"
-        "Normal random numbers, float32: the same for a seed on any mesh. Without one, successive calls differ, and a program\n"
+        "Normal random numbers, float32: the same for a seed on any mesh. Without one, successive calls differ, and a "
+        "program\n"
         "repeats itself." PLACED),
     METHOD("randint", backend_randint,
-           "randint($self, low, high, shape, *, seed=None, device_mesh=None, spec=None)\n--\n\nRandom int32, low <= x < high." PLACED),
-    METHOD("zeros", backend_zeros, "zeros($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nZeros." PLACED),
-    METHOD("ones", backend_ones, "ones($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nOnes." PLACED),
+        "randint($self, low, high, shape, *, seed=None, device_mesh=None, spec=None)\n--\n\nRandom int32, low <= x < "
+        "high." PLACED),
+    METHOD("zeros", backend_zeros,
+        "zeros($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nZeros." PLACED),
     METHOD(
-        "array", backend_array,
+        "ones", backend_ones, "ones($self, *shape, dtype='float32', device_mesh=None, spec=None)\n--\n\nOnes." PLACED),
+    METHOD("array", backend_array,
         "array($self, data, dtype=None, *, device_mesh=None, spec=None)\n--\n\n"
         "A copy of data on the devices: of anything with the buffer protocol, DLPack or __array__ (float64 and\n"
-        "float16 become float32, short integers int32, unless dtype says otherwise), or of Python's nested lists." PLACED),
-    {"describe", backend_describe, METH_NOARGS, "describe($self, /)\n--\n\nThe engine, its devices and options, as text."},
+        "float16 become float32, short integers int32, unless dtype says otherwise), or of Python's nested "
+        "lists." PLACED),
+    {"describe", backend_describe, METH_NOARGS,
+        "describe($self, /)\n--\n\nThe engine, its devices and options, as text."},
     {0},
 };
 static PyGetSetDef backend_getset[] = {
@@ -298,7 +324,8 @@ static PyGetSetDef backend_getset[] = {
     {0},
 };
 static PyObject *backend_attribute(PyObject *self, PyObject *name) {
-    return attribute_of(self, name, "backend", "make arrays of any kind with NumPy: backend.array(numpy.arange(4)); help(type(backend)) tells what it has");
+    return attribute_of(self, name, "backend",
+        "make arrays of any kind with NumPy: backend.array(numpy.arange(4)); help(type(backend)) tells what it has");
 }
 static PyType_Slot backend_slots[] = {
     {Py_tp_getattro, backend_attribute},
@@ -311,6 +338,9 @@ static PyType_Slot backend_slots[] = {
     {Py_tp_getset, backend_getset},
     {0, NULL},
 };
-static PyType_Spec backend_spec = {"mithril.Backend", sizeof(backend_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, backend_slots};
+static PyType_Spec backend_spec = {
+    "mithril.Backend", sizeof(backend_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, backend_slots};
 
-int add_backend_type(PyObject *module, module_state *s) { return (s->backend_type = add_type(module, &backend_spec, NULL)) ? 0 : -1; }
+int add_backend_type(PyObject *module, module_state *s) {
+    return (s->backend_type = add_type(module, &backend_spec, NULL)) ? 0 : -1;
+}

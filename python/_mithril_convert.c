@@ -3,22 +3,20 @@
 
 /* ---------------------------------------------------------------- texts */
 /* `operator`: whose option it is, or NULL. `whole`: what mends half of a surrogate pair. */
-static const char *read_name(module_state *s, PyObject *object, const char *operator, const char *what,
-                             const char *whole) {
+static const char *read_name(
+    module_state *s, PyObject *object, const char *operator, const char * what, const char *whole) {
     if (!PyUnicode_Check(object))
         return raise_error(s, operator, MTH_ERROR_TYPE, NULL,
-                           TEXT("%s is %s, where a text is expected", what, SHOW(object)), TEXT("give it as a str"));
+            TEXT("%s is %s, where a text is expected", what, SHOW(object)), TEXT("give it as a str"));
     Py_ssize_t size;
     const char *text = PyUnicode_AsUTF8AndSize(object, &size);
     PyObject *cause = text ? NULL : take_exception();
     if (cause)
-        return raise_error(
-            s, operator, MTH_ERROR_VALUE, cause, TEXT("%s has half of a surrogate pair in it: %s", what, SHOW(object)),
-            TEXT("%s", whole));
+        return raise_error(s, operator, MTH_ERROR_VALUE, cause,
+            TEXT("%s has half of a surrogate pair in it: %s", what, SHOW(object)), TEXT("%s", whole));
     if (text && strlen(text) != (size_t)size)
         return raise_error(s, operator, MTH_ERROR_VALUE, NULL,
-                           TEXT("%s has a NUL character in it: %s", what, SHOW(object)),
-                           TEXT("leave the character out"));
+            TEXT("%s has a NUL character in it: %s", what, SHOW(object)), TEXT("leave the character out"));
     return text;
 }
 
@@ -33,9 +31,10 @@ const char *to_path(module_state *s, PyObject *object, const char *what, pool *p
     PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
     if (why)
         raise_error(s, p->operator, wrong_type ? MTH_ERROR_TYPE : MTH_ERROR_VALUE, cause,
-                    TEXT("%s is %s, which is no path: %U", what, SHOW(object), why),
-                    wrong_type ? TEXT("give a str, bytes or pathlib.Path") : TEXT("leave the character out"));
-    else Py_XDECREF(cause);
+            TEXT("%s is %s, which is no path: %U", what, SHOW(object), why),
+            wrong_type ? TEXT("give a str, bytes or pathlib.Path") : TEXT("leave the character out"));
+    else
+        Py_XDECREF(cause);
     Py_XDECREF(why);
     return NULL;
 }
@@ -59,7 +58,7 @@ int to_truth(module_state *s, PyObject *object, const char *name, int *truth) {
     PyObject *cause = take_exception();
     if (cause)
         raise_error(s, NULL, MTH_ERROR_TYPE, cause, TEXT("%s=%s is neither true nor false", name, SHOW(object)),
-                    TEXT("give %s=True or %s=False", name, name));
+            TEXT("give %s=True or %s=False", name, name));
     return -1;
 }
 
@@ -67,8 +66,8 @@ int to_seed(module_state *s, PyObject *object, uint64_t *seed) {
     PyObject *index = PyIndex_Check(object) ? PyNumber_Index(object) : NULL;
     PyObject *cause = !index && PyErr_Occurred() ? take_exception() : NULL;
     if (!index) {
-        raise_error(s, NULL, MTH_ERROR_TYPE, cause, TEXT("seed=%s is no whole number", SHOW(object)),
-                    TEXT("give seed=0, say"));
+        raise_error(
+            s, NULL, MTH_ERROR_TYPE, cause, TEXT("seed=%s is no whole number", SHOW(object)), TEXT("give seed=0, say"));
         return -1;
     }
     const unsigned long long value = PyLong_AsUnsignedLongLong(index);
@@ -76,7 +75,8 @@ int to_seed(module_state *s, PyObject *object, uint64_t *seed) {
     if (PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return -1;
         PyErr_Clear(); /* without its digits: Python refuses to print thousands of them */
-        raise_fix(s, MTH_ERROR_VALUE, TEXT("the seed is negative or has more than 64 bits"), TEXT("give a seed from 0 to 2**64 - 1"));
+        raise_fix(s, MTH_ERROR_VALUE, TEXT("the seed is negative or has more than 64 bits"),
+            TEXT("give a seed from 0 to 2**64 - 1"));
         return -1;
     }
     *seed = value;
@@ -106,7 +106,7 @@ int to_dtype(module_state *s, PyObject *object, mth_dtype *out) {
     const int found = find_dtype(object, out);
     if (!found)
         raise_fix(s, MTH_ERROR_TYPE, TEXT("dtype is %s, which arrays can't have", SHOW(object)),
-                  TEXT("give 'float32', 'float64', 'int32', 'int64', 'bool' or 'bfloat16'"));
+            TEXT("give 'float32', 'float64', 'int32', 'int64', 'bool' or 'bfloat16'"));
     return found == 1 ? 0 : -1;
 }
 
@@ -132,7 +132,8 @@ static PyObject *advise(PyObject *key, char **names) {
 }
 
 static int is_listed(PyObject *key, char **names) {
-    for (; *names; names++) if (PyUnicode_CompareWithASCIIString(key, *names) == 0) return 1;
+    for (; *names; names++)
+        if (PyUnicode_CompareWithASCIIString(key, *names) == 0) return 1;
     return 0;
 }
 
@@ -143,11 +144,13 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
     for (Py_ssize_t at = 0; keywords && PyDict_Next(keywords, &at, &key, &value);) {
         const char *text = is_listed(key, names) ? NULL : PyUnicode_AsUTF8AndSize(key, NULL), *why, *fix;
         if (text && (mth_absent(function, text, &why, &fix) || mth_absent("option", text, &why, &fix)))
-            return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s(): the keyword '%s' %s", function, text, why), TEXT("%s", fix)), 0;
+            return raise_fix(
+                       s, MTH_ERROR_TYPE, TEXT("%s(): the keyword '%s' %s", function, text, why), TEXT("%s", fix)),
+                   0;
         if (!text) PyErr_Clear(); /* half of a surrogate pair is shown as it is */
         if (!is_listed(key, names))
-            return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s() has no keyword %s", function, SHOW(key)),
-                             advise(key, names)),
+            return raise_fix(
+                       s, MTH_ERROR_TYPE, TEXT("%s() has no keyword %s", function, SHOW(key)), advise(key, names)),
                    0;
     }
     va_list out;
@@ -172,14 +175,14 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
 }
 
 /* ---------------------------------------------------------------- options */
-/* Of one option, far more than any has: neither the depth of a recursion nor memory is the caller's to choose. Lists may
-   share items, which are as many as they are when written out. */
+/* Of one option, far more than any has: neither the depth of a recursion nor memory is the caller's to choose. Lists
+   may share items, which are as many as they are when written out. */
 enum { MAX_DEPTH = 32, MAX_ITEMS = 1 << 20 };
 
 static int too_many(module_state *s, const char *name, pool *p) {
     raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
-                TEXT("%s has more than %d items in all, those of lists in lists included", name, MAX_ITEMS),
-                TEXT("give fewer items"));
+        TEXT("%s has more than %d items in all, those of lists in lists included", name, MAX_ITEMS),
+        TEXT("give fewer items"));
     return -1;
 }
 
@@ -210,7 +213,8 @@ static int list_to_arg(module_state *s, PyObject *object, const char *name, pool
     size_t n = (size_t)PyTuple_Size(list);
     mth_arg *items = pool_take(p, n, sizeof *items);
     if (!items) return -1;
-    for (size_t i = 0; i < n; i++) if (to_arg(s, PyTuple_GetItem(list, (Py_ssize_t)i), name, p, &items[i])) return -1;
+    for (size_t i = 0; i < n; i++)
+        if (to_arg(s, PyTuple_GetItem(list, (Py_ssize_t)i), name, p, &items[i])) return -1;
     *out = mth_list(n, items);
     return 0;
 }
@@ -240,8 +244,8 @@ static int plain_to_arg(module_state *s, PyObject *object, PyObject *plain, cons
     PyObject *cause = plain ? NULL : take_exception(), *why = cause ? exception_text(cause) : NULL;
     if (why)
         raise_error(s, p->operator, MTH_ERROR_TYPE, Py_NewRef(cause),
-                    TEXT("%s is %s, which can't be read: %U", name, SHOW(object), why),
-                    TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
+            TEXT("%s is %s, which can't be read: %U", name, SHOW(object), why),
+            TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
     Py_XDECREF(cause), Py_XDECREF(why);
     return pool_keep(p, plain) ? -1 : to_arg(s, plain, name, p, out);
 }
@@ -276,18 +280,17 @@ static int other_to_arg(module_state *s, PyObject *object, const char *name, poo
     if (known == 1) *out = mth_string(mth_dtype_name(dtype));
     if (known) return known > 0 ? 0 : -1;
     if (PyObject_TypeCheck(object, s->module_type) || PyObject_TypeCheck(object, s->block_type))
-        raise_error(
-            s, p->operator, MTH_ERROR_TYPE, NULL,
+        raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
             TEXT("%s holds a module, %s, where a model is expected", name, SHOW(object)),
             TEXT("put it into a model first: stage = ml.Model(); stage |= ...(input=\"input\", output=\"output\")"));
     else if (bytes)
         raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
-                    TEXT("%s is %s, and no option takes bytes", name, SHOW(object)),
-                    TEXT("give what the option takes: a str where that is a text, os.fsdecode(x)"));
+            TEXT("%s is %s, and no option takes bytes", name, SHOW(object)),
+            TEXT("give what the option takes: a str where that is a text, os.fsdecode(x)"));
     else
         raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
-                 TEXT("%s is %s: no option takes a %s", name, SHOW(object), SHOW((PyObject *)Py_TYPE(object))),
-                 TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
+            TEXT("%s is %s: no option takes a %s", name, SHOW(object), SHOW((PyObject *)Py_TYPE(object))),
+            TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
     return -1;
 }
 
@@ -297,8 +300,8 @@ static int int_to_arg(module_state *s, PyObject *object, const char *name, pool 
     *out = mth_int(value);
     if (!overflow) return 0;
     raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
-                TEXT("%s is %s, which does not fit in 64 bits", name, SHOW(object)),
-                TEXT("give a number from -2**63 to 2**63 - 1"));
+        TEXT("%s is %s, which does not fit in 64 bits", name, SHOW(object)),
+        TEXT("give a number from -2**63 to 2**63 - 1"));
     return -1;
 }
 
@@ -313,24 +316,31 @@ static int text_to_arg(module_state *s, PyObject *object, const char *name, pool
 int to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
     if (p->depth == MAX_DEPTH) {
         raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
-                    TEXT("%s has values inside values, more than %d deep", name, MAX_DEPTH),
-                    TEXT("give a flat tuple or dict; one that holds itself has no end"));
+            TEXT("%s has values inside values, more than %d deep", name, MAX_DEPTH),
+            TEXT("give a flat tuple or dict; one that holds itself has no end"));
         return -1;
     }
     int failed = 0;
     if (!p->depth++) p->items = 0;
-    if (object == Py_None) *out = MTH_NONE;
-    else if (PyBool_Check(object)) *out = mth_bool(object == Py_True);
-    else if (PyFloat_Check(object)) *out = mth_float(PyFloat_AsDouble(object));
-    else if (PyUnicode_Check(object)) failed = text_to_arg(s, object, name, p, out);
-    else if (PyLong_Check(object)) failed = int_to_arg(s, object, name, p, out);
+    if (object == Py_None)
+        *out = MTH_NONE;
+    else if (PyBool_Check(object))
+        *out = mth_bool(object == Py_True);
+    else if (PyFloat_Check(object))
+        *out = mth_float(PyFloat_AsDouble(object));
+    else if (PyUnicode_Check(object))
+        failed = text_to_arg(s, object, name, p, out);
+    else if (PyLong_Check(object))
+        failed = int_to_arg(s, object, name, p, out);
     else if (PyObject_TypeCheck(object, s->model_type)) {
         *out = mth_submodel(((model_object *)object)->model);
         failed = pool_keep(p, Py_NewRef(object));
-    }
-    else if (PyDict_Check(object)) failed = dict_to_arg(s, object, name, p, out);
-    else if (PyList_Check(object) || PyTuple_Check(object) || PyRange_Check(object)) failed = list_to_arg(s, object, name, p, out);
-    else failed = other_to_arg(s, object, name, p, out);
+    } else if (PyDict_Check(object))
+        failed = dict_to_arg(s, object, name, p, out);
+    else if (PyList_Check(object) || PyTuple_Check(object) || PyRange_Check(object))
+        failed = list_to_arg(s, object, name, p, out);
+    else
+        failed = other_to_arg(s, object, name, p, out);
     p->depth--;
     return failed;
 }
@@ -342,8 +352,8 @@ static int lists_option(const char *list, const char *name) {
     return 0;
 }
 
-int to_options(module_state *s, PyObject *keywords, const char *known, size_t given, pool *p, mth_option **out,
-               size_t *count) {
+int to_options(
+    module_state *s, PyObject *keywords, const char *known, size_t given, pool *p, mth_option **out, size_t *count) {
     PyObject *pairs = pairs_of(keywords);
     if (pool_keep(p, pairs)) return -1;
     size_t n = (size_t)PyTuple_Size(pairs);

@@ -5,7 +5,11 @@
 /* ---------------------------------------------------------------- from memory to an array */
 /* Whose memory a view shows: an exporter of the buffer protocol, or the tensor of a DLPack capsule, which has been
    taken out of it. */
-typedef struct { Py_buffer buffer; dlpack_managed *plain; dlpack_versioned *versioned; } source;
+typedef struct {
+    Py_buffer buffer;
+    dlpack_managed *plain;
+    dlpack_versioned *versioned;
+} source;
 
 static void source_free(source *from) {
     if (!from) return;
@@ -35,10 +39,10 @@ typedef struct {
 static void *raise_unfit(const conversion *c, mth_dtype dtype, const number *n) {
     PyObject *text = n->kind == 'u' ? PyLong_FromUnsignedLongLong(n->natural) : PyLong_FromLongLong(n->integer);
     raise_fix(c->s, MTH_ERROR_VALUE,
-              text ? TEXT("%s holds %S, which does not fit in %s", c->name, text, mth_dtype_name(dtype)) : NULL,
-              n->kind == 'u' && n->natural > INT64_MAX
-                  ? TEXT("give numbers below 2**%d, or dtype=\"float64\"", dtype == MTH_INT32 ? 31 : 63)
-                  : TEXT("give numbers from -2**31 to 2**31 - 1, or dtype=\"int64\""));
+        text ? TEXT("%s holds %S, which does not fit in %s", c->name, text, mth_dtype_name(dtype)) : NULL,
+        n->kind == 'u' && n->natural > INT64_MAX
+            ? TEXT("give numbers below 2**%d, or dtype=\"float64\"", dtype == MTH_INT32 ? 31 : 63)
+            : TEXT("give numbers from -2**31 to 2**31 - 1, or dtype=\"int64\""));
     Py_XDECREF(text);
     return NULL;
 }
@@ -49,28 +53,26 @@ static mth_array *array_of_view(const conversion *c, const view *v, source **fro
     const mth_dtype dtype = c->wanted ? c->wanted : view_dtype(v);
     if ((dtype == MTH_INT32 || dtype == MTH_INT64) && (v->kind == 'f' || v->kind == 'h'))
         return raise_fix(s, MTH_ERROR_TYPE,
-                         TEXT("%s holds floating numbers, where %s is expected", c->name, mth_dtype_name(dtype)),
-                         TEXT("round and cast them first: numpy.rint(numpy.asarray(x)).astype(\"%s\")",
-                              mth_dtype_name(dtype)));
+            TEXT("%s holds floating numbers, where %s is expected", c->name, mth_dtype_name(dtype)),
+            TEXT("round and cast them first: numpy.rint(numpy.asarray(x)).astype(\"%s\")", mth_dtype_name(dtype)));
     const int64_t bytes_each = (int64_t)mth_dtype_size(dtype);
     if (v->count > (MAX_BYTES - 1) / bytes_each) return refuse_size(s, c->name, v), NULL;
     const int direct = view_is_direct(v, dtype), borrow = direct && c->borrow;
     void *packed = direct ? NULL : malloc((size_t)(v->count * bytes_each) + 1);
     if (!direct && !packed)
         return raise_fix(s, MTH_ERROR_MEMORY,
-                         TEXT("no memory for %lld bytes of %s", (long long)(v->count * bytes_each), c->name),
-                         TEXT("free other arrays first, or give smaller ones"));
+            TEXT("no memory for %lld bytes of %s", (long long)(v->count * bytes_each), c->name),
+            TEXT("free other arrays first, or give smaller ones"));
     mth_array *array = NULL;
     mth_status status = NULL;
     number bad;
     int failed = 0;
-    Py_BEGIN_ALLOW_THREADS
-    if (packed) failed = view_pack(v, dtype, packed, &bad);
-    if (borrow) status = mth_array_borrow(c->backend, dtype, v->rank, v->shape, v->data, source_release, *from, &array);
+    Py_BEGIN_ALLOW_THREADS if (packed) failed = view_pack(v, dtype, packed, &bad);
+    if (borrow)
+        status = mth_array_borrow(c->backend, dtype, v->rank, v->shape, v->data, source_release, *from, &array);
     else if (!failed)
         status = mth_array_from_data(c->backend, dtype, v->rank, v->shape, packed ? packed : v->data, c->spec, &array);
-    Py_END_ALLOW_THREADS
-    if (borrow && !status) *from = NULL;
+    Py_END_ALLOW_THREADS if (borrow && !status) *from = NULL;
     free(packed);
     if (failed) return raise_unfit(c, dtype, &bad);
     return status ? raise_status(s, status) : array;
@@ -95,17 +97,16 @@ static const dlpack_tensor *take_tensor(const conversion *c, PyObject *capsule, 
         if (PyCapsule_SetName(capsule, "used_dltensor_versioned")) return NULL;
         from->versioned = managed;
         if (managed->major == 1) return &managed->tensor;
-        return raise_fix(
-            c->s, MTH_ERROR_TYPE, /* of another major version nothing but the deleter is known */
+        return raise_fix(c->s, MTH_ERROR_TYPE, /* of another major version nothing but the deleter is known */
             TEXT("%s: __dlpack__(max_version=(1, 0)) gave DLPack %u.%u", c->name, managed->major, managed->minor),
             TEXT("pass numpy.asarray(x)"));
     }
-    const int used = PyCapsule_IsValid(capsule, "used_dltensor") ||
-                     PyCapsule_IsValid(capsule, "used_dltensor_versioned");
+    const int used =
+        PyCapsule_IsValid(capsule, "used_dltensor") || PyCapsule_IsValid(capsule, "used_dltensor_versioned");
     return raise_fix(c->s, MTH_ERROR_TYPE,
-                     TEXT("%s: __dlpack__() gave no capsule named dltensor%s", c->name,
-                          used ? ", but one that was used before" : ""),
-                     TEXT("pass numpy.asarray(x)"));
+        TEXT(
+            "%s: __dlpack__() gave no capsule named dltensor%s", c->name, used ? ", but one that was used before" : ""),
+        TEXT("pass numpy.asarray(x)"));
 }
 
 /* Version 1 where the producer knows it: it can then say which version it really gives. */
@@ -148,7 +149,9 @@ static int has_own_layout(PyObject *object) {
 /* "x.detach().to_dense()": what makes of a tensor one whose memory can be read; "x" where nothing is known. NULL: an
    error is set. */
 static PyObject *readable_form(PyObject *object) {
-    static const struct { const char *state, *step; } steps[] = {
+    static const struct {
+        const char *state, *step;
+    } steps[] = {
         {"requires_grad", ".detach()"},
         {"is_nested", ".to_padded_tensor(0)"},
         {NULL /* has_own_layout */, ".to_dense()"},
@@ -170,15 +173,20 @@ static PyObject *readable_form(PyObject *object) {
     return form;
 }
 
-/* Why an object gave no data: the exception that it raised, and its text. `elements`: NumPy has it, and has no format for
-   its elements. */
-typedef struct { PyObject *cause, *text; int elements; } refusal;
+/* Why an object gave no data: the exception that it raised, and its text. `elements`: NumPy has it, and has no format
+   for its elements. */
+typedef struct {
+    PyObject *cause, *text;
+    int elements;
+} refusal;
 
 /* An exception that is not ours to answer stays set. The first reason that is noted stays. */
 static void note_refusal(refusal *r) {
     PyObject *cause = take_exception(), *text = cause && !r->text ? exception_text(cause) : NULL;
-    if (text) r->text = text, r->cause = cause;
-    else Py_XDECREF(cause);
+    if (text)
+        r->text = text, r->cause = cause;
+    else
+        Py_XDECREF(cause);
 }
 
 /* What mends an object x that gives no data, alone or in lists, where NumPy must know torch's floating numbers. */
@@ -187,11 +195,14 @@ static PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwis
     const int deleted = form ? says(object, "is_deleted") : -1, meta = deleted == 0 ? says(object, "is_meta") : -1;
     const int known = meta == 0 && PyUnicode_CompareWithASCIIString(form, "x");
     const int cast = meta || known || !in_lists ? 0 : says(object, "is_floating_point");
-    if (deleted == 1) remedy = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
-    else if (meta == 1) remedy = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
+    if (deleted == 1)
+        remedy = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
+    else if (meta == 1)
+        remedy = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
     else if (meta == 0 && (known || cast > 0))
         remedy = TEXT(in_lists ? "give %U%s for each x in them" : "pass %U%s", form, cast ? ".float()" : "");
-    else if (meta == 0 && cast == 0) remedy = TEXT("%s", otherwise);
+    else if (meta == 0 && cast == 0)
+        remedy = TEXT("%s", otherwise);
     Py_XDECREF(form);
     return remedy;
 }
@@ -200,10 +211,10 @@ static void *raise_refused(const conversion *c, PyObject *object, refusal *r) {
     static const char plain[] = "give its values as a numpy.array of float32, or int64 for ids";
     PyObject *fix = remedy_of(object, false, r->elements ? CAST_FIX : plain);
     return raise_error(c->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(r->cause),
-                       TEXT("%s refuses to share its data: %U", c->name, r->text), fix);
+        TEXT("%s refuses to share its data: %U", c->name, r->text), fix);
 }
 
-int is_masked(module_state *s, PyObject *object, const char *operator, const char *name) {
+int is_masked(module_state *s, PyObject *object, const char *operator, const char * name) {
     if (PyType_GetSlot(Py_TYPE(object), Py_tp_base) == &PyBaseObject_Type)
         return 0; /* it derives from an array class */
     PyObject *mask, *filled, *any = NULL;
@@ -218,15 +229,15 @@ int is_masked(module_state *s, PyObject *object, const char *operator, const cha
     PyObject *cause = masked < 0 ? take_exception() : NULL, *why = cause ? exception_text(cause) : NULL;
     if (why)
         raise_error(s, operator, MTH_ERROR_TYPE, Py_NewRef(cause),
-                    TEXT("%s has a mask that can't be read: %U", name, why),
-                    TEXT("give it without a mask, x.filled(0), and of records a field: x[\"weight\"].filled(0)"));
+            TEXT("%s has a mask that can't be read: %U", name, why),
+            TEXT("give it without a mask, x.filled(0), and of records a field: x[\"weight\"].filled(0)"));
     Py_XDECREF(cause), Py_XDECREF(why);
     return masked;
 }
 
-void *raise_masked(module_state *s, const char *operator, const char *name) {
-    return raise_error(
-        s, operator, MTH_ERROR_VALUE, NULL, TEXT("%s has masked elements, and arrays have no mask", name),
+void *raise_masked(module_state *s, const char *operator, const char * name) {
+    return raise_error(s, operator, MTH_ERROR_VALUE, NULL,
+        TEXT("%s has masked elements, and arrays have no mask", name),
         TEXT("say what stands in their place, x.filled(0), and give the mask apart where there is a port"));
 }
 
@@ -248,12 +259,16 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
     const int masked = is_masked(c->s, object, NULL, c->name);
     if (masked) return masked > 0 ? raise_masked(c->s, NULL, c->name) : NULL;
     source *from = calloc(1, sizeof *from);
-    if (!from) { PyErr_NoMemory(); return NULL; }
+    if (!from) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     mth_array *array = NULL;
     view v = {0};
-    if (PyObject_GetBuffer(object, &from->buffer, PyBUF_STRIDES | PyBUF_FORMAT)) note_refusal(r);
+    if (PyObject_GetBuffer(object, &from->buffer, PyBUF_STRIDES | PyBUF_FORMAT))
+        note_refusal(r);
     else if (!view_of_buffer(c->s, c->name, &from->buffer, &v) &&
-             (v.kind != 'u' || v.size > 1 || !check_bytes(c, object))) {
+        (v.kind != 'u' || v.size > 1 || !check_bytes(c, object))) {
         if (bfloat && v.size == 2) v.kind = 'h';
         array = array_of_view(c, &v, &from);
     }
@@ -262,7 +277,8 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
 }
 
 static mth_array *array_of_dlpack(const conversion *c, PyObject *object, PyObject *method, refusal *r) {
-    const int negative = says(object, "is_neg"); /* torch shares memory whose negatives are the values, with no word */
+    /* torch shares memory whose negatives are the values, with no word */
+    const int negative = says(object, "is_neg");
     if (negative < 0) return NULL;
     PyObject *capsule = negative ? NULL : ask_for_capsule(method);
     if (!capsule) {
@@ -277,9 +293,10 @@ static mth_array *array_of_dlpack(const conversion *c, PyObject *object, PyObjec
     if (!from) PyErr_NoMemory();
     if (tensor && !is_on_host(tensor)) {
         PyErr_Format(PyExc_BufferError, "it is on another device than the host (DLPack device type %d)",
-                     (int)tensor->device_type);
+            (int)tensor->device_type);
         note_refusal(r);
-    } else if (tensor && !view_of_dlpack(c->s, c->name, tensor, &v)) array = array_of_view(c, &v, &from);
+    } else if (tensor && !view_of_dlpack(c->s, c->name, tensor, &v))
+        array = array_of_view(c, &v, &from);
     source_free(from);
     Py_DECREF(capsule);
     return array;
@@ -307,7 +324,8 @@ static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject
         given = bits;
     }
     mth_array *array = NULL;
-    if (!given) note_refusal(r);
+    if (!given)
+        note_refusal(r);
     else if (found >= 0) {
         array = array_of_buffer(c, given, bfloat, r);
         r->elements = !array && has_dtype;
@@ -319,7 +337,7 @@ static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject
 static void *raise_not_array(module_state *s, PyObject *object, const char *name) {
     if (object == Py_None)
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is None, where an array is expected", name),
-                         TEXT("leave it out, or give an array"));
+            TEXT("leave it out, or give an array"));
     PyObject *type = type_text(object);
     PyObject *what =
         type ? TEXT("%s is %U, where an array is expected: its dtype and shape would be a guess", name, type) : NULL;
@@ -332,16 +350,19 @@ static void *raise_not_array(module_state *s, PyObject *object, const char *name
         fix = "pass backend.array(x), or numpy.asarray(x, dtype=\"float32\") (\"int32\" for ids)";
     else if (PyBytes_Check(object) || PyByteArray_Check(object))
         fix = "say what the bytes are: numpy.frombuffer(x, dtype=\"uint8\")";
-    else if (PyComplex_Check(object)) fix = "give its parts apart: numpy.asarray(x.real), numpy.asarray(x.imag)";
-    else if (PyDict_Check(object)) fix = "give its values: numpy.asarray(list(x.values()))";
-    else if (iterable > 0 && !PyUnicode_Check(object)) fix = "give its elements: numpy.asarray(list(x))";
+    else if (PyComplex_Check(object))
+        fix = "give its parts apart: numpy.asarray(x.real), numpy.asarray(x.imag)";
+    else if (PyDict_Check(object))
+        fix = "give its values: numpy.asarray(list(x.values()))";
+    else if (iterable > 0 && !PyUnicode_Check(object))
+        fix = "give its elements: numpy.asarray(list(x))";
     return raise_fix(s, MTH_ERROR_TYPE, what, iterable < 0 ? NULL : TEXT("%s", fix));
 }
 
 static mth_array *array_of_foreign(const conversion *c, PyObject *object, refusal *r) {
     mth_array *array = PyObject_CheckBuffer(object) ? array_of_buffer(c, object, 0, r) : NULL;
-    mth_array *(*const ways[])(const conversion *, PyObject *, PyObject *, refusal *) = {array_of_dlpack,
-                                                                                         array_of_numpy};
+    mth_array *(*const ways[])(const conversion *, PyObject *, PyObject *, refusal *) = {
+        array_of_dlpack, array_of_numpy};
     static const char *const methods[] = {"__dlpack__", "__array__"};
     for (int i = 0; i < 2 && !array && !PyErr_Occurred(); i++) {
         PyObject *method;
@@ -370,8 +391,8 @@ static mth_array *convert(const conversion *c, PyObject *object) {
     return array;
 }
 
-mth_array *to_array(module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted,
-                    const mth_arg *spec) {
+mth_array *to_array(
+    module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted, const mth_arg *spec) {
     return convert(&(conversion){s, backend, name, wanted, spec, 0}, object);
 }
 
@@ -391,7 +412,7 @@ static int walk_lists(const list_walk *w, PyObject *lists, int depth) {
     if (!PyList_Check(lists) && !PyTuple_Check(lists)) return w->visit(w, lists);
     if (depth == LISTS_DEPTH) {
         raise_fix(w->s, MTH_ERROR_VALUE, TEXT("%s has lists inside lists, more than %d deep", w->name, LISTS_DEPTH),
-                  TEXT("give flatter ones; a list that holds itself has no end"));
+            TEXT("give flatter ones; a list that holds itself has no end"));
         return -1;
     }
     PyObject *items = PySequence_Tuple(lists);
@@ -437,9 +458,10 @@ static void *raise_no_array(module_state *s, PyObject *lists, const char *name) 
     static const char plain[] = "give numbers, or arrays of one shape";
     if (found >= 0 && ragged)
         remedy = TEXT("make the lists of a level equally long: pad the shorter ones, with 0.0 say");
-    else if (found >= 0) remedy = object ? remedy_of(object, true, plain) : TEXT("%s", plain);
+    else if (found >= 0)
+        remedy = object ? remedy_of(object, true, plain) : TEXT("%s", plain);
     raise_error(s, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_XNewRef(cause),
-                remedy ? TEXT("%s is no array: %U", name, why) : NULL, remedy);
+        remedy ? TEXT("%s is no array: %U", name, why) : NULL, remedy);
     Py_XDECREF(cause), Py_XDECREF(why), Py_XDECREF(object);
     return NULL;
 }
@@ -464,7 +486,7 @@ static int check_wide(module_state *s, PyObject *lists, const char *name) {
     const int ended = walk_lists(&walk, lists, 0);
     if (!ended && wide)
         raise_fix(s, MTH_ERROR_VALUE, TEXT("%s holds %s, which does not fit in int64", name, SHOW(wide)),
-                  TEXT("give whole numbers from -2**63 to 2**63 - 1, or dtype=\"float64\""));
+            TEXT("give whole numbers from -2**63 to 2**63 - 1, or dtype=\"float64\""));
     Py_XDECREF(wide);
     return ended < 0 || PyErr_Occurred() ? -1 : 0;
 }
@@ -474,7 +496,7 @@ PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name, mth
     if (!numpy && PyErr_ExceptionMatches(PyExc_ImportError)) {
         PyErr_Clear();
         raise_fix(s, MTH_ERROR_TYPE, TEXT("array of Python's lists and numbers needs NumPy, which is not installed"),
-                  TEXT("install numpy, or give a memoryview or array.array"));
+            TEXT("install numpy, or give a memoryview or array.array"));
     }
     if (!numpy) return NULL;
     array = PyObject_CallMethod(numpy, "asarray", "(O)", lists); /* the brackets keep a tuple one argument */
@@ -483,11 +505,13 @@ PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name, mth
     const int masked = walk_lists(&(list_walk){s, name, visit_masked, NULL}, lists, 0);
     const int kind = masked ? 0 : kind_of(array);
     int good = kind > 0;
-    if (masked > 0) raise_masked(s, NULL, name);
+    if (masked > 0)
+        raise_masked(s, NULL, name);
     else if (!masked && !kind)
         raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds what is no number, or none of 64 bits: %s", name, SHOW(lists)),
-                  TEXT("give truths, floats, or whole numbers below 2**63"));
-    else if (kind == 'f' && (!wanted || wanted == MTH_INT32 || wanted == MTH_INT64)) good = !check_wide(s, lists, name);
+            TEXT("give truths, floats, or whole numbers below 2**63"));
+    else if (kind == 'f' && (!wanted || wanted == MTH_INT32 || wanted == MTH_INT64))
+        good = !check_wide(s, lists, name);
     if (!good) Py_CLEAR(array);
     return array;
 }
@@ -512,8 +536,8 @@ static PyObject *items_of(module_state *s, PyObject *mapping, const char *what) 
     if (!found) {
         PyObject *type = type_text(mapping);
         raise_fix(s, MTH_ERROR_TYPE,
-                  type ? TEXT("%s is %U, where a mapping of names to arrays is expected", what, type) : NULL,
-                  TEXT("give a dict: {\"name\": array}"));
+            type ? TEXT("%s is %U, where a mapping of names to arrays is expected", what, type) : NULL,
+            TEXT("give a dict: {\"name\": array}"));
         Py_XDECREF(type);
         return NULL;
     }
@@ -523,7 +547,7 @@ static PyObject *items_of(module_state *s, PyObject *mapping, const char *what) 
 }
 
 int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const char *what, pool *p, mth_named **out,
-             size_t *count) {
+    size_t *count) {
     PyObject *items = items_of(s, mapping, what);
     if (pool_keep(p, items)) return -1;
     size_t n = (size_t)PyTuple_Size(items), i = 0;
@@ -532,8 +556,8 @@ int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const cha
         PyObject *item = PyTuple_GetItem(items, (Py_ssize_t)i);
         if (!PyTuple_Check(item) || PyTuple_Size(item) != 2) {
             raise_fix(s, MTH_ERROR_TYPE,
-                      TEXT("the items() of %s hold %s, where pairs of name and array are expected", what, SHOW(item)),
-                      TEXT("give a dict: {\"name\": array}"));
+                TEXT("the items() of %s hold %s, where pairs of name and array are expected", what, SHOW(item)),
+                TEXT("give a dict: {\"name\": array}"));
             break;
         }
         const char *name = to_name(s, PyTuple_GetItem(item, 0), "a name");

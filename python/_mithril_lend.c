@@ -27,13 +27,16 @@ static void lent_free(lent *l) {
 static void delete_plain(dlpack_managed *m) { lent_free(m->context); }
 static void delete_versioned(dlpack_versioned *m) { lent_free(m->context); }
 static void capsule_free(PyObject *capsule) { /* not consumed: a consumer renames it */
-    if (PyCapsule_IsValid(capsule, "dltensor")) lent_free(((dlpack_managed *)PyCapsule_GetPointer(capsule, "dltensor"))->context);
+    if (PyCapsule_IsValid(capsule, "dltensor"))
+        lent_free(((dlpack_managed *)PyCapsule_GetPointer(capsule, "dltensor"))->context);
     else if (PyCapsule_IsValid(capsule, "dltensor_versioned"))
         lent_free(((dlpack_versioned *)PyCapsule_GetPointer(capsule, "dltensor_versioned"))->context);
 }
 
 /* The arguments of __dlpack__. NULL: not given. */
-typedef struct { PyObject *version, *device, *copy; } dlpack_request;
+typedef struct {
+    PyObject *version, *device, *copy;
+} dlpack_request;
 
 static int is_given(PyObject *argument) { return argument && argument != Py_None; }
 
@@ -52,10 +55,8 @@ static void *copy_data(PyObject *self) {
     void *copy = aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
     if (!copy) return PyErr_NoMemory();
     mth_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = mth_array_gather(a, copy);
-    Py_END_ALLOW_THREADS
-    if (!status) return copy;
+    Py_BEGIN_ALLOW_THREADS status = mth_array_gather(a, copy);
+    Py_END_ALLOW_THREADS if (!status) return copy;
     free(copy);
     return raise_status(STATE(self), status);
 }
@@ -65,15 +66,15 @@ static dlpack_tensor describe_tensor(const mth_array *a, const void *data, int64
     const int rank = mth_array_get_rank(a);
     memcpy(shape, mth_array_get_shape(a), (size_t)rank * sizeof *shape);
     return (dlpack_tensor){.data = (void *)data,
-                           .device_type = DLPACK_CPU,
-                           .rank = rank,
-                           .bits = (uint8_t)(8 * mth_dtype_size(dtype)),
-                           .lanes = 1,
-                           .shape = shape,
-                           .code = dtype == MTH_BFLOAT16                      ? DLPACK_BFLOAT
-                                   : dtype == MTH_BOOL                        ? DLPACK_BOOL
-                                   : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT
-                                                                              : DLPACK_FLOAT};
+        .device_type = DLPACK_CPU,
+        .rank = rank,
+        .bits = (uint8_t)(8 * mth_dtype_size(dtype)),
+        .lanes = 1,
+        .shape = shape,
+        .code = dtype == MTH_BFLOAT16                  ? DLPACK_BFLOAT
+            : dtype == MTH_BOOL                        ? DLPACK_BOOL
+            : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT
+                                                       : DLPACK_FLOAT};
 }
 
 static PyObject *refuse_export(const char *why) {
@@ -94,8 +95,8 @@ static int read_pair(module_state *s, PyObject *pair, const char *name, long *fi
     }
     if (!good)
         raise_fix(s, MTH_ERROR_TYPE,
-                  TEXT("dl_device and max_version of __dlpack__ are pairs of numbers of 64 bits: %s is %s", name, SHOW(pair)),
-                  TEXT("give max_version=(1, 0) and dl_device=(1, 0), or leave them out"));
+            TEXT("dl_device and max_version of __dlpack__ are pairs of numbers of 64 bits: %s is %s", name, SHOW(pair)),
+            TEXT("give max_version=(1, 0) and dl_device=(1, 0), or leave them out"));
     return good ? 0 : -1;
 }
 
@@ -111,14 +112,19 @@ static PyObject *make_capsule(PyObject *self, const dlpack_request *request) {
     const void *data = mth_array_get_whole(a);
     const int lend = data && heeds_mark(request, major);
     if (is_given(request->copy) && !asked)
-        return refuse_export(data ? "the array is read-only, and a consumer need not heed that: leave copy=False out, or "
-                                    "share numpy.array(x), a copy"
-                                  : "the array is sharded, so that no memory holds all of it: leave copy=False out, or "
-                                    "share numpy.array(x), a copy");
+        return refuse_export(data
+                ? "the array is read-only, and a consumer need not heed that: leave copy=False out, or "
+                  "share numpy.array(x), a copy"
+                : "the array is sharded, so that no memory holds all of it: leave copy=False out, or "
+                  "share numpy.array(x), a copy");
     lent *l = calloc(1, sizeof *l);
     if (!l) return PyErr_NoMemory();
-    if (lend) l->owner = Py_NewRef(self);
-    else if (!(data = l->copy = copy_data(self))) { lent_free(l); return NULL; }
+    if (lend)
+        l->owner = Py_NewRef(self);
+    else if (!(data = l->copy = copy_data(self))) {
+        lent_free(l);
+        return NULL;
+    }
     dlpack_tensor tensor = describe_tensor(a, data, l->shape);
     PyObject *capsule;
     if (major >= 1) {
@@ -139,7 +145,7 @@ PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
     PyObject *stream = NULL; /* of a GPU: says nothing here */
     pool p = {0};
     const int parsed = parse(STATE(self), &p, args, keywords, "|$OOOO:__dlpack__", names, &stream, &request.version,
-                             &request.device, &request.copy);
+        &request.device, &request.copy);
     PyObject *capsule = parsed ? make_capsule(self, &request) : NULL;
     pool_free(&p);
     return capsule;

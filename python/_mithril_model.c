@@ -3,10 +3,9 @@
 
 /* ---------------------------------------------------------------- wires */
 typedef struct {
-    PyObject_HEAD
-    PyObject *what;  /* a Module or a Model */
-    PyObject *wires; /* a tuple: port, name, port, name, ... */
-    PyObject *name;  /* a Model's: the name of the block; else NULL */
+    PyObject_HEAD PyObject *what; /* a Module or a Model */
+    PyObject *wires;              /* a tuple: port, name, port, name, ... */
+    PyObject *name;               /* a Model's: the name of the block; else NULL */
 } block_object;
 
 /* `port=["a", "b"]` repeats the port. */
@@ -15,11 +14,12 @@ static int add_wires(module_state *s, PyObject *list, const char *port, PyObject
     int failed = !names;
     for (Py_ssize_t i = 0; !failed && i < PyTuple_Size(names); i++) {
         PyObject *one = PyTuple_GetItem(names, i);
-        if (PyUnicode_Check(one)) failed = PyList_Append(list, key) || PyList_Append(list, one);
+        if (PyUnicode_Check(one))
+            failed = PyList_Append(list, key) || PyList_Append(list, one);
         else {
             raise_fix(s, MTH_ERROR_TYPE,
-                      TEXT("%s is wired to %s, which is not the name of a connection", port, SHOW(one)),
-                      TEXT("give a str, or a list of str where the port takes several: %s=\"hidden\"", port));
+                TEXT("%s is wired to %s, which is not the name of a connection", port, SHOW(one)),
+                TEXT("give a str, or a list of str where the port takes several: %s=\"hidden\"", port));
             failed = 1;
         }
     }
@@ -32,8 +32,8 @@ static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyOb
     if (PyTuple_Size(args)) {
         PyObject *first = PyTuple_GetItem(args, 0);
         return raise_fix(s, MTH_ERROR_TYPE,
-                         TEXT("a wire is given as %s, without the port that it goes to", SHOW(first)),
-                         TEXT("name the port: (input=%s, ...)", SHOW(first)));
+            TEXT("a wire is given as %s, without the port that it goes to", SHOW(first)),
+            TEXT("name the port: (input=%s, ...)", SHOW(first)));
     }
     PyObject *pairs = pairs_of(keywords), *list = PyList_New(0), *name = NULL, *wires = NULL;
     block_object *block = NULL;
@@ -45,7 +45,8 @@ static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyOb
         if (named && strcmp(port, "name") == 0) {
             if (!to_name(s, value, "name")) goto end;
             name = value;
-        } else if (add_wires(s, list, port, key, value)) goto end;
+        } else if (add_wires(s, list, port, key, value))
+            goto end;
     }
     if (!(wires = PyList_AsTuple(list)) || !(block = PyObject_GC_New(block_object, s->block_type))) goto end;
     block->what = Py_NewRef(what);
@@ -80,7 +81,8 @@ static PyObject *block_repr(PyObject *self) {
     block_object *b = (block_object *)self;
     PyObject *text = PyObject_Repr(b->what);
     for (Py_ssize_t i = 0, n = PyTuple_Size(b->wires); text && i < n; i += 2) {
-        PyObject *next = TEXT("%U%s%U=%R", text, i ? ", " : "(", PyTuple_GetItem(b->wires, i), PyTuple_GetItem(b->wires, i + 1));
+        PyObject *next =
+            TEXT("%U%s%U=%R", text, i ? ", " : "(", PyTuple_GetItem(b->wires, i), PyTuple_GetItem(b->wires, i + 1));
         Py_DECREF(text);
         text = next;
     }
@@ -96,54 +98,74 @@ static PyObject *no_operation(PyObject *a, PyObject *b, int slot, void *function
     PyObject *ours = PyType_GetSlot(Py_TYPE(a), slot) == function ? a : b;
     return raise_operation(STATE(ours), operation);
 }
-#define BINARY(name, text) static PyObject *no_##name(PyObject *a, PyObject *b) { return no_operation(a, b, Py_nb_##name, (void *)no_##name, text); }
-BINARY(add, "+") BINARY(subtract, "-") BINARY(multiply, "*") BINARY(true_divide, "/") BINARY(matrix_multiply, "@") BINARY(or, "|")
-BINARY(floor_divide, "//") BINARY(remainder, "%") BINARY(divmod, "divmod()")
-BINARY(and, "&") BINARY(xor, "^") BINARY(lshift, "<<") BINARY(rshift, ">>")
+#define BINARY(name, text)                                                                                             \
+    static PyObject *no_##name(PyObject *a, PyObject *b) {                                                             \
+        return no_operation(a, b, Py_nb_##name, (void *)no_##name, text);                                              \
+    }
+/* clang-format off */
+BINARY(add, "+") BINARY(subtract, "-") BINARY(multiply, "*") BINARY(true_divide, "/") BINARY(matrix_multiply, "@")
+BINARY(or, "|") BINARY(floor_divide, "//") BINARY(remainder, "%") BINARY(divmod, "divmod()") BINARY(and, "&")
+BINARY(xor, "^") BINARY(lshift, "<<") BINARY(rshift, ">>")
+/* clang-format on */
+
 static PyObject *no_power(PyObject *a, PyObject *b, PyObject *modulus) {
     (void)modulus;
     return no_operation(a, b, Py_nb_power, (void *)no_power, "**");
 }
-#define UNARY(name, text) static PyObject *no_##name(PyObject *a) { return raise_operation(STATE(a), text); }
+#define UNARY(name, text)                                                                                              \
+    static PyObject *no_##name(PyObject *a) { return raise_operation(STATE(a), text); }
+/* clang-format off */
 UNARY(negative, "unary -") UNARY(positive, "unary +") UNARY(invert, "~") UNARY(absolute, "abs()")
+/* clang-format on */
+
 static PyObject *no_subscript(PyObject *a, PyObject *key) {
     (void)key;
     return raise_operation(STATE(a), "[]");
 }
-#define NO_OPERATIONS \
-    {Py_nb_add, no_add}, {Py_nb_subtract, no_subtract}, {Py_nb_multiply, no_multiply}, {Py_nb_true_divide, no_true_divide}, \
-    {Py_nb_matrix_multiply, no_matrix_multiply}, {Py_nb_or, no_or}, {Py_nb_power, no_power}, {Py_nb_negative, no_negative}, \
-    {Py_nb_floor_divide, no_floor_divide}, {Py_nb_remainder, no_remainder}, {Py_nb_divmod, no_divmod}, {Py_nb_and, no_and}, \
-    {Py_nb_xor, no_xor}, {Py_nb_lshift, no_lshift}, {Py_nb_rshift, no_rshift}, {Py_nb_positive, no_positive}, \
-    {Py_nb_invert, no_invert}, {Py_nb_absolute, no_absolute}, \
-    {Py_mp_subscript, no_subscript}
+#define NO_OPERATIONS                                                                                                  \
+    {Py_nb_add, no_add}, {Py_nb_subtract, no_subtract}, {Py_nb_multiply, no_multiply},                                 \
+        {Py_nb_true_divide, no_true_divide}, {Py_nb_matrix_multiply, no_matrix_multiply}, {Py_nb_or, no_or},           \
+        {Py_nb_power, no_power}, {Py_nb_negative, no_negative}, {Py_nb_floor_divide, no_floor_divide},                 \
+        {Py_nb_remainder, no_remainder}, {Py_nb_divmod, no_divmod}, {Py_nb_and, no_and}, {Py_nb_xor, no_xor},          \
+        {Py_nb_lshift, no_lshift}, {Py_nb_rshift, no_rshift}, {Py_nb_positive, no_positive},                           \
+        {Py_nb_invert, no_invert}, {Py_nb_absolute, no_absolute}, {                                                    \
+        Py_mp_subscript, no_subscript                                                                                  \
+    }
 
 static PyObject *module_attribute(PyObject *self, PyObject *name) {
-    return attribute_of(self, name, "module", "a port or a parameter is a name: ml.Linear(4)(input=\"x\", output=\"h\") makes the connection \"h\"");
+    return attribute_of(self, name, "module",
+        "a port or a parameter is a name: ml.Linear(4)(input=\"x\", output=\"h\") makes the connection \"h\"");
 }
 static PyObject *model_attribute(PyObject *self, PyObject *name) {
-    return attribute_of(self, name, "model", "a connection is a name, \"h\": wire it as input=\"h\"; print(model) lists them");
+    return attribute_of(
+        self, name, "model", "a connection is a name, \"h\": wire it as input=\"h\"; print(model) lists them");
 }
 
 static int set_of_module(PyObject *self, PyObject *name, PyObject *value) {
     return set_attribute_of(self, name, value,
-                            "options are given where a module is made, and stay: ml.Linear(4, bias=False); make another");
+        "options are given where a module is made, and stay: ml.Linear(4, bias=False); make another");
 }
 static int set_of_model(PyObject *self, PyObject *name, PyObject *value) {
     return set_attribute_of(self, name, value,
-                            "add blocks with model |= block or model += block; a class of your own derived from ml.Model has "
-                            "attributes");
+        "add blocks with model |= block or model += block; a class of your own derived from ml.Model has "
+        "attributes");
 }
 
-static PyMethodDef block_methods[] = {NO_PICKLE, COPY, {0}}; /* a deep copy would share a model, which may grow */
+/* a deep copy would share a model, which may grow */
+static PyMethodDef block_methods[] = {NO_PICKLE, COPY, {0}};
 static PyType_Slot block_slots[] = {
     {Py_tp_methods, block_methods},
     {Py_tp_doc, "A module or a model with its wires: what calling one gives, and what |= and += add to a model."},
-    {Py_tp_traverse, block_traverse}, {Py_tp_dealloc, block_dealloc}, {Py_tp_repr, block_repr},
-    {Py_tp_getattro, module_attribute}, {Py_tp_setattro, set_of_module}, NO_OPERATIONS, {0, NULL},
+    {Py_tp_traverse, block_traverse},
+    {Py_tp_dealloc, block_dealloc},
+    {Py_tp_repr, block_repr},
+    {Py_tp_getattro, module_attribute},
+    {Py_tp_setattro, set_of_module},
+    NO_OPERATIONS,
+    {0, NULL},
 };
 static PyType_Spec block_spec = {"mithril.Block", sizeof(block_object), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
 
 /* ---------------------------------------------------------------- modules */
 static size_t copy(char *to, size_t at, const char *from, size_t n) { /* `to` NULL: counts only */
@@ -151,8 +173,12 @@ static size_t copy(char *to, size_t at, const char *from, size_t n) { /* `to` NU
     return at + n;
 }
 
-/* One parameter of a signature like "dimension: int, bias: bool = True, spec: tuple = (0, None)": where it ends, and its parts. */
-typedef struct { const char *name, *standard, *end; size_t name_size; } parameter;
+/* One parameter of a signature like "dimension: int, bias: bool = True, spec: tuple = (0, None)": where it ends, and
+ * its parts. */
+typedef struct {
+    const char *name, *standard, *end;
+    size_t name_size;
+} parameter;
 static parameter next_parameter(const char *at) {
     parameter p = {at + strspn(at, " "), NULL, NULL, 0};
     p.name_size = strcspn(p.name, ":=, ");
@@ -160,11 +186,16 @@ static parameter next_parameter(const char *at) {
     char quote = 0;
     for (p.end = p.name; *p.end && (depth || quote || *p.end != ','); p.end++) {
         char c = *p.end;
-        if (quote) quote = c == quote ? 0 : quote;
-        else if (c == '\'' || c == '"') quote = c;
-        else if (strchr("([{", c)) depth++;
-        else if (strchr(")]}", c)) depth--;
-        else if (c == '=' && !depth && !p.standard) p.standard = p.end + 1 + strspn(p.end + 1, " ");
+        if (quote)
+            quote = c == quote ? 0 : quote;
+        else if (c == '\'' || c == '"')
+            quote = c;
+        else if (strchr("([{", c))
+            depth++;
+        else if (strchr(")]}", c))
+            depth--;
+        else if (c == '=' && !depth && !p.standard)
+            p.standard = p.end + 1 + strspn(p.end + 1, " ");
     }
     return p;
 }
@@ -190,13 +221,14 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     module_object *self = NULL;
     PyObject *name = PyType_GetName(type);
     const char *type_name = name ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL;
-    pool p = {.operator = type_name};
+    pool p = {.operator= type_name };
     const char *at = type_name ? mth_module_type_signature(type_name) : NULL;
     if (!at || to_options(s, keywords, at, given, &p, &options, &count)) goto end;
     for (size_t i = 0; i < given; i++) { /* positional arguments, in the order of the signature */
         if (!*at) {
-            raise_fix(s, MTH_ERROR_TYPE, TEXT("%s takes %zu options, and %zu are given by position", type_name, i, given),
-                      TEXT("leave the last out, or name them: %s(%s)", type_name, mth_module_type_signature(type_name)));
+            raise_fix(s, MTH_ERROR_TYPE,
+                TEXT("%s takes %zu options, and %zu are given by position", type_name, i, given),
+                TEXT("leave the last out, or name them: %s(%s)", type_name, mth_module_type_signature(type_name)));
             goto end;
         }
         parameter each = next_parameter(at);
@@ -207,7 +239,7 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         for (size_t j = given; j < count; j++) {
             if (strcmp(options[j].name, option)) continue;
             raise_fix(s, MTH_ERROR_TYPE, TEXT("%s: %s is given twice, by position and by name", type_name, option),
-                      TEXT("leave one of the two out"));
+                TEXT("leave one of the two out"));
             goto end;
         }
         if (to_arg(s, PyTuple_GetItem(args, (Py_ssize_t)i), option, &p, &options[i].value)) goto end;
@@ -216,12 +248,17 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     if (note_source_line()) goto end;
     mth_module *module;
     mth_status status = mth_module_create(type_name, options, count, &module);
-    if (status) { raise_status(s, status); goto end; }
+    if (status) {
+        raise_status(s, status);
+        goto end;
+    }
     const char *warning = mth_module_get_warning(module);
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
     const int raised = warning && PyErr_WarnEx(PyExc_UserWarning, warning, 1);
-    if (!raised && (self = (module_object *)allocate(type, 0))) self->module = module;
-    else mth_module_free(module);
+    if (!raised && (self = (module_object *)allocate(type, 0)))
+        self->module = module;
+    else
+        mth_module_free(module);
 end:
     pool_free(&p);
     Py_XDECREF(name);
@@ -236,7 +273,9 @@ static void module_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
-static PyObject *module_call(PyObject *self, PyObject *args, PyObject *keywords) { return block_new(STATE(self), self, args, keywords, 0); }
+static PyObject *module_call(PyObject *self, PyObject *args, PyObject *keywords) {
+    return block_new(STATE(self), self, args, keywords, 0);
+}
 
 static PyObject *module_repr(PyObject *self) {
     PyObject *name = PyType_GetName(Py_TYPE(self)), *text = name ? TEXT("ml.%U", name) : NULL;
@@ -254,12 +293,13 @@ static PyMethodDef module_methods[] = {
     COPY,
     DEEP_COPY,
     {"connect", (PyCFunction)(void (*)(void))module_call, METH_VARARGS | METH_KEYWORDS,
-     "connect($self, /, **wires)\n--\n\nThe module with its wires; the same as calling it: Linear(4).connect(input=\"x\", output=\"h\")."},
+        "connect($self, /, **wires)\n--\n\nThe module with its wires; the same as calling it: "
+        "Linear(4).connect(input=\"x\", output=\"h\")."},
     {0},
 };
 static PyGetSetDef module_getset[] = {
-    {"ports", module_ports, NULL, "The ports of the module, \"input -> output\"; one with ? may be left open, one with * takes a list.",
-     NULL},
+    {"ports", module_ports, NULL,
+        "The ports of the module, \"input -> output\"; one with ? may be left open, one with * takes a list.", NULL},
     {0}};
 static PyType_Slot module_slots[] = {
     {Py_tp_doc, "What all modules have in common. Calling one wires it: ml.Linear(4)(input=\"x\", output=\"h\")."},
@@ -268,19 +308,21 @@ static PyType_Slot module_slots[] = {
     {Py_tp_repr, module_repr},
     {Py_tp_methods, module_methods},
     {Py_tp_getset, module_getset},
-    {Py_tp_getattro, module_attribute}, {Py_tp_setattro, set_of_module},
+    {Py_tp_getattro, module_attribute},
+    {Py_tp_setattro, set_of_module},
     NO_OPERATIONS,
     {0, NULL},
 };
 static PyType_Spec module_spec = {"mithril.Module", sizeof(module_object), 0,
-                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, module_slots};
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, module_slots};
 
 static int add_module_class(PyObject *module, module_state *s, const char *name) {
     const char *signature = mth_module_type_signature(name), *doc = mth_module_type_doc(name);
     PyTypeObject *type = NULL;
     PyObject *full = TEXT("mithril.%s", name);
     char *text = signature && doc ? PyMem_Malloc(print_signature(NULL, name, signature, doc)) : NULL;
-    if (!text) PyErr_NoMemory();
+    if (!text)
+        PyErr_NoMemory();
     else if (full) {
         print_signature(text, name, signature, doc);
         PyType_Slot slots[] = {{Py_tp_doc, text}, {Py_tp_new, module_new}, {0, NULL}};
@@ -298,14 +340,16 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     module_state *s = state_of(type);
     if (PyTuple_Size(args) || (keywords && PyDict_Size(keywords)))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("Model takes no argument"),
-                         TEXT("compose with |= and +=; name it where it is added: parent |= model(name=\"encoder\")"));
+            TEXT("compose with |= and +=; name it where it is added: parent |= model(name=\"encoder\")"));
     mth_model *model;
     mth_status status = mth_model_create(&model);
     if (status) return raise_status(s, status);
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
     model_object *self = (model_object *)allocate(type, 0);
-    if (self) self->model = model;
-    else mth_model_free(model);
+    if (self)
+        self->model = model;
+    else
+        mth_model_free(model);
     return (PyObject *)self;
 }
 
@@ -317,7 +361,9 @@ static void model_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
-static PyObject *model_call(PyObject *self, PyObject *args, PyObject *keywords) { return block_new(STATE(self), self, args, keywords, 1); }
+static PyObject *model_call(PyObject *self, PyObject *args, PyObject *keywords) {
+    return block_new(STATE(self), self, args, keywords, 1);
+}
 
 static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
     module_state *s = STATE(self);
@@ -342,8 +388,9 @@ static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
         mth_model *model = ((model_object *)self)->model;
         const char *name = block && block->name ? to_name(s, block->name, "name") : NULL;
         if (note_source_line()) goto end;
-        mth_status status = is_module ? mth_model_add(model, ((module_object *)what)->module, wires, count, mode)
-                                      : mth_model_add_model(model, ((model_object *)what)->model, name, wires, count, mode);
+        mth_status status = is_module
+            ? mth_model_add(model, ((module_object *)what)->module, wires, count, mode)
+            : mth_model_add_model(model, ((model_object *)what)->model, name, wires, count, mode);
         result = status ? raise_status(s, status) : Py_NewRef(self);
     }
 end:
@@ -385,34 +432,41 @@ static PyObject *model_repr(PyObject *self) {
 static PyMethodDef model_methods[] = {
     NO_PICKLE,
     {"connect", (PyCFunction)(void (*)(void))model_connect, METH_VARARGS | METH_KEYWORDS,
-     "connect($self, /, source, destination)\n--\n\nJoins the output `source` with the input `destination`. To say it twice\n"
-     "changes nothing; a contradiction is an error."},
+        "connect($self, /, source, destination)\n--\n\nJoins the output `source` with the input `destination`. To say "
+        "it twice\n"
+        "changes nothing; a contradiction is an error."},
     {0},
 };
 static PyType_Slot model_slots[] = {
     {Py_tp_doc,
-     "Model()\n--\n\n"
-     "A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` also feeds its one\n"
-     "open input from the block before. A block is a wired module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model, called with\n"
-     "wires and a name or as it is. Its inputs are the names that nothing writes, its outputs those that nothing reads."},
+        "Model()\n--\n\n"
+        "A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` "
+        "also feeds its one\n"
+        "open input from the block before. A block is a wired module, ml.Linear(4)(input=\"x\", output=\"h\"), or a "
+        "model, called with\n"
+        "wires and a name or as it is. Its inputs are the names that nothing writes, its outputs those that nothing "
+        "reads."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_call, model_call},
     {Py_tp_repr, model_repr},
     {Py_tp_methods, model_methods},
-    {Py_tp_getattro, model_attribute}, {Py_tp_setattro, set_of_model},
+    {Py_tp_getattro, model_attribute},
+    {Py_tp_setattro, set_of_model},
     NO_OPERATIONS,
     {Py_nb_inplace_or, model_or},
     {Py_nb_inplace_add, model_plus},
     {0, NULL},
 };
-static PyType_Spec model_spec = {"mithril.Model", sizeof(model_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, model_slots};
+static PyType_Spec model_spec = {
+    "mithril.Model", sizeof(model_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, model_slots};
 
 int add_model_types(PyObject *module, module_state *s) {
     s->module_type = add_type(module, &module_spec, NULL);
     s->block_type = add_type(module, &block_spec, NULL);
     s->model_type = add_type(module, &model_spec, NULL);
     if (!s->module_type || !s->block_type || !s->model_type) return -1;
-    for (size_t i = 0; i < mth_module_type_count(); i++) if (add_module_class(module, s, mth_module_type_name(i))) return -1;
+    for (size_t i = 0; i < mth_module_type_count(); i++)
+        if (add_module_class(module, s, mth_module_type_name(i))) return -1;
     return 0;
 }

@@ -12,7 +12,8 @@ typedef struct {
 
 static int compiled_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((compiled_object *)self)->owner); /* not cleared: runs need it. A cycle is cut at the backend's own dict */
+    /* not cleared: runs need it. A cycle is cut at the backend's own dict */
+    Py_VISIT(((compiled_object *)self)->owner);
     return 0;
 }
 
@@ -27,11 +28,12 @@ static void compiled_dealloc(PyObject *object) {
 }
 
 /* ---------------------------------------------------------------- signals */
-/* While the main thread is in a call that takes long, Ctrl-C, an alarm or a request to end also asks that call to stop (other threads' calls
- * go on: signals are not theirs); Python's own handler in C is called as if it stood alone. Then Python's handler runs. If it raises, the call
- * is over; if it returns, the call goes on, as calls into the system do (PEP 475). It goes on from its start, since handlers may do anything,
- * evaluate too, and a run has no effects to repeat; and it then has as long as was lost before a signal may stop it again, so that signals
- * without end don't keep it for ever.
+/* While the main thread is in a call that takes long, Ctrl-C, an alarm or a request to end also asks that call to stop
+ * (other threads' calls go on: signals are not theirs); Python's own handler in C is called as if it stood alone. Then
+ * Python's handler runs. If it raises, the call is over; if it returns, the call goes on, as calls into the system do
+ * (PEP 475). It goes on from its start, since handlers may do anything, evaluate too, and a run has no effects to
+ * repeat; and it then has as long as was lost before a signal may stop it again, so that signals without end don't keep
+ * it for ever.
  * Signals belong to the process, and so does this state; only the main thread touches it, but for `arrived`. */
 enum { SIGNALS = 3 };
 static const int watched_signal[SIGNALS] = {SIGINT, SIGALRM, SIGTERM};
@@ -56,8 +58,10 @@ static void on_signal(int number, siginfo_t *info, void *context) {
     int i = 0;
     while (watched_signal[i] != number) i++;
     atomic_store(&arrived, 1);
-    if (previous[i].sa_flags & SA_SIGINFO) previous[i].sa_sigaction(number, info, context);
-    else previous[i].sa_handler(number);
+    if (previous[i].sa_flags & SA_SIGINFO)
+        previous[i].sa_sigaction(number, info, context);
+    else
+        previous[i].sa_handler(number);
 }
 
 static int watch_signals(module_state *s, int64_t lost) {
@@ -68,8 +72,10 @@ static int watch_signals(module_state *s, int64_t lost) {
         struct sigaction *old = &previous[i];
         replaced[i] = false;
         if (sigaction(watched_signal[i], NULL, old)) continue;
-        if (!(old->sa_flags & SA_SIGINFO) && (old->sa_handler == SIG_DFL || old->sa_handler == SIG_IGN)) continue; /* not ours to change */
-        struct sigaction ours = {.sa_sigaction = on_signal, .sa_mask = old->sa_mask, .sa_flags = old->sa_flags | SA_SIGINFO};
+        /* not ours to change */
+        if (!(old->sa_flags & SA_SIGINFO) && (old->sa_handler == SIG_DFL || old->sa_handler == SIG_IGN)) continue;
+        struct sigaction ours = {
+            .sa_sigaction = on_signal, .sa_mask = old->sa_mask, .sa_flags = old->sa_flags | SA_SIGINFO};
         replaced[i] = sigaction(watched_signal[i], &ours, NULL) == 0;
         watching |= replaced[i];
     }
@@ -85,10 +91,12 @@ static void unwatch_signals(int watched) {
     watching = 0;
 }
 
-/* In a child by fork the thread that forked is the main one, and the run that was watched, if another thread forked, is not here. */
+/* In a child by fork the thread that forked is the main one, and the run that was watched, if another thread forked, is
+ * not here. */
 PyObject *after_fork(PyObject *module, PyObject *unused) {
     (void)unused;
-    if (watching && PyThread_get_thread_ident() != ((module_state *)PyModule_GetState(module))->main_thread) unwatch_signals(1);
+    if (watching && PyThread_get_thread_ident() != ((module_state *)PyModule_GetState(module))->main_thread)
+        unwatch_signals(1);
     ((module_state *)PyModule_GetState(module))->main_thread = PyThread_get_thread_ident();
     Py_RETURN_NONE;
 }
@@ -133,21 +141,20 @@ PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
     PyObject *model, *backend;
     if (PyTuple_Size(args) != 2)
         return raise_fix(s, MTH_ERROR_TYPE,
-                         TEXT("compile takes a model and a backend, and %zd arguments are given by position",
-                              PyTuple_Size(args)),
-                         TEXT("write ml.compile(model, backend), with options by name: "
-                              "ml.compile(model, backend, option=value)"));
+            TEXT("compile takes a model and a backend, and %zd arguments are given by position", PyTuple_Size(args)),
+            TEXT("write ml.compile(model, backend), with options by name: "
+                 "ml.compile(model, backend, option=value)"));
     model = PyTuple_GetItem(args, 0), backend = PyTuple_GetItem(args, 1);
     if (PyObject_TypeCheck(model, s->module_type) || PyObject_TypeCheck(model, s->block_type))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is a module, no model", SHOW(model)),
-                         TEXT("put it in a model: model = ml.Model(); model |= ml.Linear(4)(input=\"x\", output=\"y\")"));
+            TEXT("put it in a model: model = ml.Model(); model |= ml.Linear(4)(input=\"x\", output=\"y\")"));
     if (!PyObject_TypeCheck(model, s->model_type))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no model", SHOW(model)),
-                         TEXT("give an ml.Model, then the backend"));
+            TEXT("give an ml.Model, then the backend"));
     if (!PyObject_TypeCheck(backend, s->backend_type))
         return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no backend", SHOW(backend)),
-                         TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
-    pool p = {.operator = "compile"};
+            TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
+    pool p = {.operator= "compile" };
     mth_option *options;
     size_t count;
     compiled_object *self = NULL;
@@ -185,7 +192,7 @@ static mth_status evaluate(void *context) {
 static int to_names(module_state *s, PyObject *object, pool *p, const char *const **out, size_t *count) {
     if (PyUnicode_Check(object) || !PySequence_Check(object)) {
         raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is %s, where a list of names is expected", SHOW(object)),
-                  TEXT("give input_gradients=[\"input\"]"));
+            TEXT("give input_gradients=[\"input\"]"));
         return -1;
     }
     PyObject *list = PySequence_Tuple(object);
@@ -213,7 +220,7 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     if (!parse(s, &p, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) goto end;
     if (slopes == Py_None && wanted != Py_None) {
         raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
-                  TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
+            TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
         goto end;
     }
     if (to_named(s, self->backend, params, "params", &p, &parameter, &parameters)) goto end;
@@ -225,12 +232,14 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
     if (note_source_line()) goto end;
     mth_status status = mth_arrays_create(parameter, parameters, &all);
     evaluation e = {self->compiled, all, input, count, slopes == Py_None ? NULL : &request, NULL, NULL};
-    if (status) raise_status(s, status);
+    if (status)
+        raise_status(s, status);
     else if (!call_interruptibly(s, evaluate, &e)) {
         result = arrays_to_dict(s, e.outputs);
         if (slopes != Py_None) {
             PyObject *second = arrays_to_dict(s, e.gradients);
-            result = result && second ? Py_BuildValue("(NN)", result, second) : (Py_XDECREF(result), Py_XDECREF(second), NULL);
+            result = result && second ? Py_BuildValue("(NN)", result, second)
+                                      : (Py_XDECREF(result), Py_XDECREF(second), NULL);
         }
     }
 end:
@@ -263,7 +272,9 @@ static call call_begin(PyObject *object) { return (call){.s = STATE(object), .se
 
 /* The inputs of a call that may have none; they say which shapes are meant. */
 static int read_inputs(call *c, PyObject *inputs) {
-    int failed = inputs && inputs != Py_None ? to_named(c->s, c->self->backend, inputs, "inputs", &c->p, &c->input, &c->count) : 0;
+    int failed = inputs && inputs != Py_None
+        ? to_named(c->s, c->self->backend, inputs, "inputs", &c->p, &c->input, &c->count)
+        : 0;
     return failed ? failed : note_source_line();
 }
 
@@ -345,7 +356,7 @@ static mth_status read_text(void *context) {
 
 /* A text that is read off the plan for the inputs (or the last one). */
 static PyObject *read_plan(PyObject *object, PyObject *args, PyObject *keywords, const char *format,
-                           mth_status (*read)(mth_compiled *, const mth_named *, size_t, char **)) {
+    mth_status (*read)(mth_compiled *, const mth_named *, size_t, char **)) {
     static char *names[] = {"inputs", NULL};
     PyObject *inputs = NULL;
     call c = call_begin(object);
@@ -386,8 +397,10 @@ static mth_status count_memory(void *context) {
 
 static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"params", "inputs", NULL};
-    static const char *const fields[] = {"weights", "gradients", "optimizer", "activations", "communication", "host", "total"};
-    _Static_assert(sizeof(mth_memory_usage) == sizeof fields / sizeof *fields * sizeof(int64_t), "a field for each member, in order");
+    static const char *const fields[] = {
+        "weights", "gradients", "optimizer", "activations", "communication", "host", "total"};
+    _Static_assert(sizeof(mth_memory_usage) == sizeof fields / sizeof *fields * sizeof(int64_t),
+        "a field for each member, in order");
     PyObject *params = NULL, *inputs = NULL;
     call c = call_begin(object);
     if (!parse(c.s, &c.p, args, keywords, "|OO:get_memory_usage", names, &params, &inputs) || read_inputs(&c, inputs))
@@ -409,7 +422,7 @@ static mth_status count_communication(void *context) {
 static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
     static const char *const fields[] = {"received", "sent", "messages"};
     _Static_assert(sizeof(mth_communication_usage) == sizeof fields / sizeof *fields * sizeof(int64_t),
-                   "a field for each member, in order");
+        "a field for each member, in order");
     (void)unused;
     call c = call_begin(object);
     if (note_source_line()) return NULL;
@@ -422,53 +435,66 @@ static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
     return result;
 }
 
-static PyObject *compiled_backend(PyObject *self, void *unused) { (void)unused; return Py_XNewRef(((compiled_object *)self)->owner); }
+static PyObject *compiled_backend(PyObject *self, void *unused) {
+    (void)unused;
+    return Py_XNewRef(((compiled_object *)self)->owner);
+}
 
 #define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
 static PyMethodDef compiled_methods[] = {
     NO_PICKLE,
-    METHOD(
-        "evaluate", compiled_evaluate,
+    METHOD("evaluate", compiled_evaluate,
         "evaluate($self, /, params, inputs, output_gradients=None, input_gradients=None)\n--\n\n"
-        "Runs the model: a dict of its outputs by name. With output_gradients={name: array} also the gradients of all floating\n"
-        "parameters, (outputs, gradients); those of the inputs named by input_gradients=[...] stand beside them. A missing output gradient\n"
-        "is zero. Arrays are mithril's or anything with the buffer protocol or DLPack: NumPy's, torch's. float64 and float16 become float32."),
-    METHOD(
-        "get_parameters", compiled_parameters,
+        "Runs the model: a dict of its outputs by name. With output_gradients={name: array} also the gradients of all "
+        "floating\n"
+        "parameters, (outputs, gradients); those of the inputs named by input_gradients=[...] stand beside them. A "
+        "missing output gradient\n"
+        "is zero. Arrays are mithril's or anything with the buffer protocol or DLPack: NumPy's, torch's. float64 and "
+        "float16 become float32."),
+    METHOD("get_parameters", compiled_parameters,
         "get_parameters($self, /, inputs=None, seed=0)\n--\n\n"
-        "Fresh parameters by name, in the order of composition. A seed gives the same values on any mesh. Shapes come from the inputs, or\n"
+        "Fresh parameters by name, in the order of composition. A seed gives the same values on any mesh. Shapes come "
+        "from the inputs, or\n"
         "from those of an earlier call, or from compile's option `shapes`."),
     METHOD("randomize_params", compiled_randomize,
-           "randomize_params($self, /, inputs=None, seed=0)\n--\n\nget_parameters by the name that it has in the published Mithril package."),
+        "randomize_params($self, /, inputs=None, seed=0)\n--\n\nget_parameters by the name that it has in the "
+        "published Mithril package."),
     METHOD("get_parameter_layout", compiled_layout,
-           "get_parameter_layout($self, /, inputs=None)\n--\n\n"
-           "Name, dtype, shape and shards of each parameter, without data: for loaders."),
+        "get_parameter_layout($self, /, inputs=None)\n--\n\n"
+        "Name, dtype, shape and shards of each parameter, without data: for loaders."),
     METHOD("program_text", compiled_program,
-           "program_text($self, /, inputs=None, gradients=False)\n--\n\n"
-           "The program of each role of devices, as text: of the plan last used, or of one for the shapes of these inputs."),
+        "program_text($self, /, inputs=None, gradients=False)\n--\n\n"
+        "The program of each role of devices, as text: of the plan last used, or of one for the shapes of these "
+        "inputs."),
     METHOD("stablehlo", compiled_stablehlo,
-           "stablehlo($self, /, inputs=None)\n--\n\n"
-           "What XLA is given, as text: the modules of the plan last used for the shapes of these inputs, or of a forward plan. JaxBackend only."),
+        "stablehlo($self, /, inputs=None)\n--\n\n"
+        "What XLA is given, as text: the modules of the plan last used for the shapes of these inputs, or of a forward "
+        "plan. JaxBackend only."),
     METHOD("explain", compiled_explain,
-           "explain($self, /, inputs=None)\n--\n\n"
-           "What XLA makes of it: memory, flops, time where it tells, and the collectives of its optimized program beside those of our own.\n"
-           "Of the plan last used for the shapes of these inputs, or of a forward plan. JaxBackend only."),
-    METHOD(
-        "get_memory_usage", compiled_memory,
+        "explain($self, /, inputs=None)\n--\n\n"
+        "What XLA makes of it: memory, flops, time where it tells, and the collectives of its optimized program beside "
+        "those of our own.\n"
+        "Of the plan last used for the shapes of these inputs, or of a forward plan. JaxBackend only."),
+    METHOD("get_memory_usage", compiled_memory,
         "get_memory_usage($self, /, params=None, inputs=None)\n--\n\n"
-        "Bytes by device, as the plan reserves them: a list of dicts with weights, gradients, optimizer, activations, communication,\n"
-        "host, total (host is not in total). The plan is the one last used for the shapes of these inputs; params play no part, their\n"
+        "Bytes by device, as the plan reserves them: a list of dicts with weights, gradients, optimizer, activations, "
+        "communication,\n"
+        "host, total (host is not in total). The plan is the one last used for the shapes of these inputs; params play "
+        "no part, their\n"
         "shapes are the model's."),
     {"get_communication_usage", compiled_communication, METH_NOARGS,
-     "get_communication_usage($self, /)\n--\n\n"
-     "Bytes that each device receives from and sends to others in one evaluate of the plan last used, and its messages: a list of dicts."},
+        "get_communication_usage($self, /)\n--\n\n"
+        "Bytes that each device receives from and sends to others in one evaluate of the plan last used, and its "
+        "messages: a list of dicts."},
     {0},
 };
-static PyGetSetDef compiled_getset[] = {{"backend", compiled_backend, NULL, "The backend that it was compiled for.", NULL}, {0}};
+static PyGetSetDef compiled_getset[] = {
+    {"backend", compiled_backend, NULL, "The backend that it was compiled for.", NULL}, {0}};
 static PyType_Slot compiled_slots[] = {
     {Py_tp_getattro, compiled_attribute},
     {Py_tp_doc,
-     "A model compiled for a backend: what ml.compile gives. Plans are made for each set of input shapes at their first use, and kept."},
+        "A model compiled for a backend: what ml.compile gives. Plans are made for each set of input shapes at their "
+        "first use, and kept."},
     {Py_tp_traverse, compiled_traverse},
     {Py_tp_dealloc, compiled_dealloc},
     {Py_tp_methods, compiled_methods},
@@ -476,6 +502,8 @@ static PyType_Slot compiled_slots[] = {
     {0, NULL},
 };
 static PyType_Spec compiled_spec = {"mithril.CompiledModel", sizeof(compiled_object), 0,
-                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, compiled_slots};
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, compiled_slots};
 
-int add_compiled_type(PyObject *module, module_state *s) { return (s->compiled_type = add_type(module, &compiled_spec, NULL)) ? 0 : -1; }
+int add_compiled_type(PyObject *module, module_state *s) {
+    return (s->compiled_type = add_type(module, &compiled_spec, NULL)) ? 0 : -1;
+}

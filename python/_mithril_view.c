@@ -6,7 +6,7 @@
 /* What a producer says of its memory, by either protocol. None of it is believed before view_of_claim has read it. */
 typedef struct {
     const void *data;
-    uint64_t offset;               /* bytes from data to the first element */
+    uint64_t offset; /* bytes from data to the first element */
     int64_t rank;
     const int64_t *shape, *stride; /* stride NULL: row-major */
     int64_t unit;                  /* the bytes that a stride of 1 means */
@@ -14,8 +14,8 @@ typedef struct {
 
 static int refuse_claim(module_state *s, const char *name, PyObject *what) {
     raise_fix(s, MTH_ERROR_VALUE,
-              what ? TEXT("%s describes its memory wrongly: it says that it has %U", name, what) : NULL,
-              TEXT("give the values as a numpy.array: the library that made the object has a defect"));
+        what ? TEXT("%s describes its memory wrongly: it says that it has %U", name, what) : NULL,
+        TEXT("give the values as a numpy.array: the library that made the object has a defect"));
     Py_XDECREF(what);
     return -1;
 }
@@ -23,7 +23,7 @@ static int refuse_claim(module_state *s, const char *name, PyObject *what) {
 int refuse_size(module_state *s, const char *name, const view *v) {
     PyObject *shape = shape_to_tuple(v->rank, v->shape);
     raise_fix(s, MTH_ERROR_VALUE, shape ? TEXT("%s has the shape %R, which is 2^62 bytes or more", name, shape) : NULL,
-              TEXT("use smaller dimensions"));
+        TEXT("use smaller dimensions"));
     Py_XDECREF(shape);
     return -1;
 }
@@ -43,8 +43,8 @@ static int view_of_claim(module_state *s, const char *name, const claim *c, view
     if (c->rank < 0) return refuse_claim(s, name, TEXT("%lld dimensions", (long long)c->rank));
     if (c->rank > MAX_RANK) {
         raise_fix(s, MTH_ERROR_VALUE,
-                  TEXT("%s has %lld dimensions; arrays have at most %d", name, (long long)c->rank, MAX_RANK),
-                  TEXT("reshape it"));
+            TEXT("%s has %lld dimensions; arrays have at most %d", name, (long long)c->rank, MAX_RANK),
+            TEXT("reshape it"));
         return -1;
     }
     if (c->rank && !c->shape)
@@ -63,10 +63,11 @@ static int view_of_claim(module_state *s, const char *name, const claim *c, view
         v->stride[d] = bytes;
         if (__builtin_mul_overflow(bytes, v->shape[d] ? v->shape[d] : 1, &bytes) || bytes >= MAX_BYTES)
             return refuse_size(s, name, v);
-        if (empty || steps < 1) v->stride[d] = 0; /* whatever is said of it */
+        if (empty || steps < 1)
+            v->stride[d] = 0; /* whatever is said of it */
         else if (c->stride &&
-                 (__builtin_mul_overflow(c->stride[d], c->unit, &v->stride[d]) ||
-                  __builtin_mul_overflow(v->stride[d], steps, &reach) || reach > MAX_BYTES || reach < -MAX_BYTES))
+            (__builtin_mul_overflow(c->stride[d], c->unit, &v->stride[d]) ||
+                __builtin_mul_overflow(v->stride[d], steps, &reach) || reach > MAX_BYTES || reach < -MAX_BYTES))
             return refuse_claim(s, name, TEXT("the stride %lld in dimension %d", (long long)c->stride[d], d));
         reach = v->stride[d] * (steps < 1 ? 0 : steps);
         *(reach < 0 ? &low : &high) += reach;
@@ -94,20 +95,31 @@ static int is_row_major(const view *v) {
 
 /* ---------------------------------------------------------------- the buffer protocol */
 /* Sizes in bytes where the format begins with '@' or no sign, and where it begins with another; 0: there is none. */
-static const struct { char code, kind; int native, standard; } formats[] = {
-    {'?', 'b', sizeof(bool), 1},      {'b', 'i', 1, 1},
-    {'B', 'u', 1, 1},                 {'h', 'i', sizeof(short), 2},
-    {'H', 'u', sizeof(short), 2},     {'i', 'i', sizeof(int), 4},
-    {'I', 'u', sizeof(int), 4},       {'l', 'i', sizeof(long), 4},
-    {'L', 'u', sizeof(long), 4},      {'q', 'i', sizeof(long long), 8},
-    {'Q', 'u', sizeof(long long), 8}, {'n', 'i', sizeof(Py_ssize_t), 0},
-    {'N', 'u', sizeof(size_t), 0},    {'e', 'f', 2, 2},
-    {'f', 'f', sizeof(float), 4},     {'d', 'f', sizeof(double), 8},
+static const struct {
+    char code, kind;
+    int native, standard;
+} formats[] = {
+    {'?', 'b', sizeof(bool), 1},
+    {'b', 'i', 1, 1},
+    {'B', 'u', 1, 1},
+    {'h', 'i', sizeof(short), 2},
+    {'H', 'u', sizeof(short), 2},
+    {'i', 'i', sizeof(int), 4},
+    {'I', 'u', sizeof(int), 4},
+    {'l', 'i', sizeof(long), 4},
+    {'L', 'u', sizeof(long), 4},
+    {'q', 'i', sizeof(long long), 8},
+    {'Q', 'u', sizeof(long long), 8},
+    {'n', 'i', sizeof(Py_ssize_t), 0},
+    {'N', 'u', sizeof(size_t), 0},
+    {'e', 'f', 2, 2},
+    {'f', 'f', sizeof(float), 4},
+    {'d', 'f', sizeof(double), 8},
 };
 
 int refuse_elements(module_state *s, const char *name, PyObject *what, const char *fix) {
     raise_fix(s, MTH_ERROR_TYPE, what ? TEXT("%s has elements of the %U, which arrays can't have", name, what) : NULL,
-              TEXT("%s", fix));
+        TEXT("%s", fix));
     Py_XDECREF(what);
     return -1;
 }
@@ -126,9 +138,9 @@ static int read_format(module_state *s, const char *name, const Py_buffer *b, vi
     if (!v->size) {
         const char last = *format ? format[strlen(format) - 1] : 0; /* of a record '}' */
         return refuse_elements(s, name, TEXT("format '%s'", format),
-                               last == '}'                    ? "they are records: give a field of them, x[\"weight\"] say"
-                               : last && strchr("cpsuwx", last) ? "they are texts or bytes: give numbers"
-                                                                : CAST_FIX);
+            last == '}'                          ? "they are records: give a field of them, x[\"weight\"] say"
+                : last && strchr("cpsuwx", last) ? "they are texts or bytes: give numbers"
+                                                 : CAST_FIX);
     }
     if (b->itemsize != v->size)
         return refuse_claim(s, name, TEXT("elements of %zd bytes in the format '%s'", b->itemsize, format));
@@ -152,7 +164,8 @@ static int is_known_element(const dlpack_tensor *t) {
     case DLPACK_BOOL: return t->bits == 8;
     case DLPACK_BFLOAT: return t->bits == 16;
     case DLPACK_FLOAT: return t->bits == 16 || t->bits == 32 || t->bits == 64;
-    case DLPACK_INT: case DLPACK_UINT: return t->bits == 8 || t->bits == 16 || t->bits == 32 || t->bits == 64;
+    case DLPACK_INT:
+    case DLPACK_UINT: return t->bits == 8 || t->bits == 16 || t->bits == 32 || t->bits == 64;
     }
     return 0;
 }
@@ -162,9 +175,9 @@ int view_of_dlpack(module_state *s, const char *name, const dlpack_tensor *t, vi
         [DLPACK_INT] = 'i', [DLPACK_UINT] = 'u', [DLPACK_FLOAT] = 'f', [DLPACK_BFLOAT] = 'h', [DLPACK_BOOL] = 'b'};
     if (!is_known_element(t) || t->lanes != 1) {
         raise_fix(s, MTH_ERROR_TYPE,
-                  TEXT("%s has elements of DLPack type code %d with %d bits, %d to an element, which arrays can't have",
-                       name, t->code, t->bits, t->lanes),
-                  TEXT("cast it to float32 first (x.real of complex numbers), or to int64 for ids"));
+            TEXT("%s has elements of DLPack type code %d with %d bits, %d to an element, which arrays can't have", name,
+                t->code, t->bits, t->lanes),
+            TEXT("cast it to float32 first (x.real of complex numbers), or to int64 for ids"));
         return -1;
     }
     *v = (view){.kind = kinds[t->code], .size = t->bits / 8};
@@ -181,7 +194,7 @@ mth_dtype view_dtype(const view *v) {
 static float half_to_float(uint16_t h) {
     int exponent = h >> 10 & 31, fraction = h & 1023;
     double value = exponent == 31 ? (fraction ? NAN : INFINITY)
-                   : exponent     ? ldexp(1024 + fraction, exponent - 25)
+        : exponent                ? ldexp(1024 + fraction, exponent - 25)
                                   : ldexp(fraction, -24);
     return (float)(h >> 15 ? -value : value);
 }
@@ -194,7 +207,12 @@ static float bfloat_to_float(uint16_t b) {
 }
 
 static number read_number(const char *at, const view *v) {
-    union { uint64_t u; float f; double d; uint16_t h; } bits = {0};
+    union {
+        uint64_t u;
+        float f;
+        double d;
+        uint16_t h;
+    } bits = {0};
     memcpy(&bits, at, (size_t)v->size); /* little-endian, as all machines that the library is built for */
     if (v->swapped) bits.u = __builtin_bswap64(bits.u) >> (64 - 8 * v->size);
     if (v->kind == 'h') return (number){'f', .real = bfloat_to_float(bits.h)};
@@ -224,10 +242,14 @@ static int write_number(void *to, int64_t i, mth_dtype dtype, const number *n) {
     case MTH_INT64:
         ((int64_t *)to)[i] = n->kind == 'u' ? (int64_t)n->natural : n->integer;
         return fits(n, INT64_MIN, INT64_MAX);
-    case MTH_FLOAT32: case MTH_BFLOAT16: break;
+    case MTH_FLOAT32:
+    case MTH_BFLOAT16: break;
     }
     float value = n->kind == 'u' ? (float)n->natural : n->kind == 'i' ? (float)n->integer : (float)n->real;
-    if (dtype == MTH_FLOAT32) { ((float *)to)[i] = value; return 1; }
+    if (dtype == MTH_FLOAT32) {
+        ((float *)to)[i] = value;
+        return 1;
+    }
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     bits = value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to nearest even */
@@ -237,7 +259,8 @@ static int write_number(void *to, int64_t i, mth_dtype dtype, const number *n) {
 
 int view_pack(const view *v, mth_dtype dtype, void *to, number *bad) {
     const int64_t inner = v->rank ? v->shape[v->rank - 1] : 1, step = v->rank ? v->stride[v->rank - 1] : 0;
-    const int plain = dtype == MTH_FLOAT32 && v->kind == 'f' && !v->swapped ? v->size : 0; /* what most data is */
+    /* what most data is */
+    const int plain = dtype == MTH_FLOAT32 && v->kind == 'f' && !v->swapped ? v->size : 0;
     int64_t index[MAX_RANK] = {0};
     for (int64_t done = 0; done < v->count; done += inner) {
         const char *row = v->data;
@@ -250,22 +273,23 @@ int view_pack(const view *v, mth_dtype dtype, void *to, number *bad) {
             }
         else if (plain == 4)
             for (int64_t i = 0; i < inner; i++) memcpy((float *)to + done + i, row + i * step, sizeof(float));
-        else for (int64_t i = 0; i < inner; i++) {
-            number n = read_number(row + i * step, v);
-            if (write_number(to, done + i, dtype, &n)) continue;
-            *bad = n;
-            return -1;
-        }
+        else
+            for (int64_t i = 0; i < inner; i++) {
+                number n = read_number(row + i * step, v);
+                if (write_number(to, done + i, dtype, &n)) continue;
+                *bad = n;
+                return -1;
+            }
         for (int d = v->rank - 2; d >= 0 && ++index[d] == v->shape[d]; d--) index[d] = 0;
     }
     return 0;
 }
 
 int view_is_direct(const view *v, mth_dtype dtype) {
-    const char kind = dtype == MTH_BOOL                          ? 'b'
-                      : dtype == MTH_BFLOAT16                    ? 'h'
-                      : dtype == MTH_INT32 || dtype == MTH_INT64 ? 'i'
-                                                                 : 'f';
+    const char kind = dtype == MTH_BOOL            ? 'b'
+        : dtype == MTH_BFLOAT16                    ? 'h'
+        : dtype == MTH_INT32 || dtype == MTH_INT64 ? 'i'
+                                                   : 'f';
     if (v->kind != kind || v->swapped || (size_t)v->size != mth_dtype_size(dtype) || !is_row_major(v)) return 0;
     unsigned char bits = 0; /* a true of other producers may be any byte but 0 */
     for (int64_t i = 0; kind == 'b' && i < v->count; i++) bits |= (unsigned char)v->data[i];

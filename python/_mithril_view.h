@@ -30,7 +30,12 @@ mth_dtype view_dtype(const view *); /* that of an array with such elements, unle
 /* Whether the memory is what an array of the dtype has: then it needs no packing. */
 int view_is_direct(const view *, mth_dtype);
 /* An element as what it is by its kind: 'f' real, 'i' integer, 'u' natural. */
-typedef struct { char kind; double real; int64_t integer; uint64_t natural; } number;
+typedef struct {
+    char kind;
+    double real;
+    int64_t integer;
+    uint64_t natural;
+} number;
 /* All elements row-major in the dtype. 0, or -1 where an integer doesn't fit (`bad` is it). Needs no GIL. */
 int view_pack(const view *, mth_dtype, void *to, number *bad);
 #endif

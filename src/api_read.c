@@ -4,7 +4,12 @@
 #include <string.h>
 
 typedef void printing(mth__text *, const mth__program *);
-typedef struct { printing *print; const mth__plan *plan; const char *text; char **out; } reading;
+typedef struct {
+    printing *print;
+    const mth__plan *plan;
+    const char *text;
+    char **out;
+} reading;
 
 static mth_status publish(const mth__text *t, char **out) {
     char *text = mth__text_publish(t);
@@ -77,10 +82,13 @@ mth_status mth_plan_verify_text(const char *text) {
 static mth_status check_room(const mth_compiled *c, const void *device, size_t devices) {
     TRY(mth__result_given(device));
     int n = c->backend->mesh->count;
-    return devices >= (size_t)n ? NULL : FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, n), F("give room for %d", n));
+    return devices >= (size_t)n
+        ? NULL
+        : FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, n), F("give room for %d", n));
 }
 
-mth_status mth_get_memory_usage(mth_compiled *c, const mth_named *input, size_t count, mth_memory_usage *device, size_t devices) {
+mth_status mth_get_memory_usage(
+    mth_compiled *c, const mth_named *input, size_t count, mth_memory_usage *device, size_t devices) {
     mth__plan *plan;
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);
@@ -100,7 +108,11 @@ mth_status mth_get_communication_usage(mth_compiled *c, mth_communication_usage 
 
 /* ---------------------------------------------------------------- what a compiler behind the engine says */
 typedef mth_status asking(mth__executable *, mth__text *);
-typedef struct { asking *ask; mth__executable *executable; char **out; } question;
+typedef struct {
+    asking *ask;
+    mth__executable *executable;
+    char **out;
+} question;
 
 static mth_status ask_body(void *context) {
     question *q = context;
@@ -114,8 +126,10 @@ static mth_status ask_body(void *context) {
 
 static mth_status ask(mth_compiled *c, const mth_named *input, size_t count, asking *a, const char *what, char **out) {
     TRY(mth__result_given(out));
-    if (!a) return FAIL(MTH_ERROR_UNSUPPORTED, F("the engine %s has no %s: it runs the program itself", c->backend->vtable->name, what),
-                        F("use the engine pjrt, or read the program: mth_plan_print"));
+    if (!a)
+        return FAIL(MTH_ERROR_UNSUPPORTED,
+            F("the engine %s has no %s: it runs the program itself", c->backend->vtable->name, what),
+            F("use the engine pjrt, or read the program: mth_plan_print"));
     mth__plan *plan;
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);

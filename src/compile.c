@@ -1,5 +1,6 @@
-/* THE page: from a model to a program, pass by pass, top to bottom. Each pass is a pure function of the graph and the options; after each
- * one the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to dir/NN_pass.txt. */
+/* THE page: from a model to a program, pass by pass, top to bottom. Each pass is a pure function of the graph and the
+ * options; after each one the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to
+ * dir/NN_pass.txt. */
 #include "compile.h"
 #include "base/names.h"
 #include "base/stop.h"
@@ -25,7 +26,9 @@ typedef struct {
 /* A spec from the options of compile has as many entries as its tensor has dimensions, known only now. */
 static mth_status check_spec(const mth__spec_of *spec, const mth__value *v) {
     if (spec->rank == v->shape.rank) return NULL;
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("the spec of '%s' has %d entries, the tensor %d dimensions", spec->name, spec->rank, v->shape.rank), F("give one entry a dimension: a mesh axis, a tuple of axes, or None"));
+    mth_status s = FAIL(MTH_ERROR_VALUE,
+        F("the spec of '%s' has %d entries, the tensor %d dimensions", spec->name, spec->rank, v->shape.rank),
+        F("give one entry a dimension: a mesh axis, a tuple of axes, or None"));
     return mth__error_tensor(s, mth__value_text(v));
 }
 
@@ -53,7 +56,8 @@ static mth_status gradients(planning *p) {
 }
 static mth_status place(planning *p) { return mth__place(p->graph, &p->distribute); }
 
-/* The search tries layouts on the model in small: repeated blocks folded, a pipeline's batch in one, and backward always. */
+/* The search tries layouts on the model in small: repeated blocks folded, a pipeline's batch in one, and backward
+ * always. */
 static mth_status make_trial(planning *p, mth__graph *g, bool backward, mth__folding **folding) {
     TRY(expand_into(p, g));
     *folding = mth__fold(g);
@@ -96,8 +100,11 @@ static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *e
         const mth__value *v = n->nin ? n->in[0] : n->out[0];
         const char *reason = n->op->flags & MTH__COMM ? NULL : engine->lacks(n->op, v->dtype);
         if (!reason) continue;
-        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s of %s: %s", n->op->name, mth_dtype_name(v->dtype), reason), F("give it float32"));
-        return mth__error_tensor(mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source), mth__value_text(v));
+        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s of %s: %s", n->op->name, mth_dtype_name(v->dtype), reason),
+            F("give it float32"));
+        return mth__error_tensor(
+            mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source),
+            mth__value_text(v));
     }
     return NULL;
 }
@@ -108,19 +115,28 @@ static mth_status program(planning *p) {
     mth__emit_options o = {.overlap = b->overlap, .views = b->vtable->views};
     memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
     TRY(mth__emit(p->plan->arena, p->graph, &o, &p->plan->program));
-    for (size_t i = 0; p->global && i < p->global->exit.n; i++) { /* what leaves is laid out as reshard made it */
+    /* what leaves is laid out as reshard made it */
+    for (size_t i = 0; p->global && i < p->global->exit.n; i++) {
         mth__role *all = &p->global->role.at[0];
         p->global->exit.at[i].sharding = p->plan->program->exit.at[i].sharding;
         for (size_t v = 0; v < all->value.n; v++)
-            if (all->value.at[v].storage == MTH__IN_EXIT && all->value.at[v].index == (int)i) all->value.at[v].sharding = p->global->exit.at[i].sharding;
+            if (all->value.at[v].storage == MTH__IN_EXIT && all->value.at[v].index == (int)i)
+                all->value.at[v].sharding = p->global->exit.at[i].sharding;
     }
     p->plan->global = p->global;
     return p->global ? b->vtable->check_global(p->global) : NULL;
 }
-static mth_status memory(planning *p) { return mth__emit_memory(p->plan->program, p->compiled->backend->vtable->lend_from); }
+static mth_status memory(planning *p) {
+    return mth__emit_memory(p->plan->program, p->compiled->backend->vtable->lend_from);
+}
 static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }
 
-static const struct { const char *name; mth_status (*run)(planning *); const char *gives; bool (*applies)(const planning *); /* NULL: always */ } passes[] = {
+static const struct {
+    const char *name;
+    mth_status (*run)(planning *);
+    const char *gives;
+    bool (*applies)(const planning *); /* NULL: always */
+} passes[] = {
     {"expand", expand, "catalog nodes, shapes and dtypes", NULL},
     {"microbatch", microbatch, "pipelines unrolled over microbatches", NULL},
     {"gradients", gradients, "the backward nodes", NULL},
@@ -141,15 +157,22 @@ static const struct { const char *name; mth_status (*run)(planning *); const cha
 static mth_status dump(planning *p, const char *name) {
     mth__arena *arena = mth__arena_new();
     mth__text t = mth__text_new(arena);
-    if (p->plan->program) mth__program_print(&t, p->plan->program);
-    else if (!strcmp(name, "global")) mth__program_print(&t, p->global);
-    else mth__graph_print(&t, p->graph);
+    if (p->plan->program)
+        mth__program_print(&t, p->plan->program);
+    else if (!strcmp(name, "global"))
+        mth__program_print(&t, p->global);
+    else
+        mth__graph_print(&t, p->graph);
     char *path = mth__format(arena, "%s/%02d_%s.txt", p->dump, ++p->dumped, name);
     mkdir(p->dump, 0777); /* an existing directory is fine; any other failure shows at once below */
     FILE *f = fopen(path, "w");
     bool good = f && fwrite(t.at, 1, t.n, f) == t.n;
     if (f && fclose(f) != 0) good = false;
-    mth_status s = good ? NULL : mth__error_errno(FAIL(MTH_ERROR_IO, F("MITHRIL_DUMP: can't write %s: %s", path, strerror(errno)), F("name a directory that can be written, or unset MITHRIL_DUMP")), errno);
+    mth_status s = good
+        ? NULL
+        : mth__error_errno(FAIL(MTH_ERROR_IO, F("MITHRIL_DUMP: can't write %s: %s", path, strerror(errno)),
+                               F("name a directory that can be written, or unset MITHRIL_DUMP")),
+              errno);
     mth__arena_free(arena);
     return s;
 }
@@ -159,7 +182,8 @@ static void list_parameters(const planning *p) {
     mth__parameter *parameter = NEW_ARRAY(plan->arena, mth__parameter, p->graph->parameter.n);
     for (size_t i = 0; i < p->graph->parameter.n; i++) {
         const mth__value *v = p->graph->parameter.at[i];
-        parameter[i] = (mth__parameter){mth__copy_text(plan->arena, v->name), v->dtype, v->shape, v->sharding, v->read ? *v->read : v->sharding, v->init, v->init_scale};
+        parameter[i] = (mth__parameter){mth__copy_text(plan->arena, v->name), v->dtype, v->shape, v->sharding,
+            v->read ? *v->read : v->sharding, v->init, v->init_scale};
         mth__names_add(plan->arena, &plan->names, parameter[i].name);
     }
     plan->parameter = parameter;
@@ -172,7 +196,9 @@ static void number_entries(const planning *p) {
     int *number = NEW_ARRAY(p->plan->arena, int, program->entry.n);
     for (size_t i = 0; i < program->entry.n; i++) {
         const mth__entry *e = &program->entry.at[i];
-        const mth__names *names = e->kind == MTH__ENTRY_PARAMETER ? &p->plan->names : e->kind == MTH__ENTRY_SEED ? &c->outputs : &c->inputs;
+        const mth__names *names = e->kind == MTH__ENTRY_PARAMETER ? &p->plan->names
+            : e->kind == MTH__ENTRY_SEED                          ? &c->outputs
+                                                                  : &c->inputs;
         number[i] = mth__names_find(names, e->name);
     }
     p->plan->number = number;
@@ -209,8 +235,12 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
     mth__plan *plan = NEW(arena, mth__plan);
     plan->arena = arena;
     copy_request(arena, request, &plan->request);
-    planning p = {.compiled = compiled, .distribute = compiled->distribute, .request = &plan->request, .plan = plan,
-                  .graph = mth__graph_new(arena, compiled->backend->mesh), .dump = getenv("MITHRIL_DUMP")};
+    planning p = {.compiled = compiled,
+        .distribute = compiled->distribute,
+        .request = &plan->request,
+        .plan = plan,
+        .graph = mth__graph_new(arena, compiled->backend->mesh),
+        .dump = getenv("MITHRIL_DUMP")};
     bind_layout(compiled, arena, &p.distribute);
     if (p.dump && !*p.dump) p.dump = NULL;
     mth_status s = NULL;

@@ -8,54 +8,77 @@
 
 /* What a plan is specialised to: inputs by name, dtype and shape, in the model's order, and the gradients asked for. */
 typedef struct {
-    size_t inputs; mth__input_description *input;
+    size_t inputs;
+    mth__input_description *input;
     bool gradients;
-    size_t outputs; bool *seeded;                  /* by output of the model */
-    size_t wanted; const char **wanted_input;      /* inputs whose gradients are asked for */
+    size_t outputs;
+    bool *seeded; /* by output of the model */
+    size_t wanted;
+    const char **wanted_input; /* inputs whose gradients are asked for */
 } mth__request;
 
 typedef struct mth__plan {
     mth__arena *arena;
     mth__request request;
     mth__program *program;
-    const mth__program *global;                    /* with global shapes, for an engine that partitions by itself; else NULL */
-    mth__executable *executable;                   /* NULL until it first runs */
-    size_t parameters; const struct mth__parameter *parameter; /* in order of composition */
-    mth__names names;                              /* of the parameters */
+    /* with global shapes, for an engine that partitions by itself; else NULL */
+    const mth__program *global;
+    mth__executable *executable; /* NULL until it first runs */
+    size_t parameters;
+    const struct mth__parameter *parameter; /* in order of composition */
+    mth__names names;                       /* of the parameters */
     /* by entry: of the input, parameter or output that it is called after */
     const int *number;
-    int running;                                   /* calls that use it now; under the compiled model's lock */
-    struct mth__plan *next;                        /* last used first */
+    int running;            /* calls that use it now; under the compiled model's lock */
+    struct mth__plan *next; /* last used first */
 } mth__plan;
 typedef struct mth__parameter {
-    const char *name; mth_dtype dtype; mth__shape shape; mth__sharding sharding;
-    mth__sharding read;                            /* what operators take it as; .sharding may be smaller parts, in which it is stored */
-    int init; double scale;
+    const char *name;
+    mth_dtype dtype;
+    mth__shape shape;
+    mth__sharding sharding;
+    /* what operators take it as; .sharding may be smaller parts, in which it is stored */
+    mth__sharding read;
+    int init;
+    double scale;
 } mth__parameter;
 
 struct mth_compiled {
     mth__arena *arena;
     mth_backend *backend;
-    mth_model *model;                              /* a copy */
-    mth__names inputs, outputs;                    /* of the model, in its order */
-    const mth_arg *option;                         /* values of mth__compile_options */
+    mth_model *model;           /* a copy */
+    mth__names inputs, outputs; /* of the model, in its order */
+    const mth_arg *option;      /* values of mth__compile_options */
     mth__distribute_options distribute;
-    size_t shapes; mth__input_description *shape;  /* the option `shapes`: for get_parameters without inputs */
-    pthread_mutex_t lock;                          /* of the cache and of planning */
-    mth__plan *plan, *last;                        /* the cache; the one last used */
-    const mth__parameter *layout; size_t layouts;  /* fixed by the first plan: binds all later ones (in the first plan's arena) */
+    size_t shapes;
+    mth__input_description *shape; /* the option `shapes`: for get_parameters without inputs */
+    pthread_mutex_t lock;          /* of the cache and of planning */
+    mth__plan *plan, *last;        /* the cache; the one last used */
+    /* fixed by the first plan: binds all later ones (in the first plan's arena) */
+    const mth__parameter *layout;
+    size_t layouts;
     mth__fork_watch watch;
-    atomic_uint interrupts;                        /* that came so far: a run ends at those that come after it began */
+    /* that came so far: a run ends at those that come after it began */
+    atomic_uint interrupts;
 };
 extern const mth__opt mth__compile_options[];
 
-/* api.c. Between lock and unlock (which hands `s` on): */
+mth_status mth__no_room(void);
+
+/* api_plan.c: the cache of plans. Between lock and unlock (which hands `s` on): */
 mth_status mth__lock(mth_compiled *);
 mth_status mth__unlock(mth_compiled *, mth_status s);
+/* Finds or makes the plan; `load` also makes its executable. */
+mth_status mth__plan_for(mth_compiled *, const mth__request *, bool load, mth__plan **out);
 /* The plan for the inputs (or the last ones): the last used where its inputs are the same, else a forward plan. */
 mth_status mth__forward_plan(mth_compiled *, const mth_named *input, size_t count, mth__plan **out);
 mth_status mth__load_plan(mth_compiled *, mth__plan *);
-mth_status mth__no_room(void);
+void mth__plan_free(mth_compiled *, mth__plan *);
+/* The request for these inputs, in the model's order; what is missing or too much is left to expand's errors. */
+mth_status mth__request_for(mth_compiled *, const mth_named *input, size_t count, mth__request *);
+void mth__request_free(mth__request *);
+/* The number of a name, -1 where it is none of them; as a rule it is the one that is expected. */
+int mth__number_of(const mth__names *known, const char *name, size_t expected);
 
 /* Runs the pipeline of passes for one request. Called with the backend's lock held, inside a guard. */
 mth_status mth__compile_plan(const mth_compiled *, const mth__request *, mth__plan **out);

@@ -4,6 +4,7 @@ Both headers declare the same names, so no program can include both. One list of
 compiled against each header, and what the two print (every size, every offset of a member and its size, every constant) must be equal.
 A newer published header may have longer structures and a longer table: those are named as grown, which is no error. Exit: 0 equal, 1 not.
 """
+
 import argparse
 import os
 import pathlib
@@ -37,7 +38,10 @@ def questions(header):
     for name, fields in structures.items():
         if name != "PJRT_Api":  # its end is where our version ends
             yield f"sizeof {name}", f"sizeof({name})"
-            yield f"size constant of {name}", f"{name}_STRUCT_SIZE" if name != "PJRT_Extension_Base" else f"sizeof({name})"
+            yield (
+                f"size constant of {name}",
+                f"{name}_STRUCT_SIZE" if name != "PJRT_Extension_Base" else f"sizeof({name})",
+            )
         for field in fields:
             yield f"{name}.{field}", f"offsetof({name}, {field})"
             yield f"size of {name}.{field}", f"sizeof((({name} *)0)->{field})"
@@ -53,8 +57,13 @@ def ask(header, asked):
         source = pathlib.Path(folder, "ask.c")
         source.write_text(f'#include <stdio.h>\n#include "{header}"\nint main(void) {{\n{lines}\n}}\n')
         program = source.with_suffix("")
-        subprocess.run([*os.environ.get("CC", "cc").split(), "-std=c17", "-w", str(source), "-o", str(program)], check=True)
-        return [int(line) for line in subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()]
+        subprocess.run(
+            [*os.environ.get("CC", "cc").split(), "-std=c17", "-w", str(source), "-o", str(program)], check=True
+        )
+        return [
+            int(line)
+            for line in subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split()
+        ]
 
 
 def main():

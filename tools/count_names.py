@@ -5,6 +5,7 @@ Usage: python tools/count_names.py [FOLDER ...]    (src, unless said)
 For each folder below the ones given, and for all of them together: lines, the longest line, lines of more than 120 columns, and the share of
 the identifiers in the code (comments, texts, keywords and member names of C's own library aside) that are a single letter.
 """
+
 import re
 import sys
 from collections import Counter
@@ -33,7 +34,9 @@ def measure(path):
 
 def row(name, counts, longest):
     share = 100 * counts["letters"] / max(1, counts["identifiers"])
-    print(f"{name:24}{counts['lines']:8}{longest:9}{counts['wide']:7}{counts['identifiers']:13}{counts['letters']:12}{share:7.1f}%")
+    print(
+        f"{name:24}{counts['lines']:8}{longest:9}{counts['wide']:7}{counts['identifiers']:13}{counts['letters']:12}{share:7.1f}%"
+    )
 
 
 def main():
@@ -46,7 +49,11 @@ def main():
     print(f"{'folder':24}{'lines':>8}{'longest':>9}{'wide':>7}{'identifiers':>13}{'one letter':>12}{'share':>8}")
     for folder, (counts, longest) in folders.items():
         row(str(folder.relative_to(ROOT)), counts, longest)
-    row("all", sum((counts for counts, _ in folders.values()), Counter()), max((longest for _, longest in folders.values()), default=0))
+    row(
+        "all",
+        sum((counts for counts, _ in folders.values()), Counter()),
+        max((longest for _, longest in folders.values()), default=0),
+    )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def slab(lines: list[str]) -> list[str]:
                 life[name][1] = step
     table = []
     for offset in sorted(set(place.values())):
-        cells = [[n for n in place if place[n] == offset and life[n][0] <= step <= life[n][1]] for step in range(len(steps))]
+        cells = [
+            [n for n in place if place[n] == offset and life[n][0] <= step <= life[n][1]] for step in range(len(steps))
+        ]
         table.append(f"slab+{offset:<7d}" + "".join(f"{names[-1] if names else '.':>5s}" for names in cells))
     return ["instruction " + "".join(f"{step:5d}" for step in range(len(steps))), *table]
 

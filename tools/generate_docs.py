@@ -85,11 +85,16 @@ def option_lines(text: str, without: tuple[str, ...] = ()) -> str:
 
 def modules() -> str:
     rows = _mithril._module_types()
-    text_of = {name: re.fullmatch(r"(.*?)\n\nPorts: (.*?)\n(?:Parameters: (.*?)\n)?Options:\n(.*)", doc, re.S) for name, _, _, doc in rows}
+    text_of = {
+        name: re.fullmatch(r"(.*?)\n\nPorts: (.*?)\n(?:Parameters: (.*?)\n)?Options:\n(.*)", doc, re.S)
+        for name, _, _, doc in rows
+    }
     names = [re.findall(r"^\s*(\w+):", text_of[name][4], re.M) for name, *_ in rows]
     common = tuple(option for option in names[0] if all(option in others for others in names))
     own = {name: option_lines(text_of[name][4], common) for name, *_ in rows}
-    shared = "\n".join(line for line in option_lines(text_of[rows[0][0]][4]).splitlines() if line[3:].split(":")[0] in common)
+    shared = "\n".join(
+        line for line in option_lines(text_of[rows[0][0]][4]).splitlines() if line[3:].split(":")[0] in common
+    )
     index = " · ".join(f"[{name}](#{name.lower()})" for name, *_ in rows)
     page = MODULES.format(head=HEAD, common=shared, index=index)
     for name, signature, _, _ in rows:
@@ -108,15 +113,23 @@ def options() -> str:
         doc = getattr(ml.backends, name).__doc__.split("\n\n")[0].replace("\n", " ")
         backends += f"### {name}\n\n{doc} In C: `mth_backend_create(\"{engine}\", ...)`.\n\n"
         backends += option_lines(_mithril._backend_option_doc(engine) or "") + "\n\n"
-    return OPTIONS.format(head=HEAD, backends=backends.rstrip("\n") + "\n", compile=option_lines(_mithril._compile_option_doc()))
+    return OPTIONS.format(
+        head=HEAD, backends=backends.rstrip("\n") + "\n", compile=option_lines(_mithril._compile_option_doc())
+    )
 
 
 def errors() -> str:
     golden = (ROOT / "tests" / "golden" / "errors.txt").read_text(encoding="utf-8")
     texts = dict(part.split("\n", 1) for part in golden.rstrip("\n").removeprefix("== ").split("\n\n== "))
     cases = "".join((ROOT / "tests" / "python" / f).read_text(encoding="utf-8") for f in CASES)
-    classes = [c for c in vars(ml.errors).values() if isinstance(c, type) and issubclass(c, ml.MithrilError) and c is not ml.MithrilError]
-    page = ERRORS.format(head=HEAD, classes="\n".join(f"- `{c.__name__}`, a `{c.__bases__[1].__name__}`: {c.__doc__}" for c in classes))
+    classes = [
+        c
+        for c in vars(ml.errors).values()
+        if isinstance(c, type) and issubclass(c, ml.MithrilError) and c is not ml.MithrilError
+    ]
+    page = ERRORS.format(
+        head=HEAD, classes="\n".join(f"- `{c.__name__}`, a `{c.__bases__[1].__name__}`: {c.__doc__}" for c in classes)
+    )
     for title, name in re.findall(r"^# -{20,} (.*)$|^def (\w+)\(fixed", cases, re.M):
         if title:
             page += f"\n## {title[0].upper()}{title[1:]}\n"

@@ -200,11 +200,28 @@ def stubs() -> dict[str, str]:
         "    ",
     )
     for name, signature, _, doc in _mithril._module_types():
-        core += f"\n@final\nclass {name}(Module):\n" + docstring(doc, "    ") + f"    def __new__(cls, {parameters(signature)}) -> Self: ...\n"
-    names = ["Array", "Block", "CompiledModel", "Model", "Module", "Shard", "__version__", "compile", "reprint_plan", "verify_plan"]
+        core += (
+            f"\n@final\nclass {name}(Module):\n"
+            + docstring(doc, "    ")
+            + f"    def __new__(cls, {parameters(signature)}) -> Self: ...\n"
+        )
+    names = [
+        "Array",
+        "Block",
+        "CompiledModel",
+        "Model",
+        "Module",
+        "Shard",
+        "__version__",
+        "compile",
+        "reprint_plan",
+        "verify_plan",
+    ]
     names += [name for name, *_ in _mithril._module_types()]
     others = ["IOKey", "MithrilError", "backends", "errors", "modules", "read_safetensors"]
-    public = textwrap.fill(", ".join(f'"{n}"' for n in sorted(names + others)), 136, initial_indent="    ", subsequent_indent="    ")
+    public = textwrap.fill(
+        ", ".join(f'"{n}"' for n in sorted(names + others)), 136, initial_indent="    ", subsequent_indent="    "
+    )
     backends = HEAD + BACKENDS
     for name, engine in (("CBackend", "native"), ("JaxBackend", "pjrt"), ("ReferenceBackend", "reference")):
         text = _mithril._backend_option_doc(engine) or ""

@@ -1,8 +1,9 @@
 """Checks the house rules that a compiler can't: who includes whom, file sizes, unique names,
-complete lists in meson.build, numbers in texts, exported symbols.
+complete lists in meson.build, numbers in texts, the format, exported symbols.
 
 Usage: python tools/layering.py [libmithril.so]
 """
+
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LINES = 600
+COLUMNS = 120
 BELOW = {
     "base": [],
     "catalog": ["base"],
@@ -64,7 +66,11 @@ def check_lines():
 
 def check_lists():
     build = (ROOT / "meson.build").read_text()
-    for path in [*files(["src"], ".c"), *sorted((ROOT / "python").glob("*.c")), *sorted((ROOT / "python" / "mithril").glob("*.py*"))]:
+    for path in [
+        *files(["src"], ".c"),
+        *sorted((ROOT / "python").glob("*.c")),
+        *sorted((ROOT / "python" / "mithril").glob("*.py*")),
+    ]:
         if f"'{path.relative_to(ROOT)}'" not in build:
             yield f"{path.relative_to(ROOT)} is not in meson.build"
     for folder, prefix in [("tests/c", "test_"), ("examples", ""), ("bench", "")]:
@@ -84,11 +90,28 @@ def check_names():
 
 def check_numbers():
     """Floating numbers go in and out of texts by base/number.c alone, which no locale changes."""
-    direct = re.compile(r'\b(?:vsn?printf|strto(?:d|f|ld)|atof)\(|(?<!mth__)\bsn?printf\([^;]*%[-+ #0-9.*]*L?[aefgAEFG]')
+    direct = re.compile(
+        r'\b(?:vsn?printf|strto(?:d|f|ld)|atof)\(|(?<!mth__)\bsn?printf\([^;]*%[-+ #0-9.*]*L?[aefgAEFG]'
+    )
     for path in files(["src", "python"], ".c", ".h"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if path.name != "number.c" and direct.search(line):
                 yield f"{path.relative_to(ROOT)}:{number}: use mth__print, mth__vprint or mth__read_real"
+
+
+def check_format():
+    """`make format` would change nothing, and no line of C is wider than its limit."""
+    tools = Path(sys.executable).parent
+    c, python = files(HAND_WRITTEN, ".c", ".h"), files(HAND_WRITTEN, ".py")
+    for command in ([tools / "clang-format", "--dry-run", *c], [tools / "ruff", "format", "--check", *python]):
+        done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for line in done.stdout.splitlines():
+            if re.search(r"clang-format-violations|^Would reformat|[Nn]o such file", line):
+                yield f"{line.replace(f'{ROOT}/', '')}: run make format"
+    for path in c:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if len(line) > COLUMNS:
+                yield f"{path.relative_to(ROOT)}:{number}: {len(line)} columns, at most {COLUMNS}"
 
 
 def check_symbols(library):
@@ -100,7 +123,14 @@ def check_symbols(library):
 
 
 def main():
-    checks = {"includes": check_includes(), "lines": check_lines(), "names": check_names(), "lists": check_lists(), "numbers": check_numbers()}
+    checks = {
+        "includes": check_includes(),
+        "lines": check_lines(),
+        "names": check_names(),
+        "lists": check_lists(),
+        "numbers": check_numbers(),
+        "format": check_format(),
+    }
     if len(sys.argv) > 1:
         checks["symbols"] = check_symbols(sys.argv[1])
     passed = 0

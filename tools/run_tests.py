@@ -1,5 +1,6 @@
 """Runs the suites asked for, side by side. Its last lines: what was skipped and why, what failed and the command that runs it alone, and the
 sum of all suites, "N passed, N failed, N skipped"."""
+
 import argparse
 import json
 import os
@@ -34,17 +35,28 @@ class Suite:
     """A command that runs tests and prints "N passed, N failed, N skipped" at its end; one that prints no count is one test."""
 
     def __init__(self, title, command, environment=None, priority=0):
-        self.title, self.command, self.environment, self.priority = title, [str(c) for c in command], environment or {}, priority
+        self.title, self.command, self.environment, self.priority = (
+            title,
+            [str(c) for c in command],
+            environment or {},
+            priority,
+        )
         self.counts, self.skips, self.failures = Counter(), [], []
 
     def run(self):
         everything = {**os.environ, **self.environment}
-        done = subprocess.run(self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=everything)
+        done = subprocess.run(
+            self.command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=everything
+        )
         lines = done.stdout.splitlines()
-        self.counts = count_of([line for line in lines if re.search(r"\d+ (passed|failed|error|skipped)", line)], done.returncode)
+        self.counts = count_of(
+            [line for line in lines if re.search(r"\d+ (passed|failed|error|skipped)", line)], done.returncode
+        )
         self.skips = [line for line in lines if re.match(r"SKIP(PED)? ", line)]
         failed = self.counts["failed"]
-        self.failures = [self.alone(m[1] or m[2]) for m in map(re.compile(r"FAIL (\S+)|FAILED (\S+)").match, lines) if m]
+        self.failures = [
+            self.alone(m[1] or m[2]) for m in map(re.compile(r"FAIL (\S+)|FAILED (\S+)").match, lines) if m
+        ]
         if failed and not self.failures:
             self.failures = [self.alone("")]
         shown = done.stdout if failed or self.title == "python" else ""
@@ -81,13 +93,18 @@ def sentence(counts):
 def stage_environment(stage):
     package = next(Path(stage).rglob("_mithril*.so")).parent.parent
     import scipy_openblas32
+
     return {"PYTHONPATH": str(package.resolve()), "LD_LIBRARY_PATH": scipy_openblas32.get_lib_dir()}
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--build", action="append", default=[], help="a build directory with C tests and examples; may be repeated")
-    options.add_argument("--threads", action="append", default=[], help="the same, but only what runs on several threads")
+    options.add_argument(
+        "--build", action="append", default=[], help="a build directory with C tests and examples; may be repeated"
+    )
+    options.add_argument(
+        "--threads", action="append", default=[], help="the same, but only what runs on several threads"
+    )
     options.add_argument("--python", action="store_true", help="pytest of tests/python")
     options.add_argument("--layering", action="store_true", help="tools/layering.py")
     options.add_argument("--install", action="store_true", help="tools/check_install.py on each build")

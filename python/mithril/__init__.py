@@ -22,7 +22,9 @@ from typing import Any
 
 try:
     from . import _mithril
-except ImportError as _error:  # OpenBLAS is looked for beside this package; it may be installed in another folder of sys.path
+except (
+    ImportError
+) as _error:  # OpenBLAS is looked for beside this package; it may be installed in another folder of sys.path
     if "openblas" not in str(_error):
         raise
     import ctypes
@@ -107,13 +109,18 @@ class IOKey(str):
             why, fix = _mithril._absent("key", keyword) or ("is unknown", 'give the name alone: IOKey("x")')
             raise errors.MithrilTypeError.advise(f"IOKey: the keyword '{keyword}' {why}", fix)
         if others or not isinstance(name, str):
-            raise errors.MithrilTypeError.advise("IOKey takes a name, a str, and nothing else", 'give it alone: IOKey("x")')
+            raise errors.MithrilTypeError.advise(
+                "IOKey takes a name, a str, and nothing else", 'give it alone: IOKey("x")'
+            )
         return super().__new__(cls, name)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        why, fix = _mithril._absent("key", name) or ("is nothing that a name has", "compose a module in its place in a model")
+        why, fix = _mithril._absent("key", name) or (
+            "is nothing that a name has",
+            "compose a module in its place in a model",
+        )
         raise errors.MithrilAttributeError.advise(f"IOKey.{name} {why}", fix)
 
     def __mod__(self, values: object) -> str:

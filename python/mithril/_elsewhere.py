@@ -49,5 +49,7 @@ class Finder:
 
 def install() -> None:
     """Puts the finder behind all others; once, however often the package is imported anew."""
-    sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", None) != __name__ or getattr(f, "__name__", "") != "Finder"]
+    sys.meta_path[:] = [
+        f for f in sys.meta_path if getattr(f, "__module__", None) != __name__ or getattr(f, "__name__", "") != "Finder"
+    ]
     sys.meta_path.append(Finder)

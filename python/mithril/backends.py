@@ -7,11 +7,15 @@ from ._elsewhere import attribute_error
 from ._mithril import Backend, _backend_option_doc
 
 __all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
-__path__: list[str] = []  # no folder: Python then asks finders of what it is to import from here, and _elsewhere's answers
+__path__: list[
+    str
+] = []  # no folder: Python then asks finders of what it is to import from here, and _elsewhere's answers
 
 
 def _doc(text: str, engine: str) -> str:
-    return f"{text}\n\nOptions:\n" + "".join(f"    {line}\n" for line in (_backend_option_doc(engine) or "").splitlines())
+    return f"{text}\n\nOptions:\n" + "".join(
+        f"    {line}\n" for line in (_backend_option_doc(engine) or "").splitlines()
+    )
 
 
 def _folders(path: list[object]) -> list[str]:

@@ -11,7 +11,9 @@ class MithrilError(Exception):
     "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)". str() of the error is all of them.
     """
 
-    def __init__(self, message: str, what: str = "", fix: str = "", op: str = "", tensors: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, what: str = "", fix: str = "", op: str = "", tensors: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.message, self.what, self.fix, self.op, self.tensors = message, what or message, fix, op, tuple(tensors)
 
@@ -33,7 +35,9 @@ class MithrilValueError(MithrilError, ValueError):
 class MithrilFileError(MithrilValueError, OSError):
     """A file that the system refuses: errno says why. Where Python has a class for that, such as FileNotFoundError, it is this one too."""
 
-    def __init__(self, message: str, what: str = "", fix: str = "", op: str = "", tensors: tuple[str, ...] = (), number: int = 0) -> None:
+    def __init__(
+        self, message: str, what: str = "", fix: str = "", op: str = "", tensors: tuple[str, ...] = (), number: int = 0
+    ) -> None:
         super().__init__(message, what, fix, op, tensors)
         self.errno = number
 

@@ -75,7 +75,8 @@ def read_safetensors(
         )
     if not isinstance(names, Mapping):
         raise _wrong_type(
-            f"names is of type {type(names).__name__}, where a mapping is expected", 'give a dict: {"linear_0.weight": "layer.weight"}'
+            f"names is of type {type(names).__name__}, where a mapping is expected",
+            'give a dict: {"linear_0.weight": "layer.weight"}',
         )
     sources = [_source(parameter, entry) for parameter, entry in names.items()]
     return _read_safetensors(compiled.get_parameter_layout(inputs), path, sources)

@@ -13,7 +13,9 @@
 static atomic_int_least64_t allocations, live;
 static atomic_int_least64_t fail_at = -1; /* the value of `allocations` at which the next one fails */
 
-void mth_debug_fail_allocation(int64_t index) { atomic_store(&fail_at, index < 0 ? -1 : atomic_load(&allocations) + index); }
+void mth_debug_fail_allocation(int64_t index) {
+    atomic_store(&fail_at, index < 0 ? -1 : atomic_load(&allocations) + index);
+}
 int64_t mth_debug_allocation_count(void) { return atomic_load(&allocations); }
 int64_t mth_debug_live_allocations(void) { return atomic_load(&live); }
 
@@ -150,8 +152,8 @@ mth_status mth__guard(mth_status (*body)(void *), void *arguments) {
 }
 
 /* ---------------------------------------------------------------- arenas */
-/* Under the address sanitizer all of a block is poisoned but for what was allocated from it, with a red zone behind each allocation: a read
-   or a write past the end of one is found, though the memory around it is the arena's too. */
+/* Under the address sanitizer all of a block is poisoned but for what was allocated from it, with a red zone behind
+   each allocation: a read or a write past the end of one is found, though the memory around it is the arena's too. */
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 enum { RED_ZONE = 16 };
@@ -236,7 +238,8 @@ void *mth__grow(mth__arena *a, void *at, size_t n, size_t *room, size_t size) {
     block *b = a->last;
     size_t old = with_red_zone(*room * size), grown = with_red_zone(wanted * size);
     *room = wanted;
-    if (at && (char *)at + old == b->data + b->used && grown - old <= b->room - b->used) { /* the last allocation grows in place */
+    /* the last allocation grows in place */
+    if (at && (char *)at + old == b->data + b->used && grown - old <= b->room - b->used) {
         open_zeroed((char *)at + *room / 2 * size, (wanted - *room / 2) * size);
         b->used += grown - old;
         return at;

@@ -25,13 +25,15 @@ static void in_parent(void) {
 static void in_child(void) {
     tell_all(MTH__FORK_CHILD);
     pthread_mutex_unlock(&list);
-    once = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* it knows its owner by a number that the child's thread doesn't have */
+    /* it knows its owner by a number that the child's thread doesn't have */
+    once = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 }
 
 __attribute__((constructor)) static void begin(void) { failure = pthread_atfork(before, in_parent, in_child); }
 
 mth_status mth__fork_ready(void) {
-    return failure ? FAIL(MTH_ERROR_MEMORY, F("the process can't watch for forks: %s", strerror(failure)), F("free memory, and load mithril first"))
+    return failure ? FAIL(MTH_ERROR_MEMORY, F("the process can't watch for forks: %s", strerror(failure)),
+                         F("free memory, and load mithril first"))
                    : NULL;
 }
 

@@ -40,7 +40,9 @@ char *mth__value_text(const mth__value *v) {
     return F("%s: %s %s%s", name ? name : number, mth_dtype_name(v->dtype), shape, where);
 }
 
-const char *mth__value_label(mth__arena *arena, const mth__value *v) { return v->name ? v->name : mth__format(arena, "%%%d", v->id); }
+const char *mth__value_label(mth__arena *arena, const mth__value *v) {
+    return v->name ? v->name : mth__format(arena, "%%%d", v->id);
+}
 
 /* ---------------------------------------------------------------- invariants */
 static mth_status check_value(const mth__graph *g, const mth__value *v) {
@@ -56,19 +58,25 @@ static mth_status check_value(const mth__graph *g, const mth__value *v) {
                 return INTERNAL("value %%%d: axis %d of dimension %d is unknown or split twice", v->id, axis, d);
             used |= 1u << axis;
         }
-    if (on && (used & v->sharding.partial)) return INTERNAL("value %%%d is split and partial over the same axis", v->id);
+    if (on && (used & v->sharding.partial))
+        return INTERNAL("value %%%d is split and partial over the same axis", v->id);
     return NULL;
 }
 
-static mth_status check(const mth__graph *g, const mth__value **made) { /* made: by id, as far as the walk has come */
-    const struct { mth__value *const *at; size_t n; mth__value_kind kind; } sources[] = {
-        {g->input.at, g->input.n, MTH__VALUE_INPUT}, {g->parameter.at, g->parameter.n, MTH__VALUE_PARAMETER},
+/* made: by id, as far as the walk has come */
+static mth_status check(const mth__graph *g, const mth__value **made) {
+    const struct {
+        mth__value *const *at;
+        size_t n;
+        mth__value_kind kind;
+    } sources[] = {{g->input.at, g->input.n, MTH__VALUE_INPUT}, {g->parameter.at, g->parameter.n, MTH__VALUE_PARAMETER},
         {g->seed.at, g->seed.n, MTH__VALUE_SEED}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) {
             const mth__value *v = sources[k].at[i];
             TRY(check_value(g, v));
-            if (v->kind != sources[k].kind || v->node || !v->name) return INTERNAL("value %%%d is listed as what it is not", v->id);
+            if (v->kind != sources[k].kind || v->node || !v->name)
+                return INTERNAL("value %%%d is listed as what it is not", v->id);
             if (made[v->id]) return INTERNAL("value %%%d is listed twice", v->id);
             made[v->id] = v;
         }
@@ -92,7 +100,8 @@ static mth_status check(const mth__graph *g, const mth__value **made) { /* made:
     }
     for (size_t i = 0; i < g->output.n; i++) {
         const mth__value *v = g->output.at[i].value;
-        if (!v || v->id < 0 || v->id >= g->values || made[v->id] != v) return INTERNAL("output %s is not made", g->output.at[i].name);
+        if (!v || v->id < 0 || v->id >= g->values || made[v->id] != v)
+            return INTERNAL("output %s is not made", g->output.at[i].name);
     }
     return NULL;
 }

@@ -1,67 +1,91 @@
-/* The graph: what passes read and write. Values are made once (SSA); `node` is in an order in which every input is made before it is used.
-   Lives in one arena. */
+/* The graph: what passes read and write. Values are made once (SSA); `node` is in an order in which every input is made
+   before it is used. Lives in one arena. */
 #ifndef MTH__GRAPH_H
 #define MTH__GRAPH_H
 #include "base/types.h"
 
 enum { MTH__MAX_IN = 64, MTH__MAX_OUT = 6, MTH__ATTRS = 10 };
-typedef struct mth__op mth__op;         /* catalog/op.h */
+typedef struct mth__op mth__op; /* catalog/op.h */
 typedef struct mth__node mth__node;
 
 /* SEED: an output's gradient, given by the user */
 typedef enum { MTH__VALUE_NODE, MTH__VALUE_INPUT, MTH__VALUE_PARAMETER, MTH__VALUE_SEED } mth__value_kind;
 typedef struct mth__value {
-    int id;                             /* dense, in order of creation */
+    int id; /* dense, in order of creation */
     mth__value_kind kind;
-    const char *name;                   /* input, parameter and output names; else NULL (printed as %id) */
-    const char *wire;                   /* of a block's output: the user's name of the connection, for errors; else NULL */
+    const char *name; /* input, parameter and output names; else NULL (printed as %id) */
+    /* of a block's output: the user's name of the connection, for errors; else NULL */
+    const char *wire;
     mth_dtype dtype;
-    mth__shape shape;                   /* global */
-    mth__node *node; int index;         /* its maker */
-    const struct mth__value *primal;    /* of a gradient: what it is the gradient of; else NULL */
-    mth__sharding sharding;             /* .on NULL until decided; of parameters and inputs: what the user said */
-    bool fixed[MTH__RANK];              /* the user fixed this dimension's split (of a value without a node) */
-    bool pinned;                        /* all of .sharding is fixed */
-    const mth__sharding *read;          /* a parameter that is stored in smaller parts than its readers take: what they take; else NULL */
-    const mth__sharding *offer;         /* an input: how its readers might split it though it is whole, the search's proposal; or NULL */
-    const char *origin;                 /* of the sharding: "user, linear_0", "from %12 by factor i" */
-    void *scratch;                      /* of the pass that runs */
-    double init_scale; int init;        /* parameters: MTH__INIT_* */
+    mth__shape shape; /* global */
+    mth__node *node;
+    int index;                       /* its maker */
+    const struct mth__value *primal; /* of a gradient: what it is the gradient of; else NULL */
+    /* .on NULL until decided; of parameters and inputs: what the user said */
+    mth__sharding sharding;
+    bool fixed[MTH__RANK]; /* the user fixed this dimension's split (of a value without a node) */
+    bool pinned;           /* all of .sharding is fixed */
+    /* a parameter that is stored in smaller parts than its readers take: what they take; else NULL */
+    const mth__sharding *read;
+    /* an input: how its readers might split it though it is whole, the search's proposal; or NULL */
+    const mth__sharding *offer;
+    const char *origin; /* of the sharding: "user, linear_0", "from %12 by factor i" */
+    void *scratch;      /* of the pass that runs */
+    double init_scale;
+    int init; /* parameters: MTH__INIT_* */
 } mth__value;
-enum { MTH__INIT_ZERO, MTH__INIT_ONE, MTH__INIT_NORMAL /* times init_scale */, MTH__INIT_UNIFORM /* in [-init_scale, init_scale) */ };
+enum {
+    MTH__INIT_ZERO,
+    MTH__INIT_ONE,
+    MTH__INIT_NORMAL /* times init_scale */,
+    MTH__INIT_UNIFORM /* in [-init_scale, init_scale) */
+};
 
-typedef struct { int64_t i[MTH__ATTRS]; double f[2]; const char *s; } mth__attrs; /* meaning: the row's attr_names; `s`: contract's spec */
+/* meaning: the row's attr_names; `s`: contract's spec */
+typedef struct {
+    int64_t i[MTH__ATTRS];
+    double f[2];
+    const char *s;
+} mth__attrs;
 
 struct mth__node {
     int id;
     const mth__op *op;
     mth__attrs attrs;
     int nin, nout;
-    mth__value **in, **out;             /* nin <= MTH__MAX_IN, nout <= MTH__MAX_OUT */
-    const char *module;                 /* "model_0.linear_3" */
-    const char *source;                 /* the user's line, or NULL */
-    const mth__placement *on;           /* NULL: not said; place decides */
+    mth__value **in, **out;   /* nin <= MTH__MAX_IN, nout <= MTH__MAX_OUT */
+    const char *module;       /* "model_0.linear_3" */
+    const char *source;       /* the user's line, or NULL */
+    const mth__placement *on; /* NULL: not said; place decides */
     /* pipelines: region -1 is outside. microbatch -1: not unrolled (yet), or common to all */
     int region, stage, microbatch;
     bool backward;
-    bool accumulates;                   /* its last operands are sums, to which results are added: mth__accumulator */
-    int cost_rank;                      /* free for schedule */
-    mth__sharding *need;                /* nin; shard: what this node wants each operand as; reshard then makes it so */
+    /* its last operands are sums, to which results are added: mth__accumulator */
+    bool accumulates;
+    int cost_rank; /* free for schedule */
+    /* nin; shard: what this node wants each operand as; reshard then makes it so */
+    mth__sharding *need;
 };
 
 typedef struct {
     const char *name;
     mth__value *value;
     bool is_gradient;
-    const char *of;                     /* parameter or input name */
+    const char *of; /* parameter or input name */
     bool has_spec;
 } mth__output;
-typedef struct mth__region {            /* one Pipeline */
-    const char *name; int stages; int microbatch_size; int schedule; /* MTH__GPIPE.. */
-    int64_t batch; int microbatches;    /* set by microbatch */
+typedef struct mth__region { /* one Pipeline */
+    const char *name;
+    int stages;
+    int microbatch_size;
+    int schedule; /* MTH__GPIPE.. */
+    int64_t batch;
+    int microbatches; /* set by microbatch */
     const mth__placement **stage_on;
-    mth__value **in; int nin;           /* values entering from outside */
-    mth__value **out; int nout;         /* values of the stages used outside */
+    mth__value **in;
+    int nin; /* values entering from outside */
+    mth__value **out;
+    int nout; /* values of the stages used outside */
 } mth__region;
 enum { MTH__GPIPE, MTH__1F1B };
 
@@ -72,7 +96,7 @@ typedef struct mth__graph {
     VEC(mth__value *) input, parameter, seed;
     VEC(mth__output) output;
     VEC(mth__region *) region;
-    int values;                         /* number of ids given */
+    int values; /* number of ids given */
 } mth__graph;
 
 mth__graph *mth__graph_new(mth__arena *, mth__mesh *);
@@ -81,5 +105,6 @@ mth__value *mth__graph_value(mth__graph *, mth__value_kind, const char *name, mt
 /* Malloc'ed, for mth__error_tensor: "weight: float32 (2048, 512), sharded (0, None) over mesh (4,)" */
 char *mth__value_text(const mth__value *);
 const char *mth__value_label(mth__arena *, const mth__value *); /* "input", "linear_0.weight", "%12" */
-mth_status mth__graph_check(const mth__graph *);                /* invariants: order, links, ids; INTERNAL where broken */
+/* invariants: order, links, ids; INTERNAL where broken */
+mth_status mth__graph_check(const mth__graph *);
 #endif

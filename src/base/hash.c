@@ -8,7 +8,8 @@ uint64_t mth__hash_key(void) {
     static _Atomic uint64_t key;
     uint64_t k = atomic_load_explicit(&key, memory_order_relaxed);
     if (k) return k;
-    if (getrandom(&k, sizeof k, GRND_NONBLOCK) != sizeof k) { /* early in the life of a machine: better than a constant */
+    /* early in the life of a machine: better than a constant */
+    if (getrandom(&k, sizeof k, GRND_NONBLOCK) != sizeof k) {
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
         k = (uint64_t)now.tv_nsec * 0x9e3779b97f4a7c15 ^ (uint64_t)now.tv_sec ^ (uint64_t)(uintptr_t)&now << 16;

@@ -1,5 +1,6 @@
-/* Hashes of what texts and users choose. The key is the process's own secret, so that nobody can choose names, lists or numbers that all
-   fall into one slot of a table: a table's operations stay constant in time, whatever it is given. Multiplication as in Wang Yi's wyhash. */
+/* Hashes of what texts and users choose. The key is the process's own secret, so that nobody can choose names, lists or
+   numbers that all fall into one slot of a table: a table's operations stay constant in time, whatever it is given.
+     Multiplication as in Wang Yi's wyhash. */
 #ifndef MTH__HASH_H
 #define MTH__HASH_H
 #include <stddef.h>

@@ -3,8 +3,12 @@
 #define MTH__NAMES_H
 #include "base/arena.h"
 
-typedef struct { VEC(const char *) name; int *slot; size_t slots; } mth__names; /* {0}: empty */
-int mth__names_find(const mth__names *, const char *);        /* its number; -1: it isn't there */
+typedef struct {
+    VEC(const char *) name;
+    int *slot;
+    size_t slots;
+} mth__names;                                          /* {0}: empty */
+int mth__names_find(const mth__names *, const char *); /* its number; -1: it isn't there */
 /* the number of an equal one, else a new one; keeps the text, doesn't copy it */
 int mth__names_add(mth__arena *, mth__names *, const char *);
 #endif

@@ -15,28 +15,36 @@ enum {
 };
 
 static mth_status null_in(const char *name, const char *what) {
-    return FAIL(MTH_ERROR_TYPE, F("the option '%s' has %s that is NULL", name, what), F("give %s, or leave the option out", what));
+    return FAIL(MTH_ERROR_TYPE, F("the option '%s' has %s that is NULL", name, what),
+        F("give %s, or leave the option out", what));
 }
 
-/* `left`: how many items may still come. They are copied: lists that share their items are as large as they are written out. */
+/* `left`: how many items may still come. They are copied: lists that share their items are as large as they are written
+ * out. */
 static mth_status count_items(size_t n, const char *name, size_t *left) {
     if (n > *left)
-        return FAIL(MTH_ERROR_VALUE, F("the option '%s' has more than %d items in all, those of lists in lists included", name, ITEMS),
-                    F("give fewer items; a long text in a list counts once for each %d bytes", TEXT_ITEM));
+        return FAIL(MTH_ERROR_VALUE,
+            F("the option '%s' has more than %d items in all, those of lists in lists included", name, ITEMS),
+            F("give fewer items; a long text in a list counts once for each %d bytes", TEXT_ITEM));
     *left -= n;
     return NULL;
 }
 
 static mth_status check_arg(const mth_arg *a, const char *name, int depth, size_t *left) {
     switch (a->kind) {
-    case MTH_ARG_NONE: case MTH_ARG_BOOL: case MTH_ARG_INT: case MTH_ARG_FLOAT: return NULL;
+    case MTH_ARG_NONE:
+    case MTH_ARG_BOOL:
+    case MTH_ARG_INT:
+    case MTH_ARG_FLOAT: return NULL;
     case MTH_ARG_STRING:
         if (!a->string) return null_in(name, "a text");
         return depth ? count_items(strlen(a->string) / TEXT_ITEM, name, left) : NULL;
     case MTH_ARG_MODEL: return a->model ? NULL : null_in(name, "a model");
-    case MTH_ARG_LIST: case MTH_ARG_DICT: {
+    case MTH_ARG_LIST:
+    case MTH_ARG_DICT: {
         if (depth == NESTED)
-            return FAIL(MTH_ERROR_VALUE, F("the option '%s' has lists nested more than %d deep", name, NESTED), F("nest them less deep"));
+            return FAIL(MTH_ERROR_VALUE, F("the option '%s' has lists nested more than %d deep", name, NESTED),
+                F("nest them less deep"));
         TRY(count_items(a->count, name, left));
         if (a->count && !a->items) return null_in(name, "a list of items");
         if (a->count && a->kind == MTH_ARG_DICT && !a->keys) return null_in(name, "a list of keys");
@@ -49,7 +57,7 @@ static mth_status check_arg(const mth_arg *a, const char *name, int depth, size_
     }
     }
     return FAIL(MTH_ERROR_TYPE, F("the option '%s' has a value of the kind %d, which there is not", name, (int)a->kind),
-                F("make values by mth_int, mth_string, mth_list and so on"));
+        F("make values by mth_int, mth_string, mth_list and so on"));
 }
 
 mth_status mth__arg_check(const mth_arg *a, const char *name) {
@@ -86,7 +94,8 @@ bool mth__arg_equal(mth_arg a, mth_arg b) {
     }
     if (a.count != b.count) return false;
     for (size_t i = 0; i < a.count; i++)
-        if (!mth__arg_equal(a.items[i], b.items[i]) || (a.kind == MTH_ARG_DICT && strcmp(a.keys[i], b.keys[i]))) return false;
+        if (!mth__arg_equal(a.items[i], b.items[i]) || (a.kind == MTH_ARG_DICT && strcmp(a.keys[i], b.keys[i])))
+            return false;
     return true;
 }
 
@@ -102,7 +111,8 @@ static void add_float(mth__text *t, double f) {
         const char *end;
         if (mth__read_real(s, &end) == f) {
             int exponent = atoi(strchr(s, 'e') + 1);
-            if (exponent >= -4 && exponent < 16) mth__print(s, sizeof s, "%.*f", digits - 1 - exponent > 0 ? digits - 1 - exponent : 1, f);
+            if (exponent >= -4 && exponent < 16)
+                mth__print(s, sizeof s, "%.*f", digits - 1 - exponent > 0 ? digits - 1 - exponent : 1, f);
             break;
         }
     }
@@ -144,15 +154,29 @@ const char *mth__arg_text(mth__arena *arena, mth_arg a) {
 
 /* ---------------------------------------------------------------- tables */
 static const char *const type_names[] = {
-    [MTH__OPT_BOOL] = "bool", [MTH__OPT_INT] = "int", [MTH__OPT_SIZE] = "int", [MTH__OPT_FLOAT] = "float", [MTH__OPT_CHOICE] = "str",
-    [MTH__OPT_STRING] = "str", [MTH__OPT_SPEC] = "tuple", [MTH__OPT_MESH] = "tuple", [MTH__OPT_DICT] = "dict", [MTH__OPT_LIST] = "list",
+    [MTH__OPT_BOOL] = "bool",
+    [MTH__OPT_INT] = "int",
+    [MTH__OPT_SIZE] = "int",
+    [MTH__OPT_FLOAT] = "float",
+    [MTH__OPT_CHOICE] = "str",
+    [MTH__OPT_STRING] = "str",
+    [MTH__OPT_SPEC] = "tuple",
+    [MTH__OPT_MESH] = "tuple",
+    [MTH__OPT_DICT] = "dict",
+    [MTH__OPT_LIST] = "list",
     [MTH__OPT_ANY] = "object",
 };
 static const char *const type_words[] = {
-    [MTH__OPT_BOOL] = "True or False", [MTH__OPT_INT] = "an integer", [MTH__OPT_SIZE] = "an integer of 1 or more",
-    [MTH__OPT_FLOAT] = "a number", [MTH__OPT_CHOICE] = "a text", [MTH__OPT_STRING] = "a text",
+    [MTH__OPT_BOOL] = "True or False",
+    [MTH__OPT_INT] = "an integer",
+    [MTH__OPT_SIZE] = "an integer of 1 or more",
+    [MTH__OPT_FLOAT] = "a number",
+    [MTH__OPT_CHOICE] = "a text",
+    [MTH__OPT_STRING] = "a text",
     [MTH__OPT_SPEC] = "a tuple with a mesh axis, a tuple of axes or None for each dimension, such as (0, None)",
-    [MTH__OPT_MESH] = "a tuple of 1 to 3 sizes, such as (4,) or (2, 2)", [MTH__OPT_DICT] = "a dict", [MTH__OPT_LIST] = "a list",
+    [MTH__OPT_MESH] = "a tuple of 1 to 3 sizes, such as (4,) or (2, 2)",
+    [MTH__OPT_DICT] = "a dict",
+    [MTH__OPT_LIST] = "a list",
     [MTH__OPT_ANY] = "a value",
 };
 
@@ -180,7 +204,7 @@ const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *va
 static void add_option(mth__text *t, const mth__opt *o) {
     bool none = o->standard && !strcmp(o->standard, "None") && o->type != MTH__OPT_ANY;
     mth__text_add(t, "%s: %s%s%s%s", o->name, type_names[o->type], none ? " | None" : "", o->standard ? " = " : "",
-                  o->standard ? o->standard : "");
+        o->standard ? o->standard : "");
 }
 
 char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
@@ -302,9 +326,9 @@ static mth_status check_value(mth__arena *arena, const mth__opt *o, mth_arg *a) 
     if (!fits) {
         bool none = o->standard && !strcmp(o->standard, "None");
         return FAIL(MTH_ERROR_TYPE, F("%s=%s is not %s", o->name, text, type_words[o->type]),
-            o->standard
-                ? F("give %s=%s%s, or leave it out (default %s)", o->name, type_words[o->type], none ? " or None" : "", o->standard)
-                : F("give %s=%s", o->name, type_words[o->type]));
+            o->standard ? F("give %s=%s%s, or leave it out (default %s)", o->name, type_words[o->type],
+                              none ? " or None" : "", o->standard)
+                        : F("give %s=%s", o->name, type_words[o->type]));
     }
     if (o->type == MTH__OPT_CHOICE) return check_choice(arena, o, a->string);
     if (o->type == MTH__OPT_SIZE && a->integer < 1)
@@ -314,7 +338,8 @@ static mth_status check_value(mth__arena *arena, const mth__opt *o, mth_arg *a) 
     if (o->type == MTH__OPT_MESH) {
         bool good = a->count >= 1 && a->count <= 3;
         for (size_t i = 0; i < a->count; i++) good &= a->items[i].integer >= 1;
-        if (!good) return FAIL(MTH_ERROR_VALUE, F("%s=%s is no mesh", o->name, text), F("give %s", type_words[o->type]));
+        if (!good)
+            return FAIL(MTH_ERROR_VALUE, F("%s=%s is no mesh", o->name, text), F("give %s", type_words[o->type]));
     }
     return NULL;
 }
@@ -324,7 +349,8 @@ static mth_status unknown(mth__arena *arena, const mth__opt *const *tables, cons
     size_t n = table_count(tables);
     for (size_t i = 0; i < n; i++) PUSH(arena, names, option_at(tables, i)->name);
     const char *near = mth__nearest(name, names.at, names.n), *why, *fix;
-    if (mth_absent("option", name, &why, &fix)) return FAIL(MTH_ERROR_TYPE, F("the option '%s' %s", name, why), F("%s", fix));
+    if (mth_absent("option", name, &why, &fix))
+        return FAIL(MTH_ERROR_TYPE, F("the option '%s' %s", name, why), F("%s", fix));
     if (near) return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("did you mean '%s'?", near));
     const char *signature = mth__options_signature(arena, tables);
     return FAIL(MTH_ERROR_TYPE, F("there is no option '%s'", name), F("the options are: %s", signature));
@@ -338,7 +364,8 @@ static mth_status check_keys(mth__arena *arena, const char *name, const mth_arg 
     return NULL;
 }
 
-static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg *values) {
+static mth_status read_all(
+    mth__arena *arena, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg *values) {
     size_t n = table_count(tables);
     bool *set = NEW_ARRAY(arena, bool, n + 1);
     for (size_t k = 0; k < count; k++) {
@@ -360,15 +387,15 @@ static mth_status read_all(mth__arena *arena, const mth__opt *const *tables, con
         const mth__opt *o = option_at(tables, i);
         if (set[i]) continue;
         if (!o->standard)
-            return FAIL(
-                MTH_ERROR_TYPE, F("the option '%s' is missing", o->name), F("give %s=%s: %s", o->name, type_words[o->type], o->doc));
+            return FAIL(MTH_ERROR_TYPE, F("the option '%s' is missing", o->name),
+                F("give %s=%s: %s", o->name, type_words[o->type], o->doc));
         parse(arena, o->standard, &values[i]);
     }
     return NULL;
 }
 
-mth_status mth__options_read(
-    mth__arena *arena, const char *owner, const mth__opt *const *tables, const mth_option *given, size_t count, mth_arg **values) {
+mth_status mth__options_read(mth__arena *arena, const char *owner, const mth__opt *const *tables,
+    const mth_option *given, size_t count, mth_arg **values) {
     mth_arg *v = NEW_ARRAY(arena, mth_arg, table_count(tables) + 1);
     mth_status status = read_all(arena, tables, given, count, v);
     if (status) return mth__error_operator(status, owner);
@@ -382,9 +409,12 @@ static void put_spec(mth__sink *s, const mth_arg *spec) {
     for (size_t d = 0; d < spec->count; d++) {
         const mth_arg *e = &spec->items[d];
         if (d) mth__sink_add(s, ", ");
-        if (e->kind == MTH_ARG_LIST) put_spec(s, e);
-        else if (e->kind == MTH_ARG_INT) mth__sink_add(s, "%" PRId64, e->integer);
-        else mth__sink_add(s, "None");
+        if (e->kind == MTH_ARG_LIST)
+            put_spec(s, e);
+        else if (e->kind == MTH_ARG_INT)
+            mth__sink_add(s, "%" PRId64, e->integer);
+        else
+            mth__sink_add(s, "None");
     }
     mth__sink_add(s, spec->count == 1 ? ",)" : ")");
 }
@@ -395,13 +425,17 @@ static mth_status bad_spec(const mth_arg *spec, const char *what, const mth__pla
     mth__sink s = mth__sink_new(text, sizeof text);
     put_spec(&s, spec);
     if (on) mth__placement_write(place, sizeof place, on);
-    return mth__error_tensor(FAIL(MTH_ERROR_VALUE, problem, fix), F("%s: spec %s%s%s", what, text, on ? " over " : "", place));
+    return mth__error_tensor(
+        FAIL(MTH_ERROR_VALUE, problem, fix), F("%s: spec %s%s%s", what, text, on ? " over " : "", place));
 }
 
 mth_status mth__spec_rank(mth_arg spec, int rank, const char *what) {
     if (spec.kind != MTH_ARG_LIST || spec.count == (size_t)rank) return NULL;
-    return bad_spec(&spec, what, NULL, F("%s has %d %s, its spec %zu %s", what, rank, rank == 1 ? "dimension" : "dimensions", spec.count, spec.count == 1 ? "entry" : "entries"),
-        F("give %d %s: a mesh axis, a tuple of axes or None for each dimension", rank, rank == 1 ? "entry" : "entries"));
+    return bad_spec(&spec, what, NULL,
+        F("%s has %d %s, its spec %zu %s", what, rank, rank == 1 ? "dimension" : "dimensions", spec.count,
+            spec.count == 1 ? "entry" : "entries"),
+        F("give %d %s: a mesh axis, a tuple of axes or None for each dimension", rank,
+            rank == 1 ? "entry" : "entries"));
 }
 
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out) {
@@ -413,7 +447,8 @@ mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, cons
         return NULL;
     }
     if (!is_spec(&spec))
-        return FAIL(MTH_ERROR_TYPE, F("the spec of %s is not a tuple of axes", what), F("give %s", type_words[MTH__OPT_SPEC]));
+        return FAIL(
+            MTH_ERROR_TYPE, F("the spec of %s is not a tuple of axes", what), F("give %s", type_words[MTH__OPT_SPEC]));
     TRY(mth__spec_rank(spec, rank, what));
     for (int d = 0; d < rank; d++) {
         const mth_arg *e = &spec.items[d], *axes = e->kind == MTH_ARG_LIST ? e->items : e;
@@ -424,9 +459,9 @@ mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, cons
                 return bad_spec(&spec, what, on,
                     F("the spec of %s names axis %" PRId64 ", the mesh has %d %s", what, axis, on->naxes,
                         on->naxes == 1 ? "axis" : "axes"),
-                    on->naxes == 0   ? F("use None: it is on a single device")
-                    : on->naxes == 1 ? F("use axis 0, the only one, or None")
-                                     : F("use an axis from 0 to %d, or None", on->naxes - 1));
+                    on->naxes == 0       ? F("use None: it is on a single device")
+                        : on->naxes == 1 ? F("use axis 0, the only one, or None")
+                                         : F("use an axis from 0 to %d, or None", on->naxes - 1));
             if (used >> axis & 1)
                 return bad_spec(&spec, what, on, F("the spec of %s uses axis %" PRId64 " twice", what, axis),
                     F("use each axis of the mesh for one dimension at most"));

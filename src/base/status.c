@@ -6,7 +6,8 @@
 enum { TENSORS = 8 };
 struct mth_error {
     mth_error_code code;
-    char *what, *fix, *op, *source, *message; /* op, source: NULL where unknown; message: of all of it, remade as the error is dressed */
+    /* op, source: NULL where unknown; message: of all of it, remade as the error is dressed */
+    char *what, *fix, *op, *source, *message;
     char *tensor[TENSORS];
     size_t tensors;
     bool of_call; /* source is the line of the call that fails, known first; that of the operator says more */
@@ -17,7 +18,8 @@ struct mth_error {
 
 char mth__no_memory[] = "memory is exhausted";
 static char no_memory_fix[] = "use smaller shapes or microbatches, or free arrays that are no longer needed";
-static mth_error no_memory_error = {.code = MTH_ERROR_MEMORY, .what = mth__no_memory, .fix = no_memory_fix, .message = mth__no_memory};
+static mth_error no_memory_error = {
+    .code = MTH_ERROR_MEMORY, .what = mth__no_memory, .fix = no_memory_fix, .message = mth__no_memory};
 
 /* ---------------------------------------------------------------- the user's source line */
 static _Thread_local char source_line[256];
@@ -63,8 +65,10 @@ static size_t append(char *buffer, size_t room, size_t at, const char *before, c
 static size_t write_message(const mth_error *e, char *buffer, size_t room) {
     char where[32];
     size_t n = 0;
-    if (e->op) n = append(buffer, room, append(buffer, room, n, "", e->op), ": ", e->what);
-    else n = append(buffer, room, n, "", e->what);
+    if (e->op)
+        n = append(buffer, room, append(buffer, room, n, "", e->op), ": ", e->what);
+    else
+        n = append(buffer, room, n, "", e->what);
     for (size_t i = 0; i < e->tensors; i++) n = append(buffer, room, n, "\n  ", e->tensor[i]);
     if (e->source) n = append(buffer, room, n, "\n  at ", e->source);
     if (e->code == MTH_ERROR_INTERNAL) {
@@ -94,8 +98,12 @@ mth_status mth__fail(mth_error_code code, const char *file, int line, char *what
         mth__free(fix);
         return &no_memory_error;
     }
-    *e = (mth_error){
-        .code = code, .what = what, .fix = fix == mth__no_memory ? no_memory_fix : fix, .message = what, .file = file, .line = line};
+    *e = (mth_error){.code = code,
+        .what = what,
+        .fix = fix == mth__no_memory ? no_memory_fix : fix,
+        .message = what,
+        .file = file,
+        .line = line};
     if (source_line[0]) e->source = copy(source_line);
     e->of_call = e->source != NULL;
     return remake_message(e);
@@ -170,7 +178,8 @@ static int distance(const char *a, size_t n, const char *b, size_t m) {
             int best = last[j - 1] + (x != y);
             if (last[j] + 1 < best) best = last[j] + 1;
             if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
-            if (i > 1 && j > 1 && x == lower(b[j - 2]) && lower(a[i - 2]) == y && before[j - 2] + 1 < best) best = before[j - 2] + 1;
+            if (i > 1 && j > 1 && x == lower(b[j - 2]) && lower(a[i - 2]) == y && before[j - 2] + 1 < best)
+                best = before[j - 2] + 1;
             now[j] = best;
         }
     }
@@ -201,9 +210,9 @@ char *mth__name_fix(const char *kind, const char *name, const char *const *known
     if (!list) return mth__no_memory;
     mth__sink s = mth__sink_new(list, room);
     for (size_t i = 0; i < shown; i++) mth__sink_add(&s, i ? ", '%s'" : "'%s'", known[i]);
-    char *fix = count == 1      ? F("the only %s is %s", kind, list)
-                : shown < count ? F("the %ss are %s and %zu more", kind, list, count - shown)
-                                : F("the %ss are %s", kind, list);
+    char *fix = count == 1 ? F("the only %s is %s", kind, list)
+        : shown < count    ? F("the %ss are %s and %zu more", kind, list, count - shown)
+                           : F("the %ss are %s", kind, list);
     mth__free(list);
     return fix;
 }

@@ -37,7 +37,11 @@ char *mth__text_publish(const mth__text *t) {
     return s;
 }
 
-typedef struct { char *_Atomic *kept; mth__write *write; const void *about; } once;
+typedef struct {
+    char *_Atomic *kept;
+    mth__write *write;
+    const void *about;
+} once;
 
 static mth_status make_once(void *argument) {
     const once *o = argument;
@@ -45,7 +49,8 @@ static mth_status make_once(void *argument) {
     mth__text t = mth__text_new(arena);
     o->write(&t, o->about);
     char *made = mth__text_publish(&t), *none = NULL;
-    if (made && !atomic_compare_exchange_strong(o->kept, &none, made)) mth__free(made); /* another thread's stays */
+    /* another thread's stays */
+    if (made && !atomic_compare_exchange_strong(o->kept, &none, made)) mth__free(made);
     mth__arena_free(arena);
     return NULL;
 }

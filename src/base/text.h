@@ -5,7 +5,11 @@
 #include "base/arena.h"
 #include "base/number.h"
 
-typedef struct { mth__arena *arena; char *at; size_t n, room; } mth__text;
+typedef struct {
+    mth__arena *arena;
+    char *at;
+    size_t n, room;
+} mth__text;
 mth__text mth__text_new(mth__arena *);
 void mth__text_add(mth__text *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void mth__text_pad(mth__text *, size_t column); /* spaces up to a column of the current line */
@@ -16,12 +20,16 @@ typedef void mth__write(mth__text *, const void *about);
 const char *mth__text_once(char *_Atomic *kept, mth__write *, const void *about);
 
 /* For errors, which have no arena: into given room, in the manner of snprintf. What does not fit ends in "...". */
-typedef struct { char *at; size_t room, n; /* that the whole text needs */ } mth__sink;
+typedef struct {
+    char *at;
+    size_t room, n; /* that the whole text needs */
+} mth__sink;
 void mth__sink_add(mth__sink *, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Room may be NULL and 0: then it is counted. */
 static inline mth__sink mth__sink_new(char *room, size_t size) {
     if (size) *room = 0;
     return (mth__sink){room, size, 0};
 }
-size_t mth__brief(char *room, size_t size, const char *text); /* `text`, or its beginning and "..."; strlen(text) */
+/* `text`, or its beginning and "..."; strlen(text) */
+size_t mth__brief(char *room, size_t size, const char *text);
 #endif

@@ -3,9 +3,17 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- dtypes and shapes */
-static const struct { const char *name; size_t size; bool floating; } dtypes[] = {
-    [MTH_FLOAT32] = {"float32", 4, true}, [MTH_FLOAT64] = {"float64", 8, true}, [MTH_INT32] = {"int32", 4, false},
-    [MTH_INT64] = {"int64", 8, false},    [MTH_BOOL] = {"bool", 1, false},      [MTH_BFLOAT16] = {"bfloat16", 2, true},
+static const struct {
+    const char *name;
+    size_t size;
+    bool floating;
+} dtypes[] = {
+    [MTH_FLOAT32] = {"float32", 4, true},
+    [MTH_FLOAT64] = {"float64", 8, true},
+    [MTH_INT32] = {"int32", 4, false},
+    [MTH_INT64] = {"int64", 8, false},
+    [MTH_BOOL] = {"bool", 1, false},
+    [MTH_BFLOAT16] = {"bfloat16", 2, true},
 };
 static bool known(mth_dtype d) { return d >= MTH_FLOAT32 && d <= MTH_BFLOAT16; }
 const char *mth_dtype_name(mth_dtype d) { return known(d) ? dtypes[d].name : "unknown"; }
@@ -43,9 +51,10 @@ mth_status mth__shape_check(mth__shape s, mth_dtype dtype) {
     int64_t bytes = (int64_t)mth_dtype_size(dtype);
     for (int d = 0; d < s.rank; d++)
         if (s.dim[d] < 0)
-            return FAIL(
-                MTH_ERROR_VALUE, F("dimension %d has size %lld", d, (long long)s.dim[d]), F("give every dimension a size of 0 or more"));
-    for (int d = 0; d < s.rank; d++) /* a 0 counts as 1: products of some of the dimensions, such as strides, must fit too */
+            return FAIL(MTH_ERROR_VALUE, F("dimension %d has size %lld", d, (long long)s.dim[d]),
+                F("give every dimension a size of 0 or more"));
+    /* a 0 counts as 1: products of some of the dimensions, such as strides, must fit too */
+    for (int d = 0; d < s.rank; d++)
         if (__builtin_mul_overflow(bytes, s.dim[d] ? s.dim[d] : 1, &bytes) || bytes >= (int64_t)1 << 62) {
             char text[256];
             mth__shape_write(text, sizeof text, s);
@@ -89,7 +98,8 @@ static mth__placement *place_new(mth__mesh *m, int naxes, const int *dim, int co
     return p;
 }
 
-static const mth__placement *intern(mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device, const int *mesh_axis) {
+static const mth__placement *intern(
+    mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device, const int *mesh_axis) {
     if (2 * (m->interned_count + 1) > m->interned_room) {
         mth__placement **old = m->interned;
         size_t n = m->interned_room;
@@ -165,7 +175,8 @@ static int axis_stride(const mth__mesh *m, int axis) {
 
 const mth__placement *mth__place_list(mth__mesh *m, int n, const int32_t *device) {
     if (n == 1) return mth__place_device(m, device[0]);
-    int mesh_axis = -1; /* a list that runs along a whole axis is that axis, so that a slice and a list of the same devices are one */
+    /* a list that runs along a whole axis is that axis, so that a slice and a list of the same devices are one */
+    int mesh_axis = -1;
     for (int a = 0; a < m->naxes && mesh_axis < 0; a++) {
         int stride = axis_stride(m, a);
         bool along = n == m->dim[a] && device[0] / stride % m->dim[a] == 0;
@@ -201,7 +212,9 @@ void mth__placement_coordinates(const mth__placement *p, int rank, int coordinat
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Elements that each device along an axis of k has, but for the last ones. */
-static int64_t chunk(int64_t n, int64_t grain, int64_t k) { return grain > 1 ? ceil_div(ceil_div(n, grain), k) * grain : ceil_div(n, k); }
+static int64_t chunk(int64_t n, int64_t grain, int64_t k) {
+    return grain > 1 ? ceil_div(ceil_div(n, grain), k) * grain : ceil_div(n, k);
+}
 
 mth__extent mth__split_extent(int64_t n, const mth__split *s, const mth__placement *on, const int *coordinate) {
     mth__extent e = {0, n, 1};
@@ -218,7 +231,8 @@ mth__extent mth__split_extent(int64_t n, const mth__split *s, const mth__placeme
     return e;
 }
 
-/* Do grain and grain 1 cut n elements alike, from axis i of the split on? Along an axis there are at most two sizes besides 0. */
+/* Do grain and grain 1 cut n elements alike, from axis i of the split on? Along an axis there are at most two sizes
+ * besides 0. */
 static bool grain_is_idle(int64_t n, const mth__split *s, const mth__placement *on, int i) {
     if (i == s->naxes) return true;
     int64_t k = on->dim[s->axis[i]], coarse = chunk(n, s->grain, k), fine = chunk(n, 1, k);
@@ -248,8 +262,10 @@ void mth__split_canonical(mth__split *p, int64_t n, const mth__placement *on) {
 void mth__sharding_canonical(mth__sharding *s, mth__shape shape) {
     const mth__placement *on = s->on;
     for (int d = 0; d < MTH__RANK; d++)
-        if (d < shape.rank && s->dim[d].naxes) mth__split_canonical(&s->dim[d], shape.dim[d], on);
-        else s->dim[d] = (mth__split){0};
+        if (d < shape.rank && s->dim[d].naxes)
+            mth__split_canonical(&s->dim[d], shape.dim[d], on);
+        else
+            s->dim[d] = (mth__split){0};
     for (int a = 0; s->partial >> a; a++)
         if (s->partial >> a & 1 && (a >= on->naxes || on->dim[a] == 1)) s->partial &= (uint8_t)~(1u << a);
     if (!s->partial) s->reduce = MTH__REDUCE_SUM;
@@ -271,7 +287,8 @@ bool mth__sharding_equal(const mth__sharding *a, const mth__sharding *b, int ran
     return true;
 }
 
-mth__shape mth__local_shape(mth__shape shape, const mth__sharding *s, int rank, int64_t start[MTH__RANK], int64_t step[MTH__RANK]) {
+mth__shape mth__local_shape(
+    mth__shape shape, const mth__sharding *s, int rank, int64_t start[MTH__RANK], int64_t step[MTH__RANK]) {
     int coordinate[MTH__AXES];
     bool located = false;
     for (int d = 0; d < shape.rank; d++) {
@@ -323,7 +340,8 @@ bool mth__split_in_blocks(int64_t n, const mth__split *s, const mth__placement *
         from *= part;
         const int64_t left = from < n ? n - from : 0;
         const mth__extent e = mth__split_extent(n, s, on, coordinate);
-        if (e.size != (left < part ? left : part) || (e.size > 0 && e.start != from) || (e.size > 1 && e.step != 1)) return false;
+        if (e.size != (left < part ? left : part) || (e.size > 0 && e.start != from) || (e.size > 1 && e.step != 1))
+            return false;
     }
     return true;
 }
@@ -339,7 +357,8 @@ mth__shape mth__largest_part(mth__shape shape, const mth__sharding *s) {
     bool even = mth__sharding_even(shape, s);
     for (int r = 0; r < (even ? 1 : s->on->count); r++) {
         mth__shape local = mth__local_shape(shape, s, r, NULL, NULL);
-        for (int d = 0; d < shape.rank; d++) if (local.dim[d] > most.dim[d]) most.dim[d] = local.dim[d];
+        for (int d = 0; d < shape.rank; d++)
+            if (local.dim[d] > most.dim[d]) most.dim[d] = local.dim[d];
     }
     return most;
 }

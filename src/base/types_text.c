@@ -1,5 +1,5 @@
-/* Words for shapes, placements and shardings. Each is written by a function in the manner of snprintf, so that errors, which have no arena,
-   print the same as plans. */
+/* Words for shapes, placements and shardings. Each is written by a function in the manner of snprintf, so that errors,
+   which have no arena, print the same as plans. */
 #include "base/types.h"
 
 static void put_tuple(mth__sink *s, int n, const int64_t *v) {
@@ -42,19 +42,23 @@ static void put_sharding(mth__sink *s, const mth__sharding *sharding, int rank) 
     for (int d = 0; d < rank; d++) {
         const mth__split *p = &sharding->dim[d];
         if (d) mth__sink_add(s, ", ");
-        if (p->naxes == 0) mth__sink_add(s, "None");
-        else if (p->naxes == 1) mth__sink_add(s, "%d", p->axis[0]);
+        if (p->naxes == 0)
+            mth__sink_add(s, "None");
+        else if (p->naxes == 1)
+            mth__sink_add(s, "%d", p->axis[0]);
         else
             for (int i = 0; i < p->naxes; i++)
                 mth__sink_add(s, "%s%d%s", i ? ", " : "(", p->axis[i], i + 1 < p->naxes ? "" : ")");
-        if (p->naxes && p->cyclic) mth__sink_add(s, " cyclic");
-        else if (p->naxes && p->grain > 1) mth__sink_add(s, " by %d", p->grain);
+        if (p->naxes && p->cyclic)
+            mth__sink_add(s, " cyclic");
+        else if (p->naxes && p->grain > 1)
+            mth__sink_add(s, " by %d", p->grain);
     }
     mth__sink_add(s, rank == 1 ? ",)" : ")");
     if (sharding->partial) {
         bool several = sharding->partial & (sharding->partial - 1), first = true;
-        mth__sink_add(s, " partial %s over %s", sharding->reduce == MTH__REDUCE_MAX ? "max" : "sum",
-                      several ? "(" : "");
+        mth__sink_add(
+            s, " partial %s over %s", sharding->reduce == MTH__REDUCE_MAX ? "max" : "sum", several ? "(" : "");
         for (int a = 0; a < MTH__AXES; a++)
             if (sharding->partial >> a & 1) {
                 mth__sink_add(s, "%s%d", first ? "" : ", ", a);
@@ -69,8 +73,10 @@ static void put_where(mth__sink *s, const mth__sharding *sharding, int rank) {
     put_sharding(s, sharding, rank);
     if (!on) return;
     mth__sink_add(s, on->naxes == 0 ? " on " : is_whole(on) ? " over mesh " : " over ");
-    if (is_whole(on)) put_dims(s, on);
-    else put_placement(s, on);
+    if (is_whole(on))
+        put_dims(s, on);
+    else
+        put_placement(s, on);
 }
 
 size_t mth__shape_write(char *buffer, size_t room, mth__shape shape) {

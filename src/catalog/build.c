@@ -21,8 +21,10 @@ static void count_args(const char *args, int *least, int *most) {
     if (!args || !*args) return;
     bool optional = false, repeats = false;
     for (const char *c = args;; c++) {
-        if (*c == '?') optional = true;
-        else if (*c == '*') repeats = true;
+        if (*c == '?')
+            optional = true;
+        else if (*c == '*')
+            repeats = true;
         else if (*c == ',' || *c == 0) {
             ++*most;
             if (!optional) ++*least;
@@ -43,30 +45,41 @@ static mth_status dress(mth_status s, const mth__node *n) {
     mth__error_operator(s, n->module ? n->module : n->op->name);
     if (n->source) mth__error_source(s, n->source);
     for (int j = 0; j < n->nin; j++) {
-        if (j == 4 && n->nin > 5) { mth__error_tensor(s, F("and %d more", n->nin - j)); break; }
+        if (j == 4 && n->nin > 5) {
+            mth__error_tensor(s, F("and %d more", n->nin - j));
+            break;
+        }
         mth__error_tensor(s, mth__value_text(n->in[j]));
     }
     return s;
 }
-mth_status mth__row_error(const mth__node *n, char *what, char *fix) { return dress(FAIL(MTH_ERROR_VALUE, what, fix), n); }
-mth_status mth__row_type_error(const mth__node *n, char *what, char *fix) { return dress(FAIL(MTH_ERROR_TYPE, what, fix), n); }
+mth_status mth__row_error(const mth__node *n, char *what, char *fix) {
+    return dress(FAIL(MTH_ERROR_VALUE, what, fix), n);
+}
+mth_status mth__row_type_error(const mth__node *n, char *what, char *fix) {
+    return dress(FAIL(MTH_ERROR_TYPE, what, fix), n);
+}
 
 mth_status mth__row_dimension(const mth__node *n, const char *what, int64_t dimension) {
     int rank = n->in[0]->shape.rank;
     if (dimension >= 0 && dimension < rank) return NULL;
     char room[24];
     if (rank == 0)
-        return mth__row_error(n, F("%s of %s is %lld, but %s has no dimension", what, n->op->name, (long long)dimension,
-            mth__arg_name(n->op, 0, room)), F("give a tensor with at least one dimension"));
-    return mth__row_error(n, F("%s of %s is %lld, outside the %d dimensions of %s", what, n->op->name, (long long)dimension, rank,
-        mth__arg_name(n->op, 0, room)),
-                          F("give a dimension from 0 to %d", rank - 1));
+        return mth__row_error(n,
+            F("%s of %s is %lld, but %s has no dimension", what, n->op->name, (long long)dimension,
+                mth__arg_name(n->op, 0, room)),
+            F("give a tensor with at least one dimension"));
+    return mth__row_error(n,
+        F("%s of %s is %lld, outside the %d dimensions of %s", what, n->op->name, (long long)dimension, rank,
+            mth__arg_name(n->op, 0, room)),
+        F("give a dimension from 0 to %d", rank - 1));
 }
 mth_status mth__row_rank(const mth__node *n, int j, int rank) {
     if (n->in[j]->shape.rank == rank) return NULL;
     char room[24];
-    return mth__row_error(n, F("%s of %s has %d dimensions, not %d", mth__arg_name(n->op, j, room), n->op->name, n->in[j]->shape.rank,
-        rank), F("give a tensor of %d dimensions", rank));
+    return mth__row_error(n,
+        F("%s of %s has %d dimensions, not %d", mth__arg_name(n->op, j, room), n->op->name, n->in[j]->shape.rank, rank),
+        F("give a tensor of %d dimensions", rank));
 }
 
 static mth_status check_dtypes(const mth__node *n) {
@@ -78,26 +91,33 @@ static mth_status check_dtypes(const mth__node *n) {
         if (op->any_args >> j & 1) {
             bool same = op->linear == MTH__LINEAR_JOINT && t != n->in[0]->dtype;
             if (same)
-                return mth__row_type_error(n, F("the operands of %s have two dtypes, %s and %s", op->name, mth_dtype_name(n->in[0]->dtype),
-                    mth_dtype_name(t)),
-                                           F("give all of them as %s", mth_dtype_name(n->in[0]->dtype)));
+                return mth__row_type_error(n,
+                    F("the operands of %s have two dtypes, %s and %s", op->name, mth_dtype_name(n->in[0]->dtype),
+                        mth_dtype_name(t)),
+                    F("give all of them as %s", mth_dtype_name(n->in[0]->dtype)));
             continue;
         }
         if (op->index_args >> j & 1) {
             bool wide = op->flags & MTH__WIDE_IDS;
             if (t != MTH_INT32 && !(wide && t == MTH_INT64))
-                return mth__row_type_error(n, F("%s of %s is %s, it takes %s", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t),
-                    wide ? "int32 or int64" : "int32"), F("give it as int32"));
+                return mth__row_type_error(n,
+                    F("%s of %s is %s, it takes %s", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t),
+                        wide ? "int32 or int64" : "int32"),
+                    F("give it as int32"));
             continue;
         }
         if (!mth__is_float(t))
-            return mth__row_type_error(n, F("%s of %s is %s, it takes floating values", mth__arg_name(op, j, room[0]), op->name,
-                mth_dtype_name(t)), F("give it as float32"));
-        if (first < 0) first = j;
+            return mth__row_type_error(n,
+                F("%s of %s is %s, it takes floating values", mth__arg_name(op, j, room[0]), op->name,
+                    mth_dtype_name(t)),
+                F("give it as float32"));
+        if (first < 0)
+            first = j;
         else if (t != n->in[first]->dtype)
-            return mth__row_type_error(n, F("%s of %s is %s, %s is %s", mth__arg_name(op, first, room[0]), op->name,
-                mth_dtype_name(n->in[first]->dtype), mth__arg_name(op, j, room[1]), mth_dtype_name(t)),
-                                       F("give both as %s", mth_dtype_name(n->in[first]->dtype)));
+            return mth__row_type_error(n,
+                F("%s of %s is %s, %s is %s", mth__arg_name(op, first, room[0]), op->name,
+                    mth_dtype_name(n->in[first]->dtype), mth__arg_name(op, j, room[1]), mth_dtype_name(t)),
+                F("give both as %s", mth_dtype_name(n->in[first]->dtype)));
     }
     return NULL;
 }
@@ -122,8 +142,9 @@ static mth_status check_count(const mth__op *op, int nin, const char *module) {
     if (nin >= least && nin <= most) return NULL;
     const char *bound = most == least ? "" : nin < least ? "at least " : "at most ";
     int wanted = nin < least ? least : most;
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("%s takes %s%d operand%s, not %d", op->name, bound, wanted, wanted == 1 ? "" : "s", nin),
-                        F("give as many operands as %s has: %s", op->name, op->args ? op->args : "none"));
+    mth_status s = FAIL(MTH_ERROR_VALUE,
+        F("%s takes %s%d operand%s, not %d", op->name, bound, wanted, wanted == 1 ? "" : "s", nin),
+        F("give as many operands as %s has: %s", op->name, op->args ? op->args : "none"));
     return mth__error_operator(s, module ? module : op->name);
 }
 
@@ -132,11 +153,13 @@ static mth_status check_accumulators(const mth__node *n) {
         const int j = mth__accumulator(n->op, n->nin, k);
         if (j < 0) continue;
         if (!mth__is_float(n->out[k]->dtype))
-            return mth__row_type_error(n, F("result %d of %s is to be added to a sum, and is %s", k, n->op->name,
-                mth_dtype_name(n->out[k]->dtype)), F("add floating values alone"));
+            return mth__row_type_error(n,
+                F("result %d of %s is to be added to a sum, and is %s", k, n->op->name,
+                    mth_dtype_name(n->out[k]->dtype)),
+                F("add floating values alone"));
         if (!mth__shape_equal(n->in[j]->shape, n->out[k]->shape) || n->in[j]->dtype != n->out[k]->dtype)
-            return mth__row_error(
-                n, F("result %d of %s and the sum to add it to differ in shape or dtype", k, n->op->name),
+            return mth__row_error(n,
+                F("result %d of %s and the sum to add it to differ in shape or dtype", k, n->op->name),
                 F("give a sum of the result's shape and dtype"));
     }
     return NULL;
@@ -157,7 +180,8 @@ mth_status mth__op_infer(mth__node *n) {
     return n->accumulates ? check_accumulators(n) : NULL;
 }
 
-mth_status mth__build(mth__builder *b, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
+mth_status mth__build(
+    mth__builder *b, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
     int nout = count_results(op->results);
     TRY(check_count(op, nin, b->module));
     mth__arena *arena = b->graph->arena;
@@ -194,7 +218,8 @@ mth_status mth__build(mth__builder *b, const mth__op *op, const mth__attrs *attr
     return NULL;
 }
 
-mth_status mth__build_n(mth__builder *b, const char *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
+mth_status mth__build_n(
+    mth__builder *b, const char *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
     const mth__op *row = mth__op_find(op);
     if (!row) return INTERNAL("the catalog has no operator '%s'", op);
     return mth__build(b, row, attrs, nin, in, out);
@@ -202,11 +227,12 @@ mth_status mth__build_n(mth__builder *b, const char *op, const mth__attrs *attrs
 mth_status mth__build1(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value **out) {
     return mth__build_n(b, op, attrs, 1, (mth__value *[]){x}, out);
 }
-mth_status mth__build2(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value **out) {
+mth_status mth__build2(
+    mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value **out) {
     return mth__build_n(b, op, attrs, 2, (mth__value *[]){x, y}, out);
 }
-mth_status mth__build3(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, mth__value *z,
-    mth__value **out) {
+mth_status mth__build3(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y,
+    mth__value *z, mth__value **out) {
     return mth__build_n(b, op, attrs, 3, (mth__value *[]){x, y, z}, out);
 }
 mth_status mth__build_contract(mth__builder *b, const char *spec, mth__value *x, mth__value *y, mth__value **out) {
@@ -214,7 +240,10 @@ mth_status mth__build_contract(mth__builder *b, const char *spec, mth__value *x,
     return mth__build(b, &mth__op_contract, &a, 2, (mth__value *[]){x, y}, out);
 }
 mth_status mth__build_shaped(mth__builder *b, const char *op, mth__value *x, mth__shape shape, mth__value **out) {
-    if (mth__shape_equal(x->shape, shape)) { *out = x; return NULL; }
+    if (mth__shape_equal(x->shape, shape)) {
+        *out = x;
+        return NULL;
+    }
     mth__attrs a = {.i = {shape.rank}};
     for (int d = 0; d < shape.rank; d++) a.i[1 + d] = shape.dim[d];
     return mth__build1(b, op, &a, x, out);
@@ -224,25 +253,35 @@ mth_status mth__build_scale(mth__builder *b, mth__value *x, double by, mth__valu
 }
 
 mth_status mth__build_unbroadcast(mth__builder *b, mth__value *v, mth__shape shape, mth__value **out) {
-    if (mth__shape_equal(v->shape, shape)) { *out = v; return NULL; }
+    if (mth__shape_equal(v->shape, shape)) {
+        *out = v;
+        return NULL;
+    }
     int extra = v->shape.rank - shape.rank;
     int64_t leading = ((int64_t)1 << extra) - 1, bits = leading;
     for (int d = 0; d < shape.rank; d++)
         if (shape.dim[d] == 1 && v->shape.dim[d + extra] != 1) bits |= (int64_t)1 << (d + extra);
-    mth__attrs a = {.i = {bits, bits != leading}}; /* where only leading dimensions go, the sum has the shape already */
+    /* where only leading dimensions go, the sum has the shape already */
+    mth__attrs a = {.i = {bits, bits != leading}};
     if (bits) TRY(mth__build(b, &mth__op_reduce_sum, &a, 1, &v, &v));
     return mth__build_shaped(b, "reshape", v, shape, out);
 }
 
 /* ---------------------------------------------------------------- what gradients share */
 mth_status mth__grad_none(mth__builder *b, const mth__node *n, mth__value *const *dout, mth__value **din) {
-    (void)b; (void)n; (void)dout; (void)din;
+    (void)b;
+    (void)n;
+    (void)dout;
+    (void)din;
     return NULL;
 }
 mth_status mth__grad_only_first(const mth__node *n, mth__value *const *dout) {
     for (int k = 1; k < n->nout; k++)
         if (dout[k])
-            return dress(FAIL(MTH_ERROR_UNSUPPORTED, F("result %d of %s (%s) has no gradient: it serves the backward pass alone", k,
-                n->op->name, n->op->results), F("use its first result alone")), n);
+            return dress(FAIL(MTH_ERROR_UNSUPPORTED,
+                             F("result %d of %s (%s) has no gradient: it serves the backward pass alone", k,
+                                 n->op->name, n->op->results),
+                             F("use its first result alone")),
+                n);
     return NULL;
 }

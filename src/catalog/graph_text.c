@@ -1,5 +1,6 @@
 /* The dump of a graph, one node a line, in columns that a diff keeps apart:
- *     %7 = matmul(%4, linear_0.weight) axis=1    | float32 (8, 64) (None, 0) over mesh (4,) | linear_0 stage 0 | from %4 by factor o */
+ *     %7 = matmul(%4, linear_0.weight) axis=1    | float32 (8, 64) (None, 0) over mesh (4,) | linear_0 stage 0 | from
+ *     %4 by factor o */
 #include "catalog/op.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@ static void add_source(mth__text *t, const char *kind, const mth__value *v) {
     mth__text_add(t, "\n");
 }
 
-/* "axis:i0, epsilon:f0, spec:s": each name with the slot where it stands. What is 0 is left out, as in the text of a program. */
+/* "axis:i0, epsilon:f0, spec:s": each name with the slot where it stands. What is 0 is left out, as in the text of a
+ * program. */
 static void add_attrs(mth__text *t, const mth__node *n) {
     for (const char *s = n->op->attr_names; s && *s; s += strcspn(s, ","), s += strspn(s, ", ")) {
         int name = (int)strcspn(s, ":");
@@ -63,13 +65,14 @@ static void add_node(mth__text *t, const mth__node *n) {
     add_origin(t, n->out[0]);
     for (int i = 0; n->need && i < n->nin; i++)
         if (!n->in[i]->sharding.on || !mth__sharding_equal(&n->need[i], &n->in[i]->sharding, n->in[i]->shape.rank))
-            mth__text_add(
-                t, " | wants %s %s", mth__value_label(t->arena, n->in[i]), mth__where_text(t->arena, &n->need[i], n->in[i]->shape.rank));
+            mth__text_add(t, " | wants %s %s", mth__value_label(t->arena, n->in[i]),
+                mth__where_text(t->arena, &n->need[i], n->in[i]->shape.rank));
     mth__text_add(t, "\n");
 }
 
 void mth__graph_print(mth__text *t, const mth__graph *g) {
-    mth__text_add(t, "%s: %zu nodes, %d values\n", mth__placement_text(t->arena, mth__place_whole(g->mesh)), g->node.n, g->values);
+    mth__text_add(t, "%s: %zu nodes, %d values\n", mth__placement_text(t->arena, mth__place_whole(g->mesh)), g->node.n,
+        g->values);
     for (size_t i = 0; i < g->input.n; i++) add_source(t, "input", g->input.at[i]);
     for (size_t i = 0; i < g->parameter.n; i++) add_source(t, "parameter", g->parameter.at[i]);
     for (size_t i = 0; i < g->seed.n; i++) add_source(t, "seed", g->seed.at[i]);
@@ -78,13 +81,14 @@ void mth__graph_print(mth__text *t, const mth__graph *g) {
         mth__text_add(t, "region %zu %s: %d stages, %s, microbatch size %d", i, r->name, r->stages,
             r->schedule == MTH__1F1B ? "1f1b" : "gpipe", r->microbatch_size);
         for (int s = 0; r->stage_on && s < r->stages; s++)
-            mth__text_add(t, "%s%s", s ? "; " : ", on ", r->stage_on[s] ? mth__placement_text(t->arena, r->stage_on[s]) : "?");
+            mth__text_add(
+                t, "%s%s", s ? "; " : ", on ", r->stage_on[s] ? mth__placement_text(t->arena, r->stage_on[s]) : "?");
         mth__text_add(t, "\n");
     }
     for (size_t i = 0; i < g->node.n; i++) add_node(t, g->node.at[i]);
     for (size_t i = 0; i < g->output.n; i++) {
         const mth__output *o = &g->output.at[i];
-        mth__text_add(t, "%s %s = %s\n", o->is_gradient ? "gradient" : "output", o->is_gradient && o->of ? o->of : o->name,
-            mth__value_label(t->arena, o->value));
+        mth__text_add(t, "%s %s = %s\n", o->is_gradient ? "gradient" : "output",
+            o->is_gradient && o->of ? o->of : o->name, mth__value_label(t->arena, o->value));
     }
 }

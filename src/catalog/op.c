@@ -49,7 +49,10 @@ int mth__rule_factor(mth__rule *r, int64_t size, mth__factor_kind kind) {
 }
 
 static void clear(int8_t *factor, int32_t *unit, int rank) {
-    for (int d = 0; d < rank; d++) { factor[d] = -1; unit[d] = 1; }
+    for (int d = 0; d < rank; d++) {
+        factor[d] = -1;
+        unit[d] = 1;
+    }
 }
 void mth__rule_begin(const mth__node *n, mth__rule *r) {
     r->n = 0;
@@ -62,12 +65,15 @@ void mth__rule_along(const mth__node *n, unsigned whole, mth__rule *r) {
     mth__shape s = n->out[0]->shape;
     for (int d = 0; d < s.rank; d++) {
         int f = mth__rule_factor(r, s.dim[d], whole >> d & 1 ? MTH__WHOLE : MTH__PASS);
-        for (int j = 0; j < n->nin; j++) if (d < n->in[j]->shape.rank) r->in[j][d] = (int8_t)f;
-        for (int k = 0; k < n->nout; k++) if (d < n->out[k]->shape.rank) r->out[k][d] = (int8_t)f;
+        for (int j = 0; j < n->nin; j++)
+            if (d < n->in[j]->shape.rank) r->in[j][d] = (int8_t)f;
+        for (int k = 0; k < n->nout; k++)
+            if (d < n->out[k]->shape.rank) r->out[k][d] = (int8_t)f;
     }
 }
 
-/* "*": NumPy's broadcasting. Dimensions are aligned at the right; one of size 1 against a larger one belongs to no factor. */
+/* "*": NumPy's broadcasting. Dimensions are aligned at the right; one of size 1 against a larger one belongs to no
+ * factor. */
 static void broadcasting(const mth__node *n, mth__rule *r) {
     mth__shape s = n->out[0]->shape;
     mth__rule_begin(n, r);
@@ -83,17 +89,28 @@ static void broadcasting(const mth__node *n, mth__rule *r) {
 }
 
 /* One operand of a spec: [begin, end) are letters, before them an ellipsis or not. */
-typedef struct { const char *begin, *end; bool ellipsis; } term;
+typedef struct {
+    const char *begin, *end;
+    bool ellipsis;
+} term;
 static term next_term(const char **at) {
     term t = {*at, *at, false};
-    if (t.begin[0] == '.') { t.ellipsis = true; t.begin += 3; }
+    if (t.begin[0] == '.') {
+        t.ellipsis = true;
+        t.begin += 3;
+    }
     for (t.end = t.begin; *t.end && *t.end != ',' && *t.end != '-'; t.end++) {}
     *at = *t.end == ',' ? t.end + 1 : t.end;
     return t;
 }
 static const char *after_arrow(const char *factors) { return strstr(factors, "->") + 2; }
 
-typedef struct { int8_t of[128]; int8_t ellipsis[MTH__RANK]; mth__rule *rule; const mth__letters *letters; } binding;
+typedef struct {
+    int8_t of[128];
+    int8_t ellipsis[MTH__RANK];
+    mth__rule *rule;
+    const mth__letters *letters;
+} binding;
 
 static mth__factor_kind kind_of(const mth__letters *l, char letter) {
     if (l->sum && strchr(l->sum, letter)) return MTH__SUM;
@@ -111,7 +128,8 @@ static int tie(binding *b, term t, mth__shape s, int8_t *factor, int32_t *unit) 
             char letter = d < before ? '.' : t.begin[d - before];
             *f = (int8_t)mth__rule_factor(r, s.dim[d], kind_of(b->letters, letter));
             r->factor[*f].letter = d < before ? (char)('0' + d) : letter;
-        } else if (r->factor[*f].size != s.dim[d] && wrong < 0) wrong = d;
+        } else if (r->factor[*f].size != s.dim[d] && wrong < 0)
+            wrong = d;
         factor[d] = *f;
         unit[d] = 1;
     }
@@ -119,7 +137,10 @@ static int tie(binding *b, term t, mth__shape s, int8_t *factor, int32_t *unit) 
 }
 
 void mth__rule_from(const mth__node *n, const mth__letters *l, mth__rule *r) {
-    if (l->factors[0] == '*') { broadcasting(n, r); return; }
+    if (l->factors[0] == '*') {
+        broadcasting(n, r);
+        return;
+    }
     binding b = {.rule = r, .letters = l};
     memset(b.of, -1, sizeof b.of);
     memset(b.ellipsis, -1, sizeof b.ellipsis);
@@ -134,8 +155,10 @@ void mth__op_rule(const mth__node *n, mth__rule *r) {
     const mth__op *op = n->op;
     mth__node row = *n;
     row.nin = mth__row_operands(op, n->nin, n->accumulates);
-    if (op->rule) op->rule(&row, r);
-    else mth__rule_from(&row, &(mth__letters){op->factors, op->sum, op->max, op->whole}, r);
+    if (op->rule)
+        op->rule(&row, r);
+    else
+        mth__rule_from(&row, &(mth__letters){op->factors, op->sum, op->max, op->whole}, r);
     for (int k = 0; n->accumulates && k < n->nout; k++) {
         const int j = mth__accumulator(op, n->nin, k);
         if (j < 0) continue;
@@ -149,17 +172,22 @@ static mth_status infer_broadcast(mth__node *n) {
     mth__shape s = n->in[0]->shape;
     for (int j = 1; j < n->nin; j++) {
         mth__shape a = s, b = n->in[j]->shape;
-        if (a.rank < b.rank) { mth__shape t = a; a = b; b = t; }
+        if (a.rank < b.rank) {
+            mth__shape t = a;
+            a = b;
+            b = t;
+        }
         s = a;
         for (int d = 0; d < b.rank; d++) {
             int64_t *have = &s.dim[a.rank - b.rank + d], other = b.dim[d];
             if (*have == other || other == 1) continue;
             if (*have != 1)
                 return mth__row_error(n,
-                    F("the operands of %s can't be broadcast together: counted from the last dimension, number %d is %lld in one and %lld "
-                    "in another",
-                                           n->op->name, b.rank - d, (long long)*have, (long long)other),
-                                      F("give operands whose dimensions, aligned at the right, are equal or 1"));
+                    F("the operands of %s can't be broadcast together: counted from the last dimension, number %d is "
+                      "%lld in one and %lld "
+                      "in another",
+                        n->op->name, b.rank - d, (long long)*have, (long long)other),
+                    F("give operands whose dimensions, aligned at the right, are equal or 1"));
             *have = other;
         }
     }
@@ -175,9 +203,10 @@ static mth_status contradiction(const mth__node *n, const mth__rule *r, const ch
             if (r->in[i][e] != f) continue;
             const char *first = mth__arg_name(n->op, i, room[0]), *second = mth__arg_name(n->op, j, room[1]);
             long long x = (long long)n->in[i]->shape.dim[e], y = (long long)n->in[j]->shape.dim[d];
-            return mth__row_error(n, F("dimension %d of %s is %lld, dimension %d of %s is %lld: %s needs them equal (%s)", e, first, x, d,
-                second, y, n->op->name, factors),
-                                  F("make dimension %d of %s %lld, or dimension %d of %s %lld", d, second, x, e, first, y));
+            return mth__row_error(n,
+                F("dimension %d of %s is %lld, dimension %d of %s is %lld: %s needs them equal (%s)", e, first, x, d,
+                    second, y, n->op->name, factors),
+                F("make dimension %d of %s %lld, or dimension %d of %s %lld", d, second, x, e, first, y));
         }
     return mth__row_error(n, F("two dimensions of operand %d of %s, tied by %s, differ", j, n->op->name, factors),
         F("give a tensor in which they are equal"));
@@ -199,17 +228,22 @@ mth_status mth__infer_from(mth__node *n, const char *factors) {
         char room[2][24];
         if (before < 0 || (before > 0 && !t.ellipsis)) {
             int letters = (int)(t.end - t.begin);
-            return mth__row_error(n, F("%s of %s has %d dimensions; %s needs %s%d", mth__arg_name(n->op, j, room[0]), n->op->name,
-                n->in[j]->shape.rank, factors, t.ellipsis ? "at least " : "", letters),
-                                  F("give a tensor of %s%d dimensions", t.ellipsis ? "at least " : "", letters));
+            return mth__row_error(n,
+                F("%s of %s has %d dimensions; %s needs %s%d", mth__arg_name(n->op, j, room[0]), n->op->name,
+                    n->in[j]->shape.rank, factors, t.ellipsis ? "at least " : "", letters),
+                F("give a tensor of %s%d dimensions", t.ellipsis ? "at least " : "", letters));
         }
         if (t.ellipsis && ellipsis >= 0 && before != ellipsis) {
             int wanted = ellipsis + (int)(t.end - t.begin);
-            return mth__row_error(n, F("%s of %s has %d dimensions, but with %s as it is it needs %d (%s)",
-                mth__arg_name(n->op, j, room[0]), n->op->name, n->in[j]->shape.rank,
-                                       mth__arg_name(n->op, first, room[1]), wanted, factors), F("give a tensor of %d dimensions", wanted));
+            return mth__row_error(n,
+                F("%s of %s has %d dimensions, but with %s as it is it needs %d (%s)", mth__arg_name(n->op, j, room[0]),
+                    n->op->name, n->in[j]->shape.rank, mth__arg_name(n->op, first, room[1]), wanted, factors),
+                F("give a tensor of %d dimensions", wanted));
         }
-        if (t.ellipsis && ellipsis < 0) { ellipsis = before; first = j; }
+        if (t.ellipsis && ellipsis < 0) {
+            ellipsis = before;
+            first = j;
+        }
         int wrong = tie(&b, t, n->in[j]->shape, r.in[j], r.in_unit[j]);
         if (wrong >= 0) return contradiction(n, &r, factors, j, wrong);
     }
@@ -231,13 +265,18 @@ mth_status mth__infer_from(mth__node *n, const char *factors) {
 }
 
 mth_status mth__infer_same(mth__node *n) {
-    for (int k = 0; k < n->nout; k++) { n->out[k]->shape = n->in[0]->shape; n->out[k]->dtype = n->in[0]->dtype; }
+    for (int k = 0; k < n->nout; k++) {
+        n->out[k]->shape = n->in[0]->shape;
+        n->out[k]->dtype = n->in[0]->dtype;
+    }
     return NULL;
 }
 
 /* ---------------------------------------------------------------- flops */
 double mth__flops_none(const mth__node *n, const mth__shape *in, const mth__shape *out) {
-    (void)n; (void)in; (void)out;
+    (void)n;
+    (void)in;
+    (void)out;
     return 0;
 }
 double mth__op_flops(const mth__node *n, const mth__shape *in, const mth__shape *out) {

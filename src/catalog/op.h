@@ -2,9 +2,9 @@
  *
  *     matmul "...bi,io->...bo", sum "i":  letters are factors; a letter shared by operands ties their dimensions.
  *
- * A factor may be split over devices. PASS: each device computes its part. SUM/MAX: outputs that lack the letter become partial, to be
- * combined. WHOLE: may not be split. `unit`: elements of this operand's dimension per element of the factor (reshape: a dimension of
- * heads*width is `width` units of the factor heads). */
+ * A factor may be split over devices. PASS: each device computes its part. SUM/MAX: outputs that lack the letter become
+ * partial, to be combined. WHOLE: may not be split. `unit`: elements of this operand's dimension per element of the
+ * factor (reshape: a dimension of heads*width is `width` units of the factor heads). */
 #ifndef MTH__OP_H
 #define MTH__OP_H
 #include "base/graph.h"
@@ -14,56 +14,66 @@ typedef enum { MTH__PASS, MTH__SUM, MTH__MAX, MTH__WHOLE } mth__factor_kind;
 enum { MTH__FACTORS = 20 };
 typedef struct {
     int n;
-    struct { int64_t size; mth__factor_kind kind; char letter; } factor[MTH__FACTORS];
+    struct {
+        int64_t size;
+        mth__factor_kind kind;
+        char letter;
+    } factor[MTH__FACTORS];
     /* dimension -> factor, or -1 (size 1, broadcast); set for the node's own operands and results */
     int8_t in[MTH__MAX_IN][MTH__RANK], out[MTH__MAX_OUT][MTH__RANK];
     int32_t in_unit[MTH__MAX_IN][MTH__RANK], out_unit[MTH__MAX_OUT][MTH__RANK]; /* >= 1 */
 } mth__rule;
 
-/* How partial sums pass: NONE: operands must be whole sums. EACH: linear in each operand of `linear` by itself (mul, contract, reshape).
-   JOINT: all operands of `linear` together (add, concat): all partial over the same axes, or none. */
+/* How partial sums pass: NONE: operands must be whole sums. EACH: linear in each operand of `linear` by itself (mul,
+   contract, reshape). JOINT: all operands of `linear` together (add, concat): all partial over the same axes, or none.
+ */
 typedef enum { MTH__LINEAR_NONE, MTH__LINEAR_EACH, MTH__LINEAR_JOINT } mth__linear;
 /* Where the kernels read: an elementwise row may write over an operand of the same size; an alias row moves no data. */
 enum {
     MTH__ELEMENTWISE = 1,
     MTH__ALIAS = 2,
-    MTH__NEEDS_START = 4,  /* the result depends on where the shard lies (causal, gather by id, dropout) */
+    MTH__NEEDS_START = 4, /* the result depends on where the shard lies (causal, gather by id, dropout) */
     MTH__COMM = 8,
-    MTH__FREE = 16,        /* costs nothing worth planning for */
-    MTH__WIDE_IDS = 32     /* integer operands may be int64 */
+    MTH__FREE = 16,    /* costs nothing worth planning for */
+    MTH__WIDE_IDS = 32 /* integer operands may be int64 */
 };
 
 struct mth__op {
     const char *name;
-    const char *args;          /* operand names, "x, weight"; a name ending in ? may be absent (nin smaller), one in * repeats */
-    const char *results;       /* "y", or "y, lse" */
-    const char *attr_names;    /* "axis:i0, epsilon:f0, spec:s": documentation and text; NULL: none */
-    const char *factors;       /* "...i,io->...o"; "*" = elementwise with broadcasting; NULL: `rule` */
+    /* operand names, "x, weight"; a name ending in ? may be absent (nin smaller), one in * repeats */
+    const char *args;
+    const char *results;           /* "y", or "y, lse" */
+    const char *attr_names;        /* "axis:i0, epsilon:f0, spec:s": documentation and text; NULL: none */
+    const char *factors;           /* "...i,io->...o"; "*" = elementwise with broadcasting; NULL: `rule` */
     const char *sum, *max, *whole; /* letters */
-    mth__linear linear; uint64_t linear_args; /* bits of operands */
+    mth__linear linear;
+    uint64_t linear_args; /* bits of operands */
     unsigned flags;
-    /* Sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs. NULL: from factors. A dtype that it leaves is that of
-       the first floating operand, else of operand 0. */
+    /* Sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs. NULL: from factors. A dtype that it
+       leaves is that of the first floating operand, else of operand 0. */
     mth_status (*infer)(mth__node *);
     void (*rule)(const mth__node *, mth__rule *);
-    /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and builder->wanted has
-       its bit. NULL: there is none (rows that are gradients themselves, communication); a constant's (equal, stop) sets nothing. */
+    /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and
+       builder->wanted has its bit. NULL: there is none (rows that are gradients themselves, communication); a
+       constant's (equal, stop) sets nothing. */
     mth_status (*grad)(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
     /* Of local shapes. NULL: elements of the largest output. */
     double (*flops)(const mth__node *, const mth__shape *in, const mth__shape *out);
-    const char *doc;           /* one sentence with the formula */
-    uint64_t index_args;       /* bits of operands that are integers: int32, with WIDE_IDS int64 too; others are floating, of one dtype */
-    const char *index_name;    /* what such an operand holds, "token id", where the run checks it */
-    uint64_t any_args;         /* bits of operands of any dtype: rows that move data, masks */
-    unsigned accumulates;      /* bits of results that a node may add to sums so far (mth__node.accumulates) */
-    int row;                   /* MTH__ROW_* */
+    const char *doc; /* one sentence with the formula */
+    /* bits of operands that are integers: int32, with WIDE_IDS int64 too; others are floating, of one dtype */
+    uint64_t index_args;
+    const char *index_name; /* what such an operand holds, "token id", where the run checks it */
+    uint64_t any_args;      /* bits of operands of any dtype: rows that move data, masks */
+    unsigned accumulates;   /* bits of results that a node may add to sums so far (mth__node.accumulates) */
+    int row;                /* MTH__ROW_* */
 };
 
-const mth__op *mth__op_find(const char *name);       /* NULL: none */
+const mth__op *mth__op_find(const char *name); /* NULL: none */
 size_t mth__op_count(void);
 const mth__op *mth__op_at(size_t i);
-int mth__op_index(const mth__op *);                  /* for engines' tables; see catalog/rows.h for the enum */
-void mth__op_rule(const mth__node *, mth__rule *);   /* the row's rule for this node (`rule`, or parsed from factors) */
+int mth__op_index(const mth__op *); /* for engines' tables; see catalog/rows.h for the enum */
+/* the row's rule for this node (`rule`, or parsed from factors) */
+void mth__op_rule(const mth__node *, mth__rule *);
 /* An accumulating node or instruction has operands behind those of its row: sums so far, one for each result in
    op->accumulates, in order. Such a result is what the row computes, added to its sum so far; the two have one dtype,
    shape and sharding. */
@@ -83,18 +93,22 @@ void mth__graph_print(mth__text *, const mth__graph *); /* graph_text.c: the dum
 /* ---- builder: makes nodes, infers shapes at once, names the module at fault in errors */
 struct mth__builder {
     mth__graph *graph;
-    const char *module, *source;   /* of the nodes being made */
+    const char *module, *source; /* of the nodes being made */
     const mth__placement *on;
     int region, stage, microbatch;
     bool backward;
-    uint64_t wanted;               /* for a row's grad: bits of the operands whose gradients are wanted */
+    uint64_t wanted; /* for a row's grad: bits of the operands whose gradients are wanted */
 };
 /* Makes a node of `op`; out: all its results, in order. attrs may be NULL. On failure the graph is as before. */
-mth_status mth__build(mth__builder *, const mth__op *op, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
+mth_status mth__build(
+    mth__builder *, const mth__op *op, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
 mth_status mth__build1(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value **out);
-mth_status mth__build2(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value **out);
-mth_status mth__build3(mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value *c, mth__value **out);
-mth_status mth__build_contract(mth__builder *, const char *spec, mth__value *a, mth__value *b, mth__value **out); /* "bsi,io->bso" */
+mth_status mth__build2(
+    mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value **out);
+mth_status mth__build3(
+    mth__builder *, const char *op, const mth__attrs *, mth__value *a, mth__value *b, mth__value *c, mth__value **out);
+/* "bsi,io->bso" */
+mth_status mth__build_contract(mth__builder *, const char *spec, mth__value *a, mth__value *b, mth__value **out);
 /* Sums v down to `shape` (undoes broadcasting): the gradient of a broadcast operand. */
 mth_status mth__build_unbroadcast(mth__builder *, mth__value *v, mth__shape shape, mth__value **out);
 #endif

@@ -12,36 +12,44 @@ MTH__ROWS(X)
 #define ALL_ARGS UINT64_MAX
 
 /* ---- rules. Letters of `sum`, `max` and `whole`; in them "..." stands for all dimensions of an ellipsis. */
-typedef struct { const char *factors, *sum, *max, *whole; } mth__letters;
+typedef struct {
+    const char *factors, *sum, *max, *whole;
+} mth__letters;
 void mth__rule_from(const mth__node *, const mth__letters *, mth__rule *);
-void mth__rule_begin(const mth__node *, mth__rule *);  /* no factor, every dimension -1 in units of 1 */
+void mth__rule_begin(const mth__node *, mth__rule *);              /* no factor, every dimension -1 in units of 1 */
 int mth__rule_factor(mth__rule *, int64_t size, mth__factor_kind); /* a new one; its index */
-/* Every dimension d of every operand and result is one factor; those in the bits `whole` are WHOLE. For rows whose tensors correspond
-   dimension by dimension. */
+/* Every dimension d of every operand and result is one factor; those in the bits `whole` are WHOLE. For rows whose
+   tensors correspond dimension by dimension. */
 void mth__rule_along(const mth__node *, unsigned whole, mth__rule *);
 
 /* ---- shapes. Result dimensions that no operand has stay 0, for the caller to set. */
 mth_status mth__infer_from(mth__node *, const char *factors);
-mth_status mth__infer_same(mth__node *);               /* every result is as operand 0 */
+mth_status mth__infer_same(mth__node *); /* every result is as operand 0 */
 
 /* ---- checks of attributes and operands; their errors carry all operands of the node */
-const char *mth__arg_name(const mth__op *, int j, char room[24]); /* "weight" */
-mth_status mth__row_error(const mth__node *, char *what, char *fix);       /* VALUE; takes the texts */
-mth_status mth__row_type_error(const mth__node *, char *what, char *fix);  /* TYPE */
-mth_status mth__row_dimension(const mth__node *, const char *what, int64_t dimension); /* of operand 0: 0 <= dimension < rank */
+const char *mth__arg_name(const mth__op *, int j, char room[24]);         /* "weight" */
+mth_status mth__row_error(const mth__node *, char *what, char *fix);      /* VALUE; takes the texts */
+mth_status mth__row_type_error(const mth__node *, char *what, char *fix); /* TYPE */
+/* of operand 0: 0 <= dimension < rank */
+mth_status mth__row_dimension(const mth__node *, const char *what, int64_t dimension);
 mth_status mth__row_rank(const mth__node *, int j, int rank);
 
 /* ---- gradients and flops */
 #define UNUSED __attribute__((unused))
-#define GRAD(id) \
-    static mth_status grad_##id(UNUSED mth__builder *b, UNUSED const mth__node *n, UNUSED mth__value *const *dout, UNUSED mth__value **din)
-#define FLOPS(id) static double flops_##id(UNUSED const mth__node *n, UNUSED const mth__shape *in, UNUSED const mth__shape *out)
-double mth__flops_none(const mth__node *, const mth__shape *in, const mth__shape *out); /* 0: rows that compute nothing */
+#define GRAD(id)                                                                                                       \
+    static mth_status grad_##id(                                                                                       \
+        UNUSED mth__builder *b, UNUSED const mth__node *n, UNUSED mth__value *const *dout, UNUSED mth__value **din)
+#define FLOPS(id)                                                                                                      \
+    static double flops_##id(UNUSED const mth__node *n, UNUSED const mth__shape *in, UNUSED const mth__shape *out)
+/* 0: rows that compute nothing */
+double mth__flops_none(const mth__node *, const mth__shape *in, const mth__shape *out);
 /* Of a constant: nothing flows. */
 mth_status mth__grad_none(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
 /* UNSUPPORTED where a result behind the first has a gradient. */
 mth_status mth__grad_only_first(const mth__node *, mth__value *const *dout);
-mth_status mth__build_n(mth__builder *, const char *op, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
-mth_status mth__build_shaped(mth__builder *, const char *op /* reshape, broadcast_to */, mth__value *, mth__shape, mth__value **out);
+mth_status mth__build_n(
+    mth__builder *, const char *op, const mth__attrs *, int nin, mth__value *const *in, mth__value **out);
+mth_status mth__build_shaped(
+    mth__builder *, const char *op /* reshape, broadcast_to */, mth__value *, mth__shape, mth__value **out);
 mth_status mth__build_scale(mth__builder *, mth__value *, double by, mth__value **out);
 #endif

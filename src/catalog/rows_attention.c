@@ -1,9 +1,11 @@
-/* Attention in one row, so that no engine has to store the scores. g: groups of heads that share keys; r: query heads of a group. */
+/* Attention in one row, so that no engine has to store the scores. g: groups of heads that share keys; r: query heads
+ * of a group. */
 #include "catalog/row_tools.h"
 
 static mth_status infer_attention(mth__node *n) {
     if (n->nin > 3 && n->in[3]->dtype == MTH_INT64)
-        return mth__row_type_error(n, F("the mask of attention is int64"), F("give the mask as bool, int32 or float32"));
+        return mth__row_type_error(
+            n, F("the mask of attention is int64"), F("give the mask as bool, int32 or float32"));
     if (!(n->attrs.f[0] == n->attrs.f[0]))
         return mth__row_error(n, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
     return mth__infer_from(n, n->op->factors);
@@ -18,20 +20,26 @@ FLOPS(grad) { return 2.5 * products(n, in[0], in[1], in[2]); }
 
 GRAD(attention) {
     TRY(mth__grad_only_first(n, dout));
-    mth__value *in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], dout[0],
-        n->nin > 3 ? n->in[3] : NULL};
+    mth__value *in[] = {
+        n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], dout[0], n->nin > 3 ? n->in[3] : NULL};
     return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 8 : 7, in, din);
 }
 #define ATTENTION .attr_names = "causal:i0, scale:f0", .whole = "tde", .flags = MTH__NEEDS_START
 const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, most, sum",
-    .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention, .grad = grad_attention,
-    .flops = flops_attention, .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; most = the "
-        "largest score, sum = the sum of exp(score - most): apart, as their logarithm would lose the sum's digits beside a large score. "
-        "A query that sees no key, or scores of -inf alone, gives 0, most -inf and sum 0. Keys and values that a query does not see do not "
-        "reach it, NaN and infinities included."};
-const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, most, sum, do, mask?", .results = "dq, dk, dv",
-    .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr", ATTENTION,
-    .linear = MTH__LINEAR_EACH, .linear_args = 64, .any_args = 128, .flops = flops_grad,
-    .doc = "The gradients of attention: p = exp(scale * q k - most) / sum, dv = p do, ds = p * (do v - sum of p * (do v)), "
-        "dq = scale * ds k, dk = scale * ds q. The sum of p * (do v) may be taken as that of do * o. Sums are over the keys that a query "
+    .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention,
+    .grad = grad_attention, .flops = flops_attention,
+    .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; most = the "
+           "largest score, sum = the sum of exp(score - most): apart, as their logarithm would lose the sum's digits "
+           "beside a large score. "
+           "A query that sees no key, or scores of -inf alone, gives 0, most -inf and sum 0. Keys and values that a "
+           "query does not see do not "
+           "reach it, NaN and infinities included."};
+const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, most, sum, do, mask?",
+    .results = "dq, dk, dv", .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr",
+    ATTENTION, .linear = MTH__LINEAR_EACH, .linear_args = 64, .any_args = 128, .flops = flops_grad,
+    .doc =
+        "The gradients of attention: p = exp(scale * q k - most) / sum, dv = p do, ds = p * (do v - sum of p * (do "
+        "v)), "
+        "dq = scale * ds k, dk = scale * ds q. The sum of p * (do v) may be taken as that of do * o. Sums are over the "
+        "keys that a query "
         "sees, and a query whose do is 0 takes no part in them: NaN and infinities elsewhere do not reach a gradient."};

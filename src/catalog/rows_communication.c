@@ -1,16 +1,20 @@
-/* Communication: the same global value in another sharding. Made by reshard alone; the shardings of operand and result say all, the
-   attributes repeat it for the text. Never differentiated: gradients are made before shardings are. */
+/* Communication: the same global value in another sharding. Made by reshard alone; the shardings of operand and result
+   say all, the attributes repeat it for the text. Never differentiated: gradients are made before shardings are. */
 #include "catalog/row_tools.h"
 
-#define COMMUNICATION(id, attributes, text) const mth__op mth__op_##id = {ROW(id), .args = "x", .results = "y", .attr_names = attributes, \
-    .factors = "*", .flags = MTH__COMM, .any_args = 1, .infer = mth__infer_same, .flops = mth__flops_none, .doc = text}
+#define COMMUNICATION(id, attributes, text)                                                                            \
+    const mth__op mth__op_##id = {ROW(id), .args = "x", .results = "y", .attr_names = attributes, .factors = "*",      \
+        .flags = MTH__COMM, .any_args = 1, .infer = mth__infer_same, .flops = mth__flops_none, .doc = text}
 COMMUNICATION(all_reduce, "axes:i0", "Partial sums (or maxima) over mesh axes become whole on every device.");
 COMMUNICATION(all_gather, "axes:i0, dimension:i1", "A dimension split over mesh axes becomes whole on every device.");
-COMMUNICATION(reduce_scatter, "axes:i0, dimension:i1", "Partial sums over mesh axes become whole, each device keeping its part of a "
+COMMUNICATION(reduce_scatter, "axes:i0, dimension:i1",
+    "Partial sums over mesh axes become whole, each device keeping its part of a "
     "dimension.");
-COMMUNICATION(all_to_all, "axes:i0, split:i1, gathered:i2", "A dimension split over mesh axes becomes whole, another one split.");
-COMMUNICATION(transfer, NULL, "Each device takes the parts it lacks from devices that have them, between any placements.");
+COMMUNICATION(
+    all_to_all, "axes:i0, split:i1, gathered:i2", "A dimension split over mesh axes becomes whole, another one split.");
+COMMUNICATION(
+    transfer, NULL, "Each device takes the parts it lacks from devices that have them, between any placements.");
 COMMUNICATION(broadcast, NULL, "One device's value goes to all devices of another placement.");
-const mth__op mth__op_keep = {ROW(keep), .args = "x", .results = "y", .factors = "*", .flags = MTH__COMM | MTH__FREE, .any_args = 1,
-    .infer = mth__infer_same, .flops = mth__flops_none,
+const mth__op mth__op_keep = {ROW(keep), .args = "x", .results = "y", .factors = "*", .flags = MTH__COMM | MTH__FREE,
+    .any_args = 1, .infer = mth__infer_same, .flops = mth__flops_none,
     .doc = "Each device keeps its part of what it already holds: no communication."};

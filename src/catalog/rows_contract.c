@@ -4,12 +4,18 @@
 #include <string.h>
 
 /* "bsi,io->bso": where each of the three terms begins, and its length. */
-typedef struct { const char *at[3]; int n[3]; } spec_parts;
+typedef struct {
+    const char *at[3];
+    int n[3];
+} spec_parts;
 static spec_parts parts(const char *s) {
     const char *comma = strchr(s, ','), *arrow = strstr(comma, "->");
-    return (spec_parts){{s, comma + 1, arrow + 2}, {(int)(comma - s), (int)(arrow - comma - 1), (int)strlen(arrow + 2)}};
+    return (spec_parts){
+        {s, comma + 1, arrow + 2}, {(int)(comma - s), (int)(arrow - comma - 1), (int)strlen(arrow + 2)}};
 }
-static bool has(const spec_parts *p, int term, char letter) { return memchr(p->at[term], letter, (size_t)p->n[term]) != NULL; }
+static bool has(const spec_parts *p, int term, char letter) {
+    return memchr(p->at[term], letter, (size_t)p->n[term]) != NULL;
+}
 
 static bool well_formed(const char *s) {
     const char *comma = s ? strchr(s, ',') : NULL, *arrow = comma ? strstr(comma, "->") : NULL;
@@ -19,8 +25,9 @@ static bool well_formed(const char *s) {
         for (int i = 0; i < p.n[t]; i++) {
             char c = p.at[t][i];
             if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))) return false;
-            if (memchr(p.at[t], c, (size_t)i)) return false;                              /* twice in one term */
-            if (has(&p, 0, c) + has(&p, 1, c) + has(&p, 2, c) < 2) return false;  /* in one term alone */
+            /* twice in one term */
+            if (memchr(p.at[t], c, (size_t)i)) return false;
+            if (has(&p, 0, c) + has(&p, 1, c) + has(&p, 2, c) < 2) return false; /* in one term alone */
         }
     return true;
 }
@@ -58,6 +65,7 @@ GRAD(contract) {
     }
     return NULL;
 }
-const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attr_names = "spec:s", .linear = MTH__LINEAR_EACH,
-    .linear_args = 3, .infer = infer, .rule = rule, .grad = grad_contract, .flops = flops_contract, .accumulates = 1,
+const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attr_names = "spec:s",
+    .linear = MTH__LINEAR_EACH, .linear_args = 3, .infer = infer, .rule = rule, .grad = grad_contract,
+    .flops = flops_contract, .accumulates = 1,
     .doc = "Einstein's sum by `spec`, \"bsi,io->bso\": letters in both operands and not in the result are summed."};

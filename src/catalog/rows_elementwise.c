@@ -38,18 +38,24 @@ GRAD(gelu_tanh) { return mth__build2(b, "gelu_tanh_grad", NULL, IN, DY, &din[0])
 GRAD(silu) { return mth__build2(b, "silu_grad", NULL, IN, DY, &din[0]); }
 GRAD(sigmoid) { return mth__build2(b, "sigmoid_grad", NULL, Y, DY, &din[0]); }
 GRAD(tanh) { return mth__build2(b, "tanh_grad", NULL, Y, DY, &din[0]); }
-GRAD(pass) { din[0] = DY; return NULL; }
+GRAD(pass) {
+    din[0] = DY;
+    return NULL;
+}
 GRAD(scale) { return mth__build_scale(b, DY, n->attrs.f[0], &din[0]); }
 GRAD(cast) { return mth__build1(b, "cast", &(mth__attrs){.i = {IN->dtype}}, DY, &din[0]); }
-GRAD(dropout) { return mth__build1(b, "dropout", &n->attrs, DY, &din[0]); } /* the same key and indices: the same mask */
+/* the same key and indices: the same mask */
+GRAD(dropout) { return mth__build1(b, "dropout", &n->attrs, DY, &din[0]); }
 
-/* ---------------------------------------------------------------- of two operands, each brought back to its own shape */
+/* ---------------------------------------------------------------- of two operands, each brought back to its own shape
+ */
 static mth_status fold(mth__builder *b, const mth__node *n, mth__value *d, int j, mth__value **din) {
     return mth__build_unbroadcast(b, d, n->in[j]->shape, &din[j]);
 }
 
 GRAD(add) {
-    for (int j = 0; j < 2; j++) if (WANTED(b, j)) TRY(fold(b, n, DY, j, din));
+    for (int j = 0; j < 2; j++)
+        if (WANTED(b, j)) TRY(fold(b, n, DY, j, din));
     return NULL;
 }
 GRAD(sub) {
@@ -115,8 +121,10 @@ static mth_status infer_dropout(mth__node *n) {
     TRY(mth__row_dimension(n, "the dimension", dimension)); /* x is a box of a larger tensor */
     int64_t has = n->in[0]->shape.dim[dimension];
     if (start < 0 || size < has || start > size - has)
-        return mth__row_error(n, F("dropout's %lld elements from %lld on lie outside the %lld of the larger tensor", (long long)has,
-            (long long)start, (long long)size), F("give a start from 0 to %lld", (long long)(size < has ? 0 : size - has)));
+        return mth__row_error(n,
+            F("dropout's %lld elements from %lld on lie outside the %lld of the larger tensor", (long long)has,
+                (long long)start, (long long)size),
+            F("give a start from 0 to %lld", (long long)(size < has ? 0 : size - has)));
     return mth__infer_same(n);
 }
 
@@ -124,8 +132,9 @@ static mth_status infer_dropout(mth__node *n) {
 #define MAPS(id, operands) ROW(id), .args = operands, .results = "y", .factors = "*", .flags = MTH__ELEMENTWISE
 #define UNARY(id, text) const mth__op mth__op_##id = {MAPS(id, "x"), .grad = grad_##id, .doc = text}
 #define BINARY(id, ...) const mth__op mth__op_##id = {MAPS(id, "a, b"), __VA_ARGS__}
-#define BACKWARD(id, of, text) const mth__op mth__op_##id = {ROW(id), .args = of ", dy", .results = "dx", .factors = "*", \
-    .flags = MTH__ELEMENTWISE, .linear = MTH__LINEAR_EACH, .linear_args = 2, .doc = text}
+#define BACKWARD(id, of, text)                                                                                         \
+    const mth__op mth__op_##id = {ROW(id), .args = of ", dy", .results = "dx", .factors = "*",                         \
+        .flags = MTH__ELEMENTWISE, .linear = MTH__LINEAR_EACH, .linear_args = 2, .doc = text}
 #define LINEAR_IN_X .linear = MTH__LINEAR_EACH, .linear_args = 1
 
 const mth__op mth__op_neg = {MAPS(neg, "x"), LINEAR_IN_X, .grad = grad_neg, .doc = "y = -x."};
@@ -143,16 +152,18 @@ UNARY(sigmoid, "y = 1 / (1 + exp(-x)).");
 UNARY(tanh, "y = tanh(x).");
 const mth__op mth__op_copy = {MAPS(copy, "x"), LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = grad_pass,
     .doc = "y = x, in memory of its own."};
-const mth__op mth__op_scale = {MAPS(scale, "x"), .attr_names = "by:f0", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
+const mth__op mth__op_scale = {
+    MAPS(scale, "x"), .attr_names = "by:f0", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
 const mth__op mth__op_shift = {MAPS(shift, "x"), .attr_names = "by:f0", .grad = grad_pass, .doc = "y = x + by."};
-const mth__op mth__op_cast = {MAPS(cast, "x"), .attr_names = "dtype:i0", .any_args = 1, .infer = infer_cast, .grad = grad_cast,
+const mth__op mth__op_cast = {MAPS(cast, "x"), .attr_names = "dtype:i0", .any_args = 1, .infer = infer_cast,
+    .grad = grad_cast,
     .doc = "y = x in another dtype, rounded to nearest even; to an integer toward zero, past its range the least or "
-        "the largest, of NaN 0; of a longer integer the lower bits."};
+           "the largest, of NaN 0; of a longer integer the lower bits."};
 const mth__op mth__op_mask = {MAPS(mask, "x"), .infer = infer_mask, .grad = mth__grad_none,
     .doc = "y = whether x is 1; an element that is neither 0 nor 1 is an error of the run."};
-const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*", .flags = MTH__ALIAS | MTH__FREE, LINEAR_IN_X,
-    .any_args = 1, .infer = mth__infer_same, .grad = mth__grad_none,
-    .flops = mth__flops_none, .doc = "y = x; no gradient flows through it."};
+const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*", .flags = MTH__ALIAS | MTH__FREE,
+    LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = mth__grad_none, .flops = mth__flops_none,
+    .doc = "y = x; no gradient flows through it."};
 
 BACKWARD(relu_grad, "y", "dx = dy where y > 0, else 0.");
 BACKWARD(gelu_grad, "x", "dx = dy * gelu'(x).");
@@ -169,7 +180,8 @@ BINARY(maximum, .grad = grad_maximum, .doc = "y = max(a, b), broadcast.");
 BINARY(equal, .grad = mth__grad_none, .doc = "y = 1 where a == b, else 0, broadcast.");
 
 const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y",
-    .attr_names = "key:i0, probability:f0, dimension:i1, start:i2, size:i3", .factors = "*", .flags = MTH__ELEMENTWISE | MTH__NEEDS_START,
-    LINEAR_IN_X, .infer = infer_dropout, .grad = grad_dropout,
-    .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's global index; with size, of its index in "
-        "the larger tensor of which x is the box from `start` on in one dimension."};
+    .attr_names = "key:i0, probability:f0, dimension:i1, start:i2, size:i3", .factors = "*",
+    .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X, .infer = infer_dropout, .grad = grad_dropout,
+    .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's global index; with size, of "
+           "its index in "
+           "the larger tensor of which x is the box from `start` on in one dimension."};

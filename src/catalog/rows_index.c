@@ -1,10 +1,13 @@
-/* Rows that read or write by integer index or by position: gather, pick, sinusoid, rope. Their results depend on where a shard lies. */
+/* Rows that read or write by integer index or by position: gather, pick, sinusoid, rope. Their results depend on where
+ * a shard lies. */
 #include "catalog/row_tools.h"
 
-/* ---------------------------------------------------------------- gather: rows of a table; pick: one element of each row */
+/* ---------------------------------------------------------------- gather: rows of a table; pick: one element of each
+ * row */
 static mth_status check_size(const mth__node *n, int64_t size) {
     if (size >= 0) return NULL;
-    return mth__row_error(n, F("%s makes a dimension of %lld", n->op->name, (long long)size), F("give a size of at least 0"));
+    return mth__row_error(
+        n, F("%s makes a dimension of %lld", n->op->name, (long long)size), F("give a size of at least 0"));
 }
 static mth_status infer_gather_grad(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
@@ -17,55 +20,64 @@ static mth_status infer_pick_grad(mth__node *n) {
     return check_size(n, n->attrs.i[0]);
 }
 GRAD(gather) {
-    return WANTED(b, 0) ? mth__build2(b, "gather_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[0]}}, n->in[1], dout[0], &din[0]) : NULL;
+    return WANTED(b, 0)
+        ? mth__build2(b, "gather_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[0]}}, n->in[1], dout[0], &din[0])
+        : NULL;
 }
 GRAD(pick) {
-    return WANTED(b, 0) ? mth__build2(b, "pick_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[n->in[0]->shape.rank - 1]}}, n->in[1],
-        dout[0], &din[0]) : NULL;
+    return WANTED(b, 0)
+        ? mth__build2(b, "pick_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[n->in[0]->shape.rank - 1]}}, n->in[1],
+              dout[0], &din[0])
+        : NULL;
 }
 /* The element count of the operand that is read, not of the table that is written: the rest is zeros. */
 FLOPS(of_dy) { return (double)mth__shape_size(in[1]); }
 
 #define BY_INDEX .flags = MTH__NEEDS_START | MTH__WIDE_IDS
-const mth__op mth__op_gather = {ROW(gather), .args = "table, ids", .results = "y", .factors = "vd,...->...d", .sum = "v",
-    .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "token id",
+const mth__op mth__op_gather = {ROW(gather), .args = "table, ids", .results = "y", .factors = "vd,...->...d",
+    .sum = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "token id",
     .grad = grad_gather, .doc = "y[..., :] = table[ids[...], :]; an id outside the table is an error of the run."};
 const mth__op mth__op_gather_grad = {ROW(gather_grad), .args = "ids, dy", .results = "dtable", .attr_names = "rows:i0",
-    .factors = "...,...d->vd", .sum = "...", .linear = MTH__LINEAR_EACH, .linear_args = 2,
-    BY_INDEX, .index_args = 1, .index_name = "token id", .infer = infer_gather_grad, .flops = flops_of_dy, .accumulates = 1,
+    .factors = "...,...d->vd", .sum = "...", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
+    .index_name = "token id", .infer = infer_gather_grad, .flops = flops_of_dy, .accumulates = 1,
     .doc = "dtable[v, :] = the sum of dy over the positions whose id is v."};
 const mth__op mth__op_pick = {ROW(pick), .args = "x, ids", .results = "y", .factors = "...v,...->...", .sum = "v",
-    .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "class",
-    .grad = grad_pick, .doc = "y[...] = x[..., ids[...]]; an id outside x is an error of the run."};
-const mth__op mth__op_pick_grad = {ROW(pick_grad), .args = "ids, dy", .results = "dx", .attr_names = "size:i0", .factors = "...,...->...v",
-    .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1, .index_name = "class",
-    .infer = infer_pick_grad, .doc = "dx[..., v] = dy[...] where ids[...] is v, else 0."};
+    .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "class", .grad = grad_pick,
+    .doc = "y[...] = x[..., ids[...]]; an id outside x is an error of the run."};
+const mth__op mth__op_pick_grad = {ROW(pick_grad), .args = "ids, dy", .results = "dx", .attr_names = "size:i0",
+    .factors = "...,...->...v", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
+    .index_name = "class", .infer = infer_pick_grad, .doc = "dx[..., v] = dy[...] where ids[...] is v, else 0."};
 
 /* ---------------------------------------------------------------- positions */
 static mth_status infer_sinusoid(mth__node *n) {
     n->out[0]->shape = (mth__shape){2, {n->attrs.i[0], n->attrs.i[1]}};
     n->out[0]->dtype = MTH_FLOAT32;
     if (n->attrs.i[0] >= 0 && n->attrs.i[1] >= 0) return NULL;
-    return mth__row_error(n, F("sinusoid of length %lld and width %lld", (long long)n->attrs.i[0], (long long)n->attrs.i[1]),
+    return mth__row_error(n,
+        F("sinusoid of length %lld and width %lld", (long long)n->attrs.i[0], (long long)n->attrs.i[1]),
         F("give sizes of at least 0"));
 }
 FLOPS(table) { return 20 * (double)mth__shape_size(out[0]); }
 
-const mth__op mth__op_sinusoid = {ROW(sinusoid), .args = "", .results = "y", .attr_names = "length:i0, width:i1", .factors = "->sd",
-    .flags = MTH__NEEDS_START, .infer = infer_sinusoid, .grad = mth__grad_none,
-    .flops = flops_table, .doc = "y[s, d] = sin(s / 10000^(d / width)) in even columns, in odd ones the cosine of the same angle as in the "
-        "column before."};
+const mth__op mth__op_sinusoid = {ROW(sinusoid), .args = "", .results = "y", .attr_names = "length:i0, width:i1",
+    .factors = "->sd", .flags = MTH__NEEDS_START, .infer = infer_sinusoid, .grad = mth__grad_none, .flops = flops_table,
+    .doc = "y[s, d] = sin(s / 10000^(d / width)) in even columns, in odd ones the cosine of the same angle as in the "
+           "column before."};
 
 static mth_status infer_rope(mth__node *n) {
     mth__shape s = n->in[0]->shape;
     TRY(mth__row_dimension(n, "the dimension of the sequence", n->attrs.i[0]));
     if (n->attrs.i[0] == s.rank - 1)
-        return mth__row_error(n, F("rope rotates the last dimension by the position in dimension %lld, which is the same one",
-            (long long)n->attrs.i[0]), F("give a dimension before the last"));
+        return mth__row_error(n,
+            F("rope rotates the last dimension by the position in dimension %lld, which is the same one",
+                (long long)n->attrs.i[0]),
+            F("give a dimension before the last"));
     if (s.dim[s.rank - 1] % 2)
-        return mth__row_error(n, F("rope rotates pairs, the last dimension has %lld elements", (long long)s.dim[s.rank - 1]),
+        return mth__row_error(n,
+            F("rope rotates pairs, the last dimension has %lld elements", (long long)s.dim[s.rank - 1]),
             F("give an even head width"));
-    if (!(n->attrs.f[0] > 0)) return mth__row_error(n, F("the base of rope is %g", n->attrs.f[0]), F("give a base above 0, such as 10000"));
+    if (!(n->attrs.f[0] > 0))
+        return mth__row_error(n, F("the base of rope is %g", n->attrs.f[0]), F("give a base above 0, such as 10000"));
     return mth__infer_same(n);
 }
 static void rule_rope(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << (n->in[0]->shape.rank - 1), r); }
@@ -75,8 +87,9 @@ GRAD(rope) { /* the rotation back */
     return mth__build1(b, "rope", &a, dout[0], &din[0]);
 }
 FLOPS(rope) { return 3 * (double)mth__shape_size(out[0]); }
-const mth__op mth__op_rope = {ROW(rope), .args = "x", .results = "y", .attr_names = "dimension:i0, inverse:i1, interleaved:i2, base:f0",
-    .linear = MTH__LINEAR_EACH, .linear_args = 1, .flags = MTH__NEEDS_START,
-    .infer = infer_rope, .rule = rule_rope, .grad = grad_rope, .flops = flops_rope,
-    .doc = "Pair j of the last dimension, of width d, at position s of `dimension` turned by s * base^(-2j / d): pairs (j, j + d/2), "
-        "interleaved (2j, 2j + 1); inverse turns back."};
+const mth__op mth__op_rope = {ROW(rope), .args = "x", .results = "y",
+    .attr_names = "dimension:i0, inverse:i1, interleaved:i2, base:f0", .linear = MTH__LINEAR_EACH, .linear_args = 1,
+    .flags = MTH__NEEDS_START, .infer = infer_rope, .rule = rule_rope, .grad = grad_rope, .flops = flops_rope,
+    .doc = "Pair j of the last dimension, of width d, at position s of `dimension` turned by s * base^(-2j / d): pairs "
+           "(j, j + d/2), "
+           "interleaved (2j, 2j + 1); inverse turns back."};

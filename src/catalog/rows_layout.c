@@ -16,41 +16,65 @@ static mth_status infer_reshape(mth__node *n) {
     if (mth__shape_size(in) == mth__shape_size(*out)) return NULL;
     mth__value wanted = {.name = "shape asked for", .kind = MTH__VALUE_INPUT, .dtype = n->in[0]->dtype, .shape = *out};
     long long has = (long long)mth__shape_size(in);
-    mth_status s = mth__row_error(n, F("a tensor of %lld elements can't take a shape of %lld", has, (long long)mth__shape_size(*out)),
+    mth_status s = mth__row_error(n,
+        F("a tensor of %lld elements can't take a shape of %lld", has, (long long)mth__shape_size(*out)),
         F("give a shape whose dimensions multiply to %lld", has));
     return mth__error_tensor(s, mth__value_text(&wanted));
 }
 
 static int64_t gcd(int64_t a, int64_t b) {
-    while (b) { int64_t t = a % b; a = b; b = t; }
+    while (b) {
+        int64_t t = a % b;
+        a = b;
+        b = t;
+    }
     return a;
 }
 /* One side of a group: dimensions [at, end) of a shape, at the first that is not 1. */
-typedef struct { const mth__shape *s; int8_t *factor; int32_t *unit; int at; } side;
+typedef struct {
+    const mth__shape *s;
+    int8_t *factor;
+    int32_t *unit;
+    int at;
+} side;
 static int64_t take(side *x) { return x->at < x->s->rank ? x->s->dim[x->at++] : 1; }
 static void whole(mth__rule *r, side *x, int from) { /* the minor dimensions of a group */
     for (int d = from; d < x->at; d++)
         if (x->factor[d] < 0 && x->s->dim[d] != 1) x->factor[d] = (int8_t)mth__rule_factor(r, x->s->dim[d], MTH__WHOLE);
 }
 
-/* Both shapes fall into groups of adjacent dimensions with equal products: (b, s, h * d) to (b, s, h, d) is b|s|hd and b|s|h,d. Cutting the
-   major-most dimension of a group on both sides alike cuts the same elements, so it is the factor that may be split: as many parts as
-   divide both, each of `unit` elements on either side. The minor dimensions are WHOLE. */
+/* Both shapes fall into groups of adjacent dimensions with equal products: (b, s, h * d) to (b, s, h, d) is b|s|hd and
+   b|s|h,d. Cutting the major-most dimension of a group on both sides alike cuts the same elements, so it is the factor
+   that may be split: as many parts as divide both, each of `unit` elements on either side. The minor dimensions are
+     WHOLE. */
 static void rule_reshape(const mth__node *n, mth__rule *r) {
     mth__rule_begin(n, r);
     const mth__shape *in = &n->in[0]->shape, *out = &n->out[0]->shape;
     side x = {in, r->in[0], r->in_unit[0], 0}, y = {out, r->out[0], r->out_unit[0], 0};
     if (mth__shape_size(*in) == 0) {
-        x.at = in->rank; y.at = out->rank;
-        whole(r, &x, 0); whole(r, &y, 0);
+        x.at = in->rank;
+        y.at = out->rank;
+        whole(r, &x, 0);
+        whole(r, &y, 0);
         return;
     }
     while (x.at < in->rank || y.at < out->rank) {
         bool one_x = x.at < in->rank && in->dim[x.at] == 1, one_y = y.at < out->rank && out->dim[y.at] == 1;
-        if (one_x != one_y) { if (one_x) x.at++; else y.at++; continue; } /* a 1 that only one side has */
+        if (one_x != one_y) {
+            if (one_x)
+                x.at++;
+            else
+                y.at++;
+            continue;
+        } /* a 1 that only one side has */
         int fx = x.at, fy = y.at;
         int64_t px = take(&x), py = take(&y), major_x = px, major_y = py;
-        while (px != py) { if (px < py) px *= take(&x); else py *= take(&y); }
+        while (px != py) {
+            if (px < py)
+                px *= take(&x);
+            else
+                py *= take(&y);
+        }
         int64_t parts = gcd(major_x, major_y);
         bool fits = major_x / parts <= INT32_MAX && major_y / parts <= INT32_MAX;
         if (fits && (parts > 1 || (major_x == 1 && major_y == 1))) {
@@ -66,18 +90,20 @@ static void rule_reshape(const mth__node *n, mth__rule *r) {
 GRAD(reshape) { return mth__build_shaped(b, "reshape", dout[0], n->in[0]->shape, &din[0]); }
 
 const mth__op mth__op_reshape = {ROW(reshape), .args = "x", .results = "y",
-    .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", MOVES, .flags = MTH__ALIAS | MTH__FREE,
-    .infer = infer_reshape, .rule = rule_reshape, .grad = grad_reshape, .flops = mth__flops_none,
-    .doc = "The same elements, in row-major order, under another shape."};
+    .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", MOVES,
+    .flags = MTH__ALIAS | MTH__FREE, .infer = infer_reshape, .rule = rule_reshape, .grad = grad_reshape,
+    .flops = mth__flops_none, .doc = "The same elements, in row-major order, under another shape."};
 
 /* ---------------------------------------------------------------- transpose */
 static mth_status infer_transpose(mth__node *n) {
     mth__shape in = n->in[0]->shape, *out = &n->out[0]->shape;
     n->out[0]->dtype = n->in[0]->dtype;
     unsigned seen = 0;
-    for (int d = 0; d < in.rank; d++) if (n->attrs.i[1 + d] >= 0 && n->attrs.i[1 + d] < in.rank) seen |= 1u << n->attrs.i[1 + d];
+    for (int d = 0; d < in.rank; d++)
+        if (n->attrs.i[1 + d] >= 0 && n->attrs.i[1 + d] < in.rank) seen |= 1u << n->attrs.i[1 + d];
     if (n->attrs.i[0] != in.rank || seen != (1u << in.rank) - 1)
-        return mth__row_error(n, F("the dimensions of transpose are no permutation of the %d that the tensor has", in.rank),
+        return mth__row_error(n,
+            F("the dimensions of transpose are no permutation of the %d that the tensor has", in.rank),
             F("name each of 0 to %d once", in.rank - 1));
     out->rank = in.rank;
     for (int d = 0; d < in.rank; d++) out->dim[d] = in.dim[n->attrs.i[1 + d]];
@@ -85,8 +111,8 @@ static mth_status infer_transpose(mth__node *n) {
 }
 static void rule_transpose(const mth__node *n, mth__rule *r) {
     mth__rule_begin(n, r);
-    for (int d = 0; d < n->out[0]->shape.rank; d++) r->out[0][d] = r->in[0][n->attrs.i[1 + d]] = (int8_t)mth__rule_factor(r,
-        n->out[0]->shape.dim[d], MTH__PASS);
+    for (int d = 0; d < n->out[0]->shape.rank; d++)
+        r->out[0][d] = r->in[0][n->attrs.i[1 + d]] = (int8_t)mth__rule_factor(r, n->out[0]->shape.dim[d], MTH__PASS);
 }
 GRAD(transpose) {
     mth__attrs inverse = {.i = {n->attrs.i[0]}};
@@ -94,10 +120,11 @@ GRAD(transpose) {
     return mth__build1(b, "transpose", &inverse, dout[0], &din[0]);
 }
 const mth__op mth__op_transpose = {ROW(transpose), .args = "x", .results = "y",
-    .attr_names = "rank:i0, p0:i1, p1:i2, p2:i3, p3:i4, p4:i5, p5:i6, p6:i7, p7:i8", MOVES,
-    .infer = infer_transpose, .rule = rule_transpose, .grad = grad_transpose, .doc = "Dimension d of y is dimension p[d] of x."};
+    .attr_names = "rank:i0, p0:i1, p1:i2, p2:i3, p3:i4, p4:i5, p5:i6, p6:i7, p7:i8", MOVES, .infer = infer_transpose,
+    .rule = rule_transpose, .grad = grad_transpose, .doc = "Dimension d of y is dimension p[d] of x."};
 
-/* ---------------------------------------------------------------- slice, pad: the dimension they touch is WHOLE where they change it */
+/* ---------------------------------------------------------------- slice, pad: the dimension they touch is WHOLE where
+ * they change it */
 static void rule_touched(const mth__node *n, mth__rule *r) {
     mth__shape in = n->in[0]->shape, out = n->out[0]->shape;
     int64_t touched = n->attrs.i[0];
@@ -112,9 +139,10 @@ static mth_status infer_slice(mth__node *n) {
     int64_t size = n->in[0]->shape.dim[d];
     TRY(mth__infer_same(n));
     if (start < 0 || stop > size || start > stop)
-        return mth__row_error(n, F("slice takes %lld to %lld of dimension %lld, which has %lld elements", (long long)start,
-            (long long)stop, (long long)d, (long long)size),
-                              F("give 0 <= start <= stop <= %lld", (long long)size));
+        return mth__row_error(n,
+            F("slice takes %lld to %lld of dimension %lld, which has %lld elements", (long long)start, (long long)stop,
+                (long long)d, (long long)size),
+            F("give 0 <= start <= stop <= %lld", (long long)size));
     n->out[0]->shape.dim[d] = stop - start;
     return NULL;
 }
@@ -122,15 +150,16 @@ GRAD(slice) {
     const int64_t *i = n->attrs.i;
     return mth__build1(b, "pad", &(mth__attrs){.i = {i[0], i[1], n->in[0]->shape.dim[i[0]] - i[2]}}, dout[0], &din[0]);
 }
-const mth__op mth__op_slice = {ROW(slice), .args = "x", .results = "y", .attr_names = "dimension:i0, start:i1, stop:i2", MOVES,
-    .infer = infer_slice, .rule = rule_touched, .grad = grad_slice, .doc = "Elements start to stop - 1 of one dimension."};
+const mth__op mth__op_slice = {ROW(slice), .args = "x", .results = "y", .attr_names = "dimension:i0, start:i1, stop:i2",
+    MOVES, .infer = infer_slice, .rule = rule_touched, .grad = grad_slice,
+    .doc = "Elements start to stop - 1 of one dimension."};
 
 static mth_status infer_pad(mth__node *n) {
     int64_t d = n->attrs.i[0], before = n->attrs.i[1], after = n->attrs.i[2], size;
     TRY(mth__row_dimension(n, "the dimension", d));
     TRY(mth__infer_same(n));
-    if (before < 0 || after < 0 || __builtin_add_overflow(n->in[0]->shape.dim[d], before, &size)
-        || __builtin_add_overflow(size, after, &size))
+    if (before < 0 || after < 0 || __builtin_add_overflow(n->in[0]->shape.dim[d], before, &size) ||
+        __builtin_add_overflow(size, after, &size))
         return mth__row_error(n, F("pad by %lld before and %lld after", (long long)before, (long long)after),
             F("give numbers of elements of at least 0"));
     n->out[0]->shape.dim[d] = size;
@@ -138,10 +167,11 @@ static mth_status infer_pad(mth__node *n) {
 }
 GRAD(pad) {
     const int64_t *i = n->attrs.i;
-    return mth__build1(b, "slice", &(mth__attrs){.i = {i[0], i[1], i[1] + n->in[0]->shape.dim[i[0]]}}, dout[0], &din[0]);
+    return mth__build1(
+        b, "slice", &(mth__attrs){.i = {i[0], i[1], i[1] + n->in[0]->shape.dim[i[0]]}}, dout[0], &din[0]);
 }
-const mth__op mth__op_pad = {ROW(pad), .args = "x", .results = "y", .attr_names = "dimension:i0, before:i1, after:i2", MOVES,
-    .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
+const mth__op mth__op_pad = {ROW(pad), .args = "x", .results = "y", .attr_names = "dimension:i0, before:i1, after:i2",
+    MOVES, .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
     .doc = "x with zeros before and after it in one dimension."};
 
 /* ---------------------------------------------------------------- concat */
@@ -154,22 +184,27 @@ static mth_status infer_concat(mth__node *n) {
         TRY(mth__row_rank(n, j, n->in[0]->shape.rank));
         for (int e = 0; e < n->in[0]->shape.rank; e++) {
             if (e == d || n->in[j]->shape.dim[e] == n->in[0]->shape.dim[e]) continue;
-            return mth__row_error(n, F("concat over dimension %lld: dimension %d of operand %d is %lld, of operand 0 it is %lld",
-                (long long)d, e, j, (long long)n->in[j]->shape.dim[e],
-                                       (long long)n->in[0]->shape.dim[e]), F("give tensors that differ in dimension %lld alone",
-                                           (long long)d));
+            return mth__row_error(n,
+                F("concat over dimension %lld: dimension %d of operand %d is %lld, of operand 0 it is %lld",
+                    (long long)d, e, j, (long long)n->in[j]->shape.dim[e], (long long)n->in[0]->shape.dim[e]),
+                F("give tensors that differ in dimension %lld alone", (long long)d));
         }
         if (__builtin_add_overflow(*sum, n->in[j]->shape.dim[d], sum))
-            return mth__row_error(n, F("the result of concat would have 2^63 elements or more"), F("give smaller tensors"));
+            return mth__row_error(
+                n, F("the result of concat would have 2^63 elements or more"), F("give smaller tensors"));
     }
     return NULL;
 }
-/* The joined dimension is one WHOLE factor for all operands, of the result's size: there may be more operands than a rule has factors. */
-static void rule_concat(const mth__node *n, mth__rule *r) { mth__rule_along(n, n->nin == 1 ? 0 : 1u << n->attrs.i[0], r); }
+/* The joined dimension is one WHOLE factor for all operands, of the result's size: there may be more operands than a
+ * rule has factors. */
+static void rule_concat(const mth__node *n, mth__rule *r) {
+    mth__rule_along(n, n->nin == 1 ? 0 : 1u << n->attrs.i[0], r);
+}
 GRAD(concat) {
     int64_t d = n->attrs.i[0], at = 0;
     mth__value *from = dout[0];
-    while (from->node && from->node->op == &mth__op_slice && from->node->attrs.i[0] == d) { /* of concats of concats: one slice each */
+    /* of concats of concats: one slice each */
+    while (from->node && from->node->op == &mth__op_slice && from->node->attrs.i[0] == d) {
         at += from->node->attrs.i[1];
         from = from->node->in[0];
     }
@@ -180,6 +215,6 @@ GRAD(concat) {
     }
     return NULL;
 }
-const mth__op mth__op_concat = {ROW(concat), .args = "xs*", .results = "y", .attr_names = "dimension:i0", .linear = MTH__LINEAR_JOINT,
-    .linear_args = ALL_ARGS, .any_args = ALL_ARGS,
-    .infer = infer_concat, .rule = rule_concat, .grad = grad_concat, .doc = "The operands one after the other along one dimension."};
+const mth__op mth__op_concat = {ROW(concat), .args = "xs*", .results = "y", .attr_names = "dimension:i0",
+    .linear = MTH__LINEAR_JOINT, .linear_args = ALL_ARGS, .any_args = ALL_ARGS, .infer = infer_concat,
+    .rule = rule_concat, .grad = grad_concat, .doc = "The operands one after the other along one dimension."};

@@ -1,11 +1,13 @@
-/* Mixture of experts. t: tokens, e: experts, k: choices of a token. Routed tensors are [e, t, ...]: for each expert, in its first rows, the
-   tokens that chose it; what follows is padding, which no row of this file reads and which gets 0. So gradients may hold anything there. */
+/* Mixture of experts. t: tokens, e: experts, k: choices of a token. Routed tensors are [e, t, ...]: for each expert, in
+   its first rows, the tokens that chose it; what follows is padding, which no row of this file reads and which gets 0.
+   So gradients may hold anything there. */
 #include "catalog/row_tools.h"
 
 /* ---------------------------------------------------------------- shapes */
 static mth_status positive(const mth__node *n, const char *what, int64_t size) {
     if (size >= 1) return NULL;
-    return mth__row_error(n, F("%s of %s is %lld", what, n->op->name, (long long)size), F("give a number of at least 1"));
+    return mth__row_error(
+        n, F("%s of %s is %lld", what, n->op->name, (long long)size), F("give a number of at least 1"));
 }
 static mth_status infer_route(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
@@ -27,7 +29,8 @@ static mth_status infer_capacity(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
     n->out[1]->shape.dim[0] = 1;
     if (n->attrs.i[0] < 0)
-        return mth__row_error(n, F("the capacity of an expert is %lld", (long long)n->attrs.i[0]), F("give a capacity of at least 0"));
+        return mth__row_error(
+            n, F("the capacity of an expert is %lld", (long long)n->attrs.i[0]), F("give a capacity of at least 0"));
     return positive(n, "the number of experts", n->attrs.i[1]);
 }
 static mth_status infer_rows(mth__node *n) {
@@ -46,7 +49,9 @@ static mth_status infer_combine(mth__node *n) {
 }
 static const char *matmul_factors(const mth__node *n) { return n->attrs.i[0] ? "eti,eoi,et->eto" : "eti,eio,et->eto"; }
 static mth_status infer_matmul(mth__node *n) { return mth__infer_from(n, matmul_factors(n)); }
-static void rule_matmul(const mth__node *n, mth__rule *r) { mth__rule_from(n, &(mth__letters){matmul_factors(n), "i", NULL, NULL}, r); }
+static void rule_matmul(const mth__node *n, mth__rule *r) {
+    mth__rule_from(n, &(mth__letters){matmul_factors(n), "i", NULL, NULL}, r);
+}
 static mth_status infer_act(mth__node *n) {
     if (n->attrs.i[0] < 0 || n->attrs.i[0] > 3)
         return mth__row_error(n, F("%s has no activation %lld", n->op->name, (long long)n->attrs.i[0]),
@@ -60,7 +65,9 @@ static double real(const mth__node *n, int64_t local_experts) {
     double experts = (double)n->in[0]->shape.dim[0], share = experts > 2 ? 2 / experts : 1;
     return share * (double)local_experts;
 }
-static double flops_product(const mth__node *n, double t, double i, double o, int64_t experts) { return 2 * real(n, experts) * t * i * o; }
+static double flops_product(const mth__node *n, double t, double i, double o, int64_t experts) {
+    return 2 * real(n, experts) * t * i * o;
+}
 FLOPS(matmul) {
     return flops_product(n, (double)in[0].dim[1], (double)in[0].dim[2], (double)out[0].dim[2], in[0].dim[0]);
 }
@@ -73,22 +80,24 @@ FLOPS(route) { return 4 * (double)mth__shape_size(in[0]); }
 /* ---------------------------------------------------------------- gradients */
 GRAD(route) {
     if (!dout[0]) return NULL;
-    return mth__build3(b, "moe_route_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[1]}}, n->out[0], n->out[1], dout[0], &din[0]);
+    return mth__build3(
+        b, "moe_route_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[1]}}, n->out[0], n->out[1], dout[0], &din[0]);
 }
-GRAD(dispatch) {
-    return WANTED(b, 0) ? mth__build2(b, "moe_combine", NULL, dout[0], n->in[1], &din[0]) : NULL;
-}
+GRAD(dispatch) { return WANTED(b, 0) ? mth__build2(b, "moe_combine", NULL, dout[0], n->in[1], &din[0]) : NULL; }
 GRAD(combine) {
     mth__value *y = n->in[0], *rows = n->in[1];
     if (n->nin == 2) return WANTED(b, 0) ? mth__build2(b, "moe_dispatch", NULL, dout[0], rows, &din[0]) : NULL;
-    if (WANTED(b, 0)) TRY(mth__build_n(b, "moe_dispatch_weighted", NULL, 4, (mth__value *[]){dout[0], rows, n->in[2], n->in[3]}, &din[0]));
+    if (WANTED(b, 0))
+        TRY(mth__build_n(
+            b, "moe_dispatch_weighted", NULL, 4, (mth__value *[]){dout[0], rows, n->in[2], n->in[3]}, &din[0]));
     if (!WANTED(b, 2)) return NULL;
     return mth__build_n(b, "moe_combine_weights_grad", NULL, 4, (mth__value *[]){y, rows, n->in[3], dout[0]}, &din[2]);
 }
 GRAD(matmul) {
     mth__value *x = n->in[0], *weight = n->in[1], *rows = n->in[2];
     bool transposed = n->attrs.i[0];
-    if (WANTED(b, 0)) TRY(mth__build3(b, "moe_matmul", &(mth__attrs){.i = {!transposed}}, dout[0], weight, rows, &din[0]));
+    if (WANTED(b, 0))
+        TRY(mth__build3(b, "moe_matmul", &(mth__attrs){.i = {!transposed}}, dout[0], weight, rows, &din[0]));
     if (!WANTED(b, 1)) return NULL;
     mth__value *from = transposed ? dout[0] : x, *to = transposed ? x : dout[0];
     return mth__build3(b, "moe_outer", NULL, from, to, rows, &din[1]);
@@ -99,68 +108,73 @@ GRAD(bias) {
 }
 GRAD(act) { return mth__build3(b, "moe_act_grad", &n->attrs, n->in[0], dout[0], n->in[1], &din[0]); }
 GRAD(mul) {
-    for (int j = 0; j < 2; j++) if (WANTED(b, j)) TRY(mth__build3(b, "moe_mul", NULL, dout[0], n->in[1 - j], n->in[2], &din[j]));
+    for (int j = 0; j < 2; j++)
+        if (WANTED(b, j)) TRY(mth__build3(b, "moe_mul", NULL, dout[0], n->in[1 - j], n->in[2], &din[j]));
     return NULL;
 }
 
 /* ---------------------------------------------------------------- rows: routing */
 #define BY_TOKEN .flags = MTH__NEEDS_START
 #define EACH(bits) .linear = MTH__LINEAR_EACH, .linear_args = bits
-const mth__op mth__op_moe_route = {ROW(moe_route), .args = "logits", .results = "weights, experts", .attr_names = "k:i0",
-    .factors = "te->tk,tk", .whole = "ek", .infer = infer_route, .grad = grad_route, .flops = flops_route,
-    .doc = "The k largest logits of each token, descending, ties to the lower index, NaN before all numbers; weights = softmax over "
-        "the chosen."};
+const mth__op mth__op_moe_route = {ROW(moe_route), .args = "logits", .results = "weights, experts",
+    .attr_names = "k:i0", .factors = "te->tk,tk", .whole = "ek", .infer = infer_route, .grad = grad_route,
+    .flops = flops_route,
+    .doc = "The k largest logits of each token, descending, ties to the lower index, NaN before all numbers; weights = "
+           "softmax over "
+           "the chosen."};
 const mth__op mth__op_moe_route_grad = {ROW(moe_route_grad), .args = "weights, experts, dweights", .results = "dlogits",
-    .attr_names = "experts:i0", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2, .index_name = "expert",
-    .infer = infer_route_grad, .doc = "dlogits = weights * (dweights - sum over k of weights * dweights) at the chosen experts, 0 "
-        "elsewhere."};
+    .attr_names = "experts:i0", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2,
+    .index_name = "expert", .infer = infer_route_grad,
+    .doc = "dlogits = weights * (dweights - sum over k of weights * dweights) at the chosen experts, 0 "
+           "elsewhere."};
 const mth__op mth__op_moe_capacity = {ROW(moe_capacity), .args = "experts", .results = "kept, dropped",
-    .attr_names = "capacity:i0, experts:i1", .factors = "tk->tk,x", .whole = "tkx", .index_args = 1, .index_name = "expert",
-    .infer = infer_capacity, .grad = mth__grad_none, .doc = "kept = experts, -1 where the expert already has `capacity` tokens, served by token, then by choice; "
-        "dropped = how many."};
-const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "rows", .attr_names = "experts:i0", .factors = "tk->et",
-    .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_rows, .grad = mth__grad_none,
-    .doc = "For each expert the tokens that chose it, ascending, then -1; a device that holds a block of tokens fills the rows of that "
-        "block."};
-const mth__op mth__op_moe_count = {ROW(moe_count), .args = "experts", .results = "count", .attr_names = "experts:i0", .factors = "tk->e",
-    .sum = "t", .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_count,
+    .attr_names = "capacity:i0, experts:i1", .factors = "tk->tk,x", .whole = "tkx", .index_args = 1,
+    .index_name = "expert", .infer = infer_capacity, .grad = mth__grad_none,
+    .doc = "kept = experts, -1 where the expert already has `capacity` tokens, served by token, then by choice; "
+           "dropped = how many."};
+const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "rows", .attr_names = "experts:i0",
+    .factors = "tk->et", .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_rows, .grad = mth__grad_none,
+    .doc = "For each expert the tokens that chose it, ascending, then -1; a device that holds a block of tokens fills "
+           "the rows of that "
+           "block."};
+const mth__op mth__op_moe_count = {ROW(moe_count), .args = "experts", .results = "count", .attr_names = "experts:i0",
+    .factors = "tk->e", .sum = "t", .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_count,
     .grad = mth__grad_none, .doc = "How many choices each expert has, as float32."};
 
 /* ---------------------------------------------------------------- rows: tokens to experts and back */
-const mth__op mth__op_moe_dispatch = {ROW(moe_dispatch), .args = "x, rows", .results = "y", .factors = "td,et->etd", EACH(1), BY_TOKEN,
-    .index_args = 2, .grad = grad_dispatch,
-    .doc = "y[e, r, :] = x[rows[e, r], :], 0 on padding."};
-const mth__op mth__op_moe_dispatch_weighted = {ROW(moe_dispatch_weighted), .args = "x, rows, weights, experts", .results = "y",
-    .factors = "td,et,tk,tk->etd", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10,
+const mth__op mth__op_moe_dispatch = {ROW(moe_dispatch), .args = "x, rows", .results = "y", .factors = "td,et->etd",
+    EACH(1), BY_TOKEN, .index_args = 2, .grad = grad_dispatch, .doc = "y[e, r, :] = x[rows[e, r], :], 0 on padding."};
+const mth__op mth__op_moe_dispatch_weighted = {ROW(moe_dispatch_weighted), .args = "x, rows, weights, experts",
+    .results = "y", .factors = "td,et,tk,tk->etd", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10,
     .doc = "y[e, r, :] = x[rows[e, r], :] times that token's weight of expert e, 0 on padding."};
 const mth__op mth__op_moe_combine = {ROW(moe_combine), .args = "y, rows, weights?, experts?", .results = "x",
     .factors = "etd,et,tk,tk->td", .sum = "e", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10,
     .infer = infer_combine, .grad = grad_combine, .flops = flops_rows, .accumulates = 1,
     .doc = "x[rows[e, r], :] += y[e, r, :], times that token's weight of expert e where weights are given."};
-const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad), .args = "y, rows, experts, dx", .results = "dweights",
-    .factors = "etd,et,tk,td->tk", .sum = "ed", .whole = "k", EACH(9), BY_TOKEN,
-    .index_args = 6, .flops = flops_rows, .doc = "dweights[t, k] = y of token t at its expert k, times dx[t, :], summed."};
+const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad), .args = "y, rows, experts, dx",
+    .results = "dweights", .factors = "etd,et,tk,td->tk", .sum = "ed", .whole = "k", EACH(9), BY_TOKEN, .index_args = 6,
+    .flops = flops_rows, .doc = "dweights[t, k] = y of token t at its expert k, times dx[t, :], summed."};
 
 /* ---------------------------------------------------------------- rows: experts */
-const mth__op mth__op_moe_matmul = {ROW(moe_matmul), .args = "x, weight, rows", .results = "y", .attr_names = "transposed:i0", EACH(3),
-    BY_TOKEN, .index_args = 4, .infer = infer_matmul, .rule = rule_matmul,
+const mth__op mth__op_moe_matmul = {ROW(moe_matmul), .args = "x, weight, rows", .results = "y",
+    .attr_names = "transposed:i0", EACH(3), BY_TOKEN, .index_args = 4, .infer = infer_matmul, .rule = rule_matmul,
     .grad = grad_matmul, .flops = flops_matmul, .accumulates = 1,
     .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T; 0 on padding."};
-const mth__op mth__op_moe_outer = {ROW(moe_outer), .args = "x, dy, rows", .results = "dweight", .factors = "eti,eto,et->eio", .sum = "t",
-    EACH(3), BY_TOKEN, .index_args = 4, .flops = flops_outer, .accumulates = 1,
-    .doc = "dweight[e] = x[e]^T dy[e] over real rows."};
+const mth__op mth__op_moe_outer = {ROW(moe_outer), .args = "x, dy, rows", .results = "dweight",
+    .factors = "eti,eto,et->eio", .sum = "t", EACH(3), BY_TOKEN, .index_args = 4, .flops = flops_outer,
+    .accumulates = 1, .doc = "dweight[e] = x[e]^T dy[e] over real rows."};
 const mth__op mth__op_moe_bias = {ROW(moe_bias), .args = "x, bias, rows", .results = "y", .factors = "eto,eo,et->eto",
-    .linear = MTH__LINEAR_JOINT, .linear_args = 3, BY_TOKEN, .index_args = 4, .grad = grad_bias,
-    .flops = flops_rows, .doc = "y = x + bias on real rows, 0 on padding."};
-const mth__op mth__op_moe_bias_grad = {ROW(moe_bias_grad), .args = "dy, rows", .results = "dbias", .factors = "eto,et->eo", .sum = "t",
-    EACH(1), BY_TOKEN, .index_args = 2, .flops = flops_rows, .accumulates = 1,
+    .linear = MTH__LINEAR_JOINT, .linear_args = 3, BY_TOKEN, .index_args = 4, .grad = grad_bias, .flops = flops_rows,
+    .doc = "y = x + bias on real rows, 0 on padding."};
+const mth__op mth__op_moe_bias_grad = {ROW(moe_bias_grad), .args = "dy, rows", .results = "dbias",
+    .factors = "eto,et->eo", .sum = "t", EACH(1), BY_TOKEN, .index_args = 2, .flops = flops_rows, .accumulates = 1,
     .doc = "dbias[e, :] = the sum of dy[e] over real rows."};
-const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attr_names = "activation:i0", .factors = "eth,et->eth",
-    BY_TOKEN, .index_args = 2, .infer = infer_act, .grad = grad_act, .flops = flops_rows,
+const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attr_names = "activation:i0",
+    .factors = "eth,et->eth", BY_TOKEN, .index_args = 2, .infer = infer_act, .grad = grad_act, .flops = flops_rows,
     .doc = "y = relu (0), gelu (1), gelu_tanh (2) or silu (3) of x on real rows, 0 on padding."};
-const mth__op mth__op_moe_act_grad = {ROW(moe_act_grad), .args = "x, dy, rows", .results = "dx", .attr_names = "activation:i0",
-    .factors = "eth,eth,et->eth", EACH(2), BY_TOKEN, .index_args = 4, .infer = infer_act,
+const mth__op mth__op_moe_act_grad = {ROW(moe_act_grad), .args = "x, dy, rows", .results = "dx",
+    .attr_names = "activation:i0", .factors = "eth,eth,et->eth", EACH(2), BY_TOKEN, .index_args = 4, .infer = infer_act,
     .flops = flops_rows, .doc = "dx = dy * activation'(x) on real rows, 0 on padding."};
-const mth__op mth__op_moe_mul = {ROW(moe_mul), .args = "a, b, rows", .results = "y", .factors = "eth,eth,et->eth", EACH(3), BY_TOKEN,
-    .index_args = 4, .grad = grad_mul, .flops = flops_rows,
+const mth__op mth__op_moe_mul = {ROW(moe_mul), .args = "a, b, rows", .results = "y", .factors = "eth,eth,et->eth",
+    EACH(3), BY_TOKEN, .index_args = 4, .grad = grad_mul, .flops = flops_rows,
     .doc = "y = a * b on real rows, 0 on padding."};

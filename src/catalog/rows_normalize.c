@@ -13,12 +13,12 @@ static mth_status infer_softmax(mth__node *n) {
 static void rule_softmax(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << n->attrs.i[0], r); }
 GRAD(softmax) { return mth__build2(b, "softmax_grad", &n->attrs, n->out[0], dout[0], &din[0]); }
 
-const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attr_names = "dimension:i0", .infer = infer_softmax,
-    .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
+const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attr_names = "dimension:i0",
+    .infer = infer_softmax, .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
     .doc = "y = exp(x - max x) / sum of exp(x - max x) along one dimension."};
 const mth__op mth__op_softmax_grad = {ROW(softmax_grad), .args = "y, dy", .results = "dx", .attr_names = "dimension:i0",
-    .linear = MTH__LINEAR_EACH, .linear_args = 2, .infer = infer_softmax, .rule = rule_softmax,
-    .flops = flops_norm, .doc = "dx = y * (dy - sum of y * dy along the dimension)."};
+    .linear = MTH__LINEAR_EACH, .linear_args = 2, .infer = infer_softmax, .rule = rule_softmax, .flops = flops_norm,
+    .doc = "dx = y * (dy - sum of y * dy along the dimension)."};
 
 /* ---------------------------------------------------------------- norms */
 static mth_status infer_norm(mth__node *n) {
@@ -38,18 +38,19 @@ GRAD(rms_norm) {
     return mth__build_n(b, "rms_norm_grad", NULL, 4, in, din);
 }
 #define NORM .whole = "d", .flops = flops_norm
-const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd", .attr_names = "epsilon:f0",
-    .factors = "...d,d,d->...d,...,...", NORM, .infer = infer_norm,
-    .grad = grad_layer_norm, .doc = "y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon)."};
-const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy", .results = "dx, dweight, dbias",
-    .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
+const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd",
+    .attr_names = "epsilon:f0", .factors = "...d,d,d->...d,...,...", NORM, .infer = infer_norm, .grad = grad_layer_norm,
+    .doc = "y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon)."};
+const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy",
+    .results = "dx, dweight, dbias", .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
     .linear = MTH__LINEAR_EACH, .linear_args = 16, .accumulates = 6,
     .doc = "The gradients of layer_norm: h = (x - mean) * rstd, g = dy * weight, dx = rstd * "
-        "(g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
+           "(g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
 const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attr_names = "epsilon:f0",
-    .factors = "...d,d->...d,...", NORM, .infer = infer_norm,
-    .grad = grad_rms_norm, .doc = "y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean of x^2 + epsilon)."};
+    .factors = "...d,d->...d,...", NORM, .infer = infer_norm, .grad = grad_rms_norm,
+    .doc = "y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean of x^2 + epsilon)."};
 const mth__op mth__op_rms_norm_grad = {ROW(rms_norm_grad), .args = "x, weight, rstd, dy", .results = "dx, dweight",
-    .factors = "...d,d,...,...d->...d,d", .sum = "...", NORM,
-    .linear = MTH__LINEAR_EACH, .linear_args = 8, .accumulates = 2,
-    .doc = "The gradients of rms_norm: h = x * rstd, g = dy * weight, dx = rstd * (g - h * mean(g * h)), dweight = sum of dy * h."};
+    .factors = "...d,d,...,...d->...d,d", .sum = "...", NORM, .linear = MTH__LINEAR_EACH, .linear_args = 8,
+    .accumulates = 2,
+    .doc = "The gradients of rms_norm: h = x * rstd, g = dy * weight, dx = rstd * (g - h * mean(g * h)), dweight = sum "
+           "of dy * h."};

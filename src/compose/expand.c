@@ -1,10 +1,15 @@
-/* The resolved model and the descriptions of its inputs -> the graph: blocks in their order, each through its type's expand. */
+/* The resolved model and the descriptions of its inputs -> the graph: blocks in their order, each through its type's
+ * expand. */
 #include "compose/model.h"
 #include "compose/parts.h"
 #include <inttypes.h>
 #include <string.h>
 
-typedef struct { mth__graph *graph; mth__site site; const char *prefix; } context; /* prefix: "model_0." */
+typedef struct {
+    mth__graph *graph;
+    mth__site site;
+    const char *prefix;
+} context; /* prefix: "model_0." */
 
 /* ---------------------------------------------------------------- parameters */
 mth__value *mth__expansion_input(const mth__expansion *e, const char *port) {
@@ -57,12 +62,13 @@ mth_status mth__expansion_parameter_as(mth__expansion *e, const char *suffix, mt
     return NULL;
 }
 
-mth_status mth__expansion_parameter(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale, const mth_arg *spec,
-    const int32_t *grain, mth__value **out) {
+mth_status mth__expansion_parameter(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale,
+    const mth_arg *spec, const int32_t *grain, mth__value **out) {
     mth__sharding s = {.on = NULL};
     bool given = spec && spec->kind != MTH_ARG_NONE;
-    if (given) TRY(mth__spec_read(*spec, e->mesh, shape.rank, mth__format(e->builder.graph->arena, "%s.%s", e->builder.module, suffix),
-        &s));
+    if (given)
+        TRY(mth__spec_read(
+            *spec, e->mesh, shape.rank, mth__format(e->builder.graph->arena, "%s.%s", e->builder.module, suffix), &s));
     for (int d = 0; grain && d < shape.rank; d++) s.dim[d].grain = grain[d];
     return mth__expansion_parameter_as(e, suffix, shape, init, scale, &s, out);
 }
@@ -76,7 +82,8 @@ static mth_status check_specs_used(const mth__expansion *e, size_t first) {
         bool used = false;
         for (size_t p = first; p < g->parameter.n; p++) used |= !strcmp(g->parameter.at[p]->name + n, specs->keys[i]);
         if (!used)
-            return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', a parameter that the other options leave out", specs->keys[i]),
+            return FAIL(MTH_ERROR_KEY,
+                F("shard_specs names '%s', a parameter that the other options leave out", specs->keys[i]),
                 F("remove '%s' from shard_specs", specs->keys[i]));
     }
     return NULL;
@@ -85,12 +92,22 @@ static mth_status check_specs_used(const mth__expansion *e, size_t first) {
 /* ---------------------------------------------------------------- blocks */
 static mth_status expand_model(const context *, const mth_model *, mth__value *const *in, mth__value **out);
 
-static mth_status expand_module(const context *c, const mth__block *b, const char *path, int nin, mth__value **in, const char *const *port,
-    mth__value **out) {
+static mth_status expand_module(const context *c, const mth__block *b, const char *path, int nin, mth__value **in,
+    const char *const *port, mth__value **out) {
     mth__graph *g = c->graph;
-    mth__expansion e = {.builder = {.graph = g, .module = path, .source = b->line ? mth__copy_text(g->arena, b->line) : NULL,
-        .region = c->site.region, .stage = c->site.stage, .microbatch = -1},
-                        .module = b->module, .nin = nin, .in = in, .in_port = port, .nout = b->out.n, .out = out, .mesh = c->site.place};
+    mth__expansion e = {.builder = {.graph = g,
+                            .module = path,
+                            .source = b->line ? mth__copy_text(g->arena, b->line) : NULL,
+                            .region = c->site.region,
+                            .stage = c->site.stage,
+                            .microbatch = -1},
+        .module = b->module,
+        .nin = nin,
+        .in = in,
+        .in_port = port,
+        .nout = b->out.n,
+        .out = out,
+        .mesh = c->site.place};
     size_t first = g->parameter.n;
     TRY(mth__site_on(b->module, g->mesh, &c->site, &e.builder.on));
     TRY(b->module->type->expand(&e));
@@ -136,7 +153,9 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
         const char *path = mth__format(g->arena, "%s%s", c->prefix, b->name);
         range[k][0] = g->parameter.n;
         if (b->module) {
-            TRY(mth__error_source(mth__error_operator(expand_module(c, b, path, from->nin, operand, from->port, made[k]), path), b->line));
+            TRY(mth__error_source(
+                mth__error_operator(expand_module(c, b, path, from->nin, operand, from->port, made[k]), path),
+                b->line));
         } else {
             context inner = {g, c->site, mth__format(g->arena, "%s.", path)};
             TRY(expand_model(&inner, b->model, operand, made[k]));
@@ -149,15 +168,15 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
     return NULL;
 }
 
-mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *site, mth__value *const *in,
-    mth__value **out) {
+mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *site,
+    mth__value *const *in, mth__value **out) {
     context c = {e->builder.graph, *site, mth__format(e->builder.graph->arena, "%s.%s.", e->builder.module, name)};
     return expand_model(&c, stage, in, out);
 }
 
 /* ---------------------------------------------------------------- the whole model */
-static mth_status missing_input(const mth__graph *g, const mth_model *m, const char *name, const mth__input_description *given,
-    size_t count) {
+static mth_status missing_input(
+    const mth__graph *g, const mth_model *m, const char *name, const mth__input_description *given, size_t count) {
     const char **names = NEW_ARRAY(g->arena, const char *, count);
     mth__names inputs = {0};
     size_t n = 0;
@@ -167,11 +186,12 @@ static mth_status missing_input(const mth__graph *g, const mth_model *m, const c
         if (mth__names_find(&inputs, given[i].name) < 0) names[n++] = given[i].name;
     const char *near = mth__nearest(name, names, n);
     mth_status s = FAIL(MTH_ERROR_KEY, F("the input '%s' is missing", name),
-                        near ? F("it was given as '%s': name it '%s'", near, name) : F("give the input '%s' an array", name));
+        near ? F("it was given as '%s': name it '%s'", near, name) : F("give the input '%s' an array", name));
     for (size_t k = 0; k < m->block.n; k++) /* the first block that reads it */
         for (int j = 0; j < (*m->resolved)->block[k].nin; j++) {
             mth__source from = (*m->resolved)->block[k].from[j];
-            if (from.block < 0 && !strcmp((*m->resolved)->input[from.port], name)) return mth__error_operator(s, m->block.at[k]->name);
+            if (from.block < 0 && !strcmp((*m->resolved)->input[from.port], name))
+                return mth__error_operator(s, m->block.at[k]->name);
         }
     return s;
 }
@@ -196,8 +216,9 @@ static mth_status check_input(const mth__input_description *d) {
     char shape[256];
     mth_status s = NULL;
     for (int i = 0; !s && i < d->shape.rank; i++)
-        if (d->shape.dim[i] == 0) s = FAIL(MTH_ERROR_VALUE, F("the input '%s' has nothing along dimension %d", d->name, i),
-            F("give it a size of 1 or more along each dimension"));
+        if (d->shape.dim[i] == 0)
+            s = FAIL(MTH_ERROR_VALUE, F("the input '%s' has nothing along dimension %d", d->name, i),
+                F("give it a size of 1 or more along each dimension"));
     if (!s) s = mth__shape_check(d->shape, d->dtype);
     if (!s) return NULL;
     mth__shape_write(shape, sizeof shape, d->shape);
@@ -206,7 +227,8 @@ static mth_status check_input(const mth__input_description *d) {
 
 mth_status mth__expand(const mth_model *m, const mth__input_description *given, size_t count, mth__graph *g) {
     const mth__resolved *r = *m->resolved;
-    mth__value **in = NEW_ARRAY(g->arena, mth__value *, r->inputs), **out = NEW_ARRAY(g->arena, mth__value *, r->outputs);
+    mth__value **in = NEW_ARRAY(g->arena, mth__value *, r->inputs),
+               **out = NEW_ARRAY(g->arena, mth__value *, r->outputs);
     mth__names names = {0};
     bool *known = NEW_ARRAY(g->arena, bool, count);
     for (size_t i = 0; i < count; i++)

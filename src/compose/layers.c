@@ -5,20 +5,24 @@
 
 /* ---------------------------------------------------------------- Linear */
 static mth_status linear_expand(mth__expansion *e) {
-    return mth__part_linear(e, &(mth__linear_part){"", mth__opt_int(e, "dimension", 0), mth__opt_bool(e, "bias"),
-        mth__module_option(e->module, "weight_shard_spec"), -1, -1, 1, 1},
-                            e->in[0], &e->out[0]);
+    return mth__part_linear(e,
+        &(mth__linear_part){"", mth__opt_int(e, "dimension", 0), mth__opt_bool(e, "bias"),
+            mth__module_option(e->module, "weight_shard_spec"), -1, -1, 1, 1},
+        e->in[0], &e->out[0]);
 }
 
 const mth__module_type mth__type_Linear = {
-    .name = "Linear", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){
-        {"dimension", MTH__OPT_SIZE, NULL, "the width of the output", NULL},
+    .name = "Linear",
+    .inputs = "input",
+    .outputs = "output",
+    .options = (const mth__opt[]){{"dimension", MTH__OPT_SIZE, NULL, "the width of the output", NULL},
         {"bias", MTH__OPT_BOOL, "True", "whether a bias is added", NULL},
-        MTH__WEIGHT_SPEC("how the weight (in, dimension) is split: (0, None) splits the input dimension, (None, 0) the output; the bias "
+        MTH__WEIGHT_SPEC("how the weight (in, dimension) is split: (0, None) splits the input dimension, (None, 0) the "
+                         "output; the bias "
                          "follows"),
         MTH__SHARD_SPECS, {0}},
-    .doc = "input[..., in] @ weight + bias -> output[..., dimension]. The weight starts normal with deviation 1 / sqrt(in), the bias zero.",
+    .doc = "input[..., in] @ weight + bias -> output[..., dimension]. The weight starts normal with deviation 1 / "
+           "sqrt(in), the bias zero.",
     .parameters = "weight (in, dimension), bias (dimension,)",
     .expand = linear_expand,
 };
@@ -27,25 +31,28 @@ const mth__module_type mth__type_Linear = {
 static mth_status embedding_expand(mth__expansion *e) {
     TRY(mth__need_ids(e->in[0], "input"));
     TRY(mth__need_rank(e->in[0], "input", 0, MTH__RANK - 1));
-    const mth_arg *spec = mth__module_option(e->module, "weight_shard_spec"), *axis = mth__module_option(e->module, "tensor_axis");
+    const mth_arg *spec = mth__module_option(e->module, "weight_shard_spec"),
+                  *axis = mth__module_option(e->module, "tensor_axis");
     mth_arg items[] = {*axis, MTH_NONE}, split = mth_list(2, items);
     int64_t width = mth__opt_int(e, "embedding_dim", 0);
     mth__value *weight;
-    TRY(mth__expansion_parameter(e, "weight", (mth__shape){2, {mth__opt_int(e, "vocab_size", 0), width}}, MTH__INIT_NORMAL,
-        1 / __builtin_sqrt((double)width),
-                                 axis->kind == MTH_ARG_INT ? &split : spec, NULL, &weight));
+    TRY(mth__expansion_parameter(e, "weight", (mth__shape){2, {mth__opt_int(e, "vocab_size", 0), width}},
+        MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), axis->kind == MTH_ARG_INT ? &split : spec, NULL, &weight));
     return mth__build2(&e->builder, "gather", NULL, weight, e->in[0], &e->out[0]);
 }
 
 const mth__module_type mth__type_Embedding = {
-    .name = "Embedding", .inputs = "input", .outputs = "output", .integers = "input",
-    .options = (const mth__opt[]){
-        {"vocab_size", MTH__OPT_SIZE, NULL, "rows of the table: ids are 0 to vocab_size - 1", NULL},
-        {"embedding_dim", MTH__OPT_SIZE, NULL, "the width of a row", NULL},
-        MTH__WEIGHT_SPEC("how the table (vocab_size, embedding_dim) is split"),
-        MTH__TENSOR_AXIS("splits the vocabulary over this mesh axis"),
-        MTH__SHARD_SPECS, {0}},
-    .doc = "The rows of a table: input[...] (int32 or int64 ids) -> output[..., embedding_dim]. The table starts normal with deviation 1 / "
+    .name = "Embedding",
+    .inputs = "input",
+    .outputs = "output",
+    .integers = "input",
+    .options =
+        (const mth__opt[]){{"vocab_size", MTH__OPT_SIZE, NULL, "rows of the table: ids are 0 to vocab_size - 1", NULL},
+            {"embedding_dim", MTH__OPT_SIZE, NULL, "the width of a row", NULL},
+            MTH__WEIGHT_SPEC("how the table (vocab_size, embedding_dim) is split"),
+            MTH__TENSOR_AXIS("splits the vocabulary over this mesh axis"), MTH__SHARD_SPECS, {0}},
+    .doc = "The rows of a table: input[...] (int32 or int64 ids) -> output[..., embedding_dim]. The table starts "
+           "normal with deviation 1 / "
            "sqrt(embedding_dim).",
     .parameters = "weight (vocab_size, embedding_dim)",
     .check = mth__check_one_spec,
@@ -57,8 +64,9 @@ static mth_status rotary(mth__expansion *e, mth__value *x) {
     int rank = x->shape.rank;
     int64_t width = x->shape.dim[rank - 1], head = mth__opt_int(e, "head_dim", width);
     if (width % head || head % 2) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("a width of %" PRId64 " has no whole heads of %" PRId64 " with pairs to rotate", width,
-            head), F("give an even head_dim that divides %" PRId64, width));
+        mth_status s = FAIL(MTH_ERROR_VALUE,
+            F("a width of %" PRId64 " has no whole heads of %" PRId64 " with pairs to rotate", width, head),
+            F("give an even head_dim that divides %" PRId64, width));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     mth__attrs a = {.i = {rank - 2, 0, mth__opt_bool(e, "interleaved")}, .f = {mth__opt_float(e, "base")}};
@@ -77,35 +85,44 @@ static mth_status positional_expand(mth__expansion *e) {
     mth__value *x = e->in[0], *table;
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 2, MTH__RANK));
-    int64_t length = x->shape.dim[x->shape.rank - 2], width = x->shape.dim[x->shape.rank - 1], most = mth__opt_int(e, "max_len", 0);
+    int64_t length = x->shape.dim[x->shape.rank - 2], width = x->shape.dim[x->shape.rank - 1],
+            most = mth__opt_int(e, "max_len", 0);
     if (length > most) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("a sequence of %" PRId64 " is longer than max_len=%" PRId64, length, most),
-            F("give shorter sequences, or max_len=%" PRId64, length));
+        mth_status s =
+            FAIL(MTH_ERROR_VALUE, F("a sequence of %" PRId64 " is longer than max_len=%" PRId64, length, most),
+                F("give shorter sequences, or max_len=%" PRId64, length));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     const char *kind = mth__opt_string(e, "kind");
     if (!strcmp(kind, "rotary")) return rotary(e, x);
     if (!strcmp(kind, "learned")) {
-        TRY(mth__expansion_parameter(e, "weight", (mth__shape){2, {most, width}}, MTH__INIT_NORMAL, 0.02, NULL, NULL, &table));
+        TRY(mth__expansion_parameter(
+            e, "weight", (mth__shape){2, {most, width}}, MTH__INIT_NORMAL, 0.02, NULL, NULL, &table));
         TRY(mth__build1(&e->builder, "slice", &(mth__attrs){.i = {0, 0, length}}, table, &table));
     } else {
         TRY(mth__build(&e->builder, mth__op_find("sinusoid"), &(mth__attrs){.i = {length, width}}, 0, NULL, &table));
-        if (table->dtype != x->dtype) TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {x->dtype}}, table, &table));
+        if (table->dtype != x->dtype)
+            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {x->dtype}}, table, &table));
     }
     return mth__build2(&e->builder, "add", NULL, x, table, &e->out[0]);
 }
 
 const mth__module_type mth__type_PositionalEncoding = {
-    .name = "PositionalEncoding", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){
-        {"max_len", MTH__OPT_SIZE, NULL, "the longest sequence that is taken", NULL},
+    .name = "PositionalEncoding",
+    .inputs = "input",
+    .outputs = "output",
+    .options = (const mth__opt[]){{"max_len", MTH__OPT_SIZE, NULL, "the longest sequence that is taken", NULL},
         {"kind", MTH__OPT_CHOICE, "'sinusoidal'", "what is done with positions", "sinusoidal|learned|rotary"},
         {"head_dim", MTH__OPT_SIZE, "None", "rotary: the width that is rotated as a unit; None: the whole width", NULL},
-        {"base", MTH__OPT_FLOAT, "10000.0", "rotary: pair j at position s turns by the angle s * base^(-2j / head_dim)", NULL},
-        {"interleaved", MTH__OPT_BOOL, "False", "rotary: pairs are neighbours; False: column j goes with j + head_dim / 2", NULL},
+        {"base", MTH__OPT_FLOAT, "10000.0", "rotary: pair j at position s turns by the angle s * base^(-2j / head_dim)",
+            NULL},
+        {"interleaved", MTH__OPT_BOOL, "False",
+            "rotary: pairs are neighbours; False: column j goes with j + head_dim / 2", NULL},
         MTH__SHARD_SPECS, {0}},
-    .doc = "Tells positions apart: input[..., s, d] -> output[..., s, d]. sinusoidal adds sin(s / 10000^(d'/d)) in even columns d' and the "
-           "cosine of the same angle in the odd ones; learned adds rows of a parameter, which starts normal with deviation 0.02; rotary "
+    .doc = "Tells positions apart: input[..., s, d] -> output[..., s, d]. sinusoidal adds sin(s / 10000^(d'/d)) in "
+           "even columns d' and the "
+           "cosine of the same angle in the odd ones; learned adds rows of a parameter, which starts normal with "
+           "deviation 0.02; rotary "
            "turns pairs of columns.",
     .parameters = "weight (max_len, d)",
     .expand = positional_expand,
@@ -124,8 +141,10 @@ static mth_status layer_norm_expand(mth__expansion *e) {
     TRY(norm_width(e, &d));
     mth__value *weight, *bias, *out[3];
     TRY(mth__expansion_parameter(e, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
-    if (mth__opt_bool(e, "bias")) TRY(mth__expansion_parameter(e, "bias", (mth__shape){1, {d}}, MTH__INIT_ZERO, 0, NULL, NULL, &bias));
-    else TRY(mth__part_scale(&e->builder, weight, 0, &bias)); /* the row has a bias: zeros, wherever the weight is */
+    if (mth__opt_bool(e, "bias"))
+        TRY(mth__expansion_parameter(e, "bias", (mth__shape){1, {d}}, MTH__INIT_ZERO, 0, NULL, NULL, &bias));
+    else
+        TRY(mth__part_scale(&e->builder, weight, 0, &bias)); /* the row has a bias: zeros, wherever the weight is */
     TRY(mth__build(&e->builder, mth__op_find("layer_norm"), &(mth__attrs){.f = {mth__opt_float(e, "epsilon")}}, 3,
         (mth__value *[]){e->in[0], weight, bias}, out));
     e->out[0] = out[0];
@@ -146,16 +165,18 @@ static mth_status rms_norm_expand(mth__expansion *e) {
 static mth_status check_epsilon(const mth_module *m) {
     double epsilon = mth__module_option(m, "epsilon")->real;
     if (epsilon >= 0) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("epsilon=%g is negative", epsilon), F("give epsilon a value of 0 or more, such as 1e-5"));
+    return FAIL(
+        MTH_ERROR_VALUE, F("epsilon=%g is negative", epsilon), F("give epsilon a value of 0 or more, such as 1e-5"));
 }
 
 const mth__module_type mth__type_LayerNorm = {
-    .name = "LayerNorm", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){
-        {"epsilon", MTH__OPT_FLOAT, "1e-05", "added to the variance", NULL},
-        {"bias", MTH__OPT_BOOL, "True", "whether a bias is added", NULL},
-        MTH__SHARD_SPECS, {0}},
-    .doc = "(input - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: input[..., d] -> output[..., d]. The weight "
+    .name = "LayerNorm",
+    .inputs = "input",
+    .outputs = "output",
+    .options = (const mth__opt[]){{"epsilon", MTH__OPT_FLOAT, "1e-05", "added to the variance", NULL},
+        {"bias", MTH__OPT_BOOL, "True", "whether a bias is added", NULL}, MTH__SHARD_SPECS, {0}},
+    .doc = "(input - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: input[..., d] -> "
+           "output[..., d]. The weight "
            "starts at one, the bias at zero.",
     .parameters = "weight (d,), bias (d,)",
     .check = check_epsilon,
@@ -163,11 +184,13 @@ const mth__module_type mth__type_LayerNorm = {
 };
 
 const mth__module_type mth__type_RMSNorm = {
-    .name = "RMSNorm", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){
-        {"epsilon", MTH__OPT_FLOAT, "1e-05", "added to the mean square", NULL},
+    .name = "RMSNorm",
+    .inputs = "input",
+    .outputs = "output",
+    .options = (const mth__opt[]){{"epsilon", MTH__OPT_FLOAT, "1e-05", "added to the mean square", NULL},
         MTH__SHARD_SPECS, {0}},
-    .doc = "input / sqrt(mean(input^2) + epsilon) * weight over the last dimension: input[..., d] -> output[..., d]. The weight starts at "
+    .doc = "input / sqrt(mean(input^2) + epsilon) * weight over the last dimension: input[..., d] -> output[..., d]. "
+           "The weight starts at "
            "one.",
     .parameters = "weight (d,)",
     .check = check_epsilon,
@@ -179,24 +202,30 @@ static mth_status dropout_expand(mth__expansion *e) {
     TRY(mth__need_float(e->in[0], "input"));
     double rate = mth__opt_float(e, "rate");
     if (rate == 0) return mth__build1(&e->builder, "copy", NULL, e->in[0], &e->out[0]);
-    uint64_t key = 1469598103934665603u ^ (uint64_t)mth__opt_int(e, "seed", 0); /* FNV-1a: two Dropouts of a model draw apart */
+    /* FNV-1a: two Dropouts of a model draw apart */
+    uint64_t key = 1469598103934665603u ^ (uint64_t)mth__opt_int(e, "seed", 0);
     for (const char *c = e->builder.module; *c; c++) key = (key ^ (unsigned char)*c) * 1099511628211u;
-    return mth__build1(&e->builder, "dropout", &(mth__attrs){.i = {(int64_t)(key >> 1)}, .f = {rate}}, e->in[0], &e->out[0]);
+    return mth__build1(
+        &e->builder, "dropout", &(mth__attrs){.i = {(int64_t)(key >> 1)}, .f = {rate}}, e->in[0], &e->out[0]);
 }
 
 static mth_status check_rate(const mth_module *m) {
     double rate = mth__module_option(m, "rate")->real;
     if (rate >= 0 && rate < 1) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("rate=%g is no share of the elements", rate), F("give rate a value of 0 or more and below 1"));
+    return FAIL(MTH_ERROR_VALUE, F("rate=%g is no share of the elements", rate),
+        F("give rate a value of 0 or more and below 1"));
 }
 
 const mth__module_type mth__type_Dropout = {
-    .name = "Dropout", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){
-        {"rate", MTH__OPT_FLOAT, "0.5", "the share of elements that become zero; 0 leaves all, as wanted after training", NULL},
-        {"seed", MTH__OPT_INT, "0", "with the operator's name the key of the random numbers", NULL},
-        {0}},
-    .doc = "Zeros a share of the elements and divides the others by 1 - rate: input[...] -> output[...]. Counter-based: the choice depends "
+    .name = "Dropout",
+    .inputs = "input",
+    .outputs = "output",
+    .options =
+        (const mth__opt[]){{"rate", MTH__OPT_FLOAT, "0.5",
+                               "the share of elements that become zero; 0 leaves all, as wanted after training", NULL},
+            {"seed", MTH__OPT_INT, "0", "with the operator's name the key of the random numbers", NULL}, {0}},
+    .doc = "Zeros a share of the elements and divides the others by 1 - rate: input[...] -> output[...]. "
+           "Counter-based: the choice depends "
            "on seed, operator and index, not on the mesh; it is the same at every evaluate.",
     .parameters = "",
     .check = check_rate,
@@ -208,7 +237,8 @@ static mth_status feed_forward_expand(mth__expansion *e) {
     mth__value *x = e->in[0], *up, *gate;
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 1, MTH__RANK));
-    int64_t axis = mth__opt_int(e, "tensor_axis", -1), hidden = mth__opt_int(e, "hidden_dim", 0), width = x->shape.dim[x->shape.rank - 1];
+    int64_t axis = mth__opt_int(e, "tensor_axis", -1), hidden = mth__opt_int(e, "hidden_dim", 0),
+            width = x->shape.dim[x->shape.rank - 1];
     bool bias = mth__opt_bool(e, "bias");
     const char *activation = mth__opt_string(e, "activation");
     if (mth__opt_bool(e, "gated")) {
@@ -224,16 +254,18 @@ static mth_status feed_forward_expand(mth__expansion *e) {
 }
 
 const mth__module_type mth__type_FeedForward = {
-    .name = "FeedForward", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){
-        {"hidden_dim", MTH__OPT_SIZE, NULL, "the width between the two products", NULL},
+    .name = "FeedForward",
+    .inputs = "input",
+    .outputs = "output",
+    .options = (const mth__opt[]){{"hidden_dim", MTH__OPT_SIZE, NULL, "the width between the two products", NULL},
         MTH__ACTIVATION,
         {"gated", MTH__OPT_BOOL, "False", "down(activation(gate(input)) * up(input)), as in Llama with silu", NULL},
         {"bias", MTH__OPT_BOOL, "True", "whether each product has a bias", NULL},
         MTH__TENSOR_AXIS("splits hidden_dim over this mesh axis: up and gate by columns, down by rows"),
         MTH__SHARD_SPECS, {0}},
     .doc = "down(activation(up(input))): input[..., d] -> output[..., d], with Linear layers of hidden_dim between.",
-    .parameters = "gate.weight (d, hidden_dim), gate.bias (hidden_dim,), up.weight (d, hidden_dim), up.bias (hidden_dim,), down.weight "
+    .parameters = "gate.weight (d, hidden_dim), gate.bias (hidden_dim,), up.weight (d, hidden_dim), up.bias "
+                  "(hidden_dim,), down.weight "
                   "(hidden_dim, d), down.bias (d,)",
     .expand = feed_forward_expand,
 };

@@ -1,8 +1,10 @@
-/* CrossEntropy, SquaredError: of small rows, so that logits may be split over the vocabulary, the batch over devices and microbatches. */
+/* CrossEntropy, SquaredError: of small rows, so that logits may be split over the vocabulary, the batch over devices
+ * and microbatches. */
 #include "compose/parts.h"
 #include <string.h>
 
-#define REDUCTION {"reduction", MTH__OPT_CHOICE, "'mean'", "what becomes of the losses of the elements", "mean|sum|none"}
+#define REDUCTION                                                                                                      \
+    {"reduction", MTH__OPT_CHOICE, "'mean'", "what becomes of the losses of the elements", "mean|sum|none"}
 
 static mth_status reduce(mth__expansion *e, mth__value *loss, mth__value **out) {
     const char *how = mth__opt_string(e, "reduction");
@@ -41,9 +43,13 @@ static mth_status cross_entropy_expand(mth__expansion *e) {
 }
 
 const mth__module_type mth__type_CrossEntropy = {
-    .name = "CrossEntropy", .inputs = "input, target", .outputs = "output", .integers = "target",
+    .name = "CrossEntropy",
+    .inputs = "input, target",
+    .outputs = "output",
+    .integers = "target",
     .options = (const mth__opt[]){REDUCTION, {0}},
-    .doc = "-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a scalar for mean and "
+    .doc = "-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a "
+           "scalar for mean and "
            "sum, [...] for none. Logits that are split over v stay split.",
     .parameters = "",
     .expand = cross_entropy_expand,
@@ -60,7 +66,9 @@ static mth_status squared_error_expand(mth__expansion *e) {
 }
 
 const mth__module_type mth__type_SquaredError = {
-    .name = "SquaredError", .inputs = "input, target", .outputs = "output",
+    .name = "SquaredError",
+    .inputs = "input, target",
+    .outputs = "output",
     .options = (const mth__opt[]){REDUCTION, {0}},
     .doc = "(input - target)^2: input[...], target[...] -> output, a scalar for mean and sum, [...] for none.",
     .parameters = "",

@@ -24,7 +24,8 @@ static mth__ports copy_ports(mth__arena *arena, mth__ports from) {
 
 static const mth_wire *copy_wires(mth__arena *arena, const mth_wire *from, size_t n) {
     mth_wire *to = NEW_ARRAY(arena, mth_wire, n);
-    for (size_t i = 0; i < n; i++) to[i] = (mth_wire){mth__copy_text(arena, from[i].port), mth__copy_text(arena, from[i].name)};
+    for (size_t i = 0; i < n; i++)
+        to[i] = (mth_wire){mth__copy_text(arena, from[i].port), mth__copy_text(arena, from[i].name)};
     return to;
 }
 
@@ -37,9 +38,12 @@ static void wire_ports(mth__arena *arena, mth__block *b) {
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < b->wires; i++) {
             int in = mth__ports_find(&b->in, b->wire[i].port);
-            if (in < 0) b->out_name[mth__ports_find(&b->out, b->wire[i].port)] = b->wire[i].name;
-            else if (pass) b->in_name[b->in_first[in] + next[in]++] = b->wire[i].name;
-            else b->in_first[in + 1]++;
+            if (in < 0)
+                b->out_name[mth__ports_find(&b->out, b->wire[i].port)] = b->wire[i].name;
+            else if (pass)
+                b->in_name[b->in_first[in] + next[in]++] = b->wire[i].name;
+            else
+                b->in_first[in + 1]++;
         }
         for (int p = 0; !pass && p < b->in.n; p++) b->in_first[p + 1] += b->in_first[p];
     }
@@ -50,10 +54,13 @@ static const char *copy_line(mth__arena *arena, const char *line) { return line 
 /* But for the submodel. Not part of the walk below: that one has a frame for each level of models. */
 __attribute__((noinline)) static mth__block *copy_block(mth__arena *arena, const mth__block *from) {
     mth__block *b = NEW(arena, mth__block);
-    *b = (mth__block){.name = mth__copy_text(arena, from->name), .in = copy_ports(arena, from->in),
+    *b = (mth__block){.name = mth__copy_text(arena, from->name),
+        .in = copy_ports(arena, from->in),
         .out = copy_ports(arena, from->out),
-                      .wire = copy_wires(arena, from->wire, from->wires), .wires = from->wires, .mode = from->mode,
-                      .line = copy_line(arena, from->line)};
+        .wire = copy_wires(arena, from->wire, from->wires),
+        .wires = from->wires,
+        .mode = from->mode,
+        .line = copy_line(arena, from->line)};
     wire_ports(arena, b);
     if (from->module) b->module = mth__module_copy_into(arena, from->module);
     return b;
@@ -69,13 +76,17 @@ mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
     m->levels = from->levels;
     for (size_t i = 0; i < from->join.n; i++) {
         const mth__join *j = &from->join.at[i];
-        mth__join copy = {mth__copy_text(arena, j->source), mth__copy_text(arena, j->destination), copy_line(arena, j->line)};
+        mth__join copy = {
+            mth__copy_text(arena, j->source), mth__copy_text(arena, j->destination), copy_line(arena, j->line)};
         PUSH(arena, m->join, copy);
     }
     return m;
 }
 
-typedef struct { const mth_model *from; mth_model **out; } copying;
+typedef struct {
+    const mth_model *from;
+    mth_model **out;
+} copying;
 
 static mth_status copy(void *context) {
     const copying *c = context;
@@ -104,8 +115,13 @@ const mth__block *mth__model_block(const mth_model *m, const char *name, size_t 
 }
 
 /* blocks: how many are named "<kind>_<number>"; from, to: numbers that were found taken, to be passed over next */
-typedef struct { int blocks, from, to; } kind_count;
-typedef struct mth__taken { mth__names block, destination, kind; VEC(kind_count) count; } taken;
+typedef struct {
+    int blocks, from, to;
+} kind_count;
+typedef struct mth__taken {
+    mth__names block, destination, kind;
+    VEC(kind_count) count;
+} taken;
 
 /* Tables of the names of blocks, of their kinds, and of what connect has joined, brought up to date. An allocation that
    fails on the way leaves them right as far as they go. */
@@ -147,8 +163,10 @@ static mth_status unknown_port(const mth__block *b, const char *port, const char
     const char *options = b->module ? b->module->type->port_options : NULL;
     for (const char *at = options; at && *at; at += strcspn(at, ","), at += strspn(at, ", "))
         if (!strncmp(at, port, length) && at[length] == ' ')
-            return mth__error_operator(FAIL(MTH_ERROR_TYPE, F("%s has the port '%s' only where an option asks for it", b->name, port),
-                F("give %s %.*s", b->module->type->name, (int)strcspn(at + length + 1, ","), at + length + 1)), b->name);
+            return mth__error_operator(
+                FAIL(MTH_ERROR_TYPE, F("%s has the port '%s' only where an option asks for it", b->name, port),
+                    F("give %s %.*s", b->module->type->name, (int)strcspn(at + length + 1, ","), at + length + 1)),
+                b->name);
     const char **names = mth__calloc((size_t)(b->in.n + b->out.n) + 1, sizeof *names);
     if (!names) return FAIL(MTH_ERROR_MEMORY, F("no memory for an error"), F("free memory"));
     for (int k = 0; k < 2; k++)
@@ -177,13 +195,17 @@ static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *
         int in = mth__ports_find(&b->in, wire[i].port), out = mth__ports_find(&b->out, wire[i].port);
         if (in < 0 && out < 0) return unknown_port(b, wire[i].port, interface_text(arena, b));
         if (!*wire[i].name || strpbrk(wire[i].name, " \t\n\"',?*()="))
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("'%s', given to %s, is no name", wire[i].name, wire[i].port),
-                F("use letters, digits, underscores and dots")), b->name);
+            return mth__error_operator(
+                FAIL(MTH_ERROR_VALUE, F("'%s', given to %s, is no name", wire[i].name, wire[i].port),
+                    F("use letters, digits, underscores and dots")),
+                b->name);
         const char **first = &name[in >= 0 ? in : b->in.n + out];
         if (*first && strcmp(*first, wire[i].name))
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE,
-                F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, *first, wire[i].name),
-                                            F("give one name; mth_model_connect joins two")), b->name);
+            return mth__error_operator(
+                FAIL(MTH_ERROR_VALUE,
+                    F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, *first, wire[i].name),
+                    F("give one name; mth_model_connect joins two")),
+                b->name);
         if (!*first) kept[b->wires++] = wire[i];
         if (in < 0 || !b->in.at[in].repeats) *first = wire[i].name;
     }
@@ -198,16 +220,18 @@ static mth_status new_name(mth_model *m, const char *given, const char *kind, co
     if (has_block(m, given)) {
         const char *free_name = next_name(m, given);
         return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the model has two blocks named '%s'", given),
-            F("give another name, such as '%s', or none", free_name)), given);
+                                       F("give another name, such as '%s', or none", free_name)),
+            given);
     }
     return *out = mth__copy_text(m->arena, given), NULL;
 }
 
 static mth_status check_levels(const char *what, int levels) {
     if (levels < MTH__MODEL_LEVELS) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("%s holds models in models, %d levels of them; with its own a model has at most %d",
-        what, levels, MTH__MODEL_LEVELS),
-                F("compose flatter: add its blocks to one model, or submodels one after the other to one parent"));
+    return FAIL(MTH_ERROR_VALUE,
+        F("%s holds models in models, %d levels of them; with its own a model has at most %d", what, levels,
+            MTH__MODEL_LEVELS),
+        F("compose flatter: add its blocks to one model, or submodels one after the other to one parent"));
 }
 
 typedef struct {
@@ -228,15 +252,18 @@ static mth_status add(void *context) {
     *b = (mth__block){.mode = a->mode, .line = copy_line(arena, mth__source_line())};
     if (a->module) {
         const mth_arg *name = mth__module_option(a->module, "name");
-        TRY(new_name(m, name->kind == MTH_ARG_STRING ? name->string : NULL, mth__snake_case(arena, a->module->type->name), &b->name));
+        TRY(new_name(m, name->kind == MTH_ARG_STRING ? name->string : NULL,
+            mth__snake_case(arena, a->module->type->name), &b->name));
         TRY(mth__error_operator(check_levels("a stage", a->module->levels), b->name));
         b->module = mth__module_copy_into(arena, a->module);
         b->in = mth__ports_parse(arena, b->module->inputs);
         b->out = mth__ports_parse(arena, b->module->outputs);
     } else {
         TRY(new_name(m, a->name, "model", &b->name));
-        if (!a->sub->block.n) return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the submodel has no blocks"),
-            F("add blocks to it first; it is copied as it is now")), b->name);
+        if (!a->sub->block.n)
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the submodel has no blocks"),
+                                           F("add blocks to it first; it is copied as it is now")),
+                b->name);
         TRY(mth__error_operator(check_levels("the submodel", a->sub->levels), b->name));
         mth_model *sub = mth__model_copy_into(arena, a->sub);
         const mth__resolved *r;
@@ -262,15 +289,16 @@ static mth_status wires_given(const mth_wire *wire, size_t count) {
     return NULL;
 }
 
-mth_status mth_model_add(mth_model *m, const mth_module *module, const mth_wire *wire, size_t count, mth_add_mode mode) {
+mth_status mth_model_add(
+    mth_model *m, const mth_module *module, const mth_wire *wire, size_t count, mth_add_mode mode) {
     TRY(mth__given(m, "the model"));
     TRY(mth__given(module, "the module"));
     TRY(wires_given(wire, count));
     return mth__guard(add, &(addition){m, module, NULL, NULL, wire, count, mode});
 }
 
-mth_status mth_model_add_model(mth_model *m, const mth_model *sub, const char *name, const mth_wire *wire, size_t count,
-    mth_add_mode mode) {
+mth_status mth_model_add_model(
+    mth_model *m, const mth_model *sub, const char *name, const mth_wire *wire, size_t count, mth_add_mode mode) {
     TRY(mth__given(m, "the model"));
     TRY(mth__given(sub, "the submodel"));
     TRY(wires_given(wire, count));
@@ -278,7 +306,10 @@ mth_status mth_model_add_model(mth_model *m, const mth_model *sub, const char *n
 }
 
 /* ---------------------------------------------------------------- connect */
-typedef struct { mth_model *model; const char *source, *destination; } joining;
+typedef struct {
+    mth_model *model;
+    const char *source, *destination;
+} joining;
 
 static mth_status join(void *context) {
     const joining *j = context;
@@ -291,9 +322,10 @@ static mth_status join(void *context) {
     if (earlier >= 0) {
         const mth__join *other = &m->join.at[earlier];
         if (!strcmp(other->source, j->source)) return NULL;
-        return FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') contradicts connect(source='%s', destination='%s')",
-            j->source, j->destination, other->source, j->destination),
-                    F("an input has one source: leave out one of the two"));
+        return FAIL(MTH_ERROR_VALUE,
+            F("connect(source='%s', destination='%s') contradicts connect(source='%s', destination='%s')", j->source,
+                j->destination, other->source, j->destination),
+            F("an input has one source: leave out one of the two"));
     }
     mth__join added = {mth__copy_text(m->arena, j->source), mth__copy_text(m->arena, j->destination),
         copy_line(m->arena, mth__source_line())};
@@ -336,7 +368,8 @@ char *mth__model_why_not(const mth_model *m, const char *name, bool output) {
             if (!output) return F(": %s writes it", b->name);
             for (size_t j = 0; j < m->block.n; j++)
                 for (int i = 0; i < r->block[j].nin; i++)
-                    if (r->block[j].from[i].block == (int)k && r->block[j].from[i].port == p) return F(": %s reads it, and outputs are what nothing reads", m->block.at[j]->name);
+                    if (r->block[j].from[i].block == (int)k && r->block[j].from[i].port == p)
+                        return F(": %s reads it, and outputs are what nothing reads", m->block.at[j]->name);
         }
     }
     return F("%s", "");
@@ -366,12 +399,15 @@ static void print_model(mth__text *t, const mth_model *m, const mth__resolved *r
             mth__text_add(t, " %s(", b->module->type->name);
             print_options(t, b->module);
             mth__text_add(t, ")");
-        } else mth__text_add(t, " model of %zu blocks", b->model->block.n);
+        } else
+            mth__text_add(t, " model of %zu blocks", b->model->block.n);
         mth__text_add(t, ": ");
         const struct mth__inlet *in = &r->block[i];
-        for (int k = 0; k < in->nin; k++) mth__text_add(t, "%s%s=%s", k ? ", " : "", in->port[k], source_text(t->arena, m, r, in->from[k]));
+        for (int k = 0; k < in->nin; k++)
+            mth__text_add(t, "%s%s=%s", k ? ", " : "", in->port[k], source_text(t->arena, m, r, in->from[k]));
         mth__text_add(t, " -> ");
-        for (int k = 0; k < b->out.n; k++) mth__text_add(t, k ? ", %s" : "%s", source_text(t->arena, m, r, (mth__source){(int)i, k}));
+        for (int k = 0; k < b->out.n; k++)
+            mth__text_add(t, k ? ", %s" : "%s", source_text(t->arena, m, r, (mth__source){(int)i, k}));
         mth__text_add(t, "\n");
         if (b->model) print_model(t, b->model, *b->model->resolved, depth + 4);
     }
@@ -380,7 +416,10 @@ static void print_model(mth__text *t, const mth_model *m, const mth__resolved *r
     mth__text_add(t, "\n");
 }
 
-typedef struct { const mth_model *model; char **out; } printing;
+typedef struct {
+    const mth_model *model;
+    char **out;
+} printing;
 
 static mth_status print(void *context) {
     const printing *p = context;

@@ -4,13 +4,19 @@
 #include "compose/compose.h"
 #include "base/names.h"
 
-/* A port as the type's text declares it: "mask?" may be left open, "inputs*" takes several wires. A "?" on an output marks a side
+/* A port as the type's text declares it: "mask?" may be left open, "inputs*" takes several wires. A "?" on an output
+   marks a side
    result (dropped tokens): a chain never takes it. */
-typedef struct { const char *name; bool optional, repeats; } mth__port;
 typedef struct {
-    mth__port *at; int n; size_t room;
+    const char *name;
+    bool optional, repeats;
+} mth__port;
+typedef struct {
+    mth__port *at;
+    int n;
+    size_t room;
     mth__names names;
-    VEC(int) first;                  /* by number of the name: the first port of that name */
+    VEC(int) first; /* by number of the name: the first port of that name */
 } mth__ports;
 void mth__ports_add(mth__arena *, mth__ports *, mth__port);
 mth__ports mth__ports_parse(mth__arena *, const char *text);
@@ -19,26 +25,44 @@ int mth__ports_find(const mth__ports *, const char *name); /* -1: none */
 int mth__ports_main(const mth__ports *outputs);
 
 typedef struct {
-    const char *name;                /* "linear_0": unique in its model */
-    const mth_module *module;        /* one of the two: both are copies that live in the model's arena */
+    const char *name;         /* "linear_0": unique in its model */
+    const mth_module *module; /* one of the two: both are copies that live in the model's arena */
     mth_model *model;
     mth__ports in, out;
-    const mth_wire *wire; size_t wires;
+    const mth_wire *wire;
+    size_t wires;
     /* by input port: the names wired to it, from in_name[in_first[p]] to in_name[in_first[p + 1]] */
-    int *in_first; const char **in_name;
-    const char **out_name;           /* by output port; NULL: not wired */
+    int *in_first;
+    const char **in_name;
+    const char **out_name; /* by output port; NULL: not wired */
     mth_add_mode mode;
-    const char *line;                /* the user's */
+    const char *line; /* the user's */
 } mth__block;
 
-typedef struct { const char *source, *destination, *line; } mth__join; /* of connect */
-
-typedef struct { int block, port; } mth__source; /* block -1: the model's input `port` */
 typedef struct {
-    struct mth__inlet { int nin; const char **port; mth__source *from; bool *consumed; } *block; /* by block; consumed: by output port */
-    int *order;                      /* of blocks: sources first, else as composed */
-    const char **input; int inputs;
-    struct mth__outlet { const char *name; int block, port; bool side; } *output; int outputs;
+    const char *source, *destination, *line;
+} mth__join; /* of connect */
+
+typedef struct {
+    int block, port;
+} mth__source; /* block -1: the model's input `port` */
+typedef struct {
+    /* by block; consumed: by output port */
+    struct mth__inlet {
+        int nin;
+        const char **port;
+        mth__source *from;
+        bool *consumed;
+    } *block;
+    int *order; /* of blocks: sources first, else as composed */
+    const char **input;
+    int inputs;
+    struct mth__outlet {
+        const char *name;
+        int block, port;
+        bool side;
+    } *output;
+    int outputs;
 } mth__resolved;
 
 /* How deep models may lie in models. Passes walk down them, in a thread whose stack may be small; a stage is a level
@@ -46,44 +70,51 @@ typedef struct {
 enum { MTH__MODEL_LEVELS = 256 };
 
 struct mth_model {
-    mth__arena *arena;               /* a submodel lives in its parent's */
-    int levels;                      /* its own one included */
+    mth__arena *arena; /* a submodel lives in its parent's */
+    int levels;        /* its own one included */
     VEC(mth__block *) block;
     VEC(mth__join) join;
-    struct mth__taken *taken;        /* the names so far, where somebody has asked for them; model.c */
-    const mth__resolved **resolved;  /* a cell, since resolving leaves the model as it was; emptied by each change */
+    struct mth__taken *taken; /* the names so far, where somebody has asked for them; model.c */
+    /* a cell, since resolving leaves the model as it was; emptied by each change */
+    const mth__resolved **resolved;
 };
 
-mth_status mth__resolve(const mth_model *, const mth__resolved **out); /* wiring alone, through all submodels; kept in the model */
+/* wiring alone, through all submodels; kept in the model */
+mth_status mth__resolve(const mth_model *, const mth__resolved **out);
 mth_model *mth__model_copy_into(mth__arena *, const mth_model *);
 const mth_module *mth__module_copy_into(mth__arena *, const mth_module *);
-mth__ports mth__model_inputs(mth__arena *, const mth__resolved *);  /* as the ports of a block */
+mth__ports mth__model_inputs(mth__arena *, const mth__resolved *); /* as the ports of a block */
 mth__ports mth__model_outputs(mth__arena *, const mth__resolved *);
-const mth__block *mth__model_block(const mth_model *, const char *name, size_t n); /* NULL: the model has none whose name these n bytes are */
-mth__ports mth__parameter_names(mth__arena *, const mth__module_type *);           /* the suffixes that a type declares */
-/* What options alone say of a dimension of a parameter: `size` elements, of which `grain` stay together. False: the input says more. Where
- * it says how wide a unit is, that is taken as 2, the least for which it matters. */
+/* NULL: the model has none whose name these n bytes are */
+const mth__block *mth__model_block(const mth_model *, const char *name, size_t n);
+/* the suffixes that a type declares */
+mth__ports mth__parameter_names(mth__arena *, const mth__module_type *);
+/* What options alone say of a dimension of a parameter: `size` elements, of which `grain` stay together. False: the
+ * input says more. Where it says how wide a unit is, that is taken as 2, the least for which it matters. */
 bool mth__parameter_extent(const mth_module *, const char *parameter, int dimension, int64_t *size, int32_t *grain);
-int mth__parameter_rank(const mth__module_type *, const char *parameter); /* "weight (in, dimension)" has 2; 0: none of the name is declared */
-const char *mth__snake_case(mth__arena *, const char *type);        /* "MultiHeadAttention" -> "multi_head_attention", "MoE" -> "moe" */
+/* "weight (in, dimension)" has 2; 0: none of the name is declared */
+int mth__parameter_rank(const mth__module_type *, const char *parameter);
+/* "MultiHeadAttention" -> "multi_head_attention", "MoE" -> "moe" */
+const char *mth__snake_case(mth__arena *, const char *type);
 
 /* Where a block stands: what its device ids and specs refer to. */
 typedef struct {
-    const mth__placement *place;     /* the whole mesh, or the stage's */
-    int region, stage;               /* -1: outside of a Pipeline */
+    const mth__placement *place; /* the whole mesh, or the stage's */
+    int region, stage;           /* -1: outside of a Pipeline */
 } mth__site;
 /* The placement of the module's nodes: what its options say, the stage's, or NULL where nothing is said. */
 mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, const mth__placement **on);
-mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bool partitioned); /* devices, meshes, axes of specs, in all submodels */
+/* devices, meshes, axes of specs, in all submodels */
+mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bool partitioned);
 
 /* pipeline.c */
-size_t mth__pipeline_stages(const mth_module *);           /* 0: the module is no Pipeline */
+size_t mth__pipeline_stages(const mth_module *); /* 0: the module is no Pipeline */
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
 /* The ports of which the first input that they feed is marked: marks by stage and input. */
 mth__names mth__pipeline_marked(const mth_module *, mth__arena *scratch, bool *const *marks);
 mth_status mth__pipeline_place(const mth_module *, mth__mesh *, size_t stage, const mth__placement **on);
 
 /* expand.c: a stage of the Pipeline that `e` expands; in and out by the stage's inputs and outputs. */
-mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *, mth__value *const *in,
-    mth__value **out);
+mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *,
+    mth__value *const *in, mth__value **out);
 #endif

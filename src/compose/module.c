@@ -7,8 +7,10 @@
 
 static const mth__opt common_options[] = {
     {"name", MTH__OPT_STRING, "None", "the name in its model, in place of the type and a counter (linear_0)", NULL},
-    {"device_id", MTH__OPT_INT, "None", "runs on this device, and keeps its parameters there; a mesh is counted row by row", NULL},
-    {"device_mesh", MTH__OPT_MESH, "None", "the mesh that specs refer to: that of the backend, or of the stage; runs on all of it", NULL},
+    {"device_id", MTH__OPT_INT, "None",
+        "runs on this device, and keeps its parameters there; a mesh is counted row by row", NULL},
+    {"device_mesh", MTH__OPT_MESH, "None",
+        "the mesh that specs refer to: that of the backend, or of the stage; runs on all of it", NULL},
     {0}};
 
 #define X(name) &mth__type_##name,
@@ -25,7 +27,9 @@ const mth__module_type *mth__module_type_find(const char *name) {
     return NULL;
 }
 
-const mth_arg *mth__module_option(const mth_module *m, const char *name) { return mth__options_get(m->tables, m->values, name); }
+const mth_arg *mth__module_option(const mth_module *m, const char *name) {
+    return mth__options_get(m->tables, m->values, name);
+}
 
 /* ---------------------------------------------------------------- ports */
 void mth__ports_add(mth__arena *arena, mth__ports *ports, mth__port p) {
@@ -133,8 +137,8 @@ mth__ports mth__parameter_names(mth__arena *arena, const mth__module_type *t) {
     for (const char *c = t->parameters; *c; c++) {
         depth += (*c == '(') - (*c == ')');
         if (depth == 0 && (c == t->parameters || (c[-1] == ' ' && c >= t->parameters + 2 && c[-2] == ',')))
-            mth__ports_add(arena, &names,
-                (mth__port){mth__format(arena, "%.*s", (int)strcspn(c, " ,"), c), false, false});
+            mth__ports_add(
+                arena, &names, (mth__port){mth__format(arena, "%.*s", (int)strcspn(c, " ,"), c), false, false});
     }
     return names;
 }
@@ -162,14 +166,16 @@ int mth__parameter_rank(const mth__module_type *t, const char *parameter) {
     return rank;
 }
 
-/* A whole number of 1 or more that the option holds whose name these n bytes are; where it is None, what `units` says is meant; or 0. */
+/* A whole number of 1 or more that the option holds whose name these n bytes are; where it is None, what `units` says
+ * is meant; or 0. */
 static int64_t size_option(const mth_module *m, const char *name, size_t n) {
     char word[64];
     if (n >= sizeof word) return 0;
     memcpy(word, name, n), word[n] = 0;
     const mth_arg *value = mth__module_option(m, word);
     if (value && value->kind == MTH_ARG_INT && value->integer >= 1) return value->integer;
-    const bool counts = value && value->kind == MTH_ARG_NONE && m->type->units && !strncmp(m->type->units, word, n) && m->type->units[n] == ' ';
+    const bool counts = value && value->kind == MTH_ARG_NONE && m->type->units && !strncmp(m->type->units, word, n) &&
+        m->type->units[n] == ' ';
     return counts ? size_option(m, m->type->units + n + 1, strlen(m->type->units + n + 1)) : 0;
 }
 
@@ -183,7 +189,8 @@ bool mth__parameter_extent(const mth_module *m, const char *parameter, int dimen
     *grain = 1;
     if (!product || !m->type->units) return *size = n, n > 0 && !product;
     const char *width = c + first + 3;
-    const int64_t wide = size_option(m, width, strcspn(width, " ,)")), units = size_option(m, m->type->units, strcspn(m->type->units, " "));
+    const int64_t wide = size_option(m, width, strcspn(width, " ,)")),
+                  units = size_option(m, m->type->units, strcspn(m->type->units, " "));
     if (!n || !units || __builtin_mul_overflow(n, wide ? wide : 2, size) || *size / units > INT32_MAX) return false;
     *grain = (int32_t)(*size / units);
     return true;
@@ -194,15 +201,16 @@ static mth_status unknown_parameter(mth__arena *arena, const mth__module_type *t
     const char **names = NEW_ARRAY(arena, const char *, known.n);
     for (int i = 0; i < known.n; i++) names[i] = known.at[i].name;
     const char *near = mth__nearest(suffix, names, (size_t)known.n);
-    if (near) return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name),
-        F("did you mean '%s'?", near));
+    if (near)
+        return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name),
+            F("did you mean '%s'?", near));
     return FAIL(MTH_ERROR_KEY, F("shard_specs names '%s', which is no parameter of %s", suffix, t->name),
         F("its parameters are: %s", *t->parameters ? t->parameters : "none"));
 }
 
 static mth_status check_common(const mth_module *m) {
     const mth_arg *name = mth__module_option(m, "name"), *specs = mth__module_option(m, "shard_specs"),
-        *id = mth__module_option(m, "device_id");
+                  *id = mth__module_option(m, "device_id");
     if (name->kind == MTH_ARG_STRING) TRY(mth__name_check(name->string, "the name"));
     mth__ports known = mth__parameter_names(m->arena, m->type);
     for (size_t i = 0; specs && i < specs->count; i++)
@@ -210,18 +218,27 @@ static mth_status check_common(const mth_module *m) {
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
     const int rank = weight ? mth__parameter_rank(m->type, "weight") : 0;
     if (rank) TRY(mth__spec_rank(*weight, rank, "weight"));
-    for (size_t i = 0; specs && i < specs->count; i++) TRY(mth__spec_rank(specs->items[i], mth__parameter_rank(m->type, specs->keys[i]), specs->keys[i]));
+    for (size_t i = 0; specs && i < specs->count; i++)
+        TRY(mth__spec_rank(specs->items[i], mth__parameter_rank(m->type, specs->keys[i]), specs->keys[i]));
     for (size_t i = 0; weight && weight->kind != MTH_ARG_NONE && i < specs->count; i++)
         if (!strcmp(specs->keys[i], "weight"))
-            return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and shard_specs both say how the weight is split"), F("give one of the two"));
+            return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and shard_specs both say how the weight is split"),
+                F("give one of the two"));
     const char *sharded = mth__module_sharded(m);
     if (id->kind == MTH_ARG_INT && sharded)
-        return FAIL(MTH_ERROR_VALUE, F("device_id=%lld puts all of it on one device, and %s splits it over several", (long long)id->integer,
-            sharded), F("leave out device_id or %s", sharded));
+        return FAIL(MTH_ERROR_VALUE,
+            F("device_id=%lld puts all of it on one device, and %s splits it over several", (long long)id->integer,
+                sharded),
+            F("leave out device_id or %s", sharded));
     return NULL;
 }
 
-typedef struct { const char *type; const mth_option *option; size_t count; mth_module **out; } creation;
+typedef struct {
+    const char *type;
+    const mth_option *option;
+    size_t count;
+    mth_module **out;
+} creation;
 
 static mth_status create(void *context) {
     const creation *c = context;
@@ -265,7 +282,9 @@ const char *mth_module_get_ports(const mth_module *m) { return m ? m->ports : NU
 
 /* ---------------------------------------------------------------- documentation */
 /* Made at the first call, lent for ever. */
-typedef struct { char *_Atomic signature, *_Atomic ports, *_Atomic doc; } type_texts;
+typedef struct {
+    char *_Atomic signature, *_Atomic ports, *_Atomic doc;
+} type_texts;
 static type_texts texts[TYPES];
 
 static void write_signature(mth__text *t, const void *type) {

@@ -7,7 +7,7 @@
 /* The split of the experts' dimension. */
 static mth_status expert_split(mth__expansion *e, int rank, mth__sharding *split) {
     const mth_arg *spec = mth__module_option(e->module, "weight_shard_spec"),
-        *distribution = mth__module_option(e->module, "expert_distribution");
+                  *distribution = mth__module_option(e->module, "expert_distribution");
     *split = (mth__sharding){.on = e->mesh};
     mth__split *d = &split->dim[0];
     if (spec->kind == MTH_ARG_LIST) {
@@ -24,33 +24,38 @@ static mth_status expert_split(mth__expansion *e, int rank, mth__sharding *split
     return NULL;
 }
 
-static mth_status expert_parameter(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale, mth__value **out) {
+static mth_status expert_parameter(
+    mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale, mth__value **out) {
     mth__sharding split;
     TRY(expert_split(e, shape.rank, &split));
     return mth__expansion_parameter_as(e, suffix, shape, init, scale, &split, out);
 }
 
 /* x[e, t, in] -> x weight + bias on the rows that are real */
-static mth_status expert_linear(mth__expansion *e, const char *name, mth__value *x, mth__value *rows, int64_t width, mth__value **out) {
+static mth_status expert_linear(
+    mth__expansion *e, const char *name, mth__value *x, mth__value *rows, int64_t width, mth__value **out) {
     mth__arena *arena = e->builder.graph->arena;
     int64_t experts = x->shape.dim[0], in = x->shape.dim[2];
     mth__value *weight, *bias;
-    TRY(expert_parameter(e, mth__format(arena, "experts.%s.weight", name), (mth__shape){3, {experts, in, width}}, MTH__INIT_NORMAL,
-        1 / sqrt((double)in), &weight));
+    TRY(expert_parameter(e, mth__format(arena, "experts.%s.weight", name), (mth__shape){3, {experts, in, width}},
+        MTH__INIT_NORMAL, 1 / sqrt((double)in), &weight));
     TRY(mth__build3(&e->builder, "moe_matmul", NULL, x, weight, rows, out));
     if (!mth__opt_bool(e, "bias")) return NULL;
-    TRY(expert_parameter(e, mth__format(arena, "experts.%s.bias", name), (mth__shape){2, {experts, width}}, MTH__INIT_ZERO, 0, &bias));
+    TRY(expert_parameter(
+        e, mth__format(arena, "experts.%s.bias", name), (mth__shape){2, {experts, width}}, MTH__INIT_ZERO, 0, &bias));
     return mth__build3(&e->builder, "moe_bias", NULL, *out, bias, rows, out);
 }
 
-/* Switch Transformer: E * sum over e of (share of the choices that fell on e) * (mean probability of e); 1 where they are even. */
+/* Switch Transformer: E * sum over e of (share of the choices that fell on e) * (mean probability of e); 1 where they
+ * are even. */
 static mth_status balance_loss(mth__expansion *e, mth__value *logits, mth__value *experts, mth__value **out) {
     mth__builder *b = &e->builder;
     mth__value *share, *probability;
     int64_t count = logits->shape.dim[1];
     TRY(mth__build1(b, "moe_count", &(mth__attrs){.i = {count}}, experts, &share));
     if (share->dtype != logits->dtype) TRY(mth__build1(b, "cast", &(mth__attrs){.i = {logits->dtype}}, share, &share));
-    TRY(mth__part_scale(b, share, (double)count / ((double)experts->shape.dim[0] * (double)experts->shape.dim[1]), &share));
+    TRY(mth__part_scale(
+        b, share, (double)count / ((double)experts->shape.dim[0] * (double)experts->shape.dim[1]), &share));
     TRY(mth__build1(b, "softmax", &(mth__attrs){.i = {1}}, logits, &probability));
     TRY(mth__part_reduce(b, "mean", probability, 1, false, &probability));
     TRY(mth__build2(b, "mul", NULL, share, probability, out));
@@ -74,14 +79,17 @@ static mth_status moe_expand(mth__expansion *e) {
     TRY(mth__need_float(x, "input"));
     TRY(mth__need_rank(x, "input", 2, MTH__RANK));
     int rank = x->shape.rank;
-    int64_t width = x->shape.dim[rank - 1], tokens = mth__shape_size(x->shape) / width, count = mth__opt_int(e, "num_experts", 0),
-        k = mth__opt_int(e, "top_k", 0);
-    if (tokens > INT32_MAX) return mth__error_tensor(FAIL(MTH_ERROR_VALUE,
-        F("%" PRId64 " tokens are more than rows can number (2^31 - 1)", tokens), F("give smaller batches")), mth__port_text("input", x));
+    int64_t width = x->shape.dim[rank - 1], tokens = mth__shape_size(x->shape) / width,
+            count = mth__opt_int(e, "num_experts", 0), k = mth__opt_int(e, "top_k", 0);
+    if (tokens > INT32_MAX)
+        return mth__error_tensor(
+            FAIL(MTH_ERROR_VALUE, F("%" PRId64 " tokens are more than rows can number (2^31 - 1)", tokens),
+                F("give smaller batches")),
+            mth__port_text("input", x));
     mth__value *t;
     TRY(mth__part_reshape(b, x, (mth__shape){2, {tokens, width}}, &t));
-    TRY(mth__expansion_parameter(e, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL, 1 / sqrt((double)width), NULL, NULL,
-        &router));
+    TRY(mth__expansion_parameter(e, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL,
+        1 / sqrt((double)width), NULL, NULL, &router));
     TRY(mth__build_contract(b, "td,de->te", t, router, &logits));
     TRY(mth__build(b, mth__op_find("moe_route"), &(mth__attrs){.i = {k}}, 1, &logits, routed));
     mth__value *weights = routed[0], *experts = routed[1];
@@ -118,16 +126,20 @@ static mth_status moe_expand(mth__expansion *e) {
 
 static void moe_ports(const mth_module *m, mth__arena *arena, const char **inputs, const char **outputs) {
     (void)inputs;
-    *outputs = mth__format(arena, "output%s%s", mth__module_option(m, "capacity_factor")->kind == MTH_ARG_NONE ? "" : ", dropped?",
-                           mth__module_option(m, "load_balancing_loss")->integer ? ", load_balancing_loss?" : "");
+    *outputs = mth__format(arena, "output%s%s",
+        mth__module_option(m, "capacity_factor")->kind == MTH_ARG_NONE ? "" : ", dropped?",
+        mth__module_option(m, "load_balancing_loss")->integer ? ", load_balancing_loss?" : "");
 }
 
 static mth_status moe_check(const mth_module *m) {
     int64_t experts = mth__module_option(m, "num_experts")->integer, k = mth__module_option(m, "top_k")->integer;
-    const mth_arg *factor = mth__module_option(m, "capacity_factor"), *spec = mth__module_option(m, "weight_shard_spec");
-    if (k > experts) return FAIL(MTH_ERROR_VALUE, F("top_k=%" PRId64 " experts a token, and there are %" PRId64, k, experts),
-        F("give a top_k from 1 to %" PRId64, experts));
-    if (experts > INT32_MAX) return FAIL(MTH_ERROR_VALUE, F("num_experts=%" PRId64 " is above 2^31 - 1", experts), F("use fewer experts"));
+    const mth_arg *factor = mth__module_option(m, "capacity_factor"),
+                  *spec = mth__module_option(m, "weight_shard_spec");
+    if (k > experts)
+        return FAIL(MTH_ERROR_VALUE, F("top_k=%" PRId64 " experts a token, and there are %" PRId64, k, experts),
+            F("give a top_k from 1 to %" PRId64, experts));
+    if (experts > INT32_MAX)
+        return FAIL(MTH_ERROR_VALUE, F("num_experts=%" PRId64 " is above 2^31 - 1", experts), F("use fewer experts"));
     if (factor->kind == MTH_ARG_FLOAT && factor->real <= 0)
         return FAIL(MTH_ERROR_VALUE, F("capacity_factor=%g leaves no room for any token", factor->real),
             F("give a capacity_factor above 0, such as 1.25, or None to drop nothing"));
@@ -136,48 +148,65 @@ static mth_status moe_check(const mth_module *m) {
         return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and expert_distribution both say where the experts are"),
             F("give one of the two"));
     if (spec->count != 3 || spec->items[1].kind != MTH_ARG_NONE || spec->items[2].kind != MTH_ARG_NONE)
-        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec of MoE says how the experts, the first of 3 dimensions, are split"),
+        return FAIL(MTH_ERROR_VALUE,
+            F("weight_shard_spec of MoE says how the experts, the first of 3 dimensions, are split"),
             F("give weight_shard_spec=(0, None, None); for others use shard_specs={'experts.up.weight': ...}"));
     return NULL;
 }
 
 static const char *moe_warning(const mth_module *m) {
     const bool after = !strcmp(mth__module_option(m, "router_softmax")->string, "after");
-    if (mth__module_option(m, "top_k")->integer > 1 || mth__module_option(m, "num_experts")->integer == 1 || !after) return NULL;
-    return "MoE: with top_k=1 the softmax over the chosen logits is 1, and router.weight has no gradient but a load_balancing_loss's; "
+    if (mth__module_option(m, "top_k")->integer > 1 || mth__module_option(m, "num_experts")->integer == 1 || !after)
+        return NULL;
+    return "MoE: with top_k=1 the softmax over the chosen logits is 1, and router.weight has no gradient but a "
+           "load_balancing_loss's; "
            "router_softmax='before' weighs an expert by its probability";
 }
 
 const mth__module_type mth__type_MoE = {
-    .name = "MoE", .inputs = "input", .outputs = "output, dropped?, load_balancing_loss?",
+    .name = "MoE",
+    .inputs = "input",
+    .outputs = "output, dropped?, load_balancing_loss?",
     .port_options = "dropped capacity_factor=1.25, load_balancing_loss load_balancing_loss=True",
-    .options = (const mth__opt[]){
-        {"num_experts", MTH__OPT_SIZE, NULL, "how many experts there are", NULL},
+    .options = (const mth__opt[]){{"num_experts", MTH__OPT_SIZE, NULL, "how many experts there are", NULL},
         {"expert_dim", MTH__OPT_SIZE, NULL, "the hidden width of an expert", NULL},
         {"top_k", MTH__OPT_SIZE, "2", "how many experts work on a token", NULL},
         {"expert_distribution", MTH__OPT_CHOICE, "None",
-         "where the experts are: one_per_device gives each device one, or a block of neighbours where there are more experts than "
-         "devices; round_robin deals them out one by one (over the first axis of the mesh that has several devices); None keeps all on "
-         "each device", "one_per_device|round_robin"},
+            "where the experts are: one_per_device gives each device one, or a block of neighbours where there are "
+            "more experts than "
+            "devices; round_robin deals them out one by one (over the first axis of the mesh that has several "
+            "devices); None keeps all on "
+            "each device",
+            "one_per_device|round_robin"},
         MTH__ACTIVATION,
-        {"gated", MTH__OPT_BOOL, "False", "an expert is down(activation(gate(x)) * up(x)), as in Mixtral with silu", NULL},
+        {"gated", MTH__OPT_BOOL, "False", "an expert is down(activation(gate(x)) * up(x)), as in Mixtral with silu",
+            NULL},
         {"bias", MTH__OPT_BOOL, "True", "whether the products of the experts have biases; the router has none", NULL},
         {"capacity_factor", MTH__OPT_FLOAT, "None",
-            "an expert takes at most ceil(capacity_factor * tokens * top_k / num_experts) tokens, in order; the output `dropped` counts "
-            "the choices left out; None: no limit", NULL},
+            "an expert takes at most ceil(capacity_factor * tokens * top_k / num_experts) tokens, in order; the output "
+            "`dropped` counts "
+            "the choices left out; None: no limit",
+            NULL},
         {"load_balancing_loss", MTH__OPT_BOOL, "False",
-            "adds the output `load_balancing_loss`: num_experts * sum(share of choices * mean probability), 1 where even", NULL},
+            "adds the output `load_balancing_loss`: num_experts * sum(share of choices * mean probability), 1 where "
+            "even",
+            NULL},
         {"router_softmax", MTH__OPT_CHOICE, "'after'",
-            "what weighs a chosen expert: after: the softmax over the chosen logits; before: its probability among all experts, as in Switch "
-            "Transformer, so that the router learns with top_k=1 too", "after|before"},
+            "what weighs a chosen expert: after: the softmax over the chosen logits; before: its probability among all "
+            "experts, as in Switch "
+            "Transformer, so that the router learns with top_k=1 too",
+            "after|before"},
         MTH__WEIGHT_SPEC("(axis, None, None): how the experts are split, in place of expert_distribution"),
         MTH__SHARD_SPECS, {0}},
-    .doc = "A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties: the lower "
+    .doc = "A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token "
+           "(ties: the lower "
            "index); each is a feed-forward layer, and their results are summed, weighed as router_softmax says. "
            "`dropped` (1,) is int32, `load_balancing_loss` a scalar.",
-    .parameters = "router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias (num_experts, "
-                  "expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts, expert_dim), "
-                  "experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)",
+    .parameters =
+        "router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias "
+        "(num_experts, "
+        "expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts, expert_dim), "
+        "experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)",
     .check = moe_check,
     .warning = moe_warning,
     .ports = moe_ports,

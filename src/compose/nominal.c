@@ -1,5 +1,5 @@
-/* Shapes for a plan before any inputs are known: a model whose inputs are all ids or masks (of whole sequences) tells the shapes of its
- * parameters by itself, and a nominal batch is enough to lay them out. */
+/* Shapes for a plan before any inputs are known: a model whose inputs are all ids or masks (of whole sequences) tells
+ * the shapes of its parameters by itself, and a nominal batch is enough to lay them out. */
 #include "compose/model.h"
 #include <string.h>
 
@@ -51,7 +51,8 @@ static int64_t longest(const mth_model *m, int64_t length) {
         const mth__block *b = m->block.at[k];
         if (b->model) length = longest(b->model, length);
         if (b->model) continue;
-        for (size_t s = 0; s < mth__pipeline_stages(b->module); s++) length = longest(mth__pipeline_stage(b->module, s), length);
+        for (size_t s = 0; s < mth__pipeline_stages(b->module); s++)
+            length = longest(mth__pipeline_stage(b->module, s), length);
         const mth_arg *most = mth__module_option(b->module, "max_len");
         if (most && most->integer < length) length = most->integer;
     }

@@ -11,7 +11,9 @@ int64_t mth__opt_int(const mth__expansion *e, const char *name, int64_t where_no
 }
 
 double mth__opt_float(const mth__expansion *e, const char *name) { return mth__module_option(e->module, name)->real; }
-const char *mth__opt_string(const mth__expansion *e, const char *name) { return mth__module_option(e->module, name)->string; }
+const char *mth__opt_string(const mth__expansion *e, const char *name) {
+    return mth__module_option(e->module, name)->string;
+}
 
 const char *mth__module_sharded(const mth_module *m) {
     static const char *const options[] = {"weight_shard_spec", "tensor_axis", "expert_distribution", "shard_specs"};
@@ -25,7 +27,8 @@ const char *mth__module_sharded(const mth_module *m) {
 mth_status mth__check_one_spec(const mth_module *m) {
     const mth_arg *axis = mth__module_option(m, "tensor_axis"), *spec = mth__module_option(m, "weight_shard_spec");
     if (axis && spec && axis->kind == MTH_ARG_INT && spec->kind == MTH_ARG_LIST)
-        return FAIL(MTH_ERROR_VALUE, F("weight_shard_spec and tensor_axis=%" PRId64 " both say how the weight is split", axis->integer),
+        return FAIL(MTH_ERROR_VALUE,
+            F("weight_shard_spec and tensor_axis=%" PRId64 " both say how the weight is split", axis->integer),
             F("give one of the two"));
     return NULL;
 }
@@ -35,20 +38,23 @@ char *mth__port_text(const char *port, const mth__value *v) {
     char shape[256];
     const char *connection = v->name ? v->name : v->wire;
     mth__shape_write(shape, sizeof shape, v->shape);
-    if (connection && strcmp(connection, port)) return F("%s ('%s'): %s %s", port, connection, mth_dtype_name(v->dtype), shape);
+    if (connection && strcmp(connection, port))
+        return F("%s ('%s'): %s %s", port, connection, mth_dtype_name(v->dtype), shape);
     return F("%s: %s %s", port, mth_dtype_name(v->dtype), shape);
 }
 
 mth_status mth__need_float(const mth__value *v, const char *port) {
     if (mth__is_float(v->dtype)) return NULL;
     return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be floating, it is %s", port, mth_dtype_name(v->dtype)),
-        F("give %s as float32 (integers that are ids go through an Embedding)", port)), mth__port_text(port, v));
+                                 F("give %s as float32 (integers that are ids go through an Embedding)", port)),
+        mth__port_text(port, v));
 }
 
 mth_status mth__need_ids(const mth__value *v, const char *port) {
     if (v->dtype == MTH_INT32 || v->dtype == MTH_INT64) return NULL;
     return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth_dtype_name(v->dtype)),
-        F("give %s as int32 or int64", port)), mth__port_text(port, v));
+                                 F("give %s as int32 or int64", port)),
+        mth__port_text(port, v));
 }
 
 mth_status mth__need_rank(const mth__value *v, const char *port, int least, int most) {
@@ -63,8 +69,9 @@ mth_status mth__need_rank(const mth__value *v, const char *port, int least, int 
 mth_status mth__need_axis(const mth__value *v, const char *port, const char *option, int64_t axis, int *out) {
     int rank = v->shape.rank;
     if (axis < -rank || axis >= rank) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("%s=%" PRId64 " is no dimension of %s, which has %d", option, axis, port, rank),
-                            rank ? F("give %s a value from %d to %d", option, -rank, rank - 1) : F("give an input that is no scalar"));
+        mth_status s = FAIL(MTH_ERROR_VALUE,
+            F("%s=%" PRId64 " is no dimension of %s, which has %d", option, axis, port, rank),
+            rank ? F("give %s a value from %d to %d", option, -rank, rank - 1) : F("give an input that is no scalar"));
         return mth__error_tensor(s, mth__port_text(port, v));
     }
     *out = (int)(axis < 0 ? axis + rank : axis);
@@ -73,7 +80,8 @@ mth_status mth__need_axis(const mth__value *v, const char *port, const char *opt
 
 mth_status mth__product(int64_t a, int64_t b, const char *what, int64_t *out) {
     if (!__builtin_mul_overflow(a, b, out) && *out <= INT64_C(1) << 48) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("%s is %" PRId64 " * %" PRId64 ", more than any device can hold", what, a, b), F("use smaller sizes"));
+    return FAIL(MTH_ERROR_VALUE, F("%s is %" PRId64 " * %" PRId64 ", more than any device can hold", what, a, b),
+        F("use smaller sizes"));
 }
 
 /* ---------------------------------------------------------------- small graphs */
@@ -88,14 +96,16 @@ mth_status mth__part_scale(mth__builder *b, mth__value *x, double by, mth__value
     return mth__build1(b, "scale", &(mth__attrs){.f = {by}}, x, out);
 }
 
-mth_status mth__part_reduce(mth__builder *b, const char *op, mth__value *x, unsigned dims, bool keep, mth__value **out) {
+mth_status mth__part_reduce(
+    mth__builder *b, const char *op, mth__value *x, unsigned dims, bool keep, mth__value **out) {
     bool mean = !strcmp(op, "mean");
     if (!dims) return mth__build1(b, "copy", NULL, x, out);
     double count = 1;
     for (int d = 0; d < x->shape.rank; d++)
         if (dims >> d & 1) count *= (double)x->shape.dim[d];
     TRY(mth__build1(b, mean ? "reduce_sum" : op, &(mth__attrs){.i = {dims, keep}}, x, out));
-    return mean ? mth__part_scale(b, *out, 1 / count, out) : NULL; /* by the global count: a device or a microbatch may hold fewer */
+    /* by the global count: a device or a microbatch may hold fewer */
+    return mean ? mth__part_scale(b, *out, 1 / count, out) : NULL;
 }
 
 /* ---------------------------------------------------------------- linear */
@@ -115,10 +125,10 @@ mth_status mth__part_linear(mth__expansion *e, const mth__linear_part *p, mth__v
     TRY(mth__need_rank(x, "input", 1, MTH__RANK));
     int64_t width = x->shape.dim[x->shape.rank - 1];
     mth__value *weight, *bias;
-    const mth_arg *spec = p->spec && p->spec->kind == MTH_ARG_LIST ? p->spec : axes_spec(arena, p->axis_in, p->axis_out);
-    TRY(mth__expansion_parameter(e, mth__format(arena, "%sweight", p->prefix), (mth__shape){2, {width, p->width}}, MTH__INIT_NORMAL,
-        1 / __builtin_sqrt((double)width), spec,
-                                 (int32_t[]){p->grain_in, p->grain_out}, &weight));
+    const mth_arg *spec =
+        p->spec && p->spec->kind == MTH_ARG_LIST ? p->spec : axes_spec(arena, p->axis_in, p->axis_out);
+    TRY(mth__expansion_parameter(e, mth__format(arena, "%sweight", p->prefix), (mth__shape){2, {width, p->width}},
+        MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), spec, (int32_t[]){p->grain_in, p->grain_out}, &weight));
     char text[3 * MTH__RANK + 8];
     int n = 0, lead = x->shape.rank < MTH__RANK ? x->shape.rank - 1 : MTH__RANK - 1;
     for (int d = 0; d < lead; d++) text[n++] = (char)('a' + d);
@@ -127,7 +137,7 @@ mth_status mth__part_linear(mth__expansion *e, const mth__linear_part *p, mth__v
     text[n++] = 'o', text[n] = 0;
     TRY(mth__build_contract(&e->builder, mth__copy_text(arena, text), x, weight, out));
     if (!p->bias) return NULL;
-    TRY(mth__expansion_parameter(e, mth__format(arena, "%sbias", p->prefix), (mth__shape){1, {p->width}}, MTH__INIT_ZERO, 0, NULL,
-        (int32_t[]){p->grain_out}, &bias));
+    TRY(mth__expansion_parameter(e, mth__format(arena, "%sbias", p->prefix), (mth__shape){1, {p->width}},
+        MTH__INIT_ZERO, 0, NULL, (int32_t[]){p->grain_out}, &bias));
     return mth__build2(&e->builder, "add", NULL, *out, bias, out);
 }

@@ -4,21 +4,28 @@
 #include "compose/compose.h"
 
 /* Every type, in the order in which they are listed. */
+/* clang-format off */
 #define MTH__TYPES(X) \
-    X(Linear) X(Embedding) X(PositionalEncoding) X(LayerNorm) X(RMSNorm) X(Dropout) X(FeedForward) X(MultiHeadAttention) X(MoE) \
-    X(Pipeline) X(Relu) X(Gelu) X(Silu) X(Sigmoid) X(Tanh) X(Softmax) X(Add) X(Subtract) X(Multiply) X(Divide) X(MatMul) X(Concat) \
-    X(Split) X(Slice) X(Reshape) X(Transpose) X(Mean) X(Sum) X(Max) X(CrossEntropy) X(SquaredError)
+    X(Linear) X(Embedding) X(PositionalEncoding) X(LayerNorm) X(RMSNorm) X(Dropout) X(FeedForward) \
+    X(MultiHeadAttention) X(MoE) X(Pipeline) X(Relu) X(Gelu) X(Silu) X(Sigmoid) X(Tanh) X(Softmax) X(Add) X(Subtract) \
+    X(Multiply) X(Divide) X(MatMul) X(Concat) X(Split) X(Slice) X(Reshape) X(Transpose) X(Mean) X(Sum) X(Max) \
+    X(CrossEntropy) X(SquaredError)
+/* clang-format on */
 #define X(name) extern const mth__module_type mth__type_##name;
 MTH__TYPES(X)
 #undef X
 
 /* Rows of option tables. */
-#define MTH__SHARD_SPECS {"shard_specs", MTH__OPT_DICT, "{}", \
-    "how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None", NULL}
+#define MTH__SHARD_SPECS                                                                                               \
+    {"shard_specs", MTH__OPT_DICT, "{}",                                                                               \
+        "how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of "   \
+        "axes, or None",                                                                                               \
+        NULL}
 #define MTH__WEIGHT_SPEC(doc) {"weight_shard_spec", MTH__OPT_SPEC, "None", doc, NULL}
 #define MTH__TENSOR_AXIS(doc) {"tensor_axis", MTH__OPT_INT, "None", doc, NULL}
-#define MTH__ACTIVATION {"activation", MTH__OPT_CHOICE, "'gelu'", "the function between the two products; gelu is exact", \
-    "gelu|gelu_tanh|relu|silu"}
+#define MTH__ACTIVATION                                                                                                \
+    {"activation", MTH__OPT_CHOICE, "'gelu'", "the function between the two products; gelu is exact",                  \
+        "gelu|gelu_tanh|relu|silu"}
 
 /* Options, once read. */
 bool mth__opt_bool(const mth__expansion *, const char *name);
@@ -44,13 +51,14 @@ mth_status mth__part_scale(mth__builder *, mth__value *x, double by, mth__value 
 mth_status mth__part_reduce(mth__builder *, const char *op, mth__value *x, unsigned dims, bool keep,
     mth__value **out); /* reduce_sum, reduce_max, or "mean" */
 
-/* x[..., in] -> x weight + bias, with the parameters "<prefix>weight" (in, width) and, if wanted, "<prefix>bias" (width,).
-   axis_in, axis_out: a mesh axis that splits the dimension (tensor_axis), or -1; grain_in, grain_out: elements that stay together. */
+/* x[..., in] -> x weight + bias, with the parameters "<prefix>weight" (in, width) and, if wanted, "<prefix>bias"
+   (width,). axis_in, axis_out: a mesh axis that splits the dimension (tensor_axis), or -1; grain_in, grain_out:
+   elements that stay together. */
 typedef struct {
-    const char *prefix;              /* "", "query.", "up." */
+    const char *prefix; /* "", "query.", "up." */
     int64_t width;
     bool bias;
-    const mth_arg *spec;             /* weight_shard_spec, or NULL */
+    const mth_arg *spec; /* weight_shard_spec, or NULL */
     int64_t axis_in, axis_out;
     int32_t grain_in, grain_out;
 } mth__linear_part;

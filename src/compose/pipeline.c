@@ -1,5 +1,5 @@
-/* Pipeline: stages one after the other, each on its own devices. What binds the inputs of the stages is found here; microbatches are cut
- * by a pass of distribute/. */
+/* Pipeline: stages one after the other, each on its own devices. What binds the inputs of the stages is found here;
+ * microbatches are cut by a pass of distribute/. */
 #include "compose/model.h"
 #include "compose/parts.h"
 #include <inttypes.h>
@@ -7,21 +7,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-size_t mth__pipeline_stages(const mth_module *m) { return m->type == &mth__type_Pipeline ? mth__module_option(m, "stages")->count : 0; }
-const mth_model *mth__pipeline_stage(const mth_module *m, size_t i) { return mth__module_option(m, "stages")->items[i].model; }
+size_t mth__pipeline_stages(const mth_module *m) {
+    return m->type == &mth__type_Pipeline ? mth__module_option(m, "stages")->count : 0;
+}
+const mth_model *mth__pipeline_stage(const mth_module *m, size_t i) {
+    return mth__module_option(m, "stages")->items[i].model;
+}
 
 /* ---------------------------------------------------------------- what binds the inputs of the stages */
-/* EARLIER: output `output` of stage `stage`. PORT: the Pipeline's port. OPEN: the port if it is wired, else the output of the stage before;
-   a stage's OPEN inputs are several, and exactly one of them must be left to the stage before. */
+/* EARLIER: output `output` of stage `stage`. PORT: the Pipeline's port. OPEN: the port if it is wired, else the output
+   of the stage before; a stage's OPEN inputs are several, and exactly one of them must be left to the stage before. */
 typedef enum { EARLIER, PORT, OPEN } binding_kind;
-typedef struct { binding_kind kind; int stage, output; const char *port; } binding;
+typedef struct {
+    binding_kind kind;
+    int stage, output;
+    const char *port;
+} binding;
 typedef struct {
     size_t stages;
     const mth__resolved **stage;
-    binding **in;               /* by stage and input */
-    bool **consumed;            /* by stage and output */
-    mth__names made;            /* the outputs of the stages bound so far */
-    VEC(binding) maker;         /* of `made`: the latest stage that has an output of that name */
+    binding **in;       /* by stage and input */
+    bool **consumed;    /* by stage and output */
+    mth__names made;    /* the outputs of the stages bound so far */
+    VEC(binding) maker; /* of `made`: the latest stage that has an output of that name */
 } bindings;
 
 /* The output that the next stage takes. */
@@ -66,8 +74,10 @@ static void bind_stage(mth__arena *arena, bindings *b, int s) {
         last = i;
         if (!strcmp(r->input[i], "input")) named = i;
     }
-    if (!taken && named >= 0) in[named] = before;
-    else if (!taken && left == 1) in[last] = before;
+    if (!taken && named >= 0)
+        in[named] = before;
+    else if (!taken && left == 1)
+        in[last] = before;
     else if (!taken)
         for (int i = 0; i < r->inputs; i++)
             if (in[i].kind == PORT) in[i] = (binding){OPEN, before.stage, before.output, r->input[i]};
@@ -77,9 +87,10 @@ static void bind_stage(mth__arena *arena, bindings *b, int s) {
 
 static mth_status bind_all(const mth_module *m, mth__arena *arena, bindings *b) {
     size_t n = mth__pipeline_stages(m);
-    *b = (bindings){.stages = n, .stage = NEW_ARRAY(arena, const mth__resolved *, n),
-                    .in = NEW_ARRAY(arena, binding *, n),
-                    .consumed = NEW_ARRAY(arena, bool *, n)};
+    *b = (bindings){.stages = n,
+        .stage = NEW_ARRAY(arena, const mth__resolved *, n),
+        .in = NEW_ARRAY(arena, binding *, n),
+        .consumed = NEW_ARRAY(arena, bool *, n)};
     for (size_t s = 0; s < n; s++) {
         TRY(mth__resolve(mth__pipeline_stage(m, s), &b->stage[s]));
         b->in[s] = NEW_ARRAY(arena, binding, b->stage[s]->inputs);
@@ -93,13 +104,15 @@ static mth_status bind_all(const mth_module *m, mth__arena *arena, bindings *b) 
 }
 
 /* ---------------------------------------------------------------- ports */
-/* The outputs that no later stage takes, as (stage, output) pairs in order; the last stage's main one is the port "output". */
+/* The outputs that no later stage takes, as (stage, output) pairs in order; the last stage's main one is the port
+ * "output". */
 static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2], const char ***names) {
     VEC(const char *) name = {0};
     mth__names given = {0};
     size_t room = 0;
     for (size_t s = 0; s < b->stages; s++) room += (size_t)b->stage[s]->outputs;
-    int(*pair)[2] = mth__alloc_array(arena, room, sizeof *pair), last = (int)b->stages - 1, main = main_output(arena, b->stage[last]);
+    int(*pair)[2] = mth__alloc_array(arena, room, sizeof *pair), last = (int)b->stages - 1,
+    main = main_output(arena, b->stage[last]);
     for (int s = 0; s <= last; s++)
         for (int o = 0; o < b->stage[s]->outputs; o++) {
             if (b->consumed[s][o]) continue;
@@ -152,17 +165,21 @@ static mth_status pipeline_wired(const mth_module *m, const int *wires) {
             if (in->kind == EARLIER) continue;
             several += in->kind == OPEN;
             if (wires[mth__ports_find(&ports, in->port)]) continue;
-            if (in->kind == OPEN) open[open[0] != NULL] = in->port;
+            if (in->kind == OPEN)
+                open[open[0] != NULL] = in->port;
             else
                 return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu", in->port, s),
-                            F("wire it as a keyword of the Pipeline (%s='...'), or name an output of an earlier stage so", in->port));
+                    F("wire it as a keyword of the Pipeline (%s='...'), or name an output of an earlier stage so",
+                        in->port));
         }
         if (open[1])
-            return FAIL(MTH_ERROR_VALUE, F("nothing binds the input '%s' of stage_%zu: the stage before feeds it or '%s'", open[1], s,
-                open[0]),
-                        F("wire one as a keyword of the Pipeline (%s='...'), or give an output of an earlier stage that name", open[1]));
+            return FAIL(MTH_ERROR_VALUE,
+                F("nothing binds the input '%s' of stage_%zu: the stage before feeds it or '%s'", open[1], s, open[0]),
+                F("wire one as a keyword of the Pipeline (%s='...'), or give an output of an earlier stage that name",
+                    open[1]));
         if (several && !open[0])
-            return FAIL(MTH_ERROR_VALUE, F("all inputs of stage_%zu are wired from outside, none takes the output of the stage before", s),
+            return FAIL(MTH_ERROR_VALUE,
+                F("all inputs of stage_%zu are wired from outside, none takes the output of the stage before", s),
                 F("leave the one unwired that takes it"));
     }
     mth__arena_free(arena);
@@ -200,7 +217,8 @@ static int by_value(const void *a, const void *b) {
 
 static mth_status check_assignment(mth__arena *arena, const mth_arg *a, size_t stages) {
     if (a->kind != MTH_ARG_LIST || a->count != stages)
-        return FAIL(MTH_ERROR_VALUE, F("device_assignment has %zu entries for %zu stages", a->kind == MTH_ARG_LIST ? a->count : 1, stages),
+        return FAIL(MTH_ERROR_VALUE,
+            F("device_assignment has %zu entries for %zu stages", a->kind == MTH_ARG_LIST ? a->count : 1, stages),
             F("give a device, or a list of devices, for each stage"));
     for (size_t s = 0; s < stages; s++) {
         const mth_arg *e = &a->items[s];
@@ -211,13 +229,14 @@ static mth_status check_assignment(mth__arena *arena, const mth_arg *a, size_t s
             good = e->items[i].kind == MTH_ARG_INT;
             device[i] = e->items[i].integer;
         }
-        if (!good) return FAIL(MTH_ERROR_TYPE, F("device_assignment gives stage %zu no device", s),
-            F("give a device id, or a list of device ids"));
+        if (!good)
+            return FAIL(MTH_ERROR_TYPE, F("device_assignment gives stage %zu no device", s),
+                F("give a device id, or a list of device ids"));
         qsort(device, e->count, sizeof *device, by_value);
         for (size_t i = 1; i < e->count; i++)
             if (device[i] == device[i - 1])
-                return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage %zu device %" PRId64 " twice", s,
-                    device[i]),
+                return FAIL(MTH_ERROR_VALUE,
+                    F("device_assignment gives stage %zu device %" PRId64 " twice", s, device[i]),
                     F("name each device of a stage once"));
     }
     return NULL;
@@ -225,23 +244,28 @@ static mth_status check_assignment(mth__arena *arena, const mth_arg *a, size_t s
 
 static mth_status pipeline_check(const mth_module *m) {
     const mth_arg *stages = mth__module_option(m, "stages"), *assignment = mth__module_option(m, "device_assignment"),
-        *axis = mth__module_option(m, "axis");
+                  *axis = mth__module_option(m, "axis");
     if (!stages->count) return FAIL(MTH_ERROR_VALUE, F("a Pipeline without stages"), F("give stages=[model, ...]"));
     for (size_t s = 0; s < stages->count; s++) {
         const mth_arg *stage = &stages->items[s];
-        if (stage->kind != MTH_ARG_MODEL || !stage->model) return FAIL(MTH_ERROR_TYPE, F("stage %zu is no model", s),
-            F("put the module in a model of its own with mth_model_add, wired as input='input', output='output'"));
-        if (!stage->model->block.n) return FAIL(MTH_ERROR_VALUE, F("stage %zu is an empty model", s),
-            F("add a block to it, or leave the stage out"));
-        if (holds_pipeline(stage->model)) return FAIL(MTH_ERROR_VALUE, F("stage %zu holds a Pipeline", s),
-            F("put its stages in the outer Pipeline; several stages may be on one device"));
+        if (stage->kind != MTH_ARG_MODEL || !stage->model)
+            return FAIL(MTH_ERROR_TYPE, F("stage %zu is no model", s),
+                F("put the module in a model of its own with mth_model_add, wired as input='input', output='output'"));
+        if (!stage->model->block.n)
+            return FAIL(
+                MTH_ERROR_VALUE, F("stage %zu is an empty model", s), F("add a block to it, or leave the stage out"));
+        if (holds_pipeline(stage->model))
+            return FAIL(MTH_ERROR_VALUE, F("stage %zu holds a Pipeline", s),
+                F("put its stages in the outer Pipeline; several stages may be on one device"));
         const mth__resolved *r;
         TRY(mth__resolve(stage->model, &r));
     }
-    if (assignment->kind != MTH_ARG_NONE && axis->kind != MTH_ARG_NONE) return FAIL(MTH_ERROR_VALUE,
-        F("device_assignment and axis both say where the stages are"), F("give one of the two"));
-    if (mth__module_option(m, "device_id")->kind != MTH_ARG_NONE) return FAIL(MTH_ERROR_VALUE,
-        F("a Pipeline is on the devices of its stages, and device_id names one for all"), F("use device_assignment"));
+    if (assignment->kind != MTH_ARG_NONE && axis->kind != MTH_ARG_NONE)
+        return FAIL(
+            MTH_ERROR_VALUE, F("device_assignment and axis both say where the stages are"), F("give one of the two"));
+    if (mth__module_option(m, "device_id")->kind != MTH_ARG_NONE)
+        return FAIL(MTH_ERROR_VALUE, F("a Pipeline is on the devices of its stages, and device_id names one for all"),
+            F("use device_assignment"));
     if (assignment->kind != MTH_ARG_NONE) TRY(check_assignment(m->arena, assignment, stages->count));
     return NULL;
 }
@@ -249,19 +273,24 @@ static mth_status pipeline_check(const mth_module *m) {
 mth_status mth__pipeline_place(const mth_module *m, mth__mesh *mesh, size_t stage, const mth__placement **on) {
     const mth_arg *assignment = mth__module_option(m, "device_assignment"), *axis = mth__module_option(m, "axis");
     if (axis->kind == MTH_ARG_INT) {
-        if (axis->integer < 0 || axis->integer >= mesh->naxes) return FAIL(MTH_ERROR_VALUE,
-            F("axis=%" PRId64 ", and the mesh has %d %s", axis->integer, mesh->naxes, mesh->naxes == 1 ? "axis" : "axes"),
-            mesh->naxes == 1 ? F("give axis=0, or leave it out") : F("give an axis from 0 to %d", mesh->naxes - 1));
+        if (axis->integer < 0 || axis->integer >= mesh->naxes)
+            return FAIL(MTH_ERROR_VALUE,
+                F("axis=%" PRId64 ", and the mesh has %d %s", axis->integer, mesh->naxes,
+                    mesh->naxes == 1 ? "axis" : "axes"),
+                mesh->naxes == 1 ? F("give axis=0, or leave it out") : F("give an axis from 0 to %d", mesh->naxes - 1));
         *on = mth__place_slice(mesh, (int)axis->integer, (int)(stage % (size_t)mesh->dim[axis->integer]));
         return NULL;
     }
-    if (assignment->kind == MTH_ARG_NONE) return *on = mth__place_device(mesh, (int)(stage % (size_t)mesh->count)), NULL;
+    if (assignment->kind == MTH_ARG_NONE)
+        return *on = mth__place_device(mesh, (int)(stage % (size_t)mesh->count)), NULL;
     const mth_arg *e = &assignment->items[stage], *id = e->kind == MTH_ARG_LIST ? e->items : e;
     size_t n = e->kind == MTH_ARG_LIST ? e->count : 1;
     for (size_t i = 0; i < n; i++)
         if (id[i].integer < 0 || id[i].integer >= mesh->count)
-            return FAIL(MTH_ERROR_VALUE, F("device_assignment gives stage_%zu device %" PRId64 ", and the mesh has %d", stage,
-                id[i].integer, mesh->count), F("give devices from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
+            return FAIL(MTH_ERROR_VALUE,
+                F("device_assignment gives stage_%zu device %" PRId64 ", and the mesh has %d", stage, id[i].integer,
+                    mesh->count),
+                F("give devices from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
     int32_t *device = NEW_ARRAY(mesh->arena, int32_t, n);
     for (size_t i = 0; i < n; i++) device[i] = (int32_t)id[i].integer;
     *on = mth__place_list(mesh, (int)n, device);
@@ -273,10 +302,13 @@ static mth__region *new_region(mth__expansion *e, size_t stages) {
     mth__graph *g = e->builder.graph;
     mth__region *r = NEW(g->arena, mth__region);
     int64_t size = mth__opt_int(e, "microbatch_size", INT_MAX);
-    *r = (mth__region){.name = e->builder.module, .stages = (int)stages, .microbatch_size = size > INT_MAX ? INT_MAX : (int)size,
-                       .schedule = strcmp(mth__opt_string(e, "schedule"), "gpipe") ? MTH__1F1B : MTH__GPIPE,
-                       .stage_on = NEW_ARRAY(g->arena, const mth__placement *, stages), .in = NEW_ARRAY(g->arena, mth__value *, e->nin),
-                       .out = NEW_ARRAY(g->arena, mth__value *, e->nout)};
+    *r = (mth__region){.name = e->builder.module,
+        .stages = (int)stages,
+        .microbatch_size = size > INT_MAX ? INT_MAX : (int)size,
+        .schedule = strcmp(mth__opt_string(e, "schedule"), "gpipe") ? MTH__1F1B : MTH__GPIPE,
+        .stage_on = NEW_ARRAY(g->arena, const mth__placement *, stages),
+        .in = NEW_ARRAY(g->arena, mth__value *, e->nin),
+        .out = NEW_ARRAY(g->arena, mth__value *, e->nout)};
     bool *listed = NEW_ARRAY(g->arena, bool, g->values); /* by value id */
     for (int i = 0; i < e->nin; i++) {
         if (!listed[e->in[i]->id]) r->in[r->nin++] = e->in[i];
@@ -303,10 +335,13 @@ static mth_status pipeline_expand(mth__expansion *e) {
         for (int i = 0; i < b.stage[s]->inputs; i++) {
             const binding *from = &b.in[s][i];
             int port = from->kind == EARLIER ? -1 : mth__names_find(&ports, from->port);
-            if (port >= 0) in[i] = e->in[port];
-            else in[i] = made[from->stage][from->output];
+            if (port >= 0)
+                in[i] = e->in[port];
+            else
+                in[i] = made[from->stage][from->output];
         }
-        TRY(mth__expand_stage(e, mth__pipeline_stage(e->module, s), mth__format(g->arena, "stage_%zu", s), &site, in, made[s]));
+        TRY(mth__expand_stage(
+            e, mth__pipeline_stage(e->module, s), mth__format(g->arena, "stage_%zu", s), &site, in, made[s]));
     }
     int(*pair)[2];
     const char **names;
@@ -316,22 +351,34 @@ static mth_status pipeline_expand(mth__expansion *e) {
 }
 
 const mth__module_type mth__type_Pipeline = {
-    .name = "Pipeline", .inputs = "input, ...", .outputs = "output, ...",
-    .options = (const mth__opt[]){
-        {"stages", MTH__OPT_LIST, NULL, "the models that run one after the other", NULL},
+    .name = "Pipeline",
+    .inputs = "input, ...",
+    .outputs = "output, ...",
+    .options = (const mth__opt[]){{"stages", MTH__OPT_LIST, NULL, "the models that run one after the other", NULL},
         {"device_assignment", MTH__OPT_LIST, "None",
-            "for each stage a device or a list of devices; a device may have several stages. Without it and axis, stage s is on device s, "
-            "round and round", NULL},
-        {"axis", MTH__OPT_INT, "None", "stages along this axis of the mesh: stage s is on the devices whose coordinate is s modulo the "
-                                       "axis's size; the other axes are the stage's mesh", NULL},
-        {"microbatch_size", MTH__OPT_SIZE, "None", "how many rows of the batch (the first dimension) a stage takes at a time; the last "
-                                                   "microbatch may be smaller; None: the whole batch", NULL},
-        {"schedule", MTH__OPT_CHOICE, "'gpipe'", "with gradients: all forwards, then all backwards, or one forward and one backward in "
-                                                 "turn, which holds fewer activations", "gpipe|1f1b"},
+            "for each stage a device or a list of devices; a device may have several stages. Without it and axis, "
+            "stage s is on device s, "
+            "round and round",
+            NULL},
+        {"axis", MTH__OPT_INT, "None",
+            "stages along this axis of the mesh: stage s is on the devices whose coordinate is s modulo the "
+            "axis's size; the other axes are the stage's mesh",
+            NULL},
+        {"microbatch_size", MTH__OPT_SIZE, "None",
+            "how many rows of the batch (the first dimension) a stage takes at a time; the last "
+            "microbatch may be smaller; None: the whole batch",
+            NULL},
+        {"schedule", MTH__OPT_CHOICE, "'gpipe'",
+            "with gradients: all forwards, then all backwards, or one forward and one backward in "
+            "turn, which holds fewer activations",
+            "gpipe|1f1b"},
         {0}},
-    .doc = "Runs stages on their own devices, microbatch by microbatch. The one open input of a stage takes the output of the stage "
-           "before; further inputs bind by name to an output of an earlier stage, else to a keyword of the Pipeline. The last stage's "
-           "output is the port `output`; outputs that no later stage takes are ports by their names. Inside a stage, device ids are those "
+    .doc = "Runs stages on their own devices, microbatch by microbatch. The one open input of a stage takes the output "
+           "of the stage "
+           "before; further inputs bind by name to an output of an earlier stage, else to a keyword of the Pipeline. "
+           "The last stage's "
+           "output is the port `output`; outputs that no later stage takes are ports by their names. Inside a stage, "
+           "device ids are those "
            "of the mesh, and specs and device_mesh refer to the stage's devices. Parameters are named "
            "`pipeline_0.stage_0.linear_0.weight`.",
     .parameters = "",

@@ -1,9 +1,12 @@
-/* From wires to connections. Names are one space in a model; a name has one writer, or it is an input of the model. Where the user said
+/* From wires to connections. Names are one space in a model; a name has one writer, or it is an input of the model.
+ * Where the user said
  * nothing:
  *   - an output has the name "<block>.<port>"; of a submodel also its plain name, where no other writer has it
- *   - an open input takes the name "<block>.<port>" if somebody uses it; of a submodel its plain name if the parent uses or makes it
+ *   - an open input takes the name "<block>.<port>" if somebody uses it; of a submodel its plain name if the parent
+ *   uses or makes it
  *   - then += gives the one open input that is left the previous block's output
- *   - what is still open becomes an input of the model, named as the port where no other input is (of a submodel: shared by name) */
+ *   - what is still open becomes an input of the model, named as the port where no other input is (of a submodel:
+ *   shared by name) */
 #include "compose/model.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,27 +14,32 @@
 
 typedef struct {
     const char *text;
-    int block, port;         /* the writer; block -1: none */
-    int source;              /* the name it is joined to by connect, or -1 */
+    int block, port; /* the writer; block -1: none */
+    int source;      /* the name it is joined to by connect, or -1 */
     const mth__join *join;
-    bool said;               /* the user wrote it as an input's name or in connect */
-    bool used;               /* some input reads it */
-    bool joined;             /* some connect reads it */
-    bool shared;             /* an input of the model that came from a submodel's open input */
-    int input;               /* of the model, or -1 */
-    int candidates, candidate_block, candidate_port; /* unwired outputs of submodels with this plain name; the last of them */
-    int open;                /* how many of those nothing consumes */
+    bool said;   /* the user wrote it as an input's name or in connect */
+    bool used;   /* some input reads it */
+    bool joined; /* some connect reads it */
+    bool shared; /* an input of the model that came from a submodel's open input */
+    int input;   /* of the model, or -1 */
+    /* unwired outputs of submodels with this plain name; the last of them */
+    int candidates, candidate_block, candidate_port;
+    int open; /* how many of those nothing consumes */
 } name_entry;
 
 typedef struct {
     const mth_model *model;
     mth__arena *scratch;
     mth__names names;
-    VEC(name_entry) name;    /* by number */
+    VEC(name_entry) name; /* by number */
     /* by block; name: read by it, or -1 where `from` is known */
-    struct inlets { VEC(mth__source) from; VEC(int) name; VEC(const char *) port; } *in;
+    struct inlets {
+        VEC(mth__source) from;
+        VEC(int) name;
+        VEC(const char *) port;
+    } *in;
     VEC(const char *) input;
-    mth__block **sorted;     /* the model's, by name; NULL until somebody asks */
+    mth__block **sorted; /* the model's, by name; NULL until somebody asks */
     mth__resolved *out;
 } wiring;
 
@@ -53,9 +61,10 @@ static mth_status at_line(mth_status s, const char *line) { return mth__error_so
 
 static mth_status two_writers(wiring *w, const name_entry *n, int block, int port) {
     const mth__block *a = w->model->block.at[n->block], *b = w->model->block.at[block];
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("'%s' is written by %s (port %s) and by %s (port %s)", n->text, a->name, a->out.at[n->port].name,
-        b->name, b->out.at[port].name),
-                        F("give the output of one of them another name"));
+    mth_status s = FAIL(MTH_ERROR_VALUE,
+        F("'%s' is written by %s (port %s) and by %s (port %s)", n->text, a->name, a->out.at[n->port].name, b->name,
+            b->out.at[port].name),
+        F("give the output of one of them another name"));
     return at_line(mth__error_operator(s, b->name), b->line);
 }
 
@@ -154,9 +163,10 @@ static mth_status too_open(const mth__block *b, const char *const *port, size_t 
     char text[256];
     mth__sink t = mth__sink_new(text, sizeof text);
     for (size_t i = 0; i < n; i++) mth__sink_add(&t, "%s%s", i ? ", " : "", port[i]);
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("%zu inputs of %s are open (%s), and MTH_CHAIN can give only one of them the output of %s", n, b->name,
-        text, previous),
-                        F("wire the others by name: %s='...'", port[n - 1]));
+    mth_status s = FAIL(MTH_ERROR_VALUE,
+        F("%zu inputs of %s are open (%s), and MTH_CHAIN can give only one of them the output of %s", n, b->name, text,
+            previous),
+        F("wire the others by name: %s='...'", port[n - 1]));
     return at_line(mth__error_operator(s, b->name), b->line);
 }
 
@@ -200,9 +210,11 @@ static mth_status unknown_name(wiring *w, const mth__join *j, const char *name, 
         if (strcmp(w->name.at[i].text, name) && (w->name.at[i].used || w->name.at[i].block >= 0))
             PUSH(w->scratch, known, w->name.at[i].text);
     const char *near = mth__nearest(name, known.at, known.n);
-    return at_line(FAIL(MTH_ERROR_KEY, F("connect(source='%s', destination='%s'): no block has the %s '%s'", j->source, j->destination,
-        role, name),
-                        near ? F("did you mean '%s'?", near) : F("use the name that a block's %s is wired to", role)), j->line);
+    return at_line(FAIL(MTH_ERROR_KEY,
+                       F("connect(source='%s', destination='%s'): no block has the %s '%s'", j->source, j->destination,
+                           role, name),
+                       near ? F("did you mean '%s'?", near) : F("use the name that a block's %s is wired to", role)),
+        j->line);
 }
 
 static mth_status check_joins(wiring *w) {
@@ -214,8 +226,8 @@ static mth_status check_joins(wiring *w) {
         if (n->block >= 0) {
             const mth__block *b = w->model->block.at[n->block];
             mth_status e = FAIL(MTH_ERROR_VALUE,
-                F("connect(source='%s', destination='%s') contradicts the wire of %s, whose port '%s' is '%s'", n->join->source,
-                n->text, b->name, b->out.at[n->port].name, n->text),
+                F("connect(source='%s', destination='%s') contradicts the wire of %s, whose port '%s' is '%s'",
+                    n->join->source, n->text, b->name, b->out.at[n->port].name, n->text),
                 F("give the output another name, or leave out the connect"));
             return at_line(e, n->join->line);
         }
@@ -226,7 +238,8 @@ static mth_status check_joins(wiring *w) {
         for (; w->name.at[k].source >= 0 && !walked[k]; k = w->name.at[k].source) walked[k] = (int)i + 1;
         if (w->name.at[k].source >= 0 && walked[k] == (int)i + 1)
             return at_line(FAIL(MTH_ERROR_VALUE, F("the connects of '%s' and '%s' run in a circle", n->text, s->text),
-                F("leave out one of them")), n->join->line);
+                               F("leave out one of them")),
+                n->join->line);
     }
     return NULL;
 }
@@ -249,9 +262,12 @@ static mth__source source_of(wiring *w, int name) {
 }
 
 /* ---------------------------------------------------------------- names of parameters */
-static int by_name(const void *a, const void *b) { return strcmp((*(mth__block *const *)a)->name, (*(mth__block *const *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    return strcmp((*(mth__block *const *)a)->name, (*(mth__block *const *)b)->name);
+}
 
-/* The block of the model that is resolved whose name these n bytes are: searched in order, since there may be as many names as blocks. */
+/* The block of the model that is resolved whose name these n bytes are: searched in order, since there may be as many
+ * names as blocks. */
 static const mth__block *block_named(wiring *w, const char *name, size_t n) {
     const size_t count = w->model->block.n;
     if (!w->sorted) {
@@ -275,8 +291,9 @@ static const mth_model *stage_named(wiring *w, const mth_module *pipeline, const
     return NULL;
 }
 
-/* The module whose parameter `name` is, by its path in the model: "embed.weight", "model_0.linear_0.bias"; NULL where it is none's. What
-   a type declares counts whatever its options leave out, so that an option does not change what a name means. */
+/* The module whose parameter `name` is, by its path in the model: "embed.weight", "model_0.linear_0.bias"; NULL where
+   it is none's. What a type declares counts whatever its options leave out, so that an option does not change what a
+   name means. */
 static const mth__block *owner(wiring *w, const char *name) {
     for (const mth_model *m = w->model; m;) {
         const char *dot = strchr(name, '.');
@@ -301,12 +318,19 @@ static mth_status parameter_name(wiring *w, const name_entry *n, const mth__bloc
     for (size_t i = 0; i < w->model->join.n && !output; i++)
         if (!strcmp(w->model->join.at[i].source, n->text)) {
             const mth__join *j = &w->model->join.at[i];
-            return at_line(FAIL(MTH_ERROR_VALUE, F("connect(source='%s', destination='%s') joins a parameter of %s", j->source, j->destination, of->name),
-                F("leave it out and give the values as the input '%s': modules can't share a parameter in this version", j->destination)), j->line);
+            return at_line(FAIL(MTH_ERROR_VALUE,
+                               F("connect(source='%s', destination='%s') joins a parameter of %s", j->source,
+                                   j->destination, of->name),
+                               F("leave it out and give the values as the input '%s': modules can't share a parameter "
+                                 "in this version",
+                                   j->destination)),
+                j->line);
         }
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("the %s '%s' has the name of a parameter of %s", output ? "output" : "input", n->text, of->name),
+    mth_status s = FAIL(MTH_ERROR_VALUE,
+        F("the %s '%s' has the name of a parameter of %s", output ? "output" : "input", n->text, of->name),
         output ? F("call it '%s'", other)
-               : F("call it '%s' and give the values as an input: modules can't share a parameter in this version", other));
+               : F("call it '%s' and give the values as an input: modules can't share a parameter in this version",
+                     other));
     for (size_t k = 0; k < w->model->block.n; k++)
         for (size_t i = 0; i < w->model->block.at[k]->wires; i++)
             if (!strcmp(w->model->block.at[k]->wire[i].name, n->text))
@@ -314,7 +338,8 @@ static mth_status parameter_name(wiring *w, const name_entry *n, const mth__bloc
     return s;
 }
 
-/* Parameters, inputs and outputs meet in dictionaries of names, such as the gradients': one of two of a name would be lost. */
+/* Parameters, inputs and outputs meet in dictionaries of names, such as the gradients': one of two of a name would be
+ * lost. */
 static mth_status check_parameters(wiring *w) {
     for (size_t i = 0; i < w->name.n; i++) {
         const mth__block *of = owner(w, w->name.at[i].text);
@@ -332,8 +357,10 @@ static mth_status cycle(wiring *w, const int *stack, size_t depth, int again) {
         mth__text_add(&t, "%s -> ", w->model->block.at[stack[i - 1]]->name);
     const mth__block *b = w->model->block.at[stack[depth - 1]];
     mth__text_add(&t, "%s", b->name);
-    return at_line(mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the wiring has a cycle: %s", t.at), F("let one of them read another name")),
-        b->name), b->line);
+    return at_line(mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the wiring has a cycle: %s", t.at),
+                                           F("let one of them read another name")),
+                       b->name),
+        b->line);
 }
 
 /* Depth first along the inputs, blocks as composed: an order that is the user's wherever it can be. */
@@ -374,7 +401,8 @@ static const char *output_name(wiring *w, int block, int port) {
     if (!b->model) return qualified(w, b, p);
     const name_entry *plain = &w->name.at[find(w, p)];
     bool writer = plain->block == block && plain->port == port;
-    bool last = plain->block < 0 && plain->open == 1 && plain->input < 0; /* of several blocks' "output" the one that no block consumes */
+    /* of several blocks' "output" the one that no block consumes */
+    bool last = plain->block < 0 && plain->open == 1 && plain->input < 0;
     return writer || last ? p : qualified(w, b, p);
 }
 
@@ -383,8 +411,7 @@ static void list_outputs(wiring *w) {
     const mth_model *m = w->model;
     for (size_t k = 0; k < m->block.n; k++)
         for (int p = 0; p < m->block.at[k]->out.n; p++) {
-            if (!m->block.at[k]->model || w->out->block[k].consumed[p]
-                || m->block.at[k]->out_name[p]) continue;
+            if (!m->block.at[k]->model || w->out->block[k].consumed[p] || m->block.at[k]->out_name[p]) continue;
             w->name.at[find(w, m->block.at[k]->out.at[p].name)].open++;
         }
     for (size_t k = 0; k < m->block.n; k++)
@@ -407,7 +434,8 @@ static mth_status resolve(wiring *w) {
     TRY(check_parameters(w));
     TRY(check_joins(w));
     w->out->block = NEW_ARRAY(m->arena, struct mth__inlet, m->block.n);
-    for (size_t k = 0; k < m->block.n; k++) w->out->block[k].consumed = NEW_ARRAY(m->arena, bool, m->block.at[k]->out.n);
+    for (size_t k = 0; k < m->block.n; k++)
+        w->out->block[k].consumed = NEW_ARRAY(m->arena, bool, m->block.at[k]->out.n);
     for (size_t k = 0; k < m->block.n; k++) {
         struct inlets *in = &w->in[k];
         struct mth__inlet *to = &w->out->block[k];
@@ -465,8 +493,9 @@ mth__ports mth__model_outputs(mth__arena *arena, const mth__resolved *r) {
 
 mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh, bool partitioned) {
     const mth__resolved *r;
-    if (!m->block.n) return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"),
-        F("add some with mth_model_add, such as Linear(dimension=4) with input='x', output='y'"));
+    if (!m->block.n)
+        return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"),
+            F("add some with mth_model_add, such as Linear(dimension=4) with input='x', output='y'"));
     TRY(mth__resolve(m, &r));
     return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1}, partitioned);
 }

@@ -1,5 +1,5 @@
-/* What the annotations of modules refer to: device ids count the devices of the backend's mesh row by row; device_mesh and the axes of
- * specs are those of the whole mesh, or, inside a stage of a Pipeline, of the stage's placement. */
+/* What the annotations of modules refer to: device ids count the devices of the backend's mesh row by row; device_mesh
+ * and the axes of specs are those of the whole mesh, or, inside a stage of a Pipeline, of the stage's placement. */
 #include "compose/model.h"
 #include "compose/parts.h"
 #include <inttypes.h>
@@ -17,10 +17,11 @@ static const char *mesh_text(char *buffer, size_t room, const mth__placement *p)
 static mth_status check_device(int64_t device, const mth__site *site, mth__mesh *mesh) {
     char place[256], whole[64];
     if (device < 0 || device >= mesh->count)
-        return FAIL(MTH_ERROR_VALUE, F("device_id=%" PRId64 " lies outside of the mesh %s, which has %d %s", device,
-            mesh_text(whole, sizeof whole, mth__place_whole(mesh)), mesh->count,
-                                       mesh->count == 1 ? "device" : "devices"),
-                    F("give a device_id from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
+        return FAIL(MTH_ERROR_VALUE,
+            F("device_id=%" PRId64 " lies outside of the mesh %s, which has %d %s", device,
+                mesh_text(whole, sizeof whole, mth__place_whole(mesh)), mesh->count,
+                mesh->count == 1 ? "device" : "devices"),
+            F("give a device_id from 0 to %d, or a backend with a larger device_mesh", mesh->count - 1));
     if (site->place->rank_of[device] >= 0) return NULL;
     mth__placement_write(place, sizeof place, site->place);
     return FAIL(MTH_ERROR_VALUE, F("device_id=%" PRId64 " lies outside of the stage, which is on %s", device, place),
@@ -39,8 +40,9 @@ static mth_status check_mesh(const mth_arg *given, const mth__site *site) {
     for (size_t a = 0; a < given->count; a++) mth__sink_add(&s, a ? ", %" PRId64 : "%" PRId64, given->items[a].integer);
     mth__sink_add(&s, given->count == 1 ? ",)" : ")");
     mesh_text(want, sizeof want, p);
-    return FAIL(MTH_ERROR_VALUE, F("device_mesh=%s differs from %s, %s", text, site->stage < 0 ? "the backend's" : "the stage's", want),
-                F("give device_mesh=%s, or leave it out", want));
+    return FAIL(MTH_ERROR_VALUE,
+        F("device_mesh=%s differs from %s, %s", text, site->stage < 0 ? "the backend's" : "the stage's", want),
+        F("give device_mesh=%s, or leave it out", want));
 }
 
 mth_status mth__site_on(const mth_module *m, mth__mesh *mesh, const mth__site *site, const mth__placement **on) {
@@ -59,19 +61,23 @@ mth_status mth__site_on(const mth_module *m, mth__mesh *mesh, const mth__site *s
 
 /* ---------------------------------------------------------------- XLA's partitioner */
 static mth_status unpartitionable(const char *why, const char *fix) {
-    return FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') %s", why), F("use mesh_context='mpmd', or %s", fix));
+    return FAIL(MTH_ERROR_UNSUPPORTED, F("XLA's partitioner (mesh_context='spmd') %s", why),
+        F("use mesh_context='mpmd', or %s", fix));
 }
 
 mth_status mth__check_partitionable(const mth__sharding *s, int rank, const char *what) {
     char why[256];
     if (!mth__sharding_disordered(s, rank)) return NULL;
-    snprintf(why, sizeof why, "computes wrong values where axes split a dimension against their order: the spec of %.80s", what);
+    snprintf(why, sizeof why,
+        "computes wrong values where axes split a dimension against their order: the spec of %.80s", what);
     return unpartitionable(why, "name the axes in the order of the mesh");
 }
 
 /* It takes one program for all devices, and deals nothing round robin. */
-static mth_status check_partitioned(const mth_module *m, mth__mesh *mesh, const mth__site *site, const mth__placement *on) {
-    const mth_arg *distribution = mth__module_option(m, "expert_distribution"), *experts = mth__module_option(m, "num_experts");
+static mth_status check_partitioned(
+    const mth_module *m, mth__mesh *mesh, const mth__site *site, const mth__placement *on) {
+    const mth_arg *distribution = mth__module_option(m, "expert_distribution"),
+                  *experts = mth__module_option(m, "num_experts");
     char where[128], why[192];
     int axis = 0;
     if (on && on != mth__place_whole(mesh)) {
@@ -80,20 +86,24 @@ static mth_status check_partitioned(const mth_module *m, mth__mesh *mesh, const 
         return unpartitionable(why, "take the device or stage from the operator");
     }
     while (axis < site->place->naxes && site->place->dim[axis] == 1) axis++;
-    if (distribution && distribution->kind == MTH_ARG_STRING && !strcmp(distribution->string, "round_robin") && axis < site->place->naxes &&
-        experts->integer > site->place->dim[axis])
-        return unpartitionable("has no such parts as experts dealt round robin", "expert_distribution='one_per_device'");
+    if (distribution && distribution->kind == MTH_ARG_STRING && !strcmp(distribution->string, "round_robin") &&
+        axis < site->place->naxes && experts->integer > site->place->dim[axis])
+        return unpartitionable(
+            "has no such parts as experts dealt round robin", "expert_distribution='one_per_device'");
     return NULL;
 }
 
-/* A dimension of a parameter whose size options tell: the input is not needed to see that its parts are none of the partitioner's. */
-static mth_status check_blocks(const mth_module *m, const char *parameter, int d, mth__split split, const mth__placement *on) {
+/* A dimension of a parameter whose size options tell: the input is not needed to see that its parts are none of the
+ * partitioner's. */
+static mth_status check_blocks(
+    const mth_module *m, const char *parameter, int d, mth__split split, const mth__placement *on) {
     int64_t size, devices = 1;
     char why[256];
-    if (!mth__parameter_extent(m, parameter, d, &size, &split.grain) || mth__split_in_blocks(size, &split, on)) return NULL;
+    if (!mth__parameter_extent(m, parameter, d, &size, &split.grain) || mth__split_in_blocks(size, &split, on))
+        return NULL;
     for (int a = 0; a < split.naxes; a++) devices *= on->dim[split.axis[a]];
-    snprintf(why, sizeof why, "has no such parts as %" PRId64 "%s over %" PRId64 " devices: dimension %d of %.80s", size / split.grain,
-             split.grain > 1 ? " that stay whole" : "", devices, d, parameter);
+    snprintf(why, sizeof why, "has no such parts as %" PRId64 "%s over %" PRId64 " devices: dimension %d of %.80s",
+        size / split.grain, split.grain > 1 ? " that stay whole" : "", devices, d, parameter);
     return unpartitionable(why, "sizes that the mesh divides");
 }
 
@@ -106,31 +116,39 @@ static bool is_of_weight(const mth_module *m, const char *parameter) {
 
 static mth_status check_parameter(const mth_module *m, const char *parameter, const mth__site *site) {
     const mth_arg *spec = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
-        *axis = mth__module_option(m, "tensor_axis");
+                  *axis = mth__module_option(m, "tensor_axis");
     if (spec && !is_of_weight(m, parameter)) spec = NULL;
-    for (size_t i = 0; specs && i < specs->count; i++) if (!strcmp(specs->keys[i], parameter)) spec = &specs->items[i];
+    for (size_t i = 0; specs && i < specs->count; i++)
+        if (!strcmp(specs->keys[i], parameter)) spec = &specs->items[i];
     const int rank = mth__parameter_rank(m->type, parameter);
     mth__sharding said = {.on = site->place};
     if (spec && spec->kind == MTH_ARG_LIST) TRY(mth__spec_read(*spec, site->place, rank, parameter, &said));
     for (int d = 0; d < rank; d++) {
         int64_t size;
         int32_t grain;
-        if (!spec && axis && axis->kind == MTH_ARG_INT && mth__parameter_extent(m, parameter, d, &size, &grain) && grain > 1)
-            said.dim[d] = (mth__split){1, {(int8_t)axis->integer}, false, 0}; /* without grains one axis leaves parts in order */
+        if (!spec && axis && axis->kind == MTH_ARG_INT && mth__parameter_extent(m, parameter, d, &size, &grain) &&
+            grain > 1)
+            /* without grains one axis leaves parts in order */
+            said.dim[d] = (mth__split){1, {(int8_t)axis->integer}, false, 0};
         if (said.dim[d].naxes) TRY(check_blocks(m, parameter, d, said.dim[d], site->place));
     }
     return NULL;
 }
 
 /* ---------------------------------------------------------------- all modules */
-typedef struct { mth__mesh *mesh; bool partitioned; mth__arena *scratch; } checking;
+typedef struct {
+    mth__mesh *mesh;
+    bool partitioned;
+    mth__arena *scratch;
+} checking;
 
 /* The axes alone: how many dimensions there are, only the shapes say. */
 static mth_status check_spec(const mth_arg *spec, const char *what, const mth__site *site, bool partitioned) {
     mth__sharding axes;
     if (spec->kind == MTH_ARG_NONE) return NULL;
-    if (spec->kind == MTH_ARG_LIST && spec->count > MTH__RANK) return FAIL(MTH_ERROR_VALUE,
-        F("the spec of %s has %zu entries", what, spec->count), F("give one entry a dimension, at most %d", MTH__RANK));
+    if (spec->kind == MTH_ARG_LIST && spec->count > MTH__RANK)
+        return FAIL(MTH_ERROR_VALUE, F("the spec of %s has %zu entries", what, spec->count),
+            F("give one entry a dimension, at most %d", MTH__RANK));
     TRY(mth__spec_read(*spec, site->place, (int)spec->count, what, &axes));
     return partitioned ? mth__check_partitionable(&axes, (int)spec->count, what) : NULL;
 }
@@ -140,16 +158,20 @@ static mth_status check_module(const checking *c, const mth_module *m, const mth
     TRY(mth__site_on(m, c->mesh, site, &on));
     if (c->partitioned) TRY(check_partitioned(m, c->mesh, site, on));
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec"), *specs = mth__module_option(m, "shard_specs"),
-        *axis = mth__module_option(m, "tensor_axis");
+                  *axis = mth__module_option(m, "tensor_axis");
     if (weight) TRY(check_spec(weight, "weight", site, c->partitioned));
-    for (size_t i = 0; specs && i < specs->count; i++) TRY(check_spec(&specs->items[i], specs->keys[i], site, c->partitioned));
+    for (size_t i = 0; specs && i < specs->count; i++)
+        TRY(check_spec(&specs->items[i], specs->keys[i], site, c->partitioned));
     if (axis && axis->kind == MTH_ARG_INT && (axis->integer < 0 || axis->integer >= site->place->naxes)) {
         char text[64];
         mesh_text(text, sizeof text, site->place);
-        if (site->place->naxes == 0) return FAIL(MTH_ERROR_VALUE,
-            F("tensor_axis=%" PRId64 ", and there is a single device, no axis to split over", axis->integer), F("leave tensor_axis out"));
+        if (site->place->naxes == 0)
+            return FAIL(MTH_ERROR_VALUE,
+                F("tensor_axis=%" PRId64 ", and there is a single device, no axis to split over", axis->integer),
+                F("leave tensor_axis out"));
         return FAIL(MTH_ERROR_VALUE, F("tensor_axis=%" PRId64 " is no axis of the mesh %s", axis->integer, text),
-            site->place->naxes == 1 ? F("give tensor_axis=0") : F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
+            site->place->naxes == 1 ? F("give tensor_axis=0")
+                                    : F("give a tensor_axis from 0 to %d", site->place->naxes - 1));
     }
     const mth__ports parameters = c->partitioned ? mth__parameter_names(c->scratch, m->type) : (mth__ports){0};
     for (int i = 0; i < parameters.n; i++) TRY(check_parameter(m, parameters.at[i].name, site));
@@ -167,8 +189,10 @@ static mth_status check_model(checking *c, const mth_model *m, const mth__site *
         TRY(mth__error_source(mth__error_operator(check_module(c, b->module, site), path), b->line));
         for (size_t s = 0; s < mth__pipeline_stages(b->module); s++) {
             mth__site stage = {NULL, 0, (int)s};
-            TRY(mth__error_source(mth__error_operator(mth__pipeline_place(b->module, c->mesh, s, &stage.place), path), b->line));
-            TRY(check_model(c, mth__pipeline_stage(b->module, s), &stage, mth__format(c->scratch, "%s.stage_%zu.", path, s)));
+            TRY(mth__error_source(
+                mth__error_operator(mth__pipeline_place(b->module, c->mesh, s, &stage.place), path), b->line));
+            TRY(check_model(
+                c, mth__pipeline_stage(b->module, s), &stage, mth__format(c->scratch, "%s.stage_%zu.", path, s)));
         }
     }
     return NULL;

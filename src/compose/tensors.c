@@ -10,24 +10,31 @@ static mth_status elementwise(mth__expansion *e, const char *op) {
 }
 
 static mth_status relu_expand(mth__expansion *e) { return elementwise(e, "relu"); }
-static mth_status gelu_expand(mth__expansion *e) { return elementwise(e, mth__opt_bool(e, "approximate") ? "gelu_tanh" : "gelu"); }
+static mth_status gelu_expand(mth__expansion *e) {
+    return elementwise(e, mth__opt_bool(e, "approximate") ? "gelu_tanh" : "gelu");
+}
 static mth_status silu_expand(mth__expansion *e) { return elementwise(e, "silu"); }
 static mth_status sigmoid_expand(mth__expansion *e) { return elementwise(e, "sigmoid"); }
 static mth_status tanh_expand(mth__expansion *e) { return elementwise(e, "tanh"); }
 
-#define ELEMENTWISE(type, function, text) \
-    const mth__module_type mth__type_##type = {.name = #type, .inputs = "input", .outputs = "output", .doc = text, .parameters = "", \
-        .expand = function}
+#define ELEMENTWISE(type, function, text)                                                                              \
+    const mth__module_type mth__type_##type = {                                                                        \
+        .name = #type, .inputs = "input", .outputs = "output", .doc = text, .parameters = "", .expand = function}
 ELEMENTWISE(Relu, relu_expand, "max(input, 0), element by element.");
 ELEMENTWISE(Silu, silu_expand, "input * sigmoid(input), element by element.");
 ELEMENTWISE(Sigmoid, sigmoid_expand, "1 / (1 + exp(-input)), element by element.");
 ELEMENTWISE(Tanh, tanh_expand, "tanh(input), element by element.");
 
 const mth__module_type mth__type_Gelu = {
-    .name = "Gelu", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){{"approximate", MTH__OPT_BOOL, "False", "the formula with tanh, as in GPT-2", NULL}, {0}},
-    .doc = "input * Phi(input), with the distribution function of the standard normal, element by element; exact (erf) unless said.",
-    .parameters = "", .expand = gelu_expand,
+    .name = "Gelu",
+    .inputs = "input",
+    .outputs = "output",
+    .options =
+        (const mth__opt[]){{"approximate", MTH__OPT_BOOL, "False", "the formula with tanh, as in GPT-2", NULL}, {0}},
+    .doc = "input * Phi(input), with the distribution function of the standard normal, element by element; exact (erf) "
+           "unless said.",
+    .parameters = "",
+    .expand = gelu_expand,
 };
 
 static mth_status softmax_expand(mth__expansion *e) {
@@ -38,10 +45,14 @@ static mth_status softmax_expand(mth__expansion *e) {
 }
 
 const mth__module_type mth__type_Softmax = {
-    .name = "Softmax", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){{"axis", MTH__OPT_INT, "-1", "the dimension along which the results sum to 1", NULL}, {0}},
+    .name = "Softmax",
+    .inputs = "input",
+    .outputs = "output",
+    .options =
+        (const mth__opt[]){{"axis", MTH__OPT_INT, "-1", "the dimension along which the results sum to 1", NULL}, {0}},
     .doc = "exp(input) / sum(exp(input)) along one dimension.",
-    .parameters = "", .expand = softmax_expand,
+    .parameters = "",
+    .expand = softmax_expand,
 };
 
 /* ---------------------------------------------------------------- of several operands */
@@ -87,17 +98,25 @@ static mth_status wired_several(const mth_module *m, const int *wires) {
 
 static mth_status wired_pair(const mth_module *m, const int *wires) {
     if (wires[0] == 2) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 inputs, and has %d", m->type->name, wires[0]), F("name both: inputs=['a', 'b']"));
+    return FAIL(MTH_ERROR_VALUE, F("%s takes 2 inputs, and has %d", m->type->name, wires[0]),
+        F("name both: inputs=['a', 'b']"));
 }
 
-#define ARITHMETIC(type, function, count, text) \
-    const mth__module_type mth__type_##type = {.name = #type, .inputs = "inputs*", .outputs = "output", .doc = text, .parameters = "", \
-        .expand = function, .wired = count}
-ARITHMETIC(Add, add_expand, wired_several, "The sum of two or more inputs, from left to right; shapes broadcast as in NumPy.");
+#define ARITHMETIC(type, function, count, text)                                                                        \
+    const mth__module_type mth__type_##type = {.name = #type,                                                          \
+        .inputs = "inputs*",                                                                                           \
+        .outputs = "output",                                                                                           \
+        .doc = text,                                                                                                   \
+        .parameters = "",                                                                                              \
+        .expand = function,                                                                                            \
+        .wired = count}
+ARITHMETIC(
+    Add, add_expand, wired_several, "The sum of two or more inputs, from left to right; shapes broadcast as in NumPy.");
 ARITHMETIC(Multiply, multiply_expand, wired_several,
     "The product of two or more inputs, element by element, from left to right; shapes broadcast as in NumPy.");
 ARITHMETIC(Subtract, subtract_expand, wired_pair, "inputs[0] - inputs[1]; shapes broadcast as in NumPy.");
-ARITHMETIC(Divide, divide_expand, wired_pair, "inputs[0] / inputs[1], element by element; shapes broadcast as in NumPy.");
+ARITHMETIC(
+    Divide, divide_expand, wired_pair, "inputs[0] / inputs[1], element by element; shapes broadcast as in NumPy.");
 
 static mth_status matmul_expand(mth__expansion *e) {
     mth__value *a = e->in[0], *b = e->in[1];
@@ -116,22 +135,30 @@ static mth_status matmul_expand(mth__expansion *e) {
     __builtin_snprintf(spec, sizeof spec, "%.*si,%.*sio->%.*so", ra - 1, lead, batch, lead, ra - 1, lead);
     return mth__build_contract(&e->builder, mth__copy_text(e->builder.graph->arena, spec), a, b, &e->out[0]);
 }
-ARITHMETIC(MatMul, matmul_expand, wired_pair, "The matrix product of inputs[0] [..., n, i] with inputs[1] [i, o] or [..., i, o] -> "
-                                              "output[..., n, o]; leading dimensions are the same.");
+ARITHMETIC(MatMul, matmul_expand, wired_pair,
+    "The matrix product of inputs[0] [..., n, i] with inputs[1] [i, o] or [..., i, o] -> "
+    "output[..., n, o]; leading dimensions are the same.");
 
 static mth_status concat_expand(mth__expansion *e) {
     int axis;
     TRY(mth__need_axis(e->in[0], "inputs[0]", "axis", mth__opt_int(e, "axis", 0), &axis));
-    if (e->nin > MTH__MAX_IN) return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, e->nin),
-        F("concatenate in two steps"));
+    if (e->nin > MTH__MAX_IN)
+        return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, e->nin),
+            F("concatenate in two steps"));
     return mth__build(&e->builder, mth__op_find("concat"), &(mth__attrs){.i = {axis}}, e->nin, e->in, &e->out[0]);
 }
 
 const mth__module_type mth__type_Concat = {
-    .name = "Concat", .inputs = "inputs*", .outputs = "output",
-    .options = (const mth__opt[]){{"axis", MTH__OPT_INT, "0", "the dimension along which the inputs follow each other", NULL}, {0}},
+    .name = "Concat",
+    .inputs = "inputs*",
+    .outputs = "output",
+    .options =
+        (const mth__opt[]){
+            {"axis", MTH__OPT_INT, "0", "the dimension along which the inputs follow each other", NULL}, {0}},
     .doc = "Two or more inputs, one after the other along one dimension; their other dimensions are the same.",
-    .parameters = "", .expand = concat_expand, .wired = wired_several,
+    .parameters = "",
+    .expand = concat_expand,
+    .wired = wired_several,
 };
 
 /* ---------------------------------------------------------------- layout */
@@ -142,8 +169,9 @@ static mth_status split_expand(mth__expansion *e) {
     TRY(mth__need_axis(x, "input", "axis", mth__opt_int(e, "axis", 0), &axis));
     int64_t n = x->shape.dim[axis], each = n / parts;
     if (n % parts) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("dimension %d of %" PRId64 " has no %" PRId64 " equal parts", axis, n, parts),
-            F("give parts that divide %" PRId64 ", or cut with Slice", n));
+        mth_status s =
+            FAIL(MTH_ERROR_VALUE, F("dimension %d of %" PRId64 " has no %" PRId64 " equal parts", axis, n, parts),
+                F("give parts that divide %" PRId64 ", or cut with Slice", n));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     for (int i = 0; i < parts; i++)
@@ -154,7 +182,8 @@ static mth_status split_expand(mth__expansion *e) {
 static void split_ports(const mth_module *m, mth__arena *arena, const char **inputs, const char **outputs) {
     (void)inputs;
     mth__text t = mth__text_new(arena);
-    for (int64_t i = 0; i < mth__module_option(m, "parts")->integer; i++) mth__text_add(&t, i ? ", output%" PRId64 : "output%" PRId64, i);
+    for (int64_t i = 0; i < mth__module_option(m, "parts")->integer; i++)
+        mth__text_add(&t, i ? ", output%" PRId64 : "output%" PRId64, i);
     *outputs = t.at;
 }
 
@@ -165,11 +194,16 @@ static mth_status split_check(const mth_module *m) {
 }
 
 const mth__module_type mth__type_Split = {
-    .name = "Split", .inputs = "input", .outputs = "output0, output1, ...",
+    .name = "Split",
+    .inputs = "input",
+    .outputs = "output0, output1, ...",
     .options = (const mth__opt[]){{"parts", MTH__OPT_SIZE, NULL, "how many equal parts", NULL},
         {"axis", MTH__OPT_INT, "0", "the dimension that is cut", NULL}, {0}},
     .doc = "Cuts one dimension in equal parts: the outputs output0, output1, ... in order.",
-    .parameters = "", .check = split_check, .ports = split_ports, .expand = split_expand,
+    .parameters = "",
+    .check = split_check,
+    .ports = split_ports,
+    .expand = split_expand,
 };
 
 static mth_status slice_expand(mth__expansion *e) {
@@ -179,23 +213,25 @@ static mth_status slice_expand(mth__expansion *e) {
     int64_t n = x->shape.dim[axis], start = mth__opt_int(e, "start", 0), stop = mth__opt_int(e, "stop", n);
     int64_t from = start < 0 ? start + n : start, to = stop < 0 ? stop + n : stop;
     if (from < 0 || to > n || from >= to) {
-        mth_status s = FAIL(MTH_ERROR_VALUE, F("start=%" PRId64 ", stop=%" PRId64 " take nothing from dimension %d of %" PRId64, start,
-            stop, axis, n),
-                            F("give a start below stop, both within %" PRId64 " (negative ones count from the end)", n));
+        mth_status s = FAIL(MTH_ERROR_VALUE,
+            F("start=%" PRId64 ", stop=%" PRId64 " take nothing from dimension %d of %" PRId64, start, stop, axis, n),
+            F("give a start below stop, both within %" PRId64 " (negative ones count from the end)", n));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     return mth__build1(&e->builder, "slice", &(mth__attrs){.i = {axis, from, to}}, x, &e->out[0]);
 }
 
 const mth__module_type mth__type_Slice = {
-    .name = "Slice", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){
-        {"axis", MTH__OPT_INT, NULL, "the dimension that is cut", NULL},
+    .name = "Slice",
+    .inputs = "input",
+    .outputs = "output",
+    .options = (const mth__opt[]){{"axis", MTH__OPT_INT, NULL, "the dimension that is cut", NULL},
         {"start", MTH__OPT_INT, "0", "the first element; negative: from the end", NULL},
         {"stop", MTH__OPT_INT, "None", "the element behind the last; negative: from the end; None: the end", NULL},
         {0}},
     .doc = "The elements from start to stop, without stop, of one dimension.",
-    .parameters = "", .expand = slice_expand,
+    .parameters = "",
+    .expand = slice_expand,
 };
 
 static mth_status check_ints(const mth_module *m, const char *option, size_t most) {
@@ -217,8 +253,10 @@ static mth_status reshape_expand(mth__expansion *e) {
     int open = -1;
     for (int d = 0; d < to.rank; d++) {
         to.dim[d] = shape->items[d].integer;
-        if (to.dim[d] < 0) open = d;
-        else TRY(mth__product(known, to.dim[d], "the size of shape", &known));
+        if (to.dim[d] < 0)
+            open = d;
+        else
+            TRY(mth__product(known, to.dim[d], "the size of shape", &known));
     }
     if (open >= 0 && size % known == 0) to.dim[open] = size / known, known = size;
     if (known != size) {
@@ -238,8 +276,9 @@ static mth_status reshape_check(const mth_module *m) {
     int open = 0;
     for (size_t d = 0; d < shape->count; d++) {
         int64_t n = shape->items[d].integer;
-        if (n == 0 || n < -1) return FAIL(MTH_ERROR_VALUE, F("shape holds the size %" PRId64, n),
-            F("give sizes of 1 or more, and at most one -1"));
+        if (n == 0 || n < -1)
+            return FAIL(MTH_ERROR_VALUE, F("shape holds the size %" PRId64, n),
+                F("give sizes of 1 or more, and at most one -1"));
         open += n == -1;
     }
     if (open > 1) return FAIL(MTH_ERROR_VALUE, F("shape holds %d times -1", open), F("leave at most one size open"));
@@ -247,10 +286,15 @@ static mth_status reshape_check(const mth_module *m) {
 }
 
 const mth__module_type mth__type_Reshape = {
-    .name = "Reshape", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){{"shape", MTH__OPT_LIST, NULL, "the new sizes; one may be -1: what is left", NULL}, {0}},
+    .name = "Reshape",
+    .inputs = "input",
+    .outputs = "output",
+    .options =
+        (const mth__opt[]){{"shape", MTH__OPT_LIST, NULL, "the new sizes; one may be -1: what is left", NULL}, {0}},
     .doc = "The same elements, row-major, in another shape.",
-    .parameters = "", .check = reshape_check, .expand = reshape_expand,
+    .parameters = "",
+    .check = reshape_check,
+    .expand = reshape_expand,
 };
 
 static mth_status transpose_expand(mth__expansion *e) {
@@ -268,8 +312,10 @@ static mth_status transpose_expand(mth__expansion *e) {
     }
     if ((axes->kind == MTH_ARG_LIST && axes->count != (size_t)rank) || used != (1u << rank) - 1) {
         const char *text = mth__arg_text(e->builder.graph->arena, *axes);
-        return mth__error_tensor(FAIL(MTH_ERROR_VALUE, F("axes=%s do not name each of the %d dimensions once", text, rank),
-            F("give the %d dimensions in their new order", rank)), mth__port_text("input", x));
+        return mth__error_tensor(
+            FAIL(MTH_ERROR_VALUE, F("axes=%s do not name each of the %d dimensions once", text, rank),
+                F("give the %d dimensions in their new order", rank)),
+            mth__port_text("input", x));
     }
     return mth__build1(&e->builder, "transpose", &a, x, &e->out[0]);
 }
@@ -277,10 +323,16 @@ static mth_status transpose_expand(mth__expansion *e) {
 static mth_status transpose_check(const mth_module *m) { return check_ints(m, "axes", MTH__RANK); }
 
 const mth__module_type mth__type_Transpose = {
-    .name = "Transpose", .inputs = "input", .outputs = "output",
-    .options = (const mth__opt[]){{"axes", MTH__OPT_LIST, "None", "the dimensions in their new order; None: reversed", NULL}, {0}},
+    .name = "Transpose",
+    .inputs = "input",
+    .outputs = "output",
+    .options =
+        (const mth__opt[]){
+            {"axes", MTH__OPT_LIST, "None", "the dimensions in their new order; None: reversed", NULL}, {0}},
     .doc = "Dimensions in another order: dimension d of the output is dimension axes[d] of the input.",
-    .parameters = "", .check = transpose_check, .expand = transpose_expand,
+    .parameters = "",
+    .check = transpose_check,
+    .expand = transpose_expand,
 };
 
 /* ---------------------------------------------------------------- reductions */
@@ -294,8 +346,9 @@ static mth_status reduction(mth__expansion *e, const char *op) {
         int d;
         TRY(mth__need_axis(x, "input", "axis", (axis->kind == MTH_ARG_LIST ? axis->items + i : axis)->integer, &d));
         if (dims >> d & 1)
-            return mth__error_tensor(FAIL(MTH_ERROR_VALUE, F("axis names dimension %d twice", d), F("name each dimension once")),
-                                     mth__port_text("input", x));
+            return mth__error_tensor(
+                FAIL(MTH_ERROR_VALUE, F("axis names dimension %d twice", d), F("name each dimension once")),
+                mth__port_text("input", x));
         dims |= 1u << d;
     }
     return mth__part_reduce(&e->builder, op, x, dims, mth__opt_bool(e, "keepdims"), &e->out[0]);
@@ -310,14 +363,22 @@ static mth_status reduction_check(const mth_module *m) {
     if (axis->kind == MTH_ARG_LIST && axis->count) return check_ints(m, "axis", MTH__RANK);
     if (axis->kind == MTH_ARG_INT || axis->kind == MTH_ARG_NONE) return NULL;
     const char *text = mth__arg_text(m->arena, *axis);
-    return FAIL(MTH_ERROR_TYPE, F("axis=%s is no dimension", text), F("give axis a dimension, a tuple of dimensions, or None for all"));
+    return FAIL(MTH_ERROR_TYPE, F("axis=%s is no dimension", text),
+        F("give axis a dimension, a tuple of dimensions, or None for all"));
 }
 
-static const mth__opt reduction_options[] = {{"axis", MTH__OPT_ANY, "None", "a dimension, a tuple of dimensions, or None for all", NULL},
-                                             {"keepdims", MTH__OPT_BOOL, "False", "reduced dimensions stay with size 1", NULL}, {0}};
-#define REDUCTION(type, function, text) \
-    const mth__module_type mth__type_##type = {.name = #type, .inputs = "input", .outputs = "output", .options = reduction_options, \
-        .doc = text, .parameters = "", .check = reduction_check, .expand = function}
+static const mth__opt reduction_options[] = {
+    {"axis", MTH__OPT_ANY, "None", "a dimension, a tuple of dimensions, or None for all", NULL},
+    {"keepdims", MTH__OPT_BOOL, "False", "reduced dimensions stay with size 1", NULL}, {0}};
+#define REDUCTION(type, function, text)                                                                                \
+    const mth__module_type mth__type_##type = {.name = #type,                                                          \
+        .inputs = "input",                                                                                             \
+        .outputs = "output",                                                                                           \
+        .options = reduction_options,                                                                                  \
+        .doc = text,                                                                                                   \
+        .parameters = "",                                                                                              \
+        .check = reduction_check,                                                                                      \
+        .expand = function}
 REDUCTION(Mean, mean_expand, "The mean over dimensions.");
 REDUCTION(Sum, sum_expand, "The sum over dimensions.");
 REDUCTION(Max, max_expand, "The largest element over dimensions.");

@@ -1,17 +1,19 @@
-/* Reverse mode on the graph, in one walk from the last node to the first. Each value collects the gradients that its consumers send it;
-   when the walk reaches its maker all of them are there, are summed, and go through the maker's row. The cost is linear in the nodes. */
+/* Reverse mode on the graph, in one walk from the last node to the first. Each value collects the gradients that its
+   consumers send it; when the walk reaches its maker all of them are there, are summed, and go through the maker's row.
+   The cost is linear in the nodes. */
 #include "derive/derive.h"
 #include "base/names.h"
 #include "catalog/rows.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* One gradient sent to a value. A `piece` is that of a slice of the value: pieces that together tile it are joined by one concat, where
-   padding each to the full size and adding them would cost the square of their number (a batch cut into microbatches, Split). */
+/* One gradient sent to a value. A `piece` is that of a slice of the value: pieces that together tile it are joined by
+   one concat, where padding each to the full size and adding them would cost the square of their number (a batch cut
+   into microbatches, Split). */
 typedef struct contribution {
     mth__value *value;
-    const mth__node *from;            /* the node differentiated; NULL: the user's seed */
-    struct contribution *next;        /* the one sent before */
+    const mth__node *from;     /* the node differentiated; NULL: the user's seed */
+    struct contribution *next; /* the one sent before */
     int arrival;
     bool piece;
 } contribution;
@@ -20,11 +22,12 @@ typedef struct {
     mth__graph *graph;
     mth__arena *scratch;
     mth__builder builder;
-    contribution **sent;              /* by value id: the latest */
-    bool *wanted;                     /* by value id: depends on something whose gradient is asked for */
-    mth__value **total;               /* by value id, of parameters and inputs: the sum */
-    int *first;                       /* by value id, of those: the first node that reads it, behind which its gradient is complete */
-    int values;                       /* ids of the forward graph */
+    contribution **sent; /* by value id: the latest */
+    bool *wanted;        /* by value id: depends on something whose gradient is asked for */
+    mth__value **total;  /* by value id, of parameters and inputs: the sum */
+    /* by value id, of those: the first node that reads it, behind which its gradient is complete */
+    int *first;
+    int values; /* ids of the forward graph */
     int arrivals;
 } walk;
 
@@ -32,7 +35,8 @@ static void send(walk *w, const mth__value *to, mth__value *gradient, const mth_
     contribution *c = NEW(w->scratch, contribution);
     *c = (contribution){gradient, from, w->sent[to->id], w->arrivals++, piece};
     w->sent[to->id] = c;
-    if (!piece && !gradient->primal) gradient->primal = to; /* one that an add passes on belongs to the result first */
+    /* one that an add passes on belongs to the result first */
+    if (!piece && !gradient->primal) gradient->primal = to;
 }
 
 static void stand_at(walk *w, const mth__node *n) {
@@ -58,7 +62,8 @@ static int by_start(const void *a, const void *b) {
     return x[1] != y[1] ? (x[1] > y[1]) - (x[1] < y[1]) : by_microbatch(a, b);
 }
 
-/* Where all contributions are pieces of one dimension that don't overlap: their concat, gaps padded with zeros. Else *out stays NULL. */
+/* Where all contributions are pieces of one dimension that don't overlap: their concat, gaps padded with zeros. Else
+ * *out stays NULL. */
 static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mth__value **out) {
     for (int k = 0; k < n; k++)
         if (!c[k].piece || c[k].from->attrs.i[0] != c[0].from->attrs.i[0]) return NULL;
@@ -70,7 +75,7 @@ static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mt
     mth__value **part = NEW_ARRAY(w->scratch, mth__value *, n);
     for (int k = 0; k < n; k++) {
         int64_t before = k ? 0 : c[0].from->attrs.i[1], end = k + 1 < n ? c[k + 1].from->attrs.i[1] : size,
-            after = end - c[k].from->attrs.i[2];
+                after = end - c[k].from->attrs.i[2];
         part[k] = c[k].value;
         if (c[k].from->microbatch > last->microbatch) last = c[k].from;
         if (!before && !after) continue;
@@ -83,8 +88,9 @@ static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mt
         for (int k = 0; k < n; k += MTH__MAX_IN) {
             int count = n - k < MTH__MAX_IN ? n - k : MTH__MAX_IN;
             mth__value *joined = part[k];
-            if (count > 1) TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.i = {dimension}}, count, part + k,
-                &joined));
+            if (count > 1)
+                TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.i = {dimension}}, count,
+                    part + k, &joined));
             part[m++] = joined;
         }
     }
@@ -119,12 +125,18 @@ static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
         return NULL;
     }
     qsort(c, (size_t)n, sizeof *c, by_microbatch);
-    const bool comes_home = in_microbatch(of) && microbatch_of(&c[0]) < 0; /* see `bring_home`: the first stands there, so all do */
+    /* see `bring_home`: the first stands there, so all do */
+    const bool comes_home = in_microbatch(of) && microbatch_of(&c[0]) < 0;
     for (k = 0; k < n; k++) {
         TRY(whole(w, &c[k]));
-        if (k == 0) { *out = c[0].value; continue; }
-        if (comes_home) stand_at(w, of->node);
-        else if (c[k].from) stand_at(w, c[k].from);
+        if (k == 0) {
+            *out = c[0].value;
+            continue;
+        }
+        if (comes_home)
+            stand_at(w, of->node);
+        else if (c[k].from)
+            stand_at(w, c[k].from);
         TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*out, c[k].value}, out));
         (*out)->primal = of;
     }
@@ -132,7 +144,8 @@ static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
 }
 
 /* ---------------------------------------------------------------- the walk */
-/* What is sent back into a pipeline (the slice of a joined output's gradient) belongs to the microbatch of what it is the gradient of. */
+/* What is sent back into a pipeline (the slice of a joined output's gradient) belongs to the microbatch of what it is
+ * the gradient of. */
 static void bring_home(const mth__value *to, mth__value *din, int nodes) {
     mth__node *made = din->node;
     if (!in_microbatch(to) || !made || made->id < nodes || made->microbatch >= 0) return;
@@ -157,12 +170,15 @@ static mth_status differentiate(walk *w, const mth__node *n) {
         flows |= dout[k] != NULL;
     }
     if (!flows) return NULL;
-    if (n->op->row == MTH__ROW_slice) { send(w, n->in[0], dout[0], n, true); return NULL; }
+    if (n->op->row == MTH__ROW_slice) {
+        send(w, n->in[0], dout[0], n, true);
+        return NULL;
+    }
     if (!n->op->grad) {
         const mth__value *of = n->in[__builtin_ctzll(wanted)];
-        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s has no gradient, and one of '%s' is asked for", n->op->name, of->name ? of->name
-            : "its operand"),
-                            F("take the gradient of outputs that don't depend on it, or pass its operand through stop"));
+        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED,
+            F("%s has no gradient, and one of '%s' is asked for", n->op->name, of->name ? of->name : "its operand"),
+            F("take the gradient of outputs that don't depend on it, or pass its operand through stop"));
         return mth__error_tensor(mth__error_operator(s, n->module ? n->module : n->op->name), mth__value_text(of));
     }
     stand_at(w, n);
@@ -172,8 +188,8 @@ static mth_status differentiate(walk *w, const mth__node *n) {
     for (int j = 0; j < n->nin; j++) {
         if (!din[j] || !(wanted >> j & 1)) continue;
         if (!mth__shape_equal(din[j]->shape, n->in[j]->shape) || din[j]->dtype != n->in[j]->dtype)
-            return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name, n->module ? n->module
-                : "");
+            return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name,
+                n->module ? n->module : "");
         if (n->microbatch < 0) bring_home(n->in[j], din[j], nodes);
         send(w, n->in[j], din[j], n, false);
     }
@@ -199,7 +215,8 @@ static void stand_at_value(walk *w, const mth__value *v, int nodes) {
     mth__builder *b = &w->builder;
     const char *dot = strrchr(v->name, '.');
     const char *module = dot ? mth__format(w->graph->arena, "%.*s", (int)(dot - v->name), v->name) : v->name;
-    *b = (mth__builder){.graph = w->graph, .module = module, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
+    *b = (mth__builder){
+        .graph = w->graph, .module = module, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
     if (w->first[v->id] < nodes) {
         const mth__node *n = w->graph->node.at[w->first[v->id]];
         b->on = n->on;
@@ -207,7 +224,8 @@ static void stand_at_value(walk *w, const mth__value *v, int nodes) {
         b->stage = n->stage;
     }
 }
-/* Every gradient is a value of its own, made by a node: two tensors of one gradient (a + b) may be laid out differently. */
+/* Every gradient is a value of its own, made by a node: two tensors of one gradient (a + b) may be laid out
+ * differently. */
 static mth_status publish(walk *w, mth__value *v, int nodes) {
     mth__value *d = w->total[v->id];
     if (!d || !d->node || d->scratch) {
@@ -216,7 +234,8 @@ static mth_status publish(walk *w, mth__value *v, int nodes) {
         TRY(d ? mth__build1(&w->builder, "copy", NULL, d, &d) : mth__build1(&w->builder, "scale", NULL, v, &d));
     }
     d->scratch = w; /* listed */
-    PUSH(w->graph->arena, w->graph->output, (mth__output){.name = v->name, .value = d, .is_gradient = true, .of = v->name});
+    PUSH(w->graph->arena, w->graph->output,
+        (mth__output){.name = v->name, .value = d, .is_gradient = true, .of = v->name});
     return NULL;
 }
 
@@ -225,14 +244,16 @@ static mth_status find_input(walk *w, const mth__names *inputs, const char *name
     if (at < 0) {
         const char *near = mth__nearest(name, inputs->name.at, inputs->name.n);
         return FAIL(MTH_ERROR_KEY, F("the gradient of '%s' is asked for, and the model has no such input", name),
-                    near ? F("did you mean '%s'?", near)
-                    : inputs->name.n ? F("name an input of the model, such as '%s'", inputs->name.at[0])
-                                     : F("ask for no input's gradient: the model has no input"));
+            near                 ? F("did you mean '%s'?", near)
+                : inputs->name.n ? F("name an input of the model, such as '%s'", inputs->name.at[0])
+                                 : F("ask for no input's gradient: the model has no input"));
     }
     mth__value *v = *out = w->graph->input.at[at];
     if (mth__is_float(v->dtype)) return NULL;
-    return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)),
-        F("ask for gradients of floating inputs alone")), mth__value_text(v));
+    return mth__error_tensor(
+        FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)),
+            F("ask for gradients of floating inputs alone")),
+        mth__value_text(v));
 }
 
 static mth_status run(walk *w, const mth__gradient_options *o) {
@@ -251,7 +272,8 @@ static mth_status run(walk *w, const mth__gradient_options *o) {
         TRY(find_input(w, &inputs, o->inputs[i], &input[i]));
         w->wanted[input[i]->id] = true;
     }
-    for (size_t i = 0; i < g->parameter.n; i++) w->wanted[g->parameter.at[i]->id] = mth__is_float(g->parameter.at[i]->dtype);
+    for (size_t i = 0; i < g->parameter.n; i++)
+        w->wanted[g->parameter.at[i]->id] = mth__is_float(g->parameter.at[i]->dtype);
     for (int v = 0; v < w->values; v++) w->first[v] = nodes;
     for (int i = nodes - 1; i >= 0; i--)
         for (int j = 0; j < g->node.at[i]->nin; j++) w->first[g->node.at[i]->in[j]->id] = i;
@@ -269,7 +291,8 @@ static mth_status run(walk *w, const mth__gradient_options *o) {
         send(w, v, seed, NULL, false);
     }
     TRY(backward(w, nodes));
-    for (size_t i = 0; i < g->parameter.n; i++) if (mth__is_float(g->parameter.at[i]->dtype)) TRY(publish(w, g->parameter.at[i], nodes));
+    for (size_t i = 0; i < g->parameter.n; i++)
+        if (mth__is_float(g->parameter.at[i]->dtype)) TRY(publish(w, g->parameter.at[i], nodes));
     for (size_t i = 0; i < o->input_count; i++) TRY(publish(w, input[i], nodes));
     for (size_t i = outputs; i < g->output.n; i++) g->output.at[i].value->scratch = NULL;
     return NULL;

@@ -5,17 +5,21 @@
  * one at the size of the stream.
  *
  * After schedule: which of the two operands of an addition is made later is known, and that is the one that adds. The
- * sum so far has bytes of its own, doesn't leave the program, and nobody sends it or reads it once the term is made. The
- * order of additions stays the graph's. */
+ * sum so far has bytes of its own, doesn't leave the program, and nobody sends it or reads it once the term is made.
+ * The order of additions stays the graph's. */
 #include "distribute/decide.h"
 #include <string.h>
 
 typedef struct {
-    int last, before;           /* positions of the last two readers, -1: none; the program's end reads outputs */
-    mth__node *reader;          /* the last one */
-    bool lent;                  /* a view or a communication reads it, which holds its bytes for longer */
+    /* positions of the last two readers, -1: none; the program's end reads outputs */
+    int last, before;
+    mth__node *reader; /* the last one */
+    bool lent;         /* a view or a communication reads it, which holds its bytes for longer */
 } readers;
-typedef struct { mth__graph *graph; readers *of; /* by value id */ } state;
+typedef struct {
+    mth__graph *graph;
+    readers *of; /* by value id */
+} state;
 
 /* Shares no bytes with another value: what emit may make a view of its operand does. */
 static bool has_bytes(const mth__node *n) {
@@ -32,7 +36,7 @@ static void read_at(state *s, const mth__value *v, int at, mth__node *by) {
 
 static bool same(const mth__value *a, const mth__value *b) {
     return a->dtype == b->dtype && mth__shape_equal(a->shape, b->shape) &&
-           mth__sharding_equal(&a->sharding, &b->sharding, a->shape.rank);
+        mth__sharding_equal(&a->sharding, &b->sharding, a->shape.rank);
 }
 
 static bool of_microbatches(const mth__node *a, const mth__node *b) {

@@ -1,5 +1,5 @@
-/* What the search tries: for each group of parameters every way to give the axes of its devices to its dimensions, in whole units (heads),
- * so that no device is left without a part; for the inputs, the axes that may share the batch. */
+/* What the search tries: for each group of parameters every way to give the axes of its devices to its dimensions, in
+ * whole units (heads), so that no device is left without a part; for the inputs, the axes that may share the batch. */
 #include "distribute/fold.h"
 #include <string.h>
 
@@ -20,7 +20,8 @@ uint64_t mth__group_role(mth__role_walk *w, const mth__value *v) {
 }
 
 /* ---------------------------------------------------------------- units */
-/* The width of a head, found where a reshape takes heads apart or joins them, is the grain of all dimensions that share its factor. */
+/* The width of a head, found where a reshape takes heads apart or joins them, is the grain of all dimensions that share
+ * its factor. */
 static void spread(const mth__node *n, int32_t (*grain)[MTH__RANK]) {
     mth__rule r;
     int32_t of[MTH__FACTORS] = {0};
@@ -36,7 +37,8 @@ static void spread(const mth__node *n, int32_t (*grain)[MTH__RANK]) {
                 int32_t *have = &grain[v->id][d], units = *have / unit[d];
                 if (pass == 0 && units > of[f]) of[f] = units;
                 if (pass == 0 && of[f] < 1) of[f] = 1;
-                if (pass == 1 && (int64_t)of[f] * unit[d] > *have && (int64_t)of[f] * unit[d] <= v->shape.dim[d]) *have = of[f] * unit[d];
+                if (pass == 1 && (int64_t)of[f] * unit[d] > *have && (int64_t)of[f] * unit[d] <= v->shape.dim[d])
+                    *have = of[f] * unit[d];
             }
         }
 }
@@ -88,8 +90,10 @@ static void add_candidates(mth__group *g, int dims, int most) {
             if (n == used) split_by(g, to, most);
             more = false;
             for (int a = g->naxes - 1; a >= 0 && !more; a--) {
-                if (g->dim[a] > 1 && ++to[a] < dims) more = true;
-                else to[a] = -1;
+                if (g->dim[a] > 1 && ++to[a] < dims)
+                    more = true;
+                else
+                    to[a] = -1;
             }
         }
     }
@@ -113,8 +117,8 @@ static bool batch_group(const mth__graph *g, const mth__distribute_options *o, m
     return group->candidates > 1;
 }
 
-int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, const mth__distribute_options *o, mth__group **out,
-                bool *batch) {
+int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, const mth__distribute_options *o,
+    mth__group **out, bool *batch) {
     mth__group *group = *out = NEW_ARRAY(arena, mth__group, g->parameter.n + 1);
     int n = 0;
     *batch = batch_group(g, o, group);

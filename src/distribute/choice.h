@@ -1,41 +1,54 @@
-/* shard*.c: how one node is split. An assignment says for each factor of the node's rule which mesh axes split it; operands' needs and
- * results' shardings follow from it. */
+/* shard*.c: how one node is split. An assignment says for each factor of the node's rule which mesh axes split it;
+ * operands' needs and results' shardings follow from it. */
 #ifndef MTH__CHOICE_H
 #define MTH__CHOICE_H
 #include "distribute/decide.h"
 
-typedef struct { mth__split of[MTH__FACTORS]; bool pass; /* partial operands go through, and leave the results partial */ } mth__assignment;
+typedef struct {
+    mth__split of[MTH__FACTORS];
+    bool pass; /* partial operands go through, and leave the results partial */
+} mth__assignment;
 
-typedef struct { mth__sharding sharding; bool backward; /* of the consumer */ } mth__also;
+typedef struct {
+    mth__sharding sharding;
+    bool backward; /* of the consumer */
+} mth__also;
 
 /* What shard knows of a value while it runs (value->scratch). */
 typedef struct {
-    const mth__sharding *want;     /* what consumers would like; NULL: no opinion */
-    const mth__sharding *hint;     /* how it was split before a row that can't be split made it, or search's offer */
-    mth__value *gradient_of;       /* a parameter or input: the sharding it must end with */
-    bool free;                     /* a parameter whose sharding the first consumer settles */
-    const mth__sharding *stored;   /* memory_optimization: in what a parameter will be stored, once it is settled; else NULL */
-    bool output;                   /* leaves the program whole */
-    VEC(mth__node *) reader;       /* one that reads it twice is there twice */
-    int uses;                      /* readers and outputs */
-    mth__value *seed;              /* an output's gradient, given by the user */
-    VEC(mth__also) also;           /* what reshard will have made of it, for earlier consumers */
+    const mth__sharding *want; /* what consumers would like; NULL: no opinion */
+    /* how it was split before a row that can't be split made it, or search's offer */
+    const mth__sharding *hint;
+    mth__value *gradient_of; /* a parameter or input: the sharding it must end with */
+    bool free;               /* a parameter whose sharding the first consumer settles */
+    /* memory_optimization: in what a parameter will be stored, once it is settled; else NULL */
+    const mth__sharding *stored;
+    bool output;             /* leaves the program whole */
+    VEC(mth__node *) reader; /* one that reads it twice is there twice */
+    int uses;                /* readers and outputs */
+    mth__value *seed;        /* an output's gradient, given by the user */
+    VEC(mth__also) also;     /* what reshard will have made of it, for earlier consumers */
 } mth__info;
 static inline mth__info *mth__info_of(const mth__value *v) { return v->scratch; }
 static inline bool mth__decided(const mth__value *v) { return !v->node || v->node->cost_rank; }
 
 /* A proposal to split a factor so, and who makes it. */
-typedef struct { int8_t factor; mth__split split; const mth__value *from; } mth__source;
+typedef struct {
+    int8_t factor;
+    mth__split split;
+    const mth__value *from;
+} mth__source;
 enum { MTH__SOURCES = 48 };
 
-/* Proposes splits of factors from the sharding of one operand (or result), whose dimensions are factors `of` with units `unit`. */
-void mth__propose(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__sharding *, const mth__value *, mth__source *,
-                  int *n);
+/* Proposes splits of factors from the sharding of one operand (or result), whose dimensions are factors `of` with units
+ * `unit`. */
+void mth__propose(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__sharding *, const mth__value *,
+    mth__source *, int *n);
 /* Splits factor f by the axes `axes` (bits), in the order and grain of the first proposal that has them. */
 mth__split mth__compose_split(const mth__source *, int n, int f, unsigned axes);
 /* The sharding that an assignment gives an operand or result. */
-mth__sharding mth__assigned(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__assignment *, mth__shape,
-                            const mth__placement *);
+mth__sharding mth__assigned(const mth__rule *, const int8_t *of, const int32_t *unit, const mth__assignment *,
+    mth__shape, const mth__placement *);
 /* Bits of axes over which result k is partial, and how it is combined. */
 unsigned mth__partial_of(const mth__rule *, const mth__node *, int k, const mth__assignment *, uint8_t *reduce);
 /* The first device's share of the factors' space. */
@@ -44,12 +57,12 @@ double mth__fraction(const mth__rule *, const mth__assignment *, const mth__plac
 unsigned mth__pass_axes(const mth__node *);
 int mth__rows_operand(const mth__op *); /* which operand is the `rows` of a mixture of experts, or -1 */
 
-/* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that one reduction serves
-   all. */
+/* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that
+   one reduction serves all. */
 void mth__shard_group_terms(mth__node *);
 
-/* shard_sequence.c: n takes a partial sum that can be scattered by positions instead of made whole, and that pays, or `always`: the split
-   of n's factor. `gradients`: the plan has them. */
+/* shard_sequence.c: n takes a partial sum that can be scattered by positions instead of made whole, and that pays, or
+   `always`: the split of n's factor. `gradients`: the plan has them. */
 bool mth__propose_sequence(const mth__node *n, const mth__rule *, bool gradients, bool always, mth__source *out);
 
 /* shard_want.c: backward over the graph, from outputs' specs and fixed weights. */

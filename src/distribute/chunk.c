@@ -1,6 +1,6 @@
-/* pipeline_communication: a communication of more than chunk_bytes travels in chunks along a dimension that no axis splits. The matrix
- * product that makes the value and the elementwise rows that read it are cut with it where they can be, so that the chunks of one overlap
- * with the others' (overlap.c); else the value is cut and joined again. */
+/* pipeline_communication: a communication of more than chunk_bytes travels in chunks along a dimension that no axis
+ * splits. The matrix product that makes the value and the elementwise rows that read it are cut with it where they can
+ * be, so that the chunks of one overlap with the others' (overlap.c); else the value is cut and joined again. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -9,15 +9,18 @@ typedef struct {
     mth__graph *graph;
     mth__arena *arena;
     mth__distribute_options options;
-    int *uses; mth__node **reader;      /* by value id: how many read it, the last one */
-    bool *absorbed;                     /* by node id: cut together with its communication */
+    int *uses;
+    mth__node **reader; /* by value id: how many read it, the last one */
+    bool *absorbed;     /* by node id: cut together with its communication */
 } state;
 typedef struct {
     mth__node *node;
     int dim, chunks;
-    mth__node *maker; int sliced;       /* a contract whose operand `sliced` has the dimension, at sliced_dim */
+    mth__node *maker;
+    int sliced; /* a contract whose operand `sliced` has the dimension, at sliced_dim */
     int sliced_dim;
-    mth__node *chain[CHAIN]; int links; /* readers, each of the one before */
+    mth__node *chain[CHAIN];
+    int links; /* readers, each of the one before */
 } plan;
 
 static bool whole_in(const mth__sharding *s, int d) { return s->dim[d].naxes == 0; }
@@ -79,13 +82,16 @@ static bool find_plan(const state *s, mth__node *n, plan *p) {
     return true;
 }
 
-static mth_status cut(mth__graph *g, const mth__node *like, mth__value *v, int dim, int64_t start, int64_t stop, mth__value **out) {
+static mth_status cut(
+    mth__graph *g, const mth__node *like, mth__value *v, int dim, int64_t start, int64_t stop, mth__value **out) {
     mth__node placed = *like;
-    return mth__node_like(g, &placed, MTH__ROW_slice, &(mth__attrs){.i = {dim, start, stop}}, 1, &v, &v->sharding, &v->sharding, out);
+    return mth__node_like(
+        g, &placed, MTH__ROW_slice, &(mth__attrs){.i = {dim, start, stop}}, 1, &v, &v->sharding, &v->sharding, out);
 }
 
 static mth_status same_node(mth__graph *g, const mth__node *n, mth__value *const *in, mth__value **out) {
-    return mth__node_like(g, n, (enum mth__row)mth__op_index(n->op), &n->attrs, n->nin, in, n->need, &n->out[0]->sharding, out);
+    return mth__node_like(
+        g, n, (enum mth__row)mth__op_index(n->op), &n->attrs, n->nin, in, n->need, &n->out[0]->sharding, out);
 }
 
 static mth_status apply(const state *s, const plan *p) {
@@ -102,7 +108,8 @@ static mth_status apply(const state *s, const plan *p) {
             for (int j = 0; j < p->maker->nin; j++) in[j] = p->maker->in[j];
             TRY(cut(g, p->maker, in[p->sliced], p->sliced_dim, start, stop, &in[p->sliced]));
             TRY(same_node(g, p->maker, in, &v));
-        } else TRY(cut(g, n, n->in[0], p->dim, start, stop, &v));
+        } else
+            TRY(cut(g, n, n->in[0], p->dim, start, stop, &v));
         TRY(same_node(g, n, &v, &v));
         for (int k = 0; k < p->links; k++) {
             const mth__node *x = p->chain[k];
@@ -115,7 +122,8 @@ static mth_status apply(const state *s, const plan *p) {
     }
     mth__value *all;
     const mth__node *like = p->links ? p->chain[p->links - 1] : n;
-    TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.i = {p->dim}}, made, piece, needs, &last->sharding, &all));
+    TRY(mth__node_like(
+        g, like, MTH__ROW_concat, &(mth__attrs){.i = {p->dim}}, made, piece, needs, &last->sharding, &all));
     all->name = last->name;
     all->origin = last->origin;
     last->scratch = all;

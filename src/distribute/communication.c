@@ -1,15 +1,22 @@
-/* communication_optimization, after reshard: fewer messages for the same numbers. What is there need not travel (redundant.c); an
- * all_reduce of which only one part is kept becomes a reduce_scatter; small all_reduces of one group that don't wait for each other become
- * one, and so do all_gathers, reduce_scatters, and transfers of the same way. Each element is summed by the same devices as before. */
+/* communication_optimization, after reshard: fewer messages for the same numbers. What is there need not travel
+ * (redundant.c); an all_reduce of which only one part is kept becomes a reduce_scatter; small all_reduces of one group
+ * that don't wait for each other become one, and so do all_gathers, reduce_scatters, and transfers of the same way.
+ * Each element is summed by the same devices as before. */
 #include "distribute/decide.h"
 #include <string.h>
 
 static const int64_t SMALL = 64 << 10, BATCH = 1 << 20; /* bytes of one that is merged, of a merged one */
 
-mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row row, const mth__attrs *attrs, int nin, mth__value *const *in,
-                          const mth__sharding *need, const mth__sharding *result, mth__value **out) {
-    mth__builder b = {.graph = g, .module = like->module, .source = like->source, .on = result->on, .region = like->region,
-                      .stage = like->stage, .microbatch = like->microbatch, .backward = like->backward};
+mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row row, const mth__attrs *attrs, int nin,
+    mth__value *const *in, const mth__sharding *need, const mth__sharding *result, mth__value **out) {
+    mth__builder b = {.graph = g,
+        .module = like->module,
+        .source = like->source,
+        .on = result->on,
+        .region = like->region,
+        .stage = like->stage,
+        .microbatch = like->microbatch,
+        .backward = like->backward};
     TRY(mth__build(&b, mth__row_op(row), attrs, nin, in, out));
     mth__node *n = (*out)->node;
     n->need = NEW_ARRAY(g->arena, mth__sharding, nin);
@@ -18,7 +25,11 @@ mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row ro
     return NULL;
 }
 
-typedef struct { mth__graph *graph; mth__arena *arena; int *uses; /* by value id */ } state;
+typedef struct {
+    mth__graph *graph;
+    mth__arena *arena;
+    int *uses; /* by value id */
+} state;
 
 static bool is(const mth__node *n, enum mth__row row) { return n->op == mth__row_op(row); }
 
@@ -39,7 +50,8 @@ static void count_uses(state *s) {
     for (size_t i = 0; i < g->output.n; i++) s->uses[g->output.at[i].value->id]++;
 }
 
-/* keep splits one dimension further by just the axis that was reduced: all devices but one of each part reduced in vain. */
+/* keep splits one dimension further by just the axis that was reduced: all devices but one of each part reduced in
+ * vain. */
 static void scatter_instead(state *s) {
     mth__graph *g = s->graph;
     count_uses(s);
@@ -47,10 +59,12 @@ static void scatter_instead(state *s) {
     for (size_t i = 0; i < g->node.n; i++) {
         mth__node *n = g->node.at[i];
         mth__value *sum = n->in[0];
-        bool only_part = is(n, MTH__ROW_keep) && sum->node && is(sum->node, MTH__ROW_all_reduce) && s->uses[sum->id] == 1;
+        bool only_part =
+            is(n, MTH__ROW_keep) && sum->node && is(sum->node, MTH__ROW_all_reduce) && s->uses[sum->id] == 1;
         if (only_part && n->on == sum->node->on && sum->node->in[0]->sharding.reduce == MTH__REDUCE_SUM) {
             mth__move m[MTH__MOVES];
-            if (mth__moves(sum->shape, &sum->node->in[0]->sharding, &n->out[0]->sharding, m) == 1 && m[0].row == MTH__ROW_reduce_scatter) {
+            if (mth__moves(sum->shape, &sum->node->in[0]->sharding, &n->out[0]->sharding, m) == 1 &&
+                m[0].row == MTH__ROW_reduce_scatter) {
                 n->op = mth__row_op(MTH__ROW_reduce_scatter);
                 memcpy(n->attrs.i, m[0].i, sizeof m[0].i);
                 n->need[0] = sum->node->in[0]->sharding;
@@ -65,15 +79,16 @@ static void scatter_instead(state *s) {
 }
 
 /* ---------------------------------------------------------------- merging */
-/* A value of which each device holds the same part of a row of `parts` equal parts can be laid beside others: (parts, elements / parts),
- * split by the axes of its one split dimension. 0: it can't. */
+/* A value of which each device holds the same part of a row of `parts` equal parts can be laid beside others: (parts,
+ * elements / parts), split by the axes of its one split dimension. 0: it can't. */
 static int64_t parts_of(const mth__value *v) {
     int64_t parts = 1;
     for (int d = 0; d < v->shape.rank; d++) {
         const mth__split *s = &v->sharding.dim[d];
         if (!s->naxes) continue;
         if (s->cyclic || parts > 1) return 0;
-        for (int e = 0; e < d; e++) if (v->shape.dim[e] != 1) return 0;
+        for (int e = 0; e < d; e++)
+            if (v->shape.dim[e] != 1) return 0;
         for (int k = 0; k < s->naxes; k++) parts *= v->sharding.on->dim[s->axis[k]];
         if (v->shape.dim[d] % parts || (s->grain > 1 && v->shape.dim[d] / parts % s->grain)) return 0;
     }
@@ -87,7 +102,8 @@ static const mth__split *split_of(const mth__value *v) {
 
 /* The larger of what is there before and behind: bytes of a device. */
 static int64_t bytes_of(const mth__node *n) {
-    int64_t a = mth__local_size(n->in[0]->shape, &n->in[0]->sharding), b = mth__local_size(n->in[0]->shape, &n->out[0]->sharding);
+    int64_t a = mth__local_size(n->in[0]->shape, &n->in[0]->sharding),
+            b = mth__local_size(n->in[0]->shape, &n->out[0]->sharding);
     return (a > b ? a : b) * (int64_t)mth_dtype_size(n->in[0]->dtype);
 }
 /* Rows before and behind of one that gathers or scatters them: the one that has more has a multiple of the other. */
@@ -100,7 +116,8 @@ static bool mergeable(const mth__node *n) {
     const mth__value *v = n->in[0];
     int64_t bytes = bytes_of(n), in = parts_of(v), out = parts_of(n->out[0]);
     if (bytes <= 0 || bytes >= SMALL || !in || !out) return false;
-    if (is(n, MTH__ROW_transfer)) return n->region < 0 && !v->sharding.partial && in == 1 && out == 1; /* in a pipeline each has its turn */
+    /* in a pipeline each has its turn */
+    if (is(n, MTH__ROW_transfer)) return n->region < 0 && !v->sharding.partial && in == 1 && out == 1;
     if (is(n, MTH__ROW_all_gather)) return !v->sharding.partial;
     return (is(n, MTH__ROW_all_reduce) || is(n, MTH__ROW_reduce_scatter)) && v->sharding.partial == n->attrs.i[0];
 }
@@ -108,16 +125,23 @@ static bool same_rows(const mth__value *x, const mth__value *y) {
     const mth__split *s = split_of(x), *t = split_of(y);
     if (s && t && (s->naxes != t->naxes || memcmp(s->axis, t->axis, (size_t)s->naxes))) return false;
     return !s == !t && x->sharding.on == y->sharding.on && x->sharding.partial == y->sharding.partial &&
-           x->sharding.reduce == y->sharding.reduce;
+        x->sharding.reduce == y->sharding.reduce;
 }
 static bool together(const mth__node *a, const mth__node *b) {
     const mth__value *x = a->in[0], *y = b->in[0];
-    if (is(b, MTH__ROW_transfer) && y->node && y->node->id > a->id) return false; /* a would wait for what b sends */
-    return a->op == b->op && x->dtype == y->dtype && same_rows(x, y) && same_rows(a->out[0], b->out[0]) && mth__same_unit(a, b);
+    /* a would wait for what b sends */
+    if (is(b, MTH__ROW_transfer) && y->node && y->node->id > a->id) return false;
+    return a->op == b->op && x->dtype == y->dtype && same_rows(x, y) && same_rows(a->out[0], b->out[0]) &&
+        mth__same_unit(a, b);
 }
 
 enum { OPEN = 8, WINDOW = 64 };
-typedef struct { int n, arrived; int64_t bytes; bool closed; mth__node *node[MTH__MAX_IN]; } batch;
+typedef struct {
+    int n, arrived;
+    int64_t bytes;
+    bool closed;
+    mth__node *node[MTH__MAX_IN];
+} batch;
 
 static mth__sharding row_sharding(const mth__value *v, int64_t rows) { /* of (rows, elements) */
     mth__sharding s = {.on = v->sharding.on};
@@ -132,8 +156,8 @@ static mth__sharding row_sharding(const mth__value *v, int64_t rows) { /* of (ro
     return s;
 }
 
-static mth_status reshape(mth__graph *g, const mth__node *like, mth__value *v, mth__shape to, const mth__sharding *result,
-                          mth__value **out) {
+static mth_status reshape(
+    mth__graph *g, const mth__node *like, mth__value *v, mth__shape to, const mth__sharding *result, mth__value **out) {
     mth__attrs a = {.i = {to.rank}};
     for (int d = 0; d < to.rank; d++) a.i[1 + d] = to.dim[d];
     return mth__node_like(g, like, MTH__ROW_reshape, &a, 1, &v, &v->sharding, result, out);
@@ -142,7 +166,8 @@ static mth_status reshape(mth__graph *g, const mth__node *like, mth__value *v, m
 static mth_status emit_batch(mth__graph *g, const batch *b) {
     mth__node *like = b->node[0];
     int64_t rows = rows_of(like), at = 0;
-    mth__sharding apart = row_sharding(like->in[0], rows), joined = row_sharding(like->out[0], rows), needs[MTH__MAX_IN];
+    mth__sharding apart = row_sharding(like->in[0], rows), joined = row_sharding(like->out[0], rows),
+                  needs[MTH__MAX_IN];
     mth__value *row[MTH__MAX_IN], *all;
     for (int k = 0; k < b->n; k++) {
         mth__value *v = b->node[k]->in[0];
@@ -155,7 +180,8 @@ static mth_status emit_batch(mth__graph *g, const batch *b) {
     for (int k = 0; k < b->n; k++) {
         mth__value *old = b->node[k]->out[0], *piece;
         int64_t width = row[k]->shape.dim[1];
-        TRY(mth__node_like(g, b->node[k], MTH__ROW_slice, &(mth__attrs){.i = {1, at, at + width}}, 1, &all, &joined, &joined, &piece));
+        TRY(mth__node_like(
+            g, b->node[k], MTH__ROW_slice, &(mth__attrs){.i = {1, at, at + width}}, 1, &all, &joined, &joined, &piece));
         TRY(reshape(g, b->node[k], piece, old->shape, &old->sharding, &piece));
         piece->name = old->name;
         piece->origin = old->origin;
@@ -165,12 +191,12 @@ static mth_status emit_batch(mth__graph *g, const batch *b) {
     return NULL;
 }
 
-/* First, which become one. A walk over the nodes leaves aside what waits for an open batch, so that all that doesn't comes first and may
- * join it; when WINDOW nodes wait, the batches that they wait for are closed. */
+/* First, which become one. A walk over the nodes leaves aside what waits for an open batch, so that all that doesn't
+ * comes first and may join it; when WINDOW nodes wait, the batches that they wait for are closed. */
 typedef struct {
     mth__arena *arena;
-    batch *open[OPEN], **of;            /* of: by node */
-    bool *aside;                        /* by node */
+    batch *open[OPEN], **of; /* of: by node */
+    bool *aside;             /* by node */
     mth__node *waiting[WINDOW];
     int waits;
 } gathering;
@@ -185,10 +211,13 @@ static void join(gathering *g, mth__node *x) {
     int64_t bytes = bytes_of(x);
     int to = -1, empty = -1;
     for (int k = 0; k < OPEN; k++) {
-        if (!g->open[k]) empty = k;
-        else if (to < 0 && together(g->open[k]->node[0], x)) to = k;
+        if (!g->open[k])
+            empty = k;
+        else if (to < 0 && together(g->open[k]->node[0], x))
+            to = k;
     }
-    if (to >= 0 && (g->open[to]->n == MTH__MAX_IN || g->open[to]->bytes + bytes > BATCH)) close(g, g->open[empty = to]), to = -1;
+    if (to >= 0 && (g->open[to]->n == MTH__MAX_IN || g->open[to]->bytes + bytes > BATCH))
+        close(g, g->open[empty = to]), to = -1;
     if (to < 0) {
         to = empty >= 0 ? empty : x->id % OPEN;
         if (g->open[to]) close(g, g->open[to]);
@@ -215,7 +244,8 @@ static void consider(gathering *g, mth__node *x) {
     if (g->waits == WINDOW) release(g);
 }
 
-static void release(gathering *g) { /* the first of those that wait goes on: WINDOW is not reached again inside */
+/* the first of those that wait goes on: WINDOW is not reached again inside */
+static void release(gathering *g) {
     mth__node *waiting[WINDOW];
     int n = g->waits;
     for (int i = 0; i < n; i++) {
@@ -230,7 +260,14 @@ static void release(gathering *g) { /* the first of those that wait goes on: WIN
 }
 
 /* Then the nodes in their order, except that a batch stands where its last one stood, and what reads it behind. */
-typedef struct { mth__graph *graph; batch **of; bool *made; int values; VEC(mth__node *) late; mth__arena *arena; } placing;
+typedef struct {
+    mth__graph *graph;
+    batch **of;
+    bool *made;
+    int values;
+    VEC(mth__node *) late;
+    mth__arena *arena;
+} placing;
 
 static bool ready(const placing *p, const mth__node *x) {
     for (int j = 0; j < x->nin; j++)
@@ -258,8 +295,10 @@ static mth_status place_late(placing *p) {
         closed = false;
         for (size_t i = 0; i < n; i++) {
             mth__node *x = p->late.at[i];
-            if (ready(p, x)) TRY(place(p, x, &closed));
-            else p->late.at[kept++] = x;
+            if (ready(p, x))
+                TRY(place(p, x, &closed));
+            else
+                p->late.at[kept++] = x;
         }
         p->late.n = kept;
     }
@@ -271,16 +310,23 @@ static mth_status merge(state *s, size_t ids) {
     mth__node **old = g->node.at;
     size_t n = g->node.n;
     gathering *groups = NEW(s->arena, gathering);
-    *groups = (gathering){.arena = s->arena, .of = NEW_ARRAY(s->arena, batch *, ids), .aside = NEW_ARRAY(s->arena, bool, ids)};
+    *groups = (gathering){
+        .arena = s->arena, .of = NEW_ARRAY(s->arena, batch *, ids), .aside = NEW_ARRAY(s->arena, bool, ids)};
     for (size_t i = 0; i < n; i++) consider(groups, old[i]);
     while (groups->waits) release(groups);
-    placing p = {.graph = g, .of = groups->of, .made = NEW_ARRAY(s->arena, bool, g->values), .values = g->values, .arena = s->arena};
+    placing p = {.graph = g,
+        .of = groups->of,
+        .made = NEW_ARRAY(s->arena, bool, g->values),
+        .values = g->values,
+        .arena = s->arena};
     g->node.at = NULL;
     g->node.n = g->node.room = 0;
     for (size_t i = 0; i < n; i++) {
         bool closed = false;
-        if (!ready(&p, old[i])) PUSH(p.arena, p.late, old[i]);
-        else TRY(place(&p, old[i], &closed));
+        if (!ready(&p, old[i]))
+            PUSH(p.arena, p.late, old[i]);
+        else
+            TRY(place(&p, old[i], &closed));
         if (closed) TRY(place_late(&p));
     }
     replace_outputs(g);

@@ -1,4 +1,5 @@
-/* Seconds of a node and of a communication on a nominal device. Only ratios matter: they decide which of two plans moves less. */
+/* Seconds of a node and of a communication on a nominal device. Only ratios matter: they decide which of two plans
+ * moves less. */
 #include "distribute/decide.h"
 
 static const double FLOPS = 50e9, MEMORY = 10e9, LINK = 5e9, LATENCY = 20e-6;
@@ -7,7 +8,8 @@ double mth__cost_compute(const mth__node *n, const mth__shape *in, const mth__sh
     if (n->op->flags & (MTH__ALIAS | MTH__FREE)) return 0;
     double bytes = 0;
     for (int j = 0; j < n->nin; j++) bytes += (double)mth__shape_size(in[j]) * (double)mth_dtype_size(n->in[j]->dtype);
-    for (int j = 0; j < n->nout; j++) bytes += (double)mth__shape_size(out[j]) * (double)mth_dtype_size(n->out[j]->dtype);
+    for (int j = 0; j < n->nout; j++)
+        bytes += (double)mth__shape_size(out[j]) * (double)mth_dtype_size(n->out[j]->dtype);
     if (n->op->row == MTH__ROW_slice) { /* reads what it keeps; where that lies together, it is a view */
         int64_t rows = 1;
         for (int d = 0; d < n->attrs.i[0]; d++) rows *= in[0].dim[d];
@@ -22,18 +24,21 @@ double mth__cost_node(const mth__node *n) {
     mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
     for (int j = 0; j < n->nin; j++) {
         in[j] = n->in[j]->shape;
-        for (int d = 0; d < in[j].rank; d++) in[j].dim[d] = mth__split_size(in[j].dim[d], &n->need[j].dim[d], n->need[j].on);
+        for (int d = 0; d < in[j].rank; d++)
+            in[j].dim[d] = mth__split_size(in[j].dim[d], &n->need[j].dim[d], n->need[j].on);
     }
     for (int k = 0; k < n->nout; k++) {
         out[k] = n->out[k]->shape;
-        for (int d = 0; d < out[k].rank; d++) out[k].dim[d] = mth__split_size(out[k].dim[d], &n->out[k]->sharding.dim[d], n->on);
+        for (int d = 0; d < out[k].rank; d++)
+            out[k].dim[d] = mth__split_size(out[k].dim[d], &n->out[k]->sharding.dim[d], n->on);
     }
     return mth__cost_compute(n, in, out);
 }
 
 static int ranks(const mth__placement *on, int64_t axes) {
     int n = 1;
-    for (int a = 0; a < on->naxes; a++) if (axes >> a & 1) n *= on->dim[a];
+    for (int a = 0; a < on->naxes; a++)
+        if (axes >> a & 1) n *= on->dim[a];
     return n;
 }
 
@@ -55,6 +60,7 @@ double mth__cost_reshard(const mth__value *v, const mth__sharding *from, const m
     mth__move moves[MTH__MOVES];
     int n = mth__moves(v->shape, from, to, moves);
     double seconds = 0;
-    for (int k = 0; k < n; k++) seconds += mth__move_cost(v->shape, mth_dtype_size(v->dtype), k ? &moves[k - 1].to : from, &moves[k]);
+    for (int k = 0; k < n; k++)
+        seconds += mth__move_cost(v->shape, mth_dtype_size(v->dtype), k ? &moves[k - 1].to : from, &moves[k]);
     return seconds;
 }

@@ -5,29 +5,36 @@
 #include "catalog/rows.h"
 #include "distribute/distribute.h"
 
-/* One step of bringing a value from one sharding to another: the row of the communication, its attributes and what it leads to. */
-typedef struct { enum mth__row row; int64_t i[3]; mth__sharding to; } mth__move;
+/* One step of bringing a value from one sharding to another: the row of the communication, its attributes and what it
+ * leads to. */
+typedef struct {
+    enum mth__row row;
+    int64_t i[3];
+    mth__sharding to;
+} mth__move;
 enum { MTH__MOVES = 32 };
-/* Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the number of moves: 0
-   where equal. */
+/* Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the
+   number of moves: 0 where equal. */
 int mth__moves(mth__shape, const mth__sharding *from, const mth__sharding *to, mth__move *moves);
 double mth__move_cost(mth__shape, size_t element, const mth__sharding *from, const mth__move *);
-int64_t mth__local_size(mth__shape, const mth__sharding *);   /* elements on the first device, which has the most */
+/* elements on the first device, which has the most */
+int64_t mth__local_size(mth__shape, const mth__sharding *);
 int64_t mth__split_size(int64_t n, const mth__split *, const mth__placement *); /* of one dimension, likewise */
 
-/* What `s` would be on another placement: axes that both have (of the backend's mesh, or position by position where the grids are alike);
-   what the other lacks is whole there. Partial sums are not carried. */
+/* What `s` would be on another placement: axes that both have (of the backend's mesh, or position by position where the
+   grids are alike); what the other lacks is whole there. Partial sums are not carried. */
 mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape, const mth__placement *to);
 /* A spec read against the whole mesh, on `on` where that has all its axes, else on the whole mesh. */
-mth__sharding mth__sharding_of_spec(const mth__graph *, const mth__sharding *spec, mth__shape, const mth__placement *on);
+mth__sharding mth__sharding_of_spec(
+    const mth__graph *, const mth__sharding *spec, mth__shape, const mth__placement *on);
 
-/* node->on of every node. Microbatch calls it before gradients are derived, so that these run where their forward nodes do; place calls
-   it for the rest. */
+/* node->on of every node. Microbatch calls it before gradients are derived, so that these run where their forward nodes
+   do; place calls it for the rest. */
 void mth__place_nodes(mth__graph *);
 
-/* `one`, a version of v, was made for a consumer of forward or backward (`made`: backward); is it there for one of `wanted`? What was
-   gathered for forward is not kept for backward: v is, and is gathered again, so that a split activation costs each device no more than
-   its part. */
+/* `one`, a version of v, was made for a consumer of forward or backward (`made`: backward); is it there for one of
+   `wanted`? What was gathered for forward is not kept for backward: v is, and is gathered again, so that a split
+   activation costs each device no more than its part. */
 bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted);
 
 /* What outputs and options refer to by name. Inputs that several placements read have one name: from first_input, by
@@ -42,16 +49,17 @@ typedef struct {
 mth__by_name mth__by_name_new(mth__arena *, const mth__graph *, const mth__distribute_options *);
 const mth__spec_of *mth__spec_named(const mth__by_name *, const char *name); /* NULL: none */
 
-/* What must leave the program as this output: a gradient has the sharding of its parameter or input, other outputs are whole or as the
-   user's spec says. */
+/* What must leave the program as this output: a gradient has the sharding of its parameter or input, other outputs are
+   whole or as the user's spec says. */
 mth__sharding mth__output_need(const mth__graph *, const mth__by_name *, const mth__output *);
 
-/* store.c. In which parts a parameter that readers take as `read` is stored by memory_optimization; false: as they take it. */
+/* store.c. In which parts a parameter that readers take as `read` is stored by memory_optimization; false: as they take
+ * it. */
 bool mth__store_parts(const mth__value *, const mth__sharding *read, mth__sharding *out);
 
 /* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. communication.c */
-mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin, mth__value *const *in,
-                          const mth__sharding *need, const mth__sharding *result, mth__value **out);
+mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin,
+    mth__value *const *in, const mth__sharding *need, const mth__sharding *result, mth__value **out);
 /* Nodes that no output needs leave. place.c */
 void mth__prune(mth__graph *);
 /* redundant.c: transfers of what is there already. */
@@ -61,7 +69,8 @@ mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options 
 
 static inline const mth__op *mth__row_op(enum mth__row row) { return mth__op_at((size_t)row); }
 static inline bool mth__same_unit(const mth__node *a, const mth__node *b) { /* of a pipeline */
-    return a->region == b->region && a->stage == b->stage && a->microbatch == b->microbatch && a->backward == b->backward;
+    return a->region == b->region && a->stage == b->stage && a->microbatch == b->microbatch &&
+        a->backward == b->backward;
 }
 static inline bool mth__is_comm(const mth__node *n) { return (n->op->flags & MTH__COMM) != 0; }
 #endif

@@ -1,54 +1,69 @@
-/* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same result, byte for byte.
- *   microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or sums behind)
- *   place.c       a placement for every node and value (`on`)
- *   search.c      auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what; fold.c: on how little)
- *   shard.c       shardings: of every value, and what each node needs of its operands (node->need)
+/* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same
+ *   result, byte for byte. microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices
+ *   before, concat or sums behind) place.c       a placement for every node and value (`on`)
+ *   search.c      auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what; fold.c:
+ *   on how little) shard.c       shardings: of every value, and what each node needs of its operands (node->need)
  *   store.c       memory_optimization: parameters are kept in parts, shard's last act
- *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep, transfer)
- *   communication.c  communication_optimization: removes redundant transfers, merges small ones
+ *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep,
+ *   transfer) communication.c  communication_optimization: removes redundant transfers, merges small ones
  *   chunk.c       pipeline_communication: cuts large ones in chunks
- *   schedule.c    the order of nodes: GPipe or 1F1B for pipelines (a list scheduler over the dependencies), as composed elsewhere
- *   overlap.c     overlap_communication: moves communication early and its consumers late (emit then makes START/WAIT pairs)
- *   accumulate.c  sums of gradients and over microbatches without their terms: rows that add to the sum so far
- *   cost.c        seconds of a node and of a communication, from flops and bytes */
+ *   schedule.c    the order of nodes: GPipe or 1F1B for pipelines (a list scheduler over the dependencies), as composed
+ *   elsewhere overlap.c     overlap_communication: moves communication early and its consumers late (emit then makes
+ *   START/WAIT pairs) accumulate.c  sums of gradients and over microbatches without their terms: rows that add to the
+ *   sum so far cost.c        seconds of a node and of a communication, from flops and bytes */
 #ifndef MTH__DISTRIBUTE_H
 #define MTH__DISTRIBUTE_H
 #include "base/option.h"
 #include "catalog/op.h"
 
 /* Of an input or an output, by name, read against the whole mesh; compile.c has checked the rank */
-typedef struct { const char *name; int rank; mth__sharding sharding; } mth__spec_of;
 typedef struct {
-    const mth__spec_of *spec; size_t specs;
-    const mth__sharding *fixed_parameter; const char *const *fixed_name; size_t fixed; /* layouts of an earlier plan: they bind */
+    const char *name;
+    int rank;
+    mth__sharding sharding;
+} mth__spec_of;
+typedef struct {
+    const mth__spec_of *spec;
+    size_t specs;
+    /* layouts of an earlier plan: they bind */
+    const mth__sharding *fixed_parameter;
+    const char *const *fixed_name;
+    size_t fixed;
     bool communication_optimization, overlap, pipeline_communication;
-    int64_t chunk_bytes;         /* pipeline_communication: communications above this are cut (default 256 KiB) */
-    mth__when sequence;          /* sequence parallelism, shard_sequence.c */
+    /* pipeline_communication: communications above this are cut (default 256 KiB) */
+    int64_t chunk_bytes;
+    mth__when sequence; /* sequence parallelism, shard_sequence.c */
     bool auto_sharding;
-    int partition_dims;          /* auto_sharding: dimensions of one parameter that it may split; 0: any */
-    bool store_sharded;          /* memory_optimization */
+    int partition_dims; /* auto_sharding: dimensions of one parameter that it may split; 0: any */
+    bool store_sharded; /* memory_optimization */
 } mth__distribute_options;
 typedef struct mth__folding mth__folding;
 
 mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);
 mth_status mth__place(mth__graph *, const mth__distribute_options *);
-/* auto_sharding. `trial`: the model once more, forward and backward where it has gradients, placed like `graph`; its parameters have the
-   same names, though fold.c may have taken repeated blocks out. It is spoilt. Pins parameters of `graph`, and offers splits of its inputs. */
+/* auto_sharding. `trial`: the model once more, forward and backward where it has gradients, placed like `graph`; its
+   parameters have the same names, though fold.c may have taken repeated blocks out. It is spoilt. Pins parameters of
+   `graph`, and offers splits of its inputs. */
 mth_status mth__search(mth__graph *, mth__graph *trial, const mth__folding *, const mth__distribute_options *);
-/* fold.c. Of blocks that repeat, three stay: the first, one that stands for all in the middle, the last. For `trial`, before gradients. */
+/* fold.c. Of blocks that repeat, three stay: the first, one that stands for all in the middle, the last. For `trial`,
+ * before gradients. */
 mth__folding *mth__fold(mth__graph *);
 mth_status mth__shard(mth__graph *, const mth__distribute_options *);
 mth_status mth__reshard(mth__graph *, const mth__distribute_options *);
-mth_status mth__communication(mth__graph *, const mth__distribute_options *); /* after reshard; nothing where both options are off */
+/* after reshard; nothing where both options are off */
+mth_status mth__communication(mth__graph *, const mth__distribute_options *);
 mth_status mth__schedule(mth__graph *, const mth__distribute_options *);
 mth_status mth__overlap(mth__graph *, const mth__distribute_options *);
 mth_status mth__accumulate(mth__graph *); /* the order of nodes is final */
 
 /* seconds, on a nominal device: 50 GFLOP/s, 10 GB/s of memory, links of 5 GB/s and 20 us */
 double mth__cost_compute(const mth__node *, const mth__shape *in, const mth__shape *out);
-double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mth__sharding *to); /* 0 where equal or local */
-double mth__cost_node(const mth__node *); /* after shard, on the device that has most to do; a communication after reshard */
+/* 0 where equal or local */
+double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mth__sharding *to);
+/* after shard, on the device that has most to do; a communication after reshard */
+double mth__cost_node(const mth__node *);
 
-/* After shard every value has a canonical sharding with `on` set, every node a `need` for each operand with need.on == node->on; after
- * reshard need equals the operand's sharding, except for the operands of communication nodes themselves. */
+/* After shard every value has a canonical sharding with `on` set, every node a `need` for each operand with need.on ==
+ * node->on; after reshard need equals the operand's sharding, except for the operands of communication nodes
+ * themselves. */
 #endif

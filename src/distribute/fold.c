@@ -1,24 +1,39 @@
-/* The search tries hundreds of plans of a model whose blocks repeat, and the answer is the same for each of them: of a run of equal blocks
- * the first, the second and the last stay, and the second counts for all in between. Blocks are found as runs of modules: module i equals
- * module i + period in its nodes, and in where its operands come from, counted from itself. */
+/* The search tries hundreds of plans of a model whose blocks repeat, and the answer is the same for each of them: of a
+ * run of equal blocks the first, the second and the last stay, and the second counts for all in between. Blocks are
+ * found as runs of modules: module i equals module i + period in its nodes, and in where its operands come from,
+ *   counted from itself. */
 #include "distribute/fold.h"
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { ROUNDS = 6, RUNS = 64, KEPT = 3 };
-typedef struct { size_t first; int nodes; double weight; uint64_t hash; } member;
-typedef struct { int start, period, units; } run;
+typedef struct {
+    size_t first;
+    int nodes;
+    double weight;
+    uint64_t hash;
+} member;
+typedef struct {
+    int start, period, units;
+} run;
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    member *module; int modules;
-    int *module_of;                     /* by position of a node */
-    int *position;                      /* by value id: of its maker; -1 */
-    int *first_reader;                  /* by value id, of parameters: a module */
+    member *module;
+    int modules;
+    int *module_of;    /* by position of a node */
+    int *position;     /* by value id: of its maker; -1 */
+    int *first_reader; /* by value id, of parameters: a module */
 } state;
 
-struct mth__folding { size_t room; struct { const char *module; double weight; } *at; };
+struct mth__folding {
+    size_t room;
+    struct {
+        const char *module;
+        double weight;
+    } *at;
+};
 
 uint64_t mth__mix(uint64_t h, uint64_t x) {
     h = (h ^ x) * 0x9e3779b97f4a7c15;
@@ -26,8 +41,10 @@ uint64_t mth__mix(uint64_t h, uint64_t x) {
 }
 uint64_t mth__mix_name(uint64_t h, const char *name) {
     for (const char *c = name; c && *c; c++)
-        if (!isdigit((unsigned char)*c)) h = mth__mix(h, (unsigned char)*c);
-        else if (!isdigit((unsigned char)c[1])) h = mth__mix(h, '0'); /* 9 and 10 are alike */
+        if (!isdigit((unsigned char)*c))
+            h = mth__mix(h, (unsigned char)*c);
+        else if (!isdigit((unsigned char)c[1]))
+            h = mth__mix(h, '0'); /* 9 and 10 are alike */
     return h;
 }
 uint64_t mth__mix_place(uint64_t h, const mth__placement *on) {
@@ -67,7 +84,8 @@ static uint64_t hash_of(const state *s, int m) {
     for (int k = 0; k < s->module[m].nodes; k++) {
         const mth__node *n = s->graph->node.at[s->module[m].first + (size_t)k];
         h = mth__mix_place(mth__mix(h, (uint64_t)n->op->row << 8 | (uint64_t)n->nin), n->on);
-        for (int i = n->op->row == MTH__ROW_dropout; i < MTH__ATTRS; i++) h = mth__mix(h, (uint64_t)n->attrs.i[i]); /* but for its seed */
+        /* but for its seed */
+        for (int i = n->op->row == MTH__ROW_dropout; i < MTH__ATTRS; i++) h = mth__mix(h, (uint64_t)n->attrs.i[i]);
         uint64_t f[2];
         memcpy(f, n->attrs.f, sizeof f);
         h = mth__mix(mth__mix(h, f[0]), f[1]);
@@ -111,7 +129,8 @@ static int by_gain(const void *a, const void *b) {
     return x->period != y->period ? x->period - y->period : x->start - y->start;
 }
 
-/* Parameters in a row that are alike take turns (columns, rows): a unit has an even number of such, or of another kind too. */
+/* Parameters in a row that are alike take turns (columns, rows): a unit has an even number of such, or of another kind
+ * too. */
 static bool odd(const state *s, const run *r) {
     uint64_t last = 0;
     int alike = 0;
@@ -158,20 +177,25 @@ static int find_runs(const state *s, run *runs) {
 }
 
 /* ---------------------------------------------------------------- one fold */
-typedef struct { int start, from, to, shift; } gap; /* modules from..to leave; their stand-ins are `shift` before, from `start` on */
+/* modules from..to leave; their stand-ins are `shift` before, from `start` on */
+typedef struct {
+    int start, from, to, shift;
+} gap;
 
 /* What a reader behind the gap reads instead; NULL: something that no stand-in makes. */
 static mth__value *instead(const state *s, const gap *g, mth__value *v) {
     int m = v->node ? s->module_of[s->position[v->id]] : -1;
     if (m < g->from || m >= g->to) return v;
     if (m - g->shift < g->start) return NULL;
-    const mth__node *n = s->graph->node.at[s->module[m - g->shift].first + (size_t)s->position[v->id] - s->module[m].first];
+    const mth__node *n =
+        s->graph->node.at[s->module[m - g->shift].first + (size_t)s->position[v->id] - s->module[m].first];
     return n->out[v->index];
 }
 
 static bool fold(state *s, const run *r) {
     mth__graph *g = s->graph;
-    gap out = {r->start, r->start + 2 * r->period, r->start + (r->units - 1) * r->period, (r->units - KEPT) * r->period};
+    gap out = {
+        r->start, r->start + 2 * r->period, r->start + (r->units - 1) * r->period, (r->units - KEPT) * r->period};
     for (size_t i = 0; i < g->output.n; i++)
         if (instead(s, &out, g->output.at[i].value) != g->output.at[i].value) return false;
     size_t behind = s->module[out.to].first;

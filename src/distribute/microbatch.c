@@ -1,30 +1,36 @@
-/* Each Pipeline region's batch is cut into microbatches: the nodes that the batch runs through are cloned, one clone a microbatch; what
- * does not depend on it is computed once. How the batch runs through a node is read from the node's rule, as if the microbatches were one
- * more mesh axis: a value carries it in one dimension, or is a term of a sum over microbatches (which linear rows pass on), or is
- * independent. What fits none of these is refused. Values used behind the region are joined again: concat, or a chain of adds.
- * Where the user splits the batch over k devices (data parallelism), microbatch m is the m-th part of each device's rows, not m-th of all:
- * each device cuts what it has, and nothing moves. */
+/* Each Pipeline region's batch is cut into microbatches: the nodes that the batch runs through are cloned, one clone a
+ * microbatch; what does not depend on it is computed once. How the batch runs through a node is read from the node's
+ * rule, as if the microbatches were one more mesh axis: a value carries it in one dimension, or is a term of a sum over
+ * microbatches (which linear rows pass on), or is independent. What fits none of these is refused. Values used behind
+ * the region are joined again: concat, or a chain of adds. Where the user splits the batch over k devices (data
+ * parallelism), microbatch m is the m-th part of each device's rows, not m-th of all: each device cuts what it has, and
+ * nothing moves. */
 #include "distribute/decide.h"
 #include <string.h>
 
 typedef enum { COMMON, BATCH, PARTIAL } part_kind;
-typedef struct {            /* of a value that a region makes (value->scratch) */
+typedef struct { /* of a value that a region makes (value->scratch) */
     part_kind kind;
-    int region, dim;        /* BATCH: the dimension that carries the batch, */
-    int64_t unit;           /* with this many elements a batch element */
-    mth__value **at;        /* by microbatch */
-    mth__value *whole;      /* for those outside; made on demand */
+    int region, dim;   /* BATCH: the dimension that carries the batch, */
+    int64_t unit;      /* with this many elements a batch element */
+    mth__value **at;   /* by microbatch */
+    mth__value *whole; /* for those outside; made on demand */
 } part;
-typedef struct { mth__value *of; int dim, stage; mth__value *rows, **at; } cut; /* of a value from outside, or of an independent one */
+/* of a value from outside, or of an independent one */
+typedef struct {
+    mth__value *of;
+    int dim, stage;
+    mth__value *rows, **at;
+} cut;
 
 typedef struct {
     mth__graph *graph;
-    mth__arena *arena;      /* of the pass */
+    mth__arena *arena; /* of the pass */
     const mth__distribute_options *options;
-    int64_t *lanes;         /* by region: the parts of the batch that are cut each by itself */
-    mth__region *region;    /* of the node at hand */
+    int64_t *lanes;      /* by region: the parts of the batch that are cut each by itself */
+    mth__region *region; /* of the node at hand */
     int index;
-    VEC(cut) cuts;          /* of this region */
+    VEC(cut) cuts; /* of this region */
 } state;
 
 static int64_t start_of(const mth__region *r, int m) { return (int64_t)m * r->microbatch_size; }
@@ -34,14 +40,20 @@ static int64_t size_of(const mth__region *r, int m) {
 }
 
 static mth__builder builder_like(const state *s, const mth__node *n, int microbatch) {
-    return (mth__builder){.graph = s->graph, .module = n->module, .source = n->source, .on = n->on, .region = n->region, .stage = n->stage,
-                          .microbatch = microbatch, .backward = n->backward};
+    return (mth__builder){.graph = s->graph,
+        .module = n->module,
+        .source = n->source,
+        .on = n->on,
+        .region = n->region,
+        .stage = n->stage,
+        .microbatch = microbatch,
+        .backward = n->backward};
 }
 
 static mth_status refuse(const state *s, const mth__node *n, const mth__value *v, char *what) {
     mth_status e = FAIL(MTH_ERROR_VALUE, what,
-                        F("give pipeline '%s' a microbatch_size of at least the batch, %lld, or move this operator behind the pipeline",
-                          s->region->name ? s->region->name : "", (long long)s->region->batch));
+        F("give pipeline '%s' a microbatch_size of at least the batch, %lld, or move this operator behind the pipeline",
+            s->region->name ? s->region->name : "", (long long)s->region->batch));
     mth__error_operator(e, n->module ? n->module : n->op->name);
     if (n->source) mth__error_source(e, n->source);
     return mth__error_tensor(e, mth__value_text(v));
@@ -54,11 +66,13 @@ static mth_status fold(mth__builder *b, mth__value *v, int dim, int64_t lanes, b
     *out = v;
     if (lanes == 1) return NULL;
     for (int d = 0, e = 1; d < v->shape.rank; d++) {
-        if (d != dim) a.i[e++] = v->shape.dim[d];
+        if (d != dim)
+            a.i[e++] = v->shape.dim[d];
         else if (unfold) {
             a.i[e++] = lanes;
             a.i[e++] = v->shape.dim[d] / lanes;
-        } else a.i[e++] = lanes * v->shape.dim[++d];
+        } else
+            a.i[e++] = lanes * v->shape.dim[++d];
     }
     return mth__build(b, mth__row_op(MTH__ROW_reshape), &a, 1, &v, out);
 }
@@ -79,8 +93,10 @@ static mth_status join(state *s, const part *p, mth__builder *b, mth__value **ou
         int made = 0;
         for (int m = 0; m < n; m += MTH__MAX_IN) {
             int k = n - m < MTH__MAX_IN ? n - m : MTH__MAX_IN;
-            if (k > 1) TRY(mth__build(b, mth__row_op(MTH__ROW_concat), &attrs, k, at + m, &at[made]));
-            else at[made] = at[m];
+            if (k > 1)
+                TRY(mth__build(b, mth__row_op(MTH__ROW_concat), &attrs, k, at + m, &at[made]));
+            else
+                at[made] = at[m];
             made++;
         }
         n = made;
@@ -99,9 +115,11 @@ static mth_status whole(state *s, mth__value *v, mth__value **out) {
             p->whole = p->at[0];
             for (int m = 1; m < s->graph->region.at[p->region]->microbatches; m++) {
                 b = builder_like(s, p->at[m]->node, m); /* adds with its microbatch */
-                TRY(mth__build(&b, mth__row_op(MTH__ROW_add), NULL, 2, (mth__value *[]){p->whole, p->at[m]}, &p->whole));
+                TRY(mth__build(
+                    &b, mth__row_op(MTH__ROW_add), NULL, 2, (mth__value *[]){p->whole, p->at[m]}, &p->whole));
             }
-        } else TRY(join(s, p, &b, &p->whole));
+        } else
+            TRY(join(s, p, &b, &p->whole));
         if (!p->whole->name) p->whole->name = v->name;
     }
     *out = p->whole;
@@ -134,7 +152,12 @@ static mth_status cut_of(state *s, const mth__node *n, mth__value *v, int dim, i
 }
 
 /* ---------------------------------------------------------------- how the batch runs through a node */
-typedef struct { part_kind kind; int dim; int64_t unit; part *made; } operand;
+typedef struct {
+    part_kind kind;
+    int dim;
+    int64_t unit;
+    part *made;
+} operand;
 
 static operand look(const state *s, mth__value *v) {
     part *p = v->scratch;
@@ -157,19 +180,23 @@ static bool positional(const mth__node *n, const mth__rule *r, int f) {
 }
 
 /* The one factor that the batch is, and how many of its elements one batch element is. */
-static mth_status factor_of(const state *s, const mth__node *n, const mth__rule *r, const operand *o, int *factor, int64_t *each) {
+static mth_status factor_of(
+    const state *s, const mth__node *n, const mth__rule *r, const operand *o, int *factor, int64_t *each) {
     *factor = -1;
     for (int j = 0; j < n->nin; j++) {
         if (o[j].kind == PARTIAL)
-            return refuse(s, n, n->in[j], F("%s needs the sum over the whole batch and a part of the batch at once", n->op->name));
+            return refuse(s, n, n->in[j],
+                F("%s needs the sum over the whole batch and a part of the batch at once", n->op->name));
         if (o[j].kind != BATCH) continue;
         int f = r->in[j][o[j].dim];
         int64_t unit = f < 0 ? 1 : r->in_unit[j][o[j].dim];
         if (f >= 0 && r->factor[f].kind == MTH__MAX)
             return refuse(s, n, n->in[j], F("%s over the batch can't be accumulated over microbatches", n->op->name));
         if (f < 0 || r->factor[f].kind == MTH__WHOLE || positional(n, r, f))
-            return refuse(s, n, n->in[j], F("%s needs all of dimension %d at once, which carries the batch", n->op->name, o[j].dim));
-        if (o[j].unit % unit) return refuse(s, n, n->in[j], F("%s takes the batch of dimension %d apart", n->op->name, o[j].dim));
+            return refuse(s, n, n->in[j],
+                F("%s needs all of dimension %d at once, which carries the batch", n->op->name, o[j].dim));
+        if (o[j].unit % unit)
+            return refuse(s, n, n->in[j], F("%s takes the batch of dimension %d apart", n->op->name, o[j].dim));
         if (*factor >= 0 && (f != *factor || o[j].unit / unit != *each))
             return refuse(s, n, n->in[j], F("%s combines each element of the batch with the others", n->op->name));
         *factor = f;
@@ -186,17 +213,21 @@ static bool passes_partial(const mth__node *n, const operand *o) {
         partial += o[j].kind == PARTIAL;
         if (o[j].kind == PARTIAL && !is_linear) return false;
     }
-    return (n->op->linear == MTH__LINEAR_EACH && partial == 1) || (n->op->linear == MTH__LINEAR_JOINT && partial == linear);
+    return (n->op->linear == MTH__LINEAR_EACH && partial == 1) ||
+        (n->op->linear == MTH__LINEAR_JOINT && partial == linear);
 }
 
 static void adapt(mth__attrs *a, const mth__node *n, const part *p, int64_t size) {
     if (p->kind != BATCH) return;
-    if (n->op == mth__row_op(MTH__ROW_reshape) || n->op == mth__row_op(MTH__ROW_broadcast_to)) a->i[1 + p->dim] = p->unit * size;
-    if (n->op == mth__row_op(MTH__ROW_slice) && a->i[0] == p->dim) a->i[2] = p->unit * size; /* of all elements, or it would be refused */
+    if (n->op == mth__row_op(MTH__ROW_reshape) || n->op == mth__row_op(MTH__ROW_broadcast_to))
+        a->i[1 + p->dim] = p->unit * size;
+    /* of all elements, or it would be refused */
+    if (n->op == mth__row_op(MTH__ROW_slice) && a->i[0] == p->dim) a->i[2] = p->unit * size;
 }
 
 /* Dropout's mask goes by the indices of the whole batch: the microbatch is a box of it. */
-static mth_status clone_dropout(state *s, mth__builder *b, const mth__node *n, const part *p, int m, mth__value **in, mth__value **out) {
+static mth_status clone_dropout(
+    state *s, mth__builder *b, const mth__node *n, const part *p, int m, mth__value **in, mth__value **out) {
     const mth__region *r = s->region;
     int64_t lanes = s->lanes[s->index];
     mth__attrs attrs = n->attrs;
@@ -228,8 +259,10 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
         mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
         for (int j = 0; j < n->nin; j++) {
             mth__value *v = n->in[j];
-            if (o[j].made) in[j] = o[j].made->kind == COMMON ? o[j].made->whole : o[j].made->at[m];
-            else TRY(whole(s, v, &in[j]));
+            if (o[j].made)
+                in[j] = o[j].made->kind == COMMON ? o[j].made->whole : o[j].made->at[m];
+            else
+                TRY(whole(s, v, &in[j]));
             if (o[j].kind == BATCH && !o[j].made) TRY(cut_of(s, n, in[j], 0, 1, m, &in[j]));
             for (int d = 0; d < v->shape.rank && o[j].kind == COMMON && f >= 0; d++)
                 if (rule->in[j][d] == f) TRY(cut_of(s, n, in[j], d, each * rule->in_unit[j][d], m, &in[j]));
@@ -237,13 +270,16 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
         mth__attrs attrs = n->attrs;
         adapt(&attrs, n, made[0], size_of(r, m));
         mth__builder b = builder_like(s, n, m);
-        if (n->op == mth__row_op(MTH__ROW_dropout)) TRY(clone_dropout(s, &b, n, made[0], m, in, out));
-        else TRY(mth__build(&b, n->op, &attrs, n->nin, in, out));
+        if (n->op == mth__row_op(MTH__ROW_dropout))
+            TRY(clone_dropout(s, &b, n, made[0], m, in, out));
+        else
+            TRY(mth__build(&b, n->op, &attrs, n->nin, in, out));
         for (int k = 0; k < n->nout; k++) {
             mth__shape want = n->out[k]->shape;
             if (made[k]->kind == BATCH) want.dim[made[k]->dim] = made[k]->unit * size_of(r, m);
             if (!mth__shape_equal(want, out[k]->shape))
-                return INTERNAL("a microbatch of %s in %s has another shape than its rule says", n->op->name, n->module ? n->module : "");
+                return INTERNAL("a microbatch of %s in %s has another shape than its rule says", n->op->name,
+                    n->module ? n->module : "");
             made[k]->at[m] = out[k];
         }
     }
@@ -276,12 +312,14 @@ static mth_status unroll(state *s, mth__node *n) {
     int f = -1;
     int64_t each = 1;
     mth__op_rule(n, &rule);
-    if (batch) TRY(factor_of(s, n, &rule, o, &f, &each));
+    if (batch)
+        TRY(factor_of(s, n, &rule, o, &f, &each));
     else if (!passes_partial(n, o)) {
         int j = 0;
         while (o[j].kind != PARTIAL) j++;
         return refuse(s, n, n->in[j],
-                      F("%s is not linear in a sum over the batch, which is complete only behind the last microbatch", n->op->name));
+            F("%s is not linear in a sum over the batch, which is complete only behind the last microbatch",
+                n->op->name));
     }
     return clone(s, n, o, &rule, f, each);
 }
@@ -290,8 +328,9 @@ static mth_status unroll(state *s, mth__node *n) {
 enum { MOST_MICROBATCHES = 1 << 15 }; /* A plan has nodes for each of them: planning this many takes seconds. */
 static mth_status measure(mth__region *r) {
     if (!r->nin || r->in[0]->shape.rank < 1) {
-        mth_status e = FAIL(MTH_ERROR_VALUE, F("the input of a pipeline needs a batch dimension to be cut into microbatches"),
-            F("give an input of at least one dimension"));
+        mth_status e =
+            FAIL(MTH_ERROR_VALUE, F("the input of a pipeline needs a batch dimension to be cut into microbatches"),
+                F("give an input of at least one dimension"));
         mth__error_operator(e, r->name ? r->name : "pipeline");
         return r->nin ? mth__error_tensor(e, mth__value_text(r->in[0])) : e;
     }
@@ -299,9 +338,10 @@ static mth_status measure(mth__region *r) {
     int64_t n = r->batch <= r->microbatch_size ? 1 : (r->batch + r->microbatch_size - 1) / r->microbatch_size;
     if (n > MOST_MICROBATCHES) {
         int64_t fits = (r->batch + MOST_MICROBATCHES - 1) / MOST_MICROBATCHES;
-        mth_status e = FAIL(MTH_ERROR_VALUE, F("a batch of %lld in microbatches of %d makes %lld microbatches, and a plan has at most %d",
-                                               (long long)r->batch, r->microbatch_size, (long long)n, MOST_MICROBATCHES),
-                            F("give microbatch_size=%lld or more", (long long)fits));
+        mth_status e = FAIL(MTH_ERROR_VALUE,
+            F("a batch of %lld in microbatches of %d makes %lld microbatches, and a plan has at most %d",
+                (long long)r->batch, r->microbatch_size, (long long)n, MOST_MICROBATCHES),
+            F("give microbatch_size=%lld or more", (long long)fits));
         return mth__error_operator(e, r->name ? r->name : "pipeline");
     }
     r->microbatches = (int)n;
@@ -366,8 +406,10 @@ static mth_status run(state *s) {
 
 mth_status mth__microbatch(mth__graph *g, const mth__distribute_options *o) {
     state s = {.graph = g, .options = o, .index = -1};
-    const struct { mth__value **at; size_t n; } sources[] = {
-        {g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    const struct {
+        mth__value **at;
+        size_t n;
+    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) sources[k].at[i]->scratch = NULL;
     for (size_t i = 0; i < g->region.n; i++) TRY(measure(g->region.at[i]));

@@ -1,14 +1,16 @@
-/* The moves between two shardings of one value. On one placement: partial sums first (reduce_scatter where the target splits by that
- * axis, else one all_reduce over all axes left), then local slices, then all_to_all and all_gather of innermost axes, until both agree; a
- * transfer of boxes where that is cheaper or nothing else fits (another grain, cyclic parts). Across placements: partial sums are reduced
- * where they are, then the parts travel straight to where they belong. */
+/* The moves between two shardings of one value. On one placement: partial sums first (reduce_scatter where the target
+ * splits by that axis, else one all_reduce over all axes left), then local slices, then all_to_all and all_gather of
+ * innermost axes, until both agree; a transfer of boxes where that is cheaper or nothing else fits (another grain,
+ * cyclic parts). Across placements: partial sums are reduced where they are, then the parts travel straight to where
+ * they belong. */
 #include "distribute/decide.h"
 #include <string.h>
 
 int64_t mth__split_size(int64_t n, const mth__split *s, const mth__placement *on) {
     int64_t grain = s->grain > 1 ? s->grain : 1;
     for (int k = 0; k < s->naxes; k++) {
-        int64_t d = on->dim[s->axis[k]], grains = grain == 1 ? n : (n + grain - 1) / grain, part = (grains + d - 1) / d * grain;
+        int64_t d = on->dim[s->axis[k]], grains = grain == 1 ? n : (n + grain - 1) / grain,
+                part = (grains + d - 1) / d * grain;
         if (part < n) n = part;
     }
     return n;
@@ -16,7 +18,8 @@ int64_t mth__split_size(int64_t n, const mth__split *s, const mth__placement *on
 
 int64_t mth__local_size(mth__shape shape, const mth__sharding *s) {
     int64_t n = 1;
-    for (int d = 0; d < shape.rank; d++) n *= s->dim[d].naxes ? mth__split_size(shape.dim[d], &s->dim[d], s->on) : shape.dim[d];
+    for (int d = 0; d < shape.rank; d++)
+        n *= s->dim[d].naxes ? mth__split_size(shape.dim[d], &s->dim[d], s->on) : shape.dim[d];
     return n;
 }
 
@@ -40,19 +43,23 @@ static bool begins(const mth__split *s, const mth__split *whole, int64_t n, cons
     return mth__split_equal(s, &p);
 }
 
-static mth__move *push(mth__move *m, int *n, enum mth__row row, int64_t i0, int64_t i1, int64_t i2, const mth__sharding *to) {
+static mth__move *push(
+    mth__move *m, int *n, enum mth__row row, int64_t i0, int64_t i1, int64_t i2, const mth__sharding *to) {
     m[*n] = (mth__move){row, {i0, i1, i2}, *to};
     return &m[(*n)++];
 }
 
 /* Takes the axes of `reduce` out of cur's partial sums. */
-static int settle_partial(mth__shape shape, mth__sharding *cur, const mth__sharding *to, unsigned reduce, mth__move *m, int n) {
+static int settle_partial(
+    mth__shape shape, mth__sharding *cur, const mth__sharding *to, unsigned reduce, mth__move *m, int n) {
     if (cur->reduce == MTH__REDUCE_SUM && to)
         for (int d = 0; d < shape.rank; d++)
             for (;;) {
                 int k = cur->dim[d].naxes;
                 const mth__split *t = &to->dim[d];
-                if (t->naxes <= k || t->cyclic || !(reduce >> t->axis[k] & 1) || !begins(&cur->dim[d], t, shape.dim[d], cur->on)) break;
+                if (t->naxes <= k || t->cyclic || !(reduce >> t->axis[k] & 1) ||
+                    !begins(&cur->dim[d], t, shape.dim[d], cur->on))
+                    break;
                 unsigned bit = 1u << t->axis[k];
                 cur->dim[d] = prefix(t, k + 1, shape.dim[d], cur->on);
                 cur->partial &= (uint8_t)~bit;
@@ -96,7 +103,8 @@ static bool exchange(mth__shape shape, mth__sharding *cur, const mth__sharding *
         for (int d = 0; d < shape.rank; d++) {
             int k = cur->dim[d].naxes;
             const mth__split *t = &to->dim[d];
-            if (d == e || t->naxes <= k || t->axis[k] != axis || !begins(&cur->dim[d], t, shape.dim[d], cur->on)) continue;
+            if (d == e || t->naxes <= k || t->axis[k] != axis || !begins(&cur->dim[d], t, shape.dim[d], cur->on))
+                continue;
             cur->dim[d] = prefix(t, k + 1, shape.dim[d], cur->on);
             *s = prefix(s, s->naxes - 1, shape.dim[e], cur->on);
             push(m, n, MTH__ROW_all_to_all, (int64_t)1 << axis, d, e, cur);
@@ -106,8 +114,8 @@ static bool exchange(mth__shape shape, mth__sharding *cur, const mth__sharding *
     return false;
 }
 
-/* Gathers innermost axes of one dimension: as many at once as are in ascending order, so that a group's ranks are in the order of the
-   parts. */
+/* Gathers innermost axes of one dimension: as many at once as are in ascending order, so that a group's ranks are in
+   the order of the parts. */
 static bool gather(mth__shape shape, mth__sharding *cur, const mth__sharding *to, mth__move *m, int *n) {
     for (int e = 0; e < shape.rank; e++) {
         mth__split *s = &cur->dim[e];
@@ -142,9 +150,12 @@ static int moves_within(mth__shape shape, const mth__sharding *from, const mth__
     mth__sharding start = cur;
     bool stuck = false;
     while (!stuck && !mth__sharding_equal(&cur, to, shape.rank)) {
-        if (n >= MTH__MOVES - 2) stuck = true;
-        else if (refine(shape, &cur, to)) push(m, &n, MTH__ROW_keep, 0, 0, 0, &cur);
-        else stuck = !exchange(shape, &cur, to, m, &n) && !gather(shape, &cur, to, m, &n);
+        if (n >= MTH__MOVES - 2)
+            stuck = true;
+        else if (refine(shape, &cur, to))
+            push(m, &n, MTH__ROW_keep, 0, 0, 0, &cur);
+        else
+            stuck = !exchange(shape, &cur, to, m, &n) && !gather(shape, &cur, to, m, &n);
     }
     if (n - first > 1 || stuck) {
         mth__move direct = {MTH__ROW_transfer, {0, 0, 0}, *to};
@@ -166,7 +177,8 @@ static void map_axes(const mth__placement *from, const mth__placement *to, int m
     for (int a = 0; a < from->naxes; a++) {
         map[a] = same ? a : -1;
         for (int b = 0; !same && b < to->naxes; b++)
-            if (from->mesh_axis[a] >= 0 && from->mesh_axis[a] == to->mesh_axis[b] && from->dim[a] == to->dim[b]) map[a] = b, known = true;
+            if (from->mesh_axis[a] >= 0 && from->mesh_axis[a] == to->mesh_axis[b] && from->dim[a] == to->dim[b])
+                map[a] = b, known = true;
     }
     if (!same && !known && alike(from, to))
         for (int a = 0; a < from->naxes; a++) map[a] = a;
@@ -187,12 +199,14 @@ mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape shape, cons
     return r;
 }
 
-/* Every device of `to` has its part already: `from` covers the whole mesh and splits each dimension by a beginning of the target's axes. */
+/* Every device of `to` has its part already: `from` covers the whole mesh and splits each dimension by a beginning of
+ * the target's axes. */
 static bool local(mth__shape shape, const mth__sharding *from, const mth__sharding *to) {
     if (from->on->count <= to->on->count || from->on->id != 0) return false;
     mth__sharding carried = mth__sharding_carry(from, shape, to->on);
     for (int d = 0; d < shape.rank; d++)
-        if (carried.dim[d].naxes != from->dim[d].naxes || !begins(&carried.dim[d], &to->dim[d], shape.dim[d], to->on)) return false;
+        if (carried.dim[d].naxes != from->dim[d].naxes || !begins(&carried.dim[d], &to->dim[d], shape.dim[d], to->on))
+            return false;
     return true;
 }
 
@@ -206,7 +220,10 @@ int mth__moves(mth__shape shape, const mth__sharding *from, const mth__sharding 
         n = settle_partial(shape, &cur, alike(from->on, to->on) ? &there : NULL, cur.partial, m, n);
     }
     bool split = mth__sharding_axes(to, shape.rank) != 0;
-    if (local(shape, &cur, to)) push(m, &n, MTH__ROW_keep, 0, 0, 0, to);
-    else push(m, &n, !split && cur.on->count == 1 && to->on->count > 1 ? MTH__ROW_broadcast : MTH__ROW_transfer, 0, 0, 0, to);
+    if (local(shape, &cur, to))
+        push(m, &n, MTH__ROW_keep, 0, 0, 0, to);
+    else
+        push(m, &n, !split && cur.on->count == 1 && to->on->count > 1 ? MTH__ROW_broadcast : MTH__ROW_transfer, 0, 0, 0,
+            to);
     return n;
 }

@@ -1,7 +1,8 @@
-/* overlap_communication: communication begins as early, and its consumers stand as late, as the dependencies allow, so that independent
- * computation goes between (emit makes START/WAIT pairs). A list scheduler in simulated time with a window of nodes: of those that are
- * ready, communication first; then the first node whose operands have arrived; then the first one of all. The window bounds how far a
- * node moves, and with that what a pipeline's schedule and the memory lose. */
+/* overlap_communication: communication begins as early, and its consumers stand as late, as the dependencies allow, so
+ * that independent computation goes between (emit makes START/WAIT pairs). A list scheduler in simulated time with a
+ * window of nodes: of those that are ready, communication first; then the first node whose operands have arrived; then
+ * the first one of all. The window bounds how far a node moves, and with that what a pipeline's schedule and the memory
+ * lose. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -14,7 +15,8 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
     mth__arena *arena = mth__arena_new();
     size_t n = g->node.n;
     mth__node **order = NEW_ARRAY(arena, mth__node *, n);
-    double *arrives = NEW_ARRAY(arena, double, n), now = 0, link = 0; /* by old position: when its results are there */
+    /* by old position: when its results are there */
+    double *arrives = NEW_ARRAY(arena, double, n), now = 0, link = 0;
     bool *done = NEW_ARRAY(arena, bool, n);
     for (size_t i = 0; i < n; i++) g->node.at[i]->id = (int)i;
     size_t first = 0;
@@ -27,8 +29,10 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
             seen++;
             bool ready = true;
             for (int j = 0; j < x->nin && ready; j++) ready = !x->in[j]->node || done[x->in[j]->node->id];
-            if (ready && talks(x)) pick = i;
-            else if (ready && fallback == n) fallback = i;
+            if (ready && talks(x))
+                pick = i;
+            else if (ready && fallback == n)
+                fallback = i;
         }
         for (size_t i = first, seen = 0; i < n && seen < WINDOW && pick == n; i++) {
             const mth__node *x = g->node.at[i];
@@ -46,8 +50,10 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
             if (x->in[j]->node && arrives[x->in[j]->node->id] > begin) begin = arrives[x->in[j]->node->id];
         if (talks(x) && begin < now) begin = now;
         arrives[pick] = begin + seconds;
-        if (talks(x)) link = arrives[pick];
-        else now = arrives[pick];
+        if (talks(x))
+            link = arrives[pick];
+        else
+            now = arrives[pick];
         done[pick] = true;
         order[made] = x;
     }

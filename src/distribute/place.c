@@ -1,6 +1,7 @@
-/* Where nodes run and values live. A node without an annotation runs where the last of its listed inputs lives; one whose inputs live
- * nowhere yet (inputs of the program, parameters), where its first placed consumer runs; else on the whole mesh. Parameters live where
- * their first consumer runs. An input is fed to each placement that consumes it, so feeding needs no communication. */
+/* Where nodes run and values live. A node without an annotation runs where the last of its listed inputs lives; one
+ * whose inputs live nowhere yet (inputs of the program, parameters), where its first placed consumer runs; else on the
+ * whole mesh. Parameters live where their first consumer runs. An input is fed to each placement that consumes it, so
+ * feeding needs no communication. */
 #include "distribute/decide.h"
 #include <string.h>
 
@@ -65,7 +66,8 @@ const mth__spec_of *mth__spec_named(const mth__by_name *all, const char *name) {
     return i < 0 ? NULL : all->spec_at.at[i];
 }
 
-mth__sharding mth__sharding_of_spec(const mth__graph *g, const mth__sharding *spec, mth__shape shape, const mth__placement *on) {
+mth__sharding mth__sharding_of_spec(
+    const mth__graph *g, const mth__sharding *spec, mth__shape shape, const mth__placement *on) {
     mth__sharding whole = *spec;
     whole.on = mth__place_whole(g->mesh);
     if (on == whole.on) {
@@ -95,7 +97,11 @@ mth__sharding mth__output_need(const mth__graph *g, const mth__by_name *all, con
 }
 
 /* An input: pinned to what the user said, one value for each placement that consumes it. */
-typedef struct copies { const mth__placement *on; mth__value *value; struct copies *next; } copies;
+typedef struct copies {
+    const mth__placement *on;
+    mth__value *value;
+    struct copies *next;
+} copies;
 
 static mth__value *feed(mth__graph *g, mth__value *v, const mth__placement *on, const mth__spec_of *spec) {
     copies *c = v->scratch;
@@ -155,8 +161,10 @@ static void feed_inputs(mth__graph *g, const mth__by_name *all) {
         for (int j = 0; j < n->nout; j++) n->out[j]->sharding.on = n->on;
         for (int j = 0; j < n->nin; j++) {
             mth__value *v = n->in[j];
-            if (v->kind == MTH__VALUE_INPUT) n->in[j] = feed(g, v, n->on, mth__spec_named(all, v->name));
-            else if (v->kind == MTH__VALUE_PARAMETER && !v->sharding.on) v->sharding.on = n->on;
+            if (v->kind == MTH__VALUE_INPUT)
+                n->in[j] = feed(g, v, n->on, mth__spec_named(all, v->name));
+            else if (v->kind == MTH__VALUE_PARAMETER && !v->sharding.on)
+                v->sharding.on = n->on;
         }
     }
     for (size_t i = 0; i < inputs; i++)

@@ -1,22 +1,27 @@
-/* communication_optimization: what need not travel. Reshard looks at one value at a time; but a value may be a view of another (a slice, a
- * transposed tensor), and that other one may be where this one is going: made there for its own consumers, or because it came from
- * there (A to B and back). The view is then taken there, where that costs less than the transfer. And the gradients of a value on A, of
- * which one comes from A and one from B, are not added on B, to where the first would travel and from where the sum would come back. */
+/* communication_optimization: what need not travel. Reshard looks at one value at a time; but a value may be a view of
+ * another (a slice, a transposed tensor), and that other one may be where this one is going: made there for its own
+ * consumers, or because it came from
+ * there (A to B and back). The view is then taken there, where that costs less than the transfer. And the gradients of
+ * a value on A, of which one comes from A and one from B, are not added on B, to where the first would travel and from
+ * where the sum would come back. */
 #include "distribute/choice.h"
 #include <math.h>
 #include <string.h>
 
 enum { DEPTH = 4 };
-typedef struct version { mth__value *value; struct version *next; } version;
+typedef struct version {
+    mth__value *value;
+    struct version *next;
+} version;
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    mth__node **back;         /* by node: of a sum on B, what moves it to A; of that, the sum */
-    mth__value **root;        /* by value id: what communication brought, as its maker made it */
-    version **versions;       /* by root's id: it, and all that communication has made of it so far */
-    version **reshaped;       /* by root's id: results of reshapes of it */
+    mth__node **back;   /* by node: of a sum on B, what moves it to A; of that, the sum */
+    mth__value **root;  /* by value id: what communication brought, as its maker made it */
+    version **versions; /* by root's id: it, and all that communication has made of it so far */
+    version **reshaped; /* by root's id: results of reshapes of it */
     int values;
-    bool backward;            /* the transfer at hand is */
+    bool backward; /* the transfer at hand is */
 } state;
 
 static mth__value *now(mth__value *v) {
@@ -25,7 +30,8 @@ static mth__value *now(mth__value *v) {
 }
 
 static bool is_view(const mth__node *n) {
-    static const enum mth__row rows[] = {MTH__ROW_reshape, MTH__ROW_transpose, MTH__ROW_slice, MTH__ROW_stop, MTH__ROW_broadcast_to};
+    static const enum mth__row rows[] = {
+        MTH__ROW_reshape, MTH__ROW_transpose, MTH__ROW_slice, MTH__ROW_stop, MTH__ROW_broadcast_to};
     bool view = false;
     for (size_t i = 0; n && i < sizeof rows / sizeof *rows; i++) view |= n->op == mth__row_op(rows[i]);
     return view;
@@ -41,7 +47,8 @@ static bool other_side(const mth__node *view, bool back, const mth__sharding *to
     mth__op_rule(view, &rule);
     const mth__value *at = back ? view->in[0] : view->out[0], *other = back ? view->out[0] : view->in[0];
     const int8_t *of = back ? rule.in[0] : rule.out[0], *other_of = back ? rule.out[0] : rule.in[0];
-    const int32_t *unit = back ? rule.in_unit[0] : rule.out_unit[0], *other_unit = back ? rule.out_unit[0] : rule.in_unit[0];
+    const int32_t *unit = back ? rule.in_unit[0] : rule.out_unit[0],
+                  *other_unit = back ? rule.out_unit[0] : rule.in_unit[0];
     mth__propose(&rule, of, unit, to, at, source, &sources);
     for (int i = 0; i < sources; i++) a.of[source[i].factor] = source[i].split;
     *need = mth__assigned(&rule, other_of, other_unit, &a, other->shape, to->on);
@@ -51,8 +58,10 @@ static bool other_side(const mth__node *view, bool back, const mth__sharding *to
 
 static mth__value *at_hand(const state *s, const mth__value *root, const mth__sharding *to) {
     for (version *k = s->versions[root->id]; k; k = k->next)
-        if (!k->value->sharding.partial && (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->backward, s->backward)) &&
-            mth__cost_reshard(root, &k->value->sharding, to) == 0) return k->value;
+        if (!k->value->sharding.partial &&
+            (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->backward, s->backward)) &&
+            mth__cost_reshard(root, &k->value->sharding, to) == 0)
+            return k->value;
     return NULL;
 }
 
@@ -60,7 +69,8 @@ static mth__value *at_hand(const state *s, const mth__value *root, const mth__sh
 static mth__value *reshaped(const state *s, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
     for (version *k = s->reshaped[root->id]; k; k = k->next) {
         mth__value *from = other_side(k->value->node, true, to, need) ? at_hand(s, k->value, need) : NULL;
-        if (from && from->sharding.on == need->on && mth__sharding_equal(&from->sharding, need, from->shape.rank)) return from;
+        if (from && from->sharding.on == need->on && mth__sharding_equal(&from->sharding, need, from->shape.rank))
+            return from;
     }
     return NULL;
 }
@@ -111,7 +121,8 @@ static mth_status make(state *s, const mth__node *like, mth__value *v, const mth
     bool moved = from && (from->sharding.on != to->on || !mth__sharding_equal(&from->sharding, to, root->shape.rank));
     if (from && !moved) return *out = from, NULL;
     mth__sharding need;
-    if (moved) TRY(mth__node_like(s->graph, like, MTH__ROW_keep, NULL, 1, &from, &from->sharding, to, out));
+    if (moved)
+        TRY(mth__node_like(s->graph, like, MTH__ROW_keep, NULL, 1, &from, &from->sharding, to, out));
     else if ((from = reshaped(s, root, to, &need))) {
         mth__attrs a = {.i = {root->shape.rank}};
         for (int d = 0; d < root->shape.rank; d++) a.i[1 + d] = root->shape.dim[d];
@@ -120,7 +131,8 @@ static mth_status make(state *s, const mth__node *like, mth__value *v, const mth
         const mth__node *view = root->node;
         other_side(view, false, to, &need);
         TRY(make(s, like, view->in[0], &need, &from));
-        TRY(mth__node_like(s->graph, like, (enum mth__row)mth__op_index(view->op), &view->attrs, 1, &from, &need, to, out));
+        TRY(mth__node_like(
+            s->graph, like, (enum mth__row)mth__op_index(view->op), &view->attrs, 1, &from, &need, to, out));
     }
     (*out)->origin = root->origin;
     grow(s);
@@ -135,7 +147,9 @@ static bool moves(const mth__node *n) { return n && mth__is_comm(n) && n->op != 
 static int came_from(const mth__node *sum, const mth__node *home) {
     for (int j = 0; j < 2; j++) {
         const mth__node *came = sum->in[j]->node;
-        if (moves(came) && mth__sharding_equal(&came->in[0]->sharding, &home->out[0]->sharding, sum->out[0]->shape.rank)) return j;
+        if (moves(came) &&
+            mth__sharding_equal(&came->in[0]->sharding, &home->out[0]->sharding, sum->out[0]->shape.rank))
+            return j;
     }
     return -1;
 }
@@ -143,10 +157,13 @@ static int came_from(const mth__node *sum, const mth__node *home) {
 /* `uses`: by value id. Nobody else reads the sum or what came for it. */
 static bool goes_home(const mth__node *sum, const mth__node *home, const int *uses) {
     const mth__value *v = sum->out[0];
-    if (!sum->backward || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 || home->out[0]->sharding.partial) return false;
+    if (!sum->backward || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 || home->out[0]->sharding.partial)
+        return false;
     for (int j = 0; j < 2; j++) {
         const mth__value *term = sum->in[j];
-        if (!mth__shape_equal(term->shape, v->shape) || !mth__sharding_equal(&term->sharding, &v->sharding, v->shape.rank)) return false;
+        if (!mth__shape_equal(term->shape, v->shape) ||
+            !mth__sharding_equal(&term->sharding, &v->sharding, v->shape.rank))
+            return false;
     }
     int came = came_from(sum, home);
     return came >= 0 && uses[sum->in[came]->id] == 1;
@@ -173,7 +190,8 @@ static mth_status add_at_home(state *s, mth__node *sum, mth__node *home) {
     int stays = came_from(sum, home);
     if (stays < 0) return s->back[home->id] = NULL, NULL; /* what had come need not have */
     mth__value *other = sum->in[1 - stays], *moved;
-    TRY(mth__node_like(s->graph, home, (enum mth__row)mth__op_index(home->op), &home->attrs, 1, &other, &other->sharding, &to, &moved));
+    TRY(mth__node_like(s->graph, home, (enum mth__row)mth__op_index(home->op), &home->attrs, 1, &other,
+        &other->sharding, &to, &moved));
     sum->in[stays] = sum->in[stays]->node->in[0];
     sum->in[1 - stays] = moved;
     sum->on = to.on;
@@ -191,8 +209,10 @@ static mth_status run(state *s) {
     size_t n = g->node.n;
     grow(s);
     find_sums(s);
-    const struct { mth__value **at; size_t n; } sources[] = {
-        {g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    const struct {
+        mth__value **at;
+        size_t n;
+    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) know(s, sources[k].at[i], sources[k].at[i]);
     g->node.at = NULL;

@@ -1,19 +1,30 @@
-/* Communication appears. Where a node needs an operand otherwise than it is, the moves between the two become nodes: in front of the
- * first consumer, except that outputs are settled right behind their maker. Each value remembers what has been made of it, so that
- * consumers with one need share one move, and a later need starts from the nearest version. But a parameter that is stored in parts is
- * gathered again by a consumer far from the last one, or of the other direction: whole, it would lie there in the meantime. An activation
- * that is split is gathered again in backward, for the same reason. */
+/* Communication appears. Where a node needs an operand otherwise than it is, the moves between the two become nodes: in
+ * front of the first consumer, except that outputs are settled right behind their maker. Each value remembers what has
+ * been made of it, so that consumers with one need share one move, and a later need starts from the nearest version.
+ * But a parameter that is stored in parts is gathered again by a consumer far from the last one, or of the other
+ * direction: whole, it would lie there in the meantime. An activation that is split is gathered again in backward, for
+ *   the same reason. */
 #include "distribute/decide.h"
 #include <string.h>
 
 /* value->scratch: newest first, the value itself not listed. reader, at: its last consumer, and where that stood. */
-typedef struct version { mth__value *value; const mth__node *reader; size_t at; struct version *next; } version;
+typedef struct version {
+    mth__value *value;
+    const mth__node *reader;
+    size_t at;
+    struct version *next;
+} version;
 enum { NEAR = 16 }; /* nodes */
 
-typedef struct { mth__graph *graph; mth__arena *arena; mth__by_name names; } state;
+typedef struct {
+    mth__graph *graph;
+    mth__arena *arena;
+    mth__by_name names;
+} state;
 
 bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted) {
-    return made == wanted || v->kind == MTH__VALUE_PARAMETER || mth__local_size(v->shape, one) <= mth__local_size(v->shape, &v->sharding);
+    return made == wanted || v->kind == MTH__VALUE_PARAMETER ||
+        mth__local_size(v->shape, one) <= mth__local_size(v->shape, &v->sharding);
 }
 
 static bool same(const mth__value *v, const mth__sharding *s) {
@@ -21,7 +32,8 @@ static bool same(const mth__value *v, const mth__sharding *s) {
 }
 
 static bool at_hand(const state *s, const mth__value *v, const version *k, const mth__node *consumer) {
-    if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->backward, consumer->backward)) return false;
+    if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->backward, consumer->backward))
+        return false;
     if (!v->read) return true;
     return consumer && k->reader && mth__same_unit(k->reader, consumer) && s->graph->node.n <= k->at + NEAR;
 }
@@ -67,7 +79,8 @@ static mth__builder labels(const state *s, const mth__value *v, const mth__move 
     return b;
 }
 
-static mth_status move(state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
+static mth_status move(
+    state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
     mth__value *at = nearest(s, v, need, consumer);
     mth__move moves[MTH__MOVES];
     if (at->sharding.partial != v->sharding.partial && (need->partial & ~at->sharding.partial)) at = v;
@@ -105,7 +118,8 @@ static mth_status run(state *s) {
     mth__graph *g = s->graph;
     mth__node **old = g->node.at;
     size_t n = g->node.n;
-    int values = g->values, *first = NEW_ARRAY(s->arena, int, values), *next = NEW_ARRAY(s->arena, int, g->output.n + 1);
+    int values = g->values, *first = NEW_ARRAY(s->arena, int, values),
+        *next = NEW_ARRAY(s->arena, int, g->output.n + 1);
     memset(first, -1, sizeof(int) * (size_t)values); /* outputs by value, as lists */
     for (size_t i = g->output.n; i-- > 0;) {
         next[i] = first[g->output.at[i].value->id];
@@ -113,8 +127,10 @@ static mth_status run(state *s) {
     }
     g->node.at = NULL;
     g->node.n = g->node.room = 0;
-    const struct { mth__value **at; size_t n; } sources[] = {
-        {g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    const struct {
+        mth__value **at;
+        size_t n;
+    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) {
             sources[k].at[i]->scratch = NULL;

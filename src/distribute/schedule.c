@@ -1,8 +1,9 @@
-/* The order of issue. A graph without pipelines keeps the order in which it was composed. With one, nodes form units: those of one
- * (pipeline, stage, microbatch, direction); nodes outside are units of their own. A list scheduler runs the units in simulated time, each
- * device one unit at a time, over the true dependencies, so any number of stages may share a device:
- *   GPipe  forward before backward (Huang et al. 2019)
- *   1F1B   backward before forward; stage s of n has at most n - s microbatches in flight (PipeDream-Flush, Narayanan et al. 2021)
+/* The order of issue. A graph without pipelines keeps the order in which it was composed. With one, nodes form units:
+ * those of one (pipeline, stage, microbatch, direction); nodes outside are units of their own. A list scheduler runs
+ * the units in simulated time, each device one unit at a time, over the true dependencies, so any number of stages may
+ *   share a device: GPipe  forward before backward (Huang et al. 2019)
+ *   1F1B   backward before forward; stage s of n has at most n - s microbatches in flight (PipeDream-Flush, Narayanan
+ *   et al. 2021)
  * A transfer between stages belongs to no unit: see settle_transfer. */
 #include "distribute/decide.h"
 #include <limits.h>
@@ -10,29 +11,34 @@
 #include <string.h>
 
 typedef struct {
-    int region, stage, microbatch;      /* region -1: one node */
-    bool backward, travels;             /* a transfer */
-    const mth__placement *on, *also;    /* where it runs; `also`: another placement of some of its nodes */
+    int region, stage, microbatch;   /* region -1: one node */
+    bool backward, travels;          /* a transfer */
+    const mth__placement *on, *also; /* where it runs; `also`: another placement of some of its nodes */
     double seconds, ready, start;
-    int waits;                          /* operands not made yet */
-    int nodes, first;                   /* in `order` */
-    int group;                          /* of its key: 0 transfers, 1 units */
-    int sequence;                       /* -1: not begun */
-    mth__node *node;                    /* of a single */
+    int waits;        /* operands not made yet */
+    int nodes, first; /* in `order` */
+    int group;        /* of its key: 0 transfers, 1 units */
+    int sequence;     /* -1: not begun */
+    mth__node *node;  /* of a single */
 } unit;
 
-typedef struct { int n; const int *at; } atoms; /* devices that the same placements hold are one atom */
+typedef struct {
+    int n;
+    const int *at;
+} atoms; /* devices that the same placements hold are one atom */
 
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    unit *unit; int units, grid;        /* those of pipelines come first: (stage, microbatch, direction) */
-    int *unit_of;                       /* by position in graph->node */
-    int *order;                         /* positions, unit by unit */
-    int *edge_first, *edge;             /* consumers of a unit's values, with repetition */
-    atoms *atoms;                       /* by placement id */
-    double *free, *begun;               /* by atom: when its last unit ends, began */
-    int **flight, **limit, **left;      /* by region and stage: microbatches forward and not yet backward; at most; not yet forward */
+    unit *unit;
+    int units, grid;        /* those of pipelines come first: (stage, microbatch, direction) */
+    int *unit_of;           /* by position in graph->node */
+    int *order;             /* positions, unit by unit */
+    int *edge_first, *edge; /* consumers of a unit's values, with repetition */
+    atoms *atoms;           /* by placement id */
+    double *free, *begun;   /* by atom: when its last unit ends, began */
+    /* by region and stage: microbatches forward and not yet backward; at most; not yet forward */
+    int **flight, **limit, **left;
     VEC(int) ready;
     int sequence;
 } state;
@@ -93,7 +99,8 @@ static void find_atoms(state *s) {
 static bool crosses(const mth__node *n) { return mth__is_comm(n) && n->in[0]->sharding.on != n->on; }
 /* Moves data that is there from the start: goes with its first consumer, so that it does not lie about. */
 static bool idle_mover(const mth__node *n) {
-    static const enum mth__row rows[] = {MTH__ROW_slice, MTH__ROW_keep, MTH__ROW_reshape, MTH__ROW_transpose, MTH__ROW_broadcast_to};
+    static const enum mth__row rows[] = {
+        MTH__ROW_slice, MTH__ROW_keep, MTH__ROW_reshape, MTH__ROW_transpose, MTH__ROW_broadcast_to};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (n->op == mth__row_op(rows[i])) return true;
     return false;
@@ -118,18 +125,28 @@ static void make_units(state *s) {
         if (r && x->microbatch >= 0 && x->microbatch < r->microbatches && x->stage >= 0 && x->stage < r->stages) {
             u = base[x->region] + (x->stage * r->microbatches + x->microbatch) * 2 + x->backward;
             bool single = crosses(x) && !(x->in[0]->node && s->unit_of[x->in[0]->node->id] == u);
-            if (single) u = -1;
-            else if (s->unit[u].on) s->unit[u].also = x->on == s->unit[u].on ? s->unit[u].also : x->on;
+            if (single)
+                u = -1;
+            else if (s->unit[u].on)
+                s->unit[u].also = x->on == s->unit[u].on ? s->unit[u].also : x->on;
             else
-                s->unit[u] = (unit){.region = x->region, .stage = x->stage, .microbatch = x->microbatch, .backward = x->backward,
-                                    .on = x->on};
+                s->unit[u] = (unit){.region = x->region,
+                    .stage = x->stage,
+                    .microbatch = x->microbatch,
+                    .backward = x->backward,
+                    .on = x->on};
         }
         if (u < 0) {
             idle[i] = idle_mover(x);
             for (int j = 0; j < x->nin && idle[i]; j++) idle[i] = !x->in[j]->node || idle[x->in[j]->node->id];
             u = s->units++;
-            s->unit[u] = (unit){.region = -1, .stage = -1, .microbatch = -1, .backward = x->backward, .travels = crosses(x), .on = x->on,
-                                .node = x};
+            s->unit[u] = (unit){.region = -1,
+                .stage = -1,
+                .microbatch = -1,
+                .backward = x->backward,
+                .travels = crosses(x),
+                .on = x->on,
+                .node = x};
         }
         s->unit_of[i] = u;
     }
@@ -154,7 +171,8 @@ static void link_units(state *s) {
             if (pass == 0) {
                 u->nodes++;
                 u->seconds += mth__cost_node(x);
-            } else s->order[u->first + u->nodes++] = i;
+            } else
+                s->order[u->first + u->nodes++] = i;
             for (int j = 0; j < x->nin; j++) {
                 if (!x->in[j]->node) continue;
                 int from = s->unit_of[x->in[j]->node->id];
@@ -163,13 +181,17 @@ static void link_units(state *s) {
                     s->edge_first[from + 1]++;
                     u->waits++;
                     edges++;
-                } else s->edge[s->edge_first[from]++] = s->unit_of[i];
+                } else
+                    s->edge[s->edge_first[from]++] = s->unit_of[i];
             }
         }
-        for (int u = 2; u < s->grid; u++) { /* a stage goes forward in order, so that few units are ready at once */
+        /* a stage goes forward in order, so that few units are ready at once */
+        for (int u = 2; u < s->grid; u++) {
             if (s->unit[u].backward || !s->unit[u].microbatch || !s->unit[u].on || !s->unit[u - 2].on) continue;
-            if (pass) s->edge[s->edge_first[u - 2]++] = u;
-            else s->edge_first[u - 1]++, s->unit[u].waits++, edges++;
+            if (pass)
+                s->edge[s->edge_first[u - 2]++] = u;
+            else
+                s->edge_first[u - 1]++, s->unit[u].waits++, edges++;
         }
         if (pass) break;
         for (int u = 0; u < s->units; u++) {
@@ -182,7 +204,8 @@ static void link_units(state *s) {
         }
         s->edge = NEW_ARRAY(s->arena, int, edges + 1);
     }
-    for (int u = s->units; u > 0; u--) s->edge_first[u] = s->edge_first[u - 1]; /* undo the walk of the second pass */
+    /* undo the walk of the second pass */
+    for (int u = s->units; u > 0; u--) s->edge_first[u] = s->edge_first[u - 1];
     s->edge_first[0] = 0;
 }
 
@@ -212,7 +235,8 @@ static bool held(const state *s, const unit *u) {
 
 /* Of two units that could begin at once. */
 static bool before(const state *s, const unit *a, const unit *b) {
-    if (a->region != b->region || a->region < 0) return a->region < b->region || (a->region == b->region && a->node->id < b->node->id);
+    if (a->region != b->region || a->region < 0)
+        return a->region < b->region || (a->region == b->region && a->node->id < b->node->id);
     if (a->backward != b->backward) return a->backward == (s->graph->region.at[a->region]->schedule == MTH__1F1B);
     if (a->microbatch != b->microbatch) return a->microbatch < b->microbatch;
     return a->backward ? a->stage > b->stage : a->stage < b->stage;
@@ -234,8 +258,8 @@ static int choose(const state *s, bool limited, double *start) {
     return best;
 }
 
-/* A transfer to a unit that begins at `t` stands behind the unit that its receiver runs before, so that nothing is held early, and from
- * there on as early as what it sends is made, so that the sender posts at once. */
+/* A transfer to a unit that begins at `t` stands behind the unit that its receiver runs before, so that nothing is held
+ * early, and from there on as early as what it sends is made, so that the sender posts at once. */
 static void settle_transfer(state *s, const mth__value *v, double t) {
     unit *u = v->node ? &s->unit[s->unit_of[v->node->id]] : NULL;
     if (!u || !u->travels || u->sequence >= 0) return;
@@ -254,8 +278,10 @@ static void finish(state *s, int id, double end) {
         unit *to = &s->unit[s->edge[e]];
         if (to->ready < end) to->ready = end;
         if (--to->waits) continue;
-        if (to->travels) finish(s, s->edge[e], to->ready + to->seconds);
-        else PUSH(s->arena, s->ready, s->edge[e]);
+        if (to->travels)
+            finish(s, s->edge[e], to->ready + to->seconds);
+        else
+            PUSH(s->arena, s->ready, s->edge[e]);
     }
 }
 
@@ -292,18 +318,23 @@ static void simulate(state *s) {
     for (int u = 0; u < s->units; u++) { /* a stage that never goes backward has no limit */
         const unit *b = &s->unit[u];
         if (b->region < 0 || !b->nodes) continue;
-        if (b->backward) s->limit[b->region][b->stage] = g->region.at[b->region]->stages - b->stage;
-        else s->left[b->region][b->stage]++;
+        if (b->backward)
+            s->limit[b->region][b->stage] = g->region.at[b->region]->stages - b->stage;
+        else
+            s->left[b->region][b->stage]++;
     }
     for (int u = 0; u < s->units; u++) {
         if (s->unit[u].waits || !s->unit[u].nodes) continue;
-        if (s->unit[u].travels) finish(s, u, s->unit[u].seconds);
-        else PUSH(s->arena, s->ready, u);
+        if (s->unit[u].travels)
+            finish(s, u, s->unit[u].seconds);
+        else
+            PUSH(s->arena, s->ready, u);
     }
     while (s->ready.n) {
         double start = 0;
         int at = choose(s, true, &start);
-        if (at < 0) at = choose(s, false, &start); /* nothing goes backward yet: a loss behind the pipeline, or no gradients */
+        /* nothing goes backward yet: a loss behind the pipeline, or no gradients */
+        if (at < 0) at = choose(s, false, &start);
         int id = s->ready.at[at];
         s->ready.at[at] = s->ready.at[--s->ready.n];
         begin(s, id, start);

@@ -1,32 +1,46 @@
-/* auto_sharding: layouts for the parameters that nobody placed, and axes that share the batch, such that a step takes the least time by the
- * cost model; of equal times the one with less memory. A trial is no estimate: shard and reshard plan the model with the layouts at hand,
- * and what comes out is summed. Coordinate descent from several starts: one group of parameters after the other, then pairs of neighbours,
- * whose gain shows only together (columns before rows), until nothing gets better or the trials are used up. The step goes forward and
- * backward, whatever is planned first: layouts outlive the plan that they are found for. */
+/* auto_sharding: layouts for the parameters that nobody placed, and axes that share the batch, such that a step takes
+ * the least time by the cost model; of equal times the one with less memory. A trial is no estimate: shard and reshard
+ * plan the model with the layouts at hand, and what comes out is summed. Coordinate descent from several starts: one
+ * group of parameters after the other, then pairs of neighbours, whose gain shows only together (columns before rows),
+ * until nothing gets better or the trials are used up. The step goes forward and backward, whatever is planned first:
+ * layouts outlive the plan that they are found for. */
 #include "distribute/fold.h"
 #include <math.h>
 #include <string.h>
 
-enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };   /* candidates of each that pairs try, of groups so near; sweeps over all groups */
-static const int64_t EFFORT = 60000;          /* nodes planned in all trials together */
-static const double EQUAL = 1e-9;             /* relative: costs that differ by less do not */
+/* candidates of each that pairs try, of groups so near; sweeps over all groups */
+enum { PAIRED = 4, REACH = 2, ROUNDS = 4 };
+static const int64_t EFFORT = 60000; /* nodes planned in all trials together */
+static const double EQUAL = 1e-9;    /* relative: costs that differ by less do not */
 
-typedef struct { double seconds, bytes; int said; /* choices that are not 0 */ } price;
-typedef struct known { uint64_t hash; uint8_t *choice; price price; struct known *next; } known;
+typedef struct {
+    double seconds, bytes;
+    int said; /* choices that are not 0 */
+} price;
+typedef struct known {
+    uint64_t hash;
+    uint8_t *choice;
+    price price;
+    struct known *next;
+} known;
 enum { KNOWN = 1024 };
 typedef struct {
-    mth__graph *graph;                        /* the trial */
+    mth__graph *graph; /* the trial */
     const mth__folding *folding;
     mth__distribute_options options;
     mth__arena *arena;
-    mth__group *group; int groups; bool batch;
-    int *order;                               /* groups: the largest parameters first, the batch last */
-    mth__node **node; mth__value ***in; size_t nodes; /* the trial as it was */
+    mth__group *group;
+    int groups;
+    bool batch;
+    int *order; /* groups: the largest parameters first, the batch last */
+    mth__node **node;
+    mth__value ***in;
+    size_t nodes; /* the trial as it was */
     mth__value **output;
     mth__sharding *parameter, *seed;
     known *table[KNOWN];
     int64_t effort;
-    mth_status status;                        /* of the first trial that failed */
+    mth_status status; /* of the first trial that failed */
 } state;
 
 /* ---------------------------------------------------------------- a trial */
@@ -84,7 +98,8 @@ static const mth__sharding *offer_of(const state *s, const mth__graph *g, int ch
 
 static void apply(state *s, const uint8_t *choice) {
     mth__graph *g = s->graph;
-    for (size_t i = 0; s->batch && i < g->input.n; i++) g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
+    for (size_t i = 0; s->batch && i < g->input.n; i++)
+        g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
     for (int k = s->batch; k < s->groups; k++)
         for (int i = 0; i < s->group[k].parameters; i++) {
             mth__value *v = s->group[k].parameter[i];
@@ -113,7 +128,8 @@ static price sum(const state *s) {
         for (int i = 0; i < x->parameters; i++) {
             const mth__value *v = x->parameter[i];
             x->alike &= mth__sharding_equal(&v->sharding, &x->found, v->shape.rank);
-            p.bytes += (double)mth__local_size(v->shape, &v->sharding) * (double)mth_dtype_size(v->dtype) * x->weight / x->parameters;
+            p.bytes += (double)mth__local_size(v->shape, &v->sharding) * (double)mth_dtype_size(v->dtype) * x->weight /
+                x->parameters;
             if (!allowed(s, v)) p.seconds = INFINITY;
         }
     }
@@ -134,8 +150,10 @@ static price plan(state *s, const uint8_t *choice) {
     if (!status) {
         p = sum(s);
         for (int k = 0; k < s->groups; k++) p.said += choice[k] != 0;
-    } else if (!s->status) s->status = status;
-    else mth_error_free(status);
+    } else if (!s->status)
+        s->status = status;
+    else
+        mth_error_free(status);
     restore(s, values);
     mth__arena_free(g->arena);
     g->arena = own;
@@ -187,7 +205,8 @@ static bool move(state *s, uint8_t *choice, int k, price *best, uint8_t *first) 
     return take != had;
 }
 
-static bool move_pair(state *s, uint8_t *choice, int k, int j, price *best, const uint8_t *first_k, const uint8_t *first_j) {
+static bool move_pair(
+    state *s, uint8_t *choice, int k, int j, price *best, const uint8_t *first_k, const uint8_t *first_j) {
     uint8_t had[] = {choice[k], choice[j]}, take[] = {choice[k], choice[j]};
     for (int x = 0; x < PAIRED && x < s->group[k].candidates; x++)
         for (int y = 0; y < PAIRED && y < s->group[j].candidates; y++) {
@@ -229,7 +248,8 @@ static void find_order(state *s) {
     s->order = NEW_ARRAY(s->arena, int, s->groups);
     for (int k = 0; k < s->groups; k++) {
         int at = k;
-        for (; at > 0 && size_of(&s->group[s->order[at - 1]]) < size_of(&s->group[k]); at--) s->order[at] = s->order[at - 1];
+        for (; at > 0 && size_of(&s->group[s->order[at - 1]]) < size_of(&s->group[k]); at--)
+            s->order[at] = s->order[at - 1];
         s->order[at] = k;
     }
 }
@@ -253,7 +273,8 @@ static void search(state *s, uint8_t *least) {
     }
 }
 
-/* What propagation made of groups that were left to it is said, where that changes nothing: the layout then hangs on no plan. */
+/* What propagation made of groups that were left to it is said, where that changes nothing: the layout then hangs on no
+ * plan. */
 static void settle(state *s, uint8_t *choice) {
     price best = plan(s, choice);
     for (int k = s->batch; k < s->groups && isfinite(best.seconds); k++) {
@@ -272,7 +293,8 @@ static void settle(state *s, uint8_t *choice) {
 
 /* ---------------------------------------------------------------- the decision */
 static void decide(const state *s, mth__graph *g, const uint8_t *choice) {
-    for (size_t i = 0; s->batch && i < g->input.n; i++) g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
+    for (size_t i = 0; s->batch && i < g->input.n; i++)
+        g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
     mth__role_walk walk = {0};
     for (size_t i = 0; i < g->parameter.n; i++) {
         mth__value *v = g->parameter.at[i];
@@ -287,7 +309,8 @@ static void decide(const state *s, mth__graph *g, const uint8_t *choice) {
     }
 }
 
-mth_status mth__search(mth__graph *g, mth__graph *trial, const mth__folding *folding, const mth__distribute_options *o) {
+mth_status mth__search(
+    mth__graph *g, mth__graph *trial, const mth__folding *folding, const mth__distribute_options *o) {
     state s = {.graph = trial, .folding = folding, .options = *o, .arena = mth__arena_new(), .effort = EFFORT};
     s.options.store_sharded = false;
     s.groups = mth__groups(s.arena, trial, folding, o, &s.group, &s.batch);

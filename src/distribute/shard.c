@@ -1,7 +1,8 @@
-/* A sharding for every value and what every node needs of its operands. Nodes are visited in order. Each mesh axis may split one factor
- * of the node: those that an operand, a fixed weight or a wish behind the result propose, or none. Of all combinations the cheapest is
- * taken: bringing the operands + computing + bringing the results to where they are wanted. A SUM or MAX factor that is split leaves the
- * results partial. Weights that the user laid out stay where they are unless nothing else works. */
+/* A sharding for every value and what every node needs of its operands. Nodes are visited in order. Each mesh axis may
+ * split one factor of the node: those that an operand, a fixed weight or a wish behind the result propose, or none. Of
+ *   all combinations the cheapest is
+ * taken: bringing the operands + computing + bringing the results to where they are wanted. A SUM or MAX factor that is
+ * split leaves the results partial. Weights that the user laid out stay where they are unless nothing else works. */
 #include "distribute/choice.h"
 #include <math.h>
 #include <string.h>
@@ -31,15 +32,16 @@ static double filled(const mth__node *n, int rows) {
     return e > k ? k / e : 1;
 }
 
-/* Readers to come that may share what is made of operand j for this node: the weights of query, key and value have gradients that all
-   take the same activation. */
+/* Readers to come that may share what is made of operand j for this node: the weights of query, key and value have
+   gradients that all take the same activation. */
 static int sharers(const state *s, int j) {
     const mth__node *n = s->node;
     const mth__info *info = mth__info_of(n->in[j]);
     int sharers = 1;
     for (size_t k = 0; k < info->reader.n; k++) {
         const mth__node *r = info->reader.at[k];
-        sharers += r != n && !r->cost_rank && r->op == n->op && r->on == n->on && mth__same_unit(r, n) && j < r->nin && r->in[j] == n->in[j];
+        sharers += r != n && !r->cost_rank && r->op == n->op && r->on == n->on && mth__same_unit(r, n) && j < r->nin &&
+            r->in[j] == n->in[j];
     }
     return sharers;
 }
@@ -83,7 +85,8 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
     mth__sharding need = mth__assigned(&s->rule, s->rule.in[j], s->rule.in_unit[j], a, v->shape, n->on);
     if (a->pass && v->sharding.partial) {
         need.partial = (uint8_t)pass;
-        if (!mth__sharding_equal(&need, &v->sharding, v->shape.rank)) return FORBIDDEN; /* a partial sum passes as it is or not at all */
+        /* a partial sum passes as it is or not at all */
+        if (!mth__sharding_equal(&need, &v->sharding, v->shape.rank)) return FORBIDDEN;
     }
     s->need[j] = need;
     if (mth__info_of(v)->free && v->sharding.on == n->on) {
@@ -97,8 +100,10 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
     if (s->rows < 0) return cost;
     if (j == s->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
         if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &v->sharding.dim[1])) return FORBIDDEN;
-    } else if (v->shape.rank == 3) cost *= filled(n, s->rows);
-    else if (j == 0 && cost > 0 && v->sharding.dim[0].naxes && !need.dim[0].naxes) cost += 1; /* tokens are exchanged */
+    } else if (v->shape.rank == 3)
+        cost *= filled(n, s->rows);
+    else if (j == 0 && cost > 0 && v->sharding.dim[0].naxes && !need.dim[0].naxes)
+        cost += 1; /* tokens are exchanged */
     return cost;
 }
 
@@ -122,7 +127,8 @@ static const mth__sharding *kept(const state *s, const mth__value *parameter) {
     return info->stored ? info->stored : &parameter->sharding;
 }
 
-/* A weight's gradients of the microbatches are summed as they are made, and brought to where it is once, behind the last. */
+/* A weight's gradients of the microbatches are summed as they are made, and brought to where it is once, behind the
+ * last. */
 static double terms_of(const mth__graph *g, const mth__node *n, const mth__value *v) {
     bool term = v->primal && v->primal->kind == MTH__VALUE_PARAMETER && n->region >= 0 && n->microbatch >= 0;
     return term ? g->region.at[n->region]->microbatches : 1;
@@ -142,10 +148,14 @@ static double evaluate(state *s, const mth__assignment *a, unsigned pass, double
         memory += s->memory_out[k] * (double)mth__local_size(n->out[k]->shape, &r);
         const mth__info *info = mth__info_of(n->out[k]);
         mth__sharding want = r;
-        if (info->gradient_of && info->gradient_of->sharding.on == n->on) want = *kept(s, info->gradient_of);
-        else if (info->want && info->want->on == n->on) want = *info->want;
-        else if (info->output) want = (mth__sharding){.on = n->on};
-        else if (info->uses == 0) continue;
+        if (info->gradient_of && info->gradient_of->sharding.on == n->on)
+            want = *kept(s, info->gradient_of);
+        else if (info->want && info->want->on == n->on)
+            want = *info->want;
+        else if (info->output)
+            want = (mth__sharding){.on = n->on};
+        else if (info->uses == 0)
+            continue;
         want.partial = want.reduce = 0;
         if (r.partial || !mth__sharding_equal(&r, &want, n->out[k]->shape.rank))
             cost += mth__cost_reshard(n->out[k], &r, &want) / terms_of(s->graph, n, n->out[k]);
@@ -162,7 +172,8 @@ static void propose_operand(state *s, int j) {
     const mth__value *v = s->node->in[j];
     const mth__info *info = mth__info_of(v);
     const mth__placement *on = s->node->on;
-    if (v->sharding.on == on) propose_like(s, j, &v->sharding);
+    if (v->sharding.on == on)
+        propose_like(s, j, &v->sharding);
     else if (v->sharding.on) {
         mth__sharding carried = mth__sharding_carry(&v->sharding, v->shape, on);
         propose_like(s, j, &carried);
@@ -172,8 +183,8 @@ static void propose_operand(state *s, int j) {
     if (info->hint && info->hint->on == on) propose_like(s, j, info->hint);
 }
 
-/* A product that is split over some axes and would be repeated over the others may share its rows among those: the largest factor of the
-   result that no weight has, so that weights stay as they are. */
+/* A product that is split over some axes and would be repeated over the others may share its rows among those: the
+   largest factor of the result that no weight has, so that weights stay as they are. */
 static void propose_rows(state *s) {
     const mth__node *n = s->node;
     const mth__rule *r = &s->rule;
@@ -181,8 +192,10 @@ static void propose_rows(state *s) {
     for (int f = 0; f < r->n; f++) {
         bool weight = false;
         for (int j = 0; j < n->nin; j++)
-            for (int d = 0; d < n->in[j]->shape.rank && n->in[j]->kind == MTH__VALUE_PARAMETER; d++) weight |= r->in[j][d] == f;
-        if (!weight && r->factor[f].kind == MTH__PASS && (rows < 0 || r->factor[f].size > r->factor[rows].size)) rows = f;
+            for (int d = 0; d < n->in[j]->shape.rank && n->in[j]->kind == MTH__VALUE_PARAMETER; d++)
+                weight |= r->in[j][d] == f;
+        if (!weight && r->factor[f].kind == MTH__PASS && (rows < 0 || r->factor[f].size > r->factor[rows].size))
+            rows = f;
     }
     for (int a = 0; a < n->on->naxes && rows >= 0 && s->sources < MTH__SOURCES; a++)
         if (n->on->dim[a] > 1)
@@ -205,11 +218,15 @@ static void propose(state *s) {
     if (s->sources && n->on->naxes > 1 && n->op == mth__row_op(MTH__ROW_contract)) propose_rows(s);
     mth__when sequence = s->options->sequence;
     if (sequence != MTH__WHEN_FALSE && s->sources < MTH__SOURCES &&
-        mth__propose_sequence(n, &s->rule, s->graph->seed.n > 0, sequence == MTH__WHEN_TRUE, &s->source[s->sources])) s->sources++;
+        mth__propose_sequence(n, &s->rule, s->graph->seed.n > 0, sequence == MTH__WHEN_TRUE, &s->source[s->sources]))
+        s->sources++;
 }
 
 enum { CHOICES = 6 };
-typedef struct { int n; int8_t factor[CHOICES]; } axis_choices; /* the last is -1: none */
+typedef struct {
+    int n;
+    int8_t factor[CHOICES];
+} axis_choices; /* the last is -1: none */
 
 static void choices_of(const state *s, axis_choices c[MTH__AXES]) {
     const mth__placement *on = s->node->on;
@@ -262,8 +279,10 @@ static void search(state *s, mth__assignment *best) {
             }
             more = false;
             for (int x = 0; x < on->naxes && !more; x++) {
-                if (++pick[x] < c[x].n) more = true;
-                else pick[x] = 0;
+                if (++pick[x] < c[x].n)
+                    more = true;
+                else
+                    pick[x] = 0;
             }
         }
     }
@@ -276,7 +295,8 @@ static const char *origin_of(const state *s, const mth__assignment *a) {
         if (!a->of[f].naxes) continue;
         for (int i = 0; i < s->sources; i++)
             if (s->source[i].factor == f)
-                return mth__format(arena, "from %s by factor %c", mth__value_label(arena, s->source[i].from), s->rule.factor[f].letter);
+                return mth__format(arena, "from %s by factor %c", mth__value_label(arena, s->source[i].from),
+                    s->rule.factor[f].letter);
     }
     return NULL;
 }
@@ -295,8 +315,9 @@ static void note(state *s, mth__value *v, const mth__sharding *need) {
 /* Rows that may have to gather what others then split again. */
 static const enum mth__row gathering[] = {MTH__ROW_moe_capacity, MTH__ROW_slice, MTH__ROW_concat, MTH__ROW_pad};
 
-/* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the step forward. That
-   is known in full, where consumers' wishes (shard_want.c) come from weights alone and say nothing of the batch. */
+/* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
+   step forward. That is known in full, where consumers' wishes (shard_want.c) come from weights alone and say nothing
+   of the batch. */
 static void want_as_primal(state *s, const mth__value *v) {
     const mth__value *of = v->primal;
     mth__info *info = mth__info_of(v);
@@ -350,7 +371,9 @@ static void decide(state *s) {
         if (info->free && v->sharding.on == n->on) {
             v->sharding = settled(v, &need);
             info->free = false;
-            if (!v->origin) v->origin = mth__sharding_axes(&v->sharding, v->shape.rank) ? origin_of(s, &a) : "whole: nothing asks for less";
+            if (!v->origin)
+                v->origin =
+                    mth__sharding_axes(&v->sharding, v->shape.rank) ? origin_of(s, &a) : "whole: nothing asks for less";
         }
         note(s, v, &n->need[j]);
     }
@@ -362,7 +385,8 @@ static void decide(state *s) {
     }
     for (size_t i = 0; i < sizeof gathering / sizeof *gathering; i++)
         if (n->op == mth__row_op(gathering[i])) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
-    for (int k = 0; k < n->nout; k++) { /* an output's gradient comes in as the output is made, so that backward starts as forward ended */
+    /* an output's gradient comes in as the output is made, so that backward starts as forward ended */
+    for (int k = 0; k < n->nout; k++) {
         mth__value *seed = mth__info_of(n->out[k])->seed;
         if (!seed) continue;
         seed->sharding = n->out[k]->sharding;
@@ -372,8 +396,10 @@ static void decide(state *s) {
 
 /* ---------------------------------------------------------------- the pass */
 static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_options *o) {
-    const struct { mth__value **at; size_t n; } sources[] = {
-        {g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
+    const struct {
+        mth__value **at;
+        size_t n;
+    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
     for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
         for (size_t i = 0; i < sources[k].n; i++) {
             mth__value *v = sources[k].at[i];

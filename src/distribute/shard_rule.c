@@ -2,8 +2,8 @@
 #include "distribute/choice.h"
 #include <string.h>
 
-void mth__propose(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__sharding *s, const mth__value *v, mth__source *out,
-                  int *n) {
+void mth__propose(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__sharding *s,
+    const mth__value *v, mth__source *out, int *n) {
     for (int d = 0; d < v->shape.rank; d++) {
         const mth__split *have = &s->dim[d];
         int f = of[d];
@@ -19,7 +19,8 @@ mth__split mth__compose_split(const mth__source *source, int n, int f, unsigned 
     mth__split split;
     memset(&split, 0, sizeof split);
     if (!axes) return split;
-    for (int pass = 0; pass < 2; pass++) /* first a proposal of just these axes, then all that have some of them */
+    /* first a proposal of just these axes, then all that have some of them */
+    for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < n; i++) {
             const mth__split *s = &source[i].split;
             unsigned has = 0;
@@ -40,8 +41,8 @@ mth__split mth__compose_split(const mth__source *source, int n, int f, unsigned 
     return split;
 }
 
-mth__sharding mth__assigned(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__assignment *a, mth__shape shape,
-                            const mth__placement *on) {
+mth__sharding mth__assigned(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__assignment *a,
+    mth__shape shape, const mth__placement *on) {
     mth__sharding s;
     memset(&s, 0, sizeof s);
     s.on = on;

@@ -1,27 +1,33 @@
-/* Sequence parallelism (Korthikanti et al., 2022, "Reducing Activation Recomputation in Large Transformer Models"). Between products whose
- * weights are split over an axis lie regions of rows that work on each position alone: biases, residual sums, norms, dropout. A partial
- * sum that enters such a region is scattered by positions (reduce_scatter), and gathered where the next such product takes it
- * (all_gather): together the bytes of the all_reduce that would make it whole. Each device then computes and keeps its part of the region
- * instead of all of it. What a region costs more is latency, and in a plan with gradients a further gather in backward (decide.h,
- * mth__kept) and the sums of its parameters' gradients. */
+/* Sequence parallelism (Korthikanti et al., 2022, "Reducing Activation Recomputation in Large Transformer Models").
+ * Between products whose weights are split over an axis lie regions of rows that work on each position alone: biases,
+ * residual sums, norms, dropout. A partial sum that enters such a region is scattered by positions (reduce_scatter),
+ * and gathered where the next such product takes it (all_gather): together the bytes of the all_reduce that would make
+ * it whole. Each device then computes and keeps its part of the region instead of all of it. What a region costs more
+ * is latency, and in a plan with gradients a further gather in backward (decide.h, mth__kept) and the sums of its
+ * parameters' gradients. */
 #include "distribute/choice.h"
 
 enum { REGION = 32 }; /* values and nodes of a region; a larger one is left whole */
-typedef struct { const mth__value *value; int dim; } position; /* dim: the dimension that is split */
+typedef struct {
+    const mth__value *value;
+    int dim;
+} position; /* dim: the dimension that is split */
 typedef struct {
     const mth__placement *on;
     int axis, positions, nodes, gathers;
-    bool meets;                /* values that are split so already: a residual stream that came from a region before */
+    /* values that are split so already: a residual stream that came from a region before */
+    bool meets;
     position position[REGION];
     const mth__node *node[REGION];
-    double saved;              /* seconds of computing, forward */
-    double sums;               /* seconds of summing the parameters' gradients */
+    double saved; /* seconds of computing, forward */
+    double sums;  /* seconds of summing the parameters' gradients */
 } region;
 
 static bool splits(const mth__sharding *s, int rank, int axis) { return mth__sharding_axes(s, rank) >> axis & 1; }
 
 static bool on_positions(const mth__op *op) {
-    return (op->flags & MTH__ELEMENTWISE) || op == mth__row_op(MTH__ROW_layer_norm) || op == mth__row_op(MTH__ROW_rms_norm);
+    return (op->flags & MTH__ELEMENTWISE) || op == mth__row_op(MTH__ROW_layer_norm) ||
+        op == mth__row_op(MTH__ROW_rms_norm);
 }
 
 /* A product with a weight that is split over the axis: it needs v whole, or split in its other dimension. */
@@ -29,18 +35,21 @@ static bool takes(const region *r, const mth__node *n) {
     if (n->op != mth__row_op(MTH__ROW_contract)) return false;
     for (int j = 0; j < n->nin; j++) {
         const mth__value *v = n->in[j];
-        if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == r->on && splits(&v->sharding, v->shape.rank, r->axis)) return true;
+        if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == r->on && splits(&v->sharding, v->shape.rank, r->axis))
+            return true;
     }
     return false;
 }
 
 static bool has_value(const region *r, const mth__value *v) {
-    for (int i = 0; i < r->positions; i++) if (r->position[i].value == v) return true;
+    for (int i = 0; i < r->positions; i++)
+        if (r->position[i].value == v) return true;
     return false;
 }
 
 static bool has_node(const region *r, const mth__node *n) {
-    for (int i = 0; i < r->nodes; i++) if (r->node[i] == n) return true;
+    for (int i = 0; i < r->nodes; i++)
+        if (r->node[i] == n) return true;
     return false;
 }
 
@@ -55,11 +64,13 @@ static double seconds(const mth__node *n, const mth__rule *rule, int factor, con
     mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
     for (int j = 0; j < n->nin; j++) {
         in[j] = n->in[j]->shape;
-        for (int d = 0; d < in[j].rank && split; d++) if (rule->in[j][d] == factor) in[j].dim[d] /= r->on->dim[r->axis];
+        for (int d = 0; d < in[j].rank && split; d++)
+            if (rule->in[j][d] == factor) in[j].dim[d] /= r->on->dim[r->axis];
     }
     for (int k = 0; k < n->nout; k++) {
         out[k] = n->out[k]->shape;
-        for (int d = 0; d < out[k].rank && split; d++) if (rule->out[k][d] == factor) out[k].dim[d] /= r->on->dim[r->axis];
+        for (int d = 0; d < out[k].rank && split; d++)
+            if (rule->out[k][d] == factor) out[k].dim[d] /= r->on->dim[r->axis];
     }
     return mth__cost_compute(n, in, out);
 }
@@ -76,19 +87,22 @@ static bool enter(region *r, const mth__node *n, const mth__value *v, int dim) {
     for (int j = 0; j < n->nin; j++) {
         const mth__value *other = n->in[j];
         if (other->kind == MTH__VALUE_PARAMETER) {
-            mth__sharding whole = {.on = r->on}, part = {.on = r->on, .partial = (uint8_t)(1u << r->axis), .reduce = MTH__REDUCE_SUM};
+            mth__sharding whole = {.on = r->on},
+                          part = {.on = r->on, .partial = (uint8_t)(1u << r->axis), .reduce = MTH__REDUCE_SUM};
             r->sums += mth__cost_reshard(other, &part, &whole);
         } else if (splits(&other->sharding, other->shape.rank, r->axis)) { /* by positions too, or not at all */
             bool same = false;
             for (int d = 0; d < other->shape.rank; d++)
-                for (int k = 0; k < other->sharding.dim[d].naxes; k++) same |= other->sharding.dim[d].axis[k] == r->axis && rule.in[j][d] == factor;
+                for (int k = 0; k < other->sharding.dim[d].naxes; k++)
+                    same |= other->sharding.dim[d].axis[k] == r->axis && rule.in[j][d] == factor;
             if (!same) return false;
             r->meets = true;
         }
     }
     for (int k = 0; k < n->nout; k++) {
         int at = -1;
-        for (int d = 0; d < n->out[k]->shape.rank; d++) if (rule.out[k][d] == factor && rule.out_unit[k][d] == 1) at = d;
+        for (int d = 0; d < n->out[k]->shape.rank; d++)
+            if (rule.out[k][d] == factor && rule.out_unit[k][d] == 1) at = d;
         if (at < 0 || r->positions == REGION) return false;
         r->position[r->positions++] = (position){n->out[k], at};
     }
@@ -97,8 +111,10 @@ static bool enter(region *r, const mth__node *n, const mth__value *v, int dim) {
     return true;
 }
 
-/* All that follows n, which takes the partial sum, up to products that take what comes out. What leaves the program has to be gathered
-   too: a sum that goes straight there is better made whole at once, but not one that is added to a residual stream of parts. */
+/* All that follows n, which takes the partial sum, up to products that take what comes out. What leaves the program has
+   to be gathered
+   too: a sum that goes straight there is better made whole at once, but not one that is added to a residual stream of
+     parts. */
 static bool explore(region *r, const mth__node *n, const mth__value *sum, int dim) {
     bool leaves = false;
     if (!enter(r, n, sum, dim)) return false;
@@ -111,8 +127,10 @@ static bool explore(region *r, const mth__node *n, const mth__value *sum, int di
             const mth__node *reader = info->reader.at[k];
             if (reader->backward || has_node(r, reader)) continue;
             if (reader->on != r->on) return false;
-            if (takes(r, reader)) taken = true;
-            else if (!joins(r, reader) && !enter(r, reader, v, r->position[i].dim)) return false;
+            if (takes(r, reader))
+                taken = true;
+            else if (!joins(r, reader) && !enter(r, reader, v, r->position[i].dim))
+                return false;
         }
         r->gathers += taken;
     }
@@ -127,8 +145,10 @@ static double gain(const region *r, const mth__value *sum, int dim, bool gradien
     part.dim[dim].axis[part.dim[dim].naxes++] = (int8_t)r->axis;
     mth__sharding_canonical(&part, sum->shape);
     double share = (double)mth__local_size(sum->shape, &whole) / (double)mth__shape_size(sum->shape);
-    double reduce = mth__cost_reshard(sum, &sum->sharding, &whole), scatter = mth__cost_reshard(sum, &sum->sharding, &part);
-    double gather = mth__cost_reshard(sum, &part, &whole), won = r->saved * share - (scatter + r->gathers * gather - reduce);
+    double reduce = mth__cost_reshard(sum, &sum->sharding, &whole),
+           scatter = mth__cost_reshard(sum, &sum->sharding, &part);
+    double gather = mth__cost_reshard(sum, &part, &whole),
+           won = r->saved * share - (scatter + r->gathers * gather - reduce);
     if (r->meets) won += gather; /* else the stream is gathered here */
     if (gradients) won += 2 * r->saved * share - (scatter + 2 * gather - reduce) - r->sums;
     return won;
@@ -139,7 +159,9 @@ bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradi
     for (int j = 0; j < n->nin; j++) {
         const mth__value *sum = n->in[j];
         unsigned partial = sum->sharding.partial;
-        if (!partial || (partial & (partial - 1)) || sum->sharding.reduce != MTH__REDUCE_SUM || sum->sharding.on != n->on) continue;
+        if (!partial || (partial & (partial - 1)) || sum->sharding.reduce != MTH__REDUCE_SUM ||
+            sum->sharding.on != n->on)
+            continue;
         int axis = 0;
         while (!(partial >> axis & 1)) axis++;
         for (int d = 0; d < sum->shape.rank; d++) {
@@ -148,7 +170,8 @@ bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradi
             bool fits = !have->cyclic && have->grain <= 1;
             for (int k = 0; k < have->naxes; k++) {
                 parts *= n->on->dim[have->axis[k]];
-                fits &= have->axis[k] < axis; /* against the mesh's order XLA's partitioner computes wrong values */
+                /* against the mesh's order XLA's partitioner computes wrong values */
+                fits &= have->axis[k] < axis;
             }
             if (!fits || sum->shape.dim[d] == 0 || sum->shape.dim[d] % parts) continue;
             region r = {.on = n->on, .axis = axis};

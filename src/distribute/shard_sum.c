@@ -1,12 +1,13 @@
-/* Sums of many terms (a value with several consumers has as many gradients): the order of addition is free, and adding partial sums
- * before they are reduced costs one reduction where adding them one by one to a whole sum costs one each. */
+/* Sums of many terms (a value with several consumers has as many gradients): the order of addition is free, and adding
+ * partial sums before they are reduced costs one reduction where adding them one by one to a whole sum costs one each.
+ */
 #include "distribute/choice.h"
 
 enum { TERMS = 32 };
 
 static bool plain_add(const mth__node *n) {
     return n->op == mth__row_op(MTH__ROW_add) && mth__shape_equal(n->in[0]->shape, n->out[0]->shape) &&
-               mth__shape_equal(n->in[1]->shape, n->out[0]->shape);
+        mth__shape_equal(n->in[1]->shape, n->out[0]->shape);
 }
 
 /* A term that one of the chain read is read by another one now. */

@@ -1,5 +1,5 @@
-/* What consumers would like their operands to be: from specs of outputs and fixed weights backward through the chain, so that a node may
- * choose the split that the next ones need anyway. Only proposals: shard.c weighs them by cost. */
+/* What consumers would like their operands to be: from specs of outputs and fixed weights backward through the chain,
+ * so that a node may choose the split that the next ones need anyway. Only proposals: shard.c weighs them by cost. */
 #include "distribute/choice.h"
 #include <string.h>
 

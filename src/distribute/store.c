@@ -1,6 +1,7 @@
-/* memory_optimization: how a parameter is kept that nobody placed. Axes that do not split it as its readers take it hold copies; split over
- * those too, each device keeps one part, gathers the rest in front of a reader and forgets it behind (ZeRO-3, Rajbhandari et al. 2020). Its
- * gradient ends in the same parts, so that a sum over these axes is a reduce_scatter. */
+/* memory_optimization: how a parameter is kept that nobody placed. Axes that do not split it as its readers take it
+ * hold copies; split over those too, each device keeps one part, gathers the rest in front of a reader and forgets it
+ * behind (ZeRO-3, Rajbhandari et al. 2020). Its gradient ends in the same parts, so that a sum over these axes is a
+ * reduce_scatter. */
 #include "distribute/decide.h"
 
 static const int64_t TINY = 4 << 10; /* bytes: what a message costs more than */
@@ -16,7 +17,8 @@ bool mth__store_parts(const mth__value *v, const mth__sharding *read, mth__shard
         mth__split *split = &s.dim[d];
         if (split->cyclic) continue;
         for (int a = 0; a < on->naxes; a++) /* ascending: one all_gather brings them all back */
-            if (on->dim[a] > 1 && !(mth__sharding_axes(read, v->shape.rank) >> a & 1)) split->axis[split->naxes++] = (int8_t)a;
+            if (on->dim[a] > 1 && !(mth__sharding_axes(read, v->shape.rank) >> a & 1))
+                split->axis[split->naxes++] = (int8_t)a;
         mth__sharding_canonical(&s, v->shape);
         int64_t size = mth__local_size(v->shape, &s);
         if (size > least || (size == least && !(found && v->shape.dim[d] > v->shape.dim[largest]))) continue;

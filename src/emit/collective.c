@@ -1,79 +1,192 @@
 #include "emit/collective_rules.h"
 
-/* Hierarchical: rank r is place x = r mod b of group g = r div b. The slow links between groups carry as little as can be: reductions go
- * inside first, all_gather outside first. A tree's all_gather gathers to rank 0 and broadcasts, its reduce_scatter reduces to rank 0 and
+/* Hierarchical: rank r is place x = r mod b of group g = r div b. The slow links between groups carry as little as can
+ * be: reductions go inside first, all_gather outside first. A tree's all_gather gathers to rank 0 and broadcasts, its
+ *   reduce_scatter reduces to rank 0 and
  * scatters: any n. A ring's all_to_all passes every box on from neighbour to neighbour. */
-static const mth__rule_set rules[MTH__TRANSFER][MTH__ALGORITHMS] = {
-    [MTH__ALL_REDUCE] = {
-        [MTH__DIRECT] = {"n", false, {
-            {.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "r", .reduce = true},
-            {.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "j"}}},
-        [MTH__RING] = {"n", false, {
-            {.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k) mod n", .reduce = true},
-            {.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k + 1) mod n"}}},
-        [MTH__TREE] = {"1", false, {
-            {.rounds = "l", .let = "2^(k - 1)", .when = "r mod (2 * d) = 0 and r + d < n", .peer = "r + d", .from = "0", .reduce = true},
-            {.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .peer = "r - d", .from = "0"}}},
-        [MTH__HIERARCHICAL] = {"n", false, {
-            {.rounds = "b - 1", .each = "a", .peer = "g * b + (x - 1) mod b", .from = "((x - k) mod b) * a + j", .reduce = true},
-            {.rounds = "a - 1", .peer = "((g - 1) mod a) * b + x", .from = "((x + 1) mod b) * a + (g - k) mod a", .reduce = true},
-            {.rounds = "a - 1", .peer = "((g - 1) mod a) * b + x", .from = "((x + 1) mod b) * a + (g - k + 1) mod a"},
-            {.rounds = "b - 1", .each = "a", .peer = "g * b + (x - 1) mod b", .from = "((x - k + 1) mod b) * a + j"}}},
-    },
-    [MTH__ALL_GATHER] = {
-        [MTH__DIRECT] = {"n", false, {{.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "j"}}},
-        [MTH__RING] = {"n", false, {{.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k) mod n"}}},
-        [MTH__TREE] = {"n", false, {
-            {.rounds = "l", .let = "2^(k - 1)", .when = "r mod (2 * d) = 0 and r + d < n", .each = "d", .where = "r + d + j < n",
-                .peer = "r + d", .from = "r + d + j"},
-            {.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .each = "n", .where = "j < r or j >= r + d", .peer = "r - d",
-                .from = "j"}}},
-        [MTH__HIERARCHICAL] = {"n", false, {
-            {.rounds = "a - 1", .peer = "((g - 1) mod a) * b + x", .from = "((g - k) mod a) * b + x"},
-            {.rounds = "b - 1", .each = "a", .peer = "g * b + (x - 1) mod b", .from = "j * b + (x - k) mod b"}}},
-    },
-    [MTH__REDUCE_SCATTER] = {
-        [MTH__DIRECT] = {"n", false, {{.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "r", .reduce = true}}},
-        [MTH__RING] = {"n", false, {{.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k - 1) mod n", .reduce = true}}},
-        [MTH__TREE] = {"n", false, {
-            {.rounds = "l", .let = "2^(k - 1)", .when = "r mod (2 * d) = 0 and r + d < n", .each = "n", .peer = "r + d", .from = "j",
-                .reduce = true},
-            {.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .each = "d", .where = "r + j < n", .peer = "r - d",
-                .from = "r + j"}}},
-        [MTH__HIERARCHICAL] = {"n", false, {
-            {.rounds = "b - 1", .each = "a", .peer = "g * b + (x - 1) mod b", .from = "j * b + (x - k - 1) mod b", .reduce = true},
-            {.rounds = "a - 1", .peer = "((g - 1) mod a) * b + x", .from = "((g - k - 1) mod a) * b + x", .reduce = true}}},
-    },
-    [MTH__ALL_TO_ALL] = {
-        [MTH__DIRECT] = {"n", true, {{.rounds = "1", .each = "n", .peer = "j", .from = "r", .to = "j"}}},
-        [MTH__RING] = {"n", true, {
-            {.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "r", .to = "(r - k) mod n"},
-            {.each = "n - 1 - k", .peer = "(r - 1) mod n", .from = "(r + 1 + j) mod n"},
-            {.each = "k", .peer = "r", .from = "(r - j) mod n"}}},
-        [MTH__TREE] = {"n", true, { /* Bruck */
-            {.rounds = "1", .each = "n", .peer = "r", .from = "(r + j) mod n", .to = "j"},
-            {.rounds = "l", .let = "2^(k - 1)", .each = "n", .where = "(j div d) mod 2 = 1", .peer = "(r - d) mod n", .from = "j"},
-            {.let = "2^(k - 1)", .each = "n", .where = "(j div d) mod 2 = 0", .peer = "r", .from = "j"},
-            {.rounds = "1", .each = "n", .peer = "r", .from = "j", .to = "(r - j) mod n"}}},
-        [MTH__HIERARCHICAL] = {"n", true, {
-            {.rounds = "1", .each = "n", .peer = "g * b + (j mod b)", .from = "(j div b) * b + x", .to = "j"},
-            {.rounds = "1", .each = "n", .peer = "(j div b) * b + x", .from = "g * b + (j mod b)", .to = "j"}}},
-    },
-    [MTH__BROADCAST] = {
-        [MTH__DIRECT] = {"1", false, {{.rounds = "1", .when = "r > 0", .peer = "0", .from = "0"}}},
-        [MTH__RING] = {"n", false, {{.rounds = "2 * n - 2", .when = "r > 0 and r <= k and k < r + n", .peer = "r - 1", .from = "k - r"}}},
-        [MTH__TREE] = {"1", false, {{.rounds = "l", .let = "2^(l - k)", .when = "r mod (2 * d) = d", .peer = "r - d", .from = "0"}}},
-        [MTH__HIERARCHICAL] = {"n", false, {
-            {.rounds = "a + n - 2", .when = "x = 0 and g > 0 and g <= k and k < g + n", .peer = "r - b", .from = "k - g"},
-            {.rounds = "b + n - 2", .when = "x > 0 and x <= k and k < x + n", .peer = "r - 1", .from = "k - x"}}},
-    },
+static const mth__rule_set
+    rules[MTH__TRANSFER]
+         [MTH__ALGORITHMS] =
+             {
+                 [MTH__ALL_REDUCE] =
+                     {
+                         [MTH__DIRECT] = {"n", false,
+                             {{.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "r", .reduce = true},
+                                 {.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "j"}}},
+                         [MTH__RING] = {"n", false,
+                             {{.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k) mod n", .reduce = true},
+                                 {.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k + 1) mod n"}}},
+                         [MTH__TREE] = {"1", false,
+                             {{.rounds = "l",
+                                  .let = "2^(k - 1)",
+                                  .when = "r mod (2 * d) = 0 and r + d < n",
+                                  .peer = "r + d",
+                                  .from = "0",
+                                  .reduce = true},
+                                 {.rounds = "l",
+                                     .let = "2^(l - k)",
+                                     .when = "r mod (2 * d) = d",
+                                     .peer = "r - d",
+                                     .from = "0"}}},
+                         [MTH__HIERARCHICAL] = {"n", false,
+                             {{.rounds = "b - 1",
+                                  .each = "a",
+                                  .peer = "g * b + (x - 1) mod b",
+                                  .from = "((x - k) mod b) * a + j",
+                                  .reduce = true},
+                                 {.rounds = "a - 1",
+                                     .peer = "((g - 1) mod a) * b + x",
+                                     .from = "((x + 1) mod b) * a + (g - k) mod a",
+                                     .reduce = true},
+                                 {.rounds = "a - 1",
+                                     .peer = "((g - 1) mod a) * b + x",
+                                     .from = "((x + 1) mod b) * a + (g - k + 1) mod a"},
+                                 {.rounds = "b - 1",
+                                     .each = "a",
+                                     .peer = "g * b + (x - 1) mod b",
+                                     .from = "((x - k + 1) mod b) * a + j"}}},
+                     },
+                 [MTH__ALL_GATHER] =
+                     {
+                         [MTH__DIRECT] = {"n", false,
+                             {{.rounds = "1", .each = "n", .where = "j != r", .peer = "j", .from = "j"}}},
+                         [MTH__RING] = {"n", false,
+                             {{.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "(r - k) mod n"}}},
+                         [MTH__TREE] = {"n", false,
+                             {{.rounds = "l",
+                                  .let = "2^(k - 1)",
+                                  .when = "r mod (2 * d) = 0 and r + d < n",
+                                  .each = "d",
+                                  .where = "r + d + j < n",
+                                  .peer = "r + d",
+                                  .from = "r + d + j"},
+                                 {.rounds = "l",
+                                     .let = "2^(l - k)",
+                                     .when = "r mod (2 * d) = d",
+                                     .each = "n",
+                                     .where = "j < r or j >= r + d",
+                                     .peer = "r - d",
+                                     .from = "j"}}},
+                         [MTH__HIERARCHICAL] = {"n", false,
+                             {{.rounds = "a - 1", .peer = "((g - 1) mod a) * b + x", .from = "((g - k) mod a) * b + x"},
+                                 {.rounds = "b - 1",
+                                     .each = "a",
+                                     .peer = "g * b + (x - 1) mod b",
+                                     .from = "j * b + (x - k) mod b"}}},
+                     },
+                 [MTH__REDUCE_SCATTER] =
+                     {
+                         [MTH__DIRECT] = {"n", false,
+                             {{.rounds = "1",
+                                 .each = "n",
+                                 .where = "j != r",
+                                 .peer = "j",
+                                 .from = "r",
+                                 .reduce = true}}},
+                         [MTH__RING] =
+                             {"n", false,
+                                 {{.rounds = "n - 1",
+                                     .peer = "(r - 1) mod n",
+                                     .from = "(r - k - 1) mod n",
+                                     .reduce = true}}},
+                         [MTH__TREE] =
+                             {"n", false,
+                                 {{.rounds = "l",
+                                      .let = "2^(k - 1)",
+                                      .when = "r mod (2 * d) = 0 and r + d < n",
+                                      .each = "n",
+                                      .peer = "r + d",
+                                      .from = "j",
+                                      .reduce = true},
+                                     {.rounds = "l",
+                                         .let = "2^(l - k)",
+                                         .when = "r mod (2 * d) = d",
+                                         .each = "d",
+                                         .where = "r + j < n",
+                                         .peer = "r - d",
+                                         .from = "r + j"}}},
+                         [MTH__HIERARCHICAL] =
+                             {"n", false,
+                                 {{.rounds = "b - 1",
+                                      .each = "a",
+                                      .peer = "g * b + (x - 1) mod b",
+                                      .from = "j * b + (x - k - 1) mod b",
+                                      .reduce = true},
+                                     {.rounds = "a - 1",
+                                         .peer = "((g - 1) mod a) * b + x",
+                                         .from = "((g - k - 1) mod a) * b + x",
+                                         .reduce = true}}},
+                     },
+                 [MTH__ALL_TO_ALL] =
+                     {
+                         [MTH__DIRECT] = {"n", true,
+                             {{.rounds = "1", .each = "n", .peer = "j", .from = "r", .to = "j"}}},
+                         [MTH__RING] =
+                             {"n", true,
+                                 {{.rounds = "n - 1", .peer = "(r - 1) mod n", .from = "r", .to = "(r - k) mod n"},
+                                     {.each = "n - 1 - k", .peer = "(r - 1) mod n", .from = "(r + 1 + j) mod n"},
+                                     {.each = "k", .peer = "r", .from = "(r - j) mod n"}}},
+                         [MTH__TREE] =
+                             {"n", true,
+                                 {/* Bruck */
+                                     {.rounds = "1", .each = "n", .peer = "r", .from = "(r + j) mod n", .to = "j"},
+                                     {.rounds = "l",
+                                         .let = "2^(k - 1)",
+                                         .each = "n",
+                                         .where = "(j div d) mod 2 = 1",
+                                         .peer = "(r - d) mod n",
+                                         .from = "j"},
+                                     {.let = "2^(k - 1)",
+                                         .each = "n",
+                                         .where = "(j div d) mod 2 = 0",
+                                         .peer = "r",
+                                         .from = "j"},
+                                     {.rounds = "1", .each = "n", .peer = "r", .from = "j", .to = "(r - j) mod n"}}},
+                         [MTH__HIERARCHICAL] =
+                             {"n", true,
+                                 {{.rounds = "1",
+                                      .each = "n",
+                                      .peer = "g * b + (j mod b)",
+                                      .from = "(j div b) * b + x",
+                                      .to = "j"},
+                                     {.rounds = "1",
+                                         .each = "n",
+                                         .peer = "(j div b) * b + x",
+                                         .from = "g * b + (j mod b)",
+                                         .to = "j"}}},
+                     },
+                 [MTH__BROADCAST] =
+                     {
+                         [MTH__DIRECT] = {"1", false, {{.rounds = "1", .when = "r > 0", .peer = "0", .from = "0"}}},
+                         [MTH__RING] = {"n", false,
+                             {{.rounds = "2 * n - 2",
+                                 .when = "r > 0 and r <= k and k < r + n",
+                                 .peer = "r - 1",
+                                 .from = "k - r"}}},
+                         [MTH__TREE] = {"1", false,
+                             {{.rounds = "l",
+                                 .let = "2^(l - k)",
+                                 .when = "r mod (2 * d) = d",
+                                 .peer = "r - d",
+                                 .from = "0"}}},
+                         [MTH__HIERARCHICAL] = {"n", false,
+                             {{.rounds = "a + n - 2",
+                                  .when = "x = 0 and g > 0 and g <= k and k < g + n",
+                                  .peer = "r - b",
+                                  .from = "k - g"},
+                                 {.rounds = "b + n - 2",
+                                     .when = "x > 0 and x <= k and k < x + n",
+                                     .peer = "r - 1",
+                                     .from = "k - x"}}},
+                     },
 };
 enum { LINES = sizeof rules[0][0].line / sizeof rules[0][0].line[0] };
 
 mth__formula_variables mth__template_variables(const mth__template *t) {
     mth__formula_variables v = {{0}};
     int a = 1, l = 0;
-    for (int i = 2; i * i <= t->n; i++) if (t->n % i == 0) a = i;
+    for (int i = 2; i * i <= t->n; i++)
+        if (t->n % i == 0) a = i;
     while (1 << l < t->n) l++;
     v.letter['n' - 'a'] = t->n;
     v.letter['l' - 'a'] = l;
@@ -104,7 +217,10 @@ mth__template mth__template_get(mth__channel_kind kind, mth__algorithm algorithm
     return t;
 }
 
-typedef struct { const mth__rule_line *line; mth__formula let, when, each, where, peer, from, to; } compiled_line;
+typedef struct {
+    const mth__rule_line *line;
+    mth__formula let, when, each, where, peer, from, to;
+} compiled_line;
 static void compile(compiled_line *c, const mth__rule_line *line) {
     c->line = line;
     if (line->let) mth__formula_compile(&c->let, line->let);
@@ -138,7 +254,8 @@ int mth__template_steps(mth__arena *arena, const mth__template *t, int rank, mth
                 int each = c->line->each ? mth__formula_value(&c->each, &v) : 1;
                 for (*j = 0; *j < each; ++*j) {
                     if (c->line->where && !mth__formula_value(&c->where, &v)) continue;
-                    mth__step s = {.round = before + *k - 1, .peer = (int16_t)mth__formula_value(&c->peer, &v),
+                    mth__step s = {.round = before + *k - 1,
+                        .peer = (int16_t)mth__formula_value(&c->peer, &v),
                         .reduce = c->line->reduce};
                     s.from_chunk = (int16_t)mth__formula_value(&c->from, &v);
                     s.to_chunk = c->line->to ? (int16_t)mth__formula_value(&c->to, &v) : s.from_chunk;
@@ -173,9 +290,11 @@ int64_t mth__template_size(const mth__template *t) {
     return steps * t->n;
 }
 
-void mth__template_trace(mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count, mth__box_name **out) {
+void mth__template_trace(
+    mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count, mth__box_name **out) {
     size_t n = (size_t)t->n, chunks = (size_t)t->chunks;
-    mth__box_name *held = NEW_ARRAY(arena, mth__box_name, n * chunks), *next = NEW_ARRAY(arena, mth__box_name, n * chunks);
+    mth__box_name *held = NEW_ARRAY(arena, mth__box_name, n * chunks),
+                  *next = NEW_ARRAY(arena, mth__box_name, n * chunks);
     int *at = NEW_ARRAY(arena, int, n);
     for (size_t r = 0; r < n; r++) {
         out[r] = NEW_ARRAY(arena, mth__box_name, count[r]);
@@ -186,7 +305,8 @@ void mth__template_trace(mth__arena *arena, const mth__template *t, mth__step *c
         for (size_t r = 0; r < n; r++)
             for (; at[r] < count[r] && steps[r][at[r]].round == round; at[r]++) {
                 mth__step s = steps[r][at[r]];
-                out[r][at[r]] = next[r * chunks + (size_t)s.to_chunk] = held[(size_t)s.peer * chunks + (size_t)s.from_chunk];
+                out[r][at[r]] = next[r * chunks + (size_t)s.to_chunk] =
+                    held[(size_t)s.peer * chunks + (size_t)s.from_chunk];
             }
         mth__box_name *swap = held;
         held = next;
@@ -202,6 +322,7 @@ int64_t mth__template_scratch(const mth__template *t, int64_t operand_bytes, int
 
 void mth__chunk_range(int64_t elements, int chunks, int chunk, int64_t *start, int64_t *size) {
     int64_t each = elements / chunks + (elements % chunks != 0);
-    *start = each && chunk > elements / each ? elements : each * chunk; /* no overflow: each * chunk <= elements + each */
+    *start =
+        each && chunk > elements / each ? elements : each * chunk; /* no overflow: each * chunk <= elements + each */
     *size = elements - *start < each ? elements - *start : each;
 }

@@ -2,8 +2,10 @@
 
 static void print_line(mth__text *text, const mth__rule_line *line, const char *rounds) {
     mth__text_add(text, "  ");
-    if (rounds[0] == '1' && !rounds[1]) mth__text_add(text, "round");
-    else mth__text_add(text, "rounds k = 1..%s", rounds);
+    if (rounds[0] == '1' && !rounds[1])
+        mth__text_add(text, "round");
+    else
+        mth__text_add(text, "rounds k = 1..%s", rounds);
     if (line->let) mth__text_add(text, ", d = %s", line->let);
     if (line->when) mth__text_add(text, ", if %s", line->when);
     mth__text_add(text, ": %s chunk %s of rank %s", line->reduce ? "reduce" : "copy", line->from, line->peer);
@@ -17,10 +19,12 @@ void mth__template_print(mth__text *text, const mth__template *t) {
     mth__formula_variables v = mth__template_variables(t);
     const mth__rule_set *set = mth__template_rules(t);
     const int a = v.letter[0], b = v.letter[1], l = v.letter['l' - 'a'];
-    mth__text_add(text, "%s %s, n = %d: %d round%s on %d chunk%s%s", mth__channel_names[t->kind], mth__algorithm_names[t->algorithm], t->n,
-                  t->rounds, t->rounds == 1 ? "" : "s", t->chunks, t->chunks == 1 ? "" : "s", t->double_buffer ? ", double-buffered" : "");
+    mth__text_add(text, "%s %s, n = %d: %d round%s on %d chunk%s%s", mth__channel_names[t->kind],
+        mth__algorithm_names[t->algorithm], t->n, t->rounds, t->rounds == 1 ? "" : "s", t->chunks,
+        t->chunks == 1 ? "" : "s", t->double_buffer ? ", double-buffered" : "");
     if (t->algorithm == MTH__TREE) mth__text_add(text, ", l = ceil(log2 n) = %d", l);
-    if (t->algorithm == MTH__HIERARCHICAL && a > 1) mth__text_add(text, ", n = a * b = %d * %d, g = r div b, x = r mod b", a, b);
+    if (t->algorithm == MTH__HIERARCHICAL && a > 1)
+        mth__text_add(text, ", n = a * b = %d * %d, g = r div b, x = r mod b", a, b);
     mth__text_add(text, "\n");
     const char *rounds = "";
     for (size_t i = 0; i < sizeof set->line / sizeof *set->line && set->line[i].peer; i++) {

@@ -2,17 +2,20 @@
 #include "emit/collective.h"
 #include <string.h>
 
-/* What the slots hold. With one buffer it stays until it is overwritten; with two, a slot is defined where the round before wrote it. */
+/* What the slots hold. With one buffer it stays until it is overwritten; with two, a slot is defined where the round
+ * before wrote it. */
 typedef struct {
-    int *chunk;     /* by rank and slot; -1: undefined */
-    int *written;   /* the round that wrote it last; -1: it is there from the beginning */
-    uint64_t *set;  /* `words` for each */
+    int *chunk;    /* by rank and slot; -1: undefined */
+    int *written;  /* the round that wrote it last; -1: it is there from the beginning */
+    uint64_t *set; /* `words` for each */
 } slots;
 typedef struct {
     const mth__template *t;
-    size_t words;   /* of a set of ranks */
-    slots old, next; /* as the round found them, as it leaves them; with one buffer the same: no round reads what it writes */
-    int *changed;   /* by rank and slot: the last round that copied or added to it; a round copies to a slot only once */
+    size_t words; /* of a set of ranks */
+    /* as the round found them, as it leaves them; with one buffer the same: no round reads what it writes */
+    slots old, next;
+    /* by rank and slot: the last round that copied or added to it; a round copies to a slot only once */
+    int *changed;
     int round;
 } check;
 enum { NEVER = -2 }; /* a round before all others; -1 stands for what is there from the beginning */
@@ -23,7 +26,9 @@ static slots slots_new(mth__arena *arena, const check *c) {
     for (size_t i = 0; i < n; i++) s.chunk[i] = -1, s.written[i] = NEVER;
     return s;
 }
-static size_t slot_of(const check *c, int rank, int chunk) { return (size_t)rank * (size_t)c->t->chunks + (size_t)chunk; }
+static size_t slot_of(const check *c, int rank, int chunk) {
+    return (size_t)rank * (size_t)c->t->chunks + (size_t)chunk;
+}
 
 /* The chunk that a slot holds after `round`; -1: it is undefined. */
 static int chunk_after(const check *c, const slots *s, size_t at, int round) {
@@ -44,7 +49,8 @@ static void begin(check *c, mth__arena *arena) {
         }
 }
 
-/* The ranks whose contributions slot k of rank r has in the end: all, or one of them (-1: undefined by the contract); and the chunk. */
+/* The ranks whose contributions slot k of rank r has in the end: all, or one of them (-1: undefined by the contract);
+ * and the chunk. */
 static bool expected(const mth__template *t, int r, int k, int *chunk, int *only) {
     *chunk = k;
     *only = -1;
@@ -52,13 +58,17 @@ static bool expected(const mth__template *t, int r, int k, int *chunk, int *only
     case MTH__REDUCE_SCATTER: return k == r;
     case MTH__ALL_GATHER: *only = k; return true;
     case MTH__BROADCAST: *only = 0; return true;
-    case MTH__ALL_TO_ALL: *chunk = r; *only = k; return true;
+    case MTH__ALL_TO_ALL:
+        *chunk = r;
+        *only = k;
+        return true;
     default: return true;
     }
 }
 
-#define BAD(...) return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__), mth__channel_names[c->t->kind], \
-                                 mth__algorithm_names[c->t->algorithm], c->t->n, REST(__VA_ARGS__))
+#define BAD(...)                                                                                                       \
+    return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__), mth__channel_names[c->t->kind],      \
+        mth__algorithm_names[c->t->algorithm], c->t->n, REST(__VA_ARGS__))
 #define FIRST(format, ...) format
 #define REST(format, ...) __VA_ARGS__
 
@@ -68,9 +78,11 @@ static mth_status step_check(check *c, int rank, mth__step s) {
         BAD("round %d of rank %d pulls chunk %d of rank %d into %d", s.round, rank, s.from_chunk, s.peer, s.to_chunk);
     const size_t from = slot_of(c, s.peer, s.from_chunk), to = slot_of(c, rank, s.to_chunk);
     const int chunk = chunk_after(c, &c->old, from, c->round - 1);
-    if (chunk < 0) BAD("in round %d rank %d reads chunk %d of rank %d, which is undefined", s.round, rank, s.from_chunk, s.peer);
+    if (chunk < 0)
+        BAD("in round %d rank %d reads chunk %d of rank %d, which is undefined", s.round, rank, s.from_chunk, s.peer);
     if (!t->double_buffer && c->old.written[from] == c->round)
-        BAD("in round %d rank %d reads chunk %d of rank %d, which is overwritten in that round", s.round, rank, s.from_chunk, s.peer);
+        BAD("in round %d rank %d reads chunk %d of rank %d, which is overwritten in that round", s.round, rank,
+            s.from_chunk, s.peer);
     const uint64_t *read = c->old.set + from * c->words;
     uint64_t *set = c->next.set + to * c->words;
     if (!s.reduce) {
@@ -82,7 +94,8 @@ static mth_status step_check(check *c, int rank, mth__step s) {
         const int sum = chunk_after(c, &c->next, to, c->round);
         if (sum != chunk) BAD("in round %d rank %d adds chunk %d to chunk %d", s.round, rank, chunk, sum);
         for (size_t w = 0; w < c->words; w++) {
-            if (set[w] & read[w]) BAD("in round %d rank %d adds a contribution to chunk %d again", s.round, rank, s.to_chunk);
+            if (set[w] & read[w])
+                BAD("in round %d rank %d adds a contribution to chunk %d again", s.round, rank, s.to_chunk);
             set[w] |= read[w];
         }
     }
@@ -114,7 +127,8 @@ static mth_status end_check(const check *c) {
     return NULL;
 }
 
-mth_status mth__template_verify_steps(mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count) {
+mth_status mth__template_verify_steps(
+    mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count) {
     const size_t n = (size_t)t->n * (size_t)t->chunks;
     check state = {t, ((size_t)t->n + 63) / 64, .changed = NEW_ARRAY(arena, int, n)}, *c = &state;
     int *at = NEW_ARRAY(arena, int, t->n);
@@ -128,17 +142,22 @@ mth_status mth__template_verify_steps(mth__arena *arena, const mth__template *t,
                 if (!t->double_buffer) c->old.written[slot_of(c, r, to)] = c->round;
             }
         for (int r = 0; r < t->n; r++)
-            for (; at[r] < count[r] && steps[r][at[r]].round == c->round; at[r]++) TRY(step_check(c, r, steps[r][at[r]]));
+            for (; at[r] < count[r] && steps[r][at[r]].round == c->round; at[r]++)
+                TRY(step_check(c, r, steps[r][at[r]]));
         slots swap = c->old;
         c->old = c->next;
         c->next = swap;
     }
     for (int r = 0; r < t->n; r++)
-        if (at[r] != count[r]) BAD("rank %d has steps out of the order of rounds, or after the last one (%d)", r, t->rounds);
+        if (at[r] != count[r])
+            BAD("rank %d has steps out of the order of rounds, or after the last one (%d)", r, t->rounds);
     return end_check(c);
 }
 
-typedef struct { const mth__template *t; int64_t steps; } proof;
+typedef struct {
+    const mth__template *t;
+    int64_t steps;
+} proof;
 
 static mth_status verify(void *argument) {
     proof *p = argument;

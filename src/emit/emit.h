@@ -3,14 +3,18 @@
 #define MTH__EMIT_H
 #include "emit/program.h"
 
-typedef struct { int n; int *role; } mth__role_list; /* ascending */
+typedef struct {
+    int n;
+    int *role;
+} mth__role_list; /* ascending */
 
-/* roles.c. Sets program->role (devices alone) and role_of; returns the roles of each placement that the graph uses, by its id. All devices
-   of a role are in the same placements and have the same local shape of every value. */
+/* roles.c. Sets program->role (devices alone) and role_of; returns the roles of each placement that the graph uses, by
+   its id. All devices of a role are in the same placements and have the same local shape of every value. */
 mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *, mth__program *);
 
 /* program.c. `global`: as mth__emit_global says. */
-mth_status mth__emit_program(mth__arena *, const mth__graph *, const mth__emit_options *, bool global, mth__program **out);
+mth_status mth__emit_program(
+    mth__arena *, const mth__graph *, const mth__emit_options *, bool global, mth__program **out);
 /* global.c. Device 0 alone is a role, which stands for all devices of the whole mesh. */
 mth__role_list *mth__emit_one_role(mth__arena *scratch, const mth__graph *, mth__program *);
 
@@ -18,5 +22,7 @@ mth__role_list *mth__emit_one_role(mth__arena *scratch, const mth__graph *, mth_
 void mth__emit_waits(mth__program *, mth__role *);
 
 /* The value whose bytes value v of the role is made of: itself, or the base of an ALIAS. */
-static inline int mth__base_of(const mth__role *r, int v) { return r->value.at[v].storage == MTH__IN_ALIAS ? r->value.at[v].index : v; }
+static inline int mth__base_of(const mth__role *r, int v) {
+    return r->value.at[v].storage == MTH__IN_ALIAS ? r->value.at[v].index : v;
+}
 #endif

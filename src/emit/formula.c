@@ -4,7 +4,10 @@
 #include <stdbool.h>
 #include <string.h>
 
-typedef struct { mth__formula *to; const char *at; } parser;
+typedef struct {
+    mth__formula *to;
+    const char *at;
+} parser;
 
 static void emit(parser *p, char op, int value) {
     assert(p->to->n < (int)(sizeof p->to->code / sizeof *p->to->code));
@@ -37,7 +40,10 @@ static void atom(parser *p) {
 }
 static void power(parser *p) {
     atom(p);
-    if (accept(p, "^")) { atom(p); emit(p, '^', 0); }
+    if (accept(p, "^")) {
+        atom(p);
+        emit(p, '^', 0);
+    }
 }
 static void term(parser *p) {
     power(p);
@@ -59,17 +65,31 @@ static void sum(parser *p) {
 }
 static void comparison(parser *p) {
     sum(p);
-    char op = accept(p, "!=") ? '!' : accept(p, "<=") ? 'l' : accept(p, ">=") ? 'g'
-            : accept(p, "=") ? '=' : accept(p, "<") ? '<' : accept(p, ">") ? '>' : 0;
-    if (op) { sum(p); emit(p, op, 0); }
+    char op = accept(p, "!=") ? '!'
+        : accept(p, "<=")     ? 'l'
+        : accept(p, ">=")     ? 'g'
+        : accept(p, "=")      ? '='
+        : accept(p, "<")      ? '<'
+        : accept(p, ">")      ? '>'
+                              : 0;
+    if (op) {
+        sum(p);
+        emit(p, op, 0);
+    }
 }
 static void both(parser *p) {
     comparison(p);
-    while (accept(p, "and")) { comparison(p); emit(p, '&', 0); }
+    while (accept(p, "and")) {
+        comparison(p);
+        emit(p, '&', 0);
+    }
 }
 static void either(parser *p) {
     both(p);
-    while (accept(p, "or")) { both(p); emit(p, '|', 0); }
+    while (accept(p, "or")) {
+        both(p);
+        emit(p, '|', 0);
+    }
 }
 
 void mth__formula_compile(mth__formula *f, const char *text) {
@@ -106,9 +126,14 @@ int mth__formula_value(const mth__formula *f, const mth__formula_variables *v) {
     int stack[16], top = 0;
     for (int i = 0; i < f->n; i++) {
         char op = f->code[i].op;
-        if (op == 'c') stack[top++] = f->code[i].value;
-        else if (op == 'v') stack[top++] = v->letter[f->code[i].value];
-        else { top--; stack[top - 1] = apply(op, stack[top - 1], stack[top]); }
+        if (op == 'c')
+            stack[top++] = f->code[i].value;
+        else if (op == 'v')
+            stack[top++] = v->letter[f->code[i].value];
+        else {
+            top--;
+            stack[top - 1] = apply(op, stack[top - 1], stack[top]);
+        }
     }
     return stack[0];
 }

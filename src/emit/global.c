@@ -1,5 +1,5 @@
-/* The second product: the graph with global shapes, for an engine that has a partitioner of its own. Such a partitioner takes one program
- * for all devices, so every node runs on the whole mesh. */
+/* The second product: the graph with global shapes, for an engine that has a partitioner of its own. Such a partitioner
+ * takes one program for all devices, so every node runs on the whole mesh. */
 #include "emit/emit.h"
 #include <string.h>
 
@@ -7,8 +7,10 @@ static mth_status check_place(const mth__graph *g, const mth__node *n, const mth
     if (on == g->mesh->whole) return NULL;
     char where[256];
     mth__placement_write(where, sizeof where, on);
-    mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s runs on %s, and a partitioner's program runs on the whole mesh", n->op->name, where),
-        F("use mesh_context='mpmd', which gives each device a program of its own, or take the device or stage from the operator"));
+    mth_status s = FAIL(MTH_ERROR_UNSUPPORTED,
+        F("%s runs on %s, and a partitioner's program runs on the whole mesh", n->op->name, where),
+        F("use mesh_context='mpmd', which gives each device a program of its own, or take the device or stage from the "
+          "operator"));
     s = mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source);
     return mth__error_tensor(s, mth__value_text(n->out[0]));
 }

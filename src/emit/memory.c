@@ -1,7 +1,8 @@
-/* Where values lie. Values that may share bytes by the rules of program.h (in place) form a block; a block lives from its first writer to
- * its last reader, or to the WAIT that lets go of it. Blocks that end before an exit is first written may lie in its bytes: what forward
- * keeps for backward lies in the gradients that backward computes last (lend). The others get offsets in the slab by first fit in the order
- * of time, forwards and backwards, and, where these waste space and the blocks are few, by size; the smallest slab counts. */
+/* Where values lie. Values that may share bytes by the rules of program.h (in place) form a block; a block lives from
+ * its first writer to its last reader, or to the WAIT that lets go of it. Blocks that end before an exit is first
+ * written may lie in its bytes: what forward keeps for backward lies in the gradients that backward computes last
+ * (lend). The others get offsets in the slab by first fit in the order of time, forwards and backwards, and, where
+ * these waste space and the blocks are few, by size; the smallest slab counts. */
 #include "catalog/rows.h"
 #include "emit/emit.h"
 #include "emit/ranges.h"
@@ -13,19 +14,21 @@ static const int64_t MOST_BYTES = (int64_t)1 << 62; /* of a slab */
 typedef struct {
     int first, last;
     int64_t size, offset, best;
-    int exit;                   /* -1: in the slab */
-    bool lent;                  /* borrows the exit's bytes, from offset on; else it is what leaves */
+    int exit;  /* -1: in the slab */
+    bool lent; /* borrows the exit's bytes, from offset on; else it is what leaves */
 } block;
 typedef struct {
     mth__arena *scratch;
     mth__program *p;
     mth__role *r;
-    int *open;                  /* by channel: its START or SEND */
-    int *wait;                  /* by instruction: the WAIT of a START or SEND */
-    int *touched, *held, *holders; /* by base: last instruction that reads or writes; last WAIT; SENDs and STARTs that have it as operand */
-    int *block_of;              /* by value: -1 where it lies in no block */
+    int *open; /* by channel: its START or SEND */
+    int *wait; /* by instruction: the WAIT of a START or SEND */
+    /* by base: last instruction that reads or writes; last WAIT; SENDs and STARTs that have it as operand */
+    int *touched, *held, *holders;
+    int *block_of; /* by value: -1 where it lies in no block */
     VEC(block) block;
-    int *starts, *next_start, *ends, *next_end; /* by instruction, by block: lists of those that begin and end there */
+    /* by instruction, by block: lists of those that begin and end there */
+    int *starts, *next_start, *ends, *next_end;
 } layout;
 
 static int later(int a, int b) { return a > b ? a : b; }
@@ -63,15 +66,18 @@ static void find_lifetimes(layout *l) {
 static bool may_run_in_place(const layout *l, const mth__instr *k) {
     if (k->nout != 1) return false;
     if (k->kind == MTH__COMPUTE) return k->op->flags & MTH__ELEMENTWISE;
-    return (k->kind == MTH__COLLECTIVE || k->kind == MTH__START) && l->p->channel.at[k->channel].kind == MTH__ALL_REDUCE;
+    return (k->kind == MTH__COLLECTIVE || k->kind == MTH__START) &&
+        l->p->channel.at[k->channel].kind == MTH__ALL_REDUCE;
 }
 
-/* The operand's bytes may become the result's: nobody needs them after instruction i, and no operand lies otherwise in the same block. */
+/* The operand's bytes may become the result's: nobody needs them after instruction i, and no operand lies otherwise in
+ * the same block. */
 static bool may_lie_on(const layout *l, int i, const mth__instr *k, int operand) {
     const mth__role *r = l->r;
     const mth__pvalue *in = &r->value.at[operand], *out = &r->value.at[k->out[0]];
     int base = mth__base_of(r, operand), b = l->block_of[base];
-    if (b < 0 || l->block.at[b].exit >= 0 || in->dtype != out->dtype || in->bytes != out->bytes || in->bytes != r->value.at[base].bytes)
+    if (b < 0 || l->block.at[b].exit >= 0 || in->dtype != out->dtype || in->bytes != out->bytes ||
+        in->bytes != r->value.at[base].bytes)
         return false;
     if (k->kind == MTH__START) {
         if (l->touched[base] != i || l->holders[base] != 1 || l->block.at[b].last != l->wait[i]) return false;
@@ -87,7 +93,8 @@ static void new_block(layout *l, int v, int i, int last) {
     const mth__pvalue *p = &l->r->value.at[v];
     if (p->storage != MTH__IN_SLAB || p->bytes == 0) return;
     l->block_of[v] = (int)l->block.n;
-    PUSH(l->scratch, l->block, ((block){.first = i, .last = last, .size = (p->bytes + ALIGN - 1) / ALIGN * ALIGN, .exit = -1}));
+    PUSH(l->scratch, l->block,
+        ((block){.first = i, .last = last, .size = (p->bytes + ALIGN - 1) / ALIGN * ALIGN, .exit = -1}));
 }
 
 static void take_over(layout *l, int v, int onto) {
@@ -117,17 +124,24 @@ static void form_blocks(layout *l) {
         const mth__instr *k = &r->instr.at[i];
         for (int j = 0; j < k->nout; j++) {
             int below = block_below(l, i, j);
-            if (below >= 0) take_over(l, k->out[j], below);
-            else new_block(l, k->out[j], i, last_of(l, k->out[j]));
+            if (below >= 0)
+                take_over(l, k->out[j], below);
+            else
+                new_block(l, k->out[j], i, last_of(l, k->out[j]));
         }
         if (k->scratch >= 0) new_block(l, k->scratch, i, last_of(l, k->scratch));
     }
 }
 
 /* ---------------------------------------------------------------- exits that are lent */
-/* Exits that are looked at for a block, and tried; blocks that one exit takes: a plan costs time linear in its length. */
+/* Exits that are looked at for a block, and tried; blocks that one exit takes: a plan costs time linear in its length.
+ */
 enum { LOOKED_AT = 1024, LENDERS = 64, LODGERS = 256 };
-typedef struct { int exit, first; int64_t size; VEC(block *) in; /* by offset */ } lender;
+typedef struct {
+    int exit, first;
+    int64_t size;
+    VEC(block *) in; /* by offset */
+} lender;
 
 /* Of blocks by offset: the lowest at which nobody is in x's time. */
 static int64_t lowest_free(block *const *at, size_t n, const block *x) {
@@ -147,7 +161,8 @@ static void insert(block **at, size_t n, block *x) { /* there is room for it */
 
 static int by_first(const void *a, const void *b) {
     const lender *x = a, *y = b;
-    return x->first != y->first ? (x->first > y->first) - (x->first < y->first) : (x->exit > y->exit) - (x->exit < y->exit);
+    return x->first != y->first ? (x->first > y->first) - (x->first < y->first)
+                                : (x->exit > y->exit) - (x->exit < y->exit);
 }
 
 /* The exits of this role in the order in which they are written. */
@@ -164,11 +179,13 @@ static int find_lenders(layout *l, lender **out) {
             if (of[p->index].first > i) of[p->index].first = i;
             of[p->index].size = p->bytes;
         }
-    for (size_t b = 0; b < l->block.n; b++) { /* taken over in place: the exit's bytes are the block's from its beginning */
+    /* taken over in place: the exit's bytes are the block's from its beginning */
+    for (size_t b = 0; b < l->block.n; b++) {
         const block *x = &l->block.at[b];
         if (x->exit >= 0 && of[x->exit].first > x->first) of[x->exit].first = x->first;
     }
-    for (size_t e = 0; e < exits; e++) if (of[e].size) of[n++] = of[e];
+    for (size_t e = 0; e < exits; e++)
+        if (of[e].size) of[n++] = of[e];
     qsort(of, (size_t)n, sizeof *of, by_first);
     return n;
 }
@@ -186,10 +203,13 @@ static bool borrow(layout *l, lender *of, block *x) {
 
 static void try_to_lend(layout *l, lender *of, int n, block *x) {
     int low = 0, high = n;
-    while (low < high) { /* from the first that is written when x is over: later ones are for what lives longer */
+    /* from the first that is written when x is over: later ones are for what lives longer */
+    while (low < high) {
         int middle = (low + high) / 2;
-        if (of[middle].first > x->last) high = middle;
-        else low = middle + 1;
+        if (of[middle].first > x->last)
+            high = middle;
+        else
+            low = middle + 1;
     }
     for (int k = low, tried = 0; k < n && k < low + LOOKED_AT && tried < LENDERS; k++) {
         if (of[k].size < x->size || of[k].in.n == LODGERS) continue;
@@ -218,7 +238,8 @@ static int64_t most_live(const layout *l, int *at) {
 static int by_size(const void *a, const void *b) {
     const block *const *x = a, *const *y = b;
     if ((*x)->size != (*y)->size) return (*x)->size < (*y)->size ? 1 : -1;
-    return (*x)->first != (*y)->first ? ((*x)->first > (*y)->first) - ((*x)->first < (*y)->first) : (*x > *y) - (*x < *y);
+    return (*x)->first != (*y)->first ? ((*x)->first > (*y)->first) - ((*x)->first < (*y)->first)
+                                      : (*x > *y) - (*x < *y);
 }
 
 /* First what lives where the slab would be fullest, then the rest; large ones first. */
@@ -231,7 +252,8 @@ static void lend(layout *l, int64_t from) {
         int begin = candidates;
         for (size_t b = 0; b < l->block.n; b++) {
             block *x = &l->block.at[b];
-            if (x->exit < 0 && x->size >= from && (x->first <= at && at <= x->last) == (round == 0)) order[candidates++] = x;
+            if (x->exit < 0 && x->size >= from && (x->first <= at && at <= x->last) == (round == 0))
+                order[candidates++] = x;
         }
         qsort(order + begin, (size_t)(candidates - begin), sizeof *order, by_size);
         for (int k = begin; k < candidates; k++) try_to_lend(l, of, n, order[k]);
@@ -363,8 +385,9 @@ static mth_status check_outside(const layout *l, int64_t slab) {
         all = mth__size_sum(all, value->bytes);
     }
     if (all < INT64_MAX) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("inputs, outputs and what lies between them would take 2^63 bytes or more of device %d", l->r->device[0]),
-                F("use smaller shapes, or more devices to split them over"));
+    return FAIL(MTH_ERROR_VALUE,
+        F("inputs, outputs and what lies between them would take 2^63 bytes or more of device %d", l->r->device[0]),
+        F("use smaller shapes, or more devices to split them over"));
 }
 
 /* All blocks behind each other would fit in a slab, so every sum of sizes does. */
@@ -375,9 +398,10 @@ static mth_status check_sizes(const layout *l) {
         if (l->block.at[b].size > largest) largest = l->block.at[b].size;
     }
     if (all < MOST_BYTES) return check_outside(l, all);
-    return FAIL(MTH_ERROR_VALUE, F("the values of device %d together have 2^62 bytes or more, the largest of them %lld", l->r->device[0],
-                                   (long long)largest),
-                F("use smaller shapes, or more devices to split them over"));
+    return FAIL(MTH_ERROR_VALUE,
+        F("the values of device %d together have 2^62 bytes or more, the largest of them %lld", l->r->device[0],
+            (long long)largest),
+        F("use smaller shapes, or more devices to split them over"));
 }
 
 mth_status mth__emit_memory(mth__program *p, int64_t lend_from) {

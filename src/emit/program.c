@@ -1,20 +1,24 @@
-/* From the ordered graph to programs by role. A node costs what the roles that take part in it cost, not the devices. */
+/* From the ordered graph to programs by role. A node costs what the roles that take part in it cost, not the devices.
+ */
 #include "catalog/rows.h"
 #include "emit/emit.h"
 #include <stdio.h>
 #include <string.h>
 
 typedef struct {
-    mth__arena *arena, *scratch;   /* the program's; of this pass */
+    mth__arena *arena, *scratch; /* the program's; of this pass */
     const mth__graph *graph;
     mth__program *p;
-    const mth__role_list *roles;   /* by placement id */
-    int **slot;                    /* by value id: the value's index in each role of roles[placement]; -1: not made */
-    const char **name;             /* by value id */
-    int *exit_of, *next_exit;      /* by value id: its first exit or -1; by exit: the next one of the same value */
+    const mth__role_list *roles; /* by placement id */
+    /* by value id: the value's index in each role of roles[placement]; -1: not made */
+    int **slot;
+    const char **name; /* by value id */
+    /* by value id: its first exit or -1; by exit: the next one of the same value */
+    int *exit_of, *next_exit;
     mth__algorithm algorithm[MTH__CHANNEL_KINDS];
     bool overlap, views, global;
-    const char **taken; size_t taken_room; /* names in use: open addressing */
+    const char **taken;
+    size_t taken_room; /* names in use: open addressing */
 } emission;
 
 /* ---------------------------------------------------------------- names */
@@ -33,7 +37,8 @@ static bool take_name(emission *e, const char *name) {
 static const char *numbered_name(mth__arena *arena, int id) { /* "%id", the name of most values */
     char digits[12], *s = mth__alloc(arena, 12);
     int n = 0, at = 0;
-    do digits[n++] = (char)('0' + id % 10); while (id /= 10);
+    do digits[n++] = (char)('0' + id % 10);
+    while (id /= 10);
     s[at++] = '%';
     while (n) s[at++] = digits[--n];
     return s;
@@ -43,7 +48,8 @@ static const char *numbered_name(mth__arena *arena, int id) { /* "%id", the name
 static const char *name_of(emission *e, const mth__value *v) {
     if (!e->name[v->id]) {
         const char *name = v->name && *v->name && !strpbrk(v->name, "%~") ? v->name : NULL;
-        if (name && v->kind == MTH__VALUE_SEED) name = mth__format(e->arena, "%s~gradient", name); /* named as its output, which it is not */
+        /* named as its output, which it is not */
+        if (name && v->kind == MTH__VALUE_SEED) name = mth__format(e->arena, "%s~gradient", name);
         e->name[v->id] = name && take_name(e, name) ? mth__copy_text(e->arena, name) : numbered_name(e->arena, v->id);
     }
     return e->name[v->id];
@@ -56,8 +62,10 @@ static int position_of(const emission *e, const mth__value *v, int role, int hin
     int a = 0, b = l->n;
     while (a < b) {
         int middle = (a + b) / 2;
-        if (l->role[middle] < role) a = middle + 1;
-        else b = middle;
+        if (l->role[middle] < role)
+            a = middle + 1;
+        else
+            b = middle;
     }
     return a < l->n && l->role[a] == role ? a : -1;
 }
@@ -79,8 +87,10 @@ static int push_value(emission *e, int role, mth__pvalue v) {
 static mth__pvalue describe(emission *e, int role, const mth__value *v) {
     const mth__placement *on = v->sharding.on;
     mth__shape local = v->shape;
-    if (!e->global) local = mth__local_shape(v->shape, &v->sharding, on->rank_of[e->p->role.at[role].device[0]], NULL, NULL);
-    return (mth__pvalue){.name = name_of(e, v), .dtype = v->dtype, .shape = v->shape, .sharding = v->sharding, .local = local};
+    if (!e->global)
+        local = mth__local_shape(v->shape, &v->sharding, on->rank_of[e->p->role.at[role].device[0]], NULL, NULL);
+    return (mth__pvalue){
+        .name = name_of(e, v), .dtype = v->dtype, .shape = v->shape, .sharding = v->sharding, .local = local};
 }
 
 static void set_slot(emission *e, const mth__value *v, int role, int hint, int index) {
@@ -121,10 +131,17 @@ static void new_alias(emission *e, int role, const mth__value *v, int hint, int 
 }
 
 /* ---------------------------------------------------------------- instructions */
-static mth__instr *push_instr(emission *e, int role, const mth__node *n, mth__instr_kind kind, int channel, int nin, int nout) {
+static mth__instr *push_instr(
+    emission *e, int role, const mth__node *n, mth__instr_kind kind, int channel, int nin, int nout) {
     int *operands = NEW_ARRAY(e->arena, int, nin + nout);
-    mth__instr i = {.kind = kind, .channel = channel, .nin = nin, .nout = nout, .in = operands, .out = operands + nin, .scratch = -1,
-                    .stream = kind == MTH__START};
+    mth__instr i = {.kind = kind,
+        .channel = channel,
+        .nin = nin,
+        .nout = nout,
+        .in = operands,
+        .out = operands + nin,
+        .scratch = -1,
+        .stream = kind == MTH__START};
     if (n) {
         i.module = n->module;
         i.source = n->source;
@@ -140,8 +157,8 @@ static mth__instr *push_instr(emission *e, int role, const mth__node *n, mth__in
 }
 
 static mth_status missing(const emission *e, const mth__node *n, const mth__value *v, int role) {
-    mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", n->op->name, n->id,
-                            e->p->role.at[role].device[0]);
+    mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", n->op->name,
+        n->id, e->p->role.at[role].device[0]);
     return mth__error_tensor(mth__error_operator(s, n->module), mth__value_text(v));
 }
 
@@ -188,7 +205,8 @@ static const mth__sharding *copy_wants(emission *e, const mth__node *n) {
 
 static mth_status emit_compute(emission *e, const mth__node *n) {
     const mth__role_list *l = &e->roles[n->out[0]->sharding.on->id];
-    bool alias = n->op->flags & MTH__ALIAS, slice = e->views && n->op->row == MTH__ROW_slice && e->exit_of[n->out[0]->id] < 0;
+    bool alias = n->op->flags & MTH__ALIAS,
+         slice = e->views && n->op->row == MTH__ROW_slice && e->exit_of[n->out[0]->id] < 0;
     for (int k = 0; k < l->n; k++) {
         int role = l->role[k], in[MTH__MAX_IN];
         for (int j = 0; j < n->nin; j++)
@@ -216,19 +234,26 @@ static mth_status add_scratch(emission *e, int role, mth__instr *i, const mth__c
     mth_status bad = mth__shape_check(shape, c->dtype);
     if (bad) {
         mth_error_free(bad);
-        return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("%s %s over %d devices needs 2^62 bytes of scratch or more",
-                                                           mth__channel_names[c->kind], mth__algorithm_names[c->algorithm],
-                                                           mth__channel_size(c)),
-                                        F("use collective_ops={'%s': 'direct'}, or smaller shapes", mth__channel_names[c->kind])), c->label);
+        return mth__error_operator(
+            FAIL(MTH_ERROR_VALUE,
+                F("%s %s over %d devices needs 2^62 bytes of scratch or more", mth__channel_names[c->kind],
+                    mth__algorithm_names[c->algorithm], mth__channel_size(c)),
+                F("use collective_ops={'%s': 'direct'}, or smaller shapes", mth__channel_names[c->kind])),
+            c->label);
     }
-    mth__pvalue v = {.name = mth__format(e->arena, "%s~work", result), .dtype = c->dtype, .shape = shape, .local = shape,
-                     .sharding = {.on = c->from.on}, .klass = MTH__CLASS_COMMUNICATION};
+    mth__pvalue v = {.name = mth__format(e->arena, "%s~work", result),
+        .dtype = c->dtype,
+        .shape = shape,
+        .local = shape,
+        .sharding = {.on = c->from.on},
+        .klass = MTH__CLASS_COMMUNICATION};
     i->scratch = push_value(e, role, v);
     return NULL;
 }
 
 /* One instruction of a channel on one role: with the operand where `sends`, with the result where `takes`. */
-static mth_status take_part(emission *e, const mth__node *n, int channel, mth__instr_kind kind, int role, bool sends, bool takes) {
+static mth_status take_part(
+    emission *e, const mth__node *n, int channel, mth__instr_kind kind, int role, bool sends, bool takes) {
     int in = sends ? slot_of(e, n->in[0], role, 0) : -1;
     if (sends && in < 0) return missing(e, n, n->in[0], role);
     mth__instr *i = push_instr(e, role, n, kind, channel, sends, takes);
@@ -238,9 +263,12 @@ static mth_status take_part(emission *e, const mth__node *n, int channel, mth__i
     return NULL;
 }
 
-static const struct { enum mth__row row; mth__channel_kind kind; } kinds[] = {
-    {MTH__ROW_all_reduce, MTH__ALL_REDUCE}, {MTH__ROW_all_gather, MTH__ALL_GATHER}, {MTH__ROW_reduce_scatter, MTH__REDUCE_SCATTER},
-    {MTH__ROW_all_to_all, MTH__ALL_TO_ALL}, {MTH__ROW_broadcast, MTH__BROADCAST},   {MTH__ROW_transfer, MTH__TRANSFER}};
+static const struct {
+    enum mth__row row;
+    mth__channel_kind kind;
+} kinds[] = {{MTH__ROW_all_reduce, MTH__ALL_REDUCE}, {MTH__ROW_all_gather, MTH__ALL_GATHER},
+    {MTH__ROW_reduce_scatter, MTH__REDUCE_SCATTER}, {MTH__ROW_all_to_all, MTH__ALL_TO_ALL},
+    {MTH__ROW_broadcast, MTH__BROADCAST}, {MTH__ROW_transfer, MTH__TRANSFER}};
 
 static mth_status emit_channel(emission *e, const mth__node *n) {
     const mth__sharding *from = &n->in[0]->sharding, *to = &n->out[0]->sharding;
@@ -248,8 +276,15 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
     while (k < sizeof kinds / sizeof *kinds && (int)kinds[k].row != n->op->row) k++;
     if (k == sizeof kinds / sizeof *kinds) return INTERNAL("%s is no communication that a program has", n->op->name);
     mth__channel_kind kind = kinds[k].kind;
-    mth__channel c = {.kind = kind, .algorithm = e->algorithm[kind], .dtype = n->out[0]->dtype, .shape = n->out[0]->shape, .from = *from,
-                      .to = *to, .reduce = from->reduce, .dim = -1, .dim2 = -1};
+    mth__channel c = {.kind = kind,
+        .algorithm = e->algorithm[kind],
+        .dtype = n->out[0]->dtype,
+        .shape = n->out[0]->shape,
+        .from = *from,
+        .to = *to,
+        .reduce = from->reduce,
+        .dim = -1,
+        .dim2 = -1};
     if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)n->attrs.i[0];
     if (kind != MTH__ALL_REDUCE && kind <= MTH__ALL_TO_ALL) c.dim = (int8_t)n->attrs.i[1];
     if (kind == MTH__ALL_TO_ALL) c.dim2 = (int8_t)n->attrs.i[2];
@@ -262,7 +297,8 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
     if (kind == MTH__BROADCAST) {
         int root = source->role[0];
         if (to->on->rank_of[from->on->device[0]] < 0) TRY(take_part(e, n, channel, together, root, true, false));
-        for (int i = 0; i < target->n; i++) TRY(take_part(e, n, channel, together, target->role[i], target->role[i] == root, true));
+        for (int i = 0; i < target->n; i++)
+            TRY(take_part(e, n, channel, together, target->role[i], target->role[i] == root, true));
         return NULL;
     }
     if (from->on == to->on) {
@@ -270,7 +306,8 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
         return NULL;
     }
     if (kind != MTH__TRANSFER)
-        return mth__error_tensor(INTERNAL("%s (node %d) leads to another placement", n->op->name, n->id), mth__value_text(n->in[0]));
+        return mth__error_tensor(
+            INTERNAL("%s (node %d) leads to another placement", n->op->name, n->id), mth__value_text(n->in[0]));
     for (int i = 0; i < source->n; i++) TRY(take_part(e, n, channel, MTH__SEND, source->role[i], true, false));
     for (int i = 0; i < target->n; i++) {
         bool both = slot_of(e, n->in[0], target->role[i], 0) >= 0;
@@ -283,7 +320,8 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
 static void add_entries(emission *e, const mth__value *const *v, size_t n, mth__entry_kind kind) {
     for (size_t i = 0; i < n; i++) {
         const mth__role_list *l = &e->roles[v[i]->sharding.on->id];
-        PUSH(e->arena, e->p->entry, ((mth__entry){kind, mth__copy_text(e->arena, v[i]->name), v[i]->dtype, v[i]->shape, v[i]->sharding}));
+        PUSH(e->arena, e->p->entry,
+            ((mth__entry){kind, mth__copy_text(e->arena, v[i]->name), v[i]->dtype, v[i]->shape, v[i]->sharding}));
         for (int k = 0; k < l->n; k++) {
             mth__pvalue p = describe(e, l->role[k], v[i]);
             p.storage = MTH__IN_ENTRY;
@@ -307,18 +345,21 @@ static void add_exits(emission *e) {
     for (size_t i = 0; i < g->output.n; i++) {
         const mth__output *o = &g->output.at[i];
         const char *name = o->is_gradient && o->of ? o->of : o->name;
-        PUSH(e->arena, e->p->exit, ((mth__exit){mth__copy_text(e->arena, name), o->is_gradient, o->value->dtype, o->value->shape,
-                                                o->value->sharding}));
+        PUSH(e->arena, e->p->exit,
+            ((mth__exit){
+                mth__copy_text(e->arena, name), o->is_gradient, o->value->dtype, o->value->shape, o->value->sharding}));
     }
     for (size_t i = g->output.n; i-- > 0;) {
         int *first = &e->exit_of[g->output.at[i].value->id];
         e->next_exit[i] = *first;
         *first = (int)i;
     }
-    /* A view leaves as the value that it views, where that has no exit of its own. A partitioner lays an exit by its own dimensions. */
+    /* A view leaves as the value that it views, where that has no exit of its own. A partitioner lays an exit by its
+     * own dimensions. */
     for (size_t i = 0; i < g->output.n && !e->global; i++) {
         const mth__value *v = g->output.at[i].value, *base = viewed(v);
-        if (e->exit_of[v->id] != (int)i || base == v || base->kind != MTH__VALUE_NODE || e->exit_of[base->id] >= 0) continue;
+        if (e->exit_of[v->id] != (int)i || base == v || base->kind != MTH__VALUE_NODE || e->exit_of[base->id] >= 0)
+            continue;
         e->exit_of[base->id] = (int)i;
         e->exit_of[v->id] = e->next_exit[i];
         e->next_exit[i] = -1;
@@ -339,11 +380,14 @@ static mth_status emit_nodes(emission *e) {
             if (exit >= 0) TRY(copy_to_exits(e, n->out[k], only_copied(n->out[k]) ? exit : e->next_exit[exit]));
         }
     }
-    for (size_t i = 0; i < g->output.n; i++) { /* at the end, so that nothing waits early: entries, and what communication brought */
+    /* at the end, so that nothing waits early: entries, and what communication brought */
+    for (size_t i = 0; i < g->output.n; i++) {
         const mth__value *v = g->output.at[i].value;
         if (e->exit_of[v->id] != (int)i) continue;
-        if (v->kind != MTH__VALUE_NODE) TRY(copy_to_exits(e, v, (int)i));
-        else if (v->node->op->flags & MTH__COMM && v->node->op->row != MTH__ROW_keep) TRY(copy_to_exits(e, v, e->next_exit[i]));
+        if (v->kind != MTH__VALUE_NODE)
+            TRY(copy_to_exits(e, v, (int)i));
+        else if (v->node->op->flags & MTH__COMM && v->node->op->row != MTH__ROW_keep)
+            TRY(copy_to_exits(e, v, e->next_exit[i]));
     }
     return NULL;
 }
@@ -351,17 +395,21 @@ static mth_status emit_nodes(emission *e) {
 static mth_status check_placed(const mth__graph *g) {
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
-        if (!n->on) return mth__error_operator(INTERNAL("%s (node %d) has no placement", n->op->name, n->id), n->module);
+        if (!n->on)
+            return mth__error_operator(INTERNAL("%s (node %d) has no placement", n->op->name, n->id), n->module);
         for (int k = 0; k < n->nout; k++)
             if (!n->out[k]->sharding.on || n->out[k]->sharding.on != n->out[0]->sharding.on)
-                return mth__error_tensor(INTERNAL("a result of %s (node %d) has no sharding, or not on the placement of the others",
-                                                  n->op->name, n->id), mth__value_text(n->out[k]));
+                return mth__error_tensor(
+                    INTERNAL("a result of %s (node %d) has no sharding, or not on the placement of the others",
+                        n->op->name, n->id),
+                    mth__value_text(n->out[k]));
     }
     for (size_t k = 0; k < 3; k++) {
         size_t count = k == 0 ? g->input.n : k == 1 ? g->parameter.n : g->seed.n;
         mth__value *const *v = k == 0 ? g->input.at : k == 1 ? g->parameter.at : g->seed.at;
         for (size_t i = 0; i < count; i++)
-            if (!v[i]->sharding.on) return mth__error_tensor(INTERNAL("a value has no sharding"), mth__value_text(v[i]));
+            if (!v[i]->sharding.on)
+                return mth__error_tensor(INTERNAL("a value has no sharding"), mth__value_text(v[i]));
     }
     return NULL;
 }
@@ -373,7 +421,7 @@ static mth_status read_options(const mth__emit_options *o, mth__algorithm out[MT
         while (name && a < MTH__ALGORITHMS && strcmp(name, mth__algorithm_names[a])) a++;
         if (a == MTH__ALGORITHMS || (k == MTH__TRANSFER && name && a != MTH__DIRECT))
             return FAIL(MTH_ERROR_VALUE, F("collective_ops: %s has no algorithm '%s'", mth__channel_names[k], name),
-                        k == MTH__TRANSFER ? F("leave transfers direct") : F("choose one of direct, ring, tree, hierarchical"));
+                k == MTH__TRANSFER ? F("leave transfers direct") : F("choose one of direct, ring, tree, hierarchical"));
         out[k] = name ? (mth__algorithm)a : MTH__DIRECT;
     }
     return NULL;
@@ -397,7 +445,8 @@ static void reserve(emission *e) {
         r->value.room = values[i] + 16;
         r->instr.room = instrs[i] + 16;
         r->value.at = NEW_ARRAY(e->arena, mth__pvalue, r->value.room);
-        r->instr.at = NEW_ARRAY(e->scratch, mth__instr, r->instr.room); /* mth__emit_waits makes the final list */
+        /* mth__emit_waits makes the final list */
+        r->instr.at = NEW_ARRAY(e->scratch, mth__instr, r->instr.room);
     }
 }
 
@@ -421,9 +470,10 @@ static mth_status emit(emission *e) {
     return NULL;
 }
 
-mth_status mth__emit_program(mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global,
-                             mth__program **out) {
-    emission e = {.arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
+mth_status mth__emit_program(
+    mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global, mth__program **out) {
+    emission e = {
+        .arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
     TRY(read_options(options, e.algorithm));
     e.scratch = mth__arena_new();
     e.p = NEW(arena, mth__program);
@@ -445,7 +495,8 @@ const char *mth__program_reader(const mth__program *p, int entry) {
         for (size_t i = 0; i < role->instr.n; i++)
             for (int j = 0; j < role->instr.at[i].nin; j++) {
                 const mth__pvalue *v = &role->value.at[role->instr.at[i].in[j]];
-                if (v->storage == MTH__IN_ENTRY && v->index == entry && role->instr.at[i].module) return role->instr.at[i].module;
+                if (v->storage == MTH__IN_ENTRY && v->index == entry && role->instr.at[i].module)
+                    return role->instr.at[i].module;
             }
     }
     return NULL;

@@ -1,5 +1,5 @@
-/* Reads what program_text.c prints. Any text gives a program or an error with its line; memory and time are bounded by the text and the
- * mesh. What it accepts can be printed; whether it is right is the verifier's to say. */
+/* Reads what program_text.c prints. Any text gives a program or an error with its line; memory and time are bounded by
+ * the text and the mesh. What it accepts can be printed; whether it is right is the verifier's to say. */
 #include "base/hash.h"
 #include "emit/program_words.h"
 #include <inttypes.h>
@@ -8,20 +8,26 @@
 enum { MOST_PLACED = 1 << 24 }; /* devices in all placements together */
 static const int64_t MOST_EXTENT = (int64_t)1 << 40;
 
-typedef struct { const char *name; int value; } named;
+typedef struct {
+    const char *name;
+    int value;
+} named;
 typedef struct {
     mth__reader in;
     mth__program *p;
     VEC(const mth__placement *) placement;
     int64_t placed;
     int32_t *role_of;
-    int *mark, marks;       /* by device: the list that it was last seen in */
+    int *mark, marks; /* by device: the list that it was last seen in */
     mth__role *role;
-    named *name; size_t names_room; /* of the role's values: open addressing */
+    named *name;
+    size_t names_room; /* of the role's values: open addressing */
 } parser;
 
 /* ---------------------------------------------------------------- devices, shapes, shardings */
-typedef struct { VEC(int32_t) at; } devices;
+typedef struct {
+    VEC(int32_t) at;
+} devices;
 
 /* "0..3, 8, 10..14:2", each once. */
 static mth_status device_list(parser *x, devices *out) {
@@ -90,8 +96,10 @@ static mth_status split(parser *x, mth__split *out) {
         TRY(axis(x, &out->axis[out->naxes++]));
     }
     int grain = 0;
-    if (mth__read_word(&x->in, "cyclic")) out->cyclic = true;
-    else if (mth__read_word(&x->in, "by")) TRY(mth__read_small(&x->in, 2, INT32_MAX, &grain));
+    if (mth__read_word(&x->in, "cyclic"))
+        out->cyclic = true;
+    else if (mth__read_word(&x->in, "by"))
+        TRY(mth__read_small(&x->in, 2, INT32_MAX, &grain));
     out->grain = grain;
     return NULL;
 }
@@ -107,8 +115,10 @@ static mth_status sharding(parser *x, mth__shape s, mth__sharding *out) {
     TRY(mth__read_need(&x->in, ")"));
     if (mth__read_word(&x->in, "partial")) {
         int8_t a;
-        if (mth__read_word(&x->in, "max")) out->reduce = MTH__REDUCE_MAX;
-        else TRY(mth__read_need(&x->in, "sum"));
+        if (mth__read_word(&x->in, "max"))
+            out->reduce = MTH__REDUCE_MAX;
+        else
+            TRY(mth__read_need(&x->in, "sum"));
         TRY(mth__read_need(&x->in, "over"));
         bool several = mth__read_symbol(&x->in, '(');
         do {
@@ -278,7 +288,8 @@ static mth_status value_named(parser *x, int *out) {
     const char *s;
     TRY(mth__read_name(&x->in, &s));
     size_t at = x->names_room ? slot_of(x, s) : 0;
-    if (!x->names_room || !x->name[at].name) return mth__read_fail(&x->in, F("%s is read, and nothing has written it on this role", s));
+    if (!x->names_room || !x->name[at].name)
+        return mth__read_fail(&x->in, F("%s is read, and nothing has written it on this role", s));
     *out = x->name[at].value;
     return NULL;
 }
@@ -307,7 +318,8 @@ static mth_status location(parser *x, mth__pvalue *v) {
     return mth__read_integer(&x->in, 0, INT64_MAX / 4, &v->offset);
 }
 
-/* "%5: f32[8,16] of [8,64] (None, 0) on p0 at slab+0". Entries and views stand on lines of their own, what is `written` with its writer. */
+/* "%5: f32[8,16] of [8,64] (None, 0) on p0 at slab+0". Entries and views stand on lines of their own, what is `written`
+ * with its writer. */
 static mth_status value(parser *x, bool written, int *out) {
     mth__pvalue v = {0};
     const char *s;
@@ -377,9 +389,12 @@ static mth_status attribute(parser *x, const mth__op *op, mth__attrs *a) {
 
 static mth_status operator_word(parser *x, mth__instr *k) {
     int kind, algorithm;
-    if (mth__read_word(&x->in, "send")) k->kind = MTH__SEND;
-    else if (mth__read_word(&x->in, "recv")) k->kind = MTH__RECV;
-    else if (mth__read_word(&x->in, "wait")) k->kind = MTH__WAIT;
+    if (mth__read_word(&x->in, "send"))
+        k->kind = MTH__SEND;
+    else if (mth__read_word(&x->in, "recv"))
+        k->kind = MTH__RECV;
+    else if (mth__read_word(&x->in, "wait"))
+        k->kind = MTH__WAIT;
     else {
         k->kind = mth__read_word(&x->in, "start") ? MTH__START : MTH__COLLECTIVE;
         for (kind = 0; kind < MTH__CHANNEL_KINDS && !mth__read_word(&x->in, mth__channel_names[kind]);) kind++;
@@ -436,8 +451,8 @@ static mth_status instruction(parser *x) {
         const int sums = __builtin_popcount(k.op->accumulates);
         if (!sums) return mth__read_fail(&x->in, F("%s adds to no sum", k.op->name));
         if (k.nin - own != sums)
-            return mth__read_fail(&x->in, F("%s adds to %d sum%s, not to %d", k.op->name, sums, sums == 1 ? "" : "s",
-                                            k.nin - own));
+            return mth__read_fail(
+                &x->in, F("%s adds to %d sum%s, not to %d", k.op->name, sums, sums == 1 ? "" : "s", k.nin - own));
     }
     if (k.kind == MTH__COMPUTE) {
         mth__attrs *a = NEW(x->in.arena, mth__attrs);
@@ -513,8 +528,10 @@ mth_status mth__program_parse(mth__arena *arena, const char *text, mth__program 
         return mth__read_fail(&x.in, F("the first word of a plan, 'program', is missing"));
     while (*x.in.at) {
         TRY(mth__stop_check());
-        if (*x.in.at == '#') x.in.at += strcspn(x.in.at, "\n");
-        else if (*x.in.at != '\n') TRY(line(&x));
+        if (*x.in.at == '#')
+            x.in.at += strcspn(x.in.at, "\n");
+        else if (*x.in.at != '\n')
+            TRY(line(&x));
         if (!mth__read_ends(&x.in)) return mth__read_fail(&x.in, F("more than the line should hold"));
         if (*x.in.at == '\n') {
             x.in.at++;

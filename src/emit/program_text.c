@@ -1,5 +1,5 @@
-/* A program as text, by role, complete: program_parse.c reads it back and prints the same. Lines that begin with # follow from the others
- * (the steps of the algorithms, what devices receive); the parser skips them.
+/* A program as text, by role, complete: program_parse.c reads it back and prints the same. Lines that begin with #
+ * follow from the others (the steps of the algorithms, what devices receive); the parser skips them.
  *
  *     program
  *     mesh (4,)
@@ -7,8 +7,8 @@
  *     entry 0 input x: f32[8,32] (None, None) on p0
  *     entry 1 parameter linear_0.weight: f32[32,64] (None, 0) on p0
  *     exit 0 output y: f32[8,16] (None, None) on p0
- *     channel c0 all_reduce ring f32[8,16] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 "linear_1: all_reduce"
- *     role 0 devices 0..3 slab 4096
+ *     channel c0 all_reduce ring f32[8,16] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0
+ *     "linear_1: all_reduce" role 0 devices 0..3 slab 4096
  *       x: f32[8,32] (None, None) on p0 at entry 0
  *       0  %5: f32[8,16] of [8,64] (None, 0) on p0 at slab+0 = contract x, linear_0.weight spec="bi,io->bo" @linear_0
  *       1  y: f32[8,16] (None, None) on p0 at exit 0 = all_reduce ring c0 %7 @linear_1
@@ -20,16 +20,21 @@
 static void add_quoted(mth__text *t, const char *s) {
     mth__text_add(t, "\"");
     for (; *s; s++) {
-        if (*s == '"' || *s == '\\') mth__text_add(t, "\\%c", *s);
-        else if ((unsigned char)*s < 32 || *s == 127) mth__text_add(t, "\\x%02x", (unsigned char)*s);
-        else mth__text_add(t, "%c", *s);
+        if (*s == '"' || *s == '\\')
+            mth__text_add(t, "\\%c", *s);
+        else if ((unsigned char)*s < 32 || *s == 127)
+            mth__text_add(t, "\\x%02x", (unsigned char)*s);
+        else
+            mth__text_add(t, "%c", *s);
     }
     mth__text_add(t, "\"");
 }
 
 static void add_name(mth__text *t, const char *s) {
-    if (mth__plain_name(s, strlen(s))) mth__text_add(t, "%s", s);
-    else add_quoted(t, s);
+    if (mth__plain_name(s, strlen(s)))
+        mth__text_add(t, "%s", s);
+    else
+        add_quoted(t, s);
 }
 
 /* "0..3, 8, 10..14:2" */
@@ -45,7 +50,11 @@ static void add_devices(mth__text *t, const int32_t *device, int n) {
 }
 
 /* ---------------------------------------------------------------- the head */
-typedef struct { mth__text *t; const mth__program *p; int *placement; /* by id: its number in the text, -1: unused */ } printer;
+typedef struct {
+    mth__text *t;
+    const mth__program *p;
+    int *placement; /* by id: its number in the text, -1: unused */
+} printer;
 
 static void use(printer *w, const mth__sharding *s) { w->placement[s->on->id] = 0; }
 
@@ -177,14 +186,18 @@ static void add_value(printer *w, const mth__role *r, int v) {
         mth__text_add(t, "+%" PRId64, p->offset);
         break;
     }
-    if (p->klass != mth__usual_class(w->p, p->storage, p->index)) mth__text_add(t, " class %s", mth__class_words[p->klass]);
+    if (p->klass != mth__usual_class(w->p, p->storage, p->index))
+        mth__text_add(t, " class %s", mth__class_words[p->klass]);
 }
 
 static void add_key(mth__text *t, const mth__op *op, char kind, int index) {
     mth__word name = mth__attr_name(op, kind, index);
-    if (name.n) mth__text_add(t, " %.*s=", (int)name.n, name.at);
-    else if (kind == 's') mth__text_add(t, " s=");
-    else mth__text_add(t, " %c%d=", kind, index);
+    if (name.n)
+        mth__text_add(t, " %.*s=", (int)name.n, name.at);
+    else if (kind == 's')
+        mth__text_add(t, " s=");
+    else
+        mth__text_add(t, " %c%d=", kind, index);
 }
 
 static void add_real(mth__text *t, double f) { /* the shortest that reads back the same */
@@ -229,7 +242,7 @@ static void add_instr(printer *w, const mth__role *r, int index) {
     case MTH__START:
     case MTH__COLLECTIVE:
         mth__text_add(t, "%s%s %s c%d", k->kind == MTH__START ? "start " : "", mth__channel_names[c->kind],
-                      mth__algorithm_names[c->algorithm], k->channel);
+            mth__algorithm_names[c->algorithm], k->channel);
         break;
     case MTH__SEND: mth__text_add(t, "send c%d", k->channel); break;
     case MTH__RECV: mth__text_add(t, "recv c%d", k->channel); break;
@@ -259,7 +272,9 @@ static void add_instr(printer *w, const mth__role *r, int index) {
     mth__text_add(t, "\n");
 }
 
-typedef struct { int *head, *next; } views; /* by base, by view: 1 + value */
+typedef struct {
+    int *head, *next;
+} views; /* by base, by view: 1 + value */
 
 static void add_views(printer *w, const mth__role *r, const views *v, int base) {
     for (int a = v->head[base]; a; a = v->next[a - 1]) {
@@ -315,7 +330,7 @@ static void add_templates(printer *w) {
         int n = mth__channel_size(&p->channel.at[i]);
         if (p->channel.at[i].algorithm != MTH__DIRECT && n > largest) largest = n;
     }
-    bool *printed = NEW_ARRAY(w->t->arena, bool, MTH__TRANSFER * MTH__ALGORITHMS * (largest + 1));
+    bool *printed = NEW_ARRAY(w->t->arena, bool, MTH__TRANSFER *MTH__ALGORITHMS *(largest + 1));
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
         if (c->algorithm == MTH__DIRECT || c->kind == MTH__TRANSFER) continue;
@@ -337,10 +352,14 @@ static void add_totals(printer *w) {
     }
     for (int d = 0, run; d < n; d += run) {
         for (run = 1; d + run < n && bytes[d + run] == bytes[d];) run++;
-        if (run > 1) mth__text_add(w->t, "# devices %d..%d: each receives ", d, d + run - 1);
-        else mth__text_add(w->t, "# device %d: receives ", d);
-        if (bytes[d] == INT64_MAX) mth__text_add(w->t, "2^63 bytes or more\n");
-        else mth__text_add(w->t, "%" PRId64 " bytes\n", bytes[d]);
+        if (run > 1)
+            mth__text_add(w->t, "# devices %d..%d: each receives ", d, d + run - 1);
+        else
+            mth__text_add(w->t, "# device %d: receives ", d);
+        if (bytes[d] == INT64_MAX)
+            mth__text_add(w->t, "2^63 bytes or more\n");
+        else
+            mth__text_add(w->t, "%" PRId64 " bytes\n", bytes[d]);
     }
 }
 

@@ -1,27 +1,31 @@
-/* The promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as a value. By role, so
- * that it costs what the roles cost; whatever holds for one device of a role is made sure to hold for all (verify_values.c). In order:
- *   values      lie inside their placement, with the local shape of their sharding, inside the slab, an entry or an exit
- *   order       each is written once, before it is read; STARTs and SENDs are waited for
- *   rows        operands fit the operator; splits agree factor by factor; partial sums go through what is linear in them alone
- *   bytes       two values that live at the same time share no byte, except in place
+/* The promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as
+ * a value. By role, so that it costs what the roles cost; whatever holds for one device of a role is made sure to hold
+ *   for all (verify_values.c). In order: values      lie inside their placement, with the local shape of their
+ *   sharding, inside the slab, an entry or an exit order       each is written once, before it is read; STARTs and
+ *   SENDs are waited for
+ *   rows        operands fit the operator; splits agree factor by factor; partial sums go through what is linear in
+ *   them alone bytes       two values that live at the same time share no byte, except in place
  *   channels    exactly the roles that must take part do, once; the waiting among roles has no cycle
  *   exits       each is written, last, by its own value, on every device that must have it
- * An engine that runs a role's streams in order and keeps what program.h says of channels then needs no check of its own.
+ * An engine that runs a role's streams in order and keeps what program.h says of channels then needs no check of its
+ * own.
  *
- * Places exist even where they are empty: whatever an instruction names, by however few bytes, lies in something that each device of the
- * role has. A value of an entry or an exit lies on that entry's or exit's placement; what lies in an exit has the exit's bytes; bytes are
- * lent by exits that the role writes; a view, at its offset, is inside its base, and what the slab holds is inside the slab. Sizes are
- * numbers below 2^62 or refused: no product or sum of those that a text says wraps.
+ * Places exist even where they are empty: whatever an instruction names, by however few bytes, lies in something that
+ * each device of the role has. A value of an entry or an exit lies on that entry's or exit's placement; what lies in an
+ * exit has the exit's bytes; bytes are lent by exits that the role writes; a view, at its offset, is inside its base,
+ * and what the slab holds is inside the slab. Sizes are numbers below 2^62 or refused: no product or sum of those that
+ * a text says wraps.
  *
- * Time is about linear in the text and the devices of its placements. Where devices must be looked at one by one, because an uneven split
- * is nested or a part is kept across placements, more than MOST_LOOKS looks are refused. Each template of up to MOST_PROVED ranks that the
- * plan uses is proved once; more than MOST_STEPS steps of them are refused. */
+ * Time is about linear in the text and the devices of its placements. Where devices must be looked at one by one,
+ * because an uneven split is nested or a part is kept across placements, more than MOST_LOOKS looks are refused. Each
+ * template of up to MOST_PROVED ranks that the plan uses is proved once; more than MOST_STEPS steps of them are
+ * refused. */
 #include "emit/verify.h"
 #include "emit/collective.h"
 #include <string.h>
 
-/* Ranks up to which templates are proved with the plan, and the steps that they may have together. They are this library's own and follow
-   one rule for any number of ranks: larger ones are taken as proved. */
+/* Ranks up to which templates are proved with the plan, and the steps that they may have together. They are this
+   library's own and follow one rule for any number of ranks: larger ones are taken as proved. */
 enum { MOST_PROVED = 256, MOST_STEPS = 1 << 25 };
 enum { MOST_LOOKS = 1 << 24 };
 
@@ -41,17 +45,22 @@ static char *value_text(const mth__pvalue *p) {
 
 mth_status mth__refuse(const mth__verification *v, int instr, int value, char *what) {
     const mth__instr *k = instr >= 0 ? &v->r->instr.at[instr] : NULL;
-    char *fix = F("make the plan anew; if mithril made it as it is, this is a defect of mithril: please report it with this text");
+    char *fix = F("make the plan anew; if mithril made it as it is, this is a defect of mithril: please report it with "
+                  "this text");
     mth_status s;
     if (!k) {
-        s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d): %s", v->role, v->r->ndevice ? v->r->device[0] : -1, what), fix);
+        s = FAIL(MTH_ERROR_VALUE,
+            F("role %d (from device %d): %s", v->role, v->r->ndevice ? v->r->device[0] : -1, what), fix);
     } else if (k->kind == MTH__COMPUTE) {
-        s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d), instruction %d, %s: %s", v->role, v->r->device[0], instr,
-                                    operator_name(v, k), what), fix);
+        s = FAIL(MTH_ERROR_VALUE,
+            F("role %d (from device %d), instruction %d, %s: %s", v->role, v->r->device[0], instr, operator_name(v, k),
+                what),
+            fix);
     } else {
-        s = FAIL(MTH_ERROR_VALUE, F("role %d (from device %d), instruction %d, %s c%d (%s): %s", v->role, v->r->device[0], instr,
-                                    operator_name(v, k), k->channel,
-                                    v->p->channel.at[k->channel].label, what), fix);
+        s = FAIL(MTH_ERROR_VALUE,
+            F("role %d (from device %d), instruction %d, %s c%d (%s): %s", v->role, v->r->device[0], instr,
+                operator_name(v, k), k->channel, v->p->channel.at[k->channel].label, what),
+            fix);
     }
     mth__free(what);
     if (k && k->module) s = mth__error_operator(s, k->module);
@@ -71,8 +80,8 @@ static mth_status check_instruction(const mth__verification *v, int i) {
     const mth__instr *k = &v->r->instr.at[i];
     const int values = (int)v->r->value.n;
     bool compute = k->kind == MTH__COMPUTE;
-    if ((unsigned)k->kind > MTH__WAIT || (!compute && (k->channel < 0 || (size_t)k->channel >= v->p->channel.n))
-        || (compute && (!k->op || !k->attrs)))
+    if ((unsigned)k->kind > MTH__WAIT || (!compute && (k->channel < 0 || (size_t)k->channel >= v->p->channel.n)) ||
+        (compute && (!k->op || !k->attrs)))
         return INTERNAL("role %d, instruction %d is of no kind", v->role, i);
     if (k->nin < 0 || k->nin > MTH__MAX_IN || k->nout < 0 || k->nout > MTH__MAX_OUT)
         return mth__refuse(v, i, -1, F("%d operands and %d results", k->nin, k->nout));
@@ -93,9 +102,11 @@ static mth_status check_reads(const mth__verification *v, int i, const uint8_t *
     for (int j = 0; j < k->nin; j++) {
         int base = mth__verify_base(v->r, k->in[j]);
         if (state[base] == UNDER_WAY)
-            return mth__refuse(v, i, k->in[j], F("reads %s, which a START brings, before the WAIT", v->r->value.at[k->in[j]].name));
+            return mth__refuse(
+                v, i, k->in[j], F("reads %s, which a START brings, before the WAIT", v->r->value.at[k->in[j]].name));
         if (state[base] == UNWRITTEN)
-            return mth__refuse(v, i, k->in[j], F("reads %s before anything has written it", v->r->value.at[k->in[j]].name));
+            return mth__refuse(
+                v, i, k->in[j], F("reads %s before anything has written it", v->r->value.at[k->in[j]].name));
     }
     return NULL;
 }
@@ -129,15 +140,18 @@ static mth_status check_order(mth__verification *v) {
         }
         v->released[i] = i;
         if (k->kind == MTH__START || k->kind == MTH__SEND) {
-            if (v->opened_role[k->channel] == v->role) return mth__refuse(v, i, -1, F("a channel is started or sent on twice"));
+            if (v->opened_role[k->channel] == v->role)
+                return mth__refuse(v, i, -1, F("a channel is started or sent on twice"));
             v->opened_role[k->channel] = v->role;
             v->opened_by[k->channel] = i;
             open++;
         } else if (k->kind == MTH__WAIT) {
             int by = v->opened_by[k->channel];
             if (v->opened_role[k->channel] != v->role || by < 0)
-                return mth__refuse(v, i, -1, F("waits for what was not started or sent here, or is waited for already"));
-            if (k->nin || k->nout || k->scratch >= 0) return mth__refuse(v, i, -1, F("a WAIT has no operand and no result"));
+                return mth__refuse(
+                    v, i, -1, F("waits for what was not started or sent here, or is waited for already"));
+            if (k->nin || k->nout || k->scratch >= 0)
+                return mth__refuse(v, i, -1, F("a WAIT has no operand and no result"));
             for (int j = 0; j < r->instr.at[by].nout; j++) state[r->instr.at[by].out[j]] = WRITTEN;
             v->released[by] = i;
             v->opened_by[k->channel] = -1;
@@ -157,10 +171,12 @@ static mth_status check_order(mth__verification *v) {
 /* ---------------------------------------------------------------- exits */
 /* Is value x what the exit is said to be? */
 static bool is_exit(const mth__pvalue *x, const mth__exit *e) {
-    return x->dtype == e->dtype && mth__shape_equal(x->shape, e->shape) && mth__sharding_equal(&x->sharding, &e->sharding, e->shape.rank);
+    return x->dtype == e->dtype && mth__shape_equal(x->shape, e->shape) &&
+        mth__sharding_equal(&x->sharding, &e->sharding, e->shape.rank);
 }
 
-/* What the role writes to an exit belongs there; the last value written, or a view of all of it, is what the exit is. */
+/* What the role writes to an exit belongs there; the last value written, or a view of all of it, is what the exit is.
+ */
 static mth_status check_exits(mth__verification *v) {
     const mth__role *r = v->r;
     for (size_t i = 0; i < r->instr.n; i++)
@@ -171,14 +187,18 @@ static mth_status check_exits(mth__verification *v) {
     bool *fits = NEW_ARRAY(v->arena, bool, r->value.n); /* by the value that is written last */
     for (int x = 0; x < (int)r->value.n; x++) {
         int base = mth__verify_base(r, x), e = r->value.at[base].index;
-        if (r->value.at[base].storage != MTH__IN_EXIT || v->exit_last[e] != base || r->value.at[x].bytes != r->value.at[base].bytes) continue;
+        if (r->value.at[base].storage != MTH__IN_EXIT || v->exit_last[e] != base ||
+            r->value.at[x].bytes != r->value.at[base].bytes)
+            continue;
         fits[base] |= is_exit(&r->value.at[x], &v->p->exit.at[e]);
     }
     for (size_t k = 0; k < v->exits.n; k++) {
         int e = v->exits.at[k], last = v->exit_last[e];
         const mth__exit *x = &v->p->exit.at[e];
-        if (last < 0) return mth__refuse(v, -1, -1, F("nothing writes exit %d, %s, in which it has values", e, x->name));
-        if (!fits[last]) return mth__refuse(v, -1, last, F("what leaves as exit %d, %s, is not what the exit is", e, x->name));
+        if (last < 0)
+            return mth__refuse(v, -1, -1, F("nothing writes exit %d, %s, in which it has values", e, x->name));
+        if (!fits[last])
+            return mth__refuse(v, -1, last, F("what leaves as exit %d, %s, is not what the exit is", e, x->name));
         v->left[e] += r->ndevice; /* all are on its placement, as that value is */
     }
     return NULL;
@@ -199,9 +219,11 @@ static mth_status check_left(mth__verification *v) {
         if (d < 0) return INTERNAL("exit %zu: devices are counted wrongly", e);
         int role = v->p->role_of[d];
         if (role < 0)
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("exit %zu, %s: %d devices must write it, %lld do; device %d has no role", e,
-                                                               x->name, x->sharding.on->count, (long long)v->left[e], d),
-                                            F("give every device of its placement a role that writes it")), x->name);
+            return mth__error_operator(FAIL(MTH_ERROR_VALUE,
+                                           F("exit %zu, %s: %d devices must write it, %lld do; device %d has no role",
+                                               e, x->name, x->sharding.on->count, (long long)v->left[e], d),
+                                           F("give every device of its placement a role that writes it")),
+                x->name);
         v->r = &v->p->role.at[role];
         v->role = role;
         return mth__refuse(v, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, x->name));
@@ -209,8 +231,8 @@ static mth_status check_left(mth__verification *v) {
     return NULL;
 }
 
-int mth__verify_lacking(mth__verification *v, const mth__placement *on, bool (*does)(const mth__role *, const mth__instr *, int),
-                        int subject) {
+int mth__verify_lacking(mth__verification *v, const mth__placement *on,
+    bool (*does)(const mth__role *, const mth__instr *, int), int subject) {
     enum { UNKNOWN, DOES };
     uint8_t *known = NEW_ARRAY(v->arena, uint8_t, v->p->role.n); /* a role that has none ends the search */
     for (int i = 0; i < on->count; i++) {
@@ -228,26 +250,30 @@ mth_status mth__verify_look(mth__verification *v, int value) {
     if (v->looks <= MOST_LOOKS) return NULL;
     const mth__pvalue *p = &v->r->value.at[value];
     mth_status s = FAIL(MTH_ERROR_VALUE,
-                        F("role %d, %s: the plan has more kinds of parts that differ from device to device than are verified: these would "
-                          "be more than %d looks at single devices", v->role, p->name, MOST_LOOKS),
-                        F("use sizes that the axes of the mesh divide, or a smaller mesh"));
+        F("role %d, %s: the plan has more kinds of parts that differ from device to device than are verified: these "
+          "would "
+          "be more than %d looks at single devices",
+            v->role, p->name, MOST_LOOKS),
+        F("use sizes that the axes of the mesh divide, or a smaller mesh"));
     return mth__error_tensor(s, value_text(p));
 }
 
 /* ---------------------------------------------------------------- entries, roles */
-static mth_status whole(const char *kind, size_t i, const char *name, const mth__sharding *s, mth__shape shape, mth_dtype dtype) {
+static mth_status whole(
+    const char *kind, size_t i, const char *name, const mth__sharding *s, mth__shape shape, mth_dtype dtype) {
     mth_status bad = mth__shape_check(shape, dtype);
     if (!bad) bad = mth__sharding_check(s, shape);
     if (!bad && s->partial)
         bad = FAIL(MTH_ERROR_VALUE, F("%s %zu, %s, is a partial sum", kind, i, name),
-                   F("reduce it before it leaves the program, and give inputs whole"));
+            F("reduce it before it leaves the program, and give inputs whole"));
     return bad ? mth__error_operator(bad, name) : NULL;
 }
 
 static mth_status check_head(const mth__verification *v) {
     const mth__program *p = v->p;
     for (size_t i = 0; i < p->entry.n; i++)
-        TRY(whole("entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
+        TRY(whole(
+            "entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
     for (size_t i = 0; i < p->exit.n; i++)
         TRY(whole("exit", i, p->exit.at[i].name, &p->exit.at[i].sharding, p->exit.at[i].shape, p->exit.at[i].dtype));
     int64_t steps = 0;
@@ -258,14 +284,19 @@ static mth_status check_head(const mth__verification *v) {
         mth_status bad = mth__channel_check(c);
         if (bad) return mth__error_operator(bad, mth__format(v->arena, "channel c%zu (%s)", i, c->label));
         int n = mth__channel_size(c);
-        if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || n > MOST_PROVED || proved[c->kind][c->algorithm][n]) continue;
+        if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || n > MOST_PROVED ||
+            proved[c->kind][c->algorithm][n])
+            continue;
         mth__template t = mth__template_get(c->kind, c->algorithm, n);
         TRY(mth__template_verify(&t, &steps));
         if (steps > MOST_STEPS)
-            return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the plan uses more templates of collectives than are proved: they have more "
-                                                               "than %d steps together", MOST_STEPS),
-                                            F("use the direct algorithm, or groups of fewer different sizes")),
-                                       mth__format(v->arena, "channel c%zu (%s)", i, c->label));
+            return mth__error_operator(
+                FAIL(MTH_ERROR_VALUE,
+                    F("the plan uses more templates of collectives than are proved: they have more "
+                      "than %d steps together",
+                        MOST_STEPS),
+                    F("use the direct algorithm, or groups of fewer different sizes")),
+                mth__format(v->arena, "channel c%zu (%s)", i, c->label));
         proved[c->kind][c->algorithm][n] = true;
     }
     return NULL;

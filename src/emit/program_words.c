@@ -7,7 +7,8 @@ const char *const mth__dtype_words[MTH_BFLOAT16 + 1] = {"?", "f32", "f64", "i32"
 const char *const mth__class_words[] = {"activation", "weight", "gradient", "input", "output", "communication"};
 const char *const mth__entry_words[] = {"input", "parameter", "seed"};
 
-static const char *const reserved[] = {"work", "stage", "microbatch", "backward", "from"}; /* what may follow operands */
+/* what may follow operands */
+static const char *const reserved[] = {"work", "stage", "microbatch", "backward", "from"};
 
 bool mth__plain_name(const char *s, size_t n) {
     for (size_t k = 0; k < sizeof reserved / sizeof *reserved; k++)
@@ -19,7 +20,8 @@ bool mth__plain_name(const char *s, size_t n) {
 }
 
 mth__value_class mth__usual_class(const mth__program *p, mth__storage storage, int index) {
-    if (storage == MTH__IN_ENTRY) return p->entry.at[index].kind == MTH__ENTRY_PARAMETER ? MTH__CLASS_WEIGHT : MTH__CLASS_INPUT;
+    if (storage == MTH__IN_ENTRY)
+        return p->entry.at[index].kind == MTH__ENTRY_PARAMETER ? MTH__CLASS_WEIGHT : MTH__CLASS_INPUT;
     if (storage == MTH__IN_EXIT) return p->exit.at[index].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
     return MTH__CLASS_ACTIVATION;
 }
@@ -28,7 +30,8 @@ mth__value_class mth__usual_class(const mth__program *p, mth__storage storage, i
 mth__word mth__attr_name(const mth__op *op, char kind, int index) {
     for (const char *s = op->attr_names; s && *s;) {
         size_t name = strcspn(s, ":,"), whole = strcspn(s, ",");
-        if (name < whole && s[name + 1] == kind && (kind == 's' || atoi(s + name + 2) == index)) return (mth__word){s, name};
+        if (name < whole && s[name + 1] == kind && (kind == 's' || atoi(s + name + 2) == index))
+            return (mth__word){s, name};
         s += whole;
         s += strspn(s, ", ");
     }
@@ -42,7 +45,7 @@ mth_status mth__read_fail(const mth__reader *x, char *what) {
     mth__print(line, sizeof line, "%.*s", (int)(n < sizeof line ? n : sizeof line - 1), x->at);
     mth__brief(near, sizeof near, line);
     mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", x->line, what, near),
-                        F("give a text as mth_plan_print makes it"));
+        F("give a text as mth_plan_print makes it"));
     mth__free(what);
     return s;
 }
@@ -53,7 +56,9 @@ bool mth__read_ends(mth__reader *x) {
     mth__read_skip(x);
     return *x->at == '\n' || *x->at == 0;
 }
-bool mth__is_word(char c) { return c && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", c); }
+bool mth__is_word(char c) {
+    return c && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", c);
+}
 
 bool mth__read_symbol(mth__reader *x, char c) {
     mth__read_skip(x);

@@ -5,16 +5,24 @@
 #include "emit/program.h"
 #include "emit/collective.h"
 
-typedef struct { const char *at; size_t n; } mth__word;
+typedef struct {
+    const char *at;
+    size_t n;
+} mth__word;
 extern const char *const mth__dtype_words[MTH_BFLOAT16 + 1];
 extern const char *const mth__class_words[MTH__CLASS_COMMUNICATION + 1];
 extern const char *const mth__entry_words[MTH__ENTRY_SEED + 1];
-bool mth__plain_name(const char *, size_t);                               /* printed without quotes */
-mth__word mth__attr_name(const mth__op *, char kind, int index);          /* kind 'i', 'f' or 's' */
-mth__value_class mth__usual_class(const mth__program *, mth__storage, int index); /* not printed where it is this */
+bool mth__plain_name(const char *, size_t);                      /* printed without quotes */
+mth__word mth__attr_name(const mth__op *, char kind, int index); /* kind 'i', 'f' or 's' */
+/* not printed where it is this */
+mth__value_class mth__usual_class(const mth__program *, mth__storage, int index);
 
 /* Reading: where the text is read, and the line, for errors. What returns a bool reads nothing where it is false. */
-typedef struct { mth__arena *arena; const char *at; int line; } mth__reader;
+typedef struct {
+    mth__arena *arena;
+    const char *at;
+    int line;
+} mth__reader;
 mth_status mth__read_fail(const mth__reader *x, char *what);
 void mth__read_skip(mth__reader *x);
 bool mth__read_ends(mth__reader *x);

@@ -56,8 +56,10 @@ static int balance(mth__ranges *r, int n) {
 static int insert(mth__ranges *r, int n, int added) {
     mth__range *x = &r->node.at[n];
     if (!n) return added;
-    if (r->node.at[added].start < x->start) x->left = insert(r, x->left, added);
-    else x->right = insert(r, x->right, added);
+    if (r->node.at[added].start < x->start)
+        x->left = insert(r, x->left, added);
+    else
+        x->right = insert(r, x->right, added);
     return balance(r, n);
 }
 
@@ -71,8 +73,10 @@ static int take_first(mth__ranges *r, int n, int *first) {
 static int erase(mth__ranges *r, int n, int64_t start) {
     mth__range *x = &r->node.at[n];
     if (x->start != start) {
-        if (start < x->start) x->left = erase(r, x->left, start);
-        else x->right = erase(r, x->right, start);
+        if (start < x->start)
+            x->left = erase(r, x->left, start);
+        else
+            x->right = erase(r, x->right, start);
         return balance(r, n);
     }
     int left = x->left, right = x->right, next;
@@ -100,7 +104,8 @@ void mth__ranges_insert(mth__ranges *r, int64_t start, int64_t size, int tag) {
 void mth__ranges_erase(mth__ranges *r, int64_t start) { r->root = erase(r, r->root, start); }
 
 const mth__range *mth__ranges_overlapping(const mth__ranges *r, int64_t start, int64_t size) {
-    const mth__range *last = NULL; /* the last that starts before the end: ranges are disjoint, so no other reaches as far */
+    /* the last that starts before the end: ranges are disjoint, so no other reaches as far */
+    const mth__range *last = NULL;
     for (int n = r->root; n;) {
         const mth__range *x = &r->node.at[n];
         if (x->start < start + size) last = x;
@@ -114,8 +119,11 @@ const mth__range *mth__ranges_fit(const mth__ranges *r, int64_t size) {
     if (r->node.at[n].largest < size) return NULL;
     for (;;) {
         const mth__range *x = &r->node.at[n];
-        if (r->node.at[x->left].largest >= size) n = x->left;
-        else if (x->size >= size) return x;
-        else n = x->right;
+        if (r->node.at[x->left].largest >= size)
+            n = x->left;
+        else if (x->size >= size)
+            return x;
+        else
+            n = x->right;
     }
 }

@@ -9,12 +9,19 @@ typedef struct {
     int64_t start, size, largest; /* largest: of this node and those below it */
     int left, right, height, tag;
 } mth__range;
-typedef struct { mth__arena *arena; VEC(mth__range) node; int root, spare; } mth__ranges;
+typedef struct {
+    mth__arena *arena;
+    VEC(mth__range) node;
+    int root, spare;
+} mth__ranges;
 
 mth__ranges mth__ranges_new(mth__arena *);
-void mth__ranges_insert(mth__ranges *, int64_t start, int64_t size, int tag); /* overlaps none that is there; size > 0 */
-void mth__ranges_erase(mth__ranges *, int64_t start);                         /* of one that is there */
+/* overlaps none that is there; size > 0 */
+void mth__ranges_insert(mth__ranges *, int64_t start, int64_t size, int tag);
+void mth__ranges_erase(mth__ranges *, int64_t start); /* of one that is there */
 /* What they return is valid until the next insertion; NULL: none. */
-const mth__range *mth__ranges_overlapping(const mth__ranges *, int64_t start, int64_t size); /* one that shares a byte */
-const mth__range *mth__ranges_fit(const mth__ranges *, int64_t size);                        /* the first of at least this size */
+/* one that shares a byte */
+const mth__range *mth__ranges_overlapping(const mth__ranges *, int64_t start, int64_t size);
+/* the first of at least this size */
+const mth__range *mth__ranges_fit(const mth__ranges *, int64_t size);
 #endif

@@ -1,20 +1,32 @@
-/* Roles: the coarsest partition of the devices in which the devices of a part are in the same placements and hold equal local shapes of
- * every value. Found by refinement: for each placement that is used, and each way in which some dimension is split unevenly, parts fall
- * apart by membership or by local size. Costs what these cost together, whatever the number of nodes. */
+/* Roles: the coarsest partition of the devices in which the devices of a part are in the same placements and hold equal
+ * local shapes of every value. Found by refinement: for each placement that is used, and each way in which some
+ * dimension is split unevenly, parts fall apart by membership or by local size. Costs what these cost together,
+ * whatever the number of nodes. */
 #include "emit/emit.h"
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { int64_t size; int part, to, step; } cell; /* of one step: devices of `part` with local `size` go to part `to` */
-typedef struct { int64_t n; mth__split split; int on; bool used; } uneven; /* seen: this dimension, split so */
+/* of one step: devices of `part` with local `size` go to part `to` */
+typedef struct {
+    int64_t size;
+    int part, to, step;
+} cell;
+typedef struct {
+    int64_t n;
+    mth__split split;
+    int on;
+    bool used;
+} uneven; /* seen: this dimension, split so */
 typedef struct {
     mth__arena *arena;
-    int *part, parts;         /* by device; -1: in no placement yet */
-    cell *cell; size_t cells; /* a power of 2 above twice the devices */
+    int *part, parts; /* by device; -1: in no placement yet */
+    cell *cell;
+    size_t cells; /* a power of 2 above twice the devices */
     int step;
-    bool *placed;             /* by placement id */
-    int64_t *size;            /* by rank: of the step */
-    uneven *seen; size_t seen_room, seen_count;
+    bool *placed;  /* by placement id */
+    int64_t *size; /* by rank: of the step */
+    uneven *seen;
+    size_t seen_room, seen_count;
 } refinement;
 
 static uint64_t mix(uint64_t h, uint64_t x) {
@@ -29,7 +41,8 @@ static void refine(refinement *r, const mth__placement *on, const int64_t *size)
         int *part = &r->part[on->device[i]];
         int64_t s = size ? size[i] : 0;
         size_t at = mix(mix(0, (uint64_t)*part), (uint64_t)s) & (r->cells - 1);
-        while (r->cell[at].step == r->step && (r->cell[at].part != *part || r->cell[at].size != s)) at = (at + 1) & (r->cells - 1);
+        while (r->cell[at].step == r->step && (r->cell[at].part != *part || r->cell[at].size != s))
+            at = (at + 1) & (r->cells - 1);
         if (r->cell[at].step != r->step) r->cell[at] = (cell){s, *part, r->parts++, r->step};
         *part = r->cell[at].to;
     }
@@ -39,7 +52,8 @@ static size_t find(const uneven *seen, size_t room, const uneven *u) {
     uint64_t h = mix(mix(mix(0, (uint64_t)u->n), (uint64_t)u->on), (uint64_t)u->split.grain << 1 | u->split.cyclic);
     for (int i = 0; i < u->split.naxes; i++) h = mix(h, (uint64_t)u->split.axis[i] + 1);
     size_t at = h & (room - 1);
-    while (seen[at].used && !(seen[at].n == u->n && seen[at].on == u->on && mth__split_equal(&seen[at].split, &u->split)))
+    while (
+        seen[at].used && !(seen[at].n == u->n && seen[at].on == u->on && mth__split_equal(&seen[at].split, &u->split)))
         at = (at + 1) & (room - 1);
     return at;
 }
@@ -81,7 +95,9 @@ static void by_value(refinement *r, const mth__value *v) {
     }
 }
 
-static int ascending(const void *a, const void *b) { return (*(const int *)a > *(const int *)b) - (*(const int *)a < *(const int *)b); }
+static int ascending(const void *a, const void *b) {
+    return (*(const int *)a > *(const int *)b) - (*(const int *)a < *(const int *)b);
+}
 
 /* Roles in order of their lowest device. */
 static void number(const refinement *r, mth__program *p) {
@@ -105,8 +121,11 @@ static void number(const refinement *r, mth__program *p) {
 
 mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *g, mth__program *p) {
     size_t devices = (size_t)g->mesh->count, placements = g->mesh->placements.n;
-    refinement r = {.arena = scratch, .part = NEW_ARRAY(scratch, int, devices), .cells = 4, .placed = NEW_ARRAY(scratch, bool, placements),
-                    .size = NEW_ARRAY(scratch, int64_t, devices)};
+    refinement r = {.arena = scratch,
+        .part = NEW_ARRAY(scratch, int, devices),
+        .cells = 4,
+        .placed = NEW_ARRAY(scratch, bool, placements),
+        .size = NEW_ARRAY(scratch, int64_t, devices)};
     while (r.cells < 2 * devices) r.cells *= 2;
     r.cell = NEW_ARRAY(scratch, cell, r.cells);
     memset(r.part, -1, devices * sizeof *r.part);

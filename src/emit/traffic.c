@@ -4,33 +4,38 @@
 #include <string.h>
 
 enum { MOST_STEPS = 1 << 24 };
-typedef struct { const mth__channel *like; int64_t times; } kind_of_channel;
+typedef struct {
+    const mth__channel *like;
+    int64_t times;
+} kind_of_channel;
 
 static uint64_t hash_sharding(uint64_t h, const mth__sharding *s, int rank) {
     h = mth__hash_add(h, (uint64_t)s->on->id << 16 | (uint64_t)s->partial << 8 | s->reduce);
     for (int d = 0; d < rank; d++) {
-        h = mth__hash_add(h, (uint64_t)s->dim[d].grain << 8 | (uint64_t)s->dim[d].cyclic << 7 | (uint64_t)s->dim[d].naxes);
+        h = mth__hash_add(
+            h, (uint64_t)s->dim[d].grain << 8 | (uint64_t)s->dim[d].cyclic << 7 | (uint64_t)s->dim[d].naxes);
         for (int i = 0; i < s->dim[d].naxes; i++) h = mth__hash_add(h, (uint64_t)s->dim[d].axis[i]);
     }
     return h;
 }
 
 static uint64_t hash(const mth__channel *c) {
-    uint64_t h = mth__hash_add(mth__hash_key(), (uint64_t)c->kind << 24 | (uint64_t)c->algorithm << 16 | (uint64_t)c->dtype << 8 | c->axes);
+    uint64_t h = mth__hash_add(
+        mth__hash_key(), (uint64_t)c->kind << 24 | (uint64_t)c->algorithm << 16 | (uint64_t)c->dtype << 8 | c->axes);
     for (int d = 0; d < c->shape.rank; d++) h = mth__hash_add(h, (uint64_t)c->shape.dim[d]);
     return hash_sharding(hash_sharding(h, &c->from, c->shape.rank), &c->to, c->shape.rank);
 }
 
 static bool alike(const mth__channel *a, const mth__channel *b) {
-    return a->kind == b->kind && a->algorithm == b->algorithm && a->dtype == b->dtype && mth__shape_equal(a->shape, b->shape)
-        && a->axes == b->axes && a->dim == b->dim &&
-           a->dim2 == b->dim2 && mth__sharding_equal(&a->from, &b->from, a->shape.rank)
-               && mth__sharding_equal(&a->to, &b->to, a->shape.rank);
+    return a->kind == b->kind && a->algorithm == b->algorithm && a->dtype == b->dtype &&
+        mth__shape_equal(a->shape, b->shape) && a->axes == b->axes && a->dim == b->dim && a->dim2 == b->dim2 &&
+        mth__sharding_equal(&a->from, &b->from, a->shape.rank) && mth__sharding_equal(&a->to, &b->to, a->shape.rank);
 }
 
-static bool is_uniform(const mth__channel *c) { /* what a device receives depends on its rank in the group alone */
-    return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST && mth__sharding_even(c->shape, &c->from)
-        && mth__sharding_even(c->shape, &c->to);
+/* what a device receives depends on its rank in the group alone */
+static bool is_uniform(const mth__channel *c) {
+    return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST && mth__sharding_even(c->shape, &c->from) &&
+        mth__sharding_even(c->shape, &c->to);
 }
 
 /* A bound on the steps that counting one kind takes. */
@@ -43,7 +48,8 @@ static double steps(const mth__channel *c) {
 static void count(mth__arena *arena, const kind_of_channel *k, int64_t *by_device) {
     const mth__channel *c = k->like;
     const mth__placement *on = c->to.on;
-    int64_t *by_rank = is_uniform(c) ? NEW_ARRAY(arena, int64_t, mth__channel_size(c)) : NULL; /* 1 + bytes; 0: not known yet */
+    /* 1 + bytes; 0: not known yet */
+    int64_t *by_rank = is_uniform(c) ? NEW_ARRAY(arena, int64_t, mth__channel_size(c)) : NULL;
     for (int i = 0; i < on->count; i++) {
         int d = on->device[i];
         int64_t bytes;

@@ -3,8 +3,8 @@
 #include "emit/collective.h"
 #include <string.h>
 
-const char *const mth__channel_names[MTH__CHANNEL_KINDS] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast",
-                                                            "transfer"};
+const char *const mth__channel_names[MTH__CHANNEL_KINDS] = {
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "transfer"};
 const char *const mth__algorithm_names[MTH__ALGORITHMS] = {"direct", "ring", "tree", "hierarchical"};
 
 /* ---------------------------------------------------------------- extents: start, start + step, ... */
@@ -29,7 +29,8 @@ static int64_t inverse(int64_t a, int64_t b, int64_t *divisor) {
 static mth__extent common(mth__extent a, mth__extent b) {
     const mth__extent none = {0, 0, 1};
     if (a.size == 0 || b.size == 0) return none;
-    int64_t low = a.start > b.start ? a.start : b.start, last = a.start + (a.size - 1) * a.step, end = b.start + (b.size - 1) * b.step;
+    int64_t low = a.start > b.start ? a.start : b.start, last = a.start + (a.size - 1) * a.step,
+            end = b.start + (b.size - 1) * b.step;
     if (end < last) last = end;
     int64_t first = a.start + ceil_div(low - a.start, a.step) * a.step, away = (b.start - first) % b.step, shared;
     if (away < 0) away += b.step;
@@ -62,14 +63,17 @@ static int first_part(int64_t n, const mth__split *s, const mth__placement *on, 
     while (a < b) {
         int middle = a + (b - a) / 2;
         mth__extent e = part(n, s, on, middle, coordinate);
-        if (e.start + e.size > low) b = middle;
-        else a = middle + 1;
+        if (e.start + e.size > low)
+            b = middle;
+        else
+            a = middle + 1;
     }
     return a;
 }
 
 /* ---------------------------------------------------------------- transfers */
-/* The rank of the first device at or after `rank`, in rank order and around, whose coordinates agree with those that are not -1. */
+/* The rank of the first device at or after `rank`, in rank order and around, whose coordinates agree with those that
+ * are not -1. */
 static int nearest_rank(const mth__placement *on, int rank, const int *fixed) {
     int at[MTH__AXES], found[MTH__AXES] = {0};
     mth__placement_coordinates(on, rank, at);
@@ -89,10 +93,10 @@ static int nearest_rank(const mth__placement *on, int rank, const int *fixed) {
 
 typedef struct {
     const mth__channel *c;
-    int rank;                      /* in from.on, of the device or as far along */
+    int rank; /* in from.on, of the device or as far along */
     int64_t start[MTH__RANK], step[MTH__RANK];
     mth__shape want;
-    int fixed[MTH__AXES];          /* coordinates of the owner so far; -1: any */
+    int fixed[MTH__AXES]; /* coordinates of the owner so far; -1: any */
     mth__piece piece;
     mth__arena *arena;
     VEC(mth__piece) pieces;
@@ -141,7 +145,8 @@ static int64_t elements_kept(const mth__channel *c, int device) {
     mth__shape a = mth__local_shape(c->shape, &c->from, own, start[0], step[0]);
     mth__shape b = mth__local_shape(c->shape, &c->to, c->to.on->rank_of[device], start[1], step[1]);
     for (int d = 0; d < c->shape.rank && n; d++)
-        n *= common((mth__extent){start[0][d], a.dim[d], step[0][d]}, (mth__extent){start[1][d], b.dim[d], step[1][d]}).size;
+        n *= common((mth__extent){start[0][d], a.dim[d], step[0][d]}, (mth__extent){start[1][d], b.dim[d], step[1][d]})
+                 .size;
     return n;
 }
 
@@ -177,8 +182,10 @@ int mth__channel_group(const mth__channel *c, int device, int32_t *member) {
     mth__placement_coordinates(on, on->rank_of[device], coordinate);
     for (int a = on->naxes - 1, s = 1; a >= 0; s *= on->dim[a--]) stride[a] = s;
     for (int a = 0; a < on->naxes; a++) {
-        if (c->axes >> a & 1) mine = mine * on->dim[a] + coordinate[a];
-        else base += coordinate[a] * stride[a];
+        if (c->axes >> a & 1)
+            mine = mine * on->dim[a] + coordinate[a];
+        else
+            base += coordinate[a] * stride[a];
     }
     for (int n = 0; member && n < size; n++) {
         int rank = base;
@@ -194,7 +201,8 @@ int mth__channel_group(const mth__channel *c, int device, int32_t *member) {
 
 /* ---------------------------------------------------------------- bytes */
 static int64_t local_bytes(const mth__channel *c, const mth__sharding *s, int device) {
-    return mth__shape_size(mth__local_shape(c->shape, s, s->on->rank_of[device], NULL, NULL)) * (int64_t)mth_dtype_size(c->dtype);
+    return mth__shape_size(mth__local_shape(c->shape, s, s->on->rank_of[device], NULL, NULL)) *
+        (int64_t)mth_dtype_size(c->dtype);
 }
 
 /* Bytes of the box that `origin` has for `destination` in an all_to_all. */
@@ -205,19 +213,22 @@ static int64_t box_bytes(const mth__channel *c, int origin, int destination) {
 }
 
 int64_t mth__channel_slot(const mth__channel *c) {
-    return box_bytes(c, c->from.on->device[0], c->to.on->device[0]); /* the first device has the most of each dimension */
+    /* the first device has the most of each dimension */
+    return box_bytes(c, c->from.on->device[0], c->to.on->device[0]);
 }
 
 int64_t mth__channel_scratch(const mth__channel *c, int device) {
     if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || c->from.on->rank_of[device] < 0) return 0;
     mth__template t = mth__template_get(c->kind, c->algorithm, mth__channel_size(c));
-    return mth__template_scratch(&t, local_bytes(c, &c->from, device), c->kind == MTH__ALL_TO_ALL ? mth__channel_slot(c) : 0);
+    return mth__template_scratch(
+        &t, local_bytes(c, &c->from, device), c->kind == MTH__ALL_TO_ALL ? mth__channel_slot(c) : 0);
 }
 
 static int64_t direct_bytes(const mth__channel *c, int device) {
     int64_t n = mth__channel_size(c), element = (int64_t)mth_dtype_size(c->dtype), own_start, own;
     switch (c->kind) {
-    case MTH__ALL_REDUCE: { /* reduces its own part of n, which it reads from n - 1 others, and takes the n - 1 other parts */
+    /* reduces its own part of n, which it reads from n - 1 others, and takes the n - 1 other parts */
+    case MTH__ALL_REDUCE: {
         int64_t elements = local_bytes(c, &c->to, device) / element;
         mth__chunk_range(elements, (int)n, mth__channel_group(c, device, NULL), &own_start, &own);
         return mth__size_product(mth__size_sum(mth__size_product(n - 1, own), elements - own), element);
@@ -250,9 +261,7 @@ static int64_t template_bytes(mth__arena *arena, const mth__channel *c, int devi
         case MTH__ALL_GATHER: more = local_bytes(c, &c->from, member[s.from_chunk]); break;
         case MTH__REDUCE_SCATTER: more = local_bytes(c, &c->to, member[s.from_chunk]); break;
         case MTH__ALL_TO_ALL: more = box_bytes(c, member[box[rank][i].origin], member[box[rank][i].destination]); break;
-        default:
-            mth__chunk_range(flat, t.chunks, s.from_chunk, &start, &size);
-            more = size * element;
+        default: mth__chunk_range(flat, t.chunks, s.from_chunk, &start, &size); more = size * element;
         }
         bytes = mth__size_sum(bytes, more);
     }

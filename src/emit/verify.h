@@ -6,46 +6,70 @@
 #include "emit/ranges.h"
 
 /* A dimension of n elements, split, in units of `unit`. */
-typedef struct { int64_t n, unit; mth__split split; } mth__cut;
+typedef struct {
+    int64_t n, unit;
+    mth__split split;
+} mth__cut;
 /* keep: in one dimension of n each device's part by `to` lies in its part by `from`. */
-typedef struct { int64_t n; mth__split from, to; const mth__placement *from_on, *to_on; } mth__kept;
+typedef struct {
+    int64_t n;
+    mth__split from, to;
+    const mth__placement *from_on, *to_on;
+} mth__kept;
 enum { MTH__KEPT = 32 };
-typedef struct { int role, low[MTH__AXES], high[MTH__AXES]; } mth__reach; /* coordinates of a role's devices on a placement */
+/* coordinates of a role's devices on a placement */
+typedef struct {
+    int role, low[MTH__AXES], high[MTH__AXES];
+} mth__reach;
 
 typedef struct {
     mth__arena *arena;
     const mth__program *p;
-    const mth__role *r; int role;          /* the role at hand */
-    int64_t looks;                         /* at single devices, so far */
-    int *opened_by, *opened_role;          /* by channel: the START or SEND that is open, and on which role; -1: none */
-    int *sent_role, *taken_role;           /* by channel: the last role that gave, that took */
-    int64_t *sent, *taken;                 /* by channel: devices that give, that take */
-    int64_t *left;                         /* by exit: devices that write it */
-    int *released;                         /* by instruction of the role: the WAIT of a START or SEND */
-    /* by exit: the last role that has values there, and of this role: the exit's bytes, where they begin behind the slab's, and the value
-       that is written last (-1: none) */
-    int *exit_role, *exit_last; int64_t *exit_bytes, *exit_start;
-    VEC(int) exits;                        /* in which the role at hand has values */
-    mth__reach *reach;                     /* by placement id */
-    mth__kept kept[MTH__KEPT]; int kept_next; /* found last, on the role at hand */
-    mth__node node;                        /* room for the instruction at hand as a node */
+    const mth__role *r;
+    int role;      /* the role at hand */
+    int64_t looks; /* at single devices, so far */
+    /* by channel: the START or SEND that is open, and on which role; -1: none */
+    int *opened_by, *opened_role;
+    int *sent_role, *taken_role; /* by channel: the last role that gave, that took */
+    int64_t *sent, *taken;       /* by channel: devices that give, that take */
+    int64_t *left;               /* by exit: devices that write it */
+    int *released;               /* by instruction of the role: the WAIT of a START or SEND */
+    /* by exit: the last role that has values there, and of this role: the exit's bytes, where they begin behind the
+       slab's, and the value that is written last (-1: none) */
+    int *exit_role, *exit_last;
+    int64_t *exit_bytes, *exit_start;
+    VEC(int) exits;    /* in which the role at hand has values */
+    mth__reach *reach; /* by placement id */
+    mth__kept kept[MTH__KEPT];
+    int kept_next;  /* found last, on the role at hand */
+    mth__node node; /* room for the instruction at hand as a node */
     mth__value *value;
 } mth__verification;
 
 /* A refusal: role, instruction, operator, and the value (-1: none). Takes the text. instr -1: the role as a whole. */
 mth_status mth__refuse(const mth__verification *, int instr, int value, char *what);
-mth_status mth__refuse_for(const mth__verification *, int instr, int value, mth_status why); /* takes the error */
-static inline int mth__verify_base(const mth__role *r, int v) { return r->value.at[v].storage == MTH__IN_ALIAS ? r->value.at[v].index : v; }
+/* takes the error */
+mth_status mth__refuse_for(const mth__verification *, int instr, int value, mth_status why);
+static inline int mth__verify_base(const mth__role *r, int v) {
+    return r->value.at[v].storage == MTH__IN_ALIAS ? r->value.at[v].index : v;
+}
 
-/* To be called before a loop over the role's devices that another line of the same text may cause again. Refuses where it is too many. */
+/* To be called before a loop over the role's devices that another line of the same text may cause again. Refuses where
+ * it is too many. */
 mth_status mth__verify_look(mth__verification *, int value);
 /* The first device of the placement that has no role, or one with no instruction for which `does` holds; -1: none. */
-int mth__verify_lacking(mth__verification *, const mth__placement *, bool (*does)(const mth__role *, const mth__instr *, int), int subject);
-mth_status mth__verify_values(mth__verification *);            /* verify_values.c: shardings, local shapes, where values lie */
+int mth__verify_lacking(
+    mth__verification *, const mth__placement *, bool (*does)(const mth__role *, const mth__instr *, int), int subject);
+/* verify_values.c: shardings, local shapes, where values lie */
+mth_status mth__verify_values(mth__verification *);
 /* On each device of the placement the same units of both. */
 bool mth__verify_same_cut(const mth__placement *, const mth__cut *, const mth__cut *);
-mth_status mth__verify_row(mth__verification *, int instr);    /* verify_rows.c: a COMPUTE: shapes, splits, partial sums */
-mth_status mth__verify_bytes(mth__verification *);             /* verify_bytes.c: no two live values share a byte */
-mth_status mth__verify_part(mth__verification *, int instr);   /* verify_channels.c: one role's part in a channel */
-mth_status mth__verify_channels(mth__verification *);          /* verify_channels.c: everyone takes part; nobody waits for ever */
+/* verify_rows.c: a COMPUTE: shapes, splits, partial sums */
+mth_status mth__verify_row(mth__verification *, int instr);
+/* verify_bytes.c: no two live values share a byte */
+mth_status mth__verify_bytes(mth__verification *);
+/* verify_channels.c: one role's part in a channel */
+mth_status mth__verify_part(mth__verification *, int instr);
+/* verify_channels.c: everyone takes part; nobody waits for ever */
+mth_status mth__verify_channels(mth__verification *);
 #endif

@@ -1,14 +1,15 @@
-/* No two values that live at the same time share a byte, but for a result that takes over an operand's bytes in place. A value lives from
- * the instruction that writes it to the last that reads it; what a START or a SEND touches, to the WAIT; what lies in an exit, to the end,
- * or until the exit's next value takes it over. The exits' bytes are numbered on behind the slab's. */
+/* No two values that live at the same time share a byte, but for a result that takes over an operand's bytes in place.
+ * A value lives from the instruction that writes it to the last that reads it; what a START or a SEND touches, to the
+ * WAIT; what lies in an exit, to the end, or until the exit's next value takes it over. The exits' bytes are numbered
+ * on behind the slab's. */
 #include "emit/verify.h"
 #include <string.h>
 
 typedef struct {
     mth__verification *v;
-    int *last;          /* by base: the instruction at which it ends */
-    int *reads, *held;  /* by base: its last plain reader; SENDs and STARTs that have it as operand */
-    int *ends, *next;   /* by instruction, by value: lists of those that end there; -1 */
+    int *last;         /* by base: the instruction at which it ends */
+    int *reads, *held; /* by base: its last plain reader; SENDs and STARTs that have it as operand */
+    int *ends, *next;  /* by instruction, by value: lists of those that end there; -1 */
     bool *live;
     mth__ranges memory;
 } sweep;
@@ -60,10 +61,12 @@ static bool in_place(const sweep *s, int i, int out, int old) {
     int sum = sum_below(k, out);
     if (place(s, out) != place(s, old) || a->bytes != b->bytes || a->dtype != b->dtype) return false;
     if (b->storage == MTH__IN_EXIT && a->storage != MTH__IN_EXIT) return false; /* it leaves */
-    if (sum < 0 && (k->nout != 1 || out != k->out[0])) return false; /* scratch, or one result of several */
+    if (sum < 0 && (k->nout != 1 || out != k->out[0])) return false;            /* scratch, or one result of several */
     if (k->kind == MTH__COMPUTE && sum < 0 && !(k->op->flags & MTH__ELEMENTWISE)) return false;
-    if (k->kind != MTH__COMPUTE && !(collective && s->v->p->channel.at[k->channel].kind == MTH__ALL_REDUCE)) return false;
-    if (s->reads[old] != i || s->last[old] != s->v->released[i] || (k->kind == MTH__START && s->held[old] != 1)) return false;
+    if (k->kind != MTH__COMPUTE && !(collective && s->v->p->channel.at[k->channel].kind == MTH__ALL_REDUCE))
+        return false;
+    if (s->reads[old] != i || s->last[old] != s->v->released[i] || (k->kind == MTH__START && s->held[old] != 1))
+        return false;
     bool operand = false;
     for (int j = 0; j < k->nin; j++) {
         if (mth__verify_base(r, k->in[j]) != old) continue;
@@ -86,8 +89,9 @@ static mth_status begin_sum(const sweep *s, int i, int out, int below) {
 
 static mth_status overlap(const sweep *s, int i, int out, int old) {
     const mth__role *r = s->v->r;
-    return mth__refuse(s->v, i, out, F("%s overlaps %s, which lives until instruction %d", r->value.at[out].name, r->value.at[old].name,
-                                       s->last[old]));
+    return mth__refuse(s->v, i, out,
+        F("%s overlaps %s, which lives until instruction %d", r->value.at[out].name, r->value.at[old].name,
+            s->last[old]));
 }
 
 static mth_status begin(sweep *s, int i, int out) {

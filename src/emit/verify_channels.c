@@ -1,12 +1,16 @@
-/* Channels: who takes part, with what; and that nobody waits for ever. The second by letting the roles run: an instruction that would block
- * hands over to the roles that it waits for. What a role waits for, all its devices wait for, of all devices of the others: where the roles
- * come to their end, so do the devices, in whatever order they run. */
+/* Channels: who takes part, with what; and that nobody waits for ever. The second by letting the roles run: an
+ * instruction that would block hands over to the roles that it waits for. What a role waits for, all its devices wait
+ * for, of all devices of the others: where the roles come to their end, so do the devices, in whatever order they run.
+ */
 #include "emit/verify.h"
 
 /* ---------------------------------------------------------------- one role's part */
-static mth_status check_side(const mth__verification *v, int i, int x, const mth__channel *c, const mth__sharding *s, const char *verb) {
+static mth_status check_side(
+    const mth__verification *v, int i, int x, const mth__channel *c, const mth__sharding *s, const char *verb) {
     const mth__pvalue *p = &v->r->value.at[x];
-    if (p->dtype == c->dtype && mth__shape_equal(p->shape, c->shape) && mth__sharding_equal(&p->sharding, s, c->shape.rank)) return NULL;
+    if (p->dtype == c->dtype && mth__shape_equal(p->shape, c->shape) &&
+        mth__sharding_equal(&p->sharding, s, c->shape.rank))
+        return NULL;
     return mth__refuse(v, i, x, F("%s %s, which is not what the channel carries", verb, p->name));
 }
 
@@ -19,8 +23,10 @@ mth_status mth__verify_part(mth__verification *v, int i) {
     bool in = gives, out = takes; /* what the instruction must have */
     if (!gives && !takes) return mth__refuse(v, i, -1, F("the role takes no part in this channel"));
     if (apart) {
-        if (k->kind == MTH__COLLECTIVE) return mth__refuse(v, i, -1, F("between placements a transfer is sent and received"));
-        if (k->kind == MTH__START && gives) return mth__refuse(v, i, -1, F("a role that sends receives without a START"));
+        if (k->kind == MTH__COLLECTIVE)
+            return mth__refuse(v, i, -1, F("between placements a transfer is sent and received"));
+        if (k->kind == MTH__START && gives)
+            return mth__refuse(v, i, -1, F("a role that sends receives without a START"));
         in = k->kind == MTH__SEND;
         out = !in;
         if ((in && !gives) || (out && !takes))
@@ -28,10 +34,12 @@ mth_status mth__verify_part(mth__verification *v, int i) {
         if (out && gives && v->sent_role[k->channel] != v->role)
             return mth__refuse(v, i, -1, F("it receives before it has sent its own part"));
     } else if (k->kind == MTH__SEND || k->kind == MTH__RECV) {
-        return mth__refuse(v, i, -1, F("%s is done by all at once, not sent and received", mth__channel_names[c->kind]));
+        return mth__refuse(
+            v, i, -1, F("%s is done by all at once, not sent and received", mth__channel_names[c->kind]));
     }
     if (k->nin != in || k->nout != out)
-        return mth__refuse(v, i, -1, F("it has %d operands and %d results, and needs %d and %d", k->nin, k->nout, in, out));
+        return mth__refuse(
+            v, i, -1, F("it has %d operands and %d results, and needs %d and %d", k->nin, k->nout, in, out));
     if (in) {
         TRY(check_side(v, i, k->in[0], c, &c->from, "gives"));
         if (v->sent_role[k->channel] == v->role) return mth__refuse(v, i, -1, F("the role gives to the channel twice"));
@@ -40,13 +48,15 @@ mth_status mth__verify_part(mth__verification *v, int i) {
     }
     if (out) {
         TRY(check_side(v, i, k->out[0], c, &c->to, "takes"));
-        if (v->taken_role[k->channel] == v->role) return mth__refuse(v, i, -1, F("the role takes from the channel twice"));
+        if (v->taken_role[k->channel] == v->role)
+            return mth__refuse(v, i, -1, F("the role takes from the channel twice"));
         v->taken_role[k->channel] = v->role;
         v->taken[k->channel] += v->r->ndevice;
     }
     int64_t scratch = apart ? 0 : mth__channel_scratch(c, device);
     if (scratch > 0 && (k->scratch < 0 || v->r->value.at[k->scratch].bytes < scratch))
-        return mth__refuse(v, i, k->scratch, F("%s needs %lld bytes of scratch", mth__algorithm_names[c->algorithm], (long long)scratch));
+        return mth__refuse(v, i, k->scratch,
+            F("%s needs %lld bytes of scratch", mth__algorithm_names[c->algorithm], (long long)scratch));
     return NULL;
 }
 
@@ -65,21 +75,34 @@ static mth_status absent(mth__verification *v, size_t channel, const mth__placem
     const mth__channel *c = &v->p->channel.at[channel];
     int d = mth__verify_lacking(v, on, gives ? gives_part : takes_part, (int)channel);
     if (d < 0) return INTERNAL("channel c%zu: devices are counted wrongly", channel);
-    return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("channel c%zu, %s: device %d (role %d) must %s and does not", channel,
-                                                       mth__channel_names[c->kind], d, v->p->role_of[d],
-                                                       gives ? "give its part" : "take its part"),
-                                    F("let every device of the channel's placements take part in it")), c->label);
+    return mth__error_operator(
+        FAIL(MTH_ERROR_VALUE,
+            F("channel c%zu, %s: device %d (role %d) must %s and does not", channel, mth__channel_names[c->kind], d,
+                v->p->role_of[d], gives ? "give its part" : "take its part"),
+            F("let every device of the channel's placements take part in it")),
+        c->label);
 }
 
-/* A role on its way: the next instruction of stream 0; how many STARTs are issued and done; whether it has arrived where it stands. */
-typedef struct { int next, starts, done; bool arrived[2], queued; } stand;
-typedef struct { int64_t given, taken; int waiting; } state; /* of a channel: devices that have; 1 + the first of a list of roles to wake */
-typedef struct { int role, next; } waiter;
+/* A role on its way: the next instruction of stream 0; how many STARTs are issued and done; whether it has arrived
+ * where it stands. */
+typedef struct {
+    int next, starts, done;
+    bool arrived[2], queued;
+} stand;
+/* of a channel: devices that have; 1 + the first of a list of roles to wake */
+typedef struct {
+    int64_t given, taken;
+    int waiting;
+} state;
+typedef struct {
+    int role, next;
+} waiter;
 typedef struct {
     mth__verification *v;
     stand *stand;
     state *state;
-    int *queue; size_t head, n; /* of roles, around */
+    int *queue;
+    size_t head, n; /* of roles, around */
     /* by role: its STARTs in order; by instruction, of a WAIT the START or SEND, of a START its place among them */
     int **start, **link;
     VEC(waiter) waiter;
@@ -194,7 +217,8 @@ static mth_status deadlock(race *z, int role) {
         if (is_through(z, (int)o)) continue;
         int i = stuck_at(z, (int)o);
         if (named < NAMED)
-            mth__text_add(&others, "%s role %zu at instruction %d (c%d)", named ? "," : "; so do", o, i, instr_at(z, (int)o, i)->channel);
+            mth__text_add(&others, "%s role %zu at instruction %d (c%d)", named ? "," : "; so do", o, i,
+                instr_at(z, (int)o, i)->channel);
         else
             mth__text_add(&others, " and others");
         named++;
@@ -211,9 +235,12 @@ mth_status mth__verify_channels(mth__verification *v) {
         if (v->sent[c] != p->channel.at[c].from.on->count) return absent(v, c, p->channel.at[c].from.on, true);
         if (v->taken[c] != p->channel.at[c].to.on->count) return absent(v, c, p->channel.at[c].to.on, false);
     }
-    race z = {.v = v, .stand = NEW_ARRAY(v->arena, stand, roles), .state = NEW_ARRAY(v->arena, state, p->channel.n),
-              .queue = NEW_ARRAY(v->arena, int, roles),
-              .start = NEW_ARRAY(v->arena, int *, roles), .link = NEW_ARRAY(v->arena, int *, roles)};
+    race z = {.v = v,
+        .stand = NEW_ARRAY(v->arena, stand, roles),
+        .state = NEW_ARRAY(v->arena, state, p->channel.n),
+        .queue = NEW_ARRAY(v->arena, int, roles),
+        .start = NEW_ARRAY(v->arena, int *, roles),
+        .link = NEW_ARRAY(v->arena, int *, roles)};
     for (size_t i = 0; i < roles; i++) {
         link_role(&z, (int)i);
         wake(&z, (int)i);

@@ -1,10 +1,13 @@
-/* A COMPUTE against its row of the catalog: shapes and dtypes as the row infers them; every factor cut alike on all operands and results
- * that have it; whole where it must be; and partial sums exactly where they arise or pass. */
+/* A COMPUTE against its row of the catalog: shapes and dtypes as the row infers them; every factor cut alike on all
+ * operands and results that have it; whole where it must be; and partial sums exactly where they arise or pass. */
 #include "catalog/rows.h"
 #include "emit/verify.h"
 #include <string.h>
 
-typedef struct { bool set; mth__cut as; } cut; /* of a factor */
+typedef struct {
+    bool set;
+    mth__cut as;
+} cut; /* of a factor */
 typedef struct {
     mth__verification *v;
     int i;
@@ -26,8 +29,13 @@ static mth__node *node_of(mth__verification *v, const mth__instr *k) {
     for (int j = 0; j < k->nin + k->nout; j++) {
         const mth__pvalue *p = &v->r->value.at[j < k->nin ? k->in[j] : k->out[j - k->nin]];
         n->in[j] = &v->value[j];
-        v->value[j] = (mth__value){.id = j, .name = p->name, .dtype = p->dtype, .shape = p->shape, .sharding = p->sharding, .node = n,
-                                   .index = j - k->nin};
+        v->value[j] = (mth__value){.id = j,
+            .name = p->name,
+            .dtype = p->dtype,
+            .shape = p->shape,
+            .sharding = p->sharding,
+            .node = n,
+            .index = j - k->nin};
     }
     return n;
 }
@@ -36,16 +44,19 @@ static mth__node *node_of(mth__verification *v, const mth__instr *k) {
 static mth_status check_cut(row *w, int f, int32_t unit, int d, int x) {
     const mth__pvalue *p = &w->v->r->value.at[x];
     const mth__split *s = &p->sharding.dim[d];
-    if (f < 0) return s->naxes ? mth__refuse(w->v, w->i, x, F("dimension %d of %s is split, and can't be", d, p->name)) : NULL;
+    if (f < 0)
+        return s->naxes ? mth__refuse(w->v, w->i, x, F("dimension %d of %s is split, and can't be", d, p->name)) : NULL;
     cut *c = &w->cut[f];
     if (w->rule.factor[f].kind == MTH__WHOLE && s->naxes)
         return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split, and must be whole", d, p->name));
     if (w->rule.factor[f].kind == MTH__WHOLE) return NULL; /* its sizes may differ: concat, slice */
-    if (p->local.dim[d] % unit) return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split inside a unit of %d", d, p->name, unit));
+    if (p->local.dim[d] % unit)
+        return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split inside a unit of %d", d, p->name, unit));
     const mth__cut as = {.n = p->shape.dim[d], .unit = unit, .split = *s};
     if (!c->set) *c = (cut){true, as};
     if (mth__verify_same_cut(p->sharding.on, &c->as, &as)) return NULL;
-    return mth__refuse(w->v, w->i, x, F("dimension %d of %s is split otherwise than in the other operands and results", d, p->name));
+    return mth__refuse(
+        w->v, w->i, x, F("dimension %d of %s is split otherwise than in the other operands and results", d, p->name));
 }
 
 static mth_status check_cuts(row *w) {
@@ -71,11 +82,13 @@ static mth_status incoming(const row *w, unsigned *axes) {
         if (op->linear == MTH__LINEAR_JOINT && linear) {
             if (first < 0) first = k->in[j];
             if (p->sharding.partial != w->v->r->value.at[first].sharding.partial)
-                return mth__refuse(w->v, w->i, k->in[j], F("%s and the other operands are partial sums over different axes", p->name));
+                return mth__refuse(
+                    w->v, w->i, k->in[j], F("%s and the other operands are partial sums over different axes", p->name));
         } else if (p->sharding.partial && !linear) {
             return mth__refuse(w->v, w->i, k->in[j], F("uses %s, a partial sum, as a value", p->name));
         } else if (*axes & p->sharding.partial) {
-            return mth__refuse(w->v, w->i, k->in[j], F("multiplies %s with another partial sum over the same axis", p->name));
+            return mth__refuse(
+                w->v, w->i, k->in[j], F("multiplies %s with another partial sum over the same axis", p->name));
         }
         if (p->sharding.partial && p->sharding.reduce != MTH__REDUCE_SUM)
             return mth__refuse(w->v, w->i, k->in[j], F("uses %s, a partial maximum, as a value", p->name));
@@ -95,7 +108,9 @@ static mth_status check_partial(const row *w) {
     unsigned in, split = 0;
     TRY(incoming(w, &in));
     for (int f = 0; f < w->rule.n; f++) split |= axes_of(&w->cut[f].as.split);
-    if (in & split) return mth__refuse(w->v, w->i, k->in[0], F("an axis splits a dimension, and an operand is a partial sum over it"));
+    if (in & split)
+        return mth__refuse(
+            w->v, w->i, k->in[0], F("an axis splits a dimension, and an operand is a partial sum over it"));
     for (int j = 0; j < k->nout; j++) {
         const mth__pvalue *p = &w->v->r->value.at[k->out[j]];
         unsigned sum = in, max = 0, has = 0;
@@ -105,14 +120,19 @@ static mth_status check_partial(const row *w) {
             if (has >> f & 1) continue;
             unsigned axes = axes_of(&w->cut[f].as.split);
             if (axes && w->rule.factor[f].kind == MTH__PASS)
-                return mth__refuse(w->v, w->i, k->out[j], F("%s lacks a dimension over which its operands are split", p->name));
+                return mth__refuse(
+                    w->v, w->i, k->out[j], F("%s lacks a dimension over which its operands are split", p->name));
             *(w->rule.factor[f].kind == MTH__MAX ? &max : &sum) |= axes;
         }
-        if (sum && max) return mth__refuse(w->v, w->i, k->out[j], F("%s would be both a partial sum and a partial maximum", p->name));
-        if (p->sharding.partial != (sum | max) || (p->sharding.partial && p->sharding.reduce != (max ? MTH__REDUCE_MAX : MTH__REDUCE_SUM)))
-            return mth__refuse(w->v, w->i, k->out[j], F("%s is said to be %s, and is %s", p->name, p->sharding.partial
-                                                        ? "a partial sum over some axes" : "whole",
-                                                        sum | max ? "a partial sum over others" : "no partial sum"));
+        if (sum && max)
+            return mth__refuse(
+                w->v, w->i, k->out[j], F("%s would be both a partial sum and a partial maximum", p->name));
+        if (p->sharding.partial != (sum | max) ||
+            (p->sharding.partial && p->sharding.reduce != (max ? MTH__REDUCE_MAX : MTH__REDUCE_SUM)))
+            return mth__refuse(w->v, w->i, k->out[j],
+                F("%s is said to be %s, and is %s", p->name,
+                    p->sharding.partial ? "a partial sum over some axes" : "whole",
+                    sum | max ? "a partial sum over others" : "no partial sum"));
     }
     return NULL;
 }
@@ -127,18 +147,19 @@ static mth_status check_accumulators(const row *w) {
         bool same = from->sharding.partial == to->sharding.partial && from->sharding.reduce == to->sharding.reduce;
         if (same || (!from->sharding.partial && !to->sharding.partial)) continue;
         return mth__refuse(w->v, w->i, k->in[sum],
-                           F("adds to %s, which is a partial sum over other axes than %s", from->name, to->name));
+            F("adds to %s, which is a partial sum over other axes than %s", from->name, to->name));
     }
     return NULL;
 }
 
 static bool is_inside(mth__extent part, mth__extent whole) {
     int64_t low = part.start - whole.start, last = low + (part.size - 1) * part.step;
-    return low >= 0 && low % whole.step == 0 && last <= (whole.size - 1) * whole.step
-        && (part.size == 1 || part.step % whole.step == 0);
+    return low >= 0 && low % whole.step == 0 && last <= (whole.size - 1) * whole.step &&
+        (part.size == 1 || part.step % whole.step == 0);
 }
 
-static mth__extent extent_on(const mth__verification *v, int64_t n, const mth__split *split, const mth__placement *on, int i) {
+static mth__extent extent_on(
+    const mth__verification *v, int64_t n, const mth__split *split, const mth__placement *on, int i) {
     int coordinate[MTH__AXES];
     mth__placement_coordinates(on, on->rank_of[v->r->device[i]], coordinate);
     return mth__split_extent(n, split, on, coordinate);
@@ -152,8 +173,8 @@ static mth_status find_unkept(mth__verification *v, int in, int x, int d, int *d
     *device = -1;
     for (int i = 0; i < MTH__KEPT && !kept; i++) {
         const mth__kept *known = &v->kept[i];
-        kept = known->n == k.n && known->from_on == k.from_on && known->to_on == k.to_on && mth__split_equal(&known->from, &k.from)
-            && mth__split_equal(&known->to, &k.to);
+        kept = known->n == k.n && known->from_on == k.from_on && known->to_on == k.to_on &&
+            mth__split_equal(&known->from, &k.from) && mth__split_equal(&known->to, &k.to);
     }
     if (kept) return NULL;
     TRY(mth__verify_look(v, x));
@@ -179,7 +200,8 @@ static mth_status check_keep(mth__verification *v, int i) {
         int device;
         TRY(find_unkept(v, k->in[0], k->out[0], d, &device));
         if (device >= 0)
-            return mth__refuse(v, i, k->out[0], F("device %d does not hold in %s all that it keeps as %s", device, in->name, out->name));
+            return mth__refuse(v, i, k->out[0],
+                F("device %d does not hold in %s all that it keeps as %s", device, in->name, out->name));
     }
     return NULL;
 }
@@ -187,7 +209,8 @@ static mth_status check_keep(mth__verification *v, int i) {
 mth_status mth__verify_row(mth__verification *v, int i) {
     const mth__instr *k = &v->r->instr.at[i];
     if (k->op->flags & MTH__ALIAS) return mth__refuse(v, i, -1, F("moves nothing: it is a view, no instruction"));
-    if (k->op->flags & MTH__COMM && k->op->row != MTH__ROW_keep) return mth__refuse(v, i, -1, F("is communication, which needs a channel"));
+    if (k->op->flags & MTH__COMM && k->op->row != MTH__ROW_keep)
+        return mth__refuse(v, i, -1, F("is communication, which needs a channel"));
     mth__node *n = node_of(v, k);
     mth_status bad = mth__op_infer(n);
     if (bad) return mth__refuse_for(v, i, k->nin ? k->in[0] : -1, bad);
@@ -199,7 +222,8 @@ mth_status mth__verify_row(mth__verification *v, int i) {
     if (k->op->row == MTH__ROW_keep) return check_keep(v, i);
     for (int j = 0; j < k->nin; j++)
         if (v->r->value.at[k->in[j]].sharding.on != v->r->value.at[k->out[0]].sharding.on)
-            return mth__refuse(v, i, k->in[j], F("%s lies on another placement than the result", v->r->value.at[k->in[j]].name));
+            return mth__refuse(
+                v, i, k->in[j], F("%s lies on another placement than the result", v->r->value.at[k->in[j]].name));
     for (int j = 1; j < k->nout; j++)
         if (v->r->value.at[k->out[j]].sharding.on != v->r->value.at[k->out[0]].sharding.on)
             return mth__refuse(v, i, k->out[j], F("its results lie on several placements"));

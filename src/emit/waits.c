@@ -1,24 +1,37 @@
-/* Where a role waits. A START's WAIT stands before the first instruction that reads its result. A SEND's WAIT must not stand right behind
- * it: the sender of a pipeline would stall on a slow receiver, with nothing computed meanwhile. It stands behind the last reader of the
- * value that was sent, but not before OUTSTANDING further values have been sent: by then the peer has normally taken it, and no more than
- * that many dead values are kept. No choice can deadlock: what a WAIT depends on was issued before it in the one global order of nodes. */
+/* Where a role waits. A START's WAIT stands before the first instruction that reads its result. A SEND's WAIT must not
+ * stand right behind
+ * it: the sender of a pipeline would stall on a slow receiver, with nothing computed meanwhile. It stands behind the
+ * last reader of the value that was sent, but not before OUTSTANDING further values have been sent: by then the peer
+ * has normally taken it, and no more than that many dead values are kept. No choice can deadlock: what a WAIT depends
+ * on was issued before it in the one global order of nodes. */
 #include "emit/emit.h"
 #include <string.h>
 
 enum { OUTSTANDING = 4 };
-typedef struct { int instr, next; } pending; /* a SEND or START whose WAIT stands before some instruction; next in its list */
+/* a SEND or START whose WAIT stands before some instruction; next in its list */
+typedef struct {
+    int instr, next;
+} pending;
 
 static mth__instr wait_for(const mth__instr *i) {
-    return (mth__instr){.kind = MTH__WAIT, .channel = i->channel, .scratch = -1, .module = i->module, .source = i->source,
-                        .stage = i->stage, .microbatch = i->microbatch, .backward = i->backward};
+    return (mth__instr){.kind = MTH__WAIT,
+        .channel = i->channel,
+        .scratch = -1,
+        .module = i->module,
+        .source = i->source,
+        .stage = i->stage,
+        .microbatch = i->microbatch,
+        .backward = i->backward};
 }
 
 void mth__emit_waits(mth__program *p, mth__role *r) {
     mth__arena *scratch = mth__arena_new();
     int n = (int)r->instr.n, waits = 0, sends = 0;
     size_t values = r->value.n;
-    int *first = NEW_ARRAY(scratch, int, values), *last = NEW_ARRAY(scratch, int, values); /* readers, by base */
-    int *send = NEW_ARRAY(scratch, int, n + 1);                                            /* instructions that are a SEND */
+    /* readers, by base */
+    int *first = NEW_ARRAY(scratch, int, values), *last = NEW_ARRAY(scratch, int, values);
+    /* instructions that are a SEND */
+    int *send = NEW_ARRAY(scratch, int, n + 1);
     memset(first, -1, values * sizeof *first);
     memset(last, -1, values * sizeof *last);
     for (int i = 0; i < n; i++) {
@@ -31,7 +44,8 @@ void mth__emit_waits(mth__program *p, mth__role *r) {
         waits += k->kind == MTH__SEND || k->kind == MTH__START;
         if (k->kind == MTH__SEND) send[sends++] = i;
     }
-    int *head = NEW_ARRAY(scratch, int, n + 1), *tail = NEW_ARRAY(scratch, int, n + 1); /* lists of `wait`, 1-based: before instruction i */
+    /* lists of `wait`, 1-based: before instruction i */
+    int *head = NEW_ARRAY(scratch, int, n + 1), *tail = NEW_ARRAY(scratch, int, n + 1);
     pending *wait = NEW_ARRAY(scratch, pending, waits + 1);
     for (int i = 0, s = 0, w = 0; i < n; i++) {
         const mth__instr *k = &r->instr.at[i];
@@ -46,8 +60,10 @@ void mth__emit_waits(mth__program *p, mth__role *r) {
             continue;
         }
         wait[++w].instr = i;
-        if (tail[before]) wait[tail[before]].next = w;
-        else head[before] = w;
+        if (tail[before])
+            wait[tail[before]].next = w;
+        else
+            head[before] = w;
         tail[before] = w;
     }
     mth__instr *all = NEW_ARRAY(p->arena, mth__instr, n + waits);

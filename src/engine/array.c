@@ -21,11 +21,13 @@ static int leader_of(const mth__placement *on, uint8_t axes, int rank) {
 }
 
 static mth_status no_memory(int64_t bytes) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes), F("shard the array over more devices, or free others first"));
+    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes),
+        F("shard the array over more devices, or free others first"));
 }
 
 /* The array without its buffers. */
-static mth_status array_shell(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, mth_array **out) {
+static mth_status array_shell(
+    mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, mth_array **out) {
     TRY(mth__shape_check(shape, dtype));
     mth_array *a = mth__calloc(1, sizeof *a);
     if (!a) return no_memory(sizeof *a);
@@ -37,7 +39,10 @@ static mth_status array_shell(mth_backend *backend, mth_dtype dtype, mth__shape 
     mth__sharding_canonical(&a->sharding, shape);
     a->count = sharding->on->count;
     a->held = mth__calloc((size_t)a->count, sizeof *a->held);
-    if (!a->held) { mth_array_free(a); return no_memory((int64_t)sizeof(mth__held) * sharding->on->count); }
+    if (!a->held) {
+        mth_array_free(a);
+        return no_memory((int64_t)sizeof(mth__held) * sharding->on->count);
+    }
     uint8_t axes = mth__sharding_axes(&a->sharding, shape.rank);
     for (int r = 0; r < a->count; r++) {
         mth__held *h = &a->held[r];
@@ -50,7 +55,8 @@ static mth_status array_shell(mth_backend *backend, mth_dtype dtype, mth__shape 
     return NULL;
 }
 
-mth_status mth__array_new(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, bool with_data, mth_array **out) {
+mth_status mth__array_new(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding,
+    bool with_data, mth_array **out) {
     mth_array *a;
     TRY(array_shell(backend, dtype, shape, sharding, &a));
     for (int r = 0; with_data && r < a->count; r++) {
@@ -60,14 +66,19 @@ mth_status mth__array_new(mth_backend *backend, mth_dtype dtype, mth__shape shap
             backend->vtable->buffer_retain(h->buffer);
             continue;
         }
-        mth_status s = backend->vtable->buffer_new(backend->engine, h->device, mth__held_elements(a, h) * (int64_t)mth_dtype_size(dtype), &h->buffer);
-        if (s) { mth_array_free(a); return s; }
+        mth_status s = backend->vtable->buffer_new(
+            backend->engine, h->device, mth__held_elements(a, h) * (int64_t)mth_dtype_size(dtype), &h->buffer);
+        if (s) {
+            mth_array_free(a);
+            return s;
+        }
     }
     *out = a;
     return NULL;
 }
 
-mth_status mth__array_wrap(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, mth__buffer *const *buffer, mth_array **out) {
+mth_status mth__array_wrap(mth_backend *backend, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding,
+    mth__buffer *const *buffer, mth_array **out) {
     mth_array *a;
     TRY(array_shell(backend, dtype, shape, sharding, &a));
     for (int r = 0; r < a->count; r++) {
@@ -101,7 +112,8 @@ mth_status mth__array_fill(mth_array *a, mth__fill *fill, void *context) {
 static mth_status fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
     int64_t local[MTH__RANK], global[MTH__RANK], offset;
     mth__held_strides(a, h, local, global, &offset);
-    mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, data, local, (const char *)whole + offset * (int64_t)mth_dtype_size(a->dtype), global);
+    mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, data, local,
+        (const char *)whole + offset * (int64_t)mth_dtype_size(a->dtype), global);
     return NULL;
 }
 
@@ -113,7 +125,8 @@ mth_status mth__array_initialise(mth_array *a, int init, double scale, uint64_t 
 /* ---------------------------------------------------------------- layouts */
 static mth_status need_data(const mth_array *a) {
     if (a->held[0].buffer) return NULL;
-    return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"), F("use what mth_get_parameters gives, or read it from a file"));
+    return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"),
+        F("use what mth_get_parameters gives, or read it from a file"));
 }
 
 mth_status mth_array_gather(const mth_array *a, void *data) {
@@ -123,14 +136,16 @@ mth_status mth_array_gather(const mth_array *a, void *data) {
     const mth__engine_vtable *v = a->backend->vtable;
     for (int r = 0; r < a->count; r++) {
         const mth__held *h = &a->held[r];
-        int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype), local[MTH__RANK], global[MTH__RANK], offset;
+        int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype), local[MTH__RANK],
+                global[MTH__RANK], offset;
         if (leader_of(a->sharding.on, mth__sharding_axes(&a->sharding, a->shape.rank), r) != r || !bytes) continue;
         void *host = v->buffer_host ? v->buffer_host(h->buffer) : mth__malloc((size_t)bytes);
         if (!host) return no_memory(bytes);
         mth_status s = v->buffer_host ? NULL : v->buffer_read(h->buffer, 0, host, bytes);
         if (!s) {
             mth__held_strides(a, h, local, global, &offset);
-            mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size, (char *)data + offset * (int64_t)mth_dtype_size(a->dtype), global, host, local);
+            mth__box(MTH__BOX_COPY, a->dtype, a->shape.rank, h->size,
+                (char *)data + offset * (int64_t)mth_dtype_size(a->dtype), global, host, local);
         }
         if (!v->buffer_host) mth__free(host);
         TRY(s);
@@ -143,7 +158,8 @@ static bool is_whole(const mth_array *a, const mth__held *h) {
 }
 
 const void *mth_array_get_whole(const mth_array *a) {
-    if (!a || !a->backend->vtable->buffer_host || !a->count || !a->held[0].buffer || !is_whole(a, &a->held[0])) return NULL;
+    if (!a || !a->backend->vtable->buffer_host || !a->count || !a->held[0].buffer || !is_whole(a, &a->held[0]))
+        return NULL;
     return a->backend->vtable->buffer_host(a->held[0].buffer);
 }
 
@@ -160,7 +176,8 @@ static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_a
     return NULL;
 }
 
-mth_status mth__array_as(mth_array *a, mth_backend *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
+mth_status mth__array_as(
+    mth_array *a, mth_backend *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
     mth__sharding to = *sharding;
     mth__sharding_canonical(&to, a->shape);
     TRY(need_data(a));
@@ -185,12 +202,16 @@ mth_status mth__array_as(mth_array *a, mth_backend *on, mth_dtype dtype, const m
         int64_t bytes = n * (int64_t)mth_dtype_size(dtype);
         cast = mth__malloc((size_t)bytes);
         if (!cast) s = no_memory(bytes);
-        for (int64_t i = 0; cast && i < n; i++) mth__element_store(dtype, cast, i, mth__element_load(a->dtype, whole, i));
+        for (int64_t i = 0; cast && i < n; i++)
+            mth__element_store(dtype, cast, i, mth__element_load(a->dtype, whole, i));
     }
     if (!s) s = mth__array_fill(b, fill_from_whole, cast ? cast : whole);
     mth__free(cast);
     mth__free(gathered);
-    if (s) { mth_array_free(b); return s; }
+    if (s) {
+        mth_array_free(b);
+        return s;
+    }
     *out = b;
     return NULL;
 }
@@ -202,11 +223,15 @@ mth_status mth__array_unlend(const mth_array *a, mth__buffer **buffer, size_t co
     int64_t bytes = mth__held_elements(a, &a->held[0]) * (int64_t)mth_dtype_size(a->dtype);
     for (size_t i = 0; i < count; i++) {
         if (buffer[i] != lent) continue;
-        if (copy) v->buffer_retain(copy);
+        if (copy)
+            v->buffer_retain(copy);
         else {
             TRY(v->buffer_new(a->backend->engine, a->held[0].device, bytes, &copy));
             mth_status s = v->buffer_write(copy, 0, v->buffer_host(lent), bytes);
-            if (s) { v->buffer_release(copy); return s; }
+            if (s) {
+                v->buffer_release(copy);
+                return s;
+            }
         }
         buffer[i] = copy;
         v->buffer_release(lent);
@@ -215,7 +240,14 @@ mth_status mth__array_unlend(const mth_array *a, mth__buffer **buffer, size_t co
 }
 
 /* ---------------------------------------------------------------- public: making */
-typedef struct { mth_backend *backend; mth_dtype dtype; int rank; const int64_t *dim; const mth_arg *spec; mth_array **out; } making;
+typedef struct {
+    mth_backend *backend;
+    mth_dtype dtype;
+    int rank;
+    const int64_t *dim;
+    const mth_arg *spec;
+    mth_array **out;
+} making;
 
 static mth_status check_rank(int rank) {
     if (rank >= 0 && rank <= MTH__RANK) return NULL;
@@ -229,7 +261,8 @@ static mth_status read_shape(const making *m, mth__shape *shape, mth__sharding *
     if (m->rank) TRY(mth__given(m->dim, "the shape"));
     if (m->rank) memcpy(shape->dim, m->dim, (size_t)m->rank * sizeof(int64_t));
     *sharding = (mth__sharding){.on = mth__place_whole(m->backend->mesh)};
-    return m->spec && m->spec->kind != MTH_ARG_NONE ? mth__spec_read(*m->spec, sharding->on, m->rank, "array", sharding) : NULL;
+    return m->spec && m->spec->kind != MTH_ARG_NONE ? mth__spec_read(*m->spec, sharding->on, m->rank, "array", sharding)
+                                                    : NULL;
 }
 
 static mth_status make_body(void *context) {
@@ -240,18 +273,23 @@ static mth_status make_body(void *context) {
     return mth__array_new(m->backend, m->dtype, shape, &sharding, true, m->out);
 }
 
-static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const int64_t *dim, const mth_arg *spec, mth__fill *fill, void *context, mth_array **out) {
+static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const int64_t *dim, const mth_arg *spec,
+    mth__fill *fill, void *context, mth_array **out) {
     TRY(mth__result_given(out));
     mth_array *a = NULL;
     making m = {b, dtype, rank, dim, spec, &a};
     TRY(mth__guard(make_body, &m));
     mth_status s = mth__array_fill(a, fill, context);
-    if (s) { mth_array_free(a); return s; }
+    if (s) {
+        mth_array_free(a);
+        return s;
+    }
     *out = a;
     return NULL;
 }
 
-/* Data is given unless there are no elements, and truth values are 0 or 1. What is wrong with the shape is found later. */
+/* Data is given unless there are no elements, and truth values are 0 or 1. What is wrong with the shape is found later.
+ */
 static mth_status check_data(mth_dtype dtype, int rank, const int64_t *dim, const void *data) {
     mth__shape shape = {.rank = rank};
     TRY(check_rank(rank));
@@ -265,19 +303,26 @@ static mth_status check_data(mth_dtype dtype, int rank, const int64_t *dim, cons
     TRY(mth__shape_check(shape, dtype));
     for (int64_t i = 0; i < mth__shape_size(shape); i++)
         if (((const uint8_t *)data)[i] > 1)
-            return FAIL(MTH_ERROR_VALUE, F("element %lld of the bool data is %d", (long long)i, ((const uint8_t *)data)[i]),
-                        F("give bytes of 0 and 1"));
+            return FAIL(MTH_ERROR_VALUE,
+                F("element %lld of the bool data is %d", (long long)i, ((const uint8_t *)data)[i]),
+                F("give bytes of 0 and 1"));
     return NULL;
 }
 
-mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data, const mth_arg *spec, mth_array **out) {
+mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
+    const mth_arg *spec, mth_array **out) {
     TRY(check_data(dtype, rank, shape, data));
     return array_make(b, dtype, rank, shape, spec, fill_from_whole, (void *)data, out);
 }
 
 static void keep(void *nothing) { (void)nothing; }
 
-typedef struct { making making; const void *data; void (*release)(void *); void *context; } borrowing;
+typedef struct {
+    making making;
+    const void *data;
+    void (*release)(void *);
+    void *context;
+} borrowing;
 
 /* One buffer stands for all devices: they share the host's memory. */
 static mth_status borrow_body(void *context) {
@@ -289,9 +334,13 @@ static mth_status borrow_body(void *context) {
     mth_array *a;
     TRY(array_shell(m->backend, m->dtype, shape, &sharding, &a));
     const mth__engine_vtable *v = m->backend->vtable;
-    mth_status s = v->buffer_borrow(m->backend->engine, a->held[0].device, w->data, mth__held_elements(a, &a->held[0]) * (int64_t)mth_dtype_size(a->dtype),
-                                    w->release ? w->release : keep, w->context, &a->held[0].buffer);
-    if (s) { mth_array_free(a); return s; }
+    mth_status s = v->buffer_borrow(m->backend->engine, a->held[0].device, w->data,
+        mth__held_elements(a, &a->held[0]) * (int64_t)mth_dtype_size(a->dtype), w->release ? w->release : keep,
+        w->context, &a->held[0].buffer);
+    if (s) {
+        mth_array_free(a);
+        return s;
+    }
     a->lent = true;
     for (int r = 1; r < a->count; r++) {
         a->held[r].buffer = a->held[0].buffer;
@@ -301,10 +350,12 @@ static mth_status borrow_body(void *context) {
     return NULL;
 }
 
-mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data, void (*release)(void *), void *context, mth_array **out) {
+mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
+    void (*release)(void *), void *context, mth_array **out) {
     TRY(mth__given(b, "the backend"));
     TRY(mth__result_given(out));
-    const bool can = b->vtable->buffer_host && b->vtable->buffer_borrow && data && (uintptr_t)data % MTH__ALIGNMENT == 0;
+    const bool can =
+        b->vtable->buffer_host && b->vtable->buffer_borrow && data && (uintptr_t)data % MTH__ALIGNMENT == 0;
     borrowing w = {{b, dtype, rank, shape, NULL, out}, data, release, context};
     if (can) {
         TRY(check_data(dtype, rank, shape, data));
@@ -315,24 +366,33 @@ mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int
     return NULL;
 }
 
-mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out) {
+mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape,
+    const mth_arg *spec, mth_array **out) {
     const double limit = dtype == MTH_INT32 ? 0x1p31 : 0x1p63;
-    if (dtype == MTH_BOOL && value != 0 && value != 1) return FAIL(MTH_ERROR_VALUE, F("%g is no bool", value), F("give 0 or 1"));
+    if (dtype == MTH_BOOL && value != 0 && value != 1)
+        return FAIL(MTH_ERROR_VALUE, F("%g is no bool", value), F("give 0 or 1"));
     if ((dtype == MTH_INT32 || dtype == MTH_INT64) && isfinite(value) && value != trunc(value))
-        return FAIL(MTH_ERROR_VALUE, F("%g is not a whole number, as %s needs it", value, mth_dtype_name(dtype)), F("round it"));
+        return FAIL(MTH_ERROR_VALUE, F("%g is not a whole number, as %s needs it", value, mth_dtype_name(dtype)),
+            F("round it"));
     if ((dtype == MTH_INT32 || dtype == MTH_INT64) && !(value >= -limit && value < limit))
-        return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)), F("give a value inside [%g, %g)", -limit, limit));
+        return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)),
+            F("give a value inside [%g, %g)", -limit, limit));
     return array_make(b, dtype, rank, shape, spec, mth__fill_constant, &value, out);
 }
 
-mth_status mth_array_randn(mth_backend *b, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
+mth_status mth_array_randn(
+    mth_backend *b, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
     mth__random f = {seed, mth__philox_stream("randn"), MTH__INIT_NORMAL, 1, 0, 0};
     return array_make(b, MTH_FLOAT32, rank, shape, spec, mth__fill_random, &f, out);
 }
 
-mth_status mth_array_randint(mth_backend *b, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
+mth_status mth_array_randint(mth_backend *b, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed,
+    const mth_arg *spec, mth_array **out) {
     if (low >= high || low < INT32_MIN || high > (int64_t)INT32_MAX + 1)
-        return FAIL(MTH_ERROR_VALUE, F("randint from %lld to %lld: int32 values need low < high inside [-2^31, 2^31]", (long long)low, (long long)high), F("give low < high, both inside int32"));
+        return FAIL(MTH_ERROR_VALUE,
+            F("randint from %lld to %lld: int32 values need low < high inside [-2^31, 2^31]", (long long)low,
+                (long long)high),
+            F("give low < high, both inside int32"));
     mth__random f = {seed, mth__philox_stream("randint"), 0, 0, low, high - low};
     return array_make(b, MTH_INT32, rank, shape, spec, mth__fill_random, &f, out);
 }
@@ -363,7 +423,8 @@ static mth_status sharding_text_body(void *context) {
     mth__text_add(&t, "%s", mth__where_text(arena, &a->sharding, a->shape.rank));
     char *text = mth__text_publish(&t), *expected = NULL;
     mth__arena_free(arena);
-    if (!atomic_compare_exchange_strong(&a->sharding_text, &expected, text)) mth__free(text); /* another thread was first */
+    /* another thread was first */
+    if (!atomic_compare_exchange_strong(&a->sharding_text, &expected, text)) mth__free(text);
     return NULL;
 }
 
@@ -429,13 +490,19 @@ mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array 
 mth_status mth__named_check(const mth_named *item, size_t count, const char *what) {
     for (size_t i = 0; i < count; i++) {
         TRY(mth__given(item, what));
-        if (!item[i].name) return FAIL(MTH_ERROR_TYPE, F("%s: the name of item %zu is NULL", what, i), F("give each a name"));
-        if (!item[i].array) return FAIL(MTH_ERROR_TYPE, F("%s: the array of '%s' is NULL", what, item[i].name), F("give it one, or leave it out"));
+        if (!item[i].name)
+            return FAIL(MTH_ERROR_TYPE, F("%s: the name of item %zu is NULL", what, i), F("give each a name"));
+        if (!item[i].array)
+            return FAIL(MTH_ERROR_TYPE, F("%s: the array of '%s' is NULL", what, item[i].name),
+                F("give it one, or leave it out"));
     }
     return NULL;
 }
 
-typedef struct { const mth_named *item; size_t count; } named_list;
+typedef struct {
+    const mth_named *item;
+    size_t count;
+} named_list;
 static mth_status check_once(void *context) {
     const named_list *list = context;
     mth__arena *arena = mth__arena_new();
@@ -457,7 +524,10 @@ mth_status mth_arrays_create(const mth_named *item, size_t count, mth_arrays **o
     for (size_t i = 0; i < count; i++) {
         mth_array_retain(item[i].array);
         mth_status s = mth__arrays_set(a, i, item[i].name, item[i].array);
-        if (s) { mth_arrays_free(a); return s; }
+        if (s) {
+            mth_arrays_free(a);
+            return s;
+        }
     }
     *out = a;
     return NULL;
@@ -475,7 +545,9 @@ void mth_arrays_free(mth_arrays *a) {
 }
 
 size_t mth_arrays_get_count(const mth_arrays *a) { return a ? a->count : 0; }
-mth_named mth_arrays_get(const mth_arrays *a, size_t i) { return i < mth_arrays_get_count(a) ? a->item[i] : (mth_named){NULL, NULL}; }
+mth_named mth_arrays_get(const mth_arrays *a, size_t i) {
+    return i < mth_arrays_get_count(a) ? a->item[i] : (mth_named){NULL, NULL};
+}
 
 mth_array *mth_arrays_find(const mth_arrays *a, const char *name) {
     size_t found = a && name ? *slot_of(a, name) : 0;

@@ -9,11 +9,20 @@ const mth__opt mth__mesh_options[] = {
     {"device_mesh", MTH__OPT_MESH, NULL, "Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.", NULL},
     {0}};
 const mth__opt mth__communication_options[] = {
-    {"collective_ops", MTH__OPT_DICT, "None", "The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.", NULL},
-    {"communication_optimization", MTH__OPT_BOOL, "False", "Removes redundant transfers and merges small collectives.", NULL},
+    {"collective_ops", MTH__OPT_DICT, "None",
+        "The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, "
+        "all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.",
+        NULL},
+    {"communication_optimization", MTH__OPT_BOOL, "False", "Removes redundant transfers and merges small collectives.",
+        NULL},
     {"overlap_communication", MTH__OPT_BOOL, "False", "Runs communication beside computation.", NULL},
     {"pipeline_communication", MTH__OPT_BOOL, "False", "Cuts large communication in chunks.", NULL},
-    {"sequence_parallel", MTH__OPT_BOOL, "None", "Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is 'spmd'.", NULL},
+    {"sequence_parallel", MTH__OPT_BOOL, "None",
+        "Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and "
+        "all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost "
+        "model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is "
+        "'spmd'.",
+        NULL},
     {0}};
 
 static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_pjrt, &mth__engine_reference};
@@ -43,7 +52,8 @@ static int name_index(const char *name, const char *const *names, int n) {
 
 static mth_status unknown_name(const char *what, const char *name, const char *const *names, int n) {
     const char *near = mth__nearest(name, names, (size_t)n);
-    return FAIL(MTH_ERROR_VALUE, F("collective_ops: unknown %s '%s'", what, name), near ? F("use '%s'", near) : F("use one of the %ss that the documentation of collective_ops lists", what));
+    return FAIL(MTH_ERROR_VALUE, F("collective_ops: unknown %s '%s'", what, name),
+        near ? F("use '%s'", near) : F("use one of the %ss that the documentation of collective_ops lists", what));
 }
 
 static mth_status read_collectives(mth_backend *b, const mth_arg *ops) {
@@ -51,9 +61,11 @@ static mth_status read_collectives(mth_backend *b, const mth_arg *ops) {
         int kind = name_index(ops->keys[i], mth__channel_names, MTH__TRANSFER);
         if (kind < 0) return unknown_name("collective", ops->keys[i], mth__channel_names, MTH__TRANSFER);
         if (ops->items[i].kind != MTH_ARG_STRING)
-            return FAIL(MTH_ERROR_TYPE, F("collective_ops: the algorithm of %s is no text", ops->keys[i]), F("use 'direct', 'ring', 'tree' or 'hierarchical'"));
+            return FAIL(MTH_ERROR_TYPE, F("collective_ops: the algorithm of %s is no text", ops->keys[i]),
+                F("use 'direct', 'ring', 'tree' or 'hierarchical'"));
         int algorithm = name_index(ops->items[i].string, mth__algorithm_names, MTH__ALGORITHMS);
-        if (algorithm < 0) return unknown_name("algorithm", ops->items[i].string, mth__algorithm_names, MTH__ALGORITHMS);
+        if (algorithm < 0)
+            return unknown_name("algorithm", ops->items[i].string, mth__algorithm_names, MTH__ALGORITHMS);
         b->algorithm[kind] = mth__algorithm_names[algorithm];
     }
     return NULL;
@@ -84,14 +96,22 @@ static mth_status read_common(mth_backend *b, const mth__engine_setup *s) {
     const mth_arg *context = mth__options_get(s->tables, s->value, "mesh_context");
     b->spmd = context && context->kind == MTH_ARG_STRING && strcmp(context->string, "spmd") == 0;
     const mth_arg *sequence = mth__options_get(s->tables, s->value, "sequence_parallel");
-    if (sequence && sequence->kind == MTH_ARG_BOOL) b->sequence = sequence->integer ? MTH__WHEN_TRUE : MTH__WHEN_FALSE;
-    else if (b->algorithm[MTH__ALL_REDUCE]) b->sequence = MTH__WHEN_FALSE; /* whose steps the user wants to have */
-    else b->sequence = b->spmd ? MTH__WHEN_FALSE : MTH__WHEN_NONE;         /* XLA's partitioner refuses some layouts: by request alone */
-    const char *ours = ops && ops->kind == MTH_ARG_DICT ? "collective_ops" : b->communication_optimization ? "communication_optimization"
-                     : b->overlap ? "overlap_communication" : b->pipeline_communication ? "pipeline_communication" : NULL;
+    if (sequence && sequence->kind == MTH_ARG_BOOL)
+        b->sequence = sequence->integer ? MTH__WHEN_TRUE : MTH__WHEN_FALSE;
+    else if (b->algorithm[MTH__ALL_REDUCE])
+        b->sequence = MTH__WHEN_FALSE; /* whose steps the user wants to have */
+    else
+        b->sequence =
+            b->spmd ? MTH__WHEN_FALSE : MTH__WHEN_NONE; /* XLA's partitioner refuses some layouts: by request alone */
+    const char *ours = ops && ops->kind == MTH_ARG_DICT ? "collective_ops"
+        : b->communication_optimization                 ? "communication_optimization"
+        : b->overlap                                    ? "overlap_communication"
+        : b->pipeline_communication                     ? "pipeline_communication"
+                                                        : NULL;
     if (b->spmd && ours)
-        return FAIL(MTH_ERROR_VALUE, F("%s says how the plan communicates, with mesh_context='spmd' XLA's partitioner decides", ours),
-                    F("leave %s out, or use mesh_context='mpmd'", ours));
+        return FAIL(MTH_ERROR_VALUE,
+            F("%s says how the plan communicates, with mesh_context='spmd' XLA's partitioner decides", ours),
+            F("leave %s out, or use mesh_context='mpmd'", ours));
     return NULL;
 }
 
@@ -108,7 +128,8 @@ static mth_status read_mesh(mth__arena *arena, const mth__engine_setup *s, mth__
 static void around_fork(void *object, mth__fork_moment moment) {
     mth_backend *b = object;
     if (moment != MTH__FORK_CHILD) return;
-    if (pthread_mutex_trylock(&b->lock) == 0) pthread_mutex_unlock(&b->lock);
+    if (pthread_mutex_trylock(&b->lock) == 0)
+        pthread_mutex_unlock(&b->lock);
     else {
         pthread_mutex_init(&b->lock, NULL);
         b->lost = (int)getppid();
@@ -120,8 +141,11 @@ mth_status mth__backend_lock(mth_backend *b) {
     if (!b->lost) return NULL;
     pthread_mutex_unlock(&b->lock);
     return FAIL(MTH_ERROR_UNSUPPORTED,
-        F("process %d was forked off process %d while a thread there was planning on this backend: its plan is half made", (int)getpid(), b->lost),
-        F("create the backend and compile in the child, or start processes without fork (multiprocessing.get_context('spawn'))"));
+        F("process %d was forked off process %d while a thread there was planning on this backend: its plan is half "
+          "made",
+            (int)getpid(), b->lost),
+        F("create the backend and compile in the child, or start processes without fork "
+          "(multiprocessing.get_context('spawn'))"));
 }
 void mth__backend_unlock(mth_backend *b) { pthread_mutex_unlock(&b->lock); }
 
@@ -142,7 +166,12 @@ mth_status mth__lock_run(pthread_mutex_t *lock, const mth__stop *stop) {
 }
 
 /* ---------------------------------------------------------------- create */
-typedef struct { const char *engine; const mth_option *option; size_t count; mth_backend **out; } creation;
+typedef struct {
+    const char *engine;
+    const mth_option *option;
+    size_t count;
+    mth_backend **out;
+} creation;
 
 static mth_status create_body(void *context) {
     creation *c = context;
@@ -159,7 +188,8 @@ static mth_status create_body(void *context) {
     if (!s) s = read_common(b, &setup);
     if (!s) {
         mth__text t = mth__text_new(arena);
-        for (size_t i = 0; i < c->count; i++) mth__text_add(&t, "%s%s=%s", i ? ", " : "", c->option[i].name, mth__arg_text(arena, c->option[i].value));
+        for (size_t i = 0; i < c->count; i++)
+            mth__text_add(&t, "%s%s=%s", i ? ", " : "", c->option[i].name, mth__arg_text(arena, c->option[i].value));
         b->options_text = t.n ? t.at : "";
         b->arena = arena;
         b->references = 1;
@@ -199,13 +229,17 @@ int mth_backend_get_mesh(const mth_backend *b, int64_t dim[4]) {
 
 int64_t mth_backend_get_device_count(const mth_backend *b) { return b ? b->mesh->count : 0; }
 
-typedef struct { const mth_backend *backend; char **out; } description;
+typedef struct {
+    const mth_backend *backend;
+    char **out;
+} description;
 
 static mth_status describe_body(void *context) {
     description *d = context;
     mth__arena *arena = mth__arena_new();
     mth__text t = mth__text_new(arena);
-    mth__text_add(&t, "engine %s, %d devices, %s\n", d->backend->vtable->name, d->backend->mesh->count, mth__placement_text(arena, mth__place_whole(d->backend->mesh)));
+    mth__text_add(&t, "engine %s, %d devices, %s\n", d->backend->vtable->name, d->backend->mesh->count,
+        mth__placement_text(arena, mth__place_whole(d->backend->mesh)));
     mth__text_add(&t, "options: %s\n", d->backend->options_text);
     mth_status s = d->backend->vtable->describe(d->backend->engine, &t);
     char *text = s ? NULL : mth__text_publish(&t);

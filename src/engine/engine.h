@@ -10,50 +10,68 @@
 
 typedef struct mth__engine mth__engine;
 typedef struct mth__executable mth__executable;
-typedef struct mth__buffer mth__buffer;  /* memory of one device, reference counted (atomic); an engine may recycle it when the count falls to 0 */
+/* memory of one device, reference counted (atomic); an engine may recycle it when the count falls to 0 */
+typedef struct mth__buffer mth__buffer;
 
-/* Waits for a lock that others hold during their runs, and for as long; INTERRUPTED where it is not taken because of `stop`. */
+/* Waits for a lock that others hold during their runs, and for as long; INTERRUPTED where it is not taken because of
+ * `stop`. */
 mth_status mth__lock_run(pthread_mutex_t *, const mth__stop *);
 
 enum { MTH__ALIGNMENT = 64 }; /* bytes, of host memory in buffers */
 
-/* What an engine is opened with: the mesh, and the values of its options: mth__options_get(tables, value, "threads"). */
-typedef struct { const mth__mesh *mesh; const mth__opt *const *tables; const mth_arg *value; } mth__engine_setup;
+/* What an engine is opened with: the mesh, and the values of its options: mth__options_get(tables, value, "threads").
+ */
+typedef struct {
+    const mth__mesh *mesh;
+    const mth__opt *const *tables;
+    const mth_arg *value;
+} mth__engine_setup;
 
 typedef struct {
     const char *name;
-    const mth__opt *const *options;                     /* tables of the backend's options, ended by NULL */
-    int64_t lend_from;                                  /* exits are memory from the start of a run, where the plan may keep activations of at
-                                                           least so many bytes; 0: they are not */
-    bool pads;                                          /* a device's part of a value takes as much as the largest part of any device */
-    bool views;                                         /* a slice may be a view of its operand (an ALIAS with an offset) */
+    const mth__opt *const *options; /* tables of the backend's options, ended by NULL */
+    /* Exits are memory from the start of a run, where the plan may keep activations of at least so many bytes; 0: they
+       are not. */
+    int64_t lend_from;
+    /* a device's part of a value takes as much as the largest part of any device */
+    bool pads;
+    /* a slice may be a view of its operand (an ALIAS with an offset) */
+    bool views;
     mth_status (*open)(const mth__engine_setup *, mth__engine **out);
-    void (*close)(mth__engine *);                       /* drops a reference: executables and buffers keep the engine alive */
+    /* drops a reference: executables and buffers keep the engine alive */
+    void (*close)(mth__engine *);
     mth_status (*describe)(mth__engine *, mth__text *);
-    const char *(*lacks)(const mth__op *, mth_dtype);   /* NULL: has a kernel; else the reason */
+    const char *(*lacks)(const mth__op *, mth_dtype); /* NULL: has a kernel; else the reason */
 
-    mth_status (*buffer_new)(mth__engine *, int device, int64_t bytes, mth__buffer **out); /* uninitialised, aligned */
+    /* uninitialised, aligned */
+    mth_status (*buffer_new)(mth__engine *, int device, int64_t bytes, mth__buffer **out);
     void (*buffer_retain)(mth__buffer *);
     void (*buffer_release)(mth__buffer *);
-    void *(*buffer_host)(mth__buffer *);                /* host memory of the buffer, there as long as it lives; NULL where an engine has none
-                                                           (then read/write) */
-    void *(*buffer_fill)(mth__buffer *);                /* the same of a buffer that was just made, for its contents: there until it is used */
+    /* host memory of the buffer, there as long as it lives; NULL where an engine has none (then read/write) */
+    void *(*buffer_host)(mth__buffer *);
+    /* the same of a buffer that was just made, for its contents: there until it is used */
+    void *(*buffer_fill)(mth__buffer *);
     mth_status (*buffer_write)(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
     mth_status (*buffer_read)(mth__buffer *, int64_t offset, void *data, int64_t bytes);
-    /* Memory of the caller's, aligned to MTH__ALIGNMENT, that nobody changes until release(context), which is called once: when the buffer dies, or
-       not at all where this fails. NULL: the engine can't. */
-    mth_status (*buffer_borrow)(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out);
+    /* Memory of the caller's, aligned to MTH__ALIGNMENT, that nobody changes until release(context), which is called
+       once: when the buffer dies, or not at all where this fails. NULL: the engine can't. */
+    mth_status (*buffer_borrow)(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *),
+        void *context, mth__buffer **out);
 
-    mth_status (*check_global)(const mth__program *global); /* what the engine's partitioner can't do; NULL: there is none */
-    /* Allocates slabs, streams and tables once; a run allocates only exits (recycled). Keeps the programs (the caller keeps them alive
-       longer). `global`: the second product of emit, for a backend that partitions by itself; else NULL. */
+    /* what the engine's partitioner can't do; NULL: there is none */
+    mth_status (*check_global)(const mth__program *global);
+    /* Allocates slabs, streams and tables once; a run allocates only exits (recycled). Keeps the programs (the caller
+       keeps them alive longer). `global`: the second product of emit, for a backend that partitions by itself; else
+       NULL. */
     mth_status (*load)(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
     void (*unload)(mth__executable *);
-    /* entry[e * devices + d]: the buffer of entry e on device d, NULL where d holds none. exit likewise: filled with new references.
-       Runs of one executable exclude each other (the engine locks). Whichever threads run instructions ask `stop` between them. */
+    /* entry[e * devices + d]: the buffer of entry e on device d, NULL where d holds none. exit likewise: filled with
+       new references. Runs of one executable exclude each other (the engine locks). Whichever threads run instructions
+       ask `stop` between them. */
     mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
-    mth_status (*stablehlo)(mth__executable *, mth__text *);  /* NULL: the engine has none */
-    mth_status (*explain)(mth__executable *, mth__text *);    /* what a compiler behind the engine made of the program; NULL: there is none */
+    mth_status (*stablehlo)(mth__executable *, mth__text *); /* NULL: the engine has none */
+    /* what a compiler behind the engine made of the program; NULL: there is none */
+    mth_status (*explain)(mth__executable *, mth__text *);
 } mth__engine_vtable;
 
 /* Tables that engines share (backend.c). */

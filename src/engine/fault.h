@@ -1,4 +1,5 @@
-/* What a run finds in values: an id outside of its table, a mask that is none. Engines find it each in their way; the error is one. */
+/* What a run finds in values: an id outside of its table, a mask that is none. Engines find it each in their way; the
+ * error is one. */
 #ifndef MTH__FAULT_H
 #define MTH__FAULT_H
 #include "catalog/op.h"

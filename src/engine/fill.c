@@ -1,5 +1,5 @@
-/* Contents of arrays: numbers drawn or constant. Each element's value follows from its index in the whole array alone, so that a part is
- * filled by as many threads as there are, with the same bits as by one. */
+/* Contents of arrays: numbers drawn or constant. Each element's value follows from its index in the whole array alone,
+ * so that a part is filled by as many threads as there are, with the same bits as by one. */
 #include "engine/fill.h"
 #include "base/philox.h"
 #include <pthread.h>
@@ -13,7 +13,8 @@ int64_t mth__held_elements(const mth_array *a, const mth__held *h) {
     return n;
 }
 
-void mth__held_strides(const mth_array *a, const mth__held *h, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset) {
+void mth__held_strides(
+    const mth_array *a, const mth__held *h, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset) {
     mth__shape part = a->shape;
     memcpy(part.dim, h->size, sizeof part.dim);
     mth__shape_strides(part, local);
@@ -53,13 +54,21 @@ void mth__element_store(mth_dtype dtype, void *data, int64_t i, double value) {
     case MTH_BFLOAT16: break;
     }
     memcpy(&bits, &single, sizeof bits);
-    ((uint16_t *)data)[i] = (uint16_t)(single != single ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest even */
+    /* to nearest even */
+    ((uint16_t *)data)[i] = (uint16_t)(single != single ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 /* ---------------------------------------------------------------- threads */
 enum { THREADS_MOST = 64, ELEMENTS_EACH = 1 << 17 /* about a millisecond */, AT_ONCE = 256 };
-typedef struct range { void (*fill)(const struct range *); const void *what; const mth_array *array; const mth__held *held; void *data; int64_t begin, end;
-    const mth__stop *stop; } range;
+typedef struct range {
+    void (*fill)(const struct range *);
+    const void *what;
+    const mth_array *array;
+    const mth__held *held;
+    void *data;
+    int64_t begin, end;
+    const mth__stop *stop;
+} range;
 
 /* Piece by piece, so that a thread looks about every millisecond whether it should go on. */
 static void fill_range(const range *whole) {
@@ -74,8 +83,8 @@ static void *thread_main(void *argument) {
     return NULL;
 }
 
-/* Fills [0, n) in ranges, one a thread, unless the caller's thread is asked to stop meanwhile. Where no thread can be had, the caller does its
-   part too. */
+/* Fills [0, n) in ranges, one a thread, unless the caller's thread is asked to stop meanwhile. Where no thread can be
+   had, the caller does its part too. */
 static mth_status fill_ranges(range all, int64_t n) {
     range part[THREADS_MOST];
     pthread_t thread[THREADS_MOST];
@@ -103,14 +112,16 @@ static mth_status fill_ranges(range all, int64_t n) {
 }
 
 /* ---------------------------------------------------------------- random numbers */
-static void draw(const mth__random *f, mth_dtype dtype, uint64_t element, int64_t stride, int64_t n, void *data, int64_t at) {
+static void draw(
+    const mth__random *f, mth_dtype dtype, uint64_t element, int64_t stride, int64_t n, void *data, int64_t at) {
     float some[AT_ONCE];
     for (int64_t done = 0; done < n; done += AT_ONCE) {
         const int64_t count = n - done < AT_ONCE ? n - done : AT_ONCE;
         const uint64_t first = element + (uint64_t)(done * stride);
         if (f->range) {
             for (int64_t i = 0; i < count; i++)
-                ((int32_t *)data)[at + done + i] = (int32_t)(f->low + mth__philox_below(f->seed, f->stream, first + (uint64_t)(i * stride), f->range));
+                ((int32_t *)data)[at + done + i] =
+                    (int32_t)(f->low + mth__philox_below(f->seed, f->stream, first + (uint64_t)(i * stride), f->range));
             continue;
         }
         const float scale = (float)f->scale;
@@ -118,11 +129,13 @@ static void draw(const mth__random *f, mth_dtype dtype, uint64_t element, int64_
             mth__philox_normals(f->seed, f->stream, first, (uint64_t)stride, (size_t)count, some);
             for (int64_t i = 0; i < count; i++) some[i] *= scale;
         } else if (f->init == MTH__INIT_UNIFORM) {
-            for (int64_t i = 0; i < count; i++) some[i] = scale * (2 * mth__philox_uniform(f->seed, f->stream, first + (uint64_t)(i * stride)) - 1);
+            for (int64_t i = 0; i < count; i++)
+                some[i] = scale * (2 * mth__philox_uniform(f->seed, f->stream, first + (uint64_t)(i * stride)) - 1);
         } else {
             for (int64_t i = 0; i < count; i++) some[i] = f->init == MTH__INIT_ONE;
         }
-        if (dtype == MTH_FLOAT32) memcpy((float *)data + at + done, some, (size_t)count * sizeof *some);
+        if (dtype == MTH_FLOAT32)
+            memcpy((float *)data + at + done, some, (size_t)count * sizeof *some);
         else
             for (int64_t i = 0; i < count; i++) mth__element_store(dtype, data, at + done + i, some[i]);
     }
@@ -158,9 +171,14 @@ static void constant_range(const range *r) {
     mth__element_store(dtype, bits, 0, value);
     switch (mth_dtype_size(dtype)) {
     case 1: memset((char *)r->data + r->begin, (int)(bits[0] & 0xff), (size_t)(r->end - r->begin)); break;
-    case 2: for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 2 * i, bits, 2); break;
-    case 4: for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 4 * i, bits, 4); break;
-    default: for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 8 * i, bits, 8);
+    case 2:
+        for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 2 * i, bits, 2);
+        break;
+    case 4:
+        for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 4 * i, bits, 4);
+        break;
+    default:
+        for (int64_t i = r->begin; i < r->end; i++) memcpy((char *)r->data + 8 * i, bits, 8);
     }
 }
 

@@ -1,6 +1,7 @@
 /* Reading safetensors. A file is opened once for all that is read of it; its header is checked as a whole
  * (safetensors_header.h). Then each device's part is read by pread, straight into the device's memory where it lies in
- * one piece, else through a buffer. Nothing is mapped: a file that is cut short while it is read is an error, no signal. */
+ * one piece, else through a buffer. Nothing is mapped: a file that is cut short while it is read is an error, no
+ * signal. */
 #include "engine/safetensors_header.h"
 #include "base/names.h"
 #include "base/status.h"
@@ -18,7 +19,7 @@ typedef struct {
     int fd;               /* -1: not open */
     uint64_t bytes, data; /* of the file; before its data */
     mth__file_header header;
-    mth__names names;     /* of its tensors */
+    mth__names names;                /* of its tensors */
     const mth__file_tensor **tensor; /* by number of the name */
     /* BUFFER elements of any dtype of a file, and of an array; made when first needed */
     unsigned char *buffer, *converted;
@@ -28,8 +29,8 @@ enum { BUFFER = 1 << 18, APART = 4096 };
 
 static mth_status cant(const char *path, const char *verb, int code) {
     return mth__error_errno(FAIL(MTH_ERROR_IO, F("can't %s %s: %s", verb, path, strerror(code)),
-                                 F("give the path of a safetensors file that can be read")),
-                            code);
+                                F("give the path of a safetensors file that can be read")),
+        code);
 }
 
 static mth_status read_bytes(const open_file *f, uint64_t at, void *to, size_t n) {
@@ -38,8 +39,9 @@ static mth_status read_bytes(const open_file *f, uint64_t at, void *to, size_t n
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return cant(f->path, "read", errno);
         if (!got)
-            return mth__file_lies(f->path, F("it ends at byte %llu of %llu: it was cut short while it was read",
-                                             (unsigned long long)at, (unsigned long long)f->bytes));
+            return mth__file_lies(f->path,
+                F("it ends at byte %llu of %llu: it was cut short while it was read", (unsigned long long)at,
+                    (unsigned long long)f->bytes));
         next += got, n -= (size_t)got, at += (uint64_t)got;
     }
     return NULL;
@@ -54,11 +56,11 @@ static mth_status open_regular(const char *path, open_file *f) {
     if (S_ISDIR(info.st_mode)) return cant(path, "read", EISDIR);
     if (!S_ISREG(info.st_mode))
         return FAIL(MTH_ERROR_IO,
-                    F("%s is a %s, no file", path,
-                      S_ISFIFO(info.st_mode)   ? "pipe"
-                      : S_ISSOCK(info.st_mode) ? "socket"
-                                               : "device"),
-                    F("give the path of a regular file: save what comes from elsewhere first"));
+            F("%s is a %s, no file", path,
+                S_ISFIFO(info.st_mode)       ? "pipe"
+                    : S_ISSOCK(info.st_mode) ? "socket"
+                                             : "device"),
+            F("give the path of a regular file: save what comes from elsewhere first"));
     f->bytes = (uint64_t)info.st_size;
     return NULL;
 }
@@ -72,14 +74,14 @@ static mth_status read_header(open_file *f, mth__arena *arena) {
     for (int i = 0; i < 8; i++) header |= (uint64_t)size[i] << 8 * i;
     if (header < 2 || header > f->bytes - 8)
         return FAIL(MTH_ERROR_IO,
-                    F("%s is no valid safetensors file: its header claims %llu bytes, the file has %llu", f->path,
-                      (unsigned long long)header, (unsigned long long)f->bytes),
-                    F("fetch the file again: it is truncated or of another format"));
+            F("%s is no valid safetensors file: its header claims %llu bytes, the file has %llu", f->path,
+                (unsigned long long)header, (unsigned long long)f->bytes),
+            F("fetch the file again: it is truncated or of another format"));
     if (header > MTH__HEADER_LIMIT)
         return FAIL(MTH_ERROR_IO,
-                    F("%s has a header of %llu bytes, the format allows %d", f->path, (unsigned long long)header,
-                      MTH__HEADER_LIMIT),
-                    F("store the tensors in several files"));
+            F("%s has a header of %llu bytes, the format allows %d", f->path, (unsigned long long)header,
+                MTH__HEADER_LIMIT),
+            F("store the tensors in several files"));
     f->data = 8 + header;
     char *text = mth__alloc(arena, header);
     TRY(read_bytes(f, 8, text, header));
@@ -98,10 +100,11 @@ static void list_tensors(mth__arena *arena, open_file *f) {
 static mth_status find_tensor(const open_file *f, const char *name, const mth__file_tensor **out) {
     const int at = mth__names_find(&f->names, name);
     if (at >= 0) return *out = f->tensor[at], NULL;
-    char *fix = f->names.name.n   ? mth__name_fix("tensor", name, f->names.name.at, f->names.name.n)
-                : f->header.count ? F("save its tensors under names without a NUL character (\\u0000), which all of its %zu have",
-                                      f->header.count)
-                                  : F("give the path of another file: this one holds no tensors at all");
+    char *fix = f->names.name.n ? mth__name_fix("tensor", name, f->names.name.at, f->names.name.n)
+        : f->header.count
+        ? F("save its tensors under names without a NUL character (\\u0000), which all of its %zu have",
+              f->header.count)
+        : F("give the path of another file: this one holds no tensors at all");
     return FAIL(MTH_ERROR_KEY, F("%s holds no tensor '%s'", f->path, name), fix);
 }
 
@@ -113,8 +116,8 @@ static const struct {
     int size;
     conversion from;
 } dtypes[] = {{"F32", MTH_FLOAT32, 4, AS_IT_IS}, {"I32", MTH_INT32, 4, AS_IT_IS}, {"I64", MTH_INT64, 8, AS_IT_IS},
-              {"BOOL", MTH_BOOL, 1, AS_IT_IS},   {"F64", MTH_FLOAT32, 8, DOUBLE}, {"BF16", MTH_FLOAT32, 2, BFLOAT},
-              {"F16", MTH_FLOAT32, 2, HALF}};
+    {"BOOL", MTH_BOOL, 1, AS_IT_IS}, {"F64", MTH_FLOAT32, 8, DOUBLE}, {"BF16", MTH_FLOAT32, 2, BFLOAT},
+    {"F16", MTH_FLOAT32, 2, HALF}};
 
 /* A tensor of the file on its way to a device. Strides are those of the library's array, transposed where asked. */
 typedef struct {
@@ -159,7 +162,7 @@ static mth_status make_buffer(unsigned char **buffer, size_t size, const char *p
     if (!*buffer) *buffer = mth__malloc(BUFFER * size);
     return *buffer ? NULL
                    : FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %zu bytes to read %s", BUFFER * size, path),
-                          F("free memory and try again"));
+                         F("free memory and try again"));
 }
 
 /* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one
@@ -169,8 +172,8 @@ static mth_status read_runs(const source *s, int64_t rows, int64_t step, int64_t
     const size_t size = (size_t)dtypes[s->kind].size;
     TRY(make_buffer(&f->buffer, sizeof(double), f->path));
     for (int64_t i = 0; i < rows; i++)
-        TRY(read_bytes(f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size,
-                       (size_t)n * size));
+        TRY(read_bytes(
+            f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size, (size_t)n * size));
     *out = f->buffer;
     if (dtypes[s->kind].from == AS_IT_IS) return NULL;
     TRY(make_buffer(&f->converted, sizeof(float), f->path));
@@ -208,8 +211,8 @@ static mth_status read_box(const source *s, const box *b, int d, int64_t at, int
     const bool as_it_is = dtypes[s->kind].from == AS_IT_IS;
     const int64_t element = (int64_t)mth_dtype_size(b->dtype), piece = as_it_is ? one_piece(b, d) : 0;
     if (piece)
-        return read_bytes(s->file, s->begin + (uint64_t)(at * element), b->data + to * element,
-                          (size_t)(piece * element));
+        return read_bytes(
+            s->file, s->begin + (uint64_t)(at * element), b->data + to * element, (size_t)(piece * element));
     const int64_t one = span(b, d, 1), step = b->from[d];
     const bool apart = step > one && one * element >= APART;
     if (one > BUFFER || (apart && as_it_is && one_piece(b, d + 1))) {
@@ -227,7 +230,7 @@ static mth_status read_box(const source *s, const box *b, int d, int64_t at, int
         if (apart) from[d] = one;
         TRY(read_runs(s, apart ? n : 1, step, at + i * step, apart ? one : span(b, d, n), &data));
         mth__box(MTH__BOX_COPY, b->dtype, b->rank - d, size + d, b->data + (to + i * b->to[d]) * element, b->to + d,
-                 data, from + d);
+            data, from + d);
     }
     return NULL;
 }
@@ -249,8 +252,8 @@ static mth_status fill_from_file(void *context, const mth_array *a, const mth__h
 }
 
 /* Returns the tensor's dtype and shape as the library will see them, and where its data lies. */
-static mth_status view_tensor(open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape,
-                              source *out) {
+static mth_status view_tensor(
+    open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape, source *out) {
     const mth__file_tensor *t = NULL;
     TRY(find_tensor(f, name, &t));
     int kind = -1;
@@ -258,14 +261,14 @@ static mth_status view_tensor(open_file *f, const char *name, bool transpose, mt
         if (strcmp(dtypes[i].name, t->dtype) == 0) kind = i;
     if (kind < 0)
         return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", name, f->path, t->dtype),
-                    F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
+            F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
     *shape = (mth__shape){.rank = t->rank};
     if (t->rank <= MTH__RANK) memcpy(shape->dim, t->dim, sizeof t->dim);
     TRY(mth__shape_check(*shape, MTH_FLOAT64));
     if (transpose && t->rank != 2)
         return FAIL(MTH_ERROR_VALUE,
-                    F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank),
-                    F("leave transpose out"));
+            F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank),
+            F("leave transpose out"));
     *dtype = dtypes[kind].as;
     *out = (source){.file = f, .begin = f->data + t->begin, .kind = kind, .transposed = transpose};
     mth__shape_strides(*shape, out->stride);
@@ -301,7 +304,8 @@ static char *mismatch_fix(const wish *w, mth_dtype dtype, mth__shape shape) {
     for (int d = 0; turned && d < shape.rank; d++) turned = shape.dim[d] == want.dim[shape.rank - 1 - d];
     const bool same = mth__shape_equal(shape, want);
     if (dtype != w->like->dtype && (same || turned))
-        return F("save it as %s, or name another tensor%s", mth_dtype_name(w->like->dtype), same ? "" : "; and change transpose");
+        return F("save it as %s, or name another tensor%s", mth_dtype_name(w->like->dtype),
+            same ? "" : "; and change transpose");
     return turned ? F("change transpose, or name another tensor")
                   : F("name another tensor, or give the model the sizes of this one");
 }
@@ -318,9 +322,9 @@ static mth_status read_array(reading *r, wish *w) {
             mth__shape_write(text[0], sizeof text[0], shape);
             mth__shape_write(text[1], sizeof text[1], w->like->shape);
             mth_status s = FAIL(MTH_ERROR_VALUE,
-                                F("tensor '%s' of %s is %s %s%s", w->tensor, r->file.path, mth_dtype_name(dtype),
-                                  text[0], w->transpose ? " once transposed" : ""),
-                                mismatch_fix(w, dtype, shape));
+                F("tensor '%s' of %s is %s %s%s", w->tensor, r->file.path, mth_dtype_name(dtype), text[0],
+                    w->transpose ? " once transposed" : ""),
+                mismatch_fix(w, dtype, shape));
             return mth__error_tensor(s, F("expected: %s %s", mth_dtype_name(w->like->dtype), text[1]));
         }
         sharding = w->like->sharding;
@@ -355,8 +359,8 @@ static mth_status read_all(mth_backend *backend, const char *path, wish *wishes,
     return s;
 }
 
-mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const char *tensor, bool transpose,
-                                      const mth_arg *spec, mth_array **out) {
+mth_status mth_array_from_safetensors(
+    mth_backend *b, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
     wish w = {.tensor = tensor, .transpose = transpose, .spec = spec};
     TRY(mth__result_given(out));
     TRY(read_all(b, path, &w, 1));
@@ -364,8 +368,8 @@ mth_status mth_array_from_safetensors(mth_backend *b, const char *path, const ch
     return NULL;
 }
 
-mth_status mth_array_read_safetensors(const mth_array *like, const char *path, const char *tensor, bool transpose,
-                                      mth_array **out) {
+mth_status mth_array_read_safetensors(
+    const mth_array *like, const char *path, const char *tensor, bool transpose, mth_array **out) {
     TRY(mth__given(like, "the array whose layout is meant"));
     wish w = {.tensor = tensor, .transpose = transpose, .like = like};
     TRY(mth__result_given(out));
@@ -375,8 +379,8 @@ mth_status mth_array_read_safetensors(const mth_array *like, const char *path, c
 }
 
 /* Each parameter of the layout has one tensor, and nothing else has. */
-static mth_status match(const mth_arrays *layout, const mth__names *known, const mth_file_tensor *names, size_t count,
-                        wish *wishes) {
+static mth_status match(
+    const mth_arrays *layout, const mth__names *known, const mth_file_tensor *names, size_t count, wish *wishes) {
     for (size_t i = 0; i < count; i++) {
         TRY(mth__given(names[i].parameter, "the name of a parameter"));
         const int at = mth__names_find(known, names[i].parameter);
@@ -384,20 +388,20 @@ static mth_status match(const mth_arrays *layout, const mth__names *known, const
             char *right = mth__name_fix("parameter", names[i].parameter, known->name.at, known->name.n);
             mth_status s =
                 FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is no parameter of the model", names[i].parameter),
-                     F("leave it out, or correct it: %s", right));
+                    F("leave it out, or correct it: %s", right));
             mth__free(right);
             return s;
         }
         if (wishes[at].tensor)
             return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is named twice", names[i].parameter),
-                        F("name one tensor for it"));
+                F("name one tensor for it"));
         wishes[at] = (wish){.tensor = names[i].tensor, .transpose = names[i].transpose, .like = layout->item[at].array};
         TRY(mth__given(names[i].tensor, "the tensor's name"));
     }
     for (size_t i = 0; i < layout->count; i++)
         if (!wishes[i].tensor)
             return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' has no tensor", layout->item[i].name),
-                        F("name a tensor of the file for it"));
+                F("name a tensor of the file for it"));
     return NULL;
 }
 
@@ -418,8 +422,8 @@ static mth_status match_body(void *context) {
     return s;
 }
 
-mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *path, const mth_file_tensor *names,
-                                       size_t count, mth_arrays **out) {
+mth_status mth_arrays_read_safetensors(
+    const mth_arrays *layout, const char *path, const mth_file_tensor *names, size_t count, mth_arrays **out) {
     TRY(mth__given(layout, "the layout"));
     if (count) TRY(mth__given(names, "the names of tensors"));
     TRY(mth__given(path, "the path"));
@@ -428,7 +432,7 @@ mth_status mth_arrays_read_safetensors(const mth_arrays *layout, const char *pat
     wish *wishes = mth__calloc(layout->count ? layout->count : 1, sizeof *wishes);
     if (!wishes)
         return FAIL(MTH_ERROR_MEMORY, F("no memory for the names of %zu parameters", layout->count),
-                    F("free memory and try again"));
+            F("free memory and try again"));
     mth_status s = mth__guard(match_body, &(matching){layout, names, count, wishes});
     if (!s) s = mth__arrays_new(layout->count, &read);
     if (!s && layout->count) s = read_all(layout->item[0].array->backend, path, wishes, layout->count);

@@ -10,7 +10,7 @@ enum { SHOWN = 100 }; /* bytes of a name in an error: a file may hold names of a
 
 mth_status mth__file_lies(const char *path, char *what) {
     mth_status s = FAIL(MTH_ERROR_IO, F("%s is no valid safetensors file: %s", path, what),
-                        F("fetch the file again: it is damaged or of another format"));
+        F("fetch the file again: it is damaged or of another format"));
     mth__free(what);
     return s;
 }
@@ -55,10 +55,10 @@ static bool take_hex(cursor *c, uint32_t *out) {
     *out = 0;
     for (int i = 2; i < 6; i++) {
         const char digit = c->at[i];
-        const int value = digit >= '0' && digit <= '9'   ? digit - '0'
-                          : digit >= 'a' && digit <= 'f' ? digit - 'a' + 10
-                          : digit >= 'A' && digit <= 'F' ? digit - 'A' + 10
-                                                         : -1;
+        const int value = digit >= '0' && digit <= '9' ? digit - '0'
+            : digit >= 'a' && digit <= 'f'             ? digit - 'a' + 10
+            : digit >= 'A' && digit <= 'F'             ? digit - 'A' + 10
+                                                       : -1;
         if (value < 0) return false;
         *out = *out << 4 | (uint32_t)value;
     }
@@ -125,10 +125,9 @@ static bool take_number(cursor *c, uint64_t *out) {
 static const struct {
     const char *name;
     int bits;
-} dtypes[] = {{"BOOL", 8},        {"U8", 8},   {"I8", 8},      {"U16", 16},    {"I16", 16},    {"F16", 16},
-              {"BF16", 16},       {"U32", 32}, {"I32", 32},    {"F32", 32},    {"U64", 64},    {"I64", 64},
-              {"F64", 64},        {"C64", 64}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
-              {"F8_E5M2FNUZ", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}};
+} dtypes[] = {{"BOOL", 8}, {"U8", 8}, {"I8", 8}, {"U16", 16}, {"I16", 16}, {"F16", 16}, {"BF16", 16}, {"U32", 32},
+    {"I32", 32}, {"F32", 32}, {"U64", 64}, {"I64", 64}, {"F64", 64}, {"C64", 64}, {"F8_E5M2", 8}, {"F8_E4M3", 8},
+    {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}};
 
 static bool is(mth__file_text text, const char *word) {
     return text.n == strlen(word) && memcmp(text.at, word, text.n) == 0;
@@ -190,8 +189,8 @@ static mth_status read_entry(parse *p, uint64_t data, mth__file_tensor *t) {
                 if (is(text, dtypes[i].name)) t->dtype = dtypes[i].name, bits = dtypes[i].bits;
             if (!t->dtype)
                 return entry_lies(p, t,
-                                  F("has the dtype '%.*s', which the format does not have",
-                                    text.n < SHOWN ? (int)text.n : SHOWN, text.at));
+                    F("has the dtype '%.*s', which the format does not have", text.n < SHOWN ? (int)text.n : SHOWN,
+                        text.at));
         }
     } while (take(c, ','));
     if (!take(c, '}')) return entry_lies(p, t, F("is broken JSON"));
@@ -201,9 +200,8 @@ static mth_status read_entry(parse *p, uint64_t data, mth__file_tensor *t) {
         return entry_lies(p, t, F("has no whole number of bytes below 2^61"));
     if (t->begin > t->end || t->end > data || t->end - t->begin != size / 8)
         return entry_lies(p, t,
-                          F("claims bytes %llu to %llu of %llu for %llu bytes of shape and dtype",
-                            (unsigned long long)t->begin, (unsigned long long)t->end, (unsigned long long)data,
-                            (unsigned long long)(size / 8)));
+            F("claims bytes %llu to %llu of %llu for %llu bytes of shape and dtype", (unsigned long long)t->begin,
+                (unsigned long long)t->end, (unsigned long long)data, (unsigned long long)(size / 8)));
     return NULL;
 }
 
@@ -250,19 +248,18 @@ static mth_status tiles(parse *p, const mth__file_header *header, uint64_t data)
     for (size_t i = 0; i < header->count; end = order[i++]->end)
         if (order[i]->begin != end)
             return entry_lies(p, order[i],
-                              order[i]->begin < end
-                                  ? F("begins at byte %llu, inside the tensor before it, which ends at %llu",
-                                      (unsigned long long)order[i]->begin, (unsigned long long)end)
-                                  : F("begins at byte %llu, and bytes from %llu on belong to none",
-                                      (unsigned long long)order[i]->begin, (unsigned long long)end));
+                order[i]->begin < end ? F("begins at byte %llu, inside the tensor before it, which ends at %llu",
+                                            (unsigned long long)order[i]->begin, (unsigned long long)end)
+                                      : F("begins at byte %llu, and bytes from %llu on belong to none",
+                                            (unsigned long long)order[i]->begin, (unsigned long long)end));
     if (end != data)
         return mth__file_lies(
             p->path, F("its tensors end at byte %llu of %llu", (unsigned long long)end, (unsigned long long)data));
     return NULL;
 }
 
-mth_status mth__file_header_read(mth__arena *arena, const char *path, char *text, size_t n, uint64_t data,
-                                 mth__file_header *out) {
+mth_status mth__file_header_read(
+    mth__arena *arena, const char *path, char *text, size_t n, uint64_t data, mth__file_header *out) {
     parse p = {.arena = arena, .path = path, .at = {text, text + n}};
     VEC(mth__file_tensor) tensor = {0};
     size_t metadata = 0;

@@ -34,15 +34,21 @@ static mth_memory_usage role_memory(const mth__role *role, bool padded, mth__are
     mth_memory_usage u = {0};
     int exits = 0;
     for (size_t v = 0; v < role->value.n; v++)
-        if (role->value.at[v].storage == MTH__IN_EXIT && role->value.at[v].index >= exits) exits = role->value.at[v].index + 1;
-    bool *counted = NEW_ARRAY(arena, bool, exits); /* a sum over microbatches runs in one exit under many names */
+        if (role->value.at[v].storage == MTH__IN_EXIT && role->value.at[v].index >= exits)
+            exits = role->value.at[v].index + 1;
+    /* a sum over microbatches runs in one exit under many names */
+    bool *counted = NEW_ARRAY(arena, bool, exits);
     for (size_t v = 0; v < role->value.n; v++) {
         const mth__pvalue *p = &role->value.at[v];
         if (p->storage != MTH__IN_ENTRY && p->storage != MTH__IN_EXIT) continue;
         if (p->storage == MTH__IN_EXIT && counted[p->index]) continue;
         if (p->storage == MTH__IN_EXIT) counted[p->index] = true;
-        const int64_t bytes = padded ? mth__shape_size(mth__largest_part(p->shape, &p->sharding)) * (int64_t)mth_dtype_size(p->dtype) : p->bytes;
-        int64_t *of_class = p->klass == MTH__CLASS_WEIGHT ? &u.weights : p->klass == MTH__CLASS_GRADIENT ? &u.gradients : &u.activations;
+        const int64_t bytes = padded
+            ? mth__shape_size(mth__largest_part(p->shape, &p->sharding)) * (int64_t)mth_dtype_size(p->dtype)
+            : p->bytes;
+        int64_t *of_class = p->klass == MTH__CLASS_WEIGHT ? &u.weights
+            : p->klass == MTH__CLASS_GRADIENT             ? &u.gradients
+                                                          : &u.activations;
         *of_class = mth__size_sum(*of_class, bytes); /* padding may be more than the plan's own bytes, which fit */
     }
     u.communication = peak_of_class(role, MTH__CLASS_COMMUNICATION, arena);
@@ -52,7 +58,11 @@ static mth_memory_usage role_memory(const mth__role *role, bool padded, mth__are
     return u;
 }
 
-typedef struct { const mth__program *program; bool padded; mth_memory_usage *device; } memory_call;
+typedef struct {
+    const mth__program *program;
+    bool padded;
+    mth_memory_usage *device;
+} memory_call;
 
 static mth_status memory_body(void *context) {
     memory_call *m = context;
@@ -72,7 +82,10 @@ mth_status mth__report_memory(const mth__program *p, bool padded, mth_memory_usa
     return mth__guard(memory_body, &m);
 }
 
-typedef struct { const mth__program *program; mth_communication_usage *device; } communication_call;
+typedef struct {
+    const mth__program *program;
+    mth_communication_usage *device;
+} communication_call;
 
 static mth_status communication_body(void *context) {
     communication_call *m = context;
@@ -87,7 +100,8 @@ static mth_status communication_body(void *context) {
             m->device[d].received += bytes;
             m->device[d].messages += bytes > 0;
             if (ch->kind != MTH__TRANSFER && ch->kind != MTH__BROADCAST) {
-                m->device[d].sent += bytes; /* in a group what all receive is what all send, and each does as much as the next */
+                /* in a group what all receive is what all send, and each does as much as the next */
+                m->device[d].sent += bytes;
                 continue;
             }
             mth__piece *piece;
@@ -108,7 +122,10 @@ mth_status mth__report_communication(const mth__program *p, mth_communication_us
     return mth__guard(communication_body, &m);
 }
 
-typedef struct { const char *module; uint64_t *device; } runs;
+typedef struct {
+    const char *module;
+    uint64_t *device;
+} runs;
 
 void mth__report_placement(mth__text *t, const mth__program *p) {
     VEC(runs) all = {0};
@@ -126,7 +143,8 @@ void mth__report_placement(mth__text *t, const mth__program *p) {
                 PUSH(t->arena, all, ((runs){k->module, NEW_ARRAY(t->arena, uint64_t, words)}));
             }
             hint = at;
-            for (int d = 0; d < role->ndevice; d++) all.at[at].device[role->device[d] / 64] |= 1ull << role->device[d] % 64;
+            for (int d = 0; d < role->ndevice; d++)
+                all.at[at].device[role->device[d] / 64] |= 1ull << role->device[d] % 64;
         }
     }
     for (size_t m = 0; m < all.n; m++) {

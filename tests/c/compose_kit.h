@@ -6,16 +6,21 @@
 #define UNUSED __attribute__((unused))
 
 #define X(...) ((mth__shape){sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), {__VA_ARGS__}})
-#define FLOATS(n, ...) {n, MTH_FLOAT32, X(__VA_ARGS__)}
-#define IDS(n, ...) {n, MTH_INT32, X(__VA_ARGS__)}
-#define INPUTS(...) (const mth__input_description[]){__VA_ARGS__}, \
-    sizeof((const mth__input_description[]){__VA_ARGS__}) / sizeof(mth__input_description)
+#define FLOATS(n, ...)                                                                                                 \
+    { n, MTH_FLOAT32, X(__VA_ARGS__) }
+#define IDS(n, ...)                                                                                                    \
+    { n, MTH_INT32, X(__VA_ARGS__) }
+#define INPUTS(...)                                                                                                    \
+    (const mth__input_description[]){__VA_ARGS__},                                                                     \
+        sizeof((const mth__input_description[]){__VA_ARGS__}) / sizeof(mth__input_description)
 #define MESH(...) (const int64_t[]){__VA_ARGS__}, (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
 
 typedef struct {
     const mth_model *model;
-    const int64_t *mesh; int naxes;
-    const mth__input_description *input; size_t count;
+    const int64_t *mesh;
+    int naxes;
+    const mth__input_description *input;
+    size_t count;
     void (*look)(mth__graph *);
     bool wiring_alone;
 } expansion;
@@ -35,8 +40,8 @@ UNUSED static mth_status expand_body(void *context) {
     mth__arena_free(arena);
     return NULL;
 }
-UNUSED static mth_status expand_on(const mth_model *m, const int64_t *mesh, int naxes, const mth__input_description *input, size_t count,
-    void (*look)(mth__graph *)) {
+UNUSED static mth_status expand_on(const mth_model *m, const int64_t *mesh, int naxes,
+    const mth__input_description *input, size_t count, void (*look)(mth__graph *)) {
     return mth__guard(expand_body, &(expansion){m, mesh, naxes, input, count, look, false});
 }
 UNUSED static mth_status resolve_on(const mth_model *m, const int64_t *mesh, int naxes) {
@@ -48,12 +53,14 @@ UNUSED static mth_status resolve_on(const mth_model *m, const int64_t *mesh, int
 static char listed[4096];
 UNUSED static const char *list_inputs(const mth_model *m) {
     listed[0] = 0;
-    for (size_t i = 0; i < mth__model_input_count(m); i++) strcat(strcat(listed, i ? ", " : ""), mth__model_input_name(m, i));
+    for (size_t i = 0; i < mth__model_input_count(m); i++)
+        strcat(strcat(listed, i ? ", " : ""), mth__model_input_name(m, i));
     return listed;
 }
 UNUSED static const char *list_outputs(const mth_model *m) {
     listed[0] = 0;
-    for (size_t i = 0; i < mth__model_output_count(m); i++) strcat(strcat(listed, i ? ", " : ""), mth__model_output_name(m, i));
+    for (size_t i = 0; i < mth__model_output_count(m); i++)
+        strcat(strcat(listed, i ? ", " : ""), mth__model_output_name(m, i));
     return listed;
 }
 UNUSED static void list_parameters(mth__graph *g) {
@@ -68,16 +75,22 @@ UNUSED static void list_ops(mth__graph *g) {
     listed[0] = 0;
     for (size_t i = 0; i < g->node.n; i++) strcat(strcat(listed, i ? " " : ""), g->node.at[i]->op->name);
 }
-#define SAME(text, want) \
-    do { const char *same_ = (text); if (strcmp(same_, want)) { CHECK(!"same text"); printf("    got  %s\n    want %s\n", same_, want); } } while (0)
+#define SAME(text, want)                                                                                               \
+    do {                                                                                                               \
+        const char *same_ = (text);                                                                                    \
+        if (strcmp(same_, want)) {                                                                                     \
+            CHECK(!"same text");                                                                                       \
+            printf("    got  %s\n    want %s\n", same_, want);                                                         \
+        }                                                                                                              \
+    } while (0)
 
 UNUSED static mth_model *model(void) {
     mth_model *m = NULL;
     CHECK_STATUS(mth_model_create(&m));
     return m;
 }
-UNUSED static mth_status try_add(mth_model *m, const char *type, const mth_option *o, size_t n, const mth_wire *w, size_t wires,
-    mth_add_mode mode) {
+UNUSED static mth_status try_add(
+    mth_model *m, const char *type, const mth_option *o, size_t n, const mth_wire *w, size_t wires, mth_add_mode mode) {
     mth_module *module;
     TRY(mth_module_create(type, o, n, &module));
     mth_status s = mth_model_add(m, module, w, wires, mode);

@@ -23,9 +23,14 @@ static mth_status cpu_plugin(mth__plugin **out) {
     *out = plugin;
     return NULL;
 }
-static inline mth_status cpu_client(const mth__plugin *plugin, int devices, PJRT_Client **client, PJRT_Device *const **device) {
-    const PJRT_NamedValue count = {.struct_size = PJRT_NamedValue_STRUCT_SIZE, .name = "cpu_device_count", .name_size = 16,
-                                   .type = PJRT_NamedValue_kInt64, .int64_value = devices, .value_size = 1};
+static inline mth_status cpu_client(
+    const mth__plugin *plugin, int devices, PJRT_Client **client, PJRT_Device *const **device) {
+    const PJRT_NamedValue count = {.struct_size = PJRT_NamedValue_STRUCT_SIZE,
+        .name = "cpu_device_count",
+        .name_size = 16,
+        .type = PJRT_NamedValue_kInt64,
+        .int64_value = devices,
+        .value_size = 1};
     MTH__ARGS(PJRT_Client_Create, create);
     create.create_options = &count;
     create.num_options = 1;

@@ -33,12 +33,18 @@ static inline const char *element_text(mth_dtype t, mth__ref_element x) { /* unt
     static char room[3][32];
     static int next;
     char *text = room[next++ % 3];
-    if (mth__is_float(t)) snprintf(text, sizeof *room, "%.9g", x.real);
-    else snprintf(text, sizeof *room, "%lld", (long long)x.integer);
+    if (mth__is_float(t))
+        snprintf(text, sizeof *room, "%.9g", x.real);
+    else
+        snprintf(text, sizeof *room, "%lld", (long long)x.integer);
     return text;
 }
 
-typedef struct { mth__shape shape, local; int64_t start[MTH__RANK], step[MTH__RANK]; } held; /* what a device holds of a tensor */
+/* what a device holds of a tensor */
+typedef struct {
+    mth__shape shape, local;
+    int64_t start[MTH__RANK], step[MTH__RANK];
+} held;
 static inline held held_by(mth__shape shape, const mth__sharding *s, int device) {
     held h = {.shape = shape};
     h.local = mth__local_shape(shape, s, s->on->rank_of[device], h.start, h.step);

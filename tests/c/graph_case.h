@@ -4,7 +4,9 @@
 #include "catalog/rows.h"
 #include "unit.h"
 
-typedef struct { void (*run)(mth__graph *, mth__builder *); } graph_case;
+typedef struct {
+    void (*run)(mth__graph *, mth__builder *);
+} graph_case;
 static mth_status in_graph(void *argument) {
     mth__arena *arena = mth__arena_new();
     mth__mesh *mesh;
@@ -15,8 +17,8 @@ static mth_status in_graph(void *argument) {
     mth__arena_free(arena);
     return NULL;
 }
-#define IN_GRAPH(id)                                                                        \
-    static void in_##id(mth__graph *g, mth__builder *b);                                    \
-    TEST(id) { CHECK_STATUS(mth__guard(in_graph, &(graph_case){in_##id})); }                \
+#define IN_GRAPH(id)                                                                                                   \
+    static void in_##id(mth__graph *g, mth__builder *b);                                                               \
+    TEST(id) { CHECK_STATUS(mth__guard(in_graph, &(graph_case){in_##id})); }                                           \
     static void in_##id(mth__graph *g, __attribute__((unused)) mth__builder *b)
 #endif

@@ -4,7 +4,8 @@
 #include "base/arena.h"
 #include "unit.h"
 
-static mth__arena *a; /* the running test's; this file is included last, since others have an `a` of their own */
+/* the running test's; this file is included last, since others have an `a` of their own */
+static mth__arena *a;
 
 static mth_status in_guard(void *body) {
     a = mth__arena_new();
@@ -13,9 +14,11 @@ static mth_status in_guard(void *body) {
     return NULL;
 }
 /* A test, where the condition holds. */
-#define GUARDED_IF(condition, id)                                                          \
-    static void id##_body(void);                                                           \
-    TEST(id) { if (condition) CHECK_STATUS(mth__guard(in_guard, (void *)id##_body)); }     \
+#define GUARDED_IF(condition, id)                                                                                      \
+    static void id##_body(void);                                                                                       \
+    TEST(id) {                                                                                                         \
+        if (condition) CHECK_STATUS(mth__guard(in_guard, (void *)id##_body));                                          \
+    }                                                                                                                  \
     static void id##_body(void)
 #define GUARDED(id) GUARDED_IF(true, id)
 #endif

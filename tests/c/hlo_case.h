@@ -1,8 +1,8 @@
-/* Cases of rows as StableHLO: several in one module, run by a PJRT plugin for CPUs on padded parts with junk in the padding, each compared
- * with the reference engine's row on the same parts.
+/* Cases of rows as StableHLO: several in one module, run by a PJRT plugin for CPUs on padded parts with junk in the
+ * padding, each compared with the reference engine's row on the same parts.
  *     hlo_module *m = hlo_begin(arena, 2, (int64_t[]){2, 2});
- *     hlo_add(m, MTH__ROW_add, NULL, 2, (hlo_in[]){{MTH_FLOAT32, shape, data, &split}, {MTH_FLOAT32, shape, data, &split}}, &split);
- *     CHECK_STATUS(hlo_run(m));
+ *     hlo_add(m, MTH__ROW_add, NULL, 2, (hlo_in[]){{MTH_FLOAT32, shape, data, &split}, {MTH_FLOAT32, shape, data,
+ *     &split}}, &split); CHECK_STATUS(hlo_run(m));
  */
 #ifndef HLO_CASE_H
 #define HLO_CASE_H
@@ -12,23 +12,31 @@
 #include <inttypes.h>
 
 enum { HLO_CASES = 64 };
-typedef struct { mth_dtype dtype; mth__shape shape; const double *data; const mth__sharding *sharding; } hlo_in;
+typedef struct {
+    mth_dtype dtype;
+    mth__shape shape;
+    const double *data;
+    const mth__sharding *sharding;
+} hlo_in;
 typedef struct {
     mth__node node;
     mth__hlo_operand in[MTH__MAX_IN], out[MTH__MAX_OUT];
     const double *data[MTH__MAX_IN];
     const int64_t *integers[MTH__MAX_IN]; /* instead of data, where not NULL: of all sizes */
-    double tolerance;             /* |got - wanted| <= tolerance * (1 + |wanted|); 0: equal */
-    int first_in, first_out;      /* of the module's arguments and results */
+    double tolerance;                     /* |got - wanted| <= tolerance * (1 + |wanted|); 0: equal */
+    int first_in, first_out;              /* of the module's arguments and results */
 } hlo_case;
 typedef struct {
     mth__arena *arena;
     mth__mesh *mesh;
-    int count; int32_t device[HLO_DEVICES];
-    int cases; hlo_case at[HLO_CASES];
+    int count;
+    int32_t device[HLO_DEVICES];
+    int cases;
+    hlo_case at[HLO_CASES];
     int nin, nout;
-    int checks;                   /* of ids, in the text: results behind the others */
-    bool bad_ids;                 /* each of them is to find bad_id, and nothing else is compared; else none finds any */
+    int checks; /* of ids, in the text: results behind the others */
+    /* each of them is to find bad_id, and nothing else is compared; else none finds any */
+    bool bad_ids;
     int32_t bad_id;
     mth__text text;
 } hlo_module;
@@ -43,15 +51,18 @@ static hlo_module *hlo_begin(mth__arena *arena, int naxes, const int64_t *dim) {
 }
 
 /* out: of every result, in order. */
-static mth_status hlo_add(hlo_module *m, int row, const mth__attrs *attrs, int nin, const hlo_in *in, const mth__sharding *out) {
+static mth_status hlo_add(
+    hlo_module *m, int row, const mth__attrs *attrs, int nin, const hlo_in *in, const mth__sharding *out) {
     static const mth__attrs none;
     hlo_case *c = &m->at[m->cases++];
-    mth__value *value = NEW_ARRAY(m->arena, mth__value, nin + MTH__MAX_OUT), **at = NEW_ARRAY(m->arena, mth__value *, nin + MTH__MAX_OUT);
+    mth__value *value = NEW_ARRAY(m->arena, mth__value, nin + MTH__MAX_OUT),
+               **at = NEW_ARRAY(m->arena, mth__value *, nin + MTH__MAX_OUT);
     const mth__op *op = mth__op_at((size_t)row);
     int nout = 1;
     for (const char *s = op->results; *s; s++) nout += *s == ',';
     for (int j = 0; j < nin + nout; j++) at[j] = &value[j];
-    c->node = (mth__node){.op = op, .attrs = attrs ? *attrs : none, .nin = nin, .nout = nout, .in = at, .out = at + nin};
+    c->node =
+        (mth__node){.op = op, .attrs = attrs ? *attrs : none, .nin = nin, .nout = nout, .in = at, .out = at + nin};
     c->first_in = m->nin;
     c->first_out = m->nout;
     c->tolerance = 1e-5;
@@ -62,7 +73,8 @@ static mth_status hlo_add(hlo_module *m, int row, const mth__attrs *attrs, int n
     }
     TRY(mth__op_infer(&c->node));
     for (int k = 0; k < nout; k++)
-        c->out[k].part = mth__part_of(m->arena, value[nin + k].dtype, value[nin + k].shape, &out[k], m->count, m->device);
+        c->out[k].part =
+            mth__part_of(m->arena, value[nin + k].dtype, value[nin + k].shape, &out[k], m->count, m->device);
     m->nin += nin;
     m->nout += nout;
     return NULL;
@@ -89,7 +101,8 @@ static void hlo_write_case(mth__hlo *h, hlo_case *c) {
     mth__hlo_rows[call.op->row](&call);
     for (int k = 0; k < call.nout; k++) {
         c->out[k].v = call.out[k].v;
-        CHECK(call.out[k].v.dtype == c->out[k].part->dtype && mth__shape_equal(call.out[k].v.shape, c->out[k].part->local));
+        CHECK(call.out[k].v.dtype == c->out[k].part->dtype &&
+            mth__shape_equal(call.out[k].v.shape, c->out[k].part->local));
     }
 }
 
@@ -102,9 +115,10 @@ static void hlo_write(hlo_module *m) {
         hlo_write_case(&h, c);
         for (int j = 0; j < c->node.nin; j++)
             mth__text_add(&arguments, "%s%%arg%d: %s", c->first_in + j ? ", " : "", c->first_in + j,
-                          mth__hlo_type(arena, c->in[j].part->dtype, c->in[j].part->local));
+                mth__hlo_type(arena, c->in[j].part->dtype, c->in[j].part->local));
         for (int k = 0; k < c->node.nout; k++) {
-            mth__text_add(&types, "%s%s", c->first_out + k ? ", " : "", mth__hlo_type(arena, c->out[k].v.dtype, c->out[k].v.shape));
+            mth__text_add(&types, "%s%s", c->first_out + k ? ", " : "",
+                mth__hlo_type(arena, c->out[k].v.dtype, c->out[k].v.shape));
             mth__text_add(&names, "%s%s", c->first_out + k ? ", " : "", mth__hlo_name(arena, c->out[k].v));
         }
     }
@@ -144,7 +158,7 @@ static mth__ref_value hlo_operand(hlo_module *m, const hlo_case *c, int j, int p
         for (int d = 0; d < v.local.rank; d++) global[d] = mth__ref_global(&v, d, at[d]);
         const int64_t i = hlo_flat(part->shape, global);
         const mth__ref_element x = c->integers[j] ? mth__ref_from_integer(part->dtype, c->integers[j][i])
-                                                       : mth__ref_from_real(part->dtype, c->data[j][i]);
+                                                  : mth__ref_from_real(part->dtype, c->data[j][i]);
         *mth__ref_element_at(&v, at) = x;
         element_put(part->dtype, *padded, hlo_flat(part->local, at), x);
     }
@@ -166,7 +180,7 @@ static void hlo_compare(const hlo_case *c, int k, int p, const mth__ref_value *w
         if (wrong++) continue;
         unit_failures++;
         printf("  %s %s: result %d on partition %d: %s, not %s, at", c->node.op->name,
-               c->node.attrs.s ? c->node.attrs.s : "", k, p, element_text(dtype, x), element_text(dtype, y));
+            c->node.attrs.s ? c->node.attrs.s : "", k, p, element_text(dtype, x), element_text(dtype, y));
         for (int d = 0; d < want->local.rank; d++) printf(" %" PRId64, at[d]);
         printf(" of");
         for (int d = 0; d < want->local.rank; d++) printf(" %" PRId64, want->local.dim[d]);
@@ -183,7 +197,8 @@ static mth_status hlo_run_to(hlo_module *m, void **results) {
     if (!hlo_client) return NULL;
     if (getenv("HLO_TEXT")) printf("%s\n", m->text.at); /* for who looks for a fault */
     /* A maximum passes NaN on; and machine code need not be good. */
-    mth__pjrt_setting how[] = {{.name = "xla_cpu_enable_fast_min_max", .type = 'b'}, {.name = "xla_backend_optimization_level", .type = 'i'}};
+    mth__pjrt_setting how[] = {
+        {.name = "xla_cpu_enable_fast_min_max", .type = 'b'}, {.name = "xla_backend_optimization_level", .type = 'i'}};
     const mth__pjrt_env env = {how, 2};
     PJRT_Buffer **in = NEW_ARRAY(m->arena, PJRT_Buffer *, m->count * m->nin);
     const int made = m->nout + m->checks; /* results of a partition */

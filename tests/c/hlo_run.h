@@ -1,4 +1,5 @@
-/* StableHLO made by a test: its partitions are XLA's replicas, run by a PJRT plugin for CPUs. Where none is installed, nothing runs. */
+/* StableHLO made by a test: its partitions are XLA's replicas, run by a PJRT plugin for CPUs. Where none is installed,
+ * nothing runs. */
 #ifndef HLO_RUN_H
 #define HLO_RUN_H
 #include "cpu_plugin.h"
@@ -10,7 +11,8 @@ static mth__plugin *hlo_plugin;
 static PJRT_Client *hlo_client; /* NULL: no plugin */
 static PJRT_Device *const *hlo_devices;
 
-/* Threads of a client let go of a program after they say that it ran: where the process ends meanwhile, the plugin aborts it. */
+/* Threads of a client let go of a program after they say that it ran: where the process ends meanwhile, the plugin
+ * aborts it. */
 static void hlo_close(void) {
     MTH__ARGS(PJRT_Client_Destroy, destroy);
     destroy.client = hlo_client;
@@ -31,10 +33,13 @@ static mth__hlo hlo_body(mth__arena *arena, int count, const int32_t *device) {
     return (mth__hlo){.arena = arena, .body = mth__text_new(arena), .partitions = count, .device = device};
 }
 /* The module around it: its arguments with their types, the types of its results, and their names. */
-static mth__text hlo_wrap(const mth__hlo *h, const mth__text *arguments, const mth__text *types, const mth__text *names) {
+static mth__text hlo_wrap(
+    const mth__hlo *h, const mth__text *arguments, const mth__text *types, const mth__text *names) {
     mth__text all = mth__text_new(h->arena);
-    mth__text_add(&all, "module @m attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
-                  "  func.func public @main(%s) -> (%s) {\n", h->partitions, arguments->n ? arguments->at : "", types->at);
+    mth__text_add(&all,
+        "module @m attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
+        "  func.func public @main(%s) -> (%s) {\n",
+        h->partitions, arguments->n ? arguments->at : "", types->at);
     mth__text_add(&all, "%s    return %s : %s\n  }\n}\n", h->body.n ? h->body.at : "", names->at, types->at);
     return all;
 }
@@ -54,9 +59,12 @@ static mth_status hlo_drop(PJRT_Buffer *buffer) {
     return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_Buffer_Destroy(&args), "free a buffer");
 }
 static int hlo_pjrt_type(mth_dtype t) {
-    static const int type[] = {
-        [MTH_FLOAT32] = PJRT_Buffer_Type_F32, [MTH_FLOAT64] = PJRT_Buffer_Type_F64, [MTH_INT32] = PJRT_Buffer_Type_S32,
-        [MTH_INT64] = PJRT_Buffer_Type_S64, [MTH_BOOL] = PJRT_Buffer_Type_PRED, [MTH_BFLOAT16] = PJRT_Buffer_Type_BF16};
+    static const int type[] = {[MTH_FLOAT32] = PJRT_Buffer_Type_F32,
+        [MTH_FLOAT64] = PJRT_Buffer_Type_F64,
+        [MTH_INT32] = PJRT_Buffer_Type_S32,
+        [MTH_INT64] = PJRT_Buffer_Type_S64,
+        [MTH_BOOL] = PJRT_Buffer_Type_PRED,
+        [MTH_BFLOAT16] = PJRT_Buffer_Type_BF16};
     return type[t];
 }
 static mth_status hlo_send(const mth__hlo_part *part, const void *data, int d, PJRT_Buffer **out) {
@@ -82,16 +90,19 @@ static mth_status hlo_fetch(mth__arena *arena, PJRT_Buffer *buffer, const mth__h
     TRY(hlo_await(args.event));
     return hlo_drop(buffer);
 }
-/* Compiles the text and runs it once: partition p on device[p], with the arguments in[p * nin + i], which go; its results are
- * out[p * nout + i]. */
-static mth_status hlo_execute(mth__arena *arena, const mth__text *text, const mth__pjrt_env *env, int count, const int32_t *device, int nin,
-                              PJRT_Buffer **in, int nout, PJRT_Buffer **out) {
+/* Compiles the text and runs it once: partition p on device[p], with the arguments in[p * nin + i], which go; its
+ * results are out[p * nout + i]. */
+static mth_status hlo_execute(mth__arena *arena, const mth__text *text, const mth__pjrt_env *env, int count,
+    const int32_t *device, int nin, PJRT_Buffer **in, int nout, PJRT_Buffer **out) {
     const mth__xla_options options = {.partitions = 1, .replicas = count, .device = device};
     const unsigned char *bytes;
     size_t size;
     mth__xla_options_encode(arena, &options, env, &bytes, &size);
-    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = text->at, .code_size = text->n, .format = "mlir",
-                            .format_size = 4};
+    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE,
+        .code = text->at,
+        .code_size = text->n,
+        .format = "mlir",
+        .format_size = 4};
     MTH__ARGS(PJRT_Client_Compile, compile);
     compile.client = hlo_client;
     compile.program = &program;

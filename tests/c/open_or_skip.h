@@ -10,7 +10,8 @@ static mth_backend *open_or_skip(const char *engine, int devices) {
     if (s && mth_error_get_code(s) == MTH_ERROR_IO) {
         SKIP("%s", mth_error_get_what(s));
         mth_error_free(s);
-    } else CHECK_STATUS(s);
+    } else
+        CHECK_STATUS(s);
     return b;
 }
 #endif

@@ -1,4 +1,5 @@
-/* An example or more of every row, with dimensions by letter, drawn anew in each trial. The table's own tests do the rest. */
+/* An example or more of every row, with dimensions by letter, drawn anew in each trial. The table's own tests do the
+ * rest. */
 #ifndef OPERATOR_EXAMPLES_H
 #define OPERATOR_EXAMPLES_H
 #include "catalog/row_tools.h"
@@ -8,9 +9,10 @@
 
 /* `shapes`: of the operands, "bsi,io"; letters draw 1 to 5, digits are sizes. NULL: no operand.
    `kinds`: of the operands and, after '>', of results that are not plain:
-     r normal   p in [0.5, 2]   u of -1, 0, 1   l a largest score   i ids below size v   m mask   n integers as floats of a wide range
-     I integers of all sizes
-     e experts [t,k]   E the same, -1 where dropped   w rows [e,t] of the same experts   R [e,t,...]: anything on padding,
+     r normal   p in [0.5, 2]   u of -1, 0, 1   l a largest score   i ids below size v   m mask   n integers as floats
+     of a wide range I integers of all sizes
+     e experts [t,k]   E the same, -1 where dropped   w rows [e,t] of the same experts   R [e,t,...]: anything on
+     padding,
          as a result 0 there
    `attrs` may also change sizes. */
 typedef struct {
@@ -22,21 +24,50 @@ typedef struct {
 } example;
 
 static int64_t draw(int64_t low, int64_t high) { return low + rand() % (high - low + 1); }
-static void any_dimension(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = draw(0, 2); }
-static void by_factor(int64_t *size, mth__attrs *a) { (void)size; a->f[0] = -1.75; }
-static void to_int(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_INT32; }
-static void to_double(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_FLOAT64; }
-static void to_long(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_INT64; }
-static void to_bool(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_BOOL; }
-static void to_float(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = MTH_FLOAT32; }
-static void drop(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = 1234567; a->f[0] = 0.3; }
+static void any_dimension(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = draw(0, 2);
+}
+static void by_factor(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->f[0] = -1.75;
+}
+static void to_int(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = MTH_INT32;
+}
+static void to_double(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = MTH_FLOAT64;
+}
+static void to_long(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = MTH_INT64;
+}
+static void to_bool(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = MTH_BOOL;
+}
+static void to_float(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = MTH_FLOAT32;
+}
+static void drop(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = 1234567;
+    a->f[0] = 0.3;
+}
 static void drop_box(int64_t *size, mth__attrs *a) {
     drop(size, a);
     a->i[1] = draw(0, 2);
     a->i[2] = draw(0, 3);
     a->i[3] = a->i[2] + size[(int)"abc"[a->i[1]]] + draw(0, 2);
 }
-static void reduce_some(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = draw(0, 7); a->i[1] = draw(0, 1); }
+static void reduce_some(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = draw(0, 7);
+    a->i[1] = draw(0, 1);
+}
 static void shape(mth__attrs *a, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
     *a = (mth__attrs){.i = {rank, d0, d1, d2, d3}};
 }
@@ -44,8 +75,14 @@ static void broadcast_shape(int64_t *size, mth__attrs *a) { shape(a, 4, 3, size[
 static void split_heads(int64_t *size, mth__attrs *a) { shape(a, 4, size['b'], size['s'], 4, 3); }
 static void merge_heads(int64_t *size, mth__attrs *a) { shape(a, 3, size['b'], size['s'], size['h'] * size['d'], 0); }
 static void merge_rows(int64_t *size, mth__attrs *a) { shape(a, 2, size['b'] * size['s'], size['d'], 0, 0); }
-static void split_rows(int64_t *size, mth__attrs *a) { (void)size; shape(a, 3, 4, 2, size['d'], 0); }
-static void shape_83(int64_t *size, mth__attrs *a) { (void)size; shape(a, 2, 8, 3, 0, 0); }
+static void split_rows(int64_t *size, mth__attrs *a) {
+    (void)size;
+    shape(a, 3, 4, 2, size['d'], 0);
+}
+static void shape_83(int64_t *size, mth__attrs *a) {
+    (void)size;
+    shape(a, 2, 8, 3, 0, 0);
+}
 static void shape_ones(int64_t *size, mth__attrs *a) { shape(a, 4, size['a'], 1, size['b'], 1); }
 static void permute(int64_t *size, mth__attrs *a) {
     (void)size;
@@ -58,94 +95,188 @@ static void cut(int64_t *size, mth__attrs *a) {
     a->i[1] = draw(0, size['b'] - 1);
     a->i[2] = draw(a->i[1] + 1, size['b']);
 }
-static void around(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = draw(0, 2); a->i[1] = draw(0, 2); a->i[2] = draw(0, 2); }
-static void middle(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = 1; }
+static void around(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = draw(0, 2);
+    a->i[1] = draw(0, 2);
+    a->i[2] = draw(0, 2);
+}
+static void middle(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = 1;
+}
 static void vocabulary(int64_t *size, mth__attrs *a) { a->i[0] = size['v']; }
-static void table_size(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = draw(1, 6); a->i[1] = draw(1, 6); }
+static void table_size(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = draw(1, 6);
+    a->i[1] = draw(1, 6);
+}
 static void rotate(int64_t *size, mth__attrs *a) {
     size['d'] = 2 * draw(1, 3);
     *a = (mth__attrs){.i = {draw(0, 2), draw(0, 1), draw(0, 1)}, .f = {100}};
 }
-static void epsilon(int64_t *size, mth__attrs *a) { (void)size; a->f[0] = 0.1; }
-static void attend(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = draw(0, 1); a->f[0] = 0.6; }
+static void epsilon(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->f[0] = 0.1;
+}
+static void attend(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = draw(0, 1);
+    a->f[0] = 0.6;
+}
 static void choices(int64_t *size, mth__attrs *a) { a->i[0] = size['k']; }
 static void experts(int64_t *size, mth__attrs *a) { a->i[0] = size['e']; }
-static void capacity(int64_t *size, mth__attrs *a) { a->i[0] = draw(0, 3); a->i[1] = size['e']; }
-static void activation(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = draw(0, 3); }
-static void transposed(int64_t *size, mth__attrs *a) { (void)size; a->i[0] = 1; }
+static void capacity(int64_t *size, mth__attrs *a) {
+    a->i[0] = draw(0, 3);
+    a->i[1] = size['e'];
+}
+static void activation(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = draw(0, 3);
+}
+static void transposed(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->i[0] = 1;
+}
 
 #define ROW_OF(id) .row = MTH__ROW_##id
 static const example examples[] = {
-    {ROW_OF(neg), "abc", "r"}, {ROW_OF(neg), "", "r"}, {ROW_OF(exp), "abc", "r"}, {ROW_OF(log), "ab", "p"}, {ROW_OF(sqrt), "ab", "p"},
-        {ROW_OF(rsqrt), "ab", "p"},
-    {ROW_OF(reciprocal), "ab", "p"}, {ROW_OF(square), "abc", "r"}, {ROW_OF(relu), "abc", "r"}, {ROW_OF(gelu), "abc", "r"},
-        {ROW_OF(gelu_tanh), "abc", "r"},
-    {ROW_OF(silu), "abc", "r"}, {ROW_OF(sigmoid), "abc", "r"}, {ROW_OF(tanh), "abc", "r"}, {ROW_OF(copy), "abc", "r"},
-        {ROW_OF(copy), "ab", "i"},
-    {ROW_OF(scale), "abc", "r", by_factor}, {ROW_OF(shift), "abc", "r", by_factor}, {ROW_OF(cast), "ab", "n", to_int},
-        {ROW_OF(cast), "ab", "r", to_double},
-    {ROW_OF(cast), "ab", "i", to_float}, {ROW_OF(mask), "abc", "b"}, {ROW_OF(stop), "ab", "r"},
-    {ROW_OF(relu_grad), "ab,ab", "rr"}, {ROW_OF(gelu_grad), "ab,ab", "rr"}, {ROW_OF(gelu_tanh_grad), "ab,ab", "rr"},
-        {ROW_OF(silu_grad), "ab,ab", "rr"},
-    {ROW_OF(sigmoid_grad), "ab,ab", "rr"}, {ROW_OF(tanh_grad), "ab,ab", "rr"},
-    {ROW_OF(add), "abc,abc", "rr"}, {ROW_OF(add), "abc,c", "rr"}, {ROW_OF(add), "1b,a1", "rr"}, {ROW_OF(add), ",ab", "rr"},
-    {ROW_OF(sub), "abc,abc", "rr"}, {ROW_OF(sub), "c,abc", "rr"}, {ROW_OF(sub), "a1c,ab1", "rr"},
-    {ROW_OF(mul), "abc,abc", "rr"}, {ROW_OF(mul), "abc,ab1", "rr"}, {ROW_OF(mul), "b1,ab1c", "rr"}, {ROW_OF(div), "abc,abc", "rp"},
-        {ROW_OF(div), "bc,abc", "rp"},
-    {ROW_OF(maximum), "abc,abc", "rr"}, {ROW_OF(maximum), "abc,c", "rr"}, {ROW_OF(maximum), "abc,abc", "uu"},
-        {ROW_OF(equal), "abc,abc", "uu"}, {ROW_OF(equal), "abc,bc", "uu"},
-    {ROW_OF(dropout), "abc", "r", drop}, {ROW_OF(dropout), "abc", "r", drop_box},
-    {ROW_OF(contract), "bsi,io", "rr", .spec = "bsi,io->bso"}, {ROW_OF(contract), "bso,io", "rr", .spec = "bso,io->bsi"},
-        {ROW_OF(contract), "bsi,bso", "rr", .spec = "bsi,bso->io"},
-    {ROW_OF(contract), "bshd,bthd", "rr", .spec = "bshd,bthd->bhst"}, {ROW_OF(contract), "bi,bi", "rr", .spec = "bi,bi->b"},
-        {ROW_OF(contract), "i,i", "rr", .spec = "i,i->"},
-    {ROW_OF(contract), "a,b", "rr", .spec = "a,b->ba"}, {ROW_OF(contract), "ji,jk", "rr", .spec = "ji,jk->ki"},
-        {ROW_OF(contract), "abij,bjk", "rr", .spec = "abij,bjk->iabk"},
-    {ROW_OF(contract), "ab,ab", "rr", .spec = "ab,ab->ab"}, {ROW_OF(contract), "x,io", "rr", .spec = "x,io->oxi"},
-    {ROW_OF(reduce_sum), "abc", "r", reduce_some}, {ROW_OF(reduce_max), "abc", "r", reduce_some},
-        {ROW_OF(reduce_max), "abc", "u", reduce_some},
+    {ROW_OF(neg), "abc", "r"},
+    {ROW_OF(neg), "", "r"},
+    {ROW_OF(exp), "abc", "r"},
+    {ROW_OF(log), "ab", "p"},
+    {ROW_OF(sqrt), "ab", "p"},
+    {ROW_OF(rsqrt), "ab", "p"},
+    {ROW_OF(reciprocal), "ab", "p"},
+    {ROW_OF(square), "abc", "r"},
+    {ROW_OF(relu), "abc", "r"},
+    {ROW_OF(gelu), "abc", "r"},
+    {ROW_OF(gelu_tanh), "abc", "r"},
+    {ROW_OF(silu), "abc", "r"},
+    {ROW_OF(sigmoid), "abc", "r"},
+    {ROW_OF(tanh), "abc", "r"},
+    {ROW_OF(copy), "abc", "r"},
+    {ROW_OF(copy), "ab", "i"},
+    {ROW_OF(scale), "abc", "r", by_factor},
+    {ROW_OF(shift), "abc", "r", by_factor},
+    {ROW_OF(cast), "ab", "n", to_int},
+    {ROW_OF(cast), "ab", "r", to_double},
+    {ROW_OF(cast), "ab", "i", to_float},
+    {ROW_OF(mask), "abc", "b"},
+    {ROW_OF(stop), "ab", "r"},
+    {ROW_OF(relu_grad), "ab,ab", "rr"},
+    {ROW_OF(gelu_grad), "ab,ab", "rr"},
+    {ROW_OF(gelu_tanh_grad), "ab,ab", "rr"},
+    {ROW_OF(silu_grad), "ab,ab", "rr"},
+    {ROW_OF(sigmoid_grad), "ab,ab", "rr"},
+    {ROW_OF(tanh_grad), "ab,ab", "rr"},
+    {ROW_OF(add), "abc,abc", "rr"},
+    {ROW_OF(add), "abc,c", "rr"},
+    {ROW_OF(add), "1b,a1", "rr"},
+    {ROW_OF(add), ",ab", "rr"},
+    {ROW_OF(sub), "abc,abc", "rr"},
+    {ROW_OF(sub), "c,abc", "rr"},
+    {ROW_OF(sub), "a1c,ab1", "rr"},
+    {ROW_OF(mul), "abc,abc", "rr"},
+    {ROW_OF(mul), "abc,ab1", "rr"},
+    {ROW_OF(mul), "b1,ab1c", "rr"},
+    {ROW_OF(div), "abc,abc", "rp"},
+    {ROW_OF(div), "bc,abc", "rp"},
+    {ROW_OF(maximum), "abc,abc", "rr"},
+    {ROW_OF(maximum), "abc,c", "rr"},
+    {ROW_OF(maximum), "abc,abc", "uu"},
+    {ROW_OF(equal), "abc,abc", "uu"},
+    {ROW_OF(equal), "abc,bc", "uu"},
+    {ROW_OF(dropout), "abc", "r", drop},
+    {ROW_OF(dropout), "abc", "r", drop_box},
+    {ROW_OF(contract), "bsi,io", "rr", .spec = "bsi,io->bso"},
+    {ROW_OF(contract), "bso,io", "rr", .spec = "bso,io->bsi"},
+    {ROW_OF(contract), "bsi,bso", "rr", .spec = "bsi,bso->io"},
+    {ROW_OF(contract), "bshd,bthd", "rr", .spec = "bshd,bthd->bhst"},
+    {ROW_OF(contract), "bi,bi", "rr", .spec = "bi,bi->b"},
+    {ROW_OF(contract), "i,i", "rr", .spec = "i,i->"},
+    {ROW_OF(contract), "a,b", "rr", .spec = "a,b->ba"},
+    {ROW_OF(contract), "ji,jk", "rr", .spec = "ji,jk->ki"},
+    {ROW_OF(contract), "abij,bjk", "rr", .spec = "abij,bjk->iabk"},
+    {ROW_OF(contract), "ab,ab", "rr", .spec = "ab,ab->ab"},
+    {ROW_OF(contract), "x,io", "rr", .spec = "x,io->oxi"},
+    {ROW_OF(reduce_sum), "abc", "r", reduce_some},
+    {ROW_OF(reduce_max), "abc", "r", reduce_some},
+    {ROW_OF(reduce_max), "abc", "u", reduce_some},
     {ROW_OF(broadcast_to), "a1c", "r", broadcast_shape},
-    {ROW_OF(reshape), "bs*", "r", split_heads}, {ROW_OF(reshape), "bshd", "r", merge_heads}, {ROW_OF(reshape), "bsd", "r", merge_rows},
-        {ROW_OF(reshape), "8d", "r", split_rows},
-    {ROW_OF(reshape), "46", "r", shape_83}, {ROW_OF(reshape), "ab", "r", shape_ones}, {ROW_OF(reshape), "46", "i", shape_83},
-    {ROW_OF(transpose), "abc", "r", permute}, {ROW_OF(slice), "abc", "r", cut}, {ROW_OF(slice), "abc", "i", cut},
-        {ROW_OF(pad), "abc", "r", around},
-    {ROW_OF(concat), "abc,adc,aec", "rrr", middle}, {ROW_OF(concat), "abc", "r", middle},
-    {ROW_OF(gather), "vd,xy", "ri"}, {ROW_OF(gather), "vd,", "ri"}, {ROW_OF(gather_grad), "xy,xyd", "ir", vocabulary},
-        {ROW_OF(pick), "xyv,xy", "ri"}, {ROW_OF(pick), "v,", "ri"},
-    {ROW_OF(pick_grad), "xy,xy", "ir", vocabulary}, {ROW_OF(pick_grad), "xy,xy", "ir", vocabulary, .dtype = MTH_INT64},
-        {ROW_OF(gather_grad), "x,xd", "ir", vocabulary, .dtype = MTH_INT64},
-    {ROW_OF(sinusoid), NULL, "", table_size}, {ROW_OF(rope), "bshd", "r", rotate},
-    {ROW_OF(softmax), "abc", "r", any_dimension}, {ROW_OF(softmax_grad), "abc,abc", "rr", any_dimension},
-    {ROW_OF(layer_norm), "xyd,d,d", "rrr", epsilon}, {ROW_OF(layer_norm), "d,d,d", "rrr", epsilon},
-        {ROW_OF(layer_norm_grad), "xyd,d,xy,xy,xyd", "rrrpr"},
-    {ROW_OF(rms_norm), "xyd,d", "rr", epsilon}, {ROW_OF(rms_norm_grad), "xyd,d,xy,xyd", "rrpr"},
-    {ROW_OF(attention), "bsgrd,btgd,btge", "rrr", attend}, {ROW_OF(attention), "bsgrd,btgd,btge,bt", "rrrm", attend},
+    {ROW_OF(reshape), "bs*", "r", split_heads},
+    {ROW_OF(reshape), "bshd", "r", merge_heads},
+    {ROW_OF(reshape), "bsd", "r", merge_rows},
+    {ROW_OF(reshape), "8d", "r", split_rows},
+    {ROW_OF(reshape), "46", "r", shape_83},
+    {ROW_OF(reshape), "ab", "r", shape_ones},
+    {ROW_OF(reshape), "46", "i", shape_83},
+    {ROW_OF(transpose), "abc", "r", permute},
+    {ROW_OF(slice), "abc", "r", cut},
+    {ROW_OF(slice), "abc", "i", cut},
+    {ROW_OF(pad), "abc", "r", around},
+    {ROW_OF(concat), "abc,adc,aec", "rrr", middle},
+    {ROW_OF(concat), "abc", "r", middle},
+    {ROW_OF(gather), "vd,xy", "ri"},
+    {ROW_OF(gather), "vd,", "ri"},
+    {ROW_OF(gather_grad), "xy,xyd", "ir", vocabulary},
+    {ROW_OF(pick), "xyv,xy", "ri"},
+    {ROW_OF(pick), "v,", "ri"},
+    {ROW_OF(pick_grad), "xy,xy", "ir", vocabulary},
+    {ROW_OF(pick_grad), "xy,xy", "ir", vocabulary, .dtype = MTH_INT64},
+    {ROW_OF(gather_grad), "x,xd", "ir", vocabulary, .dtype = MTH_INT64},
+    {ROW_OF(sinusoid), NULL, "", table_size},
+    {ROW_OF(rope), "bshd", "r", rotate},
+    {ROW_OF(softmax), "abc", "r", any_dimension},
+    {ROW_OF(softmax_grad), "abc,abc", "rr", any_dimension},
+    {ROW_OF(layer_norm), "xyd,d,d", "rrr", epsilon},
+    {ROW_OF(layer_norm), "d,d,d", "rrr", epsilon},
+    {ROW_OF(layer_norm_grad), "xyd,d,xy,xy,xyd", "rrrpr"},
+    {ROW_OF(rms_norm), "xyd,d", "rr", epsilon},
+    {ROW_OF(rms_norm_grad), "xyd,d,xy,xyd", "rrpr"},
+    {ROW_OF(attention), "bsgrd,btgd,btge", "rrr", attend},
+    {ROW_OF(attention), "bsgrd,btgd,btge,bt", "rrrm", attend},
     {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre", "rrrrlpr", attend},
-        {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt", "rrrrlprm", attend},
-    {ROW_OF(moe_route), "te", "r>re", choices}, {ROW_OF(moe_route_grad), "tk,tk,tk", "rer", experts},
-        {ROW_OF(moe_capacity), "tk", "e", capacity}, {ROW_OF(moe_rows), "tk", "E>w", experts},
-    {ROW_OF(moe_count), "tk", "e", experts}, {ROW_OF(moe_dispatch), "td,et", "rw>R"}, {ROW_OF(moe_dispatch_weighted), "td,et,tk,tk",
-        "rwrE>R"}, {ROW_OF(moe_combine), "etd,et", "Rw"},
-    {ROW_OF(moe_combine), "etd,et,tk,tk", "RwrE"}, {ROW_OF(moe_combine_weights_grad), "etd,et,tk,td", "RwEr"},
-        {ROW_OF(moe_matmul), "eti,eio,et", "Rrw>R"},
-    {ROW_OF(moe_matmul), "eti,eoi,et", "Rrw>R", transposed}, {ROW_OF(moe_outer), "eti,eto,et", "RRw"},
-        {ROW_OF(moe_bias), "eto,eo,et", "Rrw>R"}, {ROW_OF(moe_bias_grad), "eto,et", "Rw"},
-    {ROW_OF(moe_act), "eth,et", "Rw>R", activation}, {ROW_OF(moe_act_grad), "eth,eth,et", "RRw>R", activation},
-        {ROW_OF(moe_mul), "eth,eth,et", "RRw>R"},
-#define MOVES_INTEGERS(type) \
-    {ROW_OF(copy), "ab", "I", .dtype = type}, {ROW_OF(stop), "ab", "I", .dtype = type}, \
-    {ROW_OF(broadcast_to), "a1c", "I", broadcast_shape, .dtype = type}, \
-    {ROW_OF(reshape), "46", "I", shape_83, .dtype = type}, \
-    {ROW_OF(transpose), "abc", "I", permute, .dtype = type}, {ROW_OF(slice), "abc", "I", cut, .dtype = type}, \
-    {ROW_OF(pad), "abc", "I", around, .dtype = type}, {ROW_OF(concat), "abc,adc,aec", "III", middle, .dtype = type}
-    MOVES_INTEGERS(MTH_INT64), MOVES_INTEGERS(MTH_INT32), MOVES_INTEGERS(MTH_BOOL),
-#define CASTS_INTEGERS(type) \
-    {ROW_OF(cast), "abc", "I", to_int, .dtype = type}, {ROW_OF(cast), "abc", "I", to_long, .dtype = type}, \
-    {ROW_OF(cast), "abc", "I", to_bool, .dtype = type}, {ROW_OF(cast), "abc", "I", to_float, .dtype = type}, \
-    {ROW_OF(cast), "abc", "I", to_double, .dtype = type}
-    CASTS_INTEGERS(MTH_INT64), CASTS_INTEGERS(MTH_INT32), CASTS_INTEGERS(MTH_BOOL),
-    {ROW_OF(cast), "abc", "r", to_long}, {ROW_OF(cast), "abc", "r", to_bool},
+    {ROW_OF(attention_grad), "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt", "rrrrlprm", attend},
+    {ROW_OF(moe_route), "te", "r>re", choices},
+    {ROW_OF(moe_route_grad), "tk,tk,tk", "rer", experts},
+    {ROW_OF(moe_capacity), "tk", "e", capacity},
+    {ROW_OF(moe_rows), "tk", "E>w", experts},
+    {ROW_OF(moe_count), "tk", "e", experts},
+    {ROW_OF(moe_dispatch), "td,et", "rw>R"},
+    {ROW_OF(moe_dispatch_weighted), "td,et,tk,tk", "rwrE>R"},
+    {ROW_OF(moe_combine), "etd,et", "Rw"},
+    {ROW_OF(moe_combine), "etd,et,tk,tk", "RwrE"},
+    {ROW_OF(moe_combine_weights_grad), "etd,et,tk,td", "RwEr"},
+    {ROW_OF(moe_matmul), "eti,eio,et", "Rrw>R"},
+    {ROW_OF(moe_matmul), "eti,eoi,et", "Rrw>R", transposed},
+    {ROW_OF(moe_outer), "eti,eto,et", "RRw"},
+    {ROW_OF(moe_bias), "eto,eo,et", "Rrw>R"},
+    {ROW_OF(moe_bias_grad), "eto,et", "Rw"},
+    {ROW_OF(moe_act), "eth,et", "Rw>R", activation},
+    {ROW_OF(moe_act_grad), "eth,eth,et", "RRw>R", activation},
+    {ROW_OF(moe_mul), "eth,eth,et", "RRw>R"},
+#define MOVES_INTEGERS(type)                                                                                           \
+    {ROW_OF(copy), "ab", "I", .dtype = type}, {ROW_OF(stop), "ab", "I", .dtype = type},                                \
+        {ROW_OF(broadcast_to), "a1c", "I", broadcast_shape, .dtype = type},                                            \
+        {ROW_OF(reshape), "46", "I", shape_83, .dtype = type},                                                         \
+        {ROW_OF(transpose), "abc", "I", permute, .dtype = type}, {ROW_OF(slice), "abc", "I", cut, .dtype = type},      \
+        {ROW_OF(pad), "abc", "I", around, .dtype = type}, {                                                            \
+        ROW_OF(concat), "abc,adc,aec", "III", middle, .dtype = type                                                    \
+    }
+    MOVES_INTEGERS(MTH_INT64),
+    MOVES_INTEGERS(MTH_INT32),
+    MOVES_INTEGERS(MTH_BOOL),
+#define CASTS_INTEGERS(type)                                                                                           \
+    {ROW_OF(cast), "abc", "I", to_int, .dtype = type}, {ROW_OF(cast), "abc", "I", to_long, .dtype = type},             \
+        {ROW_OF(cast), "abc", "I", to_bool, .dtype = type}, {ROW_OF(cast), "abc", "I", to_float, .dtype = type}, {     \
+        ROW_OF(cast), "abc", "I", to_double, .dtype = type                                                             \
+    }
+    CASTS_INTEGERS(MTH_INT64),
+    CASTS_INTEGERS(MTH_INT32),
+    CASTS_INTEGERS(MTH_BOOL),
+    {ROW_OF(cast), "abc", "r", to_long},
+    {ROW_OF(cast), "abc", "r", to_bool},
 };
 enum { EXAMPLES = sizeof examples / sizeof *examples };
 
@@ -166,8 +297,8 @@ static double normal(void) {
 }
 /* Most of them no float has. */
 static inline int64_t draw_integer(void) {
-    static const int64_t some[] = {0, -1, (INT64_C(1) << 53) + 1, -(INT64_C(1) << 53) - 1,
-                                   INT64_MIN, INT64_MAX, INT32_MIN, INT32_MAX};
+    static const int64_t some[] = {
+        0, -1, (INT64_C(1) << 53) + 1, -(INT64_C(1) << 53) - 1, INT64_MIN, INT64_MAX, INT32_MIN, INT32_MAX};
     if (draw(0, 2)) return some[draw(0, 7)];
     return (int64_t)((uint64_t)rand() << 42 ^ (uint64_t)rand() << 21 ^ (uint64_t)rand());
 }
@@ -179,13 +310,15 @@ static inline double draw_value(char kind) {
     case 'n': return (float)(100 * normal());
     case 'I': return (double)draw(-9, 9);
     case 'i': return (double)draw(0, size['v'] - 1);
-    case 'b': case 'm': return (double)draw(0, 1);
+    case 'b':
+    case 'm': return (double)draw(0, 1);
     default: return normal();
     }
 }
 static int64_t *chosen; /* experts[t, k], different ones of a token; -1 where dropped */
 static inline bool chose(int64_t token, int64_t expert) {
-    for (int64_t j = 0; j < size['k']; j++) if (chosen[token * size['k'] + j] == expert) return true;
+    for (int64_t j = 0; j < size['k']; j++)
+        if (chosen[token * size['k'] + j] == expert) return true;
     return false;
 }
 static inline void choose(mth__arena *arena, const example *x) {
@@ -194,9 +327,11 @@ static inline void choose(mth__arena *arena, const example *x) {
     for (int64_t i = 0; i < n; i++) chosen[i] = -1;
     for (int64_t i = 0; i < n; i++) {
         int64_t e;
-        do e = draw(0, size['e'] - 1); while (chose(i / size['k'], e));
+        do e = draw(0, size['e'] - 1);
+        while (chose(i / size['k'], e));
         chosen[i] = e;
     }
-    for (int64_t i = 0; strchr(x->kinds, 'E') && i < n; i++) if (draw(0, 5) == 0) chosen[i] = -1;
+    for (int64_t i = 0; strchr(x->kinds, 'E') && i < n; i++)
+        if (draw(0, 5) == 0) chosen[i] = -1;
 }
 #endif

@@ -1,25 +1,28 @@
-/* The verifier's promise checked the plain way, device by device: every list is walked, every byte of a slab remembers which value wrote
- * it, and a channel lets a device pass when the devices that it really needs have come. Written apart from src/emit/verify*.c, to be
- * compared with it. */
+/* The verifier's promise checked the plain way, device by device: every list is walked, every byte of a slab remembers
+ * which value wrote it, and a channel lets a device pass when the devices that it really needs have come. Written apart
+ * from src/emit/verify*.c, to be compared with it. */
 #ifndef PLAIN_VERIFY_H
 #define PLAIN_VERIFY_H
 #include "emit/program.h"
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { int *owner; int64_t n; } plain_memory; /* by byte: 1 + value; 0: nothing yet */
+typedef struct {
+    int *owner;
+    int64_t n;
+} plain_memory; /* by byte: 1 + value; 0: nothing yet */
 typedef struct {
     const mth__role *role;
     int device, next, starts, done;
     int start[4096];
-    bool arrived[2];              /* at the instruction where stream 0, 1 stands */
+    bool arrived[2]; /* at the instruction where stream 0, 1 stands */
     plain_memory slab, *exit;
 } plain_device;
 typedef struct {
     const mth__program *p;
     int n;
     plain_device *device;
-    uint8_t *gave, *took;         /* by channel and device */
+    uint8_t *gave, *took; /* by channel and device */
     int32_t *member;
     const char *fault;
 } plain;
@@ -32,7 +35,9 @@ static int64_t plain_base(const mth__role *r, int v, int64_t *offset) {
 
 static plain_memory *plain_place(plain_device *d, const mth__pvalue *p, int64_t *at) {
     *at = p->storage == MTH__IN_SLAB || p->storage == MTH__IN_LENT ? p->offset : 0;
-    return p->storage == MTH__IN_SLAB ? &d->slab : p->storage == MTH__IN_EXIT || p->storage == MTH__IN_LENT ? &d->exit[p->index] : NULL;
+    return p->storage == MTH__IN_SLAB                              ? &d->slab
+        : p->storage == MTH__IN_EXIT || p->storage == MTH__IN_LENT ? &d->exit[p->index]
+                                                                   : NULL;
 }
 
 static void plain_write(plain *z, plain_device *d, int v) {
@@ -65,7 +70,9 @@ static void plain_read(plain *z, plain_device *d, int v) {
         }
 }
 
-static uint8_t *plain_mark(plain *z, uint8_t *of, int channel, int device) { return &of[channel * z->p->mesh->count + device]; }
+static uint8_t *plain_mark(plain *z, uint8_t *of, int channel, int device) {
+    return &of[channel * z->p->mesh->count + device];
+}
 
 static bool plain_apart(const mth__channel *c) { return c->kind == MTH__TRANSFER && c->from.on != c->to.on; }
 
@@ -74,11 +81,14 @@ static bool plain_ready(plain *z, int channel, int device, bool gives) {
     const mth__channel *c = &z->p->channel.at[channel];
     if (!plain_apart(c)) {
         int n = c->kind == MTH__TRANSFER ? c->from.on->count : mth__channel_size(c);
-        if (c->kind == MTH__TRANSFER) memcpy(z->member, c->from.on->device, (size_t)n * sizeof *z->member);
-        else mth__channel_group(c, device, z->member);
+        if (c->kind == MTH__TRANSFER)
+            memcpy(z->member, c->from.on->device, (size_t)n * sizeof *z->member);
+        else
+            mth__channel_group(c, device, z->member);
         for (int i = 0; i < n; i++) {
             bool from = c->from.on->rank_of[z->member[i]] >= 0, to = c->to.on->rank_of[z->member[i]] >= 0;
-            if ((from && !*plain_mark(z, z->gave, channel, z->member[i])) || (to && !*plain_mark(z, z->took, channel, z->member[i])))
+            if ((from && !*plain_mark(z, z->gave, channel, z->member[i])) ||
+                (to && !*plain_mark(z, z->took, channel, z->member[i])))
                 return false;
         }
         return true;
@@ -133,9 +143,9 @@ static bool plain_wait(plain *z, plain_device *d, const mth__instr *k) {
     const mth__instr *o = &d->role->instr.at[by];
     for (int i = 0; i < by; i++) order += d->role->instr.at[i].kind == MTH__START;
     if (o->kind == MTH__START ? d->done <= order : !plain_ready(z, k->channel, d->device, true)) return false;
-    bool in_place = o->kind == MTH__START && o->nin && o->nout
-        && d->role->value.at[o->in[0]].storage == d->role->value.at[o->out[0]].storage &&
-                    d->role->value.at[o->in[0]].offset == d->role->value.at[o->out[0]].offset;
+    bool in_place = o->kind == MTH__START && o->nin && o->nout &&
+        d->role->value.at[o->in[0]].storage == d->role->value.at[o->out[0]].storage &&
+        d->role->value.at[o->in[0]].offset == d->role->value.at[o->out[0]].offset;
     for (int j = 0; j < o->nin && !in_place; j++) plain_read(z, d, o->in[j]);
     for (int j = 0; j < o->nout; j++) plain_read(z, d, o->out[j]);
     if (o->kind == MTH__START && o->scratch >= 0) plain_read(z, d, o->scratch);
@@ -159,7 +169,8 @@ static void plain_sums(plain *z, plain_device *d, const mth__instr *k) {
 
 static bool plain_step(plain *z, plain_device *d) {
     bool moved = false;
-    while (d->done < d->starts && !z->fault && plain_part(z, d, &d->role->instr.at[d->start[d->done]], &d->arrived[1])) {
+    while (
+        d->done < d->starts && !z->fault && plain_part(z, d, &d->role->instr.at[d->start[d->done]], &d->arrived[1])) {
         d->done++;
         moved = true;
     }
@@ -178,7 +189,8 @@ static bool plain_step(plain *z, plain_device *d) {
     return true;
 }
 
-/* Is v, pending from a START, read too early? The plain walk gives the START's result its bytes at once, so this is looked up. */
+/* Is v, pending from a START, read too early? The plain walk gives the START's result its bytes at once, so this is
+ * looked up. */
 static bool plain_pending(const mth__role *r) {
     for (size_t i = 0; i < r->instr.n; i++) {
         const mth__instr *s = &r->instr.at[i];
@@ -214,7 +226,8 @@ static const char *plain_verify(mth__arena *a, const mth__program *p, unsigned s
             const mth__exit *x = &p->exit.at[e];
             int rank = x->sharding.on->rank_of[i];
             if (rank < 0) continue;
-            d->exit[e].n = mth__shape_size(mth__local_shape(x->shape, &x->sharding, rank, NULL, NULL)) * (int64_t)mth_dtype_size(x->dtype);
+            d->exit[e].n = mth__shape_size(mth__local_shape(x->shape, &x->sharding, rank, NULL, NULL)) *
+                (int64_t)mth_dtype_size(x->dtype);
             d->exit[e].owner = NEW_ARRAY(a, int, d->exit[e].n + 1);
         }
         if (plain_pending(d->role)) return "reads what a START brings before its WAIT";

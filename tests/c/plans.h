@@ -23,18 +23,19 @@ static mth__sharding split_by(const mth__placement *on, mth__shape shape, const 
     mth__sharding_canonical(&s, shape);
     return s;
 }
-#define SPLIT(...) (const int[]){__VA_ARGS__}
+#define SPLIT(...)                                                                                                     \
+    (const int[]) { __VA_ARGS__ }
 
-static mth__value *source(mth__graph *g, mth__value_kind kind, const char *name, mth__shape shape, const mth__placement *on,
-                          const int *axis) {
+static mth__value *source(mth__graph *g, mth__value_kind kind, const char *name, mth__shape shape,
+    const mth__placement *on, const int *axis) {
     mth__value *v = mth__graph_value(g, kind, name, MTH_FLOAT32, shape);
     v->sharding = split_by(on, shape, axis);
     return v;
 }
 
 /* A node of one result, sharded so. */
-static mth__value *node(mth__builder *b, const char *op, const mth__attrs *attrs, int nin, mth__value **in, const mth__placement *on,
-                        const int *axis, uint8_t partial) {
+static mth__value *node(mth__builder *b, const char *op, const mth__attrs *attrs, int nin, mth__value **in,
+    const mth__placement *on, const int *axis, uint8_t partial) {
     mth__value *out[MTH__MAX_OUT];
     b->on = on;
     CHECK_STATUS(mth__build(b, mth__op_find(op), attrs, nin, in, out));
@@ -42,19 +43,21 @@ static mth__value *node(mth__builder *b, const char *op, const mth__attrs *attrs
     out[0]->sharding.partial = partial;
     return out[0];
 }
-static mth__value *node1(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, const mth__placement *on,
-                         const int *axis, uint8_t partial) {
+static mth__value *node1(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x,
+    const mth__placement *on, const int *axis, uint8_t partial) {
     return node(b, op, attrs, 1, &x, on, axis, partial);
 }
-static mth__value *node2(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y, const mth__placement *on,
-                         const int *axis, uint8_t partial) {
+static mth__value *node2(mth__builder *b, const char *op, const mth__attrs *attrs, mth__value *x, mth__value *y,
+    const mth__placement *on, const int *axis, uint8_t partial) {
     return node(b, op, attrs, 2, (mth__value *[]){x, y}, on, axis, partial);
 }
-static mth__value *contract(mth__builder *b, const char *spec, mth__value *x, mth__value *y, const mth__placement *on, const int *axis,
-                            uint8_t partial) {
+static mth__value *contract(mth__builder *b, const char *spec, mth__value *x, mth__value *y, const mth__placement *on,
+    const int *axis, uint8_t partial) {
     return node2(b, "contract", &(mth__attrs){.s = spec}, x, y, on, axis, partial);
 }
-static void output(mth__graph *g, const char *name, mth__value *v) { PUSH(g->arena, g->output, ((mth__output){.name = name, .value = v})); }
+static void output(mth__graph *g, const char *name, mth__value *v) {
+    PUSH(g->arena, g->output, ((mth__output){.name = name, .value = v}));
+}
 
 static mth__program *emit_plan(const mth__graph *g, const mth__emit_options *o) {
     mth__program *p = NULL;
@@ -94,15 +97,16 @@ static mth__graph *two_layers(mth__arena *a, mth__mesh *m, int64_t batch, int64_
     return g;
 }
 
-/* A pipeline of one contraction a stage, `microbatches` of batch / microbatches rows, each stage on a device of its own. */
+/* A pipeline of one contraction a stage, `microbatches` of batch / microbatches rows, each stage on a device of its
+ * own. */
 static mth__graph *pipeline(mth__arena *a, mth__mesh *m, int stages, int microbatches, int64_t batch, int64_t width) {
     mth__graph *g = mth__graph_new(a, m);
     mth__builder b = builder(g);
     const mth__placement *first = mth__place_device(m, 0), *last = mth__place_device(m, stages - 1);
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(batch, width), first, NULL), *weight[16], *cat[64];
     for (int s = 0; s < stages; s++)
-        weight[s] = source(g, MTH__VALUE_PARAMETER, mth__format(a, "stage_%d.weight", s), SHAPE(width, width), mth__place_device(m, s),
-                           NULL);
+        weight[s] = source(g, MTH__VALUE_PARAMETER, mth__format(a, "stage_%d.weight", s), SHAPE(width, width),
+            mth__place_device(m, s), NULL);
     int64_t rows = batch / microbatches;
     for (int k = 0; k < microbatches; k++) {
         b.microbatch = k;

@@ -4,7 +4,13 @@
 #include "distribute/decide.h"
 #include "plans.h"
 
-typedef struct { mth__graph *g; mth__builder b; unsigned seed; mth__value *value[256]; int values, parameters; } random_plan;
+typedef struct {
+    mth__graph *g;
+    mth__builder b;
+    unsigned seed;
+    mth__value *value[256];
+    int values, parameters;
+} random_plan;
 
 static int dice(random_plan *r, int n) {
     r->seed = r->seed * 1664525u + 1013904223u;
@@ -41,8 +47,10 @@ static mth__sharding random_split(random_plan *r, mth__shape shape, const mth__p
         if (d == shape.rank || s.dim[d].cyclic) continue;
         s.dim[d].axis[s.dim[d].naxes++] = (int8_t)a;
         int style = s.dim[d].naxes == 1 ? dice(r, 8) : 7;
-        if (style == 0) s.dim[d].cyclic = true;
-        else if (style == 1) s.dim[d].grain = 2;
+        if (style == 0)
+            s.dim[d].cyclic = true;
+        else if (style == 1)
+            s.dim[d].grain = 2;
     }
     mth__sharding_canonical(&s, shape);
     return s;
@@ -79,17 +87,19 @@ static void random_contract(random_plan *r, mth__value *x) {
     int64_t b = x->shape.dim[0], i = x->shape.dim[1], o = (int64_t[]){4, 6, 7, 8}[dice(r, 4)];
     mth__sharding cut = random_split(r, SHAPE(b, i, o), on);
     mth__sharding sx = {.on = on, .dim = {cut.dim[0], cut.dim[1]}}, sw = {.on = on, .dim = {cut.dim[1], cut.dim[2]}},
-        sy = {.on = on, .dim = {cut.dim[0], cut.dim[2]}};
+                  sy = {.on = on, .dim = {cut.dim[0], cut.dim[2]}};
     x = reshard(r, x, sx);
-    mth__value *w = mth__graph_value(r->g, MTH__VALUE_PARAMETER, mth__format(r->g->arena, "w%d", r->parameters++), MTH_FLOAT32,
-                                     SHAPE(i, o)), *y;
+    mth__value *w = mth__graph_value(r->g, MTH__VALUE_PARAMETER, mth__format(r->g->arena, "w%d", r->parameters++),
+                   MTH_FLOAT32, SHAPE(i, o)),
+               *y;
     w->sharding = random_split(r, w->shape, dice(r, 2) ? on : random_place(r));
     w = reshard(r, w, sw);
     r->b.on = on;
     CHECK_STATUS(mth__build_contract(&r->b, "bi,io->bo", x, w, &y));
     for (int k = 0; k < cut.dim[1].naxes; k++) sy.partial |= (uint8_t)(1u << cut.dim[1].axis[k]);
     mth__value *sum = made(r, y, sy);
-    for (int terms = dice(r, 3); terms > 0; terms--) { /* a gradient over microbatches, sometimes read in between */
+    /* a gradient over microbatches, sometimes read in between */
+    for (int terms = dice(r, 3); terms > 0; terms--) {
         if (!dice(r, 4)) r->value[r->values++] = reshard(r, sum, random_split(r, sum->shape, random_place(r)));
         r->b.on = on;
         CHECK_STATUS(mth__build_contract(&r->b, "bi,io->bo", x, w, &y));
@@ -110,7 +120,8 @@ static void random_step(random_plan *r) {
     case 2: {
         mth__value *other = r->value[dice(r, r->values)];
         if (!mth__shape_equal(other->shape, x->shape)) break;
-        if (other->sharding.partial != x->sharding.partial || other->sharding.on != x->sharding.on) x = reshard(r, x, settled(x));
+        if (other->sharding.partial != x->sharding.partial || other->sharding.on != x->sharding.on)
+            x = reshard(r, x, settled(x));
         if (!mth__sharding_equal(&other->sharding, &x->sharding, x->shape.rank)) other = reshard(r, other, settled(x));
         if (!mth__sharding_equal(&other->sharding, &x->sharding, x->shape.rank)) x = reshard(r, x, other->sharding);
         made(r, node2(&r->b, "add", NULL, x, other, x->sharding.on, NULL, 0), x->sharding);
@@ -130,10 +141,12 @@ static void random_step(random_plan *r) {
         mth__sharding s = settled(x);
         s.dim[0] = s.dim[1] = (mth__split){0};
         x = reshard(r, x, s);
-        y = node1(&r->b, "reshape", &(mth__attrs){.i = {1, x->shape.dim[0] * x->shape.dim[1]}}, x, x->sharding.on, NULL, 0);
+        y = node1(
+            &r->b, "reshape", &(mth__attrs){.i = {1, x->shape.dim[0] * x->shape.dim[1]}}, x, x->sharding.on, NULL, 0);
         y->sharding = s;
         y = node1(&r->b, "exp", NULL, y, x->sharding.on, NULL, 0);
-        y = node1(&r->b, "reshape", &(mth__attrs){.i = {2, x->shape.dim[0], x->shape.dim[1]}}, y, x->sharding.on, NULL, 0);
+        y = node1(
+            &r->b, "reshape", &(mth__attrs){.i = {2, x->shape.dim[0], x->shape.dim[1]}}, y, x->sharding.on, NULL, 0);
         made(r, y, s);
         break;
     }
@@ -149,8 +162,8 @@ static mth__graph *random_graph(mth__arena *a, unsigned seed) {
     r.b = builder(r.g);
     int inputs = 1 + dice(&r, 2), steps = 2 + dice(&r, 14);
     for (int i = 0; i < inputs; i++) {
-        mth__value *x = mth__graph_value(r.g, MTH__VALUE_INPUT, mth__format(a, "x%d", i), MTH_FLOAT32,
-                                         SHAPE(3 + dice(&r, 6), 4 + dice(&r, 5)));
+        mth__value *x = mth__graph_value(
+            r.g, MTH__VALUE_INPUT, mth__format(a, "x%d", i), MTH_FLOAT32, SHAPE(3 + dice(&r, 6), 4 + dice(&r, 5)));
         x->sharding = random_split(&r, x->shape, random_place(&r));
         r.value[r.values++] = x;
     }
@@ -166,5 +179,13 @@ static mth__graph *random_graph(mth__arena *a, unsigned seed) {
     }
     CHECK_STATUS(mth__accumulate(r.g));
     return r.g;
+}
+
+/* Overlap, views and an algorithm for each kind of collective. */
+static mth__emit_options random_emit_options(unsigned seed) {
+    static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
+    mth__emit_options o = {.overlap = seed % 2, .views = seed % 3 != 0};
+    for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
+    return o;
 }
 #endif

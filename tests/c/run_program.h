@@ -1,5 +1,5 @@
-/* Runs any program that verifies on an engine: entries are filled with small numbers, ids within 2; what comes out is let go. For texts that
- * somebody has spoilt: the promise is that an engine then needs no check of its own. */
+/* Runs any program that verifies on an engine: entries are filled with small numbers, ids within 2; what comes out is
+ * let go. For texts that somebody has spoilt: the promise is that an engine then needs no check of its own. */
 #ifndef RUN_PROGRAM_H
 #define RUN_PROGRAM_H
 #include "engine/engine.h"
@@ -11,7 +11,8 @@ static int64_t program_weight(const mth__program *p) {
     for (size_t r = 0; r < p->role.n; r++) {
         const mth__role *role = &p->role.at[r];
         int64_t one = mth__size_sum(role->slab, (int64_t)role->instr.n);
-        for (size_t v = 0; v < role->value.n; v++) one = mth__size_sum(one, mth__size_product(8, role->value.at[v].bytes));
+        for (size_t v = 0; v < role->value.n; v++)
+            one = mth__size_sum(one, mth__size_product(8, role->value.at[v].bytes));
         all = mth__size_sum(all, mth__size_product(one, role->ndevice));
     }
     for (size_t c = 0; c < p->channel.n; c++) /* the reference engine lays the whole tensor out */
@@ -20,8 +21,7 @@ static int64_t program_weight(const mth__program *p) {
 }
 
 static void fill_entry(void *data, mth_dtype dtype, int64_t elements) {
-    for (int64_t i = 0; i < elements; i++)
-        switch (dtype) {
+    for (int64_t i = 0; i < elements; i++) switch (dtype) {
         case MTH_FLOAT32: ((float *)data)[i] = (float)(i % 5) - 2; break;
         case MTH_FLOAT64: ((double *)data)[i] = (double)(i % 5) - 2; break;
         case MTH_INT32: ((int32_t *)data)[i] = (int32_t)(i % 2); break;
@@ -31,7 +31,8 @@ static void fill_entry(void *data, mth_dtype dtype, int64_t elements) {
         }
 }
 
-static mth_status make_entries(const mth__engine_vtable *vt, mth__engine *e, const mth__program *p, mth__buffer **entry) {
+static mth_status make_entries(
+    const mth__engine_vtable *vt, mth__engine *e, const mth__program *p, mth__buffer **entry) {
     for (size_t i = 0; i < p->entry.n; i++) {
         const mth__entry *x = &p->entry.at[i];
         for (int r = 0; r < x->sharding.on->count; r++) {
@@ -53,7 +54,8 @@ static void let_go(const mth__engine_vtable *vt, mth__buffer **buffer, size_t n)
 /* Any error but of memory or of a value that the program computes is a fault of the proof. */
 static mth_status run_program(mth__arena *arena, const mth__engine_vtable *vt, const mth__program *p) {
     size_t devices = (size_t)p->mesh->count, entries = p->entry.n * devices, exits = p->exit.n * devices;
-    mth__buffer **entry = NEW_ARRAY(arena, mth__buffer *, entries + 1), **exit = NEW_ARRAY(arena, mth__buffer *, exits + 1);
+    mth__buffer **entry = NEW_ARRAY(arena, mth__buffer *, entries + 1),
+                **exit = NEW_ARRAY(arena, mth__buffer *, exits + 1);
     static const mth__opt options[] = {{"threads", MTH__OPT_SIZE, "None", "", NULL}, {0}};
     mth_arg threads = mth_int(2);
     mth__engine *e;

@@ -14,13 +14,15 @@ static void same_arrays(const mth_arrays *a, const mth_arrays *b, double toleran
         CHECK_STATUS(mth_array_gather(b->item[i].array, y));
         size_t wrong = 0, first = 0;
         for (size_t k = n; k-- > 0;) {
-            const bool near = fabs((double)x[k] - (double)y[k]) <= tolerance * (1 + fabs((double)x[k])); /* of NaN nothing is */
+            /* of NaN nothing is */
+            const bool near = fabs((double)x[k] - (double)y[k]) <= tolerance * (1 + fabs((double)x[k]));
             if (tolerance > 0 ? near : memcmp(&x[k], &y[k], sizeof *x) == 0) continue;
             wrong++;
             first = k;
         }
         if (wrong)
-            printf("  %s: %zu of %zu differ, the first %.9g and %.9g\n", a->item[i].name, wrong, n, (double)x[first], (double)y[first]);
+            printf("  %s: %zu of %zu differ, the first %.9g and %.9g\n", a->item[i].name, wrong, n, (double)x[first],
+                (double)y[first]);
         CHECK(wrong == 0);
         free(x);
         free(y);

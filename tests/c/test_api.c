@@ -1,4 +1,5 @@
-/* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails at every index. */
+/* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails at every index.
+ */
 #include "unit.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,7 +12,8 @@ static mth_module *module(const char *type, const mth_option *option, size_t n) 
     return m;
 }
 
-static mth_status add(mth_model *m, const char *type, const mth_option *option, size_t n, const mth_wire *wire, size_t wires, mth_add_mode mode) {
+static mth_status add(mth_model *m, const char *type, const mth_option *option, size_t n, const mth_wire *wire,
+    size_t wires, mth_add_mode mode) {
     mth_module *added;
     mth_status s = mth_module_create(type, option, n, &added);
     if (s) return s;
@@ -24,12 +26,24 @@ static mth_status add(mth_model *m, const char *type, const mth_option *option, 
 static mth_status build(mth_model **out) {
     mth_model *m = NULL;
     mth_status s = mth_model_create(&m);
-    if (!s) s = add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(10)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), MTH_WIRES({"input", "input"}), MTH_PLAIN);
+    if (!s)
+        s = add(m, "Linear",
+            MTH_OPTIONS({"dimension", mth_int(10)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}),
+            MTH_WIRES({"input", "input"}), MTH_PLAIN);
     if (!s) s = add(m, "Gelu", NULL, 0, NULL, 0, MTH_CHAIN);
-    if (!s) s = add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), NULL, 0, MTH_CHAIN);
-    if (!s) s = add(m, "MoE", MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(5)}, {"expert_distribution", mth_string("one_per_device")}), MTH_WIRES({"output", "output"}), MTH_CHAIN);
-    if (s) mth_model_free(m);
-    else *out = m;
+    if (!s)
+        s = add(m, "Linear",
+            MTH_OPTIONS({"dimension", mth_int(3)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), NULL, 0,
+            MTH_CHAIN);
+    if (!s)
+        s = add(m, "MoE",
+            MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(5)},
+                {"expert_distribution", mth_string("one_per_device")}),
+            MTH_WIRES({"output", "output"}), MTH_CHAIN);
+    if (s)
+        mth_model_free(m);
+    else
+        *out = m;
     return s;
 }
 
@@ -43,7 +57,8 @@ static mth_status journey(void) {
     char *plan = NULL, *again = NULL;
     mth_memory_usage memory[3];
     mth_status s = build(&model);
-    if (!s) s = mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &backend);
+    if (!s)
+        s = mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &backend);
     if (!s) s = mth_compile(model, backend, NULL, 0, &compiled);
     if (!s) s = mth_array_randn(backend, 2, (int64_t[]){4, 6}, 1, NULL, &x);
     if (!s) s = mth_array_full(backend, MTH_FLOAT32, 1, 2, (int64_t[]){4, 3}, NULL, &seed);
@@ -87,11 +102,15 @@ TEST(allocation_fails_at_every_index) {
         mth_status s = journey();
         mth_debug_fail_allocation(-1);
         if (!s) continue; /* made good: an engine that keeps buffers lets them go and tries again */
-        if (mth_error_get_code(s) != MTH_ERROR_MEMORY) { unit_failures++; printf("  allocation %lld: %s\n", (long long)i, mth_error_get_message(s)); }
+        if (mth_error_get_code(s) != MTH_ERROR_MEMORY) {
+            unit_failures++;
+            printf("  allocation %lld: %s\n", (long long)i, mth_error_get_message(s));
+        }
         mth_error_free(s);
         if (mth_debug_live_allocations() != live) {
             unit_failures++;
-            printf("  allocation %lld: %lld allocations leak\n", (long long)i, (long long)(mth_debug_live_allocations() - live));
+            printf("  allocation %lld: %lld allocations leak\n", (long long)i,
+                (long long)(mth_debug_live_allocations() - live));
             live = mth_debug_live_allocations();
         }
         if (unit_failures > 10) break;
@@ -99,7 +118,12 @@ TEST(allocation_fails_at_every_index) {
     CHECK_STATUS(journey()); /* all is usable afterwards */
 }
 
-typedef struct { mth_backend *backend; mth_compiled *compiled; mth_array *x; mth_arrays *parameters; } session;
+typedef struct {
+    mth_backend *backend;
+    mth_compiled *compiled;
+    mth_array *x;
+    mth_arrays *parameters;
+} session;
 
 static session begin(int64_t rows) {
     session e = {0};
@@ -156,7 +180,10 @@ static void *evaluate_often(void *context) {
         mth_arrays *out = NULL;
         mth_status s = mth_evaluate(e->compiled, e->parameters, &input, 1, NULL, &out, NULL);
         if (!s) s = mth_array_gather(mth_arrays_find(out, "output"), i ? now : first);
-        if (s || (i && memcmp(first, now, sizeof now))) { mth_error_free(s); return "differs"; }
+        if (s || (i && memcmp(first, now, sizeof now))) {
+            mth_error_free(s);
+            return "differs";
+        }
         mth_arrays_free(out);
     }
     return NULL;
@@ -198,8 +225,10 @@ TEST(same_seed_same_weights_on_any_mesh) {
         mth_arrays *parameters = NULL;
         CHECK_STATUS(build(&m));
         mth_arg dim[2] = {mth_int(meshes[i][0]), mth_int(meshes[i][1])};
-        CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", mth_list(meshes[i][1] ? 2 : 1, dim)}), &backend));
-        CHECK_STATUS(mth_compile(m, backend, MTH_OPTIONS({"shapes", mth_dict(1, (const char *[]){"input"}, (mth_arg[]){MTH_INTS(4, 6)})}), &compiled));
+        CHECK_STATUS(
+            mth_backend_create("native", MTH_OPTIONS({"device_mesh", mth_list(meshes[i][1] ? 2 : 1, dim)}), &backend));
+        CHECK_STATUS(mth_compile(m, backend,
+            MTH_OPTIONS({"shapes", mth_dict(1, (const char *[]){"input"}, (mth_arg[]){MTH_INTS(4, 6)})}), &compiled));
         CHECK_STATUS(mth_get_parameters(compiled, NULL, 0, 7, &parameters));
         uint64_t have = checksum(parameters);
         if (!i) want = have;
@@ -212,10 +241,12 @@ TEST(same_seed_same_weights_on_any_mesh) {
 }
 
 TEST(options_are_documented) {
-    CHECK(strstr(mth_backend_option_doc("native"), "\nthreads: int | None = None: ") && strstr(mth_backend_option_doc("reference"), "device_mesh: tuple: "));
+    CHECK(strstr(mth_backend_option_doc("native"), "\nthreads: int | None = None: ") &&
+        strstr(mth_backend_option_doc("reference"), "device_mesh: tuple: "));
     CHECK(mth_backend_option_doc("abacus") == NULL);
     CHECK(strstr(mth_compile_option_doc(), "\nshapes: dict | None = None: "));
-    for (size_t i = 0; i < mth_module_type_count(); i++) CHECK(strstr(mth_module_type_doc(mth_module_type_name(i)), "\n    device_mesh: tuple | None = None: "));
+    for (size_t i = 0; i < mth_module_type_count(); i++)
+        CHECK(strstr(mth_module_type_doc(mth_module_type_name(i)), "\n    device_mesh: tuple | None = None: "));
 }
 
 TEST(plans_for_ever_new_shapes_do_not_pile_up) {
@@ -244,7 +275,8 @@ TEST(errors_name_the_line_that_composed_the_operator) {
     mth_arrays *parameters = NULL, *out = NULL, *slopes = NULL;
     CHECK_STATUS(mth_model_create(&m));
     mth_set_source_line("model.py:7");
-    CHECK_STATUS(add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}), MTH_WIRES({"input", "a"}, {"output", "h"}), MTH_PLAIN));
+    CHECK_STATUS(add(
+        m, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}), MTH_WIRES({"input", "a"}, {"output", "h"}), MTH_PLAIN));
     CHECK_STATUS(add(m, "Add", NULL, 0, MTH_WIRES({"inputs", "h"}, {"inputs", "b"}, {"output", "y"}), MTH_PLAIN));
     mth_set_source_line("train.py:50");
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
@@ -262,7 +294,8 @@ TEST(errors_name_the_line_that_composed_the_operator) {
     mth_named seed = {"elsewhere", y};
     mth_gradient_request request = {&seed, 1, NULL, 0};
     CHECK_STATUS(mth_get_parameters(compiled, input, 2, 0, &parameters));
-    CHECK_FAILS(mth_evaluate(compiled, parameters, input, 2, &request, &out, &slopes), MTH_ERROR_KEY, "the only output is 'y'");
+    CHECK_FAILS(
+        mth_evaluate(compiled, parameters, input, 2, &request, &out, &slopes), MTH_ERROR_KEY, "the only output is 'y'");
     mth_arrays_free(parameters);
     mth_array_free(x);
     mth_array_free(y);
@@ -281,24 +314,31 @@ TEST(null_is_an_error_not_a_crash) {
     mth_backend *backend = NULL;
     mth_module *m = NULL;
     CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &nameless, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "name");
-    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &empty, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "the array of 'input' is NULL");
+    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &empty, 1, NULL, &out, NULL), MTH_ERROR_TYPE,
+        "the array of 'input' is NULL");
     CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, NULL, 1, NULL, &out, NULL), MTH_ERROR_TYPE, "NULL");
-    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL), MTH_ERROR_TYPE, "output_gradients");
+    CHECK_FAILS(
+        mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL), MTH_ERROR_TYPE, "output_gradients");
     request = (mth_gradient_request){NULL, 0, NULL, 1};
-    CHECK_FAILS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL), MTH_ERROR_TYPE, "input_gradients");
+    CHECK_FAILS(
+        mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL), MTH_ERROR_TYPE, "input_gradients");
     request = (mth_gradient_request){0};
-    CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL)); /* gradients nobody takes */
+    /* gradients nobody takes */
+    CHECK_STATUS(mth_evaluate(e.compiled, e.parameters, &input, 1, &request, &out, NULL));
     mth_arrays_free(out);
     out = NULL;
     CHECK_STATUS(mth_get_parameter_layout(e.compiled, &input, 1, &layout));
     CHECK_FAILS(mth_evaluate(e.compiled, layout, &input, 1, NULL, &out, NULL), MTH_ERROR_VALUE, "layout");
     mth_arrays_free(layout);
     CHECK_FAILS(mth_arrays_create(&empty, 1, &out), MTH_ERROR_TYPE, "'input'");
-    CHECK_FAILS(mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){3}, NULL, NULL, &a), MTH_ERROR_TYPE, "the data");
+    CHECK_FAILS(
+        mth_array_from_data(e.backend, MTH_FLOAT32, 1, (int64_t[]){3}, NULL, NULL, &a), MTH_ERROR_TYPE, "the data");
     CHECK_FAILS(mth_array_randn(e.backend, 1, NULL, 0, NULL, &a), MTH_ERROR_TYPE, "the shape");
     CHECK_FAILS(mth_array_randn(NULL, 0, NULL, 0, NULL, &a), MTH_ERROR_TYPE, "the backend");
     CHECK_FAILS(mth_array_full(e.backend, MTH_INT32, 3e9, 0, NULL, NULL, &a), MTH_ERROR_VALUE, "does not fit");
-    CHECK_FAILS(mth_array_full(e.backend, MTH_FLOAT32, 0, 3, (int64_t[]){(int64_t)1 << 40, (int64_t)1 << 40, 0}, NULL, &a), MTH_ERROR_VALUE, "2^62");
+    CHECK_FAILS(
+        mth_array_full(e.backend, MTH_FLOAT32, 0, 3, (int64_t[]){(int64_t)1 << 40, (int64_t)1 << 40, 0}, NULL, &a),
+        MTH_ERROR_VALUE, "2^62");
     CHECK_FAILS(mth_array_from_safetensors(e.backend, NULL, "a", false, NULL, &a), MTH_ERROR_TYPE, "the path");
     CHECK_FAILS(mth_compile(NULL, e.backend, NULL, 0, &compiled), MTH_ERROR_TYPE, "the model");
     CHECK_FAILS(mth_backend_create(NULL, NULL, 0, &backend), MTH_ERROR_TYPE, "engine");
@@ -361,7 +401,8 @@ TEST(objects_may_be_freed_in_any_order) {
     mth_array_free(kept);
 }
 
-/* More shapes than plans are kept, in threads that also read plans, draw parameters and place arrays: nobody loses what he uses. */
+/* More shapes than plans are kept, in threads that also read plans, draw parameters and place arrays: nobody loses what
+ * he uses. */
 static void *use_all_of_it(void *context) {
     session *e = context;
     static _Atomic int64_t rows;
@@ -407,7 +448,10 @@ TEST(plans_are_let_go_while_others_run) {
     end(&e);
 }
 
-typedef struct { session *session; atomic_int over; } watch;
+typedef struct {
+    session *session;
+    atomic_int over;
+} watch;
 static void *interrupt_often(void *context) {
     watch *w = context;
     while (!atomic_load(&w->over)) {
@@ -448,7 +492,8 @@ TEST(safetensors_slices_and_lies) {
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
     char path[] = "/tmp/mithril_test_XXXXXX";
     int fd = mkstemp(path);
-    const char *header = "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},\"__metadata__\":{\"format\":\"pt\"}}";
+    const char *header =
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},\"__metadata__\":{\"format\":\"pt\"}}";
     uint64_t n = strlen(header);
     float data[6] = {0, 1, 2, 3, 4, 5}, back[6];
     FILE *f = fdopen(fd, "wb");
@@ -459,7 +504,8 @@ TEST(safetensors_slices_and_lies) {
     mth_array *a = NULL;
     mth_arg spec = MTH_SPEC(mth_int(0), MTH_NONE);
     CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", true, &spec, &a));
-    CHECK(a && mth_array_get_shape(a)[0] == 3 && mth_array_get_shard(a, 0).size[0] == 2 && mth_array_get_shard(a, 1).size[0] == 1);
+    CHECK(a && mth_array_get_shape(a)[0] == 3 && mth_array_get_shard(a, 0).size[0] == 2 &&
+        mth_array_get_shard(a, 1).size[0] == 1);
     CHECK_STATUS(mth_array_gather(a, back));
     for (int i = 0; i < 3; i++) CHECK(back[2 * i] == data[i] && back[2 * i + 1] == data[3 + i]);
     mth_array_free(a);

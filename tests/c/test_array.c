@@ -12,7 +12,8 @@ static void lend(mth_backend *backend, bool shares) {
     mth_array *x = NULL;
     mth_arrays *out = NULL, *parameters = NULL;
     for (int i = 0; i < 24; i++) lent_memory[i] = (float)i;
-    CHECK_STATUS(mth_model_create(&m)); /* an output that is an input in another shape, which an engine may share */
+    /* an output that is an input in another shape, which an engine may share */
+    CHECK_STATUS(mth_model_create(&m));
     CHECK_STATUS(mth_module_create("Reshape", MTH_OPTIONS({"shape", MTH_INTS(6, 4)}), &reshape));
     CHECK_STATUS(mth_module_create("Relu", NULL, 0, &relu));
     CHECK_STATUS(mth_model_add(m, reshape, MTH_WIRES({"input", "input"}, {"output", "same"}), MTH_PLAIN));
@@ -78,7 +79,8 @@ TEST(drawn_numbers_do_not_depend_on_who_draws_them) {
     mth_array_free(a);
     CHECK(memcmp(whole, small, sizeof small) == 0);
     uint64_t h = 14695981039346656037u;
-    for (size_t i = 0; i < sizeof small / sizeof *small; i++) h = (h ^ (uint64_t)lrint(small[i] * 1000)) * 1099511628211u;
+    for (size_t i = 0; i < sizeof small / sizeof *small; i++)
+        h = (h ^ (uint64_t)lrint(small[i] * 1000)) * 1099511628211u;
     CHECK(h == 0xe29938df938a158e); /* the values stay from version to version */
     CHECK_STATUS(mth_array_full(backend, MTH_INT64, -3, 1, (int64_t[]){500000}, NULL, &a));
     const int64_t *all = mth_array_get_whole(a);
@@ -121,11 +123,14 @@ TEST(null_objects_are_errors_or_read_as_nothing) {
     CHECK(!arrays && !a && !text);
     mth_compiled_interrupt(NULL);
     mth_array_retain(NULL);
-    CHECK(!mth_array_get_rank(NULL) && !mth_array_get_shape(NULL) && !mth_array_get_dtype(NULL) && !*mth_array_get_sharding(NULL));
-    CHECK(!mth_array_get_shard_count(NULL) && mth_array_get_shard(NULL, 0).device_id == -1 && !mth_array_get_whole(NULL));
+    CHECK(!mth_array_get_rank(NULL) && !mth_array_get_shape(NULL) && !mth_array_get_dtype(NULL) &&
+        !*mth_array_get_sharding(NULL));
+    CHECK(
+        !mth_array_get_shard_count(NULL) && mth_array_get_shard(NULL, 0).device_id == -1 && !mth_array_get_whole(NULL));
     CHECK(!mth_arrays_get_count(NULL) && !mth_arrays_get(NULL, 0).array && !mth_arrays_find(NULL, "a"));
     CHECK(!mth_backend_get_mesh(NULL, dim) && !mth_backend_get_device_count(NULL) && !mth_module_get_ports(NULL));
-    CHECK(!mth_error_get_code(NULL) && !*mth_error_get_message(NULL) && !*mth_error_get_fix(NULL) && !mth_error_get_tensor_count(NULL));
+    CHECK(!mth_error_get_code(NULL) && !*mth_error_get_message(NULL) && !*mth_error_get_fix(NULL) &&
+        !mth_error_get_tensor_count(NULL));
     mth_model_free(m);
 }
 

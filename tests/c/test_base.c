@@ -12,21 +12,41 @@ static mth_status in_arena(void *body) {
     mth__arena_free(arena);
     return s;
 }
-#define ARENA_TEST(name)                                                     \
-    static mth_status body_##name(void);                                     \
-    TEST(name) {                                                             \
-        int64_t before = mth_debug_live_allocations();                       \
-        CHECK_STATUS(mth__guard(in_arena, (void *)body_##name));             \
-        CHECK(mth_debug_live_allocations() == before);                       \
-    }                                                                        \
+#define ARENA_TEST(name)                                                                                               \
+    static mth_status body_##name(void);                                                                               \
+    TEST(name) {                                                                                                       \
+        int64_t before = mth_debug_live_allocations();                                                                 \
+        CHECK_STATUS(mth__guard(in_arena, (void *)body_##name));                                                       \
+        CHECK(mth_debug_live_allocations() == before);                                                                 \
+    }                                                                                                                  \
     static mth_status body_##name(void)
 
 /* ---------------------------------------------------------------- numbers in texts */
 TEST(numbers_are_read_as_far_as_they_go) {
-    static const struct { const char *text; double value; int length; } cases[] = {
-        {"0.25", 0.25, 4}, {"-1e-05,", -1e-5, 6}, {"+3 4", 3, 2}, {"7.", 7, 2}, {".5x", 0.5, 2}, {"1e", 1, 1}, {"1e+", 1, 1}, {"2E3", 2000, 3},
-        {"0,25", 0, 1}, {"1.797e308", 1.797e308, 9}, {"-inf", -INFINITY, 4}, {"", 0, 0}, {"-", 0, 0}, {".", 0, 0}, {"e5", 0, 0},
-        {" 1", 0, 0}, {"\n1", 0, 0}, {"0x10", 0, 0}, {"infinite", INFINITY, 3},
+    static const struct {
+        const char *text;
+        double value;
+        int length;
+    } cases[] = {
+        {"0.25", 0.25, 4},
+        {"-1e-05,", -1e-5, 6},
+        {"+3 4", 3, 2},
+        {"7.", 7, 2},
+        {".5x", 0.5, 2},
+        {"1e", 1, 1},
+        {"1e+", 1, 1},
+        {"2E3", 2000, 3},
+        {"0,25", 0, 1},
+        {"1.797e308", 1.797e308, 9},
+        {"-inf", -INFINITY, 4},
+        {"", 0, 0},
+        {"-", 0, 0},
+        {".", 0, 0},
+        {"e5", 0, 0},
+        {" 1", 0, 0},
+        {"\n1", 0, 0},
+        {"0x10", 0, 0},
+        {"infinite", INFINITY, 3},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *end;
@@ -177,7 +197,8 @@ TEST(nearest_names) {
 ARENA_TEST(placements_are_interned) {
     mth__mesh *m;
     TRY(mth__mesh_new(arena, 2, (int64_t[]){2, 4}, &m));
-    const mth__placement *whole = mth__place_whole(m), *row = mth__place_slice(m, 0, 1), *column = mth__place_slice(m, 1, 2);
+    const mth__placement *whole = mth__place_whole(m), *row = mth__place_slice(m, 0, 1),
+                         *column = mth__place_slice(m, 1, 2);
     CHECK(whole->count == 8 && row->count == 4 && row->device[0] == 4 && row->mesh_axis[0] == 1);
     CHECK(column->count == 2 && column->device[1] == 6 && column->rank_of[6] == 1 && column->rank_of[5] == -1);
     CHECK(mth__place_slice(m, 0, 1) == row);
@@ -204,7 +225,8 @@ ARENA_TEST(placements_are_interned) {
     CHECK(!strcmp(mth__placement_text(arena, mth__place_slice(cube, 2, 0)), "devices[0..12:4](2, 2)"));
     for (int i = 0; i < 16; i++)
         for (int j = 0; j < 16; j++)
-            if (i != j) CHECK(mth__place_list(cube, 2, (int32_t[]){i, j}) == mth__place_list(cube, 2, (int32_t[]){i, j}));
+            if (i != j)
+                CHECK(mth__place_list(cube, 2, (int32_t[]){i, j}) == mth__place_list(cube, 2, (int32_t[]){i, j}));
     CHECK_FAILS(mth__mesh_new(arena, 1, (int64_t[]){0}, &m), MTH_ERROR_VALUE, "size 0");
     CHECK_FAILS(mth__mesh_new(arena, 5, (int64_t[]){1, 1, 1, 1, 1}, &m), MTH_ERROR_VALUE, "axes");
     return NULL;
@@ -256,7 +278,8 @@ ARENA_TEST(uneven_and_nested_splits) {
     return NULL;
 }
 
-/* Whatever the split: the parts of all coordinates are disjoint and cover the whole, and canonical form changes none. */
+/* Whatever the split: the parts of all coordinates are disjoint and cover the whole, and canonical form changes none.
+ */
 ARENA_TEST(splits_partition) {
     mth__mesh *m;
     TRY(mth__mesh_new(arena, 3, (int64_t[]){3, 1, 2}, &m));
@@ -278,7 +301,8 @@ ARENA_TEST(splits_partition) {
                 for (int r = 0; r < on->count; r++) {
                     int64_t a[MTH__RANK], step[MTH__RANK], b[MTH__RANK];
                     int64_t size = mth__local_shape((mth__shape){1, {n}}, &s, r, a, step).dim[0];
-                    CHECK(mth__local_shape((mth__shape){1, {n}}, &c, r, b, NULL).dim[0] == size && (size == 0 || a[0] == b[0]));
+                    CHECK(mth__local_shape((mth__shape){1, {n}}, &c, r, b, NULL).dim[0] == size &&
+                        (size == 0 || a[0] == b[0]));
                     if (grain > 1 && n % grain == 0 && !s.dim[0].cyclic) CHECK(size % grain == 0);
                     for (int64_t i = 0; i < size; i++) seen[a[0] + i * step[0]]++;
                 }
@@ -290,7 +314,7 @@ ARENA_TEST(splits_partition) {
                     bool differs = false;
                     for (int r = 0; r < on->count; r++)
                         differs |= mth__local_shape((mth__shape){1, {n}}, &c, r, NULL, NULL).dim[0] !=
-                                   mth__local_shape((mth__shape){1, {n}}, &plain, r, NULL, NULL).dim[0];
+                            mth__local_shape((mth__shape){1, {n}}, &plain, r, NULL, NULL).dim[0];
                     CHECK(differs);
                 }
             }
@@ -318,17 +342,21 @@ ARENA_TEST(sharding_texts_and_equality) {
 TEST(shapes_are_checked) {
     CHECK_STATUS(mth__shape_check((mth__shape){2, {0, INT64_C(1) << 40}}, MTH_FLOAT32));
     CHECK_FAILS(mth__shape_check((mth__shape){1, {-1}}, MTH_FLOAT32), MTH_ERROR_VALUE, "size -1");
-    CHECK_FAILS(mth__shape_check((mth__shape){2, {(int64_t)1 << 31, (int64_t)1 << 31}}, MTH_FLOAT32), MTH_ERROR_VALUE, "2^62");
-    CHECK_FAILS(mth__shape_check((mth__shape){3, {0, INT64_C(1) << 40, INT64_C(1) << 40}}, MTH_FLOAT32), MTH_ERROR_VALUE, "2^62"); /* its strides do not fit */
+    CHECK_FAILS(
+        mth__shape_check((mth__shape){2, {(int64_t)1 << 31, (int64_t)1 << 31}}, MTH_FLOAT32), MTH_ERROR_VALUE, "2^62");
+    /* its strides do not fit */
+    CHECK_FAILS(mth__shape_check((mth__shape){3, {0, INT64_C(1) << 40, INT64_C(1) << 40}}, MTH_FLOAT32),
+        MTH_ERROR_VALUE, "2^62");
     CHECK_FAILS(mth__shape_check((mth__shape){9, {0}}, MTH_FLOAT32), MTH_ERROR_VALUE, "dimensions");
     CHECK_FAILS(mth__shape_check((mth__shape){0}, (mth_dtype)77), MTH_ERROR_TYPE, "dtype");
     CHECK(mth_dtype_size(MTH_BFLOAT16) == 2 && !strcmp(mth_dtype_name(MTH_INT64), "int64") && !mth__is_float(MTH_BOOL));
 }
 
 /* ---------------------------------------------------------------- options */
-static const mth__opt own[] = {{"dimension", MTH__OPT_SIZE, NULL, "Width.", NULL}, {"bias", MTH__OPT_BOOL, "True", "Adds a bias.", NULL},
-    {"epsilon", MTH__OPT_FLOAT, "1e-05", "Added to the variance.", NULL}, {"kind", MTH__OPT_CHOICE, "'ring'", "Algorithm.", "ring|tree"},
-    {0}};
+static const mth__opt own[] = {{"dimension", MTH__OPT_SIZE, NULL, "Width.", NULL},
+    {"bias", MTH__OPT_BOOL, "True", "Adds a bias.", NULL},
+    {"epsilon", MTH__OPT_FLOAT, "1e-05", "Added to the variance.", NULL},
+    {"kind", MTH__OPT_CHOICE, "'ring'", "Algorithm.", "ring|tree"}, {0}};
 static const mth__opt common[] = {{"device_mesh", MTH__OPT_MESH, "None", "Mesh.", NULL},
     {"spec", MTH__OPT_SPEC, "(None, 0)", "Spec.", NULL}, {"any", MTH__OPT_ANY, "{'a': 1}", "Any.", NULL}, {0}};
 static const mth__opt *const tables[] = {own, common, NULL};
@@ -376,40 +404,50 @@ ARENA_TEST(options_are_read) {
     mth_arg *values;
     TRY(mth__options_read(arena, "linear_0", tables,
         MTH_OPTIONS({"epsilon", mth_int(1)}, {"dimension", mth_int(4)}, {"device_mesh", mth_int(4)}), &values));
-    CHECK(mth__options_get(tables, values, "dimension")->integer == 4 && mth__options_get(tables, values, "epsilon")->real == 1);
+    CHECK(mth__options_get(tables, values, "dimension")->integer == 4 &&
+        mth__options_get(tables, values, "epsilon")->real == 1);
     CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "device_mesh")), "(4,)"));
     CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "spec")), "(None, 0)"));
     CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "any")), "{'a': 1}"));
     CHECK(!strcmp(mth__arg_text(arena, *mth__options_get(tables, values, "kind")), "'ring'") &&
-          mth__options_get(tables, values, "nothing") == NULL);
-    CHECK(!strcmp(
-        mth__options_signature(arena, tables), "dimension: int, bias: bool = True, epsilon: float = 1e-05, kind: str = 'ring', "
-                                               "device_mesh: tuple | None = None, spec: tuple = (None, 0), any: object = {'a': 1}"));
+        mth__options_get(tables, values, "nothing") == NULL);
+    CHECK(!strcmp(mth__options_signature(arena, tables),
+        "dimension: int, bias: bool = True, epsilon: float = 1e-05, kind: str = 'ring', "
+        "device_mesh: tuple | None = None, spec: tuple = (None, 0), any: object = {'a': 1}"));
     mth__text doc = mth__text_new(arena);
     mth__options_doc(&doc, (const mth__opt *const[]){own, NULL}, "  ");
-    CHECK(!strcmp(doc.at, "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n"
-                          "  epsilon: float = 1e-05: Added to the variance.\n  kind: str = 'ring': Algorithm. (ring|tree)\n"));
+    CHECK(!strcmp(doc.at,
+        "  dimension: int: Width.\n  bias: bool = True: Adds a bias.\n"
+        "  epsilon: float = 1e-05: Added to the variance.\n  kind: str = 'ring': Algorithm. (ring|tree)\n"));
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimensoin", mth_int(4)})), MTH_ERROR_TYPE, "did you mean 'dimension'");
     CHECK_FAILS(try_options(MTH_OPTIONS({"zzz", mth_int(4)})), MTH_ERROR_TYPE, "the options are: dimension: int");
     CHECK_FAILS(try_options(NULL, 0), MTH_ERROR_TYPE, "'dimension' is missing");
-    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_bool(true)})), MTH_ERROR_TYPE, "dimension=True is not an integer");
+    CHECK_FAILS(
+        try_options(MTH_OPTIONS({"dimension", mth_bool(true)})), MTH_ERROR_TYPE, "dimension=True is not an integer");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(0)})), MTH_ERROR_VALUE, "below 1");
-    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"dimension", mth_int(1)})), MTH_ERROR_TYPE, "twice");
+    CHECK_FAILS(
+        try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"dimension", mth_int(1)})), MTH_ERROR_TYPE, "twice");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"bias", mth_int(1)})), MTH_ERROR_TYPE, "bias=1");
     CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"bias", MTH_NONE})), MTH_ERROR_TYPE, "bias=None");
+    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"kind", mth_string("rign")})), MTH_ERROR_VALUE,
+        "did you mean kind='ring'");
+    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"device_mesh", MTH_INTS(2, 0)})), MTH_ERROR_VALUE,
+        "no mesh");
+    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"spec", MTH_SPEC(mth_string("x"))})),
+        MTH_ERROR_TYPE, "spec=('x',)");
     CHECK_FAILS(
-        try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"kind", mth_string("rign")})), MTH_ERROR_VALUE, "did you mean kind='ring'");
-    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"device_mesh", MTH_INTS(2, 0)})), MTH_ERROR_VALUE, "no mesh");
-    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"spec", MTH_SPEC(mth_string("x"))})), MTH_ERROR_TYPE, "spec=('x',)");
-    CHECK_FAILS(try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"epsilon", mth_float(NAN)})), MTH_ERROR_VALUE, "finite");
+        try_options(MTH_OPTIONS({"dimension", mth_int(1)}, {"epsilon", mth_float(NAN)})), MTH_ERROR_VALUE, "finite");
     return NULL;
 }
 
 ARENA_TEST(arguments_print_as_python_does) {
-    const struct { mth_arg arg; const char *text; } cases[] = {
-        {MTH_NONE, "None"}, {mth_bool(false), "False"}, {mth_float(0.1), "0.1"}, {mth_float(2), "2.0"},
-        {mth_float(1e-5), "1e-05"}, {mth_float(0.0001), "0.0001"}, {mth_float(1e16), "1e+16"}, {mth_float(123456), "123456.0"},
-        {mth_float(-INFINITY), "-inf"}, {mth_int(-3), "-3"}, {mth_string("it's"), "\"it's\""}, {mth_list(0, NULL), "()"},
+    const struct {
+        mth_arg arg;
+        const char *text;
+    } cases[] = {{MTH_NONE, "None"}, {mth_bool(false), "False"}, {mth_float(0.1), "0.1"}, {mth_float(2), "2.0"},
+        {mth_float(1e-5), "1e-05"}, {mth_float(0.0001), "0.0001"}, {mth_float(1e16), "1e+16"},
+        {mth_float(123456), "123456.0"}, {mth_float(-INFINITY), "-inf"}, {mth_int(-3), "-3"},
+        {mth_string("it's"), "\"it's\""}, {mth_list(0, NULL), "()"},
         {MTH_SPEC(mth_list(2, (mth_arg[]){mth_int(0), mth_int(1)}), MTH_NONE), "((0, 1), None)"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         CHECK(!strcmp(mth__arg_text(arena, cases[i].arg), cases[i].text));
@@ -428,13 +466,16 @@ ARENA_TEST(specs_are_read) {
     CHECK(!strcmp(mth__sharding_text(arena, &s, 2), "((1, 0), None)"));
     TRY(mth__spec_read(MTH_NONE, on, 2, "weight", &s));
     CHECK(s.on == on && mth__sharding_axes(&s, 2) == 0);
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), on, 2, "weight", &s), MTH_ERROR_VALUE, "weight has 2 dimensions, its spec 1 entry");
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(2), MTH_NONE), on, 2, "weight", &s), MTH_ERROR_VALUE, "names axis 2, the mesh has 2 axes");
+    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), on, 2, "weight", &s), MTH_ERROR_VALUE,
+        "weight has 2 dimensions, its spec 1 entry");
+    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(2), MTH_NONE), on, 2, "weight", &s), MTH_ERROR_VALUE,
+        "names axis 2, the mesh has 2 axes");
     CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(-1), MTH_NONE), on, 2, "weight", &s), MTH_ERROR_VALUE, "axis -1");
-    CHECK_FAILS(
-        mth__spec_read(MTH_SPEC(mth_int(1), mth_int(1)), on, 2, "weight", &s), MTH_ERROR_VALUE, "weight: spec (1, 1) over mesh(2, 2)");
+    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(1), mth_int(1)), on, 2, "weight", &s), MTH_ERROR_VALUE,
+        "weight: spec (1, 1) over mesh(2, 2)");
     CHECK_FAILS(mth__spec_read(mth_int(1), on, 2, "weight", &s), MTH_ERROR_TYPE, "not a tuple");
-    CHECK_FAILS(mth__spec_read(MTH_SPEC(mth_int(0)), mth__place_device(m, 1), 1, "bias", &s), MTH_ERROR_VALUE, "single device");
+    CHECK_FAILS(
+        mth__spec_read(MTH_SPEC(mth_int(0)), mth__place_device(m, 1), 1, "bias", &s), MTH_ERROR_VALUE, "single device");
     return NULL;
 }
 

@@ -27,10 +27,12 @@ TEST(lookup) {
         CHECK(mth__op_find(op->name) == op && mth__op_index(op) == (int)i);
         CHECK(op->doc && op->results && op->args && (op->factors || op->rule) && (op->factors || op->infer));
         CHECK(op->doc[strlen(op->doc) - 1] == '.');
-        for (const char *s = op->attr_names; s && *s; s += strcspn(s, ","), s += strspn(s, ", ")) { /* name:slot */
+        /* name:slot */
+        for (const char *s = op->attr_names; s && *s; s += strcspn(s, ","), s += strspn(s, ", ")) {
             const char *slot = s + strcspn(s, ":,") + 1;
             int most = *slot == 'i' ? MTH__ATTRS : *slot == 'f' ? 2 : 1;
-            CHECK(slot > s + 1 && slot[-1] == ':' && strchr("ifs", *slot) && (*slot == 's' || (slot[1] >= '0' && slot[1] < '0' + most)));
+            CHECK(slot > s + 1 && slot[-1] == ':' && strchr("ifs", *slot) &&
+                (*slot == 's' || (slot[1] >= '0' && slot[1] < '0' + most)));
         }
     }
 }
@@ -40,9 +42,10 @@ IN_GRAPH(contract) {
     CHECK_STATUS(mth__build_contract(b, "bsi,io->bso", x, w, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(2, 5, 7)) && y->dtype == MTH_FLOAT32 && y->node->module == b->module);
     mth__rule r = rule_of(y);
-    CHECK(r.n == 4 && r.in[0][2] == r.in[1][0] && r.factor[r.in[0][2]].kind == MTH__SUM && r.factor[r.in[0][2]].size == 6
-        && r.factor[r.in[0][2]].letter == 'i');
-    CHECK(r.in[0][0] == r.out[0][0] && r.in[1][1] == r.out[0][2] && KIND(r, r.out[0][2]) == MTH__PASS && r.in_unit[0][0] == 1);
+    CHECK(r.n == 4 && r.in[0][2] == r.in[1][0] && r.factor[r.in[0][2]].kind == MTH__SUM &&
+        r.factor[r.in[0][2]].size == 6 && r.factor[r.in[0][2]].letter == 'i');
+    CHECK(r.in[0][0] == r.out[0][0] && r.in[1][1] == r.out[0][2] && KIND(r, r.out[0][2]) == MTH__PASS &&
+        r.in_unit[0][0] == 1);
     CHECK(mth__op_flops(y->node, (mth__shape[]){x->shape, w->shape}, &y->shape) == 2.0 * 2 * 5 * 6 * 7);
     mth__value *q = REAL("q", 2, 3, 4, 5), *k = REAL("k", 2, 6, 4, 5);
     CHECK_STATUS(mth__build_contract(b, "bshd,bthd->bhst", q, k, &y));
@@ -52,10 +55,13 @@ IN_GRAPH(contract) {
     CHECK_FAILS(mth__build_contract(b, "bsi,io->bso", x, REAL("bad", 5, 7), &y), MTH_ERROR_VALUE,
         "dimension 2 of a is 6, dimension 0 of b is 5");
     CHECK_FAILS(mth__build_contract(b, "bsi,io->bso", x, REAL("bad", 5, 7), &y), MTH_ERROR_VALUE, "block_0");
-    CHECK_FAILS(mth__build_contract(b, "bsi,io->bso", x, REAL("bad", 5, 7), &y), MTH_ERROR_VALUE, "bad: float32 (5, 7)");
+    CHECK_FAILS(
+        mth__build_contract(b, "bsi,io->bso", x, REAL("bad", 5, 7), &y), MTH_ERROR_VALUE, "bad: float32 (5, 7)");
     CHECK_FAILS(mth__build_contract(b, "bi,io->bo", x, w, &y), MTH_ERROR_VALUE, "3 dimensions");
-    const char *bad[] = {"", "bi", "bi,io", "bi->bo", "bi,io->boo", "bii,io->bo", "bi,io->b", "bi,io->bx", "...i,io->...o", "b i,io->bo"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_FAILS(mth__build_contract(b, bad[i], w, w, &y), MTH_ERROR_VALUE, "spec");
+    const char *bad[] = {"", "bi", "bi,io", "bi->bo", "bi,io->boo", "bii,io->bo", "bi,io->b", "bi,io->bx",
+        "...i,io->...o", "b i,io->bo"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK_FAILS(mth__build_contract(b, bad[i], w, w, &y), MTH_ERROR_VALUE, "spec");
     CHECK(g->node.n == nodes && g->values == values + 3); /* only the three inputs made above */
 }
 
@@ -64,7 +70,8 @@ IN_GRAPH(broadcasting) {
     CHECK_STATUS(mth__build2(b, "add", NULL, a, c, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 5, 6)));
     mth__rule r = rule_of(y);
-    CHECK(r.n == 3 && r.in[0][0] == 0 && r.in[0][1] == -1 && r.in[0][2] == 2 && r.in[1][0] == 1 && r.in[1][1] == -1 && r.out[0][1] == 1);
+    CHECK(r.n == 3 && r.in[0][0] == 0 && r.in[0][1] == -1 && r.in[0][2] == 2 && r.in[1][0] == 1 && r.in[1][1] == -1 &&
+        r.out[0][1] == 1);
     CHECK_FAILS(mth__build2(b, "mul", NULL, a, REAL("e", 7, 7), &y), MTH_ERROR_VALUE, "broadcast");
     CHECK_FAILS(mth__build2(b, "mul", NULL, a, IDS("ids", 6), &y), MTH_ERROR_TYPE, "int32");
     CHECK_FAILS(mth__build2(b, "mul", NULL, a, input(g, "d", MTH_FLOAT64, SHAPE(6)), &y), MTH_ERROR_TYPE, "float64");
@@ -90,14 +97,15 @@ static mth__rule reshape_rule(mth__graph *g, mth__builder *b, mth__shape from, m
 }
 IN_GRAPH(reshape) {
     mth__rule r = reshape_rule(g, b, SHAPE(2, 5, 12), SHAPE(2, 5, 4, 3)); /* heads * width to heads, width */
-    CHECK(r.in[0][0] == r.out[0][0] && r.in[0][1] == r.out[0][1] && r.in[0][2] == r.out[0][2] && r.in_unit[0][2] == 3
-        && r.out_unit[0][2] == 1);
+    CHECK(r.in[0][0] == r.out[0][0] && r.in[0][1] == r.out[0][1] && r.in[0][2] == r.out[0][2] && r.in_unit[0][2] == 3 &&
+        r.out_unit[0][2] == 1);
     CHECK(r.factor[r.in[0][2]].size == 4 && KIND(r, r.in[0][2]) == MTH__PASS && KIND(r, r.out[0][3]) == MTH__WHOLE);
     r = reshape_rule(g, b, SHAPE(2, 5, 12), SHAPE(10, 12)); /* batch and sequence to rows */
-    CHECK(r.in[0][0] == r.out[0][0] && r.out_unit[0][0] == 5 && KIND(r, r.in[0][1]) == MTH__WHOLE && r.in[0][2] == r.out[0][1]);
+    CHECK(r.in[0][0] == r.out[0][0] && r.out_unit[0][0] == 5 && KIND(r, r.in[0][1]) == MTH__WHOLE &&
+        r.in[0][2] == r.out[0][1]);
     r = reshape_rule(g, b, SHAPE(12), SHAPE(2, 3, 2)); /* groups, heads, width */
-    CHECK(r.in_unit[0][0] == 6 && r.factor[r.in[0][0]].size == 2 && KIND(r, r.out[0][1]) == MTH__WHOLE
-        && KIND(r, r.out[0][2]) == MTH__WHOLE);
+    CHECK(r.in_unit[0][0] == 6 && r.factor[r.in[0][0]].size == 2 && KIND(r, r.out[0][1]) == MTH__WHOLE &&
+        KIND(r, r.out[0][2]) == MTH__WHOLE);
     r = reshape_rule(g, b, SHAPE(4, 6), SHAPE(8, 3)); /* quarters of both are the same elements */
     CHECK(r.in[0][0] == r.out[0][0] && r.factor[r.in[0][0]].size == 4 && r.in_unit[0][0] == 1 && r.out_unit[0][0] == 2);
     r = reshape_rule(g, b, SHAPE(3, 5), SHAPE(5, 3)); /* no common cut */
@@ -116,7 +124,8 @@ IN_GRAPH(reshape) {
     CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.i = {1, 25}}, x, &y), MTH_ERROR_VALUE, "multiply to 24");
     CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.i = {1, -24}}, x, &y), MTH_ERROR_VALUE, "");
     CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.i = {9}}, x, &y), MTH_ERROR_VALUE, "dimensions");
-    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.i = {3, INT64_MAX, INT64_MAX, 4}}, x, &y), MTH_ERROR_VALUE, "");
+    CHECK_FAILS(
+        mth__build1(b, "reshape", &(mth__attrs){.i = {3, INT64_MAX, INT64_MAX, 4}}, x, &y), MTH_ERROR_VALUE, "");
 }
 
 IN_GRAPH(layout) {
@@ -127,14 +136,15 @@ IN_GRAPH(layout) {
     CHECK_FAILS(mth__build1(b, "transpose", &(mth__attrs){.i = {3, 2, 0, 0}}, x, &y), MTH_ERROR_VALUE, "permutation");
     CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 2, 5}}, ids, &y));
     r = rule_of(y);
-    CHECK(mth__shape_equal(y->shape, SHAPE(4, 3)) && y->dtype == MTH_INT32 && KIND(r, r.in[0][1]) == MTH__WHOLE
-        && KIND(r, r.out[0][1]) == MTH__WHOLE && KIND(r, r.in[0][0]) == MTH__PASS);
+    CHECK(mth__shape_equal(y->shape, SHAPE(4, 3)) && y->dtype == MTH_INT32 && KIND(r, r.in[0][1]) == MTH__WHOLE &&
+        KIND(r, r.out[0][1]) == MTH__WHOLE && KIND(r, r.in[0][0]) == MTH__PASS);
     CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 0, 6}}, ids, &y)); /* all of it */
     r = rule_of(y);
     CHECK(KIND(r, r.in[0][1]) == MTH__PASS);
     CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 3, 3}}, ids, &y));
     CHECK_FAILS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 0, 7}}, ids, &y), MTH_ERROR_VALUE, "6 elements");
-    CHECK_FAILS(mth__build1(b, "slice", &(mth__attrs){.i = {2, 0, 1}}, ids, &y), MTH_ERROR_VALUE, "outside the 2 dimensions");
+    CHECK_FAILS(
+        mth__build1(b, "slice", &(mth__attrs){.i = {2, 0, 1}}, ids, &y), MTH_ERROR_VALUE, "outside the 2 dimensions");
     CHECK_STATUS(mth__build1(b, "pad", &(mth__attrs){.i = {0, 2, 1}}, x, &y));
     CHECK(y->shape.dim[0] == 7);
     CHECK_FAILS(mth__build1(b, "pad", &(mth__attrs){.i = {0, INT64_MAX, 1}}, x, &y), MTH_ERROR_VALUE, "");
@@ -142,14 +152,16 @@ IN_GRAPH(layout) {
     for (int j = 0; j < MTH__MAX_IN; j++) many[j] = x;
     CHECK_STATUS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.i = {1}}, MTH__MAX_IN, many, &y));
     r = rule_of(y);
-    CHECK(y->shape.dim[1] == 6 * MTH__MAX_IN && r.n == 3 && KIND(r, r.in[MTH__MAX_IN - 1][1]) == MTH__WHOLE
-        && KIND(r, r.in[5][0]) == MTH__PASS);
-    CHECK_FAILS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.i = {1}}, MTH__MAX_IN + 1, many, &y), MTH_ERROR_VALUE, "at most 64");
+    CHECK(y->shape.dim[1] == 6 * MTH__MAX_IN && r.n == 3 && KIND(r, r.in[MTH__MAX_IN - 1][1]) == MTH__WHOLE &&
+        KIND(r, r.in[5][0]) == MTH__PASS);
+    CHECK_FAILS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.i = {1}}, MTH__MAX_IN + 1, many, &y),
+        MTH_ERROR_VALUE, "at most 64");
     CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.i = {0}}, x, ids, &y), MTH_ERROR_TYPE, "two dtypes");
     CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.i = {0}}, x, REAL("z", 4, 6, 9), &y), MTH_ERROR_VALUE,
         "dimension 2 of operand 1 is 9");
     CHECK_STATUS(mth__build1(b, "broadcast_to", &(mth__attrs){.i = {4, 3, 4, 6, 8}}, x, &y));
-    CHECK_FAILS(mth__build1(b, "broadcast_to", &(mth__attrs){.i = {3, 4, 5, 8}}, x, &y), MTH_ERROR_VALUE, "broadcast to 5");
+    CHECK_FAILS(
+        mth__build1(b, "broadcast_to", &(mth__attrs){.i = {3, 4, 5, 8}}, x, &y), MTH_ERROR_VALUE, "broadcast to 5");
     CHECK_STATUS(mth__build1(b, "reduce_sum", &(mth__attrs){.i = {5, 0}}, x, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(6)) && KIND(r, r.in[0][0]) == MTH__SUM && r.out[0][0] == r.in[0][1]);
@@ -157,26 +169,28 @@ IN_GRAPH(layout) {
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 1, 8)) && KIND(r, r.in[0][1]) == MTH__MAX && r.out[0][1] == -1);
     CHECK_FAILS(mth__build1(b, "reduce_max", &(mth__attrs){.i = {8, 1}}, x, &y), MTH_ERROR_VALUE, "dimension 3");
-    CHECK_FAILS(mth__build1(b, "reduce_max", &(mth__attrs){.i = {1, 1}}, REAL("empty", 0, 2), &y), MTH_ERROR_VALUE, "no element");
+    CHECK_FAILS(mth__build1(b, "reduce_max", &(mth__attrs){.i = {1, 1}}, REAL("empty", 0, 2), &y), MTH_ERROR_VALUE,
+        "no element");
 }
 
 IN_GRAPH(index_and_norms) {
     mth__value *table = REAL("table", 10, 4), *ids = IDS("ids", 2, 3), *wide = input(g, "wide", MTH_INT64, SHAPE(2, 3)),
-        *x = REAL("x", 2, 3, 4), *w = REAL("w", 4), *y, *many[3];
+               *x = REAL("x", 2, 3, 4), *w = REAL("w", 4), *y, *many[3];
     CHECK_STATUS(mth__build2(b, "gather", NULL, table, wide, &y));
     mth__rule r = rule_of(y);
-    CHECK(mth__shape_equal(y->shape, SHAPE(2, 3, 4)) && KIND(r, r.in[0][0]) == MTH__SUM && r.in[1][1] == r.out[0][1]
-        && r.in[0][1] == r.out[0][2]);
+    CHECK(mth__shape_equal(y->shape, SHAPE(2, 3, 4)) && KIND(r, r.in[0][0]) == MTH__SUM && r.in[1][1] == r.out[0][1] &&
+        r.in[0][1] == r.out[0][2]);
     CHECK_FAILS(mth__build2(b, "gather", NULL, table, x, &y), MTH_ERROR_TYPE, "int32 or int64");
     CHECK_FAILS(mth__build2(b, "gather", NULL, x, ids, &y), MTH_ERROR_VALUE, "3 dimensions");
     CHECK_STATUS(mth__build2(b, "gather_grad", &(mth__attrs){.i = {10}}, ids, x, &y));
     r = rule_of(y);
-    CHECK(mth__shape_equal(y->shape, table->shape) && y->dtype == MTH_FLOAT32 && KIND(r, r.in[0][0]) == MTH__SUM
-        && KIND(r, r.in[0][1]) == MTH__SUM && KIND(r, r.out[0][0]) == MTH__PASS);
+    CHECK(mth__shape_equal(y->shape, table->shape) && y->dtype == MTH_FLOAT32 && KIND(r, r.in[0][0]) == MTH__SUM &&
+        KIND(r, r.in[0][1]) == MTH__SUM && KIND(r, r.out[0][0]) == MTH__PASS);
     CHECK_STATUS(mth__build2(b, "pick", NULL, x, ids, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(2, 3)));
     CHECK_FAILS(mth__build2(b, "pick", NULL, x, IDS("short", 3), &y), MTH_ERROR_VALUE, "1 dimensions");
-    CHECK_FAILS(mth__build2(b, "pick", NULL, x, IDS("other", 2, 4), &y), MTH_ERROR_VALUE, "dimension 1 of x is 3, dimension 1 of ids is 4");
+    CHECK_FAILS(mth__build2(b, "pick", NULL, x, IDS("other", 2, 4), &y), MTH_ERROR_VALUE,
+        "dimension 1 of x is 3, dimension 1 of ids is 4");
     CHECK_STATUS(mth__build2(b, "pick_grad", &(mth__attrs){.i = {4}}, ids, REAL("dy", 2, 3), &y));
     CHECK(mth__shape_equal(y->shape, x->shape));
     CHECK_STATUS(mth__build(b, mth__op_find("sinusoid"), &(mth__attrs){.i = {7, 4}}, 0, NULL, &y));
@@ -185,29 +199,32 @@ IN_GRAPH(index_and_norms) {
     r = rule_of(y);
     CHECK(KIND(r, r.in[0][2]) == MTH__WHOLE && KIND(r, r.in[0][1]) == MTH__PASS);
     CHECK_FAILS(mth__build1(b, "rope", &(mth__attrs){.i = {2}, .f = {1e4}}, x, &y), MTH_ERROR_VALUE, "before the last");
-    CHECK_FAILS(mth__build1(b, "rope", &(mth__attrs){.i = {0}, .f = {1e4}}, REAL("odd", 2, 3), &y), MTH_ERROR_VALUE, "even head width");
+    CHECK_FAILS(mth__build1(b, "rope", &(mth__attrs){.i = {0}, .f = {1e4}}, REAL("odd", 2, 3), &y), MTH_ERROR_VALUE,
+        "even head width");
     CHECK_STATUS(mth__build3(b, "layer_norm", &(mth__attrs){.f = {1e-5}}, x, w, w, many));
-    CHECK(many[0] && mth__shape_equal(many[0]->shape, x->shape) && mth__shape_equal(many[1]->shape, SHAPE(2, 3))
-        && mth__shape_equal(many[2]->shape, SHAPE(2, 3)) && many[2]->index == 2);
+    CHECK(many[0] && mth__shape_equal(many[0]->shape, x->shape) && mth__shape_equal(many[1]->shape, SHAPE(2, 3)) &&
+        mth__shape_equal(many[2]->shape, SHAPE(2, 3)) && many[2]->index == 2);
     mth__value *grads[3], *five[] = {x, w, many[1], many[2], x};
     CHECK_STATUS(mth__build(b, mth__op_find("layer_norm_grad"), NULL, 5, five, grads));
     r = rule_of(grads[0]);
-    CHECK(KIND(r, r.in[0][0]) == MTH__SUM && r.out[0][0] == r.in[0][0] && KIND(r, r.in[0][2]) == MTH__WHOLE
-        && mth__shape_equal(grads[1]->shape, w->shape));
-    CHECK_FAILS(mth__build3(b, "layer_norm", &(mth__attrs){.f = {1e-5}}, x, REAL("w5", 5), w, many), MTH_ERROR_VALUE, "weight");
+    CHECK(KIND(r, r.in[0][0]) == MTH__SUM && r.out[0][0] == r.in[0][0] && KIND(r, r.in[0][2]) == MTH__WHOLE &&
+        mth__shape_equal(grads[1]->shape, w->shape));
+    CHECK_FAILS(
+        mth__build3(b, "layer_norm", &(mth__attrs){.f = {1e-5}}, x, REAL("w5", 5), w, many), MTH_ERROR_VALUE, "weight");
     CHECK_FAILS(mth__build2(b, "layer_norm", NULL, x, w, many), MTH_ERROR_VALUE, "x, weight, bias");
 }
 
 IN_GRAPH(attention) {
-    mth__value *in[] = {REAL("q", 2, 5, 3, 2, 8), REAL("k", 2, 6, 3, 8), REAL("v", 2, 6, 3, 4), input(g, "mask", MTH_BOOL, SHAPE(2, 6))},
-        *out[3];
+    mth__value *in[] = {REAL("q", 2, 5, 3, 2, 8), REAL("k", 2, 6, 3, 8), REAL("v", 2, 6, 3, 4),
+        input(g, "mask", MTH_BOOL, SHAPE(2, 6))},
+               *out[3];
     mth__attrs a = {.i = {1}, .f = {0.5}};
     CHECK_STATUS(mth__build(b, mth__op_find("attention"), &a, 4, in, out));
-    CHECK(mth__shape_equal(out[0]->shape, SHAPE(2, 5, 3, 2, 4)) && mth__shape_equal(out[1]->shape, SHAPE(2, 5, 3, 2))
-        && mth__shape_equal(out[2]->shape, out[1]->shape));
+    CHECK(mth__shape_equal(out[0]->shape, SHAPE(2, 5, 3, 2, 4)) && mth__shape_equal(out[1]->shape, SHAPE(2, 5, 3, 2)) &&
+        mth__shape_equal(out[2]->shape, out[1]->shape));
     mth__rule r = rule_of(out[0]);
-    CHECK(KIND(r, r.in[1][1]) == MTH__WHOLE && KIND(r, r.in[0][1]) == MTH__PASS && r.in[0][2] == r.in[1][2]
-        && KIND(r, r.in[0][4]) == MTH__WHOLE && r.in[3][1] == r.in[1][1]);
+    CHECK(KIND(r, r.in[1][1]) == MTH__WHOLE && KIND(r, r.in[0][1]) == MTH__PASS && r.in[0][2] == r.in[1][2] &&
+        KIND(r, r.in[0][4]) == MTH__WHOLE && r.in[3][1] == r.in[1][1]);
     CHECK_STATUS(mth__build(b, mth__op_find("attention"), &a, 3, in, out));
     mth__value *eight[] = {in[0], in[1], in[2], out[0], out[1], out[2], out[0], in[3]}, *grads[3];
     CHECK_STATUS(mth__build(b, mth__op_find("attention_grad"), &a, 8, eight, grads));
@@ -217,21 +234,23 @@ IN_GRAPH(attention) {
     in[3] = REAL("mask2", 2, 7);
     CHECK_FAILS(mth__build(b, mth__op_find("attention"), &a, 4, in, out), MTH_ERROR_VALUE, "mask");
     in[1] = REAL("k2", 2, 6, 4, 8);
-    CHECK_FAILS(mth__build(b, mth__op_find("attention"), &a, 3, in, out), MTH_ERROR_VALUE, "dimension 2 of q is 3, dimension 2 of k is 4");
+    CHECK_FAILS(mth__build(b, mth__op_find("attention"), &a, 3, in, out), MTH_ERROR_VALUE,
+        "dimension 2 of q is 3, dimension 2 of k is 4");
 }
 
 IN_GRAPH(moe) {
-    mth__value *logits = REAL("logits", 6, 4), *route[2], *kept[2], *rows, *y, *x = REAL("x", 6, 5), *w = REAL("w", 4, 5, 7),
-        *wt = REAL("wt", 4, 7, 5);
+    mth__value *logits = REAL("logits", 6, 4), *route[2], *kept[2], *rows, *y, *x = REAL("x", 6, 5),
+               *w = REAL("w", 4, 5, 7), *wt = REAL("wt", 4, 7, 5);
     CHECK_STATUS(mth__build1(b, "moe_route", &(mth__attrs){.i = {2}}, logits, route));
-    CHECK(mth__shape_equal(route[0]->shape, SHAPE(6, 2)) && route[0]->dtype == MTH_FLOAT32 && route[1]->dtype == MTH_INT32);
+    CHECK(mth__shape_equal(route[0]->shape, SHAPE(6, 2)) && route[0]->dtype == MTH_FLOAT32 &&
+        route[1]->dtype == MTH_INT32);
     CHECK_FAILS(mth__build1(b, "moe_route", &(mth__attrs){.i = {5}}, logits, route), MTH_ERROR_VALUE, "at most 4");
     CHECK_STATUS(mth__build1(b, "moe_capacity", &(mth__attrs){.i = {3, 4}}, route[1], kept));
     CHECK(mth__shape_equal(kept[1]->shape, SHAPE(1)) && kept[0]->dtype == MTH_INT32);
     CHECK_STATUS(mth__build1(b, "moe_rows", &(mth__attrs){.i = {4}}, kept[0], &rows));
     mth__rule r = rule_of(rows);
-    CHECK(mth__shape_equal(rows->shape, SHAPE(4, 6)) && rows->dtype == MTH_INT32 && r.out[0][1] == r.in[0][0]
-        && KIND(r, r.out[0][0]) == MTH__PASS);
+    CHECK(mth__shape_equal(rows->shape, SHAPE(4, 6)) && rows->dtype == MTH_INT32 && r.out[0][1] == r.in[0][0] &&
+        KIND(r, r.out[0][0]) == MTH__PASS);
     CHECK_STATUS(mth__build2(b, "moe_dispatch", NULL, x, rows, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 6, 5)));
     CHECK_STATUS(mth__build3(b, "moe_matmul", NULL, y, w, rows, &y));
@@ -253,7 +272,8 @@ IN_GRAPH(sizes) {
     mth__value *big = REAL("big", (int64_t)1 << 40, 1), *wide = REAL("wide", 1, (int64_t)1 << 40), *y;
     CHECK_FAILS(mth__build2(b, "add", NULL, big, wide, &y), MTH_ERROR_VALUE, "block_0");
     CHECK_FAILS(mth__build_contract(b, "ab,bc->ac", big, wide, &y), MTH_ERROR_VALUE, "");
-    CHECK_STATUS(mth__build2(b, "add", NULL, REAL("none", 0, 3), REAL("row", 3), &y)); /* empty tensors are legal inside */
+    /* empty tensors are legal inside */
+    CHECK_STATUS(mth__build2(b, "add", NULL, REAL("none", 0, 3), REAL("row", 3), &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(0, 3)));
 }
 RUN()

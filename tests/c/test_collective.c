@@ -4,12 +4,13 @@
 
 enum { LARGEST = 17 };
 
-#define EACH_TEMPLATE(t)                                                                 \
-    for (int kind_ = 0; kind_ < MTH__TRANSFER; kind_++)                                  \
-        for (int algorithm_ = 0; algorithm_ < MTH__ALGORITHMS; algorithm_++)             \
-            for (int n_ = 1; n_ <= LARGEST; n_++)                                        \
-                for (mth__template t = mth__template_get((mth__channel_kind)kind_, (mth__algorithm)algorithm_, n_), \
-                     *once_ = &t; once_; once_ = NULL)
+#define EACH_TEMPLATE(t)                                                                                               \
+    for (int kind_ = 0; kind_ < MTH__TRANSFER; kind_++)                                                                \
+        for (int algorithm_ = 0; algorithm_ < MTH__ALGORITHMS; algorithm_++)                                           \
+            for (int n_ = 1; n_ <= LARGEST; n_++)                                                                      \
+                for (mth__template t = mth__template_get((mth__channel_kind)kind_, (mth__algorithm)algorithm_, n_),    \
+                                   *once_ = &t;                                                                        \
+                    once_; once_ = NULL)
 
 TEST(templates_verify) {
     EACH_TEMPLATE(t) CHECK_STATUS(mth__template_verify(&t, NULL));
@@ -17,7 +18,8 @@ TEST(templates_verify) {
     for (size_t i = 0; i < sizeof large / sizeof *large; i++)
         for (int kind = 0; kind < MTH__TRANSFER; kind++)
             for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
-                if (kind == MTH__ALL_TO_ALL && algorithm == MTH__RING && large[i] > 65) continue; /* n^3 steps */
+                /* n^3 steps */
+                if (kind == MTH__ALL_TO_ALL && algorithm == MTH__RING && large[i] > 65) continue;
                 mth__template t = mth__template_get((mth__channel_kind)kind, (mth__algorithm)algorithm, large[i]);
                 CHECK_STATUS(mth__template_verify(&t, NULL));
             }
@@ -30,11 +32,20 @@ static int64_t received(mth__arena *arena, const mth__template *t, int rank) { /
     for (int i = 0; i < count; i++) n += step[i].peer != rank;
     return n;
 }
-static int ceil_log2(int n) { int l = 0; while (1 << l < n) l++; return l; }
+static int ceil_log2(int n) {
+    int l = 0;
+    while (1 << l < n) l++;
+    return l;
+}
 
 GUARDED(bytes_and_rounds_match_the_formulas) {
     for (int n = 1; n <= LARGEST; n++) {
-        struct { mth__channel_kind kind; mth__algorithm algorithm; int chunks, rounds; int64_t each; } want[] = {
+        struct {
+            mth__channel_kind kind;
+            mth__algorithm algorithm;
+            int chunks, rounds;
+            int64_t each;
+        } want[] = {
             {MTH__ALL_REDUCE, MTH__DIRECT, n, 2, 2 * (n - 1)},
             {MTH__ALL_REDUCE, MTH__RING, n, 2 * (n - 1), 2 * (n - 1)}, /* of n chunks: 2(n-1)/n of the tensor */
             {MTH__ALL_REDUCE, MTH__HIERARCHICAL, n, -1, 2 * (n - 1)},
@@ -59,7 +70,8 @@ GUARDED(bytes_and_rounds_match_the_formulas) {
             CHECK(t.chunks == want[i].chunks);
             CHECK(want[i].rounds < 0 || t.rounds == want[i].rounds);
             for (int r = 0; r < n && want[i].each >= 0; r++) CHECK(received(a, &t, r) == want[i].each);
-            for (int r = 0; r < n && want[i].kind == MTH__BROADCAST; r++) CHECK(received(a, &t, r) == (r ? t.chunks : 0));
+            for (int r = 0; r < n && want[i].kind == MTH__BROADCAST; r++)
+                CHECK(received(a, &t, r) == (r ? t.chunks : 0));
         }
         mth__template tree = mth__template_get(MTH__ALL_REDUCE, MTH__TREE, n);
         int64_t total = 0;
@@ -113,7 +125,8 @@ GUARDED(numbers_come_out_right) {
 }
 
 GUARDED(mutants_are_refused) {
-    static const char *const texts[] = {"undefined", "overwritten", "again", "twice", "ends with a wrong chunk", "adds chunk"};
+    static const char *const texts[] = {
+        "undefined", "overwritten", "again", "twice", "ends with a wrong chunk", "adds chunk"};
     int seen[6] = {0}, mutants = 0;
     for (int kind = 0; kind < MTH__TRANSFER; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
@@ -135,7 +148,8 @@ GUARDED(mutants_are_refused) {
                         mth_status status = mth__template_verify_steps(a, &t, step, count);
                         /* right after all: a peer's own chunk, taken from that peer */
                         if (!status) CHECK(mutation == 0 && kind == MTH__ALL_GATHER && s->from_chunk == s->peer);
-                        for (int k = 0; status && k < 6; k++) seen[k] += strstr(mth_error_get_message(status), texts[k]) != NULL;
+                        for (int k = 0; status && k < 6; k++)
+                            seen[k] += strstr(mth_error_get_message(status), texts[k]) != NULL;
                         mth_error_free(status);
                         *s = kept;
                     }
@@ -149,9 +163,10 @@ GUARDED(text_is_the_formula) {
     mth__template ring = mth__template_get(MTH__ALL_REDUCE, MTH__RING, 4);
     mth__template_print(&text, &ring);
     char *printed = mth__text_publish(&text);
-    CHECK(!strcmp(printed, "all_reduce ring, n = 4: 6 rounds on 4 chunks\n"
-                           "  rounds k = 1..n - 1: reduce chunk (r - k) mod n of rank (r - 1) mod n\n"
-                           "  rounds k = 1..n - 1: copy chunk (r - k + 1) mod n of rank (r - 1) mod n\n"));
+    CHECK(!strcmp(printed,
+        "all_reduce ring, n = 4: 6 rounds on 4 chunks\n"
+        "  rounds k = 1..n - 1: reduce chunk (r - k) mod n of rank (r - 1) mod n\n"
+        "  rounds k = 1..n - 1: copy chunk (r - k + 1) mod n of rank (r - 1) mod n\n"));
     mth_text_free(printed);
     EACH_TEMPLATE(t) {
         text.n = 0;

@@ -13,7 +13,8 @@ TEST(a_chain_names_its_blocks) {
     SAME(list_outputs(m), "linear_1.output");
     char *text;
     CHECK_STATUS(mth_model_print(m, &text));
-    CHECK(strstr(text, "relu_0") && strstr(text, "input=linear_0.output -> relu_0.output") && strstr(text, "Linear(dimension=8)"));
+    CHECK(strstr(text, "relu_0") && strstr(text, "input=linear_0.output -> relu_0.output") &&
+        strstr(text, "Linear(dimension=8)"));
     mth_text_free(text);
     mth_model_free(m);
 }
@@ -47,18 +48,22 @@ TEST(names_can_be_given) {
     CHECK_FAILS(try_add(m, "Linear", named, 2, NOTHING, MTH_CHAIN), MTH_ERROR_VALUE, "two blocks named 'head'");
     CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 4)));
     SAME(listed, "head.weight(4, 4) head.bias(4,) linear_0.weight(4, 4) linear_0.bias(4,)");
-    CHECK_FAILS(try_add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"name", mth_string("a.b")}), NOTHING, MTH_CHAIN),
+    CHECK_FAILS(
+        try_add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"name", mth_string("a.b")}), NOTHING, MTH_CHAIN),
         MTH_ERROR_VALUE, "dot");
     mth_model_free(m);
 }
 
 TEST(snake_case) {
-    const struct { const char *type, *want; const mth_option *o; size_t n; } cases[] = {
-        {"MultiHeadAttention", "multi_head_attention_0", MTH_OPTIONS({"num_heads", mth_int(2)})}, {"MoE", "moe_0",
-            MTH_OPTIONS({"num_experts", mth_int(2)}, {"expert_dim", mth_int(2)})},
-        {"RMSNorm", "rms_norm_0", NULL, 0}, {"LayerNorm", "layer_norm_0", NULL, 0}, {"FeedForward", "feed_forward_0",
-            MTH_OPTIONS({"hidden_dim", mth_int(2)})},
-        {"MatMul", "mat_mul_0", NULL, 0}, {"CrossEntropy", "cross_entropy_0", NULL, 0}};
+    const struct {
+        const char *type, *want;
+        const mth_option *o;
+        size_t n;
+    } cases[] = {{"MultiHeadAttention", "multi_head_attention_0", MTH_OPTIONS({"num_heads", mth_int(2)})},
+        {"MoE", "moe_0", MTH_OPTIONS({"num_experts", mth_int(2)}, {"expert_dim", mth_int(2)})},
+        {"RMSNorm", "rms_norm_0", NULL, 0}, {"LayerNorm", "layer_norm_0", NULL, 0},
+        {"FeedForward", "feed_forward_0", MTH_OPTIONS({"hidden_dim", mth_int(2)})}, {"MatMul", "mat_mul_0", NULL, 0},
+        {"CrossEntropy", "cross_entropy_0", NULL, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         mth_model *m = model();
         ADD(m, cases[i].type, cases[i].o, cases[i].n, NOTHING, MTH_PLAIN);
@@ -87,13 +92,15 @@ TEST(submodels_as_in_the_guide) {
     char *text;
     CHECK_STATUS(mth__model_copy(m, &copy));
     CHECK_STATUS(mth_model_print(copy, &text));
-    CHECK(strstr(text, "model of 2 blocks: layer1_input=model_0.layer0_output -> model_1.layer1_output") && strstr(text, "-> logits"));
+    CHECK(strstr(text, "model of 2 blocks: layer1_input=model_0.layer0_output -> model_1.layer1_output") &&
+        strstr(text, "-> logits"));
     mth_text_free(text);
     mth_model_free(copy);
     CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 3)));
-    SAME(listed, "linear_0.weight(3, 8) linear_0.bias(8,) model_0.linear_0.weight(8, 8) model_0.linear_0.bias(8,) "
+    SAME(listed,
+        "linear_0.weight(3, 8) linear_0.bias(8,) model_0.linear_0.weight(8, 8) model_0.linear_0.bias(8,) "
         "model_1.linear_0.weight(8, 8) model_1.linear_0.bias(8,) "
-                 "model_2.linear_0.weight(8, 8) model_2.linear_0.bias(8,) linear_1.weight(8, 5) linear_1.bias(5,)");
+        "model_2.linear_0.weight(8, 8) model_2.linear_0.bias(8,) linear_1.weight(8, 5) linear_1.bias(5,)");
     SAME(list_outputs(m), "logits");
     SAME(list_inputs(m), "input");
     CHECK_FAILS(mth_model_connect(m, "embedding", "layer1_input"), MTH_ERROR_VALUE,
@@ -142,7 +149,8 @@ TEST(an_explicit_wire_renames_a_submodels_ports) {
     CHECK_STATUS(resolve_on(m, MESH(1)));
     SAME(list_inputs(m), "a");
     SAME(list_outputs(m), "y");
-    CHECK_FAILS(mth_model_add_model(m, m, "twice", MTH_WIRES({"z", "b"}), MTH_PLAIN), MTH_ERROR_TYPE, "twice has no port 'z'");
+    CHECK_FAILS(
+        mth_model_add_model(m, m, "twice", MTH_WIRES({"z", "b"}), MTH_PLAIN), MTH_ERROR_TYPE, "twice has no port 'z'");
     mth_model_free(m);
 }
 
@@ -160,7 +168,8 @@ TEST(a_plain_block_opens_inputs_of_its_own) {
 /* ---------------------------------------------------------------- errors of wiring */
 TEST(unknown_ports_and_modules) {
     mth_model *m = model();
-    CHECK_FAILS(try_add(m, "Relu", NOTHING, MTH_WIRES({"inptu", "x"}), MTH_PLAIN), MTH_ERROR_TYPE, "did you mean 'input'");
+    CHECK_FAILS(
+        try_add(m, "Relu", NOTHING, MTH_WIRES({"inptu", "x"}), MTH_PLAIN), MTH_ERROR_TYPE, "did you mean 'input'");
     CHECK_FAILS(try_add(m, "Linaer", NOTHING, NOTHING, MTH_PLAIN), MTH_ERROR_VALUE, "did you mean 'Linear'");
     CHECK_FAILS(try_add(m, "Linear", MTH_OPTIONS({"dimensoin", mth_int(3)}), NOTHING, MTH_PLAIN), MTH_ERROR_TYPE,
         "did you mean 'dimension'");
@@ -176,7 +185,8 @@ TEST(two_writers) {
     mth_model *m = model();
     relu(m, "a", "x");
     relu(m, "b", "x");
-    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "'x' is written by relu_0 (port output) and by relu_1 (port output)");
+    CHECK_FAILS(
+        resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "'x' is written by relu_0 (port output) and by relu_1 (port output)");
     mth_model_free(m);
 }
 
@@ -253,31 +263,38 @@ static mth_status one_linear(const int64_t *mesh, int naxes, const mth_option *o
 
 TEST(annotations) {
     CHECK_STATUS(one_linear(MESH(4), LINEAR({"device_id", mth_int(3)})));
-    CHECK_FAILS(one_linear(MESH(4), LINEAR({"device_id", mth_int(4)})), MTH_ERROR_VALUE, "device_id=4 lies outside of the mesh (4,)");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"device_id", mth_int(4)})), MTH_ERROR_VALUE,
+        "device_id=4 lies outside of the mesh (4,)");
     CHECK_FAILS(one_linear(MESH(4), LINEAR({"device_id", mth_int(-1)})), MTH_ERROR_VALUE, "device_id=-1");
     CHECK_FAILS(one_linear(MESH(2, 2), LINEAR({"device_mesh", MTH_INTS(4)})), MTH_ERROR_VALUE,
         "device_mesh=(4,) differs from the backend's, (2, 2)");
-    CHECK_FAILS(one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(1), MTH_NONE)})), MTH_ERROR_VALUE, "axis 1");
-    CHECK_FAILS(one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(0), mth_int(0))})), MTH_ERROR_VALUE, "axis 0 twice");
+    CHECK_FAILS(
+        one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(1), MTH_NONE)})), MTH_ERROR_VALUE, "axis 1");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(0), mth_int(0))})), MTH_ERROR_VALUE,
+        "axis 0 twice");
     CHECK_FAILS(one_linear(MESH(4), LINEAR({"weight_shard_spec", MTH_SPEC(mth_int(0))})), MTH_ERROR_VALUE,
         "2 dimensions, its spec 1 entry");
-    CHECK_FAILS(one_linear(MESH(4), LINEAR({"device_id", mth_int(1)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)})),
+    CHECK_FAILS(
+        one_linear(MESH(4), LINEAR({"device_id", mth_int(1)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)})),
         MTH_ERROR_VALUE, "splits it over several");
     const char *const keys[] = {"wieght"}, *const bias[] = {"bias"};
     mth_arg spec = MTH_SPEC(MTH_NONE, mth_int(0)), one = MTH_SPEC(mth_int(0));
-    CHECK_FAILS(one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, keys, &spec)})), MTH_ERROR_KEY, "did you mean 'weight'");
+    CHECK_FAILS(
+        one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, keys, &spec)})), MTH_ERROR_KEY, "did you mean 'weight'");
     CHECK_STATUS(one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, bias, &one)})));
-    CHECK_FAILS(one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, bias, &one)}, {"bias", mth_bool(false)})), MTH_ERROR_KEY,
-        "leave out");
+    CHECK_FAILS(one_linear(MESH(4), LINEAR({"shard_specs", mth_dict(1, bias, &one)}, {"bias", mth_bool(false)})),
+        MTH_ERROR_KEY, "leave out");
     CHECK_FAILS(one_linear(MESH(4), MTH_OPTIONS({"dimension", mth_int(0)})), MTH_ERROR_VALUE, "below 1");
 }
 
 static void look_at_specs(mth__graph *g) {
     const mth__value *w = g->parameter.at[0], *b = g->parameter.at[1];
-    CHECK(w->pinned && w->fixed[1] && w->sharding.on == mth__place_whole(g->mesh) && w->sharding.dim[0].naxes == 1
-        && w->sharding.dim[1].naxes == 0);
-    CHECK(!b->pinned && b->sharding.on == w->sharding.on && w->init == MTH__INIT_NORMAL && fabs(w->init_scale - 1 / sqrt(6)) < 1e-9);
-    CHECK(!strcmp(w->origin, "user, linear_0") && g->node.at[0]->on == w->sharding.on && !strcmp(g->node.at[0]->attrs.s, "ai,io->ao"));
+    CHECK(w->pinned && w->fixed[1] && w->sharding.on == mth__place_whole(g->mesh) && w->sharding.dim[0].naxes == 1 &&
+        w->sharding.dim[1].naxes == 0);
+    CHECK(!b->pinned && b->sharding.on == w->sharding.on && w->init == MTH__INIT_NORMAL &&
+        fabs(w->init_scale - 1 / sqrt(6)) < 1e-9);
+    CHECK(!strcmp(w->origin, "user, linear_0") && g->node.at[0]->on == w->sharding.on &&
+        !strcmp(g->node.at[0]->attrs.s, "ai,io->ao"));
 }
 
 TEST(specs_pin_the_weight) {
@@ -325,7 +342,8 @@ static mth_status nominal_body(void *context) {
 
 TEST(nominal_inputs) {
     mth_model *m = model(), *sub = model();
-    ADD(sub, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(7)}, {"embedding_dim", mth_int(8)}), MTH_WIRES({"input", "ids"}), MTH_CHAIN);
+    ADD(sub, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(7)}, {"embedding_dim", mth_int(8)}),
+        MTH_WIRES({"input", "ids"}), MTH_CHAIN);
     ADD(sub, "PositionalEncoding", MTH_OPTIONS({"max_len", mth_int(16)}), MTH_WIRES({"output", "x"}), MTH_CHAIN);
     add_model(m, sub, NOTHING, MTH_CHAIN);
     ADD(m, "MultiHeadAttention", MTH_OPTIONS({"num_heads", mth_int(2)}), MTH_WIRES({"mask", "mask"}), MTH_CHAIN);
@@ -334,7 +352,8 @@ TEST(nominal_inputs) {
     SAME(listed, "idsint32(8, 16) maskint32(8, 16)");
     mth_model *piped = model(), *copy;
     mth_arg stage = mth_submodel(m);
-    ADD(piped, "Pipeline", MTH_OPTIONS({"stages", mth_list(1, &stage)}), MTH_WIRES({"ids", "tokens"}, {"mask", "seen"}), MTH_PLAIN);
+    ADD(piped, "Pipeline", MTH_OPTIONS({"stages", mth_list(1, &stage)}), MTH_WIRES({"ids", "tokens"}, {"mask", "seen"}),
+        MTH_PLAIN);
     CHECK_STATUS(mth__model_copy(piped, &copy));
     mth_model_free(piped);
     CHECK_STATUS(resolve_on(copy, MESH(1)));

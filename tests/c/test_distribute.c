@@ -2,7 +2,8 @@
 #include "world.h"
 
 /* ---------------------------------------------------------------- tensor parallelism */
-static mth__value *linear(world *w, const char *name, mth__value *x, int64_t in, int64_t out, int in_axis, int out_axis, bool fixed) {
+static mth__value *linear(
+    world *w, const char *name, mth__value *x, int64_t in, int64_t out, int in_axis, int out_axis, bool fixed) {
     char text[64];
     snprintf(text, sizeof text, "%s.weight", name);
     mth__value *weight = parameter(w, text, SHAPE(in, out));
@@ -129,8 +130,8 @@ WORLD_TEST(megatron_transformer_with_data_parallel, 2, 2) {
     output(w, "output", two(w, "add", x, y));
     TRY(plan(w, true));
     int over_model = 0;
-    for (size_t i = 0; i < w->graph->node.n; i++) over_model += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") &&
-        w->graph->node.at[i]->attrs.i[0] == 2;
+    for (size_t i = 0; i < w->graph->node.n; i++)
+        over_model += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.i[0] == 2;
     CHECK(over_model == 4);
     CHECK(count(w, "all_reduce") == 4 + (int)w->graph->parameter.n);
     CHECK(count(w, "all_gather") == 1 && count(w, "transfer") == 0 && count(w, "all_to_all") == 0);
@@ -140,7 +141,8 @@ WORLD_TEST(megatron_transformer_with_data_parallel, 2, 2) {
 static mth_status block_of(world *w, int64_t batch, int64_t sequence, int64_t width, mth__when when) {
     w->options.sequence = when;
     mth__value *x = norm(w, "n0", attention(w, "a", input(w, "input", SHAPE(batch, sequence, width)), 8, 8, 0));
-    mth__value *y = linear(w, "down", one(w, "gelu", linear(w, "up", x, width, 256, -1, 0, true)), 256, width, 0, -1, true);
+    mth__value *y =
+        linear(w, "down", one(w, "gelu", linear(w, "up", x, width, 256, -1, 0, true)), 256, width, 0, -1, true);
     output(w, "output", norm(w, "n1", two(w, "add", x, y)));
     return plan(w, true);
 }
@@ -161,8 +163,8 @@ WORLD_TEST(sequence_parallel_never, 4) {
 }
 WORLD_TEST(sequence_parallel_always, 4) {
     TRY(block_of(w, 4, 4, 64, MTH__WHEN_TRUE));
-    /* forward: 2 sums, one gathered for `up` and one that leaves; backward: 2 gradients, and n0 again for the weight of `up`. The rest are
-       sums of small gradients. */
+    /* forward: 2 sums, one gathered for `up` and one that leaves; backward: 2 gradients, and n0 again for the weight of
+       `up`. The rest are sums of small gradients. */
     CHECK(count(w, "reduce_scatter") == 2 + 1 && count(w, "all_gather") == 2 + 2 + 1);
     return NULL;
 }
@@ -196,10 +198,13 @@ static mth__value *moe(world *w, mth__value *x, int64_t e, int64_t h, bool capac
     }
     CHECK_STATUS(mth__build1(&w->b, "moe_rows", &(mth__attrs){.i = {e}}, experts, &rows));
     CHECK_STATUS(mth__build2(&w->b, "moe_dispatch", NULL, x, rows, &y));
-    CHECK_STATUS(mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "up", SHAPE(e, d, h)), 0, -1, -1), rows, &y));
+    CHECK_STATUS(
+        mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "up", SHAPE(e, d, h)), 0, -1, -1), rows, &y));
     CHECK_STATUS(mth__build2(&w->b, "moe_act", NULL, y, rows, &y));
-    CHECK_STATUS(mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "down", SHAPE(e, h, d)), 0, -1, -1), rows, &y));
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_combine"), NULL, 4, (mth__value *[]){y, rows, route[0], experts}, &y));
+    CHECK_STATUS(
+        mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "down", SHAPE(e, h, d)), 0, -1, -1), rows, &y));
+    CHECK_STATUS(
+        mth__build(&w->b, mth__op_find("moe_combine"), NULL, 4, (mth__value *[]){y, rows, route[0], experts}, &y));
     return y;
 }
 WORLD_TEST(experts_with_replicated_tokens, 4) {
@@ -243,8 +248,8 @@ WORLD_TEST(chain_over_devices, 4) {
     output(w, "output", x);
     TRY(plan(w, true));
     CHECK(count(w, "transfer") == 6 && moving(w) == 6); /* three forward, three backward */
-    for (size_t i = 0; i < w->graph->parameter.n; i++) CHECK(w->graph->parameter.at[i]->sharding.on == mth__place_device(w->mesh,
-        (int)i / 2));
+    for (size_t i = 0; i < w->graph->parameter.n; i++)
+        CHECK(w->graph->parameter.at[i]->sharding.on == mth__place_device(w->mesh, (int)i / 2));
     return NULL;
 }
 WORLD_TEST(an_input_is_fed_to_each_place, 2) {

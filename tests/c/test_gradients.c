@@ -6,9 +6,12 @@
 static mth__value *value(mth__graph *g, mth__value_kind kind, const char *name, int64_t x, int64_t y) {
     return mth__graph_value(g, kind, name, MTH_FLOAT32, (mth__shape){2, {x, y}});
 }
-static void output(mth__graph *g, const char *name, mth__value *v) { PUSH(g->arena, g->output, (mth__output){.name = name, .value = v}); }
+static void output(mth__graph *g, const char *name, mth__value *v) {
+    PUSH(g->arena, g->output, (mth__output){.name = name, .value = v});
+}
 static const mth__output *gradient(const mth__graph *g, const char *of) {
-    for (size_t i = 0; i < g->output.n; i++) if (g->output.at[i].is_gradient && !strcmp(g->output.at[i].of, of)) return &g->output.at[i];
+    for (size_t i = 0; i < g->output.n; i++)
+        if (g->output.at[i].is_gradient && !strcmp(g->output.at[i].of, of)) return &g->output.at[i];
     return NULL;
 }
 static int count(const mth__graph *g, int row) {
@@ -19,8 +22,9 @@ static int count(const mth__graph *g, int row) {
 static const bool yes[] = {true, true, true}, no[] = {false, false, false};
 
 IN_GRAPH(two_layers) {
-    mth__value *x = value(g, MTH__VALUE_INPUT, "input", 8, 32), *w1 = value(g, MTH__VALUE_PARAMETER, "linear_0.weight", 32, 64),
-        *w2 = value(g, MTH__VALUE_PARAMETER, "linear_1.weight", 64, 16), *h, *r, *y;
+    mth__value *x = value(g, MTH__VALUE_INPUT, "input", 8, 32),
+               *w1 = value(g, MTH__VALUE_PARAMETER, "linear_0.weight", 32, 64),
+               *w2 = value(g, MTH__VALUE_PARAMETER, "linear_1.weight", 64, 16), *h, *r, *y;
     mth__value *unused = value(g, MTH__VALUE_PARAMETER, "linear_2.weight", 3, 3);
     b->module = "linear_0";
     CHECK_STATUS(mth__build_contract(b, "bi,io->bo", x, w1, &h));
@@ -32,19 +36,24 @@ IN_GRAPH(two_layers) {
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){.seeded = yes}));
     CHECK_STATUS(mth__graph_check(g));
     CHECK(g->seed.n == 1 && !strcmp(g->seed.at[0]->name, "output"));
-    const mth__output *d1 = gradient(g, "linear_0.weight"), *d2 = gradient(g, "linear_1.weight"), *d3 = gradient(g, "linear_2.weight");
-    CHECK(d1 && mth__shape_equal(d1->value->shape, w1->shape) && !strcmp(d1->value->node->module, "linear_0") && d1->value->node->backward);
+    const mth__output *d1 = gradient(g, "linear_0.weight"), *d2 = gradient(g, "linear_1.weight"),
+                      *d3 = gradient(g, "linear_2.weight");
+    CHECK(d1 && mth__shape_equal(d1->value->shape, w1->shape) && !strcmp(d1->value->node->module, "linear_0") &&
+        d1->value->node->backward);
     CHECK(d2 && mth__shape_equal(d2->value->shape, w2->shape));
-    CHECK(d3 && d3->value->node->op->row == MTH__ROW_scale && d3->value->node->attrs.f[0] == 0 && d3->value->node->in[0] == unused
-        && !strcmp(d3->value->node->module, "linear_2"));
+    CHECK(d3 && d3->value->node->op->row == MTH__ROW_scale && d3->value->node->attrs.f[0] == 0 &&
+        d3->value->node->in[0] == unused && !strcmp(d3->value->node->module, "linear_2"));
     CHECK(!gradient(g, "input"));
-    CHECK(count(g, MTH__ROW_contract) == 5); /* two forward; two of weights, one of the hidden value: none of the input */
+    /* two forward; two of weights, one of the hidden value: none of the input */
+    CHECK(count(g, MTH__ROW_contract) == 5);
     CHECK(!strcmp(d1->value->node->attrs.s, "bi,bo->io"));
-    CHECK(g->output.n == 4 && !strcmp(g->output.at[1].name, "linear_0.weight") && !strcmp(g->output.at[3].name, "linear_2.weight"));
+    CHECK(g->output.n == 4 && !strcmp(g->output.at[1].name, "linear_0.weight") &&
+        !strcmp(g->output.at[3].name, "linear_2.weight"));
 }
 
 IN_GRAPH(microbatches_sum_in_order) {
-    mth__value *x = value(g, MTH__VALUE_INPUT, "x", 4, 8), *w = value(g, MTH__VALUE_PARAMETER, "l.weight", 8, 8), *y[4], *all;
+    mth__value *x = value(g, MTH__VALUE_INPUT, "x", 4, 8), *w = value(g, MTH__VALUE_PARAMETER, "l.weight", 8, 8), *y[4],
+               *all;
     for (int m = 3; m >= 0; m--) { /* the order of the nodes must not matter */
         mth__value *part;
         b->microbatch = m;
@@ -84,8 +93,10 @@ IN_GRAPH(slices_with_gaps_and_overlaps) {
     const char *wanted[] = {"x", "z"};
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 2, yes}));
     CHECK_STATUS(mth__graph_check(g));
-    CHECK(gradient(g, "x")->value->node->op->row == MTH__ROW_concat && mth__shape_equal(gradient(g, "x")->value->shape, x->shape));
-    CHECK(gradient(g, "z")->value->node->op->row == MTH__ROW_add && mth__shape_equal(gradient(g, "z")->value->shape, z->shape));
+    CHECK(gradient(g, "x")->value->node->op->row == MTH__ROW_concat &&
+        mth__shape_equal(gradient(g, "x")->value->shape, x->shape));
+    CHECK(gradient(g, "z")->value->node->op->row == MTH__ROW_add &&
+        mth__shape_equal(gradient(g, "z")->value->shape, z->shape));
 }
 
 IN_GRAPH(many_pieces_nest) {
@@ -93,8 +104,10 @@ IN_GRAPH(many_pieces_nest) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", N, 1), *part, *sum = NULL;
     for (int m = 0; m < N; m++) {
         CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, m, m + 1}}, x, &part));
-        if (!sum) sum = part;
-        else CHECK_STATUS(mth__build2(b, "add", NULL, sum, part, &sum));
+        if (!sum)
+            sum = part;
+        else
+            CHECK_STATUS(mth__build2(b, "add", NULL, sum, part, &sum));
     }
     output(g, "y", sum);
     const char *wanted[] = {"x"};
@@ -134,7 +147,8 @@ IN_GRAPH(input_that_is_an_output) {
     const char *wanted[] = {"x"};
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){wanted, 1, yes}));
     CHECK_STATUS(mth__graph_check(g));
-    CHECK(gradient(g, "x")->value->node->op->row == MTH__ROW_copy && gradient(g, "x")->value->node->in[0] == g->seed.at[0]);
+    CHECK(gradient(g, "x")->value->node->op->row == MTH__ROW_copy &&
+        gradient(g, "x")->value->node->in[0] == g->seed.at[0]);
 }
 IN_GRAPH(stop_ends_it) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 2, 2), *s, *y;
@@ -148,7 +162,11 @@ IN_GRAPH(stop_ends_it) {
 IN_GRAPH(tags) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 2, 2), *y, *z;
     b->on = mth__place_device(g->mesh, 2);
-    b->module = "exp_0"; b->source = "train.py:3"; b->region = 0; b->stage = 1; b->microbatch = 5;
+    b->module = "exp_0";
+    b->source = "train.py:3";
+    b->region = 0;
+    b->stage = 1;
+    b->microbatch = 5;
     CHECK_STATUS(mth__build1(b, "exp", NULL, x, &y));
     b->on = mth__place_device(g->mesh, 3);
     b->stage = 2;
@@ -161,8 +179,8 @@ IN_GRAPH(tags) {
     for (size_t i = forward; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         bool last = i + 1 == g->node.n; /* mul, mul and their sum where z was made; then exp's */
-        CHECK(n->backward && n->region == 0 && n->microbatch == 5 && n->stage == (last ? 1 : 2)
-            && n->on == mth__place_device(g->mesh, last ? 2 : 3) && n->source && !strcmp(n->source, "train.py:3"));
+        CHECK(n->backward && n->region == 0 && n->microbatch == 5 && n->stage == (last ? 1 : 2) &&
+            n->on == mth__place_device(g->mesh, last ? 2 : 3) && n->source && !strcmp(n->source, "train.py:3"));
     }
 }
 IN_GRAPH(errors) {
@@ -178,7 +196,8 @@ IN_GRAPH(errors) {
 IN_GRAPH(linear_in_nodes) {
     enum { LAYERS = 200, MICROBATCHES = 64 };
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", MICROBATCHES, 8), *w[LAYERS], *y[MICROBATCHES], *all;
-    for (int l = 0; l < LAYERS; l++) w[l] = value(g, MTH__VALUE_PARAMETER, mth__format(g->arena, "linear_%d.weight", l), 8, 8);
+    for (int l = 0; l < LAYERS; l++)
+        w[l] = value(g, MTH__VALUE_PARAMETER, mth__format(g->arena, "linear_%d.weight", l), 8, 8);
     struct timespec t0, t1, t2;
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (int m = 0; m < MICROBATCHES; m++) {
@@ -199,8 +218,9 @@ IN_GRAPH(linear_in_nodes) {
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){.seeded = yes}));
     clock_gettime(CLOCK_MONOTONIC, &t2);
     double build = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec),
-        back = (double)(t2.tv_sec - t1.tv_sec) + 1e-9 * (double)(t2.tv_nsec - t1.tv_nsec);
-    printf("  %zu nodes built in %.0f ms; %zu of the gradients in %.0f ms\n", forward, build * 1e3, g->node.n - forward, back * 1e3);
+           back = (double)(t2.tv_sec - t1.tv_sec) + 1e-9 * (double)(t2.tv_nsec - t1.tv_nsec);
+    printf("  %zu nodes built in %.0f ms; %zu of the gradients in %.0f ms\n", forward, build * 1e3, g->node.n - forward,
+        back * 1e3);
     CHECK_STATUS(mth__graph_check(g));
     CHECK(back < 2);
 }

@@ -26,7 +26,10 @@ static void on_small_stack(size_t bytes, void (*body)(void)) {
 
 /* ---- ranges */
 enum { RANGES = 20000 };
-typedef struct { uint32_t key; int at; } ranked;
+typedef struct {
+    uint32_t key;
+    int at;
+} ranked;
 static int by_key(const void *x, const void *y) {
     uint32_t p = ((const ranked *)x)->key, q = ((const ranked *)y)->key;
     return (p > q) - (p < q);
@@ -87,16 +90,18 @@ static void add(mth_model *to, const char *type, const mth_option *o, size_t n, 
 static mth_model *wrapped(mth_model *sub) {
     mth_model *m = NULL;
     CHECK_STATUS(mth_model_create(&m));
-    if (sub) CHECK_STATUS(mth_model_add_model(m, sub, NULL, NULL, 0, MTH_CHAIN));
-    else add(m, "Relu", NULL, 0, MTH_WIRES({"input", "input"}, {"output", "output"}));
+    if (sub)
+        CHECK_STATUS(mth_model_add_model(m, sub, NULL, NULL, 0, MTH_CHAIN));
+    else
+        add(m, "Relu", NULL, 0, MTH_WIRES({"input", "input"}, {"output", "output"}));
     mth_model_free(sub);
     return m;
 }
 
 static mth_backend *open_backend(int64_t devices) {
     mth_backend *b = NULL;
-    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}, {"threads", mth_int(1)}),
-        &b));
+    CHECK_STATUS(
+        mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(devices)}, {"threads", mth_int(1)}), &b));
     return b;
 }
 
@@ -110,8 +115,8 @@ static void evaluate_relu(const mth_model *m) {
     CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
     CHECK_STATUS(mth_array_from_data(b, MTH_FLOAT32, 2, (int64_t[]){1, 4}, given, NULL, &x));
     const char *of = "input";
-    CHECK_STATUS(mth_evaluate(c, NULL, (mth_named[]){{"input", x}}, 1, &(mth_gradient_request){.input_gradients = &of,
-        .input_gradient_count = 1}, &y, &slopes));
+    CHECK_STATUS(mth_evaluate(c, NULL, (mth_named[]){{"input", x}}, 1,
+        &(mth_gradient_request){.input_gradients = &of, .input_gradient_count = 1}, &y, &slopes));
     CHECK_STATUS(mth_array_gather(mth_arrays_get(y, 0).array, out));
     CHECK(!memcmp(out, wanted, sizeof out));
     mth_arrays_free(y);
@@ -142,8 +147,8 @@ static void nest(void) {
     CHECK_FAILS(mth_model_add(more, pipeline, NULL, 0, MTH_CHAIN), MTH_ERROR_VALUE, "a stage holds models in models");
     CHECK(more->block.n == 0); /* nothing of what was refused is left; beside each other many find room */
     flat = wrapped(NULL);
-    for (int i = 0; i < 2 * MTH__MODEL_LEVELS; i++) CHECK_STATUS(mth_model_add_model(more, flat, NULL, NULL, 0,
-        MTH_CHAIN));
+    for (int i = 0; i < 2 * MTH__MODEL_LEVELS; i++)
+        CHECK_STATUS(mth_model_add_model(more, flat, NULL, NULL, 0, MTH_CHAIN));
     CHECK(more->levels == 2);
     mth_module_free(pipeline);
     mth_model_free(other);
@@ -171,8 +176,8 @@ static void segment_backwards(void) {
     mth_arg *stages = calloc(STAGES, sizeof *stages), *device = calloc(STAGES, sizeof *device);
     for (int i = 0; i < STAGES; i++) stages[i] = mth_submodel(stage), device[i] = mth_int(STAGES - 1 - i);
     CHECK_STATUS(mth_model_create(&m));
-    add(m, "Pipeline", MTH_OPTIONS({"stages", mth_list(STAGES, stages)}, {"device_assignment", mth_list(STAGES,
-        device)}), NULL, 0);
+    add(m, "Pipeline",
+        MTH_OPTIONS({"stages", mth_list(STAGES, stages)}, {"device_assignment", mth_list(STAGES, device)}), NULL, 0);
     CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
     CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
     CHECK_STATUS(mth_plan(c, (mth_named[]){{"input", x}}, 1, false));
@@ -222,8 +227,8 @@ static void linears(int blocks, bool apart) {
     char in[32], out[32], (*name)[32] = calloc((size_t)blocks, sizeof *name);
     CHECK_STATUS(mth_model_create(&m));
     for (int i = 0; i < blocks; i++)
-        add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}), (mth_wire[]){{"input", numbered(in, "in", i)},
-            {"output", numbered(out, "out", i)}},
+        add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(4)}),
+            (mth_wire[]){{"input", numbered(in, "in", i)}, {"output", numbered(out, "out", i)}},
             apart || i == 0 ? 2 : 0);
     CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
     CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
@@ -233,12 +238,12 @@ static void linears(int blocks, bool apart) {
     /* the other way round */
     for (int i = 0; i < inputs; i++) given[i] = (mth_named){of[i] = numbered(name[i], "in", inputs - 1 - i), x};
     CHECK_STATUS(mth_get_parameters(c, given, (size_t)inputs, 0, &parameters));
-    CHECK_STATUS(mth_evaluate(c, parameters, given, (size_t)inputs, &(mth_gradient_request){.input_gradients = of,
-        .input_gradient_count = (size_t)inputs}, &y, &slopes));
+    CHECK_STATUS(mth_evaluate(c, parameters, given, (size_t)inputs,
+        &(mth_gradient_request){.input_gradients = of, .input_gradient_count = (size_t)inputs}, &y, &slopes));
     CHECK(mth_arrays_get_count(slopes) == 2 * (size_t)blocks + (size_t)inputs);
     for (int i = 0; i < blocks; i++) CHECK(mth_arrays_find(slopes, numbered(in, "linear_", i)) == NULL);
-    for (int i = 0; i < blocks; i++) CHECK(mth_arrays_find(slopes, strcat(numbered(in, "linear_", i),
-        ".bias")) != NULL);
+    for (int i = 0; i < blocks; i++)
+        CHECK(mth_arrays_find(slopes, strcat(numbered(in, "linear_", i), ".bias")) != NULL);
     mth_arrays_free(parameters);
     mth_arrays_free(y);
     mth_arrays_free(slopes);
@@ -277,8 +282,8 @@ static void one_a_device(int n) {
     mth_array *x = NULL;
     mth_arrays *parameters = NULL, *y = NULL, *slopes = NULL;
     CHECK_STATUS(mth_model_create(&m));
-    for (int i = 0; i < n; i++) add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(2)}, {"device_id", mth_int(i)}),
-        NULL, 0);
+    for (int i = 0; i < n; i++)
+        add(m, "Linear", MTH_OPTIONS({"dimension", mth_int(2)}, {"device_id", mth_int(i)}), NULL, 0);
     CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
     CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 2}, NULL, &x));
     const mth_named given = {"input", x};
@@ -296,7 +301,10 @@ static void one_a_device(int n) {
 }
 
 /* Questions whether to end that are answered by no, before all are by yes; the longest time between two of them. */
-typedef struct { int questions; double last, longest; } patience;
+typedef struct {
+    int questions;
+    double last, longest;
+} patience;
 static bool is_over(void *context) {
     patience *p = context;
     const double now = seconds();
@@ -335,7 +343,7 @@ static void sum_of(int n) {
     mth_model *m = NULL;
     mth_compiled *c = NULL;
     mth_array *x = NULL;
-    char (*name)[32] = calloc((size_t)n, sizeof *name);
+    char(*name)[32] = calloc((size_t)n, sizeof *name);
     mth_named *given = calloc((size_t)n, sizeof *given);
     mth_wire *wire = calloc((size_t)n + 1, sizeof *wire);
     CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, 2, (int64_t[]){1, 4}, NULL, &x));
@@ -374,8 +382,8 @@ static void tensors_of_a_file(int n) {
         data[i] = (float)i;
         item[i] = (mth_named){numbered(name[i], "tensor", i), x};
         from[n - 1 - i] = (mth_file_tensor){name[i], name[i], false};
-        end += sprintf(end, "%c\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? ',' : '{', name[i],
-            4 * i, 4 * i + 4);
+        end += sprintf(end, "%c\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? ',' : '{',
+            name[i], 4 * i, 4 * i + 4);
     }
     *end++ = '}';
     const uint64_t bytes = (uint64_t)(end - header);
@@ -427,7 +435,11 @@ TEST(a_plan_grows_with_the_terms_of_a_sum) {
 
 /* ---- what an executable keeps, by devices */
 /* how the weight and the output are split; sizes 0: n */
-typedef struct { const char *what; bool rows, columns, batch; int64_t input, width; } layout;
+typedef struct {
+    const char *what;
+    bool rows, columns, batch;
+    int64_t input, width;
+} layout;
 static size_t kept_for(const layout *l, int n) {
     mth_backend *b = open_backend(n);
     mth_model *m = NULL;
@@ -435,8 +447,8 @@ static size_t kept_for(const layout *l, int n) {
     mth_array *x = NULL;
     mth_arrays *parameters = NULL, *y = NULL;
     const int64_t batch = l->batch ? n : 2, in = l->input ? l->input : n, width = l->width ? l->width : n;
-    mth_arg split[2] = {mth_int(0), MTH_NONE}, weight[2] = {l->rows ? mth_int(0) : MTH_NONE, l->columns ? mth_int(0)
-        : MTH_NONE};
+    mth_arg split[2] = {mth_int(0), MTH_NONE},
+            weight[2] = {l->rows ? mth_int(0) : MTH_NONE, l->columns ? mth_int(0) : MTH_NONE};
     mth_arg spec = mth_list(2, split);
     const char *output = "y";
     CHECK_STATUS(mth_model_create(&m));
@@ -472,8 +484,7 @@ static size_t kept_for(const layout *l, int n) {
 }
 TEST(an_executable_grows_with_the_devices) {
     static const layout layouts[] = {{"all_reduce", true, false, false, 0, 8}, {"all_gather", false, true, false, 4, 0},
-                                     {"reduce_scatter", true, false, true, 0, 8}, {"all_to_all", false, true, true, 4,
-                                         0}};
+        {"reduce_scatter", true, false, true, 0, 8}, {"all_to_all", false, true, true, 4, 0}};
     for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++) {
         size_t few = kept_for(&layouts[k], 100), many = kept_for(&layouts[k], 400);
         printf("  %s: %zu bytes for 100 devices, %zu for 400\n", layouts[k].what, few, many);

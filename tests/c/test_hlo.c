@@ -1,5 +1,5 @@
-/* Rows as StableHLO against the reference engine: random examples on random uneven parts, corner cases of values, dropout's bits, what a
- * device keeps of what it holds, and the forms that contractions take. */
+/* Rows as StableHLO against the reference engine: random examples on random uneven parts, corner cases of values,
+ * dropout's bits, what a device keeps of what it holds, and the forms that contractions take. */
 #include "hlo_case.h"
 #include "base/philox.h"
 #include "operator_examples.h"
@@ -16,14 +16,12 @@ static const double *normals(mth__shape s) {
     for (int64_t i = 0; i < mth__shape_size(s); i++) x[i] = normal();
     return x;
 }
-static void run_in_arena(mth_status (*body)(void *)) {
-    CHECK_STATUS(mth__guard(body, NULL));
-}
+static void run_in_arena(mth_status (*body)(void *)) { CHECK_STATUS(mth__guard(body, NULL)); }
 
 /* ---------------------------------------------------------------- random examples */
 /* Which factor each axis of the mesh cuts, -1: none. */
-static mth__sharding split_by(const hlo_module *m, const int *factor, bool cyclic, int rank, const int8_t *of, const int32_t *unit,
-                              mth__shape shape) {
+static mth__sharding split_by(const hlo_module *m, const int *factor, bool cyclic, int rank, const int8_t *of,
+    const int32_t *unit, mth__shape shape) {
     mth__sharding s = {.on = m->mesh->whole};
     for (int a = 0; a < m->mesh->naxes; a++)
         for (int d = 0; d < rank; d++) {
@@ -79,18 +77,23 @@ static mth_status add_example(hlo_module *m, const example *x) {
         out[k] = split_by(m, factor, cyclic, node.out[k]->shape.rank, r.out[k], r.out_unit[k], node.out[k]->shape);
     TRY(hlo_add(m, x->row, &a, node.nin, in, out));
     memcpy(m->at[m->cases - 1].integers, wide, (size_t)node.nin * sizeof *wide);
-    if (x->row == MTH__ROW_attention_grad) m->at[m->cases - 1].tolerance = 1e-4; /* most is not the largest of these scores: large p */
+    /* most is not the largest of these scores: large p */
+    if (x->row == MTH__ROW_attention_grad) m->at[m->cases - 1].tolerance = 1e-4;
     return NULL;
 }
 static mth_status random_examples(void *unused) {
     (void)unused;
-    static const struct { int naxes; int64_t dim[2]; } mesh[] = {{1, {1}}, {1, {3}}, {1, {4}}, {2, {2, 2}}, {1, {2}}};
+    static const struct {
+        int naxes;
+        int64_t dim[2];
+    } mesh[] = {{1, {1}}, {1, {3}}, {1, {4}}, {2, {2, 2}}, {1, {2}}};
     for (int trial = 0; trial < 5; trial++) {
         srand((unsigned)trial);
         for (int x = 0; x < EXAMPLES;) {
             arena = mth__arena_new();
             hlo_module *m = hlo_begin(arena, mesh[trial].naxes, mesh[trial].dim);
-            for (; x < EXAMPLES && m->cases < HLO_CASES; x++) if (plain(&examples[x])) TRY(add_example(m, &examples[x]));
+            for (; x < EXAMPLES && m->cases < HLO_CASES; x++)
+                if (plain(&examples[x])) TRY(add_example(m, &examples[x]));
             TRY(hlo_run(m));
             mth__arena_free(arena);
         }
@@ -102,48 +105,52 @@ TEST(rows_on_random_parts) { run_in_arena(random_examples); }
 /* ---------------------------------------------------------------- corner cases */
 static mth_status corners(void *unused) {
     (void)unused;
-    static const double x[] = {0, -0.0, 1, -1, INFINITY, -INFINITY, NAN, 0.5, -0.5, 20, -20, 90, -90, 3e38, -3e38, 1e-30};
+    static const double x[] = {
+        0, -0.0, 1, -1, INFINITY, -INFINITY, NAN, 0.5, -0.5, 20, -20, 90, -90, 3e38, -3e38, 1e-30};
     enum { N = sizeof x / sizeof *x };
     arena = mth__arena_new();
     hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
     const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
-    double *left = NEW_ARRAY(arena, double, N * N), *right = NEW_ARRAY(arena, double, N * N);
+    double *left = NEW_ARRAY(arena, double, N *N), *right = NEW_ARRAY(arena, double, N *N);
     for (int i = 0; i < N * N; i++) {
         left[i] = x[i / N];
         right[i] = x[i % N];
     }
-    static const int unary[] = {
-        MTH__ROW_neg, MTH__ROW_exp, MTH__ROW_log, MTH__ROW_sqrt, MTH__ROW_rsqrt, MTH__ROW_reciprocal, MTH__ROW_square, MTH__ROW_relu,
-        MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu, MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy, MTH__ROW_stop};
+    static const int unary[] = {MTH__ROW_neg, MTH__ROW_exp, MTH__ROW_log, MTH__ROW_sqrt, MTH__ROW_rsqrt,
+        MTH__ROW_reciprocal, MTH__ROW_square, MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu,
+        MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy, MTH__ROW_stop};
     for (size_t i = 0; i < sizeof unary / sizeof *unary; i++) {
         double *v = NEW_ARRAY(arena, double, N);
-        for (int k = 0; k < N; k++) v[k] = unary[i] == MTH__ROW_gelu && fabs(x[k]) > 1e3 ? 1 : x[k]; /* erf of some plugins: not quite -1 */
+        /* erf of some plugins: not quite -1 */
+        for (int k = 0; k < N; k++) v[k] = unary[i] == MTH__ROW_gelu && fabs(x[k]) > 1e3 ? 1 : x[k];
         TRY(hlo_add(m, unary[i], NULL, 1, (hlo_in[]){{MTH_FLOAT32, DIMS(N), v, whole}}, whole));
     }
-    static const int binary[] = {MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
+    static const int binary[] = {
+        MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
     for (size_t i = 0; i < sizeof binary / sizeof *binary; i++)
         TRY(hlo_add(m, binary[i], NULL, 2,
-                    (hlo_in[]){{MTH_FLOAT32, DIMS(N * N), left, whole}, {MTH_FLOAT32, DIMS(N * N), right, whole}}, whole));
+            (hlo_in[]){{MTH_FLOAT32, DIMS(N * N), left, whole}, {MTH_FLOAT32, DIMS(N * N), right, whole}}, whole));
     for (int max = 0; max < 2; max++)
         TRY(hlo_add(m, max ? MTH__ROW_reduce_max : MTH__ROW_reduce_sum, &(mth__attrs){.i = {2}}, 1,
-                    (hlo_in[]){{MTH_FLOAT32, DIMS(N, N), left, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {MTH_BOOL}}, 1, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}}, whole));
+            (hlo_in[]){{MTH_FLOAT32, DIMS(N, N), left, whole}}, whole));
+    TRY(hlo_add(
+        m, MTH__ROW_cast, &(mth__attrs){.i = {MTH_BOOL}}, 1, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}}, whole));
     static const double whole_numbers[] = {0, 1, -1, 1e9, -2147483648.0, 2147483647.0, 16777217, -16777219};
     static const mth_dtype dtype[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL};
     for (int from = 0; from < 5; from++)
         for (int to = 0; to < 5; to++) {
             double *v = NEW_ARRAY(arena, double, 8);
-            for (int i = 0; i < 8; i++)
-                v[i] = mth__is_float(dtype[from]) && i > 3 ? normal() * 100 : whole_numbers[i];
-            TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {dtype[to]}}, 1, (hlo_in[]){{dtype[from], DIMS(8), v, whole}}, whole));
+            for (int i = 0; i < 8; i++) v[i] = mth__is_float(dtype[from]) && i > 3 ? normal() * 100 : whole_numbers[i];
+            TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {dtype[to]}}, 1,
+                (hlo_in[]){{dtype[from], DIMS(8), v, whole}}, whole));
             m->at[m->cases - 1].tolerance = 0;
         }
-    static const double past[] = {NAN, INFINITY, -INFINITY, 3e38, -3e38,
-                                  0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
+    static const double past[] = {
+        NAN, INFINITY, -INFINITY, 3e38, -3e38, 0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
     for (int from = 0; from < 2; from++)
         for (int to = 2; to < 5; to++)
             TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {dtype[to]}}, 1,
-                        (hlo_in[]){{dtype[from], DIMS(10), past, whole}}, whole));
+                (hlo_in[]){{dtype[from], DIMS(10), past, whole}}, whole));
     TRY(hlo_run(m));
     mth__arena_free(arena);
     return NULL;
@@ -160,7 +167,8 @@ static mth_status slopes(void *unused) {
     const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
     const double *dy = normals(DIMS(N));
     for (int row = MTH__ROW_relu_grad; row <= MTH__ROW_silu_grad; row++) {
-        TRY(hlo_add(m, row, NULL, 2, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}, {MTH_FLOAT32, DIMS(N), dy, whole}}, whole));
+        TRY(hlo_add(
+            m, row, NULL, 2, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}, {MTH_FLOAT32, DIMS(N), dy, whole}}, whole));
         m->at[m->cases - 1].tolerance = 2e-6;
     }
     TRY(hlo_run(m));
@@ -172,13 +180,16 @@ TEST(slopes_of_activations) { run_in_arena(slopes); }
 /* ---------------------------------------------------------------- dropout */
 static mth_status bits_of_dropout(void *unused) {
     (void)unused;
-    static const struct { int64_t key, dimension, start, size; double rate; } draws[] = {
-        {0, 0, 0, 0, 0.5}, {-1, 0, 0, 0, 0.1}, {0x123456789abcdef, 1, 3, 40, 0.9}, {7, 0, 0xffffffff, (int64_t)1 << 34, 0.5},
-        {7, 0, 0, 0, 0}, {7, 0, 0, 0, 1 - 0x1p-40}, {7, 2, 0, 5, 0x1p-33}};
+    static const struct {
+        int64_t key, dimension, start, size;
+        double rate;
+    } draws[] = {{0, 0, 0, 0, 0.5}, {-1, 0, 0, 0, 0.1}, {0x123456789abcdef, 1, 3, 40, 0.9},
+        {7, 0, 0xffffffff, (int64_t)1 << 34, 0.5}, {7, 0, 0, 0, 0}, {7, 0, 0, 0, 1 - 0x1p-40}, {7, 2, 0, 5, 0x1p-33}};
     const mth__shape s = DIMS(6, 7, 5);
     arena = mth__arena_new();
     hlo_module *m = hlo_begin(arena, 2, (int64_t[]){2, 2});
-    mth__sharding split = {.on = m->mesh->whole, .dim = {{.naxes = 1, .axis = {1}, .cyclic = true}, {.naxes = 1, .axis = {0}}}};
+    mth__sharding split = {
+        .on = m->mesh->whole, .dim = {{.naxes = 1, .axis = {1}, .cyclic = true}, {.naxes = 1, .axis = {0}}}};
     const double *x = normals(s);
     for (size_t i = 0; i < sizeof draws / sizeof *draws; i++) {
         mth__attrs a = {.i = {draws[i].key, draws[i].dimension, draws[i].start, draws[i].size}, .f = {draws[i].rate}};
@@ -209,7 +220,8 @@ static mth_status bits_of_dropout(void *unused) {
 TEST(dropout_has_the_bits_of_every_engine) { run_in_arena(bits_of_dropout); }
 
 /* ---------------------------------------------------------------- keep */
-static mth__sharding random_split(const hlo_module *m, mth__shape s, mth__sharding of) { /* cuts what `of` leaves whole */
+/* cuts what `of` leaves whole */
+static mth__sharding random_split(const hlo_module *m, mth__shape s, mth__sharding of) {
     for (int a = 0; a < m->mesh->naxes; a++) {
         const int d = (int)draw(0, s.rank);
         if (d == s.rank || mth__sharding_axes(&of, s.rank) >> a & 1 || of.dim[d].cyclic) continue;
@@ -255,7 +267,8 @@ static mth_status long_rows(void *unused) {
         mth__sharding split = {.on = m->mesh->whole}, out = split;
         split.dim[d].naxes = 1;
         out.dim[0].naxes = d == 2;
-        TRY(hlo_add(m, MTH__ROW_reduce_sum, &(mth__attrs){.i = {3}}, 1, (hlo_in[]){{MTH_FLOAT32, s, normals(s), &split}}, &out));
+        TRY(hlo_add(m, MTH__ROW_reduce_sum, &(mth__attrs){.i = {3}}, 1,
+            (hlo_in[]){{MTH_FLOAT32, s, normals(s), &split}}, &out));
     }
     TRY(hlo_run(m));
     mth__arena_free(arena);
@@ -266,16 +279,20 @@ TEST(sums_of_long_rows) { run_in_arena(long_rows); }
 /* ---------------------------------------------------------------- forms */
 static mth_status forms(void *unused) {
     (void)unused;
-    static const struct { const char *spec; int rank[2]; bool transposed; } spec[] = {
-        {"bsi,io->bso", {3, 2}, false}, {"bso,io->bsi", {3, 2}, false}, {"bsi,bso->io", {3, 3}, false}, {"ab,bc->ca", {2, 2}, false},
-        {"bhsd,bhtd->bhst", {4, 4}, false}, {"bhst,bhtd->bhsd", {4, 4}, false}, {"bhst,bthd->bshd", {4, 4}, true}};
+    static const struct {
+        const char *spec;
+        int rank[2];
+        bool transposed;
+    } spec[] = {{"bsi,io->bso", {3, 2}, false}, {"bso,io->bsi", {3, 2}, false}, {"bsi,bso->io", {3, 3}, false},
+        {"ab,bc->ca", {2, 2}, false}, {"bhsd,bhtd->bhst", {4, 4}, false}, {"bhst,bhtd->bhsd", {4, 4}, false},
+        {"bhst,bthd->bshd", {4, 4}, true}};
     arena = mth__arena_new();
     for (size_t i = 0; i < sizeof spec / sizeof *spec; i++) {
         hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
         const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
         const mth__shape s[2] = {{spec[i].rank[0], {2, 2, 2, 2}}, {spec[i].rank[1], {2, 2, 2, 2}}};
         TRY(hlo_add(m, MTH__ROW_contract, &(mth__attrs){.s = spec[i].spec}, 2,
-                    (hlo_in[]){{MTH_FLOAT32, s[0], normals(s[0]), whole}, {MTH_FLOAT32, s[1], normals(s[1]), whole}}, whole));
+            (hlo_in[]){{MTH_FLOAT32, s[0], normals(s[0]), whole}, {MTH_FLOAT32, s[1], normals(s[1]), whole}}, whole));
         hlo_write(m);
         CHECK((strstr(m->text.at, "stablehlo.transpose") != NULL) == spec[i].transposed);
         CHECK(!strstr(m->text.at, "stablehlo.reshape"));
@@ -289,19 +306,26 @@ TEST(contractions_move_no_more_than_they_must) { run_in_arena(forms); }
 static mth_status long_sums(void *unused) {
     (void)unused;
     enum { WHOLE, PANELS, WIDER };
-    static const struct { const char *spec; mth__shape a, b; int form; } sum[] = {
-        {"ab,bc->ac", {2, {1, 8192}}, {2, {8192, 5}}, PANELS}, {"ab,bc->ca", {2, {1, 5000}}, {2, {5000, 5}}, PANELS},
-        {"ba,bc->ac", {2, {6000, 7}}, {2, {6000, 1}}, PANELS}, {"ba,bc->ac", {2, {6000, 3}}, {2, {6000, 2}}, PANELS},
-        {"abk,abn->kn", {3, {9, 700, 1}}, {3, {9, 700, 6}}, PANELS}, {"bak,abn->kn", {3, {700, 9, 1}}, {3, {9, 700, 6}}, PANELS},
-        {"xab,xbc->xac", {3, {3, 1, 4608}}, {3, {3, 4608, 4}}, PANELS}, {"ba,bc->ac", {2, {5003, 1}}, {2, {5003, 6}}, WIDER},
-        {"ba,bc->ac", {2, {5003, 2}}, {2, {5003, 2}}, WIDER}, {"ab,bc->ac", {2, {5, 8192}}, {2, {8192, 1}}, WHOLE},
-        {"ba,bc->ac", {2, {8192, 4}}, {2, {8192, 2}}, WHOLE}, {"ab,bc->ac", {2, {1, 4095}}, {2, {4095, 4}}, WHOLE}};
+    static const struct {
+        const char *spec;
+        mth__shape a, b;
+        int form;
+    } sum[] = {{"ab,bc->ac", {2, {1, 8192}}, {2, {8192, 5}}, PANELS},
+        {"ab,bc->ca", {2, {1, 5000}}, {2, {5000, 5}}, PANELS}, {"ba,bc->ac", {2, {6000, 7}}, {2, {6000, 1}}, PANELS},
+        {"ba,bc->ac", {2, {6000, 3}}, {2, {6000, 2}}, PANELS},
+        {"abk,abn->kn", {3, {9, 700, 1}}, {3, {9, 700, 6}}, PANELS},
+        {"bak,abn->kn", {3, {700, 9, 1}}, {3, {9, 700, 6}}, PANELS},
+        {"xab,xbc->xac", {3, {3, 1, 4608}}, {3, {3, 4608, 4}}, PANELS},
+        {"ba,bc->ac", {2, {5003, 1}}, {2, {5003, 6}}, WIDER}, {"ba,bc->ac", {2, {5003, 2}}, {2, {5003, 2}}, WIDER},
+        {"ab,bc->ac", {2, {5, 8192}}, {2, {8192, 1}}, WHOLE}, {"ba,bc->ac", {2, {8192, 4}}, {2, {8192, 2}}, WHOLE},
+        {"ab,bc->ac", {2, {1, 4095}}, {2, {4095, 4}}, WHOLE}};
     arena = mth__arena_new();
     hlo_module *all = hlo_begin(arena, 1, (int64_t[]){1});
     const mth__sharding *whole = &(mth__sharding){.on = all->mesh->whole};
     for (size_t i = 0; i < sizeof sum / sizeof *sum; i++) {
         const mth__attrs attrs = {.s = sum[i].spec};
-        const hlo_in in[2] = {{MTH_FLOAT32, sum[i].a, normals(sum[i].a), whole}, {MTH_FLOAT32, sum[i].b, normals(sum[i].b), whole}};
+        const hlo_in in[2] = {
+            {MTH_FLOAT32, sum[i].a, normals(sum[i].a), whole}, {MTH_FLOAT32, sum[i].b, normals(sum[i].b), whole}};
         hlo_module *one = hlo_begin(arena, 1, (int64_t[]){1});
         TRY(hlo_add(one, MTH__ROW_contract, &attrs, 2, in, whole));
         hlo_write(one);

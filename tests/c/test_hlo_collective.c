@@ -1,5 +1,5 @@
-/* Collectives as StableHLO: modules of random channels, run by a PJRT plugin for CPUs on padded parts with junk in the padding, and
- * compared with the global truth. Without a plugin only what is read off the text is checked. */
+/* Collectives as StableHLO: modules of random channels, run by a PJRT plugin for CPUs on padded parts with junk in the
+ * padding, and compared with the global truth. Without a plugin only what is read off the text is checked. */
 #include "engine/pjrt/hlo_group.h"
 #include "engine/pjrt/segment.h"
 #include "emit/collective.h"
@@ -16,13 +16,19 @@ static int random_below(int n) {
 }
 
 /* ---------------------------------------------------------------- a module of several channels */
-typedef struct { mth__channel c; mth__hlo_operand in, out; const char *text; } channel_case;
+typedef struct {
+    mth__channel c;
+    mth__hlo_operand in, out;
+    const char *text;
+} channel_case;
 typedef struct {
     mth__arena *arena;
     mth__mesh *mesh;
-    const mth__placement *on;    /* of collectives */
-    int count; int32_t device[DEVICES];
-    int cases; channel_case at[CASES];
+    const mth__placement *on; /* of collectives */
+    int count;
+    int32_t device[DEVICES];
+    int cases;
+    channel_case at[CASES];
     mth__text text;
 } module;
 
@@ -60,9 +66,9 @@ static void add_case(module *m, const mth__channel *c) {
     k->out.part = mth__part_of(m->arena, c->dtype, c->shape, &k->c.to, m->count, m->device);
     if (c->kind == MTH__BROADCAST) k->in.part = k->out.part; /* an operand on every partition */
     k->text = mth__format(m->arena, "%s %s of %s over axes %x: %s -> %s on %s", mth__channel_names[c->kind],
-                          mth__algorithm_names[c->algorithm], mth__shape_text(m->arena, c->shape), c->axes,
-                          mth__sharding_text(m->arena, &k->c.from, c->shape.rank), mth__sharding_text(m->arena, &k->c.to, c->shape.rank),
-                          mth__placement_text(m->arena, c->from.on));
+        mth__algorithm_names[c->algorithm], mth__shape_text(m->arena, c->shape), c->axes,
+        mth__sharding_text(m->arena, &k->c.from, c->shape.rank), mth__sharding_text(m->arena, &k->c.to, c->shape.rank),
+        mth__placement_text(m->arena, c->from.on));
 }
 
 static void write_module(module *m, bool steps) {
@@ -73,10 +79,13 @@ static void write_module(module *m, bool steps) {
         channel_case *k = &m->at[i];
         k->in.v = (mth__hlo_val){-1 - i, k->c.dtype, k->in.part->local};
         mth__text_add(&h.body, "    // %s\n", k->text);
-        if (k->c.kind == MTH__TRANSFER) mth__hlo_exchange(&h, &k->c, &k->in, &k->out);
-        else (steps ? mth__hlo_steps : mth__hlo_collective)(&h, &k->c, &k->in, &k->out);
+        if (k->c.kind == MTH__TRANSFER)
+            mth__hlo_exchange(&h, &k->c, &k->in, &k->out);
+        else
+            (steps ? mth__hlo_steps : mth__hlo_collective)(&h, &k->c, &k->in, &k->out);
         CHECK(k->out.v.dtype == k->c.dtype && mth__shape_equal(k->out.v.shape, k->out.part->local));
-        mth__text_add(&arguments, "%s%%arg%d: %s", i ? ", " : "", i, mth__hlo_type(arena, k->c.dtype, k->in.part->local));
+        mth__text_add(
+            &arguments, "%s%%arg%d: %s", i ? ", " : "", i, mth__hlo_type(arena, k->c.dtype, k->in.part->local));
         mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(arena, k->c.dtype, k->out.part->local));
         mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(arena, k->out.v));
     }
@@ -111,8 +120,10 @@ static void global_indices(mth__arena *arena, const mth__hlo_part *p, int partit
         for (int d = p->local.rank - 1; d >= 0; d--) {
             int64_t l = rest % p->local.dim[d];
             rest /= p->local.dim[d];
-            if (l >= p->size[partition][d]) at = INT64_MIN;
-            else if (at >= 0) at += (p->start[partition][d] + l * p->step[partition][d]) * stride[d];
+            if (l >= p->size[partition][d])
+                at = INT64_MIN;
+            else if (at >= 0)
+                at += (p->start[partition][d] + l * p->step[partition][d]) * stride[d];
         }
         (*out)[i] = at < 0 ? -1 : at;
     }
@@ -152,8 +163,8 @@ static mth_status check_result(module *m, int i, int p, PJRT_Buffer *buffer) {
     }
     CHECK(wrong == 0);
     if (wrong)
-        printf("  %lld of %lld wrong on device %d, first at %lld: %s\n", (long long)wrong, (long long)n, m->device[p], (long long)at,
-               k->text);
+        printf("  %lld of %lld wrong on device %d, first at %lld: %s\n", (long long)wrong, (long long)n, m->device[p],
+            (long long)at, k->text);
     return NULL;
 }
 
@@ -182,7 +193,8 @@ static void shuffle(int n, int8_t *at) {
 /* `coarse` cut further by `axes` in any order */
 static mth__split further(mth__split coarse, const mth__placement *on, unsigned axes) {
     int first = coarse.naxes;
-    for (int x = 0; x < on->naxes; x++) if (axes >> x & 1) coarse.axis[coarse.naxes++] = (int8_t)x;
+    for (int x = 0; x < on->naxes; x++)
+        if (axes >> x & 1) coarse.axis[coarse.naxes++] = (int8_t)x;
     shuffle(coarse.naxes - first, coarse.axis + first);
     if (first == 0 && coarse.naxes == 1 && random_below(4) == 0)
         coarse = (mth__split){.naxes = 1, .axis = {coarse.axis[0]}, .cyclic = true};
@@ -191,21 +203,25 @@ static mth__split further(mth__split coarse, const mth__placement *on, unsigned 
 
 static bool random_channel(const mth__placement *on, mth__channel *c) {
     static const mth_dtype dtypes[] = {MTH_FLOAT32, MTH_FLOAT32, MTH_FLOAT32, MTH_INT32, MTH_INT64, MTH_BOOL};
-    *c = (mth__channel){.kind = (mth__channel_kind)random_below(MTH__BROADCAST), .algorithm = (mth__algorithm)random_below(MTH__ALGORITHMS),
-                        .dtype = dtypes[random_below((int)(sizeof dtypes / sizeof *dtypes))],
-                        .from = {.on = on}, .to = {.on = on}};
+    *c = (mth__channel){.kind = (mth__channel_kind)random_below(MTH__BROADCAST),
+        .algorithm = (mth__algorithm)random_below(MTH__ALGORITHMS),
+        .dtype = dtypes[random_below((int)(sizeof dtypes / sizeof *dtypes))],
+        .from = {.on = on},
+        .to = {.on = on}};
     c->shape.rank = 1 + random_below(4);
     if (c->kind == MTH__ALL_TO_ALL && c->shape.rank == 1) c->shape.rank = 2;
     for (int d = 0; d < c->shape.rank; d++) c->shape.dim[d] = random_below(12) ? 1 + random_below(13) : 0;
     if (c->kind == MTH__ALL_REDUCE && random_below(6) == 0) c->shape.rank = 0;
-    for (int x = 0; x < on->naxes; x++) if (on->dim[x] > 1 && random_below(2)) c->axes |= (uint8_t)(1 << x);
+    for (int x = 0; x < on->naxes; x++)
+        if (on->dim[x] > 1 && random_below(2)) c->axes |= (uint8_t)(1 << x);
     c->dim = (int8_t)random_below(c->shape.rank ? c->shape.rank : 1);
     do c->dim2 = (int8_t)random_below(c->shape.rank > 1 ? c->shape.rank : 2);
     while (c->dim2 == c->dim);
     /* the axes that take no part split some dimension, or none */
     int8_t rest[MTH__AXES];
     int n = 0;
-    for (int x = 0; x < on->naxes; x++) if (!(c->axes >> x & 1)) rest[n++] = (int8_t)x;
+    for (int x = 0; x < on->naxes; x++)
+        if (!(c->axes >> x & 1)) rest[n++] = (int8_t)x;
     shuffle(n, rest);
     for (int i = 0; i < n && c->shape.rank; i++) {
         mth__split *s = &c->from.dim[random_below(c->shape.rank)];
@@ -216,7 +232,8 @@ static bool random_channel(const mth__placement *on, mth__channel *c) {
         c->to.dim[d] = c->from.dim[d];
     }
     if (c->kind == MTH__ALL_GATHER) c->from.dim[c->dim] = further(c->from.dim[c->dim], on, c->axes);
-    if (c->kind == MTH__REDUCE_SCATTER || c->kind == MTH__ALL_TO_ALL) c->to.dim[c->dim] = further(c->to.dim[c->dim], on, c->axes);
+    if (c->kind == MTH__REDUCE_SCATTER || c->kind == MTH__ALL_TO_ALL)
+        c->to.dim[c->dim] = further(c->to.dim[c->dim], on, c->axes);
     if (c->kind == MTH__ALL_TO_ALL) c->from.dim[c->dim2] = further(c->from.dim[c->dim2], on, c->axes);
     if (c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER) {
         c->from.partial = c->axes;
@@ -239,8 +256,10 @@ static bool random_transfer(const mth__placement *on, mth__channel *c) {
     for (int side = 0; side < 2; side++) {
         mth__sharding *s = side ? &c->to : &c->from;
         unsigned axes[MTH__RANK] = {0};
-        for (int x = 0; x < on->naxes; x++) if (on->dim[x] > 1 && random_below(5)) axes[random_below(c->shape.rank)] |= 1u << x;
-        for (int d = 0; d < c->shape.rank; d++) s->dim[d] = further((mth__split){.grain = 1 + (random_below(4) ? 0 : random_below(3))}, on, axes[d]);
+        for (int x = 0; x < on->naxes; x++)
+            if (on->dim[x] > 1 && random_below(5)) axes[random_below(c->shape.rank)] |= 1u << x;
+        for (int d = 0; d < c->shape.rank; d++)
+            s->dim[d] = further((mth__split){.grain = 1 + (random_below(4) ? 0 : random_below(3))}, on, axes[d]);
         mth__sharding_canonical(s, c->shape);
     }
     mth_status s = mth__channel_check(c);
@@ -249,9 +268,11 @@ static bool random_transfer(const mth__placement *on, mth__channel *c) {
     return right && mth__is_exchange(c);
 }
 
-static const struct { int naxes; int64_t dim[3]; } meshes[] = {
-    {1, {1}}, {1, {2}}, {1, {3}}, {1, {4}}, {1, {5}}, {1, {7}}, {1, {8}}, {2, {2, 2}}, {2, {2, 3}}, {2, {3, 2}}, {2, {4, 2}}, {2, {1, 4}},
-    {3, {2, 2, 2}}, {3, {2, 1, 3}}};
+static const struct {
+    int naxes;
+    int64_t dim[3];
+} meshes[] = {{1, {1}}, {1, {2}}, {1, {3}}, {1, {4}}, {1, {5}}, {1, {7}}, {1, {8}}, {2, {2, 2}}, {2, {2, 3}},
+    {2, {3, 2}}, {2, {4, 2}}, {2, {1, 4}}, {3, {2, 2, 2}}, {3, {2, 1, 3}}};
 enum { MESHES = sizeof meshes / sizeof *meshes };
 
 static void run_random(mth__arena *arena, bool (*draw)(const mth__placement *, mth__channel *), bool steps) {
@@ -281,8 +302,10 @@ GUARDED(broadcasts) {
         for (int i = 0; i < n; i++) list[i] = n - 1 - i;
         for (int algorithm = MTH__RING; algorithm < MTH__ALGORITHMS; algorithm++)
             for (int inside = 0; inside < 2; inside++) {
-                mth__channel c = {.kind = MTH__BROADCAST, .algorithm = (mth__algorithm)algorithm, .dtype = MTH_FLOAT32,
-                                  .shape = {2, {7, 5}}};
+                mth__channel c = {.kind = MTH__BROADCAST,
+                    .algorithm = (mth__algorithm)algorithm,
+                    .dtype = MTH_FLOAT32,
+                    .shape = {2, {7, 5}}};
                 c.from.on = mth__place_device(m->mesh, inside ? n / 2 : n);
                 c.to.on = n == 1 ? mth__place_device(m->mesh, 0) : mth__place_list(m->mesh, n, list);
                 CHECK_STATUS(mth__channel_check(&c));
@@ -323,7 +346,8 @@ GUARDED(transfers_take_few_permutes) {
             busy[1][p] = mth__transfer_pieces(a, &c, p, &piece);
             for (int i = 0; i < busy[1][p]; i++) busy[0][piece[i].from_device]++;
         }
-        for (int i = 0; i < 2 * DEVICES; i++) if (busy[i / DEVICES][i % DEVICES] > most) most = busy[i / DEVICES][i % DEVICES];
+        for (int i = 0; i < 2 * DEVICES; i++)
+            if (busy[i / DEVICES][i % DEVICES] > most) most = busy[i / DEVICES][i % DEVICES];
         int64_t elements;
         CHECK(permutes(m->text.at, &elements) == most);
     }
@@ -332,8 +356,13 @@ GUARDED(transfers_take_few_permutes) {
 GUARDED(a_ring_moves_what_it_has_to) {
     for (int n = 2; n <= DEVICES; n++) {
         module *m = new_module(a, 1, (const int64_t[]){n}, 0);
-        mth__channel c = {.kind = MTH__ALL_REDUCE, .algorithm = MTH__RING, .dtype = MTH_FLOAT32, .shape = {2, {840, 3}},
-                          .from = {.on = m->on, .partial = 1}, .to = {.on = m->on}, .axes = 1};
+        mth__channel c = {.kind = MTH__ALL_REDUCE,
+            .algorithm = MTH__RING,
+            .dtype = MTH_FLOAT32,
+            .shape = {2, {840, 3}},
+            .from = {.on = m->on, .partial = 1},
+            .to = {.on = m->on},
+            .axes = 1};
         CHECK_STATUS(mth__channel_check(&c));
         add_case(m, &c);
         write_module(m, true);
@@ -349,8 +378,14 @@ GUARDED(rounds_have_as_few_permutes_as_they_can) {
         for (int kind = 0; kind < MTH__BROADCAST; kind++)
             for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
                 module *m = new_module(a, 1, (const int64_t[]){n}, 0);
-                mth__channel c = {.kind = (mth__channel_kind)kind, .algorithm = (mth__algorithm)algorithm, .dtype = MTH_FLOAT32,
-                                  .shape = {2, {840, 840}}, .from = {.on = m->on}, .to = {.on = m->on}, .axes = 1, .dim2 = 1};
+                mth__channel c = {.kind = (mth__channel_kind)kind,
+                    .algorithm = (mth__algorithm)algorithm,
+                    .dtype = MTH_FLOAT32,
+                    .shape = {2, {840, 840}},
+                    .from = {.on = m->on},
+                    .to = {.on = m->on},
+                    .axes = 1,
+                    .dim2 = 1};
                 mth__split split = {.naxes = 1, .grain = 1};
                 if (kind == MTH__ALL_REDUCE || kind == MTH__REDUCE_SCATTER) c.from.partial = 1;
                 if (kind == MTH__ALL_GATHER) c.from.dim[0] = split;
@@ -360,16 +395,18 @@ GUARDED(rounds_have_as_few_permutes_as_they_can) {
                 add_case(m, &c);
                 write_module(m, true);
                 mth__template t = mth__template_get(c.kind, c.algorithm, n);
-                int *busy = NEW_ARRAY(a, int, t.rounds * n * 2), least = 0;
+                int *busy = NEW_ARRAY(a, int, t.rounds *n * 2), least = 0;
                 for (int r = 0; r < n; r++) {
                     mth__step *step;
                     int count = mth__template_steps(a, &t, r, &step);
                     for (int i = 0; i < count; i++)
-                        if (step[i].peer != r) busy[(step[i].round * n + r) * 2]++, busy[(step[i].round * n + step[i].peer) * 2 + 1]++;
+                        if (step[i].peer != r)
+                            busy[(step[i].round * n + r) * 2]++, busy[(step[i].round * n + step[i].peer) * 2 + 1]++;
                 }
                 for (int k = 0; k < t.rounds; k++) {
                     int most = 0;
-                    for (int i = 0; i < 2 * n; i++) if (busy[k * n * 2 + i] > most) most = busy[k * n * 2 + i];
+                    for (int i = 0; i < 2 * n; i++)
+                        if (busy[k * n * 2 + i] > most) most = busy[k * n * 2 + i];
                     least += most;
                 }
                 int64_t elements;
@@ -382,8 +419,12 @@ GUARDED(rounds_have_as_few_permutes_as_they_can) {
 GUARDED(even_parts_need_no_order) {
     module *m = new_module(a, 2, (const int64_t[]){2, 4}, 0);
     for (int axis = 0; axis < 2; axis++) {
-        mth__channel c = {.kind = MTH__ALL_GATHER, .dtype = MTH_FLOAT32, .shape = {2, {16, 8}}, .from = {.on = m->on}, .to = {.on = m->on},
-                          .axes = (uint8_t)(1 << axis)};
+        mth__channel c = {.kind = MTH__ALL_GATHER,
+            .dtype = MTH_FLOAT32,
+            .shape = {2, {16, 8}},
+            .from = {.on = m->on},
+            .to = {.on = m->on},
+            .axes = (uint8_t)(1 << axis)};
         c.from.dim[0] = (mth__split){.naxes = 1, .axis = {(int8_t)axis}, .grain = 1};
         add_case(m, &c);
         if (axis) { /* the padding is at the end: a slice */

@@ -1,14 +1,13 @@
-/* Rows that read or write by id or position, as StableHLO against the reference engine: angles of far positions, ids wider than 32 bits,
- * parts that hold nothing. */
+/* Rows that read or write by id or position, as StableHLO against the reference engine: angles of far positions, ids
+ * wider than 32 bits, parts that hold nothing. */
 #include "hlo_case.h"
 
 static mth__arena *arena;
-static void run_in_arena(mth_status (*body)(void *)) {
-    CHECK_STATUS(mth__guard(body, NULL));
-}
+static void run_in_arena(mth_status (*body)(void *)) { CHECK_STATUS(mth__guard(body, NULL)); }
 static double *numbers(mth__shape s, int64_t below) { /* floats in [-1, 1], or ids */
     double *x = NEW_ARRAY(arena, double, mth__shape_size(s) + 1);
-    for (int64_t i = 0; i < mth__shape_size(s); i++) x[i] = below ? (double)(rand() % below) : (float)(2.0 * rand() / RAND_MAX - 1);
+    for (int64_t i = 0; i < mth__shape_size(s); i++)
+        x[i] = below ? (double)(rand() % below) : (float)(2.0 * rand() / RAND_MAX - 1);
     return x;
 }
 static mth__sharding cut(const hlo_module *m, int dim, bool cyclic) { /* over the only axis */
@@ -70,12 +69,16 @@ static mth_status ids(void *unused) {
         const mth_dtype dtype = trial & 1 ? MTH_INT64 : MTH_INT32;
         /* 5 of a vocabulary over 4 devices: 2, 2, 1, 0 */
         const mth__shape table = {2, {5, 3}}, at = {2, {4, 7}}, rows = {3, {4, 7, 3}}, wide = {3, {4, 7, 5}};
-        const mth__sharding whole = cut(m, -1, false), first = cut(m, 0, cyclic), second = cut(m, 1, cyclic), third = cut(m, 2, cyclic);
+        const mth__sharding whole = cut(m, -1, false), first = cut(m, 0, cyclic), second = cut(m, 1, cyclic),
+                            third = cut(m, 2, cyclic);
         const double *id = numbers(at, 5);
-        const hlo_in id_whole = {dtype, at, id, &whole}, id_first = {dtype, at, id, &first}, id_second = {dtype, at, id, &second};
-        const hlo_in t = {MTH_FLOAT32, table, numbers(table, 0), NULL}, dy = {MTH_FLOAT32, rows, numbers(rows, 0), NULL};
+        const hlo_in id_whole = {dtype, at, id, &whole}, id_first = {dtype, at, id, &first},
+                     id_second = {dtype, at, id, &second};
+        const hlo_in t = {MTH_FLOAT32, table, numbers(table, 0), NULL},
+                     dy = {MTH_FLOAT32, rows, numbers(rows, 0), NULL};
         const hlo_in x = {MTH_FLOAT32, wide, numbers(wide, 0), NULL}, dx = {MTH_FLOAT32, at, numbers(at, 0), NULL};
-#define ON(in, s) (hlo_in){(in).dtype, (in).shape, (in).data, &(s)}
+#define ON(in, s)                                                                                                      \
+    (hlo_in) { (in).dtype, (in).shape, (in).data, &(s) }
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, first), id_whole}, &whole));
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, second), id_whole}, &third));
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, whole), id_second}, &second));
@@ -97,9 +100,13 @@ TEST(ids_on_all_kinds_of_parts) { run_in_arena(ids); }
 
 static mth_status strangers(void *unused) {
     (void)unused;
-    static const struct { mth_dtype dtype; double id; int32_t told; } bad[] = {
-        {MTH_INT32, 5, 5}, {MTH_INT32, -1, -1}, {MTH_INT32, INT32_MIN, INT32_MIN + 1}, {MTH_INT32, INT32_MAX, INT32_MAX},
-        {MTH_INT64, -7, -7}, {MTH_INT64, 0x1p32, INT32_MAX}, {MTH_INT64, 0x1p32 + 2, INT32_MAX}, {MTH_INT64, -0x1p40, INT32_MIN + 1}};
+    static const struct {
+        mth_dtype dtype;
+        double id;
+        int32_t told;
+    } bad[] = {{MTH_INT32, 5, 5}, {MTH_INT32, -1, -1}, {MTH_INT32, INT32_MIN, INT32_MIN + 1},
+        {MTH_INT32, INT32_MAX, INT32_MAX}, {MTH_INT64, -7, -7}, {MTH_INT64, 0x1p32, INT32_MAX},
+        {MTH_INT64, 0x1p32 + 2, INT32_MAX}, {MTH_INT64, -0x1p40, INT32_MIN + 1}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         arena = mth__arena_new();
         hlo_module *m = hlo_begin(arena, 1, (int64_t[]){2});
@@ -109,7 +116,8 @@ static mth_status strangers(void *unused) {
         const mth__shape at = {1, {3}}, table = {2, {5, 2}}, x = {2, {3, 5}}, dy = {2, {3, 2}};
         const hlo_in id = {bad[i].dtype, at, (double[]){4, bad[i].id, 0}, &whole};
         const mth__attrs v = {.i = {5}};
-        TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, numbers(table, 0), &first}, id}, &whole));
+        TRY(hlo_add(
+            m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, numbers(table, 0), &first}, id}, &whole));
         TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id, {MTH_FLOAT32, dy, numbers(dy, 0), &whole}}, &whole));
         TRY(hlo_add(m, MTH__ROW_pick, NULL, 2, (hlo_in[]){{MTH_FLOAT32, x, numbers(x, 0), &whole}, id}, &whole));
         TRY(hlo_add(m, MTH__ROW_pick_grad, &v, 2, (hlo_in[]){id, {MTH_FLOAT32, at, numbers(at, 0), &whole}}, &whole));
@@ -128,22 +136,30 @@ static mth_status nothing(void *unused) {
     const mth__sharding whole[3] = {cut(m, -1, false), cut(m, -1, false), cut(m, -1, false)};
     const mth__shape table = {2, {5, 3}}, none = {1, {0}}, rows = {2, {0, 3}}, empty = {2, {5, 0}};
     const double *x = numbers(table, 0), valid[] = {0, 1};
-    TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, x, whole}, {MTH_INT32, none, x, whole}}, whole));
+    TRY(hlo_add(
+        m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, x, whole}, {MTH_INT32, none, x, whole}}, whole));
     TRY(hlo_add(m, MTH__ROW_gather_grad, &(mth__attrs){.i = {5}}, 2,
-                (hlo_in[]){{MTH_INT64, none, x, whole}, {MTH_FLOAT32, rows, x, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_pick, NULL, 2, (hlo_in[]){{MTH_FLOAT32, rows, x, whole}, {MTH_INT32, none, x, whole}}, whole));
+        (hlo_in[]){{MTH_INT64, none, x, whole}, {MTH_FLOAT32, rows, x, whole}}, whole));
+    TRY(hlo_add(
+        m, MTH__ROW_pick, NULL, 2, (hlo_in[]){{MTH_FLOAT32, rows, x, whole}, {MTH_INT32, none, x, whole}}, whole));
     TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.i = {0, 4}}, 0, NULL, whole));
     TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.i = {4, 0}}, 0, NULL, whole));
     TRY(hlo_add(m, MTH__ROW_rope, &(mth__attrs){.f = {100}}, 1, (hlo_in[]){{MTH_FLOAT32, empty, x, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_moe_rows, &(mth__attrs){.i = {3}}, 1, (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_moe_capacity, &(mth__attrs){.i = {3, 2}}, 1, (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_moe_combine, NULL, 4, (hlo_in[]){{MTH_FLOAT32, {3, {2, 0, 3}}, x, whole}, {MTH_INT32, {2, {2, 0}}, x, whole},
-        {MTH_FLOAT32, {2, {0, 2}}, x, whole}, {MTH_INT32, {2, {0, 2}}, x, whole}}, whole));
-    const hlo_in q = {MTH_FLOAT32, {5, {1, 2, 1, 2, 1}}, x, whole}, k = {MTH_FLOAT32, {4, {1, 0, 1, 1}}, x, whole}; /* no keys */
+    TRY(hlo_add(
+        m, MTH__ROW_moe_rows, &(mth__attrs){.i = {3}}, 1, (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}}, whole));
+    TRY(hlo_add(m, MTH__ROW_moe_capacity, &(mth__attrs){.i = {3, 2}}, 1, (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}},
+        whole));
+    TRY(hlo_add(m, MTH__ROW_moe_combine, NULL, 4,
+        (hlo_in[]){{MTH_FLOAT32, {3, {2, 0, 3}}, x, whole}, {MTH_INT32, {2, {2, 0}}, x, whole},
+            {MTH_FLOAT32, {2, {0, 2}}, x, whole}, {MTH_INT32, {2, {0, 2}}, x, whole}},
+        whole));
+    /* no keys */
+    const hlo_in q = {MTH_FLOAT32, {5, {1, 2, 1, 2, 1}}, x, whole}, k = {MTH_FLOAT32, {4, {1, 0, 1, 1}}, x, whole};
     TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.f = {1}}, 3, (hlo_in[]){q, k, k}, whole));
     TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.i = {1}, .f = {1}}, 4,
-                (hlo_in[]){q, {MTH_FLOAT32, {4, {1, 2, 1, 1}}, x, whole}, {MTH_FLOAT32, {4, {1, 2, 1, 0}}, x, whole},
-                           {MTH_INT32, {2, {1, 2}}, valid, whole}}, whole));
+        (hlo_in[]){q, {MTH_FLOAT32, {4, {1, 2, 1, 1}}, x, whole}, {MTH_FLOAT32, {4, {1, 2, 1, 0}}, x, whole},
+            {MTH_INT32, {2, {1, 2}}, valid, whole}},
+        whole));
     TRY(hlo_run(m));
     mth__arena_free(arena);
     return NULL;
@@ -164,18 +180,22 @@ static mth_status unseen(void *unused) { /* queries that see no key: the first o
         most[i] = unseen_by ? -INFINITY : 1.5;
         sum[i] = unseen_by ? 0 : 1.2;
     }
-    const mth__sharding whole[3] = {cut(m, -1, false), cut(m, -1, false), cut(m, -1, false)}, by[3] = {cut(m, 1, false), cut(m, 1, false), cut(m, 1, false)};
+    const mth__sharding whole[3] = {cut(m, -1, false), cut(m, -1, false), cut(m, -1, false)},
+                        by[3] = {cut(m, 1, false), cut(m, 1, false), cut(m, 1, false)};
     const mth__sharding grad[3] = {by[0], whole[0], whole[0]};
     for (int i = 0; i < 3; i++) {
         const mth_dtype mask = (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[i];
         const hlo_in qkv[] = {{MTH_FLOAT32, q, numbers(q, 0), by}, {MTH_FLOAT32, k, numbers(k, 0), whole},
-                              {MTH_FLOAT32, v, numbers(v, 0), whole}, {mask, seen_by, seen, whole}};
+            {MTH_FLOAT32, v, numbers(v, 0), whole}, {mask, seen_by, seen, whole}};
         const mth__attrs a = {.i = {1}, .f = {0.7}};
         TRY(hlo_add(m, MTH__ROW_attention, &a, 4, qkv, by));
         double *of = numbers(o, 0);
-        for (int j = 0; j < 60; j++) if (sum[j / 3] == 0) of[j] = 0;
-        TRY(hlo_add(m, MTH__ROW_attention_grad, &a, 8, (hlo_in[]){qkv[0], qkv[1], qkv[2], {MTH_FLOAT32, o, of, by},
-            {MTH_FLOAT32, l, most, by}, {MTH_FLOAT32, l, sum, by}, {MTH_FLOAT32, o, numbers(o, 0), by}, qkv[3]}, grad));
+        for (int j = 0; j < 60; j++)
+            if (sum[j / 3] == 0) of[j] = 0;
+        TRY(hlo_add(m, MTH__ROW_attention_grad, &a, 8,
+            (hlo_in[]){qkv[0], qkv[1], qkv[2], {MTH_FLOAT32, o, of, by}, {MTH_FLOAT32, l, most, by},
+                {MTH_FLOAT32, l, sum, by}, {MTH_FLOAT32, o, numbers(o, 0), by}, qkv[3]},
+            grad));
     }
     TRY(hlo_run(m));
     mth__arena_free(arena);

@@ -1,13 +1,13 @@
-/* Mixture of experts as StableHLO against the reference engine: random experts (a token may have one twice, or none), rows in the blocks in
- * which devices fill them, NaN in all that rows leave unused, parts of tokens, experts and widths. */
+/* Mixture of experts as StableHLO against the reference engine: random experts (a token may have one twice, or none),
+ * rows in the blocks in which devices fill them, NaN in all that rows leave unused, parts of tokens, experts and
+ * widths. */
 #include "hlo_case.h"
 #include "operator_examples.h"
 
 static mth__arena *arena;
-static void run_in_arena(mth_status (*body)(void *)) {
-    CHECK_STATUS(mth__guard(body, NULL));
-}
-static mth__sharding split_by(const hlo_module *m, const char *letters, const char *cut, bool cyclic) { /* cut: by axis; '-': no letter */
+static void run_in_arena(mth_status (*body)(void *)) { CHECK_STATUS(mth__guard(body, NULL)); }
+/* cut: by axis; '-': no letter */
+static mth__sharding split_by(const hlo_module *m, const char *letters, const char *cut, bool cyclic) {
     mth__sharding s = {.on = m->mesh->whole};
     mth__shape shape = {0};
     for (const char *c = letters; *c && *c != ','; c++, shape.rank++) {
@@ -23,11 +23,13 @@ static mth__sharding split_by(const hlo_module *m, const char *letters, const ch
     return s;
 }
 
-typedef struct { double *experts, *rows; } routing;
+typedef struct {
+    double *experts, *rows;
+} routing;
 /* Rows of the blocks of t that `split` makes. */
 static routing draw_routing(hlo_module *m, const mth__sharding *split, bool dropped) {
     const int64_t t = size['t'], k = size['k'], e = size['e'];
-    routing r = {NEW_ARRAY(arena, double, t * k), NEW_ARRAY(arena, double, e * t)};
+    routing r = {NEW_ARRAY(arena, double, t *k), NEW_ARRAY(arena, double, e *t)};
     for (int64_t i = 0; i < t * k; i++) r.experts[i] = dropped && !draw(0, 4) ? -1 : (double)draw(0, e - 1);
     for (int64_t i = 0; i < e * t; i++) r.rows[i] = -1;
     for (int64_t x = 0; x < e; x++)
@@ -52,7 +54,8 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
     if (x->attrs) x->attrs(size, &a);
     const mth__op *op = mth__op_at((size_t)x->row);
     hlo_in in[MTH__MAX_IN];
-    mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT), blocks = split_by(m, "et", cut, cyclic);
+    mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT),
+                  blocks = split_by(m, "et", cut, cyclic);
     if (!strchr(cut, 't') && draw(0, 1)) { /* made in blocks, whole now */
         char other[MTH__AXES + 1] = "----";
         other[draw(0, m->mesh->naxes - 1)] = 't';
@@ -66,10 +69,14 @@ static mth_status add_example(hlo_module *m, const example *x, const char *cut, 
         s[nin] = split_by(m, c, cut, cyclic);
         for (; *c && *c != ','; c++) shape.dim[shape.rank++] = size[(int)*c];
         c = *c ? c + 1 : NULL;
-        double *data = kind == 'w' ? r.rows : kind == 'e' || kind == 'E' ? r.experts : NEW_ARRAY(arena, double, mth__shape_size(shape));
+        double *data = kind == 'w'       ? r.rows
+            : kind == 'e' || kind == 'E' ? r.experts
+                                         : NEW_ARRAY(arena, double, mth__shape_size(shape));
         const int64_t width = shape.rank == 3 ? shape.dim[2] : 1;
         for (int64_t i = 0; (kind == 'r' || kind == 'R') && i < mth__shape_size(shape); i++)
-            data[i] = kind == 'R' && r.rows[i / width] < 0 ? NAN : x->row == MTH__ROW_moe_route ? (double)draw(0, 3) : normal();
+            data[i] = kind == 'R' && r.rows[i / width] < 0 ? NAN
+                : x->row == MTH__ROW_moe_route             ? (double)draw(0, 3)
+                                                           : normal();
         in[nin] = (hlo_in){kind == 'r' || kind == 'R' ? MTH_FLOAT32 : MTH_INT32, shape, data, &s[nin]};
     }
     const char *factors = op->factors ? strstr(op->factors, "->") + 2 : "eto"; /* moe_matmul has a rule */
@@ -91,7 +98,10 @@ static void draw_cut(const hlo_module *m, const example *x, char *cut) {
 }
 static mth_status random_parts(void *unused) {
     (void)unused;
-    static const struct { int naxes; int64_t dim[2]; } mesh[] = {{1, {1}}, {1, {3}}, {1, {4}}, {2, {2, 2}}, {1, {2}}};
+    static const struct {
+        int naxes;
+        int64_t dim[2];
+    } mesh[] = {{1, {1}}, {1, {3}}, {1, {4}}, {2, {2, 2}}, {1, {2}}};
     for (int trial = 0; trial < 20; trial++) {
         srand((unsigned)trial);
         arena = mth__arena_new();
@@ -118,7 +128,8 @@ static mth_status ties(void *unused) {
     hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
     const mth__sharding whole[2] = {{.on = m->mesh->whole}, {.on = m->mesh->whole}};
     for (int64_t k = 1; k <= 4; k++)
-        TRY(hlo_add(m, MTH__ROW_moe_route, &(mth__attrs){.i = {k}}, 1, (hlo_in[]){{MTH_FLOAT32, {2, {4, 4}}, x, whole}}, whole));
+        TRY(hlo_add(m, MTH__ROW_moe_route, &(mth__attrs){.i = {k}}, 1, (hlo_in[]){{MTH_FLOAT32, {2, {4, 4}}, x, whole}},
+            whole));
     TRY(hlo_run(m));
     mth__arena_free(arena);
     return NULL;

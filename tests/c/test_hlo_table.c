@@ -1,6 +1,7 @@
-/* Every row of the catalog, whole and split over devices, as programs that XLA runs: planned, proved, loaded and run as a model's are, and
- * compared with the reference engine on the same program. Where a part is smaller than the largest, XLA's is padded; operands come with NaN
- * (ids with junk) in that padding, which nothing may let through. Then communication between random shardings, likewise. */
+/* Every row of the catalog, whole and split over devices, as programs that XLA runs: planned, proved, loaded and run as
+ * a model's are, and compared with the reference engine on the same program. Where a part is smaller than the largest,
+ * XLA's is padded; operands come with NaN (ids with junk) in that padding, which nothing may let through. Then
+ * communication between random shardings, likewise. */
 #include "distribute/choice.h"
 #include "engine/engine.h"
 #include "cpu_plugin.h"
@@ -8,16 +9,18 @@
 #include "operator_examples.h"
 #include <inttypes.h>
 
-typedef struct { const char *row, *how; } origin; /* of an output, for messages */
+typedef struct {
+    const char *row, *how;
+} origin; /* of an output, for messages */
 /* A program in the making. */
 typedef struct {
     mth__arena *arena;
     mth__graph *graph;
     const mth__placement *all;
     mth__builder b;
-    mth__value *zero;            /* an input, (): 0 */
-    VEC(const double *) data;    /* by input: the whole tensor, row-major */
-    VEC(origin) of;              /* by output */
+    mth__value *zero;         /* an input, (): 0 */
+    VEC(const double *) data; /* by input: the whole tensor, row-major */
+    VEC(origin) of;           /* by output */
 } sheet;
 
 static mth_status new_sheet(sheet *s, int naxes, const int64_t *dim) {
@@ -29,15 +32,17 @@ static mth_status new_sheet(sheet *s, int naxes, const int64_t *dim) {
     s->b = (mth__builder){.graph = s->graph, .region = -1, .stage = -1, .microbatch = -1};
     return NULL;
 }
-static mth__value *add_input(sheet *s, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, const double *data) {
-    mth__value *v = mth__graph_value(s->graph, MTH__VALUE_INPUT, mth__format(s->arena, "in%zu", s->data.n), dtype, shape);
+static mth__value *add_input(
+    sheet *s, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, const double *data) {
+    mth__value *v =
+        mth__graph_value(s->graph, MTH__VALUE_INPUT, mth__format(s->arena, "in%zu", s->data.n), dtype, shape);
     v->sharding = *sharding;
     PUSH(s->arena, s->data, data);
     return v;
 }
 /* A node whose results all have this sharding, and which wants its operands as they are. */
-static mth_status add_node(sheet *s, int row, const mth__attrs *attrs, int nin, mth__value *const *in, const mth__sharding *sharding,
-                           mth__value **out) {
+static mth_status add_node(sheet *s, int row, const mth__attrs *attrs, int nin, mth__value *const *in,
+    const mth__sharding *sharding, mth__value **out) {
     s->b.on = sharding->on;
     s->b.module = mth__op_at((size_t)row)->name;
     TRY(mth__build(&s->b, mth__op_at((size_t)row), attrs, nin, in, out));
@@ -62,7 +67,7 @@ static void add_output(sheet *s, mth__value *v, const char *row, const char *how
 /* rows[e, t] as devices fill them that hold blocks of t: each from the first row of its block on. */
 static const double *rows_in_blocks(mth__arena *arena, const mth__sharding *blocks) {
     const int64_t e = size['e'], t = size['t'];
-    double *rows = NEW_ARRAY(arena, double, e * t);
+    double *rows = NEW_ARRAY(arena, double, e *t);
     for (int64_t i = 0; i < e * t; i++) rows[i] = -1;
     for (int p = 0; p < blocks->on->count; p++) {
         int64_t start[MTH__RANK], step[MTH__RANK];
@@ -83,13 +88,16 @@ static const double *draw_values(mth__arena *arena, char kind, mth__shape shape,
     double *x = NEW_ARRAY(arena, double, n + 1);
     if (kind == 'w') return rows;
     for (int64_t i = 0; i < n; i++) {
-        if (kind == 'e' || kind == 'E') x[i] = (double)chosen[i];
-        else x[i] = kind == 'R' && rows[i / (n / tokens)] < 0 ? NAN : draw_value(kind); /* nobody may read it */
+        if (kind == 'e' || kind == 'E')
+            x[i] = (double)chosen[i];
+        else
+            x[i] = kind == 'R' && rows[i / (n / tokens)] < 0 ? NAN : draw_value(kind); /* nobody may read it */
         if (specials && strchr("rpuR", kind) && draw(0, 4) == 0) x[i] = special[draw(0, specials - 1)];
     }
     return x;
 }
-/* The same value with NaN, or ids of no meaning, in the padding of its parts: that of inputs is zeros, where x * c / c is not x. */
+/* The same value with NaN, or ids of no meaning, in the padding of its parts: that of inputs is zeros, where x * c / c
+ * is not x. */
 static mth_status spoil_padding(sheet *s, mth__value **v) {
     const mth__shape shape = (*v)->shape;
     const mth_dtype dtype = (*v)->dtype;
@@ -100,7 +108,8 @@ static mth_status spoil_padding(sheet *s, mth__value **v) {
         TRY(add_node2(s, MTH__ROW_mul, *v, power, v));
         return add_node2(s, MTH__ROW_div, *v, power, v);
     }
-    if (!s->zero) s->zero = add_input(s, MTH_FLOAT32, (mth__shape){0}, &(mth__sharding){.on = s->all}, NEW(s->arena, double));
+    if (!s->zero)
+        s->zero = add_input(s, MTH_FLOAT32, (mth__shape){0}, &(mth__sharding){.on = s->all}, NEW(s->arena, double));
     TRY(add_node2(s, MTH__ROW_equal, power, s->zero, &is));
     TRY(add_node1(s, MTH__ROW_scale, (mth__attrs){.f = {junk}}, is, &is));
     TRY(add_node1(s, MTH__ROW_cast, (mth__attrs){.i = {MTH_FLOAT32}}, *v, v));
@@ -110,7 +119,11 @@ static mth_status spoil_padding(sheet *s, mth__value **v) {
 
 /* ---------------------------------------------------------------- examples */
 /* An example with its sizes drawn: a node by itself. */
-typedef struct { const example *x; mth__node node; mth__rule rule; } drawn;
+typedef struct {
+    const example *x;
+    mth__node node;
+    mth__rule rule;
+} drawn;
 
 static mth_status draw_example(mth__arena *arena, const example *x, drawn *d) {
     draw_sizes(5);
@@ -136,14 +149,17 @@ static mth_status draw_example(mth__arena *arena, const example *x, drawn *d) {
     return NULL;
 }
 
-static struct { bool ran, may_split, split, padded; int examples, accumulated; } seen[MTH__ROW_COUNT];
+static struct {
+    bool ran, may_split, split, padded;
+    int examples, accumulated;
+} seen[MTH__ROW_COUNT];
 
 static const char *how_text(sheet *s, const drawn *d, mth__value *const *in) {
     mth__text t = mth__text_new(s->arena);
     mth__text_add(&t, "%s", d->x->shapes ? d->x->shapes : "");
     for (int j = 0; j < d->node.nin; j++)
         mth__text_add(&t, " %s%s", mth__shape_text(s->arena, in[j]->shape),
-                      mth__sharding_text(s->arena, &in[j]->sharding, in[j]->shape.rank));
+            mth__sharding_text(s->arena, &in[j]->sharding, in[j]->shape.rank));
     return t.at;
 }
 static void lay_out(const drawn *d, const mth__assignment *a, const mth__node *n) {
@@ -176,12 +192,14 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
         sharding[j] = mth__assigned(&d->rule, d->rule.in[j], d->rule.in_unit[j], a, d->node.in[j]->shape, s->all);
         if (d->x->kinds[j] != 'w') continue;
         mth__sharding blocks = sharding[j];
-        if (!blocks.dim[1].naxes && draw(0, 1)) blocks = (mth__sharding){.on = s->all, .dim[1] = {.naxes = 1}}; /* gathered from devices */
+        /* gathered from devices */
+        if (!blocks.dim[1].naxes && draw(0, 1)) blocks = (mth__sharding){.on = s->all, .dim[1] = {.naxes = 1}};
         rows = rows_in_blocks(s->arena, &blocks);
     }
     for (int j = 0; j < d->node.nin; j++) {
         const mth__shape shape = d->node.in[j]->shape;
-        in[j] = add_input(s, d->node.in[j]->dtype, shape, &sharding[j], draw_values(s->arena, d->x->kinds[j], shape, rows));
+        in[j] =
+            add_input(s, d->node.in[j]->dtype, shape, &sharding[j], draw_values(s->arena, d->x->kinds[j], shape, rows));
         split |= mth__sharding_axes(&sharding[j], shape.rank) != 0;
         if (mth__sharding_even(shape, &sharding[j])) continue;
         padded = true;
@@ -199,8 +217,10 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
         mth__value *leaves = out[k];
         mth__sharding whole = *to;
         whole.partial = whole.reduce = 0;
-        if (to->partial) TRY(add_node(s, MTH__ROW_all_reduce, &(mth__attrs){.i = {to->partial}}, 1, &out[k], &whole, &leaves));
-        else if ((n->op->flags & MTH__ALIAS) && draw(0, 1)) TRY(add_node1(s, MTH__ROW_copy, (mth__attrs){0}, out[k], &leaves));
+        if (to->partial)
+            TRY(add_node(s, MTH__ROW_all_reduce, &(mth__attrs){.i = {to->partial}}, 1, &out[k], &whole, &leaves));
+        else if ((n->op->flags & MTH__ALIAS) && draw(0, 1))
+            TRY(add_node1(s, MTH__ROW_copy, (mth__attrs){0}, out[k], &leaves));
         add_output(s, leaves, n->op->name, how);
     }
     seen[d->x->row].ran = true;
@@ -213,9 +233,11 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
 static bool may_deal(const drawn *d, int f) {
     if (d->x->row >= MTH__ROW_moe_route && d->rule.factor[f].letter == 't') return false;
     for (int j = 0; j < d->node.nin; j++)
-        for (int i = 0; i < d->node.in[j]->shape.rank; i++) if (d->rule.in[j][i] == f && d->rule.in_unit[j][i] > 1) return false;
+        for (int i = 0; i < d->node.in[j]->shape.rank; i++)
+            if (d->rule.in[j][i] == f && d->rule.in_unit[j][i] > 1) return false;
     for (int k = 0; k < d->node.nout; k++)
-        for (int i = 0; i < d->node.out[k]->shape.rank; i++) if (d->rule.out[k][i] == f && d->rule.out_unit[k][i] > 1) return false;
+        for (int i = 0; i < d->node.out[k]->shape.rank; i++)
+            if (d->rule.out[k][i] == f && d->rule.out_unit[k][i] > 1) return false;
     return true;
 }
 static bool may_split(drawn *d, int f) {
@@ -229,7 +251,10 @@ static void split_factor(mth__assignment *a, int f, int axis, bool dealt) {
     s->cyclic = dealt;
 }
 /* Whole, and each factor split on one of the meshes of one axis; on that of two axes two factors, or one twice. */
-static const struct { int naxes; int64_t dim[2]; } meshes[] = {{1, {2}}, {1, {3}}, {1, {4}}, {2, {2, 2}}};
+static const struct {
+    int naxes;
+    int64_t dim[2];
+} meshes[] = {{1, {2}}, {1, {3}}, {1, {4}}, {2, {2, 2}}};
 enum { MESHES = sizeof meshes / sizeof *meshes, LINES = MESHES - 1 };
 
 static mth_status add_on_line(sheet *s, int m, int x) {
@@ -239,9 +264,11 @@ static mth_status add_on_line(sheet *s, int m, int x) {
     for (int f = 0, n = d.rule.n; f < n; f++) {
         if ((x + f) % LINES != m) continue;
         int again = (int)draw(0, 3); /* uneven rather than even */
-        do TRY(draw_example(s->arena, &examples[x], &d)); while (f < d.rule.n && d.rule.factor[f].size % s->all->count == 0 && again--);
+        do TRY(draw_example(s->arena, &examples[x], &d));
+        while (f < d.rule.n && d.rule.factor[f].size % s->all->count == 0 && again--);
         if (!may_split(&d, f)) continue;
-        const bool expert = d.x->row >= MTH__ROW_moe_route && d.rule.factor[f].letter == 'e'; /* both in blocks and dealt */
+        /* both in blocks and dealt */
+        const bool expert = d.x->row >= MTH__ROW_moe_route && d.rule.factor[f].letter == 'e';
         for (int dealt = !expert && may_deal(&d, f) && draw(0, 2) == 0; dealt < 2; dealt++) {
             mth__assignment a = {0};
             split_factor(&a, f, 0, dealt);
@@ -263,13 +290,16 @@ static mth_status add_on_grid(sheet *s, int x) {
 }
 
 /* ---------------------------------------------------------------- both engines */
-/* XLA's machine code is not optimized: making it takes nearly all of the test's time, and what it is made of is what is tested. */
-static mth_status open_engine(mth__arena *arena, const mth__engine_vtable *vt, const mth__mesh *mesh, mth__engine **out) {
+/* XLA's machine code is not optimized: making it takes nearly all of the test's time, and what it is made of is what is
+ * tested. */
+static mth_status open_engine(
+    mth__arena *arena, const mth__engine_vtable *vt, const mth__mesh *mesh, mth__engine **out) {
     static const char *const level[] = {"xla_backend_optimization_level"};
     const mth_arg none = mth_int(0);
     mth_arg dim[MTH__AXES], *value;
     for (int a = 0; a < mesh->naxes; a++) dim[a] = mth_int(mesh->dim[a]);
-    const mth_option option[] = {{"device_mesh", mth_list((size_t)mesh->naxes, dim)}, {"compile_options", mth_dict(1, level, &none)}};
+    const mth_option option[] = {
+        {"device_mesh", mth_list((size_t)mesh->naxes, dim)}, {"compile_options", mth_dict(1, level, &none)}};
     TRY(mth__options_read(arena, "backend", vt->options, option, vt == &mth__engine_pjrt ? 2 : 1, &value));
     return vt->open(&(mth__engine_setup){mesh, vt->options, value}, out);
 }
@@ -299,7 +329,8 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
         }
         TRY(vt->run(x, entry, exit, NULL));
     }
-    for (size_t i = 0; i < p->entry.n * (size_t)devices; i++) if (entry[i]) vt->buffer_release(entry[i]);
+    for (size_t i = 0; i < p->entry.n * (size_t)devices; i++)
+        if (entry[i]) vt->buffer_release(entry[i]);
     vt->unload(x);
     vt->close(engine);
     return NULL;
@@ -379,8 +410,8 @@ static mth_status rows_body(void *unused) {
 }
 TEST(every_row_whole_and_split) { CHECK_STATUS(mth__guard(rows_body, NULL)); }
 
-/* Attention is left out: what its mask hides has rules of its own. Gradients are sums of products that each engine orders as it likes:
-   where one with infinity is infinity and where it is NaN is left to them. */
+/* Attention is left out: what its mask hides has rules of its own. Gradients are sums of products that each engine
+   orders as it likes: where one with infinity is infinity and where it is NaN is left to them. */
 static mth_status specials_body(void *unused) {
     (void)unused;
     mth__plugin *has;
@@ -409,9 +440,11 @@ enum { PAIRS = 16 };
 static const mth__placement *draw_placement(const sheet *s) {
     const int devices = s->all->count, one = (int)draw(0, devices - 1);
     if (draw(0, 5)) return s->all;
-    return draw(0, 1) ? mth__place_device(s->graph->mesh, one) : mth__place_list(s->graph->mesh, 2, (int32_t[]){one, (one + 1) % devices});
+    return draw(0, 1) ? mth__place_device(s->graph->mesh, one)
+                      : mth__place_list(s->graph->mesh, 2, (int32_t[]){one, (one + 1) % devices});
 }
-/* Each axis splits a dimension, or none; with `partial` (bits) not those. Of one axis the elements may be dealt, or come in grains. */
+/* Each axis splits a dimension, or none; with `partial` (bits) not those. Of one axis the elements may be dealt, or
+ * come in grains. */
 static mth__sharding draw_sharding(const mth__placement *on, mth__shape shape, uint8_t partial) {
     mth__sharding s = {.on = on, .partial = partial};
     const int first = (int)draw(0, 1);
@@ -438,7 +471,8 @@ static mth_status add_pair(sheet *s) {
         wide.dim[d + 1] = shape.dim[d];
         terms.dim[d + 1] = from.dim[d];
     }
-    for (int a = 0; a < on->naxes; a++) if (partial >> a & 1) terms.dim[0].axis[terms.dim[0].naxes++] = (int8_t)a;
+    for (int a = 0; a < on->naxes; a++)
+        if (partial >> a & 1) terms.dim[0].axis[terms.dim[0].naxes++] = (int8_t)a;
     mth__sharding_canonical(&terms, wide);
     mth__value *x = add_input(s, MTH_FLOAT32, wide, &terms, draw_values(s->arena, 'r', wide, NULL)), *y;
     if (!mth__sharding_even(wide, &terms)) TRY(spoil_padding(s, &x));
@@ -447,8 +481,8 @@ static mth_status add_pair(sheet *s) {
     if (from.partial) x->sharding.reduce = row == MTH__ROW_reduce_sum ? MTH__REDUCE_SUM : MTH__REDUCE_MAX;
     TRY(add_node(s, MTH__ROW_copy, NULL, 1, &x, &want, &y));
     y->node->need[0] = want;
-    const char *how = mth__format(s->arena, "%s %s, to %s", mth__shape_text(s->arena, shape), mth__where_text(s->arena, &from, shape.rank),
-                                  mth__where_text(s->arena, &want, shape.rank));
+    const char *how = mth__format(s->arena, "%s %s, to %s", mth__shape_text(s->arena, shape),
+        mth__where_text(s->arena, &from, shape.rank), mth__where_text(s->arena, &want, shape.rank));
     add_output(s, y, mth__op_at((size_t)row)->name, how);
     return NULL;
 }
@@ -465,7 +499,8 @@ static mth_status pairs_body(void *unused) {
         TRY(mth__reshard(s.graph, &(mth__distribute_options){0}));
         for (size_t i = 0; i < s.graph->node.n; i++) found[s.graph->node.at[i]->op->row]++;
         mth__emit_options options = {.overlap = round % 2};
-        for (int k = 0; k < MTH__TRANSFER; k++) options.algorithm[k] = mth__algorithm_names[(round + k) % MTH__ALGORITHMS];
+        for (int k = 0; k < MTH__TRANSFER; k++)
+            options.algorithm[k] = mth__algorithm_names[(round + k) % MTH__ALGORITHMS];
         TRY(run_sheet(&s, &options));
         mth__arena_free(s.arena);
     }

@@ -2,7 +2,13 @@
 #include "kernel_case.h"
 
 /* ---- attention: the gradient is given the forward's own results */
-typedef struct { struct { int64_t b, s, g, r, d, t, e; } of; int64_t s_global, s_start, s_step, t_start; int causal, mask; } attention;
+typedef struct {
+    struct {
+        int64_t b, s, g, r, d, t, e;
+    } of;
+    int64_t s_global, s_start, s_step, t_start;
+    int causal, mask;
+} attention;
 static int attend(const char *file, int line, attention a, bool grad) {
     const double scale = 1 / sqrt((double)a.of.d);
     tensor q = F32(a.of.b, a.of.s, a.of.g, a.of.r, a.of.d), k = F32(a.of.b, a.of.t, a.of.g, a.of.d),
@@ -16,8 +22,8 @@ static int attend(const char *file, int line, attention a, bool grad) {
     tensor o = TO(a.of.b, a.of.s, a.of.g, a.of.r, a.of.e), most = TO(a.of.b, a.of.s, a.of.g, a.of.r),
            sum = TO(a.of.b, a.of.s, a.of.g, a.of.r);
     if (a.s_global) o = part(o, 1, a.s_global, a.s_start, a.s_step);
-    test_case f = {ROW(attention), .attrs = {.i = {a.causal}, .f = {scale}}, .nin = 3 + (a.mask != 0), .in = {q, k, v, mask}, OUT(o, most, sum),
-        .tolerance = 5e-6};
+    test_case f = {ROW(attention), .attrs = {.i = {a.causal}, .f = {scale}}, .nin = 3 + (a.mask != 0),
+        .in = {q, k, v, mask}, OUT(o, most, sum), .tolerance = 5e-6};
     if (!grad) return check_at(file, line, f);
     mth__ref_call c = {.op = mth__op_at(MTH__ROW_attention),
         .attrs = &f.attrs,
@@ -27,37 +33,44 @@ static int attend(const char *file, int line, attention a, bool grad) {
         .out = {ref_value(&o), ref_value(&most), ref_value(&sum)}};
     CHECK_STATUS(mth__ref_rows[MTH__ROW_attention](&c));
     for (int64_t i = 0; i < o.n; i++) set(&o, i, known(&o, i));
-    for (int64_t i = 0; i < most.n; i++) { set(&most, i, known(&most, i)); set(&sum, i, known(&sum, i)); }
+    for (int64_t i = 0; i < most.n; i++) {
+        set(&most, i, known(&most, i));
+        set(&sum, i, known(&sum, i));
+    }
     return check_at(file, line,
         (test_case){ROW(attention_grad), .attrs = f.attrs, .nin = 7 + (a.mask != 0),
             .in = {q, k, v, o, most, sum, F32(a.of.b, a.of.s, a.of.g, a.of.r, a.of.e), mask},
-            OUT(TO(a.of.b, a.of.s, a.of.g, a.of.r, a.of.d), TO(a.of.b, a.of.t, a.of.g, a.of.d), TO(a.of.b, a.of.t, a.of.g, a.of.e)),
+            OUT(TO(a.of.b, a.of.s, a.of.g, a.of.r, a.of.d), TO(a.of.b, a.of.t, a.of.g, a.of.d),
+                TO(a.of.b, a.of.t, a.of.g, a.of.e)),
             .tolerance = 2e-5});
 }
-#define ATTENTION(b, s, g, r, d, t, e, ...) attend(__FILE__, __LINE__, (attention){.of = {b, s, g, r, d, t, e}, __VA_ARGS__}, grad)
+#define ATTENTION(b, s, g, r, d, t, e, ...)                                                                            \
+    attend(__FILE__, __LINE__, (attention){.of = {b, s, g, r, d, t, e}, __VA_ARGS__}, grad)
 TEST(attention) {
     for (int grad = 0; grad < 2; grad++) {
         ATTENTION(2, 5, 3, 1, 8, 7, 8);
         if (!grad) ATTENTION(1, 1, 1, 1, 1, 1, 1); /* the gradients of q and k are rounding errors of 0 */
-        ATTENTION(2, 1, 2, 4, 16, 33, 16);                                 /* one query: decoding */
+        ATTENTION(2, 1, 2, 4, 16, 33, 16);         /* one query: decoding */
         ATTENTION(2, 9, 2, 3, 8, 9, 6, .causal = 1);
         for (int mask = 1; mask < 4; mask++) ATTENTION(2, 5, 2, 2, 8, 7, 8, .mask = mask);
         ATTENTION(2, 130, 1, 2, 8, 300, 8, .mask = 1);
-        ATTENTION(1, 150, 2, 1, 8, 300, 8, .causal = 1);                   /* keys from 150 on are hidden */
+        ATTENTION(1, 150, 2, 1, 8, 300, 8, .causal = 1); /* keys from 150 on are hidden */
         ATTENTION(1, 20, 1, 1, 8, 300, 8, .causal = 1, .s_global = 300, .s_start = 270, .s_step = 1);
         ATTENTION(1, 20, 1, 1, 8, 40, 8, .causal = 1, .s_global = 40, .s_start = 1, .s_step = 2, .mask = 2);
-        ATTENTION(
-            1, 20, 1, 1, 8, 10, 8, .causal = 1, .s_global = 20, .s_start = 0, .s_step = 1, .t_start = 10); /* the first queries see none */
+        ATTENTION(1, 20, 1, 1, 8, 10, 8, .causal = 1, .s_global = 20, .s_start = 0, .s_step = 1,
+            .t_start = 10); /* the first queries see none */
         ATTENTION(0, 5, 2, 1, 8, 5, 8);
         ATTENTION(2, 5, 2, 1, 8, 0, 8);
         ATTENTION(2, 0, 2, 1, 8, 5, 8);
         CHECK(ATTENTION(2, 257, 2, 2, 32, 290, 32) > 1);
-        CHECK(ATTENTION(1, 260, 1, 2, 32, 514, 32, .causal = 1, .mask = 3, .s_global = 514, .s_start = 254, .s_step = 1) >= 1);
+        CHECK(ATTENTION(1, 260, 1, 2, 32, 514, 32, .causal = 1, .mask = 3, .s_global = 514, .s_start = 254,
+                  .s_step = 1) >= 1);
     }
 }
 
 /* ---- mixture of experts */
-static tensor route(int64_t t, int64_t k, int64_t e) { /* distinct experts in each row; expert 1 is never chosen */
+/* distinct experts in each row; expert 1 is never chosen */
+static tensor route(int64_t t, int64_t k, int64_t e) {
     tensor x = make(MTH_INT32, SHAPE(t, k));
     for (int64_t i = 0; i < t; i++)
         for (int64_t j = 0; j < k; j++)
@@ -69,7 +82,8 @@ static tensor route(int64_t t, int64_t k, int64_t e) { /* distinct experts in ea
             }
     return x;
 }
-static tensor rows_of(const tensor *experts, int64_t e, int64_t block) { /* as devices with blocks of tokens fill them */
+/* as devices with blocks of tokens fill them */
+static tensor rows_of(const tensor *experts, int64_t e, int64_t block) {
     const int64_t t = experts->o.shape.dim[0], k = experts->o.shape.dim[1];
     tensor rows = make(MTH_INT32, SHAPE(e, t));
     for (int64_t x = 0; x < e; x++)
@@ -86,14 +100,16 @@ static tensor rows_of(const tensor *experts, int64_t e, int64_t block) { /* as d
 TEST(moe_routing) {
     KERNEL(ROW(moe_route), .attrs = {.i = {2}}, IN(F32(33, 7)), OUT(TO(33, 2), I32(33, 2)));
     KERNEL(ROW(moe_route), .attrs = {.i = {7}}, IN(F32(33, 7)), OUT(TO(33, 7), I32(33, 7)));
-    KERNEL(ROW(moe_route), .attrs = {.i = {3}}, IN(ints(MTH_FLOAT32, 3, SHAPE(40, 8))), OUT(TO(40, 3), I32(40, 3))); /* ties */
+    /* ties */
+    KERNEL(ROW(moe_route), .attrs = {.i = {3}}, IN(ints(MTH_FLOAT32, 3, SHAPE(40, 8))), OUT(TO(40, 3), I32(40, 3)));
     KERNEL(ROW(moe_route), .attrs = {.i = {1}}, IN(F32(0, 4)), OUT(TO(0, 1), I32(0, 1)));
     CHECK(KERNEL(ROW(moe_route), .attrs = {.i = {4}}, IN(F32(5000, 64)), OUT(TO(5000, 4), I32(5000, 4))) > 1);
-    KERNEL(ROW(moe_route_grad), .attrs = {.i = {7}}, IN(positive(SHAPE(33, 2)), route(33, 2, 7), F32(33, 2)), OUT(TO(33, 7)));
+    KERNEL(ROW(moe_route_grad), .attrs = {.i = {7}}, IN(positive(SHAPE(33, 2)), route(33, 2, 7), F32(33, 2)),
+        OUT(TO(33, 7)));
     KERNEL(ROW(moe_capacity), .attrs = {.i = {5, 7}}, IN(route(33, 2, 7)), OUT(I32(33, 2), I32(1)));
     KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(I32(7, 33)));
-    KERNEL(
-        ROW(moe_rows), .attrs = {.i = {7}}, IN(part(route(10, 2, 7), 0, 33, 20, 1)), OUT(part(part(I32(3, 10), 0, 7, 4, 1), 1, 33, 20, 1)));
+    KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(part(route(10, 2, 7), 0, 33, 20, 1)),
+        OUT(part(part(I32(3, 10), 0, 7, 4, 1), 1, 33, 20, 1)));
     KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(part(I32(2, 33), 0, 7, 2, 3)));
     KERNEL(ROW(moe_count), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(TO(7)));
     KERNEL(ROW(moe_count), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(part(TO(3), 0, 7, 4, 1)));
@@ -113,7 +129,8 @@ TEST(moe_tokens) {
     }
     tensor experts = route(33, 2, 4), all = rows_of(&experts, 4, 33), some = part(I32(2, 33), 0, 4, 2, 1);
     for (int64_t i = 0; i < some.n; i++) set(&some, i, known(&all, 66 + i));
-    KERNEL(ROW(moe_combine), IN(part(F32(2, 33, 5), 0, 4, 2, 1), some, F32(33, 2), experts), OUT(TO(33, 5))); /* a device's experts */
+    /* a device's experts */
+    KERNEL(ROW(moe_combine), IN(part(F32(2, 33, 5), 0, 4, 2, 1), some, F32(33, 2), experts), OUT(TO(33, 5)));
     drop(&all);
     tensor many = route(3000, 2, 4), many_rows = rows_of(&many, 4, 3000);
     CHECK(KERNEL(ROW(moe_combine), IN(F32(4, 3000, 200), many_rows, F32(3000, 2), many), OUT(TO(3000, 200))) > 1);
@@ -124,14 +141,17 @@ TEST(moe_experts) {
         tensor experts = route(T, 1, E), rows[10];
         for (int i = 0; i < 10; i++) rows[i] = rows_of(&experts, E, block);
         KERNEL(ROW(moe_matmul), IN(F32(E, T, I), F32(E, I, O), rows[0]), OUT(TO(E, T, O)), .tolerance = 1e-5);
-        KERNEL(ROW(moe_matmul), .attrs = {.i = {1}}, IN(F32(E, T, I), F32(E, O, I), rows[1]), OUT(TO(E, T, O)), .tolerance = 1e-5);
+        KERNEL(ROW(moe_matmul), .attrs = {.i = {1}}, IN(F32(E, T, I), F32(E, O, I), rows[1]), OUT(TO(E, T, O)),
+            .tolerance = 1e-5);
         KERNEL(ROW(moe_outer), IN(F32(E, T, O), F32(E, T, I), rows[2]), OUT(TO(E, O, I)), .tolerance = 1e-5);
         KERNEL(ROW(moe_bias), IN(F32(E, T, O), F32(E, O), rows[3]), OUT(TO(E, T, O)));
         KERNEL(ROW(moe_bias_grad), IN(F32(E, T, O), rows[4]), OUT(TO(E, O)));
         KERNEL(ROW(moe_mul), IN(F32(E, T, I), F32(E, T, I), rows[5]), OUT(TO(E, T, I)));
         for (int act = 0; act < 4; act++) {
-            KERNEL(ROW(moe_act), .attrs = {.i = {act}}, IN(F32(E, T, I), rows_of(&experts, E, block)), OUT(TO(E, T, I)));
-            KERNEL(ROW(moe_act_grad), .attrs = {.i = {act}}, IN(F32(E, T, I), F32(E, T, I), rows_of(&experts, E, block)), OUT(TO(E, T, I)));
+            KERNEL(
+                ROW(moe_act), .attrs = {.i = {act}}, IN(F32(E, T, I), rows_of(&experts, E, block)), OUT(TO(E, T, I)));
+            KERNEL(ROW(moe_act_grad), .attrs = {.i = {act}},
+                IN(F32(E, T, I), F32(E, T, I), rows_of(&experts, E, block)), OUT(TO(E, T, I)));
         }
         for (int i = 6; i < 10; i++) drop(&rows[i]);
         drop(&experts);
@@ -209,8 +229,8 @@ TEST(reduce_past_caches) { /* results apart from operands, odd beginnings */
     tensor x[2] = {F32(N), F32(N)}, y[2] = {TO(N), TO(N)};
     for (int64_t from = 0; from < 20; from += 3) {
         float *a = x[0].o.data, *b = x[1].o.data, *p = y[0].o.data, *q = y[1].o.data;
-        mth__reduce_to_all(
-            MTH__BOX_ADD, MTH_FLOAT32, N - from, 2, (const void *[]){a, b}, 2, (void *[]){p + from, q + from}, (int64_t)1 << 30);
+        mth__reduce_to_all(MTH__BOX_ADD, MTH_FLOAT32, N - from, 2, (const void *[]){a, b}, 2,
+            (void *[]){p + from, q + from}, (int64_t)1 << 30);
         for (int64_t i = from; i < N; i++)
             if (p[i] != a[i - from] + b[i - from] || q[i] != p[i]) {
                 CHECK(p[i] == q[i]);
@@ -223,10 +243,11 @@ TEST(reduce_past_caches) { /* results apart from operands, odd beginnings */
 TEST(lacks) {
     CHECK(mth__kernel_lacks(mth__op_at(MTH__ROW_all_reduce), MTH_FLOAT32) != NULL);
     CHECK(mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_FLOAT64) != NULL &&
-          mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_BFLOAT16) != NULL);
-    CHECK(!mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_FLOAT32) && !mth__kernel_lacks(mth__op_at(MTH__ROW_transpose), MTH_BFLOAT16));
+        mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_BFLOAT16) != NULL);
+    CHECK(!mth__kernel_lacks(mth__op_at(MTH__ROW_add), MTH_FLOAT32) &&
+        !mth__kernel_lacks(mth__op_at(MTH__ROW_transpose), MTH_BFLOAT16));
     for (int row = 0; row < MTH__ROW_COUNT; row++)
         CHECK((mth__kernels[row].run != NULL) == (mth__kernels[row].reason == NULL) &&
-              (mth__kernels[row].prepare != NULL) == (mth__kernels[row].run != NULL));
+            (mth__kernels[row].prepare != NULL) == (mth__kernels[row].run != NULL));
 }
 RUN()

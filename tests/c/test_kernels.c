@@ -1,15 +1,16 @@
-/* The native engine's kernels against the reference engine's rows, on whole values and on parts; the elementary functions against libm in
- * double. */
+/* The native engine's kernels against the reference engine's rows, on whole values and on parts; the elementary
+ * functions against libm in double. */
 #include "kernel_case.h"
 
-/* ---- the elementary functions, over their ranges, in each instruction set: errors in units of the last place of the exact value */
+/* ---- the elementary functions, over their ranges, in each instruction set: errors in units of the last place of the
+ * exact value */
 static double libm_sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double worst_ulp(mth__unary *f, double (*exact)(double), float from, float to) {
     enum { N = 1024 };
     float x[N], y[N];
     double worst = 0;
     int n = 0;
-    for (float v = from; ; ) {
+    for (float v = from;;) {
         x[n++] = v;
         const bool end = v >= to;
         if (n == N || end) {
@@ -24,21 +25,36 @@ static double worst_ulp(mth__unary *f, double (*exact)(double), float from, floa
         if (end) break;
         uint32_t bits;
         memcpy(&bits, &v, 4);
-        if (v < 0) { if (bits <= 0x80000000u + 997) v = 0; else { bits -= 997; memcpy(&v, &bits, 4); } }
-        else { bits += 997; memcpy(&v, &bits, 4); }
+        if (v < 0) {
+            if (bits <= 0x80000000u + 997)
+                v = 0;
+            else {
+                bits -= 997;
+                memcpy(&v, &bits, 4);
+            }
+        } else {
+            bits += 997;
+            memcpy(&v, &bits, 4);
+        }
     }
     return worst;
 }
 TEST(accuracy) {
-    static const struct { int row; double (*exact)(double); float from, to; double most;
-    } f[] = {{MTH__ROW_exp, exp, -103.9f, 88.72f, 1.5}, {MTH__ROW_log, log, 1e-44f, 3.4e38f, 1.5}, {MTH__ROW_tanh, tanh, -20, 20, 2},
-        {MTH__ROW_sigmoid, libm_sigmoid, -87, 100, 3}, {MTH__ROW_sqrt, sqrt, 0, 3e38f, 0.51}, {-1, erf, -10, 10, 2}};
+    static const struct {
+        int row;
+        double (*exact)(double);
+        float from, to;
+        double most;
+    } f[] = {{MTH__ROW_exp, exp, -103.9f, 88.72f, 1.5}, {MTH__ROW_log, log, 1e-44f, 3.4e38f, 1.5},
+        {MTH__ROW_tanh, tanh, -20, 20, 2}, {MTH__ROW_sigmoid, libm_sigmoid, -87, 100, 3},
+        {MTH__ROW_sqrt, sqrt, 0, 3e38f, 0.51}, {-1, erf, -10, 10, 2}};
     const mth__vector *v;
     for (int i = 0; (v = mth__vector_variant(i)); i++)
         for (size_t k = 0; k < sizeof f / sizeof *f; k++) {
             const double worst = worst_ulp(f[k].row < 0 ? v->erf : v->unary[f[k].row], f[k].exact, f[k].from, f[k].to);
             if (worst > f[k].most || getenv("MTH_SHOW"))
-                printf("  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at((size_t)f[k].row)->name, worst);
+                printf(
+                    "  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at((size_t)f[k].row)->name, worst);
             CHECK(worst <= f[k].most);
         }
 }
@@ -48,10 +64,11 @@ TEST(special_values) {
     float y[8];
     for (int i = 0; (v = mth__vector_variant(i)); i++) {
         v->unary[MTH__ROW_exp](8, x, y, 0);
-        CHECK(isnan(y[0]) && isinf(y[1]) && y[2] == 0 && y[3] == 1 && y[4] == 1 && isinf(y[5]) && y[6] == 0 && y[7] == 1);
+        CHECK(
+            isnan(y[0]) && isinf(y[1]) && y[2] == 0 && y[3] == 1 && y[4] == 1 && isinf(y[5]) && y[6] == 0 && y[7] == 1);
         v->unary[MTH__ROW_log](8, x, y, 0);
         CHECK(isnan(y[0]) && y[1] == INFINITY && isnan(y[2]) && y[3] == -INFINITY && y[4] == -INFINITY && isnan(y[6]) &&
-              fabsf(y[7] + 103.27893f) < 1e-4f);
+            fabsf(y[7] + 103.27893f) < 1e-4f);
         v->unary[MTH__ROW_tanh](8, x, y, 0);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == -1 && y[3] == 0 && signbit(y[4]) && y[5] == 1 && y[6] == -1);
         v->erf(8, x, y, 0);
@@ -70,19 +87,29 @@ TEST(vector_variants) { /* lengths around the lanes, against plain loops */
     enum { N = 70 };
     _Alignas(64) float a[N], b[N], y[N], s[N], c[N];
     double f[N];
-    for (int i = 0; i < N; i++) { a[i] = (float)normal(); b[i] = (float)normal(); f[i] = pow(10000, -i / 35.0); }
+    for (int i = 0; i < N; i++) {
+        a[i] = (float)normal();
+        b[i] = (float)normal();
+        f[i] = pow(10000, -i / 35.0);
+    }
     for (int i = 0; (v = mth__vector_variant(i)); i++)
         for (int n = 0; n < N; n++) {
             double sum = 0, dot = 0, most = -INFINITY;
-            for (int k = 0; k < n; k++) { sum += a[k]; dot += (double)a[k] * b[k]; most = fmax(most, a[k]); }
-            CHECK(fabs(v->sum(n, a) - sum) < 1e-5 && fabs(v->dot(n, a, b) - dot) < 1e-5 && (double)v->max(n, a) == most);
+            for (int k = 0; k < n; k++) {
+                sum += a[k];
+                dot += (double)a[k] * b[k];
+                most = fmax(most, a[k]);
+            }
+            CHECK(
+                fabs(v->sum(n, a) - sum) < 1e-5 && fabs(v->dot(n, a, b) - dot) < 1e-5 && (double)v->max(n, a) == most);
             memcpy(y, b, sizeof y);
             v->axpy(n, 0.5f, a, y);
             for (int k = 0; k < N; k++) CHECK(fabs(y[k] - (k < n ? b[k] + 0.5 * a[k] : b[k])) < 1e-6);
             for (int p = -3; p < 3; p++) {
                 const double position = p * 70001.0 + (p == 2) * 1e8;
                 v->sincos(n, position, f, s, c);
-                for (int k = 0; k < n; k++) CHECK(fabs(s[k] - sin(position * f[k])) < 1e-7 && fabs(c[k] - cos(position * f[k])) < 1e-7);
+                for (int k = 0; k < n; k++)
+                    CHECK(fabs(s[k] - sin(position * f[k])) < 1e-7 && fabs(c[k] - cos(position * f[k])) < 1e-7);
             }
             const float *src[2] = {a, b};
             float *dst[2] = {y, s};
@@ -97,12 +124,13 @@ TEST(vector_variants) { /* lengths around the lanes, against plain loops */
 
 /* ---- elementwise */
 TEST(unary) {
-    static const int rows[] = {MTH__ROW_neg, MTH__ROW_exp, MTH__ROW_log, MTH__ROW_sqrt, MTH__ROW_rsqrt, MTH__ROW_reciprocal,
-        MTH__ROW_square, MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu, MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy,
-        MTH__ROW_scale, MTH__ROW_shift, MTH__ROW_stop};
+    static const int rows[] = {MTH__ROW_neg, MTH__ROW_exp, MTH__ROW_log, MTH__ROW_sqrt, MTH__ROW_rsqrt,
+        MTH__ROW_reciprocal, MTH__ROW_square, MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu,
+        MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy, MTH__ROW_scale, MTH__ROW_shift, MTH__ROW_stop};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (int place = 0; place < 2; place++) {
-            KERNEL(.row = rows[i], .attrs = {.f = {0.7, 0}}, IN(positive(SHAPE(3, 5, 7))), OUT(TO(3, 5, 7)), .in_place = place);
+            KERNEL(.row = rows[i], .attrs = {.f = {0.7, 0}}, IN(positive(SHAPE(3, 5, 7))), OUT(TO(3, 5, 7)),
+                .in_place = place);
             if (rows[i] != MTH__ROW_log && rows[i] != MTH__ROW_sqrt && rows[i] != MTH__ROW_rsqrt)
                 KERNEL(.row = rows[i], .attrs = {.f = {-2, 0}}, IN(F32(1031)), OUT(TO(1031)), .in_place = place,
                     .tolerance = rows[i] == MTH__ROW_reciprocal ? 1e-5 : 0);
@@ -112,14 +140,16 @@ TEST(unary) {
     CHECK(KERNEL(ROW(gelu), IN(F32(1301, 1000)), OUT(TO(1301, 1000))) > 1);
 }
 TEST(binary) {
-    static const int rows[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad, MTH__ROW_sigmoid_grad,
-        MTH__ROW_tanh_grad, MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
+    static const int rows[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad,
+        MTH__ROW_sigmoid_grad, MTH__ROW_tanh_grad, MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div,
+        MTH__ROW_maximum, MTH__ROW_equal};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (int place = 0; place < 2; place++) {
             KERNEL(.row = rows[i], IN(F32(6, 37), positive(SHAPE(6, 37))), OUT(TO(6, 37)), .in_place = place);
             KERNEL(.row = rows[i], IN(F32(0), F32(0)), OUT(TO(0)), .in_place = place);
         }
-    static const int arithmetic[] = {MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
+    static const int arithmetic[] = {
+        MTH__ROW_add, MTH__ROW_sub, MTH__ROW_mul, MTH__ROW_div, MTH__ROW_maximum, MTH__ROW_equal};
     for (size_t i = 0; i < 6; i++) {
         const int row = arithmetic[i];
         KERNEL(.row = row, IN(F32(5, 33), positive(SHAPE(33))), OUT(TO(5, 33)));
@@ -141,8 +171,8 @@ TEST(cast) {
     for (int i = 0; i < 5; i++)
         for (int j = 0; j < 5; j++) {
             tensor x = mth__is_float(all[i]) ? make(all[i], SHAPE(7, 11)) : wide_ints(all[i], SHAPE(7, 11));
-            static const double past[] = {NAN, INFINITY, -INFINITY, 3e38, -3e38,
-                                          0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
+            static const double past[] = {
+                NAN, INFINITY, -INFINITY, 3e38, -3e38, 0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
             for (int64_t k = 0; mth__is_float(all[i]) && k < x.n; k++)
                 set(&x, k, k < 10 ? past[k] : floor(7 * normal()));
             KERNEL(ROW(cast), .attrs = {.i = {all[j]}}, IN(x), OUT(blank(all[j], SHAPE(7, 11))));
@@ -154,11 +184,13 @@ TEST(cast) {
 }
 TEST(dropout) {
     for (int place = 0; place < 2; place++) {
-        KERNEL(ROW(dropout), .attrs = {.i = {0x123456789abcdef0}, .f = {0.3}}, IN(F32(13, 37)), OUT(TO(13, 37)), .in_place = place);
+        KERNEL(ROW(dropout), .attrs = {.i = {0x123456789abcdef0}, .f = {0.3}}, IN(F32(13, 37)), OUT(TO(13, 37)),
+            .in_place = place);
         KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0}}, IN(F32(13, 37)), OUT(TO(13, 37)), .in_place = place);
         KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}}, IN(part(part(F32(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)),
             OUT(part(part(TO(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)), .in_place = place);
-        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}}, IN(part(F32(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)),
+        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}},
+            IN(part(F32(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)),
             OUT(part(TO(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)), .in_place = place);
     }
     CHECK(KERNEL(ROW(dropout), .attrs = {.i = {3}, .f = {0.1}}, IN(F32(1001, 701)), OUT(TO(1001, 701))) > 1);
@@ -184,13 +216,15 @@ TEST(contract) {
     CONTRACT("i,i->", F32(13), F32(13), blank(MTH_FLOAT32, SCALAR));
     CONTRACT("a,b->ab", F32(13), F32(5), TO(13, 5));
     CONTRACT("a,b->ba", F32(13), F32(5), TO(5, 13));
-    CONTRACT("ab,cd->acbd", F32(3, 4), F32(5, 6), TO(3, 5, 4, 6));          /* the result is put together in scratch */
-    CONTRACT("abc,bd->acd", F32(3, 4, 5), F32(4, 6), TO(3, 5, 6));           /* batch of none, k in the middle */
+    /* the result is put together in scratch */
+    CONTRACT("ab,cd->acbd", F32(3, 4), F32(5, 6), TO(3, 5, 4, 6));
+    /* batch of none, k in the middle */
+    CONTRACT("abc,bd->acd", F32(3, 4, 5), F32(4, 6), TO(3, 5, 6));
     CONTRACT("bshd,bthd->bhst", F32(2, 5, 3, 8), F32(2, 7, 3, 8), TO(2, 3, 5, 7));
     CONTRACT("bhst,bthd->bshd", F32(2, 3, 5, 7), F32(2, 7, 3, 8), TO(2, 5, 3, 8));
     CONTRACT("bhst,bshd->bthd", F32(2, 3, 5, 7), F32(2, 5, 3, 8), TO(2, 7, 3, 8));
     CONTRACT("eti,eio->eto", F32(3, 5, 7), F32(3, 7, 9), TO(3, 5, 9));
-    CONTRACT("sbi,bso->io", F32(4, 3, 5), F32(3, 4, 6), TO(5, 6));           /* k in another order */
+    CONTRACT("sbi,bso->io", F32(4, 3, 5), F32(3, 4, 6), TO(5, 6)); /* k in another order */
     CONTRACT("acb,cad->bd", F32(4, 3, 5), F32(3, 4, 6), TO(5, 6));
     CONTRACT("ab,ab->ab", F32(4, 5), F32(4, 5), TO(4, 5));
     CONTRACT("bi,io->bo", F32(0, 7), F32(7, 9), TO(0, 9));
@@ -198,8 +232,8 @@ TEST(contract) {
     CONTRACT("bi,io->bo", F32(5, 7), F32(7, 0), TO(5, 0));
     CONTRACT("ab,cb->acb", F32(0, 5), F32(3, 5), TO(0, 3, 5));
     CHECK(CONTRACT("abk,kc->bca", F32(70, 80, 300), F32(300, 5), TO(80, 5, 70)) > 1);
-    static const int64_t small[][3] = {
-        {2, 70, 300}, {7, 33, 129}, {32, 1000, 200}, {40, 65, 64}, {64, 64, 1}, {70, 10, 300}, {200, 40, 257}, {65, 2, 128}, {33, 33, 7}};
+    static const int64_t small[][3] = {{2, 70, 300}, {7, 33, 129}, {32, 1000, 200}, {40, 65, 64}, {64, 64, 1},
+        {70, 10, 300}, {200, 40, 257}, {65, 2, 128}, {33, 33, 7}};
     for (size_t i = 0; i < sizeof small / sizeof *small; i++) { /* no packing where a dimension is small */
         const int64_t m = small[i][0], n = small[i][1], k = small[i][2];
         CONTRACT("mk,kn->mn", F32(m, k), F32(k, n), TO(m, n));
@@ -212,7 +246,8 @@ TEST(contract) {
     CHECK_FAILS(mth__guard(run_body, &(job){.t = &bad}), MTH_ERROR_INTERNAL, "stands alone");
     drop(&bad.in[0]), drop(&bad.in[1]), drop(&bad.out[0]);
 }
-static void blocks(const char *spec, int64_t m, int64_t n, int64_t k) { /* "km,nk->mn" and the like, against plain loops */
+/* "km,nk->mn" and the like, against plain loops */
+static void blocks(const char *spec, int64_t m, int64_t n, int64_t k) {
     const bool ta = spec[0] == 'k', tb = spec[3] == 'n';
     tensor a = ta ? F32(k, m) : F32(m, k), b = tb ? F32(n, k) : F32(k, n), y = TO(m, n);
     test_case t = {ROW(contract), .attrs = {.s = spec}, IN(a, b), OUT(y)};
@@ -273,8 +308,10 @@ TEST(layout) {
     KERNEL(ROW(transpose), .attrs = {.i = {4, 0, 2, 1, 3}}, IN(F32(3, 5, 7, 9)), OUT(TO(3, 7, 5, 9)));
     KERNEL(ROW(transpose), .attrs = {.i = {4, 3, 0, 2, 1}}, IN(F32(3, 5, 7, 9)), OUT(TO(9, 3, 7, 5)));
     KERNEL(ROW(transpose), .attrs = {.i = {3, 2, 1, 0}}, IN(F32(3, 5, 7)), OUT(TO(7, 5, 3)));
-    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(ints(MTH_INT64, 100, SHAPE(7, 5))), OUT(blank(MTH_INT64, SHAPE(5, 7))));
-    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(ints(MTH_BOOL, 2, SHAPE(7, 5))), OUT(blank(MTH_BOOL, SHAPE(5, 7))));
+    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(ints(MTH_INT64, 100, SHAPE(7, 5))),
+        OUT(blank(MTH_INT64, SHAPE(5, 7))));
+    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(ints(MTH_BOOL, 2, SHAPE(7, 5))),
+        OUT(blank(MTH_BOOL, SHAPE(5, 7))));
     KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(F32(0, 5)), OUT(TO(5, 0)));
     KERNEL(ROW(transpose), .attrs = {.i = {1, 0}}, IN(F32(5)), OUT(TO(5)));
     CHECK(KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(F32(1203, 1701)), OUT(TO(1701, 1203))) > 1);
@@ -322,16 +359,19 @@ TEST(gather) {
         KERNEL(ROW(gather), IN(part(F32(4, 7), 0, 11, 4, 1), ints(type, 11, SHAPE(15))), OUT(TO(15, 7)));
         KERNEL(ROW(gather), IN(part(F32(4, 7), 0, 11, 2, 3), ints(type, 11, SHAPE(15))), OUT(TO(15, 7)));
         KERNEL(ROW(gather_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(3, 5)), F32(3, 5, 7)), OUT(TO(11, 7)));
-        KERNEL(ROW(gather_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(15)), F32(15, 7)), OUT(part(TO(4, 7), 0, 11, 2, 3)));
+        KERNEL(ROW(gather_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(15)), F32(15, 7)),
+            OUT(part(TO(4, 7), 0, 11, 2, 3)));
         KERNEL(ROW(pick), IN(F32(3, 5, 11), ints(type, 11, SHAPE(3, 5))), OUT(TO(3, 5)));
         KERNEL(ROW(pick), IN(part(F32(15, 4), 1, 11, 4, 1), ints(type, 11, SHAPE(15))), OUT(TO(15)));
         KERNEL(ROW(pick_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(3, 5)), F32(3, 5)), OUT(TO(3, 5, 11)));
-        KERNEL(ROW(pick_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(15)), F32(15)), OUT(part(TO(15, 4), 1, 11, 4, 1)));
+        KERNEL(ROW(pick_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(15)), F32(15)),
+            OUT(part(TO(15, 4), 1, 11, 4, 1)));
     }
     KERNEL(ROW(gather), IN(F32(11, 7), ints(MTH_INT32, 11, SHAPE(0))), OUT(TO(0, 7)));
     KERNEL(ROW(gather_grad), .attrs = {.i = {11}}, IN(ints(MTH_INT32, 11, SHAPE(0)), F32(0, 7)), OUT(TO(11, 7)));
     CHECK(KERNEL(ROW(gather), IN(F32(1000, 300), ints(MTH_INT32, 1000, SHAPE(4000))), OUT(TO(4000, 300))) > 1);
-    CHECK(KERNEL(ROW(gather_grad), .attrs = {.i = {5000}}, IN(ints(MTH_INT32, 5000, SHAPE(4000)), F32(4000, 300)), OUT(TO(5000, 300))) > 1);
+    CHECK(KERNEL(ROW(gather_grad), .attrs = {.i = {5000}}, IN(ints(MTH_INT32, 5000, SHAPE(4000)), F32(4000, 300)),
+              OUT(TO(5000, 300))) > 1);
 }
 TEST(faults) {
     static const int rows[] = {MTH__ROW_gather, MTH__ROW_gather_grad, MTH__ROW_pick, MTH__ROW_pick_grad};
@@ -344,10 +384,10 @@ TEST(faults) {
             test_case t = {.row = rows[i],
                 .attrs = {.i = {11}},
                 IN(first ? ids : other, first ? other : ids),
-                OUT(i == 0   ? TO(5, 7)
-                    : i == 1 ? TO(11, 7)
-                    : i == 2 ? TO(5)
-                             : TO(5, 11))};
+                OUT(i == 0       ? TO(5, 7)
+                        : i == 1 ? TO(11, 7)
+                        : i == 2 ? TO(5)
+                                 : TO(5, 11))};
             mth__fault fault = {0};
             CHECK_STATUS(mth__guard(run_body, &(job){.t = &t, .fault = &fault}));
             CHECK(atomic_load(&fault.set) && fault.value == (sign ? -2 : 11) && fault.limit == 11);
@@ -356,26 +396,31 @@ TEST(faults) {
 }
 TEST(positions) {
     KERNEL(ROW(sinusoid), .attrs = {.i = {300, 64}}, .nin = 0, OUT(TO(300, 64)), .tolerance = 1e-7);
-    KERNEL(ROW(sinusoid), .attrs = {.i = {300, 65}}, .nin = 0, OUT(part(part(TO(30, 33), 0, 300, 270, 1), 1, 65, 1, 1)), .tolerance = 1e-7);
-    KERNEL(ROW(sinusoid), .attrs = {.i = {300, 64}}, .nin = 0, OUT(part(part(TO(30, 32), 0, 300, 2, 3), 1, 64, 1, 2)), .tolerance = 1e-7);
+    KERNEL(ROW(sinusoid), .attrs = {.i = {300, 65}}, .nin = 0, OUT(part(part(TO(30, 33), 0, 300, 270, 1), 1, 65, 1, 1)),
+        .tolerance = 1e-7);
+    KERNEL(ROW(sinusoid), .attrs = {.i = {300, 64}}, .nin = 0, OUT(part(part(TO(30, 32), 0, 300, 2, 3), 1, 64, 1, 2)),
+        .tolerance = 1e-7);
     CHECK(KERNEL(ROW(sinusoid), .attrs = {.i = {4000, 256}}, .nin = 0, OUT(TO(4000, 256)), .tolerance = 1e-7) > 1);
     for (int inverse = 0; inverse < 2; inverse++)
         for (int interleaved = 0; interleaved < 2; interleaved++) {
-            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {10000}}, IN(F32(2, 9, 3, 70)), OUT(TO(2, 9, 3, 70)));
+            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {10000}}, IN(F32(2, 9, 3, 70)),
+                OUT(TO(2, 9, 3, 70)));
             KERNEL(ROW(rope), .attrs = {.i = {0, inverse, interleaved}, .f = {500}}, IN(part(F32(9, 6), 0, 40, 20, 1)),
                 OUT(part(TO(9, 6), 0, 40, 20, 1)));
-            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {500}}, IN(part(F32(2, 9, 6), 1, 40, 1, 2)),
-                OUT(part(TO(2, 9, 6), 1, 40, 1, 2)));
+            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {500}},
+                IN(part(F32(2, 9, 6), 1, 40, 1, 2)), OUT(part(TO(2, 9, 6), 1, 40, 1, 2)));
         }
-    CHECK(KERNEL(ROW(rope), .attrs = {.i = {1, 0, 0}, .f = {10000}}, IN(F32(80, 20, 10, 64)), OUT(TO(80, 20, 10, 64))) > 1);
+    CHECK(KERNEL(ROW(rope), .attrs = {.i = {1, 0, 0}, .f = {10000}}, IN(F32(80, 20, 10, 64)), OUT(TO(80, 20, 10, 64))) >
+        1);
 }
 
 /* ---- normalize */
 TEST(softmax) {
     for (int grad = 0; grad < 2; grad++) {
-#define SOFTMAX(d, ...) \
-    (grad ? KERNEL(ROW(softmax_grad), .attrs = {.i = {d}}, IN(positive(SHAPE(__VA_ARGS__)), F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))) \
-                              : KERNEL(ROW(softmax), .attrs = {.i = {d}}, IN(F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))))
+#define SOFTMAX(d, ...)                                                                                                \
+    (grad ? KERNEL(ROW(softmax_grad), .attrs = {.i = {d}}, IN(positive(SHAPE(__VA_ARGS__)), F32(__VA_ARGS__)),         \
+                OUT(TO(__VA_ARGS__)))                                                                                  \
+          : KERNEL(ROW(softmax), .attrs = {.i = {d}}, IN(F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))))
         SOFTMAX(1, 7, 33);
         SOFTMAX(0, 7, 33);
         SOFTMAX(1, 3, 7, 300);
@@ -386,15 +431,19 @@ TEST(softmax) {
         CHECK(SOFTMAX(0, 100, 8010) > 1);
     }
     tensor x = F32(3, 20);
-    for (int i = 0; i < 20; i++) { set(&x, i, 1000 + i); set(&x, 20 + i, i ? -INFINITY : 0); }
+    for (int i = 0; i < 20; i++) {
+        set(&x, i, 1000 + i);
+        set(&x, 20 + i, i ? -INFINITY : 0);
+    }
     KERNEL(ROW(softmax), .attrs = {.i = {1}}, IN(x), OUT(TO(3, 20)));
 }
 TEST(norms) {
 #define NORM(row, in, out) KERNEL(ROW(row), .attrs = {.f = {1e-5}}, in, out, .tolerance = 5e-6)
-#define NORMS(rows, n) \
-    NORM(layer_norm, IN(F32(rows, n), F32(n), F32(n)), OUT(TO(rows, n), TO(rows), TO(rows))); \
-    NORM(rms_norm, IN(F32(rows, n), F32(n)), OUT(TO(rows, n), TO(rows))); \
-    NORM(layer_norm_grad, IN(F32(rows, n), F32(n), F32(rows), positive(SHAPE(rows)), F32(rows, n)), OUT(TO(rows, n), TO(n), TO(n))); \
+#define NORMS(rows, n)                                                                                                 \
+    NORM(layer_norm, IN(F32(rows, n), F32(n), F32(n)), OUT(TO(rows, n), TO(rows), TO(rows)));                          \
+    NORM(rms_norm, IN(F32(rows, n), F32(n)), OUT(TO(rows, n), TO(rows)));                                              \
+    NORM(layer_norm_grad, IN(F32(rows, n), F32(n), F32(rows), positive(SHAPE(rows)), F32(rows, n)),                    \
+        OUT(TO(rows, n), TO(n), TO(n)));                                                                               \
     NORM(rms_norm_grad, IN(F32(rows, n), F32(n), positive(SHAPE(rows)), F32(rows, n)), OUT(TO(rows, n), TO(n)))
     NORMS(5, 37);
     NORMS(1, 64);
@@ -403,7 +452,8 @@ TEST(norms) {
     NORMS(1203, 512);
     tensor far = F32(4, 300); /* a mean far above the deviation */
     for (int64_t i = 0; i < far.n; i++) set(&far, i, 1000 + uniform());
-    KERNEL(ROW(layer_norm), .attrs = {.f = {1e-5}}, IN(far, F32(300), F32(300)), OUT(TO(4, 300), TO(4), TO(4)), .tolerance = 3e-4);
+    KERNEL(ROW(layer_norm), .attrs = {.f = {1e-5}}, IN(far, F32(300), F32(300)), OUT(TO(4, 300), TO(4), TO(4)),
+        .tolerance = 3e-4);
 }
 
 RUN()

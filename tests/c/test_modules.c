@@ -2,8 +2,8 @@
 #include "compose_kit.h"
 
 /* ---------------------------------------------------------------- modules */
-static mth_status expand_one(const char *type, const mth_option *o, size_t n, const mth__input_description *in, size_t count,
-    void (*look)(mth__graph *)) {
+static mth_status expand_one(const char *type, const mth_option *o, size_t n, const mth__input_description *in,
+    size_t count, void (*look)(mth__graph *)) {
     mth_model *m;
     mth_wire wires[8];
     TRY(mth_model_create(&m));
@@ -24,42 +24,48 @@ TEST(linear_takes_any_rank) {
     CHECK_STATUS(expand_one("Linear", WIDTH(5), INPUTS(FLOATS("input", 4)), list_ops));
     SAME(listed, "contract add");
     CHECK_STATUS(expand_one("Linear", WIDTH(5), INPUTS(FLOATS("input", 2, 2, 2, 2, 2, 2, 2, 4)), list_parameters));
-    CHECK_FAILS(expand_one("Linear", WIDTH(5), &(mth__input_description){"input", MTH_FLOAT32, {0, {0}}}, 1, NULL), MTH_ERROR_VALUE,
-        "0 dimensions");
+    CHECK_FAILS(expand_one("Linear", WIDTH(5), &(mth__input_description){"input", MTH_FLOAT32, {0, {0}}}, 1, NULL),
+        MTH_ERROR_VALUE, "0 dimensions");
 }
 
 static void look_at_attention(mth__graph *g) {
-    CHECK(g->parameter.n == 8 && g->parameter.at[0]->sharding.dim[1].grain == 6 && g->parameter.at[2]->sharding.dim[1].grain == 3
-        && g->parameter.at[6]->sharding.dim[0].grain == 6);
+    CHECK(g->parameter.n == 8 && g->parameter.at[0]->sharding.dim[1].grain == 6 &&
+        g->parameter.at[2]->sharding.dim[1].grain == 3 && g->parameter.at[6]->sharding.dim[0].grain == 6);
     list_parameters(g);
 }
 
 TEST(attention) {
-    const mth_option grouped[] = {{"num_heads", mth_int(6)}, {"head_dim", mth_int(3)}, {"num_kv_heads", mth_int(3)}, {"tensor_axis",
-        mth_int(0)}, {"rotary", mth_bool(false)}};
+    const mth_option grouped[] = {{"num_heads", mth_int(6)}, {"head_dim", mth_int(3)}, {"num_kv_heads", mth_int(3)},
+        {"tensor_axis", mth_int(0)}, {"rotary", mth_bool(false)}};
     CHECK_STATUS(expand_one("MultiHeadAttention", grouped, 5, INPUTS(FLOATS("input", 2, 5, 10)), look_at_attention));
-    SAME(listed, "multi_head_attention_0.query.weight(10, 18) multi_head_attention_0.query.bias(18,) "
+    SAME(listed,
+        "multi_head_attention_0.query.weight(10, 18) multi_head_attention_0.query.bias(18,) "
         "multi_head_attention_0.key.weight(10, 9) multi_head_attention_0.key.bias(9,) "
-                 "multi_head_attention_0.value.weight(10, 9) multi_head_attention_0.value.bias(9,) "
-                     "multi_head_attention_0.output.weight(18, 10) multi_head_attention_0.output.bias(10,)");
-    const mth_option plain[] = {{"num_heads", mth_int(2)}, {"bias", mth_bool(false)}, {"causal", mth_bool(true)}, {"rotary",
-        mth_bool(true)}};
-    CHECK_STATUS(expand_one("MultiHeadAttention", plain, 4, INPUTS(FLOATS("input", 2, 5, 8), FLOATS("key", 2, 7, 6), IDS("mask", 2, 7)),
-        list_ops));
+        "multi_head_attention_0.value.weight(10, 9) multi_head_attention_0.value.bias(9,) "
+        "multi_head_attention_0.output.weight(18, 10) multi_head_attention_0.output.bias(10,)");
+    const mth_option plain[] = {
+        {"num_heads", mth_int(2)}, {"bias", mth_bool(false)}, {"causal", mth_bool(true)}, {"rotary", mth_bool(true)}};
+    CHECK_STATUS(expand_one("MultiHeadAttention", plain, 4,
+        INPUTS(FLOATS("input", 2, 5, 8), FLOATS("key", 2, 7, 6), IDS("mask", 2, 7)), list_ops));
     SAME(listed, "contract reshape contract reshape contract reshape rope rope attention reshape contract");
-    CHECK_FAILS(expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 5, 8)), NULL), MTH_ERROR_VALUE, "3 are needed");
-    CHECK_FAILS(expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 2, 5, 7)), NULL), MTH_ERROR_VALUE, "no 2 equal heads");
-    CHECK_FAILS(expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 2, 5, 8), FLOATS("key", 3, 7, 6)), NULL), MTH_ERROR_VALUE,
-        "key does not fit");
-    CHECK_FAILS(expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 2, 5, 8), IDS("mask", 2, 6)), NULL), MTH_ERROR_VALUE,
-        "mask does not fit");
+    CHECK_FAILS(expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 5, 8)), NULL), MTH_ERROR_VALUE,
+        "3 are needed");
+    CHECK_FAILS(expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 2, 5, 7)), NULL), MTH_ERROR_VALUE,
+        "no 2 equal heads");
+    CHECK_FAILS(
+        expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 2, 5, 8), FLOATS("key", 3, 7, 6)), NULL),
+        MTH_ERROR_VALUE, "key does not fit");
+    CHECK_FAILS(expand_one("MultiHeadAttention", plain, 1, INPUTS(FLOATS("input", 2, 5, 8), IDS("mask", 2, 6)), NULL),
+        MTH_ERROR_VALUE, "mask does not fit");
     CHECK_FAILS(expand_one("MultiHeadAttention", MTH_OPTIONS({"num_heads", mth_int(8)}, {"num_kv_heads", mth_int(3)}),
-        INPUTS(FLOATS("input", 2, 5, 8)), NULL), MTH_ERROR_VALUE, "no multiple");
+                    INPUTS(FLOATS("input", 2, 5, 8)), NULL),
+        MTH_ERROR_VALUE, "no multiple");
 }
 
 static void look_at_experts(mth__graph *g) {
     const mth__value *up = g->parameter.at[1];
-    CHECK(!strcmp(up->name, "moe_0.experts.up.weight") && up->pinned && up->sharding.dim[0].naxes == 2 && !up->sharding.dim[0].cyclic);
+    CHECK(!strcmp(up->name, "moe_0.experts.up.weight") && up->pinned && up->sharding.dim[0].naxes == 2 &&
+        !up->sharding.dim[0].cyclic);
     list_parameters(g);
 }
 static void look_at_round_robin(mth__graph *g) {
@@ -69,7 +75,8 @@ static void look_at_round_robin(mth__graph *g) {
 }
 
 static void look_at_split_experts(mth__graph *g) {
-    for (size_t i = 1; i < g->parameter.n; i++) CHECK(g->parameter.at[i]->pinned && g->parameter.at[i]->sharding.dim[0].axis[0] == 1);
+    for (size_t i = 1; i < g->parameter.n; i++)
+        CHECK(g->parameter.at[i]->pinned && g->parameter.at[i]->sharding.dim[0].axis[0] == 1);
     list_ops(g);
 }
 
@@ -77,23 +84,31 @@ TEST(gated_experts_split_by_a_spec) {
     const mth_option gated[] = {{"num_experts", mth_int(4)}, {"expert_dim", mth_int(6)}, {"gated", mth_bool(true)},
         {"weight_shard_spec", MTH_SPEC(mth_int(1), MTH_NONE, MTH_NONE)}};
     CHECK_STATUS(expand_one("MoE", gated, 4, INPUTS(FLOATS("input", 5, 4)), look_at_split_experts));
-    SAME(listed, "contract moe_route moe_rows moe_dispatch moe_matmul moe_bias moe_act moe_matmul moe_bias moe_mul moe_matmul moe_bias moe_combine");
+    SAME(listed,
+        "contract moe_route moe_rows moe_dispatch moe_matmul moe_bias moe_act moe_matmul moe_bias moe_mul moe_matmul "
+        "moe_bias moe_combine");
 }
 
 TEST(mixture_of_experts) {
-    const mth_option spread[] = {{"num_experts", mth_int(8)}, {"expert_dim", mth_int(6)}, {"expert_distribution",
-        mth_string("one_per_device")}, {"device_mesh", MTH_INTS(2, 2)}};
+    const mth_option spread[] = {{"num_experts", mth_int(8)}, {"expert_dim", mth_int(6)},
+        {"expert_distribution", mth_string("one_per_device")}, {"device_mesh", MTH_INTS(2, 2)}};
     CHECK_STATUS(expand_one("MoE", spread, 4, INPUTS(FLOATS("input", 2, 5, 4)), look_at_experts));
-    SAME(listed, "moe_0.router.weight(4, 8) moe_0.experts.up.weight(8, 4, 6) moe_0.experts.up.bias(8, 6) moe_0.experts.down.weight(8, 6, "
+    SAME(listed,
+        "moe_0.router.weight(4, 8) moe_0.experts.up.weight(8, 4, 6) moe_0.experts.up.bias(8, 6) "
+        "moe_0.experts.down.weight(8, 6, "
         "4) moe_0.experts.down.bias(8, 4)");
-    const mth_option all[] = {{"num_experts", mth_int(8)}, {"expert_dim", mth_int(6)}, {"expert_distribution", mth_string("round_robin")},
-        {"capacity_factor", mth_float(1.25)},
-                              {"load_balancing_loss", mth_bool(true)}, {"bias", mth_bool(false)}};
+    const mth_option all[] = {{"num_experts", mth_int(8)}, {"expert_dim", mth_int(6)},
+        {"expert_distribution", mth_string("round_robin")}, {"capacity_factor", mth_float(1.25)},
+        {"load_balancing_loss", mth_bool(true)}, {"bias", mth_bool(false)}};
     CHECK_STATUS(expand_one("MoE", all, 6, INPUTS(FLOATS("input", 10, 4)), look_at_round_robin));
-    SAME(listed, "contract moe_route moe_capacity moe_rows moe_dispatch moe_matmul moe_act moe_matmul moe_combine moe_count scale softmax "
+    SAME(listed,
+        "contract moe_route moe_capacity moe_rows moe_dispatch moe_matmul moe_act moe_matmul moe_combine moe_count "
+        "scale softmax "
         "reduce_sum scale mul reduce_sum");
-    CHECK_FAILS(expand_one("MoE", MTH_OPTIONS({"num_experts", mth_int(2)}, {"expert_dim", mth_int(6)}, {"top_k", mth_int(3)}),
-        INPUTS(FLOATS("input", 10, 4)), NULL), MTH_ERROR_VALUE, "top_k=3");
+    CHECK_FAILS(
+        expand_one("MoE", MTH_OPTIONS({"num_experts", mth_int(2)}, {"expert_dim", mth_int(6)}, {"top_k", mth_int(3)}),
+            INPUTS(FLOATS("input", 10, 4)), NULL),
+        MTH_ERROR_VALUE, "top_k=3");
     mth_model *m = model();
     ADD(m, "MoE", all, 6, NOTHING, MTH_CHAIN);
     ADD(m, "Relu", NOTHING, MTH_WIRES({"output", "y"}), MTH_CHAIN);
@@ -103,42 +118,55 @@ TEST(mixture_of_experts) {
 }
 
 TEST(each_module_expands) {
-    const struct { const char *type, *ops; const mth_option *o; size_t n; const mth__input_description *in; size_t count; } cases[] = {
+    const struct {
+        const char *type, *ops;
+        const mth_option *o;
+        size_t n;
+        const mth__input_description *in;
+        size_t count;
+    } cases[] = {
         {"Gelu", "gelu_tanh", MTH_OPTIONS({"approximate", mth_bool(true)}), INPUTS(FLOATS("input", 3))},
-        {"Silu", "silu", NOTHING, INPUTS(FLOATS("input", 3))}, {"Sigmoid", "sigmoid", NOTHING, INPUTS(FLOATS("input", 3))}, {"Tanh", "tanh",
-            NOTHING, INPUTS(FLOATS("input", 3))},
+        {"Silu", "silu", NOTHING, INPUTS(FLOATS("input", 3))},
+        {"Sigmoid", "sigmoid", NOTHING, INPUTS(FLOATS("input", 3))},
+        {"Tanh", "tanh", NOTHING, INPUTS(FLOATS("input", 3))},
         {"Softmax", "softmax", NOTHING, INPUTS(FLOATS("input", 3, 4))},
         {"LayerNorm", "layer_norm", NOTHING, INPUTS(FLOATS("input", 3, 4))},
         {"LayerNorm", "scale layer_norm", MTH_OPTIONS({"bias", mth_bool(false)}), INPUTS(FLOATS("input", 3, 4))},
         {"RMSNorm", "rms_norm", NOTHING, INPUTS(FLOATS("input", 3, 4))},
-        {"Dropout", "dropout", NOTHING, INPUTS(FLOATS("input", 3, 4))}, {"Dropout", "copy", MTH_OPTIONS({"rate", mth_int(0)}),
-            INPUTS(FLOATS("input", 3, 4))},
+        {"Dropout", "dropout", NOTHING, INPUTS(FLOATS("input", 3, 4))},
+        {"Dropout", "copy", MTH_OPTIONS({"rate", mth_int(0)}), INPUTS(FLOATS("input", 3, 4))},
         {"PositionalEncoding", "sinusoid add", MTH_OPTIONS({"max_len", mth_int(5)}), INPUTS(FLOATS("input", 2, 3, 4))},
-        {"PositionalEncoding", "slice add", MTH_OPTIONS({"max_len", mth_int(5)}, {"kind", mth_string("learned")}), INPUTS(FLOATS("input", 2,
-            3, 4))},
-        {"PositionalEncoding", "reshape rope reshape", MTH_OPTIONS({"max_len", mth_int(5)}, {"kind", mth_string("rotary")}, {"head_dim",
-            mth_int(2)}), INPUTS(FLOATS("input", 2, 3, 4))},
-        {"FeedForward", "contract add gelu contract add", MTH_OPTIONS({"hidden_dim", mth_int(8)}), INPUTS(FLOATS("input", 3, 4))},
-        {"FeedForward", "contract silu contract mul contract", MTH_OPTIONS({"hidden_dim", mth_int(8)}, {"gated", mth_bool(true)},
-            {"activation", mth_string("silu")}, {"bias", mth_bool(false)}), INPUTS(FLOATS("input", 3, 4))},
+        {"PositionalEncoding", "slice add", MTH_OPTIONS({"max_len", mth_int(5)}, {"kind", mth_string("learned")}),
+            INPUTS(FLOATS("input", 2, 3, 4))},
+        {"PositionalEncoding", "reshape rope reshape",
+            MTH_OPTIONS({"max_len", mth_int(5)}, {"kind", mth_string("rotary")}, {"head_dim", mth_int(2)}),
+            INPUTS(FLOATS("input", 2, 3, 4))},
+        {"FeedForward", "contract add gelu contract add", MTH_OPTIONS({"hidden_dim", mth_int(8)}),
+            INPUTS(FLOATS("input", 3, 4))},
+        {"FeedForward", "contract silu contract mul contract",
+            MTH_OPTIONS({"hidden_dim", mth_int(8)}, {"gated", mth_bool(true)}, {"activation", mth_string("silu")},
+                {"bias", mth_bool(false)}),
+            INPUTS(FLOATS("input", 3, 4))},
         {"Add", "add add", NOTHING, INPUTS(FLOATS("a", 3, 4), FLOATS("b", 4), FLOATS("c", 1))},
-        {"Subtract", "sub", NOTHING, INPUTS(FLOATS("a", 3, 4), FLOATS("b", 4))}, {"Multiply", "mul", NOTHING, INPUTS(FLOATS("a", 3, 4),
-            FLOATS("b", 4))},
+        {"Subtract", "sub", NOTHING, INPUTS(FLOATS("a", 3, 4), FLOATS("b", 4))},
+        {"Multiply", "mul", NOTHING, INPUTS(FLOATS("a", 3, 4), FLOATS("b", 4))},
         {"Divide", "div", NOTHING, INPUTS(FLOATS("a", 3, 4), FLOATS("b", 4))},
-        {"MatMul", "contract", NOTHING, INPUTS(FLOATS("a", 2, 3, 4), FLOATS("b", 4, 5))}, {"MatMul", "contract", NOTHING, INPUTS(FLOATS("a",
-            2, 3, 4), FLOATS("b", 2, 4, 5))},
+        {"MatMul", "contract", NOTHING, INPUTS(FLOATS("a", 2, 3, 4), FLOATS("b", 4, 5))},
+        {"MatMul", "contract", NOTHING, INPUTS(FLOATS("a", 2, 3, 4), FLOATS("b", 2, 4, 5))},
         {"Concat", "concat", MTH_OPTIONS({"axis", mth_int(-1)}), INPUTS(FLOATS("a", 3, 4), FLOATS("b", 3, 2))},
-        {"Split", "slice slice", MTH_OPTIONS({"parts", mth_int(2)}, {"axis", mth_int(1)}), INPUTS(FLOATS("input", 3, 4))},
+        {"Split", "slice slice", MTH_OPTIONS({"parts", mth_int(2)}, {"axis", mth_int(1)}),
+            INPUTS(FLOATS("input", 3, 4))},
         {"Slice", "slice", MTH_OPTIONS({"axis", mth_int(1)}, {"start", mth_int(-2)}), INPUTS(FLOATS("input", 3, 4))},
         {"Reshape", "reshape", MTH_OPTIONS({"shape", MTH_INTS(2, -1)}), INPUTS(FLOATS("input", 3, 4))},
         {"Transpose", "transpose", NOTHING, INPUTS(FLOATS("input", 3, 4))},
-        {"Mean", "reduce_sum scale", NOTHING, INPUTS(FLOATS("input", 3, 4))}, {"Sum", "reduce_sum", MTH_OPTIONS({"axis", MTH_INTS(0, -1)}),
+        {"Mean", "reduce_sum scale", NOTHING, INPUTS(FLOATS("input", 3, 4))},
+        {"Sum", "reduce_sum", MTH_OPTIONS({"axis", MTH_INTS(0, -1)}), INPUTS(FLOATS("input", 3, 4))},
+        {"Max", "reduce_max", MTH_OPTIONS({"axis", mth_int(1)}, {"keepdims", mth_bool(true)}),
             INPUTS(FLOATS("input", 3, 4))},
-        {"Max", "reduce_max", MTH_OPTIONS({"axis", mth_int(1)}, {"keepdims", mth_bool(true)}), INPUTS(FLOATS("input", 3, 4))},
-        {"CrossEntropy", "reduce_max stop sub exp reduce_sum log pick sub reduce_sum scale", NOTHING, INPUTS(FLOATS("input", 3, 4),
-            IDS("target", 3))},
-        {"SquaredError", "sub square reduce_sum", MTH_OPTIONS({"reduction", mth_string("sum")}), INPUTS(FLOATS("input", 3, 4),
-            FLOATS("target", 3, 4))},
+        {"CrossEntropy", "reduce_max stop sub exp reduce_sum log pick sub reduce_sum scale", NOTHING,
+            INPUTS(FLOATS("input", 3, 4), IDS("target", 3))},
+        {"SquaredError", "sub square reduce_sum", MTH_OPTIONS({"reduction", mth_string("sum")}),
+            INPUTS(FLOATS("input", 3, 4), FLOATS("target", 3, 4))},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         CHECK_STATUS(expand_one(cases[i].type, cases[i].o, cases[i].n, cases[i].in, cases[i].count, list_ops));
@@ -146,40 +174,59 @@ TEST(each_module_expands) {
     }
 }
 
-#define EXPERTS {"num_experts", mth_int(4)}, {"expert_dim", mth_int(6)}
+#define EXPERTS                                                                                                        \
+    {"num_experts", mth_int(4)}, { "expert_dim", mth_int(6) }
 
 TEST(modules_refuse) {
-    const struct { const char *type, *text; const mth_option *o; size_t n; const mth__input_description *in; size_t count; } cases[] = {
+    const struct {
+        const char *type, *text;
+        const mth_option *o;
+        size_t n;
+        const mth__input_description *in;
+        size_t count;
+    } cases[] = {
         {"Softmax", "axis=2 is no dimension", MTH_OPTIONS({"axis", mth_int(2)}), INPUTS(FLOATS("input", 3, 4))},
-        {"Split", "no 3 equal parts", MTH_OPTIONS({"parts", mth_int(3)}, {"axis", mth_int(1)}), INPUTS(FLOATS("input", 3, 4))},
-        {"Slice", "take nothing", MTH_OPTIONS({"axis", mth_int(0)}, {"start", mth_int(3)}), INPUTS(FLOATS("input", 3, 4))},
+        {"Split", "no 3 equal parts", MTH_OPTIONS({"parts", mth_int(3)}, {"axis", mth_int(1)}),
+            INPUTS(FLOATS("input", 3, 4))},
+        {"Slice", "take nothing", MTH_OPTIONS({"axis", mth_int(0)}, {"start", mth_int(3)}),
+            INPUTS(FLOATS("input", 3, 4))},
         {"Reshape", "12 elements do not fill", MTH_OPTIONS({"shape", MTH_INTS(5, -1)}), INPUTS(FLOATS("input", 3, 4))},
         {"Reshape", "2 times -1", MTH_OPTIONS({"shape", MTH_INTS(-1, -1)}), INPUTS(FLOATS("input", 3, 4))},
-        {"Transpose", "name each of the 2 dimensions once", MTH_OPTIONS({"axes", MTH_INTS(0, 0)}), INPUTS(FLOATS("input", 3, 4))},
-        {"PositionalEncoding", "longer than max_len=2", MTH_OPTIONS({"max_len", mth_int(2)}), INPUTS(FLOATS("input", 2, 3, 4))},
+        {"Transpose", "name each of the 2 dimensions once", MTH_OPTIONS({"axes", MTH_INTS(0, 0)}),
+            INPUTS(FLOATS("input", 3, 4))},
+        {"PositionalEncoding", "longer than max_len=2", MTH_OPTIONS({"max_len", mth_int(2)}),
+            INPUTS(FLOATS("input", 2, 3, 4))},
         {"MatMul", "do not fit a matrix product", NOTHING, INPUTS(FLOATS("a", 2, 3), FLOATS("b", 4, 5))},
         {"CrossEntropy", "targets do not fit", NOTHING, INPUTS(FLOATS("input", 3, 4), IDS("target", 4))},
         {"SquaredError", "different shapes", NOTHING, INPUTS(FLOATS("input", 3, 4), FLOATS("target", 4))},
         {"Subtract", "takes 2 inputs, and has 3", NOTHING, INPUTS(FLOATS("a", 3), FLOATS("b", 3), FLOATS("c", 3))},
         {"Split", "more than 1024", MTH_OPTIONS({"parts", mth_int(5000)}), INPUTS(FLOATS("input", 5000))},
         {"LayerNorm", "epsilon=-1 is negative", MTH_OPTIONS({"epsilon", mth_float(-1)}), INPUTS(FLOATS("input", 3))},
-        {"PositionalEncoding", "no whole heads of 3", MTH_OPTIONS({"max_len", mth_int(9)}, {"kind", mth_string("rotary")}, {"head_dim", mth_int(3)}),
-         INPUTS(FLOATS("input", 2, 3, 4))},
-        {"MultiHeadAttention", "more than any device can hold", MTH_OPTIONS({"num_heads", mth_int(1ll << 40)}, {"head_dim", mth_int(1 << 20)}),
-         INPUTS(FLOATS("input", 2, 3, 4))},
-        {"FeedForward", "tensor_axis=2 is no axis of the mesh (2, 2)", MTH_OPTIONS({"hidden_dim", mth_int(4)}, {"tensor_axis", mth_int(2)}),
-         INPUTS(FLOATS("input", 3))},
-        {"Embedding", "both say how the weight is split", MTH_OPTIONS({"vocab_size", mth_int(4)}, {"embedding_dim", mth_int(4)},
-         {"tensor_axis", mth_int(0)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), INPUTS(IDS("input", 3))},
+        {"PositionalEncoding", "no whole heads of 3",
+            MTH_OPTIONS({"max_len", mth_int(9)}, {"kind", mth_string("rotary")}, {"head_dim", mth_int(3)}),
+            INPUTS(FLOATS("input", 2, 3, 4))},
+        {"MultiHeadAttention", "more than any device can hold",
+            MTH_OPTIONS({"num_heads", mth_int(1ll << 40)}, {"head_dim", mth_int(1 << 20)}),
+            INPUTS(FLOATS("input", 2, 3, 4))},
+        {"FeedForward", "tensor_axis=2 is no axis of the mesh (2, 2)",
+            MTH_OPTIONS({"hidden_dim", mth_int(4)}, {"tensor_axis", mth_int(2)}), INPUTS(FLOATS("input", 3))},
+        {"Embedding", "both say how the weight is split",
+            MTH_OPTIONS({"vocab_size", mth_int(4)}, {"embedding_dim", mth_int(4)}, {"tensor_axis", mth_int(0)},
+                {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}),
+            INPUTS(IDS("input", 3))},
         {"MoE", "no room", MTH_OPTIONS(EXPERTS, {"capacity_factor", mth_float(0)}), INPUTS(FLOATS("input", 3, 4))},
-        {"MoE", "both say where", MTH_OPTIONS(EXPERTS, {"expert_distribution", mth_string("round_robin")},
-         {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE, MTH_NONE)}), INPUTS(FLOATS("input", 3, 4))},
-        {"MoE", "the first of 3 dimensions", MTH_OPTIONS(EXPERTS, {"weight_shard_spec", MTH_SPEC(mth_int(0), mth_int(1), MTH_NONE)}),
-         INPUTS(FLOATS("input", 3, 4))},
+        {"MoE", "both say where",
+            MTH_OPTIONS(EXPERTS, {"expert_distribution", mth_string("round_robin")},
+                {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE, MTH_NONE)}),
+            INPUTS(FLOATS("input", 3, 4))},
+        {"MoE", "the first of 3 dimensions",
+            MTH_OPTIONS(EXPERTS, {"weight_shard_spec", MTH_SPEC(mth_int(0), mth_int(1), MTH_NONE)}),
+            INPUTS(FLOATS("input", 3, 4))},
         {"Dropout", "rate=1", MTH_OPTIONS({"rate", mth_int(1)}), INPUTS(FLOATS("input", 3, 4))},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        CHECK_FAILS(expand_one(cases[i].type, cases[i].o, cases[i].n, cases[i].in, cases[i].count, NULL), MTH_ERROR_VALUE, cases[i].text);
+        CHECK_FAILS(expand_one(cases[i].type, cases[i].o, cases[i].n, cases[i].in, cases[i].count, NULL),
+            MTH_ERROR_VALUE, cases[i].text);
 }
 
 /* ---------------------------------------------------------------- pipelines */
@@ -189,8 +236,8 @@ static mth_model *stage(const char *in, const char *hidden, const char *out) {
     relu(m, hidden, out);
     return m;
 }
-static mth_status try_pipeline(mth_model *m, mth_model **stages, size_t n, const mth_option *more, size_t count, const mth_wire *w,
-    size_t wires) {
+static mth_status try_pipeline(
+    mth_model *m, mth_model **stages, size_t n, const mth_option *more, size_t count, const mth_wire *w, size_t wires) {
     mth_arg items[8];
     mth_option o[8];
     for (size_t i = 0; i < n; i++) items[i] = mth_submodel(stages[i]);
@@ -204,8 +251,8 @@ static void look_at_stages(mth__graph *g) {
     list_parameters(g);
     CHECK(g->region.n == 1);
     const mth__region *r = g->region.at[0];
-    CHECK(r->stages == 3 && r->microbatch_size == 8 && r->schedule == MTH__1F1B && r->nin == 1 && r->nout == 1 && !strcmp(r->name,
-        "pipeline_0"));
+    CHECK(r->stages == 3 && r->microbatch_size == 8 && r->schedule == MTH__1F1B && r->nin == 1 && r->nout == 1 &&
+        !strcmp(r->name, "pipeline_0"));
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         CHECK(n->region == 0 && n->stage >= 0 && n->stage < 3 && n->on == r->stage_on[n->stage] && n->microbatch == -1);
@@ -217,13 +264,16 @@ static void look_at_stages(mth__graph *g) {
 TEST(pipeline) {
     mth_model *m = model();
     mth_arg last = MTH_INTS(2, 3), where = MTH_SPEC(mth_int(0), mth_int(1), last);
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){stage("input", "h", "a"), stage("input", "h", "a"), stage("input", "h", "y")}, 3,
-                              MTH_OPTIONS({"device_assignment", where}, {"microbatch_size", mth_int(8)}, {"schedule", mth_string("1f1b")}),
-                                  MTH_WIRES({"input", "input"}, {"output", "output"})));
+    CHECK_STATUS(try_pipeline(m,
+        (mth_model *[]){stage("input", "h", "a"), stage("input", "h", "a"), stage("input", "h", "y")}, 3,
+        MTH_OPTIONS({"device_assignment", where}, {"microbatch_size", mth_int(8)}, {"schedule", mth_string("1f1b")}),
+        MTH_WIRES({"input", "input"}, {"output", "output"})));
     CHECK_STATUS(EXPAND(m, look_at_stages, FLOATS("input", 16, 3)));
-    SAME(listed, "pipeline_0.stage_0.linear_0.weight(3, 8) pipeline_0.stage_0.linear_0.bias(8,) pipeline_0.stage_1.linear_0.weight(8, 8) "
+    SAME(listed,
+        "pipeline_0.stage_0.linear_0.weight(3, 8) pipeline_0.stage_0.linear_0.bias(8,) "
+        "pipeline_0.stage_1.linear_0.weight(8, 8) "
         "pipeline_0.stage_1.linear_0.bias(8,) "
-                 "pipeline_0.stage_2.linear_0.weight(8, 8) pipeline_0.stage_2.linear_0.bias(8,)");
+        "pipeline_0.stage_2.linear_0.weight(8, 8) pipeline_0.stage_2.linear_0.bias(8,)");
     SAME(list_outputs(m), "output");
     mth_model_free(m);
 }
@@ -237,40 +287,42 @@ static mth_model *product(const char *a, const char *b, const char *out) {
 
 TEST(stages_bind_by_name) {
     mth_model *m = model();
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "skip"), block("input", "h"), product("x", "skip", "y")}, 3, NOTHING,
-        MTH_WIRES({"input", "input"})));
+    CHECK_STATUS(
+        try_pipeline(m, (mth_model *[]){block("input", "skip"), block("input", "h"), product("x", "skip", "y")}, 3,
+            NOTHING, MTH_WIRES({"input", "input"})));
     CHECK_STATUS(resolve_on(m, MESH(3)));
     SAME(m->block.at[0]->module->ports, "input -> output");
     SAME(list_outputs(m), "pipeline_0.output");
     mth_model_free(m);
     m = model();
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), product("h", "mask", "y")}, 2, NOTHING, MTH_WIRES({"input", "input"},
-        {"mask", "m"})));
+    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), product("h", "mask", "y")}, 2, NOTHING,
+        MTH_WIRES({"input", "input"}, {"mask", "m"})));
     CHECK_STATUS(resolve_on(m, MESH(3)));
     SAME(list_inputs(m), "input, m");
     mth_model_free(m);
     m = model();
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), product("x", "mask", "y")}, 2, NOTHING, MTH_WIRES({"input", "input"},
-        {"mask", "m"})));
+    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), product("x", "mask", "y")}, 2, NOTHING,
+        MTH_WIRES({"input", "input"}, {"mask", "m"})));
     CHECK_STATUS(resolve_on(m, MESH(3)));
     CHECK_STATUS(EXPAND(m, list_ops, FLOATS("input", 16, 3), FLOATS("m", 16, 3)));
     SAME(listed, "relu mul");
     mth_model_free(m);
     m = model();
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), product("x", "mask", "y")}, 2, NOTHING, MTH_WIRES({"input",
-        "input"})));
+    CHECK_STATUS(try_pipeline(
+        m, (mth_model *[]){block("input", "h"), product("x", "mask", "y")}, 2, NOTHING, MTH_WIRES({"input", "input"})));
     CHECK_FAILS(resolve_on(m, MESH(3)), MTH_ERROR_VALUE, "nothing binds the input 'mask' of stage_1");
     mth_model_free(m);
     m = model();
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), product("h", "mask", "y")}, 2, NOTHING, MTH_WIRES({"input",
-        "input"})));
+    CHECK_STATUS(try_pipeline(
+        m, (mth_model *[]){block("input", "h"), product("h", "mask", "y")}, 2, NOTHING, MTH_WIRES({"input", "input"})));
     CHECK_FAILS(resolve_on(m, MESH(3)), MTH_ERROR_VALUE, "pipeline_0: nothing binds the input 'mask' of stage_1");
     mth_model_free(m);
 }
 
 TEST(a_stage_that_nothing_feeds) {
     mth_model *m = model();
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){product("a", "b", "h"), product("a", "b", "h")}, 2, NOTHING, MTH_WIRES({"a", "x"}, {"b", "y"})));
+    CHECK_STATUS(try_pipeline(m, (mth_model *[]){product("a", "b", "h"), product("a", "b", "h")}, 2, NOTHING,
+        MTH_WIRES({"a", "x"}, {"b", "y"})));
     CHECK_FAILS(resolve_on(m, MESH(2)), MTH_ERROR_VALUE, "all inputs of stage_1 are wired from outside");
     mth_model_free(m);
 }
@@ -279,15 +331,21 @@ TEST(pipelines_refuse) {
     mth_model *m = model();
     mth_arg two = MTH_INTS(0, 1), far = MTH_INTS(0, 7), twice = MTH_INTS(1, 1), pair = MTH_SPEC(mth_int(0), twice);
 #define TWO (mth_model *[]){block("input", "h"), block("input", "h")}, 2
-    CHECK_FAILS(try_pipeline(m, (mth_model *[]){block("input", "h")}, 1, MTH_OPTIONS({"device_assignment", two}), NOTHING), MTH_ERROR_VALUE,
-        "2 entries for 1 stages");
-    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"device_assignment", pair}), NOTHING), MTH_ERROR_VALUE, "device 1 twice");
-    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"microbatch_size", mth_int(0)}), NOTHING), MTH_ERROR_VALUE, "microbatch_size=0");
-    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"microbatch_size", mth_int(-3)}), NOTHING), MTH_ERROR_VALUE, "microbatch_size=-3");
-    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"schedule", mth_string("gpip")}), NOTHING), MTH_ERROR_VALUE, "did you mean");
-    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"device_id", mth_int(0)}), NOTHING), MTH_ERROR_VALUE, "device_assignment");
-    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"device_assignment", two}, {"axis", mth_int(0)}), NOTHING), MTH_ERROR_VALUE,
-        "one of the two");
+    CHECK_FAILS(
+        try_pipeline(m, (mth_model *[]){block("input", "h")}, 1, MTH_OPTIONS({"device_assignment", two}), NOTHING),
+        MTH_ERROR_VALUE, "2 entries for 1 stages");
+    CHECK_FAILS(
+        try_pipeline(m, TWO, MTH_OPTIONS({"device_assignment", pair}), NOTHING), MTH_ERROR_VALUE, "device 1 twice");
+    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"microbatch_size", mth_int(0)}), NOTHING), MTH_ERROR_VALUE,
+        "microbatch_size=0");
+    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"microbatch_size", mth_int(-3)}), NOTHING), MTH_ERROR_VALUE,
+        "microbatch_size=-3");
+    CHECK_FAILS(
+        try_pipeline(m, TWO, MTH_OPTIONS({"schedule", mth_string("gpip")}), NOTHING), MTH_ERROR_VALUE, "did you mean");
+    CHECK_FAILS(
+        try_pipeline(m, TWO, MTH_OPTIONS({"device_id", mth_int(0)}), NOTHING), MTH_ERROR_VALUE, "device_assignment");
+    CHECK_FAILS(try_pipeline(m, TWO, MTH_OPTIONS({"device_assignment", two}, {"axis", mth_int(0)}), NOTHING),
+        MTH_ERROR_VALUE, "one of the two");
     CHECK_FAILS(try_pipeline(m, (mth_model *[]){model()}, 1, NOTHING, NOTHING), MTH_ERROR_VALUE, "empty model");
     CHECK_FAILS(try_pipeline(m, NULL, 0, NOTHING, NOTHING), MTH_ERROR_VALUE, "without stages");
     CHECK_STATUS(try_pipeline(m, TWO, MTH_OPTIONS({"device_assignment", far}), NOTHING));
@@ -298,22 +356,26 @@ TEST(pipelines_refuse) {
     m = model();
     mth_model *s = model();
     ADD(s, "Linear", LINEAR({"device_id", mth_int(3)}), NOTHING, MTH_PLAIN);
-    CHECK_STATUS(try_pipeline(m, (mth_model *[]){block("input", "h"), s}, 2, MTH_OPTIONS({"device_assignment", two}), NOTHING));
-    CHECK_FAILS(resolve_on(m, MESH(4)), MTH_ERROR_VALUE, "pipeline_0.stage_1.linear_0: device_id=3 lies outside of the stage");
+    CHECK_STATUS(
+        try_pipeline(m, (mth_model *[]){block("input", "h"), s}, 2, MTH_OPTIONS({"device_assignment", two}), NOTHING));
+    CHECK_FAILS(
+        resolve_on(m, MESH(4)), MTH_ERROR_VALUE, "pipeline_0.stage_1.linear_0: device_id=3 lies outside of the stage");
     mth_model_free(m);
 }
 
 static void look_at_slices(mth__graph *g) {
     const mth__region *r = g->region.at[0];
-    CHECK(r->stage_on[0] == mth__place_slice(g->mesh, 0, 0) && r->stage_on[1] == mth__place_slice(g->mesh, 0, 1)
-        && r->stage_on[2] == r->stage_on[0]);
+    CHECK(r->stage_on[0] == mth__place_slice(g->mesh, 0, 0) && r->stage_on[1] == mth__place_slice(g->mesh, 0, 1) &&
+        r->stage_on[2] == r->stage_on[0]);
     CHECK(g->parameter.at[0]->sharding.on == r->stage_on[0] && g->parameter.at[0]->sharding.dim[1].naxes == 1);
 }
 
 TEST(stages_along_an_axis) {
     mth_model *m = model(), *s[3];
-    for (int i = 0; i < 3; i++) ADD(s[i] = model(), "Linear", LINEAR({"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}, {"device_mesh",
-        MTH_INTS(2)}), NOTHING, MTH_PLAIN);
+    for (int i = 0; i < 3; i++)
+        ADD(s[i] = model(), "Linear",
+            LINEAR({"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}, {"device_mesh", MTH_INTS(2)}), NOTHING,
+            MTH_PLAIN);
     CHECK_STATUS(try_pipeline(m, s, 3, MTH_OPTIONS({"axis", mth_int(0)}), NOTHING));
     CHECK_STATUS(expand_on(m, MESH(2, 2), INPUTS(FLOATS("input", 4, 6)), look_at_slices));
     CHECK_FAILS(resolve_on(m, MESH(2, 3)), MTH_ERROR_VALUE, "device_mesh=(2,) differs from the stage's, (3,)");
@@ -325,8 +387,9 @@ TEST(every_type_is_documented) {
     CHECK(mth_module_type_count() == 31 && !mth_module_type_name(31) && !mth_module_type_doc("Linaer"));
     for (size_t i = 0; i < mth_module_type_count(); i++) {
         const char *name = mth_module_type_name(i);
-        CHECK(strlen(mth_module_type_doc(name)) > 40 && strstr(mth_module_type_signature(name), "device_id: int | None = None")
-            && strstr(mth_module_type_ports(name), " -> output"));
+        CHECK(strlen(mth_module_type_doc(name)) > 40 &&
+            strstr(mth_module_type_signature(name), "device_id: int | None = None") &&
+            strstr(mth_module_type_ports(name), " -> output"));
     }
     SAME(mth_module_type_ports("MultiHeadAttention"), "input, key?, value?, mask? -> output");
     CHECK(strstr(mth_module_type_doc("Linear"), "Parameters: weight (in, dimension), bias (dimension,)"));
@@ -352,8 +415,8 @@ static mth_status compose_all(void *context) {
 TEST(warnings_and_what_is_absent_are_told_in_c_too) {
     mth_module *after = NULL, *before = NULL;
     const char *why = NULL, *fix = NULL;
-    CHECK_STATUS(mth_module_create("MoE",
-        MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(8)}, {"top_k", mth_int(1)}), &after));
+    CHECK_STATUS(mth_module_create(
+        "MoE", MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(8)}, {"top_k", mth_int(1)}), &after));
     CHECK_STATUS(mth_module_create("MoE",
         MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(8)}, {"top_k", mth_int(1)},
             {"router_softmax", mth_string("before")}),

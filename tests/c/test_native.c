@@ -1,4 +1,5 @@
-/* The native executor on programs written by hand: every collective by every algorithm, transfers, overlap, stop, fault, stuck, memory. */
+/* The native executor on programs written by hand: every collective by every algorithm, transfers, overlap, stop,
+ * fault, stuck, memory. */
 #include "catalog/rows.h"
 #include "engine/native/native.h"
 #include "elements.h"
@@ -10,7 +11,11 @@ static const mth__engine_vtable *const native = &mth__engine_native;
 enum { THREADS = 4, ROUNDS = 3 /* of the communication in a program, in the same memory */ };
 
 /* ---- programs: a role for each device, which is the most general case */
-typedef struct { mth__arena *arena; mth__program *p; mth__mesh *mesh; } maker;
+typedef struct {
+    mth__arena *arena;
+    mth__program *p;
+    mth__mesh *mesh;
+} maker;
 
 static maker maker_new(mth__arena *arena, int naxes, const int64_t *dim) {
     maker m = {arena, NEW(arena, mth__program), NULL};
@@ -27,8 +32,8 @@ static maker maker_new(mth__arena *arena, int naxes, const int64_t *dim) {
     return m;
 }
 /* A value of device d: in the slab at its end, or at the offset of value `over`. */
-static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s, mth__storage storage,
-                     int index, int over) {
+static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s,
+    mth__storage storage, int index, int over) {
     mth__role *r = &m->p->role.at[d];
     mth__pvalue v = {.name = name, .dtype = dtype, .shape = shape, .sharding = *s, .storage = storage, .index = index};
     v.local = mth__local_shape(shape, s, s->on->rank_of[d], NULL, NULL);
@@ -52,12 +57,28 @@ static int *list(maker *m, int n, const int *v) {
 static void add_compute(maker *m, int d, const char *op, double f, int nin, const int *in, int out) {
     mth__attrs *attrs = NEW(m->arena, mth__attrs);
     attrs->f[0] = f;
-    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = MTH__COMPUTE, .op = mth__op_find(op), .attrs = attrs, .nin = nin,
-        .nout = 1, .in = list(m, nin, in), .out = list(m, 1, &out), .scratch = -1, .module = "block_0"});
+    PUSH(m->arena, m->p->role.at[d].instr,
+        (mth__instr){.kind = MTH__COMPUTE,
+            .op = mth__op_find(op),
+            .attrs = attrs,
+            .nin = nin,
+            .nout = 1,
+            .in = list(m, nin, in),
+            .out = list(m, 1, &out),
+            .scratch = -1,
+            .module = "block_0"});
 }
 static void add_comm(maker *m, int d, mth__instr_kind kind, int channel, int in, int out, int scratch) {
-    PUSH(m->arena, m->p->role.at[d].instr, (mth__instr){.kind = kind, .channel = channel, .nin = in >= 0, .nout = out >= 0,
-        .in = list(m, 1, &in), .out = list(m, 1, &out), .scratch = scratch, .stream = kind == MTH__START, .module = "block_0"});
+    PUSH(m->arena, m->p->role.at[d].instr,
+        (mth__instr){.kind = kind,
+            .channel = channel,
+            .nin = in >= 0,
+            .nout = out >= 0,
+            .in = list(m, 1, &in),
+            .out = list(m, 1, &out),
+            .scratch = scratch,
+            .stream = kind == MTH__START,
+            .module = "block_0"});
 }
 static int add_channel(maker *m, mth__channel c) {
     c.label = "block_0: communication";
@@ -71,10 +92,12 @@ static float number(int64_t i, int salt) { return (float)((i * 2654435761u + (in
 static int term_of(const mth__sharding *s, int d) {
     int coordinate[MTH__AXES], term = 0;
     mth__placement_coordinates(s->on, s->on->rank_of[d], coordinate);
-    for (int x = 0; x < s->on->naxes; x++) if (s->partial >> x & 1) term = term * 16 + coordinate[x] + 1;
+    for (int x = 0; x < s->on->naxes; x++)
+        if (s->partial >> x & 1) term = term * 16 + coordinate[x] + 1;
     return term;
 }
-static float expected(const mth__channel *c, int64_t i, int d) { /* as device d is to have it: still partial over the axes of c->to */
+/* as device d is to have it: still partial over the axes of c->to */
+static float expected(const mth__channel *c, int64_t i, int d) {
     float v = c->reduce == MTH__REDUCE_MAX ? -INFINITY : 0;
     int coordinate[MTH__AXES], mine[MTH__AXES];
     if (c->from.on->rank_of[d] < 0) return number(i, 0);
@@ -98,7 +121,12 @@ static mth_status open_engine(int devices, int threads, mth__engine **out) {
     mth_arg value = mth_int(threads);
     return native->open(&(mth__engine_setup){&mesh, (const mth__opt *const[]){options, NULL}, &value}, out);
 }
-typedef struct { mth__engine *engine; mth__executable *x; int devices; mth__buffer *entry[64], *exit[64]; } session;
+typedef struct {
+    mth__engine *engine;
+    mth__executable *x;
+    int devices;
+    mth__buffer *entry[64], *exit[64];
+} session;
 static session session_new(mth__program *p, int threads) {
     session s = {.devices = p->mesh->count};
     CHECK_STATUS(open_engine(p->mesh->count, threads, &s.engine));
@@ -117,7 +145,8 @@ static void release_exits(session *s) {
 }
 static void session_end(session *s) {
     release_exits(s);
-    for (int d = 0; d < s->devices; d++) if (s->entry[d]) native->buffer_release(s->entry[d]);
+    for (int d = 0; d < s->devices; d++)
+        if (s->entry[d]) native->buffer_release(s->entry[d]);
     native->unload(s->x);
     native->close(s->engine);
 }
@@ -134,7 +163,8 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
         if (has) sent = add_value(m, d, "sent", MTH_FLOAT32, c.shape, &c.from, MTH__IN_SLAB, 0, -1);
         if (gets) got = add_value(m, d, "got", MTH_FLOAT32, c.shape, &c.to, MTH__IN_SLAB, 0, in_place ? sent : -1);
         if (gets) out = add_value(m, d, "y", MTH_FLOAT32, c.shape, &c.to, MTH__IN_EXIT, 0, -1);
-        if (c.kind != MTH__TRANSFER && mth__channel_scratch(&c, d)) scratch = add_room(m, d, mth__channel_scratch(&c, d));
+        if (c.kind != MTH__TRANSFER && mth__channel_scratch(&c, d))
+            scratch = add_room(m, d, mth__channel_scratch(&c, d));
         bool takes_part = has || gets, apart = c.kind == MTH__TRANSFER && c.from.on != c.to.on;
         for (int i = 0; i < ROUNDS && takes_part; i++) {
             if (has) add_compute(m, d, "scale", i + 1, 1, &in, sent);
@@ -167,10 +197,11 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
             const float *y = native->buffer_host(s.exit[d]);
             held p = held_by(c.shape, &c.to, d);
             int64_t wrong = 0;
-            for (int64_t i = 0; i < mth__shape_size(p.local); i++) wrong += y[i] != (1 + 2 + 3) * expected(&c, index_in_whole(&p, i), d);
+            for (int64_t i = 0; i < mth__shape_size(p.local); i++)
+                wrong += y[i] != (1 + 2 + 3) * expected(&c, index_in_whole(&p, i), d);
             if (wrong)
-                printf("  %s %s: %lld wrong on device %d of %d, again %d\n", mth__channel_names[c.kind], mth__algorithm_names[c.algorithm],
-                       (long long)wrong, d, devices, again);
+                printf("  %s %s: %lld wrong on device %d of %d, again %d\n", mth__channel_names[c.kind],
+                    mth__algorithm_names[c.algorithm], (long long)wrong, d, devices, again);
             CHECK(!wrong);
         }
     }
@@ -179,10 +210,16 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
 
 static mth__split over(int axis) { return (mth__split){.naxes = 1, .axis = {(int8_t)axis}}; }
 /* from and to of a collective over `axis` of `on`; other axes split dimension 2 where `third` says so */
-static mth__channel collective(mth__channel_kind kind, mth__algorithm algorithm, const mth__placement *on, int axis, int third,
-                               mth__shape shape) {
-    mth__channel c = {.kind = kind, .algorithm = algorithm, .shape = shape, .from = {.on = on}, .to = {.on = on},
-        .axes = (uint8_t)(1 << axis), .dim = 0, .dim2 = 1};
+static mth__channel collective(
+    mth__channel_kind kind, mth__algorithm algorithm, const mth__placement *on, int axis, int third, mth__shape shape) {
+    mth__channel c = {.kind = kind,
+        .algorithm = algorithm,
+        .shape = shape,
+        .from = {.on = on},
+        .to = {.on = on},
+        .axes = (uint8_t)(1 << axis),
+        .dim = 0,
+        .dim2 = 1};
     if (kind == MTH__ALL_REDUCE || kind == MTH__REDUCE_SCATTER) c.from.partial = c.axes;
     if (kind == MTH__ALL_GATHER) c.from.dim[0] = over(axis);
     if (kind == MTH__REDUCE_SCATTER) c.to.dim[0] = over(axis);
@@ -195,18 +232,20 @@ static mth__channel collective(mth__channel_kind kind, mth__algorithm algorithm,
 }
 
 GUARDED(collectives) {
-    static const mth__shape shapes[] = {{3, {12, 8, 4}}, {3, {7, 5, 3}}, {3, {3, 2, 1}}, {3, {1, 1, 1}}, {3, {0, 5, 2}}};
+    static const mth__shape shapes[] = {
+        {3, {12, 8, 4}}, {3, {7, 5, 3}}, {3, {3, 2, 1}}, {3, {1, 1, 1}}, {3, {0, 5, 2}}};
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
             for (int n = 1; n <= 9; n++)
                 for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
                     for (int start = 0; start < 2; start++) {
                         maker m = maker_new(a, 1, (int64_t[]){n});
-                        mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
-                                                    shapes[k]);
+                        mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm,
+                            mth__place_whole(m.mesh), 0, -1, shapes[k]);
                         c.reduce = k == 1 && start ? MTH__REDUCE_MAX : MTH__REDUCE_SUM;
                         if (c.reduce == MTH__REDUCE_MAX) c.from.reduce = MTH__REDUCE_MAX;
-                        run_channel(&m, c, start, kind == MTH__ALL_REDUCE && k != 1, 1 + (int)(k + (size_t)start) % THREADS);
+                        run_channel(
+                            &m, c, start, kind == MTH__ALL_REDUCE && k != 1, 1 + (int)(k + (size_t)start) % THREADS);
                     }
 }
 GUARDED(collectives_in_groups) {
@@ -214,24 +253,28 @@ GUARDED(collectives_in_groups) {
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
             for (int axis = 0; axis < 2; axis++) {
                 maker m = maker_new(a, 2, (int64_t[]){2, 3});
-                run_channel(&m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis,
-                                                  1 - axis, (mth__shape){3, {5, 7, 4}}), false, false, THREADS);
+                run_channel(&m,
+                    collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), axis,
+                        1 - axis, (mth__shape){3, {5, 7, 4}}),
+                    false, false, THREADS);
             }
 }
 GUARDED(large_collectives_are_cut) { /* several chunks a move */
     for (int kind = 0; kind < MTH__BROADCAST; kind++)
         for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
             maker m = maker_new(a, 1, (int64_t[]){3});
-            run_channel(&m, collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
-                                              (mth__shape){3, {301, 203, 17}}), false, kind == MTH__ALL_REDUCE, THREADS);
+            run_channel(&m,
+                collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
+                    (mth__shape){3, {301, 203, 17}}),
+                false, kind == MTH__ALL_REDUCE, THREADS);
         }
 }
 GUARDED(cyclic_shards) {
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++)
         for (int kind = MTH__ALL_GATHER; kind < MTH__BROADCAST; kind++) {
             maker m = maker_new(a, 1, (int64_t[]){4});
-            mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0, -1,
-                                        (mth__shape){3, {11, 6, 2}});
+            mth__channel c = collective((mth__channel_kind)kind, (mth__algorithm)algorithm, mth__place_whole(m.mesh), 0,
+                -1, (mth__shape){3, {11, 6, 2}});
             if (c.from.dim[0].naxes) c.from.dim[0].cyclic = true;
             if (c.to.dim[0].naxes) c.to.dim[0].cyclic = true;
             run_channel(&m, c, false, false, THREADS);
@@ -255,7 +298,7 @@ GUARDED(transfers) {
         maker m = maker_new(a, 1, (int64_t[]){7});
         mth__channel c = {.kind = MTH__TRANSFER, .shape = {2, {11, 6}}};
         const mth__placement *front = mth__place_list(m.mesh, 4, (int32_t[]){0, 1, 2, 3}),
-            *back = mth__place_list(m.mesh, 3, (int32_t[]){4, 5, 6});
+                             *back = mth__place_list(m.mesh, 3, (int32_t[]){4, 5, 6});
         const mth__placement *middle = mth__place_list(m.mesh, 3, (int32_t[]){3, 1, 5});
         c.from.on = k % 3 == 2 ? mth__place_whole(m.mesh) : front;
         c.to.on = k % 3 == 0 ? back : k % 3 == 1 ? middle : mth__place_whole(m.mesh);
@@ -284,13 +327,18 @@ static void fill_entries(session *s, int64_t elements) {
     }
 }
 
-typedef struct { session s; int runs; float want; } user;
+typedef struct {
+    session s;
+    int runs;
+    float want;
+} user;
 static void *use(void *argument) {
     user *u = argument;
     for (int i = 0; i < u->runs; i++) {
         release_exits(&u->s);
         CHECK_STATUS(native->run(u->s.x, u->s.entry, u->s.exit, NULL));
-        for (int d = 0; d < u->s.devices; d++) CHECK(((float *)native->buffer_host(u->s.exit[d]))[1] == u->want + (float)d);
+        for (int d = 0; d < u->s.devices; d++)
+            CHECK(((float *)native->buffer_host(u->s.exit[d]))[1] == u->want + (float)d);
     }
     return NULL;
 }
@@ -346,7 +394,8 @@ GUARDED(fault) {
     maker m = maker_new(a, 1, (int64_t[]){2});
     for (int d = 0; d < 2; d++) {
         mth__sharding s = {.on = mth__place_whole(m.mesh)};
-        int table = add_value(&m, d, "embedding_0.weight", MTH_FLOAT32, (mth__shape){2, {4, 3}}, &s, MTH__IN_ENTRY, 0, -1);
+        int table =
+            add_value(&m, d, "embedding_0.weight", MTH_FLOAT32, (mth__shape){2, {4, 3}}, &s, MTH__IN_ENTRY, 0, -1);
         int ids = add_value(&m, d, "ids", MTH_INT32, (mth__shape){1, {5}}, &s, MTH__IN_ENTRY, 1, -1);
         int out = add_value(&m, d, "y", MTH_FLOAT32, (mth__shape){2, {5, 3}}, &s, MTH__IN_EXIT, 0, -1);
         add_compute(&m, d, "gather", 0, 2, (int[]){table, ids}, out);
@@ -369,9 +418,10 @@ GUARDED(fault) {
         if (wrong % 3) {
             CHECK(status && mth_error_get_code(status) == MTH_ERROR_VALUE);
             const char *text = status ? mth_error_get_message(status) : "";
-            CHECK(strstr(text, wrong == 1 ? "4 is outside [0, 4)" : "-1 is outside [0, 4)") && strstr(text, "gather on device")
-                  && strstr(text, "ids must lie in [0, 4)"));
-            CHECK(status && !strcmp(mth_error_get_operator(status), "block_0") && mth_error_get_tensor_count(status) == 2);
+            CHECK(strstr(text, wrong == 1 ? "4 is outside [0, 4)" : "-1 is outside [0, 4)") &&
+                strstr(text, "gather on device") && strstr(text, "ids must lie in [0, 4)"));
+            CHECK(status && !strcmp(mth_error_get_operator(status), "block_0") &&
+                mth_error_get_tensor_count(status) == 2);
             mth_error_free(status);
         } else {
             CHECK_STATUS(status);
@@ -398,14 +448,16 @@ GUARDED(stuck_is_reported) { /* two collectives in opposite order */
     }
     for (int threads = 1; threads <= THREADS; threads++) {
         session s = session_new(m.p, threads);
-        for (int i = 0; i < 3; i++) CHECK_FAILS(native->run(s.x, s.entry, s.exit, NULL), MTH_ERROR_INTERNAL, "waits for device");
+        for (int i = 0; i < 3; i++)
+            CHECK_FAILS(native->run(s.x, s.entry, s.exit, NULL), MTH_ERROR_INTERNAL, "waits for device");
         session_end(&s);
     }
 }
 
 GUARDED(memory_failing_at_any_index) {
     maker m = maker_new(a, 1, (int64_t[]){3});
-    mth__channel c = collective(MTH__ALL_TO_ALL, MTH__TREE, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {6, 5, 4}});
+    mth__channel c =
+        collective(MTH__ALL_TO_ALL, MTH__TREE, mth__place_whole(m.mesh), 0, -1, (mth__shape){3, {6, 5, 4}});
     c.dtype = MTH_FLOAT32;
     int channel = add_channel(&m, c);
     for (int d = 0; d < 3; d++) {
@@ -428,7 +480,8 @@ GUARDED(memory_failing_at_any_index) {
         if (status) CHECK(mth_error_get_code(status) == MTH_ERROR_MEMORY);
         mth_error_free(status);
         release_exits(&s);
-        for (int d = 0; d < 3; d++) if (s.entry[d]) native->buffer_release(s.entry[d]);
+        for (int d = 0; d < 3; d++)
+            if (s.entry[d]) native->buffer_release(s.entry[d]);
         if (s.x) native->unload(s.x);
         if (s.engine) native->close(s.engine);
         CHECK(mth_debug_live_allocations() == live);
@@ -468,9 +521,13 @@ GUARDED(buffers_come_back) {
     }
 }
 
-/* Buffers of any size, those that share pages too, made and released in any order by several threads: nobody writes where another one is. */
+/* Buffers of any size, those that share pages too, made and released in any order by several threads: nobody writes
+ * where another one is. */
 enum { HELD = 24, DRAWS = 1500 };
-typedef struct { mth__engine *engine; unsigned seed; } holder;
+typedef struct {
+    mth__engine *engine;
+    unsigned seed;
+} holder;
 static void *hold_and_release(void *context) {
     holder *h = context;
     mth__engine *e = h->engine;
@@ -480,7 +537,8 @@ static void *hold_and_release(void *context) {
         int k = (int)(rand_r(&h->seed) % HELD);
         if (mine[k]) {
             const char *at = native->buffer_host(mine[k]);
-            wrong += memcmp(at, &mine[k], sizeof mine[k]) != 0 || memcmp(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]) != 0;
+            wrong += memcmp(at, &mine[k], sizeof mine[k]) != 0 ||
+                memcmp(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]) != 0;
             native->buffer_release(mine[k]);
             mine[k] = NULL;
             if (i % 97 == 0) mth__buffers_trim(&e->buffers);
@@ -497,7 +555,8 @@ static void *hold_and_release(void *context) {
         memcpy(at, &mine[k], sizeof mine[k]);
         memcpy(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]);
     }
-    for (int k = 0; k < HELD; k++) if (mine[k]) native->buffer_release(mine[k]);
+    for (int k = 0; k < HELD; k++)
+        if (mine[k]) native->buffer_release(mine[k]);
     return (void *)(intptr_t)wrong;
 }
 GUARDED(buffers_share_pages) {
@@ -506,11 +565,14 @@ GUARDED(buffers_share_pages) {
     mth__buffer *b[40], *large;
     CHECK_STATUS(open_engine(1, 1, &e));
     for (int i = 0; i < 40; i++) CHECK_STATUS(native->buffer_new(e, 0, 1 << 20, &b[i]));
-    for (int i = 1; i < 40; i++) CHECK(i % 8 == 0 || (char *)native->buffer_host(b[i]) - (char *)native->buffer_host(b[i - 1]) == 1 << 20);
+    for (int i = 1; i < 40; i++)
+        CHECK(i % 8 == 0 || (char *)native->buffer_host(b[i]) - (char *)native->buffer_host(b[i - 1]) == 1 << 20);
     int64_t all = mth_debug_live_allocations();
-    for (int i = 0; i < 40; i++) if (i != 17) native->buffer_release(b[i]);
+    for (int i = 0; i < 40; i++)
+        if (i != 17) native->buffer_release(b[i]);
     mth__buffers_trim(&e->buffers);
-    /* of spans of 8, 8, 16 and 32 MiB the one is left that the last buffer lies in; the records of the other buffers are gone */
+    /* of spans of 8, 8, 16 and 32 MiB the one is left that the last buffer lies in; the records of the other buffers
+     * are gone */
     CHECK(mth_debug_live_allocations() == all - 39 - 2 * 3);
     CHECK_STATUS(native->buffer_new(e, 0, 5 << 20, &large));
     native->buffer_release(large);

@@ -2,11 +2,11 @@
 #include "unit.h"
 
 /* The call is refused for a NULL, and what it was given is as it was. */
-#define REFUSED(call)                                       \
-    do {                                                    \
-        int64_t live = mth_debug_live_allocations();        \
-        CHECK_FAILS(call, MTH_ERROR_TYPE, "NULL");          \
-        CHECK(mth_debug_live_allocations() == live);        \
+#define REFUSED(call)                                                                                                  \
+    do {                                                                                                               \
+        int64_t live = mth_debug_live_allocations();                                                                   \
+        CHECK_FAILS(call, MTH_ERROR_TYPE, "NULL");                                                                     \
+        CHECK(mth_debug_live_allocations() == live);                                                                   \
     } while (0)
 
 static const int64_t shape[] = {4, 6};
@@ -61,18 +61,23 @@ TEST(values_of_options) {
     mth_backend *backend = NULL;
     static const char *const no_key[] = {NULL};
     const mth_arg one = mth_int(1), text = mth_string(NULL), nothing = mth_list(1, &text);
-    const mth_arg keyless = mth_dict(1, NULL, &one), nameless = mth_dict(1, no_key, &one), itemless = mth_dict(1, (const char *const[]){"weight"}, NULL);
+    const mth_arg keyless = mth_dict(1, NULL, &one), nameless = mth_dict(1, no_key, &one),
+                  itemless = mth_dict(1, (const char *const[]){"weight"}, NULL);
     REFUSED(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"name", mth_string(NULL)}), &made));
-    REFUSED(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"weight_shard_spec", null_list(2)}), &made));
+    REFUSED(mth_module_create(
+        "Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"weight_shard_spec", null_list(2)}), &made));
     REFUSED(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"weight_shard_spec", nothing}), &made));
     REFUSED(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"shard_specs", keyless}), &made));
     REFUSED(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"shard_specs", nameless}), &made));
     REFUSED(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"shard_specs", itemless}), &made));
     REFUSED(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(4)}, {"device_mesh", null_list(1)}), &made));
-    REFUSED(mth_module_create("Pipeline", MTH_OPTIONS({"stages", mth_list(1, (mth_arg[]){mth_submodel(NULL)})}), &made));
+    REFUSED(
+        mth_module_create("Pipeline", MTH_OPTIONS({"stages", mth_list(1, (mth_arg[]){mth_submodel(NULL)})}), &made));
     REFUSED(mth_backend_create("native", MTH_OPTIONS({"device_mesh", null_list(2)}), &backend));
-    REFUSED(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"collective_ops", nameless}), &backend));
-    REFUSED(mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"plugin", mth_string(NULL)}), &backend));
+    REFUSED(mth_backend_create(
+        "native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"collective_ops", nameless}), &backend));
+    REFUSED(
+        mth_backend_create("pjrt", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"plugin", mth_string(NULL)}), &backend));
 
     mth_arg deep[20] = {mth_int(0)}, strange = {.kind = (mth_arg_kind)99};
     for (int i = 1; i < 20; i++) deep[i] = mth_list(1, &deep[i - 1]);
@@ -89,17 +94,23 @@ TEST(values_of_options) {
     for (int i = 0; i < 2000; i++) texts[i] = mth_string(long_text), long_keys[i] = long_text;
     for (int i = 0; i <= 1 << 20; i++) many[i] = mth_int(0);
     mth_arg circle = mth_list(1, &circle);
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", deep[19]}), &made), MTH_ERROR_VALUE, "more than 16 deep");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", deep[16]}), &made), MTH_ERROR_TYPE, "dimension=((((");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", circle}), &made), MTH_ERROR_VALUE, "more than 16 deep");
+    CHECK_FAILS(
+        mth_module_create("Linear", MTH_OPTIONS({"dimension", deep[19]}), &made), MTH_ERROR_VALUE, "more than 16 deep");
+    CHECK_FAILS(
+        mth_module_create("Linear", MTH_OPTIONS({"dimension", deep[16]}), &made), MTH_ERROR_TYPE, "dimension=((((");
+    CHECK_FAILS(
+        mth_module_create("Linear", MTH_OPTIONS({"dimension", circle}), &made), MTH_ERROR_VALUE, "more than 16 deep");
     CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", strange}), &made), MTH_ERROR_TYPE, "the kind 99");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", wide[14]}), &made), MTH_ERROR_VALUE, "more than 1048576 items");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_list(2000, texts)}), &made), MTH_ERROR_VALUE, "more than 1048576 items");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_dict(2000, long_keys, many)}), &made), MTH_ERROR_VALUE,
-                "more than 1048576 items");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_list((1 << 20) + 1, many)}), &made), MTH_ERROR_VALUE,
-                "more than 1048576 items");
-    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_list(1 << 20, many)}), &made), MTH_ERROR_TYPE, "is not a dict");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", wide[14]}), &made), MTH_ERROR_VALUE,
+        "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_list(2000, texts)}), &made), MTH_ERROR_VALUE,
+        "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_dict(2000, long_keys, many)}), &made),
+        MTH_ERROR_VALUE, "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_list((1 << 20) + 1, many)}), &made),
+        MTH_ERROR_VALUE, "more than 1048576 items");
+    CHECK_FAILS(mth_module_create("Linear", MTH_OPTIONS({"shard_specs", mth_list(1 << 20, many)}), &made),
+        MTH_ERROR_TYPE, "is not a dict");
     CHECK(!made && !backend);
 }
 
@@ -165,24 +176,36 @@ TEST(backends_and_arrays) {
     /* Numbers that lie are refused before anything is read by them. */
     static const int ranks[] = {-1, 9, 100, INT32_MAX, INT32_MIN};
     for (int i = 0; i < 5; i++) {
-        CHECK_FAILS(mth_array_from_data(backend, MTH_FLOAT32, ranks[i], shape, data, NULL, &a), MTH_ERROR_VALUE, "dimensions");
-        CHECK_FAILS(mth_array_borrow(backend, MTH_FLOAT32, ranks[i], shape, data, NULL, NULL, &a), MTH_ERROR_VALUE, "dimensions");
+        CHECK_FAILS(
+            mth_array_from_data(backend, MTH_FLOAT32, ranks[i], shape, data, NULL, &a), MTH_ERROR_VALUE, "dimensions");
+        CHECK_FAILS(mth_array_borrow(backend, MTH_FLOAT32, ranks[i], shape, data, NULL, NULL, &a), MTH_ERROR_VALUE,
+            "dimensions");
         CHECK_FAILS(mth_array_full(backend, MTH_FLOAT32, 1, ranks[i], shape, NULL, &a), MTH_ERROR_VALUE, "dimensions");
         CHECK_FAILS(mth_array_randn(backend, ranks[i], shape, 0, NULL, &a), MTH_ERROR_VALUE, "dimensions");
     }
     static const uint8_t truths[64] __attribute__((aligned(64))) = {1, 0, 7};
-    CHECK_FAILS(mth_array_from_data(backend, MTH_BOOL, 1, (int64_t[]){3}, truths, NULL, &a), MTH_ERROR_VALUE, "element 2 of the bool data is 7");
-    CHECK_FAILS(mth_array_borrow(backend, MTH_BOOL, 1, (int64_t[]){3}, truths, NULL, NULL, &a), MTH_ERROR_VALUE, "element 2");
+    CHECK_FAILS(mth_array_from_data(backend, MTH_BOOL, 1, (int64_t[]){3}, truths, NULL, &a), MTH_ERROR_VALUE,
+        "element 2 of the bool data is 7");
+    CHECK_FAILS(
+        mth_array_borrow(backend, MTH_BOOL, 1, (int64_t[]){3}, truths, NULL, NULL, &a), MTH_ERROR_VALUE, "element 2");
     CHECK_FAILS(mth_array_full(backend, MTH_BOOL, 2, 0, NULL, NULL, &a), MTH_ERROR_VALUE, "0 or 1");
     CHECK_FAILS(mth_array_full(backend, MTH_INT32, 1.5, 0, NULL, NULL, &a), MTH_ERROR_VALUE, "whole");
-    CHECK_FAILS(mth_arrays_create((mth_named[]){{"x", x}, {"y", x}, {"x", x}}, 3, &all), MTH_ERROR_KEY, "'x' is given twice");
+    CHECK_FAILS(
+        mth_arrays_create((mth_named[]){{"x", x}, {"y", x}, {"x", x}}, 3, &all), MTH_ERROR_KEY, "'x' is given twice");
     const mth_arg ring[] = {mth_string("ring"), mth_string("tree")};
-    CHECK_FAILS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}, {"collective_ops", mth_dict(2, (const char *const[]){"all_reduce", "all_reduce"}, ring)}), &none), MTH_ERROR_KEY, "'all_reduce' twice");
+    CHECK_FAILS(mth_backend_create("native",
+                    MTH_OPTIONS({"device_mesh", MTH_INTS(2)},
+                        {"collective_ops", mth_dict(2, (const char *const[]){"all_reduce", "all_reduce"}, ring)}),
+                    &none),
+        MTH_ERROR_KEY, "'all_reduce' twice");
     CHECK(!none && !a && !all);
 
-    CHECK(mth_backend_get_mesh(NULL, NULL) == 0 && mth_backend_get_mesh(backend, NULL) == 1 && mth_backend_get_device_count(NULL) == 0);
-    CHECK(!mth_backend_option_doc(NULL) && !mth_array_get_dtype(NULL) && !mth_array_get_rank(NULL) && !mth_array_get_shape(NULL));
-    CHECK(!*mth_array_get_sharding(NULL) && !mth_array_get_shard_count(NULL) && !mth_array_get_shard(NULL, 0).data && !mth_array_get_whole(NULL));
+    CHECK(mth_backend_get_mesh(NULL, NULL) == 0 && mth_backend_get_mesh(backend, NULL) == 1 &&
+        mth_backend_get_device_count(NULL) == 0);
+    CHECK(!mth_backend_option_doc(NULL) && !mth_array_get_dtype(NULL) && !mth_array_get_rank(NULL) &&
+        !mth_array_get_shape(NULL));
+    CHECK(!*mth_array_get_sharding(NULL) && !mth_array_get_shard_count(NULL) && !mth_array_get_shard(NULL, 0).data &&
+        !mth_array_get_whole(NULL));
     CHECK(!mth_arrays_get_count(NULL) && !mth_arrays_get(NULL, 0).name && !mth_arrays_find(NULL, "x"));
     CHECK_STATUS(mth_arrays_create(NULL, 0, &all));
     CHECK(!mth_arrays_find(all, NULL) && !mth_arrays_find(all, "x"));
@@ -217,11 +240,13 @@ TEST(compiled_models) {
     REFUSED(mth_compile(NULL, backend, NULL, 0, &none));
     REFUSED(mth_compile(model, NULL, NULL, 0, &none));
     REFUSED(mth_compile(model, backend, NULL, 1, &none));
-    REFUSED(mth_compile(model, backend, MTH_OPTIONS({"input_shard_specs", mth_dict(1, (const char *const[]){"x"}, (mth_arg[]){null_list(2)})}), &none));
-    REFUSED(mth_compile(model, backend, MTH_OPTIONS({"shapes", mth_dict(1, (const char *const[]){NULL}, (mth_arg[]){MTH_INTS(4, 6)})}), &none));
+    REFUSED(mth_compile(model, backend,
+        MTH_OPTIONS({"input_shard_specs", mth_dict(1, (const char *const[]){"x"}, (mth_arg[]){null_list(2)})}), &none));
+    REFUSED(mth_compile(model, backend,
+        MTH_OPTIONS({"shapes", mth_dict(1, (const char *const[]){NULL}, (mth_arg[]){MTH_INTS(4, 6)})}), &none));
     REFUSED(mth_compile(model, backend, NULL, 0, NULL));
-    const mth_gradient_request unlisted = {NULL, 1, NULL, 0}, unnamed = {NULL, 0, NULL, 1}, no_name = {NULL, 0, (const char *const[]){NULL}, 1},
-                               no_array = {empty, 1, NULL, 0};
+    const mth_gradient_request unlisted = {NULL, 1, NULL, 0}, unnamed = {NULL, 0, NULL, 1},
+                               no_name = {NULL, 0, (const char *const[]){NULL}, 1}, no_array = {empty, 1, NULL, 0};
     REFUSED(mth_get_parameters(NULL, input, 1, 0, &slopes));
     REFUSED(mth_get_parameters(compiled, NULL, 1, 0, &slopes));
     REFUSED(mth_get_parameters(compiled, nameless, 1, 0, &slopes));
@@ -273,7 +298,8 @@ TEST(compiled_models) {
 }
 
 TEST(errors) {
-    CHECK(!mth_error_get_code(NULL) && !*mth_error_get_message(NULL) && !*mth_error_get_what(NULL) && !*mth_error_get_fix(NULL));
+    CHECK(!mth_error_get_code(NULL) && !*mth_error_get_message(NULL) && !*mth_error_get_what(NULL) &&
+        !*mth_error_get_fix(NULL));
     CHECK(!*mth_error_get_operator(NULL) && !mth_error_get_tensor_count(NULL) && !*mth_error_get_tensor(NULL, 0));
     CHECK(strcmp(mth_dtype_name((mth_dtype)0), "unknown") == 0 && mth_dtype_size((mth_dtype)99) == 0);
     mth_set_source_line(NULL);

@@ -11,10 +11,13 @@
 
 enum { TRIALS = 40 };
 static mth__arena *arena;
-static const example *now;       /* what runs, for messages */
+static const example *now; /* what runs, for messages */
 
 /* A tensor, or the part of one that a device holds. */
-typedef struct { mth__ref_value v; char kind; } part;
+typedef struct {
+    mth__ref_value v;
+    char kind;
+} part;
 
 static bool near(double a, double b, double tolerance) {
     if (isinf(a) || isinf(b)) return a == b;
@@ -31,8 +34,8 @@ static void complain(const char *what, double got, double wanted) {
         element_text(MTH_FLOAT64, (mth__ref_element){.real = wanted}));
 }
 /* Integers are equal, or they are not. */
-static void check_near(const char *what, mth_dtype dtype, mth__ref_element got, mth__ref_element wanted,
-    double tolerance) {
+static void check_near(
+    const char *what, mth_dtype dtype, mth__ref_element got, mth__ref_element wanted, double tolerance) {
     if (mth__is_float(dtype) ? near(got.real, wanted.real, tolerance) : got.integer == wanted.integer) return;
     complain_texts(what, element_text(dtype, got), element_text(dtype, wanted));
 }
@@ -44,42 +47,55 @@ static mth__ref_value blank(mth_dtype dtype, mth__shape local, mth__shape global
     for (int d = 0; d < MTH__RANK; d++) v.step[d] = 1;
     return v;
 }
-/* The block of tokens to which row r of a part belongs. Rows gathered from two devices stand in two blocks, each with its own padding. */
+/* The block of tokens to which row r of a part belongs. Rows gathered from two devices stand in two blocks, each with
+ * its own padding. */
 static bool blocked;
-typedef struct { int64_t from, to; } block;
+typedef struct {
+    int64_t from, to;
+} block;
 static block block_of(const mth__ref_value *v, int64_t r) {
     int64_t from = v->start[1], to = from + v->local.dim[1], middle = from + (v->local.dim[1] + 1) / 2;
     if (!blocked) return (block){from, to};
     return from + r < middle ? (block){from, middle} : (block){middle, to};
 }
-/* The token in row r of an expert, -1 on padding: those that chose it, ascending, from the first row of their block on. */
+/* The token in row r of an expert, -1 on padding: those that chose it, ascending, from the first row of their block on.
+ */
 static int64_t token_in(const mth__ref_value *v, int64_t expert, int64_t r) {
     block b = block_of(v, r);
     int64_t skip = r - (b.from - v->start[1]);
-    for (int64_t t = b.from; t < b.to; t++) if (chose(t, expert) && skip-- == 0) return t;
+    for (int64_t t = b.from; t < b.to; t++)
+        if (chose(t, expert) && skip-- == 0) return t;
     return -1;
 }
 static void fill_rows(mth__ref_value *v) {
-    FOR_EACH(at, v->local) *mth__ref_integer_at(v, at) = token_in(v, mth__ref_global(v, 0, at[0]), at[1]);
+    FOR_EACH(at, v->local) * mth__ref_integer_at(v, at) = token_in(v, mth__ref_global(v, 0, at[0]), at[1]);
 }
 static void fill(part *p) {
     mth__ref_value *v = &p->v;
-    if (p->kind == 'w') { fill_rows(v); return; }
+    if (p->kind == 'w') {
+        fill_rows(v);
+        return;
+    }
     const bool experts = p->kind == 'e' || p->kind == 'E';
     for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++)
-        v->data[i] = experts            ? mth__ref_from_integer(v->dtype, chosen[i])
-                     : p->kind == 'I' ? mth__ref_from_integer(v->dtype, draw_integer())
-                                        : mth__ref_from_real(v->dtype, draw_value(p->kind));
+        v->data[i] = experts ? mth__ref_from_integer(v->dtype, chosen[i])
+            : p->kind == 'I' ? mth__ref_from_integer(v->dtype, draw_integer())
+                             : mth__ref_from_real(v->dtype, draw_value(p->kind));
     if (p->kind != 'R') return;
     int64_t inner = mth__shape_size(v->local) / (size['e'] * size['t']);
-    mth__ref_value rows = blank(MTH_INT32, (mth__shape){2, {size['e'], size['t']}}, (mth__shape){2, {size['e'], size['t']}});
+    mth__ref_value rows =
+        blank(MTH_INT32, (mth__shape){2, {size['e'], size['t']}}, (mth__shape){2, {size['e'], size['t']}});
     fill_rows(&rows);
     for (int64_t r = 0; r < size['e'] * size['t']; r++)
         for (int64_t i = 0; rows.data[r].integer < 0 && i < inner; i++) /* nobody may read it */
             v->data[r * inner + i].real = 1e3;
 }
 /* ---------------------------------------------------------------- a trial: a graph of one node, with operands */
-typedef struct { mth__graph *graph; mth__node *node; part in[MTH__MAX_IN], out[MTH__MAX_OUT]; } trial;
+typedef struct {
+    mth__graph *graph;
+    mth__node *node;
+    part in[MTH__MAX_IN], out[MTH__MAX_OUT];
+} trial;
 
 static char out_kind(int k) {
     const char *more = strchr(now->kinds, '>');
@@ -135,14 +151,21 @@ static mth__operand operand(const part *p, bool filled) {
     memcpy(o.step, p->v.step, sizeof o.step);
     return o;
 }
-/* over: the operand on whose memory the result lies, or -1. accumulates: results are added to what their memory holds. */
+/* over: the operand on whose memory the result lies, or -1. accumulates: results are added to what their memory holds.
+ */
 static mth_status native(const trial *t, const part *in, const part *expected, int over, bool accumulates) {
     const mth__op *op = t->node->op;
     const mth__kernel *kernel = &mth__kernels[op->row];
     mth__operand i[MTH__MAX_IN], o[MTH__MAX_OUT];
     mth__fault fault = {0};
-    mth__call c = {.op = op, .attrs = &t->node->attrs, .nin = t->node->nin, .nout = t->node->nout, .in = i, .out = o,
-        .fault = &fault, .accumulates = accumulates};
+    mth__call c = {.op = op,
+        .attrs = &t->node->attrs,
+        .nin = t->node->nin,
+        .nout = t->node->nout,
+        .in = i,
+        .out = o,
+        .fault = &fault,
+        .accumulates = accumulates};
     double *sum[MTH__MAX_OUT] = {NULL};
     for (int j = 0; j < c.nin; j++) i[j] = operand(&in[j], true);
     for (int k = 0; k < c.nout; k++) o[k] = operand(&expected[k], false);
@@ -156,24 +179,33 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
     TRY(kernel->prepare(arena, &c));
     c.shared = mth__alloc(arena, c.call_scratch + 64);
     void *scratch = mth__alloc(arena, c.thread_scratch + 64);
-    for (int p = 0; p < c.phases; p++) for (int k = 0; k < c.chunks[p]; k++) kernel->run(&c, p, k, scratch);
+    for (int p = 0; p < c.phases; p++)
+        for (int k = 0; k < c.chunks[p]; k++) kernel->run(&c, p, k, scratch);
     if (atomic_load(&fault.set)) complain("fault", (double)fault.value, (double)fault.limit);
     for (int k = 0; k < c.nout; k++)
         for (int64_t e = 0, n = mth__shape_size(o[k].shape); e < n; e++) {
             mth__ref_element want = expected[k].v.data[e];
             if (sum[k]) want.real += sum[k][e];
-            check_near(accumulates ? "native, added to a sum" : over >= 0 ? "native, in place" : "native", o[k].dtype,
-                element_get(o[k].dtype, o[k].data, e), want, 2e-5);
+            check_near(accumulates ? "native, added to a sum"
+                    : over >= 0    ? "native, in place"
+                                   : "native",
+                o[k].dtype, element_get(o[k].dtype, o[k].data, e), want, 2e-5);
         }
     return NULL;
 }
 static mth_status check_native(const trial *t, const part *in, const part *expected) {
     const mth__op *op = t->node->op;
     mth_dtype dtype = MTH_FLOAT32;
-    for (int j = 0; j < t->node->nin; j++) if (t->node->in[j]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
-    for (int k = 0; k < t->node->nout; k++) if (t->node->out[k]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
-    if (dtype == MTH_FLOAT64 || (op->flags & MTH__ALIAS)) return NULL; /* the reference's alone; no kernel runs */
-    if (mth__kernel_lacks(op, dtype)) { complain(mth__kernel_lacks(op, dtype), 0, 1); return NULL; }
+    for (int j = 0; j < t->node->nin; j++)
+        if (t->node->in[j]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
+    for (int k = 0; k < t->node->nout; k++)
+        if (t->node->out[k]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
+    /* the reference's alone; no kernel runs */
+    if (dtype == MTH_FLOAT64 || (op->flags & MTH__ALIAS)) return NULL;
+    if (mth__kernel_lacks(op, dtype)) {
+        complain(mth__kernel_lacks(op, dtype), 0, 1);
+        return NULL;
+    }
     TRY(native(t, in, expected, -1, false));
     if (op->accumulates && mth__is_float(expected[0].v.dtype)) TRY(native(t, in, expected, -1, true));
     if (!(op->flags & MTH__ELEMENTWISE)) return NULL;
@@ -190,8 +222,8 @@ static mth__extent extent(const mth__rule *r, int f, int32_t unit, int which, bo
     if (cyclic) return (mth__extent){which, which ? n - first : first, 2};
     return (mth__extent){which ? first * unit : 0, (which ? n - first : first) * unit, 1};
 }
-static mth__ref_value local_of(const mth__ref_value *whole, const mth__rule *r, const int8_t *factor, const int32_t *unit, int f,
-    int which, bool cyclic) {
+static mth__ref_value local_of(const mth__ref_value *whole, const mth__rule *r, const int8_t *factor,
+    const int32_t *unit, int f, int which, bool cyclic) {
     mth__shape s = whole->global;
     mth__extent x[MTH__RANK];
     for (int d = 0; d < s.rank; d++) {
@@ -199,7 +231,10 @@ static mth__ref_value local_of(const mth__ref_value *whole, const mth__rule *r, 
         s.dim[d] = x[d].size;
     }
     mth__ref_value v = blank(whole->dtype, s, whole->global);
-    for (int d = 0; d < s.rank; d++) { v.start[d] = x[d].start; v.step[d] = x[d].step; }
+    for (int d = 0; d < s.rank; d++) {
+        v.start[d] = x[d].start;
+        v.step[d] = x[d].step;
+    }
     return v;
 }
 /* Where in the whole tensor an element of a part belongs; -1: it is padding. */
@@ -221,7 +256,10 @@ static int64_t place_in_whole(const part *p, const int64_t *at) {
 static void hand_out(const trial *t, part *in) {
     for (int j = 0; j < t->node->nin; j++) {
         in[j].kind = t->in[j].kind;
-        if (in[j].kind == 'w') { fill_rows(&in[j].v); continue; }
+        if (in[j].kind == 'w') {
+            fill_rows(&in[j].v);
+            continue;
+        }
         FOR_EACH(at, in[j].v.local) {
             int64_t from = place_in_whole(&in[j], at);
             *mth__ref_element_at(&in[j].v, at) = from < 0 ? (mth__ref_element){.real = 1e3} : t->in[j].v.data[from];
@@ -261,7 +299,10 @@ static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cy
                     continue;
                 }
                 int64_t to = place_in_whole(&out[k], at);
-                if (to < 0) { check_near("padding of a part", dtype, x, (mth__ref_element){0}, 0); continue; }
+                if (to < 0) {
+                    check_near("padding of a part", dtype, x, (mth__ref_element){0}, 0);
+                    continue;
+                }
                 if (!partial) check_near(mapped ? "a part" : "a copy", dtype, x, t->out[k].v.data[to], 1e-10);
                 /* rows that compute take and give floats */
                 if (partial && r->factor[f].kind == MTH__SUM) sum[k][to] += x.real;
@@ -280,9 +321,11 @@ static mth_status check_splits(const trial *t) {
     mth__rule r;
     mth__op_rule(t->node, &r);
     for (int f = 0; f < r.n; f++) {
-        if (r.factor[f].kind == MTH__WHOLE || r.factor[f].size < 1) continue; /* of size 1: the second part is empty */
+        /* of size 1: the second part is empty */
+        if (r.factor[f].kind == MTH__WHOLE || r.factor[f].size < 1) continue;
         TRY(check_split(t, &r, f, false));
-        if (now->row >= MTH__ROW_moe_route && r.factor[f].letter == 'e') TRY(check_split(t, &r, f, true)); /* experts dealt round robin */
+        /* experts dealt round robin */
+        if (now->row >= MTH__ROW_moe_route && r.factor[f].letter == 'e') TRY(check_split(t, &r, f, true));
     }
     return NULL;
 }
@@ -300,8 +343,7 @@ static mth_status check_blocks(const trial *t) {
     blocked = true;
     hand_out(t, in);
     TRY(compute(n->op, &n->attrs, n->nin, in, n->nout, out));
-    for (int k = 0; k < n->nout; k++)
-        FOR_EACH(at, out[k].v.local) {
+    for (int k = 0; k < n->nout; k++) FOR_EACH(at, out[k].v.local) {
             int64_t to = place_in_whole(&out[k], at);
             check_near("in blocks", out[k].v.dtype, *mth__ref_element_at(&out[k].v, at),
                 to < 0 ? (mth__ref_element){0} : t->out[k].v.data[to], 1e-10);
@@ -332,8 +374,10 @@ static mth_status check_linear_in(const trial *t, uint64_t operands) {
                 in[h][j].v.data[i] = h ? minus(t->in[j].v.dtype, t->in[j].v.data[i], in[0][j].v.data[i])
                                        : first_term(t->in[j].v.dtype, t->in[j].v.data[i]);
         }
-        for (int k = 0; k < n->nout; k++) { out[h][k] = t->out[k]; out[h][k].v = blank(t->out[k].v.dtype, t->out[k].v.local,
-            t->out[k].v.global); }
+        for (int k = 0; k < n->nout; k++) {
+            out[h][k] = t->out[k];
+            out[h][k].v = blank(t->out[k].v.dtype, t->out[k].v.local, t->out[k].v.global);
+        }
         TRY(compute(n->op, &n->attrs, n->nin, in[h], n->nout, out[h]));
     }
     for (int k = 0; k < n->nout; k++)
@@ -346,13 +390,14 @@ static mth_status check_linear_in(const trial *t, uint64_t operands) {
 static mth_status check_linear(const trial *t) {
     const mth__op *op = t->node->op;
     if (op->linear == MTH__LINEAR_JOINT) return check_linear_in(t, op->linear_args);
-    for (int j = 0; op->linear == MTH__LINEAR_EACH && j < t->node->nin; j++) if (op->linear_args >> j & 1) TRY(check_linear_in(t,
-        (uint64_t)1 << j));
+    for (int j = 0; op->linear == MTH__LINEAR_EACH && j < t->node->nin; j++)
+        if (op->linear_args >> j & 1) TRY(check_linear_in(t, (uint64_t)1 << j));
     return NULL;
 }
 
 /* ---------------------------------------------------------------- gradients against finite differences */
-static mth_status run_graph(const mth__graph *g, part *value) { /* by value id; those of inputs and seeds are set */
+/* by value id; those of inputs and seeds are set */
+static mth_status run_graph(const mth__graph *g, part *value) {
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         part in[MTH__MAX_IN], out[MTH__MAX_OUT];
@@ -377,12 +422,17 @@ static mth_status check_gradient(const trial *t) {
     const char *wanted[MTH__MAX_IN];
     int which[MTH__MAX_IN];
     size_t n = 0;
-    for (int j = 0; j < t->node->nin; j++) if (strchr("rpR", t->in[j].kind)) { wanted[n] = g->input.at[j]->name; which[n++] = j; }
+    for (int j = 0; j < t->node->nin; j++)
+        if (strchr("rpR", t->in[j].kind)) {
+            wanted[n] = g->input.at[j]->name;
+            which[n++] = j;
+        }
     if (n == 0 || !mth__is_float(t->node->out[0]->dtype) || op->grad == mth__grad_none) return NULL;
     PUSH(arena, g->output, (mth__output){.name = "y", .value = t->node->out[0]});
     mth_status s = mth__gradients(g, &(mth__gradient_options){wanted, n, (const bool[]){true}});
     if (!op->grad) {
-        if (!s || mth_error_get_code(s) != MTH_ERROR_UNSUPPORTED) complain("has no gradient, which should be an error", 0, 0);
+        if (!s || mth_error_get_code(s) != MTH_ERROR_UNSUPPORTED)
+            complain("has no gradient, which should be an error", 0, 0);
         mth_error_free(s);
         return NULL;
     }
@@ -415,7 +465,7 @@ static mth_status check_gradient(const trial *t) {
 
 /* ---------------------------------------------------------------- all of it */
 static mth_status body(void *arg) {
-    mth_status (*check)(const trial *) = *(mth_status (**)(const trial *))arg;
+    mth_status (*check)(const trial *) = *(mth_status(**)(const trial *))arg;
     for (int x = 0; x < EXAMPLES; x++) {
         now = &examples[x];
         for (int i = 0; i < TRIALS; i++) {
@@ -438,7 +488,10 @@ TEST(every_row_has_an_example) {
     for (size_t i = 0; i < mth__op_count(); i++) {
         bool has = mth__op_at(i)->flags & MTH__COMM;
         for (int x = 0; x < EXAMPLES; x++) has |= examples[x].row == (int)i;
-        if (!has) { unit_failures++; printf("  %s has no example in operator_examples.h\n", mth__op_at(i)->name); }
+        if (!has) {
+            unit_failures++;
+            printf("  %s has no example in operator_examples.h\n", mth__op_at(i)->name);
+        }
     }
 }
 TEST(gradients_are_finite_differences) { all(check_gradient); }

@@ -1,11 +1,16 @@
-/* Pipelines: how a batch is cut, what can't be, and in which order stages run; communication merged, cut and overlapped. */
+/* Pipelines: how a batch is cut, what can't be, and in which order stages run; communication merged, cut and
+ * overlapped. */
 #include "world.h"
 
 static mth__region *pipeline(world *w, int stages, int size, int schedule, mth__value *in) {
     mth__region *r = NEW(w->arena, mth__region);
-    *r = (mth__region){.name = "pipeline_0", .stages = stages, .microbatch_size = size, .schedule = schedule,
-                       .stage_on = NEW_ARRAY(w->arena, const mth__placement *, stages), .in = NEW_ARRAY(w->arena, mth__value *, 4),
-                           .nin = 1};
+    *r = (mth__region){.name = "pipeline_0",
+        .stages = stages,
+        .microbatch_size = size,
+        .schedule = schedule,
+        .stage_on = NEW_ARRAY(w->arena, const mth__placement *, stages),
+        .in = NEW_ARRAY(w->arena, mth__value *, 4),
+        .nin = 1};
     r->in[0] = in;
     for (int s = 0; s < stages; s++) r->stage_on[s] = mth__place_device(w->mesh, s % w->mesh->count);
     PUSH(w->graph->arena, w->graph->region, r);
@@ -79,7 +84,8 @@ WORLD_TEST(a_loss_inside_a_stage_is_a_sum_over_microbatches, 2) {
     output(w, "loss", with(w, "scale", (mth__attrs){.f = {1.0 / 32}}, sum));
     TRY(plan(w, true));
     CHECK(count(w, "reduce_sum") == 4 && count(w, "concat") == 0);
-    CHECK(w->graph->output.at[0].value->shape.rank == 0 && !strcmp(w->graph->output.at[0].value->node->op->name, "add"));
+    CHECK(
+        w->graph->output.at[0].value->shape.rank == 0 && !strcmp(w->graph->output.at[0].value->node->op->name, "add"));
     return NULL;
 }
 WORLD_TEST(what_no_batch_reaches_is_computed_once, 2) {
@@ -87,7 +93,8 @@ WORLD_TEST(what_no_batch_reaches_is_computed_once, 2) {
     pipeline(w, 1, 2, MTH__GPIPE, x);
     stage(w, 0);
     mth__value *scale = one(w, "exp", parameter(w, "scale", SHAPE(4)));
-    mth__value *rows = one(w, "tanh", parameter(w, "rows", SHAPE(8, 4))); /* of the batch's size: cut where it meets the batch */
+    /* of the batch's size: cut where it meets the batch */
+    mth__value *rows = one(w, "tanh", parameter(w, "rows", SHAPE(8, 4)));
     output(w, "output", two(w, "add", two(w, "mul", x, scale), rows));
     TRY(plan(w, false));
     CHECK(count(w, "exp") == 1 && count(w, "tanh") == 1 && count(w, "mul") == 4 && count(w, "slice") == 8);
@@ -132,8 +139,12 @@ static mth_status refused(world *w, mth__value *(*make)(world *, mth__value *), 
 static mth__value *top(world *w, mth__value *x) { return with(w, "reduce_max", (mth__attrs){.i = {1, 0}}, x); }
 static mth__value *over_batch(world *w, mth__value *x) { return with(w, "softmax", (mth__attrs){.i = {0}}, x); }
 static mth__value *pairs(world *w, mth__value *x) { return contract(w, "bi,ci->bc", x, x); }
-static mth__value *of_sum(world *w, mth__value *x) { return one(w, "exp", with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x)); }
-static mth__value *centred(world *w, mth__value *x) { return two(w, "sub", x, with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x)); }
+static mth__value *of_sum(world *w, mth__value *x) {
+    return one(w, "exp", with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x));
+}
+static mth__value *centred(world *w, mth__value *x) {
+    return two(w, "sub", x, with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x));
+}
 WORLD_TEST(a_maximum_over_the_batch_is_refused, 2) { return refused(w, top, "reduce_max"); }
 WORLD_TEST(a_softmax_over_the_batch_is_refused, 2) { return refused(w, over_batch, "softmax"); }
 WORLD_TEST(products_of_pairs_are_refused, 2) { return refused(w, pairs, "contract"); }
@@ -165,8 +176,9 @@ static mth_status ordered(world *w, int stages, int microbatches, int schedule) 
         const mth__node *n = w->graph->node.at[i];
         if (strcmp(n->op->name, "transfer")) continue;
         size_t next = i + 1;
-        while (next < w->graph->node.n && (w->graph->node.at[next]->on != n->on ||
-            !strcmp(w->graph->node.at[next]->op->name, "transfer"))) next++;
+        while (next < w->graph->node.n &&
+            (w->graph->node.at[next]->on != n->on || !strcmp(w->graph->node.at[next]->op->name, "transfer")))
+            next++;
         bool used = false;
         const mth__node *reader = next < w->graph->node.n ? w->graph->node.at[next] : NULL;
         for (int j = 0; reader && j < reader->nin; j++) used |= reader->in[j] == n->out[0];
@@ -216,7 +228,9 @@ WORLD_TEST(the_product_is_cut_with_it_where_they_overlap, 4) {
     CHECK(count(w, "all_reduce") == 4 && count(w, "contract") == 4);
     size_t first = 0; /* the second product runs while the first sum is under way */
     while (strcmp(w->graph->node.at[first]->op->name, "all_reduce")) first++;
-    while (w->graph->node.at[first]->op->flags & (MTH__COMM | MTH__ALIAS) || !strcmp(w->graph->node.at[first]->op->name, "slice")) first++;
+    while (w->graph->node.at[first]->op->flags & (MTH__COMM | MTH__ALIAS) ||
+        !strcmp(w->graph->node.at[first]->op->name, "slice"))
+        first++;
     CHECK(!strcmp(w->graph->node.at[first]->op->name, "contract"));
     return NULL;
 }
@@ -239,20 +253,23 @@ WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
         snprintf(name, sizeof name, "w%d", k);
         mth__value *weight = parameter(w, name, SHAPE(8, 8));
         snprintf(name, sizeof name, "b%d", k);
-        x = one(w, "tanh", two(w, "add", contract(w, "bi,io->bo", x, PIN(w, weight, k % 2 ? 1 : -1, k % 2 ? -1 : 1)),
-            parameter(w, name, SHAPE(8))));
+        x = one(w, "tanh",
+            two(w, "add", contract(w, "bi,io->bo", x, PIN(w, weight, k % 2 ? 1 : -1, k % 2 ? -1 : 1)),
+                parameter(w, name, SHAPE(8))));
     }
     output(w, "output", x);
     TRY(plan(w, true));
     int over_data = 0;
-    for (size_t i = 0; i < w->graph->node.n; i++) over_data += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") &&
-        w->graph->node.at[i]->attrs.i[0] == 1;
-    CHECK(over_data <= 4); /* of six gradients: whole ones, ones split along their rows, and those split along columns by themselves */
+    for (size_t i = 0; i < w->graph->node.n; i++)
+        over_data += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.i[0] == 1;
+    /* of six gradients: whole ones, ones split along their rows, and those split along columns by themselves */
+    CHECK(over_data <= 4);
     for (size_t i = 0; i < w->graph->output.n; i++) {
         const mth__output *o = &w->graph->output.at[i];
         for (size_t k = 0; k < w->graph->parameter.n && o->is_gradient; k++)
             if (!strcmp(o->of, w->graph->parameter.at[k]->name))
-                CHECK(mth__sharding_equal(&o->value->sharding, &w->graph->parameter.at[k]->sharding, o->value->shape.rank));
+                CHECK(mth__sharding_equal(
+                    &o->value->sharding, &w->graph->parameter.at[k]->sharding, o->value->shape.rank));
     }
     return NULL;
 }

@@ -1,4 +1,5 @@
-/* Our declarations of the plugins' ABI against a published header: MITHRIL_PJRT_HEADER is the path of a pjrt_c_api.h. */
+/* Our declarations of the plugins' ABI against a published header: MITHRIL_PJRT_HEADER is the path of a pjrt_c_api.h.
+ */
 #include "engine/pjrt/pjrt_plugin.h"
 #include "unit.h"
 
@@ -19,7 +20,8 @@ TEST(published_header) {
 TEST(sizes_end_at_the_last_member) {
     MTH__ARGS(PJRT_Buffer_IsDeleted, a);
     CHECK(a.struct_size == offsetof(PJRT_Buffer_IsDeleted_Args, is_deleted) + 1 && !a.buffer && !a.is_deleted);
-    PJRT_Api api = {.struct_size = offsetof(PJRT_Api, PJRT_Compile), .PJRT_Plugin_Attributes = (PJRT_Plugin_Attributes *)1};
+    PJRT_Api api = {
+        .struct_size = offsetof(PJRT_Api, PJRT_Compile), .PJRT_Plugin_Attributes = (PJRT_Plugin_Attributes *)1};
     mth__plugin plugin = {.api = &api};
     CHECK(MTH__HAS(&plugin, PJRT_Plugin_Attributes));
     CHECK(!MTH__HAS(&plugin, PJRT_Plugin_Initialize)); /* within the table, but empty */

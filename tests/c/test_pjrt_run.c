@@ -1,5 +1,6 @@
-/* Runs of the XLA engine on random programs, at its vtable: every kind of communication by every algorithm against the reference engine;
- * memory that fails at every index, interrupts, several threads, objects freed in any order, memory that is lent. */
+/* Runs of the XLA engine on random programs, at its vtable: every kind of communication by every algorithm against the
+ * reference engine; memory that fails at every index, interrupts, several threads, objects freed in any order, memory
+ * that is lent. */
 #include "engine/backend.h"
 #include "open_or_skip.h"
 #include "random_plan.h"
@@ -40,7 +41,7 @@ typedef struct {
     mth__executable *x;
     mth__buffer **entry, **exit; /* as run takes them */
     int devices;
-    int64_t results;             /* elements that leave, of all devices */
+    int64_t results; /* elements that leave, of all devices */
 } session;
 
 static int64_t part_bytes(mth__shape shape, const mth__sharding *s, int device) {
@@ -48,12 +49,15 @@ static int64_t part_bytes(mth__shape shape, const mth__sharding *s, int device) 
 }
 
 /* Element i of a global tensor. */
-static float number(size_t entry, int64_t i) { return (float)((i * 2654435761u + (int64_t)entry * 40503) % 199 - 99) / 128; }
+static float number(size_t entry, int64_t i) {
+    return (float)((i * 2654435761u + (int64_t)entry * 40503) % 199 - 99) / 128;
+}
 
 static void write_part(const mth__program *p, size_t e, int device, float *to) {
     const mth__entry *entry = &p->entry.at[e];
     int64_t start[MTH__RANK], step[MTH__RANK], stride[MTH__RANK];
-    const mth__shape local = mth__local_shape(entry->shape, &entry->sharding, entry->sharding.on->rank_of[device], start, step);
+    const mth__shape local =
+        mth__local_shape(entry->shape, &entry->sharding, entry->sharding.on->rank_of[device], start, step);
     mth__shape_strides(entry->shape, stride);
     for (int64_t i = 0; i < mth__shape_size(local); i++) {
         int64_t rest = i, global = 0;
@@ -71,7 +75,8 @@ static session session_on(mth_backend *b, const mth__program *p) {
     s.exit = NEW_ARRAY(a, mth__buffer *, p->exit.n * (size_t)s.devices + 1);
     for (size_t e = 0; e < p->exit.n; e++)
         for (int r = 0; r < p->exit.at[e].sharding.on->count; r++)
-            s.results += part_bytes(p->exit.at[e].shape, &p->exit.at[e].sharding, p->exit.at[e].sharding.on->device[r]) / 4;
+            s.results +=
+                part_bytes(p->exit.at[e].shape, &p->exit.at[e].sharding, p->exit.at[e].sharding.on->device[r]) / 4;
     return s;
 }
 
@@ -83,7 +88,8 @@ static mth_status session_fill(session *s) {
         for (int r = 0; r < on->count; r++) {
             const int d = on->device[r];
             mth__buffer **b = &s->entry[e * (size_t)s->devices + (size_t)d];
-            TRY(s->vt->buffer_new(s->engine, d, part_bytes(s->p->entry.at[e].shape, &s->p->entry.at[e].sharding, d), b));
+            TRY(s->vt->buffer_new(
+                s->engine, d, part_bytes(s->p->entry.at[e].shape, &s->p->entry.at[e].sharding, d), b));
             write_part(s->p, e, d, s->vt->buffer_host(*b));
         }
     }
@@ -141,11 +147,13 @@ static const float *wanted(const mth__program *p) {
     return out;
 }
 
-/* Elements that differ, but for the rounding of long sums. Numbers near the end of float32 the reference has as doubles. */
+/* Elements that differ, but for the rounding of long sums. Numbers near the end of float32 the reference has as
+ * doubles. */
 static int64_t differences(const float *x, const float *want, int64_t n) {
     int64_t wrong = 0;
     float largest = 1;
-    for (int64_t i = 0; i < n; i++) if (fabsf(want[i]) < 1e30f) largest = fmaxf(largest, fabsf(want[i]));
+    for (int64_t i = 0; i < n; i++)
+        if (fabsf(want[i]) < 1e30f) largest = fmaxf(largest, fabsf(want[i]));
     for (int64_t i = 0; i < n; i++)
         wrong += fabsf(want[i]) < 1e30f && !(fabsf(x[i] - want[i]) <= 1e-5f * largest + 1e-3f * fabsf(want[i]));
     return wrong;
@@ -161,7 +169,9 @@ static void check_results(session *s, const float *want) {
 }
 
 /* ---------------------------------------------------------------- numbers */
-static int cases(int usual) { return getenv("MITHRIL_PROPERTY_CASES") ? atoi(getenv("MITHRIL_PROPERTY_CASES")) : usual; }
+static int cases(int usual) {
+    return getenv("MITHRIL_PROPERTY_CASES") ? atoi(getenv("MITHRIL_PROPERTY_CASES")) : usual;
+}
 
 static mth__program *random_program(unsigned seed) {
     const mth__emit_options o = options(seed);
@@ -183,7 +193,8 @@ static void run_random(const mth__program *p) {
     mth_backend_free(b);
 }
 
-/* The first seeds, and of the others those that bring a kind of communication by an algorithm that was not met before. */
+/* The first seeds, and of the others those that bring a kind of communication by an algorithm that was not met before.
+ */
 WITH_PLUGIN(random_programs_give_the_reference_engine_s_numbers) {
     mth__arena *outer = a;
     bool met[MTH__CHANNEL_KINDS][MTH__ALGORITHMS] = {{0}};
@@ -211,7 +222,8 @@ WITH_PLUGIN(random_programs_give_the_reference_engine_s_numbers) {
 }
 
 /* ---------------------------------------------------------------- what goes wrong */
-enum { MANY_HOPS = 80, MANY_KINDS = 74 }; /* seeds: on 4 devices 7 transfers and a broadcast; on 3 all but that and all_to_all */
+/* seeds: on 4 devices 7 transfers and a broadcast; on 3 all but that and all_to_all */
+enum { MANY_HOPS = 80, MANY_KINDS = 74 };
 
 static mth_status whole_life(session *s, float *to, const mth__stop *stop) {
     TRY(session_load(s));
@@ -300,7 +312,13 @@ WITH_PLUGIN(an_interrupt_ends_a_run_and_nothing_else) {
 }
 
 /* ---------------------------------------------------------------- threads */
-typedef struct { session s; const float *want; float *got; bool loads; int failures; } user;
+typedef struct {
+    session s;
+    const float *want;
+    float *got;
+    bool loads;
+    int failures;
+} user;
 static void *use(void *argument) {
     user *u = argument;
     session *s = &u->s;
@@ -377,7 +395,11 @@ WITH_PLUGIN(objects_may_be_freed_in_any_order) {
     a = outer;
 }
 
-typedef struct { float *data; int64_t elements; int released; } loan;
+typedef struct {
+    float *data;
+    int64_t elements;
+    int released;
+} loan;
 static void take_back(void *context) {
     loan *l = context;
     l->released++;
@@ -403,7 +425,8 @@ static mth_status lend(session *s, loan *l, int *count) {
             loan *next = &l[*count];
             next->elements = mth__shape_size(local);
             write_part(s->p, e, how->on->device[r], next->data);
-            TRY(s->vt->buffer_borrow(s->engine, how->on->device[r], next->data, 4 * next->elements, take_back, next, b));
+            TRY(s->vt->buffer_borrow(
+                s->engine, how->on->device[r], next->data, 4 * next->elements, take_back, next, b));
             ++*count;
         }
     }
@@ -418,7 +441,7 @@ static void lends(unsigned seed) {
     enum { PART = 128 }; /* elements, of one loan at most */
     const int room = (int)p->entry.n * s.devices;
     loan *l = NEW_ARRAY(a, loan, room);
-    float *data = NEW_ARRAY(a, float, room * PART + 16), *got = NEW_ARRAY(a, float, s.results + 1);
+    float *data = NEW_ARRAY(a, float, room *PART + 16), *got = NEW_ARRAY(a, float, s.results + 1);
     data += (64 - (uintptr_t)data % 64) % 64 / 4;
     CHECK_STATUS(session_load(&s));
     int64_t count = INT64_MAX;

@@ -1,16 +1,12 @@
-/* Plans spoilt by number, line and shape: whatever verifies runs, on the native and on the reference engine, without a fault. */
+/* Plans spoilt by number, line and shape: whatever verifies runs, on the native and on the reference engine, without a
+ * fault. */
 #include "plain_verify.h"
 #include "random_plan.h"
+#include "pick.h"
 #include "run_program.h"
 #include "guarded.h"
 
 enum { MOST_RUN = 1 << 20 };
-static unsigned state;
-static int pick(size_t n) {
-    state = state * 1664525u + 1013904223u;
-    return n ? (int)((state >> 10) % (unsigned)n) : -1;
-}
-
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 /* A copy of the text in which s[from, to) is `word`. */
@@ -20,7 +16,8 @@ static char *replace(const char *s, size_t from, size_t to, const char *word) {
 
 /* Another number for one of the text's. */
 static char *spoil_number(char *s) {
-    static const char *const wild[] = {"0", "0", "0", "1", "2", "3", "4", "8", "64", "128", "2147483648", "1099511627776", "4611686018427387904"};
+    static const char *const wild[] = {
+        "0", "0", "0", "1", "2", "3", "4", "8", "64", "128", "2147483648", "1099511627776", "4611686018427387904"};
     size_t n = strlen(s), at = (size_t)pick(n), end;
     while (at < n && !is_digit(s[at])) at++;
     while (at > 0 && is_digit(s[at - 1])) at--;
@@ -36,7 +33,8 @@ static char *empty_shapes(char *s) {
     if (at >= n || length == 0) return s;
     char *number = mth__format(a, "%.*s", (int)length, s + at + 1), *out = s;
     for (size_t i = 0; out[i]; i++) {
-        bool begins = (out[i] == '[' || out[i] == ',') && !strncmp(out + i + 1, number, length) && !is_digit(out[i + 1 + length]);
+        bool begins =
+            (out[i] == '[' || out[i] == ',') && !strncmp(out + i + 1, number, length) && !is_digit(out[i + 1 + length]);
         if (begins) out = replace(out, i + 1, i + 1 + length, "0");
     }
     return out;
@@ -58,13 +56,6 @@ static char *spoil_place(char *s) {
     while (is_digit(s[end])) end++;
     static const char *const places[] = {" at exit 0+0", " at exit 1+0", " at exit 2+0", " at slab+0", " at exit 0"};
     return replace(s, at, end, places[pick(sizeof places / sizeof *places)]);
-}
-
-static mth__emit_options options(unsigned seed) {
-    static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
-    mth__emit_options o = {.overlap = seed % 2, .views = seed % 3 != 0};
-    for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
-    return o;
 }
 
 /* Runs it where it is right and small; counts what ran. */
@@ -117,7 +108,7 @@ GUARDED(what_verifies_runs) {
     int ran = 0, untouched = 0;
     for (unsigned seed = 0; seed < plans && unit_failures < 3; seed++) {
         a = mth__arena_new();
-        mth__emit_options o = options(seed);
+        mth__emit_options o = random_emit_options(seed);
         const char *text = plan_text(emit_plan(random_graph(a, seed), &o));
         run_text(text, seed, &untouched);
         run_spoilt(text, seed, 24, &ran);
@@ -160,9 +151,9 @@ GUARDED(choices_of_no_expert_are_errors) {
 
 /* Plans of models: attention, experts, pipelines, vocabularies. */
 GUARDED(what_verifies_of_models_runs) {
-    static const char *const names[] = {
-        "1f1b", "data_and_tensor", "device_per_operator", "experts", "experts_of_sharded_tokens", "gpipe", "interleaved",
-        "overlap", "ring", "tensor_parallel_uneven", "transformer_block", "two_dimensions", "vocabulary"};
+    static const char *const names[] = {"1f1b", "data_and_tensor", "device_per_operator", "experts",
+        "experts_of_sharded_tokens", "gpipe", "interleaved", "overlap", "ring", "tensor_parallel_uneven",
+        "transformer_block", "two_dimensions", "vocabulary"};
     enum { NAMES = sizeof names / sizeof *names };
     mth__arena *outer = a;
     int ran = 0, untouched = 0;

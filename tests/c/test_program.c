@@ -39,7 +39,8 @@ GUARDED(even_splits_make_one_role) {
 
 GUARDED(uneven_splits_make_roles_of_equal_shapes) {
     mth__program *p = round_trip(two_layers(a, MESH(a, 3), 8, 32, 64, 16), (mth__emit_options){.views = true});
-    CHECK(p->role.n == 2 && p->role.at[0].ndevice == 2 && p->role.at[1].ndevice == 1); /* 64 over 3 is 22, 22, 20 */
+    /* 64 over 3 is 22, 22, 20 */
+    CHECK(p->role.n == 2 && p->role.at[0].ndevice == 2 && p->role.at[1].ndevice == 1);
     CHECK(value_named(&p->role.at[1], "linear_0.weight")->local.dim[1] == 20);
 }
 
@@ -59,8 +60,10 @@ GUARDED(sixteen_thousand_devices_have_sixteen_roles) {
         const mth__placement *on = mth__place_slice(m, 0, s);
         if (s) h = node1(&b, "transfer", NULL, h, on, SPLIT(1, -1), 0);
         for (int l = 0; l < 5; l++) {
-            mth__value *up = source(g, MTH__VALUE_PARAMETER, mth__format(a, "up_%d_%d", s, l), SHAPE(64, 256), on, SPLIT(-1, 0));
-            mth__value *down = source(g, MTH__VALUE_PARAMETER, mth__format(a, "down_%d_%d", s, l), SHAPE(256, 64), on, SPLIT(0, -1));
+            mth__value *up =
+                source(g, MTH__VALUE_PARAMETER, mth__format(a, "up_%d_%d", s, l), SHAPE(64, 256), on, SPLIT(-1, 0));
+            mth__value *down =
+                source(g, MTH__VALUE_PARAMETER, mth__format(a, "down_%d_%d", s, l), SHAPE(256, 64), on, SPLIT(0, -1));
             mth__value *y = contract(&b, "bi,io->bo", h, up, on, SPLIT(1, 0), 0);
             y = contract(&b, "bi,io->bo", y, down, on, SPLIT(1, -1), 1);
             h = node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, SPLIT(1, -1), 0);
@@ -76,8 +79,10 @@ GUARDED(sixteen_thousand_devices_have_sixteen_roles) {
 GUARDED(elementwise_rows_and_all_reduce_work_in_place) {
     mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
-    CHECK(value_named(r, "%3")->offset == value_named(r, "%4")->offset);                              /* relu over its operand */
-    CHECK(value_named(r, "%5")->storage == MTH__IN_EXIT && value_named(r, "y")->storage == MTH__IN_EXIT); /* the partial sum in the exit */
+    /* relu over its operand */
+    CHECK(value_named(r, "%3")->offset == value_named(r, "%4")->offset);
+    /* the partial sum in the exit */
+    CHECK(value_named(r, "%5")->storage == MTH__IN_EXIT && value_named(r, "y")->storage == MTH__IN_EXIT);
     CHECK(r->slab == 8 * 16 * 4);
 }
 
@@ -105,24 +110,29 @@ GUARDED(an_operand_needed_later_is_not_overwritten) {
     mth__builder b = builder(g);
     const mth__placement *on = mth__place_whole(m);
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 16), on, NULL);
-    mth__value *h = node1(&b, "exp", NULL, x, on, NULL, 0), *first = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 1}}, h, on, NULL, 0);
-    output(g, "y", node2(&b, "mul", NULL, h, first, on, NULL, 0)); /* a row of h times h: a view of h is read at another place */
+    mth__value *h = node1(&b, "exp", NULL, x, on, NULL, 0),
+               *first = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 1}}, h, on, NULL, 0);
+    /* a row of h times h: a view of h is read at another place */
+    output(g, "y", node2(&b, "mul", NULL, h, first, on, NULL, 0));
     mth__program *p = round_trip(g, (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
     CHECK(value_named(r, "%2")->storage == MTH__IN_ALIAS);
     CHECK(value_named(r, "%1")->storage == MTH__IN_SLAB);
 }
 
-/* %3 is over when `late` is written, %4 is needed with it, and `early` has left before it: only %3 is lent bytes, those of `late`. */
+/* %3 is over when `late` is written, %4 is needed with it, and `early` has left before it: only %3 is lent bytes, those
+ * of `late`. */
 GUARDED(an_exit_is_lent_until_it_is_written) {
     for (int lends = 0; lends < 2; lends++) {
         mth__mesh *m = MESH(a, 1);
         mth__graph *g = mth__graph_new(a, m);
         mth__builder b = builder(g);
         const mth__placement *on = mth__place_whole(m);
-        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(16, 16), on, NULL), *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(16, 16), on, NULL);
+        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(16, 16), on, NULL),
+                   *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(16, 16), on, NULL);
         output(g, "early", contract(&b, "bi,io->bo", x, x, on, NULL, 0));
-        mth__value *lent = contract(&b, "bi,io->bo", x, w, on, NULL, 0), *y = contract(&b, "bi,io->bo", lent, w, on, NULL, 0);
+        mth__value *lent = contract(&b, "bi,io->bo", x, w, on, NULL, 0),
+                   *y = contract(&b, "bi,io->bo", lent, w, on, NULL, 0);
         output(g, "late", contract(&b, "bi,io->bo", y, w, on, NULL, 0));
         mth__program *p;
         CHECK_STATUS(mth__emit(g->arena, g, &(mth__emit_options){.views = true}, &p));
@@ -132,7 +142,8 @@ GUARDED(an_exit_is_lent_until_it_is_written) {
         const mth__pvalue *first = value_named(r, "%3"), *second = value_named(r, "%4");
         CHECK(r->slab == (lends ? 1 : 2) * 16 * 16 * 4);
         CHECK(second->storage == MTH__IN_SLAB);
-        CHECK(lends ? first->storage == MTH__IN_LENT && first->index == 1 && first->offset == 0 : first->storage == MTH__IN_SLAB);
+        CHECK(lends ? first->storage == MTH__IN_LENT && first->index == 1 && first->offset == 0
+                    : first->storage == MTH__IN_SLAB);
         CHECK(!lends || strstr(plan_text(p), "on p0 at exit 1+0 = contract"));
         /* neither into an exit that has been written nor past its end */
         mth__pvalue *v = (mth__pvalue *)first;
@@ -141,7 +152,8 @@ GUARDED(an_exit_is_lent_until_it_is_written) {
             if (k == 0) v->index = 0;
             if (k == 1) v->offset = 64;
             if (k == 2) v->index = 2;
-            static const char *const why[] = {"overlaps %2", "not inside its 1024 bytes", "lies in an exit that there is not"};
+            static const char *const why[] = {
+                "overlaps %2", "not inside its 1024 bytes", "lies in an exit that there is not"};
             CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why[k]);
             *v = was;
         }
@@ -181,13 +193,15 @@ GUARDED(outputs_that_are_entries_views_or_repeated) {
     mth__graph *g = mth__graph_new(a, m);
     mth__builder b = builder(g);
     const mth__placement *on = mth__place_whole(m);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 6), on, NULL), *y = node1(&b, "exp", NULL, x, on, NULL, 0);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 6), on, NULL),
+               *y = node1(&b, "exp", NULL, x, on, NULL, 0);
     output(g, "entry", x);
     output(g, "view of an entry", node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, x, on, NULL, 0));
     output(g, "first", y);
     output(g, "second \"quoted\"\n", y);
     output(g, "view of an output", node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, y, on, NULL, 0));
-    mth__value *z = node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, node1(&b, "tanh", NULL, x, on, NULL, 0), on, NULL, 0);
+    mth__value *z =
+        node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, node1(&b, "tanh", NULL, x, on, NULL, 0), on, NULL, 0);
     output(g, "view of a value", z);
     mth__program *p = round_trip(g, (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
@@ -201,7 +215,8 @@ GUARDED(names_that_look_like_ours) {
     mth__graph *g = mth__graph_new(a, m);
     mth__builder b = builder(g);
     const mth__placement *on = mth__place_whole(m);
-    static const char *const names[] = {"%3", "work", "from", "3", "a b", "x:", "stage", "@m", "#", "", "x\\y", "%0~work", "x", "x"};
+    static const char *const names[] = {
+        "%3", "work", "from", "3", "a b", "x:", "stage", "@m", "#", "", "x\\y", "%0~work", "x", "x"};
     mth__value *sum = NULL;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         mth__value *v = source(g, MTH__VALUE_INPUT, names[i], SHAPE(2), on, NULL);
@@ -215,7 +230,8 @@ GUARDED(names_that_look_like_ours) {
 
 /* ---------------------------------------------------------------- waits */
 GUARDED(overlapped_collectives_are_waited_for_where_they_are_read) {
-    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16), (mth__emit_options){.algorithm = {"ring"}, .overlap = true, .views = true});
+    mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16),
+        (mth__emit_options){.algorithm = {"ring"}, .overlap = true, .views = true});
     const mth__role *r = &p->role.at[0];
     int start = instr_of(r, MTH__START, NULL), wait = instr_of(r, MTH__WAIT, NULL);
     CHECK(start >= 0 && wait == (int)r->instr.n - 1 && instr_of(r, MTH__COLLECTIVE, NULL) < 0);
@@ -230,9 +246,18 @@ GUARDED(a_sender_goes_on_computing) {
 }
 
 /* ---------------------------------------------------------------- bytes */
-static mth__channel channel(mth__channel_kind kind, mth__algorithm algorithm, mth__shape shape, mth__sharding from, mth__sharding to) {
-    return (mth__channel){.kind = kind, .algorithm = algorithm, .dtype = MTH_FLOAT32, .shape = shape, .from = from, .to = to, .axes = 1,
-                          .dim = -1, .dim2 = -1, .label = "test"};
+static mth__channel channel(
+    mth__channel_kind kind, mth__algorithm algorithm, mth__shape shape, mth__sharding from, mth__sharding to) {
+    return (mth__channel){.kind = kind,
+        .algorithm = algorithm,
+        .dtype = MTH_FLOAT32,
+        .shape = shape,
+        .from = from,
+        .to = to,
+        .axes = 1,
+        .dim = -1,
+        .dim2 = -1,
+        .label = "test"};
 }
 
 GUARDED(bytes_match_the_formulas) {
@@ -241,7 +266,7 @@ GUARDED(bytes_match_the_formulas) {
         mth__shape s = SHAPE(n * n, 5 * n);
         int64_t bytes = mth__shape_size(s) * 4;
         mth__sharding whole = {.on = on}, partial = {.on = on, .partial = 1}, rows = split_by(on, s, SPLIT(0, -1)),
-            columns = split_by(on, s, SPLIT(-1, 0));
+                      columns = split_by(on, s, SPLIT(-1, 0));
         for (int k = MTH__DIRECT; k <= MTH__RING; k++) {
             mth__channel reduce = channel(MTH__ALL_REDUCE, (mth__algorithm)k, s, partial, whole);
             mth__channel gather = channel(MTH__ALL_GATHER, (mth__algorithm)k, s, rows, whole);
@@ -263,14 +288,14 @@ GUARDED(bytes_match_the_formulas) {
 
 GUARDED(groups_are_in_rank_order) {
     mth__mesh *m = MESH(a, 2, 3);
-    mth__channel c = channel(MTH__ALL_REDUCE, MTH__RING, SHAPE(4), (mth__sharding){.on = mth__place_whole(m), .partial = 2},
-                             (mth__sharding){.on = mth__place_whole(m)});
+    mth__channel c = channel(MTH__ALL_REDUCE, MTH__RING, SHAPE(4),
+        (mth__sharding){.on = mth__place_whole(m), .partial = 2}, (mth__sharding){.on = mth__place_whole(m)});
     int32_t member[6];
     c.axes = 2;
     CHECK(mth__channel_size(&c) == 3 && mth__channel_group(&c, 4, member) == 1);
     CHECK(member[0] == 3 && member[1] == 4 && member[2] == 5);
     c = channel(MTH__BROADCAST, MTH__TREE, SHAPE(4), (mth__sharding){.on = mth__place_device(m, 4)},
-                (mth__sharding){.on = mth__place_whole(m)});
+        (mth__sharding){.on = mth__place_whole(m)});
     CHECK(mth__channel_size(&c) == 6 && mth__channel_group(&c, 0, member) == 1 && member[0] == 4 && member[5] == 5);
 }
 
@@ -292,10 +317,13 @@ static void check_pieces(const mth__channel *c) {
             mth__shape has = mth__local_shape(c->shape, &c->from, owner, from, by);
             for (int64_t i = 0; i < piece[k].size[0]; i++)
                 for (int64_t j = 0; j < piece[k].size[1]; j++) {
-                    int64_t at[2] = {piece[k].start[0] + i * piece[k].step[0], piece[k].start[1] + j * piece[k].step[1]};
+                    int64_t at[2] = {
+                        piece[k].start[0] + i * piece[k].step[0], piece[k].start[1] + j * piece[k].step[1]};
                     for (int d = 0; d < 2; d++) {
-                        CHECK(at[d] >= start[d] && (at[d] - start[d]) % step[d] == 0 && (at[d] - start[d]) / step[d] < want.dim[d]);
-                        CHECK(at[d] >= from[d] && (at[d] - from[d]) % by[d] == 0 && (at[d] - from[d]) / by[d] < has.dim[d]);
+                        CHECK(at[d] >= start[d] && (at[d] - start[d]) % step[d] == 0 &&
+                            (at[d] - start[d]) / step[d] < want.dim[d]);
+                        CHECK(at[d] >= from[d] && (at[d] - from[d]) % by[d] == 0 &&
+                            (at[d] - from[d]) / by[d] < has.dim[d]);
                     }
                     CHECK(!seen[at[0] * columns + at[1]]++);
                     total++;
@@ -309,8 +337,8 @@ static void check_pieces(const mth__channel *c) {
 
 GUARDED(transfers_take_every_element_once) {
     mth__mesh *m = MESH(a, 2, 3);
-    const mth__placement *places[] = {mth__place_whole(m), mth__place_slice(m, 0, 1), mth__place_slice(m, 1, 2), mth__place_device(m, 4),
-                                      mth__place_list(m, 4, (const int32_t[]){5, 0, 3, 1})};
+    const mth__placement *places[] = {mth__place_whole(m), mth__place_slice(m, 0, 1), mth__place_slice(m, 1, 2),
+        mth__place_device(m, 4), mth__place_list(m, 4, (const int32_t[]){5, 0, 3, 1})};
     mth__shape s = SHAPE(7, 10);
     for (int p = 0; p < 5; p++)
         for (int q = 0; q < 5; q++)
@@ -322,7 +350,8 @@ GUARDED(transfers_take_every_element_once) {
                         mth__split *d = &side[e].dim[style >> x & 1];
                         if (style < 6) d->axis[d->naxes++] = (int8_t)x;
                     }
-                    if (style == 4 && axes) side[e].dim[0] = (mth__split){.naxes = 1, .cyclic = true}, side[e].dim[1] = (mth__split){0};
+                    if (style == 4 && axes)
+                        side[e].dim[0] = (mth__split){.naxes = 1, .cyclic = true}, side[e].dim[1] = (mth__split){0};
                     if (style == 5 && axes) side[e].dim[1].grain = 4;
                     mth__sharding_canonical(&side[e], s);
                 }
@@ -370,23 +399,29 @@ GUARDED(round_trips) {
     static const char *const names[] = {NULL, "ring", "tree", "hierarchical"};
     for (int n = 1; n <= 5; n++)
         for (int k = 0; k < 8; k++)
-            round_trip(two_layers(a, MESH(a, n), 8, 32, 64, 16), (mth__emit_options){.algorithm = {names[k / 2]}, .overlap = k % 2, .views = true});
-    for (int k = 0; k < 2; k++) round_trip(pipeline(a, MESH(a, 3), 3, 6, 12, 16), (mth__emit_options){.overlap = k, .views = true});
+            round_trip(two_layers(a, MESH(a, n), 8, 32, 64, 16),
+                (mth__emit_options){.algorithm = {names[k / 2]}, .overlap = k % 2, .views = true});
+    for (int k = 0; k < 2; k++)
+        round_trip(pipeline(a, MESH(a, 3), 3, 6, 12, 16), (mth__emit_options){.overlap = k, .views = true});
 }
 
 GUARDED(the_text_names_the_algorithm_and_its_steps) {
-    const char *ring = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}, .views = true}));
-    const char *direct = plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.views = true}));
+    const char *ring = plan_text(emit_plan(
+        two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"ring"}, .views = true}));
+    const char *direct =
+        plan_text(emit_plan(two_layers(a, MESH(a, 4), 8, 32, 64, 16), &(mth__emit_options){.views = true}));
     CHECK(strstr(ring, "= all_reduce ring c0") && strstr(ring, "rounds k = 1..n - 1"));
     CHECK(strstr(direct, "= all_reduce direct c0") && !strstr(direct, "ring"));
     CHECK(strstr(ring, "# devices 0..3: each receives 768 bytes")); /* 2 (n - 1) / n of 512 */
 }
 
 GUARDED(bad_texts_are_errors_with_their_line) {
-#define ONE_INPUT \
-    "program\nmesh (1,)\nplacement p0 whole\nentry 0 input x: f32[8,8] (None, None) on p0\nrole 0 devices 0 slab 0\n" \
+#define ONE_INPUT                                                                                                      \
+    "program\nmesh (1,)\nplacement p0 whole\nentry 0 input x: f32[8,8] (None, None) on p0\nrole 0 devices 0 slab 0\n"  \
     "  x: f32[8,8] (None, None) on p0 at entry 0\n  0  "
-    static const struct { const char *text, *error; } bad[] = {
+    static const struct {
+        const char *text, *error;
+    } bad[] = {
         {"", "'program'"},
         {"program", "the mesh is missing"},
         {"program\nmesh (0,)", "line 2"},
@@ -395,9 +430,11 @@ GUARDED(bad_texts_are_errors_with_their_line) {
         {"program\nmesh (4,)\nplacement p0 devices 0, 0", "device 0 is listed twice"},
         {"program\nmesh (4,)\nplacement p0 whole\nentry 0 input x: f32[8] (1,) on p0", "axis 1"},
         {"program\nmesh (4,)\nplacement p0 whole\nentry 0 input x: f32[8,8] (0, 0) on p0", "splits twice"},
-        {"program\nmesh (4,)\nplacement p0 whole\nentry 0 input x: f32[1000000000000,1000000000000] (None, None) on p0", "too large"},
-        {"program\nmesh (4,)\nplacement p0 whole\nchannel c0 all_reduce ring f32[8] (None,) on p0 to (None,) on p0 over 0 \"m\"",
-         "nothing is partial"},
+        {"program\nmesh (4,)\nplacement p0 whole\nentry 0 input x: f32[1000000000000,1000000000000] (None, None) on p0",
+            "too large"},
+        {"program\nmesh (4,)\nplacement p0 whole\nchannel c0 all_reduce ring f32[8] (None,) on p0 to (None,) on p0 "
+         "over 0 \"m\"",
+            "nothing is partial"},
         {"program\nmesh (4,)\nrole 0 devices 0..3 slab 0\n  0  relu x", "nothing has written it"},
         {"program\nmesh (4,)\nrole 0 devices 0..3 slab 0\nrole 1 devices 3 slab 0", "two roles"},
         {"program\nmesh (4,)\nrole 0 devices 0 slab 0\n  0  wiat c0", "no operator wiat"},
@@ -412,8 +449,9 @@ GUARDED(bad_texts_are_errors_with_their_line) {
 
 GUARDED(unknown_algorithms_are_errors) {
     mth__program *p;
-    CHECK_FAILS(mth__emit(a, two_layers(a, MESH(a, 2), 8, 32, 64, 16), &(mth__emit_options){.algorithm = {"rnig"}, .views = true}, &p), MTH_ERROR_VALUE,
-                "rnig");
+    CHECK_FAILS(mth__emit(a, two_layers(a, MESH(a, 2), 8, 32, 64, 16),
+                    &(mth__emit_options){.algorithm = {"rnig"}, .views = true}, &p),
+        MTH_ERROR_VALUE, "rnig");
 }
 
 /* ---------------------------------------------------------------- the global program */
@@ -422,7 +460,8 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     mth__graph *g = mth__graph_new(a, m);
     mth__builder b = builder(g);
     const mth__placement *on = m->whole;
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(8, 6), on, SPLIT(0, -1)), *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(6, 10), on, SPLIT(-1, 1));
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(8, 6), on, SPLIT(0, -1)),
+               *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(6, 10), on, SPLIT(-1, 1));
     mth__value *h = contract(&b, "bi,io->bo", x, w, on, SPLIT(0, 1), 0);
     mth__value *r = node1(&b, "reshape", &(mth__attrs){.i = {3, 8, 2, 5}}, h, on, SPLIT(0, -1, -1), 0);
     mth__value *s = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 4}}, r, on, SPLIT(-1, -1, -1), 0);
@@ -441,16 +480,20 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     CHECK(p->role.n == 1 && p->role.at[0].ndevice == 1 && p->role_of[0] == 0 && p->role_of[3] == -1);
     CHECK(p->channel.n == 0 && p->entry.n == 2 && p->exit.n == 2 && p->mesh == m);
     const mth__role *role = &p->role.at[0];
-    for (size_t i = 0; i < role->value.n; i++) CHECK(mth__shape_equal(role->value.at[i].local, role->value.at[i].shape));
+    for (size_t i = 0; i < role->value.n; i++)
+        CHECK(mth__shape_equal(role->value.at[i].local, role->value.at[i].shape));
     CHECK(value_named(role, "x")->sharding.dim[0].naxes == 1 && value_named(role, "w")->sharding.dim[1].axis[0] == 1);
-    CHECK(instr_of(role, MTH__COMPUTE, "contract") == 0 && instr_of(role, MTH__COMPUTE, "slice") == 1 && instr_of(role, MTH__COMPUTE, "relu") == 2);
+    CHECK(instr_of(role, MTH__COMPUTE, "contract") == 0 && instr_of(role, MTH__COMPUTE, "slice") == 1 &&
+        instr_of(role, MTH__COMPUTE, "relu") == 2);
     last->need[0] = r->sharding; /* what the program says was copied */
     const mth__sharding *wants = role->instr.at[0].wants;
     CHECK(mth__sharding_equal(&wants[0], &x->sharding, 2) && mth__sharding_equal(&wants[1], &w->sharding, 2));
-    CHECK(mth__sharding_equal(&wants[2], &h->sharding, 2) && mth__sharding_equal(&role->instr.at[1].wants[0], &s->sharding, 3));
+    CHECK(mth__sharding_equal(&wants[2], &h->sharding, 2) &&
+        mth__sharding_equal(&role->instr.at[1].wants[0], &s->sharding, 3));
 }
 GUARDED(a_global_program_runs_on_the_whole_mesh) {
     mth__program *p = NULL;
-    CHECK_FAILS(mth__emit_global(a, pipeline(a, MESH(a, 2), 2, 2, 4, 8), &p), MTH_ERROR_UNSUPPORTED, "mesh_context='mpmd'");
+    CHECK_FAILS(
+        mth__emit_global(a, pipeline(a, MESH(a, 2), 2, 2, 4, 8), &p), MTH_ERROR_UNSUPPORTED, "mesh_context='mpmd'");
 }
 RUN()

@@ -1,6 +1,7 @@
-/* The property, for every engine: any model, mesh, specs, schedule and options = the unsharded reference, forward and backward; its plan verifies and prints, parses,
- * prints the same. An engine that gets a test here is held to it: this is the engines' conformance suite, with the operator table beside it.
- * MITHRIL_PROPERTY_CASES: how many models each engine gets. */
+/* The property, for every engine: any model, mesh, specs, schedule and options = the unsharded reference, forward and
+ * backward; its plan verifies and prints, parses, prints the same. An engine that gets a test here is held to it: this
+ * is the engines' conformance suite, with the operator table beside it. MITHRIL_PROPERTY_CASES: how many models each
+ * engine gets. */
 #include "../../fuzz/random_model.h"
 #include "open_or_skip.h"
 
@@ -26,9 +27,12 @@ static void run_cases(const random_engine *engine, int cases, uint64_t state) {
 }
 
 TEST(random_models_on_the_native_engine) { run_cases(&(random_engine){.name = "native"}, 400, 88172645463325252u); }
-TEST(random_models_on_the_reference_engine) { run_cases(&(random_engine){.name = "reference"}, 100, 73592645463325252u); }
+TEST(random_models_on_the_reference_engine) {
+    run_cases(&(random_engine){.name = "reference"}, 100, 73592645463325252u);
+}
 
-/* Few, since XLA compiles each for a second, with sanitizers for three; and without LLVM's optimizations, which are none of ours. */
+/* Few, since XLA compiles each for a second, with sanitizers for three; and without LLVM's optimizations, which are
+ * none of ours. */
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 enum { XLA_CASES = 8 };
 #else
@@ -37,7 +41,8 @@ enum { XLA_CASES = 25 };
 TEST(random_models_on_the_pjrt_engine) {
     const char *const level = "xla_backend_optimization_level";
     const mth_arg none = mth_int(0);
-    const random_engine engine = {.name = "pjrt", .once = true, .count = 1, .option = {{"compile_options", mth_dict(1, &level, &none)}}};
+    const random_engine engine = {
+        .name = "pjrt", .once = true, .count = 1, .option = {{"compile_options", mth_dict(1, &level, &none)}}};
     mth_backend *backend = open_or_skip(engine.name, 1);
     if (backend) run_cases(&engine, XLA_CASES, 52645463325288172u);
     mth_backend_free(backend);

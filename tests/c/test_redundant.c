@@ -2,17 +2,24 @@
 #include "compose_kit.h"
 #include "same_arrays.h"
 
-typedef struct { mth_arrays *outputs, *gradients; char *plan; } result;
+typedef struct {
+    mth_arrays *outputs, *gradients;
+    char *plan;
+} result;
 
 /* Outputs and gradients of all parameters, each output's gradient all ones; `split`: the batch over axis 0. */
-static void run(const mth_model *m, mth_arg mesh, bool optimized, bool store, bool split, int64_t rows, int64_t width, result *r) {
+static void run(
+    const mth_model *m, mth_arg mesh, bool optimized, bool store, bool split, int64_t rows, int64_t width, result *r) {
     mth_backend *b = NULL;
     mth_compiled *c = NULL;
     mth_array *x = NULL;
     mth_arrays *parameters = NULL;
     mth_named seed[8] = {{NULL, NULL}};
     memset(r, 0, sizeof *r);
-    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", mesh}, {"threads", mth_int(1)}, {"communication_optimization", mth_bool(optimized)}), &b));
+    CHECK_STATUS(mth_backend_create("native",
+        MTH_OPTIONS(
+            {"device_mesh", mesh}, {"threads", mth_int(1)}, {"communication_optimization", mth_bool(optimized)}),
+        &b));
     b->memory_optimization = store;
     const char *key = "input";
     mth_arg axes[] = {mth_int(0), MTH_NONE}, spec = mth_list(2, axes);
@@ -25,7 +32,8 @@ static void run(const mth_model *m, mth_arg mesh, bool optimized, bool store, bo
     for (size_t i = 0; i < n && i < 8; i++) {
         const mth_array *o = r->outputs->item[i].array;
         seed[i].name = r->outputs->item[i].name;
-        CHECK_STATUS(mth_array_full(b, MTH_FLOAT32, 1, mth_array_get_rank(o), mth_array_get_shape(o), NULL, &seed[i].array));
+        CHECK_STATUS(
+            mth_array_full(b, MTH_FLOAT32, 1, mth_array_get_rank(o), mth_array_get_shape(o), NULL, &seed[i].array));
     }
     mth_arrays *again = NULL;
     mth_gradient_request request = {seed, n, NULL, 0};
@@ -50,7 +58,8 @@ static int channels(const char *plan, const char *kind) {
     return n;
 }
 
-static void compare(mth_model *m, mth_arg mesh, bool store, bool split, int64_t rows, int64_t width, const char *kind, int before, int after) {
+static void compare(mth_model *m, mth_arg mesh, bool store, bool split, int64_t rows, int64_t width, const char *kind,
+    int before, int after) {
     result plain, less;
     run(m, mesh, false, store, split, rows, width, &plain);
     run(m, mesh, true, store, split, rows, width, &less);
@@ -70,32 +79,44 @@ static void compare(mth_model *m, mth_arg mesh, bool store, bool split, int64_t 
 
 TEST(slices_of_what_has_moved_are_cut_there) {
     mth_model *m = model();
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(64)}, ON(0)), MTH_WIRES({"input", "input"}, {"output", "h"}), MTH_PLAIN);
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(8)}, ON(1)), MTH_WIRES({"input", "h"}, {"output", "a"}), MTH_PLAIN);
-    ADD(m, "Slice", MTH_OPTIONS({"axis", mth_int(1)}, {"stop", mth_int(32)}, ON(0)), MTH_WIRES({"input", "h"}, {"output", "left"}), MTH_PLAIN);
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(8)}, ON(1)), MTH_WIRES({"input", "left"}, {"output", "b"}), MTH_PLAIN);
-    compare(m, MTH_INTS(2), false, false, 16, 8, "transfer", 5, 2); /* h; backward two that are added there, as one */
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(64)}, ON(0)), MTH_WIRES({"input", "input"}, {"output", "h"}),
+        MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(8)}, ON(1)), MTH_WIRES({"input", "h"}, {"output", "a"}),
+        MTH_PLAIN);
+    ADD(m, "Slice", MTH_OPTIONS({"axis", mth_int(1)}, {"stop", mth_int(32)}, ON(0)),
+        MTH_WIRES({"input", "h"}, {"output", "left"}), MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(8)}, ON(1)), MTH_WIRES({"input", "left"}, {"output", "b"}),
+        MTH_PLAIN);
+    /* h; backward two that are added there, as one */
+    compare(m, MTH_INTS(2), false, false, 16, 8, "transfer", 5, 2);
 }
 TEST(gradients_are_added_where_they_are_needed) {
     mth_model *m = model();
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(64)}, ON(0)), MTH_WIRES({"input", "input"}, {"output", "h"}), MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(64)}, ON(0)), MTH_WIRES({"input", "input"}, {"output", "h"}),
+        MTH_PLAIN);
     ADD(m, "Tanh", MTH_OPTIONS(ON(1)), MTH_WIRES({"input", "h"}, {"output", "a"}), MTH_PLAIN);
     ADD(m, "Relu", MTH_OPTIONS(ON(0)), MTH_WIRES({"input", "h"}, {"output", "b"}), MTH_PLAIN);
     compare(m, MTH_INTS(2), false, false, 16, 8, "transfer", 3, 2);
 }
 TEST(a_view_of_what_is_here_does_not_come_back) {
     mth_model *m = model();
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(64)}, ON(0)), MTH_WIRES({"input", "input"}, {"output", "h"}), MTH_PLAIN);
-    ADD(m, "Reshape", MTH_OPTIONS({"shape", MTH_INTS(32, 32)}, ON(1)), MTH_WIRES({"input", "h"}, {"output", "v"}), MTH_PLAIN);
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(8)}, ON(0)), MTH_WIRES({"input", "v"}, {"output", "a"}), MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(64)}, ON(0)), MTH_WIRES({"input", "input"}, {"output", "h"}),
+        MTH_PLAIN);
+    ADD(m, "Reshape", MTH_OPTIONS({"shape", MTH_INTS(32, 32)}, ON(1)), MTH_WIRES({"input", "h"}, {"output", "v"}),
+        MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(8)}, ON(0)), MTH_WIRES({"input", "v"}, {"output", "a"}),
+        MTH_PLAIN);
     compare(m, MTH_INTS(2), false, false, 16, 8, "transfer", 4, 0);
 }
 TEST(a_tensor_and_its_views_are_gathered_once) {
     mth_model *m = model();
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(2048)}), MTH_WIRES({"input", "input"}, {"output", "h"}), MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(2048)}), MTH_WIRES({"input", "input"}, {"output", "h"}),
+        MTH_PLAIN);
     ADD(m, "Relu", NOTHING, MTH_WIRES({"input", "h"}, {"output", "r"}), MTH_PLAIN);
-    ADD(m, "Reshape", MTH_OPTIONS({"shape", MTH_INTS(16, 4, 512)}), MTH_WIRES({"input", "r"}, {"output", "v"}), MTH_PLAIN);
-    ADD(m, "Softmax", MTH_OPTIONS({"axis", mth_int(0)}), MTH_WIRES({"input", "r"}, {"output", "s"}), MTH_PLAIN); /* needs all rows */
+    ADD(m, "Reshape", MTH_OPTIONS({"shape", MTH_INTS(16, 4, 512)}), MTH_WIRES({"input", "r"}, {"output", "v"}),
+        MTH_PLAIN);
+    /* needs all rows */
+    ADD(m, "Softmax", MTH_OPTIONS({"axis", mth_int(0)}), MTH_WIRES({"input", "r"}, {"output", "s"}), MTH_PLAIN);
     compare(m, MTH_INTS(4), false, true, 16, 8, "all_gather", 2, 1);
 }
 
@@ -109,8 +130,12 @@ static mth_model *heads(int n, int64_t width) {
     return m;
 }
 TEST(small_gathers_are_merged) { compare(heads(4, 40), MTH_INTS(4), false, true, 16, 32, "all_gather", 4, 1); }
-TEST(small_gathers_over_two_axes_are_merged) { compare(heads(4, 40), MTH_INTS(2, 2), false, true, 16, 32, "all_gather", 4, 1); }
+TEST(small_gathers_over_two_axes_are_merged) {
+    compare(heads(4, 40), MTH_INTS(2, 2), false, true, 16, 32, "all_gather", 4, 1);
+}
 TEST(large_gathers_are_not) { compare(heads(3, 4000), MTH_INTS(4), false, true, 16, 8, "all_gather", 3, 3); }
-TEST(small_gradients_are_scattered_together) { compare(heads(3, 41), MTH_INTS(4), true, true, 16, 32, "reduce_scatter", 3, 1); }
+TEST(small_gradients_are_scattered_together) {
+    compare(heads(3, 41), MTH_INTS(4), true, true, 16, 32, "reduce_scatter", 3, 1);
+}
 
 RUN()

@@ -1,5 +1,6 @@
-/* The reference engine by itself: what crosses its boundary, its errors, and programs that no device can finish. The numbers of its rows
- * are the operator table's; its communication is that of every test that compares a plan with it. */
+/* The reference engine by itself: what crosses its boundary, its errors, and programs that no device can finish. The
+ * numbers of its rows are the operator table's; its communication is that of every test that compares a plan with it.
+ */
 #include "engine/reference/reference_run.h"
 #include "unit.h"
 
@@ -56,14 +57,16 @@ TEST(integers_are_not_rounded) {
 #define FROM(dtype, x) mth__ref_from_integer(MTH_##dtype, x)
     CHECK(FROM(INT64, odd).integer == odd && FROM(INT32, odd).integer == 1 && FROM(BOOL, INT64_MIN).integer == 1);
     CHECK(FROM(FLOAT64, odd).real == 0x1p53 && FROM(FLOAT32, INT64_MIN).real == -0x1p63);
-    const int64_t tie = (INT64_C(1) << 54) + (INT64_C(1) << 30); /* of float32: one more is to go up, rounded once */
+    /* of float32: one more is to go up, rounded once */
+    const int64_t tie = (INT64_C(1) << 54) + (INT64_C(1) << 30);
     CHECK(FROM(FLOAT32, tie).real == 0x1p54 && FROM(FLOAT32, tie + 1).real == 0x1p54 + 0x1p31);
     const int64_t of_8_bits = (INT64_C(1) << 62) + (INT64_C(1) << 54);
     CHECK(FROM(BFLOAT16, of_8_bits).real == 0x1p62 && FROM(BFLOAT16, of_8_bits + 1).real == 0x1p62 + 0x1p55);
     CHECK(FROM(BFLOAT16, -of_8_bits).real == -0x1p62 && FROM(BFLOAT16, -of_8_bits - 1).real == -0x1p62 - 0x1p55);
-#define COMBINED(dtype, reduce, a, b) \
-    mth__ref_combine(MTH_##dtype, MTH__REDUCE_##reduce, (mth__ref_element){.integer = a}, \
-                     (mth__ref_element){.integer = b}).integer
+#define COMBINED(dtype, reduce, a, b)                                                                                  \
+    mth__ref_combine(                                                                                                  \
+        MTH_##dtype, MTH__REDUCE_##reduce, (mth__ref_element){.integer = a}, (mth__ref_element){.integer = b})         \
+        .integer
     CHECK(COMBINED(INT64, SUM, odd, 1) == odd + 1 && COMBINED(INT64, SUM, INT64_MAX, 1) == INT64_MIN);
     CHECK(COMBINED(INT32, SUM, INT32_MIN, -1) == INT32_MAX);
     CHECK(COMBINED(BOOL, SUM, 1, 1) == 1 && COMBINED(BOOL, SUM, 0, 0) == 0);
@@ -73,7 +76,10 @@ TEST(integers_are_not_rounded) {
 static bool always(void *nothing) { return nothing == NULL; }
 
 /* Runs a program's text; no device has an entry. */
-typedef struct { const char *text; const mth__stop *stop; } job;
+typedef struct {
+    const char *text;
+    const mth__stop *stop;
+} job;
 static mth_status run(void *argument) {
     const job *j = argument;
     mth__arena *arena = mth__arena_new();
@@ -103,8 +109,10 @@ static char *plan_of(mth_dtype dtype, const void *ids, bool evaluate) {
     mth_arrays *parameters = NULL, *outputs = NULL;
     char *text = NULL;
     CHECK_STATUS(mth_model_create(&model));
-    CHECK_STATUS(mth_module_create("Embedding", MTH_OPTIONS({"vocab_size", mth_int(10)}, {"embedding_dim", mth_int(3)},
-                                                            {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), &m));
+    CHECK_STATUS(mth_module_create("Embedding",
+        MTH_OPTIONS({"vocab_size", mth_int(10)}, {"embedding_dim", mth_int(3)},
+            {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}),
+        &m));
     CHECK_STATUS(mth_model_add(model, m, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
     CHECK_STATUS(mth_backend_create("reference", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
     CHECK_STATUS(mth_compile(model, backend, NULL, 0, &c));
@@ -112,7 +120,8 @@ static char *plan_of(mth_dtype dtype, const void *ids, bool evaluate) {
     mth_named input = {"input", x};
     CHECK_STATUS(mth_get_parameters(c, &input, 1, 0, &parameters));
     if (evaluate) {
-        CHECK_FAILS(mth_evaluate(c, parameters, &input, 1, NULL, &outputs, NULL), MTH_ERROR_VALUE, "id 10 is outside [0, 10)");
+        CHECK_FAILS(
+            mth_evaluate(c, parameters, &input, 1, NULL, &outputs, NULL), MTH_ERROR_VALUE, "id 10 is outside [0, 10)");
     } else {
         CHECK_STATUS(mth_evaluate(c, parameters, &input, 1, NULL, &outputs, NULL));
         CHECK_STATUS(mth_plan_print(c, &text));
@@ -138,19 +147,24 @@ TEST(a_program_needs_its_entries) {
     mth_text_free(text);
 }
 
-#define HEAD "program\nmesh (2,)\nplacement p0 whole\n" \
-    "channel c0 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 \"first\"\n" \
-    "channel c1 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 \"second\"\n"
+#define HEAD                                                                                                           \
+    "program\nmesh (2,)\nplacement p0 whole\n"                                                                         \
+    "channel c0 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 "        \
+    "\"first\"\n"                                                                                                      \
+    "channel c1 all_reduce direct f32[2,2] (None, None) partial sum over 0 on p0 to (None, None) on p0 over 0 "        \
+    "\"second\"\n"
 #define TERM "  0  %0: f32[2,2] (None, None) partial sum over 0 on p0 at slab+0 = sinusoid length=2 width=2\n"
-#define SUM(line, value, channel, at)                                                                                                    \
+#define SUM(line, value, channel, at)                                                                                  \
     "  " line "  " value ": f32[2,2] (None, None) on p0 at slab+" at " = all_reduce direct " channel " %0\n"
 
 TEST(devices_that_wait_for_each_other_are_named) {
-    const char *crossed = HEAD "role 0 devices 0 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1", "128")
-                               "role 1 devices 1 slab 256\n" TERM SUM("1", "%2", "c1", "64") SUM("2", "%1", "c0", "128");
-    const char *straight = HEAD "role 0 devices 0, 1 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1", "128");
+    const char *crossed = HEAD "role 0 devices 0 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1",
+        "128") "role 1 devices 1 slab 256\n" TERM SUM("1", "%2", "c1", "64") SUM("2", "%1", "c0", "128");
+    const char *straight =
+        HEAD "role 0 devices 0, 1 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1", "128");
     CHECK_STATUS(mth__guard(run, &(job){straight, NULL}));
-    CHECK_FAILS(mth__guard(run, &(job){crossed, NULL}), MTH_ERROR_INTERNAL, "device 0 waits for ever at instruction 1, first");
+    CHECK_FAILS(
+        mth__guard(run, &(job){crossed, NULL}), MTH_ERROR_INTERNAL, "device 0 waits for ever at instruction 1, first");
     CHECK_FAILS(mth__guard(run, &(job){straight, &(mth__stop){always, NULL}}), MTH_ERROR_INTERRUPTED, "interrupted");
 }
 RUN()

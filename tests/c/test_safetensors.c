@@ -98,8 +98,8 @@ TEST(values_of_every_dtype_and_layout) {
         const char *name;
         size_t size;
     } dtypes[] = {{"F32", 4}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"BF16", 2}, {"F16", 2}, {"BOOL", 1}};
-    static const int64_t shapes[][2] = {
-        {7, 5}, {3, 6000}, {600, 1500}, {1, 300000}, {300000, 1}}; /* narrow rows, wide ones, more than one buffer */
+    static const int64_t shapes[][2] = {/* narrow rows, wide ones, more than one buffer */
+        {7, 5}, {3, 6000}, {600, 1500}, {1, 300000}, {300000, 1}};
     mth_backend *backend = devices(3);
     const mth_arg specs[] = {MTH_NONE, MTH_SPEC(mth_int(0), MTH_NONE), MTH_SPEC(MTH_NONE, mth_int(0))};
     char *data = calloc(900000 + 1, 8);
@@ -109,9 +109,9 @@ TEST(values_of_every_dtype_and_layout) {
                 const size_t n = (size_t)(shapes[s][0] * shapes[s][1]);
                 char header[256];
                 snprintf(header, sizeof header,
-                         "{\"before\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"%s\","
-                         "\"shape\":[%d,%d],\"data_offsets\":[1,%zu]}}%s",
-                         dtypes[d].name, (int)shapes[s][0], (int)shapes[s][1], 1 + n * dtypes[d].size, pad ? " " : "");
+                    "{\"before\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"%s\","
+                    "\"shape\":[%d,%d],\"data_offsets\":[1,%zu]}}%s",
+                    dtypes[d].name, (int)shapes[s][0], (int)shapes[s][1], 1 + n * dtypes[d].size, pad ? " " : "");
                 for (size_t i = 0; i < n; i++) put(dtypes[d].name, i, (int)(i % 127), data + 1);
                 const char *path = file_of(header, strlen(header), data, 1 + n * dtypes[d].size);
                 for (int i = 0; i < 6; i++) {
@@ -167,11 +167,13 @@ TEST(a_layout_is_read_from_one_opening) {
     CHECK_STATUS(mth_array_full(backend, MTH_INT64, 0, 2, (int64_t[]){1, 2}, NULL, &whole));
     CHECK_STATUS(mth_arrays_create((mth_named[]){{"w", column}}, 1, &wide));
     CHECK_FAILS(mth_arrays_read_safetensors(wide, path_of_wide, one, 1, &read), MTH_ERROR_VALUE,
-                "save it as float32, or name another tensor");
-    CHECK_FAILS(mth_arrays_read_safetensors(wide, path_of_wide, turned, 1, &read), MTH_ERROR_VALUE, "and change transpose");
+        "save it as float32, or name another tensor");
+    CHECK_FAILS(
+        mth_arrays_read_safetensors(wide, path_of_wide, turned, 1, &read), MTH_ERROR_VALUE, "and change transpose");
     mth_arrays_free(wide);
     CHECK_STATUS(mth_arrays_create((mth_named[]){{"w", whole}}, 1, &wide));
-    CHECK_FAILS(mth_arrays_read_safetensors(wide, path_of_wide, one, 1, &read), MTH_ERROR_VALUE, "change transpose, or name");
+    CHECK_FAILS(
+        mth_arrays_read_safetensors(wide, path_of_wide, one, 1, &read), MTH_ERROR_VALUE, "change transpose, or name");
     CHECK_STATUS(mth_arrays_read_safetensors(wide, path_of_wide, turned, 1, &read));
     mth_arrays_free(read), mth_arrays_free(wide), mth_array_free(column), mth_array_free(whole);
     read = NULL;
@@ -215,41 +217,41 @@ TEST(headers) {
         {"{\"\\u0061\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "a", NULL, 0},
         {"{\"\\/\\\"\\\\\\n\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "/\"\\\n", NULL, 0},
         {"{\"\\u00e9\\u20AC\\ud83d\\ude00\":{\"d\\u0074ype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4,
-         "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", NULL, 0},
+            "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", NULL, 0},
         {"{\"\xc3\xa9\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "\xc3\xa9", NULL, 0},
         {"{" A ",\"e\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[8,8]},\"q\":{\"dtype\":\"F4\",\"shape\":[4]"
-               ",\"data_offsets\":[8,10]}}",
-         10, "a", NULL, 0},
+         ",\"data_offsets\":[8,10]}}",
+            10, "a", NULL, 0},
         {"{" A ",\"r\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[8,9]}}", 9, "a", NULL, 0},
         /* not there, or not for us */
         {"{}", 0, "a", "holds no tensor 'a'", MTH_ERROR_KEY},
         {"{}", 0, "a", "give the path of another file: this one holds no tensors at all", MTH_ERROR_KEY},
         {"{\"t\\u0000\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "t",
-         "under names without a NUL character (\\u0000)", MTH_ERROR_KEY},
+            "under names without a NUL character (\\u0000)", MTH_ERROR_KEY},
         {"{\"t\\u0000\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}," B("8,16") "}", 16, "t",
-         "the only tensor is 'b'", MTH_ERROR_KEY},
+            "the only tensor is 'b'", MTH_ERROR_KEY},
         {"{" A "}", 8, "b", "the only tensor is 'a'", MTH_ERROR_KEY},
         {"{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "holds no tensor",
-         MTH_ERROR_KEY},
+            MTH_ERROR_KEY},
         {"{\"r\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", 4, "r",
-         "0 to 8 dimensions", MTH_ERROR_VALUE},
+            "0 to 8 dimensions", MTH_ERROR_VALUE},
         {"{\"u\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "u", "has the dtype U8",
-         MTH_ERROR_UNSUPPORTED},
+            MTH_ERROR_UNSUPPORTED},
         /* what lies, though 'a' itself is right */
         {"{" A "," A "}", 8, "a", "has 'a' twice", MTH_ERROR_IO},
         {"{" A ",\"\\u0061\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16, "a", "has 'a' twice",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{\"__metadata__\":{}," A ",\"__metadata__\":{}}", 8, "a", "'__metadata__' twice", MTH_ERROR_IO},
         {"{\"__metadata__\":{\"k\":\"v\",\"k\":\"w\"}," A "}", 8, "a", "__metadata__ has 'k' twice", MTH_ERROR_IO},
         {"{\"__metadata__\":{\"k\":1}," A "}", 8, "a", "no object of texts", MTH_ERROR_IO},
         {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "dtype twice",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "a", "shape twice",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"data_offsets\":[0,8]}}", 8, "a",
-         "data_offsets twice", MTH_ERROR_IO},
+            "data_offsets twice", MTH_ERROR_IO},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"scale\":2}}", 8, "a",
-         "unknown field 'scale'", MTH_ERROR_IO},
+            "unknown field 'scale'", MTH_ERROR_IO},
         {"{" A "," B("4,12") "}", 12, "a", "inside the tensor before it", MTH_ERROR_IO},
         {"{" A "," B("0,8") "}", 8, "a", "inside the tensor before it", MTH_ERROR_IO},
         {"{" A "," B("12,20") "}", 20, "a", "belong to none", MTH_ERROR_IO},
@@ -269,51 +271,51 @@ TEST(headers) {
         {"{" A ",\"b\":{}}", 8, "a", "tensor 'b' is broken JSON", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "a", "tensor 'b' has no data_offsets", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F33\",\"shape\":[2],\"data_offsets\":[8,16]}}", 16, "a",
-         "dtype 'F33', which the format does not have", MTH_ERROR_IO},
+            "dtype 'F33', which the format does not have", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[8,16]}}", 16, "a", "no whole number",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[8,16]}}", 16, "a", "does not end",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[02],\"data_offsets\":[8,16]}}", 16, "a", "no whole number",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[9223372036854775808],\"data_offsets\":[8,16]}}", 16, "a",
-         "no whole number", MTH_ERROR_IO},
+            "no whole number", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[18446744073709551618],\"data_offsets\":[8,16]}}", 16, "a",
-         "no whole number", MTH_ERROR_IO},
+            "no whole number", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,8],\"data_offsets\":[8,16]}}", 16, "a",
-         "more elements than", MTH_ERROR_IO},
+            "more elements than", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F64\",\"shape\":[4611686018427387904],\"data_offsets\":[8,16]}}", 16, "a",
-         "number of bytes", MTH_ERROR_IO},
+            "number of bytes", MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[8,9]}}", 9, "a", "no whole number of bytes",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,1e1]}}", 16, "a", "no two whole numbers",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"b\n\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"\\ud800\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"\\ude00\\ud83d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"\\u00g0\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"\\x41\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "broken JSON",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8", MTH_ERROR_IO},
         {"{" A ",\"\xc0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
         {"{" A ",\"\xed\xa0\x80\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[8,9]}}", 9, "a", "no UTF-8",
-         MTH_ERROR_IO},
+            MTH_ERROR_IO},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *path = file_of(cases[i].header, strlen(cases[i].header), data, cases[i].bytes);
         mth_array *a = NULL;
         mth_status s = mth_array_from_safetensors(backend, path, cases[i].tensor, false, NULL, &a);
-        const bool right = cases[i].error ? s && mth_error_get_code(s) == cases[i].code &&
-                                                strstr(mth_error_get_message(s), cases[i].error)
-                                          : !s;
+        const bool right = cases[i].error
+            ? s && mth_error_get_code(s) == cases[i].code && strstr(mth_error_get_message(s), cases[i].error)
+            : !s;
         if (!right)
-            printf("  %s (%zu bytes): %s\n", cases[i].header, cases[i].bytes,
-                   s ? mth_error_get_message(s) : "accepted");
+            printf(
+                "  %s (%zu bytes): %s\n", cases[i].header, cases[i].bytes, s ? mth_error_get_message(s) : "accepted");
         CHECK(right && !s == (a != NULL));
         mth_error_free(s);
         mth_array_free(a);
@@ -330,7 +332,7 @@ TEST(nothing_in_a_header_nests) {
     for (int i = 0; i < 2; i++) { /* a million of '[' or of '{"a":' */
         for (size_t k = 0; k < n; k++) header[k] = i ? "{\"a\":"[k % 5] : k ? '[' : '{';
         CHECK_FAILS(mth_array_from_safetensors(backend, file_of(header, n, "", 0), "a", false, NULL, &a), MTH_ERROR_IO,
-                    "no valid safetensors file");
+            "no valid safetensors file");
     }
     free(header);
     unlink(file_path());
@@ -346,8 +348,8 @@ TEST(the_size_of_a_header) {
         fwrite(&sizes[i], 8, 1, f);
         fwrite("{}", 1, 2, f);
         fclose(f);
-        CHECK_FAILS(mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO,
-                    "header claims");
+        CHECK_FAILS(
+            mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO, "header claims");
     }
     for (int more = 0; more < 2; more++) { /* at the limit, in a file with holes, and one beyond */
         const uint64_t size = 100000000 + (uint64_t)more;
@@ -357,7 +359,7 @@ TEST(the_size_of_a_header) {
         const char *path = file_of(spaces, size, "\0\0\0\0\0\0\0", 8);
         if (more)
             CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a), MTH_ERROR_IO,
-                        "the format allows 100000000");
+                "the format allows 100000000");
         else
             CHECK_STATUS(mth_array_from_safetensors(backend, path, "a", false, NULL, &a));
         free(spaces);
@@ -384,12 +386,12 @@ TEST(a_file_that_is_cut_short_while_it_is_read) {
         const int all = reads;
         CHECK(all >= 3);
         for (int at = 0; at < all;
-             at += all < 20 ? 1 : all / 10) { /* before the size, before the header, in the data */
+            at += all < 20 ? 1 : all / 10) { /* before the size, before the header, in the data */
             a = NULL;
             file_of(header, length, data, bytes);
             reads = 0, cut_at = at, cut_to = at < 2 ? at * 8 : (off_t)(8 + length);
             CHECK_FAILS(mth_array_from_safetensors(backend, path, "a", i > 2, &specs[i % 3], &a), MTH_ERROR_IO,
-                        "cut short while it was read");
+                "cut short while it was read");
             CHECK(!a);
             cut_at = -1;
         }
@@ -411,10 +413,10 @@ TEST(what_is_no_file) {
     mth_error_free(s);
     if (mkfifo(file_path(), 0600)) abort();
     alarm(20); /* ends the test where opening a pipe waits */
-    CHECK_FAILS(mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO,
-                "is a pipe, no file");
-    CHECK_FAILS(mth_array_from_safetensors(backend, "/dev/zero", "a", false, NULL, &a), MTH_ERROR_IO,
-                "is a device, no file");
+    CHECK_FAILS(
+        mth_array_from_safetensors(backend, file_path(), "a", false, NULL, &a), MTH_ERROR_IO, "is a pipe, no file");
+    CHECK_FAILS(
+        mth_array_from_safetensors(backend, "/dev/zero", "a", false, NULL, &a), MTH_ERROR_IO, "is a device, no file");
     alarm(0);
     unlink(file_path());
     mth_backend_free(backend);

@@ -1,4 +1,5 @@
-/* auto_sharding: by the cost model never worse than the layouts of the literature, within its time, and the same numbers. */
+/* auto_sharding: by the cost model never worse than the layouts of the literature, within its time, and the same
+ * numbers. */
 #include "distribute/fold.h"
 #include "derive/derive.h"
 #include "compose_kit.h"
@@ -19,11 +20,13 @@ static double now(void) { /* of this process: tests run beside others */
 /* ---------------------------------------------------------------- a plan and its price */
 typedef struct {
     const mth_model *model;
-    const int64_t *mesh; int naxes;
-    const mth__input_description *input; size_t count;
+    const int64_t *mesh;
+    int naxes;
+    const mth__input_description *input;
+    size_t count;
     mth__distribute_options options;
-    double seconds, bytes, searching;             /* of a step; of weights a device; of the search */
-    int reduces, all;                             /* all_reduces forward; communications */
+    double seconds, bytes, searching; /* of a step; of weights a device; of the search */
+    int reduces, all;                 /* all_reduces forward; communications */
     void (*look)(const mth__graph *);
     bool forward;
 } pricing;
@@ -64,17 +67,22 @@ static mth_status price_body(void *context) {
         p->reduces += !n->backward && n->op == mth__row_op(MTH__ROW_all_reduce);
         p->all += mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep);
     }
-    for (size_t i = 0; i < g->parameter.n; i++) p->bytes += 4 * (double)mth__local_size(g->parameter.at[i]->shape, &g->parameter.at[i]->sharding);
+    for (size_t i = 0; i < g->parameter.n; i++)
+        p->bytes += 4 * (double)mth__local_size(g->parameter.at[i]->shape, &g->parameter.at[i]->sharding);
     if (getenv("SHOW")) {
         mth__text t = mth__text_new(arena);
         for (size_t i = 0; i < g->parameter.n; i++) {
             const mth__value *v = g->parameter.at[i];
             if (v->shape.rank > 1)
-                mth__text_add(&t, "    %s %s %s | %s\n", v->name, mth__shape_text(arena, v->shape), mth__sharding_text(arena, &v->sharding, v->shape.rank), v->origin ? v->origin : "");
+                mth__text_add(&t, "    %s %s %s | %s\n", v->name, mth__shape_text(arena, v->shape),
+                    mth__sharding_text(arena, &v->sharding, v->shape.rank), v->origin ? v->origin : "");
         }
         for (size_t i = 0; i < g->input.n; i++)
-            if (g->input.at[i]->offer) mth__text_add(&t, "    input %s offered %s\n", g->input.at[i]->name, mth__sharding_text(arena, g->input.at[i]->offer, g->input.at[i]->shape.rank));
-        printf("%s%.*s  %.3f ms, %.0f kB of weights, %d communications, searched %.1f ms\n", p->options.auto_sharding ? "search\n" : "by hand\n", (int)t.n, t.n ? t.at : "", p->seconds * 1e3,
+            if (g->input.at[i]->offer)
+                mth__text_add(&t, "    input %s offered %s\n", g->input.at[i]->name,
+                    mth__sharding_text(arena, g->input.at[i]->offer, g->input.at[i]->shape.rank));
+        printf("%s%.*s  %.3f ms, %.0f kB of weights, %d communications, searched %.1f ms\n",
+            p->options.auto_sharding ? "search\n" : "by hand\n", (int)t.n, t.n ? t.at : "", p->seconds * 1e3,
             p->bytes / 1e3, p->all, p->searching * 1e3);
         if (!strcmp(getenv("SHOW"), "all")) {
             mth__text all = mth__text_new(arena);
@@ -86,8 +94,10 @@ static mth_status price_body(void *context) {
     return NULL;
 }
 
-static pricing price(mth_model *m, const int64_t *mesh, int naxes, const mth__input_description *input, size_t count, bool search) {
-    pricing p = {.model = m, .mesh = mesh, .naxes = naxes, .input = input, .count = count, .options = {.auto_sharding = search}};
+static pricing price(
+    mth_model *m, const int64_t *mesh, int naxes, const mth__input_description *input, size_t count, bool search) {
+    pricing p = {
+        .model = m, .mesh = mesh, .naxes = naxes, .input = input, .count = count, .options = {.auto_sharding = search}};
     CHECK_STATUS(mth__guard(price_body, &p));
     mth_model_free(m);
     return p;
@@ -97,7 +107,8 @@ static pricing price(mth_model *m, const int64_t *mesh, int naxes, const mth__in
 static mth_model *mlp(int64_t hidden, int64_t out, int axis) {
     mth_model *m = model();
     mth_arg a[] = {MTH_NONE, mth_int(axis)}, b[] = {mth_int(axis), MTH_NONE};
-    mth_option up = {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, a)}, down = {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, b)};
+    mth_option up = {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, a)},
+               down = {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, b)};
     ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(hidden)}, up), MTH_WIRES({"input", "input"}), MTH_PLAIN);
     ADD(m, "Relu", NOTHING, NOTHING, MTH_CHAIN);
     ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(out)}, down), MTH_WIRES({"output", "output"}), MTH_CHAIN);
@@ -110,20 +121,27 @@ static mth_model *transformer(int blocks, int64_t width, int heads, int64_t voca
     char x[32] = "input", at[32], sum[32], n[32], f[32];
     if (vocabulary) {
         strcpy(x, "e");
-        ADD(m, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(vocabulary)}, {"embedding_dim", mth_int(width)}, here), MTH_WIRES({"input", "input"}, {"output", "e"}), MTH_PLAIN);
+        ADD(m, "Embedding", MTH_OPTIONS({"vocab_size", mth_int(vocabulary)}, {"embedding_dim", mth_int(width)}, here),
+            MTH_WIRES({"input", "input"}, {"output", "e"}), MTH_PLAIN);
     }
     for (int i = 0; i < blocks; i++) {
-        snprintf(at, sizeof at, "a%d", i), snprintf(sum, sizeof sum, "s%d", i), snprintf(n, sizeof n, "n%d", i), snprintf(f, sizeof f, "f%d", i);
-        ADD(m, "MultiHeadAttention", MTH_OPTIONS({"num_heads", mth_int(heads)}, {"causal", mth_bool(true)}, here), MTH_WIRES({"input", x}, {"output", at}), MTH_PLAIN);
+        snprintf(at, sizeof at, "a%d", i), snprintf(sum, sizeof sum, "s%d", i), snprintf(n, sizeof n, "n%d", i),
+            snprintf(f, sizeof f, "f%d", i);
+        ADD(m, "MultiHeadAttention", MTH_OPTIONS({"num_heads", mth_int(heads)}, {"causal", mth_bool(true)}, here),
+            MTH_WIRES({"input", x}, {"output", at}), MTH_PLAIN);
         ADD(m, "Add", NOTHING, MTH_WIRES({"inputs", x}, {"inputs", at}, {"output", sum}), MTH_PLAIN);
         ADD(m, "LayerNorm", NOTHING, MTH_WIRES({"input", sum}, {"output", n}), MTH_PLAIN);
-        ADD(m, "FeedForward", MTH_OPTIONS({"hidden_dim", mth_int(4 * width)}, here), MTH_WIRES({"input", n}, {"output", f}), MTH_PLAIN);
+        ADD(m, "FeedForward", MTH_OPTIONS({"hidden_dim", mth_int(4 * width)}, here),
+            MTH_WIRES({"input", n}, {"output", f}), MTH_PLAIN);
         snprintf(x, sizeof x, "x%d", i);
         ADD(m, "Add", NOTHING, MTH_WIRES({"inputs", n}, {"inputs", f}, {"output", x}), MTH_PLAIN);
     }
     if (vocabulary) {
         mth_arg a[] = {MTH_NONE, mth_int(axis)};
-        ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(vocabulary)}, {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, a)}), MTH_WIRES({"input", x}, {"output", "logits"}), MTH_PLAIN);
+        ADD(m, "Linear",
+            MTH_OPTIONS(
+                {"dimension", mth_int(vocabulary)}, {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, a)}),
+            MTH_WIRES({"input", x}, {"output", "logits"}), MTH_PLAIN);
     }
     return m;
 }
@@ -131,39 +149,50 @@ static mth_model *transformer(int blocks, int64_t width, int heads, int64_t voca
 static mth_model *experts(int64_t count, int64_t width, bool by_hand) {
     mth_model *m = model();
     mth_option o = {"expert_distribution", mth_string("one_per_device")};
-    ADD(m, "MoE", MTH_OPTIONS({"num_experts", mth_int(count)}, {"expert_dim", mth_int(width)}, by_hand ? o : (mth_option){"top_k", mth_int(2)}), MTH_WIRES({"input", "input"}), MTH_PLAIN);
+    ADD(m, "MoE",
+        MTH_OPTIONS({"num_experts", mth_int(count)}, {"expert_dim", mth_int(width)},
+            by_hand ? o : (mth_option){"top_k", mth_int(2)}),
+        MTH_WIRES({"input", "input"}), MTH_PLAIN);
     return m;
 }
 
-#define AT_LEAST_AS_GOOD(name, mesh, input, open, ...)                                                                                     \
-    TEST(name) {                                                                                                                           \
-        pricing s = price(open, mesh, INPUTS(input), true);                                                                                \
-        mth_model *hand[] = {__VA_ARGS__};                                                                                                 \
-        for (size_t i = 0; i < sizeof hand / sizeof *hand; i++) {                                                                          \
-            pricing h = price(hand[i], mesh, INPUTS(input), false);                                                                        \
-            if (s.seconds > h.seconds * (1 + 1e-9)) printf("  the search %.4f ms, layout %zu by hand %.4f ms\n", s.seconds * 1e3, i, h.seconds * 1e3); \
-            CHECK(s.seconds <= h.seconds * (1 + 1e-9));                                                                                    \
-        }                                                                                                                                  \
-        CHECK(s.searching < 1 * SLOW);                                                                                                      \
+#define AT_LEAST_AS_GOOD(name, mesh, input, open, ...)                                                                 \
+    TEST(name) {                                                                                                       \
+        pricing s = price(open, mesh, INPUTS(input), true);                                                            \
+        mth_model *hand[] = {__VA_ARGS__};                                                                             \
+        for (size_t i = 0; i < sizeof hand / sizeof *hand; i++) {                                                      \
+            pricing h = price(hand[i], mesh, INPUTS(input), false);                                                    \
+            if (s.seconds > h.seconds * (1 + 1e-9))                                                                    \
+                printf("  the search %.4f ms, layout %zu by hand %.4f ms\n", s.seconds * 1e3, i, h.seconds * 1e3);     \
+            CHECK(s.seconds <= h.seconds * (1 + 1e-9));                                                                \
+        }                                                                                                              \
+        CHECK(s.searching < 1 * SLOW);                                                                                 \
     }
 #define IN(...) FLOATS("input", __VA_ARGS__)
 AT_LEAST_AS_GOOD(mlp_on_4, MESH(4), IN(64, 512), mlp(2048, 1024, -1), mlp(2048, 1024, 0), mlp(2048, 1024, -1))
-AT_LEAST_AS_GOOD(mlp_on_2_2, MESH(2, 2), IN(64, 512), mlp(2048, 1024, -1), mlp(2048, 1024, 0), mlp(2048, 1024, 1), mlp(2048, 1024, -1))
+AT_LEAST_AS_GOOD(mlp_on_2_2, MESH(2, 2), IN(64, 512), mlp(2048, 1024, -1), mlp(2048, 1024, 0), mlp(2048, 1024, 1),
+    mlp(2048, 1024, -1))
 AT_LEAST_AS_GOOD(uneven_mlp_on_3, MESH(3), IN(64, 500), mlp(2000, 1000, -1), mlp(2000, 1000, 0))
-AT_LEAST_AS_GOOD(block_on_4, MESH(4), IN(8, 128, 512), transformer(1, 512, 8, 0, -1), transformer(1, 512, 8, 0, 0), transformer(1, 512, 8, 0, -1))
-AT_LEAST_AS_GOOD(block_on_2_4, MESH(2, 4), IN(8, 128, 512), transformer(1, 512, 8, 0, -1), transformer(1, 512, 8, 0, 0), transformer(1, 512, 8, 0, 1))
-AT_LEAST_AS_GOOD(language_model_on_4, MESH(4), IDS("input", 4, 64), transformer(2, 256, 8, 8000, -1), transformer(2, 256, 8, 8000, 0), transformer(2, 256, 8, 8000, -1))
-AT_LEAST_AS_GOOD(language_model_on_2_2, MESH(2, 2), IDS("input", 4, 64), transformer(2, 256, 8, 8000, -1), transformer(2, 256, 8, 8000, 0), transformer(2, 256, 8, 8000, 1))
+AT_LEAST_AS_GOOD(block_on_4, MESH(4), IN(8, 128, 512), transformer(1, 512, 8, 0, -1), transformer(1, 512, 8, 0, 0),
+    transformer(1, 512, 8, 0, -1))
+AT_LEAST_AS_GOOD(block_on_2_4, MESH(2, 4), IN(8, 128, 512), transformer(1, 512, 8, 0, -1), transformer(1, 512, 8, 0, 0),
+    transformer(1, 512, 8, 0, 1))
+AT_LEAST_AS_GOOD(language_model_on_4, MESH(4), IDS("input", 4, 64), transformer(2, 256, 8, 8000, -1),
+    transformer(2, 256, 8, 8000, 0), transformer(2, 256, 8, 8000, -1))
+AT_LEAST_AS_GOOD(language_model_on_2_2, MESH(2, 2), IDS("input", 4, 64), transformer(2, 256, 8, 8000, -1),
+    transformer(2, 256, 8, 8000, 0), transformer(2, 256, 8, 8000, 1))
 AT_LEAST_AS_GOOD(experts_on_4, MESH(4), IN(64, 256), experts(8, 512, false), experts(8, 512, true))
 AT_LEAST_AS_GOOD(experts_on_2_2, MESH(2, 2), IN(64, 256), experts(8, 512, false), experts(8, 512, true))
-
 
 /* Equal layers in a row: `axis` by hand gives columns, rows, columns, ... */
 static mth_model *chain(int layers, int64_t width, int axis) {
     mth_model *m = model();
     mth_arg a[] = {MTH_NONE, mth_int(axis)}, b[] = {mth_int(axis), MTH_NONE};
     for (int i = 0; i < layers; i++) {
-        ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(width)}, {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, i % 2 ? b : a)}), NOTHING, i ? MTH_CHAIN : MTH_PLAIN);
+        ADD(m, "Linear",
+            MTH_OPTIONS(
+                {"dimension", mth_int(width)}, {"weight_shard_spec", axis < 0 ? MTH_NONE : mth_list(2, i % 2 ? b : a)}),
+            NOTHING, i ? MTH_CHAIN : MTH_PLAIN);
         ADD(m, "Relu", NOTHING, NOTHING, MTH_CHAIN);
     }
     return m;
@@ -179,7 +208,8 @@ TEST(eight_blocks_in_a_third_of_a_second) {
     CHECK(p.searching < 0.6 * SLOW);
 }
 TEST(eighty_layers_take_no_longer) {
-    pricing p = price(transformer(80, 256, 8, 8000, -1), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), true), h = price(transformer(80, 256, 8, 8000, 2), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), false);
+    pricing p = price(transformer(80, 256, 8, 8000, -1), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), true),
+            h = price(transformer(80, 256, 8, 8000, 2), MESH(2, 2, 2), INPUTS(IDS("input", 8, 64)), false);
     printf("  %.3f s\n", p.searching);
     CHECK(p.searching < 6 * SLOW && p.seconds <= h.seconds);
 }
@@ -200,7 +230,8 @@ TEST(repeated_blocks_fold_to_three) {
         mth_model *m = transformer(n, 64, 4, 100, -1);
         CHECK_STATUS(EXPAND(m, look_at_fold, IDS("input", 2, 8)));
         if (n == 3) three = nodes;
-        if (nodes != three || blocks != n) printf("  %d blocks: %zu nodes for %zu, weight %g\n", n, nodes, three, blocks);
+        if (nodes != three || blocks != n)
+            printf("  %d blocks: %zu nodes for %zu, weight %g\n", n, nodes, three, blocks);
         CHECK(nodes == three && blocks == n);
         mth_model_free(m);
     }
@@ -229,9 +260,11 @@ static void look_at_parameters(const mth__graph *g) {
     origin_text = origin;
 }
 
-static pricing look(mth_model *m, const int64_t *mesh, int naxes, mth__input_description in, mth__distribute_options o) {
+static pricing look(
+    mth_model *m, const int64_t *mesh, int naxes, mth__input_description in, mth__distribute_options o) {
     o.auto_sharding = true;
-    pricing p = {.model = m, .mesh = mesh, .naxes = naxes, .input = &in, .count = 1, .options = o, .look = look_at_parameters};
+    pricing p = {
+        .model = m, .mesh = mesh, .naxes = naxes, .input = &in, .count = 1, .options = o, .look = look_at_parameters};
     CHECK_STATUS(mth__guard(price_body, &p));
     mth_model_free(m);
     return p;
@@ -240,7 +273,8 @@ static pricing look(mth_model *m, const int64_t *mesh, int naxes, mth__input_des
 TEST(the_users_spec_binds) {
     mth_model *m = model();
     mth_arg a[] = {mth_int(0), MTH_NONE};
-    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(512)}, {"weight_shard_spec", mth_list(2, a)}), NOTHING, MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(512)}, {"weight_shard_spec", mth_list(2, a)}), NOTHING,
+        MTH_PLAIN);
     ADD(m, "Linear", WIDTH(512), NOTHING, MTH_CHAIN);
     look(m, MESH(4), (mth__input_description)IN(64, 512), (mth__distribute_options){0});
     SAME(user_text, "(0, None)");
@@ -253,7 +287,8 @@ TEST(decisions_bear_their_origin) {
 }
 TEST(partition_dims_bounds_the_split_dimensions) {
     for (int most = 0; most <= 2; most++) {
-        look(transformer(1, 2048, 4, 0, -1), MESH(2, 4), (mth__input_description)IN(2, 16, 2048), (mth__distribute_options){.partition_dims = most});
+        look(transformer(1, 2048, 4, 0, -1), MESH(2, 4), (mth__input_description)IN(2, 16, 2048),
+            (mth__distribute_options){.partition_dims = most});
         CHECK(!most || most_split <= most);
     }
 }
@@ -272,15 +307,21 @@ TEST(stages_are_searched_on_their_devices) {
     mth_model *m = model(), *stage[2];
     mth_arg list[2];
     for (int s = 0; s < 2; s++) list[s] = mth_submodel(stage[s] = mlp(2048, 512, -1));
-    ADD(m, "Pipeline", MTH_OPTIONS({"stages", mth_list(2, list)}, {"axis", mth_int(0)}, {"microbatch_size", mth_int(16)}), MTH_WIRES({"input", "input"}, {"output", "y"}), MTH_PLAIN);
+    ADD(m, "Pipeline",
+        MTH_OPTIONS({"stages", mth_list(2, list)}, {"axis", mth_int(0)}, {"microbatch_size", mth_int(16)}),
+        MTH_WIRES({"input", "input"}, {"output", "y"}), MTH_PLAIN);
     look(m, MESH(2, 4), (mth__input_description)IN(64, 512), (mth__distribute_options){0});
     CHECK(over_axis[4] == 4 && most_split == 1);
     for (int s = 0; s < 2; s++) mth_model_free(stage[s]);
 }
 
 /* ---------------------------------------------------------------- the numbers */
-typedef struct { mth_arrays *outputs[2], *gradients; char *layout, *plan; } result;
-static void run(const mth_model *m, mth_arg mesh, bool search, bool store, bool backward_first, int rank, const int64_t *shape, const char *out, result *r) {
+typedef struct {
+    mth_arrays *outputs[2], *gradients;
+    char *layout, *plan;
+} result;
+static void run(const mth_model *m, mth_arg mesh, bool search, bool store, bool backward_first, int rank,
+    const int64_t *shape, const char *out, result *r) {
     mth_backend *b = NULL;
     mth_compiled *c = NULL;
     mth_array *x = NULL, *half = NULL, *seed = NULL;
@@ -301,9 +342,11 @@ static void run(const mth_model *m, mth_arg mesh, bool search, bool store, bool 
     if (backward_first) CHECK_STATUS(mth_plan(c, &in, 1, true));
     CHECK_STATUS(mth_get_parameters(c, &in, 1, 0, &parameters));
     mth__text t = mth__text_new(b->arena);
-    for (size_t i = 0; parameters && i < parameters->count; i++) mth__text_add(&t, "%s %s\n", parameters->item[i].name, mth_array_get_sharding(parameters->item[i].array));
+    for (size_t i = 0; parameters && i < parameters->count; i++)
+        mth__text_add(&t, "%s %s\n", parameters->item[i].name, mth_array_get_sharding(parameters->item[i].array));
     r->layout = strdup(t.at);
-    CHECK_STATUS(mth_evaluate(c, parameters, &in_half, 1, NULL, &r->outputs[0], NULL)); /* a plan bound by the layout of the first */
+    /* a plan bound by the layout of the first */
+    CHECK_STATUS(mth_evaluate(c, parameters, &in_half, 1, NULL, &r->outputs[0], NULL));
     CHECK_STATUS(mth_evaluate(c, parameters, &in, 1, &request, &r->outputs[1], &r->gradients));
     CHECK_STATUS(mth_plan_print(c, &r->plan));
     CHECK_STATUS(mth_plan_verify_text(r->plan));
@@ -384,8 +427,10 @@ TEST(allocation_fails_at_every_index) {
         mth_debug_fail_allocation(i);
         mth_status s = plan_once();
         mth_debug_fail_allocation(-1);
-        if (s && mth_error_get_code(s) != MTH_ERROR_MEMORY) CHECK_STATUS(s);
-        else mth_error_free(s);
+        if (s && mth_error_get_code(s) != MTH_ERROR_MEMORY)
+            CHECK_STATUS(s);
+        else
+            mth_error_free(s);
         CHECK(mth_debug_live_allocations() == live);
     }
 }

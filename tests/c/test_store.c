@@ -1,4 +1,5 @@
-/* memory_optimization: what is stored in parts gives the same numbers, takes a part of the memory, and is gathered by each direction anew. */
+/* memory_optimization: what is stored in parts gives the same numbers, takes a part of the memory, and is gathered by
+ * each direction anew. */
 #include "world.h"
 #include "same_arrays.h"
 
@@ -64,7 +65,8 @@ WORLD_TEST(the_users_word_and_small_tensors_stay, 2, 2) {
     TRY(plan(w, true));
     CHECK(is_sharded(w, w->graph->parameter.at[0], "(None, 1)") && !w->graph->parameter.at[0]->read);
     CHECK(is_sharded(w, w->graph->parameter.at[1], "(1,)") && !w->graph->parameter.at[1]->read);
-    CHECK(is_sharded(w, w->graph->parameter.at[2], "((1, 0), None)")); /* what axis 1 leaves whole, axis 0 splits */
+    /* what axis 1 leaves whole, axis 0 splits */
+    CHECK(is_sharded(w, w->graph->parameter.at[2], "((1, 0), None)"));
     CHECK(!w->graph->parameter.at[3]->read);
     return NULL;
 }
@@ -111,16 +113,24 @@ static mth_model *deep(void) {
     return m;
 }
 
-typedef struct { mth_arrays *parameters, *outputs, *gradients; mth_memory_usage memory[4]; mth_backend *backend; mth_compiled *compiled; } result;
+typedef struct {
+    mth_arrays *parameters, *outputs, *gradients;
+    mth_memory_usage memory[4];
+    mth_backend *backend;
+    mth_compiled *compiled;
+} result;
 
-static void run(const mth_model *m, mth_arg mesh, size_t devices, bool stored, bool split, bool gradients_first, result *r) {
+static void run(
+    const mth_model *m, mth_arg mesh, size_t devices, bool stored, bool split, bool gradients_first, result *r) {
     mth_array *x = NULL, *seed = NULL;
     memset(r, 0, sizeof *r);
-    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", mesh}, {"threads", mth_int(2)}), &r->backend));
+    CHECK_STATUS(
+        mth_backend_create("native", MTH_OPTIONS({"device_mesh", mesh}, {"threads", mth_int(2)}), &r->backend));
     r->backend->memory_optimization = stored;
     const char *key = "input";
     mth_arg axes[] = {mth_int(0), MTH_NONE}, spec = mth_list(2, axes);
-    CHECK_STATUS(mth_compile(m, r->backend, MTH_OPTIONS({"input_shard_specs", mth_dict(split, &key, &spec)}), &r->compiled));
+    CHECK_STATUS(
+        mth_compile(m, r->backend, MTH_OPTIONS({"input_shard_specs", mth_dict(split, &key, &spec)}), &r->compiled));
     CHECK_STATUS(mth_array_randn(r->backend, 2, (int64_t[]){32, 50}, 1, NULL, &x));
     CHECK_STATUS(mth_array_randn(r->backend, 2, (int64_t[]){32, 37}, 2, NULL, &seed));
     mth_named in = {"input", x}, given = {"output", seed};

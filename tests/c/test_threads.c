@@ -1,5 +1,5 @@
-/* Several threads and processes: interrupts that reach the runs under way and no others, forks at any moment of what the threads of the parent
- * do, on every engine. */
+/* Several threads and processes: interrupts that reach the runs under way and no others, forks at any moment of what
+ * the threads of the parent do, on every engine. */
 #include "open_or_skip.h"
 #include <pthread.h>
 #include <signal.h>
@@ -10,7 +10,8 @@
 static const char *const engines[] = {"native", "reference", "pjrt"};
 enum { NATIVE, REFERENCE, PJRT, ENGINES };
 
-/* A product of x (rows, SIZE) with a matrix of ones, as large as to need OpenBLAS; the reference engine is spared that. */
+/* A product of x (rows, SIZE) with a matrix of ones, as large as to need OpenBLAS; the reference engine is spared that.
+ */
 enum { ROWS = 96, SIZE = 256, DEVICES = 2 };
 typedef struct {
     int engine, rows, size;
@@ -42,11 +43,16 @@ static mth_array *ones(const session *e, int rows, int columns) {
 
 /* On an open backend. */
 static session compile_on(int engine, mth_backend *backend) {
-    session e = {.engine = engine, .backend = backend, .rows = engine == REFERENCE ? 6 : ROWS, .size = engine == REFERENCE ? 16 : SIZE};
+    session e = {.engine = engine,
+        .backend = backend,
+        .rows = engine == REFERENCE ? 6 : ROWS,
+        .size = engine == REFERENCE ? 16 : SIZE};
     mth_module *linear = NULL;
     mth_model *model = NULL;
-    CHECK_STATUS(mth_module_create("Linear", MTH_OPTIONS({"dimension", mth_int(e.size)}, {"bias", mth_bool(false)},
-                                                         {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}), &linear));
+    CHECK_STATUS(mth_module_create("Linear",
+        MTH_OPTIONS({"dimension", mth_int(e.size)}, {"bias", mth_bool(false)},
+            {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}),
+        &linear));
     CHECK_STATUS(mth_model_create(&model));
     CHECK_STATUS(mth_model_add(model, linear, MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN));
     CHECK_STATUS(mth_compile(model, backend, NULL, 0, &e.compiled));
@@ -73,7 +79,10 @@ static void end(session *e) {
 }
 
 /* ---------------------------------------------------------------- interrupts */
-typedef struct { const session *session; atomic_int over, right, interrupted, wrong; } worker;
+typedef struct {
+    const session *session;
+    atomic_int over, right, interrupted, wrong;
+} worker;
 
 static void *evaluate_often(void *context) {
     worker *w = context;
@@ -81,7 +90,10 @@ static void *evaluate_often(void *context) {
         mth_arrays *out = NULL;
         mth_status s = evaluate(w->session, w->session->x, &out);
         bool stopped = s && mth_error_get_code(s) == MTH_ERROR_INTERRUPTED;
-        atomic_fetch_add(stopped ? &w->interrupted : !s && is_right(w->session, out, w->session->rows) ? &w->right : &w->wrong, 1);
+        atomic_fetch_add(stopped                                    ? &w->interrupted
+                : !s && is_right(w->session, out, w->session->rows) ? &w->right
+                                                                    : &w->wrong,
+            1);
         mth_error_free(s);
         mth_arrays_free(out);
     }
@@ -187,7 +199,8 @@ TEST(who_waits_for_the_run_of_another_can_be_interrupted) {
         pthread_create(&thread, NULL, evaluate_and_wait, &e);
         while (!atomic_load(&first_waits)) usleep(1000);
         mth_set_interrupt_check(always, &asked);
-        CHECK_FAILS(evaluate(&e, e.x, &out), MTH_ERROR_INTERRUPTED, "interrupted"); /* the other run is in the engine until it is let go */
+        /* the other run is in the engine until it is let go */
+        CHECK_FAILS(evaluate(&e, e.x, &out), MTH_ERROR_INTERRUPTED, "interrupted");
         mth_set_interrupt_check(NULL, NULL);
         atomic_store(&release_first, 1);
         pthread_join(thread, NULL);
@@ -215,9 +228,11 @@ static void *plan_often(void *context) {
 /* Success, or (`may_fail`) an error that says what a fork can't do. */
 static void check_child(mth_status s, bool may_fail) {
     if (s && may_fail) {
-        CHECK(mth_error_get_code(s) == MTH_ERROR_UNSUPPORTED && strstr(mth_error_get_message(s), "fork") && strstr(mth_error_get_fix(s), "spawn"));
+        CHECK(mth_error_get_code(s) == MTH_ERROR_UNSUPPORTED && strstr(mth_error_get_message(s), "fork") &&
+            strstr(mth_error_get_fix(s), "spawn"));
         mth_error_free(s);
-    } else CHECK_STATUS(s);
+    } else
+        CHECK_STATUS(s);
 }
 
 static void live_in_child(session *e, const mth_arrays *result) {
@@ -239,7 +254,9 @@ static void live_in_child(session *e, const mth_arrays *result) {
 
     for (int engine = 0; engine < ENGINES; engine++) {
         mth_backend *b = NULL;
-        s = engine == PJRT && e->engine != PJRT ? NULL : mth_backend_create(engines[engine], MTH_OPTIONS({"device_mesh", MTH_INTS(DEVICES)}), &b);
+        s = engine == PJRT && e->engine != PJRT
+            ? NULL
+            : mth_backend_create(engines[engine], MTH_OPTIONS({"device_mesh", MTH_INTS(DEVICES)}), &b);
         check_child(s, engine == PJRT);
         if (!b) continue;
         CHECK(engine != PJRT);
@@ -280,8 +297,9 @@ static void fork_while(int engine, void *(*busy)(void *), int forks) {
         }
         int status = -1;
         CHECK(waitpid(child, &status, 0) == child && status == 0);
-        if (status) printf("  %s: fork %d: %s %d\n", engines[engine], i, WIFSIGNALED(status) ? "signal" : "exit",
-                           WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+        if (status)
+            printf("  %s: fork %d: %s %d\n", engines[engine], i, WIFSIGNALED(status) ? "signal" : "exit",
+                WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
     }
     for (int i = 0; i < WORKERS; i++) atomic_store(&w[i].over, 1);
     for (int i = 0; i < WORKERS; i++) {
@@ -294,8 +312,9 @@ static void fork_while(int engine, void *(*busy)(void *), int forks) {
 
 #ifdef __SANITIZE_THREAD__ /* it ends a child by fork that makes threads */
 #define FORKS(native, pjrt) {0, 0, 0}
-#elif defined __SANITIZE_ADDRESS__ /* Its allocator's locks are not taken over a fork: a child waits for ever where another thread was
-   allocating. Without the sanitizer the C library takes its own. */
+#elif defined __SANITIZE_ADDRESS__
+/* Its allocator's locks are not taken over a fork: a child waits for ever where another thread was allocating. Without
+   the sanitizer the C library takes its own. */
 #define FORKS(native, pjrt) {0, 0, 0}
 #else
 #define FORKS(native, pjrt) {native, native, pjrt}

@@ -2,19 +2,13 @@
 #include "plain_verify.h"
 #include "random_plan.h"
 #include "guarded.h"
-
-static mth__emit_options options(unsigned seed) {
-    static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
-    mth__emit_options o = {.overlap = seed % 2, .views = seed % 3 != 0};
-    for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
-    return o;
-}
+#include "pick.h"
 
 GUARDED(random_programs_verify_both_ways) {
     mth__arena *outer = a;
     for (unsigned seed = 0; seed < 400; seed++) {
         a = mth__arena_new();
-        mth__emit_options o = options(seed);
+        mth__emit_options o = random_emit_options(seed);
         mth__program *p = emit_plan(random_graph(a, seed), &o), *again = NULL;
         int before = unit_failures;
         CHECK_STATUS(mth__program_verify(p));
@@ -34,13 +28,9 @@ GUARDED(random_programs_verify_both_ways) {
     }
     a = outer;
 }
+
 /* ---------------------------------------------------------------- mutants */
-static unsigned state;
 static mth__program *mutated;
-static int pick(size_t n) {
-    state = state * 1664525u + 1013904223u;
-    return n ? (int)((state >> 10) % (unsigned)n) : -1;
-}
 
 static bool is_channel(const mth__instr *k) { return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT; }
 static bool is_wait(const mth__instr *k) { return k->kind == MTH__WAIT; }
@@ -79,7 +69,8 @@ static int pick_value(const mth__role *r, mth__storage storage) {
     return -1;
 }
 
-/* Each changes the role, or returns false. `certain`: whatever it does must be refused; else the plain walk says whether it must. */
+/* Each changes the role, or returns false. `certain`: whatever it does must be refused; else the plain walk says
+ * whether it must. */
 static bool drop(mth__role *r, bool (*kind)(const mth__instr *)) {
     int i = pick_instr(r, kind);
     if (i >= 0) remove_instr(r, i);
@@ -110,7 +101,9 @@ static bool repeat_instr(mth__role *r) {
 }
 static bool overlap_ranges(mth__role *r) {
     int v = pick_value(r, MTH__IN_SLAB), w = pick_value(r, MTH__IN_SLAB);
-    if (v < 0 || r->value.at[v].offset == r->value.at[w].offset || r->value.at[w].offset + r->value.at[v].bytes > r->slab) return false;
+    if (v < 0 || r->value.at[v].offset == r->value.at[w].offset ||
+        r->value.at[w].offset + r->value.at[v].bytes > r->slab)
+        return false;
     r->value.at[v].offset = r->value.at[w].offset;
     return true;
 }
@@ -165,8 +158,9 @@ static bool partial_as_value(mth__role *r) {
 }
 static bool value_as_partial(mth__role *r) {
     for (size_t v = 0; v < r->value.n; v++)
-        if (r->value.at[v].klass != MTH__CLASS_COMMUNICATION && !mth__sharding_axes(&r->value.at[v].sharding, r->value.at[v].shape.rank)
-            && r->value.at[v].sharding.on->naxes && !r->value.at[v].sharding.partial) {
+        if (r->value.at[v].klass != MTH__CLASS_COMMUNICATION &&
+            !mth__sharding_axes(&r->value.at[v].sharding, r->value.at[v].shape.rank) &&
+            r->value.at[v].sharding.on->naxes && !r->value.at[v].sharding.partial) {
             r->value.at[v].sharding.partial = 1;
             return true;
         }
@@ -253,20 +247,21 @@ static bool claim_sum(mth__role *r) { /* an operand said to be a sum */
     return true;
 }
 
-static const struct { const char *name; bool (*change)(mth__role *); bool certain; } mutations[] = {
-    {"unwritten_sum", unwritten_sum, true},        {"read_sum_later", read_sum_later, true},
-    {"read_sum_beside", read_sum_beside, true},    {"sum_elsewhere", sum_elsewhere, true},
-    {"forget_sum", forget_sum, true},              {"claim_sum", claim_sum, true},
-    {"drop_channel", drop_channel, true},          {"drop_wait", drop_wait, true},
-    {"drop_any", drop_any, false},                 {"swap_any", swap_any, false},
-    {"swap_channels", swap_channels, false},       {"rename_channel", rename_channel, true},
-    {"repeat_instr", repeat_instr, true},          {"overlap_ranges", overlap_ranges, false},
-    {"read_later_value", read_later_value, true},  {"read_other_value", read_other_value, false},
+static const struct {
+    const char *name;
+    bool (*change)(mth__role *);
+    bool certain;
+} mutations[] = {{"unwritten_sum", unwritten_sum, true}, {"read_sum_later", read_sum_later, true},
+    {"read_sum_beside", read_sum_beside, true}, {"sum_elsewhere", sum_elsewhere, true},
+    {"forget_sum", forget_sum, true}, {"claim_sum", claim_sum, true}, {"drop_channel", drop_channel, true},
+    {"drop_wait", drop_wait, true}, {"drop_any", drop_any, false}, {"swap_any", swap_any, false},
+    {"swap_channels", swap_channels, false}, {"rename_channel", rename_channel, true},
+    {"repeat_instr", repeat_instr, true}, {"overlap_ranges", overlap_ranges, false},
+    {"read_later_value", read_later_value, true}, {"read_other_value", read_other_value, false},
     {"wrong_local_shape", wrong_local_shape, true}, {"partial_as_value", partial_as_value, true},
-    {"value_as_partial", value_as_partial, true},  {"shrink_slab", shrink_slab, true},
-    {"lose_exit", lose_exit, false},               {"lend_exit", lend_exit, false},
-    {"move_lodger", move_lodger, false},           {"misplace_lodger", misplace_lodger, true},
-    {"unsplit_view", unsplit_view, true},          {"shift_view", shift_view, true}};
+    {"value_as_partial", value_as_partial, true}, {"shrink_slab", shrink_slab, true}, {"lose_exit", lose_exit, false},
+    {"lend_exit", lend_exit, false}, {"move_lodger", move_lodger, false}, {"misplace_lodger", misplace_lodger, true},
+    {"unsplit_view", unsplit_view, true}, {"shift_view", shift_view, true}};
 enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 
 GUARDED(mutants_are_refused) {
@@ -275,7 +270,7 @@ GUARDED(mutants_are_refused) {
     for (unsigned seed = 0; seed < 400; seed++)
         for (int m = 0; m < MUTATIONS; m++) {
             a = mth__arena_new();
-            mth__emit_options o = options(seed);
+            mth__emit_options o = random_emit_options(seed);
             mth__program *p = emit_plan(random_graph(a, seed), &o);
             state = seed * 40503u + (unsigned)m;
             mutated = p;
@@ -287,7 +282,8 @@ GUARDED(mutants_are_refused) {
                 bad[m] += s != NULL || fault != NULL;
                 if (!s && (mutations[m].certain || fault)) {
                     unit_failures++;
-                    printf("seed %u, %s: %s, and verifies\n%s\n", seed, mutations[m].name, fault ? fault : "wrong", plan_text(p));
+                    printf("seed %u, %s: %s, and verifies\n%s\n", seed, mutations[m].name, fault ? fault : "wrong",
+                        plan_text(p));
                 }
                 if (s) {
                     const char *what = mth_error_get_message(s);
@@ -306,6 +302,7 @@ GUARDED(mutants_are_refused) {
         if (getenv("SHOW")) printf("%-20s %4d made, %4d refused\n", mutations[m].name, made[m], refused[m]);
     }
 }
+
 /* ---------------------------------------------------------------- refusals by name */
 static mth__graph *graph_of(mth__builder *b, int devices) {
     mth__graph *g = mth__graph_new(a, MESH(a, devices));
@@ -331,8 +328,8 @@ GUARDED(partial_sums_are_no_values) {
         if (k == 2) y = node2(&b, "mul", NULL, y, y, on, NULL, 1);
         output(g, "y", k == 3 ? y : node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, NULL, 0));
         static const char *const why[] = {"relu: uses %3, a partial sum, as a value",
-                                          "add: bias and the other operands are partial sums over different axes",
-                                          "mul: multiplies %3 with another partial sum", "exit 0, y, is a partial sum"};
+            "add: bias and the other operands are partial sums over different axes",
+            "mul: multiplies %3 with another partial sum", "exit 0, y, is a partial sum"};
         refused(g, why[k]);
     }
 }
@@ -355,8 +352,10 @@ GUARDED(partial_sums_are_added_to_partial_sums) {
         total->node->nin = 3;
         total->node->accumulates = true;
         output(g, "y", k == 2 ? total : node1(&b, "all_reduce", &axis, total, on, NULL, 0));
-        if (k == 0) refused(g, "which is a partial sum over other axes than");
-        else CHECK_STATUS(mth__program_verify(emit_plan(g, &(mth__emit_options){.views = true})));
+        if (k == 0)
+            refused(g, "which is a partial sum over other axes than");
+        else
+            CHECK_STATUS(mth__program_verify(emit_plan(g, &(mth__emit_options){.views = true})));
     }
 }
 
@@ -365,15 +364,17 @@ GUARDED(splits_must_agree) {
     for (int k = 0; k < 4; k++) {
         mth__graph *g = graph_of(&b, 2);
         const mth__placement *on = mth__place_whole(g->mesh);
-        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 8), on, k == 0 ? NULL : k == 3 ? SPLIT(-1, -1) : SPLIT(-1, 0));
+        mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 8), on,
+            k == 0       ? NULL
+                : k == 3 ? SPLIT(-1, -1)
+                         : SPLIT(-1, 0));
         mth__value *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(8, 4), on, SPLIT(0, -1));
         if (k < 2) x = contract(&b, "bi,io->bo", x, w, on, NULL, 0);
         if (k == 2) x = node1(&b, "softmax", &(mth__attrs){.i = {1}}, x, on, SPLIT(-1, 0), 0);
         if (k == 3) x = node1(&b, "exp", NULL, x, on, SPLIT(0, -1), 0);
         output(g, "y", x);
         static const char *const why[] = {"dimension 0 of w is split otherwise", "%2 is said to be whole",
-                                          "dimension 1 of x is split, and must be whole",
-                                          "is split otherwise"};
+            "dimension 1 of x is split, and must be whole", "is split otherwise"};
         refused(g, why[k]);
     }
 }
@@ -383,7 +384,8 @@ GUARDED(equal_sizes_are_not_equal_parts) {
     mth__builder b;
     mth__graph *g = graph_of(&b, 3);
     const mth__placement *on = mth__place_whole(g->mesh);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(10), on, SPLIT(0)), *y = node1(&b, "exp", NULL, x, on, SPLIT(0), 0);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(10), on, SPLIT(0)),
+               *y = node1(&b, "exp", NULL, x, on, SPLIT(0), 0);
     output(g, "y", y);
     mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
     CHECK_STATUS(mth__program_verify(p));
@@ -397,7 +399,8 @@ GUARDED(equal_sizes_are_not_equal_parts) {
     CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, "dimension 0 of");
 }
 
-/* A reshape of a split value: heads of 4 columns, two heads a device. The view's shardings and offsets that would show other elements. */
+/* A reshape of a split value: heads of 4 columns, two heads a device. The view's shardings and offsets that would show
+ * other elements. */
 GUARDED(views_show_what_they_say) {
     mth__builder b;
     for (int k = 0; k < 5; k++) {
@@ -422,10 +425,12 @@ GUARDED(views_show_what_they_say) {
             v->sharding.dim[2] = v->sharding.dim[1];
             v->sharding.dim[1] = (mth__split){0};
         }
-        static const char *const why[] = {"", "shows rows of x that are not its own", "", "split over other axes than x",
-                                          "shows rows of x that are not its own"};
-        if (*why[k]) CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why[k]);
-        else CHECK_STATUS(mth__program_verify(p));
+        static const char *const why[] = {"", "shows rows of x that are not its own", "",
+            "split over other axes than x", "shows rows of x that are not its own"};
+        if (*why[k])
+            CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, why[k]);
+        else
+            CHECK_STATUS(mth__program_verify(p));
     }
 }
 
@@ -446,23 +451,27 @@ GUARDED(a_deadlock_names_who_waits) {
     mth__builder b;
     mth__graph *g = graph_of(&b, 2);
     const mth__placement *first = mth__place_device(g->mesh, 0), *second = mth__place_device(g->mesh, 1);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4), first, NULL), *y = source(g, MTH__VALUE_INPUT, "y", SHAPE(4), second, NULL);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4), first, NULL),
+               *y = source(g, MTH__VALUE_INPUT, "y", SHAPE(4), second, NULL);
     output(g, "there", node1(&b, "transfer", NULL, x, second, NULL, 0));
     output(g, "here", node1(&b, "transfer", NULL, y, first, NULL, 0));
     mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
     CHECK_STATUS(mth__program_verify(p));
     swap_instrs(&p->role.at[0], 0, 1); /* receives before it sends, as the other does */
     CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE,
-                "role 0 (from device 0), instruction 0, recv c1 (m: transfer): a deadlock: it waits for ever; so do role 1");
+        "role 0 (from device 0), instruction 0, recv c1 (m: transfer): a deadlock: it waits for ever; so do role 1");
 }
 
 GUARDED(who_is_missing_is_named) {
     mth__program *p = emit_plan(pipeline(a, MESH(a, 2), 2, 2, 4, 8), &(mth__emit_options){.views = true});
     mth__role *r = &p->role.at[0];
     for (size_t i = 0; i < r->instr.n;)
-        if (r->instr.at[i].kind == MTH__SEND || r->instr.at[i].kind == MTH__WAIT) remove_instr(r, (int)i);
-        else i++;
-    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, "channel c0, transfer: device 0 (role 0) must give its part and does not");
+        if (r->instr.at[i].kind == MTH__SEND || r->instr.at[i].kind == MTH__WAIT)
+            remove_instr(r, (int)i);
+        else
+            i++;
+    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE,
+        "channel c0, transfer: device 0 (role 0) must give its part and does not");
 }
 
 GUARDED(overlapping_values_are_named) {
@@ -472,127 +481,7 @@ GUARDED(overlapping_values_are_named) {
     mth__role *r = &p->role.at[0];
     r->value.at[r->instr.at[1].out[0]].offset += 64; /* relu beside its operand, not on it */
     r->slab += 64;
-    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE, "instruction 1, relu: %4 overlaps %3, which lives until instruction 1");
-}
-
-/* ---------------------------------------------------------------- sizes that a text says */
-#define TWO "program\nmesh (2,)\nplacement p0 device 0\nplacement p1 device 1\nexit 0 output y: f32[1,1] (None, None) on p0\n"
-#define EMPTY "f32[0,1] (None, None) on p1 at "
-#define SINUSOID(n) " = sinusoid length=" #n " width=1\n"
-#define FIRST "role 0 devices 0 slab 0\n  0  y: f32[1,1] (None, None) on p0 at exit 0" SINUSOID(1)
-#define EIGHT "program\nmesh (8,)\nplacement p0 whole\n"
-#define HUGE_FROM "(None, None, 0, None) on p0"
-#define HUGE_TO "(None, None, None, 0) on p0"
-
-/* Nothing lies in an exit but on the devices that have it, not even no bytes; a product of sizes that wraps is not small. */
-GUARDED(places_exist_where_they_are_empty) {
-    static const struct { const char *text, *why; } all[] = {
-        {TWO FIRST "role 1 devices 1 slab 0\n  0  z: " EMPTY "exit 0+0" SINUSOID(0), "z lies in exit 0, which the role doesn't write"},
-        {TWO FIRST "role 1 devices 1 slab 0\n  0  z: " EMPTY "exit 0" SINUSOID(0), "exit 0, y, is written where it does not belong"},
-        {TWO "role 0 devices 0 slab 0\n  0  z: f32[0,1] (None, None) on p0 at exit 0" SINUSOID(0)
-             "  1  y: f32[1,1] (None, None) on p0 at exit 0" SINUSOID(1), "z has 0 bytes, and exit 0, in which it lies, has 4"},
-        {TWO FIRST "role 1 devices 1 slab 0\n  0  z: " EMPTY "slab+64" SINUSOID(0), "z, at 64 of the slab, is not"},
-        {TWO FIRST "role 1 devices 1 slab 0\n  0  z: " EMPTY "slab+0" SINUSOID(0) "  v: " EMPTY "z+4\n", "v, at 4, is not inside z"},
-        {TWO FIRST "role 1 devices 1 slab 0\n  0  z: " EMPTY "slab+0" SINUSOID(0) "  v: " EMPTY "z+0\n", NULL},
-        {"program\nmesh (2,)\nplacement p0 whole\nentry 0 input x: f32[0,4] (0, None) on p0\nrole 0 devices 0, 1 slab 0\n"
-         "  x: f32[0,4] (0, None) on p0 at entry 0\n  v: f32[2,0] of [4,0] (0, None) on p0 at x+0\n", "dimension 0 of v is cut otherwise"},
-        {EIGHT "entry 0 input x: f32[1,1,1099511627776,131072] " HUGE_FROM "\n"
-         "channel c0 all_to_all ring f32[1,1,1099511627776,131072] " HUGE_FROM " to " HUGE_TO " over 0 split 3 gathered 2 \"c\"\n"
-         "role 0 devices 0..7 slab 2305843009213693951\n"
-         "  x: f32[1,1,137438953472,131072] of [1,1,1099511627776,131072] " HUGE_FROM " at entry 0\n"
-         "  0  y: f32[1,1,1099511627776,16384] of [1,1,1099511627776,131072] " HUGE_TO
-         " at slab+0 = all_to_all ring c0 x work w: f32[4] (None,) on p0 at slab+1152921504606846976\n",
-         "ring needs 144115188075855872 bytes of scratch"},
-        {EIGHT "entry 0 input x: f32[8,144115188075855872] (0 by 8, None) on p0\n", "number is outside"},
-    };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        mth_status s = mth_plan_verify_text(all[i].text);
-        if (!all[i].why) CHECK_STATUS(s);
-        else CHECK_FAILS(s, MTH_ERROR_VALUE, all[i].why);
-    }
-    mth__template ring = mth__template_get(MTH__ALL_TO_ALL, MTH__RING, 32767);
-    CHECK(mth__template_scratch(&ring, 0, (int64_t)1 << 61) == INT64_MAX); /* 2 * 32767 * 2^61 */
-}
-
-/* Values of 2^61 bytes, three of them at once. */
-GUARDED(no_sum_of_sizes_wraps) {
-    mth__builder b;
-    mth__program *p = NULL;
-    mth__graph *g = graph_of(&b, 1);
-    const mth__placement *on = mth__place_whole(g->mesh);
-    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE((int64_t)1 << 40, 1 << 19), on, NULL), *term[3];
-    for (int i = 0; i < 3; i++) term[i] = node1(&b, "scale", &(mth__attrs){.f = {i + 1}}, x, on, NULL, 0);
-    output(g, "y", node2(&b, "add", NULL, node2(&b, "add", NULL, term[0], term[1], on, NULL, 0), term[2], on, NULL, 0));
-    CHECK_STATUS(mth__emit(g->arena, g, &(mth__emit_options){.views = true}, &p));
-    CHECK_FAILS(mth__emit_memory(p, 1), MTH_ERROR_VALUE, "the values of device 0 together have 2^62 bytes or more");
-}
-
-/* ---------------------------------------------------------------- texts */
-/* Characters changed, lines dropped, doubled and swapped, numbers made wild. */
-static char *spoil(const char *text) {
-    static const char *const bits[] = {
-        "0", "1", "9223372036854775807", "-1", "None", "(", ")", ",", "\n", " ", "cyclic", "by 3", "p0", "c0", "c1", "slab", "exit 0", "x0",
-        "%5", "wait c0", "partial sum over 0", "[", "]", "65536", "1048576", "over 0", "work", "\"", "\\", "start", "ring", "tree", "i0=5",
-        "transfer", "devices 0..3"};
-    size_t n = strlen(text);
-    char *s = NEW_ARRAY(a, char, n + 64);
-    memcpy(s, text, n);
-    for (int k = 1 + pick(3); k > 0; k--) {
-        size_t at = (size_t)pick(n), length, end;
-        const char *bit = bits[pick(sizeof bits / sizeof *bits)];
-        switch (pick(4)) {
-        case 0: s[at] = " 0123456789()[],:=+%cp\n"[pick(23)]; break;
-        case 1: /* a line away */
-            while (at > 0 && s[at - 1] != '\n') at--;
-            end = at + strcspn(s + at, "\n");
-            memmove(s + at, s + end, n - end + 1);
-            n -= end - at;
-            break;
-        default: /* a word for a word */
-            length = strlen(bit);
-            while (at > 0 && !strchr(" \n(,[+", s[at - 1])) at--;
-            end = at + strcspn(s + at, " \n),]:");
-            if (length > end - at + 20) break;
-            memmove(s + at + length, s + end, n - end + 1);
-            memcpy(s + at, bit, length);
-            n = n - (end - at) + length;
-        }
-        if (n == 0) break;
-    }
-    return s;
-}
-
-GUARDED(spoilt_texts_do_no_harm) {
-    mth__arena *outer = a;
-    int parsed = 0, verified = 0;
-    for (unsigned seed = 0; seed < 120; seed++) {
-        a = mth__arena_new();
-        mth__emit_options o = options(seed);
-        const char *text = plan_text(emit_plan(random_graph(a, seed), &o));
-        state = seed;
-        for (int k = 0; k < 40; k++) {
-            mth__program *p = NULL, *again = NULL;
-            mth_status s = mth__program_parse(a, spoil(text), &p);
-            if (!s) {
-                parsed++;
-                const char *once = plan_text(p);
-                s = mth__program_verify(p);
-                verified += s == NULL;
-                if (!s) {
-                    const char *fault = plain_verify(a, p, seed);
-                    CHECK(fault == NULL);
-                    if (fault) printf("%s\n%s\n", fault, once);
-                }
-                CHECK_STATUS(mth__program_parse(a, once, &again));
-                if (again) CHECK(strcmp(once, plan_text(again)) == 0);
-            }
-            mth_error_free(s);
-        }
-        mth__arena_free(a);
-        if (unit_failures > 3) break;
-    }
-    a = outer;
-    CHECK(parsed > 100);
-    if (getenv("SHOW")) printf("%d parsed, %d verified\n", parsed, verified);
+    CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE,
+        "instruction 1, relu: %4 overlaps %3, which lives until instruction 1");
 }
 RUN()

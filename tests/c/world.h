@@ -14,7 +14,7 @@ typedef struct {
     mth__distribute_options options;
 } world;
 
-static mth_status(*the_test)(world *);
+static mth_status (*the_test)(world *);
 static int64_t mesh_dim[4];
 static int mesh_axes;
 
@@ -35,15 +35,15 @@ static mth_status with_world(void *unused) {
     mth__arena_free(w.arena);
     return s;
 }
-#define WORLD_TEST(id, ...)                                                    \
-    static mth_status in_##id(world *);                                        \
-    TEST(id) {                                                                 \
-        int64_t dims[] = {__VA_ARGS__};                                        \
-        mesh_axes = (int)(sizeof dims / sizeof *dims);                         \
-        memcpy(mesh_dim, dims, sizeof dims);                                   \
-        the_test = in_##id;                                                    \
-        CHECK_STATUS(mth__guard(with_world, NULL));                            \
-    }                                                                          \
+#define WORLD_TEST(id, ...)                                                                                            \
+    static mth_status in_##id(world *);                                                                                \
+    TEST(id) {                                                                                                         \
+        int64_t dims[] = {__VA_ARGS__};                                                                                \
+        mesh_axes = (int)(sizeof dims / sizeof *dims);                                                                 \
+        memcpy(mesh_dim, dims, sizeof dims);                                                                           \
+        the_test = in_##id;                                                                                            \
+        CHECK_STATUS(mth__guard(with_world, NULL));                                                                    \
+    }                                                                                                                  \
     static mth_status in_##id(world *w)
 
 /* ---------------------------------------------------------------- building */
@@ -116,7 +116,8 @@ static mth_status plan(world *w, bool gradients) {
         const mth__node *n = w->graph->node.at[i];
         for (int j = 0; j < n->nin; j++) {
             const mth__value *v = n->in[j];
-            CHECK(n->need && v->sharding.on == n->need[j].on && mth__sharding_equal(&v->sharding, &n->need[j], v->shape.rank));
+            CHECK(n->need && v->sharding.on == n->need[j].on &&
+                mth__sharding_equal(&v->sharding, &n->need[j], v->shape.rank));
             CHECK((n->op->flags & MTH__COMM) || n->need[j].on == n->on);
         }
     }
@@ -132,8 +133,8 @@ static inline int count(const world *w, const char *op) {
 }
 static inline int moving(const world *w) { /* communication that moves anything */
     int n = 0;
-    for (size_t i = 0; i < w->graph->node.n; i++) n += (w->graph->node.at[i]->op->flags & MTH__COMM) &&
-        strcmp(w->graph->node.at[i]->op->name, "keep");
+    for (size_t i = 0; i < w->graph->node.n; i++)
+        n += (w->graph->node.at[i]->op->flags & MTH__COMM) && strcmp(w->graph->node.at[i]->op->name, "keep");
     return n;
 }
 static inline bool is_sharded(const world *w, const mth__value *v, const char *text) {

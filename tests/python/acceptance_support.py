@@ -76,7 +76,10 @@ def same(make, mesh, inputs, backend=None, tolerance=1e-4, seed=3, verify=True, 
     """make(True) on the mesh gives the parameters, values and gradients of make(False) on one device. Returns both the compiled model and
     its fresh parameters."""
     floating = [k for k, v in inputs.items() if np.asarray(v).dtype.kind == "f"]
-    plain, compiled = ml.compile(make(False), CBackend(device_mesh=(1,))), ml.compile(make(True), on(*mesh, **(backend or {})), **options)
+    plain, compiled = (
+        ml.compile(make(False), CBackend(device_mesh=(1,))),
+        ml.compile(make(True), on(*mesh, **(backend or {})), **options),
+    )
     fresh = compiled.get_parameters(inputs, seed=seed)
     want = plain.get_parameters(inputs, seed=seed)
     assert list(fresh) == list(want)

@@ -143,7 +143,11 @@ def module_as_stage(fixed):
 
 @case
 def unknown_compile_option(fixed):
-    ml.compile(LINEAR, CBackend(device_mesh=(1,)), **{"input_shard_specs" if fixed else "input_shard_spec": {"x": (None, None)}})
+    ml.compile(
+        LINEAR,
+        CBackend(device_mesh=(1,)),
+        **{"input_shard_specs" if fixed else "input_shard_spec": {"x": (None, None)}},
+    )
 
 
 @case
@@ -315,7 +319,9 @@ def open_stage_input(fixed):
     first = ml.Model()
     first |= ml.Linear(6)(input="input", output="h")
     model = ml.Model()
-    model |= ml.Pipeline(stages=[first, stage], device_assignment=[0, 1])(input="x", output="y", **({"other": "x"} if fixed else {}))
+    model |= ml.Pipeline(stages=[first, stage], device_assignment=[0, 1])(
+        input="x", output="y", **({"other": "x"} if fixed else {})
+    )
     run(model)
 
 

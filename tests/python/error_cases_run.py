@@ -56,7 +56,10 @@ def mask_of_another_rank(fixed):
 @case
 def mask_to_be_added(fixed):
     mask = np.array([[0, 0, -np.inf, 0], [0, 0, 0, 0]], np.float32)
-    run(one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y"), {"x": random(2, 4, 6), "m": mask == 0 if fixed else mask})
+    run(
+        one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y"),
+        {"x": random(2, 4, 6), "m": mask == 0 if fixed else mask},
+    )
 
 
 @case
@@ -161,7 +164,11 @@ def batch_that_stages_can_not_split(fixed):
 # ---------------------------------------------------------------- evaluate
 @case
 def missing_input(fixed):
-    run(LINEAR, params=compile_on((1,), LINEAR).get_parameters({"x": X}) if not fixed else None, inputs={"x": X} if fixed else {})
+    run(
+        LINEAR,
+        params=compile_on((1,), LINEAR).get_parameters({"x": X}) if not fixed else None,
+        inputs={"x": X} if fixed else {},
+    )
 
 
 @case
@@ -197,7 +204,10 @@ def parameter_of_the_wrong_shape(fixed):
 
 @case
 def parameter_of_the_wrong_dtype(fixed):
-    run(LINEAR, params={"linear_0.weight": np.ones((6, 3), np.float32 if fixed else np.int32), "linear_0.bias": random(3)})
+    run(
+        LINEAR,
+        params={"linear_0.weight": np.ones((6, 3), np.float32 if fixed else np.int32), "linear_0.bias": random(3)},
+    )
 
 
 @case
@@ -212,7 +222,11 @@ def number_as_input(fixed):
 
 @case
 def complex_input(fixed):
-    run(LINEAR, {"x": X if fixed else X.astype(np.complex64)}, params={"linear_0.weight": random(6, 3), "linear_0.bias": random(3)})
+    run(
+        LINEAR,
+        {"x": X if fixed else X.astype(np.complex64)},
+        params={"linear_0.weight": random(6, 3), "linear_0.bias": random(3)},
+    )
 
 
 @case
@@ -230,7 +244,9 @@ def dates_as_input(fixed):
 @case
 def masked_input(fixed):
     x = np.ma.masked_array(X, X > 1)
-    run(LINEAR, {"x": x.filled(0) if fixed else x}, params={"linear_0.weight": random(6, 3), "linear_0.bias": random(3)})
+    run(
+        LINEAR, {"x": x.filled(0) if fixed else x}, params={"linear_0.weight": random(6, 3), "linear_0.bias": random(3)}
+    )
 
 
 @case
@@ -260,7 +276,11 @@ def tensor_that_needs_gradients(fixed):
 
 @case
 def unsigned_number_too_large(fixed):
-    run(chain(ml.Embedding(9, 4)), {"x": np.array([[1 if fixed else 2**64 - 1]], np.uint64)}, params={"embedding_0.weight": random(9, 4)})
+    run(
+        chain(ml.Embedding(9, 4)),
+        {"x": np.array([[1 if fixed else 2**64 - 1]], np.uint64)},
+        params={"embedding_0.weight": random(9, 4)},
+    )
 
 
 @case
@@ -290,7 +310,12 @@ def gradient_for_an_unknown_input(fixed):
 
 @case
 def gradient_for_ids(fixed):
-    run(chain(ml.Embedding(9, 4)), {"x": np.zeros((2, 3), np.int32)}, seeds={"y": random(2, 3, 4)}, slopes=[] if fixed else ["x"])
+    run(
+        chain(ml.Embedding(9, 4)),
+        {"x": np.zeros((2, 3), np.int32)},
+        seeds={"y": random(2, 3, 4)},
+        slopes=[] if fixed else ["x"],
+    )
 
 
 @case
@@ -360,7 +385,11 @@ def shape_of_texts(fixed):
 def write_safetensors(path, tensors, lie=None, text=None, behind=b""):
     header, data = {}, b""
     for name, value in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [len(data), len(data) + value.nbytes]}
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(value.shape),
+            "data_offsets": [len(data), len(data) + value.nbytes],
+        }
         data += value.tobytes()
     if lie:
         lie(header)
@@ -499,7 +528,9 @@ def tensor_of_another_shape(fixed, tmp):
 def parameter_without_a_tensor(fixed, tmp):
     path = tmp / "a.safetensors"
     write_safetensors(path, {"w": random(6, 3), "b": random(3)})
-    ml.read_safetensors(compile_on((2,), LINEAR), {"x": X}, path, {"linear_0.weight": "w", **({"linear_0.bias": "b"} if fixed else {})})
+    ml.read_safetensors(
+        compile_on((2,), LINEAR), {"x": X}, path, {"linear_0.weight": "w", **({"linear_0.bias": "b"} if fixed else {})}
+    )
 
 
 @case

@@ -117,4 +117,6 @@ def parts_for_the_partitioner_that_options_tell(fixed):
 
 @case
 def heads_for_the_partitioner(fixed):
-    compile_for_the_partitioner(fixed, one_block(ml.MultiHeadAttention(3, tensor_axis=0), input="x", output="y"), mesh=(2,))
+    compile_for_the_partitioner(
+        fixed, one_block(ml.MultiHeadAttention(3, tensor_axis=0), input="x", output="y"), mesh=(2,)
+    )

@@ -43,7 +43,9 @@ def random(*shape, seed=0, scale=1.0):
 def shaken(params, seed=1):
     """Parameters at which nothing is zero or one: a bias that is forgotten or added twice shows."""
     draw = np.random.default_rng(seed)
-    return {k: np.asarray(p) + draw.standard_normal(p.shape).astype(np.float32) * np.float32(0.2) for k, p in params.items()}
+    return {
+        k: np.asarray(p) + draw.standard_normal(p.shape).astype(np.float32) * np.float32(0.2) for k, p in params.items()
+    }
 
 
 def one_block(module, **wires):
@@ -60,9 +62,10 @@ def compile_on(mesh, model, backend_options=None, **options):
 def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e-5, gradient_tolerance=2e-4, skip=()):
     """Outputs against reference(params, inputs) -> dict in float64; gradients against its central differences along random directions."""
     got = compiled.evaluate(params, inputs)
-    p, x = {k: f64(v) for k, v in params.items()}, {
-        k: f64(v) if np.asarray(v).dtype.kind == "f" else np.asarray(v) for k, v in inputs.items()
-    }
+    p, x = (
+        {k: f64(v) for k, v in params.items()},
+        {k: f64(v) if np.asarray(v).dtype.kind == "f" else np.asarray(v) for k, v in inputs.items()},
+    )
     want = reference(p, x)
     assert set(got) == set(want)
     for name in want:
@@ -70,13 +73,19 @@ def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e
     if not slopes:
         return
     draw = np.random.default_rng(3)
-    seeds = {k: draw.standard_normal(np.shape(v)).astype(np.float32) for k, v in want.items() if np.asarray(got[k]).dtype.kind == "f"}
+    seeds = {
+        k: draw.standard_normal(np.shape(v)).astype(np.float32)
+        for k, v in want.items()
+        if np.asarray(got[k]).dtype.kind == "f"
+    }
     floating = [k for k, v in x.items() if v.dtype.kind == "f" and k not in skip]
     again, gradients = compiled.evaluate(params, inputs, output_gradients=seeds, input_gradients=floating)
     for name in want:
         close(again[name], want[name], tolerance)
     assert set(gradients) == set(p) | set(floating)
-    largest = max(np.linalg.norm(f64(g)) for g in gradients.values()) if gradients else 0  # some are zero: that of an attention's key bias
+    largest = (
+        max(np.linalg.norm(f64(g)) for g in gradients.values()) if gradients else 0
+    )  # some are zero: that of an attention's key bias
 
     def loss(p, x):
         out = reference(p, x)
@@ -86,14 +95,17 @@ def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e
         for trial in range(2):
             v, e = draw.choice([-1.0, 1.0], source[name].shape), 1e-6
             values = [
-                loss({**p, name: p[name] + s * e * v} if source is p else p, {**x, name: x[name] + s * e * v} if source is x else x)
+                loss(
+                    {**p, name: p[name] + s * e * v} if source is p else p,
+                    {**x, name: x[name] + s * e * v} if source is x else x,
+                )
                 for s in (1, -1)
             ]
             numeric, have = (values[0] - values[1]) / (2 * e), (f64(gradients[name]) * v).sum()
             norm = np.linalg.norm(f64(gradients[name])) + np.abs(f64(gradients[name])).max(initial=0)
-            assert abs(numeric - have) <= gradient_tolerance * max(
-                norm, 1e-2 * largest
-            ), f"gradient of {name} along a direction is {have:.7g}, expected {numeric:.7g}"
+            assert abs(numeric - have) <= gradient_tolerance * max(norm, 1e-2 * largest), (
+                f"gradient of {name} along a direction is {have:.7g}, expected {numeric:.7g}"
+            )
 
 
 # ---------------------------------------------------------------- references in float64
@@ -134,7 +146,9 @@ def linear(p, name, x):
 
 
 def layer_norm(p, name, x, epsilon=1e-5):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon) * p[f"{name}.weight"] + p.get(f"{name}.bias", 0)
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon) * p[f"{name}.weight"] + p.get(
+        f"{name}.bias", 0
+    )
 
 
 def rms_norm(p, name, x, epsilon=1e-5):

@@ -21,13 +21,18 @@ def channels(text, kind):
 def one_collective(kind, columns):
     """A model whose forward pass has one communication, of this kind, of its output or (broadcast) of relu(x)."""
     if kind == "all_to_all":
-        return model_of(ml.Relu()(input="x", output="y")), {"input_shard_specs": {"x": (0, None)}, "output_shard_specs": {"y": (None, 0)}}
+        return model_of(ml.Relu()(input="x", output="y")), {
+            "input_shard_specs": {"x": (0, None)},
+            "output_shard_specs": {"y": (None, 0)},
+        }
     spec = (None, 0) if kind in ("all_gather", "broadcast") else (0, None)
     product = ml.Linear(columns, bias=False, weight_shard_spec=spec)
     if kind == "broadcast":
         model = model_of(ml.Relu(device_id=0)(input="x", output="h"), product(input="h", output="y"))
         return model, {"output_shard_specs": {"y": (None, 0)}}
-    return model_of(product(input="x", output="y")), {"output_shard_specs": {"y": (0, None)}} if kind == "reduce_scatter" else {}
+    return model_of(product(input="x", output="y")), {
+        "output_shard_specs": {"y": (0, None)}
+    } if kind == "reduce_scatter" else {}
 
 
 def total_bytes(kind, algorithm, n, size):
@@ -83,7 +88,9 @@ def test_uneven_and_with_gradients(algorithm):
     model |= ml.Linear(13, weight_shard_spec=(None, 0))(input="x", output="h")
     model += ml.Relu()
     model += ml.Linear(7, weight_shard_spec=(0, None))(output="y")
-    compiled = ml.compile(model, on(5, collective_ops=dict.fromkeys(KINDS, algorithm)), input_shard_specs={"x": (0, None)})
+    compiled = ml.compile(
+        model, on(5, collective_ops=dict.fromkeys(KINDS, algorithm)), input_shard_specs={"x": (0, None)}
+    )
     x, seed = random(8, 6), random(8, 7, seed=1)
     params = shifted(compiled.get_parameters({"x": x}))
     values, gradients = compiled.evaluate(params, {"x": x}, {"y": seed}, ["x"])
@@ -92,7 +99,9 @@ def test_uneven_and_with_gradients(algorithm):
     slope = f64(seed) @ f64(params["linear_1.weight"]).T * (h > 0)
     close(gradients["linear_0.weight"], f64(x).T @ slope)
     close(gradients["x"], slope @ f64(params["linear_0.weight"]).T)
-    kinds = {line.split()[2]: line.split()[3] for line in compiled.program_text().splitlines() if line.startswith("channel")}
+    kinds = {
+        line.split()[2]: line.split()[3] for line in compiled.program_text().splitlines() if line.startswith("channel")
+    }
     assert all(used == algorithm for kind, used in kinds.items() if kind in KINDS) and set(kinds) & set(KINDS)
 
 
@@ -125,7 +134,9 @@ def test_sums_of_one_input_are_merged():
     def build():
         parts = [ml.Linear(8, weight_shard_spec=(0, None))(input="x", output=f"h{k}") for k in range(3)]
         return model_of(
-            *parts, *[ml.Gelu()(input=f"h{k}", output=f"a{k}") for k in range(3)], ml.Add()(inputs=["a0", "a1", "a2"], output="y")
+            *parts,
+            *[ml.Gelu()(input=f"h{k}", output=f"a{k}") for k in range(3)],
+            ml.Add()(inputs=["a0", "a1", "a2"], output="y"),
         )
 
     (plain, _), (merged, _) = compare(build, "communication_optimization", (4,), random(8, 12))
@@ -141,8 +152,14 @@ def test_gradients_of_data_parallel_training_are_merged():
         model += ml.Linear(6)(output="y")
         return model
 
-    (_, plain), (_, merged) = compare(build, "communication_optimization", (4,), random(8, 12), input_shard_specs={"x": (0, None)})
-    assert len(channels(plain[0], "all_reduce")) == 4 and len(channels(merged[0], "all_reduce")) == 1 and plain[2] == merged[2]
+    (_, plain), (_, merged) = compare(
+        build, "communication_optimization", (4,), random(8, 12), input_shard_specs={"x": (0, None)}
+    )
+    assert (
+        len(channels(plain[0], "all_reduce")) == 4
+        and len(channels(merged[0], "all_reduce")) == 1
+        and plain[2] == merged[2]
+    )
 
 
 def test_transfers_of_one_way_are_merged():
@@ -221,7 +238,8 @@ def test_large_sums(option):
     else:
         lines = other[0].splitlines()
         start, wait = (
-            next(i for i, line in enumerate(lines) if word in line and not line.startswith("channel")) for word in ("start", "wait")
+            next(i for i, line in enumerate(lines) if word in line and not line.startswith("channel"))
+            for word in ("start", "wait")
         )
         assert any("contract" in line for line in lines[start:wait])
 
@@ -246,9 +264,9 @@ def test_all_options_together():
 def test_options_do_not_change_parameters():
     model = model_of(ml.Linear(8, weight_shard_spec=(0, None))(input="x", output="y"))
     first = ml.compile(model, on(4)).get_parameters({"x": random(2, 12)}, seed=3)
-    other = ml.compile(model, on(4, communication_optimization=True, collective_ops={"all_reduce": "ring"})).get_parameters(
-        {"x": random(2, 12)}, seed=3
-    )
+    other = ml.compile(
+        model, on(4, communication_optimization=True, collective_ops={"all_reduce": "ring"})
+    ).get_parameters({"x": random(2, 12)}, seed=3)
     assert all(np.array_equal(np.asarray(first[k]), np.asarray(other[k])) for k in first)
 
 
@@ -266,7 +284,8 @@ def test_experts_send_tokens_by_all_to_all():
 def test_logits_that_are_split_are_never_gathered():
     for n in (2, 3, 4):
         model = model_of(
-            ml.Linear(11, weight_shard_spec=(None, 0))(input="x", output="l"), ml.CrossEntropy()(input="l", target="t", output="loss")
+            ml.Linear(11, weight_shard_spec=(None, 0))(input="x", output="l"),
+            ml.CrossEntropy()(input="l", target="t", output="loss"),
         )
         compiled = ml.compile(model, on(n))
         inputs = {"x": random(64, 4), "t": np.arange(64) % 11}

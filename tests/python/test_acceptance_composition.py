@@ -64,15 +64,23 @@ def test_several_inputs_and_outputs():
     values = compiled.evaluate(params, inputs)
     assert set(values) == {"cat", "c"}
     close(values["c"], x[:, 6:])
-    close(values["cat"], np.concatenate([linear(params, "linear_0", x[:, :3]), linear(params, "linear_1", w), x[:, 3:6]], 1))
+    close(
+        values["cat"],
+        np.concatenate([linear(params, "linear_0", x[:, :3]), linear(params, "linear_1", w), x[:, 3:6]], 1),
+    )
     seed = random(5, 11, seed=1)
     _, gradients = compiled.evaluate(params, inputs, {"cat": seed}, ["x", "w"])
     close(gradients["w"], f64(seed)[:, 4:8] @ f64(params["linear_1.weight"]).T)
-    close(gradients["x"], np.concatenate([f64(seed)[:, :4] @ f64(params["linear_0.weight"]).T, seed[:, 8:], np.zeros((5, 3))], 1))
+    close(
+        gradients["x"],
+        np.concatenate([f64(seed)[:, :4] @ f64(params["linear_0.weight"]).T, seed[:, 8:], np.zeros((5, 3))], 1),
+    )
     _, gradients = compiled.evaluate(params, inputs, {}, ["x"])  # what is missing is zero
     assert set(gradients) == set(params) | {"x"} and not any(np.asarray(g).any() for g in gradients.values())
     _, gradients = compiled.evaluate(params, inputs, {"c": random(5, 3)}, ["x"])
-    assert np.array_equal(np.asarray(gradients["x"]), np.concatenate([np.zeros((5, 6)), random(5, 3)], 1).astype(np.float32))
+    assert np.array_equal(
+        np.asarray(gradients["x"]), np.concatenate([np.zeros((5, 6)), random(5, 3)], 1).astype(np.float32)
+    )
 
 
 def test_names_of_nested_submodels():
@@ -90,7 +98,9 @@ def test_names_of_nested_submodels():
     _, params, values = evaluate(model, {"x": random(2, 4)}, (2,))
     want = ["linear_0.weight", "linear_0.bias"]
     for block in ("block", "model_0"):
-        want += [f"{block}.model_{i}.{name}.{k}" for i in (0, 1) for name in ("linear_0", "last") for k in ("weight", "bias")]
+        want += [
+            f"{block}.model_{i}.{name}.{k}" for i in (0, 1) for name in ("linear_0", "last") for k in ("weight", "bias")
+        ]
         want += [f"{block}.rms_norm_0.weight"]
     assert list(params) == want and set(values) == {"z"}
 
@@ -161,7 +171,9 @@ def test_a_chain_passes_side_results_by():
 
 
 def test_connect():
-    model = model_of(ml.Linear(4)(input="x", output="a"), ml.Relu()(input="b", output="c"), ml.Linear(4)(input="x2", output="a2"))
+    model = model_of(
+        ml.Linear(4)(input="x", output="a"), ml.Relu()(input="b", output="c"), ml.Linear(4)(input="x2", output="a2")
+    )
     model.connect(source="a", destination="b")
     model.connect(source="a", destination="b")
     with pytest.raises(ValueError, match="'a2'.*'a'"):
@@ -178,13 +190,17 @@ def test_the_other_spelling():
     compiled = ml.compile(model, on(1), shapes={"x": (3, 4)})
     params, same = compiled.get_parameters(), compiled.randomize_params()
     assert params["linear_0.weight"].shape == (4, 5)
-    assert list(params) == list(same) and all(np.array_equal(np.asarray(params[k]), np.asarray(same[k])) for k in params)
+    assert list(params) == list(same) and all(
+        np.array_equal(np.asarray(params[k]), np.asarray(same[k])) for k in params
+    )
 
 
 @both_engines
 def test_one_value_twice():
     """Both inputs of an operator, and an output that is also read."""
-    model = model_of(ml.Linear(3, weight_shard_spec=(0, None))(input="x", output="h"), ml.Multiply()(inputs=["h", "h"], output="y"))
+    model = model_of(
+        ml.Linear(3, weight_shard_spec=(0, None))(input="x", output="h"), ml.Multiply()(inputs=["h", "h"], output="y")
+    )
     compiled, params, _ = evaluate(model, {"x": random(2, 5)}, (3,))
     values, gradients = compiled.evaluate(params, {"x": random(2, 5)}, {"y": np.ones((2, 3), np.float32)}, ["x"])
     h = linear(params, "linear_0", f64(random(2, 5)))
@@ -194,7 +210,11 @@ def test_one_value_twice():
 
 def test_errors_name_connections():
     """Operands are called as the user called them, inside of submodels too."""
-    inner = model_of(ml.Linear(3)(input="x", output="u"), ml.Linear(2)(input="x", output="v"), ml.Add()(inputs=["u", "v"], output="w"))
+    inner = model_of(
+        ml.Linear(3)(input="x", output="u"),
+        ml.Linear(2)(input="x", output="v"),
+        ml.Add()(inputs=["u", "v"], output="w"),
+    )
     with pytest.raises(ValueError) as caught:
         evaluate(model_of(inner(x="x", w="y", name="block")), {"x": random(2, 5)})
     assert caught.value.op == "block.add_0"

@@ -19,7 +19,9 @@ def test_every_spec(mesh):
     """Sizes that divide and sizes that don't, empty parts, several leading dimensions; the bias is added once."""
     sizes = [(10, 6, (5,)), (3, 2, (2, 3)), (1, 1, (1,)), (6, 7, ())]
     for spec, (width, out, lead) in few(itertools.product(all_specs(2, len(mesh)), sizes), 13):
-        compiled = ml.compile(model_of(ml.Linear(out, weight_shard_spec=spec, device_mesh=mesh)(input="x", output="y")), on(*mesh))
+        compiled = ml.compile(
+            model_of(ml.Linear(out, weight_shard_spec=spec, device_mesh=mesh)(input="x", output="y")), on(*mesh)
+        )
         x, seed = random(*lead, width), random(*lead, out, seed=1)
         fresh = compiled.get_parameters({"x": x}, seed=5)
         check_shards(fresh["linear_0.weight"], spec, mesh)
@@ -37,7 +39,9 @@ def test_every_spec(mesh):
 
 
 @both_engines
-@pytest.mark.parametrize("given", [(0, None), (None, 0), ((0, 1), None), ((1, 0), None), (1, 0), (None, (0, 1))], ids=str)
+@pytest.mark.parametrize(
+    "given", [(0, None), (None, 0), ((0, 1), None), ((1, 0), None), (1, 0), (None, (0, 1))], ids=str
+)
 def test_sharded_inputs(given):
     def build(spec):
         model = ml.Model()
@@ -83,7 +87,9 @@ def test_outputs_come_back_whole():
 @both_engines
 def test_layout_stays():
     """The first call fixes how parameters lie; later batches, with and without gradients, don't move them."""
-    model = model_of(ml.Linear(6)(input="x", output="h"), ml.Relu()(input="h", output="a"), ml.Linear(5)(input="a", output="y"))
+    model = model_of(
+        ml.Linear(6)(input="x", output="h"), ml.Relu()(input="h", output="a"), ml.Linear(5)(input="a", output="y")
+    )
     compiled = ml.compile(model, on(2, 2), input_shard_specs={"x": (0, 1)})
     params = compiled.get_parameters({"x": random(64, 3)})
     layout = {k: v.sharding for k, v in params.items()}
@@ -109,7 +115,8 @@ def test_same_weights_on_any_mesh():
     for mesh in [(1,), (4,), (2, 2), (3,), (2, 1, 2), (7,)]:
         for spec in [None, (0, None), (None, 0)] + ([(0, 1), (None, (1, 0))] if len(mesh) == 2 else []):
             params = {
-                k: np.asarray(v).tobytes() for k, v in ml.compile(build(spec), on(*mesh)).get_parameters({"ids": ids}, seed=7).items()
+                k: np.asarray(v).tobytes()
+                for k, v in ml.compile(build(spec), on(*mesh)).get_parameters({"ids": ids}, seed=7).items()
             }
             first = first or params
             assert list(params) == list(first) and params == first
@@ -157,7 +164,10 @@ def test_arrays_of_the_backend():
     ]:
         check_shards(array, spec, (2, 3))
     assert np.array_equal(np.asarray(backend.randn(5, 7, seed=3, spec=(0, 1))), np.asarray(on(4).randn(5, 7, seed=3)))
-    assert np.array_equal(np.asarray(backend.randint(0, 99, (5, 7), seed=3, spec=(0, 1))), np.asarray(on(4).randint(0, 99, (5, 7), seed=3)))
+    assert np.array_equal(
+        np.asarray(backend.randint(0, 99, (5, 7), seed=3, spec=(0, 1))),
+        np.asarray(on(4).randint(0, 99, (5, 7), seed=3)),
+    )
     wide = np.asarray(backend.randint(-(2**31), 2**31, (4096,), seed=1)).astype(np.int64)
     assert wide.min() < -(2**30) and wide.max() > 2**30 and len(np.unique(wide % 128)) == 128
 
@@ -183,7 +193,9 @@ def test_float64_on_the_reference_engine():
     compiled = ml.compile(model_of(ml.Linear(3, weight_shard_spec=(0, None))(input="x", output="y")), backend)
     x = backend.array(random(4, 5), dtype="float64")
     params = compiled.get_parameters({"x": x}, seed=2)
-    single = ml.compile(model_of(ml.Linear(3)(input="x", output="y")), on(1)).get_parameters({"x": random(4, 5)}, seed=2)
+    single = ml.compile(model_of(ml.Linear(3)(input="x", output="y")), on(1)).get_parameters(
+        {"x": random(4, 5)}, seed=2
+    )
     close(params["linear_0.weight"], single["linear_0.weight"], 1e-6)
     close(compiled.evaluate(params, {"x": x})["y"], linear(params, "linear_0", f64(x)), 1e-13)
 

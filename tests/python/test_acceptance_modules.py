@@ -40,7 +40,14 @@ def test_embedding(mesh):
 @both_engines
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 @pytest.mark.parametrize(
-    "kind, options", [("sinusoidal", {}), ("learned", {}), ("rotary", {}), ("rotary", {"interleaved": True}), ("rotary", {"head_dim": 2})]
+    "kind, options",
+    [
+        ("sinusoidal", {}),
+        ("learned", {}),
+        ("rotary", {}),
+        ("rotary", {"interleaved": True}),
+        ("rotary", {"head_dim": 2}),
+    ],
 )
 def test_positions(mesh, kind, options):
     """Positions are those of the whole sequence where a device holds a part of it."""
@@ -58,7 +65,9 @@ def test_positions(mesh, kind, options):
             size, interleaved = options.get("head_dim", width), options.get("interleaved", False)
             turn = lambda t: rotary(t.reshape(2, 5, -1, size).transpose(0, 2, 1, 3), interleaved=interleaved)
             close(values["y"], turn(f64(x)).transpose(0, 2, 1, 3).reshape(2, 5, width))
-            assert abs((f64(gradients["x"]) * f64(x)).sum() - (f64(seed) * f64(values["y"])).sum()) < 1e-4  # it is linear
+            assert (
+                abs((f64(gradients["x"]) * f64(x)).sum() - (f64(seed) * f64(values["y"])).sum()) < 1e-4
+            )  # it is linear
             continue
         if kind == "learned":
             assert params["positional_encoding_0.weight"].shape == (9, width)
@@ -106,11 +115,15 @@ def test_dropout_is_the_same_on_any_mesh():
     for mesh in [(1,), (2,), (3,), (2, 2)]:
         for spec in few([None] + [(a, b) for a in (None, 0) for b in (None, 1 if len(mesh) == 2 else None)], 3):
             compiled = ml.compile(
-                model_of(ml.Dropout(0.3, seed=5)(input="x", output="y")), on(*mesh), **({"input_shard_specs": {"x": spec}} if spec else {})
+                model_of(ml.Dropout(0.3, seed=5)(input="x", output="y")),
+                on(*mesh),
+                **({"input_shard_specs": {"x": spec}} if spec else {}),
             )
             values, gradients = compiled.evaluate({}, {"x": x}, {"y": x}, ["x"])
             got = np.asarray(values["y"])
-            assert np.array_equal(got, np.asarray(gradients["x"])) and np.array_equal(got, np.asarray(compiled.evaluate({}, {"x": x})["y"]))
+            assert np.array_equal(got, np.asarray(gradients["x"])) and np.array_equal(
+                got, np.asarray(compiled.evaluate({}, {"x": x})["y"])
+            )
             first = got if first is None else first
             assert np.array_equal(got, first)
     assert np.allclose(np.unique(first), [0, 1 / 0.7]) and 0.2 < (first == 0).mean() < 0.4
@@ -124,10 +137,14 @@ def test_heads_stay_whole():
     """Six heads over four devices: 2, 2, 2 and none; three groups of keys: 1, 1, 1 and none."""
     compiled = ml.compile(model_of(ml.MultiHeadAttention(6, 4, 3, tensor_axis=0)(input="x", output="y")), on(4))
     params = compiled.get_parameters({"x": random(2, 3, 5)})
-    columns = lambda name: [s.index[-1].stop - s.index[-1].start for s in params[f"multi_head_attention_0.{name}"].addressable_shards]
+    columns = lambda name: [
+        s.index[-1].stop - s.index[-1].start for s in params[f"multi_head_attention_0.{name}"].addressable_shards
+    ]
     assert columns("query.weight") == columns("query.bias") == [8, 8, 8, 0]
     assert columns("key.weight") == columns("value.bias") == [4, 4, 4, 0]
-    rows = [s.index[0].stop - s.index[0].start for s in params["multi_head_attention_0.output.weight"].addressable_shards]
+    rows = [
+        s.index[0].stop - s.index[0].start for s in params["multi_head_attention_0.output.weight"].addressable_shards
+    ]
     assert rows == [8, 8, 8, 0] and devices(params["multi_head_attention_0.output.bias"]) == [0, 1, 2, 3]
 
 

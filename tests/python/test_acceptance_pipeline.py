@@ -15,7 +15,8 @@ SCHEDULES = ("gpipe", "1f1b")
 
 def stage(i, width, spec=None, port="input", activation="Relu"):
     return model_of(
-        ml.Linear(width, weight_shard_spec=spec)(input=port, output=f"h{i}"), getattr(ml, activation)()(input=f"h{i}", output=f"o{i}")
+        ml.Linear(width, weight_shard_spec=spec)(input=port, output=f"h{i}"),
+        getattr(ml, activation)()(input=f"h{i}", output=f"o{i}"),
     )
 
 
@@ -37,7 +38,9 @@ def test_devices(widths, schedule):
     for mesh, assignment in places:
         for size in (1, 3, 4, 100, None):
             options = {"device_assignment": assignment, "microbatch_size": size, "schedule": schedule}
-            _, fresh = same(lambda p: pipeline([stage(i, n) for i, n in enumerate(widths)], p, **options), mesh, {"x": random(7, 4)})
+            _, fresh = same(
+                lambda p: pipeline([stage(i, n) for i, n in enumerate(widths)], p, **options), mesh, {"x": random(7, 4)}
+            )
             for s in range(count):
                 want = assignment[s] if assignment else s % mesh[0]
                 assert devices(fresh[f"pipeline_0.stage_{s}.linear_0.weight"]) == [want]
@@ -62,7 +65,12 @@ def test_batches_of_any_size():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("spec", [(0, None), (None, 0)], ids=str)
 def test_lists_of_devices(spec, schedule):
-    cases = [((4,), [[0, 1], [2, 3]]), ((4,), [[0, 2], [1]]), ((5,), [[4, 1, 0], [2, 3]]), ((2, 2), [[0, 1, 2], [1, 3]])]
+    cases = [
+        ((4,), [[0, 1], [2, 3]]),
+        ((4,), [[0, 2], [1]]),
+        ((5,), [[4, 1, 0], [2, 3]]),
+        ((2, 2), [[0, 1, 2], [1, 3]]),
+    ]
     for (mesh, assignment), size in few(itertools.product(cases, (2, 3)), 5):
 
         def build(parallel):
@@ -86,7 +94,12 @@ def test_along_an_axis(mesh, axis):
             stages = [stage(i, n, spec if parallel else None) for i, n in enumerate([7, 5, 4][:count])]
             return pipeline(stages, parallel, axis=axis, microbatch_size=3, schedule="1f1b")
 
-        same(build, mesh, {"x": random(8, 5)}, **({"input_shard_specs": {"x": (shard, None)}} if shard is not None else {}))
+        same(
+            build,
+            mesh,
+            {"x": random(8, 5)},
+            **({"input_shard_specs": {"x": (shard, None)}} if shard is not None else {}),
+        )
 
 
 @both_engines
@@ -142,9 +155,9 @@ def test_inputs_by_keyword():
         ]
         model = model_of(ml.Linear(4)(input="c0", output="c1"))
         wires = {"input": "x", "context": "c1", "scale": "v", "output": "y"}
-        model |= ml.Pipeline(stages=stages, device_assignment=[0, 1 if parallel else 0], **({"microbatch_size": 2} if parallel else {}))(
-            **wires
-        )
+        model |= ml.Pipeline(
+            stages=stages, device_assignment=[0, 1 if parallel else 0], **({"microbatch_size": 2} if parallel else {})
+        )(**wires)
         model |= ml.Relu()(input="y", output="z")
         return model
 
@@ -157,7 +170,9 @@ def test_further_outputs():
 
     def build(parallel):
         first = model_of(
-            ml.Linear(4)(input="input", output="a"), ml.Relu()(input="a", output="r"), ml.Mean(axis=1)(input="a", output="aux")
+            ml.Linear(4)(input="input", output="a"),
+            ml.Relu()(input="a", output="r"),
+            ml.Mean(axis=1)(input="a", output="aux"),
         )
         wires = {"input": "x", "output": "y", "aux": "side"}
         return pipeline([first, stage(1, 3, port="r")], parallel, wires, device_assignment=[0, 1], microbatch_size=2)
@@ -189,7 +204,9 @@ def test_losses_in_the_last_stage(loss, targets):
         def build(parallel):
             last = model_of(ml.Linear(4)(input="input", output="l"), module(**wires))
             ports = {"input": "x", "output": "y", **({"target": "t"} if targets else {})}
-            return pipeline([stage(0, 5), last], parallel, ports, device_assignment=[0, 1], microbatch_size=size, schedule=schedule)
+            return pipeline(
+                [stage(0, 5), last], parallel, ports, device_assignment=[0, 1], microbatch_size=size, schedule=schedule
+            )
 
         same(build, (2,), inputs)
 
@@ -199,7 +216,13 @@ def test_losses_in_the_last_stage(loss, targets):
     [
         ([ml.Max(axis=0)(input="input", output="o")], "max_0"),
         ([ml.Softmax(axis=0)(input="input", output="o")], "softmax_0"),
-        ([ml.Mean(axis=0, keepdims=True)(input="input", output="mu"), ml.Subtract()(inputs=["input", "mu"], output="o")], "subtract_0"),
+        (
+            [
+                ml.Mean(axis=0, keepdims=True)(input="input", output="mu"),
+                ml.Subtract()(inputs=["input", "mu"], output="o"),
+            ],
+            "subtract_0",
+        ),
         ([ml.MoE(4, 5, load_balancing_loss=True)(input="input", output="o", load_balancing_loss="lb")], "moe_0"),
     ],
 )
@@ -209,8 +232,15 @@ def test_what_cannot_be_accumulated_is_refused(blocks, operator):
     compiled = ml.compile(model, on(2))
     with pytest.raises(ValueError) as caught:
         compiled.evaluate(compiled.get_parameters({"x": random(7, 3)}), {"x": random(7, 3)})
-    assert caught.value.op == f"pipeline_0.stage_1.{operator}" and "microbatch_size of at least the batch, 7" in caught.value.fix
-    same(lambda p: pipeline([stage(0, 5), model_of(*blocks)], p, device_assignment=[0, 1], microbatch_size=7), (2,), {"x": random(7, 3)})
+    assert (
+        caught.value.op == f"pipeline_0.stage_1.{operator}"
+        and "microbatch_size of at least the batch, 7" in caught.value.fix
+    )
+    same(
+        lambda p: pipeline([stage(0, 5), model_of(*blocks)], p, device_assignment=[0, 1], microbatch_size=7),
+        (2,),
+        {"x": random(7, 3)},
+    )
 
 
 @both_engines
@@ -220,7 +250,11 @@ def test_between_other_operators():
     def build(parallel):
         place = (lambda d: {"device_id": d}) if parallel else (lambda d: {})
         one = {"device_assignment": [1, 2], "microbatch_size": 2} if parallel else {"device_assignment": [0, 0]}
-        two = {"device_assignment": [2, 0], "microbatch_size": 3, "schedule": "1f1b"} if parallel else {"device_assignment": [0, 0]}
+        two = (
+            {"device_assignment": [2, 0], "microbatch_size": 3, "schedule": "1f1b"}
+            if parallel
+            else {"device_assignment": [0, 0]}
+        )
         return model_of(
             ml.Embedding(11, 6, **place(0))(input="ids", output="e"),
             ml.Pipeline(stages=[stage(0, 6), stage(1, 6)], **one)(input="e", output="h"),
@@ -253,7 +287,13 @@ def test_transformer_stages():
     for mesh, place in few(places, 4):
 
         def build(parallel):
-            return pipeline([block(0 if parallel else None) for _ in range(2)], parallel, microbatch_size=2, schedule="1f1b", **place)
+            return pipeline(
+                [block(0 if parallel else None) for _ in range(2)],
+                parallel,
+                microbatch_size=2,
+                schedule="1f1b",
+                **place,
+            )
 
         same(build, mesh, {"x": random(5, 3, 6)})
 
@@ -263,7 +303,9 @@ def test_experts_and_dropout_in_stages():
     def build(parallel):
         stages = [
             model_of(ml.Linear(6)(input="input", output="h"), ml.Dropout(0.5, seed=3)(input="h", output="o")),
-            model_of(ml.MoE(4, 5, expert_distribution="one_per_device" if parallel else None)(input="input", output="o")),
+            model_of(
+                ml.MoE(4, 5, expert_distribution="one_per_device" if parallel else None)(input="input", output="o")
+            ),
         ]
         return pipeline(stages, parallel, device_assignment=[0, [1, 2]], microbatch_size=2)
 
@@ -280,7 +322,9 @@ def test_one_model_as_several_stages():
 
 def activations(schedule, size, gradients):
     stages = [stage(i, 32) for i in range(4)]
-    compiled = ml.compile(pipeline(stages, True, device_assignment=[0, 1, 2, 3], microbatch_size=size, schedule=schedule), on(4))
+    compiled = ml.compile(
+        pipeline(stages, True, device_assignment=[0, 1, 2, 3], microbatch_size=size, schedule=schedule), on(4)
+    )
     x = random(64, 32)
     params = compiled.get_parameters({"x": x})
     compiled.evaluate(params, {"x": x}, *([{"y": np.ones((64, 32), np.float32)}] if gradients else []))

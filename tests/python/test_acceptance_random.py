@@ -39,7 +39,14 @@ class Blocks:
     """Blocks as (class, options, options on the mesh, wires), each fed by values made before; `shape` of every value."""
 
     def __init__(self, draw, shapes, mesh, prefix="", devices=0):
-        self.draw, self.shape, self.mesh, self.prefix, self.devices, self.blocks = draw, dict(shapes), mesh, prefix, devices, []
+        self.draw, self.shape, self.mesh, self.prefix, self.devices, self.blocks = (
+            draw,
+            dict(shapes),
+            mesh,
+            prefix,
+            devices,
+            [],
+        )
 
     def place(self, options=None):
         """Options on the mesh: one device, or those given."""
@@ -49,7 +56,9 @@ class Blocks:
 
     def add(self, kind, shape, options, where, **wires):
         name = f"{self.prefix}v{len(self.blocks)}"
-        outputs = {"output": name} if isinstance(shape, tuple) else {f"output{i}": f"{name}_{i}" for i in range(len(shape))}
+        outputs = (
+            {"output": name} if isinstance(shape, tuple) else {f"output{i}": f"{name}_{i}" for i in range(len(shape))}
+        )
         self.blocks.append((kind, options, where, {**wires, **outputs}))
         for i, out in enumerate(outputs.values()):
             self.shape[out] = shape if isinstance(shape, tuple) else shape[i]
@@ -90,7 +99,12 @@ class Blocks:
             return self.add("MoE", shape, options, self.place(spread), input=x)
         if kind == "attention" and len(shape) == 3:
             groups = draw.randint(1, 3)
-            options = {"num_heads": groups * draw.randint(1, 2), "head_dim": 2, "num_kv_heads": groups, "causal": draw.random() < 0.5}
+            options = {
+                "num_heads": groups * draw.randint(1, 2),
+                "head_dim": 2,
+                "num_kv_heads": groups,
+                "causal": draw.random() < 0.5,
+            }
             key = self.like(lambda s: len(s) == 3 and s[0] == shape[0])
             return self.add("MultiHeadAttention", shape, options, self.place(tensor), input=x, key=key)
         options = {"hidden_dim": draw.randint(1, 7), "gated": draw.random() < 0.5}
@@ -100,22 +114,43 @@ class Blocks:
         width = self.draw.randint(1, 8)
         spec = {"weight_shard_spec": self.spec(2)} if self.mesh else {}
         return self.add(
-            "Linear", self.shape[x][:-1] + (width,), {"dimension": width, "bias": self.draw.random() < 0.7}, self.place(spec), input=x
+            "Linear",
+            self.shape[x][:-1] + (width,),
+            {"dimension": width, "bias": self.draw.random() < 0.7},
+            self.place(spec),
+            input=x,
         )
 
     def change(self, x):
         """A block that may make another shape, of any dimensions."""
         draw, s = self.draw, self.shape[x]
         rank, d = len(s), draw.randrange(len(s))
-        kind = draw.choice(["broadcast", "reduce", "concat", "split", "slice", "reshape", "transpose", "matmul", "softmax", "positions"])
+        kind = draw.choice(
+            [
+                "broadcast",
+                "reduce",
+                "concat",
+                "split",
+                "slice",
+                "reshape",
+                "transpose",
+                "matmul",
+                "softmax",
+                "positions",
+            ]
+        )
         if kind == "broadcast":
             fits = [y for y in self.shape if broadcast(s, self.shape[y])]
             y = draw.choice(fits)
-            return self.add(draw.choice(["Add", "Multiply"]), broadcast(s, self.shape[y]), {}, self.place(), inputs=[x, y])
+            return self.add(
+                draw.choice(["Add", "Multiply"]), broadcast(s, self.shape[y]), {}, self.place(), inputs=[x, y]
+            )
         if kind == "reduce":
             axes, keep = tuple(draw.sample(range(rank), draw.randint(1, rank))), draw.random() < 0.5
             shape = tuple(1 if i in axes else n for i, n in enumerate(s) if keep or i not in axes)
-            return self.add(draw.choice(["Mean", "Sum", "Max"]), shape, {"axis": axes, "keepdims": keep}, self.place(), input=x)
+            return self.add(
+                draw.choice(["Mean", "Sum", "Max"]), shape, {"axis": axes, "keepdims": keep}, self.place(), input=x
+            )
         if kind == "concat":
             y = self.like(lambda t: t[:d] + t[d + 1 :] == s[:d] + s[d + 1 :] and len(t) == rank)
             shape = s[:d] + (s[d] + self.shape[y][d],) + s[d + 1 :]
@@ -127,7 +162,13 @@ class Blocks:
         if kind == "slice":
             start = draw.randrange(s[d])
             stop = draw.randint(start + 1, s[d])
-            return self.add("Slice", s[:d] + (stop - start,) + s[d + 1 :], {"axis": d, "start": start, "stop": stop}, self.place(), input=x)
+            return self.add(
+                "Slice",
+                s[:d] + (stop - start,) + s[d + 1 :],
+                {"axis": d, "start": start, "stop": stop},
+                self.place(),
+                input=x,
+            )
         if kind == "reshape":
             left, shape = math.prod(s), []
             while left > 1 and len(shape) < 3:
@@ -154,7 +195,10 @@ class Blocks:
 
     def build(self, parallel, blocks=None):
         chosen = self.blocks if blocks is None else blocks
-        return [getattr(ml, kind)(**options, **(where if parallel else {}))(**wires) for kind, options, where, wires in chosen]
+        return [
+            getattr(ml, kind)(**options, **(where if parallel else {}))(**wires)
+            for kind, options, where, wires in chosen
+        ]
 
     def reads(self):
         return {v for *_, wires in self.blocks for port, v in flat(wires) if not port.startswith("output")}
@@ -192,7 +236,10 @@ def test_models(block):
     for seed in SEEDS[block : block + 100]:
         draw = chance.Random(seed)
         mesh = draw.choice(MESHES)
-        shapes = {f"x{k}": tuple(draw.randint(1, 7) for _ in range(draw.choice([1, 2, 2, 3, 3, 4]))) for k in range(draw.randint(1, 3))}
+        shapes = {
+            f"x{k}": tuple(draw.randint(1, 7) for _ in range(draw.choice([1, 2, 2, 3, 3, 4])))
+            for k in range(draw.randint(1, 3))
+        }
         blocks = Blocks(draw, shapes, mesh, devices=math.prod(mesh))
         for _ in range(draw.randint(1, 9)):
             if blocks.shape:
@@ -217,7 +264,13 @@ def random_stages(draw, mesh, shape):
     }[mode]
     outside, offered, stages = {"input": shape}, {}, []
     for s in range(count):
-        own = tuple(n for a, n in enumerate(mesh) if a != axis) if mode == "axis" else (len(groups[s]),) if mode == "list" else ()
+        own = (
+            tuple(n for a, n in enumerate(mesh) if a != axis)
+            if mode == "axis"
+            else (len(groups[s]),)
+            if mode == "list"
+            else ()
+        )
         entering = {"input": shape}
         if s and offered and draw.random() < 0.5:
             name = draw.choice(list(offered))
@@ -232,7 +285,11 @@ def random_stages(draw, mesh, shape):
                 ends = [draw.choice([blocks.linear, blocks.keep])(a)]
                 continue
             b = ends.pop()
-            ends.append(blocks.add("Concat", shape[:-1] + (blocks.shape[a][-1] + blocks.shape[b][-1],), {"axis": -1}, {}, inputs=[a, b]))
+            ends.append(
+                blocks.add(
+                    "Concat", shape[:-1] + (blocks.shape[a][-1] + blocks.shape[b][-1],), {"axis": -1}, {}, inputs=[a, b]
+                )
+            )
         shape = blocks.shape[ends[0]]
         blocks.blocks.append(("Tanh", {}, {}, {"input": ends[0], "output": "output"}))
         for name, other in list(blocks.shape.items()):
@@ -265,7 +322,11 @@ def test_pipelines(block):
         size, schedule = draw.choice([None, 1, 2, 3, 4, 20]), draw.choice(["gpipe", "1f1b"])
 
         def make(parallel):
-            options = {**where, "microbatch_size": size, "schedule": schedule} if parallel else {"device_assignment": [0] * len(stages)}
+            options = (
+                {**where, "microbatch_size": size, "schedule": schedule}
+                if parallel
+                else {"device_assignment": [0] * len(stages)}
+            )
             pipeline = ml.Pipeline(stages=[model_of(*s.build(parallel)) for s in stages], **options)
             return model_of(pipeline(output="y", **{k: k for k in inputs}))
 

@@ -76,7 +76,9 @@ def test_every_kind_of_array():
 
 @both_engines
 def test_scalars():
-    compiled = ml.compile(model_of(ml.Multiply()(inputs=["x", "s"], output="m"), ml.Sum()(input="m", output="y")), on(2))
+    compiled = ml.compile(
+        model_of(ml.Multiply()(inputs=["x", "s"], output="m"), ml.Sum()(input="m", output="y")), on(2)
+    )
     for scalar in (np.float32(2), np.array(2.0, np.float32), np.float64(2), compiled.backend.array(np.float32(2))):
         values, gradients = compiled.evaluate({}, {"x": random(3, 4), "s": scalar}, {"y": np.float64(1)}, ["x", "s"])
         assert values["y"].shape == () and abs(float(values["y"]) - 2 * random(3, 4).sum(dtype=np.float64)) < 1e-4
@@ -90,11 +92,17 @@ def test_arrays_out():
     for dtype in ("float32", "float64", "int32", "int64", "bool"):
         z = (np.arange(12).reshape(3, 4) % 3).astype(dtype)
         array = backend.array(z, dtype=dtype)
-        assert np.dtype(array.dtype) == z.dtype and np.array_equal(np.asarray(array), z) and np.array_equal(np.from_dlpack(array), z)
+        assert (
+            np.dtype(array.dtype) == z.dtype
+            and np.array_equal(np.asarray(array), z)
+            and np.array_equal(np.from_dlpack(array), z)
+        )
     whole, split = backend.array(x), backend.array(x, spec=(0, 1))
     view = memoryview(whole)
     assert view.shape == (4, 6) and view.format == "f" and view.readonly
-    assert np.array_equal(np.asarray(memoryview(split)), x) and np.array_equal(np.asarray(split, dtype=np.float64), f64(x))
+    assert np.array_equal(np.asarray(memoryview(split)), x) and np.array_equal(
+        np.asarray(split, dtype=np.float64), f64(x)
+    )
     assert whole.tolist() == x.tolist() and split.shape == (4, 6) and len(split) == 4
     kept = np.asarray(backend.array(x))
     assert np.array_equal(kept, x)  # outlives its array
@@ -119,8 +127,16 @@ def test_wrong_kinds_of_arrays():
     ids = ml.compile(model_of(ml.Embedding(5, 3, weight_shard_spec=(0, None))(input="x", output="y")), on(3))
     table = ids.get_parameters({"x": np.array([[1, 2]])})
     for good in (np.array([[1, 2]], t) for t in (np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64)):
-        assert np.array_equal(np.asarray(ids.evaluate(table, {"x": good})["y"])[0], np.asarray(table["embedding_0.weight"])[1:3])
-    for wrong in (np.array([[1.0, 2.0]]), np.array([[1, 5]]), np.array([[-1, 0]]), np.array([[2**40, 0]]), np.array([[True, False]])):
+        assert np.array_equal(
+            np.asarray(ids.evaluate(table, {"x": good})["y"])[0], np.asarray(table["embedding_0.weight"])[1:3]
+        )
+    for wrong in (
+        np.array([[1.0, 2.0]]),
+        np.array([[1, 5]]),
+        np.array([[-1, 0]]),
+        np.array([[2**40, 0]]),
+        np.array([[True, False]]),
+    ):
         with pytest.raises((TypeError, ValueError)) as caught:
             ids.evaluate(table, {"x": wrong})
         assert caught.value.op == "embedding_0" and caught.value.tensors
@@ -146,7 +162,13 @@ def test_requests_for_gradients():
         with pytest.raises(error) as caught:
             compiled.evaluate(params, x, wrong)
         assert caught.value.fix
-    for wrong, error in [(["q"], KeyError), (["linear_0.weight"], KeyError), (["y"], KeyError), ("x", TypeError), ([1], TypeError)]:
+    for wrong, error in [
+        (["q"], KeyError),
+        (["linear_0.weight"], KeyError),
+        (["y"], KeyError),
+        ("x", TypeError),
+        ([1], TypeError),
+    ]:
         with pytest.raises(error):
             compiled.evaluate(params, x, {"y": seed}, wrong)
     with pytest.raises(TypeError):
@@ -161,7 +183,10 @@ def test_plans_as_text():
     assert "give inputs" in caught.value.fix
     compiled.get_parameters({"x": random(3, 16)})
     assert "f32[3,16]" in compiled.program_text()
-    forward, both = compiled.program_text({"x": random(5, 16)}), compiled.program_text({"x": random(5, 16)}, gradients=True)
+    forward, both = (
+        compiled.program_text({"x": random(5, 16)}),
+        compiled.program_text({"x": random(5, 16)}, gradients=True),
+    )
     for text in (forward, both):
         ml.verify_plan(text)
         assert ml.reprint_plan(text) == text
@@ -206,7 +231,10 @@ def test_memory_by_kind():
     weights = 4 * (16 * 16 + 16 + 16 * 24 + 24)  # a quarter of the split ones, the whole last bias
     for usage in (*forward, *both):
         assert list(usage) == ["weights", "gradients", "optimizer", "activations", "communication", "host", "total"]
-        assert usage["total"] == sum(v for k, v in usage.items() if k not in ("host", "total")) and usage["weights"] == weights
+        assert (
+            usage["total"] == sum(v for k, v in usage.items() if k not in ("host", "total"))
+            and usage["weights"] == weights
+        )
     assert [u["gradients"] for u in forward] == [0] * 4 and [u["gradients"] for u in both] == [weights] * 4
 
 
@@ -241,7 +269,9 @@ def test_dumps(tmp_path):
 # ---------------------------------------------------------------- running
 def test_ctrl_c_stops_a_run():
     """In the middle of a long evaluate: KeyboardInterrupt soon, and all can be used again."""
-    code = PROGRAM.format(layers=40, width=512, batch=16384) + """
+    code = (
+        PROGRAM.format(layers=40, width=512, batch=16384)
+        + """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born deaf to it
 print("go", flush=True)
@@ -252,6 +282,7 @@ except KeyboardInterrupt:
     print("stopped", flush=True)
 print(np.isfinite(np.asarray(compiled.evaluate(params, {"x": x["x"][:2]})["y"])).all())
 """
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "go\n"
     time.sleep(0.3)

@@ -39,7 +39,18 @@ def rotate(x, base, interleaved):
 
 
 def attention(
-    params, query, key, value, heads, groups, mask=None, causal=False, rotary=False, rope_base=1e4, rope_interleaved=False, scale=None
+    params,
+    query,
+    key,
+    value,
+    heads,
+    groups,
+    mask=None,
+    causal=False,
+    rotary=False,
+    rope_base=1e4,
+    rope_interleaved=False,
+    scale=None,
 ):
     q, k, v = affine(params, "query", query), affine(params, "key", key), affine(params, "value", value)
     width = q.shape[-1] // heads
@@ -100,14 +111,25 @@ def check_attention(mesh, heads, width, groups=None, axis=None, others=0, mask=N
     if mask is not None:
         wires["mask"] = "mask"
     compiled = ml.compile(
-        model_of(ml.MultiHeadAttention(heads, width, groups, tensor_axis=axis, **options)(**wires)), on(*mesh), **(compiling or {})
+        model_of(ml.MultiHeadAttention(heads, width, groups, tensor_axis=axis, **options)(**wires)),
+        on(*mesh),
+        **(compiling or {}),
     )
     given = {**inputs, **({} if mask is None else {"mask": mask})}
     params = shifted(compiled.get_parameters(given))
     leaves, data, seed = tensors(params), tensors(inputs), random(3, 5, 7, seed=3)
     key = data.get("key", data["x"])
     plain = {k: v for k, v in options.items() if k not in ("bias", "shard_specs")}
-    y = attention(below(leaves, "multi_head_attention_0."), data["x"], key, data.get("value", key), heads, groups or heads, mask, **plain)
+    y = attention(
+        below(leaves, "multi_head_attention_0."),
+        data["x"],
+        key,
+        data.get("value", key),
+        heads,
+        groups or heads,
+        mask,
+        **plain,
+    )
     (y * torch.tensor(f64(seed))).sum().backward()
     close(compiled.evaluate(params, given)["y"], y.detach(), 5e-5)
     values, gradients = compiled.evaluate(params, given, {"y": seed}, list(inputs))
@@ -115,7 +137,9 @@ def check_attention(mesh, heads, width, groups=None, axis=None, others=0, mask=N
     compare_gradients(gradients, {**leaves, **data})
 
 
-@pytest.mark.parametrize("mesh, axis", [((1,), None), ((2,), 0), ((3,), 0), ((4,), 0), ((2, 2), 1), ((2, 3), 1)], ids=str)
+@pytest.mark.parametrize(
+    "mesh, axis", [((1,), None), ((2,), 0), ((3,), 0), ((4,), 0), ((2, 2), 1), ((2, 3), 1)], ids=str
+)
 def test_attention(mesh, axis):
     """Heads that the devices don't divide, groups of them, with and without rotation."""
     for heads, width, groups in [(1, 4, None), (3, 4, None), (4, 4, 2), (6, 2, 3), (4, 6, 1)]:
@@ -141,7 +165,9 @@ def test_masks_and_cross_attention(others):
 
 def test_attention_of_sharded_inputs():
     for spec in [(0, None, None), (None, 0, None), (None, None, 0), (1, None, None)]:
-        check_attention((2, 3), 4, 2, 2, 1 if spec[0] == 0 else 0, compiling={"input_shard_specs": {"x": spec}}, causal=True)
+        check_attention(
+            (2, 3), 4, 2, 2, 1 if spec[0] == 0 else 0, compiling={"input_shard_specs": {"x": spec}}, causal=True
+        )
 
 
 def test_attention_with_own_specs():
@@ -167,8 +193,12 @@ def test_experts(mesh, place):
                 {"capacity_factor": 0.6, "gated": True, "activation": "silu", "bias": False},
                 {"load_balancing_loss": True, "capacity_factor": 1.0, "activation": "gelu_tanh"},
             ):
-                model = model_of(ml.MoE(count, 5, top_k=top_k, expert_distribution=place, **options)(input="x", output="y"))
-                compiled = ml.compile(model, on(*mesh), **({} if shard is None else {"input_shard_specs": {"x": (shard, None)}}))
+                model = model_of(
+                    ml.MoE(count, 5, top_k=top_k, expert_distribution=place, **options)(input="x", output="y")
+                )
+                compiled = ml.compile(
+                    model, on(*mesh), **({} if shard is None else {"input_shard_specs": {"x": (shard, None)}})
+                )
                 x, seeds = random(7, 6, seed=count), {"y": random(7, 6, seed=9)}
                 params = shifted(compiled.get_parameters({"x": x}), seed=count)
                 leaves, data = tensors(params), tensors({"x": x})
@@ -193,13 +223,17 @@ WIDTH, VOCABULARY, HEADS, GROUPS = 9, 13, 4, 2
 def block(axis, mixture):
     model = model_of(
         ml.RMSNorm()(input="h", output="n1"),
-        ml.MultiHeadAttention(HEADS, 4, GROUPS, causal=True, bias=False, rotary=True, tensor_axis=axis)(input="n1", output="a"),
+        ml.MultiHeadAttention(HEADS, 4, GROUPS, causal=True, bias=False, rotary=True, tensor_axis=axis)(
+            input="n1", output="a"
+        ),
         ml.Add()(inputs=["h", "a"], output="r"),
         ml.RMSNorm()(input="r", output="n2"),
     )
     gates = {"activation": "silu", "gated": True, "bias": False}
     if mixture:
-        model |= ml.MoE(5, 10, expert_distribution=None if mixture == "whole" else mixture, **gates)(input="n2", output="f")
+        model |= ml.MoE(5, 10, expert_distribution=None if mixture == "whole" else mixture, **gates)(
+            input="n2", output="f"
+        )
     else:
         model |= ml.FeedForward(10, tensor_axis=axis, **gates)(input="n2", output="f")
     model |= ml.Add()(inputs=["r", "f"], output="o")
@@ -243,7 +277,9 @@ def with_ends(axis, middle, last):
         ml.Embedding(VOCABULARY, WIDTH, tensor_axis=axis)(input="ids", output="x0"),
         *middle,
         ml.RMSNorm()(input=last, output="n"),
-        ml.Linear(VOCABULARY, bias=False, weight_shard_spec=None if axis is None else (None, axis))(input="n", output="logits"),
+        ml.Linear(VOCABULARY, bias=False, weight_shard_spec=None if axis is None else (None, axis))(
+            input="n", output="logits"
+        ),
         ml.CrossEntropy()(input="logits", target="t", output="loss"),
     )
 
@@ -283,7 +319,9 @@ def test_language_models_in_stages(mesh, axis, place, mixture):
     for size in (2, 3) if mixture is None else (3,):
         for schedule in ("gpipe", "1f1b"):
             stages = [model_of(block(axis, mixture)(h="input", o="o", name="b")) for _ in range(3)]
-            middle = ml.Pipeline(stages=stages, microbatch_size=size, schedule=schedule, **place)(input="x0", output="x1")
+            middle = ml.Pipeline(stages=stages, microbatch_size=size, schedule=schedule, **place)(
+                input="x0", output="x1"
+            )
             model = with_ends(None, [middle], "x1")
             options = {"input_shard_specs": {"ids": (2, None)}} if len(mesh) == 3 else {}
             check_language_model(model, mesh, [f"pipeline_0.stage_{i}.b." for i in range(3)], mixture, **options)

@@ -47,7 +47,9 @@ def total(module, shape, count=1):
 
 def norm_weight(module, name):
     x, dy = uniform(LONG // 64, 8) - np.float32(0.5), uniform(LONG // 64, 8, seed=1)
-    params = {f"{name}.weight": np.ones(8, np.float32)} | ({f"{name}.bias": np.zeros(8, np.float32)} if name == "layer_norm_0" else {})
+    params = {f"{name}.weight": np.ones(8, np.float32)} | (
+        {f"{name}.bias": np.zeros(8, np.float32)} if name == "layer_norm_0" else {}
+    )
     g = run(module, {"x": x}, params, dy, input="x")[1][f"{name}.weight"]
     h = f64(x) - (f64(x).mean(1, keepdims=True) if name == "layer_norm_0" else 0)
     return g, (h / np.sqrt((h * h).mean(1, keepdims=True) + 1e-5) * dy).sum(0)

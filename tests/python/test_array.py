@@ -40,7 +40,11 @@ def test_shards(backend, spec):
     for s in a.addressable_shards:
         assert isinstance(s.data, memoryview) and np.array_equal(np.asarray(s.data), X[s.index])
         seen[s.index] += 1
-    assert seen.min() == seen.max() == (4 if spec is None else 2 if None in spec and spec not in (((0, 1), None), (None, (1, 0))) else 1)
+    assert (
+        seen.min()
+        == seen.max()
+        == (4 if spec is None else 2 if None in spec and spec not in (((0, 1), None), (None, (1, 0))) else 1)
+    )
     assert np.array_equal(np.asarray(a), X)
 
 
@@ -88,7 +92,9 @@ def test_dlpack(backend):
     assert a.__dlpack_device__() == (1, 0)
     b = np.from_dlpack(a)
     assert np.array_equal(b, X) and b.ctypes.data == np.asarray(a).ctypes.data
-    assert a.__dlpack__() is not None and a.__dlpack__(max_version=(1, 1)) is not None  # not consumed: released with the capsule
+    assert (
+        a.__dlpack__() is not None and a.__dlpack__(max_version=(1, 1)) is not None
+    )  # not consumed: released with the capsule
     assert np.array_equal(np.from_dlpack(backend.array(X, spec=(0, None))), X)
     del a
     gc.collect()
@@ -103,7 +109,8 @@ def test_dlpack_to_torch(backend):
         assert t.shape == (3, 4) and str(t.dtype) == f"torch.{dtype}" and t.all()
     assert np.array_equal(np.asarray(backend.array(torch.tensor(X).T)), X.T)
     assert np.array_equal(
-        np.asarray(backend.array(torch.tensor(X, dtype=torch.bfloat16))), torch.tensor(X, dtype=torch.bfloat16).float().numpy()
+        np.asarray(backend.array(torch.tensor(X, dtype=torch.bfloat16))),
+        torch.tensor(X, dtype=torch.bfloat16).float().numpy(),
     )
     with pytest.raises(MithrilTypeError, match="detach"):
         backend.array(torch.tensor(X, requires_grad=True))
@@ -126,7 +133,9 @@ ACCEPTED = {
 def test_accepted_inputs(name):
     given = ACCEPTED[name]
     compiled = compile_on((2,), one_block(ml.Relu(), input="x", output="y"))
-    assert np.array_equal(np.asarray(compiled.evaluate({}, {"x": given})["y"]), np.maximum(np.asarray(given).astype(np.float32), 0))
+    assert np.array_equal(
+        np.asarray(compiled.evaluate({}, {"x": given})["y"]), np.maximum(np.asarray(given).astype(np.float32), 0)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
@@ -134,7 +143,9 @@ def test_accepted_ids(dtype):
     compiled = compile_on((2,), one_block(ml.Embedding(9, 4), input="x", output="y"))
     ids = np.array([[1, 8], [0, 3]], dtype)
     params = compiled.get_parameters({"x": ids})
-    assert np.array_equal(np.asarray(compiled.evaluate(params, {"x": ids})["y"]), np.asarray(params["embedding_0.weight"])[ids])
+    assert np.array_equal(
+        np.asarray(compiled.evaluate(params, {"x": ids})["y"]), np.asarray(params["embedding_0.weight"])[ids]
+    )
 
 
 def test_python_arrays(backend):
@@ -148,10 +159,16 @@ def test_python_arrays(backend):
 
 def test_random(backend):
     a, b = backend.randn(50, 40), backend.randn((50, 40))
-    assert a.shape == b.shape == (50, 40) and not np.array_equal(np.asarray(a), np.asarray(b)), "successive draws differ"
-    assert np.array_equal(np.asarray(CBackend(device_mesh=(3,)).randn(50, 40)), np.asarray(a)), "a program repeats itself"
+    assert a.shape == b.shape == (50, 40) and not np.array_equal(np.asarray(a), np.asarray(b)), (
+        "successive draws differ"
+    )
+    assert np.array_equal(np.asarray(CBackend(device_mesh=(3,)).randn(50, 40)), np.asarray(a)), (
+        "a program repeats itself"
+    )
     sharded = CBackend(device_mesh=(4,)).randn(50, 40, seed=3, spec=(None, 0))
-    assert np.array_equal(np.asarray(sharded), np.asarray(backend.randn(50, 40, seed=3))), "a seed gives the same on any mesh"
+    assert np.array_equal(np.asarray(sharded), np.asarray(backend.randn(50, 40, seed=3))), (
+        "a seed gives the same on any mesh"
+    )
     assert abs(np.asarray(a).mean()) < 0.1 and abs(np.asarray(a).std() - 1) < 0.05
     ids = np.asarray(backend.randint(-3, 5, (1000,)))
     assert ids.dtype == np.int32 and set(ids) == set(range(-3, 5))

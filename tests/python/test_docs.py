@@ -66,7 +66,9 @@ def test_page(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("tool", ["generate_docs.py", "docs_tour.py"])
 def test_generated(tool):
     arguments = [] if UPDATE else ["--check"]
-    run = subprocess.run([sys.executable, ROOT / "tools" / tool, *arguments], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, ROOT / "tools" / tool, *arguments], capture_output=True, text=True, timeout=120
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -28,9 +28,9 @@ def linear(**options):
 
 
 def check(error, *words):
-    assert (
-        isinstance(error, ml.MithrilError) and error.what and error.fix and error.fix in str(error)
-    ), f"{type(error).__name__}: {error}"
+    assert isinstance(error, ml.MithrilError) and error.what and error.fix and error.fix in str(error), (
+        f"{type(error).__name__}: {error}"
+    )
     assert all(word in str(error) for word in words), str(error)
 
 
@@ -231,7 +231,12 @@ def test_imports(line, name, word):
 
 def test_imports_that_are_no_ones():
     """What no table knows stays Python's error, what is looked for without being needed stays quiet, and the package may be imported anew."""
-    for line in ("import mithril.nonsense", "from mithril import nonsense", "import mithril_nonsense", "import mithril.__nothing__"):
+    for line in (
+        "import mithril.nonsense",
+        "from mithril import nonsense",
+        "import mithril_nonsense",
+        "import mithril.__nothing__",
+    ):
         with pytest.raises(ImportError) as caught:
             exec(line)
         assert not isinstance(caught.value, ml.MithrilError)
@@ -250,7 +255,11 @@ assert len(sys.meta_path) == n + 1
 
 
 def test_backends():
-    for name, word in (("CudaBackend", "JaxBackend"), ("CBackends", "did you mean CBackend?"), ("Elsewhere", "CBackend, JaxBackend")):
+    for name, word in (
+        ("CudaBackend", "JaxBackend"),
+        ("CBackends", "did you mean CBackend?"),
+        ("Elsewhere", "CBackend, JaxBackend"),
+    ):
         with pytest.raises(AttributeError) as caught:
             getattr(mithril.backends, name)
         check(caught.value, f"mithril.backends.{name} is not in this version", word)
@@ -297,9 +306,7 @@ def test_operators(operand):
     ):
         for other in (operand, KEY, 2, X):
             for a, b in ((operand, other), (other, operand)):
-                if a is other and (
-                    sign not in "+-*/@" or other is X
-                ):  # NumPy answers for its arrays on the left
+                if a is other and (sign not in "+-*/@" or other is X):  # NumPy answers for its arrays on the left
                     continue
                 with pytest.raises(TypeError) as caught:
                     operate(a, b)
@@ -378,7 +385,9 @@ def test_specs_of_every_parameter():
         more = (
             {"gated": True}
             if name in ("FeedForward", "MoE")
-            else {"kind": "learned"} if name == "PositionalEncoding" else {}
+            else {"kind": "learned"}
+            if name == "PositionalEncoding"
+            else {}
         )
         getattr(ml, name)(*options.get(name, ()), shard_specs=specs, **more)
         for parameter, spec in specs.items():

@@ -40,18 +40,28 @@ def told(name, tmp_path):
         perform(name, False, tmp_path)
     error = caught.value
     assert isinstance(error, ml.MithrilError), f"{type(error).__name__}: {error}"
-    assert isinstance(error, (ValueError, TypeError, KeyError, MemoryError)) and error.what and error.fix and error.fix in str(error)
+    assert (
+        isinstance(error, (ValueError, TypeError, KeyError, MemoryError))
+        and error.what
+        and error.fix
+        and error.fix in str(error)
+    )
     assert isinstance(error.op, str) and all(isinstance(t, str) and t in str(error) for t in error.tensors)
     text = str(error).replace(str(tmp_path), "TMP")
     text = re.sub(r"(at \w+\.py):\d+", r"\1:N", text)
-    text = re.sub(r"(: \w+ on device) \d+", r"\1 N", text)  # devices run side by side: any of them may be the first to notice
+    text = re.sub(
+        r"(: \w+ on device) \d+", r"\1 N", text
+    )  # devices run side by side: any of them may be the first to notice
     return f"{type(error).__name__}: {re.sub(r'0x[0-9a-f]+', '0xN', text)}"
 
 
 def golden():
     if not GOLDEN.exists():
         return {}
-    return dict(part.split("\n", 1) for part in GOLDEN.read_text(encoding="utf-8").rstrip("\n").removeprefix("== ").split("\n\n== "))
+    return dict(
+        part.split("\n", 1)
+        for part in GOLDEN.read_text(encoding="utf-8").rstrip("\n").removeprefix("== ").split("\n\n== ")
+    )
 
 
 def test_there_are_enough():

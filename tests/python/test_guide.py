@@ -104,9 +104,9 @@ def test_tensor_parallel():
     x = np.random.default_rng(0).standard_normal((8, 256)).astype(np.float32)
     params, p, out, _ = run(TENSOR.replace("16384", "1024").replace("4096", "128"), (2, 2), {"input": x})
     close(out["output"], linear(p, "linear_1", relu(linear(p, "linear_0", f64(x)))))
-    assert devices(params["linear_0.weight"]) == {d: (128, 512) for d in range(4)} and devices(params["linear_1.weight"]) == {
-        d: (512, 128) for d in range(4)
-    }
+    assert devices(params["linear_0.weight"]) == {d: (128, 512) for d in range(4)} and devices(
+        params["linear_1.weight"]
+    ) == {d: (512, 128) for d in range(4)}
 
 
 @pytest.mark.parametrize("batch", [32, 20, 5])
@@ -181,8 +181,16 @@ def test_transformer():
         n = f"model_{i}."
         x = layer_norm(p, n + "layer_norm_0", x + attention(p, n + "multi_head_attention_0", x, 4))
         x = layer_norm(p, n + "layer_norm_1", x + feed_forward(p, n + "feed_forward_0", x))
-        assert set(devices(params[n + "multi_head_attention_0.query.weight"])) == {i} == set(devices(params[n + "layer_norm_0.weight"]))
-        assert set(devices(params[n + "feed_forward_0.up.weight"])) == {(i + 1) % 4} == set(devices(params[n + "layer_norm_1.weight"]))
+        assert (
+            set(devices(params[n + "multi_head_attention_0.query.weight"]))
+            == {i}
+            == set(devices(params[n + "layer_norm_0.weight"]))
+        )
+        assert (
+            set(devices(params[n + "feed_forward_0.up.weight"]))
+            == {(i + 1) % 4}
+            == set(devices(params[n + "layer_norm_1.weight"]))
+        )
     outputs = compiled.evaluate(values, inputs)
     assert list(outputs) == ["logits"]
     close(outputs["logits"], linear(p, "linear_0", x), 1e-4)

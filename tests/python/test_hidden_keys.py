@@ -46,7 +46,9 @@ def spoil(draw, x, rows):
     return x
 
 
-def check(mesh, sizes, heads=2, groups=2, causal=False, hidden=None, late=None, specs=None, axis=None, seed=0, **backend):
+def check(
+    mesh, sizes, heads=2, groups=2, causal=False, hidden=None, late=None, specs=None, axis=None, seed=0, **backend
+):
     """hidden: masked keys, 'some' or 'end'. late: queries, keys and values are spoiled from this position on. The queries that see what is
     spoiled, or are, have a gradient of 0."""
     draw = np.random.default_rng([seed, *sizes])
@@ -77,7 +79,10 @@ def check(mesh, sizes, heads=2, groups=2, causal=False, hidden=None, late=None, 
     model = ml.Model()
     model |= ml.MultiHeadAttention(heads, d, groups, causal=causal, bias=False, tensor_axis=axis, name="a")(**wires)
     compiled = ml.compile(model, on(mesh, **backend), input_shard_specs=specs or {})
-    eye = {f"a.{n}.weight": np.eye(w * d, dtype=np.float32) for n, w in (("query", heads), ("key", groups), ("value", groups), ("output", heads))}
+    eye = {
+        f"a.{n}.weight": np.eye(w * d, dtype=np.float32)
+        for n, w in (("query", heads), ("key", groups), ("value", groups), ("output", heads))
+    }
     y, g = compiled.evaluate(eye, inputs, output_gradients={"y": dout}, input_gradients=["q", "k", "v"])
     y, g = np.asarray(y["y"]), {n: np.asarray(x) for n, x in g.items()}
     close(y[asked], o[asked])
@@ -132,7 +137,9 @@ def test_finite_values_that_overflow_at_hidden_keys(engine):
     model |= ml.MultiHeadAttention(1, bias=False, name="a")(input="x", mask="m", output="y")
     eye = {f"a.{n}.weight": np.eye(4, dtype=np.float32) for n in ("query", "key", "value", "output")}
     given = {"x": x, "m": np.array([[1, 1, 0]], np.int32)}
-    y, g = ml.compile(model, on((1,))).evaluate(eye, given, output_gradients={"y": np.ones((1, 3, 4), np.float32)}, input_gradients=["x"])
+    y, g = ml.compile(model, on((1,))).evaluate(
+        eye, given, output_gradients={"y": np.ones((1, 3, 4), np.float32)}, input_gradients=["x"]
+    )
     a, b = 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(0.5))
     close(y["y"], np.array([[[a, b, 0, 0], [b, a, 0, 0], [1, 0, 0, 0]]]))
     close(g["x"], np.array([[[2] * 4, [1] * 4, [0] * 4]]))
@@ -159,5 +166,7 @@ def test_integers_of_any_size_show_a_key(engine, value):
         model = ml.Model()
         model |= ml.MultiHeadAttention(2)(input="x", mask="mask", output="y")
         compiled = ml.compile(model, on((1,)))
-        results.append(np.asarray(compiled.evaluate(compiled.get_parameters({"x": x, "mask": mask}), {"x": x, "mask": mask})["y"]))
+        results.append(
+            np.asarray(compiled.evaluate(compiled.get_parameters({"x": x, "mask": mask}), {"x": x, "mask": mask})["y"])
+        )
     assert np.array_equal(*results) and np.abs(results[0]).max() > 0

@@ -59,7 +59,10 @@ GOOD = {
     "compile options": ((2,), {"compile_options": {"xla_backend_optimization_level": 0}}),
     "ring": ((4,), {"collective_ops": {"all_reduce": "ring"}}),
     "tree": ((2, 2), {"collective_ops": {"all_reduce": "tree", "all_gather": "hierarchical"}}),
-    "communication": ((4,), {"communication_optimization": True, "overlap_communication": True, "pipeline_communication": True}),
+    "communication": (
+        (4,),
+        {"communication_optimization": True, "overlap_communication": True, "pipeline_communication": True},
+    ),
     "16 devices": ((16,), {}),
 }
 
@@ -102,7 +105,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("options, error, fix", BAD, ids=[",".join(f"{k}={v}" for k, v in o.items())[:40] for o, *_ in BAD])
+@pytest.mark.parametrize(
+    "options, error, fix", BAD, ids=[",".join(f"{k}={v}" for k, v in o.items())[:40] for o, *_ in BAD]
+)
 def test_bad_options(xla, options, error, fix):
     with pytest.raises(error) as caught:
         xla(device_mesh=(4,), **options)
@@ -111,7 +116,9 @@ def test_bad_options(xla, options, error, fix):
     check(xla(device_mesh=(4,)), gradients=False)  # nothing is broken by it
 
 
-@pytest.mark.parametrize("options", [{"compile_options": {"xla_no_such_flag": 1}}, {"cache_dir": __file__ + "/below"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"compile_options": {"xla_no_such_flag": 1}}, {"cache_dir": __file__ + "/below"}], ids=str
+)
 def test_options_that_fail_when_it_compiles(xla, options):
     """What only XLA or the file system knows."""
     compiled = ml.compile(mlp(), xla(device_mesh=(2,), **options))
@@ -141,8 +148,14 @@ def without_plugins(tmp_path, options):
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom mithril.backends import JaxBackend\n"
         f"try: print('found', JaxBackend({options}).describe())\nexcept ValueError as error: print(error.fix)"
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MITHRIL_PJRT") and k not in ("VIRTUAL_ENV", "PYTHONPATH", "HOME")}
-    run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("MITHRIL_PJRT") and k not in ("VIRTUAL_ENV", "PYTHONPATH", "HOME")
+    }
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path
+    )
     assert run.returncode == 0, run.stderr
     if run.stdout.startswith("found"):
         pytest.skip("a plugin lies in the system's folders")
@@ -186,13 +199,17 @@ def test_stablehlo(xla):
     assert "stablehlo.all_reduce" in text and "tensor<16x3xf32>" in text  # local shapes
     assert "tensor<5x16xf32>" in compiled.stablehlo({"x": X[:5]})
     compiled.evaluate(compiled.get_parameters({"x": X}), {"x": X}, {"y": np.ones((8, 6))})
-    assert compiled.stablehlo({"x": X}).count("dot_general") > text.count("dot_general"), "the plan last used is that of the gradients"
+    assert compiled.stablehlo({"x": X}).count("dot_general") > text.count("dot_general"), (
+        "the plan last used is that of the gradients"
+    )
 
 
 def alone(model, backend, x, rank):
     """Its rows over 4 devices, where nothing travels."""
     spec = (0,) + (None,) * (rank - 1)
-    compiled = ml.compile(model, backend, input_shard_specs={"x": (0,) + (None,) * (x.ndim - 1)}, output_shard_specs={"y": spec})
+    compiled = ml.compile(
+        model, backend, input_shard_specs={"x": (0,) + (None,) * (x.ndim - 1)}, output_shard_specs={"y": spec}
+    )
     return compiled, compiled.get_parameters({"x": x})
 
 
@@ -207,7 +224,9 @@ def test_devices_that_run_alone(xla, rows):
     assert re.match("// module 1 of 1: 1 device, on devices 0; 1; 2; 3\n.*num_replicas = 1 ", compiled.stablehlo())
     assert "module 1: 1 device, 4 runs of" in compiled.explain()
     y = compiled.evaluate(params, {"x": x})["y"]
-    assert [s.data.shape[0] for s in y.addressable_shards] == [max(0, min(-(-rows // 4), rows - d * -(-rows // 4))) for d in range(4)]
+    assert [s.data.shape[0] for s in y.addressable_shards] == [
+        max(0, min(-(-rows // 4), rows - d * -(-rows // 4))) for d in range(4)
+    ]
     centred = f64(x) - f64(x).mean(1, keepdims=True)
     close(y, relu(centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)))
 
@@ -220,7 +239,9 @@ def test_devices_that_are_told_apart(xla):
     compiled, params = alone(model, xla(device_mesh=(4,)), x, 2)
     assert re.match("// module 1 of 1: 4 devices, on devices 0,1,2,3\n.*num_replicas = 4 ", compiled.stablehlo())
     one = ml.compile(model, CBackend(device_mesh=(1,)))
-    assert np.array_equal(compiled.evaluate(params, {"x": x})["y"], one.evaluate(one.get_parameters({"x": x}), {"x": x})["y"])
+    assert np.array_equal(
+        compiled.evaluate(params, {"x": x})["y"], one.evaluate(one.get_parameters({"x": x}), {"x": x})["y"]
+    )
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -289,7 +310,9 @@ def test_auto_sharding_shards(xla):
     params = compiled.get_parameters({"x": x})
     p = {k: f64(v) for k, v in params.items()}
     close(compiled.evaluate(params, {"x": x})["y"], linear(p, "linear_1", relu(linear(p, "linear_0", f64(x)))))
-    assert any(np.asarray(s.data).size < params["linear_0.weight"].size for s in params["linear_0.weight"].addressable_shards)
+    assert any(
+        np.asarray(s.data).size < params["linear_0.weight"].size for s in params["linear_0.weight"].addressable_shards
+    )
 
 
 def test_threads(xla):
@@ -361,7 +384,9 @@ def test_inputs_are_borrowed_for_the_call(make, offset):
     outputs = compiled.evaluate({}, {"x": x})
     assert sys.getrefcount(x) == references
     x[...] = 99
-    assert np.array_equal(np.asarray(outputs["same"]), X.reshape(16, 8)) and np.array_equal(np.asarray(outputs["y"]), np.maximum(X, 0))
+    assert np.array_equal(np.asarray(outputs["same"]), X.reshape(16, 8)) and np.array_equal(
+        np.asarray(outputs["y"]), np.maximum(X, 0)
+    )
     close(compiled.evaluate({}, {"x": x})["y"], np.full((8, 16), 99.0))  # nobody remembers what stood there
 
 
@@ -387,7 +412,9 @@ def test_array_copies(make):
     compiled = ml.compile(one_block(ml.Relu(), input="x", output="y"), backend)
     first = compiled.evaluate({}, {"x": a})["y"]
     x[...] = -1
-    assert np.array_equal(np.asarray(a), X) and np.array_equal(np.asarray(first), np.asarray(compiled.evaluate({}, {"x": a})["y"]))
+    assert np.array_equal(np.asarray(a), X) and np.array_equal(
+        np.asarray(first), np.asarray(compiled.evaluate({}, {"x": a})["y"])
+    )
 
 
 @ENGINES
@@ -460,7 +487,9 @@ def guide_tpu():
 
 
 def test_without_libtpu(tmp_path):
-    assert "pip install libtpu" in without_plugins(tmp_path, "device_mesh=(2, 4), backend='tpu', topology='2x4x8', memory_optimization=True")
+    assert "pip install libtpu" in without_plugins(
+        tmp_path, "device_mesh=(2, 4), backend='tpu', topology='2x4x8', memory_optimization=True"
+    )
 
 
 @pytest.mark.skipif(not LIBTPU, reason="libtpu is not installed")
@@ -508,12 +537,20 @@ def test_what_the_partitioner_lacks_is_told_by_compile_where_options_say_it(xla)
         ((2, 2), lambda n: ml.Linear(14 if n % 2 else 16, weight_shard_spec=(None, (0, 1))), x),
         ((2, 2), lambda n: ml.Linear(14 if n % 2 else 16, shard_specs={"bias": ((0, 1),)}), x),
         ((2, 2), lambda n: ml.FeedForward(14 if n % 2 else 15, shard_specs={"up.weight": (None, (0, 1))}), x),
-        ((2, 2), lambda n: ml.FeedForward(14 if n % 2 else 16, gated=True, shard_specs={"down.weight": ((0, 1), None)}), x),
+        (
+            (2, 2),
+            lambda n: ml.FeedForward(14 if n % 2 else 16, gated=True, shard_specs={"down.weight": ((0, 1), None)}),
+            x,
+        ),
         ((2, 2), lambda n: ml.Embedding(14 if n % 2 else 15, 3, weight_shard_spec=((0, 1), None)), ids),
         ((2, 2), lambda n: ml.Embedding(5, 14 if n % 2 else 16, weight_shard_spec=(None, (0, 1))), ids),
         ((2, 2), lambda n: ml.MoE(6 if n % 2 else 8, 4, weight_shard_spec=((0, 1), None, None)), x),
         ((2, 2), lambda n: ml.MoE(2, 6 if n % 2 else 4, shard_specs={"experts.up.bias": (None, (0, 1))}), x),
-        ((2, 2), lambda n: ml.PositionalEncoding(6 if n % 2 else 8, kind="learned", shard_specs={"weight": ((0, 1), None)}), x),
+        (
+            (2, 2),
+            lambda n: ml.PositionalEncoding(6 if n % 2 else 8, kind="learned", shard_specs={"weight": ((0, 1), None)}),
+            x,
+        ),
         ((3,), lambda n: ml.MultiHeadAttention(4 if n % 2 else 6, tensor_axis=0), x),
     ):
         backend = xla(device_mesh=mesh, mesh_context="spmd")
@@ -526,7 +563,8 @@ def test_what_the_partitioner_lacks_is_told_by_compile_where_options_say_it(xla)
             else:
                 ml.compile(model, backend).get_parameter_layout({"x": value})
     one_column = ml.compile(
-        one_block(ml.MultiHeadAttention(3, head_dim=1, tensor_axis=0), input="x", output="y"), xla(device_mesh=(2,), mesh_context="spmd")
+        one_block(ml.MultiHeadAttention(3, head_dim=1, tensor_axis=0), input="x", output="y"),
+        xla(device_mesh=(2,), mesh_context="spmd"),
     )
     assert one_column.get_parameter_layout({"x": x})
 
@@ -544,4 +582,7 @@ def test_what_the_partitioner_lacks_is_told_before_parameters_are(xla):
         ml.compile(model, backend, shapes={"x": (2, 5)})
     check_linear = ml.compile(model, backend, shapes={"x": (2, 8)})
     params = check_linear.get_parameters()
-    close(check_linear.evaluate(params, {"x": random(2, 8)})["y"], linear({k: f64(v) for k, v in params.items()}, "linear_0", f64(random(2, 8))))
+    close(
+        check_linear.evaluate(params, {"x": random(2, 8)})["y"],
+        linear({k: f64(v) for k, v in params.items()}, "linear_0", f64(random(2, 8))),
+    )

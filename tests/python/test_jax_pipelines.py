@@ -34,11 +34,26 @@ def with_loss():
 
 # name: (mesh, stages, where they are, specs of inputs)
 PIPELINES = {
-    "stages": ((3,), lambda: [perceptron(ml.Linear(8), ml.Gelu()), perceptron(ml.Linear(5)), perceptron(ml.Linear(6))], {}, {}),
+    "stages": (
+        (3,),
+        lambda: [perceptron(ml.Linear(8), ml.Gelu()), perceptron(ml.Linear(5)), perceptron(ml.Linear(6))],
+        {},
+        {},
+    ),
     "keyword": ((3,), skipping, {}, {}),
     "loss": ((2,), with_loss, {}, {}),
-    "one device": ((1,), lambda: [perceptron(ml.Linear(6)), perceptron(ml.Relu(), ml.Linear(6))], {"device_assignment": [0, 0]}, {}),
-    "data parallel": ((2, 2), lambda: [perceptron(ml.Linear(6)), perceptron(ml.Linear(6))], {"axis": 0}, {"input": (1, None)}),
+    "one device": (
+        (1,),
+        lambda: [perceptron(ml.Linear(6)), perceptron(ml.Relu(), ml.Linear(6))],
+        {"device_assignment": [0, 0]},
+        {},
+    ),
+    "data parallel": (
+        (2, 2),
+        lambda: [perceptron(ml.Linear(6)), perceptron(ml.Linear(6))],
+        {"axis": 0},
+        {"input": (1, None)},
+    ),
 }
 
 
@@ -47,7 +62,9 @@ def piped(backend, name, schedule, rows):
     _, stages, where, specs = PIPELINES[name]
     model, inputs = ml.Model(), {"input": random(rows, 6), "scale": random(rows, 6, seed=1)}
     keyword = {} if name not in ("keyword", "loss") else {"scale": "scale"}
-    model |= ml.Pipeline(stages=stages(), microbatch_size=2, schedule=schedule, **where)(input="input", output="output", **keyword)
+    model |= ml.Pipeline(stages=stages(), microbatch_size=2, schedule=schedule, **where)(
+        input="input", output="output", **keyword
+    )
     inputs = {k: v for k, v in inputs.items() if k == "input" or keyword}
     compiled = ml.compile(model, backend, input_shard_specs=specs)
     params = compiled.get_parameters(inputs, seed=3)

@@ -48,8 +48,16 @@ class AllBlocks(Blocks):
         kind = draw.choice(["attention", "experts", "feed forward", "positions", "norm", "divide", "other"])
         if kind == "attention" and len(shape) == 3:
             groups, rotary = draw.randint(1, 2), draw.random() < 0.4
-            options = {"num_heads": groups * draw.randint(1, 3), "head_dim": 2 * draw.randint(1, 2), "num_kv_heads": groups}
-            options |= {"causal": draw.random() < 0.4, "rotary": rotary, "rope_interleaved": rotary and draw.random() < 0.5}
+            options = {
+                "num_heads": groups * draw.randint(1, 3),
+                "head_dim": 2 * draw.randint(1, 2),
+                "num_kv_heads": groups,
+            }
+            options |= {
+                "causal": draw.random() < 0.4,
+                "rotary": rotary,
+                "rope_interleaved": rotary and draw.random() < 0.5,
+            }
             wires = {"input": x}
             if draw.random() < 0.5:
                 wires["key"] = self.like(lambda s: len(s) == 3 and s[0] == shape[0])
@@ -61,7 +69,11 @@ class AllBlocks(Blocks):
         if kind == "experts" and len(shape) > 1:
             count = draw.randint(1, 9)
             options = {"num_experts": count, "expert_dim": draw.randint(1, 5), "top_k": draw.randint(1, min(3, count))}
-            options |= {"gated": draw.random() < 0.5, "activation": activation, "load_balancing_loss": draw.random() < 0.5}
+            options |= {
+                "gated": draw.random() < 0.5,
+                "activation": activation,
+                "load_balancing_loss": draw.random() < 0.5,
+            }
             options["capacity_factor"] = draw.choice([None, 0.5, 2.0])
             spread = {"expert_distribution": draw.choice(["one_per_device", "round_robin"])} if self.mesh else {}
             name = self.add("MoE", shape, options, self.place(spread), input=x)
@@ -89,7 +101,9 @@ class AllBlocks(Blocks):
         self.ids[name] = (shape, draw.randint(1, 12))
         width = draw.randint(1, 8)
         options = {"vocab_size": self.ids[name][1], "embedding_dim": width}
-        return self.add("Embedding", shape + (width,), options, self.place({"weight_shard_spec": self.spec(2)}), input=name)
+        return self.add(
+            "Embedding", shape + (width,), options, self.place({"weight_shard_spec": self.spec(2)}), input=name
+        )
 
     def loss(self, x):
         shape, options = self.shape[x], {"reduction": self.draw.choice(["mean", "sum", "none"])}
@@ -102,7 +116,9 @@ class AllBlocks(Blocks):
 
 def random_model(draw, mesh, kind, seed):
     """The blocks, and the inputs that they read."""
-    shapes = {f"x{k}": tuple(draw.randint(1, 6) for _ in range(draw.choice([1, 2, 3, 3]))) for k in range(draw.randint(1, 2))}
+    shapes = {
+        f"x{k}": tuple(draw.randint(1, 6) for _ in range(draw.choice([1, 2, 3, 3]))) for k in range(draw.randint(1, 2))
+    }
     blocks = AllBlocks(draw, shapes, mesh, kind=kind, devices=math.prod(mesh) if kind == "mpmd" else 0)
     if draw.random() < 0.4:
         blocks.embed("ids", (draw.randint(1, 5), draw.randint(1, 5)))
@@ -115,7 +131,9 @@ def random_model(draw, mesh, kind, seed):
     numbers = np.random.default_rng(seed)
     inputs = {k: random(*s, seed=seed) for k, s in shapes.items()}
     inputs |= {k: numbers.integers(0, n, s).astype(draw.choice(["int32", "int64"])) for k, (s, n) in blocks.ids.items()}
-    inputs |= {k: numbers.integers(0, 2, s).astype(draw.choice(["int32", "bool", "int64"])) for k, s in blocks.masks.items()}
+    inputs |= {
+        k: numbers.integers(0, 2, s).astype(draw.choice(["int32", "bool", "int64"])) for k, s in blocks.masks.items()
+    }
     return blocks, {k: v for k, v in inputs.items() if k in blocks.reads()}
 
 
@@ -147,7 +165,9 @@ def compare(xla, kind, seed):
     if not inputs:
         return None
     specs = {k: spec_for(kind, draw, mesh, v.ndim) for k, v in inputs.items() if v.ndim and draw.random() < 0.4}
-    options = (mpmd_options if kind == "mpmd" else spmd_options)(draw, mesh) | {"compile_options": {"xla_backend_optimization_level": 0}}
+    options = (mpmd_options if kind == "mpmd" else spmd_options)(draw, mesh) | {
+        "compile_options": {"xla_backend_optimization_level": 0}
+    }
     plain = ml.compile(model_of(*blocks.build(True)), CBackend(device_mesh=mesh), input_shard_specs=specs)
     fresh = plain.get_parameters(inputs, seed=seed)
     params = shifted(fresh)
@@ -162,7 +182,11 @@ def compare(xla, kind, seed):
             assert np.asarray(v).tobytes() == np.asarray(fresh[k]).tobytes()
         got, slopes = compiled.evaluate({k: backend.array(v) for k, v in params.items()}, inputs, seeds, floating)
     except MithrilValueError as error:  # uneven parts in parts, axes against their order: refused, never wrong
-        assert kind == "spmd" and "XLA's partitioner (mesh_context='spmd')" in error.what and "mesh_context='mpmd'" in error.fix
+        assert (
+            kind == "spmd"
+            and "XLA's partitioner (mesh_context='spmd')" in error.what
+            and "mesh_context='mpmd'" in error.fix
+        )
         return False
     agree(got, want)
     _, reference = plain.evaluate(params, inputs, seeds, floating)
@@ -195,7 +219,9 @@ def spmd(xla, model, mesh, inputs, **options):
     return compiled
 
 
-@pytest.mark.parametrize("shape, spec, mesh", [((3, 4), (1, 0), (2, 2)), ((2, 1), (None, 0), (4,)), ((1, 5), (0, 1), (2, 3))], ids=str)
+@pytest.mark.parametrize(
+    "shape, spec, mesh", [((3, 4), (1, 0), (2, 2)), ((2, 1), (None, 0), (4,)), ((1, 5), (0, 1), (2, 3))], ids=str
+)
 def test_ports_of_sizes_that_the_mesh_does_not_divide(xla, shape, spec, mesh):
     """XLA drops the axes that don't divide an argument or a result: a wrong number, or a crash where sizes are then not what it was given."""
     compiled = spmd(xla, lambda: one_block(ml.Gelu(), input="x", output="y"), mesh, {"x": random(*shape)}, input_shard_specs={"x": spec},
@@ -225,17 +251,30 @@ def test_products_that_the_partitioner_mixes_up(xla, rows, widths, specs, come, 
     def model():
         layers = [ml.Linear(widths[1], weight_shard_spec=specs[0])(input="x", output="h")]
         layers += [between()(input="h", output="a")] if between else []
-        return model_of(*layers, ml.Linear(widths[2], weight_shard_spec=specs[1])(input="a" if between else "h", output="y"))
+        return model_of(
+            *layers, ml.Linear(widths[2], weight_shard_spec=specs[1])(input="a" if between else "h", output="y")
+        )
 
-    options = ({"input_shard_specs": {"x": come}} if come else {}) | ({"output_shard_specs": {"y": leave}} if leave else {})
+    options = ({"input_shard_specs": {"x": come}} if come else {}) | (
+        {"output_shard_specs": {"y": leave}} if leave else {}
+    )
     spmd(xla, model, (2, 2, 2), {"x": random(rows, widths[0])}, **options)
 
 
-@pytest.mark.parametrize("spec, size, fix", [(((0, 1, 2), None), 6, "sizes"), (((0, 1), None), 5, "sizes"), (((1, 0), None), 8, "order")], ids=str)
+@pytest.mark.parametrize(
+    "spec, size, fix",
+    [(((0, 1, 2), None), 6, "sizes"), (((0, 1), None), 5, "sizes"), (((1, 0), None), 8, "order")],
+    ids=str,
+)
 def test_parts_that_the_partitioner_has_not(xla, spec, size, fix):
     """Nested uneven parts are others than XLA's; axes against their order make it compute wrong gradients of two layers."""
-    model, backend = one_block(ml.Linear(7, weight_shard_spec=spec), input="x", output="y"), xla(device_mesh=(2, 2, 2), mesh_context="spmd")
-    with pytest.raises(MithrilValueError, match="partitioner") as caught:  # a spec alone at compile, sizes once they are known
+    model, backend = (
+        one_block(ml.Linear(7, weight_shard_spec=spec), input="x", output="y"),
+        xla(device_mesh=(2, 2, 2), mesh_context="spmd"),
+    )
+    with pytest.raises(
+        MithrilValueError, match="partitioner"
+    ) as caught:  # a spec alone at compile, sizes once they are known
         ml.compile(model, backend).get_parameters({"x": random(4, size)})
     assert fix in caught.value.fix and "mpmd" in caught.value.fix
     assert "linear_0" in str(caught.value) and "weight" in str(caught.value)
@@ -251,9 +290,13 @@ def test_nan_goes_through_maxima_between_devices(xla, algorithm):
     assert np.array_equal(np.asarray(compiled.evaluate({}, {"x": x})["y"]), x.max(0), equal_nan=True)
 
 
-@pytest.mark.parametrize("bad, told", [(9, "9"), (-1, "-1"), (2**32 + 3, "2147483647 or above"), (-(2**63), "-2147483647 or below")])
+@pytest.mark.parametrize(
+    "bad, told", [(9, "9"), (-1, "-1"), (2**32 + 3, "2147483647 or above"), (-(2**63), "-2147483647 or below")]
+)
 def test_ids_of_64_bits(xla, bad, told):
-    compiled = ml.compile(one_block(ml.Embedding(9, 4, weight_shard_spec=(0, None)), input="i", output="y"), xla(device_mesh=(3,)))
+    compiled = ml.compile(
+        one_block(ml.Embedding(9, 4, weight_shard_spec=(0, None)), input="i", output="y"), xla(device_mesh=(3,))
+    )
     good = {"i": np.array([[8, 1]])}
     params = compiled.get_parameters(good)
     with pytest.raises(MithrilValueError, match=f"id {told} is outside"):
@@ -264,7 +307,11 @@ def test_ids_of_64_bits(xla, bad, told):
 # ---------------------------------------------------------------- processes
 def in_child(connection, compiled, params, x):
     said = []
-    for work in (lambda: compiled.evaluate(params, {"x": x}), lambda: JaxBackend(device_mesh=(2,)), lambda: compiled.explain()):
+    for work in (
+        lambda: compiled.evaluate(params, {"x": x}),
+        lambda: JaxBackend(device_mesh=(2,)),
+        lambda: compiled.explain(),
+    ):
         try:
             said.append(str(work()))
         except MithrilValueError as error:
@@ -286,7 +333,11 @@ def test_forked_processes(xla):
     assert ours.poll(30), "the child hangs"
     *fixes, total = ours.recv()
     child.join(30)
-    assert child.exitcode == 0 and all("spawn" in f for f in fixes[:2]) and total == float(np.asarray(params["linear_0.weight"]).sum())
+    assert (
+        child.exitcode == 0
+        and all("spawn" in f for f in fixes[:2])
+        and total == float(np.asarray(params["linear_0.weight"]).sum())
+    )
     compiled.evaluate(params, {"x": x})
 
 
@@ -316,7 +367,9 @@ def test_processes_share_a_cache(xla, tmp_path):
 
 def test_memory_is_flat(xla):
     pages = lambda: int(open("/proc/self/statm").read().split()[1])
-    compiled = ml.compile(one_block(ml.Linear(64, weight_shard_spec=(0, None)), input="x", output="y"), xla(device_mesh=(4,)))
+    compiled = ml.compile(
+        one_block(ml.Linear(64, weight_shard_spec=(0, None)), input="x", output="y"), xla(device_mesh=(4,))
+    )
     x, slopes = random(256, 256), {"y": random(256, 64)}
     params = compiled.get_parameters({"x": x})
     for k in range(350):

@@ -1,6 +1,7 @@
 """Golden journeys: the plans of small models, as they are printed, in tests/golden/plans. A change of any pass shows here, to be read in the diff;
 `MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_journeys.py` writes them anew. Each plan also runs and is checked against the same model on one device.
 """
+
 import os
 import pathlib
 import re
@@ -41,13 +42,17 @@ def stages(**options):
         return s
 
     m = ml.Model()
-    m |= ml.Pipeline(stages=[stage(8), stage(8), stage(4)], microbatch_size=2, **options)(input="input", output="output")
+    m |= ml.Pipeline(stages=[stage(8), stage(8), stage(4)], microbatch_size=2, **options)(
+        input="input", output="output"
+    )
     return m
 
 
 def moe(**options):
     m = ml.Model()
-    m |= ml.MoE(num_experts=4, expert_dim=8, expert_distribution="one_per_device", **options)(input="input", output="output")
+    m |= ml.MoE(num_experts=4, expert_dim=8, expert_distribution="one_per_device", **options)(
+        input="input", output="output"
+    )
     return m
 
 
@@ -73,14 +78,70 @@ COLUMN, ROW = {"weight_shard_spec": (None, 0)}, {"weight_shard_spec": (0, None)}
 JOURNEYS = {
     "tensor_parallel": (lambda: mlp(COLUMN, ROW), lambda: mlp({}, {}), (4,), {}, {}, (8, 12), True),
     "tensor_parallel_uneven": (lambda: mlp(COLUMN, ROW), lambda: mlp({}, {}), (3,), {}, {}, (8, 10), False),
-    "two_dimensions": (lambda: mlp({"weight_shard_spec": (0, 1)}, ROW), lambda: mlp({}, {}), (2, 2), {}, {}, (8, 12), False),
-    "data_and_tensor": (lambda: mlp({"weight_shard_spec": (None, 1)}, {"weight_shard_spec": (1, None)}), lambda: mlp({}, {}), (2, 2), {}, {"input_shard_specs": {"input": (0, None)}}, (8, 12), True),
-    "ring": (lambda: mlp(COLUMN, ROW), lambda: mlp({}, {}), (4,), {"collective_ops": {"all_reduce": "ring"}}, {}, (8, 12), False),
-    "overlap": (lambda: mlp(COLUMN, ROW), lambda: mlp({}, {}), (4,), {"overlap_communication": True, "communication_optimization": True}, {}, (8, 12), True),
+    "two_dimensions": (
+        lambda: mlp({"weight_shard_spec": (0, 1)}, ROW),
+        lambda: mlp({}, {}),
+        (2, 2),
+        {},
+        {},
+        (8, 12),
+        False,
+    ),
+    "data_and_tensor": (
+        lambda: mlp({"weight_shard_spec": (None, 1)}, {"weight_shard_spec": (1, None)}),
+        lambda: mlp({}, {}),
+        (2, 2),
+        {},
+        {"input_shard_specs": {"input": (0, None)}},
+        (8, 12),
+        True,
+    ),
+    "ring": (
+        lambda: mlp(COLUMN, ROW),
+        lambda: mlp({}, {}),
+        (4,),
+        {"collective_ops": {"all_reduce": "ring"}},
+        {},
+        (8, 12),
+        False,
+    ),
+    "overlap": (
+        lambda: mlp(COLUMN, ROW),
+        lambda: mlp({}, {}),
+        (4,),
+        {"overlap_communication": True, "communication_optimization": True},
+        {},
+        (8, 12),
+        True,
+    ),
     "device_per_operator": (chain, chain, (3,), {}, {}, (4, 6), True),
-    "gpipe": (lambda: stages(device_assignment=[0, 1, 2]), lambda: stages(device_assignment=[0, 0, 0]), (3,), {}, {}, (6, 5), True),
-    "1f1b": (lambda: stages(device_assignment=[0, 1, 2], schedule="1f1b"), lambda: stages(device_assignment=[0, 0, 0]), (3,), {}, {}, (6, 5), True),
-    "interleaved": (lambda: stages(device_assignment=[0, 1, 0], schedule="1f1b"), lambda: stages(device_assignment=[0, 0, 0]), (2,), {}, {}, (5, 5), False),
+    "gpipe": (
+        lambda: stages(device_assignment=[0, 1, 2]),
+        lambda: stages(device_assignment=[0, 0, 0]),
+        (3,),
+        {},
+        {},
+        (6, 5),
+        True,
+    ),
+    "1f1b": (
+        lambda: stages(device_assignment=[0, 1, 2], schedule="1f1b"),
+        lambda: stages(device_assignment=[0, 0, 0]),
+        (3,),
+        {},
+        {},
+        (6, 5),
+        True,
+    ),
+    "interleaved": (
+        lambda: stages(device_assignment=[0, 1, 0], schedule="1f1b"),
+        lambda: stages(device_assignment=[0, 0, 0]),
+        (2,),
+        {},
+        {},
+        (5, 5),
+        False,
+    ),
     "transformer_block": (lambda: block(tensor_axis=0), block, (2,), {}, {}, (2, 3, 16), True),
     "experts": (moe, moe, (4,), {}, {}, (6, 8), False),
     "experts_of_sharded_tokens": (moe, moe, (4,), {}, {"input_shard_specs": {"input": (0, None)}}, (8, 8), False),
@@ -91,13 +152,22 @@ JOURNEYS = {
 def run(make, mesh, backend_options, options, given, gradients):
     backend = on(mesh, **backend_options)
     compiled = ml.compile(make(), backend, **options)
-    inputs = given if isinstance(given, dict) else {"input": np.random.default_rng(0).standard_normal(given, dtype=np.float32)}
+    inputs = (
+        given
+        if isinstance(given, dict)
+        else {"input": np.random.default_rng(0).standard_normal(given, dtype=np.float32)}
+    )
     params = compiled.get_parameters(inputs, seed=1)
     outputs = compiled.evaluate(params, inputs)
     slopes = {}
     if gradients:
-        outputs, slopes = compiled.evaluate(params, inputs, output_gradients={k: np.ones(v.shape, np.float32) for k, v in outputs.items()})
-    return {**{f"output {k}": np.asarray(v) for k, v in outputs.items()}, **{k: np.asarray(v) for k, v in slopes.items()}}, compiled.program_text()
+        outputs, slopes = compiled.evaluate(
+            params, inputs, output_gradients={k: np.ones(v.shape, np.float32) for k, v in outputs.items()}
+        )
+    return {
+        **{f"output {k}": np.asarray(v) for k, v in outputs.items()},
+        **{k: np.asarray(v) for k, v in slopes.items()},
+    }, compiled.program_text()
 
 
 @both_engines

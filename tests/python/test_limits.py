@@ -58,7 +58,10 @@ def bytes_of_a_device(beyond):
 
 @case("microbatches")
 def microbatches(beyond):
-    plan(ml.Pipeline(stages=[one_block(ml.Relu(), input="input", output="output")], microbatch_size=1), (32768 + beyond, 1))
+    plan(
+        ml.Pipeline(stages=[one_block(ml.Relu(), input="input", output="output")], microbatch_size=1),
+        (32768 + beyond, 1),
+    )
 
 
 @case("input size")
@@ -204,14 +207,21 @@ def option_lists(beyond):
 def option_items(beyond):
     """Shared items count each time: they are written out. Lists of lists, ranges, dicts and arrays are counted alike."""
     shared = [[1] * 1024] * 1023 + [range(beyond)]
-    values = [shared, [0] * (2**20 + beyond), [np.zeros(2**20 - 1 + beyond, np.int8)], {"a": [0] * (2**20 - 1 + beyond)}]
+    values = [
+        shared,
+        [0] * (2**20 + beyond),
+        [np.zeros(2**20 - 1 + beyond, np.int8)],
+        {"a": [0] * (2**20 - 1 + beyond)},
+    ]
     deep = [0] * 10
     for _ in range(13):
         deep = [deep] * 10
     if beyond:
         values += [deep, {"a": deep}, [{"a": deep}] * 3, range(2**70), np.broadcast_to(np.int8(0), (2**40,))]
     for value in values:
-        with pytest.raises(ValueError if beyond else TypeError, match="1048576 items" if beyond else "is not a text") as caught:
+        with pytest.raises(
+            ValueError if beyond else TypeError, match="1048576 items" if beyond else "is not a text"
+        ) as caught:
             ml.Linear(3, name=value)
     if beyond:
         raise caught.value

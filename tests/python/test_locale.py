@@ -55,7 +55,11 @@ def comma(tmp_path_factory):
     if not shutil.which("localedef"):
         pytest.skip("localedef is not installed")
     (folder / "source").write_text(COMMA)
-    subprocess.run(["localedef", "-c", "-i", folder / "source", "-f", "ANSI_X3.4-1968", folder / "comma"], capture_output=True, timeout=60)
+    subprocess.run(
+        ["localedef", "-c", "-i", folder / "source", "-f", "ANSI_X3.4-1968", folder / "comma"],
+        capture_output=True,
+        timeout=60,
+    )
     if not (folder / "comma" / "LC_NUMERIC").exists():
         pytest.skip("localedef made no locale here")
     return folder
@@ -63,7 +67,9 @@ def comma(tmp_path_factory):
 
 def said(name, folder, *words):
     environment = {**os.environ, "LOCPATH": str(folder)}
-    run = subprocess.run([sys.executable, "-c", PROGRAM, name, *words], capture_output=True, text=True, timeout=120, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, name, *words], capture_output=True, text=True, timeout=120, env=environment
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.split("\n", 1)
 

@@ -40,22 +40,33 @@ def test_embeddings(mesh, stages, reference):
     assert np.abs(got - reference["embedding"]).max() < 1e-5
     devices = int(np.prod(mesh))
     usage = compiled.get_memory_usage(params, inputs)
-    weights = [sum(s.data.nbytes for p in params.values() for s in p.addressable_shards if s.device_id == d) for d in range(devices)]
+    weights = [
+        sum(s.data.nbytes for p in params.values() for s in p.addressable_shards if s.device_id == d)
+        for d in range(devices)
+    ]
     assert [u["weights"] for u in usage] == weights
     if mesh in ((2,), (4,), (5,)):
-        assert max(weights) < 1.25 * sum(p.nbytes for p in params.values()) / devices, "the weights are split, not repeated"
+        assert max(weights) < 1.25 * sum(p.nbytes for p in params.values()) / devices, (
+            "the weights are split, not repeated"
+        )
 
 
 def test_tokens(reference):
     pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     inputs = minilm.tokenize([str(s) for s in reference["sentences"]])
-    assert np.array_equal(inputs["input_ids"], reference["input_ids"]) and np.array_equal(inputs["mask"], reference["attention_mask"])
+    assert np.array_equal(inputs["input_ids"], reference["input_ids"]) and np.array_equal(
+        inputs["mask"], reference["attention_mask"]
+    )
 
 
-@pytest.mark.parametrize("arguments", [[], ["--mesh", "2,2", "One sentence.", "Another."], ["--pipeline", "3", "--program"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [[], ["--mesh", "2,2", "One sentence.", "Another."], ["--pipeline", "3", "--program"]], ids=" ".join
+)
 def test_example(arguments):
     pytest.importorskip("tokenizers", reason="tokenizers is not installed")
-    run = subprocess.run([sys.executable, ROOT / "examples" / "minilm.py", *arguments], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, ROOT / "examples" / "minilm.py", *arguments], capture_output=True, text=True, timeout=120
+    )
     assert run.returncode == 0, run.stderr
     assert "device 2:" in run.stdout and "Similarity" in run.stdout
 

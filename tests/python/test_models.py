@@ -14,7 +14,21 @@ import pytest
 
 import mithril as ml
 from mithril.backends import CBackend
-from support import attention, close, f64, feed_forward, gelu, layer_norm, linear, moe, on, rms_norm, rotary, shaken, softmax
+from support import (
+    attention,
+    close,
+    f64,
+    feed_forward,
+    gelu,
+    layer_norm,
+    linear,
+    moe,
+    on,
+    rms_norm,
+    rotary,
+    shaken,
+    softmax,
+)
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "language_models.py"
 spec = importlib.util.spec_from_file_location("language_models", EXAMPLE)
@@ -77,7 +91,9 @@ def torch_loss(family, p, x):
     def turn(t):
         half = t.shape[-1] // 2
         angle = torch.outer(torch.arange(t.shape[-2]).double(), 10000.0 ** (-torch.arange(half).double() / half))
-        turned = torch.view_as_complex(torch.stack([t[..., :half], t[..., half:]], -1)) * torch.polar(torch.ones_like(angle), angle)
+        turned = torch.view_as_complex(torch.stack([t[..., :half], t[..., half:]], -1)) * torch.polar(
+            torch.ones_like(angle), angle
+        )
         return torch.cat([turned.real, turned.imag], -1)
 
     def attend(name, h):
@@ -94,8 +110,12 @@ def torch_loss(family, p, x):
             flat = h.flatten(0, 1)
             scores, chosen = (flat @ p[f"{name}.router.weight"]).topk(2)
             weight = torch.zeros(len(flat), c.experts, dtype=flat.dtype).scatter(1, chosen, scores.softmax(-1))
-            up, gate = (torch.einsum("td,edh->teh", flat, p[f"{name}.experts.{part}.weight"]) for part in ("up", "gate"))
-            return torch.einsum("teh,ehd,te->td", F.silu(gate) * up, p[f"{name}.experts.down.weight"], weight).view_as(h)
+            up, gate = (
+                torch.einsum("td,edh->teh", flat, p[f"{name}.experts.{part}.weight"]) for part in ("up", "gate")
+            )
+            return torch.einsum("teh,ehd,te->td", F.silu(gate) * up, p[f"{name}.experts.down.weight"], weight).view_as(
+                h
+            )
         up = affine(f"{name}.up", h)
         if family == "llama":
             return affine(f"{name}.down", F.silu(affine(f"{name}.gate", h)) * up)
@@ -201,7 +221,8 @@ def test_slopes_without_torch(family):
     p, draw = {k: f64(v) for k, v in case.params.items()}, np.random.default_rng(5)
     v = {k: draw.choice([-1e-6, 1e-6], t.shape) for k, t in p.items()}
     high, low = (
-        numpy_loss(numpy_logits(family, {k: p[k] + s * v[k] for k in p}, case.inputs), case.inputs["target"]) for s in (1, -1)
+        numpy_loss(numpy_logits(family, {k: p[k] + s * v[k] for k in p}, case.inputs), case.inputs["target"])
+        for s in (1, -1)
     )
     slope = sum((f64(gradients[k]) * v[k]).sum() for k in p)
     assert abs((high - low) / 2 - slope) <= 2e-3 * math.sqrt(sum(((f64(gradients[k]) * v[k]) ** 2).sum() for k in p))
@@ -215,7 +236,12 @@ def test_on_xla(family):
     quick = {"compile_options": {"xla_backend_optimization_level": 0}}
     check(family, (2, 3), data=0, backend_options=quick)
     if family == "gpt2":
-        check(family, (2, 2), models.pipelined(family, 2, 0, axis=0, microbatch_size=3, schedule="1f1b"), backend_options=quick)
+        check(
+            family,
+            (2, 2),
+            models.pipelined(family, 2, 0, axis=0, microbatch_size=3, schedule="1f1b"),
+            backend_options=quick,
+        )
 
 
 # ---------------------------------------------------------------- data parallelism, with tensor parallelism over the other axis
@@ -229,7 +255,14 @@ def test_data_parallel(family, mesh):
 
 @pytest.mark.parametrize(
     "mesh, tensor, batch, sequence",
-    [((3,), 0, None, 0), ((4,), 0, 0, None), ((2, 2), None, 0, 1), ((2, 2, 2), 2, 0, 1), ((2, 2), 0, 1, 0), ((2, 3), 1, (0, 1), None)],
+    [
+        ((3,), 0, None, 0),
+        ((4,), 0, 0, None),
+        ((2, 2), None, 0, 1),
+        ((2, 2, 2), 2, 0, 1),
+        ((2, 2), 0, 1, 0),
+        ((2, 3), 1, (0, 1), None),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("family", FAMILIES)
@@ -266,7 +299,9 @@ def test_pipeline(family, stages, size, schedule):
 
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
-@pytest.mark.parametrize("mesh, stages, data", [((2, 2), 2, None), ((2, 3), 3, None), ((2, 2, 2), 2, 1), ((3, 1, 2), 3, 1)], ids=str)
+@pytest.mark.parametrize(
+    "mesh, stages, data", [((2, 2), 2, None), ((2, 3), 3, None), ((2, 2, 2), 2, 1), ((3, 1, 2), 3, 1)], ids=str
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pipeline_of_sharded_stages(family, mesh, stages, data, schedule):
     """Stages along axis 0 (three on two: two of them on one), split over the last axis, data-parallel over the middle one."""
@@ -282,13 +317,20 @@ def test_stages_on_lists_of_devices(family):
 
 # ---------------------------------------------------------------- how it communicates
 OPTIONS = {
-    "ring": {"collective_ops": {k: "ring" for k in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")}},
+    "ring": {
+        "collective_ops": {k: "ring" for k in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")}
+    },
     "tree": {"collective_ops": {"all_reduce": "tree", "broadcast": "tree"}},
     "hierarchical": {"collective_ops": {"all_reduce": "hierarchical"}},
     "optimized": {"communication_optimization": True},
     "overlapped": {"overlap_communication": True},
     "sequence parallel": {"sequence_parallel": True},
-    "all": {"communication_optimization": True, "overlap_communication": True, "pipeline_communication": True, "sequence_parallel": True},
+    "all": {
+        "communication_optimization": True,
+        "overlap_communication": True,
+        "pipeline_communication": True,
+        "sequence_parallel": True,
+    },
 }
 
 
@@ -321,7 +363,9 @@ def test_bytes_are_those_of_megatron(family):
     for i in range(c.layers):
         assert [m.split(".")[1] for _, _, m in wide if m.startswith(f"layer_{i}.")] == ["attention", "feed_forward"]
     rest = [f for f in found if f not in wide]
-    assert len(rest) == 3 and all(math.prod(shape) == math.prod(rows) for _, shape, _ in rest)  # the maximum, the sum, the target's logit
+    assert len(rest) == 3 and all(
+        math.prod(shape) == math.prod(rows) for _, shape, _ in rest
+    )  # the maximum, the sum, the target's logit
     compiled.evaluate(case.params, case.inputs)
     total = 4 * (len(wide) * math.prod(activations) + 3 * math.prod(rows))
     usage = compiled.get_communication_usage()
@@ -350,7 +394,9 @@ def test_three_ways_at_once():
     c = models.FAMILIES[family][0]
     inputs = models.sentences(family, batch, length)
     model = models.pipelined(family, 2, 1, axis=0, microbatch_size=size, schedule="1f1b")
-    compiled = ml.compile(model, CBackend(device_mesh=(2, 2, 2)), input_shard_specs={name: (1, None) for name in inputs})
+    compiled = ml.compile(
+        model, CBackend(device_mesh=(2, 2, 2)), input_shard_specs={name: (1, None) for name in inputs}
+    )
     found = channels(compiled, inputs, True)
     layout = compiled.get_parameter_layout(inputs)
     microbatches, activations = batch // size, math.prod((size, length, c.width))
@@ -378,7 +424,10 @@ def test_tied_embeddings():
     compiled = ml.compile(models.build("gpt2", 0), CBackend(device_mesh=(4,)))
     params = {**case.params, "head.decoder.weight": np.ascontiguousarray(table.T)}
     outputs, gradients = compiled.evaluate(params, case.inputs, output_gradients=ONE)
-    close(outputs["loss"], numpy_loss(numpy_logits("gpt2", {k: f64(v) for k, v in params.items()}, case.inputs), case.inputs["target"]))
+    close(
+        outputs["loss"],
+        numpy_loss(numpy_logits("gpt2", {k: f64(v) for k, v in params.items()}, case.inputs), case.inputs["target"]),
+    )
     torch = pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
     leaves = {k: torch.tensor(f64(v), requires_grad=True) for k, v in params.items()}
     tied = leaves["embedding.word.weight"]
@@ -387,7 +436,9 @@ def test_tied_embeddings():
 
 
 # ---------------------------------------------------------------- the example
-@pytest.mark.parametrize("arguments", ["", "bert mixtral --mesh 2,2", "gpt2 --stages 3", "llama --stages 2 --mesh 2,2,2"])
+@pytest.mark.parametrize(
+    "arguments", ["", "bert mixtral --mesh 2,2", "gpt2 --stages 3", "llama --stages 2 --mesh 2,2,2"]
+)
 def test_example(arguments):
     run = subprocess.run([sys.executable, EXAMPLE, *arguments.split()], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

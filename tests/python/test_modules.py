@@ -45,9 +45,16 @@ def case(name, module, inputs, reference, wires=UNARY, **options):
 
 
 case("Linear", lambda: ml.Linear(7), {"x": X}, lambda p, i: {"y": linear(p, "linear_0", i["x"])})
-case("Linear without bias", lambda: ml.Linear(7, bias=False), {"x": X}, lambda p, i: {"y": linear(p, "linear_0", i["x"])})
+case(
+    "Linear without bias", lambda: ml.Linear(7, bias=False), {"x": X}, lambda p, i: {"y": linear(p, "linear_0", i["x"])}
+)
 case("Embedding", lambda: ml.Embedding(11, 6), {"x": IDS}, lambda p, i: {"y": p["embedding_0.weight"][i["x"]]})
-case("Embedding of int64", lambda: ml.Embedding(11, 6), {"x": IDS.astype(np.int64)}, lambda p, i: {"y": p["embedding_0.weight"][i["x"]]})
+case(
+    "Embedding of int64",
+    lambda: ml.Embedding(11, 6),
+    {"x": IDS.astype(np.int64)},
+    lambda p, i: {"y": p["embedding_0.weight"][i["x"]]},
+)
 
 
 def sinusoid(s, d):
@@ -64,12 +71,21 @@ case(
     {"x": X},
     lambda p, i: {"y": i["x"] + p["positional_encoding_0.weight"][:5]},
 )
-case("PositionalEncoding rotary", lambda: ml.PositionalEncoding(16, kind="rotary"), {"x": X}, lambda p, i: {"y": rotary(i["x"])})
+case(
+    "PositionalEncoding rotary",
+    lambda: ml.PositionalEncoding(16, kind="rotary"),
+    {"x": X},
+    lambda p, i: {"y": rotary(i["x"])},
+)
 case(
     "PositionalEncoding rotary by heads",
     lambda: ml.PositionalEncoding(16, kind="rotary", head_dim=4, interleaved=True, base=100.0),
     {"x": X},
-    lambda p, i: {"y": rotary(i["x"].reshape(2, 5, 3, 4).transpose(0, 2, 1, 3), 100.0, True).transpose(0, 2, 1, 3).reshape(2, 5, 12)},
+    lambda p, i: {
+        "y": rotary(i["x"].reshape(2, 5, 3, 4).transpose(0, 2, 1, 3), 100.0, True)
+        .transpose(0, 2, 1, 3)
+        .reshape(2, 5, 12)
+    },
 )
 case("LayerNorm", lambda: ml.LayerNorm(), {"x": X}, lambda p, i: {"y": layer_norm(p, "layer_norm_0", i["x"])})
 case(
@@ -96,7 +112,12 @@ case(
 ATTENTION = "multi_head_attention_0"
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32)
 KEY, VALUE = random(2, 7, 10, seed=1), random(2, 7, 9, seed=2)
-case("MultiHeadAttention", lambda: ml.MultiHeadAttention(3), {"x": X}, lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3)})
+case(
+    "MultiHeadAttention",
+    lambda: ml.MultiHeadAttention(3),
+    {"x": X},
+    lambda p, i: {"y": attention(p, ATTENTION, i["x"], 3)},
+)
 case(
     "MultiHeadAttention causal",
     lambda: ml.MultiHeadAttention(3, causal=True),
@@ -155,7 +176,12 @@ case(
     lambda: ml.MoE(5, 8, top_k=3, router_softmax="before", capacity_factor=0.75, load_balancing_loss=True),
     {"x": X},
     lambda p, i: dict(
-        zip(("y", "dropped", "loss"), (lambda r: (r[0], np.array([r[1]]), r[2]))(moe(p, "moe_0", i["x"], 3, capacity_factor=0.75, router_softmax="before")))
+        zip(
+            ("y", "dropped", "loss"),
+            (lambda r: (r[0], np.array([r[1]]), r[2]))(
+                moe(p, "moe_0", i["x"], 3, capacity_factor=0.75, router_softmax="before")
+            ),
+        )
     ),
     {**UNARY, "dropped": "dropped", "load_balancing_loss": "loss"},
 )
@@ -194,7 +220,13 @@ case("Subtract", ml.Subtract, {"a": A, "b": B}, lambda p, i: {"y": i["a"] - i["b
 case("Multiply", ml.Multiply, {"a": A, "b": random(6)}, lambda p, i: {"y": i["a"] * i["b"]}, PAIR)
 case("Divide", ml.Divide, {"a": A, "b": np.abs(B) + 1}, lambda p, i: {"y": i["a"] / i["b"]}, PAIR)
 case("MatMul", ml.MatMul, {"a": random(3, 4, 5), "b": random(3, 5, 2)}, lambda p, i: {"y": i["a"] @ i["b"]}, PAIR)
-case("Concat", lambda: ml.Concat(axis=1), {"a": A, "b": random(4, 2)}, lambda p, i: {"y": np.concatenate([i["a"], i["b"]], 1)}, PAIR)
+case(
+    "Concat",
+    lambda: ml.Concat(axis=1),
+    {"a": A, "b": random(4, 2)},
+    lambda p, i: {"y": np.concatenate([i["a"], i["b"]], 1)},
+    PAIR,
+)
 case(
     "Split",
     lambda: ml.Split(3, axis=1),
@@ -260,7 +292,9 @@ def test_what_weighs_one_choice():
         module = ml.MoE(4, 8, top_k=1, router_softmax="before") if softmax_is == "before" else one_choice(4, 8)
         compiled = compile_on((1,), one_block(module, **UNARY))
         params = shaken(compiled.get_parameters({"x": X}))
-        gradients[softmax_is] = f64(compiled.evaluate(params, {"x": X}, {"y": np.ones_like(X)})[1]["moe_0.router.weight"])
+        gradients[softmax_is] = f64(
+            compiled.evaluate(params, {"x": X}, {"y": np.ones_like(X)})[1]["moe_0.router.weight"]
+        )
     assert not gradients["after"].any() and np.abs(gradients["before"]).max() > 1e-3
 
 
@@ -296,7 +330,9 @@ def test_masks_of_numbers(mesh):
     want = f64(compiled.evaluate(params, {"x": X, "m": MASK.astype(bool)})["y"])
     for dtype in (np.float32, np.float64, np.float16, np.int32, np.int64):
         assert np.array_equal(f64(compiled.evaluate(params, {"x": X, "m": MASK.astype(dtype)})["y"]), want)
-    assert np.array_equal(f64(compiled.evaluate(params, {"x": X, "m": np.where(MASK, 1, -0.0).astype(np.float32)})["y"]), want)
+    assert np.array_equal(
+        f64(compiled.evaluate(params, {"x": X, "m": np.where(MASK, 1, -0.0).astype(np.float32)})["y"]), want
+    )
     for other in (-np.inf, np.inf, np.nan, -1, 2, 0.5, 1e-40, -10000):
         for at in ((0, 0), (1, 4)):
             mask = MASK.astype(np.float32)
@@ -318,7 +354,9 @@ def test_dropout():
     runs = []
     for mesh in ((1,), (4,)):
         compiled = compile_on(mesh, model, input_shard_specs={"x": (0, None)})
-        outputs, gradients = compiled.evaluate({}, {"x": x}, output_gradients={"y": np.ones_like(x)}, input_gradients=["x"])
+        outputs, gradients = compiled.evaluate(
+            {}, {"x": x}, output_gradients={"y": np.ones_like(x)}, input_gradients=["x"]
+        )
         y, g = np.asarray(outputs["y"]), np.asarray(gradients["x"])
         kept = y != 0
         assert 0.73 < kept.mean() < 0.77
@@ -369,7 +407,9 @@ def test_transformer_against_torch():
     x = random(3, 6, 16)
     params = shaken(compiled.get_parameters({"x": x}))
     layer = torch.nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
-    leaf = lambda name, transpose=False: torch.tensor(params[name].T.copy() if transpose else params[name], requires_grad=True)
+    leaf = lambda name, transpose=False: torch.tensor(
+        params[name].T.copy() if transpose else params[name], requires_grad=True
+    )
     names = {k: leaf(k, k.endswith("weight") and "norm" not in k) for k in params}
     m, f = "multi_head_attention_0", "feed_forward_0"
     values = {
@@ -388,7 +428,9 @@ def test_transformer_against_torch():
     want = torch.func.functional_call(layer, values, (source,), {"src_mask": mask, "is_causal": True})
     seed = torch.tensor(random(3, 6, 16, seed=9))
     want.backward(seed)
-    outputs, gradients = compiled.evaluate(params, {"x": torch.tensor(x)}, output_gradients={"y": seed}, input_gradients=["x"])
+    outputs, gradients = compiled.evaluate(
+        params, {"x": torch.tensor(x)}, output_gradients={"y": seed}, input_gradients=["x"]
+    )
     close(outputs["y"], want.detach().numpy())
     close(gradients["x"], source.grad.numpy(), 1e-4)
     for name, value in names.items():

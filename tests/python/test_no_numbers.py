@@ -21,8 +21,20 @@ every_engine = pytest.mark.parametrize("engine", EVERY)
 @every_engine
 @pytest.mark.parametrize("spec", [(None, None), (0, None), (None, 0)], ids=str)
 def test_nan_in_a_maximum(xla, engine, spec):
-    x = np.array([[1, NAN, 3, 0], [-INF, -2, -0.5, -2], [INF, NAN, 1, 2], [-INF, -INF, -INF, -INF], [-NAN, -1, -2, -3], [5, 1, 5, 2]], np.float32)
-    compiled = ml.compile(one_block(ml.Max(axis=1), input="x", output="y"), EVERY[engine](xla, (2,)), input_shard_specs={"x": spec})
+    x = np.array(
+        [
+            [1, NAN, 3, 0],
+            [-INF, -2, -0.5, -2],
+            [INF, NAN, 1, 2],
+            [-INF, -INF, -INF, -INF],
+            [-NAN, -1, -2, -3],
+            [5, 1, 5, 2],
+        ],
+        np.float32,
+    )
+    compiled = ml.compile(
+        one_block(ml.Max(axis=1), input="x", output="y"), EVERY[engine](xla, (2,)), input_shard_specs={"x": spec}
+    )
     seed = np.array([2, 3, 4, 5, 6, 7], np.float32)
     got, slopes = compiled.evaluate({}, {"x": x}, {"y": seed}, ["x"])
     with np.errstate(invalid="ignore"):
@@ -36,7 +48,9 @@ def test_nan_in_a_maximum(xla, engine, spec):
 @every_engine
 def test_a_gradient_that_is_nan_reaches_the_whole_row(xla, engine):
     compiled = ml.compile(one_block(ml.Max(axis=1), input="x", output="y"), EVERY[engine](xla, (1,)))
-    _, slopes = compiled.evaluate({}, {"x": np.array([[1, 3], [4, 2]], np.float32)}, {"y": np.array([NAN, 1], np.float32)}, ["x"])
+    _, slopes = compiled.evaluate(
+        {}, {"x": np.array([[1, 3], [4, 2]], np.float32)}, {"y": np.array([NAN, 1], np.float32)}, ["x"]
+    )
     assert np.array_equal(np.asarray(slopes["x"]), np.array([[NAN, NAN], [1, 0]], np.float32), equal_nan=True)
 
 
@@ -70,7 +84,9 @@ def test_nan_among_the_scores_of_experts(xla, engine, seed):
 
 
 @every_engine
-@pytest.mark.parametrize("last, seen", [(1.0, True), (0.0, False), (-0.0, False), (1e-40, None), (-1e-45, None), (NAN, None)])
+@pytest.mark.parametrize(
+    "last, seen", [(1.0, True), (0.0, False), (-0.0, False), (1e-40, None), (-1e-45, None), (NAN, None)]
+)
 def test_numbers_as_truth_values(xla, engine, last, seen):
     """A mask that the model puts together: what is neither 0 nor 1 is refused, however small it is (XLA flushes denormal numbers)."""
     model = ml.Model()
@@ -83,6 +99,9 @@ def test_numbers_as_truth_values(xla, engine, last, seen):
         with pytest.raises(MithrilValueError, match="other than 0 and 1"):
             compiled.evaluate(params, inputs)
         return
-    changed = {**inputs, "x": inputs["x"] + np.array([[[0], [0], [1]]], np.float32)}  # what is hidden does not reach the others
+    changed = {
+        **inputs,
+        "x": inputs["x"] + np.array([[[0], [0], [1]]], np.float32),
+    }  # what is hidden does not reach the others
     a, b = (np.asarray(compiled.evaluate(params, x)["y"])[:, :2] for x in (inputs, changed))
     assert np.array_equal(a, b) != seen

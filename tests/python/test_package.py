@@ -36,15 +36,30 @@ def test_signatures():
 
 
 def test_stubs_are_current():
-    run = subprocess.run([sys.executable, ROOT / "tools" / "generate_stubs.py", "--check"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, ROOT / "tools" / "generate_stubs.py", "--check"], capture_output=True, text=True, timeout=60
+    )
     assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("what", ["examples", "package"])
 def test_types(what):
     pytest.importorskip("mypy", reason="mypy is not installed")
-    checked = sorted(str(p) for p in (ROOT / "examples").glob("*.py")) if what == "examples" else ["--strict", "-p", "mithril"]
-    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--check-untyped-defs", "--cache-dir", os.devnull, *checked]
+    checked = (
+        sorted(str(p) for p in (ROOT / "examples").glob("*.py"))
+        if what == "examples"
+        else ["--strict", "-p", "mithril"]
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--ignore-missing-imports",
+        "--check-untyped-defs",
+        "--cache-dir",
+        os.devnull,
+        *checked,
+    ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT / "examples")
     assert run.returncode == 0, run.stdout
 
@@ -60,7 +75,11 @@ def test_example(example, request):
 
 def test_spellings():
     models = []
-    for wire in (lambda m, **w: m(**w), lambda m, **w: m.connect(**w), lambda m, **w: m(**{k: ml.IOKey(v) for k, v in w.items()})):
+    for wire in (
+        lambda m, **w: m(**w),
+        lambda m, **w: m.connect(**w),
+        lambda m, **w: m(**{k: ml.IOKey(v) for k, v in w.items()}),
+    ):
         model = ml.Model()
         model |= wire(ml.Linear(4, True), input="x", output="h")
         model += wire(ml.Relu(), input="h", output="y")
@@ -73,7 +92,9 @@ def test_spellings():
 def test_numpy_options():
     compiled = compile_on(
         tuple(np.array([2])),
-        one_block(ml.Linear(np.int64(4), bias=np.bool_(True), weight_shard_spec=(np.int32(0), None)), input="x", output="y"),
+        one_block(
+            ml.Linear(np.int64(4), bias=np.bool_(True), weight_shard_spec=(np.int32(0), None)), input="x", output="y"
+        ),
     )
     assert compiled.get_parameters({"x": X})["linear_0.weight"].shape == (8, 4)
 
@@ -104,10 +125,19 @@ def test_errors_travel():
         compiled.evaluate({}, {"z": X})
     error = caught.value
     assert (
-        isinstance(error, MithrilKeyError) and isinstance(error, ml.MithrilError) and "\n" in str(error) and not str(error).startswith("'")
+        isinstance(error, MithrilKeyError)
+        and isinstance(error, ml.MithrilError)
+        and "\n" in str(error)
+        and not str(error).startswith("'")
     )
     again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), again.fix, again.op, again.tensors) == (type(error), str(error), error.fix, error.op, error.tensors)
+    assert (type(again), str(again), again.fix, again.op, again.tensors) == (
+        type(error),
+        str(error),
+        error.fix,
+        error.op,
+        error.tensors,
+    )
 
 
 def test_program_text():
@@ -131,7 +161,9 @@ def test_program_text():
         "total",
     }
     assert all(u["total"] == sum(u[k] for k in u if k not in ("total", "host")) for u in usage)
-    assert set(traffic[0]) == {"received", "sent", "messages"} and sum(t["sent"] for t in traffic) == sum(t["received"] for t in traffic)
+    assert set(traffic[0]) == {"received", "sent", "messages"} and sum(t["sent"] for t in traffic) == sum(
+        t["received"] for t in traffic
+    )
 
 
 def test_threads():
@@ -240,11 +272,17 @@ def test_namesake_is_named(tmp_path):
     version = metadata_of_distribution()["Version"]
     code = "import mithril"
     run = lambda: subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert run().stderr == ""
     (tmp_path / "mithril-0.1.2.dist-info").mkdir()
-    (tmp_path / "mithril-0.1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mithril\nVersion: 0.1.2\n")
+    (tmp_path / "mithril-0.1.2.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mithril\nVersion: 0.1.2\n"
+    )
     said = run()
     assert said.returncode == 0 and "<string>:1: UserWarning" in said.stderr
     for part in ("'mithril' 0.1.2", f"'mithril-parallel' {version}", "fix: pip uninstall -y mithril && pip install"):

@@ -1,4 +1,5 @@
 """verify_plan and reprint_plan on long texts: other threads run meanwhile, and handlers of signals."""
+
 import signal
 import threading
 import time
@@ -7,8 +8,10 @@ import pytest
 
 import mithril as ml
 
-CHAIN = "program\nmesh (2,)\nplacement p0 whole\nentry 0 input x: f32[4] (0,) on p0\nrole 0 devices 0, 1 slab 64\n" \
+CHAIN = (
+    "program\nmesh (2,)\nplacement p0 whole\nentry 0 input x: f32[4] (0,) on p0\nrole 0 devices 0, 1 slab 64\n"
     "  x: f32[2] of [4] (0,) on p0 at entry 0\n"
+)
 
 
 def chain(n):

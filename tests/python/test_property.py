@@ -15,7 +15,13 @@ SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))  # so many examples of each kind
 
 
 def some(count):
-    return settings(max_examples=SOAK or count, derandomize=not SOAK, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=SOAK or count,
+        derandomize=not SOAK,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 MESHES = [(1,), (2,), (3,), (4,), (5,), (2, 2), (2, 3), (4, 1), (2, 2, 2)]
@@ -40,7 +46,9 @@ def collectives():
     return st.fixed_dictionaries({}, optional={k: st.sampled_from(names) for k in kinds})
 
 
-ENGINES = [CBackend] * 24 + [CBackend if missing() else JaxBackend]  # a plan takes XLA's compiler a hundred times as long
+ENGINES = [CBackend] * 24 + [
+    CBackend if missing() else JaxBackend
+]  # a plan takes XLA's compiler a hundred times as long
 
 
 def backends(mesh):
@@ -100,10 +108,17 @@ def test_mlp(data):
         option = (
             {"weight_shard_spec": data.draw(specs(mesh, 2), "spec")}
             if place == "spec"
-            else {"device_id": data.draw(st.integers(0, devices - 1), "device")} if place == "device" else {}
+            else {"device_id": data.draw(st.integers(0, devices - 1), "device")}
+            if place == "device"
+            else {}
         )
         layers.append(
-            (size, data.draw(st.booleans(), "bias"), data.draw(st.sampled_from(["Relu", "Gelu", "LayerNorm", "Softmax"]), "act"), option)
+            (
+                size,
+                data.draw(st.booleans(), "bias"),
+                data.draw(st.sampled_from(["Relu", "Gelu", "LayerNorm", "Softmax"]), "act"),
+                option,
+            )
         )
 
     def build(sharded):
@@ -113,7 +128,11 @@ def test_mlp(data):
             model += getattr(ml, act)()(output=f"y{i}")
         return model
 
-    options = {"input_shard_specs": {"x": data.draw(specs(mesh, 2), "input spec")}} if data.draw(st.booleans(), "shard the input") else {}
+    options = (
+        {"input_shard_specs": {"x": data.draw(specs(mesh, 2), "input spec")}}
+        if data.draw(st.booleans(), "shard the input")
+        else {}
+    )
     same(lambda: build(True), lambda: build(False), backend, {"x": random(batch, sizes[0])}, **options)
 
 
@@ -129,7 +148,11 @@ def test_attention(data):
         data.draw(st.sampled_from([2, 4]), "dim"),
     )
     axis = data.draw(st.sampled_from([None, *range(len(mesh))]), "axis")
-    causal, turn, masked = data.draw(st.booleans(), "causal"), data.draw(st.booleans(), "rotary"), data.draw(st.booleans(), "masked")
+    causal, turn, masked = (
+        data.draw(st.booleans(), "causal"),
+        data.draw(st.booleans(), "rotary"),
+        data.draw(st.booleans(), "masked"),
+    )
     batch, length, width = (
         data.draw(st.integers(1, 4), "batch"),
         data.draw(st.integers(1, 6), "length"),
@@ -204,7 +227,10 @@ def test_pipeline(data):
     count = data.draw(st.integers(1, 5), "stages")
     widths = data.draw(st.lists(st.integers(1, 8), min_size=count, max_size=count), "widths")
     split = data.draw(st.sampled_from([None, (None, 0), (0, None)]), "split")
-    schedule, size = data.draw(st.sampled_from(["gpipe", "1f1b"]), "schedule"), data.draw(st.integers(1, 7), "microbatch")
+    schedule, size = (
+        data.draw(st.sampled_from(["gpipe", "1f1b"]), "schedule"),
+        data.draw(st.integers(1, 7), "microbatch"),
+    )
     batch, width = data.draw(st.integers(1, 13), "batch"), data.draw(st.integers(1, 6), "width")
     skip = count > 1 and data.draw(st.booleans(), "skip")
     devices = int(np.prod(mesh))
@@ -215,7 +241,11 @@ def test_pipeline(data):
         place = {"device_assignment": data.draw(st.lists(group, min_size=count, max_size=count), "assignment")}
         split = None if any(len(g) < 2 for g in place["device_assignment"]) else split
     else:
-        place = {"device_assignment": data.draw(st.lists(st.integers(0, devices - 1), min_size=count, max_size=count), "assignment")}
+        place = {
+            "device_assignment": data.draw(
+                st.lists(st.integers(0, devices - 1), min_size=count, max_size=count), "assignment"
+            )
+        }
 
     def stage(i, spec):
         model = ml.Model()
@@ -232,6 +262,16 @@ def test_pipeline(data):
         model |= ml.Pipeline(stages=stages, schedule=schedule, **options)(input="x", output="y")
         return model
 
-    shard = {"input_shard_specs": {"x": (1 - place["axis"], None)}} if along and data.draw(st.booleans(), "shard the batch") else {}
+    shard = (
+        {"input_shard_specs": {"x": (1 - place["axis"], None)}}
+        if along and data.draw(st.booleans(), "shard the batch")
+        else {}
+    )
     plain = {"device_assignment": [0] * count}
-    same(lambda: build(split, microbatch_size=size, **place), lambda: build(None, **plain), backend, {"x": random(batch, width)}, **shard)
+    same(
+        lambda: build(split, microbatch_size=size, **place),
+        lambda: build(None, **plain),
+        backend,
+        {"x": random(batch, width)},
+        **shard,
+    )

@@ -26,10 +26,22 @@ def block(x, y, n, axis=0, before=False, hidden=64, norm=ml.LayerNorm):
     attention = ml.MultiHeadAttention(num_heads=4, head_dim=8, tensor_axis=axis)
     feed_forward = ml.FeedForward(hidden_dim=hidden, tensor_axis=axis)
     if before:
-        return [norm()(input=x, output=f"n{n}"), attention(input=f"n{n}", output=f"a{n}"), ml.Add()(inputs=[x, f"a{n}"], output=f"r{n}"),
-                norm()(input=f"r{n}", output=f"m{n}"), feed_forward(input=f"m{n}", output=f"f{n}"), ml.Add()(inputs=[f"r{n}", f"f{n}"], output=y)]
-    return [attention(input=x, output=f"a{n}"), ml.Add()(inputs=[x, f"a{n}"], output=f"r{n}"), norm()(input=f"r{n}", output=f"n{n}"),
-            feed_forward(input=f"n{n}", output=f"f{n}"), ml.Add()(inputs=[f"n{n}", f"f{n}"], output=f"s{n}"), norm()(input=f"s{n}", output=y)]
+        return [
+            norm()(input=x, output=f"n{n}"),
+            attention(input=f"n{n}", output=f"a{n}"),
+            ml.Add()(inputs=[x, f"a{n}"], output=f"r{n}"),
+            norm()(input=f"r{n}", output=f"m{n}"),
+            feed_forward(input=f"m{n}", output=f"f{n}"),
+            ml.Add()(inputs=[f"r{n}", f"f{n}"], output=y),
+        ]
+    return [
+        attention(input=x, output=f"a{n}"),
+        ml.Add()(inputs=[x, f"a{n}"], output=f"r{n}"),
+        norm()(input=f"r{n}", output=f"n{n}"),
+        feed_forward(input=f"n{n}", output=f"f{n}"),
+        ml.Add()(inputs=[f"n{n}", f"f{n}"], output=f"s{n}"),
+        norm()(input=f"s{n}", output=y),
+    ]
 
 
 def tower(layers, **options):
@@ -86,13 +98,19 @@ def after(*between):
     return model_of(*blocks)
 
 
-@pytest.mark.parametrize("model, shape", [
-    (lambda: after(), (4, 16, 32)),                                      # a sum that goes out
-    (lambda: after(ml.LayerNorm()), (4, 16, 32)),
-    (lambda: tower(2), (3, 3, 32)),                                      # no dimension of positions divides by 4
-    (lambda: after(ml.LayerNorm(), ml.Linear(32)), (4, 16, 32)),         # a product that every device computes whole
-    (lambda: after(ml.Softmax(axis=1), ml.FeedForward(hidden_dim=8, tensor_axis=0)), (4, 16, 32)),  # no work on positions alone
-])
+@pytest.mark.parametrize(
+    "model, shape",
+    [
+        (lambda: after(), (4, 16, 32)),  # a sum that goes out
+        (lambda: after(ml.LayerNorm()), (4, 16, 32)),
+        (lambda: tower(2), (3, 3, 32)),  # no dimension of positions divides by 4
+        (lambda: after(ml.LayerNorm(), ml.Linear(32)), (4, 16, 32)),  # a product that every device computes whole
+        (
+            lambda: after(ml.Softmax(axis=1), ml.FeedForward(hidden_dim=8, tensor_axis=0)),
+            (4, 16, 32),
+        ),  # no work on positions alone
+    ],
+)
 def test_where_it_can_not_be(model, shape):
     found, _ = planned(model(), {"x": random(*shape)}, False, sequence_parallel=True)
     assert set(found) == {"all_reduce"}
@@ -132,12 +150,21 @@ class Tower:
     def product(self, x):
         tensor = {"tensor_axis": self.axis}
         if self.draw.random() < 0.4 and len(self.shape) == 3:
-            return self.add("MultiHeadAttention", {"num_heads": self.draw.choice([2, 3, 4]), "head_dim": 2}, tensor, input=x)
+            return self.add(
+                "MultiHeadAttention", {"num_heads": self.draw.choice([2, 3, 4]), "head_dim": 2}, tensor, input=x
+            )
         if self.draw.random() < 0.6:
-            return self.add("FeedForward", {"hidden_dim": self.draw.choice([6, 8]), "gated": self.draw.random() < 0.5}, tensor, input=x)
+            return self.add(
+                "FeedForward",
+                {"hidden_dim": self.draw.choice([6, 8]), "gated": self.draw.random() < 0.5},
+                tensor,
+                input=x,
+            )
         bias = {"bias": self.draw.random() < 0.7}
         h = self.add("Linear", {"dimension": 8, **bias}, {"weight_shard_spec": (None, self.axis)}, input=x)
-        return self.add("Linear", {"dimension": self.width, **bias}, {"weight_shard_spec": (self.axis, None)}, input=self.map(h))
+        return self.add(
+            "Linear", {"dimension": self.width, **bias}, {"weight_shard_spec": (self.axis, None)}, input=self.map(h)
+        )
 
     def map(self, x):
         return self.add(self.draw.choice(["Relu", "Gelu", "Silu", "Tanh"]), input=x)
@@ -166,13 +193,23 @@ class Tower:
             old.append(x)
         end = self.draw.choice(["as it is", "head", "split head", "second output"])
         if "head" in end:
-            x = self.add("Linear", {"dimension": 5}, {"weight_shard_spec": (None, self.axis)} if end == "split head" else {}, input=x)
+            x = self.add(
+                "Linear",
+                {"dimension": 5},
+                {"weight_shard_spec": (None, self.axis)} if end == "split head" else {},
+                input=x,
+            )
         elif end == "second output":
             self.add("Tanh", input=self.draw.choice(old))
         return x
 
     def build(self, parallel, name=None):
-        return model_of(*[getattr(ml, kind)(**options, **(where if parallel else {}))(**wires) for kind, options, where, wires in self.blocks])
+        return model_of(
+            *[
+                getattr(ml, kind)(**options, **(where if parallel else {}))(**wires)
+                for kind, options, where, wires in self.blocks
+            ]
+        )
 
 
 def random_options(draw):
@@ -193,7 +230,14 @@ def test_towers(engine, part):
         t.grow("x")
         axes = [a for a in range(len(mesh)) if a != t.axis]
         specs = {"x": (draw.choice(axes), *[None] * (len(t.shape) - 1))} if axes and draw.random() < 0.6 else {}
-        compiled, _ = same(t.build, mesh, {"x": random(*t.shape, seed=seed)}, random_options(draw), tolerance=4e-4, input_shard_specs=specs)
+        compiled, _ = same(
+            t.build,
+            mesh,
+            {"x": random(*t.shape, seed=seed)},
+            random_options(draw),
+            tolerance=4e-4,
+            input_shard_specs=specs,
+        )
         scattered += "reduce_scatter" in compiled.program_text()
     assert scattered > len(seeds) / 4
 
@@ -219,7 +263,11 @@ def test_pipelines_of_towers(part):
         size, schedule = draw.choice([None, 2, 3, 4]), draw.choice(["gpipe", "1f1b"])
 
         def make(parallel):
-            where = {"axis": axis, "microbatch_size": size, "schedule": schedule} if parallel else {"device_assignment": [0] * len(stages)}
+            where = (
+                {"axis": axis, "microbatch_size": size, "schedule": schedule}
+                if parallel
+                else {"device_assignment": [0] * len(stages)}
+            )
             return model_of(ml.Pipeline(stages=[t.build(parallel) for t in stages], **where)(input="x", output="y"))
 
         compiled, _ = same(make, mesh, {"x": random(8, 4, 4, seed=seed)}, random_options(draw), tolerance=4e-4)
@@ -234,7 +282,9 @@ def test_activations_in_gradients(seed):
     draw = chance.Random(f"large {seed}")
     mesh = draw.choice([(1,), (2,), (2, 2)])
     axis, layers, width = draw.randrange(len(mesh)), draw.randint(2, 4), 256
-    options = [(draw.choice([ml.LayerNorm, ml.RMSNorm]), draw.choice([512, 1024]), draw.random() < 0.5) for _ in range(layers)]
+    options = [
+        (draw.choice([ml.LayerNorm, ml.RMSNorm]), draw.choice([512, 1024]), draw.random() < 0.5) for _ in range(layers)
+    ]
 
     def make(parallel):
         blocks, x = [], "x"
@@ -255,4 +305,7 @@ def test_activations_in_gradients(seed):
     for _ in range(2):
         again, slopes_again = compiled.evaluate(fresh, x, dy)
         assert np.array_equal(np.asarray(first["y"]), np.asarray(again["y"]))
-        assert all(np.array_equal(kept[k], np.asarray(slopes_again[k])) and np.array_equal(kept[k], np.asarray(slopes[k])) for k in kept)
+        assert all(
+            np.array_equal(kept[k], np.asarray(slopes_again[k])) and np.array_equal(kept[k], np.asarray(slopes[k]))
+            for k in kept
+        )

@@ -29,7 +29,13 @@ class Worker(threading.Thread):
 
     def __init__(self, compiled, params, x, want):
         super().__init__(daemon=True)
-        self.call, self.want, self.over, self.count, self.wrong = (lambda: compiled.evaluate(params, {"x": x})["y"]), want, False, 0, []
+        self.call, self.want, self.over, self.count, self.wrong = (
+            (lambda: compiled.evaluate(params, {"x": x})["y"]),
+            want,
+            False,
+            0,
+            [],
+        )
         self.start()
 
     def run(self):
@@ -274,7 +280,12 @@ def test_xla_in_a_fork(xla):
     params = compiled.get_parameters({"x": x})
     want = np.array(compiled.evaluate(params, {"x": x})["y"])
     workers = [Worker(compiled, params, x, want) for _ in range(2)]
-    works = (lambda: compiled.evaluate(params, {"x": x}), lambda: xla(device_mesh=(2,)), lambda: compiled.explain(), lambda: compiled.backend.describe())
+    works = (
+        lambda: compiled.evaluate(params, {"x": x}),
+        lambda: xla(device_mesh=(2,)),
+        lambda: compiled.explain(),
+        lambda: compiled.backend.describe(),
+    )
     said = [in_child(work) for work in works for _ in range(5)]
     for worker in workers:
         worker.end()

@@ -1,11 +1,19 @@
-/* Buffers: reference counted; what is released is kept by size class for the next run's exits. Those of middling size lie side by side in
- * spans: the gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for each 4 KiB of them in the
- * first step. Large pages are asked for where buffers cover them, so that the memory that is taken is that of the buffers: the rest of a span
- * is addresses alone. The lock is taken when a buffer is made or dies, never inside a run's tasks. */
+/* Buffers: reference counted; what is released is kept by size class for the next run's exits. Those of middling size
+ * lie side by side in
+ * spans: the gradients of a transformer are hundreds of buffers of 64 KiB to 4 MiB, and small pages cost a fault for
+ * each 4 KiB of them in the first step. Large pages are asked for where buffers cover them, so that the memory that is
+ * taken is that of the buffers: the rest of a span is addresses alone. The lock is taken when a buffer is made or dies,
+ *   never inside a run's tasks. */
 #include "engine/native/native.h"
 #include <string.h>
 
-enum { CACHED_AT_LEAST = 256 << 20, SPAN_LEAST = 8 << 20, SPAN_MOST = 64 << 20, SHARE_FROM = 64 << 10, SHARE_BELOW = 4 << 20 };
+enum {
+    CACHED_AT_LEAST = 256 << 20,
+    SPAN_LEAST = 8 << 20,
+    SPAN_MOST = 64 << 20,
+    SHARE_FROM = 64 << 10,
+    SHARE_BELOW = 4 << 20
+};
 
 static int64_t round_up(int64_t bytes) {
     return bytes <= 0 ? MTH__ALIGNMENT : (bytes + MTH__ALIGNMENT - 1) / MTH__ALIGNMENT * MTH__ALIGNMENT;
@@ -16,7 +24,8 @@ static int size_class(int64_t size) {
     if (size < 512) return 9 * 8;
     int octave = 63 - __builtin_clzll((unsigned long long)size);
     int64_t step = (int64_t)1 << (octave - 3);
-    return octave * 8 + (int)((size - ((int64_t)1 << octave) + step - 1) / step); /* 8 more: the next octave's first */
+    /* 8 more: the next octave's first */
+    return octave * 8 + (int)((size - ((int64_t)1 << octave) + step - 1) / step);
 }
 
 /* ---------------------------------------------------------------- spans */
@@ -60,7 +69,8 @@ static void *allocate(mth__buffers *all, int64_t size, mth__span **span) {
 /* A span goes with the last of its buffers; a buffer that dies before gives back its pages. */
 static void deallocate(mth__buffers *all, mth__buffer *b) {
     mth__span *a = b->span;
-    if (!a) mth__free(b->data);
+    if (!a)
+        mth__free(b->data);
     else {
         mth__memory_uncovered(b->data, (size_t)b->size);
         pthread_mutex_lock(&all->lock);
@@ -99,7 +109,8 @@ static mth__buffer *take_cached(mth__buffers *all, int64_t size) {
 mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
     const int64_t size = round_up(bytes);
     if (bytes > (int64_t)1 << 61)
-        return FAIL(MTH_ERROR_MEMORY, F("a buffer of %lld bytes", (long long)bytes), F("split the tensor over more devices"));
+        return FAIL(
+            MTH_ERROR_MEMORY, F("a buffer of %lld bytes", (long long)bytes), F("split the tensor over more devices"));
     mth__buffer *b = take_cached(&e->buffers, size);
     if (!b) {
         b = mth__calloc(1, sizeof *b);
@@ -110,8 +121,9 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
         }
         if (!b || !b->data) {
             mth__free(b);
-            return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device),
-                        F("use smaller inputs, or split them over more devices"));
+            return FAIL(MTH_ERROR_MEMORY,
+                F("no memory for a buffer of %lld bytes of device %d", (long long)bytes, device),
+                F("use smaller inputs, or split them over more devices"));
         }
         b->size = size;
         b->engine = e;
@@ -128,10 +140,19 @@ mth_status mth__native_buffer_new(mth__engine *e, int device, int64_t bytes, mth
     return NULL;
 }
 
-mth_status mth__native_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out) {
+mth_status mth__native_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes,
+    void (*release)(void *), void *context, mth__buffer **out) {
     mth__buffer *b = mth__calloc(1, sizeof *b);
-    if (!b) return FAIL(MTH_ERROR_MEMORY, F("no memory for a buffer"), F("free arrays or models that are no longer needed"));
-    *b = (mth__buffer){.engine = e, .device = device, .size = MTH__BORROWED, .bytes = bytes, .data = (void *)data, .release = release, .context = context};
+    if (!b)
+        return FAIL(
+            MTH_ERROR_MEMORY, F("no memory for a buffer"), F("free arrays or models that are no longer needed"));
+    *b = (mth__buffer){.engine = e,
+        .device = device,
+        .size = MTH__BORROWED,
+        .bytes = bytes,
+        .data = (void *)data,
+        .release = release,
+        .context = context};
     atomic_init(&b->references, 1);
     atomic_fetch_add(&e->references, 1);
     *out = b;

@@ -4,26 +4,29 @@
  * task that fills the buffer the template works on, one for each round, one that empties it. */
 #include "engine/native/native.h"
 
-/* A template with the steps of all ranks, and by rank and round whom it waits for: those it reads from, which must have completed the round
- * before, and those that read from it in the round before, as it may now overwrite what they read. Round `rounds` is the last task. */
+/* A template with the steps of all ranks, and by rank and round whom it waits for: those it reads from, which must have
+ * completed the round before, and those that read from it in the round before, as it may now overwrite what they read.
+ * Round `rounds` is the last task. */
 struct mth__known {
     mth__known *next;
     mth__template t;
     mth__step **step;
-    int *count, **first;         /* first[rank][round]: of its steps */
-    int *partner, *partner_from; /* [rank * (rounds + 1) + round]: partner[partner_from[i]..partner_from[i + 1]) */
-    mth__box_name **box;         /* all_to_all */
+    int *count, **first; /* first[rank][round]: of its steps */
+    /* [rank * (rounds + 1) + round]: partner[partner_from[i]..partner_from[i + 1]) */
+    int *partner, *partner_from;
+    mth__box_name **box; /* all_to_all */
 };
 
 static void link_partners(mth__arena *arena, mth__known *k) {
     int n = k->t.n, rows = k->t.rounds + 1;
-    int *from = k->partner_from = NEW_ARRAY(arena, int, n * rows + 1);
-    int *at = NEW_ARRAY(arena, int, n * rows);
+    int *from = k->partner_from = NEW_ARRAY(arena, int, n *rows + 1);
+    int *at = NEW_ARRAY(arena, int, n *rows);
     for (int pass = 0; pass < 2; pass++) {
         for (int r = 0; r < n; r++)
             for (int i = 0; i < k->count[r]; i++) {
                 mth__step s = k->step[r][i];
-                if (s.peer == r || (i && k->step[r][i - 1].round == s.round && k->step[r][i - 1].peer == s.peer)) continue;
+                if (s.peer == r || (i && k->step[r][i - 1].round == s.round && k->step[r][i - 1].peer == s.peer))
+                    continue;
                 int reads = r * rows + s.round, is_read = s.peer * rows + s.round + 1;
                 if (!pass) {
                     from[reads + 1]++;
@@ -70,7 +73,9 @@ int mth__communicate_count(const mth__channel *c, const mth__instr *i) {
 }
 
 /* ---- what one instruction of the device that is being filled works with */
-typedef struct { int in, out, scratch; } values; /* of a member: the role's values; -1: none */
+typedef struct {
+    int in, out, scratch;
+} values;                   /* of a member: the role's values; -1: none */
 struct mth__communicating { /* one for all instructions of a load: what it holds is copied to the task */
     mth__loader *l;
     int channel_index, instr, on, n, rank;
@@ -82,9 +87,7 @@ struct mth__communicating { /* one for all instructions of a load: what it holds
 };
 typedef struct mth__communicating work;
 
-static mth__part *part_of(const work *w, int device) {
-    return mth__load_receive(w->l, w->channel_index, device);
-}
+static mth__part *part_of(const work *w, int device) { return mth__load_receive(w->l, w->channel_index, device); }
 
 static values values_of(const work *w, int device) {
     const mth__instr *i = &mth__load_role(w->l, device)->instr.at[part_of(w, device)->instr];
@@ -117,17 +120,25 @@ static mth__move *add_move(work *w, mth__move m) {
 static mth_status add_box(work *w, const mth__area *box, const mth__area *whole, const mth__area *part, void **src) {
     mth__move m;
     if (!mth__move_box(&m, w->c->dtype, box, whole, part))
-        return INTERNAL("%s: what device %d takes is not a box of what it has and of what is there", w->c->label,
-            w->l->device);
+        return INTERNAL(
+            "%s: what device %d takes is not a box of what it has and of what is there", w->c->label, w->l->device);
     m.src = src;
     add_move(w, m);
     return NULL;
 }
 static void add_flat(work *w, int64_t to, void **src, int64_t from, int64_t elements) {
     if (elements)
-        add_move(w, (mth__move){.rank = 1, .first = MTH__BOX_COPY, .dtype = w->c->dtype, .sources = 1,
-            .size = {elements}, .dst_stride = {1},
-                                .src_stride = {1}, .to = to, .from = from, .src = src});
+        add_move(w,
+            (mth__move){.rank = 1,
+                .first = MTH__BOX_COPY,
+                .dtype = w->c->dtype,
+                .sources = 1,
+                .size = {elements},
+                .dst_stride = {1},
+                .src_stride = {1},
+                .to = to,
+                .from = from,
+                .src = src});
 }
 /* Where the address of a value will lie. */
 static void **address_of(work *w, int device, int value) {
@@ -198,8 +209,8 @@ static mth_status make_group(work *w) {
     if (exchange) g->to = NEW_ARRAY(l->arena, mth__area, n);
     for (int r = 0; r < n; r++) {
         mth__part *part = part_of(w, member[r]);
-        if (part->instr < 0) return INTERNAL("%s: device %d waits for device %d, which takes no part", c->label,
-            l->device, member[r]);
+        if (part->instr < 0)
+            return INTERNAL("%s: device %d waits for device %d, which takes no part", c->label, l->device, member[r]);
         part->group = g;
         part->rank = r;
         stream[r] = part->stream;
@@ -236,9 +247,10 @@ static mth__task *direct_all_reduce(work *w) {
     const int64_t bytes = (int64_t)mth_dtype_size(w->c->dtype), lines = mth__area_size(&all) * bytes / CACHE_LINE;
     /* smaller ones make threads write to one line */
     const int parts = lines < w->n ? lines < 1 ? 1 : (int)lines : w->n;
-    *r = (mth__reduction){.op = w->c->reduce == MTH__REDUCE_MAX ? MTH__BOX_MAX : MTH__BOX_ADD, .dtype = w->c->dtype,
+    *r = (mth__reduction){.op = w->c->reduce == MTH__REDUCE_MAX ? MTH__BOX_MAX : MTH__BOX_ADD,
+        .dtype = w->c->dtype,
         .group = w->group,
-                           .piece = MTH__PIECE_BYTES / bytes};
+        .piece = MTH__PIECE_BYTES / bytes};
     if (w->rank < parts) mth__chunk_range(mth__area_size(&all), parts, w->rank, &r->start, &r->count);
     while (r->count / r->piece >= MTH__CHUNKS_MOST) r->piece *= 2;
     size_t scratch = 2 * sizeof(void *) * (size_t)w->n;
@@ -265,9 +277,15 @@ static mth__task *direct_all_to_all(work *w) {
     /* Bytes of the largest box; the most parts of one. */
     const int64_t bytes = mth__channel_slot(w->c), most = MTH__CHUNKS_MOST / 64 / w->n + 1;
     int64_t parts = bytes / MTH__PIECE_BYTES, boxes = bytes ? MTH__PIECE_BYTES / bytes : w->n;
-    *x = (mth__exchange){.group = w->group, .dtype = w->c->dtype, .rank = w->rank,
-                         .parts = (int)(parts > most ? most : parts > 1 ? parts : 1),
-                         .boxes = (int)(boxes > w->n ? w->n : boxes > 1 ? boxes : 1)};
+    *x = (mth__exchange){.group = w->group,
+        .dtype = w->c->dtype,
+        .rank = w->rank,
+        .parts = (int)(parts > most ? most
+                : parts > 1         ? parts
+                                    : 1),
+        .boxes = (int)(boxes > w->n ? w->n
+                : boxes > 1         ? boxes
+                                    : 1)};
     mth__task *t = mth__load_task(l, w->on, MTH__TASK_EXCHANGE, w->instr);
     t->work.exchange = x;
     t->phases = 1;
@@ -280,9 +298,12 @@ static mth_status direct(work *w) {
     void **out = &w->group->out[w->rank];
     mth__task *t;
     mth__load_arrival(w->l, w->on, w->group->arrived);
-    if (w->group->moves) t = moves_task(w, w->own.out < 0 ? &none : w->group->moves, out);
-    else if (w->c->kind == MTH__ALL_REDUCE) t = direct_all_reduce(w);
-    else if (w->c->kind == MTH__ALL_TO_ALL) t = direct_all_to_all(w);
+    if (w->group->moves)
+        t = moves_task(w, w->own.out < 0 ? &none : w->group->moves, out);
+    else if (w->c->kind == MTH__ALL_REDUCE)
+        t = direct_all_reduce(w);
+    else if (w->c->kind == MTH__ALL_TO_ALL)
+        t = direct_all_to_all(w);
     else {
         TRY(direct_reduce_scatter(w));
         t = moves_task(w, take_moves(w), out);
@@ -294,13 +315,16 @@ static mth_status direct(work *w) {
 }
 
 /* ---- by template */
-static int64_t slot_bytes(const work *w, int parity, int chunk) { return (parity * w->n + chunk) * mth__channel_slot(w->c); }
+static int64_t slot_bytes(const work *w, int parity, int chunk) {
+    return (parity * w->n + chunk) * mth__channel_slot(w->c);
+}
 static bool box_between(const work *w, int origin, int destination, mth__area *box) {
     mth__area from = from_of(w, origin), to = to_of(w, destination);
     return mth__area_intersect(&from, &to, box);
 }
 
-/* all_to_all: box `other` of this device between its operand or result, where it lies as a box, and slot `other`, where it is dense. */
+/* all_to_all: box `other` of this device between its operand or result, where it lies as a box, and slot `other`, where
+ * it is dense. */
 static mth_status add_slot(work *w, int other, int parity, bool out) {
     const int64_t bytes = (int64_t)mth_dtype_size(w->c->dtype), slot = slot_bytes(w, parity, other);
     mth__area part = out ? to_of(w, w->rank) : from_of(w, w->rank), box;
@@ -310,9 +334,13 @@ static mth_status add_slot(work *w, int other, int parity, bool out) {
         return INTERNAL("%s: what devices %d and %d exchange is not a box of both", w->c->label, w->l->device,
             w->group->member[other]);
     row_major(&box, &dense);
-    mth__move m = {.rank = (int8_t)box.rank, .first = MTH__BOX_COPY, .dtype = w->c->dtype, .sources = 1,
-                   .to = out ? lies.offset * bytes : slot, .from = out ? slot : lies.offset * bytes,
-                   .src = out ? &w->group->buffer[w->rank] : &w->group->in[w->rank]};
+    mth__move m = {.rank = (int8_t)box.rank,
+        .first = MTH__BOX_COPY,
+        .dtype = w->c->dtype,
+        .sources = 1,
+        .to = out ? lies.offset * bytes : slot,
+        .from = out ? slot : lies.offset * bytes,
+        .src = out ? &w->group->buffer[w->rank] : &w->group->in[w->rank]};
     const mth__view *to = out ? &lies : &dense, *from = out ? &dense : &lies;
     for (int d = 0; d < box.rank; d++) {
         m.size[d] = box.dim[d].size;
@@ -341,7 +369,8 @@ static mth_status fill_buffer(work *w) {
 static mth_status empty_buffer(work *w) {
     mth__area from = from_of(w, w->rank), to = to_of(w, w->rank), box;
     if (w->c->kind == MTH__ALL_TO_ALL)
-        for (int r = 0; r < w->n; r++) TRY(add_slot(w, r, w->known->t.double_buffer ? w->known->t.rounds % 2 : 0, true));
+        for (int r = 0; r < w->n; r++)
+            TRY(add_slot(w, r, w->known->t.double_buffer ? w->known->t.rounds % 2 : 0, true));
     if (w->c->kind == MTH__REDUCE_SCATTER && mth__area_intersect(&from, &to, &box))
         return add_box(w, &box, &to, &from, &w->group->buffer[w->rank]);
     return NULL;
@@ -384,10 +413,11 @@ static mth_status add_step(work *w, const mth__step *s, mth__box_name name) {
 static mth_status by_template(work *w) {
     const mth__known *k = w->known = known_template(w->l, w->c, w->n);
     int rows = k->t.rounds + 1, scratch = w->own.scratch;
-    int64_t need = mth__channel_scratch(w->c, w->l->device), have = scratch < 0 ? 0 : w->l->role->value.at[scratch].bytes;
+    int64_t need = mth__channel_scratch(w->c, w->l->device),
+            have = scratch < 0 ? 0 : w->l->role->value.at[scratch].bytes;
     if (have < need)
-        return INTERNAL("%s: device %d has a scratch of %lld bytes, %lld are needed", w->c->label, w->l->device, (long long)have,
-                        (long long)need);
+        return INTERNAL("%s: device %d has a scratch of %lld bytes, %lld are needed", w->c->label, w->l->device,
+            (long long)have, (long long)need);
     void **buffer = &w->group->buffer[w->rank];
     TRY(fill_buffer(w));
     end_task(w, buffer);
@@ -418,10 +448,12 @@ static mth_status pull(work *w, const mth__instr *i) {
         mth__part p = *mth__load_send(l, w->channel_index, from);
         /* within one placement: whoever takes part has an operand */
         if (p.instr < 0 && i->kind != MTH__RECV) p = *part_of(w, from);
-        if (p.instr < 0) return INTERNAL("%s: device %d takes a box of device %d, which sends none", c->label, l->device, from);
+        if (p.instr < 0)
+            return INTERNAL("%s: device %d takes a box of device %d, which sends none", c->label, l->device, from);
         mth__load_wait(l, w->on, p.stream, p.first);
         mth__area box = {.rank = c->shape.rank}, part = mth__area_local(c->shape, &c->from, from);
-        for (int d = 0; d < box.rank; d++) box.dim[d] = (mth__extent){piece[k].start[d], piece[k].size[d], piece[k].step[d]};
+        for (int d = 0; d < box.rank; d++)
+            box.dim[d] = (mth__extent){piece[k].start[d], piece[k].size[d], piece[k].step[d]};
         if (mth__area_size(&box))
             TRY(add_box(w, &box, &mine, &part, address_of(w, from, mth__load_role(l, from)->instr.at[p.instr].in[0])));
     }

@@ -1,18 +1,20 @@
-/* attention and its gradient without the matrix of scores (Dao et al. 2022; Rabe and Staats 2021): blocks of queries meet blocks of keys,
- * with a running maximum and sum for each query. Blocks are read in place through BLAS's leading dimensions. The gradient recomputes the
- * probabilities from the maximum and the sum, of scores that are the same bits: both kernels cut queries and keys at the same places, so that
- * BLAS is asked for the same products. Heads that share keys (r) share them here too: nothing is repeated in memory.
+/* attention and its gradient without the matrix of scores (Dao et al. 2022; Rabe and Staats 2021): blocks of queries
+ * meet blocks of keys, with a running maximum and sum for each query. Blocks are read in place through BLAS's leading
+ * dimensions. The gradient recomputes the probabilities from the maximum and the sum, of scores that are the same bits:
+ * both kernels cut queries and keys at the same places, so that BLAS is asked for the same products. Heads that share
+ * keys (r) share them here too: nothing is repeated in memory.
  *
- * What a query does not see must not reach it, NaN and infinities included, and a product of blocks multiplies them by 0. So a chunk first
- * runs as if all were finite; only where a result is not, it runs again with care: rows that hold such a value are left out of the products
- * and added one by one to those that see them. */
+ * What a query does not see must not reach it, NaN and infinities included, and a product of blocks multiplies them by
+ * 0. So a chunk first runs as if all were finite; only where a result is not, it runs again with care: rows that hold
+ * such a value are left out of the products and added one by one to those that see them. */
 #include "engine/native/kernel_util.h"
 
 enum { QUERIES = 128, KEYS = 256 };
 typedef struct {
     int64_t b, s, g, r, d, t, e;
     int64_t ldq, ldk, ldv, ldo;
-    int64_t items, blocks;      /* forward: (b, g, r, block of queries); gradient: (b, g) and `parts` of the keys */
+    /* forward: (b, g, r, block of queries); gradient: (b, g) and `parts` of the keys */
+    int64_t items, blocks;
     int parts, part_chunks;
 } plan;
 
@@ -40,9 +42,9 @@ static const float *hidden_keys(const mth__operand *mask, int64_t at, int64_t n,
     if (!mask) return NULL;
     for (int64_t j = 0; j < n; j++) {
         const int64_t i = at + j;
-        const bool on = mask->dtype == MTH_BOOL      ? ((const uint8_t *)mask->data)[i] != 0
-                        : mask->dtype == MTH_FLOAT32 ? mth__f32(mask)[i] != 0
-                                                     : mth__id(mask, i) != 0;
+        const bool on = mask->dtype == MTH_BOOL ? ((const uint8_t *)mask->data)[i] != 0
+            : mask->dtype == MTH_FLOAT32        ? mth__f32(mask)[i] != 0
+                                                : mth__id(mask, i) != 0;
         hide[j] = on ? 0 : -INFINITY;
     }
     return hide;
@@ -55,23 +57,28 @@ typedef struct {
     float *clean; /* NULL: all values are taken as finite */
     float *term;  /* room for one row of a product */
 } tile;
-static bool sees(const tile *t, int64_t query, int64_t key) { return key < t->in[query] && (!t->hide || t->hide[key] == 0); }
+static bool sees(const tile *t, int64_t query, int64_t key) {
+    return key < t->in[query] && (!t->hide || t->hide[key] == 0);
+}
 
-/* out[query] (+)= sum over keys of w[query, key] rows[key], or out[key] += sum over queries of w[query, key] rows[query]. w is 0 where the
-   query does not see the key. */
-static void multiply(const tile *t, bool over_keys, const float *w, int64_t width, const float *rows, int64_t ld, float beta, float *out,
-    int64_t ldo) {
+/* out[query] (+)= sum over keys of w[query, key] rows[key], or out[key] += sum over queries of w[query, key]
+   rows[query]. w is 0 where the query does not see the key. */
+static void multiply(const tile *t, bool over_keys, const float *w, int64_t width, const float *rows, int64_t ld,
+    float beta, float *out, int64_t ldo) {
     const int64_t n = over_keys ? t->queries : t->keys, k = over_keys ? t->keys : t->queries;
     int64_t odd[KEYS], odds = 0; /* the rows that are not finite */
     for (int64_t j = 0; t->clean && j < k; j++) {
         const bool finite = mth__vec->finite(1, width, rows + j * ld, ld);
-        if (finite) memcpy(t->clean + j * width, rows + j * ld, (size_t)width * sizeof *rows);
-        else mth__vec->fill(width, 0, t->clean + j * width);
+        if (finite)
+            memcpy(t->clean + j * width, rows + j * ld, (size_t)width * sizeof *rows);
+        else
+            mth__vec->fill(width, 0, t->clean + j * width);
         if (!finite) odd[odds++] = j;
     }
-    const bool apart = n == 1 && beta != 0; /* BLAS adds the terms of a single row one by one to what is there: a chain over all tiles */
-    mth__gemm(!over_keys, false, n, width, k, 1, w, KEYS, t->clean ? t->clean : rows, t->clean ? width : ld, apart ? 0 : beta,
-              apart ? t->term : out, apart ? width : ldo);
+    /* BLAS adds the terms of a single row one by one to what is there: a chain over all tiles */
+    const bool apart = n == 1 && beta != 0;
+    mth__gemm(!over_keys, false, n, width, k, 1, w, KEYS, t->clean ? t->clean : rows, t->clean ? width : ld,
+        apart ? 0 : beta, apart ? t->term : out, apart ? width : ldo);
     if (apart) mth__vec->add_to(width, t->term, out);
     for (int64_t j = 0; j < odds; j++)
         for (int64_t i = 0; i < n; i++) {
@@ -79,27 +86,31 @@ static void multiply(const tile *t, bool over_keys, const float *w, int64_t widt
             if (sees(t, query, key)) mth__vec->axpy(width, w[query * KEYS + key], rows + odd[j] * ld, out + i * ldo);
         }
 }
-static size_t clean_rows(const plan *p) { return (size_t)((KEYS + 1) * mth__max64(p->d, p->e)); } /* and `term` behind them */
+/* and `term` behind them */
+static size_t clean_rows(const plan *p) { return (size_t)((KEYS + 1) * mth__max64(p->d, p->e)); }
 
 mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
     plan *p = new_plan(arena, c);
     p->blocks = (p->s + QUERIES - 1) / QUERIES;
     p->items = p->b * p->g * p->r * p->blocks;
     const double pairs = (double)(p->b * p->g * p->r) * (double)p->s * (double)p->t;
-    c->thread_scratch = (QUERIES * KEYS + KEYS + 2 * QUERIES + clean_rows(p)) * sizeof(float) + QUERIES * sizeof(double);
+    c->thread_scratch =
+        (QUERIES * KEYS + KEYS + 2 * QUERIES + clean_rows(p)) * sizeof(float) + QUERIES * sizeof(double);
     mth__one_phase(c, pairs * ((double)(2 * (p->d + p->e)) / 70 + 0.5) * (c->attrs->i[0] ? 0.6 : 1), p->items);
     return NULL;
 }
 /* Whether the result is finite. */
 static bool attend(const mth__call *c, const plan *p, int64_t item, void *scratch, bool careful) {
     double *sum = scratch;
-    float *score = (float *)(sum + QUERIES), *hide = score + QUERIES * KEYS, *most = hide + KEYS, *factor = most + QUERIES, *clean = factor + QUERIES;
+    float *score = (float *)(sum + QUERIES), *hide = score + QUERIES * KEYS, *most = hide + KEYS,
+          *factor = most + QUERIES, *clean = factor + QUERIES;
     const mth__operand *mask = c->nin > 3 ? &c->in[3] : NULL;
     const int64_t s0 = item % p->blocks * QUERIES, r = item / p->blocks % p->r, g = item / p->blocks / p->r % p->g,
                   b = item / p->blocks / p->r / p->g;
     const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, seen = visible(c, p, s0 + n - 1);
     const float *q = mth__f32(&c->in[0]) + (b * p->s + s0) * p->ldq + head * p->d;
-    const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d, *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
+    const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d,
+                *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
     const int64_t statistics = (b * p->s + s0) * p->g * p->r + head;
     float *o = mth__f32(&c->out[0]) + (b * p->s + s0) * p->ldo + head * p->e;
     tile t;
@@ -110,11 +121,13 @@ static bool attend(const mth__call *c, const plan *p, int64_t item, void *scratc
     for (int64_t t0 = 0; t0 < seen; t0 += KEYS) {
         t.keys = mth__min64(KEYS, seen - t0);
         t.hide = hidden_keys(mask, b * p->t + t0, t.keys, hide);
-        mth__gemm(false, true, n, t.keys, p->d, (float)c->attrs->f[0], q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
+        mth__gemm(
+            false, true, n, t.keys, p->d, (float)c->attrs->f[0], q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
         for (int64_t i = 0; i < n; i++) {
             float *row = score + i * KEYS;
             const int64_t in = t.in[i] = mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
-            const float here = mth__vec->hide_max(in, row, t.hide), now = here > most[i] || here != here ? here : most[i];
+            const float here = mth__vec->hide_max(in, row, t.hide),
+                        now = here > most[i] || here != here ? here : most[i];
             if (now == -INFINITY) { /* this query has seen no key yet */
                 mth__vec->fill(t.keys, 0, row);
                 continue;
@@ -144,16 +157,18 @@ void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch)
         if (!attend(c, p, i, scratch, false)) attend(c, p, i, scratch, true);
 }
 
-/* ---- gradient: q, k, v, o, most, sum, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone are too few chunks
-   the keys are cut in parts too, each with its own terms of dq, summed in a second phase. */
+/* ---- gradient: q, k, v, o, most, sum, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone
+   are too few chunks the keys are cut in parts too, each with its own terms of dq, summed in a second phase. */
 mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
     plan *p = new_plan(arena, c);
     p->items = p->b * p->g;
     p->blocks = (p->s + QUERIES - 1) / QUERIES;
     const double pairs = (double)(p->items * p->r) * (double)p->s * (double)p->t;
-    const int want = mth__chunks(pairs * ((double)(6 * p->d + 4 * p->e) / 70 + 0.5) * (c->attrs->i[0] ? 0.6 : 1), INT32_MAX);
+    const int want =
+        mth__chunks(pairs * ((double)(6 * p->d + 4 * p->e) / 70 + 0.5) * (c->attrs->i[0] ? 0.6 : 1), INT32_MAX);
     const int64_t most = mth__max64(1, mth__min64(8, (p->t + KEYS - 1) / KEYS));
-    p->parts = p->items >= mth__min64(want, 16) || !p->items ? 1 : (int)mth__min64(most, (want + p->items - 1) / p->items);
+    p->parts =
+        p->items >= mth__min64(want, 16) || !p->items ? 1 : (int)mth__min64(most, (want + p->items - 1) / p->items);
     p->part_chunks = (int)mth__max64(1, mth__min64(p->items, want));
     c->phases = 1;
     c->chunks[0] = p->part_chunks * p->parts;
@@ -171,15 +186,18 @@ static bool zeros(int64_t n, const float *x) {
         if (x[i] != 0) return false;
     return true;
 }
-/* Whether the results are finite. With care, a query takes no part whose output has a gradient of 0: what it says counts nowhere. */
+/* Whether the results are finite. With care, a query takes no part whose output has a gradient of 0: what it says
+ * counts nowhere. */
 static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g, int part, float *score, bool careful) {
     float *ds = score + QUERIES * KEYS, *hide = ds + QUERIES * KEYS, *delta = hide + KEYS, *clean = delta + QUERIES;
     const mth__operand *mask = c->nin > 7 ? &c->in[7] : NULL;
     const float scale = (float)c->attrs->f[0];
     const mth__range blocks = mth__chunk_of((p->t + KEYS - 1) / KEYS, p->parts, part),
                      keys = {blocks.lo * KEYS, mth__min64(blocks.hi * KEYS, p->t)};
-    const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d, *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
-    float *dk = mth__f32(&c->out[1]) + b * p->t * p->ldk + g * p->d, *dv = mth__f32(&c->out[2]) + b * p->t * p->ldv + g * p->e;
+    const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d,
+                *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
+    float *dk = mth__f32(&c->out[1]) + b * p->t * p->ldk + g * p->d,
+          *dv = mth__f32(&c->out[2]) + b * p->t * p->ldv + g * p->e;
     for (int64_t j = keys.lo; j < keys.hi; j++) {
         mth__vec->fill(p->d, 0, dk + j * p->ldk);
         mth__vec->fill(p->e, 0, dv + j * p->ldv);
@@ -187,14 +205,17 @@ static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g,
     bool finite = true;
     for (int64_t r = 0; r < p->r; r++)
         for (int64_t s0 = 0; s0 < p->s; s0 += QUERIES) {
-            const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, first = b * p->s + s0, heads = p->g * p->r;
-            const float *q = mth__f32(&c->in[0]) + first * p->ldq + head * p->d, *o = mth__f32(&c->in[3]) + first * p->ldo + head * p->e;
-            const float *most = mth__f32(&c->in[4]) + first * heads + head, *sum = mth__f32(&c->in[5]) + first * heads + head,
+            const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, first = b * p->s + s0,
+                          heads = p->g * p->r;
+            const float *q = mth__f32(&c->in[0]) + first * p->ldq + head * p->d,
+                        *o = mth__f32(&c->in[3]) + first * p->ldo + head * p->e;
+            const float *most = mth__f32(&c->in[4]) + first * heads + head,
+                        *sum = mth__f32(&c->in[5]) + first * heads + head,
                         *dout = mth__f32(&c->in[6]) + first * p->ldo + head * p->e;
-            float *dq =
-                (p->parts > 1 ? (float *)c->shared + part * mth__size(&c->in[0]) : mth__f32(&c->out[0])) + first * p->ldq + head * p->d;
-            /* delta: the sum over keys of p * dp. Of the very p and dp where one block holds all keys that are seen: a query that gives all to
-               one key then has a ds of exactly 0, which large keys do not blow up. */
+            float *dq = (p->parts > 1 ? (float *)c->shared + part * mth__size(&c->in[0]) : mth__f32(&c->out[0])) +
+                first * p->ldq + head * p->d;
+            /* delta: the sum over keys of p * dp. Of the very p and dp where one block holds all keys that are seen: a
+               query that gives all to one key then has a ds of exactly 0, which large keys do not blow up. */
             const int64_t last = visible(c, p, s0 + n - 1), seen = mth__min64(keys.hi, last);
             bool apart[QUERIES];
             for (int64_t i = 0; i < n; i++) {
@@ -213,9 +234,10 @@ static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g,
                 mth__gemm(false, true, n, t.keys, p->e, 1, dout, p->ldo, v + t0 * p->ldv, p->ldv, 0, ds, KEYS);
                 for (int64_t i = 0; i < n; i++) {
                     float *row = score + i * KEYS, *drow = ds + i * KEYS;
-                    const int64_t in = t.in[i] = apart[i] ? 0 : mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
-                    mth__vec->attention_ds(
-                        in, row, drow, t.hide, most[i * heads], 1 / sum[i * heads], last > KEYS ? &delta[i] : NULL, scale);
+                    const int64_t in = t.in[i] =
+                        apart[i] ? 0 : mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
+                    mth__vec->attention_ds(in, row, drow, t.hide, most[i * heads], 1 / sum[i * heads],
+                        last > KEYS ? &delta[i] : NULL, scale);
                     mth__vec->fill(t.keys - in, 0, row + in);
                     mth__vec->fill(t.keys - in, 0, drow + in);
                 }
@@ -226,7 +248,7 @@ static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g,
             finite = finite && mth__vec->finite(n, p->d, dq, p->ldq);
         }
     return finite && mth__vec->finite(keys.hi - keys.lo, p->d, dk + keys.lo * p->ldk, p->ldk) &&
-           mth__vec->finite(keys.hi - keys.lo, p->e, dv + keys.lo * p->ldv, p->ldv);
+        mth__vec->finite(keys.hi - keys.lo, p->e, dv + keys.lo * p->ldv, p->ldv);
 }
 void mth__run_attention_grad(const mth__call *c, int phase, int chunk, void *scratch) {
     const plan *p = c->plan;

@@ -1,10 +1,11 @@
-/* OpenBLAS, kept to one thread, and from ending the process. A product packs its operands into a block that OpenBLAS maps when more products
- * than ever before are under way at once, and keeps; where nothing can be mapped it calls exit. So no more products are let in than there are
- * blocks, or room to map one: the first block is mapped when the pool starts, where failing is a status, and who finds no room for a further
- * one waits until a product is done.
- * OpenBLAS doesn't tell how many blocks it has. A new one shows in the size of the process, so a product that may map one is run with a look
- * before and after; once one has shown, or after many such products without one, its level is known, and looks are over.
- * The same count lets a fork wait until no product is under way: so the lock of OpenBLAS's blocks is free in the child. */
+/* OpenBLAS, kept to one thread, and from ending the process. A product packs its operands into a block that OpenBLAS
+ * maps when more products than ever before are under way at once, and keeps; where nothing can be mapped it calls exit.
+ * So no more products are let in than there are blocks, or room to map one: the first block is mapped when the pool
+ * starts, where failing is a status, and who finds no room for a further one waits until a product is done.
+ * OpenBLAS doesn't tell how many blocks it has. A new one shows in the size of the process, so a product that may map
+ * one is run with a look before and after; once one has shown, or after many such products without one, its level is
+ * known, and looks are over. The same count lets a fork wait until no product is under way: so the lock of OpenBLAS's
+ * blocks is free in the child. */
 #include "base/arena.h"
 #include "base/fork.h"
 #include "engine/native/kernel_util.h"
@@ -24,35 +25,41 @@
 #define BLAS(name) JOIN(MTH_BLAS_PREFIX, name)
 /* Our own declarations: the header's place and its prefixed names differ between distributions, the ABI does not. */
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
-void BLAS(cblas_sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
-    float beta, float *c, int ldc);
-void BLAS(cblas_sgemv)(
-    int order, int ta, int m, int n, float alpha, const float *a, int lda, const float *x, int incx, float beta, float *y, int incy);
+void BLAS(cblas_sgemm)(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda,
+    const float *b, int ldb, float beta, float *c, int ldc);
+void BLAS(cblas_sgemv)(int order, int ta, int m, int n, float alpha, const float *a, int lda, const float *x, int incx,
+    float beta, float *y, int incy);
 void BLAS(openblas_set_num_threads)(int);
 const char *BLAS(openblas_get_config)(void);
 
 /* ---------------------------------------------------------------- products */
-static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-    float beta, float *c, int64_t ldc) {
+static void product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+    const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
     if (m == 1)
-        BLAS(cblas_sgemv)(
-            ROW_MAJOR, tb ? NO_TRANS : TRANS, (int)(tb ? n : k), (int)(tb ? k : n), alpha, b, (int)ldb, a, ta ? (int)lda : 1, beta, c, 1);
+        BLAS(cblas_sgemv)(ROW_MAJOR, tb ? NO_TRANS : TRANS, (int)(tb ? n : k), (int)(tb ? k : n), alpha, b, (int)ldb, a,
+            ta ? (int)lda : 1, beta, c, 1);
     else if (n == 1)
-        BLAS(cblas_sgemv)(ROW_MAJOR, ta ? TRANS : NO_TRANS, (int)(ta ? k : m), (int)(ta ? m : k), alpha, a, (int)lda, b, tb ? 1 : (int)ldb,
-            beta, c, (int)ldc);
+        BLAS(cblas_sgemv)(ROW_MAJOR, ta ? TRANS : NO_TRANS, (int)(ta ? k : m), (int)(ta ? m : k), alpha, a, (int)lda, b,
+            tb ? 1 : (int)ldb, beta, c, (int)ldc);
     else
-        BLAS(cblas_sgemm)(ROW_MAJOR, ta ? TRANS : NO_TRANS, tb ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb,
-            beta, c, (int)ldc);
+        BLAS(cblas_sgemm)(ROW_MAJOR, ta ? TRANS : NO_TRANS, tb ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, alpha, a,
+            (int)lda, b, (int)ldb, beta, c, (int)ldc);
 }
 
 /* ---------------------------------------------------------------- room */
-/* PyPI's builds map blocks of 32 MiB, others as much as 128. SPARE is what must be free: the rest is for whoever maps memory meanwhile. */
+/* PyPI's builds map blocks of 32 MiB, others as much as 128. SPARE is what must be free: the rest is for whoever maps
+ * memory meanwhile. */
 enum { BLOCK = MTH_BLAS_BLOCK_MIB << 20, SPARE = BLOCK + (16 << 20), LOOKS = 200, SHUT = 1 << 20 };
 
-typedef struct { bool looks; size_t before; } room;         /* of one product */
+typedef struct {
+    bool looks;
+    size_t before;
+} room;                                                     /* of one product */
 static pthread_mutex_t looking = PTHREAD_MUTEX_INITIALIZER; /* one product at a time looks */
-static atomic_int inside, known;                            /* products under way; how many of them need no look */
-static int most, unseen;                                    /* products that OpenBLAS has blocks for; looks in a row that saw none mapped */
+/* products under way; how many of them need no look */
+static atomic_int inside, known;
+/* products that OpenBLAS has blocks for; looks in a row that saw none mapped */
+static int most, unseen;
 static mth__fork_watch watch;
 
 /* Bytes of the process's address space; 0 where they can't be told. */
@@ -148,8 +155,8 @@ mth_status mth__gemm_start(void) {
         F("free memory, or raise the limit of the process (ulimit -v) by %d MiB", SPARE >> 20));
 }
 
-void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-    float beta, float *c, int64_t ldc) {
+void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+    const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
     if (m <= 0 || n <= 0) return;
     if (k <= 0) { /* BLAS need not touch c */
         for (int64_t i = 0; i < m; i++)

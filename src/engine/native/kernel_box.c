@@ -14,24 +14,42 @@ static uint16_t to_bfloat16(float f) { /* to nearest, ties to even; NaN stays on
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 #define LARGER(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
-#define RUN(type, sum, larger) { \
-        type *d = dst; const type *s = src; \
-        if (op == MTH__BOX_ADD) for (int64_t i = 0; i < n; i++) { type *a = &d[i * ds]; const type b = s[i * ss]; *a = sum; } \
-        else for (int64_t i = 0; i < n; i++) { type *a = &d[i * ds]; const type b = s[i * ss]; *a = larger; } } break;
+#define RUN(type, sum, larger)                                                                                         \
+    {                                                                                                                  \
+        type *d = dst;                                                                                                 \
+        const type *s = src;                                                                                           \
+        if (op == MTH__BOX_ADD)                                                                                        \
+            for (int64_t i = 0; i < n; i++) {                                                                          \
+                type *a = &d[i * ds];                                                                                  \
+                const type b = s[i * ss];                                                                              \
+                *a = sum;                                                                                              \
+            }                                                                                                          \
+        else                                                                                                           \
+            for (int64_t i = 0; i < n; i++) {                                                                          \
+                type *a = &d[i * ds];                                                                                  \
+                const type b = s[i * ss];                                                                              \
+                *a = larger;                                                                                           \
+            }                                                                                                          \
+    }                                                                                                                  \
+    break;
 void mth__reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
     switch (dtype) {
     case MTH_FLOAT32:
-        if (ds == 1 && ss == 1) { (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(n, src, dst); return; }
+        if (ds == 1 && ss == 1) {
+            (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(n, src, dst);
+            return;
+        }
         RUN(float, *a + b, LARGER(*a, b))
     case MTH_FLOAT64: RUN(double, *a + b, LARGER(*a, b))
     case MTH_INT32: RUN(int32_t, (int32_t)((uint32_t)*a + (uint32_t)b), LARGER(*a, b))
     case MTH_INT64: RUN(int64_t, (int64_t)((uint64_t)*a + (uint64_t)b), LARGER(*a, b))
-    case MTH_BFLOAT16: RUN(uint16_t, to_bfloat16(from_bfloat16(*a) + from_bfloat16(b)), from_bfloat16(*a) > from_bfloat16(b) ? *a : b)
+    case MTH_BFLOAT16:
+        RUN(uint16_t, to_bfloat16(from_bfloat16(*a) + from_bfloat16(b)), from_bfloat16(*a) > from_bfloat16(b) ? *a : b)
     case MTH_BOOL: RUN(uint8_t, *a | b, *a | b)
     }
 }
-void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride, const void *src,
-    const int64_t *src_stride) {
+void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride,
+    const void *src, const int64_t *src_stride) {
     mth__copy c = {.loop = {.rank = rank, .operands = 2}};
     mth__loop *l = &c.loop;
     for (int d = 0; d < rank; d++) {
@@ -47,8 +65,8 @@ void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, vo
     }
     mth__loop_merge(l);
     const int last = l->rank - 1;
-    const int64_t n = last < 0 ? 1 : l->size[last], ds = last < 0 ? 1 : l->stride[0][last], ss = last < 0 ? 1 : l->stride[1][last],
-                  bytes = (int64_t)mth_dtype_size(dtype);
+    const int64_t n = last < 0 ? 1 : l->size[last], ds = last < 0 ? 1 : l->stride[0][last],
+                  ss = last < 0 ? 1 : l->stride[1][last], bytes = (int64_t)mth_dtype_size(dtype);
     int64_t rows = 1, at[MTH__LOOP_OPERANDS];
     for (int d = 0; d < last; d++) rows *= l->size[d];
     for (int64_t row = 0; row < rows; row++) {
@@ -57,9 +75,10 @@ void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, vo
     }
 }
 
-enum { PAST_CACHES = 64 << 20 }; /* bytes of operands and results from which the results are not expected to stay in a cache */
-void mth__reduce_to_all(
-    mth__box_op op, mth_dtype dtype, int64_t count, int sources, const void *const *src, int destinations, void *const *dst, int64_t all) {
+/* bytes of operands and results from which the results are not expected to stay in a cache */
+enum { PAST_CACHES = 64 << 20 };
+void mth__reduce_to_all(mth__box_op op, mth_dtype dtype, int64_t count, int sources, const void *const *src,
+    int destinations, void *const *dst, int64_t all) {
     if (dtype == MTH_FLOAT32 && op == MTH__BOX_ADD) {
         mth__vec->reduce_all(count, sources, (const float *const *)src, destinations, (float *const *)dst,
             all * 4 * (sources + destinations) >= PAST_CACHES);

@@ -1,24 +1,35 @@
-/* contract: an einsum of two operands as matrix products of OpenBLAS. The letters fall in four groups: batch (in both operands and the
- * result), m (first, result), n (second, result), k (both operands). Where the letters of a group lie in memory as one dimension does, BLAS
- * reads the operands in place, transposed or not; an operand where they don't is first copied to [batch, rows, columns]. */
+/* contract: an einsum of two operands as matrix products of OpenBLAS. The letters fall in four groups: batch (in both
+ * operands and the result), m (first, result), n (second, result), k (both operands). Where the letters of a group lie
+ * in memory as one dimension does, BLAS reads the operands in place, transposed or not; an operand where they don't is
+ * first copied to [batch, rows, columns]. */
 #include "engine/native/kernel_util.h"
 
 enum { A, B, C, OPERANDS };
 enum { VECTOR_PANEL = 4096 }; /* in products with a vector, the chains of BLAS are longer */
-typedef struct { int n; int64_t size[MTH__RANK], stride[OPERANDS][MTH__RANK]; } group;
-typedef struct { bool copied; mth__copy copy; size_t at; } permuted; /* `at`: its place in the call's scratch */
 typedef struct {
-    mth__loop batch;                                 /* operands A, B, C */
+    int n;
+    int64_t size[MTH__RANK], stride[OPERANDS][MTH__RANK];
+} group;
+typedef struct {
+    bool copied;
+    mth__copy copy;
+    size_t at;
+} permuted; /* `at`: its place in the call's scratch */
+typedef struct {
+    mth__loop batch; /* operands A, B, C */
     int64_t batches, m, n, k;
-    int64_t row[OPERANDS], column[OPERANDS];         /* strides: A (m, k), B (k, n), C (m, n) */
-    bool swapped;                                    /* the transposed product: A is the call's second operand */
+    int64_t row[OPERANDS], column[OPERANDS]; /* strides: A (m, k), B (k, n), C (m, n) */
+    /* the transposed product: A is the call's second operand */
+    bool swapped;
     permuted operand[OPERANDS];
-    enum { BY_BLAS, DIRECT, TURNED } way;            /* DIRECT, TURNED: mth__vec->product, without packing; TURNED: of the transposes */
-    bool packed;                                     /* the small operand is first laid out as [k, small] */
+    /* DIRECT, TURNED: mth__vec->product, without packing; TURNED: of the transposes */
+    enum { BY_BLAS, DIRECT, TURNED } way;
+    bool packed; /* the small operand is first laid out as [k, small] */
     size_t packed_at;
     int64_t block_m, block_n, blocks_m, blocks_n;
-    int64_t panel;                                   /* terms of a sum that are left to float32 */
-    bool in_panels;                                  /* a block is computed in scratch: panels are added in double, and to the result */
+    int64_t panel; /* terms of a sum that are left to float32 */
+    /* a block is computed in scratch: panels are added in double, and to the result */
+    bool in_panels;
     int batch_chunks;
 } plan;
 
@@ -36,7 +47,11 @@ static void sort_group(group *g, int o) {
             int64_t t = g->size[j];
             g->size[j] = g->size[j - 1];
             g->size[j - 1] = t;
-            for (int q = 0; q < OPERANDS; q++) { t = g->stride[q][j]; g->stride[q][j] = g->stride[q][j - 1]; g->stride[q][j - 1] = t; }
+            for (int q = 0; q < OPERANDS; q++) {
+                t = g->stride[q][j];
+                g->stride[q][j] = g->stride[q][j - 1];
+                g->stride[q][j - 1] = t;
+            }
         }
 }
 /* Whether operand o has the group as one dimension; its stride and the size. */
@@ -65,7 +80,11 @@ static void permute(mth__call *c, plan *p, int o, group *batch, group *rows, gro
     for (int g = 0, d = 0; g < 3; g++)
         for (int i = 0; i < groups[g]->n; i++, d++) groups[g]->stride[o][i] = l->stride[0][d];
     if (o == C) /* from the scratch to the result */
-        for (int d = 0; d < l->rank; d++) { const int64_t t = l->stride[0][d]; l->stride[0][d] = l->stride[1][d]; l->stride[1][d] = t; }
+        for (int d = 0; d < l->rank; d++) {
+            const int64_t t = l->stride[0][d];
+            l->stride[0][d] = l->stride[1][d];
+            l->stride[1][d] = t;
+        }
     x->copy.adds = o == C && c->accumulates;
     mth__copy_plan(&x->copy, MTH_FLOAT32);
     x->at = c->call_scratch;
@@ -111,8 +130,8 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
                 if (!at) continue;
                 const int64_t here = operand[o]->shape.dim[at - text[o]];
                 if (in && here != size)
-                    return INTERNAL(
-                        "contract %s: letter %c has sizes %lld and %lld", c->attrs->s, letter, (long long)size, (long long)here);
+                    return INTERNAL("contract %s: letter %c has sizes %lld and %lld", c->attrs->s, letter,
+                        (long long)size, (long long)here);
                 size = here;
                 in |= 1u << o;
                 of[o] = stride[o][at - text[o]];
@@ -130,7 +149,9 @@ static void plan_way(mth__call *c, plan *p) {
     const bool ta = p->k > 1 && p->column[A] != 1, tb = p->n > 1 && p->column[B] != 1;
     for (int o = 0; o < OPERANDS; o++)
         if (p->operand[o].copied) return;
-    if (!mth__vec->product || p->batches != 1 || p->m < 2 || p->n < 2 || !p->k || (p->m > MTH__SMALL && p->n > MTH__SMALL)) return;
+    if (!mth__vec->product || p->batches != 1 || p->m < 2 || p->n < 2 || !p->k ||
+        (p->m > MTH__SMALL && p->n > MTH__SMALL))
+        return;
     if (p->m <= MTH__SMALL) {
         p->way = tb ? TURNED : DIRECT;
         p->packed = tb && !ta;
@@ -146,8 +167,8 @@ static void plan_way(mth__call *c, plan *p) {
 static void plan_chunks(mth__call *c, plan *p) {
     const double rate = p->m == 1 || p->n == 1 ? 12 : p->way != BY_BLAS ? 130 : p->m < 64 || p->n < 64 ? 80 : 150;
     const double ns = 2.0 * (double)p->batches * (double)p->m * (double)p->n * (double)mth__max64(p->k, 1) / rate;
-    /* Long chunks repack less (512 x 512 of k = 2048 runs 8% faster than 256 x 256): as many as give each thread eight among the devices that multiply
-       at the same time; but none above 20 ms, which is how long an interrupt waits. */
+    /* Long chunks repack less (512 x 512 of k = 2048 runs 8% faster than 256 x 256): as many as give each thread eight
+       among the devices that multiply at the same time; but none above 20 ms, which is how long an interrupt waits. */
     const double count = c->threads ? fmax(1, 8.0 * c->threads / c->peers) : 16;
     const double each = fmin(fmax(ns / count, 4e5), 2e7);
     const int64_t want = mth__max64(1, (int64_t)(ns / each)),
@@ -156,9 +177,13 @@ static void plan_chunks(mth__call *c, plan *p) {
     double least = INFINITY;
     for (int64_t pm = 1; pm <= (p->way != BY_BLAS && p->m <= MTH__SMALL ? 1 : pieces); pm++) {
         const int64_t pn = p->way != BY_BLAS && p->m > MTH__SMALL ? 1 : (pieces + pm - 1) / pm;
-        const double cost =
-            (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1) + (pm * pn < pieces ? 1e6 : 0);
-        if (cost < least) { least = cost; best_m = pm; best_n = pn; }
+        const double cost = (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1) +
+            (pm * pn < pieces ? 1e6 : 0);
+        if (cost < least) {
+            least = cost;
+            best_m = pm;
+            best_n = pn;
+        }
     }
     p->block_m = mth__max64(16, ((p->m + best_m - 1) / best_m + 15) / 16 * 16);
     p->block_n = mth__max64(64, ((p->n + best_n - 1) / best_n + 63) / 64 * 64);
@@ -181,7 +206,8 @@ static void plan_chunks(mth__call *c, plan *p) {
     if (copy_ns > 0) c->chunks[c->phases++] = mth__chunks(copy_ns, rows);
     if (p->packed) c->chunks[c->phases++] = 1; /* at most MTH__SMALL rows */
     c->chunks[c->phases++] = (int)(p->batch_chunks * p->blocks_m * p->blocks_n);
-    if (p->operand[C].copied) c->chunks[c->phases++] = mth__chunks((double)mth__size(&c->out[0]), p->operand[C].copy.rows);
+    if (p->operand[C].copied)
+        c->chunks[c->phases++] = mth__chunks((double)mth__size(&c->out[0]), p->operand[C].copy.rows);
 }
 
 mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
@@ -197,11 +223,14 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     sort_group(&n, C);
     sort_group(&k, A);
     int64_t none;
-    if (!as_one(&m, A, &p->m, &p->row[A]) || !as_one(&k, A, &p->k, &p->column[A]) || !unit(p->row[A], p->column[A], p->m, p->k))
+    if (!as_one(&m, A, &p->m, &p->row[A]) || !as_one(&k, A, &p->k, &p->column[A]) ||
+        !unit(p->row[A], p->column[A], p->m, p->k))
         permute(c, p, A, &batch, &m, &k);
-    if (!as_one(&k, B, &none, &p->row[B]) || !as_one(&n, B, &none, &p->column[B]) || !unit(p->row[B], p->column[B], p->k, p->n))
+    if (!as_one(&k, B, &none, &p->row[B]) || !as_one(&n, B, &none, &p->column[B]) ||
+        !unit(p->row[B], p->column[B], p->k, p->n))
         permute(c, p, B, &batch, &k, &n);
-    if (!as_one(&m, C, &none, &p->row[C]) || !as_one(&n, C, &none, &p->column[C]) || !unit(p->row[C], p->column[C], p->m, p->n))
+    if (!as_one(&m, C, &none, &p->row[C]) || !as_one(&n, C, &none, &p->column[C]) ||
+        !unit(p->row[C], p->column[C], p->m, p->n))
         permute(c, p, C, &batch, &m, &n);
     as_one(&m, A, &p->m, &p->row[A]);
     as_one(&k, A, &p->k, &p->column[A]);
@@ -232,7 +261,8 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     const int64_t most[] = {p->m, p->n, p->k, p->row[A], p->column[A], p->row[B], p->column[B], p->row[C]};
     for (size_t i = 0; i < sizeof most / sizeof *most; i++)
         if (most[i] > INT32_MAX)
-            return FAIL(MTH_ERROR_UNSUPPORTED, F("a matrix product with a dimension or row of %lld elements", (long long)most[i]),
+            return FAIL(MTH_ERROR_UNSUPPORTED,
+                F("a matrix product with a dimension or row of %lld elements", (long long)most[i]),
                 F("shard the operands so that it is below 2^31"));
     plan_way(c, p);
     plan_chunks(c, p);
@@ -244,7 +274,8 @@ static float *operand(const mth__call *c, const plan *p, int o) {
     if (p->operand[o].copied) return (float *)(void *)((char *)c->shared + p->operand[o].at);
     return o == C ? c->out[0].data : c->in[o].data;
 }
-/* BLAS wants to know which of the two dimensions is contiguous, and the stride of the other; sizes of 1 leave it free. */
+/* BLAS wants to know which of the two dimensions is contiguous, and the stride of the other; sizes of 1 leave it free.
+ */
 static bool transposed(int64_t row, int64_t column, int64_t rows, int64_t columns, int64_t *ld) {
     const bool t = columns > 1 && column != 1;
     *ld = t ? (columns > 1 ? column : rows) : (rows > 1 ? row : columns);
@@ -253,32 +284,41 @@ static bool transposed(int64_t row, int64_t column, int64_t rows, int64_t column
     return t;
 }
 /* Terms [k0, k0 + k) of a block of the result, at row m0 and column n0 of batch `at`. */
-typedef struct { const int64_t *at; int64_t m0, n0, m, n, k0, k; } block;
+typedef struct {
+    const int64_t *at;
+    int64_t m0, n0, m, n, k0, k;
+} block;
 static void multiply_panel(
     const mth__call *c, const plan *p, const block *x, bool add, float *out, int64_t ldc, float *turned) {
-    const float *a = operand(c, p, p->swapped ? B : A) + x->k0 * p->column[A], *b = operand(c, p, p->swapped ? A : B) + x->k0 * p->row[B];
+    const float *a = operand(c, p, p->swapped ? B : A) + x->k0 * p->column[A],
+                *b = operand(c, p, p->swapped ? A : B) + x->k0 * p->row[B];
     const int64_t wide = p->way == TURNED ? p->m : p->n; /* of the packed operand */
-    const float *small = p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) + x->k0 * wide : NULL;
+    const float *small =
+        p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) + x->k0 * wide : NULL;
     if (p->way == DIRECT) {
-        mth__vec->product(x->m, x->n, x->k, a + x->m0 * p->row[A], p->row[A], p->column[A], small ? small + x->n0 : b + x->n0,
-            small ? p->n : p->row[B], out, ldc, add);
+        mth__vec->product(x->m, x->n, x->k, a + x->m0 * p->row[A], p->row[A], p->column[A],
+            small ? small + x->n0 : b + x->n0, small ? p->n : p->row[B], out, ldc, add);
         return;
     }
     if (p->way == TURNED) {
         mth__vec->product(x->n, x->m, x->k, b + x->n0 * p->column[B], p->column[B], p->row[B], small ? small : a,
             small ? p->m : p->column[A], turned, x->m, false);
         const int64_t size[] = {x->m, x->n}, to[] = {ldc, 1}, from[] = {1, x->m};
-        if (add) mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, out, to, turned, from);
-        else mth__vec->transpose(x->n, x->m, turned, x->m, out, ldc);
+        if (add)
+            mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, out, to, turned, from);
+        else
+            mth__vec->transpose(x->n, x->m, turned, x->m, out, ldc);
         return;
     }
     int64_t lda, ldb;
-    const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda), tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
-    mth__gemm(ta, tb, x->m, x->n, x->k, 1, a + x->at[A] + x->m0 * p->row[A], lda, b + x->at[B] + x->n0 * p->column[B], ldb,
-        add, out, ldc);
+    const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda),
+               tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
+    mth__gemm(ta, tb, x->m, x->n, x->k, 1, a + x->at[A] + x->m0 * p->row[A], lda, b + x->at[B] + x->n0 * p->column[B],
+        ldb, add, out, ldc);
 }
 static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch) {
-    const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m, bb = chunk / (p->blocks_n * p->blocks_m);
+    const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m,
+                  bb = chunk / (p->blocks_n * p->blocks_m);
     const mth__range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
     const bool add = c->accumulates && !p->operand[C].copied;
     int64_t at[OPERANDS] = {0};
@@ -309,19 +349,29 @@ static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch
 static void pack(const mth__call *c, const plan *p) {
     float *small = (float *)(void *)((char *)c->shared + p->packed_at);
     const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
-    if (p->way == TURNED) mth__vec->transpose(p->m, p->k, a, p->row[A], small, p->m);
-    else mth__vec->transpose(p->n, p->k, b, p->column[B], small, p->n);
+    if (p->way == TURNED)
+        mth__vec->transpose(p->m, p->k, a, p->row[A], small, p->m);
+    else
+        mth__vec->transpose(p->n, p->k, b, p->column[B], small, p->n);
 }
 void mth__run_contract(const mth__call *c, int phase, int chunk, void *scratch) {
     const plan *p = c->plan;
     const int copies = p->operand[A].copied || p->operand[B].copied, product = copies + p->packed;
-    if (phase == product) { multiply(c, p, chunk, scratch); return; }
-    if (phase == copies && p->packed) { pack(c, p); return; }
+    if (phase == product) {
+        multiply(c, p, chunk, scratch);
+        return;
+    }
+    if (phase == copies && p->packed) {
+        pack(c, p);
+        return;
+    }
     for (int o = A; o <= C; o++) {
         const permuted *x = &p->operand[o];
         if (!x->copied || (phase < product) != (o != C)) continue;
         const mth__range r = mth__chunk_of(x->copy.rows, c->chunks[phase], chunk);
-        if (o == C) mth__copy_run(&x->copy, c->out[0].data, operand(c, p, C), r.lo, r.hi);
-        else mth__copy_run(&x->copy, operand(c, p, o), c->in[o].data, r.lo, r.hi);
+        if (o == C)
+            mth__copy_run(&x->copy, c->out[0].data, operand(c, p, C), r.lo, r.hi);
+        else
+            mth__copy_run(&x->copy, operand(c, p, o), c->in[o].data, r.lo, r.hi);
     }
 }

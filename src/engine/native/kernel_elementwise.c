@@ -1,7 +1,11 @@
 /* Elementwise rows: one loop over merged dimensions, runs along the innermost given to the vector functions. */
 #include "engine/native/kernel_util.h"
 
-typedef struct { mth__loop loop; int row; int64_t inner, total; } plan;
+typedef struct {
+    mth__loop loop;
+    int row;
+    int64_t inner, total;
+} plan;
 
 static double ns_per_element(int row) { /* measured, AVX-512, data in cache */
     switch (row) {
@@ -12,8 +16,10 @@ static double ns_per_element(int row) { /* measured, AVX-512, data in cache */
     case MTH__ROW_tanh:
     case MTH__ROW_gelu:
     case MTH__ROW_gelu_tanh:
-    case MTH__ROW_silu_grad: case MTH__ROW_gelu_tanh_grad: return 1;
-    case MTH__ROW_gelu_grad: case MTH__ROW_dropout: return 2;
+    case MTH__ROW_silu_grad:
+    case MTH__ROW_gelu_tanh_grad: return 1;
+    case MTH__ROW_gelu_grad:
+    case MTH__ROW_dropout: return 2;
     default: return 0.6;
     }
 }
@@ -47,7 +53,8 @@ void mth__run_unary(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const plan *p = c->plan;
     const mth__range r = mth__chunk_of(p->total, c->chunks[0], chunk);
-    mth__vec->unary[p->row](r.hi - r.lo, mth__f32(&c->in[0]) + r.lo, mth__f32(&c->out[0]) + r.lo, (float)c->attrs->f[0]);
+    mth__vec->unary[p->row](
+        r.hi - r.lo, mth__f32(&c->in[0]) + r.lo, mth__f32(&c->out[0]) + r.lo, (float)c->attrs->f[0]);
 }
 void mth__run_binary(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
@@ -74,15 +81,16 @@ mth_status mth__prepare_cast(mth__arena *arena, mth__call *c) {
     for (int i = 0; i < 2; i++)
         if (t[i] == MTH_BFLOAT16)
             return FAIL(MTH_ERROR_UNSUPPORTED,
-                F("the native engine has no cast between %s and %s", mth_dtype_name(t[0]), mth_dtype_name(t[1])), F("use float32"));
+                F("the native engine has no cast between %s and %s", mth_dtype_name(t[0]), mth_dtype_name(t[1])),
+                F("use float32"));
     return plan_loop(arena, c);
 }
-#define CAST_TO(from, type, expression)                                                                                                    \
-    {                                                                                                                                      \
-        const from *x = c->in[0].data;                                                                                                     \
-        type *y = c->out[0].data;                                                                                                          \
-        for (int64_t i = r.lo; i < r.hi; i++) y[i] = (type)(expression);                                                                   \
-    }                                                                                                                                      \
+#define CAST_TO(from, type, expression)                                                                                \
+    {                                                                                                                  \
+        const from *x = c->in[0].data;                                                                                 \
+        type *y = c->out[0].data;                                                                                      \
+        for (int64_t i = r.lo; i < r.hi; i++) y[i] = (type)(expression);                                               \
+    }                                                                                                                  \
     break;
 /* Of integers the lower bits stay; the nearest integer of what has none is the least or the largest, that of NaN 0. */
 static int32_t nearest32(double x) {
@@ -91,14 +99,15 @@ static int32_t nearest32(double x) {
 static int64_t nearest64(double x) {
     return x != x ? 0 : x < -0x1p63 ? INT64_MIN : x >= 0x1p63 ? INT64_MAX : (int64_t)x;
 }
-#define CAST_FROM(from, to_int32, to_int64) \
-    switch (c->out[0].dtype) { \
-    case MTH_FLOAT32: CAST_TO(from, float, x[i]) \
-    case MTH_FLOAT64: CAST_TO(from, double, x[i]) \
-    case MTH_INT32: CAST_TO(from, int32_t, to_int32(x[i])) \
-    case MTH_INT64: CAST_TO(from, int64_t, to_int64(x[i])) \
-    default: CAST_TO(from, uint8_t, x[i] != 0) \
-    } break;
+#define CAST_FROM(from, to_int32, to_int64)                                                                            \
+    switch (c->out[0].dtype) {                                                                                         \
+    case MTH_FLOAT32: CAST_TO(from, float, x[i])                                                                       \
+    case MTH_FLOAT64: CAST_TO(from, double, x[i])                                                                      \
+    case MTH_INT32: CAST_TO(from, int32_t, to_int32(x[i]))                                                             \
+    case MTH_INT64: CAST_TO(from, int64_t, to_int64(x[i]))                                                             \
+    default: CAST_TO(from, uint8_t, x[i] != 0)                                                                         \
+    }                                                                                                                  \
+    break;
 void mth__run_cast(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const mth__range r = mth__chunk_of(((const plan *)c->plan)->total, c->chunks[0], chunk);
@@ -127,7 +136,8 @@ void mth__run_mask(const mth__call *c, int phase, int chunk, void *scratch) {
 }
 
 /* ---- dropout: the mask of an element depends on its global index alone, in the tensor of which this may be a box */
-static int64_t mask_strides(const mth__call *c, int64_t stride[MTH__RANK]) { /* and the index of the box's first element */
+/* and the index of the box's first element */
+static int64_t mask_strides(const mth__call *c, int64_t stride[MTH__RANK]) {
     mth__shape whole = c->out[0].global;
     const int64_t dim = c->attrs->i[1], start = c->attrs->i[2], size = c->attrs->i[3];
     if (size) whole.dim[dim] = size;
@@ -170,8 +180,8 @@ void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
     for (int64_t pos = r.lo; pos < r.hi;) {
         const int64_t i = pos % p->inner, n = mth__min64(r.hi - pos, p->inner - i), step = l->stride[1][l->rank - 1];
         mth__loop_at(l, l->rank - 1, pos / p->inner, at);
-        mth__vec->dropout(n, mth__f32(&c->in[0]) + pos, mth__f32(o) + pos, (uint64_t)c->attrs->i[0], (uint64_t)(first + at[1] + i * step),
-            (uint64_t)step, threshold, scale);
+        mth__vec->dropout(n, mth__f32(&c->in[0]) + pos, mth__f32(o) + pos, (uint64_t)c->attrs->i[0],
+            (uint64_t)(first + at[1] + i * step), (uint64_t)step, threshold, scale);
         pos += n;
     }
 }

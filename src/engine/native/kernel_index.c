@@ -8,7 +8,8 @@ static void check(const mth__call *c, int64_t id, int64_t limit) {
 /* ---- gather: table[v, d], ids -> [ids, d] */
 mth_status mth__prepare_gather(mth__arena *arena, mth__call *c) {
     (void)arena;
-    mth__one_phase(c, 8.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS + 2.0 * (double)mth__size(&c->in[1]), mth__size(&c->in[1]));
+    mth__one_phase(c, 8.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS + 2.0 * (double)mth__size(&c->in[1]),
+        mth__size(&c->in[1]));
     return NULL;
 }
 void mth__run_gather(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -20,13 +21,17 @@ void mth__run_gather(const mth__call *c, int phase, int chunk, void *scratch) {
     for (int64_t i = r.lo; i < r.hi; i++) {
         const int64_t id = mth__id(ids, i), row = mth__local_index(table, 0, id);
         check(c, id, table->global.dim[0]);
-        if (row < 0) memset(y + i * d, 0, (size_t)d * sizeof *y);
-        else memcpy(y + i * d, mth__f32(table) + row * d, (size_t)d * sizeof *y);
+        if (row < 0)
+            memset(y + i * d, 0, (size_t)d * sizeof *y);
+        else
+            memcpy(y + i * d, mth__f32(table) + row * d, (size_t)d * sizeof *y);
     }
 }
-/* Each chunk owns a range of the vocabulary and looks at all ids once, to string those of each row together: `first` and `last` of a row,
-   `next` of an id, counted from 1. The additions to a row stay in the order of the ids. */
-typedef struct { int64_t *first, *last, *next; } chains;
+/* Each chunk owns a range of the vocabulary and looks at all ids once, to string those of each row together: `first`
+   and `last` of a row, `next` of an id, counted from 1. The additions to a row stay in the order of the ids. */
+typedef struct {
+    int64_t *first, *last, *next;
+} chains;
 static chains chains_of(const mth__call *c) {
     int64_t *first = c->shared, rows = c->out[0].shape.dim[0];
     return (chains){first, first + rows, first + 2 * rows};
@@ -35,10 +40,11 @@ mth_status mth__prepare_gather_grad(mth__arena *arena, mth__call *c) {
     (void)arena;
     const int64_t n = mth__size(&c->in[0]), rows = c->out[0].shape.dim[0];
     c->phases = 1;
-    c->chunks[0] = (int)mth__min64(
-        mth__chunks((c->accumulates ? 0 : 4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS)
-                + 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS, rows),
-        mth__max64(1, (int64_t)(5e7 / ((double)n + 1)))); /* reading the ids stays small beside the rest */
+    c->chunks[0] =
+        (int)mth__min64(mth__chunks((c->accumulates ? 0 : 4.0 * (double)mth__size(&c->out[0]) / MTH__BYTES_PER_NS) +
+                                8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS,
+                            rows),
+            mth__max64(1, (int64_t)(5e7 / ((double)n + 1)))); /* reading the ids stays small beside the rest */
     c->call_scratch = (size_t)(2 * rows + n) * sizeof(int64_t);
     c->thread_scratch = mth__cascade_bytes(c->out[0].shape.dim[1]);
     return NULL;
@@ -62,8 +68,10 @@ void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratc
     for (int64_t row = r.lo; row < r.hi; row++) {
         int64_t i = of.first[row];
         float *y = mth__f32(out) + row * d;
-        if (i && !of.next[i - 1] && !c->accumulates) memcpy(y, mth__f32(dy) + (i - 1) * d, (size_t)d * sizeof *y);
-        else if (i && !of.next[i - 1]) mth__vec->add_to(d, mth__f32(dy) + (i - 1) * d, y);
+        if (i && !of.next[i - 1] && !c->accumulates)
+            memcpy(y, mth__f32(dy) + (i - 1) * d, (size_t)d * sizeof *y);
+        else if (i && !of.next[i - 1])
+            mth__vec->add_to(d, mth__f32(dy) + (i - 1) * d, y);
         if (!i || !of.next[i - 1]) continue;
         mth__cascade sum;
         for (mth__cascade_begin(&sum, d, c->accumulates, y, scratch); i; i = of.next[i - 1])
@@ -109,9 +117,12 @@ void mth__run_pick_grad(const mth__call *c, int phase, int chunk, void *scratch)
     }
 }
 
-/* ---- sinusoid: -> [s, d]. Angles in double: a position of 10^5 would lose all digits of the fast columns in float32. A pair of columns
-   has one angle; `first` is the pair of the first local column. */
-typedef struct { int64_t first, pairs; double *frequency; } sinusoid;
+/* ---- sinusoid: -> [s, d]. Angles in double: a position of 10^5 would lose all digits of the fast columns in float32.
+   A pair of columns has one angle; `first` is the pair of the first local column. */
+typedef struct {
+    int64_t first, pairs;
+    double *frequency;
+} sinusoid;
 mth_status mth__prepare_sinusoid(mth__arena *arena, mth__call *c) {
     sinusoid *p = NEW(arena, sinusoid);
     const mth__operand *y = &c->out[0];
@@ -119,7 +130,8 @@ mth_status mth__prepare_sinusoid(mth__arena *arena, mth__call *c) {
     p->first = y->start[1] / 2;
     p->pairs = n ? (y->start[1] + (n - 1) * mth__step(y, 1)) / 2 - p->first + 1 : 0;
     p->frequency = NEW_ARRAY(arena, double, p->pairs + 1);
-    for (int64_t j = 0; j < p->pairs; j++) p->frequency[j] = pow(10000, -2.0 * (double)(p->first + j) / (double)c->attrs->i[1]);
+    for (int64_t j = 0; j < p->pairs; j++)
+        p->frequency[j] = pow(10000, -2.0 * (double)(p->first + j) / (double)c->attrs->i[1]);
     c->plan = p;
     c->thread_scratch = 2 * (size_t)p->pairs * sizeof(float);
     mth__one_phase(c, 1.5 * (double)mth__size(y), y->shape.dim[0]);
@@ -135,12 +147,18 @@ void mth__run_sinusoid(const mth__call *c, int phase, int chunk, void *scratch) 
     for (int64_t i = r.lo; i < r.hi; i++) {
         float *row = mth__f32(y) + i * n;
         mth__vec->sincos(p->pairs, (double)(y->start[0] + i * mth__step(y, 0)), p->frequency, sine, cosine);
-        for (int64_t j = 0, column = y->start[1]; j < n; j++, column += step) row[j] = (column % 2 ? cosine : sine)[column / 2 - p->first];
+        for (int64_t j = 0, column = y->start[1]; j < n; j++, column += step)
+            row[j] = (column % 2 ? cosine : sine)[column / 2 - p->first];
     }
 }
 
-/* ---- rope: x[outer, s, inner, d]; a chunk takes positions and outer rows, one table of sines serves all outer and inner rows */
-typedef struct { int64_t outer, positions, inner, d; int outer_chunks, position_chunks; double *frequency; } rope;
+/* ---- rope: x[outer, s, inner, d]; a chunk takes positions and outer rows, one table of sines serves all outer and
+ * inner rows */
+typedef struct {
+    int64_t outer, positions, inner, d;
+    int outer_chunks, position_chunks;
+    double *frequency;
+} rope;
 mth_status mth__prepare_rope(mth__arena *arena, mth__call *c) {
     rope *p = NEW(arena, rope);
     const mth__operand *x = &c->in[0];
@@ -151,7 +169,8 @@ mth_status mth__prepare_rope(mth__arena *arena, mth__call *c) {
     p->d = x->shape.dim[last];
     p->frequency = NEW_ARRAY(arena, double, p->d / 2 + 1);
     for (int64_t j = 0; j < p->d / 2; j++) p->frequency[j] = pow(c->attrs->f[0], -2.0 * (double)j / (double)p->d);
-    const int want = mth__chunks(8.0 * (double)mth__size(x) / MTH__BYTES_PER_NS + 3.0 * (double)(p->positions * p->d), INT32_MAX);
+    const int want =
+        mth__chunks(8.0 * (double)mth__size(x) / MTH__BYTES_PER_NS + 3.0 * (double)(p->positions * p->d), INT32_MAX);
     p->position_chunks = (int)mth__max64(1, mth__min64(p->positions, want));
     p->outer_chunks = (int)mth__max64(1, mth__min64(p->outer, want / p->position_chunks));
     c->phases = 1;
@@ -183,7 +202,8 @@ void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
                         to[2 * j] = a * cosine[j] - b * sine[j];
                         to[2 * j + 1] = a * sine[j] + b * cosine[j];
                     }
-                } else mth__vec->rotate(half, from, from + half, sine, cosine, to, to + half);
+                } else
+                    mth__vec->rotate(half, from, from + half, sine, cosine, to, to + half);
             }
     }
 }

@@ -37,8 +37,8 @@ void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *
 }
 
 enum { PIECE = 8192 }; /* a single run is cut in rows of this many elements */
-/* ---- strided copies. The dimension that src has contiguous comes next to last, the one of dst last: where they differ, the copy of the
-   two is a transposition in tiles, else a run. */
+/* ---- strided copies. The dimension that src has contiguous comes next to last, the one of dst last: where they
+   differ, the copy of the two is a transposition in tiles, else a run. */
 static void move_dim(mth__loop *l, int from, int to) {
     const int64_t size = l->size[from], d = l->stride[0][from], s = l->stride[1][from];
     for (int i = from; i < to; i++) {
@@ -61,26 +61,35 @@ void mth__copy_plan(mth__copy *c, mth_dtype dtype) {
         l->size[0] = l->stride[0][0] = l->stride[1][0] = 1;
     }
     for (int d = 0; d < l->rank - 1; d++)
-        if (l->stride[0][l->rank - 1] != 1 && l->stride[0][d] == 1) { move_dim(l, d, l->rank - 1); break; }
+        if (l->stride[0][l->rank - 1] != 1 && l->stride[0][d] == 1) {
+            move_dim(l, d, l->rank - 1);
+            break;
+        }
     if (l->stride[1][l->rank - 1] != 1)
         for (int d = 0; d < l->rank - 2; d++)
-            if (l->stride[1][d] == 1) { move_dim(l, d, l->rank - 2); break; }
+            if (l->stride[1][d] == 1) {
+                move_dim(l, d, l->rank - 2);
+                break;
+            }
     c->rows = 1;
     for (int d = 0; d < l->rank - 1; d++) c->rows *= l->size[d];
     if (l->rank == 1) c->rows = (l->size[0] + PIECE - 1) / PIECE;
     if (l->size[l->rank - 1] == 0) c->rows = 0;
 }
 static void copy_run(size_t size, int64_t n, char *dst, int64_t ds, const char *src, int64_t ss) {
-    if (ds == 1 && ss == 1) { memcpy(dst, src, (size_t)n * size); return; }
-#define STRIDED(type)                                                                                                                      \
-    {                                                                                                                                      \
-        type *d = (type *)(void *)dst;                                                                                                     \
-        const type *s = (const type *)(const void *)src;                                                                                   \
-        if (ss == 0) {                                                                                                                     \
-            const type v = *s;                                                                                                             \
-            for (int64_t i = 0; i < n; i++) d[i * ds] = v;                                                                                 \
-        } else                                                                                                                             \
-            for (int64_t i = 0; i < n; i++) d[i * ds] = s[i * ss];                                                                         \
+    if (ds == 1 && ss == 1) {
+        memcpy(dst, src, (size_t)n * size);
+        return;
+    }
+#define STRIDED(type)                                                                                                  \
+    {                                                                                                                  \
+        type *d = (type *)(void *)dst;                                                                                 \
+        const type *s = (const type *)(const void *)src;                                                               \
+        if (ss == 0) {                                                                                                 \
+            const type v = *s;                                                                                         \
+            for (int64_t i = 0; i < n; i++) d[i * ds] = v;                                                             \
+        } else                                                                                                         \
+            for (int64_t i = 0; i < n; i++) d[i * ds] = s[i * ss];                                                     \
     }
     switch (size) {
     case 1: STRIDED(uint8_t) break;
@@ -91,8 +100,10 @@ static void copy_run(size_t size, int64_t n, char *dst, int64_t ds, const char *
 #undef STRIDED
 }
 static void move_run(const mth__copy *c, int64_t n, char *dst, int64_t ds, const char *src, int64_t ss) {
-    if (c->adds) mth__reduce_run(MTH__BOX_ADD, c->dtype, n, dst, ds, src, ss);
-    else copy_run(c->size, n, dst, ds, src, ss);
+    if (c->adds)
+        mth__reduce_run(MTH__BOX_ADD, c->dtype, n, dst, ds, src, ss);
+    else
+        copy_run(c->size, n, dst, ds, src, ss);
 }
 void mth__copy_run(const mth__copy *c, void *dst, const void *src, int64_t lo, int64_t hi) {
     const mth__loop *l = &c->loop;
@@ -112,7 +123,8 @@ void mth__copy_run(const mth__copy *c, void *dst, const void *src, int64_t lo, i
         char *d = d0 + at[0] * size;
         const char *s = s0 + at[1] * size;
         const int64_t run = mth__min64(hi - row, l->size[last - 1] - row % l->size[last - 1]);
-        if (tiles) mth__vec->transpose(n, run, (const float *)(const void *)s, ss, (float *)(void *)d, l->stride[0][last - 1]);
+        if (tiles)
+            mth__vec->transpose(n, run, (const float *)(const void *)s, ss, (float *)(void *)d, l->stride[0][last - 1]);
         else
             for (int64_t r = 0; r < run; r++)
                 move_run(c, n, d + r * l->stride[0][last - 1] * size, ds, s + r * l->stride[1][last - 1] * size, ss);
@@ -121,7 +133,10 @@ void mth__copy_run(const mth__copy *c, void *dst, const void *src, int64_t lo, i
 }
 
 /* ---- rows */
-typedef struct { int n; mth__copy copy[]; } copies;
+typedef struct {
+    int n;
+    mth__copy copy[];
+} copies;
 static copies *new_copies(mth__arena *arena, mth__call *c, int n) {
     copies *p = mth__alloc(arena, sizeof(copies) + (size_t)n * sizeof(mth__copy));
     p->n = n;
@@ -135,7 +150,8 @@ static mth_status plan_copies(mth__call *c) {
         mth__copy_plan(&p->copy[i], c->out[0].dtype);
         rows = mth__max64(rows, p->copy[i].rows);
     }
-    mth__one_phase(c, 2.0 * (double)mth__size(&c->out[0]) * (double)mth_dtype_size(c->out[0].dtype) / MTH__BYTES_PER_NS, rows);
+    mth__one_phase(
+        c, 2.0 * (double)mth__size(&c->out[0]) * (double)mth_dtype_size(c->out[0].dtype) / MTH__BYTES_PER_NS, rows);
     return NULL;
 }
 static void run_copies(const mth__call *c, int chunk) {
@@ -152,7 +168,8 @@ static mth__copy *box_of(mth__copy *c, const mth__shape *size) {
     return c;
 }
 
-mth_status mth__prepare_copy(mth__arena *arena, mth__call *c) { /* copy, reshape, stop: the same elements in the same order */
+/* copy, reshape, stop: the same elements in the same order */
+mth_status mth__prepare_copy(mth__arena *arena, mth__call *c) {
     mth__copy *p = new_copies(arena, c, 1)->copy;
     p->loop.rank = 1;
     p->loop.size[0] = mth__size(&c->out[0]);
@@ -170,7 +187,10 @@ mth_status mth__prepare_broadcast_to(mth__arena *arena, mth__call *c) {
     mth__loop_broadcast(&c->in[0].shape, &c->out[0].shape, p->loop.stride[1]);
     return plan_copies(c);
 }
-void mth__run_broadcast_to(const mth__call *c, int phase, int chunk, void *scratch) { (void)phase, (void)scratch; run_copies(c, chunk); }
+void mth__run_broadcast_to(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    run_copies(c, chunk);
+}
 
 mth_status mth__prepare_transpose(mth__arena *arena, mth__call *c) {
     mth__copy *p = box_of(new_copies(arena, c, 1)->copy, &c->out[0].shape);
@@ -180,7 +200,10 @@ mth_status mth__prepare_transpose(mth__arena *arena, mth__call *c) {
     for (int d = 0; d < c->out[0].shape.rank; d++) p->loop.stride[1][d] = stride[c->attrs->i[1 + d]];
     return plan_copies(c);
 }
-void mth__run_transpose(const mth__call *c, int phase, int chunk, void *scratch) { (void)phase, (void)scratch; run_copies(c, chunk); }
+void mth__run_transpose(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    run_copies(c, chunk);
+}
 
 mth_status mth__prepare_slice(mth__arena *arena, mth__call *c) {
     mth__copy *p = box_of(new_copies(arena, c, 1)->copy, &c->out[0].shape);
@@ -189,7 +212,10 @@ mth_status mth__prepare_slice(mth__arena *arena, mth__call *c) {
     p->src = c->attrs->i[1] * p->loop.stride[1][c->attrs->i[0]];
     return plan_copies(c);
 }
-void mth__run_slice(const mth__call *c, int phase, int chunk, void *scratch) { (void)phase, (void)scratch; run_copies(c, chunk); }
+void mth__run_slice(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    run_copies(c, chunk);
+}
 
 /* pad: the operand's box, and zeros before and after it: three boxes, the zeros read from one element. To a sum they
    add nothing. */
@@ -231,7 +257,10 @@ mth_status mth__prepare_concat(mth__arena *arena, mth__call *c) {
     }
     return plan_copies(c);
 }
-void mth__run_concat(const mth__call *c, int phase, int chunk, void *scratch) { (void)phase, (void)scratch; run_copies(c, chunk); }
+void mth__run_concat(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    run_copies(c, chunk);
+}
 
 /* keep: the part of the operand's part that the result's sharding leaves here. */
 mth_status mth__prepare_keep(mth__arena *arena, mth__call *c) {
@@ -239,7 +268,8 @@ mth_status mth__prepare_keep(mth__arena *arena, mth__call *c) {
     dense(&c->out[0].shape, p, 0);
     dense(&c->in[0].shape, p, 1);
     for (int d = 0; d < c->out[0].shape.rank; d++) {
-        const int64_t in_step = mth__step(&c->in[0], d), out_step = mth__step(&c->out[0], d), away = c->out[0].start[d] - c->in[0].start[d];
+        const int64_t in_step = mth__step(&c->in[0], d), out_step = mth__step(&c->out[0], d),
+                      away = c->out[0].start[d] - c->in[0].start[d];
         if (c->out[0].shape.dim[d] == 0) continue;
         const int64_t last = away / in_step + (c->out[0].shape.dim[d] - 1) * (out_step / in_step);
         if (away < 0 || away % in_step || out_step % in_step || last >= c->in[0].shape.dim[d])
@@ -249,4 +279,7 @@ mth_status mth__prepare_keep(mth__arena *arena, mth__call *c) {
     }
     return plan_copies(c);
 }
-void mth__run_keep(const mth__call *c, int phase, int chunk, void *scratch) { (void)phase, (void)scratch; run_copies(c, chunk); }
+void mth__run_keep(const mth__call *c, int phase, int chunk, void *scratch) {
+    (void)phase, (void)scratch;
+    run_copies(c, chunk);
+}

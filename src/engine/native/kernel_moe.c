@@ -1,8 +1,9 @@
-/* Mixture of experts. rows[e, t] says which token each reserved row holds, -1 where it holds none: kernels walk the runs of real rows, and
- * reserved rows cost a write of zeros. */
+/* Mixture of experts. rows[e, t] says which token each reserved row holds, -1 where it holds none: kernels walk the
+ * runs of real rows, and reserved rows cost a write of zeros. */
 #include "engine/native/kernel_util.h"
 
-static int64_t expert_of(const mth__operand *rows, int64_t e) { return rows->start[0] + e * mth__step(rows, 0); } /* global */
+/* global */
+static int64_t expert_of(const mth__operand *rows, int64_t e) { return rows->start[0] + e * mth__step(rows, 0); }
 /* Of a choice: -1 where it was dropped, or where there is no such expert, which is an error of the run. */
 static int64_t chosen(const mth__call *c, int64_t expert, int64_t experts) {
     if (expert < experts) return expert < 0 ? -1 : expert;
@@ -18,7 +19,8 @@ static bool next_run(const int32_t *rows, int64_t *from, int64_t end, int64_t *l
     *length = i - *from;
     return *length > 0;
 }
-static int64_t choice_of(const mth__operand *experts, int64_t token, int64_t expert) { /* flat index in [t, k], or -1; token is global */
+/* flat index in [t, k], or -1; token is global */
+static int64_t choice_of(const mth__operand *experts, int64_t token, int64_t expert) {
     const int64_t k = experts->shape.dim[1], row = mth__local_index(experts, 0, token);
     if (row < 0) return -1;
     for (int64_t j = row * k; j < (row + 1) * k; j++)
@@ -45,7 +47,8 @@ void mth__run_moe_route(const mth__call *c, int phase, int chunk, void *scratch)
             for (int64_t i = 0; i < e; i++) {
                 bool taken = false;
                 for (int64_t q = 0; q < j; q++) taken |= chosen[q] == i;
-                if (!taken && (best < 0 || x[i] > x[best] || (isnan(x[i]) && !isnan(x[best])))) best = i; /* NaN is the largest */
+                /* NaN is the largest */
+                if (!taken && (best < 0 || x[i] > x[best] || (isnan(x[i]) && !isnan(x[best])))) best = i;
             }
             chosen[j] = (int32_t)best;
             w[j] = best < 0 ? -INFINITY : x[best];
@@ -73,7 +76,8 @@ void mth__run_moe_route_grad(const mth__call *c, int phase, int chunk, void *scr
         }
     }
 }
-mth_status mth__prepare_moe_capacity(mth__arena *arena, mth__call *c) { /* one chunk: tokens are served in order */
+/* one chunk: tokens are served in order */
+mth_status mth__prepare_moe_capacity(mth__arena *arena, mth__call *c) {
     (void)arena;
     c->phases = c->chunks[0] = 1;
     c->thread_scratch = (size_t)mth__size_product(c->attrs->i[1], sizeof(int64_t));
@@ -88,8 +92,10 @@ void mth__run_moe_capacity(const mth__call *c, int phase, int chunk, void *scrat
     for (int64_t i = 0, n = mth__size(&c->in[0]); i < n; i++) {
         const int32_t e = (int32_t)chosen(c, experts[i], c->attrs->i[1]);
         const bool keep = e >= 0 && served[e] < c->attrs->i[0];
-        if (keep) served[e]++;
-        else if (e >= 0) dropped++;
+        if (keep)
+            served[e]++;
+        else if (e >= 0)
+            dropped++;
         kept[i] = keep ? e : -1;
     }
     *(int32_t *)c->out[1].data = dropped;
@@ -146,8 +152,10 @@ void mth__run_moe_dispatch(const mth__call *c, int phase, int chunk, void *scrat
     for (int64_t i = r.lo; i < r.hi; i++) {
         float *y = mth__f32(&c->out[0]) + i * d;
         const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(x, 0, token);
-        if (at < 0) memset(y, 0, (size_t)d * sizeof *y);
-        else if (c->nin == 2) memcpy(y, mth__f32(x) + at * d, (size_t)d * sizeof *y);
+        if (at < 0)
+            memset(y, 0, (size_t)d * sizeof *y);
+        else if (c->nin == 2)
+            memcpy(y, mth__f32(x) + at * d, (size_t)d * sizeof *y);
         else {
             const int64_t choice = choice_of(&c->in[3], token, expert_of(rows, i / t));
             mth__vec->unary[MTH__ROW_scale](d, mth__f32(x) + at * d, y, choice < 0 ? 0 : mth__f32(&c->in[2])[choice]);
@@ -158,12 +166,19 @@ void mth__run_moe_dispatch(const mth__call *c, int phase, int chunk, void *scrat
 static mth_status plan_combine(mth__call *c) {
     const double n = (double)mth__size(&c->in[1]);
     c->phases = 1;
-    c->chunks[0] = (int)mth__min64(mth__chunks(4.0 * (double)mth__size(&c->in[0]) / MTH__BYTES_PER_NS, c->out[0].shape.dim[0]),
-        mth__max64(1, (int64_t)(5e6 / (n + 1))));
+    c->chunks[0] =
+        (int)mth__min64(mth__chunks(4.0 * (double)mth__size(&c->in[0]) / MTH__BYTES_PER_NS, c->out[0].shape.dim[0]),
+            mth__max64(1, (int64_t)(5e6 / (n + 1))));
     return NULL;
 }
-mth_status mth__prepare_moe_combine(mth__arena *arena, mth__call *c) { (void)arena; return plan_combine(c); }
-mth_status mth__prepare_moe_combine_weights_grad(mth__arena *arena, mth__call *c) { (void)arena; return plan_combine(c); }
+mth_status mth__prepare_moe_combine(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    return plan_combine(c);
+}
+mth_status mth__prepare_moe_combine_weights_grad(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    return plan_combine(c);
+}
 void mth__run_moe_combine(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const mth__operand *rows = &c->in[1], *out = &c->out[0];
@@ -174,23 +189,27 @@ void mth__run_moe_combine(const mth__call *c, int phase, int chunk, void *scratc
         const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(out, 0, token);
         if (at < r.lo || at >= r.hi) continue;
         const float *y = mth__f32(&c->in[0]) + i * d;
-        if (c->nin == 2) mth__vec->add_to(d, y, mth__f32(out) + at * d);
+        if (c->nin == 2)
+            mth__vec->add_to(d, y, mth__f32(out) + at * d);
         else {
             const int64_t choice = choice_of(&c->in[3], token, expert_of(rows, i / t));
             if (choice >= 0) mth__vec->axpy(d, mth__f32(&c->in[2])[choice], y, mth__f32(out) + at * d);
         }
     }
 }
-void mth__run_moe_combine_weights_grad(const mth__call *c, int phase, int chunk, void *scratch) { /* y, rows, experts, dout -> dweights */
+/* y, rows, experts, dout -> dweights */
+void mth__run_moe_combine_weights_grad(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const mth__operand *rows = &c->in[1], *experts = &c->in[2], *dout = &c->in[3], *out = &c->out[0];
     const int64_t d = dout->shape.dim[1], t = rows->shape.dim[1], k = out->shape.dim[1];
     const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
     memset(mth__f32(out) + r.lo * k, 0, (size_t)((r.hi - r.lo) * k) * sizeof(float));
     for (int64_t i = 0, n = mth__size(rows); i < n; i++) {
-        const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(experts, 0, token);
+        const int64_t token = ((const int32_t *)rows->data)[i],
+                      at = token < 0 ? -1 : mth__local_index(experts, 0, token);
         if (at < r.lo || at >= r.hi) continue;
-        const int64_t choice = choice_of(experts, token, expert_of(rows, i / t)), from = mth__local_index(dout, 0, token);
+        const int64_t choice = choice_of(experts, token, expert_of(rows, i / t)),
+                      from = mth__local_index(dout, 0, token);
         if (choice >= 0 && from >= 0)
             mth__f32(out)[choice] += (float)mth__vec->dot(d, mth__f32(&c->in[0]) + i * d, mth__f32(dout) + from * d);
     }
@@ -208,11 +227,12 @@ mth_status mth__prepare_moe_matmul(mth__arena *arena, mth__call *c) {
 }
 void mth__run_moe_matmul(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const int64_t *dim = c->out[0].shape.dim, t = dim[1], o = dim[2], i = c->in[0].shape.dim[2], bo = blocks(o, COLUMNS),
-                  bt = blocks(t, ROWS), e = chunk / (bo * bt);
+    const int64_t *dim = c->out[0].shape.dim, t = dim[1], o = dim[2], i = c->in[0].shape.dim[2],
+                  bo = blocks(o, COLUMNS), bt = blocks(t, ROWS), e = chunk / (bo * bt);
     if (!dim[0]) return;
     const bool transposed = c->attrs->i[0] == 1;
-    const int64_t o0 = chunk % bo * COLUMNS, t0 = chunk / bo % bt * ROWS, n = mth__min64(COLUMNS, o - o0), end = mth__min64(t0 + ROWS, t);
+    const int64_t o0 = chunk % bo * COLUMNS, t0 = chunk / bo % bt * ROWS, n = mth__min64(COLUMNS, o - o0),
+                  end = mth__min64(t0 + ROWS, t);
     const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
     const float *x = mth__f32(&c->in[0]) + e * t * i, *w = mth__f32(&c->in[1]) + e * i * o + (transposed ? o0 * i : o0);
     float *y = mth__f32(&c->out[0]) + e * t * o + o0;
@@ -231,15 +251,18 @@ mth_status mth__prepare_moe_outer(mth__arena *arena, mth__call *c) {
     const int64_t *y = c->out[0].shape.dim;
     c->phases = 1;
     c->chunks[0] = (int)mth__max64(1, y[0] * blocks(y[1], ROWS) * blocks(y[2], COLUMNS));
-    if (c->in[0].shape.dim[1] > MTH__PANEL) c->thread_scratch = mth__panels_bytes(mth__min64(ROWS, y[1]), mth__min64(COLUMNS, y[2]));
+    if (c->in[0].shape.dim[1] > MTH__PANEL)
+        c->thread_scratch = mth__panels_bytes(mth__min64(ROWS, y[1]), mth__min64(COLUMNS, y[2]));
     return NULL;
 }
-void mth__run_moe_outer(const mth__call *c, int phase, int chunk, void *scratch) { /* x[e,t,i], dy[e,t,o], rows -> [e,i,o] */
+/* x[e,t,i], dy[e,t,o], rows -> [e,i,o] */
+void mth__run_moe_outer(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
-    const int64_t *dim = c->out[0].shape.dim, t = c->in[0].shape.dim[1], i = dim[1], o = dim[2], bo = blocks(o, COLUMNS),
-                  bi = blocks(i, ROWS), e = chunk / (bo * bi);
+    const int64_t *dim = c->out[0].shape.dim, t = c->in[0].shape.dim[1], i = dim[1], o = dim[2],
+                  bo = blocks(o, COLUMNS), bi = blocks(i, ROWS), e = chunk / (bo * bi);
     if (!dim[0]) return;
-    const int64_t o0 = chunk % bo * COLUMNS, i0 = chunk / bo % bi * ROWS, n = mth__min64(COLUMNS, o - o0), m = mth__min64(ROWS, i - i0);
+    const int64_t o0 = chunk % bo * COLUMNS, i0 = chunk / bo % bi * ROWS, n = mth__min64(COLUMNS, o - o0),
+                  m = mth__min64(ROWS, i - i0);
     const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
     float *y = mth__f32(&c->out[0]) + (e * i + i0) * o + o0;
     const bool in_panels = t > MTH__PANEL;
@@ -248,12 +271,14 @@ void mth__run_moe_outer(const mth__call *c, int phase, int chunk, void *scratch)
     bool first = !c->accumulates;
     for (int64_t at = 0, length; next_run(rows, &at, t, &length); at += length, first = false) {
         length = mth__min64(length, MTH__PANEL);
-        mth__gemm(true, false, m, n, length, 1, mth__f32(&c->in[0]) + (e * t + at) * i + i0, i, mth__f32(&c->in[1]) + (e * t + at) * o + o0,
-            o, first || in_panels ? 0 : 1, term, in_panels ? n : o);
+        mth__gemm(true, false, m, n, length, 1, mth__f32(&c->in[0]) + (e * t + at) * i + i0, i,
+            mth__f32(&c->in[1]) + (e * t + at) * o + o0, o, first || in_panels ? 0 : 1, term, in_panels ? n : o);
         if (in_panels) mth__panels_add(&sum);
     }
-    if (in_panels) mth__panels_end(&sum, c->accumulates, y, o);
-    else for (int64_t q = 0; first && q < m; q++) memset(y + q * o, 0, (size_t)n * sizeof *y);
+    if (in_panels)
+        mth__panels_end(&sum, c->accumulates, y, o);
+    else
+        for (int64_t q = 0; first && q < m; q++) memset(y + q * o, 0, (size_t)n * sizeof *y);
 }
 
 /* ---- rows of experts, elementwise */
@@ -261,7 +286,10 @@ static mth_status plan_rows(mth__call *c, double ns) {
     mth__one_phase(c, ns * (double)mth__size(&c->out[0]), c->out[0].shape.dim[0] * c->out[0].shape.dim[1]);
     return NULL;
 }
-mth_status mth__prepare_moe_bias(mth__arena *arena, mth__call *c) { (void)arena; return plan_rows(c, 1); }
+mth_status mth__prepare_moe_bias(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    return plan_rows(c, 1);
+}
 void mth__run_moe_bias(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const int64_t t = c->out[0].shape.dim[1], o = c->out[0].shape.dim[2];
@@ -269,8 +297,10 @@ void mth__run_moe_bias(const mth__call *c, int phase, int chunk, void *scratch) 
     const mth__range r = mth__chunk_of(c->out[0].shape.dim[0] * t, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++) {
         float *y = mth__f32(&c->out[0]) + i * o;
-        if (rows[i] < 0) memset(y, 0, (size_t)o * sizeof *y);
-        else mth__vec->binary[MTH__ROW_add](o, mth__f32(&c->in[0]) + i * o, 1, mth__f32(&c->in[1]) + i / t * o, 1, y);
+        if (rows[i] < 0)
+            memset(y, 0, (size_t)o * sizeof *y);
+        else
+            mth__vec->binary[MTH__ROW_add](o, mth__f32(&c->in[0]) + i * o, 1, mth__f32(&c->in[1]) + i / t * o, 1, y);
     }
 }
 mth_status mth__prepare_moe_bias_grad(mth__arena *arena, mth__call *c) {
@@ -282,8 +312,8 @@ mth_status mth__prepare_moe_bias_grad(mth__arena *arena, mth__call *c) {
 }
 void mth__run_moe_bias_grad(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
-    const int64_t o = c->out[0].shape.dim[1], t = c->in[0].shape.dim[1], bo = blocks(o, COLUMNS), e = chunk / bo, o0 = chunk % bo * COLUMNS,
-                  n = mth__min64(COLUMNS, o - o0);
+    const int64_t o = c->out[0].shape.dim[1], t = c->in[0].shape.dim[1], bo = blocks(o, COLUMNS), e = chunk / bo,
+                  o0 = chunk % bo * COLUMNS, n = mth__min64(COLUMNS, o - o0);
     if (!c->out[0].shape.dim[0]) return;
     const int32_t *rows = (const int32_t *)c->in[1].data + e * t;
     mth__cascade sum;
@@ -311,7 +341,8 @@ void mth__run_moe_map(const mth__call *c, int phase, int chunk, void *scratch) {
         more = next_run(rows, &at, r.hi, &length);
         memset(y + done * h, 0, (size_t)((at - done) * h) * sizeof *y);
         const float *a = mth__f32(&c->in[0]) + at * h;
-        if (more && c->nin == 2) mth__vec->unary[act[c->attrs->i[0]]](length * h, a, y + at * h, 0);
+        if (more && c->nin == 2)
+            mth__vec->unary[act[c->attrs->i[0]]](length * h, a, y + at * h, 0);
         else if (more)
             mth__vec->binary[product ? MTH__ROW_mul : act_grad[c->attrs->i[0]]](
                 length * h, a, 1, mth__f32(&c->in[1]) + at * h, 1, y + at * h);

@@ -1,9 +1,11 @@
-/* softmax, layer_norm, rms_norm and their gradients: a row at a time; the gradients of weights are summed per chunk of rows, then over
- * chunks. */
+/* softmax, layer_norm, rms_norm and their gradients: a row at a time; the gradients of weights are summed per chunk of
+ * rows, then over chunks. */
 #include "engine/native/kernel_util.h"
 
 /* ---- softmax over one dimension: [outer, n, inner]; with inner rows, `COLUMNS` columns at a time */
-typedef struct { int64_t outer, n, inner, blocks; } soft;
+typedef struct {
+    int64_t outer, n, inner, blocks;
+} soft;
 enum { COLUMNS = 256 };
 static mth_status plan_softmax(mth__arena *arena, mth__call *c) {
     soft *p = NEW(arena, soft);
@@ -45,7 +47,8 @@ void mth__run_softmax(const mth__call *c, int phase, int chunk, void *scratch) {
             mth__vec->add_to(k, row, mth__cascade_next(&total));
         }
         mth__cascade_end(&total);
-        for (int64_t i = 0; i < p->n; i++) mth__vec->binary[MTH__ROW_div](k, y + at + i * p->inner, 1, sum, 1, y + at + i * p->inner);
+        for (int64_t i = 0; i < p->n; i++)
+            mth__vec->binary[MTH__ROW_div](k, y + at + i * p->inner, 1, sum, 1, y + at + i * p->inner);
     }
 }
 void mth__run_softmax_grad(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -89,8 +92,14 @@ static mth_status plan_norm(mth__call *c) {
     mth__one_phase(c, (double)(rows * n), rows);
     return NULL;
 }
-mth_status mth__prepare_layer_norm(mth__arena *arena, mth__call *c) { (void)arena; return plan_norm(c); }
-mth_status mth__prepare_rms_norm(mth__arena *arena, mth__call *c) { (void)arena; return plan_norm(c); }
+mth_status mth__prepare_layer_norm(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    return plan_norm(c);
+}
+mth_status mth__prepare_rms_norm(mth__arena *arena, mth__call *c) {
+    (void)arena;
+    return plan_norm(c);
+}
 void mth__run_layer_norm(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     int64_t rows, n;
@@ -106,8 +115,8 @@ void mth__run_rms_norm(const mth__call *c, int phase, int chunk, void *scratch) 
     norm_rows(c, &rows, &n);
     const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
-        mth__vec->rms_norm(
-            n, mth__f32(&c->in[0]) + i * n, c->in[1].data, (float)c->attrs->f[0], mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i);
+        mth__vec->rms_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, (float)c->attrs->f[0],
+            mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i);
 }
 /* Both gradients. The shared scratch holds dweight (and dbias) of each chunk. */
 mth_status mth__prepare_norm_grad(mth__arena *arena, mth__call *c) {
@@ -130,8 +139,10 @@ void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch)
         for (int o = 1; o < c->nout; o++) {
             float *sum = mth__f32(&c->out[o]) + r.lo, *partial = (float *)c->shared + (o - 1) * n + r.lo;
             for (int i = 1; i < c->chunks[0]; i++) mth__vec->add_to(r.hi - r.lo, partial + (int64_t)i * 2 * n, partial);
-            if (c->accumulates) mth__vec->add_to(r.hi - r.lo, partial, sum);
-            else memcpy(sum, partial, (size_t)(r.hi - r.lo) * sizeof *sum);
+            if (c->accumulates)
+                mth__vec->add_to(r.hi - r.lo, partial, sum);
+            else
+                memcpy(sum, partial, (size_t)(r.hi - r.lo) * sizeof *sum);
         }
         return;
     }
@@ -143,8 +154,10 @@ void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch)
     mth__cascade_begin(&sum, (layer ? 2 : 1) * n, false, (float *)c->shared + (int64_t)chunk * 2 * n, scratch);
     for (int64_t i = r.lo; i < r.hi; i++) {
         float *dw = mth__cascade_next(&sum);
-        if (layer) mth__vec->layer_norm_grad(n, x + i * n, w, mean[i], rstd[i], dy + i * n, dx + i * n, dw, dw + n);
-        else mth__vec->rms_norm_grad(n, x + i * n, w, rstd[i], dy + i * n, dx + i * n, dw);
+        if (layer)
+            mth__vec->layer_norm_grad(n, x + i * n, w, mean[i], rstd[i], dy + i * n, dx + i * n, dw, dw + n);
+        else
+            mth__vec->rms_norm_grad(n, x + i * n, w, rstd[i], dy + i * n, dx + i * n, dw);
     }
     mth__cascade_end(&sum);
 }

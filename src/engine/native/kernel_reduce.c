@@ -1,13 +1,15 @@
-/* reduce_sum, reduce_max. Dimensions are merged into kept ones and reduced ones; a long reduction is cut in parts that a second phase
- * combines, so that a column of a million rows keeps all cores busy. */
+/* reduce_sum, reduce_max. Dimensions are merged into kept ones and reduced ones; a long reduction is cut in parts that
+ * a second phase combines, so that a column of a million rows keeps all cores busy. */
 #include "engine/native/kernel_util.h"
 
 typedef struct {
-    mth__loop kept, reduced;      /* operand 0: x */
-    bool max, along;              /* along: the innermost dimension of x is reduced; else it is kept, and is `width` */
-    int64_t width;                /* of an output row */
-    int64_t rows;                 /* output rows: kept without width */
-    int64_t terms;                /* reduced runs per output row: rows of x (not along), else runs of `run` elements */
+    mth__loop kept, reduced; /* operand 0: x */
+    /* along: the innermost dimension of x is reduced; else it is kept, and is `width` */
+    bool max, along;
+    int64_t width; /* of an output row */
+    int64_t rows;  /* output rows: kept without width */
+    /* reduced runs per output row: rows of x (not along), else runs of `run` elements */
+    int64_t terms;
     int64_t run;
     int parts, row_chunks, column_chunks; /* phase 0; parts of the reduced elements or rows */
     int64_t column;
@@ -60,7 +62,8 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
     if (p->parts > 1) {
         c->call_scratch = (size_t)(p->rows * p->width * p->parts) * sizeof(float);
         c->phases = 2;
-        c->chunks[1] = mth__chunks(4.0 * (double)p->rows * (double)p->width * p->parts / MTH__BYTES_PER_NS, p->rows * p->width / 64);
+        c->chunks[1] = mth__chunks(
+            4.0 * (double)p->rows * (double)p->width * p->parts / MTH__BYTES_PER_NS, p->rows * p->width / 64);
     }
     c->thread_scratch = mth__cascade_bytes(COLUMNS);
     c->plan = p;
@@ -75,12 +78,16 @@ static void reduce_columns(
         const int64_t n = mth__min64(COLUMNS, to - c0);
         float *result = y + (c0 - from);
         mth__cascade sum;
-        if (p->max) mth__vec->fill(n, -INFINITY, result);
-        else mth__cascade_begin(&sum, n, add, result, scratch);
+        if (p->max)
+            mth__vec->fill(n, -INFINITY, result);
+        else
+            mth__cascade_begin(&sum, n, add, result, scratch);
         for (int64_t t = terms.lo; t < terms.hi; t++) {
             mth__loop_at(&p->reduced, p->reduced.rank, t, at);
-            if (p->max) mth__vec->max_to(n, x + at[0] + c0, result);
-            else mth__vec->add_to(n, x + at[0] + c0, mth__cascade_next(&sum));
+            if (p->max)
+                mth__vec->max_to(n, x + at[0] + c0, result);
+            else
+                mth__vec->add_to(n, x + at[0] + c0, mth__cascade_next(&sum));
         }
         if (!p->max) mth__cascade_end(&sum);
     }
@@ -96,7 +103,8 @@ static float reduce_along(const plan *p, const float *x, mth__range elements) {
         if (p->max) {
             const float m = mth__vec->max(n, x + at[0] + i);
             most = m > most || m != m ? m : most;
-        } else sum += mth__vec->sum(n, x + at[0] + i);
+        } else
+            sum += mth__vec->sum(n, x + at[0] + i);
         e += n;
     }
     return p->max ? most : (float)sum;
@@ -109,11 +117,14 @@ void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
         const mth__range r = mth__chunk_of(total, c->chunks[1], chunk);
         for (int i = 1; i < p->parts; i++)
             (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, partial + r.lo);
-        if (c->accumulates) mth__vec->add_to(r.hi - r.lo, partial + r.lo, y + r.lo);
-        else memcpy(y + r.lo, partial + r.lo, (size_t)(r.hi - r.lo) * sizeof *y);
+        if (c->accumulates)
+            mth__vec->add_to(r.hi - r.lo, partial + r.lo, y + r.lo);
+        else
+            memcpy(y + r.lo, partial + r.lo, (size_t)(r.hi - r.lo) * sizeof *y);
         return;
     }
-    const int part = chunk % p->parts, columns = chunk / p->parts % p->column_chunks, rows = chunk / p->parts / p->column_chunks;
+    const int part = chunk % p->parts, columns = chunk / p->parts % p->column_chunks,
+              rows = chunk / p->parts / p->column_chunks;
     const mth__range r = mth__chunk_of(p->rows, p->row_chunks, rows);
     float *out = p->parts > 1 ? partial + part * total : y;
     const bool add = c->accumulates && p->parts == 1; /* else the second phase adds */

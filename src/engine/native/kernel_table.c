@@ -4,8 +4,9 @@
 
 #define HAS(row, functions) [MTH__ROW_##row] = {mth__prepare_##functions, mth__run_##functions, NULL}
 #define SAME(row) HAS(row, row)
-#define COMMUNICATES(row)                                                                                                                  \
-    [MTH__ROW_##row] = {NULL, NULL, "communication between devices: an instruction of its own in the program, not a kernel"}
+#define COMMUNICATES(row)                                                                                              \
+    [MTH__ROW_##row] = {                                                                                               \
+        NULL, NULL, "communication between devices: an instruction of its own in the program, not a kernel"}
 const mth__kernel mth__kernels[MTH__ROW_COUNT] = {
     HAS(neg, unary),
     HAS(exp, unary),
@@ -109,8 +110,10 @@ const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
     case MTH__ROW_transpose:
     case MTH__ROW_slice:
     case MTH__ROW_pad:
-    case MTH__ROW_concat: case MTH__ROW_keep: return NULL; /* move elements of any kind */
-    case MTH__ROW_cast: return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;
+    case MTH__ROW_concat:
+    case MTH__ROW_keep: return NULL; /* move elements of any kind */
+    case MTH__ROW_cast:
+        return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;
     default:
         if (dtype == MTH_FLOAT64) return "the native engine computes in float32; the reference engine has float64";
         return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;

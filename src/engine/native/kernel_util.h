@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-/* What one chunk should take: long beside the cost of handing it out (about 1 us), short enough that cores end together. */
+/* What one chunk should take: long beside the cost of handing it out (about 1 us), short enough that cores end
+ * together. */
 #define MTH__CHUNK_NS 5e5
 #define MTH__BYTES_PER_NS 8.0 /* one core on memory: sets the size of chunks of kernels that only move data */
 
@@ -17,7 +18,9 @@ static inline int mth__chunks(double ns, int64_t items) { /* at least 1, at most
     const int64_t want = n < 1 ? 1 : n > 4096 ? 4096 : (int64_t)n;
     return (int)mth__max64(1, mth__min64(want, items));
 }
-typedef struct { int64_t lo, hi; } mth__range;
+typedef struct {
+    int64_t lo, hi;
+} mth__range;
 static inline mth__range mth__chunk_of(int64_t items, int64_t chunks, int64_t chunk) {
     const int64_t each = items / chunks, more = items % chunks;
     const int64_t lo = chunk * each + mth__min64(chunk, more);
@@ -28,7 +31,8 @@ static inline void mth__one_phase(mth__call *c, double ns, int64_t items) {
     c->chunks[0] = mth__chunks(ns, items);
 }
 static inline float *mth__f32(const mth__operand *o) { return o->data; }
-static inline int64_t mth__dims(const mth__operand *o, int from, int to) { /* product of dimensions [from, to) */
+/* product of dimensions [from, to) */
+static inline int64_t mth__dims(const mth__operand *o, int from, int to) {
     int64_t n = 1;
     for (int d = from; d < to; d++) n *= o->shape.dim[d];
     return n;
@@ -46,64 +50,86 @@ static inline int64_t mth__local_index(const mth__operand *o, int d, int64_t g) 
 }
 /* Loops over `rank` dimensions in step for several operands, inner dimensions merged where all operands allow it. */
 enum { MTH__LOOP_OPERANDS = 3 };
-typedef struct { int rank, operands; int64_t size[MTH__RANK]; int64_t stride[MTH__LOOP_OPERANDS][MTH__RANK]; } mth__loop;
-void mth__loop_merge(mth__loop *);                                                    /* drops size 1, merges neighbours */
-void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset);       /* of flat `index` in the first `rank` dimensions */
-void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride); /* of `from`, dense, as read in the shape `to` */
+typedef struct {
+    int rank, operands;
+    int64_t size[MTH__RANK];
+    int64_t stride[MTH__LOOP_OPERANDS][MTH__RANK];
+} mth__loop;
+/* drops size 1, merges neighbours */
+void mth__loop_merge(mth__loop *);
+/* of flat `index` in the first `rank` dimensions */
+void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset);
+/* of `from`, dense, as read in the shape `to` */
+void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride);
 
 /* kernel_box.c: dst += src or dst = max(dst, src) of n elements. Sums of integers wrap; that of bools is whether one is
    true. */
-void mth__reduce_run(mth__box_op, mth_dtype, int64_t n, void *dst, int64_t dst_stride, const void *src,
-    int64_t src_stride);
+void mth__reduce_run(
+    mth__box_op, mth_dtype, int64_t n, void *dst, int64_t dst_stride, const void *src, int64_t src_stride);
 
 /* A strided copy of elements of 1, 4 or 8 bytes, in chunks. loop: operand 0 is written, 1 read. */
 typedef struct {
     mth__loop loop;
     int64_t dst, src;
-    mth_dtype dtype; size_t size; /* set by the plan */
+    mth_dtype dtype;
+    size_t size; /* set by the plan */
     int64_t rows;
     bool adds; /* dst += src */
 } mth__copy;
-void mth__copy_plan(mth__copy *, mth_dtype);          /* after loop, dst and src (first elements) are set */
-void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, int64_t hi); /* rows [lo, hi) of `rows` */
+void mth__copy_plan(mth__copy *, mth_dtype); /* after loop, dst and src (first elements) are set */
+/* rows [lo, hi) of `rows` */
+void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, int64_t hi);
 
 /* BLAS, row-major: c = alpha * op(a) op(b) + beta * c; gemv where m or n is 1. */
-void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb,
-    float beta, float *c, int64_t ldc);
-void mth__gemm_open(void);   /* once, before all others */
+void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+    const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+void mth__gemm_open(void);        /* once, before all others */
 mth_status mth__gemm_start(void); /* before the first product of a run: MEMORY where OpenBLAS could not work */
 
-/* kernel_sum.c: sums of rows of n columns. Blocks of 64 rows have a sum of their own, 64 blocks too, and so on: 256 additions reach 64^4
-   rows. */
+/* kernel_sum.c: sums of rows of n columns. Blocks of 64 rows have a sum of their own, 64 blocks too, and so on: 256
+   additions reach 64^4 rows. */
 enum { MTH__CASCADE_BLOCK = 64, MTH__CASCADE_LEVELS = 4 };
-typedef struct { int64_t n, rows; float *sum, *level[MTH__CASCADE_LEVELS]; } mth__cascade;
+typedef struct {
+    int64_t n, rows;
+    float *sum, *level[MTH__CASCADE_LEVELS];
+} mth__cascade;
 void mth__cascade_begin(mth__cascade *, int64_t n, bool add /* to what sum holds */, float *sum, float *scratch);
-void mth__cascade_carry(mth__cascade *);              /* a block of rows is full */
+void mth__cascade_carry(mth__cascade *);                  /* a block of rows is full */
 static inline float *mth__cascade_next(mth__cascade *s) { /* where the next row is to be added */
     if (s->rows && s->rows % MTH__CASCADE_BLOCK == 0) mth__cascade_carry(s);
     s->rows++;
     return s->level[0];
 }
-void mth__cascade_end(mth__cascade *);                /* `sum` holds the sum */
+void mth__cascade_end(mth__cascade *); /* `sum` holds the sum */
 static inline size_t mth__cascade_bytes(int64_t n) { return (size_t)(MTH__CASCADE_LEVELS * n) * sizeof(float); }
 
 /* Products with a long sum: panels of at most MTH__PANEL terms, each a product in float32, are added in double. */
 enum { MTH__PANEL = 16384 };
-typedef struct { int64_t m, n; double *sum; float *term; } mth__panels;
-float *mth__panels_begin(mth__panels *, int64_t m, int64_t n, void *scratch); /* where each panel's product goes: dense, m x n */
+typedef struct {
+    int64_t m, n;
+    double *sum;
+    float *term;
+} mth__panels;
+/* where each panel's product goes: dense, m x n */
+float *mth__panels_begin(mth__panels *, int64_t m, int64_t n, void *scratch);
 void mth__panels_add(mth__panels *);
 void mth__panels_end(const mth__panels *, bool add, float *c, int64_t ldc);
-static inline size_t mth__panels_bytes(int64_t m, int64_t n) { return (size_t)(m * n) * (sizeof(double) + sizeof(float)); }
+static inline size_t mth__panels_bytes(int64_t m, int64_t n) {
+    return (size_t)(m * n) * (sizeof(double) + sizeof(float));
+}
 
+/* clang-format off */
 #define MTH__KERNELS(KERNEL) \
-    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(mask) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) KERNEL(copy) KERNEL(broadcast_to) \
-    KERNEL(transpose) KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) \
-    KERNEL(pick_grad) KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) \
-    KERNEL(rms_norm) KERNEL(attention) KERNEL(attention_grad) KERNEL(moe_route) KERNEL(moe_route_grad) KERNEL(moe_capacity) \
-    KERNEL(moe_rows) KERNEL(moe_dispatch) KERNEL(moe_combine) KERNEL(moe_combine_weights_grad) KERNEL(moe_matmul) KERNEL(moe_outer) \
+    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(mask) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) \
+    KERNEL(copy) KERNEL(broadcast_to) KERNEL(transpose) KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) \
+    KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) KERNEL(pick_grad) KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) \
+    KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) KERNEL(rms_norm) KERNEL(attention) \
+    KERNEL(attention_grad) KERNEL(moe_route) KERNEL(moe_route_grad) KERNEL(moe_capacity) KERNEL(moe_rows) \
+    KERNEL(moe_dispatch) KERNEL(moe_combine) KERNEL(moe_combine_weights_grad) KERNEL(moe_matmul) KERNEL(moe_outer) \
     KERNEL(moe_bias) KERNEL(moe_bias_grad) KERNEL(moe_map) KERNEL(moe_count)
-#define KERNEL(name) \
-    mth_status mth__prepare_##name(mth__arena *, mth__call *); \
+/* clang-format on */
+#define KERNEL(name)                                                                                                   \
+    mth_status mth__prepare_##name(mth__arena *, mth__call *);                                                         \
     void mth__run_##name(const mth__call *, int phase, int chunk, void *scratch);
 MTH__KERNELS(KERNEL)
 #undef KERNEL

@@ -5,7 +5,6 @@
 #define CAT2(a, b) a##b
 #define CAT(a, b) CAT2(a, b)
 
-
 /* The variant that runs anywhere: 4 lanes, which every 64-bit machine has (SSE2, NEON). */
 #define W 4
 #define N(name) CAT(name, _base)
@@ -64,7 +63,8 @@
 #define STREAM(p, x) _mm512_stream_ps(p, (__m512)(x))
 #define FENCE _mm_sfence
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(                                                                                          \
+    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
@@ -87,8 +87,8 @@ const mth__vector *mth__vector_variant(int i) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         variant[n++] = &table_avx2;
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl"))
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
             variant[n++] = &table_avx512;
     }
 #endif

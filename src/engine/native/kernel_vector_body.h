@@ -1,6 +1,6 @@
-/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA, SQRT, MUL32 (the low halves of 64-bit lanes), STREAM (a
- * store past the caches) and FENCE; undefines them at its end. GNU vectors: gcc and clang turn the operators into the machine's. The part
- * is not guarded: it is a body, not a header. */
+/* Included once for each instruction set with W (lanes), N (names), TITLE, FMA, SQRT, MUL32 (the low halves of 64-bit
+ * lanes), STREAM (a store past the caches) and FENCE; undefines them at its end. GNU vectors: gcc and clang turn the
+ * operators into the machine's. The part is not guarded: it is a body, not a header. */
 #define V N(v)
 #define I N(vi)
 #define B N(vb)
@@ -42,7 +42,8 @@ INLINE float N(lanes_max)(V x) {
 }
 
 /* ---- functions of one vector */
-/* exp(x) = 2^k exp(r), r in [-ln 2 / 2, ln 2 / 2], a polynomial of degree 7 (Cephes). 2^k in two factors: subnormal results round once. */
+/* exp(x) = 2^k exp(r), r in [-ln 2 / 2, ln 2 / 2], a polynomial of degree 7 (Cephes). 2^k in two factors: subnormal
+ * results round once. */
 INLINE V N(exp_v)(V x) {
     x = N(choose)(x < -104.0f, N(set)(-104.0f), N(choose)(x > 89.0f, N(set)(89.0f), x));
     const V magic = N(set)(12582912.0f);
@@ -96,7 +97,8 @@ INLINE V N(tanh_v)(V x) {
 /* erf: an odd polynomial below 475/512, above it 1 - exp(a polynomial). */
 INLINE V N(erf_v)(V x) {
     V t = N(absolute)(x), s = x * x;
-    V r = FMA(N(set)(-1.72853470e-5f), t, N(set)(3.83197126e-4f)), u = FMA(N(set)(-3.88396438e-3f), t, N(set)(2.42546219e-2f));
+    V r = FMA(N(set)(-1.72853470e-5f), t, N(set)(3.83197126e-4f)),
+      u = FMA(N(set)(-3.88396438e-3f), t, N(set)(2.42546219e-2f));
     r = FMA(r, s, u);
     r = FMA(r, t, N(set)(-1.06777877e-1f));
     r = FMA(r, t, N(set)(-6.34846687e-1f));
@@ -111,7 +113,8 @@ INLINE V N(erf_v)(V x) {
     p = FMA(p, s, N(set)(1.28379166e-1f));
     return N(choose)(t > 0.927734375f, far, FMA(p, x, x));
 }
-INLINE V N(cdf)(V x) { return FMA(N(erf_v)(x * 0.707106781186547524f), N(set)(0.5f), N(set)(0.5f)); } /* of the standard normal */
+/* of the standard normal */
+INLINE V N(cdf)(V x) { return FMA(N(erf_v)(x * 0.707106781186547524f), N(set)(0.5f), N(set)(0.5f)); }
 /* 0.5 (1 + tanh u) is sigmoid(2u): keeps the precision of the negative tail. */
 INLINE V N(gelu_gate)(V x) {
     return N(sigmoid_v)(x * FMA(x * x, N(set)(2 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f)));
@@ -121,66 +124,12 @@ INLINE V N(gelu_tanh_slope)(V x) {
     V s = N(gelu_gate)(x), du = FMA(x * x, N(set)(6 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f));
     return FMA(x * s * (1.0f - s), du, s);
 }
-INLINE V N(silu_slope)(V x) { V s = N(sigmoid_v)(x); return s * FMA(x, 1.0f - s, N(set)(1.0f)); }
+INLINE V N(silu_slope)(V x) {
+    V s = N(sigmoid_v)(x);
+    return s * FMA(x, 1.0f - s, N(set)(1.0f));
+}
 
-/* ---- elementwise rows */
-#define UNARY(name, expression)                                                           \
-    static void N(name)(int64_t n, const float *xs, float *ys, float f) {                 \
-        (void)f;                                                                          \
-        int64_t i = 0;                                                                    \
-        for (; i + W <= n; i += W) { V x = N(load)(xs + i); N(store)(ys + i, expression); } \
-        if (i < n) { V x = N(load_part)(xs + i, n - i, 1); N(store_part)(ys + i, expression, n - i); } \
-    }
-UNARY(neg_row, -x)
-UNARY(exp_row, N(exp_v)(x))
-UNARY(log_row, N(log_v)(x))
-UNARY(sqrt_row, SQRT(x))
-UNARY(rsqrt_row, 1.0f / SQRT(x))
-UNARY(reciprocal_row, 1.0f / x)
-UNARY(square_row, x *x)
-UNARY(relu_row, N(choose)(x < 0.0f, N(set)(0), x))
-UNARY(gelu_row, x *N(cdf)(x))
-UNARY(gelu_tanh_row, x *N(gelu_gate)(x))
-UNARY(silu_row, x *N(sigmoid_v)(x))
-UNARY(sigmoid_row, N(sigmoid_v)(x))
-UNARY(tanh_row, N(tanh_v)(x))
-UNARY(copy_row, x)
-UNARY(scale_row, x *f)
-UNARY(shift_row, x + f)
-UNARY(erf_row, N(erf_v)(x))
-
-#define BINARY(name, expression)                                                                                              \
-    static void N(name)(int64_t n, const float *as, int step_a, const float *bs, int step_b, float *ys) {                      \
-        int64_t i = 0;                                                                                                        \
-        if (step_a && step_b)                                                                                                 \
-            for (; i + W <= n; i += W) { V a = N(load)(as + i), b = N(load)(bs + i); N(store)(ys + i, expression); }           \
-        else if (step_a) {                                                                                                    \
-            const V b = N(set)(*bs);                                                                                          \
-            for (; i + W <= n; i += W) { V a = N(load)(as + i); N(store)(ys + i, expression); }                                \
-        } else if (step_b) {                                                                                                  \
-            const V a = N(set)(*as);                                                                                          \
-            for (; i + W <= n; i += W) { V b = N(load)(bs + i); N(store)(ys + i, expression); }                                \
-        } else {                                                                                                              \
-            const V a = N(set)(*as), b = N(set)(*bs), y = expression;                                                         \
-            for (; i + W <= n; i += W) N(store)(ys + i, y);                                                                   \
-        }                                                                                                                     \
-        if (i < n) {                                                                                                          \
-            V a = step_a ? N(load_part)(as + i, n - i, 1) : N(set)(*as), b = step_b ? N(load_part)(bs + i, n - i, 1) : N(set)(*bs); \
-            N(store_part)(ys + i, expression, n - i);                                                                         \
-        }                                                                                                                     \
-    }
-BINARY(relu_grad_row, N(choose)(a > 0.0f, b, N(set)(0)))
-BINARY(gelu_grad_row, b *N(gelu_slope)(a))
-BINARY(gelu_tanh_grad_row, b *N(gelu_tanh_slope)(a))
-BINARY(silu_grad_row, b *N(silu_slope)(a))
-BINARY(sigmoid_grad_row, b *a *(1.0f - a))
-BINARY(tanh_grad_row, b *FMA(-a, a, N(set)(1.0f)))
-BINARY(add_row, a + b)
-BINARY(sub_row, a - b)
-BINARY(mul_row, a *b)
-BINARY(div_row, a / b)
-BINARY(maximum_row, N(larger)(a, b))
-BINARY(equal_row, N(choose)(a == b, N(set)(1.0f), N(set)(0)))
+#include "engine/native/kernel_vector_elementwise.h"
 
 /* ---- runs */
 static void N(fill)(int64_t n, float value, float *y) {
@@ -197,18 +146,28 @@ static void N(axpy)(int64_t n, float a, const float *x, float *y) {
     for (; i < n; i++) y[i] = y[i] + a * x[i];
 }
 /* The sum of `term` (of the vectors at i) over a row: four chains hide the latency of the addition. */
-#define TOTAL(total, n, term, term_part)                                                              \
-    double total = 0;                                                                                 \
-    for (int64_t begin = 0, end; begin < (n); begin = end) {                                          \
-        end = begin + 4096 < (n) ? begin + 4096 : (n);                                                \
-        V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};                                                     \
-        int64_t at = begin, i;                                                                        \
-        for (; at + 4 * W <= end; at += 4 * W) {                                                      \
-            i = at; s0 += term; i = at + W; s1 += term; i = at + 2 * W; s2 += term; i = at + 3 * W; s3 += term; \
-        }                                                                                             \
-        for (i = at; i + W <= end; i += W) s0 += term;                                                \
-        if (i < end) { const int64_t k = end - i; s1 += term_part; }                                  \
-        total += N(lanes)((s0 + s1) + (s2 + s3));                                                     \
+#define TOTAL(total, n, term, term_part)                                                                               \
+    double total = 0;                                                                                                  \
+    for (int64_t begin = 0, end; begin < (n); begin = end) {                                                           \
+        end = begin + 4096 < (n) ? begin + 4096 : (n);                                                                 \
+        V s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};                                                                      \
+        int64_t at = begin, i;                                                                                         \
+        for (; at + 4 * W <= end; at += 4 * W) {                                                                       \
+            i = at;                                                                                                    \
+            s0 += term;                                                                                                \
+            i = at + W;                                                                                                \
+            s1 += term;                                                                                                \
+            i = at + 2 * W;                                                                                            \
+            s2 += term;                                                                                                \
+            i = at + 3 * W;                                                                                            \
+            s3 += term;                                                                                                \
+        }                                                                                                              \
+        for (i = at; i + W <= end; i += W) s0 += term;                                                                 \
+        if (i < end) {                                                                                                 \
+            const int64_t k = end - i;                                                                                 \
+            s1 += term_part;                                                                                           \
+        }                                                                                                              \
+        total += N(lanes)((s0 + s1) + (s2 + s3));                                                                      \
     }
 static double N(sum)(int64_t n, const float *x) {
     TOTAL(total, n, N(load)(x + i), N(load_part)(x + i, k, 0))
@@ -223,7 +182,8 @@ static double N(deviation)(int64_t n, const float *x, float mean) {
         (N(load_part)(x + i, k, mean) - mean) * (N(load_part)(x + i, k, mean) - mean))
     return total;
 }
-static double N(dot3)(int64_t n, const float *a, const float *b, const float *c, float mean) { /* a * b * (c - mean) */
+/* a * b * (c - mean) */
+static double N(dot3)(int64_t n, const float *a, const float *b, const float *c, float mean) {
     TOTAL(total, n, N(load)(a + i) * N(load)(b + i) * (N(load)(c + i) - mean),
         N(load_part)(a + i, k, 0) * N(load_part)(b + i, k, 0) * (N(load_part)(c + i, k, 0) - mean))
     return total;
@@ -231,7 +191,10 @@ static double N(dot3)(int64_t n, const float *a, const float *b, const float *c,
 static float N(max)(int64_t n, const float *x) {
     V m0 = N(set)(-INFINITY), m1 = m0;
     int64_t i = 0;
-    for (; i + 2 * W <= n; i += 2 * W) { m0 = N(larger)(m0, N(load)(x + i)); m1 = N(larger)(m1, N(load)(x + i + W)); }
+    for (; i + 2 * W <= n; i += 2 * W) {
+        m0 = N(larger)(m0, N(load)(x + i));
+        m1 = N(larger)(m1, N(load)(x + i + W));
+    }
     for (; i + W <= n; i += W) m0 = N(larger)(m0, N(load)(x + i));
     if (i < n) m1 = N(larger)(m1, N(load_part)(x + i, n - i, -INFINITY));
     return N(lanes_max)(N(larger)(m0, m1));
@@ -317,7 +280,8 @@ static void N(softmax_grad)(int64_t n, const float *y, const float *dy, float *d
     for (; i + W <= n; i += W) N(store)(dx + i, N(load)(y + i) * (N(load)(dy + i) - d));
     for (; i < n; i++) dx[i] = y[i] * (dy[i] - d);
 }
-static void N(layer_norm)(int64_t n, const float *x, const float *w, const float *b, float epsilon, float *y, float *mean, float *rstd) {
+static void N(layer_norm)(
+    int64_t n, const float *x, const float *w, const float *b, float epsilon, float *y, float *mean, float *rstd) {
     const float m = n ? (float)(N(sum)(n, x) / (double)n) : 0;
     const float r = (float)(1 / sqrt((n ? N(deviation)(n, x, m) / (double)n : 0) + (double)epsilon));
     int64_t i = 0;
@@ -326,8 +290,8 @@ static void N(layer_norm)(int64_t n, const float *x, const float *w, const float
     *mean = m;
     *rstd = r;
 }
-static void N(layer_norm_grad)(
-    int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy, float *dx, float *dw, float *db) {
+static void N(layer_norm_grad)(int64_t n, const float *x, const float *w, float mean, float rstd, const float *dy,
+    float *dx, float *dw, float *db) {
     const double count = n ? (double)n : 1;
     const float c1 = (float)(N(dot)(n, dy, w) / count), c2 = (float)(N(dot3)(n, dy, w, x, mean) * (double)rstd / count);
     int64_t i = 0;
@@ -351,7 +315,8 @@ static void N(rms_norm)(int64_t n, const float *x, const float *w, float epsilon
     for (; i < n; i++) y[i] = x[i] * r * w[i];
     *rstd = r;
 }
-static void N(rms_norm_grad)(int64_t n, const float *x, const float *w, float rstd, const float *dy, float *dx, float *dw) {
+static void N(rms_norm_grad)(
+    int64_t n, const float *x, const float *w, float rstd, const float *dy, float *dx, float *dw) {
     const float c2 = (float)(N(dot3)(n, dy, w, x, 0) * (double)rstd / (n ? (double)n : 1));
     int64_t i = 0;
     for (; i + W <= n; i += W) {
@@ -373,17 +338,29 @@ static void N(attention_ds)(
     int64_t i = 0;
     for (; i + W <= n; i += W) {
         V p = N(exp_v)(N(load)(s + i) - most) * over_sum, d = N(load)(dp + i);
-        if (hide) { const I seen = N(load)(hide + i) >= 0.0f; p = (V)(seen & (I)p); d = (V)(seen & (I)d); }
+        if (hide) {
+            const I seen = N(load)(hide + i) >= 0.0f;
+            p = (V)(seen & (I)p);
+            d = (V)(seen & (I)d);
+        }
         N(store)(s + i, p);
-        if (given) N(store)(dp + i, DS(p, d));
-        else sum += p * d;
+        if (given)
+            N(store)(dp + i, DS(p, d));
+        else
+            sum += p * d;
     }
     if (i < n) {
         V p = N(exp_v)(N(load_part)(s + i, n - i, -INFINITY) - most) * over_sum, d = N(load_part)(dp + i, n - i, 0);
-        if (hide) { const I seen = N(load_part)(hide + i, n - i, 0) >= 0.0f; p = (V)(seen & (I)p); d = (V)(seen & (I)d); }
+        if (hide) {
+            const I seen = N(load_part)(hide + i, n - i, 0) >= 0.0f;
+            p = (V)(seen & (I)p);
+            d = (V)(seen & (I)d);
+        }
         N(store_part)(s + i, p, n - i);
-        if (given) N(store_part)(dp + i, DS(p, d), n - i);
-        else sum += p * d;
+        if (given)
+            N(store_part)(dp + i, DS(p, d), n - i);
+        else
+            sum += p * d;
     }
     if (given) return;
     delta = (float)N(lanes)(sum);
@@ -399,8 +376,9 @@ static void N(attention_ds)(
     }
 #undef DS
 }
-/* In double, angles reduced by pi/2 in three parts (exact products while the quotient has at most 20 bits), Taylor polynomials on
-   [-pi/4, pi/4]: an error of about 2e-16 before the rounding to float32. Larger positions: libm. Frequencies are at most 1. */
+/* In double, angles reduced by pi/2 in three parts (exact products while the quotient has at most 20 bits), Taylor
+   polynomials on [-pi/4, pi/4]: an error of about 2e-16 before the rounding to float32. Larger positions: libm.
+   Frequencies are at most 1. */
 static void N(sincos)(int64_t n, double position, const double *frequency, float *sine, float *cosine) {
     int64_t i = 0;
     const bool near = position < 1.5e6 && position > -1.5e6;
@@ -439,7 +417,8 @@ static void N(sincos)(int64_t n, double position, const double *frequency, float
         cosine[i] = (float)cos(frequency[i] * position);
     }
 }
-static void N(rotate)(int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1) {
+static void N(rotate)(
+    int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1) {
     int64_t i = 0;
     for (; i + W <= n; i += W) {
         V a = N(load)(x0 + i), b = N(load)(x1 + i), s = N(load)(sine + i), c = N(load)(cosine + i);
@@ -452,8 +431,8 @@ static void N(rotate)(int64_t n, const float *x0, const float *x1, const float *
         y1[i] = a * sine[i] + b * cosine[i];
     }
 }
-/* Word 0 of Philox4x32-10 (base/philox.h) with the element's index as the counter's low half, in 64-bit lanes: one vector of the even
-   elements, one of the odd. */
+/* Word 0 of Philox4x32-10 (base/philox.h) with the element's index as the counter's low half, in 64-bit lanes: one
+   vector of the even elements, one of the odd. */
 INLINE U N(philox)(U counter, uint64_t key) {
     U c0 = counter & 0xffffffffu, c1 = counter >> 32, c2 = {0}, c3 = {0};
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
@@ -466,16 +445,21 @@ INLINE U N(philox)(U counter, uint64_t key) {
     }
     return c0;
 }
-static void N(dropout)(
-    int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step, uint64_t threshold, float scale) {
+static void N(dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step,
+    uint64_t threshold, float scale) {
     U even;
     for (int j = 0; j < W / 2; j++) even[j] = index + 2 * (uint64_t)j * index_step;
-    if (threshold > 0xffffffffu) { N(fill)(n, 0, y); return; }
+    if (threshold > 0xffffffffu) {
+        N(fill)(n, 0, y);
+        return;
+    }
     for (int64_t i = 0; i < n; i += W, even += index_step * W) {
         const B word = (B)(N(philox)(even, key) | N(philox)(even + index_step, key) << 32);
         const I keep = (I)(word >= (uint32_t)threshold);
-        if (i + W <= n) N(store)(y + i, (V)(keep & (I)(N(load)(x + i) * scale)));
-        else N(store_part)(y + i, (V)(keep & (I)(N(load_part)(x + i, n - i, 0) * scale)), n - i);
+        if (i + W <= n)
+            N(store)(y + i, (V)(keep & (I)(N(load)(x + i) * scale)));
+        else
+            N(store_part)(y + i, (V)(keep & (I)(N(load_part)(x + i, n - i, 0) * scale)), n - i);
     }
 }
 static void N(transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step) {
@@ -486,37 +470,46 @@ static void N(transpose)(int64_t rows, int64_t columns, const float *x, int64_t 
                 for (int64_t r = r0; r < r0 + nr; r++) y[c * y_step + r] = x[r * x_step + c];
         }
 }
-/* Past the caches (`past`): the lines of the results are not read first, half as much again to and from memory. Only where no result is an
-   operand and all lie alike. */
-static void N(reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past) {
+/* Past the caches (`past`): the lines of the results are not read first, half as much again to and from memory. Only
+   where no result is an operand and all lie alike. */
+static void N(reduce_all)(
+    int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past) {
     int64_t i = 0;
     for (int j = 0; j < destinations; j++) {
         past = past && (uintptr_t)dst[j] % (4 * W) == (uintptr_t)dst[0] % (4 * W);
         for (int s = 0; s < sources; s++) past = past && (const float *)dst[j] != src[s];
     }
     const int64_t head = past ? (int64_t)(-((uintptr_t)dst[0] / 4) % W) : 0;
-#define ONE(at)                                                                                                                            \
-    {                                                                                                                                      \
-        float sum = src[0][at];                                                                                                            \
-        for (int s = 1; s < sources; s++) sum += src[s][at];                                                                               \
-        for (int j = 0; j < destinations; j++) dst[j][at] = sum;                                                                           \
+#define ONE(at)                                                                                                        \
+    {                                                                                                                  \
+        float sum = src[0][at];                                                                                        \
+        for (int s = 1; s < sources; s++) sum += src[s][at];                                                           \
+        for (int j = 0; j < destinations; j++) dst[j][at] = sum;                                                       \
     }
-#define FOUR(put)                                                                                                                    \
-    for (; i + 4 * W <= n; i += 4 * W) {                                                                                             \
-        const float *p = src[0] + i;                                                                                                 \
-        V a = N(load)(p), b = N(load)(p + W), c = N(load)(p + 2 * W), d = N(load)(p + 3 * W);                                        \
-        for (int s = 1; s < sources; s++) {                                                                                          \
-            p = src[s] + i;                                                                                                          \
-            a += N(load)(p); b += N(load)(p + W); c += N(load)(p + 2 * W); d += N(load)(p + 3 * W);                                  \
-        }                                                                                                                            \
-        for (int j = 0; j < destinations; j++) {                                                                                     \
-            float *q = dst[j] + i;                                                                                                   \
-            put(q, a); put(q + W, b); put(q + 2 * W, c); put(q + 3 * W, d);                                                          \
-        }                                                                                                                            \
+#define FOUR(put)                                                                                                      \
+    for (; i + 4 * W <= n; i += 4 * W) {                                                                               \
+        const float *p = src[0] + i;                                                                                   \
+        V a = N(load)(p), b = N(load)(p + W), c = N(load)(p + 2 * W), d = N(load)(p + 3 * W);                          \
+        for (int s = 1; s < sources; s++) {                                                                            \
+            p = src[s] + i;                                                                                            \
+            a += N(load)(p);                                                                                           \
+            b += N(load)(p + W);                                                                                       \
+            c += N(load)(p + 2 * W);                                                                                   \
+            d += N(load)(p + 3 * W);                                                                                   \
+        }                                                                                                              \
+        for (int j = 0; j < destinations; j++) {                                                                       \
+            float *q = dst[j] + i;                                                                                     \
+            put(q, a);                                                                                                 \
+            put(q + W, b);                                                                                             \
+            put(q + 2 * W, c);                                                                                         \
+            put(q + 3 * W, d);                                                                                         \
+        }                                                                                                              \
     }
     for (; i < head && i < n; i++) ONE(i)
-    if (past) FOUR(STREAM)
-    else FOUR(N(store))
+    if (past)
+        FOUR(STREAM)
+    else
+        FOUR(N(store))
     for (; i < n; i++) ONE(i)
     if (past) FENCE();
 #undef FOUR
@@ -530,10 +523,10 @@ static void N(reduce_all)(int64_t n, int sources, const float *const *src, int d
 #define ROW(name) [MTH__ROW_##name] = N(name##_row)
 static const mth__vector N(table) = {
     .name = TITLE,
-    .unary = {ROW(neg), ROW(exp), ROW(log), ROW(sqrt), ROW(rsqrt), ROW(reciprocal), ROW(square), ROW(relu), ROW(gelu), ROW(gelu_tanh),
-        ROW(silu), ROW(sigmoid), ROW(tanh), ROW(copy), ROW(scale), ROW(shift)},
-    .binary = {ROW(relu_grad), ROW(gelu_grad), ROW(gelu_tanh_grad), ROW(silu_grad), ROW(sigmoid_grad), ROW(tanh_grad), ROW(add), ROW(sub),
-        ROW(mul), ROW(div), ROW(maximum), ROW(equal)},
+    .unary = {ROW(neg), ROW(exp), ROW(log), ROW(sqrt), ROW(rsqrt), ROW(reciprocal), ROW(square), ROW(relu), ROW(gelu),
+        ROW(gelu_tanh), ROW(silu), ROW(sigmoid), ROW(tanh), ROW(copy), ROW(scale), ROW(shift)},
+    .binary = {ROW(relu_grad), ROW(gelu_grad), ROW(gelu_tanh_grad), ROW(silu_grad), ROW(sigmoid_grad), ROW(tanh_grad),
+        ROW(add), ROW(sub), ROW(mul), ROW(div), ROW(maximum), ROW(equal)},
     .erf = N(erf_row),
     .fill = N(fill),
     .add_to = N(add_to),

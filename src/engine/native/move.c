@@ -1,5 +1,5 @@
-/* Strided boxes: regions of a global tensor seen in the local parts of two devices. At load dimensions that both sides hold without a gap
- * are merged, large boxes cut into parts of MTH__PIECE_BYTES, small ones gathered into one chunk. */
+/* Strided boxes: regions of a global tensor seen in the local parts of two devices. At load dimensions that both sides
+ * hold without a gap are merged, large boxes cut into parts of MTH__PIECE_BYTES, small ones gathered into one chunk. */
 #include "engine/native/native.h"
 #include <string.h>
 
@@ -55,7 +55,8 @@ static void merge(mth__move *m) {
     int n = 0;
     for (int d = 0; d < m->rank; d++) {
         if (m->size[d] == 1) continue;
-        if (n && m->dst_stride[n - 1] == m->dst_stride[d] * m->size[d] && m->src_stride[n - 1] == m->src_stride[d] * m->size[d]) {
+        if (n && m->dst_stride[n - 1] == m->dst_stride[d] * m->size[d] &&
+            m->src_stride[n - 1] == m->src_stride[d] * m->size[d]) {
             m->size[n - 1] *= m->size[d];
             m->dst_stride[n - 1] = m->dst_stride[d];
             m->src_stride[n - 1] = m->src_stride[d];
@@ -76,9 +77,12 @@ bool mth__move_box(mth__move *m, mth_dtype dtype, const mth__area *box, const mt
     const int64_t bytes = (int64_t)mth_dtype_size(dtype);
     mth__view dst, src;
     if (!mth__area_view(whole, box, &dst) || !mth__area_view(part, box, &src)) return false;
-    *m = (mth__move){.rank = (int8_t)box->rank, .first = MTH__BOX_COPY, .dtype = dtype, .sources = 1,
+    *m = (mth__move){.rank = (int8_t)box->rank,
+        .first = MTH__BOX_COPY,
+        .dtype = dtype,
+        .sources = 1,
         .to = dst.offset * bytes,
-                     .from = src.offset * bytes};
+        .from = src.offset * bytes};
     for (int d = 0; d < box->rank; d++) {
         m->size[d] = box->dim[d].size;
         m->dst_stride[d] = dst.stride[d];
@@ -100,12 +104,17 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
         int64_t elements = 1, size = (int64_t)mth_dtype_size(m->dtype);
         for (int d = 0; d < m->rank; d++) elements *= m->size[d];
         int64_t bytes = elements * size, parts = bytes / MTH__PIECE_BYTES;
-        parts = parts > m->size[0] ? m->size[0] : parts < 1 ? 1 : parts > MTH__CHUNKS_MOST / 64 ? MTH__CHUNKS_MOST / 64 : parts;
+        parts = parts > m->size[0]          ? m->size[0]
+            : parts < 1                     ? 1
+            : parts > MTH__CHUNKS_MOST / 64 ? MTH__CHUNKS_MOST / 64
+                                            : parts;
         m->rows = (m->size[0] + parts - 1) / parts;
         if (m->rank == 1) m->rows = (m->rows + 15) / 16 * 16; /* whole cache lines */
         m->parts = (int32_t)((m->size[0] + m->rows - 1) / m->rows);
-        for (int p = 0; m->parts > 1 && p < m->parts; p++) PUSH(arena, list->chunk, (mth__move_chunk){(int32_t)i, 1, p});
-        if (m->parts > 1) gathered = MTH__PIECE_BYTES;
+        for (int p = 0; m->parts > 1 && p < m->parts; p++)
+            PUSH(arena, list->chunk, (mth__move_chunk){(int32_t)i, 1, p});
+        if (m->parts > 1)
+            gathered = MTH__PIECE_BYTES;
         else if (gathered + bytes <= MTH__PIECE_BYTES) {
             list->chunk.at[list->chunk.n - 1].count++;
             gathered += bytes;
@@ -115,8 +124,7 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
         }
     }
     return (mth__moves){copy(arena, list->move.at, list->move.n, sizeof *list->move.at),
-        copy(arena, list->chunk.at, list->chunk.n, sizeof *list->chunk.at),
-                        (int)list->move.n, (int)list->chunk.n};
+        copy(arena, list->chunk.at, list->chunk.n, sizeof *list->chunk.at), (int)list->move.n, (int)list->chunk.n};
 }
 
 static void run_part(const mth__move *m, void *to, int part) {
@@ -141,7 +149,8 @@ static void run_exchanged(const mth__exchange *x, int r, int part) {
     mth__area box;
     mth__move m;
     if (!mth__area_intersect(&g->from[r], &g->to[x->rank], &box)) return;
-    mth__move_box(&m, x->dtype, &box, &g->to[x->rank], &g->from[r]); /* what two parts have in common lies in both */
+    /* what two parts have in common lies in both */
+    mth__move_box(&m, x->dtype, &box, &g->to[x->rank], &g->from[r]);
     m.src = &g->in[r];
     merge(&m);
     m.rows = (m.size[0] + x->parts - 1) / x->parts;

@@ -34,7 +34,8 @@ static void engine_free(mth__engine *e) {
 }
 
 static const mth__opt options[] = {
-    {"threads", MTH__OPT_SIZE, "None", "Threads of the native engine, the calling one included; the number of cores unless said.", NULL},
+    {"threads", MTH__OPT_SIZE, "None",
+        "Threads of the native engine, the calling one included; the number of cores unless said.", NULL},
     {0}};
 static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_options, options, NULL};
 enum { THREADS_MOST = 1024 };
@@ -43,7 +44,8 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
     const int devices = setup->mesh->count;
     const mth_arg *threads = mth__options_get(setup->tables, setup->value, "threads");
     if (threads->kind == MTH_ARG_INT && threads->integer > THREADS_MOST)
-        return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)threads->integer), F("give threads from 1 to %d", THREADS_MOST));
+        return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)threads->integer),
+            F("give threads from 1 to %d", THREADS_MOST));
     mth__engine *e = mth__calloc(1, sizeof *e);
     if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free other objects first"));
     atomic_init(&e->references, 1);
@@ -58,7 +60,8 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
     e->shared_size = mth__calloc(2 * (size_t)devices, sizeof *e->shared_size);
     if (!e->worker || !e->slab || !e->slab_size || !e->shared || !e->shared_size) {
         engine_free(e);
-        return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine of %d devices", devices), F("free other objects first"));
+        return FAIL(
+            MTH_ERROR_MEMORY, F("no memory for an engine of %d devices", devices), F("free other objects first"));
     }
     for (int i = 0; i < e->threads; i++) {
         e->worker[i].engine = e;
@@ -74,7 +77,7 @@ static void native_close(mth__engine *e) {
 }
 static mth_status native_describe(mth__engine *e, mth__text *text) {
     mth__text_add(text, "%d device%s on %d thread%s of %d cores\n", e->devices, e->devices == 1 ? "" : "s", e->threads,
-                  e->threads == 1 ? "" : "s", mth__core_count());
+        e->threads == 1 ? "" : "s", mth__core_count());
     return NULL;
 }
 
@@ -89,7 +92,7 @@ enum { LEND_FROM = 64 << 10 }; /* bytes: less is not worth a plan that is harder
 
 static mth_status no_memory(const char *what, int64_t bytes) {
     return FAIL(MTH_ERROR_MEMORY, F("no memory for %s: %lld bytes", what, (long long)bytes),
-                F("use a smaller batch, more devices, or checkpointing"));
+        F("use a smaller batch, more devices, or checkpointing"));
 }
 
 static mth_status allocate(mth__executable *x) {
@@ -139,7 +142,8 @@ static mth_status grow(mth__engine *e, void **memory, size_t *size, size_t need)
 }
 /* What kernels need beside their operands belongs to the engine: executables run one at a time. */
 static mth_status grow_scratch(mth__engine *e, const mth__executable *x) {
-    for (int i = 0; i < e->threads; i++) TRY(grow(e, &e->worker[i].scratch, &e->worker[i].scratch_size, x->thread_scratch));
+    for (int i = 0; i < e->threads; i++)
+        TRY(grow(e, &e->worker[i].scratch, &e->worker[i].scratch_size, x->thread_scratch));
     for (int k = 0; k < x->streams; k++) TRY(grow(e, &e->shared[k], &e->shared_size[k], x->shared_scratch[k]));
     return NULL;
 }
@@ -166,7 +170,8 @@ static void native_unload(mth__executable *x) {
     native_close(e);
 }
 
-static mth_status native_load(mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
+static mth_status native_load(
+    mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
     (void)global;
     if (program->mesh->count != e->devices)
         return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, e->devices);
@@ -201,7 +206,10 @@ static const char *task_name(const mth__executable *x, int stream, int task, con
     return i->kind == MTH__COMPUTE ? i->op->name : x->program->channel.at[i->channel].label;
 }
 
-typedef struct { const mth__executable *x; mth_status status; } dress;
+typedef struct {
+    const mth__executable *x;
+    mth_status status;
+} dress;
 static mth_status fault_tensors(void *argument) {
     dress *d = argument;
     const mth__run *r = &d->x->engine->run;
@@ -211,8 +219,9 @@ static mth_status fault_tensors(void *argument) {
     mth__arena *arena = mth__arena_new();
     for (int k = 0; k < i->nin; k++) {
         const mth__pvalue *v = &role->value.at[i->in[k]];
-        d->status = mth__error_tensor(d->status, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype),
-                                                   mth__shape_text(arena, v->shape), mth__where_text(arena, &v->sharding, v->shape.rank)));
+        d->status = mth__error_tensor(d->status,
+            F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), mth__shape_text(arena, v->shape),
+                mth__where_text(arena, &v->sharding, v->shape.rank)));
     }
     mth__arena_free(arena);
     return NULL;
@@ -241,20 +250,20 @@ static mth_status stuck_error(const mth__executable *x) {
         const mth__stream *peer = &x->stream[t->wait[k].stream];
         int done = atomic_load(&peer->done);
         if (done < t->wait[k].count)
-            return mth__error_operator(
-                INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for device %d, which is at instruction %d (%s)",
-                         s->device, t->instr, name, peer->device, peer->task[done].instr,
-                         task_name(x, t->wait[k].stream, done, &peer_instr)),
+            return mth__error_operator(INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for "
+                                                "device %d, which is at instruction %d (%s)",
+                                           s->device, t->instr, name, peer->device, peer->task[done].instr,
+                                           task_name(x, t->wait[k].stream, done, &peer_instr)),
                 i->module);
     }
     for (int m = 0; t->awaits && m < t->awaits->n; m++) {
         const mth__stream *peer = &x->stream[t->awaits->stream[m]];
         for (int done = atomic_load(&peer->done), k = done; k < peer->tasks; k++)
             if (peer->task[k].signals == t->awaits)
-                return mth__error_operator(
-                    INTERNAL("no instruction can run: on device %d instruction %d (%s) waits for device %d, which is at instruction %d (%s)",
-                             s->device, t->instr, name, peer->device, peer->task[done].instr,
-                             task_name(x, t->awaits->stream[m], done, &peer_instr)),
+                return mth__error_operator(INTERNAL("no instruction can run: on device %d instruction %d (%s) waits "
+                                                    "for device %d, which is at instruction %d (%s)",
+                                               s->device, t->instr, name, peer->device, peer->task[done].instr,
+                                               task_name(x, t->awaits->stream[m], done, &peer_instr)),
                     i->module);
     }
     return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", s->device, t->instr, name);
@@ -273,7 +282,8 @@ static mth_status exits_new(mth__executable *x, mth__buffer **exit) {
     return NULL;
 }
 static void bind_slabs(mth__executable *x) {
-    static char nothing[64]; /* a device whose values are all empty may have no slab: nobody reads here, but the address can be computed with */
+    /* a device whose values are all empty may have no slab: nobody reads here, but the address can be computed with */
+    static char nothing[64];
     if (x->generation == x->engine->generation) return;
     for (size_t i = 0; i < x->slab_fixups; i++) {
         const mth__fixup *f = &x->slab_fixup[i];
@@ -312,8 +322,9 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
     for (size_t i = 0; i < x->entries; i++) {
         const mth__buffer *b = entry[x->entry[i].index];
         if (!b || b->bytes < x->entry[i].bytes)
-            return INTERNAL("entry %s has no buffer of %lld bytes on device %d", x->program->entry.at[x->entry[i].index / e->devices].name,
-                            (long long)x->entry[i].bytes, x->entry[i].device);
+            return INTERNAL("entry %s has no buffer of %lld bytes on device %d",
+                x->program->entry.at[x->entry[i].index / e->devices].name, (long long)x->entry[i].bytes,
+                x->entry[i].device);
     }
     TRY(exits_new(x, exit));
     mth_status s = mth__lock_run(&e->running, stop);
@@ -328,11 +339,24 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
     return s;
 }
 
-
 const mth__engine_vtable mth__engine_native = {
-    .name = "native", .options = tables, .views = true, .lend_from = LEND_FROM, .open = native_open, .close = native_close, .describe = native_describe, .lacks = mth__kernel_lacks,
-    .buffer_new = mth__native_buffer_new, .buffer_retain = mth__native_buffer_retain, .buffer_release = mth__native_buffer_release,
-    .buffer_host = mth__native_buffer_host, .buffer_fill = mth__native_buffer_host, .buffer_write = mth__native_buffer_write, .buffer_read = mth__native_buffer_read,
+    .name = "native",
+    .options = tables,
+    .views = true,
+    .lend_from = LEND_FROM,
+    .open = native_open,
+    .close = native_close,
+    .describe = native_describe,
+    .lacks = mth__kernel_lacks,
+    .buffer_new = mth__native_buffer_new,
+    .buffer_retain = mth__native_buffer_retain,
+    .buffer_release = mth__native_buffer_release,
+    .buffer_host = mth__native_buffer_host,
+    .buffer_fill = mth__native_buffer_host,
+    .buffer_write = mth__native_buffer_write,
+    .buffer_read = mth__native_buffer_read,
     .buffer_borrow = mth__native_buffer_borrow,
-    .load = native_load, .unload = native_unload, .run = native_run,
+    .load = native_load,
+    .unload = native_unload,
+    .run = native_run,
 };

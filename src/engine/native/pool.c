@@ -1,8 +1,9 @@
 /* The threads. See native.h for what a stream, a task and a ticket are.
  *
- * Progress needs no wake-up: whoever makes work visible looks for work himself before he sleeps. Wake-ups bring the others in. A thread of
- * the pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when the caller is alone, nothing is claimed and
- * no task is ready, none will ever be: the run is stuck, which is reported instead of hung. */
+ * Progress needs no wake-up: whoever makes work visible looks for work himself before he sleeps. Wake-ups bring the
+ * others in. A thread of the pool that finds nothing for a while leaves the run and sleeps; the caller stays. So when
+ * the caller is alone, nothing is claimed and no task is ready, none will ever be: the run is stuck, which is reported
+ *   instead of hung. */
 #include "engine/native/native.h"
 #include <linux/futex.h>
 #include <sched.h>
@@ -13,8 +14,12 @@
 
 enum { SPINS = 800 /* of looking at all streams: some 50 us */, PAUSES = 8 };
 
-static void futex_wait(atomic_uint *word, unsigned seen) { syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0); }
-static void futex_wake(atomic_uint *word, int count) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0); }
+static void futex_wait(atomic_uint *word, unsigned seen) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+static void futex_wake(atomic_uint *word, int count) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+}
 static void pause_briefly(void) {
     for (int i = 0; i < PAUSES; i++) {
 #if defined(__x86_64__)
@@ -55,7 +60,8 @@ static bool ready(const mth__run *run, const mth__stream *s) {
     if (at >= s->tasks) return false;
     const mth__task *t = &s->task[at];
     for (int i = 0; i < t->waits; i++)
-        if (atomic_load_explicit(&run->stream[t->wait[i].stream].done, memory_order_acquire) < t->wait[i].count) return false;
+        if (atomic_load_explicit(&run->stream[t->wait[i].stream].done, memory_order_acquire) < t->wait[i].count)
+            return false;
     return !t->awaits || atomic_load_explicit(&t->awaits->arrived, memory_order_acquire) == t->awaits->n;
 }
 
@@ -69,14 +75,16 @@ static void ticket_offer(mth__stream *s, int phase, int chunks, int taken) {
     atomic_store_explicit(&s->phase, phase, memory_order_relaxed);
     atomic_store(&s->ticket, sequence << 40 | (ticket)chunks << 20 | (ticket)taken);
 }
-/* The next chunk, or -1. While the ticket's value stands, so do its task and phase: the sequence changes before they do. */
+/* The next chunk, or -1. While the ticket's value stands, so do its task and phase: the sequence changes before they
+ * do. */
 static int ticket_take(mth__stream *s, const mth__task **task, int *phase) {
     ticket t = atomic_load_explicit(&s->ticket, memory_order_acquire);
     for (;;) {
         if (ticket_next(t) >= ticket_chunks(t)) return -1;
         *task = &s->task[atomic_load_explicit(&s->done, memory_order_relaxed)];
         *phase = atomic_load_explicit(&s->phase, memory_order_relaxed);
-        if (atomic_compare_exchange_weak_explicit(&s->ticket, &t, t + 1, memory_order_acq_rel, memory_order_acquire)) return ticket_next(t);
+        if (atomic_compare_exchange_weak_explicit(&s->ticket, &t, t + 1, memory_order_acq_rel, memory_order_acquire))
+            return ticket_next(t);
     }
 }
 
@@ -114,7 +122,8 @@ static bool take_part(mth__engine *e, mth__stream *s, const mth__task *t, int ph
     return atomic_fetch_add_explicit(&s->finished, mine, memory_order_acq_rel) + mine == chunks;
 }
 
-/* Runs task t of a claimed stream from a phase on. False: others still run chunks of it, and the last of them goes on. */
+/* Runs task t of a claimed stream from a phase on. False: others still run chunks of it, and the last of them goes on.
+ */
 static bool run_phases(mth__engine *e, mth__stream *s, const mth__task *t, int phase, void *scratch) {
     for (; phase < t->phases; phase++) {
         int chunks = t->chunks[phase];
@@ -178,7 +187,8 @@ static void run_stream(mth__engine *e, mth__stream *s, const mth__task *t, int p
 static bool claim(const mth__run *run, mth__stream *s) {
     if (atomic_load_explicit(&s->claimed, memory_order_relaxed) || !ready(run, s)) return false;
     int free = 0;
-    if (!atomic_compare_exchange_strong_explicit(&s->claimed, &free, 1, memory_order_acq_rel, memory_order_relaxed)) return false;
+    if (!atomic_compare_exchange_strong_explicit(&s->claimed, &free, 1, memory_order_acq_rel, memory_order_relaxed))
+        return false;
     return true; /* run_stream looks again whether it is ready */
 }
 
@@ -215,7 +225,8 @@ static bool is_work(const mth__run *run) {
 /* Works until the run is over, or until nothing has been found for a while. */
 static void work(mth__engine *e, int *at, void *scratch) {
     for (int idle = 0; idle < SPINS && !stopped(e);) {
-        if (find_work(e, at, scratch)) idle = 0;
+        if (find_work(e, at, scratch))
+            idle = 0;
         else {
             idle++;
             pause_briefly();
@@ -250,8 +261,10 @@ static void caller_sleep(mth__engine *e) {
     int64_t before = progress(&e->run);
     if (!is_work(&e->run) && !atomic_load(&e->run.over)) {
         bool alone = all_unclaimed(&e->run) && atomic_load(&e->gate) == 3;
-        if (alone && progress(&e->run) == before && !atomic_load(&e->run.over)) report_stuck(e);
-        else futex_wait(&e->caller_sleeps, 1); /* a signal ends it too: then `stop` is looked at */
+        if (alone && progress(&e->run) == before && !atomic_load(&e->run.over))
+            report_stuck(e);
+        else
+            futex_wait(&e->caller_sleeps, 1); /* a signal ends it too: then `stop` is looked at */
     }
     atomic_store(&e->caller_sleeps, 0);
 }
@@ -282,8 +295,10 @@ void mth__pool_run(mth__engine *e) {
     }
     int inside = atomic_fetch_sub(&e->gate, 3) - 3; /* shut, the caller outside: nobody comes in any more */
     for (int spins = 0; inside; inside = atomic_load(&e->gate))
-        if (++spins < SPINS) pause_briefly();
-        else sched_yield(); /* they end a chunk */
+        if (++spins < SPINS)
+            pause_briefly();
+        else
+            sched_yield(); /* they end a chunk */
 }
 
 /* ---- the pool */
@@ -313,7 +328,8 @@ static void *thread_main(void *argument) {
             sleep = !atomic_load(&e->run.over) && !is_work(&e->run);
             leave(e);
         } else {
-            for (int i = 0; i < SPINS && !(atomic_load_explicit(&e->gate, memory_order_relaxed) & 1); i++) pause_briefly();
+            for (int i = 0; i < SPINS && !(atomic_load_explicit(&e->gate, memory_order_relaxed) & 1); i++)
+                pause_briefly();
             atomic_fetch_add(&e->sleepers, 1);
             seen = atomic_load(&e->event);
             sleep = !(atomic_load(&e->gate) & 1);
@@ -342,8 +358,9 @@ mth_status mth__pool_start(mth__engine *e) {
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
-        return FAIL(MTH_ERROR_MEMORY, F("thread %d of %d can't be made: %s", e->started + 1, e->threads, strerror(error)),
-                    F("open the backend with threads=%d", e->started + 1));
+        return FAIL(MTH_ERROR_MEMORY,
+            F("thread %d of %d can't be made: %s", e->started + 1, e->threads, strerror(error)),
+            F("open the backend with threads=%d", e->started + 1));
     return NULL;
 }
 void mth__pool_forget(mth__engine *e) {

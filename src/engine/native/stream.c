@@ -1,5 +1,5 @@
-/* A program becomes streams of tasks. First pass: how many tasks each instruction has, so that a device can say "when your third task is
- * done" of one whose tasks are not made yet. Second pass: the tasks, with addresses and waits. */
+/* A program becomes streams of tasks. First pass: how many tasks each instruction has, so that a device can say "when
+ * your third task is done" of one whose tasks are not made yet. Second pass: the tasks, with addresses and waits. */
 #include "engine/native/native.h"
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +18,9 @@ static const mth__pvalue *base_of(const mth__role *role, int value, int64_t *byt
     return v;
 }
 static mth__storage kind_of(const mth__pvalue *v) { return v->storage == MTH__IN_LENT ? MTH__IN_EXIT : v->storage; }
-static int64_t start_of(const mth__pvalue *v) { return v->storage == MTH__IN_SLAB || v->storage == MTH__IN_LENT ? v->offset : 0; }
+static int64_t start_of(const mth__pvalue *v) {
+    return v->storage == MTH__IN_SLAB || v->storage == MTH__IN_LENT ? v->offset : 0;
+}
 bool mth__load_same(const mth__loader *l, int device, int value, int other) {
     int64_t a_bytes = 0, b_bytes = 0;
     const mth__role *role = mth__load_role(l, device);
@@ -110,8 +112,10 @@ mth__task *mth__load_task(mth__loader *l, int on, mth__task_kind kind, int instr
 }
 
 void mth__load_arrival(mth__loader *l, int on, mth__event *e) {
-    if (l->tasks[on]) l->x->stream[2 * l->device + on].task[l->tasks[on] - 1].signals = e;
-    else e->there++;
+    if (l->tasks[on])
+        l->x->stream[2 * l->device + on].task[l->tasks[on] - 1].signals = e;
+    else
+        e->there++;
 }
 
 /* A view that is a value of its own: no instruction runs. */
@@ -132,12 +136,18 @@ static mth_status compute(mth__loader *l, int at) {
     const mth__instr *i = &l->role->instr.at[at];
     const mth__kernel *kernel = &mth__kernels[mth__op_index(i->op)];
     if (!kernel->run)
-        return mth__error_operator(FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", i->op->name, kernel->reason),
-                                        F("use the reference engine")), i->module);
+        return mth__error_operator(
+            FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", i->op->name, kernel->reason),
+                F("use the reference engine")),
+            i->module);
     mth__call *c = NEW(l->arena, mth__call);
-    *c = (mth__call){.op = i->op, .attrs = i->attrs, .accumulates = i->accumulates,
-                     .nin = mth__row_operands(i->op, i->nin, i->accumulates), .nout = i->nout,
-                     .threads = l->x->engine->threads, .peers = l->role->ndevice};
+    *c = (mth__call){.op = i->op,
+        .attrs = i->attrs,
+        .accumulates = i->accumulates,
+        .nin = mth__row_operands(i->op, i->nin, i->accumulates),
+        .nout = i->nout,
+        .threads = l->x->engine->threads,
+        .peers = l->role->ndevice};
     c->in = NEW_ARRAY(l->arena, mth__operand, c->nin);
     c->out = NEW_ARRAY(l->arena, mth__operand, c->nout);
     for (int k = 0; k < c->nin; k++) set_operand(l, i->in[k], &c->in[k]);
@@ -176,7 +186,8 @@ static void wait_for(mth__loader *l, int at) {
 
 int mth__load_pieces(mth__loader *l, int channel, int receiver, const mth__piece **out) {
     mth__part *p = mth__load_receive(l, channel, receiver);
-    if (p->pieces < 0) p->pieces = mth__transfer_pieces(l->arena, &l->program->channel.at[channel], receiver, &p->piece);
+    if (p->pieces < 0)
+        p->pieces = mth__transfer_pieces(l->arena, &l->program->channel.at[channel], receiver, &p->piece);
     *out = p->piece;
     return p->pieces;
 }
@@ -192,8 +203,10 @@ static void list_readers(mth__loader *l, int channel, mth__readers *all) {
             for (int k = 0; k < pieces; k++) {
                 if (k && piece[k - 1].from_device == piece[k].from_device) continue;
                 int sender = from->rank_of[piece[k].from_device];
-                if (pass) all->device[all->first[sender] + at[sender]++] = to->device[r];
-                else all->first[sender + 1]++;
+                if (pass)
+                    all->device[all->first[sender] + at[sender]++] = to->device[r];
+                else
+                    all->first[sender + 1]++;
             }
         }
         if (pass) break;
@@ -233,7 +246,8 @@ static mth_status count_tasks(mth__loader *l, int device) {
         mth__part *part = (i->kind == MTH__SEND ? mth__load_send : mth__load_receive)(l, i->channel, device);
         if (part->instr >= 0) return INTERNAL("device %d takes part in channel %d twice", device, i->channel);
         count[on] += on; /* the arrival */
-        *part = (mth__part){.instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on], .pieces = -1};
+        *part = (mth__part){
+            .instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on], .pieces = -1};
         if (i->kind != MTH__SEND) part->end = count[on] += mth__communicate_count(c, i);
     }
     for (int on = 0; on < 2; on++) {
@@ -275,7 +289,8 @@ static mth_status fill(mth__loader *l, int device) {
     }
     for (int on = 0; on < 2; on++)
         if (l->tasks[on] != l->x->stream[2 * device + on].tasks)
-            return INTERNAL("device %d has %d tasks, counted %d", device, l->tasks[on], l->x->stream[2 * device + on].tasks);
+            return INTERNAL(
+                "device %d has %d tasks, counted %d", device, l->tasks[on], l->x->stream[2 * device + on].tasks);
     return NULL;
 }
 
@@ -305,12 +320,12 @@ static mth_status check_steps(const mth__channel *c) {
     if (t.n == 1 || mth__template_size(&t) <= MOST_STEPS) return NULL;
     char operator[128];
     snprintf(operator, sizeof operator, "%.*s", (int)strcspn(c->label, ":"), c->label);
-    return mth__error_operator(FAIL(MTH_ERROR_UNSUPPORTED,
-        F("%s %s over %d devices has more than %d steps, which the native engine would keep",
-            mth__channel_names[c->kind],
-          mth__algorithm_names[c->algorithm], t.n, MOST_STEPS),
-        F("leave %s out of collective_ops: direct takes any number of devices", mth__channel_names[c->kind])),
-            operator);
+    return mth__error_operator(
+        FAIL(MTH_ERROR_UNSUPPORTED,
+            F("%s %s over %d devices has more than %d steps, which the native engine would keep",
+                mth__channel_names[c->kind], mth__algorithm_names[c->algorithm], t.n, MOST_STEPS),
+            F("leave %s out of collective_ops: direct takes any number of devices", mth__channel_names[c->kind])),
+        operator);
 }
 
 mth_status mth__load_streams(mth__loader *l) {

@@ -2,18 +2,25 @@
 #include <string.h>
 
 /* A spec's terms, in the order in which dot_general takes the operands. */
-typedef struct { const char *letter; int n; } term;
+typedef struct {
+    const char *letter;
+    int n;
+} term;
 static int place(term t, char letter) {
     const char *at = memchr(t.letter, letter, (size_t)t.n);
     return at ? (int)(at - t.letter) : -1;
 }
 
-/* The letters of dot_general's result: batch letters in the order of y, then those of a alone, then those of b alone. */
+/* The letters of dot_general's result: batch letters in the order of y, then those of a alone, then those of b alone.
+ */
 static int natural(term a, term b, term y, char *letters) {
     int n = 0;
-    for (int i = 0; i < y.n; i++) if (place(a, y.letter[i]) >= 0 && place(b, y.letter[i]) >= 0) letters[n++] = y.letter[i];
-    for (int i = 0; i < a.n; i++) if (place(b, a.letter[i]) < 0) letters[n++] = a.letter[i];
-    for (int i = 0; i < b.n; i++) if (place(a, b.letter[i]) < 0) letters[n++] = b.letter[i];
+    for (int i = 0; i < y.n; i++)
+        if (place(a, y.letter[i]) >= 0 && place(b, y.letter[i]) >= 0) letters[n++] = y.letter[i];
+    for (int i = 0; i < a.n; i++)
+        if (place(b, a.letter[i]) < 0) letters[n++] = a.letter[i];
+    for (int i = 0; i < b.n; i++)
+        if (place(a, b.letter[i]) < 0) letters[n++] = b.letter[i];
     return n;
 }
 /* The result is transposed where this is not n. Rather dimensions at the front move than those at the end. */
@@ -34,7 +41,8 @@ static mth__hlo_val outer(mth__hlo *h, mth__hlo_val v, term t, term y, mth__shap
     return mth__hlo_broadcast(h, mth__hlo_transpose(h, v, order), to, dims);
 }
 
-/* The result is one element: a product of vectors, which XLA's loops for CPUs add up in one chain of float32; their reductions don't. */
+/* The result is one element: a product of vectors, which XLA's loops for CPUs add up in one chain of float32; their
+ * reductions don't. */
 static mth__hlo_val of_vectors(mth__hlo *h, mth__hlo_val x, term a, mth__hlo_val w, term b, term y, mth__shape to) {
     mth__shape summed = {0}, other = {0};
     int permutation[MTH__RANK], n = 0;
@@ -75,7 +83,8 @@ void mth__hlo_contract(mth__hlo_call *c) {
     char forth[2 * MTH__RANK], back[2 * MTH__RANK];
     const int n = natural(a, b, y, forth);
     natural(b, a, y, back);
-    if (in_place_from_behind(n, back, y) > in_place_from_behind(n, forth, y)) { /* operands change places, so that dimensions need not */
+    /* operands change places, so that dimensions need not */
+    if (in_place_from_behind(n, back, y) > in_place_from_behind(n, forth, y)) {
         const term t = a;
         const mth__hlo_val v = x;
         a = b, b = t, x = w, w = v;
@@ -98,17 +107,21 @@ void mth__hlo_contract(mth__hlo_call *c) {
 }
 
 /* ---------------------------------------------------------------- reductions */
-/* XLA's loops for CPUs add up columns, but one element at a time where a row has this many or more: 20 to 50 times slower than a product
-   with ones (which costs more to compile, so is no better way below; compilers for other devices make it a reduction again). */
+/* XLA's loops for CPUs add up columns, but one element at a time where a row has this many or more: 20 to 50 times
+   slower than a product with ones (which costs more to compile, so is no better way below; compilers for other devices
+   make it a reduction again). */
 enum { LONG_ROW = 1 << 15 };
-static mth__hlo_val sum_of_long_rows(mth__hlo *h, mth__hlo_val x, int first) { /* over dimensions below `first` */
+/* over dimensions below `first` */
+static mth__hlo_val sum_of_long_rows(mth__hlo *h, mth__hlo_val x, int first) {
     mth__shape rows = {2, {1, 1}}, kept = {.rank = x.shape.rank - first};
     for (int d = 0; d < first; d++) rows.dim[0] *= x.shape.dim[d];
     for (int d = first; d < x.shape.rank; d++) rows.dim[1] *= kept.dim[d - first] = x.shape.dim[d];
-    if (rows.dim[0] < 2 || rows.dim[1] < LONG_ROW || !mth__is_float(x.dtype)) return mth__hlo_reduce(h, "add", x, (1u << first) - 1, false);
+    if (rows.dim[0] < 2 || rows.dim[1] < LONG_ROW || !mth__is_float(x.dtype))
+        return mth__hlo_reduce(h, "add", x, (1u << first) - 1, false);
     mth__hlo_val ones = mth__hlo_splat(h, x.dtype, (mth__shape){1, {rows.dim[0]}}, 1);
     const int along[1] = {0};
-    return mth__hlo_reshape(h, mth__hlo_dot(h, ones, mth__hlo_reshape(h, x, rows), 0, NULL, NULL, 1, along, along), kept);
+    return mth__hlo_reshape(
+        h, mth__hlo_dot(h, ones, mth__hlo_reshape(h, x, rows), 0, NULL, NULL, 1, along, along), kept);
 }
 
 void mth__hlo_reduce_row(mth__hlo_call *c) {
@@ -116,9 +129,11 @@ void mth__hlo_reduce_row(mth__hlo_call *c) {
     const unsigned dims = (unsigned)c->attrs->i[0];
     const bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, leading = dims && !(dims & (dims + 1));
     mth__hlo_val x = c->in[0].v;
-    if (!max && leading) x = sum_of_long_rows(h, x, __builtin_popcount(dims));
+    if (!max && leading)
+        x = sum_of_long_rows(h, x, __builtin_popcount(dims));
     else if (max && h->partitioned && mth__is_float(x.dtype)) /* perhaps between devices */
         x = mth__hlo_of_order_keys(h, x.dtype, mth__hlo_reduce(h, "maximum", mth__hlo_order_keys(h, x), dims, false));
-    else x = mth__hlo_reduce(h, max ? "maximum" : "add", x, dims, false);
+    else
+        x = mth__hlo_reduce(h, max ? "maximum" : "add", x, dims, false);
     c->out[0].v = mth__hlo_reshape(h, x, c->out[0].part->local); /* those to be kept, as 1 */
 }

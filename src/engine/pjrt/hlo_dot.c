@@ -1,26 +1,33 @@
-/* Products. XLA's loops for CPUs add all terms of an element in one chain of float32 where an operand is a vector, or both are up to 3 wide,
- * and each term lies in a row of its own: 4,096 terms are off by 2e-6, 2^22 by 2e-3. Such sums are cut into panels, a batch of products
- * whose results are then summed, which XLA does as a tree: 0.2 to 1.0 of the time, since what a panel adds up to stays in the cache.
+/* Products. XLA's loops for CPUs add all terms of an element in one chain of float32 where an operand is a vector, or
+ * both are up to 3 wide, and each term lies in a row of its own: 4,096 terms are off by 2e-6, 2^22 by 2e-3. Such sums
+ * are cut into panels, a batch of products whose results are then summed, which XLA does as a tree: 0.2 to 1.0 of the
+ * time, since what a panel adds up to stays in the cache.
  *
  *     y[m, n] = sum over k of a[k, m] b[k, n]    becomes    sum over p of (sum over i of a[p, i, m] b[p, i, n])
  *
- * Other products stay one operation. Where the terms of an element lie along a row, a product with a vector is a few chains side by side,
- * 2.5e-6 at 2^18 terms, and panels would first have to be moved together, at 3 to 24 times the time. */
+ * Other products stay one operation. Where the terms of an element lie along a row, a product with a vector is a few
+ * chains side by side, 2.5e-6 at 2^18 terms, and panels would first have to be moved together, at 3 to 24 times the
+ * time. */
 #include "engine/pjrt/hlo.h"
 #include <string.h>
 
 static bool among(int d, int n, const int *at) {
-    for (int i = 0; i < n; i++) if (at[i] == d) return true;
+    for (int i = 0; i < n; i++)
+        if (at[i] == d) return true;
     return false;
 }
 
 /* ---------------------------------------------------------------- one operation */
 /* The dimensions of an operand by what becomes of them. */
-typedef struct { int nbatch, nsum; const int *batch, *sum; } dims;
+typedef struct {
+    int nbatch, nsum;
+    const int *batch, *sum;
+} dims;
 
 static int free_dims(mth__hlo_val v, dims of, int *out) {
     int n = 0;
-    for (int d = 0; d < v.shape.rank; d++) if (!among(d, of.nbatch, of.batch) && !among(d, of.nsum, of.sum)) out[n++] = d;
+    for (int d = 0; d < v.shape.rank; d++)
+        if (!among(d, of.nbatch, of.batch) && !among(d, of.nsum, of.sum)) out[n++] = d;
     return n;
 }
 
@@ -41,20 +48,28 @@ static mth__shape result_shape(mth__hlo_val a, dims of_a, mth__hlo_val b, dims o
 
 static mth__hlo_val dot(mth__hlo *h, mth__hlo_val a, dims of_a, mth__hlo_val b, dims of_b) {
     mth__arena *arena = h->arena;
-    const char *batch = !of_a.nbatch ? "" : mth__format(arena, "batching_dims = %s x %s, ", mth__hlo_list(arena, of_a.nbatch, of_a.batch),
-                                                        mth__hlo_list(arena, of_b.nbatch, of_b.batch));
+    const char *batch = !of_a.nbatch
+        ? ""
+        : mth__format(arena, "batching_dims = %s x %s, ", mth__hlo_list(arena, of_a.nbatch, of_a.batch),
+              mth__hlo_list(arena, of_b.nbatch, of_b.batch));
     const mth__shape to = result_shape(a, of_a, b, of_b);
-    return mth__hlo_line(h, a.dtype, to, "stablehlo.dot_general %s, %s, %scontracting_dims = %s x %s, precision = [HIGHEST, HIGHEST] : (%s, %s) -> %s",
-                         mth__hlo_name(arena, a), mth__hlo_name(arena, b), batch, mth__hlo_list(arena, of_a.nsum, of_a.sum),
-                         mth__hlo_list(arena, of_b.nsum, of_b.sum), mth__hlo_type(arena, a.dtype, a.shape), mth__hlo_type(arena, b.dtype, b.shape),
-                         mth__hlo_type(arena, a.dtype, to));
+    return mth__hlo_line(h, a.dtype, to,
+        "stablehlo.dot_general %s, %s, %scontracting_dims = %s x %s, precision = [HIGHEST, HIGHEST] : (%s, %s) -> %s",
+        mth__hlo_name(arena, a), mth__hlo_name(arena, b), batch, mth__hlo_list(arena, of_a.nsum, of_a.sum),
+        mth__hlo_list(arena, of_b.nsum, of_b.sum), mth__hlo_type(arena, a.dtype, a.shape),
+        mth__hlo_type(arena, b.dtype, b.shape), mth__hlo_type(arena, a.dtype, to));
 }
 
 /* ---------------------------------------------------------------- panels */
-enum { LONG = 4096, PANEL = 512, SHORT_PANEL = 64, FEW = 4 }; /* terms; FEW: results of a row and a column for which XLA calls a library */
+/* terms; FEW: results of a row and a column for which XLA calls a library */
+enum { LONG = 4096, PANEL = 512, SHORT_PANEL = 64, FEW = 4 };
 
 /* An operand as (batch, terms, free): the order of its dimensions for it, and whether they lie so already. */
-typedef struct { int64_t batch, terms, free; int order[MTH__RANK]; bool in_place; } columns;
+typedef struct {
+    int64_t batch, terms, free;
+    int order[MTH__RANK];
+    bool in_place;
+} columns;
 
 /* terms: the order of the summed dimensions, as indices of of.sum. */
 static columns columns_of(mth__hlo_val v, dims of, const int *terms) {
@@ -88,17 +103,20 @@ static mth__hlo_val as_panels(mth__hlo *h, mth__hlo_val v, const columns *c, int
 }
 
 /* (batch, m, n) */
-static mth__hlo_val sum_of_panels(mth__hlo *h, mth__hlo_val a, const columns *p, mth__hlo_val b, const columns *q, int64_t each) {
+static mth__hlo_val sum_of_panels(
+    mth__hlo *h, mth__hlo_val a, const columns *p, mth__hlo_val b, const columns *q, int64_t each) {
     const dims of = {1, 1, (int[]){0}, (int[]){1}};
     const mth__hlo_val parts = dot(h, as_panels(h, a, p, each), of, as_panels(h, b, q, each), of);
-    return mth__hlo_reduce(h, "add", mth__hlo_reshape(h, parts, (mth__shape){4, {p->batch, p->terms / each, p->free, q->free}}), 1u << 1, false);
+    return mth__hlo_reduce(h, "add",
+        mth__hlo_reshape(h, parts, (mth__shape){4, {p->batch, p->terms / each, p->free, q->free}}), 1u << 1, false);
 }
 
 /* The same by the library that XLA calls for wider products: columns of zeros are added to the narrower operand. */
 static mth__hlo_val widened(mth__hlo *h, mth__hlo_val a, const columns *p, mth__hlo_val b, const columns *q) {
     const dims of = {1, 1, (int[]){0}, (int[]){1}};
     const bool widen_a = p->free < q->free;
-    const int64_t narrow = widen_a ? p->free : q->free, wide = widen_a ? q->free : p->free, more = (wide < FEW ? FEW : 2) - narrow;
+    const int64_t narrow = widen_a ? p->free : q->free, wide = widen_a ? q->free : p->free,
+                  more = (wide < FEW ? FEW : 2) - narrow;
     a = mth__hlo_pad(h, as_columns(h, a, p), 2, 0, widen_a ? more : 0, 0);
     b = mth__hlo_pad(h, as_columns(h, b, q), 2, 0, widen_a ? 0 : more, 0);
     return mth__hlo_slice(h, dot(h, a, of, b, of), widen_a ? 1 : 2, 0, narrow);
@@ -113,8 +131,8 @@ static void order_of_terms(dims of, int *terms) {
     }
 }
 
-mth__hlo_val mth__hlo_dot(mth__hlo *h, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch, int nsum, const int *asum,
-                          const int *bsum) {
+mth__hlo_val mth__hlo_dot(mth__hlo *h, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch,
+    int nsum, const int *asum, const int *bsum) {
     const dims of_a = {nbatch, nsum, abatch, asum}, of_b = {nbatch, nsum, bbatch, bsum};
     int terms[MTH__RANK] = {0};
     order_of_terms(of_a, terms);

@@ -1,26 +1,30 @@
 /* dropout: Philox4x32-10 by the element's global index, the same bits as base/philox.c and the other engines.
  *
- * Words are held in i64, 0 <= word < 2^32. The signed product of two of them has the bits of the unsigned one, so that a product, a shift
- * and a mask are all that a round needs: no unsigned types, and compilers see the 32 x 32 -> 64 multiplication in it (0.7 of the time of
- * the same rounds written in ui32 and ui64). */
+ * Words are held in i64, 0 <= word < 2^32. The signed product of two of them has the bits of the unsigned one, so that
+ * a product, a shift and a mask are all that a round needs: no unsigned types, and compilers see the 32 x 32 -> 64
+ * multiplication in it (0.7 of the time of the same rounds written in ui32 and ui64). */
 #include "engine/pjrt/hlo.h"
 #include <math.h>
 
 enum { ROUNDS = 10 };
 #define LOW 0xffffffffu
 
-static mth__hlo_val exclusive_or(mth__hlo *h, mth__hlo_val a, mth__hlo_val b) { return mth__hlo_binary(h, "xor", a, b); }
+static mth__hlo_val exclusive_or(mth__hlo *h, mth__hlo_val a, mth__hlo_val b) {
+    return mth__hlo_binary(h, "xor", a, b);
+}
 
 /* Word 0 of Philox of (key, index): i64. `index` is below 2^32 where not `wide`. */
 static mth__hlo_val first_word(mth__hlo *h, uint64_t key, mth__hlo_val index, bool wide) {
 #define CONSTANT(value) mth__hlo_splat(h, MTH_INT64, index.shape, (double)(value))
-    const mth__hlo_val low = CONSTANT(LOW), bits = CONSTANT(32), zero = CONSTANT(0), m0 = CONSTANT(0xD2511F53u), m1 = CONSTANT(0xCD9E8D57u);
+    const mth__hlo_val low = CONSTANT(LOW), bits = CONSTANT(32), zero = CONSTANT(0), m0 = CONSTANT(0xD2511F53u),
+                       m1 = CONSTANT(0xCD9E8D57u);
     mth__hlo_val c0 = wide ? mth__hlo_binary(h, "and", index, low) : index, c2 = zero, c3 = zero;
     mth__hlo_val c1 = wide ? mth__hlo_binary(h, "shift_right_logical", index, bits) : zero;
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < ROUNDS; round++) {
         mth__hlo_val p1 = mth__hlo_binary(h, "multiply", c2, m1);
-        mth__hlo_val n0 = exclusive_or(h, exclusive_or(h, mth__hlo_binary(h, "shift_right_logical", p1, bits), c1), CONSTANT(k0));
+        mth__hlo_val n0 =
+            exclusive_or(h, exclusive_or(h, mth__hlo_binary(h, "shift_right_logical", p1, bits), c1), CONSTANT(k0));
         if (round == ROUNDS - 1) return n0;
         mth__hlo_val p0 = mth__hlo_binary(h, "multiply", c0, m0);
         c2 = exclusive_or(h, exclusive_or(h, mth__hlo_binary(h, "shift_right_logical", p0, bits), c3), CONSTANT(k1));
@@ -51,7 +55,8 @@ void mth__hlo_dropout(mth__hlo_call *c) {
         c->out[0].v = x;
         return;
     }
-    mth__hlo_val index = mth__hlo_splat(h, MTH_INT64, x.shape, box_size && !c->by_microbatch ? (double)(box_start * stride[box]) : 0);
+    mth__hlo_val index =
+        mth__hlo_splat(h, MTH_INT64, x.shape, box_size && !c->by_microbatch ? (double)(box_start * stride[box]) : 0);
     if (box_size && c->by_microbatch) {
         const mth__hlo_val start = mth__hlo_convert(h, MTH_INT64, mth__hlo_number(h, box_start));
         index = mth__hlo_broadcast(h, mth__hlo_binary_scalar(h, "multiply", start, (double)stride[box]), x.shape, NULL);

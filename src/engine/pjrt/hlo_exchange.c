@@ -1,16 +1,23 @@
-/* A transfer among the devices of one placement, inside their module: boxes of the parts that they have, by collective_permute, into the
- * parts that they want.
+/* A transfer among the devices of one placement, inside their module: boxes of the parts that they have, by
+ * collective_permute, into the parts that they want.
  *
- * In a permute each partition sends once and receives once, itself included. So the boxes go in rounds, as many as the busiest partition
- * sends or receives (an edge colouring, D. König, Math. Ann. 77, 1916). Those of a round differ from device to device in where they lie
- * and, at ends, in size: all are cut in the size of the largest, and what is too much is not laid down.
+ * In a permute each partition sends once and receives once, itself included. So the boxes go in rounds, as many as the
+ * busiest partition sends or receives (an edge colouring, D. König, Math. Ann. 77, 1916). Those of a round differ from
+ * device to device in where they lie and, at ends, in size: all are cut in the size of the largest, and what is too
+ *   much is not laid down.
  *
  *     (None, (1, 0)) to (1, 0) on a mesh of (2, 2): every device sends two boxes and receives two: 2 rounds */
 #include "engine/pjrt/hlo_group.h"
 
-typedef struct { int from, to; int64_t cut[MTH__RANK], lay[MTH__RANK], size[MTH__RANK]; } edge; /* partitions; local indices */
+/* partitions; local indices */
+typedef struct {
+    int from, to;
+    int64_t cut[MTH__RANK], lay[MTH__RANK], size[MTH__RANK];
+} edge;
 /* By partition: the edge by which it sends or receives; NULL: none. */
-typedef struct { const edge **sends, **receives; } round;
+typedef struct {
+    const edge **sends, **receives;
+} round;
 typedef struct {
     mth__hlo *h;
     const mth__hlo_part *from, *to;
@@ -48,16 +55,19 @@ static size_t free_round(exchange *x, int sender, int receiver) {
     size_t r = 0;
     for (; r < x->round.n; r++)
         if (sender >= 0 ? !x->round.at[r].sends[sender] : !x->round.at[r].receives[receiver]) return r;
-    round fresh = {(void *)NEW_ARRAY(x->h->arena, edge *, x->h->partitions), (void *)NEW_ARRAY(x->h->arena, edge *, x->h->partitions)};
+    round fresh = {(void *)NEW_ARRAY(x->h->arena, edge *, x->h->partitions),
+        (void *)NEW_ARRAY(x->h->arena, edge *, x->h->partitions)};
     PUSH(x->h->arena, x->round, fresh);
     return r;
 }
 
-/* Frees round `a` at a receiver where `b` is free: along the path from it whose edges are in a, b, a, ... the two change places. */
+/* Frees round `a` at a receiver where `b` is free: along the path from it whose edges are in a, b, a, ... the two
+ * change places. */
 static void swap_path(exchange *x, int receiver, size_t a, size_t b) {
     const edge *moving = x->round.at[a].receives[receiver];
     x->round.at[a].receives[receiver] = NULL;
-    for (bool at_receiver = true; moving; at_receiver = !at_receiver) { /* `moving` leaves a for b; its end here has been taken out of a */
+    /* `moving` leaves a for b; its end here has been taken out of a */
+    for (bool at_receiver = true; moving; at_receiver = !at_receiver) {
         const int other = at_receiver ? moving->from : moving->to;
         const edge **here = at_receiver ? x->round.at[b].receives : x->round.at[b].sends;
         const edge **there_a = at_receiver ? x->round.at[a].sends : x->round.at[a].receives;
@@ -91,7 +101,8 @@ static mth__shape largest(const exchange *x, const round *r) {
     return s;
 }
 
-/* Where each partition's box begins, and room behind the values for what is cut or laid too much: XLA would move the box instead. */
+/* Where each partition's box begins, and room behind the values for what is cut or laid too much: XLA would move the
+ * box instead. */
 static void begins(const exchange *x, const round *r, bool sends, mth__hlo_val *start) {
     int64_t *at = NEW_ARRAY(x->h->arena, int64_t, x->h->partitions);
     for (int d = 0; d < x->rank; d++) {
@@ -137,7 +148,8 @@ static bool part_of_box(const exchange *x, const round *r, mth__shape box, mth__
         if (!less) continue;
         const mth__shape line = {1, {box.dim[d]}};
         mth__hlo_val end = mth__hlo_broadcast(h, mth__hlo_by_partition(h, size), line, NULL);
-        mth__hlo_val in = mth__hlo_broadcast(h, mth__hlo_compare(h, "LT", mth__hlo_iota(h, MTH_INT32, line, 0), end), box, &d);
+        mth__hlo_val in =
+            mth__hlo_broadcast(h, mth__hlo_compare(h, "LT", mth__hlo_iota(h, MTH_INT32, line, 0), end), box, &d);
         *mask = any ? mth__hlo_binary(h, "and", *mask, in) : in;
         any = true;
     }
@@ -151,7 +163,8 @@ static mth__hlo_val do_round(const exchange *x, const round *r, mth__hlo_val sou
     begins(x, r, true, cut);
     begins(x, r, false, lay);
     mth__hlo_val moved = permute(x, r, mth__hlo_dynamic_slice(h, source, cut, box));
-    if (part_of_box(x, r, box, &mask)) moved = mth__hlo_select(h, mask, moved, mth__hlo_dynamic_slice(h, result, lay, box));
+    if (part_of_box(x, r, box, &mask))
+        moved = mth__hlo_select(h, mask, moved, mth__hlo_dynamic_slice(h, result, lay, box));
     return mth__hlo_dynamic_update(h, result, moved, lay);
 }
 

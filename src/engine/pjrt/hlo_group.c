@@ -4,15 +4,18 @@ int mth__hlo_partition_of(const mth__hlo *h, int32_t device) {
     int a = 0, b = h->partitions;
     while (b - a > 1) {
         int middle = (a + b) / 2;
-        if (h->device[middle] <= device) a = middle;
-        else b = middle;
+        if (h->device[middle] <= device)
+            a = middle;
+        else
+            b = middle;
     }
     return a;
 }
 
 mth__hlo_groups mth__hlo_groups_of(mth__hlo *h, const mth__channel *c) {
-    mth__hlo_groups g = {.size = mth__channel_size(c), .member = NEW_ARRAY(h->arena, int, h->partitions),
-                         .rank = NEW_ARRAY(h->arena, int, h->partitions)};
+    mth__hlo_groups g = {.size = mth__channel_size(c),
+        .member = NEW_ARRAY(h->arena, int, h->partitions),
+        .rank = NEW_ARRAY(h->arena, int, h->partitions)};
     int32_t *device = NEW_ARRAY(h->arena, int32_t, g.size);
     for (int p = 0; p < h->partitions; p++) g.rank[p] = -1;
     for (int p = 0; p < h->partitions; p++) {
@@ -32,8 +35,10 @@ mth__hlo_groups mth__hlo_groups_of(mth__hlo *h, const mth__channel *c) {
 
 mth__hlo_val mth__hlo_permute(mth__hlo *h, mth__hlo_val x, const char *pairs, int count) {
     const char *type = mth__hlo_type(h->arena, x.dtype, x.shape);
-    return mth__hlo_line(h, x.dtype, x.shape, "\"stablehlo.collective_permute\"(%s) <{source_target_pairs = dense<[%s]> : tensor<%dx2xi64>}> : "
-                         "(%s) -> %s", mth__hlo_name(h->arena, x), pairs, count, type, type);
+    return mth__hlo_line(h, x.dtype, x.shape,
+        "\"stablehlo.collective_permute\"(%s) <{source_target_pairs = dense<[%s]> : tensor<%dx2xi64>}> : "
+        "(%s) -> %s",
+        mth__hlo_name(h->arena, x), pairs, count, type, type);
 }
 
 const char *mth__hlo_reduction(const mth__channel *c) { return c->reduce == MTH__REDUCE_MAX ? "maximum" : "add"; }
@@ -52,17 +57,27 @@ mth__hlo_val mth__hlo_take(mth__hlo *h, mth__hlo_val x, int dim, mth__hlo_val in
         mth__text_add(&size, "%s%lld", d ? ", " : "", d == dim ? 1 : (long long)x.shape.dim[d]);
     }
     const char *kept = offset.n ? mth__format(h->arena, "offset_dims = [%s], ", offset.at) : "";
-    return mth__hlo_line(h, x.dtype, to, "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<%scollapsed_slice_dims = "
-                         "[%d], start_index_map = [%d], index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: %s>}> "
-                         ": (%s, %s) -> %s", mth__hlo_name(h->arena, x), mth__hlo_name(h->arena, index), kept, dim, dim, size.at,
-                         mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, MTH_INT32, index.shape),
-                         mth__hlo_type(h->arena, x.dtype, to));
+    return mth__hlo_line(h, x.dtype, to,
+        "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<%scollapsed_slice_dims = "
+        "[%d], start_index_map = [%d], index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: "
+        "%s>}> "
+        ": (%s, %s) -> %s",
+        mth__hlo_name(h->arena, x), mth__hlo_name(h->arena, index), kept, dim, dim, size.at,
+        mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, MTH_INT32, index.shape),
+        mth__hlo_type(h->arena, x.dtype, to));
 }
 
 /* ---------------------------------------------------------------- parts of a dimension */
-typedef struct { const mth__hlo_groups *g; const mth__hlo_part *parts, *whole; int dim; bool join; int64_t n; } order;
+typedef struct {
+    const mth__hlo_groups *g;
+    const mth__hlo_part *parts, *whole;
+    int dim;
+    bool join;
+    int64_t n;
+} order;
 
-/* All members of a group hold the same of `whole`: the first speaks for them. Where element l of rank r stands in it. */
+/* All members of a group hold the same of `whole`: the first speaks for them. Where element l of rank r stands in it.
+ */
 static int64_t place(const order *o, const int *member, int rank, int64_t l) {
     int p = member[rank], first = member[0], d = o->dim;
     return (o->parts->start[p][d] + l * o->parts->step[p][d] - o->whole->start[first][d]) / o->whole->step[first][d];
@@ -75,7 +90,8 @@ static bool in_place(const order *o) {
         const int *member = o->g->member + k * o->g->size;
         for (int r = 0; r < o->g->size; r++) {
             int64_t size = o->parts->size[member[r]][o->dim];
-            if (size && (place(o, member, r, 0) != r * piece || place(o, member, r, size - 1) != r * piece + size - 1)) return false;
+            if (size && (place(o, member, r, 0) != r * piece || place(o, member, r, size - 1) != r * piece + size - 1))
+                return false;
         }
     }
     return true;
@@ -116,14 +132,15 @@ static mth__hlo_val index_of(mth__hlo *h, const order *o) {
     return mth__hlo_row_by_partition(h, rows, o->n);
 }
 
-mth__hlo_val mth__hlo_join_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim, const mth__hlo_part *parts,
-                                const mth__hlo_part *whole) {
+mth__hlo_val mth__hlo_join_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim,
+    const mth__hlo_part *parts, const mth__hlo_part *whole) {
     order o = {g, parts, whole, dim, true, whole->local.dim[dim]};
     return in_place(&o) ? mth__hlo_slice(h, x, dim, 0, o.n) : mth__hlo_take(h, x, dim, index_of(h, &o));
 }
 
-mth__hlo_val mth__hlo_cut_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim, const mth__hlo_part *whole,
-                               const mth__hlo_part *parts) {
+mth__hlo_val mth__hlo_cut_parts(mth__hlo *h, const mth__hlo_groups *g, mth__hlo_val x, int dim,
+    const mth__hlo_part *whole, const mth__hlo_part *parts) {
     order o = {g, parts, whole, dim, false, g->size * parts->local.dim[dim]};
-    return in_place(&o) ? mth__hlo_pad(h, x, dim, 0, o.n - x.shape.dim[dim], 0) : mth__hlo_take(h, x, dim, index_of(h, &o));
+    return in_place(&o) ? mth__hlo_pad(h, x, dim, 0, o.n - x.shape.dim[dim], 0)
+                        : mth__hlo_take(h, x, dim, index_of(h, &o));
 }

@@ -4,7 +4,9 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- reading and writing by index */
-mth__hlo_val mth__hlo_spread(mth__hlo *h, mth__hlo_val scalar, mth__shape to) { return mth__hlo_broadcast(h, scalar, to, NULL); }
+mth__hlo_val mth__hlo_spread(mth__hlo *h, mth__hlo_val scalar, mth__shape to) {
+    return mth__hlo_broadcast(h, scalar, to, NULL);
+}
 
 mth__hlo_place mth__hlo_locate(mth__hlo *h, const mth__hlo_part *part, int dim, mth__hlo_val global) {
     int64_t *step = NEW_ARRAY(h->arena, int64_t, h->partitions);
@@ -15,11 +17,14 @@ mth__hlo_place mth__hlo_locate(mth__hlo *h, const mth__hlo_part *part, int dim, 
         moved |= part->start[p][dim] != 0;
     }
     const mth__shape s = global.shape;
-    mth__hlo_val at = moved ? mth__hlo_binary(h, "subtract", global, mth__hlo_spread(h, mth__hlo_start(h, part, dim), s)) : global;
+    mth__hlo_val at =
+        moved ? mth__hlo_binary(h, "subtract", global, mth__hlo_spread(h, mth__hlo_start(h, part, dim), s)) : global;
     mth__hlo_val here = mth__hlo_compare(h, "GE", at, mth__hlo_splat(h, MTH_INT32, s, 0));
     if (cyclic) {
-        mth__hlo_val by = mth__hlo_spread(h, mth__hlo_by_partition(h, step), s), element = mth__hlo_binary(h, "divide", at, by);
-        here = mth__hlo_binary(h, "and", here, mth__hlo_compare(h, "EQ", mth__hlo_binary(h, "multiply", element, by), at));
+        mth__hlo_val by = mth__hlo_spread(h, mth__hlo_by_partition(h, step), s),
+                     element = mth__hlo_binary(h, "divide", at, by);
+        here =
+            mth__hlo_binary(h, "and", here, mth__hlo_compare(h, "EQ", mth__hlo_binary(h, "multiply", element, by), at));
         at = element;
     }
     mth__hlo_val size = mth__hlo_spread(h, mth__hlo_size(h, part, dim), s);
@@ -38,7 +43,9 @@ static const char *dims_text(mth__hlo *h, int from, int to) { /* "1, 2" */
 }
 static const char *type(mth__hlo *h, mth__hlo_val v) { return mth__hlo_type(h->arena, v.dtype, v.shape); }
 static const char *name(mth__hlo *h, mth__hlo_val v) { return mth__hlo_name(h->arena, v); }
-static mth__hlo_val flat(mth__hlo *h, mth__hlo_val v) { return mth__hlo_reshape(h, v, (mth__shape){1, {mth__shape_size(v.shape)}}); }
+static mth__hlo_val flat(mth__hlo *h, mth__hlo_val v) {
+    return mth__hlo_reshape(h, v, (mth__shape){1, {mth__shape_size(v.shape)}});
+}
 
 mth__hlo_val mth__hlo_lookup(mth__hlo *h, mth__hlo_val table, mth__hlo_val index) {
     const mth__shape to = joined(index.shape, table.shape, 1);
@@ -50,26 +57,34 @@ mth__hlo_val mth__hlo_lookup(mth__hlo *h, mth__hlo_val table, mth__hlo_val index
     for (int d = 1; d < table.shape.rank; d++) mth__text_add(&sizes, ", %lld", (long long)table.shape.dim[d]);
     const char *offset = rows.rank > 1 ? mth__format(h->arena, "offset_dims = [%s], ", dims_text(h, 1, rows.rank)) : "";
     mth__hlo_val y = mth__hlo_line(h, table.dtype, rows,
-        "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<%scollapsed_slice_dims = [0], start_index_map = [0], "
+        "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<%scollapsed_slice_dims = [0], "
+        "start_index_map = [0], "
         "index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: %s>}> : (%s, %s) -> %s",
-        name(h, table), name(h, i), offset, sizes.at, type(h, table), type(h, i), mth__hlo_type(h->arena, table.dtype, rows));
+        name(h, table), name(h, i), offset, sizes.at, type(h, table), type(h, i),
+        mth__hlo_type(h->arena, table.dtype, rows));
     return mth__hlo_reshape(h, y, to);
 }
 
-mth__hlo_val mth__hlo_put(mth__hlo *h, mth__hlo_put_kind kind, mth__hlo_val x, mth__hlo_place place, mth__hlo_val rows) {
+mth__hlo_val mth__hlo_put(
+    mth__hlo *h, mth__hlo_put_kind kind, mth__hlo_val x, mth__hlo_place place, mth__hlo_val rows) {
     if (!mth__shape_size(rows.shape) || !mth__shape_size(x.shape)) return x;
     mth__hlo_val nowhere = mth__hlo_splat(h, MTH_INT32, place.at.shape, (double)x.shape.dim[0]);
     mth__hlo_val i = flat(h, mth__hlo_select(h, place.here, place.at, nowhere));
     rows = mth__hlo_reshape(h, rows, joined(i.shape, x.shape, 1));
-    const char *window = rows.shape.rank > 1 ? mth__format(h->arena, "update_window_dims = [%s], ", dims_text(h, 1, rows.shape.rank)) : "";
+    const char *window = rows.shape.rank > 1
+        ? mth__format(h->arena, "update_window_dims = [%s], ", dims_text(h, 1, rows.shape.rank))
+        : "";
     const char *one = mth__hlo_type(h->arena, x.dtype, (mth__shape){0});
-    const char *combine = kind == MTH__HLO_ADD ? mth__format(h->arena, "      %%sum = stablehlo.add %%old, %%new : %s\n", one) : "";
+    const char *combine =
+        kind == MTH__HLO_ADD ? mth__format(h->arena, "      %%sum = stablehlo.add %%old, %%new : %s\n", one) : "";
     return mth__hlo_line(h, x.dtype, x.shape,
-        "\"stablehlo.scatter\"(%s, %s, %s) <{indices_are_sorted = false, scatter_dimension_numbers = #stablehlo.scatter<%s"
-        "inserted_window_dims = [0], scatter_dims_to_operand_dims = [0], index_vector_dim = 1>, unique_indices = false}> ({\n"
+        "\"stablehlo.scatter\"(%s, %s, %s) <{indices_are_sorted = false, scatter_dimension_numbers = "
+        "#stablehlo.scatter<%s"
+        "inserted_window_dims = [0], scatter_dims_to_operand_dims = [0], index_vector_dim = 1>, unique_indices = "
+        "false}> ({\n"
         "    ^bb0(%%old: %s, %%new: %s):\n%s      stablehlo.return %s : %s\n    }) : (%s, %s, %s) -> %s",
-        name(h, x), name(h, i), name(h, rows), window, one, one, combine, kind == MTH__HLO_ADD ? "%sum" : "%new", one, type(h, x),
-        type(h, i), type(h, rows), type(h, x));
+        name(h, x), name(h, i), name(h, rows), window, one, one, combine, kind == MTH__HLO_ADD ? "%sum" : "%new", one,
+        type(h, x), type(h, i), type(h, rows), type(h, x));
 }
 
 mth__hlo_val mth__hlo_start_of(mth__hlo_call *c, int k) {
@@ -90,11 +105,13 @@ static mth__hlo_val checked_ids(mth__hlo *h, const mth__hlo_operand *ids, int64_
     const mth__shape s = ids->v.shape;
     mth__hlo_val id = narrow(h, ids->v), bad = mth__hlo_compare(h, "LT", id, mth__hlo_splat(h, MTH_INT32, s, 0));
     if (limit <= INT32_MAX)
-        bad = mth__hlo_binary(h, "or", bad, mth__hlo_compare(h, "GE", id, mth__hlo_splat(h, MTH_INT32, s, (double)limit)));
+        bad = mth__hlo_binary(
+            h, "or", bad, mth__hlo_compare(h, "GE", id, mth__hlo_splat(h, MTH_INT32, s, (double)limit)));
     const unsigned all = (1u << s.rank) - 1;
     if (mth__hlo_is_padded(ids->part, all)) bad = mth__hlo_binary(h, "and", bad, mth__hlo_mask(h, ids->part, all));
     /* One reduction finds both: INT32_MIN stands for none, and as an id is told as its neighbour. */
-    mth__hlo_val told = mth__hlo_binary_scalar(h, "maximum", id, INT32_MIN + 1), none = mth__hlo_splat(h, MTH_INT32, s, INT32_MIN);
+    mth__hlo_val told = mth__hlo_binary_scalar(h, "maximum", id, INT32_MIN + 1),
+                 none = mth__hlo_splat(h, MTH_INT32, s, INT32_MIN);
     told = mth__hlo_select(h, bad, told, none);
     mth__hlo_val worst = mth__hlo_reshape(h, mth__hlo_reduce(h, "maximum", told, all, false), (mth__shape){1, {1}});
     mth__hlo_val any = mth__hlo_compare(h, "NE", worst, mth__hlo_splat(h, MTH_INT32, worst.shape, INT32_MIN));
@@ -110,7 +127,8 @@ static mth__hlo_val zero_unless(mth__hlo *h, mth__hlo_val here, mth__hlo_val x) 
 }
 
 void mth__hlo_gather(mth__hlo_call *c) {
-    const mth__hlo_place at = mth__hlo_locate(c->h, c->in[0].part, 0, checked_ids(c->h, &c->in[1], c->in[0].part->shape.dim[0]));
+    const mth__hlo_place at =
+        mth__hlo_locate(c->h, c->in[0].part, 0, checked_ids(c->h, &c->in[1], c->in[0].part->shape.dim[0]));
     c->out[0].v = zero_unless(c->h, at.here, mth__hlo_lookup(c->h, c->in[0].v, at.at));
 }
 /* Scattered, not a product with a one-hot matrix: 8 times faster on CPUs at a vocabulary of 30000, and never slower. */
@@ -119,14 +137,16 @@ void mth__hlo_gather_grad(mth__hlo_call *c) {
     const mth__hlo_operand *ids = &c->in[0];
     mth__hlo_place at = mth__hlo_locate(h, c->out[0].part, 0, checked_ids(h, ids, c->attrs->i[0]));
     const unsigned all = (1u << ids->v.shape.rank) - 1;
-    if (mth__hlo_is_padded(ids->part, all)) at.here = mth__hlo_binary(h, "and", at.here, mth__hlo_mask(h, ids->part, all));
+    if (mth__hlo_is_padded(ids->part, all))
+        at.here = mth__hlo_binary(h, "and", at.here, mth__hlo_mask(h, ids->part, all));
     c->out[0].v = mth__hlo_put(h, MTH__HLO_ADD, mth__hlo_start_of(c, 0), at, c->in[1].v);
 }
 void mth__hlo_pick(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     mth__hlo_val x = c->in[0].v;
     const int last = x.shape.rank - 1;
-    const mth__hlo_place at = mth__hlo_locate(h, c->in[0].part, last, checked_ids(h, &c->in[1], c->in[0].part->shape.dim[last]));
+    const mth__hlo_place at =
+        mth__hlo_locate(h, c->in[0].part, last, checked_ids(h, &c->in[1], c->in[0].part->shape.dim[last]));
     const mth__shape ids = at.at.shape;
     const int64_t n = mth__shape_size(ids), v = x.shape.dim[last];
     if (!n || !v) {
@@ -139,12 +159,14 @@ void mth__hlo_pick(mth__hlo_call *c) {
     mth__hlo_val pair = mth__hlo_concat(h, 2, index, 1);
     x = mth__hlo_reshape(h, x, (mth__shape){2, {n, v}});
     mth__hlo_val y = mth__hlo_line(h, x.dtype, (mth__shape){1, {n}},
-        "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<collapsed_slice_dims = [0, 1], start_index_map = [0, 1], "
+        "\"stablehlo.gather\"(%s, %s) <{dimension_numbers = #stablehlo.gather<collapsed_slice_dims = [0, 1], "
+        "start_index_map = [0, 1], "
         "index_vector_dim = 1>, indices_are_sorted = false, slice_sizes = array<i64: 1, 1>}> : (%s, %s) -> %s",
         name(h, x), name(h, pair), type(h, x), type(h, pair), mth__hlo_type(h->arena, x.dtype, (mth__shape){1, {n}}));
     c->out[0].v = zero_unless(h, at.here, mth__hlo_reshape(h, y, ids));
 }
-void mth__hlo_pick_grad(mth__hlo_call *c) { /* every element compares its index: that fuses with what comes next */
+/* every element compares its index: that fuses with what comes next */
+void mth__hlo_pick_grad(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_part *out = c->out[0].part;
     const int last = out->local.rank - 1;
@@ -153,13 +175,15 @@ void mth__hlo_pick_grad(mth__hlo_call *c) { /* every element compares its index:
     mth__hlo_val id = mth__hlo_broadcast(h, checked_ids(h, &c->in[0], c->attrs->i[0]), out->local, dims);
     mth__hlo_val index = mth__hlo_broadcast(h, mth__hlo_index(h, out, last), out->local, &last);
     mth__hlo_val dy = mth__hlo_broadcast(h, c->in[1].v, out->local, dims);
-    c->out[0].v = mth__hlo_select(h, mth__hlo_compare(h, "EQ", id, index), dy, mth__hlo_splat(h, dy.dtype, out->local, 0));
+    c->out[0].v =
+        mth__hlo_select(h, mth__hlo_compare(h, "EQ", id, index), dy, mth__hlo_splat(h, dy.dtype, out->local, 0));
 }
 
 /* ---------------------------------------------------------------- positions
-   An angle is position * frequency; in float32 a position of 10^5 would lose all digits of the fast columns, and TPUs have no float64.
-   So angles are 64-bit integers, in units of 2^-64 turns, where a product that wraps drops just the whole turns. What is left is in
-   [-1/2, 1/2) turns, as exact as float32 can say it; a quarter turn makes a sine a cosine. The text has a number for each frequency. */
+   An angle is position * frequency; in float32 a position of 10^5 would lose all digits of the fast columns, and TPUs
+   have no float64. So angles are 64-bit integers, in units of 2^-64 turns, where a product that wraps drops just the
+   whole turns. What is left is in [-1/2, 1/2) turns, as exact as float32 can say it; a quarter turn makes a sine a
+   cosine. The text has a number for each frequency. */
 static int64_t turns(double frequency) { /* radians */
     const double turn = frequency / (2 * M_PI), part = turn - floor(turn);
     return (int64_t)(part < 0.5 ? ldexp(part, 64) : ldexp(part - 1, 64));
@@ -169,12 +193,15 @@ static mth__hlo_val sine(mth__hlo *h, mth__hlo_val angle) {
     mth__hlo_val x = mth__hlo_convert(h, MTH_FLOAT32, angle);
     return mth__hlo_unary(h, "sine", mth__hlo_binary_scalar(h, "multiply", x, ldexp(2 * M_PI, -64)));
 }
-static mth__hlo_val angles(mth__hlo *h, mth__hlo_val position, mth__hlo_val frequency) { /* [s] i32, [n] i64 -> [s, n] */
+/* [s] i32, [n] i64 -> [s, n] */
+static mth__hlo_val angles(mth__hlo *h, mth__hlo_val position, mth__hlo_val frequency) {
     const mth__shape s = {2, {position.shape.dim[0], frequency.shape.dim[0]}};
-    return mth__hlo_binary(h, "multiply", mth__hlo_broadcast(h, mth__hlo_convert(h, MTH_INT64, position), s, (int[]){0}),
-                           mth__hlo_broadcast(h, frequency, s, (int[]){1}));
+    return mth__hlo_binary(h, "multiply",
+        mth__hlo_broadcast(h, mth__hlo_convert(h, MTH_INT64, position), s, (int[]){0}),
+        mth__hlo_broadcast(h, frequency, s, (int[]){1}));
 }
-static mth__hlo_val frequencies(mth__hlo *h, double base, int64_t count, int64_t width) { /* base^(-2j / width) */
+/* base^(-2j / width) */
+static mth__hlo_val frequencies(mth__hlo *h, double base, int64_t count, int64_t width) {
     int64_t *table = NEW_ARRAY(h->arena, int64_t, count);
     for (int64_t j = 0; j < count; j++) table[j] = turns(pow(base, -2.0 * (double)j / (double)width));
     return mth__hlo_ints(h, MTH_INT64, (mth__shape){1, {count}}, table);
@@ -184,29 +211,36 @@ void mth__hlo_sinusoid(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_part *y = c->out[0].part;
     const int64_t width = y->shape.dim[1];
-    mth__hlo_val column = mth__hlo_index(h, y, 1), odd = mth__hlo_convert(h, MTH_INT64, mth__hlo_binary_scalar(h, "and", column, 1));
-    mth__hlo_val pair = mth__hlo_binary_scalar(h, "divide", column, 2), ahead = mth__hlo_binary_scalar(h, "multiply", odd, quarter);
+    mth__hlo_val column = mth__hlo_index(h, y, 1),
+                 odd = mth__hlo_convert(h, MTH_INT64, mth__hlo_binary_scalar(h, "and", column, 1));
+    mth__hlo_val pair = mth__hlo_binary_scalar(h, "divide", column, 2),
+                 ahead = mth__hlo_binary_scalar(h, "multiply", odd, quarter);
     mth__hlo_val frequency = mth__hlo_lookup(h, frequencies(h, 10000, (width + 1) / 2, width), pair);
     mth__hlo_val angle = angles(h, mth__hlo_index(h, y, 0), frequency);
     c->out[0].v = sine(h, mth__hlo_binary(h, "add", angle, mth__hlo_broadcast(h, ahead, angle.shape, (int[]){1})));
 }
 
-/* x * cosine + (x with its pairs swapped) * (-sine, sine). A sine that could be fused into the product would be computed again for every
-   head on CPUs; the concatenations that make tables of full width stop that (4 times faster at 8 heads of 128). */
+/* x * cosine + (x with its pairs swapped) * (-sine, sine). A sine that could be fused into the product would be
+   computed again for every head on CPUs; the concatenations that make tables of full width stop that (4 times faster at
+   8 heads of 128). */
 void mth__hlo_rope(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_part *part = c->in[0].part;
-    const int axis = (int)c->attrs->i[0], last = part->local.rank - 1, pair = c->attrs->i[2] ? 4 : 3; /* interleaved: (j, 2), else (2, j) */
+    /* interleaved: (j, 2), else (2, j) */
+    const int axis = (int)c->attrs->i[0], last = part->local.rank - 1, pair = c->attrs->i[2] ? 4 : 3;
     const int64_t length = part->local.dim[axis], d = part->local.dim[last], half = d / 2;
-    mth__shape x4 = {4, {1, length, 1, d}}, pairs = {5, {0}}, table = {2, {length, d}}; /* outer, sequence, inner, width */
+    /* outer, sequence, inner, width */
+    mth__shape x4 = {4, {1, length, 1, d}}, pairs = {5, {0}}, table = {2, {length, d}};
     for (int i = 0; i < axis; i++) x4.dim[0] *= part->local.dim[i];
     for (int i = axis + 1; i < last; i++) x4.dim[2] *= part->local.dim[i];
     memcpy(pairs.dim, x4.dim, 3 * sizeof *pairs.dim);
     pairs.dim[7 - pair] = half;
     pairs.dim[pair] = 2;
 
-    mth__hlo_val angle = angles(h, mth__hlo_index(h, part, axis), frequencies(h, c->attrs->f[0], half, d)); /* [s, j] */
-    mth__hlo_val s = sine(h, angle), k = sine(h, mth__hlo_binary_scalar(h, "add", angle, quarter)), minus = mth__hlo_unary(h, "negate", s);
+    /* [s, j] */
+    mth__hlo_val angle = angles(h, mth__hlo_index(h, part, axis), frequencies(h, c->attrs->f[0], half, d));
+    mth__hlo_val s = sine(h, angle), k = sine(h, mth__hlo_binary_scalar(h, "add", angle, quarter)),
+                 minus = mth__hlo_unary(h, "negate", s);
     if (pair == 4) {
         const mth__shape column = {3, {length, half, 1}};
         s = mth__hlo_reshape(h, s, column);
@@ -218,7 +252,8 @@ void mth__hlo_rope(mth__hlo_call *c) {
     k = mth__hlo_concat(h, 2, (mth__hlo_val[]){k, k}, pair - 2);
 
     mth__hlo_val x = mth__hlo_reshape(h, c->in[0].v, x4), swapped = mth__hlo_reshape(h, x, pairs);
-    swapped = mth__hlo_line(h, x.dtype, pairs, "stablehlo.reverse %s, dims = [%d] : %s", name(h, swapped), pair, type(h, swapped));
+    swapped = mth__hlo_line(
+        h, x.dtype, pairs, "stablehlo.reverse %s, dims = [%d] : %s", name(h, swapped), pair, type(h, swapped));
     mth__hlo_val y[2] = {x, mth__hlo_reshape(h, swapped, x4)}, by[2] = {k, s};
     for (int i = 0; i < 2; i++) {
         mth__hlo_val factor = mth__hlo_convert(h, x.dtype, mth__hlo_reshape(h, by[i], table));

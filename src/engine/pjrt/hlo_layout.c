@@ -1,11 +1,13 @@
-/* Rows that move elements. Shapes are read off the parts: attributes speak of the global tensor. The dimension that slice, pad and concat
- * change is never split. */
+/* Rows that move elements. Shapes are read off the parts: attributes speak of the global tensor. The dimension that
+ * slice, pad and concat change is never split. */
 #include "engine/pjrt/hlo.h"
 
-void mth__hlo_broadcast_to(mth__hlo_call *c) { c->out[0].v = mth__hlo_broadcast_numpy(c->h, c->in[0].v, c->out[0].part->local); }
+void mth__hlo_broadcast_to(mth__hlo_call *c) {
+    c->out[0].v = mth__hlo_broadcast_numpy(c->h, c->in[0].v, c->out[0].part->local);
+}
 
-/* Parts are cut along the major dimension of a group of dimensions alone (see the row's rule), on both sides alike: padding is behind all
-   that is real, in both shapes. */
+/* Parts are cut along the major dimension of a group of dimensions alone (see the row's rule), on both sides alike:
+   padding is behind all that is real, in both shapes. */
 void mth__hlo_reshape_row(mth__hlo_call *c) { c->out[0].v = mth__hlo_reshape(c->h, c->in[0].v, c->out[0].part->local); }
 
 void mth__hlo_transpose_row(mth__hlo_call *c) {
@@ -15,7 +17,9 @@ void mth__hlo_transpose_row(mth__hlo_call *c) {
 }
 
 /* A slice of everything and a pad by nothing leave the dimension free to be split. */
-static bool unchanged(const mth__hlo_call *c, int d) { return c->in[0].part->shape.dim[d] == c->out[0].part->shape.dim[d]; }
+static bool unchanged(const mth__hlo_call *c, int d) {
+    return c->in[0].part->shape.dim[d] == c->out[0].part->shape.dim[d];
+}
 
 void mth__hlo_slice_row(mth__hlo_call *c) {
     const int d = (int)c->attrs->i[0];
@@ -25,7 +29,8 @@ void mth__hlo_slice_row(mth__hlo_call *c) {
         *y = unchanged(c, d) ? x : mth__hlo_slice(c->h, x, d, c->attrs->i[1], c->attrs->i[2]);
         return;
     }
-    for (int k = 0; k < x.shape.rank; k++) start[k] = k == d ? mth__hlo_number(c->h, c->attrs->i[1]) : mth__hlo_scalar_i32(c->h, 0);
+    for (int k = 0; k < x.shape.rank; k++)
+        start[k] = k == d ? mth__hlo_number(c->h, c->attrs->i[1]) : mth__hlo_scalar_i32(c->h, 0);
     *y = mth__hlo_dynamic_slice(c->h, x, start, c->out[0].part->local);
 }
 
@@ -52,11 +57,11 @@ static mth__hlo_val every(mth__hlo *h, mth__hlo_val x, const int64_t *stride, mt
     for (int d = 0; d < x.shape.rank; d++)
         mth__text_add(&range, "%s0:%lld:%lld", d ? ", " : "", (long long)x.shape.dim[d], (long long)stride[d]);
     return mth__hlo_line(h, x.dtype, to, "stablehlo.slice %s [%s] : (%s) -> %s", mth__hlo_name(h->arena, x), range.at,
-                         mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, x.dtype, to));
+        mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, x.dtype, to));
 }
 
-/* Partition p takes elements offset[p], offset[p] + stride, ... of its part. dynamic_slice moves a start back where the slice would end
-   behind its operand: the operand is made long enough for all of them. */
+/* Partition p takes elements offset[p], offset[p] + stride, ... of its part. dynamic_slice moves a start back where the
+   slice would end behind its operand: the operand is made long enough for all of them. */
 void mth__hlo_keep(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_part *in = c->in[0].part, *out = c->out[0].part;
@@ -73,7 +78,8 @@ void mth__hlo_keep(mth__hlo_call *c) {
             if (out->size[p][d] == 0) continue;
             offset[p] = (out->start[p][d] - in->start[p][d]) / in->step[p][d];
             if (offset[p] > most) most = offset[p];
-            if (out->size[p][d] > 1) stride[d] = out->step[p][d] / in->step[p][d]; /* one for all: they are cut alike */
+            /* one for all: they are cut alike */
+            if (out->size[p][d] > 1) stride[d] = out->step[p][d] / in->step[p][d];
         }
         if (to.dim[d] > 0) span.dim[d] = (to.dim[d] - 1) * stride[d] + 1;
         strided |= stride[d] > 1 && to.dim[d] > 1;

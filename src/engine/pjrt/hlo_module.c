@@ -18,7 +18,7 @@ struct mth__written {
     mth__hlo_val value;
     bool made;
     const mth__hlo_part *part;
-    int grown;                           /* 1 + the sum that it has become by adding to it; 0: it is in none */
+    int grown; /* 1 + the sum that it has become by adding to it; 0: it is in none */
 };
 
 static struct mth__written *written(const writing *w, int slot) {
@@ -74,17 +74,19 @@ static const char *shardy_dims(const writing *w, const mth__sharding *s, int ran
 
 static const char *shardy(const writing *w, int slot) {
     const mth__pvalue *v = w->s->slot.at[slot].any;
-    return mth__format(w->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>", shardy_dims(w, &v->sharding, v->shape.rank));
+    return mth__format(
+        w->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>", shardy_dims(w, &v->sharding, v->shape.rank));
 }
 
-/* Every value and operand is where the plan has it, and the partitioner finds the collectives between. Left to itself it may split the
-   operands and the result of a product over axes that disagree, and then (up to API 0.117) gives parts in the wrong order, without a word.
-   The same comes of axes against the mesh's order, which may arise inside though no port has them. What is a partial sum in the plan is
-   whole here: the partitioner knows none and sums behind each product. */
+/* Every value and operand is where the plan has it, and the partitioner finds the collectives between. Left to itself
+   it may split the operands and the result of a product over axes that disagree, and then (up to API 0.117) gives parts
+   in the wrong order, without a word. The same comes of axes against the mesh's order, which may arise inside though no
+   port has them. What is a partial sum in the plan is whole here: the partitioner knows none and sums behind each
+   product. */
 static mth__hlo_val constrain(writing *w, const mth__sharding *s, mth__hlo_val v) {
     if (!w->mesh || mth__sharding_disordered(s, v.shape.rank)) return v;
-    return mth__hlo_line(w->h, v.dtype, v.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s", mth__hlo_name(w->scratch, v),
-                         shardy_dims(w, s, v.shape.rank), mth__hlo_type(w->scratch, v.dtype, v.shape));
+    return mth__hlo_line(w->h, v.dtype, v.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s",
+        mth__hlo_name(w->scratch, v), shardy_dims(w, s, v.shape.rank), mth__hlo_type(w->scratch, v.dtype, v.shape));
 }
 
 static mth__hlo_val get(writing *w, int slot) {
@@ -102,7 +104,8 @@ static void fill_paddings(writing *w, const mth__seg_instr *x, mth__hlo_call *c)
     for (int j = 0; j < c->nin; j++) padded |= mth__hlo_is_padded(c->in[j].part, UINT32_MAX);
     if (!padded || mth__hlo_masks_itself[c->op->row]) return;
     mth__node node = {.op = c->op, .attrs = *c->attrs, .nin = c->nin, .nout = c->nout};
-    mth__value *value = NEW_ARRAY(w->scratch, mth__value, c->nin + c->nout), **at = NEW_ARRAY(w->scratch, mth__value *, c->nin + c->nout);
+    mth__value *value = NEW_ARRAY(w->scratch, mth__value, c->nin + c->nout),
+               **at = NEW_ARRAY(w->scratch, mth__value *, c->nin + c->nout);
     for (int j = 0; j < c->nin + c->nout; j++) {
         const mth__pvalue *v = w->s->slot.at[j < c->nin ? x->in[j] : x->out[j - c->nin]].any;
         value[j] = (mth__value){.dtype = v->dtype, .shape = v->shape};
@@ -116,17 +119,21 @@ static void fill_paddings(writing *w, const mth__seg_instr *x, mth__hlo_call *c)
         unsigned sum = 0, max = 0;
         for (int d = 0; d < c->in[j].part->local.rank; d++) {
             int f = rule.in[j][d];
-            if (f >= 0) (rule.factor[f].kind == MTH__SUM ? &sum : &max)[0] |= (unsigned)(rule.factor[f].kind == MTH__SUM || rule.factor[f].kind == MTH__MAX) << d;
+            if (f >= 0)
+                (rule.factor[f].kind == MTH__SUM ? &sum : &max)[0] |=
+                    (unsigned)(rule.factor[f].kind == MTH__SUM || rule.factor[f].kind == MTH__MAX) << d;
         }
         c->in[j].v = mth__hlo_fill_padding(w->h, c->in[j].v, c->in[j].part, sum, 0);
-        c->in[j].v = mth__hlo_fill_padding(w->h, c->in[j].v, c->in[j].part, max, mth__is_float(c->in[j].v.dtype) ? -INFINITY : 0);
+        c->in[j].v = mth__hlo_fill_padding(
+            w->h, c->in[j].v, c->in[j].part, max, mth__is_float(c->in[j].v.dtype) ? -INFINITY : 0);
     }
 }
 
 /* ---------------------------------------------------------------- instructions */
 static void comment(writing *w, const mth__seg_instr *x) {
     const mth__instr *i = x->instr;
-    const char *what = i->kind == MTH__COMPUTE ? i->op->name : mth__channel_names[w->s->program->channel.at[i->channel].kind];
+    const char *what =
+        i->kind == MTH__COMPUTE ? i->op->name : mth__channel_names[w->s->program->channel.at[i->channel].kind];
     mth__text_add(&w->h->body, "    // %s: %s\n", i->module && !strpbrk(i->module, "\n\r") ? i->module : "model", what);
     w->h->line++;
 }
@@ -158,14 +165,19 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
             if (c.sum[k]) c.out[k].v = mth__hlo_binary(w->h, "add", sum[k], c.out[k].v);
     } else {
         const mth__channel *channel = &w->s->program->channel.at[i->channel];
-        if (channel->kind == MTH__TRANSFER) mth__hlo_exchange(w->h, channel, &c.in[0], &c.out[0]);
-        else (channel->algorithm == MTH__DIRECT ? mth__hlo_collective : mth__hlo_steps)(w->h, channel, &c.in[0], &c.out[0]);
+        if (channel->kind == MTH__TRANSFER)
+            mth__hlo_exchange(w->h, channel, &c.in[0], &c.out[0]);
+        else
+            (channel->algorithm == MTH__DIRECT ? mth__hlo_collective : mth__hlo_steps)(
+                w->h, channel, &c.in[0], &c.out[0]);
     }
     for (int j = 0; j < x->nout; j++) {
         if (!mth__shape_equal(c.out[j].v.shape, c.out[j].part->local) || c.out[j].v.dtype != c.out[j].part->dtype)
-            return mth__error_operator(INTERNAL("%s was written as %s, its result is %s", i->op ? i->op->name : "a collective",
-                                                mth__hlo_type(w->scratch, c.out[j].v.dtype, c.out[j].v.shape),
-                                                mth__hlo_type(w->scratch, c.out[j].part->dtype, c.out[j].part->local)), i->module);
+            return mth__error_operator(
+                INTERNAL("%s was written as %s, its result is %s", i->op ? i->op->name : "a collective",
+                    mth__hlo_type(w->scratch, c.out[j].v.dtype, c.out[j].v.shape),
+                    mth__hlo_type(w->scratch, c.out[j].part->dtype, c.out[j].part->local)),
+                i->module);
         if (i->wants) c.out[j].v = constrain(w, &i->wants[x->nin + j], c.out[j].v);
         set(w, x->out[j], c.out[j].v);
     }
@@ -231,7 +243,7 @@ static const int *find_heirs(const writing *w) { /* by argument */
 static int write_head(writing *w, mth__text *t, int devices) {
     int lines = 2;
     mth__text_add(t, "module @mithril attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = %d : i32} {\n",
-                  w->mesh ? devices : 1, w->mesh ? 1 : devices);
+        w->mesh ? devices : 1, w->mesh ? 1 : devices);
     if (w->mesh) {
         mth__text_add(t, "  sdy.mesh @mesh = <[");
         for (int a = 0; a < w->mesh->naxes; a++) mth__text_add(t, "%s\"a%d\"=%d", a ? ", " : "", a, w->mesh->dim[a]);
@@ -243,7 +255,7 @@ static int write_head(writing *w, mth__text *t, int devices) {
     for (size_t i = 0; i < w->segment->in.n; i++) {
         const mth__slot *slot = &w->s->slot.at[w->segment->in.at[i]];
         mth__text_add(t, "%s%%arg%zu: %s", i ? ", " : "", i,
-                      mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->in.at[i])));
+            mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->in.at[i])));
         if (heirs[i] >= 0) mth__text_add(t, " {tf.aliasing_output = %d : i32}", heirs[i]);
         if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->in.at[i]));
     }
@@ -252,11 +264,13 @@ static int write_head(writing *w, mth__text *t, int devices) {
     mth__text_add(t, ") -> (");
     for (size_t i = 0; i < w->segment->out.n; i++) {
         const mth__slot *slot = &w->s->slot.at[w->segment->out.at[i]];
-        mth__text_add(t, "%s%s", i ? ", " : "", mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->out.at[i])));
+        mth__text_add(t, "%s%s", i ? ", " : "",
+            mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->out.at[i])));
         if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->out.at[i]));
     }
     if (w->h->check.n) {
-        mth__text_add(t, "%s%s", w->segment->out.n ? ", " : "", mth__hlo_type(w->scratch, MTH_INT32, (mth__shape){2, {(int64_t)w->h->check.n, 2}}));
+        mth__text_add(t, "%s%s", w->segment->out.n ? ", " : "",
+            mth__hlo_type(w->scratch, MTH_INT32, (mth__shape){2, {(int64_t)w->h->check.n, 2}}));
         if (w->mesh) mth__text_add(t, " {sdy.sharding = #sdy.sharding<@mesh, [{}, {}]>}");
     }
     mth__text_add(t, ") {\n");
@@ -301,22 +315,32 @@ static mth_status write(writing *w, mth__module_text *out) {
     char *text = mth__alloc(w->arena, t.n + h->body.n + 1);
     memcpy(text, t.at, t.n);
     memcpy(text + t.n, h->body.at, h->body.n);
-    *out = (mth__module_text){.text = text, .bytes = t.n + h->body.n, .devices = devices, .meets = meets, .lines = head + (int)w->of_line.n,
-                               .checks = (int)h->check.n};
+    *out = (mth__module_text){.text = text,
+        .bytes = t.n + h->body.n,
+        .devices = devices,
+        .meets = meets,
+        .lines = head + (int)w->of_line.n,
+        .checks = (int)h->check.n};
     out->instr_of_line = NEW_ARRAY(w->arena, const mth__seg_instr *, out->lines);
     if (w->of_line.n) memcpy(out->instr_of_line + head, w->of_line.at, w->of_line.n * sizeof *w->of_line.at);
     out->check = NEW_ARRAY(w->arena, mth__id_check, out->checks);
     out->numbers = (int)h->number.n;
     out->number = NEW_ARRAY(w->arena, int64_t, out->numbers);
     if (out->numbers) memcpy(out->number, h->number.at, h->number.n * sizeof *out->number);
-    for (int i = 0; i < out->checks; i++) out->check[i] = (mth__id_check){&w->segment->instr.at[h->check.at[i].instr], h->check.at[i].limit};
+    for (int i = 0; i < out->checks; i++)
+        out->check[i] = (mth__id_check){&w->segment->instr.at[h->check.at[i].instr], h->check.at[i].limit};
     return NULL;
 }
 
-mth_status mth__module_write(mth__arena *arena, mth__segments *s, const mth__segment *segment, const mth__shardy_mesh *mesh, mth__module_text *out) {
+mth_status mth__module_write(mth__arena *arena, mth__segments *s, const mth__segment *segment,
+    const mth__shardy_mesh *mesh, mth__module_text *out) {
     mth__arena *scratch = mth__arena_new();
-    mth__hlo h = {.arena = scratch, .body = mth__text_new(scratch), .partitions = segment->count, .device = segment->device,
-                 .arguments = (int)segment->in.n, .partitioned = mesh != NULL};
+    mth__hlo h = {.arena = scratch,
+        .body = mth__text_new(scratch),
+        .partitions = segment->count,
+        .device = segment->device,
+        .arguments = (int)segment->in.n,
+        .partitioned = mesh != NULL};
     writing w = {.s = s, .segment = segment, .mesh = mesh, .h = &h, .arena = arena, .scratch = scratch};
     if (!s->written) s->written = NEW_ARRAY(s->arena, struct mth__written, s->slot.n);
     mth_status status = write(&w, out);

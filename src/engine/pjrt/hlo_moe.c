@@ -1,5 +1,6 @@
-/* Mixture of experts: tokens to the experts' rows, the experts' products, and back. rows[e, t] names tokens by their global index, -1 where
- * it names none, in any order of runs; what lies in such rows of [e, t, ...], as in the padding of the device's part, is never read. */
+/* Mixture of experts: tokens to the experts' rows, the experts' products, and back. rows[e, t] names tokens by their
+ * global index, -1 where it names none, in any order of runs; what lies in such rows of [e, t, ...], as in the padding
+ * of the device's part, is never read. */
 #include "engine/pjrt/hlo_index.h"
 
 static mth__hlo_val used(mth__hlo *h, mth__hlo_val rows) {
@@ -12,7 +13,8 @@ static mth__hlo_val real(mth__hlo *h, const mth__hlo_operand *rows) {
 }
 /* x[a, b, ...] where on[a, b], else 0 */
 static mth__hlo_val only(mth__hlo *h, mth__hlo_val on, mth__hlo_val x) {
-    return mth__hlo_select(h, mth__hlo_broadcast(h, on, x.shape, (int[]){0, 1}), x, mth__hlo_splat(h, x.dtype, x.shape, 0));
+    return mth__hlo_select(
+        h, mth__hlo_broadcast(h, on, x.shape, (int[]){0, 1}), x, mth__hlo_splat(h, x.dtype, x.shape, 0));
 }
 static mth__hlo_val times(mth__hlo *h, mth__hlo_val x, mth__hlo_val by) { /* x[a, b, ...] * by[a, b] */
     return mth__hlo_binary(h, "multiply", x, mth__hlo_broadcast(h, by, x.shape, (int[]){0, 1}));
@@ -24,15 +26,18 @@ static mth__hlo_val flat_index(mth__hlo *h, mth__hlo_val a, int64_t m, mth__hlo_
 static mth__hlo_val as_list(mth__hlo *h, mth__hlo_val x, int dims) { /* the first `dims` dimensions as one */
     mth__shape s = {1, {1}};
     for (int d = 0; d < x.shape.rank; d++) {
-        if (d < dims) s.dim[0] *= x.shape.dim[d];
-        else s.dim[s.rank++] = x.shape.dim[d];
+        if (d < dims)
+            s.dim[0] *= x.shape.dim[d];
+        else
+            s.dim[s.rank++] = x.shape.dim[d];
     }
     return mth__hlo_reshape(h, x, s);
 }
 
 /* ---------------------------------------------------------------- tokens to rows and back */
-/* For each token and choice the row that holds it, as an index into all rows of the device; here: there is one. An expert chosen twice by a
-   token counts once. Reading by choice takes t * k rows, reading by row all that are reserved. */
+/* For each token and choice the row that holds it, as an index into all rows of the device; here: there is one. An
+   expert chosen twice by a token counts once. Reading by choice takes t * k rows, reading by row all that are reserved.
+ */
 static mth__hlo_place rows_of_choices(mth__hlo *h, const mth__hlo_operand *rows, const mth__hlo_operand *experts) {
     const mth__shape et = rows->v.shape, tk = experts->v.shape, all = {1, {et.dim[0] * tk.dim[0]}};
     const mth__shape tkk = {3, {tk.dim[0], tk.dim[1], tk.dim[1]}};
@@ -40,15 +45,18 @@ static mth__hlo_place rows_of_choices(mth__hlo *h, const mth__hlo_operand *rows,
     token.at = flat_index(h, mth__hlo_iota(h, MTH_INT32, et, 0), tk.dim[0], token.at);
     token.here = mth__hlo_binary(h, "and", token.here, real(h, rows));
     mth__hlo_val row = flat_index(h, mth__hlo_iota(h, MTH_INT32, et, 0), et.dim[1], mth__hlo_iota(h, MTH_INT32, et, 1));
-    mth__hlo_val row_of = mth__hlo_put(h, MTH__HLO_SET, mth__hlo_splat(h, MTH_INT32, all, -1), token, row); /* [e, t] */
+    /* [e, t] */
+    mth__hlo_val row_of = mth__hlo_put(h, MTH__HLO_SET, mth__hlo_splat(h, MTH_INT32, all, -1), token, row);
 
     mth__hlo_place y = mth__hlo_locate(h, rows->part, 0, experts->v);
     y.at = mth__hlo_lookup(h, row_of, flat_index(h, y.at, tk.dim[0], mth__hlo_iota(h, MTH_INT32, tk, 0)));
     y.here = mth__hlo_binary(h, "and", y.here, used(h, y.at));
     if (tk.dim[1] == 1) return y;
-    mth__hlo_val one = mth__hlo_broadcast(h, experts->v, tkk, (int[]){0, 1}), other = mth__hlo_broadcast(h, experts->v, tkk, (int[]){0, 2});
+    mth__hlo_val one = mth__hlo_broadcast(h, experts->v, tkk, (int[]){0, 1}),
+                 other = mth__hlo_broadcast(h, experts->v, tkk, (int[]){0, 2});
     mth__hlo_val same = mth__hlo_compare(h, "EQ", one, other);
-    mth__hlo_val before = mth__hlo_compare(h, "LT", mth__hlo_iota(h, MTH_INT32, tkk, 2), mth__hlo_iota(h, MTH_INT32, tkk, 1));
+    mth__hlo_val before =
+        mth__hlo_compare(h, "LT", mth__hlo_iota(h, MTH_INT32, tkk, 2), mth__hlo_iota(h, MTH_INT32, tkk, 1));
     mth__hlo_val again = mth__hlo_reduce(h, "or", mth__hlo_binary(h, "and", same, before), 1u << 2, false);
     y.here = mth__hlo_binary(h, "and", y.here, mth__hlo_unary(h, "not", again));
     return y;
@@ -77,7 +85,8 @@ void mth__hlo_moe_combine(mth__hlo_call *c) { /* y, rows, and weights, experts o
         return;
     }
     const mth__hlo_place row = rows_of_choices(h, &c->in[1], &c->in[3]);
-    mth__hlo_val y = times(h, mth__hlo_lookup(h, as_list(h, c->in[0].v, 2), row.at), c->in[2].v); /* [t, k, d] */
+    /* [t, k, d] */
+    mth__hlo_val y = times(h, mth__hlo_lookup(h, as_list(h, c->in[0].v, 2), row.at), c->in[2].v);
     c->out[0].v = mth__hlo_reduce(h, "add", only(h, row.here, y), 1u << 1, false);
 }
 
@@ -98,17 +107,20 @@ static const int batch[] = {0};
 void mth__hlo_moe_matmul(mth__hlo_call *c) { /* the caller has filled the padding of i */
     mth__hlo *h = c->h;
     const int i = c->attrs->i[0] ? 2 : 1;
-    c->out[0].v = only(h, used(h, c->in[2].v), mth__hlo_dot(h, c->in[0].v, c->in[1].v, 1, batch, batch, 1, (int[]){2}, &i));
+    c->out[0].v =
+        only(h, used(h, c->in[2].v), mth__hlo_dot(h, c->in[0].v, c->in[1].v, 1, batch, batch, 1, (int[]){2}, &i));
 }
 void mth__hlo_moe_outer(mth__hlo_call *c) { /* both are cut: 0 times what lies in an unused row could be NaN */
     mth__hlo *h = c->h;
     mth__hlo_val on = real(h, &c->in[2]);
-    c->out[0].v = mth__hlo_dot(h, only(h, on, c->in[0].v), only(h, on, c->in[1].v), 1, batch, batch, 1, (int[]){1}, (int[]){1});
+    c->out[0].v =
+        mth__hlo_dot(h, only(h, on, c->in[0].v), only(h, on, c->in[1].v), 1, batch, batch, 1, (int[]){1}, (int[]){1});
 }
 void mth__hlo_moe_bias(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     mth__hlo_val x = c->in[0].v;
-    c->out[0].v = only(h, used(h, c->in[2].v), mth__hlo_binary(h, "add", x, mth__hlo_broadcast(h, c->in[1].v, x.shape, (int[]){0, 2})));
+    c->out[0].v = only(h, used(h, c->in[2].v),
+        mth__hlo_binary(h, "add", x, mth__hlo_broadcast(h, c->in[1].v, x.shape, (int[]){0, 2})));
 }
 void mth__hlo_moe_bias_grad(mth__hlo_call *c) {
     c->out[0].v = mth__hlo_reduce(c->h, "add", only(c->h, real(c->h, &c->in[1]), c->in[0].v), 1u << 1, false);

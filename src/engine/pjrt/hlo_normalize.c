@@ -10,7 +10,9 @@ static mth__hlo_val along(mth__hlo *h, mth__hlo_val v, mth__shape to, int d) {
     for (int i = 0; i < v.shape.rank; i++) dims[i] = i < d ? i : i + 1;
     return mth__hlo_broadcast(h, v, to, dims);
 }
-static mth__hlo_val sum_over(mth__hlo *h, mth__hlo_val x, int d) { return mth__hlo_reduce(h, "add", x, 1u << d, false); }
+static mth__hlo_val sum_over(mth__hlo *h, mth__hlo_val x, int d) {
+    return mth__hlo_reduce(h, "add", x, 1u << d, false);
+}
 
 void mth__hlo_softmax(mth__hlo_call *c) {
     mth__hlo *h = c->h;
@@ -34,9 +36,15 @@ static int last(mth__hlo_val x) { return x.shape.rank - 1; }
 static mth__hlo_val mean_of(mth__hlo *h, mth__hlo_val x) {
     return mth__hlo_binary_scalar(h, "divide", sum_over(h, x, last(x)), (double)x.shape.dim[last(x)]);
 }
-static mth__hlo_val rows(mth__hlo *h, mth__hlo_val of_row, mth__hlo_val x) { return along(h, of_row, x.shape, last(x)); }
-static mth__hlo_val columns(mth__hlo *h, mth__hlo_val of_column, mth__hlo_val x) { return mth__hlo_broadcast_numpy(h, of_column, x.shape); }
-static mth__hlo_val sum_of_rows(mth__hlo *h, mth__hlo_val x) { return mth__hlo_reduce(h, "add", x, (1u << last(x)) - 1, false); }
+static mth__hlo_val rows(mth__hlo *h, mth__hlo_val of_row, mth__hlo_val x) {
+    return along(h, of_row, x.shape, last(x));
+}
+static mth__hlo_val columns(mth__hlo *h, mth__hlo_val of_column, mth__hlo_val x) {
+    return mth__hlo_broadcast_numpy(h, of_column, x.shape);
+}
+static mth__hlo_val sum_of_rows(mth__hlo *h, mth__hlo_val x) {
+    return mth__hlo_reduce(h, "add", x, (1u << last(x)) - 1, false);
+}
 static mth__hlo_val reciprocal_root(mth__hlo *h, mth__hlo_val mean_square, double epsilon) {
     return mth__hlo_unary(h, "rsqrt", mth__hlo_binary_scalar(h, "add", mean_square, epsilon));
 }
@@ -55,8 +63,10 @@ void mth__hlo_layer_norm(mth__hlo_call *c) {
 void mth__hlo_layer_norm_grad(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_val x = c->in[0].v, weight = c->in[1].v, mean = c->in[2].v, rstd = c->in[3].v, dy = c->in[4].v;
-    mth__hlo_val hat = times(h, minus(h, x, rows(h, mean, x)), rows(h, rstd, x)), g = times(h, dy, columns(h, weight, x));
-    mth__hlo_val rest = minus(h, minus(h, g, rows(h, mean_of(h, g), x)), times(h, hat, rows(h, mean_of(h, times(h, g, hat)), x)));
+    mth__hlo_val hat = times(h, minus(h, x, rows(h, mean, x)), rows(h, rstd, x)),
+                 g = times(h, dy, columns(h, weight, x));
+    mth__hlo_val rest =
+        minus(h, minus(h, g, rows(h, mean_of(h, g), x)), times(h, hat, rows(h, mean_of(h, times(h, g, hat)), x)));
     c->out[0].v = times(h, rows(h, rstd, x), rest);
     c->out[1].v = sum_of_rows(h, times(h, dy, hat));
     c->out[2].v = sum_of_rows(h, dy);

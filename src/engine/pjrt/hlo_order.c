@@ -1,10 +1,10 @@
-/* Floats as integers of the same order: their bits, with those of negative numbers turned. A maximum that XLA takes of floats may lose NaN
- * (between devices it does, whatever the options); of these integers NaN is the largest. */
+/* Floats as integers of the same order: their bits, with those of negative numbers turned. A maximum that XLA takes of
+ * floats may lose NaN (between devices it does, whatever the options); of these integers NaN is the largest. */
 #include "engine/pjrt/hlo.h"
 
 static mth__hlo_val as(mth__hlo *h, mth_dtype dtype, mth__hlo_val x) {
     return mth__hlo_line(h, dtype, x.shape, "stablehlo.bitcast_convert %s : (%s) -> %s", mth__hlo_name(h->arena, x),
-                         mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, dtype, x.shape));
+        mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, dtype, x.shape));
 }
 
 static mth__hlo_val largest(mth__hlo *h, mth__hlo_val like) {
@@ -13,7 +13,8 @@ static mth__hlo_val largest(mth__hlo *h, mth__hlo_val like) {
 }
 
 static mth__hlo_val turn_negative(mth__hlo *h, mth__hlo_val bits) { /* its own inverse */
-    mth__hlo_val turned = mth__hlo_binary(h, "xor", bits, largest(h, bits)), zero = mth__hlo_splat(h, bits.dtype, bits.shape, 0);
+    mth__hlo_val turned = mth__hlo_binary(h, "xor", bits, largest(h, bits)),
+                 zero = mth__hlo_splat(h, bits.dtype, bits.shape, 0);
     return mth__hlo_select(h, mth__hlo_compare(h, "LT", bits, zero), turned, bits);
 }
 

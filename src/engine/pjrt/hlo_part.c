@@ -1,7 +1,8 @@
 #include "engine/pjrt/hlo.h"
 
 static bool all_equal(const int64_t *values, int64_t count) {
-    for (int64_t i = 1; i < count; i++) if (values[i] != values[0]) return false;
+    for (int64_t i = 1; i < count; i++)
+        if (values[i] != values[0]) return false;
     return true;
 }
 
@@ -10,8 +11,8 @@ static mth__hlo_val partition(mth__hlo *h) {
     if (h->told_apart) return h->partition;
     h->told_apart = true;
     mth__hlo_val id = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.replica_id : tensor<ui32>");
-    return h->partition = mth__hlo_line(h, MTH_INT32, (mth__shape){0}, "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>",
-                                        mth__hlo_name(h->arena, id));
+    return h->partition = mth__hlo_line(h, MTH_INT32, (mth__shape){0},
+               "stablehlo.convert %s : (tensor<ui32>) -> tensor<i32>", mth__hlo_name(h->arena, id));
 }
 
 mth__hlo_val mth__hlo_row_by_partition(mth__hlo *h, const int64_t *values, int64_t n) {
@@ -36,10 +37,16 @@ static mth__hlo_val column(mth__hlo *h, const by_dim *of, int dim) {
     return mth__hlo_by_partition(h, values);
 }
 
-mth__hlo_val mth__hlo_start(mth__hlo *h, const mth__hlo_part *part, int dim) { return column(h, (const by_dim *)part->start, dim); }
-mth__hlo_val mth__hlo_size(mth__hlo *h, const mth__hlo_part *part, int dim) { return column(h, (const by_dim *)part->size, dim); }
+mth__hlo_val mth__hlo_start(mth__hlo *h, const mth__hlo_part *part, int dim) {
+    return column(h, (const by_dim *)part->start, dim);
+}
+mth__hlo_val mth__hlo_size(mth__hlo *h, const mth__hlo_part *part, int dim) {
+    return column(h, (const by_dim *)part->size, dim);
+}
 
-static mth__hlo_val spread(mth__hlo *h, mth__hlo_val scalar, mth__shape to) { return mth__hlo_broadcast(h, scalar, to, NULL); }
+static mth__hlo_val spread(mth__hlo *h, mth__hlo_val scalar, mth__shape to) {
+    return mth__hlo_broadcast(h, scalar, to, NULL);
+}
 
 mth__hlo_val mth__hlo_index(mth__hlo *h, const mth__hlo_part *part, int dim) {
     const mth__shape line = {1, {part->local.dim[dim]}};
@@ -52,7 +59,8 @@ mth__hlo_val mth__hlo_index(mth__hlo *h, const mth__hlo_part *part, int dim) {
 }
 
 bool mth__hlo_is_padded(const mth__hlo_part *part, unsigned dims) {
-    for (int d = 0; d < part->local.rank; d++) if (dims >> d & 1 && part->padded[d]) return true;
+    for (int d = 0; d < part->local.rank; d++)
+        if (dims >> d & 1 && part->padded[d]) return true;
     return false;
 }
 
@@ -62,7 +70,8 @@ mth__hlo_val mth__hlo_mask(mth__hlo *h, const mth__hlo_part *part, unsigned dims
     for (int d = 0; d < part->local.rank; d++) {
         if (!(dims >> d & 1) || !part->padded[d]) continue;
         const mth__shape line = {1, {part->local.dim[d]}};
-        mth__hlo_val real = mth__hlo_compare(h, "LT", mth__hlo_iota(h, MTH_INT32, line, 0), spread(h, mth__hlo_size(h, part, d), line));
+        mth__hlo_val real =
+            mth__hlo_compare(h, "LT", mth__hlo_iota(h, MTH_INT32, line, 0), spread(h, mth__hlo_size(h, part, d), line));
         real = mth__hlo_broadcast(h, real, part->local, &d);
         all = any ? mth__hlo_binary(h, "and", all, real) : real;
         any = true;
@@ -70,7 +79,8 @@ mth__hlo_val mth__hlo_mask(mth__hlo *h, const mth__hlo_part *part, unsigned dims
     return any ? all : mth__hlo_splat(h, MTH_BOOL, part->local, 1);
 }
 
-mth__hlo_val mth__hlo_fill_padding(mth__hlo *h, mth__hlo_val x, const mth__hlo_part *part, unsigned dims, double value) {
+mth__hlo_val mth__hlo_fill_padding(
+    mth__hlo *h, mth__hlo_val x, const mth__hlo_part *part, unsigned dims, double value) {
     if (!mth__hlo_is_padded(part, dims)) return x;
     return mth__hlo_select(h, mth__hlo_mask(h, part, dims), x, mth__hlo_splat(h, x.dtype, x.shape, value));
 }

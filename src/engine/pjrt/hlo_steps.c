@@ -1,34 +1,41 @@
 /* A collective by a named algorithm: the steps of its template as collective_permutes.
  *
- * The buffer that the template works on is one value, cut along one dimension into chunks of equal size (uneven ones are padded). Which
- * chunk a partition reads or writes differs by its rank: one table for the whole collective has the row of each partition. A round becomes
- * as few permutes as fit, since in one each rank sends once and receives once; all groups share them. A round's reads see the buffer as
- * the round before left it. */
+ * The buffer that the template works on is one value, cut along one dimension into chunks of equal size (uneven ones
+ * are padded). Which chunk a partition reads or writes differs by its rank: one table for the whole collective has the
+ * row of each partition. A round becomes as few permutes as fit, since in one each rank sends once and receives once;
+ * all groups share them. A round's reads see the buffer as the round before left it. */
 #include "emit/collective.h"
 #include "engine/pjrt/hlo_group.h"
 #include <stdlib.h>
 
 /* By rank, -1 where it doesn't matter: a column of the table. */
-typedef struct { int64_t *by_rank; } column;
+typedef struct {
+    int64_t *by_rank;
+} column;
 typedef struct {
     int round;
-    bool reduce, all;              /* all: every rank receives */
-    int *source;                   /* by rank that receives: from whom; -1 */
-    int from, to, receives;        /* columns: where the sent chunk begins, where the received one does, whether one is received */
+    bool reduce, all; /* all: every rank receives */
+    int *source;      /* by rank that receives: from whom; -1 */
+    /* columns: where the sent chunk begins, where the received one does, whether one is received */
+    int from, to, receives;
 } permute;
 /* Copies inside the ranks: [rank * chunks + c]: the chunk that becomes c. */
-typedef struct { int round; int *chunk; } shuffle;
+typedef struct {
+    int round;
+    int *chunk;
+} shuffle;
 
 typedef struct {
     mth__hlo *h;
     const mth__channel *c;
     mth__hlo_groups g;
     mth__template t;
-    int dim; int64_t piece;        /* chunk k: elements k * piece, ... along dim */
+    int dim;
+    int64_t piece; /* chunk k: elements k * piece, ... along dim */
     VEC(column) column;
     VEC(permute) permute;
     VEC(shuffle) shuffle;
-    mth__hlo_val table, zero;      /* i32 (columns) of this partition */
+    mth__hlo_val table, zero; /* i32 (columns) of this partition */
 } plan;
 
 /* ---------------------------------------------------------------- what is to be done */
@@ -39,7 +46,10 @@ static int new_column(plan *p) {
     return (int)p->column.n - 1;
 }
 
-typedef struct { int rank, shift, order; mth__step step; } taken; /* a step, and whose */
+typedef struct {
+    int rank, shift, order;
+    mth__step step;
+} taken; /* a step, and whose */
 
 /* Steps of one distance go together: where all ranks do alike, they fill a permute. */
 static int by_shift(const void *a, const void *b) {
@@ -54,11 +64,16 @@ static void place_step(plan *p, const taken *s, size_t first) {
     size_t k = first;
     for (; k < p->permute.n; k++) {
         const permute *q = &p->permute.at[k];
-        if (q->reduce == s->step.reduce && q->source[s->rank] < 0 && p->column.at[q->from].by_rank[s->step.peer] < 0) break;
+        if (q->reduce == s->step.reduce && q->source[s->rank] < 0 && p->column.at[q->from].by_rank[s->step.peer] < 0)
+            break;
     }
     if (k == p->permute.n) {
-        permute q = {.round = s->step.round, .reduce = s->step.reduce, .source = NEW_ARRAY(p->h->arena, int, p->t.n), .from = new_column(p),
-                     .to = new_column(p), .receives = new_column(p)};
+        permute q = {.round = s->step.round,
+            .reduce = s->step.reduce,
+            .source = NEW_ARRAY(p->h->arena, int, p->t.n),
+            .from = new_column(p),
+            .to = new_column(p),
+            .receives = new_column(p)};
         for (int r = 0; r < p->t.n; r++) {
             q.source[r] = -1;
             p->column.at[q.receives].by_rank[r] = 0;
@@ -100,8 +115,10 @@ static void place_steps(plan *p) {
         size_t first = p->permute.n;
         shuffle *copies = NULL;
         for (size_t i = 0; i < round.n; i++) {
-            if (round.at[i].shift) place_step(p, &round.at[i], first);
-            else place_copy(p, &round.at[i], &copies);
+            if (round.at[i].shift)
+                place_step(p, &round.at[i], first);
+            else
+                place_copy(p, &round.at[i], &copies);
         }
         for (size_t k = first; k < p->permute.n; k++) {
             permute *q = &p->permute.at[k];
@@ -124,13 +141,14 @@ static bool constant(const plan *p, int which, int64_t *value) {
 }
 
 static void write_table(plan *p) {
-    int64_t width = (int64_t)p->column.n, *rows = NEW_ARRAY(p->h->arena, int64_t, p->h->partitions * width), value;
+    int64_t width = (int64_t)p->column.n, *rows = NEW_ARRAY(p->h->arena, int64_t, p->h->partitions *width), value;
     bool varies = false;
     for (int k = 0; k < (int)width; k++) {
         if (constant(p, k, &value)) continue;
         varies = true;
         for (int q = 0; q < p->h->partitions; q++)
-            if (p->g.rank[q] >= 0 && p->column.at[k].by_rank[p->g.rank[q]] > 0) rows[q * width + k] = p->column.at[k].by_rank[p->g.rank[q]];
+            if (p->g.rank[q] >= 0 && p->column.at[k].by_rank[p->g.rank[q]] > 0)
+                rows[q * width + k] = p->column.at[k].by_rank[p->g.rank[q]];
     }
     p->zero = mth__hlo_scalar_i32(p->h, 0);
     if (varies) p->table = mth__hlo_row_by_partition(p->h, rows, width);
@@ -169,7 +187,8 @@ static mth__hlo_val write_permute(const plan *p, const permute *q, mth__hlo_val 
     for (int k = 0; k < p->g.count; k++) {
         const int *member = p->g.member + k * p->t.n;
         for (int r = 0; r < p->t.n; r++)
-            if (q->source[r] >= 0) mth__text_add(&pairs, "%s[%d, %d]", count++ ? ", " : "", member[q->source[r]], member[r]);
+            if (q->source[r] >= 0)
+                mth__text_add(&pairs, "%s[%d, %d]", count++ ? ", " : "", member[q->source[r]], member[r]);
     }
     mth__hlo_val got = mth__hlo_permute(h, read_chunk(p, before, q->from), pairs.at, count);
     if (q->reduce || !q->all) {
@@ -182,12 +201,15 @@ static mth__hlo_val write_permute(const plan *p, const permute *q, mth__hlo_val 
 
 static mth__hlo_val write_shuffle(const plan *p, const shuffle *f, mth__hlo_val buffer) {
     int chunks = p->t.chunks;
-    int64_t *rows = NEW_ARRAY(p->h->arena, int64_t, p->h->partitions * chunks);
+    int64_t *rows = NEW_ARRAY(p->h->arena, int64_t, p->h->partitions *chunks);
     for (int q = 0; q < p->h->partitions; q++)
-        for (int c = 0; c < chunks && p->g.rank[q] >= 0; c++) rows[q * chunks + c] = f->chunk[p->g.rank[q] * chunks + c];
+        for (int c = 0; c < chunks && p->g.rank[q] >= 0; c++)
+            rows[q * chunks + c] = f->chunk[p->g.rank[q] * chunks + c];
     mth__shape by_chunk = {3, {1, chunks, p->piece}};
-    for (int d = 0; d < buffer.shape.rank; d++) if (d != p->dim) by_chunk.dim[d < p->dim ? 0 : 2] *= buffer.shape.dim[d];
-    mth__hlo_val x = mth__hlo_take(p->h, mth__hlo_reshape(p->h, buffer, by_chunk), 1, mth__hlo_row_by_partition(p->h, rows, chunks));
+    for (int d = 0; d < buffer.shape.rank; d++)
+        if (d != p->dim) by_chunk.dim[d < p->dim ? 0 : 2] *= buffer.shape.dim[d];
+    mth__hlo_val x =
+        mth__hlo_take(p->h, mth__hlo_reshape(p->h, buffer, by_chunk), 1, mth__hlo_row_by_partition(p->h, rows, chunks));
     return mth__hlo_reshape(p->h, x, buffer.shape);
 }
 
@@ -196,7 +218,8 @@ static mth__hlo_val write_rounds(const plan *p, mth__hlo_val buffer) {
     for (int t = 0; t < p->t.rounds; t++) {
         mth__hlo_val before = buffer;
         if (f < p->shuffle.n && p->shuffle.at[f].round == t) buffer = write_shuffle(p, &p->shuffle.at[f++], buffer);
-        for (; k < p->permute.n && p->permute.at[k].round == t; k++) buffer = write_permute(p, &p->permute.at[k], before, buffer);
+        for (; k < p->permute.n && p->permute.at[k].round == t; k++)
+            buffer = write_permute(p, &p->permute.at[k], before, buffer);
     }
     return buffer;
 }
@@ -241,14 +264,17 @@ static mth__hlo_val all_gather(plan *p, mth__hlo_val x, const mth__hlo_part *fro
     return mth__hlo_join_parts(p->h, &p->g, write_rounds(p, buffer), p->dim, from, to);
 }
 
-/* The boxes lie one after another along the dimension that is cut, and are to lie so along the one that becomes whole. */
+/* The boxes lie one after another along the dimension that is cut, and are to lie so along the one that becomes whole.
+ */
 static mth__hlo_val turn_boxes(const plan *p, mth__hlo_val x, int whole) {
     mth__shape to = x.shape, split = {4, {1, 1, 1, 1}};
     to.dim[p->dim] /= p->t.n;
     to.dim[whole] *= p->t.n;
     int low = p->dim < whole ? p->dim : whole, high = p->dim < whole ? whole : p->dim;
-    int box = low == p->dim ? 1 : 2; /* of split: which box; the other of 1 and 2 has what lies between the two dimensions */
-    for (int d = 0; d < x.shape.rank; d++) split.dim[d < low ? 0 : d < high ? 3 - box : 3] *= d == p->dim ? p->piece : x.shape.dim[d];
+    /* of split: which box; the other of 1 and 2 has what lies between the two dimensions */
+    int box = low == p->dim ? 1 : 2;
+    for (int d = 0; d < x.shape.rank; d++)
+        split.dim[d < low ? 0 : d < high ? 3 - box : 3] *= d == p->dim ? p->piece : x.shape.dim[d];
     split.dim[box] = p->t.n;
     x = mth__hlo_transpose(p->h, mth__hlo_reshape(p->h, x, split), (const int[]){0, 2, 1, 3});
     return mth__hlo_reshape(p->h, x, to);

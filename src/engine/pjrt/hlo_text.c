@@ -4,8 +4,12 @@
 #include <string.h>
 
 static const char *element(mth_dtype dtype) {
-    static const char *const name[] = {[MTH_FLOAT32] = "f32", [MTH_FLOAT64] = "f64", [MTH_INT32] = "i32", [MTH_INT64] = "i64",
-                                       [MTH_BOOL] = "i1", [MTH_BFLOAT16] = "bf16"};
+    static const char *const name[] = {[MTH_FLOAT32] = "f32",
+        [MTH_FLOAT64] = "f64",
+        [MTH_INT32] = "i32",
+        [MTH_INT64] = "i64",
+        [MTH_BOOL] = "i1",
+        [MTH_BFLOAT16] = "bf16"};
     return name[dtype];
 }
 
@@ -19,7 +23,8 @@ const char *mth__hlo_type(mth__arena *arena, mth_dtype dtype, mth__shape s) {
 
 static const char *type_of(mth__hlo *h, mth__hlo_val v) { return mth__hlo_type(h->arena, v.dtype, v.shape); }
 
-/* Results of an operation that has several are numbered from one id on: their names are remembered as ids below ID_PART * id. */
+/* Results of an operation that has several are numbered from one id on: their names are remembered as ids below ID_PART
+ * * id. */
 enum { ID_PART = 1 << 24 }; /* id = group * 1 + result * ID_PART: "%group#result" */
 
 const char *mth__hlo_name(mth__arena *arena, mth__hlo_val v) {
@@ -57,7 +62,8 @@ mth__hlo_val mth__hlo_line(mth__hlo *h, mth_dtype dtype, mth__shape shape, const
     return v;
 }
 
-void mth__hlo_lines(mth__hlo *h, int n, const mth_dtype *dtype, const mth__shape *shape, mth__hlo_val *out, const char *format, ...) {
+void mth__hlo_lines(
+    mth__hlo *h, int n, const mth_dtype *dtype, const mth__shape *shape, mth__hlo_val *out, const char *format, ...) {
     va_list list;
     va_start(list, format);
     const char *text = format_list(h->arena, format, list);
@@ -70,12 +76,13 @@ void mth__hlo_lines(mth__hlo *h, int n, const mth_dtype *dtype, const mth__shape
 }
 
 static void add_return(mth__hlo *h, int n, const mth__hlo_val *x) {
-    for (int i = 0; i < n; i++) add_text(h, mth__format(h->arena, i ? ", %s" : "    stablehlo.return %s", name(h, x[i])));
+    for (int i = 0; i < n; i++)
+        add_text(h, mth__format(h->arena, i ? ", %s" : "    stablehlo.return %s", name(h, x[i])));
     for (int i = 0; i < n; i++) add_text(h, mth__format(h->arena, i ? ", %s" : " : %s", type_of(h, x[i])));
     add_text(h, "\n");
 }
-void mth__hlo_if(mth__hlo *h, mth__hlo_val condition, int n, const mth__hlo_val *yes, mth__hlo_branch *no, const void *arguments,
-                 mth__hlo_val *out) {
+void mth__hlo_if(mth__hlo *h, mth__hlo_val condition, int n, const mth__hlo_val *yes, mth__hlo_branch *no,
+    const void *arguments, mth__hlo_val *out) {
     const int id = h->next++;
     mth__hlo_val *other = NEW_ARRAY(h->arena, mth__hlo_val, n);
     add_text(h, mth__format(h->arena, "    %%%d:%d = \"stablehlo.if\"(%s) ({\n", id, n, name(h, condition)));
@@ -95,19 +102,24 @@ void mth__hlo_if(mth__hlo *h, mth__hlo_val condition, int n, const mth__hlo_val 
 static const char *number(mth__hlo *h, mth_dtype dtype, double value) {
     if (dtype == MTH_BOOL) return value != 0 ? "true" : "false";
     if (!mth__is_float(dtype)) return mth__format(h->arena, "%lld", (long long)value);
-    if (isnan(value)) return dtype == MTH_FLOAT64 ? "0x7FF8000000000000" : dtype == MTH_FLOAT32 ? "0x7FC00000" : "0x7FC0";
+    if (isnan(value))
+        return dtype == MTH_FLOAT64 ? "0x7FF8000000000000" : dtype == MTH_FLOAT32 ? "0x7FC00000" : "0x7FC0";
     if (isinf(value)) {
-        static const char *const pattern[2][3] = {{"0x7F800000", "0x7FF0000000000000", "0x7F80"}, {"0xFF800000", "0xFFF0000000000000", "0xFF80"}};
+        static const char *const pattern[2][3] = {
+            {"0x7F800000", "0x7FF0000000000000", "0x7F80"}, {"0xFF800000", "0xFFF0000000000000", "0xFF80"}};
         return pattern[value < 0][dtype == MTH_FLOAT32 ? 0 : dtype == MTH_FLOAT64 ? 1 : 2];
     }
     return mth__format(h->arena, "%.17e", dtype == MTH_FLOAT64 ? value : (double)(float)value);
 }
 
 mth__hlo_val mth__hlo_splat(mth__hlo *h, mth_dtype dtype, mth__shape shape, double value) {
-    return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%s> : %s", number(h, dtype, value), mth__hlo_type(h->arena, dtype, shape));
+    return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%s> : %s", number(h, dtype, value),
+        mth__hlo_type(h->arena, dtype, shape));
 }
 
-mth__hlo_val mth__hlo_scalar_i32(mth__hlo *h, int64_t value) { return mth__hlo_splat(h, MTH_INT32, (mth__shape){0}, (double)value); }
+mth__hlo_val mth__hlo_scalar_i32(mth__hlo *h, int64_t value) {
+    return mth__hlo_splat(h, MTH_INT32, (mth__shape){0}, (double)value);
+}
 
 mth__hlo_val mth__hlo_number(mth__hlo *h, int64_t value) {
     mth__hlo_val v = {-1 - (h->arguments + (int)h->number.n), MTH_INT32, {0}};
@@ -121,18 +133,21 @@ mth__hlo_val mth__hlo_ints(mth__hlo *h, mth_dtype dtype, mth__shape shape, const
     for (int64_t i = 1; i < n; i++) equal &= values[i] == values[0];
     if (equal)
         return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%lld> : %s", (long long)(n ? values[0] : 0),
-                             mth__hlo_type(h->arena, dtype, shape));
+            mth__hlo_type(h->arena, dtype, shape));
     mth__text t = mth__text_new(h->arena);
     int64_t period[MTH__RANK + 1];
     period[shape.rank] = 1;
     for (int d = shape.rank - 1; d >= 0; d--) period[d] = period[d + 1] * shape.dim[d];
     for (int64_t i = 0; i < n; i++) {
         if (i) mth__text_add(&t, ", ");
-        for (int d = 0; d < shape.rank; d++) if (i % period[d] == 0) mth__text_add(&t, "[");
+        for (int d = 0; d < shape.rank; d++)
+            if (i % period[d] == 0) mth__text_add(&t, "[");
         mth__text_add(&t, "%lld", (long long)values[i]);
-        for (int d = 0; d < shape.rank; d++) if ((i + 1) % period[d] == 0) mth__text_add(&t, "]");
+        for (int d = 0; d < shape.rank; d++)
+            if ((i + 1) % period[d] == 0) mth__text_add(&t, "]");
     }
-    return mth__hlo_line(h, dtype, shape, "stablehlo.constant dense<%s> : %s", t.at, mth__hlo_type(h->arena, dtype, shape));
+    return mth__hlo_line(
+        h, dtype, shape, "stablehlo.constant dense<%s> : %s", t.at, mth__hlo_type(h->arena, dtype, shape));
 }
 
 mth__hlo_val mth__hlo_iota(mth__hlo *h, mth_dtype dtype, mth__shape shape, int dim) {
@@ -153,19 +168,23 @@ mth__hlo_val mth__hlo_binary_scalar(mth__hlo *h, const char *op, mth__hlo_val a,
 }
 
 mth__hlo_val mth__hlo_compare(mth__hlo *h, const char *direction, mth__hlo_val a, mth__hlo_val b) {
-    const char *kind = mth__is_float(a.dtype) ? "FLOAT" : a.dtype == MTH_BOOL ? "UNSIGNED" : "SIGNED", *type = type_of(h, a);
-    return mth__hlo_line(h, MTH_BOOL, a.shape, "stablehlo.compare %s, %s, %s, %s : (%s, %s) -> %s", direction, name(h, a), name(h, b), kind,
-                         type, type, mth__hlo_type(h->arena, MTH_BOOL, a.shape));
+    const char *kind = mth__is_float(a.dtype) ? "FLOAT"
+        : a.dtype == MTH_BOOL                 ? "UNSIGNED"
+                                              : "SIGNED",
+               *type = type_of(h, a);
+    return mth__hlo_line(h, MTH_BOOL, a.shape, "stablehlo.compare %s, %s, %s, %s : (%s, %s) -> %s", direction,
+        name(h, a), name(h, b), kind, type, type, mth__hlo_type(h->arena, MTH_BOOL, a.shape));
 }
 
 mth__hlo_val mth__hlo_select(mth__hlo *h, mth__hlo_val pred, mth__hlo_val yes, mth__hlo_val no) {
-    return mth__hlo_line(h, yes.dtype, yes.shape, "stablehlo.select %s, %s, %s : %s, %s", name(h, pred), name(h, yes), name(h, no),
-                         type_of(h, pred), type_of(h, yes));
+    return mth__hlo_line(h, yes.dtype, yes.shape, "stablehlo.select %s, %s, %s : %s, %s", name(h, pred), name(h, yes),
+        name(h, no), type_of(h, pred), type_of(h, yes));
 }
 
 mth__hlo_val mth__hlo_convert(mth__hlo *h, mth_dtype dtype, mth__hlo_val x) {
     if (dtype == x.dtype) return x;
-    return mth__hlo_line(h, dtype, x.shape, "stablehlo.convert %s : (%s) -> %s", name(h, x), type_of(h, x), mth__hlo_type(h->arena, dtype, x.shape));
+    return mth__hlo_line(h, dtype, x.shape, "stablehlo.convert %s : (%s) -> %s", name(h, x), type_of(h, x),
+        mth__hlo_type(h->arena, dtype, x.shape));
 }
 
 /* ---------------------------------------------------------------- layout */
@@ -179,7 +198,8 @@ const char *mth__hlo_list(mth__arena *arena, int n, const int *at) {
 
 mth__hlo_val mth__hlo_reshape(mth__hlo *h, mth__hlo_val x, mth__shape to) {
     if (mth__shape_equal(x.shape, to)) return x;
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.reshape %s : (%s) -> %s", name(h, x), type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.reshape %s : (%s) -> %s", name(h, x), type_of(h, x),
+        mth__hlo_type(h->arena, x.dtype, to));
 }
 
 mth__hlo_val mth__hlo_transpose(mth__hlo *h, mth__hlo_val x, const int *permutation) {
@@ -190,16 +210,16 @@ mth__hlo_val mth__hlo_transpose(mth__hlo *h, mth__hlo_val x, const int *permutat
         same &= permutation[d] == d;
     }
     if (same) return x;
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.transpose %s, dims = %s : (%s) -> %s", name(h, x), mth__hlo_list(h->arena, to.rank, permutation),
-                         type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.transpose %s, dims = %s : (%s) -> %s", name(h, x),
+        mth__hlo_list(h->arena, to.rank, permutation), type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
 }
 
 mth__hlo_val mth__hlo_broadcast(mth__hlo *h, mth__hlo_val x, mth__shape to, const int *dims) {
     bool same = mth__shape_equal(x.shape, to);
     for (int d = 0; d < x.shape.rank; d++) same &= dims[d] == d;
     if (same) return x;
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.broadcast_in_dim %s, dims = %s : (%s) -> %s", name(h, x), mth__hlo_list(h->arena, x.shape.rank, dims),
-                         type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.broadcast_in_dim %s, dims = %s : (%s) -> %s", name(h, x),
+        mth__hlo_list(h->arena, x.shape.rank, dims), type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
 }
 
 mth__hlo_val mth__hlo_broadcast_numpy(mth__hlo *h, mth__hlo_val x, mth__shape to) {
@@ -212,10 +232,12 @@ mth__hlo_val mth__hlo_slice(mth__hlo *h, mth__hlo_val x, int dim, int64_t start,
     if (start == 0 && stop == x.shape.dim[dim]) return x;
     mth__text t = mth__text_new(h->arena);
     for (int d = 0; d < x.shape.rank; d++)
-        mth__text_add(&t, "%s%lld:%lld", d ? ", " : "", (long long)(d == dim ? start : 0), (long long)(d == dim ? stop : x.shape.dim[d]));
+        mth__text_add(&t, "%s%lld:%lld", d ? ", " : "", (long long)(d == dim ? start : 0),
+            (long long)(d == dim ? stop : x.shape.dim[d]));
     mth__shape to = x.shape;
     to.dim[dim] = stop - start;
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.slice %s [%s] : (%s) -> %s", name(h, x), t.at, type_of(h, x), mth__hlo_type(h->arena, x.dtype, to));
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.slice %s [%s] : (%s) -> %s", name(h, x), t.at, type_of(h, x),
+        mth__hlo_type(h->arena, x.dtype, to));
 }
 
 mth__hlo_val mth__hlo_pad(mth__hlo *h, mth__hlo_val x, int dim, int64_t before, int64_t after, double value) {
@@ -229,8 +251,9 @@ mth__hlo_val mth__hlo_pad(mth__hlo *h, mth__hlo_val x, int dim, int64_t before, 
         mth__text_add(&low, "%s%lld", d ? ", " : "", (long long)(d == dim ? before : 0));
         mth__text_add(&high, "%s%lld", d ? ", " : "", (long long)(d == dim ? after : 0));
     }
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.pad %s, %s, low = [%s], high = [%s], interior = %s : (%s, %s) -> %s", name(h, x),
-                         name(h, filler), low.at, high.at, zero, type_of(h, x), type_of(h, filler), mth__hlo_type(h->arena, x.dtype, to));
+    return mth__hlo_line(h, x.dtype, to,
+        "stablehlo.pad %s, %s, low = [%s], high = [%s], interior = %s : (%s, %s) -> %s", name(h, x), name(h, filler),
+        low.at, high.at, zero, type_of(h, x), type_of(h, filler), mth__hlo_type(h->arena, x.dtype, to));
 }
 
 mth__hlo_val mth__hlo_resize(mth__hlo *h, mth__hlo_val x, mth__shape to) {
@@ -252,7 +275,7 @@ mth__hlo_val mth__hlo_concat(mth__hlo *h, int n, const mth__hlo_val *x, int dim)
         to.dim[dim] += x[i].shape.dim[dim];
     }
     return mth__hlo_line(h, x[0].dtype, to, "stablehlo.concatenate %s, dim = %d : (%s) -> %s", names.at, dim, types.at,
-                         mth__hlo_type(h->arena, x[0].dtype, to));
+        mth__hlo_type(h->arena, x[0].dtype, to));
 }
 
 static void add_starts(mth__hlo *h, mth__text *names, mth__text *types, int n, const mth__hlo_val *start) {
@@ -267,15 +290,17 @@ mth__hlo_val mth__hlo_dynamic_slice(mth__hlo *h, mth__hlo_val x, const mth__hlo_
     mth__text names = mth__text_new(h->arena), types = mth__text_new(h->arena), sizes = mth__text_new(h->arena);
     add_starts(h, &names, &types, x.shape.rank, start);
     for (int d = 0; d < size.rank; d++) mth__text_add(&sizes, "%s%lld", d ? ", " : "", (long long)size.dim[d]);
-    return mth__hlo_line(h, x.dtype, size, "stablehlo.dynamic_slice %s%s, sizes = [%s] : (%s%s) -> %s", name(h, x), names.n ? names.at : "",
-                         sizes.n ? sizes.at : "", type_of(h, x), types.n ? types.at : "", mth__hlo_type(h->arena, x.dtype, size));
+    return mth__hlo_line(h, x.dtype, size, "stablehlo.dynamic_slice %s%s, sizes = [%s] : (%s%s) -> %s", name(h, x),
+        names.n ? names.at : "", sizes.n ? sizes.at : "", type_of(h, x), types.n ? types.at : "",
+        mth__hlo_type(h->arena, x.dtype, size));
 }
 
 mth__hlo_val mth__hlo_dynamic_update(mth__hlo *h, mth__hlo_val x, mth__hlo_val update, const mth__hlo_val *start) {
     mth__text names = mth__text_new(h->arena), types = mth__text_new(h->arena);
     add_starts(h, &names, &types, x.shape.rank, start);
-    return mth__hlo_line(h, x.dtype, x.shape, "stablehlo.dynamic_update_slice %s, %s%s : (%s, %s%s) -> %s", name(h, x), name(h, update),
-                         names.n ? names.at : "", type_of(h, x), type_of(h, update), types.n ? types.at : "", type_of(h, x));
+    return mth__hlo_line(h, x.dtype, x.shape, "stablehlo.dynamic_update_slice %s, %s%s : (%s, %s%s) -> %s", name(h, x),
+        name(h, update), names.n ? names.at : "", type_of(h, x), type_of(h, update), types.n ? types.at : "",
+        type_of(h, x));
 }
 
 /* ---------------------------------------------------------------- reductions */
@@ -297,8 +322,9 @@ mth__hlo_val mth__hlo_reduce(mth__hlo *h, const char *kind, mth__hlo_val x, unsi
     }
     if (!n) return x;
     mth__hlo_val first = mth__hlo_splat(h, x.dtype, (mth__shape){0}, neutral(kind, x.dtype));
-    mth__hlo_val y = mth__hlo_line(h, x.dtype, to, "stablehlo.reduce(%s init: %s) applies stablehlo.%s across dimensions = %s : (%s, %s) -> %s",
-                                   name(h, x), name(h, first), kind, mth__hlo_list(h->arena, n, over), type_of(h, x), type_of(h, first),
-                                   mth__hlo_type(h->arena, x.dtype, to));
+    mth__hlo_val y = mth__hlo_line(h, x.dtype, to,
+        "stablehlo.reduce(%s init: %s) applies stablehlo.%s across dimensions = %s : (%s, %s) -> %s", name(h, x),
+        name(h, first), kind, mth__hlo_list(h->arena, n, over), type_of(h, x), type_of(h, first),
+        mth__hlo_type(h->arena, x.dtype, to));
     return keep ? mth__hlo_reshape(h, y, kept) : y;
 }

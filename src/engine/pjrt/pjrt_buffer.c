@@ -1,26 +1,34 @@
 #include "engine/pjrt/pjrt.h"
 #include <string.h>
 
-/* A view: the elements on a device, in the shape that a module wants. `memory`: what a view of padded elements shares, where it shares.
-   `there`: where the host sees the elements, padded; NULL: nowhere, or not known. */
+/* A view: the elements on a device, in the shape that a module wants. `memory`: what a view of padded elements shares,
+   where it shares. `there`: where the host sees the elements, padded; NULL: nowhere, or not known. */
 typedef struct view {
-    int device; mth_dtype dtype; mth__shape real, padded; PJRT_Buffer *buffer; void *memory, *there; struct view *next;
+    int device;
+    mth_dtype dtype;
+    mth__shape real, padded;
+    PJRT_Buffer *buffer;
+    void *memory, *there;
+    struct view *next;
 } view;
 
 struct mth__buffer {
     atomic_int references;
     mth__engine *engine;
-    int device;                    /* where it was made; views may lie on others too */
-    int64_t bytes;                 /* of the real elements, row-major */
-    pthread_mutex_t lock;          /* of what follows */
-    void *host;                    /* NULL: only on a device */
-    bool owned, lent;              /* host is ours to free; somebody may hold its address: the buffer's reader, a view */
-    void (*release)(void *); void *context;
+    int device;           /* where it was made; views may lie on others too */
+    int64_t bytes;        /* of the real elements, row-major */
+    pthread_mutex_t lock; /* of what follows */
+    void *host;           /* NULL: only on a device */
+    /* host is ours to free; somebody may hold its address: the buffer's reader, a view */
+    bool owned, lent;
+    void (*release)(void *);
+    void *context;
     view *views;
 };
 
 static mth_status no_memory(int64_t bytes) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes), F("shard the array over more devices, or free others first"));
+    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes),
+        F("shard the array over more devices, or free others first"));
 }
 
 static mth_status make(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
@@ -49,7 +57,8 @@ mth_status mth__pjrt_buffer_new(mth__engine *e, int device, int64_t bytes, mth__
     return NULL;
 }
 
-mth_status mth__pjrt_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes, void (*release)(void *), void *context, mth__buffer **out) {
+mth_status mth__pjrt_buffer_borrow(mth__engine *e, int device, const void *data, int64_t bytes, void (*release)(void *),
+    void *context, mth__buffer **out) {
     mth__buffer *b = NULL;
     TRY(make(e, device, bytes, &b));
     b->host = (void *)data;
@@ -64,7 +73,8 @@ void mth__pjrt_buffer_retain(mth__buffer *b) { atomic_fetch_add(&b->references, 
 static void view_free(mth__engine *e, view *v) {
     MTH__ARGS(PJRT_Buffer_Destroy, destroy);
     destroy.buffer = v->buffer;
-    if (v->buffer && !mth__plugin_forked(e->plugin)) mth_error_free(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer"));
+    if (v->buffer && !mth__plugin_forked(e->plugin))
+        mth_error_free(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer"));
     mth__free(v->memory);
     mth__free(v);
 }
@@ -84,7 +94,8 @@ void mth__pjrt_buffer_release(mth__buffer *b) {
 
 /* ---------------------------------------------------------------- between real and padded */
 /* Copies the box `size` between row-major memories of two shapes, from index 0 on. */
-static void copy_box(mth_dtype dtype, mth__shape size, void *to, mth__shape to_shape, const void *from, mth__shape from_shape) {
+static void copy_box(
+    mth_dtype dtype, mth__shape size, void *to, mth__shape to_shape, const void *from, mth__shape from_shape) {
     const size_t element = mth_dtype_size(dtype);
     if (mth__shape_size(size) == 0) return;
     int64_t ts[MTH__RANK], fs[MTH__RANK], at[MTH__RANK] = {0};
@@ -124,14 +135,19 @@ static mth_status upload(mth__engine *e, view *v, const void *data) {
     put.dims = v->padded.dim;
     put.num_dims = (size_t)v->padded.rank;
     const bool shares = e->host_visible && mth__shape_size(v->padded) > 0 && (uintptr_t)data % 64 == 0;
-    put.host_buffer_semantics = shares ? PJRT_HostBufferSemantics_kImmutableZeroCopy : PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
+    put.host_buffer_semantics = shares ? PJRT_HostBufferSemantics_kImmutableZeroCopy
+                                       : PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
     put.device = e->device[v->device];
-    TRY(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "copy an array to a device"));
+    TRY(mth__pjrt_status(
+        e->plugin, e->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "copy an array to a device"));
     v->buffer = put.buffer;
     if (!shares) return mth__pjrt_await(e, put.done_with_host_buffer, "copy an array to a device");
     MTH__ARGS(PJRT_Event_Destroy, destroy);
-    destroy.event = put.done_with_host_buffer; /* comes when the view dies, and the memory lives longer than that */
-    return put.done_with_host_buffer ? mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Event_Destroy(&destroy), "copy an array to a device") : NULL;
+    /* comes when the view dies, and the memory lives longer than that */
+    destroy.event = put.done_with_host_buffer;
+    return put.done_with_host_buffer
+        ? mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Event_Destroy(&destroy), "copy an array to a device")
+        : NULL;
 }
 
 /* ---------------------------------------------------------------- the host's side */
@@ -166,7 +182,8 @@ static mth_status bring_home(mth__buffer *b) {
     mth_status s = NULL;
     copy = mth__malloc(b->bytes > 64 ? (size_t)b->bytes : 64);
     if (!copy) return no_memory(b->bytes);
-    if (b->bytes && whole) s = download(e, v->buffer, copy, b->bytes);
+    if (b->bytes && whole)
+        s = download(e, v->buffer, copy, b->bytes);
     else if (b->bytes) {
         int64_t bytes = bytes_of(v->dtype, v->padded);
         if (!there) {
@@ -185,7 +202,8 @@ static mth_status bring_home(mth__buffer *b) {
     return NULL;
 }
 
-/* In a child by fork nobody may hold the buffer's lock any more who could let go of it: there one lock stands for all. */
+/* In a child by fork nobody may hold the buffer's lock any more who could let go of it: there one lock stands for all.
+ */
 static pthread_mutex_t *host_lock(mth__buffer *b) {
     mth__plugin *plugin = b->engine->plugin;
     return plugin && mth__plugin_forked(plugin) ? mth__plugin_child_lock() : &b->lock;
@@ -224,7 +242,8 @@ mth_status mth__pjrt_buffer_read(mth__buffer *b, int64_t offset, void *data, int
 }
 
 /* ---------------------------------------------------------------- the devices' side */
-static mth_status new_view(mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, view **out) {
+static mth_status new_view(
+    mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, view **out) {
     view *v = mth__calloc(1, sizeof *v);
     if (!v) return no_memory(b->bytes);
     *v = (view){.device = device, .dtype = dtype, .real = real, .padded = padded};
@@ -233,16 +252,21 @@ static mth_status new_view(mth__buffer *b, int device, mth_dtype dtype, mth__sha
     if (!s && !mth__shape_equal(real, padded)) {
         int64_t bytes = bytes_of(dtype, padded);
         data = v->memory = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
-        if (!v->memory) s = no_memory(bytes);
-        else copy_box(dtype, real, v->memory, padded, b->host, real);
-    } else b->lent = true;
+        if (!v->memory)
+            s = no_memory(bytes);
+        else
+            copy_box(dtype, real, v->memory, padded, b->host, real);
+    } else
+        b->lent = true;
     if (!s) s = upload(b->engine, v, data);
     if (!s && v->memory && !b->engine->host_visible) {
         mth__free(v->memory);
         v->memory = NULL;
     }
-    if (s) view_free(b->engine, v);
-    else *out = v;
+    if (s)
+        view_free(b->engine, v);
+    else
+        *out = v;
     return s;
 }
 
@@ -259,12 +283,16 @@ static void insert(mth__buffer *b, view *v) {
     b->owned = false;
 }
 
-mth_status mth__pjrt_view(mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, PJRT_Buffer **out) {
+mth_status mth__pjrt_view(
+    mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, PJRT_Buffer **out) {
     mth_status s = NULL;
     pthread_mutex_lock(&b->lock);
     view *v = b->views;
     /* equal bytes in another shape (an array laid out anew) make a view of their own */
-    while (v && (v->device != device || v->dtype != dtype || !mth__shape_equal(v->padded, padded) || !mth__shape_equal(v->real, real))) v = v->next;
+    while (v &&
+        (v->device != device || v->dtype != dtype || !mth__shape_equal(v->padded, padded) ||
+            !mth__shape_equal(v->real, real)))
+        v = v->next;
     if (!v) {
         s = new_view(b, device, dtype, real, padded, &v);
         if (!s) insert(b, v);
@@ -274,7 +302,8 @@ mth_status mth__pjrt_view(mth__buffer *b, int device, mth_dtype dtype, mth__shap
     return s;
 }
 
-mth_status mth__pjrt_adopt(mth__engine *e, int device, mth_dtype dtype, mth__shape real, mth__shape padded, PJRT_Buffer *buffer, mth__buffer **out) {
+mth_status mth__pjrt_adopt(mth__engine *e, int device, mth_dtype dtype, mth__shape real, mth__shape padded,
+    PJRT_Buffer *buffer, mth__buffer **out) {
     mth__buffer *b = NULL;
     view *v = mth__calloc(1, sizeof *v);
     mth_status s = v ? make(e, device, bytes_of(dtype, real), &b) : no_memory(bytes_of(dtype, real));

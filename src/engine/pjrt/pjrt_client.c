@@ -6,24 +6,32 @@
 
 const mth__opt mth__pjrt_options[] = {
     {"backend", MTH__OPT_CHOICE, "'cpu'", "The platform that XLA compiles for.", "cpu|cuda|tpu"},
-    {"plugin", MTH__OPT_STRING, "None", "Path of the PJRT plugin; the installed packages are searched unless said.", NULL},
+    {"plugin", MTH__OPT_STRING, "None", "Path of the PJRT plugin; the installed packages are searched unless said.",
+        NULL},
     {"topology", MTH__OPT_STRING, "None",
-        "With backend='tpu', the slice to plan and compile for where no TPU is, such as 'v5p:2x4x8'; without a generation, '2x4x8' is v5p.",
+        "With backend='tpu', the slice to plan and compile for where no TPU is, such as 'v5p:2x4x8'; without a "
+        "generation, '2x4x8' is v5p.",
         NULL},
     {"platform_options", MTH__OPT_DICT, "None",
-        "Options of the plugin's client, passed on as they are: of cuda such as {'allocator': 'bfc', 'memory_fraction': 0.5, "
-        "'visible_devices': (0, 1)}, of cpu {'asynchronous': False}.", NULL},
+        "Options of the plugin's client, passed on as they are: of cuda such as {'allocator': 'bfc', "
+        "'memory_fraction': 0.5, "
+        "'visible_devices': (0, 1)}, of cpu {'asynchronous': False}.",
+        NULL},
     {"compile_options", MTH__OPT_DICT, "None",
         "XLA's debug options for the programs of this backend, such as {'xla_backend_optimization_level': 0}.", NULL},
-    {"cache_dir", MTH__OPT_STRING, "None", "Folder where compiled programs are kept for later processes; not kept unless said.", NULL},
+    {"cache_dir", MTH__OPT_STRING, "None",
+        "Folder where compiled programs are kept for later processes; not kept unless said.", NULL},
     {"mesh_context", MTH__OPT_CHOICE, "'mpmd'",
-        "Who places the collectives: 'mpmd' is mithril's plan, 'spmd' XLA's partitioner, which gets the global program with its shardings.",
+        "Who places the collectives: 'mpmd' is mithril's plan, 'spmd' XLA's partitioner, which gets the global program "
+        "with its shardings.",
         "spmd|mpmd"},
-    {"auto_sharding", MTH__OPT_BOOL, "False", "Searches shardings of the parameters that no spec places, and of the batch.", NULL},
+    {"auto_sharding", MTH__OPT_BOOL, "False",
+        "Searches shardings of the parameters that no spec places, and of the batch.", NULL},
     {"spmd_mesh_shape", MTH__OPT_MESH, "None",
         "With mesh_context='spmd', the mesh handed to XLA: device_mesh, or its axes cut into factors.", NULL},
     {"spmd_partition_dims", MTH__OPT_SIZE, "None",
-        "With auto_sharding=True, how many dimensions of one tensor the search may split; any number unless said.", NULL},
+        "With auto_sharding=True, how many dimensions of one tensor the search may split; any number unless said.",
+        NULL},
     {"memory_optimization", MTH__OPT_BOOL, "False",
         "Stores parameters that would be replicated in parts, gathered where they are read.", NULL},
     {0}};
@@ -40,9 +48,14 @@ int mth__pjrt_type(mth_dtype dtype) {
     return PJRT_Buffer_Type_INVALID;
 }
 
-typedef struct { mth__engine *e; const mth__engine_setup *setup; } opening;
+typedef struct {
+    mth__engine *e;
+    const mth__engine_setup *setup;
+} opening;
 
-static const mth_arg *option(const opening *o, const char *name) { return mth__options_get(o->setup->tables, o->setup->value, name); }
+static const mth_arg *option(const opening *o, const char *name) {
+    return mth__options_get(o->setup->tables, o->setup->value, name);
+}
 
 static const char *text_option(const opening *o, const char *name) {
     const mth_arg *a = option(o, name);
@@ -95,16 +108,21 @@ static mth_status read_spmd(const opening *o) {
         }
         if (!fits || !refines(e, m))
             return FAIL(MTH_ERROR_VALUE,
-                F("spmd_mesh_shape=%s doesn't cut the axes of device_mesh=%s into factors, in their order", given, mesh),
-                F("give spmd_mesh_shape=%s, or that with an axis replaced by factors of it, such as (2, 4) for an axis of 8", mesh));
+                F("spmd_mesh_shape=%s doesn't cut the axes of device_mesh=%s into factors, in their order", given,
+                    mesh),
+                F("give spmd_mesh_shape=%s, or that with an axis replaced by factors of it, such as (2, 4) for an axis "
+                  "of 8",
+                    mesh));
     }
     if (dims->kind == MTH_ARG_INT) {
         if (!option(o, "auto_sharding")->integer)
-            return FAIL(MTH_ERROR_VALUE, F("spmd_partition_dims=%" PRId64 " has no effect without auto_sharding=True", dims->integer),
+            return FAIL(MTH_ERROR_VALUE,
+                F("spmd_partition_dims=%" PRId64 " has no effect without auto_sharding=True", dims->integer),
                 F("give auto_sharding=True too, or leave spmd_partition_dims out"));
         if (dims->integer > e->spmd_axes) {
             const char *mesh = mesh_text(e->arena, e->spmd_axes, e->spmd_dim);
-            return FAIL(MTH_ERROR_VALUE, F("spmd_partition_dims=%" PRId64 " is more than the axes of the mesh %s", dims->integer, mesh),
+            return FAIL(MTH_ERROR_VALUE,
+                F("spmd_partition_dims=%" PRId64 " is more than the axes of the mesh %s", dims->integer, mesh),
                 F("give spmd_partition_dims a value from 1 to %d, or leave it out", e->spmd_axes));
         }
     }
@@ -132,15 +150,29 @@ static mth_status read_compile_options(const opening *o) {
         fast |= !strcmp(given->keys[i], NO_FAST_MAX);
         s[i].name = mth__copy_text(o->e->arena, given->keys[i]);
         if (is_negative_count(s[i].name, a))
-            return FAIL(MTH_ERROR_VALUE, F("compile_options: the count '%s' is below 0", s[i].name), F("give 1 or more"));
+            return FAIL(
+                MTH_ERROR_VALUE, F("compile_options: the count '%s' is below 0", s[i].name), F("give 1 or more"));
         switch (a->kind) {
-        case MTH_ARG_BOOL: s[i].type = 'b'; s[i].integer = a->integer; break;
-        case MTH_ARG_INT: s[i].type = 'i'; s[i].integer = a->integer; break;
-        case MTH_ARG_FLOAT: s[i].type = 'd'; s[i].real = a->real; break;
-        case MTH_ARG_STRING: s[i].type = 's'; s[i].string = mth__copy_text(o->e->arena, a->string); break;
+        case MTH_ARG_BOOL:
+            s[i].type = 'b';
+            s[i].integer = a->integer;
+            break;
+        case MTH_ARG_INT:
+            s[i].type = 'i';
+            s[i].integer = a->integer;
+            break;
+        case MTH_ARG_FLOAT:
+            s[i].type = 'd';
+            s[i].real = a->real;
+            break;
+        case MTH_ARG_STRING:
+            s[i].type = 's';
+            s[i].string = mth__copy_text(o->e->arena, a->string);
+            break;
         default: {
             const char *text = mth__arg_text(o->e->arena, *a);
-            return FAIL(MTH_ERROR_TYPE, F("compile_options: '%s' is %s", s[i].name, text), F("give a boolean, a number or a text"));
+            return FAIL(MTH_ERROR_TYPE, F("compile_options: '%s' is %s", s[i].name, text),
+                F("give a boolean, a number or a text"));
         }
         }
     }
@@ -150,8 +182,11 @@ static mth_status read_compile_options(const opening *o) {
 }
 
 static PJRT_NamedValue named(const char *name, PJRT_NamedValue_Type type) {
-    return (PJRT_NamedValue){
-        .struct_size = PJRT_NamedValue_STRUCT_SIZE, .name = name, .name_size = strlen(name), .type = type, .value_size = 1};
+    return (PJRT_NamedValue){.struct_size = PJRT_NamedValue_STRUCT_SIZE,
+        .name = name,
+        .name_size = strlen(name),
+        .type = type,
+        .value_size = 1};
 }
 
 /* The CPU's plugins pass over names that they don't know, so these are known here. */
@@ -164,14 +199,17 @@ static mth_status check_cpu_option(const mth__engine *e, const char *name, const
         return FAIL(MTH_ERROR_VALUE, F("platform_options: backend='cpu' has no option '%s' of this type", name),
             F("the only one is 'asynchronous': True or False"));
     if (e->plugin->minor < ASYNCHRONOUS_SINCE)
-        return FAIL(MTH_ERROR_UNSUPPORTED, F("platform_options: the plugin %s (API %d.%d) has no 'asynchronous'", e->plugin->path,
-            e->plugin->major, e->plugin->minor), F("leave it out, or use a plugin of API 0.%d or newer", ASYNCHRONOUS_SINCE));
+        return FAIL(MTH_ERROR_UNSUPPORTED,
+            F("platform_options: the plugin %s (API %d.%d) has no 'asynchronous'", e->plugin->path, e->plugin->major,
+                e->plugin->minor),
+            F("leave it out, or use a plugin of API 0.%d or newer", ASYNCHRONOUS_SINCE));
     return NULL;
 }
 
 static mth_status bad_platform_option(const opening *o, const char *name, const mth_arg *a) {
     const char *text = mth__arg_text(o->e->arena, *a);
-    return FAIL(MTH_ERROR_TYPE, F("platform_options: '%s' is %s", name, text), F("give a boolean, a number, a text or a list of integers"));
+    return FAIL(MTH_ERROR_TYPE, F("platform_options: '%s' is %s", name, text),
+        F("give a boolean, a number, a text or a list of integers"));
 }
 
 static mth_status read_platform_options(const opening *o, PJRT_NamedValue **out, size_t *count) {
@@ -186,8 +224,14 @@ static mth_status read_platform_options(const opening *o, PJRT_NamedValue **out,
         v[i] = named(name, PJRT_NamedValue_kBool);
         switch (a->kind) {
         case MTH_ARG_BOOL: v[i].bool_value = a->integer; break;
-        case MTH_ARG_INT: v[i].type = PJRT_NamedValue_kInt64; v[i].int64_value = a->integer; break;
-        case MTH_ARG_FLOAT: v[i].type = PJRT_NamedValue_kFloat; v[i].float_value = (float)a->real; break;
+        case MTH_ARG_INT:
+            v[i].type = PJRT_NamedValue_kInt64;
+            v[i].int64_value = a->integer;
+            break;
+        case MTH_ARG_FLOAT:
+            v[i].type = PJRT_NamedValue_kFloat;
+            v[i].float_value = (float)a->real;
+            break;
         case MTH_ARG_STRING:
             v[i].type = PJRT_NamedValue_kString;
             v[i].string_value = mth__copy_text(o->e->arena, a->string);
@@ -229,13 +273,16 @@ static mth_status client_error(const mth__engine *e, PJRT_Error *error) {
     const bool other = strstr(text, "cpu_device_count") != NULL; /* that we give, and every CPU plugin takes */
     mth__free(text);
     if (other)
-        return FAIL(MTH_ERROR_VALUE, what, F("the plugin may be another platform's: give that as backend=, or leave plugin out"));
+        return FAIL(MTH_ERROR_VALUE, what,
+            F("the plugin may be another platform's: give that as backend=, or leave plugin out"));
     if (options) return FAIL(MTH_ERROR_VALUE, what, F("mend platform_options, or leave them out"));
     if (!strcmp(e->platform, "tpu"))
         return FAIL(MTH_ERROR_UNSUPPORTED, what,
-            F("where no TPU is, give a topology to plan and compile for, such as topology='v5p:2x4x8', or use backend='cpu'"));
+            F("where no TPU is, give a topology to plan and compile for, such as topology='v5p:2x4x8', or use "
+              "backend='cpu'"));
     if (!strcmp(e->platform, "cuda"))
-        return FAIL(MTH_ERROR_UNSUPPORTED, what, F("run it where an NVIDIA GPU and its driver are, or use backend='cpu'"));
+        return FAIL(
+            MTH_ERROR_UNSUPPORTED, what, F("run it where an NVIDIA GPU and its driver are, or use backend='cpu'"));
     return FAIL(MTH_ERROR_IO, what, F("choose another plugin by the option plugin="));
 }
 
@@ -244,14 +291,16 @@ static mth_status check_platform(const mth__engine *e) {
     const char *is = strcmp(e->platform_name, "cpu") && strcmp(e->platform_name, "tpu") ? "cuda" : e->platform_name;
     if (!strcmp(is, e->platform)) return NULL; /* the platform of a GPU has had several names */
     return FAIL(MTH_ERROR_VALUE,
-        F("the plugin %s is for the platform '%s', not for backend='%s'", e->plugin->path, e->platform_name, e->platform),
+        F("the plugin %s is for the platform '%s', not for backend='%s'", e->plugin->path, e->platform_name,
+            e->platform),
         F("give backend='%s', or another plugin", is));
 }
 
 static mth_status few_devices(const mth__engine *e, const mth__mesh *m, int64_t n, const char *where) {
     const char *mesh = mesh_text(e->arena, m->naxes, m->dim);
     return FAIL(MTH_ERROR_VALUE, F("device_mesh=%s takes %d devices, %s has %" PRId64, mesh, m->count, where, n),
-        n ? F("give a device_mesh of at most %" PRId64 " devices%s", n, e->topology_name ? ", or a larger topology" : "")
+        n ? F("give a device_mesh of at most %" PRId64 " devices%s", n,
+                e->topology_name ? ", or a larger topology" : "")
           : F("use backend='cpu'"));
 }
 
@@ -325,17 +374,21 @@ static bool is_topology(const char *name) {
 
 static mth_status no_topology(const char *name, char *why) {
     return FAIL(MTH_ERROR_VALUE, why,
-        F("give GENERATION:CHIPS of a slice that Google builds, instead of '%s', such as topology='v5p:2x4x8', 'v5e:4x4', 'v6e:16x16' or "
-          "'v4:2x2x1'", name));
+        F("give GENERATION:CHIPS of a slice that Google builds, instead of '%s', such as topology='v5p:2x4x8', "
+          "'v5e:4x4', 'v6e:16x16' or "
+          "'v4:2x2x1'",
+            name));
 }
 
 static mth_status open_topology(const opening *o, const char *name) {
     mth__engine *e = o->e;
     const PJRT_Api *api = e->plugin->api;
     const bool plain = *name && name[strspn(name, "0123456789x")] == 0;
-    if (!MTH__HAS(e->plugin, PJRT_TopologyDescription_Create) || !MTH__HAS(e->plugin, PJRT_TopologyDescription_Destroy) ||
+    if (!MTH__HAS(e->plugin, PJRT_TopologyDescription_Create) ||
+        !MTH__HAS(e->plugin, PJRT_TopologyDescription_Destroy) ||
         !MTH__HAS(e->plugin, PJRT_TopologyDescription_GetDeviceDescriptions) ||
-        !MTH__HAS(e->plugin, PJRT_TopologyDescription_PlatformName) || !MTH__HAS(e->plugin, PJRT_TopologyDescription_PlatformVersion))
+        !MTH__HAS(e->plugin, PJRT_TopologyDescription_PlatformName) ||
+        !MTH__HAS(e->plugin, PJRT_TopologyDescription_PlatformVersion))
         return FAIL(MTH_ERROR_UNSUPPORTED, F("the plugin %s knows no topologies", e->plugin->path),
             F("use a newer libtpu: pip install -U libtpu"));
     e->topology_name = mth__format(e->arena, "%s%s", plain ? DEFAULT_GENERATION ":" : "", name);
@@ -349,7 +402,8 @@ static mth_status open_topology(const opening *o, const char *name) {
     PJRT_Error *error = api->PJRT_TopologyDescription_Create(&create);
     if (error) {
         PJRT_Error_Code code;
-        char *text = mth__pjrt_error_text(e->plugin, error, &code), *what = F("there is no topology '%s': %s", e->topology_name, text);
+        char *text = mth__pjrt_error_text(e->plugin, error, &code),
+             *what = F("there is no topology '%s': %s", e->topology_name, text);
         mth__free(text);
         return no_topology(name, what);
     }
@@ -367,7 +421,8 @@ static mth_status open_topology(const opening *o, const char *name) {
     TRY(check_platform(e));
     PJRT_TRY(e->plugin, "list its devices", api->PJRT_TopologyDescription_GetDeviceDescriptions(&list));
     e->slice = (int)list.num_descriptions;
-    if (e->slice < e->devices) return few_devices(e, o->setup->mesh, e->slice, mth__format(e->arena, "the topology %s", e->topology_name));
+    if (e->slice < e->devices)
+        return few_devices(e, o->setup->mesh, e->slice, mth__format(e->arena, "the topology %s", e->topology_name));
     e->global_id = NEW_ARRAY(e->arena, int32_t, e->slice);
     for (int i = 0; i < e->slice; i++) TRY(device_id(e, list.descriptions[i], &e->global_id[i]));
     return NULL;
@@ -389,7 +444,8 @@ static mth_status open_body(void *context) {
         return FAIL(MTH_ERROR_VALUE, F("topology='%s' is a slice of TPUs, and backend='%s'", topology, e->platform),
             F("give backend='tpu' too, or leave topology out"));
     if (!strcmp(e->platform, "cpu") && e->devices > CPU_DEVICES)
-        return FAIL(MTH_ERROR_VALUE, F("a mesh of %d devices on CPUs, for each of which XLA starts a thread", e->devices),
+        return FAIL(MTH_ERROR_VALUE,
+            F("a mesh of %d devices on CPUs, for each of which XLA starts a thread", e->devices),
             F("give a device_mesh of at most %d devices; the native engine takes more", CPU_DEVICES));
     if (!path) TRY(mth__plugin_find(e->arena, e->platform, &path));
     TRY(mth__plugin_open(path, &e->plugin));
@@ -403,7 +459,8 @@ mth_status mth__pjrt_open(const mth__engine_setup *setup, mth__engine **out) {
         mth__arena_free(arena);
         return FAIL(MTH_ERROR_MEMORY, F("no memory for a backend"), F("free memory of this machine"));
     }
-    mth__arena_keep(arena); /* the engine's own from here on, so that all that a jump leaves behind is closed below */
+    /* the engine's own from here on, so that all that a jump leaves behind is closed below */
+    mth__arena_keep(arena);
     e->arena = arena;
     e->references = 1;
     pthread_mutex_init(&e->running, NULL);
@@ -430,7 +487,8 @@ void mth__pjrt_close(mth__engine *e) {
     if (e->topology && !forked) {
         MTH__ARGS(PJRT_TopologyDescription_Destroy, destroy);
         destroy.topology = e->topology;
-        mth_error_free(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_TopologyDescription_Destroy(&destroy), "close its topology"));
+        mth_error_free(mth__pjrt_status(
+            e->plugin, e->plugin->api->PJRT_TopologyDescription_Destroy(&destroy), "close its topology"));
     }
     pthread_mutex_destroy(&e->running);
     pthread_mutex_destroy(&e->lock);
@@ -442,10 +500,12 @@ void mth__pjrt_close(mth__engine *e) {
 static const PJRT_NamedValue *attribute(const mth__engine *e, PJRT_DeviceDescription *d, const char *name) {
     MTH__ARGS(PJRT_DeviceDescription_Attributes, get);
     get.device_description = d;
-    mth_status failed = mth__pjrt_status(e->plugin, e->plugin->api->PJRT_DeviceDescription_Attributes(&get), "tell attributes");
+    mth_status failed =
+        mth__pjrt_status(e->plugin, e->plugin->api->PJRT_DeviceDescription_Attributes(&get), "tell attributes");
     mth_error_free(failed);
     for (size_t i = 0; !failed && i < get.num_attributes; i++)
-        if (get.attributes[i].name_size == strlen(name) && !memcmp(get.attributes[i].name, name, strlen(name))) return &get.attributes[i];
+        if (get.attributes[i].name_size == strlen(name) && !memcmp(get.attributes[i].name, name, strlen(name)))
+            return &get.attributes[i];
     return NULL;
 }
 
@@ -469,8 +529,11 @@ static mth_status describe_devices(const mth__engine *e, mth__text *t) {
             TRY(kind_of(e, t->arena, get.device_description, &kind));
         }
         if (last && (!kind || strcmp(kind, last))) {
-            if (i - first == 1) mth__text_add(t, "device %d: %s, id %d\n", first, last, e->global_id[first]);
-            else mth__text_add(t, "devices %d to %d: %s, ids %d to %d\n", first, i - 1, last, e->global_id[first], e->global_id[i - 1]);
+            if (i - first == 1)
+                mth__text_add(t, "device %d: %s, id %d\n", first, last, e->global_id[first]);
+            else
+                mth__text_add(t, "devices %d to %d: %s, ids %d to %d\n", first, i - 1, last, e->global_id[first],
+                    e->global_id[i - 1]);
             first = i;
         }
         last = kind;
@@ -483,7 +546,8 @@ static mth_status describe_devices(const mth__engine *e, mth__text *t) {
         MTH__ARGS(PJRT_Memory_Kind, kind);
         kind.memory = list.memories[i];
         PJRT_TRY(e->plugin, "tell a memory's kind", e->plugin->api->PJRT_Memory_Kind(&kind));
-        mth__text_add(t, "%s%.*s%s", i ? ", " : "", (int)kind.kind_size, kind.kind, list.memories[i] == e->memory[0] ? " (default)" : "");
+        mth__text_add(t, "%s%.*s%s", i ? ", " : "", (int)kind.kind_size, kind.kind,
+            list.memories[i] == e->memory[0] ? " (default)" : "");
     }
     mth__text_add(t, "\n");
     return NULL;
@@ -503,11 +567,14 @@ static mth_status describe_topology(const mth__engine *e, mth__text *t) {
     mth__text_add(t, "topology %s: %d chips of %s", e->topology_name, chips, kind);
     if (chips != e->slice) mth__text_add(t, " with %d cores", e->slice);
     mth__text_add(t, ", the mesh takes ");
-    if (e->devices == e->slice) mth__text_add(t, "all of them, in order\n");
-    else mth__text_add(t, "the first %d of %d %ss, in order\n", e->devices, e->slice, unit);
+    if (e->devices == e->slice)
+        mth__text_add(t, "all of them, in order\n");
+    else
+        mth__text_add(t, "the first %d of %d %ss, in order\n", e->devices, e->slice, unit);
     const PJRT_NamedValue *bytes = attribute(e, list.descriptions[0], "device_memory_bytes_limit");
     if (bytes && bytes->type == PJRT_NamedValue_kInt64)
-        mth__text_add(t, "memory: %.1f GB (%" PRId64 " bytes) a %s\n", (double)bytes->int64_value / 1e9, bytes->int64_value, unit);
+        mth__text_add(t, "memory: %.1f GB (%" PRId64 " bytes) a %s\n", (double)bytes->int64_value / 1e9,
+            bytes->int64_value, unit);
     mth__text_add(t, "no device is open: programs are planned and compiled, and can't run\n");
     return NULL;
 }
@@ -515,8 +582,8 @@ static mth_status describe_topology(const mth__engine *e, mth__text *t) {
 mth_status mth__pjrt_describe(mth__engine *e, mth__text *t) {
     const char *file = strrchr(e->plugin->path, '/');
     TRY(mth__plugin_check_process(e->plugin));
-    mth__text_add(t, "XLA by the PJRT plugin %s, API %d.%d: %s\n", file ? file + 1 : e->plugin->path, e->plugin->major, e->plugin->minor,
-                  e->plugin->path);
+    mth__text_add(t, "XLA by the PJRT plugin %s, API %d.%d: %s\n", file ? file + 1 : e->plugin->path, e->plugin->major,
+        e->plugin->minor, e->plugin->path);
     mth__text_add(t, "platform %s, version ", e->platform_name);
     for (const char *c = e->platform_version; *c; c++) mth__text_add(t, "%c", *c == '\n' ? ' ' : *c);
     mth__text_add(t, "\n");

@@ -7,17 +7,19 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What packages call their plugin, below a site-packages folder; the first pattern that matches wins in each folder. Known ones first: of
-   the CPU's the one that mithril-parallel[jax] pins, then by age of the API. */
-typedef struct { const char *platform, *variable, *package, *pattern[8]; } source;
+/* What packages call their plugin, below a site-packages folder; the first pattern that matches wins in each folder.
+   Known ones first: of the CPU's the one that mithril-parallel[jax] pins, then by age of the API. */
+typedef struct {
+    const char *platform, *variable, *package, *pattern[8];
+} source;
 static const source sources[] = {
     {"cpu", "MITHRIL_PJRT_PLUGIN_CPU", "mithril-parallel[jax]",
         {"fastatomstruct_xla_cpu/libpjrt_cpu.so", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so",
-            "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
-            "xla_plugins/*cpu*/*.so", "jax_plugins/*cpu*/*pjrt*.so", "jax_plugins/*/*pjrt*cpu*.so"}},
+            "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so", "xla_plugins/*cpu*/*.so", "jax_plugins/*cpu*/*pjrt*.so",
+            "jax_plugins/*/*pjrt*cpu*.so"}},
     {"cuda", "MITHRIL_PJRT_PLUGIN_CUDA", "jax-cuda12-pjrt",
-        {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so", "xla_plugins/*cuda*/*.so",
-            "jax_plugins/*cuda*/*pjrt*.so", "jax_plugins/*/*pjrt*cuda*.so"}},
+        {"jax_plugins/xla_cuda13/xla_cuda_plugin.so", "jax_plugins/xla_cuda12/xla_cuda_plugin.so",
+            "xla_plugins/*cuda*/*.so", "jax_plugins/*cuda*/*pjrt*.so", "jax_plugins/*/*pjrt*cuda*.so"}},
     {"tpu", "MITHRIL_PJRT_PLUGIN_TPU", "libtpu",
         {"libtpu/libtpu.so", "xla_plugins/*tpu*/*.so", "jax_plugins/*tpu*/*pjrt*.so"}},
 };
@@ -34,7 +36,10 @@ static bool first_match(const char *pattern, char found[PATH_MAX]) {
     return good;
 }
 
-typedef struct { const source *of; char found[PATH_MAX]; } search;
+typedef struct {
+    const source *of;
+    char found[PATH_MAX];
+} search;
 
 /* `folder` is itself a pattern; `count` characters of it. */
 static bool look_in(search *s, const char *folder, size_t count) {
@@ -74,14 +79,15 @@ static bool look_beside(search *s) {
         char *slash = strrchr(path, '/');
         if (!slash || slash == path) return false;
         *slash = 0;
-        if (look_below(s, path, strlen(path), "") || look_below(s, path, strlen(path), "/python3*/site-packages")) return true;
+        if (look_below(s, path, strlen(path), "") || look_below(s, path, strlen(path), "/python3*/site-packages"))
+            return true;
     }
     return false;
 }
 
 static bool look_everywhere(search *s) {
-    static const char *const system[] = {"/usr/local/lib/python3*/site-packages", "/usr/local/lib/python3*/dist-packages",
-        "/usr/lib/python3*/site-packages", "/usr/lib/python3/dist-packages"};
+    static const char *const system[] = {"/usr/local/lib/python3*/site-packages",
+        "/usr/local/lib/python3*/dist-packages", "/usr/lib/python3*/site-packages", "/usr/lib/python3/dist-packages"};
     const char *virtual = getenv("VIRTUAL_ENV"), *home = getenv("HOME");
     if (look_in_list(s, getenv("MITHRIL_SITE_PACKAGES")) || look_beside(s)) return true;
     if (virtual && look_below(s, virtual, strlen(virtual), "/lib/python3*/site-packages")) return true;
@@ -96,7 +102,8 @@ mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char 
     while (strcmp(s.of->platform, platform)) s.of++;
     const char *said = getenv(s.of->variable);
     if (said && !*said)
-        return FAIL(MTH_ERROR_IO, F("no PJRT plugin for backend='%s': the environment variable %s is empty", platform, s.of->variable),
+        return FAIL(MTH_ERROR_IO,
+            F("no PJRT plugin for backend='%s': the environment variable %s is empty", platform, s.of->variable),
             F("unset %s, then installed plugins are found, or set it to the path of a plugin", s.of->variable));
     if (said) {
         *path = mth__copy_text(arena, said);
@@ -110,7 +117,9 @@ mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char 
     for (const char *const *p = s.of->pattern; *p && !strchr(*p, '*'); p++)
         files = mth__format(arena, "%s%s%s", files, *files ? ", " : "", *p);
     return FAIL(MTH_ERROR_IO,
-        F("no PJRT plugin for backend='%s' is installed: looked for %s in the folders of Python packages", platform, files),
+        F("no PJRT plugin for backend='%s' is installed: looked for %s in the folders of Python packages", platform,
+            files),
         F("pip install %s%s%s, or give the path of a plugin by plugin=... or by the environment variable %s",
-            strchr(s.of->package, '[') ? "\"" : "", s.of->package, strchr(s.of->package, '[') ? "\"" : "", s.of->variable));
+            strchr(s.of->package, '[') ? "\"" : "", s.of->package, strchr(s.of->package, '[') ? "\"" : "",
+            s.of->variable));
 }

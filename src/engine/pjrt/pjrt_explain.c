@@ -2,9 +2,13 @@
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
-typedef struct { const char *kind; int64_t count, bytes; } tally;
+typedef struct {
+    const char *kind;
+    int64_t count, bytes;
+} tally;
 enum { KINDS = 7 };
-static const char *const kinds[KINDS] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "collective_permute", "broadcast", "transfer"};
+static const char *const kinds[KINDS] = {
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "collective_permute", "broadcast", "transfer"};
 
 static void add(tally *t, const char *kind, int64_t count, int64_t bytes) {
     for (int k = 0; k < KINDS; k++)
@@ -29,13 +33,16 @@ static int64_t most_bytes(const mth__program *p, const mth__channel *c) {
 static void count_ours(const mth__program *p, tally *t, tally *named) {
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
-        add(c->algorithm == MTH__DIRECT && !mth__is_exchange(c) ? t : named, mth__channel_names[c->kind], 1, most_bytes(p, c));
+        add(c->algorithm == MTH__DIRECT && !mth__is_exchange(c) ? t : named, mth__channel_names[c->kind], 1,
+            most_bytes(p, c));
     }
 }
 
 static void add_bytes(mth__text *t, const char *name, int64_t bytes) {
-    if (bytes < 0) mth__text_add(t, "%s not told", name);
-    else mth__text_add(t, "%s %lld", name, (long long)bytes);
+    if (bytes < 0)
+        mth__text_add(t, "%s not told", name);
+    else
+        mth__text_add(t, "%s %lld", name, (long long)bytes);
 }
 
 static mth_status explain_module(mth__executable *x, size_t index, mth__arena *arena, tally *theirs, mth__text *t) {
@@ -48,16 +55,24 @@ static mth_status explain_module(mth__executable *x, size_t index, mth__arena *a
             instructions = (int)x->job.at[w].segment->instr.n;
         }
     TRY(mth__xla_inspect(arena, m->xla, &f));
-    mth__text_add(t, "module %zu: %d device%s, ", index + 1, mth__module_devices(m), mth__module_devices(m) == 1 ? "" : "s");
-    if (runs) mth__text_add(t, "%d run%s of %d instruction%s, %d of XLA; ", runs, runs == 1 ? "" : "s", instructions,
-                                instructions == 1 ? "" : "s", f.instructions);
-    else mth__text_add(t, "a cut or join of transfers; ");
-    if (m->xla->from_disk) mth__text_add(t, "from the cache on disk\n");
-    else if (m->xla->seconds == 0) mth__text_add(t, "from the cache in memory\n");
-    else mth__text_add(t, "compiled in %.3f s\n", m->xla->seconds);
+    mth__text_add(
+        t, "module %zu: %d device%s, ", index + 1, mth__module_devices(m), mth__module_devices(m) == 1 ? "" : "s");
+    if (runs)
+        mth__text_add(t, "%d run%s of %d instruction%s, %d of XLA; ", runs, runs == 1 ? "" : "s", instructions,
+            instructions == 1 ? "" : "s", f.instructions);
+    else
+        mth__text_add(t, "a cut or join of transfers; ");
+    if (m->xla->from_disk)
+        mth__text_add(t, "from the cache on disk\n");
+    else if (m->xla->seconds == 0)
+        mth__text_add(t, "from the cache in memory\n");
+    else
+        mth__text_add(t, "compiled in %.3f s\n", m->xla->seconds);
     if (m->replicated)
-        mth__text_add(t, "  this topology wants all of its %d chips in a program: the mesh's %d devices are the first, %d copies run on the rest\n",
-                      x->engine->slice, mth__module_devices(m), m->copies);
+        mth__text_add(t,
+            "  this topology wants all of its %d chips in a program: the mesh's %d devices are the first, %d copies "
+            "run on the rest\n",
+            x->engine->slice, mth__module_devices(m), m->copies);
     mth__text_add(t, "  bytes of a device: ");
     add_bytes(t, "arguments", f.arguments);
     add_bytes(t, ", results", f.outputs);
@@ -66,16 +81,20 @@ static mth_status explain_module(mth__executable *x, size_t index, mth__arena *a
     add_bytes(t, ", code", f.code);
     add_bytes(t, ", peak", f.peak);
     mth__text_add(t, "\n  XLA's estimate for a device: ");
-    if (f.flops >= 0) mth__text_add(t, "%.4g flops", f.flops);
-    else mth__text_add(t, "flops not told");
+    if (f.flops >= 0)
+        mth__text_add(t, "%.4g flops", f.flops);
+    else
+        mth__text_add(t, "flops not told");
     if (f.bytes_accessed >= 0) mth__text_add(t, ", %.4g bytes accessed", f.bytes_accessed);
     if (f.seconds >= 0) mth__text_add(t, ", %.4g s", f.seconds);
     mth__text_add(t, "\n");
-    for (int k = 0; k < f.collectives; k++) add(theirs, f.collective[k].kind, (int64_t)f.collective[k].count * runs, f.collective[k].bytes * runs);
+    for (int k = 0; k < f.collectives; k++)
+        add(theirs, f.collective[k].kind, (int64_t)f.collective[k].count * runs, f.collective[k].bytes * runs);
     return NULL;
 }
 
-static void compare(const mth__executable *x, const tally *ours, const tally *named, const tally *theirs, mth__text *t) {
+static void compare(
+    const mth__executable *x, const tally *ours, const tally *named, const tally *theirs, mth__text *t) {
     mth__text_add(t, "collectives, bytes that one device receives (of the one that receives most)\n");
     mth__text_add(t, "  kind                  plan: count        bytes    XLA: count        bytes\n");
     bool any = false;
@@ -84,21 +103,28 @@ static void compare(const mth__executable *x, const tally *ours, const tally *na
         if (!ours[k].count && !theirs[k].count) continue;
         any = true;
         mth__text_add(t, "  %-20s %12lld %12lld", kinds[k], (long long)ours[k].count, (long long)ours[k].bytes);
-        if (ours_alone && !x->segments->global) mth__text_add(t, "    copies between devices\n");
-        else mth__text_add(t, "  %12lld %12lld\n", (long long)theirs[k].count, (long long)theirs[k].bytes);
+        if (ours_alone && !x->segments->global)
+            mth__text_add(t, "    copies between devices\n");
+        else
+            mth__text_add(t, "  %12lld %12lld\n", (long long)theirs[k].count, (long long)theirs[k].bytes);
     }
     for (int k = 0; k < KINDS; k++)
         if (named[k].count) {
             any = true;
-            mth__text_add(t, "  %-20s %12lld %12lld    as its steps: collective_permute\n", kinds[k], (long long)named[k].count,
-                          (long long)named[k].bytes);
+            mth__text_add(t, "  %-20s %12lld %12lld    as its steps: collective_permute\n", kinds[k],
+                (long long)named[k].count, (long long)named[k].bytes);
         }
     if (!any) mth__text_add(t, "  none\n");
     if (x->segments->global)
-        mth__text_add(t, "mesh_context=\"spmd\": XLA's partitioner placed its collectives; the plan's are what mesh_context=\"mpmd\" would run\n");
+        mth__text_add(t,
+            "mesh_context=\"spmd\": XLA's partitioner placed its collectives; the plan's are what "
+            "mesh_context=\"mpmd\" would run\n");
 }
 
-typedef struct { mth__executable *x; mth__text *text; } explaining;
+typedef struct {
+    mth__executable *x;
+    mth__text *text;
+} explaining;
 
 static mth_status explain_body(void *context) {
     explaining *e = context;

@@ -1,17 +1,22 @@
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
-static mth_status no_memory(void) { return FAIL(MTH_ERROR_MEMORY, F("no memory for an executable"), F("free other objects first")); }
+static mth_status no_memory(void) {
+    return FAIL(MTH_ERROR_MEMORY, F("no memory for an executable"), F("free other objects first"));
+}
 
 static bool same_options(const mth__xla_options *a, const mth__xla_options *b) {
-    if (a->partitions != b->partitions || a->replicas != b->replicas || a->spmd != b->spmd || !a->device != !b->device) return false;
+    if (a->partitions != b->partitions || a->replicas != b->replicas || a->spmd != b->spmd || !a->device != !b->device)
+        return false;
     return !a->device || !memcmp(a->device, b->device, (size_t)(a->partitions * a->replicas) * sizeof *a->device);
 }
 
 mth__module *mth__module_add(mth__executable *x, const mth__module_text *text, const mth__xla_options *options) {
     for (size_t i = 0; i < x->module.n; i++) {
         mth__module *m = x->module.at[i];
-        if (m->text.bytes == text->bytes && !memcmp(m->text.text, text->text, text->bytes) && same_options(&m->options, options)) return m;
+        if (m->text.bytes == text->bytes && !memcmp(m->text.text, text->text, text->bytes) &&
+            same_options(&m->options, options))
+            return m;
     }
     mth__module *m = NEW(x->arena, mth__module);
     *m = (mth__module){.text = *text, .options = *options};
@@ -30,7 +35,8 @@ static void assign(mth__executable *x, const int32_t *device, int count, mth__xl
     o->device = id;
 }
 
-/* The mesh on the first chips of a topology, a copy of it on the next ones: replicas of partitions, or partitions of replicas. */
+/* The mesh on the first chips of a topology, a copy of it on the next ones: replicas of partitions, or partitions of
+ * replicas. */
 static void fill_slice(mth__executable *x, mth__module *m) {
     const mth__engine *e = x->engine;
     const int n = mth__module_devices(m), all = e->slice, times = all / n;
@@ -80,7 +86,8 @@ static void find_drops(mth__executable *x) {
         mth__job *job = &x->job.at[w];
         job->drop = NEW_ARRAY(x->arena, int, job->segment ? job->segment->in.n : 1);
         for (size_t i = 0; job->segment && i < job->segment->in.n; i++)
-            if (s->slot.at[job->segment->in.at[i]].last_read == (int)w) job->drop[job->drops++] = job->segment->in.at[i];
+            if (s->slot.at[job->segment->in.at[i]].last_read == (int)w)
+                job->drop[job->drops++] = job->segment->in.at[i];
         int from = job->segment ? -1 : s->slot.at[job->hop.from].view_of;
         if (from >= 0 && s->slot.at[from].last_read == (int)w) job->drop[job->drops++] = from;
     }
@@ -97,7 +104,8 @@ static void ports(mth__executable *x, size_t count, bool exits, mth__port **out)
         const mth__placement *on = v->sharding.on;
         const mth__shape padded = x->segments->global ? mth__xla_part(v, NULL) : x->segments->slot.at[slot].local;
         for (int r = 0; r < on->count; r++)
-            port[k * (size_t)p->mesh->count + (size_t)on->device[r]] = (mth__port){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};
+            port[k * (size_t)p->mesh->count + (size_t)on->device[r]] =
+                (mth__port){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};
     }
 }
 
@@ -135,7 +143,8 @@ static mth_status load_body(void *context) {
     return NULL;
 }
 
-mth_status mth__pjrt_load(mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
+mth_status mth__pjrt_load(
+    mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
     mth__executable *x = mth__calloc(1, sizeof *x);
     if (!x) return no_memory();
     x->engine = e;
@@ -201,7 +210,12 @@ static mth_status compile_module(const mth__executable *x, mth__module *m) {
 
 /* Several modules are compiled side by side: XLA uses one core for most of a compilation. `stop`: of the thread that
    asked for all of it. */
-typedef struct { mth__executable *x; atomic_size_t next; mth_status *status; const mth__stop *stop; } compilation;
+typedef struct {
+    mth__executable *x;
+    atomic_size_t next;
+    mth_status *status;
+    const mth__stop *stop;
+} compilation;
 
 static void *compile_some(void *context) {
     compilation *c = context;
@@ -219,13 +233,16 @@ mth_status mth__executable_compile(mth__executable *x) {
     pthread_t helper[COMPILERS];
     int helpers = 0, wanted = mth__core_count() < COMPILERS ? mth__core_count() - 1 : COMPILERS;
     if (wanted > (int)x->module.n - 1) wanted = (int)x->module.n - 1;
-    while (helpers < wanted && !pthread_create(&helper[helpers], NULL, compile_some, &c)) helpers++; /* fewer is only slower */
+    /* fewer is only slower */
+    while (helpers < wanted && !pthread_create(&helper[helpers], NULL, compile_some, &c)) helpers++;
     compile_some(&c);
     for (int i = 0; i < helpers; i++) pthread_join(helper[i], NULL);
     mth_status s = NULL;
     for (size_t i = 0; i < x->module.n; i++) { /* the first of the program is told */
-        if (!s) s = c.status[i];
-        else mth_error_free(c.status[i]);
+        if (!s)
+            s = c.status[i];
+        else
+            mth_error_free(c.status[i]);
     }
     mth__free(c.status);
     x->compiled = !s;
@@ -235,7 +252,8 @@ mth_status mth__executable_compile(mth__executable *x) {
 mth_status mth__pjrt_stablehlo(mth__executable *x, mth__text *t) {
     for (size_t i = 0; i < x->module.n; i++) {
         const mth__module *m = x->module.at[i];
-        mth__text_add(t, "// module %zu of %zu: %d device%s", i + 1, x->module.n, mth__module_devices(m), mth__module_devices(m) == 1 ? "" : "s");
+        mth__text_add(t, "// module %zu of %zu: %d device%s", i + 1, x->module.n, mth__module_devices(m),
+            mth__module_devices(m) == 1 ? "" : "s");
         const char *sign = ", on devices ";
         for (size_t w = 0; w < x->job.n; w++) { /* where it runs */
             const mth__job *j = &x->job.at[w];

@@ -1,10 +1,14 @@
-/* Hops: values from device to device, by copies that the host starts and nobody waits for. Where a device wants another box than a whole
- * part, a small module cuts it out on the owner, and another one joins the pieces where they arrive. */
+/* Hops: values from device to device, by copies that the host starts and nobody waits for. Where a device wants another
+ * box than a whole part, a small module cuts it out on the owner, and another one joins the pieces where they arrive.
+ */
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
 /* ---------------------------------------------------------------- cut and join */
-typedef struct { int64_t start[MTH__RANK], step[MTH__RANK]; mth__shape size; } box; /* in local indices */
+typedef struct {
+    int64_t start[MTH__RANK], step[MTH__RANK];
+    mth__shape size;
+} box; /* in local indices */
 
 static box local_box(const mth__piece *p, const mth__hlo_part *part) {
     box b = {.size = {part->shape.rank, {0}}};
@@ -17,7 +21,8 @@ static box local_box(const mth__piece *p, const mth__hlo_part *part) {
 }
 
 static bool is_all(const box *b, mth__shape shape) {
-    for (int d = 0; d < shape.rank; d++) if (b->start[d] || b->step[d] != 1 || b->size.dim[d] != shape.dim[d]) return false;
+    for (int d = 0; d < shape.rank; d++)
+        if (b->start[d] || b->step[d] != 1 || b->size.dim[d] != shape.dim[d]) return false;
     return true;
 }
 
@@ -32,9 +37,10 @@ static const char *numbers(mth__arena *arena, int n, const int64_t *at, int64_t 
 static mth__hlo_val cut_box(mth__hlo *h, mth__hlo_val x, const box *b) {
     mth__text t = mth__text_new(h->arena);
     for (int d = 0; d < x.shape.rank; d++)
-        mth__text_add(&t, "%s%lld:%lld:%lld", d ? ", " : "", (long long)b->start[d], (long long)(b->start[d] + (b->size.dim[d] - 1) * b->step[d] + 1), (long long)b->step[d]);
-    return mth__hlo_line(h, x.dtype, b->size, "stablehlo.slice %s [%s] : (%s) -> %s", mth__hlo_name(h->arena, x), t.n ? t.at : "",
-                         mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, x.dtype, b->size));
+        mth__text_add(&t, "%s%lld:%lld:%lld", d ? ", " : "", (long long)b->start[d],
+            (long long)(b->start[d] + (b->size.dim[d] - 1) * b->step[d] + 1), (long long)b->step[d]);
+    return mth__hlo_line(h, x.dtype, b->size, "stablehlo.slice %s [%s] : (%s) -> %s", mth__hlo_name(h->arena, x),
+        t.n ? t.at : "", mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, x.dtype, b->size));
 }
 
 /* x laid where the box is in a tensor of `value`. */
@@ -42,10 +48,11 @@ static mth__hlo_val lay(mth__hlo *h, mth__hlo_val x, mth__shape to, const box *b
     int64_t high[MTH__RANK] = {0};
     for (int d = 0; d < to.rank; d++) high[d] = to.dim[d] - b->start[d] - ((b->size.dim[d] - 1) * b->step[d] + 1);
     mth__hlo_val filler = mth__hlo_splat(h, x.dtype, (mth__shape){0}, value);
-    return mth__hlo_line(h, x.dtype, to, "stablehlo.pad %s, %s, low = %s, high = %s, interior = %s : (%s, %s) -> %s", mth__hlo_name(h->arena, x),
-                         mth__hlo_name(h->arena, filler), numbers(h->arena, to.rank, b->start, 0), numbers(h->arena, to.rank, high, 0),
-                         numbers(h->arena, to.rank, b->step, 1), mth__hlo_type(h->arena, x.dtype, x.shape),
-                         mth__hlo_type(h->arena, x.dtype, (mth__shape){0}), mth__hlo_type(h->arena, x.dtype, to));
+    return mth__hlo_line(h, x.dtype, to, "stablehlo.pad %s, %s, low = %s, high = %s, interior = %s : (%s, %s) -> %s",
+        mth__hlo_name(h->arena, x), mth__hlo_name(h->arena, filler), numbers(h->arena, to.rank, b->start, 0),
+        numbers(h->arena, to.rank, high, 0), numbers(h->arena, to.rank, b->step, 1),
+        mth__hlo_type(h->arena, x.dtype, x.shape), mth__hlo_type(h->arena, x.dtype, (mth__shape){0}),
+        mth__hlo_type(h->arena, x.dtype, to));
 }
 
 static mth__hlo_val join_box(mth__hlo *h, mth__hlo_val whole, mth__hlo_val x, const box *b) {
@@ -62,10 +69,14 @@ static mth__hlo_val join_box(mth__hlo *h, mth__hlo_val whole, mth__hlo_val x, co
 
 static mth__module *finish(mth__executable *x, mth__hlo *h, int args, const mth__hlo_val *arg, mth__hlo_val result) {
     mth__text t = mth__text_new(h->arena);
-    mth__text_add(&t, "module @hop attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = 1 : i32} {\n  func.func public @main(");
-    for (int i = 0; i < args; i++) mth__text_add(&t, "%s%%arg%d: %s", i ? ", " : "", i, mth__hlo_type(h->arena, arg[i].dtype, arg[i].shape));
+    mth__text_add(&t,
+        "module @hop attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = 1 : i32} {\n  func.func public "
+        "@main(");
+    for (int i = 0; i < args; i++)
+        mth__text_add(&t, "%s%%arg%d: %s", i ? ", " : "", i, mth__hlo_type(h->arena, arg[i].dtype, arg[i].shape));
     const char *type = mth__hlo_type(h->arena, result.dtype, result.shape);
-    mth__text_add(&t, ") -> %s {\n%s    return %s : %s\n  }\n}\n", type, h->body.n ? h->body.at : "", mth__hlo_name(h->arena, result), type);
+    mth__text_add(&t, ") -> %s {\n%s    return %s : %s\n  }\n}\n", type, h->body.n ? h->body.at : "",
+        mth__hlo_name(h->arena, result), type);
     mth__module_text text = {.text = mth__copy_text(x->arena, t.at), .bytes = t.n};
     return mth__module_add(x, &text, &(mth__xla_options){.partitions = 1, .replicas = 1});
 }
@@ -98,7 +109,8 @@ static void plan_target(mth__executable *x, mth__job *job, mth__hop_target *t) {
     const mth__channel *c = job->hop.channel;
     mth__arena *scratch = mth__arena_new();
     const mth__slot *source = &x->segments->slot.at[job->hop.from];
-    mth__shape from = source->local, base = x->segments->slot.at[source->view_of].local, to = x->segments->slot.at[job->hop.to].local;
+    mth__shape from = source->local, base = x->segments->slot.at[source->view_of].local,
+               to = x->segments->slot.at[job->hop.to].local;
     mth__piece *piece;
     t->pieces = mth__transfer_pieces(scratch, c, t->device, &piece);
     t->piece = NEW_ARRAY(x->arena, mth__hop_piece, t->pieces);
@@ -108,7 +120,7 @@ static void plan_target(mth__executable *x, mth__job *job, mth__hop_target *t) {
     /* one whole part in a buffer of the same shape: what is padding there may be padding here */
     bool as_it_is = false, own = false;
     const bool leaves = x->segments->slot.at[source->view_of].last_read == MTH__AT_EXIT ||
-                        x->segments->slot.at[job->hop.to].last_read == MTH__AT_EXIT;
+        x->segments->slot.at[job->hop.to].last_read == MTH__AT_EXIT;
     for (int i = 0; i < t->pieces; i++) {
         const int32_t owner = piece[i].from_device;
         const mth__hlo_part *part = mth__part_of(scratch, c->dtype, c->shape, &c->from, 1, &owner);
@@ -117,11 +129,14 @@ static void plan_target(mth__executable *x, mth__job *job, mth__hop_target *t) {
         mth__shape real = {c->shape.rank, {0}};
         memcpy(real.dim, mine->size[0], sizeof real.dim);
         own = t->pieces == 1 && owner == t->device && leaves; /* what leaves has a buffer of its own */
-        as_it_is = !own && t->pieces == 1 && mth__shape_equal(base, to) && is_all(&there[0], real) && is_all(&b, b.size);
+        as_it_is =
+            !own && t->pieces == 1 && mth__shape_equal(base, to) && is_all(&there[0], real) && is_all(&b, b.size);
         t->piece[i].from_device = owner;
-        if (!as_it_is && !(is_all(&b, from) && mth__shape_equal(base, from))) t->piece[i].cut = cut_module(x, c->dtype, base, from, &b);
+        if (!as_it_is && !(is_all(&b, from) && mth__shape_equal(base, from)))
+            t->piece[i].cut = cut_module(x, c->dtype, base, from, &b);
     }
-    if (own || (!as_it_is && !(t->pieces == 1 && is_all(&there[0], to)))) t->join = join_module(x, c->dtype, to, t->pieces, there);
+    if (own || (!as_it_is && !(t->pieces == 1 && is_all(&there[0], to))))
+        t->join = join_module(x, c->dtype, to, t->pieces, there);
     if (t->pieces > x->most_pieces) x->most_pieces = t->pieces;
     mth__arena_free(scratch);
 }
@@ -137,8 +152,8 @@ void mth__hop_plan(mth__executable *x, mth__job *job) {
 }
 
 /* ---------------------------------------------------------------- runs */
-static mth_status call_one(mth__executable *x, const mth__module *m, int device, PJRT_Buffer *const *args, size_t count, PJRT_Buffer **result,
-                           PJRT_Event **done) {
+static mth_status call_one(mth__executable *x, const mth__module *m, int device, PJRT_Buffer *const *args, size_t count,
+    PJRT_Buffer **result, PJRT_Event **done) {
     MTH__ARGS(PJRT_LoadedExecutable_Execute, call);
     PJRT_ExecuteOptions options = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
     call.executable = m->xla->loaded;
@@ -149,9 +164,12 @@ static mth_status call_one(mth__executable *x, const mth__module *m, int device,
     call.output_lists = &result;
     call.execute_device = x->engine->device[device];
     call.device_complete_events = done;
-    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&call), "move a value between devices");
-    if (s) *done = NULL;
-    else x->flying[device]++;
+    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&call),
+        "move a value between devices");
+    if (s)
+        *done = NULL;
+    else
+        x->flying[device]++;
     return s;
 }
 
@@ -165,7 +183,8 @@ static mth_status copy_to(mth__engine *e, PJRT_Buffer *from, int device, PJRT_Bu
 }
 
 /* The piece on the device that wants it; *lent: it is the owner's own buffer. */
-static mth_status bring(mth__executable *x, const mth__job *job, mth__hop_target *t, int i, PJRT_Buffer **out, bool *lent) {
+static mth_status bring(
+    mth__executable *x, const mth__job *job, mth__hop_target *t, int i, PJRT_Buffer **out, bool *lent) {
     mth__hop_piece *p = &t->piece[i];
     const int slot = x->segments->slot.at[job->hop.from].view_of;
     PJRT_Buffer *source = x->at[slot * x->program->mesh->count + p->from_device]->buffer, *cut = NULL;
@@ -185,7 +204,9 @@ static mth_status bring(mth__executable *x, const mth__job *job, mth__hop_target
 static mth_status receive(mth__executable *x, const mth__job *job, mth__hop_target *t) {
     mth_status s = NULL;
     bool lent[64], *of = t->pieces <= 64 ? lent : mth__calloc((size_t)t->pieces, sizeof *of);
-    if (!of) return FAIL(MTH_ERROR_MEMORY, F("no memory for a transfer of %d pieces", t->pieces), F("free other objects first"));
+    if (!of)
+        return FAIL(
+            MTH_ERROR_MEMORY, F("no memory for a transfer of %d pieces", t->pieces), F("free other objects first"));
     int n = 0;
     PJRT_Buffer *made = NULL;
     for (; !s && n < t->pieces; n += !s) s = bring(x, job, t, n, &x->pieces[n], &of[n]);

@@ -1,10 +1,11 @@
-/* One run: all work is enqueued, in an order in which every buffer is made before it is read; XLA's own dependencies do the rest. Then
- * everything is awaited: when a run returns, nothing of it goes on.
+/* One run: all work is enqueued, in an order in which every buffer is made before it is read; XLA's own dependencies do
+ * the rest. Then everything is awaited: when a run returns, nothing of it goes on.
  *
- * Modules whose devices wait for each other hold a thread a device while they do. CPU plugins have a bounded pool of them, and abort the
- * process when the last one waits for a partner that finds none: so few such modules are under way at a time, and runs of an engine exclude
- * each other. They launch modules of several devices from that pool too, where a launch holds its thread while 32 executions of its device
- * are under way: so far fewer are when such a module is launched. */
+ * Modules whose devices wait for each other hold a thread a device while they do. CPU plugins have a bounded pool of
+ * them, and abort the process when the last one waits for a partner that finds none: so few such modules are under way
+ * at a time, and runs of an engine exclude each other. They launch modules of several devices from that pool too, where
+ * a launch holds its thread while 32 executions of its device are under way: so far fewer are when such a module is
+ *   launched. */
 #include "engine/fault.h"
 #include "engine/pjrt/pjrt_job.h"
 #include <stdio.h>
@@ -18,7 +19,9 @@ mth_status mth__buffer_destroy(mth__engine *e, PJRT_Buffer *buffer) {
     return mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer");
 }
 
-static size_t place(const mth__executable *x, int slot, int device) { return (size_t)slot * (size_t)x->program->mesh->count + (size_t)device; }
+static size_t place(const mth__executable *x, int slot, int device) {
+    return (size_t)slot * (size_t)x->program->mesh->count + (size_t)device;
+}
 
 void mth__cell_put(mth__executable *x, int slot, int device, PJRT_Buffer *buffer, bool lent) {
     mth__cell_drop(x, slot, device);
@@ -43,7 +46,8 @@ void mth__cell_drop(mth__executable *x, int slot, int device) {
 }
 
 /* ---------------------------------------------------------------- segments */
-static mth_status fill(mth__executable *x, int device, mth_dtype dtype, mth__shape shape, const void *data, PJRT_Buffer **out) {
+static mth_status fill(
+    mth__executable *x, int device, mth_dtype dtype, mth__shape shape, const void *data, PJRT_Buffer **out) {
     MTH__ARGS(PJRT_Client_BufferFromHostBuffer, put);
     put.client = x->engine->client;
     put.data = data;
@@ -52,7 +56,8 @@ static mth_status fill(mth__executable *x, int device, mth_dtype dtype, mth__sha
     put.num_dims = (size_t)shape.rank;
     put.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
     put.device = x->engine->device[device];
-    TRY(mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "fill a buffer"));
+    TRY(mth__pjrt_status(
+        x->engine->plugin, x->engine->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "fill a buffer"));
     *out = put.buffer;
     return mth__pjrt_await(x->engine, put.done_with_host_buffer, "fill a buffer");
 }
@@ -64,7 +69,9 @@ static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **
         const mth__slot *s = &x->segments->slot.at[slot];
         const int64_t bytes = mth__shape_size(s->local) * (int64_t)mth_dtype_size(s->any->dtype);
         void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
-        if (!data) return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes", (long long)bytes), F("free other objects first"));
+        if (!data)
+            return FAIL(
+                MTH_ERROR_MEMORY, F("no memory for %lld bytes", (long long)bytes), F("free other objects first"));
         mth_status status = fill(x, device, s->any->dtype, s->local, data, kept);
         mth__free(data);
         TRY(status);
@@ -99,7 +106,8 @@ static mth_status launch(mth__executable *x, mth__job *job, int first, const int
     execute.output_lists = job->results_of + first;
     execute.device_complete_events = job->complete + first;
     if (!job->module->options.device) execute.execute_device = x->engine->device[device[0]];
-    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
+    mth_status s =
+        mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
     if (s) {
         memset(job->complete + first, 0, (size_t)job->together * sizeof *job->complete);
         return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->module) : s;
@@ -108,8 +116,10 @@ static mth_status launch(mth__executable *x, mth__job *job, int first, const int
     for (int d = 0; d < job->together; d++)
         for (size_t i = 0; i < g->out.n; i++) {
             PJRT_Buffer *made = job->result[(first + d) * job->results + (int)i];
-            if (x->segments->slot.at[g->out.at[i]].any->sharding.on->rank_of[device[d]] >= 0) mth__cell_put(x, g->out.at[i], device[d], made, false);
-            else mth_error_free(mth__buffer_destroy(x->engine, made));
+            if (x->segments->slot.at[g->out.at[i]].any->sharding.on->rank_of[device[d]] >= 0)
+                mth__cell_put(x, g->out.at[i], device[d], made, false);
+            else
+                mth_error_free(mth__buffer_destroy(x->engine, made));
         }
     return NULL;
 }
@@ -122,9 +132,12 @@ static mth_status call(mth__executable *x, mth__job *job) {
         for (int i = 0; i < job->args; i++) {
             PJRT_Buffer **argument = &job->argument[d * job->args + i];
             const mth__cell *c = i < (int)g->in.n ? x->at[place(x, g->in.at[i], device[d])] : NULL;
-            if (c) *argument = c->buffer;
-            else if (i < (int)g->in.n) TRY(zeros(x, g->in.at[i], device[d], argument));
-            else TRY(number(x, job->number[i - (int)g->in.n], device[d], argument));
+            if (c)
+                *argument = c->buffer;
+            else if (i < (int)g->in.n)
+                TRY(zeros(x, g->in.at[i], device[d], argument));
+            else
+                TRY(number(x, job->number[i - (int)g->in.n], device[d], argument));
         }
     for (int d = 0; d < count; d += job->together) TRY(launch(x, job, d, device + d));
     return NULL;
@@ -133,7 +146,8 @@ static mth_status call(mth__executable *x, mth__job *job) {
 /* ---------------------------------------------------------------- checks of ids */
 static mth_status check_error(const mth__executable *x, const mth__id_check *c, int64_t id) {
     const mth__instr *i = c->instr->instr;
-    const char *more = id == INT32_MAX ? " or above" : id == INT32_MIN + 1 ? " or below" : ""; /* modules tell no more than 32 bits */
+    /* modules tell no more than 32 bits */
+    const char *more = id == INT32_MAX ? " or above" : id == INT32_MIN + 1 ? " or below" : "";
     char value[64];
     snprintf(value, sizeof value, "%lld%s", (long long)id, more);
     mth_status s = mth__fault_error(i->op, value, c->limit, "");
@@ -156,7 +170,8 @@ static mth_status read_checks(mth__executable *x, mth__job *job, PJRT_Buffer *fr
     get.src = from;
     get.dst = values;
     get.dst_size = 2 * (size_t)n * sizeof *values;
-    mth_status s = mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Buffer_ToHostBuffer(&get), "check ids");
+    mth_status s =
+        mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Buffer_ToHostBuffer(&get), "check ids");
     if (!s) s = mth__pjrt_await(x->engine, get.event, "check ids");
     for (int i = 0; i < n && !s; i++)
         if (values[2 * i]) s = check_error(x, &job->module->text.check[i], values[2 * i + 1]);
@@ -171,7 +186,8 @@ static mth_status keep_first(mth_status first, mth_status next) {
     return first;
 }
 
-/* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it. */
+/* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it.
+ */
 static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
     if (!job->segment) return mth__hop_finish(x, job, s);
     int count;
@@ -209,7 +225,8 @@ static mth_status enter(mth__executable *x, mth__buffer *const *entry) {
             const size_t i = e * devices + (size_t)on->device[r];
             PJRT_Buffer *view;
             if (!entry[i]) return INTERNAL("%s: device %d has no buffer", p->entry.at[e].name, on->device[r]);
-            mth_status status = mth__pjrt_view(entry[i], on->device[r], s->any->dtype, x->entry_port[i].real, x->entry_port[i].padded, &view);
+            mth_status status = mth__pjrt_view(
+                entry[i], on->device[r], s->any->dtype, x->entry_port[i].real, x->entry_port[i].padded, &view);
             if (status) return mth__error_operator(status, p->entry.at[e].name);
             mth__cell_put(x, slot, on->device[r], view, true);
         }
@@ -235,16 +252,22 @@ static mth_status leave(mth__executable *x, mth__buffer **exit) {
         for (int r = 0; r < on->count; r++) {
             const size_t i = e * devices + (size_t)on->device[r];
             mth__cell *c = x->at[place(x, slot, on->device[r])];
-            if (c && s->shared) TRY(await_buffer(x->engine, c->buffer)); /* a hop made it: no module's end has been awaited behind it */
-            if (!c || c->lent || c->references != 1) return INTERNAL("%s: device %d has no buffer of its own", p->exit.at[e].name, on->device[r]);
-            TRY(mth__pjrt_adopt(x->engine, on->device[r], s->any->dtype, x->exit_port[i].real, x->exit_port[i].padded, c->buffer, &exit[i]));
+            /* a hop made it: no module's end has been awaited behind it */
+            if (c && s->shared) TRY(await_buffer(x->engine, c->buffer));
+            if (!c || c->lent || c->references != 1)
+                return INTERNAL("%s: device %d has no buffer of its own", p->exit.at[e].name, on->device[r]);
+            TRY(mth__pjrt_adopt(x->engine, on->device[r], s->any->dtype, x->exit_port[i].real, x->exit_port[i].padded,
+                c->buffer, &exit[i]));
             c->lent = true; /* it is the array's now */
         }
     }
     return NULL;
 }
 
-enum { MEETINGS = 2 /* modules under way whose devices wait for each other */, FLYING = 16 /* executions of a device, when several launch */ };
+enum {
+    MEETINGS = 2 /* modules under way whose devices wait for each other */,
+    FLYING = 16 /* executions of a device, when several launch */
+};
 
 static bool is_busy(const mth__executable *x, const mth__job *job) {
     int count;
@@ -268,7 +291,8 @@ static mth_status enqueue(mth__executable *x, const mth__stop *stop) {
         }
         meetings += meets;
         while (job->segment && oldest < w && is_busy(x, job)) TRY(finish_job(x, &x->job.at[oldest++], NULL));
-        if (job->segment) TRY(call(x, job));
+        if (job->segment)
+            TRY(call(x, job));
         else {
             mth_status s = mth__hop_run(x, job);
             if (s) return mth__error_operator(s, job->hop.channel->label);
@@ -289,8 +313,10 @@ static void clear(mth__executable *x) {
 }
 
 static mth_status not_here(const mth__engine *e) {
-    return FAIL(MTH_ERROR_UNSUPPORTED, F("no %s is here: this backend plans and compiles for the topology %s, and can't run", e->platform, e->topology_name),
-                F("run on a machine with a %s and leave topology out; read mth_explain and mth_plan_print here", e->platform));
+    return FAIL(MTH_ERROR_UNSUPPORTED,
+        F("no %s is here: this backend plans and compiles for the topology %s, and can't run", e->platform,
+            e->topology_name),
+        F("run on a machine with a %s and leave topology out; read mth_explain and mth_plan_print here", e->platform));
 }
 
 static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {

@@ -15,49 +15,64 @@ mth__shape mth__xla_part(const mth__pvalue *v, mth__shape *whole) {
     return part;
 }
 
-mth__hlo_part *mth__part_of(mth__arena *arena, mth_dtype dtype, mth__shape shape, const mth__sharding *s, int count, const int32_t *device) {
+mth__hlo_part *mth__part_of(
+    mth__arena *arena, mth_dtype dtype, mth__shape shape, const mth__sharding *s, int count, const int32_t *device) {
     mth__hlo_part *p = NEW(arena, mth__hlo_part);
     typedef int64_t row[MTH__RANK];
-    *p = (mth__hlo_part){.dtype = dtype, .shape = shape, .local = mth__largest_part(shape, s), .sharding = s, .start = NEW_ARRAY(arena, row, count),
-                         .size = NEW_ARRAY(arena, row, count), .step = NEW_ARRAY(arena, row, count)};
+    *p = (mth__hlo_part){.dtype = dtype,
+        .shape = shape,
+        .local = mth__largest_part(shape, s),
+        .sharding = s,
+        .start = NEW_ARRAY(arena, row, count),
+        .size = NEW_ARRAY(arena, row, count),
+        .step = NEW_ARRAY(arena, row, count)};
     for (int i = 0; i < count; i++) {
         int rank = s->on->rank_of[device[i]];
         for (int d = 0; d < MTH__RANK; d++) p->step[i][d] = 1;
-        if (rank >= 0) memcpy(p->size[i], mth__local_shape(shape, s, rank, p->start[i], p->step[i]).dim, sizeof p->size[i]);
+        if (rank >= 0)
+            memcpy(p->size[i], mth__local_shape(shape, s, rank, p->start[i], p->step[i]).dim, sizeof p->size[i]);
         for (int d = 0; d < shape.rank; d++) p->padded[d] |= p->size[i][d] < p->local.dim[d];
     }
     return p;
 }
 
 /* ---------------------------------------------------------------- slots */
-typedef struct { int key; size_t members; /* of its roles: whose next instruction it is */ } wanted_key;
+typedef struct {
+    int key;
+    size_t members; /* of its roles: whose next instruction it is */
+} wanted_key;
 typedef struct {
     mth__segments *s;
-    mth__arena *arena;                          /* scratch */
+    mth__arena *arena; /* scratch */
     const mth__program *p;
-    int *table; size_t room;                    /* names: open addressing of slots, -1 empty */
-    /* Keys: what makes instructions of several roles one. A slot: the computation that makes it; behind them two a channel: who takes part
-       or receives, who sends. */
+    int *table;
+    size_t room; /* names: open addressing of slots, -1 empty */
+    /* Keys: what makes instructions of several roles one. A slot: the computation that makes it; behind them two a
+       channel: who takes part or receives, who sends. */
     int keys;
-    VEC(int) *member;                           /* by key: roles */
-    bool *done;                                 /* by key */
-    size_t *at;                                 /* by role: the instruction that is next */
-    mth__segment **open;                        /* by role: the segment that may go on; NULL: none */
-    VEC(wanted_key) wanted;                     /* each waits for the one behind it */
+    VEC(int) * member;      /* by key: roles */
+    bool *done;             /* by key */
+    size_t *at;             /* by role: the instruction that is next */
+    mth__segment **open;    /* by role: the segment that may go on; NULL: none */
+    VEC(wanted_key) wanted; /* each waits for the one behind it */
 } merging;
 
 static int slot_named(merging *m, const mth__pvalue *v) {
     size_t at = mth__hash_text(v->name, strlen(v->name)) & (m->room - 1);
-    /* An input that two placements use has a value, of one name, for each. Where else a value lies is each role's own matter: sizes of
-       parts decide what is written in place. */
+    /* An input that two placements use has a value, of one name, for each. Where else a value lies is each role's own
+       matter: sizes of parts decide what is written in place. */
     for (; m->table[at] >= 0; at = (at + 1) & (m->room - 1)) {
         const mth__pvalue *w = m->s->slot.at[m->table[at]].any;
         bool entry = v->storage == MTH__IN_ENTRY;
-        if (!strcmp(w->name, v->name) && entry == (w->storage == MTH__IN_ENTRY) && (!entry || w->index == v->index)) return m->table[at];
+        if (!strcmp(w->name, v->name) && entry == (w->storage == MTH__IN_ENTRY) && (!entry || w->index == v->index))
+            return m->table[at];
     }
     m->table[at] = (int)m->s->slot.n;
-    PUSH(m->s->arena, m->s->slot, ((mth__slot){.any = v, .view_of = m->table[at], .local = m->s->global ? v->shape : mth__largest_part(v->shape, &v->sharding),
-                                               .last_read = MTH__NEVER}));
+    PUSH(m->s->arena, m->s->slot,
+        ((mth__slot){.any = v,
+            .view_of = m->table[at],
+            .local = m->s->global ? v->shape : mth__largest_part(v->shape, &v->sharding),
+            .last_read = MTH__NEVER}));
     return m->table[at];
 }
 
@@ -102,7 +117,8 @@ static const mth__instr *head(merging *m, int role) {
 
 /* Of one microbatch on its way through one stage, or both of none. */
 static bool same_unit(const mth__instr *a, const mth__instr *b) {
-    return a->microbatch == b->microbatch && (a->microbatch < 0 || (a->stage == b->stage && a->backward == b->backward));
+    return a->microbatch == b->microbatch &&
+        (a->microbatch < 0 || (a->stage == b->stage && a->backward == b->backward));
 }
 
 static mth__segment *segment_for(merging *m, int key, const mth__instr *instr) {
@@ -122,7 +138,8 @@ static mth__segment *segment_for(merging *m, int key, const mth__instr *instr) {
         m->open[m->member[key].at[i]] = s;
     }
     int32_t *device = NEW_ARRAY(m->s->arena, int32_t, devices);
-    for (int d = 0; d < m->p->mesh->count; d++) if (in[d]) device[s->count++] = d;
+    for (int d = 0; d < m->p->mesh->count; d++)
+        if (in[d]) device[s->count++] = d;
     s->device = device;
     PUSH(m->s->arena, m->s->work, ((mth__work){.segment = s}));
     return s;
@@ -137,8 +154,11 @@ static void channel_slots(const merging *m, int key, int *from, int *to) {
             int role = m->member[k].at[i];
             const mth__role *r = &m->p->role.at[role];
             for (size_t j = 0; j < r->instr.n; j++) { /* as a rule the head */
-                const mth__instr *x = &r->instr.at[m->at[role] + j < r->instr.n ? m->at[role] + j : m->at[role] + j - r->instr.n];
-                if (x->kind == MTH__COMPUTE || x->kind == MTH__WAIT || x->channel != channel || (x->kind == MTH__SEND) != sends) continue;
+                const mth__instr *x =
+                    &r->instr.at[m->at[role] + j < r->instr.n ? m->at[role] + j : m->at[role] + j - r->instr.n];
+                if (x->kind == MTH__COMPUTE || x->kind == MTH__WAIT || x->channel != channel ||
+                    (x->kind == MTH__SEND) != sends)
+                    continue;
                 if (x->nin) *from = m->s->slot_of[role][x->in[0]];
                 if (x->nout) *to = m->s->slot_of[role][x->out[0]];
                 break;
@@ -172,7 +192,8 @@ static void put(merging *m, int key, int role, const mth__instr *i) {
     for (int j = 0; j < i->nout && !channel; j++) x.out[j] = m->s->slot_of[role][i->out[j]];
     bool cut = false;
     for (int j = 0; j < x.nin; j++) cut |= is_cut(m->s, x.in[j]);
-    const bool takes = !channel && i->microbatch >= 0 && ((i->op->row == MTH__ROW_slice && !cut) || i->op->row == MTH__ROW_dropout);
+    const bool takes =
+        !channel && i->microbatch >= 0 && ((i->op->row == MTH__ROW_slice && !cut) || i->op->row == MTH__ROW_dropout);
     x.by_microbatch = takes && !m->s->global;
     for (int j = 0; j < x.nout; j++) m->s->slot.at[x.out[j]].cut = cut || takes;
     PUSH(m->s->arena, s->instr, x);
@@ -271,7 +292,8 @@ static void find_lives(mth__segments *s) {
 }
 
 static void find_ports(mth__segments *s, mth__arena *scratch) {
-    int *made = NEW_ARRAY(scratch, int, s->slot.n), *taken = NEW_ARRAY(scratch, int, s->slot.n); /* 1 + the work */
+    /* 1 + the work */
+    int *made = NEW_ARRAY(scratch, int, s->slot.n), *taken = NEW_ARRAY(scratch, int, s->slot.n);
     for (size_t w = 0; w < s->work.n; w++) {
         mth__segment *g = s->work.at[w].segment;
         int mark = (int)w + 1;
@@ -292,8 +314,8 @@ static void find_ports(mth__segments *s, mth__arena *scratch) {
         g->donated = NEW_ARRAY(s->arena, bool, g->in.n);
         for (size_t i = 0; i < g->in.n; i++) {
             const mth__slot *slot = &s->slot.at[g->in.at[i]];
-            g->donated[i] = slot->last_read == (int)w && slot->any->storage != MTH__IN_ENTRY && !slot->shared && !s->global &&
-                            slot->any->sharding.on->count == g->count;
+            g->donated[i] = slot->last_read == (int)w && slot->any->storage != MTH__IN_ENTRY && !slot->shared &&
+                !s->global && slot->any->sharding.on->count == g->count;
         }
     }
 }

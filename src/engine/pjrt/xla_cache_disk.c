@@ -1,5 +1,6 @@
-/* Executables on disk. A file: head, key, payload. The key is stored whole and compared, so neither a collision of names nor a file of
- * another plugin is ever taken for ours; the checksum covers both, since plugins may trust what they are given. */
+/* Executables on disk. A file: head, key, payload. The key is stored whole and compared, so neither a collision of
+ * names nor a file of another plugin is ever taken for ours; the checksum covers both, since plugins may trust what
+ * they are given. */
 #include "engine/pjrt/xla.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -11,15 +12,19 @@
 
 typedef struct {
     char magic[8];
-    uint64_t version, key, payload, checksum; /* in the writer's byte order: another's version is none of ours */
+    /* in the writer's byte order: another's version is none of ours */
+    uint64_t version, key, payload, checksum;
 } head;
 static const char magic[8] = "MTH-XLA";
 enum { VERSION = 1 };
 
 /* ---------------------------------------------------------------- the key */
-/* What decides whether an executable fits: the plugin, what it says about itself and its first device, the flags of the compiler, this
-   machine's processor (CPU plugins store machine code), and the module. */
-typedef struct { char *at; size_t bytes; } key;
+/* What decides whether an executable fits: the plugin, what it says about itself and its first device, the flags of the
+   compiler, this machine's processor (CPU plugins store machine code), and the module. */
+typedef struct {
+    char *at;
+    size_t bytes;
+} key;
 
 static void add(FILE *f, const void *bytes, size_t n) {
     fwrite(&n, sizeof n, 1, f);
@@ -33,7 +38,8 @@ static void add_processor(FILE *f) {
     char *line = NULL;
     size_t room = 0;
     while (info && getline(&line, &room, info) > 1) /* the first core's */
-        if (!strncmp(line, "model name", 10) || !strncmp(line, "flags", 5) || !strncmp(line, "Features", 8)) add_text(f, line);
+        if (!strncmp(line, "model name", 10) || !strncmp(line, "flags", 5) || !strncmp(line, "Features", 8))
+            add_text(f, line);
     free(line);
     if (info) fclose(info);
 }
@@ -50,13 +56,15 @@ static mth_status add_device(FILE *f, mth__engine *engine) {
     return NULL;
 }
 
-static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *out) { /* out->at is for free() */
+/* out->at is for free() */
+static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *out) {
     struct stat file;
     const char *path = engine->plugin->path;
     if (stat(path, &file))
         return FAIL(MTH_ERROR_IO, F("the plugin %s can't be looked at: %s", path, strerror(errno)),
             F("put it back, or leave cache_dir out"));
-    int64_t version[] = {file.st_size, file.st_mtim.tv_sec, file.st_mtim.tv_nsec, engine->plugin->major, engine->plugin->minor};
+    int64_t version[] = {
+        file.st_size, file.st_mtim.tv_sec, file.st_mtim.tv_nsec, engine->plugin->major, engine->plugin->minor};
     *out = (key){0};
     FILE *f = open_memstream(&out->at, &out->bytes);
     mth_status status = NULL;
@@ -74,13 +82,15 @@ static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *
     bool whole = f && !ferror(f);
     whole = f && !fclose(f) && whole; /* fills `out` */
     if (!status && !whole)
-        status = FAIL(MTH_ERROR_MEMORY, F("no memory for the key of a cached executable"), F("free arrays that are no longer needed"));
+        status = FAIL(MTH_ERROR_MEMORY, F("no memory for the key of a cached executable"),
+            F("free arrays that are no longer needed"));
     if (status) free(out->at);
     return status;
 }
 
 static void file_name(char *room, size_t size, const mth__engine *engine, const key *k) {
-    snprintf(room, size, "%s/%016llx.xla", engine->cache_dir, (unsigned long long)mth__xla_hash(VERSION, k->at, k->bytes));
+    snprintf(
+        room, size, "%s/%016llx.xla", engine->cache_dir, (unsigned long long)mth__xla_hash(VERSION, k->at, k->bytes));
 }
 
 static uint64_t checksum(const key *k, const void *payload, size_t bytes) {
@@ -100,10 +110,11 @@ static char *read_file(const char *path, const key *k, size_t *payload) {
     head h;
     char *body = NULL;
     bool usable = false;
-    if (!fstat(fd, &file) && S_ISREG(file.st_mode) && fread(&h, sizeof h, 1, f) == 1 && !memcmp(h.magic, magic, sizeof magic) &&
-        h.version == VERSION && h.key == k->bytes && h.payload && (uint64_t)file.st_size >= sizeof h + h.key &&
-        h.payload == (uint64_t)file.st_size - sizeof h - h.key && (body = mth__malloc(h.key + h.payload)) &&
-        fread(body, 1, h.key + h.payload, f) == h.key + h.payload && !memcmp(body, k->at, k->bytes)) {
+    if (!fstat(fd, &file) && S_ISREG(file.st_mode) && fread(&h, sizeof h, 1, f) == 1 &&
+        !memcmp(h.magic, magic, sizeof magic) && h.version == VERSION && h.key == k->bytes && h.payload &&
+        (uint64_t)file.st_size >= sizeof h + h.key && h.payload == (uint64_t)file.st_size - sizeof h - h.key &&
+        (body = mth__malloc(h.key + h.payload)) && fread(body, 1, h.key + h.payload, f) == h.key + h.payload &&
+        !memcmp(body, k->at, k->bytes)) {
         usable = h.checksum == checksum(k, body + h.key, h.payload);
         *payload = h.payload;
     }
@@ -128,7 +139,8 @@ static bool unimplemented(const mth__plugin *plugin, PJRT_Error *error) {
 mth_status mth__xla_disk_load(mth__engine *engine, const mth__xla_key *module, PJRT_LoadedExecutable **out) {
     const mth__plugin *plugin = engine->plugin;
     *out = NULL;
-    if (!MTH__HAS(plugin, PJRT_Executable_Serialize) || !MTH__HAS(plugin, PJRT_Executable_DeserializeAndLoad)) return unsupported(engine);
+    if (!MTH__HAS(plugin, PJRT_Executable_Serialize) || !MTH__HAS(plugin, PJRT_Executable_DeserializeAndLoad))
+        return unsupported(engine);
     key k;
     TRY(key_new(engine, module, &k));
     char path[4096];
@@ -143,7 +155,10 @@ mth_status mth__xla_disk_load(mth__engine *engine, const mth__xla_key *module, P
     load.serialized_executable_size = payload;
     PJRT_Error *error = plugin->api->PJRT_Executable_DeserializeAndLoad(&load);
     mth__free(body);
-    if (!error) { *out = load.loaded_executable; return NULL; }
+    if (!error) {
+        *out = load.loaded_executable;
+        return NULL;
+    }
     bool never = unimplemented(plugin, error);
     mth_error_free(mth__pjrt_status(plugin, error, "load an executable"));
     return never ? unsupported(engine) : NULL;
@@ -151,8 +166,10 @@ mth_status mth__xla_disk_load(mth__engine *engine, const mth__xla_key *module, P
 
 /* ---------------------------------------------------------------- writing */
 static mth_status unwritable(const mth__engine *engine, const char *path, int code) {
-    return mth__error_errno(FAIL(MTH_ERROR_IO, F("cache_dir = '%s': %s can't be written: %s", engine->cache_dir, path, strerror(code)),
-        F("name a folder that can be written and has room, or leave cache_dir out")), code);
+    return mth__error_errno(
+        FAIL(MTH_ERROR_IO, F("cache_dir = '%s': %s can't be written: %s", engine->cache_dir, path, strerror(code)),
+            F("name a folder that can be written and has room, or leave cache_dir out")),
+        code);
 }
 
 static mth_status make_folder(const mth__engine *engine) {
@@ -179,7 +196,8 @@ static mth_status write_file(const mth__engine *engine, const key *k, const void
     FILE *f = fdopen(fd, "wb");
     head h = {.version = VERSION, .key = k->bytes, .payload = bytes, .checksum = checksum(k, payload, bytes)};
     memcpy(h.magic, magic, sizeof magic);
-    bool whole = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(k->at, 1, k->bytes, f) == k->bytes && fwrite(payload, 1, bytes, f) == bytes;
+    bool whole = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(k->at, 1, k->bytes, f) == k->bytes &&
+        fwrite(payload, 1, bytes, f) == bytes;
     int code = errno;
     bool closed = !(f ? fclose(f) : close(fd));
     if (whole && closed && !rename(aside, path)) return NULL;

@@ -1,5 +1,6 @@
-/* Text -> executable. The cache in memory is a list of entries under the engine's lock, the latest released first; compiling itself runs
-   outside of the lock. An entry is listed before it is compiled, so that threads that want the same text wait for it. */
+/* Text -> executable. The cache in memory is a list of entries under the engine's lock, the latest released first;
+   compiling itself runs outside of the lock. An entry is listed before it is compiled, so that threads that want the
+   same text wait for it. */
 #include "engine/pjrt/xla.h"
 #include <stdio.h>
 #include <string.h>
@@ -10,18 +11,19 @@ enum { SPARE = 64 }; /* entries that nobody holds and that stay */
 struct mth__xla_entry {
     struct mth__xla_entry *next;
     mth__xla_key key;
-    int references;            /* handles, and threads that wait; under the lock */
-    bool pending, failed;      /* being made; could not be made, and is no longer listed */
-    pthread_cond_t made;       /* no longer pending */
+    int references;       /* handles, and threads that wait; under the lock */
+    bool pending, failed; /* being made; could not be made, and is no longer listed */
+    pthread_cond_t made;  /* no longer pending */
     PJRT_LoadedExecutable *loaded;
     PJRT_Executable *executable;
     size_t results;
-    char room[];               /* of the key: text, 0, options */
+    char room[]; /* of the key: text, 0, options */
 };
 typedef struct mth__xla_entry entry;
 
 uint64_t mth__xla_hash(uint64_t seed, const void *bytes, size_t n) {
-    /* FNV-1a over words: each step is a bijection of the state, so one changed word can't be undone by the ones that follow. */
+    /* FNV-1a over words: each step is a bijection of the state, so one changed word can't be undone by the ones that
+     * follow. */
     uint64_t h = seed ^ 0xcbf29ce484222325u, word;
     const char *p = bytes;
     for (; n >= sizeof word; p += sizeof word, n -= sizeof word) {
@@ -47,13 +49,20 @@ static void entry_free(const mth__engine *engine, entry *e) {
     if (e->loaded) {
         MTH__ARGS(PJRT_LoadedExecutable_Destroy, destroy);
         destroy.executable = e->loaded;
-        mth_error_free(mth__pjrt_status(engine->plugin, api->PJRT_LoadedExecutable_Destroy(&destroy), "free an executable"));
+        mth_error_free(
+            mth__pjrt_status(engine->plugin, api->PJRT_LoadedExecutable_Destroy(&destroy), "free an executable"));
     }
     pthread_cond_destroy(&e->made);
     mth__free(e);
 }
 
-typedef struct { const mth__engine *engine; const char *text; size_t bytes; const mth__xla_options *options; entry **out; } request;
+typedef struct {
+    const mth__engine *engine;
+    const char *text;
+    size_t bytes;
+    const mth__xla_options *options;
+    entry **out;
+} request;
 
 static mth_status entry_new(void *arguments) {
     const request *q = arguments;
@@ -67,19 +76,24 @@ static mth_status entry_new(void *arguments) {
         memcpy(e->room, q->text, q->bytes);
         e->room[q->bytes] = 0;
         memcpy(e->room + q->bytes + 1, options, count);
-        e->key = (mth__xla_key){.text = e->room, .bytes = q->bytes, .options = (unsigned char *)e->room + q->bytes + 1,
-                                .options_bytes = count, .hash = mth__xla_hash(q->bytes, e->room, q->bytes + 1 + count)};
+        e->key = (mth__xla_key){.text = e->room,
+            .bytes = q->bytes,
+            .options = (unsigned char *)e->room + q->bytes + 1,
+            .options_bytes = count,
+            .hash = mth__xla_hash(q->bytes, e->room, q->bytes + 1 + count)};
         pthread_cond_init(&e->made, NULL);
     }
     mth__arena_free(a);
-    if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for a module of %zu bytes", q->bytes), F("free arrays that are no longer needed"));
+    if (!e)
+        return FAIL(MTH_ERROR_MEMORY, F("no memory for a module of %zu bytes", q->bytes),
+            F("free arrays that are no longer needed"));
     *q->out = e;
     return NULL;
 }
 
 static bool same(const mth__xla_key *a, const mth__xla_key *b) {
-    return a->hash == b->hash && a->bytes == b->bytes && a->options_bytes == b->options_bytes && !memcmp(a->text, b->text, a->bytes) &&
-           !memcmp(a->options, b->options, a->options_bytes);
+    return a->hash == b->hash && a->bytes == b->bytes && a->options_bytes == b->options_bytes &&
+        !memcmp(a->text, b->text, a->bytes) && !memcmp(a->options, b->options, a->options_bytes);
 }
 
 static entry *find(mth__engine *engine, const mth__xla_key *key) {
@@ -136,8 +150,11 @@ static mth_status refused(const mth__engine *engine, PJRT_Error *error, const mt
 
 static mth_status compile(const mth__engine *engine, entry *e, int *line) {
     const mth__plugin *plugin = engine->plugin;
-    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE, .code = (char *)e->key.text, .code_size = e->key.bytes,
-                            .format = "mlir", .format_size = strlen("mlir")};
+    PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE,
+        .code = (char *)e->key.text,
+        .code_size = e->key.bytes,
+        .format = "mlir",
+        .format_size = strlen("mlir")};
     PJRT_Error *error;
     if (engine->client) {
         MTH__ARGS(PJRT_Client_Compile, args);
@@ -149,7 +166,8 @@ static mth_status compile(const mth__engine *engine, entry *e, int *line) {
         if (!error) e->loaded = args.executable;
     } else {
         if (!MTH__HAS(plugin, PJRT_Compile))
-            return FAIL(MTH_ERROR_UNSUPPORTED, F("the plugin %s can't compile for a topology without its devices", plugin->path),
+            return FAIL(MTH_ERROR_UNSUPPORTED,
+                F("the plugin %s can't compile for a topology without its devices", plugin->path),
                 F("leave the option topology out, or use a plugin that can, such as libtpu"));
         MTH__ARGS(PJRT_Compile, args);
         args.topology = engine->topology;
@@ -207,12 +225,13 @@ static entry *find_or_list(mth__engine *engine, entry *mine) {
     return e;
 }
 
-mth_status mth__xla_compile(mth__engine *engine, const char *text, size_t bytes, const mth__xla_options *options, mth__xla **out,
-                            int *line) {
+mth_status mth__xla_compile(
+    mth__engine *engine, const char *text, size_t bytes, const mth__xla_options *options, mth__xla **out, int *line) {
     *line = 0;
     TRY(mth__plugin_check_process(engine->plugin));
     if (!bytes || options->partitions < 1 || options->replicas < 1) /* plugins abort on some of these */
-        return INTERNAL("a module of %zu bytes for %d partitions and %d replicas", bytes, options->partitions, options->replicas);
+        return INTERNAL(
+            "a module of %zu bytes for %d partitions and %d replicas", bytes, options->partitions, options->replicas);
     entry *mine, *e;
     request q = {engine, text, bytes, options, &mine};
     TRY(mth__guard(entry_new, &q));
@@ -261,7 +280,10 @@ void mth__xla_release(mth__xla *handle) {
         engine->compiled = e;
         int spare = 0;
         for (entry **at = &engine->compiled; *at && !surplus;) {
-            if ((*at)->references || ++spare <= SPARE) { at = &(*at)->next; continue; }
+            if ((*at)->references || ++spare <= SPARE) {
+                at = &(*at)->next;
+                continue;
+            }
             surplus = *at; /* one came, so one goes at most */
             *at = surplus->next;
         }

@@ -62,8 +62,18 @@ static unsigned char *optimized(mth__arena *a, const mth__plugin *plugin, PJRT_E
 
 mth_status mth__xla_inspect(mth__arena *a, const mth__xla *x, mth__xla_facts *out) {
     const mth__plugin *plugin = x->engine->plugin;
-    *out = (mth__xla_facts){.arguments = -1, .outputs = -1, .temporaries = -1, .aliased = -1, .code = -1, .host_temporaries = -1,
-                            .peak = -1, .flops = -1, .bytes_accessed = -1, .seconds = -1, .collectives = -1, .instructions = -1};
+    *out = (mth__xla_facts){.arguments = -1,
+        .outputs = -1,
+        .temporaries = -1,
+        .aliased = -1,
+        .code = -1,
+        .host_temporaries = -1,
+        .peak = -1,
+        .flops = -1,
+        .bytes_accessed = -1,
+        .seconds = -1,
+        .collectives = -1,
+        .instructions = -1};
     memory(plugin, x->executable, out);
     cost(plugin, x->executable, out);
     mth__arena *scratch = mth__arena_new(); /* the program may take megabytes */

@@ -1,4 +1,5 @@
-/* CompileOptionsProto as bytes. Fields go out in the order of their numbers: equal options are equal bytes, which the caches count on. */
+/* CompileOptionsProto as bytes. Fields go out in the order of their numbers: equal options are equal bytes, which the
+ * caches count on. */
 #include "engine/pjrt/xla.h"
 #include <string.h>
 
@@ -6,11 +7,24 @@ typedef VEC(unsigned char) message;
 
 /* Field numbers of xla/pjrt/proto/compile_options.proto and DeviceAssignmentProto. */
 enum {
-    OPTIONS_BUILD = 3, OPTIONS_PORTABLE = 4, OPTIONS_OVERRIDES = 7,
-    BUILD_REPLICAS = 4, BUILD_PARTITIONS = 5, BUILD_SPMD = 6, BUILD_ASSIGNMENT = 9, BUILD_SHARDY = 19,
-    ASSIGNMENT_REPLICAS = 1, ASSIGNMENT_COMPUTATIONS = 2, ASSIGNMENT_DEVICES = 3, DEVICES_IDS = 1,
-    ENTRY_KEY = 1, ENTRY_VALUE = 2,
-    OVERRIDE_STRING = 1, OVERRIDE_BOOL = 2, OVERRIDE_INT = 3, OVERRIDE_DOUBLE = 4
+    OPTIONS_BUILD = 3,
+    OPTIONS_PORTABLE = 4,
+    OPTIONS_OVERRIDES = 7,
+    BUILD_REPLICAS = 4,
+    BUILD_PARTITIONS = 5,
+    BUILD_SPMD = 6,
+    BUILD_ASSIGNMENT = 9,
+    BUILD_SHARDY = 19,
+    ASSIGNMENT_REPLICAS = 1,
+    ASSIGNMENT_COMPUTATIONS = 2,
+    ASSIGNMENT_DEVICES = 3,
+    DEVICES_IDS = 1,
+    ENTRY_KEY = 1,
+    ENTRY_VALUE = 2,
+    OVERRIDE_STRING = 1,
+    OVERRIDE_BOOL = 2,
+    OVERRIDE_INT = 3,
+    OVERRIDE_DOUBLE = 4
 };
 enum { VARINT = 0, FIXED64 = 1, BYTES = 2 };
 
@@ -64,8 +78,8 @@ static message override(mth__arena *a, const mth__pjrt_setting *s) {
     return entry;
 }
 
-void mth__xla_options_encode(mth__arena *a, const mth__xla_options *o, const mth__pjrt_env *env, const unsigned char **bytes,
-                             size_t *count) {
+void mth__xla_options_encode(
+    mth__arena *a, const mth__xla_options *o, const mth__pjrt_env *env, const unsigned char **bytes, size_t *count) {
     message build = {0}, m = {0};
     put_int(a, &build, BUILD_REPLICAS, o->replicas);
     put_int(a, &build, BUILD_PARTITIONS, o->partitions);

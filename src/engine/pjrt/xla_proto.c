@@ -1,23 +1,56 @@
-/* The collectives of an optimized program. The message is read in place by the field numbers of xla/service/hlo.proto and
-   xla/xla_data.proto; fields that are not asked for are skipped by their length, so newer versions read as well. */
+/* The collectives of an optimized program. The message is read in place by the field numbers of xla/service/hlo.proto
+   and xla/xla_data.proto; fields that are not asked for are skipped by their length, so newer versions read as well. */
 #include "engine/pjrt/xla.h"
 #include <string.h>
 
 enum {
-    PROGRAM_MODULE = 1, PROGRAM_CONFIG = 2, CONFIG_REPLICAS = 4, CONFIG_PARTITIONS = 5, MODULE_COMPUTATIONS = 3,
+    PROGRAM_MODULE = 1,
+    PROGRAM_CONFIG = 2,
+    CONFIG_REPLICAS = 4,
+    CONFIG_PARTITIONS = 5,
+    MODULE_COMPUTATIONS = 3,
     COMPUTATION_INSTRUCTIONS = 2,
     /* of an instruction */
-    OPCODE = 2, SHAPE = 3, CHANNEL = 26, GROUPS = 49, PAIRS = 52, GLOBAL_IDS = 71, DEVICES = 87, IOTA = 92, MESH = 93,
-    SHAPE_TYPE = 2, SHAPE_DIMENSIONS = 3, SHAPE_TUPLE = 4, GROUP_IDS = 1, PAIR_SOURCE = 1, PAIR_TARGET = 2,
-    DEVICES_GROUPS = 1, DEVICES_IOTA = 2, DEVICES_MESH = 3, IOTA_GROUP_SIZE = 2,
-    MESH_MESH = 1, MESH_AXES = 2, MESH_AXIS = 1, AXIS_SIZE = 2, REF_AXIS = 1, REF_PART = 2, PART_SIZE = 2
+    OPCODE = 2,
+    SHAPE = 3,
+    CHANNEL = 26,
+    GROUPS = 49,
+    PAIRS = 52,
+    GLOBAL_IDS = 71,
+    DEVICES = 87,
+    IOTA = 92,
+    MESH = 93,
+    SHAPE_TYPE = 2,
+    SHAPE_DIMENSIONS = 3,
+    SHAPE_TUPLE = 4,
+    GROUP_IDS = 1,
+    PAIR_SOURCE = 1,
+    PAIR_TARGET = 2,
+    DEVICES_GROUPS = 1,
+    DEVICES_IOTA = 2,
+    DEVICES_MESH = 3,
+    IOTA_GROUP_SIZE = 2,
+    MESH_MESH = 1,
+    MESH_AXES = 2,
+    MESH_AXIS = 1,
+    AXIS_SIZE = 2,
+    REF_AXIS = 1,
+    REF_PART = 2,
+    PART_SIZE = 2
 };
 enum { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
 enum { DEPTH = 16 /* of tuples in tuples */, MESH_RANK = 64 };
 static const int64_t limit = (int64_t)1 << 60; /* bytes, devices: more is nonsense */
 
-typedef struct { const unsigned char *at, *end; } bytes;
-typedef struct { uint64_t number; int wire; uint64_t value; bytes body; } field;
+typedef struct {
+    const unsigned char *at, *end;
+} bytes;
+typedef struct {
+    uint64_t number;
+    int wire;
+    uint64_t value;
+    bytes body;
+} field;
 
 /* ---------------------------------------------------------------- the wire */
 static bool read_varint(bytes *b, uint64_t *out) {
@@ -65,7 +98,8 @@ static bool read_numbers(bytes b, unsigned first, uint64_t *a, unsigned second, 
 }
 
 static bool times(int64_t *product, uint64_t factor) {
-    return factor <= (uint64_t)limit && !__builtin_mul_overflow(*product, (int64_t)factor, product) && *product <= limit;
+    return factor <= (uint64_t)limit && !__builtin_mul_overflow(*product, (int64_t)factor, product) &&
+        *product <= limit;
 }
 
 static bool plus(int64_t *sum, int64_t term) { return !__builtin_add_overflow(*sum, term, sum) && *sum <= limit; }
@@ -73,11 +107,38 @@ static bool plus(int64_t *sum, int64_t term) { return !__builtin_add_overflow(*s
 /* ---------------------------------------------------------------- shapes */
 /* Bits of an element by xla::PrimitiveType; tokens, tuples and what is not known: 0. */
 static int element_bits(uint64_t type) {
-    static const unsigned char bits[] = {
-        [1] = 8, [2] = 8, [3] = 16, [4] = 32, [5] = 64, [6] = 8, [7] = 16, [8] = 32, [9] = 64, [10] = 16, [11] = 32, [12] = 64, [15] = 64,
-        [16] = 16, [18] = 128, [19] = 8, [20] = 8, [21] = 4, [22] = 4, [23] = 8, [24] = 8, [25] = 8, [26] = 2, [27] = 2, [28] = 8, [29] = 8,
-        [30] = 1, [31] = 1, [32] = 4, [33] = 8, [35] = 6, [36] = 6
-    };
+    static const unsigned char bits[] = {[1] = 8,
+        [2] = 8,
+        [3] = 16,
+        [4] = 32,
+        [5] = 64,
+        [6] = 8,
+        [7] = 16,
+        [8] = 32,
+        [9] = 64,
+        [10] = 16,
+        [11] = 32,
+        [12] = 64,
+        [15] = 64,
+        [16] = 16,
+        [18] = 128,
+        [19] = 8,
+        [20] = 8,
+        [21] = 4,
+        [22] = 4,
+        [23] = 8,
+        [24] = 8,
+        [25] = 8,
+        [26] = 2,
+        [27] = 2,
+        [28] = 8,
+        [29] = 8,
+        [30] = 1,
+        [31] = 1,
+        [32] = 4,
+        [33] = 8,
+        [35] = 6,
+        [36] = 6};
     return type < sizeof bits ? bits[type] : 0;
 }
 
@@ -94,18 +155,22 @@ static bool add_shape(bytes b, int only, int depth, int64_t *sum) {
         if (is(&f, SHAPE_DIMENSIONS, BYTES))
             while (f.body.at < f.body.end)
                 if (!read_varint(&f.body, &dimension) || !times(&size, dimension)) return false;
-        if (is(&f, SHAPE_TUPLE, BYTES) && (only < 0 || only == index++) && !add_shape(f.body, -1, depth + 1, &tuple)) return false;
+        if (is(&f, SHAPE_TUPLE, BYTES) && (only < 0 || only == index++) && !add_shape(f.body, -1, depth + 1, &tuple))
+            return false;
     }
-    return !more && times(&size, (uint64_t)element_bits(type)) && plus(sum, size / 8 + (size % 8 != 0)) && plus(sum, tuple);
+    return !more && times(&size, (uint64_t)element_bits(type)) && plus(sum, size / 8 + (size % 8 != 0)) &&
+        plus(sum, tuple);
 }
 
 /* ---------------------------------------------------------------- who takes part */
-typedef struct { int64_t replicas, partitions; } counts;
+typedef struct {
+    int64_t replicas, partitions;
+} counts;
 typedef struct {
     bytes opcode, shape;
     uint64_t channel, global_ids;
-    int64_t group;      /* devices of the largest group; 0: none is listed */
-    bool moves, pairs;  /* some pair is of two devices */
+    int64_t group;     /* devices of the largest group; 0: none is listed */
+    bool moves, pairs; /* some pair is of two devices */
 } instruction;
 
 static void widen(instruction *o, int64_t group) { o->group = group > o->group ? group : o->group; }
@@ -142,7 +207,8 @@ static bool read_mesh(bytes b, instruction *o) {
         if (!is(&f, MESH_MESH, BYTES)) continue;
         field axis;
         while ((more = read_field(&f.body, &axis)) > 0)
-            if (is(&axis, MESH_AXIS, BYTES) && (axes == MESH_RANK || !read_numbers(axis.body, AXIS_SIZE, &size[axes++], 0, &none)))
+            if (is(&axis, MESH_AXIS, BYTES) &&
+                (axes == MESH_RANK || !read_numbers(axis.body, AXIS_SIZE, &size[axes++], 0, &none)))
                 return false;
         if (more) return false;
     }
@@ -165,8 +231,10 @@ static bool read_devices(bytes b, instruction *o) {
     field f;
     int more;
     while ((more = read_field(&b, &f)) > 0)
-        if ((is(&f, DEVICES_GROUPS, BYTES) && !read_group(f.body, o)) || (is(&f, DEVICES_IOTA, BYTES) && !read_iota(f.body, o)) ||
-            (is(&f, DEVICES_MESH, BYTES) && !read_mesh(f.body, o))) return false;
+        if ((is(&f, DEVICES_GROUPS, BYTES) && !read_group(f.body, o)) ||
+            (is(&f, DEVICES_IOTA, BYTES) && !read_iota(f.body, o)) ||
+            (is(&f, DEVICES_MESH, BYTES) && !read_mesh(f.body, o)))
+            return false;
     return !more;
 }
 
@@ -201,14 +269,22 @@ static bool read_instruction(bytes b, instruction *o) {
 }
 
 /* ---------------------------------------------------------------- the program */
-/* With a channel, ids count partitions, or replicas on all partitions together; global ids count devices; without, ids count replicas. */
+/* With a channel, ids count partitions, or replicas on all partitions together; global ids count devices; without, ids
+ * count replicas. */
 typedef enum { ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL, PERMUTE, BROADCAST, KINDS } kind;
-static const struct { const char *opcode, *name; bool across; int started; } kinds[KINDS] = {
-    /* across: a channel joins the partitions of the replicas named; started: the element of the tuple of a "-start", -1: it is none */
-    [ALL_REDUCE] = {"all-reduce", "all_reduce", true, -1}, [ALL_GATHER] = {"all-gather", "all_gather", true, 1},
-    [REDUCE_SCATTER] = {"reduce-scatter", "reduce_scatter", true, -1}, [ALL_TO_ALL] = {"all-to-all", "all_to_all", false, -1},
-    [PERMUTE] = {"collective-permute", "collective_permute", false, 1}, [BROADCAST] = {"collective-broadcast", "broadcast", false, -1}
-};
+static const struct {
+    const char *opcode, *name;
+    bool across;
+    int started;
+} kinds[KINDS] = {
+    /* across: a channel joins the partitions of the replicas named; started: the element of the tuple of a "-start",
+     * -1: it is none */
+    [ALL_REDUCE] = {"all-reduce", "all_reduce", true, -1},
+    [ALL_GATHER] = {"all-gather", "all_gather", true, 1},
+    [REDUCE_SCATTER] = {"reduce-scatter", "reduce_scatter", true, -1},
+    [ALL_TO_ALL] = {"all-to-all", "all_to_all", false, -1},
+    [PERMUTE] = {"collective-permute", "collective_permute", false, 1},
+    [BROADCAST] = {"collective-broadcast", "broadcast", false, -1}};
 
 static kind kind_of(bytes opcode, bool *started) {
     size_t n = (size_t)(opcode.end - opcode.at);
@@ -225,8 +301,12 @@ static bool received(const instruction *o, kind k, bool started, counts of, int6
     if (channel && kinds[k].across && !o->global_ids && !times(&n, (uint64_t)of.partitions)) return false;
     if (n < 1 || !o->shape.at || !add_shape(o->shape, started ? kinds[k].started : -1, 0, &tensor)) return false;
     switch (k) {
-    case ALL_REDUCE: twice = 2 * tensor; *out = twice - twice / n; return true;
-    case ALL_GATHER: case ALL_TO_ALL: *out = tensor - tensor / n; return true;
+    case ALL_REDUCE:
+        twice = 2 * tensor;
+        *out = twice - twice / n;
+        return true;
+    case ALL_GATHER:
+    case ALL_TO_ALL: *out = tensor - tensor / n; return true;
     case REDUCE_SCATTER: *out = tensor; return times(out, (uint64_t)n - 1);
     case PERMUTE: *out = o->pairs && !o->moves ? 0 : tensor; return true;
     default: *out = n == 1 ? 0 : tensor; return true;

@@ -5,7 +5,9 @@ static const mth__opt *const tables[] = {mth__mesh_options, NULL};
 
 static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {
     mth__engine *e = mth__calloc(1, sizeof *e);
-    if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free arrays or models that are no longer needed"));
+    if (!e)
+        return FAIL(
+            MTH_ERROR_MEMORY, F("no memory for an engine"), F("free arrays or models that are no longer needed"));
     atomic_init(&e->references, 1);
     e->devices = setup->mesh->count;
     *out = e;
@@ -23,7 +25,8 @@ static mth_status describe(mth__engine *e, mth__text *t) {
 
 static const char *lacks(const mth__op *op, mth_dtype dtype) {
     (void)dtype;
-    return mth__ref_rows[mth__op_index(op)] || op->flags & MTH__COMM ? NULL : "the reference engine has no loop for this row";
+    return mth__ref_rows[mth__op_index(op)] || op->flags & MTH__COMM ? NULL
+                                                                     : "the reference engine has no loop for this row";
 }
 
 /* ---------------------------------------------------------------- loading */
@@ -50,7 +53,8 @@ static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref
     }
     for (size_t i = 0; i < role->instr.n; i++) {
         const mth__instr *in = &role->instr.at[i];
-        if (in->kind == MTH__COLLECTIVE || in->kind == MTH__START) mth__ref_seat_of(x, in->channel, d->device)->takes_part = true;
+        if (in->kind == MTH__COLLECTIVE || in->kind == MTH__START)
+            mth__ref_seat_of(x, in->channel, d->device)->takes_part = true;
         if (in->kind == MTH__SEND) x->senders[in->channel]++;
     }
     return NULL;
@@ -62,7 +66,11 @@ static void around_fork(void *object, mth__fork_moment moment) {
     if (moment == MTH__FORK_CHILD) pthread_mutex_init(&x->lock, NULL);
 }
 
-typedef struct { mth__engine *engine; const mth__program *program; mth__executable **out; } loading;
+typedef struct {
+    mth__engine *engine;
+    const mth__program *program;
+    mth__executable **out;
+} loading;
 static mth_status load_body(void *arguments) {
     const loading *l = arguments;
     const mth__program *p = l->program;
@@ -114,7 +122,8 @@ mth_status mth__ref_load(mth__engine *e, const mth__program *p, const mth__progr
             }
         for (size_t v = 0; v < d->role->value.n; v++) {
             const mth__pvalue *a = &d->role->value.at[v];
-            if (a->storage == MTH__IN_ALIAS) d->value[v].data = d->value[a->index].data + a->offset / (int64_t)mth_dtype_size(a->dtype);
+            if (a->storage == MTH__IN_ALIAS)
+                d->value[v].data = d->value[a->index].data + a->offset / (int64_t)mth_dtype_size(a->dtype);
         }
     }
     *out = x;

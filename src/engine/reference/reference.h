@@ -14,15 +14,19 @@
 
 /* `real` of a floating dtype, else `integer`: a bool is 0 or 1. Rows that move elements need not know which; 0 is the
    same bits in both. */
-typedef union { double real; int64_t integer; } mth__ref_element;
+typedef union {
+    double real;
+    int64_t integer;
+} mth__ref_element;
 
 /* One device's part of a value. */
 typedef struct {
-    mth__ref_element *data;                        /* local, row-major */
+    mth__ref_element *data; /* local, row-major */
     mth_dtype dtype;
     mth__shape local, global;
-    int64_t start[MTH__RANK], step[MTH__RANK];     /* local index i of dimension d is global start[d] + i * step[d] */
-    bool here;                                     /* the device belongs to the value's placement */
+    /* local index i of dimension d is global start[d] + i * step[d] */
+    int64_t start[MTH__RANK], step[MTH__RANK];
+    bool here; /* the device belongs to the value's placement */
 } mth__ref_value;
 
 typedef struct {
@@ -36,9 +40,10 @@ typedef mth_status mth__ref_row(const mth__ref_call *);
 extern mth__ref_row *const mth__ref_rows[MTH__ROW_COUNT]; /* NULL: communication, never computed */
 
 /* ---- loops over index tuples: FOR_EACH(at, shape) { ... at[0], at[1] ... } */
-#define FOR_EACH(at, shape) \
-    for (int64_t at[MTH__RANK + 1] = {[MTH__RANK] = mth__shape_size(shape) > 0}; at[MTH__RANK]; mth__ref_next(shape, at))
-void mth__ref_next(mth__shape, int64_t *at);       /* at[MTH__RANK] becomes 0 behind the last tuple */
+#define FOR_EACH(at, shape)                                                                                            \
+    for (int64_t at[MTH__RANK + 1] = {[MTH__RANK] = mth__shape_size(shape) > 0}; at[MTH__RANK];                        \
+        mth__ref_next(shape, at))
+void mth__ref_next(mth__shape, int64_t *at); /* at[MTH__RANK] becomes 0 behind the last tuple */
 mth__ref_element *mth__ref_element_at(const mth__ref_value *, const int64_t *at);
 static inline double *mth__ref_at(const mth__ref_value *v, const int64_t *at) {
     return &mth__ref_element_at(v, at)->real;
@@ -48,7 +53,9 @@ static inline int64_t *mth__ref_integer_at(const mth__ref_value *v, const int64_
 }
 #define AT(value, ...) (*mth__ref_at(value, (const int64_t[MTH__RANK]){__VA_ARGS__}))
 #define ID(value, ...) (*mth__ref_integer_at(value, (const int64_t[MTH__RANK]){__VA_ARGS__})) /* of integers */
-static inline int64_t mth__ref_global(const mth__ref_value *v, int d, int64_t i) { return v->start[d] + i * v->step[d]; }
+static inline int64_t mth__ref_global(const mth__ref_value *v, int d, int64_t i) {
+    return v->start[d] + i * v->step[d];
+}
 int64_t mth__ref_local(const mth__ref_value *, int d, int64_t global); /* -1: not here */
 /* The element of `v` that NumPy's broadcasting pairs with element `at` of `out`. */
 const mth__ref_element *mth__ref_broadcast(const mth__ref_value *v, const mth__ref_value *out, const int64_t *at);
@@ -67,7 +74,8 @@ mth__ref_element mth__ref_combine(mth_dtype, int reduce, mth__ref_element a, mth
 
 /* ---- rows by file */
 mth__ref_row mth__ref_unary, mth__ref_copy, mth__ref_cast, mth__ref_mask, mth__ref_binary, mth__ref_dropout;
-mth__ref_row mth__ref_contract, mth__ref_reduce, mth__ref_broadcast_to, mth__ref_reshape, mth__ref_transpose, mth__ref_slice;
+mth__ref_row mth__ref_contract, mth__ref_reduce, mth__ref_broadcast_to, mth__ref_reshape, mth__ref_transpose,
+    mth__ref_slice;
 mth__ref_row mth__ref_pad, mth__ref_concat, mth__ref_keep;
 mth__ref_row mth__ref_gather, mth__ref_gather_grad, mth__ref_pick, mth__ref_pick_grad, mth__ref_sinusoid, mth__ref_rope;
 mth__ref_row mth__ref_softmax, mth__ref_softmax_grad, mth__ref_layer_norm, mth__ref_layer_norm_grad;
@@ -77,13 +85,17 @@ mth__ref_row mth__ref_moe_route, mth__ref_moe_route_grad, mth__ref_moe_capacity,
 mth__ref_row mth__ref_moe_dispatch, mth__ref_moe_combine, mth__ref_moe_combine_weights_grad;
 mth__ref_row mth__ref_moe_matmul, mth__ref_moe_outer, mth__ref_moe_bias, mth__ref_moe_bias_grad;
 mth__ref_row mth__ref_moe_act, mth__ref_moe_mul, mth__ref_moe_count;
-double mth__ref_activation(int row, double x);            /* relu, gelu, gelu_tanh, silu */
+double mth__ref_activation(int row, double x); /* relu, gelu, gelu_tanh, silu */
 double mth__ref_activation_derivative(int row, double x);
 
 /* ---- communication. A group takes parts from some devices and gives parts to some. */
-typedef struct { int device; const mth__ref_value *value; } mth__ref_part;
-/* Lays the parts out in the global tensor and copies every receiver's box. With `combine` elements that several parts hold are combined by
-   channel->reduce, else they are equal. *missing: set where a receiver's element is in no part (nothing is written then). */
+typedef struct {
+    int device;
+    const mth__ref_value *value;
+} mth__ref_part;
+/* Lays the parts out in the global tensor and copies every receiver's box. With `combine` elements that several parts
+   hold are combined by channel->reduce, else they are equal. *missing: set where a receiver's element is in no part
+   (nothing is written then). */
 mth_status mth__ref_exchange(const mth__channel *, bool combine, int parts, const mth__ref_part *part, int receivers,
-                            mth__ref_value *const *receiver, bool *missing);
+    mth__ref_value *const *receiver, bool *missing);
 #endif

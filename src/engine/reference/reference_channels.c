@@ -15,22 +15,21 @@ mth_status mth__ref_exchange(const mth__channel *c, bool combine, int parts, con
     *missing = false;
     mth_status status = NULL;
     if (!whole || !known)
-        status = FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"), F("use smaller shapes, or the native engine"));
-    for (int p = 0; p < parts && !status; p++)
-        FOR_EACH(at, part[p].value->local) {
+        status = FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"),
+            F("use smaller shapes, or the native engine"));
+    for (int p = 0; p < parts && !status; p++) FOR_EACH(at, part[p].value->local) {
             int64_t i = flat_index(part[p].value, at);
             mth__ref_element v = *mth__ref_element_at(part[p].value, at);
             whole[i] = known[i] && combine ? mth__ref_combine(part[p].value->dtype, c->reduce, whole[i], v) : v;
             known[i] = true;
         }
+    for (int r = 0; r < receivers && !status && !*missing; r++) FOR_EACH(at, receiver[r]->local)
+    if (!known[flat_index(receiver[r], at)]) {
+        *missing = true;
+        break;
+    }
     for (int r = 0; r < receivers && !status && !*missing; r++)
-        FOR_EACH(at, receiver[r]->local)
-            if (!known[flat_index(receiver[r], at)]) {
-                *missing = true;
-                break;
-            }
-    for (int r = 0; r < receivers && !status && !*missing; r++)
-        FOR_EACH(at, receiver[r]->local) *mth__ref_element_at(receiver[r], at) = whole[flat_index(receiver[r], at)];
+        FOR_EACH(at, receiver[r]->local) * mth__ref_element_at(receiver[r], at) = whole[flat_index(receiver[r], at)];
     mth__free(whole);
     mth__free(known);
     return status;

@@ -48,12 +48,12 @@ static double unary(const mth__ref_call *c, int row, double x) {
 
 mth_status mth__ref_unary(const mth__ref_call *c) {
     int row = mth__op_index(c->op);
-    FOR_EACH(at, c->out[0]->local) *mth__ref_at(c->out[0], at) = unary(c, row, *mth__ref_at(c->in[0], at));
+    FOR_EACH(at, c->out[0]->local) * mth__ref_at(c->out[0], at) = unary(c, row, *mth__ref_at(c->in[0], at));
     return NULL;
 }
 
 mth_status mth__ref_copy(const mth__ref_call *c) {
-    FOR_EACH(at, c->out[0]->local) *mth__ref_element_at(c->out[0], at) = *mth__ref_element_at(c->in[0], at);
+    FOR_EACH(at, c->out[0]->local) * mth__ref_element_at(c->out[0], at) = *mth__ref_element_at(c->in[0], at);
     return NULL;
 }
 
@@ -61,8 +61,8 @@ mth_status mth__ref_cast(const mth__ref_call *c) {
     const mth__ref_value *x = c->in[0], *y = c->out[0];
     const bool real = mth__is_float(x->dtype);
     FOR_EACH(at, y->local)
-        *mth__ref_element_at(y, at) = real ? mth__ref_from_real(y->dtype, *mth__ref_at(x, at))
-                                           : mth__ref_from_integer(y->dtype, *mth__ref_integer_at(x, at));
+    *mth__ref_element_at(y, at) = real ? mth__ref_from_real(y->dtype, *mth__ref_at(x, at))
+                                       : mth__ref_from_integer(y->dtype, *mth__ref_integer_at(x, at));
     return NULL;
 }
 
@@ -97,8 +97,8 @@ mth_status mth__ref_binary(const mth__ref_call *c) {
     int row = mth__op_index(c->op);
     const mth__ref_value *y = c->out[0];
     FOR_EACH(at, y->local)
-        *mth__ref_at(y, at) =
-            binary(row, mth__ref_broadcast(c->in[0], y, at)->real, mth__ref_broadcast(c->in[1], y, at)->real);
+    *mth__ref_at(y, at) =
+        binary(row, mth__ref_broadcast(c->in[0], y, at)->real, mth__ref_broadcast(c->in[1], y, at)->real);
     return NULL;
 }
 
@@ -110,7 +110,7 @@ mth_status mth__ref_dropout(const mth__ref_call *c) {
         for (int d = 0; d < y->global.rank; d++) {
             bool box = c->attrs->i[3] && d == c->attrs->i[1];
             flat = flat * (uint64_t)(box ? c->attrs->i[3] : y->global.dim[d]) +
-                   (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->i[2] : 0));
+                (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->i[2] : 0));
         }
         uint32_t word[4];
         mth__philox((uint64_t)c->attrs->i[0], flat, 0, word);

@@ -8,8 +8,8 @@ mth_status mth__ref_gather(const mth__ref_call *c) {
     const mth__ref_value *table = c->in[0], *ids = c->in[1], *y = c->out[0];
     int last = y->local.rank - 1;
     FOR_EACH(at, ids->local) /* also where the device's part of the table has no columns */
-        if (bad(*mth__ref_integer_at(ids, at), table->global.dim[0]))
-            return mth__ref_outside(c, ids, *mth__ref_integer_at(ids, at), table->global.dim[0]);
+    if (bad(*mth__ref_integer_at(ids, at), table->global.dim[0]))
+        return mth__ref_outside(c, ids, *mth__ref_integer_at(ids, at), table->global.dim[0]);
     FOR_EACH(at, y->local) {
         int64_t row = mth__ref_local(table, 0, *mth__ref_integer_at(ids, at));
         *mth__ref_at(y, at) = row < 0 ? 0 : AT(table, row, at[last]);
@@ -52,11 +52,11 @@ mth_status mth__ref_pick_grad(const mth__ref_call *c) {
     const mth__ref_value *ids = c->in[0], *dy = c->in[1], *out = c->out[0];
     int last = out->local.rank - 1;
     FOR_EACH(at, ids->local)
-        if (bad(*mth__ref_integer_at(ids, at), c->attrs->i[0]))
-            return mth__ref_outside(c, ids, *mth__ref_integer_at(ids, at), c->attrs->i[0]);
+    if (bad(*mth__ref_integer_at(ids, at), c->attrs->i[0]))
+        return mth__ref_outside(c, ids, *mth__ref_integer_at(ids, at), c->attrs->i[0]);
     FOR_EACH(at, out->local)
-        *mth__ref_at(out, at) =
-            *mth__ref_integer_at(ids, at) == mth__ref_global(out, last, at[last]) ? *mth__ref_at(dy, at) : 0;
+    *mth__ref_at(out, at) =
+        *mth__ref_integer_at(ids, at) == mth__ref_global(out, last, at[last]) ? *mth__ref_at(dy, at) : 0;
     return NULL;
 }
 
@@ -83,8 +83,8 @@ mth_status mth__ref_rope(const mth__ref_call *c) {
         first_at[last] = mth__ref_local(x, last, c->attrs->i[2] ? 2 * j : j);
         second_at[last] = mth__ref_local(x, last, c->attrs->i[2] ? 2 * j + 1 : j + d / 2);
         if (first_at[last] < 0 || second_at[last] < 0) return INTERNAL("rope: a pair is split over devices");
-        double angle = (double)mth__ref_global(y, sequence, at[sequence]) * pow(c->attrs->f[0], -2.0 * (double)j / (double)d) *
-                       (c->attrs->i[1] ? -1 : 1);
+        double angle = (double)mth__ref_global(y, sequence, at[sequence]) *
+            pow(c->attrs->f[0], -2.0 * (double)j / (double)d) * (c->attrs->i[1] ? -1 : 1);
         double a = *mth__ref_at(x, first_at), b = *mth__ref_at(x, second_at);
         *mth__ref_at(y, at) = second ? b * cos(angle) + a * sin(angle) : a * cos(angle) - b * sin(angle);
     }

@@ -1,4 +1,5 @@
-/* Mixture of experts. t: tokens, e: experts, k: choices. A row of [e, t, ...] is real where rows[e, t] names a token, else padding. */
+/* Mixture of experts. t: tokens, e: experts, k: choices. A row of [e, t, ...] is real where rows[e, t] names a token,
+ * else padding. */
 #include "engine/reference/reference.h"
 #include <math.h>
 
@@ -108,8 +109,7 @@ mth_status mth__ref_moe_combine(const mth__ref_call *c) {
         if (token < 0) continue;
         int64_t t = mth__ref_local(out, 0, token);
         if (t < 0) return elsewhere(c, token);
-        AT(out, t, at[2]) +=
-            *mth__ref_at(y, at) *
+        AT(out, t, at[2]) += *mth__ref_at(y, at) *
             (c->nin == 4 ? weight_of(c->in[2], c->in[3], token, mth__ref_global(rows, 0, at[0])) : 1);
     }
     return NULL;
@@ -134,7 +134,8 @@ mth_status mth__ref_moe_matmul(const mth__ref_call *c) {
     FOR_EACH(at, y->local) {
         double sum = 0;
         for (int64_t i = 0; i < x->local.dim[2] && ID(rows, at[0], at[1]) >= 0; i++)
-            sum += AT(x, at[0], at[1], i) * (c->attrs->i[0] ? AT(weight, at[0], at[2], i) : AT(weight, at[0], i, at[2]));
+            sum +=
+                AT(x, at[0], at[1], i) * (c->attrs->i[0] ? AT(weight, at[0], at[2], i) : AT(weight, at[0], i, at[2]));
         *mth__ref_at(y, at) = sum;
     }
     return NULL;
@@ -154,7 +155,7 @@ mth_status mth__ref_moe_outer(const mth__ref_call *c) {
 mth_status mth__ref_moe_bias(const mth__ref_call *c) {
     const mth__ref_value *x = c->in[0], *bias = c->in[1], *rows = c->in[2], *y = c->out[0];
     FOR_EACH(at, y->local)
-        *mth__ref_at(y, at) = ID(rows, at[0], at[1]) < 0 ? 0 : *mth__ref_at(x, at) + AT(bias, at[0], at[2]);
+    *mth__ref_at(y, at) = ID(rows, at[0], at[1]) < 0 ? 0 : *mth__ref_at(x, at) + AT(bias, at[0], at[2]);
     return NULL;
 }
 
@@ -162,7 +163,7 @@ mth_status mth__ref_moe_bias_grad(const mth__ref_call *c) {
     const mth__ref_value *dy = c->in[0], *rows = c->in[1], *out = c->out[0];
     mth__ref_zero(out);
     FOR_EACH(at, dy->local)
-        if (ID(rows, at[0], at[1]) >= 0) AT(out, at[0], at[2]) += *mth__ref_at(dy, at);
+    if (ID(rows, at[0], at[1]) >= 0) AT(out, at[0], at[2]) += *mth__ref_at(dy, at);
     return NULL;
 }
 
@@ -173,7 +174,7 @@ mth_status mth__ref_moe_act(const mth__ref_call *c) { /* x, rows -> y; as moe_ac
     FOR_EACH(at, y->local) {
         double v = *mth__ref_at(x, at);
         *mth__ref_at(y, at) = ID(rows, at[0], at[1]) < 0 ? 0
-                              : dy                       ? mth__ref_activation_derivative(row, v) * *mth__ref_at(dy, at)
+            : dy                                         ? mth__ref_activation_derivative(row, v) * *mth__ref_at(dy, at)
                                                          : mth__ref_activation(row, v);
     }
     return NULL;
@@ -182,7 +183,7 @@ mth_status mth__ref_moe_act(const mth__ref_call *c) { /* x, rows -> y; as moe_ac
 mth_status mth__ref_moe_mul(const mth__ref_call *c) {
     const mth__ref_value *rows = c->in[2], *y = c->out[0];
     FOR_EACH(at, y->local)
-        *mth__ref_at(y, at) = ID(rows, at[0], at[1]) < 0 ? 0 : *mth__ref_at(c->in[0], at) * *mth__ref_at(c->in[1], at);
+    *mth__ref_at(y, at) = ID(rows, at[0], at[1]) < 0 ? 0 : *mth__ref_at(c->in[0], at) * *mth__ref_at(c->in[1], at);
     return NULL;
 }
 

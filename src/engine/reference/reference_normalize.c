@@ -35,7 +35,8 @@ mth_status mth__ref_softmax_grad(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_layer_norm(const mth__ref_call *c) {
-    const mth__ref_value *x = c->in[0], *weight = c->in[1], *bias = c->in[2], *y = c->out[0], *mean = c->out[1], *rstd = c->out[2];
+    const mth__ref_value *x = c->in[0], *weight = c->in[1], *bias = c->in[2], *y = c->out[0], *mean = c->out[1],
+                         *rstd = c->out[2];
     int d = x->local.rank - 1;
     int64_t n = x->local.dim[d];
     FOR_EACH(at, without(x->local, d)) {
@@ -44,7 +45,8 @@ mth_status mth__ref_layer_norm(const mth__ref_call *c) {
         double m = sum / (double)n;
         for (at[d] = 0; at[d] < n; at[d]++) square += pow(*mth__ref_at(x, at) - m, 2);
         double r = 1 / sqrt(square / (double)n + c->attrs->f[0]);
-        for (at[d] = 0; at[d] < n; at[d]++) *mth__ref_at(y, at) = (*mth__ref_at(x, at) - m) * r * AT(weight, at[d]) + AT(bias, at[d]);
+        for (at[d] = 0; at[d] < n; at[d]++)
+            *mth__ref_at(y, at) = (*mth__ref_at(x, at) - m) * r * AT(weight, at[d]) + AT(bias, at[d]);
         at[d] = 0;
         *mth__ref_at(mean, at) = m;
         *mth__ref_at(rstd, at) = r;
@@ -53,8 +55,8 @@ mth_status mth__ref_layer_norm(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_layer_norm_grad(const mth__ref_call *c) {
-    const mth__ref_value *x = c->in[0], *weight = c->in[1], *mean = c->in[2], *rstd = c->in[3], *dy = c->in[4], *dx = c->out[0],
-                         *dweight = c->out[1], *dbias = c->out[2];
+    const mth__ref_value *x = c->in[0], *weight = c->in[1], *mean = c->in[2], *rstd = c->in[3], *dy = c->in[4],
+                         *dx = c->out[0], *dweight = c->out[1], *dbias = c->out[2];
     int d = x->local.rank - 1;
     int64_t n = x->local.dim[d];
     mth__ref_zero(dweight);
@@ -93,7 +95,8 @@ mth_status mth__ref_rms_norm(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_rms_norm_grad(const mth__ref_call *c) {
-    const mth__ref_value *x = c->in[0], *weight = c->in[1], *rstd = c->in[2], *dy = c->in[3], *dx = c->out[0], *dweight = c->out[1];
+    const mth__ref_value *x = c->in[0], *weight = c->in[1], *rstd = c->in[2], *dy = c->in[3], *dx = c->out[0],
+                         *dweight = c->out[1];
     int d = x->local.rank - 1;
     int64_t n = x->local.dim[d];
     mth__ref_zero(dweight);
@@ -104,7 +107,8 @@ mth_status mth__ref_rms_norm_grad(const mth__ref_call *c) {
             AT(dweight, at[d]) += *mth__ref_at(dy, at) * *mth__ref_at(x, at) * r;
         }
         for (at[d] = 0; at[d] < n; at[d]++)
-            *mth__ref_at(dx, at) = r * (*mth__ref_at(dy, at) * AT(weight, at[d]) - *mth__ref_at(x, at) * r * r * gx_mean);
+            *mth__ref_at(dx, at) =
+                r * (*mth__ref_at(dy, at) * AT(weight, at[d]) - *mth__ref_at(x, at) * r * r * gx_mean);
         at[d] = 0;
     }
     return NULL;
@@ -120,7 +124,8 @@ static bool sees(const mth__ref_call *c, const mth__ref_value *mask, int64_t b, 
 static double score(const mth__ref_call *c, const int64_t *at, int64_t t) { /* at: b, s, g, r */
     const mth__ref_value *q = c->in[0], *k = c->in[1];
     double dot = 0;
-    for (int64_t d = 0; d < q->local.dim[4]; d++) dot += AT(q, at[0], at[1], at[2], at[3], d) * AT(k, at[0], t, at[2], d);
+    for (int64_t d = 0; d < q->local.dim[4]; d++)
+        dot += AT(q, at[0], at[1], at[2], at[3], d) * AT(k, at[0], t, at[2], d);
     return c->attrs->f[0] * dot;
 }
 
@@ -144,7 +149,8 @@ mth_status mth__ref_attention(const mth__ref_call *c) {
         for (int64_t t = 0; t < keys; t++)
             if (sees(c, mask, at[0], at[1], t)) {
                 double p = exp(score(c, at, t) - most) / sum;
-                for (int64_t e = 0; e < width; e++) AT(o, at[0], at[1], at[2], at[3], e) += p * AT(v, at[0], t, at[2], e);
+                for (int64_t e = 0; e < width; e++)
+                    AT(o, at[0], at[1], at[2], at[3], e) += p * AT(v, at[0], t, at[2], e);
             }
     }
     return NULL;

@@ -1,4 +1,5 @@
-/* A run: every device walks its role's instructions in turn, as far as it gets; a channel is done when all who take part have come. */
+/* A run: every device walks its role's instructions in turn, as far as it gets; a channel is done when all who take
+ * part have come. */
 #include "engine/reference/reference_run.h"
 #include <math.h>
 
@@ -27,7 +28,8 @@ static mth_status compute(mth__ref_device *d, const mth__instr *in) {
     for (int k = 0; in->accumulates && k < in->nout; k++) {
         int sum = mth__accumulator(in->op, in->nin, k);
         for (int64_t j = 0, n = sum < 0 ? 0 : mth__shape_size(c.out[k]->local); j < n; j++)
-            c.out[k]->data[j].real += d->value[in->in[sum]].data[j].real; /* floating, as the row's check says */
+            /* floating, as the row's check says */
+            c.out[k]->data[j].real += d->value[in->in[sum]].data[j].real;
     }
     return NULL;
 }
@@ -44,7 +46,8 @@ static int group_of(const mth__channel *c, int device) {
 }
 
 static mth_status no_memory(void) {
-    return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"), F("use smaller shapes, or the native engine"));
+    return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"),
+        F("use smaller shapes, or the native engine"));
 }
 
 /* Does the communication of the device's group once all of it has come. */
@@ -62,15 +65,18 @@ static mth_status collect_group(mth__executable *x, int channel, int device) {
         mth__ref_device *d = &x->device[i];
         mth__ref_seat *s = mth__ref_seat_of(x, channel, d->device);
         if (!s->takes_part || group_of(c, d->device) != group) continue;
-        if (s->arrived->nin && d->value[s->arrived->in[0]].here) part[parts++] = (mth__ref_part){d->device, &d->value[s->arrived->in[0]]};
-        if (s->arrived->nout && d->value[s->arrived->out[0]].here) receiver[receivers++] = &d->value[s->arrived->out[0]];
+        if (s->arrived->nin && d->value[s->arrived->in[0]].here)
+            part[parts++] = (mth__ref_part){d->device, &d->value[s->arrived->in[0]]};
+        if (s->arrived->nout && d->value[s->arrived->out[0]].here)
+            receiver[receivers++] = &d->value[s->arrived->out[0]];
         s->done = true;
     }
     bool missing = false;
     if (!status)
-        status = mth__ref_exchange(
-            c, c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER, parts, part, receivers, receiver, &missing);
-    if (!status && missing) status = INTERNAL("%s: nobody holds an element that device %d's group is to receive", c->label, device);
+        status = mth__ref_exchange(c, c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER, parts, part,
+            receivers, receiver, &missing);
+    if (!status && missing)
+        status = INTERNAL("%s: nobody holds an element that device %d's group is to receive", c->label, device);
     mth__free(part);
     mth__free(receiver);
     return status;
@@ -87,10 +93,12 @@ static mth_status receive(mth__executable *x, mth__ref_device *to, int channel, 
     for (int i = 0; i < x->count; i++) {
         mth__ref_device *d = &x->device[i];
         const mth__ref_seat *s = mth__ref_seat_of(x, channel, d->device);
-        if (s->sent && d->value[s->sent->in[0]].here) part[parts++] = (mth__ref_part){d->device, &d->value[s->sent->in[0]]};
+        if (s->sent && d->value[s->sent->in[0]].here)
+            part[parts++] = (mth__ref_part){d->device, &d->value[s->sent->in[0]]};
     }
     bool missing;
-    mth_status status = mth__ref_exchange(c, false, parts, part, 1, (mth__ref_value *[]){&to->value[seat->arrived->out[0]]}, &missing);
+    mth_status status =
+        mth__ref_exchange(c, false, parts, part, 1, (mth__ref_value *[]){&to->value[seat->arrived->out[0]]}, &missing);
     mth__free(part);
     if (!status) seat->done = !missing;
     return status;
@@ -167,15 +175,18 @@ static mth_status walk(mth__executable *x, const mth__stop *stop) {
 static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
     const mth__program *p = x->program;
     memset(x->sent, 0, p->channel.n * sizeof *x->sent);
-    for (size_t i = 0; i < p->channel.n * (size_t)p->mesh->count; i++) x->seat[i] = (mth__ref_seat){.takes_part = x->seat[i].takes_part};
+    for (size_t i = 0; i < p->channel.n * (size_t)p->mesh->count; i++)
+        x->seat[i] = (mth__ref_seat){.takes_part = x->seat[i].takes_part};
     for (int i = 0; i < x->count; i++) {
         mth__ref_device *d = &x->device[i];
         d->at = 0;
         for (size_t e = 0; e < p->exit.n; e++) d->leaves[e] = -1;
-        for (int64_t j = 0; j < d->elements; j++) d->memory[j].real = NAN; /* what is read before it is written shows */
+        /* what is read before it is written shows */
+        for (int64_t j = 0; j < d->elements; j++) d->memory[j].real = NAN;
         for (size_t v = 0; v < d->role->value.n; v++) {
             const mth__pvalue *value = &d->role->value.at[v];
-            if (value->storage != MTH__IN_ENTRY || mth__shape_size(d->value[v].local) == 0 || !d->value[v].here) continue;
+            if (value->storage != MTH__IN_ENTRY || mth__shape_size(d->value[v].local) == 0 || !d->value[v].here)
+                continue;
             mth__buffer *b = entry[(size_t)value->index * (size_t)p->mesh->count + (size_t)d->device];
             if (!b) return INTERNAL("%s: device %d has no buffer", value->name, d->device);
             mth__ref_widen(&d->value[v], b->data);
@@ -189,7 +200,8 @@ static mth_status leave(mth__executable *x, size_t e, mth__ref_device *d, mth__b
     int rank = exit->sharding.on->rank_of[d->device];
     if (rank < 0) return NULL;
     mth__shape local = mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL);
-    if (d->leaves[e] < 0 && mth__shape_size(local) > 0) return INTERNAL("%s: device %d never writes it", exit->name, d->device);
+    if (d->leaves[e] < 0 && mth__shape_size(local) > 0)
+        return INTERNAL("%s: device %d never writes it", exit->name, d->device);
     TRY(mth__ref_buffer_new(x->engine, d->device, mth__shape_size(local) * (int64_t)mth_dtype_size(exit->dtype), out));
     if (d->leaves[e] >= 0) mth__ref_narrow(&d->value[d->leaves[e]], (*out)->data);
     return NULL;
@@ -204,12 +216,15 @@ mth_status mth__ref_run(mth__executable *x, mth__buffer *const *entry, mth__buff
         s = begin(x, entry);
         if (!s) s = walk(x, stop);
         for (size_t e = 0; e < exits && !s; e++)
-            for (int i = 0; i < x->count && !s; i++) s = leave(x, e, &x->device[i], &made[e * devices + (size_t)x->device[i].device]);
+            for (int i = 0; i < x->count && !s; i++)
+                s = leave(x, e, &x->device[i], &made[e * devices + (size_t)x->device[i].device]);
         pthread_mutex_unlock(&x->lock);
     }
     for (size_t i = 0; i < exits * devices; i++) {
-        if (s) mth__ref_buffer_release(made[i]);
-        else exit[i] = made[i];
+        if (s)
+            mth__ref_buffer_release(made[i]);
+        else
+            exit[i] = made[i];
     }
     mth__free(made);
     return s;

@@ -3,16 +3,24 @@
 #define MTH__REFERENCE_RUN_H
 #include "engine/reference/reference.h"
 
-struct mth__engine { atomic_int references; int devices; };
-struct mth__buffer { atomic_int references; mth__engine *engine; char *data; };
+struct mth__engine {
+    atomic_int references;
+    int devices;
+};
+struct mth__buffer {
+    atomic_int references;
+    mth__engine *engine;
+    char *data;
+};
 
 typedef struct {
     int device;
     const mth__role *role;
-    size_t at;                       /* the instruction that is next */
-    mth__ref_value *value;           /* of the role */
-    mth__ref_element *memory; int64_t elements; /* of all values that are no alias */
-    int *leaves;                     /* by exit: the value last written of it, -1: none */
+    size_t at;             /* the instruction that is next */
+    mth__ref_value *value; /* of the role */
+    mth__ref_element *memory;
+    int64_t elements; /* of all values that are no alias */
+    int *leaves;      /* by exit: the value last written of it, -1: none */
 } mth__ref_device;
 
 /* Where a device stands with a channel. */
@@ -29,10 +37,10 @@ struct mth__executable {
     pthread_mutex_t lock;
     mth__fork_watch watch;
     int count;
-    mth__ref_device *device;          /* count: those that have a role */
-    mth__ref_device **by_id;          /* by device id, or NULL */
-    mth__ref_seat *seat;              /* [channel * mesh->count + device id] */
-    int *senders, *sent;              /* by channel: devices with a SEND; those that have come to it */
+    mth__ref_device *device; /* count: those that have a role */
+    mth__ref_device **by_id; /* by device id, or NULL */
+    mth__ref_seat *seat;     /* [channel * mesh->count + device id] */
+    int *senders, *sent;     /* by channel: devices with a SEND; those that have come to it */
 };
 
 void mth__ref_close(mth__engine *);

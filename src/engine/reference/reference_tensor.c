@@ -8,7 +8,12 @@ mth_status mth__ref_contract(const mth__ref_call *c) {
     const char *term[3] = {c->attrs->s, comma + 1, arrow + 2};
     const mth__ref_value *value[3] = {a, b, y};
     /* every letter with its stride in each term; those of the result first, the summed ones behind */
-    struct { int n; char letter[2 * MTH__RANK]; mth__shape size; int64_t stride[3][2 * MTH__RANK]; } outer = {0}, inner = {0}, *l;
+    struct {
+        int n;
+        char letter[2 * MTH__RANK];
+        mth__shape size;
+        int64_t stride[3][2 * MTH__RANK];
+    } outer = {0}, inner = {0}, *l;
     for (int t = 2; t >= 0; t--) {
         int64_t stride[MTH__RANK];
         mth__shape_strides(value[t]->local, stride);
@@ -60,7 +65,7 @@ mth_status mth__ref_reduce(const mth__ref_call *c) {
 }
 
 mth_status mth__ref_broadcast_to(const mth__ref_call *c) {
-    FOR_EACH(at, c->out[0]->local) *mth__ref_element_at(c->out[0], at) = *mth__ref_broadcast(c->in[0], c->out[0], at);
+    FOR_EACH(at, c->out[0]->local) * mth__ref_element_at(c->out[0], at) = *mth__ref_broadcast(c->in[0], c->out[0], at);
     return NULL;
 }
 
@@ -89,14 +94,19 @@ static mth_status shifted(const mth__ref_value *x, const mth__ref_value *y, int6
             int64_t global = mth__ref_global(y, d, at[d]) + (d == dimension ? shift : 0);
             inside &= global >= 0 && global < x->global.dim[d];
             from[d] = mth__ref_local(x, d, global);
-            if (inside && from[d] < 0) return INTERNAL("element %lld of dimension %d is on another device", (long long)global, d);
+            if (inside && from[d] < 0)
+                return INTERNAL("element %lld of dimension %d is on another device", (long long)global, d);
         }
         *mth__ref_element_at(y, at) = inside ? *mth__ref_element_at(x, from) : (mth__ref_element){0};
     }
     return NULL;
 }
-mth_status mth__ref_slice(const mth__ref_call *c) { return shifted(c->in[0], c->out[0], c->attrs->i[0], c->attrs->i[1]); }
-mth_status mth__ref_pad(const mth__ref_call *c) { return shifted(c->in[0], c->out[0], c->attrs->i[0], -c->attrs->i[1]); }
+mth_status mth__ref_slice(const mth__ref_call *c) {
+    return shifted(c->in[0], c->out[0], c->attrs->i[0], c->attrs->i[1]);
+}
+mth_status mth__ref_pad(const mth__ref_call *c) {
+    return shifted(c->in[0], c->out[0], c->attrs->i[0], -c->attrs->i[1]);
+}
 mth_status mth__ref_keep(const mth__ref_call *c) { return shifted(c->in[0], c->out[0], 0, 0); }
 
 mth_status mth__ref_concat(const mth__ref_call *c) {
@@ -108,7 +118,8 @@ mth_status mth__ref_concat(const mth__ref_call *c) {
         while (global >= c->in[i]->global.dim[dimension]) global -= c->in[i++]->global.dim[dimension];
         memcpy(from, at, sizeof from);
         from[dimension] = mth__ref_local(c->in[i], (int)dimension, global);
-        if (from[dimension] < 0) return INTERNAL("element %lld of operand %d is on another device", (long long)global, i);
+        if (from[dimension] < 0)
+            return INTERNAL("element %lld of operand %d is on another device", (long long)global, i);
         *mth__ref_element_at(y, at) = *mth__ref_element_at(c->in[i], from);
     }
     return NULL;

@@ -1,0 +1,185 @@
+/* The plans of a compiled model: found in its cache or made, one thread at a time. */
+#include "compile.h"
+#include <string.h>
+
+mth_status mth__lock(mth_compiled *c) {
+    TRY(mth__given(c, "the compiled model"));
+    pthread_mutex_lock(&c->lock);
+    return NULL;
+}
+
+mth_status mth__unlock(mth_compiled *c, mth_status s) {
+    pthread_mutex_unlock(&c->lock);
+    return s;
+}
+
+static bool same_inputs(const mth__request *a, const mth__request *b) {
+    if (a->inputs != b->inputs) return false;
+    for (size_t i = 0; i < a->inputs; i++) {
+        const mth__input_description *x = &a->input[i], *y = &b->input[i];
+        if (strcmp(x->name, y->name) || x->dtype != y->dtype || !mth__shape_equal(x->shape, y->shape)) return false;
+    }
+    return true;
+}
+
+static bool same_request(const mth__request *a, const mth__request *b) {
+    if (a->gradients != b->gradients || !same_inputs(a, b)) return false;
+    if (!a->gradients) return true;
+    if (memcmp(a->seeded, b->seeded, a->outputs * sizeof(bool)) || a->wanted != b->wanted) return false;
+    for (size_t i = 0; i < a->wanted; i++)
+        if (strcmp(a->wanted_input[i], b->wanted_input[i])) return false;
+    return true;
+}
+
+typedef struct {
+    mth_compiled *compiled;
+    const mth__request *request;
+    mth__plan *plan;
+} plan_call;
+
+static mth_status plan_body(void *context) {
+    plan_call *p = context;
+    return mth__compile_plan(p->compiled, p->request, &p->plan);
+}
+
+void mth__plan_free(mth_compiled *c, mth__plan *p) {
+    if (p->executable) c->backend->vtable->unload(p->executable);
+    mth__arena_free(p->arena);
+}
+
+/* Of the plans for ever new shapes those used last are kept. The first one stays: the layout of the parameters lives in
+ * it. */
+enum { PLANS_KEPT = 64 };
+
+static void forget_old_plans(mth_compiled *c) {
+    int n = 0;
+    for (mth__plan **at = &c->plan; *at;) {
+        mth__plan *p = *at;
+        if (++n <= PLANS_KEPT || p->running || p == c->last || p->parameter == c->layout) {
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
+        mth__plan_free(c, p);
+    }
+}
+
+mth_status mth__load_plan(mth_compiled *c, mth__plan *plan) {
+    return plan->executable
+        ? NULL
+        : c->backend->vtable->load(c->backend->engine, plan->program, plan->global, &plan->executable);
+}
+
+mth_status mth__plan_for(mth_compiled *c, const mth__request *request, bool load, mth__plan **out) {
+    mth__plan **at = &c->plan, *plan;
+    while (*at && !same_request(&(*at)->request, request)) at = &(*at)->next;
+    plan = *at;
+    if (plan) {
+        *at = plan->next;
+        plan->next = c->plan;
+        c->plan = plan;
+    } else {
+        plan_call call = {c, request, NULL};
+        TRY(mth__backend_lock(c->backend));
+        mth_status s = mth__guard(plan_body, &call);
+        mth__backend_unlock(c->backend);
+        TRY(s);
+        plan = call.plan;
+        plan->next = c->plan;
+        c->plan = plan;
+        if (!c->layout) {
+            c->layouts = plan->parameters;
+            c->layout = plan->parameter;
+        }
+        forget_old_plans(c);
+    }
+    if (load) TRY(mth__load_plan(c, plan));
+    *out = plan;
+    return NULL;
+}
+
+void mth__request_free(mth__request *r) {
+    mth__free(r->input);
+    mth__free(r->seeded);
+    mth__free(r->wanted_input);
+}
+
+int mth__number_of(const mth__names *known, const char *name, size_t expected) {
+    if (expected < known->name.n && !strcmp(known->name.at[expected], name)) return (int)expected;
+    return mth__names_find(known, name);
+}
+
+static mth__input_description description_of(const mth_compiled *c, const mth_named *input) {
+    mth_dtype dtype = input->array->dtype;
+    /* what it computes in */
+    if (mth__is_float(dtype) && c->backend->vtable->lacks(mth__op_find("add"), dtype)) dtype = MTH_FLOAT32;
+    return (mth__input_description){input->name, dtype, input->array->shape};
+}
+
+mth_status mth__request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
+    TRY(mth__named_check(input, count, "inputs"));
+    const size_t known = c->inputs.name.n;
+    size_t n = 0, rest = known;
+    *r = (mth__request){.outputs = c->outputs.name.n};
+    r->input = mth__calloc(count + known + 1, sizeof *r->input);
+    r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
+    if (!r->input || !r->seeded) {
+        mth__request_free(r);
+        return mth__no_room();
+    }
+    for (size_t i = 0; i < count; i++) { /* each to its place; unknown ones and those given again behind */
+        int k = mth__number_of(&c->inputs, input[i].name, i);
+        r->input[k >= 0 && !r->input[k].name ? (size_t)k : rest++] = description_of(c, &input[i]);
+    }
+    for (size_t k = 0; k < rest; k++)
+        if (r->input[k].name) r->input[n++] = r->input[k];
+    r->inputs = n;
+    return NULL;
+}
+
+/* Without inputs: those of the plan last used, else the shapes given to compile. */
+static mth_status request_or_last(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
+    if (count || !mth__model_input_count(c->model)) return mth__request_for(c, input, count, r);
+    *r = (mth__request){.outputs = mth__model_output_count(c->model)};
+    const mth__input_description *from = c->last ? c->last->request.input : c->shape;
+    r->inputs = c->last ? c->last->request.inputs : c->shapes;
+    if (!r->inputs)
+        return FAIL(MTH_ERROR_VALUE, F("the shapes of the inputs are not known yet"),
+            F("give inputs, or compile with shapes={'%s': ...}", mth__model_input_name(c->model, 0)));
+    r->input = mth__calloc(r->inputs, sizeof *r->input);
+    r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
+    if (!r->input || !r->seeded) {
+        mth__request_free(r);
+        return mth__no_room();
+    }
+    memcpy(r->input, from, r->inputs * sizeof *r->input);
+    return NULL;
+}
+
+mth_status mth__forward_plan(mth_compiled *c, const mth_named *input, size_t count, mth__plan **out) {
+    mth__request r;
+    TRY(request_or_last(c, input, count, &r));
+    mth_status s;
+    if (c->last && same_inputs(&c->last->request, &r)) {
+        *out = c->last;
+        s = NULL;
+    } else if (!(s = mth__plan_for(c, &r, false, out)))
+        c->last = *out;
+    mth__request_free(&r);
+    return s;
+}
+
+mth_status mth_plan(mth_compiled *c, const mth_named *input, size_t count, bool gradients) {
+    TRY(mth__lock(c));
+    mth__request r;
+    mth__plan *plan;
+    mth_status s = request_or_last(c, input, count, &r);
+    if (!s) {
+        r.gradients = gradients;
+        memset(r.seeded, gradients, r.outputs);
+        s = mth__plan_for(c, &r, false, &plan);
+        if (!s) c->last = plan;
+        mth__request_free(&r);
+    }
+    return mth__unlock(c, s);
+}
