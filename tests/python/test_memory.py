@@ -12,11 +12,20 @@ from support import one_block
 
 # A model of `layers` pairs of matrices (n, m), (m, n); prints bytes of weights, said and taken, then of all, said and taken.
 GROWTH = """
-import sys, numpy as np, mithril as ml
+import sys, time, numpy as np, mithril as ml
 from mithril.backends import CBackend, JaxBackend
 
 name, mesh, spec, n, m, layers = sys.argv[1], *map(eval, sys.argv[2:])
-resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def resident():
+    # once XLA's threads have freed what they still held of the last run
+    read = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+    last, steady = read(), 0
+    while steady < 10:
+        time.sleep(0.02)
+        now = read()
+        last, steady = now, steady + 1 if now == last else 0
+    return last
 
 def compile(backend, layers, inputs):
     model = ml.Model()
@@ -48,7 +57,13 @@ FRANK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def growth(*arguments):
-    run = subprocess.run([sys.executable, "-c", GROWTH, *map(str, arguments)], capture_output=True, text=True, timeout=240, env={**os.environ, **FRANK})
+    run = subprocess.run(
+        [sys.executable, "-c", GROWTH, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **FRANK},
+    )
     assert run.returncode == 0, run.stderr
     return map(int, run.stdout.splitlines()[-1].split())
 
@@ -77,7 +92,9 @@ def test_uneven_parts_are_said(xla):
     x = np.ones((2, 4), np.float32)
     said = []
     for backend in (CBackend(device_mesh=(3,)), xla(device_mesh=(3,))):
-        compiled = ml.compile(one_block(ml.Linear(100, weight_shard_spec=(0, None), bias=False), input="x", output="y"), backend)
+        compiled = ml.compile(
+            one_block(ml.Linear(100, weight_shard_spec=(0, None), bias=False), input="x", output="y"), backend
+        )
         params = compiled.get_parameters({"x": x})
         y, gradients = compiled.evaluate(params, {"x": x}, {"y": np.ones((2, 100), np.float32)})
         said.append([(u["weights"], u["gradients"]) for u in compiled.get_memory_usage(params, {"x": x})])
