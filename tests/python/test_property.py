@@ -83,9 +83,9 @@ def same(build, plain, backend, inputs, tolerance=5e-5, **options):
     assert list(p) == list(p0) and set(v) == set(v0) and set(g) == set(g0) == set(p) | set(floating)
     for k in p:
         assert np.array_equal(np.asarray(p[k]), np.asarray(p0[k])), k
-    for k in v:
-        close(v[k], v0[k], tolerance)
-        close(a[k], v0[k], tolerance)
+    for k in v:  # where terms of size 1 nearly cancel, what is left of them has their rounding errors
+        close(v[k], v0[k], tolerance, floor=1e-3)
+        close(a[k], v0[k], tolerance, floor=1e-3)
     largest = max(
         (np.abs(np.asarray(x)).max(initial=0) for x in g0.values()), default=0
     )  # some gradients are zero but for rounding: a key's bias
