@@ -84,8 +84,8 @@ static mth_status time_job(void *argument) {
     TRY(native->open(&(mth__engine_setup){p->mesh, (const mth__opt *const[]){options, NULL}, &count}, &engine));
     TRY(native->load(engine, p, NULL, &x));
     for (int d = 0; d < j->devices; d++) {
-        TRY(native->buffer_new(engine, d, j->elements * 4, &entry[d]));
-        memset(native->buffer_host(entry[d]), 0, (size_t)j->elements * 4);
+        TRY(native->memory.new(engine, d, j->elements * 4, &entry[d]));
+        memset(native->memory.host(entry[d]), 0, (size_t)j->elements * 4);
     }
     j->best = 1e9;
     double begin = seconds();
@@ -94,9 +94,9 @@ static mth_status time_job(void *argument) {
         TRY(native->run(x, entry, exit, NULL));
         t = seconds() - t;
         if (t < j->best) j->best = t;
-        for (int d = 0; d < j->devices; d++) native->buffer_release(exit[d]);
+        for (int d = 0; d < j->devices; d++) native->memory.release(exit[d]);
     }
-    for (int d = 0; d < j->devices; d++) native->buffer_release(entry[d]);
+    for (int d = 0; d < j->devices; d++) native->memory.release(entry[d]);
     native->unload(x);
     native->close(engine);
     mth__arena_free(arena);

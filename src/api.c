@@ -54,7 +54,7 @@ static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *o
         mth__spec_of *s = &spec[(*n)++];
         s->name = dict->keys[i];
         s->rank = (int)entry.count;
-        TRY(mth__spec_read(entry, mth__place_whole(c->backend->mesh), s->rank, s->name, &s->sharding));
+        TRY(mth__spec_read(entry, mth__place_whole(c->backend->devices.mesh), s->rank, s->name, &s->sharding));
         if (c->backend->spmd)
             TRY(mth__error_operator(mth__check_partitionable(&s->sharding, s->rank, s->name), s->name));
     }
@@ -143,7 +143,7 @@ static mth_status compile_body(void *context) {
     c->arena = arena;
     c->backend = k->backend;
     c->model = k->copy;
-    TRY(mth__model_resolve(c->model, c->backend->mesh, c->backend->spmd));
+    TRY(mth__model_resolve(c->model, c->backend->devices.mesh, c->backend->spmd));
     for (size_t i = 0; i < mth__model_input_count(c->model); i++)
         mth__names_add(arena, &c->inputs, mth__model_input_name(c->model, i));
     for (size_t i = 0; i < mth__model_output_count(c->model); i++)
@@ -192,7 +192,7 @@ mth_status mth_compile(
     if (s)
         mth_model_free(k.copy);
     else
-        mth__backend_retain(backend);
+        mth__devices_retain(&backend->devices);
     return s;
 }
 

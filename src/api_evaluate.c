@@ -18,7 +18,7 @@ static mth_status make_parameters(
     for (size_t i = 0; !s && i < plan->parameters; i++) {
         const mth__parameter *p = &plan->parameter[i];
         mth_array *a;
-        s = mth__array_new(c->backend, p->dtype, p->shape, &p->sharding, with_data, &a);
+        s = mth__array_new(&c->backend->devices, p->dtype, p->shape, &p->sharding, with_data, &a);
         if (s)
             s = mth__error_tensor(s, array_text(p->name, p->dtype, p->shape, &p->sharding));
         else
@@ -151,7 +151,7 @@ static mth_status collect(
         const mth__exit *e = &program->exit.at[i];
         if (e->gradient != gradients) continue;
         mth_array *a;
-        s = mth__array_wrap(c->backend, e->dtype, e->shape, &e->sharding, exit + i * devices, &a);
+        s = mth__array_wrap(&c->backend->devices, e->dtype, e->shape, &e->sharding, exit + i * devices, &a);
         if (s) break;
         memset(exit + i * devices, 0, devices * sizeof *exit);
         s = mth__arrays_set(all, n++, e->name, a);
@@ -183,7 +183,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
         s = entry_array(plan, i, &given, &a);
-        if (!s) s = mth__array_as(a, c->backend, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
+        if (!s) s = mth__array_as(a, &c->backend->devices, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++)
             entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
@@ -193,7 +193,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     if (!s) s = collect(c, p, exit, false, &values);
     if (!s && gradients) s = collect(c, p, exit, true, &slopes);
     for (size_t i = 0; exit && i < exits * devices; i++)
-        if (exit[i]) c->backend->vtable->buffer_release(exit[i]);
+        if (exit[i]) c->backend->devices.memory->release(exit[i]);
     for (size_t i = 0; held && i < entries; i++) mth_array_free(held[i]);
     mth__free(held);
     mth__free(all);

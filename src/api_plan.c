@@ -67,7 +67,7 @@ static void forget_old_plans(mth_compiled *c) {
 mth_status mth__load_plan(mth_compiled *c, mth__plan *plan) {
     return plan->executable
         ? NULL
-        : c->backend->vtable->load(c->backend->engine, plan->program, plan->global, &plan->executable);
+        : c->backend->vtable->load(c->backend->devices.engine, plan->program, plan->global, &plan->executable);
 }
 
 mth_status mth__plan_for(mth_compiled *c, const mth__request *request, bool load, mth__plan **out) {

@@ -81,7 +81,7 @@ mth_status mth_plan_verify_text(const char *text) {
 
 static mth_status check_room(const mth_compiled *c, const void *device, size_t devices) {
     TRY(mth__result_given(device));
-    int n = c->backend->mesh->count;
+    int n = c->backend->devices.mesh->count;
     return devices >= (size_t)n
         ? NULL
         : FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, n), F("give room for %d", n));

@@ -239,7 +239,7 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
         .distribute = compiled->distribute,
         .request = &plan->request,
         .plan = plan,
-        .graph = mth__graph_new(arena, compiled->backend->mesh),
+        .graph = mth__graph_new(arena, compiled->backend->devices.mesh),
         .dump = getenv("MITHRIL_DUMP")};
     bind_layout(compiled, arena, &p.distribute);
     if (p.dump && !*p.dump) p.dump = NULL;

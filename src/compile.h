@@ -3,6 +3,7 @@
 #define MTH__COMPILE_H
 #include "base/names.h"
 #include "compose/compose.h"
+#include "data/array.h"
 #include "distribute/distribute.h"
 #include "engine/backend.h"
 

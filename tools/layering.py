@@ -20,9 +20,10 @@ BELOW = {
     "derive": ["base", "catalog"],
     "distribute": ["base", "catalog"],
     "emit": ["base", "catalog"],
-    "engine": ["base", "catalog", "emit"],
+    "data": ["base", "catalog", "emit"],
+    "engine": ["base", "catalog", "emit", "data"],
     "observe": ["base", "catalog", "emit", "engine"],
-}
+}  # and a folder inside of a layer (engine/native) sees what lies beside it (engine/*.h), not its sisters (engine/pjrt)
 HAND_WRITTEN = ["include", "src", "python", "tools", "tests", "fuzz", "bench", "examples"]
 
 
@@ -42,6 +43,7 @@ def check_includes():
         layer = inside[0] if len(inside) > 1 else None
         for number, own, name in includes(path):
             target = name.split("/")[0] if "/" in name else None
+            room = name.split("/")[:-1]
             if not own or name == "mithril.h":
                 if name == "mithril.h" and not own:
                     yield f"{path.relative_to(ROOT)}:{number}: include \"mithril.h\" with quotes"
@@ -50,6 +52,8 @@ def check_includes():
                 yield f"{path.relative_to(ROOT)}:{number}: \"{name}\" is not a path from src/"
             elif layer and (target is None or target not in [layer, *BELOW[layer]]):
                 yield f"{path.relative_to(ROOT)}:{number}: {layer} may not include \"{name}\""
+            elif layer and len(room) > 1 and room != list(inside[:-1]):
+                yield f"{path.relative_to(ROOT)}:{number}: \"{name}\" is a part of {'/'.join(room)} alone"
     for path in files(["python", "examples"], ".c", ".h"):
         for number, own, name in includes(path):
             beside = own and (path.parent / name).is_file()

@@ -173,6 +173,14 @@ typedef struct {
     mth_backend **out;
 } creation;
 
+static void free_backend(mth__devices *devices) {
+    mth_backend *b = (mth_backend *)devices;
+    b->vtable->close(devices->engine);
+    mth__fork_watch_remove(&b->watch);
+    pthread_mutex_destroy(&b->lock);
+    mth__arena_free(b->arena);
+}
+
 static mth_status create_body(void *context) {
     creation *c = context;
     TRY(mth__fork_ready());
@@ -184,7 +192,7 @@ static mth_status create_body(void *context) {
     mth_arg *value = NULL;
     mth_status s = mth__options_read(arena, "backend", b->vtable->options, c->option, c->count, &value);
     mth__engine_setup setup = {NULL, b->vtable->options, value};
-    if (!s) s = read_mesh(arena, &setup, &b->mesh);
+    if (!s) s = read_mesh(arena, &setup, &b->devices.mesh);
     if (!s) s = read_common(b, &setup);
     if (!s) {
         mth__text t = mth__text_new(arena);
@@ -192,9 +200,11 @@ static mth_status create_body(void *context) {
             mth__text_add(&t, "%s%s=%s", i ? ", " : "", c->option[i].name, mth__arg_text(arena, c->option[i].value));
         b->options_text = t.n ? t.at : "";
         b->arena = arena;
-        b->references = 1;
-        setup.mesh = b->mesh;
-        s = b->vtable->open(&setup, &b->engine);
+        b->devices.references = 1;
+        b->devices.memory = &b->vtable->memory;
+        b->devices.free = free_backend;
+        setup.mesh = b->devices.mesh;
+        s = b->vtable->open(&setup, &b->devices.engine);
     }
     if (s) {
         mth__arena_free(arena);
@@ -215,19 +225,15 @@ mth_status mth_backend_create(const char *engine, const mth_option *option, size
 }
 
 void mth_backend_free(mth_backend *b) {
-    if (!b || atomic_fetch_sub(&b->references, 1) != 1) return;
-    b->vtable->close(b->engine);
-    mth__fork_watch_remove(&b->watch);
-    pthread_mutex_destroy(&b->lock);
-    mth__arena_free(b->arena);
+    if (b) mth__devices_release(&b->devices);
 }
 
 int mth_backend_get_mesh(const mth_backend *b, int64_t dim[4]) {
-    for (int a = 0; b && dim && a < b->mesh->naxes; a++) dim[a] = b->mesh->dim[a];
-    return b ? b->mesh->naxes : 0;
+    for (int a = 0; b && dim && a < b->devices.mesh->naxes; a++) dim[a] = b->devices.mesh->dim[a];
+    return b ? b->devices.mesh->naxes : 0;
 }
 
-int64_t mth_backend_get_device_count(const mth_backend *b) { return b ? b->mesh->count : 0; }
+int64_t mth_backend_get_device_count(const mth_backend *b) { return b ? b->devices.mesh->count : 0; }
 
 typedef struct {
     const mth_backend *backend;
@@ -238,10 +244,10 @@ static mth_status describe_body(void *context) {
     description *d = context;
     mth__arena *arena = mth__arena_new();
     mth__text t = mth__text_new(arena);
-    mth__text_add(&t, "engine %s, %d devices, %s\n", d->backend->vtable->name, d->backend->mesh->count,
-        mth__placement_text(arena, mth__place_whole(d->backend->mesh)));
+    mth__text_add(&t, "engine %s, %d devices, %s\n", d->backend->vtable->name, d->backend->devices.mesh->count,
+        mth__placement_text(arena, mth__place_whole(d->backend->devices.mesh)));
     mth__text_add(&t, "options: %s\n", d->backend->options_text);
-    mth_status s = d->backend->vtable->describe(d->backend->engine, &t);
+    mth_status s = d->backend->vtable->describe(d->backend->devices.engine, &t);
     char *text = s ? NULL : mth__text_publish(&t);
     mth__arena_free(arena);
     if (s) return s;

@@ -1,17 +1,15 @@
-/* A backend: an engine opened on a mesh, with its options; and arrays on its devices. Both are reference counted: an
- * array or a compiled model keeps its backend alive. */
+/* A backend: an engine opened on a mesh, with its options. It is kept alive by the arrays on its devices and by the
+ * compiled models that run on it. */
 #ifndef MTH__BACKEND_H
 #define MTH__BACKEND_H
 #include "base/option.h"
 #include "engine/engine.h"
 
 struct mth_backend {
-    atomic_int references;
+    mth__devices devices; /* the first member: it is freed with the last reference to them */
     mth__arena *arena;
     const mth__engine_vtable *vtable;
-    mth__engine *engine;
-    mth__mesh *mesh;
-    /* of mesh: plans are made under it; mth__backend_lock, outside of guards */
+    /* of the mesh: plans are made under it; mth__backend_lock, outside of guards */
     pthread_mutex_t lock;
     mth__fork_watch watch;
     /* the process in which this one was forked off while a thread held the lock there; 0: none */
@@ -24,54 +22,7 @@ struct mth_backend {
     bool auto_sharding, memory_optimization;
     int partition_dims;
 };
-mth_backend *mth__backend_retain(mth_backend *);
 mth_status mth__backend_lock(mth_backend *); /* fails in a fork that came while the mesh was being changed */
 void mth__backend_unlock(mth_backend *);
 
-/* The part of an array that one device holds. Devices with equal parts share one buffer where the engine's memory is
- * the host's. */
-typedef struct {
-    int device;
-    int leader;
-    mth__buffer *buffer;
-    int64_t start[MTH__RANK], size[MTH__RANK], step[MTH__RANK];
-} mth__held;
-struct mth_array {
-    atomic_int references;
-    mth_backend *backend;
-    mth_dtype dtype;
-    mth__shape shape;
-    mth__sharding sharding;
-    _Atomic(char *) sharding_text; /* made when first asked for */
-    bool lent;                     /* the one buffer is memory of the caller's (mth_array_borrow) */
-    int count;
-    /* count; in rank order of the placement; buffer NULL in arrays that are a layout only */
-    mth__held *held;
-};
-struct mth_arrays {
-    size_t count;
-    mth_named *item;
-    size_t slots, *slot; /* a hash table of names: 1 + item; 0: empty */
-};
-
-/* Room without contents (with_data false: a layout only). */
-mth_status mth__array_new(mth_backend *, mth_dtype, mth__shape, const mth__sharding *, bool with_data, mth_array **out);
-/* Takes over the references in buffer[device]. */
-mth_status mth__array_wrap(
-    mth_backend *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer *const *buffer, mth_array **out);
-/* The same values in another layout, on another backend or in another floating type; shares buffers where it can. */
-mth_status mth__array_as(mth_array *, mth_backend *on, mth_dtype, const mth__sharding *, mth_array **out);
-/* Replaces the array's buffer, where the caller of mth_array_borrow owns its memory, by a copy among those of a run's
- * results. */
-mth_status mth__array_unlend(const mth_array *, mth__buffer **buffer, size_t count);
-/* Calls fill for each distinct part: `data` is the part's memory, row-major. */
-typedef mth_status mth__fill(void *context, const mth_array *, const mth__held *, void *data);
-mth_status mth__array_fill(mth_array *, mth__fill *, void *context);
-/* Deterministic by element: normal or uniform times scale, of the stream of `name`. */
-mth_status mth__array_initialise(mth_array *, int init, double scale, uint64_t seed, uint64_t stream);
-/* empty slots; items are set by the caller, names owned */
-mth_status mth__arrays_new(size_t count, mth_arrays **out);
-/* each has a name and an array */
-mth_status mth__named_check(const mth_named *, size_t count, const char *what);
-mth_status mth__arrays_set(mth_arrays *, size_t i, const char *name, mth_array *taken);
 #endif

@@ -4,20 +4,16 @@
 #include "base/fork.h"
 #include "base/option.h"
 #include "base/stop.h"
+#include "data/devices.h"
 #include "emit/collective.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
-typedef struct mth__engine mth__engine;
 typedef struct mth__executable mth__executable;
-/* memory of one device, reference counted (atomic); an engine may recycle it when the count falls to 0 */
-typedef struct mth__buffer mth__buffer;
 
 /* Waits for a lock that others hold during their runs, and for as long; INTERRUPTED where it is not taken because of
  * `stop`. */
 mth_status mth__lock_run(pthread_mutex_t *, const mth__stop *);
-
-enum { MTH__ALIGNMENT = 64 }; /* bytes, of host memory in buffers */
 
 /* What an engine is opened with: the mesh, and the values of its options: mth__options_get(tables, value, "threads").
  */
@@ -42,21 +38,7 @@ typedef struct {
     void (*close)(mth__engine *);
     mth_status (*describe)(mth__engine *, mth__text *);
     const char *(*lacks)(const mth__op *, mth_dtype); /* NULL: has a kernel; else the reason */
-
-    /* uninitialised, aligned */
-    mth_status (*buffer_new)(mth__engine *, int device, int64_t bytes, mth__buffer **out);
-    void (*buffer_retain)(mth__buffer *);
-    void (*buffer_release)(mth__buffer *);
-    /* host memory of the buffer, there as long as it lives; NULL where an engine has none (then read/write) */
-    void *(*buffer_host)(mth__buffer *);
-    /* the same of a buffer that was just made, for its contents: there until it is used */
-    void *(*buffer_fill)(mth__buffer *);
-    mth_status (*buffer_write)(mth__buffer *, int64_t offset, const void *data, int64_t bytes);
-    mth_status (*buffer_read)(mth__buffer *, int64_t offset, void *data, int64_t bytes);
-    /* Memory of the caller's, aligned to MTH__ALIGNMENT, that nobody changes until release(context), which is called
-       once: when the buffer dies, or not at all where this fails. NULL: the engine can't. */
-    mth_status (*buffer_borrow)(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *),
-        void *context, mth__buffer **out);
+    mth__memory_vtable memory;
 
     /* what the engine's partitioner can't do; NULL: there is none */
     mth_status (*check_global)(const mth__program *global);
@@ -78,6 +60,5 @@ typedef struct {
 extern const mth__opt mth__mesh_options[];          /* device_mesh: every engine has it */
 extern const mth__opt mth__communication_options[]; /* collective_ops, and what passes do to communication */
 
-int mth__core_count(void); /* cores that this process may use */
 extern const mth__engine_vtable mth__engine_native, mth__engine_reference, mth__engine_pjrt;
 #endif

@@ -39,8 +39,8 @@ static mth_status make_entries(
             int d = x->sharding.on->device[r];
             int64_t elements = mth__shape_size(mth__local_shape(x->shape, &x->sharding, r, NULL, NULL));
             mth__buffer **b = &entry[i * (size_t)p->mesh->count + (size_t)d];
-            TRY(vt->buffer_new(e, d, elements * (int64_t)mth_dtype_size(x->dtype), b));
-            fill_entry(vt->buffer_host(*b), x->dtype, elements);
+            TRY(vt->memory.new(e, d, elements * (int64_t)mth_dtype_size(x->dtype), b));
+            fill_entry(vt->memory.host(*b), x->dtype, elements);
         }
     }
     return NULL;
@@ -48,7 +48,7 @@ static mth_status make_entries(
 
 static void let_go(const mth__engine_vtable *vt, mth__buffer **buffer, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (buffer[i]) vt->buffer_release(buffer[i]);
+        if (buffer[i]) vt->memory.release(buffer[i]);
 }
 
 /* Any error but of memory or of a value that the program computes is a fault of the proof. */

@@ -1,6 +1,7 @@
 /* Two runs give the same numbers. */
 #ifndef SAME_ARRAYS_H
 #define SAME_ARRAYS_H
+#include "data/array.h"
 #include "engine/backend.h"
 #include "unit.h"
 

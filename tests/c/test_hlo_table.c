@@ -318,19 +318,19 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
             const held here = held_by(is->shape, &is->sharding, d);
             const int64_t n = mth__shape_size(here.local);
             mth__buffer **b = &entry[e * (size_t)devices + (size_t)d];
-            TRY(vt->buffer_new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), b));
+            TRY(vt->memory.new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), b));
             for (int64_t i = 0; i < n; i++)
-                element_put_real(is->dtype, vt->buffer_host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
+                element_put_real(is->dtype, vt->memory.host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
         }
     for (int again = 0; again < 2; again++) {
         for (size_t i = 0; i < p->exit.n * (size_t)devices; i++) {
-            if (exit[i]) vt->buffer_release(exit[i]);
+            if (exit[i]) vt->memory.release(exit[i]);
             exit[i] = NULL;
         }
         TRY(vt->run(x, entry, exit, NULL));
     }
     for (size_t i = 0; i < p->entry.n * (size_t)devices; i++)
-        if (entry[i]) vt->buffer_release(entry[i]);
+        if (entry[i]) vt->memory.release(entry[i]);
     vt->unload(x);
     vt->close(engine);
     return NULL;
@@ -344,7 +344,7 @@ static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d,
     CHECK(!got == (is->sharding.on->rank_of[d] < 0) && !want == !got);
     if (!got || !want) return;
     const held here = held_by(is->shape, &is->sharding, d);
-    const void *x = mth__engine_pjrt.buffer_host(got), *y = mth__engine_reference.buffer_host(want);
+    const void *x = mth__engine_pjrt.memory.host(got), *y = mth__engine_reference.memory.host(want);
     CHECK(x != NULL);
     int64_t wrong = 0;
     for (int64_t i = 0, n = x ? mth__shape_size(here.local) : 0; i < n; i++) {
@@ -374,8 +374,8 @@ static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
     TRY(run_on(s, &mth__engine_pjrt, p, got));
     for (size_t i = 0; i < exits; i++) {
         compare_exit(s, p, i / (size_t)devices, (int)(i % (size_t)devices), got[i], want[i]);
-        if (got[i]) mth__engine_pjrt.buffer_release(got[i]);
-        if (want[i]) mth__engine_reference.buffer_release(want[i]);
+        if (got[i]) mth__engine_pjrt.memory.release(got[i]);
+        if (want[i]) mth__engine_reference.memory.release(want[i]);
     }
     return NULL;
 }

@@ -134,19 +134,19 @@ static session session_new(mth__program *p, int threads) {
     return s;
 }
 static float *entry_new(session *s, int d, int64_t bytes) {
-    CHECK_STATUS(native->buffer_new(s->engine, d, bytes, &s->entry[d]));
-    return native->buffer_host(s->entry[d]);
+    CHECK_STATUS(native->memory.new(s->engine, d, bytes, &s->entry[d]));
+    return native->memory.host(s->entry[d]);
 }
 static void release_exits(session *s) {
     for (int d = 0; d < s->devices; d++) {
-        if (s->exit[d]) native->buffer_release(s->exit[d]);
+        if (s->exit[d]) native->memory.release(s->exit[d]);
         s->exit[d] = NULL;
     }
 }
 static void session_end(session *s) {
     release_exits(s);
     for (int d = 0; d < s->devices; d++)
-        if (s->entry[d]) native->buffer_release(s->entry[d]);
+        if (s->entry[d]) native->memory.release(s->entry[d]);
     native->unload(s->x);
     native->close(s->engine);
 }
@@ -194,7 +194,7 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
         for (int d = 0; d < devices; d++) {
             CHECK(!s.exit[d] == (c.to.on->rank_of[d] < 0));
             if (!s.exit[d]) continue;
-            const float *y = native->buffer_host(s.exit[d]);
+            const float *y = native->memory.host(s.exit[d]);
             held p = held_by(c.shape, &c.to, d);
             int64_t wrong = 0;
             for (int64_t i = 0; i < mth__shape_size(p.local); i++)
@@ -338,7 +338,7 @@ static void *use(void *argument) {
         release_exits(&u->s);
         CHECK_STATUS(native->run(u->s.x, u->s.entry, u->s.exit, NULL));
         for (int d = 0; d < u->s.devices; d++)
-            CHECK(((float *)native->buffer_host(u->s.exit[d]))[1] == u->want + (float)d);
+            CHECK(((float *)native->memory.host(u->s.exit[d]))[1] == u->want + (float)d);
     }
     return NULL;
 }
@@ -354,7 +354,7 @@ GUARDED(several_threads_share_an_engine) {
     use(&first);
     pthread_join(thread, NULL);
     release_exits(&second.s);
-    for (int d = 0; d < 3; d++) native->buffer_release(second.s.entry[d]);
+    for (int d = 0; d < 3; d++) native->memory.release(second.s.entry[d]);
     native->unload(second.s.x);
     session_end(&first.s);
 }
@@ -386,7 +386,7 @@ GUARDED(stop) {
     }
     atomic_store(&stop_flag, 0);
     CHECK_STATUS(native->run(s.x, s.entry, s.exit, &stop_when_told));
-    CHECK(((float *)native->buffer_host(s.exit[1]))[99999] == 4001);
+    CHECK(((float *)native->memory.host(s.exit[1]))[99999] == 4001);
     session_end(&s);
 }
 
@@ -405,15 +405,15 @@ GUARDED(fault) {
     session s = session_new(m.p, THREADS);
     mth__buffer *entry[4];
     for (int d = 0; d < 2; d++) {
-        CHECK_STATUS(native->buffer_new(s.engine, d, 48, &entry[d]));
-        CHECK_STATUS(native->buffer_new(s.engine, d, 20, &entry[2 + d]));
-        for (int i = 0; i < 12; i++) ((float *)native->buffer_host(entry[d]))[i] = (float)i;
+        CHECK_STATUS(native->memory.new(s.engine, d, 48, &entry[d]));
+        CHECK_STATUS(native->memory.new(s.engine, d, 20, &entry[2 + d]));
+        for (int i = 0; i < 12; i++) ((float *)native->memory.host(entry[d]))[i] = (float)i;
     }
     for (int wrong = 0; wrong < 4; wrong++) {
         int32_t ids[5] = {0, 3, 2, 1, 0};
         if (wrong == 1) ids[2] = 4;
         if (wrong == 2) ids[4] = -1;
-        for (int d = 0; d < 2; d++) CHECK_STATUS(native->buffer_write(entry[2 + d], 0, ids, sizeof ids));
+        for (int d = 0; d < 2; d++) CHECK_STATUS(native->memory.write(entry[2 + d], 0, ids, sizeof ids));
         mth_status status = native->run(s.x, entry, s.exit, NULL);
         if (wrong % 3) {
             CHECK(status && mth_error_get_code(status) == MTH_ERROR_VALUE);
@@ -425,13 +425,13 @@ GUARDED(fault) {
             mth_error_free(status);
         } else {
             CHECK_STATUS(status);
-            CHECK(((float *)native->buffer_host(s.exit[1]))[3] == 9);
+            CHECK(((float *)native->memory.host(s.exit[1]))[3] == 9);
         }
         release_exits(&s);
     }
     mth__buffer *none[4] = {entry[0], entry[1], NULL, entry[3]};
     CHECK_FAILS(native->run(s.x, none, s.exit, NULL), MTH_ERROR_INTERNAL, "ids");
-    for (int i = 0; i < 4; i++) native->buffer_release(entry[i]);
+    for (int i = 0; i < 4; i++) native->memory.release(entry[i]);
     session_end(&s);
 }
 
@@ -472,8 +472,8 @@ GUARDED(memory_failing_at_any_index) {
         mth_debug_fail_allocation(index);
         mth_status status = open_engine(3, THREADS, &s.engine);
         if (!status) status = native->load(s.engine, m.p, NULL, &s.x);
-        for (int d = 0; d < 3 && !status; d++) status = native->buffer_new(s.engine, d, 240, &s.entry[d]);
-        for (int d = 0; d < 3 && !status; d++) memset(native->buffer_host(s.entry[d]), 0, 240);
+        for (int d = 0; d < 3 && !status; d++) status = native->memory.new(s.engine, d, 240, &s.entry[d]);
+        for (int d = 0; d < 3 && !status; d++) memset(native->memory.host(s.entry[d]), 0, 240);
         if (!status) status = native->run(s.x, s.entry, s.exit, NULL);
         mth_debug_fail_allocation(-1);
         bool done = !status;
@@ -481,7 +481,7 @@ GUARDED(memory_failing_at_any_index) {
         mth_error_free(status);
         release_exits(&s);
         for (int d = 0; d < 3; d++)
-            if (s.entry[d]) native->buffer_release(s.entry[d]);
+            if (s.entry[d]) native->memory.release(s.entry[d]);
         if (s.x) native->unload(s.x);
         if (s.engine) native->close(s.engine);
         CHECK(mth_debug_live_allocations() == live);
@@ -495,28 +495,28 @@ GUARDED(buffers_come_back) {
     mth__engine *e;
     CHECK_STATUS(open_engine(2, 1, &e));
     mth__buffer *b, *again;
-    CHECK_STATUS(native->buffer_new(e, 1, 100000, &b));
-    void *data = native->buffer_host(b);
+    CHECK_STATUS(native->memory.new(e, 1, 100000, &b));
+    void *data = native->memory.host(b);
     CHECK((uintptr_t)data % 64 == 0);
-    CHECK_STATUS(native->buffer_write(b, 99996, "abc", 4));
+    CHECK_STATUS(native->memory.write(b, 99996, "abc", 4));
     char text[4];
-    CHECK_STATUS(native->buffer_read(b, 99996, text, 4));
+    CHECK_STATUS(native->memory.read(b, 99996, text, 4));
     CHECK(!strcmp(text, "abc"));
-    native->buffer_retain(b);
-    native->buffer_release(b);
+    native->memory.retain(b);
+    native->memory.release(b);
     native->close(e); /* the buffer keeps the engine */
-    CHECK_STATUS(native->buffer_new(e, 0, 99999, &again));
-    CHECK(native->buffer_host(again) != data);
-    native->buffer_release(b);
-    CHECK_STATUS(native->buffer_new(e, 0, 99998, &b));
-    CHECK(native->buffer_host(b) == data);
-    native->buffer_release(again);
-    native->buffer_release(b);
+    CHECK_STATUS(native->memory.new(e, 0, 99999, &again));
+    CHECK(native->memory.host(again) != data);
+    native->memory.release(b);
+    CHECK_STATUS(native->memory.new(e, 0, 99998, &b));
+    CHECK(native->memory.host(b) == data);
+    native->memory.release(again);
+    native->memory.release(b);
     for (int64_t bytes = 0; bytes < 5000; bytes += 7) {
         CHECK_STATUS(open_engine(1, 1, &e));
-        CHECK_STATUS(native->buffer_new(e, 0, bytes, &b));
-        memset(native->buffer_host(b), 1, (size_t)bytes);
-        native->buffer_release(b);
+        CHECK_STATUS(native->memory.new(e, 0, bytes, &b));
+        memset(native->memory.host(b), 1, (size_t)bytes);
+        native->memory.release(b);
         native->close(e);
     }
 }
@@ -536,27 +536,27 @@ static void *hold_and_release(void *context) {
     for (int i = 0; i < DRAWS; i++) {
         int k = (int)(rand_r(&h->seed) % HELD);
         if (mine[k]) {
-            const char *at = native->buffer_host(mine[k]);
+            const char *at = native->memory.host(mine[k]);
             wrong += memcmp(at, &mine[k], sizeof mine[k]) != 0 ||
                 memcmp(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]) != 0;
-            native->buffer_release(mine[k]);
+            native->memory.release(mine[k]);
             mine[k] = NULL;
             if (i % 97 == 0) mth__buffers_trim(&e->buffers);
             continue;
         }
         bytes[k] = (1024 + rand_r(&h->seed) % 1024) << rand_r(&h->seed) % 13;
-        mth_status status = native->buffer_new(e, 0, bytes[k], &mine[k]);
+        mth_status status = native->memory.new(e, 0, bytes[k], &mine[k]);
         if (status) {
             mth_error_free(status);
             wrong++;
             continue;
         }
-        char *at = native->buffer_host(mine[k]); /* nobody else has this pointer */
+        char *at = native->memory.host(mine[k]); /* nobody else has this pointer */
         memcpy(at, &mine[k], sizeof mine[k]);
         memcpy(at + bytes[k] - sizeof mine[k], &mine[k], sizeof mine[k]);
     }
     for (int k = 0; k < HELD; k++)
-        if (mine[k]) native->buffer_release(mine[k]);
+        if (mine[k]) native->memory.release(mine[k]);
     return (void *)(intptr_t)wrong;
 }
 GUARDED(buffers_share_pages) {
@@ -564,19 +564,19 @@ GUARDED(buffers_share_pages) {
     mth__engine *e;
     mth__buffer *b[40], *large;
     CHECK_STATUS(open_engine(1, 1, &e));
-    for (int i = 0; i < 40; i++) CHECK_STATUS(native->buffer_new(e, 0, 1 << 20, &b[i]));
+    for (int i = 0; i < 40; i++) CHECK_STATUS(native->memory.new(e, 0, 1 << 20, &b[i]));
     for (int i = 1; i < 40; i++)
-        CHECK(i % 8 == 0 || (char *)native->buffer_host(b[i]) - (char *)native->buffer_host(b[i - 1]) == 1 << 20);
+        CHECK(i % 8 == 0 || (char *)native->memory.host(b[i]) - (char *)native->memory.host(b[i - 1]) == 1 << 20);
     int64_t all = mth_debug_live_allocations();
     for (int i = 0; i < 40; i++)
-        if (i != 17) native->buffer_release(b[i]);
+        if (i != 17) native->memory.release(b[i]);
     mth__buffers_trim(&e->buffers);
     /* of spans of 8, 8, 16 and 32 MiB the one is left that the last buffer lies in; the records of the other buffers
      * are gone */
     CHECK(mth_debug_live_allocations() == all - 39 - 2 * 3);
-    CHECK_STATUS(native->buffer_new(e, 0, 5 << 20, &large));
-    native->buffer_release(large);
-    native->buffer_release(b[17]);
+    CHECK_STATUS(native->memory.new(e, 0, 5 << 20, &large));
+    native->memory.release(large);
+    native->memory.release(b[17]);
     native->close(e);
     CHECK(mth_debug_live_allocations() == live);
 

@@ -70,7 +70,7 @@ static void write_part(const mth__program *p, size_t e, int device, float *to) {
 }
 
 static session session_on(mth_backend *b, const mth__program *p) {
-    session s = {.vt = b->vtable, .engine = b->engine, .p = p, .devices = p->mesh->count};
+    session s = {.vt = b->vtable, .engine = b->devices.engine, .p = p, .devices = p->mesh->count};
     s.entry = NEW_ARRAY(a, mth__buffer *, p->entry.n * (size_t)s.devices + 1);
     s.exit = NEW_ARRAY(a, mth__buffer *, p->exit.n * (size_t)s.devices + 1);
     for (size_t e = 0; e < p->exit.n; e++)
@@ -88,9 +88,9 @@ static mth_status session_fill(session *s) {
         for (int r = 0; r < on->count; r++) {
             const int d = on->device[r];
             mth__buffer **b = &s->entry[e * (size_t)s->devices + (size_t)d];
-            TRY(s->vt->buffer_new(
+            TRY(s->vt->memory.new(
                 s->engine, d, part_bytes(s->p->entry.at[e].shape, &s->p->entry.at[e].sharding, d), b));
-            write_part(s->p, e, d, s->vt->buffer_host(*b));
+            write_part(s->p, e, d, s->vt->memory.host(*b));
         }
     }
     return NULL;
@@ -104,7 +104,7 @@ static mth_status session_read(session *s, float *to) {
         for (int r = 0; r < s->p->exit.at[e].sharding.on->count; r++) {
             const int d = s->p->exit.at[e].sharding.on->device[r];
             const int64_t bytes = part_bytes(s->p->exit.at[e].shape, &s->p->exit.at[e].sharding, d);
-            TRY(s->vt->buffer_read(s->exit[e * (size_t)s->devices + (size_t)d], 0, to, bytes));
+            TRY(s->vt->memory.read(s->exit[e * (size_t)s->devices + (size_t)d], 0, to, bytes));
             to += bytes / 4;
         }
     return NULL;
@@ -112,7 +112,7 @@ static mth_status session_read(session *s, float *to) {
 
 static void release(session *s, mth__buffer **list, size_t n) {
     for (size_t i = 0; i < n * (size_t)s->devices; i++) {
-        if (list[i]) s->vt->buffer_release(list[i]);
+        if (list[i]) s->vt->memory.release(list[i]);
         list[i] = NULL;
     }
 }
@@ -419,13 +419,13 @@ static mth_status lend(session *s, loan *l, int *count) {
                     !memcmp(start[0], start[1], (size_t)local.rank * sizeof **start))
                     equal = s->entry[e * (size_t)s->devices + (size_t)how->on->device[q]];
             if (equal) {
-                s->vt->buffer_retain(*b = equal);
+                s->vt->memory.retain(*b = equal);
                 continue;
             }
             loan *next = &l[*count];
             next->elements = mth__shape_size(local);
             write_part(s->p, e, how->on->device[r], next->data);
-            TRY(s->vt->buffer_borrow(
+            TRY(s->vt->memory.borrow(
                 s->engine, how->on->device[r], next->data, 4 * next->elements, take_back, next, b));
             ++*count;
         }

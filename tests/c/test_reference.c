@@ -11,14 +11,14 @@ TEST(buffers_keep_their_engine) {
     mth__buffer *b;
     int64_t before = mth_debug_live_allocations(), data = 0;
     CHECK_STATUS(engine->open(&(mth__engine_setup){.mesh = &(mth__mesh){.count = 2}}, &e));
-    CHECK_STATUS(engine->buffer_new(e, 1, 16, &b));
+    CHECK_STATUS(engine->memory.new(e, 1, 16, &b));
     engine->close(e);
-    engine->buffer_retain(b);
-    CHECK_STATUS(engine->buffer_write(b, 8, &(int64_t){77}, 8));
-    engine->buffer_release(b);
-    CHECK_STATUS(engine->buffer_read(b, 8, &data, 8));
-    CHECK(data == 77 && ((int64_t *)engine->buffer_host(b))[1] == 77 && (uintptr_t)engine->buffer_host(b) % 64 == 0);
-    engine->buffer_release(b);
+    engine->memory.retain(b);
+    CHECK_STATUS(engine->memory.write(b, 8, &(int64_t){77}, 8));
+    engine->memory.release(b);
+    CHECK_STATUS(engine->memory.read(b, 8, &data, 8));
+    CHECK(data == 77 && ((int64_t *)engine->memory.host(b))[1] == 77 && (uintptr_t)engine->memory.host(b) % 64 == 0);
+    engine->memory.release(b);
     CHECK(mth_debug_live_allocations() == before);
 }
 

@@ -48,29 +48,30 @@ void mth__reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int6
     case MTH_BOOL: RUN(uint8_t, *a | b, *a | b)
     }
 }
+void mth__add_run(mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
+    mth__reduce_run(MTH__BOX_ADD, dtype, n, dst, ds, src, ss);
+}
 void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride,
     const void *src, const int64_t *src_stride) {
-    mth__copy c = {.loop = {.rank = rank, .operands = 2}};
-    mth__loop *l = &c.loop;
-    for (int d = 0; d < rank; d++) {
-        if (!size[d]) return;
-        l->size[d] = size[d];
-        l->stride[0][d] = dst_stride[d];
-        l->stride[1][d] = src_stride[d];
-    }
     if (op == MTH__BOX_COPY) {
-        mth__copy_plan(&c, dtype);
-        mth__copy_run(&c, dst, src, 0, c.rows);
+        mth__box_copy(dtype, rank, size, dst, dst_stride, src, src_stride);
         return;
     }
-    mth__loop_merge(l);
-    const int last = l->rank - 1;
-    const int64_t n = last < 0 ? 1 : l->size[last], ds = last < 0 ? 1 : l->stride[0][last],
-                  ss = last < 0 ? 1 : l->stride[1][last], bytes = (int64_t)mth_dtype_size(dtype);
+    mth__loop l = {.rank = rank, .operands = 2};
+    for (int d = 0; d < rank; d++) {
+        if (!size[d]) return;
+        l.size[d] = size[d];
+        l.stride[0][d] = dst_stride[d];
+        l.stride[1][d] = src_stride[d];
+    }
+    mth__loop_merge(&l);
+    const int last = l.rank - 1;
+    const int64_t n = last < 0 ? 1 : l.size[last], ds = last < 0 ? 1 : l.stride[0][last],
+                  ss = last < 0 ? 1 : l.stride[1][last], bytes = (int64_t)mth_dtype_size(dtype);
     int64_t rows = 1, at[MTH__LOOP_OPERANDS];
-    for (int d = 0; d < last; d++) rows *= l->size[d];
+    for (int d = 0; d < last; d++) rows *= l.size[d];
     for (int64_t row = 0; row < rows; row++) {
-        mth__loop_at(l, last < 0 ? 0 : last, row, at);
+        mth__loop_at(&l, last < 0 ? 0 : last, row, at);
         mth__reduce_run(op, dtype, n, (char *)dst + at[0] * bytes, ds, (const char *)src + at[1] * bytes, ss);
     }
 }

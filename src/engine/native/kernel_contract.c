@@ -85,7 +85,7 @@ static void permute(mth__call *c, plan *p, int o, group *batch, group *rows, gro
             l->stride[0][d] = l->stride[1][d];
             l->stride[1][d] = t;
         }
-    x->copy.adds = o == C && c->accumulates;
+    x->copy.combine = o == C && c->accumulates ? mth__add_run : NULL;
     mth__copy_plan(&x->copy, MTH_FLOAT32);
     x->at = c->call_scratch;
     c->call_scratch += ((size_t)dense * sizeof(float) + 63) & ~(size_t)63;
@@ -307,7 +307,7 @@ static void multiply_panel(
         if (add)
             mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, out, to, turned, from);
         else
-            mth__vec->transpose(x->n, x->m, turned, x->m, out, ldc);
+            mth__transpose_tiles(x->n, x->m, turned, x->m, out, ldc);
         return;
     }
     int64_t lda, ldb;
@@ -350,9 +350,9 @@ static void pack(const mth__call *c, const plan *p) {
     float *small = (float *)(void *)((char *)c->shared + p->packed_at);
     const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
     if (p->way == TURNED)
-        mth__vec->transpose(p->m, p->k, a, p->row[A], small, p->m);
+        mth__transpose_tiles(p->m, p->k, a, p->row[A], small, p->m);
     else
-        mth__vec->transpose(p->n, p->k, b, p->column[B], small, p->n);
+        mth__transpose_tiles(p->n, p->k, b, p->column[B], small, p->n);
 }
 void mth__run_contract(const mth__call *c, int phase, int chunk, void *scratch) {
     const plan *p = c->plan;

@@ -1,6 +1,7 @@
 /* Shared by the kernel files: chunking, operands, and the entries of each file's rows in the table. */
 #ifndef MTH__KERNEL_UTIL_H
 #define MTH__KERNEL_UTIL_H
+#include "data/box.h"
 #include "engine/native/kernel.h"
 #include "engine/native/kernel_vector.h"
 #include <math.h>
@@ -48,37 +49,12 @@ static inline int64_t mth__local_index(const mth__operand *o, int d, int64_t g) 
     if (away < 0 || away % step) return -1;
     return away / step < o->shape.dim[d] ? away / step : -1;
 }
-/* Loops over `rank` dimensions in step for several operands, inner dimensions merged where all operands allow it. */
-enum { MTH__LOOP_OPERANDS = 3 };
-typedef struct {
-    int rank, operands;
-    int64_t size[MTH__RANK];
-    int64_t stride[MTH__LOOP_OPERANDS][MTH__RANK];
-} mth__loop;
-/* drops size 1, merges neighbours */
-void mth__loop_merge(mth__loop *);
-/* of flat `index` in the first `rank` dimensions */
-void mth__loop_at(const mth__loop *, int rank, int64_t index, int64_t *offset);
-/* of `from`, dense, as read in the shape `to` */
-void mth__loop_broadcast(const mth__shape *from, const mth__shape *to, int64_t *stride);
-
 /* kernel_box.c: dst += src or dst = max(dst, src) of n elements. Sums of integers wrap; that of bools is whether one is
    true. */
 void mth__reduce_run(
     mth__box_op, mth_dtype, int64_t n, void *dst, int64_t dst_stride, const void *src, int64_t src_stride);
-
-/* A strided copy of elements of 1, 4 or 8 bytes, in chunks. loop: operand 0 is written, 1 read. */
-typedef struct {
-    mth__loop loop;
-    int64_t dst, src;
-    mth_dtype dtype;
-    size_t size; /* set by the plan */
-    int64_t rows;
-    bool adds; /* dst += src */
-} mth__copy;
-void mth__copy_plan(mth__copy *, mth_dtype); /* after loop, dst and src (first elements) are set */
-/* rows [lo, hi) of `rows` */
-void mth__copy_run(const mth__copy *, void *dst, const void *src, int64_t lo, int64_t hi);
+/* its sum, as a copy combines */
+void mth__add_run(mth_dtype, int64_t n, void *dst, int64_t dst_stride, const void *src, int64_t src_stride);
 
 /* BLAS, row-major: c = alpha * op(a) op(b) + beta * c; gemv where m or n is 1. */
 void mth__gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,

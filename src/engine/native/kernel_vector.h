@@ -50,8 +50,6 @@ typedef struct {
         int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1);
     void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step,
         uint64_t threshold, float scale);
-    /* y[c * y_step + r] = x[r * x_step + c] */
-    void (*transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step);
     /* sums, in order of sources; past: the caches */
     void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past);
     /* c = a b, or with `add` c += a b; m x n, b and c with contiguous rows: for m, n or k of at most MTH__SMALL. NULL:

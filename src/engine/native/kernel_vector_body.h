@@ -462,14 +462,6 @@ static void N(dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64
             N(store_part)(y + i, (V)(keep & (I)(N(load_part)(x + i, n - i, 0) * scale)), n - i);
     }
 }
-static void N(transpose)(int64_t rows, int64_t columns, const float *x, int64_t x_step, float *y, int64_t y_step) {
-    for (int64_t r0 = 0; r0 < rows; r0 += 16)
-        for (int64_t c0 = 0; c0 < columns; c0 += 16) {
-            const int64_t nr = rows - r0 < 16 ? rows - r0 : 16, nc = columns - c0 < 16 ? columns - c0 : 16;
-            for (int64_t c = c0; c < c0 + nc; c++)
-                for (int64_t r = r0; r < r0 + nr; r++) y[c * y_step + r] = x[r * x_step + c];
-        }
-}
 /* Past the caches (`past`): the lines of the results are not read first, half as much again to and from memory. Only
    where no result is an operand and all lie alike. */
 static void N(reduce_all)(
@@ -549,7 +541,6 @@ static const mth__vector N(table) = {
     .sincos = N(sincos),
     .rotate = N(rotate),
     .dropout = N(dropout),
-    .transpose = N(transpose),
     .reduce_all = N(reduce_all),
 #if W == 16
     .product = N(product),

@@ -1,3 +1,4 @@
+#include "base/cores.h"
 #include "engine/fault.h"
 #include "engine/native/native.h"
 #include <stdio.h>
@@ -348,14 +349,17 @@ const mth__engine_vtable mth__engine_native = {
     .close = native_close,
     .describe = native_describe,
     .lacks = mth__kernel_lacks,
-    .buffer_new = mth__native_buffer_new,
-    .buffer_retain = mth__native_buffer_retain,
-    .buffer_release = mth__native_buffer_release,
-    .buffer_host = mth__native_buffer_host,
-    .buffer_fill = mth__native_buffer_host,
-    .buffer_write = mth__native_buffer_write,
-    .buffer_read = mth__native_buffer_read,
-    .buffer_borrow = mth__native_buffer_borrow,
+    .memory =
+        {
+            .new = mth__native_buffer_new,
+            .retain = mth__native_buffer_retain,
+            .release = mth__native_buffer_release,
+            .host = mth__native_buffer_host,
+            .fill = mth__native_buffer_host,
+            .write = mth__native_buffer_write,
+            .read = mth__native_buffer_read,
+            .borrow = mth__native_buffer_borrow,
+        },
     .load = native_load,
     .unload = native_unload,
     .run = native_run,

@@ -340,12 +340,6 @@ static void *thread_main(void *argument) {
     return NULL;
 }
 
-int mth__core_count(void) {
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n;
-}
-
 mth_status mth__pool_start(mth__engine *e) {
     if (e->started == e->threads - 1) return NULL;
     sigset_t all, before;

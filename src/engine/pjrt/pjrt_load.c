@@ -1,3 +1,4 @@
+#include "base/cores.h"
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 

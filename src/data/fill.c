@@ -1,7 +1,11 @@
 /* Contents of arrays: numbers drawn or constant. Each element's value follows from its index in the whole array alone,
  * so that a part is filled by as many threads as there are, with the same bits as by one. */
-#include "engine/fill.h"
+#include "data/fill.h"
+#include "base/cores.h"
+#include "base/graph.h"
 #include "base/philox.h"
+#include "base/stop.h"
+#include "data/box.h"
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -56,6 +60,15 @@ void mth__element_store(mth_dtype dtype, void *data, int64_t i, double value) {
     memcpy(&bits, &single, sizeof bits);
     /* to nearest even */
     ((uint16_t *)data)[i] = (uint16_t)(single != single ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* ---------------------------------------------------------------- copies */
+mth_status mth__fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
+    int64_t local[MTH__RANK], global[MTH__RANK], offset;
+    mth__held_strides(a, h, local, global, &offset);
+    mth__box_copy(a->dtype, a->shape.rank, h->size, data, local,
+        (const char *)whole + offset * (int64_t)mth_dtype_size(a->dtype), global);
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- threads */

@@ -1,4 +1,4 @@
-#include "engine/safetensors_header.h"
+#include "data/safetensors_header.h"
 #include <stdlib.h>
 #include <string.h>
 

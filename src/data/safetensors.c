@@ -2,12 +2,13 @@
  * (safetensors_header.h). Then each device's part is read by pread, straight into the device's memory where it lies in
  * one piece, else through a buffer. Nothing is mapped: a file that is cut short while it is read is an error, no
  * signal. */
-#include "engine/safetensors_header.h"
+#include "data/safetensors.h"
 #include "base/names.h"
+#include "base/option.h"
 #include "base/status.h"
-#include "engine/backend.h"
-#include "engine/fill.h"
-#include "engine/native/kernel.h"
+#include "data/box.h"
+#include "data/fill.h"
+#include "data/safetensors_header.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -229,8 +230,8 @@ static mth_status read_box(const source *s, const box *b, int d, int64_t at, int
         size[d] = n;
         if (apart) from[d] = one;
         TRY(read_runs(s, apart ? n : 1, step, at + i * step, apart ? one : span(b, d, n), &data));
-        mth__box(MTH__BOX_COPY, b->dtype, b->rank - d, size + d, b->data + (to + i * b->to[d]) * element, b->to + d,
-            data, from + d);
+        mth__box_copy(
+            b->dtype, b->rank - d, size + d, b->data + (to + i * b->to[d]) * element, b->to + d, data, from + d);
     }
     return NULL;
 }
@@ -291,7 +292,7 @@ typedef struct {
     mth_array *array;
 } wish;
 typedef struct {
-    mth_backend *backend;
+    mth__devices *devices;
     open_file file;
     wish *wish;
     size_t count;
@@ -314,7 +315,7 @@ static mth_status read_array(reading *r, wish *w) {
     mth_dtype dtype = MTH_FLOAT32;
     mth__shape shape;
     source from;
-    mth__sharding sharding = {.on = mth__place_whole(r->backend->mesh)};
+    mth__sharding sharding = {.on = mth__place_whole(r->devices->mesh)};
     TRY(view_tensor(&r->file, w->tensor, w->transpose, &dtype, &shape, &from));
     if (w->like) {
         if (dtype != w->like->dtype || !mth__shape_equal(shape, w->like->shape)) {
@@ -330,7 +331,7 @@ static mth_status read_array(reading *r, wish *w) {
         sharding = w->like->sharding;
     } else if (w->spec && w->spec->kind != MTH_ARG_NONE)
         TRY(mth__spec_read(*w->spec, sharding.on, shape.rank, w->tensor, &sharding));
-    TRY(mth__array_new(r->backend, dtype, shape, &sharding, true, &w->array));
+    TRY(mth__array_new(r->devices, dtype, shape, &sharding, true, &w->array));
     return mth__array_fill(w->array, fill_from_file, &from);
 }
 
@@ -346,9 +347,8 @@ static mth_status read_body(void *context) {
 }
 
 /* All or none of the wishes. */
-static mth_status read_all(mth_backend *backend, const char *path, wish *wishes, size_t count) {
-    reading r = {.backend = backend, .file = {.path = path, .fd = -1}, .wish = wishes, .count = count};
-    TRY(mth__given(backend, "the backend"));
+static mth_status read_all(mth__devices *devices, const char *path, wish *wishes, size_t count) {
+    reading r = {.devices = devices, .file = {.path = path, .fd = -1}, .wish = wishes, .count = count};
     TRY(mth__given(path, "the path"));
     for (size_t i = 0; i < count; i++) TRY(mth__given(wishes[i].tensor, "the tensor's name"));
     mth_status s = mth__guard(read_body, &r);
@@ -359,11 +359,10 @@ static mth_status read_all(mth_backend *backend, const char *path, wish *wishes,
     return s;
 }
 
-mth_status mth_array_from_safetensors(
-    mth_backend *b, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
+mth_status mth__array_from_safetensors(
+    mth__devices *devices, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
     wish w = {.tensor = tensor, .transpose = transpose, .spec = spec};
-    TRY(mth__result_given(out));
-    TRY(read_all(b, path, &w, 1));
+    TRY(read_all(devices, path, &w, 1));
     *out = w.array;
     return NULL;
 }
@@ -373,7 +372,7 @@ mth_status mth_array_read_safetensors(
     TRY(mth__given(like, "the array whose layout is meant"));
     wish w = {.tensor = tensor, .transpose = transpose, .like = like};
     TRY(mth__result_given(out));
-    TRY(read_all(like->backend, path, &w, 1));
+    TRY(read_all(like->devices, path, &w, 1));
     *out = w.array;
     return NULL;
 }
@@ -435,7 +434,7 @@ mth_status mth_arrays_read_safetensors(
             F("free memory and try again"));
     mth_status s = mth__guard(match_body, &(matching){layout, names, count, wishes});
     if (!s) s = mth__arrays_new(layout->count, &read);
-    if (!s && layout->count) s = read_all(layout->item[0].array->backend, path, wishes, layout->count);
+    if (!s && layout->count) s = read_all(layout->item[0].array->devices, path, wishes, layout->count);
     for (size_t i = 0; read && !s && i < layout->count; i++) {
         s = mth__arrays_set(read, i, layout->item[i].name, wishes[i].array);
         for (size_t k = i + 1; s && k < layout->count; k++) mth_array_free(wishes[k].array);

@@ -1,7 +1,7 @@
-/* What array.c and safetensors.c put into arrays: elements one by one, numbers drawn, constants. */
+/* What arrays are filled with: elements one by one, numbers drawn, constants, the values of a whole array. */
 #ifndef MTH__FILL_H
 #define MTH__FILL_H
-#include "engine/backend.h"
+#include "data/array.h"
 
 int64_t mth__held_elements(const mth_array *, const mth__held *);
 /* Strides in elements of a part in its own memory and in the whole; `offset`: of its first element in the whole. */
@@ -17,6 +17,7 @@ typedef struct {
     double scale;
     int64_t low, range;
 } mth__random;
-mth__fill mth__fill_random;   /* context: mth__random */
-mth__fill mth__fill_constant; /* context: double */
+mth__fill mth__fill_random;     /* context: mth__random */
+mth__fill mth__fill_constant;   /* context: double */
+mth__fill mth__fill_from_whole; /* context: memory of the whole array, row-major */
 #endif

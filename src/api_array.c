@@ -1,0 +1,155 @@
+/* Public functions that make arrays on a backend. */
+#include "base/philox.h"
+#include "data/fill.h"
+#include "data/safetensors.h"
+#include "engine/backend.h"
+#include <math.h>
+#include <string.h>
+
+typedef struct {
+    mth_backend *backend;
+    mth_dtype dtype;
+    int rank;
+    const int64_t *dim;
+    const mth_arg *spec;
+    mth_array **out;
+} making;
+
+static mth_status check_rank(int rank) {
+    if (rank >= 0 && rank <= MTH__RANK) return NULL;
+    return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", rank), F("use 0 to %d dimensions", MTH__RANK));
+}
+
+static mth_status read_shape(const making *m, mth__shape *shape, mth__sharding *sharding) {
+    *shape = (mth__shape){.rank = m->rank};
+    TRY(mth__given(m->backend, "the backend"));
+    TRY(check_rank(m->rank));
+    if (m->rank) TRY(mth__given(m->dim, "the shape"));
+    if (m->rank) memcpy(shape->dim, m->dim, (size_t)m->rank * sizeof(int64_t));
+    *sharding = (mth__sharding){.on = mth__place_whole(m->backend->devices.mesh)};
+    return m->spec && m->spec->kind != MTH_ARG_NONE ? mth__spec_read(*m->spec, sharding->on, m->rank, "array", sharding)
+                                                    : NULL;
+}
+
+static mth_status make_body(void *context) {
+    making *m = context;
+    mth__shape shape;
+    mth__sharding sharding;
+    TRY(read_shape(m, &shape, &sharding));
+    return mth__array_new(&m->backend->devices, m->dtype, shape, &sharding, true, m->out);
+}
+
+static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const int64_t *dim, const mth_arg *spec,
+    mth__fill *fill, void *context, mth_array **out) {
+    TRY(mth__result_given(out));
+    mth_array *a = NULL;
+    making m = {b, dtype, rank, dim, spec, &a};
+    TRY(mth__guard(make_body, &m));
+    mth_status s = mth__array_fill(a, fill, context);
+    if (s) {
+        mth_array_free(a);
+        return s;
+    }
+    *out = a;
+    return NULL;
+}
+
+/* Data is given unless there are no elements, and truth values are 0 or 1. What is wrong with the shape is found later.
+ */
+static mth_status check_data(mth_dtype dtype, int rank, const int64_t *dim, const void *data) {
+    mth__shape shape = {.rank = rank};
+    TRY(check_rank(rank));
+    if (rank && !dim) return NULL;
+    for (int d = 0; d < rank; d++) {
+        if (dim[d] == 0) return NULL;
+        shape.dim[d] = dim[d];
+    }
+    TRY(mth__given(data, "the data"));
+    if (dtype != MTH_BOOL) return NULL;
+    TRY(mth__shape_check(shape, dtype));
+    for (int64_t i = 0; i < mth__shape_size(shape); i++)
+        if (((const uint8_t *)data)[i] > 1)
+            return FAIL(MTH_ERROR_VALUE,
+                F("element %lld of the bool data is %d", (long long)i, ((const uint8_t *)data)[i]),
+                F("give bytes of 0 and 1"));
+    return NULL;
+}
+
+mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
+    const mth_arg *spec, mth_array **out) {
+    TRY(check_data(dtype, rank, shape, data));
+    return array_make(b, dtype, rank, shape, spec, mth__fill_from_whole, (void *)data, out);
+}
+
+static void keep(void *nothing) { (void)nothing; }
+
+typedef struct {
+    making making;
+    const void *data;
+    void (*release)(void *);
+    void *context;
+} borrowing;
+
+static mth_status borrow_body(void *context) {
+    borrowing *w = context;
+    making *m = &w->making;
+    mth__shape shape;
+    mth__sharding sharding;
+    TRY(read_shape(m, &shape, &sharding));
+    return mth__array_borrow(
+        &m->backend->devices, m->dtype, shape, &sharding, w->data, w->release ? w->release : keep, w->context, m->out);
+}
+
+mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int64_t *shape, const void *data,
+    void (*release)(void *), void *context, mth_array **out) {
+    TRY(mth__given(b, "the backend"));
+    TRY(mth__result_given(out));
+    const bool can =
+        b->devices.memory->host && b->devices.memory->borrow && data && (uintptr_t)data % MTH__ALIGNMENT == 0;
+    borrowing w = {{b, dtype, rank, shape, NULL, out}, data, release, context};
+    if (can) {
+        TRY(check_data(dtype, rank, shape, data));
+        return mth__guard(borrow_body, &w);
+    }
+    TRY(mth_array_from_data(b, dtype, rank, shape, data, NULL, out));
+    if (release) release(context);
+    return NULL;
+}
+
+mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape,
+    const mth_arg *spec, mth_array **out) {
+    const double limit = dtype == MTH_INT32 ? 0x1p31 : 0x1p63;
+    if (dtype == MTH_BOOL && value != 0 && value != 1)
+        return FAIL(MTH_ERROR_VALUE, F("%g is no bool", value), F("give 0 or 1"));
+    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && isfinite(value) && value != trunc(value))
+        return FAIL(MTH_ERROR_VALUE, F("%g is not a whole number, as %s needs it", value, mth_dtype_name(dtype)),
+            F("round it"));
+    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && !(value >= -limit && value < limit))
+        return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)),
+            F("give a value inside [%g, %g)", -limit, limit));
+    return array_make(b, dtype, rank, shape, spec, mth__fill_constant, &value, out);
+}
+
+mth_status mth_array_randn(
+    mth_backend *b, int rank, const int64_t *shape, uint64_t seed, const mth_arg *spec, mth_array **out) {
+    mth__random f = {seed, mth__philox_stream("randn"), MTH__INIT_NORMAL, 1, 0, 0};
+    return array_make(b, MTH_FLOAT32, rank, shape, spec, mth__fill_random, &f, out);
+}
+
+mth_status mth_array_randint(mth_backend *b, int64_t low, int64_t high, int rank, const int64_t *shape, uint64_t seed,
+    const mth_arg *spec, mth_array **out) {
+    if (low >= high || low < INT32_MIN || high > (int64_t)INT32_MAX + 1)
+        return FAIL(MTH_ERROR_VALUE,
+            F("randint from %lld to %lld: int32 values need low < high inside [-2^31, 2^31]", (long long)low,
+                (long long)high),
+            F("give low < high, both inside int32"));
+    mth__random f = {seed, mth__philox_stream("randint"), 0, 0, low, high - low};
+    return array_make(b, MTH_INT32, rank, shape, spec, mth__fill_random, &f, out);
+}
+
+mth_status mth_array_from_safetensors(
+    mth_backend *b, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out) {
+    TRY(mth__result_given(out));
+    TRY(mth__given(b, "the backend"));
+    return mth__array_from_safetensors(&b->devices, path, tensor, transpose, spec, out);
+}
