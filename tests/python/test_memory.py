@@ -85,6 +85,37 @@ def test_xla_memory(xla, mesh, spec, n, m):
     assert abs(taken - total) < 0.03 * total + 1e6
 
 
+PEAK = """
+import numpy as np, mithril as ml
+from mithril.backends import CBackend
+
+def kilobytes(what):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what))
+
+model = ml.Model()
+for i in range(4):
+    model += ml.Linear(5632, bias=False, weight_shard_spec=(None, 0))(**({"input": "x"} if i == 0 else {}))
+    model += ml.Linear(5632, bias=False, weight_shard_spec=(0, None))(**({"output": "y"} if i == 3 else {}))
+compiled = ml.compile(model, CBackend(device_mesh=(4,)), shapes={"x": (256, 5632)})
+x = np.ones((256, 5632), np.float32)
+compiled.program_text()
+before = kilobytes("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins again here
+params = compiled.get_parameters()
+y = compiled.evaluate(params, {"x": x})
+usage = compiled.get_memory_usage(params, {"x": x})
+print(sum(device["total"] for device in usage), (kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+def test_the_peak_is_the_report():
+    """A model of 1 GB over 4 devices: the process takes what all devices are said to take, within 5%."""
+    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    said, taken = map(int, run.stdout.split())
+    assert said > 1e9 and abs(taken - said) < 0.05 * said
+
+
 def test_uneven_parts_are_said(xla):
     """4 rows over 3 devices are 2, 2 and none, and on XLA each takes 2."""
     from mithril.backends import CBackend

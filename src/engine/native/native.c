@@ -297,12 +297,28 @@ static void bind(const mth__fixup *f, size_t n, mth__buffer *const *buffer) {
     for (size_t i = 0; i < n; i++) *f[i].slot = (char *)buffer[f[i].index]->data + f[i].offset;
 }
 
+#ifndef NDEBUG
+/* Signalling NaNs, also as the halves of float64: what is read before it is written shows in the results. */
+static void poison(void *data, int64_t bytes) {
+    uint32_t *word = data;
+    for (int64_t i = 0; i < bytes / 4; i++) word[i] = 0x7fa7fa7f;
+}
+
+static void poison_memory(const mth__executable *x, mth__buffer *const *exit) {
+    for (int d = 0; d < x->engine->devices; d++) poison(x->engine->slab[d], (int64_t)x->engine->slab_size[d]);
+    for (size_t i = 0; i < x->exits; i++) poison(exit[x->exit[i].index]->data, x->exit[i].bytes);
+}
+#else
+static void poison_memory(const mth__executable *x, mth__buffer *const *exit) { (void)x, (void)exit; }
+#endif
+
 static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
     mth__engine *e = x->engine;
     TRY(mth__pool_start(e)); /* after a fork there are no threads */
     bind_slabs(x);
     bind(x->entry_fixup, x->entry_fixups, entry);
     bind(x->exit_fixup, x->exit_fixups, exit);
+    poison_memory(x, exit);
     for (int k = 0; k < x->streams; k++) x->stream[k].shared = e->shared[k];
     e->run.stream = x->stream;
     e->run.streams = x->streams;
