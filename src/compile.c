@@ -103,7 +103,7 @@ static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *e
         mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s of %s: %s", n->op->name, mth_dtype_name(v->dtype), reason),
             F("give it float32"));
         return mth__error_tensor(
-            mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source),
+            mth__error_source(mth__error_operator(s, n->label.module ? n->label.module : n->op->name), n->label.source),
             mth__value_text(v));
     }
     return NULL;

@@ -34,8 +34,8 @@ char *mth__value_text(const mth__value *v) {
         mth__where_write(where + s.n, sizeof where - s.n, &v->sharding, v->shape.rank);
     }
     const char *name = v->name ? v->name : v->wire;
-    if (!name && v->node && v->node->module)
-        return F("a value inside %s: %s %s%s", v->node->module, mth_dtype_name(v->dtype), shape, where);
+    if (!name && v->node && v->node->label.module)
+        return F("a value inside %s: %s %s%s", v->node->label.module, mth_dtype_name(v->dtype), shape, where);
     mth__print(number, sizeof number, "%%%d", v->id);
     return F("%s: %s %s%s", name ? name : number, mth_dtype_name(v->dtype), shape, where);
 }

@@ -2,6 +2,7 @@
    before it is used. Lives in one arena. */
 #ifndef MTH__GRAPH_H
 #define MTH__GRAPH_H
+#include "base/label.h"
 #include "base/types.h"
 
 enum { MTH__MAX_IN = 64, MTH__MAX_OUT = 6, MTH__ATTRS = 10 };
@@ -53,13 +54,9 @@ struct mth__node {
     const mth__op *op;
     mth__attrs attrs;
     int nin, nout;
-    mth__value **in, **out;   /* nin <= MTH__MAX_IN, nout <= MTH__MAX_OUT */
-    const char *module;       /* "model_0.linear_3" */
-    const char *source;       /* the user's line, or NULL */
+    mth__value **in, **out; /* nin <= MTH__MAX_IN, nout <= MTH__MAX_OUT */
+    mth__label label;
     const mth__placement *on; /* NULL: not said; place decides */
-    /* pipelines: region -1 is outside. microbatch -1: not unrolled (yet), or common to all */
-    int region, stage, microbatch;
-    bool backward;
     /* its last operands are sums, to which results are added: mth__accumulator */
     bool accumulates;
     int cost_rank; /* free for schedule */

@@ -42,8 +42,8 @@ static int count_results(const char *results) {
 
 /* ---------------------------------------------------------------- errors */
 static mth_status dress(mth_status s, const mth__node *n) {
-    mth__error_operator(s, n->module ? n->module : n->op->name);
-    if (n->source) mth__error_source(s, n->source);
+    mth__error_operator(s, n->label.module ? n->label.module : n->op->name);
+    if (n->label.source) mth__error_source(s, n->label.source);
     for (int j = 0; j < n->nin; j++) {
         if (j == 4 && n->nin > 5) {
             mth__error_tensor(s, F("and %d more", n->nin - j));
@@ -169,7 +169,7 @@ mth_status mth__op_infer(mth__node *n) {
     int nout = count_results(n->op->results), nin = mth__row_operands(n->op, n->nin, n->accumulates);
     if (n->accumulates && !n->op->accumulates)
         return mth__row_error(n, F("%s adds to no sum", n->op->name), F("add with a node of its own"));
-    TRY(check_count(n->op, nin, n->module));
+    TRY(check_count(n->op, nin, n->label.module));
     if (n->nout != nout)
         return mth__row_error(n, F("%s has %d results, not %d", n->op->name, nout, n->nout),
             F("give room for its results: %s", n->op->results));
@@ -183,7 +183,7 @@ mth_status mth__op_infer(mth__node *n) {
 mth_status mth__build(
     mth__builder *b, const mth__op *op, const mth__attrs *attrs, int nin, mth__value *const *in, mth__value **out) {
     int nout = count_results(op->results);
-    TRY(check_count(op, nin, b->module));
+    TRY(check_count(op, nin, b->label.module));
     mth__arena *arena = b->graph->arena;
     mth__node *n = NEW(arena, mth__node);
     mth__value *results = NEW_ARRAY(arena, mth__value, nout);
@@ -193,13 +193,8 @@ mth_status mth__build(
     if (attrs) n->attrs = *attrs;
     n->nin = nin;
     n->nout = nout;
-    n->module = b->module;
-    n->source = b->source;
+    n->label = b->label;
     n->on = b->on;
-    n->region = b->region;
-    n->stage = b->stage;
-    n->microbatch = b->microbatch;
-    n->backward = b->backward;
     for (int j = 0; j < nin; j++) n->in[j] = in[j];
     for (int k = 0; k < nout; k++) {
         n->out[k] = &results[k];

@@ -57,10 +57,10 @@ static void add_node(mth__text *t, const mth__node *n) {
         mth__text_add(t, i ? ", " : " | ");
         add_type(t, n->out[i]);
     }
-    mth__text_add(t, " | %s", n->module ? n->module : "");
-    if (n->region >= 0) mth__text_add(t, " region %d stage %d", n->region, n->stage);
-    if (n->microbatch >= 0) mth__text_add(t, " microbatch %d", n->microbatch);
-    if (n->backward) mth__text_add(t, " backward");
+    mth__text_add(t, " | %s", n->label.module ? n->label.module : "");
+    if (n->label.region >= 0) mth__text_add(t, " region %d stage %d", n->label.region, n->label.stage);
+    if (n->label.microbatch >= 0) mth__text_add(t, " microbatch %d", n->label.microbatch);
+    if (n->label.phase) mth__text_add(t, " %s", mth__phase_words[n->label.phase]);
     if (n->on && n->on != n->out[0]->sharding.on) mth__text_add(t, " on %s", mth__placement_text(t->arena, n->on));
     add_origin(t, n->out[0]);
     for (int i = 0; n->need && i < n->nin; i++)

@@ -93,11 +93,9 @@ void mth__graph_print(mth__text *, const mth__graph *); /* graph_text.c: the dum
 /* ---- builder: makes nodes, infers shapes at once, names the module at fault in errors */
 struct mth__builder {
     mth__graph *graph;
-    const char *module, *source; /* of the nodes being made */
-    const mth__placement *on;
-    int region, stage, microbatch;
-    bool backward;
-    uint64_t wanted; /* for a row's grad: bits of the operands whose gradients are wanted */
+    mth__label label;         /* of the nodes being made */
+    const mth__placement *on; /* of them */
+    uint64_t wanted;          /* for a row's grad: bits of the operands whose gradients are wanted */
 };
 /* Makes a node of `op`; out: all its results, in order. attrs may be NULL. On failure the graph is as before. */
 mth_status mth__build(

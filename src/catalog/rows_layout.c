@@ -12,7 +12,7 @@ static mth_status infer_reshape(mth__node *n) {
             F("give a shape of at most %d dimensions", MTH__RANK));
     out->rank = (int)n->attrs.i[0];
     for (int d = 0; d < out->rank; d++) out->dim[d] = n->attrs.i[1 + d];
-    TRY(mth__error_operator(mth__shape_check(*out, n->in[0]->dtype), n->module));
+    TRY(mth__error_operator(mth__shape_check(*out, n->in[0]->dtype), n->label.module));
     if (mth__shape_size(in) == mth__shape_size(*out)) return NULL;
     mth__value wanted = {.name = "shape asked for", .kind = MTH__VALUE_INPUT, .dtype = n->in[0]->dtype, .shape = *out};
     long long has = (long long)mth__shape_size(in);

@@ -35,7 +35,7 @@ static const mth_arg *own_spec(const mth__expansion *e, const char *suffix) {
 mth_status mth__expansion_parameter_as(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale,
     const mth__sharding *sharding, mth__value **out) {
     mth__graph *g = e->builder.graph;
-    const char *name = mth__format(g->arena, "%s.%s", e->builder.module, suffix);
+    const char *name = mth__format(g->arena, "%s.%s", e->builder.label.module, suffix);
     mth_dtype dtype = parameter_dtype(e);
     TRY(mth__shape_check(shape, dtype));
     mth__sharding said = {.on = e->builder.on};
@@ -55,7 +55,7 @@ mth_status mth__expansion_parameter_as(mth__expansion *e, const char *suffix, mt
     if (pinned) {
         v->pinned = true;
         for (int d = 0; d < shape.rank; d++) v->fixed[d] = true;
-        v->origin = mth__format(g->arena, "user, %s", e->builder.module);
+        v->origin = mth__format(g->arena, "user, %s", e->builder.label.module);
         mth__sharding_canonical(&v->sharding, shape);
     }
     *out = v;
@@ -67,8 +67,8 @@ mth_status mth__expansion_parameter(mth__expansion *e, const char *suffix, mth__
     mth__sharding s = {.on = NULL};
     bool given = spec && spec->kind != MTH_ARG_NONE;
     if (given)
-        TRY(mth__spec_read(
-            *spec, e->mesh, shape.rank, mth__format(e->builder.graph->arena, "%s.%s", e->builder.module, suffix), &s));
+        TRY(mth__spec_read(*spec, e->mesh, shape.rank,
+            mth__format(e->builder.graph->arena, "%s.%s", e->builder.label.module, suffix), &s));
     for (int d = 0; grain && d < shape.rank; d++) s.dim[d].grain = grain[d];
     return mth__expansion_parameter_as(e, suffix, shape, init, scale, &s, out);
 }
@@ -77,7 +77,7 @@ mth_status mth__expansion_parameter(mth__expansion *e, const char *suffix, mth__
 static mth_status check_specs_used(const mth__expansion *e, size_t first) {
     const mth__graph *g = e->builder.graph;
     const mth_arg *specs = mth__module_option(e->module, "shard_specs");
-    size_t n = strlen(e->builder.module) + 1;
+    size_t n = strlen(e->builder.label.module) + 1;
     for (size_t i = 0; specs && i < specs->count; i++) {
         bool used = false;
         for (size_t p = first; p < g->parameter.n; p++) used |= !strcmp(g->parameter.at[p]->name + n, specs->keys[i]);
@@ -96,11 +96,11 @@ static mth_status expand_module(const context *c, const mth__block *b, const cha
     const char *const *port, mth__value **out) {
     mth__graph *g = c->graph;
     mth__expansion e = {.builder = {.graph = g,
-                            .module = path,
-                            .source = b->line ? mth__copy_text(g->arena, b->line) : NULL,
-                            .region = c->site.region,
-                            .stage = c->site.stage,
-                            .microbatch = -1},
+                            .label = {.module = path,
+                                .source = b->line ? mth__copy_text(g->arena, b->line) : NULL,
+                                .region = c->site.region,
+                                .stage = c->site.stage,
+                                .microbatch = -1}},
         .module = b->module,
         .nin = nin,
         .in = in,
@@ -170,7 +170,8 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
 
 mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *site,
     mth__value *const *in, mth__value **out) {
-    context c = {e->builder.graph, *site, mth__format(e->builder.graph->arena, "%s.%s.", e->builder.module, name)};
+    context c = {
+        e->builder.graph, *site, mth__format(e->builder.graph->arena, "%s.%s.", e->builder.label.module, name)};
     return expand_model(&c, stage, in, out);
 }
 

@@ -204,7 +204,7 @@ static mth_status dropout_expand(mth__expansion *e) {
     if (rate == 0) return mth__build1(&e->builder, "copy", NULL, e->in[0], &e->out[0]);
     /* FNV-1a: two Dropouts of a model draw apart */
     uint64_t key = 1469598103934665603u ^ (uint64_t)mth__opt_int(e, "seed", 0);
-    for (const char *c = e->builder.module; *c; c++) key = (key ^ (unsigned char)*c) * 1099511628211u;
+    for (const char *c = e->builder.label.module; *c; c++) key = (key ^ (unsigned char)*c) * 1099511628211u;
     return mth__build1(
         &e->builder, "dropout", &(mth__attrs){.i = {(int64_t)(key >> 1)}, .f = {rate}}, e->in[0], &e->out[0]);
 }

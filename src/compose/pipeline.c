@@ -302,7 +302,7 @@ static mth__region *new_region(mth__expansion *e, size_t stages) {
     mth__graph *g = e->builder.graph;
     mth__region *r = NEW(g->arena, mth__region);
     int64_t size = mth__opt_int(e, "microbatch_size", INT_MAX);
-    *r = (mth__region){.name = e->builder.module,
+    *r = (mth__region){.name = e->builder.label.module,
         .stages = (int)stages,
         .microbatch_size = size > INT_MAX ? INT_MAX : (int)size,
         .schedule = strcmp(mth__opt_string(e, "schedule"), "gpipe") ? MTH__1F1B : MTH__GPIPE,

@@ -41,17 +41,14 @@ static void send(walk *w, const mth__value *to, mth__value *gradient, const mth_
 
 static void stand_at(walk *w, const mth__node *n) {
     mth__builder *b = &w->builder;
-    b->module = n->module;
-    b->source = n->source;
+    b->label = n->label;
+    b->label.phase = MTH__BACKWARD;
     b->on = n->on;
-    b->region = n->region;
-    b->stage = n->stage;
-    b->microbatch = n->microbatch;
 }
 
 /* ---------------------------------------------------------------- sums */
-static bool in_microbatch(const mth__value *v) { return v->node && v->node->microbatch >= 0; }
-static int microbatch_of(const contribution *c) { return c->from ? c->from->microbatch : -1; }
+static bool in_microbatch(const mth__value *v) { return v->node && v->node->label.microbatch >= 0; }
+static int microbatch_of(const contribution *c) { return c->from ? c->from->label.microbatch : -1; }
 static int by_microbatch(const void *a, const void *b) {
     const contribution *x = a, *y = b;
     int mx = microbatch_of(x), my = microbatch_of(y);
@@ -77,7 +74,7 @@ static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mt
         int64_t before = k ? 0 : c[0].from->attrs.i[1], end = k + 1 < n ? c[k + 1].from->attrs.i[1] : size,
                 after = end - c[k].from->attrs.i[2];
         part[k] = c[k].value;
-        if (c[k].from->microbatch > last->microbatch) last = c[k].from;
+        if (c[k].from->label.microbatch > last->label.microbatch) last = c[k].from;
         if (!before && !after) continue;
         stand_at(w, c[k].from);
         TRY(mth__build1(&w->builder, "pad", &(mth__attrs){.i = {dimension, before, after}}, part[k], &part[k]));
@@ -148,10 +145,8 @@ static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
  * the gradient of. */
 static void bring_home(const mth__value *to, mth__value *din, int nodes) {
     mth__node *made = din->node;
-    if (!in_microbatch(to) || !made || made->id < nodes || made->microbatch >= 0) return;
-    made->region = to->node->region;
-    made->stage = to->node->stage;
-    made->microbatch = to->node->microbatch;
+    if (!in_microbatch(to) || !made || made->id < nodes || made->label.microbatch >= 0) return;
+    made->label = mth__label_at(made->label, &to->node->label);
     made->on = to->node->on;
 }
 
@@ -179,7 +174,8 @@ static mth_status differentiate(walk *w, const mth__node *n) {
         mth_status s = FAIL(MTH_ERROR_UNSUPPORTED,
             F("%s has no gradient, and one of '%s' is asked for", n->op->name, of->name ? of->name : "its operand"),
             F("take the gradient of outputs that don't depend on it, or pass its operand through stop"));
-        return mth__error_tensor(mth__error_operator(s, n->module ? n->module : n->op->name), mth__value_text(of));
+        return mth__error_tensor(
+            mth__error_operator(s, n->label.module ? n->label.module : n->op->name), mth__value_text(of));
     }
     stand_at(w, n);
     w->builder.wanted = wanted;
@@ -189,8 +185,8 @@ static mth_status differentiate(walk *w, const mth__node *n) {
         if (!din[j] || !(wanted >> j & 1)) continue;
         if (!mth__shape_equal(din[j]->shape, n->in[j]->shape) || din[j]->dtype != n->in[j]->dtype)
             return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name,
-                n->module ? n->module : "");
-        if (n->microbatch < 0) bring_home(n->in[j], din[j], nodes);
+                n->label.module ? n->label.module : "");
+        if (n->label.microbatch < 0) bring_home(n->in[j], din[j], nodes);
         send(w, n->in[j], din[j], n, false);
     }
     return NULL;
@@ -215,13 +211,12 @@ static void stand_at_value(walk *w, const mth__value *v, int nodes) {
     mth__builder *b = &w->builder;
     const char *dot = strrchr(v->name, '.');
     const char *module = dot ? mth__format(w->graph->arena, "%.*s", (int)(dot - v->name), v->name) : v->name;
-    *b = (mth__builder){
-        .graph = w->graph, .module = module, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
+    *b = (mth__builder){.graph = w->graph, .label = mth__label_outside(module, MTH__BACKWARD)};
     if (w->first[v->id] < nodes) {
         const mth__node *n = w->graph->node.at[w->first[v->id]];
         b->on = n->on;
-        b->region = n->region;
-        b->stage = n->stage;
+        b->label = mth__label_at(b->label, &n->label);
+        b->label.microbatch = -1;
     }
 }
 /* Every gradient is a value of its own, made by a node: two tensors of one gradient (a + b) may be laid out
@@ -283,7 +278,7 @@ static mth_status run(walk *w, const mth__gradient_options *o) {
         for (int j = 0; j < n->nin && !any; j++) any = w->wanted[n->in[j]->id];
         for (int k = 0; any && k < n->nout; k++) w->wanted[n->out[k]->id] = mth__is_float(n->out[k]->dtype);
     }
-    w->builder = (mth__builder){.graph = g, .region = -1, .stage = -1, .microbatch = -1, .backward = true};
+    w->builder = (mth__builder){.graph = g, .label = mth__label_outside(NULL, MTH__BACKWARD)};
     for (size_t i = 0; i < outputs; i++) {
         mth__value *v = g->output.at[i].value;
         if (!o->seeded[i] || !mth__is_float(v->dtype)) continue;

@@ -40,7 +40,7 @@ static bool same(const mth__value *a, const mth__value *b) {
 }
 
 static bool of_microbatches(const mth__node *a, const mth__node *b) {
-    return a->region >= 0 && a->region == b->region && a->microbatch != b->microbatch;
+    return a->label.region >= 0 && a->label.region == b->label.region && a->label.microbatch != b->label.microbatch;
 }
 
 /* The addition of a term to a sum so far, made before the term and read last by the addition; NULL: there is none. */
@@ -53,7 +53,7 @@ static mth__node *addition_of(const state *s, const mth__value *term, mth__value
     const readers *q = &s->of[(*sum)->id];
     if (!maker || maker->id >= term->node->id || !has_bytes(maker)) return NULL;
     if (q->lent || q->reader != add || q->before >= term->node->id) return NULL;
-    if (!add->backward && !of_microbatches(maker, term->node)) return NULL;
+    if (!mth__makes_gradients(add->label.phase) && !of_microbatches(maker, term->node)) return NULL;
     return same(*sum, term) && same(add->out[0], term) ? add : NULL;
 }
 

@@ -46,9 +46,9 @@ static void spread(const mth__node *n, int32_t (*grain)[MTH__RANK]) {
 static int32_t (*find_grains(mth__arena *arena, const mth__graph *g))[MTH__RANK] {
     int32_t(*grain)[MTH__RANK] = mth__alloc_array(arena, (size_t)g->values, sizeof *grain);
     for (size_t i = 0; i < g->node.n; i++)
-        if (!g->node.at[i]->backward) spread(g->node.at[i], grain);
+        if (!mth__follows_forward(g->node.at[i]->label.phase)) spread(g->node.at[i], grain);
     for (size_t i = g->node.n; i-- > 0;)
-        if (!g->node.at[i]->backward) spread(g->node.at[i], grain);
+        if (!mth__follows_forward(g->node.at[i]->label.phase)) spread(g->node.at[i], grain);
     return grain;
 }
 
@@ -126,7 +126,7 @@ int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, c
     int32_t(*grain)[MTH__RANK] = find_grains(arena, g);
     const char **reader = NEW_ARRAY(arena, const char *, g->values); /* by value id */
     for (size_t i = g->node.n; i-- > 0;)
-        for (int j = 0; j < g->node.at[i]->nin; j++) reader[g->node.at[i]->in[j]->id] = g->node.at[i]->module;
+        for (int j = 0; j < g->node.at[i]->nin; j++) reader[g->node.at[i]->in[j]->id] = g->node.at[i]->label.module;
     mth__role_walk walk = {0};
     for (size_t i = 0; i < g->parameter.n; i++) {
         mth__value *v = g->parameter.at[i];

@@ -11,7 +11,7 @@ typedef struct {
 
 typedef struct {
     mth__sharding sharding;
-    bool backward; /* of the consumer */
+    mth__phase phase; /* of the consumer */
 } mth__also;
 
 /* What shard knows of a value while it runs (value->scratch). */

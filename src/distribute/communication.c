@@ -9,14 +9,7 @@ static const int64_t SMALL = 64 << 10, BATCH = 1 << 20; /* bytes of one that is 
 
 mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row row, const mth__attrs *attrs, int nin,
     mth__value *const *in, const mth__sharding *need, const mth__sharding *result, mth__value **out) {
-    mth__builder b = {.graph = g,
-        .module = like->module,
-        .source = like->source,
-        .on = result->on,
-        .region = like->region,
-        .stage = like->stage,
-        .microbatch = like->microbatch,
-        .backward = like->backward};
+    mth__builder b = {.graph = g, .label = like->label, .on = result->on};
     TRY(mth__build(&b, mth__row_op(row), attrs, nin, in, out));
     mth__node *n = (*out)->node;
     n->need = NEW_ARRAY(g->arena, mth__sharding, nin);
@@ -117,7 +110,7 @@ static bool mergeable(const mth__node *n) {
     int64_t bytes = bytes_of(n), in = parts_of(v), out = parts_of(n->out[0]);
     if (bytes <= 0 || bytes >= SMALL || !in || !out) return false;
     /* in a pipeline each has its turn */
-    if (is(n, MTH__ROW_transfer)) return n->region < 0 && !v->sharding.partial && in == 1 && out == 1;
+    if (is(n, MTH__ROW_transfer)) return n->label.region < 0 && !v->sharding.partial && in == 1 && out == 1;
     if (is(n, MTH__ROW_all_gather)) return !v->sharding.partial;
     return (is(n, MTH__ROW_all_reduce) || is(n, MTH__ROW_reduce_scatter)) && v->sharding.partial == n->attrs.i[0];
 }
@@ -132,7 +125,7 @@ static bool together(const mth__node *a, const mth__node *b) {
     /* a would wait for what b sends */
     if (is(b, MTH__ROW_transfer) && y->node && y->node->id > a->id) return false;
     return a->op == b->op && x->dtype == y->dtype && same_rows(x, y) && same_rows(a->out[0], b->out[0]) &&
-        mth__same_unit(a, b);
+        mth__same_unit(&a->label, &b->label);
 }
 
 enum { OPEN = 8, WINDOW = 64 };

@@ -32,10 +32,10 @@ mth__sharding mth__sharding_of_spec(
    do; place calls it for the rest. */
 void mth__place_nodes(mth__graph *);
 
-/* `one`, a version of v, was made for a consumer of forward or backward (`made`: backward); is it there for one of
-   `wanted`? What was gathered for forward is not kept for backward: v is, and is gathered again, so that a split
-   activation costs each device no more than its part. */
-bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted);
+/* `one`, a version of v, was made for a consumer of phase `made`; is it there for one of phase `consumer`? What was
+   gathered for forward is not kept for backward: v is, and is gathered again, so that a split activation costs each
+   device no more than its part. */
+bool mth__kept(const mth__value *v, const mth__sharding *one, mth__phase made, mth__phase consumer);
 
 /* What outputs and options refer to by name. Inputs that several placements read have one name: from first_input, by
    number of the name, along next_input, to -1. */
@@ -68,9 +68,5 @@ mth_status mth__drop_redundant(mth__graph *);
 mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options *);
 
 static inline const mth__op *mth__row_op(enum mth__row row) { return mth__op_at((size_t)row); }
-static inline bool mth__same_unit(const mth__node *a, const mth__node *b) { /* of a pipeline */
-    return a->region == b->region && a->stage == b->stage && a->microbatch == b->microbatch &&
-        a->backward == b->backward;
-}
 static inline bool mth__is_comm(const mth__node *n) { return (n->op->flags & MTH__COMM) != 0; }
 #endif

@@ -74,7 +74,8 @@ static uint64_t mix_operand(const state *s, uint64_t h, const mth__node *n, cons
         return mth__mix(h, (uint64_t)(here - s->first_reader[v->id]));
     }
     int at = s->position[v->id], from = s->module_of[at];
-    bool together = v->node->on == n->on && v->node->region == n->region && v->node->stage == n->stage;
+    bool together =
+        v->node->on == n->on && v->node->label.region == n->label.region && v->node->label.stage == n->label.stage;
     h = mth__mix(mth__mix(h, (uint64_t)(here - from)), (uint64_t)at - s->module[from].first);
     return mth__mix(h, (uint64_t)v->index << 1 | together);
 }
@@ -89,7 +90,7 @@ static uint64_t hash_of(const state *s, int m) {
         uint64_t f[2];
         memcpy(f, n->attrs.f, sizeof f);
         h = mth__mix(mth__mix(h, f[0]), f[1]);
-        h = mth__mix(h, n->region >= 0);
+        h = mth__mix(h, n->label.region >= 0);
         for (const char *c = n->attrs.s; c && *c; c++) h = mth__mix(h, (unsigned char)*c);
         for (int j = 0; j < n->nin; j++) h = mix_operand(s, h, n, n->in[j], m);
         for (int j = 0; j < n->nout; j++) h = mth__mix(mth__mix_shape(h, n->out[j]->shape), n->out[j]->dtype);
@@ -101,7 +102,7 @@ static uint64_t hash_of(const state *s, int m) {
 
 /* ---------------------------------------------------------------- runs */
 static bool starts_module(const mth__graph *g, size_t i) {
-    const char *a = g->node.at[i]->module, *b = i ? g->node.at[i - 1]->module : NULL;
+    const char *a = g->node.at[i]->label.module, *b = i ? g->node.at[i - 1]->label.module : NULL;
     return !i || a != b;
 }
 
@@ -260,7 +261,7 @@ mth__folding *mth__fold(mth__graph *g) {
     while (f->room < 2 * (size_t)s.modules) f->room *= 2;
     f->at = mth__alloc_array(g->arena, f->room, sizeof *f->at);
     for (int m = 0; m < s.modules; m++) {
-        const char *name = g->node.at[s.module[m].first]->module;
+        const char *name = g->node.at[s.module[m].first]->label.module;
         if (!name) continue;
         size_t at = slot(f, name);
         f->at[at].module = name;

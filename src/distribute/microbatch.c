@@ -40,22 +40,17 @@ static int64_t size_of(const mth__region *r, int m) {
 }
 
 static mth__builder builder_like(const state *s, const mth__node *n, int microbatch) {
-    return (mth__builder){.graph = s->graph,
-        .module = n->module,
-        .source = n->source,
-        .on = n->on,
-        .region = n->region,
-        .stage = n->stage,
-        .microbatch = microbatch,
-        .backward = n->backward};
+    mth__builder builder = {.graph = s->graph, .label = n->label, .on = n->on};
+    builder.label.microbatch = microbatch;
+    return builder;
 }
 
 static mth_status refuse(const state *s, const mth__node *n, const mth__value *v, char *what) {
     mth_status e = FAIL(MTH_ERROR_VALUE, what,
         F("give pipeline '%s' a microbatch_size of at least the batch, %lld, or move this operator behind the pipeline",
             s->region->name ? s->region->name : "", (long long)s->region->batch));
-    mth__error_operator(e, n->module ? n->module : n->op->name);
-    if (n->source) mth__error_source(e, n->source);
+    mth__error_operator(e, n->label.module ? n->label.module : n->op->name);
+    if (n->label.source) mth__error_source(e, n->label.source);
     return mth__error_tensor(e, mth__value_text(v));
 }
 
@@ -83,12 +78,11 @@ static mth_status join(state *s, const part *p, mth__builder *b, mth__value **ou
     mth__value **at = NEW_ARRAY(s->arena, mth__value *, r->microbatches);
     mth__attrs attrs = {.i = {p->dim + (lanes > 1)}};
     for (int m = 0; m < r->microbatches; m++) {
-        b->microbatch = m; /* unfolds with its microbatch */
-        b->region = p->at[m]->node->region;
-        b->stage = p->at[m]->node->stage;
+        b->label = mth__label_at(b->label, &p->at[m]->node->label);
+        b->label.microbatch = m; /* unfolds with its microbatch */
         TRY(fold(b, p->at[m], p->dim, lanes, true, &at[m]));
     }
-    b->region = b->stage = b->microbatch = -1;
+    b->label.region = b->label.stage = b->label.microbatch = -1;
     for (int n = r->microbatches; n > 1;) { /* concat takes MTH__MAX_IN operands at once */
         int made = 0;
         for (int m = 0; m < n; m += MTH__MAX_IN) {
@@ -110,7 +104,7 @@ static mth_status whole(state *s, mth__value *v, mth__value **out) {
     if (!p) return NULL;
     if (!p->whole) {
         mth__builder b = builder_like(s, v->node, -1);
-        b.region = b.stage = -1;
+        b.label.region = b.label.stage = -1;
         if (p->kind == PARTIAL) {
             p->whole = p->at[0];
             for (int m = 1; m < s->graph->region.at[p->region]->microbatches; m++) {
@@ -129,7 +123,7 @@ static mth_status whole(state *s, mth__value *v, mth__value **out) {
 static mth_status cut_of(state *s, const mth__node *n, mth__value *v, int dim, int64_t unit, int m, mth__value **out) {
     const mth__region *r = s->region;
     int64_t lanes = s->lanes[s->index];
-    int stage = v->kind == MTH__VALUE_INPUT ? n->stage : -1; /* an input is fed to each stage, and cut there */
+    int stage = v->kind == MTH__VALUE_INPUT ? n->label.stage : -1; /* an input is fed to each stage, and cut there */
     cut *c = NULL;
     for (size_t i = 0; i < s->cuts.n && !c; i++)
         if (s->cuts.at[i].of == v && s->cuts.at[i].dim == dim && s->cuts.at[i].stage == stage) c = &s->cuts.at[i];
@@ -279,7 +273,7 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
             if (made[k]->kind == BATCH) want.dim[made[k]->dim] = made[k]->unit * size_of(r, m);
             if (!mth__shape_equal(want, out[k]->shape))
                 return INTERNAL("a microbatch of %s in %s has another shape than its rule says", n->op->name,
-                    n->module ? n->module : "");
+                    n->label.module ? n->label.module : "");
             made[k]->at[m] = out[k];
         }
     }
@@ -368,7 +362,7 @@ static int64_t lanes_of(const state *s, int index) {
             }
             if (!within || r->batch % lanes || r->microbatch_size % lanes) continue;
             for (size_t n = 0; n < g->node.n; n++) /* room for one more dimension */
-                for (int j = 0; j < g->node.at[n]->nin && g->node.at[n]->region == index; j++)
+                for (int j = 0; j < g->node.at[n]->nin && g->node.at[n]->label.region == index; j++)
                     if (g->node.at[n]->in[j]->shape.rank == MTH__RANK) return 1;
             return lanes;
         }
@@ -386,17 +380,17 @@ static mth_status run(state *s) {
     for (size_t i = 0; i < n; i++) {
         mth__node *node = old[i];
         for (int k = 0; k < node->nout; k++) node->out[k]->scratch = NULL;
-        mth__region *r = node->region >= 0 ? g->region.at[node->region] : NULL;
+        mth__region *r = node->label.region >= 0 ? g->region.at[node->label.region] : NULL;
         if (r && r->microbatches > 1) {
-            if (s->index != node->region) {
-                s->index = node->region;
+            if (s->index != node->label.region) {
+                s->index = node->label.region;
                 s->region = r;
                 s->cuts.n = 0;
             }
             TRY(unroll(s, node));
             continue;
         }
-        if (r) node->microbatch = 0;
+        if (r) node->label.microbatch = 0;
         for (int j = 0; j < node->nin; j++) TRY(whole(s, node->in[j], &node->in[j]));
         keep_node(s, node);
     }

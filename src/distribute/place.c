@@ -6,9 +6,9 @@
 #include <string.h>
 
 static const mth__placement *stage_place(const mth__graph *g, const mth__node *n) {
-    if (n->region < 0 || (size_t)n->region >= g->region.n) return NULL;
-    const mth__region *r = g->region.at[n->region];
-    return r->stage_on && n->stage >= 0 && n->stage < r->stages ? r->stage_on[n->stage] : NULL;
+    if (n->label.region < 0 || (size_t)n->label.region >= g->region.n) return NULL;
+    const mth__region *r = g->region.at[n->label.region];
+    return r->stage_on && n->label.stage >= 0 && n->label.stage < r->stages ? r->stage_on[n->label.stage] : NULL;
 }
 
 static bool from_inputs(mth__node *n) {

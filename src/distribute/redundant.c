@@ -21,7 +21,7 @@ typedef struct {
     version **versions; /* by root's id: it, and all that communication has made of it so far */
     version **reshaped; /* by root's id: results of reshapes of it */
     int values;
-    bool backward; /* the transfer at hand is */
+    mth__phase phase; /* of the transfer at hand */
 } state;
 
 static mth__value *now(mth__value *v) {
@@ -59,7 +59,7 @@ static bool other_side(const mth__node *view, bool back, const mth__sharding *to
 static mth__value *at_hand(const state *s, const mth__value *root, const mth__sharding *to) {
     for (version *k = s->versions[root->id]; k; k = k->next)
         if (!k->value->sharding.partial &&
-            (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->backward, s->backward)) &&
+            (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->label.phase, s->phase)) &&
             mth__cost_reshard(root, &k->value->sharding, to) == 0)
             return k->value;
     return NULL;
@@ -157,7 +157,8 @@ static int came_from(const mth__node *sum, const mth__node *home) {
 /* `uses`: by value id. Nobody else reads the sum or what came for it. */
 static bool goes_home(const mth__node *sum, const mth__node *home, const int *uses) {
     const mth__value *v = sum->out[0];
-    if (!sum->backward || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 || home->out[0]->sharding.partial)
+    if (!mth__makes_gradients(sum->label.phase) || sum->op != mth__row_op(MTH__ROW_add) || uses[v->id] != 1 ||
+        home->out[0]->sharding.partial)
         return false;
     for (int j = 0; j < 2; j++) {
         const mth__value *term = sum->in[j];
@@ -225,7 +226,7 @@ static mth_status run(state *s) {
         if (partner) TRY(add_at_home(s, x, partner));
         mth__value *v = x->nin ? x->in[0] : NULL, *there;
         const mth__sharding *to = &x->out[0]->sharding;
-        s->backward = x->backward;
+        s->phase = x->label.phase;
         bool whole = moves(x) && !v->sharding.partial && !to->partial;
         if (whole && price(s, v, to, 0) < mth__cost_reshard(v, &v->sharding, to)) {
             TRY(make(s, x, v, to, &there));

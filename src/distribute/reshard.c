@@ -22,8 +22,8 @@ typedef struct {
     mth__by_name names;
 } state;
 
-bool mth__kept(const mth__value *v, const mth__sharding *one, bool made, bool wanted) {
-    return made == wanted || v->kind == MTH__VALUE_PARAMETER ||
+bool mth__kept(const mth__value *v, const mth__sharding *one, mth__phase made, mth__phase consumer) {
+    return mth__same_time(made, consumer) || v->kind == MTH__VALUE_PARAMETER ||
         mth__local_size(v->shape, one) <= mth__local_size(v->shape, &v->sharding);
 }
 
@@ -32,10 +32,11 @@ static bool same(const mth__value *v, const mth__sharding *s) {
 }
 
 static bool at_hand(const state *s, const mth__value *v, const version *k, const mth__node *consumer) {
-    if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->backward, consumer->backward))
+    if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->label.phase, consumer->label.phase))
         return false;
     if (!v->read) return true;
-    return consumer && k->reader && mth__same_unit(k->reader, consumer) && s->graph->node.n <= k->at + NEAR;
+    return consumer && k->reader && mth__same_unit(&k->reader->label, &consumer->label) &&
+        s->graph->node.n <= k->at + NEAR;
 }
 
 /* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
@@ -66,17 +67,8 @@ static mth__builder labels(const state *s, const mth__value *v, const mth__move 
     const mth__node *maker = v->node;
     bool reduces = m->row == MTH__ROW_all_reduce || m->row == MTH__ROW_reduce_scatter;
     const mth__node *like = (maker && reduces) || !consumer ? maker : consumer;
-    mth__builder b = {.graph = s->graph, .region = -1, .stage = -1, .microbatch = -1};
-    if (like) {
-        b.module = like->module;
-        b.source = like->source;
-        b.region = like->region;
-        b.stage = like->stage;
-        b.microbatch = like->microbatch;
-        b.backward = like->backward;
-    }
-    b.on = m->to.on;
-    return b;
+    return (mth__builder){
+        .graph = s->graph, .label = like ? like->label : mth__label_outside(NULL, MTH__FORWARD), .on = m->to.on};
 }
 
 static mth_status move(

@@ -120,20 +120,22 @@ static void make_units(state *s) {
     for (int i = 0; i < n; i++) g->node.at[i]->id = i;
     for (int i = 0; i < n; i++) {
         mth__node *x = g->node.at[i];
-        const mth__region *r = x->region >= 0 ? g->region.at[x->region] : NULL;
+        const mth__region *r = x->label.region >= 0 ? g->region.at[x->label.region] : NULL;
         int u = -1;
-        if (r && x->microbatch >= 0 && x->microbatch < r->microbatches && x->stage >= 0 && x->stage < r->stages) {
-            u = base[x->region] + (x->stage * r->microbatches + x->microbatch) * 2 + x->backward;
+        if (r && x->label.microbatch >= 0 && x->label.microbatch < r->microbatches && x->label.stage >= 0 &&
+            x->label.stage < r->stages) {
+            u = base[x->label.region] + (x->label.stage * r->microbatches + x->label.microbatch) * 2 +
+                mth__is_backward_time(x->label.phase);
             bool single = crosses(x) && !(x->in[0]->node && s->unit_of[x->in[0]->node->id] == u);
             if (single)
                 u = -1;
             else if (s->unit[u].on)
                 s->unit[u].also = x->on == s->unit[u].on ? s->unit[u].also : x->on;
             else
-                s->unit[u] = (unit){.region = x->region,
-                    .stage = x->stage,
-                    .microbatch = x->microbatch,
-                    .backward = x->backward,
+                s->unit[u] = (unit){.region = x->label.region,
+                    .stage = x->label.stage,
+                    .microbatch = x->label.microbatch,
+                    .backward = mth__is_backward_time(x->label.phase),
                     .on = x->on};
         }
         if (u < 0) {
@@ -143,7 +145,7 @@ static void make_units(state *s) {
             s->unit[u] = (unit){.region = -1,
                 .stage = -1,
                 .microbatch = -1,
-                .backward = x->backward,
+                .backward = mth__is_backward_time(x->label.phase),
                 .travels = crosses(x),
                 .on = x->on,
                 .node = x};

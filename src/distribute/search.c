@@ -119,7 +119,7 @@ static price sum(const state *s) {
     price p = {0, 0, 0};
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
-        p.seconds += mth__cost_node(n) * mth__folded_weight(s->folding, n->module);
+        p.seconds += mth__cost_node(n) * mth__folded_weight(s->folding, n->label.module);
     }
     for (int k = s->batch; k < s->groups; k++) {
         mth__group *x = &s->group[k];

@@ -40,8 +40,8 @@ static int sharers(const state *s, int j) {
     int sharers = 1;
     for (size_t k = 0; k < info->reader.n; k++) {
         const mth__node *r = info->reader.at[k];
-        sharers += r != n && !r->cost_rank && r->op == n->op && r->on == n->on && mth__same_unit(r, n) && j < r->nin &&
-            r->in[j] == n->in[j];
+        sharers += r != n && !r->cost_rank && r->op == n->op && r->on == n->on &&
+            mth__same_unit(&r->label, &n->label) && j < r->nin && r->in[j] == n->in[j];
     }
     return sharers;
 }
@@ -53,14 +53,14 @@ static double bring(const state *s, int j, const mth__sharding *need) {
     double cost = mth__cost_reshard(v, &v->sharding, need);
     for (size_t k = 0; k < info->also.n && cost > 0; k++) {
         const mth__also *also = &info->also.at[k];
-        if (!mth__kept(v, &also->sharding, also->backward, s->node->backward)) continue;
+        if (!mth__kept(v, &also->sharding, also->phase, s->node->label.phase)) continue;
         if (also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, v->shape.rank)) return 0;
         double c = mth__cost_reshard(v, &also->sharding, need);
         if (c < cost) cost = c;
     }
     if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == need->on) cost *= GATHERED_WEIGHT;
     bool gathers = mth__local_size(v->shape, need) > mth__local_size(v->shape, &v->sharding);
-    return gathers && s->node->backward ? cost / sharers(s, j) : cost;
+    return gathers && mth__is_backward_time(s->node->label.phase) ? cost / sharers(s, j) : cost;
 }
 
 /* A parameter not settled yet takes what the node needs, but for the dimensions that the user fixed. */
@@ -130,8 +130,9 @@ static const mth__sharding *kept(const state *s, const mth__value *parameter) {
 /* A weight's gradients of the microbatches are summed as they are made, and brought to where it is once, behind the
  * last. */
 static double terms_of(const mth__graph *g, const mth__node *n, const mth__value *v) {
-    bool term = v->primal && v->primal->kind == MTH__VALUE_PARAMETER && n->region >= 0 && n->microbatch >= 0;
-    return term ? g->region.at[n->region]->microbatches : 1;
+    bool term =
+        v->primal && v->primal->kind == MTH__VALUE_PARAMETER && n->label.region >= 0 && n->label.microbatch >= 0;
+    return term ? g->region.at[n->label.region]->microbatches : 1;
 }
 
 static double evaluate(state *s, const mth__assignment *a, unsigned pass, double best) {
@@ -307,9 +308,9 @@ static void note(state *s, mth__value *v, const mth__sharding *need) {
     for (size_t k = 0; k < info->also.n; k++) {
         const mth__also *also = &info->also.at[k];
         bool same = also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, v->shape.rank);
-        if (same && mth__kept(v, need, also->backward, s->node->backward)) return;
+        if (same && mth__kept(v, need, also->phase, s->node->label.phase)) return;
     }
-    PUSH(s->arena, info->also, ((mth__also){*need, s->node->backward}));
+    PUSH(s->arena, info->also, ((mth__also){*need, s->node->label.phase}));
 }
 
 /* Rows that may have to gather what others then split again. */

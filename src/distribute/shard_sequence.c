@@ -125,7 +125,7 @@ static bool explore(region *r, const mth__node *n, const mth__value *sum, int di
         leaves |= info->output;
         for (size_t k = 0; k < info->reader.n; k++) {
             const mth__node *reader = info->reader.at[k];
-            if (reader->backward || has_node(r, reader)) continue;
+            if (mth__follows_forward(reader->label.phase) || has_node(r, reader)) continue;
             if (reader->on != r->on) return false;
             if (takes(r, reader))
                 taken = true;
@@ -155,7 +155,7 @@ static double gain(const region *r, const mth__value *sum, int dim, bool gradien
 }
 
 bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradients, bool always, mth__source *out) {
-    if (n->backward) return false; /* which follows what forward has done */
+    if (mth__follows_forward(n->label.phase)) return false;
     for (int j = 0; j < n->nin; j++) {
         const mth__value *sum = n->in[j];
         unsigned partial = sum->sharding.partial;

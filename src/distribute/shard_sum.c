@@ -31,7 +31,7 @@ void mth__shard_group_terms(mth__node *n) {
         const mth__value *sum = chain[links - 1]->out[0];
         const mth__info *info = mth__info_of(sum);
         mth__node *next = info->uses == 1 && info->reader.n ? info->reader.at[0] : NULL;
-        if (!next || !plain_add(next) || next->on != n->on || !mth__same_unit(next, n)) break;
+        if (!next || !plain_add(next) || next->on != n->on || !mth__same_unit(&next->label, &n->label)) break;
         int other = next->in[0] == sum;
         if (!mth__decided(next->in[other])) break;
         slot[terms++] = &next->in[other];

@@ -11,7 +11,7 @@ static mth_status check_place(const mth__graph *g, const mth__node *n, const mth
         F("%s runs on %s, and a partitioner's program runs on the whole mesh", n->op->name, where),
         F("use mesh_context='mpmd', which gives each device a program of its own, or take the device or stage from the "
           "operator"));
-    s = mth__error_source(mth__error_operator(s, n->module ? n->module : n->op->name), n->source);
+    s = mth__error_source(mth__error_operator(s, n->label.module ? n->label.module : n->op->name), n->label.source);
     return mth__error_tensor(s, mth__value_text(n->out[0]));
 }
 

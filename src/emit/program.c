@@ -141,16 +141,8 @@ static mth__instr *push_instr(
         .in = operands,
         .out = operands + nin,
         .scratch = -1,
-        .stream = kind == MTH__START};
-    if (n) {
-        i.module = n->module;
-        i.source = n->source;
-        i.stage = n->stage;
-        i.microbatch = n->microbatch;
-        i.backward = n->backward;
-    } else {
-        i.stage = i.microbatch = -1;
-    }
+        .stream = kind == MTH__START,
+        .label = n ? n->label : mth__label_outside(NULL, MTH__FORWARD)};
     mth__role *r = &e->p->role.at[role];
     PUSH(e->arena, r->instr, i);
     return &r->instr.at[r->instr.n - 1];
@@ -159,7 +151,7 @@ static mth__instr *push_instr(
 static mth_status missing(const emission *e, const mth__node *n, const mth__value *v, int role) {
     mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", n->op->name,
         n->id, e->p->role.at[role].device[0]);
-    return mth__error_tensor(mth__error_operator(s, n->module), mth__value_text(v));
+    return mth__error_tensor(mth__error_operator(s, n->label.module), mth__value_text(v));
 }
 
 /* Copies of v into exits from `exit` on. */
@@ -288,7 +280,7 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
     if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)n->attrs.i[0];
     if (kind != MTH__ALL_REDUCE && kind <= MTH__ALL_TO_ALL) c.dim = (int8_t)n->attrs.i[1];
     if (kind == MTH__ALL_TO_ALL) c.dim2 = (int8_t)n->attrs.i[2];
-    c.label = mth__format(e->arena, "%s: %s", n->module ? n->module : "model", n->op->name);
+    c.label = mth__format(e->arena, "%s: %s", n->label.module ? n->label.module : "model", n->op->name);
     int channel = (int)e->p->channel.n;
     PUSH(e->arena, e->p->channel, c);
 
@@ -396,7 +388,7 @@ static mth_status check_placed(const mth__graph *g) {
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         if (!n->on)
-            return mth__error_operator(INTERNAL("%s (node %d) has no placement", n->op->name, n->id), n->module);
+            return mth__error_operator(INTERNAL("%s (node %d) has no placement", n->op->name, n->id), n->label.module);
         for (int k = 0; k < n->nout; k++)
             if (!n->out[k]->sharding.on || n->out[k]->sharding.on != n->out[0]->sharding.on)
                 return mth__error_tensor(
@@ -495,8 +487,8 @@ const char *mth__program_reader(const mth__program *p, int entry) {
         for (size_t i = 0; i < role->instr.n; i++)
             for (int j = 0; j < role->instr.at[i].nin; j++) {
                 const mth__pvalue *v = &role->value.at[role->instr.at[i].in[j]];
-                if (v->storage == MTH__IN_ENTRY && v->index == entry && role->instr.at[i].module)
-                    return role->instr.at[i].module;
+                if (v->storage == MTH__IN_ENTRY && v->index == entry && role->instr.at[i].label.module)
+                    return role->instr.at[i].label.module;
             }
     }
     return NULL;

@@ -104,9 +104,7 @@ typedef struct {
     /* a value of class COMMUNICATION or an activation that only this instruction uses; -1: none */
     int scratch;
     uint8_t stream;
-    const char *module, *source;
-    int32_t stage, microbatch;
-    bool backward;
+    mth__label label;
 } mth__instr;
 
 typedef struct {

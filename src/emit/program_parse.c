@@ -431,9 +431,35 @@ static mth_status operands(parser *x, mth__instr *k, int *in) {
     return NULL;
 }
 
+static mth_status number_behind(parser *x, const char *word, int32_t *number) {
+    int small;
+    *number = -1;
+    if (!mth__read_word(&x->in, word)) return NULL;
+    TRY(mth__read_small(&x->in, 0, INT32_MAX, &small));
+    *number = small;
+    return NULL;
+}
+
+static mth_status label(parser *x, mth__label *out) {
+    mth__label read = {.phase = MTH__FORWARD};
+    if (mth__read_symbol(&x->in, '@')) TRY(mth__read_name(&x->in, &read.module));
+    TRY(number_behind(x, "region", &read.region));
+    TRY(number_behind(x, "stage", &read.stage));
+    if (read.region < 0 && read.stage >= 0) read.region = 0; /* the only one of most models, and not printed */
+    TRY(number_behind(x, "microbatch", &read.microbatch));
+    for (int phase = MTH__FORWARD + 1; phase < MTH__PHASE_KINDS; phase++)
+        if (mth__read_word(&x->in, mth__phase_words[phase])) {
+            read.phase = (mth__phase)phase;
+            break;
+        }
+    if (mth__read_word(&x->in, "from")) TRY(mth__read_quoted(&x->in, &read.source));
+    *out = read;
+    return NULL;
+}
+
 static mth_status instruction(parser *x) {
-    mth__instr k = {.scratch = -1, .stage = -1, .microbatch = -1, .channel = -1};
-    int in[MTH__MAX_IN], out[MTH__MAX_OUT], small_number;
+    mth__instr k = {.scratch = -1, .channel = -1};
+    int in[MTH__MAX_IN], out[MTH__MAX_OUT];
     TRY(number(x, "instruction", x->role->instr.n));
     if (value_follows(x)) {
         do {
@@ -460,17 +486,7 @@ static mth_status instruction(parser *x) {
         k.attrs = a;
     }
     if (mth__read_word(&x->in, "work")) TRY(value(x, true, &k.scratch));
-    if (mth__read_symbol(&x->in, '@')) TRY(mth__read_name(&x->in, &k.module));
-    if (mth__read_word(&x->in, "stage")) {
-        TRY(mth__read_small(&x->in, 0, INT32_MAX, &small_number));
-        k.stage = small_number;
-    }
-    if (mth__read_word(&x->in, "microbatch")) {
-        TRY(mth__read_small(&x->in, 0, INT32_MAX, &small_number));
-        k.microbatch = small_number;
-    }
-    k.backward = mth__read_word(&x->in, "backward");
-    if (mth__read_word(&x->in, "from")) TRY(mth__read_quoted(&x->in, &k.source));
+    TRY(label(x, &k.label));
     k.stream = k.kind == MTH__START;
     k.in = NEW_ARRAY(x->in.arena, int, k.nin + k.nout);
     k.out = k.in + k.nin;

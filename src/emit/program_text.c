@@ -258,16 +258,17 @@ static void add_instr(printer *w, const mth__role *r, int index) {
         mth__text_add(t, " work ");
         add_value(w, r, k->scratch);
     }
-    if (k->module) {
+    if (k->label.module) {
         mth__text_add(t, " @");
-        add_name(t, k->module);
+        add_name(t, k->label.module);
     }
-    if (k->stage >= 0) mth__text_add(t, " stage %d", k->stage);
-    if (k->microbatch >= 0) mth__text_add(t, " microbatch %d", k->microbatch);
-    if (k->backward) mth__text_add(t, " backward");
-    if (k->source) {
+    if (k->label.region > 0) mth__text_add(t, " region %d", k->label.region);
+    if (k->label.stage >= 0) mth__text_add(t, " stage %d", k->label.stage);
+    if (k->label.microbatch >= 0) mth__text_add(t, " microbatch %d", k->label.microbatch);
+    if (k->label.phase) mth__text_add(t, " %s", mth__phase_words[k->label.phase]);
+    if (k->label.source) {
         mth__text_add(t, " from ");
-        add_quoted(t, k->source);
+        add_quoted(t, k->label.source);
     }
     mth__text_add(t, "\n");
 }

@@ -63,7 +63,7 @@ mth_status mth__refuse(const mth__verification *v, int instr, int value, char *w
             fix);
     }
     mth__free(what);
-    if (k && k->module) s = mth__error_operator(s, k->module);
+    if (k && k->label.module) s = mth__error_operator(s, k->label.module);
     return value >= 0 ? mth__error_tensor(s, value_text(&v->r->value.at[value])) : s;
 }
 

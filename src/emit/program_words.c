@@ -8,7 +8,8 @@ const char *const mth__class_words[] = {"activation", "weight", "gradient", "inp
 const char *const mth__entry_words[] = {"input", "parameter", "seed"};
 
 /* what may follow operands */
-static const char *const reserved[] = {"work", "stage", "microbatch", "backward", "from"};
+static const char *const reserved[] = {
+    "work", "region", "stage", "microbatch", "recompute", "backward", "update", "from"};
 
 bool mth__plain_name(const char *s, size_t n) {
     for (size_t k = 0; k < sizeof reserved / sizeof *reserved; k++)

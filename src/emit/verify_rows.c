@@ -25,7 +25,7 @@ static mth__node *node_of(mth__verification *v, const mth__instr *k) {
     n->nin = k->nin;
     n->nout = k->nout;
     n->accumulates = k->accumulates;
-    n->module = k->module;
+    n->label = k->label;
     for (int j = 0; j < k->nin + k->nout; j++) {
         const mth__pvalue *p = &v->r->value.at[j < k->nin ? k->in[j] : k->out[j - k->nin]];
         n->in[j] = &v->value[j];

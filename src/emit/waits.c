@@ -14,14 +14,7 @@ typedef struct {
 } pending;
 
 static mth__instr wait_for(const mth__instr *i) {
-    return (mth__instr){.kind = MTH__WAIT,
-        .channel = i->channel,
-        .scratch = -1,
-        .module = i->module,
-        .source = i->source,
-        .stage = i->stage,
-        .microbatch = i->microbatch,
-        .backward = i->backward};
+    return (mth__instr){.kind = MTH__WAIT, .channel = i->channel, .scratch = -1, .label = i->label};
 }
 
 void mth__emit_waits(mth__program *p, mth__role *r) {

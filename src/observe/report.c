@@ -135,12 +135,12 @@ void mth__report_placement(mth__text *t, const mth__program *p) {
         size_t hint = 0;
         for (size_t i = 0; i < role->instr.n; i++) {
             const mth__instr *k = &role->instr.at[i];
-            if (k->kind != MTH__COMPUTE || !k->module || k->backward) continue;
+            if (k->kind != MTH__COMPUTE || !k->label.module || mth__follows_forward(k->label.phase)) continue;
             size_t at = hint; /* instructions of one module stand together */
-            for (size_t s = 0; s < all.n && (at >= all.n || strcmp(all.at[at].module, k->module)); s++) at = s;
-            if (at >= all.n || strcmp(all.at[at].module, k->module)) {
+            for (size_t s = 0; s < all.n && (at >= all.n || strcmp(all.at[at].module, k->label.module)); s++) at = s;
+            if (at >= all.n || strcmp(all.at[at].module, k->label.module)) {
                 at = all.n;
-                PUSH(t->arena, all, ((runs){k->module, NEW_ARRAY(t->arena, uint64_t, words)}));
+                PUSH(t->arena, all, ((runs){k->label.module, NEW_ARRAY(t->arena, uint64_t, words)}));
             }
             hint = at;
             for (int d = 0; d < role->ndevice; d++)

@@ -12,7 +12,7 @@ static mth_status in_graph(void *argument) {
     mth__mesh *mesh;
     TRY(mth__mesh_new(arena, 1, (int64_t[]){4}, &mesh));
     mth__graph *g = mth__graph_new(arena, mesh);
-    mth__builder b = {.graph = g, .module = "block_0", .region = -1, .stage = -1, .microbatch = -1};
+    mth__builder b = {.graph = g, .label = mth__label_outside("block_0", MTH__FORWARD)};
     ((graph_case *)argument)->run(g, &b);
     mth__arena_free(arena);
     return NULL;

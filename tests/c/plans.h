@@ -74,7 +74,7 @@ static const char *plan_text(const mth__program *p) {
 
 #define SHAPE(...) ((mth__shape){sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), {__VA_ARGS__}})
 static mth__builder builder(mth__graph *g) {
-    return (mth__builder){.graph = g, .module = "m", .region = -1, .stage = -1, .microbatch = -1};
+    return (mth__builder){.graph = g, .label = mth__label_outside("m", MTH__FORWARD)};
 }
 
 /* x (b, i) times a column-split and a row-split weight over axis 0: one partial sum, all-reduced. */
@@ -85,11 +85,11 @@ static mth__graph *two_layers(mth__arena *a, mth__mesh *m, int64_t batch, int64_
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(batch, in), on, NULL);
     mth__value *w0 = source(g, MTH__VALUE_PARAMETER, "linear_0.weight", SHAPE(in, hidden), on, SPLIT(-1, 0));
     mth__value *w1 = source(g, MTH__VALUE_PARAMETER, "linear_1.weight", SHAPE(hidden, out), on, SPLIT(0, -1));
-    b.module = "linear_0";
+    b.label.module = "linear_0";
     mth__value *h = contract(&b, "bi,io->bo", x, w0, on, SPLIT(-1, 0), 0);
-    b.module = "relu_0";
+    b.label.module = "relu_0";
     h = node1(&b, "relu", NULL, h, on, SPLIT(-1, 0), 0);
-    b.module = "linear_1";
+    b.label.module = "linear_1";
     mth__value *y = contract(&b, "bi,io->bo", h, w1, on, NULL, m->dim[0] > 1);
     if (m->dim[0] > 1) y = node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, NULL, 0);
     y->name = "y";
@@ -109,11 +109,12 @@ static mth__graph *pipeline(mth__arena *a, mth__mesh *m, int stages, int microba
             mth__place_device(m, s), NULL);
     int64_t rows = batch / microbatches;
     for (int k = 0; k < microbatches; k++) {
-        b.microbatch = k;
+        b.label.microbatch = k;
         mth__value *h = node1(&b, "slice", &(mth__attrs){.i = {0, k * rows, k * rows + rows}}, x, first, NULL, 0);
         for (int s = 0; s < stages; s++) {
             const mth__placement *on = mth__place_device(m, s);
-            b.stage = s;
+            b.label.region = 0;
+            b.label.stage = s;
             if (s) h = node1(&b, "transfer", NULL, h, on, NULL, 0);
             h = contract(&b, "bi,io->bo", h, weight[s], on, NULL, 0);
             h = node1(&b, "relu", NULL, h, on, NULL, 0);

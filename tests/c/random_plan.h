@@ -104,9 +104,9 @@ static void random_contract(random_plan *r, mth__value *x) {
         r->b.on = on;
         CHECK_STATUS(mth__build_contract(&r->b, "bi,io->bo", x, w, &y));
         y->sharding = sum->sharding;
-        r->b.backward = true;
+        r->b.label.phase = MTH__BACKWARD;
         sum = made(r, node2(&r->b, "add", NULL, sum, y, on, NULL, 0), y->sharding);
-        r->b.backward = false;
+        r->b.label.phase = MTH__FORWARD;
     }
 }
 

@@ -40,7 +40,8 @@ TEST(lookup) {
 IN_GRAPH(contract) {
     mth__value *x = REAL("x", 2, 5, 6), *w = REAL("w", 6, 7), *y;
     CHECK_STATUS(mth__build_contract(b, "bsi,io->bso", x, w, &y));
-    CHECK(mth__shape_equal(y->shape, SHAPE(2, 5, 7)) && y->dtype == MTH_FLOAT32 && y->node->module == b->module);
+    CHECK(mth__shape_equal(y->shape, SHAPE(2, 5, 7)) && y->dtype == MTH_FLOAT32 &&
+        y->node->label.module == b->label.module);
     mth__rule r = rule_of(y);
     CHECK(r.n == 4 && r.in[0][2] == r.in[1][0] && r.factor[r.in[0][2]].kind == MTH__SUM &&
         r.factor[r.in[0][2]].size == 6 && r.factor[r.in[0][2]].letter == 'i');

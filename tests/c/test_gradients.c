@@ -26,11 +26,11 @@ IN_GRAPH(two_layers) {
                *w1 = value(g, MTH__VALUE_PARAMETER, "linear_0.weight", 32, 64),
                *w2 = value(g, MTH__VALUE_PARAMETER, "linear_1.weight", 64, 16), *h, *r, *y;
     mth__value *unused = value(g, MTH__VALUE_PARAMETER, "linear_2.weight", 3, 3);
-    b->module = "linear_0";
+    b->label.module = "linear_0";
     CHECK_STATUS(mth__build_contract(b, "bi,io->bo", x, w1, &h));
-    b->module = "relu_0";
+    b->label.module = "relu_0";
     CHECK_STATUS(mth__build1(b, "relu", NULL, h, &r));
-    b->module = "linear_1";
+    b->label.module = "linear_1";
     CHECK_STATUS(mth__build_contract(b, "bi,io->bo", r, w2, &y));
     output(g, "output", y);
     CHECK_STATUS(mth__gradients(g, &(mth__gradient_options){.seeded = yes}));
@@ -38,11 +38,11 @@ IN_GRAPH(two_layers) {
     CHECK(g->seed.n == 1 && !strcmp(g->seed.at[0]->name, "output"));
     const mth__output *d1 = gradient(g, "linear_0.weight"), *d2 = gradient(g, "linear_1.weight"),
                       *d3 = gradient(g, "linear_2.weight");
-    CHECK(d1 && mth__shape_equal(d1->value->shape, w1->shape) && !strcmp(d1->value->node->module, "linear_0") &&
-        d1->value->node->backward);
+    CHECK(d1 && mth__shape_equal(d1->value->shape, w1->shape) && !strcmp(d1->value->node->label.module, "linear_0") &&
+        d1->value->node->label.phase == MTH__BACKWARD);
     CHECK(d2 && mth__shape_equal(d2->value->shape, w2->shape));
     CHECK(d3 && d3->value->node->op->row == MTH__ROW_scale && d3->value->node->attrs.f[0] == 0 &&
-        d3->value->node->in[0] == unused && !strcmp(d3->value->node->module, "linear_2"));
+        d3->value->node->in[0] == unused && !strcmp(d3->value->node->label.module, "linear_2"));
     CHECK(!gradient(g, "input"));
     /* two forward; two of weights, one of the hidden value: none of the input */
     CHECK(count(g, MTH__ROW_contract) == 5);
@@ -56,12 +56,12 @@ IN_GRAPH(microbatches_sum_in_order) {
                *all;
     for (int m = 3; m >= 0; m--) { /* the order of the nodes must not matter */
         mth__value *part;
-        b->microbatch = m;
-        b->stage = 0;
+        b->label.microbatch = m;
+        b->label.stage = 0;
         CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, m, m + 1}}, x, &part));
         CHECK_STATUS(mth__build_contract(b, "bi,io->bo", part, w, &y[m]));
     }
-    b->microbatch = -1;
+    b->label.microbatch = -1;
     CHECK_STATUS(mth__build(b, mth__op_find("concat"), NULL, 4, y, &all));
     output(g, "y", all);
     const char *wanted[] = {"x"};
@@ -69,14 +69,14 @@ IN_GRAPH(microbatches_sum_in_order) {
     CHECK_STATUS(mth__graph_check(g));
     const mth__node *n = gradient(g, "l.weight")->value->node;
     for (int m = 3; m >= 1; m--) { /* ((0 + 1) + 2) + 3, each add of the later microbatch */
-        CHECK(n->op->row == MTH__ROW_add && n->microbatch == m && n->stage == 0);
-        CHECK(n->in[1]->node->microbatch == m);
+        CHECK(n->op->row == MTH__ROW_add && n->label.microbatch == m && n->label.stage == 0);
+        CHECK(n->in[1]->node->label.microbatch == m);
         n = n->in[0]->node;
     }
-    CHECK(n->op->row == MTH__ROW_contract && n->microbatch == 0);
+    CHECK(n->op->row == MTH__ROW_contract && n->label.microbatch == 0);
     const mth__value *dx = gradient(g, "x")->value; /* the slices tile x: one concat, no padding */
     CHECK(dx->node->op->row == MTH__ROW_concat && dx->node->nin == 4 && mth__shape_equal(dx->shape, x->shape));
-    for (int m = 0; m < 4; m++) CHECK(dx->node->in[m]->node->microbatch == m);
+    for (int m = 0; m < 4; m++) CHECK(dx->node->in[m]->node->label.microbatch == m);
     CHECK(count(g, MTH__ROW_pad) == 0);
 }
 
@@ -162,14 +162,14 @@ IN_GRAPH(stop_ends_it) {
 IN_GRAPH(tags) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 2, 2), *y, *z;
     b->on = mth__place_device(g->mesh, 2);
-    b->module = "exp_0";
-    b->source = "train.py:3";
-    b->region = 0;
-    b->stage = 1;
-    b->microbatch = 5;
+    b->label.module = "exp_0";
+    b->label.source = "train.py:3";
+    b->label.region = 0;
+    b->label.stage = 1;
+    b->label.microbatch = 5;
     CHECK_STATUS(mth__build1(b, "exp", NULL, x, &y));
     b->on = mth__place_device(g->mesh, 3);
-    b->stage = 2;
+    b->label.stage = 2;
     CHECK_STATUS(mth__build2(b, "mul", NULL, y, y, &z));
     output(g, "z", z);
     const char *wanted[] = {"x"};
@@ -179,8 +179,9 @@ IN_GRAPH(tags) {
     for (size_t i = forward; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         bool last = i + 1 == g->node.n; /* mul, mul and their sum where z was made; then exp's */
-        CHECK(n->backward && n->region == 0 && n->microbatch == 5 && n->stage == (last ? 1 : 2) &&
-            n->on == mth__place_device(g->mesh, last ? 2 : 3) && n->source && !strcmp(n->source, "train.py:3"));
+        CHECK(n->label.phase == MTH__BACKWARD && n->label.region == 0 && n->label.microbatch == 5 &&
+            n->label.stage == (last ? 1 : 2) && n->on == mth__place_device(g->mesh, last ? 2 : 3) && n->label.source &&
+            !strcmp(n->label.source, "train.py:3"));
     }
 }
 IN_GRAPH(errors) {
@@ -201,7 +202,7 @@ IN_GRAPH(linear_in_nodes) {
     struct timespec t0, t1, t2;
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (int m = 0; m < MICROBATCHES; m++) {
-        b->microbatch = m;
+        b->label.microbatch = m;
         CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, m, m + 1}}, x, &y[m]));
         for (int l = 0; l < LAYERS; l++) {
             mth__value *h;
@@ -210,7 +211,7 @@ IN_GRAPH(linear_in_nodes) {
             CHECK_STATUS(mth__build2(b, "add", NULL, y[m], h, &y[m]));
         }
     }
-    b->microbatch = -1;
+    b->label.microbatch = -1;
     CHECK_STATUS(mth__build(b, mth__op_find("concat"), NULL, MICROBATCHES, y, &all));
     output(g, "y", all);
     size_t forward = g->node.n;

@@ -29,7 +29,7 @@ static mth_status new_sheet(sheet *s, int naxes, const int64_t *dim) {
     TRY(mth__mesh_new(s->arena, naxes, dim, &mesh));
     s->graph = mth__graph_new(s->arena, mesh);
     s->all = mesh->whole;
-    s->b = (mth__builder){.graph = s->graph, .region = -1, .stage = -1, .microbatch = -1};
+    s->b = (mth__builder){.graph = s->graph, .label = mth__label_outside(NULL, MTH__FORWARD)};
     return NULL;
 }
 static mth__value *add_input(
@@ -44,7 +44,7 @@ static mth__value *add_input(
 static mth_status add_node(sheet *s, int row, const mth__attrs *attrs, int nin, mth__value *const *in,
     const mth__sharding *sharding, mth__value **out) {
     s->b.on = sharding->on;
-    s->b.module = mth__op_at((size_t)row)->name;
+    s->b.label.module = mth__op_at((size_t)row)->name;
     TRY(mth__build(&s->b, mth__op_at((size_t)row), attrs, nin, in, out));
     mth__node *n = out[0]->node;
     n->need = NEW_ARRAY(s->arena, mth__sharding, nin);
@@ -176,10 +176,10 @@ static mth_status add_sums(sheet *s, const drawn *d, const mth__assignment *a, m
     if (!n->op->accumulates || !mth__is_float(out[0]->dtype)) return NULL;
     TRY(add_node(s, n->op->row, &n->attrs, n->nin, n->in, &(mth__sharding){.on = s->all}, first));
     lay_out(d, a, first[0]->node);
-    s->b.backward = true;
+    s->b.label.phase = MTH__BACKWARD;
     for (int k = 0; k < n->nout; k++)
         if (n->op->accumulates >> k & 1) TRY(add_node2(s, MTH__ROW_add, out[k], first[k], &out[k]));
-    s->b.backward = false;
+    s->b.label.phase = MTH__FORWARD;
     return NULL;
 }
 /* The example with each factor split by the axes that `a` says. */

@@ -255,7 +255,8 @@ static void look_at_stages(mth__graph *g) {
         !strcmp(r->name, "pipeline_0"));
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
-        CHECK(n->region == 0 && n->stage >= 0 && n->stage < 3 && n->on == r->stage_on[n->stage] && n->microbatch == -1);
+        CHECK(n->label.region == 0 && n->label.stage >= 0 && n->label.stage < 3 &&
+            n->on == r->stage_on[n->label.stage] && n->label.microbatch == -1);
     }
     CHECK(r->stage_on[1] == mth__place_device(g->mesh, 1) && r->stage_on[2]->count == 2);
     for (size_t i = 0; i < g->parameter.n; i++) CHECK(g->parameter.at[i]->sharding.on == r->stage_on[i / 2]);

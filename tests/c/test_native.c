@@ -66,7 +66,7 @@ static void add_compute(maker *m, int d, const char *op, double f, int nin, cons
             .in = list(m, nin, in),
             .out = list(m, 1, &out),
             .scratch = -1,
-            .module = "block_0"});
+            .label = mth__label_outside("block_0", MTH__FORWARD)});
 }
 static void add_comm(maker *m, int d, mth__instr_kind kind, int channel, int in, int out, int scratch) {
     PUSH(m->arena, m->p->role.at[d].instr,
@@ -78,7 +78,7 @@ static void add_comm(maker *m, int d, mth__instr_kind kind, int channel, int in,
             .out = list(m, 1, &out),
             .scratch = scratch,
             .stream = kind == MTH__START,
-            .module = "block_0"});
+            .label = mth__label_outside("block_0", MTH__FORWARD)});
 }
 static int add_channel(maker *m, mth__channel c) {
     c.label = "block_0: communication";

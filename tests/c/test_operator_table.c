@@ -130,7 +130,7 @@ static mth_status begin(trial *t, const example *x) {
         fill(p);
         in[nin] = mth__graph_value(t->graph, MTH__VALUE_INPUT, mth__format(arena, "in%d", nin), dtype, s);
     }
-    mth__builder b = {.graph = t->graph, .module = "example", .region = -1, .stage = -1, .microbatch = -1};
+    mth__builder b = {.graph = t->graph, .label = mth__label_outside("example", MTH__FORWARD)};
     TRY(mth__build(&b, mth__op_at((size_t)x->row), &a, nin, in, out));
     t->node = out[0]->node;
     for (int k = 0; k < t->node->nout; k++) {

@@ -14,11 +14,11 @@ static mth__region *pipeline(world *w, int stages, int size, int schedule, mth__
     r->in[0] = in;
     for (int s = 0; s < stages; s++) r->stage_on[s] = mth__place_device(w->mesh, s % w->mesh->count);
     PUSH(w->graph->arena, w->graph->region, r);
-    w->b.region = (int)w->graph->region.n - 1;
+    w->b.label.region = (int)w->graph->region.n - 1;
     return r;
 }
-static void stage(world *w, int s) { w->b.stage = s; }
-static void outside(world *w) { w->b.region = w->b.stage = -1; }
+static void stage(world *w, int s) { w->b.label.stage = s; }
+static void outside(world *w) { w->b.label.region = w->b.label.stage = -1; }
 static const mth__node *find(const world *w, const char *op, int nth) {
     for (size_t i = 0; i < w->graph->node.n; i++)
         if (!strcmp(w->graph->node.at[i]->op->name, op) && nth-- == 0) return w->graph->node.at[i];
@@ -163,7 +163,7 @@ static mth_status ordered(world *w, int stages, int microbatches, int schedule) 
         int flight = 0, most = 0, backward = 0;
         for (size_t i = 0; i < w->graph->node.n; i++) {
             const mth__node *n = w->graph->node.at[i];
-            if (n->stage != s) continue;
+            if (n->label.stage != s) continue;
             flight += !strcmp(n->op->name, "relu") - !strcmp(n->op->name, "relu_grad");
             backward += !strcmp(n->op->name, "relu_grad");
             if (flight > most) most = flight;
@@ -293,8 +293,9 @@ WORLD_TEST(gradients_of_microbatches_are_added_where_they_are_made, 2) {
         const mth__output *o = &w->graph->output.at[i];
         if (!o->is_gradient) continue;
         const mth__node *n = o->value->node;
-        for (int m = 3; m > 0; m--, n = n->in[2]->node) CHECK(n->accumulates && n->nin == 3 && n->microbatch == m);
-        CHECK(!n->accumulates && n->microbatch == 0);
+        for (int m = 3; m > 0; m--, n = n->in[2]->node)
+            CHECK(n->accumulates && n->nin == 3 && n->label.microbatch == m);
+        CHECK(!n->accumulates && n->label.microbatch == 0);
     }
     return NULL;
 }
@@ -335,7 +336,7 @@ WORLD_TEST(a_sum_over_microbatches_forward, 1) {
 WORLD_TEST(what_is_needed_otherwise_stays_an_addition, 2) {
     for (int k = 0; k < 7; k++) {
         mth__graph *g = w->graph = w->b.graph = mth__graph_new(w->arena, w->mesh);
-        w->b.backward = k != 5;
+        w->b.label.phase = k != 5 ? MTH__BACKWARD : MTH__FORWARD;
         mth__value *x = input(w, "x", SHAPE(8, 4)), *z = input(w, "z", SHAPE(8, 4));
         mth__value *sum = contract(w, "bi,bo->io", x, z);
         mth__value *view = k == 1 ? with(w, "reshape", (mth__attrs){.i = {1, 16}}, sum) : NULL;

@@ -176,7 +176,7 @@ GUARDED(gradients_accumulate_where_they_leave) {
     CHECK(p->role.at[0].slab == 64 * 64 * 4); /* one part's; the sum lies in the exit from the first part on */
     for (size_t i = 0; i < g->node.n; i++) {
         mth__node *n = g->node.at[i];
-        n->backward = true;
+        n->label.phase = MTH__BACKWARD;
         n->need = NEW_ARRAY(a, mth__sharding, n->nin);
         for (int j = 0; j < n->nin; j++) n->need[j] = n->in[j]->sharding;
     }
@@ -222,10 +222,56 @@ GUARDED(names_that_look_like_ours) {
         mth__value *v = source(g, MTH__VALUE_INPUT, names[i], SHAPE(2), on, NULL);
         sum = sum ? node2(&b, "add", NULL, sum, v, on, NULL, 0) : v;
     }
-    b.module = "an operator, \"named\"";
-    b.source = "train.py:12";
+    b.label.module = "an operator, \"named\"";
+    b.label.source = "train.py:12";
     output(g, "backward", node1(&b, "relu", NULL, sum, on, NULL, 0));
     round_trip(g, (mth__emit_options){.views = true});
+}
+
+/* ---------------------------------------------------------------- labels */
+GUARDED(labels_reach_the_instructions_whole) {
+    static const mth__phase phases[] = {MTH__FORWARD, MTH__RECOMPUTE, MTH__BACKWARD, MTH__UPDATE};
+    mth__mesh *m = MESH(a, 1);
+    mth__graph *g = mth__graph_new(a, m);
+    mth__builder b = builder(g);
+    const mth__placement *on = mth__place_whole(m);
+    mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(2), on, NULL);
+    const int32_t last = 1 << 30; /* no number of a microbatch wraps */
+    for (int i = 0; i < 4; i++) {
+        b.label = (mth__label){"m", "train.py:7", i, 2 * i, last + i, phases[i]};
+        x = node1(&b, "exp", NULL, x, on, NULL, 0);
+    }
+    output(g, "y", x);
+    mth__program *p = round_trip(g, (mth__emit_options){.views = true}), *read;
+    const char *text = plan_text(p);
+    CHECK_STATUS(mth__program_parse(a, text, &read));
+    for (int i = 0; i < 4; i++) {
+        const mth__label *label = &read->role.at[0].instr.at[i].label;
+        CHECK(!strcmp(label->module, "m") && !strcmp(label->source, "train.py:7") && label->region == i);
+        CHECK(label->stage == 2 * i && label->microbatch == last + i && label->phase == phases[i]);
+    }
+    CHECK(strstr(text, "@m region 1 stage 2 microbatch 1073741825 recompute from \"train.py:7\"\n") != NULL);
+}
+
+TEST(phases_are_asked_by_functions) {
+    static const struct {
+        mth__phase phase;
+        bool backward_time, gradients, follows;
+    } of[] = {{MTH__FORWARD, false, false, false}, {MTH__RECOMPUTE, true, false, true},
+        {MTH__BACKWARD, true, true, true}, {MTH__UPDATE, false, false, true}};
+    for (int i = 0; i < 4; i++) {
+        CHECK(mth__is_backward_time(of[i].phase) == of[i].backward_time);
+        CHECK(mth__makes_gradients(of[i].phase) == of[i].gradients);
+        CHECK(mth__follows_forward(of[i].phase) == of[i].follows);
+        for (int j = 0; j < 4; j++) { /* recompute and backward share a part of the step, nothing else does */
+            bool both = of[i].backward_time && of[j].backward_time;
+            CHECK(mth__same_time(of[i].phase, of[j].phase) == (i == j || both));
+            mth__label one = {.region = 0, .phase = of[i].phase}, other = {.region = 0, .phase = of[j].phase};
+            CHECK(mth__same_unit(&one, &other) == (i == j || both));
+            other.microbatch = 1;
+            CHECK(!mth__same_unit(&one, &other));
+        }
+    }
 }
 
 /* ---------------------------------------------------------------- waits */

@@ -64,7 +64,7 @@ static mth_status price_body(void *context) {
     for (size_t i = 0; i < g->node.n; i++) {
         const mth__node *n = g->node.at[i];
         p->seconds += mth__cost_node(n);
-        p->reduces += !n->backward && n->op == mth__row_op(MTH__ROW_all_reduce);
+        p->reduces += n->label.phase != MTH__BACKWARD && n->op == mth__row_op(MTH__ROW_all_reduce);
         p->all += mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep);
     }
     for (size_t i = 0; i < g->parameter.n; i++)
@@ -222,7 +222,7 @@ static void look_at_fold(mth__graph *g) {
     nodes = g->node.n;
     blocks = 0;
     for (size_t i = 0; i < g->node.n; i++)
-        if (strstr(g->node.at[i]->op->name, "attention")) blocks += mth__folded_weight(f, g->node.at[i]->module);
+        if (strstr(g->node.at[i]->op->name, "attention")) blocks += mth__folded_weight(f, g->node.at[i]->label.module);
 }
 TEST(repeated_blocks_fold_to_three) {
     size_t three = 0;

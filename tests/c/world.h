@@ -24,7 +24,7 @@ static mth_status with_world(void *unused) {
     mth_status s = mth__mesh_new(w.arena, mesh_axes, mesh_dim, &w.mesh);
     if (!s) {
         w.graph = mth__graph_new(w.arena, w.mesh);
-        w.b = (mth__builder){.graph = w.graph, .region = -1, .stage = -1, .microbatch = -1, .module = "m"};
+        w.b = (mth__builder){.graph = w.graph, .label = mth__label_outside("m", MTH__FORWARD)};
         s = the_test(&w);
     }
     if (getenv("SHOW") && !s) {

@@ -236,7 +236,7 @@ static mth_status fault_error(const mth__executable *x) {
     snprintf(value, sizeof value, "%lld", (long long)s->fault.value);
     snprintf(where, sizeof where, " on device %d", s->device);
     dress d = {x, mth__fault_error(i->op, value, s->fault.limit, where)};
-    d.status = mth__error_source(mth__error_operator(d.status, i->module), i->source);
+    d.status = mth__error_source(mth__error_operator(d.status, i->label.module), i->label.source);
     mth_status lost = mth__guard(fault_tensors, &d); /* without memory the error has fewer tensors */
     mth_error_free(lost);
     return d.status;
@@ -255,7 +255,7 @@ static mth_status stuck_error(const mth__executable *x) {
                                                 "device %d, which is at instruction %d (%s)",
                                            s->device, t->instr, name, peer->device, peer->task[done].instr,
                                            task_name(x, t->wait[k].stream, done, &peer_instr)),
-                i->module);
+                i->label.module);
     }
     for (int m = 0; t->awaits && m < t->awaits->n; m++) {
         const mth__stream *peer = &x->stream[t->awaits->stream[m]];
@@ -265,7 +265,7 @@ static mth_status stuck_error(const mth__executable *x) {
                                                     "for device %d, which is at instruction %d (%s)",
                                                s->device, t->instr, name, peer->device, peer->task[done].instr,
                                                task_name(x, t->awaits->stream[m], done, &peer_instr)),
-                    i->module);
+                    i->label.module);
     }
     return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", s->device, t->instr, name);
 }

@@ -139,7 +139,7 @@ static mth_status compute(mth__loader *l, int at) {
         return mth__error_operator(
             FAIL(MTH_ERROR_UNSUPPORTED, F("the native engine can't run %s: %s", i->op->name, kernel->reason),
                 F("use the reference engine")),
-            i->module);
+            i->label.module);
     mth__call *c = NEW(l->arena, mth__call);
     *c = (mth__call){.op = i->op,
         .attrs = i->attrs,
@@ -153,7 +153,7 @@ static mth_status compute(mth__loader *l, int at) {
     for (int k = 0; k < c->nin; k++) set_operand(l, i->in[k], &c->in[k]);
     for (int k = 0; k < i->nout; k++) set_operand(l, i->out[k], &c->out[k]);
     mth_status s = kernel->prepare(l->arena, c);
-    if (s) return mth__error_source(mth__error_operator(s, i->module), i->source);
+    if (s) return mth__error_source(mth__error_operator(s, i->label.module), i->label.source);
     mth__task *t = mth__load_task(l, 0, MTH__TASK_CALL, at);
     t->work.call = c;
     t->run = kernel->run;
@@ -161,7 +161,7 @@ static mth_status compute(mth__loader *l, int at) {
     memcpy(t->chunks, c->chunks, sizeof t->chunks);
     for (int p = 0; p < t->phases; p++)
         if (t->chunks[p] >= MTH__CHUNKS_MOST)
-            return mth__error_operator(INTERNAL("%s has %d chunks", i->op->name, t->chunks[p]), i->module);
+            return mth__error_operator(INTERNAL("%s has %d chunks", i->op->name, t->chunks[p]), i->label.module);
     if (l->x->thread_scratch < c->thread_scratch) l->x->thread_scratch = c->thread_scratch;
     size_t *shared = &l->x->shared_scratch[2 * l->device];
     if (*shared < c->call_scratch) *shared = c->call_scratch;

@@ -134,7 +134,8 @@ static void comment(writing *w, const mth__seg_instr *x) {
     const mth__instr *i = x->instr;
     const char *what =
         i->kind == MTH__COMPUTE ? i->op->name : mth__channel_names[w->s->program->channel.at[i->channel].kind];
-    mth__text_add(&w->h->body, "    // %s: %s\n", i->module && !strpbrk(i->module, "\n\r") ? i->module : "model", what);
+    mth__text_add(&w->h->body, "    // %s: %s\n",
+        i->label.module && !strpbrk(i->label.module, "\n\r") ? i->label.module : "model", what);
     w->h->line++;
 }
 
@@ -177,7 +178,7 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
                 INTERNAL("%s was written as %s, its result is %s", i->op ? i->op->name : "a collective",
                     mth__hlo_type(w->scratch, c.out[j].v.dtype, c.out[j].v.shape),
                     mth__hlo_type(w->scratch, c.out[j].part->dtype, c.out[j].part->local)),
-                i->module);
+                i->label.module);
         if (i->wants) c.out[j].v = constrain(w, &i->wants[x->nin + j], c.out[j].v);
         set(w, x->out[j], c.out[j].v);
     }

@@ -182,7 +182,7 @@ void mth__pjrt_unload(mth__executable *x) {
 static mth_status dress(const mth__module *m, int line, mth_status s) {
     if (line < 1 || line > m->text.lines || !m->text.instr_of_line || !m->text.instr_of_line[line - 1]) return s;
     const mth__seg_instr *i = m->text.instr_of_line[line - 1];
-    s = mth__error_source(mth__error_operator(s, i->instr->module), i->instr->source);
+    s = mth__error_source(mth__error_operator(s, i->instr->label.module), i->instr->label.source);
     const char *at = m->text.text, *end;
     for (int l = 1; l < line; l++) at = strchr(at, '\n') + 1;
     end = strchr(at, '\n');

@@ -110,7 +110,7 @@ static mth_status launch(mth__executable *x, mth__job *job, int first, const int
         mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
     if (s) {
         memset(job->complete + first, 0, (size_t)job->together * sizeof *job->complete);
-        return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->module) : s;
+        return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->label.module) : s;
     }
     for (int d = 0; d < job->together; d++) x->flying[device[d]]++;
     for (int d = 0; d < job->together; d++)
@@ -151,7 +151,7 @@ static mth_status check_error(const mth__executable *x, const mth__id_check *c, 
     char value[64];
     snprintf(value, sizeof value, "%lld%s", (long long)id, more);
     mth_status s = mth__fault_error(i->op, value, c->limit, "");
-    s = mth__error_source(mth__error_operator(s, i->module), i->source);
+    s = mth__error_source(mth__error_operator(s, i->label.module), i->label.source);
     for (int k = 0; k < c->instr->nin; k++) {
         const mth__pvalue *v = x->segments->slot.at[c->instr->in[k]].any;
         char shape[256], where[256];
@@ -196,7 +196,8 @@ static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
         if (!job->complete[d]) continue;
         x->flying[device[d]]--;
         mth_status done = mth__pjrt_await(x->engine, job->complete[d], "run");
-        if (done && job->segment->instr.n) done = mth__error_operator(done, job->segment->instr.at[0].instr->module);
+        if (done && job->segment->instr.n)
+            done = mth__error_operator(done, job->segment->instr.at[0].instr->label.module);
         job->complete[d] = NULL;
         s = keep_first(s, done);
         if (!job->module->text.checks) continue;

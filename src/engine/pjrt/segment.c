@@ -117,8 +117,8 @@ static const mth__instr *head(merging *m, int role) {
 
 /* Of one microbatch on its way through one stage, or both of none. */
 static bool same_unit(const mth__instr *a, const mth__instr *b) {
-    return a->microbatch == b->microbatch &&
-        (a->microbatch < 0 || (a->stage == b->stage && a->backward == b->backward));
+    return a->label.microbatch == b->label.microbatch &&
+        (a->label.microbatch < 0 || mth__same_unit(&a->label, &b->label));
 }
 
 static mth__segment *segment_for(merging *m, int key, const mth__instr *instr) {
@@ -192,8 +192,8 @@ static void put(merging *m, int key, int role, const mth__instr *i) {
     for (int j = 0; j < i->nout && !channel; j++) x.out[j] = m->s->slot_of[role][i->out[j]];
     bool cut = false;
     for (int j = 0; j < x.nin; j++) cut |= is_cut(m->s, x.in[j]);
-    const bool takes =
-        !channel && i->microbatch >= 0 && ((i->op->row == MTH__ROW_slice && !cut) || i->op->row == MTH__ROW_dropout);
+    const bool takes = !channel && i->label.microbatch >= 0 &&
+        ((i->op->row == MTH__ROW_slice && !cut) || i->op->row == MTH__ROW_dropout);
     x.by_microbatch = takes && !m->s->global;
     for (int j = 0; j < x.nout; j++) m->s->slot.at[x.out[j]].cut = cut || takes;
     PUSH(m->s->arena, s->instr, x);

@@ -24,7 +24,7 @@ static mth_status compute(mth__ref_device *d, const mth__instr *in) {
     mth__ref_row *row = mth__ref_rows[mth__op_index(in->op)];
     if (!row) return INTERNAL("%s is no computation", in->op->name);
     mth_status s = row(&c);
-    if (s) return mth__error_source(mth__error_operator(s, in->module), in->source);
+    if (s) return mth__error_source(mth__error_operator(s, in->label.module), in->label.source);
     for (int k = 0; in->accumulates && k < in->nout; k++) {
         int sum = mth__accumulator(in->op, in->nin, k);
         for (int64_t j = 0, n = sum < 0 ? 0 : mth__shape_size(c.out[k]->local); j < n; j++)
