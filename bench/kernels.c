@@ -25,17 +25,17 @@ typedef struct {
 } bench_case;
 #define T(...) {MTH_FLOAT32, {__VA_ARGS__}, 0}
 #define IDS(limit, ...) {MTH_INT32, {__VA_ARGS__}, limit}
-#define CONTRACT(spec, a, b, y, m, n, k)                                                                               \
-    {spec " " #m " x " #n " x " #k, MTH__ROW_contract, {.s = spec}, 2, 1, {a, b, y}, 2.0 * m * n * k}
-#define UNARY(name, value) {#name, MTH__ROW_##name, {.f = {value}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0}
-#define ATTENTION(b, s, h, d, causal)                                                                                  \
-    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention,                         \
-        {.i = {causal}, .f = {0.125}}, 3, 3,                                                                           \
+#define CONTRACT(formula, a, b, y, m, n, k)                                                                            \
+    {formula " " #m " x " #n " x " #k, MTH__ROW_contract, {.spec = formula}, 2, 1, {a, b, y}, 2.0 * m * n * k}
+#define UNARY(name, value) {#name, MTH__ROW_##name, {.by = value}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0}
+#define ATTENTION(b, s, h, d, mask)                                                                                    \
+    {"attention " #b " x " #s ", " #h " heads of " #d ", causal " #mask, MTH__ROW_attention,                           \
+        {.causal = mask, .scale = 0.125}, 3, 3,                                                                        \
         {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1)},              \
         4.0 * b * h * s * s * d},                                                                                      \
     {                                                                                                                  \
-        "attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #causal, MTH__ROW_attention_grad,            \
-            {.i = {causal}, .f = {0.125}}, 7, 3,                                                                       \
+        "attention_grad " #b " x " #s ", " #h " heads of " #d ", causal " #mask, MTH__ROW_attention_grad,              \
+            {.causal = mask, .scale = 0.125}, 7, 3,                                                                    \
             {T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d), T(b, s, h, 1, d), T(b, s, h, 1), T(b, s, h, 1),           \
                 T(b, s, h, 1, d), T(b, s, h, 1, d), T(b, s, h, d), T(b, s, h, d)},                                     \
             10.0 * b *h *s *s *d                                                                                       \
@@ -63,23 +63,23 @@ static const bench_case cases[] = {
     UNARY(relu, 0),
     UNARY(scale, 2),
     UNARY(copy, 0),
-    {"dropout", MTH__ROW_dropout, {.i = {3}, .f = {0.1}}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0},
-    {"gelu_grad", MTH__ROW_gelu_grad, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
-    {"add", MTH__ROW_add, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
-    {"add bias", MTH__ROW_add, {.i = {0}}, 2, 1, {T(1024, 2048), T(2048), T(1024, 2048)}, 0},
-    {"mul column", MTH__ROW_mul, {.i = {0}}, 2, 1, {T(1024, 2048), T(1024, 1), T(1024, 2048)}, 0},
-    {"reduce_sum rows", MTH__ROW_reduce_sum, {.i = {1}}, 1, 1, {T(1024, 2048), T(2048)}, 0},
-    {"reduce_sum columns", MTH__ROW_reduce_sum, {.i = {2}}, 1, 1, {T(1024, 2048), T(1024)}, 0},
-    {"transpose", MTH__ROW_transpose, {.i = {2, 1, 0}}, 1, 1, {T(1024, 2048), T(2048, 1024)}, 0},
-    {"softmax", MTH__ROW_softmax, {.i = {1}}, 1, 1, {T(4096, 512), T(4096, 512)}, 0},
-    {"layer_norm", MTH__ROW_layer_norm, {.f = {1e-5}}, 3, 3,
+    {"dropout", MTH__ROW_dropout, {.key = 3, .probability = 0.1}, 1, 1, {T(1024, 2048), T(1024, 2048)}, 0},
+    {"gelu_grad", MTH__ROW_gelu_grad, {0}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
+    {"add", MTH__ROW_add, {0}, 2, 1, {T(1024, 2048), T(1024, 2048), T(1024, 2048)}, 0},
+    {"add bias", MTH__ROW_add, {0}, 2, 1, {T(1024, 2048), T(2048), T(1024, 2048)}, 0},
+    {"mul column", MTH__ROW_mul, {0}, 2, 1, {T(1024, 2048), T(1024, 1), T(1024, 2048)}, 0},
+    {"reduce_sum rows", MTH__ROW_reduce_sum, {.dimensions = 1}, 1, 1, {T(1024, 2048), T(2048)}, 0},
+    {"reduce_sum columns", MTH__ROW_reduce_sum, {.dimensions = 2}, 1, 1, {T(1024, 2048), T(1024)}, 0},
+    {"transpose", MTH__ROW_transpose, {.rank = 2, .permutation = {1, 0}}, 1, 1, {T(1024, 2048), T(2048, 1024)}, 0},
+    {"softmax", MTH__ROW_softmax, {.dimension = 1}, 1, 1, {T(4096, 512), T(4096, 512)}, 0},
+    {"layer_norm", MTH__ROW_layer_norm, {.epsilon = 1e-5}, 3, 3,
         {T(1024, 512), T(512), T(512), T(1024, 512), T(1024), T(1024)}, 0},
-    {"layer_norm_grad", MTH__ROW_layer_norm_grad, {.f = {0}}, 5, 3,
+    {"layer_norm_grad", MTH__ROW_layer_norm_grad, {0}, 5, 3,
         {T(1024, 512), T(512), T(1024), T(1024), T(1024, 512), T(1024, 512), T(512), T(512)}, 0},
-    {"gather", MTH__ROW_gather, {.i = {0}}, 2, 1, {T(30000, 512), IDS(30000, 4096), T(4096, 512)}, 0},
-    {"gather_grad", MTH__ROW_gather_grad, {.i = {30000}}, 2, 1, {IDS(30000, 4096), T(4096, 512), T(30000, 512)}, 0},
-    {"sinusoid", MTH__ROW_sinusoid, {.i = {1024, 512}}, 0, 1, {T(1024, 512)}, 0},
-    {"rope", MTH__ROW_rope, {.i = {1, 0, 0}, .f = {10000}}, 1, 1, {T(8, 128, 8, 64), T(8, 128, 8, 64)}, 0},
+    {"gather", MTH__ROW_gather, {0}, 2, 1, {T(30000, 512), IDS(30000, 4096), T(4096, 512)}, 0},
+    {"gather_grad", MTH__ROW_gather_grad, {.rows = 30000}, 2, 1, {IDS(30000, 4096), T(4096, 512), T(30000, 512)}, 0},
+    {"sinusoid", MTH__ROW_sinusoid, {.length = 1024, .width = 512}, 0, 1, {T(1024, 512)}, 0},
+    {"rope", MTH__ROW_rope, {.dimension = 1, .base = 10000}, 1, 1, {T(8, 128, 8, 64), T(8, 128, 8, 64)}, 0},
     ATTENTION(8, 128, 8, 64, 0),
     ATTENTION(8, 128, 8, 64, 1),
     ATTENTION(1, 2048, 8, 64, 1),

@@ -34,7 +34,7 @@ static void add_attributes(mth__text *t, const char *names) {
     const char *separator = "\n- attributes: ";
     bool listed = false;
     for (const char *s = names; *s; s += strcspn(s, ","), s += strspn(s, ", ")) {
-        size_t n = strcspn(s, ":");
+        size_t n = strcspn(s, ",");
         bool numbered = n == 2 && s[1] >= '0' && s[1] <= '9';
         if (numbered && listed) continue;
         mth__text_add(t, "%s%.*s%s", separator, numbered ? 1 : (int)n, s, numbered ? "..." : "");
@@ -68,7 +68,7 @@ static void add_row(mth__text *t, const mth__op *op) {
     if (op->sum) mth__text_add(t, ", sum `%s`", op->sum);
     if (op->max) mth__text_add(t, ", max `%s`", op->max);
     if (op->whole) mth__text_add(t, ", whole `%s`", op->whole);
-    add_attributes(t, op->attr_names);
+    add_attributes(t, op->attributes);
     add_linear(t, op);
     add_accumulates(t, op);
     if (!op->grad && !(op->flags & MTH__COMM)) mth__text_add(t, "\n- no gradient");

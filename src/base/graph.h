@@ -5,7 +5,7 @@
 #include "base/label.h"
 #include "base/types.h"
 
-enum { MTH__MAX_IN = 64, MTH__MAX_OUT = 6, MTH__ATTRS = 10 };
+enum { MTH__MAX_IN = 64, MTH__MAX_OUT = 6 };
 typedef struct mth__op mth__op; /* catalog/op.h */
 typedef struct mth__node mth__node;
 
@@ -42,11 +42,51 @@ enum {
     MTH__INIT_UNIFORM /* in [-init_scale, init_scale) */
 };
 
-/* meaning: the row's attr_names; `s`: contract's spec */
+/* A node's attributes, by name. Those that its row lists (`attributes` in catalog/op.h) have a meaning, others are 0.
+   Attributes that share a place here belong to different rows. */
 typedef struct {
-    int64_t i[MTH__ATTRS];
-    double f[2];
-    const char *s;
+    const char *spec; /* contract */
+    union {
+        double by;          /* scale, shift */
+        double probability; /* dropout */
+        double base;        /* rope */
+        double epsilon;     /* norms */
+        double scale;       /* attention */
+    };
+    union {
+        int64_t rank;                                /* of a shape or permutation */
+        int64_t dimension;                           /* the one that the row works along */
+        int64_t dimensions;                          /* reductions: bits */
+        int64_t split;                               /* all_to_all */
+        int64_t dtype;                               /* cast */
+        int64_t rows;                                /* gather_grad */
+        int64_t length;                              /* sinusoid */
+        int64_t causal;                              /* attention */
+        int64_t k, capacity, transposed, activation; /* experts */
+    };
+    union {
+        int64_t shape[MTH__RANK];       /* reshape, broadcast_to */
+        int64_t permutation[MTH__RANK]; /* transpose */
+        struct {
+            union {
+                int64_t start;   /* slice; dropout of a box */
+                int64_t before;  /* pad */
+                int64_t inverse; /* rope */
+                int64_t keep;    /* reductions: reduced dimensions stay as 1 */
+                int64_t width;   /* sinusoid */
+                int64_t experts; /* of a mixture */
+                int64_t axes;    /* communication: bits of mesh axes */
+            };
+            union {
+                int64_t stop;        /* slice */
+                int64_t after;       /* pad */
+                int64_t size;        /* dropout of a box; pick_grad */
+                int64_t interleaved; /* rope */
+                int64_t gathered;    /* all_to_all */
+            };
+            int64_t key; /* dropout */
+        };
+    };
 } mth__attrs;
 
 struct mth__node {

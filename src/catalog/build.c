@@ -231,7 +231,7 @@ mth_status mth__build3(mth__builder *b, const char *op, const mth__attrs *attrs,
     return mth__build_n(b, op, attrs, 3, (mth__value *[]){x, y, z}, out);
 }
 mth_status mth__build_contract(mth__builder *b, const char *spec, mth__value *x, mth__value *y, mth__value **out) {
-    mth__attrs a = {.s = mth__copy_text(b->graph->arena, spec)};
+    mth__attrs a = {.spec = mth__copy_text(b->graph->arena, spec)};
     return mth__build(b, &mth__op_contract, &a, 2, (mth__value *[]){x, y}, out);
 }
 mth_status mth__build_shaped(mth__builder *b, const char *op, mth__value *x, mth__shape shape, mth__value **out) {
@@ -239,12 +239,11 @@ mth_status mth__build_shaped(mth__builder *b, const char *op, mth__value *x, mth
         *out = x;
         return NULL;
     }
-    mth__attrs a = {.i = {shape.rank}};
-    for (int d = 0; d < shape.rank; d++) a.i[1 + d] = shape.dim[d];
+    mth__attrs a = mth__attrs_of_shape(shape);
     return mth__build1(b, op, &a, x, out);
 }
 mth_status mth__build_scale(mth__builder *b, mth__value *x, double by, mth__value **out) {
-    return mth__build(b, &mth__op_scale, &(mth__attrs){.f = {by}}, 1, &x, out);
+    return mth__build(b, &mth__op_scale, &(mth__attrs){.by = by}, 1, &x, out);
 }
 
 mth_status mth__build_unbroadcast(mth__builder *b, mth__value *v, mth__shape shape, mth__value **out) {
@@ -257,7 +256,7 @@ mth_status mth__build_unbroadcast(mth__builder *b, mth__value *v, mth__shape sha
     for (int d = 0; d < shape.rank; d++)
         if (shape.dim[d] == 1 && v->shape.dim[d + extra] != 1) bits |= (int64_t)1 << (d + extra);
     /* where only leading dimensions go, the sum has the shape already */
-    mth__attrs a = {.i = {bits, bits != leading}};
+    mth__attrs a = {.dimensions = bits, .keep = bits != leading};
     if (bits) TRY(mth__build(b, &mth__op_reduce_sum, &a, 1, &v, &v));
     return mth__build_shaped(b, "reshape", v, shape, out);
 }

@@ -31,16 +31,18 @@ static void add_source(mth__text *t, const char *kind, const mth__value *v) {
     mth__text_add(t, "\n");
 }
 
-/* "axis:i0, epsilon:f0, spec:s": each name with the slot where it stands. What is 0 is left out, as in the text of a
- * program. */
+/* What is 0 is left out, as in the text of a program. */
 static void add_attrs(mth__text *t, const mth__node *n) {
-    for (const char *s = n->op->attr_names; s && *s; s += strcspn(s, ","), s += strspn(s, ", ")) {
-        int name = (int)strcspn(s, ":");
-        const char *slot = s + name + 1;
-        int i = atoi(slot + 1);
-        if (*slot == 's' && n->attrs.s) mth__text_add(t, " %.*s=%s", name, s, n->attrs.s);
-        if (*slot == 'f' && n->attrs.f[i] != 0) mth__text_add(t, " %.*s=%.9g", name, s, n->attrs.f[i]);
-        if (*slot == 'i' && n->attrs.i[i]) mth__text_add(t, " %.*s=%" PRId64, name, s, n->attrs.i[i]);
+    mth__attrs attrs = n->attrs;
+    const mth__attribute *attribute;
+    for (int k = 0; (attribute = mth__op_attribute(n->op, k)); k++) {
+        if (mth__attribute_is_zero(&attrs, attribute)) continue;
+        mth__text_add(t, " %s=", attribute->name);
+        switch (attribute->kind) {
+        case MTH__ATTRIBUTE_INTEGER: mth__text_add(t, "%" PRId64, *mth__attribute_integer(&attrs, attribute)); break;
+        case MTH__ATTRIBUTE_REAL: mth__text_add(t, "%.9g", *mth__attribute_real(&attrs, attribute)); break;
+        case MTH__ATTRIBUTE_TEXT: mth__text_add(t, "%s", *mth__attribute_text(&attrs, attribute)); break;
+        }
     }
 }
 

@@ -43,7 +43,7 @@ struct mth__op {
     /* operand names, "x, weight"; a name ending in ? may be absent (nin smaller), one in * repeats */
     const char *args;
     const char *results;           /* "y", or "y, lse" */
-    const char *attr_names;        /* "axis:i0, epsilon:f0, spec:s": documentation and text; NULL: none */
+    const char *attributes;        /* names of attributes.c, "dimension, start, stop", as texts list them; NULL: none */
     const char *factors;           /* "...i,io->...o"; "*" = elementwise with broadcasting; NULL: `rule` */
     const char *sum, *max, *whole; /* letters */
     mth__linear linear;
@@ -72,6 +72,28 @@ const mth__op *mth__op_find(const char *name); /* NULL: none */
 size_t mth__op_count(void);
 const mth__op *mth__op_at(size_t i);
 int mth__op_index(const mth__op *); /* for engines' tables; see catalog/rows.h for the enum */
+/* attributes.c: attributes by name, for what treats all rows alike (texts, comparisons). */
+typedef enum { MTH__ATTRIBUTE_INTEGER, MTH__ATTRIBUTE_REAL, MTH__ATTRIBUTE_TEXT } mth__attribute_kind;
+typedef struct {
+    const char *name;
+    size_t offset; /* in mth__attrs */
+    mth__attribute_kind kind;
+    bool draws; /* numbers a stream of random bits: nodes that differ in it alone do the same */
+} mth__attribute;
+/* The k-th that a row lists; NULL behind the last. */
+const mth__attribute *mth__op_attribute(const mth__op *, int k);
+static inline int64_t *mth__attribute_integer(mth__attrs *attrs, const mth__attribute *attribute) {
+    return (int64_t *)(void *)((char *)attrs + attribute->offset);
+}
+static inline double *mth__attribute_real(mth__attrs *attrs, const mth__attribute *attribute) {
+    return (double *)(void *)((char *)attrs + attribute->offset);
+}
+static inline const char **mth__attribute_text(mth__attrs *attrs, const mth__attribute *attribute) {
+    return (const char **)(void *)((char *)attrs + attribute->offset);
+}
+bool mth__attribute_is_zero(const mth__attrs *, const mth__attribute *); /* texts leave it out */
+mth__attrs mth__attrs_of_shape(mth__shape);                              /* of a reshape or broadcast_to to it */
+
 /* the row's rule for this node (`rule`, or parsed from factors) */
 void mth__op_rule(const mth__node *, mth__rule *);
 /* An accumulating node or instruction has operands behind those of its row: sums so far, one for each result in

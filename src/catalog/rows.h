@@ -6,64 +6,64 @@
  * elementwise, "*": operands broadcast as in NumPy
  *   neg exp log sqrt rsqrt reciprocal square relu gelu(exact, erf) gelu_tanh silu sigmoid tanh copy    x -> y
  *   mask: x of 0 and 1 -> bool; another value, NaN too, is the engine's run-time error
- *   scale: x * f0          shift: x + f0        cast: to dtype i0         stop: x, no gradient (ALIAS)
+ *   scale: x * by          shift: x + by        cast: to `dtype`         stop: x, no gradient (ALIAS)
  *   relu_grad gelu_grad gelu_tanh_grad silu_grad: x, dy -> dx;   sigmoid_grad tanh_grad: y, dy -> dx   (linear in dy)
  *   add sub mul div maximum: a, b -> y;   equal: a, b -> 1.0 where a == b, else 0.0
- *   dropout: x -> x * keep / (1 - f0), keep[i] = Philox4x32-10(key i0, counter = flat global index i) word 0 * 2^-32 >=
- *     f0; where i3 is not 0, x is the box of a larger tensor (a microbatch of a batch) whose dimension i1 has i3
- *     elements, from element i2 on: i is the index there
- * contract (spec s, "bsi,io->bso"): a, b -> einsum; letters in both inputs and not in the output are summed (SUM); no
+ *   dropout: x -> x * kept / (1 - probability), kept[i] = Philox4x32-10(key, counter = flat global index i) word 0 *
+ *     2^-32 >= probability; where `size` is not 0, x is the box of a larger tensor (a microbatch of a batch) whose
+ *     `dimension` has `size` elements, from `start` on: i is the index there
+ * contract (spec, "bsi,io->bso"): a, b -> einsum; letters in both inputs and not in the output are summed (SUM); no
  *   letter twice in one operand; every input letter is in the other input or in the output.
- * reduce_sum, reduce_max (i0: bits of dimensions, i1: keep them as 1): x -> y
- * broadcast_to (i0: rank, i1..: shape): x -> y, as NumPy's broadcast_to
- * reshape (i0: rank, i1..: shape): ALIAS.   transpose (i0: rank, i1..: permutation): y's dimension d is x's dimension
- *   perm[d]
- * slice (i0: dimension, i1: start, i2: stop): x -> y.    pad (i0: dimension, i1: before, i2: after): zeros around x
- * concat (i0: dimension): xs* -> y
+ * reduce_sum, reduce_max (dimensions: bits, keep: they stay as 1): x -> y
+ * broadcast_to (rank, shape): x -> y, as NumPy's broadcast_to
+ * reshape (rank, shape): ALIAS
+ * transpose (rank, permutation): y's dimension d is x's dimension permutation[d]
+ * slice (dimension, start, stop): x -> y.    pad (dimension, before, after): zeros around x
+ * concat (dimension): xs* -> y
  * gather: table[v,d], ids[...] -> [...,d] (SUM v: an id outside the local rows gives 0; an id outside [0, v) globally
  *   is the engine's run-time error)
- * gather_grad (i0: v): ids[...], dy[...,d] -> [v,d] (SUM over ids' dimensions)
- * pick: x[...,v], ids[...] -> [...] (SUM v).    pick_grad (i0: v): ids[...], dy[...] -> [...,v]
- * sinusoid (i0: length, i1: width): -> [s,d]: even columns sin(s / 10000^(d/width)), odd ones cos of the same angle as
+ * gather_grad (rows: v): ids[...], dy[...,d] -> [v,d] (SUM over ids' dimensions)
+ * pick: x[...,v], ids[...] -> [...] (SUM v).    pick_grad (size: v): ids[...], dy[...] -> [...,v]
+ * sinusoid (length, width): -> [s,d]: even columns sin(s / 10000^(d/width)), odd ones cos of the same angle as
  *   the column before
- * rope (i0: dimension of the sequence, i1: 1 = inverse, i2: 0 = halves (Llama), 1 = interleaved; f0: base):
+ * rope (dimension of the sequence; inverse: 1; interleaved: 0 = halves (Llama), 1 = interleaved; base):
  *   x[...,s,...,d] -> y, d even, angle s * base^(-2j/d)
- * softmax (i0: dimension): x -> y (that dimension WHOLE).  softmax_grad (i0): y, dy -> dx
- * layer_norm (f0: epsilon): x[...,d], weight[d], bias[d] -> y, mean[...], rstd[...]
+ * softmax (dimension): x -> y (that dimension WHOLE).  softmax_grad (dimension): y, dy -> dx
+ * layer_norm (epsilon): x[...,d], weight[d], bias[d] -> y, mean[...], rstd[...]
  * layer_norm_grad: x, weight, mean, rstd, dy -> dx, dweight, dbias (SUM over ...)
- * rms_norm (f0): x, weight -> y, rstd.  rms_norm_grad: x, weight, rstd, dy -> dx, dweight
- * attention (i0: causal, f0: scale): q[b,s,g,r,d], k[b,t,g,d], v[b,t,g,e], mask?[b,t] (bool or int32 or floating, 0 =
+ * rms_norm (epsilon): x, weight -> y, rstd.  rms_norm_grad: x, weight, rstd, dy -> dx, dweight
+ * attention (causal, scale): q[b,s,g,r,d], k[b,t,g,d], v[b,t,g,e], mask?[b,t] (bool or int32 or floating, 0 =
  *   hidden) -> o[b,s,g,r,e], most[b,s,g,r], sum[b,s,g,r]
  *   o = softmax_t(scale * q.k) v; causal: key t is seen by query s where t <= s (global indices). most: the largest
  *   score that s sees,
  *   sum: of exp(score - most). A query that sees no key, or scores of -inf alone, gives 0, -inf, 0. What a query does
  *   not see does not reach it: 0 times NaN is 0 there.
- * attention_grad (i0, f0): q, k, v, o, most, sum, do, mask? -> dq, dk, dv (SUM s and r in dk, dv). A query whose do is
- *   0 takes no part, whatever its q, o, most and sum are.
- * moe_route (i0: k): logits[t,e] -> weights[t,k], experts[t,k]: the k largest, descending, ties to the lower index;
+ * attention_grad (causal, scale): q, k, v, o, most, sum, do, mask? -> dq, dk, dv (SUM s and r in dk, dv). A query whose
+ *   do is 0 takes no part, whatever its q, o, most and sum are.
+ * moe_route (k): logits[t,e] -> weights[t,k], experts[t,k]: the k largest, descending, ties to the lower index;
  *   weights = softmax over the chosen
- * moe_route_grad (i0: e): weights, experts, dweights -> dlogits[t,e]
- * moe_capacity (i0: capacity, i1: e): experts[t,k] -> kept[t,k] (experts, -1 where over capacity; served in order of
+ * moe_route_grad (experts: e): weights, experts, dweights -> dlogits[t,e]
+ * moe_capacity (capacity, experts: e): experts[t,k] -> kept[t,k] (experts, -1 where over capacity; served in order of
  *   token, then choice), dropped[1] (int32)   (t WHOLE)
- * moe_rows (i0: e): experts[t,k] -> rows[e,t]: for each e the global tokens that chose it, ascending, then -1. A device
- *   that holds a block of t fills just the rows of that block, from its first row on; whoever reads rows must accept
- *   that layout (runs of >= 0, then -1, in each block)
+ * moe_rows (experts: e): experts[t,k] -> rows[e,t]: for each e the global tokens that chose it, ascending, then -1. A
+ *   device that holds a block of t fills just the rows of that block, from its first row on; whoever reads rows must
+ *   accept that layout (runs of >= 0, then -1, in each block)
  * moe_dispatch: x[t,d], rows[e,t] -> [e,t,d]: x[rows], 0 where rows is -1.    moe_dispatch_weighted: x, rows,
  *   weights[t,k], experts[t,k]: times the weight of (token, e)
  * moe_combine: y[e,t,d], rows[e,t], weights?[t,k], experts?[t,k] -> [t,d] (SUM e): for each row >= 0, out[row's token]
  *   += weight (1 without weights) * y
  * moe_combine_weights_grad: y[e,t,d], rows[e,t], experts[t,k], dout[t,d] -> dweights[t,k] (SUM e, d)
- * moe_matmul (i0: 1 = weight is [e,o,i]): x[e,t,i], weight[e,i,o], rows[e,t] -> [e,t,o] (SUM i); padding rows become 0
+ * moe_matmul (transposed: weight is [e,o,i]): x[e,t,i], weight[e,i,o], rows[e,t] -> [e,t,o] (SUM i); padding rows
+ *   become 0
  * moe_outer: x[e,t,i], dy[e,t,o], rows -> [e,i,o] (SUM t).     moe_bias: x[e,t,o], bias[e,o], rows -> x + bias on real
  *   rows, 0 on padding
  * moe_bias_grad: dy[e,t,o], rows -> [e,o] (SUM t)
- * moe_act (i0: 0 relu 1 gelu 2 gelu_tanh 3 silu): x[e,t,h], rows -> y, 0 on padding.  moe_act_grad (i0): x, dy, rows ->
- *   dx.  moe_mul: a, b, rows -> a * b
- * moe_count (i0: e): experts[t,k] -> [e], float32 (SUM t): how many choices each expert has
+ * moe_act (activation: 0 relu 1 gelu 2 gelu_tanh 3 silu): x[e,t,h], rows -> y, 0 on padding.
+ *   moe_act_grad (activation): x, dy, rows -> dx.  moe_mul: a, b, rows -> a * b
+ * moe_count (experts: e): experts[t,k] -> [e], float32 (SUM t): how many choices each expert has
  * communication, made by reshard alone (in's and out's shardings say all; attrs repeat it for the text): same global
- *   value all_reduce (i0: bits of axes)   all_gather (i0: axes, i1: dimension)   reduce_scatter (i0: axes, i1:
- *   dimension)
- *   all_to_all (i0: axes, i1: dimension to be split, i2: dimension to be gathered)   keep: local slice, no
+ *   value all_reduce (axes: bits)   all_gather (axes, dimension)   reduce_scatter (axes, dimension)
+ *   all_to_all (axes, split: the dimension to be split, gathered: the one to be gathered)   keep: local slice, no
  *   communication
  *   transfer: each device takes the boxes it lacks from devices that have them, on any placements
  *   broadcast: from one device to all of another placement

@@ -6,14 +6,14 @@ static mth_status infer_attention(mth__node *n) {
     if (n->nin > 3 && n->in[3]->dtype == MTH_INT64)
         return mth__row_type_error(
             n, F("the mask of attention is int64"), F("give the mask as bool, int32 or float32"));
-    if (!(n->attrs.f[0] == n->attrs.f[0]))
+    if (!(n->attrs.scale == n->attrs.scale))
         return mth__row_error(n, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
     return mth__infer_from(n, n->op->factors);
 }
 /* Two products of s x t with d, and with e; where causal, half of them. */
 static double products(const mth__node *n, mth__shape q, mth__shape k, mth__shape v) {
     double heads = (double)q.dim[0] * (double)q.dim[2] * (double)q.dim[3], width = (double)(q.dim[4] + v.dim[3]);
-    return 2 * heads * (double)q.dim[1] * (double)k.dim[1] * width * (n->attrs.i[0] ? 0.5 : 1);
+    return 2 * heads * (double)q.dim[1] * (double)k.dim[1] * width * (n->attrs.causal ? 0.5 : 1);
 }
 FLOPS(attention) { return products(n, in[0], in[1], in[2]); }
 FLOPS(grad) { return 2.5 * products(n, in[0], in[1], in[2]); }
@@ -24,7 +24,7 @@ GRAD(attention) {
         n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], dout[0], n->nin > 3 ? n->in[3] : NULL};
     return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 8 : 7, in, din);
 }
-#define ATTENTION .attr_names = "causal:i0, scale:f0", .whole = "tde", .flags = MTH__NEEDS_START
+#define ATTENTION .attributes = "causal, scale", .whole = "tde", .flags = MTH__NEEDS_START
 const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, most, sum",
     .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention,
     .grad = grad_attention, .flops = flops_attention,

@@ -2,16 +2,16 @@
    say all, the attributes repeat it for the text. Never differentiated: gradients are made before shardings are. */
 #include "catalog/row_tools.h"
 
-#define COMMUNICATION(id, attributes, text)                                                                            \
-    const mth__op mth__op_##id = {ROW(id), .args = "x", .results = "y", .attr_names = attributes, .factors = "*",      \
+#define COMMUNICATION(id, names, text)                                                                                 \
+    const mth__op mth__op_##id = {ROW(id), .args = "x", .results = "y", .attributes = names, .factors = "*",           \
         .flags = MTH__COMM, .any_args = 1, .infer = mth__infer_same, .flops = mth__flops_none, .doc = text}
-COMMUNICATION(all_reduce, "axes:i0", "Partial sums (or maxima) over mesh axes become whole on every device.");
-COMMUNICATION(all_gather, "axes:i0, dimension:i1", "A dimension split over mesh axes becomes whole on every device.");
-COMMUNICATION(reduce_scatter, "axes:i0, dimension:i1",
+COMMUNICATION(all_reduce, "axes", "Partial sums (or maxima) over mesh axes become whole on every device.");
+COMMUNICATION(all_gather, "axes, dimension", "A dimension split over mesh axes becomes whole on every device.");
+COMMUNICATION(reduce_scatter, "axes, dimension",
     "Partial sums over mesh axes become whole, each device keeping its part of a "
     "dimension.");
 COMMUNICATION(
-    all_to_all, "axes:i0, split:i1, gathered:i2", "A dimension split over mesh axes becomes whole, another one split.");
+    all_to_all, "axes, split, gathered", "A dimension split over mesh axes becomes whole, another one split.");
 COMMUNICATION(
     transfer, NULL, "Each device takes the parts it lacks from devices that have them, between any placements.");
 COMMUNICATION(broadcast, NULL, "One device's value goes to all devices of another placement.");

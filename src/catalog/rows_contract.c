@@ -32,20 +32,20 @@ static bool well_formed(const char *s) {
     return true;
 }
 static mth_status infer(mth__node *n) {
-    const char *s = n->attrs.s;
+    const char *s = n->attrs.spec;
     if (!well_formed(s))
         return mth__row_error(n, F("contract can't read the spec \"%s\"", s ? s : ""),
             F("give \"ab,bc->ac\": letters, none twice in a term, each in at least two of the three terms"));
     return mth__infer_from(n, s);
 }
 static void rule(const mth__node *n, mth__rule *r) {
-    spec_parts p = parts(n->attrs.s);
-    mth__rule_from(n, &(mth__letters){n->attrs.s, NULL, NULL, NULL}, r);
+    spec_parts p = parts(n->attrs.spec);
+    mth__rule_from(n, &(mth__letters){n->attrs.spec, NULL, NULL, NULL}, r);
     for (int f = 0; f < r->n; f++)
         if (!has(&p, 2, r->factor[f].letter)) r->factor[f].kind = MTH__SUM;
 }
 FLOPS(contract) {
-    spec_parts p = parts(n->attrs.s);
+    spec_parts p = parts(n->attrs.spec);
     double products = (double)mth__shape_size(out[0]);
     for (int d = 0; d < p.n[0]; d++)
         if (!has(&p, 2, p.at[0][d])) products *= (double)in[0].dim[d];
@@ -53,7 +53,7 @@ FLOPS(contract) {
 }
 /* The derivative by one operand contracts dy with the other: "bsi,io->bso" gives "bso,io->bsi" and "bsi,bso->io". */
 GRAD(contract) {
-    spec_parts p = parts(n->attrs.s);
+    spec_parts p = parts(n->attrs.spec);
     char spec[3 * MTH__RANK + 4];
     if (WANTED(b, 0)) {
         snprintf(spec, sizeof spec, "%s,%.*s->%.*s", p.at[2], p.n[1], p.at[1], p.n[0], p.at[0]);
@@ -65,7 +65,7 @@ GRAD(contract) {
     }
     return NULL;
 }
-const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attr_names = "spec:s",
+const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attributes = "spec",
     .linear = MTH__LINEAR_EACH, .linear_args = 3, .infer = infer, .rule = rule, .grad = grad_contract,
     .flops = flops_contract, .accumulates = 1,
     .doc = "Einstein's sum by `spec`, \"bsi,io->bso\": letters in both operands and not in the result are summed."};

@@ -42,8 +42,8 @@ GRAD(pass) {
     din[0] = DY;
     return NULL;
 }
-GRAD(scale) { return mth__build_scale(b, DY, n->attrs.f[0], &din[0]); }
-GRAD(cast) { return mth__build1(b, "cast", &(mth__attrs){.i = {IN->dtype}}, DY, &din[0]); }
+GRAD(scale) { return mth__build_scale(b, DY, n->attrs.by, &din[0]); }
+GRAD(cast) { return mth__build1(b, "cast", &(mth__attrs){.dtype = IN->dtype}, DY, &din[0]); }
 /* the same key and indices: the same mask */
 GRAD(dropout) { return mth__build1(b, "dropout", &n->attrs, DY, &din[0]); }
 
@@ -101,9 +101,9 @@ GRAD(maximum) { /* to the larger operand; a tie gives half to each */
 /* ---------------------------------------------------------------- shapes */
 static mth_status infer_cast(mth__node *n) {
     n->out[0]->shape = n->in[0]->shape;
-    n->out[0]->dtype = (mth_dtype)n->attrs.i[0];
-    if (n->attrs.i[0] >= MTH_FLOAT32 && n->attrs.i[0] <= MTH_BFLOAT16) return NULL;
-    return mth__row_error(n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.i[0]),
+    n->out[0]->dtype = (mth_dtype)n->attrs.dtype;
+    if (n->attrs.dtype >= MTH_FLOAT32 && n->attrs.dtype <= MTH_BFLOAT16) return NULL;
+    return mth__row_error(n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.dtype),
         F("give one of float32, float64, int32, int64, bool, bfloat16"));
 }
 static mth_status infer_mask(mth__node *n) {
@@ -112,8 +112,8 @@ static mth_status infer_mask(mth__node *n) {
     return NULL;
 }
 static mth_status infer_dropout(mth__node *n) {
-    double p = n->attrs.f[0];
-    int64_t dimension = n->attrs.i[1], start = n->attrs.i[2], size = n->attrs.i[3];
+    double p = n->attrs.probability;
+    int64_t dimension = n->attrs.dimension, start = n->attrs.start, size = n->attrs.size;
     if (!(p >= 0 && p < 1))
         return mth__row_error(n, F("the probability of dropout is %g, outside [0, 1)", p),
             F("give a probability of at least 0 and below 1"));
@@ -153,9 +153,9 @@ UNARY(tanh, "y = tanh(x).");
 const mth__op mth__op_copy = {MAPS(copy, "x"), LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = grad_pass,
     .doc = "y = x, in memory of its own."};
 const mth__op mth__op_scale = {
-    MAPS(scale, "x"), .attr_names = "by:f0", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
-const mth__op mth__op_shift = {MAPS(shift, "x"), .attr_names = "by:f0", .grad = grad_pass, .doc = "y = x + by."};
-const mth__op mth__op_cast = {MAPS(cast, "x"), .attr_names = "dtype:i0", .any_args = 1, .infer = infer_cast,
+    MAPS(scale, "x"), .attributes = "by", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
+const mth__op mth__op_shift = {MAPS(shift, "x"), .attributes = "by", .grad = grad_pass, .doc = "y = x + by."};
+const mth__op mth__op_cast = {MAPS(cast, "x"), .attributes = "dtype", .any_args = 1, .infer = infer_cast,
     .grad = grad_cast,
     .doc = "y = x in another dtype, rounded to nearest even; to an integer toward zero, past its range the least or "
            "the largest, of NaN 0; of a longer integer the lower bits."};
@@ -180,7 +180,7 @@ BINARY(maximum, .grad = grad_maximum, .doc = "y = max(a, b), broadcast.");
 BINARY(equal, .grad = mth__grad_none, .doc = "y = 1 where a == b, else 0, broadcast.");
 
 const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y",
-    .attr_names = "key:i0, probability:f0, dimension:i1, start:i2, size:i3", .factors = "*",
+    .attributes = "key, dimension, start, size, probability", .factors = "*",
     .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X, .infer = infer_dropout, .grad = grad_dropout,
     .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's global index; with size, of "
            "its index in "

@@ -11,22 +11,22 @@ static mth_status check_size(const mth__node *n, int64_t size) {
 }
 static mth_status infer_gather_grad(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[0] = n->attrs.i[0];
-    return check_size(n, n->attrs.i[0]);
+    n->out[0]->shape.dim[0] = n->attrs.rows;
+    return check_size(n, n->attrs.rows);
 }
 static mth_status infer_pick_grad(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[n->out[0]->shape.rank - 1] = n->attrs.i[0];
-    return check_size(n, n->attrs.i[0]);
+    n->out[0]->shape.dim[n->out[0]->shape.rank - 1] = n->attrs.size;
+    return check_size(n, n->attrs.size);
 }
 GRAD(gather) {
     return WANTED(b, 0)
-        ? mth__build2(b, "gather_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[0]}}, n->in[1], dout[0], &din[0])
+        ? mth__build2(b, "gather_grad", &(mth__attrs){.rows = n->in[0]->shape.dim[0]}, n->in[1], dout[0], &din[0])
         : NULL;
 }
 GRAD(pick) {
     return WANTED(b, 0)
-        ? mth__build2(b, "pick_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[n->in[0]->shape.rank - 1]}}, n->in[1],
+        ? mth__build2(b, "pick_grad", &(mth__attrs){.size = n->in[0]->shape.dim[n->in[0]->shape.rank - 1]}, n->in[1],
               dout[0], &din[0])
         : NULL;
 }
@@ -37,58 +37,58 @@ FLOPS(of_dy) { return (double)mth__shape_size(in[1]); }
 const mth__op mth__op_gather = {ROW(gather), .args = "table, ids", .results = "y", .factors = "vd,...->...d",
     .sum = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "token id",
     .grad = grad_gather, .doc = "y[..., :] = table[ids[...], :]; an id outside the table is an error of the run."};
-const mth__op mth__op_gather_grad = {ROW(gather_grad), .args = "ids, dy", .results = "dtable", .attr_names = "rows:i0",
+const mth__op mth__op_gather_grad = {ROW(gather_grad), .args = "ids, dy", .results = "dtable", .attributes = "rows",
     .factors = "...,...d->vd", .sum = "...", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
     .index_name = "token id", .infer = infer_gather_grad, .flops = flops_of_dy, .accumulates = 1,
     .doc = "dtable[v, :] = the sum of dy over the positions whose id is v."};
 const mth__op mth__op_pick = {ROW(pick), .args = "x, ids", .results = "y", .factors = "...v,...->...", .sum = "v",
     .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "class", .grad = grad_pick,
     .doc = "y[...] = x[..., ids[...]]; an id outside x is an error of the run."};
-const mth__op mth__op_pick_grad = {ROW(pick_grad), .args = "ids, dy", .results = "dx", .attr_names = "size:i0",
+const mth__op mth__op_pick_grad = {ROW(pick_grad), .args = "ids, dy", .results = "dx", .attributes = "size",
     .factors = "...,...->...v", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
     .index_name = "class", .infer = infer_pick_grad, .doc = "dx[..., v] = dy[...] where ids[...] is v, else 0."};
 
 /* ---------------------------------------------------------------- positions */
 static mth_status infer_sinusoid(mth__node *n) {
-    n->out[0]->shape = (mth__shape){2, {n->attrs.i[0], n->attrs.i[1]}};
+    n->out[0]->shape = (mth__shape){2, {n->attrs.length, n->attrs.width}};
     n->out[0]->dtype = MTH_FLOAT32;
-    if (n->attrs.i[0] >= 0 && n->attrs.i[1] >= 0) return NULL;
+    if (n->attrs.length >= 0 && n->attrs.width >= 0) return NULL;
     return mth__row_error(n,
-        F("sinusoid of length %lld and width %lld", (long long)n->attrs.i[0], (long long)n->attrs.i[1]),
+        F("sinusoid of length %lld and width %lld", (long long)n->attrs.length, (long long)n->attrs.width),
         F("give sizes of at least 0"));
 }
 FLOPS(table) { return 20 * (double)mth__shape_size(out[0]); }
 
-const mth__op mth__op_sinusoid = {ROW(sinusoid), .args = "", .results = "y", .attr_names = "length:i0, width:i1",
+const mth__op mth__op_sinusoid = {ROW(sinusoid), .args = "", .results = "y", .attributes = "length, width",
     .factors = "->sd", .flags = MTH__NEEDS_START, .infer = infer_sinusoid, .grad = mth__grad_none, .flops = flops_table,
     .doc = "y[s, d] = sin(s / 10000^(d / width)) in even columns, in odd ones the cosine of the same angle as in the "
            "column before."};
 
 static mth_status infer_rope(mth__node *n) {
     mth__shape s = n->in[0]->shape;
-    TRY(mth__row_dimension(n, "the dimension of the sequence", n->attrs.i[0]));
-    if (n->attrs.i[0] == s.rank - 1)
+    TRY(mth__row_dimension(n, "the dimension of the sequence", n->attrs.dimension));
+    if (n->attrs.dimension == s.rank - 1)
         return mth__row_error(n,
             F("rope rotates the last dimension by the position in dimension %lld, which is the same one",
-                (long long)n->attrs.i[0]),
+                (long long)n->attrs.dimension),
             F("give a dimension before the last"));
     if (s.dim[s.rank - 1] % 2)
         return mth__row_error(n,
             F("rope rotates pairs, the last dimension has %lld elements", (long long)s.dim[s.rank - 1]),
             F("give an even head width"));
-    if (!(n->attrs.f[0] > 0))
-        return mth__row_error(n, F("the base of rope is %g", n->attrs.f[0]), F("give a base above 0, such as 10000"));
+    if (!(n->attrs.base > 0))
+        return mth__row_error(n, F("the base of rope is %g", n->attrs.base), F("give a base above 0, such as 10000"));
     return mth__infer_same(n);
 }
 static void rule_rope(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << (n->in[0]->shape.rank - 1), r); }
 GRAD(rope) { /* the rotation back */
     mth__attrs a = n->attrs;
-    a.i[1] = !a.i[1];
+    a.inverse = !a.inverse;
     return mth__build1(b, "rope", &a, dout[0], &din[0]);
 }
 FLOPS(rope) { return 3 * (double)mth__shape_size(out[0]); }
 const mth__op mth__op_rope = {ROW(rope), .args = "x", .results = "y",
-    .attr_names = "dimension:i0, inverse:i1, interleaved:i2, base:f0", .linear = MTH__LINEAR_EACH, .linear_args = 1,
+    .attributes = "dimension, inverse, interleaved, base", .linear = MTH__LINEAR_EACH, .linear_args = 1,
     .flags = MTH__NEEDS_START, .infer = infer_rope, .rule = rule_rope, .grad = grad_rope, .flops = flops_rope,
     .doc = "Pair j of the last dimension, of width d, at position s of `dimension` turned by s * base^(-2j / d): pairs "
            "(j, j + d/2), "

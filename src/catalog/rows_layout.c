@@ -7,11 +7,11 @@
 static mth_status infer_reshape(mth__node *n) {
     mth__shape in = n->in[0]->shape, *out = &n->out[0]->shape;
     n->out[0]->dtype = n->in[0]->dtype;
-    if (n->attrs.i[0] < 0 || n->attrs.i[0] > MTH__RANK)
-        return mth__row_error(n, F("reshape to %lld dimensions", (long long)n->attrs.i[0]),
+    if (n->attrs.rank < 0 || n->attrs.rank > MTH__RANK)
+        return mth__row_error(n, F("reshape to %lld dimensions", (long long)n->attrs.rank),
             F("give a shape of at most %d dimensions", MTH__RANK));
-    out->rank = (int)n->attrs.i[0];
-    for (int d = 0; d < out->rank; d++) out->dim[d] = n->attrs.i[1 + d];
+    out->rank = (int)n->attrs.rank;
+    for (int d = 0; d < out->rank; d++) out->dim[d] = n->attrs.shape[d];
     TRY(mth__error_operator(mth__shape_check(*out, n->in[0]->dtype), n->label.module));
     if (mth__shape_size(in) == mth__shape_size(*out)) return NULL;
     mth__value wanted = {.name = "shape asked for", .kind = MTH__VALUE_INPUT, .dtype = n->in[0]->dtype, .shape = *out};
@@ -90,9 +90,9 @@ static void rule_reshape(const mth__node *n, mth__rule *r) {
 GRAD(reshape) { return mth__build_shaped(b, "reshape", dout[0], n->in[0]->shape, &din[0]); }
 
 const mth__op mth__op_reshape = {ROW(reshape), .args = "x", .results = "y",
-    .attr_names = "rank:i0, d0:i1, d1:i2, d2:i3, d3:i4, d4:i5, d5:i6, d6:i7, d7:i8", MOVES,
-    .flags = MTH__ALIAS | MTH__FREE, .infer = infer_reshape, .rule = rule_reshape, .grad = grad_reshape,
-    .flops = mth__flops_none, .doc = "The same elements, in row-major order, under another shape."};
+    .attributes = "rank, d0, d1, d2, d3, d4, d5, d6, d7", MOVES, .flags = MTH__ALIAS | MTH__FREE,
+    .infer = infer_reshape, .rule = rule_reshape, .grad = grad_reshape, .flops = mth__flops_none,
+    .doc = "The same elements, in row-major order, under another shape."};
 
 /* ---------------------------------------------------------------- transpose */
 static mth_status infer_transpose(mth__node *n) {
@@ -100,41 +100,42 @@ static mth_status infer_transpose(mth__node *n) {
     n->out[0]->dtype = n->in[0]->dtype;
     unsigned seen = 0;
     for (int d = 0; d < in.rank; d++)
-        if (n->attrs.i[1 + d] >= 0 && n->attrs.i[1 + d] < in.rank) seen |= 1u << n->attrs.i[1 + d];
-    if (n->attrs.i[0] != in.rank || seen != (1u << in.rank) - 1)
+        if (n->attrs.permutation[d] >= 0 && n->attrs.permutation[d] < in.rank) seen |= 1u << n->attrs.permutation[d];
+    if (n->attrs.rank != in.rank || seen != (1u << in.rank) - 1)
         return mth__row_error(n,
             F("the dimensions of transpose are no permutation of the %d that the tensor has", in.rank),
             F("name each of 0 to %d once", in.rank - 1));
     out->rank = in.rank;
-    for (int d = 0; d < in.rank; d++) out->dim[d] = in.dim[n->attrs.i[1 + d]];
+    for (int d = 0; d < in.rank; d++) out->dim[d] = in.dim[n->attrs.permutation[d]];
     return NULL;
 }
 static void rule_transpose(const mth__node *n, mth__rule *r) {
     mth__rule_begin(n, r);
     for (int d = 0; d < n->out[0]->shape.rank; d++)
-        r->out[0][d] = r->in[0][n->attrs.i[1 + d]] = (int8_t)mth__rule_factor(r, n->out[0]->shape.dim[d], MTH__PASS);
+        r->out[0][d] = r->in[0][n->attrs.permutation[d]] =
+            (int8_t)mth__rule_factor(r, n->out[0]->shape.dim[d], MTH__PASS);
 }
 GRAD(transpose) {
-    mth__attrs inverse = {.i = {n->attrs.i[0]}};
-    for (int d = 0; d < n->attrs.i[0]; d++) inverse.i[1 + n->attrs.i[1 + d]] = d;
+    mth__attrs inverse = {.rank = n->attrs.rank};
+    for (int d = 0; d < n->attrs.rank; d++) inverse.permutation[n->attrs.permutation[d]] = d;
     return mth__build1(b, "transpose", &inverse, dout[0], &din[0]);
 }
 const mth__op mth__op_transpose = {ROW(transpose), .args = "x", .results = "y",
-    .attr_names = "rank:i0, p0:i1, p1:i2, p2:i3, p3:i4, p4:i5, p5:i6, p6:i7, p7:i8", MOVES, .infer = infer_transpose,
-    .rule = rule_transpose, .grad = grad_transpose, .doc = "Dimension d of y is dimension p[d] of x."};
+    .attributes = "rank, p0, p1, p2, p3, p4, p5, p6, p7", MOVES, .infer = infer_transpose, .rule = rule_transpose,
+    .grad = grad_transpose, .doc = "Dimension d of y is dimension p[d] of x."};
 
 /* ---------------------------------------------------------------- slice, pad: the dimension they touch is WHOLE where
  * they change it */
 static void rule_touched(const mth__node *n, mth__rule *r) {
     mth__shape in = n->in[0]->shape, out = n->out[0]->shape;
-    int64_t touched = n->attrs.i[0];
+    int64_t touched = n->attrs.dimension;
     mth__rule_along(n, 0, r);
     if (in.dim[touched] == out.dim[touched]) return;
     r->factor[r->out[0][touched]].kind = MTH__WHOLE;
     r->in[0][touched] = (int8_t)mth__rule_factor(r, in.dim[touched], MTH__WHOLE);
 }
 static mth_status infer_slice(mth__node *n) {
-    int64_t d = n->attrs.i[0], start = n->attrs.i[1], stop = n->attrs.i[2];
+    int64_t d = n->attrs.dimension, start = n->attrs.start, stop = n->attrs.stop;
     TRY(mth__row_dimension(n, "the dimension", d));
     int64_t size = n->in[0]->shape.dim[d];
     TRY(mth__infer_same(n));
@@ -147,15 +148,17 @@ static mth_status infer_slice(mth__node *n) {
     return NULL;
 }
 GRAD(slice) {
-    const int64_t *i = n->attrs.i;
-    return mth__build1(b, "pad", &(mth__attrs){.i = {i[0], i[1], n->in[0]->shape.dim[i[0]] - i[2]}}, dout[0], &din[0]);
+    const mth__attrs *a = &n->attrs;
+    const mth__attrs pad = {
+        .dimension = a->dimension, .before = a->start, .after = n->in[0]->shape.dim[a->dimension] - a->stop};
+    return mth__build1(b, "pad", &pad, dout[0], &din[0]);
 }
-const mth__op mth__op_slice = {ROW(slice), .args = "x", .results = "y", .attr_names = "dimension:i0, start:i1, stop:i2",
-    MOVES, .infer = infer_slice, .rule = rule_touched, .grad = grad_slice,
+const mth__op mth__op_slice = {ROW(slice), .args = "x", .results = "y", .attributes = "dimension, start, stop", MOVES,
+    .infer = infer_slice, .rule = rule_touched, .grad = grad_slice,
     .doc = "Elements start to stop - 1 of one dimension."};
 
 static mth_status infer_pad(mth__node *n) {
-    int64_t d = n->attrs.i[0], before = n->attrs.i[1], after = n->attrs.i[2], size;
+    int64_t d = n->attrs.dimension, before = n->attrs.before, after = n->attrs.after, size;
     TRY(mth__row_dimension(n, "the dimension", d));
     TRY(mth__infer_same(n));
     if (before < 0 || after < 0 || __builtin_add_overflow(n->in[0]->shape.dim[d], before, &size) ||
@@ -166,17 +169,18 @@ static mth_status infer_pad(mth__node *n) {
     return NULL;
 }
 GRAD(pad) {
-    const int64_t *i = n->attrs.i;
-    return mth__build1(
-        b, "slice", &(mth__attrs){.i = {i[0], i[1], i[1] + n->in[0]->shape.dim[i[0]]}}, dout[0], &din[0]);
+    const mth__attrs *a = &n->attrs;
+    const mth__attrs slice = {
+        .dimension = a->dimension, .start = a->before, .stop = a->before + n->in[0]->shape.dim[a->dimension]};
+    return mth__build1(b, "slice", &slice, dout[0], &din[0]);
 }
-const mth__op mth__op_pad = {ROW(pad), .args = "x", .results = "y", .attr_names = "dimension:i0, before:i1, after:i2",
-    MOVES, .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
+const mth__op mth__op_pad = {ROW(pad), .args = "x", .results = "y", .attributes = "dimension, before, after", MOVES,
+    .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
     .doc = "x with zeros before and after it in one dimension."};
 
 /* ---------------------------------------------------------------- concat */
 static mth_status infer_concat(mth__node *n) {
-    int64_t d = n->attrs.i[0];
+    int64_t d = n->attrs.dimension;
     TRY(mth__row_dimension(n, "the dimension", d));
     TRY(mth__infer_same(n));
     int64_t *sum = &n->out[0]->shape.dim[d];
@@ -198,23 +202,24 @@ static mth_status infer_concat(mth__node *n) {
 /* The joined dimension is one WHOLE factor for all operands, of the result's size: there may be more operands than a
  * rule has factors. */
 static void rule_concat(const mth__node *n, mth__rule *r) {
-    mth__rule_along(n, n->nin == 1 ? 0 : 1u << n->attrs.i[0], r);
+    mth__rule_along(n, n->nin == 1 ? 0 : 1u << n->attrs.dimension, r);
 }
 GRAD(concat) {
-    int64_t d = n->attrs.i[0], at = 0;
+    int64_t d = n->attrs.dimension, at = 0;
     mth__value *from = dout[0];
     /* of concats of concats: one slice each */
-    while (from->node && from->node->op == &mth__op_slice && from->node->attrs.i[0] == d) {
-        at += from->node->attrs.i[1];
+    while (from->node && from->node->op == &mth__op_slice && from->node->attrs.dimension == d) {
+        at += from->node->attrs.start;
         from = from->node->in[0];
     }
     for (int j = 0; j < n->nin; j++) {
         int64_t size = n->in[j]->shape.dim[d];
-        if (WANTED(b, j)) TRY(mth__build1(b, "slice", &(mth__attrs){.i = {d, at, at + size}}, from, &din[j]));
+        if (WANTED(b, j))
+            TRY(mth__build1(b, "slice", &(mth__attrs){.dimension = d, .start = at, .stop = at + size}, from, &din[j]));
         at += size;
     }
     return NULL;
 }
-const mth__op mth__op_concat = {ROW(concat), .args = "xs*", .results = "y", .attr_names = "dimension:i0",
+const mth__op mth__op_concat = {ROW(concat), .args = "xs*", .results = "y", .attributes = "dimension",
     .linear = MTH__LINEAR_JOINT, .linear_args = ALL_ARGS, .any_args = ALL_ARGS, .infer = infer_concat,
     .rule = rule_concat, .grad = grad_concat, .doc = "The operands one after the other along one dimension."};

@@ -11,7 +11,7 @@ static mth_status positive(const mth__node *n, const char *what, int64_t size) {
 }
 static mth_status infer_route(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
-    int64_t k = n->attrs.i[0], e = n->in[0]->shape.dim[1];
+    int64_t k = n->attrs.k, e = n->in[0]->shape.dim[1];
     TRY(positive(n, "the number of choices", k));
     if (k > e)
         return mth__row_error(n, F("each token is to choose %lld of %lld experts", (long long)k, (long long)e),
@@ -22,21 +22,21 @@ static mth_status infer_route(mth__node *n) {
 }
 static mth_status infer_route_grad(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[1] = n->attrs.i[0];
-    return positive(n, "the number of experts", n->attrs.i[0]);
+    n->out[0]->shape.dim[1] = n->attrs.experts;
+    return positive(n, "the number of experts", n->attrs.experts);
 }
 static mth_status infer_capacity(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
     n->out[1]->shape.dim[0] = 1;
-    if (n->attrs.i[0] < 0)
-        return mth__row_error(
-            n, F("the capacity of an expert is %lld", (long long)n->attrs.i[0]), F("give a capacity of at least 0"));
-    return positive(n, "the number of experts", n->attrs.i[1]);
+    if (n->attrs.capacity < 0)
+        return mth__row_error(n, F("the capacity of an expert is %lld", (long long)n->attrs.capacity),
+            F("give a capacity of at least 0"));
+    return positive(n, "the number of experts", n->attrs.experts);
 }
 static mth_status infer_rows(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
-    n->out[0]->shape.dim[0] = n->attrs.i[0];
-    return positive(n, "the number of experts", n->attrs.i[0]);
+    n->out[0]->shape.dim[0] = n->attrs.experts;
+    return positive(n, "the number of experts", n->attrs.experts);
 }
 static mth_status infer_count(mth__node *n) {
     TRY(infer_rows(n));
@@ -47,14 +47,16 @@ static mth_status infer_combine(mth__node *n) {
     if (n->nin == 3) return mth__row_error(n, F("moe_combine has weights but no experts"), F("give both or neither"));
     return mth__infer_from(n, n->op->factors);
 }
-static const char *matmul_factors(const mth__node *n) { return n->attrs.i[0] ? "eti,eoi,et->eto" : "eti,eio,et->eto"; }
+static const char *matmul_factors(const mth__node *n) {
+    return n->attrs.transposed ? "eti,eoi,et->eto" : "eti,eio,et->eto";
+}
 static mth_status infer_matmul(mth__node *n) { return mth__infer_from(n, matmul_factors(n)); }
 static void rule_matmul(const mth__node *n, mth__rule *r) {
     mth__rule_from(n, &(mth__letters){matmul_factors(n), "i", NULL, NULL}, r);
 }
 static mth_status infer_act(mth__node *n) {
-    if (n->attrs.i[0] < 0 || n->attrs.i[0] > 3)
-        return mth__row_error(n, F("%s has no activation %lld", n->op->name, (long long)n->attrs.i[0]),
+    if (n->attrs.activation < 0 || n->attrs.activation > 3)
+        return mth__row_error(n, F("%s has no activation %lld", n->op->name, (long long)n->attrs.activation),
             F("give 0 (relu), 1 (gelu), 2 (gelu_tanh) or 3 (silu)"));
     return mth__infer_from(n, n->op->factors);
 }
@@ -81,7 +83,7 @@ FLOPS(route) { return 4 * (double)mth__shape_size(in[0]); }
 GRAD(route) {
     if (!dout[0]) return NULL;
     return mth__build3(
-        b, "moe_route_grad", &(mth__attrs){.i = {n->in[0]->shape.dim[1]}}, n->out[0], n->out[1], dout[0], &din[0]);
+        b, "moe_route_grad", &(mth__attrs){.experts = n->in[0]->shape.dim[1]}, n->out[0], n->out[1], dout[0], &din[0]);
 }
 GRAD(dispatch) { return WANTED(b, 0) ? mth__build2(b, "moe_combine", NULL, dout[0], n->in[1], &din[0]) : NULL; }
 GRAD(combine) {
@@ -95,9 +97,9 @@ GRAD(combine) {
 }
 GRAD(matmul) {
     mth__value *x = n->in[0], *weight = n->in[1], *rows = n->in[2];
-    bool transposed = n->attrs.i[0];
+    bool transposed = n->attrs.transposed;
     if (WANTED(b, 0))
-        TRY(mth__build3(b, "moe_matmul", &(mth__attrs){.i = {!transposed}}, dout[0], weight, rows, &din[0]));
+        TRY(mth__build3(b, "moe_matmul", &(mth__attrs){.transposed = !transposed}, dout[0], weight, rows, &din[0]));
     if (!WANTED(b, 1)) return NULL;
     mth__value *from = transposed ? dout[0] : x, *to = transposed ? x : dout[0];
     return mth__build3(b, "moe_outer", NULL, from, to, rows, &din[1]);
@@ -116,28 +118,27 @@ GRAD(mul) {
 /* ---------------------------------------------------------------- rows: routing */
 #define BY_TOKEN .flags = MTH__NEEDS_START
 #define EACH(bits) .linear = MTH__LINEAR_EACH, .linear_args = bits
-const mth__op mth__op_moe_route = {ROW(moe_route), .args = "logits", .results = "weights, experts",
-    .attr_names = "k:i0", .factors = "te->tk,tk", .whole = "ek", .infer = infer_route, .grad = grad_route,
-    .flops = flops_route,
+const mth__op mth__op_moe_route = {ROW(moe_route), .args = "logits", .results = "weights, experts", .attributes = "k",
+    .factors = "te->tk,tk", .whole = "ek", .infer = infer_route, .grad = grad_route, .flops = flops_route,
     .doc = "The k largest logits of each token, descending, ties to the lower index, NaN before all numbers; weights = "
            "softmax over "
            "the chosen."};
 const mth__op mth__op_moe_route_grad = {ROW(moe_route_grad), .args = "weights, experts, dweights", .results = "dlogits",
-    .attr_names = "experts:i0", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2,
-    .index_name = "expert", .infer = infer_route_grad,
+    .attributes = "experts", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2, .index_name = "expert",
+    .infer = infer_route_grad,
     .doc = "dlogits = weights * (dweights - sum over k of weights * dweights) at the chosen experts, 0 "
            "elsewhere."};
 const mth__op mth__op_moe_capacity = {ROW(moe_capacity), .args = "experts", .results = "kept, dropped",
-    .attr_names = "capacity:i0, experts:i1", .factors = "tk->tk,x", .whole = "tkx", .index_args = 1,
-    .index_name = "expert", .infer = infer_capacity, .grad = mth__grad_none,
+    .attributes = "capacity, experts", .factors = "tk->tk,x", .whole = "tkx", .index_args = 1, .index_name = "expert",
+    .infer = infer_capacity, .grad = mth__grad_none,
     .doc = "kept = experts, -1 where the expert already has `capacity` tokens, served by token, then by choice; "
            "dropped = how many."};
-const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "rows", .attr_names = "experts:i0",
+const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "rows", .attributes = "experts",
     .factors = "tk->et", .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_rows, .grad = mth__grad_none,
     .doc = "For each expert the tokens that chose it, ascending, then -1; a device that holds a block of tokens fills "
            "the rows of that "
            "block."};
-const mth__op mth__op_moe_count = {ROW(moe_count), .args = "experts", .results = "count", .attr_names = "experts:i0",
+const mth__op mth__op_moe_count = {ROW(moe_count), .args = "experts", .results = "count", .attributes = "experts",
     .factors = "tk->e", .sum = "t", .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_count,
     .grad = mth__grad_none, .doc = "How many choices each expert has, as float32."};
 
@@ -157,7 +158,7 @@ const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad),
 
 /* ---------------------------------------------------------------- rows: experts */
 const mth__op mth__op_moe_matmul = {ROW(moe_matmul), .args = "x, weight, rows", .results = "y",
-    .attr_names = "transposed:i0", EACH(3), BY_TOKEN, .index_args = 4, .infer = infer_matmul, .rule = rule_matmul,
+    .attributes = "transposed", EACH(3), BY_TOKEN, .index_args = 4, .infer = infer_matmul, .rule = rule_matmul,
     .grad = grad_matmul, .flops = flops_matmul, .accumulates = 1,
     .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T; 0 on padding."};
 const mth__op mth__op_moe_outer = {ROW(moe_outer), .args = "x, dy, rows", .results = "dweight",
@@ -169,11 +170,11 @@ const mth__op mth__op_moe_bias = {ROW(moe_bias), .args = "x, bias, rows", .resul
 const mth__op mth__op_moe_bias_grad = {ROW(moe_bias_grad), .args = "dy, rows", .results = "dbias",
     .factors = "eto,et->eo", .sum = "t", EACH(1), BY_TOKEN, .index_args = 2, .flops = flops_rows, .accumulates = 1,
     .doc = "dbias[e, :] = the sum of dy[e] over real rows."};
-const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attr_names = "activation:i0",
+const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attributes = "activation",
     .factors = "eth,et->eth", BY_TOKEN, .index_args = 2, .infer = infer_act, .grad = grad_act, .flops = flops_rows,
     .doc = "y = relu (0), gelu (1), gelu_tanh (2) or silu (3) of x on real rows, 0 on padding."};
 const mth__op mth__op_moe_act_grad = {ROW(moe_act_grad), .args = "x, dy, rows", .results = "dx",
-    .attr_names = "activation:i0", .factors = "eth,eth,et->eth", EACH(2), BY_TOKEN, .index_args = 4, .infer = infer_act,
+    .attributes = "activation", .factors = "eth,eth,et->eth", EACH(2), BY_TOKEN, .index_args = 4, .infer = infer_act,
     .flops = flops_rows, .doc = "dx = dy * activation'(x) on real rows, 0 on padding."};
 const mth__op mth__op_moe_mul = {ROW(moe_mul), .args = "a, b, rows", .results = "y", .factors = "eth,eth,et->eth",
     EACH(3), BY_TOKEN, .index_args = 4, .grad = grad_mul, .flops = flops_rows,

@@ -5,25 +5,25 @@ FLOPS(norm) { return 8 * (double)mth__shape_size(in[0]); }
 
 /* ---------------------------------------------------------------- softmax */
 static mth_status infer_softmax(mth__node *n) {
-    TRY(mth__row_dimension(n, "the dimension", n->attrs.i[0]));
+    TRY(mth__row_dimension(n, "the dimension", n->attrs.dimension));
     if (n->nin == 2 && !mth__shape_equal(n->in[0]->shape, n->in[1]->shape))
         return mth__row_error(n, F("y and dy of softmax_grad differ in shape"), F("give tensors of one shape"));
     return mth__infer_same(n);
 }
-static void rule_softmax(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << n->attrs.i[0], r); }
+static void rule_softmax(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << n->attrs.dimension, r); }
 GRAD(softmax) { return mth__build2(b, "softmax_grad", &n->attrs, n->out[0], dout[0], &din[0]); }
 
-const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attr_names = "dimension:i0",
+const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attributes = "dimension",
     .infer = infer_softmax, .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
     .doc = "y = exp(x - max x) / sum of exp(x - max x) along one dimension."};
-const mth__op mth__op_softmax_grad = {ROW(softmax_grad), .args = "y, dy", .results = "dx", .attr_names = "dimension:i0",
+const mth__op mth__op_softmax_grad = {ROW(softmax_grad), .args = "y, dy", .results = "dx", .attributes = "dimension",
     .linear = MTH__LINEAR_EACH, .linear_args = 2, .infer = infer_softmax, .rule = rule_softmax, .flops = flops_norm,
     .doc = "dx = y * (dy - sum of y * dy along the dimension)."};
 
 /* ---------------------------------------------------------------- norms */
 static mth_status infer_norm(mth__node *n) {
-    if (!(n->attrs.f[0] >= 0))
-        return mth__row_error(n, F("the epsilon of %s is %g", n->op->name, n->attrs.f[0]),
+    if (!(n->attrs.epsilon >= 0))
+        return mth__row_error(n, F("the epsilon of %s is %g", n->op->name, n->attrs.epsilon),
             F("give an epsilon of at least 0, such as 1e-05"));
     return mth__infer_from(n, n->op->factors);
 }
@@ -39,14 +39,14 @@ GRAD(rms_norm) {
 }
 #define NORM .whole = "d", .flops = flops_norm
 const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd",
-    .attr_names = "epsilon:f0", .factors = "...d,d,d->...d,...,...", NORM, .infer = infer_norm, .grad = grad_layer_norm,
+    .attributes = "epsilon", .factors = "...d,d,d->...d,...,...", NORM, .infer = infer_norm, .grad = grad_layer_norm,
     .doc = "y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon)."};
 const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy",
     .results = "dx, dweight, dbias", .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
     .linear = MTH__LINEAR_EACH, .linear_args = 16, .accumulates = 6,
     .doc = "The gradients of layer_norm: h = (x - mean) * rstd, g = dy * weight, dx = rstd * "
            "(g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
-const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attr_names = "epsilon:f0",
+const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attributes = "epsilon",
     .factors = "...d,d->...d,...", NORM, .infer = infer_norm, .grad = grad_rms_norm,
     .doc = "y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean of x^2 + epsilon)."};
 const mth__op mth__op_rms_norm_grad = {ROW(rms_norm_grad), .args = "x, weight, rstd, dy", .results = "dx, dweight",

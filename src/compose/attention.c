@@ -57,7 +57,10 @@ static mth_status project(
 static mth_status rotate(mth__expansion *e, mth__value **x) {
     if (!mth__opt_bool(e, "rotary")) return NULL;
     return mth__build1(&e->builder, "rope",
-        &(mth__attrs){.i = {1, 0, mth__opt_bool(e, "rope_interleaved")}, .f = {mth__opt_float(e, "rope_base")}}, *x, x);
+        &(mth__attrs){.dimension = 1,
+            .interleaved = mth__opt_bool(e, "rope_interleaved"),
+            .base = mth__opt_float(e, "rope_base")},
+        *x, x);
 }
 
 static mth_status attention_expand(mth__expansion *e) {
@@ -93,7 +96,7 @@ static mth_status attention_expand(mth__expansion *e) {
         TRY(mth__error_tensor(need_batch(key, mask, "mask", 2), mth__port_text("key", key)));
         if (mth__is_float(mask->dtype)) TRY(mth__build1(&e->builder, "mask", NULL, mask, &mask));
         if (mask->dtype == MTH_INT64)
-            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {MTH_BOOL}}, mask, &mask));
+            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.dtype = MTH_BOOL}, mask, &mask));
     }
     mth__value *in[4], *out[3]; /* out: o, most, sum */
     TRY(project(e, "query.", input, &h, true, &in[0]));
@@ -103,8 +106,8 @@ static mth_status attention_expand(mth__expansion *e) {
     TRY(rotate(e, &in[1]));
     in[3] = mask;
     const mth_arg *scale = mth__module_option(e->module, "scale");
-    mth__attrs a = {.i = {mth__opt_bool(e, "causal")},
-        .f = {scale->kind == MTH_ARG_FLOAT ? scale->real : 1 / __builtin_sqrt((double)h.dim)}};
+    mth__attrs a = {.causal = mth__opt_bool(e, "causal"),
+        .scale = scale->kind == MTH_ARG_FLOAT ? scale->real : 1 / __builtin_sqrt((double)h.dim)};
     TRY(mth__build(&e->builder, mth__op_find("attention"), &a, mask ? 4 : 3, in, out));
     mth__value *joined;
     TRY(mth__part_reshape(

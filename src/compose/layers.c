@@ -69,7 +69,8 @@ static mth_status rotary(mth__expansion *e, mth__value *x) {
             F("give an even head_dim that divides %" PRId64, width));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
-    mth__attrs a = {.i = {rank - 2, 0, mth__opt_bool(e, "interleaved")}, .f = {mth__opt_float(e, "base")}};
+    mth__attrs a = {
+        .dimension = rank - 2, .interleaved = mth__opt_bool(e, "interleaved"), .base = mth__opt_float(e, "base")};
     if (head == width) return mth__build1(&e->builder, "rope", &a, x, &e->out[0]);
     TRY(mth__need_rank(x, "input", 2, MTH__RANK - 1));
     mth__shape heads = x->shape;
@@ -98,11 +99,12 @@ static mth_status positional_expand(mth__expansion *e) {
     if (!strcmp(kind, "learned")) {
         TRY(mth__expansion_parameter(
             e, "weight", (mth__shape){2, {most, width}}, MTH__INIT_NORMAL, 0.02, NULL, NULL, &table));
-        TRY(mth__build1(&e->builder, "slice", &(mth__attrs){.i = {0, 0, length}}, table, &table));
+        TRY(mth__build1(&e->builder, "slice", &(mth__attrs){.stop = length}, table, &table));
     } else {
-        TRY(mth__build(&e->builder, mth__op_find("sinusoid"), &(mth__attrs){.i = {length, width}}, 0, NULL, &table));
+        TRY(mth__build(
+            &e->builder, mth__op_find("sinusoid"), &(mth__attrs){.length = length, .width = width}, 0, NULL, &table));
         if (table->dtype != x->dtype)
-            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.i = {x->dtype}}, table, &table));
+            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.dtype = x->dtype}, table, &table));
     }
     return mth__build2(&e->builder, "add", NULL, x, table, &e->out[0]);
 }
@@ -145,7 +147,7 @@ static mth_status layer_norm_expand(mth__expansion *e) {
         TRY(mth__expansion_parameter(e, "bias", (mth__shape){1, {d}}, MTH__INIT_ZERO, 0, NULL, NULL, &bias));
     else
         TRY(mth__part_scale(&e->builder, weight, 0, &bias)); /* the row has a bias: zeros, wherever the weight is */
-    TRY(mth__build(&e->builder, mth__op_find("layer_norm"), &(mth__attrs){.f = {mth__opt_float(e, "epsilon")}}, 3,
+    TRY(mth__build(&e->builder, mth__op_find("layer_norm"), &(mth__attrs){.epsilon = mth__opt_float(e, "epsilon")}, 3,
         (mth__value *[]){e->in[0], weight, bias}, out));
     e->out[0] = out[0];
     return NULL;
@@ -156,7 +158,7 @@ static mth_status rms_norm_expand(mth__expansion *e) {
     TRY(norm_width(e, &d));
     mth__value *weight, *out[2];
     TRY(mth__expansion_parameter(e, "weight", (mth__shape){1, {d}}, MTH__INIT_ONE, 0, NULL, NULL, &weight));
-    TRY(mth__build(&e->builder, mth__op_find("rms_norm"), &(mth__attrs){.f = {mth__opt_float(e, "epsilon")}}, 2,
+    TRY(mth__build(&e->builder, mth__op_find("rms_norm"), &(mth__attrs){.epsilon = mth__opt_float(e, "epsilon")}, 2,
         (mth__value *[]){e->in[0], weight}, out));
     e->out[0] = out[0];
     return NULL;
@@ -206,7 +208,7 @@ static mth_status dropout_expand(mth__expansion *e) {
     uint64_t key = 1469598103934665603u ^ (uint64_t)mth__opt_int(e, "seed", 0);
     for (const char *c = e->builder.label.module; *c; c++) key = (key ^ (unsigned char)*c) * 1099511628211u;
     return mth__build1(
-        &e->builder, "dropout", &(mth__attrs){.i = {(int64_t)(key >> 1)}, .f = {rate}}, e->in[0], &e->out[0]);
+        &e->builder, "dropout", &(mth__attrs){.key = (int64_t)(key >> 1), .probability = rate}, e->in[0], &e->out[0]);
 }
 
 static mth_status check_rate(const mth_module *m) {

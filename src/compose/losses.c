@@ -31,11 +31,11 @@ static mth_status cross_entropy_expand(mth__expansion *e) {
     if (!mth__shape_equal(lead, labels->shape))
         return shapes_differ(x, labels, "the targets do not fit the logits",
             "give one class for each row of logits: the shape of input without its last dimension");
-    TRY(mth__build1(b, "reduce_max", &(mth__attrs){.i = {1 << last, 1}}, x, &v));
+    TRY(mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 1 << last, .keep = 1}, x, &v));
     TRY(mth__build1(b, "stop", NULL, v, &v)); /* it cancels: no gradient flows through it */
     TRY(mth__build2(b, "sub", NULL, x, v, &x));
     TRY(mth__build1(b, "exp", NULL, x, &v));
-    TRY(mth__build1(b, "reduce_sum", &(mth__attrs){.i = {1 << last, 0}}, v, &v));
+    TRY(mth__build1(b, "reduce_sum", &(mth__attrs){.dimensions = 1 << last}, v, &v));
     TRY(mth__build1(b, "log", NULL, v, &v));
     TRY(mth__build2(b, "pick", NULL, x, labels, &picked));
     TRY(mth__build2(b, "sub", NULL, v, picked, &v));

@@ -52,11 +52,12 @@ static mth_status balance_loss(mth__expansion *e, mth__value *logits, mth__value
     mth__builder *b = &e->builder;
     mth__value *share, *probability;
     int64_t count = logits->shape.dim[1];
-    TRY(mth__build1(b, "moe_count", &(mth__attrs){.i = {count}}, experts, &share));
-    if (share->dtype != logits->dtype) TRY(mth__build1(b, "cast", &(mth__attrs){.i = {logits->dtype}}, share, &share));
+    TRY(mth__build1(b, "moe_count", &(mth__attrs){.experts = count}, experts, &share));
+    if (share->dtype != logits->dtype)
+        TRY(mth__build1(b, "cast", &(mth__attrs){.dtype = logits->dtype}, share, &share));
     TRY(mth__part_scale(
         b, share, (double)count / ((double)experts->shape.dim[0] * (double)experts->shape.dim[1]), &share));
-    TRY(mth__build1(b, "softmax", &(mth__attrs){.i = {1}}, logits, &probability));
+    TRY(mth__build1(b, "softmax", &(mth__attrs){.dimension = 1}, logits, &probability));
     TRY(mth__part_reduce(b, "mean", probability, 1, false, &probability));
     TRY(mth__build2(b, "mul", NULL, share, probability, out));
     return mth__part_reduce(b, "reduce_sum", *out, 1, false, out);
@@ -66,9 +67,9 @@ static mth_status balance_loss(mth__expansion *e, mth__value *logits, mth__value
 static mth_status probability_of(mth__builder *b, mth__value *logits, mth__value *experts, mth__value **out) {
     const int64_t tokens = logits->shape.dim[0], count = logits->shape.dim[1], k = experts->shape.dim[1];
     mth__value *p;
-    TRY(mth__build1(b, "softmax", &(mth__attrs){.i = {1}}, logits, &p));
+    TRY(mth__build1(b, "softmax", &(mth__attrs){.dimension = 1}, logits, &p));
     TRY(mth__part_reshape(b, p, (mth__shape){3, {tokens, 1, count}}, &p));
-    if (k > 1) TRY(mth__build1(b, "broadcast_to", &(mth__attrs){.i = {3, tokens, k, count}}, p, &p));
+    if (k > 1) TRY(mth__build1(b, "broadcast_to", &(mth__attrs){.rank = 3, .shape = {tokens, k, count}}, p, &p));
     return mth__build2(b, "pick", NULL, p, experts, out);
 }
 
@@ -91,23 +92,23 @@ static mth_status moe_expand(mth__expansion *e) {
     TRY(mth__expansion_parameter(e, "router.weight", (mth__shape){2, {width, count}}, MTH__INIT_NORMAL,
         1 / sqrt((double)width), NULL, NULL, &router));
     TRY(mth__build_contract(b, "td,de->te", t, router, &logits));
-    TRY(mth__build(b, mth__op_find("moe_route"), &(mth__attrs){.i = {k}}, 1, &logits, routed));
+    TRY(mth__build(b, mth__op_find("moe_route"), &(mth__attrs){.k = k}, 1, &logits, routed));
     mth__value *weights = routed[0], *experts = routed[1];
     if (!strcmp(mth__opt_string(e, "router_softmax"), "before")) TRY(probability_of(b, logits, experts, &weights));
     const mth_arg *factor = mth__module_option(e->module, "capacity_factor");
     int outputs = 1;
     if (factor->kind == MTH_ARG_FLOAT) {
         double capacity = ceil(factor->real * (double)tokens * (double)k / (double)count);
-        mth__attrs a = {.i = {capacity > (double)tokens ? tokens : (int64_t)capacity, count}};
+        mth__attrs a = {.capacity = capacity > (double)tokens ? tokens : (int64_t)capacity, .experts = count};
         TRY(mth__build(b, mth__op_find("moe_capacity"), &a, 1, &experts, capped));
         experts = capped[0];
         e->out[outputs++] = capped[1];
     }
-    TRY(mth__build1(b, "moe_rows", &(mth__attrs){.i = {count}}, experts, &rows));
+    TRY(mth__build1(b, "moe_rows", &(mth__attrs){.experts = count}, experts, &rows));
     TRY(mth__build2(b, "moe_dispatch", NULL, t, rows, &t));
     int64_t hidden = mth__opt_int(e, "expert_dim", 0);
-    mth__attrs act = {.i = {0}};
-    while (strcmp(activations[act.i[0]], mth__opt_string(e, "activation"))) act.i[0]++;
+    mth__attrs act = {.activation = 0};
+    while (strcmp(activations[act.activation], mth__opt_string(e, "activation"))) act.activation++;
     if (mth__opt_bool(e, "gated")) {
         TRY(expert_linear(e, "gate", t, rows, hidden, &gate));
         TRY(mth__build2(b, "moe_act", &act, gate, rows, &gate));

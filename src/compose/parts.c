@@ -87,13 +87,12 @@ mth_status mth__product(int64_t a, int64_t b, const char *what, int64_t *out) {
 /* ---------------------------------------------------------------- small graphs */
 mth_status mth__part_reshape(mth__builder *b, mth__value *x, mth__shape shape, mth__value **out) {
     if (mth__shape_equal(x->shape, shape)) return *out = x, NULL;
-    mth__attrs a = {.i = {shape.rank}};
-    for (int d = 0; d < shape.rank; d++) a.i[1 + d] = shape.dim[d];
+    mth__attrs a = mth__attrs_of_shape(shape);
     return mth__build1(b, "reshape", &a, x, out);
 }
 
 mth_status mth__part_scale(mth__builder *b, mth__value *x, double by, mth__value **out) {
-    return mth__build1(b, "scale", &(mth__attrs){.f = {by}}, x, out);
+    return mth__build1(b, "scale", &(mth__attrs){.by = by}, x, out);
 }
 
 mth_status mth__part_reduce(
@@ -103,7 +102,7 @@ mth_status mth__part_reduce(
     double count = 1;
     for (int d = 0; d < x->shape.rank; d++)
         if (dims >> d & 1) count *= (double)x->shape.dim[d];
-    TRY(mth__build1(b, mean ? "reduce_sum" : op, &(mth__attrs){.i = {dims, keep}}, x, out));
+    TRY(mth__build1(b, mean ? "reduce_sum" : op, &(mth__attrs){.dimensions = dims, .keep = keep}, x, out));
     /* by the global count: a device or a microbatch may hold fewer */
     return mean ? mth__part_scale(b, *out, 1 / count, out) : NULL;
 }

@@ -41,7 +41,7 @@ static mth_status softmax_expand(mth__expansion *e) {
     int axis;
     TRY(mth__need_float(e->in[0], "input"));
     TRY(mth__need_axis(e->in[0], "input", "axis", mth__opt_int(e, "axis", -1), &axis));
-    return mth__build1(&e->builder, "softmax", &(mth__attrs){.i = {axis}}, e->in[0], &e->out[0]);
+    return mth__build1(&e->builder, "softmax", &(mth__attrs){.dimension = axis}, e->in[0], &e->out[0]);
 }
 
 const mth__module_type mth__type_Softmax = {
@@ -145,7 +145,7 @@ static mth_status concat_expand(mth__expansion *e) {
     if (e->nin > MTH__MAX_IN)
         return FAIL(MTH_ERROR_VALUE, F("Concat takes at most %d inputs, and has %d", MTH__MAX_IN, e->nin),
             F("concatenate in two steps"));
-    return mth__build(&e->builder, mth__op_find("concat"), &(mth__attrs){.i = {axis}}, e->nin, e->in, &e->out[0]);
+    return mth__build(&e->builder, mth__op_find("concat"), &(mth__attrs){.dimension = axis}, e->nin, e->in, &e->out[0]);
 }
 
 const mth__module_type mth__type_Concat = {
@@ -175,7 +175,8 @@ static mth_status split_expand(mth__expansion *e) {
         return mth__error_tensor(s, mth__port_text("input", x));
     }
     for (int i = 0; i < parts; i++)
-        TRY(mth__build1(&e->builder, "slice", &(mth__attrs){.i = {axis, i * each, (i + 1) * each}}, x, &e->out[i]));
+        TRY(mth__build1(&e->builder, "slice",
+            &(mth__attrs){.dimension = axis, .start = i * each, .stop = (i + 1) * each}, x, &e->out[i]));
     return NULL;
 }
 
@@ -218,7 +219,8 @@ static mth_status slice_expand(mth__expansion *e) {
             F("give a start below stop, both within %" PRId64 " (negative ones count from the end)", n));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
-    return mth__build1(&e->builder, "slice", &(mth__attrs){.i = {axis, from, to}}, x, &e->out[0]);
+    return mth__build1(
+        &e->builder, "slice", &(mth__attrs){.dimension = axis, .start = from, .stop = to}, x, &e->out[0]);
 }
 
 const mth__module_type mth__type_Slice = {
@@ -265,8 +267,7 @@ static mth_status reshape_expand(mth__expansion *e) {
             F("give a shape of %" PRId64 " elements, with one -1 for what is left", size));
         return mth__error_tensor(s, mth__port_text("input", x));
     }
-    mth__attrs a = {.i = {to.rank}};
-    for (int d = 0; d < to.rank; d++) a.i[1 + d] = to.dim[d];
+    mth__attrs a = mth__attrs_of_shape(to);
     return mth__build1(&e->builder, "reshape", &a, x, &e->out[0]);
 }
 
@@ -301,14 +302,14 @@ static mth_status transpose_expand(mth__expansion *e) {
     mth__value *x = e->in[0];
     const mth_arg *axes = mth__module_option(e->module, "axes");
     int rank = x->shape.rank;
-    mth__attrs a = {.i = {rank}};
+    mth__attrs a = {.rank = rank};
     unsigned used = 0;
     for (int d = 0; d < rank; d++) {
         int axis = rank - 1 - d;
         if (axes->kind == MTH_ARG_LIST && axes->count == (size_t)rank)
             TRY(mth__need_axis(x, "input", "axes", axes->items[d].integer, &axis));
         used |= 1u << axis;
-        a.i[1 + d] = axis;
+        a.permutation[d] = axis;
     }
     if ((axes->kind == MTH_ARG_LIST && axes->count != (size_t)rank) || used != (1u << rank) - 1) {
         const char *text = mth__arg_text(e->builder.graph->arena, *axes);

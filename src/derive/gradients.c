@@ -55,29 +55,30 @@ static int by_microbatch(const void *a, const void *b) {
     return mx != my ? (mx > my) - (mx < my) : (x->arrival > y->arrival) - (x->arrival < y->arrival);
 }
 static int by_start(const void *a, const void *b) {
-    const int64_t *x = ((const contribution *)a)->from->attrs.i, *y = ((const contribution *)b)->from->attrs.i;
-    return x[1] != y[1] ? (x[1] > y[1]) - (x[1] < y[1]) : by_microbatch(a, b);
+    int64_t x = ((const contribution *)a)->from->attrs.start, y = ((const contribution *)b)->from->attrs.start;
+    return x != y ? (x > y) - (x < y) : by_microbatch(a, b);
 }
 
 /* Where all contributions are pieces of one dimension that don't overlap: their concat, gaps padded with zeros. Else
  * *out stays NULL. */
 static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mth__value **out) {
     for (int k = 0; k < n; k++)
-        if (!c[k].piece || c[k].from->attrs.i[0] != c[0].from->attrs.i[0]) return NULL;
+        if (!c[k].piece || c[k].from->attrs.dimension != c[0].from->attrs.dimension) return NULL;
     qsort(c, (size_t)n, sizeof *c, by_start);
     for (int k = 1; k < n; k++)
-        if (c[k].from->attrs.i[1] < c[k - 1].from->attrs.i[2]) return NULL;
-    int64_t dimension = c[0].from->attrs.i[0], size = of->shape.dim[dimension];
+        if (c[k].from->attrs.start < c[k - 1].from->attrs.stop) return NULL;
+    int64_t dimension = c[0].from->attrs.dimension, size = of->shape.dim[dimension];
     const mth__node *last = c[0].from; /* of the latest microbatch */
     mth__value **part = NEW_ARRAY(w->scratch, mth__value *, n);
     for (int k = 0; k < n; k++) {
-        int64_t before = k ? 0 : c[0].from->attrs.i[1], end = k + 1 < n ? c[k + 1].from->attrs.i[1] : size,
-                after = end - c[k].from->attrs.i[2];
+        int64_t before = k ? 0 : c[0].from->attrs.start, end = k + 1 < n ? c[k + 1].from->attrs.start : size,
+                after = end - c[k].from->attrs.stop;
         part[k] = c[k].value;
         if (c[k].from->label.microbatch > last->label.microbatch) last = c[k].from;
         if (!before && !after) continue;
         stand_at(w, c[k].from);
-        TRY(mth__build1(&w->builder, "pad", &(mth__attrs){.i = {dimension, before, after}}, part[k], &part[k]));
+        TRY(mth__build1(&w->builder, "pad", &(mth__attrs){.dimension = dimension, .before = before, .after = after},
+            part[k], &part[k]));
     }
     stand_at(w, last);
     for (int m; n > 1; n = m) { /* more parts than a node has operands: concats of concats */
@@ -86,7 +87,7 @@ static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mt
             int count = n - k < MTH__MAX_IN ? n - k : MTH__MAX_IN;
             mth__value *joined = part[k];
             if (count > 1)
-                TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.i = {dimension}}, count,
+                TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.dimension = dimension}, count,
                     part + k, &joined));
             part[m++] = joined;
         }

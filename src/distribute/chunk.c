@@ -85,8 +85,8 @@ static bool find_plan(const state *s, mth__node *n, plan *p) {
 static mth_status cut(
     mth__graph *g, const mth__node *like, mth__value *v, int dim, int64_t start, int64_t stop, mth__value **out) {
     mth__node placed = *like;
-    return mth__node_like(
-        g, &placed, MTH__ROW_slice, &(mth__attrs){.i = {dim, start, stop}}, 1, &v, &v->sharding, &v->sharding, out);
+    return mth__node_like(g, &placed, MTH__ROW_slice, &(mth__attrs){.dimension = dim, .start = start, .stop = stop}, 1,
+        &v, &v->sharding, &v->sharding, out);
 }
 
 static mth_status same_node(mth__graph *g, const mth__node *n, mth__value *const *in, mth__value **out) {
@@ -123,7 +123,7 @@ static mth_status apply(const state *s, const plan *p) {
     mth__value *all;
     const mth__node *like = p->links ? p->chain[p->links - 1] : n;
     TRY(mth__node_like(
-        g, like, MTH__ROW_concat, &(mth__attrs){.i = {p->dim}}, made, piece, needs, &last->sharding, &all));
+        g, like, MTH__ROW_concat, &(mth__attrs){.dimension = p->dim}, made, piece, needs, &last->sharding, &all));
     all->name = last->name;
     all->origin = last->origin;
     last->scratch = all;

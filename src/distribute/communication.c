@@ -59,7 +59,7 @@ static void scatter_instead(state *s) {
             if (mth__moves(sum->shape, &sum->node->in[0]->sharding, &n->out[0]->sharding, m) == 1 &&
                 m[0].row == MTH__ROW_reduce_scatter) {
                 n->op = mth__row_op(MTH__ROW_reduce_scatter);
-                memcpy(n->attrs.i, m[0].i, sizeof m[0].i);
+                n->attrs = m[0].attrs;
                 n->need[0] = sum->node->in[0]->sharding;
                 n->in[0] = sum->node->in[0];
                 sum->node->nin = 0; /* marks it */
@@ -112,7 +112,7 @@ static bool mergeable(const mth__node *n) {
     /* in a pipeline each has its turn */
     if (is(n, MTH__ROW_transfer)) return n->label.region < 0 && !v->sharding.partial && in == 1 && out == 1;
     if (is(n, MTH__ROW_all_gather)) return !v->sharding.partial;
-    return (is(n, MTH__ROW_all_reduce) || is(n, MTH__ROW_reduce_scatter)) && v->sharding.partial == n->attrs.i[0];
+    return (is(n, MTH__ROW_all_reduce) || is(n, MTH__ROW_reduce_scatter)) && v->sharding.partial == n->attrs.axes;
 }
 static bool same_rows(const mth__value *x, const mth__value *y) {
     const mth__split *s = split_of(x), *t = split_of(y);
@@ -151,8 +151,7 @@ static mth__sharding row_sharding(const mth__value *v, int64_t rows) { /* of (ro
 
 static mth_status reshape(
     mth__graph *g, const mth__node *like, mth__value *v, mth__shape to, const mth__sharding *result, mth__value **out) {
-    mth__attrs a = {.i = {to.rank}};
-    for (int d = 0; d < to.rank; d++) a.i[1 + d] = to.dim[d];
+    mth__attrs a = mth__attrs_of_shape(to);
     return mth__node_like(g, like, MTH__ROW_reshape, &a, 1, &v, &v->sharding, result, out);
 }
 
@@ -167,14 +166,14 @@ static mth_status emit_batch(mth__graph *g, const batch *b) {
         TRY(reshape(g, like, v, (mth__shape){2, {rows, mth__shape_size(v->shape) / rows}}, &apart, &row[k]));
         needs[k] = apart;
     }
-    TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.i = {1}}, b->n, row, needs, &apart, &all));
-    mth__attrs over = {.i = {like->attrs.i[0]}};
+    TRY(mth__node_like(g, like, MTH__ROW_concat, &(mth__attrs){.dimension = 1}, b->n, row, needs, &apart, &all));
+    mth__attrs over = {.axes = like->attrs.axes};
     TRY(mth__node_like(g, like, (enum mth__row)mth__op_index(like->op), &over, 1, &all, &apart, &joined, &all));
     for (int k = 0; k < b->n; k++) {
         mth__value *old = b->node[k]->out[0], *piece;
         int64_t width = row[k]->shape.dim[1];
-        TRY(mth__node_like(
-            g, b->node[k], MTH__ROW_slice, &(mth__attrs){.i = {1, at, at + width}}, 1, &all, &joined, &joined, &piece));
+        TRY(mth__node_like(g, b->node[k], MTH__ROW_slice,
+            &(mth__attrs){.dimension = 1, .start = at, .stop = at + width}, 1, &all, &joined, &joined, &piece));
         TRY(reshape(g, b->node[k], piece, old->shape, &old->sharding, &piece));
         piece->name = old->name;
         piece->origin = old->origin;

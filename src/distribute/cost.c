@@ -12,7 +12,7 @@ double mth__cost_compute(const mth__node *n, const mth__shape *in, const mth__sh
         bytes += (double)mth__shape_size(out[j]) * (double)mth_dtype_size(n->out[j]->dtype);
     if (n->op->row == MTH__ROW_slice) { /* reads what it keeps; where that lies together, it is a view */
         int64_t rows = 1;
-        for (int d = 0; d < n->attrs.i[0]; d++) rows *= in[0].dim[d];
+        for (int d = 0; d < n->attrs.dimension; d++) rows *= in[0].dim[d];
         bytes = rows == 1 ? 0 : 2 * (double)mth__shape_size(out[0]) * (double)mth_dtype_size(n->out[0]->dtype);
     }
     double compute = mth__op_flops(n, in, out) / FLOPS, memory = bytes / MEMORY;
@@ -45,7 +45,7 @@ static int ranks(const mth__placement *on, int64_t axes) {
 double mth__move_cost(mth__shape shape, size_t element, const mth__sharding *from, const mth__move *m) {
     double before = (double)mth__local_size(shape, from) * (double)element;
     double after = (double)mth__local_size(shape, &m->to) * (double)element;
-    double n = ranks(from->on, m->i[0]), part = (n - 1) / n;
+    double n = ranks(from->on, m->attrs.axes), part = (n - 1) / n;
     switch (m->row) {
     case MTH__ROW_keep: return 0;
     case MTH__ROW_all_reduce: return LATENCY + 2 * part * before / LINK;

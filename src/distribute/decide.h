@@ -9,7 +9,7 @@
  * leads to. */
 typedef struct {
     enum mth__row row;
-    int64_t i[3];
+    mth__attrs attrs;
     mth__sharding to;
 } mth__move;
 enum { MTH__MOVES = 32 };

@@ -80,18 +80,27 @@ static uint64_t mix_operand(const state *s, uint64_t h, const mth__node *n, cons
     return mth__mix(h, (uint64_t)v->index << 1 | together);
 }
 
+static uint64_t mix_attributes(uint64_t h, const mth__node *node) {
+    mth__attrs attrs = node->attrs;
+    const mth__attribute *attribute;
+    for (int k = 0; (attribute = mth__op_attribute(node->op, k)); k++) {
+        uint64_t bits = 0;
+        if (attribute->draws) continue;
+        if (attribute->kind == MTH__ATTRIBUTE_INTEGER) bits = (uint64_t)*mth__attribute_integer(&attrs, attribute);
+        if (attribute->kind == MTH__ATTRIBUTE_REAL) memcpy(&bits, mth__attribute_real(&attrs, attribute), sizeof bits);
+        h = mth__mix(h, bits);
+        if (attribute->kind != MTH__ATTRIBUTE_TEXT) continue;
+        for (const char *c = *mth__attribute_text(&attrs, attribute); c && *c; c++) h = mth__mix(h, (unsigned char)*c);
+    }
+    return h;
+}
+
 static uint64_t hash_of(const state *s, int m) {
     uint64_t h = 0;
     for (int k = 0; k < s->module[m].nodes; k++) {
         const mth__node *n = s->graph->node.at[s->module[m].first + (size_t)k];
         h = mth__mix_place(mth__mix(h, (uint64_t)n->op->row << 8 | (uint64_t)n->nin), n->on);
-        /* but for its seed */
-        for (int i = n->op->row == MTH__ROW_dropout; i < MTH__ATTRS; i++) h = mth__mix(h, (uint64_t)n->attrs.i[i]);
-        uint64_t f[2];
-        memcpy(f, n->attrs.f, sizeof f);
-        h = mth__mix(mth__mix(h, f[0]), f[1]);
-        h = mth__mix(h, n->label.region >= 0);
-        for (const char *c = n->attrs.s; c && *c; c++) h = mth__mix(h, (unsigned char)*c);
+        h = mth__mix(mix_attributes(h, n), n->label.region >= 0);
         for (int j = 0; j < n->nin; j++) h = mix_operand(s, h, n, n->in[j], m);
         for (int j = 0; j < n->nout; j++) h = mth__mix(mth__mix_shape(h, n->out[j]->shape), n->out[j]->dtype);
     }

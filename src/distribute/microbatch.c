@@ -57,17 +57,17 @@ static mth_status refuse(const state *s, const mth__node *n, const mth__value *v
 /* ---------------------------------------------------------------- values from and to the outside */
 /* Dimension `dim` of v as (lanes, the rest of it), or back. */
 static mth_status fold(mth__builder *b, mth__value *v, int dim, int64_t lanes, bool unfold, mth__value **out) {
-    mth__attrs a = {.i = {v->shape.rank + (unfold ? 1 : -1)}};
+    mth__attrs a = {.rank = v->shape.rank + (unfold ? 1 : -1)};
     *out = v;
     if (lanes == 1) return NULL;
-    for (int d = 0, e = 1; d < v->shape.rank; d++) {
+    for (int d = 0, e = 0; d < v->shape.rank; d++) {
         if (d != dim)
-            a.i[e++] = v->shape.dim[d];
+            a.shape[e++] = v->shape.dim[d];
         else if (unfold) {
-            a.i[e++] = lanes;
-            a.i[e++] = v->shape.dim[d] / lanes;
+            a.shape[e++] = lanes;
+            a.shape[e++] = v->shape.dim[d] / lanes;
         } else
-            a.i[e++] = lanes * v->shape.dim[++d];
+            a.shape[e++] = lanes * v->shape.dim[++d];
     }
     return mth__build(b, mth__row_op(MTH__ROW_reshape), &a, 1, &v, out);
 }
@@ -76,7 +76,7 @@ static mth_status join(state *s, const part *p, mth__builder *b, mth__value **ou
     const mth__region *r = s->graph->region.at[p->region];
     int64_t lanes = s->lanes[p->region];
     mth__value **at = NEW_ARRAY(s->arena, mth__value *, r->microbatches);
-    mth__attrs attrs = {.i = {p->dim + (lanes > 1)}};
+    mth__attrs attrs = {.dimension = p->dim + (lanes > 1)};
     for (int m = 0; m < r->microbatches; m++) {
         b->label = mth__label_at(b->label, &p->at[m]->node->label);
         b->label.microbatch = m; /* unfolds with its microbatch */
@@ -137,7 +137,7 @@ static mth_status cut_of(state *s, const mth__node *n, mth__value *v, int dim, i
     if (!c->at[m]) {
         mth__builder b = builder_like(s, n, m);
         int64_t start = start_of(r, m) * unit / lanes, size = size_of(r, m) * unit / lanes;
-        mth__attrs attrs = {.i = {dim + (lanes > 1), start, start + size}};
+        mth__attrs attrs = {.dimension = dim + (lanes > 1), .start = start, .stop = start + size};
         TRY(mth__build(&b, mth__row_op(MTH__ROW_slice), &attrs, 1, &c->rows, &c->at[m]));
         TRY(fold(&b, c->at[m], dim, lanes, false, &c->at[m]));
     }
@@ -166,7 +166,7 @@ static operand look(const state *s, mth__value *v) {
 /* The factor's place in the tensor has a meaning beyond its neighbours: a position, an index into a table. */
 static bool positional(const mth__node *n, const mth__rule *r, int f) {
     const mth__shape *x = &n->in[0]->shape;
-    if (n->op == mth__row_op(MTH__ROW_rope)) return r->in[0][n->attrs.i[0]] == f;
+    if (n->op == mth__row_op(MTH__ROW_rope)) return r->in[0][n->attrs.dimension] == f;
     if (n->op == mth__row_op(MTH__ROW_gather)) return r->in[0][0] == f;
     if (n->op == mth__row_op(MTH__ROW_pick)) return r->in[0][x->rank - 1] == f;
     if (n->op == mth__row_op(MTH__ROW_attention)) return r->in[0][1] == f || r->in[1][1] == f;
@@ -214,9 +214,9 @@ static bool passes_partial(const mth__node *n, const operand *o) {
 static void adapt(mth__attrs *a, const mth__node *n, const part *p, int64_t size) {
     if (p->kind != BATCH) return;
     if (n->op == mth__row_op(MTH__ROW_reshape) || n->op == mth__row_op(MTH__ROW_broadcast_to))
-        a->i[1 + p->dim] = p->unit * size;
+        a->shape[p->dim] = p->unit * size;
     /* of all elements, or it would be refused */
-    if (n->op == mth__row_op(MTH__ROW_slice) && a->i[0] == p->dim) a->i[2] = p->unit * size;
+    if (n->op == mth__row_op(MTH__ROW_slice) && a->dimension == p->dim) a->stop = p->unit * size;
 }
 
 /* Dropout's mask goes by the indices of the whole batch: the microbatch is a box of it. */
@@ -225,9 +225,9 @@ static mth_status clone_dropout(
     const mth__region *r = s->region;
     int64_t lanes = s->lanes[s->index];
     mth__attrs attrs = n->attrs;
-    attrs.i[1] = p->dim + (lanes > 1);
-    attrs.i[2] = start_of(r, m) * p->unit / lanes;
-    attrs.i[3] = r->batch * p->unit / lanes;
+    attrs.dimension = p->dim + (lanes > 1);
+    attrs.start = start_of(r, m) * p->unit / lanes;
+    attrs.size = r->batch * p->unit / lanes;
     TRY(fold(b, in[0], p->dim, lanes, true, out));
     TRY(mth__build(b, n->op, &attrs, 1, out, out));
     return fold(b, *out, p->dim, lanes, false, out);

@@ -43,9 +43,8 @@ static bool begins(const mth__split *s, const mth__split *whole, int64_t n, cons
     return mth__split_equal(s, &p);
 }
 
-static mth__move *push(
-    mth__move *m, int *n, enum mth__row row, int64_t i0, int64_t i1, int64_t i2, const mth__sharding *to) {
-    m[*n] = (mth__move){row, {i0, i1, i2}, *to};
+static mth__move *push(mth__move *m, int *n, enum mth__row row, mth__attrs attrs, const mth__sharding *to) {
+    m[*n] = (mth__move){row, attrs, *to};
     return &m[(*n)++];
 }
 
@@ -64,11 +63,11 @@ static int settle_partial(
                 cur->dim[d] = prefix(t, k + 1, shape.dim[d], cur->on);
                 cur->partial &= (uint8_t)~bit;
                 reduce &= ~bit;
-                push(m, &n, MTH__ROW_reduce_scatter, bit, d, 0, cur);
+                push(m, &n, MTH__ROW_reduce_scatter, (mth__attrs){.axes = bit, .dimension = d}, cur);
             }
     if (reduce) {
         cur->partial &= (uint8_t)~reduce;
-        push(m, &n, MTH__ROW_all_reduce, reduce, 0, 0, cur);
+        push(m, &n, MTH__ROW_all_reduce, (mth__attrs){.axes = reduce}, cur);
     }
     if (!cur->partial) {
         cur->reduce = 0;
@@ -107,7 +106,7 @@ static bool exchange(mth__shape shape, mth__sharding *cur, const mth__sharding *
                 continue;
             cur->dim[d] = prefix(t, k + 1, shape.dim[d], cur->on);
             *s = prefix(s, s->naxes - 1, shape.dim[e], cur->on);
-            push(m, n, MTH__ROW_all_to_all, (int64_t)1 << axis, d, e, cur);
+            push(m, n, MTH__ROW_all_to_all, (mth__attrs){.axes = (int64_t)1 << axis, .split = d, .gathered = e}, cur);
             return true;
         }
     }
@@ -129,7 +128,7 @@ static bool gather(mth__shape shape, mth__sharding *cur, const mth__sharding *to
             rest = prefix(s, k, shape.dim[e], cur->on);
         }
         *s = rest;
-        push(m, n, MTH__ROW_all_gather, axes, e, 0, cur);
+        push(m, n, MTH__ROW_all_gather, (mth__attrs){.axes = axes, .dimension = e}, cur);
         return true;
     }
     return false;
@@ -153,15 +152,15 @@ static int moves_within(mth__shape shape, const mth__sharding *from, const mth__
         if (n >= MTH__MOVES - 2)
             stuck = true;
         else if (refine(shape, &cur, to))
-            push(m, &n, MTH__ROW_keep, 0, 0, 0, &cur);
+            push(m, &n, MTH__ROW_keep, (mth__attrs){0}, &cur);
         else
             stuck = !exchange(shape, &cur, to, m, &n) && !gather(shape, &cur, to, m, &n);
     }
     if (n - first > 1 || stuck) {
-        mth__move direct = {MTH__ROW_transfer, {0, 0, 0}, *to};
+        mth__move direct = {.row = MTH__ROW_transfer, .to = *to};
         if (stuck || cost(shape, &start, &direct, 1) < cost(shape, &start, m + first, n - first)) {
             n = first;
-            push(m, &n, MTH__ROW_transfer, 0, 0, 0, to);
+            push(m, &n, MTH__ROW_transfer, (mth__attrs){0}, to);
         }
     }
     return n;
@@ -221,9 +220,9 @@ int mth__moves(mth__shape shape, const mth__sharding *from, const mth__sharding 
     }
     bool split = mth__sharding_axes(to, shape.rank) != 0;
     if (local(shape, &cur, to))
-        push(m, &n, MTH__ROW_keep, 0, 0, 0, to);
+        push(m, &n, MTH__ROW_keep, (mth__attrs){0}, to);
     else
-        push(m, &n, !split && cur.on->count == 1 && to->on->count > 1 ? MTH__ROW_broadcast : MTH__ROW_transfer, 0, 0, 0,
-            to);
+        push(m, &n, !split && cur.on->count == 1 && to->on->count > 1 ? MTH__ROW_broadcast : MTH__ROW_transfer,
+            (mth__attrs){0}, to);
     return n;
 }

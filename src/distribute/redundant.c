@@ -124,8 +124,7 @@ static mth_status make(state *s, const mth__node *like, mth__value *v, const mth
     if (moved)
         TRY(mth__node_like(s->graph, like, MTH__ROW_keep, NULL, 1, &from, &from->sharding, to, out));
     else if ((from = reshaped(s, root, to, &need))) {
-        mth__attrs a = {.i = {root->shape.rank}};
-        for (int d = 0; d < root->shape.rank; d++) a.i[1 + d] = root->shape.dim[d];
+        mth__attrs a = mth__attrs_of_shape(root->shape);
         TRY(mth__node_like(s->graph, like, MTH__ROW_reshape, &a, 1, &from, &need, to, out));
     } else {
         const mth__node *view = root->node;

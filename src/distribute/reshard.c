@@ -79,9 +79,8 @@ static mth_status move(
     int n = mth__moves(v->shape, &at->sharding, need, moves);
     for (int k = 0; k < n; k++) {
         mth__builder b = labels(s, at, &moves[k], consumer);
-        mth__attrs attrs = {.i = {moves[k].i[0], moves[k].i[1], moves[k].i[2]}};
         mth__value *next;
-        TRY(mth__build(&b, mth__row_op(moves[k].row), &attrs, 1, &at, &next));
+        TRY(mth__build(&b, mth__row_op(moves[k].row), &moves[k].attrs, 1, &at, &next));
         mth__node *node = next->node;
         node->need = NEW(s->graph->arena, mth__sharding);
         node->need[0] = at->sharding;

@@ -178,13 +178,13 @@ static mth_status copy_to_exits(emission *e, const mth__value *v, int exit) {
 
 /* Bytes into the operand at which a slice lies on this role, or -1 where it is not in one piece. */
 static int64_t slice_offset(const mth__node *n, const mth__pvalue *in, const mth__value *out) {
-    int d = (int)n->attrs.i[0];
+    int d = (int)n->attrs.dimension;
     if (in->sharding.dim[d].naxes || out->sharding.dim[d].naxes) return -1;
     for (int k = 0; k < d; k++)
         if (in->local.dim[k] > 1) return -1;
     int64_t row = (int64_t)mth_dtype_size(in->dtype);
     for (int k = d + 1; k < in->local.rank; k++) row *= in->local.dim[k];
-    return n->attrs.i[1] * row;
+    return n->attrs.start * row;
 }
 
 /* As they are now: passes behind the global product change some. */
@@ -277,9 +277,12 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
         .reduce = from->reduce,
         .dim = -1,
         .dim2 = -1};
-    if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)n->attrs.i[0];
-    if (kind != MTH__ALL_REDUCE && kind <= MTH__ALL_TO_ALL) c.dim = (int8_t)n->attrs.i[1];
-    if (kind == MTH__ALL_TO_ALL) c.dim2 = (int8_t)n->attrs.i[2];
+    if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)n->attrs.axes;
+    if (kind == MTH__ALL_GATHER || kind == MTH__REDUCE_SCATTER) c.dim = (int8_t)n->attrs.dimension;
+    if (kind == MTH__ALL_TO_ALL) {
+        c.dim = (int8_t)n->attrs.split;
+        c.dim2 = (int8_t)n->attrs.gathered;
+    }
     c.label = mth__format(e->arena, "%s: %s", n->label.module ? n->label.module : "model", n->op->name);
     int channel = (int)e->p->channel.n;
     PUSH(e->arena, e->p->channel, c);

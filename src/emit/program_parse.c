@@ -363,27 +363,24 @@ static bool key_follows(parser *x) { /* a word and = */
     return s > x->in.at && *s == '=';
 }
 
-static bool is_key(parser *x, const mth__op *op, char kind, int index) {
-    mth__word w = mth__attr_name(op, kind, index);
-    char own[3] = {kind, kind == 's' ? 0 : (char)('0' + index), 0};
-    if (!w.n) w = (mth__word){own, strlen(own)};
-    if (strncmp(x->in.at, w.at, w.n) || x->in.at[w.n] != '=') return false;
-    x->in.at += w.n + 1;
-    return true;
-}
-
-static mth_status attribute(parser *x, const mth__op *op, mth__attrs *a) {
-    for (int k = 0; k < MTH__ATTRS; k++)
-        if (is_key(x, op, 'i', k)) return mth__read_integer(&x->in, INT64_MIN, INT64_MAX, &a->i[k]);
-    for (int k = 0; k < 2; k++)
-        if (is_key(x, op, 'f', k)) {
-            const char *end;
-            a->f[k] = mth__read_real(x->in.at, &end);
-            if (end == x->in.at) return mth__read_fail(&x->in, F("a number is missing"));
-            x->in.at = end;
-            return NULL;
+static mth_status attribute(parser *x, const mth__op *op, mth__attrs *attrs) {
+    const mth__attribute *attribute;
+    for (int k = 0; (attribute = mth__op_attribute(op, k)); k++) {
+        size_t length = strlen(attribute->name);
+        if (strncmp(x->in.at, attribute->name, length) || x->in.at[length] != '=') continue;
+        x->in.at += length + 1;
+        switch (attribute->kind) {
+        case MTH__ATTRIBUTE_INTEGER:
+            return mth__read_integer(&x->in, INT64_MIN, INT64_MAX, mth__attribute_integer(attrs, attribute));
+        case MTH__ATTRIBUTE_TEXT: return mth__read_quoted(&x->in, mth__attribute_text(attrs, attribute));
+        case MTH__ATTRIBUTE_REAL: break;
         }
-    if (is_key(x, op, 's', 0)) return mth__read_quoted(&x->in, &a->s);
+        const char *end;
+        *mth__attribute_real(attrs, attribute) = mth__read_real(x->in.at, &end);
+        if (end == x->in.at) return mth__read_fail(&x->in, F("a number is missing"));
+        x->in.at = end;
+        return NULL;
+    }
     return mth__read_fail(&x->in, F("%s has no such attribute", op->name));
 }
 

@@ -190,16 +190,6 @@ static void add_value(printer *w, const mth__role *r, int v) {
         mth__text_add(t, " class %s", mth__class_words[p->klass]);
 }
 
-static void add_key(mth__text *t, const mth__op *op, char kind, int index) {
-    mth__word name = mth__attr_name(op, kind, index);
-    if (name.n)
-        mth__text_add(t, " %.*s=", (int)name.n, name.at);
-    else if (kind == 's')
-        mth__text_add(t, " s=");
-    else
-        mth__text_add(t, " %c%d=", kind, index);
-}
-
 static void add_real(mth__text *t, double f) { /* the shortest that reads back the same */
     char s[40];
     for (int digits = 6; digits <= 17; digits++) {
@@ -210,20 +200,17 @@ static void add_real(mth__text *t, double f) { /* the shortest that reads back t
     mth__text_add(t, "%s", s);
 }
 
-static void add_attrs(mth__text *t, const mth__op *op, const mth__attrs *a) {
-    for (int k = 0; k < MTH__ATTRS; k++)
-        if (a->i[k]) {
-            add_key(t, op, 'i', k);
-            mth__text_add(t, "%" PRId64, a->i[k]);
+static void add_attrs(mth__text *t, const mth__op *op, const mth__attrs *given) {
+    mth__attrs attrs = *given;
+    const mth__attribute *attribute;
+    for (int k = 0; (attribute = mth__op_attribute(op, k)); k++) {
+        if (mth__attribute_is_zero(&attrs, attribute)) continue;
+        mth__text_add(t, " %s=", attribute->name);
+        switch (attribute->kind) {
+        case MTH__ATTRIBUTE_INTEGER: mth__text_add(t, "%" PRId64, *mth__attribute_integer(&attrs, attribute)); break;
+        case MTH__ATTRIBUTE_REAL: add_real(t, *mth__attribute_real(&attrs, attribute)); break;
+        case MTH__ATTRIBUTE_TEXT: add_quoted(t, *mth__attribute_text(&attrs, attribute)); break;
         }
-    for (int k = 0; k < 2; k++)
-        if (a->f[k] != 0) {
-            add_key(t, op, 'f', k);
-            add_real(t, a->f[k]);
-        }
-    if (a->s) {
-        add_key(t, op, 's', 0);
-        add_quoted(t, a->s);
     }
 }
 

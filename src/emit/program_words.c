@@ -27,18 +27,6 @@ mth__value_class mth__usual_class(const mth__program *p, mth__storage storage, i
     return MTH__CLASS_ACTIVATION;
 }
 
-/* The name of slot i0 .. i9, f0, f1 or s in attr_names; length 0 where it has none. */
-mth__word mth__attr_name(const mth__op *op, char kind, int index) {
-    for (const char *s = op->attr_names; s && *s;) {
-        size_t name = strcspn(s, ":,"), whole = strcspn(s, ",");
-        if (name < whole && s[name + 1] == kind && (kind == 's' || atoi(s + name + 2) == index))
-            return (mth__word){s, name};
-        s += whole;
-        s += strspn(s, ", ");
-    }
-    return (mth__word){"", 0};
-}
-
 /* ---------------------------------------------------------------- reading */
 mth_status mth__read_fail(const mth__reader *x, char *what) {
     char line[256], near[40];

@@ -180,7 +180,7 @@ static void hlo_compare(const hlo_case *c, int k, int p, const mth__ref_value *w
         if (wrong++) continue;
         unit_failures++;
         printf("  %s %s: result %d on partition %d: %s, not %s, at", c->node.op->name,
-            c->node.attrs.s ? c->node.attrs.s : "", k, p, element_text(dtype, x), element_text(dtype, y));
+            c->node.attrs.spec ? c->node.attrs.spec : "", k, p, element_text(dtype, x), element_text(dtype, y));
         for (int d = 0; d < want->local.rank; d++) printf(" %" PRId64, at[d]);
         printf(" of");
         for (int d = 0; d < want->local.rank; d++) printf(" %" PRId64, want->local.dim[d]);

@@ -26,50 +26,50 @@ typedef struct {
 static int64_t draw(int64_t low, int64_t high) { return low + rand() % (high - low + 1); }
 static void any_dimension(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = draw(0, 2);
+    a->dimension = draw(0, 2);
 }
 static void by_factor(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->f[0] = -1.75;
+    a->by = -1.75;
 }
 static void to_int(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = MTH_INT32;
+    a->dtype = MTH_INT32;
 }
 static void to_double(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = MTH_FLOAT64;
+    a->dtype = MTH_FLOAT64;
 }
 static void to_long(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = MTH_INT64;
+    a->dtype = MTH_INT64;
 }
 static void to_bool(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = MTH_BOOL;
+    a->dtype = MTH_BOOL;
 }
 static void to_float(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = MTH_FLOAT32;
+    a->dtype = MTH_FLOAT32;
 }
 static void drop(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = 1234567;
-    a->f[0] = 0.3;
+    a->key = 1234567;
+    a->probability = 0.3;
 }
 static void drop_box(int64_t *size, mth__attrs *a) {
     drop(size, a);
-    a->i[1] = draw(0, 2);
-    a->i[2] = draw(0, 3);
-    a->i[3] = a->i[2] + size[(int)"abc"[a->i[1]]] + draw(0, 2);
+    a->dimension = draw(0, 2);
+    a->start = draw(0, 3);
+    a->size = a->start + size[(int)"abc"[a->dimension]] + draw(0, 2);
 }
 static void reduce_some(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = draw(0, 7);
-    a->i[1] = draw(0, 1);
+    a->dimensions = draw(0, 7);
+    a->keep = draw(0, 1);
 }
 static void shape(mth__attrs *a, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
-    *a = (mth__attrs){.i = {rank, d0, d1, d2, d3}};
+    *a = (mth__attrs){.rank = rank, .shape = {d0, d1, d2, d3}};
 }
 static void broadcast_shape(int64_t *size, mth__attrs *a) { shape(a, 4, 3, size['a'], 2, size['c']); }
 static void split_heads(int64_t *size, mth__attrs *a) { shape(a, 4, size['b'], size['s'], 4, 3); }
@@ -91,52 +91,53 @@ static void permute(int64_t *size, mth__attrs *a) {
     shape(a, 3, p[0], p[1], p[2], 0);
 }
 static void cut(int64_t *size, mth__attrs *a) {
-    a->i[0] = 1;
-    a->i[1] = draw(0, size['b'] - 1);
-    a->i[2] = draw(a->i[1] + 1, size['b']);
+    a->dimension = 1;
+    a->start = draw(0, size['b'] - 1);
+    a->stop = draw(a->start + 1, size['b']);
 }
 static void around(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = draw(0, 2);
-    a->i[1] = draw(0, 2);
-    a->i[2] = draw(0, 2);
+    a->dimension = draw(0, 2);
+    a->before = draw(0, 2);
+    a->after = draw(0, 2);
 }
 static void middle(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = 1;
+    a->dimension = 1;
 }
-static void vocabulary(int64_t *size, mth__attrs *a) { a->i[0] = size['v']; }
+static void table_rows(int64_t *size, mth__attrs *a) { a->rows = size['v']; }
+static void classes(int64_t *size, mth__attrs *a) { a->size = size['v']; }
 static void table_size(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = draw(1, 6);
-    a->i[1] = draw(1, 6);
+    a->length = draw(1, 6);
+    a->width = draw(1, 6);
 }
 static void rotate(int64_t *size, mth__attrs *a) {
     size['d'] = 2 * draw(1, 3);
-    *a = (mth__attrs){.i = {draw(0, 2), draw(0, 1), draw(0, 1)}, .f = {100}};
+    *a = (mth__attrs){.dimension = draw(0, 2), .inverse = draw(0, 1), .interleaved = draw(0, 1), .base = 100};
 }
 static void epsilon(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->f[0] = 0.1;
+    a->epsilon = 0.1;
 }
 static void attend(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = draw(0, 1);
-    a->f[0] = 0.6;
+    a->causal = draw(0, 1);
+    a->scale = 0.6;
 }
-static void choices(int64_t *size, mth__attrs *a) { a->i[0] = size['k']; }
-static void experts(int64_t *size, mth__attrs *a) { a->i[0] = size['e']; }
+static void choices(int64_t *size, mth__attrs *a) { a->k = size['k']; }
+static void experts(int64_t *size, mth__attrs *a) { a->experts = size['e']; }
 static void capacity(int64_t *size, mth__attrs *a) {
-    a->i[0] = draw(0, 3);
-    a->i[1] = size['e'];
+    a->capacity = draw(0, 3);
+    a->experts = size['e'];
 }
 static void activation(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = draw(0, 3);
+    a->activation = draw(0, 3);
 }
 static void transposed(int64_t *size, mth__attrs *a) {
     (void)size;
-    a->i[0] = 1;
+    a->transposed = 1;
 }
 
 #define ROW_OF(id) .row = MTH__ROW_##id
@@ -219,12 +220,12 @@ static const example examples[] = {
     {ROW_OF(concat), "abc", "r", middle},
     {ROW_OF(gather), "vd,xy", "ri"},
     {ROW_OF(gather), "vd,", "ri"},
-    {ROW_OF(gather_grad), "xy,xyd", "ir", vocabulary},
+    {ROW_OF(gather_grad), "xy,xyd", "ir", table_rows},
     {ROW_OF(pick), "xyv,xy", "ri"},
     {ROW_OF(pick), "v,", "ri"},
-    {ROW_OF(pick_grad), "xy,xy", "ir", vocabulary},
-    {ROW_OF(pick_grad), "xy,xy", "ir", vocabulary, .dtype = MTH_INT64},
-    {ROW_OF(gather_grad), "x,xd", "ir", vocabulary, .dtype = MTH_INT64},
+    {ROW_OF(pick_grad), "xy,xy", "ir", classes},
+    {ROW_OF(pick_grad), "xy,xy", "ir", classes, .dtype = MTH_INT64},
+    {ROW_OF(gather_grad), "x,xd", "ir", table_rows, .dtype = MTH_INT64},
     {ROW_OF(sinusoid), NULL, "", table_size},
     {ROW_OF(rope), "bshd", "r", rotate},
     {ROW_OF(softmax), "abc", "r", any_dimension},

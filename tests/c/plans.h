@@ -53,7 +53,7 @@ static mth__value *node2(mth__builder *b, const char *op, const mth__attrs *attr
 }
 static mth__value *contract(mth__builder *b, const char *spec, mth__value *x, mth__value *y, const mth__placement *on,
     const int *axis, uint8_t partial) {
-    return node2(b, "contract", &(mth__attrs){.s = spec}, x, y, on, axis, partial);
+    return node2(b, "contract", &(mth__attrs){.spec = spec}, x, y, on, axis, partial);
 }
 static void output(mth__graph *g, const char *name, mth__value *v) {
     PUSH(g->arena, g->output, ((mth__output){.name = name, .value = v}));
@@ -91,7 +91,7 @@ static mth__graph *two_layers(mth__arena *a, mth__mesh *m, int64_t batch, int64_
     h = node1(&b, "relu", NULL, h, on, SPLIT(-1, 0), 0);
     b.label.module = "linear_1";
     mth__value *y = contract(&b, "bi,io->bo", h, w1, on, NULL, m->dim[0] > 1);
-    if (m->dim[0] > 1) y = node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, NULL, 0);
+    if (m->dim[0] > 1) y = node1(&b, "all_reduce", &(mth__attrs){.axes = 1}, y, on, NULL, 0);
     y->name = "y";
     output(g, "y", y);
     return g;
@@ -110,7 +110,8 @@ static mth__graph *pipeline(mth__arena *a, mth__mesh *m, int stages, int microba
     int64_t rows = batch / microbatches;
     for (int k = 0; k < microbatches; k++) {
         b.label.microbatch = k;
-        mth__value *h = node1(&b, "slice", &(mth__attrs){.i = {0, k * rows, k * rows + rows}}, x, first, NULL, 0);
+        mth__value *h =
+            node1(&b, "slice", &(mth__attrs){.start = k * rows, .stop = k * rows + rows}, x, first, NULL, 0);
         for (int s = 0; s < stages; s++) {
             const mth__placement *on = mth__place_device(m, s);
             b.label.region = 0;

@@ -61,9 +61,8 @@ static mth__value *reshard(random_plan *r, mth__value *v, mth__sharding to) {
     int n = mth__moves(v->shape, &v->sharding, &to, moves);
     for (int k = 0; k < n; k++) {
         r->b.on = moves[k].to.on;
-        mth__attrs attrs = {.i = {moves[k].i[0], moves[k].i[1], moves[k].i[2]}};
         mth__value *out = NULL;
-        CHECK_STATUS(mth__build(&r->b, mth__op_at(moves[k].row), &attrs, 1, &v, &out));
+        CHECK_STATUS(mth__build(&r->b, mth__op_at(moves[k].row), &moves[k].attrs, 1, &v, &out));
         out->sharding = moves[k].to;
         v = out;
     }
@@ -116,7 +115,7 @@ static void random_step(random_plan *r) {
     switch (dice(r, 8)) {
     case 0: made(r, node1(&r->b, "relu", NULL, reshard(r, x, settled(x)), x->sharding.on, NULL, 0), settled(x)); break;
     /* partial sums pass */
-    case 1: made(r, node1(&r->b, "scale", &(mth__attrs){.f = {0.5}}, x, x->sharding.on, NULL, 0), x->sharding); break;
+    case 1: made(r, node1(&r->b, "scale", &(mth__attrs){.by = 0.5}, x, x->sharding.on, NULL, 0), x->sharding); break;
     case 2: {
         mth__value *other = r->value[dice(r, r->values)];
         if (!mth__shape_equal(other->shape, x->shape)) break;
@@ -133,7 +132,7 @@ static void random_step(random_plan *r) {
         s.dim[0] = (mth__split){0};
         x = reshard(r, x, s);
         int64_t n = x->shape.dim[0], start = dice(r, (int)n), stop = start + 1 + dice(r, (int)(n - start));
-        y = node1(&r->b, "slice", &(mth__attrs){.i = {0, start, stop}}, x, x->sharding.on, NULL, 0);
+        y = node1(&r->b, "slice", &(mth__attrs){.start = start, .stop = stop}, x, x->sharding.on, NULL, 0);
         made(r, y, x->sharding);
         break;
     }
@@ -141,12 +140,12 @@ static void random_step(random_plan *r) {
         mth__sharding s = settled(x);
         s.dim[0] = s.dim[1] = (mth__split){0};
         x = reshard(r, x, s);
-        y = node1(
-            &r->b, "reshape", &(mth__attrs){.i = {1, x->shape.dim[0] * x->shape.dim[1]}}, x, x->sharding.on, NULL, 0);
+        y = node1(&r->b, "reshape", &(mth__attrs){.rank = 1, .shape = {x->shape.dim[0] * x->shape.dim[1]}}, x,
+            x->sharding.on, NULL, 0);
         y->sharding = s;
         y = node1(&r->b, "exp", NULL, y, x->sharding.on, NULL, 0);
-        y = node1(
-            &r->b, "reshape", &(mth__attrs){.i = {2, x->shape.dim[0], x->shape.dim[1]}}, y, x->sharding.on, NULL, 0);
+        y = node1(&r->b, "reshape", &(mth__attrs){.rank = 2, .shape = {x->shape.dim[0], x->shape.dim[1]}}, y,
+            x->sharding.on, NULL, 0);
         made(r, y, s);
         break;
     }

@@ -9,8 +9,7 @@ static mth__value *input(mth__graph *g, const char *name, mth_dtype t, mth__shap
 #define REAL(name, ...) input(g, name, MTH_FLOAT32, SHAPE(__VA_ARGS__))
 #define IDS(name, ...) input(g, name, MTH_INT32, SHAPE(__VA_ARGS__))
 static mth__attrs shape_attrs(mth__shape s) {
-    mth__attrs a = {.i = {s.rank}};
-    for (int d = 0; d < s.rank; d++) a.i[1 + d] = s.dim[d];
+    mth__attrs a = mth__attrs_of_shape(s);
     return a;
 }
 static mth__rule rule_of(const mth__value *v) {
@@ -27,13 +26,21 @@ TEST(lookup) {
         CHECK(mth__op_find(op->name) == op && mth__op_index(op) == (int)i);
         CHECK(op->doc && op->results && op->args && (op->factors || op->rule) && (op->factors || op->infer));
         CHECK(op->doc[strlen(op->doc) - 1] == '.');
-        /* name:slot */
-        for (const char *s = op->attr_names; s && *s; s += strcspn(s, ","), s += strspn(s, ", ")) {
-            const char *slot = s + strcspn(s, ":,") + 1;
-            int most = *slot == 'i' ? MTH__ATTRS : *slot == 'f' ? 2 : 1;
-            CHECK(slot > s + 1 && slot[-1] == ':' && strchr("ifs", *slot) &&
-                (*slot == 's' || (slot[1] >= '0' && slot[1] < '0' + most)));
+        /* all listed names are known, in that order, and no two of a row share a place */
+        const char *name = op->attributes;
+        size_t places[16];
+        int count = 0;
+        for (const mth__attribute *attribute; (attribute = mth__op_attribute(op, count)); count++) {
+            size_t length = strlen(attribute->name);
+            CHECK(count < 15 && name && !strncmp(name, attribute->name, length));
+            name += length;
+            CHECK(*name == ',' || !*name);
+            name += strspn(name, ", ");
+            places[count] = attribute->offset;
+            CHECK(attribute->offset + 8 <= sizeof(mth__attrs));
+            for (int k = 0; k < count; k++) CHECK(places[k] != places[count]);
         }
+        CHECK(!name || !*name);
     }
 }
 
@@ -122,56 +129,60 @@ IN_GRAPH(reshape) {
     r = reshape_rule(g, b, SHAPE(1), (mth__shape){0});
     CHECK(r.in[0][0] == -1);
     mth__value *x = REAL("x", 4, 6), *y;
-    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.i = {1, 25}}, x, &y), MTH_ERROR_VALUE, "multiply to 24");
-    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.i = {1, -24}}, x, &y), MTH_ERROR_VALUE, "");
-    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.i = {9}}, x, &y), MTH_ERROR_VALUE, "dimensions");
     CHECK_FAILS(
-        mth__build1(b, "reshape", &(mth__attrs){.i = {3, INT64_MAX, INT64_MAX, 4}}, x, &y), MTH_ERROR_VALUE, "");
+        mth__build1(b, "reshape", &(mth__attrs){.rank = 1, .shape = {25}}, x, &y), MTH_ERROR_VALUE, "multiply to 24");
+    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.rank = 1, .shape = {-24}}, x, &y), MTH_ERROR_VALUE, "");
+    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.rank = 9}, x, &y), MTH_ERROR_VALUE, "dimensions");
+    CHECK_FAILS(mth__build1(b, "reshape", &(mth__attrs){.rank = 3, .shape = {INT64_MAX, INT64_MAX, 4}}, x, &y),
+        MTH_ERROR_VALUE, "");
 }
 
 IN_GRAPH(layout) {
     mth__value *x = REAL("x", 4, 6, 8), *ids = IDS("ids", 4, 6), *y, *many[MTH__MAX_IN];
-    CHECK_STATUS(mth__build1(b, "transpose", &(mth__attrs){.i = {3, 2, 0, 1}}, x, &y));
+    CHECK_STATUS(mth__build1(b, "transpose", &(mth__attrs){.rank = 3, .permutation = {2, 0, 1}}, x, &y));
     mth__rule r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(8, 4, 6)) && r.in[0][2] == r.out[0][0] && r.in[0][0] == r.out[0][1]);
-    CHECK_FAILS(mth__build1(b, "transpose", &(mth__attrs){.i = {3, 2, 0, 0}}, x, &y), MTH_ERROR_VALUE, "permutation");
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 2, 5}}, ids, &y));
+    CHECK_FAILS(mth__build1(b, "transpose", &(mth__attrs){.rank = 3, .permutation = {2, 0, 0}}, x, &y), MTH_ERROR_VALUE,
+        "permutation");
+    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .start = 2, .stop = 5}, ids, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 3)) && y->dtype == MTH_INT32 && KIND(r, r.in[0][1]) == MTH__WHOLE &&
         KIND(r, r.out[0][1]) == MTH__WHOLE && KIND(r, r.in[0][0]) == MTH__PASS);
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 0, 6}}, ids, &y)); /* all of it */
+    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .stop = 6}, ids, &y)); /* all of it */
     r = rule_of(y);
     CHECK(KIND(r, r.in[0][1]) == MTH__PASS);
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 3, 3}}, ids, &y));
-    CHECK_FAILS(mth__build1(b, "slice", &(mth__attrs){.i = {1, 0, 7}}, ids, &y), MTH_ERROR_VALUE, "6 elements");
+    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .start = 3, .stop = 3}, ids, &y));
     CHECK_FAILS(
-        mth__build1(b, "slice", &(mth__attrs){.i = {2, 0, 1}}, ids, &y), MTH_ERROR_VALUE, "outside the 2 dimensions");
-    CHECK_STATUS(mth__build1(b, "pad", &(mth__attrs){.i = {0, 2, 1}}, x, &y));
+        mth__build1(b, "slice", &(mth__attrs){.dimension = 1, .stop = 7}, ids, &y), MTH_ERROR_VALUE, "6 elements");
+    CHECK_FAILS(mth__build1(b, "slice", &(mth__attrs){.dimension = 2, .stop = 1}, ids, &y), MTH_ERROR_VALUE,
+        "outside the 2 dimensions");
+    CHECK_STATUS(mth__build1(b, "pad", &(mth__attrs){.before = 2, .after = 1}, x, &y));
     CHECK(y->shape.dim[0] == 7);
-    CHECK_FAILS(mth__build1(b, "pad", &(mth__attrs){.i = {0, INT64_MAX, 1}}, x, &y), MTH_ERROR_VALUE, "");
-    CHECK_FAILS(mth__build1(b, "pad", &(mth__attrs){.i = {0, INT64_MAX / 16, 1}}, x, &y), MTH_ERROR_VALUE, "");
+    CHECK_FAILS(mth__build1(b, "pad", &(mth__attrs){.before = INT64_MAX, .after = 1}, x, &y), MTH_ERROR_VALUE, "");
+    CHECK_FAILS(mth__build1(b, "pad", &(mth__attrs){.before = INT64_MAX / 16, .after = 1}, x, &y), MTH_ERROR_VALUE, "");
     for (int j = 0; j < MTH__MAX_IN; j++) many[j] = x;
-    CHECK_STATUS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.i = {1}}, MTH__MAX_IN, many, &y));
+    CHECK_STATUS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.dimension = 1}, MTH__MAX_IN, many, &y));
     r = rule_of(y);
     CHECK(y->shape.dim[1] == 6 * MTH__MAX_IN && r.n == 3 && KIND(r, r.in[MTH__MAX_IN - 1][1]) == MTH__WHOLE &&
         KIND(r, r.in[5][0]) == MTH__PASS);
-    CHECK_FAILS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.i = {1}}, MTH__MAX_IN + 1, many, &y),
+    CHECK_FAILS(mth__build(b, mth__op_find("concat"), &(mth__attrs){.dimension = 1}, MTH__MAX_IN + 1, many, &y),
         MTH_ERROR_VALUE, "at most 64");
-    CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.i = {0}}, x, ids, &y), MTH_ERROR_TYPE, "two dtypes");
-    CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.i = {0}}, x, REAL("z", 4, 6, 9), &y), MTH_ERROR_VALUE,
+    CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.dimension = 0}, x, ids, &y), MTH_ERROR_TYPE, "two dtypes");
+    CHECK_FAILS(mth__build2(b, "concat", &(mth__attrs){.dimension = 0}, x, REAL("z", 4, 6, 9), &y), MTH_ERROR_VALUE,
         "dimension 2 of operand 1 is 9");
-    CHECK_STATUS(mth__build1(b, "broadcast_to", &(mth__attrs){.i = {4, 3, 4, 6, 8}}, x, &y));
-    CHECK_FAILS(
-        mth__build1(b, "broadcast_to", &(mth__attrs){.i = {3, 4, 5, 8}}, x, &y), MTH_ERROR_VALUE, "broadcast to 5");
-    CHECK_STATUS(mth__build1(b, "reduce_sum", &(mth__attrs){.i = {5, 0}}, x, &y));
+    CHECK_STATUS(mth__build1(b, "broadcast_to", &(mth__attrs){.rank = 4, .shape = {3, 4, 6, 8}}, x, &y));
+    CHECK_FAILS(mth__build1(b, "broadcast_to", &(mth__attrs){.rank = 3, .shape = {4, 5, 8}}, x, &y), MTH_ERROR_VALUE,
+        "broadcast to 5");
+    CHECK_STATUS(mth__build1(b, "reduce_sum", &(mth__attrs){.dimensions = 5}, x, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(6)) && KIND(r, r.in[0][0]) == MTH__SUM && r.out[0][0] == r.in[0][1]);
-    CHECK_STATUS(mth__build1(b, "reduce_max", &(mth__attrs){.i = {2, 1}}, x, &y));
+    CHECK_STATUS(mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 2, .keep = 1}, x, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 1, 8)) && KIND(r, r.in[0][1]) == MTH__MAX && r.out[0][1] == -1);
-    CHECK_FAILS(mth__build1(b, "reduce_max", &(mth__attrs){.i = {8, 1}}, x, &y), MTH_ERROR_VALUE, "dimension 3");
-    CHECK_FAILS(mth__build1(b, "reduce_max", &(mth__attrs){.i = {1, 1}}, REAL("empty", 0, 2), &y), MTH_ERROR_VALUE,
-        "no element");
+    CHECK_FAILS(
+        mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 8, .keep = 1}, x, &y), MTH_ERROR_VALUE, "dimension 3");
+    CHECK_FAILS(mth__build1(b, "reduce_max", &(mth__attrs){.dimensions = 1, .keep = 1}, REAL("empty", 0, 2), &y),
+        MTH_ERROR_VALUE, "no element");
 }
 
 IN_GRAPH(index_and_norms) {
@@ -183,7 +194,7 @@ IN_GRAPH(index_and_norms) {
         r.in[0][1] == r.out[0][2]);
     CHECK_FAILS(mth__build2(b, "gather", NULL, table, x, &y), MTH_ERROR_TYPE, "int32 or int64");
     CHECK_FAILS(mth__build2(b, "gather", NULL, x, ids, &y), MTH_ERROR_VALUE, "3 dimensions");
-    CHECK_STATUS(mth__build2(b, "gather_grad", &(mth__attrs){.i = {10}}, ids, x, &y));
+    CHECK_STATUS(mth__build2(b, "gather_grad", &(mth__attrs){.rows = 10}, ids, x, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, table->shape) && y->dtype == MTH_FLOAT32 && KIND(r, r.in[0][0]) == MTH__SUM &&
         KIND(r, r.in[0][1]) == MTH__SUM && KIND(r, r.out[0][0]) == MTH__PASS);
@@ -192,17 +203,18 @@ IN_GRAPH(index_and_norms) {
     CHECK_FAILS(mth__build2(b, "pick", NULL, x, IDS("short", 3), &y), MTH_ERROR_VALUE, "1 dimensions");
     CHECK_FAILS(mth__build2(b, "pick", NULL, x, IDS("other", 2, 4), &y), MTH_ERROR_VALUE,
         "dimension 1 of x is 3, dimension 1 of ids is 4");
-    CHECK_STATUS(mth__build2(b, "pick_grad", &(mth__attrs){.i = {4}}, ids, REAL("dy", 2, 3), &y));
+    CHECK_STATUS(mth__build2(b, "pick_grad", &(mth__attrs){.size = 4}, ids, REAL("dy", 2, 3), &y));
     CHECK(mth__shape_equal(y->shape, x->shape));
-    CHECK_STATUS(mth__build(b, mth__op_find("sinusoid"), &(mth__attrs){.i = {7, 4}}, 0, NULL, &y));
+    CHECK_STATUS(mth__build(b, mth__op_find("sinusoid"), &(mth__attrs){.length = 7, .width = 4}, 0, NULL, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(7, 4)));
-    CHECK_STATUS(mth__build1(b, "rope", &(mth__attrs){.i = {1}, .f = {1e4}}, x, &y));
+    CHECK_STATUS(mth__build1(b, "rope", &(mth__attrs){.dimension = 1, .base = 1e4}, x, &y));
     r = rule_of(y);
     CHECK(KIND(r, r.in[0][2]) == MTH__WHOLE && KIND(r, r.in[0][1]) == MTH__PASS);
-    CHECK_FAILS(mth__build1(b, "rope", &(mth__attrs){.i = {2}, .f = {1e4}}, x, &y), MTH_ERROR_VALUE, "before the last");
-    CHECK_FAILS(mth__build1(b, "rope", &(mth__attrs){.i = {0}, .f = {1e4}}, REAL("odd", 2, 3), &y), MTH_ERROR_VALUE,
-        "even head width");
-    CHECK_STATUS(mth__build3(b, "layer_norm", &(mth__attrs){.f = {1e-5}}, x, w, w, many));
+    CHECK_FAILS(
+        mth__build1(b, "rope", &(mth__attrs){.dimension = 2, .base = 1e4}, x, &y), MTH_ERROR_VALUE, "before the last");
+    CHECK_FAILS(mth__build1(b, "rope", &(mth__attrs){.dimension = 0, .base = 1e4}, REAL("odd", 2, 3), &y),
+        MTH_ERROR_VALUE, "even head width");
+    CHECK_STATUS(mth__build3(b, "layer_norm", &(mth__attrs){.epsilon = 1e-5}, x, w, w, many));
     CHECK(many[0] && mth__shape_equal(many[0]->shape, x->shape) && mth__shape_equal(many[1]->shape, SHAPE(2, 3)) &&
         mth__shape_equal(many[2]->shape, SHAPE(2, 3)) && many[2]->index == 2);
     mth__value *grads[3], *five[] = {x, w, many[1], many[2], x};
@@ -210,8 +222,8 @@ IN_GRAPH(index_and_norms) {
     r = rule_of(grads[0]);
     CHECK(KIND(r, r.in[0][0]) == MTH__SUM && r.out[0][0] == r.in[0][0] && KIND(r, r.in[0][2]) == MTH__WHOLE &&
         mth__shape_equal(grads[1]->shape, w->shape));
-    CHECK_FAILS(
-        mth__build3(b, "layer_norm", &(mth__attrs){.f = {1e-5}}, x, REAL("w5", 5), w, many), MTH_ERROR_VALUE, "weight");
+    CHECK_FAILS(mth__build3(b, "layer_norm", &(mth__attrs){.epsilon = 1e-5}, x, REAL("w5", 5), w, many),
+        MTH_ERROR_VALUE, "weight");
     CHECK_FAILS(mth__build2(b, "layer_norm", NULL, x, w, many), MTH_ERROR_VALUE, "x, weight, bias");
 }
 
@@ -219,7 +231,7 @@ IN_GRAPH(attention) {
     mth__value *in[] = {REAL("q", 2, 5, 3, 2, 8), REAL("k", 2, 6, 3, 8), REAL("v", 2, 6, 3, 4),
         input(g, "mask", MTH_BOOL, SHAPE(2, 6))},
                *out[3];
-    mth__attrs a = {.i = {1}, .f = {0.5}};
+    mth__attrs a = {.causal = 1, .scale = 0.5};
     CHECK_STATUS(mth__build(b, mth__op_find("attention"), &a, 4, in, out));
     CHECK(mth__shape_equal(out[0]->shape, SHAPE(2, 5, 3, 2, 4)) && mth__shape_equal(out[1]->shape, SHAPE(2, 5, 3, 2)) &&
         mth__shape_equal(out[2]->shape, out[1]->shape));
@@ -242,13 +254,13 @@ IN_GRAPH(attention) {
 IN_GRAPH(moe) {
     mth__value *logits = REAL("logits", 6, 4), *route[2], *kept[2], *rows, *y, *x = REAL("x", 6, 5),
                *w = REAL("w", 4, 5, 7), *wt = REAL("wt", 4, 7, 5);
-    CHECK_STATUS(mth__build1(b, "moe_route", &(mth__attrs){.i = {2}}, logits, route));
+    CHECK_STATUS(mth__build1(b, "moe_route", &(mth__attrs){.k = 2}, logits, route));
     CHECK(mth__shape_equal(route[0]->shape, SHAPE(6, 2)) && route[0]->dtype == MTH_FLOAT32 &&
         route[1]->dtype == MTH_INT32);
-    CHECK_FAILS(mth__build1(b, "moe_route", &(mth__attrs){.i = {5}}, logits, route), MTH_ERROR_VALUE, "at most 4");
-    CHECK_STATUS(mth__build1(b, "moe_capacity", &(mth__attrs){.i = {3, 4}}, route[1], kept));
+    CHECK_FAILS(mth__build1(b, "moe_route", &(mth__attrs){.k = 5}, logits, route), MTH_ERROR_VALUE, "at most 4");
+    CHECK_STATUS(mth__build1(b, "moe_capacity", &(mth__attrs){.capacity = 3, .experts = 4}, route[1], kept));
     CHECK(mth__shape_equal(kept[1]->shape, SHAPE(1)) && kept[0]->dtype == MTH_INT32);
-    CHECK_STATUS(mth__build1(b, "moe_rows", &(mth__attrs){.i = {4}}, kept[0], &rows));
+    CHECK_STATUS(mth__build1(b, "moe_rows", &(mth__attrs){.experts = 4}, kept[0], &rows));
     mth__rule r = rule_of(rows);
     CHECK(mth__shape_equal(rows->shape, SHAPE(4, 6)) && rows->dtype == MTH_INT32 && r.out[0][1] == r.in[0][0] &&
         KIND(r, r.out[0][0]) == MTH__PASS);
@@ -257,7 +269,7 @@ IN_GRAPH(moe) {
     CHECK_STATUS(mth__build3(b, "moe_matmul", NULL, y, w, rows, &y));
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 6, 7)) && KIND(r, r.in[0][2]) == MTH__SUM && r.in[1][2] == r.out[0][2]);
-    CHECK_STATUS(mth__build3(b, "moe_matmul", &(mth__attrs){.i = {1}}, y, w, rows, &y));
+    CHECK_STATUS(mth__build3(b, "moe_matmul", &(mth__attrs){.transposed = 1}, y, w, rows, &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4, 6, 5)));
     CHECK_FAILS(mth__build3(b, "moe_matmul", NULL, y, wt, rows, &y), MTH_ERROR_VALUE, "dimension 1 of weight is 7");
     mth__value *four[] = {y, rows, route[0], route[1]};
@@ -265,7 +277,7 @@ IN_GRAPH(moe) {
     r = rule_of(y);
     CHECK(mth__shape_equal(y->shape, x->shape) && KIND(r, r.in[0][0]) == MTH__SUM);
     CHECK_FAILS(mth__build3(b, "moe_combine", NULL, four[0], rows, route[0], &y), MTH_ERROR_VALUE, "experts");
-    CHECK_STATUS(mth__build1(b, "moe_count", &(mth__attrs){.i = {4}}, route[1], &y));
+    CHECK_STATUS(mth__build1(b, "moe_count", &(mth__attrs){.experts = 4}, route[1], &y));
     CHECK(mth__shape_equal(y->shape, SHAPE(4)) && y->dtype == MTH_FLOAT32);
 }
 

@@ -294,7 +294,7 @@ static void look_at_specs(mth__graph *g) {
     CHECK(!b->pinned && b->sharding.on == w->sharding.on && w->init == MTH__INIT_NORMAL &&
         fabs(w->init_scale - 1 / sqrt(6)) < 1e-9);
     CHECK(!strcmp(w->origin, "user, linear_0") && g->node.at[0]->on == w->sharding.on &&
-        !strcmp(g->node.at[0]->attrs.s, "ai,io->ao"));
+        !strcmp(g->node.at[0]->attrs.spec, "ai,io->ao"));
 }
 
 TEST(specs_pin_the_weight) {

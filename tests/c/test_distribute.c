@@ -92,10 +92,10 @@ static mth__value *attention(world *w, const char *name, mth__value *x, int64_t 
         mth__value *weight = pin(w, parameter(w, text, SHAPE(d, heads * width)), (int)width, (int[]){-1, axis});
         snprintf(text, sizeof text, "%s.%c.bias", name, "qkv"[k]);
         mth__value *y = two(w, "add", contract(w, "bsi,io->bso", x, weight), parameter(w, text, SHAPE(heads * width)));
-        part[k] = with(w, "reshape", (mth__attrs){.i = {k ? 4 : 5, b, s, heads, k ? width : 1, width}}, y);
+        part[k] = with(w, "reshape", (mth__attrs){.rank = k ? 4 : 5, .shape = {b, s, heads, k ? width : 1, width}}, y);
     }
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("attention"), &(mth__attrs){.i = {1}, .f = {1}}, 3, part, o));
-    mth__value *y = with(w, "reshape", (mth__attrs){.i = {3, b, s, heads * width}}, o[0]);
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("attention"), &(mth__attrs){.causal = 1, .scale = 1}, 3, part, o));
+    mth__value *y = with(w, "reshape", (mth__attrs){.rank = 3, .shape = {b, s, heads * width}}, o[0]);
     snprintf(text, sizeof text, "%s.o", name);
     mth__value *weight = pin(w, parameter(w, text, SHAPE(heads * width, d)), (int)width, (int[]){axis, -1});
     snprintf(text, sizeof text, "%s.o.bias", name);
@@ -108,7 +108,7 @@ static mth__value *norm(world *w, const char *name, mth__value *x) {
     snprintf(text, sizeof text, "%s.weight", name);
     mth__value *weight = parameter(w, text, SHAPE(d));
     snprintf(text, sizeof text, "%s.bias", name);
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.f = {1e-5}}, 3,
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.epsilon = 1e-5}, 3,
         (mth__value *[]){x, weight, parameter(w, text, SHAPE(d))}, out));
     return out[0];
 }
@@ -131,7 +131,7 @@ WORLD_TEST(megatron_transformer_with_data_parallel, 2, 2) {
     TRY(plan(w, true));
     int over_model = 0;
     for (size_t i = 0; i < w->graph->node.n; i++)
-        over_model += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.i[0] == 2;
+        over_model += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.axes == 2;
     CHECK(over_model == 4);
     CHECK(count(w, "all_reduce") == 4 + (int)w->graph->parameter.n);
     CHECK(count(w, "all_gather") == 1 && count(w, "transfer") == 0 && count(w, "all_to_all") == 0);
@@ -173,11 +173,11 @@ WORLD_TEST(vocabulary_parallel, 4) {
     mth__value *table = PIN(w, parameter(w, "table", SHAPE(1001, 32)), 0, -1);
     mth__value *x = two(w, "gather", table, token);
     mth__value *logits = contract(w, "bsi,io->bso", x, PIN(w, parameter(w, "head", SHAPE(32, 1001)), -1, 0));
-    mth__value *top = with(w, "reduce_max", (mth__attrs){.i = {4, 1}}, logits);
+    mth__value *top = with(w, "reduce_max", (mth__attrs){.dimensions = 4, .keep = 1}, logits);
     mth__value *shifted = two(w, "sub", logits, one(w, "stop", top));
-    mth__value *sum = with(w, "reduce_sum", (mth__attrs){.i = {4, 0}}, one(w, "exp", shifted));
+    mth__value *sum = with(w, "reduce_sum", (mth__attrs){.dimensions = 4}, one(w, "exp", shifted));
     mth__value *loss = two(w, "sub", one(w, "log", sum), two(w, "pick", shifted, target));
-    output(w, "loss", with(w, "reduce_sum", (mth__attrs){.i = {3, 0}}, loss));
+    output(w, "loss", with(w, "reduce_sum", (mth__attrs){.dimensions = 3}, loss));
     TRY(plan(w, true));
     CHECK(is_sharded(w, logits, "(None, None, 0)"));
     CHECK(count(w, "all_gather") == 0 && count(w, "transfer") == 0 && count(w, "all_to_all") == 0);
@@ -190,13 +190,14 @@ static mth__value *moe(world *w, mth__value *x, int64_t e, int64_t h, bool capac
     int64_t d = x->shape.dim[1];
     mth__value *route[2], *rows, *y, *kept[2];
     mth__value *logits = contract(w, "td,de->te", x, parameter(w, "router", SHAPE(d, e)));
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_route"), &(mth__attrs){.i = {2}}, 1, &logits, route));
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_route"), &(mth__attrs){.k = 2}, 1, &logits, route));
     mth__value *experts = route[1];
     if (capacity) {
-        CHECK_STATUS(mth__build(&w->b, mth__op_find("moe_capacity"), &(mth__attrs){.i = {8, e}}, 1, &experts, kept));
+        CHECK_STATUS(mth__build(
+            &w->b, mth__op_find("moe_capacity"), &(mth__attrs){.capacity = 8, .experts = e}, 1, &experts, kept));
         experts = kept[0];
     }
-    CHECK_STATUS(mth__build1(&w->b, "moe_rows", &(mth__attrs){.i = {e}}, experts, &rows));
+    CHECK_STATUS(mth__build1(&w->b, "moe_rows", &(mth__attrs){.experts = e}, experts, &rows));
     CHECK_STATUS(mth__build2(&w->b, "moe_dispatch", NULL, x, rows, &y));
     CHECK_STATUS(
         mth__build3(&w->b, "moe_matmul", NULL, y, PIN(w, parameter(w, "up", SHAPE(e, d, h)), 0, -1, -1), rows, &y));

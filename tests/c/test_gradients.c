@@ -41,12 +41,12 @@ IN_GRAPH(two_layers) {
     CHECK(d1 && mth__shape_equal(d1->value->shape, w1->shape) && !strcmp(d1->value->node->label.module, "linear_0") &&
         d1->value->node->label.phase == MTH__BACKWARD);
     CHECK(d2 && mth__shape_equal(d2->value->shape, w2->shape));
-    CHECK(d3 && d3->value->node->op->row == MTH__ROW_scale && d3->value->node->attrs.f[0] == 0 &&
+    CHECK(d3 && d3->value->node->op->row == MTH__ROW_scale && d3->value->node->attrs.by == 0 &&
         d3->value->node->in[0] == unused && !strcmp(d3->value->node->label.module, "linear_2"));
     CHECK(!gradient(g, "input"));
     /* two forward; two of weights, one of the hidden value: none of the input */
     CHECK(count(g, MTH__ROW_contract) == 5);
-    CHECK(!strcmp(d1->value->node->attrs.s, "bi,bo->io"));
+    CHECK(!strcmp(d1->value->node->attrs.spec, "bi,bo->io"));
     CHECK(g->output.n == 4 && !strcmp(g->output.at[1].name, "linear_0.weight") &&
         !strcmp(g->output.at[3].name, "linear_2.weight"));
 }
@@ -58,7 +58,7 @@ IN_GRAPH(microbatches_sum_in_order) {
         mth__value *part;
         b->label.microbatch = m;
         b->label.stage = 0;
-        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, m, m + 1}}, x, &part));
+        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = m, .stop = m + 1}, x, &part));
         CHECK_STATUS(mth__build_contract(b, "bi,io->bo", part, w, &y[m]));
     }
     b->label.microbatch = -1;
@@ -82,12 +82,12 @@ IN_GRAPH(microbatches_sum_in_order) {
 
 IN_GRAPH(slices_with_gaps_and_overlaps) {
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", 10, 2), *z = value(g, MTH__VALUE_INPUT, "z", 10, 2), *p, *q, *y;
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, 1, 4}}, x, &p));
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, 6, 9}}, x, &q));
+    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 1, .stop = 4}, x, &p));
+    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 6, .stop = 9}, x, &q));
     CHECK_STATUS(mth__build2(b, "add", NULL, p, q, &y));
     output(g, "y", y);
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, 1, 4}}, z, &p));
-    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, 3, 6}}, z, &q));
+    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 1, .stop = 4}, z, &p));
+    CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = 3, .stop = 6}, z, &q));
     CHECK_STATUS(mth__build2(b, "mul", NULL, p, q, &y));
     output(g, "y2", y);
     const char *wanted[] = {"x", "z"};
@@ -103,7 +103,7 @@ IN_GRAPH(many_pieces_nest) {
     enum { N = 150 };
     mth__value *x = value(g, MTH__VALUE_INPUT, "x", N, 1), *part, *sum = NULL;
     for (int m = 0; m < N; m++) {
-        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, m, m + 1}}, x, &part));
+        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = m, .stop = m + 1}, x, &part));
         if (!sum)
             sum = part;
         else
@@ -203,7 +203,7 @@ IN_GRAPH(linear_in_nodes) {
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (int m = 0; m < MICROBATCHES; m++) {
         b->label.microbatch = m;
-        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.i = {0, m, m + 1}}, x, &y[m]));
+        CHECK_STATUS(mth__build1(b, "slice", &(mth__attrs){.start = m, .stop = m + 1}, x, &y[m]));
         for (int l = 0; l < LAYERS; l++) {
             mth__value *h;
             CHECK_STATUS(mth__build_contract(b, "bi,io->bo", y[m], w[l], &h));

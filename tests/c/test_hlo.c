@@ -37,7 +37,7 @@ static bool plain(const example *x) { return strspn(x->kinds, "rpulnimI") == str
 
 static mth_status add_example(hlo_module *m, const example *x) {
     draw_sizes(9);
-    mth__attrs a = {.s = x->spec};
+    mth__attrs a = {.spec = x->spec};
     if (x->attrs) x->attrs(size, &a);
     hlo_in in[MTH__MAX_IN];
     const int64_t *wide[MTH__MAX_IN];
@@ -131,17 +131,17 @@ static mth_status corners(void *unused) {
         TRY(hlo_add(m, binary[i], NULL, 2,
             (hlo_in[]){{MTH_FLOAT32, DIMS(N * N), left, whole}, {MTH_FLOAT32, DIMS(N * N), right, whole}}, whole));
     for (int max = 0; max < 2; max++)
-        TRY(hlo_add(m, max ? MTH__ROW_reduce_max : MTH__ROW_reduce_sum, &(mth__attrs){.i = {2}}, 1,
+        TRY(hlo_add(m, max ? MTH__ROW_reduce_max : MTH__ROW_reduce_sum, &(mth__attrs){.dimensions = 2}, 1,
             (hlo_in[]){{MTH_FLOAT32, DIMS(N, N), left, whole}}, whole));
     TRY(hlo_add(
-        m, MTH__ROW_cast, &(mth__attrs){.i = {MTH_BOOL}}, 1, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}}, whole));
+        m, MTH__ROW_cast, &(mth__attrs){.dtype = MTH_BOOL}, 1, (hlo_in[]){{MTH_FLOAT32, DIMS(N), x, whole}}, whole));
     static const double whole_numbers[] = {0, 1, -1, 1e9, -2147483648.0, 2147483647.0, 16777217, -16777219};
     static const mth_dtype dtype[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL};
     for (int from = 0; from < 5; from++)
         for (int to = 0; to < 5; to++) {
             double *v = NEW_ARRAY(arena, double, 8);
             for (int i = 0; i < 8; i++) v[i] = mth__is_float(dtype[from]) && i > 3 ? normal() * 100 : whole_numbers[i];
-            TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {dtype[to]}}, 1,
+            TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.dtype = dtype[to]}, 1,
                 (hlo_in[]){{dtype[from], DIMS(8), v, whole}}, whole));
             m->at[m->cases - 1].tolerance = 0;
         }
@@ -149,7 +149,7 @@ static mth_status corners(void *unused) {
         NAN, INFINITY, -INFINITY, 3e38, -3e38, 0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
     for (int from = 0; from < 2; from++)
         for (int to = 2; to < 5; to++)
-            TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.i = {dtype[to]}}, 1,
+            TRY(hlo_add(m, MTH__ROW_cast, &(mth__attrs){.dtype = dtype[to]}, 1,
                 (hlo_in[]){{dtype[from], DIMS(10), past, whole}}, whole));
     TRY(hlo_run(m));
     mth__arena_free(arena);
@@ -192,7 +192,11 @@ static mth_status bits_of_dropout(void *unused) {
         .on = m->mesh->whole, .dim = {{.naxes = 1, .axis = {1}, .cyclic = true}, {.naxes = 1, .axis = {0}}}};
     const double *x = normals(s);
     for (size_t i = 0; i < sizeof draws / sizeof *draws; i++) {
-        mth__attrs a = {.i = {draws[i].key, draws[i].dimension, draws[i].start, draws[i].size}, .f = {draws[i].rate}};
+        mth__attrs a = {.key = draws[i].key,
+            .dimension = draws[i].dimension,
+            .start = draws[i].start,
+            .size = draws[i].size,
+            .probability = draws[i].rate};
         TRY(hlo_add(m, MTH__ROW_dropout, &a, 1, (hlo_in[]){{MTH_FLOAT32, s, x, &split}}, &split));
     }
     void *got[7 * 4];
@@ -267,7 +271,7 @@ static mth_status long_rows(void *unused) {
         mth__sharding split = {.on = m->mesh->whole}, out = split;
         split.dim[d].naxes = 1;
         out.dim[0].naxes = d == 2;
-        TRY(hlo_add(m, MTH__ROW_reduce_sum, &(mth__attrs){.i = {3}}, 1,
+        TRY(hlo_add(m, MTH__ROW_reduce_sum, &(mth__attrs){.dimensions = 3}, 1,
             (hlo_in[]){{MTH_FLOAT32, s, normals(s), &split}}, &out));
     }
     TRY(hlo_run(m));
@@ -291,7 +295,7 @@ static mth_status forms(void *unused) {
         hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
         const mth__sharding *whole = &(mth__sharding){.on = m->mesh->whole};
         const mth__shape s[2] = {{spec[i].rank[0], {2, 2, 2, 2}}, {spec[i].rank[1], {2, 2, 2, 2}}};
-        TRY(hlo_add(m, MTH__ROW_contract, &(mth__attrs){.s = spec[i].spec}, 2,
+        TRY(hlo_add(m, MTH__ROW_contract, &(mth__attrs){.spec = spec[i].spec}, 2,
             (hlo_in[]){{MTH_FLOAT32, s[0], normals(s[0]), whole}, {MTH_FLOAT32, s[1], normals(s[1]), whole}}, whole));
         hlo_write(m);
         CHECK((strstr(m->text.at, "stablehlo.transpose") != NULL) == spec[i].transposed);
@@ -323,7 +327,7 @@ static mth_status long_sums(void *unused) {
     hlo_module *all = hlo_begin(arena, 1, (int64_t[]){1});
     const mth__sharding *whole = &(mth__sharding){.on = all->mesh->whole};
     for (size_t i = 0; i < sizeof sum / sizeof *sum; i++) {
-        const mth__attrs attrs = {.s = sum[i].spec};
+        const mth__attrs attrs = {.spec = sum[i].spec};
         const hlo_in in[2] = {
             {MTH_FLOAT32, sum[i].a, normals(sum[i].a), whole}, {MTH_FLOAT32, sum[i].b, normals(sum[i].b), whole}};
         hlo_module *one = hlo_begin(arena, 1, (int64_t[]){1});

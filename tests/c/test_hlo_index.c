@@ -23,14 +23,14 @@ static mth_status far_positions(void *unused) {
         arena = mth__arena_new();
         hlo_module *m = hlo_begin(arena, 1, (int64_t[]){4});
         const mth__sharding rows = cut(m, 0, cyclic), columns = cut(m, 1, cyclic);
-        TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.i = {100003, 11}}, 0, NULL, &rows));
-        TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.i = {1031, 257}}, 0, NULL, &columns));
+        TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.length = 100003, .width = 11}, 0, NULL, &rows));
+        TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.length = 1031, .width = 257}, 0, NULL, &columns));
         static const double base[] = {10000, 500000, 1.5, 0.3};
         for (int i = 0; i < 4; i++) {
             const mth__shape s = {4, {1, 65537, 1, 6}};
             mth__sharding *split = NEW(arena, mth__sharding);
             *split = cut(m, 1, cyclic);
-            const mth__attrs a = {.i = {1, i & 1, i >> 1}, .f = {base[i]}};
+            const mth__attrs a = {.dimension = 1, .inverse = i & 1, .interleaved = i >> 1, .base = base[i]};
             TRY(hlo_add(m, MTH__ROW_rope, &a, 1, (hlo_in[]){{MTH_FLOAT32, s, numbers(s, 0), split}}, split));
         }
         for (int i = 0; i < m->cases; i++) m->at[i].tolerance = 1e-6;
@@ -49,7 +49,7 @@ static mth_status ranks(void *unused) { /* the most dimensions there are, with t
     for (int i = 0; i < 4; i++) {
         mth__sharding *split = NEW(arena, mth__sharding);
         *split = cut(m, i < 2 ? 4 : 2, false);
-        const mth__attrs a = {.i = {i < 2 ? 4 : 0, 0, i & 1}, .f = {100}};
+        const mth__attrs a = {.dimension = i < 2 ? 4 : 0, .interleaved = i & 1, .base = 100};
         TRY(hlo_add(m, MTH__ROW_rope, &a, 1, (hlo_in[]){{MTH_FLOAT32, s, numbers(s, 0), split}}, split));
     }
     TRY(hlo_run(m));
@@ -82,7 +82,7 @@ static mth_status ids(void *unused) {
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, first), id_whole}, &whole));
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, second), id_whole}, &third));
         TRY(hlo_add(m, MTH__ROW_gather, NULL, 2, (hlo_in[]){ON(t, whole), id_second}, &second));
-        const mth__attrs v = {.i = {5}};
+        const mth__attrs v = {.rows = 5, .size = 5};
         TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id_whole, ON(dy, whole)}, &first));
         TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id_first, ON(dy, first)}, &whole));
         TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id_second, ON(dy, second)}, &whole));
@@ -115,7 +115,7 @@ static mth_status strangers(void *unused) {
         const mth__sharding whole = cut(m, -1, false), first = cut(m, 0, false);
         const mth__shape at = {1, {3}}, table = {2, {5, 2}}, x = {2, {3, 5}}, dy = {2, {3, 2}};
         const hlo_in id = {bad[i].dtype, at, (double[]){4, bad[i].id, 0}, &whole};
-        const mth__attrs v = {.i = {5}};
+        const mth__attrs v = {.rows = 5, .size = 5};
         TRY(hlo_add(
             m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, numbers(table, 0), &first}, id}, &whole));
         TRY(hlo_add(m, MTH__ROW_gather_grad, &v, 2, (hlo_in[]){id, {MTH_FLOAT32, dy, numbers(dy, 0), &whole}}, &whole));
@@ -138,25 +138,25 @@ static mth_status nothing(void *unused) {
     const double *x = numbers(table, 0), valid[] = {0, 1};
     TRY(hlo_add(
         m, MTH__ROW_gather, NULL, 2, (hlo_in[]){{MTH_FLOAT32, table, x, whole}, {MTH_INT32, none, x, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_gather_grad, &(mth__attrs){.i = {5}}, 2,
+    TRY(hlo_add(m, MTH__ROW_gather_grad, &(mth__attrs){.rows = 5}, 2,
         (hlo_in[]){{MTH_INT64, none, x, whole}, {MTH_FLOAT32, rows, x, whole}}, whole));
     TRY(hlo_add(
         m, MTH__ROW_pick, NULL, 2, (hlo_in[]){{MTH_FLOAT32, rows, x, whole}, {MTH_INT32, none, x, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.i = {0, 4}}, 0, NULL, whole));
-    TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.i = {4, 0}}, 0, NULL, whole));
-    TRY(hlo_add(m, MTH__ROW_rope, &(mth__attrs){.f = {100}}, 1, (hlo_in[]){{MTH_FLOAT32, empty, x, whole}}, whole));
+    TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.width = 4}, 0, NULL, whole));
+    TRY(hlo_add(m, MTH__ROW_sinusoid, &(mth__attrs){.length = 4}, 0, NULL, whole));
+    TRY(hlo_add(m, MTH__ROW_rope, &(mth__attrs){.base = 100}, 1, (hlo_in[]){{MTH_FLOAT32, empty, x, whole}}, whole));
     TRY(hlo_add(
-        m, MTH__ROW_moe_rows, &(mth__attrs){.i = {3}}, 1, (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}}, whole));
-    TRY(hlo_add(m, MTH__ROW_moe_capacity, &(mth__attrs){.i = {3, 2}}, 1, (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}},
-        whole));
+        m, MTH__ROW_moe_rows, &(mth__attrs){.experts = 3}, 1, (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}}, whole));
+    TRY(hlo_add(m, MTH__ROW_moe_capacity, &(mth__attrs){.capacity = 3, .experts = 2}, 1,
+        (hlo_in[]){{MTH_INT32, {2, {0, 2}}, x, whole}}, whole));
     TRY(hlo_add(m, MTH__ROW_moe_combine, NULL, 4,
         (hlo_in[]){{MTH_FLOAT32, {3, {2, 0, 3}}, x, whole}, {MTH_INT32, {2, {2, 0}}, x, whole},
             {MTH_FLOAT32, {2, {0, 2}}, x, whole}, {MTH_INT32, {2, {0, 2}}, x, whole}},
         whole));
     /* no keys */
     const hlo_in q = {MTH_FLOAT32, {5, {1, 2, 1, 2, 1}}, x, whole}, k = {MTH_FLOAT32, {4, {1, 0, 1, 1}}, x, whole};
-    TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.f = {1}}, 3, (hlo_in[]){q, k, k}, whole));
-    TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.i = {1}, .f = {1}}, 4,
+    TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.scale = 1}, 3, (hlo_in[]){q, k, k}, whole));
+    TRY(hlo_add(m, MTH__ROW_attention, &(mth__attrs){.causal = 1, .scale = 1}, 4,
         (hlo_in[]){q, {MTH_FLOAT32, {4, {1, 2, 1, 1}}, x, whole}, {MTH_FLOAT32, {4, {1, 2, 1, 0}}, x, whole},
             {MTH_INT32, {2, {1, 2}}, valid, whole}},
         whole));
@@ -187,7 +187,7 @@ static mth_status unseen(void *unused) { /* queries that see no key: the first o
         const mth_dtype mask = (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[i];
         const hlo_in qkv[] = {{MTH_FLOAT32, q, numbers(q, 0), by}, {MTH_FLOAT32, k, numbers(k, 0), whole},
             {MTH_FLOAT32, v, numbers(v, 0), whole}, {mask, seen_by, seen, whole}};
-        const mth__attrs a = {.i = {1}, .f = {0.7}};
+        const mth__attrs a = {.causal = 1, .scale = 0.7};
         TRY(hlo_add(m, MTH__ROW_attention, &a, 4, qkv, by));
         double *of = numbers(o, 0);
         for (int j = 0; j < 60; j++)

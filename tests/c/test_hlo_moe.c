@@ -128,8 +128,8 @@ static mth_status ties(void *unused) {
     hlo_module *m = hlo_begin(arena, 1, (int64_t[]){1});
     const mth__sharding whole[2] = {{.on = m->mesh->whole}, {.on = m->mesh->whole}};
     for (int64_t k = 1; k <= 4; k++)
-        TRY(hlo_add(m, MTH__ROW_moe_route, &(mth__attrs){.i = {k}}, 1, (hlo_in[]){{MTH_FLOAT32, {2, {4, 4}}, x, whole}},
-            whole));
+        TRY(hlo_add(
+            m, MTH__ROW_moe_route, &(mth__attrs){.k = k}, 1, (hlo_in[]){{MTH_FLOAT32, {2, {4, 4}}, x, whole}}, whole));
     TRY(hlo_run(m));
     mth__arena_free(arena);
     return NULL;

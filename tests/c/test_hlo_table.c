@@ -111,10 +111,10 @@ static mth_status spoil_padding(sheet *s, mth__value **v) {
     if (!s->zero)
         s->zero = add_input(s, MTH_FLOAT32, (mth__shape){0}, &(mth__sharding){.on = s->all}, NEW(s->arena, double));
     TRY(add_node2(s, MTH__ROW_equal, power, s->zero, &is));
-    TRY(add_node1(s, MTH__ROW_scale, (mth__attrs){.f = {junk}}, is, &is));
-    TRY(add_node1(s, MTH__ROW_cast, (mth__attrs){.i = {MTH_FLOAT32}}, *v, v));
+    TRY(add_node1(s, MTH__ROW_scale, (mth__attrs){.by = junk}, is, &is));
+    TRY(add_node1(s, MTH__ROW_cast, (mth__attrs){.dtype = MTH_FLOAT32}, *v, v));
     TRY(add_node2(s, MTH__ROW_add, *v, is, v));
-    return add_node1(s, MTH__ROW_cast, (mth__attrs){.i = {dtype}}, *v, v);
+    return add_node1(s, MTH__ROW_cast, (mth__attrs){.dtype = dtype}, *v, v);
 }
 
 /* ---------------------------------------------------------------- examples */
@@ -130,7 +130,7 @@ static mth_status draw_example(mth__arena *arena, const example *x, drawn *d) {
     size['t'] = draw(1, 7);
     size['e'] = draw(2, 5);
     size['k'] = draw(1, 2);
-    *d = (drawn){.x = x, .node = {.op = mth__op_at((size_t)x->row), .attrs = {.s = x->spec}, .nout = 1}};
+    *d = (drawn){.x = x, .node = {.op = mth__op_at((size_t)x->row), .attrs = {.spec = x->spec}, .nout = 1}};
     if (x->attrs) x->attrs(size, &d->node.attrs);
     choose(arena, x);
     for (const char *c = d->node.op->results; *c; c++) d->node.nout += *c == ',';
@@ -218,7 +218,7 @@ static mth_status add_example(sheet *s, const drawn *d, const mth__assignment *a
         mth__sharding whole = *to;
         whole.partial = whole.reduce = 0;
         if (to->partial)
-            TRY(add_node(s, MTH__ROW_all_reduce, &(mth__attrs){.i = {to->partial}}, 1, &out[k], &whole, &leaves));
+            TRY(add_node(s, MTH__ROW_all_reduce, &(mth__attrs){.axes = to->partial}, 1, &out[k], &whole, &leaves));
         else if ((n->op->flags & MTH__ALIAS) && draw(0, 1))
             TRY(add_node1(s, MTH__ROW_copy, (mth__attrs){0}, out[k], &leaves));
         add_output(s, leaves, n->op->name, how);
@@ -477,7 +477,7 @@ static mth_status add_pair(sheet *s) {
     mth__value *x = add_input(s, MTH_FLOAT32, wide, &terms, draw_values(s->arena, 'r', wide, NULL)), *y;
     if (!mth__sharding_even(wide, &terms)) TRY(spoil_padding(s, &x));
     const int row = draw(0, 2) ? MTH__ROW_reduce_sum : MTH__ROW_reduce_max;
-    TRY(add_node(s, row, &(mth__attrs){.i = {1}}, 1, &x, &from, &x));
+    TRY(add_node(s, row, &(mth__attrs){.dimensions = 1}, 1, &x, &from, &x));
     if (from.partial) x->sharding.reduce = row == MTH__ROW_reduce_sum ? MTH__REDUCE_SUM : MTH__REDUCE_MAX;
     TRY(add_node(s, MTH__ROW_copy, NULL, 1, &x, &want, &y));
     y->node->need[0] = want;

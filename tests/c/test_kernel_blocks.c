@@ -22,7 +22,7 @@ static int attend(const char *file, int line, attention a, bool grad) {
     tensor o = TO(a.of.b, a.of.s, a.of.g, a.of.r, a.of.e), most = TO(a.of.b, a.of.s, a.of.g, a.of.r),
            sum = TO(a.of.b, a.of.s, a.of.g, a.of.r);
     if (a.s_global) o = part(o, 1, a.s_global, a.s_start, a.s_step);
-    test_case f = {ROW(attention), .attrs = {.i = {a.causal}, .f = {scale}}, .nin = 3 + (a.mask != 0),
+    test_case f = {ROW(attention), .attrs = {.causal = a.causal, .scale = scale}, .nin = 3 + (a.mask != 0),
         .in = {q, k, v, mask}, OUT(o, most, sum), .tolerance = 5e-6};
     if (!grad) return check_at(file, line, f);
     mth__ref_call c = {.op = mth__op_at(MTH__ROW_attention),
@@ -98,21 +98,21 @@ static tensor rows_of(const tensor *experts, int64_t e, int64_t block) {
 }
 #define I32(...) blank(MTH_INT32, SHAPE(__VA_ARGS__))
 TEST(moe_routing) {
-    KERNEL(ROW(moe_route), .attrs = {.i = {2}}, IN(F32(33, 7)), OUT(TO(33, 2), I32(33, 2)));
-    KERNEL(ROW(moe_route), .attrs = {.i = {7}}, IN(F32(33, 7)), OUT(TO(33, 7), I32(33, 7)));
+    KERNEL(ROW(moe_route), .attrs = {.k = 2}, IN(F32(33, 7)), OUT(TO(33, 2), I32(33, 2)));
+    KERNEL(ROW(moe_route), .attrs = {.k = 7}, IN(F32(33, 7)), OUT(TO(33, 7), I32(33, 7)));
     /* ties */
-    KERNEL(ROW(moe_route), .attrs = {.i = {3}}, IN(ints(MTH_FLOAT32, 3, SHAPE(40, 8))), OUT(TO(40, 3), I32(40, 3)));
-    KERNEL(ROW(moe_route), .attrs = {.i = {1}}, IN(F32(0, 4)), OUT(TO(0, 1), I32(0, 1)));
-    CHECK(KERNEL(ROW(moe_route), .attrs = {.i = {4}}, IN(F32(5000, 64)), OUT(TO(5000, 4), I32(5000, 4))) > 1);
-    KERNEL(ROW(moe_route_grad), .attrs = {.i = {7}}, IN(positive(SHAPE(33, 2)), route(33, 2, 7), F32(33, 2)),
+    KERNEL(ROW(moe_route), .attrs = {.k = 3}, IN(ints(MTH_FLOAT32, 3, SHAPE(40, 8))), OUT(TO(40, 3), I32(40, 3)));
+    KERNEL(ROW(moe_route), .attrs = {.k = 1}, IN(F32(0, 4)), OUT(TO(0, 1), I32(0, 1)));
+    CHECK(KERNEL(ROW(moe_route), .attrs = {.k = 4}, IN(F32(5000, 64)), OUT(TO(5000, 4), I32(5000, 4))) > 1);
+    KERNEL(ROW(moe_route_grad), .attrs = {.experts = 7}, IN(positive(SHAPE(33, 2)), route(33, 2, 7), F32(33, 2)),
         OUT(TO(33, 7)));
-    KERNEL(ROW(moe_capacity), .attrs = {.i = {5, 7}}, IN(route(33, 2, 7)), OUT(I32(33, 2), I32(1)));
-    KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(I32(7, 33)));
-    KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(part(route(10, 2, 7), 0, 33, 20, 1)),
+    KERNEL(ROW(moe_capacity), .attrs = {.capacity = 5, .experts = 7}, IN(route(33, 2, 7)), OUT(I32(33, 2), I32(1)));
+    KERNEL(ROW(moe_rows), .attrs = {.experts = 7}, IN(route(33, 2, 7)), OUT(I32(7, 33)));
+    KERNEL(ROW(moe_rows), .attrs = {.experts = 7}, IN(part(route(10, 2, 7), 0, 33, 20, 1)),
         OUT(part(part(I32(3, 10), 0, 7, 4, 1), 1, 33, 20, 1)));
-    KERNEL(ROW(moe_rows), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(part(I32(2, 33), 0, 7, 2, 3)));
-    KERNEL(ROW(moe_count), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(TO(7)));
-    KERNEL(ROW(moe_count), .attrs = {.i = {7}}, IN(route(33, 2, 7)), OUT(part(TO(3), 0, 7, 4, 1)));
+    KERNEL(ROW(moe_rows), .attrs = {.experts = 7}, IN(route(33, 2, 7)), OUT(part(I32(2, 33), 0, 7, 2, 3)));
+    KERNEL(ROW(moe_count), .attrs = {.experts = 7}, IN(route(33, 2, 7)), OUT(TO(7)));
+    KERNEL(ROW(moe_count), .attrs = {.experts = 7}, IN(route(33, 2, 7)), OUT(part(TO(3), 0, 7, 4, 1)));
 }
 TEST(moe_tokens) {
     for (int64_t block = 5; block <= 40; block += 8) {
@@ -141,16 +141,16 @@ TEST(moe_experts) {
         tensor experts = route(T, 1, E), rows[10];
         for (int i = 0; i < 10; i++) rows[i] = rows_of(&experts, E, block);
         KERNEL(ROW(moe_matmul), IN(F32(E, T, I), F32(E, I, O), rows[0]), OUT(TO(E, T, O)), .tolerance = 1e-5);
-        KERNEL(ROW(moe_matmul), .attrs = {.i = {1}}, IN(F32(E, T, I), F32(E, O, I), rows[1]), OUT(TO(E, T, O)),
+        KERNEL(ROW(moe_matmul), .attrs = {.transposed = 1}, IN(F32(E, T, I), F32(E, O, I), rows[1]), OUT(TO(E, T, O)),
             .tolerance = 1e-5);
         KERNEL(ROW(moe_outer), IN(F32(E, T, O), F32(E, T, I), rows[2]), OUT(TO(E, O, I)), .tolerance = 1e-5);
         KERNEL(ROW(moe_bias), IN(F32(E, T, O), F32(E, O), rows[3]), OUT(TO(E, T, O)));
         KERNEL(ROW(moe_bias_grad), IN(F32(E, T, O), rows[4]), OUT(TO(E, O)));
         KERNEL(ROW(moe_mul), IN(F32(E, T, I), F32(E, T, I), rows[5]), OUT(TO(E, T, I)));
         for (int act = 0; act < 4; act++) {
-            KERNEL(
-                ROW(moe_act), .attrs = {.i = {act}}, IN(F32(E, T, I), rows_of(&experts, E, block)), OUT(TO(E, T, I)));
-            KERNEL(ROW(moe_act_grad), .attrs = {.i = {act}},
+            KERNEL(ROW(moe_act), .attrs = {.activation = act}, IN(F32(E, T, I), rows_of(&experts, E, block)),
+                OUT(TO(E, T, I)));
+            KERNEL(ROW(moe_act_grad), .attrs = {.activation = act},
                 IN(F32(E, T, I), F32(E, T, I), rows_of(&experts, E, block)), OUT(TO(E, T, I)));
         }
         for (int i = 6; i < 10; i++) drop(&rows[i]);

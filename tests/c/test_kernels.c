@@ -129,10 +129,10 @@ TEST(unary) {
         MTH__ROW_sigmoid, MTH__ROW_tanh, MTH__ROW_copy, MTH__ROW_scale, MTH__ROW_shift, MTH__ROW_stop};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         for (int place = 0; place < 2; place++) {
-            KERNEL(.row = rows[i], .attrs = {.f = {0.7, 0}}, IN(positive(SHAPE(3, 5, 7))), OUT(TO(3, 5, 7)),
+            KERNEL(.row = rows[i], .attrs = {.by = 0.7}, IN(positive(SHAPE(3, 5, 7))), OUT(TO(3, 5, 7)),
                 .in_place = place);
             if (rows[i] != MTH__ROW_log && rows[i] != MTH__ROW_sqrt && rows[i] != MTH__ROW_rsqrt)
-                KERNEL(.row = rows[i], .attrs = {.f = {-2, 0}}, IN(F32(1031)), OUT(TO(1031)), .in_place = place,
+                KERNEL(.row = rows[i], .attrs = {.by = -2}, IN(F32(1031)), OUT(TO(1031)), .in_place = place,
                     .tolerance = rows[i] == MTH__ROW_reciprocal ? 1e-5 : 0);
             KERNEL(.row = rows[i], IN(F32(0, 4)), OUT(TO(0, 4)), .in_place = place);
             KERNEL(.row = rows[i], IN(positive(SCALAR)), OUT(blank(MTH_FLOAT32, SCALAR)), .in_place = place);
@@ -175,7 +175,7 @@ TEST(cast) {
                 NAN, INFINITY, -INFINITY, 3e38, -3e38, 0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
             for (int64_t k = 0; mth__is_float(all[i]) && k < x.n; k++)
                 set(&x, k, k < 10 ? past[k] : floor(7 * normal()));
-            KERNEL(ROW(cast), .attrs = {.i = {all[j]}}, IN(x), OUT(blank(all[j], SHAPE(7, 11))));
+            KERNEL(ROW(cast), .attrs = {.dtype = all[j]}, IN(x), OUT(blank(all[j], SHAPE(7, 11))));
         }
     test_case t = {ROW(cast), IN(F32(3)), OUT(blank(MTH_BFLOAT16, SHAPE(3)))};
     CHECK_FAILS(mth__guard(run_body, &(job){.t = &t}), MTH_ERROR_UNSUPPORTED, "bfloat16");
@@ -184,21 +184,24 @@ TEST(cast) {
 }
 TEST(dropout) {
     for (int place = 0; place < 2; place++) {
-        KERNEL(ROW(dropout), .attrs = {.i = {0x123456789abcdef0}, .f = {0.3}}, IN(F32(13, 37)), OUT(TO(13, 37)),
+        KERNEL(ROW(dropout), .attrs = {.key = 0x123456789abcdef0, .probability = 0.3}, IN(F32(13, 37)), OUT(TO(13, 37)),
             .in_place = place);
-        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0}}, IN(F32(13, 37)), OUT(TO(13, 37)), .in_place = place);
-        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}}, IN(part(part(F32(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)),
+        KERNEL(
+            ROW(dropout), .attrs = {.key = 7, .probability = 0}, IN(F32(13, 37)), OUT(TO(13, 37)), .in_place = place);
+        KERNEL(ROW(dropout), .attrs = {.key = 7, .probability = 0.5},
+            IN(part(part(F32(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)),
             OUT(part(part(TO(13, 37), 0, 40, 13, 1), 1, 100, 2, 2)), .in_place = place);
-        KERNEL(ROW(dropout), .attrs = {.i = {7}, .f = {0.5}},
+        KERNEL(ROW(dropout), .attrs = {.key = 7, .probability = 0.5},
             IN(part(F32(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)),
             OUT(part(TO(3, 5, 7), 1, (int64_t)1 << 33, (int64_t)1 << 32, 1)), .in_place = place);
     }
-    CHECK(KERNEL(ROW(dropout), .attrs = {.i = {3}, .f = {0.1}}, IN(F32(1001, 701)), OUT(TO(1001, 701))) > 1);
+    CHECK(KERNEL(ROW(dropout), .attrs = {.key = 3, .probability = 0.1}, IN(F32(1001, 701)), OUT(TO(1001, 701))) > 1);
 }
 
 /* ---- contract */
 TEST(contract) {
-#define CONTRACT(spec, a, b, y) KERNEL(ROW(contract), .attrs = {.s = spec}, IN(a, b), OUT(y), .tolerance = 1e-5)
+#define CONTRACT(formula, a, b, y)                                                                                     \
+    KERNEL(ROW(contract), .attrs = {.spec = formula}, IN(a, b), OUT(y), .tolerance = 1e-5)
     CONTRACT("bi,io->bo", F32(5, 7), F32(7, 9), TO(5, 9));
     CONTRACT("bsi,io->bso", F32(2, 3, 17), F32(17, 19), TO(2, 3, 19));
     CONTRACT("bsi,bso->io", F32(2, 33, 17), F32(2, 33, 19), TO(17, 19));
@@ -242,7 +245,8 @@ TEST(contract) {
         CONTRACT("km,nk->mn", F32(k, m), F32(n, k), TO(m, n));
         CONTRACT("mk,kn->nm", F32(m, k), F32(k, n), TO(n, m));
     }
-    test_case bad = {ROW(contract), .attrs = {.s = "ab,b->"}, IN(F32(2, 3), F32(3)), OUT(blank(MTH_FLOAT32, SCALAR))};
+    test_case bad = {
+        ROW(contract), .attrs = {.spec = "ab,b->"}, IN(F32(2, 3), F32(3)), OUT(blank(MTH_FLOAT32, SCALAR))};
     CHECK_FAILS(mth__guard(run_body, &(job){.t = &bad}), MTH_ERROR_INTERNAL, "stands alone");
     drop(&bad.in[0]), drop(&bad.in[1]), drop(&bad.out[0]);
 }
@@ -250,7 +254,7 @@ TEST(contract) {
 static void blocks(const char *spec, int64_t m, int64_t n, int64_t k) {
     const bool ta = spec[0] == 'k', tb = spec[3] == 'n';
     tensor a = ta ? F32(k, m) : F32(m, k), b = tb ? F32(n, k) : F32(k, n), y = TO(m, n);
-    test_case t = {ROW(contract), .attrs = {.s = spec}, IN(a, b), OUT(y)};
+    test_case t = {ROW(contract), .attrs = {.spec = spec}, IN(a, b), OUT(y)};
     job j = {.t = &t, .backward = true};
     mth__kernels_open();
     CHECK_STATUS(mth__guard(run_body, &j));
@@ -279,7 +283,8 @@ TEST(contract_blocks) {
 TEST(reduce) {
     static const int rows[] = {MTH__ROW_reduce_sum, MTH__ROW_reduce_max};
     for (int i = 0; i < 2; i++) {
-#define REDUCE(bits, keep, x, y) KERNEL(.row = rows[i], .attrs = {.i = {bits, keep}}, IN(x), OUT(y), .tolerance = 5e-6)
+#define REDUCE(bits, kept, x, y)                                                                                       \
+    KERNEL(.row = rows[i], .attrs = {.dimensions = bits, .keep = kept}, IN(x), OUT(y), .tolerance = 5e-6)
         REDUCE(1, 0, F32(200, 37), TO(37));
         REDUCE(1, 1, F32(200, 37), TO(1, 37));
         REDUCE(2, 0, F32(37, 200), TO(37));
@@ -299,49 +304,53 @@ TEST(reduce) {
     }
 }
 TEST(layout) {
-    KERNEL(ROW(broadcast_to), .attrs = {.i = {3, 4, 5, 6}}, IN(F32(5, 1)), OUT(TO(4, 5, 6)));
-    KERNEL(ROW(broadcast_to), .attrs = {.i = {2, 4, 5}}, IN(F32(4, 5)), OUT(TO(4, 5)));
-    KERNEL(ROW(broadcast_to), .attrs = {.i = {2, 4, 5}}, IN(F32(5)), OUT(TO(4, 5)));
-    KERNEL(ROW(broadcast_to), .attrs = {.i = {2, 0, 5}}, IN(F32(1, 5)), OUT(TO(0, 5)));
-    KERNEL(ROW(reshape), .attrs = {.i = {2, 10, 2}}, IN(F32(4, 5)), OUT(TO(10, 2)));
-    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(F32(37, 53)), OUT(TO(53, 37)));
-    KERNEL(ROW(transpose), .attrs = {.i = {4, 0, 2, 1, 3}}, IN(F32(3, 5, 7, 9)), OUT(TO(3, 7, 5, 9)));
-    KERNEL(ROW(transpose), .attrs = {.i = {4, 3, 0, 2, 1}}, IN(F32(3, 5, 7, 9)), OUT(TO(9, 3, 7, 5)));
-    KERNEL(ROW(transpose), .attrs = {.i = {3, 2, 1, 0}}, IN(F32(3, 5, 7)), OUT(TO(7, 5, 3)));
-    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(ints(MTH_INT64, 100, SHAPE(7, 5))),
+    KERNEL(ROW(broadcast_to), .attrs = {.rank = 3, .shape = {4, 5, 6}}, IN(F32(5, 1)), OUT(TO(4, 5, 6)));
+    KERNEL(ROW(broadcast_to), .attrs = {.rank = 2, .shape = {4, 5}}, IN(F32(4, 5)), OUT(TO(4, 5)));
+    KERNEL(ROW(broadcast_to), .attrs = {.rank = 2, .shape = {4, 5}}, IN(F32(5)), OUT(TO(4, 5)));
+    KERNEL(ROW(broadcast_to), .attrs = {.rank = 2, .shape = {0, 5}}, IN(F32(1, 5)), OUT(TO(0, 5)));
+    KERNEL(ROW(reshape), .attrs = {.rank = 2, .shape = {10, 2}}, IN(F32(4, 5)), OUT(TO(10, 2)));
+    KERNEL(ROW(transpose), .attrs = {.rank = 2, .permutation = {1, 0}}, IN(F32(37, 53)), OUT(TO(53, 37)));
+    KERNEL(ROW(transpose), .attrs = {.rank = 4, .permutation = {0, 2, 1, 3}}, IN(F32(3, 5, 7, 9)), OUT(TO(3, 7, 5, 9)));
+    KERNEL(ROW(transpose), .attrs = {.rank = 4, .permutation = {3, 0, 2, 1}}, IN(F32(3, 5, 7, 9)), OUT(TO(9, 3, 7, 5)));
+    KERNEL(ROW(transpose), .attrs = {.rank = 3, .permutation = {2, 1, 0}}, IN(F32(3, 5, 7)), OUT(TO(7, 5, 3)));
+    KERNEL(ROW(transpose), .attrs = {.rank = 2, .permutation = {1, 0}}, IN(ints(MTH_INT64, 100, SHAPE(7, 5))),
         OUT(blank(MTH_INT64, SHAPE(5, 7))));
-    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(ints(MTH_BOOL, 2, SHAPE(7, 5))),
+    KERNEL(ROW(transpose), .attrs = {.rank = 2, .permutation = {1, 0}}, IN(ints(MTH_BOOL, 2, SHAPE(7, 5))),
         OUT(blank(MTH_BOOL, SHAPE(5, 7))));
-    KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(F32(0, 5)), OUT(TO(5, 0)));
-    KERNEL(ROW(transpose), .attrs = {.i = {1, 0}}, IN(F32(5)), OUT(TO(5)));
-    CHECK(KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(F32(1203, 1701)), OUT(TO(1701, 1203))) > 1);
+    KERNEL(ROW(transpose), .attrs = {.rank = 2, .permutation = {1, 0}}, IN(F32(0, 5)), OUT(TO(5, 0)));
+    KERNEL(ROW(transpose), .attrs = {.rank = 1, .permutation = {0}}, IN(F32(5)), OUT(TO(5)));
+    CHECK(KERNEL(ROW(transpose), .attrs = {.rank = 2, .permutation = {1, 0}}, IN(F32(1203, 1701)),
+              OUT(TO(1701, 1203))) > 1);
 #define F64(...) ints(MTH_FLOAT64, 1000, SHAPE(__VA_ARGS__)) /* added to sums too */
-    KERNEL(ROW(pad), .attrs = {.i = {1, 2, 3}}, IN(F64(3, 4, 5)), OUT(blank(MTH_FLOAT64, SHAPE(3, 9, 5))));
-    KERNEL(ROW(broadcast_to), .attrs = {.i = {3, 4, 5, 6}}, IN(F64(5, 1)), OUT(blank(MTH_FLOAT64, SHAPE(4, 5, 6))));
+    KERNEL(ROW(pad), .attrs = {.dimension = 1, .before = 2, .after = 3}, IN(F64(3, 4, 5)),
+        OUT(blank(MTH_FLOAT64, SHAPE(3, 9, 5))));
+    KERNEL(ROW(broadcast_to), .attrs = {.rank = 3, .shape = {4, 5, 6}}, IN(F64(5, 1)),
+        OUT(blank(MTH_FLOAT64, SHAPE(4, 5, 6))));
     static const mth_dtype integer[] = {MTH_INT64, MTH_INT32, MTH_BOOL};
     for (int i = 0; i < 3; i++) {
         const mth_dtype type = integer[i];
 #define INTS(...) wide_ints(type, SHAPE(__VA_ARGS__))
 #define TO_INTS(...) blank(type, SHAPE(__VA_ARGS__))
         KERNEL(ROW(copy), IN(INTS(37, 53)), OUT(TO_INTS(37, 53)));
-        KERNEL(ROW(broadcast_to), .attrs = {.i = {3, 4, 5, 6}}, IN(INTS(5, 1)), OUT(TO_INTS(4, 5, 6)));
-        KERNEL(ROW(transpose), .attrs = {.i = {2, 1, 0}}, IN(INTS(137, 153)), OUT(TO_INTS(153, 137)));
-        KERNEL(ROW(transpose), .attrs = {.i = {4, 3, 0, 2, 1}}, IN(INTS(3, 5, 7, 9)), OUT(TO_INTS(9, 3, 7, 5)));
-        KERNEL(ROW(slice), .attrs = {.i = {1, 2, 6}}, IN(INTS(3, 9, 4)), OUT(TO_INTS(3, 4, 4)));
-        KERNEL(ROW(pad), .attrs = {.i = {1, 2, 3}}, IN(INTS(3, 4, 5)), OUT(TO_INTS(3, 9, 5)));
-        KERNEL(ROW(concat), .attrs = {.i = {2}}, IN(INTS(5, 4, 1), INTS(5, 4, 3)), OUT(TO_INTS(5, 4, 4)));
+        KERNEL(ROW(broadcast_to), .attrs = {.rank = 3, .shape = {4, 5, 6}}, IN(INTS(5, 1)), OUT(TO_INTS(4, 5, 6)));
+        KERNEL(ROW(transpose), .attrs = {.rank = 2, .permutation = {1, 0}}, IN(INTS(137, 153)), OUT(TO_INTS(153, 137)));
+        KERNEL(ROW(transpose), .attrs = {.rank = 4, .permutation = {3, 0, 2, 1}}, IN(INTS(3, 5, 7, 9)),
+            OUT(TO_INTS(9, 3, 7, 5)));
+        KERNEL(ROW(slice), .attrs = {.dimension = 1, .start = 2, .stop = 6}, IN(INTS(3, 9, 4)), OUT(TO_INTS(3, 4, 4)));
+        KERNEL(ROW(pad), .attrs = {.dimension = 1, .before = 2, .after = 3}, IN(INTS(3, 4, 5)), OUT(TO_INTS(3, 9, 5)));
+        KERNEL(ROW(concat), .attrs = {.dimension = 2}, IN(INTS(5, 4, 1), INTS(5, 4, 3)), OUT(TO_INTS(5, 4, 4)));
         KERNEL(ROW(keep), IN(part(INTS(4, 9), 0, 8, 1, 2)), OUT(part(part(TO_INTS(2, 3), 0, 8, 3, 4), 1, 9, 6, 1)));
     }
-    KERNEL(ROW(slice), .attrs = {.i = {1, 2, 6}}, IN(F32(3, 9, 4)), OUT(TO(3, 4, 4)));
-    KERNEL(ROW(slice), .attrs = {.i = {0, 2, 2}}, IN(F32(3, 9)), OUT(TO(0, 9)));
-    CHECK(KERNEL(ROW(slice), .attrs = {.i = {0, 1, 5000001}}, IN(F32(5000003)), OUT(TO(5000000))) > 1);
-    KERNEL(ROW(pad), .attrs = {.i = {1, 2, 3}}, IN(F32(3, 4, 5)), OUT(TO(3, 9, 5)));
-    KERNEL(ROW(pad), .attrs = {.i = {0, 0, 3}}, IN(F32(4)), OUT(TO(7)));
-    KERNEL(ROW(pad), .attrs = {.i = {0, 2, 3}}, IN(F32(0, 4)), OUT(TO(5, 4)));
-    CHECK(KERNEL(ROW(pad), .attrs = {.i = {0, 0, 30000}}, IN(F32(1000000)), OUT(TO(1030000))) > 1);
-    KERNEL(ROW(concat), .attrs = {.i = {1}}, IN(F32(3, 4, 2), F32(3, 1, 2), F32(3, 0, 2)), OUT(TO(3, 5, 2)));
-    KERNEL(ROW(concat), .attrs = {.i = {0}}, IN(F32(3), F32(4)), OUT(TO(7)));
-    KERNEL(ROW(concat), .attrs = {.i = {2}}, IN(F32(5, 4, 1), F32(5, 4, 1)), OUT(TO(5, 4, 2)));
+    KERNEL(ROW(slice), .attrs = {.dimension = 1, .start = 2, .stop = 6}, IN(F32(3, 9, 4)), OUT(TO(3, 4, 4)));
+    KERNEL(ROW(slice), .attrs = {.start = 2, .stop = 2}, IN(F32(3, 9)), OUT(TO(0, 9)));
+    CHECK(KERNEL(ROW(slice), .attrs = {.start = 1, .stop = 5000001}, IN(F32(5000003)), OUT(TO(5000000))) > 1);
+    KERNEL(ROW(pad), .attrs = {.dimension = 1, .before = 2, .after = 3}, IN(F32(3, 4, 5)), OUT(TO(3, 9, 5)));
+    KERNEL(ROW(pad), .attrs = {.after = 3}, IN(F32(4)), OUT(TO(7)));
+    KERNEL(ROW(pad), .attrs = {.before = 2, .after = 3}, IN(F32(0, 4)), OUT(TO(5, 4)));
+    CHECK(KERNEL(ROW(pad), .attrs = {.after = 30000}, IN(F32(1000000)), OUT(TO(1030000))) > 1);
+    KERNEL(ROW(concat), .attrs = {.dimension = 1}, IN(F32(3, 4, 2), F32(3, 1, 2), F32(3, 0, 2)), OUT(TO(3, 5, 2)));
+    KERNEL(ROW(concat), .attrs = {.dimension = 0}, IN(F32(3), F32(4)), OUT(TO(7)));
+    KERNEL(ROW(concat), .attrs = {.dimension = 2}, IN(F32(5, 4, 1), F32(5, 4, 1)), OUT(TO(5, 4, 2)));
     KERNEL(ROW(keep), IN(part(F32(6, 4), 0, 12, 4, 1)), OUT(part(TO(3, 4), 0, 12, 6, 1)));
     KERNEL(ROW(keep), IN(F32(9, 4)), OUT(part(TO(3, 4), 0, 9, 1, 3)));
     KERNEL(ROW(keep), IN(part(F32(4, 9), 0, 8, 1, 2)), OUT(part(part(TO(2, 3), 0, 8, 3, 4), 1, 9, 6, 1)));
@@ -358,19 +367,19 @@ TEST(gather) {
         KERNEL(ROW(gather), IN(F32(11, 7), ints(type, 11, SHAPE(3, 5))), OUT(TO(3, 5, 7)));
         KERNEL(ROW(gather), IN(part(F32(4, 7), 0, 11, 4, 1), ints(type, 11, SHAPE(15))), OUT(TO(15, 7)));
         KERNEL(ROW(gather), IN(part(F32(4, 7), 0, 11, 2, 3), ints(type, 11, SHAPE(15))), OUT(TO(15, 7)));
-        KERNEL(ROW(gather_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(3, 5)), F32(3, 5, 7)), OUT(TO(11, 7)));
-        KERNEL(ROW(gather_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(15)), F32(15, 7)),
+        KERNEL(ROW(gather_grad), .attrs = {.rows = 11}, IN(ints(type, 11, SHAPE(3, 5)), F32(3, 5, 7)), OUT(TO(11, 7)));
+        KERNEL(ROW(gather_grad), .attrs = {.rows = 11}, IN(ints(type, 11, SHAPE(15)), F32(15, 7)),
             OUT(part(TO(4, 7), 0, 11, 2, 3)));
         KERNEL(ROW(pick), IN(F32(3, 5, 11), ints(type, 11, SHAPE(3, 5))), OUT(TO(3, 5)));
         KERNEL(ROW(pick), IN(part(F32(15, 4), 1, 11, 4, 1), ints(type, 11, SHAPE(15))), OUT(TO(15)));
-        KERNEL(ROW(pick_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(3, 5)), F32(3, 5)), OUT(TO(3, 5, 11)));
-        KERNEL(ROW(pick_grad), .attrs = {.i = {11}}, IN(ints(type, 11, SHAPE(15)), F32(15)),
+        KERNEL(ROW(pick_grad), .attrs = {.size = 11}, IN(ints(type, 11, SHAPE(3, 5)), F32(3, 5)), OUT(TO(3, 5, 11)));
+        KERNEL(ROW(pick_grad), .attrs = {.size = 11}, IN(ints(type, 11, SHAPE(15)), F32(15)),
             OUT(part(TO(15, 4), 1, 11, 4, 1)));
     }
     KERNEL(ROW(gather), IN(F32(11, 7), ints(MTH_INT32, 11, SHAPE(0))), OUT(TO(0, 7)));
-    KERNEL(ROW(gather_grad), .attrs = {.i = {11}}, IN(ints(MTH_INT32, 11, SHAPE(0)), F32(0, 7)), OUT(TO(11, 7)));
+    KERNEL(ROW(gather_grad), .attrs = {.rows = 11}, IN(ints(MTH_INT32, 11, SHAPE(0)), F32(0, 7)), OUT(TO(11, 7)));
     CHECK(KERNEL(ROW(gather), IN(F32(1000, 300), ints(MTH_INT32, 1000, SHAPE(4000))), OUT(TO(4000, 300))) > 1);
-    CHECK(KERNEL(ROW(gather_grad), .attrs = {.i = {5000}}, IN(ints(MTH_INT32, 5000, SHAPE(4000)), F32(4000, 300)),
+    CHECK(KERNEL(ROW(gather_grad), .attrs = {.rows = 5000}, IN(ints(MTH_INT32, 5000, SHAPE(4000)), F32(4000, 300)),
               OUT(TO(5000, 300))) > 1);
 }
 TEST(faults) {
@@ -382,7 +391,7 @@ TEST(faults) {
             const bool first = i == 1 || i == 3;
             tensor other = i == 0 ? F32(11, 7) : i == 1 ? F32(5, 7) : i == 2 ? F32(5, 11) : F32(5);
             test_case t = {.row = rows[i],
-                .attrs = {.i = {11}},
+                .attrs = {.rows = 11, .size = 11},
                 IN(first ? ids : other, first ? other : ids),
                 OUT(i == 0       ? TO(5, 7)
                         : i == 1 ? TO(11, 7)
@@ -395,32 +404,33 @@ TEST(faults) {
         }
 }
 TEST(positions) {
-    KERNEL(ROW(sinusoid), .attrs = {.i = {300, 64}}, .nin = 0, OUT(TO(300, 64)), .tolerance = 1e-7);
-    KERNEL(ROW(sinusoid), .attrs = {.i = {300, 65}}, .nin = 0, OUT(part(part(TO(30, 33), 0, 300, 270, 1), 1, 65, 1, 1)),
-        .tolerance = 1e-7);
-    KERNEL(ROW(sinusoid), .attrs = {.i = {300, 64}}, .nin = 0, OUT(part(part(TO(30, 32), 0, 300, 2, 3), 1, 64, 1, 2)),
-        .tolerance = 1e-7);
-    CHECK(KERNEL(ROW(sinusoid), .attrs = {.i = {4000, 256}}, .nin = 0, OUT(TO(4000, 256)), .tolerance = 1e-7) > 1);
+    KERNEL(ROW(sinusoid), .attrs = {.length = 300, .width = 64}, .nin = 0, OUT(TO(300, 64)), .tolerance = 1e-7);
+    KERNEL(ROW(sinusoid), .attrs = {.length = 300, .width = 65}, .nin = 0,
+        OUT(part(part(TO(30, 33), 0, 300, 270, 1), 1, 65, 1, 1)), .tolerance = 1e-7);
+    KERNEL(ROW(sinusoid), .attrs = {.length = 300, .width = 64}, .nin = 0,
+        OUT(part(part(TO(30, 32), 0, 300, 2, 3), 1, 64, 1, 2)), .tolerance = 1e-7);
+    CHECK(KERNEL(ROW(sinusoid), .attrs = {.length = 4000, .width = 256}, .nin = 0, OUT(TO(4000, 256)),
+              .tolerance = 1e-7) > 1);
     for (int inverse = 0; inverse < 2; inverse++)
         for (int interleaved = 0; interleaved < 2; interleaved++) {
-            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {10000}}, IN(F32(2, 9, 3, 70)),
-                OUT(TO(2, 9, 3, 70)));
-            KERNEL(ROW(rope), .attrs = {.i = {0, inverse, interleaved}, .f = {500}}, IN(part(F32(9, 6), 0, 40, 20, 1)),
-                OUT(part(TO(9, 6), 0, 40, 20, 1)));
-            KERNEL(ROW(rope), .attrs = {.i = {1, inverse, interleaved}, .f = {500}},
+            KERNEL(ROW(rope), .attrs = {.dimension = 1, .inverse = inverse, .interleaved = interleaved, .base = 10000},
+                IN(F32(2, 9, 3, 70)), OUT(TO(2, 9, 3, 70)));
+            KERNEL(ROW(rope), .attrs = {.inverse = inverse, .interleaved = interleaved, .base = 500},
+                IN(part(F32(9, 6), 0, 40, 20, 1)), OUT(part(TO(9, 6), 0, 40, 20, 1)));
+            KERNEL(ROW(rope), .attrs = {.dimension = 1, .inverse = inverse, .interleaved = interleaved, .base = 500},
                 IN(part(F32(2, 9, 6), 1, 40, 1, 2)), OUT(part(TO(2, 9, 6), 1, 40, 1, 2)));
         }
-    CHECK(KERNEL(ROW(rope), .attrs = {.i = {1, 0, 0}, .f = {10000}}, IN(F32(80, 20, 10, 64)), OUT(TO(80, 20, 10, 64))) >
-        1);
+    CHECK(KERNEL(ROW(rope), .attrs = {.dimension = 1, .base = 10000}, IN(F32(80, 20, 10, 64)),
+              OUT(TO(80, 20, 10, 64))) > 1);
 }
 
 /* ---- normalize */
 TEST(softmax) {
     for (int grad = 0; grad < 2; grad++) {
 #define SOFTMAX(d, ...)                                                                                                \
-    (grad ? KERNEL(ROW(softmax_grad), .attrs = {.i = {d}}, IN(positive(SHAPE(__VA_ARGS__)), F32(__VA_ARGS__)),         \
+    (grad ? KERNEL(ROW(softmax_grad), .attrs = {.dimension = d}, IN(positive(SHAPE(__VA_ARGS__)), F32(__VA_ARGS__)),   \
                 OUT(TO(__VA_ARGS__)))                                                                                  \
-          : KERNEL(ROW(softmax), .attrs = {.i = {d}}, IN(F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))))
+          : KERNEL(ROW(softmax), .attrs = {.dimension = d}, IN(F32(__VA_ARGS__)), OUT(TO(__VA_ARGS__))))
         SOFTMAX(1, 7, 33);
         SOFTMAX(0, 7, 33);
         SOFTMAX(1, 3, 7, 300);
@@ -435,10 +445,10 @@ TEST(softmax) {
         set(&x, i, 1000 + i);
         set(&x, 20 + i, i ? -INFINITY : 0);
     }
-    KERNEL(ROW(softmax), .attrs = {.i = {1}}, IN(x), OUT(TO(3, 20)));
+    KERNEL(ROW(softmax), .attrs = {.dimension = 1}, IN(x), OUT(TO(3, 20)));
 }
 TEST(norms) {
-#define NORM(row, in, out) KERNEL(ROW(row), .attrs = {.f = {1e-5}}, in, out, .tolerance = 5e-6)
+#define NORM(row, in, out) KERNEL(ROW(row), .attrs = {.epsilon = 1e-5}, in, out, .tolerance = 5e-6)
 #define NORMS(rows, n)                                                                                                 \
     NORM(layer_norm, IN(F32(rows, n), F32(n), F32(n)), OUT(TO(rows, n), TO(rows), TO(rows)));                          \
     NORM(rms_norm, IN(F32(rows, n), F32(n)), OUT(TO(rows, n), TO(rows)));                                              \
@@ -452,7 +462,7 @@ TEST(norms) {
     NORMS(1203, 512);
     tensor far = F32(4, 300); /* a mean far above the deviation */
     for (int64_t i = 0; i < far.n; i++) set(&far, i, 1000 + uniform());
-    KERNEL(ROW(layer_norm), .attrs = {.f = {1e-5}}, IN(far, F32(300), F32(300)), OUT(TO(4, 300), TO(4), TO(4)),
+    KERNEL(ROW(layer_norm), .attrs = {.epsilon = 1e-5}, IN(far, F32(300), F32(300)), OUT(TO(4, 300), TO(4), TO(4)),
         .tolerance = 3e-4);
 }
 

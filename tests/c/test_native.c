@@ -56,7 +56,7 @@ static int *list(maker *m, int n, const int *v) {
 }
 static void add_compute(maker *m, int d, const char *op, double f, int nin, const int *in, int out) {
     mth__attrs *attrs = NEW(m->arena, mth__attrs);
-    attrs->f[0] = f;
+    attrs->by = f;
     PUSH(m->arena, m->p->role.at[d].instr,
         (mth__instr){.kind = MTH__COMPUTE,
             .op = mth__op_find(op),

@@ -114,7 +114,7 @@ static mth_status begin(trial *t, const example *x) {
     draw_sizes(5);
     size['e'] = draw(2, 5);
     size['k'] = draw(1, 2);
-    mth__attrs a = {.s = x->spec};
+    mth__attrs a = {.spec = x->spec};
     if (x->attrs) x->attrs(size, &a);
     choose(arena, x);
     mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];

@@ -41,7 +41,7 @@ WORLD_TEST(batches_that_microbatches_do_not_divide, 2) {
     TRY(plan(w, true));
     CHECK(r->batch == 10 && r->microbatches == 3);
     const mth__node *last = find(w, "slice", 2);
-    CHECK(last && last->attrs.i[1] == 8 && last->attrs.i[2] == 10 && last->on == mth__place_device(w->mesh, 0));
+    CHECK(last && last->attrs.start == 8 && last->attrs.stop == 10 && last->on == mth__place_device(w->mesh, 0));
     CHECK(find(w, "concat", 0)->nin == 3);
     CHECK(mth__shape_equal(w->graph->output.at[0].value->shape, SHAPE(10, 4)));
     CHECK(count(w, "transfer") == 6 && moving(w) == 6); /* each microbatch once forward, once backward */
@@ -67,21 +67,21 @@ WORLD_TEST(a_batch_in_a_merged_dimension, 2) {
     mth__value *x = input(w, "input", SHAPE(6, 5, 8));
     pipeline(w, 1, 4, MTH__GPIPE, x);
     stage(w, 0);
-    mth__value *flat = with(w, "reshape", (mth__attrs){.i = {2, 30, 8}}, x);
-    mth__value *y = with(w, "reshape", (mth__attrs){.i = {3, 6, 5, 8}}, one(w, "relu", flat));
+    mth__value *flat = with(w, "reshape", (mth__attrs){.rank = 2, .shape = {30, 8}}, x);
+    mth__value *y = with(w, "reshape", (mth__attrs){.rank = 3, .shape = {6, 5, 8}}, one(w, "relu", flat));
     output(w, "output", y);
     TRY(plan(w, false));
     CHECK(mth__shape_equal(find(w, "relu", 0)->out[0]->shape, SHAPE(20, 8)));
     CHECK(mth__shape_equal(find(w, "relu", 1)->out[0]->shape, SHAPE(10, 8)));
-    CHECK(find(w, "concat", 0)->attrs.i[0] == 0);
+    CHECK(find(w, "concat", 0)->attrs.dimension == 0);
     return NULL;
 }
 WORLD_TEST(a_loss_inside_a_stage_is_a_sum_over_microbatches, 2) {
     mth__value *x = input(w, "input", SHAPE(8, 4));
     pipeline(w, 2, 2, MTH__1F1B, x);
     mth__value *y = layer(w, 1, layer(w, 0, x, 4), 4);
-    mth__value *sum = with(w, "reduce_sum", (mth__attrs){.i = {3, 0}}, one(w, "square", y));
-    output(w, "loss", with(w, "scale", (mth__attrs){.f = {1.0 / 32}}, sum));
+    mth__value *sum = with(w, "reduce_sum", (mth__attrs){.dimensions = 3}, one(w, "square", y));
+    output(w, "loss", with(w, "scale", (mth__attrs){.by = 1.0 / 32}, sum));
     TRY(plan(w, true));
     CHECK(count(w, "reduce_sum") == 4 && count(w, "concat") == 0);
     CHECK(
@@ -104,10 +104,10 @@ WORLD_TEST(dropout_keeps_the_mask_of_the_whole_batch, 2) {
     mth__value *x = input(w, "input", SHAPE(6, 4));
     pipeline(w, 1, 4, MTH__GPIPE, x);
     stage(w, 0);
-    output(w, "output", with(w, "dropout", (mth__attrs){.i = {7}, .f = {0.5}}, x));
+    output(w, "output", with(w, "dropout", (mth__attrs){.key = 7, .probability = 0.5}, x));
     TRY(plan(w, false));
     const mth__node *second = find(w, "dropout", 1);
-    CHECK(second->attrs.i[1] == 0 && second->attrs.i[2] == 4 && second->attrs.i[3] == 6);
+    CHECK(second->attrs.dimension == 0 && second->attrs.start == 4 && second->attrs.size == 6);
     return NULL;
 }
 WORLD_TEST(data_parallel_stages_cut_what_they_have, 2, 2) {
@@ -136,14 +136,14 @@ static mth_status refused(world *w, mth__value *(*make)(world *, mth__value *), 
     w->graph->node.n = w->graph->output.n = 0; /* half a graph is not printed */
     return NULL;
 }
-static mth__value *top(world *w, mth__value *x) { return with(w, "reduce_max", (mth__attrs){.i = {1, 0}}, x); }
-static mth__value *over_batch(world *w, mth__value *x) { return with(w, "softmax", (mth__attrs){.i = {0}}, x); }
+static mth__value *top(world *w, mth__value *x) { return with(w, "reduce_max", (mth__attrs){.dimensions = 1}, x); }
+static mth__value *over_batch(world *w, mth__value *x) { return with(w, "softmax", (mth__attrs){.dimension = 0}, x); }
 static mth__value *pairs(world *w, mth__value *x) { return contract(w, "bi,ci->bc", x, x); }
 static mth__value *of_sum(world *w, mth__value *x) {
-    return one(w, "exp", with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x));
+    return one(w, "exp", with(w, "reduce_sum", (mth__attrs){.dimensions = 1}, x));
 }
 static mth__value *centred(world *w, mth__value *x) {
-    return two(w, "sub", x, with(w, "reduce_sum", (mth__attrs){.i = {1, 0}}, x));
+    return two(w, "sub", x, with(w, "reduce_sum", (mth__attrs){.dimensions = 1}, x));
 }
 WORLD_TEST(a_maximum_over_the_batch_is_refused, 2) { return refused(w, top, "reduce_max"); }
 WORLD_TEST(a_softmax_over_the_batch_is_refused, 2) { return refused(w, over_batch, "softmax"); }
@@ -202,7 +202,7 @@ WORLD_TEST(a_loss_behind_the_pipeline, 2) { /* nothing goes backward before all 
     pipeline(w, 2, 4, MTH__1F1B, x);
     x = layer(w, 1, layer(w, 0, x, 16), 16);
     outside(w);
-    output(w, "loss", with(w, "reduce_sum", (mth__attrs){.i = {3, 0}}, one(w, "square", x)));
+    output(w, "loss", with(w, "reduce_sum", (mth__attrs){.dimensions = 3}, one(w, "square", x)));
     return plan(w, true);
 }
 
@@ -261,7 +261,7 @@ WORLD_TEST(sums_of_sharded_gradients_are_merged, 2, 2) {
     TRY(plan(w, true));
     int over_data = 0;
     for (size_t i = 0; i < w->graph->node.n; i++)
-        over_data += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.i[0] == 1;
+        over_data += !strcmp(w->graph->node.at[i]->op->name, "all_reduce") && w->graph->node.at[i]->attrs.axes == 1;
     /* of six gradients: whole ones, ones split along their rows, and those split along columns by themselves */
     CHECK(over_data <= 4);
     for (size_t i = 0; i < w->graph->output.n; i++) {
@@ -318,7 +318,7 @@ WORLD_TEST(both_gradients_of_a_norm_are_added_or_none, 1) {
     stage(w, 0);
     mth__value *weight = parameter(w, "n.weight", SHAPE(8)), *bias = parameter(w, "n.bias", SHAPE(8));
     mth__value *in[] = {x, weight, bias};
-    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.f = {1e-5}}, 3, in, y));
+    CHECK_STATUS(mth__build(&w->b, mth__op_find("layer_norm"), &(mth__attrs){.epsilon = 1e-5}, 3, in, y));
     output(w, "output", y[0]);
     CHECK(accumulated(w, true) == 2 && count(w, "add") == 0);
     CHECK(find(w, "layer_norm_grad", 2)->nin == 7);
@@ -339,7 +339,7 @@ WORLD_TEST(what_is_needed_otherwise_stays_an_addition, 2) {
         w->b.label.phase = k != 5 ? MTH__BACKWARD : MTH__FORWARD;
         mth__value *x = input(w, "x", SHAPE(8, 4)), *z = input(w, "z", SHAPE(8, 4));
         mth__value *sum = contract(w, "bi,bo->io", x, z);
-        mth__value *view = k == 1 ? with(w, "reshape", (mth__attrs){.i = {1, 16}}, sum) : NULL;
+        mth__value *view = k == 1 ? with(w, "reshape", (mth__attrs){.rank = 1, .shape = {16}}, sum) : NULL;
         mth__value *term = contract(w, "bi,bo->io", z, x);
         if (k == 6) output(w, "between", one(w, "exp", sum));
         mth__value *total = two(w, "add", sum, term);

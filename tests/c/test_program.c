@@ -66,7 +66,7 @@ GUARDED(sixteen_thousand_devices_have_sixteen_roles) {
                 source(g, MTH__VALUE_PARAMETER, mth__format(a, "down_%d_%d", s, l), SHAPE(256, 64), on, SPLIT(0, -1));
             mth__value *y = contract(&b, "bi,io->bo", h, up, on, SPLIT(1, 0), 0);
             y = contract(&b, "bi,io->bo", y, down, on, SPLIT(1, -1), 1);
-            h = node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, SPLIT(1, -1), 0);
+            h = node1(&b, "all_reduce", &(mth__attrs){.axes = 1}, y, on, SPLIT(1, -1), 0);
         }
     }
     output(g, "y", h);
@@ -111,7 +111,7 @@ GUARDED(an_operand_needed_later_is_not_overwritten) {
     const mth__placement *on = mth__place_whole(m);
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 16), on, NULL);
     mth__value *h = node1(&b, "exp", NULL, x, on, NULL, 0),
-               *first = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 1}}, h, on, NULL, 0);
+               *first = node1(&b, "slice", &(mth__attrs){.stop = 1}, h, on, NULL, 0);
     /* a row of h times h: a view of h is read at another place */
     output(g, "y", node2(&b, "mul", NULL, h, first, on, NULL, 0));
     mth__program *p = round_trip(g, (mth__emit_options){.views = true});
@@ -167,7 +167,7 @@ GUARDED(gradients_accumulate_where_they_leave) {
     const mth__placement *on = mth__place_whole(m);
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(32, 64), on, NULL), *sum = NULL;
     for (int k = 0; k < 4; k++) {
-        mth__value *part = node1(&b, "slice", &(mth__attrs){.i = {0, 8 * k, 8 * k + 8}}, x, on, NULL, 0);
+        mth__value *part = node1(&b, "slice", &(mth__attrs){.start = 8 * k, .stop = 8 * k + 8}, x, on, NULL, 0);
         mth__value *slope = contract(&b, "bi,bo->io", part, part, on, NULL, 0);
         sum = sum ? node2(&b, "add", NULL, sum, slope, on, NULL, 0) : slope;
     }
@@ -196,12 +196,12 @@ GUARDED(outputs_that_are_entries_views_or_repeated) {
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 6), on, NULL),
                *y = node1(&b, "exp", NULL, x, on, NULL, 0);
     output(g, "entry", x);
-    output(g, "view of an entry", node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, x, on, NULL, 0));
+    output(g, "view of an entry", node1(&b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, x, on, NULL, 0));
     output(g, "first", y);
     output(g, "second \"quoted\"\n", y);
-    output(g, "view of an output", node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, y, on, NULL, 0));
-    mth__value *z =
-        node1(&b, "reshape", &(mth__attrs){.i = {1, 24}}, node1(&b, "tanh", NULL, x, on, NULL, 0), on, NULL, 0);
+    output(g, "view of an output", node1(&b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, y, on, NULL, 0));
+    mth__value *z = node1(
+        &b, "reshape", &(mth__attrs){.rank = 1, .shape = {24}}, node1(&b, "tanh", NULL, x, on, NULL, 0), on, NULL, 0);
     output(g, "view of a value", z);
     mth__program *p = round_trip(g, (mth__emit_options){.views = true});
     const mth__role *r = &p->role.at[0];
@@ -509,8 +509,8 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(8, 6), on, SPLIT(0, -1)),
                *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(6, 10), on, SPLIT(-1, 1));
     mth__value *h = contract(&b, "bi,io->bo", x, w, on, SPLIT(0, 1), 0);
-    mth__value *r = node1(&b, "reshape", &(mth__attrs){.i = {3, 8, 2, 5}}, h, on, SPLIT(0, -1, -1), 0);
-    mth__value *s = node1(&b, "slice", &(mth__attrs){.i = {0, 0, 4}}, r, on, SPLIT(-1, -1, -1), 0);
+    mth__value *r = node1(&b, "reshape", &(mth__attrs){.rank = 3, .shape = {8, 2, 5}}, h, on, SPLIT(0, -1, -1), 0);
+    mth__value *s = node1(&b, "slice", &(mth__attrs){.stop = 4}, r, on, SPLIT(-1, -1, -1), 0);
     output(g, "y", node1(&b, "relu", NULL, s, on, SPLIT(-1, -1, -1), 0));
     output(g, "h", h);
     for (size_t i = 0; i < g->node.n; i++) { /* as shard leaves it */

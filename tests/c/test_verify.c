@@ -326,7 +326,7 @@ GUARDED(partial_sums_are_no_values) {
         if (k == 0) y = node1(&b, "relu", NULL, y, on, NULL, 1);
         if (k == 1) y = node2(&b, "add", NULL, y, bias, on, NULL, 1);
         if (k == 2) y = node2(&b, "mul", NULL, y, y, on, NULL, 1);
-        output(g, "y", k == 3 ? y : node1(&b, "all_reduce", &(mth__attrs){.i = {1}}, y, on, NULL, 0));
+        output(g, "y", k == 3 ? y : node1(&b, "all_reduce", &(mth__attrs){.axes = 1}, y, on, NULL, 0));
         static const char *const why[] = {"relu: uses %3, a partial sum, as a value",
             "add: bias and the other operands are partial sums over different axes",
             "mul: multiplies %3 with another partial sum", "exit 0, y, is a partial sum"};
@@ -340,12 +340,12 @@ GUARDED(partial_sums_are_added_to_partial_sums) {
     for (int k = 0; k < 3; k++) {
         mth__graph *g = graph_of(&b, 2);
         const mth__placement *on = mth__place_whole(g->mesh);
-        const mth__attrs spec = {.s = "bi,bo->io"}, axis = {.i = {1}};
+        const mth__attrs spec = {.spec = "bi,bo->io"}, axis = {.axes = 1};
         mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(4, 8), on, SPLIT(0, -1));
         if (k == 2) x->sharding = split_by(on, x->shape, NULL);
-        mth__value *sum = contract(&b, spec.s, x, x, on, NULL, k < 2);
+        mth__value *sum = contract(&b, spec.spec, x, x, on, NULL, k < 2);
         if (k == 0) sum = node1(&b, "all_reduce", &axis, sum, on, NULL, 0);
-        mth__value *total = contract(&b, spec.s, x, x, on, NULL, k < 2);
+        mth__value *total = contract(&b, spec.spec, x, x, on, NULL, k < 2);
         total->node->in = NEW_ARRAY(a, mth__value *, 3);
         total->node->in[0] = total->node->in[1] = x;
         total->node->in[2] = sum;
@@ -370,7 +370,7 @@ GUARDED(splits_must_agree) {
                          : SPLIT(-1, 0));
         mth__value *w = source(g, MTH__VALUE_PARAMETER, "w", SHAPE(8, 4), on, SPLIT(0, -1));
         if (k < 2) x = contract(&b, "bi,io->bo", x, w, on, NULL, 0);
-        if (k == 2) x = node1(&b, "softmax", &(mth__attrs){.i = {1}}, x, on, SPLIT(-1, 0), 0);
+        if (k == 2) x = node1(&b, "softmax", &(mth__attrs){.dimension = 1}, x, on, SPLIT(-1, 0), 0);
         if (k == 3) x = node1(&b, "exp", NULL, x, on, SPLIT(0, -1), 0);
         output(g, "y", x);
         static const char *const why[] = {"dimension 0 of w is split otherwise", "%2 is said to be whole",
@@ -407,8 +407,9 @@ GUARDED(views_show_what_they_say) {
         mth__graph *g = graph_of(&b, 2);
         const mth__placement *on = mth__place_whole(g->mesh);
         mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(6, 16), on, SPLIT(-1, 0));
-        mth__value *rows = node1(&b, "slice", &(mth__attrs){.i = {0, 2, 5}}, x, on, SPLIT(-1, 0), 0);
-        mth__value *heads = node1(&b, "reshape", &(mth__attrs){.i = {3, 3, 4, 4}}, rows, on, SPLIT(-1, 0, -1), 0);
+        mth__value *rows = node1(&b, "slice", &(mth__attrs){.start = 2, .stop = 5}, x, on, SPLIT(-1, 0), 0);
+        mth__value *heads =
+            node1(&b, "reshape", &(mth__attrs){.rank = 3, .shape = {3, 4, 4}}, rows, on, SPLIT(-1, 0, -1), 0);
         output(g, "y", node1(&b, "exp", NULL, heads, on, SPLIT(-1, 0, -1), 0));
         mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
         mth__pvalue *v = NULL;
@@ -440,9 +441,10 @@ GUARDED(a_piece_of_each_part_is_a_view) {
     mth__graph *g = graph_of(&b, 2);
     const mth__placement *on = mth__place_whole(g->mesh);
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE(16, 3), on, SPLIT(0, -1));
-    mth__value *parts = node1(&b, "reshape", &(mth__attrs){.i = {3, 2, 8, 3}}, x, on, SPLIT(0, -1, -1), 0);
-    mth__value *piece = node1(&b, "slice", &(mth__attrs){.i = {1, 2, 4}}, parts, on, SPLIT(0, -1, -1), 0);
-    mth__value *rows = node1(&b, "reshape", &(mth__attrs){.i = {2, 4, 3}}, piece, on, SPLIT(0, -1), 0);
+    mth__value *parts = node1(&b, "reshape", &(mth__attrs){.rank = 3, .shape = {2, 8, 3}}, x, on, SPLIT(0, -1, -1), 0);
+    mth__value *piece =
+        node1(&b, "slice", &(mth__attrs){.dimension = 1, .start = 2, .stop = 4}, parts, on, SPLIT(0, -1, -1), 0);
+    mth__value *rows = node1(&b, "reshape", &(mth__attrs){.rank = 2, .shape = {4, 3}}, piece, on, SPLIT(0, -1), 0);
     output(g, "y", node1(&b, "exp", NULL, rows, on, SPLIT(0, -1), 0));
     CHECK_STATUS(mth__program_verify(emit_plan(g, &(mth__emit_options){.views = true})));
 }

@@ -65,7 +65,7 @@ GUARDED(no_sum_of_sizes_wraps) {
     b = builder(g);
     const mth__placement *on = mth__place_whole(g->mesh);
     mth__value *x = source(g, MTH__VALUE_INPUT, "x", SHAPE((int64_t)1 << 40, 1 << 19), on, NULL), *term[3];
-    for (int i = 0; i < 3; i++) term[i] = node1(&b, "scale", &(mth__attrs){.f = {i + 1}}, x, on, NULL, 0);
+    for (int i = 0; i < 3; i++) term[i] = node1(&b, "scale", &(mth__attrs){.by = i + 1}, x, on, NULL, 0);
     output(g, "y", node2(&b, "add", NULL, node2(&b, "add", NULL, term[0], term[1], on, NULL, 0), term[2], on, NULL, 0));
     CHECK_STATUS(mth__emit(g->arena, g, &(mth__emit_options){.views = true}, &p));
     CHECK_FAILS(mth__emit_memory(p, 1), MTH_ERROR_VALUE, "the values of device 0 together have 2^62 bytes or more");

@@ -33,7 +33,7 @@ static plan *new_plan(mth__arena *arena, mth__call *c) {
 }
 /* How many of the local keys, from the first, query i sees. */
 static int64_t visible(const mth__call *c, const plan *p, int64_t i) {
-    if (!c->attrs->i[0]) return p->t;
+    if (!c->attrs->causal) return p->t;
     const int64_t query = c->in[0].start[1] + i * mth__step(&c->in[0], 1), away = query - c->in[1].start[1];
     return away < 0 ? 0 : mth__min64(p->t, away / mth__step(&c->in[1], 1) + 1);
 }
@@ -96,7 +96,7 @@ mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
     const double pairs = (double)(p->b * p->g * p->r) * (double)p->s * (double)p->t;
     c->thread_scratch =
         (QUERIES * KEYS + KEYS + 2 * QUERIES + clean_rows(p)) * sizeof(float) + QUERIES * sizeof(double);
-    mth__one_phase(c, pairs * ((double)(2 * (p->d + p->e)) / 70 + 0.5) * (c->attrs->i[0] ? 0.6 : 1), p->items);
+    mth__one_phase(c, pairs * ((double)(2 * (p->d + p->e)) / 70 + 0.5) * (c->attrs->causal ? 0.6 : 1), p->items);
     return NULL;
 }
 /* Whether the result is finite. */
@@ -122,7 +122,7 @@ static bool attend(const mth__call *c, const plan *p, int64_t item, void *scratc
         t.keys = mth__min64(KEYS, seen - t0);
         t.hide = hidden_keys(mask, b * p->t + t0, t.keys, hide);
         mth__gemm(
-            false, true, n, t.keys, p->d, (float)c->attrs->f[0], q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
+            false, true, n, t.keys, p->d, (float)c->attrs->scale, q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
         for (int64_t i = 0; i < n; i++) {
             float *row = score + i * KEYS;
             const int64_t in = t.in[i] = mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
@@ -165,7 +165,7 @@ mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
     p->blocks = (p->s + QUERIES - 1) / QUERIES;
     const double pairs = (double)(p->items * p->r) * (double)p->s * (double)p->t;
     const int want =
-        mth__chunks(pairs * ((double)(6 * p->d + 4 * p->e) / 70 + 0.5) * (c->attrs->i[0] ? 0.6 : 1), INT32_MAX);
+        mth__chunks(pairs * ((double)(6 * p->d + 4 * p->e) / 70 + 0.5) * (c->attrs->causal ? 0.6 : 1), INT32_MAX);
     const int64_t most = mth__max64(1, mth__min64(8, (p->t + KEYS - 1) / KEYS));
     p->parts =
         p->items >= mth__min64(want, 16) || !p->items ? 1 : (int)mth__min64(most, (want + p->items - 1) / p->items);
@@ -191,7 +191,7 @@ static bool zeros(int64_t n, const float *x) {
 static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g, int part, float *score, bool careful) {
     float *ds = score + QUERIES * KEYS, *hide = ds + QUERIES * KEYS, *delta = hide + KEYS, *clean = delta + QUERIES;
     const mth__operand *mask = c->nin > 7 ? &c->in[7] : NULL;
-    const float scale = (float)c->attrs->f[0];
+    const float scale = (float)c->attrs->scale;
     const mth__range blocks = mth__chunk_of((p->t + KEYS - 1) / KEYS, p->parts, part),
                      keys = {blocks.lo * KEYS, mth__min64(blocks.hi * KEYS, p->t)};
     const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d,

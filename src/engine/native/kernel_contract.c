@@ -107,9 +107,10 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
     int rank[OPERANDS];
     int64_t stride[OPERANDS][MTH__RANK], of[OPERANDS], size = 0;
     const mth__operand *operand[OPERANDS] = {&c->in[0], &c->in[1], &c->out[0]};
-    const char *comma = c->attrs->s ? strchr(c->attrs->s, ',') : NULL, *arrow = comma ? strstr(comma, "->") : NULL;
-    if (!arrow) return INTERNAL("contract: spec \"%s\"", c->attrs->s ? c->attrs->s : "");
-    text[A] = c->attrs->s;
+    const char *comma = c->attrs->spec ? strchr(c->attrs->spec, ',') : NULL,
+               *arrow = comma ? strstr(comma, "->") : NULL;
+    if (!arrow) return INTERNAL("contract: spec \"%s\"", c->attrs->spec ? c->attrs->spec : "");
+    text[A] = c->attrs->spec;
     text[B] = comma + 1;
     text[C] = arrow + 2;
     rank[A] = (int)(comma - text[A]);
@@ -117,7 +118,7 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
     rank[C] = (int)strlen(text[C]);
     for (int o = 0; o < OPERANDS; o++) {
         if (rank[o] != operand[o]->shape.rank)
-            return INTERNAL("contract %s: operand %d has %d dimensions", c->attrs->s, o, operand[o]->shape.rank);
+            return INTERNAL("contract %s: operand %d has %d dimensions", c->attrs->spec, o, operand[o]->shape.rank);
         mth__shape_strides(operand[o]->shape, stride[o]);
     }
     for (int first = 0; first < OPERANDS; first++)
@@ -130,7 +131,7 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
                 if (!at) continue;
                 const int64_t here = operand[o]->shape.dim[at - text[o]];
                 if (in && here != size)
-                    return INTERNAL("contract %s: letter %c has sizes %lld and %lld", c->attrs->s, letter,
+                    return INTERNAL("contract %s: letter %c has sizes %lld and %lld", c->attrs->spec, letter,
                         (long long)size, (long long)here);
                 size = here;
                 in |= 1u << o;
@@ -138,7 +139,7 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
             }
             if (in & ((1u << first) - 1)) continue; /* seen with an earlier operand */
             group *g = in == 7 ? batch : in == 5 ? m : in == 6 ? n : in == 3 ? k : NULL;
-            if (!g) return INTERNAL("contract %s: letter %c stands alone", c->attrs->s, letter);
+            if (!g) return INTERNAL("contract %s: letter %c stands alone", c->attrs->spec, letter);
             add_letter(g, size, of[A], of[B], of[C]);
         }
     return NULL;

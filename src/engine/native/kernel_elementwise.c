@@ -53,8 +53,7 @@ void mth__run_unary(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const plan *p = c->plan;
     const mth__range r = mth__chunk_of(p->total, c->chunks[0], chunk);
-    mth__vec->unary[p->row](
-        r.hi - r.lo, mth__f32(&c->in[0]) + r.lo, mth__f32(&c->out[0]) + r.lo, (float)c->attrs->f[0]);
+    mth__vec->unary[p->row](r.hi - r.lo, mth__f32(&c->in[0]) + r.lo, mth__f32(&c->out[0]) + r.lo, (float)c->attrs->by);
 }
 void mth__run_binary(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
@@ -139,7 +138,7 @@ void mth__run_mask(const mth__call *c, int phase, int chunk, void *scratch) {
 /* and the index of the box's first element */
 static int64_t mask_strides(const mth__call *c, int64_t stride[MTH__RANK]) {
     mth__shape whole = c->out[0].global;
-    const int64_t dim = c->attrs->i[1], start = c->attrs->i[2], size = c->attrs->i[3];
+    const int64_t dim = c->attrs->dimension, start = c->attrs->start, size = c->attrs->size;
     if (size) whole.dim[dim] = size;
     mth__shape_strides(whole, stride);
     return size ? start * stride[dim] : 0;
@@ -171,7 +170,7 @@ void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
     const plan *p = c->plan;
     const mth__loop *l = &p->loop;
     const mth__range r = mth__chunk_of(p->total, c->chunks[0], chunk);
-    const double rate = c->attrs->f[0];
+    const double rate = c->attrs->probability;
     const uint64_t threshold = rate <= 0 ? 0 : (uint64_t)ceil(rate * 0x1p32);
     const float scale = rate < 1 ? (float)(1 / (1 - rate)) : 0;
     const mth__operand *o = &c->out[0];
@@ -180,7 +179,7 @@ void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
     for (int64_t pos = r.lo; pos < r.hi;) {
         const int64_t i = pos % p->inner, n = mth__min64(r.hi - pos, p->inner - i), step = l->stride[1][l->rank - 1];
         mth__loop_at(l, l->rank - 1, pos / p->inner, at);
-        mth__vec->dropout(n, mth__f32(&c->in[0]) + pos, mth__f32(o) + pos, (uint64_t)c->attrs->i[0],
+        mth__vec->dropout(n, mth__f32(&c->in[0]) + pos, mth__f32(o) + pos, (uint64_t)c->attrs->key,
             (uint64_t)(first + at[1] + i * step), (uint64_t)step, threshold, scale);
         pos += n;
     }

@@ -131,7 +131,7 @@ mth_status mth__prepare_sinusoid(mth__arena *arena, mth__call *c) {
     p->pairs = n ? (y->start[1] + (n - 1) * mth__step(y, 1)) / 2 - p->first + 1 : 0;
     p->frequency = NEW_ARRAY(arena, double, p->pairs + 1);
     for (int64_t j = 0; j < p->pairs; j++)
-        p->frequency[j] = pow(10000, -2.0 * (double)(p->first + j) / (double)c->attrs->i[1]);
+        p->frequency[j] = pow(10000, -2.0 * (double)(p->first + j) / (double)c->attrs->width);
     c->plan = p;
     c->thread_scratch = 2 * (size_t)p->pairs * sizeof(float);
     mth__one_phase(c, 1.5 * (double)mth__size(y), y->shape.dim[0]);
@@ -162,13 +162,13 @@ typedef struct {
 mth_status mth__prepare_rope(mth__arena *arena, mth__call *c) {
     rope *p = NEW(arena, rope);
     const mth__operand *x = &c->in[0];
-    const int s = (int)c->attrs->i[0], last = x->shape.rank - 1;
+    const int s = (int)c->attrs->dimension, last = x->shape.rank - 1;
     p->outer = mth__dims(x, 0, s);
     p->positions = x->shape.dim[s];
     p->inner = mth__dims(x, s + 1, last);
     p->d = x->shape.dim[last];
     p->frequency = NEW_ARRAY(arena, double, p->d / 2 + 1);
-    for (int64_t j = 0; j < p->d / 2; j++) p->frequency[j] = pow(c->attrs->f[0], -2.0 * (double)j / (double)p->d);
+    for (int64_t j = 0; j < p->d / 2; j++) p->frequency[j] = pow(c->attrs->base, -2.0 * (double)j / (double)p->d);
     const int want =
         mth__chunks(8.0 * (double)mth__size(x) / MTH__BYTES_PER_NS + 3.0 * (double)(p->positions * p->d), INT32_MAX);
     p->position_chunks = (int)mth__max64(1, mth__min64(p->positions, want));
@@ -183,20 +183,20 @@ void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
     const rope *p = c->plan;
     const mth__operand *x = &c->in[0];
-    const int axis = (int)c->attrs->i[0];
+    const int axis = (int)c->attrs->dimension;
     const int64_t half = p->d / 2;
     const mth__range ps = mth__chunk_of(p->positions, p->position_chunks, chunk % p->position_chunks),
                      os = mth__chunk_of(p->outer, p->outer_chunks, chunk / p->position_chunks);
     float *sine = scratch, *cosine = sine + half;
     for (int64_t s = ps.lo; s < ps.hi; s++) {
         mth__vec->sincos(half, (double)(x->start[axis] + s * mth__step(x, axis)), p->frequency, sine, cosine);
-        if (c->attrs->i[1]) mth__vec->unary[MTH__ROW_neg](half, sine, sine, 0);
+        if (c->attrs->inverse) mth__vec->unary[MTH__ROW_neg](half, sine, sine, 0);
         for (int64_t o = os.lo; o < os.hi; o++)
             for (int64_t i = 0; i < p->inner; i++) {
                 const int64_t at = ((o * p->positions + s) * p->inner + i) * p->d;
                 const float *from = mth__f32(x) + at;
                 float *to = mth__f32(&c->out[0]) + at;
-                if (c->attrs->i[2]) {
+                if (c->attrs->interleaved) {
                     for (int64_t j = 0; j < half; j++) {
                         const float a = from[2 * j], b = from[2 * j + 1];
                         to[2 * j] = a * cosine[j] - b * sine[j];

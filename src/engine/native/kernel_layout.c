@@ -66,7 +66,7 @@ mth_status mth__prepare_transpose(mth__arena *arena, mth__call *c) {
     int64_t stride[MTH__RANK];
     dense(&c->out[0].shape, p, 0);
     mth__shape_strides(c->in[0].shape, stride);
-    for (int d = 0; d < c->out[0].shape.rank; d++) p->loop.stride[1][d] = stride[c->attrs->i[1 + d]];
+    for (int d = 0; d < c->out[0].shape.rank; d++) p->loop.stride[1][d] = stride[c->attrs->permutation[d]];
     return plan_copies(c);
 }
 void mth__run_transpose(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -78,7 +78,7 @@ mth_status mth__prepare_slice(mth__arena *arena, mth__call *c) {
     mth__copy *p = box_of(new_copies(arena, c, 1)->copy, &c->out[0].shape);
     dense(&c->out[0].shape, p, 0);
     dense(&c->in[0].shape, p, 1);
-    p->src = c->attrs->i[1] * p->loop.stride[1][c->attrs->i[0]];
+    p->src = c->attrs->start * p->loop.stride[1][c->attrs->dimension];
     return plan_copies(c);
 }
 void mth__run_slice(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -90,8 +90,8 @@ void mth__run_slice(const mth__call *c, int phase, int chunk, void *scratch) {
    add nothing. */
 mth_status mth__prepare_pad(mth__arena *arena, mth__call *c) {
     mth__copy *p = new_copies(arena, c, 3)->copy;
-    const int d = (int)c->attrs->i[0];
-    const int64_t before = c->attrs->i[1], inside = c->in[0].shape.dim[d],
+    const int d = (int)c->attrs->dimension;
+    const int64_t before = c->attrs->before, inside = c->in[0].shape.dim[d],
                   size[3] = {inside, before, c->out[0].shape.dim[d] - before - inside};
     const int64_t first[3] = {before, 0, before + inside};
     for (int i = 0; i < 3; i++) {
@@ -115,7 +115,7 @@ void mth__run_pad(const mth__call *c, int phase, int chunk, void *scratch) {
 }
 mth_status mth__prepare_concat(mth__arena *arena, mth__call *c) {
     mth__copy *p = new_copies(arena, c, c->nin)->copy;
-    const int d = (int)c->attrs->i[0];
+    const int d = (int)c->attrs->dimension;
     int64_t at = 0;
     for (int i = 0; i < c->nin; i++) {
         box_of(&p[i], &c->in[i].shape);

@@ -31,12 +31,12 @@ static int64_t choice_of(const mth__operand *experts, int64_t token, int64_t exp
 /* ---- routing */
 mth_status mth__prepare_moe_route(mth__arena *arena, mth__call *c) {
     (void)arena;
-    mth__one_phase(c, 1.0 * (double)mth__size(&c->in[0]) * (double)c->attrs->i[0], c->in[0].shape.dim[0]);
+    mth__one_phase(c, 1.0 * (double)mth__size(&c->in[0]) * (double)c->attrs->k, c->in[0].shape.dim[0]);
     return NULL;
 }
 void mth__run_moe_route(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const int64_t e = c->in[0].shape.dim[1], k = c->attrs->i[0];
+    const int64_t e = c->in[0].shape.dim[1], k = c->attrs->k;
     const mth__range r = mth__chunk_of(c->in[0].shape.dim[0], c->chunks[0], chunk);
     for (int64_t t = r.lo; t < r.hi; t++) {
         const float *x = mth__f32(&c->in[0]) + t * e;
@@ -80,7 +80,7 @@ void mth__run_moe_route_grad(const mth__call *c, int phase, int chunk, void *scr
 mth_status mth__prepare_moe_capacity(mth__arena *arena, mth__call *c) {
     (void)arena;
     c->phases = c->chunks[0] = 1;
-    c->thread_scratch = (size_t)mth__size_product(c->attrs->i[1], sizeof(int64_t));
+    c->thread_scratch = (size_t)mth__size_product(c->attrs->experts, sizeof(int64_t));
     return NULL;
 }
 void mth__run_moe_capacity(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -88,10 +88,10 @@ void mth__run_moe_capacity(const mth__call *c, int phase, int chunk, void *scrat
     const int32_t *experts = c->in[0].data;
     int32_t *kept = c->out[0].data, dropped = 0;
     int64_t *served = scratch;
-    memset(served, 0, (size_t)c->attrs->i[1] * sizeof *served);
+    memset(served, 0, (size_t)c->attrs->experts * sizeof *served);
     for (int64_t i = 0, n = mth__size(&c->in[0]); i < n; i++) {
-        const int32_t e = (int32_t)chosen(c, experts[i], c->attrs->i[1]);
-        const bool keep = e >= 0 && served[e] < c->attrs->i[0];
+        const int32_t e = (int32_t)chosen(c, experts[i], c->attrs->experts);
+        const bool keep = e >= 0 && served[e] < c->attrs->capacity;
         if (keep)
             served[e]++;
         else if (e >= 0)
@@ -230,7 +230,7 @@ void mth__run_moe_matmul(const mth__call *c, int phase, int chunk, void *scratch
     const int64_t *dim = c->out[0].shape.dim, t = dim[1], o = dim[2], i = c->in[0].shape.dim[2],
                   bo = blocks(o, COLUMNS), bt = blocks(t, ROWS), e = chunk / (bo * bt);
     if (!dim[0]) return;
-    const bool transposed = c->attrs->i[0] == 1;
+    const bool transposed = c->attrs->transposed == 1;
     const int64_t o0 = chunk % bo * COLUMNS, t0 = chunk / bo % bt * ROWS, n = mth__min64(COLUMNS, o - o0),
                   end = mth__min64(t0 + ROWS, t);
     const int32_t *rows = (const int32_t *)c->in[2].data + e * t;
@@ -342,9 +342,9 @@ void mth__run_moe_map(const mth__call *c, int phase, int chunk, void *scratch) {
         memset(y + done * h, 0, (size_t)((at - done) * h) * sizeof *y);
         const float *a = mth__f32(&c->in[0]) + at * h;
         if (more && c->nin == 2)
-            mth__vec->unary[act[c->attrs->i[0]]](length * h, a, y + at * h, 0);
+            mth__vec->unary[act[c->attrs->activation]](length * h, a, y + at * h, 0);
         else if (more)
-            mth__vec->binary[product ? MTH__ROW_mul : act_grad[c->attrs->i[0]]](
+            mth__vec->binary[product ? MTH__ROW_mul : act_grad[c->attrs->activation]](
                 length * h, a, 1, mth__f32(&c->in[1]) + at * h, 1, y + at * h);
         done = at + length;
     }

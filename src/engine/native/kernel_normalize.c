@@ -10,7 +10,7 @@ enum { COLUMNS = 256 };
 static mth_status plan_softmax(mth__arena *arena, mth__call *c) {
     soft *p = NEW(arena, soft);
     const mth__operand *x = &c->in[0];
-    const int d = (int)c->attrs->i[0];
+    const int d = (int)c->attrs->dimension;
     p->outer = mth__dims(x, 0, d);
     p->n = x->shape.dim[d];
     p->inner = mth__dims(x, d + 1, x->shape.rank);
@@ -106,7 +106,7 @@ void mth__run_layer_norm(const mth__call *c, int phase, int chunk, void *scratch
     norm_rows(c, &rows, &n);
     const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
-        mth__vec->layer_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, c->in[2].data, (float)c->attrs->f[0],
+        mth__vec->layer_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, c->in[2].data, (float)c->attrs->epsilon,
             mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i, mth__f32(&c->out[2]) + i);
 }
 void mth__run_rms_norm(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -115,7 +115,7 @@ void mth__run_rms_norm(const mth__call *c, int phase, int chunk, void *scratch) 
     norm_rows(c, &rows, &n);
     const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
-        mth__vec->rms_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, (float)c->attrs->f[0],
+        mth__vec->rms_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, (float)c->attrs->epsilon,
             mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i);
 }
 /* Both gradients. The shared scratch holds dweight (and dbias) of each chunk. */

@@ -26,7 +26,7 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
     for (int d = 0; d < x->shape.rank; d++) {
         if (x->shape.dim[d] == 1) continue;
         const int last = merged.rank - 1;
-        const int64_t reduced = c->attrs->i[0] >> d & 1;
+        const int64_t reduced = c->attrs->dimensions >> d & 1;
         if (last >= 0 && merged.stride[1][last] == reduced) {
             merged.size[last] *= x->shape.dim[d];
             merged.stride[0][last] = stride[d];

@@ -17,7 +17,7 @@ typedef struct {
 } sight;
 static sight look(mth__hlo_call *c, const mth__hlo_operand *mask) {
     mth__hlo *h = c->h;
-    sight s = {.causal = c->attrs->i[0], .masked = mask};
+    sight s = {.causal = c->attrs->causal, .masked = mask};
     if (s.causal) {
         s.query = mth__hlo_index(h, c->in[0].part, 1);
         s.key = mth__hlo_index(h, c->in[1].part, 1);
@@ -46,7 +46,7 @@ static mth__hlo_val seen_or(mth__hlo *h, const sight *s, mth__hlo_val x, double 
    product: XLA would round score - most once, and where scores are large it is then above 0 for the largest. */
 static mth__hlo_val scores(mth__hlo_call *c, const sight *s) {
     const int qbatch[] = {0, 2}, qsum[] = {4}, ksum[] = {3};
-    mth__hlo_val q = mth__hlo_binary_scalar(c->h, "multiply", c->in[0].v, c->attrs->f[0]);
+    mth__hlo_val q = mth__hlo_binary_scalar(c->h, "multiply", c->in[0].v, c->attrs->scale);
     return seen_or(c->h, s, mth__hlo_dot(c->h, q, c->in[1].v, 2, qbatch, qbatch, 1, qsum, ksum), -INFINITY);
 }
 static mth__hlo_val of_rows(mth__hlo *h, mth__hlo_val by, mth__shape to) {
@@ -160,7 +160,7 @@ void mth__hlo_attention_grad(mth__hlo_call *c) { /* q, k, v, o, most, sum, do, m
     mth__hlo *h = c->h;
     const sight s = look(c, c->nin > 7 ? &c->in[7] : NULL);
     const mth__hlo_val dout = c->in[6].v, sum = replace(h, c->in[5].v, 0, 1);
-    backward f = {.s = &s, .q = c->in[0].v, .k = c->in[1].v, .dout = dout, .scale = c->attrs->f[0]};
+    backward f = {.s = &s, .q = c->in[0].v, .k = c->in[1].v, .dout = dout, .scale = c->attrs->scale};
     f.p = exp_minus(h, scores(c, &s), swap12(h, c->in[4].v));
     f.over_sum = swap12(h, mth__hlo_binary(h, "divide", mth__hlo_splat(h, sum.dtype, sum.shape, 1), sum));
     f.dp = mth__hlo_dot(h, dout, c->in[2].v, 2, (int[]){0, 2}, (int[]){0, 2}, 1, (int[]){4}, (int[]){3});

@@ -64,7 +64,7 @@ static mth__hlo_val of_vectors(mth__hlo *h, mth__hlo_val x, term a, mth__hlo_val
 
 void mth__hlo_contract(mth__hlo_call *c) {
     mth__hlo *h = c->h;
-    const char *spec = c->attrs->s, *comma = strchr(spec, ','), *arrow = strstr(comma, "->");
+    const char *spec = c->attrs->spec, *comma = strchr(spec, ','), *arrow = strstr(comma, "->");
     term a = {spec, (int)(comma - spec)}, b = {comma + 1, (int)(arrow - comma - 1)};
     const term y = {arrow + 2, (int)strlen(arrow + 2)};
     mth__hlo_val x = c->in[0].v, w = c->in[1].v;
@@ -126,7 +126,7 @@ static mth__hlo_val sum_of_long_rows(mth__hlo *h, mth__hlo_val x, int first) {
 
 void mth__hlo_reduce_row(mth__hlo_call *c) {
     mth__hlo *h = c->h;
-    const unsigned dims = (unsigned)c->attrs->i[0];
+    const unsigned dims = (unsigned)c->attrs->dimensions;
     const bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, leading = dims && !(dims & (dims + 1));
     mth__hlo_val x = c->in[0].v;
     if (!max && leading)

@@ -42,8 +42,8 @@ void mth__hlo_dropout(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_part *part = c->out[0].part;
     const mth__hlo_val x = c->in[0].v;
-    const int64_t box = c->attrs->i[1], box_start = c->attrs->i[2], box_size = c->attrs->i[3];
-    const double rate = c->attrs->f[0];
+    const int64_t box = c->attrs->dimension, box_start = c->attrs->start, box_size = c->attrs->size;
+    const double rate = c->attrs->probability;
     mth__shape whole = part->shape;
     if (box_size) whole.dim[box] = box_size;
     int64_t stride[MTH__RANK];
@@ -67,7 +67,7 @@ void mth__hlo_dropout(mth__hlo_call *c) {
         along = mth__hlo_broadcast(h, mth__hlo_binary_scalar(h, "multiply", along, (double)stride[d]), x.shape, &d);
         index = mth__hlo_binary(h, "add", index, along);
     }
-    mth__hlo_val word = first_word(h, (uint64_t)c->attrs->i[0], index, mth__shape_size(whole) > (int64_t)LOW);
+    mth__hlo_val word = first_word(h, (uint64_t)c->attrs->key, index, mth__shape_size(whole) > (int64_t)LOW);
     mth__hlo_val keep = mth__hlo_compare(h, "GE", word, mth__hlo_splat(h, MTH_INT64, x.shape, threshold));
     mth__hlo_val y = mth__hlo_binary_scalar(h, "multiply", x, 1 / (1 - rate));
     c->out[0].v = mth__hlo_select(h, keep, y, mth__hlo_splat(h, x.dtype, x.shape, 0));

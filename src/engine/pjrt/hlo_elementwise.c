@@ -81,8 +81,8 @@ void mth__hlo_unary_row(mth__hlo_call *c) {
     case MTH__ROW_square: *y = times(h, x, x); return;
     case MTH__ROW_sigmoid: *y = mth__hlo_unary(h, "logistic", x); return;
     case MTH__ROW_tanh: *y = mth__hlo_unary(h, "tanh", x); return;
-    case MTH__ROW_scale: *y = scaled(h, x, c->attrs->f[0]); return;
-    case MTH__ROW_shift: *y = shifted(h, x, c->attrs->f[0]); return;
+    case MTH__ROW_scale: *y = scaled(h, x, c->attrs->by); return;
+    case MTH__ROW_shift: *y = shifted(h, x, c->attrs->by); return;
     case MTH__ROW_copy:
     case MTH__ROW_stop: *y = x; return;
     default: *y = mth__hlo_activation(h, c->op->name, x);

@@ -135,7 +135,7 @@ void mth__hlo_gather(mth__hlo_call *c) {
 void mth__hlo_gather_grad(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_operand *ids = &c->in[0];
-    mth__hlo_place at = mth__hlo_locate(h, c->out[0].part, 0, checked_ids(h, ids, c->attrs->i[0]));
+    mth__hlo_place at = mth__hlo_locate(h, c->out[0].part, 0, checked_ids(h, ids, c->attrs->rows));
     const unsigned all = (1u << ids->v.shape.rank) - 1;
     if (mth__hlo_is_padded(ids->part, all))
         at.here = mth__hlo_binary(h, "and", at.here, mth__hlo_mask(h, ids->part, all));
@@ -172,7 +172,7 @@ void mth__hlo_pick_grad(mth__hlo_call *c) {
     const int last = out->local.rank - 1;
     int dims[MTH__RANK];
     for (int d = 0; d < last; d++) dims[d] = d;
-    mth__hlo_val id = mth__hlo_broadcast(h, checked_ids(h, &c->in[0], c->attrs->i[0]), out->local, dims);
+    mth__hlo_val id = mth__hlo_broadcast(h, checked_ids(h, &c->in[0], c->attrs->size), out->local, dims);
     mth__hlo_val index = mth__hlo_broadcast(h, mth__hlo_index(h, out, last), out->local, &last);
     mth__hlo_val dy = mth__hlo_broadcast(h, c->in[1].v, out->local, dims);
     c->out[0].v =
@@ -227,7 +227,7 @@ void mth__hlo_rope(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_part *part = c->in[0].part;
     /* interleaved: (j, 2), else (2, j) */
-    const int axis = (int)c->attrs->i[0], last = part->local.rank - 1, pair = c->attrs->i[2] ? 4 : 3;
+    const int axis = (int)c->attrs->dimension, last = part->local.rank - 1, pair = c->attrs->interleaved ? 4 : 3;
     const int64_t length = part->local.dim[axis], d = part->local.dim[last], half = d / 2;
     /* outer, sequence, inner, width */
     mth__shape x4 = {4, {1, length, 1, d}}, pairs = {5, {0}}, table = {2, {length, d}};
@@ -238,7 +238,7 @@ void mth__hlo_rope(mth__hlo_call *c) {
     pairs.dim[pair] = 2;
 
     /* [s, j] */
-    mth__hlo_val angle = angles(h, mth__hlo_index(h, part, axis), frequencies(h, c->attrs->f[0], half, d));
+    mth__hlo_val angle = angles(h, mth__hlo_index(h, part, axis), frequencies(h, c->attrs->base, half, d));
     mth__hlo_val s = sine(h, angle), k = sine(h, mth__hlo_binary_scalar(h, "add", angle, quarter)),
                  minus = mth__hlo_unary(h, "negate", s);
     if (pair == 4) {
@@ -247,7 +247,7 @@ void mth__hlo_rope(mth__hlo_call *c) {
         k = mth__hlo_reshape(h, k, column);
         minus = mth__hlo_reshape(h, minus, column);
     }
-    const bool inverse = c->attrs->i[1];
+    const bool inverse = c->attrs->inverse;
     s = mth__hlo_concat(h, 2, (mth__hlo_val[]){inverse ? s : minus, inverse ? minus : s}, pair - 2);
     k = mth__hlo_concat(h, 2, (mth__hlo_val[]){k, k}, pair - 2);
 

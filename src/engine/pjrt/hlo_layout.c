@@ -12,7 +12,7 @@ void mth__hlo_reshape_row(mth__hlo_call *c) { c->out[0].v = mth__hlo_reshape(c->
 
 void mth__hlo_transpose_row(mth__hlo_call *c) {
     int permutation[MTH__RANK];
-    for (int d = 0; d < c->out[0].part->local.rank; d++) permutation[d] = (int)c->attrs->i[1 + d];
+    for (int d = 0; d < c->out[0].part->local.rank; d++) permutation[d] = (int)c->attrs->permutation[d];
     c->out[0].v = mth__hlo_transpose(c->h, c->in[0].v, permutation);
 }
 
@@ -22,26 +22,26 @@ static bool unchanged(const mth__hlo_call *c, int d) {
 }
 
 void mth__hlo_slice_row(mth__hlo_call *c) {
-    const int d = (int)c->attrs->i[0];
+    const int d = (int)c->attrs->dimension;
     const mth__hlo_val x = c->in[0].v;
     mth__hlo_val start[MTH__RANK], *y = &c->out[0].v;
     if (!c->by_microbatch) {
-        *y = unchanged(c, d) ? x : mth__hlo_slice(c->h, x, d, c->attrs->i[1], c->attrs->i[2]);
+        *y = unchanged(c, d) ? x : mth__hlo_slice(c->h, x, d, c->attrs->start, c->attrs->stop);
         return;
     }
     for (int k = 0; k < x.shape.rank; k++)
-        start[k] = k == d ? mth__hlo_number(c->h, c->attrs->i[1]) : mth__hlo_scalar_i32(c->h, 0);
+        start[k] = k == d ? mth__hlo_number(c->h, c->attrs->start) : mth__hlo_scalar_i32(c->h, 0);
     *y = mth__hlo_dynamic_slice(c->h, x, start, c->out[0].part->local);
 }
 
 void mth__hlo_pad_row(mth__hlo_call *c) {
-    c->out[0].v = mth__hlo_pad(c->h, c->in[0].v, (int)c->attrs->i[0], c->attrs->i[1], c->attrs->i[2], 0);
+    c->out[0].v = mth__hlo_pad(c->h, c->in[0].v, (int)c->attrs->dimension, c->attrs->before, c->attrs->after, 0);
 }
 
 void mth__hlo_concat_row(mth__hlo_call *c) {
     mth__hlo_val x[MTH__MAX_IN];
     for (int i = 0; i < c->nin; i++) x[i] = c->in[i].v;
-    c->out[0].v = mth__hlo_concat(c->h, c->nin, x, (int)c->attrs->i[0]);
+    c->out[0].v = mth__hlo_concat(c->h, c->nin, x, (int)c->attrs->dimension);
 }
 
 /* To an integer toward zero, beyond its range to its limits, NaN to 0; to bool: is it not 0. */

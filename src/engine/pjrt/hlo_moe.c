@@ -106,7 +106,7 @@ void mth__hlo_moe_combine_weights_grad(mth__hlo_call *c) { /* y, rows, experts, 
 static const int batch[] = {0};
 void mth__hlo_moe_matmul(mth__hlo_call *c) { /* the caller has filled the padding of i */
     mth__hlo *h = c->h;
-    const int i = c->attrs->i[0] ? 2 : 1;
+    const int i = c->attrs->transposed ? 2 : 1;
     c->out[0].v =
         only(h, used(h, c->in[2].v), mth__hlo_dot(h, c->in[0].v, c->in[1].v, 1, batch, batch, 1, (int[]){2}, &i));
 }
@@ -128,10 +128,11 @@ void mth__hlo_moe_bias_grad(mth__hlo_call *c) {
 
 static const char *const activation[] = {"relu", "gelu", "gelu_tanh", "silu"};
 void mth__hlo_moe_act(mth__hlo_call *c) {
-    c->out[0].v = only(c->h, used(c->h, c->in[1].v), mth__hlo_activation(c->h, activation[c->attrs->i[0]], c->in[0].v));
+    c->out[0].v =
+        only(c->h, used(c->h, c->in[1].v), mth__hlo_activation(c->h, activation[c->attrs->activation], c->in[0].v));
 }
 void mth__hlo_moe_act_grad(mth__hlo_call *c) {
-    mth__hlo_val dx = mth__hlo_activation_grad(c->h, activation[c->attrs->i[0]], c->in[0].v, c->in[1].v);
+    mth__hlo_val dx = mth__hlo_activation_grad(c->h, activation[c->attrs->activation], c->in[0].v, c->in[1].v);
     c->out[0].v = only(c->h, used(c->h, c->in[2].v), dx);
 }
 void mth__hlo_moe_mul(mth__hlo_call *c) {

@@ -11,7 +11,7 @@ static mth__hlo_val wide(mth__hlo *h, mth__hlo_val column, mth__shape to) {
 void mth__hlo_moe_route(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     mth__hlo_val x = c->in[0].v, taken = {0};
-    const int64_t e = x.shape.dim[1], k = c->attrs->i[0];
+    const int64_t e = x.shape.dim[1], k = c->attrs->k;
     mth__hlo_val *weight = NEW_ARRAY(h->arena, mth__hlo_val, k), *expert = NEW_ARRAY(h->arena, mth__hlo_val, k);
     mth__hlo_val index = mth__hlo_iota(h, MTH_INT32, x.shape, 1),
                  none = mth__hlo_splat(h, MTH_INT32, x.shape, (double)e);
@@ -64,8 +64,8 @@ void mth__hlo_moe_capacity(mth__hlo_call *c) { /* nothing is split here */
     mth__hlo *h = c->h;
     mth__hlo_val experts = c->in[0].v;
     const int64_t n = mth__shape_size(experts.shape),
-                  capacity = c->attrs->i[0] < INT32_MAX ? c->attrs->i[0] : INT32_MAX;
-    const mth__shape en = {2, {c->attrs->i[1], n}};
+                  capacity = c->attrs->capacity < INT32_MAX ? c->attrs->capacity : INT32_MAX;
+    const mth__shape en = {2, {c->attrs->experts, n}};
     mth__hlo_val x = mth__hlo_reshape(h, experts, (mth__shape){1, {n}});
     mth__hlo_val is =
         mth__hlo_compare(h, "EQ", mth__hlo_broadcast(h, x, en, (int[]){1}), mth__hlo_iota(h, MTH_INT32, en, 0));

@@ -17,7 +17,7 @@ static mth__hlo_val sum_over(mth__hlo *h, mth__hlo_val x, int d) {
 void mth__hlo_softmax(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_val x = c->in[0].v;
-    const int d = (int)c->attrs->i[0];
+    const int d = (int)c->attrs->dimension;
     mth__hlo_val most = mth__hlo_reduce(h, "maximum", x, 1u << d, false);
     mth__hlo_val e = mth__hlo_unary(h, "exponential", minus(h, x, along(h, most, x.shape, d)));
     c->out[0].v = mth__hlo_binary(h, "divide", e, along(h, sum_over(h, e, d), x.shape, d));
@@ -26,7 +26,7 @@ void mth__hlo_softmax(mth__hlo_call *c) {
 void mth__hlo_softmax_grad(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_val y = c->in[0].v, dy = c->in[1].v;
-    const int d = (int)c->attrs->i[0];
+    const int d = (int)c->attrs->dimension;
     mth__hlo_val dot = sum_over(h, times(h, y, dy), d);
     c->out[0].v = times(h, y, minus(h, dy, along(h, dot, y.shape, d)));
 }
@@ -53,7 +53,7 @@ void mth__hlo_layer_norm(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_val x = c->in[0].v;
     mth__hlo_val mean = mean_of(h, x), centred = minus(h, x, rows(h, mean, x));
-    mth__hlo_val rstd = reciprocal_root(h, mean_of(h, times(h, centred, centred)), c->attrs->f[0]);
+    mth__hlo_val rstd = reciprocal_root(h, mean_of(h, times(h, centred, centred)), c->attrs->epsilon);
     mth__hlo_val scaled = times(h, times(h, centred, rows(h, rstd, x)), columns(h, c->in[1].v, x));
     c->out[0].v = mth__hlo_binary(h, "add", scaled, columns(h, c->in[2].v, x));
     c->out[1].v = mean;
@@ -75,7 +75,7 @@ void mth__hlo_layer_norm_grad(mth__hlo_call *c) {
 void mth__hlo_rms_norm(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const mth__hlo_val x = c->in[0].v;
-    mth__hlo_val rstd = reciprocal_root(h, mean_of(h, times(h, x, x)), c->attrs->f[0]);
+    mth__hlo_val rstd = reciprocal_root(h, mean_of(h, times(h, x, x)), c->attrs->epsilon);
     c->out[0].v = times(h, times(h, x, rows(h, rstd, x)), columns(h, c->in[1].v, x));
     c->out[1].v = rstd;
 }

@@ -40,8 +40,8 @@ static double unary(const mth__ref_call *c, int row, double x) {
     case MTH__ROW_square: return x * x;
     case MTH__ROW_sigmoid: return sigmoid(x);
     case MTH__ROW_tanh: return tanh(x);
-    case MTH__ROW_scale: return x * c->attrs->f[0];
-    case MTH__ROW_shift: return x + c->attrs->f[0];
+    case MTH__ROW_scale: return x * c->attrs->by;
+    case MTH__ROW_shift: return x + c->attrs->by;
     default: return mth__ref_activation(row, x);
     }
 }
@@ -104,16 +104,16 @@ mth_status mth__ref_binary(const mth__ref_call *c) {
 
 mth_status mth__ref_dropout(const mth__ref_call *c) {
     const mth__ref_value *x = c->in[0], *y = c->out[0];
-    double p = c->attrs->f[0];
+    double p = c->attrs->probability;
     FOR_EACH(at, y->local) {
         uint64_t flat = 0; /* global */
         for (int d = 0; d < y->global.rank; d++) {
-            bool box = c->attrs->i[3] && d == c->attrs->i[1];
-            flat = flat * (uint64_t)(box ? c->attrs->i[3] : y->global.dim[d]) +
-                (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->i[2] : 0));
+            bool box = c->attrs->size && d == c->attrs->dimension;
+            flat = flat * (uint64_t)(box ? c->attrs->size : y->global.dim[d]) +
+                (uint64_t)(mth__ref_global(y, d, at[d]) + (box ? c->attrs->start : 0));
         }
         uint32_t word[4];
-        mth__philox((uint64_t)c->attrs->i[0], flat, 0, word);
+        mth__philox((uint64_t)c->attrs->key, flat, 0, word);
         *mth__ref_at(y, at) = word[0] * 0x1p-32 >= p ? *mth__ref_at(x, at) / (1 - p) : 0;
     }
     return NULL;

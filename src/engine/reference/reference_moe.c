@@ -7,7 +7,7 @@ static bool above(double a, double b) { return a > b || (isnan(a) && !isnan(b));
 
 mth_status mth__ref_moe_route(const mth__ref_call *c) {
     const mth__ref_value *logits = c->in[0], *weights = c->out[0], *experts = c->out[1];
-    int64_t k = c->attrs->i[0], e = logits->local.dim[1];
+    int64_t k = c->attrs->k, e = logits->local.dim[1];
     for (int64_t t = 0; t < logits->local.dim[0]; t++) {
         double sum = 0;
         for (int64_t j = 0; j < k; j++) {
@@ -46,10 +46,10 @@ mth_status mth__ref_moe_capacity(const mth__ref_call *c) {
     mth__ref_zero(dropped);
     FOR_EACH(at, experts->local) {
         int64_t e = ID(experts, at[0], at[1]), before = 0;
-        if (e >= c->attrs->i[1]) return mth__ref_outside(c, experts, e, c->attrs->i[1]);
+        if (e >= c->attrs->experts) return mth__ref_outside(c, experts, e, c->attrs->experts);
         for (int64_t t = 0; t <= at[0]; t++)
             for (int64_t j = 0; j < (t < at[0] ? experts->local.dim[1] : at[1]); j++) before += ID(experts, t, j) == e;
-        bool fits = before < c->attrs->i[0];
+        bool fits = before < c->attrs->capacity;
         ID(kept, at[0], at[1]) = fits ? e : -1;
         ID(dropped, 0) += !fits;
     }
@@ -134,8 +134,8 @@ mth_status mth__ref_moe_matmul(const mth__ref_call *c) {
     FOR_EACH(at, y->local) {
         double sum = 0;
         for (int64_t i = 0; i < x->local.dim[2] && ID(rows, at[0], at[1]) >= 0; i++)
-            sum +=
-                AT(x, at[0], at[1], i) * (c->attrs->i[0] ? AT(weight, at[0], at[2], i) : AT(weight, at[0], i, at[2]));
+            sum += AT(x, at[0], at[1], i) *
+                (c->attrs->transposed ? AT(weight, at[0], at[2], i) : AT(weight, at[0], i, at[2]));
         *mth__ref_at(y, at) = sum;
     }
     return NULL;
@@ -170,7 +170,7 @@ mth_status mth__ref_moe_bias_grad(const mth__ref_call *c) {
 mth_status mth__ref_moe_act(const mth__ref_call *c) { /* x, rows -> y; as moe_act_grad x, dy, rows -> dx */
     static const int activation[] = {MTH__ROW_relu, MTH__ROW_gelu, MTH__ROW_gelu_tanh, MTH__ROW_silu};
     const mth__ref_value *x = c->in[0], *dy = c->nin == 3 ? c->in[1] : NULL, *rows = c->in[c->nin - 1], *y = c->out[0];
-    int row = activation[c->attrs->i[0]];
+    int row = activation[c->attrs->activation];
     FOR_EACH(at, y->local) {
         double v = *mth__ref_at(x, at);
         *mth__ref_at(y, at) = ID(rows, at[0], at[1]) < 0 ? 0

@@ -9,7 +9,7 @@ static mth__shape without(mth__shape s, int d) {
 
 mth_status mth__ref_softmax(const mth__ref_call *c) {
     const mth__ref_value *x = c->in[0], *y = c->out[0];
-    int d = (int)c->attrs->i[0];
+    int d = (int)c->attrs->dimension;
     int64_t n = x->local.dim[d];
     FOR_EACH(at, without(x->local, d)) {
         double most = -INFINITY, sum = 0;
@@ -23,7 +23,7 @@ mth_status mth__ref_softmax(const mth__ref_call *c) {
 
 mth_status mth__ref_softmax_grad(const mth__ref_call *c) {
     const mth__ref_value *y = c->in[0], *dy = c->in[1], *dx = c->out[0];
-    int d = (int)c->attrs->i[0];
+    int d = (int)c->attrs->dimension;
     int64_t n = y->local.dim[d];
     FOR_EACH(at, without(y->local, d)) {
         double dot = 0;
@@ -44,7 +44,7 @@ mth_status mth__ref_layer_norm(const mth__ref_call *c) {
         for (at[d] = 0; at[d] < n; at[d]++) sum += *mth__ref_at(x, at);
         double m = sum / (double)n;
         for (at[d] = 0; at[d] < n; at[d]++) square += pow(*mth__ref_at(x, at) - m, 2);
-        double r = 1 / sqrt(square / (double)n + c->attrs->f[0]);
+        double r = 1 / sqrt(square / (double)n + c->attrs->epsilon);
         for (at[d] = 0; at[d] < n; at[d]++)
             *mth__ref_at(y, at) = (*mth__ref_at(x, at) - m) * r * AT(weight, at[d]) + AT(bias, at[d]);
         at[d] = 0;
@@ -86,7 +86,7 @@ mth_status mth__ref_rms_norm(const mth__ref_call *c) {
     FOR_EACH(at, without(x->local, d)) {
         double square = 0;
         for (at[d] = 0; at[d] < n; at[d]++) square += pow(*mth__ref_at(x, at), 2);
-        double r = 1 / sqrt(square / (double)n + c->attrs->f[0]);
+        double r = 1 / sqrt(square / (double)n + c->attrs->epsilon);
         for (at[d] = 0; at[d] < n; at[d]++) *mth__ref_at(y, at) = *mth__ref_at(x, at) * r * AT(weight, at[d]);
         at[d] = 0;
         *mth__ref_at(rstd, at) = r;
@@ -118,7 +118,7 @@ mth_status mth__ref_rms_norm_grad(const mth__ref_call *c) {
 static bool sees(const mth__ref_call *c, const mth__ref_value *mask, int64_t b, int64_t s, int64_t t) {
     const int64_t at[MTH__RANK] = {b, t};
     if (mask && mth__ref_as_real(mask->dtype, *mth__ref_element_at(mask, at)) == 0) return false;
-    return !c->attrs->i[0] || mth__ref_global(c->in[1], 1, t) <= mth__ref_global(c->in[0], 1, s);
+    return !c->attrs->causal || mth__ref_global(c->in[1], 1, t) <= mth__ref_global(c->in[0], 1, s);
 }
 
 static double score(const mth__ref_call *c, const int64_t *at, int64_t t) { /* at: b, s, g, r */
@@ -126,7 +126,7 @@ static double score(const mth__ref_call *c, const int64_t *at, int64_t t) { /* a
     double dot = 0;
     for (int64_t d = 0; d < q->local.dim[4]; d++)
         dot += AT(q, at[0], at[1], at[2], at[3], d) * AT(k, at[0], t, at[2], d);
-    return c->attrs->f[0] * dot;
+    return c->attrs->scale * dot;
 }
 
 mth_status mth__ref_attention(const mth__ref_call *c) {
@@ -178,7 +178,7 @@ mth_status mth__ref_attention_grad(const mth__ref_call *c) {
                     if (round) AT(dv, at[0], t, at[2], e) += p * AT(go, at[0], at[1], at[2], at[3], e);
                 }
                 if (!round) whole += p * dp;
-                double ds = c->attrs->f[0] * p * (dp - whole);
+                double ds = c->attrs->scale * p * (dp - whole);
                 for (int64_t d = 0; round && d < depth; d++) {
                     AT(dq, at[0], at[1], at[2], at[3], d) += ds * AT(k, at[0], t, at[2], d);
                     AT(dk, at[0], t, at[2], d) += ds * AT(q, at[0], at[1], at[2], at[3], d);

@@ -4,8 +4,8 @@
 
 mth_status mth__ref_contract(const mth__ref_call *c) {
     const mth__ref_value *a = c->in[0], *b = c->in[1], *y = c->out[0];
-    const char *comma = strchr(c->attrs->s, ','), *arrow = strstr(c->attrs->s, "->");
-    const char *term[3] = {c->attrs->s, comma + 1, arrow + 2};
+    const char *comma = strchr(c->attrs->spec, ','), *arrow = strstr(c->attrs->spec, "->");
+    const char *term[3] = {c->attrs->spec, comma + 1, arrow + 2};
     const mth__ref_value *value[3] = {a, b, y};
     /* every letter with its stride in each term; those of the result first, the summed ones behind */
     struct {
@@ -49,12 +49,12 @@ mth_status mth__ref_contract(const mth__ref_call *c) {
 
 mth_status mth__ref_reduce(const mth__ref_call *c) {
     const mth__ref_value *x = c->in[0], *y = c->out[0];
-    bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, keep = c->attrs->i[1];
+    bool max = mth__op_index(c->op) == MTH__ROW_reduce_max, keep = c->attrs->keep;
     for (int64_t i = 0; i < mth__shape_size(y->local); i++) y->data[i].real = max ? -INFINITY : 0;
     FOR_EACH(at, x->local) {
         int64_t to[MTH__RANK] = {0};
         for (int d = 0, n = 0; d < x->local.rank; d++) {
-            bool gone = c->attrs->i[0] >> d & 1;
+            bool gone = c->attrs->dimensions >> d & 1;
             if (!gone) to[n] = at[d];
             n += !gone || keep;
         }
@@ -79,7 +79,7 @@ mth_status mth__ref_reshape(const mth__ref_call *c) {
 mth_status mth__ref_transpose(const mth__ref_call *c) {
     FOR_EACH(at, c->out[0]->local) {
         int64_t from[MTH__RANK] = {0};
-        for (int d = 0; d < c->out[0]->local.rank; d++) from[c->attrs->i[1 + d]] = at[d];
+        for (int d = 0; d < c->out[0]->local.rank; d++) from[c->attrs->permutation[d]] = at[d];
         *mth__ref_element_at(c->out[0], at) = *mth__ref_element_at(c->in[0], from);
     }
     return NULL;
@@ -102,15 +102,15 @@ static mth_status shifted(const mth__ref_value *x, const mth__ref_value *y, int6
     return NULL;
 }
 mth_status mth__ref_slice(const mth__ref_call *c) {
-    return shifted(c->in[0], c->out[0], c->attrs->i[0], c->attrs->i[1]);
+    return shifted(c->in[0], c->out[0], c->attrs->dimension, c->attrs->start);
 }
 mth_status mth__ref_pad(const mth__ref_call *c) {
-    return shifted(c->in[0], c->out[0], c->attrs->i[0], -c->attrs->i[1]);
+    return shifted(c->in[0], c->out[0], c->attrs->dimension, -c->attrs->before);
 }
 mth_status mth__ref_keep(const mth__ref_call *c) { return shifted(c->in[0], c->out[0], 0, 0); }
 
 mth_status mth__ref_concat(const mth__ref_call *c) {
-    int64_t dimension = c->attrs->i[0];
+    int64_t dimension = c->attrs->dimension;
     const mth__ref_value *y = c->out[0];
     FOR_EACH(at, y->local) {
         int64_t from[MTH__RANK], global = mth__ref_global(y, (int)dimension, at[dimension]);
