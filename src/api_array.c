@@ -13,14 +13,14 @@ typedef struct {
     const int64_t *dim;
     const mth_arg *spec;
     mth_array **out;
-} making;
+} array_making;
 
 static mth_status check_rank(int rank) {
     if (rank >= 0 && rank <= MTH__RANK) return NULL;
     return FAIL(MTH_ERROR_VALUE, F("an array of %d dimensions", rank), F("use 0 to %d dimensions", MTH__RANK));
 }
 
-static mth_status read_shape(const making *m, mth__shape *shape, mth__sharding *sharding) {
+static mth_status read_shape(const array_making *m, mth__shape *shape, mth__sharding *sharding) {
     *shape = (mth__shape){.rank = m->rank};
     TRY(mth__given(m->backend, "the backend"));
     TRY(check_rank(m->rank));
@@ -32,7 +32,7 @@ static mth_status read_shape(const making *m, mth__shape *shape, mth__sharding *
 }
 
 static mth_status make_body(void *context) {
-    making *m = context;
+    array_making *m = context;
     mth__shape shape;
     mth__sharding sharding;
     TRY(read_shape(m, &shape, &sharding));
@@ -43,7 +43,7 @@ static mth_status array_make(mth_backend *b, mth_dtype dtype, int rank, const in
     mth__fill *fill, void *context, mth_array **out) {
     TRY(mth__result_given(out));
     mth_array *a = NULL;
-    making m = {b, dtype, rank, dim, spec, &a};
+    array_making m = {b, dtype, rank, dim, spec, &a};
     TRY(mth__guard(make_body, &m));
     mth_status s = mth__array_fill(a, fill, context);
     if (s) {
@@ -84,7 +84,7 @@ mth_status mth_array_from_data(mth_backend *b, mth_dtype dtype, int rank, const 
 static void keep(void *nothing) { (void)nothing; }
 
 typedef struct {
-    making making;
+    array_making making;
     const void *data;
     void (*release)(void *);
     void *context;
@@ -92,7 +92,7 @@ typedef struct {
 
 static mth_status borrow_body(void *context) {
     borrowing *w = context;
-    making *m = &w->making;
+    array_making *m = &w->making;
     mth__shape shape;
     mth__sharding sharding;
     TRY(read_shape(m, &shape, &sharding));

@@ -214,10 +214,10 @@ typedef struct {
     const mth_compiled *compiled;
     unsigned before;
     const mth__stop *of_thread;
-} evaluation;
+} interruptible_call;
 
 static bool is_interrupted(void *context) {
-    const evaluation *e = context;
+    const interruptible_call *e = context;
     if (atomic_load_explicit(&e->compiled->interrupts, memory_order_relaxed) != e->before) return true;
     return mth__stop_asked(e->of_thread);
 }
@@ -228,7 +228,7 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
     mth__plan *plan;
     TRY(mth__given(c, "the compiled model"));
     TRY(mth__result_given(outputs));
-    evaluation e = {c, atomic_load(&c->interrupts), mth__thread_stop()};
+    interruptible_call e = {c, atomic_load(&c->interrupts), mth__thread_stop()};
     TRY(mth__request_for(c, input, count, &r));
     mth_status s = g ? check_output_gradients(c, g, &r) : NULL;
     if (s) {

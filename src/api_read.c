@@ -3,13 +3,13 @@
 #include "observe/report.h"
 #include <string.h>
 
-typedef void printing(mth__text *, const mth__program *);
+typedef void program_printer(mth__text *, const mth__program *);
 typedef struct {
-    printing *print;
+    program_printer *print;
     const mth__plan *plan;
     const char *text;
     char **out;
-} reading;
+} plan_reading;
 
 static mth_status publish(const mth__text *t, char **out) {
     char *text = mth__text_publish(t);
@@ -19,7 +19,7 @@ static mth_status publish(const mth__text *t, char **out) {
 }
 
 static mth_status print_body(void *context) {
-    reading *r = context;
+    plan_reading *r = context;
     mth__arena *arena = mth__arena_new();
     mth__text t = mth__text_new(arena);
     r->print(&t, r->plan->program);
@@ -36,9 +36,9 @@ static mth_status last_plan(mth_compiled *c, const mth__plan **out) {
     return NULL;
 }
 
-static mth_status read_last(mth_compiled *c, printing *print, char **out) {
+static mth_status read_last(mth_compiled *c, program_printer *print, char **out) {
     TRY(mth__result_given(out));
-    reading r = {.print = print, .out = out};
+    plan_reading r = {.print = print, .out = out};
     TRY(mth__lock(c));
     mth_status s = last_plan(c, &r.plan);
     if (!s) s = mth__guard(print_body, &r);
@@ -50,7 +50,7 @@ mth_status mth_plan_print(mth_compiled *c, char **out) { return read_last(c, mth
 mth_status mth_get_placement_text(mth_compiled *c, char **out) { return read_last(c, mth__report_placement, out); }
 
 static mth_status reprint_body(void *context) {
-    reading *r = context;
+    plan_reading *r = context;
     mth__arena *arena = mth__arena_new();
     mth__program *p;
     TRY(mth__program_parse(arena, r->text, &p));
@@ -69,13 +69,13 @@ static mth_status reprint_body(void *context) {
 mth_status mth_plan_reprint(const char *text, char **out) {
     TRY(mth__given(text, "the text of a plan"));
     TRY(mth__result_given(out));
-    reading r = {.text = text, .out = out};
+    plan_reading r = {.text = text, .out = out};
     return mth__guard(reprint_body, &r);
 }
 
 mth_status mth_plan_verify_text(const char *text) {
     TRY(mth__given(text, "the text of a plan"));
-    reading r = {.text = text};
+    plan_reading r = {.text = text};
     return mth__guard(reprint_body, &r);
 }
 

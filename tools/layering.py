@@ -1,5 +1,5 @@
-"""Checks the house rules that a compiler can't: who includes whom, file sizes, unique names,
-complete lists in meson.build, numbers in texts, the format, exported symbols.
+"""Checks the house rules that a compiler can't: who includes whom, file sizes, unique names
+of files and types, complete lists in meson.build, numbers in texts, the format, exported symbols.
 
 Usage: python tools/layering.py [libmithril.so]
 """
@@ -92,6 +92,41 @@ def check_names():
             yield f"one name, several files: {', '.join(places)}"
 
 
+def defined_types(text):
+    """Names of the types that a C file defines: of structs, unions and enums with a body, and of typedefs of other types."""
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    for match in re.finditer(r"\b(?:struct|union|enum)\s+(\w+)\s*\{", text):
+        yield match[1]
+    for match in re.finditer(r"\btypedef\b", text):
+        depth, end = 0, match.end()
+        while depth or text[end] != ";":
+            depth += (text[end] in "{(") - (text[end] in "})")
+            end += 1
+        body = re.sub(r"\[[^\]]*\]", "", text[match.end() : end]).strip()
+        if "{" in body or not body.startswith(("struct ", "union ", "enum ")):
+            function = "{" not in body and re.search(r"\(\*?\s*(\w+)\)\s*\(|(\w+)\s*\(", body)
+            yield function[1] or function[2] if function else re.findall(r"\w+", body)[-1]
+
+
+def check_types():
+    """No two types share a name, but the engines' own bodies of what engine.h and devices.h leave open. Of a pass's .c
+    file the type `state` is what its functions hand on."""
+    where, opaque = defaultdict(set), set()
+    for path in files(["include", "src", "python"], ".c", ".h"):
+        text = path.read_text()
+        for name in defined_types(text):
+            where[name].add(str(path.relative_to(ROOT)))
+        if path.parent.name in ("data", "engine"):
+            opaque.update(re.findall(r"typedef struct (\w+) \1;", text))
+    for name, places in sorted(where.items()):
+        if (
+            len(places) > 1
+            and not (name in opaque and all(place.count("/") == 3 for place in places))
+            and name != "state"
+        ):
+            yield f"one name, types in several files: {name} in {', '.join(sorted(places))}"
+
+
 def check_numbers():
     """Floating numbers go in and out of texts by base/number.c alone, which no locale changes."""
     direct = re.compile(
@@ -131,6 +166,7 @@ def main():
         "includes": check_includes(),
         "lines": check_lines(),
         "names": check_names(),
+        "types": check_types(),
         "lists": check_lists(),
         "numbers": check_numbers(),
         "format": check_format(),

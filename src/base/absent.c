@@ -3,12 +3,12 @@
 #include "mithril.h"
 #include <string.h>
 
-typedef enum { LATER, ELSEWHERE } reason;
+typedef enum { LATER, ELSEWHERE } absence;
 typedef struct {
     const char *place, *names /* words */;
-    reason reason;
+    absence reason;
     const char *fix;
-} row;
+} absent_feature;
 
 #define IS_COMPUTED "leave it out: this version computes in float32"
 #define IS_TORCHS "leave it out: it is of an engine for PyTorch, which this version does not have"
@@ -19,7 +19,7 @@ typedef struct {
     "compose it: model |= ml.Slice(...), ml.Reshape(...), ml.Transpose(...), ml.Mean(...), with input=\"x\" and "      \
     "output=\"y\""
 
-static const row rows[] = {
+static const absent_feature rows[] = {
     /* options of compile, of backends, of modules, and keywords of functions */
     {"option",
         "checkpointing activation_checkpointing gradient_checkpointing use_gradient_checkpointing checkpoint recompute "

@@ -84,17 +84,17 @@ typedef struct guard {
 } guard;
 static _Thread_local guard *innermost;
 
-typedef struct block {
-    struct block *before;
+typedef struct arena_block {
+    struct arena_block *before;
     size_t used, room; /* of data */
     alignas(16) char data[];
-} block;
+} arena_block;
 struct mth__arena {
-    block *last;
+    arena_block *last;
     size_t bytes;
     mth__arena *next, **link; /* in the list of a guard; link NULL: in none */
 };
-enum { FIRST_BLOCK = 4096 - sizeof(block), LARGEST_BLOCK = 1 << 20 };
+enum { FIRST_BLOCK = 4096 - sizeof(arena_block), LARGEST_BLOCK = 1 << 20 };
 
 typedef enum { OUT_OF_MEMORY = 1, STOPPED } reason; /* what longjmp gives */
 
@@ -170,23 +170,23 @@ static void *open_zeroed(void *at, size_t size) {
     return memset(at, 0, size);
 }
 
-static block *block_new(mth__arena *a, size_t room) {
-    block *b = mth__malloc(sizeof(block) + room);
+static arena_block *block_new(mth__arena *a, size_t room) {
+    arena_block *b = mth__malloc(sizeof(arena_block) + room);
     if (!b) out_of_memory();
     b->used = 0;
     b->room = room;
     ASAN_POISON_MEMORY_REGION(b->data, room);
-    if (a) a->bytes += sizeof(block) + room;
+    if (a) a->bytes += sizeof(arena_block) + room;
     return b;
 }
 
 mth__arena *mth__arena_new(void) {
-    block *b = block_new(NULL, FIRST_BLOCK);
+    arena_block *b = block_new(NULL, FIRST_BLOCK);
     b->before = NULL;
     mth__arena *a = (mth__arena *)b->data; /* the arena stands in its own first block */
     b->used = with_red_zone(sizeof(mth__arena));
     ASAN_UNPOISON_MEMORY_REGION(a, sizeof(mth__arena));
-    *a = (mth__arena){.last = b, .bytes = sizeof(block) + FIRST_BLOCK};
+    *a = (mth__arena){.last = b, .bytes = sizeof(arena_block) + FIRST_BLOCK};
     if (innermost) link_arena(a, innermost);
     return a;
 }
@@ -196,7 +196,7 @@ void mth__arena_keep(mth__arena *a) { unlink_arena(a); }
 void mth__arena_free(mth__arena *a) {
     if (!a) return;
     unlink_arena(a);
-    for (block *b = a->last, *before; b; b = before) {
+    for (arena_block *b = a->last, *before; b; b = before) {
         before = b->before;
         mth__free(b);
     }
@@ -205,20 +205,20 @@ void mth__arena_free(mth__arena *a) {
 size_t mth__arena_bytes(const mth__arena *a) { return a->bytes; }
 
 void *mth__alloc(mth__arena *a, size_t size) {
-    block *b = a->last;
+    arena_block *b = a->last;
     if (size > PTRDIFF_MAX / 2) out_of_memory();
     size_t rounded = with_red_zone(size);
     if (rounded > b->room - b->used) {
         if (innermost && mth__thread_stopped()) leave(STOPPED);
         size_t room = b->room >= LARGEST_BLOCK / 2 ? LARGEST_BLOCK : 2 * b->room;
         if (rounded > room / 4) { /* a block of its own, behind the current one, which stays in use */
-            block *own = block_new(a, rounded);
+            arena_block *own = block_new(a, rounded);
             own->used = rounded;
             own->before = b->before;
             b->before = own;
             return open_zeroed(own->data, size);
         }
-        block *fresh = block_new(a, room);
+        arena_block *fresh = block_new(a, room);
         fresh->before = b;
         a->last = b = fresh;
     }
@@ -235,7 +235,7 @@ void *mth__alloc_array(mth__arena *a, size_t n, size_t size) {
 
 void *mth__grow(mth__arena *a, void *at, size_t n, size_t *room, size_t size) {
     size_t wanted = *room ? 2 * *room : 8;
-    block *b = a->last;
+    arena_block *b = a->last;
     size_t old = with_red_zone(*room * size), grown = with_red_zone(wanted * size);
     *room = wanted;
     /* the last allocation grows in place */

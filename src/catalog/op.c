@@ -110,7 +110,7 @@ typedef struct {
     int8_t ellipsis[MTH__RANK];
     mth__rule *rule;
     const mth__letters *letters;
-} binding;
+} letter_binding;
 
 static mth__factor_kind kind_of(const mth__letters *l, char letter) {
     if (l->sum && strchr(l->sum, letter)) return MTH__SUM;
@@ -119,7 +119,7 @@ static mth__factor_kind kind_of(const mth__letters *l, char letter) {
     return MTH__PASS;
 }
 /* Ties the dimensions of one operand to factors; returns the dimension whose size contradicts its factor, or -1. */
-static int tie(binding *b, term t, mth__shape s, int8_t *factor, int32_t *unit) {
+static int tie(letter_binding *b, term t, mth__shape s, int8_t *factor, int32_t *unit) {
     mth__rule *r = b->rule;
     int letters = (int)(t.end - t.begin), before = s.rank - letters, wrong = -1;
     for (int d = 0; d < s.rank; d++) {
@@ -141,7 +141,7 @@ void mth__rule_from(const mth__node *n, const mth__letters *l, mth__rule *r) {
         broadcasting(n, r);
         return;
     }
-    binding b = {.rule = r, .letters = l};
+    letter_binding b = {.rule = r, .letters = l};
     memset(b.of, -1, sizeof b.of);
     memset(b.ellipsis, -1, sizeof b.ellipsis);
     r->n = 0;
@@ -216,7 +216,7 @@ mth_status mth__infer_from(mth__node *n, const char *factors) {
     if (factors[0] == '*') return infer_broadcast(n);
     mth__rule r;
     const mth__letters none = {factors, NULL, NULL, NULL};
-    binding b = {.rule = &r, .letters = &none};
+    letter_binding b = {.rule = &r, .letters = &none};
     memset(b.of, -1, sizeof b.of);
     memset(b.ellipsis, -1, sizeof b.ellipsis);
     r.n = 0;

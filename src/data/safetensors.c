@@ -110,12 +110,12 @@ static mth_status find_tensor(const open_file *f, const char *name, const mth__f
 }
 
 /* ---------------------------------------------------------------- data */
-typedef enum { AS_IT_IS, DOUBLE, BFLOAT, HALF } conversion;
+typedef enum { AS_IT_IS, DOUBLE, BFLOAT, HALF } file_conversion;
 static const struct {
     const char *name;
     mth_dtype as;
     int size;
-    conversion from;
+    file_conversion from;
 } dtypes[] = {{"F32", MTH_FLOAT32, 4, AS_IT_IS}, {"I32", MTH_INT32, 4, AS_IT_IS}, {"I64", MTH_INT64, 8, AS_IT_IS},
     {"BOOL", MTH_BOOL, 1, AS_IT_IS}, {"F64", MTH_FLOAT32, 8, DOUBLE}, {"BF16", MTH_FLOAT32, 2, BFLOAT},
     {"F16", MTH_FLOAT32, 2, HALF}};
@@ -127,7 +127,7 @@ typedef struct {
     int kind;
     int64_t stride[MTH__RANK];
     bool transposed;
-} source;
+} file_source;
 
 static float half_to_float(uint16_t h) {
     uint32_t sign = (uint32_t)(h >> 15) << 31, exponent = h >> 10 & 31, fraction = h & 1023, bits;
@@ -145,7 +145,7 @@ static float half_to_float(uint16_t h) {
     return f;
 }
 
-static void convert(conversion from, const void *in, int64_t n, float *out) {
+static void convert(file_conversion from, const void *in, int64_t n, float *out) {
     const double *wide = in;
     const uint16_t *narrow = in;
     if (from == DOUBLE)
@@ -168,7 +168,7 @@ static mth_status make_buffer(unsigned char **buffer, size_t size, const char *p
 
 /* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one
    after the other, in the array's dtype; valid until the next call. */
-static mth_status read_runs(const source *s, int64_t rows, int64_t step, int64_t at, int64_t n, const void **out) {
+static mth_status read_runs(const file_source *s, int64_t rows, int64_t step, int64_t at, int64_t n, const void **out) {
     open_file *f = s->file;
     const size_t size = (size_t)dtypes[s->kind].size;
     TRY(make_buffer(&f->buffer, sizeof(double), f->path));
@@ -189,17 +189,17 @@ typedef struct {
     int64_t size[MTH__RANK], from[MTH__RANK], to[MTH__RANK];
     mth_dtype dtype;
     char *data;
-} box;
+} file_box;
 
 /* Elements of the file from the first to the last of `n` indices of dimension d. */
-static int64_t span(const box *b, int d, int64_t n) {
+static int64_t span(const file_box *b, int d, int64_t n) {
     int64_t last = (n - 1) * b->from[d];
     for (int i = d + 1; i < b->rank; i++) last += (b->size[i] - 1) * b->from[i];
     return last + 1;
 }
 
 /* The number of elements of dimensions d and on where they lie in the file as in memory, without gaps; else 0. */
-static int64_t one_piece(const box *b, int d) {
+static int64_t one_piece(const file_box *b, int d) {
     int64_t n = 1;
     for (int i = b->rank - 1; i >= d; n *= b->size[i--])
         if (b->size[i] != 1 && (b->from[i] != n || b->to[i] != n)) return 0;
@@ -208,7 +208,7 @@ static int64_t one_piece(const box *b, int d) {
 
 /* Reads the dimensions d and on: at once where they are one piece; else as many indices of d as the buffer has room
    for; else each index on its own. */
-static mth_status read_box(const source *s, const box *b, int d, int64_t at, int64_t to) {
+static mth_status read_box(const file_source *s, const file_box *b, int d, int64_t at, int64_t to) {
     const bool as_it_is = dtypes[s->kind].from == AS_IT_IS;
     const int64_t element = (int64_t)mth_dtype_size(b->dtype), piece = as_it_is ? one_piece(b, d) : 0;
     if (piece)
@@ -237,9 +237,9 @@ static mth_status read_box(const source *s, const box *b, int d, int64_t at, int
 }
 
 static mth_status fill_from_file(void *context, const mth_array *a, const mth__held *h, void *data) {
-    const source *s = context;
+    const file_source *s = context;
     int64_t local[MTH__RANK], global[MTH__RANK], offset, at = 0;
-    box b = {.rank = a->shape.rank, .dtype = a->dtype, .data = data};
+    file_box b = {.rank = a->shape.rank, .dtype = a->dtype, .data = data};
     mth__held_strides(a, h, local, global, &offset);
     for (int d = 0; d < b.rank; d++) {
         const int i = s->transposed ? 1 - d : d;
@@ -254,7 +254,7 @@ static mth_status fill_from_file(void *context, const mth_array *a, const mth__h
 
 /* Returns the tensor's dtype and shape as the library will see them, and where its data lies. */
 static mth_status view_tensor(
-    open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape, source *out) {
+    open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape, file_source *out) {
     const mth__file_tensor *t = NULL;
     TRY(find_tensor(f, name, &t));
     int kind = -1;
@@ -271,7 +271,7 @@ static mth_status view_tensor(
             F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank),
             F("leave transpose out"));
     *dtype = dtypes[kind].as;
-    *out = (source){.file = f, .begin = f->data + t->begin, .kind = kind, .transposed = transpose};
+    *out = (file_source){.file = f, .begin = f->data + t->begin, .kind = kind, .transposed = transpose};
     mth__shape_strides(*shape, out->stride);
     if (transpose) {
         shape->dim[0] = t->dim[1];
@@ -296,7 +296,7 @@ typedef struct {
     open_file file;
     wish *wish;
     size_t count;
-} reading;
+} file_reading;
 
 /* What mends a tensor that is not as the parameter is. */
 static char *mismatch_fix(const wish *w, mth_dtype dtype, mth__shape shape) {
@@ -311,10 +311,10 @@ static char *mismatch_fix(const wish *w, mth_dtype dtype, mth__shape shape) {
                   : F("name another tensor, or give the model the sizes of this one");
 }
 
-static mth_status read_array(reading *r, wish *w) {
+static mth_status read_array(file_reading *r, wish *w) {
     mth_dtype dtype = MTH_FLOAT32;
     mth__shape shape;
-    source from;
+    file_source from;
     mth__sharding sharding = {.on = mth__place_whole(r->devices->mesh)};
     TRY(view_tensor(&r->file, w->tensor, w->transpose, &dtype, &shape, &from));
     if (w->like) {
@@ -336,7 +336,7 @@ static mth_status read_array(reading *r, wish *w) {
 }
 
 static mth_status read_body(void *context) {
-    reading *r = context;
+    file_reading *r = context;
     mth__arena *arena = mth__arena_new();
     mth_status s = open_regular(r->file.path, &r->file);
     if (!s) s = read_header(&r->file, arena);
@@ -348,7 +348,7 @@ static mth_status read_body(void *context) {
 
 /* All or none of the wishes. */
 static mth_status read_all(mth__devices *devices, const char *path, wish *wishes, size_t count) {
-    reading r = {.devices = devices, .file = {.path = path, .fd = -1}, .wish = wishes, .count = count};
+    file_reading r = {.devices = devices, .file = {.path = path, .fd = -1}, .wish = wishes, .count = count};
     TRY(mth__given(path, "the path"));
     for (size_t i = 0; i < count; i++) TRY(mth__given(wishes[i].tensor, "the tensor's name"));
     mth_status s = mth__guard(read_body, &r);

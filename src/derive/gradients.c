@@ -29,9 +29,9 @@ typedef struct {
     int *first;
     int values; /* ids of the forward graph */
     int arrivals;
-} walk;
+} gradient_walk;
 
-static void send(walk *w, const mth__value *to, mth__value *gradient, const mth__node *from, bool piece) {
+static void send(gradient_walk *w, const mth__value *to, mth__value *gradient, const mth__node *from, bool piece) {
     contribution *c = NEW(w->scratch, contribution);
     *c = (contribution){gradient, from, w->sent[to->id], w->arrivals++, piece};
     w->sent[to->id] = c;
@@ -39,7 +39,7 @@ static void send(walk *w, const mth__value *to, mth__value *gradient, const mth_
     if (!piece && !gradient->primal) gradient->primal = to;
 }
 
-static void stand_at(walk *w, const mth__node *n) {
+static void stand_at(gradient_walk *w, const mth__node *n) {
     mth__builder *b = &w->builder;
     b->label = n->label;
     b->label.phase = MTH__BACKWARD;
@@ -61,7 +61,7 @@ static int by_start(const void *a, const void *b) {
 
 /* Where all contributions are pieces of one dimension that don't overlap: their concat, gaps padded with zeros. Else
  * *out stays NULL. */
-static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mth__value **out) {
+static mth_status join(gradient_walk *w, contribution *c, int n, const mth__value *of, mth__value **out) {
     for (int k = 0; k < n; k++)
         if (!c[k].piece || c[k].from->attrs.dimension != c[0].from->attrs.dimension) return NULL;
     qsort(c, (size_t)n, sizeof *c, by_start);
@@ -97,7 +97,7 @@ static mth_status join(walk *w, contribution *c, int n, const mth__value *of, mt
 }
 
 /* A piece at the size of the whole value: its row's own gradient. */
-static mth_status whole(walk *w, contribution *c) {
+static mth_status whole(gradient_walk *w, contribution *c) {
     if (!c->piece) return NULL;
     mth__value *din = NULL;
     stand_at(w, c->from);
@@ -109,7 +109,7 @@ static mth_status whole(walk *w, contribution *c) {
 }
 
 /* The sum of all that was sent to a value, NULL where nothing was. */
-static mth_status sum(walk *w, const mth__value *of, mth__value **out) {
+static mth_status sum(gradient_walk *w, const mth__value *of, mth__value **out) {
     int n = 0;
     for (contribution *c = w->sent[of->id]; c; c = c->next) n++;
     *out = NULL;
@@ -151,7 +151,7 @@ static void bring_home(const mth__value *to, mth__value *din, int nodes) {
     made->on = to->node->on;
 }
 
-static mth_status differentiate(walk *w, const mth__node *n) {
+static mth_status differentiate(gradient_walk *w, const mth__node *n) {
     mth__value *dout[MTH__MAX_OUT], *din[MTH__MAX_IN];
     uint64_t wanted = 0;
     bool flows = false;
@@ -193,7 +193,7 @@ static mth_status differentiate(walk *w, const mth__node *n) {
     return NULL;
 }
 
-static mth_status backward(walk *w, int nodes) {
+static mth_status backward(gradient_walk *w, int nodes) {
     for (int i = nodes - 1; i >= 0; i--) {
         const mth__node *n = w->graph->node.at[i];
         TRY(differentiate(w, n));
@@ -208,7 +208,7 @@ static mth_status backward(walk *w, int nodes) {
 
 /* ---------------------------------------------------------------- results */
 /* Parameters carry the name of their module: "linear_0.weight". */
-static void stand_at_value(walk *w, const mth__value *v, int nodes) {
+static void stand_at_value(gradient_walk *w, const mth__value *v, int nodes) {
     mth__builder *b = &w->builder;
     const char *dot = strrchr(v->name, '.');
     const char *module = dot ? mth__format(w->graph->arena, "%.*s", (int)(dot - v->name), v->name) : v->name;
@@ -222,7 +222,7 @@ static void stand_at_value(walk *w, const mth__value *v, int nodes) {
 }
 /* Every gradient is a value of its own, made by a node: two tensors of one gradient (a + b) may be laid out
  * differently. */
-static mth_status publish(walk *w, mth__value *v, int nodes) {
+static mth_status publish(gradient_walk *w, mth__value *v, int nodes) {
     mth__value *d = w->total[v->id];
     if (!d || !d->node || d->scratch) {
         stand_at_value(w, v, nodes);
@@ -235,7 +235,7 @@ static mth_status publish(walk *w, mth__value *v, int nodes) {
     return NULL;
 }
 
-static mth_status find_input(walk *w, const mth__names *inputs, const char *name, mth__value **out) {
+static mth_status find_input(gradient_walk *w, const mth__names *inputs, const char *name, mth__value **out) {
     const int at = mth__names_find(inputs, name);
     if (at < 0) {
         const char *near = mth__nearest(name, inputs->name.at, inputs->name.n);
@@ -252,7 +252,7 @@ static mth_status find_input(walk *w, const mth__names *inputs, const char *name
         mth__value_text(v));
 }
 
-static mth_status run(walk *w, const mth__gradient_options *o) {
+static mth_status run(gradient_walk *w, const mth__gradient_options *o) {
     mth__graph *g = w->graph;
     int nodes = (int)g->node.n;
     size_t outputs = g->output.n;
@@ -296,7 +296,7 @@ static mth_status run(walk *w, const mth__gradient_options *o) {
 
 mth_status mth__gradients(mth__graph *g, const mth__gradient_options *o) {
     mth__arena *scratch = mth__arena_new();
-    walk w = {.graph = g, .scratch = scratch};
+    gradient_walk w = {.graph = g, .scratch = scratch};
     mth_status s = run(&w, o);
     mth__arena_free(scratch);
     return s;

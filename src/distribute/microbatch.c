@@ -21,7 +21,7 @@ typedef struct {
     mth__value *of;
     int dim, stage;
     mth__value *rows, **at;
-} cut;
+} sliced_value;
 
 typedef struct {
     mth__graph *graph;
@@ -30,7 +30,7 @@ typedef struct {
     int64_t *lanes;      /* by region: the parts of the batch that are cut each by itself */
     mth__region *region; /* of the node at hand */
     int index;
-    VEC(cut) cuts; /* of this region */
+    VEC(sliced_value) cuts; /* of this region */
 } state;
 
 static int64_t start_of(const mth__region *r, int m) { return (int64_t)m * r->microbatch_size; }
@@ -124,12 +124,12 @@ static mth_status cut_of(state *s, const mth__node *n, mth__value *v, int dim, i
     const mth__region *r = s->region;
     int64_t lanes = s->lanes[s->index];
     int stage = v->kind == MTH__VALUE_INPUT ? n->label.stage : -1; /* an input is fed to each stage, and cut there */
-    cut *c = NULL;
+    sliced_value *c = NULL;
     for (size_t i = 0; i < s->cuts.n && !c; i++)
         if (s->cuts.at[i].of == v && s->cuts.at[i].dim == dim && s->cuts.at[i].stage == stage) c = &s->cuts.at[i];
     if (!c) {
         mth__builder b = builder_like(s, n, -1);
-        cut made = {v, dim, stage, NULL, NEW_ARRAY(s->arena, mth__value *, r->microbatches)};
+        sliced_value made = {v, dim, stage, NULL, NEW_ARRAY(s->arena, mth__value *, r->microbatches)};
         TRY(fold(&b, v, dim, lanes, true, &made.rows));
         PUSH(s->arena, s->cuts, made);
         c = &s->cuts.at[s->cuts.n - 1];

@@ -39,7 +39,7 @@ static bool is_view(const mth__node *n) {
 
 /* What one side of the view must be so that the other is laid out as `to`. `back`: its result, for its operand. */
 static bool other_side(const mth__node *view, bool back, const mth__sharding *to, mth__sharding *need) {
-    mth__source source[MTH__SOURCES];
+    mth__proposal source[MTH__SOURCES];
     mth__rule rule;
     mth__assignment a;
     int sources = 0;

@@ -8,12 +8,12 @@
 #include <string.h>
 
 /* value->scratch: newest first, the value itself not listed. reader, at: its last consumer, and where that stood. */
-typedef struct version {
+typedef struct resharded {
     mth__value *value;
     const mth__node *reader;
     size_t at;
-    struct version *next;
-} version;
+    struct resharded *next;
+} resharded;
 enum { NEAR = 16 }; /* nodes */
 
 typedef struct {
@@ -31,7 +31,7 @@ static bool same(const mth__value *v, const mth__sharding *s) {
     return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank);
 }
 
-static bool at_hand(const state *s, const mth__value *v, const version *k, const mth__node *consumer) {
+static bool at_hand(const state *s, const mth__value *v, const resharded *k, const mth__node *consumer) {
     if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->label.phase, consumer->label.phase))
         return false;
     if (!v->read) return true;
@@ -43,7 +43,7 @@ static bool at_hand(const state *s, const mth__value *v, const version *k, const
 static mth__value *nearest(const state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer) {
     mth__value *best = v;
     if (same(v, need)) return v;
-    for (version *k = v->scratch; k; k = k->next)
+    for (resharded *k = v->scratch; k; k = k->next)
         if (same(k->value, need) && at_hand(s, v, k, consumer)) {
             k->reader = consumer;
             k->at = s->graph->node.n;
@@ -51,7 +51,7 @@ static mth__value *nearest(const state *s, mth__value *v, const mth__sharding *n
         }
     if (!v->scratch) return v;
     double least = mth__cost_reshard(v, &v->sharding, need);
-    for (version *k = v->scratch; k; k = k->next) {
+    for (resharded *k = v->scratch; k; k = k->next) {
         if ((k->value->sharding.partial & ~need->partial && k->value != v) || !at_hand(s, v, k, consumer)) continue;
         double cost = mth__cost_reshard(v, &k->value->sharding, need);
         if (cost <= least) {
@@ -86,8 +86,8 @@ static mth_status move(
         node->need[0] = at->sharding;
         next->sharding = moves[k].to;
         next->origin = v->origin;
-        version *made = NEW(s->arena, version);
-        *made = (version){next, consumer, s->graph->node.n, v->scratch};
+        resharded *made = NEW(s->arena, resharded);
+        *made = (resharded){next, consumer, s->graph->node.n, v->scratch};
         v->scratch = made;
         at = next;
     }

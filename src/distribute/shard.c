@@ -16,7 +16,7 @@ typedef struct {
     const mth__distribute_options *options;
     mth__node *node;
     mth__rule rule;
-    mth__source source[MTH__SOURCES];
+    mth__proposal source[MTH__SOURCES];
     int sources;
     double compute, memory_in[MTH__MAX_IN], memory_out[MTH__MAX_OUT];
     int rows;
@@ -200,7 +200,7 @@ static void propose_rows(state *s) {
     }
     for (int a = 0; a < n->on->naxes && rows >= 0 && s->sources < MTH__SOURCES; a++)
         if (n->on->dim[a] > 1)
-            s->source[s->sources++] = (mth__source){(int8_t)rows, {.naxes = 1, .axis = {(int8_t)a}}, n->out[0]};
+            s->source[s->sources++] = (mth__proposal){(int8_t)rows, {.naxes = 1, .axis = {(int8_t)a}}, n->out[0]};
 }
 
 static void propose(state *s) {
@@ -234,7 +234,7 @@ static void choices_of(const state *s, axis_choices c[MTH__AXES]) {
     for (int a = 0; a < on->naxes; a++) {
         c[a].n = 0;
         for (int i = 0; i < s->sources; i++) {
-            const mth__source *p = &s->source[i];
+            const mth__proposal *p = &s->source[i];
             bool has = false, known = false;
             for (int k = 0; k < p->split.naxes; k++) has |= p->split.axis[k] == a;
             for (int k = 0; k < c[a].n; k++) known |= c[a].factor[k] == p->factor;

@@ -3,7 +3,7 @@
 #include <string.h>
 
 void mth__propose(const mth__rule *r, const int8_t *of, const int32_t *unit, const mth__sharding *s,
-    const mth__value *v, mth__source *out, int *n) {
+    const mth__value *v, mth__proposal *out, int *n) {
     for (int d = 0; d < v->shape.rank; d++) {
         const mth__split *have = &s->dim[d];
         int f = of[d];
@@ -11,11 +11,11 @@ void mth__propose(const mth__rule *r, const int8_t *of, const int32_t *unit, con
         mth__split split = *have;
         if (split.cyclic && unit[d] > 1) continue;
         if (split.grain > 1) split.grain = split.grain > unit[d] ? split.grain / unit[d] : 1;
-        out[(*n)++] = (mth__source){(int8_t)f, split, v};
+        out[(*n)++] = (mth__proposal){(int8_t)f, split, v};
     }
 }
 
-mth__split mth__compose_split(const mth__source *source, int n, int f, unsigned axes) {
+mth__split mth__compose_split(const mth__proposal *source, int n, int f, unsigned axes) {
     mth__split split;
     memset(&split, 0, sizeof split);
     if (!axes) return split;

@@ -154,7 +154,7 @@ static double gain(const region *r, const mth__value *sum, int dim, bool gradien
     return won;
 }
 
-bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradients, bool always, mth__source *out) {
+bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradients, bool always, mth__proposal *out) {
     if (mth__follows_forward(n->label.phase)) return false;
     for (int j = 0; j < n->nin; j++) {
         const mth__value *sum = n->in[j];
@@ -176,7 +176,7 @@ bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradi
             if (!fits || sum->shape.dim[d] == 0 || sum->shape.dim[d] % parts) continue;
             region r = {.on = n->on, .axis = axis};
             if (!explore(&r, n, sum, d) || (!always && gain(&r, sum, d, gradients) <= 0)) continue;
-            *out = (mth__source){rule->in[j][d], {.naxes = 1, .axis = {(int8_t)axis}}, sum};
+            *out = (mth__proposal){rule->in[j][d], {.naxes = 1, .axis = {(int8_t)axis}}, sum};
             return true;
         }
     }

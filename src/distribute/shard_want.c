@@ -12,7 +12,7 @@ static mth__sharding fixed_part(const mth__value *v) {
 }
 
 static void want(const mth__node *n, mth__arena *arena) {
-    mth__source source[MTH__SOURCES];
+    mth__proposal source[MTH__SOURCES];
     mth__rule rule;
     int sources = 0;
     bool any = false;

@@ -7,14 +7,14 @@
 typedef struct {
     mth__formula *to;
     const char *at;
-} parser;
+} formula_parser;
 
-static void emit(parser *p, char op, int value) {
+static void emit(formula_parser *p, char op, int value) {
     assert(p->to->n < (int)(sizeof p->to->code / sizeof *p->to->code));
     p->to->code[p->to->n].op = op;
     p->to->code[p->to->n++].value = value;
 }
-static bool accept(parser *p, const char *word) {
+static bool accept(formula_parser *p, const char *word) {
     while (*p->at == ' ') p->at++;
     size_t n = strlen(word);
     if (strncmp(p->at, word, n) || (isalpha((unsigned char)word[0]) && isalpha((unsigned char)p->at[n]))) return false;
@@ -22,8 +22,8 @@ static bool accept(parser *p, const char *word) {
     return true;
 }
 
-static void either(parser *p);
-static void atom(parser *p) {
+static void either(formula_parser *p);
+static void atom(formula_parser *p) {
     if (accept(p, "(")) {
         either(p);
         bool closed = accept(p, ")");
@@ -38,14 +38,14 @@ static void atom(parser *p) {
         emit(p, 'v', *p->at++ - 'a');
     }
 }
-static void power(parser *p) {
+static void power(formula_parser *p) {
     atom(p);
     if (accept(p, "^")) {
         atom(p);
         emit(p, '^', 0);
     }
 }
-static void term(parser *p) {
+static void term(formula_parser *p) {
     power(p);
     for (;;) {
         char op = accept(p, "*") ? '*' : accept(p, "div") ? '/' : accept(p, "mod") ? '%' : 0;
@@ -54,7 +54,7 @@ static void term(parser *p) {
         emit(p, op, 0);
     }
 }
-static void sum(parser *p) {
+static void sum(formula_parser *p) {
     term(p);
     for (;;) {
         char op = accept(p, "+") ? '+' : accept(p, "-") ? '-' : 0;
@@ -63,7 +63,7 @@ static void sum(parser *p) {
         emit(p, op, 0);
     }
 }
-static void comparison(parser *p) {
+static void comparison(formula_parser *p) {
     sum(p);
     char op = accept(p, "!=") ? '!'
         : accept(p, "<=")     ? 'l'
@@ -77,14 +77,14 @@ static void comparison(parser *p) {
         emit(p, op, 0);
     }
 }
-static void both(parser *p) {
+static void both(formula_parser *p) {
     comparison(p);
     while (accept(p, "and")) {
         comparison(p);
         emit(p, '&', 0);
     }
 }
-static void either(parser *p) {
+static void either(formula_parser *p) {
     both(p);
     while (accept(p, "or")) {
         both(p);
@@ -93,7 +93,7 @@ static void either(parser *p) {
 }
 
 void mth__formula_compile(mth__formula *f, const char *text) {
-    parser p = {f, text};
+    formula_parser p = {f, text};
     f->n = 0;
     either(&p);
     assert(!*p.at);

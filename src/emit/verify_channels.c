@@ -93,14 +93,14 @@ typedef struct {
 typedef struct {
     int64_t given, taken;
     int waiting;
-} state;
+} channel_state;
 typedef struct {
     int role, next;
 } waiter;
 typedef struct {
     mth__verification *v;
     stand *stand;
-    state *state;
+    channel_state *state;
     int *queue;
     size_t head, n; /* of roles, around */
     /* by role: its STARTs in order; by instruction, of a WAIT the START or SEND, of a START its place among them */
@@ -118,7 +118,7 @@ static void wake(race *z, int role) {
 
 static void count(race *z, int channel, int64_t given, int64_t taken) {
     const mth__channel *c = &z->v->p->channel.at[channel];
-    state *s = &z->state[channel];
+    channel_state *s = &z->state[channel];
     s->given += given;
     s->taken += taken;
     if (!(given && s->given == c->from.on->count) && !(taken && s->taken == c->to.on->count)) return;
@@ -135,7 +135,7 @@ static void wait_on(race *z, int role, int channel) {
 static bool pass_part(race *z, int role, const mth__instr *k, bool *arrived) {
     const mth__channel *c = &z->v->p->channel.at[k->channel];
     const int64_t devices = z->v->p->role.at[role].ndevice;
-    const state *s = &z->state[k->channel];
+    const channel_state *s = &z->state[k->channel];
     bool apart = c->kind == MTH__TRANSFER && c->from.on != c->to.on;
     if (!*arrived) {
         *arrived = true;
@@ -237,7 +237,7 @@ mth_status mth__verify_channels(mth__verification *v) {
     }
     race z = {.v = v,
         .stand = NEW_ARRAY(v->arena, stand, roles),
-        .state = NEW_ARRAY(v->arena, state, p->channel.n),
+        .state = NEW_ARRAY(v->arena, channel_state, p->channel.n),
         .queue = NEW_ARRAY(v->arena, int, roles),
         .start = NEW_ARRAY(v->arena, int *, roles),
         .link = NEW_ARRAY(v->arena, int *, roles)};

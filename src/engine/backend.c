@@ -171,7 +171,7 @@ typedef struct {
     const mth_option *option;
     size_t count;
     mth_backend **out;
-} creation;
+} backend_creation;
 
 static void free_backend(mth__devices *devices) {
     mth_backend *b = (mth_backend *)devices;
@@ -182,7 +182,7 @@ static void free_backend(mth__devices *devices) {
 }
 
 static mth_status create_body(void *context) {
-    creation *c = context;
+    backend_creation *c = context;
     TRY(mth__fork_ready());
     int e = engine_find(c->engine);
     if (e < 0) return mth__error_operator(unknown_engine(c->engine), "backend");
@@ -220,7 +220,7 @@ static mth_status create_body(void *context) {
 mth_status mth_backend_create(const char *engine, const mth_option *option, size_t count, mth_backend **out) {
     TRY(mth__given(engine, "the engine's name"));
     TRY(mth__result_given(out));
-    creation c = {engine, option, count, out};
+    backend_creation c = {engine, option, count, out};
     return mth__guard(create_body, &c);
 }
 

@@ -80,7 +80,7 @@ struct mth__communicating { /* one for all instructions of a load: what it holds
     mth__loader *l;
     int channel_index, instr, on, n, rank;
     const mth__channel *c;
-    mth__group *group;
+    mth__collective_group *group;
     values own;
     const mth__known *known;
     mth__move_list list;
@@ -111,14 +111,14 @@ static void row_major(const mth__area *r, mth__view *v) {
         stride *= r->dim[d].size;
     }
 }
-static mth__move *add_move(work *w, mth__move m) {
+static mth__box_move *add_move(work *w, mth__box_move m) {
     m.op = w->c->reduce == MTH__REDUCE_MAX ? MTH__BOX_MAX : MTH__BOX_ADD;
     PUSH(w->l->arena, w->list.move, m);
     return &w->list.move.at[w->list.move.n - 1];
 }
 /* From a value that holds `part`, whose address lies in *src, into one of this device's, that holds `whole`. */
 static mth_status add_box(work *w, const mth__area *box, const mth__area *whole, const mth__area *part, void **src) {
-    mth__move m;
+    mth__box_move m;
     if (!mth__move_box(&m, w->c->dtype, box, whole, part))
         return INTERNAL(
             "%s: what device %d takes is not a box of what it has and of what is there", w->c->label, w->l->device);
@@ -129,7 +129,7 @@ static mth_status add_box(work *w, const mth__area *box, const mth__area *whole,
 static void add_flat(work *w, int64_t to, void **src, int64_t from, int64_t elements) {
     if (elements)
         add_move(w,
-            (mth__move){.rank = 1,
+            (mth__box_move){.rank = 1,
                 .first = MTH__BOX_COPY,
                 .dtype = w->c->dtype,
                 .sources = 1,
@@ -182,7 +182,7 @@ static int buffer_of(const work *w, values v) {
 
 /* What all members take, one box from each that has an operand: their results are the same part of the tensor. */
 static mth_status gather(work *w, int any) {
-    mth__group *g = w->group;
+    mth__collective_group *g = w->group;
     mth__area to = to_of(w, any);
     for (int r = 0; r < (w->c->kind == MTH__BROADCAST ? 1 : g->n); r++) {
         mth__area box, from = from_of(w, r);
@@ -195,7 +195,7 @@ static mth_status gather(work *w, int any) {
 static mth_status make_group(work *w) {
     mth__loader *l = w->l;
     const mth__channel *c = w->c;
-    mth__group *g = w->group = NEW(l->arena, mth__group);
+    mth__collective_group *g = w->group = NEW(l->arena, mth__collective_group);
     const int n = g->n = mth__channel_size(c);
     int32_t *member = NEW_ARRAY(l->arena, int32_t, n), *stream = NEW_ARRAY(l->arena, int32_t, n);
     const bool direct = c->algorithm == MTH__DIRECT || n == 1, exchange = direct && c->kind == MTH__ALL_TO_ALL;
@@ -334,7 +334,7 @@ static mth_status add_slot(work *w, int other, int parity, bool out) {
         return INTERNAL("%s: what devices %d and %d exchange is not a box of both", w->c->label, w->l->device,
             w->group->member[other]);
     row_major(&box, &dense);
-    mth__move m = {.rank = (int8_t)box.rank,
+    mth__box_move m = {.rank = (int8_t)box.rank,
         .first = MTH__BOX_COPY,
         .dtype = w->c->dtype,
         .sources = 1,
@@ -405,7 +405,7 @@ static mth_status add_step(work *w, const mth__step *s, mth__box_name name) {
         add_flat(w, start * size, there, start * size, count);
     }
     }
-    mth__move *m = &w->list.move.at[w->list.move.n - 1];
+    mth__box_move *m = &w->list.move.at[w->list.move.n - 1];
     if (s->reduce) m->first = m->op;
     return NULL;
 }

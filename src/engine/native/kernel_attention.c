@@ -16,10 +16,10 @@ typedef struct {
     /* forward: (b, g, r, block of queries); gradient: (b, g) and `parts` of the keys */
     int64_t items, blocks;
     int parts, part_chunks;
-} plan;
+} attention_plan;
 
-static plan *new_plan(mth__arena *arena, mth__call *c) {
-    plan *p = NEW(arena, plan);
+static attention_plan *new_plan(mth__arena *arena, mth__call *c) {
+    attention_plan *p = NEW(arena, attention_plan);
     const int64_t *q = c->in[0].shape.dim;
     p->b = q[0], p->s = q[1], p->g = q[2], p->r = q[3], p->d = q[4];
     p->t = c->in[1].shape.dim[1];
@@ -32,7 +32,7 @@ static plan *new_plan(mth__arena *arena, mth__call *c) {
     return p;
 }
 /* How many of the local keys, from the first, query i sees. */
-static int64_t visible(const mth__call *c, const plan *p, int64_t i) {
+static int64_t visible(const mth__call *c, const attention_plan *p, int64_t i) {
     if (!c->attrs->causal) return p->t;
     const int64_t query = c->in[0].start[1] + i * mth__step(&c->in[0], 1), away = query - c->in[1].start[1];
     return away < 0 ? 0 : mth__min64(p->t, away / mth__step(&c->in[1], 1) + 1);
@@ -87,10 +87,10 @@ static void multiply(const tile *t, bool over_keys, const float *w, int64_t widt
         }
 }
 /* and `term` behind them */
-static size_t clean_rows(const plan *p) { return (size_t)((KEYS + 1) * mth__max64(p->d, p->e)); }
+static size_t clean_rows(const attention_plan *p) { return (size_t)((KEYS + 1) * mth__max64(p->d, p->e)); }
 
 mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
-    plan *p = new_plan(arena, c);
+    attention_plan *p = new_plan(arena, c);
     p->blocks = (p->s + QUERIES - 1) / QUERIES;
     p->items = p->b * p->g * p->r * p->blocks;
     const double pairs = (double)(p->b * p->g * p->r) * (double)p->s * (double)p->t;
@@ -100,7 +100,7 @@ mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
     return NULL;
 }
 /* Whether the result is finite. */
-static bool attend(const mth__call *c, const plan *p, int64_t item, void *scratch, bool careful) {
+static bool attend(const mth__call *c, const attention_plan *p, int64_t item, void *scratch, bool careful) {
     double *sum = scratch;
     float *score = (float *)(sum + QUERIES), *hide = score + QUERIES * KEYS, *most = hide + KEYS,
           *factor = most + QUERIES, *clean = factor + QUERIES;
@@ -151,8 +151,8 @@ static bool attend(const mth__call *c, const plan *p, int64_t item, void *scratc
 }
 void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
-    const plan *p = c->plan;
-    const mth__range r = mth__chunk_of(p->items, c->chunks[0], chunk);
+    const attention_plan *p = c->plan;
+    const mth__chunk_range r = mth__chunk_of(p->items, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
         if (!attend(c, p, i, scratch, false)) attend(c, p, i, scratch, true);
 }
@@ -160,7 +160,7 @@ void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch)
 /* ---- gradient: q, k, v, o, most, sum, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone
    are too few chunks the keys are cut in parts too, each with its own terms of dq, summed in a second phase. */
 mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
-    plan *p = new_plan(arena, c);
+    attention_plan *p = new_plan(arena, c);
     p->items = p->b * p->g;
     p->blocks = (p->s + QUERIES - 1) / QUERIES;
     const double pairs = (double)(p->items * p->r) * (double)p->s * (double)p->t;
@@ -188,12 +188,13 @@ static bool zeros(int64_t n, const float *x) {
 }
 /* Whether the results are finite. With care, a query takes no part whose output has a gradient of 0: what it says
  * counts nowhere. */
-static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g, int part, float *score, bool careful) {
+static bool attend_grad(
+    const mth__call *c, const attention_plan *p, int64_t b, int64_t g, int part, float *score, bool careful) {
     float *ds = score + QUERIES * KEYS, *hide = ds + QUERIES * KEYS, *delta = hide + KEYS, *clean = delta + QUERIES;
     const mth__operand *mask = c->nin > 7 ? &c->in[7] : NULL;
     const float scale = (float)c->attrs->scale;
-    const mth__range blocks = mth__chunk_of((p->t + KEYS - 1) / KEYS, p->parts, part),
-                     keys = {blocks.lo * KEYS, mth__min64(blocks.hi * KEYS, p->t)};
+    const mth__chunk_range blocks = mth__chunk_of((p->t + KEYS - 1) / KEYS, p->parts, part),
+                           keys = {blocks.lo * KEYS, mth__min64(blocks.hi * KEYS, p->t)};
     const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d,
                 *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
     float *dk = mth__f32(&c->out[1]) + b * p->t * p->ldk + g * p->d,
@@ -251,17 +252,17 @@ static bool attend_grad(const mth__call *c, const plan *p, int64_t b, int64_t g,
         mth__vec->finite(keys.hi - keys.lo, p->e, dv + keys.lo * p->ldv, p->ldv);
 }
 void mth__run_attention_grad(const mth__call *c, int phase, int chunk, void *scratch) {
-    const plan *p = c->plan;
+    const attention_plan *p = c->plan;
     if (phase == 1) {
         const int64_t size = mth__size(&c->in[0]);
-        const mth__range r = mth__chunk_of(size, c->chunks[1], chunk);
+        const mth__chunk_range r = mth__chunk_of(size, c->chunks[1], chunk);
         float *dq = mth__f32(&c->out[0]) + r.lo;
         const float *partial = (const float *)c->shared + r.lo;
         memcpy(dq, partial, (size_t)(r.hi - r.lo) * sizeof *dq);
         for (int i = 1; i < p->parts; i++) mth__vec->add_to(r.hi - r.lo, partial + i * size, dq);
         return;
     }
-    const mth__range r = mth__chunk_of(p->items, p->part_chunks, chunk / p->parts);
+    const mth__chunk_range r = mth__chunk_of(p->items, p->part_chunks, chunk / p->parts);
     for (int64_t i = r.lo; i < r.hi; i++)
         if (!attend_grad(c, p, i / p->g, i % p->g, chunk % p->parts, scratch, false))
             attend_grad(c, p, i / p->g, i % p->g, chunk % p->parts, scratch, true);

@@ -31,7 +31,7 @@ typedef struct {
     /* a block is computed in scratch: panels are added in double, and to the result */
     bool in_panels;
     int batch_chunks;
-} plan;
+} contract_plan;
 
 static void add_letter(group *g, int64_t size, int64_t a, int64_t b, int64_t c) {
     if (size == 1) return;
@@ -65,7 +65,7 @@ static bool as_one(const group *g, int o, int64_t *size, int64_t *stride) {
     return true;
 }
 /* Operand o as [batch, rows, columns], dense, with the letters of the groups in their order. */
-static void permute(mth__call *c, plan *p, int o, group *batch, group *rows, group *columns) {
+static void permute(mth__call *c, contract_plan *p, int o, group *batch, group *rows, group *columns) {
     permuted *x = &p->operand[o];
     group *groups[3] = {batch, rows, columns};
     mth__loop *l = &x->copy.loop;
@@ -146,7 +146,7 @@ static mth_status parse(const mth__call *c, group *batch, group *m, group *n, gr
 }
 
 /* Which code: packing both operands, as BLAS does, doesn't pay where one dimension of the result is small. */
-static void plan_way(mth__call *c, plan *p) {
+static void plan_way(mth__call *c, contract_plan *p) {
     const bool ta = p->k > 1 && p->column[A] != 1, tb = p->n > 1 && p->column[B] != 1;
     for (int o = 0; o < OPERANDS; o++)
         if (p->operand[o].copied) return;
@@ -165,7 +165,7 @@ static void plan_way(mth__call *c, plan *p) {
     c->call_scratch += (size_t)(p->k * (p->way == TURNED ? p->m : p->n)) * sizeof(float);
 }
 /* Blocks of the result: as square as may be, since a block of m x n packs (m + n) k elements of the operands again. */
-static void plan_chunks(mth__call *c, plan *p) {
+static void plan_chunks(mth__call *c, contract_plan *p) {
     const double rate = p->m == 1 || p->n == 1 ? 12 : p->way != BY_BLAS ? 130 : p->m < 64 || p->n < 64 ? 80 : 150;
     const double ns = 2.0 * (double)p->batches * (double)p->m * (double)p->n * (double)mth__max64(p->k, 1) / rate;
     /* Long chunks repack less (512 x 512 of k = 2048 runs 8% faster than 256 x 256): as many as give each thread eight
@@ -212,7 +212,7 @@ static void plan_chunks(mth__call *c, plan *p) {
 }
 
 mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
-    plan *p = NEW(arena, plan);
+    contract_plan *p = NEW(arena, contract_plan);
     group batch = {0}, m = {0}, n = {0}, k = {0};
     TRY(parse(c, &batch, &m, &n, &k));
     collapse_empty(&batch);
@@ -248,7 +248,7 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     for (int d = 0; d < p->batch.rank; d++) p->batches *= p->batch.size[d];
     p->swapped = p->n > 1 && p->column[C] != 1;
     if (p->swapped) { /* the result is written by columns: c' = b' a' */
-        plan t = *p;
+        contract_plan t = *p;
         p->m = t.n;
         p->n = t.m;
         p->row[A] = t.column[B], p->column[A] = t.row[B];
@@ -271,7 +271,7 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     return NULL;
 }
 
-static float *operand(const mth__call *c, const plan *p, int o) {
+static float *operand(const mth__call *c, const contract_plan *p, int o) {
     if (p->operand[o].copied) return (float *)(void *)((char *)c->shared + p->operand[o].at);
     return o == C ? c->out[0].data : c->in[o].data;
 }
@@ -288,9 +288,9 @@ static bool transposed(int64_t row, int64_t column, int64_t rows, int64_t column
 typedef struct {
     const int64_t *at;
     int64_t m0, n0, m, n, k0, k;
-} block;
-static void multiply_panel(
-    const mth__call *c, const plan *p, const block *x, bool add, float *out, int64_t ldc, float *turned) {
+} result_block;
+static void multiply_panel(const mth__call *c, const contract_plan *p, const result_block *x, bool add, float *out,
+    int64_t ldc, float *turned) {
     const float *a = operand(c, p, p->swapped ? B : A) + x->k0 * p->column[A],
                 *b = operand(c, p, p->swapped ? A : B) + x->k0 * p->row[B];
     const int64_t wide = p->way == TURNED ? p->m : p->n; /* of the packed operand */
@@ -317,13 +317,13 @@ static void multiply_panel(
     mth__gemm(ta, tb, x->m, x->n, x->k, 1, a + x->at[A] + x->m0 * p->row[A], lda, b + x->at[B] + x->n0 * p->column[B],
         ldb, add, out, ldc);
 }
-static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch) {
+static void multiply(const mth__call *c, const contract_plan *p, int chunk, void *scratch) {
     const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m,
                   bb = chunk / (p->blocks_n * p->blocks_m);
-    const mth__range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
+    const mth__chunk_range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
     const bool add = c->accumulates && !p->operand[C].copied;
     int64_t at[OPERANDS] = {0};
-    block x = {.at = at, .m0 = bm * p->block_m, .n0 = bn * p->block_n};
+    result_block x = {.at = at, .m0 = bm * p->block_m, .n0 = bn * p->block_n};
     x.m = mth__min64(p->block_m, p->m - x.m0);
     x.n = mth__min64(p->block_n, p->n - x.n0);
     const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
@@ -347,7 +347,7 @@ static void multiply(const mth__call *c, const plan *p, int chunk, void *scratch
     }
 }
 /* The small operand from rows along k to [k, small]. */
-static void pack(const mth__call *c, const plan *p) {
+static void pack(const mth__call *c, const contract_plan *p) {
     float *small = (float *)(void *)((char *)c->shared + p->packed_at);
     const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
     if (p->way == TURNED)
@@ -356,7 +356,7 @@ static void pack(const mth__call *c, const plan *p) {
         mth__transpose_tiles(p->n, p->k, b, p->column[B], small, p->n);
 }
 void mth__run_contract(const mth__call *c, int phase, int chunk, void *scratch) {
-    const plan *p = c->plan;
+    const contract_plan *p = c->plan;
     const int copies = p->operand[A].copied || p->operand[B].copied, product = copies + p->packed;
     if (phase == product) {
         multiply(c, p, chunk, scratch);
@@ -369,7 +369,7 @@ void mth__run_contract(const mth__call *c, int phase, int chunk, void *scratch) 
     for (int o = A; o <= C; o++) {
         const permuted *x = &p->operand[o];
         if (!x->copied || (phase < product) != (o != C)) continue;
-        const mth__range r = mth__chunk_of(x->copy.rows, c->chunks[phase], chunk);
+        const mth__chunk_range r = mth__chunk_of(x->copy.rows, c->chunks[phase], chunk);
         if (o == C)
             mth__copy_run(&x->copy, c->out[0].data, operand(c, p, C), r.lo, r.hi);
         else

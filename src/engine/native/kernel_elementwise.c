@@ -5,7 +5,7 @@ typedef struct {
     mth__loop loop;
     int row;
     int64_t inner, total;
-} plan;
+} elementwise_plan;
 
 static double ns_per_element(int row) { /* measured, AVX-512, data in cache */
     switch (row) {
@@ -25,7 +25,7 @@ static double ns_per_element(int row) { /* measured, AVX-512, data in cache */
 }
 /* The innermost dimension is a run for each operand: stride 1, or 0 (one value). */
 static mth_status plan_loop(mth__arena *arena, mth__call *c) {
-    plan *p = NEW(arena, plan);
+    elementwise_plan *p = NEW(arena, elementwise_plan);
     mth__loop *l = &p->loop;
     const mth__shape *out = &c->out[0].shape;
     p->row = mth__op_index(c->op);
@@ -51,15 +51,15 @@ mth_status mth__prepare_binary(mth__arena *arena, mth__call *c) { return plan_lo
 
 void mth__run_unary(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const plan *p = c->plan;
-    const mth__range r = mth__chunk_of(p->total, c->chunks[0], chunk);
+    const elementwise_plan *p = c->plan;
+    const mth__chunk_range r = mth__chunk_of(p->total, c->chunks[0], chunk);
     mth__vec->unary[p->row](r.hi - r.lo, mth__f32(&c->in[0]) + r.lo, mth__f32(&c->out[0]) + r.lo, (float)c->attrs->by);
 }
 void mth__run_binary(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const plan *p = c->plan;
+    const elementwise_plan *p = c->plan;
     const mth__loop *l = &p->loop;
-    const mth__range r = mth__chunk_of(p->total, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(p->total, c->chunks[0], chunk);
     const int last = l->rank - 1;
     const int64_t sa = l->stride[1][last], sb = l->stride[2][last];
     const float *a = c->in[0].data, *b = c->in[1].data;
@@ -109,7 +109,7 @@ static int64_t nearest64(double x) {
     break;
 void mth__run_cast(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const mth__range r = mth__chunk_of(((const plan *)c->plan)->total, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(((const elementwise_plan *)c->plan)->total, c->chunks[0], chunk);
     switch (c->in[0].dtype) {
     case MTH_FLOAT32: CAST_FROM(float, nearest32, nearest64)
     case MTH_FLOAT64: CAST_FROM(double, nearest32, nearest64)
@@ -123,7 +123,7 @@ void mth__run_cast(const mth__call *c, int phase, int chunk, void *scratch) {
 mth_status mth__prepare_mask(mth__arena *arena, mth__call *c) { return plan_loop(arena, c); }
 void mth__run_mask(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const mth__range r = mth__chunk_of(((const plan *)c->plan)->total, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(((const elementwise_plan *)c->plan)->total, c->chunks[0], chunk);
     const float *x = c->in[0].data;
     uint8_t *y = c->out[0].data;
     bool other = false;
@@ -145,7 +145,7 @@ static int64_t mask_strides(const mth__call *c, int64_t stride[MTH__RANK]) {
 }
 mth_status mth__prepare_dropout(mth__arena *arena, mth__call *c) {
     TRY(plan_loop(arena, c));
-    plan *p = c->plan;
+    elementwise_plan *p = c->plan;
     const mth__operand *o = &c->out[0];
     const int last = o->shape.rank - 1;
     int64_t stride[MTH__RANK];
@@ -167,9 +167,9 @@ mth_status mth__prepare_dropout(mth__arena *arena, mth__call *c) {
 }
 void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
-    const plan *p = c->plan;
+    const elementwise_plan *p = c->plan;
     const mth__loop *l = &p->loop;
-    const mth__range r = mth__chunk_of(p->total, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(p->total, c->chunks[0], chunk);
     const double rate = c->attrs->probability;
     const uint64_t threshold = rate <= 0 ? 0 : (uint64_t)ceil(rate * 0x1p32);
     const float scale = rate < 1 ? (float)(1 / (1 - rate)) : 0;

@@ -16,7 +16,7 @@ void mth__run_gather(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const mth__operand *table = &c->in[0], *ids = &c->in[1];
     const int64_t d = table->shape.dim[1];
-    const mth__range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
     float *y = mth__f32(&c->out[0]);
     for (int64_t i = r.lo; i < r.hi; i++) {
         const int64_t id = mth__id(ids, i), row = mth__local_index(table, 0, id);
@@ -53,7 +53,7 @@ void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratc
     (void)phase;
     const mth__operand *ids = &c->in[0], *dy = &c->in[1], *out = &c->out[0];
     const int64_t d = out->shape.dim[1], n = mth__size(ids);
-    const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
     const chains of = chains_of(c);
     memset(of.first + r.lo, 0, (size_t)(r.hi - r.lo) * sizeof *of.first);
     if (!c->accumulates) memset(mth__f32(out) + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof(float));
@@ -90,7 +90,7 @@ void mth__run_pick(const mth__call *c, int phase, int chunk, void *scratch) {
     const mth__operand *x = &c->in[0], *ids = &c->in[1];
     const int last = x->shape.rank - 1;
     const int64_t v = x->shape.dim[last];
-    const mth__range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++) {
         const int64_t id = mth__id(ids, i), at = mth__local_index(x, last, id);
         check(c, id, x->global.dim[last]);
@@ -107,7 +107,7 @@ void mth__run_pick_grad(const mth__call *c, int phase, int chunk, void *scratch)
     const mth__operand *ids = &c->in[0], *dy = &c->in[1], *out = &c->out[0];
     const int last = out->shape.rank - 1;
     const int64_t v = out->shape.dim[last];
-    const mth__range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
     float *y = mth__f32(out);
     memset(y + r.lo * v, 0, (size_t)((r.hi - r.lo) * v) * sizeof *y);
     for (int64_t i = r.lo; i < r.hi; i++) {
@@ -142,7 +142,7 @@ void mth__run_sinusoid(const mth__call *c, int phase, int chunk, void *scratch) 
     const sinusoid *p = c->plan;
     const mth__operand *y = &c->out[0];
     const int64_t n = y->shape.dim[1], step = mth__step(y, 1);
-    const mth__range r = mth__chunk_of(y->shape.dim[0], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(y->shape.dim[0], c->chunks[0], chunk);
     float *sine = scratch, *cosine = sine + p->pairs;
     for (int64_t i = r.lo; i < r.hi; i++) {
         float *row = mth__f32(y) + i * n;
@@ -185,8 +185,8 @@ void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
     const mth__operand *x = &c->in[0];
     const int axis = (int)c->attrs->dimension;
     const int64_t half = p->d / 2;
-    const mth__range ps = mth__chunk_of(p->positions, p->position_chunks, chunk % p->position_chunks),
-                     os = mth__chunk_of(p->outer, p->outer_chunks, chunk / p->position_chunks);
+    const mth__chunk_range ps = mth__chunk_of(p->positions, p->position_chunks, chunk % p->position_chunks),
+                           os = mth__chunk_of(p->outer, p->outer_chunks, chunk / p->position_chunks);
     float *sine = scratch, *cosine = sine + half;
     for (int64_t s = ps.lo; s < ps.hi; s++) {
         mth__vec->sincos(half, (double)(x->start[axis] + s * mth__step(x, axis)), p->frequency, sine, cosine);

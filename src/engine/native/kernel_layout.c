@@ -5,15 +5,15 @@
 typedef struct {
     int n;
     mth__copy copy[];
-} copies;
-static copies *new_copies(mth__arena *arena, mth__call *c, int n) {
-    copies *p = mth__alloc(arena, sizeof(copies) + (size_t)n * sizeof(mth__copy));
+} copy_list;
+static copy_list *new_copies(mth__arena *arena, mth__call *c, int n) {
+    copy_list *p = mth__alloc(arena, sizeof(copy_list) + (size_t)n * sizeof(mth__copy));
     p->n = n;
     c->plan = p;
     return p;
 }
 static mth_status plan_copies(mth__call *c) {
-    copies *p = c->plan;
+    copy_list *p = c->plan;
     int64_t rows = 0;
     for (int i = 0; i < p->n; i++) {
         mth__copy_plan(&p->copy[i], c->out[0].dtype);
@@ -24,9 +24,9 @@ static mth_status plan_copies(mth__call *c) {
     return NULL;
 }
 static void run_copies(const mth__call *c, int chunk) {
-    const copies *p = c->plan;
+    const copy_list *p = c->plan;
     for (int i = 0; i < p->n; i++) {
-        const mth__range r = mth__chunk_of(p->copy[i].rows, c->chunks[0], chunk);
+        const mth__chunk_range r = mth__chunk_of(p->copy[i].rows, c->chunks[0], chunk);
         mth__copy_run(&p->copy[i], c->out[0].data, c->in[i].data, r.lo, r.hi);
     }
 }
@@ -107,9 +107,9 @@ mth_status mth__prepare_pad(mth__arena *arena, mth__call *c) {
 void mth__run_pad(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     static const uint64_t zero = 0;
-    const copies *p = c->plan;
+    const copy_list *p = c->plan;
     for (int i = 0; i < (c->accumulates ? 1 : 3); i++) {
-        const mth__range r = mth__chunk_of(p->copy[i].rows, c->chunks[0], chunk);
+        const mth__chunk_range r = mth__chunk_of(p->copy[i].rows, c->chunks[0], chunk);
         mth__copy_run(&p->copy[i], c->out[0].data, i ? &zero : c->in[0].data, r.lo, r.hi);
     }
 }

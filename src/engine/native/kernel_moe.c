@@ -37,7 +37,7 @@ mth_status mth__prepare_moe_route(mth__arena *arena, mth__call *c) {
 void mth__run_moe_route(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const int64_t e = c->in[0].shape.dim[1], k = c->attrs->k;
-    const mth__range r = mth__chunk_of(c->in[0].shape.dim[0], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(c->in[0].shape.dim[0], c->chunks[0], chunk);
     for (int64_t t = r.lo; t < r.hi; t++) {
         const float *x = mth__f32(&c->in[0]) + t * e;
         float *w = mth__f32(&c->out[0]) + t * k;
@@ -64,7 +64,7 @@ mth_status mth__prepare_moe_route_grad(mth__arena *arena, mth__call *c) {
 void mth__run_moe_route_grad(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const int64_t e = c->out[0].shape.dim[1], k = c->in[0].shape.dim[1];
-    const mth__range r = mth__chunk_of(c->out[0].shape.dim[0], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(c->out[0].shape.dim[0], c->chunks[0], chunk);
     for (int64_t t = r.lo; t < r.hi; t++) {
         const float *w = mth__f32(&c->in[0]) + t * k, *dw = mth__f32(&c->in[2]) + t * k;
         float *dx = mth__f32(&c->out[0]) + t * e;
@@ -109,7 +109,7 @@ void mth__run_moe_rows(const mth__call *c, int phase, int chunk, void *scratch) 
     (void)phase, (void)scratch;
     const mth__operand *experts = &c->in[0], *rows = &c->out[0];
     const int64_t t = experts->shape.dim[0], k = experts->shape.dim[1];
-    const mth__range r = mth__chunk_of(rows->shape.dim[0], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(rows->shape.dim[0], c->chunks[0], chunk);
     for (int64_t e = r.lo; e < r.hi; e++) {
         int32_t *row = (int32_t *)rows->data + e * rows->shape.dim[1];
         const int64_t expert = expert_of(rows, e);
@@ -148,7 +148,7 @@ void mth__run_moe_dispatch(const mth__call *c, int phase, int chunk, void *scrat
     (void)phase, (void)scratch;
     const mth__operand *x = &c->in[0], *rows = &c->in[1];
     const int64_t d = x->shape.dim[1], t = rows->shape.dim[1];
-    const mth__range r = mth__chunk_of(mth__size(rows), c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(mth__size(rows), c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++) {
         float *y = mth__f32(&c->out[0]) + i * d;
         const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(x, 0, token);
@@ -183,7 +183,7 @@ void mth__run_moe_combine(const mth__call *c, int phase, int chunk, void *scratc
     (void)phase, (void)scratch;
     const mth__operand *rows = &c->in[1], *out = &c->out[0];
     const int64_t d = out->shape.dim[1], t = rows->shape.dim[1];
-    const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
     if (!c->accumulates) memset(mth__f32(out) + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof(float));
     for (int64_t i = 0, n = mth__size(rows); i < n; i++) {
         const int64_t token = ((const int32_t *)rows->data)[i], at = token < 0 ? -1 : mth__local_index(out, 0, token);
@@ -202,7 +202,7 @@ void mth__run_moe_combine_weights_grad(const mth__call *c, int phase, int chunk,
     (void)phase, (void)scratch;
     const mth__operand *rows = &c->in[1], *experts = &c->in[2], *dout = &c->in[3], *out = &c->out[0];
     const int64_t d = dout->shape.dim[1], t = rows->shape.dim[1], k = out->shape.dim[1];
-    const mth__range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
     memset(mth__f32(out) + r.lo * k, 0, (size_t)((r.hi - r.lo) * k) * sizeof(float));
     for (int64_t i = 0, n = mth__size(rows); i < n; i++) {
         const int64_t token = ((const int32_t *)rows->data)[i],
@@ -294,7 +294,7 @@ void mth__run_moe_bias(const mth__call *c, int phase, int chunk, void *scratch) 
     (void)phase, (void)scratch;
     const int64_t t = c->out[0].shape.dim[1], o = c->out[0].shape.dim[2];
     const int32_t *rows = c->in[2].data;
-    const mth__range r = mth__chunk_of(c->out[0].shape.dim[0] * t, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(c->out[0].shape.dim[0] * t, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++) {
         float *y = mth__f32(&c->out[0]) + i * o;
         if (rows[i] < 0)
@@ -333,7 +333,7 @@ void mth__run_moe_map(const mth__call *c, int phase, int chunk, void *scratch) {
                      act_grad[] = {MTH__ROW_relu_grad, MTH__ROW_gelu_grad, MTH__ROW_gelu_tanh_grad, MTH__ROW_silu_grad};
     const int64_t h = c->out[0].shape.dim[2];
     const int32_t *rows = c->in[c->nin - 1].data;
-    const mth__range r = mth__chunk_of(c->out[0].shape.dim[0] * c->out[0].shape.dim[1], c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(c->out[0].shape.dim[0] * c->out[0].shape.dim[1], c->chunks[0], chunk);
     const bool product = mth__op_index(c->op) == MTH__ROW_moe_mul;
     float *y = c->out[0].data;
     int64_t at = r.lo, length, done = r.lo;

@@ -28,11 +28,11 @@ void mth__run_softmax(const mth__call *c, int phase, int chunk, void *scratch) {
     const float *x = c->in[0].data;
     float *y = c->out[0].data, *most = scratch, *sum = most + COLUMNS;
     if (p->inner == 1) {
-        const mth__range r = mth__chunk_of(p->outer, c->chunks[0], chunk);
+        const mth__chunk_range r = mth__chunk_of(p->outer, c->chunks[0], chunk);
         for (int64_t i = r.lo; i < r.hi; i++) mth__vec->softmax(p->n, x + i * p->n, y + i * p->n);
         return;
     }
-    const mth__range r = mth__chunk_of(p->outer * p->blocks, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(p->outer * p->blocks, c->chunks[0], chunk);
     for (int64_t b = r.lo; b < r.hi; b++) {
         const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column),
                       at = b / p->blocks * p->n * p->inner + column;
@@ -57,11 +57,11 @@ void mth__run_softmax_grad(const mth__call *c, int phase, int chunk, void *scrat
     const float *y = c->in[0].data, *dy = c->in[1].data;
     float *dx = c->out[0].data, *dot = scratch;
     if (p->inner == 1) {
-        const mth__range r = mth__chunk_of(p->outer, c->chunks[0], chunk);
+        const mth__chunk_range r = mth__chunk_of(p->outer, c->chunks[0], chunk);
         for (int64_t i = r.lo; i < r.hi; i++) mth__vec->softmax_grad(p->n, y + i * p->n, dy + i * p->n, dx + i * p->n);
         return;
     }
-    const mth__range r = mth__chunk_of(p->outer * p->blocks, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(p->outer * p->blocks, c->chunks[0], chunk);
     for (int64_t b = r.lo; b < r.hi; b++) {
         const int64_t column = b % p->blocks * COLUMNS, k = mth__min64(COLUMNS, p->inner - column),
                       at = b / p->blocks * p->n * p->inner + column;
@@ -104,7 +104,7 @@ void mth__run_layer_norm(const mth__call *c, int phase, int chunk, void *scratch
     (void)phase, (void)scratch;
     int64_t rows, n;
     norm_rows(c, &rows, &n);
-    const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(rows, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
         mth__vec->layer_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, c->in[2].data, (float)c->attrs->epsilon,
             mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i, mth__f32(&c->out[2]) + i);
@@ -113,7 +113,7 @@ void mth__run_rms_norm(const mth__call *c, int phase, int chunk, void *scratch) 
     (void)phase, (void)scratch;
     int64_t rows, n;
     norm_rows(c, &rows, &n);
-    const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(rows, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
         mth__vec->rms_norm(n, mth__f32(&c->in[0]) + i * n, c->in[1].data, (float)c->attrs->epsilon,
             mth__f32(&c->out[0]) + i * n, mth__f32(&c->out[1]) + i);
@@ -135,7 +135,7 @@ void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch)
     norm_rows(c, &rows, &n);
     const bool layer = c->nout == 3;
     if (phase == 1) {
-        const mth__range r = mth__chunk_of(n, c->chunks[1], chunk);
+        const mth__chunk_range r = mth__chunk_of(n, c->chunks[1], chunk);
         for (int o = 1; o < c->nout; o++) {
             float *sum = mth__f32(&c->out[o]) + r.lo, *partial = (float *)c->shared + (o - 1) * n + r.lo;
             for (int i = 1; i < c->chunks[0]; i++) mth__vec->add_to(r.hi - r.lo, partial + (int64_t)i * 2 * n, partial);
@@ -146,7 +146,7 @@ void mth__run_norm_grad(const mth__call *c, int phase, int chunk, void *scratch)
         }
         return;
     }
-    const mth__range r = mth__chunk_of(rows, c->chunks[0], chunk);
+    const mth__chunk_range r = mth__chunk_of(rows, c->chunks[0], chunk);
     const float *x = c->in[0].data, *w = c->in[1].data, *mean = c->in[2].data, *rstd = c->in[layer ? 3 : 2].data,
                 *dy = c->in[layer ? 4 : 3].data;
     float *dx = c->out[0].data;

@@ -13,11 +13,11 @@ typedef struct {
     int64_t run;
     int parts, row_chunks, column_chunks; /* phase 0; parts of the reduced elements or rows */
     int64_t column;
-} plan;
+} reduce_plan;
 enum { BLOCK = 64, COLUMNS = 1024 };
 
 mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
-    plan *p = NEW(arena, plan);
+    reduce_plan *p = NEW(arena, reduce_plan);
     const mth__operand *x = &c->in[0];
     int64_t stride[MTH__RANK];
     mth__loop merged = {.operands = 2};
@@ -71,8 +71,8 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
 }
 
 /* y = (or +=) the reduction of rows [lo, hi) of the terms, columns [from, to). */
-static void reduce_columns(
-    const plan *p, const float *x, mth__range terms, int64_t from, int64_t to, bool add, float *y, float *scratch) {
+static void reduce_columns(const reduce_plan *p, const float *x, mth__chunk_range terms, int64_t from, int64_t to,
+    bool add, float *y, float *scratch) {
     int64_t at[MTH__LOOP_OPERANDS];
     for (int64_t c0 = from; c0 < to; c0 += COLUMNS) {
         const int64_t n = mth__min64(COLUMNS, to - c0);
@@ -93,7 +93,7 @@ static void reduce_columns(
     }
 }
 /* Elements [lo, hi) of the flat sequence of runs. */
-static float reduce_along(const plan *p, const float *x, mth__range elements) {
+static float reduce_along(const reduce_plan *p, const float *x, mth__chunk_range elements) {
     int64_t at[MTH__LOOP_OPERANDS];
     double sum = 0;
     float most = -INFINITY;
@@ -110,11 +110,11 @@ static float reduce_along(const plan *p, const float *x, mth__range elements) {
     return p->max ? most : (float)sum;
 }
 void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
-    const plan *p = c->plan;
+    const reduce_plan *p = c->plan;
     float *y = c->out[0].data, *partial = c->shared;
     const int64_t total = p->rows * p->width;
     if (phase == 1) {
-        const mth__range r = mth__chunk_of(total, c->chunks[1], chunk);
+        const mth__chunk_range r = mth__chunk_of(total, c->chunks[1], chunk);
         for (int i = 1; i < p->parts; i++)
             (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, partial + r.lo);
         if (c->accumulates)
@@ -125,7 +125,7 @@ void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
     }
     const int part = chunk % p->parts, columns = chunk / p->parts % p->column_chunks,
               rows = chunk / p->parts / p->column_chunks;
-    const mth__range r = mth__chunk_of(p->rows, p->row_chunks, rows);
+    const mth__chunk_range r = mth__chunk_of(p->rows, p->row_chunks, rows);
     float *out = p->parts > 1 ? partial + part * total : y;
     const bool add = c->accumulates && p->parts == 1; /* else the second phase adds */
     int64_t at[MTH__LOOP_OPERANDS];
@@ -137,7 +137,7 @@ void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
             out[row] = add ? out[row] + reduced : reduced;
             continue;
         }
-        const mth__range w = mth__chunk_of(p->width, p->column_chunks, columns);
+        const mth__chunk_range w = mth__chunk_of(p->width, p->column_chunks, columns);
         float *to = out + row * p->width + w.lo;
         reduce_columns(p, x, mth__chunk_of(p->terms, p->parts, part), w.lo, w.hi, add, to, scratch);
     }

@@ -21,11 +21,11 @@ static inline int mth__chunks(double ns, int64_t items) { /* at least 1, at most
 }
 typedef struct {
     int64_t lo, hi;
-} mth__range;
-static inline mth__range mth__chunk_of(int64_t items, int64_t chunks, int64_t chunk) {
+} mth__chunk_range;
+static inline mth__chunk_range mth__chunk_of(int64_t items, int64_t chunks, int64_t chunk) {
     const int64_t each = items / chunks, more = items % chunks;
     const int64_t lo = chunk * each + mth__min64(chunk, more);
-    return (mth__range){lo, lo + each + (chunk < more)};
+    return (mth__chunk_range){lo, lo + each + (chunk < more)};
 }
 static inline void mth__one_phase(mth__call *c, double ns, int64_t items) {
     c->phases = 1;

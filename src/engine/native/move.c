@@ -51,7 +51,7 @@ bool mth__area_view(const mth__area *part, const mth__area *box, mth__view *out)
 }
 
 /* Drops dimensions of size 1, merges an outer dimension into the inner one where both sides are without a gap. */
-static void merge(mth__move *m) {
+static void merge(mth__box_move *m) {
     int n = 0;
     for (int d = 0; d < m->rank; d++) {
         if (m->size[d] == 1) continue;
@@ -73,11 +73,12 @@ static void merge(mth__move *m) {
     m->rank = (int8_t)n;
 }
 
-bool mth__move_box(mth__move *m, mth_dtype dtype, const mth__area *box, const mth__area *whole, const mth__area *part) {
+bool mth__move_box(
+    mth__box_move *m, mth_dtype dtype, const mth__area *box, const mth__area *whole, const mth__area *part) {
     const int64_t bytes = (int64_t)mth_dtype_size(dtype);
     mth__view dst, src;
     if (!mth__area_view(whole, box, &dst) || !mth__area_view(part, box, &src)) return false;
-    *m = (mth__move){.rank = (int8_t)box->rank,
+    *m = (mth__box_move){.rank = (int8_t)box->rank,
         .first = MTH__BOX_COPY,
         .dtype = dtype,
         .sources = 1,
@@ -99,7 +100,7 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
     int64_t gathered = MTH__PIECE_BYTES; /* bytes of the last chunk, where it may grow */
     list->chunk.n = 0;
     for (size_t i = 0; i < list->move.n; i++) {
-        mth__move *m = &list->move.at[i];
+        mth__box_move *m = &list->move.at[i];
         merge(m);
         int64_t elements = 1, size = (int64_t)mth_dtype_size(m->dtype);
         for (int d = 0; d < m->rank; d++) elements *= m->size[d];
@@ -127,7 +128,7 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
         copy(arena, list->chunk.at, list->chunk.n, sizeof *list->chunk.at), (int)list->move.n, (int)list->chunk.n};
 }
 
-static void run_part(const mth__move *m, void *to, int part) {
+static void run_part(const mth__box_move *m, void *to, int part) {
     int64_t size[MTH__RANK], from = part * m->rows, bytes = (int64_t)mth_dtype_size(m->dtype);
     memcpy(size, m->size, sizeof size);
     size[0] = size[0] - from < m->rows ? size[0] - from : m->rows;
@@ -145,9 +146,9 @@ void mth__moves_run(const mth__moves *all, void *dst, int chunk) {
 }
 
 static void run_exchanged(const mth__exchange *x, int r, int part) {
-    const mth__group *g = x->group;
+    const mth__collective_group *g = x->group;
     mth__area box;
-    mth__move m;
+    mth__box_move m;
     if (!mth__area_intersect(&g->from[r], &g->to[x->rank], &box)) return;
     /* what two parts have in common lies in both */
     mth__move_box(&m, x->dtype, &box, &g->to[x->rank], &g->from[r]);

@@ -68,18 +68,18 @@ typedef struct {
     int64_t size[MTH__RANK], dst_stride[MTH__RANK], src_stride[MTH__RANK];
     int64_t to, from; /* bytes into the destination, into each source */
     void **src;       /* the sources' first bytes */
-} mth__move;
+} mth__box_move;
 /* one part of a large move, or `count` whole small ones */
 typedef struct {
     int32_t move, count, part;
 } mth__move_chunk;
 typedef struct {
-    const mth__move *move;
+    const mth__box_move *move;
     const mth__move_chunk *chunk;
     int moves, chunks;
 } mth__moves;
 typedef struct {
-    VEC(mth__move) move;
+    VEC(mth__box_move) move;
     VEC(mth__move_chunk) chunk;
 } mth__move_list;
 /* A region of a global tensor, and a view of it in a local part: first element and strides, in elements. */
@@ -100,7 +100,7 @@ mth__moves mth__moves_plan(mth__arena *, mth__move_list *);
 void mth__moves_run(const mth__moves *, void *dst, int chunk);
 /* A move of one source from `part`, which it holds, to `whole`, which the destination holds; false: the box is not
    inside both. */
-bool mth__move_box(mth__move *, mth_dtype, const mth__area *box, const mth__area *whole, const mth__area *part);
+bool mth__move_box(mth__box_move *, mth_dtype, const mth__area *box, const mth__area *whole, const mth__area *part);
 
 /* ---- tasks and streams */
 typedef struct {
@@ -124,17 +124,17 @@ typedef struct {
     /* all_to_all, by rank: what a member has before and afterwards; else NULL */
     mth__area *from, *to;
     const mth__moves *moves; /* the same for all members: all_gather, broadcast; else NULL */
-} mth__group;
+} mth__collective_group;
 /* all_reduce: a rank's part, from all operands to all results in one pass */
 typedef struct {
     mth__box_op op;
     mth_dtype dtype;
-    const mth__group *group;
+    const mth__collective_group *group;
     int64_t start, count, piece; /* elements */
 } mth__reduction;
 /* all_to_all: a box from each member. Chunks are parts of one, or `boxes` boxes */
 typedef struct {
-    const mth__group *group;
+    const mth__collective_group *group;
     mth_dtype dtype;
     int rank, parts, boxes;
 } mth__exchange;
@@ -257,7 +257,7 @@ void mth__pool_run(mth__engine *);
    rank there, once somebody has asked; of a transfer what it takes (pieces -1: not made yet) */
 typedef struct {
     int32_t instr, stream, first, end, rank, pieces;
-    mth__group *group;
+    mth__collective_group *group;
     mth__piece *piece;
 } mth__part;
 /* Values in the caller's buffers. at: by entry or exit, 1 + where in `held` the device that was filled last has it. */

@@ -92,10 +92,10 @@ static mth__hlo_val product(mth__hlo *h, bool over_keys, mth__hlo_val a, mth__hl
 typedef struct {
     bool over_keys;
     mth__hlo_val a, x, y;
-} taken; /* y: the product */
+} taken_product; /* y: the product */
 /* y of those that see each other alone, whatever the others are: the product of what is finite; but y itself where a
    value that is not is seen, so that it shows. */
-static mth__hlo_val of_seen(mth__hlo *h, const sight *s, const taken *p) {
+static mth__hlo_val of_seen(mth__hlo *h, const sight *s, const taken_product *p) {
     const mth__hlo_val x = p->x, a = p->a, zero = mth__hlo_splat(h, x.dtype, x.shape, 0),
                        one = mth__hlo_splat(h, x.dtype, x.shape, 1);
     mth__hlo_val finite =
@@ -108,7 +108,7 @@ static mth__hlo_val of_seen(mth__hlo *h, const sight *s, const taken *p) {
 
 typedef struct {
     const sight *s;
-    taken o;
+    taken_product o;
 } forward;
 static void attend_to_seen(mth__hlo *h, const void *arguments, mth__hlo_val *out) {
     const forward *f = arguments;
@@ -152,9 +152,9 @@ static void gradients_of_seen(mth__hlo *h, const void *arguments, mth__hlo_val *
     s.counts = swap12(h, mth__hlo_reduce(h, "or", asked, 1u << 4, false));
     s.counted = true;
     mth__hlo_val ds = ds_of(h, f, seen_or(h, &s, f->dp, 0));
-    out[0] = of_seen(h, &s, &(taken){true, ds, f->k, f->y[0]});
-    out[1] = of_seen(h, &s, &(taken){false, ds, f->q, f->y[1]});
-    out[2] = of_seen(h, &s, &(taken){false, f->p, f->dout_over, f->y[2]});
+    out[0] = of_seen(h, &s, &(taken_product){true, ds, f->k, f->y[0]});
+    out[1] = of_seen(h, &s, &(taken_product){false, ds, f->q, f->y[1]});
+    out[2] = of_seen(h, &s, &(taken_product){false, f->p, f->dout_over, f->y[2]});
 }
 void mth__hlo_attention_grad(mth__hlo_call *c) { /* q, k, v, o, most, sum, do, mask? -> dq, dk, dv */
     mth__hlo *h = c->h;

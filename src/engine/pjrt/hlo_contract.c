@@ -5,15 +5,15 @@
 typedef struct {
     const char *letter;
     int n;
-} term;
-static int place(term t, char letter) {
+} dot_term;
+static int place(dot_term t, char letter) {
     const char *at = memchr(t.letter, letter, (size_t)t.n);
     return at ? (int)(at - t.letter) : -1;
 }
 
 /* The letters of dot_general's result: batch letters in the order of y, then those of a alone, then those of b alone.
  */
-static int natural(term a, term b, term y, char *letters) {
+static int natural(dot_term a, dot_term b, dot_term y, char *letters) {
     int n = 0;
     for (int i = 0; i < y.n; i++)
         if (place(a, y.letter[i]) >= 0 && place(b, y.letter[i]) >= 0) letters[n++] = y.letter[i];
@@ -24,14 +24,14 @@ static int natural(term a, term b, term y, char *letters) {
     return n;
 }
 /* The result is transposed where this is not n. Rather dimensions at the front move than those at the end. */
-static int in_place_from_behind(int n, const char *letters, term y) {
+static int in_place_from_behind(int n, const char *letters, dot_term y) {
     int same = 0;
     while (same < n && letters[n - 1 - same] == y.letter[n - 1 - same]) same++;
     return same;
 }
 
 /* No letter is summed: a product of broadcast operands. */
-static mth__hlo_val outer(mth__hlo *h, mth__hlo_val v, term t, term y, mth__shape to) {
+static mth__hlo_val outer(mth__hlo *h, mth__hlo_val v, dot_term t, dot_term y, mth__shape to) {
     int order[MTH__RANK], dims[MTH__RANK], n = 0;
     for (int i = 0; i < y.n; i++) {
         if (place(t, y.letter[i]) < 0) continue;
@@ -43,7 +43,8 @@ static mth__hlo_val outer(mth__hlo *h, mth__hlo_val v, term t, term y, mth__shap
 
 /* The result is one element: a product of vectors, which XLA's loops for CPUs add up in one chain of float32; their
  * reductions don't. */
-static mth__hlo_val of_vectors(mth__hlo *h, mth__hlo_val x, term a, mth__hlo_val w, term b, term y, mth__shape to) {
+static mth__hlo_val of_vectors(
+    mth__hlo *h, mth__hlo_val x, dot_term a, mth__hlo_val w, dot_term b, dot_term y, mth__shape to) {
     mth__shape summed = {0}, other = {0};
     int permutation[MTH__RANK], n = 0;
     char letters[MTH__RANK];
@@ -54,7 +55,7 @@ static mth__hlo_val of_vectors(mth__hlo *h, mth__hlo_val x, term a, mth__hlo_val
         }
     for (int i = 0; i < a.n; i++)
         if (place(y, a.letter[i]) < 0) {
-            permutation[n++] = place((term){letters, other.rank}, a.letter[i]);
+            permutation[n++] = place((dot_term){letters, other.rank}, a.letter[i]);
             summed.dim[summed.rank++] = x.shape.dim[i];
         }
     mth__hlo_val terms = mth__hlo_binary(h, "multiply", mth__hlo_reshape(h, x, summed),
@@ -65,8 +66,8 @@ static mth__hlo_val of_vectors(mth__hlo *h, mth__hlo_val x, term a, mth__hlo_val
 void mth__hlo_contract(mth__hlo_call *c) {
     mth__hlo *h = c->h;
     const char *spec = c->attrs->spec, *comma = strchr(spec, ','), *arrow = strstr(comma, "->");
-    term a = {spec, (int)(comma - spec)}, b = {comma + 1, (int)(arrow - comma - 1)};
-    const term y = {arrow + 2, (int)strlen(arrow + 2)};
+    dot_term a = {spec, (int)(comma - spec)}, b = {comma + 1, (int)(arrow - comma - 1)};
+    const dot_term y = {arrow + 2, (int)strlen(arrow + 2)};
     mth__hlo_val x = c->in[0].v, w = c->in[1].v;
 
     int asum[MTH__RANK], bsum[MTH__RANK], abatch[MTH__RANK], bbatch[MTH__RANK], nsum = 0, nbatch = 0;
@@ -85,7 +86,7 @@ void mth__hlo_contract(mth__hlo_call *c) {
     natural(b, a, y, back);
     /* operands change places, so that dimensions need not */
     if (in_place_from_behind(n, back, y) > in_place_from_behind(n, forth, y)) {
-        const term t = a;
+        const dot_term t = a;
         const mth__hlo_val v = x;
         a = b, b = t, x = w, w = v;
         memcpy(forth, back, sizeof forth);
@@ -102,7 +103,7 @@ void mth__hlo_contract(mth__hlo_call *c) {
         bbatch[nbatch++] = place(b, y.letter[i]);
     }
     int permutation[MTH__RANK];
-    for (int i = 0; i < n; i++) permutation[i] = place((term){forth, n}, y.letter[i]);
+    for (int i = 0; i < n; i++) permutation[i] = place((dot_term){forth, n}, y.letter[i]);
     c->out[0].v = mth__hlo_transpose(h, mth__hlo_dot(h, x, w, nbatch, abatch, bbatch, nsum, asum, bsum), permutation);
 }
 

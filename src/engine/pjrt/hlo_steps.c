@@ -36,10 +36,10 @@ typedef struct {
     VEC(permute) permute;
     VEC(shuffle) shuffle;
     mth__hlo_val table, zero; /* i32 (columns) of this partition */
-} plan;
+} steps_plan;
 
 /* ---------------------------------------------------------------- what is to be done */
-static int new_column(plan *p) {
+static int new_column(steps_plan *p) {
     column c = {NEW_ARRAY(p->h->arena, int64_t, p->t.n)};
     for (int r = 0; r < p->t.n; r++) c.by_rank[r] = -1;
     PUSH(p->h->arena, p->column, c);
@@ -49,17 +49,17 @@ static int new_column(plan *p) {
 typedef struct {
     int rank, shift, order;
     mth__step step;
-} taken; /* a step, and whose */
+} taken_step; /* a step, and whose */
 
 /* Steps of one distance go together: where all ranks do alike, they fill a permute. */
 static int by_shift(const void *a, const void *b) {
-    const taken *x = a, *y = b;
+    const taken_step *x = a, *y = b;
     if (x->shift != y->shift) return x->shift < y->shift ? -1 : 1;
     if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
     return (x->order > y->order) - (x->order < y->order);
 }
 
-static void place_step(plan *p, const taken *s, size_t first) {
+static void place_step(steps_plan *p, const taken_step *s, size_t first) {
     int64_t from = s->step.from_chunk * p->piece, to = s->step.to_chunk * p->piece;
     size_t k = first;
     for (; k < p->permute.n; k++) {
@@ -87,7 +87,7 @@ static void place_step(plan *p, const taken *s, size_t first) {
     p->column.at[q->receives].by_rank[s->rank] = 1;
 }
 
-static void place_copy(plan *p, const taken *s, shuffle **now) {
+static void place_copy(steps_plan *p, const taken_step *s, shuffle **now) {
     if (s->step.from_chunk == s->step.to_chunk) return;
     if (!*now) {
         shuffle f = {s->step.round, NEW_ARRAY(p->h->arena, int, p->t.n * p->t.chunks)};
@@ -98,18 +98,18 @@ static void place_copy(plan *p, const taken *s, shuffle **now) {
     (*now)->chunk[s->rank * p->t.chunks + s->step.to_chunk] = s->step.from_chunk;
 }
 
-static void place_steps(plan *p) {
+static void place_steps(steps_plan *p) {
     mth__arena *arena = p->h->arena;
     int n = p->t.n, *count = NEW_ARRAY(arena, int, n), *at = NEW_ARRAY(arena, int, n);
     mth__step **step = NEW_ARRAY(arena, mth__step *, n);
     for (int r = 0; r < n; r++) count[r] = mth__template_steps(arena, &p->t, r, &step[r]);
-    VEC(taken) round = {0};
+    VEC(taken_step) round = {0};
     for (int t = 0; t < p->t.rounds; t++) {
         round.n = 0;
         for (int r = 0; r < n; r++)
             for (; at[r] < count[r] && step[r][at[r]].round == t; at[r]++) {
                 mth__step s = step[r][at[r]];
-                PUSH(arena, round, (taken){r, (s.peer - r + n) % n, at[r], s});
+                PUSH(arena, round, (taken_step){r, (s.peer - r + n) % n, at[r], s});
             }
         if (round.n) qsort(round.at, round.n, sizeof *round.at, by_shift);
         size_t first = p->permute.n;
@@ -129,7 +129,7 @@ static void place_steps(plan *p) {
 }
 
 /* ---------------------------------------------------------------- its text */
-static bool constant(const plan *p, int which, int64_t *value) {
+static bool constant(const steps_plan *p, int which, int64_t *value) {
     const int64_t *by_rank = p->column.at[which].by_rank;
     *value = -1;
     for (int r = 0; r < p->t.n; r++) {
@@ -140,7 +140,7 @@ static bool constant(const plan *p, int which, int64_t *value) {
     return true;
 }
 
-static void write_table(plan *p) {
+static void write_table(steps_plan *p) {
     int64_t width = (int64_t)p->column.n, *rows = NEW_ARRAY(p->h->arena, int64_t, p->h->partitions *width), value;
     bool varies = false;
     for (int k = 0; k < (int)width; k++) {
@@ -154,17 +154,17 @@ static void write_table(plan *p) {
     if (varies) p->table = mth__hlo_row_by_partition(p->h, rows, width);
 }
 
-static mth__hlo_val scalar(const plan *p, int which) {
+static mth__hlo_val scalar(const steps_plan *p, int which) {
     int64_t value;
     if (constant(p, which, &value)) return value > 0 ? mth__hlo_scalar_i32(p->h, value) : p->zero;
     return mth__hlo_reshape(p->h, mth__hlo_slice(p->h, p->table, 0, which, which + 1), (mth__shape){0});
 }
 
-static void starts_of(const plan *p, int which, int rank, mth__hlo_val *start) {
+static void starts_of(const steps_plan *p, int which, int rank, mth__hlo_val *start) {
     for (int d = 0; d < rank; d++) start[d] = d == p->dim ? scalar(p, which) : p->zero;
 }
 
-static mth__hlo_val read_chunk(const plan *p, mth__hlo_val buffer, int which) {
+static mth__hlo_val read_chunk(const steps_plan *p, mth__hlo_val buffer, int which) {
     if (p->t.chunks == 1) return buffer;
     mth__hlo_val start[MTH__RANK];
     mth__shape s = buffer.shape;
@@ -173,14 +173,14 @@ static mth__hlo_val read_chunk(const plan *p, mth__hlo_val buffer, int which) {
     return mth__hlo_dynamic_slice(p->h, buffer, start, s);
 }
 
-static mth__hlo_val write_chunk(const plan *p, mth__hlo_val buffer, mth__hlo_val chunk, int which) {
+static mth__hlo_val write_chunk(const steps_plan *p, mth__hlo_val buffer, mth__hlo_val chunk, int which) {
     if (p->t.chunks == 1) return chunk;
     mth__hlo_val start[MTH__RANK];
     starts_of(p, which, buffer.shape.rank, start);
     return mth__hlo_dynamic_update(p->h, buffer, chunk, start);
 }
 
-static mth__hlo_val write_permute(const plan *p, const permute *q, mth__hlo_val before, mth__hlo_val buffer) {
+static mth__hlo_val write_permute(const steps_plan *p, const permute *q, mth__hlo_val before, mth__hlo_val buffer) {
     mth__hlo *h = p->h;
     mth__text pairs = mth__text_new(h->arena);
     int count = 0;
@@ -199,7 +199,7 @@ static mth__hlo_val write_permute(const plan *p, const permute *q, mth__hlo_val 
     return write_chunk(p, buffer, got, q->to);
 }
 
-static mth__hlo_val write_shuffle(const plan *p, const shuffle *f, mth__hlo_val buffer) {
+static mth__hlo_val write_shuffle(const steps_plan *p, const shuffle *f, mth__hlo_val buffer) {
     int chunks = p->t.chunks;
     int64_t *rows = NEW_ARRAY(p->h->arena, int64_t, p->h->partitions *chunks);
     for (int q = 0; q < p->h->partitions; q++)
@@ -213,7 +213,7 @@ static mth__hlo_val write_shuffle(const plan *p, const shuffle *f, mth__hlo_val 
     return mth__hlo_reshape(p->h, x, buffer.shape);
 }
 
-static mth__hlo_val write_rounds(const plan *p, mth__hlo_val buffer) {
+static mth__hlo_val write_rounds(const steps_plan *p, mth__hlo_val buffer) {
     size_t k = 0, f = 0;
     for (int t = 0; t < p->t.rounds; t++) {
         mth__hlo_val before = buffer;
@@ -225,14 +225,14 @@ static mth__hlo_val write_rounds(const plan *p, mth__hlo_val buffer) {
 }
 
 /* ---------------------------------------------------------------- kinds: the buffer made and read */
-static int own_chunk(plan *p) {
+static int own_chunk(steps_plan *p) {
     int own = new_column(p);
     for (int r = 0; r < p->t.n; r++) p->column.at[own].by_rank[r] = r * p->piece;
     return own;
 }
 
 /* all_reduce, broadcast: the flat tensor. */
-static mth__hlo_val flat(plan *p, mth__hlo_val x) {
+static mth__hlo_val flat(steps_plan *p, mth__hlo_val x) {
     int64_t elements = mth__shape_size(x.shape), start;
     mth__chunk_range(elements, p->t.chunks, 0, &start, &p->piece);
     place_steps(p);
@@ -243,7 +243,7 @@ static mth__hlo_val flat(plan *p, mth__hlo_val x) {
     return mth__hlo_reshape(p->h, mth__hlo_slice(p->h, line, 0, 0, elements), x.shape);
 }
 
-static mth__hlo_val reduce_scatter(plan *p, mth__hlo_val x, const mth__hlo_part *from, const mth__hlo_part *to) {
+static mth__hlo_val reduce_scatter(steps_plan *p, mth__hlo_val x, const mth__hlo_part *from, const mth__hlo_part *to) {
     p->dim = p->c->dim;
     p->piece = to->local.dim[p->dim];
     place_steps(p);
@@ -252,7 +252,7 @@ static mth__hlo_val reduce_scatter(plan *p, mth__hlo_val x, const mth__hlo_part 
     return read_chunk(p, write_rounds(p, mth__hlo_cut_parts(p->h, &p->g, x, p->dim, from, to)), own);
 }
 
-static mth__hlo_val all_gather(plan *p, mth__hlo_val x, const mth__hlo_part *from, const mth__hlo_part *to) {
+static mth__hlo_val all_gather(steps_plan *p, mth__hlo_val x, const mth__hlo_part *from, const mth__hlo_part *to) {
     p->dim = p->c->dim;
     p->piece = from->local.dim[p->dim];
     place_steps(p);
@@ -266,7 +266,7 @@ static mth__hlo_val all_gather(plan *p, mth__hlo_val x, const mth__hlo_part *fro
 
 /* The boxes lie one after another along the dimension that is cut, and are to lie so along the one that becomes whole.
  */
-static mth__hlo_val turn_boxes(const plan *p, mth__hlo_val x, int whole) {
+static mth__hlo_val turn_boxes(const steps_plan *p, mth__hlo_val x, int whole) {
     mth__shape to = x.shape, split = {4, {1, 1, 1, 1}};
     to.dim[p->dim] /= p->t.n;
     to.dim[whole] *= p->t.n;
@@ -280,7 +280,7 @@ static mth__hlo_val turn_boxes(const plan *p, mth__hlo_val x, int whole) {
     return mth__hlo_reshape(p->h, x, to);
 }
 
-static mth__hlo_val all_to_all(plan *p, mth__hlo_val x, const mth__hlo_part *from, const mth__hlo_part *to) {
+static mth__hlo_val all_to_all(steps_plan *p, mth__hlo_val x, const mth__hlo_part *from, const mth__hlo_part *to) {
     p->dim = p->c->dim;
     p->piece = to->local.dim[p->dim];
     place_steps(p);
@@ -291,7 +291,7 @@ static mth__hlo_val all_to_all(plan *p, mth__hlo_val x, const mth__hlo_part *fro
 
 void mth__hlo_steps(mth__hlo *h, const mth__channel *c, const mth__hlo_operand *in, mth__hlo_operand *out) {
     const mth__hlo_part *from = in->part, *to = out->part;
-    plan p = {.h = h, .c = c, .g = mth__hlo_groups_of(h, c)};
+    steps_plan p = {.h = h, .c = c, .g = mth__hlo_groups_of(h, c)};
     if (mth__shape_size(to->local) == 0) {
         out->v = mth__hlo_splat(h, c->dtype, to->local, 0);
         return;

@@ -3,14 +3,14 @@
 
 /* A view: the elements on a device, in the shape that a module wants. `memory`: what a view of padded elements shares,
    where it shares. `there`: where the host sees the elements, padded; NULL: nowhere, or not known. */
-typedef struct view {
+typedef struct part_view {
     int device;
     mth_dtype dtype;
     mth__shape real, padded;
     PJRT_Buffer *buffer;
     void *memory, *there;
-    struct view *next;
-} view;
+    struct part_view *next;
+} part_view;
 
 struct mth__buffer {
     atomic_int references;
@@ -23,7 +23,7 @@ struct mth__buffer {
     bool owned, lent;
     void (*release)(void *);
     void *context;
-    view *views;
+    part_view *views;
 };
 
 static mth_status no_memory(int64_t bytes) {
@@ -70,7 +70,7 @@ mth_status mth__pjrt_buffer_borrow(mth__engine *e, int device, const void *data,
 
 void mth__pjrt_buffer_retain(mth__buffer *b) { atomic_fetch_add(&b->references, 1); }
 
-static void view_free(mth__engine *e, view *v) {
+static void view_free(mth__engine *e, part_view *v) {
     MTH__ARGS(PJRT_Buffer_Destroy, destroy);
     destroy.buffer = v->buffer;
     if (v->buffer && !mth__plugin_forked(e->plugin))
@@ -81,7 +81,7 @@ static void view_free(mth__engine *e, view *v) {
 
 void mth__pjrt_buffer_release(mth__buffer *b) {
     if (!b || atomic_fetch_sub(&b->references, 1) != 1) return;
-    for (view *v = b->views, *next; v; v = next) {
+    for (part_view *v = b->views, *next; v; v = next) {
         next = v->next;
         view_free(b->engine, v);
     }
@@ -127,7 +127,7 @@ mth_status mth__pjrt_await(mth__engine *e, PJRT_Event *event, const char *doing)
     return s;
 }
 
-static mth_status upload(mth__engine *e, view *v, const void *data) {
+static mth_status upload(mth__engine *e, part_view *v, const void *data) {
     MTH__ARGS(PJRT_Client_BufferFromHostBuffer, put);
     put.client = e->client;
     put.data = data;
@@ -172,7 +172,7 @@ static mth_status download(mth__engine *e, PJRT_Buffer *buffer, void *to, int64_
 /* With the lock held: makes b->host from the first view. */
 static mth_status bring_home(mth__buffer *b) {
     mth__engine *e = b->engine;
-    view *v = b->views;
+    part_view *v = b->views;
     const bool whole = mth__shape_equal(v->real, v->padded);
     void *there = v->there, *copy = NULL, *raw = NULL;
     if (there && whole) {
@@ -243,10 +243,10 @@ mth_status mth__pjrt_buffer_read(mth__buffer *b, int64_t offset, void *data, int
 
 /* ---------------------------------------------------------------- the devices' side */
 static mth_status new_view(
-    mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, view **out) {
-    view *v = mth__calloc(1, sizeof *v);
+    mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, part_view **out) {
+    part_view *v = mth__calloc(1, sizeof *v);
     if (!v) return no_memory(b->bytes);
-    *v = (view){.device = device, .dtype = dtype, .real = real, .padded = padded};
+    *v = (part_view){.device = device, .dtype = dtype, .real = real, .padded = padded};
     mth_status s = b->host ? NULL : bring_home(b);
     const void *data = b->host;
     if (!s && !mth__shape_equal(real, padded)) {
@@ -271,9 +271,9 @@ static mth_status new_view(
 }
 
 /* The first view is where the data is when the host has it no more: once a padded view has all of it. */
-static void insert(mth__buffer *b, view *v) {
+static void insert(mth__buffer *b, part_view *v) {
     const bool instead = v->memory && b->owned && !b->lent;
-    view **at = b->views && !instead ? &b->views->next : &b->views;
+    part_view **at = b->views && !instead ? &b->views->next : &b->views;
     v->there = v->memory;
     v->next = *at;
     *at = v;
@@ -287,7 +287,7 @@ mth_status mth__pjrt_view(
     mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, PJRT_Buffer **out) {
     mth_status s = NULL;
     pthread_mutex_lock(&b->lock);
-    view *v = b->views;
+    part_view *v = b->views;
     /* equal bytes in another shape (an array laid out anew) make a view of their own */
     while (v &&
         (v->device != device || v->dtype != dtype || !mth__shape_equal(v->padded, padded) ||
@@ -305,9 +305,9 @@ mth_status mth__pjrt_view(
 mth_status mth__pjrt_adopt(mth__engine *e, int device, mth_dtype dtype, mth__shape real, mth__shape padded,
     PJRT_Buffer *buffer, mth__buffer **out) {
     mth__buffer *b = NULL;
-    view *v = mth__calloc(1, sizeof *v);
+    part_view *v = mth__calloc(1, sizeof *v);
     mth_status s = v ? make(e, device, bytes_of(dtype, real), &b) : no_memory(bytes_of(dtype, real));
-    if (v) *v = (view){.device = device, .dtype = dtype, .real = real, .padded = padded, .buffer = buffer};
+    if (v) *v = (part_view){.device = device, .dtype = dtype, .real = real, .padded = padded, .buffer = buffer};
     /* asked for now: a child by fork can ask the plugin nothing */
     if (!s && b->bytes && e->host_visible) s = device_pointer(e, buffer, &v->there);
     if (s) {

@@ -11,8 +11,8 @@
    Known ones first: of the CPU's the one that mithril-parallel[jax] pins, then by age of the API. */
 typedef struct {
     const char *platform, *variable, *package, *pattern[8];
-} source;
-static const source sources[] = {
+} plugin_package;
+static const plugin_package sources[] = {
     {"cpu", "MITHRIL_PJRT_PLUGIN_CPU", "mithril-parallel[jax]",
         {"fastatomstruct_xla_cpu/libpjrt_cpu.so", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so",
             "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so", "xla_plugins/*cpu*/*.so", "jax_plugins/*cpu*/*pjrt*.so",
@@ -37,7 +37,7 @@ static bool first_match(const char *pattern, char found[PATH_MAX]) {
 }
 
 typedef struct {
-    const source *of;
+    const plugin_package *of;
     char found[PATH_MAX];
 } search;
 

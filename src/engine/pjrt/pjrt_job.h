@@ -60,7 +60,7 @@ typedef struct {
 /* On one device: what an entry's or exit's buffer holds, and its shape. */
 typedef struct {
     mth__shape real, padded;
-} mth__port;
+} mth__part_shape;
 
 struct mth__executable {
     mth__engine *engine;
@@ -75,8 +75,8 @@ struct mth__executable {
     mth__cell *cell;
     mth__cell **unused;
     int unuseds;
-    mth__port *entry_port, *exit_port; /* [entry * devices + device] */
-    int *flying;                       /* [device]: executions that were enqueued and not awaited */
+    mth__part_shape *entry_port, *exit_port; /* [entry * devices + device] */
+    int *flying;                             /* [device]: executions that were enqueued and not awaited */
     int most_pieces;
     PJRT_Buffer **pieces;
     /* A value that a device has no part of, but must pass to a module: zeros, made once. By slot and device. */

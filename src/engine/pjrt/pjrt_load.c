@@ -95,9 +95,9 @@ static void find_drops(mth__executable *x) {
 }
 
 /* What each device holds of an entry or exit. */
-static void ports(mth__executable *x, size_t count, bool exits, mth__port **out) {
+static void ports(mth__executable *x, size_t count, bool exits, mth__part_shape **out) {
     const mth__program *p = x->program;
-    mth__port *port = *out = NEW_ARRAY(x->arena, mth__port, count * (size_t)p->mesh->count);
+    mth__part_shape *port = *out = NEW_ARRAY(x->arena, mth__part_shape, count * (size_t)p->mesh->count);
     for (size_t k = 0; k < count; k++) {
         int slot = exits ? x->segments->exit_slot[k] : x->segments->entry_slot[k];
         if (slot < 0) continue;
@@ -106,7 +106,7 @@ static void ports(mth__executable *x, size_t count, bool exits, mth__port **out)
         const mth__shape padded = x->segments->global ? mth__xla_part(v, NULL) : x->segments->slot.at[slot].local;
         for (int r = 0; r < on->count; r++)
             port[k * (size_t)p->mesh->count + (size_t)on->device[r]] =
-                (mth__port){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};
+                (mth__part_shape){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};
     }
 }
 
@@ -216,10 +216,10 @@ typedef struct {
     atomic_size_t next;
     mth_status *status;
     const mth__stop *stop;
-} compilation;
+} module_compilation;
 
 static void *compile_some(void *context) {
-    compilation *c = context;
+    module_compilation *c = context;
     for (size_t i; (i = atomic_fetch_add(&c->next, 1)) < c->x->module.n;)
         c->status[i] = mth__stop_asked(c->stop) ? mth__interrupted() : compile_module(c->x, c->x->module.at[i]);
     return NULL;
@@ -229,7 +229,8 @@ enum { COMPILERS = 16 };
 
 mth_status mth__executable_compile(mth__executable *x) {
     if (x->compiled) return NULL;
-    compilation c = {.x = x, .status = mth__calloc(x->module.n + 1, sizeof *c.status), .stop = mth__thread_stop()};
+    module_compilation c = {
+        .x = x, .status = mth__calloc(x->module.n + 1, sizeof *c.status), .stop = mth__thread_stop()};
     if (!c.status) return no_memory();
     pthread_t helper[COMPILERS];
     int helpers = 0, wanted = mth__core_count() < COMPILERS ? mth__core_count() - 1 : COMPILERS;

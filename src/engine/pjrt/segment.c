@@ -18,14 +18,14 @@ mth__shape mth__xla_part(const mth__pvalue *v, mth__shape *whole) {
 mth__hlo_part *mth__part_of(
     mth__arena *arena, mth_dtype dtype, mth__shape shape, const mth__sharding *s, int count, const int32_t *device) {
     mth__hlo_part *p = NEW(arena, mth__hlo_part);
-    typedef int64_t row[MTH__RANK];
+    typedef int64_t coordinates[MTH__RANK];
     *p = (mth__hlo_part){.dtype = dtype,
         .shape = shape,
         .local = mth__largest_part(shape, s),
         .sharding = s,
-        .start = NEW_ARRAY(arena, row, count),
-        .size = NEW_ARRAY(arena, row, count),
-        .step = NEW_ARRAY(arena, row, count)};
+        .start = NEW_ARRAY(arena, coordinates, count),
+        .size = NEW_ARRAY(arena, coordinates, count),
+        .step = NEW_ARRAY(arena, coordinates, count)};
     for (int i = 0; i < count; i++) {
         int rank = s->on->rank_of[device[i]];
         for (int d = 0; d < MTH__RANK; d++) p->step[i][d] = 1;
