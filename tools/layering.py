@@ -24,6 +24,8 @@ BELOW = {
     "engine": ["base", "catalog", "emit", "data"],
     "observe": ["base", "catalog", "emit", "engine"],
 }  # and a folder inside of a layer (engine/native) sees what lies beside it (engine/*.h), not its sisters (engine/pjrt)
+# What distribute/ may name: what it makes itself. All else it asks of the row (catalog/op.h).
+NAMED = "reshape slice concat add all_reduce all_gather reduce_scatter all_to_all keep transfer broadcast".split()
 HAND_WRITTEN = ["include", "src", "python", "tools", "tests", "fuzz", "bench", "examples"]
 
 
@@ -138,6 +140,17 @@ def check_numbers():
                 yield f"{path.relative_to(ROOT)}:{number}: use mth__print, mth__vprint or mth__read_real"
 
 
+def check_operators():
+    rows = set(re.findall(r"X\((\w+)\)", (ROOT / "src/catalog/rows.h").read_text())) - {"name"}
+    for path in files(["src/distribute"], ".c", ".h"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            named = re.findall(r"MTH__ROW_(\w+)|mth__op_(\w+)", line) + re.findall(r'()"(\w+)"', line)
+            for name in {a or b for a, b in named} & rows - set(NAMED):
+                yield f"{path.relative_to(ROOT)}:{number}: names the operator {name}; let its row say what matters"
+            if re.search(r"cmp\([^;]*->name\b", line) and "op->name" in line:
+                yield f"{path.relative_to(ROOT)}:{number}: compares an operator's name; let its row say what matters"
+
+
 def check_format():
     """`make format` would change nothing, and no line of C is wider than its limit."""
     tools = Path(sys.executable).parent
@@ -169,6 +182,7 @@ def main():
         "types": check_types(),
         "lists": check_lists(),
         "numbers": check_numbers(),
+        "operators": check_operators(),
         "format": check_format(),
     }
     if len(sys.argv) > 1:

@@ -55,6 +55,8 @@ bool mth__attribute_is_zero(const mth__attrs *attrs, const mth__attribute *attri
     return *mth__attribute_text(all, attribute) == NULL;
 }
 
+void mth__resize_shape(mth__attrs *attrs, int dimension, int64_t size) { attrs->shape[dimension] = size; }
+
 mth__attrs mth__attrs_of_shape(mth__shape shape) {
     mth__attrs attrs = {.rank = shape.rank};
     for (int d = 0; d < shape.rank; d++) attrs.shape[d] = shape.dim[d];

@@ -45,6 +45,7 @@ int mth__rule_factor(mth__rule *r, int64_t size, mth__factor_kind kind) {
     r->factor[f].size = size;
     r->factor[f].kind = kind;
     r->factor[f].letter = (char)('a' + f);
+    r->factor[f].positional = false;
     return f;
 }
 
@@ -128,6 +129,7 @@ static int tie(letter_binding *b, term t, mth__shape s, int8_t *factor, int32_t 
             char letter = d < before ? '.' : t.begin[d - before];
             *f = (int8_t)mth__rule_factor(r, s.dim[d], kind_of(b->letters, letter));
             r->factor[*f].letter = d < before ? (char)('0' + d) : letter;
+            r->factor[*f].positional = b->letters->positional && strchr(b->letters->positional, letter);
         } else if (r->factor[*f].size != s.dim[d] && wrong < 0)
             wrong = d;
         factor[d] = *f;
@@ -158,7 +160,7 @@ void mth__op_rule(const mth__node *n, mth__rule *r) {
     if (op->rule)
         op->rule(&row, r);
     else
-        mth__rule_from(&row, &(mth__letters){op->factors, op->sum, op->max, op->whole}, r);
+        mth__rule_from(&row, &(mth__letters){op->factors, op->sum, op->max, op->whole, op->positional}, r);
     for (int k = 0; n->accumulates && k < n->nout; k++) {
         const int j = mth__accumulator(op, n->nin, k);
         if (j < 0) continue;
@@ -215,7 +217,7 @@ static mth_status contradiction(const mth__node *n, const mth__rule *r, const ch
 mth_status mth__infer_from(mth__node *n, const char *factors) {
     if (factors[0] == '*') return infer_broadcast(n);
     mth__rule r;
-    const mth__letters none = {factors, NULL, NULL, NULL};
+    const mth__letters none = {.factors = factors};
     letter_binding b = {.rule = &r, .letters = &none};
     memset(b.of, -1, sizeof b.of);
     memset(b.ellipsis, -1, sizeof b.ellipsis);

@@ -18,6 +18,7 @@ typedef struct {
         int64_t size;
         mth__factor_kind kind;
         char letter;
+        bool positional; /* see mth__op.positional */
     } factor[MTH__FACTORS];
     /* dimension -> factor, or -1 (size 1, broadcast); set for the node's own operands and results */
     int8_t in[MTH__MAX_IN][MTH__RANK], out[MTH__MAX_OUT][MTH__RANK];
@@ -34,8 +35,18 @@ enum {
     MTH__ALIAS = 2,
     MTH__NEEDS_START = 4, /* the result depends on where the shard lies (causal, gather by id, dropout) */
     MTH__COMM = 8,
-    MTH__FREE = 16,    /* costs nothing worth planning for */
-    MTH__WIDE_IDS = 32 /* integer operands may be int64 */
+    MTH__FREE = 16,     /* costs nothing worth planning for */
+    MTH__WIDE_IDS = 32, /* integer operands may be int64 */
+    MTH__MOVES = 64,    /* moves elements, of any dtype, and computes nothing */
+    /* every element of the result is an element of operand 0, so it can be taken wherever that one lies */
+    MTH__VIEW = 128,
+    MTH__POSITIONWISE = 256, /* computes each position, an index over all dimensions but the last, by itself */
+    MTH__PRODUCT = 512,      /* a dense product of two tensors, the part of a model that is worth splitting */
+    /* needs a dimension whole that its neighbours may split: what follows would split it as what comes before did */
+    MTH__GATHERS = 1024,
+    /* its result names rows of experts (`row_args` of those that read it): of the rows reserved for each of the e
+       experts as many are filled, all together, as its operand has elements */
+    MTH__NAMES_ROWS = 2048
 };
 
 struct mth__op {
@@ -46,6 +57,9 @@ struct mth__op {
     const char *attributes;        /* names of attributes.c, "dimension, start, stop", as texts list them; NULL: none */
     const char *factors;           /* "...i,io->...o"; "*" = elementwise with broadcasting; NULL: `rule` */
     const char *sum, *max, *whole; /* letters */
+    /* letters: an element's place along them has a meaning of its own (a position, an index into a table), so a part is
+       computed otherwise than a tensor of its size */
+    const char *positional;
     mth__linear linear;
     uint64_t linear_args; /* bits of operands */
     unsigned flags;
@@ -53,6 +67,12 @@ struct mth__op {
        leaves is that of the first floating operand, else of operand 0. */
     mth_status (*infer)(mth__node *);
     void (*rule)(const mth__node *, mth__rule *);
+    /* The attributes where `dimension` of the result has `size` elements, all that the operand has. NULL: no
+       attribute follows a dimension. */
+    void (*resize)(mth__attrs *, int dimension, int64_t size);
+    /* The attributes where the operand is the part from `start` on of a tensor that has `size` elements in `dimension`,
+       and the result that of the larger one's. NULL: a part is computed as any tensor. */
+    void (*box)(mth__attrs *, int dimension, int64_t start, int64_t size);
     /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and
        builder->wanted has its bit. NULL: there is none (rows that are gradients themselves, communication); a
        constant's (equal, stop) sets nothing. */
@@ -64,6 +84,7 @@ struct mth__op {
     uint64_t index_args;
     const char *index_name; /* what such an operand holds, "token id", where the run checks it */
     uint64_t any_args;      /* bits of operands of any dtype: rows that move data, masks */
+    uint64_t row_args;      /* bits of operands that name, for each expert, its rows: tokens, then padding */
     unsigned accumulates;   /* bits of results that a node may add to sums so far (mth__node.accumulates) */
     int row;                /* MTH__ROW_* */
 };

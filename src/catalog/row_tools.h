@@ -13,7 +13,7 @@ MTH__ROWS(X)
 
 /* ---- rules. Letters of `sum`, `max` and `whole`; in them "..." stands for all dimensions of an ellipsis. */
 typedef struct {
-    const char *factors, *sum, *max, *whole;
+    const char *factors, *sum, *max, *whole, *positional;
 } mth__letters;
 void mth__rule_from(const mth__node *, const mth__letters *, mth__rule *);
 void mth__rule_begin(const mth__node *, mth__rule *);              /* no factor, every dimension -1 in units of 1 */
@@ -25,6 +25,9 @@ void mth__rule_along(const mth__node *, unsigned whole, mth__rule *);
 /* ---- shapes. Result dimensions that no operand has stay 0, for the caller to set. */
 mth_status mth__infer_from(mth__node *, const char *factors);
 mth_status mth__infer_same(mth__node *); /* every result is as operand 0 */
+
+/* Rows whose attributes are the shape of their result. */
+void mth__resize_shape(mth__attrs *, int dimension, int64_t size);
 
 /* ---- checks of attributes and operands; their errors carry all operands of the node */
 const char *mth__arg_name(const mth__op *, int j, char room[24]);         /* "weight" */

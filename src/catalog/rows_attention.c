@@ -24,7 +24,7 @@ GRAD(attention) {
         n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], dout[0], n->nin > 3 ? n->in[3] : NULL};
     return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 8 : 7, in, din);
 }
-#define ATTENTION .attributes = "causal, scale", .whole = "tde", .flags = MTH__NEEDS_START
+#define ATTENTION .attributes = "causal, scale", .whole = "tde", .positional = "st", .flags = MTH__NEEDS_START
 const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, most, sum",
     .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention,
     .grad = grad_attention, .flops = flops_attention,

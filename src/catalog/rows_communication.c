@@ -15,6 +15,6 @@ COMMUNICATION(
 COMMUNICATION(
     transfer, NULL, "Each device takes the parts it lacks from devices that have them, between any placements.");
 COMMUNICATION(broadcast, NULL, "One device's value goes to all devices of another placement.");
-const mth__op mth__op_keep = {ROW(keep), .args = "x", .results = "y", .factors = "*", .flags = MTH__COMM | MTH__FREE,
-    .any_args = 1, .infer = mth__infer_same, .flops = mth__flops_none,
+const mth__op mth__op_keep = {ROW(keep), .args = "x", .results = "y", .factors = "*",
+    .flags = MTH__COMM | MTH__MOVES | MTH__FREE, .any_args = 1, .infer = mth__infer_same, .flops = mth__flops_none,
     .doc = "Each device keeps its part of what it already holds: no communication."};

@@ -40,7 +40,7 @@ static mth_status infer(mth__node *n) {
 }
 static void rule(const mth__node *n, mth__rule *r) {
     spec_parts p = parts(n->attrs.spec);
-    mth__rule_from(n, &(mth__letters){n->attrs.spec, NULL, NULL, NULL}, r);
+    mth__rule_from(n, &(mth__letters){.factors = n->attrs.spec}, r);
     for (int f = 0; f < r->n; f++)
         if (!has(&p, 2, r->factor[f].letter)) r->factor[f].kind = MTH__SUM;
 }
@@ -66,6 +66,6 @@ GRAD(contract) {
     return NULL;
 }
 const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attributes = "spec",
-    .linear = MTH__LINEAR_EACH, .linear_args = 3, .infer = infer, .rule = rule, .grad = grad_contract,
-    .flops = flops_contract, .accumulates = 1,
+    .flags = MTH__PRODUCT, .linear = MTH__LINEAR_EACH, .linear_args = 3, .infer = infer, .rule = rule,
+    .grad = grad_contract, .flops = flops_contract, .accumulates = 1,
     .doc = "Einstein's sum by `spec`, \"bsi,io->bso\": letters in both operands and not in the result are summed."};

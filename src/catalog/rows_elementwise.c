@@ -128,6 +128,12 @@ static mth_status infer_dropout(mth__node *n) {
     return mth__infer_same(n);
 }
 
+static void box_dropout(mth__attrs *attrs, int dimension, int64_t start, int64_t size) {
+    attrs->dimension = dimension;
+    attrs->start = start;
+    attrs->size = size;
+}
+
 /* ---------------------------------------------------------------- rows */
 #define MAPS(id, operands) ROW(id), .args = operands, .results = "y", .factors = "*", .flags = MTH__ELEMENTWISE
 #define UNARY(id, text) const mth__op mth__op_##id = {MAPS(id, "x"), .grad = grad_##id, .doc = text}
@@ -150,7 +156,8 @@ UNARY(gelu_tanh, "y = x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2.");
 UNARY(silu, "y = x * sigmoid(x).");
 UNARY(sigmoid, "y = 1 / (1 + exp(-x)).");
 UNARY(tanh, "y = tanh(x).");
-const mth__op mth__op_copy = {MAPS(copy, "x"), LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = grad_pass,
+const mth__op mth__op_copy = {ROW(copy), .args = "x", .results = "y", .factors = "*",
+    .flags = MTH__ELEMENTWISE | MTH__MOVES, LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = grad_pass,
     .doc = "y = x, in memory of its own."};
 const mth__op mth__op_scale = {
     MAPS(scale, "x"), .attributes = "by", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
@@ -161,9 +168,9 @@ const mth__op mth__op_cast = {MAPS(cast, "x"), .attributes = "dtype", .any_args 
            "the largest, of NaN 0; of a longer integer the lower bits."};
 const mth__op mth__op_mask = {MAPS(mask, "x"), .infer = infer_mask, .grad = mth__grad_none,
     .doc = "y = whether x is 1; an element that is neither 0 nor 1 is an error of the run."};
-const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*", .flags = MTH__ALIAS | MTH__FREE,
-    LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same, .grad = mth__grad_none, .flops = mth__flops_none,
-    .doc = "y = x; no gradient flows through it."};
+const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*",
+    .flags = MTH__MOVES | MTH__VIEW | MTH__ALIAS | MTH__FREE, LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same,
+    .grad = mth__grad_none, .flops = mth__flops_none, .doc = "y = x; no gradient flows through it."};
 
 BACKWARD(relu_grad, "y", "dx = dy where y > 0, else 0.");
 BACKWARD(gelu_grad, "x", "dx = dy * gelu'(x).");
@@ -181,7 +188,8 @@ BINARY(equal, .grad = mth__grad_none, .doc = "y = 1 where a == b, else 0, broadc
 
 const mth__op mth__op_dropout = {ROW(dropout), .args = "x", .results = "y",
     .attributes = "key, dimension, start, size, probability", .factors = "*",
-    .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X, .infer = infer_dropout, .grad = grad_dropout,
+    .flags = MTH__ELEMENTWISE | MTH__NEEDS_START, LINEAR_IN_X, .box = box_dropout, .infer = infer_dropout,
+    .grad = grad_dropout,
     .doc = "y = x * keep / (1 - probability), keep drawn by Philox4x32-10 of the element's global index; with size, of "
            "its index in "
            "the larger tensor of which x is the box from `start` on in one dimension."};

@@ -35,15 +35,16 @@ FLOPS(of_dy) { return (double)mth__shape_size(in[1]); }
 
 #define BY_INDEX .flags = MTH__NEEDS_START | MTH__WIDE_IDS
 const mth__op mth__op_gather = {ROW(gather), .args = "table, ids", .results = "y", .factors = "vd,...->...d",
-    .sum = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "token id",
-    .grad = grad_gather, .doc = "y[..., :] = table[ids[...], :]; an id outside the table is an error of the run."};
+    .sum = "v", .positional = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2,
+    .index_name = "token id", .grad = grad_gather,
+    .doc = "y[..., :] = table[ids[...], :]; an id outside the table is an error of the run."};
 const mth__op mth__op_gather_grad = {ROW(gather_grad), .args = "ids, dy", .results = "dtable", .attributes = "rows",
     .factors = "...,...d->vd", .sum = "...", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
     .index_name = "token id", .infer = infer_gather_grad, .flops = flops_of_dy, .accumulates = 1,
     .doc = "dtable[v, :] = the sum of dy over the positions whose id is v."};
 const mth__op mth__op_pick = {ROW(pick), .args = "x, ids", .results = "y", .factors = "...v,...->...", .sum = "v",
-    .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "class", .grad = grad_pick,
-    .doc = "y[...] = x[..., ids[...]]; an id outside x is an error of the run."};
+    .positional = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "class",
+    .grad = grad_pick, .doc = "y[...] = x[..., ids[...]]; an id outside x is an error of the run."};
 const mth__op mth__op_pick_grad = {ROW(pick_grad), .args = "ids, dy", .results = "dx", .attributes = "size",
     .factors = "...,...->...v", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
     .index_name = "class", .infer = infer_pick_grad, .doc = "dx[..., v] = dy[...] where ids[...] is v, else 0."};
@@ -80,7 +81,10 @@ static mth_status infer_rope(mth__node *n) {
         return mth__row_error(n, F("the base of rope is %g", n->attrs.base), F("give a base above 0, such as 10000"));
     return mth__infer_same(n);
 }
-static void rule_rope(const mth__node *n, mth__rule *r) { mth__rule_along(n, 1u << (n->in[0]->shape.rank - 1), r); }
+static void rule_rope(const mth__node *n, mth__rule *r) {
+    mth__rule_along(n, 1u << (n->in[0]->shape.rank - 1), r);
+    r->factor[r->in[0][n->attrs.dimension]].positional = true;
+}
 GRAD(rope) { /* the rotation back */
     mth__attrs a = n->attrs;
     a.inverse = !a.inverse;

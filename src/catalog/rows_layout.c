@@ -90,8 +90,9 @@ static void rule_reshape(const mth__node *n, mth__rule *r) {
 GRAD(reshape) { return mth__build_shaped(b, "reshape", dout[0], n->in[0]->shape, &din[0]); }
 
 const mth__op mth__op_reshape = {ROW(reshape), .args = "x", .results = "y",
-    .attributes = "rank, d0, d1, d2, d3, d4, d5, d6, d7", MOVES, .flags = MTH__ALIAS | MTH__FREE,
-    .infer = infer_reshape, .rule = rule_reshape, .grad = grad_reshape, .flops = mth__flops_none,
+    .attributes = "rank, d0, d1, d2, d3, d4, d5, d6, d7", MOVES,
+    .flags = MTH__MOVES | MTH__VIEW | MTH__ALIAS | MTH__FREE, .resize = mth__resize_shape, .infer = infer_reshape,
+    .rule = rule_reshape, .grad = grad_reshape, .flops = mth__flops_none,
     .doc = "The same elements, in row-major order, under another shape."};
 
 /* ---------------------------------------------------------------- transpose */
@@ -121,8 +122,9 @@ GRAD(transpose) {
     return mth__build1(b, "transpose", &inverse, dout[0], &din[0]);
 }
 const mth__op mth__op_transpose = {ROW(transpose), .args = "x", .results = "y",
-    .attributes = "rank, p0, p1, p2, p3, p4, p5, p6, p7", MOVES, .infer = infer_transpose, .rule = rule_transpose,
-    .grad = grad_transpose, .doc = "Dimension d of y is dimension p[d] of x."};
+    .attributes = "rank, p0, p1, p2, p3, p4, p5, p6, p7", MOVES, .flags = MTH__MOVES | MTH__VIEW,
+    .infer = infer_transpose, .rule = rule_transpose, .grad = grad_transpose,
+    .doc = "Dimension d of y is dimension p[d] of x."};
 
 /* ---------------------------------------------------------------- slice, pad: the dimension they touch is WHOLE where
  * they change it */
@@ -147,6 +149,9 @@ static mth_status infer_slice(mth__node *n) {
     n->out[0]->shape.dim[d] = stop - start;
     return NULL;
 }
+static void resize_slice(mth__attrs *attrs, int dimension, int64_t size) {
+    if (attrs->dimension == dimension) attrs->stop = attrs->start + size;
+}
 GRAD(slice) {
     const mth__attrs *a = &n->attrs;
     const mth__attrs pad = {
@@ -154,8 +159,8 @@ GRAD(slice) {
     return mth__build1(b, "pad", &pad, dout[0], &din[0]);
 }
 const mth__op mth__op_slice = {ROW(slice), .args = "x", .results = "y", .attributes = "dimension, start, stop", MOVES,
-    .infer = infer_slice, .rule = rule_touched, .grad = grad_slice,
-    .doc = "Elements start to stop - 1 of one dimension."};
+    .flags = MTH__MOVES | MTH__VIEW | MTH__GATHERS, .resize = resize_slice, .infer = infer_slice, .rule = rule_touched,
+    .grad = grad_slice, .doc = "Elements start to stop - 1 of one dimension."};
 
 static mth_status infer_pad(mth__node *n) {
     int64_t d = n->attrs.dimension, before = n->attrs.before, after = n->attrs.after, size;
@@ -175,7 +180,7 @@ GRAD(pad) {
     return mth__build1(b, "slice", &slice, dout[0], &din[0]);
 }
 const mth__op mth__op_pad = {ROW(pad), .args = "x", .results = "y", .attributes = "dimension, before, after", MOVES,
-    .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
+    .flags = MTH__MOVES | MTH__GATHERS, .infer = infer_pad, .rule = rule_touched, .grad = grad_pad, .accumulates = 1,
     .doc = "x with zeros before and after it in one dimension."};
 
 /* ---------------------------------------------------------------- concat */
@@ -221,5 +226,6 @@ GRAD(concat) {
     return NULL;
 }
 const mth__op mth__op_concat = {ROW(concat), .args = "xs*", .results = "y", .attributes = "dimension",
-    .linear = MTH__LINEAR_JOINT, .linear_args = ALL_ARGS, .any_args = ALL_ARGS, .infer = infer_concat,
-    .rule = rule_concat, .grad = grad_concat, .doc = "The operands one after the other along one dimension."};
+    .linear = MTH__LINEAR_JOINT, .linear_args = ALL_ARGS, .any_args = ALL_ARGS, .flags = MTH__MOVES | MTH__GATHERS,
+    .infer = infer_concat, .rule = rule_concat, .grad = grad_concat,
+    .doc = "The operands one after the other along one dimension."};

@@ -52,7 +52,7 @@ static const char *matmul_factors(const mth__node *n) {
 }
 static mth_status infer_matmul(mth__node *n) { return mth__infer_from(n, matmul_factors(n)); }
 static void rule_matmul(const mth__node *n, mth__rule *r) {
-    mth__rule_from(n, &(mth__letters){matmul_factors(n), "i", NULL, NULL}, r);
+    mth__rule_from(n, &(mth__letters){.factors = matmul_factors(n), .sum = "i"}, r);
 }
 static mth_status infer_act(mth__node *n) {
     if (n->attrs.activation < 0 || n->attrs.activation > 3)
@@ -129,12 +129,13 @@ const mth__op mth__op_moe_route_grad = {ROW(moe_route_grad), .args = "weights, e
     .doc = "dlogits = weights * (dweights - sum over k of weights * dweights) at the chosen experts, 0 "
            "elsewhere."};
 const mth__op mth__op_moe_capacity = {ROW(moe_capacity), .args = "experts", .results = "kept, dropped",
-    .attributes = "capacity, experts", .factors = "tk->tk,x", .whole = "tkx", .index_args = 1, .index_name = "expert",
-    .infer = infer_capacity, .grad = mth__grad_none,
+    .attributes = "capacity, experts", .factors = "tk->tk,x", .whole = "tkx", .flags = MTH__GATHERS, .index_args = 1,
+    .index_name = "expert", .infer = infer_capacity, .grad = mth__grad_none,
     .doc = "kept = experts, -1 where the expert already has `capacity` tokens, served by token, then by choice; "
            "dropped = how many."};
 const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "rows", .attributes = "experts",
-    .factors = "tk->et", .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_rows, .grad = mth__grad_none,
+    .factors = "tk->et", .whole = "k", .flags = MTH__NEEDS_START | MTH__NAMES_ROWS, .index_args = 1,
+    .infer = infer_rows, .grad = mth__grad_none,
     .doc = "For each expert the tokens that chose it, ascending, then -1; a device that holds a block of tokens fills "
            "the rows of that "
            "block."};
@@ -144,38 +145,40 @@ const mth__op mth__op_moe_count = {ROW(moe_count), .args = "experts", .results =
 
 /* ---------------------------------------------------------------- rows: tokens to experts and back */
 const mth__op mth__op_moe_dispatch = {ROW(moe_dispatch), .args = "x, rows", .results = "y", .factors = "td,et->etd",
-    EACH(1), BY_TOKEN, .index_args = 2, .grad = grad_dispatch, .doc = "y[e, r, :] = x[rows[e, r], :], 0 on padding."};
+    EACH(1), BY_TOKEN, .index_args = 2, .row_args = 2, .grad = grad_dispatch,
+    .doc = "y[e, r, :] = x[rows[e, r], :], 0 on padding."};
 const mth__op mth__op_moe_dispatch_weighted = {ROW(moe_dispatch_weighted), .args = "x, rows, weights, experts",
-    .results = "y", .factors = "td,et,tk,tk->etd", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10,
+    .results = "y", .factors = "td,et,tk,tk->etd", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10, .row_args = 2,
     .doc = "y[e, r, :] = x[rows[e, r], :] times that token's weight of expert e, 0 on padding."};
 const mth__op mth__op_moe_combine = {ROW(moe_combine), .args = "y, rows, weights?, experts?", .results = "x",
-    .factors = "etd,et,tk,tk->td", .sum = "e", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10,
+    .factors = "etd,et,tk,tk->td", .sum = "e", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10, .row_args = 2,
     .infer = infer_combine, .grad = grad_combine, .flops = flops_rows, .accumulates = 1,
     .doc = "x[rows[e, r], :] += y[e, r, :], times that token's weight of expert e where weights are given."};
 const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad), .args = "y, rows, experts, dx",
     .results = "dweights", .factors = "etd,et,tk,td->tk", .sum = "ed", .whole = "k", EACH(9), BY_TOKEN, .index_args = 6,
-    .flops = flops_rows, .doc = "dweights[t, k] = y of token t at its expert k, times dx[t, :], summed."};
+    .row_args = 2, .flops = flops_rows,
+    .doc = "dweights[t, k] = y of token t at its expert k, times dx[t, :], summed."};
 
 /* ---------------------------------------------------------------- rows: experts */
 const mth__op mth__op_moe_matmul = {ROW(moe_matmul), .args = "x, weight, rows", .results = "y",
-    .attributes = "transposed", EACH(3), BY_TOKEN, .index_args = 4, .infer = infer_matmul, .rule = rule_matmul,
-    .grad = grad_matmul, .flops = flops_matmul, .accumulates = 1,
+    .attributes = "transposed", EACH(3), BY_TOKEN, .index_args = 4, .row_args = 4, .infer = infer_matmul,
+    .rule = rule_matmul, .grad = grad_matmul, .flops = flops_matmul, .accumulates = 1,
     .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T; 0 on padding."};
 const mth__op mth__op_moe_outer = {ROW(moe_outer), .args = "x, dy, rows", .results = "dweight",
-    .factors = "eti,eto,et->eio", .sum = "t", EACH(3), BY_TOKEN, .index_args = 4, .flops = flops_outer,
+    .factors = "eti,eto,et->eio", .sum = "t", EACH(3), BY_TOKEN, .index_args = 4, .row_args = 4, .flops = flops_outer,
     .accumulates = 1, .doc = "dweight[e] = x[e]^T dy[e] over real rows."};
 const mth__op mth__op_moe_bias = {ROW(moe_bias), .args = "x, bias, rows", .results = "y", .factors = "eto,eo,et->eto",
-    .linear = MTH__LINEAR_JOINT, .linear_args = 3, BY_TOKEN, .index_args = 4, .grad = grad_bias, .flops = flops_rows,
-    .doc = "y = x + bias on real rows, 0 on padding."};
+    .linear = MTH__LINEAR_JOINT, .linear_args = 3, BY_TOKEN, .index_args = 4, .row_args = 4, .grad = grad_bias,
+    .flops = flops_rows, .doc = "y = x + bias on real rows, 0 on padding."};
 const mth__op mth__op_moe_bias_grad = {ROW(moe_bias_grad), .args = "dy, rows", .results = "dbias",
-    .factors = "eto,et->eo", .sum = "t", EACH(1), BY_TOKEN, .index_args = 2, .flops = flops_rows, .accumulates = 1,
-    .doc = "dbias[e, :] = the sum of dy[e] over real rows."};
+    .factors = "eto,et->eo", .sum = "t", EACH(1), BY_TOKEN, .index_args = 2, .row_args = 2, .flops = flops_rows,
+    .accumulates = 1, .doc = "dbias[e, :] = the sum of dy[e] over real rows."};
 const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attributes = "activation",
-    .factors = "eth,et->eth", BY_TOKEN, .index_args = 2, .infer = infer_act, .grad = grad_act, .flops = flops_rows,
-    .doc = "y = relu (0), gelu (1), gelu_tanh (2) or silu (3) of x on real rows, 0 on padding."};
+    .factors = "eth,et->eth", BY_TOKEN, .index_args = 2, .row_args = 2, .infer = infer_act, .grad = grad_act,
+    .flops = flops_rows, .doc = "y = relu (0), gelu (1), gelu_tanh (2) or silu (3) of x on real rows, 0 on padding."};
 const mth__op mth__op_moe_act_grad = {ROW(moe_act_grad), .args = "x, dy, rows", .results = "dx",
-    .attributes = "activation", .factors = "eth,eth,et->eth", EACH(2), BY_TOKEN, .index_args = 4, .infer = infer_act,
-    .flops = flops_rows, .doc = "dx = dy * activation'(x) on real rows, 0 on padding."};
+    .attributes = "activation", .factors = "eth,eth,et->eth", EACH(2), BY_TOKEN, .index_args = 4, .row_args = 4,
+    .infer = infer_act, .flops = flops_rows, .doc = "dx = dy * activation'(x) on real rows, 0 on padding."};
 const mth__op mth__op_moe_mul = {ROW(moe_mul), .args = "a, b, rows", .results = "y", .factors = "eth,eth,et->eth",
-    EACH(3), BY_TOKEN, .index_args = 4, .grad = grad_mul, .flops = flops_rows,
+    EACH(3), BY_TOKEN, .index_args = 4, .row_args = 4, .grad = grad_mul, .flops = flops_rows,
     .doc = "y = a * b on real rows, 0 on padding."};

@@ -39,7 +39,8 @@ GRAD(rms_norm) {
 }
 #define NORM .whole = "d", .flops = flops_norm
 const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd",
-    .attributes = "epsilon", .factors = "...d,d,d->...d,...,...", NORM, .infer = infer_norm, .grad = grad_layer_norm,
+    .attributes = "epsilon", .factors = "...d,d,d->...d,...,...", NORM, .flags = MTH__POSITIONWISE, .infer = infer_norm,
+    .grad = grad_layer_norm,
     .doc = "y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon)."};
 const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy",
     .results = "dx, dweight, dbias", .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
@@ -47,7 +48,7 @@ const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weigh
     .doc = "The gradients of layer_norm: h = (x - mean) * rstd, g = dy * weight, dx = rstd * "
            "(g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
 const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attributes = "epsilon",
-    .factors = "...d,d->...d,...", NORM, .infer = infer_norm, .grad = grad_rms_norm,
+    .factors = "...d,d->...d,...", NORM, .flags = MTH__POSITIONWISE, .infer = infer_norm, .grad = grad_rms_norm,
     .doc = "y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean of x^2 + epsilon)."};
 const mth__op mth__op_rms_norm_grad = {ROW(rms_norm_grad), .args = "x, weight, rstd, dy", .results = "dx, dweight",
     .factors = "...d,d,...,...d->...d,d", .sum = "...", NORM, .linear = MTH__LINEAR_EACH, .linear_args = 8,

@@ -99,11 +99,12 @@ static mth_status infer_broadcast_to(mth__node *n) {
     return NULL;
 }
 static void rule_broadcast_to(const mth__node *n, mth__rule *r) {
-    mth__rule_from(n, &(mth__letters){"*", NULL, NULL, NULL}, r);
+    mth__rule_from(n, &(mth__letters){.factors = "*"}, r);
 }
 GRAD(broadcast_to) { return mth__build_unbroadcast(b, dout[0], n->in[0]->shape, &din[0]); }
 
 const mth__op mth__op_broadcast_to = {ROW(broadcast_to), .args = "x", .results = "y",
     .attributes = "rank, d0, d1, d2, d3, d4, d5, d6, d7", .linear = MTH__LINEAR_EACH, .linear_args = 1, .any_args = 1,
-    .infer = infer_broadcast_to, .rule = rule_broadcast_to, .grad = grad_broadcast_to, .accumulates = 1,
+    .flags = MTH__MOVES | MTH__VIEW, .resize = mth__resize_shape, .infer = infer_broadcast_to,
+    .rule = rule_broadcast_to, .grad = grad_broadcast_to, .accumulates = 1,
     .doc = "x repeated to a shape, as NumPy's broadcast_to."};

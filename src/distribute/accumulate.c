@@ -31,7 +31,7 @@ static void read_at(state *s, const mth__value *v, int at, mth__node *by) {
     r->before = r->last;
     r->last = at;
     r->reader = by;
-    r->lent |= by && (!has_bytes(by) || (mth__is_comm(by) && by->op != mth__row_op(MTH__ROW_keep)));
+    r->lent |= by && (!has_bytes(by) || mth__communicates(by));
 }
 
 static bool same(const mth__value *a, const mth__value *b) {

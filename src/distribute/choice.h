@@ -55,7 +55,6 @@ unsigned mth__partial_of(const mth__rule *, const mth__node *, int k, const mth_
 double mth__fraction(const mth__rule *, const mth__assignment *, const mth__placement *);
 /* Partial operands may go through this node as they are: bits of the axes, 0: no. */
 unsigned mth__pass_axes(const mth__node *);
-int mth__rows_operand(const mth__op *); /* which operand is the `rows` of a mixture of experts, or -1 */
 
 /* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that
    one reduction serves all. */

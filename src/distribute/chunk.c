@@ -27,7 +27,7 @@ static bool whole_in(const mth__sharding *s, int d) { return s->dim[d].naxes == 
 
 static void find_maker(const state *s, plan *p) {
     mth__node *m = p->node->in[0]->node;
-    if (!m || !s->options.overlap || m->op != mth__row_op(MTH__ROW_contract)) return;
+    if (!m || !s->options.overlap || !(m->op->flags & MTH__PRODUCT)) return;
     if (s->uses[m->out[0]->id] != 1 || m->on != p->node->in[0]->sharding.on) return;
     mth__rule r;
     mth__op_rule(m, &r);
@@ -65,7 +65,7 @@ static void find_chain(const state *s, plan *p) {
 
 static bool find_plan(const state *s, mth__node *n, plan *p) {
     memset(p, 0, sizeof *p);
-    if (!mth__is_comm(n) || n->op == mth__row_op(MTH__ROW_keep)) return false;
+    if (!mth__communicates(n)) return false;
     const mth__value *v = n->in[0], *to = n->out[0];
     int64_t a = mth__local_size(v->shape, &v->sharding), b = mth__local_size(v->shape, &to->sharding);
     int64_t bytes = (a > b ? a : b) * (int64_t)mth_dtype_size(v->dtype);

@@ -55,7 +55,7 @@ static void scatter_instead(state *s) {
         bool only_part =
             is(n, MTH__ROW_keep) && sum->node && is(sum->node, MTH__ROW_all_reduce) && s->uses[sum->id] == 1;
         if (only_part && n->on == sum->node->on && sum->node->in[0]->sharding.reduce == MTH__REDUCE_SUM) {
-            mth__move m[MTH__MOVES];
+            mth__move m[MTH__MOST_MOVES];
             if (mth__moves(sum->shape, &sum->node->in[0]->sharding, &n->out[0]->sharding, m) == 1 &&
                 m[0].row == MTH__ROW_reduce_scatter) {
                 n->op = mth__row_op(MTH__ROW_reduce_scatter);

@@ -57,7 +57,7 @@ double mth__move_cost(mth__shape shape, size_t element, const mth__sharding *fro
 }
 
 double mth__cost_reshard(const mth__value *v, const mth__sharding *from, const mth__sharding *to) {
-    mth__move moves[MTH__MOVES];
+    mth__move moves[MTH__MOST_MOVES];
     int n = mth__moves(v->shape, from, to, moves);
     double seconds = 0;
     for (int k = 0; k < n; k++)

@@ -12,7 +12,7 @@ typedef struct {
     mth__attrs attrs;
     mth__sharding to;
 } mth__move;
-enum { MTH__MOVES = 32 };
+enum { MTH__MOST_MOVES = 32 };
 /* Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the
    number of moves: 0 where equal. */
 int mth__moves(mth__shape, const mth__sharding *from, const mth__sharding *to, mth__move *moves);
@@ -69,4 +69,8 @@ mth_status mth__chunk_communication(mth__graph *, const mth__distribute_options 
 
 static inline const mth__op *mth__row_op(enum mth__row row) { return mth__op_at((size_t)row); }
 static inline bool mth__is_comm(const mth__node *n) { return (n->op->flags & MTH__COMM) != 0; }
+/* Devices send something: what keeps a part of what is there is a communication that moves nothing. */
+static inline bool mth__communicates(const mth__node *node) {
+    return mth__is_comm(node) && node->op->row != MTH__ROW_keep;
+}
 #endif

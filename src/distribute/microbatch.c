@@ -163,16 +163,6 @@ static operand look(const state *s, mth__value *v) {
     return (operand){COMMON, 0, 0, NULL};
 }
 
-/* The factor's place in the tensor has a meaning beyond its neighbours: a position, an index into a table. */
-static bool positional(const mth__node *n, const mth__rule *r, int f) {
-    const mth__shape *x = &n->in[0]->shape;
-    if (n->op == mth__row_op(MTH__ROW_rope)) return r->in[0][n->attrs.dimension] == f;
-    if (n->op == mth__row_op(MTH__ROW_gather)) return r->in[0][0] == f;
-    if (n->op == mth__row_op(MTH__ROW_pick)) return r->in[0][x->rank - 1] == f;
-    if (n->op == mth__row_op(MTH__ROW_attention)) return r->in[0][1] == f || r->in[1][1] == f;
-    return false;
-}
-
 /* The one factor that the batch is, and how many of its elements one batch element is. */
 static mth_status factor_of(
     const state *s, const mth__node *n, const mth__rule *r, const operand *o, int *factor, int64_t *each) {
@@ -186,7 +176,7 @@ static mth_status factor_of(
         int64_t unit = f < 0 ? 1 : r->in_unit[j][o[j].dim];
         if (f >= 0 && r->factor[f].kind == MTH__MAX)
             return refuse(s, n, n->in[j], F("%s over the batch can't be accumulated over microbatches", n->op->name));
-        if (f < 0 || r->factor[f].kind == MTH__WHOLE || positional(n, r, f))
+        if (f < 0 || r->factor[f].kind == MTH__WHOLE || r->factor[f].positional)
             return refuse(s, n, n->in[j],
                 F("%s needs all of dimension %d at once, which carries the batch", n->op->name, o[j].dim));
         if (o[j].unit % unit)
@@ -211,26 +201,17 @@ static bool passes_partial(const mth__node *n, const operand *o) {
         (n->op->linear == MTH__LINEAR_JOINT && partial == linear);
 }
 
-static void adapt(mth__attrs *a, const mth__node *n, const part *p, int64_t size) {
-    if (p->kind != BATCH) return;
-    if (n->op == mth__row_op(MTH__ROW_reshape) || n->op == mth__row_op(MTH__ROW_broadcast_to))
-        a->shape[p->dim] = p->unit * size;
-    /* of all elements, or it would be refused */
-    if (n->op == mth__row_op(MTH__ROW_slice) && a->dimension == p->dim) a->stop = p->unit * size;
-}
-
-/* Dropout's mask goes by the indices of the whole batch: the microbatch is a box of it. */
-static mth_status clone_dropout(
-    state *s, mth__builder *b, const mth__node *n, const part *p, int m, mth__value **in, mth__value **out) {
-    const mth__region *r = s->region;
+/* A row that goes by the indices of the whole batch (dropout's mask): the microbatch is a box of it. */
+static mth_status clone_box(state *s, mth__builder *builder, const mth__node *node, const part *made, int microbatch,
+    mth__value *whole_batch, mth__value **out) {
+    const mth__region *region = s->region;
     int64_t lanes = s->lanes[s->index];
-    mth__attrs attrs = n->attrs;
-    attrs.dimension = p->dim + (lanes > 1);
-    attrs.start = start_of(r, m) * p->unit / lanes;
-    attrs.size = r->batch * p->unit / lanes;
-    TRY(fold(b, in[0], p->dim, lanes, true, out));
-    TRY(mth__build(b, n->op, &attrs, 1, out, out));
-    return fold(b, *out, p->dim, lanes, false, out);
+    mth__attrs attrs = node->attrs;
+    node->op->box(&attrs, made->dim + (lanes > 1), start_of(region, microbatch) * made->unit / lanes,
+        region->batch * made->unit / lanes);
+    TRY(fold(builder, whole_batch, made->dim, lanes, true, out));
+    TRY(mth__build(builder, node->op, &attrs, 1, out, out));
+    return fold(builder, *out, made->dim, lanes, false, out);
 }
 
 static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rule *rule, int f, int64_t each) {
@@ -262,10 +243,11 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
                 if (rule->in[j][d] == f) TRY(cut_of(s, n, in[j], d, each * rule->in_unit[j][d], m, &in[j]));
         }
         mth__attrs attrs = n->attrs;
-        adapt(&attrs, n, made[0], size_of(r, m));
         mth__builder b = builder_like(s, n, m);
-        if (n->op == mth__row_op(MTH__ROW_dropout))
-            TRY(clone_dropout(s, &b, n, made[0], m, in, out));
+        const bool batch = made[0]->kind == BATCH;
+        if (batch && n->op->resize) n->op->resize(&attrs, made[0]->dim, made[0]->unit * size_of(r, m));
+        if (batch && n->op->box)
+            TRY(clone_box(s, &b, n, made[0], m, in[0], out));
         else
             TRY(mth__build(&b, n->op, &attrs, n->nin, in, out));
         for (int k = 0; k < n->nout; k++) {

@@ -149,7 +149,7 @@ static int moves_within(mth__shape shape, const mth__sharding *from, const mth__
     mth__sharding start = cur;
     bool stuck = false;
     while (!stuck && !mth__sharding_equal(&cur, to, shape.rank)) {
-        if (n >= MTH__MOVES - 2)
+        if (n >= MTH__MOST_MOVES - 2)
             stuck = true;
         else if (refine(shape, &cur, to))
             push(m, &n, MTH__ROW_keep, (mth__attrs){0}, &cur);

@@ -8,8 +8,6 @@
 
 enum { WINDOW = 48 };
 
-static bool talks(const mth__node *n) { return mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep); }
-
 mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
     if (!o->overlap || !g->node.n) return NULL;
     mth__arena *arena = mth__arena_new();
@@ -29,7 +27,7 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
             seen++;
             bool ready = true;
             for (int j = 0; j < x->nin && ready; j++) ready = !x->in[j]->node || done[x->in[j]->node->id];
-            if (ready && talks(x))
+            if (ready && mth__communicates(x))
                 pick = i;
             else if (ready && fallback == n)
                 fallback = i;
@@ -45,12 +43,12 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
         }
         if (pick == n) pick = fallback; /* the first node left is always ready */
         mth__node *x = g->node.at[pick];
-        double begin = talks(x) ? link : now, seconds = mth__cost_node(x);
+        double begin = mth__communicates(x) ? link : now, seconds = mth__cost_node(x);
         for (int j = 0; j < x->nin; j++)
             if (x->in[j]->node && arrives[x->in[j]->node->id] > begin) begin = arrives[x->in[j]->node->id];
-        if (talks(x) && begin < now) begin = now;
+        if (mth__communicates(x) && begin < now) begin = now;
         arrives[pick] = begin + seconds;
-        if (talks(x))
+        if (mth__communicates(x))
             link = arrives[pick];
         else
             now = arrives[pick];

@@ -29,13 +29,7 @@ static mth__value *now(mth__value *v) {
     return v;
 }
 
-static bool is_view(const mth__node *n) {
-    static const enum mth__row rows[] = {
-        MTH__ROW_reshape, MTH__ROW_transpose, MTH__ROW_slice, MTH__ROW_stop, MTH__ROW_broadcast_to};
-    bool view = false;
-    for (size_t i = 0; n && i < sizeof rows / sizeof *rows; i++) view |= n->op == mth__row_op(rows[i]);
-    return view;
-}
+static bool is_view(const mth__node *node) { return node && (node->op->flags & MTH__VIEW); }
 
 /* What one side of the view must be so that the other is laid out as `to`. `back`: its result, for its operand. */
 static bool other_side(const mth__node *view, bool back, const mth__sharding *to, mth__sharding *need) {
@@ -140,13 +134,12 @@ static mth_status make(state *s, const mth__node *like, mth__value *v, const mth
 }
 
 /* ---------------------------------------------------------------- sums */
-static bool moves(const mth__node *n) { return n && mth__is_comm(n) && n->op != mth__row_op(MTH__ROW_keep); }
 
 /* The operand of a sum on B that came from where `home` moves the sum: the other one can go instead. -1: none. */
 static int came_from(const mth__node *sum, const mth__node *home) {
     for (int j = 0; j < 2; j++) {
         const mth__node *came = sum->in[j]->node;
-        if (moves(came) &&
+        if (came && mth__communicates(came) &&
             mth__sharding_equal(&came->in[0]->sharding, &home->out[0]->sharding, sum->out[0]->shape.rank))
             return j;
     }
@@ -178,7 +171,7 @@ static void find_sums(state *s) {
     for (size_t i = 0; i < g->output.n; i++) uses[g->output.at[i].value->id]++;
     for (size_t i = 0; i < g->node.n; i++) {
         mth__node *home = g->node.at[i], *sum = home->nin ? home->in[0]->node : NULL;
-        if (!moves(home) || !sum || !goes_home(sum, home, uses)) continue;
+        if (!mth__communicates(home) || !sum || !goes_home(sum, home, uses)) continue;
         s->back[sum->id] = home;
         s->back[home->id] = sum;
     }
@@ -221,12 +214,12 @@ static mth_status run(state *s) {
         mth__node *x = old[i];
         for (int j = 0; j < x->nin; j++) x->in[j] = now(x->in[j]);
         mth__node *partner = s->back[x->id];
-        if (partner && moves(x)) continue; /* its sum is there */
+        if (partner && mth__communicates(x)) continue; /* its sum is there */
         if (partner) TRY(add_at_home(s, x, partner));
         mth__value *v = x->nin ? x->in[0] : NULL, *there;
         const mth__sharding *to = &x->out[0]->sharding;
         s->phase = x->label.phase;
-        bool whole = moves(x) && !v->sharding.partial && !to->partial;
+        bool whole = mth__communicates(x) && !v->sharding.partial && !to->partial;
         if (whole && price(s, v, to, 0) < mth__cost_reshard(v, &v->sharding, to)) {
             TRY(make(s, x, v, to, &there));
             x->out[0]->scratch = there;

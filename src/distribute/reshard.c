@@ -74,7 +74,7 @@ static mth__builder labels(const state *s, const mth__value *v, const mth__move 
 static mth_status move(
     state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
     mth__value *at = nearest(s, v, need, consumer);
-    mth__move moves[MTH__MOVES];
+    mth__move moves[MTH__MOST_MOVES];
     if (at->sharding.partial != v->sharding.partial && (need->partial & ~at->sharding.partial)) at = v;
     int n = mth__moves(v->shape, &at->sharding, need, moves);
     for (int k = 0; k < n; k++) {

@@ -98,12 +98,8 @@ static void find_atoms(state *s) {
 /* ---------------------------------------------------------------- units */
 static bool crosses(const mth__node *n) { return mth__is_comm(n) && n->in[0]->sharding.on != n->on; }
 /* Moves data that is there from the start: goes with its first consumer, so that it does not lie about. */
-static bool idle_mover(const mth__node *n) {
-    static const enum mth__row rows[] = {
-        MTH__ROW_slice, MTH__ROW_keep, MTH__ROW_reshape, MTH__ROW_transpose, MTH__ROW_broadcast_to};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (n->op == mth__row_op(rows[i])) return true;
-    return false;
+static bool idle_mover(const mth__node *node) {
+    return (node->op->flags & MTH__VIEW) || (mth__is_comm(node) && !mth__communicates(node));
 }
 
 static void make_units(state *s) {

@@ -27,7 +27,7 @@ typedef struct {
 /* Padding of the expert buffers is not worth its bytes: a token is in k of e rows. */
 static double filled(const mth__node *n, int rows) {
     const mth__node *maker = rows >= 0 ? n->in[rows]->node : NULL;
-    if (!maker || maker->op != mth__row_op(MTH__ROW_moe_rows)) return 1;
+    if (!maker || !(maker->op->flags & MTH__NAMES_ROWS)) return 1;
     double e = (double)n->in[rows]->shape.dim[0], k = (double)maker->in[0]->shape.dim[1];
     return e > k ? k / e : 1;
 }
@@ -96,7 +96,7 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
     double cost = bring(s, j, &need);
     const mth__info *info = mth__info_of(v);
     bool hinted = info->hint && info->hint->on == n->on && info->hint->dim[0].naxes;
-    if (hinted && n->op == mth__row_op(MTH__ROW_moe_rows) && !need.dim[0].naxes) cost += 1;
+    if (hinted && (n->op->flags & MTH__NAMES_ROWS) && !need.dim[0].naxes) cost += 1;
     if (s->rows < 0) return cost;
     if (j == s->rows) { /* rows name tokens of the blocks in which they were made: whole, or those blocks */
         if (need.dim[1].naxes && !mth__split_equal(&need.dim[1], &v->sharding.dim[1])) return FORBIDDEN;
@@ -216,7 +216,7 @@ static void propose(state *s) {
             if (wish[i] && wish[i]->on == n->on)
                 mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
     }
-    if (s->sources && n->on->naxes > 1 && n->op == mth__row_op(MTH__ROW_contract)) propose_rows(s);
+    if (s->sources && n->on->naxes > 1 && (n->op->flags & MTH__PRODUCT)) propose_rows(s);
     mth__when sequence = s->options->sequence;
     if (sequence != MTH__WHEN_FALSE && s->sources < MTH__SOURCES &&
         mth__propose_sequence(n, &s->rule, s->graph->seed.n > 0, sequence == MTH__WHEN_TRUE, &s->source[s->sources]))
@@ -313,9 +313,6 @@ static void note(state *s, mth__value *v, const mth__sharding *need) {
     PUSH(s->arena, info->also, ((mth__also){*need, s->node->label.phase}));
 }
 
-/* Rows that may have to gather what others then split again. */
-static const enum mth__row gathering[] = {MTH__ROW_moe_capacity, MTH__ROW_slice, MTH__ROW_concat, MTH__ROW_pad};
-
 /* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
    step forward. That is known in full, where consumers' wishes (shard_want.c) come from weights alone and say nothing
    of the batch. */
@@ -342,7 +339,7 @@ static void decide(state *s) {
     bool alone = n->on->count == 1;
     if (!alone) {
         mth__op_rule(n, &s->rule);
-        s->rows = mth__rows_operand(n->op);
+        s->rows = n->op->row_args ? __builtin_ctzll(n->op->row_args) : -1;
         propose(s);
         pass = mth__pass_axes(n);
         if (s->sources || pass) {
@@ -384,8 +381,7 @@ static void decide(state *s) {
         v->sharding = alone ? (mth__sharding){.on = n->on} : result_of(s, k, &a, pass);
         v->origin = origin;
     }
-    for (size_t i = 0; i < sizeof gathering / sizeof *gathering; i++)
-        if (n->op == mth__row_op(gathering[i])) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
+    if (n->op->flags & MTH__GATHERS) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
     /* an output's gradient comes in as the output is made, so that backward starts as forward ended */
     for (int k = 0; k < n->nout; k++) {
         mth__value *seed = mth__info_of(n->out[k])->seed;

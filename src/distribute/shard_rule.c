@@ -96,14 +96,3 @@ unsigned mth__pass_axes(const mth__node *n) {
     if (n->op->linear == MTH__LINEAR_EACH ? partial != 1 : partial != linear) return 0;
     return axes;
 }
-
-int mth__rows_operand(const mth__op *op) {
-    if (strncmp(op->name, "moe_", 4) || !op->args) return -1;
-    int j = 0;
-    for (const char *at = op->args; at; at = strchr(at, ','), j++) {
-        if (*at == ',') at++;
-        while (*at == ' ') at++;
-        if (!strncmp(at, "rows", 4) && (at[4] == ',' || at[4] == 0 || at[4] == '?')) return j;
-    }
-    return -1;
-}

@@ -25,14 +25,11 @@ typedef struct {
 
 static bool splits(const mth__sharding *s, int rank, int axis) { return mth__sharding_axes(s, rank) >> axis & 1; }
 
-static bool on_positions(const mth__op *op) {
-    return (op->flags & MTH__ELEMENTWISE) || op == mth__row_op(MTH__ROW_layer_norm) ||
-        op == mth__row_op(MTH__ROW_rms_norm);
-}
+static bool on_positions(const mth__op *op) { return (op->flags & (MTH__ELEMENTWISE | MTH__POSITIONWISE)) != 0; }
 
 /* A product with a weight that is split over the axis: it needs v whole, or split in its other dimension. */
 static bool takes(const region *r, const mth__node *n) {
-    if (n->op != mth__row_op(MTH__ROW_contract)) return false;
+    if (!(n->op->flags & MTH__PRODUCT)) return false;
     for (int j = 0; j < n->nin; j++) {
         const mth__value *v = n->in[j];
         if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == r->on && splits(&v->sharding, v->shape.rank, r->axis))

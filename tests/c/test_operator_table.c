@@ -317,6 +317,55 @@ static mth_status check_split(const trial *t, const mth__rule *r, int f, bool cy
     }
     return NULL;
 }
+/* A part of a factor that is not positional is a tensor like any other: computed alone, with the attributes that its
+   row says, it is that part of the result. So is a box of a row that has such. */
+static mth_status check_alone(const trial *t, const mth__rule *r, int f) {
+    const mth__node *node = t->node;
+    const mth__op *op = node->op;
+    bool read = false;
+    int dimension = -1;
+    for (int j = 0; j < node->nin; j++)
+        for (int d = 0; d < t->in[j].v.global.rank; d++) read |= r->in[j][d] == f;
+    for (int d = 0; d < t->out[0].v.global.rank; d++)
+        if (r->out[0][d] == f) dimension = d;
+    if (r->factor[f].positional || !read || dimension < 0 || strpbrk(now->kinds, "wE")) return NULL;
+    part in[MTH__MAX_IN], out[MTH__MAX_OUT], expected[MTH__MAX_OUT];
+    mth__value *operand[MTH__MAX_IN], *result[MTH__MAX_OUT];
+    mth__attrs attrs = node->attrs;
+    for (int k = 0; k < node->nout; k++)
+        expected[k].v = local_of(&t->out[k].v, r, r->out[k], r->out_unit[k], f, 1, false);
+    if (op->resize) op->resize(&attrs, dimension, expected[0].v.local.dim[dimension]);
+    if (op->box && attrs.size) return NULL;
+    if (op->box) op->box(&attrs, dimension, expected[0].v.start[dimension], expected[0].v.global.dim[dimension]);
+    for (int j = 0; j < node->nin; j++) {
+        in[j].v = local_of(&t->in[j].v, r, r->in[j], r->in_unit[j], f, 1, false);
+        in[j].kind = t->in[j].kind;
+    }
+    hand_out(t, in);
+    for (int j = 0; j < node->nin; j++) {
+        mth__ref_value alone = blank(in[j].v.dtype, in[j].v.local, in[j].v.local);
+        alone.data = in[j].v.data;
+        in[j].v = alone;
+        operand[j] =
+            mth__graph_value(t->graph, MTH__VALUE_INPUT, mth__format(arena, "alone%d", j), alone.dtype, alone.local);
+    }
+    mth__builder b = {.graph = t->graph, .label = mth__label_outside("alone", MTH__FORWARD)};
+    TRY(mth__build(&b, op, &attrs, node->nin, operand, result));
+    for (int k = 0; k < node->nout; k++) out[k].v = blank(result[k]->dtype, result[k]->shape, result[k]->shape);
+    TRY(compute(op, &attrs, node->nin, in, node->nout, out));
+    for (int k = 0; k < node->nout; k++) {
+        bool mapped = false;
+        for (int d = 0; d < expected[k].v.global.rank; d++) mapped |= r->out[k][d] == f;
+        if (!mapped) continue; /* a sum over it */
+        if (!mth__shape_equal(out[k].v.local, expected[k].v.local)) complain("the shape of a part alone", 0, 1);
+        FOR_EACH(at, expected[k].v.local) {
+            part whole = {.v = expected[k].v, .kind = t->out[k].kind};
+            check_near("a part alone", out[k].v.dtype, *mth__ref_element_at(&out[k].v, at),
+                t->out[k].v.data[place_in_whole(&whole, at)], 1e-10);
+        }
+    }
+    return NULL;
+}
 static mth_status check_splits(const trial *t) {
     mth__rule r;
     mth__op_rule(t->node, &r);
@@ -324,6 +373,7 @@ static mth_status check_splits(const trial *t) {
         /* of size 1: the second part is empty */
         if (r.factor[f].kind == MTH__WHOLE || r.factor[f].size < 1) continue;
         TRY(check_split(t, &r, f, false));
+        if (r.factor[f].kind == MTH__PASS) TRY(check_alone(t, &r, f));
         /* experts dealt round robin */
         if (now->row >= MTH__ROW_moe_route && r.factor[f].letter == 'e') TRY(check_split(t, &r, f, true));
     }

@@ -102,16 +102,8 @@ mth_status mth__kernels_start(void) { return mth__gemm_start(); }
 const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
     const int row = mth__op_index(op);
     if (!mth__kernels[row].run) return mth__kernels[row].reason;
+    if (op->flags & MTH__MOVES) return NULL;
     switch (row) {
-    case MTH__ROW_copy:
-    case MTH__ROW_stop:
-    case MTH__ROW_broadcast_to:
-    case MTH__ROW_reshape:
-    case MTH__ROW_transpose:
-    case MTH__ROW_slice:
-    case MTH__ROW_pad:
-    case MTH__ROW_concat:
-    case MTH__ROW_keep: return NULL; /* move elements of any kind */
     case MTH__ROW_cast:
         return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;
     default:

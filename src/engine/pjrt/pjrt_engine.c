@@ -7,17 +7,8 @@ static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_o
 static const char *lacks(const mth__op *op, mth_dtype dtype) {
     const int row = mth__op_index(op);
     if (!mth__hlo_rows[row] && !(op->flags & MTH__COMM)) return "the XLA engine has no StableHLO for this row";
+    if (op->flags & MTH__MOVES) return NULL;
     switch (row) {
-    case MTH__ROW_copy:
-    case MTH__ROW_stop:
-    case MTH__ROW_broadcast_to:
-    case MTH__ROW_reshape:
-    case MTH__ROW_transpose:
-    /* move elements of any kind */
-    case MTH__ROW_slice:
-    case MTH__ROW_pad:
-    case MTH__ROW_concat:
-    case MTH__ROW_keep: return NULL;
     case MTH__ROW_cast: break;
     default:
         if (dtype == MTH_FLOAT64) return "the XLA engine computes in float32; the reference engine has float64";
