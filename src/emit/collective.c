@@ -314,6 +314,29 @@ void mth__template_trace(
     }
 }
 
+mth__known_template *mth__template_known(mth__templates *all, mth__channel_kind kind, mth__algorithm algorithm, int n) {
+    for (mth__known_template *known = all->first; known; known = known->next)
+        if (known->t.kind == kind && known->t.algorithm == algorithm && known->t.n == n) return known;
+    mth__known_template *known = NEW(all->arena, mth__known_template);
+    known->t = mth__template_get(kind, algorithm, n);
+    known->step = NEW_ARRAY(all->arena, mth__step *, n);
+    known->count = NEW_ARRAY(all->arena, int, n);
+    known->next = all->first;
+    all->first = known;
+    return known;
+}
+
+void mth__template_know_rank(mth__templates *all, mth__known_template *known, int rank) {
+    if (!known->step[rank]) known->count[rank] = mth__template_steps(all->arena, &known->t, rank, &known->step[rank]);
+}
+
+void mth__template_know_all(mth__templates *all, mth__known_template *known) {
+    for (int rank = 0; rank < known->t.n; rank++) mth__template_know_rank(all, known, rank);
+    if (known->t.kind != MTH__ALL_TO_ALL || known->box) return;
+    known->box = NEW_ARRAY(all->arena, mth__box_name *, known->t.n);
+    mth__template_trace(all->arena, &known->t, known->step, known->count, known->box);
+}
+
 int64_t mth__template_scratch(const mth__template *t, int64_t operand_bytes, int64_t largest_box_bytes) {
     if (t->n == 1 || t->algorithm == MTH__DIRECT) return 0;
     if (t->kind == MTH__REDUCE_SCATTER) return operand_bytes;

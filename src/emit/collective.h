@@ -47,6 +47,21 @@ typedef struct {
    boxes travel unpadded. */
 void mth__template_trace(
     mth__arena *, const mth__template *, mth__step *const *steps, const int *count, mth__box_name **box);
+/* Templates in use, and the steps of the ranks that were asked for, each made once. Empty: {arena}. */
+typedef struct mth__known_template {
+    struct mth__known_template *next;
+    mth__template t;
+    mth__step **step; /* by rank; NULL: not made yet */
+    int *count;
+    mth__box_name **box; /* all_to_all: mth__template_trace; NULL: not made yet */
+} mth__known_template;
+typedef struct {
+    mth__arena *arena;
+    mth__known_template *first;
+} mth__templates;
+mth__known_template *mth__template_known(mth__templates *, mth__channel_kind, mth__algorithm, int n);
+void mth__template_know_rank(mth__templates *, mth__known_template *, int rank); /* its steps */
+void mth__template_know_all(mth__templates *, mth__known_template *);            /* of all ranks, and the boxes */
 /* Bytes that one rank needs beside operand and result: reduce_scatter works on a copy of the operand, all_to_all on two
    sets of n slots of the group's largest box. 0 for direct, which reads operands and writes results. */
 int64_t mth__template_scratch(const mth__template *, int64_t operand_bytes, int64_t largest_box_bytes);

@@ -174,8 +174,6 @@ typedef struct {
     int64_t start[MTH__RANK], size[MTH__RANK], step[MTH__RANK];
 } mth__piece;
 int mth__transfer_pieces(mth__arena *, const mth__channel *, int to_device, mth__piece **out); /* count */
-/* Bytes that `device` receives from other devices on this channel (by its algorithm's steps). */
-int64_t mth__channel_bytes(const mth__channel *, int device);
 /* Does the channel say something that can be done: shardings of its kind, axes, dimensions, group. channel_check.c */
 mth_status mth__channel_check(const mth__channel *);
 /* a placement; axes of it, each used once; no partial sum over an axis that splits */
@@ -187,9 +185,6 @@ bool mth__split_begins(int64_t n, const mth__split *coarse, const mth__split *fi
    `member` has room for mth__channel_size, or is NULL. */
 int mth__channel_size(const mth__channel *);
 int mth__channel_group(const mth__channel *, int device, int32_t *member); /* the device's rank */
-/* mth__channel_bytes of all channels, summed by device. false, and nothing counted, where that would take more than
-   some 10^7 steps. traffic.c */
-bool mth__program_received(const mth__program *, int64_t *by_device);
 /* Bytes of the instruction's scratch on `device`: 0 for direct algorithms and transfers. Ring, tree, hierarchical:
    all_reduce, all_gather and broadcast work in the result; reduce_scatter in a copy of its operand; all_to_all in two
    sets of n slots (mth__template_scratch). */

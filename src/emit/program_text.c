@@ -14,6 +14,7 @@
  *       1  y: f32[8,16] (None, None) on p0 at exit 0 = all_reduce ring c0 %7 @linear_1
  */
 #include "emit/program_words.h"
+#include "emit/traffic.h"
 #include <inttypes.h>
 #include <string.h>
 
@@ -333,21 +334,25 @@ static void add_templates(printer *w) {
 
 static void add_totals(printer *w) {
     int n = w->p->mesh->count;
-    int64_t *bytes = NEW_ARRAY(w->t->arena, int64_t, n);
-    if (!mth__program_received(w->p, bytes)) {
-        mth__text_add(w->t, "# what devices receive is not counted: too many steps\n");
+    mth__traffic *traffic = NEW_ARRAY(w->t->arena, mth__traffic, n);
+    bool counted;
+    mth_status uncounted = mth__program_traffic(w->p, traffic, &counted);
+    if (uncounted || !counted) {
+        mth__text_add(w->t, "# what devices receive is not counted: %s\n",
+            uncounted ? mth_error_get_what(uncounted) : "too many steps");
+        mth_error_free(uncounted);
         return;
     }
     for (int d = 0, run; d < n; d += run) {
-        for (run = 1; d + run < n && bytes[d + run] == bytes[d];) run++;
+        for (run = 1; d + run < n && traffic[d + run].received == traffic[d].received;) run++;
         if (run > 1)
             mth__text_add(w->t, "# devices %d..%d: each receives ", d, d + run - 1);
         else
             mth__text_add(w->t, "# device %d: receives ", d);
-        if (bytes[d] == INT64_MAX)
+        if (traffic[d].received == INT64_MAX)
             mth__text_add(w->t, "2^63 bytes or more\n");
         else
-            mth__text_add(w->t, "%" PRId64 " bytes\n", bytes[d]);
+            mth__text_add(w->t, "%" PRId64 " bytes\n", traffic[d].received);
     }
 }
 

@@ -1,29 +1,30 @@
-/* What each device receives in one run. Channels that move alike are counted once and multiplied. */
+/* Channels that move alike are counted once and multiplied. */
+#include "emit/traffic.h"
 #include "base/hash.h"
-#include "emit/program.h"
 #include <string.h>
 
 enum { MOST_STEPS = 1 << 24 };
+
 typedef struct {
     const mth__channel *like;
     int64_t times;
 } kind_of_channel;
 
-static uint64_t hash_sharding(uint64_t h, const mth__sharding *s, int rank) {
-    h = mth__hash_add(h, (uint64_t)s->on->id << 16 | (uint64_t)s->partial << 8 | s->reduce);
+static uint64_t hash_sharding(uint64_t hash, const mth__sharding *s, int rank) {
+    hash = mth__hash_add(hash, (uint64_t)s->on->id << 16 | (uint64_t)s->partial << 8 | s->reduce);
     for (int d = 0; d < rank; d++) {
-        h = mth__hash_add(
-            h, (uint64_t)s->dim[d].grain << 8 | (uint64_t)s->dim[d].cyclic << 7 | (uint64_t)s->dim[d].naxes);
-        for (int i = 0; i < s->dim[d].naxes; i++) h = mth__hash_add(h, (uint64_t)s->dim[d].axis[i]);
+        hash = mth__hash_add(
+            hash, (uint64_t)s->dim[d].grain << 8 | (uint64_t)s->dim[d].cyclic << 7 | (uint64_t)s->dim[d].naxes);
+        for (int i = 0; i < s->dim[d].naxes; i++) hash = mth__hash_add(hash, (uint64_t)s->dim[d].axis[i]);
     }
-    return h;
+    return hash;
 }
 
-static uint64_t hash(const mth__channel *c) {
-    uint64_t h = mth__hash_add(
+static uint64_t hash_channel(const mth__channel *c) {
+    uint64_t hash = mth__hash_add(
         mth__hash_key(), (uint64_t)c->kind << 24 | (uint64_t)c->algorithm << 16 | (uint64_t)c->dtype << 8 | c->axes);
-    for (int d = 0; d < c->shape.rank; d++) h = mth__hash_add(h, (uint64_t)c->shape.dim[d]);
-    return hash_sharding(hash_sharding(h, &c->from, c->shape.rank), &c->to, c->shape.rank);
+    for (int d = 0; d < c->shape.rank; d++) hash = mth__hash_add(hash, (uint64_t)c->shape.dim[d]);
+    return hash_sharding(hash_sharding(hash, &c->from, c->shape.rank), &c->to, c->shape.rank);
 }
 
 static bool alike(const mth__channel *a, const mth__channel *b) {
@@ -32,57 +33,163 @@ static bool alike(const mth__channel *a, const mth__channel *b) {
         mth__sharding_equal(&a->from, &b->from, a->shape.rank) && mth__sharding_equal(&a->to, &b->to, a->shape.rank);
 }
 
-/* what a device receives depends on its rank in the group alone */
+static bool in_groups(const mth__channel *c) { return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST; }
+
+/* What a device moves depends on its rank in the group alone. */
 static bool is_uniform(const mth__channel *c) {
-    return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST && mth__sharding_even(c->shape, &c->from) &&
-        mth__sharding_even(c->shape, &c->to);
+    return in_groups(c) && mth__sharding_even(c->shape, &c->from) && mth__sharding_even(c->shape, &c->to);
+}
+
+/* Direct collectives are counted by formula: their moves are as many as the pairs of devices. */
+static bool by_formula(const mth__channel *c) { return in_groups(c) && c->algorithm == MTH__DIRECT; }
+
+/* A bound on the boxes that a device of a transfer takes. */
+static double boxes_of(const mth__channel *c) {
+    mth__shape part = mth__largest_part(c->shape, &c->from), whole = mth__largest_part(c->shape, &c->to);
+    double boxes = 1;
+    for (int d = 0; d < c->shape.rank; d++) {
+        double parts = 1, covered = part.dim[d] ? (double)whole.dim[d] / (double)part.dim[d] + 2 : 1;
+        for (int i = 0; i < c->from.dim[d].naxes; i++) parts *= c->from.on->dim[c->from.dim[d].axis[i]];
+        boxes *= covered < parts && !c->from.dim[d].cyclic ? covered : parts;
+    }
+    return boxes;
 }
 
 /* A bound on the steps that counting one kind takes. */
-static double steps(const mth__channel *c) {
+static double steps_of(const mth__channel *c) {
     double n = mth__channel_size(c), devices = is_uniform(c) ? n : c->to.on->count;
-    if (c->algorithm == MTH__DIRECT || c->kind == MTH__TRANSFER) return devices * (c->kind == MTH__BROADCAST ? 1 : 4);
+    if (c->kind == MTH__TRANSFER) return devices * boxes_of(c);
+    if (c->algorithm == MTH__DIRECT) return devices * (c->kind == MTH__BROADCAST ? 1 : 4);
     return devices * 2 * n * (c->kind == MTH__ALL_TO_ALL ? n : 1);
 }
 
-static void count(mth__arena *arena, const kind_of_channel *k, int64_t *by_device) {
-    const mth__channel *c = k->like;
-    const mth__placement *on = c->to.on;
-    /* 1 + bytes; 0: not known yet */
-    int64_t *by_rank = is_uniform(c) ? NEW_ARRAY(arena, int64_t, mth__channel_size(c)) : NULL;
-    for (int i = 0; i < on->count; i++) {
-        int d = on->device[i];
-        int64_t bytes;
-        if (by_rank) {
-            int64_t *known = &by_rank[mth__channel_group(c, d, NULL)];
-            if (*known == 0) *known = 1 + mth__channel_bytes(c, d);
-            bytes = *known - 1;
-        } else {
-            bytes = mth__channel_bytes(c, d);
-        }
-        by_device[d] = mth__size_sum(by_device[d], mth__size_product(bytes, k->times));
-    }
+static int64_t elements_of(const mth__channel *c, const mth__sharding *sharding, int device) {
+    return mth__shape_size(mth__local_shape(c->shape, sharding, sharding->on->rank_of[device], NULL, NULL));
 }
 
-bool mth__program_received(const mth__program *p, int64_t *by_device) {
+/* Of a direct collective: what the moves of a device's group come to, for that device. */
+static mth__traffic direct_traffic(const mth__channel *c, int device) {
+    const int64_t element = (int64_t)mth_dtype_size(c->dtype), others = mth__channel_size(c) - 1,
+                  operand = elements_of(c, &c->from, device), result = elements_of(c, &c->to, device);
+    int64_t received, sent;
+    switch (c->kind) {
+    case MTH__ALL_REDUCE: { /* others' terms of its own part, and their parts; each of them likewise */
+        int64_t start, own;
+        mth__chunk_range(result, (int)others + 1, mth__channel_group(c, device, NULL), &start, &own);
+        received = sent = mth__size_sum(mth__size_product(others, own), result - own);
+        break;
+    }
+    case MTH__REDUCE_SCATTER:
+        received = mth__size_product(others, result);
+        sent = operand - result;
+        break;
+    case MTH__ALL_GATHER:
+        received = result - operand;
+        sent = mth__size_product(others, operand);
+        break;
+    default: { /* all_to_all: all but the box that stays */
+        mth__area from = mth__area_local(c->shape, &c->from, device), to = mth__area_local(c->shape, &c->to, device),
+                  box;
+        const int64_t stays = mth__area_intersect(&from, &to, &box) ? mth__area_size(&box) : 0;
+        received = result - stays;
+        sent = operand - stays;
+    }
+    }
+    return (mth__traffic){mth__size_product(received, element), mth__size_product(sent, element), received > 0};
+}
+
+static void add(mth__traffic *sum, mth__traffic more, int64_t times) {
+    sum->received = mth__size_sum(sum->received, mth__size_product(more.received, times));
+    sum->sent = mth__size_sum(sum->sent, mth__size_product(more.sent, times));
+    sum->messages += more.messages * times;
+}
+
+/* The moves of one device: what it receives, and at the index of each peer (its rank, else its id) what that sends. */
+static mth_status add_moves(const mth__channel *c, int device, bool by_rank, int at, mth__traffic *all) {
+    mth__arena *arena = mth__arena_new();
+    mth__channel_part part;
+    TRY(mth__channel_moves(arena, &(mth__templates){.arena = arena}, c, device, &part));
+    int64_t received = 0;
+    for (int i = 0; i < part.count; i++) {
+        const mth__channel_move *move = &part.move[i];
+        if (move->peer == device) continue;
+        const int64_t bytes = mth__channel_move_bytes(c, move);
+        received = mth__size_sum(received, bytes);
+        add(&all[by_rank ? move->peer_rank : move->peer], (mth__traffic){.sent = bytes}, 1);
+    }
+    add(&all[at], (mth__traffic){.received = received, .messages = received > 0}, 1);
+    mth__arena_free(arena);
+    return NULL;
+}
+
+/* Of a uniform channel: by rank in the first group. */
+static mth_status group_traffic(mth__arena *arena, const mth__channel *c, mth__traffic **by_rank) {
+    const int n = mth__channel_size(c);
+    int32_t *member = NEW_ARRAY(arena, int32_t, n);
+    *by_rank = NEW_ARRAY(arena, mth__traffic, n);
+    mth__channel_group(c, c->from.on->device[0], member);
+    for (int rank = 0; rank < n; rank++) {
+        if (by_formula(c))
+            (*by_rank)[rank] = direct_traffic(c, member[rank]);
+        else
+            TRY(add_moves(c, member[rank], true, rank, *by_rank));
+    }
+    return NULL;
+}
+
+static mth_status count(mth__arena *arena, const mth__channel *c, int64_t times, mth__traffic *by_device) {
+    mth__traffic *one = NULL;
+    const mth__placement *on = c->to.on;
+    if (is_uniform(c)) {
+        TRY(group_traffic(arena, c, &one));
+        for (int i = 0; i < on->count; i++)
+            add(&by_device[on->device[i]], one[mth__channel_group(c, on->device[i], NULL)], times);
+        return NULL;
+    }
+    if (by_formula(c)) {
+        for (int i = 0; i < on->count; i++) add(&by_device[on->device[i]], direct_traffic(c, on->device[i]), times);
+        return NULL;
+    }
+    int32_t devices = 0;
+    for (const mth__placement *p = on;; p = c->from.on) {
+        for (int i = 0; i < p->count; i++)
+            if (p->device[i] >= devices) devices = p->device[i] + 1;
+        if (p == c->from.on) break;
+    }
+    one = NEW_ARRAY(arena, mth__traffic, devices);
+    for (int i = 0; i < on->count; i++) TRY(add_moves(c, on->device[i], false, on->device[i], one));
+    for (int d = 0; d < devices; d++) add(&by_device[d], one[d], times);
+    return NULL;
+}
+
+mth_status mth__channel_traffic(const mth__channel *c, mth__traffic *by_device) {
+    mth__arena *arena = mth__arena_new();
+    TRY(count(arena, c, 1, by_device));
+    mth__arena_free(arena);
+    return NULL;
+}
+
+mth_status mth__program_traffic(const mth__program *p, mth__traffic *by_device, bool *counted) {
     mth__arena *arena = mth__arena_new();
     size_t room = 64, kinds = 0;
     while (room < 2 * p->channel.n) room *= 2;
     int *slot = NEW_ARRAY(arena, int, room); /* 1 + index in `kind` */
     kind_of_channel *kind = NEW_ARRAY(arena, kind_of_channel, p->channel.n);
-    double work = 0;
+    double steps = 0;
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
-        size_t at = hash(c) & (room - 1);
+        size_t at = hash_channel(c) & (room - 1);
         while (slot[at] && !alike(kind[slot[at] - 1].like, c)) at = (at + 1) & (room - 1);
         if (!slot[at]) {
             kind[kinds] = (kind_of_channel){c, 0};
             slot[at] = (int)++kinds;
-            work += steps(c);
+            steps += steps_of(c);
         }
         kind[slot[at] - 1].times++;
     }
-    for (size_t k = 0; k < kinds && work <= MOST_STEPS; k++) count(arena, &kind[k], by_device);
+    const bool counts = !counted || steps <= MOST_STEPS;
+    for (size_t k = 0; k < kinds && counts; k++) TRY(count(arena, kind[k].like, kind[k].times, by_device));
+    if (counted) *counted = counts;
     mth__arena_free(arena);
-    return work <= MOST_STEPS;
+    return NULL;
 }

@@ -1,46 +1,12 @@
-/* What a channel moves: the boxes of a transfer, the groups of a collective, and their bytes. */
+/* Who takes part in a channel: the boxes of a transfer, the groups of a collective, and the scratch that they need. */
 #include "emit/program.h"
+#include "emit/area.h"
 #include "emit/collective.h"
 #include <string.h>
 
 const char *const mth__channel_names[MTH__CHANNEL_KINDS] = {
     "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "transfer"};
 const char *const mth__algorithm_names[MTH__ALGORITHMS] = {"direct", "ring", "tree", "hierarchical"};
-
-/* ---------------------------------------------------------------- extents: start, start + step, ... */
-static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
-
-/* The x below b with a * x = gcd(a, b), counted around b; sets *divisor to the gcd. Euclid's algorithm. */
-static int64_t inverse(int64_t a, int64_t b, int64_t *divisor) {
-    int64_t r = a % b, last = b, x = 1, last_x = 0;
-    while (r) {
-        int64_t q = last / r, t = last - q * r;
-        last = r;
-        r = t;
-        t = last_x - q * x;
-        last_x = x;
-        x = t;
-    }
-    *divisor = last;
-    return last_x < 0 ? last_x + b : last_x;
-}
-
-/* The common elements. Steps are numbers of devices: products of two fit. */
-static mth__extent common(mth__extent a, mth__extent b) {
-    const mth__extent none = {0, 0, 1};
-    if (a.size == 0 || b.size == 0) return none;
-    int64_t low = a.start > b.start ? a.start : b.start, last = a.start + (a.size - 1) * a.step,
-            end = b.start + (b.size - 1) * b.step;
-    if (end < last) last = end;
-    int64_t first = a.start + ceil_div(low - a.start, a.step) * a.step, away = (b.start - first) % b.step, shared;
-    if (away < 0) away += b.step;
-    int64_t inverted = inverse(a.step, b.step, &shared), turn = b.step / shared;
-    if (away % shared) return none;
-    first += away / shared * inverted % turn * a.step; /* the least that is on b's grid too */
-    if (first > last) return none;
-    int64_t step = a.step * turn;
-    return (mth__extent){first, (last - first) / step + 1, step};
-}
 
 /* Part number `at` of a split, counted row by row over its axes; sets coordinate[] of these axes. */
 static mth__extent part(int64_t n, const mth__split *s, const mth__placement *on, int at, int coordinate[MTH__AXES]) {
@@ -117,7 +83,7 @@ static void visit(walk *w, int d) {
     for (int i = s->cyclic || s->naxes == 0 ? 0 : first_part(n, s, on, want.start), all = parts(s, on); i < all; i++) {
         mth__extent e = part(n, s, on, i, w->fixed);
         if (e.start > last && !s->cyclic) break;
-        e = common(e, want);
+        e = mth__extent_common(e, want);
         if (e.size == 0) continue;
         w->piece.start[d] = e.start;
         w->piece.size[d] = e.size;
@@ -135,19 +101,6 @@ int mth__transfer_pieces(mth__arena *arena, const mth__channel *c, int to_device
     if (mth__shape_size(w.want) > 0) visit(&w, 0);
     *out = w.pieces.at;
     return (int)w.pieces.n;
-}
-
-/* Elements of `to` on the device that it has in `from` already. */
-static int64_t elements_kept(const mth__channel *c, int device) {
-    int own = c->from.on->rank_of[device];
-    if (own < 0) return 0;
-    int64_t start[2][MTH__RANK], step[2][MTH__RANK], n = 1;
-    mth__shape a = mth__local_shape(c->shape, &c->from, own, start[0], step[0]);
-    mth__shape b = mth__local_shape(c->shape, &c->to, c->to.on->rank_of[device], start[1], step[1]);
-    for (int d = 0; d < c->shape.rank && n; d++)
-        n *= common((mth__extent){start[0][d], a.dim[d], step[0][d]}, (mth__extent){start[1][d], b.dim[d], step[1][d]})
-                 .size;
-    return n;
 }
 
 /* ---------------------------------------------------------------- groups */
@@ -222,57 +175,4 @@ int64_t mth__channel_scratch(const mth__channel *c, int device) {
     mth__template t = mth__template_get(c->kind, c->algorithm, mth__channel_size(c));
     return mth__template_scratch(
         &t, local_bytes(c, &c->from, device), c->kind == MTH__ALL_TO_ALL ? mth__channel_slot(c) : 0);
-}
-
-static int64_t direct_bytes(const mth__channel *c, int device) {
-    int64_t n = mth__channel_size(c), element = (int64_t)mth_dtype_size(c->dtype), own_start, own;
-    switch (c->kind) {
-    /* reduces its own part of n, which it reads from n - 1 others, and takes the n - 1 other parts */
-    case MTH__ALL_REDUCE: {
-        int64_t elements = local_bytes(c, &c->to, device) / element;
-        mth__chunk_range(elements, (int)n, mth__channel_group(c, device, NULL), &own_start, &own);
-        return mth__size_product(mth__size_sum(mth__size_product(n - 1, own), elements - own), element);
-    }
-    case MTH__REDUCE_SCATTER: return mth__size_product(n - 1, local_bytes(c, &c->to, device));
-    default: return local_bytes(c, &c->to, device) - elements_kept(c, device) * element;
-    }
-}
-
-/* By the steps of the template, whose chunks are boxes or ranges of what the group holds. */
-static int64_t template_bytes(mth__arena *arena, const mth__channel *c, int device) {
-    int n = mth__channel_size(c);
-    int32_t *member = NEW_ARRAY(arena, int32_t, n);
-    int rank = mth__channel_group(c, device, member);
-    mth__template t = mth__template_get(c->kind, c->algorithm, n);
-    mth__step **steps = NEW_ARRAY(arena, mth__step *, n);
-    int *count = NEW_ARRAY(arena, int, n);
-    mth__box_name **box = NEW_ARRAY(arena, mth__box_name *, n);
-    bool trace = c->kind == MTH__ALL_TO_ALL; /* boxes differ in size and move on */
-    for (int r = 0; r < n; r++)
-        if (trace || r == rank) count[r] = mth__template_steps(arena, &t, r, &steps[r]);
-    if (trace) mth__template_trace(arena, &t, steps, count, box);
-    int64_t bytes = 0, start, size, element = (int64_t)mth_dtype_size(c->dtype);
-    int64_t flat = local_bytes(c, &c->from, member[0]) / element; /* of all_reduce and broadcast */
-    for (int i = 0; i < count[rank]; i++) {
-        mth__step s = steps[rank][i];
-        int64_t more;
-        if (s.peer == rank) continue;
-        switch (c->kind) {
-        case MTH__ALL_GATHER: more = local_bytes(c, &c->from, member[s.from_chunk]); break;
-        case MTH__REDUCE_SCATTER: more = local_bytes(c, &c->to, member[s.from_chunk]); break;
-        case MTH__ALL_TO_ALL: more = box_bytes(c, member[box[rank][i].origin], member[box[rank][i].destination]); break;
-        default: mth__chunk_range(flat, t.chunks, s.from_chunk, &start, &size); more = size * element;
-        }
-        bytes = mth__size_sum(bytes, more);
-    }
-    return bytes;
-}
-
-int64_t mth__channel_bytes(const mth__channel *c, int device) {
-    if (c->to.on->rank_of[device] < 0) return 0;
-    if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT) return direct_bytes(c, device);
-    mth__arena *arena = mth__arena_new();
-    int64_t bytes = template_bytes(arena, c, device);
-    mth__arena_free(arena);
-    return bytes;
 }

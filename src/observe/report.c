@@ -1,4 +1,5 @@
 #include "observe/report.h"
+#include "emit/traffic.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,30 +91,13 @@ typedef struct {
 static mth_status communication_body(void *context) {
     communication_call *m = context;
     const mth__program *p = m->program;
-    memset(m->device, 0, (size_t)p->mesh->count * sizeof *m->device);
-    for (size_t c = 0; c < p->channel.n; c++) {
-        const mth__channel *ch = &p->channel.at[c];
-        mth__arena *arena = mth__arena_new();
-        for (int r = 0; r < ch->to.on->count; r++) {
-            int d = ch->to.on->device[r];
-            int64_t bytes = mth__channel_bytes(ch, d);
-            m->device[d].received += bytes;
-            m->device[d].messages += bytes > 0;
-            if (ch->kind != MTH__TRANSFER && ch->kind != MTH__BROADCAST) {
-                /* in a group what all receive is what all send, and each does as much as the next */
-                m->device[d].sent += bytes;
-                continue;
-            }
-            mth__piece *piece;
-            int n = mth__transfer_pieces(arena, ch, d, &piece);
-            for (int i = 0; i < n; i++) {
-                int64_t size = (int64_t)mth_dtype_size(ch->dtype);
-                for (int k = 0; k < ch->shape.rank; k++) size *= piece[i].size[k];
-                if (piece[i].from_device != d) m->device[piece[i].from_device].sent += size;
-            }
-        }
-        mth__arena_free(arena);
-    }
+    mth__arena *arena = mth__arena_new();
+    mth__traffic *traffic = NEW_ARRAY(arena, mth__traffic, p->mesh->count);
+    TRY(mth__program_traffic(p, traffic, NULL));
+    for (int d = 0; d < p->mesh->count; d++)
+        m->device[d] = (mth_communication_usage){
+            .received = traffic[d].received, .sent = traffic[d].sent, .messages = traffic[d].messages};
+    mth__arena_free(arena);
     return NULL;
 }
 

@@ -72,6 +72,37 @@ def test_each_runs_as_named(kind, algorithm):
             assert received(compiled) == [(n - 1) * size // n] * n
         sent = [d["sent"] for d in compiled.get_communication_usage()]
         assert sum(sent) == sum(received(compiled))
+        if kind == "broadcast" and algorithm in SENT_BY_BROADCAST:
+            assert sent == [takers * size for takers in SENT_BY_BROADCAST[algorithm](n)]
+
+
+def children(rank, n):
+    """Those who take from a rank in a binomial tree."""
+    return sum(rank % (2 * d) == 0 and rank + d < n for d in (1, 2, 4, 8))
+
+
+SENT_BY_BROADCAST = {
+    "direct": lambda n: [n - 1] + [0] * (n - 1),
+    "ring": lambda n: [1] * (n - 1) + [0],
+    "tree": lambda n: [children(rank, n) for rank in range(n)],
+}
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "ring"])
+def test_uneven_parts_are_not_sent_as_often_as_received(algorithm):
+    """13 columns over 5 devices: 3, 3, 3, 3, 1 of each row are gathered."""
+    model = ml.Model()
+    model |= ml.Linear(13, weight_shard_spec=(None, 0))(input="x", output="y")
+    compiled = ml.compile(model, on(5, collective_ops={"all_gather": algorithm}))
+    x = random(8, 6)
+    compiled.evaluate(compiled.get_parameters({"x": x}), {"x": x})
+    own = [8 * columns * 4 for columns in (3, 3, 3, 3, 1)]
+    usage = compiled.get_communication_usage()
+    assert [d["received"] for d in usage] == [sum(own) - part for part in own]
+    if algorithm == "direct":
+        assert [d["sent"] for d in usage] == [4 * part for part in own]
+    else:  # all but what the next device has
+        assert [d["sent"] for d in usage] == [sum(own) - own[(rank + 1) % 5] for rank in range(5)]
 
 
 def test_hierarchical_takes_the_most_square_factors():

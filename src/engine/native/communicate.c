@@ -4,72 +4,60 @@
  * task that fills the buffer the template works on, one for each round, one that empties it. */
 #include "engine/native/native.h"
 
-/* A template with the steps of all ranks, and by rank and round whom it waits for: those it reads from, which must have
- * completed the round before, and those that read from it in the round before, as it may now overwrite what they read.
- * Round `rounds` is the last task. */
-struct mth__known {
-    mth__known *next;
-    mth__template t;
-    mth__step **step;
-    int *count, **first; /* first[rank][round]: of its steps */
+/* Of a template, by rank and round whom a rank waits for: those it reads from, which must have completed the round
+ * before, and those that read from it in the round before, as it may now overwrite what they read. Round `rounds` is
+ * the last task. */
+struct mth__partners {
+    mth__partners *next;
+    const mth__known_template *of;
     /* [rank * (rounds + 1) + round]: partner[partner_from[i]..partner_from[i + 1]) */
     int *partner, *partner_from;
-    mth__box_name **box; /* all_to_all */
 };
 
-static void link_partners(mth__arena *arena, mth__known *k) {
-    int n = k->t.n, rows = k->t.rounds + 1;
-    int *from = k->partner_from = NEW_ARRAY(arena, int, n *rows + 1);
+static void link_partners(mth__arena *arena, mth__partners *all) {
+    const mth__known_template *known = all->of;
+    int n = known->t.n, rows = known->t.rounds + 1;
+    int *from = all->partner_from = NEW_ARRAY(arena, int, n *rows + 1);
     int *at = NEW_ARRAY(arena, int, n *rows);
     for (int pass = 0; pass < 2; pass++) {
         for (int r = 0; r < n; r++)
-            for (int i = 0; i < k->count[r]; i++) {
-                mth__step s = k->step[r][i];
-                if (s.peer == r || (i && k->step[r][i - 1].round == s.round && k->step[r][i - 1].peer == s.peer))
+            for (int i = 0; i < known->count[r]; i++) {
+                mth__step step = known->step[r][i];
+                if (step.peer == r ||
+                    (i && known->step[r][i - 1].round == step.round && known->step[r][i - 1].peer == step.peer))
                     continue;
-                int reads = r * rows + s.round, is_read = s.peer * rows + s.round + 1;
+                int reads = r * rows + step.round, is_read = step.peer * rows + step.round + 1;
                 if (!pass) {
                     from[reads + 1]++;
                     from[is_read + 1]++;
                 } else {
-                    k->partner[from[reads] + at[reads]++] = s.peer;
-                    k->partner[from[is_read] + at[is_read]++] = r;
+                    all->partner[from[reads] + at[reads]++] = step.peer;
+                    all->partner[from[is_read] + at[is_read]++] = r;
                 }
             }
         if (pass) break;
         for (int i = 0; i < n * rows; i++) from[i + 1] += from[i];
-        k->partner = NEW_ARRAY(arena, int, from[n * rows]);
+        all->partner = NEW_ARRAY(arena, int, from[n * rows]);
     }
 }
 
-static const mth__known *known_template(mth__loader *l, const mth__channel *c, int n) {
-    for (mth__known *k = l->known; k; k = k->next)
-        if (k->t.kind == c->kind && k->t.algorithm == c->algorithm && k->t.n == n) return k;
-    mth__known *k = NEW(l->arena, mth__known);
-    k->t = mth__template_get(c->kind, c->algorithm, n);
-    k->step = NEW_ARRAY(l->arena, mth__step *, n);
-    k->count = NEW_ARRAY(l->arena, int, n);
-    k->first = NEW_ARRAY(l->arena, int *, n);
-    for (int r = 0; r < n; r++) {
-        k->count[r] = mth__template_steps(l->arena, &k->t, r, &k->step[r]);
-        k->first[r] = NEW_ARRAY(l->arena, int, k->t.rounds + 1);
-        for (int i = 0; i < k->count[r]; i++) k->first[r][k->step[r][i].round + 1]++;
-        for (int t = 0; t < k->t.rounds; t++) k->first[r][t + 1] += k->first[r][t];
-    }
-    link_partners(l->arena, k);
-    if (k->t.kind == MTH__ALL_TO_ALL) {
-        k->box = NEW_ARRAY(l->arena, mth__box_name *, n);
-        mth__template_trace(l->arena, &k->t, k->step, k->count, k->box);
-    }
-    k->next = l->known;
-    l->known = k;
-    return k;
+static const mth__partners *partners_of(mth__loader *l, const mth__channel *c, int n) {
+    mth__known_template *known = mth__template_known(&l->templates, c->kind, c->algorithm, n);
+    for (mth__partners *all = l->partners; all; all = all->next)
+        if (all->of == known) return all;
+    mth__template_know_all(&l->templates, known);
+    mth__partners *all = NEW(l->arena, mth__partners);
+    all->of = known;
+    link_partners(l->arena, all);
+    all->next = l->partners;
+    l->partners = all;
+    return all;
 }
 
 int mth__communicate_count(const mth__channel *c, const mth__instr *i) {
     if (i->kind == MTH__RECV) return 1;
     if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || mth__channel_size(c) == 1) return 2;
-    return mth__template_get(c->kind, c->algorithm, mth__channel_size(c)).rounds + 2;
+    return mth__channel_rounds(c);
 }
 
 /* ---- what one instruction of the device that is being filled works with */
@@ -82,7 +70,6 @@ struct mth__communicating { /* one for all instructions of a load: what it holds
     const mth__channel *c;
     mth__collective_group *group;
     values own;
-    const mth__known *known;
     mth__move_list list;
 };
 typedef struct mth__communicating work;
@@ -103,42 +90,16 @@ static mth__area from_of(const work *w, int rank) { return area_of(w, &w->c->fro
 static mth__area to_of(const work *w, int rank) { return area_of(w, &w->c->to, rank); }
 
 /* ---- moves */
-static void row_major(const mth__area *r, mth__view *v) {
-    int64_t stride = 1;
-    v->offset = 0;
-    for (int d = r->rank - 1; d >= 0; d--) {
-        v->stride[d] = stride;
-        stride *= r->dim[d].size;
-    }
-}
 static mth__box_move *add_move(work *w, mth__box_move m) {
     m.op = w->c->reduce == MTH__REDUCE_MAX ? MTH__BOX_MAX : MTH__BOX_ADD;
     PUSH(w->l->arena, w->list.move, m);
     return &w->list.move.at[w->list.move.n - 1];
 }
-/* From a value that holds `part`, whose address lies in *src, into one of this device's, that holds `whole`. */
-static mth_status add_box(work *w, const mth__area *box, const mth__area *whole, const mth__area *part, void **src) {
-    mth__box_move m;
-    if (!mth__move_box(&m, w->c->dtype, box, whole, part))
-        return INTERNAL(
-            "%s: what device %d takes is not a box of what it has and of what is there", w->c->label, w->l->device);
-    m.src = src;
-    add_move(w, m);
-    return NULL;
-}
-static void add_flat(work *w, int64_t to, void **src, int64_t from, int64_t elements) {
-    if (elements)
-        add_move(w,
-            (mth__box_move){.rank = 1,
-                .first = MTH__BOX_COPY,
-                .dtype = w->c->dtype,
-                .sources = 1,
-                .size = {elements},
-                .dst_stride = {1},
-                .src_stride = {1},
-                .to = to,
-                .from = from,
-                .src = src});
+/* One of the channel's moves, from the value whose address lies in *src. */
+static void add_channel_move(work *w, const mth__channel_move *move, void **src) {
+    mth__box_move *m = add_move(w, mth__move_of(&move->copy, w->c->dtype));
+    m->src = src;
+    if (move->reduce) m->first = m->op;
 }
 /* Where the address of a value will lie. */
 static void **address_of(work *w, int device, int value) {
@@ -174,21 +135,16 @@ static mth__event *new_event(mth__loader *l, int n, const int32_t *stream) {
     return e;
 }
 
-/* The value whose memory a member's template works on. */
-static int buffer_of(const work *w, values v) {
-    if (w->c->kind == MTH__REDUCE_SCATTER || w->c->kind == MTH__ALL_TO_ALL) return v.scratch;
-    return v.out >= 0 ? v.out : v.in; /* in: the source of a broadcast that keeps none */
-}
-
 /* What all members take, one box from each that has an operand: their results are the same part of the tensor. */
 static mth_status gather(work *w, int any) {
+    mth__arena *scratch = mth__arena_new();
     mth__collective_group *g = w->group;
-    mth__area to = to_of(w, any);
-    for (int r = 0; r < (w->c->kind == MTH__BROADCAST ? 1 : g->n); r++) {
-        mth__area box, from = from_of(w, r);
-        if (mth__area_intersect(&from, &to, &box)) TRY(add_box(w, &box, &to, &from, &g->in[r]));
-    }
+    mth__channel_part part;
+    TRY(mth__channel_moves(scratch, &w->l->templates, w->c, g->member[any], &part));
+    for (int i = 0; i < part.count; i++)
+        add_channel_move(w, &part.move[i], &g->memory[MTH__MOVE_OPERAND][part.move[i].peer_rank]);
     g->moves = take_moves(w);
+    mth__arena_free(scratch);
     return NULL;
 }
 
@@ -202,9 +158,8 @@ static mth_status make_group(work *w) {
     int any = 0; /* a member with a result */
     mth__channel_group(c, l->device, member);
     g->member = member;
-    g->in = NEW_ARRAY(l->arena, void *, n);
-    g->out = NEW_ARRAY(l->arena, void *, n);
-    if (!direct) g->buffer = NEW_ARRAY(l->arena, void *, n);
+    for (int memory = 0; memory < (direct ? MTH__MOVE_SCRATCH : MTH__MOVE_MEMORIES); memory++)
+        g->memory[memory] = NEW_ARRAY(l->arena, void *, n);
     if (exchange) g->from = NEW_ARRAY(l->arena, mth__area, n);
     if (exchange) g->to = NEW_ARRAY(l->arena, mth__area, n);
     for (int r = 0; r < n; r++) {
@@ -215,9 +170,9 @@ static mth_status make_group(work *w) {
         part->rank = r;
         stream[r] = part->stream;
         values v = values_of(w, member[r]);
-        if (v.in >= 0) mth__load_bind(l, member[r], v.in, 0, &g->in[r]);
-        if (v.out >= 0) mth__load_bind(l, member[r], v.out, 0, &g->out[any = r]);
-        if (!direct && buffer_of(w, v) >= 0) mth__load_bind(l, member[r], buffer_of(w, v), 0, &g->buffer[r]);
+        if (v.in >= 0) mth__load_bind(l, member[r], v.in, 0, &g->memory[MTH__MOVE_OPERAND][r]);
+        if (v.out >= 0) mth__load_bind(l, member[r], v.out, 0, &g->memory[MTH__MOVE_RESULT][any = r]);
+        if (!direct && v.scratch >= 0) mth__load_bind(l, member[r], v.scratch, 0, &g->memory[MTH__MOVE_SCRATCH][r]);
         if (exchange) g->from[r] = from_of(w, r), g->to[r] = to_of(w, r);
     }
     if (!direct) return NULL;
@@ -262,12 +217,16 @@ static mth__task *direct_all_reduce(work *w) {
     return t;
 }
 
-/* In order of ranks: the same bits as a sum of the whole. */
+/* One move for the same box of all operands, in order of ranks: the same bits as a sum of the whole. */
 static mth_status direct_reduce_scatter(work *w) {
     mth__area part = from_of(w, w->rank), mine = to_of(w, w->rank), box;
+    mth__strided_copy both;
     if (!mth__area_intersect(&part, &mine, &box)) return NULL;
-    TRY(add_box(w, &box, &mine, &part, w->group->in));
-    w->list.move.at[w->list.move.n - 1].sources = w->n;
+    if (!mth__area_copy(&box, &mine, &part, &both))
+        return INTERNAL("%s: the part of device %d is not a box of its operand", w->c->label, w->l->device);
+    mth__box_move *m = add_move(w, mth__move_of(&both, w->c->dtype));
+    m->src = w->group->memory[MTH__MOVE_OPERAND];
+    m->sources = w->n;
     return NULL;
 }
 
@@ -295,7 +254,7 @@ static mth__task *direct_all_to_all(work *w) {
 
 static mth_status direct(work *w) {
     static const mth__moves none; /* of the source of a broadcast that keeps none */
-    void **out = &w->group->out[w->rank];
+    void **out = &w->group->memory[MTH__MOVE_RESULT][w->rank];
     mth__task *t;
     mth__load_arrival(w->l, w->on, w->group->arrived);
     if (w->group->moves)
@@ -314,158 +273,68 @@ static mth_status direct(work *w) {
     return NULL;
 }
 
-/* ---- by template */
-static int64_t slot_bytes(const work *w, int parity, int chunk) {
-    return (parity * w->n + chunk) * mth__channel_slot(w->c);
-}
-static bool box_between(const work *w, int origin, int destination, mth__area *box) {
-    mth__area from = from_of(w, origin), to = to_of(w, destination);
-    return mth__area_intersect(&from, &to, box);
-}
-
-/* all_to_all: box `other` of this device between its operand or result, where it lies as a box, and slot `other`, where
- * it is dense. */
-static mth_status add_slot(work *w, int other, int parity, bool out) {
-    const int64_t bytes = (int64_t)mth_dtype_size(w->c->dtype), slot = slot_bytes(w, parity, other);
-    mth__area part = out ? to_of(w, w->rank) : from_of(w, w->rank), box;
-    mth__view lies, dense;
-    if (!(out ? box_between(w, other, w->rank, &box) : box_between(w, w->rank, other, &box))) return NULL;
-    if (!mth__area_view(&part, &box, &lies))
-        return INTERNAL("%s: what devices %d and %d exchange is not a box of both", w->c->label, w->l->device,
-            w->group->member[other]);
-    row_major(&box, &dense);
-    mth__box_move m = {.rank = (int8_t)box.rank,
-        .first = MTH__BOX_COPY,
-        .dtype = w->c->dtype,
-        .sources = 1,
-        .to = out ? lies.offset * bytes : slot,
-        .from = out ? slot : lies.offset * bytes,
-        .src = out ? &w->group->buffer[w->rank] : &w->group->in[w->rank]};
-    const mth__view *to = out ? &lies : &dense, *from = out ? &dense : &lies;
-    for (int d = 0; d < box.rank; d++) {
-        m.size[d] = box.dim[d].size;
-        m.dst_stride[d] = to->stride[d];
-        m.src_stride[d] = from->stride[d];
-    }
-    add_move(w, m);
-    return NULL;
-}
-
-static mth_status fill_buffer(work *w) {
-    const int buffer = buffer_of(w, w->own);
-    mth__area part = from_of(w, w->rank), whole = to_of(w, w->rank);
-    switch (w->c->kind) {
-    case MTH__ALL_TO_ALL:
-        for (int r = 0; r < w->n; r++) TRY(add_slot(w, r, 0, false));
-        return NULL;
-    case MTH__ALL_GATHER:
-        return mth__area_size(&part) ? add_box(w, &part, &whole, &part, &w->group->in[w->rank]) : NULL;
-    default: /* all_reduce, reduce_scatter, the source of a broadcast */
-        if (w->own.in >= 0 && buffer != w->own.in && !mth__load_same(w->l, w->l->device, w->own.in, buffer))
-            add_flat(w, 0, &w->group->in[w->rank], 0, mth__area_size(&part));
-        return NULL;
-    }
-}
-static mth_status empty_buffer(work *w) {
-    mth__area from = from_of(w, w->rank), to = to_of(w, w->rank), box;
-    if (w->c->kind == MTH__ALL_TO_ALL)
-        for (int r = 0; r < w->n; r++)
-            TRY(add_slot(w, r, w->known->t.double_buffer ? w->known->t.rounds % 2 : 0, true));
-    if (w->c->kind == MTH__REDUCE_SCATTER && mth__area_intersect(&from, &to, &box))
-        return add_box(w, &box, &to, &from, &w->group->buffer[w->rank]);
-    return NULL;
-}
-
-static mth_status add_step(work *w, const mth__step *s, mth__box_name name) {
-    const mth__channel *c = w->c;
-    const int parity = s->round % 2;
-    void **there = &w->group->buffer[s->peer];
-    mth__area box, mine, other;
-    switch (c->kind) {
-    case MTH__ALL_GATHER:
-        box = from_of(w, s->from_chunk), mine = to_of(w, w->rank), other = to_of(w, s->peer);
-        if (mth__area_size(&box)) TRY(add_box(w, &box, &mine, &other, there));
-        return NULL;
-    case MTH__REDUCE_SCATTER:
-        mine = from_of(w, w->rank), other = from_of(w, s->peer);
-        if (!box_between(w, w->rank, s->from_chunk, &box)) return NULL;
-        TRY(add_box(w, &box, &mine, &other, there));
-        break;
-    case MTH__ALL_TO_ALL:
-        if (box_between(w, name.origin, name.destination, &box))
-            add_flat(w, slot_bytes(w, !parity, s->to_chunk), there, slot_bytes(w, parity, s->from_chunk),
-                mth__area_size(&box));
-        return NULL;
-    default: {
-        int64_t size = (int64_t)mth_dtype_size(c->dtype), start, count;
-        mine = to_of(w, w->rank);
-        if (mine.rank < 0) mine = from_of(w, w->rank);
-        mth__chunk_range(mth__area_size(&mine), w->known->t.chunks, s->from_chunk, &start, &count);
-        if (!count) return NULL;
-        add_flat(w, start * size, there, start * size, count);
-    }
-    }
-    mth__box_move *m = &w->list.move.at[w->list.move.n - 1];
-    if (s->reduce) m->first = m->op;
-    return NULL;
+/* ---- by template: a task for each round of the channel's moves */
+/* What an all_reduce in place would copy to where it is. */
+static bool is_there(const work *w, const mth__channel_move *move) {
+    return move->peer == w->l->device && move->from == MTH__MOVE_OPERAND && move->to == MTH__MOVE_RESULT &&
+        w->c->kind == MTH__ALL_REDUCE && mth__load_same(w->l, w->l->device, w->own.in, w->own.out);
 }
 
 static mth_status by_template(work *w) {
-    const mth__known *k = w->known = known_template(w->l, w->c, w->n);
-    int rows = k->t.rounds + 1, scratch = w->own.scratch;
-    int64_t need = mth__channel_scratch(w->c, w->l->device),
-            have = scratch < 0 ? 0 : w->l->role->value.at[scratch].bytes;
-    if (have < need)
+    const mth__partners *partners = partners_of(w->l, w->c, w->n);
+    const int rounds = partners->of->t.rounds, rows = rounds + 1, scratch = w->own.scratch;
+    int64_t least = mth__channel_scratch(w->c, w->l->device),
+            bytes = scratch < 0 ? 0 : w->l->role->value.at[scratch].bytes;
+    if (bytes < least)
         return INTERNAL("%s: device %d has a scratch of %lld bytes, %lld are needed", w->c->label, w->l->device,
-            (long long)have, (long long)need);
-    void **buffer = &w->group->buffer[w->rank];
-    TRY(fill_buffer(w));
-    end_task(w, buffer);
-    for (int round = 0; round <= k->t.rounds; round++) {
-        for (int i = k->partner_from[w->rank * rows + round]; i < k->partner_from[w->rank * rows + round + 1]; i++) {
-            const mth__part *p = part_of(w, w->group->member[k->partner[i]]);
-            mth__load_wait(w->l, w->on, p->stream, p->first + 1 + round);
+            (long long)bytes, (long long)least);
+    mth__arena *arena = mth__arena_new();
+    mth__channel_part part;
+    TRY(mth__channel_moves(arena, &w->l->templates, w->c, w->l->device, &part));
+    for (int round = 0, i = 0; round < part.rounds; round++) {
+        for (int k = round ? partners->partner_from[w->rank * rows + round - 1] : 0;
+            round && k < partners->partner_from[w->rank * rows + round]; k++) {
+            const mth__part *p = part_of(w, w->group->member[partners->partner[k]]);
+            mth__load_wait(w->l, w->on, p->stream, p->first + round);
         }
-        if (round == k->t.rounds) break;
-        for (int i = k->first[w->rank][round]; i < k->first[w->rank][round + 1]; i++)
-            TRY(add_step(w, &k->step[w->rank][i], k->box ? k->box[w->rank][i] : (mth__box_name){0, 0}));
-        end_task(w, buffer);
+        mth__move_memory to = MTH__MOVE_RESULT;
+        for (; i < part.count && part.move[i].round == round; i++) {
+            const mth__channel_move *move = &part.move[i];
+            to = move->to;
+            if (!is_there(w, move)) add_channel_move(w, move, &w->group->memory[move->from][move->peer_rank]);
+        }
+        end_task(w, &w->group->memory[to][w->rank]);
     }
-    TRY(empty_buffer(w));
-    end_task(w, &w->group->out[w->rank]);
+    mth__arena_free(arena);
     return NULL;
 }
 
 /* ---- transfers: boxes from whoever has them */
 static mth_status pull(work *w, const mth__instr *i) {
     mth__loader *l = w->l;
-    const mth__channel *c = w->c;
-    const mth__piece *piece;
-    mth__area mine = mth__area_local(c->shape, &c->to, l->device);
-    int pieces = mth__load_pieces(l, w->channel_index, l->device, &piece);
-    for (int k = 0; k < pieces; k++) {
-        int from = piece[k].from_device;
+    const mth__channel_part *moves;
+    TRY(mth__load_moves(l, w->channel_index, l->device, &moves));
+    for (int k = 0; k < moves->count; k++) {
+        int from = moves->move[k].peer;
         mth__part p = *mth__load_send(l, w->channel_index, from);
         /* within one placement: whoever takes part has an operand */
         if (p.instr < 0 && i->kind != MTH__RECV) p = *part_of(w, from);
         if (p.instr < 0)
-            return INTERNAL("%s: device %d takes a box of device %d, which sends none", c->label, l->device, from);
+            return INTERNAL("%s: device %d takes a box of device %d, which sends none", w->c->label, l->device, from);
         mth__load_wait(l, w->on, p.stream, p.first);
-        mth__area box = {.rank = c->shape.rank}, part = mth__area_local(c->shape, &c->from, from);
-        for (int d = 0; d < box.rank; d++)
-            box.dim[d] = (mth__extent){piece[k].start[d], piece[k].size[d], piece[k].step[d]};
-        if (mth__area_size(&box))
-            TRY(add_box(w, &box, &mine, &part, address_of(w, from, mth__load_role(l, from)->instr.at[p.instr].in[0])));
+        add_channel_move(w, &moves->move[k], address_of(w, from, mth__load_role(l, from)->instr.at[p.instr].in[0]));
     }
     end_task(w, address_of(w, l->device, i->out[0]));
     return NULL;
 }
-static void wait_readers(work *w) {
+static mth_status wait_readers(work *w) {
     mth__loader *l = w->l;
     const int32_t *reader;
-    int readers = mth__load_readers(l, w->channel_index, l->device, &reader);
+    int readers;
+    TRY(mth__load_readers(l, w->channel_index, l->device, &reader, &readers));
     for (int k = 0; k < readers; k++)
         mth__load_wait(l, w->on, part_of(w, reader[k])->stream, part_of(w, reader[k])->first + 1);
+    return NULL;
 }
 
 mth_status mth__communicate(mth__loader *l, int instr) {
@@ -482,7 +351,7 @@ mth_status mth__communicate(mth__loader *l, int instr) {
     if (i->kind == MTH__RECV) return pull(w, i);
     if (w->c->kind == MTH__TRANSFER) {
         TRY(pull(w, i));
-        wait_readers(w);
+        TRY(wait_readers(w));
         mth__load_task(l, w->on, MTH__TASK_SYNC, instr);
         return NULL;
     }

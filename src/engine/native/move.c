@@ -1,54 +1,7 @@
-/* Strided boxes: regions of a global tensor seen in the local parts of two devices. At load dimensions that both sides
+/* Strided boxes between the memories of two devices. At load dimensions that both sides
  * hold without a gap are merged, large boxes cut into parts of MTH__PIECE_BYTES, small ones gathered into one chunk. */
 #include "engine/native/native.h"
 #include <string.h>
-
-mth__area mth__area_local(mth__shape global, const mth__sharding *sharding, int device) {
-    mth__area r = {.rank = global.rank};
-    int64_t start[MTH__RANK], step[MTH__RANK];
-    mth__shape local = mth__local_shape(global, sharding, sharding->on->rank_of[device], start, step);
-    for (int d = 0; d < global.rank; d++) r.dim[d] = (mth__extent){start[d], local.dim[d], step[d] ? step[d] : 1};
-    return r;
-}
-
-int64_t mth__area_size(const mth__area *r) {
-    int64_t n = 1;
-    for (int d = 0; d < r->rank; d++) n *= r->dim[d].size;
-    return n;
-}
-
-/* Of two extents one's step divides the other's: shards are contiguous, or cyclic over one axis. */
-static bool extent_intersect(mth__extent a, mth__extent b, mth__extent *out) {
-    mth__extent coarse = a.step >= b.step ? a : b, fine = a.step >= b.step ? b : a;
-    if (!coarse.size || !fine.size || coarse.step % fine.step || (coarse.start - fine.start) % fine.step) return false;
-    int64_t last = fine.start + (fine.size - 1) * fine.step;
-    int64_t skip = coarse.start < fine.start ? (fine.start - coarse.start + coarse.step - 1) / coarse.step : 0;
-    int64_t from = coarse.start + skip * coarse.step;
-    if (from > last) return false;
-    int64_t fit = (last - from) / coarse.step + 1, have = coarse.size - skip;
-    *out = (mth__extent){from, fit < have ? fit : have, coarse.step};
-    return out->size > 0;
-}
-bool mth__area_intersect(const mth__area *a, const mth__area *b, mth__area *out) {
-    out->rank = a->rank;
-    for (int d = 0; d < a->rank; d++)
-        if (!extent_intersect(a->dim[d], b->dim[d], &out->dim[d])) return false;
-    return true;
-}
-
-bool mth__area_view(const mth__area *part, const mth__area *box, mth__view *out) {
-    int64_t stride = 1;
-    out->offset = 0;
-    for (int d = part->rank - 1; d >= 0; d--) {
-        mth__extent p = part->dim[d], b = box->dim[d];
-        int64_t away = b.start - p.start, step = b.size > 1 ? b.step : p.step;
-        if (away % p.step || step % p.step || away < 0 || (away + (b.size - 1) * step) / p.step >= p.size) return false;
-        out->offset += away / p.step * stride;
-        out->stride[d] = step / p.step * stride;
-        stride *= p.size;
-    }
-    return true;
-}
 
 /* Drops dimensions of size 1, merges an outer dimension into the inner one where both sides are without a gap. */
 static void merge(mth__box_move *m) {
@@ -73,23 +26,20 @@ static void merge(mth__box_move *m) {
     m->rank = (int8_t)n;
 }
 
-bool mth__move_box(
-    mth__box_move *m, mth_dtype dtype, const mth__area *box, const mth__area *whole, const mth__area *part) {
+mth__box_move mth__move_of(const mth__strided_copy *copy, mth_dtype dtype) {
     const int64_t bytes = (int64_t)mth_dtype_size(dtype);
-    mth__view dst, src;
-    if (!mth__area_view(whole, box, &dst) || !mth__area_view(part, box, &src)) return false;
-    *m = (mth__box_move){.rank = (int8_t)box->rank,
+    mth__box_move m = {.rank = copy->rank,
         .first = MTH__BOX_COPY,
         .dtype = dtype,
         .sources = 1,
-        .to = dst.offset * bytes,
-        .from = src.offset * bytes};
-    for (int d = 0; d < box->rank; d++) {
-        m->size[d] = box->dim[d].size;
-        m->dst_stride[d] = dst.stride[d];
-        m->src_stride[d] = src.stride[d];
+        .to = copy->to * bytes,
+        .from = copy->from * bytes};
+    for (int d = 0; d < copy->rank; d++) {
+        m.size[d] = copy->size[d];
+        m.dst_stride[d] = copy->to_stride[d];
+        m.src_stride[d] = copy->from_stride[d];
     }
-    return true;
+    return m;
 }
 
 static void *copy(mth__arena *arena, const void *from, size_t n, size_t size) {
@@ -148,14 +98,15 @@ void mth__moves_run(const mth__moves *all, void *dst, int chunk) {
 static void run_exchanged(const mth__exchange *x, int r, int part) {
     const mth__collective_group *g = x->group;
     mth__area box;
-    mth__box_move m;
+    mth__strided_copy both;
     if (!mth__area_intersect(&g->from[r], &g->to[x->rank], &box)) return;
     /* what two parts have in common lies in both */
-    mth__move_box(&m, x->dtype, &box, &g->to[x->rank], &g->from[r]);
-    m.src = &g->in[r];
+    mth__area_copy(&box, &g->to[x->rank], &g->from[r], &both);
+    mth__box_move m = mth__move_of(&both, x->dtype);
+    m.src = &g->memory[MTH__MOVE_OPERAND][r];
     merge(&m);
     m.rows = (m.size[0] + x->parts - 1) / x->parts;
-    if (part * m.rows < m.size[0]) run_part(&m, g->out[x->rank], part);
+    if (part * m.rows < m.size[0]) run_part(&m, g->memory[MTH__MOVE_RESULT][x->rank], part);
 }
 void mth__exchange_run(const mth__exchange *x, int chunk) {
     const int first = x->parts > 1 ? chunk / x->parts : chunk * x->boxes, end = first + (x->parts > 1 ? 1 : x->boxes);

@@ -107,7 +107,11 @@ static mth_status load_body(void *argument) {
     mth__executable *x = argument;
     mth__arena *arena = mth__arena_new();
     x->shared_scratch = NEW_ARRAY(arena, size_t, x->streams);
-    mth__loader l = {.x = x, .arena = arena, .program = x->program, .devices = x->program->mesh->count};
+    mth__loader l = {.x = x,
+        .arena = arena,
+        .program = x->program,
+        .devices = x->program->mesh->count,
+        .templates = {.arena = arena}};
     TRY(mth__load_streams(&l));
     x->event = l.event.at;
     x->events = l.event.n;

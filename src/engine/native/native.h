@@ -14,6 +14,7 @@
  * ever waits for a thread that the system has suspended, unless all do. In a run nothing is allocated or locked. */
 #ifndef MTH__NATIVE_H
 #define MTH__NATIVE_H
+#include "emit/channel_moves.h"
 #include "engine/engine.h"
 #include "engine/native/kernel.h"
 
@@ -82,25 +83,10 @@ typedef struct {
     VEC(mth__box_move) move;
     VEC(mth__move_chunk) chunk;
 } mth__move_list;
-/* A region of a global tensor, and a view of it in a local part: first element and strides, in elements. */
-typedef struct {
-    int rank;
-    mth__extent dim[MTH__RANK];
-} mth__area;
-typedef struct {
-    int64_t offset, stride[MTH__RANK];
-} mth__view;
-mth__area mth__area_local(mth__shape global, const mth__sharding *, int device);
-bool mth__area_intersect(const mth__area *, const mth__area *, mth__area *out); /* false: empty */
-/* false: the box is not inside the part */
-bool mth__area_view(const mth__area *part, const mth__area *box, mth__view *out);
-int64_t mth__area_size(const mth__area *);
 /* merges dimensions, cuts into chunks; copies the moves */
 mth__moves mth__moves_plan(mth__arena *, mth__move_list *);
 void mth__moves_run(const mth__moves *, void *dst, int chunk);
-/* A move of one source from `part`, which it holds, to `whole`, which the destination holds; false: the box is not
-   inside both. */
-bool mth__move_box(mth__box_move *, mth_dtype, const mth__area *box, const mth__area *whole, const mth__area *part);
+mth__box_move mth__move_of(const mth__strided_copy *, mth_dtype); /* of one source, which copies */
 
 /* ---- tasks and streams */
 typedef struct {
@@ -118,8 +104,8 @@ typedef struct {
 typedef struct {
     int n;
     const int32_t *member; /* by rank */
-    void **in, **out;      /* by rank: operands and results; NULL where a member has none */
-    void **buffer;         /* by rank: what its template works on; NULL: direct */
+    /* by mth__move_memory and rank: where a member's operand, result and scratch lie; NULL: it has none */
+    void **memory[MTH__MOVE_MEMORIES];
     mth__event *arrived, *read;
     /* all_to_all, by rank: what a member has before and afterwards; else NULL */
     mth__area *from, *to;
@@ -254,11 +240,11 @@ void mth__pool_run(mth__engine *);
 
 /* ---- load (stream.c, communicate.c) */
 /* of a device in a channel: its instruction (-1: none), where its tasks begin and end; of a collective its group and
-   rank there, once somebody has asked; of a transfer what it takes (pieces -1: not made yet) */
+   rank there, once somebody has asked; of a transfer what it takes, once somebody has asked */
 typedef struct {
-    int32_t instr, stream, first, end, rank, pieces;
+    int32_t instr, stream, first, end, rank;
     mth__collective_group *group;
-    mth__piece *piece;
+    const mth__channel_part *moves;
 } mth__part;
 /* Values in the caller's buffers. at: by entry or exit, 1 + where in `held` the device that was filled last has it. */
 typedef struct {
@@ -276,8 +262,8 @@ typedef struct {
 typedef struct {
     mth__part *receive, *send;
     mth__readers readers;
-} mth__parts;                         /* collectives are in receive */
-typedef struct mth__known mth__known; /* a template in use */
+} mth__parts;                               /* collectives are in receive */
+typedef struct mth__partners mth__partners; /* of the ranks of a template in use */
 typedef struct mth__communicating mth__communicating;
 typedef struct mth__loader {
     mth__executable *x;
@@ -294,7 +280,8 @@ typedef struct mth__loader {
     /* by stream: the count that earlier tasks have waited for, above 2^32 times the device */
     int64_t *seen[2];
     VEC(mth__event *) event;
-    mth__known *known;
+    mth__templates templates;
+    mth__partners *partners;
     mth__communicating *work; /* communicate.c's own */
 } mth__loader;
 mth_status mth__load_streams(mth__loader *);
@@ -306,9 +293,9 @@ void mth__load_wait(mth__loader *, int on, int stream, int count);
 mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instr);
 /* The stream comes to the event with the task before the next one, which has no other event. */
 void mth__load_arrival(mth__loader *, int on, mth__event *);
-int mth__load_pieces(mth__loader *, int channel, int receiver, const mth__piece **out);
-/* Who takes something from `sender` in a transfer: how many, and their devices. */
-int mth__load_readers(mth__loader *, int channel, int sender, const int32_t **out);
+mth_status mth__load_moves(mth__loader *, int channel, int receiver, const mth__channel_part **out); /* of a transfer */
+/* The devices that take something from `sender` in a transfer. */
+mth_status mth__load_readers(mth__loader *, int channel, int sender, const int32_t **out, int *count);
 const mth__role *mth__load_role(const mth__loader *, int device);
 /* Has *slot hold the address of a value's first byte plus `bytes`: from now on, or set at each run. */
 void mth__load_bind(mth__loader *, int device, int value, int64_t bytes, void **slot);

@@ -101,8 +101,8 @@ static void run_chunk(const mth__task *t, int phase, int chunk, void *scratch) {
         int64_t at = (int64_t)chunk * r->piece, count = r->count - at < r->piece ? r->count - at : r->piece;
         size_t bytes = (size_t)(r->start + at) * mth_dtype_size(r->dtype);
         for (int i = 0; i < n; i++) {
-            src[i] = (const char *)r->group->in[i] + bytes;
-            dst[i] = (char *)r->group->out[i] + bytes;
+            src[i] = (const char *)r->group->memory[MTH__MOVE_OPERAND][i] + bytes;
+            dst[i] = (char *)r->group->memory[MTH__MOVE_RESULT][i] + bytes;
         }
         mth__reduce_to_all(r->op, r->dtype, count, n, src, n, dst, r->count * n);
         break;

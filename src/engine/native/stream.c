@@ -88,7 +88,7 @@ static void make_parts(mth__loader *l) {
         mth__parts *p = &l->channel[i];
         p->receive = NEW_ARRAY(l->arena, mth__part, n);
         p->send = NEW_ARRAY(l->arena, mth__part, n);
-        for (int k = 0; k < n; k++) p->receive[k].instr = p->send[k].instr = p->receive[k].pieces = -1;
+        for (int k = 0; k < n; k++) p->receive[k].instr = p->send[k].instr = -1;
     }
 }
 
@@ -169,40 +169,45 @@ static mth_status compute(mth__loader *l, int at) {
 }
 
 /* What a WAIT waits for: its own START; the receivers of its own SEND. */
-static void wait_for(mth__loader *l, int at) {
+static mth_status wait_for(mth__loader *l, int at) {
     int channel = l->role->instr.at[at].channel;
     const mth__part *mine = mth__load_receive(l, channel, l->device);
     if (mine->instr >= 0 && mine->stream == 2 * l->device + 1) mth__load_wait(l, 0, mine->stream, mine->end);
     if (mth__load_send(l, channel, l->device)->instr >= 0) {
         const int32_t *reader;
-        int readers = mth__load_readers(l, channel, l->device, &reader);
+        int readers;
+        TRY(mth__load_readers(l, channel, l->device, &reader, &readers));
         for (int k = 0; k < readers; k++) {
             const mth__part *theirs = mth__load_receive(l, channel, reader[k]);
             if (reader[k] != l->device) mth__load_wait(l, 0, theirs->stream, theirs->end);
         }
     }
     mth__load_task(l, 0, MTH__TASK_SYNC, at);
+    return NULL;
 }
 
-int mth__load_pieces(mth__loader *l, int channel, int receiver, const mth__piece **out) {
-    mth__part *p = mth__load_receive(l, channel, receiver);
-    if (p->pieces < 0)
-        p->pieces = mth__transfer_pieces(l->arena, &l->program->channel.at[channel], receiver, &p->piece);
-    *out = p->piece;
-    return p->pieces;
+mth_status mth__load_moves(mth__loader *l, int channel, int receiver, const mth__channel_part **out) {
+    mth__part *part = mth__load_receive(l, channel, receiver);
+    if (!part->moves) {
+        mth__channel_part *moves = NEW(l->arena, mth__channel_part);
+        TRY(mth__channel_moves(l->arena, &l->templates, &l->program->channel.at[channel], receiver, moves));
+        part->moves = moves;
+    }
+    *out = part->moves;
+    return NULL;
 }
 
-static void list_readers(mth__loader *l, int channel, mth__readers *all) {
+static mth_status list_readers(mth__loader *l, int channel, mth__readers *all) {
     const mth__placement *to = l->program->channel.at[channel].to.on, *from = l->program->channel.at[channel].from.on;
     int *at = NEW_ARRAY(l->arena, int, from->count);
     all->first = NEW_ARRAY(l->arena, int, from->count + 1);
     for (int pass = 0; pass < 2; pass++) {
         for (int r = 0; r < to->count; r++) {
-            const mth__piece *piece;
-            int pieces = mth__load_pieces(l, channel, to->device[r], &piece);
-            for (int k = 0; k < pieces; k++) {
-                if (k && piece[k - 1].from_device == piece[k].from_device) continue;
-                int sender = from->rank_of[piece[k].from_device];
+            const mth__channel_part *moves;
+            TRY(mth__load_moves(l, channel, to->device[r], &moves));
+            for (int k = 0; k < moves->count; k++) {
+                if (k && moves->move[k - 1].peer == moves->move[k].peer) continue;
+                int sender = from->rank_of[moves->move[k].peer];
                 if (pass)
                     all->device[all->first[sender] + at[sender]++] = to->device[r];
                 else
@@ -213,15 +218,18 @@ static void list_readers(mth__loader *l, int channel, mth__readers *all) {
         for (int r = 0; r < from->count; r++) all->first[r + 1] += all->first[r];
         all->device = NEW_ARRAY(l->arena, int32_t, all->first[from->count]);
     }
+    return NULL;
 }
 
-int mth__load_readers(mth__loader *l, int channel, int sender, const int32_t **out) {
+mth_status mth__load_readers(mth__loader *l, int channel, int sender, const int32_t **out, int *count) {
     mth__readers *all = &l->channel[channel].readers;
     const int rank = l->program->channel.at[channel].from.on->rank_of[sender];
-    if (rank < 0) return 0;
-    if (!all->first) list_readers(l, channel, all);
+    *count = 0;
+    if (rank < 0) return NULL;
+    if (!all->first) TRY(list_readers(l, channel, all));
     *out = all->device + all->first[rank];
-    return all->first[rank + 1] - all->first[rank];
+    *count = all->first[rank + 1] - all->first[rank];
+    return NULL;
 }
 
 /* ---- the passes */
@@ -246,8 +254,7 @@ static mth_status count_tasks(mth__loader *l, int device) {
         mth__part *part = (i->kind == MTH__SEND ? mth__load_send : mth__load_receive)(l, i->channel, device);
         if (part->instr >= 0) return INTERNAL("device %d takes part in channel %d twice", device, i->channel);
         count[on] += on; /* the arrival */
-        *part = (mth__part){
-            .instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on], .pieces = -1};
+        *part = (mth__part){.instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on]};
         if (i->kind != MTH__SEND) part->end = count[on] += mth__communicate_count(c, i);
     }
     for (int on = 0; on < 2; on++) {
@@ -277,7 +284,7 @@ static mth_status fill(mth__loader *l, int device) {
         case MTH__COMPUTE:
             if (!is_nothing(l, device, i)) TRY(compute(l, at));
             break;
-        case MTH__WAIT: wait_for(l, at); break;
+        case MTH__WAIT: TRY(wait_for(l, at)); break;
         case MTH__SEND: break; /* posted when what stands before it is done */
         case MTH__START:
             mth__load_wait(l, 1, 2 * device, l->tasks[0]);

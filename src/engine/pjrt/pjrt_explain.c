@@ -1,4 +1,5 @@
 /* What XLA made of a program, beside what the program says. */
+#include "emit/traffic.h"
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
@@ -19,23 +20,24 @@ static void add(tally *t, const char *kind, int64_t count, int64_t bytes) {
 }
 
 /* Of the device that receives the most. */
-static int64_t most_bytes(const mth__program *p, const mth__channel *c) {
-    int64_t most = 0;
-    for (int d = 0; d < p->mesh->count; d++) {
-        if (c->to.on->rank_of[d] < 0 && c->from.on->rank_of[d] < 0) continue;
-        int64_t bytes = c->to.on->rank_of[d] < 0 ? 0 : mth__channel_bytes(c, d);
-        if (bytes > most) most = bytes;
-    }
-    return most;
+static mth_status most_bytes(mth__arena *arena, const mth__program *p, const mth__channel *c, int64_t *most) {
+    mth__traffic *traffic = NEW_ARRAY(arena, mth__traffic, p->mesh->count);
+    TRY(mth__channel_traffic(c, traffic));
+    *most = 0;
+    for (int d = 0; d < p->mesh->count; d++)
+        if (traffic[d].received > *most) *most = traffic[d].received;
+    return NULL;
 }
 
 /* A named algorithm, and a transfer inside a module, are written as their steps. */
-static void count_ours(const mth__program *p, tally *t, tally *named) {
+static mth_status count_ours(mth__arena *arena, const mth__program *p, tally *t, tally *named) {
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
-        add(c->algorithm == MTH__DIRECT && !mth__is_exchange(c) ? t : named, mth__channel_names[c->kind], 1,
-            most_bytes(p, c));
+        int64_t most;
+        TRY(most_bytes(arena, p, c, &most));
+        add(c->algorithm == MTH__DIRECT && !mth__is_exchange(c) ? t : named, mth__channel_names[c->kind], 1, most);
     }
+    return NULL;
 }
 
 static void add_bytes(mth__text *t, const char *name, int64_t bytes) {
@@ -132,7 +134,7 @@ static mth_status explain_body(void *context) {
     tally ours[KINDS] = {0}, named[KINDS] = {0}, theirs[KINDS] = {0};
     TRY(mth__pjrt_describe(e->x->engine, e->text));
     for (size_t i = 0; i < e->x->module.n; i++) TRY(explain_module(e->x, i, arena, theirs, e->text));
-    count_ours(e->x->program, ours, named);
+    TRY(count_ours(arena, e->x->program, ours, named));
     compare(e->x, ours, named, theirs, e->text);
     mth__arena_free(arena);
     return NULL;
