@@ -1,20 +1,27 @@
 /* Public functions that make and free compiled models. Their plans are made in api_plan.c, run in api_evaluate.c and
    read in api_read.c. */
-#include "compile.h"
+#include "plan_cache.h"
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-const mth__opt mth__compile_options[] = {{"input_shard_specs", MTH__OPT_DICT, "None",
-                                             "Shards inputs: {'input': (2, None)} splits the first dimension over axis "
-                                             "2 of the mesh. Inputs not named are replicated.",
-                                             NULL},
+typedef struct {
+    const mth_arg *input_shard_specs, *output_shard_specs, *shapes;
+} compile_options;
+#define VALUE(field) .read = mth__read_value, .at = offsetof(compile_options, field)
+const mth__opt mth__compile_options[] = {
+    {"input_shard_specs", MTH__OPT_DICT, "None",
+        "Shards inputs: {'input': (2, None)} splits the first dimension over axis 2 of the mesh. Inputs not named are "
+        "replicated.",
+        VALUE(input_shard_specs)},
     {"output_shard_specs", MTH__OPT_DICT, "None", "Leaves outputs sharded as said; outputs not named come back whole.",
-        NULL},
+        VALUE(output_shard_specs)},
     {"shapes", MTH__OPT_DICT, "None",
         "Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any "
         "input is there.",
-        NULL},
+        VALUE(shapes)},
     {0}};
+#undef VALUE
 static const mth__opt *const compile_tables[] = {mth__compile_options, NULL};
 
 static void write_options(mth__text *t, const void *tables) { mth__options_doc(t, tables, ""); }
@@ -150,25 +157,19 @@ static mth_status compile_body(void *context) {
         mth__names_add(arena, &c->outputs, mth__model_output_name(c->model, i));
     mth_arg *value;
     TRY(mth__options_read(arena, "compile", compile_tables, k->option, k->count, &value));
-    const mth_arg *inputs = mth__options_get(compile_tables, value, "input_shard_specs"),
-                  *outputs = mth__options_get(compile_tables, value, "output_shard_specs");
+    compile_options given;
+    TRY(mth__options_hand_out(compile_tables, value, mth__compile_options, &given));
+    const mth_arg *inputs = given.input_shard_specs, *outputs = given.output_shard_specs;
     mth__spec_of *spec = NEW_ARRAY(arena, mth__spec_of, inputs->count + outputs->count);
     size_t specs = 0;
     TRY(read_specs(c, inputs, "input_shard_specs", "input", &c->inputs, spec, &specs));
     TRY(read_specs(c, outputs, "output_shard_specs", "output", &c->outputs, spec, &specs));
-    TRY(read_shapes(c, mth__options_get(compile_tables, value, "shapes")));
+    TRY(read_shapes(c, given.shapes));
     const bool said = c->shapes;
     if (!said) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);
-    c->distribute = (mth__distribute_options){.spec = spec,
-        .specs = specs,
-        .communication_optimization = c->backend->communication_optimization,
-        .overlap = c->backend->overlap,
-        .pipeline_communication = c->backend->pipeline_communication,
-        .chunk_bytes = 256 << 10,
-        .sequence = c->backend->sequence,
-        .auto_sharding = c->backend->auto_sharding,
-        .partition_dims = c->backend->partition_dims,
-        .store_sharded = c->backend->memory_optimization};
+    c->distribute = c->backend->distribute;
+    c->distribute.spec = spec;
+    c->distribute.specs = specs;
     if (said && c->backend->spmd) TRY(try_shapes(c));
     pthread_mutex_init(&c->lock, NULL);
     mth__fork_watch_add(&c->watch, around_fork, c);

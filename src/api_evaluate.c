@@ -1,5 +1,5 @@
 /* Public functions that make parameters and run plans. */
-#include "compile.h"
+#include "plan_cache.h"
 #include "base/philox.h"
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* The plans of a compiled model: found in its cache or made, one thread at a time. */
-#include "compile.h"
+#include "plan_cache.h"
 #include <string.h>
 
 mth_status mth__lock(mth_compiled *c) {

@@ -1,5 +1,5 @@
 /* Public functions that read what was planned. */
-#include "compile.h"
+#include "plan_cache.h"
 #include "observe/report.h"
 #include <string.h>
 

@@ -112,7 +112,7 @@ static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *e
 static mth_status program(planning *p) {
     mth_backend *b = p->compiled->backend;
     TRY(check_kernels(p->graph, b->vtable));
-    mth__emit_options o = {.overlap = b->overlap, .views = b->vtable->views};
+    mth__emit_options o = {.overlap = b->distribute.overlap, .views = b->vtable->views};
     memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
     TRY(mth__emit(p->plan->arena, p->graph, &o, &p->plan->program));
     /* what leaves is laid out as reshard made it */

@@ -1,4 +1,4 @@
-/* From a model to plans: what compile.c makes and api.c runs. */
+/* From a model to a plan. */
 #ifndef MTH__COMPILE_H
 #define MTH__COMPILE_H
 #include "base/names.h"
@@ -49,7 +49,6 @@ struct mth_compiled {
     mth_backend *backend;
     mth_model *model;           /* a copy */
     mth__names inputs, outputs; /* of the model, in its order */
-    const mth_arg *option;      /* values of mth__compile_options */
     mth__distribute_options distribute;
     size_t shapes;
     mth__input_description *shape; /* the option `shapes`: for get_parameters without inputs */
@@ -63,23 +62,6 @@ struct mth_compiled {
     atomic_uint interrupts;
 };
 extern const mth__opt mth__compile_options[];
-
-mth_status mth__no_room(void);
-
-/* api_plan.c: the cache of plans. Between lock and unlock (which hands `s` on): */
-mth_status mth__lock(mth_compiled *);
-mth_status mth__unlock(mth_compiled *, mth_status s);
-/* Finds or makes the plan; `load` also makes its executable. */
-mth_status mth__plan_for(mth_compiled *, const mth__request *, bool load, mth__plan **out);
-/* The plan for the inputs (or the last ones): the last used where its inputs are the same, else a forward plan. */
-mth_status mth__forward_plan(mth_compiled *, const mth_named *input, size_t count, mth__plan **out);
-mth_status mth__load_plan(mth_compiled *, mth__plan *);
-void mth__plan_free(mth_compiled *, mth__plan *);
-/* The request for these inputs, in the model's order; what is missing or too much is left to expand's errors. */
-mth_status mth__request_for(mth_compiled *, const mth_named *input, size_t count, mth__request *);
-void mth__request_free(mth__request *);
-/* The number of a name, -1 where it is none of them; as a rule it is the one that is expected. */
-int mth__number_of(const mth__names *known, const char *name, size_t expected);
 
 /* Runs the pipeline of passes for one request. Called with the backend's lock held, inside a guard. */
 mth_status mth__compile_plan(const mth_compiled *, const mth__request *, mth__plan **out);

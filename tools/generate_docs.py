@@ -54,7 +54,6 @@ An option that is unknown, of a wrong type or out of its range is an error that 
 
 - `MITHRIL_PJRT_PLUGIN_CPU`, `MITHRIL_PJRT_PLUGIN_CUDA`, `MITHRIL_PJRT_PLUGIN_TPU`: the path of the plugin of that platform, where JaxBackend's
   option `plugin` does not say; an empty text hides those that are installed.
-- `MITHRIL_SITE_PACKAGES`: folders, separated by `:`, whose packages are looked through for plugins. The Python package sets it to `sys.path`.
 - `MITHRIL_DUMP`: a directory into which each pass of a plan writes what it leaves: the graph, later the program ([tour.md](tour.md)).
 """
 

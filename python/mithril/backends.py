@@ -1,6 +1,7 @@
 """Where models run: a backend is an engine, opened on a mesh of devices."""
 
 import os
+import pathlib
 import sys
 
 from ._elsewhere import attribute_error
@@ -46,7 +47,7 @@ class JaxBackend(Backend):
     _engine = "pjrt"
 
     def __new__(cls, *args: object, **options: object) -> "JaxBackend":
-        os.environ["MITHRIL_SITE_PACKAGES"] = os.pathsep.join(_folders(sys.path))  # where plugins are looked for
+        options.setdefault("site_packages", [pathlib.Path(folder) for folder in _folders(sys.path)])
         return super().__new__(cls, *args, **options)
 
 

@@ -193,6 +193,13 @@ static const mth__opt *option_at(const mth__opt *const *tables, size_t i) {
             if (i-- == 0) return o;
 }
 
+const mth__opt *mth__options_row(const mth__opt *const *tables, const char *name) {
+    for (; *tables; tables++)
+        for (const mth__opt *o = *tables; o->name; o++)
+            if (!strcmp(o->name, name)) return o;
+    return NULL;
+}
+
 const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *values, const char *name) {
     for (; *tables; tables++)
         for (const mth__opt *o = *tables; o->name; o++, values++)
@@ -400,6 +407,41 @@ mth_status mth__options_read(mth__arena *arena, const char *owner, const mth__op
     mth_status status = read_all(arena, tables, given, count, v);
     if (status) return mth__error_operator(status, owner);
     *values = v;
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- readers */
+mth_status mth__options_hand_out(
+    const mth__opt *const *tables, const mth_arg *values, const mth__opt *table, void *into) {
+    for (const mth__opt *o = table; o->name; o++)
+        TRY(o->read((char *)into + o->at, mth__options_get(tables, values, o->name)));
+    return NULL;
+}
+
+mth_status mth__read_bool(void *field, const mth_arg *value) {
+    *(bool *)field = value->kind == MTH_ARG_BOOL && value->integer;
+    return NULL;
+}
+
+mth_status mth__read_when(void *field, const mth_arg *value) {
+    *(mth__when *)field = value->kind != MTH_ARG_BOOL ? MTH__WHEN_NONE
+        : value->integer                              ? MTH__WHEN_TRUE
+                                                      : MTH__WHEN_FALSE;
+    return NULL;
+}
+
+mth_status mth__read_int(void *field, const mth_arg *value) {
+    *(int64_t *)field = value->kind == MTH_ARG_INT ? value->integer : 0;
+    return NULL;
+}
+
+mth_status mth__read_text(void *field, const mth_arg *value) {
+    *(const char **)field = value->kind == MTH_ARG_STRING ? value->string : NULL;
+    return NULL;
+}
+
+mth_status mth__read_value(void *field, const mth_arg *value) {
+    *(const mth_arg **)field = value;
     return NULL;
 }
 

@@ -1,6 +1,6 @@
-/* One way to read options: a table says name, type, default and documentation; unknown names, wrong types and values
-   out of range are errors that offer the nearest name. The tables of backends, of compile and of every module are
-   printed from here. */
+/* One way to read options: a row says name, type, default, documentation and what reads the value; unknown names, wrong
+   types and values out of range are errors that offer the nearest name. The tables of backends, of compile and of every
+   module are printed from here. */
 #ifndef MTH__OPTION_H
 #define MTH__OPTION_H
 #include "base/types.h"
@@ -18,6 +18,8 @@ typedef enum {
     MTH__OPT_LIST,
     MTH__OPT_ANY
 } mth__opt_type;
+/* Puts an option's value where it is used. */
+typedef mth_status mth__opt_reader(void *field, const mth_arg *value);
 typedef struct {
     const char *name;
     mth__opt_type type;
@@ -26,7 +28,12 @@ typedef struct {
     const char *doc; /* one sentence */
     /* CHOICE: "ring|tree|hierarchical|direct"; DICT: "keys=choices" is the reader's own check */
     const char *choices;
-} mth__opt; /* tables end with {0} */
+    /* Of backends and of compile: `field` is what lies `at` bytes into what the table is read into. A module's options
+       have none: its expand asks for them by name. */
+    mth__opt_reader *read;
+    size_t at;
+    bool surroundings; /* what the caller's process has, not what he chose: descriptions leave it out */
+} mth__opt;            /* tables end with {0} */
 
 typedef enum { MTH__WHEN_NONE, MTH__WHEN_TRUE, MTH__WHEN_FALSE } mth__when; /* a BOOL whose default is None */
 
@@ -40,6 +47,14 @@ const char *mth__arg_text(mth__arena *, mth_arg); /* as Python would print it */
  * table order. */
 mth_status mth__options_read(mth__arena *, const char *owner, const mth__opt *const *tables, const mth_option *given,
     size_t count, mth_arg **values);
+/* Calls the readers of the rows of one of the tables, in their order; the values must live as long as what is read. */
+mth_status mth__options_hand_out(
+    const mth__opt *const *tables, const mth_arg *values, const mth__opt *table, void *into);
+/* The field is a bool, false for None; an mth__when; an int64_t, 0 for None; a const char *, NULL for None; a const
+ * mth_arg *, the value itself. */
+mth__opt_reader mth__read_bool, mth__read_when, mth__read_int, mth__read_text, mth__read_value;
+/* NULL: no such option */
+const mth__opt *mth__options_row(const mth__opt *const *tables, const char *name);
 /* NULL: no such option */
 const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *values, const char *name);
 /* "dimension: int, bias: bool = True" */

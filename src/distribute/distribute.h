@@ -13,30 +13,9 @@
  *   sum so far cost.c        seconds of a node and of a communication, from flops and bytes */
 #ifndef MTH__DISTRIBUTE_H
 #define MTH__DISTRIBUTE_H
-#include "base/option.h"
+#include "base/steering.h"
 #include "catalog/op.h"
 
-/* Of an input or an output, by name, read against the whole mesh; compile.c has checked the rank */
-typedef struct {
-    const char *name;
-    int rank;
-    mth__sharding sharding;
-} mth__spec_of;
-typedef struct {
-    const mth__spec_of *spec;
-    size_t specs;
-    /* layouts of an earlier plan: they bind */
-    const mth__sharding *fixed_parameter;
-    const char *const *fixed_name;
-    size_t fixed;
-    bool communication_optimization, overlap, pipeline_communication;
-    /* pipeline_communication: communications above this are cut (default 256 KiB) */
-    int64_t chunk_bytes;
-    mth__when sequence; /* sequence parallelism, shard_sequence.c */
-    bool auto_sharding;
-    int partition_dims; /* auto_sharding: dimensions of one parameter that it may split; 0: any */
-    bool store_sharded; /* memory_optimization */
-} mth__distribute_options;
 typedef struct mth__folding mth__folding;
 
 mth_status mth__microbatch(mth__graph *, const mth__distribute_options *);

@@ -1,29 +1,8 @@
 #include "engine/backend.h"
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-const mth__opt mth__mesh_options[] = {
-    {"device_mesh", MTH__OPT_MESH, NULL, "Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.", NULL},
-    {0}};
-const mth__opt mth__communication_options[] = {
-    {"collective_ops", MTH__OPT_DICT, "None",
-        "The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, "
-        "all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.",
-        NULL},
-    {"communication_optimization", MTH__OPT_BOOL, "False", "Removes redundant transfers and merges small collectives.",
-        NULL},
-    {"overlap_communication", MTH__OPT_BOOL, "False", "Runs communication beside computation.", NULL},
-    {"pipeline_communication", MTH__OPT_BOOL, "False", "Cuts large communication in chunks.", NULL},
-    {"sequence_parallel", MTH__OPT_BOOL, "None",
-        "Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and "
-        "all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost "
-        "model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is "
-        "'spmd'.",
-        NULL},
-    {0}};
 
 static const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_pjrt, &mth__engine_reference};
 enum { ENGINES = sizeof engines / sizeof *engines };
@@ -44,83 +23,10 @@ const char *mth_backend_option_doc(const char *engine) {
     return e < 0 ? NULL : mth__text_once(&text[e], write_options, engines[e]);
 }
 
-static int name_index(const char *name, const char *const *names, int n) {
-    for (int i = 0; i < n; i++)
-        if (strcmp(names[i], name) == 0) return i;
-    return -1;
-}
-
-static mth_status unknown_name(const char *what, const char *name, const char *const *names, int n) {
-    const char *near = mth__nearest(name, names, (size_t)n);
-    return FAIL(MTH_ERROR_VALUE, F("collective_ops: unknown %s '%s'", what, name),
-        near ? F("use '%s'", near) : F("use one of the %ss that the documentation of collective_ops lists", what));
-}
-
-static mth_status read_collectives(mth_backend *b, const mth_arg *ops) {
-    for (size_t i = 0; i < ops->count; i++) {
-        int kind = name_index(ops->keys[i], mth__channel_names, MTH__TRANSFER);
-        if (kind < 0) return unknown_name("collective", ops->keys[i], mth__channel_names, MTH__TRANSFER);
-        if (ops->items[i].kind != MTH_ARG_STRING)
-            return FAIL(MTH_ERROR_TYPE, F("collective_ops: the algorithm of %s is no text", ops->keys[i]),
-                F("use 'direct', 'ring', 'tree' or 'hierarchical'"));
-        int algorithm = name_index(ops->items[i].string, mth__algorithm_names, MTH__ALGORITHMS);
-        if (algorithm < 0)
-            return unknown_name("algorithm", ops->items[i].string, mth__algorithm_names, MTH__ALGORITHMS);
-        b->algorithm[kind] = mth__algorithm_names[algorithm];
-    }
-    return NULL;
-}
-
 static mth_status unknown_engine(const char *name) {
     const char *names[ENGINES];
     for (int i = 0; i < ENGINES; i++) names[i] = engines[i]->name;
     return FAIL(MTH_ERROR_VALUE, F("there is no engine '%s'", name), mth__name_fix("engine", name, names, ENGINES));
-}
-
-/* Options that mean the same wherever an engine's tables have them. */
-static bool is_set(const mth__engine_setup *s, const char *name) {
-    const mth_arg *a = mth__options_get(s->tables, s->value, name);
-    return a && a->kind == MTH_ARG_BOOL && a->integer;
-}
-
-static mth_status read_common(mth_backend *b, const mth__engine_setup *s) {
-    const mth_arg *ops = mth__options_get(s->tables, s->value, "collective_ops");
-    if (ops && ops->kind == MTH_ARG_DICT) TRY(read_collectives(b, ops));
-    b->communication_optimization = is_set(s, "communication_optimization");
-    b->overlap = is_set(s, "overlap_communication");
-    b->pipeline_communication = is_set(s, "pipeline_communication");
-    b->auto_sharding = is_set(s, "auto_sharding");
-    b->memory_optimization = is_set(s, "memory_optimization");
-    const mth_arg *dims = mth__options_get(s->tables, s->value, "spmd_partition_dims");
-    b->partition_dims = dims && dims->kind == MTH_ARG_INT ? (int)dims->integer : 0;
-    const mth_arg *context = mth__options_get(s->tables, s->value, "mesh_context");
-    b->spmd = context && context->kind == MTH_ARG_STRING && strcmp(context->string, "spmd") == 0;
-    const mth_arg *sequence = mth__options_get(s->tables, s->value, "sequence_parallel");
-    if (sequence && sequence->kind == MTH_ARG_BOOL)
-        b->sequence = sequence->integer ? MTH__WHEN_TRUE : MTH__WHEN_FALSE;
-    else if (b->algorithm[MTH__ALL_REDUCE])
-        b->sequence = MTH__WHEN_FALSE; /* whose steps the user wants to have */
-    else
-        b->sequence =
-            b->spmd ? MTH__WHEN_FALSE : MTH__WHEN_NONE; /* XLA's partitioner refuses some layouts: by request alone */
-    const char *ours = ops && ops->kind == MTH_ARG_DICT ? "collective_ops"
-        : b->communication_optimization                 ? "communication_optimization"
-        : b->overlap                                    ? "overlap_communication"
-        : b->pipeline_communication                     ? "pipeline_communication"
-                                                        : NULL;
-    if (b->spmd && ours)
-        return FAIL(MTH_ERROR_VALUE,
-            F("%s says how the plan communicates, with mesh_context='spmd' XLA's partitioner decides", ours),
-            F("leave %s out, or use mesh_context='mpmd'", ours));
-    return NULL;
-}
-
-static mth_status read_mesh(mth__arena *arena, const mth__engine_setup *s, mth__mesh **out) {
-    const mth_arg *mesh = mth__options_get(s->tables, s->value, "device_mesh");
-    int64_t dim[MTH__AXES];
-    int naxes = 0;
-    for (; naxes < (int)mesh->count; naxes++) dim[naxes] = mesh->items[naxes].integer;
-    return mth__mesh_new(arena, naxes, dim, out);
 }
 
 /* ---------------------------------------------------------------- locks */
@@ -189,21 +95,21 @@ static mth_status create_body(void *context) {
     mth__arena *arena = mth__arena_new();
     mth_backend *b = NEW(arena, mth_backend);
     b->vtable = engines[e];
+    b->arena = arena;
     mth_arg *value = NULL;
     mth_status s = mth__options_read(arena, "backend", b->vtable->options, c->option, c->count, &value);
-    mth__engine_setup setup = {NULL, b->vtable->options, value};
-    if (!s) s = read_mesh(arena, &setup, &b->devices.mesh);
-    if (!s) s = read_common(b, &setup);
+    if (!s) s = mth__backend_read_options(b, value);
     if (!s) {
         mth__text t = mth__text_new(arena);
         for (size_t i = 0; i < c->count; i++)
-            mth__text_add(&t, "%s%s=%s", i ? ", " : "", c->option[i].name, mth__arg_text(arena, c->option[i].value));
+            if (!mth__options_row(b->vtable->options, c->option[i].name)->surroundings)
+                mth__text_add(
+                    &t, "%s%s=%s", t.n ? ", " : "", c->option[i].name, mth__arg_text(arena, c->option[i].value));
         b->options_text = t.n ? t.at : "";
-        b->arena = arena;
         b->devices.references = 1;
         b->devices.memory = &b->vtable->memory;
         b->devices.free = free_backend;
-        setup.mesh = b->devices.mesh;
+        const mth__engine_setup setup = {b->devices.mesh, b->vtable->options, value, b->spmd, &b->distribute};
         s = b->vtable->open(&setup, &b->devices.engine);
     }
     if (s) {

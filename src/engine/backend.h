@@ -2,7 +2,7 @@
  * compiled models that run on it. */
 #ifndef MTH__BACKEND_H
 #define MTH__BACKEND_H
-#include "base/option.h"
+#include "base/steering.h"
 #include "engine/engine.h"
 
 struct mth_backend {
@@ -16,12 +16,10 @@ struct mth_backend {
     int lost;
     const char *options_text; /* the options as they were given, for describe */
     const char *algorithm[MTH__CHANNEL_KINDS];
-    bool communication_optimization, overlap, pipeline_communication;
-    bool spmd;          /* mesh_context="spmd": the engine also gets the global program */
-    mth__when sequence; /* sequence_parallel */
-    bool auto_sharding, memory_optimization;
-    int partition_dims;
+    bool spmd;                          /* mesh_context="spmd": the engine also gets the global program */
+    mth__distribute_options distribute; /* what compile begins with */
 };
+mth_status mth__backend_read_options(mth_backend *, const mth_arg *value); /* by row of the engine's tables */
 mth_status mth__backend_lock(mth_backend *); /* fails in a fork that came while the mesh was being changed */
 void mth__backend_unlock(mth_backend *);
 

@@ -2,7 +2,7 @@
 #ifndef MTH__ENGINE_H
 #define MTH__ENGINE_H
 #include "base/fork.h"
-#include "base/option.h"
+#include "base/steering.h"
 #include "base/stop.h"
 #include "data/devices.h"
 #include "emit/collective.h"
@@ -15,12 +15,14 @@ typedef struct mth__executable mth__executable;
  * `stop`. */
 mth_status mth__lock_run(pthread_mutex_t *, const mth__stop *);
 
-/* What an engine is opened with: the mesh, and the values of its options: mth__options_get(tables, value, "threads").
- */
+/* What an engine is opened with: the mesh, and the values of the backend's options, of which the engine reads its own
+ * table: mth__options_hand_out. */
 typedef struct {
     const mth__mesh *mesh;
     const mth__opt *const *tables;
     const mth_arg *value;
+    bool spmd; /* the engine partitions by itself: load also gets the global program */
+    const mth__distribute_options *distribute;
 } mth__engine_setup;
 
 typedef struct {
@@ -56,9 +58,10 @@ typedef struct {
     mth_status (*explain)(mth__executable *, mth__text *);
 } mth__engine_vtable;
 
-/* Tables that engines share (backend.c). */
+/* Tables that engines share; the backend reads them (backend_options.c). */
 extern const mth__opt mth__mesh_options[];          /* device_mesh: every engine has it */
 extern const mth__opt mth__communication_options[]; /* collective_ops, and what passes do to communication */
+extern const mth__opt mth__partition_options[];     /* who splits tensors, and how */
 
 extern const mth__engine_vtable mth__engine_native, mth__engine_reference, mth__engine_pjrt;
 #endif

@@ -14,7 +14,7 @@ static mth_status cpu_plugin(mth__plugin **out) {
         tried = true;
         mth__arena *arena = mth__arena_new();
         setenv("TF_CPP_MIN_LOG_LEVEL", "3", 0);
-        mth_status none = mth__plugin_find(arena, "cpu", &path);
+        mth_status none = mth__plugin_find(arena, "cpu", NULL, &path);
         if (!none) TRY(mth__plugin_open(path, &plugin));
         mth_error_free(none);
         mth__arena_free(arena);

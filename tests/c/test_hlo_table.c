@@ -301,7 +301,7 @@ static mth_status open_engine(
     const mth_option option[] = {
         {"device_mesh", mth_list((size_t)mesh->naxes, dim)}, {"compile_options", mth_dict(1, level, &none)}};
     TRY(mth__options_read(arena, "backend", vt->options, option, vt == &mth__engine_pjrt ? 2 : 1, &value));
-    return vt->open(&(mth__engine_setup){mesh, vt->options, value}, out);
+    return vt->open(&(mth__engine_setup){mesh, vt->options, value, .distribute = &(mth__distribute_options){0}}, out);
 }
 /* Runs it twice on the same entries; the exits of the second. */
 static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth__program *p, mth__buffer **exit) {

@@ -20,7 +20,7 @@ static void run(
         MTH_OPTIONS(
             {"device_mesh", mesh}, {"threads", mth_int(1)}, {"communication_optimization", mth_bool(optimized)}),
         &b));
-    b->memory_optimization = store;
+    b->distribute.store_sharded = store;
     const char *key = "input";
     mth_arg axes[] = {mth_int(0), MTH_NONE}, spec = mth_list(2, axes);
     CHECK_STATUS(mth_compile(m, b, MTH_OPTIONS({"input_shard_specs", mth_dict(split, &key, &spec)}), &c));

@@ -328,8 +328,8 @@ static void run(const mth_model *m, mth_arg mesh, bool search, bool store, bool 
     mth_arrays *parameters = NULL;
     memset(r, 0, sizeof *r);
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", mesh}, {"threads", mth_int(1)}), &b));
-    b->auto_sharding = search;
-    b->memory_optimization = store;
+    b->distribute.auto_sharding = search;
+    b->distribute.store_sharded = store;
     CHECK_STATUS(mth_compile(m, b, NULL, 0, &c));
     int64_t smaller[8];
     memcpy(smaller, shape, sizeof *shape * (size_t)rank);
@@ -409,7 +409,7 @@ static mth_status plan_once(void) {
     mth_status s = mth_model_create(&m);
     for (int k = 0; !s && k < 2; k++) s = try_add(m, "Linear", WIDTH(64), NOTHING, k ? MTH_CHAIN : MTH_PLAIN);
     if (!s) s = mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}, {"threads", mth_int(1)}), &b);
-    if (!s) b->auto_sharding = b->memory_optimization = b->communication_optimization = true;
+    if (!s) b->distribute.auto_sharding = b->distribute.store_sharded = b->distribute.communication_optimization = true;
     if (!s) s = mth_compile(m, b, MTH_OPTIONS({"shapes", mth_dict(1, &key, &shape)}), &c);
     if (!s) s = mth_plan(c, NULL, 0, true);
     mth_compiled_free(c);

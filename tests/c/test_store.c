@@ -126,7 +126,7 @@ static void run(
     memset(r, 0, sizeof *r);
     CHECK_STATUS(
         mth_backend_create("native", MTH_OPTIONS({"device_mesh", mesh}, {"threads", mth_int(2)}), &r->backend));
-    r->backend->memory_optimization = stored;
+    r->backend->distribute.store_sharded = stored;
     const char *key = "input";
     mth_arg axes[] = {mth_int(0), MTH_NONE}, spec = mth_list(2, axes);
     CHECK_STATUS(

@@ -50,6 +50,11 @@ def plugin_that_is_not_there(fixed):
 
 
 @case
+def folder_of_packages_that_is_no_text(fixed):
+    JaxBackend(device_mesh=(1,), site_packages=["/nowhere"] if fixed else ["/nowhere", 3])
+
+
+@case
 def platform_option_of_another_platform(fixed):
     JaxBackend(device_mesh=(1,), **({} if fixed else {"platform_options": {"visible_devices": (0,)}}))
 

@@ -1,6 +1,7 @@
 #include "base/cores.h"
 #include "engine/fault.h"
 #include "engine/native/native.h"
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,24 +35,29 @@ static void engine_free(mth__engine *e) {
     mth__free(e);
 }
 
+typedef struct {
+    int64_t threads; /* 0: as many as there are cores */
+} native_options;
 static const mth__opt options[] = {
     {"threads", MTH__OPT_SIZE, "None",
-        "Threads of the native engine, the calling one included; the number of cores unless said.", NULL},
+        "Threads of the native engine, the calling one included; the number of cores unless said.",
+        .read = mth__read_int, .at = offsetof(native_options, threads)},
     {0}};
 static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_options, options, NULL};
 enum { THREADS_MOST = 1024 };
 
 static mth_status native_open(const mth__engine_setup *setup, mth__engine **out) {
     const int devices = setup->mesh->count;
-    const mth_arg *threads = mth__options_get(setup->tables, setup->value, "threads");
-    if (threads->kind == MTH_ARG_INT && threads->integer > THREADS_MOST)
-        return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)threads->integer),
+    native_options given;
+    TRY(mth__options_hand_out(setup->tables, setup->value, options, &given));
+    if (given.threads > THREADS_MOST)
+        return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)given.threads),
             F("give threads from 1 to %d", THREADS_MOST));
     mth__engine *e = mth__calloc(1, sizeof *e);
     if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free other objects first"));
     atomic_init(&e->references, 1);
     e->devices = devices;
-    e->threads = threads->kind == MTH_ARG_INT ? (int)threads->integer : mth__core_count();
+    e->threads = given.threads ? (int)given.threads : mth__core_count();
     pthread_mutex_init(&e->running, NULL);
     pthread_mutex_init(&e->buffers.lock, NULL);
     e->worker = mth__calloc((size_t)e->threads, sizeof *e->worker);

@@ -4,37 +4,40 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* As given: the values live as long as the backend. */
+typedef struct {
+    const char *backend, *plugin, *topology, *cache_dir;
+    const mth_arg *site_packages, *platform_options, *compile_options, *spmd_mesh_shape;
+} pjrt_options;
+#define TEXT(field) .read = mth__read_text, .at = offsetof(pjrt_options, field)
+#define VALUE(field) .read = mth__read_value, .at = offsetof(pjrt_options, field)
 const mth__opt mth__pjrt_options[] = {
-    {"backend", MTH__OPT_CHOICE, "'cpu'", "The platform that XLA compiles for.", "cpu|cuda|tpu"},
+    {"backend", MTH__OPT_CHOICE, "'cpu'", "The platform that XLA compiles for.", "cpu|cuda|tpu", TEXT(backend)},
     {"plugin", MTH__OPT_STRING, "None", "Path of the PJRT plugin; the installed packages are searched unless said.",
-        NULL},
+        TEXT(plugin)},
+    {"site_packages", MTH__OPT_LIST, "None",
+        "Folders of Python packages, which are searched for plugins before others; Python gives those of sys.path.",
+        VALUE(site_packages), .surroundings = true},
     {"topology", MTH__OPT_STRING, "None",
         "With backend='tpu', the slice to plan and compile for where no TPU is, such as 'v5p:2x4x8'; without a "
         "generation, '2x4x8' is v5p.",
-        NULL},
+        TEXT(topology)},
     {"platform_options", MTH__OPT_DICT, "None",
         "Options of the plugin's client, passed on as they are: of cuda such as {'allocator': 'bfc', "
         "'memory_fraction': 0.5, "
         "'visible_devices': (0, 1)}, of cpu {'asynchronous': False}.",
-        NULL},
+        VALUE(platform_options)},
     {"compile_options", MTH__OPT_DICT, "None",
-        "XLA's debug options for the programs of this backend, such as {'xla_backend_optimization_level': 0}.", NULL},
+        "XLA's debug options for the programs of this backend, such as {'xla_backend_optimization_level': 0}.",
+        VALUE(compile_options)},
     {"cache_dir", MTH__OPT_STRING, "None",
-        "Folder where compiled programs are kept for later processes; not kept unless said.", NULL},
-    {"mesh_context", MTH__OPT_CHOICE, "'mpmd'",
-        "Who places the collectives: 'mpmd' is mithril's plan, 'spmd' XLA's partitioner, which gets the global program "
-        "with its shardings.",
-        "spmd|mpmd"},
-    {"auto_sharding", MTH__OPT_BOOL, "False",
-        "Searches shardings of the parameters that no spec places, and of the batch.", NULL},
+        "Folder where compiled programs are kept for later processes; not kept unless said.", TEXT(cache_dir)},
     {"spmd_mesh_shape", MTH__OPT_MESH, "None",
-        "With mesh_context='spmd', the mesh handed to XLA: device_mesh, or its axes cut into factors.", NULL},
-    {"spmd_partition_dims", MTH__OPT_SIZE, "None",
-        "With auto_sharding=True, how many dimensions of one tensor the search may split; any number unless said.",
-        NULL},
-    {"memory_optimization", MTH__OPT_BOOL, "False",
-        "Stores parameters that would be replicated in parts, gathered where they are read.", NULL},
+        "With mesh_context='spmd', the mesh handed to XLA: device_mesh, or its axes cut into factors.",
+        VALUE(spmd_mesh_shape)},
     {0}};
+#undef TEXT
+#undef VALUE
 
 int mth__pjrt_type(mth_dtype dtype) {
     switch (dtype) {
@@ -51,21 +54,15 @@ int mth__pjrt_type(mth_dtype dtype) {
 typedef struct {
     mth__engine *e;
     const mth__engine_setup *setup;
+    pjrt_options given;
 } opening;
 
-static const mth_arg *option(const opening *o, const char *name) {
-    return mth__options_get(o->setup->tables, o->setup->value, name);
-}
-
-static const char *text_option(const opening *o, const char *name) {
-    const mth_arg *a = option(o, name);
-    return a->kind == MTH_ARG_STRING ? mth__copy_text(o->e->arena, a->string) : NULL;
-}
-
 /* A leading ~/ is the user's home, as in a shell. */
-static const char *path_option(const opening *o, const char *name) {
-    const char *path = text_option(o, name), *home = getenv("HOME");
-    return path && home && !strncmp(path, "~/", 2) ? mth__format(o->e->arena, "%s%s", home, path + 1) : path;
+static const char *own_path(const opening *o, const char *path) {
+    const char *home = getenv("HOME");
+    if (!path) return NULL;
+    return home && !strncmp(path, "~/", 2) ? mth__format(o->e->arena, "%s%s", home, path + 1)
+                                           : mth__copy_text(o->e->arena, path);
 }
 
 /* ---------------------------------------------------------------- options */
@@ -90,8 +87,9 @@ static bool refines(const mth__engine *e, const mth__mesh *m) {
 static mth_status read_spmd(const opening *o) {
     mth__engine *e = o->e;
     const mth__mesh *m = o->setup->mesh;
-    const mth_arg *shape = option(o, "spmd_mesh_shape"), *dims = option(o, "spmd_partition_dims");
-    e->spmd = !strcmp(option(o, "mesh_context")->string, "spmd");
+    const mth_arg *shape = o->given.spmd_mesh_shape;
+    const int64_t dims = o->setup->distribute->partition_dims;
+    e->spmd = o->setup->spmd;
     e->spmd_axes = m->naxes;
     memcpy(e->spmd_dim, m->dim, sizeof m->dim);
     if (shape->kind == MTH_ARG_LIST) {
@@ -114,15 +112,15 @@ static mth_status read_spmd(const opening *o) {
                   "of 8",
                     mesh));
     }
-    if (dims->kind == MTH_ARG_INT) {
-        if (!option(o, "auto_sharding")->integer)
+    if (dims) {
+        if (!o->setup->distribute->auto_sharding)
             return FAIL(MTH_ERROR_VALUE,
-                F("spmd_partition_dims=%" PRId64 " has no effect without auto_sharding=True", dims->integer),
+                F("spmd_partition_dims=%" PRId64 " has no effect without auto_sharding=True", dims),
                 F("give auto_sharding=True too, or leave spmd_partition_dims out"));
-        if (dims->integer > e->spmd_axes) {
+        if (dims > e->spmd_axes) {
             const char *mesh = mesh_text(e->arena, e->spmd_axes, e->spmd_dim);
             return FAIL(MTH_ERROR_VALUE,
-                F("spmd_partition_dims=%" PRId64 " is more than the axes of the mesh %s", dims->integer, mesh),
+                F("spmd_partition_dims=%" PRId64 " is more than the axes of the mesh %s", dims, mesh),
                 F("give spmd_partition_dims a value from 1 to %d, or leave it out", e->spmd_axes));
         }
     }
@@ -141,7 +139,7 @@ static bool is_negative_count(const char *name, const mth_arg *a) {
 static const char NO_FAST_MAX[] = "xla_cpu_enable_fast_min_max";
 
 static mth_status read_compile_options(const opening *o) {
-    const mth_arg *given = option(o, "compile_options");
+    const mth_arg *given = o->given.compile_options;
     const size_t n = given->kind == MTH_ARG_DICT ? given->count : 0;
     bool fast = strcmp(o->e->platform, "cpu") != 0;
     mth__pjrt_setting *s = NEW_ARRAY(o->e->arena, mth__pjrt_setting, n + 1);
@@ -213,7 +211,7 @@ static mth_status bad_platform_option(const opening *o, const char *name, const 
 }
 
 static mth_status read_platform_options(const opening *o, PJRT_NamedValue **out, size_t *count) {
-    const mth_arg *given = option(o, "platform_options");
+    const mth_arg *given = o->given.platform_options;
     const bool cpu = !strcmp(o->e->platform, "cpu");
     size_t n = given->kind == MTH_ARG_DICT ? given->count : 0;
     PJRT_NamedValue *v = NEW_ARRAY(o->e->arena, PJRT_NamedValue, n + 1);
@@ -432,12 +430,13 @@ static mth_status open_topology(const opening *o, const char *name) {
 enum { CPU_DEVICES = 1024 };
 
 static mth_status open_body(void *context) {
-    const opening *o = context;
+    opening *o = context;
     mth__engine *e = o->e;
-    const char *topology = text_option(o, "topology"), *path = path_option(o, "plugin");
+    TRY(mth__options_hand_out(o->setup->tables, o->setup->value, mth__pjrt_options, &o->given));
+    const char *topology = o->given.topology, *path = own_path(o, o->given.plugin);
     e->devices = o->setup->mesh->count;
-    e->platform = text_option(o, "backend");
-    e->cache_dir = path_option(o, "cache_dir");
+    e->platform = mth__copy_text(e->arena, o->given.backend);
+    e->cache_dir = own_path(o, o->given.cache_dir);
     TRY(read_spmd(o));
     TRY(read_compile_options(o));
     if (topology && strcmp(e->platform, "tpu"))
@@ -447,7 +446,7 @@ static mth_status open_body(void *context) {
         return FAIL(MTH_ERROR_VALUE,
             F("a mesh of %d devices on CPUs, for each of which XLA starts a thread", e->devices),
             F("give a device_mesh of at most %d devices; the native engine takes more", CPU_DEVICES));
-    if (!path) TRY(mth__plugin_find(e->arena, e->platform, &path));
+    if (!path) TRY(mth__plugin_find(e->arena, e->platform, o->given.site_packages, &path));
     TRY(mth__plugin_open(path, &e->plugin));
     return topology ? open_topology(o, topology) : open_client(o);
 }
@@ -465,7 +464,7 @@ mth_status mth__pjrt_open(const mth__engine_setup *setup, mth__engine **out) {
     e->references = 1;
     pthread_mutex_init(&e->running, NULL);
     pthread_mutex_init(&e->lock, NULL);
-    opening o = {e, setup};
+    opening o = {.e = e, .setup = setup};
     mth_status status = mth__guard(open_body, &o);
     if (status) {
         mth__pjrt_close(e);

@@ -63,10 +63,19 @@ static bool look_below(search *s, const char *folder, size_t count, const char *
     return n < sizeof path && look_in(s, path, n);
 }
 
-static bool look_in_list(search *s, const char *list) {
-    for (; list; list = strchr(list, ':') ? strchr(list, ':') + 1 : NULL)
-        if (look_below(s, list, strcspn(list, ":"), "")) return true;
+static bool look_in_list(search *s, const mth_arg *folders) {
+    for (size_t i = 0; folders && folders->kind == MTH_ARG_LIST && i < folders->count; i++)
+        if (look_below(s, folders->items[i].string, strlen(folders->items[i].string), "")) return true;
     return false;
+}
+
+static mth_status check_list(mth__arena *arena, const mth_arg *folders) {
+    for (size_t i = 0; folders && folders->kind == MTH_ARG_LIST && i < folders->count; i++) {
+        const char *text = mth__arg_text(arena, folders->items[i]);
+        if (folders->items[i].kind != MTH_ARG_STRING)
+            return FAIL(MTH_ERROR_TYPE, F("site_packages: item %zu is %s", i, text), F("give paths of folders"));
+    }
+    return NULL;
 }
 
 /* libmithril lies in site-packages/mithril, or in PREFIX/lib or deeper. */
@@ -85,11 +94,11 @@ static bool look_beside(search *s) {
     return false;
 }
 
-static bool look_everywhere(search *s) {
+static bool look_everywhere(search *s, const mth_arg *site_packages) {
     static const char *const system[] = {"/usr/local/lib/python3*/site-packages",
         "/usr/local/lib/python3*/dist-packages", "/usr/lib/python3*/site-packages", "/usr/lib/python3/dist-packages"};
     const char *virtual = getenv("VIRTUAL_ENV"), *home = getenv("HOME");
-    if (look_in_list(s, getenv("MITHRIL_SITE_PACKAGES")) || look_beside(s)) return true;
+    if (look_in_list(s, site_packages) || look_beside(s)) return true;
     if (virtual && look_below(s, virtual, strlen(virtual), "/lib/python3*/site-packages")) return true;
     if (home && look_below(s, home, strlen(home), "/.local/lib/python3*/site-packages")) return true;
     for (size_t i = 0; i < sizeof system / sizeof *system; i++)
@@ -97,7 +106,8 @@ static bool look_everywhere(search *s) {
     return false;
 }
 
-mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char **path) {
+mth_status mth__plugin_find(mth__arena *arena, const char *platform, const mth_arg *site_packages, const char **path) {
+    TRY(check_list(arena, site_packages));
     search s = {.of = sources};
     while (strcmp(s.of->platform, platform)) s.of++;
     const char *said = getenv(s.of->variable);
@@ -109,7 +119,7 @@ mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char 
         *path = mth__copy_text(arena, said);
         return NULL;
     }
-    if (look_everywhere(&s)) {
+    if (look_everywhere(&s, site_packages)) {
         *path = mth__copy_text(arena, s.found);
         return NULL;
     }

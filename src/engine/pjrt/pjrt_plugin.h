@@ -39,10 +39,10 @@ pthread_mutex_t *mth__plugin_child_lock(void);             /* of such a child's 
    ALLOW_MULTIPLE_LIBTPU_LOAD=1. */
 mth_status mth__plugin_open(const char *path, mth__plugin **out);
 /* platform: "cpu", "cuda", "tpu". Looks, in this order: environment MITHRIL_PJRT_PLUGIN_CPU (_CUDA, _TPU), where an
-   empty text is none at all; the folders of MITHRIL_SITE_PACKAGES (set by the Python package: sys.path, separated by
-   ':'); python3's site-packages beside libmithril (dladdr), then the folders of VIRTUAL_ENV and the system's. The path
-   goes to `arena`. None found: an IO error that says what was looked for and which package brings one. */
-mth_status mth__plugin_find(mth__arena *arena, const char *platform, const char **path);
+   empty text is none at all; the folders in `site_packages` (None, or a list of texts; NULL: none); python3's
+   site-packages beside libmithril (dladdr), then the folders of VIRTUAL_ENV and the system's. The path goes to `arena`.
+   None found: an IO error that says what was looked for and which package brings one. */
+mth_status mth__plugin_find(mth__arena *arena, const char *platform, const mth_arg *site_packages, const char **path);
 /* Consumes the error: its text (F's: free by mth__free) without the last full stop, and its code. */
 char *mth__pjrt_error_text(const mth__plugin *, PJRT_Error *, PJRT_Error_Code *);
 /* Consumes the error; NULL is NULL. `doing`: "compile linear_0". RESOURCE_EXHAUSTED is MEMORY, UNIMPLEMENTED is

@@ -1,0 +1,29 @@
+/* What steers decisions: a backend's options put it here, compile adds what it was given, and the passes of distribute/
+ * read it. */
+#ifndef MTH__STEERING_H
+#define MTH__STEERING_H
+#include "base/option.h"
+
+/* Of an input or an output, by name, read against the whole mesh; compile has checked the rank */
+typedef struct {
+    const char *name;
+    int rank;
+    mth__sharding sharding;
+} mth__spec_of;
+typedef struct {
+    const mth__spec_of *spec;
+    size_t specs;
+    /* layouts of an earlier plan: they bind */
+    const mth__sharding *fixed_parameter;
+    const char *const *fixed_name;
+    size_t fixed;
+    /* as the backend's options say */
+    bool communication_optimization, overlap, pipeline_communication;
+    /* pipeline_communication: communications above this are cut */
+    int64_t chunk_bytes;
+    mth__when sequence; /* sequence parallelism, shard_sequence.c */
+    bool auto_sharding;
+    int64_t partition_dims; /* auto_sharding: dimensions of one parameter that it may split; 0: any */
+    bool store_sharded;     /* memory_optimization */
+} mth__distribute_options;
+#endif
