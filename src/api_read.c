@@ -93,7 +93,7 @@ mth_status mth_get_memory_usage(
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);
     if (!s) s = check_room(c, device, devices);
-    if (!s) s = mth__report_memory(plan->program, c->backend->vtable->pads, device);
+    if (!s) s = mth__report_memory(plan->program, c->backend->vtable->traits.pads, device);
     return mth__unlock(c, s);
 }
 

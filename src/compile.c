@@ -5,6 +5,7 @@
 #include "base/names.h"
 #include "base/stop.h"
 #include "derive/derive.h"
+#include "observe/report.h"
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -112,7 +113,11 @@ static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *e
 static mth_status program(planning *p) {
     mth_backend *b = p->compiled->backend;
     TRY(check_kernels(p->graph, b->vtable));
-    mth__emit_options o = {.overlap = b->distribute.overlap, .views = b->vtable->views};
+    if (b->distribute.overlap && b->vtable->traits.streams < 2)
+        return FAIL(MTH_ERROR_UNSUPPORTED,
+            F("overlap_communication: a device of the %s engine does one thing after the other", b->vtable->name),
+            F("leave overlap_communication out"));
+    mth__emit_options o = {.overlap = b->distribute.overlap, .views = b->vtable->traits.views};
     memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
     TRY(mth__emit(p->plan->arena, p->graph, &o, &p->plan->program));
     /* what leaves is laid out as reshard made it */
@@ -126,8 +131,26 @@ static mth_status program(planning *p) {
     p->plan->global = p->global;
     return p->global ? b->vtable->check_global(p->global) : NULL;
 }
+/* A plan that no device of the machine could hold is refused before anything runs. */
+static mth_status check_capacity(const planning *p) {
+    const mth_backend *b = p->compiled->backend;
+    const mth__device_model *model = b->devices.mesh->model;
+    if (model->device_memory == INT64_MAX) return NULL;
+    const int devices = b->devices.mesh->count;
+    mth_memory_usage *usage = NEW_ARRAY(p->plan->arena, mth_memory_usage, devices);
+    TRY(mth__report_memory(p->plan->program, b->vtable->traits.pads, usage));
+    for (int d = 0; d < devices; d++)
+        if (usage[d].total > model->device_memory)
+            return FAIL(MTH_ERROR_MEMORY,
+                F("device %d needs %lld bytes, and one of the machine '%s' has %lld", d, (long long)usage[d].total,
+                    model->machine->name, (long long)model->device_memory),
+                F("split the model over more devices, try memory_optimization=True or smaller batches, or name a "
+                  "machine with more memory"));
+    return NULL;
+}
 static mth_status memory(planning *p) {
-    return mth__emit_memory(p->plan->program, p->compiled->backend->vtable->lend_from);
+    TRY(mth__emit_memory(p->plan->program, p->compiled->backend->vtable->traits.lends_from));
+    return check_capacity(p);
 }
 static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }
 

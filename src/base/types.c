@@ -91,6 +91,7 @@ static mth__placement *place_new(mth__mesh *m, int naxes, const int *dim, int co
     for (int a = 0; a < MTH__AXES; a++) p->mesh_axis[a] = -1;
     p->count = count;
     p->device = device;
+    p->mesh = m;
     p->lowest = device[0];
     for (int i = 1; i < count; i++)
         if (device[i] < p->lowest) p->lowest = device[i];
@@ -151,8 +152,17 @@ mth_status mth__mesh_new(mth__arena *arena, int naxes, const int64_t *dim, mth__
     memset(m->single_rank, -1, (size_t)(2 * count - 1) * sizeof *m->single_rank);
     m->single_rank[count - 1] = 0;
     m->whole = intern(m, naxes, m->dim, m->count, all, mesh_axis);
+    mth__machine *nominal;
+    TRY(mth__machine_builtin(arena, "nominal", &nominal));
+    mth__mesh_use(m, nominal);
     *out = m;
     return NULL;
+}
+
+void mth__mesh_use(mth__mesh *m, const mth__machine *machine) {
+    mth__device_model *model = NEW(m->arena, mth__device_model);
+    *model = mth__device_model_of(machine, m->naxes, m->count);
+    m->model = model;
 }
 
 const mth__placement *mth__place_whole(mth__mesh *m) { return m->whole; }

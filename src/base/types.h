@@ -1,6 +1,7 @@
 /* Dtypes, shapes, placements (a grid of devices) and shardings (which axes of the grid split which dimension). */
 #ifndef MTH__TYPES_H
 #define MTH__TYPES_H
+#include "base/machine.h"
 #include "base/text.h"
 
 enum { MTH__RANK = 8, MTH__AXES = 4 };
@@ -39,6 +40,7 @@ typedef struct mth__placement {
     const int32_t *device;    /* row-major over dim; ids in the backend's mesh */
     int lowest;               /* smallest device id */
     const int32_t *rank_of;   /* by device id: its position in `device`, or -1 (one table a placement) */
+    const struct mth__mesh *mesh;
 } mth__placement;
 
 /* The backend's mesh and all placements made on it. Lives in an arena; thread-safe use is the caller's (plans are made
@@ -50,13 +52,16 @@ typedef struct mth__mesh {
     int count;
     VEC(mth__placement *) placements; /* [0] is the whole mesh */
     const mth__placement *whole;      /* the same; never changes, so needs no lock */
+    const mth__device_model *model;   /* what plans assume of its devices */
     /* of types.c: the tables that intern */
     mth__placement **interned, **single;
     size_t interned_room, interned_count;
     int32_t *single_rank;
     const int32_t *all;
 } mth__mesh;
+/* of nominal devices */
 mth_status mth__mesh_new(mth__arena *, int naxes, const int64_t *dim, mth__mesh **out);
+void mth__mesh_use(mth__mesh *, const mth__machine *); /* before plans are made on it */
 const mth__placement *mth__place_whole(mth__mesh *);
 const mth__placement *mth__place_device(mth__mesh *, int device); /* naxes 0 */
 /* one axis of n; n == 1 is place_device */

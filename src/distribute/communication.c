@@ -56,7 +56,8 @@ static void scatter_instead(state *s) {
             is(n, MTH__ROW_keep) && sum->node && is(sum->node, MTH__ROW_all_reduce) && s->uses[sum->id] == 1;
         if (only_part && n->on == sum->node->on && sum->node->in[0]->sharding.reduce == MTH__REDUCE_SUM) {
             mth__move m[MTH__MOST_MOVES];
-            if (mth__moves(sum->shape, &sum->node->in[0]->sharding, &n->out[0]->sharding, m) == 1 &&
+            if (mth__moves(sum->shape, mth_dtype_size(sum->dtype), &sum->node->in[0]->sharding, &n->out[0]->sharding,
+                    m) == 1 &&
                 m[0].row == MTH__ROW_reduce_scatter) {
                 n->op = mth__row_op(MTH__ROW_reduce_scatter);
                 n->attrs = m[0].attrs;

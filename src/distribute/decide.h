@@ -13,10 +13,12 @@ typedef struct {
     mth__sharding to;
 } mth__move;
 enum { MTH__MOST_MOVES = 32 };
-/* Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the
+/* Of a value with elements of so many bytes.
+   Both shardings canonical. `to` may keep a partial sum that `from` has only where nothing else differs. Returns the
    number of moves: 0 where equal. */
-int mth__moves(mth__shape, const mth__sharding *from, const mth__sharding *to, mth__move *moves);
+int mth__moves(mth__shape, size_t element, const mth__sharding *from, const mth__sharding *to, mth__move *moves);
 double mth__move_cost(mth__shape, size_t element, const mth__sharding *from, const mth__move *);
+double mth__flops_rate(const mth__node *); /* a second, in the dtype of its operands */
 /* elements on the first device, which has the most */
 int64_t mth__local_size(mth__shape, const mth__sharding *);
 int64_t mth__split_size(int64_t n, const mth__split *, const mth__placement *); /* of one dimension, likewise */

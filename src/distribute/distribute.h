@@ -35,7 +35,7 @@ mth_status mth__schedule(mth__graph *, const mth__distribute_options *);
 mth_status mth__overlap(mth__graph *, const mth__distribute_options *);
 mth_status mth__accumulate(mth__graph *); /* the order of nodes is final */
 
-/* seconds, on a nominal device: 50 GFLOP/s, 10 GB/s of memory, links of 5 GB/s and 20 us */
+/* seconds on a device of the mesh, by its model (base/machine.h) */
 double mth__cost_compute(const mth__node *, const mth__shape *in, const mth__shape *out);
 /* 0 where equal or local */
 double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mth__sharding *to);

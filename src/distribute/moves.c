@@ -134,13 +134,14 @@ static bool gather(mth__shape shape, mth__sharding *cur, const mth__sharding *to
     return false;
 }
 
-static double cost(mth__shape shape, const mth__sharding *from, const mth__move *m, int n) {
+static double cost(mth__shape shape, size_t element, const mth__sharding *from, const mth__move *m, int n) {
     double seconds = 0;
-    for (int k = 0; k < n; k++) seconds += mth__move_cost(shape, 4, k ? &m[k - 1].to : from, &m[k]);
+    for (int k = 0; k < n; k++) seconds += mth__move_cost(shape, element, k ? &m[k - 1].to : from, &m[k]);
     return seconds;
 }
 
-static int moves_within(mth__shape shape, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
+static int moves_within(
+    mth__shape shape, size_t element, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
     mth__sharding cur = *from;
     int n = 0;
     unsigned reduce = from->partial & ~to->partial;
@@ -158,7 +159,7 @@ static int moves_within(mth__shape shape, const mth__sharding *from, const mth__
     }
     if (n - first > 1 || stuck) {
         mth__move direct = {.row = MTH__ROW_transfer, .to = *to};
-        if (stuck || cost(shape, &start, &direct, 1) < cost(shape, &start, m + first, n - first)) {
+        if (stuck || cost(shape, element, &start, &direct, 1) < cost(shape, element, &start, m + first, n - first)) {
             n = first;
             push(m, &n, MTH__ROW_transfer, (mth__attrs){0}, to);
         }
@@ -209,8 +210,9 @@ static bool local(mth__shape shape, const mth__sharding *from, const mth__shardi
     return true;
 }
 
-int mth__moves(mth__shape shape, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
-    if (from->on == to->on) return mth__sharding_equal(from, to, shape.rank) ? 0 : moves_within(shape, from, to, m);
+int mth__moves(mth__shape shape, size_t element, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
+    if (from->on == to->on)
+        return mth__sharding_equal(from, to, shape.rank) ? 0 : moves_within(shape, element, from, to, m);
     mth__sharding cur = *from;
     int n = 0;
     if (cur.partial) {

@@ -76,7 +76,7 @@ static mth_status move(
     mth__value *at = nearest(s, v, need, consumer);
     mth__move moves[MTH__MOST_MOVES];
     if (at->sharding.partial != v->sharding.partial && (need->partial & ~at->sharding.partial)) at = v;
-    int n = mth__moves(v->shape, &at->sharding, need, moves);
+    int n = mth__moves(v->shape, mth_dtype_size(v->dtype), &at->sharding, need, moves);
     for (int k = 0; k < n; k++) {
         mth__builder b = labels(s, at, &moves[k], consumer);
         mth__value *next;

@@ -343,17 +343,18 @@ static void decide(state *s) {
         propose(s);
         pass = mth__pass_axes(n);
         if (s->sources || pass) {
+            const mth__device_model *model = n->on->mesh->model;
             mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
             bool costs = !(n->op->flags & (MTH__ALIAS | MTH__FREE));
             for (int j = 0; j < n->nin; j++) {
                 in[j] = n->in[j]->shape;
-                s->memory_in[j] = costs ? (double)mth_dtype_size(n->in[j]->dtype) / 10e9 : 0;
+                s->memory_in[j] = costs ? (double)mth_dtype_size(n->in[j]->dtype) / model->memory_rate : 0;
             }
             for (int k = 0; k < n->nout; k++) {
                 out[k] = n->out[k]->shape;
-                s->memory_out[k] = costs ? (double)mth_dtype_size(n->out[k]->dtype) / 10e9 : 0;
+                s->memory_out[k] = costs ? (double)mth_dtype_size(n->out[k]->dtype) / model->memory_rate : 0;
             }
-            s->compute = costs ? mth__op_flops(n, in, out) / 50e9 : 0;
+            s->compute = costs ? mth__op_flops(n, in, out) / mth__flops_rate(n) : 0;
             search(s, &a);
         }
     }

@@ -1,4 +1,5 @@
 #include "engine/backend.h"
+#include "engine/calibrate.h"
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -110,7 +111,10 @@ static mth_status create_body(void *context) {
         b->devices.memory = &b->vtable->memory;
         b->devices.free = free_backend;
         const mth__engine_setup setup = {b->devices.mesh, b->vtable->options, value, b->spmd, &b->distribute};
-        s = b->vtable->open(&setup, &b->devices.engine);
+        mth__machine *machine;
+        s = mth__machine_choose(arena, b->vtable, &setup, b->machine, &machine);
+        if (!s) mth__mesh_use(b->devices.mesh, machine);
+        if (!s) s = b->vtable->open(&setup, &b->devices.engine);
     }
     if (s) {
         mth__arena_free(arena);
@@ -153,6 +157,8 @@ static mth_status describe_body(void *context) {
     mth__text_add(&t, "engine %s, %d devices, %s\n", d->backend->vtable->name, d->backend->devices.mesh->count,
         mth__placement_text(arena, mth__place_whole(d->backend->devices.mesh)));
     mth__text_add(&t, "options: %s\n", d->backend->options_text);
+    const mth__machine *machine = d->backend->devices.mesh->model->machine;
+    mth__text_add(&t, "machine: %s%s\n", machine->name, mth__machine_is_builtin(machine->name) ? " (built in)" : "");
     mth_status s = d->backend->vtable->describe(d->backend->devices.engine, &t);
     char *text = s ? NULL : mth__text_publish(&t);
     mth__arena_free(arena);

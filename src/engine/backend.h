@@ -16,6 +16,7 @@ struct mth_backend {
     int lost;
     const char *options_text; /* the options as they were given, for describe */
     const char *algorithm[MTH__CHANNEL_KINDS];
+    const char *machine;                /* the option: which one plans are for */
     bool spmd;                          /* mesh_context="spmd": the engine also gets the global program */
     mth__distribute_options distribute; /* what compile begins with */
 };

@@ -50,6 +50,11 @@ static mth_status read_mesh_context(void *field, const mth_arg *context) {
 const mth__opt mth__mesh_options[] = {
     {"device_mesh", MTH__OPT_MESH, NULL, "Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.",
         .read = read_mesh},
+    {"machine", MTH__OPT_STRING, "'nominal'",
+        "What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p', the path of a machine "
+        "file, or 'calibrate': measures this machine in about a second and keeps the result in the user's cache "
+        "folder ('calibrate:FILE': there), where later backends find it.",
+        .read = mth__read_text, FIELD(machine)},
     {0}};
 const mth__opt mth__communication_options[] = {
     {"collective_ops", MTH__OPT_DICT, "None",

@@ -25,22 +25,29 @@ typedef struct {
     const mth__distribute_options *distribute;
 } mth__engine_setup;
 
+/* What plans must know of an engine. What its devices can do stands in the mesh's model (base/machine.h). */
+typedef struct {
+    int streams;    /* in-order streams of a device: 1 computes only, 2 also communicate beside it */
+    bool allocates; /* results lie where the engine wants: the plan's slab is an estimate */
+    /* Exits are memory from the start of a run, where the plan may keep activations of at least so many bytes; 0: they
+       are not. */
+    int64_t lends_from;
+    bool pads;  /* a device's part of a value takes as much as the largest part of any device */
+    bool views; /* a slice may be a view of its operand (an ALIAS with an offset) */
+} mth__engine_traits;
+
 typedef struct {
     const char *name;
     const mth__opt *const *options; /* tables of the backend's options, ended by NULL */
-    /* Exits are memory from the start of a run, where the plan may keep activations of at least so many bytes; 0: they
-       are not. */
-    int64_t lend_from;
-    /* a device's part of a value takes as much as the largest part of any device */
-    bool pads;
-    /* a slice may be a view of its operand (an ALIAS with an offset) */
-    bool views;
+    mth__engine_traits traits;
     mth_status (*open)(const mth__engine_setup *, mth__engine **out);
     /* drops a reference: executables and buffers keep the engine alive */
     void (*close)(mth__engine *);
     mth_status (*describe)(mth__engine *, mth__text *);
     const char *(*lacks)(const mth__op *, mth_dtype); /* NULL: has a kernel; else the reason */
     mth__memory_vtable memory;
+    /* cores of this machine that its devices share; 0: each has its own; NULL: the same */
+    int (*cores)(mth__engine *);
 
     /* what the engine's partitioner can't do; NULL: there is none */
     mth_status (*check_global)(const mth__program *global);

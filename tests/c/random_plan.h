@@ -58,7 +58,7 @@ static mth__sharding random_split(random_plan *r, mth__shape shape, const mth__p
 
 static mth__value *reshard(random_plan *r, mth__value *v, mth__sharding to) {
     mth__move moves[MTH__MOST_MOVES];
-    int n = mth__moves(v->shape, &v->sharding, &to, moves);
+    int n = mth__moves(v->shape, mth_dtype_size(v->dtype), &v->sharding, &to, moves);
     for (int k = 0; k < n; k++) {
         r->b.on = moves[k].to.on;
         mth__value *out = NULL;

@@ -28,7 +28,7 @@ static bool has_plugin(void) {
 
 static mth__emit_options options(unsigned seed) {
     static const char *const names[] = {"direct", "ring", "tree", "hierarchical"};
-    mth__emit_options o = {.overlap = seed % 2, .views = pjrt->views};
+    mth__emit_options o = {.overlap = seed % 2, .views = pjrt->traits.views};
     for (int k = 0; k < MTH__TRANSFER; k++) o.algorithm[k] = names[(seed / 2 + (unsigned)k * (seed / 8)) % 4];
     return o;
 }

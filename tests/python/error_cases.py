@@ -156,6 +156,18 @@ def unknown_backend_option(fixed):
 
 
 @case
+def unknown_machine(fixed):
+    CBackend(device_mesh=(2,), machine="a100" if fixed else "a10")
+
+
+@case
+def machine_file_with_a_misspelt_figure(fixed, tmp):
+    figures = ["flops float32 5e10", "memory_rate 1e10", "kernel_latency 0", "link_rate 5e9", "link_latency 2e-5"]
+    (tmp / "machine.txt").write_text("\n".join(figures).replace("rate 1", "rate 1" if fixed else "rat 1"))
+    CBackend(device_mesh=(2,), machine=str(tmp / "machine.txt"))
+
+
+@case
 def option_of_another_backend(fixed):
     CBackend(device_mesh=(4,), **({} if fixed else {"mesh_context": "spmd"}))
 

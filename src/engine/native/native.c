@@ -366,11 +366,16 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
     return s;
 }
 
+static int cores(mth__engine *e) {
+    const int all = mth__core_count();
+    return e->threads < all ? e->threads : all;
+}
+
 const mth__engine_vtable mth__engine_native = {
     .name = "native",
     .options = tables,
-    .views = true,
-    .lend_from = LEND_FROM,
+    .traits = {.streams = 2, .lends_from = LEND_FROM, .views = true},
+    .cores = cores,
     .open = native_open,
     .close = native_close,
     .describe = native_describe,

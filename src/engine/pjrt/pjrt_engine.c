@@ -1,6 +1,8 @@
 /* The vtable of the engine "pjrt". */
+#include "base/cores.h"
 #include "engine/pjrt/hlo.h"
 #include "engine/pjrt/pjrt.h"
+#include <string.h>
 
 static const mth__opt *const tables[] = {
     mth__mesh_options, mth__communication_options, mth__pjrt_options, mth__partition_options, NULL};
@@ -17,10 +19,14 @@ static const char *lacks(const mth__op *op, mth_dtype dtype) {
     return dtype == MTH_BFLOAT16 ? "the XLA engine computes in float32 and has no bfloat16" : NULL;
 }
 
+/* A CPU's devices share the machine. */
+static int cores(mth__engine *e) { return strcmp(e->platform_name, "cpu") ? 0 : mth__core_count(); }
+
 const mth__engine_vtable mth__engine_pjrt = {
     .name = "pjrt",
     .options = tables,
-    .pads = true,
+    .traits = {.streams = 2, .allocates = true, .pads = true},
+    .cores = cores,
     .open = mth__pjrt_open,
     .close = mth__pjrt_close,
     .describe = mth__pjrt_describe,

@@ -140,10 +140,16 @@ void mth__ref_unload(mth__executable *x) {
     mth__ref_close(e);
 }
 
+static int cores(mth__engine *e) {
+    (void)e;
+    return 1; /* its thread's */
+}
+
 const mth__engine_vtable mth__engine_reference = {
     .name = "reference",
     .options = tables,
-    .views = true,
+    .traits = {.streams = 2, .views = true},
+    .cores = cores,
     .open = open_engine,
     .close = mth__ref_close,
     .describe = describe,

@@ -1,0 +1,299 @@
+/* Measures a machine by programs that the engine runs: a product, a sum of long vectors, a chain of small kernels, and
+ * gathers between two devices. The figures are kept, rounded, in a machine file, which later backends read. */
+#include "engine/calibrate.h"
+#include "base/cores.h"
+#include "catalog/rows.h"
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { REPEATS = 5, CHAIN = 64 /* of small kernels or gathers */ };
+static const double ENOUGH = 0.02; /* seconds of a run that is long enough to be measured */
+
+typedef struct {
+    const mth__engine_vtable *vtable;
+    mth__engine *engine;
+    mth__machine machine; /* what was measured */
+    mth__arena *arena;    /* of one program at a time */
+    const mth__mesh *mesh;
+} bench;
+
+/* ---------------------------------------------------------------- programs */
+static mth__sharding on_first(mth__mesh *mesh) { return (mth__sharding){.on = mth__place_device(mesh, 0)}; }
+static mth__sharding in_halves(mth__mesh *mesh) {
+    mth__sharding s = {.on = mth__place_whole(mesh)};
+    s.dim[0] = (mth__split){.naxes = 1};
+    return s;
+}
+
+static mth__value *input(mth__graph *g, const char *name, mth__shape shape, mth__sharding sharding) {
+    mth__value *v = mth__graph_value(g, MTH__VALUE_INPUT, name, MTH_FLOAT32, shape);
+    v->sharding = sharding;
+    PUSH(g->arena, g->input, v);
+    return v;
+}
+
+static mth_status add_node(mth__graph *g, enum mth__row row, const mth__attrs *attrs, int nin, mth__value **in,
+    mth__sharding to, mth__value **out) {
+    mth__builder builder = {
+        .graph = g, .label = mth__label_outside("calibrate", MTH__FORWARD), .on = in[0]->sharding.on};
+    mth__value *result[MTH__MAX_OUT];
+    TRY(mth__build(&builder, mth__op_at((size_t)row), attrs, nin, in, result));
+    result[0]->sharding = to;
+    *out = result[0];
+    return NULL;
+}
+
+/* The work of a measurement: a graph of a size, whose result is its output. */
+typedef mth_status measured_work(mth__graph *, mth__mesh *, int64_t size, mth__value **result);
+
+static mth_status product(mth__graph *g, mth__mesh *mesh, int64_t n, mth__value **result) {
+    mth__value *in[] = {
+        input(g, "x", (mth__shape){2, {n, n}}, on_first(mesh)), input(g, "w", (mth__shape){2, {n, n}}, on_first(mesh))};
+    return add_node(g, MTH__ROW_contract, &(mth__attrs){.spec = "bi,io->bo"}, 2, in, on_first(mesh), result);
+}
+
+static mth_status long_sum(mth__graph *g, mth__mesh *mesh, int64_t n, mth__value **result) {
+    mth__value *in[] = {
+        input(g, "x", (mth__shape){1, {n}}, on_first(mesh)), input(g, "y", (mth__shape){1, {n}}, on_first(mesh))};
+    return add_node(g, MTH__ROW_add, &(mth__attrs){0}, 2, in, on_first(mesh), result);
+}
+
+/* `count` sums of 16 elements, one after another. */
+static mth_status small_sums(mth__graph *g, mth__mesh *mesh, int64_t count, mth__value **result) {
+    mth__value *x = input(g, "x", (mth__shape){1, {16}}, on_first(mesh));
+    *result = x;
+    for (int64_t i = 0; i < count; i++)
+        TRY(add_node(g, MTH__ROW_add, &(mth__attrs){0}, 2, (mth__value *[]){*result, x}, on_first(mesh), result));
+    return NULL;
+}
+
+/* `count` gathers of `elements` between both devices, each of what the last has gathered. */
+static mth_status gathers(mth__graph *g, mth__mesh *mesh, int64_t elements, int64_t count, mth__value **result) {
+    mth__value *part = input(g, "x", (mth__shape){1, {elements}}, in_halves(mesh));
+    const mth__sharding whole = {.on = mth__place_whole(mesh)};
+    for (int64_t i = 0; i < count; i++) {
+        TRY(add_node(g, MTH__ROW_all_gather, &(mth__attrs){.axes = 1}, 1, &part, whole, result));
+        if (i + 1 < count) TRY(add_node(g, MTH__ROW_keep, &(mth__attrs){0}, 1, result, in_halves(mesh), &part));
+    }
+    return NULL;
+}
+static mth_status small_gathers(mth__graph *g, mth__mesh *mesh, int64_t count, mth__value **result) {
+    return gathers(g, mesh, 16, count, result);
+}
+static mth_status long_gather(mth__graph *g, mth__mesh *mesh, int64_t elements, mth__value **result) {
+    return gathers(g, mesh, elements, 1, result);
+}
+
+/* ---------------------------------------------------------------- runs */
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static mth_status make_entries(const bench *b, const mth__program *p, float *data, mth__buffer **entry) {
+    for (size_t e = 0; e < p->entry.n; e++) {
+        const mth__sharding *sharding = &p->entry.at[e].sharding;
+        for (int r = 0; r < sharding->on->count; r++) {
+            const int64_t elements = mth__shape_size(mth__local_shape(p->entry.at[e].shape, sharding, r, NULL, NULL));
+            mth__buffer **buffer = &entry[e * (size_t)b->mesh->count + (size_t)sharding->on->device[r]];
+            TRY(b->vtable->memory.new(b->engine, sharding->on->device[r], elements * 4, buffer));
+            TRY(b->vtable->memory.write(*buffer, 0, data, elements * 4));
+        }
+    }
+    return NULL;
+}
+
+static void let_go(const bench *b, mth__buffer **buffer, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (buffer[i]) b->vtable->memory.release(buffer[i]);
+    memset(buffer, 0, n * sizeof *buffer);
+}
+
+/* Runs the program; ends when what it gave can be read. */
+static mth_status run_once(
+    const bench *b, const mth__program *p, mth__executable *x, mth__buffer *const *entry, mth__buffer **exit) {
+    float first;
+    const size_t exits = p->exit.n * (size_t)b->mesh->count;
+    mth_status s = b->vtable->run(x, entry, exit, mth__thread_stop());
+    for (size_t i = 0; i < exits && !s; i++)
+        if (exit[i]) s = b->vtable->memory.read(exit[i], 0, &first, sizeof first);
+    let_go(b, exit, exits);
+    return s;
+}
+
+static int by_value(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static mth_status time_program(const bench *b, const mth__program *p, double *seconds) {
+    const size_t devices = (size_t)b->mesh->count, entries = p->entry.n * devices, exits = p->exit.n * devices;
+    mth__buffer **entry = NEW_ARRAY(b->arena, mth__buffer *, entries),
+                **exit = NEW_ARRAY(b->arena, mth__buffer *, exits);
+    int64_t most = 0;
+    for (size_t e = 0; e < p->entry.n; e++)
+        if (mth__shape_size(p->entry.at[e].shape) > most) most = mth__shape_size(p->entry.at[e].shape);
+    float *data = NEW_ARRAY(b->arena, float, most);
+    for (int64_t i = 0; i < most; i++) data[i] = 1e-3f * (float)(i % 7);
+    mth__executable *x = NULL;
+    double taken[REPEATS];
+    mth_status s = b->vtable->load(b->engine, p, NULL, &x);
+    if (!s) s = make_entries(b, p, data, entry);
+    if (!s) s = run_once(b, p, x, entry, exit);
+    for (int i = 0; i < REPEATS && !s; i++) {
+        const double begin = now();
+        s = run_once(b, p, x, entry, exit);
+        taken[i] = now() - begin;
+    }
+    let_go(b, entry, entries);
+    if (x) b->vtable->unload(x);
+    if (s) return s;
+    qsort(taken, REPEATS, sizeof *taken, by_value);
+    *seconds = taken[REPEATS / 2];
+    return NULL;
+}
+
+/* The median of a few runs. */
+static mth_status measure(bench *b, measured_work *make, int64_t size, double *seconds) {
+    mth__mesh *mesh;
+    mth__program *p;
+    mth__value *result;
+    b->arena = mth__arena_new();
+    TRY(mth__mesh_new(b->arena, 1, (const int64_t[]){2}, &mesh));
+    b->mesh = mesh;
+    mth__graph *g = mth__graph_new(b->arena, mesh);
+    TRY(make(g, mesh, size, &result));
+    PUSH(b->arena, g->output, ((mth__output){.name = "y", .value = result}));
+    TRY(mth__emit(b->arena, g, &(mth__emit_options){.views = b->vtable->traits.views}, &p));
+    TRY(mth__emit_memory(p, b->vtable->traits.lends_from));
+    TRY(mth__program_verify(p));
+    TRY(time_program(b, p, seconds));
+    mth__arena_free(b->arena);
+    return NULL;
+}
+
+/* The least of sizes low, 2 low, ..., high that takes long enough. */
+static mth_status grow(bench *b, measured_work *make, int64_t low, int64_t high, int64_t *size, double *seconds) {
+    for (*size = low;; *size *= 2) {
+        TRY(measure(b, make, *size, seconds));
+        if (*seconds >= ENOUGH || *size >= high) return NULL;
+    }
+}
+
+/* Two digits: what is measured again is mostly the same. */
+static double rounded(double x) {
+    if (!(x > 0)) return 0;
+    const double unit = pow(10, floor(log10(x)) - 1);
+    return round(x / unit) * unit;
+}
+
+/* Seconds that one more step of a chain takes. */
+static mth_status step_of(bench *b, measured_work *chain, double *seconds) {
+    double one, all;
+    TRY(measure(b, chain, 1, &one));
+    TRY(measure(b, chain, 1 + CHAIN, &all));
+    *seconds = all > one ? (all - one) / CHAIN : 0;
+    return NULL;
+}
+
+static mth_status measure_machine(void *context) {
+    bench *b = context;
+    mth__machine *m = &b->machine;
+    int64_t size;
+    double seconds, kernel, link;
+    TRY(step_of(b, small_sums, &kernel));
+    TRY(step_of(b, small_gathers, &link));
+    TRY(grow(b, product, 128, 1024, &size, &seconds));
+    const double flops = 2 * pow((double)size, 3) / fmax(seconds - kernel, seconds / 2);
+    TRY(grow(b, long_sum, 1 << 18, 1 << 22, &size, &seconds));
+    const double memory = 12 * (double)size / fmax(seconds - kernel, seconds / 2);
+    TRY(grow(b, long_gather, 1 << 18, 1 << 22, &size, &seconds));
+    /* both devices take a half */
+    const double rate = 4 * (double)size / fmax(seconds - link, seconds / 2);
+    for (int dtype = 0; dtype < MTH__MACHINE_DTYPES; dtype++) m->flops[dtype] = rounded(flops);
+    m->memory_rate = rounded(memory);
+    m->kernel_latency = rounded(kernel);
+    for (int a = 0; a < MTH__MACHINE_AXES; a++) {
+        m->link_rate[a] = rounded(rate);
+        m->link_latency[a] = rounded(fmax(link - kernel, 0));
+    }
+    m->cores = b->vtable->cores ? b->vtable->cores(b->engine) : 0;
+    return NULL;
+}
+
+/* ---------------------------------------------------------------- the file */
+static mth_status no_place(void) {
+    return FAIL(MTH_ERROR_IO,
+        F("machine='calibrate': no place to keep the result, for neither XDG_CACHE_HOME nor HOME is set"),
+        F("name a file, as in machine='calibrate:machine.txt'"));
+}
+
+static mth_status default_path(mth__arena *arena, const char *engine, char **out) {
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const bool has_cache = cache && *cache == '/';
+    if (!has_cache && !(home && *home)) return no_place();
+    char *root = has_cache ? mth__copy_text(arena, cache) : mth__format(arena, "%s/.cache", home);
+    char *folder = mth__format(arena, "%s/mithril", root);
+    mkdir(root, 0700); /* an existing one is fine; any other failure shows when the file is written */
+    mkdir(folder, 0777);
+    *out = mth__format(arena, "%s/machine_%s_%d_cores.txt", folder, engine, mth__core_count());
+    return NULL;
+}
+
+/* Under another name first: nobody reads half a file. */
+static mth_status keep(mth__arena *arena, const char *path, const mth__machine *m, const char *engine) {
+    mth__text t = mth__text_new(arena);
+    mth__text_add(&t, "# Measured with the %s engine. Without this file the machine is measured anew.\n", engine);
+    mth__machine_print(&t, m);
+    char *draft = mth__format(arena, "%s.%d", path, (int)getpid());
+    FILE *f = fopen(draft, "we");
+    bool good = f && fwrite(t.at, 1, t.n, f) == t.n;
+    if (f && fclose(f) != 0) good = false;
+    if (good && rename(draft, path) == 0) return NULL;
+    const int code = errno;
+    if (f) unlink(draft);
+    return mth__error_errno(FAIL(MTH_ERROR_IO, F("machine='calibrate': can't write %s: %s", path, strerror(code)),
+                                F("name a file that can be written, as in machine='calibrate:machine.txt'")),
+        code);
+}
+
+static mth_status calibrate(mth__arena *arena, const mth__engine_vtable *vtable, const mth__engine_setup *setup,
+    const char *path, mth__machine **out) {
+    bench b = {.vtable = vtable};
+    mth__mesh *pair;
+    mth__engine_setup two = *setup;
+    TRY(mth__mesh_new(arena, 1, (const int64_t[]){2}, &pair));
+    if (setup->spmd)
+        return FAIL(MTH_ERROR_UNSUPPORTED,
+            F("machine='calibrate' measures plans of mithril's own, with mesh_context='spmd' XLA's partitioner plans"),
+            F("calibrate a backend with mesh_context='mpmd' once: its file is read here too"));
+    two.mesh = pair;
+    TRY(vtable->open(&two, &b.engine));
+    mth_status s = mth__guard(measure_machine, &b);
+    vtable->close(b.engine);
+    if (!s) s = keep(arena, path, &b.machine, vtable->name);
+    return s ? s : mth__machine_read(arena, path, out);
+}
+
+mth_status mth__machine_choose(mth__arena *arena, const mth__engine_vtable *vtable, const mth__engine_setup *setup,
+    const char *value, mth__machine **out) {
+    static const char prefix[] = "calibrate:";
+    char *path = NULL;
+    if (!strncmp(value, prefix, strlen(prefix)) && value[strlen(prefix)])
+        path = mth__copy_text(arena, value + strlen(prefix));
+    else if (!strcmp(value, "calibrate"))
+        TRY(default_path(arena, vtable->name, &path));
+    else if (!mth__machine_is_builtin(value) && strpbrk(value, "/."))
+        return mth__machine_read(arena, value, out);
+    else
+        return mth__machine_builtin(arena, value, out);
+    if (access(path, F_OK) == 0) return mth__machine_read(arena, path, out);
+    return calibrate(arena, vtable, setup, path, out);
+}

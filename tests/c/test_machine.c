@@ -1,0 +1,165 @@
+/* Machine files: what they say is what plans use, and what is wrong in one is named with its line. */
+#include "distribute/decide.h"
+#include "plans.h"
+#include <string.h>
+#include <unistd.h>
+#include "guarded.h"
+
+#define GOOD "flops float32 50e9\nmemory_rate 10e9\nkernel_latency 0\nlink_rate 5e9\nlink_latency 20e-6\n"
+
+static mth__machine *parsed(const char *text) {
+    mth__machine *m = NULL;
+    CHECK_STATUS(mth__machine_parse(a, "mine.txt", text, &m));
+    return m;
+}
+
+GUARDED(figures_are_those_of_the_file) {
+    mth__machine *m = parsed("# a comment\n"
+                             "flops bfloat16 300e9   # behind\n"
+                             "\tflops float32 1.5e11\r\n"
+                             "memory_rate 2e9\nkernel_latency 1e-6\n\nlink_rate 8e9 4e9\nlink_latency 1e-6 2e-6 3e-6\n"
+                             "device_memory 16e9\ncores 4");
+    CHECK(!strcmp(m->name, "mine.txt"));
+    CHECK(m->flops[MTH_FLOAT32] == 1.5e11 && m->flops[MTH_BFLOAT16] == 300e9);
+    CHECK(m->flops[MTH_FLOAT64] == 1.5e11 && m->flops[MTH_INT32] == 1.5e11); /* without a line of their own */
+    CHECK(m->memory_rate == 2e9 && m->kernel_latency == 1e-6 && m->device_memory == 16e9 && m->cores == 4);
+    CHECK(m->link_rate[0] == 8e9 && m->link_rate[1] == 4e9 && m->link_rate[3] == 4e9);
+    CHECK(m->link_latency[1] == 2e-6 && m->link_latency[3] == 3e-6);
+    mth__text t = mth__text_new(a);
+    mth__machine_print(&t, m);
+    mth__machine *again = parsed(t.at);
+    again->name = m->name;
+    CHECK(!memcmp(m, again, sizeof *m));
+}
+
+GUARDED(devices_of_one_machine_share_it) {
+    mth__machine *m = parsed(GOOD "device_memory 64e9\ncores 4\n");
+    m->kernel_latency = 1e-6;
+    mth__device_model eight = mth__device_model_of(m, 2, 8), two = mth__device_model_of(m, 1, 2);
+    CHECK(eight.flops[MTH_FLOAT32] == 50e9 / 8 && eight.memory_rate == 10e9 / 8 && eight.link_rate[1] == 5e9 / 8);
+    CHECK(eight.device_memory == (int64_t)8e9 && eight.kernel_latency == 2e-6);
+    CHECK(two.flops[MTH_FLOAT32] == 25e9 && two.kernel_latency == 1e-6); /* cores that nobody else wants are free */
+    m->cores = 0;
+    CHECK(mth__device_model_of(m, 1, 8).flops[MTH_FLOAT32] == 50e9);
+}
+
+/* The last axis of the mesh is the innermost. */
+GUARDED(communication_costs_what_its_axis_does) {
+    mth__mesh *mesh = MESH(a, 2, 4);
+    mth__mesh_use(mesh,
+        parsed("flops float32 1e12\nmemory_rate 1e12\nkernel_latency 0\n"
+               "link_rate 8e9 1e9\nlink_latency 1e-6 5e-6\n"));
+    const mth__placement *on = mth__place_whole(mesh);
+    mth__shape shape = SHAPE(64, 32);
+    const double bytes = 64 * 32 * 4;
+    mth__value v = {.shape = shape, .dtype = MTH_FLOAT32};
+    mth__sharding whole = {.on = on}, inner = split_by(on, shape, SPLIT(1, -1)),
+                  outer = split_by(on, shape, SPLIT(0, -1));
+    CHECK(mth__cost_reshard(&v, &inner, &whole) == 1e-6 + 0.75 * bytes / 8e9);
+    CHECK(mth__cost_reshard(&v, &outer, &whole) == 5e-6 + 0.5 * bytes / 1e9);
+    v.dtype = MTH_BFLOAT16;
+    CHECK(mth__cost_reshard(&v, &outer, &whole) == 5e-6 + 0.5 * bytes / 2 / 1e9);
+}
+
+/* Rows split over axes (0, 1), wanted over (1, 0): gathered and cut, or one transfer of boxes. The bytes decide, not
+ * the elements: some values go one way in 4 bytes an element, the other in 8. */
+GUARDED(moves_are_priced_by_the_bytes_of_an_element) {
+    mth__mesh *mesh = MESH(a, 2, 2);
+    const mth__placement *on = mth__place_whole(mesh);
+    int differ = 0;
+    for (int64_t n = 64; n <= 1024; n += 8) {
+        mth__shape shape = SHAPE(n, n);
+        mth__sharding from = {.on = on}, to = from;
+        from.dim[0] = (mth__split){.naxes = 2, .axis = {0, 1}};
+        to.dim[0] = (mth__split){.naxes = 2, .axis = {1, 0}};
+        mth__move moves[2][MTH__MOST_MOVES];
+        int count[] = {mth__moves(shape, 4, &from, &to, moves[0]), mth__moves(shape, 8, &from, &to, moves[1])};
+        differ += count[0] != count[1] || moves[0][0].row != moves[1][0].row;
+        for (int k = 0; k < 2; k++) { /* whichever was chosen is no dearer than the transfer */
+            double seconds = 0, transfer;
+            const size_t element = k ? 8 : 4;
+            for (int i = 0; i < count[k]; i++)
+                seconds += mth__move_cost(shape, element, i ? &moves[k][i - 1].to : &from, &moves[k][i]);
+            transfer = mth__move_cost(shape, element, &from, &(mth__move){.row = MTH__ROW_transfer, .to = to});
+            CHECK(seconds <= transfer);
+        }
+    }
+    CHECK(differ > 0);
+}
+
+GUARDED(those_that_are_built_in_are_good) {
+    const char *names[] = {"nominal", "v100", "a100", "h100", "tpu_v5p"};
+    mth__machine *m[5];
+    for (int i = 0; i < 5; i++) CHECK_STATUS(mth__machine_builtin(a, names[i], &m[i]));
+    CHECK(m[0]->flops[MTH_FLOAT32] == 50e9 && m[0]->memory_rate == 10e9 && m[0]->kernel_latency == 0);
+    CHECK(m[0]->link_rate[3] == 5e9 && m[0]->link_latency[0] == 20e-6 && !m[0]->cores && !m[0]->device_memory);
+    for (int i = 1; i < 4; i++) {
+        CHECK(m[i]->link_rate[0] > m[i]->link_rate[1] && m[i]->device_memory >= 32e9);
+        if (i == 1) continue;
+        CHECK(m[i]->memory_rate > m[i - 1]->memory_rate);
+        CHECK(m[i]->flops[MTH_BFLOAT16] > 3 * m[i - 1]->flops[MTH_BFLOAT16]);
+    }
+    CHECK(m[4]->flops[MTH_BFLOAT16] == 459e12);
+    CHECK_FAILS(mth__machine_builtin(a, "h10", &m[0]), MTH_ERROR_VALUE, "h100");
+    CHECK_FAILS(mth__machine_builtin(a, "callibrate", &m[0]), MTH_ERROR_VALUE, "calibrate");
+}
+
+GUARDED(what_is_wrong_is_named_with_its_line) {
+    static const struct {
+        const char *text, *line, *names;
+    } bad[] = {
+        {"", "line 1", "flops float32"},
+        {"flops float32 50e9\n", "line 2", "memory_rate"},
+        {GOOD "memory_rat 3\n", "line 6", "memory_rate"},
+        {GOOD "wings 2\n", "line 6", "wings"},
+        {GOOD "cores 1.5\n", "line 6", "cores"},
+        {GOOD "cores 0\n", "line 6", "cores"},
+        {GOOD "\n\nlink_rate 1\n", "line 8", "line 4"},
+        {GOOD "flops float32 3\n", "line 6", "line 1"},
+        {GOOD "flops int33 3\n", "line 6", "int33"},
+        {GOOD "flops floot16 3\n", "line 6", "float16"},
+        {GOOD "flops float64\n", "line 6", "flops"},
+        {GOOD "device_memory -1\n", "line 6", "device_memory"},
+        {GOOD "device_memory inf\n", "line 6", "device_memory"},
+        {GOOD "device_memory nan\n", "line 6", "device_memory"},
+        {GOOD "device_memory 1e99\n", "line 6", "device_memory"},
+        {GOOD "device_memory 80GB\n", "line 6", "80GB"},
+        {GOOD "device_memory 80e9 bytes\n", "line 6", "bytes"},
+        {"link_rate 1 2 3 4 5\n", "line 1", "more than 4"},
+        {"link_rate\n", "line 1", "no figure"},
+        {"link_rate 0\n", "line 1", "link_rate"},
+        {"kernel_latency -0.1\n", "line 1", "kernel_latency"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        mth__machine *m;
+        mth_status s = mth__machine_parse(a, "mine.txt", bad[i].text, &m);
+        CHECK(s != NULL);
+        if (!s) continue;
+        const char *text = mth_error_get_message(s);
+        bool named = strstr(text, "mine.txt") && strstr(text, bad[i].line) && strstr(text, bad[i].names) &&
+            *mth_error_get_fix(s);
+        if (!named) printf("%s\n", text);
+        CHECK(named);
+        mth_error_free(s);
+    }
+}
+
+/* Cut off anywhere, with any byte changed: an error or a machine. */
+GUARDED(spoilt_files_are_refused) {
+    static const char text[] = "# x\n" GOOD "device_memory 1e9\ncores 2\nflops bfloat16 1e12\n";
+    char spoilt[sizeof text];
+    int refused = 0;
+    for (size_t at = 0; at < sizeof text - 1; at++)
+        for (int byte = 1; byte < 256; byte += 5) {
+            mth__machine *m;
+            memcpy(spoilt, text, sizeof text);
+            spoilt[at] = (char)byte;
+            if (byte == 251) spoilt[at] = 0;
+            mth_status s = mth__machine_parse(a, "spoilt", spoilt, &m);
+            refused += s != NULL;
+            mth_error_free(s);
+        }
+    CHECK(refused > 1000);
+}
+
+RUN()
