@@ -142,14 +142,14 @@ static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays 
 static mth_status collect(
     mth_compiled *c, const mth__program *program, mth__buffer **exit, bool gradients, mth_arrays **out) {
     size_t n = 0, devices = (size_t)program->mesh->count;
-    for (size_t i = 0; i < program->exit.n; i++) n += program->exit.at[i].gradient == gradients;
+    for (size_t i = 0; i < program->exit.n; i++) n += (program->exit.at[i].kind == MTH__EXIT_GRADIENT) == gradients;
     mth_arrays *all;
     TRY(mth__arrays_new(n, &all));
     mth_status s = NULL;
     n = 0;
     for (size_t i = 0; !s && i < program->exit.n; i++) {
         const mth__exit *e = &program->exit.at[i];
-        if (e->gradient != gradients) continue;
+        if ((e->kind == MTH__EXIT_GRADIENT) != gradients) continue;
         mth_array *a;
         s = mth__array_wrap(&c->backend->devices, e->dtype, e->shape, &e->sharding, exit + i * devices, &a);
         if (s) break;

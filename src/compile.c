@@ -149,7 +149,7 @@ static mth_status check_capacity(const planning *p) {
     return NULL;
 }
 static mth_status memory(planning *p) {
-    TRY(mth__emit_memory(p->plan->program, p->compiled->backend->vtable->traits.lends_from));
+    TRY(mth__emit_memory(p->plan->program, p->compiled->backend->vtable->traits.least_lent));
     return check_capacity(p);
 }
 static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }

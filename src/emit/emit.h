@@ -18,7 +18,7 @@ mth_status mth__emit_program(
 /* global.c. Device 0 alone is a role, which stands for all devices of the whole mesh. */
 mth__role_list *mth__emit_one_role(mth__arena *scratch, const mth__graph *, mth__program *);
 
-/* waits.c. Puts a WAIT behind every START and SEND of the role. */
+/* waits.c. Puts a WAIT behind every SEND of the role and all that is started. */
 void mth__emit_waits(mth__program *, mth__role *);
 
 /* The value whose bytes value v of the role is made of: itself, or the base of an ALIAS. */

@@ -14,16 +14,18 @@ static const int64_t MOST_BYTES = (int64_t)1 << 62; /* of a slab */
 typedef struct {
     int first, last;
     int64_t size, offset, best;
-    int exit;  /* -1: in the slab */
+    mth__space space;
+    int exit;  /* -1: in a slab */
     bool lent; /* borrows the exit's bytes, from offset on; else it is what leaves */
 } block;
 typedef struct {
     mth__arena *scratch;
-    mth__program *p;
-    mth__role *r;
-    int *open; /* by channel: its START or SEND */
-    int *wait; /* by instruction: the WAIT of a START or SEND */
-    /* by base: last instruction that reads or writes; last WAIT; SENDs and STARTs that have it as operand */
+    const mth__program *p;
+    const mth__role *r;
+    int *open;  /* by channel: its SEND, or what is started of it */
+    int *begun; /* by value: what is started and makes it first, of no channel */
+    int *wait;  /* by instruction: the WAIT of a SEND or of what is started */
+    /* by base: last instruction that reads or writes; last WAIT; SENDs and started ones that have it as operand */
     int *touched, *held, *holders;
     int *block_of; /* by value: -1 where it lies in no block */
     VEC(block) block;
@@ -35,13 +37,14 @@ static int later(int a, int b) { return a > b ? a : b; }
 static int last_of(const layout *l, int base) { return later(l->touched[base], l->held[base]); }
 
 static void find_lifetimes(layout *l) {
-    mth__role *r = l->r;
+    const mth__role *r = l->r;
     int n = (int)r->instr.n;
     size_t values = r->value.n;
     l->wait = NEW_ARRAY(l->scratch, int, n);
     l->touched = NEW_ARRAY(l->scratch, int, values);
     l->held = NEW_ARRAY(l->scratch, int, values);
     l->holders = NEW_ARRAY(l->scratch, int, values);
+    l->begun = NEW_ARRAY(l->scratch, int, values);
     memset(l->touched, -1, values * sizeof *l->touched);
     memset(l->held, -1, values * sizeof *l->held);
     for (int i = 0; i < n; i++) {
@@ -49,11 +52,12 @@ static void find_lifetimes(layout *l) {
         const mth__instr *of = k;
         int *mark = l->touched;
         if (k->kind == MTH__WAIT) {
-            of = &r->instr.at[l->open[k->channel]];
-            l->wait[l->open[k->channel]] = i;
+            const int by = k->channel < 0 ? l->begun[k->awaited] : l->open[k->channel];
+            of = &r->instr.at[by];
+            l->wait[by] = i;
             mark = l->held;
-        } else if (k->kind == MTH__START || k->kind == MTH__SEND) {
-            l->open[k->channel] = i;
+        } else if (mth__is_started(k) || k->kind == MTH__SEND) {
+            *(k->channel < 0 ? &l->begun[k->out[0]] : &l->open[k->channel]) = i;
             for (int j = 0; j < k->nin; j++) l->holders[mth__base_of(r, k->in[j])]++;
         }
         for (int j = 0; j < of->nin; j++) mark[mth__base_of(r, of->in[j])] = i;
@@ -66,8 +70,11 @@ static void find_lifetimes(layout *l) {
 static bool may_run_in_place(const layout *l, const mth__instr *k) {
     if (k->nout != 1) return false;
     if (k->kind == MTH__COMPUTE) return k->op->flags & MTH__ELEMENTWISE;
-    return (k->kind == MTH__COLLECTIVE || k->kind == MTH__START) &&
-        l->p->channel.at[k->channel].kind == MTH__ALL_REDUCE;
+    return k->kind == MTH__COLLECTIVE && l->p->channel.at[k->channel].kind == MTH__ALL_REDUCE;
+}
+
+static bool is_successor(const mth__program *p, const mth__pvalue *v) {
+    return v->storage == MTH__IN_EXIT && p->exit.at[v->index].kind == MTH__EXIT_SUCCESSOR;
 }
 
 /* The operand's bytes may become the result's: nobody needs them after instruction i, and no operand lies otherwise in
@@ -76,10 +83,12 @@ static bool may_lie_on(const layout *l, int i, const mth__instr *k, int operand)
     const mth__role *r = l->r;
     const mth__pvalue *in = &r->value.at[operand], *out = &r->value.at[k->out[0]];
     int base = mth__base_of(r, operand), b = l->block_of[base];
+    /* the operand of a successor would lie in the entry's bytes while that is still read */
+    if (out->storage == MTH__IN_OWN || is_successor(l->p, out)) return false;
     if (b < 0 || l->block.at[b].exit >= 0 || in->dtype != out->dtype || in->bytes != out->bytes ||
         in->bytes != r->value.at[base].bytes)
         return false;
-    if (k->kind == MTH__START) {
+    if (mth__is_started(k)) {
         if (l->touched[base] != i || l->holders[base] != 1 || l->block.at[b].last != l->wait[i]) return false;
     } else if (l->block.at[b].last != i) {
         return false;
@@ -94,7 +103,8 @@ static void new_block(layout *l, int v, int i, int last) {
     if (p->storage != MTH__IN_SLAB || p->bytes == 0) return;
     l->block_of[v] = (int)l->block.n;
     PUSH(l->scratch, l->block,
-        ((block){.first = i, .last = last, .size = (p->bytes + ALIGN - 1) / ALIGN * ALIGN, .exit = -1}));
+        ((block){
+            .first = i, .last = last, .size = (p->bytes + ALIGN - 1) / ALIGN * ALIGN, .space = p->space, .exit = -1}));
 }
 
 static void take_over(layout *l, int v, int onto) {
@@ -117,7 +127,7 @@ static int block_below(const layout *l, int i, int result) {
 }
 
 static void form_blocks(layout *l) {
-    mth__role *r = l->r;
+    const mth__role *r = l->r;
     l->block_of = NEW_ARRAY(l->scratch, int, r->value.n);
     memset(l->block_of, -1, r->value.n * sizeof *l->block_of);
     for (int i = 0; i < (int)r->instr.n; i++) {
@@ -136,7 +146,7 @@ static void form_blocks(layout *l) {
 /* ---------------------------------------------------------------- exits that are lent */
 /* Exits that are looked at for a block, and tried; blocks that one exit takes: a plan costs time linear in its length.
  */
-enum { LOOKED_AT = 1024, LENDERS = 64, LODGERS = 256 };
+enum { LOOKED_AT = 1024, LENDERS = 64, BORROWERS = 256 };
 typedef struct {
     int exit, first;
     int64_t size;
@@ -175,7 +185,7 @@ static int find_lenders(layout *l, lender **out) {
     for (int i = 0; i < (int)r->instr.n; i++)
         for (int j = 0; j < r->instr.at[i].nout; j++) {
             const mth__pvalue *p = &r->value.at[r->instr.at[i].out[j]];
-            if (p->storage != MTH__IN_EXIT) continue;
+            if (p->storage != MTH__IN_EXIT || is_successor(l->p, p)) continue;
             if (of[p->index].first > i) of[p->index].first = i;
             of[p->index].size = p->bytes;
         }
@@ -212,19 +222,22 @@ static void try_to_lend(layout *l, lender *of, int n, block *x) {
             low = middle + 1;
     }
     for (int k = low, tried = 0; k < n && k < low + LOOKED_AT && tried < LENDERS; k++) {
-        if (of[k].size < x->size || of[k].in.n == LODGERS) continue;
+        if (of[k].size < x->size || of[k].in.n == BORROWERS) continue;
         if (borrow(l, &of[k], x)) return;
         tried++;
     }
 }
 
-/* Of blocks that lie in no exit: the most bytes that are live at once, and the instruction at which they are. */
-static int64_t most_live(const layout *l, int *at) {
+/* Is the block one that gets an offset in the slab of this space? */
+static bool in_slab(const block *x, mth__space space) { return x->exit < 0 && x->space == space; }
+
+/* Of these: the most bytes that are live at once, and the instruction at which they are. */
+static int64_t most_live(const layout *l, mth__space space, int *at) {
     int64_t *change = NEW_ARRAY(l->scratch, int64_t, l->r->instr.n + 1), live = 0, most = 0;
     *at = 0;
     for (size_t b = 0; b < l->block.n; b++) {
         const block *x = &l->block.at[b];
-        if (x->exit >= 0) continue;
+        if (!in_slab(x, space)) continue;
         change[x->first] += x->size;
         change[x->last + 1] -= x->size;
     }
@@ -243,16 +256,16 @@ static int by_size(const void *a, const void *b) {
 }
 
 /* First what lives where the slab would be fullest, then the rest; large ones first. */
-static void lend(layout *l, int64_t from) {
+static void lend(layout *l, int64_t least) {
     lender *of;
     int n = find_lenders(l, &of), at, candidates = 0;
-    most_live(l, &at);
+    most_live(l, MTH__DEVICE, &at);
     block **order = NEW_ARRAY(l->scratch, block *, l->block.n);
     for (int round = 0; round < 2; round++) {
         int begin = candidates;
         for (size_t b = 0; b < l->block.n; b++) {
             block *x = &l->block.at[b];
-            if (x->exit < 0 && x->size >= from && (x->first <= at && at <= x->last) == (round == 0))
+            if (in_slab(x, MTH__DEVICE) && x->size >= least && (x->first <= at && at <= x->last) == (round == 0))
                 order[candidates++] = x;
         }
         qsort(order + begin, (size_t)(candidates - begin), sizeof *order, by_size);
@@ -261,7 +274,7 @@ static void lend(layout *l, int64_t from) {
 }
 
 /* ---------------------------------------------------------------- offsets */
-static void list_events(layout *l) {
+static void list_events(layout *l, mth__space space) {
     size_t n = l->r->instr.n;
     l->starts = NEW_ARRAY(l->scratch, int, n);
     l->ends = NEW_ARRAY(l->scratch, int, n);
@@ -271,7 +284,7 @@ static void list_events(layout *l) {
     memset(l->ends, -1, n * sizeof *l->ends);
     for (int b = (int)l->block.n - 1; b >= 0; b--) {
         const block *x = &l->block.at[b];
-        if (x->exit >= 0) continue;
+        if (!in_slab(x, space)) continue;
         l->next_start[b] = l->starts[x->first];
         l->starts[x->first] = b;
         l->next_end[b] = l->ends[x->last];
@@ -321,13 +334,13 @@ static int64_t first_fit(layout *l, bool backwards) {
 }
 
 /* The largest first, each at the lowest offset that no block of its time holds. */
-static int64_t largest_first(layout *l) {
+static int64_t largest_first(layout *l, mth__space space) {
     int n = 0, placed = 0;
     int64_t used = 0;
     /* `at`: placed, by offset */
     block **order = NEW_ARRAY(l->scratch, block *, l->block.n), **at = NEW_ARRAY(l->scratch, block *, l->block.n);
     for (size_t b = 0; b < l->block.n; b++)
-        if (l->block.at[b].exit < 0) order[n++] = &l->block.at[b];
+        if (in_slab(&l->block.at[b], space)) order[n++] = &l->block.at[b];
     qsort(order, (size_t)n, sizeof *order, by_size);
     for (int k = 0; k < n; k++) {
         block *x = order[k];
@@ -338,24 +351,25 @@ static int64_t largest_first(layout *l) {
     return used;
 }
 
-static void keep_if_smaller(layout *l, int64_t used, int64_t *best) {
+static void keep_if_smaller(layout *l, mth__space space, int64_t used, int64_t *best) {
     if (used >= *best) return;
     *best = used;
-    for (size_t b = 0; b < l->block.n; b++) l->block.at[b].best = l->block.at[b].offset;
+    for (size_t b = 0; b < l->block.n; b++)
+        if (in_slab(&l->block.at[b], space)) l->block.at[b].best = l->block.at[b].offset;
 }
 
-static void place_blocks(layout *l) {
-    list_events(l);
+/* The bytes of the slab. */
+static int64_t place_blocks(layout *l, mth__space space) {
+    list_events(l, space);
     int at;
-    int64_t least = most_live(l, &at), best = INT64_MAX;
-    keep_if_smaller(l, first_fit(l, false), &best);
-    if (best > least) keep_if_smaller(l, first_fit(l, true), &best);
-    if (best > least && l->block.n <= MOST_BY_SIZE) keep_if_smaller(l, largest_first(l), &best);
-    l->r->slab = best;
+    int64_t least = most_live(l, space, &at), best = INT64_MAX;
+    keep_if_smaller(l, space, first_fit(l, false), &best);
+    if (best > least) keep_if_smaller(l, space, first_fit(l, true), &best);
+    if (best > least && l->block.n <= MOST_BY_SIZE) keep_if_smaller(l, space, largest_first(l, space), &best);
+    return best;
 }
 
-static void assign(layout *l) {
-    mth__role *r = l->r;
+static void assign(const layout *l, mth__role *r) {
     for (size_t v = 0; v < r->value.n; v++) {
         mth__pvalue *p = &r->value.at[v];
         if (p->storage != MTH__IN_SLAB) continue;
@@ -368,7 +382,7 @@ static void assign(layout *l) {
         } else if (b && b->exit >= 0) {
             p->storage = MTH__IN_EXIT;
             p->index = b->exit;
-            p->klass = l->p->exit.at[b->exit].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
+            p->memory = l->p->exit.at[b->exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
         }
     }
 }
@@ -379,7 +393,8 @@ static mth_status check_outside(const layout *l, int64_t slab) {
     int64_t all = slab;
     for (size_t v = 0; v < l->r->value.n; v++) {
         const mth__pvalue *value = &l->r->value.at[v];
-        if (value->storage != MTH__IN_ENTRY && value->storage != MTH__IN_EXIT) continue;
+        if (value->storage != MTH__IN_ENTRY && value->storage != MTH__IN_EXIT && value->storage != MTH__IN_OWN)
+            continue;
         if (value->storage == MTH__IN_EXIT && counted[value->index]) continue;
         if (value->storage == MTH__IN_EXIT) counted[value->index] = true;
         all = mth__size_sum(all, value->bytes);
@@ -404,7 +419,7 @@ static mth_status check_sizes(const layout *l) {
         F("use smaller shapes, or more devices to split them over"));
 }
 
-mth_status mth__emit_memory(mth__program *p, int64_t lend_from) {
+mth_status mth__emit_memory(mth__program *p, int64_t least_lent) {
     for (size_t i = 0; i < p->role.n; i++) {
         mth__arena *scratch = mth__arena_new();
         layout l = {.scratch = scratch, .p = p, .r = &p->role.at[i], .open = NEW_ARRAY(scratch, int, p->channel.n)};
@@ -415,10 +430,35 @@ mth_status mth__emit_memory(mth__program *p, int64_t lend_from) {
             mth__arena_free(scratch);
             return s;
         }
-        if (lend_from) lend(&l, lend_from);
-        place_blocks(&l);
-        assign(&l);
+        if (least_lent) lend(&l, least_lent);
+        for (int space = 0; space < MTH__SPACES; space++)
+            p->role.at[i].slab[space] = place_blocks(&l, (mth__space)space);
+        assign(&l, &p->role.at[i]);
         mth__arena_free(scratch);
     }
     return NULL;
+}
+
+int64_t mth__own_peak(const mth__program *p, const mth__role *r, mth__space space) {
+    mth__arena *scratch = mth__arena_new();
+    layout l = {.scratch = scratch, .p = p, .r = r, .open = NEW_ARRAY(scratch, int, p->channel.n)};
+    int64_t *change = NEW_ARRAY(scratch, int64_t, r->instr.n + 2), live = 0, peak = 0;
+    find_lifetimes(&l);
+    for (int i = 0; i < (int)r->instr.n; i++) {
+        const mth__instr *k = &r->instr.at[i];
+        for (int j = 0; j < k->nout + (k->scratch >= 0); j++) {
+            const int v = j < k->nout ? k->out[j] : k->scratch, last = last_of(&l, v);
+            const int sum = k->accumulates && j < k->nout ? mth__accumulator(k->op, k->nin, j) : -1;
+            if (r->value.at[v].storage != MTH__IN_OWN || r->value.at[v].space != space) continue;
+            if (sum >= 0 && last == i) continue; /* it is the sum's memory, whose time ends here */
+            change[i + (sum >= 0)] += r->value.at[v].bytes;
+            change[last + 1] -= r->value.at[v].bytes;
+        }
+    }
+    for (size_t i = 0; i < r->instr.n; i++) {
+        live += change[i];
+        if (live > peak) peak = live;
+    }
+    mth__arena_free(scratch);
+    return peak;
 }

@@ -102,8 +102,8 @@ static void set_slot(emission *e, const mth__value *v, int role, int hint, int i
     e->slot[v->id][position_of(e, v, role, hint)] = index;
 }
 
-static mth__value_class class_of_exit(const emission *e, int exit) {
-    return e->p->exit.at[exit].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
+static mth__memory_kind memory_of_exit(const emission *e, int exit) {
+    return e->p->exit.at[exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
 }
 
 /* A result of an instruction: in the slab, or in the exit that it is. */
@@ -113,7 +113,7 @@ static int new_result(emission *e, int role, const mth__value *v, int hint) {
     if (exit >= 0) {
         p.storage = MTH__IN_EXIT;
         p.index = exit;
-        p.klass = class_of_exit(e, exit);
+        p.memory = memory_of_exit(e, exit);
     }
     int index = push_value(e, role, p);
     set_slot(e, v, role, hint, index);
@@ -140,8 +140,8 @@ static mth__instr *push_instr(
         .nout = nout,
         .in = operands,
         .out = operands + nin,
+        .awaited = -1,
         .scratch = -1,
-        .stream = kind == MTH__START,
         .label = n ? n->label : mth__label_outside(NULL, MTH__FORWARD)};
     mth__role *r = &e->p->role.at[role];
     PUSH(e->arena, r->instr, i);
@@ -165,7 +165,7 @@ static mth_status copy_to_exits(emission *e, const mth__value *v, int exit) {
             p.name = mth__format(e->arena, "%s~%d", p.name, exit);
             p.storage = MTH__IN_EXIT;
             p.index = exit;
-            p.klass = class_of_exit(e, exit);
+            p.memory = memory_of_exit(e, exit);
             int to = push_value(e, role, p);
             mth__instr *i = push_instr(e, role, v->node, MTH__COMPUTE, -1, 1, 1);
             i->op = mth__op_at(MTH__ROW_copy);
@@ -188,11 +188,11 @@ static int64_t slice_offset(const mth__node *n, const mth__pvalue *in, const mth
 }
 
 /* As they are now: passes behind the global product change some. */
-static const mth__sharding *copy_wants(emission *e, const mth__node *n) {
-    mth__sharding *wants = NEW_ARRAY(e->arena, mth__sharding, n->nin + n->nout);
-    for (int j = 0; j < n->nin; j++) wants[j] = n->need[j];
-    for (int j = 0; j < n->nout; j++) wants[n->nin + j] = n->out[j]->sharding;
-    return wants;
+static const mth__sharding *copy_layouts(emission *e, const mth__node *n) {
+    mth__sharding *layouts = NEW_ARRAY(e->arena, mth__sharding, n->nin + n->nout);
+    for (int j = 0; j < n->nin; j++) layouts[j] = n->need[j];
+    for (int j = 0; j < n->nout; j++) layouts[n->nin + j] = n->out[j]->sharding;
+    return layouts;
 }
 
 static mth_status emit_compute(emission *e, const mth__node *n) {
@@ -212,7 +212,7 @@ static mth_status emit_compute(emission *e, const mth__node *n) {
         i->op = n->op;
         i->attrs = &n->attrs;
         i->accumulates = n->accumulates;
-        if (e->global) i->wants = copy_wants(e, n);
+        if (e->global) i->layouts = copy_layouts(e, n);
         for (int j = 0; j < n->nin; j++) i->in[j] = in[j];
         for (int j = 0; j < n->nout; j++) i->out[j] = new_result(e, role, n->out[j], k);
     }
@@ -238,17 +238,19 @@ static mth_status add_scratch(emission *e, int role, mth__instr *i, const mth__c
         .shape = shape,
         .local = shape,
         .sharding = {.on = c->from.on},
-        .klass = MTH__CLASS_COMMUNICATION};
+        .memory = MTH__MEMORY_COMMUNICATION};
     i->scratch = push_value(e, role, v);
     return NULL;
 }
 
-/* One instruction of a channel on one role: with the operand where `sends`, with the result where `takes`. */
+/* One instruction of a channel on one role: with the operand where `sends`, with the result where `takes`; on the
+ * stream that communicates where `starts`. */
 static mth_status take_part(
-    emission *e, const mth__node *n, int channel, mth__instr_kind kind, int role, bool sends, bool takes) {
+    emission *e, const mth__node *n, int channel, mth__instr_kind kind, int role, bool starts, bool sends, bool takes) {
     int in = sends ? slot_of(e, n->in[0], role, 0) : -1;
     if (sends && in < 0) return missing(e, n, n->in[0], role);
     mth__instr *i = push_instr(e, role, n, kind, channel, sends, takes);
+    i->stream = starts ? 1 : 0;
     if (sends) i->in[0] = in;
     if (takes) i->out[0] = new_result(e, role, n->out[0], 0);
     if (sends && kind != MTH__SEND) TRY(add_scratch(e, role, i, &e->p->channel.at[channel], name_of(e, n->out[0])));
@@ -288,25 +290,26 @@ static mth_status emit_channel(emission *e, const mth__node *n) {
     PUSH(e->arena, e->p->channel, c);
 
     const mth__role_list *source = &e->roles[from->on->id], *target = &e->roles[to->on->id];
-    mth__instr_kind together = e->overlap ? MTH__START : MTH__COLLECTIVE;
     if (kind == MTH__BROADCAST) {
         int root = source->role[0];
-        if (to->on->rank_of[from->on->device[0]] < 0) TRY(take_part(e, n, channel, together, root, true, false));
+        if (to->on->rank_of[from->on->device[0]] < 0)
+            TRY(take_part(e, n, channel, MTH__COLLECTIVE, root, e->overlap, true, false));
         for (int i = 0; i < target->n; i++)
-            TRY(take_part(e, n, channel, together, target->role[i], target->role[i] == root, true));
+            TRY(take_part(e, n, channel, MTH__COLLECTIVE, target->role[i], e->overlap, target->role[i] == root, true));
         return NULL;
     }
     if (from->on == to->on) {
-        for (int i = 0; i < target->n; i++) TRY(take_part(e, n, channel, together, target->role[i], true, true));
+        for (int i = 0; i < target->n; i++)
+            TRY(take_part(e, n, channel, MTH__COLLECTIVE, target->role[i], e->overlap, true, true));
         return NULL;
     }
     if (kind != MTH__TRANSFER)
         return mth__error_tensor(
             INTERNAL("%s (node %d) leads to another placement", n->op->name, n->id), mth__value_text(n->in[0]));
-    for (int i = 0; i < source->n; i++) TRY(take_part(e, n, channel, MTH__SEND, source->role[i], true, false));
+    for (int i = 0; i < source->n; i++) TRY(take_part(e, n, channel, MTH__SEND, source->role[i], false, true, false));
     for (int i = 0; i < target->n; i++) {
         bool both = slot_of(e, n->in[0], target->role[i], 0) >= 0;
-        TRY(take_part(e, n, channel, e->overlap && !both ? MTH__START : MTH__RECV, target->role[i], false, true));
+        TRY(take_part(e, n, channel, MTH__RECV, target->role[i], e->overlap && !both, false, true));
     }
     return NULL;
 }
@@ -321,7 +324,7 @@ static void add_entries(emission *e, const mth__value *const *v, size_t n, mth__
             mth__pvalue p = describe(e, l->role[k], v[i]);
             p.storage = MTH__IN_ENTRY;
             p.index = (int)e->p->entry.n - 1;
-            p.klass = kind == MTH__ENTRY_PARAMETER ? MTH__CLASS_WEIGHT : MTH__CLASS_INPUT;
+            p.memory = kind == MTH__ENTRY_PARAMETER ? MTH__MEMORY_WEIGHT : MTH__MEMORY_INPUT;
             set_slot(e, v[i], l->role[k], k, push_value(e, l->role[k], p));
         }
     }
@@ -341,8 +344,8 @@ static void add_exits(emission *e) {
         const mth__output *o = &g->output.at[i];
         const char *name = o->is_gradient && o->of ? o->of : o->name;
         PUSH(e->arena, e->p->exit,
-            ((mth__exit){
-                mth__copy_text(e->arena, name), o->is_gradient, o->value->dtype, o->value->shape, o->value->sharding}));
+            ((mth__exit){o->is_gradient ? MTH__EXIT_GRADIENT : MTH__EXIT_OUTPUT, -1, mth__copy_text(e->arena, name),
+                o->value->dtype, o->value->shape, o->value->sharding}));
     }
     for (size_t i = g->output.n; i-- > 0;) {
         int *first = &e->exit_of[g->output.at[i].value->id];

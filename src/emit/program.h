@@ -1,38 +1,52 @@
 /* The program: what an engine sees. By role: devices that run the same instructions on the same local shapes share one
  * list.
  *
- * A role's instructions are issued in order on each of its devices, on two in-order streams: 0 computes, 1 communicates
- * (only with overlap_communication). What the streams and devices owe each other is said by channels:
- *   COLLECTIVE c   every device of every group takes part; done when it returns (stream 0)
- *   START c .. WAIT c   the same as a pair: begun on stream 1 when all instructions before it on stream 0 are done,
- *   complete at WAIT;
- *                  between them its operand may be read, its result and scratch not touched
- *   SEND c         posts a value; it must stay unchanged until WAIT c on the same role (the peers have taken it)
- *   RECV c         takes the boxes of the peers' posted values (stream 0), or START/WAIT as above with overlap
- * Everything else is COMPUTE: a catalog row on local parts.
+ * Streams. A role's instructions are issued in order on each of its devices. A stream runs what stands on it in order:
+ * stream 0 computes, 1 communicates, 2 copies between spaces (mth__stream_owners). On stream 0 an instruction is done
+ * when it returns. On another stream it is a pair: it begins (START in the text) when all instructions before it on
+ * stream 0 are done, and is complete at its WAIT, which stands on stream 0; between them its operands may be read, its
+ * results and scratch not touched. Stream 0 takes every kind of instruction, the others those of their owner.
  *
- * Who takes part in channel c. Collectives: every role of from.on, by COLLECTIVE or START with one operand and one
- * result. Broadcast: the source device and all devices of to.on, by COLLECTIVE or START; the source has the operand,
- * the others none; devices of to.on have the result. Transfer within one placement: as a collective. Transfer between
- * two: every role of from.on SENDs (where nobody takes its part, WAIT returns at once), every role of to.on RECVs; a
- *   role of both does both, SEND first, and its RECV is never a START.
+ * What the devices owe each other is said by channels:
+ *   COLLECTIVE c   every device of every group takes part
+ *   SEND c         posts a value; it must stay unchanged until WAIT c on the same role (the peers have taken it)
+ *   RECV c         takes the boxes of the peers' posted values
+ * COPY brings a value from one space to another as it is. Everything else is COMPUTE: a catalog row on local parts,
+ * which reads and writes the device's own memory alone, as channels do.
+ *
+ * Who takes part in channel c. Collectives: every role of from.on, by COLLECTIVE with one operand and one result.
+ * Broadcast: the source device and all devices of to.on, by COLLECTIVE; the source has the operand, the others none;
+ * devices of to.on have the result. Transfer within one placement: as a collective. Transfer between two: every role of
+ * from.on SENDs (where nobody takes its part, WAIT returns at once), every role of to.on RECVs; a role of both does
+ * both, SEND first, and its RECV stands on stream 0.
+ *
+ * Spaces. Bytes lie on the device or in the host's pool; a role has a slab in each. Entries, exits and what is lent by
+ * exits are the device's.
  *
  * Bytes. A value is written once, by one instruction. Two values live at the same time share no byte, except:
  *   - an ALIAS value is a view of its base (which is no ALIAS itself): no instruction makes it, it lives as its base
  *   does;
- *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce (COLLECTIVE or START), may lie exactly
- *     where an operand of its dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise
- *     never share bytes with a result;
+ *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce, may lie exactly where an operand of its
+ *   dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a
+ *   result;
  *   - an accumulating COMPUTE (mth__instr.accumulates) adds results to sums so far, its last operands. Such a result
- *     must lie exactly where its sum lies, whose last reader the instruction is.
+ *     must lie exactly where its sum lies, whose last reader the instruction is. Where both are the engine's own, the
+ *     result takes over the sum's memory.
  * So several values of a role may be IN_EXIT of one exit (a gradient accumulated in place): the last one written is
  * what leaves. The exit's shape may be that of a view of it. Before the first of them is written the exit's bytes may
- * be lent: activations lie in gradients that are computed last. What leaves is never overwritten. */
+ * be lent: activations lie in gradients that are computed last. What leaves is never overwritten.
+ *
+ * Successors. An exit may be the successor of an entry (a parameter's or a state's next value): it has the entry's
+ * dtype, shape and sharding, and takes over its bytes. Nobody reads the entry once its successor is being written, but
+ * for the instruction that writes it in place, by the rules above; and the exit's bytes are lent to nobody. */
 #ifndef MTH__PROGRAM_H
 #define MTH__PROGRAM_H
 #include "catalog/op.h"
 
-typedef enum { MTH__COMPUTE, MTH__COLLECTIVE, MTH__START, MTH__SEND, MTH__RECV, MTH__WAIT } mth__instr_kind;
+typedef enum { MTH__COMPUTE, MTH__COLLECTIVE, MTH__SEND, MTH__RECV, MTH__COPY, MTH__WAIT } mth__instr_kind;
+enum { MTH__STREAMS = 3 };
+extern const char *const mth__stream_owners[MTH__STREAMS]; /* "computes", "communicates", "copies between spaces" */
+typedef enum { MTH__DEVICE, MTH__HOST, MTH__SPACES } mth__space;
 typedef enum {
     MTH__ALL_REDUCE,
     MTH__ALL_GATHER,
@@ -63,46 +77,51 @@ typedef struct {
 
 typedef enum {
     MTH__IN_SLAB,
-    MTH__IN_ENTRY /* the caller's buffer */,
-    MTH__IN_EXIT /* becomes the caller's */,
-    MTH__IN_LENT /* bytes of an exit, before it is written */,
-    MTH__IN_ALIAS /* of another value */
+    MTH__IN_ENTRY, /* the caller's buffer */
+    MTH__IN_EXIT,  /* becomes the caller's */
+    MTH__IN_LENT,  /* bytes of an exit, before it is written */
+    MTH__IN_ALIAS, /* of another value */
+    MTH__IN_OWN    /* the engine's own: it allocates when the value is written and frees behind its last reader */
 } mth__storage;
+/* what a value's bytes are reported as */
 typedef enum {
-    MTH__CLASS_ACTIVATION,
-    MTH__CLASS_WEIGHT,
-    MTH__CLASS_GRADIENT,
-    MTH__CLASS_INPUT,
-    MTH__CLASS_OUTPUT,
-    MTH__CLASS_COMMUNICATION
-} mth__value_class;
+    MTH__MEMORY_ACTIVATION,
+    MTH__MEMORY_WEIGHT,
+    MTH__MEMORY_GRADIENT,
+    MTH__MEMORY_INPUT,
+    MTH__MEMORY_OUTPUT,
+    MTH__MEMORY_COMMUNICATION,
+    MTH__MEMORY_OPTIMIZER,
+    MTH__MEMORY_KINDS
+} mth__memory_kind;
 typedef struct {
     const char *name; /* "%12", "linear_0.weight" */
     mth_dtype dtype;
     mth__shape shape, local; /* global; of this role's devices */
     mth__sharding sharding;
     mth__storage storage;
+    mth__space space; /* SLAB, OWN: of which; ALIAS: its base's; others: the device */
     /* ENTRY, EXIT, LENT: in mth__program.entry / exit; ALIAS: the role's value that it is a view of (offset: bytes into
      * it) */
     int index;
     /* SLAB, LENT: set by memory.c, a multiple of 64, -1 before; bytes = local size, unpadded */
     int64_t offset, bytes;
-    mth__value_class klass;
+    mth__memory_kind memory;
 } mth__pvalue;
 
 typedef struct {
     mth__instr_kind kind;
     const mth__op *op;       /* COMPUTE */
     const mth__attrs *attrs; /* COMPUTE */
-    int channel;             /* the others */
+    int channel;             /* COLLECTIVE, SEND, RECV; of the instruction that a WAIT waits for; else -1 */
+    int awaited;             /* WAIT without a channel: the first result of what it waits for; else -1 */
     bool accumulates;        /* COMPUTE: the last operands are sums so far (mth__accumulator) */
     int nin, nout;
     int *in, *out; /* the role's values */
-    /* COMPUTE of a global program: how it wants each operand and makes each result (nin + nout); else NULL, for the
+    /* COMPUTE of a global program: how it takes each operand and makes each result (nin + nout); else NULL, for the
        values are so. */
-    const mth__sharding *wants;
-    /* a value of class COMMUNICATION or an activation that only this instruction uses; -1: none */
-    int scratch;
+    const mth__sharding *layouts;
+    int scratch; /* a value that only this instruction uses; -1: none */
     uint8_t stream;
     mth__label label;
 } mth__instr;
@@ -112,10 +131,18 @@ typedef struct {
     const int32_t *device; /* ascending */
     VEC(mth__pvalue) value;
     VEC(mth__instr) instr;
-    int64_t slab; /* bytes */
+    int64_t slab[MTH__SPACES]; /* bytes */
 } mth__role;
 
-typedef enum { MTH__ENTRY_INPUT, MTH__ENTRY_PARAMETER, MTH__ENTRY_SEED } mth__entry_kind;
+/* STATE: an optimizer's. SCALAR: one element, whole on every device, known at run time only: a learning rate. */
+typedef enum {
+    MTH__ENTRY_INPUT,
+    MTH__ENTRY_PARAMETER,
+    MTH__ENTRY_SEED,
+    MTH__ENTRY_STATE,
+    MTH__ENTRY_SCALAR,
+    MTH__ENTRY_KINDS
+} mth__entry_kind;
 /* an input used on two placements has two entries */
 typedef struct {
     mth__entry_kind kind;
@@ -124,13 +151,26 @@ typedef struct {
     mth__shape shape;
     mth__sharding sharding;
 } mth__entry;
+typedef enum { MTH__EXIT_OUTPUT, MTH__EXIT_GRADIENT, MTH__EXIT_SUCCESSOR, MTH__EXIT_KINDS } mth__exit_kind;
 typedef struct {
+    mth__exit_kind kind;
+    int entry; /* SUCCESSOR: of which; else -1 */
     const char *name;
-    bool gradient;
     mth_dtype dtype;
     mth__shape shape;
     mth__sharding sharding;
 } mth__exit;
+
+/* Where the bytes of the role's value lie. */
+static inline mth__space mth__space_of(const mth__role *r, int v) {
+    const mth__pvalue *p = &r->value.at[v];
+    return (p->storage == MTH__IN_ALIAS ? &r->value.at[p->index] : p)->space;
+}
+/* Does the instruction begin here, to be complete at its WAIT? */
+static inline bool mth__is_started(const mth__instr *k) { return k->stream != 0; }
+static inline bool mth__has_channel(const mth__instr *k) {
+    return k->kind == MTH__COLLECTIVE || k->kind == MTH__SEND || k->kind == MTH__RECV;
+}
 
 typedef struct mth__program {
     mth__arena *arena;
@@ -154,9 +194,12 @@ mth_status mth__emit(mth__arena *, const mth__graph *, const mth__emit_options *
    reshard), as a program of one role on device 0 whose values have local = global shapes; its instructions say how they
    want them split. No channels. UNSUPPORTED where a node runs on other devices than the whole mesh. */
 mth_status mth__emit_global(mth__arena *, const mth__graph *, mth__program **out);
-/* memory.c: offsets, in place, aliases; sets slab. Exits are lent to what has at least `lend_from` bytes; 0: to
- * nothing. */
-mth_status mth__emit_memory(mth__program *, int64_t lend_from);
+/* memory.c: offsets in each space, in place; sets the slabs. Exits lend their bytes to values of at least `least_lent`
+   bytes; 0: to none. */
+mth_status mth__emit_memory(mth__program *, int64_t least_lent);
+/* The most bytes of values that are the engine's own which live at once in a space, each from its writer to its last
+   reader. */
+int64_t mth__own_peak(const mth__program *, const mth__role *, mth__space);
 /* program_text.c; in part where mth__thread_stopped */
 void mth__program_print(mth__text *, const mth__program *);
 /* the first operator that reads the entry; NULL: none */

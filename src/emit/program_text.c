@@ -149,7 +149,8 @@ static void add_head(printer *w) {
     }
     for (size_t i = 0; i < p->exit.n; i++) {
         const mth__exit *e = &p->exit.at[i];
-        mth__text_add(t, "exit %zu %s ", i, e->gradient ? "gradient" : "output");
+        mth__text_add(t, "exit %zu %s ", i, mth__exit_words[e->kind]);
+        if (e->kind == MTH__EXIT_SUCCESSOR) mth__text_add(t, "of %d ", e->entry);
         add_name(t, e->name);
         mth__text_add(t, ": ");
         add_shape(t, e->dtype, e->shape);
@@ -175,7 +176,7 @@ static void add_value(printer *w, const mth__role *r, int v) {
     add_sharding(w, &p->sharding, p->shape.rank);
     switch (p->storage) {
     case MTH__IN_SLAB:
-        mth__text_add(t, " at slab");
+        mth__text_add(t, " at %s", mth__space_words[p->space]);
         if (p->offset >= 0) mth__text_add(t, "+%" PRId64, p->offset);
         break;
     case MTH__IN_ENTRY: mth__text_add(t, " at entry %d", p->index); break;
@@ -186,9 +187,10 @@ static void add_value(printer *w, const mth__role *r, int v) {
         add_name(t, r->value.at[p->index].name);
         mth__text_add(t, "+%" PRId64, p->offset);
         break;
+    case MTH__IN_OWN: mth__text_add(t, p->space == MTH__HOST ? " at own host" : " at own"); break;
     }
-    if (p->klass != mth__usual_class(w->p, p->storage, p->index))
-        mth__text_add(t, " class %s", mth__class_words[p->klass]);
+    if (p->memory != mth__usual_memory(w->p, p->storage, p->index))
+        mth__text_add(t, " memory %s", mth__memory_words[p->memory]);
 }
 
 static void add_real(mth__text *t, double f) { /* the shortest that reads back the same */
@@ -224,17 +226,25 @@ static void add_instr(printer *w, const mth__role *r, int index) {
         add_value(w, r, k->out[j]);
     }
     if (k->nout) mth__text_add(t, " = ");
-    const mth__channel *c = k->kind == MTH__COMPUTE ? NULL : &w->p->channel.at[k->channel];
+    const mth__channel *c = k->channel < 0 ? NULL : &w->p->channel.at[k->channel];
+    if (mth__is_started(k)) mth__text_add(t, "start ");
+    if (mth__is_started(k) && k->stream != mth__usual_stream(k->kind)) mth__text_add(t, "on %d ", k->stream);
     switch (k->kind) {
     case MTH__COMPUTE: mth__text_add(t, "%s", k->op->name); break;
-    case MTH__START:
     case MTH__COLLECTIVE:
-        mth__text_add(t, "%s%s %s c%d", k->kind == MTH__START ? "start " : "", mth__channel_names[c->kind],
-            mth__algorithm_names[c->algorithm], k->channel);
+        mth__text_add(t, "%s %s c%d", mth__channel_names[c->kind], mth__algorithm_names[c->algorithm], k->channel);
         break;
     case MTH__SEND: mth__text_add(t, "send c%d", k->channel); break;
     case MTH__RECV: mth__text_add(t, "recv c%d", k->channel); break;
-    case MTH__WAIT: mth__text_add(t, "wait c%d", k->channel); break;
+    case MTH__COPY: mth__text_add(t, "%s", mth__copy_words[mth__space_of(r, k->out[0])]); break;
+    case MTH__WAIT:
+        if (c)
+            mth__text_add(t, "wait c%d", k->channel);
+        else {
+            mth__text_add(t, "wait for ");
+            add_name(t, r->value.at[k->awaited].name);
+        }
+        break;
     }
     const int own = mth__row_operands(k->op, k->nin, k->accumulates);
     for (int j = 0; j < k->nin; j++) {
@@ -285,7 +295,9 @@ static void add_role(printer *w, int index) {
     }
     mth__text_add(w->t, "role %d devices ", index);
     add_devices(w->t, r->device, r->ndevice);
-    mth__text_add(w->t, " slab %" PRId64 "\n", r->slab);
+    mth__text_add(w->t, " slab %" PRId64, r->slab[MTH__DEVICE]);
+    if (r->slab[MTH__HOST]) mth__text_add(w->t, " host %" PRId64, r->slab[MTH__HOST]);
+    mth__text_add(w->t, "\n");
     for (size_t k = 0; k < r->value.n; k++)
         if (r->value.at[k].storage == MTH__IN_ENTRY) {
             mth__text_add(w->t, "  ");

@@ -30,8 +30,10 @@ enum { MOST_PROVED = 256, MOST_STEPS = 1 << 25 };
 enum { MOST_LOOKS = 1 << 24 };
 
 static const char *operator_name(const mth__verification *v, const mth__instr *k) {
-    static const char *const names[] = {"", "", "start", "send", "recv", "wait"};
+    static const char *const names[] = {
+        [MTH__SEND] = "send", [MTH__RECV] = "recv", [MTH__COPY] = "copy", [MTH__WAIT] = "wait"};
     if (k->kind == MTH__COMPUTE) return k->op ? k->op->name : "no operator";
+    if (k->kind == MTH__COPY && k->nout == 1) return mth__space_of(v->r, k->out[0]) ? "offload" : "reload";
     return k->kind == MTH__COLLECTIVE ? mth__channel_names[v->p->channel.at[k->channel].kind] : names[k->kind];
 }
 
@@ -51,15 +53,16 @@ mth_status mth__refuse(const mth__verification *v, int instr, int value, char *w
     if (!k) {
         s = FAIL(MTH_ERROR_VALUE,
             F("role %d (from device %d): %s", v->role, v->r->ndevice ? v->r->device[0] : -1, what), fix);
-    } else if (k->kind == MTH__COMPUTE) {
+    } else if (k->channel < 0) {
         s = FAIL(MTH_ERROR_VALUE,
-            F("role %d (from device %d), instruction %d, %s: %s", v->role, v->r->device[0], instr, operator_name(v, k),
-                what),
+            F("role %d (from device %d), instruction %d, %s%s: %s", v->role, v->r->device[0], instr,
+                mth__is_started(k) ? "start " : "", operator_name(v, k), what),
             fix);
     } else {
         s = FAIL(MTH_ERROR_VALUE,
-            F("role %d (from device %d), instruction %d, %s c%d (%s): %s", v->role, v->r->device[0], instr,
-                operator_name(v, k), k->channel, v->p->channel.at[k->channel].label, what),
+            F("role %d (from device %d), instruction %d, %s%s c%d (%s): %s", v->role, v->r->device[0], instr,
+                mth__is_started(k) ? "start " : "", operator_name(v, k), k->channel, v->p->channel.at[k->channel].label,
+                what),
             fix);
     }
     mth__free(what);
@@ -76,12 +79,49 @@ mth_status mth__refuse_for(const mth__verification *v, int instr, int value, mth
 /* ---------------------------------------------------------------- order */
 enum { UNWRITTEN, UNDER_WAY, WRITTEN };
 
+/* Whether the stream takes instructions of this kind. */
+static mth_status check_stream(const mth__verification *v, int i) {
+    const mth__instr *k = &v->r->instr.at[i];
+    const int owner = k->kind == MTH__COMPUTE ? 0 : k->kind == MTH__COPY ? 2 : 1;
+    if (!mth__is_started(k)) return NULL;
+    if (k->kind == MTH__SEND || k->kind == MTH__WAIT)
+        return mth__refuse(v, i, -1, F("stands on stream %d, and belongs on stream 0", k->stream));
+    if (k->stream >= MTH__STREAMS)
+        return mth__refuse(v, i, -1, F("stands on stream %d, which there is not", k->stream));
+    if (k->stream == owner) return NULL;
+    return mth__refuse(v, i, -1,
+        F("stands on stream %d, which %s, where it would be one that %s", k->stream, mth__stream_owners[k->stream],
+            mth__stream_owners[owner]));
+}
+
+/* Kernels and channels read and write the device's own memory; copies bring a value from one space to another. */
+static mth_status check_spaces(const mth__verification *v, int i) {
+    const mth__instr *k = &v->r->instr.at[i];
+    for (int j = 0; k->kind != MTH__COPY && j < k->nin + k->nout; j++) {
+        const int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
+        if (mth__space_of(v->r, x) != MTH__DEVICE)
+            return mth__refuse(
+                v, i, x, F("%s lies in the host's pool, where only copies reach it", v->r->value.at[x].name));
+    }
+    if (k->kind != MTH__COPY) return NULL;
+    if (k->nin != 1 || k->nout != 1)
+        return mth__refuse(v, i, -1, F("a copy has one operand and one result, not %d and %d", k->nin, k->nout));
+    const mth__pvalue *in = &v->r->value.at[k->in[0]], *out = &v->r->value.at[k->out[0]];
+    if (mth__space_of(v->r, k->in[0]) == mth__space_of(v->r, k->out[0]))
+        return mth__refuse(v, i, k->out[0], F("%s lies in the same space as %s", out->name, in->name));
+    if (in->dtype != out->dtype || !mth__shape_equal(in->shape, out->shape) || in->sharding.on != out->sharding.on ||
+        !mth__sharding_equal(&in->sharding, &out->sharding, in->shape.rank))
+        return mth__refuse(v, i, k->out[0], F("%s is not what %s is", out->name, in->name));
+    return NULL;
+}
+
 static mth_status check_instruction(const mth__verification *v, int i) {
     const mth__instr *k = &v->r->instr.at[i];
-    const int values = (int)v->r->value.n;
-    bool compute = k->kind == MTH__COMPUTE;
-    if ((unsigned)k->kind > MTH__WAIT || (!compute && (k->channel < 0 || (size_t)k->channel >= v->p->channel.n)) ||
-        (compute && (!k->op || !k->attrs)))
+    const int values = (int)v->r->value.n, channels = (int)v->p->channel.n;
+    const bool compute = k->kind == MTH__COMPUTE, wait = k->kind == MTH__WAIT;
+    if ((unsigned)k->kind > MTH__WAIT || (compute && (!k->op || !k->attrs)) || k->channel < -1 ||
+        k->channel >= channels || (k->channel >= 0) != (mth__has_channel(k) || (wait && k->awaited < 0)) ||
+        k->awaited < -1 || k->awaited >= values || (k->awaited >= 0 && !wait))
         return INTERNAL("role %d, instruction %d is of no kind", v->role, i);
     if (k->nin < 0 || k->nin > MTH__MAX_IN || k->nout < 0 || k->nout > MTH__MAX_OUT)
         return mth__refuse(v, i, -1, F("%d operands and %d results", k->nin, k->nout));
@@ -91,10 +131,10 @@ static mth_status check_instruction(const mth__verification *v, int i) {
         int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
         if (x < 0 || x >= values) return mth__refuse(v, i, -1, F("it names a value that the role lacks"));
     }
-    if (k->scratch >= values || (compute && k->scratch >= 0))
+    if (k->scratch >= values || (k->scratch >= 0 && !mth__has_channel(k)))
         return mth__refuse(v, i, -1, F("its scratch is no value, or there should be none"));
-    if (k->stream != (k->kind == MTH__START)) return mth__refuse(v, i, -1, F("it stands on the wrong stream"));
-    return NULL;
+    TRY(check_stream(v, i));
+    return check_spaces(v, i);
 }
 
 static mth_status check_reads(const mth__verification *v, int i, const uint8_t *state) {
@@ -103,7 +143,7 @@ static mth_status check_reads(const mth__verification *v, int i, const uint8_t *
         int base = mth__verify_base(v->r, k->in[j]);
         if (state[base] == UNDER_WAY)
             return mth__refuse(
-                v, i, k->in[j], F("reads %s, which a START brings, before the WAIT", v->r->value.at[k->in[j]].name));
+                v, i, k->in[j], F("reads %s, which is started and not waited for", v->r->value.at[k->in[j]].name));
         if (state[base] == UNWRITTEN)
             return mth__refuse(
                 v, i, k->in[j], F("reads %s before anything has written it", v->r->value.at[k->in[j]].name));
@@ -116,7 +156,29 @@ static mth_status check_write(const mth__verification *v, int i, int x, uint8_t 
     if (p->storage == MTH__IN_ENTRY) return mth__refuse(v, i, x, F("writes %s, which is the caller's", p->name));
     if (p->storage == MTH__IN_ALIAS) return mth__refuse(v, i, x, F("writes %s, which is a view", p->name));
     if (state[x] != UNWRITTEN) return mth__refuse(v, i, x, F("writes %s a second time", p->name));
-    state[x] = v->r->instr.at[i].kind == MTH__START ? UNDER_WAY : WRITTEN;
+    state[x] = mth__is_started(&v->r->instr.at[i]) ? UNDER_WAY : WRITTEN;
+    return NULL;
+}
+
+/* Where the number of the open instruction is kept for which this one, its opener or its WAIT, stands. */
+static int *opener_of(const mth__verification *v, const mth__instr *k) {
+    if (k->channel >= 0) return &v->opened_by[k->channel];
+    return &v->begun[k->kind == MTH__WAIT ? k->awaited : k->out[0]];
+}
+
+static bool is_opener(const mth__instr *k) { return k->kind == MTH__SEND || mth__is_started(k); }
+
+static mth_status check_wait(mth__verification *v, int i, uint8_t *state) {
+    const mth__role *r = v->r;
+    const mth__instr *k = &r->instr.at[i];
+    int *by = opener_of(v, k);
+    if (*by < 0 || (k->channel >= 0 && v->opened_role[k->channel] != v->role))
+        return mth__refuse(
+            v, i, k->awaited, F("waits for what was not started or sent here, or is waited for already"));
+    if (k->nin || k->nout || k->scratch >= 0) return mth__refuse(v, i, -1, F("a WAIT has no operand and no result"));
+    for (int j = 0; j < r->instr.at[*by].nout; j++) state[r->instr.at[*by].out[j]] = WRITTEN;
+    v->released[*by] = i;
+    *by = -1;
     return NULL;
 }
 
@@ -124,6 +186,8 @@ static mth_status check_order(mth__verification *v) {
     const mth__role *r = v->r;
     uint8_t *state = NEW_ARRAY(v->arena, uint8_t, r->value.n);
     int open = 0;
+    v->begun = NEW_ARRAY(v->arena, int, r->value.n);
+    memset(v->begun, -1, r->value.n * sizeof *v->begun);
     for (size_t x = 0; x < r->value.n; x++) state[x] = r->value.at[x].storage == MTH__IN_ENTRY ? WRITTEN : UNWRITTEN;
     v->released = NEW_ARRAY(v->arena, int, r->instr.n);
     for (int i = 0; i < (int)r->instr.n; i++) {
@@ -133,36 +197,32 @@ static mth_status check_order(mth__verification *v) {
         TRY(check_reads(v, i, state));
         for (int j = 0; j < k->nout; j++) TRY(check_write(v, i, k->out[j], state));
         if (k->scratch >= 0) {
-            if (r->value.at[k->scratch].storage != MTH__IN_SLAB && r->value.at[k->scratch].storage != MTH__IN_LENT)
+            const mth__storage storage = r->value.at[k->scratch].storage;
+            if ((storage != MTH__IN_SLAB && storage != MTH__IN_LENT && storage != MTH__IN_OWN) ||
+                mth__space_of(r, k->scratch) != MTH__DEVICE)
                 return mth__refuse(v, i, k->scratch, F("its scratch is not in the slab"));
             TRY(check_write(v, i, k->scratch, state));
             state[k->scratch] = UNDER_WAY; /* for ever: nobody reads it */
         }
         v->released[i] = i;
-        if (k->kind == MTH__START || k->kind == MTH__SEND) {
-            if (v->opened_role[k->channel] == v->role)
+        if (is_opener(k)) {
+            if (k->channel >= 0 && v->opened_role[k->channel] == v->role)
                 return mth__refuse(v, i, -1, F("a channel is started or sent on twice"));
-            v->opened_role[k->channel] = v->role;
-            v->opened_by[k->channel] = i;
+            if (k->channel >= 0) v->opened_role[k->channel] = v->role;
+            if (k->channel < 0 && !k->nout)
+                return mth__refuse(v, i, -1, F("is started, and no WAIT can name a result"));
+            *opener_of(v, k) = i;
             open++;
         } else if (k->kind == MTH__WAIT) {
-            int by = v->opened_by[k->channel];
-            if (v->opened_role[k->channel] != v->role || by < 0)
-                return mth__refuse(
-                    v, i, -1, F("waits for what was not started or sent here, or is waited for already"));
-            if (k->nin || k->nout || k->scratch >= 0)
-                return mth__refuse(v, i, -1, F("a WAIT has no operand and no result"));
-            for (int j = 0; j < r->instr.at[by].nout; j++) state[r->instr.at[by].out[j]] = WRITTEN;
-            v->released[by] = i;
-            v->opened_by[k->channel] = -1;
+            TRY(check_wait(v, i, state));
             open--;
         }
-        if (k->kind != MTH__COMPUTE && k->kind != MTH__WAIT) TRY(mth__verify_part(v, i));
+        if (mth__has_channel(k)) TRY(mth__verify_part(v, i));
         if (k->kind == MTH__COMPUTE) TRY(mth__verify_row(v, i));
     }
     for (int i = 0; i < (int)r->instr.n && open; i++) {
         const mth__instr *k = &r->instr.at[i];
-        if ((k->kind == MTH__START || k->kind == MTH__SEND) && v->opened_by[k->channel] == i)
+        if (is_opener(k) && *opener_of(v, k) == i)
             return mth__refuse(v, i, k->nin ? k->in[0] : k->out[0], F("nothing waits for it"));
     }
     return NULL;
@@ -269,6 +329,40 @@ static mth_status whole(
     return bad ? mth__error_operator(bad, name) : NULL;
 }
 
+/* A successor is what its entry is, and the only one. */
+static mth_status check_successor(const mth__verification *v, size_t i) {
+    const mth__exit *x = &v->p->exit.at[i];
+    if (x->entry < 0 || (size_t)x->entry >= v->p->entry.n)
+        return INTERNAL("exit %zu, %s, is the successor of an entry that there is not", i, x->name);
+    const mth__entry *e = &v->p->entry.at[x->entry];
+    char *what = NULL;
+    if (e->kind != MTH__ENTRY_PARAMETER && e->kind != MTH__ENTRY_STATE)
+        what = F("exit %zu, %s, is the successor of entry %d, %s, which is the caller's to keep", i, x->name, x->entry,
+            e->name);
+    else if (x->dtype != e->dtype || !mth__shape_equal(x->shape, e->shape) || x->sharding.on != e->sharding.on ||
+        !mth__sharding_equal(&x->sharding, &e->sharding, x->shape.rank))
+        what = F("exit %zu, %s, is not what entry %d, %s, is, whose successor it is said to be", i, x->name, x->entry,
+            e->name);
+    else if (v->successor[x->entry] >= 0)
+        what =
+            F("exits %d and %zu are both the successor of entry %d, %s", v->successor[x->entry], i, x->entry, e->name);
+    v->successor[x->entry] = (int)i;
+    if (!what) return NULL;
+    return mth__error_operator(FAIL(MTH_ERROR_VALUE, what,
+                                   F("let each parameter and state have one successor, of its dtype, shape and "
+                                     "sharding")),
+        x->name);
+}
+
+/* What is known at run time only is one number, whole everywhere. */
+static mth_status check_scalar(size_t i, const mth__entry *e) {
+    if (e->kind != MTH__ENTRY_SCALAR || e->shape.rank == 0) return NULL;
+    return mth__error_operator(
+        FAIL(MTH_ERROR_VALUE, F("entry %zu, %s, is a scalar and has %d dimensions", i, e->name, e->shape.rank),
+            F("give it no dimension")),
+        e->name);
+}
+
 static mth_status check_head(const mth__verification *v) {
     const mth__program *p = v->p;
     for (size_t i = 0; i < p->entry.n; i++)
@@ -276,6 +370,9 @@ static mth_status check_head(const mth__verification *v) {
             "entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
     for (size_t i = 0; i < p->exit.n; i++)
         TRY(whole("exit", i, p->exit.at[i].name, &p->exit.at[i].sharding, p->exit.at[i].shape, p->exit.at[i].dtype));
+    for (size_t i = 0; i < p->entry.n; i++) TRY(check_scalar(i, &p->entry.at[i]));
+    for (size_t i = 0; i < p->exit.n; i++)
+        if (p->exit.at[i].kind == MTH__EXIT_SUCCESSOR) TRY(check_successor(v, i));
     int64_t steps = 0;
     bool proved[MTH__TRANSFER][MTH__ALGORITHMS][MOST_PROVED + 1] = {0};
     for (size_t i = 0; i < p->channel.n; i++) {
@@ -310,7 +407,9 @@ static mth_status check_role(const mth__verification *v) {
         if (d < 0 || d >= v->p->mesh->count || (i && d <= r->device[i - 1]) || v->p->role_of[d] != v->role)
             return mth__refuse(v, -1, -1, F("its devices don't ascend, or one has another role"));
     }
-    return r->slab >= 0 ? NULL : mth__refuse(v, -1, -1, F("its slab has %lld bytes", (long long)r->slab));
+    for (int space = 0; space < MTH__SPACES; space++)
+        if (r->slab[space] < 0) return mth__refuse(v, -1, -1, F("its slab has %lld bytes", (long long)r->slab[space]));
+    return NULL;
 }
 
 static int *all_minus_one(const mth__verification *v, size_t n) {
@@ -321,11 +420,13 @@ static int *all_minus_one(const mth__verification *v, size_t n) {
 static mth_status verify(mth__verification *v) {
     const mth__program *p = v->p;
     const size_t channels = p->channel.n;
+    v->successor = all_minus_one(v, p->entry.n);
     TRY(check_head(v));
     int **by_channel[] = {&v->opened_by, &v->opened_role, &v->sent_role, &v->taken_role};
     for (size_t k = 0; k < sizeof by_channel / sizeof *by_channel; k++) *by_channel[k] = all_minus_one(v, channels);
     v->exit_role = all_minus_one(v, p->exit.n);
     v->exit_last = NEW_ARRAY(v->arena, int, p->exit.n);
+    v->exit_entry = NEW_ARRAY(v->arena, int, p->exit.n);
     v->exit_bytes = NEW_ARRAY(v->arena, int64_t, p->exit.n);
     v->exit_start = NEW_ARRAY(v->arena, int64_t, p->exit.n);
     v->reach = NEW_ARRAY(v->arena, mth__reach, p->mesh->placements.n);

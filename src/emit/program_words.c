@@ -4,12 +4,17 @@
 #include <string.h>
 
 const char *const mth__dtype_words[MTH_BFLOAT16 + 1] = {"?", "f32", "f64", "i32", "i64", "bool", "bf16"};
-const char *const mth__class_words[] = {"activation", "weight", "gradient", "input", "output", "communication"};
-const char *const mth__entry_words[] = {"input", "parameter", "seed"};
+const char *const mth__memory_words[MTH__MEMORY_KINDS] = {
+    "activation", "weight", "gradient", "input", "output", "communication", "optimizer"};
+const char *const mth__entry_words[MTH__ENTRY_KINDS] = {"input", "parameter", "seed", "state", "scalar"};
+const char *const mth__exit_words[MTH__EXIT_KINDS] = {"output", "gradient", "successor"};
+const char *const mth__space_words[MTH__SPACES] = {"slab", "host"};
+const char *const mth__copy_words[MTH__SPACES] = {"reload", "offload"};
+const char *const mth__stream_owners[MTH__STREAMS] = {"computes", "communicates", "copies between spaces"};
 
-/* what may follow operands */
-static const char *const reserved[] = {
-    "work", "region", "stage", "microbatch", "recompute", "backward", "update", "from"};
+/* what may follow operands, and where values lie */
+static const char *const reserved[] = {"work", "region", "stage", "microbatch", "recompute", "backward", "update",
+    "from", "entry", "exit", "slab", "host", "own"};
 
 bool mth__plain_name(const char *s, size_t n) {
     for (size_t k = 0; k < sizeof reserved / sizeof *reserved; k++)
@@ -20,12 +25,17 @@ bool mth__plain_name(const char *s, size_t n) {
     return n > 0;
 }
 
-mth__value_class mth__usual_class(const mth__program *p, mth__storage storage, int index) {
-    if (storage == MTH__IN_ENTRY)
-        return p->entry.at[index].kind == MTH__ENTRY_PARAMETER ? MTH__CLASS_WEIGHT : MTH__CLASS_INPUT;
-    if (storage == MTH__IN_EXIT) return p->exit.at[index].gradient ? MTH__CLASS_GRADIENT : MTH__CLASS_OUTPUT;
-    return MTH__CLASS_ACTIVATION;
+mth__memory_kind mth__usual_memory(const mth__program *p, mth__storage storage, int index) {
+    static const mth__memory_kind of_entry[MTH__ENTRY_KINDS] = {
+        MTH__MEMORY_INPUT, MTH__MEMORY_WEIGHT, MTH__MEMORY_INPUT, MTH__MEMORY_OPTIMIZER, MTH__MEMORY_INPUT};
+    if (storage == MTH__IN_ENTRY) return of_entry[p->entry.at[index].kind];
+    if (storage != MTH__IN_EXIT) return MTH__MEMORY_ACTIVATION;
+    const mth__exit *exit = &p->exit.at[index];
+    if (exit->kind == MTH__EXIT_SUCCESSOR) return of_entry[p->entry.at[exit->entry].kind];
+    return exit->kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
 }
+
+int mth__usual_stream(mth__instr_kind kind) { return kind == MTH__COMPUTE ? 0 : kind == MTH__COPY ? 2 : 1; }
 
 /* ---------------------------------------------------------------- reading */
 mth_status mth__read_fail(const mth__reader *x, char *what) {

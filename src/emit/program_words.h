@@ -6,11 +6,15 @@
 #include "emit/collective.h"
 
 extern const char *const mth__dtype_words[MTH_BFLOAT16 + 1];
-extern const char *const mth__class_words[MTH__CLASS_COMMUNICATION + 1];
-extern const char *const mth__entry_words[MTH__ENTRY_SEED + 1];
-bool mth__plain_name(const char *, size_t); /* printed without quotes */
-/* not printed where it is this */
-mth__value_class mth__usual_class(const mth__program *, mth__storage, int index);
+extern const char *const mth__memory_words[MTH__MEMORY_KINDS];
+extern const char *const mth__entry_words[MTH__ENTRY_KINDS];
+extern const char *const mth__exit_words[MTH__EXIT_KINDS];
+extern const char *const mth__space_words[MTH__SPACES]; /* where values of a space lie */
+extern const char *const mth__copy_words[MTH__SPACES];  /* COPY, by the space of its result */
+bool mth__plain_name(const char *, size_t);             /* printed without quotes */
+/* Not printed where they are these: what a value's bytes are reported as, the stream of what is started. */
+mth__memory_kind mth__usual_memory(const mth__program *, mth__storage, int index);
+int mth__usual_stream(mth__instr_kind);
 
 /* Reading: where the text is read, and the line, for errors. What returns a bool reads nothing where it is false. */
 typedef struct {

@@ -28,16 +28,20 @@ typedef struct {
     const mth__role *r;
     int role;      /* the role at hand */
     int64_t looks; /* at single devices, so far */
-    /* by channel: the START or SEND that is open, and on which role; -1: none */
+    /* by channel: the SEND or what is started that is open, and on which role; -1: none */
     int *opened_by, *opened_role;
+    int *begun; /* by value of the role: what is started, of no channel, and brings it first; -1: none, or waited for */
+    int *successor;              /* by entry: the exit that takes over its bytes; -1: none */
     int *sent_role, *taken_role; /* by channel: the last role that gave, that took */
     int64_t *sent, *taken;       /* by channel: devices that give, that take */
     int64_t *left;               /* by exit: devices that write it */
-    int *released;               /* by instruction of the role: the WAIT of a START or SEND */
+    int *released;               /* by instruction of the role: the WAIT of a SEND or of what is started */
     /* by exit: the last role that has values there, and of this role: the exit's bytes, where they begin behind the
        slab's, and the value that is written last (-1: none) */
     int *exit_role, *exit_last;
     int64_t *exit_bytes, *exit_start;
+    /* by exit of this role that is a successor: 1 + the last of its entry's values; by value: 1 + the one before */
+    int *exit_entry, *entry_next;
     VEC(int) exits;    /* in which the role at hand has values */
     mth__reach *reach; /* by placement id */
     mth__kept kept[MTH__KEPT];

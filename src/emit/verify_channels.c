@@ -25,8 +25,8 @@ mth_status mth__verify_part(mth__verification *v, int i) {
     if (apart) {
         if (k->kind == MTH__COLLECTIVE)
             return mth__refuse(v, i, -1, F("between placements a transfer is sent and received"));
-        if (k->kind == MTH__START && gives)
-            return mth__refuse(v, i, -1, F("a role that sends receives without a START"));
+        if (k->kind == MTH__RECV && mth__is_started(k) && gives)
+            return mth__refuse(v, i, -1, F("a role that sends receives on stream 0"));
         in = k->kind == MTH__SEND;
         out = !in;
         if ((in && !gives) || (out && !takes))
@@ -63,11 +63,11 @@ mth_status mth__verify_part(mth__verification *v, int i) {
 /* ---------------------------------------------------------------- everyone's */
 static bool gives_part(const mth__role *r, const mth__instr *k, int channel) {
     (void)r;
-    return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT && k->channel == channel && k->nin > 0;
+    return mth__has_channel(k) && k->channel == channel && k->nin > 0;
 }
 static bool takes_part(const mth__role *r, const mth__instr *k, int channel) {
     (void)r;
-    return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT && k->channel == channel && k->nout > 0;
+    return mth__has_channel(k) && k->channel == channel && k->nout > 0;
 }
 
 /* Names a device of the placement that has no such instruction. */
@@ -83,11 +83,11 @@ static mth_status absent(mth__verification *v, size_t channel, const mth__placem
         c->label);
 }
 
-/* A role on its way: the next instruction of stream 0; how many STARTs are issued and done; whether it has arrived
- * where it stands. */
+/* A role on its way: the next instruction of stream 0; of each other stream how many are started and done; whether
+ * they have arrived where they stand. */
 typedef struct {
-    int next, starts, done;
-    bool arrived[2], queued;
+    int next, started[MTH__STREAMS], done[MTH__STREAMS];
+    bool arrived[MTH__STREAMS], queued;
 } stand;
 /* of a channel: devices that have; 1 + the first of a list of roles to wake */
 typedef struct {
@@ -103,8 +103,9 @@ typedef struct {
     channel_state *state;
     int *queue;
     size_t head, n; /* of roles, around */
-    /* by role: its STARTs in order; by instruction, of a WAIT the START or SEND, of a START its place among them */
-    int **start, **link;
+    /* by role and stream: what is started on it, in order; by role and instruction: of a WAIT what it waits for, of
+       what is started its place on its stream */
+    int *(*start)[MTH__STREAMS], **link;
     VEC(waiter) waiter;
 } race;
 
@@ -153,7 +154,7 @@ static bool pass_part(race *z, int role, const mth__instr *k, bool *arrived) {
 static bool pass_wait(race *z, int role, int i) {
     int by = z->link[role][i];
     const mth__instr *opener = instr_at(z, role, by);
-    if (opener->kind == MTH__START) return z->link[role][by] < z->stand[role].done;
+    if (mth__is_started(opener)) return z->link[role][by] < z->stand[role].done[opener->stream];
     if (z->state[opener->channel].taken == z->v->p->channel.at[opener->channel].to.on->count) return true;
     wait_on(z, role, opener->channel);
     return false;
@@ -165,16 +166,18 @@ static void run(race *z, int role) {
     const int n = (int)z->v->p->role.at[role].instr.n;
     for (bool progress = true; progress;) {
         progress = false;
-        while (s->done < s->starts && pass_part(z, role, instr_at(z, role, z->start[role][s->done]), &s->arrived[1])) {
-            s->done++;
-            progress = true;
-        }
+        for (int on = 1; on < MTH__STREAMS; on++)
+            while (s->done[on] < s->started[on]) {
+                const mth__instr *k = instr_at(z, role, z->start[role][on][s->done[on]]);
+                if (mth__has_channel(k) && !pass_part(z, role, k, &s->arrived[on])) break;
+                s->done[on]++;
+                progress = true;
+            }
         while (s->next < n) {
             const mth__instr *k = instr_at(z, role, s->next);
-            bool part = k->kind == MTH__COLLECTIVE || k->kind == MTH__SEND || k->kind == MTH__RECV;
             if (k->kind == MTH__WAIT && !pass_wait(z, role, s->next)) break;
-            if (part && !pass_part(z, role, k, &s->arrived[0])) break;
-            s->starts += k->kind == MTH__START;
+            if (mth__has_channel(k) && !mth__is_started(k) && !pass_part(z, role, k, &s->arrived[0])) break;
+            if (mth__is_started(k)) s->started[k->stream]++;
             s->next++;
             progress = true;
         }
@@ -183,30 +186,39 @@ static void run(race *z, int role) {
 
 static void link_role(race *z, int role) {
     const mth__role *r = &z->v->p->role.at[role];
-    int starts = 0;
+    int started[MTH__STREAMS] = {0}, *begun = NULL;
     z->link[role] = NEW_ARRAY(z->v->arena, int, r->instr.n);
-    for (size_t i = 0; i < r->instr.n; i++) starts += r->instr.at[i].kind == MTH__START;
-    z->start[role] = NEW_ARRAY(z->v->arena, int, starts);
-    starts = 0;
+    for (size_t i = 0; i < r->instr.n; i++) started[r->instr.at[i].stream]++;
+    for (int on = 1; on < MTH__STREAMS; on++) {
+        z->start[role][on] = NEW_ARRAY(z->v->arena, int, started[on]);
+        if (on != 1 && started[on]) begun = NEW_ARRAY(z->v->arena, int, r->value.n);
+        started[on] = 0;
+    }
     for (int i = 0; i < (int)r->instr.n; i++) {
         const mth__instr *k = &r->instr.at[i];
-        if (k->kind == MTH__START || k->kind == MTH__SEND) z->v->opened_by[k->channel] = i;
-        if (k->kind == MTH__WAIT) z->link[role][i] = z->v->opened_by[k->channel];
-        if (k->kind != MTH__START) continue;
-        z->link[role][i] = starts;
-        z->start[role][starts++] = i;
+        const bool opens = k->kind == MTH__SEND || mth__is_started(k);
+        if (opens) *(k->channel >= 0 ? &z->v->opened_by[k->channel] : &begun[k->out[0]]) = i;
+        if (k->kind == MTH__WAIT) z->link[role][i] = k->channel >= 0 ? z->v->opened_by[k->channel] : begun[k->awaited];
+        if (!mth__is_started(k)) continue;
+        z->link[role][i] = started[k->stream];
+        z->start[role][k->stream][started[k->stream]++] = i;
     }
 }
 
 static bool is_through(const race *z, int role) {
     const stand *s = &z->stand[role];
-    return s->next == (int)z->v->p->role.at[role].instr.n && s->done == s->starts;
+    bool through = s->next == (int)z->v->p->role.at[role].instr.n;
+    for (int on = 1; on < MTH__STREAMS; on++) through &= s->done[on] == s->started[on];
+    return through;
 }
 
 /* The instruction at which a role that is not through stands. */
 static int stuck_at(const race *z, int role) {
     const stand *s = &z->stand[role];
-    return s->next < (int)z->v->p->role.at[role].instr.n ? s->next : z->start[role][s->done];
+    int at = s->next, n = (int)z->v->p->role.at[role].instr.n;
+    for (int on = 1; on < MTH__STREAMS && at == n; on++)
+        if (s->done[on] < s->started[on]) at = z->start[role][on][s->done[on]];
+    return at;
 }
 
 static mth_status deadlock(race *z, int role) {
@@ -239,7 +251,7 @@ mth_status mth__verify_channels(mth__verification *v) {
         .stand = NEW_ARRAY(v->arena, stand, roles),
         .state = NEW_ARRAY(v->arena, channel_state, p->channel.n),
         .queue = NEW_ARRAY(v->arena, int, roles),
-        .start = NEW_ARRAY(v->arena, int *, roles),
+        .start = mth__alloc_array(v->arena, roles, sizeof *z.start),
         .link = NEW_ARRAY(v->arena, int *, roles)};
     for (size_t i = 0; i < roles; i++) {
         link_role(&z, (int)i);

@@ -182,6 +182,7 @@ static mth_status find_exit(mth__verification *v, int x) {
     v->exit_bytes[e] = mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
         (int64_t)mth_dtype_size(exit->dtype);
     v->exit_last[e] = -1;
+    v->exit_entry[e] = 0;
     PUSH(v->arena, v->exits, e);
     return NULL;
 }
@@ -190,11 +191,16 @@ static mth_status check_storage(mth__verification *v, int x) {
     const mth__pvalue *p = &v->r->value.at[x];
     switch (p->storage) {
     case MTH__IN_SLAB:
-        if (p->offset < 0 || p->offset % 64 || p->bytes > v->r->slab || p->offset > v->r->slab - p->bytes)
+        if ((unsigned)p->space >= MTH__SPACES) return INTERNAL("%s lies in a space that there is not", p->name);
+        if (p->offset < 0 || p->offset % 64 || p->bytes > v->r->slab[p->space] ||
+            p->offset > v->r->slab[p->space] - p->bytes)
             return mth__refuse(v, -1, x,
-                F("%s, at %lld of the slab, is not aligned to 64 or not inside its %lld bytes", p->name,
-                    (long long)p->offset, (long long)v->r->slab));
+                F("%s, at %lld of the %s, is not aligned to 64 or not inside its %lld bytes", p->name,
+                    (long long)p->offset, p->space == MTH__HOST ? "host's pool" : "slab",
+                    (long long)v->r->slab[p->space]));
         return NULL;
+    case MTH__IN_OWN:
+        return (unsigned)p->space < MTH__SPACES ? NULL : INTERNAL("%s lies in a space that there is not", p->name);
     case MTH__IN_ENTRY: {
         if (p->index < 0 || (size_t)p->index >= v->p->entry.n)
             return mth__refuse(v, -1, x, F("%s is an entry that there is not", p->name));
@@ -202,6 +208,10 @@ static mth_status check_storage(mth__verification *v, int x) {
         if (p->dtype != e->dtype || !mth__shape_equal(p->shape, e->shape) ||
             !mth__sharding_equal(&p->sharding, &e->sharding, e->shape.rank))
             return mth__refuse(v, -1, x, F("%s is not what entry %d, %s, is", p->name, p->index, e->name));
+        const int successor = v->successor[p->index];
+        if (successor < 0 || v->exit_role[successor] != v->role) return NULL;
+        v->entry_next[x] = v->exit_entry[successor];
+        v->exit_entry[successor] = x + 1;
         return NULL;
     }
     case MTH__IN_EXIT:
@@ -217,6 +227,9 @@ static mth_status check_storage(mth__verification *v, int x) {
             return mth__refuse(v, -1, x, F("%s lies in an exit that there is not", p->name));
         if (v->exit_role[p->index] != v->role)
             return mth__refuse(v, -1, x, F("%s lies in exit %d, which the role doesn't write", p->name, p->index));
+        if (v->p->exit.at[p->index].kind == MTH__EXIT_SUCCESSOR)
+            return mth__refuse(
+                v, -1, x, F("%s lies in exit %d, a successor, whose bytes are its entry's", p->name, p->index));
         int64_t room = v->exit_bytes[p->index];
         if (p->offset < 0 || p->offset % 64 || p->bytes > room || p->offset > room - p->bytes)
             return mth__refuse(v, -1, x,
@@ -249,6 +262,7 @@ mth_status mth__verify_values(mth__verification *v) {
         const mth__pvalue *p = &v->r->value.at[x];
         if (p->storage == MTH__IN_EXIT && p->index >= 0 && (size_t)p->index < v->p->exit.n) TRY(find_exit(v, x));
     }
+    v->entry_next = NEW_ARRAY(v->arena, int, v->r->value.n);
     for (int x = 0; x < (int)v->r->value.n; x++) {
         const mth__pvalue *p = &v->r->value.at[x];
         TRY(mth__stop_check());

@@ -1,9 +1,8 @@
-/* Where a role waits. A START's WAIT stands before the first instruction that reads its result. A SEND's WAIT must not
- * stand right behind
- * it: the sender of a pipeline would stall on a slow receiver, with nothing computed meanwhile. It stands behind the
- * last reader of the value that was sent, but not before OUTSTANDING further values have been sent: by then the peer
- * has normally taken it, and no more than that many dead values are kept. No choice can deadlock: what a WAIT depends
- * on was issued before it in the one global order of nodes. */
+/* Where a role waits. The WAIT of what is started stands before the first instruction that reads a result. A SEND's
+ * WAIT must not stand right behind it: the sender of a pipeline would stall on a slow receiver, with nothing computed
+ * meanwhile. It stands behind the last reader of the value that was sent, but not before OUTSTANDING further values
+ * have been sent: by then the peer has normally taken it, and no more than that many dead values are kept. No choice
+ * can deadlock: what a WAIT depends on was issued before it in the one global order of nodes. */
 #include "emit/emit.h"
 #include <string.h>
 
@@ -14,7 +13,11 @@ typedef struct {
 } pending;
 
 static mth__instr wait_for(const mth__instr *i) {
-    return (mth__instr){.kind = MTH__WAIT, .channel = i->channel, .scratch = -1, .label = i->label};
+    return (mth__instr){.kind = MTH__WAIT,
+        .channel = i->channel,
+        .awaited = i->channel < 0 ? i->out[0] : -1,
+        .scratch = -1,
+        .label = i->label};
 }
 
 void mth__emit_waits(mth__program *p, mth__role *r) {
@@ -34,7 +37,7 @@ void mth__emit_waits(mth__program *p, mth__role *r) {
             if (first[v] < 0) first[v] = i;
             last[v] = i;
         }
-        waits += k->kind == MTH__SEND || k->kind == MTH__START;
+        waits += k->kind == MTH__SEND || mth__is_started(k);
         if (k->kind == MTH__SEND) send[sends++] = i;
     }
     /* lists of `wait`, 1-based: before instruction i */
@@ -43,8 +46,9 @@ void mth__emit_waits(mth__program *p, mth__role *r) {
     for (int i = 0, s = 0, w = 0; i < n; i++) {
         const mth__instr *k = &r->instr.at[i];
         int before = n;
-        if (k->kind == MTH__START) {
-            if (k->nout && first[k->out[0]] >= 0) before = first[k->out[0]];
+        if (mth__is_started(k)) {
+            for (int j = 0; j < k->nout; j++)
+                if (first[k->out[j]] >= 0 && first[k->out[j]] < before) before = first[k->out[j]];
         } else if (k->kind == MTH__SEND) {
             if (s + OUTSTANDING < sends) before = send[s + OUTSTANDING];
             if (before <= last[mth__base_of(r, k->in[0])]) before = last[mth__base_of(r, k->in[0])] + 1;

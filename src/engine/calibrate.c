@@ -172,7 +172,7 @@ static mth_status measure(bench *b, measured_work *make, int64_t size, double *s
     TRY(make(g, mesh, size, &result));
     PUSH(b->arena, g->output, ((mth__output){.name = "y", .value = result}));
     TRY(mth__emit(b->arena, g, &(mth__emit_options){.views = b->vtable->traits.views}, &p));
-    TRY(mth__emit_memory(p, b->vtable->traits.lends_from));
+    TRY(mth__emit_memory(p, b->vtable->traits.least_lent));
     TRY(mth__program_verify(p));
     TRY(time_program(b, p, seconds));
     mth__arena_free(b->arena);

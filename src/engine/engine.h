@@ -27,11 +27,11 @@ typedef struct {
 
 /* What plans must know of an engine. What its devices can do stands in the mesh's model (base/machine.h). */
 typedef struct {
-    int streams;    /* in-order streams of a device: 1 computes only, 2 also communicate beside it */
+    int streams;    /* those of emit/program.h that it has: 1 computes, 2 also communicates beside, 3 also copies */
     bool allocates; /* results lie where the engine wants: the plan's slab is an estimate */
     /* Exits are memory from the start of a run, where the plan may keep activations of at least so many bytes; 0: they
        are not. */
-    int64_t lends_from;
+    int64_t least_lent;
     bool pads;  /* a device's part of a value takes as much as the largest part of any device */
     bool views; /* a slice may be a view of its operand (an ALIAS with an offset) */
 } mth__engine_traits;
@@ -57,8 +57,9 @@ typedef struct {
     mth_status (*load)(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
     void (*unload)(mth__executable *);
     /* entry[e * devices + d]: the buffer of entry e on device d, NULL where d holds none. exit likewise: filled with
-       new references. Runs of one executable exclude each other (the engine locks). Whichever threads run instructions
-       ask `stop` between them. */
+       new references. An exit that is the successor of an entry is that entry's buffer, which the run writes: it must
+       be the engine's memory, not borrowed, and holds anything where the run fails. Runs of one executable exclude
+       each other (the engine locks). Whichever threads run instructions ask `stop` between them. */
     mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
     mth_status (*stablehlo)(mth__executable *, mth__text *); /* NULL: the engine has none */
     /* what a compiler behind the engine made of the program; NULL: there is none */

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The largest sum of bytes of one class that are live in the slab at once, by first and last use. */
-static int64_t peak_of_class(const mth__role *role, mth__value_class klass, mth__arena *arena) {
+/* The largest sum of bytes of one kind that are live in the slab at once, by first and last use. */
+static int64_t peak_of(const mth__role *role, mth__memory_kind memory, mth__arena *arena) {
     size_t n = role->instr.n;
     int64_t *change = NEW_ARRAY(arena, int64_t, n + 2);
     int32_t *first = NEW_ARRAY(arena, int32_t, role->value.n), *last = NEW_ARRAY(arena, int32_t, role->value.n);
@@ -19,7 +19,7 @@ static int64_t peak_of_class(const mth__role *role, mth__value_class klass, mth_
     }
     for (size_t v = 0; v < role->value.n; v++) {
         const mth__pvalue *p = &role->value.at[v];
-        if (p->storage != MTH__IN_SLAB || p->klass != klass || first[v] < 0) continue;
+        if (p->storage != MTH__IN_SLAB || p->space != MTH__DEVICE || p->memory != memory || first[v] < 0) continue;
         change[first[v]] += p->bytes;
         change[last[v] + 1] -= p->bytes;
     }
@@ -28,10 +28,11 @@ static int64_t peak_of_class(const mth__role *role, mth__value_class klass, mth_
         live += change[i];
         if (live > peak) peak = live;
     }
-    return peak < role->slab ? peak : role->slab;
+    return peak < role->slab[MTH__DEVICE] ? peak : role->slab[MTH__DEVICE];
 }
 
-static mth_memory_usage role_memory(const mth__role *role, bool padded, mth__arena *arena) {
+static mth_memory_usage role_memory(
+    const mth__program *program, const mth__role *role, bool padded, mth__arena *arena) {
     mth_memory_usage u = {0};
     int exits = 0;
     for (size_t v = 0; v < role->value.n; v++)
@@ -44,16 +45,21 @@ static mth_memory_usage role_memory(const mth__role *role, bool padded, mth__are
         if (p->storage != MTH__IN_ENTRY && p->storage != MTH__IN_EXIT) continue;
         if (p->storage == MTH__IN_EXIT && counted[p->index]) continue;
         if (p->storage == MTH__IN_EXIT) counted[p->index] = true;
+        /* the entry's bytes */
+        if (p->storage == MTH__IN_EXIT && program->exit.at[p->index].kind == MTH__EXIT_SUCCESSOR) continue;
         const int64_t bytes = padded
             ? mth__shape_size(mth__largest_part(p->shape, &p->sharding)) * (int64_t)mth_dtype_size(p->dtype)
             : p->bytes;
-        int64_t *of_class = p->klass == MTH__CLASS_WEIGHT ? &u.weights
-            : p->klass == MTH__CLASS_GRADIENT             ? &u.gradients
-                                                          : &u.activations;
-        *of_class = mth__size_sum(*of_class, bytes); /* padding may be more than the plan's own bytes, which fit */
+        int64_t *of_kind = p->memory == MTH__MEMORY_WEIGHT ? &u.weights
+            : p->memory == MTH__MEMORY_GRADIENT            ? &u.gradients
+            : p->memory == MTH__MEMORY_OPTIMIZER           ? &u.optimizer
+                                                           : &u.activations;
+        *of_kind = mth__size_sum(*of_kind, bytes); /* padding may be more than the plan's own bytes, which fit */
     }
-    u.communication = peak_of_class(role, MTH__CLASS_COMMUNICATION, arena);
-    u.activations = mth__size_sum(u.activations, role->slab - u.communication);
+    u.communication = peak_of(role, MTH__MEMORY_COMMUNICATION, arena);
+    u.activations = mth__size_sum(u.activations, role->slab[MTH__DEVICE] - u.communication);
+    u.activations = mth__size_sum(u.activations, mth__own_peak(program, role, MTH__DEVICE));
+    u.host = mth__size_sum(role->slab[MTH__HOST], mth__own_peak(program, role, MTH__HOST));
     const int64_t part[] = {u.weights, u.gradients, u.optimizer, u.activations, u.communication};
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) u.total = mth__size_sum(u.total, part[i]);
     return u;
@@ -71,7 +77,7 @@ static mth_status memory_body(void *context) {
     for (size_t r = 0; r < m->program->role.n; r++) {
         const mth__role *role = &m->program->role.at[r];
         mth__arena *arena = mth__arena_new();
-        mth_memory_usage u = role_memory(role, m->padded, arena);
+        mth_memory_usage u = role_memory(m->program, role, m->padded, arena);
         mth__arena_free(arena);
         for (int d = 0; d < role->ndevice; d++) m->device[role->device[d]] = u;
     }

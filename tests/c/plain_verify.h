@@ -7,16 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PLAIN_ENTRY = -1 }; /* the bytes of an entry, before its successor is written */
 typedef struct {
     int *owner;
     int64_t n;
 } plain_memory; /* by byte: 1 + value; 0: nothing yet */
 typedef struct {
     const mth__role *role;
-    int device, next, starts, done;
-    int start[4096];
-    bool arrived[2]; /* at the instruction where stream 0, 1 stands */
-    plain_memory slab, *exit;
+    int device, next, started[MTH__STREAMS], done[MTH__STREAMS];
+    int start[MTH__STREAMS][4096];
+    bool arrived[MTH__STREAMS]; /* at the instruction where the stream stands */
+    plain_memory slab[MTH__SPACES], *exit, *own;
+    int *own_of; /* by value that is the engine's own: whose memory it has, its own or the sum's that it adds to */
 } plain_device;
 typedef struct {
     const mth__program *p;
@@ -33,17 +35,29 @@ static int64_t plain_base(const mth__role *r, int v, int64_t *offset) {
     return p->storage == MTH__IN_ALIAS ? p->index : v;
 }
 
-static plain_memory *plain_place(plain_device *d, const mth__pvalue *p, int64_t *at) {
+/* The exit that succeeds an entry; -1: none. */
+static int plain_successor(const mth__program *p, int entry) {
+    for (size_t e = 0; e < p->exit.n; e++)
+        if (p->exit.at[e].kind == MTH__EXIT_SUCCESSOR && p->exit.at[e].entry == entry) return (int)e;
+    return -1;
+}
+
+/* NULL: an entry without a successor, or a view. */
+static plain_memory *plain_place(const mth__program *program, plain_device *d, const mth__pvalue *p, int64_t *at) {
     *at = p->storage == MTH__IN_SLAB || p->storage == MTH__IN_LENT ? p->offset : 0;
-    return p->storage == MTH__IN_SLAB                              ? &d->slab
-        : p->storage == MTH__IN_EXIT || p->storage == MTH__IN_LENT ? &d->exit[p->index]
-                                                                   : NULL;
+    int exit = p->storage == MTH__IN_ENTRY ? plain_successor(program, p->index) : p->index;
+    switch (p->storage) {
+    case MTH__IN_SLAB: return &d->slab[p->space];
+    case MTH__IN_OWN: return &d->own[d->own_of[p - d->role->value.at]];
+    case MTH__IN_ALIAS: return NULL;
+    default: return exit < 0 ? NULL : &d->exit[exit];
+    }
 }
 
 static void plain_write(plain *z, plain_device *d, int v) {
     const mth__pvalue *p = &d->role->value.at[v];
     int64_t at;
-    plain_memory *m = plain_place(d, p, &at);
+    plain_memory *m = plain_place(z->p, d, p, &at);
     if (!m || at < 0 || at + p->bytes > m->n) {
         z->fault = "writes outside its memory";
         return;
@@ -57,14 +71,15 @@ static void plain_read(plain *z, plain_device *d, int v) {
     int base = (int)plain_base(d->role, v, &offset);
     const mth__pvalue *p = &d->role->value.at[base], *view = &d->role->value.at[v];
     if (offset < 0 || offset + view->bytes > p->bytes) z->fault = "a view outside its base";
-    if (p->storage == MTH__IN_ENTRY || z->fault) return;
-    plain_memory *m = plain_place(d, p, &at);
+    const bool entry = p->storage == MTH__IN_ENTRY;
+    if ((entry && plain_successor(z->p, p->index) < 0) || z->fault) return;
+    plain_memory *m = plain_place(z->p, d, p, &at);
     if (!m || at < 0 || at + offset + view->bytes > m->n) {
         z->fault = "reads outside its memory";
         return;
     }
     for (int64_t i = 0; i < view->bytes; i++)
-        if (m->owner[at + offset + i] != base + 1) {
+        if (m->owner[at + offset + i] != (entry ? PLAIN_ENTRY : base + 1)) {
             z->fault = "reads a byte that is unwritten, or that another value has overwritten";
             return;
         }
@@ -114,14 +129,14 @@ static bool plain_part(plain *z, plain_device *d, const mth__instr *k, bool *arr
         for (int j = 0; j < k->nin; j++) plain_read(z, d, k->in[j]);
         if (k->nin) *plain_mark(z, z->gave, k->channel, d->device) = 1;
         if (k->nout && !plain_apart(c)) *plain_mark(z, z->took, k->channel, d->device) = 1;
-        if (k->kind == MTH__START) {
+        if (mth__is_started(k)) {
             for (int j = 0; j < k->nout; j++) plain_write(z, d, k->out[j]);
             if (k->scratch >= 0) plain_write(z, d, k->scratch);
         }
         *arrived = true;
     }
     if (k->kind != MTH__SEND && !plain_ready(z, k->channel, d->device, false)) return false;
-    if (k->kind != MTH__START) {
+    if (!mth__is_started(k)) {
         if (k->scratch >= 0) plain_write(z, d, k->scratch);
         for (int j = 0; j < k->nout; j++) plain_write(z, d, k->out[j]);
     }
@@ -130,25 +145,32 @@ static bool plain_part(plain *z, plain_device *d, const mth__instr *k, bool *arr
     return true;
 }
 
+/* Does the WAIT wait for this instruction? */
+static bool plain_opens(const mth__instr *o, const mth__instr *wait) {
+    if (o->kind != MTH__SEND && !mth__is_started(o)) return false;
+    return wait->channel >= 0 ? o->channel == wait->channel : o->channel < 0 && o->out[0] == wait->awaited;
+}
+
 static bool plain_wait(plain *z, plain_device *d, const mth__instr *k) {
     int by = d->next - 1, order = 0;
     for (; by >= 0; by--) {
         const mth__instr *o = &d->role->instr.at[by];
-        if (o->channel == k->channel && (o->kind == MTH__START || o->kind == MTH__SEND)) break;
+        if (plain_opens(o, k)) break;
     }
     if (by < 0) {
         z->fault = "waits for nothing";
         return true;
     }
     const mth__instr *o = &d->role->instr.at[by];
-    for (int i = 0; i < by; i++) order += d->role->instr.at[i].kind == MTH__START;
-    if (o->kind == MTH__START ? d->done <= order : !plain_ready(z, k->channel, d->device, true)) return false;
-    bool in_place = o->kind == MTH__START && o->nin && o->nout &&
+    for (int i = 0; i < by; i++) order += d->role->instr.at[i].stream == o->stream;
+    if (mth__is_started(o) ? d->done[o->stream] <= order : !plain_ready(z, k->channel, d->device, true)) return false;
+    bool in_place = mth__is_started(o) && o->nin && o->nout &&
         d->role->value.at[o->in[0]].storage == d->role->value.at[o->out[0]].storage &&
+        d->role->value.at[o->in[0]].space == d->role->value.at[o->out[0]].space &&
         d->role->value.at[o->in[0]].offset == d->role->value.at[o->out[0]].offset;
     for (int j = 0; j < o->nin && !in_place; j++) plain_read(z, d, o->in[j]);
     for (int j = 0; j < o->nout; j++) plain_read(z, d, o->out[j]);
-    if (o->kind == MTH__START && o->scratch >= 0) plain_read(z, d, o->scratch);
+    if (mth__is_started(o) && o->scratch >= 0) plain_read(z, d, o->scratch);
     return true;
 }
 
@@ -158,7 +180,7 @@ static void plain_sums(plain *z, plain_device *d, const mth__instr *k) {
         if (!(k->op->accumulates >> j & 1)) continue;
         const mth__pvalue *from = &d->role->value.at[k->in[sum]], *to = &d->role->value.at[k->out[j]];
         int64_t from_at, to_at, offset;
-        plain_memory *here = plain_place(d, from, &from_at), *there = plain_place(d, to, &to_at);
+        plain_memory *here = plain_place(z->p, d, from, &from_at), *there = plain_place(z->p, d, to, &to_at);
         bool apart = !here || here != there || from_at != to_at || from->bytes != to->bytes;
         if (to->bytes && apart) z->fault = "adds to bytes of no sum";
         for (int i = 0; i < k->nin && to->bytes; i++)
@@ -167,21 +189,36 @@ static void plain_sums(plain *z, plain_device *d, const mth__instr *k) {
     }
 }
 
+/* A COMPUTE or a COPY, alone between its reads and writes. */
+static void plain_compute(plain *z, plain_device *d, const mth__instr *k) {
+    for (int j = 0; j < k->nin + k->nout && k->kind == MTH__COMPUTE; j++)
+        if (mth__space_of(d->role, j < k->nin ? k->in[j] : k->out[j - k->nin]))
+            z->fault = "computes in the host's pool";
+    if (k->accumulates) plain_sums(z, d, k);
+    for (int j = 0; j < k->nin; j++) plain_read(z, d, k->in[j]);
+    for (int j = 0; j < k->nout; j++) plain_write(z, d, k->out[j]);
+}
+
 static bool plain_step(plain *z, plain_device *d) {
     bool moved = false;
-    while (
-        d->done < d->starts && !z->fault && plain_part(z, d, &d->role->instr.at[d->start[d->done]], &d->arrived[1])) {
-        d->done++;
-        moved = true;
-    }
+    for (int on = 1; on < MTH__STREAMS; on++)
+        while (d->done[on] < d->started[on] && !z->fault) {
+            const mth__instr *k = &d->role->instr.at[d->start[on][d->done[on]]];
+            if (!mth__has_channel(k))
+                plain_compute(z, d, k);
+            else if (!plain_part(z, d, k, &d->arrived[on]))
+                break;
+            d->done[on]++;
+            moved = true;
+        }
     if (d->next == (int)d->role->instr.n || z->fault) return moved;
     const mth__instr *k = &d->role->instr.at[d->next];
-    if (k->kind == MTH__COMPUTE) {
-        if (k->accumulates) plain_sums(z, d, k);
-        for (int j = 0; j < k->nin; j++) plain_read(z, d, k->in[j]);
-        for (int j = 0; j < k->nout; j++) plain_write(z, d, k->out[j]);
-    } else if (k->kind == MTH__START) {
-        d->start[d->starts++] = d->next;
+    if (k->stream >= MTH__STREAMS || (mth__is_started(k) && (k->kind == MTH__COPY) != (k->stream == 2)))
+        z->fault = "on a stream of another kind";
+    else if (mth__is_started(k)) {
+        d->start[k->stream][d->started[k->stream]++] = d->next;
+    } else if (k->kind == MTH__COMPUTE || k->kind == MTH__COPY) {
+        plain_compute(z, d, k);
     } else if (k->kind == MTH__WAIT ? !plain_wait(z, d, k) : !plain_part(z, d, k, &d->arrived[0])) {
         return moved;
     }
@@ -189,15 +226,14 @@ static bool plain_step(plain *z, plain_device *d) {
     return true;
 }
 
-/* Is v, pending from a START, read too early? The plain walk gives the START's result its bytes at once, so this is
- * looked up. */
+/* Is what is started read before its WAIT? The plain walk gives such a result its bytes at once: this is looked up. */
 static bool plain_pending(const mth__role *r) {
     for (size_t i = 0; i < r->instr.n; i++) {
         const mth__instr *s = &r->instr.at[i];
-        if (s->kind != MTH__START || !s->nout) continue;
+        if (!mth__is_started(s) || !s->nout) continue;
         for (size_t k = i + 1; k < r->instr.n; k++) {
             const mth__instr *u = &r->instr.at[k];
-            if (u->kind == MTH__WAIT && u->channel == s->channel) break;
+            if (u->kind == MTH__WAIT && plain_opens(s, u)) break;
             for (int j = 0; j < u->nin; j++) {
                 int64_t offset;
                 if (plain_base(r, u->in[j], &offset) == s->out[0]) return true;
@@ -205,6 +241,23 @@ static bool plain_pending(const mth__role *r) {
         }
     }
     return false;
+}
+
+/* Memory for each value that is the engine's own; a result that is added to a sum has the sum's. */
+static void plain_own(mth__arena *a, plain_device *d) {
+    const mth__role *r = d->role;
+    d->own = NEW_ARRAY(a, plain_memory, r->value.n);
+    d->own_of = NEW_ARRAY(a, int, r->value.n);
+    for (size_t v = 0; v < r->value.n; v++) {
+        d->own_of[v] = (int)v;
+        if (r->value.at[v].storage == MTH__IN_OWN)
+            d->own[v] = (plain_memory){NEW_ARRAY(a, int, r->value.at[v].bytes + 1), r->value.at[v].bytes};
+    }
+    for (size_t i = 0; i < r->instr.n; i++) {
+        const mth__instr *k = &r->instr.at[i];
+        for (int j = 0, sum = k->accumulates ? mth__row_operands(k->op, k->nin, true) : 0; j < k->nout && sum; j++)
+            if (k->op->accumulates >> j & 1) d->own_of[k->out[j]] = d->own_of[k->in[sum++]];
+    }
 }
 
 /* NULL, or what goes wrong. Devices take their steps in a random order. */
@@ -220,7 +273,9 @@ static const char *plain_verify(mth__arena *a, const mth__program *p, unsigned s
         plain_device *d = &z.device[i];
         d->device = i;
         d->role = p->role_of[i] < 0 ? &nothing : &p->role.at[p->role_of[i]];
-        d->slab = (plain_memory){NEW_ARRAY(a, int, d->role->slab + 1), d->role->slab};
+        for (int space = 0; space < MTH__SPACES; space++)
+            d->slab[space] = (plain_memory){NEW_ARRAY(a, int, d->role->slab[space] + 1), d->role->slab[space]};
+        plain_own(a, d);
         d->exit = NEW_ARRAY(a, plain_memory, p->exit.n);
         for (size_t e = 0; e < p->exit.n; e++) {
             const mth__exit *x = &p->exit.at[e];
@@ -229,6 +284,8 @@ static const char *plain_verify(mth__arena *a, const mth__program *p, unsigned s
             d->exit[e].n = mth__shape_size(mth__local_shape(x->shape, &x->sharding, rank, NULL, NULL)) *
                 (int64_t)mth_dtype_size(x->dtype);
             d->exit[e].owner = NEW_ARRAY(a, int, d->exit[e].n + 1);
+            for (int64_t b = 0; b < d->exit[e].n && x->kind == MTH__EXIT_SUCCESSOR; b++)
+                d->exit[e].owner[b] = PLAIN_ENTRY;
         }
         if (plain_pending(d->role)) return "reads what a START brings before its WAIT";
     }
@@ -242,10 +299,10 @@ static const char *plain_verify(mth__arena *a, const mth__program *p, unsigned s
     }
     for (int i = 0; i < z.n && !z.fault; i++) {
         const plain_device *d = &z.device[i];
-        if (d->next != (int)d->role->instr.n || d->done != d->starts) z.fault = "a deadlock";
+        if (d->next != (int)d->role->instr.n || memcmp(d->done, d->started, sizeof d->done)) z.fault = "a deadlock";
         for (size_t e = 0; e < p->exit.n && !z.fault; e++)
             for (int64_t b = 0; b < d->exit[e].n; b++)
-                if (!d->exit[e].owner[b]) z.fault = "an exit is not written";
+                if (d->exit[e].owner[b] <= 0) z.fault = "an exit is not written";
     }
     return z.fault;
 }

@@ -10,7 +10,8 @@ static int64_t program_weight(const mth__program *p) {
     int64_t all = mth__size_product((int64_t)p->mesh->count, (int64_t)(p->entry.n + p->exit.n + p->channel.n));
     for (size_t r = 0; r < p->role.n; r++) {
         const mth__role *role = &p->role.at[r];
-        int64_t one = mth__size_sum(role->slab, (int64_t)role->instr.n);
+        int64_t one =
+            mth__size_sum(mth__size_sum(role->slab[MTH__DEVICE], role->slab[MTH__HOST]), (int64_t)role->instr.n);
         for (size_t v = 0; v < role->value.n; v++)
             one = mth__size_sum(one, mth__size_product(8, role->value.at[v].bytes));
         all = mth__size_sum(all, mth__size_product(one, role->ndevice));

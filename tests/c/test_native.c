@@ -39,8 +39,8 @@ static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__sh
     v.local = mth__local_shape(shape, s, s->on->rank_of[d], NULL, NULL);
     v.bytes = mth__shape_size(v.local) * (int64_t)mth_dtype_size(dtype);
     if (storage == MTH__IN_SLAB) {
-        v.offset = over >= 0 ? r->value.at[over].offset : r->slab;
-        if (over < 0) r->slab += (v.bytes + 63) / 64 * 64;
+        v.offset = over >= 0 ? r->value.at[over].offset : r->slab[MTH__DEVICE];
+        if (over < 0) r->slab[MTH__DEVICE] += (v.bytes + 63) / 64 * 64;
     }
     PUSH(m->arena, r->value, v);
     return (int)r->value.n - 1;
@@ -61,6 +61,8 @@ static void add_compute(maker *m, int d, const char *op, double f, int nin, cons
         (mth__instr){.kind = MTH__COMPUTE,
             .op = mth__op_find(op),
             .attrs = attrs,
+            .channel = -1,
+            .awaited = -1,
             .nin = nin,
             .nout = 1,
             .in = list(m, nin, in),
@@ -68,7 +70,7 @@ static void add_compute(maker *m, int d, const char *op, double f, int nin, cons
             .scratch = -1,
             .label = mth__label_outside("block_0", MTH__FORWARD)});
 }
-static void add_comm(maker *m, int d, mth__instr_kind kind, int channel, int in, int out, int scratch) {
+static void add_comm(maker *m, int d, mth__instr_kind kind, bool start, int channel, int in, int out, int scratch) {
     PUSH(m->arena, m->p->role.at[d].instr,
         (mth__instr){.kind = kind,
             .channel = channel,
@@ -77,7 +79,8 @@ static void add_comm(maker *m, int d, mth__instr_kind kind, int channel, int in,
             .in = list(m, 1, &in),
             .out = list(m, 1, &out),
             .scratch = scratch,
-            .stream = kind == MTH__START,
+            .stream = start,
+            .awaited = -1,
             .label = mth__label_outside("block_0", MTH__FORWARD)});
 }
 static int add_channel(maker *m, mth__channel c) {
@@ -169,12 +172,12 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
         for (int i = 0; i < ROUNDS && takes_part; i++) {
             if (has) add_compute(m, d, "scale", i + 1, 1, &in, sent);
             if (apart) {
-                if (has) add_comm(m, d, MTH__SEND, channel[i], sent, -1, -1);
-                if (gets) add_comm(m, d, start && !has ? MTH__START : MTH__RECV, channel[i], -1, got, -1);
-                if (has || start) add_comm(m, d, MTH__WAIT, channel[i], -1, -1, -1);
+                if (has) add_comm(m, d, MTH__SEND, false, channel[i], sent, -1, -1);
+                if (gets) add_comm(m, d, MTH__RECV, start && !has, channel[i], -1, got, -1);
+                if (has || start) add_comm(m, d, MTH__WAIT, false, channel[i], -1, -1, -1);
             } else {
-                add_comm(m, d, start ? MTH__START : MTH__COLLECTIVE, channel[i], has ? sent : -1, got, scratch);
-                if (start) add_comm(m, d, MTH__WAIT, channel[i], -1, -1, -1);
+                add_comm(m, d, MTH__COLLECTIVE, start, channel[i], has ? sent : -1, got, scratch);
+                if (start) add_comm(m, d, MTH__WAIT, false, channel[i], -1, -1, -1);
             }
             if (gets && !i) add_compute(m, d, "scale", 1, 1, &got, out);
             if (gets && i) add_compute(m, d, "add", 0, 2, (int[]){out, got}, out);
@@ -444,7 +447,7 @@ GUARDED(stuck_is_reported) { /* two collectives in opposite order */
     for (int d = 0; d < 2; d++) {
         int x = add_value(&m, d, "x", MTH_FLOAT32, shape, &c.from, MTH__IN_SLAB, 0, -1),
             y = add_value(&m, d, "y", MTH_FLOAT32, shape, &c.to, MTH__IN_SLAB, 0, -1);
-        for (int i = 0; i < 2; i++) add_comm(&m, d, MTH__COLLECTIVE, channel[i ^ d], x, y, -1);
+        for (int i = 0; i < 2; i++) add_comm(&m, d, MTH__COLLECTIVE, false, channel[i ^ d], x, y, -1);
     }
     for (int threads = 1; threads <= THREADS; threads++) {
         session s = session_new(m.p, threads);
@@ -463,7 +466,7 @@ GUARDED(memory_failing_at_any_index) {
     for (int d = 0; d < 3; d++) {
         int x = add_value(&m, d, "x", MTH_FLOAT32, c.shape, &c.from, MTH__IN_ENTRY, 0, -1),
             y = add_value(&m, d, "y", MTH_FLOAT32, c.shape, &c.to, MTH__IN_EXIT, 0, -1);
-        add_comm(&m, d, MTH__COLLECTIVE, channel, x, y, add_room(&m, d, mth__channel_scratch(&c, d)));
+        add_comm(&m, d, MTH__COLLECTIVE, false, channel, x, y, add_room(&m, d, mth__channel_scratch(&c, d)));
     }
     int failures = 0;
     for (int index = 0; index < 10000; index++) {

@@ -149,17 +149,18 @@ GUARDED(choices_of_no_expert_are_errors) {
     }
 }
 
-/* Plans of models: attention, experts, pipelines, vocabularies. */
+/* Plans of models: attention, experts, pipelines, vocabularies; and a step of training that no pass makes. */
 GUARDED(what_verifies_of_models_runs) {
-    static const char *const names[] = {"1f1b", "data_and_tensor", "device_per_operator", "experts",
-        "experts_of_sharded_tokens", "gpipe", "interleaved", "overlap", "ring", "tensor_parallel_uneven",
-        "transformer_block", "two_dimensions", "vocabulary"};
+    static const char *const names[] = {"training_step", "own_storage", "1f1b", "data_and_tensor",
+        "device_per_operator", "experts", "experts_of_sharded_tokens", "gpipe", "interleaved", "overlap", "ring",
+        "tensor_parallel_uneven", "transformer_block", "two_dimensions", "vocabulary"};
     enum { NAMES = sizeof names / sizeof *names };
     mth__arena *outer = a;
     int ran = 0, untouched = 0;
     for (unsigned i = 0; i < NAMES && unit_failures < 3; i++) {
         a = mth__arena_new();
-        const char *text = read_whole(mth__format(a, "tests/golden/plans/%s.txt", names[i]));
+        const char *path = i < 2 ? "fuzz/corpus_plan_text/%s" : "tests/golden/plans/%s.txt";
+        const char *text = read_whole(mth__format(a, path, names[i]));
         run_text(text, i, &untouched);
         run_spoilt(text, i, (int)rounds(60), &ran);
         mth__arena_free(a);

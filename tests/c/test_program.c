@@ -84,7 +84,7 @@ GUARDED(elementwise_rows_and_all_reduce_work_in_place) {
     CHECK(value_named(r, "%3")->offset == value_named(r, "%4")->offset);
     /* the partial sum in the exit */
     CHECK(value_named(r, "%5")->storage == MTH__IN_EXIT && value_named(r, "y")->storage == MTH__IN_EXIT);
-    CHECK(r->slab == 8 * 16 * 4);
+    CHECK(r->slab[MTH__DEVICE] == 8 * 16 * 4);
 }
 
 GUARDED(memory_of_a_chain_does_not_grow_with_its_length) {
@@ -100,7 +100,7 @@ GUARDED(memory_of_a_chain_does_not_grow_with_its_length) {
             h = node1(&b, "relu", NULL, contract(&b, "bi,io->bo", h, w, on, NULL, 0), on, NULL, 0);
         }
         output(g, "y", h);
-        slab[k] = round_trip(g, (mth__emit_options){.views = true})->role.at[0].slab;
+        slab[k] = round_trip(g, (mth__emit_options){.views = true})->role.at[0].slab[MTH__DEVICE];
     }
     CHECK(slab[0] == slab[1] && slab[0] == 2 * 8 * 32 * 4);
 }
@@ -141,7 +141,7 @@ GUARDED(an_exit_is_lent_until_it_is_written) {
         CHECK_STATUS(mth__program_verify(p));
         const mth__role *r = &p->role.at[0];
         const mth__pvalue *first = value_named(r, "%3"), *second = value_named(r, "%4");
-        CHECK(r->slab == (lends ? 1 : 2) * 16 * 16 * 4);
+        CHECK(r->slab[MTH__DEVICE] == (lends ? 1 : 2) * 16 * 16 * 4);
         CHECK(second->storage == MTH__IN_SLAB);
         CHECK(lends ? first->storage == MTH__IN_LENT && first->index == 1 && first->offset == 0
                     : first->storage == MTH__IN_SLAB);
@@ -174,7 +174,8 @@ GUARDED(gradients_accumulate_where_they_leave) {
     }
     PUSH(a, g->output, ((mth__output){.name = "x", .of = "x", .value = sum, .is_gradient = true}));
     mth__program *p = round_trip(g, (mth__emit_options){.views = true});
-    CHECK(p->role.at[0].slab == 64 * 64 * 4); /* one part's; the sum lies in the exit from the first part on */
+    CHECK(p->role.at[0].slab[MTH__DEVICE] ==
+        64 * 64 * 4); /* one part's; the sum lies in the exit from the first part on */
     for (size_t i = 0; i < g->node.n; i++) {
         mth__node *n = g->node.at[i];
         n->label.phase = MTH__BACKWARD;
@@ -183,7 +184,7 @@ GUARDED(gradients_accumulate_where_they_leave) {
     }
     CHECK_STATUS(mth__accumulate(g));
     p = round_trip(g, (mth__emit_options){.views = true});
-    CHECK(p->role.at[0].slab == 0 && p->role.at[0].instr.n == 4); /* no part lies anywhere */
+    CHECK(p->role.at[0].slab[MTH__DEVICE] == 0 && p->role.at[0].instr.n == 4); /* no part lies anywhere */
     CHECK_STATUS(mth__program_verify(p));
     CHECK(strstr(plan_text(p), " at exit 0 = contract %9, %9 into %8 spec=") != NULL);
 }
@@ -280,8 +281,8 @@ GUARDED(overlapped_collectives_are_waited_for_where_they_are_read) {
     mth__program *p = round_trip(two_layers(a, MESH(a, 4), 8, 32, 64, 16),
         (mth__emit_options){.algorithm = {"ring"}, .overlap = true, .views = true});
     const mth__role *r = &p->role.at[0];
-    int start = instr_of(r, MTH__START, NULL), wait = instr_of(r, MTH__WAIT, NULL);
-    CHECK(start >= 0 && wait == (int)r->instr.n - 1 && instr_of(r, MTH__COLLECTIVE, NULL) < 0);
+    int start = instr_of(r, MTH__COLLECTIVE, NULL), wait = instr_of(r, MTH__WAIT, NULL);
+    CHECK(start >= 0 && wait == (int)r->instr.n - 1 && r->instr.at[start].stream == 1);
 }
 
 GUARDED(a_sender_goes_on_computing) {
@@ -539,10 +540,10 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     CHECK(instr_of(role, MTH__COMPUTE, "contract") == 0 && instr_of(role, MTH__COMPUTE, "slice") == 1 &&
         instr_of(role, MTH__COMPUTE, "relu") == 2);
     last->need[0] = r->sharding; /* what the program says was copied */
-    const mth__sharding *wants = role->instr.at[0].wants;
-    CHECK(mth__sharding_equal(&wants[0], &x->sharding, 2) && mth__sharding_equal(&wants[1], &w->sharding, 2));
-    CHECK(mth__sharding_equal(&wants[2], &h->sharding, 2) &&
-        mth__sharding_equal(&role->instr.at[1].wants[0], &s->sharding, 3));
+    const mth__sharding *layouts = role->instr.at[0].layouts;
+    CHECK(mth__sharding_equal(&layouts[0], &x->sharding, 2) && mth__sharding_equal(&layouts[1], &w->sharding, 2));
+    CHECK(mth__sharding_equal(&layouts[2], &h->sharding, 2) &&
+        mth__sharding_equal(&role->instr.at[1].layouts[0], &s->sharding, 3));
 }
 GUARDED(a_global_program_runs_on_the_whole_mesh) {
     mth__program *p = NULL;

@@ -32,7 +32,7 @@ GUARDED(random_programs_verify_both_ways) {
 /* ---------------------------------------------------------------- mutants */
 static mth__program *mutated;
 
-static bool is_channel(const mth__instr *k) { return k->kind != MTH__COMPUTE && k->kind != MTH__WAIT; }
+static bool is_channel(const mth__instr *k) { return mth__has_channel(k); }
 static bool is_wait(const mth__instr *k) { return k->kind == MTH__WAIT; }
 static bool has_operand(const mth__instr *k) { return k->nin > 0; }
 static bool is_accumulating(const mth__instr *k) { return k->accumulates; }
@@ -102,7 +102,7 @@ static bool repeat_instr(mth__role *r) {
 static bool overlap_ranges(mth__role *r) {
     int v = pick_value(r, MTH__IN_SLAB), w = pick_value(r, MTH__IN_SLAB);
     if (v < 0 || r->value.at[v].offset == r->value.at[w].offset ||
-        r->value.at[w].offset + r->value.at[v].bytes > r->slab)
+        r->value.at[w].offset + r->value.at[v].bytes > r->slab[MTH__DEVICE])
         return false;
     r->value.at[v].offset = r->value.at[w].offset;
     return true;
@@ -116,13 +116,13 @@ static bool lend_exit(mth__role *r) {
     r->value.at[v].offset = pick(2) ? 0 : 64;
     return true;
 }
-static bool move_lodger(mth__role *r) {
+static bool move_borrower(mth__role *r) {
     int v = pick_value(r, MTH__IN_LENT), e = v < 0 ? -1 : pick_value(r, MTH__IN_EXIT);
     if (e < 0 || r->value.at[v].bytes == 0 || r->value.at[v].index == r->value.at[e].index) return false;
     r->value.at[v].index = r->value.at[e].index;
     return true;
 }
-static bool misplace_lodger(mth__role *r) {
+static bool misplace_borrower(mth__role *r) {
     int v = pick_value(r, MTH__IN_LENT);
     if (v < 0) return false;
     const int64_t wrong[] = {-64, 32, 1 << 20};
@@ -158,7 +158,7 @@ static bool partial_as_value(mth__role *r) {
 }
 static bool value_as_partial(mth__role *r) {
     for (size_t v = 0; v < r->value.n; v++)
-        if (r->value.at[v].klass != MTH__CLASS_COMMUNICATION &&
+        if (r->value.at[v].memory != MTH__MEMORY_COMMUNICATION &&
             !mth__sharding_axes(&r->value.at[v].sharding, r->value.at[v].shape.rank) &&
             r->value.at[v].sharding.on->naxes && !r->value.at[v].sharding.partial) {
             r->value.at[v].sharding.partial = 1;
@@ -189,16 +189,16 @@ static bool shift_view(mth__role *r) { /* the ends of rows and the beginnings of
     return true;
 }
 static bool shrink_slab(mth__role *r) {
-    if (!r->slab) return false;
-    r->slab -= 64;
-    return r->slab > 0;
+    if (!r->slab[MTH__DEVICE]) return false;
+    r->slab[MTH__DEVICE] -= 64;
+    return r->slab[MTH__DEVICE] > 0;
 }
 static bool lose_exit(mth__role *r) {
     int v = pick_value(r, MTH__IN_EXIT);
     if (v < 0) return false;
     r->value.at[v].storage = MTH__IN_SLAB;
-    r->value.at[v].offset = (r->slab + 63) / 64 * 64;
-    r->slab = r->value.at[v].offset + r->value.at[v].bytes;
+    r->value.at[v].offset = (r->slab[MTH__DEVICE] + 63) / 64 * 64;
+    r->slab[MTH__DEVICE] = r->value.at[v].offset + r->value.at[v].bytes;
     return true;
 }
 
@@ -231,8 +231,8 @@ static bool sum_elsewhere(mth__role *r) {
     if (i < 0) return false;
     mth__pvalue *to = &r->value.at[r->instr.at[i].out[0]];
     if (to->storage != MTH__IN_SLAB) return false;
-    to->offset = (r->slab + 63) / 64 * 64;
-    r->slab = to->offset + to->bytes;
+    to->offset = (r->slab[MTH__DEVICE] + 63) / 64 * 64;
+    r->slab[MTH__DEVICE] = to->offset + to->bytes;
     return true;
 }
 static bool forget_sum(mth__role *r) {
@@ -260,8 +260,9 @@ static const struct {
     {"read_later_value", read_later_value, true}, {"read_other_value", read_other_value, false},
     {"wrong_local_shape", wrong_local_shape, true}, {"partial_as_value", partial_as_value, true},
     {"value_as_partial", value_as_partial, true}, {"shrink_slab", shrink_slab, true}, {"lose_exit", lose_exit, false},
-    {"lend_exit", lend_exit, false}, {"move_lodger", move_lodger, false}, {"misplace_lodger", misplace_lodger, true},
-    {"unsplit_view", unsplit_view, true}, {"shift_view", shift_view, true}};
+    {"lend_exit", lend_exit, false}, {"move_borrower", move_borrower, false},
+    {"misplace_borrower", misplace_borrower, true}, {"unsplit_view", unsplit_view, true},
+    {"shift_view", shift_view, true}};
 enum { MUTATIONS = sizeof mutations / sizeof *mutations };
 
 GUARDED(mutants_are_refused) {
@@ -482,7 +483,7 @@ GUARDED(overlapping_values_are_named) {
     mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
     mth__role *r = &p->role.at[0];
     r->value.at[r->instr.at[1].out[0]].offset += 64; /* relu beside its operand, not on it */
-    r->slab += 64;
+    r->slab[MTH__DEVICE] += 64;
     CHECK_FAILS(mth__program_verify(p), MTH_ERROR_VALUE,
         "instruction 1, relu: %4 overlaps %3, which lives until instruction 1");
 }

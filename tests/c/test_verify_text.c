@@ -1,9 +1,9 @@
 /* What the verifier says of texts: sizes that wrap or lie, and plans spoilt at random. */
 #include "emit/collective.h"
+#include "offloads.h"
 #include "plain_verify.h"
 #include "random_plan.h"
 #include "guarded.h"
-#include "pick.h"
 
 /* ---------------------------------------------------------------- sizes that a text says */
 #define TWO                                                                                                            \
@@ -76,7 +76,9 @@ GUARDED(no_sum_of_sizes_wraps) {
 static char *spoil(const char *text) {
     static const char *const bits[] = {"0", "1", "9223372036854775807", "-1", "None", "(", ")", ",", "\n", " ",
         "cyclic", "by 3", "p0", "c0", "c1", "slab", "exit 0", "x0", "%5", "wait c0", "partial sum over 0", "[", "]",
-        "65536", "1048576", "over 0", "work", "\"", "\\", "start", "ring", "tree", "i0=5", "transfer", "devices 0..3"};
+        "65536", "1048576", "over 0", "work", "\"", "\\", "start", "ring", "tree", "i0=5", "transfer", "devices 0..3",
+        "host+0", "own", "own host", "offload", "reload", "start on 2", "wait for %5", "successor of 0", "state",
+        "scalar"};
     size_t n = strlen(text);
     char *s = NEW_ARRAY(a, char, n + 64);
     memcpy(s, text, n);
@@ -111,7 +113,11 @@ GUARDED(spoilt_texts_do_no_harm) {
     for (unsigned seed = 0; seed < 120; seed++) {
         a = mth__arena_new();
         mth__emit_options o = random_emit_options(seed);
-        const char *text = plan_text(emit_plan(random_graph(a, seed), &o));
+        mth__program *plan = NULL;
+        CHECK_STATUS(mth__emit(a, random_graph(a, seed), &o, &plan));
+        if (seed % 2) add_offloads(a, plan, seed);
+        CHECK_STATUS(mth__emit_memory(plan, 1));
+        const char *text = plan_text(plan);
         state = seed;
         for (int k = 0; k < 40; k++) {
             mth__program *p = NULL, *again = NULL;

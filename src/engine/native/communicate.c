@@ -346,7 +346,7 @@ mth_status mth__communicate(mth__loader *l, int instr) {
     }
     w->channel_index = i->channel;
     w->instr = instr;
-    w->on = i->kind == MTH__START;
+    w->on = i->stream;
     w->c = &l->program->channel.at[i->channel];
     if (i->kind == MTH__RECV) return pull(w, i);
     if (w->c->kind == MTH__TRANSFER) {

@@ -23,8 +23,8 @@ static void engine_free(mth__engine *e) {
     mth__fork_watch_remove(&e->watch);
     mth__buffers_trim(&e->buffers);
     for (int i = 0; e->worker && i < e->threads; i++) mth__free(e->worker[i].scratch);
-    for (int k = 0; e->shared && k < 2 * e->devices; k++) mth__free(e->shared[k]);
-    for (int d = 0; e->slab && d < e->devices; d++) mth__free(e->slab[d]);
+    for (int k = 0; e->shared && k < MTH__STREAMS * e->devices; k++) mth__free(e->shared[k]);
+    for (int d = 0; e->slab && d < MTH__SPACES * e->devices; d++) mth__free(e->slab[d]);
     mth__free(e->slab);
     mth__free(e->slab_size);
     mth__free(e->worker);
@@ -61,10 +61,10 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
     pthread_mutex_init(&e->running, NULL);
     pthread_mutex_init(&e->buffers.lock, NULL);
     e->worker = mth__calloc((size_t)e->threads, sizeof *e->worker);
-    e->slab = mth__calloc((size_t)devices, sizeof *e->slab);
-    e->slab_size = mth__calloc((size_t)devices, sizeof *e->slab_size);
-    e->shared = mth__calloc(2 * (size_t)devices, sizeof *e->shared);
-    e->shared_size = mth__calloc(2 * (size_t)devices, sizeof *e->shared_size);
+    e->slab = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *e->slab);
+    e->slab_size = mth__calloc(MTH__SPACES * (size_t)devices, sizeof *e->slab_size);
+    e->shared = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *e->shared);
+    e->shared_size = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *e->shared_size);
     if (!e->worker || !e->slab || !e->slab_size || !e->shared || !e->shared_size) {
         engine_free(e);
         return FAIL(
@@ -95,7 +95,7 @@ static void executable_free(mth__executable *x) {
     mth__free(x);
 }
 
-enum { LEND_FROM = 64 << 10 }; /* bytes: less is not worth a plan that is harder to read */
+enum { LEAST_LENT = 64 << 10 }; /* bytes: less is not worth a plan that is harder to read */
 
 static mth_status no_memory(const char *what, int64_t bytes) {
     return FAIL(MTH_ERROR_MEMORY, F("no memory for %s: %lld bytes", what, (long long)bytes),
@@ -104,7 +104,11 @@ static mth_status no_memory(const char *what, int64_t bytes) {
 
 static mth_status allocate(mth__executable *x) {
     const mth__program *p = x->program;
-    x->streams = 2 * p->mesh->count;
+    x->each = 1;
+    for (size_t r = 0; r < p->role.n; r++)
+        for (size_t i = 0; i < p->role.at[r].instr.n; i++)
+            if (p->role.at[r].instr.at[i].stream >= x->each) x->each = p->role.at[r].instr.at[i].stream + 1;
+    x->streams = x->each * p->mesh->count;
     x->stream = mth__calloc((size_t)x->streams, sizeof *x->stream);
     return x->stream ? NULL : no_memory("the streams", x->streams * (int64_t)sizeof *x->stream);
 }
@@ -159,16 +163,19 @@ static mth_status grow_scratch(mth__engine *e, const mth__executable *x) {
     return NULL;
 }
 
-static mth_status grow_slabs(mth__engine *e, const mth__program *p) {
-    for (int d = 0; d < e->devices; d++) {
-        size_t bytes = p->role_of[d] < 0 ? 0 : (size_t)p->role.at[p->role_of[d]].slab;
+static mth_status grow_slabs(mth__engine *e, const mth__executable *x) {
+    for (int d = 0; d < MTH__SPACES * e->devices; d++) {
+        const int role = x->program->role_of[d % e->devices];
+        size_t bytes = role < 0 ? 0 : (size_t)x->memory[role][d / e->devices];
         if (bytes <= e->slab_size[d]) continue;
         void *larger = mth__malloc(bytes);
         if (!larger) { /* what the cache of buffers holds may be what is missing */
             mth__buffers_trim(&e->buffers);
             larger = mth__malloc(bytes);
         }
-        if (!larger) return no_memory("the slab of a device", (int64_t)bytes);
+        if (!larger)
+            return no_memory(
+                d < e->devices ? "the slab of a device" : "a device's part of the host's pool", (int64_t)bytes);
         e->generation++;
         replace(e, &e->slab[d], larger, &e->slab_size[d], bytes);
     }
@@ -195,7 +202,7 @@ static mth_status native_load(
     if (!s) {
         pthread_mutex_lock(&e->running);
         s = grow_scratch(e, x);
-        if (!s) s = grow_slabs(e, program);
+        if (!s) s = grow_slabs(e, x);
         x->generation = e->generation - 1; /* bound to no slab yet */
         if (!s) s = mth__kernels_start();
         if (!s) s = mth__pool_start(e);
@@ -214,7 +221,9 @@ static mth_status native_load(
 static const char *task_name(const mth__executable *x, int stream, int task, const mth__instr **out) {
     const mth__stream *s = &x->stream[stream];
     const mth__instr *i = *out = &x->program->role.at[x->program->role_of[s->device]].instr.at[s->task[task].instr];
-    return i->kind == MTH__COMPUTE ? i->op->name : x->program->channel.at[i->channel].label;
+    return i->kind == MTH__COMPUTE ? i->op->name
+        : i->channel >= 0          ? x->program->channel.at[i->channel].label
+                                   : "a copy between spaces";
 }
 
 typedef struct {
@@ -280,9 +289,21 @@ static mth_status stuck_error(const mth__executable *x) {
     return INTERNAL("no instruction can run: device %d is at instruction %d (%s)", s->device, t->instr, name);
 }
 
-static mth_status exits_new(mth__executable *x, mth__buffer **exit) {
+/* Of an exit: new memory, or that of the entry whose successor it is. */
+static mth_status exit_new(
+    mth__executable *x, const mth__external *held, mth__buffer *const *entry, mth__buffer **out) {
+    if (held->entry < 0) return mth__native_buffer_new(x->engine, held->device, held->bytes, out);
+    mth__buffer *before = entry[held->entry];
+    if (before->size == MTH__BORROWED)
+        return INTERNAL("entry %s has a successor on device %d, and its buffer is the caller's own memory",
+            x->program->entry.at[held->entry / x->engine->devices].name, held->device);
+    mth__native_buffer_retain(before);
+    *out = before;
+    return NULL;
+}
+static mth_status exits_new(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit) {
     for (size_t i = 0; i < x->exits; i++) {
-        mth_status s = mth__native_buffer_new(x->engine, x->exit[i].device, x->exit[i].bytes, &exit[x->exit[i].index]);
+        mth_status s = exit_new(x, &x->exit[i], entry, &exit[x->exit[i].index]);
         if (!s) continue;
         while (i--) {
             mth__native_buffer_release(exit[x->exit[i].index]);
@@ -315,8 +336,10 @@ static void poison(void *data, int64_t bytes) {
 }
 
 static void poison_memory(const mth__executable *x, mth__buffer *const *exit) {
-    for (int d = 0; d < x->engine->devices; d++) poison(x->engine->slab[d], (int64_t)x->engine->slab_size[d]);
-    for (size_t i = 0; i < x->exits; i++) poison(exit[x->exit[i].index]->data, x->exit[i].bytes);
+    for (int d = 0; d < MTH__SPACES * x->engine->devices; d++)
+        poison(x->engine->slab[d], (int64_t)x->engine->slab_size[d]);
+    for (size_t i = 0; i < x->exits; i++)
+        if (x->exit[i].entry < 0) poison(exit[x->exit[i].index]->data, x->exit[i].bytes);
 }
 #else
 static void poison_memory(const mth__executable *x, mth__buffer *const *exit) { (void)x, (void)exit; }
@@ -353,7 +376,7 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
                 x->program->entry.at[x->entry[i].index / e->devices].name, (long long)x->entry[i].bytes,
                 x->entry[i].device);
     }
-    TRY(exits_new(x, exit));
+    TRY(exits_new(x, entry, exit));
     mth_status s = mth__lock_run(&e->running, stop);
     if (!s) {
         s = run_locked(x, entry, exit, stop);
@@ -374,7 +397,7 @@ static int cores(mth__engine *e) {
 const mth__engine_vtable mth__engine_native = {
     .name = "native",
     .options = tables,
-    .traits = {.streams = 2, .lends_from = LEND_FROM, .views = true},
+    .traits = {.streams = MTH__STREAMS, .least_lent = LEAST_LENT, .views = true},
     .cores = cores,
     .open = native_open,
     .close = native_close,

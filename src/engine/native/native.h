@@ -3,11 +3,12 @@
  *   native.c       the vtable: engine, executable, a run's beginning and end
  *   stream.c       program -> streams of tasks, at load: addresses, counts, waits
  *   communicate.c  the tasks of collectives and transfers
+ *   copy.c         the tasks of copies between spaces
  *   move.c         strided boxes between devices: planned at load, run in chunks
  *   pool.c         threads: who takes which task or chunk
  *   buffer.c       memory
  *
- * A device is one or two in-order streams of tasks (0 computes, 1 communicates). A stream's `done` counts the tasks
+ * A device is as many in-order streams of tasks as the program has (emit/program.h). A stream's `done` counts the tasks
  * that it has completed and only grows in a run; a task may begin when every stream that it waits for has completed so
  * many. A task runs in phases of chunks. Whoever claims a stream runs its next task; a task of more than one chunk is
  * offered as a ticket, from which idle threads take chunks, and who ends the last chunk goes on with the stream: nobody
@@ -163,14 +164,15 @@ typedef struct {
     atomic_int finished, phase;        /* of the ticket's chunks; its phase */
 } mth__stream;
 
-/* *slot = data of slab, entry or exit [index] + offset */
+/* *slot = data of slab (devices * space + device), entry or exit [index] + offset */
 typedef struct {
     void **slot;
     int64_t index, offset;
 } mth__fixup;
-/* an entry or exit that a device has: index in the caller's array */
+/* an entry or exit that a device has: index in the caller's array; of an exit that succeeds an entry the index of that,
+   else -1 */
 typedef struct {
-    int64_t index, bytes;
+    int64_t index, bytes, entry;
     int32_t device;
 } mth__external;
 
@@ -178,8 +180,9 @@ struct mth__executable {
     mth__engine *engine;
     const mth__program *program;
     mth__arena *arena;   /* all tables */
-    mth__stream *stream; /* 2 * device + {0, 1} */
-    int streams;
+    mth__stream *stream; /* each * device + the stream of the program */
+    int streams, each;
+    int64_t (*memory)[MTH__SPACES]; /* by role: bytes of the slab, and behind it of what is the engine's own */
     mth__event **event;
     size_t events;
     /* slabs: bound when they have moved; the others at each run */
@@ -219,7 +222,8 @@ struct mth__engine {
     mth__worker *worker; /* [0] is whoever calls run */
     int started;         /* workers that are threads of the pool, from worker[1] on */
     mth__fork_watch watch;
-    /* Executables run one at a time, so all share each device's slab: it is as large as the largest of them needs. */
+    /* Executables run one at a time, so all share each device's slab in a space: it is as large as the largest of them
+       needs. By devices * space + device. */
     void **slab;
     size_t *slab_size;
     unsigned generation; /* counts the times that a slab has moved */
@@ -273,12 +277,15 @@ typedef struct mth__loader {
     mth__parts *channel;
     VEC(mth__fixup) slab;
     mth__moving entry, exit;
+    int64_t *
+        *own; /* by role and value: where what is the engine's own lies in the space's memory; NULL: there is none */
     /* the device that is being filled */
-    int device, tasks[2]; /* of its streams, so far */
+    int device, tasks[MTH__STREAMS]; /* of its streams, so far */
     const mth__role *role;
-    VEC(mth__stream_wait) pending[2]; /* of the next task */
+    int *copied; /* by value of the role: how many tasks of its stream bring it, where a copy is started */
+    VEC(mth__stream_wait) pending[MTH__STREAMS]; /* of the next task */
     /* by stream: the count that earlier tasks have waited for, above 2^32 times the device */
-    int64_t *seen[2];
+    int64_t *seen[MTH__STREAMS];
     VEC(mth__event *) event;
     mth__templates templates;
     mth__partners *partners;
@@ -288,7 +295,7 @@ mth_status mth__load_streams(mth__loader *);
 /* What a device receives on a channel, or does in its collective; what it sends. */
 mth__part *mth__load_receive(const mth__loader *, int channel, int device);
 mth__part *mth__load_send(const mth__loader *, int channel, int device);
-/* the next task on stream 2 * device + on waits for `stream` to complete `count` */
+/* the next task on the stream `on` of the device waits for `stream` to complete `count` */
 void mth__load_wait(mth__loader *, int on, int stream, int count);
 mth__task *mth__load_task(mth__loader *, int on, mth__task_kind, int instr);
 /* The stream comes to the event with the task before the next one, which has no other event. */
@@ -300,8 +307,11 @@ const mth__role *mth__load_role(const mth__loader *, int device);
 /* Has *slot hold the address of a value's first byte plus `bytes`: from now on, or set at each run. */
 void mth__load_bind(mth__loader *, int device, int value, int64_t bytes, void **slot);
 bool mth__load_same(const mth__loader *, int device, int value, int other); /* the same memory */
-/* tasks of an instruction, without the arrival of a START */
+/* tasks of an instruction, without the arrival of one that is started */
 int mth__communicate_count(const mth__channel *, const mth__instr *);
 mth_status mth__communicate(mth__loader *, int instr);
+/* the task of a copy between spaces */
+void mth__load_copy(mth__loader *, int instr);
+static inline int mth__load_stream(const mth__loader *l, int device, int on) { return l->x->each * device + on; }
 void mth__exchange_run(const mth__exchange *, int chunk);
 #endif

@@ -18,25 +18,33 @@ static const mth__pvalue *base_of(const mth__role *role, int value, int64_t *byt
     return v;
 }
 static mth__storage kind_of(const mth__pvalue *v) { return v->storage == MTH__IN_LENT ? MTH__IN_EXIT : v->storage; }
-static int64_t start_of(const mth__pvalue *v) {
+static bool in_slab(const mth__pvalue *v) { return v->storage == MTH__IN_SLAB || v->storage == MTH__IN_OWN; }
+/* Bytes into the slab of its space, the entry or the exit. */
+static int64_t start_of(const mth__loader *l, int device, const mth__pvalue *v) {
+    if (v->storage == MTH__IN_OWN) {
+        const int role = l->program->role_of[device];
+        return l->own[role][v - l->program->role.at[role].value.at];
+    }
     return v->storage == MTH__IN_SLAB || v->storage == MTH__IN_LENT ? v->offset : 0;
 }
 bool mth__load_same(const mth__loader *l, int device, int value, int other) {
     int64_t a_bytes = 0, b_bytes = 0;
     const mth__role *role = mth__load_role(l, device);
     const mth__pvalue *a = base_of(role, value, &a_bytes), *b = base_of(role, other, &b_bytes);
-    if (kind_of(a) != kind_of(b) || (a->storage != MTH__IN_SLAB && a->index != b->index)) return false;
-    return start_of(a) + a_bytes == start_of(b) + b_bytes;
+    if (in_slab(a) != in_slab(b) || (in_slab(a) && a->space != b->space)) return false;
+    if (!in_slab(a) && (kind_of(a) != kind_of(b) || a->index != b->index)) return false;
+    return start_of(l, device, a) + a_bytes == start_of(l, device, b) + b_bytes;
 }
 static int64_t in_callers(const mth__loader *l, int index, int device) { return (int64_t)index * l->devices + device; }
 void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void **slot) {
     const mth__pvalue *v = base_of(mth__load_role(l, device), value, &bytes);
-    if (v->storage == MTH__IN_SLAB) {
-        PUSH(l->arena, l->slab, (mth__fixup){slot, device, start_of(v) + bytes});
+    bytes += start_of(l, device, v);
+    if (in_slab(v)) {
+        PUSH(l->arena, l->slab, (mth__fixup){slot, (int64_t)v->space * l->devices + device, bytes});
         return;
     }
     mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
-    PUSH(l->arena, m->fixup, (mth__fixup){slot, in_callers(l, v->index, device), start_of(v) + bytes});
+    PUSH(l->arena, m->fixup, (mth__fixup){slot, in_callers(l, v->index, device), bytes});
 }
 
 static int indices(const mth__program *p, mth__storage storage) {
@@ -59,7 +67,11 @@ static void list_held(mth__loader *l) {
         mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
         size_t *at = &m->at[v->index];
         if (*at <= before[v->storage == MTH__IN_EXIT]) {
-            PUSH(l->arena, m->held, (mth__external){in_callers(l, v->index, l->device), 0, l->device});
+            const mth__exit *exit = v->storage == MTH__IN_EXIT ? &l->program->exit.at[v->index] : NULL;
+            const int entry = exit && exit->kind == MTH__EXIT_SUCCESSOR ? exit->entry : -1;
+            PUSH(l->arena, m->held,
+                ((mth__external){in_callers(l, v->index, l->device), 0,
+                    entry < 0 ? -1 : in_callers(l, entry, l->device), l->device}));
             *at = m->held.n;
         }
         mth__external *held = &m->held.at[*at - 1];
@@ -96,12 +108,12 @@ static void make_parts(mth__loader *l) {
 void mth__load_wait(mth__loader *l, int on, int stream, int count) {
     int64_t seen = ((int64_t)l->device << 32) + count;
     /* in order; or waited for already */
-    if (stream == 2 * l->device + on || count <= 0 || seen <= l->seen[on][stream]) return;
+    if (stream == mth__load_stream(l, l->device, on) || count <= 0 || seen <= l->seen[on][stream]) return;
     l->seen[on][stream] = seen;
     PUSH(l->arena, l->pending[on], (mth__stream_wait){stream, count});
 }
 mth__task *mth__load_task(mth__loader *l, int on, mth__task_kind kind, int instr) {
-    mth__task *t = &l->x->stream[2 * l->device + on].task[l->tasks[on]++];
+    mth__task *t = &l->x->stream[mth__load_stream(l, l->device, on)].task[l->tasks[on]++];
     t->kind = kind;
     t->instr = instr;
     t->waits = (int32_t)l->pending[on].n;
@@ -113,7 +125,7 @@ mth__task *mth__load_task(mth__loader *l, int on, mth__task_kind kind, int instr
 
 void mth__load_arrival(mth__loader *l, int on, mth__event *e) {
     if (l->tasks[on])
-        l->x->stream[2 * l->device + on].task[l->tasks[on] - 1].signals = e;
+        l->x->stream[mth__load_stream(l, l->device, on)].task[l->tasks[on] - 1].signals = e;
     else
         e->there++;
 }
@@ -163,16 +175,22 @@ static mth_status compute(mth__loader *l, int at) {
         if (t->chunks[p] >= MTH__CHUNKS_MOST)
             return mth__error_operator(INTERNAL("%s has %d chunks", i->op->name, t->chunks[p]), i->label.module);
     if (l->x->thread_scratch < c->thread_scratch) l->x->thread_scratch = c->thread_scratch;
-    size_t *shared = &l->x->shared_scratch[2 * l->device];
+    size_t *shared = &l->x->shared_scratch[mth__load_stream(l, l->device, 0)];
     if (*shared < c->call_scratch) *shared = c->call_scratch;
     return NULL;
 }
 
-/* What a WAIT waits for: its own START; the receivers of its own SEND. */
+/* What a WAIT waits for: what its own device has started; the receivers of its own SEND. */
 static mth_status wait_for(mth__loader *l, int at) {
-    int channel = l->role->instr.at[at].channel;
+    int channel = l->role->instr.at[at].channel, awaited = l->role->instr.at[at].awaited;
+    if (channel < 0) {
+        mth__load_wait(l, 0, mth__load_stream(l, l->device, 2), l->copied[awaited]);
+        mth__load_task(l, 0, MTH__TASK_SYNC, at);
+        return NULL;
+    }
     const mth__part *mine = mth__load_receive(l, channel, l->device);
-    if (mine->instr >= 0 && mine->stream == 2 * l->device + 1) mth__load_wait(l, 0, mine->stream, mine->end);
+    if (mine->instr >= 0 && mth__is_started(&l->role->instr.at[mine->instr]))
+        mth__load_wait(l, 0, mine->stream, mine->end);
     if (mth__load_send(l, channel, l->device)->instr >= 0) {
         const int32_t *reader;
         int readers;
@@ -236,29 +254,30 @@ mth_status mth__load_readers(mth__loader *l, int channel, int sender, const int3
 static mth_status count_tasks(mth__loader *l, int device) {
     TRY(mth__stop_check());
     const mth__role *role = mth__load_role(l, device);
-    int count[2] = {0, 0};
+    int count[MTH__STREAMS] = {0};
     for (size_t k = 0; role && k < role->instr.n; k++) {
         const mth__instr *i = &role->instr.at[k];
         if (i->kind == MTH__COMPUTE) {
             count[0] += !is_nothing(l, device, i);
             continue;
         }
-        if (i->kind == MTH__WAIT) {
-            count[0]++;
+        if (i->kind == MTH__WAIT || i->kind == MTH__COPY) {
+            count[i->stream]++;
             continue;
         }
-        int on = i->kind == MTH__START;
+        const int on = i->stream;
         const mth__channel *c = &l->program->channel.at[i->channel];
         if (c->to.on->rank_of[device] < 0 && c->from.on->rank_of[device] < 0)
             return INTERNAL("device %d takes part in channel %d, which is of others", device, i->channel);
         mth__part *part = (i->kind == MTH__SEND ? mth__load_send : mth__load_receive)(l, i->channel, device);
         if (part->instr >= 0) return INTERNAL("device %d takes part in channel %d twice", device, i->channel);
-        count[on] += on; /* the arrival */
-        *part = (mth__part){.instr = (int32_t)k, .stream = 2 * device + on, .first = count[on], .end = count[on]};
+        count[on] += on != 0; /* the arrival */
+        *part = (mth__part){
+            .instr = (int32_t)k, .stream = mth__load_stream(l, device, on), .first = count[on], .end = count[on]};
         if (i->kind != MTH__SEND) part->end = count[on] += mth__communicate_count(c, i);
     }
-    for (int on = 0; on < 2; on++) {
-        mth__stream *s = &l->x->stream[2 * device + on];
+    for (int on = 0; on < l->x->each; on++) {
+        mth__stream *s = &l->x->stream[mth__load_stream(l, device, on)];
         s->device = device;
         s->tasks = count[on];
         s->task = NEW_ARRAY(l->arena, mth__task, count[on]);
@@ -271,33 +290,35 @@ static mth_status fill(mth__loader *l, int device) {
     l->device = device;
     l->role = mth__load_role(l, device);
     if (!l->role) return NULL;
-    for (int on = 0; on < 2; on++) {
+    for (int on = 0; on < MTH__STREAMS; on++) {
         l->tasks[on] = 0;
         l->pending[on].n = 0;
     }
+    if (l->x->each > 2) l->copied = NEW_ARRAY(l->arena, int, l->role->value.n);
     list_held(l);
     for (size_t k = 0; k < l->role->instr.n; k++) {
         const mth__instr *i = &l->role->instr.at[k];
         int at = (int)k;
         if (k % MTH__STOP_EVERY == 0) TRY(mth__stop_check());
+        /* what is started begins when all before it is done */
+        if (mth__is_started(i)) mth__load_wait(l, i->stream, mth__load_stream(l, device, 0), l->tasks[0]);
         switch (i->kind) {
         case MTH__COMPUTE:
             if (!is_nothing(l, device, i)) TRY(compute(l, at));
             break;
         case MTH__WAIT: TRY(wait_for(l, at)); break;
         case MTH__SEND: break; /* posted when what stands before it is done */
-        case MTH__START:
-            mth__load_wait(l, 1, 2 * device, l->tasks[0]);
-            mth__load_task(l, 1, MTH__TASK_SYNC, at);
+        case MTH__COPY: mth__load_copy(l, at); break;
+        default:
+            if (mth__is_started(i)) mth__load_task(l, i->stream, MTH__TASK_SYNC, at); /* the arrival */
             TRY(mth__communicate(l, at));
-            break;
-        default: TRY(mth__communicate(l, at));
         }
     }
-    for (int on = 0; on < 2; on++)
-        if (l->tasks[on] != l->x->stream[2 * device + on].tasks)
-            return INTERNAL(
-                "device %d has %d tasks, counted %d", device, l->tasks[on], l->x->stream[2 * device + on].tasks);
+    for (int on = 0; on < l->x->each; on++) {
+        const int counted = l->x->stream[mth__load_stream(l, device, on)].tasks;
+        if (l->tasks[on] != counted)
+            return INTERNAL("device %d has %d tasks, counted %d", device, l->tasks[on], counted);
+    }
     return NULL;
 }
 
@@ -335,13 +356,41 @@ static mth_status check_steps(const mth__channel *c) {
         operator);
 }
 
+/* What is the engine's own lies behind the slab of its space, one behind the other; a result that is added to a sum, on
+ * it. */
+static void place_own(mth__loader *l) {
+    const mth__program *p = l->program;
+    l->x->memory = mth__alloc_array(l->arena, p->role.n, sizeof *l->x->memory);
+    l->own = NEW_ARRAY(l->arena, int64_t *, p->role.n);
+    for (size_t r = 0; r < p->role.n; r++) {
+        const mth__role *role = &p->role.at[r];
+        int64_t *end = l->x->memory[r], *at = NULL;
+        memcpy(end, role->slab, sizeof role->slab);
+        for (size_t v = 0; v < role->value.n; v++) {
+            const mth__pvalue *value = &role->value.at[v];
+            if (value->storage != MTH__IN_OWN) continue;
+            if (!at) at = l->own[r] = NEW_ARRAY(l->arena, int64_t, role->value.n);
+            at[v] = (end[value->space] + 63) / 64 * 64;
+            end[value->space] = mth__size_sum(at[v], value->bytes);
+        }
+        for (size_t i = 0; at && i < role->instr.n; i++) {
+            const mth__instr *k = &role->instr.at[i];
+            for (int j = 0; k->accumulates && j < k->nout; j++) {
+                const int sum = mth__accumulator(k->op, k->nin, j);
+                if (sum >= 0 && role->value.at[k->out[j]].storage == MTH__IN_OWN) at[k->out[j]] = at[k->in[sum]];
+            }
+        }
+    }
+}
+
 mth_status mth__load_streams(mth__loader *l) {
     for (size_t i = 0; i < l->program->channel.n; i++)
         if (l->program->channel.at[i].algorithm != MTH__DIRECT) TRY(check_steps(&l->program->channel.at[i]));
     make_parts(l);
+    place_own(l);
     l->entry.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_ENTRY));
     l->exit.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_EXIT));
-    for (int on = 0; on < 2; on++) l->seen[on] = NEW_ARRAY(l->arena, int64_t, l->x->streams);
+    for (int on = 0; on < l->x->each; on++) l->seen[on] = NEW_ARRAY(l->arena, int64_t, l->x->streams);
     for (int d = 0; d < l->devices; d++) TRY(count_tasks(l, d));
     for (int d = 0; d < l->devices; d++) TRY(fill(l, d));
     link_dependents(l);

@@ -154,7 +154,7 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
     }
     for (int j = 0; j < c.nin; j++) {
         c.in[j] = (mth__hlo_operand){get(w, x->in[j]), part_of(w, x->in[j])};
-        if (i->wants) c.in[j].v = constrain(w, &i->wants[j], c.in[j].v);
+        if (i->layouts) c.in[j].v = constrain(w, &i->layouts[j], c.in[j].v);
     }
     for (int j = 0; j < x->nout; j++) c.out[j].part = part_of(w, x->out[j]);
     if (i->kind == MTH__COMPUTE) {
@@ -179,7 +179,7 @@ static mth_status write_instr(writing *w, const mth__seg_instr *x) {
                     mth__hlo_type(w->scratch, c.out[j].v.dtype, c.out[j].v.shape),
                     mth__hlo_type(w->scratch, c.out[j].part->dtype, c.out[j].part->local)),
                 i->label.module);
-        if (i->wants) c.out[j].v = constrain(w, &i->wants[x->nin + j], c.out[j].v);
+        if (i->layouts) c.out[j].v = constrain(w, &i->layouts[x->nin + j], c.out[j].v);
         set(w, x->out[j], c.out[j].v);
     }
     return NULL;

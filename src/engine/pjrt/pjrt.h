@@ -76,6 +76,7 @@ mth_status mth__pjrt_adopt(
 mth_status mth__pjrt_await(mth__engine *, PJRT_Event *, const char *doing);
 
 mth_status mth__pjrt_check_global(const mth__program *global); /* pjrt_parts.c */
+mth_status mth__pjrt_check_program(const mth__program *);      /* pjrt_parts.c: what a load refuses */
 /* pjrt_load.c, pjrt_run.c */
 mth_status mth__pjrt_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__pjrt_unload(mth__executable *);

@@ -146,6 +146,7 @@ static mth_status load_body(void *context) {
 
 mth_status mth__pjrt_load(
     mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
+    TRY(mth__pjrt_check_program(program));
     mth__executable *x = mth__calloc(1, sizeof *x);
     if (!x) return no_memory();
     x->engine = e;

@@ -1,4 +1,4 @@
-/* What XLA's partitioner can't do: known with a program, before anything is loaded. */
+/* What XLA or its partitioner can't do: known with a program, before anything is loaded. */
 #include "engine/pjrt/segment.h"
 #include "engine/pjrt/pjrt.h"
 
@@ -31,5 +31,27 @@ mth_status mth__pjrt_check_global(const mth__program *global) {
             const mth__pvalue *v = &global->role.at[r].value.at[i];
             if (v->storage == MTH__IN_ENTRY || v->storage == MTH__IN_EXIT) TRY(check_parts(v));
         }
+    return NULL;
+}
+
+static mth_status no_such_program(const char *name, char *what) {
+    return mth__error_operator(
+        FAIL(MTH_ERROR_UNSUPPORTED, what, F("run the plan on the native engine, with backend='c'")), name);
+}
+
+mth_status mth__pjrt_check_program(const mth__program *program) {
+    for (size_t i = 0; i < program->exit.n; i++)
+        if (program->exit.at[i].kind == MTH__EXIT_SUCCESSOR)
+            return no_such_program(program->exit.at[i].name,
+                F("XLA's engine gives no exit the bytes of an entry, and exit %zu, %s, is the successor of entry %d", i,
+                    program->exit.at[i].name, program->exit.at[i].entry));
+    for (size_t r = 0; r < program->role.n; r++) {
+        const mth__role *role = &program->role.at[r];
+        for (size_t i = 0; i < role->instr.n; i++)
+            if (role->instr.at[i].kind == MTH__COPY)
+                return no_such_program(role->instr.at[i].label.module,
+                    F("XLA's engine has no memory in the host's pool, and %s is copied there or back",
+                        role->value.at[role->instr.at[i].in[0]].name));
+    }
     return NULL;
 }

@@ -53,8 +53,7 @@ static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref
     }
     for (size_t i = 0; i < role->instr.n; i++) {
         const mth__instr *in = &role->instr.at[i];
-        if (in->kind == MTH__COLLECTIVE || in->kind == MTH__START)
-            mth__ref_seat_of(x, in->channel, d->device)->takes_part = true;
+        if (in->kind == MTH__COLLECTIVE) mth__ref_seat_of(x, in->channel, d->device)->takes_part = true;
         if (in->kind == MTH__SEND) x->senders[in->channel]++;
     }
     return NULL;
@@ -148,7 +147,7 @@ static int cores(mth__engine *e) {
 const mth__engine_vtable mth__engine_reference = {
     .name = "reference",
     .options = tables,
-    .traits = {.streams = 2, .views = true},
+    .traits = {.streams = MTH__STREAMS, .views = true},
     .cores = cores,
     .open = open_engine,
     .close = mth__ref_close,

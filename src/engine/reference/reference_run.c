@@ -34,6 +34,19 @@ static mth_status compute(mth__ref_device *d, const mth__instr *in) {
     return NULL;
 }
 
+/* The copy between spaces that brings this value, which stands before the instruction at hand. */
+static const mth__instr *starter_of(const mth__ref_device *d, int value) {
+    size_t i = d->at;
+    while (d->role->instr.at[i].kind != MTH__COPY || d->role->instr.at[i].out[0] != value) i--;
+    return &d->role->instr.at[i];
+}
+
+static void copy(mth__ref_device *d, const mth__instr *in) {
+    const mth__ref_value *from = &d->value[in->in[0]], *to = &d->value[in->out[0]];
+    const int64_t elements = mth__shape_size(from->local);
+    if (elements) memcpy(to->data, from->data, (size_t)elements * sizeof *to->data);
+}
+
 /* ---------------------------------------------------------------- channels */
 /* Devices of a collective form a group where they differ only along its axes; all others are one group. */
 static int group_of(const mth__channel *c, int device) {
@@ -113,23 +126,30 @@ static mth_status progress(mth__executable *x, mth__ref_device *d, int channel, 
 /* Sets *moved where the device got past its instruction. */
 static mth_status step(mth__executable *x, mth__ref_device *d, bool *moved) {
     const mth__instr *in = &d->role->instr.at[d->at];
-    mth__ref_seat *seat = in->kind == MTH__COMPUTE ? NULL : mth__ref_seat_of(x, in->channel, d->device);
+    mth__ref_seat *seat = in->channel < 0 ? NULL : mth__ref_seat_of(x, in->channel, d->device);
     bool over = true;
     switch (in->kind) {
     case MTH__COMPUTE: TRY(compute(d, in)); break;
+    case MTH__COPY:
+        if (!mth__is_started(in)) copy(d, in);
+        break;
     case MTH__SEND: /* the value stays as it is: who takes it reads it in place */
         seat->sent = in;
         x->sent[in->channel]++;
         break;
-    case MTH__START: seat->arrived = in; break;
     case MTH__COLLECTIVE:
     case MTH__RECV:
         seat->arrived = in;
+        if (mth__is_started(in)) break;
         TRY(progress(x, d, in->channel, seat));
         over = seat->done;
         break;
     case MTH__WAIT:
-        if (seat->arrived && seat->arrived->kind == MTH__START) {
+        if (!seat) {
+            const mth__instr *by = starter_of(d, in->awaited);
+            copy(d, by);
+            wrote(d, by);
+        } else if (seat->arrived && mth__is_started(seat->arrived)) {
             TRY(progress(x, d, in->channel, seat));
             over = seat->done;
             if (over) wrote(d, seat->arrived);
@@ -137,7 +157,7 @@ static mth_status step(mth__executable *x, mth__ref_device *d, bool *moved) {
         break;
     }
     if (over) {
-        if (in->kind != MTH__START) wrote(d, in);
+        if (!mth__is_started(in)) wrote(d, in);
         d->at++;
     }
     *moved = over;
@@ -195,14 +215,21 @@ static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
     return NULL;
 }
 
-static mth_status leave(mth__executable *x, size_t e, mth__ref_device *d, mth__buffer **out) {
+static mth_status leave(
+    mth__executable *x, size_t e, mth__ref_device *d, mth__buffer *const *entry, mth__buffer **out) {
     const mth__exit *exit = &x->program->exit.at[e];
     int rank = exit->sharding.on->rank_of[d->device];
     if (rank < 0) return NULL;
     mth__shape local = mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL);
     if (d->leaves[e] < 0 && mth__shape_size(local) > 0)
         return INTERNAL("%s: device %d never writes it", exit->name, d->device);
-    TRY(mth__ref_buffer_new(x->engine, d->device, mth__shape_size(local) * (int64_t)mth_dtype_size(exit->dtype), out));
+    if (exit->kind == MTH__EXIT_SUCCESSOR) {
+        *out = entry[(size_t)exit->entry * (size_t)x->program->mesh->count + (size_t)d->device];
+        mth__ref_buffer_retain(*out);
+    } else {
+        TRY(mth__ref_buffer_new(
+            x->engine, d->device, mth__shape_size(local) * (int64_t)mth_dtype_size(exit->dtype), out));
+    }
     if (d->leaves[e] >= 0) mth__ref_narrow(&d->value[d->leaves[e]], (*out)->data);
     return NULL;
 }
@@ -217,7 +244,7 @@ mth_status mth__ref_run(mth__executable *x, mth__buffer *const *entry, mth__buff
         if (!s) s = walk(x, stop);
         for (size_t e = 0; e < exits && !s; e++)
             for (int i = 0; i < x->count && !s; i++)
-                s = leave(x, e, &x->device[i], &made[e * devices + (size_t)x->device[i].device]);
+                s = leave(x, e, &x->device[i], entry, &made[e * devices + (size_t)x->device[i].device]);
         pthread_mutex_unlock(&x->lock);
     }
     for (size_t i = 0; i < exits * devices; i++) {

@@ -25,8 +25,8 @@ typedef struct {
 
 /* Where a device stands with a channel. */
 typedef struct {
-    const mth__instr *sent, *arrived; /* its SEND; its COLLECTIVE, START or RECV */
-    bool takes_part, done;            /* takes_part: has a COLLECTIVE or START of this channel */
+    const mth__instr *sent, *arrived; /* its SEND; its COLLECTIVE or RECV */
+    bool takes_part, done;            /* takes_part: has a COLLECTIVE of this channel */
     int tried;                        /* RECV: how many had sent when it last looked */
 } mth__ref_seat;
 

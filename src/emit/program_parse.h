@@ -1,0 +1,29 @@
+/* The files of the parser: program_parse.c reads a plan and the values of its roles, program_parse_instr.c the
+ * instructions. */
+#ifndef MTH__PROGRAM_PARSE_H
+#define MTH__PROGRAM_PARSE_H
+#include "emit/program_words.h"
+
+typedef struct {
+    const char *name;
+    int value;
+} mth__named_value;
+typedef struct {
+    mth__reader in;
+    mth__program *p;
+    VEC(const mth__placement *) placement;
+    int64_t placed;
+    int32_t *role_of;
+    int *mark, marks; /* by device: the list that it was last seen in */
+    mth__role *role;
+    mth__named_value *name;
+    size_t names_room; /* of the role's values: open addressing */
+} mth__plan_parser;
+
+mth_status mth__parse_number(mth__plan_parser *, const char *what, size_t next); /* the one that stands here */
+mth_status mth__parse_value_named(mth__plan_parser *, int *out);                 /* of the role, by its name */
+/* A value with all that a text says of it. Entries and views stand on lines of their own, what is `written` with its
+   writer. */
+mth_status mth__parse_value(mth__plan_parser *, bool written, int *out);
+mth_status mth__parse_instruction(mth__plan_parser *);
+#endif
