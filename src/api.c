@@ -31,10 +31,6 @@ const char *mth_compile_option_doc(void) {
     return mth__text_once(&text, write_options, compile_tables);
 }
 
-mth_status mth__no_room(void) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory"), F("free memory, or shard the model over more devices"));
-}
-
 /* ---------------------------------------------------------------- compile */
 static mth_status check_name(
     const mth_model *m, const char *option, const char *kind, const char *name, const mth__names *known) {

@@ -82,7 +82,7 @@ static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_req
     for (size_t i = 0; i < g->output_gradient_count; i++)
         TRY(check_given(c->model, "output", g->output_gradients[i].name, i, &c->outputs, r->seeded));
     bool *given = mth__calloc(c->inputs.name.n + 1, sizeof *given);
-    mth_status s = given ? NULL : mth__no_room();
+    mth_status s = given ? NULL : mth__lacks_memory("a call", 0);
     for (size_t i = 0; !s && i < g->input_gradient_count; i++)
         s = check_given(c->model, "input", g->input_gradients[i], i, &c->inputs, given);
     mth__free(given);
@@ -90,7 +90,7 @@ static mth_status check_output_gradients(mth_compiled *c, const mth_gradient_req
     r->gradients = true;
     r->wanted = g->input_gradient_count;
     r->wanted_input = mth__calloc(r->wanted + 1, sizeof *r->wanted_input);
-    if (!r->wanted_input) return mth__no_room();
+    if (!r->wanted_input) return mth__lacks_memory("a call", 0);
     for (size_t i = 0; i < r->wanted; i++) r->wanted_input[i] = g->input_gradients[i];
     return NULL;
 }
@@ -131,7 +131,7 @@ static mth_status entry_array(const mth__plan *plan, size_t entry, const given_a
 
 static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays *parameters) {
     bool *given = mth__calloc(plan->parameters + 1, sizeof *given);
-    mth_status s = given ? NULL : mth__no_room();
+    mth_status s = given ? NULL : mth__lacks_memory("a call", 0);
     for (size_t i = 0; !s && i < mth_arrays_get_count(parameters); i++)
         s = check_given(NULL, "parameter", parameters->item[i].name, i, &plan->names, given);
     mth__free(given);
@@ -173,7 +173,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
               **all = mth__calloc(inputs + plan->parameters + seeds + 1, sizeof *all);
     mth__buffer **entry = mth__calloc(entries * devices + 1, sizeof *entry),
                 **exit = mth__calloc(exits * devices + 1, sizeof *exit);
-    mth_status s = held && all && entry && exit ? NULL : mth__no_room();
+    mth_status s = held && all && entry && exit ? NULL : mth__lacks_memory("a call", 0);
     given_arrays given = {{[MTH__ENTRY_INPUT] = all,
         [MTH__ENTRY_PARAMETER] = all + inputs,
         [MTH__ENTRY_SEED] = all + inputs + plan->parameters}};

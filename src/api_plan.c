@@ -125,7 +125,7 @@ mth_status mth__request_for(mth_compiled *c, const mth_named *input, size_t coun
     r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
     if (!r->input || !r->seeded) {
         mth__request_free(r);
-        return mth__no_room();
+        return mth__lacks_memory("a plan", 0);
     }
     for (size_t i = 0; i < count; i++) { /* each to its place; unknown ones and those given again behind */
         int k = mth__number_of(&c->inputs, input[i].name, i);
@@ -150,7 +150,7 @@ static mth_status request_or_last(mth_compiled *c, const mth_named *input, size_
     r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
     if (!r->input || !r->seeded) {
         mth__request_free(r);
-        return mth__no_room();
+        return mth__lacks_memory("a plan", 0);
     }
     memcpy(r->input, from, r->inputs * sizeof *r->input);
     return NULL;

@@ -13,7 +13,7 @@ typedef struct {
 
 static mth_status publish(const mth__text *t, char **out) {
     char *text = mth__text_publish(t);
-    if (!text) return mth__no_room();
+    if (!text) return mth__lacks_memory("a text", 0);
     *out = text;
     return NULL;
 }

@@ -3,8 +3,6 @@
 #define MTH__PLAN_CACHE_H
 #include "compile.h"
 
-mth_status mth__no_room(void);
-
 /* The functions below are called between lock and unlock, which hands `s` on. */
 mth_status mth__lock(mth_compiled *);
 mth_status mth__unlock(mth_compiled *, mth_status s);

@@ -1,5 +1,4 @@
-/* Memory. Every allocation of the library passes mth__malloc, so that tests can make the n-th one fail.
- * Arenas hold all that lives and dies together: a model, a plan, one pass. An arena never returns NULL: where memory is
+/* Arenas hold all that lives and dies together: a model, a plan, one pass. An arena never returns NULL: where memory is
  * gone it jumps to the guard that the public function set up, which frees the arenas begun inside it and returns
  * MTH_ERROR_MEMORY:
  *     static mth_status body(void *args) { ... mth__arena_new(...) ... }
@@ -10,18 +9,8 @@
  * NULL. */
 #ifndef MTH__ARENA_H
 #define MTH__ARENA_H
+#include "base/malloc.h"
 #include "base/status.h"
-
-/* 64-byte aligned, from 4 MiB on large pages; NULL where memory is gone or the test says so */
-void *mth__malloc(size_t);
-void *mth__calloc(size_t count, size_t size); /* checks the product; zeroed */
-/* Addresses that are filled bit by bit, aligned to large pages. The system is to take large pages only where [from,
-   to), which follows on what was covered before, has covered them whole: nothing is taken that nobody asked for. What
-   is uncovered gives back its pages. */
-void *mth__malloc_bare(size_t);
-void mth__memory_covered(void *bare, size_t from, size_t to);
-void mth__memory_uncovered(void *at, size_t size);
-void mth__free(void *);
 
 typedef struct mth__arena mth__arena;
 mth__arena *mth__arena_new(void);            /* inside a guard: freed by it on failure until mth__arena_keep */

@@ -1,4 +1,6 @@
-#include "base/text.h"
+#include "base/status.h"
+#include "base/malloc.h"
+#include "base/sink.h"
 #include "base/number.h"
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +18,6 @@ struct mth_error {
     int line;
 };
 
-char mth__no_memory[] = "memory is exhausted";
 static char no_memory_fix[] = "use smaller shapes or microbatches, or free arrays that are no longer needed";
 static mth_error no_memory_error = {
     .code = MTH_ERROR_MEMORY, .what = mth__no_memory, .fix = no_memory_fix, .message = mth__no_memory};
@@ -221,4 +222,11 @@ mth_status mth__result_given(const void *out) { return mth__given(out, "the addr
 
 mth_status mth__given(const void *object, const char *what) {
     return object ? NULL : FAIL(MTH_ERROR_TYPE, F("%s is NULL", what), F("give %s", what));
+}
+
+mth_status mth__lacks_memory(const char *what, int64_t bytes) {
+    return FAIL(MTH_ERROR_MEMORY,
+        bytes ? F("no memory for %lld bytes of %s", (long long)bytes, what) : F("no memory for %s", what),
+        F("free arrays and models that are no longer needed, give smaller inputs, or spread the model over more "
+          "devices"));
 }

@@ -20,7 +20,6 @@
     } while (0)
 
 char *mth__strf(const char *format, ...) __attribute__((format(printf, 1, 2)));
-extern char mth__no_memory[]; /* what F gives where memory is gone; mth__free ignores it */
 /* Takes `what` and `fix`. Adds the thread's source line (mth_set_source_line). MEMORY errors are a static object when
  * memory is gone. */
 mth_status mth__fail(mth_error_code, const char *file, int line, char *what, char *fix)
@@ -38,6 +37,8 @@ const char *mth__source_line(void); /* of this thread, or NULL */
 const char *mth__nearest(const char *name, const char *const *names, size_t count);
 /* The fix of a name that is none of the known ones: the nearest, else all of them. `kind`: "output". */
 char *mth__name_fix(const char *kind, const char *name, const char *const *known, size_t count);
+/* MTH_ERROR_MEMORY. what: "an array"; bytes: 0 where they say nothing. */
+mth_status mth__lacks_memory(const char *what, int64_t bytes);
 mth_status mth__given(const void *, const char *what); /* an error where it is NULL */
 mth_status mth__result_given(const void *out);         /* the same for an out-parameter */
 #endif

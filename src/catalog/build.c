@@ -2,20 +2,7 @@
 #include "catalog/row_tools.h"
 #include <string.h>
 
-/* ---------------------------------------------------------------- what a row says of its operands and results */
-const char *mth__arg_name(const mth__op *op, int j, char room[24]) {
-    const char *at = op->args ? op->args : "";
-    for (int i = 0; i < j; i++) {
-        const char *comma = strchr(at, ',');
-        if (!comma) break; /* xs*: the last name repeats */
-        at = comma + 2;
-    }
-    size_t n = strcspn(at, ",?*");
-    if (n > 23) n = 23;
-    memcpy(room, at, n);
-    room[n] = 0;
-    return room;
-}
+/* ---------------------------------------------------------------- checks */
 static void count_args(const char *args, int *least, int *most) {
     *least = *most = 0;
     if (!args || !*args) return;
@@ -38,48 +25,6 @@ static int count_results(const char *results) {
     int n = 1;
     for (; *results; results++) n += *results == ',';
     return n;
-}
-
-/* ---------------------------------------------------------------- errors */
-static mth_status dress(mth_status s, const mth__node *n) {
-    mth__error_operator(s, n->label.module ? n->label.module : n->op->name);
-    if (n->label.source) mth__error_source(s, n->label.source);
-    for (int j = 0; j < n->nin; j++) {
-        if (j == 4 && n->nin > 5) {
-            mth__error_tensor(s, F("and %d more", n->nin - j));
-            break;
-        }
-        mth__error_tensor(s, mth__value_text(n->in[j]));
-    }
-    return s;
-}
-mth_status mth__row_error(const mth__node *n, char *what, char *fix) {
-    return dress(FAIL(MTH_ERROR_VALUE, what, fix), n);
-}
-mth_status mth__row_type_error(const mth__node *n, char *what, char *fix) {
-    return dress(FAIL(MTH_ERROR_TYPE, what, fix), n);
-}
-
-mth_status mth__row_dimension(const mth__node *n, const char *what, int64_t dimension) {
-    int rank = n->in[0]->shape.rank;
-    if (dimension >= 0 && dimension < rank) return NULL;
-    char room[24];
-    if (rank == 0)
-        return mth__row_error(n,
-            F("%s of %s is %lld, but %s has no dimension", what, n->op->name, (long long)dimension,
-                mth__arg_name(n->op, 0, room)),
-            F("give a tensor with at least one dimension"));
-    return mth__row_error(n,
-        F("%s of %s is %lld, outside the %d dimensions of %s", what, n->op->name, (long long)dimension, rank,
-            mth__arg_name(n->op, 0, room)),
-        F("give a dimension from 0 to %d", rank - 1));
-}
-mth_status mth__row_rank(const mth__node *n, int j, int rank) {
-    if (n->in[j]->shape.rank == rank) return NULL;
-    char room[24];
-    return mth__row_error(n,
-        F("%s of %s has %d dimensions, not %d", mth__arg_name(n->op, j, room), n->op->name, n->in[j]->shape.rank, rank),
-        F("give a tensor of %d dimensions", rank));
 }
 
 static mth_status check_dtypes(const mth__node *n) {
@@ -131,7 +76,7 @@ static mth_status infer(mth__node *n) {
     TRY(n->op->infer ? n->op->infer(n) : mth__infer_from(n, n->op->factors));
     for (int k = 0; k < n->nout; k++) {
         mth_status s = mth__shape_check(n->out[k]->shape, n->out[k]->dtype);
-        if (s) return dress(s, n);
+        if (s) return mth__row_dress(s, n);
     }
     return NULL;
 }
@@ -272,10 +217,10 @@ mth_status mth__grad_none(mth__builder *b, const mth__node *n, mth__value *const
 mth_status mth__grad_only_first(const mth__node *n, mth__value *const *dout) {
     for (int k = 1; k < n->nout; k++)
         if (dout[k])
-            return dress(FAIL(MTH_ERROR_UNSUPPORTED,
-                             F("result %d of %s (%s) has no gradient: it serves the backward pass alone", k,
-                                 n->op->name, n->op->results),
-                             F("use its first result alone")),
+            return mth__row_dress(FAIL(MTH_ERROR_UNSUPPORTED,
+                                      F("result %d of %s (%s) has no gradient: it serves the backward pass alone", k,
+                                          n->op->name, n->op->results),
+                                      F("use its first result alone")),
                 n);
     return NULL;
 }

@@ -31,6 +31,7 @@ void mth__resize_shape(mth__attrs *, int dimension, int64_t size);
 
 /* ---- checks of attributes and operands; their errors carry all operands of the node */
 const char *mth__arg_name(const mth__op *, int j, char room[24]);         /* "weight" */
+mth_status mth__row_dress(mth_status, const mth__node *);                 /* an error of any code */
 mth_status mth__row_error(const mth__node *, char *what, char *fix);      /* VALUE; takes the texts */
 mth_status mth__row_type_error(const mth__node *, char *what, char *fix); /* TYPE */
 /* of operand 0: 0 <= dimension < rank */

@@ -15,17 +15,12 @@ static int leader_of(const mth__placement *on, uint8_t axes, int rank) {
     return leader;
 }
 
-static mth_status no_memory(int64_t bytes) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes),
-        F("shard the array over more devices, or free others first"));
-}
-
 /* The array without its buffers. */
 static mth_status array_shell(
     mth__devices *devices, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, mth_array **out) {
     TRY(mth__shape_check(shape, dtype));
     mth_array *a = mth__calloc(1, sizeof *a);
-    if (!a) return no_memory(sizeof *a);
+    if (!a) return mth__lacks_memory("an array", sizeof *a);
     a->references = 1;
     a->devices = mth__devices_retain(devices);
     a->dtype = dtype;
@@ -36,7 +31,7 @@ static mth_status array_shell(
     a->held = mth__calloc((size_t)a->count, sizeof *a->held);
     if (!a->held) {
         mth_array_free(a);
-        return no_memory((int64_t)sizeof(mth__held) * sharding->on->count);
+        return mth__lacks_memory("an array", (int64_t)sizeof(mth__held) * sharding->on->count);
     }
     uint8_t axes = mth__sharding_axes(&a->sharding, shape.rank);
     for (int r = 0; r < a->count; r++) {
@@ -111,7 +106,7 @@ mth_status mth__array_fill(mth_array *a, mth__fill *fill, void *context) {
         if (h->leader != r || !bytes) continue;
         TRY(mth__stop_check());
         void *host = memory->host ? memory->fill(h->buffer) : mth__malloc((size_t)bytes);
-        if (!host) return no_memory(bytes);
+        if (!host) return mth__lacks_memory("an array", bytes);
         mth_status s = fill(context, a, h, host);
         if (!memory->host) {
             if (!s) s = memory->write(h->buffer, 0, host, bytes);
@@ -146,7 +141,7 @@ mth_status mth_array_gather(const mth_array *a, void *data) {
                 global[MTH__RANK], offset;
         if (leader_of(a->sharding.on, mth__sharding_axes(&a->sharding, a->shape.rank), r) != r || !bytes) continue;
         void *host = memory->host ? memory->host(h->buffer) : mth__malloc((size_t)bytes);
-        if (!host) return no_memory(bytes);
+        if (!host) return mth__lacks_memory("an array", bytes);
         mth_status s = memory->host ? NULL : memory->read(h->buffer, 0, host, bytes);
         if (!s) {
             mth__held_strides(a, h, local, global, &offset);
@@ -201,12 +196,12 @@ mth_status mth__array_as(
     if (!whole) {
         int64_t bytes = n * (int64_t)mth_dtype_size(a->dtype);
         gathered = whole = mth__malloc((size_t)bytes);
-        s = gathered ? mth_array_gather(a, gathered) : no_memory(bytes);
+        s = gathered ? mth_array_gather(a, gathered) : mth__lacks_memory("an array", bytes);
     }
     if (!s && a->dtype != dtype) {
         int64_t bytes = n * (int64_t)mth_dtype_size(dtype);
         cast = mth__malloc((size_t)bytes);
-        if (!cast) s = no_memory(bytes);
+        if (!cast) s = mth__lacks_memory("an array", bytes);
         for (int64_t i = 0; cast && i < n; i++)
             mth__element_store(dtype, cast, i, mth__element_load(a->dtype, whole, i));
     }

@@ -4,11 +4,6 @@
 #include "base/names.h"
 #include <string.h>
 
-static mth_status no_memory(int64_t bytes) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes),
-        F("shard the array over more devices, or free others first"));
-}
-
 static char *own_text(const char *text) {
     size_t n = strlen(text) + 1;
     char *copy = mth__malloc(n);
@@ -18,14 +13,14 @@ static char *own_text(const char *text) {
 
 mth_status mth__arrays_new(size_t count, mth_arrays **out) {
     mth_arrays *a = mth__calloc(1, sizeof *a);
-    if (!a) return no_memory(sizeof *a);
+    if (!a) return mth__lacks_memory("a dictionary of arrays", sizeof *a);
     for (a->slots = 4; a->slots < 2 * count;) a->slots *= 2;
     a->item = mth__calloc(count ? count : 1, sizeof *a->item);
     a->slot = mth__calloc(a->slots, sizeof *a->slot);
     if (!a->item || !a->slot) {
         int64_t bytes = (int64_t)(count * sizeof *a->item + a->slots * sizeof *a->slot);
         mth_arrays_free(a);
-        return no_memory(bytes);
+        return mth__lacks_memory("a dictionary of arrays", bytes);
     }
     a->count = count;
     *out = a;
@@ -41,7 +36,7 @@ static size_t *slot_of(const mth_arrays *a, const char *name) {
 mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array *taken) {
     a->item[i].array = taken;
     a->item[i].name = own_text(name);
-    if (!a->item[i].name) return no_memory((int64_t)strlen(name));
+    if (!a->item[i].name) return mth__lacks_memory("a dictionary of arrays", (int64_t)strlen(name));
     size_t *slot = slot_of(a, name);
     if (!*slot) *slot = i + 1;
     return NULL;

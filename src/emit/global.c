@@ -1,7 +1,6 @@
 /* The second product: the graph with global shapes, for an engine that has a partitioner of its own. Such a partitioner
  * takes one program for all devices, so every node runs on the whole mesh. */
 #include "emit/emit.h"
-#include <string.h>
 
 static mth_status check_place(const mth__graph *g, const mth__node *n, const mth__placement *on) {
     if (on == g->mesh->whole) return NULL;
@@ -13,18 +12,6 @@ static mth_status check_place(const mth__graph *g, const mth__node *n, const mth
           "operator"));
     s = mth__error_source(mth__error_operator(s, n->label.module ? n->label.module : n->op->name), n->label.source);
     return mth__error_tensor(s, mth__value_text(n->out[0]));
-}
-
-mth__role_list *mth__emit_one_role(mth__arena *scratch, const mth__graph *g, mth__program *p) {
-    int devices = p->mesh->count;
-    int32_t *device = NEW_ARRAY(p->arena, int32_t, 1), *role_of = NEW_ARRAY(p->arena, int32_t, devices);
-    memset(role_of, -1, sizeof *role_of * (size_t)devices);
-    role_of[0] = 0;
-    p->role_of = role_of;
-    PUSH(p->arena, p->role, ((mth__role){.ndevice = 1, .device = device}));
-    mth__role_list *list = NEW_ARRAY(scratch, mth__role_list, g->mesh->placements.n);
-    list[g->mesh->whole->id] = (mth__role_list){1, NEW_ARRAY(scratch, int, 1)};
-    return list;
 }
 
 mth_status mth__emit_global(mth__arena *arena, const mth__graph *g, mth__program **out) {

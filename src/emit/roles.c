@@ -154,3 +154,15 @@ mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *g, mth__p
     }
     return list;
 }
+
+mth__role_list *mth__emit_one_role(mth__arena *scratch, const mth__graph *g, mth__program *p) {
+    int devices = p->mesh->count;
+    int32_t *device = NEW_ARRAY(p->arena, int32_t, 1), *role_of = NEW_ARRAY(p->arena, int32_t, devices);
+    memset(role_of, -1, sizeof *role_of * (size_t)devices);
+    role_of[0] = 0;
+    p->role_of = role_of;
+    PUSH(p->arena, p->role, ((mth__role){.ndevice = 1, .device = device}));
+    mth__role_list *list = NEW_ARRAY(scratch, mth__role_list, g->mesh->placements.n);
+    list[g->mesh->whole->id] = (mth__role_list){1, NEW_ARRAY(scratch, int, 1)};
+    return list;
+}

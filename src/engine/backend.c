@@ -163,7 +163,7 @@ static mth_status describe_body(void *context) {
     char *text = s ? NULL : mth__text_publish(&t);
     mth__arena_free(arena);
     if (s) return s;
-    if (!text) return FAIL(MTH_ERROR_MEMORY, F("no memory for a text"), F("free memory and try again"));
+    if (!text) return mth__lacks_memory("a text", 0);
     *d->out = text;
     return NULL;
 }

@@ -111,11 +111,3 @@ const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
         return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;
     }
 }
-
-void mth__kernel_fault(mth__fault *f, int64_t value, int64_t limit) {
-    int none = 0;
-    if (!f || !atomic_compare_exchange_strong(&f->set, &none, 1)) return;
-    f->value = value;
-    f->limit = limit;
-    atomic_store(&f->set, 2); /* 1: being written */
-}

@@ -54,7 +54,7 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
         return FAIL(MTH_ERROR_VALUE, F("threads=%lld is more than the engine takes", (long long)given.threads),
             F("give threads from 1 to %d", THREADS_MOST));
     mth__engine *e = mth__calloc(1, sizeof *e);
-    if (!e) return FAIL(MTH_ERROR_MEMORY, F("no memory for an engine"), F("free other objects first"));
+    if (!e) return mth__lacks_memory("an engine", sizeof *e);
     atomic_init(&e->references, 1);
     e->devices = devices;
     e->threads = given.threads ? (int)given.threads : mth__core_count();
@@ -67,8 +67,7 @@ static mth_status native_open(const mth__engine_setup *setup, mth__engine **out)
     e->shared_size = mth__calloc(MTH__STREAMS * (size_t)devices, sizeof *e->shared_size);
     if (!e->worker || !e->slab || !e->slab_size || !e->shared || !e->shared_size) {
         engine_free(e);
-        return FAIL(
-            MTH_ERROR_MEMORY, F("no memory for an engine of %d devices", devices), F("free other objects first"));
+        return mth__lacks_memory("an engine", 0);
     }
     for (int i = 0; i < e->threads; i++) {
         e->worker[i].engine = e;
@@ -97,11 +96,6 @@ static void executable_free(mth__executable *x) {
 
 enum { LEAST_LENT = 64 << 10 }; /* bytes: less is not worth a plan that is harder to read */
 
-static mth_status no_memory(const char *what, int64_t bytes) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for %s: %lld bytes", what, (long long)bytes),
-        F("use a smaller batch, more devices, or checkpointing"));
-}
-
 static mth_status allocate(mth__executable *x) {
     const mth__program *p = x->program;
     x->each = 1;
@@ -110,7 +104,7 @@ static mth_status allocate(mth__executable *x) {
             if (p->role.at[r].instr.at[i].stream >= x->each) x->each = p->role.at[r].instr.at[i].stream + 1;
     x->streams = x->each * p->mesh->count;
     x->stream = mth__calloc((size_t)x->streams, sizeof *x->stream);
-    return x->stream ? NULL : no_memory("the streams", x->streams * (int64_t)sizeof *x->stream);
+    return x->stream ? NULL : mth__lacks_memory("the streams", x->streams * (int64_t)sizeof *x->stream);
 }
 
 static mth_status load_body(void *argument) {
@@ -151,7 +145,7 @@ static void replace(mth__engine *e, void **memory, void *larger, size_t *size, s
 static mth_status grow(mth__engine *e, void **memory, size_t *size, size_t need) {
     if (*size >= need) return NULL;
     void *larger = mth__malloc(need);
-    if (!larger) return no_memory("scratch", (int64_t)need);
+    if (!larger) return mth__lacks_memory("scratch", (int64_t)need);
     replace(e, memory, larger, size, need);
     return NULL;
 }
@@ -174,7 +168,7 @@ static mth_status grow_slabs(mth__engine *e, const mth__executable *x) {
             larger = mth__malloc(bytes);
         }
         if (!larger)
-            return no_memory(
+            return mth__lacks_memory(
                 d < e->devices ? "the slab of a device" : "a device's part of the host's pool", (int64_t)bytes);
         e->generation++;
         replace(e, &e->slab[d], larger, &e->slab_size[d], bytes);
@@ -194,7 +188,7 @@ static mth_status native_load(
     if (program->mesh->count != e->devices)
         return INTERNAL("a program for %d devices on an engine of %d", program->mesh->count, e->devices);
     mth__executable *x = mth__calloc(1, sizeof *x);
-    if (!x) return no_memory("an executable", sizeof *x);
+    if (!x) return mth__lacks_memory("an executable", sizeof *x);
     x->engine = e;
     x->program = program;
     mth_status s = allocate(x);

@@ -26,14 +26,9 @@ struct mth__buffer {
     part_view *views;
 };
 
-static mth_status no_memory(int64_t bytes) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for %lld bytes of an array", (long long)bytes),
-        F("shard the array over more devices, or free others first"));
-}
-
 static mth_status make(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
     mth__buffer *b = mth__calloc(1, sizeof *b);
-    if (!b) return no_memory(bytes);
+    if (!b) return mth__lacks_memory("an array", bytes);
     atomic_init(&b->references, 1);
     atomic_fetch_add(&e->references, 1);
     b->engine = e;
@@ -51,7 +46,7 @@ mth_status mth__pjrt_buffer_new(mth__engine *e, int device, int64_t bytes, mth__
     b->owned = true;
     if (!b->host) {
         mth__pjrt_buffer_release(b);
-        return no_memory(bytes);
+        return mth__lacks_memory("an array", bytes);
     }
     *out = b;
     return NULL;
@@ -181,14 +176,14 @@ static mth_status bring_home(mth__buffer *b) {
     }
     mth_status s = NULL;
     copy = mth__malloc(b->bytes > 64 ? (size_t)b->bytes : 64);
-    if (!copy) return no_memory(b->bytes);
+    if (!copy) return mth__lacks_memory("an array", b->bytes);
     if (b->bytes && whole)
         s = download(e, v->buffer, copy, b->bytes);
     else if (b->bytes) {
         int64_t bytes = bytes_of(v->dtype, v->padded);
         if (!there) {
             there = raw = mth__malloc((size_t)bytes);
-            s = raw ? download(e, v->buffer, raw, bytes) : no_memory(bytes);
+            s = raw ? download(e, v->buffer, raw, bytes) : mth__lacks_memory("an array", bytes);
         }
         if (!s) copy_box(v->dtype, v->real, copy, v->real, there, v->padded);
         mth__free(raw);
@@ -245,7 +240,7 @@ mth_status mth__pjrt_buffer_read(mth__buffer *b, int64_t offset, void *data, int
 static mth_status new_view(
     mth__buffer *b, int device, mth_dtype dtype, mth__shape real, mth__shape padded, part_view **out) {
     part_view *v = mth__calloc(1, sizeof *v);
-    if (!v) return no_memory(b->bytes);
+    if (!v) return mth__lacks_memory("an array", b->bytes);
     *v = (part_view){.device = device, .dtype = dtype, .real = real, .padded = padded};
     mth_status s = b->host ? NULL : bring_home(b);
     const void *data = b->host;
@@ -253,7 +248,7 @@ static mth_status new_view(
         int64_t bytes = bytes_of(dtype, padded);
         data = v->memory = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!v->memory)
-            s = no_memory(bytes);
+            s = mth__lacks_memory("an array", bytes);
         else
             copy_box(dtype, real, v->memory, padded, b->host, real);
     } else
@@ -306,7 +301,8 @@ mth_status mth__pjrt_adopt(mth__engine *e, int device, mth_dtype dtype, mth__sha
     PJRT_Buffer *buffer, mth__buffer **out) {
     mth__buffer *b = NULL;
     part_view *v = mth__calloc(1, sizeof *v);
-    mth_status s = v ? make(e, device, bytes_of(dtype, real), &b) : no_memory(bytes_of(dtype, real));
+    mth_status s =
+        v ? make(e, device, bytes_of(dtype, real), &b) : mth__lacks_memory("an array", bytes_of(dtype, real));
     if (v) *v = (part_view){.device = device, .dtype = dtype, .real = real, .padded = padded, .buffer = buffer};
     /* asked for now: a child by fork can ask the plugin nothing */
     if (!s && b->bytes && e->host_visible) s = device_pointer(e, buffer, &v->there);

@@ -456,7 +456,7 @@ mth_status mth__pjrt_open(const mth__engine_setup *setup, mth__engine **out) {
     mth__engine *e = mth__calloc(1, sizeof *e);
     if (!e) {
         mth__arena_free(arena);
-        return FAIL(MTH_ERROR_MEMORY, F("no memory for a backend"), F("free memory of this machine"));
+        return mth__lacks_memory("a backend", sizeof *e);
     }
     /* the engine's own from here on, so that all that a jump leaves behind is closed below */
     mth__arena_keep(arena);

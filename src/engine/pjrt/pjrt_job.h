@@ -96,6 +96,9 @@ mth_status mth__hop_run(mth__executable *, mth__job *);
 mth_status mth__hop_finish(mth__executable *, mth__job *, mth_status);
 /* pjrt_run.c */
 mth_status mth__executable_compile(mth__executable *); /* pjrt_load.c; with the lock held; once */
+static inline size_t mth__cell_place(const mth__executable *x, int slot, int device) {
+    return (size_t)slot * (size_t)x->program->mesh->count + (size_t)device;
+}
 void mth__cell_put(mth__executable *, int slot, int device, PJRT_Buffer *, bool lent);
 void mth__cell_share(mth__executable *, int from_slot, int to_slot, int device);
 void mth__cell_drop(mth__executable *, int slot, int device);

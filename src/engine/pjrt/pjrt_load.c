@@ -2,29 +2,6 @@
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
-static mth_status no_memory(void) {
-    return FAIL(MTH_ERROR_MEMORY, F("no memory for an executable"), F("free other objects first"));
-}
-
-static bool same_options(const mth__xla_options *a, const mth__xla_options *b) {
-    if (a->partitions != b->partitions || a->replicas != b->replicas || a->spmd != b->spmd || !a->device != !b->device)
-        return false;
-    return !a->device || !memcmp(a->device, b->device, (size_t)(a->partitions * a->replicas) * sizeof *a->device);
-}
-
-mth__module *mth__module_add(mth__executable *x, const mth__module_text *text, const mth__xla_options *options) {
-    for (size_t i = 0; i < x->module.n; i++) {
-        mth__module *m = x->module.at[i];
-        if (m->text.bytes == text->bytes && !memcmp(m->text.text, text->text, text->bytes) &&
-            same_options(&m->options, options))
-            return m;
-    }
-    mth__module *m = NEW(x->arena, mth__module);
-    *m = (mth__module){.text = *text, .options = *options};
-    PUSH(x->arena, x->module, m);
-    return m;
-}
-
 /* ---------------------------------------------------------------- segments */
 /* Global ids of the devices. What is local already runs as replicas: XLA's partitioner is for the global program. */
 static void assign(mth__executable *x, const int32_t *device, int count, mth__xla_options *o) {
@@ -148,7 +125,7 @@ mth_status mth__pjrt_load(
     mth__engine *e, const mth__program *program, const mth__program *global, mth__executable **out) {
     TRY(mth__pjrt_check_program(program));
     mth__executable *x = mth__calloc(1, sizeof *x);
-    if (!x) return no_memory();
+    if (!x) return mth__lacks_memory("an executable", 0);
     x->engine = e;
     x->program = program;
     x->global = global;
@@ -232,7 +209,7 @@ mth_status mth__executable_compile(mth__executable *x) {
     if (x->compiled) return NULL;
     module_compilation c = {
         .x = x, .status = mth__calloc(x->module.n + 1, sizeof *c.status), .stop = mth__thread_stop()};
-    if (!c.status) return no_memory();
+    if (!c.status) return mth__lacks_memory("an executable", 0);
     pthread_t helper[COMPILERS];
     int helpers = 0, wanted = mth__core_count() < COMPILERS ? mth__core_count() - 1 : COMPILERS;
     if (wanted > (int)x->module.n - 1) wanted = (int)x->module.n - 1;

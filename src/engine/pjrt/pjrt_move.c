@@ -204,9 +204,7 @@ static mth_status bring(
 static mth_status receive(mth__executable *x, const mth__job *job, mth__hop_target *t) {
     mth_status s = NULL;
     bool lent[64], *of = t->pieces <= 64 ? lent : mth__calloc((size_t)t->pieces, sizeof *of);
-    if (!of)
-        return FAIL(
-            MTH_ERROR_MEMORY, F("no memory for a transfer of %d pieces", t->pieces), F("free other objects first"));
+    if (!of) return mth__lacks_memory("a transfer", 0);
     int n = 0;
     PJRT_Buffer *made = NULL;
     for (; !s && n < t->pieces; n += !s) s = bring(x, job, t, n, &x->pieces[n], &of[n]);

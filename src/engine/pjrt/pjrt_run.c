@@ -11,40 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---------------------------------------------------------------- cells */
-mth_status mth__buffer_destroy(mth__engine *e, PJRT_Buffer *buffer) {
-    if (mth__plugin_forked(e->plugin)) return NULL;
-    MTH__ARGS(PJRT_Buffer_Destroy, destroy);
-    destroy.buffer = buffer;
-    return mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer");
-}
-
-static size_t place(const mth__executable *x, int slot, int device) {
-    return (size_t)slot * (size_t)x->program->mesh->count + (size_t)device;
-}
-
-void mth__cell_put(mth__executable *x, int slot, int device, PJRT_Buffer *buffer, bool lent) {
-    mth__cell_drop(x, slot, device);
-    mth__cell *c = x->unused[--x->unuseds];
-    *c = (mth__cell){buffer, 1, lent};
-    x->at[place(x, slot, device)] = c;
-}
-
-void mth__cell_share(mth__executable *x, int from_slot, int to_slot, int device) {
-    mth__cell *c = x->at[place(x, from_slot, device)];
-    mth__cell_drop(x, to_slot, device);
-    c->references++;
-    x->at[place(x, to_slot, device)] = c;
-}
-
-void mth__cell_drop(mth__executable *x, int slot, int device) {
-    mth__cell **at = &x->at[place(x, slot, device)], *c = *at;
-    *at = NULL;
-    if (!c || --c->references) return;
-    if (!c->lent) mth_error_free(mth__buffer_destroy(x->engine, c->buffer));
-    x->unused[x->unuseds++] = c;
-}
-
 /* ---------------------------------------------------------------- segments */
 static mth_status fill(
     mth__executable *x, int device, mth_dtype dtype, mth__shape shape, const void *data, PJRT_Buffer **out) {
@@ -64,14 +30,12 @@ static mth_status fill(
 
 /* A device that has no part of a value still passes a buffer to its module: the root's operand of a broadcast. */
 static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **out) {
-    PJRT_Buffer **kept = &x->zeros[place(x, slot, device)];
+    PJRT_Buffer **kept = &x->zeros[mth__cell_place(x, slot, device)];
     if (!*kept) {
         const mth__slot *s = &x->segments->slot.at[slot];
         const int64_t bytes = mth__shape_size(s->local) * (int64_t)mth_dtype_size(s->any->dtype);
         void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
-        if (!data)
-            return FAIL(
-                MTH_ERROR_MEMORY, F("no memory for %lld bytes", (long long)bytes), F("free other objects first"));
+        if (!data) return mth__lacks_memory("zeros", bytes);
         mth_status status = fill(x, device, s->any->dtype, s->local, data, kept);
         mth__free(data);
         TRY(status);
@@ -81,7 +45,7 @@ static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **
 }
 
 static mth_status number(mth__executable *x, int index, int device, PJRT_Buffer **out) {
-    PJRT_Buffer **kept = &x->number_buffer[place(x, index, device)];
+    PJRT_Buffer **kept = &x->number_buffer[mth__cell_place(x, index, device)];
     const int32_t value = (int32_t)x->number.at[index];
     if (!*kept) TRY(fill(x, device, MTH_INT32, (mth__shape){0}, &value, kept));
     *out = *kept;
@@ -131,7 +95,7 @@ static mth_status call(mth__executable *x, mth__job *job) {
     for (int d = 0; d < count; d++)
         for (int i = 0; i < job->args; i++) {
             PJRT_Buffer **argument = &job->argument[d * job->args + i];
-            const mth__cell *c = i < (int)g->in.n ? x->at[place(x, g->in.at[i], device[d])] : NULL;
+            const mth__cell *c = i < (int)g->in.n ? x->at[mth__cell_place(x, g->in.at[i], device[d])] : NULL;
             if (c)
                 *argument = c->buffer;
             else if (i < (int)g->in.n)
@@ -165,7 +129,7 @@ static mth_status check_error(const mth__executable *x, const mth__id_check *c, 
 static mth_status read_checks(mth__executable *x, mth__job *job, PJRT_Buffer *from) {
     const int n = job->module->text.checks;
     int32_t small[64], *values = 2 * n <= 64 ? small : mth__calloc(2 * (size_t)n, sizeof *values);
-    if (!values) return FAIL(MTH_ERROR_MEMORY, F("no memory to check ids"), F("free other objects first"));
+    if (!values) return mth__lacks_memory("a check of ids", 0);
     MTH__ARGS(PJRT_Buffer_ToHostBuffer, get);
     get.src = from;
     get.dst = values;
@@ -252,7 +216,7 @@ static mth_status leave(mth__executable *x, mth__buffer **exit) {
         const mth__placement *on = s->any->sharding.on;
         for (int r = 0; r < on->count; r++) {
             const size_t i = e * devices + (size_t)on->device[r];
-            mth__cell *c = x->at[place(x, slot, on->device[r])];
+            mth__cell *c = x->at[mth__cell_place(x, slot, on->device[r])];
             /* a hop made it: no module's end has been awaited behind it */
             if (c && s->shared) TRY(await_buffer(x->engine, c->buffer));
             if (!c || c->lent || c->references != 1)

@@ -21,22 +21,6 @@ struct mth__xla_entry {
 };
 typedef struct mth__xla_entry entry;
 
-uint64_t mth__xla_hash(uint64_t seed, const void *bytes, size_t n) {
-    /* FNV-1a over words: each step is a bijection of the state, so one changed word can't be undone by the ones that
-     * follow. */
-    uint64_t h = seed ^ 0xcbf29ce484222325u, word;
-    const char *p = bytes;
-    for (; n >= sizeof word; p += sizeof word, n -= sizeof word) {
-        memcpy(&word, p, sizeof word);
-        h = (h ^ word) * 0x9e3779b97f4a7c15u;
-        h ^= h >> 32;
-    }
-    word = n;
-    for (size_t i = 0; i < n; i++) word = word << 8 | (unsigned char)p[i];
-    h = (h ^ word) * 0x9e3779b97f4a7c15u;
-    return h ^ h >> 29;
-}
-
 /* ---------------------------------------------------------------- entries */
 static void entry_free(const mth__engine *engine, entry *e) {
     if (mth__plugin_forked(engine->plugin)) return;
@@ -84,9 +68,7 @@ static mth_status entry_new(void *arguments) {
         pthread_cond_init(&e->made, NULL);
     }
     mth__arena_free(a);
-    if (!e)
-        return FAIL(MTH_ERROR_MEMORY, F("no memory for a module of %zu bytes", q->bytes),
-            F("free arrays that are no longer needed"));
+    if (!e) return mth__lacks_memory("a module", (int64_t)q->bytes);
     *q->out = e;
     return NULL;
 }
@@ -238,7 +220,7 @@ mth_status mth__xla_compile(
     mth__xla *handle = mth__calloc(1, sizeof *handle);
     if (!handle) {
         entry_free(engine, mine);
-        return FAIL(MTH_ERROR_MEMORY, F("no memory for an executable"), F("free arrays that are no longer needed"));
+        return mth__lacks_memory("an executable", 0);
     }
     if ((e = find_or_list(engine, mine))) {
         entry_free(engine, mine);

@@ -5,17 +5,11 @@ static const mth__opt *const tables[] = {mth__mesh_options, NULL};
 
 static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {
     mth__engine *e = mth__calloc(1, sizeof *e);
-    if (!e)
-        return FAIL(
-            MTH_ERROR_MEMORY, F("no memory for an engine"), F("free arrays or models that are no longer needed"));
+    if (!e) return mth__lacks_memory("an engine", sizeof *e);
     atomic_init(&e->references, 1);
     e->devices = setup->mesh->count;
     *out = e;
     return NULL;
-}
-
-void mth__ref_close(mth__engine *e) {
-    if (e && atomic_fetch_sub(&e->references, 1) == 1) mth__free(e);
 }
 
 static mth_status describe(mth__engine *e, mth__text *t) {

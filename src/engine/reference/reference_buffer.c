@@ -1,6 +1,10 @@
-/* Buffers of the reference engine, and what crosses their boundary: the program's dtypes outside, doubles and int64
-   inside. */
+/* Buffers of the reference engine, which keep it alive, and what crosses their boundary: the program's dtypes outside,
+   doubles and int64 inside. */
 #include "engine/reference/reference_run.h"
+
+void mth__ref_close(mth__engine *e) {
+    if (e && atomic_fetch_sub(&e->references, 1) == 1) mth__free(e);
+}
 
 mth_status mth__ref_buffer_new(mth__engine *e, int device, int64_t bytes, mth__buffer **out) {
     mth__buffer *b = mth__calloc(1, sizeof *b);

@@ -58,11 +58,6 @@ static int group_of(const mth__channel *c, int device) {
     return group;
 }
 
-static mth_status no_memory(void) {
-    return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted by the reference engine"),
-        F("use smaller shapes, or the native engine"));
-}
-
 /* Does the communication of the device's group once all of it has come. */
 static mth_status collect_group(mth__executable *x, int channel, int device) {
     const mth__channel *c = &x->program->channel.at[channel];
@@ -73,7 +68,7 @@ static mth_status collect_group(mth__executable *x, int channel, int device) {
     }
     mth__ref_part *part = mth__calloc((size_t)x->count, sizeof *part);
     mth__ref_value **receiver = mth__calloc((size_t)x->count, sizeof *receiver);
-    mth_status status = part && receiver ? NULL : no_memory();
+    mth_status status = part && receiver ? NULL : mth__lacks_memory("a run of the reference engine", 0);
     for (int i = 0; i < x->count && !status; i++) {
         mth__ref_device *d = &x->device[i];
         mth__ref_seat *s = mth__ref_seat_of(x, channel, d->device);
@@ -101,7 +96,7 @@ static mth_status receive(mth__executable *x, mth__ref_device *to, int channel, 
     if (seat->tried == x->sent[channel] + 1) return NULL; /* nothing new */
     seat->tried = x->sent[channel] + 1;
     mth__ref_part *part = mth__calloc((size_t)x->count, sizeof *part);
-    if (!part) return no_memory();
+    if (!part) return mth__lacks_memory("a run of the reference engine", 0);
     int parts = 0;
     for (int i = 0; i < x->count; i++) {
         mth__ref_device *d = &x->device[i];
@@ -237,7 +232,7 @@ static mth_status leave(
 mth_status mth__ref_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
     size_t exits = x->program->exit.n, devices = (size_t)x->program->mesh->count;
     mth__buffer **made = mth__calloc(exits * devices + 1, sizeof *made);
-    if (!made) return no_memory();
+    if (!made) return mth__lacks_memory("a run of the reference engine", 0);
     mth_status s = mth__lock_run(&x->lock, stop);
     if (!s) {
         s = begin(x, entry);
