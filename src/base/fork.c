@@ -10,7 +10,7 @@ void mth__process_lock(void) { pthread_mutex_lock(&once); }
 void mth__process_unlock(void) { pthread_mutex_unlock(&once); }
 
 static void tell_all(mth__fork_moment moment) {
-    for (mth__fork_watch *w = watches; w; w = w->next) w->around(w->object, moment);
+    for (mth__fork_watch *watch = watches; watch; watch = watch->next) watch->around(watch->object, moment);
 }
 static void before(void) {
     pthread_mutex_lock(&once);
@@ -37,21 +37,21 @@ mth_status mth__fork_ready(void) {
                    : NULL;
 }
 
-void mth__fork_watch_add(mth__fork_watch *w, void (*around)(void *, mth__fork_moment), void *object) {
-    w->around = around;
-    w->object = object;
+void mth__fork_watch_add(mth__fork_watch *watch, void (*around)(void *, mth__fork_moment), void *object) {
+    watch->around = around;
+    watch->object = object;
     pthread_mutex_lock(&list);
-    w->next = watches;
-    w->link = &watches;
-    if (w->next) w->next->link = &w->next;
-    watches = w;
+    watch->next = watches;
+    watch->link = &watches;
+    if (watch->next) watch->next->link = &watch->next;
+    watches = watch;
     pthread_mutex_unlock(&list);
 }
 
-void mth__fork_watch_remove(mth__fork_watch *w) {
+void mth__fork_watch_remove(mth__fork_watch *watch) {
     pthread_mutex_lock(&list);
-    if (w->link) *w->link = w->next;
-    if (w->link && w->next) w->next->link = w->link;
-    w->link = NULL;
+    if (watch->link) *watch->link = watch->next;
+    if (watch->link && watch->next) watch->next->link = watch->link;
+    watch->link = NULL;
     pthread_mutex_unlock(&list);
 }

@@ -30,54 +30,55 @@ static mth_status count_items(size_t n, const char *name, size_t *left) {
     return NULL;
 }
 
-static mth_status check_arg(const mth_arg *a, const char *name, int depth, size_t *left) {
-    switch (a->kind) {
+static mth_status check_arg(const mth_arg *value, const char *name, int depth, size_t *left) {
+    switch (value->kind) {
     case MTH_ARG_NONE:
     case MTH_ARG_BOOL:
     case MTH_ARG_INT:
     case MTH_ARG_FLOAT: return NULL;
     case MTH_ARG_STRING:
-        if (!a->string) return null_in(name, "a text");
-        return depth ? count_items(strlen(a->string) / TEXT_ITEM, name, left) : NULL;
-    case MTH_ARG_MODEL: return a->model ? NULL : null_in(name, "a model");
+        if (!value->string) return null_in(name, "a text");
+        return depth ? count_items(strlen(value->string) / TEXT_ITEM, name, left) : NULL;
+    case MTH_ARG_MODEL: return value->model ? NULL : null_in(name, "a model");
     case MTH_ARG_LIST:
     case MTH_ARG_DICT: {
         if (depth == NESTED)
             return FAIL(MTH_ERROR_VALUE, F("the option '%s' has lists nested more than %d deep", name, NESTED),
                 F("nest them less deep"));
-        TRY(count_items(a->count, name, left));
-        if (a->count && !a->items) return null_in(name, "a list of items");
-        if (a->count && a->kind == MTH_ARG_DICT && !a->keys) return null_in(name, "a list of keys");
-        for (size_t i = 0; i < a->count; i++) {
-            if (a->kind == MTH_ARG_DICT && !a->keys[i]) return null_in(name, "a key");
-            if (a->kind == MTH_ARG_DICT) TRY(count_items(strlen(a->keys[i]) / TEXT_ITEM, name, left));
-            TRY(check_arg(&a->items[i], name, depth + 1, left));
+        TRY(count_items(value->count, name, left));
+        if (value->count && !value->items) return null_in(name, "a list of items");
+        if (value->count && value->kind == MTH_ARG_DICT && !value->keys) return null_in(name, "a list of keys");
+        for (size_t i = 0; i < value->count; i++) {
+            if (value->kind == MTH_ARG_DICT && !value->keys[i]) return null_in(name, "a key");
+            if (value->kind == MTH_ARG_DICT) TRY(count_items(strlen(value->keys[i]) / TEXT_ITEM, name, left));
+            TRY(check_arg(&value->items[i], name, depth + 1, left));
         }
         return NULL;
     }
     }
-    return FAIL(MTH_ERROR_TYPE, F("the option '%s' has a value of the kind %d, which there is not", name, (int)a->kind),
+    return FAIL(MTH_ERROR_TYPE,
+        F("the option '%s' has a value of the kind %d, which there is not", name, (int)value->kind),
         F("make values by mth_int, mth_string, mth_list and so on"));
 }
 
-mth_status mth__arg_check(const mth_arg *a, const char *name) {
+mth_status mth__arg_check(const mth_arg *value, const char *name) {
     size_t left = ITEMS;
-    return check_arg(a, name, 0, &left);
+    return check_arg(value, name, 0, &left);
 }
 
-mth_arg mth__arg_copy(mth__arena *arena, mth_arg a) {
-    if (a.kind == MTH_ARG_STRING) a.string = mth__copy_text(arena, a.string);
-    if (a.kind == MTH_ARG_LIST || a.kind == MTH_ARG_DICT) {
-        mth_arg *items = NEW_ARRAY(arena, mth_arg, a.count);
-        const char **keys = a.kind == MTH_ARG_DICT ? NEW_ARRAY(arena, const char *, a.count) : NULL;
-        for (size_t i = 0; i < a.count; i++) {
-            items[i] = mth__arg_copy(arena, a.items[i]);
-            if (keys) keys[i] = mth__copy_text(arena, a.keys[i]);
+mth_arg mth__arg_copy(mth__arena *arena, mth_arg value) {
+    if (value.kind == MTH_ARG_STRING) value.string = mth__copy_text(arena, value.string);
+    if (value.kind == MTH_ARG_LIST || value.kind == MTH_ARG_DICT) {
+        mth_arg *items = NEW_ARRAY(arena, mth_arg, value.count);
+        const char **keys = value.kind == MTH_ARG_DICT ? NEW_ARRAY(arena, const char *, value.count) : NULL;
+        for (size_t i = 0; i < value.count; i++) {
+            items[i] = mth__arg_copy(arena, value.items[i]);
+            if (keys) keys[i] = mth__copy_text(arena, value.keys[i]);
         }
-        a.items = items;
-        a.keys = keys;
+        value.items = items;
+        value.keys = keys;
     }
-    return a;
+    return value;
 }
 
 bool mth__arg_equal(mth_arg a, mth_arg b) {
@@ -100,56 +101,56 @@ bool mth__arg_equal(mth_arg a, mth_arg b) {
 }
 
 /* The shortest digits that read back as the same number, with Python's choice between fixed and scientific. */
-static void add_float(mth__text *t, double f) {
-    char s[40];
-    if (!isfinite(f)) {
-        mth__text_add(t, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
+static void add_float(mth__text *text, double number) {
+    char shown[40];
+    if (!isfinite(number)) {
+        mth__text_add(text, "%s", isnan(number) ? "nan" : number < 0 ? "-inf" : "inf");
         return;
     }
     for (int digits = 1; digits <= 17; digits++) {
-        mth__print(s, sizeof s, "%.*e", digits - 1, f);
+        mth__print(shown, sizeof shown, "%.*e", digits - 1, number);
         const char *end;
-        if (mth__read_real(s, &end) == f) {
-            int exponent = atoi(strchr(s, 'e') + 1);
+        if (mth__read_real(shown, &end) == number) {
+            int exponent = atoi(strchr(shown, 'e') + 1);
             if (exponent >= -4 && exponent < 16)
-                mth__print(s, sizeof s, "%.*f", digits - 1 - exponent > 0 ? digits - 1 - exponent : 1, f);
+                mth__print(shown, sizeof shown, "%.*f", digits - 1 - exponent > 0 ? digits - 1 - exponent : 1, number);
             break;
         }
     }
-    mth__text_add(t, "%s", s);
+    mth__text_add(text, "%s", shown);
 }
 
-static void add_arg(mth__text *t, mth_arg a) {
-    switch (a.kind) {
-    case MTH_ARG_NONE: mth__text_add(t, "None"); break;
-    case MTH_ARG_BOOL: mth__text_add(t, a.integer ? "True" : "False"); break;
-    case MTH_ARG_INT: mth__text_add(t, "%" PRId64, a.integer); break;
-    case MTH_ARG_FLOAT: add_float(t, a.real); break;
-    case MTH_ARG_STRING: mth__text_add(t, strchr(a.string, '\'') ? "\"%s\"" : "'%s'", a.string); break;
-    case MTH_ARG_MODEL: mth__text_add(t, "<model>"); break;
+static void add_arg(mth__text *text, mth_arg value) {
+    switch (value.kind) {
+    case MTH_ARG_NONE: mth__text_add(text, "None"); break;
+    case MTH_ARG_BOOL: mth__text_add(text, value.integer ? "True" : "False"); break;
+    case MTH_ARG_INT: mth__text_add(text, "%" PRId64, value.integer); break;
+    case MTH_ARG_FLOAT: add_float(text, value.real); break;
+    case MTH_ARG_STRING: mth__text_add(text, strchr(value.string, '\'') ? "\"%s\"" : "'%s'", value.string); break;
+    case MTH_ARG_MODEL: mth__text_add(text, "<model>"); break;
     case MTH_ARG_LIST:
-        mth__text_add(t, "(");
-        for (size_t i = 0; i < a.count; i++) {
-            if (i) mth__text_add(t, ", ");
-            add_arg(t, a.items[i]);
+        mth__text_add(text, "(");
+        for (size_t i = 0; i < value.count; i++) {
+            if (i) mth__text_add(text, ", ");
+            add_arg(text, value.items[i]);
         }
-        mth__text_add(t, a.count == 1 ? ",)" : ")");
+        mth__text_add(text, value.count == 1 ? ",)" : ")");
         break;
     case MTH_ARG_DICT:
-        mth__text_add(t, "{");
-        for (size_t i = 0; i < a.count; i++) {
-            mth__text_add(t, i ? ", '%s': " : "'%s': ", a.keys[i]);
-            add_arg(t, a.items[i]);
+        mth__text_add(text, "{");
+        for (size_t i = 0; i < value.count; i++) {
+            mth__text_add(text, i ? ", '%s': " : "'%s': ", value.keys[i]);
+            add_arg(text, value.items[i]);
         }
-        mth__text_add(t, "}");
+        mth__text_add(text, "}");
         break;
     }
 }
 
-const char *mth__arg_text(mth__arena *arena, mth_arg a) {
-    mth__text t = mth__text_new(arena);
-    add_arg(&t, a);
-    return t.at;
+const char *mth__arg_text(mth__arena *arena, mth_arg value) {
+    mth__text text = mth__text_new(arena);
+    add_arg(&text, value);
+    return text.at;
 }
 
 /* ---------------------------------------------------------------- tables */
@@ -183,170 +184,173 @@ static const char *const type_words[] = {
 static size_t table_count(const mth__opt *const *tables) {
     size_t n = 0;
     for (; *tables; tables++)
-        for (const mth__opt *o = *tables; o->name; o++) n++;
+        for (const mth__opt *option = *tables; option->name; option++) n++;
     return n;
 }
 
 static const mth__opt *option_at(const mth__opt *const *tables, size_t i) {
     for (;; tables++)
-        for (const mth__opt *o = *tables; o->name; o++)
-            if (i-- == 0) return o;
+        for (const mth__opt *option = *tables; option->name; option++)
+            if (i-- == 0) return option;
 }
 
 const mth__opt *mth__options_row(const mth__opt *const *tables, const char *name) {
     for (; *tables; tables++)
-        for (const mth__opt *o = *tables; o->name; o++)
-            if (!strcmp(o->name, name)) return o;
+        for (const mth__opt *option = *tables; option->name; option++)
+            if (!strcmp(option->name, name)) return option;
     return NULL;
 }
 
 const mth_arg *mth__options_get(const mth__opt *const *tables, const mth_arg *values, const char *name) {
     for (; *tables; tables++)
-        for (const mth__opt *o = *tables; o->name; o++, values++)
-            if (!strcmp(o->name, name)) return values;
+        for (const mth__opt *option = *tables; option->name; option++, values++)
+            if (!strcmp(option->name, name)) return values;
     return NULL;
 }
 
 /* "bias: bool = True" */
-static void add_option(mth__text *t, const mth__opt *o) {
-    bool none = o->standard && !strcmp(o->standard, "None") && o->type != MTH__OPT_ANY;
-    mth__text_add(t, "%s: %s%s%s%s", o->name, type_names[o->type], none ? " | None" : "", o->standard ? " = " : "",
-        o->standard ? o->standard : "");
+static void add_option(mth__text *text, const mth__opt *option) {
+    bool none = option->standard && !strcmp(option->standard, "None") && option->type != MTH__OPT_ANY;
+    mth__text_add(text, "%s: %s%s%s%s", option->name, type_names[option->type], none ? " | None" : "",
+        option->standard ? " = " : "", option->standard ? option->standard : "");
 }
 
 char *mth__options_signature(mth__arena *arena, const mth__opt *const *tables) {
-    mth__text t = mth__text_new(arena);
-    mth__text_add(&t, "%s", "");
+    mth__text text = mth__text_new(arena);
+    mth__text_add(&text, "%s", "");
     for (; *tables; tables++)
-        for (const mth__opt *o = *tables; o->name; o++) {
-            if (t.n) mth__text_add(&t, ", ");
-            add_option(&t, o);
+        for (const mth__opt *option = *tables; option->name; option++) {
+            if (text.n) mth__text_add(&text, ", ");
+            add_option(&text, option);
         }
-    return t.at;
+    return text.at;
 }
 
-void mth__options_doc(mth__text *t, const mth__opt *const *tables, const char *indent) {
+void mth__options_doc(mth__text *text, const mth__opt *const *tables, const char *indent) {
     for (; *tables; tables++)
-        for (const mth__opt *o = *tables; o->name; o++) {
-            mth__text_add(t, "%s", indent);
-            add_option(t, o);
-            mth__text_add(t, ": %s", o->doc);
-            if (o->choices) mth__text_add(t, " (%s)", o->choices);
-            mth__text_add(t, "\n");
+        for (const mth__opt *option = *tables; option->name; option++) {
+            mth__text_add(text, "%s", indent);
+            add_option(text, option);
+            mth__text_add(text, ": %s", option->doc);
+            if (option->choices) mth__text_add(text, " (%s)", option->choices);
+            mth__text_add(text, "\n");
         }
 }
 
 /* A default, as Python prints it; defaults are ours, so what doesn't parse is a defect. NULL at the end of a list. */
-static const char *parse(mth__arena *arena, const char *s, mth_arg *out) {
-    while (*s == ' ') s++;
-    if (!strncmp(s, "None", 4)) return *out = MTH_NONE, s + 4;
-    if (!strncmp(s, "True", 4)) return *out = mth_bool(true), s + 4;
-    if (!strncmp(s, "False", 5)) return *out = mth_bool(false), s + 5;
-    if (*s == '\'') {
-        const char *end = strchr(s + 1, '\'');
-        *out = mth_string(mth__format(arena, "%.*s", (int)(end - s - 1), s + 1));
+static const char *parse(mth__arena *arena, const char *at, mth_arg *out) {
+    while (*at == ' ') at++;
+    if (!strncmp(at, "None", 4)) return *out = MTH_NONE, at + 4;
+    if (!strncmp(at, "True", 4)) return *out = mth_bool(true), at + 4;
+    if (!strncmp(at, "False", 5)) return *out = mth_bool(false), at + 5;
+    if (*at == '\'') {
+        const char *end = strchr(at + 1, '\'');
+        *out = mth_string(mth__format(arena, "%.*s", (int)(end - at - 1), at + 1));
         return end + 1;
     }
-    if (*s == '(' || *s == '[' || *s == '{') {
+    if (*at == '(' || *at == '[' || *at == '{') {
         VEC(mth_arg) items = {0};
         VEC(const char *) keys = {0};
-        bool dict = *s == '{';
-        for (s++; *s != ')' && *s != ']' && *s != '}';) {
+        bool dict = *at == '{';
+        for (at++; *at != ')' && *at != ']' && *at != '}';) {
             mth_arg item;
-            s = parse(arena, s, &item);
+            at = parse(arena, at, &item);
             if (dict) {
                 PUSH(arena, keys, item.string);
-                s = parse(arena, s + 1, &item);
+                at = parse(arena, at + 1, &item);
             }
             PUSH(arena, items, item);
-            while (*s == ',' || *s == ' ') s++;
+            while (*at == ',' || *at == ' ') at++;
         }
         *out = dict ? mth_dict(items.n, keys.at, items.at) : mth_list(items.n, items.at);
-        return s + 1;
+        return at + 1;
     }
     char *after;
     const char *end;
-    long long i = strtoll(s, &after, 10);
-    double f = mth__read_real(s, &end);
-    *out = end > after ? mth_float(f) : mth_int(i);
+    long long i = strtoll(at, &after, 10);
+    double real = mth__read_real(at, &end);
+    *out = end > after ? mth_float(real) : mth_int(i);
     return end;
 }
 
 /* ---------------------------------------------------------------- one value against its type */
-static bool is_spec(const mth_arg *a) {
-    if (a->kind != MTH_ARG_LIST) return false;
-    for (size_t i = 0; i < a->count; i++) {
-        const mth_arg *e = &a->items[i];
-        if (e->kind == MTH_ARG_NONE || e->kind == MTH_ARG_INT) continue;
-        if (e->kind != MTH_ARG_LIST) return false;
-        for (size_t j = 0; j < e->count; j++)
-            if (e->items[j].kind != MTH_ARG_INT) return false;
+static bool is_spec(const mth_arg *value) {
+    if (value->kind != MTH_ARG_LIST) return false;
+    for (size_t i = 0; i < value->count; i++) {
+        const mth_arg *item = &value->items[i];
+        if (item->kind == MTH_ARG_NONE || item->kind == MTH_ARG_INT) continue;
+        if (item->kind != MTH_ARG_LIST) return false;
+        for (size_t j = 0; j < item->count; j++)
+            if (item->items[j].kind != MTH_ARG_INT) return false;
     }
     return true;
 }
 
-static bool is_ints(const mth_arg *a) {
-    if (a->kind != MTH_ARG_LIST) return false;
-    for (size_t i = 0; i < a->count; i++)
-        if (a->items[i].kind != MTH_ARG_INT) return false;
+static bool is_ints(const mth_arg *value) {
+    if (value->kind != MTH_ARG_LIST) return false;
+    for (size_t i = 0; i < value->count; i++)
+        if (value->items[i].kind != MTH_ARG_INT) return false;
     return true;
 }
 
-static mth_status check_choice(mth__arena *arena, const mth__opt *o, const char *given) {
+static mth_status check_choice(mth__arena *arena, const mth__opt *option, const char *given) {
     VEC(const char *) names = {0};
-    char *words = mth__copy_text(arena, o->choices);
+    char *words = mth__copy_text(arena, option->choices);
     for (char *save, *word = strtok_r(words, "|", &save); word; word = strtok_r(NULL, "|", &save)) {
         if (!strcmp(word, given)) return NULL;
         PUSH(arena, names, word);
     }
     const char *near = mth__nearest(given, names.at, names.n);
-    return FAIL(MTH_ERROR_VALUE, F("%s='%s' is none of %s", o->name, given, o->choices),
-        F("%s %s='%s'", near ? "did you mean" : "use for example", o->name, near ? near : names.at[0]));
+    return FAIL(MTH_ERROR_VALUE, F("%s='%s' is none of %s", option->name, given, option->choices),
+        F("%s %s='%s'", near ? "did you mean" : "use for example", option->name, near ? near : names.at[0]));
 }
 
-static mth_status check_value(mth__arena *arena, const mth__opt *o, mth_arg *a) {
+static mth_status check_value(mth__arena *arena, const mth__opt *option, mth_arg *value) {
     bool fits = false;
-    switch (o->type) {
-    case MTH__OPT_BOOL: fits = a->kind == MTH_ARG_BOOL; break;
+    switch (option->type) {
+    case MTH__OPT_BOOL: fits = value->kind == MTH_ARG_BOOL; break;
     case MTH__OPT_INT:
-    case MTH__OPT_SIZE: fits = a->kind == MTH_ARG_INT; break;
+    case MTH__OPT_SIZE: fits = value->kind == MTH_ARG_INT; break;
     case MTH__OPT_FLOAT:
-        if (a->kind == MTH_ARG_INT) *a = mth_float((double)a->integer);
-        fits = a->kind == MTH_ARG_FLOAT;
+        if (value->kind == MTH_ARG_INT) *value = mth_float((double)value->integer);
+        fits = value->kind == MTH_ARG_FLOAT;
         break;
     case MTH__OPT_CHOICE:
-    case MTH__OPT_STRING: fits = a->kind == MTH_ARG_STRING; break;
-    case MTH__OPT_SPEC: fits = is_spec(a); break;
+    case MTH__OPT_STRING: fits = value->kind == MTH_ARG_STRING; break;
+    case MTH__OPT_SPEC: fits = is_spec(value); break;
     case MTH__OPT_MESH:
-        if (a->kind == MTH_ARG_INT) {
+        if (value->kind == MTH_ARG_INT) {
             mth_arg *item = NEW(arena, mth_arg);
-            *item = *a;
-            *a = mth_list(1, item);
+            *item = *value;
+            *value = mth_list(1, item);
         }
-        fits = is_ints(a);
+        fits = is_ints(value);
         break;
-    case MTH__OPT_DICT: fits = a->kind == MTH_ARG_DICT; break;
-    case MTH__OPT_LIST: fits = a->kind == MTH_ARG_LIST; break;
+    case MTH__OPT_DICT: fits = value->kind == MTH_ARG_DICT; break;
+    case MTH__OPT_LIST: fits = value->kind == MTH_ARG_LIST; break;
     case MTH__OPT_ANY: fits = true; break;
     }
-    const char *text = mth__arg_text(arena, *a);
+    const char *text = mth__arg_text(arena, *value);
     if (!fits) {
-        bool none = o->standard && !strcmp(o->standard, "None");
-        return FAIL(MTH_ERROR_TYPE, F("%s=%s is not %s", o->name, text, type_words[o->type]),
-            o->standard ? F("give %s=%s%s, or leave it out (default %s)", o->name, type_words[o->type],
-                              none ? " or None" : "", o->standard)
-                        : F("give %s=%s", o->name, type_words[o->type]));
+        bool none = option->standard && !strcmp(option->standard, "None");
+        return FAIL(MTH_ERROR_TYPE, F("%s=%s is not %s", option->name, text, type_words[option->type]),
+            option->standard ? F("give %s=%s%s, or leave it out (default %s)", option->name, type_words[option->type],
+                                   none ? " or None" : "", option->standard)
+                             : F("give %s=%s", option->name, type_words[option->type]));
     }
-    if (o->type == MTH__OPT_CHOICE) return check_choice(arena, o, a->string);
-    if (o->type == MTH__OPT_SIZE && a->integer < 1)
-        return FAIL(MTH_ERROR_VALUE, F("%s=%s is below 1", o->name, text), F("give %s a value of 1 or more", o->name));
-    if (o->type == MTH__OPT_FLOAT && !isfinite(a->real))
-        return FAIL(MTH_ERROR_VALUE, F("%s=%s is not finite", o->name, text), F("give %s a finite number", o->name));
-    if (o->type == MTH__OPT_MESH) {
-        bool good = a->count >= 1 && a->count <= 3;
-        for (size_t i = 0; i < a->count; i++) good &= a->items[i].integer >= 1;
+    if (option->type == MTH__OPT_CHOICE) return check_choice(arena, option, value->string);
+    if (option->type == MTH__OPT_SIZE && value->integer < 1)
+        return FAIL(MTH_ERROR_VALUE, F("%s=%s is below 1", option->name, text),
+            F("give %s a value of 1 or more", option->name));
+    if (option->type == MTH__OPT_FLOAT && !isfinite(value->real))
+        return FAIL(
+            MTH_ERROR_VALUE, F("%s=%s is not finite", option->name, text), F("give %s a finite number", option->name));
+    if (option->type == MTH__OPT_MESH) {
+        bool good = value->count >= 1 && value->count <= 3;
+        for (size_t i = 0; i < value->count; i++) good &= value->items[i].integer >= 1;
         if (!good)
-            return FAIL(MTH_ERROR_VALUE, F("%s=%s is no mesh", o->name, text), F("give %s", type_words[o->type]));
+            return FAIL(
+                MTH_ERROR_VALUE, F("%s=%s is no mesh", option->name, text), F("give %s", type_words[option->type]));
     }
     return NULL;
 }
@@ -381,40 +385,42 @@ static mth_status read_all(
         const mth_arg *slot = mth__options_get(tables, values, given[k].name);
         if (!slot) return unknown(arena, tables, given[k].name);
         size_t i = (size_t)(slot - values);
-        const mth__opt *o = option_at(tables, i);
-        if (set[i]) return FAIL(MTH_ERROR_TYPE, F("option '%s' is given twice", o->name), F("give '%s' once", o->name));
+        const mth__opt *option = option_at(tables, i);
+        if (set[i])
+            return FAIL(
+                MTH_ERROR_TYPE, F("option '%s' is given twice", option->name), F("give '%s' once", option->name));
         set[i] = true;
-        TRY(mth__arg_check(&given[k].value, o->name));
-        TRY(check_keys(arena, o->name, &given[k].value));
+        TRY(mth__arg_check(&given[k].value, option->name));
+        TRY(check_keys(arena, option->name, &given[k].value));
         values[i] = mth__arg_copy(arena, given[k].value);
-        if (values[i].kind == MTH_ARG_NONE && o->standard && !strcmp(o->standard, "None")) continue;
-        TRY(check_value(arena, o, &values[i]));
+        if (values[i].kind == MTH_ARG_NONE && option->standard && !strcmp(option->standard, "None")) continue;
+        TRY(check_value(arena, option, &values[i]));
     }
     for (size_t i = 0; i < n; i++) {
-        const mth__opt *o = option_at(tables, i);
+        const mth__opt *option = option_at(tables, i);
         if (set[i]) continue;
-        if (!o->standard)
-            return FAIL(MTH_ERROR_TYPE, F("the option '%s' is missing", o->name),
-                F("give %s=%s: %s", o->name, type_words[o->type], o->doc));
-        parse(arena, o->standard, &values[i]);
+        if (!option->standard)
+            return FAIL(MTH_ERROR_TYPE, F("the option '%s' is missing", option->name),
+                F("give %s=%s: %s", option->name, type_words[option->type], option->doc));
+        parse(arena, option->standard, &values[i]);
     }
     return NULL;
 }
 
 mth_status mth__options_read(mth__arena *arena, const char *owner, const mth__opt *const *tables,
     const mth_option *given, size_t count, mth_arg **values) {
-    mth_arg *v = NEW_ARRAY(arena, mth_arg, table_count(tables) + 1);
-    mth_status status = read_all(arena, tables, given, count, v);
+    mth_arg *read = NEW_ARRAY(arena, mth_arg, table_count(tables) + 1);
+    mth_status status = read_all(arena, tables, given, count, read);
     if (status) return mth__error_operator(status, owner);
-    *values = v;
+    *values = read;
     return NULL;
 }
 
 /* ---------------------------------------------------------------- readers */
 mth_status mth__options_hand_out(
     const mth__opt *const *tables, const mth_arg *values, const mth__opt *table, void *into) {
-    for (const mth__opt *o = table; o->name; o++)
-        TRY(o->read((char *)into + o->at, mth__options_get(tables, values, o->name)));
+    for (const mth__opt *option = table; option->name; option++)
+        TRY(option->read((char *)into + option->at, mth__options_get(tables, values, option->name)));
     return NULL;
 }
 
@@ -446,26 +452,26 @@ mth_status mth__read_value(void *field, const mth_arg *value) {
 }
 
 /* ---------------------------------------------------------------- specs */
-static void put_spec(mth__sink *s, const mth_arg *spec) {
-    mth__sink_add(s, "(");
+static void put_spec(mth__sink *sink, const mth_arg *spec) {
+    mth__sink_add(sink, "(");
     for (size_t d = 0; d < spec->count; d++) {
-        const mth_arg *e = &spec->items[d];
-        if (d) mth__sink_add(s, ", ");
-        if (e->kind == MTH_ARG_LIST)
-            put_spec(s, e);
-        else if (e->kind == MTH_ARG_INT)
-            mth__sink_add(s, "%" PRId64, e->integer);
+        const mth_arg *item = &spec->items[d];
+        if (d) mth__sink_add(sink, ", ");
+        if (item->kind == MTH_ARG_LIST)
+            put_spec(sink, item);
+        else if (item->kind == MTH_ARG_INT)
+            mth__sink_add(sink, "%" PRId64, item->integer);
         else
-            mth__sink_add(s, "None");
+            mth__sink_add(sink, "None");
     }
-    mth__sink_add(s, spec->count == 1 ? ",)" : ")");
+    mth__sink_add(sink, spec->count == 1 ? ",)" : ")");
 }
 
 /* No arena here: the texts given must not be lost to a jump. `on`: NULL where it is not known yet. */
 static mth_status bad_spec(const mth_arg *spec, const char *what, const mth__placement *on, char *problem, char *fix) {
     char text[256], place[256] = "";
-    mth__sink s = mth__sink_new(text, sizeof text);
-    put_spec(&s, spec);
+    mth__sink sink = mth__sink_new(text, sizeof text);
+    put_spec(&sink, spec);
     if (on) mth__placement_write(place, sizeof place, on);
     return mth__error_tensor(
         FAIL(MTH_ERROR_VALUE, problem, fix), F("%s: spec %s%s%s", what, text, on ? " over " : "", place));
@@ -481,11 +487,11 @@ mth_status mth__spec_rank(mth_arg spec, int rank, const char *what) {
 }
 
 mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, const char *what, mth__sharding *out) {
-    mth__sharding s = {.on = on};
+    mth__sharding sharding = {.on = on};
     unsigned used = 0;
     TRY(mth__arg_check(&spec, "spec"));
     if (spec.kind == MTH_ARG_NONE) {
-        *out = s;
+        *out = sharding;
         return NULL;
     }
     if (!is_spec(&spec))
@@ -493,8 +499,8 @@ mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, cons
             MTH_ERROR_TYPE, F("the spec of %s is not a tuple of axes", what), F("give %s", type_words[MTH__OPT_SPEC]));
     TRY(mth__spec_rank(spec, rank, what));
     for (int d = 0; d < rank; d++) {
-        const mth_arg *e = &spec.items[d], *axes = e->kind == MTH_ARG_LIST ? e->items : e;
-        size_t n = e->kind == MTH_ARG_LIST ? e->count : e->kind == MTH_ARG_INT;
+        const mth_arg *item = &spec.items[d], *axes = item->kind == MTH_ARG_LIST ? item->items : item;
+        size_t n = item->kind == MTH_ARG_LIST ? item->count : item->kind == MTH_ARG_INT;
         for (size_t i = 0; i < n; i++) {
             int64_t axis = axes[i].integer;
             if (axis < 0 || axis >= on->naxes)
@@ -508,9 +514,9 @@ mth_status mth__spec_read(mth_arg spec, const mth__placement *on, int rank, cons
                 return bad_spec(&spec, what, on, F("the spec of %s uses axis %" PRId64 " twice", what, axis),
                     F("use each axis of the mesh for one dimension at most"));
             used |= 1u << axis;
-            s.dim[d].axis[s.dim[d].naxes++] = (int8_t)axis;
+            sharding.dim[d].axis[sharding.dim[d].naxes++] = (int8_t)axis;
         }
     }
-    *out = s;
+    *out = sharding;
     return NULL;
 }

@@ -21,9 +21,9 @@ void mth__philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint
     out[3] = c3;
 }
 
-static float normal(const uint32_t *w) {
-    double u = ((double)w[0] + 1) * 0x1p-32; /* in (0, 1]: the logarithm is finite */
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * 0x1p-32 * w[1]));
+static float normal(const uint32_t *words) {
+    double uniform = ((double)words[0] + 1) * 0x1p-32; /* in (0, 1]: the logarithm is finite */
+    return (float)(sqrt(-2 * log(uniform)) * cos(6.283185307179586 * 0x1p-32 * words[1]));
 }
 
 float mth__philox_normal(uint64_t key, uint64_t stream, uint64_t index) {
@@ -53,7 +53,7 @@ int64_t mth__philox_below(uint64_t key, uint64_t stream, uint64_t index, int64_t
 }
 
 uint64_t mth__philox_stream(const char *name) {
-    uint64_t h = 0xcbf29ce484222325;
-    for (; *name; name++) h = (h ^ (unsigned char)*name) * 0x100000001b3;
-    return h;
+    uint64_t hash = 0xcbf29ce484222325;
+    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 0x100000001b3;
+    return hash;
 }

@@ -24,15 +24,15 @@ typedef struct {
     const int *batch, *sum;
 } dims;
 
-static int free_dims(mth__hlo_val v, dims of, int *out) {
+static int free_dims(mth__hlo_val value, dims of, int *out) {
     int n = 0;
-    for (int d = 0; d < v.shape.rank; d++)
+    for (int d = 0; d < value.shape.rank; d++)
         if (!among(d, of.nbatch, of.batch) && !among(d, of.nsum, of.sum)) out[n++] = d;
     return n;
 }
 
-static void add_dims(mth__shape *to, mth__hlo_val v, int n, const int *at) {
-    for (int i = 0; i < n; i++) to->dim[to->rank++] = v.shape.dim[at[i]];
+static void add_dims(mth__shape *to, mth__hlo_val value, int n, const int *at) {
+    for (int i = 0; i < n; i++) to->dim[to->rank++] = value.shape.dim[at[i]];
 }
 
 static mth__shape result_shape(mth__hlo_val a, dims of_a, mth__hlo_val b, dims of_b) {
@@ -46,14 +46,14 @@ static mth__shape result_shape(mth__hlo_val a, dims of_a, mth__hlo_val b, dims o
     return to;
 }
 
-static mth__hlo_val dot(mth__hlo *h, mth__hlo_val a, dims of_a, mth__hlo_val b, dims of_b) {
-    mth__arena *arena = h->arena;
+static mth__hlo_val dot(mth__hlo *hlo, mth__hlo_val a, dims of_a, mth__hlo_val b, dims of_b) {
+    mth__arena *arena = hlo->arena;
     const char *batch = !of_a.nbatch
         ? ""
         : mth__format(arena, "batching_dims = %s x %s, ", mth__hlo_list(arena, of_a.nbatch, of_a.batch),
               mth__hlo_list(arena, of_b.nbatch, of_b.batch));
     const mth__shape to = result_shape(a, of_a, b, of_b);
-    return mth__hlo_line(h, a.dtype, to,
+    return mth__hlo_line(hlo, a.dtype, to,
         "stablehlo.dot_general %s, %s, %scontracting_dims = %s x %s, precision = [HIGHEST, HIGHEST] : (%s, %s) -> %s",
         mth__hlo_name(arena, a), mth__hlo_name(arena, b), batch, mth__hlo_list(arena, of_a.nsum, of_a.sum),
         mth__hlo_list(arena, of_b.nsum, of_b.sum), mth__hlo_type(arena, a.dtype, a.shape),
@@ -64,7 +64,7 @@ static mth__hlo_val dot(mth__hlo *h, mth__hlo_val a, dims of_a, mth__hlo_val b, 
 /* terms; FEW: results of a row and a column for which XLA calls a library */
 enum { LONG = 4096, PANEL = 512, SHORT_PANEL = 64, FEW = 4 };
 
-/* An operand as (batch, terms, free): the order of its dimensions for it, and whether they lie so already. */
+/* How an operand becomes (batch, terms, free): the order that its dimensions must have, and whether they have it. */
 typedef struct {
     int64_t batch, terms, free;
     int order[MTH__RANK];
@@ -72,19 +72,19 @@ typedef struct {
 } columns;
 
 /* terms: the order of the summed dimensions, as indices of of.sum. */
-static columns columns_of(mth__hlo_val v, dims of, const int *terms) {
-    columns c = {1, 1, 1, {0}, true};
+static columns columns_of(mth__hlo_val value, dims of, const int *terms) {
+    columns found = {1, 1, 1, {0}, true};
     int n = 0, last = -1;
-    for (int i = 0; i < of.nbatch; i++) c.batch *= v.shape.dim[c.order[n++] = of.batch[i]];
-    for (int i = 0; i < of.nsum; i++) c.terms *= v.shape.dim[c.order[n++] = of.sum[terms[i]]];
-    const int kept = free_dims(v, of, c.order + n);
-    for (int i = 0; i < kept; i++) c.free *= v.shape.dim[c.order[n++]];
+    for (int i = 0; i < of.nbatch; i++) found.batch *= value.shape.dim[found.order[n++] = of.batch[i]];
+    for (int i = 0; i < of.nsum; i++) found.terms *= value.shape.dim[found.order[n++] = of.sum[terms[i]]];
+    const int kept = free_dims(value, of, found.order + n);
+    for (int i = 0; i < kept; i++) found.free *= value.shape.dim[found.order[n++]];
     for (int i = 0; i < n; i++) {
-        if (v.shape.dim[c.order[i]] == 1) continue;
-        c.in_place &= c.order[i] > last;
-        last = c.order[i];
+        if (value.shape.dim[found.order[i]] == 1) continue;
+        found.in_place &= found.order[i] > last;
+        last = found.order[i];
     }
-    return c;
+    return found;
 }
 
 /* Terms of a panel: a divisor of all, so that nothing is copied; 0 where there is none of a useful size. */
@@ -94,32 +94,37 @@ static int64_t panel(int64_t terms) {
     return n >= SHORT_PANEL ? n : 0;
 }
 
-static mth__hlo_val as_columns(mth__hlo *h, mth__hlo_val v, const columns *c) {
-    return mth__hlo_reshape(h, mth__hlo_transpose(h, v, c->order), (mth__shape){3, {c->batch, c->terms, c->free}});
+static mth__hlo_val as_columns(mth__hlo *hlo, mth__hlo_val value, const columns *how) {
+    return mth__hlo_reshape(
+        hlo, mth__hlo_transpose(hlo, value, how->order), (mth__shape){3, {how->batch, how->terms, how->free}});
 }
 
-static mth__hlo_val as_panels(mth__hlo *h, mth__hlo_val v, const columns *c, int64_t each) {
-    return mth__hlo_reshape(h, as_columns(h, v, c), (mth__shape){3, {c->batch * (c->terms / each), each, c->free}});
+static mth__hlo_val as_panels(mth__hlo *hlo, mth__hlo_val value, const columns *how, int64_t each) {
+    return mth__hlo_reshape(
+        hlo, as_columns(hlo, value, how), (mth__shape){3, {how->batch * (how->terms / each), each, how->free}});
 }
 
 /* (batch, m, n) */
 static mth__hlo_val sum_of_panels(
-    mth__hlo *h, mth__hlo_val a, const columns *p, mth__hlo_val b, const columns *q, int64_t each) {
+    mth__hlo *hlo, mth__hlo_val a, const columns *a_columns, mth__hlo_val b, const columns *b_columns, int64_t each) {
     const dims of = {1, 1, (int[]){0}, (int[]){1}};
-    const mth__hlo_val parts = dot(h, as_panels(h, a, p, each), of, as_panels(h, b, q, each), of);
-    return mth__hlo_reduce(h, "add",
-        mth__hlo_reshape(h, parts, (mth__shape){4, {p->batch, p->terms / each, p->free, q->free}}), 1u << 1, false);
+    const mth__hlo_val parts = dot(hlo, as_panels(hlo, a, a_columns, each), of, as_panels(hlo, b, b_columns, each), of);
+    return mth__hlo_reduce(hlo, "add",
+        mth__hlo_reshape(
+            hlo, parts, (mth__shape){4, {a_columns->batch, a_columns->terms / each, a_columns->free, b_columns->free}}),
+        1u << 1, false);
 }
 
 /* The same by the library that XLA calls for wider products: columns of zeros are added to the narrower operand. */
-static mth__hlo_val widened(mth__hlo *h, mth__hlo_val a, const columns *p, mth__hlo_val b, const columns *q) {
+static mth__hlo_val widened(
+    mth__hlo *hlo, mth__hlo_val a, const columns *a_columns, mth__hlo_val b, const columns *b_columns) {
     const dims of = {1, 1, (int[]){0}, (int[]){1}};
-    const bool widen_a = p->free < q->free;
-    const int64_t narrow = widen_a ? p->free : q->free, wide = widen_a ? q->free : p->free,
-                  more = (wide < FEW ? FEW : 2) - narrow;
-    a = mth__hlo_pad(h, as_columns(h, a, p), 2, 0, widen_a ? more : 0, 0);
-    b = mth__hlo_pad(h, as_columns(h, b, q), 2, 0, widen_a ? 0 : more, 0);
-    return mth__hlo_slice(h, dot(h, a, of, b, of), widen_a ? 1 : 2, 0, narrow);
+    const bool widen_a = a_columns->free < b_columns->free;
+    const int64_t narrow = widen_a ? a_columns->free : b_columns->free,
+                  wide = widen_a ? b_columns->free : a_columns->free, more = (wide < FEW ? FEW : 2) - narrow;
+    a = mth__hlo_pad(hlo, as_columns(hlo, a, a_columns), 2, 0, widen_a ? more : 0, 0);
+    b = mth__hlo_pad(hlo, as_columns(hlo, b, b_columns), 2, 0, widen_a ? 0 : more, 0);
+    return mth__hlo_slice(hlo, dot(hlo, a, of, b, of), widen_a ? 1 : 2, 0, narrow);
 }
 
 /* The order of the summed dimensions of v in memory, as indices of of.sum. */
@@ -131,23 +136,25 @@ static void order_of_terms(dims of, int *terms) {
     }
 }
 
-mth__hlo_val mth__hlo_dot(mth__hlo *h, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch, const int *bbatch,
-    int nsum, const int *asum, const int *bsum) {
+mth__hlo_val mth__hlo_dot(mth__hlo *hlo, mth__hlo_val a, mth__hlo_val b, int nbatch, const int *abatch,
+    const int *bbatch, int nsum, const int *asum, const int *bsum) {
     const dims of_a = {nbatch, nsum, abatch, asum}, of_b = {nbatch, nsum, bbatch, bsum};
     int terms[MTH__RANK] = {0};
     order_of_terms(of_a, terms);
-    columns p = columns_of(a, of_a, terms);
-    const bool a_is_vector = p.free == 1;
+    columns a_columns = columns_of(a, of_a, terms);
+    const bool a_is_vector = a_columns.free == 1;
     if (a_is_vector) {
         order_of_terms(of_b, terms);
-        p = columns_of(a, of_a, terms);
+        a_columns = columns_of(a, of_a, terms);
     }
-    const columns q = columns_of(b, of_b, terms);
-    const bool chain = p.free == 1 || q.free == 1 || (p.free < FEW && q.free < FEW);
+    const columns b_columns = columns_of(b, of_b, terms);
+    const bool chain = a_columns.free == 1 || b_columns.free == 1 || (a_columns.free < FEW && b_columns.free < FEW);
     /* A vector beside a matrix is cheap to move. XLA's partitioner splits the terms as it likes. */
-    const bool movable = (p.in_place || (p.free == 1 && q.free > 1)) && (q.in_place || (q.free == 1 && p.free > 1));
-    if (p.terms < LONG || !chain || !movable || h->partitioned) return dot(h, a, of_a, b, of_b);
-    const int64_t each = panel(p.terms);
-    const mth__hlo_val y = each ? sum_of_panels(h, a, &p, b, &q, each) : widened(h, a, &p, b, &q);
-    return mth__hlo_reshape(h, y, result_shape(a, of_a, b, of_b));
+    const bool movable = (a_columns.in_place || (a_columns.free == 1 && b_columns.free > 1)) &&
+        (b_columns.in_place || (b_columns.free == 1 && a_columns.free > 1));
+    if (a_columns.terms < LONG || !chain || !movable || hlo->partitioned) return dot(hlo, a, of_a, b, of_b);
+    const int64_t each = panel(a_columns.terms);
+    const mth__hlo_val y =
+        each ? sum_of_panels(hlo, a, &a_columns, b, &b_columns, each) : widened(hlo, a, &a_columns, b, &b_columns);
+    return mth__hlo_reshape(hlo, y, result_shape(a, of_a, b, of_b));
 }

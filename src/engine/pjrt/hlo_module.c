@@ -4,15 +4,16 @@
 #include <string.h>
 
 typedef struct {
-    const mth__segments *s;
+    const mth__segments *segments;
     const mth__segment *segment;
     const mth__shardy_mesh *mesh;
-    mth__hlo *h;
+    mth__hlo *hlo;
     mth__arena *arena, *scratch;
     VEC(const mth__seg_instr *) of_line;
 } writing;
 
-/* Segments have few of all slots: what others left is told by `by`, not cleared. */
+/* The table is indexed by slot and shared by all segments, each of which uses few slots. So it is not cleared between
+   segments: an entry whose `by` is another segment counts as empty. */
 struct mth__written {
     const mth__segment *by;
     mth__hlo_val value;
@@ -21,61 +22,63 @@ struct mth__written {
     int grown; /* 1 + the sum that it has become by adding to it; 0: it is in none */
 };
 
-static struct mth__written *written(const writing *w, int slot) {
-    struct mth__written *at = &w->s->written[slot];
-    if (at->by != w->segment) *at = (struct mth__written){.by = w->segment};
+static struct mth__written *written(const writing *writer, int slot) {
+    struct mth__written *at = &writer->segments->written[slot];
+    if (at->by != writer->segment) *at = (struct mth__written){.by = writer->segment};
     return at;
 }
 
-static const mth__hlo_part *part_of(writing *w, int slot) {
-    const mth__hlo_part **part = &written(w, slot)->part;
+static const mth__hlo_part *part_of(writing *writer, int slot) {
+    const mth__hlo_part **part = &written(writer, slot)->part;
     if (*part) return *part;
-    const mth__pvalue *v = w->s->slot.at[slot].any;
+    const mth__pvalue *value = writer->segments->slot.at[slot].any;
     static const int32_t first[1];
     static const mth__placement one = {.count = 1, .device = first, .rank_of = first};
     static const mth__sharding whole = {.on = &one};
-    if (w->s->global) return *part = mth__part_of(w->scratch, v->dtype, v->shape, &whole, 1, first);
-    return *part = mth__part_of(w->scratch, v->dtype, v->shape, &v->sharding, w->segment->count, w->segment->device);
+    if (writer->segments->global)
+        return *part = mth__part_of(writer->scratch, value->dtype, value->shape, &whole, 1, first);
+    return *part = mth__part_of(writer->scratch, value->dtype, value->shape, &value->sharding, writer->segment->count,
+               writer->segment->device);
 }
 
-static void set(writing *w, int slot, mth__hlo_val v) {
-    struct mth__written *at = written(w, slot);
-    at->value = v;
+static void set(writing *writer, int slot, mth__hlo_val value) {
+    struct mth__written *at = written(writer, slot);
+    at->value = value;
     at->made = true;
 }
 
 /* ---------------------------------------------------------------- Shardy */
 /* The axes of Shardy's mesh that an axis of the program's mesh is made of, in order. */
-static void add_axes(mth__text *t, const writing *w, int axis, bool *first) {
-    const mth__mesh *mesh = w->s->program->mesh;
+static void add_axes(mth__text *text, const writing *writer, int axis, bool *first) {
+    const mth__mesh *mesh = writer->segments->program->mesh;
     int at = 0;
-    for (int a = 0; a <= axis; a++)
-        for (int product = 1; product < mesh->dim[a] && at < w->mesh->naxes; at++) {
-            product *= w->mesh->dim[at];
-            if (a == axis && w->mesh->dim[at] > 1) {
-                mth__text_add(t, "%s\"a%d\"", *first ? "" : ", ", at);
+    for (int k = 0; k <= axis; k++)
+        for (int product = 1; product < mesh->dim[k] && at < writer->mesh->naxes; at++) {
+            product *= writer->mesh->dim[at];
+            if (k == axis && writer->mesh->dim[at] > 1) {
+                mth__text_add(text, "%s\"a%d\"", *first ? "" : ", ", at);
                 *first = false;
             }
         }
 }
 
-static const char *shardy_dims(const writing *w, const mth__sharding *s, int rank) {
-    mth__text t = mth__text_new(w->scratch);
-    mth__text_add(&t, "[");
+static const char *shardy_dims(const writing *writer, const mth__sharding *sharding, int rank) {
+    mth__text text = mth__text_new(writer->scratch);
+    mth__text_add(&text, "[");
     for (int d = 0; d < rank; d++) {
         bool first = true;
-        mth__text_add(&t, "%s{", d ? ", " : "");
-        for (int k = 0; k < s->dim[d].naxes; k++) add_axes(&t, w, s->dim[d].axis[k], &first);
-        mth__text_add(&t, "}");
+        mth__text_add(&text, "%s{", d ? ", " : "");
+        for (int k = 0; k < sharding->dim[d].naxes; k++) add_axes(&text, writer, sharding->dim[d].axis[k], &first);
+        mth__text_add(&text, "}");
     }
-    mth__text_add(&t, "]");
-    return t.at;
+    mth__text_add(&text, "]");
+    return text.at;
 }
 
-static const char *shardy(const writing *w, int slot) {
-    const mth__pvalue *v = w->s->slot.at[slot].any;
-    return mth__format(
-        w->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>", shardy_dims(w, &v->sharding, v->shape.rank));
+static const char *shardy(const writing *writer, int slot) {
+    const mth__pvalue *value = writer->segments->slot.at[slot].any;
+    return mth__format(writer->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>",
+        shardy_dims(writer, &value->sharding, value->shape.rank));
 }
 
 /* Every value and operand is where the plan has it, and the partitioner finds the collectives between. Left to itself
@@ -83,268 +86,289 @@ static const char *shardy(const writing *w, int slot) {
    in the wrong order, without a word. The same comes of axes against the mesh's order, which may arise inside though no
    port has them. What is a partial sum in the plan is whole here: the partitioner knows none and sums behind each
    product. */
-static mth__hlo_val constrain(writing *w, const mth__sharding *s, mth__hlo_val v) {
-    if (!w->mesh || mth__sharding_disordered(s, v.shape.rank)) return v;
-    return mth__hlo_line(w->h, v.dtype, v.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s",
-        mth__hlo_name(w->scratch, v), shardy_dims(w, s, v.shape.rank), mth__hlo_type(w->scratch, v.dtype, v.shape));
+static mth__hlo_val constrain(writing *writer, const mth__sharding *sharding, mth__hlo_val value) {
+    if (!writer->mesh || mth__sharding_disordered(sharding, value.shape.rank)) return value;
+    return mth__hlo_line(writer->hlo, value.dtype, value.shape, "sdy.sharding_constraint %s <@mesh, %s> : %s",
+        mth__hlo_name(writer->scratch, value), shardy_dims(writer, sharding, value.shape.rank),
+        mth__hlo_type(writer->scratch, value.dtype, value.shape));
 }
 
-static mth__hlo_val get(writing *w, int slot) {
-    int base = w->s->slot.at[slot].view_of;
-    if (slot == base || written(w, slot)->made) return written(w, slot)->value;
-    mth__hlo_val view = mth__hlo_reshape(w->h, written(w, base)->value, part_of(w, slot)->local);
-    set(w, slot, constrain(w, &w->s->slot.at[slot].any->sharding, view));
-    return written(w, slot)->value;
+static mth__hlo_val get(writing *writer, int slot) {
+    int base = writer->segments->slot.at[slot].view_of;
+    if (slot == base || written(writer, slot)->made) return written(writer, slot)->value;
+    mth__hlo_val view = mth__hlo_reshape(writer->hlo, written(writer, base)->value, part_of(writer, slot)->local);
+    set(writer, slot, constrain(writer, &writer->segments->slot.at[slot].any->sharding, view));
+    return written(writer, slot)->value;
 }
 
 /* ---------------------------------------------------------------- padding */
-/* What the row sums over gets zeros in its padding, what it takes the maximum of gets -inf. */
-static void fill_paddings(writing *w, const mth__seg_instr *x, mth__hlo_call *c) {
+/* Fills the padding of the operands: with zeros along dimensions that the row sums over, with -inf along those of which
+   it takes the maximum. */
+static void fill_paddings(writing *writer, const mth__seg_instr *step, mth__hlo_call *call) {
     bool padded = false;
-    for (int j = 0; j < c->nin; j++) padded |= mth__hlo_is_padded(c->in[j].part, UINT32_MAX);
-    if (!padded || mth__hlo_masks_itself[c->op->row]) return;
-    mth__node node = {.op = c->op, .attrs = *c->attrs, .nin = c->nin, .nout = c->nout};
-    mth__value *value = NEW_ARRAY(w->scratch, mth__value, c->nin + c->nout),
-               **at = NEW_ARRAY(w->scratch, mth__value *, c->nin + c->nout);
-    for (int j = 0; j < c->nin + c->nout; j++) {
-        const mth__pvalue *v = w->s->slot.at[j < c->nin ? x->in[j] : x->out[j - c->nin]].any;
-        value[j] = (mth__value){.dtype = v->dtype, .shape = v->shape};
+    for (int j = 0; j < call->nin; j++) padded |= mth__hlo_is_padded(call->in[j].part, UINT32_MAX);
+    if (!padded || mth__hlo_masks_itself[call->op->row]) return;
+    mth__node node = {.op = call->op, .attrs = *call->attrs, .nin = call->nin, .nout = call->nout};
+    mth__value *value = NEW_ARRAY(writer->scratch, mth__value, call->nin + call->nout),
+               **at = NEW_ARRAY(writer->scratch, mth__value *, call->nin + call->nout);
+    for (int j = 0; j < call->nin + call->nout; j++) {
+        const mth__pvalue *stored =
+            writer->segments->slot.at[j < call->nin ? step->in[j] : step->out[j - call->nin]].any;
+        value[j] = (mth__value){.dtype = stored->dtype, .shape = stored->shape};
         at[j] = &value[j];
     }
     node.in = at;
-    node.out = at + c->nin;
+    node.out = at + call->nin;
     mth__rule rule;
     mth__op_rule(&node, &rule);
-    for (int j = 0; j < c->nin; j++) {
+    for (int j = 0; j < call->nin; j++) {
         unsigned sum = 0, max = 0;
-        for (int d = 0; d < c->in[j].part->local.rank; d++) {
-            int f = rule.in[j][d];
-            if (f >= 0)
-                (rule.factor[f].kind == MTH__SUM ? &sum : &max)[0] |=
-                    (unsigned)(rule.factor[f].kind == MTH__SUM || rule.factor[f].kind == MTH__MAX) << d;
+        for (int d = 0; d < call->in[j].part->local.rank; d++) {
+            int factor = rule.in[j][d];
+            if (factor >= 0)
+                (rule.factor[factor].kind == MTH__SUM ? &sum : &max)[0] |=
+                    (unsigned)(rule.factor[factor].kind == MTH__SUM || rule.factor[factor].kind == MTH__MAX) << d;
         }
-        c->in[j].v = mth__hlo_fill_padding(w->h, c->in[j].v, c->in[j].part, sum, 0);
-        c->in[j].v = mth__hlo_fill_padding(
-            w->h, c->in[j].v, c->in[j].part, max, mth__is_float(c->in[j].v.dtype) ? -INFINITY : 0);
+        call->in[j].v = mth__hlo_fill_padding(writer->hlo, call->in[j].v, call->in[j].part, sum, 0);
+        call->in[j].v = mth__hlo_fill_padding(
+            writer->hlo, call->in[j].v, call->in[j].part, max, mth__is_float(call->in[j].v.dtype) ? -INFINITY : 0);
     }
 }
 
 /* ---------------------------------------------------------------- instructions */
-static void comment(writing *w, const mth__seg_instr *x) {
-    const mth__instr *i = x->instr;
-    const char *what =
-        i->kind == MTH__COMPUTE ? i->op->name : mth__channel_names[w->s->program->channel.at[i->channel].kind];
-    mth__text_add(&w->h->body, "    // %s: %s\n",
-        i->label.module && !strpbrk(i->label.module, "\n\r") ? i->label.module : "model", what);
-    w->h->line++;
+static void comment(writing *writer, const mth__seg_instr *step) {
+    const mth__instr *instruction = step->instr;
+    const char *what = instruction->kind == MTH__COMPUTE
+        ? instruction->op->name
+        : mth__channel_names[writer->segments->program->channel.at[instruction->channel].kind];
+    mth__text_add(&writer->hlo->body, "    // %s: %s\n",
+        instruction->label.module && !strpbrk(instruction->label.module, "\n\r") ? instruction->label.module : "model",
+        what);
+    writer->hlo->line++;
 }
 
-static mth_status write_instr(writing *w, const mth__seg_instr *x) {
-    const mth__instr *i = x->instr;
-    mth__hlo_call c = {.h = w->h, .op = i->op, .attrs = i->attrs, .nout = x->nout, .by_microbatch = x->by_microbatch};
-    c.nin = mth__row_operands(i->op, x->nin, i->accumulates);
+static mth_status write_instr(writing *writer, const mth__seg_instr *step) {
+    const mth__instr *instruction = step->instr;
+    mth__hlo_call call = {.h = writer->hlo,
+        .op = instruction->op,
+        .attrs = instruction->attrs,
+        .nout = step->nout,
+        .by_microbatch = step->by_microbatch};
+    call.nin = mth__row_operands(instruction->op, step->nin, instruction->accumulates);
     mth__hlo_val sum[MTH__MAX_OUT];
-    comment(w, x);
-    for (int k = 0; i->accumulates && k < x->nout; k++) {
-        const int from = mth__accumulator(i->op, x->nin, k);
+    comment(writer, step);
+    for (int k = 0; instruction->accumulates && k < step->nout; k++) {
+        const int from = mth__accumulator(instruction->op, step->nin, k);
         if (from < 0) continue;
-        sum[k] = get(w, x->in[from]);
-        c.sum[k] = &sum[k];
-        written(w, x->in[from])->grown = x->out[k] + 1;
+        sum[k] = get(writer, step->in[from]);
+        call.sum[k] = &sum[k];
+        written(writer, step->in[from])->grown = step->out[k] + 1;
     }
-    for (int j = 0; j < c.nin; j++) {
-        c.in[j] = (mth__hlo_operand){get(w, x->in[j]), part_of(w, x->in[j])};
-        if (i->layouts) c.in[j].v = constrain(w, &i->layouts[j], c.in[j].v);
+    for (int j = 0; j < call.nin; j++) {
+        call.in[j] = (mth__hlo_operand){get(writer, step->in[j]), part_of(writer, step->in[j])};
+        if (instruction->layouts) call.in[j].v = constrain(writer, &instruction->layouts[j], call.in[j].v);
     }
-    for (int j = 0; j < x->nout; j++) c.out[j].part = part_of(w, x->out[j]);
-    if (i->kind == MTH__COMPUTE) {
-        mth__hlo_row *row = mth__hlo_rows[i->op->row];
-        if (!row) return INTERNAL("%s is no computation", i->op->name);
-        fill_paddings(w, x, &c);
-        row(&c);
-        for (int k = 0; k < c.nout; k++)
-            if (c.sum[k]) c.out[k].v = mth__hlo_binary(w->h, "add", sum[k], c.out[k].v);
+    for (int j = 0; j < step->nout; j++) call.out[j].part = part_of(writer, step->out[j]);
+    if (instruction->kind == MTH__COMPUTE) {
+        mth__hlo_row *row = mth__hlo_rows[instruction->op->row];
+        if (!row) return INTERNAL("%s is no computation", instruction->op->name);
+        fill_paddings(writer, step, &call);
+        row(&call);
+        for (int k = 0; k < call.nout; k++)
+            if (call.sum[k]) call.out[k].v = mth__hlo_binary(writer->hlo, "add", sum[k], call.out[k].v);
     } else {
-        const mth__channel *channel = &w->s->program->channel.at[i->channel];
+        const mth__channel *channel = &writer->segments->program->channel.at[instruction->channel];
         if (channel->kind == MTH__TRANSFER)
-            mth__hlo_exchange(w->h, channel, &c.in[0], &c.out[0]);
+            mth__hlo_exchange(writer->hlo, channel, &call.in[0], &call.out[0]);
         else
             (channel->algorithm == MTH__DIRECT ? mth__hlo_collective : mth__hlo_steps)(
-                w->h, channel, &c.in[0], &c.out[0]);
+                writer->hlo, channel, &call.in[0], &call.out[0]);
     }
-    for (int j = 0; j < x->nout; j++) {
-        if (!mth__shape_equal(c.out[j].v.shape, c.out[j].part->local) || c.out[j].v.dtype != c.out[j].part->dtype)
+    for (int j = 0; j < step->nout; j++) {
+        if (!mth__shape_equal(call.out[j].v.shape, call.out[j].part->local) ||
+            call.out[j].v.dtype != call.out[j].part->dtype)
             return mth__error_operator(
-                INTERNAL("%s was written as %s, its result is %s", i->op ? i->op->name : "a collective",
-                    mth__hlo_type(w->scratch, c.out[j].v.dtype, c.out[j].v.shape),
-                    mth__hlo_type(w->scratch, c.out[j].part->dtype, c.out[j].part->local)),
-                i->label.module);
-        if (i->layouts) c.out[j].v = constrain(w, &i->layouts[x->nin + j], c.out[j].v);
-        set(w, x->out[j], c.out[j].v);
+                INTERNAL("%s was written as %s, its result is %s",
+                    instruction->op ? instruction->op->name : "a collective",
+                    mth__hlo_type(writer->scratch, call.out[j].v.dtype, call.out[j].v.shape),
+                    mth__hlo_type(writer->scratch, call.out[j].part->dtype, call.out[j].part->local)),
+                instruction->label.module);
+        if (instruction->layouts)
+            call.out[j].v = constrain(writer, &instruction->layouts[step->nin + j], call.out[j].v);
+        set(writer, step->out[j], call.out[j].v);
     }
     return NULL;
 }
 
 /* All checks of ids as one result. */
-static mth__hlo_val join_checks(writing *w) {
-    mth__hlo *h = w->h;
-    mth__hlo_val *row = NEW_ARRAY(w->scratch, mth__hlo_val, h->check.n);
-    for (size_t i = 0; i < h->check.n; i++) row[i] = mth__hlo_reshape(h, h->check.at[i].v, (mth__shape){2, {1, 2}});
-    return mth__hlo_concat(h, (int)h->check.n, row, 0);
+static mth__hlo_val join_checks(writing *writer) {
+    mth__hlo *hlo = writer->hlo;
+    mth__hlo_val *row = NEW_ARRAY(writer->scratch, mth__hlo_val, hlo->check.n);
+    for (size_t i = 0; i < hlo->check.n; i++)
+        row[i] = mth__hlo_reshape(hlo, hlo->check.at[i].v, (mth__shape){2, {1, 2}});
+    return mth__hlo_concat(hlo, (int)hlo->check.n, row, 0);
 }
 
-static mth__shape port_shape(const writing *w, int slot) {
-    const mth__slot *s = &w->s->slot.at[slot];
+static mth__shape port_shape(const writing *writer, int slot) {
+    const mth__slot *at = &writer->segments->slot.at[slot];
     mth__shape whole;
-    if (!w->mesh) return s->local;
-    mth__xla_part(s->any, &whole);
+    if (!writer->mesh) return at->local;
+    mth__xla_part(at->any, &whole);
     return whole;
 }
 
-static mth__hlo_val come_in(writing *w, int slot, mth__hlo_val v) {
-    const mth__shape real = w->s->slot.at[slot].local;
-    if (mth__shape_equal(v.shape, real)) return v;
-    return constrain(w, &w->s->slot.at[slot].any->sharding, mth__hlo_resize(w->h, v, real));
+static mth__hlo_val come_in(writing *writer, int slot, mth__hlo_val value) {
+    const mth__shape real = writer->segments->slot.at[slot].local;
+    if (mth__shape_equal(value.shape, real)) return value;
+    return constrain(writer, &writer->segments->slot.at[slot].any->sharding, mth__hlo_resize(writer->hlo, value, real));
 }
 
-static mth__hlo_val go_out(writing *w, int slot, mth__hlo_val v) {
-    const mth__shape port = port_shape(w, slot);
-    if (mth__shape_equal(v.shape, port)) return v;
-    return mth__hlo_resize(w->h, constrain(w, &w->s->slot.at[slot].any->sharding, v), port);
+static mth__hlo_val go_out(writing *writer, int slot, mth__hlo_val value) {
+    const mth__shape port = port_shape(writer, slot);
+    if (mth__shape_equal(value.shape, port)) return value;
+    return mth__hlo_resize(writer->hlo, constrain(writer, &writer->segments->slot.at[slot].any->sharding, value), port);
 }
 
 /* ---------------------------------------------------------------- the module */
-/* The result that takes over the memory of a donated argument, each once: what a sum so far has become, else one of the
-   same type. -1: none. */
-static int heir(const writing *w, int in, bool sums, const bool *taken) {
-    int sum = w->segment->in.at[in];
-    const mth__slot *from = &w->s->slot.at[sum];
-    while (written(w, sum)->grown) sum = written(w, sum)->grown - 1;
-    for (size_t i = 0; i < w->segment->out.n; i++) {
-        const mth__slot *to = &w->s->slot.at[w->segment->out.at[i]];
+/* The index of the result that takes over the memory of a donated argument: the sum that was added to it, or else any
+   result of the same type. No result takes over two arguments. -1: there is none. */
+static int heir(const writing *writer, int in, bool sums, const bool *taken) {
+    int sum = writer->segment->in.at[in];
+    const mth__slot *from = &writer->segments->slot.at[sum];
+    while (written(writer, sum)->grown) sum = written(writer, sum)->grown - 1;
+    for (size_t i = 0; i < writer->segment->out.n; i++) {
+        const mth__slot *to = &writer->segments->slot.at[writer->segment->out.at[i]];
         bool alike = from->any->dtype == to->any->dtype && mth__shape_equal(from->local, to->local);
-        if (!taken[i] && (sums ? w->segment->out.at[i] == sum : alike)) return (int)i;
+        if (!taken[i] && (sums ? writer->segment->out.at[i] == sum : alike)) return (int)i;
     }
     return -1;
 }
 
-static const int *find_heirs(const writing *w) { /* by argument */
-    int *heirs = NEW_ARRAY(w->scratch, int, w->segment->in.n);
-    bool *taken = NEW_ARRAY(w->scratch, bool, w->segment->out.n);
-    for (size_t i = 0; i < w->segment->in.n; i++) heirs[i] = -1;
+static const int *find_heirs(const writing *writer) { /* by argument */
+    int *heirs = NEW_ARRAY(writer->scratch, int, writer->segment->in.n);
+    bool *taken = NEW_ARRAY(writer->scratch, bool, writer->segment->out.n);
+    for (size_t i = 0; i < writer->segment->in.n; i++) heirs[i] = -1;
     for (int sums = 1; sums >= 0; sums--)
-        for (size_t i = 0; i < w->segment->in.n; i++) {
-            if (!w->segment->donated[i] || heirs[i] >= 0) continue;
-            heirs[i] = heir(w, (int)i, sums, taken);
+        for (size_t i = 0; i < writer->segment->in.n; i++) {
+            if (!writer->segment->donated[i] || heirs[i] >= 0) continue;
+            heirs[i] = heir(writer, (int)i, sums, taken);
             if (heirs[i] >= 0) taken[heirs[i]] = true;
         }
     return heirs;
 }
 
-static int write_head(writing *w, mth__text *t, int devices) {
+static int write_head(writing *writer, mth__text *text, int devices) {
     int lines = 2;
-    mth__text_add(t, "module @mithril attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = %d : i32} {\n",
-        w->mesh ? devices : 1, w->mesh ? 1 : devices);
-    if (w->mesh) {
-        mth__text_add(t, "  sdy.mesh @mesh = <[");
-        for (int a = 0; a < w->mesh->naxes; a++) mth__text_add(t, "%s\"a%d\"=%d", a ? ", " : "", a, w->mesh->dim[a]);
-        mth__text_add(t, "]>\n");
+    mth__text_add(text, "module @mithril attributes {mhlo.num_partitions = %d : i32, mhlo.num_replicas = %d : i32} {\n",
+        writer->mesh ? devices : 1, writer->mesh ? 1 : devices);
+    if (writer->mesh) {
+        mth__text_add(text, "  sdy.mesh @mesh = <[");
+        for (int k = 0; k < writer->mesh->naxes; k++)
+            mth__text_add(text, "%s\"a%d\"=%d", k ? ", " : "", k, writer->mesh->dim[k]);
+        mth__text_add(text, "]>\n");
         lines++;
     }
-    const int *heirs = find_heirs(w);
-    mth__text_add(t, "  func.func public @main(");
-    for (size_t i = 0; i < w->segment->in.n; i++) {
-        const mth__slot *slot = &w->s->slot.at[w->segment->in.at[i]];
-        mth__text_add(t, "%s%%arg%zu: %s", i ? ", " : "", i,
-            mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->in.at[i])));
-        if (heirs[i] >= 0) mth__text_add(t, " {tf.aliasing_output = %d : i32}", heirs[i]);
-        if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->in.at[i]));
+    const int *heirs = find_heirs(writer);
+    mth__text_add(text, "  func.func public @main(");
+    for (size_t i = 0; i < writer->segment->in.n; i++) {
+        const mth__slot *slot = &writer->segments->slot.at[writer->segment->in.at[i]];
+        mth__text_add(text, "%s%%arg%zu: %s", i ? ", " : "", i,
+            mth__hlo_type(writer->scratch, slot->any->dtype, port_shape(writer, writer->segment->in.at[i])));
+        if (heirs[i] >= 0) mth__text_add(text, " {tf.aliasing_output = %d : i32}", heirs[i]);
+        if (writer->mesh) mth__text_add(text, " {%s}", shardy(writer, writer->segment->in.at[i]));
     }
-    for (size_t i = 0; i < w->h->number.n; i++)
-        mth__text_add(t, "%s%%arg%zu: tensor<i32>", w->segment->in.n + i ? ", " : "", w->segment->in.n + i);
-    mth__text_add(t, ") -> (");
-    for (size_t i = 0; i < w->segment->out.n; i++) {
-        const mth__slot *slot = &w->s->slot.at[w->segment->out.at[i]];
-        mth__text_add(t, "%s%s", i ? ", " : "",
-            mth__hlo_type(w->scratch, slot->any->dtype, port_shape(w, w->segment->out.at[i])));
-        if (w->mesh) mth__text_add(t, " {%s}", shardy(w, w->segment->out.at[i]));
+    for (size_t i = 0; i < writer->hlo->number.n; i++)
+        mth__text_add(
+            text, "%s%%arg%zu: tensor<i32>", writer->segment->in.n + i ? ", " : "", writer->segment->in.n + i);
+    mth__text_add(text, ") -> (");
+    for (size_t i = 0; i < writer->segment->out.n; i++) {
+        const mth__slot *slot = &writer->segments->slot.at[writer->segment->out.at[i]];
+        mth__text_add(text, "%s%s", i ? ", " : "",
+            mth__hlo_type(writer->scratch, slot->any->dtype, port_shape(writer, writer->segment->out.at[i])));
+        if (writer->mesh) mth__text_add(text, " {%s}", shardy(writer, writer->segment->out.at[i]));
     }
-    if (w->h->check.n) {
-        mth__text_add(t, "%s%s", w->segment->out.n ? ", " : "",
-            mth__hlo_type(w->scratch, MTH_INT32, (mth__shape){2, {(int64_t)w->h->check.n, 2}}));
-        if (w->mesh) mth__text_add(t, " {sdy.sharding = #sdy.sharding<@mesh, [{}, {}]>}");
+    if (writer->hlo->check.n) {
+        mth__text_add(text, "%s%s", writer->segment->out.n ? ", " : "",
+            mth__hlo_type(writer->scratch, MTH_INT32, (mth__shape){2, {(int64_t)writer->hlo->check.n, 2}}));
+        if (writer->mesh) mth__text_add(text, " {sdy.sharding = #sdy.sharding<@mesh, [{}, {}]>}");
     }
-    mth__text_add(t, ") {\n");
+    mth__text_add(text, ") {\n");
     return lines;
 }
 
-static void write_return(writing *w) {
-    mth__text names = mth__text_new(w->scratch), types = mth__text_new(w->scratch);
-    for (size_t i = 0; i < w->segment->out.n; i++) {
-        mth__hlo_val v = go_out(w, w->segment->out.at[i], get(w, w->segment->out.at[i]));
-        mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(w->scratch, v));
-        mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(w->scratch, v.dtype, v.shape));
+static void write_return(writing *writer) {
+    mth__text names = mth__text_new(writer->scratch), types = mth__text_new(writer->scratch);
+    for (size_t i = 0; i < writer->segment->out.n; i++) {
+        mth__hlo_val value = go_out(writer, writer->segment->out.at[i], get(writer, writer->segment->out.at[i]));
+        mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(writer->scratch, value));
+        mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(writer->scratch, value.dtype, value.shape));
     }
-    if (w->h->check.n) {
-        mth__hlo_val v = join_checks(w);
-        mth__text_add(&names, "%s%s", w->segment->out.n ? ", " : "", mth__hlo_name(w->scratch, v));
-        mth__text_add(&types, "%s%s", w->segment->out.n ? ", " : "", mth__hlo_type(w->scratch, v.dtype, v.shape));
+    if (writer->hlo->check.n) {
+        mth__hlo_val value = join_checks(writer);
+        mth__text_add(&names, "%s%s", writer->segment->out.n ? ", " : "", mth__hlo_name(writer->scratch, value));
+        mth__text_add(&types, "%s%s", writer->segment->out.n ? ", " : "",
+            mth__hlo_type(writer->scratch, value.dtype, value.shape));
     }
-    mth__text_add(&w->h->body, names.n ? "    return %s : %s\n  }\n}\n" : "    return\n  }\n}\n", names.at, types.at);
+    mth__text_add(
+        &writer->hlo->body, names.n ? "    return %s : %s\n  }\n}\n" : "    return\n  }\n}\n", names.at, types.at);
 }
 
-static mth_status write(writing *w, mth__module_text *out) {
-    mth__hlo *h = w->h;
-    for (size_t i = 0; i < w->segment->in.n; i++) {
-        const mth__slot *slot = &w->s->slot.at[w->segment->in.at[i]];
-        const mth__hlo_val arg = {-1 - (int)i, slot->any->dtype, port_shape(w, w->segment->in.at[i])};
-        set(w, w->segment->in.at[i], come_in(w, w->segment->in.at[i], arg));
+static mth_status write(writing *writer, mth__module_text *out) {
+    mth__hlo *hlo = writer->hlo;
+    for (size_t i = 0; i < writer->segment->in.n; i++) {
+        const mth__slot *slot = &writer->segments->slot.at[writer->segment->in.at[i]];
+        const mth__hlo_val arg = {-1 - (int)i, slot->any->dtype, port_shape(writer, writer->segment->in.at[i])};
+        set(writer, writer->segment->in.at[i], come_in(writer, writer->segment->in.at[i], arg));
     }
-    while (w->of_line.n < (size_t)h->line) PUSH(w->scratch, w->of_line, NULL);
-    for (size_t i = 0; i < w->segment->instr.n; i++) {
-        h->instr = (int)i;
-        TRY(write_instr(w, &w->segment->instr.at[i]));
-        while (w->of_line.n < (size_t)h->line) PUSH(w->scratch, w->of_line, &w->segment->instr.at[i]);
+    while (writer->of_line.n < (size_t)hlo->line) PUSH(writer->scratch, writer->of_line, NULL);
+    for (size_t i = 0; i < writer->segment->instr.n; i++) {
+        hlo->instr = (int)i;
+        TRY(write_instr(writer, &writer->segment->instr.at[i]));
+        while (writer->of_line.n < (size_t)hlo->line)
+            PUSH(writer->scratch, writer->of_line, &writer->segment->instr.at[i]);
     }
-    write_return(w);
-    mth__text t = mth__text_new(w->scratch);
-    const int all = w->mesh ? w->s->program->mesh->count : w->segment->count;
-    bool meets = w->mesh && all > 1;
-    for (size_t i = 0; i < w->segment->instr.n; i++) meets |= w->segment->instr.at[i].instr->kind != MTH__COMPUTE;
-    const int devices = meets || h->told_apart ? all : 1;
-    int head = write_head(w, &t, devices);
-    char *text = mth__alloc(w->arena, t.n + h->body.n + 1);
-    memcpy(text, t.at, t.n);
-    memcpy(text + t.n, h->body.at, h->body.n);
+    write_return(writer);
+    mth__text whole = mth__text_new(writer->scratch);
+    const int all = writer->mesh ? writer->segments->program->mesh->count : writer->segment->count;
+    bool meets = writer->mesh && all > 1;
+    for (size_t i = 0; i < writer->segment->instr.n; i++)
+        meets |= writer->segment->instr.at[i].instr->kind != MTH__COMPUTE;
+    const int devices = meets || hlo->told_apart ? all : 1;
+    int head = write_head(writer, &whole, devices);
+    char *text = mth__alloc(writer->arena, whole.n + hlo->body.n + 1);
+    memcpy(text, whole.at, whole.n);
+    memcpy(text + whole.n, hlo->body.at, hlo->body.n);
     *out = (mth__module_text){.text = text,
-        .bytes = t.n + h->body.n,
+        .bytes = whole.n + hlo->body.n,
         .devices = devices,
         .meets = meets,
-        .lines = head + (int)w->of_line.n,
-        .checks = (int)h->check.n};
-    out->instr_of_line = NEW_ARRAY(w->arena, const mth__seg_instr *, out->lines);
-    if (w->of_line.n) memcpy(out->instr_of_line + head, w->of_line.at, w->of_line.n * sizeof *w->of_line.at);
-    out->check = NEW_ARRAY(w->arena, mth__id_check, out->checks);
-    out->numbers = (int)h->number.n;
-    out->number = NEW_ARRAY(w->arena, int64_t, out->numbers);
-    if (out->numbers) memcpy(out->number, h->number.at, h->number.n * sizeof *out->number);
+        .lines = head + (int)writer->of_line.n,
+        .checks = (int)hlo->check.n};
+    out->instr_of_line = NEW_ARRAY(writer->arena, const mth__seg_instr *, out->lines);
+    if (writer->of_line.n)
+        memcpy(out->instr_of_line + head, writer->of_line.at, writer->of_line.n * sizeof *writer->of_line.at);
+    out->check = NEW_ARRAY(writer->arena, mth__id_check, out->checks);
+    out->numbers = (int)hlo->number.n;
+    out->number = NEW_ARRAY(writer->arena, int64_t, out->numbers);
+    if (out->numbers) memcpy(out->number, hlo->number.at, hlo->number.n * sizeof *out->number);
     for (int i = 0; i < out->checks; i++)
-        out->check[i] = (mth__id_check){&w->segment->instr.at[h->check.at[i].instr], h->check.at[i].limit};
+        out->check[i] = (mth__id_check){&writer->segment->instr.at[hlo->check.at[i].instr], hlo->check.at[i].limit};
     return NULL;
 }
 
-mth_status mth__module_write(mth__arena *arena, mth__segments *s, const mth__segment *segment,
+mth_status mth__module_write(mth__arena *arena, mth__segments *segments, const mth__segment *segment,
     const mth__shardy_mesh *mesh, mth__module_text *out) {
     mth__arena *scratch = mth__arena_new();
-    mth__hlo h = {.arena = scratch,
+    mth__hlo hlo = {.arena = scratch,
         .body = mth__text_new(scratch),
         .partitions = segment->count,
         .device = segment->device,
         .arguments = (int)segment->in.n,
         .partitioned = mesh != NULL};
-    writing w = {.s = s, .segment = segment, .mesh = mesh, .h = &h, .arena = arena, .scratch = scratch};
-    if (!s->written) s->written = NEW_ARRAY(s->arena, struct mth__written, s->slot.n);
-    mth_status status = write(&w, out);
+    writing writer = {
+        .segments = segments, .segment = segment, .mesh = mesh, .hlo = &hlo, .arena = arena, .scratch = scratch};
+    if (!segments->written) segments->written = NEW_ARRAY(segments->arena, struct mth__written, segments->slot.n);
+    mth_status status = write(&writer, out);
     mth__arena_free(scratch);
     return status;
 }

@@ -26,25 +26,25 @@ typedef struct {
     size_t bytes;
 } key;
 
-static void add(FILE *f, const void *bytes, size_t n) {
-    fwrite(&n, sizeof n, 1, f);
-    fwrite(bytes, 1, n, f);
+static void add(FILE *file, const void *bytes, size_t n) {
+    fwrite(&n, sizeof n, 1, file);
+    fwrite(bytes, 1, n, file);
 }
 
-static void add_text(FILE *f, const char *text) { add(f, text ? text : "", text ? strlen(text) : 0); }
+static void add_text(FILE *file, const char *text) { add(file, text ? text : "", text ? strlen(text) : 0); }
 
-static void add_processor(FILE *f) {
+static void add_processor(FILE *file) {
     FILE *info = fopen("/proc/cpuinfo", "re");
     char *line = NULL;
     size_t room = 0;
     while (info && getline(&line, &room, info) > 1) /* the first core's */
         if (!strncmp(line, "model name", 10) || !strncmp(line, "flags", 5) || !strncmp(line, "Features", 8))
-            add_text(f, line);
+            add_text(file, line);
     free(line);
     if (info) fclose(info);
 }
 
-static mth_status add_device(FILE *f, mth__engine *engine) {
+static mth_status add_device(FILE *file, mth__engine *engine) {
     const PJRT_Api *api = engine->plugin->api;
     MTH__ARGS(PJRT_Device_GetDescription, get);
     get.device = engine->device[0];
@@ -52,7 +52,7 @@ static mth_status add_device(FILE *f, mth__engine *engine) {
     MTH__ARGS(PJRT_DeviceDescription_Kind, kind);
     kind.device_description = get.device_description;
     PJRT_TRY(engine->plugin, "describe a device", api->PJRT_DeviceDescription_Kind(&kind));
-    add(f, kind.device_kind, kind.device_kind_size);
+    add(file, kind.device_kind, kind.device_kind_size);
     return NULL;
 }
 
@@ -66,21 +66,21 @@ static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *
     int64_t version[] = {
         file.st_size, file.st_mtim.tv_sec, file.st_mtim.tv_nsec, engine->plugin->major, engine->plugin->minor};
     *out = (key){0};
-    FILE *f = open_memstream(&out->at, &out->bytes);
+    FILE *stream = open_memstream(&out->at, &out->bytes);
     mth_status status = NULL;
-    if (f) {
-        add_text(f, path);
-        add(f, version, sizeof version);
-        add_text(f, engine->platform_name);
-        add_text(f, engine->platform_version);
-        add_text(f, getenv("XLA_FLAGS"));
-        add_processor(f);
-        status = add_device(f, engine);
-        add(f, module->options, module->options_bytes);
-        add(f, module->text, module->bytes);
+    if (stream) {
+        add_text(stream, path);
+        add(stream, version, sizeof version);
+        add_text(stream, engine->platform_name);
+        add_text(stream, engine->platform_version);
+        add_text(stream, getenv("XLA_FLAGS"));
+        add_processor(stream);
+        status = add_device(stream, engine);
+        add(stream, module->options, module->options_bytes);
+        add(stream, module->text, module->bytes);
     }
-    bool whole = f && !ferror(f);
-    whole = f && !fclose(f) && whole; /* fills `out` */
+    bool whole = stream && !ferror(stream);
+    whole = stream && !fclose(stream) && whole; /* fills `out` */
     if (!status && !whole)
         status = FAIL(MTH_ERROR_MEMORY, F("no memory for the key of a cached executable"),
             F("free arrays that are no longer needed"));
@@ -88,37 +88,39 @@ static mth_status key_new(mth__engine *engine, const mth__xla_key *module, key *
     return status;
 }
 
-static void file_name(char *room, size_t size, const mth__engine *engine, const key *k) {
-    snprintf(
-        room, size, "%s/%016llx.xla", engine->cache_dir, (unsigned long long)mth__xla_hash(VERSION, k->at, k->bytes));
+static void file_name(char *room, size_t size, const mth__engine *engine, const key *identity) {
+    snprintf(room, size, "%s/%016llx.xla", engine->cache_dir,
+        (unsigned long long)mth__xla_hash(VERSION, identity->at, identity->bytes));
 }
 
-static uint64_t checksum(const key *k, const void *payload, size_t bytes) {
-    return mth__xla_hash(mth__xla_hash(0, k->at, k->bytes), payload, bytes);
+static uint64_t checksum(const key *identity, const void *payload, size_t bytes) {
+    return mth__xla_hash(mth__xla_hash(0, identity->at, identity->bytes), payload, bytes);
 }
 
 /* ---------------------------------------------------------------- reading */
 /* The file's key and payload, malloc'ed; NULL: none that can be used. */
-static char *read_file(const char *path, const key *k, size_t *payload) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe of this name does not stop us */
+static char *read_file(const char *path, const key *identity, size_t *payload) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe of this name does not stop us */
     struct stat file;
-    FILE *f = fd < 0 ? NULL : fdopen(fd, "rb");
-    if (!f) {
-        if (fd >= 0) close(fd);
+    FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "rb");
+    if (!stream) {
+        if (descriptor >= 0) close(descriptor);
         return NULL;
     }
-    head h;
+    head header;
     char *body = NULL;
     bool usable = false;
-    if (!fstat(fd, &file) && S_ISREG(file.st_mode) && fread(&h, sizeof h, 1, f) == 1 &&
-        !memcmp(h.magic, magic, sizeof magic) && h.version == VERSION && h.key == k->bytes && h.payload &&
-        (uint64_t)file.st_size >= sizeof h + h.key && h.payload == (uint64_t)file.st_size - sizeof h - h.key &&
-        (body = mth__malloc(h.key + h.payload)) && fread(body, 1, h.key + h.payload, f) == h.key + h.payload &&
-        !memcmp(body, k->at, k->bytes)) {
-        usable = h.checksum == checksum(k, body + h.key, h.payload);
-        *payload = h.payload;
+    if (!fstat(descriptor, &file) && S_ISREG(file.st_mode) && fread(&header, sizeof header, 1, stream) == 1 &&
+        !memcmp(header.magic, magic, sizeof magic) && header.version == VERSION && header.key == identity->bytes &&
+        header.payload && (uint64_t)file.st_size >= sizeof header + header.key &&
+        header.payload == (uint64_t)file.st_size - sizeof header - header.key &&
+        (body = mth__malloc(header.key + header.payload)) &&
+        fread(body, 1, header.key + header.payload, stream) == header.key + header.payload &&
+        !memcmp(body, identity->at, identity->bytes)) {
+        usable = header.checksum == checksum(identity, body + header.key, header.payload);
+        *payload = header.payload;
     }
-    fclose(f);
+    fclose(stream);
     if (usable) return body;
     mth__free(body);
     return NULL;
@@ -141,17 +143,17 @@ mth_status mth__xla_disk_load(mth__engine *engine, const mth__xla_key *module, P
     *out = NULL;
     if (!MTH__HAS(plugin, PJRT_Executable_Serialize) || !MTH__HAS(plugin, PJRT_Executable_DeserializeAndLoad))
         return unsupported(engine);
-    key k;
-    TRY(key_new(engine, module, &k));
+    key identity;
+    TRY(key_new(engine, module, &identity));
     char path[4096];
-    file_name(path, sizeof path, engine, &k);
+    file_name(path, sizeof path, engine, &identity);
     size_t payload;
-    char *body = read_file(path, &k, &payload);
-    free(k.at);
+    char *body = read_file(path, &identity, &payload);
+    free(identity.at);
     if (!body) return NULL;
     MTH__ARGS(PJRT_Executable_DeserializeAndLoad, load);
     load.client = engine->client;
-    load.serialized_executable = body + k.bytes;
+    load.serialized_executable = body + identity.bytes;
     load.serialized_executable_size = payload;
     PJRT_Error *error = plugin->api->PJRT_Executable_DeserializeAndLoad(&load);
     mth__free(body);
@@ -176,30 +178,31 @@ static mth_status make_folder(const mth__engine *engine) {
     char path[4096];
     if ((size_t)snprintf(path, sizeof path, "%s", engine->cache_dir) >= sizeof path - 64)
         return unwritable(engine, "its path", ENAMETOOLONG);
-    for (char *p = path + 1;; p++) {
-        if (*p && *p != '/') continue;
-        char c = *p;
-        *p = 0;
+    for (char *slash = path + 1;; slash++) {
+        if (*slash && *slash != '/') continue;
+        char old = *slash;
+        *slash = 0;
         if (mkdir(path, 0777) && errno != EEXIST) return unwritable(engine, path, errno);
-        if (!c) return NULL;
-        *p = c;
+        if (!old) return NULL;
+        *slash = old;
     }
 }
 
-static mth_status write_file(const mth__engine *engine, const key *k, const void *payload, size_t bytes) {
+static mth_status write_file(const mth__engine *engine, const key *identity, const void *payload, size_t bytes) {
     TRY(make_folder(engine));
     char path[4096], aside[sizeof path + 8];
-    file_name(path, sizeof path, engine, k);
+    file_name(path, sizeof path, engine, identity);
     snprintf(aside, sizeof aside, "%s.XXXXXX", path);
-    int fd = mkostemp(aside, O_CLOEXEC);
-    if (fd < 0) return unwritable(engine, path, errno);
-    FILE *f = fdopen(fd, "wb");
-    head h = {.version = VERSION, .key = k->bytes, .payload = bytes, .checksum = checksum(k, payload, bytes)};
-    memcpy(h.magic, magic, sizeof magic);
-    bool whole = f && fwrite(&h, sizeof h, 1, f) == 1 && fwrite(k->at, 1, k->bytes, f) == k->bytes &&
-        fwrite(payload, 1, bytes, f) == bytes;
+    int descriptor = mkostemp(aside, O_CLOEXEC);
+    if (descriptor < 0) return unwritable(engine, path, errno);
+    FILE *file = fdopen(descriptor, "wb");
+    head header = {
+        .version = VERSION, .key = identity->bytes, .payload = bytes, .checksum = checksum(identity, payload, bytes)};
+    memcpy(header.magic, magic, sizeof magic);
+    bool whole = file && fwrite(&header, sizeof header, 1, file) == 1 &&
+        fwrite(identity->at, 1, identity->bytes, file) == identity->bytes && fwrite(payload, 1, bytes, file) == bytes;
     int code = errno;
-    bool closed = !(f ? fclose(f) : close(fd));
+    bool closed = !(file ? fclose(file) : close(descriptor));
     if (whole && closed && !rename(aside, path)) return NULL;
     if (whole) code = errno;
     unlink(aside);
@@ -208,9 +211,9 @@ static mth_status write_file(const mth__engine *engine, const key *k, const void
 
 mth_status mth__xla_disk_store(mth__engine *engine, const mth__xla_key *module, const PJRT_Executable *executable) {
     const mth__plugin *plugin = engine->plugin;
-    MTH__ARGS(PJRT_Executable_Serialize, s);
-    s.executable = executable;
-    PJRT_Error *error = plugin->api->PJRT_Executable_Serialize(&s);
+    MTH__ARGS(PJRT_Executable_Serialize, serialize);
+    serialize.executable = executable;
+    PJRT_Error *error = plugin->api->PJRT_Executable_Serialize(&serialize);
     if (error) {
         bool never = unimplemented(plugin, error);
         mth_status status = mth__pjrt_status(plugin, error, "serialize an executable");
@@ -218,12 +221,13 @@ mth_status mth__xla_disk_store(mth__engine *engine, const mth__xla_key *module, 
         mth_error_free(status);
         return unsupported(engine);
     }
-    key k;
-    mth_status status = key_new(engine, module, &k);
+    key identity;
+    mth_status status = key_new(engine, module, &identity);
     if (!status) {
-        status = write_file(engine, &k, s.serialized_bytes, s.serialized_bytes_size);
-        free(k.at);
+        status = write_file(engine, &identity, serialize.serialized_bytes, serialize.serialized_bytes_size);
+        free(identity.at);
     }
-    if (s.serialized_executable_deleter) s.serialized_executable_deleter(s.serialized_executable);
+    if (serialize.serialized_executable_deleter)
+        serialize.serialized_executable_deleter(serialize.serialized_executable);
     return status;
 }

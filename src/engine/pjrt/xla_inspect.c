@@ -13,11 +13,14 @@ static void cost(const mth__plugin *plugin, PJRT_Executable *executable, mth__xl
         return;
     }
     for (size_t i = 0; i < get.num_properties; i++) {
-        const PJRT_NamedValue *p = &get.properties[i];
+        const PJRT_NamedValue *property = &get.properties[i];
         for (int k = 0; k < 3; k++) {
-            if (p->name_size != strlen(name[k]) || memcmp(p->name, name[k], p->name_size)) continue;
-            if (p->type == PJRT_NamedValue_kFloat && p->float_value >= 0) *into[k] = (double)p->float_value;
-            if (p->type == PJRT_NamedValue_kInt64 && p->int64_value >= 0) *into[k] = (double)p->int64_value;
+            if (property->name_size != strlen(name[k]) || memcmp(property->name, name[k], property->name_size))
+                continue;
+            if (property->type == PJRT_NamedValue_kFloat && property->float_value >= 0)
+                *into[k] = (double)property->float_value;
+            if (property->type == PJRT_NamedValue_kInt64 && property->int64_value >= 0)
+                *into[k] = (double)property->int64_value;
         }
     }
 }
@@ -41,7 +44,8 @@ static void memory(const mth__plugin *plugin, PJRT_Executable *executable, mth__
 }
 
 /* The text of the optimized program, in the arena: NULL where the plugin tells none in the one format that there is. */
-static unsigned char *optimized(mth__arena *a, const mth__plugin *plugin, PJRT_Executable *executable, size_t *bytes) {
+static unsigned char *optimized(
+    mth__arena *arena, const mth__plugin *plugin, PJRT_Executable *executable, size_t *bytes) {
     static const char format[] = "hlo_with_config";
     PJRT_Program program = {.struct_size = PJRT_Program_STRUCT_SIZE};
     MTH__ARGS(PJRT_Executable_OptimizedProgram, get);
@@ -54,14 +58,14 @@ static unsigned char *optimized(mth__arena *a, const mth__plugin *plugin, PJRT_E
             return NULL;
         }
         if (program.format_size != strlen(format) || memcmp(program.format, format, strlen(format))) return NULL;
-        if (!room) program.code = mth__alloc(a, program.code_size);
+        if (!room) program.code = mth__alloc(arena, program.code_size);
     }
     *bytes = program.code_size;
     return (unsigned char *)program.code;
 }
 
-mth_status mth__xla_inspect(mth__arena *a, const mth__xla *x, mth__xla_facts *out) {
-    const mth__plugin *plugin = x->engine->plugin;
+mth_status mth__xla_inspect(mth__arena *arena, const mth__xla *xla, mth__xla_facts *out) {
+    const mth__plugin *plugin = xla->engine->plugin;
     *out = (mth__xla_facts){.arguments = -1,
         .outputs = -1,
         .temporaries = -1,
@@ -74,12 +78,12 @@ mth_status mth__xla_inspect(mth__arena *a, const mth__xla *x, mth__xla_facts *ou
         .seconds = -1,
         .collectives = -1,
         .instructions = -1};
-    memory(plugin, x->executable, out);
-    cost(plugin, x->executable, out);
+    memory(plugin, xla->executable, out);
+    cost(plugin, xla->executable, out);
     mth__arena *scratch = mth__arena_new(); /* the program may take megabytes */
     size_t bytes;
-    const unsigned char *program = optimized(scratch, plugin, x->executable, &bytes);
-    bool read = !program || mth__hlo_proto_collectives(a, program, bytes, out);
+    const unsigned char *program = optimized(scratch, plugin, xla->executable, &bytes);
+    bool read = !program || mth__hlo_proto_collectives(arena, program, bytes, out);
     mth__arena_free(scratch);
     if (read) return NULL;
     return FAIL(MTH_ERROR_IO, F("the optimized program that the plugin %s returned is no HloModuleProto", plugin->path),

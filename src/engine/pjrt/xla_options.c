@@ -28,74 +28,76 @@ enum {
 };
 enum { VARINT = 0, FIXED64 = 1, BYTES = 2 };
 
-static void put_varint(mth__arena *a, message *m, uint64_t v) {
-    for (; v >= 128; v >>= 7) PUSH(a, *m, (unsigned char)(v | 128));
-    PUSH(a, *m, (unsigned char)v);
+static void put_varint(mth__arena *arena, message *to, uint64_t value) {
+    for (; value >= 128; value >>= 7) PUSH(arena, *to, (unsigned char)(value | 128));
+    PUSH(arena, *to, (unsigned char)value);
 }
 
-static void put_int(mth__arena *a, message *m, unsigned field, int64_t v) {
-    put_varint(a, m, field << 3 | VARINT);
-    put_varint(a, m, (uint64_t)v);
+static void put_int(mth__arena *arena, message *to, unsigned field, int64_t value) {
+    put_varint(arena, to, field << 3 | VARINT);
+    put_varint(arena, to, (uint64_t)value);
 }
 
-static void put_bytes(mth__arena *a, message *m, unsigned field, const void *bytes, size_t n) {
-    put_varint(a, m, field << 3 | BYTES);
-    put_varint(a, m, n);
-    for (size_t i = 0; i < n; i++) PUSH(a, *m, ((const unsigned char *)bytes)[i]);
+static void put_bytes(mth__arena *arena, message *to, unsigned field, const void *bytes, size_t n) {
+    put_varint(arena, to, field << 3 | BYTES);
+    put_varint(arena, to, n);
+    for (size_t i = 0; i < n; i++) PUSH(arena, *to, ((const unsigned char *)bytes)[i]);
 }
 
-static void put_double(mth__arena *a, message *m, unsigned field, double v) {
+static void put_double(mth__arena *arena, message *to, unsigned field, double value) {
     uint64_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    put_varint(a, m, field << 3 | FIXED64);
-    for (int i = 0; i < 8; i++) PUSH(a, *m, (unsigned char)(bits >> 8 * i));
+    memcpy(&bits, &value, sizeof bits);
+    put_varint(arena, to, field << 3 | FIXED64);
+    for (int i = 0; i < 8; i++) PUSH(arena, *to, (unsigned char)(bits >> 8 * i));
 }
 
 /* A list of devices for each partition: one for each of its replicas. */
-static message assignment(mth__arena *a, const mth__xla_options *o) {
-    message m = {0};
-    put_int(a, &m, ASSIGNMENT_REPLICAS, o->replicas);
-    put_int(a, &m, ASSIGNMENT_COMPUTATIONS, o->partitions);
-    for (int p = 0; p < o->partitions; p++) {
+static message assignment(mth__arena *arena, const mth__xla_options *options) {
+    message result = {0};
+    put_int(arena, &result, ASSIGNMENT_REPLICAS, options->replicas);
+    put_int(arena, &result, ASSIGNMENT_COMPUTATIONS, options->partitions);
+    for (int partition = 0; partition < options->partitions; partition++) {
         message ids = {0}, one = {0};
-        for (int r = 0; r < o->replicas; r++) put_varint(a, &ids, (uint64_t)o->device[r * o->partitions + p]);
-        put_bytes(a, &one, DEVICES_IDS, ids.at, ids.n);
-        put_bytes(a, &m, ASSIGNMENT_DEVICES, one.at, one.n);
+        for (int replica = 0; replica < options->replicas; replica++)
+            put_varint(arena, &ids, (uint64_t)options->device[replica * options->partitions + partition]);
+        put_bytes(arena, &one, DEVICES_IDS, ids.at, ids.n);
+        put_bytes(arena, &result, ASSIGNMENT_DEVICES, one.at, one.n);
     }
-    return m;
+    return result;
 }
 
-static message override(mth__arena *a, const mth__pjrt_setting *s) {
+static message override(mth__arena *arena, const mth__pjrt_setting *setting) {
     message value = {0}, entry = {0};
-    switch (s->type) {
-    case 's': put_bytes(a, &value, OVERRIDE_STRING, s->string, strlen(s->string)); break;
-    case 'b': put_int(a, &value, OVERRIDE_BOOL, s->integer != 0); break;
-    case 'i': put_int(a, &value, OVERRIDE_INT, s->integer); break;
-    default: put_double(a, &value, OVERRIDE_DOUBLE, s->real);
+    switch (setting->type) {
+    case 's': put_bytes(arena, &value, OVERRIDE_STRING, setting->string, strlen(setting->string)); break;
+    case 'b': put_int(arena, &value, OVERRIDE_BOOL, setting->integer != 0); break;
+    case 'i': put_int(arena, &value, OVERRIDE_INT, setting->integer); break;
+    default: put_double(arena, &value, OVERRIDE_DOUBLE, setting->real);
     }
-    put_bytes(a, &entry, ENTRY_KEY, s->name, strlen(s->name));
-    put_bytes(a, &entry, ENTRY_VALUE, value.at, value.n);
+    put_bytes(arena, &entry, ENTRY_KEY, setting->name, strlen(setting->name));
+    put_bytes(arena, &entry, ENTRY_VALUE, value.at, value.n);
     return entry;
 }
 
-void mth__xla_options_encode(
-    mth__arena *a, const mth__xla_options *o, const mth__pjrt_env *env, const unsigned char **bytes, size_t *count) {
-    message build = {0}, m = {0};
-    put_int(a, &build, BUILD_REPLICAS, o->replicas);
-    put_int(a, &build, BUILD_PARTITIONS, o->partitions);
+void mth__xla_options_encode(mth__arena *arena, const mth__xla_options *options, const mth__pjrt_env *env,
+    const unsigned char **bytes, size_t *count) {
+    message build = {0}, all = {0};
+    put_int(arena, &build, BUILD_REPLICAS, options->replicas);
+    put_int(arena, &build, BUILD_PARTITIONS, options->partitions);
     /* Manual modules too: XLA refuses several partitions without it, and finds nothing left to partition. */
-    if (o->partitions > 1) put_int(a, &build, BUILD_SPMD, 1);
-    if (o->device) {
-        message devices = assignment(a, o);
-        put_bytes(a, &build, BUILD_ASSIGNMENT, devices.at, devices.n);
+    if (options->partitions > 1) put_int(arena, &build, BUILD_SPMD, 1);
+    if (options->device) {
+        message devices = assignment(arena, options);
+        put_bytes(arena, &build, BUILD_ASSIGNMENT, devices.at, devices.n);
     }
-    if (o->spmd) put_int(a, &build, BUILD_SHARDY, 1);
-    put_bytes(a, &m, OPTIONS_BUILD, build.at, build.n);
-    if (!o->device && o->partitions == 1 && o->replicas == 1) put_int(a, &m, OPTIONS_PORTABLE, 1);
+    if (options->spmd) put_int(arena, &build, BUILD_SHARDY, 1);
+    put_bytes(arena, &all, OPTIONS_BUILD, build.at, build.n);
+    if (!options->device && options->partitions == 1 && options->replicas == 1)
+        put_int(arena, &all, OPTIONS_PORTABLE, 1);
     for (int i = 0; env && i < env->count; i++) {
-        message one = override(a, &env->setting[i]);
-        put_bytes(a, &m, OPTIONS_OVERRIDES, one.at, one.n);
+        message one = override(arena, &env->setting[i]);
+        put_bytes(arena, &all, OPTIONS_OVERRIDES, one.at, one.n);
     }
-    *bytes = m.at;
-    *count = m.n;
+    *bytes = all.at;
+    *count = all.n;
 }

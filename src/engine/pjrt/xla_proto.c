@@ -53,46 +53,46 @@ typedef struct {
 } field;
 
 /* ---------------------------------------------------------------- the wire */
-static bool read_varint(bytes *b, uint64_t *out) {
+static bool read_varint(bytes *rest, uint64_t *out) {
     *out = 0;
-    for (int shift = 0; shift < 64 && b->at < b->end; shift += 7) {
-        unsigned char c = *b->at++;
-        *out |= (uint64_t)(c & 127) << shift;
-        if (c < 128) return true;
+    for (int shift = 0; shift < 64 && rest->at < rest->end; shift += 7) {
+        unsigned char byte = *rest->at++;
+        *out |= (uint64_t)(byte & 127) << shift;
+        if (byte < 128) return true;
     }
     return false;
 }
 
 /* 1: a field; 0: the end; -1: no message. */
-static int read_field(bytes *b, field *f) {
+static int read_field(bytes *rest, field *found) {
     uint64_t tag, n;
-    if (b->at == b->end) return 0;
-    if (!read_varint(b, &tag) || !(tag >> 3)) return -1;
-    *f = (field){.number = tag >> 3, .wire = tag & 7};
-    switch (f->wire) {
-    case VARINT: return read_varint(b, &f->value) ? 1 : -1;
+    if (rest->at == rest->end) return 0;
+    if (!read_varint(rest, &tag) || !(tag >> 3)) return -1;
+    *found = (field){.number = tag >> 3, .wire = tag & 7};
+    switch (found->wire) {
+    case VARINT: return read_varint(rest, &found->value) ? 1 : -1;
     case FIXED64: n = 8; break;
     case FIXED32: n = 4; break;
     case BYTES:
-        if (!read_varint(b, &n)) return -1;
+        if (!read_varint(rest, &n)) return -1;
         break;
     default: return -1; /* groups are not of this version of the wire */
     }
-    if (n > (size_t)(b->end - b->at)) return -1;
-    f->body = (bytes){b->at, b->at + n};
-    b->at += n;
+    if (n > (size_t)(rest->end - rest->at)) return -1;
+    found->body = (bytes){rest->at, rest->at + n};
+    rest->at += n;
     return 1;
 }
 
-static bool is(const field *f, unsigned number, int wire) { return f->number == number && f->wire == wire; }
+static bool is(const field *found, unsigned number, int wire) { return found->number == number && found->wire == wire; }
 
 /* Fields of a message that are one number each; those not met stay as they are. */
-static bool read_numbers(bytes b, unsigned first, uint64_t *a, unsigned second, uint64_t *c) {
-    field f;
+static bool read_numbers(bytes rest, unsigned first, uint64_t *first_value, unsigned second, uint64_t *second_value) {
+    field found;
     int more;
-    while ((more = read_field(&b, &f)) > 0) {
-        if (is(&f, first, VARINT)) *a = f.value;
-        if (is(&f, second, VARINT)) *c = f.value;
+    while ((more = read_field(&rest, &found)) > 0) {
+        if (is(&found, first, VARINT)) *first_value = found.value;
+        if (is(&found, second, VARINT)) *second_value = found.value;
     }
     return !more;
 }
@@ -143,19 +143,20 @@ static int element_bits(uint64_t type) {
 }
 
 /* Adds the bytes of an array, or of a tuple's elements: all, or the one of that index alone. */
-static bool add_shape(bytes b, int only, int depth, int64_t *sum) {
+static bool add_shape(bytes rest, int only, int depth, int64_t *sum) {
     uint64_t type = 0, dimension;
     int64_t size = 1, tuple = 0;
-    field f;
+    field found;
     int more, index = 0;
     if (depth > DEPTH) return false;
-    while ((more = read_field(&b, &f)) > 0) {
-        if (is(&f, SHAPE_TYPE, VARINT)) type = f.value;
-        if (is(&f, SHAPE_DIMENSIONS, VARINT) && !times(&size, f.value)) return false;
-        if (is(&f, SHAPE_DIMENSIONS, BYTES))
-            while (f.body.at < f.body.end)
-                if (!read_varint(&f.body, &dimension) || !times(&size, dimension)) return false;
-        if (is(&f, SHAPE_TUPLE, BYTES) && (only < 0 || only == index++) && !add_shape(f.body, -1, depth + 1, &tuple))
+    while ((more = read_field(&rest, &found)) > 0) {
+        if (is(&found, SHAPE_TYPE, VARINT)) type = found.value;
+        if (is(&found, SHAPE_DIMENSIONS, VARINT) && !times(&size, found.value)) return false;
+        if (is(&found, SHAPE_DIMENSIONS, BYTES))
+            while (found.body.at < found.body.end)
+                if (!read_varint(&found.body, &dimension) || !times(&size, dimension)) return false;
+        if (is(&found, SHAPE_TUPLE, BYTES) && (only < 0 || only == index++) &&
+            !add_shape(found.body, -1, depth + 1, &tuple))
             return false;
     }
     return !more && times(&size, (uint64_t)element_bits(type)) && plus(sum, size / 8 + (size % 8 != 0)) &&
@@ -173,99 +174,100 @@ typedef struct {
     bool moves, pairs; /* some pair is of two devices */
 } instruction;
 
-static void widen(instruction *o, int64_t group) { o->group = group > o->group ? group : o->group; }
+static void widen(instruction *parsed, int64_t group) { parsed->group = group > parsed->group ? group : parsed->group; }
 
-static bool read_group(bytes b, instruction *o) {
-    field f;
+static bool read_group(bytes rest, instruction *parsed) {
+    field found;
     int more;
     int64_t n = 0;
     uint64_t id;
-    while ((more = read_field(&b, &f)) > 0) {
-        if (is(&f, GROUP_IDS, VARINT)) n++;
-        if (is(&f, GROUP_IDS, BYTES))
-            for (; f.body.at < f.body.end; n++)
-                if (!read_varint(&f.body, &id)) return false;
+    while ((more = read_field(&rest, &found)) > 0) {
+        if (is(&found, GROUP_IDS, VARINT)) n++;
+        if (is(&found, GROUP_IDS, BYTES))
+            for (; found.body.at < found.body.end; n++)
+                if (!read_varint(&found.body, &id)) return false;
     }
-    widen(o, n);
+    widen(parsed, n);
     return !more;
 }
 
-static bool read_iota(bytes b, instruction *o) {
+static bool read_iota(bytes rest, instruction *parsed) {
     uint64_t size = 0, none = 0;
-    if (!read_numbers(b, IOTA_GROUP_SIZE, &size, 0, &none) || size > (uint64_t)limit) return false;
-    widen(o, (int64_t)size);
+    if (!read_numbers(rest, IOTA_GROUP_SIZE, &size, 0, &none) || size > (uint64_t)limit) return false;
+    widen(parsed, (int64_t)size);
     return true;
 }
 
 /* A mesh, and those of its axes, or parts of axes, over which a group spans. */
-static bool read_mesh(bytes b, instruction *o) {
+static bool read_mesh(bytes rest, instruction *parsed) {
     uint64_t size[MESH_RANK] = {0}, none = 0;
     int axes = 0, more;
     int64_t group = 1;
-    field f;
-    for (bytes again = b; (more = read_field(&again, &f)) > 0;) {
-        if (!is(&f, MESH_MESH, BYTES)) continue;
+    field found;
+    for (bytes again = rest; (more = read_field(&again, &found)) > 0;) {
+        if (!is(&found, MESH_MESH, BYTES)) continue;
         field axis;
-        while ((more = read_field(&f.body, &axis)) > 0)
+        while ((more = read_field(&found.body, &axis)) > 0)
             if (is(&axis, MESH_AXIS, BYTES) &&
                 (axes == MESH_RANK || !read_numbers(axis.body, AXIS_SIZE, &size[axes++], 0, &none)))
                 return false;
         if (more) return false;
     }
     if (more) return false;
-    while (read_field(&b, &f) > 0) {
-        if (!is(&f, MESH_AXES, BYTES)) continue;
+    while (read_field(&rest, &found) > 0) {
+        if (!is(&found, MESH_AXES, BYTES)) continue;
         uint64_t axis = 0, part = 0;
-        field r;
-        while ((more = read_field(&f.body, &r)) > 0) {
-            if (is(&r, REF_AXIS, VARINT)) axis = r.value;
-            if (is(&r, REF_PART, BYTES) && !read_numbers(r.body, PART_SIZE, &part, 0, &none)) return false;
+        field reference;
+        while ((more = read_field(&found.body, &reference)) > 0) {
+            if (is(&reference, REF_AXIS, VARINT)) axis = reference.value;
+            if (is(&reference, REF_PART, BYTES) && !read_numbers(reference.body, PART_SIZE, &part, 0, &none))
+                return false;
         }
         if (more || axis >= (uint64_t)axes || !times(&group, part ? part : size[axis])) return false;
     }
-    widen(o, group);
+    widen(parsed, group);
     return true;
 }
 
-static bool read_devices(bytes b, instruction *o) {
-    field f;
+static bool read_devices(bytes rest, instruction *parsed) {
+    field found;
     int more;
-    while ((more = read_field(&b, &f)) > 0)
-        if ((is(&f, DEVICES_GROUPS, BYTES) && !read_group(f.body, o)) ||
-            (is(&f, DEVICES_IOTA, BYTES) && !read_iota(f.body, o)) ||
-            (is(&f, DEVICES_MESH, BYTES) && !read_mesh(f.body, o)))
+    while ((more = read_field(&rest, &found)) > 0)
+        if ((is(&found, DEVICES_GROUPS, BYTES) && !read_group(found.body, parsed)) ||
+            (is(&found, DEVICES_IOTA, BYTES) && !read_iota(found.body, parsed)) ||
+            (is(&found, DEVICES_MESH, BYTES) && !read_mesh(found.body, parsed)))
             return false;
     return !more;
 }
 
-static bool read_instruction(bytes b, instruction *o) {
-    field f;
+static bool read_instruction(bytes rest, instruction *parsed) {
+    field found;
     int more;
-    *o = (instruction){.channel = 0};
-    while ((more = read_field(&b, &f)) > 0) {
+    *parsed = (instruction){.channel = 0};
+    while ((more = read_field(&rest, &found)) > 0) {
         bool fine = true;
-        if (f.wire == VARINT) {
-            if (f.number == CHANNEL) o->channel = f.value;
-            if (f.number == GLOBAL_IDS) o->global_ids = f.value;
-        } else if (f.wire == BYTES) {
-            switch (f.number) {
-            case OPCODE: o->opcode = f.body; break;
-            case SHAPE: o->shape = f.body; break;
-            case GROUPS: fine = read_group(f.body, o); break;
-            case DEVICES: fine = read_devices(f.body, o); break;
-            case IOTA: fine = read_iota(f.body, o); break;
-            case MESH: fine = read_mesh(f.body, o); break;
+        if (found.wire == VARINT) {
+            if (found.number == CHANNEL) parsed->channel = found.value;
+            if (found.number == GLOBAL_IDS) parsed->global_ids = found.value;
+        } else if (found.wire == BYTES) {
+            switch (found.number) {
+            case OPCODE: parsed->opcode = found.body; break;
+            case SHAPE: parsed->shape = found.body; break;
+            case GROUPS: fine = read_group(found.body, parsed); break;
+            case DEVICES: fine = read_devices(found.body, parsed); break;
+            case IOTA: fine = read_iota(found.body, parsed); break;
+            case MESH: fine = read_mesh(found.body, parsed); break;
             case PAIRS: {
                 uint64_t source = 0, target = 0;
-                fine = read_numbers(f.body, PAIR_SOURCE, &source, PAIR_TARGET, &target);
-                o->pairs = true;
-                o->moves |= source != target;
+                fine = read_numbers(found.body, PAIR_SOURCE, &source, PAIR_TARGET, &target);
+                parsed->pairs = true;
+                parsed->moves |= source != target;
             }
             }
         }
         if (!fine) return false;
     }
-    return !more && o->opcode.at;
+    return !more && parsed->opcode.at;
 }
 
 /* ---------------------------------------------------------------- the program */
@@ -290,17 +292,21 @@ static kind kind_of(bytes opcode, bool *started) {
     size_t n = (size_t)(opcode.end - opcode.at);
     *started = n > 6 && !memcmp(opcode.end - 6, "-start", 6);
     if (*started) n -= 6;
-    kind k = 0;
-    while (k < KINDS && (strlen(kinds[k].opcode) != n || memcmp(kinds[k].opcode, opcode.at, n))) k++;
-    return k;
+    kind which = 0;
+    while (which < KINDS && (strlen(kinds[which].opcode) != n || memcmp(kinds[which].opcode, opcode.at, n))) which++;
+    return which;
 }
 
-static bool received(const instruction *o, kind k, bool started, counts of, int64_t *out) {
-    bool channel = o->channel && o->channel <= INT64_MAX; /* a negative one is none */
-    int64_t n = o->group ? o->group : channel && !kinds[k].across ? of.partitions : of.replicas, tensor = 0, twice;
-    if (channel && kinds[k].across && !o->global_ids && !times(&n, (uint64_t)of.partitions)) return false;
-    if (n < 1 || !o->shape.at || !add_shape(o->shape, started ? kinds[k].started : -1, 0, &tensor)) return false;
-    switch (k) {
+static bool received(const instruction *parsed, kind which, bool started, counts of, int64_t *out) {
+    bool channel = parsed->channel && parsed->channel <= INT64_MAX; /* a negative one is none */
+    int64_t n = parsed->group             ? parsed->group
+        : channel && !kinds[which].across ? of.partitions
+                                          : of.replicas,
+            tensor = 0, twice;
+    if (channel && kinds[which].across && !parsed->global_ids && !times(&n, (uint64_t)of.partitions)) return false;
+    if (n < 1 || !parsed->shape.at || !add_shape(parsed->shape, started ? kinds[which].started : -1, 0, &tensor))
+        return false;
+    switch (which) {
     case ALL_REDUCE:
         twice = 2 * tensor;
         *out = twice - twice / n;
@@ -308,57 +314,58 @@ static bool received(const instruction *o, kind k, bool started, counts of, int6
     case ALL_GATHER:
     case ALL_TO_ALL: *out = tensor - tensor / n; return true;
     case REDUCE_SCATTER: *out = tensor; return times(out, (uint64_t)n - 1);
-    case PERMUTE: *out = o->pairs && !o->moves ? 0 : tensor; return true;
+    case PERMUTE: *out = parsed->pairs && !parsed->moves ? 0 : tensor; return true;
     default: *out = n == 1 ? 0 : tensor; return true;
     }
 }
 
-static bool count_computation(bytes b, counts of, mth__xla_collective *seen, int *instructions) {
-    field f;
+static bool count_computation(bytes rest, counts of, mth__xla_collective *seen, int *instructions) {
+    field found;
     int more;
-    while ((more = read_field(&b, &f)) > 0) {
-        if (!is(&f, COMPUTATION_INSTRUCTIONS, BYTES)) continue;
-        instruction o;
+    while ((more = read_field(&rest, &found)) > 0) {
+        if (!is(&found, COMPUTATION_INSTRUCTIONS, BYTES)) continue;
+        instruction parsed;
         bool started;
         int64_t got;
-        if (!read_instruction(f.body, &o)) return false;
+        if (!read_instruction(found.body, &parsed)) return false;
         ++*instructions;
-        kind k = kind_of(o.opcode, &started);
-        if (k == KINDS) continue;
-        if (!received(&o, k, started, of, &got) || !plus(&seen[k].bytes, got)) return false;
-        seen[k].count++;
+        kind which = kind_of(parsed.opcode, &started);
+        if (which == KINDS) continue;
+        if (!received(&parsed, which, started, of, &got) || !plus(&seen[which].bytes, got)) return false;
+        seen[which].count++;
     }
     return !more;
 }
 
-bool mth__hlo_proto_collectives(mth__arena *a, const unsigned char *at, size_t count, mth__xla_facts *out) {
+bool mth__hlo_proto_collectives(mth__arena *arena, const unsigned char *at, size_t count, mth__xla_facts *out) {
     mth__xla_collective seen[KINDS] = {{0}};
     bytes whole = {at, at + count}, module = {NULL, NULL};
     counts of = {1, 1};
     int instructions = 0, more;
     bool computations = false;
-    field f;
-    while ((more = read_field(&whole, &f)) > 0) {
-        if (is(&f, PROGRAM_MODULE, BYTES)) module = f.body;
-        if (is(&f, PROGRAM_CONFIG, BYTES)) {
+    field found;
+    while ((more = read_field(&whole, &found)) > 0) {
+        if (is(&found, PROGRAM_MODULE, BYTES)) module = found.body;
+        if (is(&found, PROGRAM_CONFIG, BYTES)) {
             uint64_t replicas = 1, partitions = 1;
-            if (!read_numbers(f.body, CONFIG_REPLICAS, &replicas, CONFIG_PARTITIONS, &partitions)) return false;
+            if (!read_numbers(found.body, CONFIG_REPLICAS, &replicas, CONFIG_PARTITIONS, &partitions)) return false;
             if (replicas - 1 >= (uint64_t)limit || partitions - 1 >= (uint64_t)limit) return false;
             of = (counts){(int64_t)replicas, (int64_t)partitions};
         }
     }
     if (more || !module.at) return false;
-    while ((more = read_field(&module, &f)) > 0) {
-        if (!is(&f, MODULE_COMPUTATIONS, BYTES)) continue;
+    while ((more = read_field(&module, &found)) > 0) {
+        if (!is(&found, MODULE_COMPUTATIONS, BYTES)) continue;
         computations = true;
-        if (!count_computation(f.body, of, seen, &instructions)) return false;
+        if (!count_computation(found.body, of, seen, &instructions)) return false;
     }
     if (more || !computations) return false;
     int n = 0;
     out->instructions = instructions;
-    out->collective = NEW_ARRAY(a, mth__xla_collective, KINDS);
-    for (kind k = 0; k < KINDS; k++)
-        if (seen[k].count) out->collective[n++] = (mth__xla_collective){kinds[k].name, seen[k].count, seen[k].bytes};
+    out->collective = NEW_ARRAY(arena, mth__xla_collective, KINDS);
+    for (kind which = 0; which < KINDS; which++)
+        if (seen[which].count)
+            out->collective[n++] = (mth__xla_collective){kinds[which].name, seen[which].count, seen[which].bytes};
     out->collectives = n;
     return true;
 }
