@@ -130,18 +130,21 @@ def test_lengths(engine, name):
     assert error(got, want) <= bounds[0 if engine is CBackend else -1] * EPS
 
 
+@both_engines
 @pytest.mark.parametrize("queries", [1, 2])
-def test_attention_over_many_keys(queries):
-    """The mean of 131,072 equal values: one addition for every 256 keys, for a single query too."""
-    keys, width = 2**17, 8
+@pytest.mark.parametrize("keys, bound", [(2**17, 64), (2**20, 1000)])
+def test_attention_over_many_keys(engine, queries, keys, bound):
+    """The mean of equal values: one addition for every 256 keys, for a single query too; XLA's chains don't grow with the keys."""
+    width = 8
     model = ml.Model()
     model |= ml.MultiHeadAttention(1, head_dim=width, bias=False, name="a")(input="x", key="k", value="v", output="y")
-    compiled = ml.compile(model, CBackend(device_mesh=(1,)))
+    compiled = ml.compile(model, on((1,)))
     params = {f"a.{name}.weight": np.eye(width, dtype=np.float32) for name in ("query", "key", "value", "output")}
     value = np.full((1, keys, width), 0.7, np.float32)
     inputs = {"x": np.full((1, queries, width), 0.1, np.float32), "k": np.zeros_like(value), "v": value}
     error = np.abs(f64(compiled.evaluate(params, inputs)["y"]) / f64(value[0, 0]) - 1).max()
-    assert error < 64 * EPS  # 512 additions in a chain lose at most 512 u
+    print(f"{engine.__name__} attention of {queries} over {keys}: {error:.1e}")
+    assert error < (bound if engine is CBackend else 250) * EPS
 
 
 @both_engines

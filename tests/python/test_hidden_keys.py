@@ -146,15 +146,75 @@ def test_finite_values_that_overflow_at_hidden_keys(engine):
 
 
 @engines
-def test_what_is_seen_speaks(engine):
+@pytest.mark.parametrize("length, odd", [(6, 3), (300, 7), (300, 256)])
+def test_what_is_seen_speaks(engine, length, odd):
     """A NaN that a query sees comes out, and at that query alone."""
-    x = random(1, 6, 4)
-    x[0, 3] = np.nan
+    if engine.__name__ == "ReferenceBackend" and length > 100:
+        pytest.skip("too slow")
+    x = random(1, length, 4)
+    x[0, odd] = np.nan
     model = ml.Model()
     model |= ml.MultiHeadAttention(2, causal=True, name="a")(input="x", output="y")
     compiled = ml.compile(model, on((1,)))
     y = np.asarray(compiled.evaluate(compiled.randomize_params({"x": x}, seed=1), {"x": x})["y"])
-    assert np.isfinite(y[0, :3]).all() and np.isnan(y[0, 3:]).all()
+    assert np.isfinite(y[0, :odd]).all() and np.isnan(y[0, odd:]).all()
+
+
+@engines
+@pytest.mark.parametrize("where", ["query", "key", "value", "gradient"])
+def test_what_is_seen_speaks_in_gradients(engine, where):
+    """What is not finite at position 3 of 6 comes out in the gradients of all that sees it or is seen by one that does, and of nothing else."""
+    q, k, v, dy = (random(1, 6, 4, seed=i) for i in range(4))
+    {"query": q, "key": k, "value": v, "gradient": dy}[where][0, 3] = np.nan
+    dy[0, 4:] = 0  # the queries from here on ask nothing
+    model = ml.Model()
+    model |= ml.MultiHeadAttention(1, causal=True, bias=False, name="a")(input="q", key="k", value="v", output="y")
+    eye = {f"a.{n}.weight": np.eye(4, dtype=np.float32) for n in ("query", "key", "value", "output")}
+    g = ml.compile(model, on((1,))).evaluate(
+        eye, {"q": q, "k": k, "v": v}, output_gradients={"y": dy}, input_gradients=["q", "k", "v"]
+    )[1]
+    finite = {name: np.isfinite(np.asarray(g[name])).all(2)[0].tolist() for name in "qkv"}
+    assert finite["q"] == [True] * 3 + [False] + [True] * 2
+    assert not any(finite["k"][:4]) and all(finite["k"][4:] + finite["v"][4:])
+
+
+@engines
+def test_products_that_overflow_at_hidden_keys(engine):
+    """Values at later positions whose products with finite gradients are infinite."""
+    q, k, v = random(1, 3, 4), random(1, 3, 4, seed=1), random(1, 3, 4, seed=2)
+    dy = np.full((1, 3, 4), 64, np.float32)
+    dy[0, 2] = 0
+    model = ml.Model()
+    model |= ml.MultiHeadAttention(1, causal=True, bias=False, name="a")(input="q", key="k", value="v", output="y")
+    eye = {f"a.{n}.weight": np.eye(4, dtype=np.float32) for n in ("query", "key", "value", "output")}
+    compiled, results = ml.compile(model, on((1,))), []
+    for last in (3e38, 1):
+        v[0, 2] = last
+        results.append(
+            compiled.evaluate(
+                eye, {"q": q, "k": k, "v": v.copy()}, output_gradients={"y": dy}, input_gradients=["q", "k", "v"]
+            )[1]
+        )
+    for name in "qkv":
+        close(results[0][name], np.asarray(results[1][name]))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_protection_takes_no_memory(xla, gradients):
+    """XLA's temporaries hold two arrays of the scores' size, three with gradients, and little else: with a mask as without."""
+    length, temporaries = 512, []
+    support.engine = xla
+    for hidden in ({}, {"mask": "m"}):
+        model = ml.Model()
+        model |= ml.MultiHeadAttention(4, causal=bool(hidden))(input="x", output="y", **hidden)
+        compiled = ml.compile(model, on((1,)))
+        x = random(1, length, 64)
+        inputs = {"x": x, "m": np.ones((1, length), bool)} if hidden else {"x": x}
+        params = compiled.get_parameters(inputs)
+        compiled.evaluate(params, inputs, **({"output_gradients": {"y": x}} if gradients else {}))
+        temporaries.append(int(compiled.explain().split("temporaries ")[1].split(",")[0]))
+    scores = 4 * length * length * 4
+    assert max(temporaries) < (3.5 if gradients else 2.5) * scores and temporaries[1] < 1.02 * temporaries[0]
 
 
 @support.both_engines

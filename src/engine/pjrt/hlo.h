@@ -79,12 +79,6 @@ mth__hlo_val mth__hlo_line(mth__hlo *, mth_dtype, mth__shape, const char *format
 void mth__hlo_lines(mth__hlo *, int n, const mth_dtype *, const mth__shape *, mth__hlo_val *out, const char *format,
     ...) __attribute__((format(printf, 6, 7)));
 
-/* out = yes where the scalar `condition` holds, else what `no` writes, n values: in a branch, so that it costs nothing
- * else. */
-typedef void mth__hlo_branch(mth__hlo *, const void *arguments, mth__hlo_val *out);
-void mth__hlo_if(mth__hlo *, mth__hlo_val condition, int n, const mth__hlo_val *yes, mth__hlo_branch *no,
-    const void *arguments, mth__hlo_val *out);
-
 /* a constant; inf, -inf and NaN too */
 mth__hlo_val mth__hlo_splat(mth__hlo *, mth_dtype, mth__shape, double value);
 /* a dense constant of integers, row-major */

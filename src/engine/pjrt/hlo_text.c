@@ -75,29 +75,6 @@ void mth__hlo_lines(
     for (int i = 0; i < n; i++) out[i] = (mth__hlo_val){id + (i + 1) * ID_PART, dtype[i], shape[i]};
 }
 
-static void add_return(mth__hlo *h, int n, const mth__hlo_val *x) {
-    for (int i = 0; i < n; i++)
-        add_text(h, mth__format(h->arena, i ? ", %s" : "    stablehlo.return %s", name(h, x[i])));
-    for (int i = 0; i < n; i++) add_text(h, mth__format(h->arena, i ? ", %s" : " : %s", type_of(h, x[i])));
-    add_text(h, "\n");
-}
-void mth__hlo_if(mth__hlo *h, mth__hlo_val condition, int n, const mth__hlo_val *yes, mth__hlo_branch *no,
-    const void *arguments, mth__hlo_val *out) {
-    const int id = h->next++;
-    mth__hlo_val *other = NEW_ARRAY(h->arena, mth__hlo_val, n);
-    add_text(h, mth__format(h->arena, "    %%%d:%d = \"stablehlo.if\"(%s) ({\n", id, n, name(h, condition)));
-    add_return(h, n, yes);
-    add_text(h, "    }, {\n");
-    no(h, arguments, other);
-    add_return(h, n, other);
-    add_text(h, mth__format(h->arena, "    }) : (%s) -> (", type_of(h, condition)));
-    for (int i = 0; i < n; i++) {
-        add_text(h, mth__format(h->arena, i ? ", %s" : "%s", type_of(h, yes[i])));
-        out[i] = (mth__hlo_val){id + (i + 1) * ID_PART, yes[i].dtype, yes[i].shape};
-    }
-    add_text(h, ")\n");
-}
-
 /* ---------------------------------------------------------------- constants */
 static const char *number(mth__hlo *h, mth_dtype dtype, double value) {
     if (dtype == MTH_BOOL) return value != 0 ? "true" : "false";
