@@ -1,5 +1,5 @@
-/* The files of the parser: program_parse.c reads a plan and the values of its roles, program_parse_instr.c the
- * instructions. */
+/* The files of the parser: program_parse.c reads a plan, program_parse_instr.c the instructions of its roles,
+ * program_parse_value.c their values. */
 #ifndef MTH__PROGRAM_PARSE_H
 #define MTH__PROGRAM_PARSE_H
 #include "emit/program_words.h"
@@ -20,6 +20,9 @@ typedef struct {
     size_t names_room; /* of the role's values: open addressing */
 } mth__plan_parser;
 
+mth_status mth__parse_axis(mth__plan_parser *, int8_t *out);
+mth_status mth__parse_typed_shape(mth__plan_parser *, mth_dtype *, mth__shape *out);
+mth_status mth__parse_sharding(mth__plan_parser *, mth__shape, mth__sharding *out);
 mth_status mth__parse_number(mth__plan_parser *, const char *what, size_t next); /* the one that stands here */
 mth_status mth__parse_value_named(mth__plan_parser *, int *out);                 /* of the role, by its name */
 /* A value with all that a text says of it. Entries and views stand on lines of their own, what is `written` with its

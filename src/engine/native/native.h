@@ -312,6 +312,10 @@ int mth__communicate_count(const mth__channel *, const mth__instr *);
 mth_status mth__communicate(mth__loader *, int instr);
 /* the task of a copy between spaces */
 void mth__load_copy(mth__loader *, int instr);
+/* Where the caller's array of buffers has that of an entry or an exit. */
+static inline int64_t mth__load_external(const mth__loader *l, int index, int device) {
+    return (int64_t)index * l->devices + device;
+}
 static inline int mth__load_stream(const mth__loader *l, int device, int on) { return l->x->each * device + on; }
 void mth__exchange_run(const mth__exchange *, int chunk);
 #endif
