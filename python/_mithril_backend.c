@@ -3,33 +3,33 @@
 
 /* A Python subclass names its engine in the attribute _engine (mithril/backends.py). */
 static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    module_state *s = state_of(type);
+    module_state *state = state_of(type);
     PyObject *engine;
     if (find_attribute((PyObject *)type, "_engine", &engine) < 0) return NULL;
     if (!engine)
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("Backend is what the backends have in common, and has no engine"),
+        return raise_fix(state, MTH_ERROR_TYPE, TEXT("Backend is what the backends have in common, and has no engine"),
             TEXT("make one of mithril.backends: CBackend(device_mesh=(4,)), JaxBackend(...), ReferenceBackend(...)"));
-    const char *name = to_name(s, engine, "_engine");
+    const char *name = to_name(state, engine, "_engine");
     size_t given = (size_t)PyTuple_Size(args), count;
     mth_option *options;
     backend_object *self = NULL;
-    pool p = {.operator= "backend" };
+    pool scratch = {.operator= "backend" };
     if (!name) goto end;
     if (given > 1) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("%zu arguments are given by position; only device_mesh may be", given),
+        raise_fix(state, MTH_ERROR_TYPE, TEXT("%zu arguments are given by position; only device_mesh may be", given),
             TEXT("name the options: device_mesh=(4,), overlap_communication=True"));
         goto end;
     }
-    if (to_options(s, keywords, mth_backend_option_doc(name), given, &p, &options, &count)) goto end;
+    if (to_options(state, keywords, mth_backend_option_doc(name), given, &scratch, &options, &count)) goto end;
     if (given) {
         options[0].name = "device_mesh";
-        if (to_arg(s, PyTuple_GetItem(args, 0), "device_mesh", &p, &options[0].value)) goto end;
+        if (to_arg(state, PyTuple_GetItem(args, 0), "device_mesh", &scratch, &options[0].value)) goto end;
     }
     if (note_source_line()) goto end;
     mth_backend *backend;
     mth_status status = mth_backend_create(name, options, count, &backend);
     if (status) {
-        raise_status(s, status);
+        raise_status(state, status);
         goto end;
     }
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
@@ -38,7 +38,7 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     else
         mth_backend_free(backend);
 end:
-    pool_free(&p);
+    pool_free(&scratch);
     Py_XDECREF(engine);
     return (PyObject *)self;
 }
@@ -58,7 +58,7 @@ static void backend_dealloc(PyObject *self) {
 
 /* ---------------------------------------------------------------- making arrays */
 typedef struct {
-    module_state *s;
+    module_state *state;
     mth_backend *backend;
     int rank;
     int64_t shape[8];
@@ -69,7 +69,7 @@ typedef struct {
     double value;        /* of zeros and ones */
     mth_dtype dtype;
     mth_array *array; /* what is made */
-    pool p;
+    pool scratch;
 } making;
 
 static int is_text(PyObject *object) {
@@ -91,18 +91,18 @@ static PyObject *to_sizes(PyObject *given, PyObject **cause) {
     return sizes;
 }
 
-static int to_shape(making *m, PyObject *shape) {
+static int to_shape(making *request, PyObject *shape) {
     PyObject *cause, *list = to_sizes(shape, &cause);
     if (!list) {
-        raise_error(m->s, NULL, MTH_ERROR_TYPE, cause, TEXT("the shape is %s", SHOW(shape)),
+        raise_error(request->state, NULL, MTH_ERROR_TYPE, cause, TEXT("the shape is %s", SHOW(shape)),
             TEXT("give a tuple of sizes: (32, 2048)"));
         return -1;
     }
-    if (pool_keep(&m->p, list)) return -1;
+    if (pool_keep(&request->scratch, list)) return -1;
     Py_ssize_t n = PyTuple_Size(list);
     if (n > 8) {
-        raise_fix(m->s, MTH_ERROR_VALUE, TEXT("the shape %s has %zd dimensions; arrays have at most 8", SHOW(list), n),
-            TEXT("merge some of them"));
+        raise_fix(request->state, MTH_ERROR_VALUE,
+            TEXT("the shape %s has %zd dimensions; arrays have at most 8", SHOW(list), n), TEXT("merge some of them"));
         return -1;
     }
     for (Py_ssize_t d = 0; d < n; d++) {
@@ -113,98 +113,103 @@ static int to_shape(making *m, PyObject *shape) {
         Py_XDECREF(size);
         cause = PyErr_Occurred() ? take_exception() : NULL;
         if (!size || overflow || value < 0) {
-            raise_error(m->s, NULL, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
+            raise_error(request->state, NULL, size ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
                 TEXT("the shape %s has a size that is %s", SHOW(list), SHOW(item)),
                 TEXT("give whole numbers from 0 to 2**63 - 1"));
             return -1;
         }
-        m->shape[d] = value;
+        request->shape[d] = value;
     }
-    m->rank = (int)n;
+    request->rank = (int)n;
     return 0;
 }
 
 /* device_mesh says which mesh the spec's axes are of: there is one, the backend's. */
-static int read_place(making *m, PyObject *mesh, PyObject *spec) {
+static int read_place(making *request, PyObject *mesh, PyObject *spec) {
     if (mesh && mesh != Py_None) {
         int64_t dim[4];
-        int axes = mth_backend_get_mesh(m->backend, dim);
+        int axes = mth_backend_get_mesh(request->backend, dim);
         PyObject *cause, *given = to_sizes(mesh, &cause), *own = PyErr_Occurred() ? NULL : shape_to_tuple(axes, dim);
         int same = own && given ? PyObject_RichCompareBool(own, given, Py_EQ) : -1;
         if (same < 0 && given && own) cause = take_exception();
         if (same < 0 && own && !PyErr_Occurred())
-            raise_error(m->s, NULL, MTH_ERROR_TYPE, cause, TEXT("device_mesh=%s is no mesh", SHOW(mesh)),
+            raise_error(request->state, NULL, MTH_ERROR_TYPE, cause, TEXT("device_mesh=%s is no mesh", SHOW(mesh)),
                 TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
         else
             Py_XDECREF(cause);
         if (!same)
-            raise_fix(m->s, MTH_ERROR_VALUE, TEXT("device_mesh=%s is not the backend's, %s", SHOW(given), SHOW(own)),
+            raise_fix(request->state, MTH_ERROR_VALUE,
+                TEXT("device_mesh=%s is not the backend's, %s", SHOW(given), SHOW(own)),
                 TEXT("give device_mesh=%s, or leave it out", SHOW(own)));
         Py_XDECREF(own);
         Py_XDECREF(given);
         if (same != 1) return -1;
     }
     if (!spec || spec == Py_None) return 0;
-    m->has_spec = 1;
-    return to_arg(m->s, spec, "spec", &m->p, &m->spec);
+    request->has_spec = 1;
+    return to_arg(request->state, spec, "spec", &request->scratch, &request->spec);
 }
 
 /* Without a seed each draw takes the next one, so that calls differ and a program repeats itself. The high bits keep
  * clear of users' seeds. */
-static int read_seed(making *m, backend_object *self, PyObject *seed) {
+static int read_seed(making *request, backend_object *self, PyObject *seed) {
     if (!seed || seed == Py_None) {
-        m->seed = (uint64_t)0x6d697468 << 32 | self->draws++;
+        request->seed = (uint64_t)0x6d697468 << 32 | self->draws++;
         return 0;
     }
-    return to_seed(m->s, seed, &m->seed);
+    return to_seed(request->state, seed, &request->seed);
 }
 
-static const mth_arg *spec_of(const making *m) { return m->has_spec ? &m->spec : NULL; }
+static const mth_arg *spec_of(const making *request) { return request->has_spec ? &request->spec : NULL; }
 
 static mth_status randn(void *context) {
-    making *m = context;
-    return mth_array_randn(m->backend, m->rank, m->shape, m->seed, spec_of(m), &m->array);
+    making *request = context;
+    return mth_array_randn(
+        request->backend, request->rank, request->shape, request->seed, spec_of(request), &request->array);
 }
 static mth_status randint(void *context) {
-    making *m = context;
-    return mth_array_randint(m->backend, m->low, m->high, m->rank, m->shape, m->seed, spec_of(m), &m->array);
+    making *request = context;
+    return mth_array_randint(request->backend, request->low, request->high, request->rank, request->shape,
+        request->seed, spec_of(request), &request->array);
 }
 static mth_status full(void *context) {
-    making *m = context;
-    return mth_array_full(m->backend, m->dtype, m->value, m->rank, m->shape, spec_of(m), &m->array);
+    making *request = context;
+    return mth_array_full(request->backend, request->dtype, request->value, request->rank, request->shape,
+        spec_of(request), &request->array);
 }
 
-static PyObject *made(making *m, mth_status (*make)(void *)) {
-    int failed = call_interruptibly(m->s, make, m);
-    pool_free(&m->p);
-    return failed ? NULL : array_new(m->s, m->array);
+static PyObject *made(making *request, mth_status (*make)(void *)) {
+    int failed = call_interruptibly(request->state, make, request);
+    pool_free(&request->scratch);
+    return failed ? NULL : array_new(request->state, request->array);
 }
-static PyObject *not_made(making *m) {
-    pool_free(&m->p);
+static PyObject *not_made(making *request) {
+    pool_free(&request->scratch);
     return NULL;
 }
 
 static PyObject *backend_randn(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"seed", "device_mesh", "spec", NULL};
-    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    making request = {.state = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *seed = NULL, *mesh = NULL, *spec = NULL, *none = PyTuple_New(0);
     if (!none) return NULL;
-    int parsed = parse(m.s, &m.p, none, keywords, "|$OOO:randn", names, &seed, &mesh, &spec);
+    int parsed = parse(request.state, &request.scratch, none, keywords, "|$OOO:randn", names, &seed, &mesh, &spec);
     Py_DECREF(none);
-    if (!parsed) return not_made(&m);
+    if (!parsed) return not_made(&request);
     PyObject *shape = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : args;
-    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed))
-        return not_made(&m);
-    return made(&m, randn);
+    if (to_shape(&request, shape) || read_place(&request, mesh, spec) ||
+        read_seed(&request, (backend_object *)object, seed))
+        return not_made(&request);
+    return made(&request, randn);
 }
 
-static int to_bound(module_state *s, PyObject *object, const char *name, long long *bound) {
+static int to_bound(module_state *state, PyObject *object, const char *name, long long *bound) {
     int overflow = 0;
     PyObject *index = PyIndex_Check(object) ? PyNumber_Index(object) : NULL;
     PyObject *cause = PyErr_Occurred() ? take_exception() : NULL;
     if (index) *bound = PyLong_AsLongLongAndOverflow(index, &overflow);
     if (!index || overflow)
-        raise_error(s, NULL, index ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
+        raise_error(state, NULL, index ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, cause,
             TEXT("randint: %s=%s %s", name, SHOW(object), index ? "does not fit in 64 bits" : "is no whole number"),
             TEXT("give whole numbers for low <= x < high, then the shape: randint(0, 10, (4,))"));
     Py_XDECREF(index);
@@ -213,31 +218,35 @@ static int to_bound(module_state *s, PyObject *object, const char *name, long lo
 
 static PyObject *backend_randint(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"low", "high", "shape", "seed", "device_mesh", "spec", NULL};
-    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    making request = {.state = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *from, *to, *shape, *seed = NULL, *mesh = NULL, *spec = NULL;
-    if (!parse(m.s, &m.p, args, keywords, "OOO|$OOO:randint", names, &from, &to, &shape, &seed, &mesh, &spec))
-        return not_made(&m);
-    if (to_bound(m.s, from, "low", &m.low) || to_bound(m.s, to, "high", &m.high)) return not_made(&m);
-    if (to_shape(&m, shape) || read_place(&m, mesh, spec) || read_seed(&m, (backend_object *)object, seed))
-        return not_made(&m);
-    return made(&m, randint);
+    if (!parse(request.state, &request.scratch, args, keywords, "OOO|$OOO:randint", names, &from, &to, &shape, &seed,
+            &mesh, &spec))
+        return not_made(&request);
+    if (to_bound(request.state, from, "low", &request.low) || to_bound(request.state, to, "high", &request.high))
+        return not_made(&request);
+    if (to_shape(&request, shape) || read_place(&request, mesh, spec) ||
+        read_seed(&request, (backend_object *)object, seed))
+        return not_made(&request);
+    return made(&request, randint);
 }
 
 static PyObject *fill(PyObject *object, PyObject *args, PyObject *keywords, const char *format, double value) {
     static char *names[] = {"", "dtype", "device_mesh", "spec", NULL};
-    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    making request = {.state = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *dtype = NULL, *mesh = NULL, *spec = NULL;
     Py_ssize_t n = PyTuple_Size(args);
     PyObject *shape = n == 1 ? Py_NewRef(PyTuple_GetItem(args, 0)) : Py_NewRef(args),
              *one = Py_BuildValue("(N)", shape);
     if (!one) return NULL;
-    m.dtype = MTH_FLOAT32;
-    m.value = value;
-    int failed = !parse(m.s, &m.p, one, keywords, format, names, &shape, &dtype, &mesh, &spec) || to_shape(&m, shape) ||
-        (dtype && dtype != Py_None && to_dtype(m.s, dtype, &m.dtype)) || read_place(&m, mesh, spec);
+    request.dtype = MTH_FLOAT32;
+    request.value = value;
+    int failed = !parse(request.state, &request.scratch, one, keywords, format, names, &shape, &dtype, &mesh, &spec) ||
+        to_shape(&request, shape) || (dtype && dtype != Py_None && to_dtype(request.state, dtype, &request.dtype)) ||
+        read_place(&request, mesh, spec);
     Py_DECREF(one);
-    if (failed) return not_made(&m);
-    return made(&m, full);
+    if (failed) return not_made(&request);
+    return made(&request, full);
 }
 
 static PyObject *backend_zeros(PyObject *self, PyObject *args, PyObject *keywords) {
@@ -249,18 +258,20 @@ static PyObject *backend_ones(PyObject *self, PyObject *args, PyObject *keywords
 
 static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"data", "dtype", "device_mesh", "spec", NULL};
-    making m = {.s = STATE(object), .backend = ((backend_object *)object)->backend};
+    making request = {.state = STATE(object), .backend = ((backend_object *)object)->backend};
     PyObject *data, *dtype = NULL, *mesh = NULL, *spec = NULL;
-    if (!parse(m.s, &m.p, args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec)) return not_made(&m);
+    if (!parse(request.state, &request.scratch, args, keywords, "O|O$OO:array", names, &data, &dtype, &mesh, &spec))
+        return not_made(&request);
     mth_dtype type = 0;
-    if ((dtype && dtype != Py_None && to_dtype(m.s, dtype, &type)) || read_place(&m, mesh, spec)) return not_made(&m);
+    if ((dtype && dtype != Py_None && to_dtype(request.state, dtype, &type)) || read_place(&request, mesh, spec))
+        return not_made(&request);
     if (PyList_Check(data) || PyTuple_Check(data) || PyFloat_Check(data) || PyLong_Check(data)) {
-        data = lists_to_numpy(m.s, data, "data", type);
-        if (pool_keep(&m.p, data)) return not_made(&m);
+        data = lists_to_numpy(request.state, data, "data", type);
+        if (pool_keep(&request.scratch, data)) return not_made(&request);
     }
-    mth_array *array = to_array(m.s, m.backend, data, "data", type, spec_of(&m));
-    pool_free(&m.p);
-    return array ? array_new(m.s, array) : NULL;
+    mth_array *array = to_array(request.state, request.backend, data, "data", type, spec_of(&request));
+    pool_free(&request.scratch);
+    return array ? array_new(request.state, array) : NULL;
 }
 
 /* ---------------------------------------------------------------- what it is */
@@ -341,6 +352,6 @@ static PyType_Slot backend_slots[] = {
 static PyType_Spec backend_spec = {
     "mithril.Backend", sizeof(backend_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, backend_slots};
 
-int add_backend_type(PyObject *module, module_state *s) {
-    return (s->backend_type = add_type(module, &backend_spec, NULL)) ? 0 : -1;
+int add_backend_type(PyObject *module, module_state *state) {
+    return (state->backend_type = add_type(module, &backend_spec, NULL)) ? 0 : -1;
 }

@@ -31,24 +31,24 @@ typedef struct {
     int arrivals;
 } gradient_walk;
 
-static void send(gradient_walk *w, const mth__value *to, mth__value *gradient, const mth__node *from, bool piece) {
-    contribution *c = NEW(w->scratch, contribution);
-    *c = (contribution){gradient, from, w->sent[to->id], w->arrivals++, piece};
-    w->sent[to->id] = c;
-    /* one that an add passes on belongs to the result first */
+static void send(gradient_walk *walk, const mth__value *to, mth__value *gradient, const mth__node *from, bool piece) {
+    contribution *sent = NEW(walk->scratch, contribution);
+    *sent = (contribution){gradient, from, walk->sent[to->id], walk->arrivals++, piece};
+    walk->sent[to->id] = sent;
+    /* An add sends the gradient of its result on to its operands: it stays the gradient of the result. */
     if (!piece && !gradient->primal) gradient->primal = to;
 }
 
-static void stand_at(gradient_walk *w, const mth__node *n) {
-    mth__builder *b = &w->builder;
-    b->label = n->label;
-    b->label.phase = MTH__BACKWARD;
-    b->on = n->on;
+static void stand_at(gradient_walk *walk, const mth__node *node) {
+    mth__builder *builder = &walk->builder;
+    builder->label = node->label;
+    builder->label.phase = MTH__BACKWARD;
+    builder->on = node->on;
 }
 
 /* ---------------------------------------------------------------- sums */
-static bool in_microbatch(const mth__value *v) { return v->node && v->node->label.microbatch >= 0; }
-static int microbatch_of(const contribution *c) { return c->from ? c->from->label.microbatch : -1; }
+static bool in_microbatch(const mth__value *value) { return value->node && value->node->label.microbatch >= 0; }
+static int microbatch_of(const contribution *term) { return term->from ? term->from->label.microbatch : -1; }
 static int by_microbatch(const void *a, const void *b) {
     const contribution *x = a, *y = b;
     int mx = microbatch_of(x), my = microbatch_of(y);
@@ -59,36 +59,36 @@ static int by_start(const void *a, const void *b) {
     return x != y ? (x > y) - (x < y) : by_microbatch(a, b);
 }
 
-/* Where all contributions are pieces of one dimension that don't overlap: their concat, gaps padded with zeros. Else
- * *out stays NULL. */
-static mth_status join(gradient_walk *w, contribution *c, int n, const mth__value *of, mth__value **out) {
+/* Where all terms are pieces of one dimension that don't overlap, *out becomes their concat, with gaps padded with
+ * zeros. Else *out stays NULL. */
+static mth_status join(gradient_walk *walk, contribution *term, int n, const mth__value *of, mth__value **out) {
     for (int k = 0; k < n; k++)
-        if (!c[k].piece || c[k].from->attrs.dimension != c[0].from->attrs.dimension) return NULL;
-    qsort(c, (size_t)n, sizeof *c, by_start);
+        if (!term[k].piece || term[k].from->attrs.dimension != term[0].from->attrs.dimension) return NULL;
+    qsort(term, (size_t)n, sizeof *term, by_start);
     for (int k = 1; k < n; k++)
-        if (c[k].from->attrs.start < c[k - 1].from->attrs.stop) return NULL;
-    int64_t dimension = c[0].from->attrs.dimension, size = of->shape.dim[dimension];
-    const mth__node *last = c[0].from; /* of the latest microbatch */
-    mth__value **part = NEW_ARRAY(w->scratch, mth__value *, n);
+        if (term[k].from->attrs.start < term[k - 1].from->attrs.stop) return NULL;
+    int64_t dimension = term[0].from->attrs.dimension, size = of->shape.dim[dimension];
+    const mth__node *last = term[0].from; /* of the latest microbatch */
+    mth__value **part = NEW_ARRAY(walk->scratch, mth__value *, n);
     for (int k = 0; k < n; k++) {
-        int64_t before = k ? 0 : c[0].from->attrs.start, end = k + 1 < n ? c[k + 1].from->attrs.start : size,
-                after = end - c[k].from->attrs.stop;
-        part[k] = c[k].value;
-        if (c[k].from->label.microbatch > last->label.microbatch) last = c[k].from;
+        int64_t before = k ? 0 : term[0].from->attrs.start, end = k + 1 < n ? term[k + 1].from->attrs.start : size,
+                after = end - term[k].from->attrs.stop;
+        part[k] = term[k].value;
+        if (term[k].from->label.microbatch > last->label.microbatch) last = term[k].from;
         if (!before && !after) continue;
-        stand_at(w, c[k].from);
-        TRY(mth__build1(&w->builder, "pad", &(mth__attrs){.dimension = dimension, .before = before, .after = after},
+        stand_at(walk, term[k].from);
+        TRY(mth__build1(&walk->builder, "pad", &(mth__attrs){.dimension = dimension, .before = before, .after = after},
             part[k], &part[k]));
     }
-    stand_at(w, last);
+    stand_at(walk, last);
     for (int m; n > 1; n = m) { /* more parts than a node has operands: concats of concats */
         m = 0;
         for (int k = 0; k < n; k += MTH__MAX_IN) {
             int count = n - k < MTH__MAX_IN ? n - k : MTH__MAX_IN;
             mth__value *joined = part[k];
             if (count > 1)
-                TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.dimension = dimension}, count,
-                    part + k, &joined));
+                TRY(mth__build(&walk->builder, mth__op_at(MTH__ROW_concat), &(mth__attrs){.dimension = dimension},
+                    count, part + k, &joined));
             part[m++] = joined;
         }
     }
@@ -96,54 +96,54 @@ static mth_status join(gradient_walk *w, contribution *c, int n, const mth__valu
     return NULL;
 }
 
-/* A piece at the size of the whole value: its row's own gradient. */
-static mth_status whole(gradient_walk *w, contribution *c) {
-    if (!c->piece) return NULL;
+/* Pads a piece to the size of the whole value, by the gradient rule of the slice that it came from. */
+static mth_status whole(gradient_walk *walk, contribution *term) {
+    if (!term->piece) return NULL;
     mth__value *din = NULL;
-    stand_at(w, c->from);
-    w->builder.wanted = 1;
-    TRY(c->from->op->grad(&w->builder, c->from, &c->value, &din));
-    c->value = din;
-    if (!din->primal) din->primal = c->from->in[0];
+    stand_at(walk, term->from);
+    walk->builder.wanted = 1;
+    TRY(term->from->op->grad(&walk->builder, term->from, &term->value, &din));
+    term->value = din;
+    if (!din->primal) din->primal = term->from->in[0];
     return NULL;
 }
 
 /* The sum of all that was sent to a value, NULL where nothing was. */
-static mth_status sum(gradient_walk *w, const mth__value *of, mth__value **out) {
+static mth_status sum(gradient_walk *walk, const mth__value *of, mth__value **out) {
     int n = 0;
-    for (contribution *c = w->sent[of->id]; c; c = c->next) n++;
+    for (contribution *term = walk->sent[of->id]; term; term = term->next) n++;
     *out = NULL;
     if (n == 0) return NULL;
-    contribution one, *c = n == 1 ? &one : NEW_ARRAY(w->scratch, contribution, n);
+    contribution one, *term = n == 1 ? &one : NEW_ARRAY(walk->scratch, contribution, n);
     int k = n;
-    for (const contribution *s = w->sent[of->id]; s; s = s->next) c[--k] = *s;
-    TRY(join(w, c, n, of, out));
+    for (const contribution *sent = walk->sent[of->id]; sent; sent = sent->next) term[--k] = *sent;
+    TRY(join(walk, term, n, of, out));
     if (*out) {
         if (!(*out)->primal) (*out)->primal = of;
         return NULL;
     }
-    qsort(c, (size_t)n, sizeof *c, by_microbatch);
+    qsort(term, (size_t)n, sizeof *term, by_microbatch);
     /* see `bring_home`: the first stands there, so all do */
-    const bool comes_home = in_microbatch(of) && microbatch_of(&c[0]) < 0;
+    const bool comes_home = in_microbatch(of) && microbatch_of(&term[0]) < 0;
     for (k = 0; k < n; k++) {
-        TRY(whole(w, &c[k]));
+        TRY(whole(walk, &term[k]));
         if (k == 0) {
-            *out = c[0].value;
+            *out = term[0].value;
             continue;
         }
         if (comes_home)
-            stand_at(w, of->node);
-        else if (c[k].from)
-            stand_at(w, c[k].from);
-        TRY(mth__build(&w->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*out, c[k].value}, out));
+            stand_at(walk, of->node);
+        else if (term[k].from)
+            stand_at(walk, term[k].from);
+        TRY(mth__build(&walk->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*out, term[k].value}, out));
         (*out)->primal = of;
     }
     return NULL;
 }
 
 /* ---------------------------------------------------------------- the walk */
-/* What is sent back into a pipeline (the slice of a joined output's gradient) belongs to the microbatch of what it is
- * the gradient of. */
+/* The gradient of a joined output is cut into slices, which are sent back into the pipeline. Each slice belongs to the
+ * microbatch of the value whose gradient it is. */
 static void bring_home(const mth__value *to, mth__value *din, int nodes) {
     mth__node *made = din->node;
     if (!in_microbatch(to) || !made || made->id < nodes || made->label.microbatch >= 0) return;
@@ -151,56 +151,57 @@ static void bring_home(const mth__value *to, mth__value *din, int nodes) {
     made->on = to->node->on;
 }
 
-static mth_status differentiate(gradient_walk *w, const mth__node *n) {
+static mth_status differentiate(gradient_walk *walk, const mth__node *node) {
     mth__value *dout[MTH__MAX_OUT], *din[MTH__MAX_IN];
     uint64_t wanted = 0;
     bool flows = false;
-    for (int j = 0; j < n->nin; j++) {
-        wanted |= (uint64_t)w->wanted[n->in[j]->id] << j;
+    for (int j = 0; j < node->nin; j++) {
+        wanted |= (uint64_t)walk->wanted[node->in[j]->id] << j;
         din[j] = NULL;
     }
     if (!wanted) return NULL;
-    for (int k = 0; k < n->nout; k++) {
-        stand_at(w, n); /* for the sum of two seeds, which come from no node */
-        TRY(sum(w, n->out[k], &dout[k]));
+    for (int k = 0; k < node->nout; k++) {
+        stand_at(walk, node); /* for the sum of two seeds, which come from no node */
+        TRY(sum(walk, node->out[k], &dout[k]));
         flows |= dout[k] != NULL;
     }
     if (!flows) return NULL;
-    if (n->op->row == MTH__ROW_slice) {
-        send(w, n->in[0], dout[0], n, true);
+    if (node->op->row == MTH__ROW_slice) {
+        send(walk, node->in[0], dout[0], node, true);
         return NULL;
     }
-    if (!n->op->grad) {
-        const mth__value *of = n->in[__builtin_ctzll(wanted)];
-        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED,
-            F("%s has no gradient, and one of '%s' is asked for", n->op->name, of->name ? of->name : "its operand"),
+    if (!node->op->grad) {
+        const mth__value *of = node->in[__builtin_ctzll(wanted)];
+        mth_status status = FAIL(MTH_ERROR_UNSUPPORTED,
+            F("%s has no gradient, and one of '%s' is asked for", node->op->name, of->name ? of->name : "its operand"),
             F("take the gradient of outputs that don't depend on it, or pass its operand through stop"));
         return mth__error_tensor(
-            mth__error_operator(s, n->label.module ? n->label.module : n->op->name), mth__value_text(of));
+            mth__error_operator(status, node->label.module ? node->label.module : node->op->name), mth__value_text(of));
     }
-    stand_at(w, n);
-    w->builder.wanted = wanted;
-    const int nodes = (int)w->graph->node.n;
-    TRY(n->op->grad(&w->builder, n, dout, din));
-    for (int j = 0; j < n->nin; j++) {
+    stand_at(walk, node);
+    walk->builder.wanted = wanted;
+    const int nodes = (int)walk->graph->node.n;
+    TRY(node->op->grad(&walk->builder, node, dout, din));
+    for (int j = 0; j < node->nin; j++) {
         if (!din[j] || !(wanted >> j & 1)) continue;
-        if (!mth__shape_equal(din[j]->shape, n->in[j]->shape) || din[j]->dtype != n->in[j]->dtype)
-            return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, n->op->name,
-                n->label.module ? n->label.module : "");
-        if (n->label.microbatch < 0) bring_home(n->in[j], din[j], nodes);
-        send(w, n->in[j], din[j], n, false);
+        if (!mth__shape_equal(din[j]->shape, node->in[j]->shape) || din[j]->dtype != node->in[j]->dtype)
+            return INTERNAL("the gradient of operand %d of %s (%s) doesn't have its shape and dtype", j, node->op->name,
+                node->label.module ? node->label.module : "");
+        if (node->label.microbatch < 0) bring_home(node->in[j], din[j], nodes);
+        send(walk, node->in[j], din[j], node, false);
     }
     return NULL;
 }
 
-static mth_status backward(gradient_walk *w, int nodes) {
+static mth_status backward(gradient_walk *walk, int nodes) {
     for (int i = nodes - 1; i >= 0; i--) {
-        const mth__node *n = w->graph->node.at[i];
-        TRY(differentiate(w, n));
-        for (int j = 0; j < n->nin; j++) {
-            const mth__value *v = n->in[j];
-            if (!w->wanted[v->id] || v->node || w->first[v->id] != i || w->total[v->id]) continue;
-            TRY(sum(w, v, &w->total[v->id]));
+        const mth__node *node = walk->graph->node.at[i];
+        TRY(differentiate(walk, node));
+        for (int j = 0; j < node->nin; j++) {
+            const mth__value *value = node->in[j];
+            if (!walk->wanted[value->id] || value->node || walk->first[value->id] != i || walk->total[value->id])
+                continue;
+            TRY(sum(walk, value, &walk->total[value->id]));
         }
     }
     return NULL;
@@ -208,34 +209,36 @@ static mth_status backward(gradient_walk *w, int nodes) {
 
 /* ---------------------------------------------------------------- results */
 /* Parameters carry the name of their module: "linear_0.weight". */
-static void stand_at_value(gradient_walk *w, const mth__value *v, int nodes) {
-    mth__builder *b = &w->builder;
-    const char *dot = strrchr(v->name, '.');
-    const char *module = dot ? mth__format(w->graph->arena, "%.*s", (int)(dot - v->name), v->name) : v->name;
-    *b = (mth__builder){.graph = w->graph, .label = mth__label_outside(module, MTH__BACKWARD)};
-    if (w->first[v->id] < nodes) {
-        const mth__node *n = w->graph->node.at[w->first[v->id]];
-        b->on = n->on;
-        b->label = mth__label_at(b->label, &n->label);
-        b->label.microbatch = -1;
+static void stand_at_value(gradient_walk *walk, const mth__value *value, int nodes) {
+    mth__builder *builder = &walk->builder;
+    const char *dot = strrchr(value->name, '.');
+    const char *module =
+        dot ? mth__format(walk->graph->arena, "%.*s", (int)(dot - value->name), value->name) : value->name;
+    *builder = (mth__builder){.graph = walk->graph, .label = mth__label_outside(module, MTH__BACKWARD)};
+    if (walk->first[value->id] < nodes) {
+        const mth__node *node = walk->graph->node.at[walk->first[value->id]];
+        builder->on = node->on;
+        builder->label = mth__label_at(builder->label, &node->label);
+        builder->label.microbatch = -1;
     }
 }
 /* Every gradient is a value of its own, made by a node: two tensors of one gradient (a + b) may be laid out
  * differently. */
-static mth_status publish(gradient_walk *w, mth__value *v, int nodes) {
-    mth__value *d = w->total[v->id];
-    if (!d || !d->node || d->scratch) {
-        stand_at_value(w, v, nodes);
-        if (!d) TRY(sum(w, v, &d)); /* read by no node: an output itself, or unused */
-        TRY(d ? mth__build1(&w->builder, "copy", NULL, d, &d) : mth__build1(&w->builder, "scale", NULL, v, &d));
+static mth_status publish(gradient_walk *walk, mth__value *value, int nodes) {
+    mth__value *gradient = walk->total[value->id];
+    if (!gradient || !gradient->node || gradient->scratch) {
+        stand_at_value(walk, value, nodes);
+        if (!gradient) TRY(sum(walk, value, &gradient)); /* read by no node: an output itself, or unused */
+        TRY(gradient ? mth__build1(&walk->builder, "copy", NULL, gradient, &gradient)
+                     : mth__build1(&walk->builder, "scale", NULL, value, &gradient));
     }
-    d->scratch = w; /* listed */
-    PUSH(w->graph->arena, w->graph->output,
-        (mth__output){.name = v->name, .value = d, .is_gradient = true, .of = v->name});
+    gradient->scratch = walk; /* listed */
+    PUSH(walk->graph->arena, walk->graph->output,
+        (mth__output){.name = value->name, .value = gradient, .is_gradient = true, .of = value->name});
     return NULL;
 }
 
-static mth_status find_input(gradient_walk *w, const mth__names *inputs, const char *name, mth__value **out) {
+static mth_status find_input(gradient_walk *walk, const mth__names *inputs, const char *name, mth__value **out) {
     const int at = mth__names_find(inputs, name);
     if (at < 0) {
         const char *near = mth__nearest(name, inputs->name.at, inputs->name.n);
@@ -244,60 +247,61 @@ static mth_status find_input(gradient_walk *w, const mth__names *inputs, const c
                 : inputs->name.n ? F("name an input of the model, such as '%s'", inputs->name.at[0])
                                  : F("ask for no input's gradient: the model has no input"));
     }
-    mth__value *v = *out = w->graph->input.at[at];
-    if (mth__is_float(v->dtype)) return NULL;
+    mth__value *value = *out = walk->graph->input.at[at];
+    if (mth__is_float(value->dtype)) return NULL;
     return mth__error_tensor(
-        FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(v->dtype)),
+        FAIL(MTH_ERROR_TYPE, F("the gradient of '%s' is asked for, which is %s", name, mth_dtype_name(value->dtype)),
             F("ask for gradients of floating inputs alone")),
-        mth__value_text(v));
+        mth__value_text(value));
 }
 
-static mth_status run(gradient_walk *w, const mth__gradient_options *o) {
-    mth__graph *g = w->graph;
-    int nodes = (int)g->node.n;
-    size_t outputs = g->output.n;
-    w->values = g->values;
-    w->sent = NEW_ARRAY(w->scratch, contribution *, w->values);
-    w->wanted = NEW_ARRAY(w->scratch, bool, w->values);
-    w->total = NEW_ARRAY(w->scratch, mth__value *, w->values);
-    w->first = NEW_ARRAY(w->scratch, int, w->values);
-    mth__value **input = NEW_ARRAY(w->scratch, mth__value *, o->input_count);
+static mth_status run(gradient_walk *walk, const mth__gradient_options *options) {
+    mth__graph *graph = walk->graph;
+    int nodes = (int)graph->node.n;
+    size_t outputs = graph->output.n;
+    walk->values = graph->values;
+    walk->sent = NEW_ARRAY(walk->scratch, contribution *, walk->values);
+    walk->wanted = NEW_ARRAY(walk->scratch, bool, walk->values);
+    walk->total = NEW_ARRAY(walk->scratch, mth__value *, walk->values);
+    walk->first = NEW_ARRAY(walk->scratch, int, walk->values);
+    mth__value **input = NEW_ARRAY(walk->scratch, mth__value *, options->input_count);
     mth__names inputs = {0};
-    for (size_t i = 0; i < g->input.n; i++) mth__names_add(w->scratch, &inputs, g->input.at[i]->name);
-    for (size_t i = 0; i < o->input_count; i++) {
-        TRY(find_input(w, &inputs, o->inputs[i], &input[i]));
-        w->wanted[input[i]->id] = true;
+    for (size_t i = 0; i < graph->input.n; i++) mth__names_add(walk->scratch, &inputs, graph->input.at[i]->name);
+    for (size_t i = 0; i < options->input_count; i++) {
+        TRY(find_input(walk, &inputs, options->inputs[i], &input[i]));
+        walk->wanted[input[i]->id] = true;
     }
-    for (size_t i = 0; i < g->parameter.n; i++)
-        w->wanted[g->parameter.at[i]->id] = mth__is_float(g->parameter.at[i]->dtype);
-    for (int v = 0; v < w->values; v++) w->first[v] = nodes;
+    for (size_t i = 0; i < graph->parameter.n; i++)
+        walk->wanted[graph->parameter.at[i]->id] = mth__is_float(graph->parameter.at[i]->dtype);
+    for (int id = 0; id < walk->values; id++) walk->first[id] = nodes;
     for (int i = nodes - 1; i >= 0; i--)
-        for (int j = 0; j < g->node.at[i]->nin; j++) w->first[g->node.at[i]->in[j]->id] = i;
+        for (int j = 0; j < graph->node.at[i]->nin; j++) walk->first[graph->node.at[i]->in[j]->id] = i;
     for (int i = 0; i < nodes; i++) {
-        const mth__node *n = g->node.at[i];
+        const mth__node *node = graph->node.at[i];
         bool any = false;
-        for (int j = 0; j < n->nin && !any; j++) any = w->wanted[n->in[j]->id];
-        for (int k = 0; any && k < n->nout; k++) w->wanted[n->out[k]->id] = mth__is_float(n->out[k]->dtype);
+        for (int j = 0; j < node->nin && !any; j++) any = walk->wanted[node->in[j]->id];
+        for (int k = 0; any && k < node->nout; k++) walk->wanted[node->out[k]->id] = mth__is_float(node->out[k]->dtype);
     }
-    w->builder = (mth__builder){.graph = g, .label = mth__label_outside(NULL, MTH__BACKWARD)};
+    walk->builder = (mth__builder){.graph = graph, .label = mth__label_outside(NULL, MTH__BACKWARD)};
     for (size_t i = 0; i < outputs; i++) {
-        mth__value *v = g->output.at[i].value;
-        if (!o->seeded[i] || !mth__is_float(v->dtype)) continue;
-        mth__value *seed = mth__graph_value(g, MTH__VALUE_SEED, g->output.at[i].name, v->dtype, v->shape);
-        send(w, v, seed, NULL, false);
+        mth__value *value = graph->output.at[i].value;
+        if (!options->seeded[i] || !mth__is_float(value->dtype)) continue;
+        mth__value *seed =
+            mth__graph_value(graph, MTH__VALUE_SEED, graph->output.at[i].name, value->dtype, value->shape);
+        send(walk, value, seed, NULL, false);
     }
-    TRY(backward(w, nodes));
-    for (size_t i = 0; i < g->parameter.n; i++)
-        if (mth__is_float(g->parameter.at[i]->dtype)) TRY(publish(w, g->parameter.at[i], nodes));
-    for (size_t i = 0; i < o->input_count; i++) TRY(publish(w, input[i], nodes));
-    for (size_t i = outputs; i < g->output.n; i++) g->output.at[i].value->scratch = NULL;
+    TRY(backward(walk, nodes));
+    for (size_t i = 0; i < graph->parameter.n; i++)
+        if (mth__is_float(graph->parameter.at[i]->dtype)) TRY(publish(walk, graph->parameter.at[i], nodes));
+    for (size_t i = 0; i < options->input_count; i++) TRY(publish(walk, input[i], nodes));
+    for (size_t i = outputs; i < graph->output.n; i++) graph->output.at[i].value->scratch = NULL;
     return NULL;
 }
 
-mth_status mth__gradients(mth__graph *g, const mth__gradient_options *o) {
+mth_status mth__gradients(mth__graph *graph, const mth__gradient_options *options) {
     mth__arena *scratch = mth__arena_new();
-    gradient_walk w = {.graph = g, .scratch = scratch};
-    mth_status s = run(&w, o);
+    gradient_walk walk = {.graph = graph, .scratch = scratch};
+    mth_status status = run(&walk, options);
     mth__arena_free(scratch);
-    return s;
+    return status;
 }

@@ -10,18 +10,21 @@ static int64_t peak_of(const mth__role *role, mth__memory_kind memory, mth__aren
     int32_t *first = NEW_ARRAY(arena, int32_t, role->value.n), *last = NEW_ARRAY(arena, int32_t, role->value.n);
     memset(first, -1, role->value.n * sizeof *first);
     for (size_t i = 0; i < n; i++) {
-        const mth__instr *k = &role->instr.at[i];
-        for (int j = 0; j < k->nin + k->nout + (k->scratch >= 0); j++) {
-            int v = j < k->nin ? k->in[j] : j < k->nin + k->nout ? k->out[j - k->nin] : k->scratch;
-            if (first[v] < 0) first[v] = (int32_t)i;
-            last[v] = (int32_t)i;
+        const mth__instr *instruction = &role->instr.at[i];
+        for (int j = 0; j < instruction->nin + instruction->nout + (instruction->scratch >= 0); j++) {
+            int id = j < instruction->nin                  ? instruction->in[j]
+                : j < instruction->nin + instruction->nout ? instruction->out[j - instruction->nin]
+                                                           : instruction->scratch;
+            if (first[id] < 0) first[id] = (int32_t)i;
+            last[id] = (int32_t)i;
         }
     }
-    for (size_t v = 0; v < role->value.n; v++) {
-        const mth__pvalue *p = &role->value.at[v];
-        if (p->storage != MTH__IN_SLAB || p->space != MTH__DEVICE || p->memory != memory || first[v] < 0) continue;
-        change[first[v]] += p->bytes;
-        change[last[v] + 1] -= p->bytes;
+    for (size_t id = 0; id < role->value.n; id++) {
+        const mth__pvalue *value = &role->value.at[id];
+        if (value->storage != MTH__IN_SLAB || value->space != MTH__DEVICE || value->memory != memory || first[id] < 0)
+            continue;
+        change[first[id]] += value->bytes;
+        change[last[id] + 1] -= value->bytes;
     }
     int64_t live = 0, peak = 0;
     for (size_t i = 0; i <= n; i++) {
@@ -33,36 +36,36 @@ static int64_t peak_of(const mth__role *role, mth__memory_kind memory, mth__aren
 
 static mth_memory_usage role_memory(
     const mth__program *program, const mth__role *role, bool padded, mth__arena *arena) {
-    mth_memory_usage u = {0};
+    mth_memory_usage usage = {0};
     int exits = 0;
-    for (size_t v = 0; v < role->value.n; v++)
-        if (role->value.at[v].storage == MTH__IN_EXIT && role->value.at[v].index >= exits)
-            exits = role->value.at[v].index + 1;
-    /* a sum over microbatches runs in one exit under many names */
+    for (size_t id = 0; id < role->value.n; id++)
+        if (role->value.at[id].storage == MTH__IN_EXIT && role->value.at[id].index >= exits)
+            exits = role->value.at[id].index + 1;
+    /* A sum over microbatches is many values in one exit: the exit is counted once. */
     bool *counted = NEW_ARRAY(arena, bool, exits);
-    for (size_t v = 0; v < role->value.n; v++) {
-        const mth__pvalue *p = &role->value.at[v];
-        if (p->storage != MTH__IN_ENTRY && p->storage != MTH__IN_EXIT) continue;
-        if (p->storage == MTH__IN_EXIT && counted[p->index]) continue;
-        if (p->storage == MTH__IN_EXIT) counted[p->index] = true;
-        /* the entry's bytes */
-        if (p->storage == MTH__IN_EXIT && program->exit.at[p->index].kind == MTH__EXIT_SUCCESSOR) continue;
+    for (size_t id = 0; id < role->value.n; id++) {
+        const mth__pvalue *value = &role->value.at[id];
+        if (value->storage != MTH__IN_ENTRY && value->storage != MTH__IN_EXIT) continue;
+        if (value->storage == MTH__IN_EXIT && counted[value->index]) continue;
+        if (value->storage == MTH__IN_EXIT) counted[value->index] = true;
+        /* A successor lies in the bytes of its entry, which are counted. */
+        if (value->storage == MTH__IN_EXIT && program->exit.at[value->index].kind == MTH__EXIT_SUCCESSOR) continue;
         const int64_t bytes = padded
-            ? mth__shape_size(mth__largest_part(p->shape, &p->sharding)) * (int64_t)mth_dtype_size(p->dtype)
-            : p->bytes;
-        int64_t *of_kind = p->memory == MTH__MEMORY_WEIGHT ? &u.weights
-            : p->memory == MTH__MEMORY_GRADIENT            ? &u.gradients
-            : p->memory == MTH__MEMORY_OPTIMIZER           ? &u.optimizer
-                                                           : &u.activations;
+            ? mth__shape_size(mth__largest_part(value->shape, &value->sharding)) * (int64_t)mth_dtype_size(value->dtype)
+            : value->bytes;
+        int64_t *of_kind = value->memory == MTH__MEMORY_WEIGHT ? &usage.weights
+            : value->memory == MTH__MEMORY_GRADIENT            ? &usage.gradients
+            : value->memory == MTH__MEMORY_OPTIMIZER           ? &usage.optimizer
+                                                               : &usage.activations;
         *of_kind = mth__size_sum(*of_kind, bytes); /* padding may be more than the plan's own bytes, which fit */
     }
-    u.communication = peak_of(role, MTH__MEMORY_COMMUNICATION, arena);
-    u.activations = mth__size_sum(u.activations, role->slab[MTH__DEVICE] - u.communication);
-    u.activations = mth__size_sum(u.activations, mth__own_peak(program, role, MTH__DEVICE));
-    u.host = mth__size_sum(role->slab[MTH__HOST], mth__own_peak(program, role, MTH__HOST));
-    const int64_t part[] = {u.weights, u.gradients, u.optimizer, u.activations, u.communication};
-    for (size_t i = 0; i < sizeof part / sizeof *part; i++) u.total = mth__size_sum(u.total, part[i]);
-    return u;
+    usage.communication = peak_of(role, MTH__MEMORY_COMMUNICATION, arena);
+    usage.activations = mth__size_sum(usage.activations, role->slab[MTH__DEVICE] - usage.communication);
+    usage.activations = mth__size_sum(usage.activations, mth__own_peak(program, role, MTH__DEVICE));
+    usage.host = mth__size_sum(role->slab[MTH__HOST], mth__own_peak(program, role, MTH__HOST));
+    const int64_t part[] = {usage.weights, usage.gradients, usage.optimizer, usage.activations, usage.communication};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) usage.total = mth__size_sum(usage.total, part[i]);
+    return usage;
 }
 
 typedef struct {
@@ -72,21 +75,21 @@ typedef struct {
 } memory_call;
 
 static mth_status memory_body(void *context) {
-    memory_call *m = context;
-    memset(m->device, 0, (size_t)m->program->mesh->count * sizeof *m->device);
-    for (size_t r = 0; r < m->program->role.n; r++) {
-        const mth__role *role = &m->program->role.at[r];
+    memory_call *call = context;
+    memset(call->device, 0, (size_t)call->program->mesh->count * sizeof *call->device);
+    for (size_t k = 0; k < call->program->role.n; k++) {
+        const mth__role *role = &call->program->role.at[k];
         mth__arena *arena = mth__arena_new();
-        mth_memory_usage u = role_memory(m->program, role, m->padded, arena);
+        mth_memory_usage usage = role_memory(call->program, role, call->padded, arena);
         mth__arena_free(arena);
-        for (int d = 0; d < role->ndevice; d++) m->device[role->device[d]] = u;
+        for (int d = 0; d < role->ndevice; d++) call->device[role->device[d]] = usage;
     }
     return NULL;
 }
 
-mth_status mth__report_memory(const mth__program *p, bool padded, mth_memory_usage *device) {
-    memory_call m = {p, padded, device};
-    return mth__guard(memory_body, &m);
+mth_status mth__report_memory(const mth__program *program, bool padded, mth_memory_usage *device) {
+    memory_call call = {program, padded, device};
+    return mth__guard(memory_body, &call);
 }
 
 typedef struct {
@@ -95,21 +98,21 @@ typedef struct {
 } communication_call;
 
 static mth_status communication_body(void *context) {
-    communication_call *m = context;
-    const mth__program *p = m->program;
+    communication_call *call = context;
+    const mth__program *program = call->program;
     mth__arena *arena = mth__arena_new();
-    mth__traffic *traffic = NEW_ARRAY(arena, mth__traffic, p->mesh->count);
-    TRY(mth__program_traffic(p, traffic, NULL));
-    for (int d = 0; d < p->mesh->count; d++)
-        m->device[d] = (mth_communication_usage){
+    mth__traffic *traffic = NEW_ARRAY(arena, mth__traffic, program->mesh->count);
+    TRY(mth__program_traffic(program, traffic, NULL));
+    for (int d = 0; d < program->mesh->count; d++)
+        call->device[d] = (mth_communication_usage){
             .received = traffic[d].received, .sent = traffic[d].sent, .messages = traffic[d].messages};
     mth__arena_free(arena);
     return NULL;
 }
 
-mth_status mth__report_communication(const mth__program *p, mth_communication_usage *device) {
-    communication_call m = {p, device};
-    return mth__guard(communication_body, &m);
+mth_status mth__report_communication(const mth__program *program, mth_communication_usage *device) {
+    communication_call call = {program, device};
+    return mth__guard(communication_body, &call);
 }
 
 typedef struct {
@@ -117,20 +120,24 @@ typedef struct {
     uint64_t *device;
 } runs;
 
-void mth__report_placement(mth__text *t, const mth__program *p) {
+void mth__report_placement(mth__text *text, const mth__program *program) {
     VEC(runs) all = {0};
-    size_t words = ((size_t)p->mesh->count + 63) / 64;
-    for (size_t r = 0; r < p->role.n; r++) {
-        const mth__role *role = &p->role.at[r];
+    size_t words = ((size_t)program->mesh->count + 63) / 64;
+    for (size_t k = 0; k < program->role.n; k++) {
+        const mth__role *role = &program->role.at[k];
         size_t hint = 0;
         for (size_t i = 0; i < role->instr.n; i++) {
-            const mth__instr *k = &role->instr.at[i];
-            if (k->kind != MTH__COMPUTE || !k->label.module || mth__follows_forward(k->label.phase)) continue;
+            const mth__instr *instruction = &role->instr.at[i];
+            if (instruction->kind != MTH__COMPUTE || !instruction->label.module ||
+                mth__follows_forward(instruction->label.phase))
+                continue;
             size_t at = hint; /* instructions of one module stand together */
-            for (size_t s = 0; s < all.n && (at >= all.n || strcmp(all.at[at].module, k->label.module)); s++) at = s;
-            if (at >= all.n || strcmp(all.at[at].module, k->label.module)) {
+            for (size_t earlier = 0;
+                earlier < all.n && (at >= all.n || strcmp(all.at[at].module, instruction->label.module)); earlier++)
+                at = earlier;
+            if (at >= all.n || strcmp(all.at[at].module, instruction->label.module)) {
                 at = all.n;
-                PUSH(t->arena, all, ((runs){k->label.module, NEW_ARRAY(t->arena, uint64_t, words)}));
+                PUSH(text->arena, all, ((runs){instruction->label.module, NEW_ARRAY(text->arena, uint64_t, words)}));
             }
             hint = at;
             for (int d = 0; d < role->ndevice; d++)
@@ -138,13 +145,13 @@ void mth__report_placement(mth__text *t, const mth__program *p) {
         }
     }
     for (size_t m = 0; m < all.n; m++) {
-        mth__text_add(t, "%s\t", all.at[m].module);
+        mth__text_add(text, "%s\t", all.at[m].module);
         bool first = true;
-        for (int d = 0; d < p->mesh->count; d++)
+        for (int d = 0; d < program->mesh->count; d++)
             if (all.at[m].device[d / 64] >> d % 64 & 1) {
-                mth__text_add(t, first ? "%d" : ",%d", d);
+                mth__text_add(text, first ? "%d" : ",%d", d);
                 first = false;
             }
-        mth__text_add(t, "\n");
+        mth__text_add(text, "\n");
     }
 }

@@ -26,54 +26,54 @@ typedef struct {
 } expansion;
 
 UNUSED static mth_status expand_body(void *context) {
-    const expansion *e = context;
+    const expansion *asked = context;
     mth__arena *arena = mth__arena_new();
     mth__mesh *mesh;
-    TRY(mth__mesh_new(arena, e->naxes, e->mesh, &mesh));
-    TRY(mth__model_resolve(e->model, mesh, false));
-    if (!e->wiring_alone) {
-        mth__graph *g = mth__graph_new(arena, mesh);
-        TRY(mth__expand(e->model, e->input, e->count, g));
-        TRY(mth__graph_check(g));
-        if (e->look) e->look(g);
+    TRY(mth__mesh_new(arena, asked->naxes, asked->mesh, &mesh));
+    TRY(mth__model_resolve(asked->model, mesh, false));
+    if (!asked->wiring_alone) {
+        mth__graph *graph = mth__graph_new(arena, mesh);
+        TRY(mth__expand(asked->model, asked->input, asked->count, graph));
+        TRY(mth__graph_check(graph));
+        if (asked->look) asked->look(graph);
     }
     mth__arena_free(arena);
     return NULL;
 }
-UNUSED static mth_status expand_on(const mth_model *m, const int64_t *mesh, int naxes,
+UNUSED static mth_status expand_on(const mth_model *model, const int64_t *mesh, int naxes,
     const mth__input_description *input, size_t count, void (*look)(mth__graph *)) {
-    return mth__guard(expand_body, &(expansion){m, mesh, naxes, input, count, look, false});
+    return mth__guard(expand_body, &(expansion){model, mesh, naxes, input, count, look, false});
 }
-UNUSED static mth_status resolve_on(const mth_model *m, const int64_t *mesh, int naxes) {
-    return mth__guard(expand_body, &(expansion){m, mesh, naxes, NULL, 0, NULL, true});
+UNUSED static mth_status resolve_on(const mth_model *model, const int64_t *mesh, int naxes) {
+    return mth__guard(expand_body, &(expansion){model, mesh, naxes, NULL, 0, NULL, true});
 }
 #define EXPAND(m, look, ...) expand_on(m, MESH(4), INPUTS(__VA_ARGS__), look)
 
 /* "a, b" of the inputs, outputs or parameters */
 static char listed[4096];
-UNUSED static const char *list_inputs(const mth_model *m) {
+UNUSED static const char *list_inputs(const mth_model *model) {
     listed[0] = 0;
-    for (size_t i = 0; i < mth__model_input_count(m); i++)
-        strcat(strcat(listed, i ? ", " : ""), mth__model_input_name(m, i));
+    for (size_t i = 0; i < mth__model_input_count(model); i++)
+        strcat(strcat(listed, i ? ", " : ""), mth__model_input_name(model, i));
     return listed;
 }
-UNUSED static const char *list_outputs(const mth_model *m) {
+UNUSED static const char *list_outputs(const mth_model *model) {
     listed[0] = 0;
-    for (size_t i = 0; i < mth__model_output_count(m); i++)
-        strcat(strcat(listed, i ? ", " : ""), mth__model_output_name(m, i));
+    for (size_t i = 0; i < mth__model_output_count(model); i++)
+        strcat(strcat(listed, i ? ", " : ""), mth__model_output_name(model, i));
     return listed;
 }
-UNUSED static void list_parameters(mth__graph *g) {
+UNUSED static void list_parameters(mth__graph *graph) {
     listed[0] = 0;
-    for (size_t i = 0; i < g->parameter.n; i++) {
+    for (size_t i = 0; i < graph->parameter.n; i++) {
         char shape[128];
-        mth__shape_write(shape, sizeof shape, g->parameter.at[i]->shape);
-        strcat(strcat(strcat(listed, i ? " " : ""), g->parameter.at[i]->name), shape);
+        mth__shape_write(shape, sizeof shape, graph->parameter.at[i]->shape);
+        strcat(strcat(strcat(listed, i ? " " : ""), graph->parameter.at[i]->name), shape);
     }
 }
-UNUSED static void list_ops(mth__graph *g) {
+UNUSED static void list_ops(mth__graph *graph) {
     listed[0] = 0;
-    for (size_t i = 0; i < g->node.n; i++) strcat(strcat(listed, i ? " " : ""), g->node.at[i]->op->name);
+    for (size_t i = 0; i < graph->node.n; i++) strcat(strcat(listed, i ? " " : ""), graph->node.at[i]->op->name);
 }
 #define SAME(text, want)                                                                                               \
     do {                                                                                                               \
@@ -85,35 +85,35 @@ UNUSED static void list_ops(mth__graph *g) {
     } while (0)
 
 UNUSED static mth_model *model(void) {
-    mth_model *m = NULL;
-    CHECK_STATUS(mth_model_create(&m));
-    return m;
+    mth_model *made = NULL;
+    CHECK_STATUS(mth_model_create(&made));
+    return made;
 }
-UNUSED static mth_status try_add(
-    mth_model *m, const char *type, const mth_option *o, size_t n, const mth_wire *w, size_t wires, mth_add_mode mode) {
+UNUSED static mth_status try_add(mth_model *model, const char *type, const mth_option *options, size_t n,
+    const mth_wire *wire, size_t wires, mth_add_mode mode) {
     mth_module *module;
-    TRY(mth_module_create(type, o, n, &module));
-    mth_status s = mth_model_add(m, module, w, wires, mode);
+    TRY(mth_module_create(type, options, n, &module));
+    mth_status status = mth_model_add(model, module, wire, wires, mode);
     mth_module_free(module);
-    return s;
+    return status;
 }
 #define NOTHING NULL, 0
 #define ADD(...) CHECK_STATUS(try_add(__VA_ARGS__))
 #define WIDTH(n) MTH_OPTIONS({"dimension", mth_int(n)})
-UNUSED static void linear(mth_model *m, int64_t width, const char *in, const char *out) {
-    ADD(m, "Linear", WIDTH(width), MTH_WIRES({"input", in}, {"output", out}), MTH_PLAIN);
+UNUSED static void linear(mth_model *model, int64_t width, const char *in, const char *out) {
+    ADD(model, "Linear", WIDTH(width), MTH_WIRES({"input", in}, {"output", out}), MTH_PLAIN);
 }
-UNUSED static void relu(mth_model *m, const char *in, const char *out) {
-    ADD(m, "Relu", NOTHING, MTH_WIRES({"input", in}, {"output", out}), MTH_PLAIN);
+UNUSED static void relu(mth_model *model, const char *in, const char *out) {
+    ADD(model, "Relu", NOTHING, MTH_WIRES({"input", in}, {"output", out}), MTH_PLAIN);
 }
 /* A block of one Relu, from `in` to `out`. */
 UNUSED static mth_model *block(const char *in, const char *out) {
-    mth_model *m = model();
-    relu(m, in, out);
-    return m;
+    mth_model *made = model();
+    relu(made, in, out);
+    return made;
 }
-UNUSED static void add_model(mth_model *m, mth_model *sub, const mth_wire *w, size_t n, mth_add_mode mode) {
-    CHECK_STATUS(mth_model_add_model(m, sub, NULL, w, n, mode));
+UNUSED static void add_model(mth_model *model, mth_model *sub, const mth_wire *wire, size_t n, mth_add_mode mode) {
+    CHECK_STATUS(mth_model_add_model(model, sub, NULL, wire, n, mode));
     mth_model_free(sub);
 }
 #define LINEAR(...) MTH_OPTIONS({"dimension", mth_int(8)}, __VA_ARGS__)

@@ -11,9 +11,9 @@ static mth_status in_graph(void *argument) {
     mth__arena *arena = mth__arena_new();
     mth__mesh *mesh;
     TRY(mth__mesh_new(arena, 1, (int64_t[]){4}, &mesh));
-    mth__graph *g = mth__graph_new(arena, mesh);
-    mth__builder b = {.graph = g, .label = mth__label_outside("block_0", MTH__FORWARD)};
-    ((graph_case *)argument)->run(g, &b);
+    mth__graph *graph = mth__graph_new(arena, mesh);
+    mth__builder builder = {.graph = graph, .label = mth__label_outside("block_0", MTH__FORWARD)};
+    ((graph_case *)argument)->run(graph, &builder);
     mth__arena_free(arena);
     return NULL;
 }

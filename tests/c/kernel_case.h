@@ -29,75 +29,75 @@ typedef struct {
 static uint64_t counter;
 
 static double uniform(void) {
-    uint32_t w[4];
-    mth__philox(5, counter++, 0, w);
-    return w[0] * 0x1p-32;
+    uint32_t words[4];
+    mth__philox(5, counter++, 0, words);
+    return words[0] * 0x1p-32;
 }
 static double normal(void) { return 1.5 * (uniform() + uniform() + uniform() + uniform() - 2); }
 #define SHAPE(...)                                                                                                     \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) { __VA_ARGS__ }
 
 static tensor make(mth_dtype dtype, int rank, const int64_t *dim) {
-    tensor t = {.o = {.dtype = dtype}, .n = 1};
-    t.o.shape.rank = rank;
+    tensor array = {.o = {.dtype = dtype}, .n = 1};
+    array.o.shape.rank = rank;
     for (int d = 0; d < rank; d++) {
-        t.n *= t.o.shape.dim[d] = dim[d];
-        t.o.step[d] = 1;
+        array.n *= array.o.shape.dim[d] = dim[d];
+        array.o.step[d] = 1;
     }
-    t.o.global = t.o.shape;
-    t.o.data = mth__malloc((size_t)t.n * 8 + 64);
-    t.r.data = mth__malloc((size_t)t.n * 8 + 64);
-    return t;
+    array.o.global = array.o.shape;
+    array.o.data = mth__malloc((size_t)array.n * 8 + 64);
+    array.r.data = mth__malloc((size_t)array.n * 8 + 64);
+    return array;
 }
-static void set(tensor *t, int64_t i, double x) {
-    element_put_real(t->o.dtype, t->o.data, i, x);
-    t->r.data[i] = element_get(t->o.dtype, t->o.data, i);
+static void set(tensor *array, int64_t i, double number) {
+    element_put_real(array->o.dtype, array->o.data, i, number);
+    array->r.data[i] = element_get(array->o.dtype, array->o.data, i);
 }
-static double get(const tensor *t, int64_t i) { return element_real(t->o.dtype, t->o.data, i); }
-static double known(const tensor *t, int64_t i) { return mth__ref_as_real(t->o.dtype, t->r.data[i]); }
+static double get(const tensor *array, int64_t i) { return element_real(array->o.dtype, array->o.data, i); }
+static double known(const tensor *array, int64_t i) { return mth__ref_as_real(array->o.dtype, array->r.data[i]); }
 static tensor floats(int rank, const int64_t *dim) {
-    tensor t = make(MTH_FLOAT32, rank, dim);
-    for (int64_t i = 0; i < t.n; i++) set(&t, i, normal());
-    return t;
+    tensor array = make(MTH_FLOAT32, rank, dim);
+    for (int64_t i = 0; i < array.n; i++) set(&array, i, normal());
+    return array;
 }
 static tensor positive(int rank, const int64_t *dim) {
-    tensor t = make(MTH_FLOAT32, rank, dim);
-    for (int64_t i = 0; i < t.n; i++) set(&t, i, 0.05 + 3 * uniform());
-    return t;
+    tensor array = make(MTH_FLOAT32, rank, dim);
+    for (int64_t i = 0; i < array.n; i++) set(&array, i, 0.05 + 3 * uniform());
+    return array;
 }
 static tensor ints(mth_dtype dtype, int64_t limit, int rank, const int64_t *dim) {
-    tensor t = make(dtype, rank, dim);
-    for (int64_t i = 0; i < t.n; i++) set(&t, i, floor(uniform() * (double)limit));
-    return t;
+    tensor array = make(dtype, rank, dim);
+    for (int64_t i = 0; i < array.n; i++) set(&array, i, floor(uniform() * (double)limit));
+    return array;
 }
 /* Integers of all sizes, most of which no float has. */
 static tensor wide_ints(mth_dtype dtype, int rank, const int64_t *dim) {
     static const int64_t some[] = {
         0, -1, (INT64_C(1) << 53) + 1, -(INT64_C(1) << 53) - 1, INT64_MIN, INT64_MAX, INT32_MIN, INT32_MAX};
-    tensor t = make(dtype, rank, dim);
-    for (int64_t i = 0; i < t.n; i++) {
-        uint32_t w[4];
-        mth__philox(6, counter++, 0, w);
-        const int64_t x = w[0] % 3 ? some[w[1] % 8] : (int64_t)((uint64_t)w[2] << 32 | w[3]);
-        element_put(dtype, t.o.data, i, mth__ref_from_integer(dtype, x));
-        t.r.data[i] = element_get(dtype, t.o.data, i);
+    tensor array = make(dtype, rank, dim);
+    for (int64_t i = 0; i < array.n; i++) {
+        uint32_t words[4];
+        mth__philox(6, counter++, 0, words);
+        const int64_t number = words[0] % 3 ? some[words[1] % 8] : (int64_t)((uint64_t)words[2] << 32 | words[3]);
+        element_put(dtype, array.o.data, i, mth__ref_from_integer(dtype, number));
+        array.r.data[i] = element_get(dtype, array.o.data, i);
     }
-    return t;
+    return array;
 }
 static tensor blank(mth_dtype dtype, int rank, const int64_t *dim) {
-    tensor t = make(dtype, rank, dim);
-    memset(t.o.data, 0xff, (size_t)t.n * mth_dtype_size(dtype)); /* NaN, -1 */
-    return t;
+    tensor array = make(dtype, rank, dim);
+    memset(array.o.data, 0xff, (size_t)array.n * mth_dtype_size(dtype)); /* NaN, -1 */
+    return array;
 }
-static tensor part(tensor t, int d, int64_t global, int64_t start, int64_t step) {
-    t.o.global.dim[d] = global;
-    t.o.start[d] = start;
-    t.o.step[d] = step;
-    return t;
+static tensor part(tensor array, int d, int64_t global, int64_t start, int64_t step) {
+    array.o.global.dim[d] = global;
+    array.o.start[d] = start;
+    array.o.step[d] = step;
+    return array;
 }
-static void drop(tensor *t) {
-    mth__free(t->o.data);
-    mth__free(t->r.data);
+static void drop(tensor *array) {
+    mth__free(array->o.data);
+    mth__free(array->r.data);
 }
 
 /* Runs the kernel; `backward` takes the chunks of a phase from the last. */
@@ -108,153 +108,153 @@ typedef struct {
     int chunks, most_chunks;
 } job;
 static mth_status run_body(void *arguments) {
-    job *j = arguments;
-    test_case *t = j->t;
+    job *work = arguments;
+    test_case *test = work->t;
     mth__arena *arena = mth__arena_new();
     mth__operand in[MOST], out[MOST];
-    for (int i = 0; i < t->nin; i++) {
-        in[i] = t->in[i].o;
+    for (int i = 0; i < test->nin; i++) {
+        in[i] = test->in[i].o;
         in[i].data = NULL;
     }
-    for (int i = 0; i < t->nout; i++) {
-        out[i] = t->out[i].o;
+    for (int i = 0; i < test->nout; i++) {
+        out[i] = test->out[i].o;
         out[i].data = NULL;
     }
-    mth__call c = {.op = mth__op_at((size_t)t->row),
-        .attrs = &t->attrs,
-        .nin = t->nin,
-        .nout = t->nout,
+    mth__call call = {.op = mth__op_at((size_t)test->row),
+        .attrs = &test->attrs,
+        .nin = test->nin,
+        .nout = test->nout,
         .in = in,
         .out = out,
-        .fault = j->fault,
-        .accumulates = j->accumulates};
-    TRY(mth__kernels[t->row].prepare(arena, &c));
-    for (int i = 0; i < t->nin; i++) in[i].data = t->in[i].o.data;
-    for (int i = 0; i < t->nout; i++) out[i].data = t->out[i].o.data;
-    if (t->in_place) {
-        memcpy(out[0].data, in[t->nin - 1].data, (size_t)t->out[0].n * 4);
-        in[t->nin - 1].data = out[0].data;
+        .fault = work->fault,
+        .accumulates = work->accumulates};
+    TRY(mth__kernels[test->row].prepare(arena, &call));
+    for (int i = 0; i < test->nin; i++) in[i].data = test->in[i].o.data;
+    for (int i = 0; i < test->nout; i++) out[i].data = test->out[i].o.data;
+    if (test->in_place) {
+        memcpy(out[0].data, in[test->nin - 1].data, (size_t)test->out[0].n * 4);
+        in[test->nin - 1].data = out[0].data;
     }
-    c.shared = mth__malloc(c.call_scratch + 1);
-    void *scratch = mth__malloc(c.thread_scratch + 1);
-    memset(c.shared, 0xff, c.call_scratch);
-    for (int p = 0; p < c.phases; p++)
-        for (int i = 0; i < c.chunks[p]; i++) {
-            memset(scratch, 0xff, c.thread_scratch);
-            mth__kernels[t->row].run(&c, p, j->backward ? c.chunks[p] - 1 - i : i, scratch);
+    call.shared = mth__malloc(call.call_scratch + 1);
+    void *scratch = mth__malloc(call.thread_scratch + 1);
+    memset(call.shared, 0xff, call.call_scratch);
+    for (int phase = 0; phase < call.phases; phase++)
+        for (int i = 0; i < call.chunks[phase]; i++) {
+            memset(scratch, 0xff, call.thread_scratch);
+            mth__kernels[test->row].run(&call, phase, work->backward ? call.chunks[phase] - 1 - i : i, scratch);
         }
-    j->chunks = c.chunks[0];
-    for (int p = 0; p < c.phases; p++)
-        if (c.chunks[p] > j->most_chunks) j->most_chunks = c.chunks[p];
+    work->chunks = call.chunks[0];
+    for (int phase = 0; phase < call.phases; phase++)
+        if (call.chunks[phase] > work->most_chunks) work->most_chunks = call.chunks[phase];
     mth__free(scratch);
-    mth__free(c.shared);
+    mth__free(call.shared);
     mth__arena_free(arena);
     return NULL;
 }
-static mth__ref_value *ref_value(tensor *t) {
-    t->r.dtype = t->o.dtype;
-    t->r.local = t->o.shape;
-    t->r.global = t->o.global;
-    memcpy(t->r.start, t->o.start, sizeof t->r.start);
-    memcpy(t->r.step, t->o.step, sizeof t->r.step);
-    t->r.here = true;
-    return &t->r;
+static mth__ref_value *ref_value(tensor *array) {
+    array->r.dtype = array->o.dtype;
+    array->r.local = array->o.shape;
+    array->r.global = array->o.global;
+    memcpy(array->r.start, array->o.start, sizeof array->r.start);
+    memcpy(array->r.step, array->o.step, sizeof array->r.step);
+    array->r.here = true;
+    return &array->r;
 }
 /* The reference's results are known: what they are added to comes on top of them. */
-static void check_sums(const char *file, int line, test_case *t) {
-    const mth__op *op = mth__op_at((size_t)t->row);
+static void check_sums(const char *file, int line, test_case *test) {
+    const mth__op *op = mth__op_at((size_t)test->row);
     double *sum[MOST] = {NULL};
-    for (int o = 0; o < t->nout; o++) {
-        memset(t->out[o].o.data, 0xff, (size_t)t->out[o].n * mth_dtype_size(t->out[o].o.dtype));
-        if (!(op->accumulates >> o & 1)) continue;
-        sum[o] = mth__malloc((size_t)t->out[o].n * sizeof(double) + 1);
-        for (int64_t i = 0; i < t->out[o].n; i++) {
-            sum[o][i] = (double)(float)normal();
-            element_put_real(t->out[o].o.dtype, t->out[o].o.data, i, sum[o][i]);
+    for (int k = 0; k < test->nout; k++) {
+        memset(test->out[k].o.data, 0xff, (size_t)test->out[k].n * mth_dtype_size(test->out[k].o.dtype));
+        if (!(op->accumulates >> k & 1)) continue;
+        sum[k] = mth__malloc((size_t)test->out[k].n * sizeof(double) + 1);
+        for (int64_t i = 0; i < test->out[k].n; i++) {
+            sum[k][i] = (double)(float)normal();
+            element_put_real(test->out[k].o.dtype, test->out[k].o.data, i, sum[k][i]);
         }
     }
-    CHECK_STATUS(mth__guard(run_body, &(job){.t = t, .accumulates = true}));
-    for (int o = 0; o < t->nout; o++) {
+    CHECK_STATUS(mth__guard(run_body, &(job){.t = test, .accumulates = true}));
+    for (int k = 0; k < test->nout; k++) {
         double most = 1, worst = 0;
-        for (int64_t i = 0; i < t->out[o].n; i++) {
-            const double want = known(&t->out[o], i) + (sum[o] ? sum[o][i] : 0), got = get(&t->out[o], i);
+        for (int64_t i = 0; i < test->out[k].n; i++) {
+            const double want = known(&test->out[k], i) + (sum[k] ? sum[k][i] : 0), got = get(&test->out[k], i);
             most = fmax(most, isfinite(want) ? fabs(want) : 0);
             const double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want);
             if (!(error <= worst)) worst = error;
         }
-        if (!(worst <= most * (t->tolerance > 0 ? t->tolerance : 2e-6))) {
+        if (!(worst <= most * (test->tolerance > 0 ? test->tolerance : 2e-6))) {
             unit_failures++;
-            printf("  %s:%d: %s: result %d, added to a sum, is wrong by %.3g of %.3g\n", file, line, op->name, o, worst,
+            printf("  %s:%d: %s: result %d, added to a sum, is wrong by %.3g of %.3g\n", file, line, op->name, k, worst,
                 most);
         }
-        mth__free(sum[o]);
+        mth__free(sum[k]);
     }
 }
-static int check_at(const char *file, int line, test_case t) {
+static int check_at(const char *file, int line, test_case test) {
     mth__kernels_open();
-    const char *name = mth__op_at((size_t)t.row)->name;
-    job j = {.t = &t, .backward = false};
-    mth_status s = mth__guard(run_body, &j);
-    if (s) {
+    const char *name = mth__op_at((size_t)test.row)->name;
+    job work = {.t = &test, .backward = false};
+    mth_status status = mth__guard(run_body, &work);
+    if (status) {
         unit_failures++;
-        printf("  %s:%d: %s: %s\n", file, line, name, mth_error_get_message(s));
-        mth_error_free(s);
+        printf("  %s:%d: %s: %s\n", file, line, name, mth_error_get_message(status));
+        mth_error_free(status);
         return 0;
     }
-    mth__ref_call c = {.op = mth__op_at((size_t)t.row), .attrs = &t.attrs, .nin = t.nin, .nout = t.nout};
-    for (int i = 0; i < t.nin; i++) c.in[i] = ref_value(&t.in[i]);
-    for (int i = 0; i < t.nout; i++) c.out[i] = ref_value(&t.out[i]);
-    s = mth__ref_rows[t.row](&c);
-    if (s) {
+    mth__ref_call call = {.op = mth__op_at((size_t)test.row), .attrs = &test.attrs, .nin = test.nin, .nout = test.nout};
+    for (int i = 0; i < test.nin; i++) call.in[i] = ref_value(&test.in[i]);
+    for (int i = 0; i < test.nout; i++) call.out[i] = ref_value(&test.out[i]);
+    status = mth__ref_rows[test.row](&call);
+    if (status) {
         unit_failures++;
-        printf("  %s:%d: %s: reference: %s\n", file, line, name, mth_error_get_message(s));
-        mth_error_free(s);
+        printf("  %s:%d: %s: reference: %s\n", file, line, name, mth_error_get_message(status));
+        mth_error_free(status);
     }
-    for (int o = 0; o < t.nout; o++) {
+    for (int k = 0; k < test.nout; k++) {
         double most = 1e-30, worst = 0;
         int64_t at = 0;
-        const mth_dtype dtype = t.out[o].o.dtype;
-        for (int64_t i = 0; i < t.out[o].n; i++)
-            if (isfinite(known(&t.out[o], i))) most = fmax(most, fabs(known(&t.out[o], i)));
-        for (int64_t i = 0; i < t.out[o].n; i++) {
-            const double want = known(&t.out[o], i), got = get(&t.out[o], i);
+        const mth_dtype dtype = test.out[k].o.dtype;
+        for (int64_t i = 0; i < test.out[k].n; i++)
+            if (isfinite(known(&test.out[k], i))) most = fmax(most, fabs(known(&test.out[k], i)));
+        for (int64_t i = 0; i < test.out[k].n; i++) {
+            const double want = known(&test.out[k], i), got = get(&test.out[k], i);
             double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want) / most;
             if (!mth__is_float(dtype))
-                error = element_get(dtype, t.out[o].o.data, i).integer != t.out[o].r.data[i].integer;
+                error = element_get(dtype, test.out[k].o.data, i).integer != test.out[k].r.data[i].integer;
             if (!(error <= worst)) {
                 worst = error;
                 at = i;
                 if (isnan(error)) break;
             }
         }
-        const double allowed = dtype == MTH_FLOAT32 ? (t.tolerance > 0 ? t.tolerance : 2e-6) : 0;
+        const double allowed = dtype == MTH_FLOAT32 ? (test.tolerance > 0 ? test.tolerance : 2e-6) : 0;
         if (!(worst <= allowed)) {
             unit_failures++;
             printf("  %s:%d: %s: result %d, element %lld of %lld: %s, not %s (error %.3g of the largest)\n", file, line,
-                name, o, (long long)at, (long long)t.out[o].n,
-                element_text(dtype, element_get(dtype, t.out[o].o.data, at)), element_text(dtype, t.out[o].r.data[at]),
-                worst);
+                name, k, (long long)at, (long long)test.out[k].n,
+                element_text(dtype, element_get(dtype, test.out[k].o.data, at)),
+                element_text(dtype, test.out[k].r.data[at]), worst);
         }
     }
     void *first[MOST];
-    for (int o = 0; o < t.nout; o++) {
-        const size_t bytes = (size_t)t.out[o].n * mth_dtype_size(t.out[o].o.dtype);
-        memcpy(first[o] = mth__malloc(bytes + 1), t.out[o].o.data, bytes);
-        memset(t.out[o].o.data, 0xff, bytes);
+    for (int k = 0; k < test.nout; k++) {
+        const size_t bytes = (size_t)test.out[k].n * mth_dtype_size(test.out[k].o.dtype);
+        memcpy(first[k] = mth__malloc(bytes + 1), test.out[k].o.data, bytes);
+        memset(test.out[k].o.data, 0xff, bytes);
     }
-    j.backward = true;
-    CHECK_STATUS(mth__guard(run_body, &j));
-    for (int o = 0; o < t.nout; o++) {
-        if (memcmp(first[o], t.out[o].o.data, (size_t)t.out[o].n * mth_dtype_size(t.out[o].o.dtype))) {
+    work.backward = true;
+    CHECK_STATUS(mth__guard(run_body, &work));
+    for (int k = 0; k < test.nout; k++) {
+        if (memcmp(first[k], test.out[k].o.data, (size_t)test.out[k].n * mth_dtype_size(test.out[k].o.dtype))) {
             unit_failures++;
-            printf("  %s:%d: %s: result %d has other bits when chunks run backward\n", file, line, name, o);
+            printf("  %s:%d: %s: result %d has other bits when chunks run backward\n", file, line, name, k);
         }
-        mth__free(first[o]);
+        mth__free(first[k]);
     }
-    if (c.op->accumulates && mth__is_float(t.out[0].o.dtype)) check_sums(file, line, &t);
-    for (int i = 0; i < t.nin; i++) drop(&t.in[i]);
-    for (int o = 0; o < t.nout; o++) drop(&t.out[o]);
-    return j.chunks;
+    if (call.op->accumulates && mth__is_float(test.out[0].o.dtype)) check_sums(file, line, &test);
+    for (int i = 0; i < test.nin; i++) drop(&test.in[i]);
+    for (int k = 0; k < test.nout; k++) drop(&test.out[k]);
+    return work.chunks;
 }
 #define ROW(name) .row = MTH__ROW_##name
 #define IN(...) .nin = (int)(sizeof((tensor[]){__VA_ARGS__}) / sizeof(tensor)), .in = {__VA_ARGS__}

@@ -15,20 +15,20 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-static void add(
-    mth_model *m, const char *type, const mth_option *o, size_t n, const mth_wire *w, size_t wires, mth_add_mode mode) {
+static void add(mth_model *model, const char *type, const mth_option *option, size_t n, const mth_wire *wire,
+    size_t wires, mth_add_mode mode) {
     mth_module *module;
-    MTH_CHECK(mth_module_create(type, o, n, &module));
-    MTH_CHECK(mth_model_add(m, module, w, wires, mode));
+    MTH_CHECK(mth_module_create(type, option, n, &module));
+    MTH_CHECK(mth_model_add(model, module, wire, wires, mode));
     mth_module_free(module);
 }
 
 /* Post-norm blocks: attention, add, norm, feed-forward, add, norm. `axis`: tensor parallel over that axis of the
  * (stage's) mesh; -1: by device ids. */
 static mth_model *transformer_blocks(int count, int width, int heads, int axis, int first) {
-    mth_model *m;
-    char x[32] = "input", attention[32], sum[32], norm[32], feed[32], last[32], out[32];
-    MTH_CHECK(mth_model_create(&m));
+    mth_model *model;
+    char input[32] = "input", attention[32], sum[32], norm[32], feed[32], last[32], out[32];
+    MTH_CHECK(mth_model_create(&model));
     for (int i = 0; i < count; i++) {
         int device = (first + i) / 2 % 4;
         snprintf(attention, sizeof attention, "a%d", i), snprintf(sum, sizeof sum, "s%d", i),
@@ -38,18 +38,18 @@ static mth_model *transformer_blocks(int count, int width, int heads, int axis, 
         mth_option here =
             axis < 0 ? (mth_option){"device_id", mth_int(device)} : (mth_option){"tensor_axis", mth_int(axis)};
         mth_option next = axis < 0 ? (mth_option){"device_id", mth_int((device + 1) % 4)} : here;
-        add(m, "MultiHeadAttention",
+        add(model, "MultiHeadAttention",
             MTH_OPTIONS({"num_heads", mth_int(heads)}, {"head_dim", mth_int(width / heads)}, here),
-            MTH_WIRES({"input", x}, {"output", attention}), MTH_PLAIN);
-        add(m, "Add", NULL, 0, MTH_WIRES({"inputs", x}, {"inputs", attention}, {"output", sum}), MTH_PLAIN);
-        add(m, "LayerNorm", NULL, 0, MTH_WIRES({"input", sum}, {"output", norm}), MTH_PLAIN);
-        add(m, "FeedForward", MTH_OPTIONS({"hidden_dim", mth_int(4 * width)}, next),
+            MTH_WIRES({"input", input}, {"output", attention}), MTH_PLAIN);
+        add(model, "Add", NULL, 0, MTH_WIRES({"inputs", input}, {"inputs", attention}, {"output", sum}), MTH_PLAIN);
+        add(model, "LayerNorm", NULL, 0, MTH_WIRES({"input", sum}, {"output", norm}), MTH_PLAIN);
+        add(model, "FeedForward", MTH_OPTIONS({"hidden_dim", mth_int(4 * width)}, next),
             MTH_WIRES({"input", norm}, {"output", feed}), MTH_PLAIN);
-        add(m, "Add", NULL, 0, MTH_WIRES({"inputs", norm}, {"inputs", feed}, {"output", last}), MTH_PLAIN);
-        add(m, "LayerNorm", NULL, 0, MTH_WIRES({"input", last}, {"output", out}), MTH_PLAIN);
-        strcpy(x, out);
+        add(model, "Add", NULL, 0, MTH_WIRES({"inputs", norm}, {"inputs", feed}, {"output", last}), MTH_PLAIN);
+        add(model, "LayerNorm", NULL, 0, MTH_WIRES({"input", last}, {"output", out}), MTH_PLAIN);
+        strcpy(input, out);
     }
-    return m;
+    return model;
 }
 
 typedef struct {
@@ -57,8 +57,8 @@ typedef struct {
     size_t text;
 } planning_cost;
 
-static planning_cost planning_cost_of(const mth_model *m, const int64_t *mesh, int axes, const int64_t *shape,
-    const char *dtype, const mth_option *o, size_t options, bool gradients) {
+static planning_cost planning_cost_of(const mth_model *model, const int64_t *mesh, int axes, const int64_t *shape,
+    const char *dtype, const mth_option *option, size_t options, bool gradients) {
     mth_arg dim[3], size[3], of[2];
     for (int i = 0; i < axes; i++) dim[i] = mth_int(mesh[i]);
     int rank = strcmp(dtype, "int32") ? 3 : 2;
@@ -68,13 +68,13 @@ static planning_cost planning_cost_of(const mth_model *m, const int64_t *mesh, i
     const char *key = "input";
     mth_arg shapes = mth_list(2, of);
     mth_option all[4] = {{"shapes", mth_dict(1, &key, &shapes)}};
-    for (size_t i = 0; i < options; i++) all[1 + i] = o[i];
+    for (size_t i = 0; i < options; i++) all[1 + i] = option[i];
     mth_backend *backend;
     mth_compiled *compiled;
     MTH_CHECK(mth_backend_create(
         "native", MTH_OPTIONS({"device_mesh", mth_list((size_t)axes, dim)}, {"threads", mth_int(1)}), &backend));
     double begin = now();
-    MTH_CHECK(mth_compile(m, backend, all, 1 + options, &compiled));
+    MTH_CHECK(mth_compile(model, backend, all, 1 + options, &compiled));
     MTH_CHECK(mth_plan(compiled, NULL, 0, gradients));
     planning_cost cost = {now() - begin, 0};
     char *text;
@@ -108,22 +108,22 @@ static planning_cost plan_transformer(bool gradients) {
 static planning_cost plan_layers(int layers, int tensor, int stages, int data, int microbatches, bool gradients) {
     mth_arg stage[64];
     mth_model *part[64];
-    for (int s = 0; s < stages; s++)
-        stage[s] = mth_submodel(part[s] = transformer_blocks(layers / stages, 1024, 16, 1, 0));
-    mth_model *m;
-    MTH_CHECK(mth_model_create(&m));
-    add(m, "Pipeline",
+    for (int k = 0; k < stages; k++)
+        stage[k] = mth_submodel(part[k] = transformer_blocks(layers / stages, 1024, 16, 1, 0));
+    mth_model *model;
+    MTH_CHECK(mth_model_create(&model));
+    add(model, "Pipeline",
         MTH_OPTIONS({"stages", mth_list((size_t)stages, stage)}, {"axis", mth_int(0)},
             {"microbatch_size", mth_int(data)}, {"schedule", mth_string("1f1b")}),
         MTH_WIRES({"input", "input"}, {"output", "output"}), MTH_PLAIN);
     const char *input = "input", *output = "output";
     mth_arg axes[3] = {mth_int(1), MTH_NONE, MTH_NONE}, spec = mth_list(3, axes);
-    mth_option o[] = {
+    mth_option specs[] = {
         {"input_shard_specs", mth_dict(1, &input, &spec)}, {"output_shard_specs", mth_dict(1, &output, &spec)}};
-    planning_cost cost = planning_cost_of(m, (int64_t[]){stages, data, tensor}, 3,
-        (int64_t[]){(int64_t)data * microbatches, 64, 1024}, "float32", o, 2, gradients);
-    mth_model_free(m);
-    for (int s = 0; s < stages; s++) mth_model_free(part[s]);
+    planning_cost cost = planning_cost_of(model, (int64_t[]){stages, data, tensor}, 3,
+        (int64_t[]){(int64_t)data * microbatches, 64, 1024}, "float32", specs, 2, gradients);
+    mth_model_free(model);
+    for (int k = 0; k < stages; k++) mth_model_free(part[k]);
     return cost;
 }
 #endif

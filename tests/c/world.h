@@ -21,19 +21,19 @@ static int mesh_axes;
 static mth_status with_world(void *unused) {
     (void)unused;
     world w = {.arena = mth__arena_new()};
-    mth_status s = mth__mesh_new(w.arena, mesh_axes, mesh_dim, &w.mesh);
-    if (!s) {
+    mth_status status = mth__mesh_new(w.arena, mesh_axes, mesh_dim, &w.mesh);
+    if (!status) {
         w.graph = mth__graph_new(w.arena, w.mesh);
         w.b = (mth__builder){.graph = w.graph, .label = mth__label_outside("m", MTH__FORWARD)};
-        s = the_test(&w);
+        status = the_test(&w);
     }
-    if (getenv("SHOW") && !s) {
-        mth__text t = mth__text_new(w.arena);
-        mth__graph_print(&t, w.graph);
-        printf("%.*s", (int)t.n, t.at);
+    if (getenv("SHOW") && !status) {
+        mth__text text = mth__text_new(w.arena);
+        mth__graph_print(&text, w.graph);
+        printf("%.*s", (int)text.n, text.at);
     }
     mth__arena_free(w.arena);
-    return s;
+    return status;
 }
 #define WORLD_TEST(id, ...)                                                                                            \
     static mth_status in_##id(world *);                                                                                \
@@ -48,30 +48,30 @@ static mth_status with_world(void *unused) {
 
 /* ---------------------------------------------------------------- building */
 static inline mth__shape shape_of(int rank, const int64_t *dim) {
-    mth__shape s = {.rank = rank};
-    for (int d = 0; d < rank; d++) s.dim[d] = dim[d];
-    return s;
+    mth__shape shape = {.rank = rank};
+    for (int d = 0; d < rank; d++) shape.dim[d] = dim[d];
+    return shape;
 }
 #define SHAPE(...) shape_of((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__})
-static inline mth__value *source(world *w, mth__value_kind kind, const char *name, mth_dtype dtype, mth__shape s) {
-    return mth__graph_value(w->graph, kind, name, dtype, s);
+static inline mth__value *source(world *w, mth__value_kind kind, const char *name, mth_dtype dtype, mth__shape shape) {
+    return mth__graph_value(w->graph, kind, name, dtype, shape);
 }
 #define input(w, name, shape) source(w, MTH__VALUE_INPUT, name, MTH_FLOAT32, shape)
 #define ids(w, name, shape) source(w, MTH__VALUE_INPUT, name, MTH_INT32, shape)
 #define parameter(w, name, shape) source(w, MTH__VALUE_PARAMETER, name, MTH_FLOAT32, shape)
 /* axis of each dimension, -1: none; the user's word */
-static inline mth__value *pin(world *w, mth__value *v, int grain, const int *axis) {
-    v->sharding.on = mth__place_whole(w->mesh);
-    v->pinned = true;
-    for (int d = 0; d < v->shape.rank; d++)
-        if (axis[d] >= 0) v->sharding.dim[d] = (mth__split){.naxes = 1, .axis = {(int8_t)axis[d]}, .grain = grain};
-    v->origin = "user, test";
-    return v;
+static inline mth__value *pin(world *w, mth__value *value, int grain, const int *axis) {
+    value->sharding.on = mth__place_whole(w->mesh);
+    value->pinned = true;
+    for (int d = 0; d < value->shape.rank; d++)
+        if (axis[d] >= 0) value->sharding.dim[d] = (mth__split){.naxes = 1, .axis = {(int8_t)axis[d]}, .grain = grain};
+    value->origin = "user, test";
+    return value;
 }
 #define PIN(w, v, ...) pin(w, v, 1, (int[]){__VA_ARGS__})
-static inline void output(world *w, const char *name, mth__value *v) {
-    v->name = name;
-    PUSH(w->graph->arena, w->graph->output, (mth__output){.name = name, .value = v});
+static inline void output(world *w, const char *name, mth__value *value) {
+    value->name = name;
+    PUSH(w->graph->arena, w->graph->output, (mth__output){.name = name, .value = value});
 }
 static inline mth__value *one(world *w, const char *op, mth__value *x) {
     mth__value *y = NULL;
@@ -97,8 +97,8 @@ static mth_status plan(world *w, bool gradients) {
     TRY(mth__microbatch(w->graph, &w->options));
     if (gradients) {
         bool seeded[8] = {true, true, true, true, true, true, true, true};
-        mth__gradient_options o = {.seeded = seeded};
-        TRY(mth__gradients(w->graph, &o));
+        mth__gradient_options options = {.seeded = seeded};
+        TRY(mth__gradients(w->graph, &options));
     }
     TRY(mth__graph_check(w->graph));
     TRY(mth__place(w->graph, &w->options));
@@ -113,12 +113,12 @@ static mth_status plan(world *w, bool gradients) {
     TRY(mth__overlap(w->graph, &w->options));
     TRY(mth__graph_check(w->graph));
     for (size_t i = 0; i < w->graph->node.n; i++) { /* what the passes promise */
-        const mth__node *n = w->graph->node.at[i];
-        for (int j = 0; j < n->nin; j++) {
-            const mth__value *v = n->in[j];
-            CHECK(n->need && v->sharding.on == n->need[j].on &&
-                mth__sharding_equal(&v->sharding, &n->need[j], v->shape.rank));
-            CHECK((n->op->flags & MTH__COMM) || n->need[j].on == n->on);
+        const mth__node *node = w->graph->node.at[i];
+        for (int j = 0; j < node->nin; j++) {
+            const mth__value *value = node->in[j];
+            CHECK(node->need && value->sharding.on == node->need[j].on &&
+                mth__sharding_equal(&value->sharding, &node->need[j], value->shape.rank));
+            CHECK((node->op->flags & MTH__COMM) || node->need[j].on == node->on);
         }
     }
     for (size_t i = 0; i < w->graph->output.n; i++) CHECK(!w->graph->output.at[i].value->sharding.partial);
@@ -137,10 +137,10 @@ static inline int moving(const world *w) { /* communication that moves anything 
         n += (w->graph->node.at[i]->op->flags & MTH__COMM) && strcmp(w->graph->node.at[i]->op->name, "keep");
     return n;
 }
-static inline bool is_sharded(const world *w, const mth__value *v, const char *text) {
-    const char *have = mth__sharding_text(w->arena, &v->sharding, v->shape.rank);
+static inline bool is_sharded(const world *w, const mth__value *value, const char *text) {
+    const char *have = mth__sharding_text(w->arena, &value->sharding, value->shape.rank);
     if (!strcmp(have, text)) return true;
-    printf("  %s is %s\n", mth__value_label(w->arena, v), have);
+    printf("  %s is %s\n", mth__value_label(w->arena, value), have);
     return false;
 }
 

@@ -26,12 +26,13 @@ static const plugin_package sources[] = {
 
 /* The file that the text names, or that its pattern matches first. No arena here: a jump would lose what glob holds. */
 static bool first_match(const char *pattern, char found[PATH_MAX]) {
-    glob_t g;
+    glob_t matches;
     bool good = false;
-    if (glob(pattern, 0, NULL, &g) == 0) {
-        for (size_t i = 0; i < g.gl_pathc && !good; i++)
-            good = access(g.gl_pathv[i], R_OK) == 0 && snprintf(found, PATH_MAX, "%s", g.gl_pathv[i]) < PATH_MAX;
-        globfree(&g);
+    if (glob(pattern, 0, NULL, &matches) == 0) {
+        for (size_t i = 0; i < matches.gl_pathc && !good; i++)
+            good = access(matches.gl_pathv[i], R_OK) == 0 &&
+                snprintf(found, PATH_MAX, "%s", matches.gl_pathv[i]) < PATH_MAX;
+        globfree(&matches);
     }
     return good;
 }
@@ -42,17 +43,17 @@ typedef struct {
 } search;
 
 /* `folder` is itself a pattern; `count` characters of it. */
-static bool look_in(search *s, const char *folder, size_t count) {
+static bool look_in(search *query, const char *folder, size_t count) {
     char pattern[PATH_MAX];
-    for (const char *const *p = s->of->pattern; *p; p++) {
-        int n = snprintf(pattern, sizeof pattern, "%.*s/%s", (int)count, folder, *p);
-        if (n < PATH_MAX && first_match(pattern, s->found)) return true;
+    for (const char *const *at = query->of->pattern; *at; at++) {
+        int n = snprintf(pattern, sizeof pattern, "%.*s/%s", (int)count, folder, *at);
+        if (n < PATH_MAX && first_match(pattern, query->found)) return true;
     }
     return false;
 }
 
 /* A folder's own name is no pattern. */
-static bool look_below(search *s, const char *folder, size_t count, const char *below) {
+static bool look_below(search *query, const char *folder, size_t count, const char *below) {
     char path[PATH_MAX];
     size_t n = 0;
     for (size_t i = 0; i < count && n < sizeof path - 2; i++) {
@@ -60,12 +61,12 @@ static bool look_below(search *s, const char *folder, size_t count, const char *
         path[n++] = folder[i];
     }
     n += (size_t)snprintf(path + n, sizeof path - n, "%s", below);
-    return n < sizeof path && look_in(s, path, n);
+    return n < sizeof path && look_in(query, path, n);
 }
 
-static bool look_in_list(search *s, const mth_arg *folders) {
+static bool look_in_list(search *query, const mth_arg *folders) {
     for (size_t i = 0; folders && folders->kind == MTH_ARG_LIST && i < folders->count; i++)
-        if (look_below(s, folders->items[i].string, strlen(folders->items[i].string), "")) return true;
+        if (look_below(query, folders->items[i].string, strlen(folders->items[i].string), "")) return true;
     return false;
 }
 
@@ -79,7 +80,7 @@ static mth_status check_list(mth__arena *arena, const mth_arg *folders) {
 }
 
 /* libmithril lies in site-packages/mithril, or in PREFIX/lib or deeper. */
-static bool look_beside(search *s) {
+static bool look_beside(search *query) {
     static const char here;
     Dl_info info;
     char path[PATH_MAX];
@@ -88,48 +89,49 @@ static bool look_beside(search *s) {
         char *slash = strrchr(path, '/');
         if (!slash || slash == path) return false;
         *slash = 0;
-        if (look_below(s, path, strlen(path), "") || look_below(s, path, strlen(path), "/python3*/site-packages"))
+        if (look_below(query, path, strlen(path), "") ||
+            look_below(query, path, strlen(path), "/python3*/site-packages"))
             return true;
     }
     return false;
 }
 
-static bool look_everywhere(search *s, const mth_arg *site_packages) {
+static bool look_everywhere(search *query, const mth_arg *site_packages) {
     static const char *const system[] = {"/usr/local/lib/python3*/site-packages",
         "/usr/local/lib/python3*/dist-packages", "/usr/lib/python3*/site-packages", "/usr/lib/python3/dist-packages"};
     const char *virtual = getenv("VIRTUAL_ENV"), *home = getenv("HOME");
-    if (look_in_list(s, site_packages) || look_beside(s)) return true;
-    if (virtual && look_below(s, virtual, strlen(virtual), "/lib/python3*/site-packages")) return true;
-    if (home && look_below(s, home, strlen(home), "/.local/lib/python3*/site-packages")) return true;
+    if (look_in_list(query, site_packages) || look_beside(query)) return true;
+    if (virtual && look_below(query, virtual, strlen(virtual), "/lib/python3*/site-packages")) return true;
+    if (home && look_below(query, home, strlen(home), "/.local/lib/python3*/site-packages")) return true;
     for (size_t i = 0; i < sizeof system / sizeof *system; i++)
-        if (look_in(s, system[i], strlen(system[i]))) return true;
+        if (look_in(query, system[i], strlen(system[i]))) return true;
     return false;
 }
 
 mth_status mth__plugin_find(mth__arena *arena, const char *platform, const mth_arg *site_packages, const char **path) {
     TRY(check_list(arena, site_packages));
-    search s = {.of = sources};
-    while (strcmp(s.of->platform, platform)) s.of++;
-    const char *said = getenv(s.of->variable);
+    search query = {.of = sources};
+    while (strcmp(query.of->platform, platform)) query.of++;
+    const char *said = getenv(query.of->variable);
     if (said && !*said)
         return FAIL(MTH_ERROR_IO,
-            F("no PJRT plugin for backend='%s': the environment variable %s is empty", platform, s.of->variable),
-            F("unset %s, then installed plugins are found, or set it to the path of a plugin", s.of->variable));
+            F("no PJRT plugin for backend='%s': the environment variable %s is empty", platform, query.of->variable),
+            F("unset %s, then installed plugins are found, or set it to the path of a plugin", query.of->variable));
     if (said) {
         *path = mth__copy_text(arena, said);
         return NULL;
     }
-    if (look_everywhere(&s, site_packages)) {
-        *path = mth__copy_text(arena, s.found);
+    if (look_everywhere(&query, site_packages)) {
+        *path = mth__copy_text(arena, query.found);
         return NULL;
     }
     const char *files = "";
-    for (const char *const *p = s.of->pattern; *p && !strchr(*p, '*'); p++)
-        files = mth__format(arena, "%s%s%s", files, *files ? ", " : "", *p);
+    for (const char *const *pattern = query.of->pattern; *pattern && !strchr(*pattern, '*'); pattern++)
+        files = mth__format(arena, "%s%s%s", files, *files ? ", " : "", *pattern);
     return FAIL(MTH_ERROR_IO,
         F("no PJRT plugin for backend='%s' is installed: looked for %s in the folders of Python packages", platform,
             files),
         F("pip install %s%s%s, or give the path of a plugin by plugin=... or by the environment variable %s",
-            strchr(s.of->package, '[') ? "\"" : "", s.of->package, strchr(s.of->package, '[') ? "\"" : "",
-            s.of->variable));
+            strchr(query.of->package, '[') ? "\"" : "", query.of->package, strchr(query.of->package, '[') ? "\"" : "",
+            query.of->variable));
 }

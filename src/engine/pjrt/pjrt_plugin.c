@@ -232,14 +232,15 @@ static mth_status check_variable(const char *path, const char *variable, const c
 static mth_status check_environment(const char *path) {
     if (!getenv("XLA_FLAGS") && !getenv("LIBTPU_INIT_ARGS")) return NULL;
     int file = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat s;
-    void *bytes =
-        file >= 0 && !fstat(file, &s) ? mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
+    struct stat info;
+    void *bytes = file >= 0 && !fstat(file, &info) ? mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, file, 0)
+                                                   : MAP_FAILED;
     if (file >= 0) close(file);
     if (bytes == MAP_FAILED) return not_a_plugin(path, F("%s can't be read: %s", path, strerror(errno)));
-    mth_status status = check_variable(path, "XLA_FLAGS", bytes, (size_t)s.st_size);
-    if (!status && strstr(path, "libtpu")) status = check_variable(path, "LIBTPU_INIT_ARGS", bytes, (size_t)s.st_size);
-    munmap(bytes, (size_t)s.st_size);
+    mth_status status = check_variable(path, "XLA_FLAGS", bytes, (size_t)info.st_size);
+    if (!status && strstr(path, "libtpu"))
+        status = check_variable(path, "LIBTPU_INIT_ARGS", bytes, (size_t)info.st_size);
+    munmap(bytes, (size_t)info.st_size);
     return status;
 }
 
@@ -258,16 +259,17 @@ static void prepare_environment(const char *path) {
  * process. */
 static bool is_cut_short(const char *path) {
     ElfW(Ehdr) head;
-    struct stat s;
+    struct stat info;
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) return false;
     bool cut = false;
-    if (!fstat(file, &s) && pread(file, &head, sizeof head, 0) == sizeof head && !memcmp(head.e_ident, ELFMAG, SELFMAG))
+    if (!fstat(file, &info) && pread(file, &head, sizeof head, 0) == sizeof head &&
+        !memcmp(head.e_ident, ELFMAG, SELFMAG))
         for (unsigned i = 0; i < head.e_phnum && !cut; i++) {
             ElfW(Phdr) segment;
             ssize_t n = pread(file, &segment, sizeof segment, (off_t)(head.e_phoff + i * sizeof segment));
             cut = n != sizeof segment ||
-                (segment.p_type == PT_LOAD && segment.p_offset + segment.p_filesz > (uint64_t)s.st_size);
+                (segment.p_type == PT_LOAD && segment.p_offset + segment.p_filesz > (uint64_t)info.st_size);
         }
     close(file);
     return cut;
@@ -324,10 +326,10 @@ static mth_status load_quietly(const char *path, const PJRT_Api **out) {
 }
 
 static mth_status open_locked(const char *path, mth__plugin **out) {
-    for (mth__plugin *p = opened; p; p = p->next)
-        if (!strcmp(p->path, path)) {
-            TRY(mth__plugin_check_process(p));
-            *out = p;
+    for (mth__plugin *plugin = opened; plugin; plugin = plugin->next)
+        if (!strcmp(plugin->path, path)) {
+            TRY(mth__plugin_check_process(plugin));
+            *out = plugin;
             return NULL;
         }
     if (!strcmp(half_loaded, path)) return forked(getppid(), path);
@@ -354,13 +356,13 @@ static mth_status open_locked(const char *path, mth__plugin **out) {
 
 mth_status mth__plugin_open(const char *path, mth__plugin **out) {
     char real[PATH_MAX];
-    struct stat s;
+    struct stat info;
     if (!realpath(path, real))
         return mth__error_errno(FAIL(MTH_ERROR_IO, F("there is no plugin at %s", path),
                                     F("give the path of a PJRT plugin that is there, or leave the option out: "
                                       "installed plugins are found")),
             errno);
-    if (stat(real, &s) || !S_ISREG(s.st_mode)) return not_a_plugin(path, F("%s is no file", path));
+    if (stat(real, &info) || !S_ISREG(info.st_mode)) return not_a_plugin(path, F("%s is no file", path));
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks);
     pthread_mutex_lock(&lock);
