@@ -84,7 +84,7 @@ static mth_status hlo_add(
 /* ---------------------------------------------------------------- the text */
 static void hlo_write_case(mth__hlo *hlo, hlo_case *test) {
     mth__hlo_call call = {
-        .h = hlo, .op = test->node.op, .attrs = &test->node.attrs, .nin = test->node.nin, .nout = test->node.nout};
+        .hlo = hlo, .op = test->node.op, .attrs = &test->node.attrs, .nin = test->node.nin, .nout = test->node.nout};
     mth__rule rule;
     mth__op_rule(&test->node, &rule);
     for (int j = 0; j < call.nin; j++) {
@@ -95,16 +95,16 @@ static void hlo_write_case(mth__hlo *hlo, hlo_case *test) {
             const int factor = rule.in[j][d];
             if (factor < 0 || (rule.factor[factor].kind != MTH__SUM && rule.factor[factor].kind != MTH__MAX)) continue;
             const double neutral = rule.factor[factor].kind == MTH__MAX && mth__is_float(part->dtype) ? -INFINITY : 0;
-            call.in[j].v = mth__hlo_fill_padding(hlo, call.in[j].v, part, 1u << d, neutral);
+            call.in[j].value = mth__hlo_fill_padding(hlo, call.in[j].value, part, 1u << d, neutral);
         }
     }
     for (int k = 0; k < call.nout; k++) call.out[k].part = test->out[k].part;
     mth__text_add(&hlo->body, "    // %s\n", test->node.op->name);
     mth__hlo_rows[call.op->row](&call);
     for (int k = 0; k < call.nout; k++) {
-        test->out[k].v = call.out[k].v;
-        CHECK(call.out[k].v.dtype == test->out[k].part->dtype &&
-            mth__shape_equal(call.out[k].v.shape, test->out[k].part->local));
+        test->out[k].value = call.out[k].value;
+        CHECK(call.out[k].value.dtype == test->out[k].part->dtype &&
+            mth__shape_equal(call.out[k].value.shape, test->out[k].part->local));
     }
 }
 
@@ -120,14 +120,14 @@ static void hlo_write(hlo_module *module) {
                 mth__hlo_type(arena, test->in[j].part->dtype, test->in[j].part->local));
         for (int k = 0; k < test->node.nout; k++) {
             mth__text_add(&types, "%s%s", test->first_out + k ? ", " : "",
-                mth__hlo_type(arena, test->out[k].v.dtype, test->out[k].v.shape));
-            mth__text_add(&names, "%s%s", test->first_out + k ? ", " : "", mth__hlo_name(arena, test->out[k].v));
+                mth__hlo_type(arena, test->out[k].value.dtype, test->out[k].value.shape));
+            mth__text_add(&names, "%s%s", test->first_out + k ? ", " : "", mth__hlo_name(arena, test->out[k].value));
         }
     }
     module->checks = (int)hlo.check.n;
     for (int i = 0; i < module->checks; i++) {
-        mth__text_add(&types, ", %s", mth__hlo_type(arena, MTH_INT32, hlo.check.at[i].v.shape));
-        mth__text_add(&names, ", %s", mth__hlo_name(arena, hlo.check.at[i].v));
+        mth__text_add(&types, ", %s", mth__hlo_type(arena, MTH_INT32, hlo.check.at[i].value.shape));
+        mth__text_add(&names, ", %s", mth__hlo_name(arena, hlo.check.at[i].value));
     }
     module->text = hlo_wrap(&hlo, &arguments, &types, &names);
 }

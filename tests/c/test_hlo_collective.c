@@ -77,17 +77,17 @@ static void write_module(module *m, bool steps) {
     mth__text arguments = mth__text_new(arena), types = mth__text_new(arena), names = mth__text_new(arena);
     for (int i = 0; i < m->cases; i++) {
         channel_case *k = &m->at[i];
-        k->in.v = (mth__hlo_val){-1 - i, k->c.dtype, k->in.part->local};
+        k->in.value = (mth__hlo_val){-1 - i, k->c.dtype, k->in.part->local};
         mth__text_add(&h.body, "    // %s\n", k->text);
         if (k->c.kind == MTH__TRANSFER)
             mth__hlo_exchange(&h, &k->c, &k->in, &k->out);
         else
             (steps ? mth__hlo_steps : mth__hlo_collective)(&h, &k->c, &k->in, &k->out);
-        CHECK(k->out.v.dtype == k->c.dtype && mth__shape_equal(k->out.v.shape, k->out.part->local));
+        CHECK(k->out.value.dtype == k->c.dtype && mth__shape_equal(k->out.value.shape, k->out.part->local));
         mth__text_add(
             &arguments, "%s%%arg%d: %s", i ? ", " : "", i, mth__hlo_type(arena, k->c.dtype, k->in.part->local));
         mth__text_add(&types, "%s%s", i ? ", " : "", mth__hlo_type(arena, k->c.dtype, k->out.part->local));
-        mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(arena, k->out.v));
+        mth__text_add(&names, "%s%s", i ? ", " : "", mth__hlo_name(arena, k->out.value));
     }
     m->text = hlo_wrap(&h, &arguments, &types, &names);
 }

@@ -53,7 +53,7 @@ typedef struct mth__hlo {
     /* Run-time checks of ids and masks: each an i32 (2) of { 1 where some id is outside, that id }. hlo_module.c makes
      * them a result. */
     VEC(struct mth__hlo_check {
-        mth__hlo_val v;
+        mth__hlo_val value;
         int instr;
         int64_t limit;
     })
@@ -146,16 +146,16 @@ mth__hlo_val mth__hlo_fill_padding(mth__hlo *, mth__hlo_val x, const mth__hlo_pa
 
 /* ---- rows: hlo_rows.c has the table */
 typedef struct {
-    mth__hlo_val v;
+    mth__hlo_val value;
     const mth__hlo_part *part;
 } mth__hlo_operand;
 typedef struct {
-    mth__hlo *h;
+    mth__hlo *hlo;
     const mth__op *op;
     /* of the global tensors: a row reads local sizes off its operands' and results' parts */
     const mth__attrs *attrs;
     int nin, nout;
-    /* out[].part is given, the row sets out[].v (shape: part->local) */
+    /* out[].part is given, the row sets out[].value (shape: part->local) */
     mth__hlo_operand in[MTH__MAX_IN], out[MTH__MAX_OUT];
     /* What a result is added to, or NULL: behind the row, unless that took it (mth__hlo_start_of). */
     const mth__hlo_val *sum[MTH__MAX_OUT];
@@ -188,7 +188,7 @@ mth__hlo_val mth__hlo_activation_grad(mth__hlo *, const char *name, mth__hlo_val
 /* ---- collectives: hlo_collective.c (XLA's own), hlo_steps.c (a named algorithm as collective_permute, from the
    template of steps). All devices of the channel's groups are partitions of the module. in: NULL for those of a
    broadcast that only receive is not told apart: every partition has an operand, what the receivers' holds means
-     nothing. Sets out->v. */
+     nothing. Sets out->value. */
 void mth__hlo_collective(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
 void mth__hlo_steps(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
 /* hlo_exchange.c: a transfer whose devices are those of one placement, and whose boxes have no gaps (no cyclic split).

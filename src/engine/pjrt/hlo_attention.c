@@ -17,13 +17,13 @@ typedef struct {
     mth__hlo_val query, key, mask;
 } visibility;
 static visibility look(mth__hlo_call *c, const mth__hlo_operand *mask) {
-    mth__hlo *h = c->h;
+    mth__hlo *h = c->hlo;
     visibility sight = {.causal = c->attrs->causal, .masked = mask};
     if (sight.causal) {
         sight.query = mth__hlo_index(h, c->in[0].part, 1);
         sight.key = mth__hlo_index(h, c->in[1].part, 1);
     }
-    if (mask) sight.mask = mth__hlo_not_zero(h, mask->v);
+    if (mask) sight.mask = mth__hlo_not_zero(h, mask->value);
     return sight;
 }
 /* x[b,g,s,r,t] where the query sees the key, else `hidden`. */
@@ -71,10 +71,10 @@ static mth__hlo_val swap12(mth__hlo *h, mth__hlo_val x) { return mth__hlo_transp
    The queries are scaled, not the product: XLA would round score - most once, and where scores are large it is then
    above 0 for the largest. */
 static mth__hlo_val scores(mth__hlo_call *c, const visibility *sight) {
-    mth__hlo *h = c->h;
+    mth__hlo *h = c->hlo;
     const int qbatch[] = {0, 2}, qsum[] = {4}, ksum[] = {3};
-    mth__hlo_val q = mth__hlo_binary_scalar(h, "multiply", c->in[0].v, c->attrs->scale), k = c->in[1].v,
-                 speaks = mth__hlo_broadcast(h, are_finite(h, c->in[2].v), k.shape, (int[]){0, 1, 2});
+    mth__hlo_val q = mth__hlo_binary_scalar(h, "multiply", c->in[0].value, c->attrs->scale), k = c->in[1].value,
+                 speaks = mth__hlo_broadcast(h, are_finite(h, c->in[2].value), k.shape, (int[]){0, 1, 2});
     k = where(h, speaks, k, NAN);
     mth__hlo_val x = mth__hlo_dot(h, q, k, 2, qbatch, qbatch, 1, qsum, ksum);
     return seen_or(h, sight, where(h, compare(h, "LT", x, INFINITY), x, INFINITY), -INFINITY);
@@ -97,26 +97,26 @@ static mth__hlo_val over_queries(mth__hlo *h, mth__hlo_val a, mth__hlo_val x) {
 }
 
 void mth__hlo_attention(mth__hlo_call *c) {
-    mth__hlo *h = c->h;
+    mth__hlo *h = c->hlo;
     const visibility sight = look(c, c->nin > 3 ? &c->in[3] : NULL);
     mth__hlo_val x = scores(c, &sight), most = mth__hlo_reduce(h, "maximum", x, 1u << 4, false),
                  p = exp_minus(h, x, most), sum = mth__hlo_reduce(h, "add", p, 1u << 4, false),
-                 o = over_keys(h, p, finite_or_zero(h, c->in[2].v));
+                 o = over_keys(h, p, finite_or_zero(h, c->in[2].value));
     sum = swap12(h, where(h, compare(h, "LT", most, INFINITY), sum, NAN));
-    c->out[0].v = mth__hlo_binary(h, "divide", o, of_rows(h, where(h, compare(h, "NE", sum, 0), sum, 1), o.shape));
-    c->out[1].v = swap12(h, most);
-    c->out[2].v = sum;
+    c->out[0].value = mth__hlo_binary(h, "divide", o, of_rows(h, where(h, compare(h, "NE", sum, 0), sum, 1), o.shape));
+    c->out[1].value = swap12(h, most);
+    c->out[2].value = sum;
 }
 
 /* A query whose do is 0 asks nothing, and what it is reaches nobody. */
 void mth__hlo_attention_grad(mth__hlo_call *c) { /* q, k, v, o, most, sum, do, mask? -> dq, dk, dv */
-    mth__hlo *h = c->h;
+    mth__hlo *h = c->hlo;
     const visibility sight = look(c, c->nin > 7 ? &c->in[7] : NULL);
-    const mth__hlo_val q = finite_or_zero(h, c->in[0].v), k = finite_or_zero(h, c->in[1].v),
-                       v = finite_or_zero(h, c->in[2].v), dout = finite_or_zero(h, c->in[6].v),
-                       sum = where(h, compare(h, "NE", c->in[5].v, 0), c->in[5].v, 1),
-                       asked = sum_of_rows(h, mth__hlo_unary(h, "abs", c->in[6].v), 1);
-    mth__hlo_val p = exp_minus(h, scores(c, &sight), swap12(h, c->in[4].v)),
+    const mth__hlo_val q = finite_or_zero(h, c->in[0].value), k = finite_or_zero(h, c->in[1].value),
+                       v = finite_or_zero(h, c->in[2].value), dout = finite_or_zero(h, c->in[6].value),
+                       sum = where(h, compare(h, "NE", c->in[5].value, 0), c->in[5].value, 1),
+                       asked = sum_of_rows(h, mth__hlo_unary(h, "abs", c->in[6].value), 1);
+    mth__hlo_val p = exp_minus(h, scores(c, &sight), swap12(h, c->in[4].value)),
                  dp = mth__hlo_dot(h, dout, v, 2, (int[]){0, 2}, (int[]){0, 2}, 1, (int[]){4}, (int[]){3});
     /* p is not divided by the sum of the softmax; what it is multiplied by is. */
     mth__hlo_val over_sum = mth__hlo_binary(h, "divide", mth__hlo_splat(h, sum.dtype, sum.shape, 1), sum),
@@ -134,8 +134,8 @@ void mth__hlo_attention_grad(mth__hlo_call *c) { /* q, k, v, o, most, sum, do, m
     /* NaN in ds reaches all of a row of dk, and is to reach that of dv. */
     mth__hlo_val dk = over_queries(h, ds, q), dv = over_queries(h, p, dout_over),
                  first = mth__hlo_slice(h, dk, 3, 0, 1);
-    c->out[0].v = over_keys(h, ds, k);
-    c->out[1].v = dk;
-    c->out[2].v = where(
+    c->out[0].value = over_keys(h, ds, k);
+    c->out[1].value = dk;
+    c->out[2].value = where(
         h, mth__hlo_broadcast(h, mth__hlo_compare(h, "EQ", first, first), dv.shape, (int[]){0, 1, 2, 3}), dv, NAN);
 }

@@ -86,15 +86,15 @@ void mth__hlo_collective(
     writer plan = {hlo, channel, mth__hlo_groups_of(hlo, channel), NULL};
     const mth__hlo_part *from = in->part, *to = out->part;
     if (mth__shape_size(to->local) == 0) {
-        out->v = mth__hlo_splat(hlo, channel->dtype, to->local, 0);
+        out->value = mth__hlo_splat(hlo, channel->dtype, to->local, 0);
         return;
     }
     if (plan.group.size == 1) {
-        out->v = in->v;
+        out->value = in->value;
         return;
     }
     plan.groups = groups_text(hlo, &plan.group);
-    mth__hlo_val x = mth__hlo_reduced_as(hlo, channel, in->v);
+    mth__hlo_val x = mth__hlo_reduced_as(hlo, channel, in->value);
     /* Maxima between devices lose NaN, whatever the options. */
     const bool keys = (channel->kind == MTH__ALL_REDUCE || channel->kind == MTH__REDUCE_SCATTER) &&
         mth__is_float(x.dtype) && !strcmp(mth__hlo_reduction(channel), "maximum");
@@ -106,5 +106,5 @@ void mth__hlo_collective(
     default: x = all_to_all(&plan, x, from, to);
     }
     if (keys) x = mth__hlo_of_order_keys(hlo, channel->dtype, x);
-    out->v = mth__hlo_convert(hlo, channel->dtype, x);
+    out->value = mth__hlo_convert(hlo, channel->dtype, x);
 }

@@ -64,21 +64,21 @@ static mth__hlo_val of_vectors(
 }
 
 void mth__hlo_contract(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     const char *spec = call->attrs->spec, *comma = strchr(spec, ','), *arrow = strstr(comma, "->");
     dot_term a = {spec, (int)(comma - spec)}, b = {comma + 1, (int)(arrow - comma - 1)};
     const dot_term y = {arrow + 2, (int)strlen(arrow + 2)};
-    mth__hlo_val x = call->in[0].v, w = call->in[1].v;
+    mth__hlo_val x = call->in[0].value, w = call->in[1].value;
 
     int asum[MTH__RANK], bsum[MTH__RANK], abatch[MTH__RANK], bbatch[MTH__RANK], nsum = 0, nbatch = 0;
     for (int i = 0; i < a.n; i++) nsum += place(y, a.letter[i]) < 0;
     if (!nsum) {
         const mth__shape to = call->out[0].part->local;
-        call->out[0].v = mth__hlo_binary(hlo, "multiply", outer(hlo, x, a, y, to), outer(hlo, w, b, y, to));
+        call->out[0].value = mth__hlo_binary(hlo, "multiply", outer(hlo, x, a, y, to), outer(hlo, w, b, y, to));
         return;
     }
     if (mth__shape_size(call->out[0].part->local) == 1) {
-        call->out[0].v = of_vectors(hlo, x, a, w, b, y, call->out[0].part->local);
+        call->out[0].value = of_vectors(hlo, x, a, w, b, y, call->out[0].part->local);
         return;
     }
     char forth[2 * MTH__RANK], back[2 * MTH__RANK];
@@ -104,7 +104,7 @@ void mth__hlo_contract(mth__hlo_call *call) {
     }
     int permutation[MTH__RANK];
     for (int i = 0; i < n; i++) permutation[i] = place((dot_term){forth, n}, y.letter[i]);
-    call->out[0].v =
+    call->out[0].value =
         mth__hlo_transpose(hlo, mth__hlo_dot(hlo, x, w, nbatch, abatch, bbatch, nsum, asum, bsum), permutation);
 }
 
@@ -127,10 +127,10 @@ static mth__hlo_val sum_of_long_rows(mth__hlo *hlo, mth__hlo_val x, int first) {
 }
 
 void mth__hlo_reduce_row(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     const unsigned dims = (unsigned)call->attrs->dimensions;
     const bool max = mth__op_index(call->op) == MTH__ROW_reduce_max, leading = dims && !(dims & (dims + 1));
-    mth__hlo_val x = call->in[0].v;
+    mth__hlo_val x = call->in[0].value;
     if (!max && leading)
         x = sum_of_long_rows(hlo, x, __builtin_popcount(dims));
     else if (max && hlo->partitioned && mth__is_float(x.dtype)) /* perhaps between devices */
@@ -138,5 +138,5 @@ void mth__hlo_reduce_row(mth__hlo_call *call) {
             hlo, x.dtype, mth__hlo_reduce(hlo, "maximum", mth__hlo_order_keys(hlo, x), dims, false));
     else
         x = mth__hlo_reduce(hlo, max ? "maximum" : "add", x, dims, false);
-    call->out[0].v = mth__hlo_reshape(hlo, x, call->out[0].part->local); /* those to be kept, as 1 */
+    call->out[0].value = mth__hlo_reshape(hlo, x, call->out[0].part->local); /* those to be kept, as 1 */
 }

@@ -40,9 +40,9 @@ static mth__hlo_val first_word(mth__hlo *hlo, uint64_t key, mth__hlo_val index, 
 }
 
 void mth__hlo_dropout(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     const mth__hlo_part *part = call->out[0].part;
-    const mth__hlo_val x = call->in[0].v;
+    const mth__hlo_val x = call->in[0].value;
     const int64_t box = call->attrs->dimension, box_start = call->attrs->start, box_size = call->attrs->size;
     const double rate = call->attrs->probability;
     mth__shape whole = part->shape;
@@ -53,7 +53,7 @@ void mth__hlo_dropout(mth__hlo_call *call) {
     /* kept where word * 2^-32 >= rate, as integers */
     const double threshold = ceil(rate * 0x1p32);
     if (threshold <= 0) { /* nothing is dropped, and the scale is 1 */
-        call->out[0].v = x;
+        call->out[0].value = x;
         return;
     }
     mth__hlo_val index = mth__hlo_splat(
@@ -72,5 +72,5 @@ void mth__hlo_dropout(mth__hlo_call *call) {
     mth__hlo_val word = first_word(hlo, (uint64_t)call->attrs->key, index, mth__shape_size(whole) > (int64_t)LOW);
     mth__hlo_val keep = mth__hlo_compare(hlo, "GE", word, mth__hlo_splat(hlo, MTH_INT64, x.shape, threshold));
     mth__hlo_val y = mth__hlo_binary_scalar(hlo, "multiply", x, 1 / (1 - rate));
-    call->out[0].v = mth__hlo_select(hlo, keep, y, mth__hlo_splat(hlo, x.dtype, x.shape, 0));
+    call->out[0].value = mth__hlo_select(hlo, keep, y, mth__hlo_splat(hlo, x.dtype, x.shape, 0));
 }

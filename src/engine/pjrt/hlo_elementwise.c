@@ -73,8 +73,8 @@ static mth__hlo_val opaque(mth__hlo *hlo, mth__hlo_val x) {
 }
 
 void mth__hlo_unary_row(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    mth__hlo_val x = call->in[0].v, *y = &call->out[0].v;
+    mth__hlo *hlo = call->hlo;
+    mth__hlo_val x = call->in[0].value, *y = &call->out[0].value;
     switch (mth__op_index(call->op)) {
     case MTH__ROW_neg: *y = mth__hlo_unary(hlo, "negate", x); return;
     case MTH__ROW_exp: *y = mth__hlo_unary(hlo, "exponential", x); return;
@@ -95,12 +95,12 @@ void mth__hlo_unary_row(mth__hlo_call *call) {
 
 /* By the bits, since a CPU may take the smallest floats for 0. */
 void mth__hlo_mask_row(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     const mth__hlo_operand *in = &call->in[0];
-    const mth__shape shape = in->v.shape;
+    const mth__shape shape = in->value.shape;
     const unsigned all = (1u << shape.rank) - 1;
     mth__hlo_val bits = mth__hlo_line(hlo, MTH_INT32, shape, "stablehlo.bitcast_convert %s : (%s) -> %s",
-        mth__hlo_name(hlo->arena, in->v), mth__hlo_type(hlo->arena, MTH_FLOAT32, shape),
+        mth__hlo_name(hlo->arena, in->value), mth__hlo_type(hlo->arena, MTH_FLOAT32, shape),
         mth__hlo_type(hlo->arena, MTH_INT32, shape));
     mth__hlo_val one = mth__hlo_compare(hlo, "EQ", bits, mth__hlo_splat(hlo, MTH_INT32, shape, 0x3f800000));
     mth__hlo_val zero =
@@ -112,14 +112,14 @@ void mth__hlo_mask_row(mth__hlo_call *call) {
         hlo, MTH_INT32, mth__hlo_reshape(hlo, mth__hlo_reduce(hlo, "or", bad, all, false), (mth__shape){1, {1}}));
     mth__hlo_val pair[2] = {bad, bad};
     PUSH(hlo->arena, hlo->check, (struct mth__hlo_check){mth__hlo_concat(hlo, 2, pair, 0), hlo->instr, 0});
-    call->out[0].v = one;
+    call->out[0].value = one;
 }
 
 void mth__hlo_binary_row(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     const mth__shape to = call->out[0].part->local;
-    mth__hlo_val a = mth__hlo_broadcast_numpy(hlo, call->in[0].v, to),
-                 b = mth__hlo_broadcast_numpy(hlo, call->in[1].v, to), *y = &call->out[0].v;
+    mth__hlo_val a = mth__hlo_broadcast_numpy(hlo, call->in[0].value, to),
+                 b = mth__hlo_broadcast_numpy(hlo, call->in[1].value, to), *y = &call->out[0].value;
     switch (mth__op_index(call->op)) {
     case MTH__ROW_add: *y = mth__hlo_binary(hlo, "add", a, b); return;
     case MTH__ROW_sub: *y = mth__hlo_binary(hlo, "subtract", a, b); return;

@@ -182,7 +182,7 @@ void mth__hlo_exchange(mth__hlo *hlo, const mth__channel *channel, const mth__hl
         make_room(&moves, &moves.round.at[k], true, &have);
         make_room(&moves, &moves.round.at[k], false, &want);
     }
-    mth__hlo_val source = mth__hlo_resize(hlo, in->v, have), result = mth__hlo_splat(hlo, channel->dtype, want, 0);
+    mth__hlo_val source = mth__hlo_resize(hlo, in->value, have), result = mth__hlo_splat(hlo, channel->dtype, want, 0);
     for (size_t k = 0; k < moves.round.n; k++) result = do_round(&moves, &moves.round.at[k], source, result);
-    out->v = mth__hlo_resize(hlo, result, out->part->local);
+    out->value = mth__hlo_resize(hlo, result, out->part->local);
 }

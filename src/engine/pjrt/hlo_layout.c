@@ -3,19 +3,19 @@
 #include "engine/pjrt/hlo.h"
 
 void mth__hlo_broadcast_to(mth__hlo_call *call) {
-    call->out[0].v = mth__hlo_broadcast_numpy(call->h, call->in[0].v, call->out[0].part->local);
+    call->out[0].value = mth__hlo_broadcast_numpy(call->hlo, call->in[0].value, call->out[0].part->local);
 }
 
 /* Parts are cut along the major dimension of a group of dimensions alone (see the row's rule), on both sides alike:
    padding is behind all that is real, in both shapes. */
 void mth__hlo_reshape_row(mth__hlo_call *call) {
-    call->out[0].v = mth__hlo_reshape(call->h, call->in[0].v, call->out[0].part->local);
+    call->out[0].value = mth__hlo_reshape(call->hlo, call->in[0].value, call->out[0].part->local);
 }
 
 void mth__hlo_transpose_row(mth__hlo_call *call) {
     int permutation[MTH__RANK];
     for (int d = 0; d < call->out[0].part->local.rank; d++) permutation[d] = (int)call->attrs->permutation[d];
-    call->out[0].v = mth__hlo_transpose(call->h, call->in[0].v, permutation);
+    call->out[0].value = mth__hlo_transpose(call->hlo, call->in[0].value, permutation);
 }
 
 /* A slice of everything and a pad by nothing leave the dimension free to be split. */
@@ -25,33 +25,33 @@ static bool unchanged(const mth__hlo_call *call, int d) {
 
 void mth__hlo_slice_row(mth__hlo_call *call) {
     const int d = (int)call->attrs->dimension;
-    const mth__hlo_val x = call->in[0].v;
-    mth__hlo_val start[MTH__RANK], *y = &call->out[0].v;
+    const mth__hlo_val x = call->in[0].value;
+    mth__hlo_val start[MTH__RANK], *y = &call->out[0].value;
     if (!call->by_microbatch) {
-        *y = unchanged(call, d) ? x : mth__hlo_slice(call->h, x, d, call->attrs->start, call->attrs->stop);
+        *y = unchanged(call, d) ? x : mth__hlo_slice(call->hlo, x, d, call->attrs->start, call->attrs->stop);
         return;
     }
     for (int k = 0; k < x.shape.rank; k++)
-        start[k] = k == d ? mth__hlo_number(call->h, call->attrs->start) : mth__hlo_scalar_i32(call->h, 0);
-    *y = mth__hlo_dynamic_slice(call->h, x, start, call->out[0].part->local);
+        start[k] = k == d ? mth__hlo_number(call->hlo, call->attrs->start) : mth__hlo_scalar_i32(call->hlo, 0);
+    *y = mth__hlo_dynamic_slice(call->hlo, x, start, call->out[0].part->local);
 }
 
 void mth__hlo_pad_row(mth__hlo_call *call) {
-    call->out[0].v =
-        mth__hlo_pad(call->h, call->in[0].v, (int)call->attrs->dimension, call->attrs->before, call->attrs->after, 0);
+    call->out[0].value = mth__hlo_pad(
+        call->hlo, call->in[0].value, (int)call->attrs->dimension, call->attrs->before, call->attrs->after, 0);
 }
 
 void mth__hlo_concat_row(mth__hlo_call *call) {
     mth__hlo_val x[MTH__MAX_IN];
-    for (int i = 0; i < call->nin; i++) x[i] = call->in[i].v;
-    call->out[0].v = mth__hlo_concat(call->h, call->nin, x, (int)call->attrs->dimension);
+    for (int i = 0; i < call->nin; i++) x[i] = call->in[i].value;
+    call->out[0].value = mth__hlo_concat(call->hlo, call->nin, x, (int)call->attrs->dimension);
 }
 
 /* To an integer toward zero, beyond its range to its limits, NaN to 0; to bool: is it not 0. */
 void mth__hlo_cast(mth__hlo_call *call) {
     const mth_dtype to = call->out[0].part->dtype;
-    call->out[0].v =
-        to == MTH_BOOL ? mth__hlo_not_zero(call->h, call->in[0].v) : mth__hlo_convert(call->h, to, call->in[0].v);
+    call->out[0].value = to == MTH_BOOL ? mth__hlo_not_zero(call->hlo, call->in[0].value)
+                                        : mth__hlo_convert(call->hlo, to, call->in[0].value);
 }
 
 /* ---------------------------------------------------------------- keep */
@@ -67,10 +67,10 @@ static mth__hlo_val every(mth__hlo *hlo, mth__hlo_val x, const int64_t *stride, 
 /* Partition p takes elements offset[p], offset[p] + stride, ... of its part. dynamic_slice moves a start back where the
    slice would end behind its operand: the operand is made long enough for all of them. */
 void mth__hlo_keep(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     const mth__hlo_part *in = call->in[0].part, *out = call->out[0].part;
     const mth__shape to = out->local;
-    mth__hlo_val x = call->in[0].v, start[MTH__RANK];
+    mth__hlo_val x = call->in[0].value, start[MTH__RANK];
     int64_t stride[MTH__RANK], *offset = NEW_ARRAY(hlo->arena, int64_t, hlo->partitions);
     mth__shape span = to;
     bool strided = false;
@@ -92,5 +92,5 @@ void mth__hlo_keep(mth__hlo_call *call) {
         start[d] = mth__hlo_by_partition(hlo, offset);
     }
     x = mth__hlo_dynamic_slice(hlo, x, start, span);
-    call->out[0].v = strided ? every(hlo, x, stride, to) : x;
+    call->out[0].value = strided ? every(hlo, x, stride, to) : x;
 }

@@ -129,9 +129,9 @@ static void fill_paddings(writing *writer, const mth__seg_instr *step, mth__hlo_
                 (rule.factor[factor].kind == MTH__SUM ? &sum : &max)[0] |=
                     (unsigned)(rule.factor[factor].kind == MTH__SUM || rule.factor[factor].kind == MTH__MAX) << d;
         }
-        call->in[j].v = mth__hlo_fill_padding(writer->hlo, call->in[j].v, call->in[j].part, sum, 0);
-        call->in[j].v = mth__hlo_fill_padding(
-            writer->hlo, call->in[j].v, call->in[j].part, max, mth__is_float(call->in[j].v.dtype) ? -INFINITY : 0);
+        call->in[j].value = mth__hlo_fill_padding(writer->hlo, call->in[j].value, call->in[j].part, sum, 0);
+        call->in[j].value = mth__hlo_fill_padding(writer->hlo, call->in[j].value, call->in[j].part, max,
+            mth__is_float(call->in[j].value.dtype) ? -INFINITY : 0);
     }
 }
 
@@ -149,7 +149,7 @@ static void comment(writing *writer, const mth__seg_instr *step) {
 
 static mth_status write_instr(writing *writer, const mth__seg_instr *step) {
     const mth__instr *instruction = step->instr;
-    mth__hlo_call call = {.h = writer->hlo,
+    mth__hlo_call call = {.hlo = writer->hlo,
         .op = instruction->op,
         .attrs = instruction->attrs,
         .nout = step->nout,
@@ -166,7 +166,7 @@ static mth_status write_instr(writing *writer, const mth__seg_instr *step) {
     }
     for (int j = 0; j < call.nin; j++) {
         call.in[j] = (mth__hlo_operand){get(writer, step->in[j]), part_of(writer, step->in[j])};
-        if (instruction->layouts) call.in[j].v = constrain(writer, &instruction->layouts[j], call.in[j].v);
+        if (instruction->layouts) call.in[j].value = constrain(writer, &instruction->layouts[j], call.in[j].value);
     }
     for (int j = 0; j < step->nout; j++) call.out[j].part = part_of(writer, step->out[j]);
     if (instruction->kind == MTH__COMPUTE) {
@@ -175,7 +175,7 @@ static mth_status write_instr(writing *writer, const mth__seg_instr *step) {
         fill_paddings(writer, step, &call);
         row(&call);
         for (int k = 0; k < call.nout; k++)
-            if (call.sum[k]) call.out[k].v = mth__hlo_binary(writer->hlo, "add", sum[k], call.out[k].v);
+            if (call.sum[k]) call.out[k].value = mth__hlo_binary(writer->hlo, "add", sum[k], call.out[k].value);
     } else {
         const mth__channel *channel = &writer->segments->program->channel.at[instruction->channel];
         if (channel->kind == MTH__TRANSFER)
@@ -185,17 +185,17 @@ static mth_status write_instr(writing *writer, const mth__seg_instr *step) {
                 writer->hlo, channel, &call.in[0], &call.out[0]);
     }
     for (int j = 0; j < step->nout; j++) {
-        if (!mth__shape_equal(call.out[j].v.shape, call.out[j].part->local) ||
-            call.out[j].v.dtype != call.out[j].part->dtype)
+        if (!mth__shape_equal(call.out[j].value.shape, call.out[j].part->local) ||
+            call.out[j].value.dtype != call.out[j].part->dtype)
             return mth__error_operator(
                 INTERNAL("%s was written as %s, its result is %s",
                     instruction->op ? instruction->op->name : "a collective",
-                    mth__hlo_type(writer->scratch, call.out[j].v.dtype, call.out[j].v.shape),
+                    mth__hlo_type(writer->scratch, call.out[j].value.dtype, call.out[j].value.shape),
                     mth__hlo_type(writer->scratch, call.out[j].part->dtype, call.out[j].part->local)),
                 instruction->label.module);
         if (instruction->layouts)
-            call.out[j].v = constrain(writer, &instruction->layouts[step->nin + j], call.out[j].v);
-        set(writer, step->out[j], call.out[j].v);
+            call.out[j].value = constrain(writer, &instruction->layouts[step->nin + j], call.out[j].value);
+        set(writer, step->out[j], call.out[j].value);
     }
     return NULL;
 }
@@ -205,7 +205,7 @@ static mth__hlo_val join_checks(writing *writer) {
     mth__hlo *hlo = writer->hlo;
     mth__hlo_val *row = NEW_ARRAY(writer->scratch, mth__hlo_val, hlo->check.n);
     for (size_t i = 0; i < hlo->check.n; i++)
-        row[i] = mth__hlo_reshape(hlo, hlo->check.at[i].v, (mth__shape){2, {1, 2}});
+        row[i] = mth__hlo_reshape(hlo, hlo->check.at[i].value, (mth__shape){2, {1, 2}});
     return mth__hlo_concat(hlo, (int)hlo->check.n, row, 0);
 }
 

@@ -9,8 +9,8 @@ static mth__hlo_val wide(mth__hlo *hlo, mth__hlo_val column, mth__shape to) {
 /* k times the largest that is left, ties to the lower index: a sort costs more for the few choices there are. NaN is
    the largest: what is left of it is no larger than itself, and the maximum is NaN where any is left. */
 void mth__hlo_moe_route(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    mth__hlo_val x = call->in[0].v, taken = {0};
+    mth__hlo *hlo = call->hlo;
+    mth__hlo_val x = call->in[0].value, taken = {0};
     const int64_t experts = x.shape.dim[1], k = call->attrs->k;
     mth__hlo_val *weight = NEW_ARRAY(hlo->arena, mth__hlo_val, k), *expert = NEW_ARRAY(hlo->arena, mth__hlo_val, k);
     mth__hlo_val index = mth__hlo_iota(hlo, MTH_INT32, x.shape, 1),
@@ -29,20 +29,20 @@ void mth__hlo_moe_route(mth__hlo_call *call) {
     }
     mth__hlo_val w = mth__hlo_concat(hlo, (int)k, weight, 1);
     w = mth__hlo_unary(hlo, "exponential", mth__hlo_binary(hlo, "subtract", w, wide(hlo, weight[0], w.shape)));
-    call->out[0].v = mth__hlo_binary(hlo, "divide", w, wide(hlo, mth__hlo_reduce(hlo, "add", w, 2, true), w.shape));
-    call->out[1].v = mth__hlo_concat(hlo, (int)k, expert, 1);
+    call->out[0].value = mth__hlo_binary(hlo, "divide", w, wide(hlo, mth__hlo_reduce(hlo, "add", w, 2, true), w.shape));
+    call->out[1].value = mth__hlo_concat(hlo, (int)k, expert, 1);
 }
 
 void mth__hlo_moe_route_grad(mth__hlo_call *call) { /* weights, experts, dweights -> dlogits */
-    mth__hlo *hlo = call->h;
-    mth__hlo_val w = call->in[0].v, dw = call->in[2].v;
+    mth__hlo *hlo = call->hlo;
+    mth__hlo_val w = call->in[0].value, dw = call->in[2].value;
     const mth__shape te = call->out[0].part->local, tke = {3, {te.dim[0], w.shape.dim[1], te.dim[1]}};
     mth__hlo_val dot = mth__hlo_reduce(hlo, "add", mth__hlo_binary(hlo, "multiply", w, dw), 2, true);
     mth__hlo_val dx =
         mth__hlo_binary(hlo, "multiply", w, mth__hlo_binary(hlo, "subtract", dw, wide(hlo, dot, w.shape)));
     mth__hlo_val chosen =
-        mth__hlo_compare(hlo, "EQ", wide(hlo, call->in[1].v, tke), mth__hlo_iota(hlo, MTH_INT32, tke, 2));
-    call->out[0].v = mth__hlo_reduce(
+        mth__hlo_compare(hlo, "EQ", wide(hlo, call->in[1].value, tke), mth__hlo_iota(hlo, MTH_INT32, tke, 2));
+    call->out[0].value = mth__hlo_reduce(
         hlo, "add", mth__hlo_select(hlo, chosen, wide(hlo, dx, tke), mth__hlo_splat(hlo, dx.dtype, tke, 0)), 2, false);
 }
 
@@ -63,8 +63,8 @@ static mth__hlo_val running_count(mth__hlo *hlo, mth__hlo_val x) {
 }
 
 void mth__hlo_moe_capacity(mth__hlo_call *call) { /* nothing is split here */
-    mth__hlo *hlo = call->h;
-    mth__hlo_val experts = call->in[0].v;
+    mth__hlo *hlo = call->hlo;
+    mth__hlo_val experts = call->in[0].value;
     const int64_t n = mth__shape_size(experts.shape),
                   capacity = call->attrs->capacity < INT32_MAX ? call->attrs->capacity : INT32_MAX;
     const mth__shape en = {2, {call->attrs->experts, n}};
@@ -76,17 +76,18 @@ void mth__hlo_moe_capacity(mth__hlo_call *call) { /* nothing is split here */
     mth__hlo_val fitting = mth__hlo_reduce(hlo, "or", mth__hlo_binary(hlo, "and", chosen, fits), 1, false);
     mth__hlo_val y = mth__hlo_select(hlo, fitting, x, mth__hlo_splat(hlo, MTH_INT32, x.shape, -1)),
                  dropped = mth__hlo_compare(hlo, "NE", x, y);
-    call->out[0].v = mth__hlo_reshape(hlo, y, experts.shape);
-    call->out[1].v = mth__hlo_reshape(
+    call->out[0].value = mth__hlo_reshape(hlo, y, experts.shape);
+    call->out[1].value = mth__hlo_reshape(
         hlo, mth__hlo_reduce(hlo, "add", mth__hlo_convert(hlo, MTH_INT32, dropped), 1, false), (mth__shape){1, {1}});
 }
 
 /* ---------------------------------------------------------------- rows and counts
    experts[t, k] against the device's experts: true[e, t, k] where real token t has expert e as its choice k. */
 static mth__hlo_val matches(mth__hlo *hlo, const mth__hlo_operand *experts, const mth__hlo_part *out) {
-    const mth__shape tk = experts->v.shape, etk = {3, {out->local.dim[0], tk.dim[0], tk.dim[1]}};
+    const mth__shape tk = experts->value.shape, etk = {3, {out->local.dim[0], tk.dim[0], tk.dim[1]}};
     mth__hlo_val expert = mth__hlo_broadcast(hlo, mth__hlo_index(hlo, out, 0), etk, (int[]){0});
-    mth__hlo_val equal = mth__hlo_compare(hlo, "EQ", mth__hlo_broadcast(hlo, experts->v, etk, (int[]){1, 2}), expert);
+    mth__hlo_val equal =
+        mth__hlo_compare(hlo, "EQ", mth__hlo_broadcast(hlo, experts->value, etk, (int[]){1, 2}), expert);
     if (!mth__hlo_is_padded(experts->part, 1)) return equal;
     return mth__hlo_binary(
         hlo, "and", equal, mth__hlo_broadcast(hlo, mth__hlo_mask(hlo, experts->part, 1), etk, (int[]){1, 2}));
@@ -94,7 +95,7 @@ static mth__hlo_val matches(mth__hlo *hlo, const mth__hlo_operand *experts, cons
 
 /* a token's row in its expert is the number of tokens before it there */
 void mth__hlo_moe_rows(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     mth__hlo_val chosen = mth__hlo_reduce(hlo, "or", matches(hlo, &call->in[0], call->out[0].part), 1u << 2, false);
     const mth__shape et = chosen.shape, flat = {1, {mth__shape_size(et)}};
     mth__hlo_val row = mth__hlo_binary_scalar(hlo, "subtract", running_count(hlo, chosen), 1);
@@ -102,12 +103,13 @@ void mth__hlo_moe_rows(mth__hlo_call *call) {
         mth__hlo_binary_scalar(hlo, "multiply", mth__hlo_iota(hlo, MTH_INT32, et, 0), (double)et.dim[1]);
     mth__hlo_val token = mth__hlo_broadcast(hlo, mth__hlo_index(hlo, call->in[0].part, 0), et, (int[]){1});
     mth__hlo_place place = {mth__hlo_binary(hlo, "add", first, row), chosen};
-    call->out[0].v = mth__hlo_reshape(
+    call->out[0].value = mth__hlo_reshape(
         hlo, mth__hlo_put(hlo, MTH__HLO_SET, mth__hlo_splat(hlo, MTH_INT32, flat, -1), place, token), et);
 }
 
 void mth__hlo_moe_count(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
+    mth__hlo *hlo = call->hlo;
     mth__hlo_val chosen = mth__hlo_convert(hlo, MTH_INT32, matches(hlo, &call->in[0], call->out[0].part));
-    call->out[0].v = mth__hlo_convert(hlo, MTH_FLOAT32, mth__hlo_reduce(hlo, "add", chosen, 1u << 1 | 1u << 2, false));
+    call->out[0].value =
+        mth__hlo_convert(hlo, MTH_FLOAT32, mth__hlo_reduce(hlo, "add", chosen, 1u << 1 | 1u << 2, false));
 }

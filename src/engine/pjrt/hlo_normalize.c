@@ -19,20 +19,20 @@ static mth__hlo_val sum_over(mth__hlo *hlo, mth__hlo_val x, int d) {
 }
 
 void mth__hlo_softmax(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    const mth__hlo_val x = call->in[0].v;
+    mth__hlo *hlo = call->hlo;
+    const mth__hlo_val x = call->in[0].value;
     const int d = (int)call->attrs->dimension;
     mth__hlo_val most = mth__hlo_reduce(hlo, "maximum", x, 1u << d, false);
     mth__hlo_val e = mth__hlo_unary(hlo, "exponential", minus(hlo, x, along(hlo, most, x.shape, d)));
-    call->out[0].v = mth__hlo_binary(hlo, "divide", e, along(hlo, sum_over(hlo, e, d), x.shape, d));
+    call->out[0].value = mth__hlo_binary(hlo, "divide", e, along(hlo, sum_over(hlo, e, d), x.shape, d));
 }
 
 void mth__hlo_softmax_grad(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    const mth__hlo_val y = call->in[0].v, dy = call->in[1].v;
+    mth__hlo *hlo = call->hlo;
+    const mth__hlo_val y = call->in[0].value, dy = call->in[1].value;
     const int d = (int)call->attrs->dimension;
     mth__hlo_val dot = sum_over(hlo, times(hlo, y, dy), d);
-    call->out[0].v = times(hlo, y, minus(hlo, dy, along(hlo, dot, y.shape, d)));
+    call->out[0].value = times(hlo, y, minus(hlo, dy, along(hlo, dot, y.shape, d)));
 }
 
 /* ---------------------------------------------------------------- norms: over the last dimension */
@@ -54,42 +54,43 @@ static mth__hlo_val reciprocal_root(mth__hlo *hlo, mth__hlo_val mean_square, dou
 }
 
 void mth__hlo_layer_norm(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    const mth__hlo_val x = call->in[0].v;
+    mth__hlo *hlo = call->hlo;
+    const mth__hlo_val x = call->in[0].value;
     mth__hlo_val mean = mean_of(hlo, x), centred = minus(hlo, x, rows(hlo, mean, x));
     mth__hlo_val rstd = reciprocal_root(hlo, mean_of(hlo, times(hlo, centred, centred)), call->attrs->epsilon);
-    mth__hlo_val scaled = times(hlo, times(hlo, centred, rows(hlo, rstd, x)), columns(hlo, call->in[1].v, x));
-    call->out[0].v = mth__hlo_binary(hlo, "add", scaled, columns(hlo, call->in[2].v, x));
-    call->out[1].v = mean;
-    call->out[2].v = rstd;
+    mth__hlo_val scaled = times(hlo, times(hlo, centred, rows(hlo, rstd, x)), columns(hlo, call->in[1].value, x));
+    call->out[0].value = mth__hlo_binary(hlo, "add", scaled, columns(hlo, call->in[2].value, x));
+    call->out[1].value = mean;
+    call->out[2].value = rstd;
 }
 
 void mth__hlo_layer_norm_grad(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    const mth__hlo_val x = call->in[0].v, weight = call->in[1].v, mean = call->in[2].v, rstd = call->in[3].v,
-                       dy = call->in[4].v;
+    mth__hlo *hlo = call->hlo;
+    const mth__hlo_val x = call->in[0].value, weight = call->in[1].value, mean = call->in[2].value,
+                       rstd = call->in[3].value, dy = call->in[4].value;
     mth__hlo_val hat = times(hlo, minus(hlo, x, rows(hlo, mean, x)), rows(hlo, rstd, x)),
                  g = times(hlo, dy, columns(hlo, weight, x));
     mth__hlo_val rest = minus(hlo, minus(hlo, g, rows(hlo, mean_of(hlo, g), x)),
         times(hlo, hat, rows(hlo, mean_of(hlo, times(hlo, g, hat)), x)));
-    call->out[0].v = times(hlo, rows(hlo, rstd, x), rest);
-    call->out[1].v = sum_of_rows(hlo, times(hlo, dy, hat));
-    call->out[2].v = sum_of_rows(hlo, dy);
+    call->out[0].value = times(hlo, rows(hlo, rstd, x), rest);
+    call->out[1].value = sum_of_rows(hlo, times(hlo, dy, hat));
+    call->out[2].value = sum_of_rows(hlo, dy);
 }
 
 void mth__hlo_rms_norm(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    const mth__hlo_val x = call->in[0].v;
+    mth__hlo *hlo = call->hlo;
+    const mth__hlo_val x = call->in[0].value;
     mth__hlo_val rstd = reciprocal_root(hlo, mean_of(hlo, times(hlo, x, x)), call->attrs->epsilon);
-    call->out[0].v = times(hlo, times(hlo, x, rows(hlo, rstd, x)), columns(hlo, call->in[1].v, x));
-    call->out[1].v = rstd;
+    call->out[0].value = times(hlo, times(hlo, x, rows(hlo, rstd, x)), columns(hlo, call->in[1].value, x));
+    call->out[1].value = rstd;
 }
 
 void mth__hlo_rms_norm_grad(mth__hlo_call *call) {
-    mth__hlo *hlo = call->h;
-    const mth__hlo_val x = call->in[0].v, weight = call->in[1].v, rstd = call->in[2].v, dy = call->in[3].v;
+    mth__hlo *hlo = call->hlo;
+    const mth__hlo_val x = call->in[0].value, weight = call->in[1].value, rstd = call->in[2].value,
+                       dy = call->in[3].value;
     mth__hlo_val hat = times(hlo, x, rows(hlo, rstd, x)), g = times(hlo, dy, columns(hlo, weight, x));
-    call->out[0].v =
+    call->out[0].value =
         times(hlo, rows(hlo, rstd, x), minus(hlo, g, times(hlo, hat, rows(hlo, mean_of(hlo, times(hlo, g, hat)), x))));
-    call->out[1].v = sum_of_rows(hlo, times(hlo, dy, hat));
+    call->out[1].value = sum_of_rows(hlo, times(hlo, dy, hat));
 }

@@ -303,20 +303,20 @@ void mth__hlo_steps(mth__hlo *hlo, const mth__channel *channel, const mth__hlo_o
     const mth__hlo_part *from = in->part, *to = out->part;
     steps_plan plan = {.hlo = hlo, .channel = channel, .groups = mth__hlo_groups_of(hlo, channel)};
     if (mth__shape_size(to->local) == 0) {
-        out->v = mth__hlo_splat(hlo, channel->dtype, to->local, 0);
+        out->value = mth__hlo_splat(hlo, channel->dtype, to->local, 0);
         return;
     }
     if (plan.groups.size == 1) {
-        out->v = in->v;
+        out->value = in->value;
         return;
     }
     plan.template = mth__template_get(channel->kind, channel->algorithm, plan.groups.size);
-    mth__hlo_val x = mth__hlo_reduced_as(hlo, channel, in->v);
+    mth__hlo_val x = mth__hlo_reduced_as(hlo, channel, in->value);
     switch (channel->kind) {
     case MTH__REDUCE_SCATTER: x = reduce_scatter(&plan, x, from, to); break;
     case MTH__ALL_GATHER: x = all_gather(&plan, x, from, to); break;
     case MTH__ALL_TO_ALL: x = all_to_all(&plan, x, from, to); break;
     default: x = flat(&plan, x);
     }
-    out->v = mth__hlo_convert(hlo, channel->dtype, x);
+    out->value = mth__hlo_convert(hlo, channel->dtype, x);
 }
