@@ -36,47 +36,47 @@ static _Noreturn void leave(reason why) {
 }
 static _Noreturn void out_of_memory(void) { leave(OUT_OF_MEMORY); }
 
-static void unlink_arena(mth__arena *a) {
-    if (!a->link) return;
-    *a->link = a->next;
-    if (a->next) a->next->link = a->link;
-    a->link = NULL;
-    a->next = NULL;
+static void unlink_arena(mth__arena *arena) {
+    if (!arena->link) return;
+    *arena->link = arena->next;
+    if (arena->next) arena->next->link = arena->link;
+    arena->link = NULL;
+    arena->next = NULL;
 }
 
-static void link_arena(mth__arena *a, guard *g) {
-    a->next = g->arenas;
-    a->link = &g->arenas;
-    if (a->next) a->next->link = &a->next;
-    g->arenas = a;
+static void link_arena(mth__arena *arena, guard *frame) {
+    arena->next = frame->arenas;
+    arena->link = &frame->arenas;
+    if (arena->next) arena->next->link = &arena->next;
+    frame->arenas = arena;
 }
 
 mth_status mth__guard(mth_status (*body)(void *), void *arguments) {
-    guard g = {.outer = innermost};
+    guard frame = {.outer = innermost};
     mth_status status;
-    switch (setjmp(g.jump)) {
+    switch (setjmp(frame.jump)) {
     case 0:
-        innermost = &g;
+        innermost = &frame;
         status = body(arguments);
-        innermost = g.outer;
+        innermost = frame.outer;
         break;
     case STOPPED:
-        innermost = g.outer;
-        while (g.arenas) mth__arena_free(g.arenas);
+        innermost = frame.outer;
+        while (frame.arenas) mth__arena_free(frame.arenas);
         return mth__interrupted();
     default:
-        innermost = g.outer;
-        while (g.arenas) mth__arena_free(g.arenas); /* first: the error below may need the memory */
+        innermost = frame.outer;
+        while (frame.arenas) mth__arena_free(frame.arenas); /* first: the error below may need the memory */
         return FAIL(MTH_ERROR_MEMORY, F("memory is exhausted"),
             F("use smaller shapes or microbatches, or free arrays that are no longer needed"));
     }
-    while (g.arenas) {
-        mth__arena *a = g.arenas;
+    while (frame.arenas) {
+        mth__arena *arena = frame.arenas;
         if (status) {
-            mth__arena_free(a);
+            mth__arena_free(arena);
         } else { /* the caller's now: its own guard watches it */
-            unlink_arena(a);
-            if (g.outer) link_arena(a, g.outer);
+            unlink_arena(arena);
+            if (frame.outer) link_arena(arena, frame.outer);
         }
     }
     return status;
@@ -101,98 +101,98 @@ static void *open_zeroed(void *at, size_t size) {
     return memset(at, 0, size);
 }
 
-static arena_block *block_new(mth__arena *a, size_t room) {
-    arena_block *b = mth__malloc(sizeof(arena_block) + room);
-    if (!b) out_of_memory();
-    b->used = 0;
-    b->room = room;
-    ASAN_POISON_MEMORY_REGION(b->data, room);
-    if (a) a->bytes += sizeof(arena_block) + room;
-    return b;
+static arena_block *block_new(mth__arena *arena, size_t room) {
+    arena_block *block = mth__malloc(sizeof(arena_block) + room);
+    if (!block) out_of_memory();
+    block->used = 0;
+    block->room = room;
+    ASAN_POISON_MEMORY_REGION(block->data, room);
+    if (arena) arena->bytes += sizeof(arena_block) + room;
+    return block;
 }
 
 mth__arena *mth__arena_new(void) {
-    arena_block *b = block_new(NULL, FIRST_BLOCK);
-    b->before = NULL;
-    mth__arena *a = (mth__arena *)b->data; /* the arena stands in its own first block */
-    b->used = with_red_zone(sizeof(mth__arena));
-    ASAN_UNPOISON_MEMORY_REGION(a, sizeof(mth__arena));
-    *a = (mth__arena){.last = b, .bytes = sizeof(arena_block) + FIRST_BLOCK};
-    if (innermost) link_arena(a, innermost);
-    return a;
+    arena_block *block = block_new(NULL, FIRST_BLOCK);
+    block->before = NULL;
+    mth__arena *arena = (mth__arena *)block->data; /* the arena stands in its own first block */
+    block->used = with_red_zone(sizeof(mth__arena));
+    ASAN_UNPOISON_MEMORY_REGION(arena, sizeof(mth__arena));
+    *arena = (mth__arena){.last = block, .bytes = sizeof(arena_block) + FIRST_BLOCK};
+    if (innermost) link_arena(arena, innermost);
+    return arena;
 }
 
-void mth__arena_keep(mth__arena *a) { unlink_arena(a); }
+void mth__arena_keep(mth__arena *arena) { unlink_arena(arena); }
 
-void mth__arena_free(mth__arena *a) {
-    if (!a) return;
-    unlink_arena(a);
-    for (arena_block *b = a->last, *before; b; b = before) {
-        before = b->before;
-        mth__free(b);
+void mth__arena_free(mth__arena *arena) {
+    if (!arena) return;
+    unlink_arena(arena);
+    for (arena_block *block = arena->last, *before; block; block = before) {
+        before = block->before;
+        mth__free(block);
     }
 }
 
-size_t mth__arena_bytes(const mth__arena *a) { return a->bytes; }
+size_t mth__arena_bytes(const mth__arena *arena) { return arena->bytes; }
 
-void *mth__alloc(mth__arena *a, size_t size) {
-    arena_block *b = a->last;
+void *mth__alloc(mth__arena *arena, size_t size) {
+    arena_block *block = arena->last;
     if (size > PTRDIFF_MAX / 2) out_of_memory();
     size_t rounded = with_red_zone(size);
-    if (rounded > b->room - b->used) {
+    if (rounded > block->room - block->used) {
         if (innermost && mth__thread_stopped()) leave(STOPPED);
-        size_t room = b->room >= LARGEST_BLOCK / 2 ? LARGEST_BLOCK : 2 * b->room;
+        size_t room = block->room >= LARGEST_BLOCK / 2 ? LARGEST_BLOCK : 2 * block->room;
         if (rounded > room / 4) { /* a block of its own, behind the current one, which stays in use */
-            arena_block *own = block_new(a, rounded);
+            arena_block *own = block_new(arena, rounded);
             own->used = rounded;
-            own->before = b->before;
-            b->before = own;
+            own->before = block->before;
+            block->before = own;
             return open_zeroed(own->data, size);
         }
-        arena_block *fresh = block_new(a, room);
-        fresh->before = b;
-        a->last = b = fresh;
+        arena_block *fresh = block_new(arena, room);
+        fresh->before = block;
+        arena->last = block = fresh;
     }
-    void *p = b->data + b->used;
-    b->used += rounded;
-    return open_zeroed(p, size);
+    void *memory = block->data + block->used;
+    block->used += rounded;
+    return open_zeroed(memory, size);
 }
 
-void *mth__alloc_array(mth__arena *a, size_t n, size_t size) {
+void *mth__alloc_array(mth__arena *arena, size_t n, size_t size) {
     size_t bytes;
     if (__builtin_mul_overflow(n, size, &bytes)) out_of_memory();
-    return mth__alloc(a, bytes);
+    return mth__alloc(arena, bytes);
 }
 
-void *mth__grow(mth__arena *a, void *at, size_t n, size_t *room, size_t size) {
+void *mth__grow(mth__arena *arena, void *at, size_t n, size_t *room, size_t size) {
     size_t wanted = *room ? 2 * *room : 8;
-    arena_block *b = a->last;
+    arena_block *block = arena->last;
     size_t old = with_red_zone(*room * size), grown = with_red_zone(wanted * size);
     *room = wanted;
     /* the last allocation grows in place */
-    if (at && (char *)at + old == b->data + b->used && grown - old <= b->room - b->used) {
+    if (at && (char *)at + old == block->data + block->used && grown - old <= block->room - block->used) {
         open_zeroed((char *)at + *room / 2 * size, (wanted - *room / 2) * size);
-        b->used += grown - old;
+        block->used += grown - old;
         return at;
     }
-    void *fresh = mth__alloc_array(a, wanted, size);
+    void *fresh = mth__alloc_array(arena, wanted, size);
     if (n) memcpy(fresh, at, n * size);
     return fresh;
 }
 
-char *mth__copy_text(mth__arena *a, const char *s) {
-    size_t n = strlen(s) + 1;
-    return memcpy(mth__alloc(a, n), s, n);
+char *mth__copy_text(mth__arena *arena, const char *text) {
+    size_t n = strlen(text) + 1;
+    return memcpy(mth__alloc(arena, n), text, n);
 }
 
-char *mth__format(mth__arena *a, const char *format, ...) {
+char *mth__format(mth__arena *arena, const char *format, ...) {
     va_list list;
     va_start(list, format);
     int n = mth__vprint(NULL, 0, format, list);
     va_end(list);
-    char *s = mth__alloc(a, (size_t)n + 1);
+    char *text = mth__alloc(arena, (size_t)n + 1);
     va_start(list, format);
-    mth__vprint(s, (size_t)n + 1, format, list);
+    mth__vprint(text, (size_t)n + 1, format, list);
     va_end(list);
-    return s;
+    return text;
 }

@@ -21,10 +21,10 @@ int64_t mth_debug_live_allocations(void) { return atomic_load(&live); }
 enum { HUGE_PAGE = 2 << 20, LARGE = 2 * HUGE_PAGE };
 static size_t page_below(size_t bytes, size_t page) { return bytes & ~(page - 1); }
 static void *large(size_t size) {
-    void *p;
-    if (posix_memalign(&p, HUGE_PAGE, size)) return NULL;
-    madvise(p, page_below(size, HUGE_PAGE), MADV_HUGEPAGE);
-    return p;
+    void *memory;
+    if (posix_memalign(&memory, HUGE_PAGE, size)) return NULL;
+    madvise(memory, page_below(size, HUGE_PAGE), MADV_HUGEPAGE);
+    return memory;
 }
 
 void mth__memory_covered(void *memory, size_t from, size_t to) {
@@ -43,9 +43,9 @@ static bool is_to_fail(size_t size) {
     return index == atomic_load_explicit(&fail_at, memory_order_relaxed) || size > PTRDIFF_MAX - HUGE_PAGE;
 }
 
-static void *counted(void *p) {
-    if (p) atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
-    return p;
+static void *counted(void *memory) {
+    if (memory) atomic_fetch_add_explicit(&live, 1, memory_order_relaxed);
+    return memory;
 }
 
 void *mth__malloc(size_t size) {
@@ -54,22 +54,22 @@ void *mth__malloc(size_t size) {
 }
 
 void *mth__malloc_bare(size_t size) {
-    void *p;
-    if (is_to_fail(size) || posix_memalign(&p, HUGE_PAGE, size)) return NULL;
-    madvise(p, page_below(size, HUGE_PAGE), MADV_NOHUGEPAGE);
-    return counted(p);
+    void *memory;
+    if (is_to_fail(size) || posix_memalign(&memory, HUGE_PAGE, size)) return NULL;
+    madvise(memory, page_below(size, HUGE_PAGE), MADV_NOHUGEPAGE);
+    return counted(memory);
 }
 
 void *mth__calloc(size_t count, size_t size) {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes)) return NULL;
-    void *p = mth__malloc(bytes);
-    if (p) memset(p, 0, bytes);
-    return p;
+    void *memory = mth__malloc(bytes);
+    if (memory) memset(memory, 0, bytes);
+    return memory;
 }
 
-void mth__free(void *p) {
-    if (!p || p == mth__no_memory) return;
+void mth__free(void *memory) {
+    if (!memory || memory == mth__no_memory) return;
     atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
-    free(p);
+    free(memory);
 }

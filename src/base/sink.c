@@ -12,17 +12,17 @@ static void end_cut(char *at, size_t room) {
     memcpy(at + n, dots, sizeof dots);
 }
 
-void mth__sink_add(mth__sink *s, const char *format, ...) {
-    size_t left = s->n < s->room ? s->room - s->n : 0;
+void mth__sink_add(mth__sink *sink, const char *format, ...) {
+    size_t left = sink->n < sink->room ? sink->room - sink->n : 0;
     va_list list;
     va_start(list, format);
-    s->n += (size_t)mth__vprint(left ? s->at + s->n : NULL, left, format, list);
+    sink->n += (size_t)mth__vprint(left ? sink->at + sink->n : NULL, left, format, list);
     va_end(list);
-    if (left && s->n >= s->room) end_cut(s->at, s->room);
+    if (left && sink->n >= sink->room) end_cut(sink->at, sink->room);
 }
 
 size_t mth__brief(char *room, size_t size, const char *text) {
-    mth__sink s = mth__sink_new(room, size);
-    mth__sink_add(&s, "%s", text);
-    return s.n;
+    mth__sink sink = mth__sink_new(room, size);
+    mth__sink_add(&sink, "%s", text);
+    return sink.n;
 }

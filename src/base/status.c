@@ -40,9 +40,9 @@ void mth_set_source_line(const char *where) {
 const char *mth__source_line(void) { return source_line[0] ? source_line : NULL; }
 
 /* ---------------------------------------------------------------- making errors */
-static char *copy(const char *s) {
-    char *c = mth__malloc(strlen(s) + 1);
-    return c ? strcpy(c, s) : NULL;
+static char *copy(const char *text) {
+    char *made = mth__malloc(strlen(text) + 1);
+    return made ? strcpy(made, text) : NULL;
 }
 
 char *mth__strf(const char *format, ...) {
@@ -50,120 +50,122 @@ char *mth__strf(const char *format, ...) {
     va_start(list, format);
     int n = mth__vprint(NULL, 0, format, list);
     va_end(list);
-    char *s = n < 0 ? NULL : mth__malloc((size_t)n + 1);
-    if (!s) return mth__no_memory;
+    char *text = n < 0 ? NULL : mth__malloc((size_t)n + 1);
+    if (!text) return mth__no_memory;
     va_start(list, format);
-    mth__vprint(s, (size_t)n + 1, format, list);
+    mth__vprint(text, (size_t)n + 1, format, list);
     va_end(list);
-    return s;
+    return text;
 }
 
-static size_t append(char *buffer, size_t room, size_t at, const char *before, const char *s) {
+static size_t append(char *buffer, size_t room, size_t at, const char *before, const char *text) {
     size_t left = at < room ? room - at : 0;
-    return at + (size_t)snprintf(left ? buffer + at : NULL, left, "%s%s", before, s);
+    return at + (size_t)snprintf(left ? buffer + at : NULL, left, "%s%s", before, text);
 }
 
-static size_t write_message(const mth_error *e, char *buffer, size_t room) {
+static size_t write_message(const mth_error *error, char *buffer, size_t room) {
     char where[32];
     size_t n = 0;
-    if (e->op)
-        n = append(buffer, room, append(buffer, room, n, "", e->op), ": ", e->what);
+    if (error->op)
+        n = append(buffer, room, append(buffer, room, n, "", error->op), ": ", error->what);
     else
-        n = append(buffer, room, n, "", e->what);
-    for (size_t i = 0; i < e->tensors; i++) n = append(buffer, room, n, "\n  ", e->tensor[i]);
-    if (e->source) n = append(buffer, room, n, "\n  at ", e->source);
-    if (e->code == MTH_ERROR_INTERNAL) {
-        const char *slash = strrchr(e->file, '/');
-        snprintf(where, sizeof where, ":%d", e->line);
-        n = append(buffer, room, append(buffer, room, n, "\n  in ", slash ? slash + 1 : e->file), "", where);
+        n = append(buffer, room, n, "", error->what);
+    for (size_t i = 0; i < error->tensors; i++) n = append(buffer, room, n, "\n  ", error->tensor[i]);
+    if (error->source) n = append(buffer, room, n, "\n  at ", error->source);
+    if (error->code == MTH_ERROR_INTERNAL) {
+        const char *slash = strrchr(error->file, '/');
+        snprintf(where, sizeof where, ":%d", error->line);
+        n = append(buffer, room, append(buffer, room, n, "\n  in ", slash ? slash + 1 : error->file), "", where);
     }
-    return append(buffer, room, n, "\n  fix: ", e->fix);
+    return append(buffer, room, n, "\n  fix: ", error->fix);
 }
 
 /* Where memory is gone the old message stays, or the plain one. */
-static mth_status remake_message(mth_error *e) {
-    size_t n = write_message(e, NULL, 0) + 1;
+static mth_status remake_message(mth_error *error) {
+    size_t n = write_message(error, NULL, 0) + 1;
     char *message = mth__malloc(n);
-    if (!message) return e;
-    write_message(e, message, n);
-    if (e->message != e->what) mth__free(e->message);
-    e->message = message;
-    return e;
+    if (!message) return error;
+    write_message(error, message, n);
+    if (error->message != error->what) mth__free(error->message);
+    error->message = message;
+    return error;
 }
 
 mth_status mth__fail(mth_error_code code, const char *file, int line, char *what, char *fix) {
-    mth_error *e = mth__calloc(1, sizeof *e);
-    if (!e || what == mth__no_memory) {
-        mth__free(e);
+    mth_error *error = mth__calloc(1, sizeof *error);
+    if (!error || what == mth__no_memory) {
+        mth__free(error);
         mth__free(what);
         mth__free(fix);
         return &no_memory_error;
     }
-    *e = (mth_error){.code = code,
+    *error = (mth_error){.code = code,
         .what = what,
         .fix = fix == mth__no_memory ? no_memory_fix : fix,
         .message = what,
         .file = file,
         .line = line};
-    if (source_line[0]) e->source = copy(source_line);
-    e->of_call = e->source != NULL;
-    return remake_message(e);
+    if (source_line[0]) error->source = copy(source_line);
+    error->of_call = error->source != NULL;
+    return remake_message(error);
 }
 
-mth_status mth__error_operator(mth_status e, const char *op) {
-    if (!e || e == &no_memory_error || e->op || !op) return e;
-    e->op = copy(op);
-    return remake_message(e);
+mth_status mth__error_operator(mth_status error, const char *op) {
+    if (!error || error == &no_memory_error || error->op || !op) return error;
+    error->op = copy(op);
+    return remake_message(error);
 }
 
-mth_status mth__error_errno(mth_status e, int code) {
-    if (e && e != &no_memory_error) e->system = code;
-    return e;
+mth_status mth__error_errno(mth_status error, int code) {
+    if (error && error != &no_memory_error) error->system = code;
+    return error;
 }
 
-mth_status mth__error_source(mth_status e, const char *line) {
-    if (!e || e == &no_memory_error || (e->source && !e->of_call) || !line) return e;
+mth_status mth__error_source(mth_status error, const char *line) {
+    if (!error || error == &no_memory_error || (error->source && !error->of_call) || !line) return error;
     char *own = copy(line);
-    if (!own) return e;
-    mth__free(e->source);
-    e->source = own;
-    e->of_call = false;
-    return remake_message(e);
+    if (!own) return error;
+    mth__free(error->source);
+    error->source = own;
+    error->of_call = false;
+    return remake_message(error);
 }
 
-mth_status mth__error_tensor(mth_status e, char *text) {
-    if (!e || e == &no_memory_error || e->tensors == TENSORS || !text || text == mth__no_memory) {
+mth_status mth__error_tensor(mth_status error, char *text) {
+    if (!error || error == &no_memory_error || error->tensors == TENSORS || !text || text == mth__no_memory) {
         mth__free(text);
-        return e;
+        return error;
     }
-    e->tensor[e->tensors++] = text;
-    return remake_message(e);
+    error->tensor[error->tensors++] = text;
+    return remake_message(error);
 }
 
 /* ---------------------------------------------------------------- reading errors */
-mth_error_code mth_error_get_code(const mth_error *e) { return e ? e->code : (mth_error_code)0; }
-const char *mth_error_get_message(const mth_error *e) { return e ? e->message : ""; }
-const char *mth_error_get_what(const mth_error *e) { return e ? e->what : ""; }
-const char *mth_error_get_fix(const mth_error *e) { return e ? e->fix : ""; }
-const char *mth_error_get_operator(const mth_error *e) { return e && e->op ? e->op : ""; }
-size_t mth_error_get_tensor_count(const mth_error *e) { return e ? e->tensors : 0; }
-const char *mth_error_get_tensor(const mth_error *e, size_t i) { return e && i < e->tensors ? e->tensor[i] : ""; }
+mth_error_code mth_error_get_code(const mth_error *error) { return error ? error->code : (mth_error_code)0; }
+const char *mth_error_get_message(const mth_error *error) { return error ? error->message : ""; }
+const char *mth_error_get_what(const mth_error *error) { return error ? error->what : ""; }
+const char *mth_error_get_fix(const mth_error *error) { return error ? error->fix : ""; }
+const char *mth_error_get_operator(const mth_error *error) { return error && error->op ? error->op : ""; }
+size_t mth_error_get_tensor_count(const mth_error *error) { return error ? error->tensors : 0; }
+const char *mth_error_get_tensor(const mth_error *error, size_t i) {
+    return error && i < error->tensors ? error->tensor[i] : "";
+}
 
-int mth_error_get_errno(const mth_error *e) { return e ? e->system : 0; }
+int mth_error_get_errno(const mth_error *error) { return error ? error->system : 0; }
 
-void mth_error_free(mth_error *e) {
-    if (!e || e == &no_memory_error) return;
-    if (e->message != e->what) mth__free(e->message);
-    mth__free(e->what);
-    if (e->fix != no_memory_fix) mth__free(e->fix);
-    mth__free(e->op);
-    mth__free(e->source);
-    for (size_t i = 0; i < e->tensors; i++) mth__free(e->tensor[i]);
-    mth__free(e);
+void mth_error_free(mth_error *error) {
+    if (!error || error == &no_memory_error) return;
+    if (error->message != error->what) mth__free(error->message);
+    mth__free(error->what);
+    if (error->fix != no_memory_fix) mth__free(error->fix);
+    mth__free(error->op);
+    mth__free(error->source);
+    for (size_t i = 0; i < error->tensors; i++) mth__free(error->tensor[i]);
+    mth__free(error);
 }
 
 /* ---------------------------------------------------------------- nearest names */
-static int lower(int c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; }
+static int lower(int letter) { return letter >= 'A' && letter <= 'Z' ? letter - 'A' + 'a' : letter; }
 
 /* Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours. Case costs nothing. */
 static int distance(const char *a, size_t n, const char *b, size_t m) {
@@ -209,8 +211,8 @@ char *mth__name_fix(const char *kind, const char *name, const char *const *known
         room += strlen(known[shown++]) + strlen(", ''");
     char *list = mth__malloc(room);
     if (!list) return mth__no_memory;
-    mth__sink s = mth__sink_new(list, room);
-    for (size_t i = 0; i < shown; i++) mth__sink_add(&s, i ? ", '%s'" : "'%s'", known[i]);
+    mth__sink sink = mth__sink_new(list, room);
+    for (size_t i = 0; i < shown; i++) mth__sink_add(&sink, i ? ", '%s'" : "'%s'", known[i]);
     char *fix = count == 1 ? F("the only %s is %s", kind, list)
         : shown < count    ? F("the %ss are %s and %zu more", kind, list, count - shown)
                            : F("the %ss are %s", kind, list);

@@ -1,31 +1,31 @@
-/* The buffers of a run: counted, and freed with their last reader. */
+/* The buffers of a run. A cell counts the slots that hold its buffer, and the last one to drop it frees the buffer. */
 #include "engine/pjrt/pjrt_job.h"
 
-mth_status mth__buffer_destroy(mth__engine *e, PJRT_Buffer *buffer) {
-    if (mth__plugin_forked(e->plugin)) return NULL;
+mth_status mth__buffer_destroy(mth__engine *engine, PJRT_Buffer *buffer) {
+    if (mth__plugin_forked(engine->plugin)) return NULL;
     MTH__ARGS(PJRT_Buffer_Destroy, destroy);
     destroy.buffer = buffer;
-    return mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer");
+    return mth__pjrt_status(engine->plugin, engine->plugin->api->PJRT_Buffer_Destroy(&destroy), "free a buffer");
 }
 
-void mth__cell_put(mth__executable *x, int slot, int device, PJRT_Buffer *buffer, bool lent) {
-    mth__cell_drop(x, slot, device);
-    mth__cell *c = x->unused[--x->unuseds];
-    *c = (mth__cell){buffer, 1, lent};
-    x->at[mth__cell_place(x, slot, device)] = c;
+void mth__cell_put(mth__executable *executable, int slot, int device, PJRT_Buffer *buffer, bool lent) {
+    mth__cell_drop(executable, slot, device);
+    mth__cell *cell = executable->unused[--executable->unuseds];
+    *cell = (mth__cell){buffer, 1, lent};
+    executable->at[mth__cell_place(executable, slot, device)] = cell;
 }
 
-void mth__cell_share(mth__executable *x, int from_slot, int to_slot, int device) {
-    mth__cell *c = x->at[mth__cell_place(x, from_slot, device)];
-    mth__cell_drop(x, to_slot, device);
-    c->references++;
-    x->at[mth__cell_place(x, to_slot, device)] = c;
+void mth__cell_share(mth__executable *executable, int from_slot, int to_slot, int device) {
+    mth__cell *cell = executable->at[mth__cell_place(executable, from_slot, device)];
+    mth__cell_drop(executable, to_slot, device);
+    cell->references++;
+    executable->at[mth__cell_place(executable, to_slot, device)] = cell;
 }
 
-void mth__cell_drop(mth__executable *x, int slot, int device) {
-    mth__cell **at = &x->at[mth__cell_place(x, slot, device)], *c = *at;
+void mth__cell_drop(mth__executable *executable, int slot, int device) {
+    mth__cell **at = &executable->at[mth__cell_place(executable, slot, device)], *cell = *at;
     *at = NULL;
-    if (!c || --c->references) return;
-    if (!c->lent) mth_error_free(mth__buffer_destroy(x->engine, c->buffer));
-    x->unused[x->unuseds++] = c;
+    if (!cell || --cell->references) return;
+    if (!cell->lent) mth_error_free(mth__buffer_destroy(executable->engine, cell->buffer));
+    executable->unused[executable->unuseds++] = cell;
 }

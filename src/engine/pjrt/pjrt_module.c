@@ -1,4 +1,4 @@
-/* The modules of an executable: equal ones are one. */
+/* The modules of an executable. Equal texts with equal options are one module. */
 #include "engine/pjrt/pjrt_job.h"
 #include <string.h>
 
@@ -8,15 +8,16 @@ static bool same_options(const mth__xla_options *a, const mth__xla_options *b) {
     return !a->device || !memcmp(a->device, b->device, (size_t)(a->partitions * a->replicas) * sizeof *a->device);
 }
 
-mth__module *mth__module_add(mth__executable *x, const mth__module_text *text, const mth__xla_options *options) {
-    for (size_t i = 0; i < x->module.n; i++) {
-        mth__module *m = x->module.at[i];
-        if (m->text.bytes == text->bytes && !memcmp(m->text.text, text->text, text->bytes) &&
-            same_options(&m->options, options))
-            return m;
+mth__module *mth__module_add(
+    mth__executable *executable, const mth__module_text *text, const mth__xla_options *options) {
+    for (size_t i = 0; i < executable->module.n; i++) {
+        mth__module *module = executable->module.at[i];
+        if (module->text.bytes == text->bytes && !memcmp(module->text.text, text->text, text->bytes) &&
+            same_options(&module->options, options))
+            return module;
     }
-    mth__module *m = NEW(x->arena, mth__module);
-    *m = (mth__module){.text = *text, .options = *options};
-    PUSH(x->arena, x->module, m);
-    return m;
+    mth__module *module = NEW(executable->arena, mth__module);
+    *module = (mth__module){.text = *text, .options = *options};
+    PUSH(executable->arena, executable->module, module);
+    return module;
 }
