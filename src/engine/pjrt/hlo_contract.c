@@ -23,7 +23,8 @@ static int natural(dot_term a, dot_term b, dot_term y, char *letters) {
         if (place(a, b.letter[i]) < 0) letters[n++] = b.letter[i];
     return n;
 }
-/* The result is transposed where this is not n. Rather dimensions at the front move than those at the end. */
+/* How many dimensions at the end of the result are in place already. The result is transposed where some are not. An
+   order that keeps the dimensions at the end in place is better than one that keeps those at the front. */
 static int in_place_from_behind(int n, const char *letters, dot_term y) {
     int same = 0;
     while (same < n && letters[n - 1 - same] == y.letter[n - 1 - same]) same++;

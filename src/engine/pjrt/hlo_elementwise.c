@@ -66,7 +66,8 @@ mth__hlo_val mth__hlo_activation_grad(mth__hlo *hlo, const char *name, mth__hlo_
 }
 
 /* ---------------------------------------------------------------- rows */
-/* XLA makes a product with converted truth values a select, in which 0 * NaN is 0: it is not to see that these are. */
+/* XLA turns a product with converted truth values into a select, in which 0 * NaN is 0. The barrier hides from it that
+   these are converted truth values. */
 static mth__hlo_val opaque(mth__hlo *hlo, mth__hlo_val x) {
     return mth__hlo_line(hlo, x.dtype, x.shape, "stablehlo.optimization_barrier %s : %s", mth__hlo_name(hlo->arena, x),
         mth__hlo_type(hlo->arena, x.dtype, x.shape));
@@ -93,7 +94,7 @@ void mth__hlo_unary_row(mth__hlo_call *call) {
     }
 }
 
-/* By the bits, since a CPU may take the smallest floats for 0. */
+/* Compares the bits, since a CPU may take the smallest floats for 0. */
 void mth__hlo_mask_row(mth__hlo_call *call) {
     mth__hlo *hlo = call->hlo;
     const mth__hlo_operand *in = &call->in[0];

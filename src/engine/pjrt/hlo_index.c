@@ -98,7 +98,7 @@ mth__hlo_val mth__hlo_start_of(mth__hlo_call *call, int k) {
 }
 
 /* ---------------------------------------------------------------- ids */
-/* ids as i32: what does not fit there is outside of every table. */
+/* Ids as i32. An id that does not fit becomes the smallest or the largest i32, which is outside of every table. */
 static mth__hlo_val narrow(mth__hlo *hlo, mth__hlo_val ids) {
     if (ids.dtype == MTH_INT32) return ids;
     ids = mth__hlo_binary_scalar(hlo, "maximum", mth__hlo_binary_scalar(hlo, "minimum", ids, INT32_MAX), INT32_MIN);
@@ -114,7 +114,8 @@ static mth__hlo_val checked_ids(mth__hlo *hlo, const mth__hlo_operand *ids, int6
             hlo, "or", bad, mth__hlo_compare(hlo, "GE", id, mth__hlo_splat(hlo, MTH_INT32, shape, (double)limit)));
     const unsigned all = (1u << shape.rank) - 1;
     if (mth__hlo_is_padded(ids->part, all)) bad = mth__hlo_binary(hlo, "and", bad, mth__hlo_mask(hlo, ids->part, all));
-    /* One reduction finds both: INT32_MIN stands for none, and as an id is told as its neighbour. */
+    /* One reduction finds whether an id is bad, and which. INT32_MIN stands for no bad id; the id INT32_MIN itself is
+       reported as INT32_MIN + 1. */
     mth__hlo_val told = mth__hlo_binary_scalar(hlo, "maximum", id, INT32_MIN + 1),
                  none = mth__hlo_splat(hlo, MTH_INT32, shape, INT32_MIN);
     told = mth__hlo_select(hlo, bad, told, none);
@@ -124,7 +125,7 @@ static mth__hlo_val checked_ids(mth__hlo *hlo, const mth__hlo_operand *ids, int6
     PUSH(hlo->arena, hlo->check, (struct mth__hlo_check){mth__hlo_concat(hlo, 2, pair, 0), hlo->instr, limit});
     return id;
 }
-/* x[i..., w...] where `here`[i...], else 0 */
+/* x[i..., w...] where here[i...] is true, else 0. */
 static mth__hlo_val zero_unless(mth__hlo *hlo, mth__hlo_val here, mth__hlo_val x) {
     int dims[MTH__RANK];
     for (int d = 0; d < here.shape.rank; d++) dims[d] = d;
@@ -172,7 +173,7 @@ void mth__hlo_pick(mth__hlo_call *call) {
         mth__hlo_type(hlo->arena, x.dtype, (mth__shape){1, {n}}));
     call->out[0].value = zero_unless(hlo, at.here, mth__hlo_reshape(hlo, y, ids));
 }
-/* every element compares its index: that fuses with what comes next */
+/* Each element of the result compares its index with the id. XLA fuses the comparison with what comes next. */
 void mth__hlo_pick_grad(mth__hlo_call *call) {
     mth__hlo *hlo = call->hlo;
     const mth__hlo_part *out = call->out[0].part;

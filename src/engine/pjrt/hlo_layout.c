@@ -82,7 +82,7 @@ void mth__hlo_keep(mth__hlo_call *call) {
             if (out->size[partition][d] == 0) continue;
             offset[partition] = (out->start[partition][d] - in->start[partition][d]) / in->step[partition][d];
             if (offset[partition] > most) most = offset[partition];
-            /* one for all: they are cut alike */
+            /* All partitions are cut alike, so that they have the same stride. */
             if (out->size[partition][d] > 1) stride[d] = out->step[partition][d] / in->step[partition][d];
         }
         if (to.dim[d] > 0) span.dim[d] = (to.dim[d] - 1) * stride[d] + 1;

@@ -6,8 +6,8 @@ static mth__hlo_val wide(mth__hlo *hlo, mth__hlo_val column, mth__shape to) {
     return mth__hlo_broadcast(hlo, column, to, (int[]){0, 1});
 }
 
-/* k times the largest that is left, ties to the lower index: a sort costs more for the few choices there are. NaN is
-   the largest: what is left of it is no larger than itself, and the maximum is NaN where any is left. */
+/* Takes the largest of what is left, k times; of equal ones the one of the lowest index. A sort costs more, since there
+   are few choices. NaN counts as the largest: a maximum is NaN where any NaN is left, and NaN differs from itself. */
 void mth__hlo_moe_route(mth__hlo_call *call) {
     mth__hlo *hlo = call->hlo;
     mth__hlo_val x = call->in[0].value, taken = {0};
@@ -46,7 +46,7 @@ void mth__hlo_moe_route_grad(mth__hlo_call *call) { /* weights, experts, dweight
         hlo, "add", mth__hlo_select(hlo, chosen, wide(hlo, dx, tke), mth__hlo_splat(hlo, dx.dtype, tke, 0)), 2, false);
 }
 
-/* Of x[e, n]: in each row the number of true elements up to and with each one. */
+/* x[e, n]: counts, for each element of a row, the true elements from the row's first to that element. */
 static mth__hlo_val running_count(mth__hlo *hlo, mth__hlo_val x) {
     x = mth__hlo_convert(hlo, MTH_INT32, x);
     if (!mth__shape_size(x.shape)) return x;
@@ -93,7 +93,7 @@ static mth__hlo_val matches(mth__hlo *hlo, const mth__hlo_operand *experts, cons
         hlo, "and", equal, mth__hlo_broadcast(hlo, mth__hlo_mask(hlo, experts->part, 1), etk, (int[]){1, 2}));
 }
 
-/* a token's row in its expert is the number of tokens before it there */
+/* The row of a token in its expert is the number of tokens before it that have the same expert. */
 void mth__hlo_moe_rows(mth__hlo_call *call) {
     mth__hlo *hlo = call->hlo;
     mth__hlo_val chosen = mth__hlo_reduce(hlo, "or", matches(hlo, &call->in[0], call->out[0].part), 1u << 2, false);

@@ -6,7 +6,7 @@ static bool all_equal(const int64_t *values, int64_t count) {
     return true;
 }
 
-/* No row asks inside a region, so what is written first stands before all that asks later. */
+/* No row asks for it inside a region, so the line that is written at the first call stands before all its uses. */
 static mth__hlo_val partition(mth__hlo *hlo) {
     if (hlo->told_apart) return hlo->partition;
     hlo->told_apart = true;

@@ -1,4 +1,5 @@
-/* What XLA says about an executable. Plugins lack some of these; what is not told is -1, which is no error. */
+/* What XLA says about an executable. Plugins lack some of these facts: a fact that a plugin does not tell is -1, and
+   that is no error. */
 #include "engine/pjrt/xla.h"
 #include <string.h>
 
