@@ -24,6 +24,7 @@ typedef struct {
     bool all_reduce;
     int64_t elements;
     double best;
+    mth__recorder *recorder; /* NULL: none */
 } job;
 
 static mth_status time_job(void *argument) {
@@ -91,8 +92,10 @@ static mth_status time_job(void *argument) {
     double begin = seconds();
     for (int i = 0; i < 5 || (seconds() - begin < 0.5 && i < 200); i++) {
         double t = seconds();
-        TRY(native->run(x, entry, exit, NULL));
+        TRY(native->run(x, entry, exit, &(mth__control){.recorder = j->recorder}));
         t = seconds() - t;
+        static mth__recorded event[4096];
+        while (j->recorder && mth__recorder_take(j->recorder, event, 4096)) continue;
         if (t < j->best) j->best = t;
         for (int d = 0; d < j->devices; d++) native->memory.release(exit[d]);
     }
@@ -120,6 +123,17 @@ int main(int argc, char **argv) {
     for (int devices = 2; devices <= 8; devices *= 2)
         printf("direct all_reduce of one element, %d devices\t%.2f\tus\n", devices,
             1e6 * measure((job){.devices = devices, .n = 2000, .all_reduce = true, .elements = 1}) / 2000);
+    mth__recorder *recorder;
+    mth_status s = mth__recorder_new(64, 1 << 17, &recorder);
+    if (s) {
+        fprintf(stderr, "%s\n", mth_error_get_message(s));
+        return 1;
+    }
+    for (int turn = 0; turn < 6; turn++)
+        printf("instruction of one element, 2 devices, recorder %s\t%.1f\tns\n", turn % 2 ? "on" : "off",
+            1e9 * measure((job){.devices = 2, .n = 10000, .elements = 1, .recorder = turn % 2 ? recorder : NULL}) /
+                20000);
+    mth__recorder_free(recorder);
     static const char *const name[] = {"direct", "ring", "tree", "hierarchical"};
     for (int algorithm = 0; algorithm < MTH__ALGORITHMS; algorithm++) {
         double t = measure((job){

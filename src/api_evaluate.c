@@ -187,7 +187,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         for (int r = 0; !s && r < held[i]->count; r++)
             entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
     }
-    if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, stop);
+    if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});
     for (size_t i = 0; !s && i < entries; i++) s = mth__array_unlend(held[i], exit, exits * devices);
     mth_arrays *values = NULL, *slopes = NULL;
     if (!s) s = collect(c, p, exit, false, &values);

@@ -121,7 +121,7 @@ static mth_status run_once(
     const bench *b, const mth__program *p, mth__executable *x, mth__buffer *const *entry, mth__buffer **exit) {
     float first;
     const size_t exits = p->exit.n * (size_t)b->mesh->count;
-    mth_status s = b->vtable->run(x, entry, exit, mth__thread_stop());
+    mth_status s = b->vtable->run(x, entry, exit, &(mth__control){.stop = mth__thread_stop()});
     for (size_t i = 0; i < exits && !s; i++)
         if (exit[i]) s = b->vtable->memory.read(exit[i], 0, &first, sizeof first);
     let_go(b, exit, exits);

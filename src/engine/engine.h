@@ -6,6 +6,7 @@
 #include "base/stop.h"
 #include "data/devices.h"
 #include "emit/collective.h"
+#include "engine/control.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -32,8 +33,9 @@ typedef struct {
     /* Exits are memory from the start of a run, where the plan may keep activations of at least so many bytes; 0: they
        are not. */
     int64_t least_lent;
-    bool pads;  /* a device's part of a value takes as much as the largest part of any device */
-    bool views; /* a slice may be a view of its operand (an ALIAS with an offset) */
+    bool pads;      /* a device's part of a value takes as much as the largest part of any device */
+    bool views;     /* a slice may be a view of its operand (an ALIAS with an offset) */
+    bool crossings; /* a run calls control->crossing */
 } mth__engine_traits;
 
 typedef struct {
@@ -59,8 +61,9 @@ typedef struct {
     /* entry[e * devices + d]: the buffer of entry e on device d, NULL where d holds none. exit likewise: filled with
        new references. An exit that is the successor of an entry is that entry's buffer, which the run writes: it must
        be the engine's memory, not borrowed, and holds anything where the run fails. Runs of one executable exclude
-       each other (the engine locks). Whichever threads run instructions ask `stop` between them. */
-    mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
+       each other (the engine locks). Whichever threads run instructions ask control->stop between them, and write to
+       control->recorder. */
+    mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__control *);
     mth_status (*stablehlo)(mth__executable *, mth__text *); /* NULL: the engine has none */
     /* what a compiler behind the engine made of the program; NULL: there is none */
     mth_status (*explain)(mth__executable *, mth__text *);

@@ -2,7 +2,7 @@
  * let go. For texts that somebody has spoilt: the promise is that an engine then needs no check of its own. */
 #ifndef RUN_PROGRAM_H
 #define RUN_PROGRAM_H
-#include "engine/engine.h"
+#include "open_engine.h"
 #include <string.h>
 
 /* What running it takes, saturating: values of all devices in 8 bytes each, slabs, exits, and channels by device. */
@@ -57,11 +57,9 @@ static mth_status run_program(mth__arena *arena, const mth__engine_vtable *vt, c
     size_t devices = (size_t)p->mesh->count, entries = p->entry.n * devices, exits = p->exit.n * devices;
     mth__buffer **entry = NEW_ARRAY(arena, mth__buffer *, entries + 1),
                 **exit = NEW_ARRAY(arena, mth__buffer *, exits + 1);
-    static const mth__opt options[] = {{"threads", MTH__OPT_SIZE, "None", "", NULL}, {0}};
-    mth_arg threads = mth_int(2);
     mth__engine *e;
     mth__executable *x = NULL;
-    TRY(vt->open(&(mth__engine_setup){p->mesh, (const mth__opt *const[]){options, NULL}, &threads}, &e));
+    TRY(open_engine(vt, p->mesh, &e));
     mth_status s = vt->load(e, p, NULL, &x);
     if (!s) s = make_entries(vt, e, p, entry);
     if (!s) s = vt->run(x, entry, exit, NULL);

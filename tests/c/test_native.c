@@ -375,20 +375,21 @@ GUARDED(stop) {
     session s = session_new(m.p, THREADS);
     fill_entries(&s, 100000);
     atomic_store(&stop_flag, 1);
-    CHECK_FAILS(native->run(s.x, s.entry, s.exit, &stop_when_told), MTH_ERROR_INTERRUPTED, "interrupted");
+    CHECK_FAILS(native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_when_told}), MTH_ERROR_INTERRUPTED,
+        "interrupted");
     CHECK(!s.exit[0] && !s.exit[1]);
     for (int i = 0; i < 3; i++) {
         atomic_store(&stop_flag, 0);
         pthread_t thread;
         pthread_create(&thread, NULL, stop_soon, NULL);
-        mth_status status = native->run(s.x, s.entry, s.exit, &stop_when_told);
+        mth_status status = native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_when_told});
         CHECK(!status || mth_error_get_code(status) == MTH_ERROR_INTERRUPTED);
         mth_error_free(status);
         pthread_join(thread, NULL);
         release_exits(&s);
     }
     atomic_store(&stop_flag, 0);
-    CHECK_STATUS(native->run(s.x, s.entry, s.exit, &stop_when_told));
+    CHECK_STATUS(native->run(s.x, s.entry, s.exit, &(mth__control){.stop = &stop_when_told}));
     CHECK(((float *)native->memory.host(s.exit[1]))[99999] == 4001);
     session_end(&s);
 }

@@ -96,7 +96,9 @@ static mth_status session_fill(session *s) {
     return NULL;
 }
 
-static mth_status session_run(session *s, const mth__stop *stop) { return s->vt->run(s->x, s->entry, s->exit, stop); }
+static mth_status session_run(session *s, const mth__stop *stop) {
+    return s->vt->run(s->x, s->entry, s->exit, &(mth__control){.stop = stop});
+}
 
 /* What left, one exit after the other, each device's part. */
 static mth_status session_read(session *s, float *to) {

@@ -2,6 +2,7 @@
  * numbers of its rows are the operator table's; its communication is that of every test that compares a plan with it.
  */
 #include "engine/reference/reference_run.h"
+#include "open_engine.h"
 #include "unit.h"
 
 static const mth__engine_vtable *const engine = &mth__engine_reference;
@@ -10,7 +11,7 @@ TEST(buffers_keep_their_engine) {
     mth__engine *e;
     mth__buffer *b;
     int64_t before = mth_debug_live_allocations(), data = 0;
-    CHECK_STATUS(engine->open(&(mth__engine_setup){.mesh = &(mth__mesh){.count = 2}}, &e));
+    CHECK_STATUS(open_engine(engine, &(mth__mesh){.count = 2}, &e));
     CHECK_STATUS(engine->memory.new(e, 1, 16, &b));
     engine->close(e);
     engine->memory.retain(b);
@@ -79,6 +80,7 @@ static bool always(void *nothing) { return nothing == NULL; }
 typedef struct {
     const char *text;
     const mth__stop *stop;
+    bool threads; /* one for each device */
 } job;
 static mth_status run(void *argument) {
     const job *j = argument;
@@ -87,12 +89,12 @@ static mth_status run(void *argument) {
     mth__executable *x;
     mth__program *p;
     TRY(mth__program_parse(arena, j->text, &p));
-    TRY(engine->open(&(mth__engine_setup){.mesh = p->mesh}, &e));
+    TRY(open_engine_with(engine, p->mesh, 1, j->threads, &e));
     mth_status s = engine->load(e, p, NULL, &x);
     engine->close(e);
     if (s) return s;
     mth__buffer *none[64] = {NULL}, *left[64] = {NULL};
-    s = engine->run(x, none, left, j->stop);
+    s = engine->run(x, none, left, &(mth__control){.stop = j->stop});
     for (int i = 0; i < 64; i++) CHECK(left[i] == NULL);
     engine->unload(x);
     if (!s) mth__arena_free(arena);
@@ -143,7 +145,7 @@ TEST(an_id_outside_is_named) {
 
 TEST(a_program_needs_its_entries) {
     char *text = plan_of(MTH_INT32, (int32_t[]){1, 2, 9}, false);
-    if (text) CHECK_FAILS(mth__guard(run, &(job){text, NULL}), MTH_ERROR_INTERNAL, "has no buffer");
+    if (text) CHECK_FAILS(mth__guard(run, &(job){text, NULL, false}), MTH_ERROR_INTERNAL, "has no buffer");
     mth_text_free(text);
 }
 
@@ -162,9 +164,12 @@ TEST(devices_that_wait_for_each_other_are_named) {
         "128") "role 1 devices 1 slab 256\n" TERM SUM("1", "%2", "c1", "64") SUM("2", "%1", "c0", "128");
     const char *straight =
         HEAD "role 0 devices 0, 1 slab 256\n" TERM SUM("1", "%1", "c0", "64") SUM("2", "%2", "c1", "128");
-    CHECK_STATUS(mth__guard(run, &(job){straight, NULL}));
-    CHECK_FAILS(
-        mth__guard(run, &(job){crossed, NULL}), MTH_ERROR_INTERNAL, "device 0 waits for ever at instruction 1, first");
-    CHECK_FAILS(mth__guard(run, &(job){straight, &(mth__stop){always, NULL}}), MTH_ERROR_INTERRUPTED, "interrupted");
+    for (int threads = 0; threads < 2; threads++) {
+        const mth__stop stop = {always, NULL};
+        CHECK_STATUS(mth__guard(run, &(job){straight, NULL, threads}));
+        CHECK_FAILS(mth__guard(run, &(job){crossed, NULL, threads}), MTH_ERROR_INTERNAL,
+            "device 0 waits for ever at instruction 1, first");
+        CHECK_FAILS(mth__guard(run, &(job){straight, &stop, threads}), MTH_ERROR_INTERRUPTED, "interrupted");
+    }
 }
 RUN()

@@ -61,10 +61,8 @@ typedef struct {
 } session;
 
 static mth_status load(session *s, const mth__engine_vtable *vt, const mth__program *p) {
-    static const mth__opt options[] = {{"threads", MTH__OPT_SIZE, "None", "", NULL}, {0}};
-    mth_arg threads = mth_int(2);
     s->vt = vt;
-    TRY(vt->open(&(mth__engine_setup){p->mesh, (const mth__opt *const[]){options, NULL}, &threads}, &s->engine));
+    TRY(open_engine(vt, p->mesh, &s->engine));
     return vt->load(s->engine, p, NULL, &s->x);
 }
 static void give(session *s, int entry, int devices, int device, int n, const float *data) {

@@ -339,7 +339,8 @@ static void poison_memory(const mth__executable *x, mth__buffer *const *exit) {
 static void poison_memory(const mth__executable *x, mth__buffer *const *exit) { (void)x, (void)exit; }
 #endif
 
-static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
+static mth_status run_locked(
+    mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
     mth__engine *e = x->engine;
     TRY(mth__pool_start(e)); /* after a fork there are no threads */
     bind_slabs(x);
@@ -349,9 +350,11 @@ static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth_
     for (int k = 0; k < x->streams; k++) x->stream[k].shared = e->shared[k];
     e->run.stream = x->stream;
     e->run.streams = x->streams;
+    e->run.each = x->each;
     e->run.event = x->event;
     e->run.events = x->events;
-    e->run.stop = stop;
+    e->run.stop = mth__control_stop(control);
+    e->run.recorder = mth__control_recorder(control);
     mth__pool_run(e);
     switch (atomic_load(&e->run.failure)) {
     case MTH__RUN_STOPPED: return mth__interrupted();
@@ -361,8 +364,10 @@ static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth_
     }
 }
 
-static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
+static mth_status native_run(
+    mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
     mth__engine *e = x->engine;
+    TRY(mth__control_uncrossed(control));
     for (size_t i = 0; i < x->entries; i++) {
         const mth__buffer *b = entry[x->entry[i].index];
         if (!b || b->bytes < x->entry[i].bytes)
@@ -371,9 +376,9 @@ static mth_status native_run(mth__executable *x, mth__buffer *const *entry, mth_
                 x->entry[i].device);
     }
     TRY(exits_new(x, entry, exit));
-    mth_status s = mth__lock_run(&e->running, stop);
+    mth_status s = mth__lock_run(&e->running, mth__control_stop(control));
     if (!s) {
-        s = run_locked(x, entry, exit, stop);
+        s = run_locked(x, entry, exit, control);
         pthread_mutex_unlock(&e->running);
     }
     for (size_t i = 0; s && i < x->exits; i++) {

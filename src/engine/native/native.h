@@ -159,6 +159,7 @@ typedef struct {
     mth__task *task;
     int tasks, device;
     mth__fault fault;
+    int64_t begin;                     /* of the task that runs, where it is recorded */
     void *shared;                      /* call_scratch of the call that runs */
     _Alignas(64) atomic_ullong ticket; /* sequence : 24, chunks : 20, next chunk : 20 */
     atomic_int finished, phase;        /* of the ticket's chunks; its phase */
@@ -209,6 +210,8 @@ typedef struct {
     mth__event *const *event;
     size_t events;
     const mth__stop *stop;
+    mth__recorder *recorder;      /* NULL: nothing is recorded */
+    int each;                     /* streams of a device */
     _Alignas(64) atomic_int over; /* nonzero: all is done, or the run has failed */
     atomic_int left;              /* streams that have tasks left */
     atomic_int failure;           /* MTH__RUN_*; the first wins */

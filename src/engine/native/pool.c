@@ -145,11 +145,24 @@ static void wake_ready(mth__engine *e, const int32_t *stream, int n) {
     wake(e, count);
 }
 
+/* Whoever ended the task's last chunk writes; tasks that only wait are left out. */
+static void record(const mth__engine *e, const mth__stream *s, const mth__task *t) {
+    if (t->kind == MTH__TASK_SYNC) return;
+    mth__record(e->run.recorder,
+        &(mth__recorded){.device = s->device,
+            .stream = (int32_t)((s - e->run.stream) % e->run.each),
+            .first = t->instr,
+            .last = t->instr,
+            .begin = s->begin,
+            .end = mth__record_now()});
+}
+
 static void complete(mth__engine *e, mth__stream *s, const mth__task *t) {
     if (t->kind == MTH__TASK_CALL && atomic_load_explicit(&s->fault.set, memory_order_acquire)) {
         fail(e, MTH__RUN_FAULT, (int)(s - e->run.stream), (int)(t - s->task));
         return;
     }
+    if (e->run.recorder) record(e, s, t);
     bool last = t->signals && atomic_fetch_add(&t->signals->arrived, 1) + 1 == t->signals->n;
     int now = atomic_fetch_add(&s->done, 1) + 1;
     if (last && t->signals->n > 1) wake_ready(e, t->signals->stream, t->signals->n);
@@ -174,6 +187,7 @@ static void run_stream(mth__engine *e, mth__stream *s, const mth__task *t, int p
                 return;
             }
             t = &s->task[at];
+            if (e->run.recorder) s->begin = mth__record_now();
             if (t->kind == MTH__TASK_CALL) {
                 t->work.call->shared = s->shared;
                 t->work.call->fault = &s->fault;

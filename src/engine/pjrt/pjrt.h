@@ -80,7 +80,7 @@ mth_status mth__pjrt_check_program(const mth__program *);      /* pjrt_parts.c: 
 /* pjrt_load.c, pjrt_run.c */
 mth_status mth__pjrt_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__pjrt_unload(mth__executable *);
-mth_status mth__pjrt_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
+mth_status mth__pjrt_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__control *);
 mth_status mth__pjrt_stablehlo(mth__executable *, mth__text *);
 mth_status mth__pjrt_explain(mth__executable *, mth__text *);
 #endif

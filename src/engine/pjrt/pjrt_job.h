@@ -51,6 +51,7 @@ typedef struct {
     PJRT_Buffer *const **arguments; /* [device][argument] */
     PJRT_Buffer **result, ***results_of;
     PJRT_Event **complete; /* by device; NULL when awaited */
+    int64_t begin;         /* when it was launched, where runs are recorded */
     mth__hop hop;
     mth__hop_target *target;
     int targets;
@@ -70,8 +71,9 @@ struct mth__executable {
     VEC(mth__module *) module;            /* all texts, each once */
     VEC(mth__job) job;
     bool compiled;
-    pthread_mutex_t lock; /* runs and compiling exclude each other */
-    mth__cell **at;       /* [slot * devices + device] */
+    mth__recorder *recorder; /* of the run under way, or NULL */
+    pthread_mutex_t lock;    /* runs and compiling exclude each other */
+    mth__cell **at;          /* [slot * devices + device] */
     mth__cell *cell;
     mth__cell **unused;
     int unuseds;

@@ -92,6 +92,7 @@ static mth_status call(mth__executable *x, mth__job *job) {
     const mth__segment *g = job->segment;
     int count;
     const int32_t *device = devices_of(x, job, &count);
+    if (x->recorder) job->begin = mth__record_now();
     for (int d = 0; d < count; d++)
         for (int i = 0; i < job->args; i++) {
             PJRT_Buffer **argument = &job->argument[d * job->args + i];
@@ -152,6 +153,21 @@ static mth_status keep_first(mth_status first, mth_status next) {
 
 /* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it.
  */
+/* From the launch of a module until its end was awaited on the device, which may be later than it came. Of another role
+ * than the segment's first, and of XLA's own partitioning, the instructions' numbers aren't known. */
+static void record(const mth__executable *x, const mth__job *job, int device) {
+    const size_t n = job->segment->instr.n;
+    mth__recorded event = {.device = device, .first = -1, .last = -1, .begin = job->begin, .end = mth__record_now()};
+    const mth__seg_instr *first = n ? &job->segment->instr.at[0] : NULL, *last = n ? first + (n - 1) : NULL;
+    const int role = x->program->role_of[device];
+    if (n && !x->segments->global && role >= 0 && first->role == &x->program->role.at[role] &&
+        last->role == first->role) {
+        event.first = (int32_t)(first->instr - first->role->instr.at);
+        event.last = (int32_t)(last->instr - last->role->instr.at);
+    }
+    mth__record(x->recorder, &event);
+}
+
 static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
     if (!job->segment) return mth__hop_finish(x, job, s);
     int count;
@@ -160,6 +176,7 @@ static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
         if (!job->complete[d]) continue;
         x->flying[device[d]]--;
         mth_status done = mth__pjrt_await(x->engine, job->complete[d], "run");
+        if (x->recorder) record(x, job, device[d]);
         if (done && job->segment->instr.n)
             done = mth__error_operator(done, job->segment->instr.at[0].instr->label.module);
         job->complete[d] = NULL;
@@ -298,12 +315,16 @@ static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth_
     return s;
 }
 
-mth_status mth__pjrt_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
+mth_status mth__pjrt_run(
+    mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
+    const mth__stop *stop = mth__control_stop(control);
     if (!x->engine->client) return not_here(x->engine);
+    TRY(mth__control_uncrossed(control));
     TRY(mth__plugin_check_process(x->engine->plugin)); /* before any lock: who held it may not be here */
     TRY(mth__lock_run(&x->lock, stop));
     mth_status s = mth__executable_compile(x);
     if (!s && !(s = mth__lock_run(&x->engine->running, stop))) {
+        x->recorder = mth__control_recorder(control);
         s = run_locked(x, entry, exit, stop);
         pthread_mutex_unlock(&x->engine->running);
     }

@@ -1,19 +1,32 @@
 /* The vtable, and the loading of programs. */
+#include "base/cores.h"
 #include "engine/reference/reference_run.h"
+#include <stddef.h>
 
-static const mth__opt *const tables[] = {mth__mesh_options, NULL};
+typedef struct {
+    bool device_threads;
+} reference_options;
+static const mth__opt options[] = {
+    {"device_threads", MTH__OPT_BOOL, "False", "Each device has a thread of its own, in place of one for all.",
+        .read = mth__read_bool, .at = offsetof(reference_options, device_threads)},
+    {0}};
+static const mth__opt *const tables[] = {mth__mesh_options, options, NULL};
 
 static mth_status open_engine(const mth__engine_setup *setup, mth__engine **out) {
+    reference_options given;
+    TRY(mth__options_hand_out(setup->tables, setup->value, options, &given));
     mth__engine *e = mth__calloc(1, sizeof *e);
     if (!e) return mth__lacks_memory("an engine", sizeof *e);
     atomic_init(&e->references, 1);
     e->devices = setup->mesh->count;
+    e->threads = given.device_threads;
     *out = e;
     return NULL;
 }
 
 static mth_status describe(mth__engine *e, mth__text *t) {
-    mth__text_add(t, "reference engine: %d devices on one thread, double precision and int64 inside\n", e->devices);
+    mth__text_add(t, "reference engine: %d devices on %s, double precision and int64 inside\n", e->devices,
+        e->threads ? "a thread each" : "one thread");
     return NULL;
 }
 
@@ -45,11 +58,13 @@ static mth_status place_role(mth__executable *x, const mth__role *role, mth__ref
         if (role->value.at[i].storage != MTH__IN_ALIAS)
             d->elements = mth__size_sum(d->elements, mth__shape_size(d->value[i].local));
     }
-    for (size_t i = 0; i < role->instr.n; i++) {
-        const mth__instr *in = &role->instr.at[i];
-        if (in->kind == MTH__COLLECTIVE) mth__ref_seat_of(x, in->channel, d->device)->takes_part = true;
-        if (in->kind == MTH__SEND) x->senders[in->channel]++;
-    }
+    for (size_t e = 0; e < p->exit.n; e++) d->leaves[e] = -1;
+    for (size_t i = 0; i < role->instr.n; i++)
+        for (int k = 0; k < role->instr.at[i].nout; k++) {
+            int v = role->instr.at[i].out[k];
+            if (role->value.at[v].storage == MTH__IN_ALIAS) v = role->value.at[v].index;
+            if (role->value.at[v].storage == MTH__IN_EXIT) d->leaves[role->value.at[v].index] = v;
+        }
     return NULL;
 }
 
@@ -73,9 +88,7 @@ static mth_status load_body(void *arguments) {
     x->engine = l->engine;
     x->program = p;
     x->by_id = NEW_ARRAY(arena, mth__ref_device *, p->mesh->count);
-    x->seat = NEW_ARRAY(arena, mth__ref_seat, p->channel.n * (size_t)p->mesh->count);
-    x->senders = NEW_ARRAY(arena, int, p->channel.n);
-    x->sent = NEW_ARRAY(arena, int, p->channel.n);
+    TRY(mth__walk_new(arena, p, &x->walk));
     for (size_t r = 0; r < p->role.n; r++) x->count += p->role.at[r].ndevice;
     x->device = NEW_ARRAY(arena, mth__ref_device, x->count);
     int n = 0;
@@ -133,15 +146,12 @@ void mth__ref_unload(mth__executable *x) {
     mth__ref_close(e);
 }
 
-static int cores(mth__engine *e) {
-    (void)e;
-    return 1; /* its thread's */
-}
+static int cores(mth__engine *e) { return e->threads ? mth__core_count() : 1; }
 
 const mth__engine_vtable mth__engine_reference = {
     .name = "reference",
     .options = tables,
-    .traits = {.streams = MTH__STREAMS, .views = true},
+    .traits = {.streams = MTH__STREAMS, .views = true, .crossings = true},
     .cores = cores,
     .open = open_engine,
     .close = mth__ref_close,

@@ -1,8 +1,8 @@
-/* The reference engine: the oracle of the tests. Inside, a floating element is a double and an integer an int64, every
- * row is a loop over index tuples written from its formula in catalog/rows.h, every communication is done from its
- * global meaning, all on one thread. It shares no code with other engines.
+/* The reference engine: the oracle of the tests. Inside, a floating element is a double and an integer an int64, and
+ * every row is a loop over index tuples written from its formula in catalog/rows.h. It shares with other engines what
+ * channels mean (emit/channel_moves.h, which a test compares with their meaning for the whole tensor) and the order in
+ * which things happen (engine/walk.h).
  *   reference.c             the vtable: buffers, load, run
- *   reference_channels.c    communication: parts laid out in the global tensor, combined, handed out again
  *   reference_element.c     elements: between dtypes, and combined
  *   reference_rows.c        the table of rows; what the loops need
  *   reference_elementwise.c reference_tensor.c reference_index.c reference_normalize.c reference_moe.c    the rows */
@@ -87,15 +87,4 @@ mth__ref_row mth__ref_moe_matmul, mth__ref_moe_outer, mth__ref_moe_bias, mth__re
 mth__ref_row mth__ref_moe_act, mth__ref_moe_mul, mth__ref_moe_count;
 double mth__ref_activation(int row, double x); /* relu, gelu, gelu_tanh, silu */
 double mth__ref_activation_derivative(int row, double x);
-
-/* ---- communication. A group takes parts from some devices and gives parts to some. */
-typedef struct {
-    int device;
-    const mth__ref_value *value;
-} mth__ref_part;
-/* Lays the parts out in the global tensor and copies every receiver's box. With `combine` elements that several parts
-   hold are combined by channel->reduce, else they are equal. *missing: set where a receiver's element is in no part
-   (nothing is written then). */
-mth_status mth__ref_exchange(const mth__channel *, bool combine, int parts, const mth__ref_part *part, int receivers,
-    mth__ref_value *const *receiver, bool *missing);
 #endif

@@ -1,22 +1,10 @@
-/* A run: every device walks its role's instructions in turn, as far as it gets; a channel is done when all who take
- * part have come. */
+/* A run: entries become doubles, the walk does the rest by the calls below, exits become bytes again. */
 #include "engine/reference/reference_run.h"
 #include <math.h>
 
-mth__ref_seat *mth__ref_seat_of(const mth__executable *x, int channel, int device) {
-    return &x->seat[(size_t)channel * (size_t)x->program->mesh->count + (size_t)device];
-}
-
-/* Writes of an exit's values: the last is what leaves. */
-static void wrote(mth__ref_device *d, const mth__instr *in) {
-    for (int i = 0; i < in->nout; i++) {
-        int v = in->out[i];
-        if (d->role->value.at[v].storage == MTH__IN_ALIAS) v = d->role->value.at[v].index;
-        if (d->role->value.at[v].storage == MTH__IN_EXIT) d->leaves[d->role->value.at[v].index] = v;
-    }
-}
-
-static mth_status compute(mth__ref_device *d, const mth__instr *in) {
+static mth_status compute(void *context, int device, const mth__instr *in) {
+    const mth__executable *x = context;
+    mth__ref_device *d = x->by_id[device];
     mth__ref_call c = {.op = in->op, .attrs = in->attrs, .nout = in->nout};
     c.nin = mth__row_operands(in->op, in->nin, in->accumulates);
     for (int i = 0; i < c.nin; i++) c.in[i] = &d->value[in->in[i]];
@@ -34,168 +22,45 @@ static mth_status compute(mth__ref_device *d, const mth__instr *in) {
     return NULL;
 }
 
-/* The copy between spaces that brings this value, which stands before the instruction at hand. */
-static const mth__instr *starter_of(const mth__ref_device *d, int value) {
-    size_t i = d->at;
-    while (d->role->instr.at[i].kind != MTH__COPY || d->role->instr.at[i].out[0] != value) i--;
-    return &d->role->instr.at[i];
-}
-
-static void copy(mth__ref_device *d, const mth__instr *in) {
-    const mth__ref_value *from = &d->value[in->in[0]], *to = &d->value[in->out[0]];
+static mth_status copy(void *context, int device, const mth__instr *in) {
+    const mth__executable *x = context;
+    const mth__ref_value *value = x->by_id[device]->value, *from = &value[in->in[0]], *to = &value[in->out[0]];
     const int64_t elements = mth__shape_size(from->local);
     if (elements) memcpy(to->data, from->data, (size_t)elements * sizeof *to->data);
-}
-
-/* ---------------------------------------------------------------- channels */
-/* Devices of a collective form a group where they differ only along its axes; all others are one group. */
-static int group_of(const mth__channel *c, int device) {
-    if (c->kind == MTH__TRANSFER || c->kind == MTH__BROADCAST) return 0;
-    int coordinate[MTH__AXES], group = 0;
-    mth__placement_coordinates(c->from.on, c->from.on->rank_of[device], coordinate);
-    for (int a = 0; a < c->from.on->naxes; a++)
-        if (!(c->axes >> a & 1)) group = group * c->from.on->dim[a] + coordinate[a];
-    return group;
-}
-
-/* Does the communication of the device's group once all of it has come. */
-static mth_status collect_group(mth__executable *x, int channel, int device) {
-    const mth__channel *c = &x->program->channel.at[channel];
-    int group = group_of(c, device), parts = 0, receivers = 0;
-    for (int i = 0; i < x->count; i++) {
-        const mth__ref_seat *s = mth__ref_seat_of(x, channel, x->device[i].device);
-        if (s->takes_part && !s->arrived && group_of(c, x->device[i].device) == group) return NULL;
-    }
-    mth__ref_part *part = mth__calloc((size_t)x->count, sizeof *part);
-    mth__ref_value **receiver = mth__calloc((size_t)x->count, sizeof *receiver);
-    mth_status status = part && receiver ? NULL : mth__lacks_memory("a run of the reference engine", 0);
-    for (int i = 0; i < x->count && !status; i++) {
-        mth__ref_device *d = &x->device[i];
-        mth__ref_seat *s = mth__ref_seat_of(x, channel, d->device);
-        if (!s->takes_part || group_of(c, d->device) != group) continue;
-        if (s->arrived->nin && d->value[s->arrived->in[0]].here)
-            part[parts++] = (mth__ref_part){d->device, &d->value[s->arrived->in[0]]};
-        if (s->arrived->nout && d->value[s->arrived->out[0]].here)
-            receiver[receivers++] = &d->value[s->arrived->out[0]];
-        s->done = true;
-    }
-    bool missing = false;
-    if (!status)
-        status = mth__ref_exchange(c, c->kind == MTH__ALL_REDUCE || c->kind == MTH__REDUCE_SCATTER, parts, part,
-            receivers, receiver, &missing);
-    if (!status && missing)
-        status = INTERNAL("%s: nobody holds an element that device %d's group is to receive", c->label, device);
-    mth__free(part);
-    mth__free(receiver);
-    return status;
-}
-
-/* Takes what has been sent, once that is all the device needs. */
-static mth_status receive(mth__executable *x, mth__ref_device *to, int channel, mth__ref_seat *seat) {
-    const mth__channel *c = &x->program->channel.at[channel];
-    if (seat->tried == x->sent[channel] + 1) return NULL; /* nothing new */
-    seat->tried = x->sent[channel] + 1;
-    mth__ref_part *part = mth__calloc((size_t)x->count, sizeof *part);
-    if (!part) return mth__lacks_memory("a run of the reference engine", 0);
-    int parts = 0;
-    for (int i = 0; i < x->count; i++) {
-        mth__ref_device *d = &x->device[i];
-        const mth__ref_seat *s = mth__ref_seat_of(x, channel, d->device);
-        if (s->sent && d->value[s->sent->in[0]].here)
-            part[parts++] = (mth__ref_part){d->device, &d->value[s->sent->in[0]]};
-    }
-    bool missing;
-    mth_status status =
-        mth__ref_exchange(c, false, parts, part, 1, (mth__ref_value *[]){&to->value[seat->arrived->out[0]]}, &missing);
-    mth__free(part);
-    if (!status) seat->done = !missing;
-    return status;
-}
-
-static mth_status progress(mth__executable *x, mth__ref_device *d, int channel, mth__ref_seat *seat) {
-    if (seat->done) return NULL;
-    return x->senders[channel] ? receive(x, d, channel, seat) : collect_group(x, channel, d->device);
-}
-
-/* ---------------------------------------------------------------- devices */
-/* Sets *moved where the device got past its instruction. */
-static mth_status step(mth__executable *x, mth__ref_device *d, bool *moved) {
-    const mth__instr *in = &d->role->instr.at[d->at];
-    mth__ref_seat *seat = in->channel < 0 ? NULL : mth__ref_seat_of(x, in->channel, d->device);
-    bool over = true;
-    switch (in->kind) {
-    case MTH__COMPUTE: TRY(compute(d, in)); break;
-    case MTH__COPY:
-        if (!mth__is_started(in)) copy(d, in);
-        break;
-    case MTH__SEND: /* the value stays as it is: who takes it reads it in place */
-        seat->sent = in;
-        x->sent[in->channel]++;
-        break;
-    case MTH__COLLECTIVE:
-    case MTH__RECV:
-        seat->arrived = in;
-        if (mth__is_started(in)) break;
-        TRY(progress(x, d, in->channel, seat));
-        over = seat->done;
-        break;
-    case MTH__WAIT:
-        if (!seat) {
-            const mth__instr *by = starter_of(d, in->awaited);
-            copy(d, by);
-            wrote(d, by);
-        } else if (seat->arrived && mth__is_started(seat->arrived)) {
-            TRY(progress(x, d, in->channel, seat));
-            over = seat->done;
-            if (over) wrote(d, seat->arrived);
-        }
-        break;
-    }
-    if (over) {
-        if (!mth__is_started(in)) wrote(d, in);
-        d->at++;
-    }
-    *moved = over;
     return NULL;
 }
 
-static mth_status stuck(const mth__executable *x) {
-    for (int i = 0; i < x->count; i++) {
-        const mth__ref_device *d = &x->device[i];
-        if (d->at < d->role->instr.n)
-            return INTERNAL("device %d waits for ever at instruction %zu, %s", d->device, d->at,
-                x->program->channel.at[d->role->instr.at[d->at].channel].label);
-    }
-    return INTERNAL("no device waits");
-}
-
-static mth_status walk(mth__executable *x, const mth__stop *stop) {
-    for (bool any = true, unfinished = true; unfinished;) {
-        if (!any) return stuck(x);
-        any = unfinished = false;
-        for (int i = 0; i < x->count; i++) {
-            mth__ref_device *d = &x->device[i];
-            for (bool moved = true; moved && d->at < d->role->instr.n;) {
-                if (mth__stop_asked(stop)) return mth__interrupted();
-                TRY(step(x, d, &moved));
-                any |= moved;
-            }
-            unfinished |= d->at < d->role->instr.n;
+/* Element by element. */
+static void follow(const mth__executable *x, const mth__walk_move *move, bool reduce) {
+    const mth__strided_copy *copy = move->copy;
+    mth__ref_element *to = x->by_id[move->device]->value[move->to].data + copy->to;
+    const mth__ref_element *from = x->by_id[move->peer]->value[move->from].data + copy->from;
+    mth__shape box = {.rank = copy->rank};
+    for (int d = 0; d < box.rank; d++) box.dim[d] = copy->size[d];
+    FOR_EACH(at, box) {
+        int64_t there = 0, here = 0;
+        for (int d = 0; d < box.rank; d++) {
+            here += at[d] * copy->to_stride[d];
+            there += at[d] * copy->from_stride[d];
         }
+        to[here] =
+            reduce ? mth__ref_combine(move->channel->dtype, move->channel->reduce, to[here], from[there]) : from[there];
     }
+}
+static mth_status move_box(void *context, const mth__walk_move *move) {
+    follow(context, move, false);
+    return NULL;
+}
+static mth_status reduce_box(void *context, const mth__walk_move *move) {
+    follow(context, move, true);
     return NULL;
 }
 
 /* ---------------------------------------------------------------- entries and exits */
 static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
     const mth__program *p = x->program;
-    memset(x->sent, 0, p->channel.n * sizeof *x->sent);
-    for (size_t i = 0; i < p->channel.n * (size_t)p->mesh->count; i++)
-        x->seat[i] = (mth__ref_seat){.takes_part = x->seat[i].takes_part};
     for (int i = 0; i < x->count; i++) {
         mth__ref_device *d = &x->device[i];
-        d->at = 0;
-        for (size_t e = 0; e < p->exit.n; e++) d->leaves[e] = -1;
         /* what is read before it is written shows */
         for (int64_t j = 0; j < d->elements; j++) d->memory[j].real = NAN;
         for (size_t v = 0; v < d->role->value.n; v++) {
@@ -229,14 +94,17 @@ static mth_status leave(
     return NULL;
 }
 
-mth_status mth__ref_run(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
+static const mth__walk_calls calls = {.compute = compute, .copy = copy, .move = move_box, .reduce = reduce_box};
+
+mth_status mth__ref_run(
+    mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
     size_t exits = x->program->exit.n, devices = (size_t)x->program->mesh->count;
     mth__buffer **made = mth__calloc(exits * devices + 1, sizeof *made);
     if (!made) return mth__lacks_memory("a run of the reference engine", 0);
-    mth_status s = mth__lock_run(&x->lock, stop);
+    mth_status s = mth__lock_run(&x->lock, mth__control_stop(control));
     if (!s) {
         s = begin(x, entry);
-        if (!s) s = walk(x, stop);
+        if (!s) s = mth__walk_run(x->walk, &calls, x, x->engine->threads, control);
         for (size_t e = 0; e < exits && !s; e++)
             for (int i = 0; i < x->count && !s; i++)
                 s = leave(x, e, &x->device[i], entry, &made[e * devices + (size_t)x->device[i].device]);

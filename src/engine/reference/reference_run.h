@@ -2,10 +2,12 @@
 #ifndef MTH__REFERENCE_RUN_H
 #define MTH__REFERENCE_RUN_H
 #include "engine/reference/reference.h"
+#include "engine/walk.h"
 
 struct mth__engine {
     atomic_int references;
     int devices;
+    bool threads; /* one for each device; else the caller's for all */
 };
 struct mth__buffer {
     atomic_int references;
@@ -16,19 +18,11 @@ struct mth__buffer {
 typedef struct {
     int device;
     const mth__role *role;
-    size_t at;             /* the instruction that is next */
     mth__ref_value *value; /* of the role */
     mth__ref_element *memory;
     int64_t elements; /* of all values that are no alias */
-    int *leaves;      /* by exit: the value last written of it, -1: none */
+    int *leaves;      /* by exit: the value that is written last of it, -1: none */
 } mth__ref_device;
-
-/* Where a device stands with a channel. */
-typedef struct {
-    const mth__instr *sent, *arrived; /* its SEND; its COLLECTIVE or RECV */
-    bool takes_part, done;            /* takes_part: has a COLLECTIVE of this channel */
-    int tried;                        /* RECV: how many had sent when it last looked */
-} mth__ref_seat;
 
 struct mth__executable {
     mth__engine *engine;
@@ -39,8 +33,7 @@ struct mth__executable {
     int count;
     mth__ref_device *device; /* count: those that have a role */
     mth__ref_device **by_id; /* by device id, or NULL */
-    mth__ref_seat *seat;     /* [channel * mesh->count + device id] */
-    int *senders, *sent;     /* by channel: devices with a SEND; those that have come to it */
+    mth__walk *walk;
 };
 
 void mth__ref_close(mth__engine *);
@@ -55,6 +48,5 @@ void mth__ref_narrow(const mth__ref_value *, void *to);
 
 mth_status mth__ref_load(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
 void mth__ref_unload(mth__executable *);
-mth__ref_seat *mth__ref_seat_of(const mth__executable *, int channel, int device);
-mth_status mth__ref_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *);
+mth_status mth__ref_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__control *);
 #endif

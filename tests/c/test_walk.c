@@ -1,0 +1,265 @@
+/* The walk and the control of a run: one thread for all devices or one for each, what is recorded, what crosses from
+ * device to device, and how a run ends early. */
+#include "emit/traffic.h"
+#include "engine/engine.h"
+#include "random_plan.h"
+#include "run_program.h"
+#include <string.h>
+#include "guarded.h"
+
+enum { PLANS = 60, STEPS = 12, EVENTS = 1 << 14 };
+
+typedef struct {
+    const mth__engine_vtable *vt;
+    const mth__program *p;
+    mth__engine *engine;
+    mth__executable *x;
+    mth__buffer **entry, **exit;
+    size_t entries, exits;
+} session;
+
+static void begin(session *s, const mth__engine_vtable *vt, const mth__program *p, bool device_threads) {
+    const size_t devices = (size_t)p->mesh->count;
+    *s = (session){.vt = vt, .p = p, .entries = p->entry.n * devices, .exits = p->exit.n * devices};
+    s->entry = NEW_ARRAY(a, mth__buffer *, s->entries + 1);
+    s->exit = NEW_ARRAY(a, mth__buffer *, s->exits + 1);
+    CHECK_STATUS(open_engine_with(vt, p->mesh, 2, device_threads, &s->engine));
+    CHECK_STATUS(vt->load(s->engine, p, NULL, &s->x));
+    CHECK_STATUS(make_entries(vt, s->engine, p, s->entry));
+}
+static mth_status run(session *s, const mth__control *control) {
+    let_go(s->vt, s->exit, s->exits);
+    memset(s->exit, 0, s->exits * sizeof *s->exit);
+    return s->vt->run(s->x, s->entry, s->exit, control);
+}
+static void end(session *s) {
+    let_go(s->vt, s->exit, s->exits);
+    let_go(s->vt, s->entry, s->entries);
+    s->vt->unload(s->x);
+    s->vt->close(s->engine);
+}
+
+static int64_t exit_bytes(const mth__program *p, size_t i) {
+    const mth__exit *exit = &p->exit.at[i / (size_t)p->mesh->count];
+    const int rank = exit->sharding.on->rank_of[i % (size_t)p->mesh->count];
+    return rank < 0 ? 0
+                    : mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
+            (int64_t)mth_dtype_size(exit->dtype);
+}
+
+static mth__program *plan_of_seed(unsigned seed) {
+    mth__emit_options options = random_emit_options(seed);
+    mth__program *p = emit_plan(random_graph(a, seed), &options);
+    CHECK_STATUS(mth__program_verify(p));
+    return p;
+}
+
+/* ---------------------------------------------------------------- threads */
+GUARDED(a_thread_for_each_device_computes_the_same) {
+    for (unsigned seed = 0; seed < PLANS; seed++) {
+        mth__program *p = plan_of_seed(seed);
+        session one, each;
+        begin(&one, &mth__engine_reference, p, false);
+        begin(&each, &mth__engine_reference, p, true);
+        CHECK_STATUS(run(&one, NULL));
+        for (int turn = 0; turn < 2; turn++) {
+            CHECK_STATUS(run(&each, NULL));
+            for (size_t i = 0; i < one.exits; i++)
+                if (one.exit[i] && each.exit[i])
+                    CHECK(!memcmp(
+                        one.vt->memory.host(one.exit[i]), one.vt->memory.host(each.exit[i]), (size_t)exit_bytes(p, i)));
+        }
+        end(&one);
+        end(&each);
+    }
+}
+
+/* ---------------------------------------------------------------- what crosses */
+typedef struct {
+    mth__traffic by_device[64];
+    int left; /* until it refuses; -1: never */
+} crossings;
+static mth_status cross(void *context, const char *channel, int from, int to, int64_t bytes) {
+    crossings *all = context;
+    if (all->left == 0) return FAIL(MTH_ERROR_IO, F("%s: the line is cut", channel), F("mend it"));
+    all->left -= all->left > 0;
+    all->by_device[from].sent += bytes;
+    all->by_device[to].received += bytes;
+    return NULL;
+}
+
+GUARDED(what_is_counted_is_what_crosses) {
+    int64_t total = 0, refused = 0;
+    for (unsigned seed = 0; seed < PLANS; seed++) {
+        mth__program *p = plan_of_seed(seed);
+        mth__traffic *counted = NEW_ARRAY(a, mth__traffic, p->mesh->count);
+        crossings crossed = {.left = -1};
+        session s;
+        begin(&s, &mth__engine_reference, p, false);
+        CHECK_STATUS(mth__program_traffic(p, counted, NULL));
+        CHECK_STATUS(run(&s, &(mth__control){.crossing = cross, .crossing_context = &crossed}));
+        for (int d = 0; d < p->mesh->count; d++) {
+            CHECK(crossed.by_device[d].received == counted[d].received);
+            CHECK(crossed.by_device[d].sent == counted[d].sent);
+            total += counted[d].sent;
+        }
+        crossings cut = {.left = 1};
+        mth_status status = run(&s, &(mth__control){.crossing = cross, .crossing_context = &cut});
+        if (status) {
+            CHECK(mth_error_get_code(status) == MTH_ERROR_IO && strstr(mth_error_get_message(status), "line is cut"));
+            refused++;
+        }
+        mth_error_free(status);
+        CHECK_STATUS(run(&s, NULL)); /* as before */
+        end(&s);
+    }
+    CHECK(total > 10000 && refused > PLANS / 2);
+}
+
+GUARDED(an_engine_that_asks_nobody_says_so) {
+    session s;
+    crossings crossed = {.left = -1};
+    begin(&s, &mth__engine_native, plan_of_seed(1), false);
+    CHECK(!s.vt->traits.crossings && mth__engine_reference.traits.crossings);
+    CHECK_FAILS(run(&s, &(mth__control){.crossing = cross, .crossing_context = &crossed}), MTH_ERROR_UNSUPPORTED,
+        "reference engine");
+    end(&s);
+}
+
+/* ---------------------------------------------------------------- what is recorded */
+/* Whether each instruction that computes was recorded once on each device, and what moves between them at least once;
+ * those of a stream one after another. */
+static void check_events(const session *s, const mth__recorded *event, size_t n, int64_t from, int64_t to) {
+    const mth__program *p = s->p;
+    for (size_t r = 0; r < p->role.n; r++)
+        for (int k = 0; k < p->role.at[r].ndevice; k++) {
+            const mth__role *role = &p->role.at[r];
+            int *times = NEW_ARRAY(a, int, role->instr.n);
+            int64_t last[MTH__STREAMS] = {0};
+            for (size_t i = 0; i < n; i++) {
+                if (event[i].device != role->device[k]) continue;
+                CHECK(event[i].first >= 0 && event[i].last >= event[i].first && event[i].last < (int)role->instr.n);
+                CHECK(from <= event[i].begin && event[i].begin <= event[i].end && event[i].end <= to);
+                CHECK(event[i].stream == role->instr.at[event[i].first].stream);
+                for (int at = event[i].first; at <= event[i].last; at++) times[at]++;
+                last[event[i].stream]++;
+            }
+            for (size_t i = 0; i < role->instr.n; i++) {
+                const mth__instr *instr = &role->instr.at[i];
+                const bool silent = instr->kind == MTH__WAIT || instr->kind == MTH__SEND;
+                const bool view = instr->kind == MTH__COMPUTE && instr->op->flags & MTH__ALIAS;
+                if (silent) CHECK(times[i] == 0);
+                if (instr->kind == MTH__COMPUTE && !view) CHECK(times[i] == 1);
+                if (mth__has_channel(instr) && !silent && s->vt == &mth__engine_reference) CHECK(times[i] == 1);
+            }
+        }
+}
+
+GUARDED(every_instruction_is_recorded) {
+    static mth__recorded event[EVENTS];
+    const mth__engine_vtable *const engines[] = {&mth__engine_native, &mth__engine_reference, &mth__engine_reference};
+    for (unsigned seed = 0; seed < PLANS; seed++)
+        for (int k = 0; k < 3; k++) {
+            session s;
+            mth__recorder *recorder;
+            begin(&s, engines[k], plan_of_seed(seed), k == 2);
+            CHECK_STATUS(mth__recorder_new(64, EVENTS / 16, &recorder));
+            for (int turn = 0; turn < 2; turn++) {
+                const int64_t from = mth__record_now();
+                CHECK_STATUS(run(&s, &(mth__control){.recorder = recorder}));
+                const int64_t to = mth__record_now();
+                check_events(&s, event, mth__recorder_take(recorder, event, EVENTS), from, to);
+            }
+            CHECK(mth__recorder_dropped(recorder) == 0);
+            CHECK_STATUS(run(&s, NULL));
+            CHECK(mth__recorder_take(recorder, event, EVENTS) == 0); /* nothing is recorded unasked */
+            mth__recorder_free(recorder);
+            end(&s);
+        }
+}
+
+/* ---------------------------------------------------------------- rings */
+enum { WRITERS = 4, WRITES = 20000 };
+typedef struct {
+    mth__recorder *recorder;
+    int number;
+    atomic_int *writing;
+} writer;
+static void *write_events(void *argument) {
+    writer *w = argument;
+    for (int i = 0; i < WRITES; i++)
+        mth__record(w->recorder, &(mth__recorded){.device = w->number, .first = i, .begin = 3 * i, .end = 5 * i});
+    atomic_fetch_sub(w->writing, 1);
+    return NULL;
+}
+
+/* Taken while threads write: what comes out is what went in, in order, and the rest was counted as dropped. */
+TEST(rings_are_read_while_they_are_written) {
+    static mth__recorded event[256];
+    mth__recorder *recorder;
+    pthread_t thread[WRITERS];
+    writer w[WRITERS];
+    atomic_int writing = WRITERS;
+    int last[WRITERS] = {-1, -1, -1, -1};
+    int64_t taken = 0;
+    CHECK_STATUS(mth__recorder_new(WRITERS, 128, &recorder));
+    for (int i = 0; i < WRITERS; i++) {
+        w[i] = (writer){recorder, i, &writing};
+        CHECK(pthread_create(&thread[i], NULL, write_events, &w[i]) == 0);
+    }
+    for (bool more = true; more;) {
+        more = atomic_load(&writing) > 0;
+        size_t n = mth__recorder_take(recorder, event, 256);
+        for (size_t i = 0; i < n; i++) {
+            CHECK(event[i].first > last[event[i].device]);
+            CHECK(event[i].begin == 3 * (int64_t)event[i].first && event[i].end == 5 * (int64_t)event[i].first);
+            last[event[i].device] = event[i].first;
+        }
+        taken += (int64_t)n;
+        more |= n > 0;
+    }
+    for (int i = 0; i < WRITERS; i++) pthread_join(thread[i], NULL);
+    taken += (int64_t)mth__recorder_take(recorder, event, 256);
+    CHECK(taken + mth__recorder_dropped(recorder) == WRITERS * WRITES && taken >= WRITERS * 128);
+    mth__recorder_free(recorder);
+}
+
+TEST(a_full_ring_drops_and_counts) {
+    mth__recorder *recorder;
+    mth__recorded event[16];
+    CHECK_STATUS(mth__recorder_new(1, 8, &recorder));
+    for (int i = 0; i < 11; i++) mth__record(recorder, &(mth__recorded){.first = i});
+    CHECK(mth__recorder_dropped(recorder) == 3);
+    CHECK(mth__recorder_take(recorder, event, 5) == 5 && event[4].first == 4);
+    mth__record(recorder, &(mth__recorded){.first = 77});
+    CHECK(mth__recorder_take(recorder, event, 16) == 4 && event[3].first == 77);
+    mth__recorder_free(recorder);
+}
+
+/* ---------------------------------------------------------------- stop */
+typedef struct {
+    atomic_int left;
+} countdown;
+static bool is_up(void *context) {
+    countdown *c = context;
+    return atomic_fetch_sub(&c->left, 1) <= 0;
+}
+GUARDED(a_run_of_threads_ends_when_asked) {
+    int interrupted = 0;
+    for (unsigned seed = 0; seed < 10; seed++) {
+        session s;
+        begin(&s, &mth__engine_reference, plan_of_seed(seed), true);
+        for (int after = 0; after < 30; after += 3) {
+            countdown c = {after};
+            mth_status status = run(&s, &(mth__control){.stop = &(mth__stop){is_up, &c}});
+            interrupted += status != NULL;
+            if (status) CHECK(mth_error_get_code(status) == MTH_ERROR_INTERRUPTED);
+            mth_error_free(status);
+        }
+        CHECK_STATUS(run(&s, NULL));
+        end(&s);
+    }
+    CHECK(interrupted > 50);
+}
+
+RUN()
