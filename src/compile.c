@@ -89,7 +89,7 @@ static mth_status search(planning *p) {
 static mth_status shard(planning *p) { return mth__shard(p->graph, &p->distribute); }
 static bool partitions_itself(const planning *p) { return p->compiled->backend->spmd; }
 static mth_status global(planning *p) { return mth__emit_global(p->plan->arena, p->graph, &p->global); }
-static mth_status reshard(planning *p) { return mth__reshard(p->graph, &p->distribute); }
+static mth_status reshard(planning *p) { return mth__reshard(p->graph); }
 static mth_status communication(planning *p) { return mth__communication(p->graph, &p->distribute); }
 static mth_status schedule(planning *p) { return mth__schedule(p->graph, &p->distribute); }
 static mth_status overlap(planning *p) { return p->distribute.overlap ? mth__overlap(p->graph, &p->distribute) : NULL; }
@@ -120,14 +120,6 @@ static mth_status program(planning *p) {
     mth__emit_options o = {.overlap = b->distribute.overlap, .views = b->vtable->traits.views};
     memcpy(o.algorithm, b->algorithm, sizeof o.algorithm);
     TRY(mth__emit(p->plan->arena, p->graph, &o, &p->plan->program));
-    /* what leaves is laid out as reshard made it */
-    for (size_t i = 0; p->global && i < p->global->exit.n; i++) {
-        mth__role *all = &p->global->role.at[0];
-        p->global->exit.at[i].sharding = p->plan->program->exit.at[i].sharding;
-        for (size_t v = 0; v < all->value.n; v++)
-            if (all->value.at[v].storage == MTH__IN_EXIT && all->value.at[v].index == (int)i)
-                all->value.at[v].sharding = p->global->exit.at[i].sharding;
-    }
     p->plan->global = p->global;
     return p->global ? b->vtable->check_global(p->global) : NULL;
 }
@@ -152,7 +144,10 @@ static mth_status memory(planning *p) {
     TRY(mth__emit_memory(p->plan->program, p->compiled->backend->vtable->traits.least_lent));
     return check_capacity(p);
 }
-static mth_status verify(planning *p) { return mth__program_verify(p->plan->program); }
+static mth_status verify(planning *p) {
+    if (p->global) TRY(mth__global_verify(p->global));
+    return mth__program_verify(p->plan->program);
+}
 
 static const struct {
     const char *name;

@@ -110,6 +110,7 @@ typedef struct {
     bool is_gradient;
     const char *of; /* parameter or input name */
     bool has_spec;
+    mth__sharding leaves; /* shard: what it leaves the program as, no partial sum; reshard then makes it so */
 } mth__output;
 typedef struct mth__region { /* one Pipeline */
     const char *name;

@@ -28,7 +28,7 @@ mth_status mth__search(mth__graph *, mth__graph *trial, const mth__folding *, co
  * before gradients. */
 mth__folding *mth__fold(mth__graph *);
 mth_status mth__shard(mth__graph *, const mth__distribute_options *);
-mth_status mth__reshard(mth__graph *, const mth__distribute_options *);
+mth_status mth__reshard(mth__graph *);
 /* after reshard; nothing where both options are off */
 mth_status mth__communication(mth__graph *, const mth__distribute_options *);
 mth_status mth__schedule(mth__graph *, const mth__distribute_options *);

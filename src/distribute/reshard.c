@@ -19,7 +19,6 @@ enum { NEAR = 16 }; /* nodes */
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    mth__by_name names;
 } state;
 
 bool mth__kept(const mth__value *v, const mth__sharding *one, mth__phase made, mth__phase consumer) {
@@ -98,9 +97,7 @@ static mth_status move(
 static mth_status settle_outputs(state *s, mth__value *v, const int *next, int first) {
     for (int i = first; i >= 0; i = next[i]) {
         mth__output *out = &s->graph->output.at[i];
-        mth__sharding need = mth__output_need(s->graph, &s->names, out);
-        mth__sharding_canonical(&need, v->shape);
-        TRY(move(s, v, &need, NULL, &out->value));
+        TRY(move(s, v, &out->leaves, NULL, &out->value));
     }
     return NULL;
 }
@@ -146,9 +143,9 @@ static mth_status run(state *s) {
     return NULL;
 }
 
-mth_status mth__reshard(mth__graph *g, const mth__distribute_options *o) {
+mth_status mth__reshard(mth__graph *g) {
     mth__arena *arena = mth__arena_new();
-    state s = {g, arena, mth__by_name_new(arena, g, o)};
+    state s = {g, arena};
     mth_status status = run(&s);
     mth__arena_free(s.arena);
     return status;

@@ -146,7 +146,7 @@ static price plan(state *s, const uint8_t *choice) {
     apply(s, choice);
     for (size_t i = 0; i < g->parameter.n; i++) g->parameter.at[i]->origin = NULL;
     mth_status status = mth__shard(g, &s->options);
-    if (!status) status = mth__reshard(g, &s->options);
+    if (!status) status = mth__reshard(g);
     if (!status) {
         p = sum(s);
         for (int k = 0; k < s->groups; k++) p.said += choice[k] != 0;

@@ -469,6 +469,12 @@ mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
         }
         v->scratch = NULL;
     }
+    const mth__by_name names = mth__by_name_new(arena, g, o);
+    for (size_t i = 0; i < g->output.n; i++) {
+        mth__output *out = &g->output.at[i];
+        out->leaves = mth__output_need(g, &names, out);
+        mth__sharding_canonical(&out->leaves, out->value->shape);
+    }
     for (size_t i = 0; i < g->input.n; i++) g->input.at[i]->scratch = NULL;
     for (size_t i = 0; i < g->seed.n; i++) g->seed.at[i]->scratch = NULL;
     for (size_t i = 0; i < g->node.n; i++)

@@ -67,7 +67,7 @@ void mth__template_know_all(mth__templates *, mth__known_template *);           
 int64_t mth__template_scratch(const mth__template *, int64_t operand_bytes, int64_t largest_box_bytes);
 /* Every rank ends with each contribution once; no round reads what it overwrites. Adds the number of steps, of all
    ranks, to *steps unless that is NULL: the time taken is about in proportion to it, times n / 64. */
-mth_status mth__template_verify(const mth__template *, int64_t *steps);
+mth_status mth__template_verify(const mth__template *);
 /* The same of given steps, by rank. */
 mth_status mth__template_verify_steps(mth__arena *, const mth__template *, mth__step *const *steps, const int *count);
 /* ceil-sized, last ones smaller or empty */

@@ -106,15 +106,19 @@ static mth__memory_kind memory_of_exit(const emission *e, int exit) {
     return e->p->exit.at[exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
 }
 
+/* A partitioner is asked for an exit as it leaves, whatever its maker's layout. */
+static void lie_in_exit(const emission *e, mth__pvalue *p, int exit) {
+    p->storage = MTH__IN_EXIT;
+    p->index = exit;
+    p->memory = memory_of_exit(e, exit);
+    if (e->global) p->sharding = e->p->exit.at[exit].sharding;
+}
+
 /* A result of an instruction: in the slab, or in the exit that it is. */
 static int new_result(emission *e, int role, const mth__value *v, int hint) {
     mth__pvalue p = describe(e, role, v);
     int exit = e->exit_of[v->id];
-    if (exit >= 0) {
-        p.storage = MTH__IN_EXIT;
-        p.index = exit;
-        p.memory = memory_of_exit(e, exit);
-    }
+    if (exit >= 0) lie_in_exit(e, &p, exit);
     int index = push_value(e, role, p);
     set_slot(e, v, role, hint, index);
     return index;
@@ -163,9 +167,7 @@ static mth_status copy_to_exits(emission *e, const mth__value *v, int exit) {
             int role = l->role[k], from = slot_of(e, v, role, k);
             mth__pvalue p = describe(e, role, v);
             p.name = mth__format(e->arena, "%s~%d", p.name, exit);
-            p.storage = MTH__IN_EXIT;
-            p.index = exit;
-            p.memory = memory_of_exit(e, exit);
+            lie_in_exit(e, &p, exit);
             int to = push_value(e, role, p);
             mth__instr *i = push_instr(e, role, v->node, MTH__COMPUTE, -1, 1, 1);
             i->op = mth__op_at(MTH__ROW_copy);
@@ -345,7 +347,7 @@ static void add_exits(emission *e) {
         const char *name = o->is_gradient && o->of ? o->of : o->name;
         PUSH(e->arena, e->p->exit,
             ((mth__exit){o->is_gradient ? MTH__EXIT_GRADIENT : MTH__EXIT_OUTPUT, -1, mth__copy_text(e->arena, name),
-                o->value->dtype, o->value->shape, o->value->sharding}));
+                o->value->dtype, o->value->shape, e->global ? o->leaves : o->value->sharding}));
     }
     for (size_t i = g->output.n; i-- > 0;) {
         int *first = &e->exit_of[g->output.at[i].value->id];

@@ -205,9 +205,9 @@ void mth__program_print(mth__text *, const mth__program *);
 /* the first operator that reads the entry; NULL: none */
 const char *mth__program_reader(const mth__program *, int entry);
 mth_status mth__program_parse(mth__arena *, const char *text, mth__program **out);
-/* program_verify.c. Promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a
-   partial sum as a value. */
+/* program_verify.c, which says what is proved, and what is not. */
 mth_status mth__program_verify(const mth__program *);
+mth_status mth__global_verify(const mth__program *); /* global_verify.c says what it proves of the second product */
 
 /* What a device takes from others in a transfer: for each piece the owner, and the box in global indices.
    emit/transfer.c Chooses itself where it has the element, else the owner nearest after it in rank order (spreads the

@@ -1,232 +1,46 @@
-/* The promise: a program that verifies cannot deadlock, read an unwritten or overlapping byte, or use a partial sum as
- * a value. By role, so that it costs what the roles cost; whatever holds for one device of a role is made sure to hold
- *   for all (verify_values.c). In order: values      lie inside their placement, with the local shape of their
- *   sharding, inside the slab, an entry or an exit order       each is written once, before it is read; STARTs and
- *   SENDs are waited for
- *   rows        operands fit the operator; splits agree factor by factor; partial sums go through what is linear in
- *   them alone bytes       two values that live at the same time share no byte, except in place
- *   channels    exactly the roles that must take part do, once; the waiting among roles has no cycle
- *   exits       each is written, last, by its own value, on every device that must have it
- * An engine that runs a role's streams in order and keeps what program.h says of channels then needs no check of its
- * own.
+/* The verifier. A set of programs that verifies cannot deadlock, cannot read a byte that is unwritten or that another
+ * value has overwritten, and cannot use a partial sum as a value, on any engine that keeps what program.h says of
+ * streams, channels and spaces. So engines have no check of their own, and a text from anywhere may be run.
  *
- * Places exist even where they are empty: whatever an instruction names, by however few bytes, lies in something that
- * each device of the role has. A value of an entry or an exit lies on that entry's or exit's placement; what lies in an
- * exit has the exit's bytes; bytes are lent by exits that the role writes; a view, at its offset, is inside its base,
- * and what the slab holds is inside the slab. Sizes are numbers below 2^62 or refused: no product or sum of those that
- * a text says wraps.
+ * What is proved of each role, in this order; what holds for one of its devices is made sure to hold for all:
+ *   values    (verify_values.c) lie inside their placement, with the local shape that their sharding gives; inside the
+ *             slab of their space, an entry or an exit, even where they are empty; a view shows rows of its base that
+ *             are the device's own
+ *   order     (verify_order.c) each value is written once, before it is read; what is started or sent is waited for,
+ *             once; each instruction stands on a stream of its kind; kernels and channels touch the device's memory
+ *             alone
+ *   rows      (verify_rows.c) operands fit the operator; splits agree factor by factor; partial sums arise where a
+ *             summed factor is split, and go through what is linear in them alone
+ *   bytes     (verify_bytes.c) two values that live at the same time share no byte of any space, except in place; an
+ *             entry that has a successor is not read once that is being written
+ *   exits     each is written, last, by its own value, on every device that must have it
+ * and of all together:
+ *   channels  (verify_channels.c) exactly the roles that must take part do, once, with what the channel carries; the
+ *             waiting among roles and streams has no cycle
+ *   templates (collective_verify.c) the steps of each algorithm that the plan uses, for its number of ranks, leave on
+ *             every rank what the collective promises, and no round reads what it overwrites
  *
- * Time is about linear in the text and the devices of its placements. Where devices must be looked at one by one,
- * because an uneven split is nested or a part is kept across placements, more than MOST_LOOKS looks are refused. Each
- * template of up to MOST_PROVED ranks that the plan uses is proved once; more than MOST_STEPS steps of them are
- * refused. */
+ * What is not proved: that kernels compute what their rows say, that the numbers are those that the user's model means,
+ * and what depends on data, such as ids, which engines check in the run. That buffers which the caller gives for two
+ * entries are two. That memory suffices: sizes are known, and allocating them is the engine's.
+ *
+ * What it shares with what makes programs, where a mistake would pass unseen: the catalog's rules of shapes and
+ * factors; the arithmetic of shardings and their local shapes (base/types.c); the groups, the scratch and the check of
+ * channels (collective.c, channel_check.c); the generator of steps, which engines run as well; and the set of ranges.
+ * Roles, instructions, waits, offsets and views are checked by code of its own, and in tests against a plain walk over
+ * every byte of every device.
+ *
+ * Sizes are numbers below 2^62 or refused: no product or sum of those that a text says wraps. Time is about linear in
+ * the text and the devices of its placements. Where devices must be looked at one by one, because an uneven split is
+ * nested or a part is kept across placements, more than MTH__MOST_LOOKS looks are refused. Each template is proved
+ * once; what would take more than MOST_STEPS steps together, or one more than MOST_SET_BYTES, is refused by name:
+ * rings of more than some 1600 ranks. Nothing is taken as proved. */
 #include "emit/verify.h"
 #include "emit/collective.h"
 #include <string.h>
 
-/* Ranks up to which templates are proved with the plan, and the steps that they may have together. They are this
-   library's own and follow one rule for any number of ranks: larger ones are taken as proved. */
-enum { MOST_PROVED = 256, MOST_STEPS = 1 << 25 };
-enum { MOST_LOOKS = 1 << 24 };
-
-static const char *operator_name(const mth__verification *v, const mth__instr *k) {
-    static const char *const names[] = {
-        [MTH__SEND] = "send", [MTH__RECV] = "recv", [MTH__COPY] = "copy", [MTH__WAIT] = "wait"};
-    if (k->kind == MTH__COMPUTE) return k->op ? k->op->name : "no operator";
-    if (k->kind == MTH__COPY && k->nout == 1) return mth__space_of(v->r, k->out[0]) ? "offload" : "reload";
-    return k->kind == MTH__COLLECTIVE ? mth__channel_names[v->p->channel.at[k->channel].kind] : names[k->kind];
-}
-
-static char *value_text(const mth__pvalue *p) {
-    char local[256], global[256], where[512] = "nowhere";
-    mth__shape_write(local, sizeof local, p->local);
-    mth__shape_write(global, sizeof global, p->shape);
-    if (p->sharding.on) mth__where_write(where, sizeof where, &p->sharding, p->shape.rank);
-    return F("%s: %s %s of %s, %s", p->name ? p->name : "?", mth_dtype_name(p->dtype), local, global, where);
-}
-
-mth_status mth__refuse(const mth__verification *v, int instr, int value, char *what) {
-    const mth__instr *k = instr >= 0 ? &v->r->instr.at[instr] : NULL;
-    char *fix = F("make the plan anew; if mithril made it as it is, this is a defect of mithril: please report it with "
-                  "this text");
-    mth_status s;
-    if (!k) {
-        s = FAIL(MTH_ERROR_VALUE,
-            F("role %d (from device %d): %s", v->role, v->r->ndevice ? v->r->device[0] : -1, what), fix);
-    } else if (k->channel < 0) {
-        s = FAIL(MTH_ERROR_VALUE,
-            F("role %d (from device %d), instruction %d, %s%s: %s", v->role, v->r->device[0], instr,
-                mth__is_started(k) ? "start " : "", operator_name(v, k), what),
-            fix);
-    } else {
-        s = FAIL(MTH_ERROR_VALUE,
-            F("role %d (from device %d), instruction %d, %s%s c%d (%s): %s", v->role, v->r->device[0], instr,
-                mth__is_started(k) ? "start " : "", operator_name(v, k), k->channel, v->p->channel.at[k->channel].label,
-                what),
-            fix);
-    }
-    mth__free(what);
-    if (k && k->label.module) s = mth__error_operator(s, k->label.module);
-    return value >= 0 ? mth__error_tensor(s, value_text(&v->r->value.at[value])) : s;
-}
-
-mth_status mth__refuse_for(const mth__verification *v, int instr, int value, mth_status why) {
-    mth_status s = mth__refuse(v, instr, value, F("%s", mth_error_get_what(why)));
-    mth_error_free(why);
-    return s;
-}
-
-/* ---------------------------------------------------------------- order */
-enum { UNWRITTEN, UNDER_WAY, WRITTEN };
-
-/* Whether the stream takes instructions of this kind. */
-static mth_status check_stream(const mth__verification *v, int i) {
-    const mth__instr *k = &v->r->instr.at[i];
-    const int owner = k->kind == MTH__COMPUTE ? 0 : k->kind == MTH__COPY ? 2 : 1;
-    if (!mth__is_started(k)) return NULL;
-    if (k->kind == MTH__SEND || k->kind == MTH__WAIT)
-        return mth__refuse(v, i, -1, F("stands on stream %d, and belongs on stream 0", k->stream));
-    if (k->stream >= MTH__STREAMS)
-        return mth__refuse(v, i, -1, F("stands on stream %d, which there is not", k->stream));
-    if (k->stream == owner) return NULL;
-    return mth__refuse(v, i, -1,
-        F("stands on stream %d, which %s, where it would be one that %s", k->stream, mth__stream_owners[k->stream],
-            mth__stream_owners[owner]));
-}
-
-/* Kernels and channels read and write the device's own memory; copies bring a value from one space to another. */
-static mth_status check_spaces(const mth__verification *v, int i) {
-    const mth__instr *k = &v->r->instr.at[i];
-    for (int j = 0; k->kind != MTH__COPY && j < k->nin + k->nout; j++) {
-        const int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
-        if (mth__space_of(v->r, x) != MTH__DEVICE)
-            return mth__refuse(
-                v, i, x, F("%s lies in the host's pool, where only copies reach it", v->r->value.at[x].name));
-    }
-    if (k->kind != MTH__COPY) return NULL;
-    if (k->nin != 1 || k->nout != 1)
-        return mth__refuse(v, i, -1, F("a copy has one operand and one result, not %d and %d", k->nin, k->nout));
-    const mth__pvalue *in = &v->r->value.at[k->in[0]], *out = &v->r->value.at[k->out[0]];
-    if (mth__space_of(v->r, k->in[0]) == mth__space_of(v->r, k->out[0]))
-        return mth__refuse(v, i, k->out[0], F("%s lies in the same space as %s", out->name, in->name));
-    if (in->dtype != out->dtype || !mth__shape_equal(in->shape, out->shape) || in->sharding.on != out->sharding.on ||
-        !mth__sharding_equal(&in->sharding, &out->sharding, in->shape.rank))
-        return mth__refuse(v, i, k->out[0], F("%s is not what %s is", out->name, in->name));
-    return NULL;
-}
-
-static mth_status check_instruction(const mth__verification *v, int i) {
-    const mth__instr *k = &v->r->instr.at[i];
-    const int values = (int)v->r->value.n, channels = (int)v->p->channel.n;
-    const bool compute = k->kind == MTH__COMPUTE, wait = k->kind == MTH__WAIT;
-    if ((unsigned)k->kind > MTH__WAIT || (compute && (!k->op || !k->attrs)) || k->channel < -1 ||
-        k->channel >= channels || (k->channel >= 0) != (mth__has_channel(k) || (wait && k->awaited < 0)) ||
-        k->awaited < -1 || k->awaited >= values || (k->awaited >= 0 && !wait))
-        return INTERNAL("role %d, instruction %d is of no kind", v->role, i);
-    if (k->nin < 0 || k->nin > MTH__MAX_IN || k->nout < 0 || k->nout > MTH__MAX_OUT)
-        return mth__refuse(v, i, -1, F("%d operands and %d results", k->nin, k->nout));
-    if (k->accumulates && (!compute || !k->op->accumulates || mth__row_operands(k->op, k->nin, true) < 0))
-        return mth__refuse(v, i, -1, F("it has no sums to which it could add"));
-    for (int j = 0; j < k->nin + k->nout; j++) {
-        int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
-        if (x < 0 || x >= values) return mth__refuse(v, i, -1, F("it names a value that the role lacks"));
-    }
-    if (k->scratch >= values || (k->scratch >= 0 && !mth__has_channel(k)))
-        return mth__refuse(v, i, -1, F("its scratch is no value, or there should be none"));
-    TRY(check_stream(v, i));
-    return check_spaces(v, i);
-}
-
-static mth_status check_reads(const mth__verification *v, int i, const uint8_t *state) {
-    const mth__instr *k = &v->r->instr.at[i];
-    for (int j = 0; j < k->nin; j++) {
-        int base = mth__verify_base(v->r, k->in[j]);
-        if (state[base] == UNDER_WAY)
-            return mth__refuse(
-                v, i, k->in[j], F("reads %s, which is started and not waited for", v->r->value.at[k->in[j]].name));
-        if (state[base] == UNWRITTEN)
-            return mth__refuse(
-                v, i, k->in[j], F("reads %s before anything has written it", v->r->value.at[k->in[j]].name));
-    }
-    return NULL;
-}
-
-static mth_status check_write(const mth__verification *v, int i, int x, uint8_t *state) {
-    const mth__pvalue *p = &v->r->value.at[x];
-    if (p->storage == MTH__IN_ENTRY) return mth__refuse(v, i, x, F("writes %s, which is the caller's", p->name));
-    if (p->storage == MTH__IN_ALIAS) return mth__refuse(v, i, x, F("writes %s, which is a view", p->name));
-    if (state[x] != UNWRITTEN) return mth__refuse(v, i, x, F("writes %s a second time", p->name));
-    state[x] = mth__is_started(&v->r->instr.at[i]) ? UNDER_WAY : WRITTEN;
-    return NULL;
-}
-
-/* Where the number of the open instruction is kept for which this one, its opener or its WAIT, stands. */
-static int *opener_of(const mth__verification *v, const mth__instr *k) {
-    if (k->channel >= 0) return &v->opened_by[k->channel];
-    return &v->begun[k->kind == MTH__WAIT ? k->awaited : k->out[0]];
-}
-
-static bool is_opener(const mth__instr *k) { return k->kind == MTH__SEND || mth__is_started(k); }
-
-static mth_status check_wait(mth__verification *v, int i, uint8_t *state) {
-    const mth__role *r = v->r;
-    const mth__instr *k = &r->instr.at[i];
-    int *by = opener_of(v, k);
-    if (*by < 0 || (k->channel >= 0 && v->opened_role[k->channel] != v->role))
-        return mth__refuse(
-            v, i, k->awaited, F("waits for what was not started or sent here, or is waited for already"));
-    if (k->nin || k->nout || k->scratch >= 0) return mth__refuse(v, i, -1, F("a WAIT has no operand and no result"));
-    for (int j = 0; j < r->instr.at[*by].nout; j++) state[r->instr.at[*by].out[j]] = WRITTEN;
-    v->released[*by] = i;
-    *by = -1;
-    return NULL;
-}
-
-static mth_status check_order(mth__verification *v) {
-    const mth__role *r = v->r;
-    uint8_t *state = NEW_ARRAY(v->arena, uint8_t, r->value.n);
-    int open = 0;
-    v->begun = NEW_ARRAY(v->arena, int, r->value.n);
-    memset(v->begun, -1, r->value.n * sizeof *v->begun);
-    for (size_t x = 0; x < r->value.n; x++) state[x] = r->value.at[x].storage == MTH__IN_ENTRY ? WRITTEN : UNWRITTEN;
-    v->released = NEW_ARRAY(v->arena, int, r->instr.n);
-    for (int i = 0; i < (int)r->instr.n; i++) {
-        const mth__instr *k = &r->instr.at[i];
-        TRY(mth__stop_check());
-        TRY(check_instruction(v, i));
-        TRY(check_reads(v, i, state));
-        for (int j = 0; j < k->nout; j++) TRY(check_write(v, i, k->out[j], state));
-        if (k->scratch >= 0) {
-            const mth__storage storage = r->value.at[k->scratch].storage;
-            if ((storage != MTH__IN_SLAB && storage != MTH__IN_LENT && storage != MTH__IN_OWN) ||
-                mth__space_of(r, k->scratch) != MTH__DEVICE)
-                return mth__refuse(v, i, k->scratch, F("its scratch is not in the slab"));
-            TRY(check_write(v, i, k->scratch, state));
-            state[k->scratch] = UNDER_WAY; /* for ever: nobody reads it */
-        }
-        v->released[i] = i;
-        if (is_opener(k)) {
-            if (k->channel >= 0 && v->opened_role[k->channel] == v->role)
-                return mth__refuse(v, i, -1, F("a channel is started or sent on twice"));
-            if (k->channel >= 0) v->opened_role[k->channel] = v->role;
-            if (k->channel < 0 && !k->nout)
-                return mth__refuse(v, i, -1, F("is started, and no WAIT can name a result"));
-            *opener_of(v, k) = i;
-            open++;
-        } else if (k->kind == MTH__WAIT) {
-            TRY(check_wait(v, i, state));
-            open--;
-        }
-        if (mth__has_channel(k)) TRY(mth__verify_part(v, i));
-        if (k->kind == MTH__COMPUTE) TRY(mth__verify_row(v, i));
-    }
-    for (int i = 0; i < (int)r->instr.n && open; i++) {
-        const mth__instr *k = &r->instr.at[i];
-        if (is_opener(k) && *opener_of(v, k) == i)
-            return mth__refuse(v, i, k->nin ? k->in[0] : k->out[0], F("nothing waits for it"));
-    }
-    return NULL;
-}
+/* Steps of the plan's templates together; and bytes of the sets of ranks whose contributions the chunks of one hold. */
+enum { MOST_STEPS = 1 << 25, MOST_SET_BYTES = 1 << 29 };
 
 /* ---------------------------------------------------------------- exits */
 /* Is value x what the exit is said to be? */
@@ -291,33 +105,6 @@ static mth_status check_left(mth__verification *v) {
     return NULL;
 }
 
-int mth__verify_lacking(mth__verification *v, const mth__placement *on,
-    bool (*does)(const mth__role *, const mth__instr *, int), int subject) {
-    enum { UNKNOWN, DOES };
-    uint8_t *known = NEW_ARRAY(v->arena, uint8_t, v->p->role.n); /* a role that has none ends the search */
-    for (int i = 0; i < on->count; i++) {
-        int role = v->p->role_of[on->device[i]];
-        const mth__role *r = role < 0 ? NULL : &v->p->role.at[role];
-        for (size_t k = 0; r && k < r->instr.n && known[role] == UNKNOWN; k++)
-            if (does(r, &r->instr.at[k], subject)) known[role] = DOES;
-        if (!r || known[role] == UNKNOWN) return on->device[i];
-    }
-    return -1;
-}
-
-mth_status mth__verify_look(mth__verification *v, int value) {
-    v->looks += v->r->ndevice;
-    if (v->looks <= MOST_LOOKS) return NULL;
-    const mth__pvalue *p = &v->r->value.at[value];
-    mth_status s = FAIL(MTH_ERROR_VALUE,
-        F("role %d, %s: the plan has more kinds of parts that differ from device to device than are verified: these "
-          "would "
-          "be more than %d looks at single devices",
-            v->role, p->name, MOST_LOOKS),
-        F("use sizes that the axes of the mesh divide, or a smaller mesh"));
-    return mth__error_tensor(s, value_text(p));
-}
-
 /* ---------------------------------------------------------------- entries, roles */
 static mth_status whole(
     const char *kind, size_t i, const char *name, const mth__sharding *s, mth__shape shape, mth_dtype dtype) {
@@ -363,6 +150,49 @@ static mth_status check_scalar(size_t i, const mth__entry *e) {
         e->name);
 }
 
+/* Refuses what would take too long to prove. */
+static mth_status check_template(const mth__verification *v, size_t channel, const mth__template *t, int64_t *steps) {
+    const int64_t slots = (int64_t)t->n * t->chunks * (t->double_buffer ? 2 : 1);
+    const int64_t bytes = mth__size_product(slots, ((int64_t)t->n + 63) / 64 * 8);
+    *steps = mth__size_sum(*steps, mth__template_size(t));
+    if (bytes <= MOST_SET_BYTES && *steps <= MOST_STEPS) return mth__template_verify(t);
+    const mth__channel *c = &v->p->channel.at[channel];
+    return mth__error_operator(
+        FAIL(MTH_ERROR_VALUE,
+            bytes > MOST_SET_BYTES ? F("%s %s over %d devices has more contributions to follow than are proved",
+                                         mth__channel_names[t->kind], mth__algorithm_names[t->algorithm], t->n)
+                                   : F("the plan uses more templates of collectives than are proved: they have more "
+                                       "than %d steps together",
+                                         MOST_STEPS),
+            F("use the direct algorithm, or groups of fewer devices or fewer different sizes")),
+        mth__format(v->arena, "channel c%zu (%s)", channel, c->label));
+}
+
+static mth_status check_channels(const mth__verification *v) {
+    const mth__program *p = v->p;
+    int64_t steps = 0;
+    int largest = 0;
+    for (size_t i = 0; i < p->channel.n; i++) {
+        const mth__channel *c = &p->channel.at[i];
+        TRY(mth__stop_check());
+        mth_status bad = mth__channel_check(c);
+        if (bad) return mth__error_operator(bad, mth__format(v->arena, "channel c%zu (%s)", i, c->label));
+        if (c->algorithm != MTH__DIRECT && mth__channel_size(c) > largest) largest = mth__channel_size(c);
+    }
+    bool *proved = NEW_ARRAY(v->arena, bool, MTH__TRANSFER *MTH__ALGORITHMS *(largest + 1));
+    for (size_t i = 0; i < p->channel.n; i++) {
+        const mth__channel *c = &p->channel.at[i];
+        if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT) continue;
+        const int n = mth__channel_size(c);
+        bool *done = &proved[((int)c->kind * MTH__ALGORITHMS + (int)c->algorithm) * (largest + 1) + n];
+        if (*done) continue;
+        const mth__template t = mth__template_get(c->kind, c->algorithm, n);
+        TRY(check_template(v, i, &t, &steps));
+        *done = true;
+    }
+    return NULL;
+}
+
 static mth_status check_head(const mth__verification *v) {
     const mth__program *p = v->p;
     for (size_t i = 0; i < p->entry.n; i++)
@@ -373,30 +203,7 @@ static mth_status check_head(const mth__verification *v) {
     for (size_t i = 0; i < p->entry.n; i++) TRY(check_scalar(i, &p->entry.at[i]));
     for (size_t i = 0; i < p->exit.n; i++)
         if (p->exit.at[i].kind == MTH__EXIT_SUCCESSOR) TRY(check_successor(v, i));
-    int64_t steps = 0;
-    bool proved[MTH__TRANSFER][MTH__ALGORITHMS][MOST_PROVED + 1] = {0};
-    for (size_t i = 0; i < p->channel.n; i++) {
-        const mth__channel *c = &p->channel.at[i];
-        TRY(mth__stop_check());
-        mth_status bad = mth__channel_check(c);
-        if (bad) return mth__error_operator(bad, mth__format(v->arena, "channel c%zu (%s)", i, c->label));
-        int n = mth__channel_size(c);
-        if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT || n > MOST_PROVED ||
-            proved[c->kind][c->algorithm][n])
-            continue;
-        mth__template t = mth__template_get(c->kind, c->algorithm, n);
-        TRY(mth__template_verify(&t, &steps));
-        if (steps > MOST_STEPS)
-            return mth__error_operator(
-                FAIL(MTH_ERROR_VALUE,
-                    F("the plan uses more templates of collectives than are proved: they have more "
-                      "than %d steps together",
-                        MOST_STEPS),
-                    F("use the direct algorithm, or groups of fewer different sizes")),
-                mth__format(v->arena, "channel c%zu (%s)", i, c->label));
-        proved[c->kind][c->algorithm][n] = true;
-    }
-    return NULL;
+    return check_channels(v);
 }
 
 static mth_status check_role(const mth__verification *v) {
@@ -443,7 +250,7 @@ static mth_status verify(mth__verification *v) {
         v->arena = mth__arena_new();
         mth_status s = check_role(v);
         if (!s) s = mth__verify_values(v);
-        if (!s) s = check_order(v);
+        if (!s) s = mth__verify_order(v);
         if (!s) s = mth__verify_bytes(v);
         if (!s) s = check_exits(v);
         mth__arena_free(v->arena);

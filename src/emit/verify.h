@@ -1,4 +1,4 @@
-/* The parts of the verifier. It shares no code with what makes programs, but for the set of ranges. */
+/* The parts of the verifier; program_verify.c says what it proves. */
 #ifndef MTH__VERIFY_H
 #define MTH__VERIFY_H
 #include "base/stop.h"
@@ -22,8 +22,11 @@ typedef struct {
     int role, low[MTH__AXES], high[MTH__AXES];
 } mth__reach;
 
+enum { MTH__MOST_LOOKS = 1 << 24 }; /* at single devices, of all that verifying one plan takes */
+
 typedef struct {
     mth__arena *arena;
+    bool global; /* the program for a partitioner (global_verify.c) */
     const mth__program *p;
     const mth__role *r;
     int role;      /* the role at hand */
@@ -40,7 +43,7 @@ typedef struct {
        slab's, and the value that is written last (-1: none) */
     int *exit_role, *exit_last;
     int64_t *exit_bytes, *exit_start;
-    /* by exit of this role that is a successor: 1 + the last of its entry's values; by value: 1 + the one before */
+    /* by exit of this role, of a successor: 1 + the last of its entry's values; by value: 1 + the one before */
     int *exit_entry, *entry_next;
     VEC(int) exits;    /* in which the role at hand has values */
     mth__reach *reach; /* by placement id */
@@ -50,7 +53,8 @@ typedef struct {
     mth__value *value;
 } mth__verification;
 
-/* A refusal: role, instruction, operator, and the value (-1: none). Takes the text. instr -1: the role as a whole. */
+/* verify_refusal.c. A refusal: role, instruction, operator, and the value (-1: none). Takes the text. instr -1: the
+   role as a whole. */
 mth_status mth__refuse(const mth__verification *, int instr, int value, char *what);
 /* takes the error */
 mth_status mth__refuse_for(const mth__verification *, int instr, int value, mth_status why);
@@ -68,8 +72,11 @@ int mth__verify_lacking(
 mth_status mth__verify_values(mth__verification *);
 /* On each device of the placement the same units of both. */
 bool mth__verify_same_cut(const mth__placement *, const mth__cut *, const mth__cut *);
-/* verify_rows.c: a COMPUTE: shapes, splits, partial sums */
+/* verify_order.c: what is read has been written, what is started is waited for; rows and parts in channels with it */
+mth_status mth__verify_order(mth__verification *);
+/* verify_rows.c: a COMPUTE: shapes, splits, partial sums; of a global program shapes, and layouts on the whole mesh */
 mth_status mth__verify_row(mth__verification *, int instr);
+mth_status mth__verify_layouts(mth__verification *, int instr);
 /* verify_bytes.c: no two live values share a byte */
 mth_status mth__verify_bytes(mth__verification *);
 /* verify_channels.c: one role's part in a channel */

@@ -206,7 +206,8 @@ static mth_status check_keep(mth__verification *v, int i) {
     return NULL;
 }
 
-mth_status mth__verify_row(mth__verification *v, int i) {
+/* The results are what the row infers. *out: the node that the instruction would be. */
+static mth_status check_shapes(mth__verification *v, int i, mth__node **out) {
     const mth__instr *k = &v->r->instr.at[i];
     if (k->op->flags & MTH__ALIAS) return mth__refuse(v, i, -1, F("moves nothing: it is a view, no instruction"));
     if (k->op->flags & MTH__COMM && k->op->row != MTH__ROW_keep)
@@ -219,6 +220,29 @@ mth_status mth__verify_row(mth__verification *v, int i) {
         if (n->out[j]->dtype != p->dtype || !mth__shape_equal(n->out[j]->shape, p->shape))
             return mth__refuse(v, i, k->out[j], F("its result %s has another shape or dtype", p->name));
     }
+    *out = n;
+    return NULL;
+}
+
+mth_status mth__verify_layouts(mth__verification *v, int i) {
+    const mth__instr *k = &v->r->instr.at[i];
+    mth__node *n;
+    TRY(check_shapes(v, i, &n));
+    for (int j = 0; j < k->nin + k->nout; j++) {
+        const int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
+        const mth__sharding *layout = k->layouts ? &k->layouts[j] : &v->r->value.at[x].sharding;
+        if (layout->on != v->p->mesh->whole)
+            return mth__refuse(v, i, x, F("%s is laid out on a part of the mesh", v->r->value.at[x].name));
+        mth_status bad = mth__sharding_check(layout, v->r->value.at[x].shape);
+        if (bad) return mth__refuse_for(v, i, x, bad);
+    }
+    return NULL;
+}
+
+mth_status mth__verify_row(mth__verification *v, int i) {
+    const mth__instr *k = &v->r->instr.at[i];
+    mth__node *n;
+    TRY(check_shapes(v, i, &n));
     if (k->op->row == MTH__ROW_keep) return check_keep(v, i);
     for (int j = 0; j < k->nin; j++)
         if (v->r->value.at[k->in[j]].sharding.on != v->r->value.at[k->out[0]].sharding.on)

@@ -59,7 +59,8 @@ static mth_status add_node1(sheet *s, int row, mth__attrs attrs, mth__value *x, 
     return add_node(s, row, &attrs, 1, &x, &x->sharding, out);
 }
 static void add_output(sheet *s, mth__value *v, const char *row, const char *how) {
-    PUSH(s->arena, s->graph->output, (mth__output){.name = mth__format(s->arena, "out%zu", s->of.n), .value = v});
+    PUSH(s->arena, s->graph->output,
+        ((mth__output){.name = mth__format(s->arena, "out%zu", s->of.n), .value = v, .leaves.on = v->sharding.on}));
     PUSH(s->arena, s->of, (origin){row, how});
 }
 
@@ -496,7 +497,7 @@ static mth_status pairs_body(void *unused) {
         TRY(new_sheet(&s, meshes[MESHES - 1 - round].naxes, meshes[MESHES - 1 - round].dim));
         srand((unsigned)round);
         for (int i = 0; i < PAIRS; i++) TRY(add_pair(&s));
-        TRY(mth__reshard(s.graph, &(mth__distribute_options){0}));
+        TRY(mth__reshard(s.graph));
         for (size_t i = 0; i < s.graph->node.n; i++) found[s.graph->node.at[i]->op->row]++;
         mth__emit_options options = {.overlap = round % 2};
         for (int k = 0; k < MTH__TRANSFER; k++)

@@ -509,7 +509,8 @@ GUARDED(unknown_algorithms_are_errors) {
 }
 
 /* ---------------------------------------------------------------- the global program */
-GUARDED(a_global_program_has_one_role_and_global_shapes) {
+/* As shard leaves it; outputs leave whole. */
+static mth__graph *global_graph(mth__value *made[5]) {
     mth__mesh *m = MESH(a, 2, 2);
     mth__graph *g = mth__graph_new(a, m);
     mth__builder b = builder(g);
@@ -521,11 +522,21 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     mth__value *s = node1(&b, "slice", &(mth__attrs){.stop = 4}, r, on, SPLIT(-1, -1, -1), 0);
     output(g, "y", node1(&b, "relu", NULL, s, on, SPLIT(-1, -1, -1), 0));
     output(g, "h", h);
-    for (size_t i = 0; i < g->node.n; i++) { /* as shard leaves it */
+    for (size_t i = 0; i < g->node.n; i++) {
         mth__node *n = g->node.at[i];
         n->need = NEW_ARRAY(a, mth__sharding, n->nin);
         for (int j = 0; j < n->nin; j++) n->need[j] = n->in[j]->sharding;
     }
+    for (size_t i = 0; i < g->output.n; i++) g->output.at[i].leaves.on = on;
+    memcpy(made, (mth__value *[]){x, w, h, r, s}, 5 * sizeof *made);
+    return g;
+}
+
+GUARDED(a_global_program_has_one_role_and_global_shapes) {
+    mth__value *made[5];
+    mth__graph *g = global_graph(made);
+    const mth__value *x = made[0], *w = made[1], *h = made[2], *r = made[3], *s = made[4];
+    const mth__mesh *m = g->mesh;
     const mth__node *last = s->node;
     last->need[0] = s->sharding;
     mth__program *p = NULL;
@@ -544,6 +555,39 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
     CHECK(mth__sharding_equal(&layouts[0], &x->sharding, 2) && mth__sharding_equal(&layouts[1], &w->sharding, 2));
     CHECK(mth__sharding_equal(&layouts[2], &h->sharding, 2) &&
         mth__sharding_equal(&role->instr.at[1].layouts[0], &s->sharding, 3));
+    CHECK_STATUS(mth__global_verify(p));
+    for (int e = 0; e < 2; e++) /* they leave as they are to leave, not as they are made */
+        CHECK(!mth__sharding_axes(&p->exit.at[e].sharding, p->exit.at[e].shape.rank));
+    CHECK(!mth__sharding_axes(&role->value.at[role->instr.at[0].out[0]].sharding, 2));
+}
+
+GUARDED(spoilt_global_programs_are_refused_by_name) {
+    static const char *const why[] = {"", "%5 is not what exit 0 is", "exit 1, h, has two values",
+        "relu: its result %5 has another shape or dtype", "%2 has not its global shape", "exit 0, y, is a partial sum",
+        "nothing writes exit 0", "contract: writes w, which is the caller's", "slice: reads",
+        "contract: x is laid out on a part of the mesh", "relu: a partitioner's program computes, and nothing else"};
+    for (int k = 1; k < 11; k++) {
+        mth__value *made[5];
+        mth__program *p = NULL;
+        CHECK_STATUS(mth__emit_global(a, global_graph(made), &p));
+        if (!p) return;
+        mth__role *role = &p->role.at[0];
+        mth__pvalue *h = &role->value.at[role->instr.at[0].out[0]], *y = &role->value.at[role->instr.at[2].out[0]];
+        mth__instr first = role->instr.at[0];
+        switch (k) {
+        case 1: y->sharding.dim[0] = (mth__split){.naxes = 1, .axis = {0}}; break;
+        case 2: *y = *h; break;
+        case 3: y->shape.dim[0] = y->local.dim[0] = 2, y->bytes /= 2, p->exit.at[0].shape.dim[0] = 2; break;
+        case 4: h->local.dim[0] = 4; break;
+        case 5: p->exit.at[0].sharding.partial = 1; break;
+        case 6: role->instr.n--; break;
+        case 7: role->instr.at[0].out[0] = role->instr.at[0].in[1]; break;
+        case 8: role->instr.at[0] = role->instr.at[1], role->instr.at[1] = first; break;
+        case 9: ((mth__sharding *)first.layouts)[0].on = mth__place_device(p->mesh, 0); break;
+        default: role->instr.at[2].stream = 1;
+        }
+        CHECK_FAILS(mth__global_verify(p), MTH_ERROR_VALUE, why[k]);
+    }
 }
 GUARDED(a_global_program_runs_on_the_whole_mesh) {
     mth__program *p = NULL;

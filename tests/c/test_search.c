@@ -57,7 +57,7 @@ static mth_status price_body(void *context) {
     }
     p->searching = now() - begin;
     TRY(mth__shard(g, &p->options));
-    TRY(mth__reshard(g, &p->options));
+    TRY(mth__reshard(g));
     TRY(mth__graph_check(g));
     if (p->look) p->look(g);
     p->seconds = p->bytes = p->reduces = p->all = 0;

@@ -71,6 +71,25 @@ GUARDED(no_sum_of_sizes_wraps) {
     CHECK_FAILS(mth__emit_memory(p, 1), MTH_ERROR_VALUE, "the values of device 0 together have 2^62 bytes or more");
 }
 
+/* Rings as large as are proved, and one that is refused by name: nothing is taken as proved. */
+GUARDED(templates_of_many_ranks_are_proved_or_refused) {
+    static const struct {
+        int n;
+        const char *algorithm, *why;
+    } all[] = {{300, "ring", "channel c0, all_reduce: device 0 (role -1) must give its part and does not"},
+        {1024, "ring", "device 0 (role -1) must give its part"},
+        {4096, "tree", "device 0 (role -1) must give its part"},
+        {2048, "ring",
+            "channel c0 (big): all_reduce ring over 2048 devices has more contributions to follow than are"}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const char *text = mth__format(a,
+            "program\nmesh (%d,)\nplacement p0 whole\nchannel c0 all_reduce %s f32[4096] (None,) partial sum over 0 on "
+            "p0 to (None,) on p0 over 0 \"big\"\n",
+            all[i].n, all[i].algorithm);
+        CHECK_FAILS(mth_plan_verify_text(text), MTH_ERROR_VALUE, all[i].why);
+    }
+}
+
 /* ---------------------------------------------------------------- texts */
 /* Characters changed, lines dropped, doubled and swapped, numbers made wild. */
 static char *spoil(const char *text) {

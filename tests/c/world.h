@@ -104,7 +104,7 @@ static mth_status plan(world *w, bool gradients) {
     TRY(mth__place(w->graph, &w->options));
     TRY(mth__shard(w->graph, &w->options));
     TRY(mth__graph_check(w->graph));
-    TRY(mth__reshard(w->graph, &w->options));
+    TRY(mth__reshard(w->graph));
     TRY(mth__graph_check(w->graph));
     TRY(mth__communication(w->graph, &w->options));
     TRY(mth__graph_check(w->graph));
