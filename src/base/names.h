@@ -1,12 +1,11 @@
 /* Names by number: a hash table of texts. Each gets the next number when it is first added. */
 #ifndef MTH__NAMES_H
 #define MTH__NAMES_H
-#include "base/arena.h"
+#include "base/table.h"
 
 typedef struct {
     VEC(const char *) name;
-    int *slot;
-    size_t slots;
+    mth__table table;
 } mth__names;                                          /* {0}: empty */
 int mth__names_find(const mth__names *, const char *); /* its number; -1: it isn't there */
 /* the number of an equal one, else a new one; keeps the text, doesn't copy it */

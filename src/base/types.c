@@ -1,5 +1,4 @@
 #include "base/types.h"
-#include "base/hash.h"
 #include <string.h>
 
 /* ---------------------------------------------------------------- dtypes and shapes */
@@ -72,15 +71,20 @@ static uint64_t hash(int naxes, const int *dim, int count, const int32_t *device
     return h;
 }
 
-static size_t slot_of(const mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device) {
-    size_t at = hash(naxes, dim, count, device) & (m->interned_room - 1);
-    for (;; at = (at + 1) & (m->interned_room - 1)) {
-        const mth__placement *p = m->interned[at];
-        if (!p) return at;
-        if (p->naxes == naxes && p->count == count && !memcmp(p->dim, dim, (size_t)naxes * sizeof *dim) &&
-            !memcmp(p->device, device, (size_t)count * sizeof *device))
-            return at;
-    }
+/* A placement that may be there already. */
+typedef struct {
+    const mth__mesh *mesh;
+    int naxes, count;
+    const int *dim;
+    const int32_t *device;
+} placement_key;
+
+static bool is_placement(const void *key, int number) {
+    const placement_key *wanted = key;
+    const mth__placement *p = wanted->mesh->placements.at[number];
+    return p->naxes == wanted->naxes && p->count == wanted->count &&
+        !memcmp(p->dim, wanted->dim, (size_t)wanted->naxes * sizeof *wanted->dim) &&
+        !memcmp(p->device, wanted->device, (size_t)wanted->count * sizeof *wanted->device);
 }
 
 static mth__placement *place_new(mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device) {
@@ -101,16 +105,11 @@ static mth__placement *place_new(mth__mesh *m, int naxes, const int *dim, int co
 
 static const mth__placement *intern(
     mth__mesh *m, int naxes, const int *dim, int count, const int32_t *device, const int *mesh_axis) {
-    if (2 * (m->interned_count + 1) > m->interned_room) {
-        mth__placement **old = m->interned;
-        size_t n = m->interned_room;
-        m->interned_room = n ? 2 * n : 16;
-        m->interned = NEW_ARRAY(m->arena, mth__placement *, m->interned_room);
-        for (size_t i = 0; i < n; i++)
-            if (old[i]) m->interned[slot_of(m, old[i]->naxes, old[i]->dim, old[i]->count, old[i]->device)] = old[i];
-    }
-    size_t at = slot_of(m, naxes, dim, count, device);
-    if (m->interned[at]) return m->interned[at];
+    const placement_key key = {m, naxes, count, dim, device};
+    const uint64_t h = hash(naxes, dim, count, device);
+    const int found = mth__table_find(&m->interned, h, is_placement, &key);
+    if (found >= 0) return m->placements.at[found];
+    mth__table_reserve(m->arena, &m->interned);
     int32_t *copy = NEW_ARRAY(m->arena, int32_t, count), *rank_of = NEW_ARRAY(m->arena, int32_t, m->count);
     memcpy(copy, device, (size_t)count * sizeof *copy);
     memset(rank_of, -1, (size_t)m->count * sizeof *rank_of);
@@ -118,8 +117,7 @@ static const mth__placement *intern(
     mth__placement *p = place_new(m, naxes, dim, count, copy);
     p->rank_of = rank_of;
     for (int a = 0; a < naxes; a++) p->mesh_axis[a] = mesh_axis[a];
-    m->interned[at] = p;
-    m->interned_count++;
+    mth__table_put(&m->interned, h, is_placement, &key, p->id);
     return p;
 }
 

@@ -2,6 +2,7 @@
 #ifndef MTH__TYPES_H
 #define MTH__TYPES_H
 #include "base/machine.h"
+#include "base/table.h"
 #include "base/text.h"
 
 enum { MTH__RANK = 8, MTH__AXES = 4 };
@@ -54,8 +55,8 @@ typedef struct mth__mesh {
     const mth__placement *whole;      /* the same; never changes, so needs no lock */
     const mth__device_model *model;   /* what plans assume of its devices */
     /* of types.c: the tables that intern */
-    mth__placement **interned, **single;
-    size_t interned_room, interned_count;
+    mth__table interned; /* of ids */
+    mth__placement **single;
     int32_t *single_rank;
     const int32_t *all;
 } mth__mesh;

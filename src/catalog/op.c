@@ -1,4 +1,5 @@
 /* The table of rows. */
+#include "base/table.h"
 #include "catalog/row_tools.h"
 #include <pthread.h>
 #include <string.h>
@@ -9,31 +10,22 @@ static const mth__op *const rows[MTH__ROW_COUNT] = {
 #undef X
 };
 
-/* ---------------------------------------------------------------- lookup: open addressing, filled once */
+/* ---------------------------------------------------------------- lookup, by a table that is filled once */
 enum { SLOTS = 256 };
 _Static_assert(MTH__ROW_COUNT * 2 <= SLOTS, "the table of names is at most half full");
-static int16_t slot[SLOTS]; /* row + 1 */
+static mth__table_slot slot[SLOTS];
+static mth__table names = {.slot = slot, .slots = SLOTS};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static uint32_t hash(const char *name) {
-    uint32_t h = 2166136261u;
-    for (; *name; name++) h = (h ^ (unsigned char)*name) * 16777619u;
-    return h ^ h >> 15;
-}
+static bool is_called(const void *name, int number) { return !strcmp(rows[number]->name, name); }
+static uint64_t hash(const char *name) { return mth__hash_text(name, strlen(name)); }
 static void fill(void) {
-    for (int i = 0; i < MTH__ROW_COUNT; i++) {
-        uint32_t h = hash(rows[i]->name);
-        while (slot[h % SLOTS]) h++;
-        slot[h % SLOTS] = (int16_t)(i + 1);
-    }
+    for (int i = 0; i < MTH__ROW_COUNT; i++) mth__table_put(&names, hash(rows[i]->name), is_called, rows[i]->name, i);
 }
 const mth__op *mth__op_find(const char *name) {
     pthread_once(&once, fill);
-    for (uint32_t h = hash(name); slot[h % SLOTS]; h++) {
-        const mth__op *op = rows[slot[h % SLOTS] - 1];
-        if (strcmp(op->name, name) == 0) return op;
-    }
-    return NULL;
+    const int found = mth__table_find(&names, hash(name), is_called, name);
+    return found < 0 ? NULL : rows[found];
 }
 size_t mth__op_count(void) { return MTH__ROW_COUNT; }
 const mth__op *mth__op_at(size_t i) { return rows[i]; }

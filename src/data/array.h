@@ -26,7 +26,7 @@ struct mth_array {
 struct mth_arrays {
     size_t count;
     mth_named *item;
-    size_t slots, *slot; /* a hash table of names: 1 + item; 0: empty */
+    mth__table table; /* of items, by name; the first of a name counts */
 };
 
 /* Room without contents (with_data false: a layout only). */

@@ -1,6 +1,5 @@
 /* Dictionaries of arrays. */
 #include "data/array.h"
-#include "base/hash.h"
 #include "base/names.h"
 #include <string.h>
 
@@ -14,11 +13,11 @@ static char *own_text(const char *text) {
 mth_status mth__arrays_new(size_t count, mth_arrays **out) {
     mth_arrays *a = mth__calloc(1, sizeof *a);
     if (!a) return mth__lacks_memory("a dictionary of arrays", sizeof *a);
-    for (a->slots = 4; a->slots < 2 * count;) a->slots *= 2;
+    a->table.slots = mth__table_slots_for(count);
     a->item = mth__calloc(count ? count : 1, sizeof *a->item);
-    a->slot = mth__calloc(a->slots, sizeof *a->slot);
-    if (!a->item || !a->slot) {
-        int64_t bytes = (int64_t)(count * sizeof *a->item + a->slots * sizeof *a->slot);
+    a->table.slot = mth__calloc(a->table.slots, sizeof *a->table.slot);
+    if (!a->item || !a->table.slot) {
+        int64_t bytes = (int64_t)(count * sizeof *a->item + a->table.slots * sizeof *a->table.slot);
         mth_arrays_free(a);
         return mth__lacks_memory("a dictionary of arrays", bytes);
     }
@@ -27,18 +26,21 @@ mth_status mth__arrays_new(size_t count, mth_arrays **out) {
     return NULL;
 }
 
-static size_t *slot_of(const mth_arrays *a, const char *name) {
-    size_t i = mth__hash_text(name, strlen(name)) & (a->slots - 1);
-    while (a->slot[i] && strcmp(a->item[a->slot[i] - 1].name, name)) i = (i + 1) & (a->slots - 1);
-    return &a->slot[i];
+typedef struct {
+    const mth_arrays *arrays;
+    const char *name;
+} item_key;
+
+static bool is_item(const void *key, int number) {
+    const item_key *wanted = key;
+    return !strcmp(wanted->arrays->item[number].name, wanted->name);
 }
 
 mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array *taken) {
     a->item[i].array = taken;
     a->item[i].name = own_text(name);
     if (!a->item[i].name) return mth__lacks_memory("a dictionary of arrays", (int64_t)strlen(name));
-    size_t *slot = slot_of(a, name);
-    if (!*slot) *slot = i + 1;
+    mth__table_put(&a->table, mth__hash_text(name, strlen(name)), is_item, &(item_key){a, name}, (int)i);
     return NULL;
 }
 
@@ -95,7 +97,7 @@ void mth_arrays_free(mth_arrays *a) {
         mth__free((void *)a->item[i].name);
     }
     mth__free(a->item);
-    mth__free(a->slot);
+    mth__free(a->table.slot);
     mth__free(a);
 }
 
@@ -105,6 +107,7 @@ mth_named mth_arrays_get(const mth_arrays *a, size_t i) {
 }
 
 mth_array *mth_arrays_find(const mth_arrays *a, const char *name) {
-    size_t found = a && name ? *slot_of(a, name) : 0;
-    return found ? a->item[found - 1].array : NULL;
+    if (!a || !name) return NULL;
+    const int found = mth__table_find(&a->table, mth__hash_text(name, strlen(name)), is_item, &(item_key){a, name});
+    return found < 0 ? NULL : a->item[found].array;
 }

@@ -3,6 +3,7 @@
  * found as runs of modules: module i equals module i + period in its nodes, and in where its operands come from,
  *   counted from itself. */
 #include "distribute/fold.h"
+#include "base/table.h"
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,12 +28,13 @@ typedef struct {
     int *first_reader; /* by value id, of parameters: a module */
 } state;
 
+typedef struct {
+    const char *module;
+    double weight;
+} module_weight;
 struct mth__folding {
-    size_t room;
-    struct {
-        const char *module;
-        double weight;
-    } *at;
+    VEC(module_weight) module;
+    mth__table table; /* of modules, by where their names stand */
 };
 
 uint64_t mth__mix(uint64_t h, uint64_t x) {
@@ -237,15 +239,22 @@ static void drop_parameters(state *s) {
 }
 
 /* ---------------------------------------------------------------- the result */
-static size_t slot(const mth__folding *f, const char *module) {
-    size_t at = mth__mix(0, (uint64_t)(uintptr_t)module) & (f->room - 1);
-    while (f->at[at].module && f->at[at].module != module) at = (at + 1) & (f->room - 1);
-    return at;
+static uint64_t hash_module(const char *module) { return mth__hash_add(mth__hash_key(), (uint64_t)(uintptr_t)module); }
+
+typedef struct {
+    const mth__folding *folding;
+    const char *module;
+} module_key;
+
+static bool is_module(const void *key, int number) {
+    const module_key *wanted = key;
+    return wanted->folding->module.at[number].module == wanted->module;
 }
 
 double mth__folded_weight(const mth__folding *f, const char *module) {
-    size_t at = module ? slot(f, module) : 0;
-    return module && f->at[at].module ? f->at[at].weight : 1;
+    const int found =
+        module ? mth__table_find(&f->table, hash_module(module), is_module, &(module_key){f, module}) : -1;
+    return found < 0 ? 1 : f->module.at[found].weight;
 }
 
 mth__folding *mth__fold(mth__graph *g) {
@@ -266,15 +275,14 @@ mth__folding *mth__fold(mth__graph *g) {
     }
     drop_parameters(&s);
     mth__folding *f = NEW(g->arena, mth__folding);
-    f->room = 16;
-    while (f->room < 2 * (size_t)s.modules) f->room *= 2;
-    f->at = mth__alloc_array(g->arena, f->room, sizeof *f->at);
     for (int m = 0; m < s.modules; m++) {
         const char *name = g->node.at[s.module[m].first]->label.module;
         if (!name) continue;
-        size_t at = slot(f, name);
-        f->at[at].module = name;
-        f->at[at].weight = s.module[m].weight;
+        const int next = (int)f->module.n,
+                  found =
+                      mth__table_add(g->arena, &f->table, hash_module(name), is_module, &(module_key){f, name}, next);
+        if (found == next) PUSH(g->arena, f->module, ((module_weight){.module = name}));
+        f->module.at[found].weight = s.module[m].weight;
     }
     mth__arena_free(s.arena);
     return f;

@@ -1,5 +1,6 @@
 /* From the ordered graph to programs by role. A node costs what the roles that take part in it cost, not the devices.
  */
+#include "base/names.h"
 #include "catalog/rows.h"
 #include "emit/emit.h"
 #include <stdio.h>
@@ -17,21 +18,13 @@ typedef struct {
     int *exit_of, *next_exit;
     mth__algorithm algorithm[MTH__CHANNEL_KINDS];
     bool overlap, views, global;
-    const char **taken;
-    size_t taken_room; /* names in use: open addressing */
+    mth__names taken; /* in use */
 } emission;
 
 /* ---------------------------------------------------------------- names */
 static bool take_name(emission *e, const char *name) {
-    uint32_t h = 2166136261u;
-    for (const char *c = name; *c; c++) h = (h ^ (unsigned char)*c) * 16777619u;
-    size_t at = (h ^ h >> 15) & (e->taken_room - 1);
-    while (e->taken[at]) {
-        if (!strcmp(e->taken[at], name)) return false;
-        at = (at + 1) & (e->taken_room - 1);
-    }
-    e->taken[at] = name;
-    return true;
+    const int before = (int)e->taken.name.n;
+    return mth__names_add(e->scratch, &e->taken, name) == before;
 }
 
 static const char *numbered_name(mth__arena *arena, int id) { /* "%id", the name of most values */
@@ -457,9 +450,6 @@ static mth_status emit(emission *e) {
     e->roles = e->global ? mth__emit_one_role(e->scratch, g, e->p) : mth__emit_roles(e->scratch, g, e->p);
     e->slot = NEW_ARRAY(e->scratch, int *, values);
     e->name = NEW_ARRAY(e->scratch, const char *, values);
-    e->taken_room = 64;
-    while (e->taken_room < 2 * values) e->taken_room *= 2;
-    e->taken = NEW_ARRAY(e->scratch, const char *, e->taken_room);
     reserve(e);
     add_exits(e);
     add_entries(e, (const mth__value *const *)g->input.at, g->input.n, MTH__ENTRY_INPUT);

@@ -176,8 +176,7 @@ static mth_status role(mth__plan_parser *x) {
     r.device = list.at.at;
     PUSH(x->in.arena, x->p->role, r);
     x->role = &x->p->role.at[x->p->role.n - 1];
-    x->name = NULL;
-    x->names_room = 0;
+    x->names = (mth__names){0};
     return NULL;
 }
 

@@ -2,12 +2,9 @@
  * program_parse_value.c their values. */
 #ifndef MTH__PROGRAM_PARSE_H
 #define MTH__PROGRAM_PARSE_H
+#include "base/names.h"
 #include "emit/program_words.h"
 
-typedef struct {
-    const char *name;
-    int value;
-} mth__named_value;
 typedef struct {
     mth__reader in;
     mth__program *p;
@@ -16,8 +13,7 @@ typedef struct {
     int32_t *role_of;
     int *mark, marks; /* by device: the list that it was last seen in */
     mth__role *role;
-    mth__named_value *name;
-    size_t names_room; /* of the role's values: open addressing */
+    mth__names names; /* of the role's values, by their index */
 } mth__plan_parser;
 
 mth_status mth__parse_axis(mth__plan_parser *, int8_t *out);

@@ -1,5 +1,4 @@
 /* Values of roles, and what they are made of: shapes, shardings, where they lie. */
-#include "base/hash.h"
 #include "emit/program_parse.h"
 #include <string.h>
 
@@ -96,25 +95,10 @@ mth_status mth__parse_number(mth__plan_parser *x, const char *what, size_t next)
 }
 
 /* ---------------------------------------------------------------- roles: values */
-static size_t slot_of(const mth__plan_parser *x, const char *s) {
-    size_t at = mth__hash_text(s, strlen(s)) & (x->names_room - 1);
-    while (x->name[at].name && strcmp(x->name[at].name, s)) at = (at + 1) & (x->names_room - 1);
-    return at;
-}
-
 static mth_status declare(mth__plan_parser *x, const char *s, mth__pvalue v, int *out) {
-    if (2 * (x->role->value.n + 1) > x->names_room) {
-        mth__named_value *old = x->name;
-        size_t n = x->names_room;
-        x->names_room = n ? 2 * n : 64;
-        x->name = NEW_ARRAY(x->in.arena, mth__named_value, x->names_room);
-        for (size_t i = 0; i < n; i++)
-            if (old[i].name) x->name[slot_of(x, old[i].name)] = old[i];
-    }
-    size_t at = slot_of(x, s);
-    if (x->name[at].name) return mth__read_fail(&x->in, F("%s is written a second time", s));
     *out = (int)x->role->value.n;
-    x->name[at] = (mth__named_value){s, *out};
+    if (mth__names_add(x->in.arena, &x->names, s) != *out)
+        return mth__read_fail(&x->in, F("%s is written a second time", s));
     PUSH(x->in.arena, x->role->value, v);
     return NULL;
 }
@@ -122,11 +106,8 @@ static mth_status declare(mth__plan_parser *x, const char *s, mth__pvalue v, int
 mth_status mth__parse_value_named(mth__plan_parser *x, int *out) {
     const char *s;
     TRY(mth__read_name(&x->in, &s));
-    size_t at = x->names_room ? slot_of(x, s) : 0;
-    if (!x->names_room || !x->name[at].name)
-        return mth__read_fail(&x->in, F("%s is read, and nothing has written it on this role", s));
-    *out = x->name[at].value;
-    return NULL;
+    *out = mth__names_find(&x->names, s);
+    return *out >= 0 ? NULL : mth__read_fail(&x->in, F("%s is read, and nothing has written it on this role", s));
 }
 
 static mth_status location(mth__plan_parser *x, mth__pvalue *v) {

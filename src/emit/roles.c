@@ -2,6 +2,7 @@
  * local shapes of every value. Found by refinement: for each placement that is used, and each way in which some
  * dimension is split unevenly, parts fall apart by membership or by local size. Costs what these cost together,
  * whatever the number of nodes. */
+#include "base/table.h"
 #include "emit/emit.h"
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,6 @@ typedef struct {
     int64_t n;
     mth__split split;
     int on;
-    bool used;
 } uneven; /* seen: this dimension, split so */
 typedef struct {
     mth__arena *arena;
@@ -25,8 +25,8 @@ typedef struct {
     int step;
     bool *placed;  /* by placement id */
     int64_t *size; /* by rank: of the step */
-    uneven *seen;
-    size_t seen_room, seen_count;
+    VEC(uneven) seen;
+    mth__table seen_table;
 } refinement;
 
 static uint64_t mix(uint64_t h, uint64_t x) {
@@ -48,29 +48,24 @@ static void refine(refinement *r, const mth__placement *on, const int64_t *size)
     }
 }
 
-static size_t find(const uneven *seen, size_t room, const uneven *u) {
-    uint64_t h = mix(mix(mix(0, (uint64_t)u->n), (uint64_t)u->on), (uint64_t)u->split.grain << 1 | u->split.cyclic);
-    for (int i = 0; i < u->split.naxes; i++) h = mix(h, (uint64_t)u->split.axis[i] + 1);
-    size_t at = h & (room - 1);
-    while (
-        seen[at].used && !(seen[at].n == u->n && seen[at].on == u->on && mth__split_equal(&seen[at].split, &u->split)))
-        at = (at + 1) & (room - 1);
-    return at;
+typedef struct {
+    const refinement *refinement;
+    const uneven *uneven;
+} uneven_key;
+
+static bool is_uneven(const void *key, int number) {
+    const uneven *wanted = ((const uneven_key *)key)->uneven,
+                 *seen = &((const uneven_key *)key)->refinement->seen.at[number];
+    return seen->n == wanted->n && seen->on == wanted->on && mth__split_equal(&seen->split, &wanted->split);
 }
 
 static bool first_time(refinement *r, const uneven *u) {
-    if (2 * (r->seen_count + 1) > r->seen_room) {
-        uneven *old = r->seen;
-        size_t n = r->seen_room;
-        r->seen_room = n ? 2 * n : 64;
-        r->seen = NEW_ARRAY(r->arena, uneven, r->seen_room);
-        for (size_t i = 0; i < n; i++)
-            if (old[i].used) r->seen[find(r->seen, r->seen_room, &old[i])] = old[i];
-    }
-    size_t at = find(r->seen, r->seen_room, u);
-    if (r->seen[at].used) return false;
-    r->seen[at] = *u;
-    r->seen_count++;
+    uint64_t h = mth__hash_add(mth__hash_add(mth__hash_key(), (uint64_t)u->n), (uint64_t)u->on);
+    h = mth__hash_add(h, (uint64_t)u->split.grain << 1 | u->split.cyclic);
+    for (int i = 0; i < u->split.naxes; i++) h = mth__hash_add(h, (uint64_t)u->split.axis[i]);
+    const int next = (int)r->seen.n;
+    if (mth__table_add(r->arena, &r->seen_table, h, is_uneven, &(uneven_key){r, u}, next) != next) return false;
+    PUSH(r->arena, r->seen, *u);
     return true;
 }
 
@@ -85,7 +80,7 @@ static void by_value(refinement *r, const mth__value *v) {
     by_placement(r, s->on);
     for (int d = 0; d < v->shape.rank; d++) {
         if (s->dim[d].naxes == 0) continue;
-        uneven u = {v->shape.dim[d], s->dim[d], s->on->id, true};
+        uneven u = {v->shape.dim[d], s->dim[d], s->on->id};
         if (!first_time(r, &u)) continue;
         if (mth__split_even(u.n, &u.split, s->on)) continue;
         const mth__shape line = {1, {u.n}};

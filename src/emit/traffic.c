@@ -1,6 +1,6 @@
 /* Channels that move alike are counted once and multiplied. */
 #include "emit/traffic.h"
-#include "base/hash.h"
+#include "base/table.h"
 #include <string.h>
 
 enum { MOST_STEPS = 1 << 24 };
@@ -31,6 +31,16 @@ static bool alike(const mth__channel *a, const mth__channel *b) {
     return a->kind == b->kind && a->algorithm == b->algorithm && a->dtype == b->dtype &&
         mth__shape_equal(a->shape, b->shape) && a->axes == b->axes && a->dim == b->dim && a->dim2 == b->dim2 &&
         mth__sharding_equal(&a->from, &b->from, a->shape.rank) && mth__sharding_equal(&a->to, &b->to, a->shape.rank);
+}
+
+typedef struct {
+    const kind_of_channel *kind;
+    const mth__channel *channel;
+} channel_key;
+
+static bool is_alike(const void *key, int number) {
+    const channel_key *wanted = key;
+    return alike(wanted->kind[number].like, wanted->channel);
 }
 
 static bool in_groups(const mth__channel *c) { return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST; }
@@ -105,7 +115,7 @@ static void add(mth__traffic *sum, mth__traffic more, int64_t times) {
 }
 
 /* The moves of one device: what it receives, and at the index of each peer (its rank, else its id) what that sends. */
-static mth_status add_moves(const mth__channel *c, int device, bool by_rank, int at, mth__traffic *all) {
+static mth_status add_moves(const mth__channel *c, int device, bool by_rank, int at, int64_t times, mth__traffic *all) {
     mth__arena *arena = mth__arena_new();
     mth__channel_part part;
     TRY(mth__channel_moves(arena, &(mth__templates){.arena = arena}, c, device, &part));
@@ -115,9 +125,9 @@ static mth_status add_moves(const mth__channel *c, int device, bool by_rank, int
         if (move->peer == device) continue;
         const int64_t bytes = mth__channel_move_bytes(c, move);
         received = mth__size_sum(received, bytes);
-        add(&all[by_rank ? move->peer_rank : move->peer], (mth__traffic){.sent = bytes}, 1);
+        add(&all[by_rank ? move->peer_rank : move->peer], (mth__traffic){.sent = bytes}, times);
     }
-    add(&all[at], (mth__traffic){.received = received, .messages = received > 0}, 1);
+    add(&all[at], (mth__traffic){.received = received, .messages = received > 0}, times);
     mth__arena_free(arena);
     return NULL;
 }
@@ -132,7 +142,7 @@ static mth_status group_traffic(mth__arena *arena, const mth__channel *c, mth__t
         if (by_formula(c))
             (*by_rank)[rank] = direct_traffic(c, member[rank]);
         else
-            TRY(add_moves(c, member[rank], true, rank, *by_rank));
+            TRY(add_moves(c, member[rank], true, rank, 1, *by_rank));
     }
     return NULL;
 }
@@ -150,15 +160,7 @@ static mth_status count(mth__arena *arena, const mth__channel *c, int64_t times,
         for (int i = 0; i < on->count; i++) add(&by_device[on->device[i]], direct_traffic(c, on->device[i]), times);
         return NULL;
     }
-    int32_t devices = 0;
-    for (const mth__placement *p = on;; p = c->from.on) {
-        for (int i = 0; i < p->count; i++)
-            if (p->device[i] >= devices) devices = p->device[i] + 1;
-        if (p == c->from.on) break;
-    }
-    one = NEW_ARRAY(arena, mth__traffic, devices);
-    for (int i = 0; i < on->count; i++) TRY(add_moves(c, on->device[i], false, on->device[i], one));
-    for (int d = 0; d < devices; d++) add(&by_device[d], one[d], times);
+    for (int i = 0; i < on->count; i++) TRY(add_moves(c, on->device[i], false, on->device[i], times, by_device));
     return NULL;
 }
 
@@ -171,24 +173,21 @@ mth_status mth__channel_traffic(const mth__channel *c, mth__traffic *by_device) 
 
 mth_status mth__program_traffic(const mth__program *p, mth__traffic *by_device, bool *counted) {
     mth__arena *arena = mth__arena_new();
-    size_t room = 64, kinds = 0;
-    while (room < 2 * p->channel.n) room *= 2;
-    int *slot = NEW_ARRAY(arena, int, room); /* 1 + index in `kind` */
+    int kinds = 0;
+    mth__table table = {0}; /* of indices in `kind` */
     kind_of_channel *kind = NEW_ARRAY(arena, kind_of_channel, p->channel.n);
     double steps = 0;
     for (size_t i = 0; i < p->channel.n; i++) {
         const mth__channel *c = &p->channel.at[i];
-        size_t at = hash_channel(c) & (room - 1);
-        while (slot[at] && !alike(kind[slot[at] - 1].like, c)) at = (at + 1) & (room - 1);
-        if (!slot[at]) {
-            kind[kinds] = (kind_of_channel){c, 0};
-            slot[at] = (int)++kinds;
+        const int found = mth__table_add(arena, &table, hash_channel(c), is_alike, &(channel_key){kind, c}, kinds);
+        if (found == kinds) {
+            kind[kinds++] = (kind_of_channel){c, 0};
             steps += steps_of(c);
         }
-        kind[slot[at] - 1].times++;
+        kind[found].times++;
     }
     const bool counts = !counted || steps <= MOST_STEPS;
-    for (size_t k = 0; k < kinds && counts; k++) TRY(count(arena, kind[k].like, kind[k].times, by_device));
+    for (int k = 0; k < kinds && counts; k++) TRY(count(arena, kind[k].like, kind[k].times, by_device));
     if (counted) *counted = counts;
     mth__arena_free(arena);
     return NULL;

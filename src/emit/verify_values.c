@@ -1,38 +1,36 @@
 /* What a role says of its values, for each of its devices: placement, sharding, local shape, where they lie, and that a
  * view can be one. An even split is the same on all devices, one along a single axis goes down from the first device to
  * the last: only nested uneven splits are looked at device by device, once for each way to split a dimension. */
-#include "base/hash.h"
+#include "base/table.h"
 #include "emit/verify.h"
 #include <string.h>
 
 typedef struct {
     int64_t n, size;
-    mth__split split;
+    const mth__split *split;
     int on;
-    bool used;
 } seen_split;
 typedef struct {
-    seen_split *at;
-    size_t room, n;
+    VEC(seen_split) split;
+    mth__table table;
 } seen;
+typedef struct {
+    const seen *seen;
+    const seen_split *split;
+} seen_key;
 
-static size_t slot_of(const seen *s, int64_t n, const mth__split *split, int on) {
-    uint64_t h =
-        mth__hash_add(mth__hash_add(mth__hash_key(), (uint64_t)n), (uint64_t)on << 32 | (uint32_t)split->grain);
-    for (int i = 0; i < split->naxes; i++) h = mth__hash_add(h, (uint64_t)split->axis[i]);
-    size_t at = h & (s->room - 1);
-    while (s->at[at].used && !(s->at[at].n == n && s->at[at].on == on && mth__split_equal(&s->at[at].split, split)))
-        at = (at + 1) & (s->room - 1);
-    return at;
+static bool is_seen(const void *key, int number) {
+    const seen_split *wanted = ((const seen_key *)key)->split,
+                     *known = &((const seen_key *)key)->seen->split.at[number];
+    return known->n == wanted->n && known->on == wanted->on && mth__split_equal(known->split, wanted->split);
 }
 
-static void make_room(mth__arena *arena, seen *s) {
-    if (2 * (s->n + 1) <= s->room) return;
-    seen old = *s;
-    s->room = old.room ? 2 * old.room : 64;
-    s->at = NEW_ARRAY(arena, seen_split, s->room);
-    for (size_t i = 0; i < old.room; i++)
-        if (old.at[i].used) s->at[slot_of(s, old.at[i].n, &old.at[i].split, old.at[i].on)] = old.at[i];
+/* The number of what is known of such a split; as many as are known where it is the first. */
+static int number_of(mth__arena *arena, seen *s, const seen_split *split) {
+    uint64_t hash = mth__hash_add(
+        mth__hash_add(mth__hash_key(), (uint64_t)split->n), (uint64_t)split->on << 32 | (uint32_t)split->split->grain);
+    for (int i = 0; i < split->split->naxes; i++) hash = mth__hash_add(hash, (uint64_t)split->split->axis[i]);
+    return mth__table_add(arena, &s->table, hash, is_seen, &(seen_key){s, split}, (int)s->split.n);
 }
 
 static int64_t size_on(
@@ -59,16 +57,16 @@ static mth_status size_of(mth__verification *v, seen *s, int x, int d, int64_t *
         *out = most == least ? most : -1;
         return NULL;
     }
-    make_room(v->arena, s);
-    seen_split *known = &s->at[slot_of(s, n, split, on->id)];
-    if (!known->used) {
+    seen_split this = {n, 0, split, on->id};
+    const int number = number_of(v->arena, s, &this);
+    if (number == (int)s->split.n) {
         TRY(mth__verify_look(v, x));
-        *known = (seen_split){n, size_on(v, n, split, on, 0), *split, on->id, true};
-        s->n++;
-        for (int i = 1; i < v->r->ndevice && known->size >= 0; i++)
-            if (size_on(v, n, split, on, i) != known->size) known->size = -1;
+        this.size = size_on(v, n, split, on, 0);
+        for (int i = 1; i < v->r->ndevice && this.size >= 0; i++)
+            if (size_on(v, n, split, on, i) != this.size) this.size = -1;
+        PUSH(v->arena, s->split, this);
     }
-    *out = known->size;
+    *out = s->split.at[number].size;
     return NULL;
 }
 

@@ -339,6 +339,37 @@ ARENA_TEST(sharding_texts_and_equality) {
     return NULL;
 }
 
+/* Against a list that is searched from end to end; hashes that collide are keys of their own. */
+static const int *keys_of_table;
+static bool is_number(const void *key, int number) { return keys_of_table[number] == *(const int *)key; }
+static mth_status table_body(void *colliding) {
+    enum { KEYS = 300 };
+    int key_of[KEYS], count = 0;
+    mth__table table = {0};
+    mth__arena *own = mth__arena_new();
+    keys_of_table = key_of;
+    CHECK(mth__table_find(&table, 1, is_number, &(int){1}) == -1);
+    for (int i = 0; i < 4 * KEYS; i++) {
+        const int key = (i * 7919 + 13) % KEYS;
+        const uint64_t hash = colliding ? (uint64_t)(key % 3) : (uint64_t)key * 0x9e3779b97f4a7c15;
+        int found = -1;
+        for (int k = 0; k < count; k++)
+            if (key_of[k] == key) found = k;
+        CHECK(mth__table_find(&table, hash, is_number, &key) == found);
+        if (found < 0) key_of[count] = key;
+        CHECK(mth__table_add(own, &table, hash, is_number, &key, count) == (found < 0 ? count : found));
+        count += found < 0;
+    }
+    CHECK(count == KEYS && table.count == KEYS && 2 * table.count <= table.slots);
+    mth__arena_free(own);
+    return NULL;
+}
+
+TEST(tables_find_what_was_added) {
+    CHECK_STATUS(mth__guard(table_body, NULL));
+    CHECK_STATUS(mth__guard(table_body, ""));
+}
+
 TEST(shapes_are_checked) {
     CHECK_STATUS(mth__shape_check((mth__shape){2, {0, INT64_C(1) << 40}}, MTH_FLOAT32));
     CHECK_FAILS(mth__shape_check((mth__shape){1, {-1}}, MTH_FLOAT32), MTH_ERROR_VALUE, "size -1");

@@ -1,5 +1,5 @@
 #include "engine/pjrt/segment.h"
-#include "base/hash.h"
+#include "base/table.h"
 #include <string.h>
 
 /* ---------------------------------------------------------------- parts */
@@ -45,8 +45,7 @@ typedef struct {
     mth__segments *s;
     mth__arena *arena; /* scratch */
     const mth__program *p;
-    int *table;
-    size_t room; /* names: open addressing of slots, -1 empty */
+    mth__table names; /* of slots */
     /* Keys: what makes instructions of several roles one. A slot: the computation that makes it; behind them two a
        channel: who takes part or receives, who sends. */
     int keys;
@@ -57,31 +56,35 @@ typedef struct {
     VEC(wanted_key) wanted; /* each waits for the one behind it */
 } merging;
 
+typedef struct {
+    const mth__segments *segments;
+    const mth__pvalue *value;
+} slot_key;
+
+/* An input that two placements use has a value, of one name, for each. Where else a value lies is each role's own
+   matter: sizes of parts decide what is written in place. */
+static bool is_slot(const void *key, int number) {
+    const mth__pvalue *wanted = ((const slot_key *)key)->value,
+                      *known = ((const slot_key *)key)->segments->slot.at[number].any;
+    const bool entry = wanted->storage == MTH__IN_ENTRY;
+    return !strcmp(known->name, wanted->name) && entry == (known->storage == MTH__IN_ENTRY) &&
+        (!entry || known->index == wanted->index);
+}
+
 static int slot_named(merging *m, const mth__pvalue *v) {
-    size_t at = mth__hash_text(v->name, strlen(v->name)) & (m->room - 1);
-    /* An input that two placements use has a value, of one name, for each. Where else a value lies is each role's own
-       matter: sizes of parts decide what is written in place. */
-    for (; m->table[at] >= 0; at = (at + 1) & (m->room - 1)) {
-        const mth__pvalue *w = m->s->slot.at[m->table[at]].any;
-        bool entry = v->storage == MTH__IN_ENTRY;
-        if (!strcmp(w->name, v->name) && entry == (w->storage == MTH__IN_ENTRY) && (!entry || w->index == v->index))
-            return m->table[at];
-    }
-    m->table[at] = (int)m->s->slot.n;
-    PUSH(m->s->arena, m->s->slot,
-        ((mth__slot){.any = v,
-            .view_of = m->table[at],
-            .local = m->s->global ? v->shape : mth__largest_part(v->shape, &v->sharding),
-            .last_read = MTH__NEVER}));
-    return m->table[at];
+    const int next = (int)m->s->slot.n,
+              number = mth__table_add(
+                  m->arena, &m->names, mth__hash_text(v->name, strlen(v->name)), is_slot, &(slot_key){m->s, v}, next);
+    if (number == next)
+        PUSH(m->s->arena, m->s->slot,
+            ((mth__slot){.any = v,
+                .view_of = number,
+                .local = m->s->global ? v->shape : mth__largest_part(v->shape, &v->sharding),
+                .last_read = MTH__NEVER}));
+    return number;
 }
 
 static void make_slots(merging *m) {
-    size_t values = 1;
-    for (size_t r = 0; r < m->p->role.n; r++) values += m->p->role.at[r].value.n;
-    for (m->room = 64; m->room < 2 * values;) m->room *= 2;
-    m->table = NEW_ARRAY(m->arena, int, m->room);
-    memset(m->table, -1, m->room * sizeof *m->table);
     m->s->slot_of = NEW_ARRAY(m->s->arena, int *, m->p->role.n);
     m->s->entry_slot = NEW_ARRAY(m->s->arena, int, m->p->entry.n);
     memset(m->s->entry_slot, -1, m->p->entry.n * sizeof *m->s->entry_slot);
