@@ -42,25 +42,25 @@ static PyObject *in_python(const char *text) {
     return said;
 }
 
-static PyObject *class_of(module_state *s, mth_error_code code) {
+static PyObject *class_of(module_state *state, mth_error_code code) {
     switch (code) {
-    case MTH_ERROR_TYPE: return s->type_error;
-    case MTH_ERROR_KEY: return s->key_error;
-    case MTH_ERROR_MEMORY: return s->memory_error;
-    case MTH_ERROR_INTERNAL: return s->internal_error;
+    case MTH_ERROR_TYPE: return state->type_error;
+    case MTH_ERROR_KEY: return state->key_error;
+    case MTH_ERROR_MEMORY: return state->memory_error;
+    case MTH_ERROR_INTERNAL: return state->internal_error;
     case MTH_ERROR_INTERRUPTED: return PyExc_KeyboardInterrupt;
     case MTH_ERROR_VALUE:
     case MTH_ERROR_IO:
     case MTH_ERROR_UNSUPPORTED: break;
     }
-    return s->value_error;
+    return state->value_error;
 }
 
-void *raise_status(module_state *s, mth_status status) {
+void *raise_status(module_state *state, mth_status status) {
     mth_error_code code = mth_error_get_code(status);
-    PyObject *cls = class_of(s, code), *error = NULL, *tensors = NULL;
+    PyObject *type = class_of(state, code), *error = NULL, *tensors = NULL;
     if (code == MTH_ERROR_INTERRUPTED) {
-        PyErr_SetNone(cls);
+        PyErr_SetNone(type);
         mth_error_free(status);
         return NULL;
     }
@@ -72,7 +72,7 @@ void *raise_status(module_state *s, mth_status status) {
         if (!text || PyTuple_SetItem(tensors, (Py_ssize_t)i, text)) Py_CLEAR(tensors);
     }
     if (tensors)
-        error = PyObject_CallFunction(number ? s->file_error : cls, number ? "NNNNOi" : "NNNNO",
+        error = PyObject_CallFunction(number ? state->file_error : type, number ? "NNNNOi" : "NNNNO",
             in_python(mth_error_get_message(status)), in_python(mth_error_get_what(status)),
             in_python(mth_error_get_fix(status)), lossy(mth_error_get_operator(status)), tensors, number);
     if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
@@ -155,21 +155,21 @@ int note_source_line(void) {
     return 0;
 }
 
-static PyObject *error_of(PyObject *cls, const char *operator, PyObject * what, PyObject *fix) {
+static PyObject *error_of(PyObject *type, const char *operator, PyObject * what, PyObject *fix) {
     PyObject *line = source_line(), *at = line ? TEXT("\n  at %U", line) : PyErr_Occurred() ? NULL : TEXT("%s", "");
     PyObject *message =
         at ? TEXT("%s%s%U%U\n  fix: %U", operator? operator: "", operator? ": " : "", what, at, fix) : NULL;
     Py_XDECREF(line);
     Py_XDECREF(at);
-    return message ? PyObject_CallFunction(cls, "NOOs()", message, what, fix, operator? operator: "") : NULL;
+    return message ? PyObject_CallFunction(type, "NOOs()", message, what, fix, operator? operator: "") : NULL;
 }
 
 /* Takes cause, what and fix. */
-static void *raise_class(PyObject *cls, const char *operator, PyObject * cause, PyObject *what, PyObject *fix) {
-    PyObject *error = what && fix && !PyErr_Occurred() ? error_of(cls, operator, what, fix) : NULL;
+static void *raise_class(PyObject *type, const char *operator, PyObject * cause, PyObject *what, PyObject *fix) {
+    PyObject *error = what && fix && !PyErr_Occurred() ? error_of(type, operator, what, fix) : NULL;
     if (error) {
         if (cause) PyException_SetCause(error, Py_NewRef(cause));
-        PyErr_SetObject(cls, error);
+        PyErr_SetObject(type, error);
     }
     Py_XDECREF(error);
     Py_XDECREF(cause);
@@ -179,12 +179,12 @@ static void *raise_class(PyObject *cls, const char *operator, PyObject * cause, 
 }
 
 void *raise_error(
-    module_state *s, const char *operator, mth_error_code code, PyObject *cause, PyObject *what, PyObject *fix) {
-    return raise_class(class_of(s, code), operator, cause, what, fix);
+    module_state *state, const char *operator, mth_error_code code, PyObject *cause, PyObject *what, PyObject *fix) {
+    return raise_class(class_of(state, code), operator, cause, what, fix);
 }
 
-void *raise_fix(module_state *s, mth_error_code code, PyObject *what, PyObject *fix) {
-    return raise_error(s, NULL, code, NULL, what, fix);
+void *raise_fix(module_state *state, mth_error_code code, PyObject *what, PyObject *fix) {
+    return raise_error(state, NULL, code, NULL, what, fix);
 }
 
 PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise) {
@@ -217,18 +217,18 @@ PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const 
 
 PyObject *refuse_pickle(PyObject *self, PyObject *unused) {
     (void)unused;
-    module_state *s = STATE(self);
+    module_state *state = STATE(self);
     PyObject *type = PyType_GetName(Py_TYPE(self));
     const char *fix = "compose it where it is needed: pickle the arguments of the function that does";
-    if (PyObject_TypeCheck(self, s->array_type) || PyObject_TypeCheck(self, s->shard_type))
+    if (PyObject_TypeCheck(self, state->array_type) || PyObject_TypeCheck(self, state->shard_type))
         fix = "pickle numpy.asarray(x), and give that to backend.array where it is needed";
-    else if (PyObject_TypeCheck(self, s->backend_type))
+    else if (PyObject_TypeCheck(self, state->backend_type))
         fix = "make it where it is needed: pickle the arguments of its class";
-    else if (PyObject_TypeCheck(self, s->compiled_type))
+    else if (PyObject_TypeCheck(self, state->compiled_type))
         fix = "compile again where it is needed, ml.compile(model, backend); pickle numpy.asarray(x) of each parameter";
     PyObject *what = type ? TEXT("pickle and copy don't have what the %U holds: it is the library's", type) : NULL;
     Py_XDECREF(type);
-    return raise_fix(s, MTH_ERROR_TYPE, what, TEXT("%s", fix));
+    return raise_fix(state, MTH_ERROR_TYPE, what, TEXT("%s", fix));
 }
 
 PyObject *itself(PyObject *self, PyObject *unused) {
@@ -310,29 +310,29 @@ struct pool_item {
     max_align_t data[];
 };
 
-static pool_item *pool_add(pool *p, size_t bytes) {
+static pool_item *pool_add(pool *scratch, size_t bytes) {
     pool_item *item = PyMem_Calloc(1, sizeof *item + bytes);
     if (!item) {
         PyErr_NoMemory();
         return NULL;
     }
-    item->next = p->first;
-    p->first = item;
+    item->next = scratch->first;
+    scratch->first = item;
     return item;
 }
 
-void *pool_take(pool *p, size_t count, size_t size) {
+void *pool_take(pool *scratch, size_t count, size_t size) {
     if (count > (size_t)PY_SSIZE_T_MAX / size - sizeof(pool_item)) {
         PyErr_NoMemory();
         return NULL;
     }
-    pool_item *item = pool_add(p, count * size);
+    pool_item *item = pool_add(scratch, count * size);
     return item ? item->data : NULL;
 }
 
-int pool_keep(pool *p, PyObject *taken) {
+int pool_keep(pool *scratch, PyObject *taken) {
     if (!taken) return -1;
-    pool_item *item = pool_add(p, 0);
+    pool_item *item = pool_add(scratch, 0);
     if (!item) {
         Py_DECREF(taken);
         return -1;
@@ -341,13 +341,13 @@ int pool_keep(pool *p, PyObject *taken) {
     return 0;
 }
 
-void pool_free(pool *p) {
-    for (pool_item *item = p->first, *next; item; item = next) {
+void pool_free(pool *scratch) {
+    for (pool_item *item = scratch->first, *next; item; item = next) {
         next = item->next;
         Py_XDECREF(item->kept);
         PyMem_Free(item);
     }
-    p->first = NULL;
+    scratch->first = NULL;
 }
 
 /* ---------------------------------------------------------------- the module */
@@ -355,8 +355,8 @@ module_state *state_of(PyTypeObject *type) {
     /* A Python subclass has no module of its own; its base in this module has. */
     for (; type; type = PyType_GetSlot(type, Py_tp_base)) {
         if (!(PyType_GetFlags(type) & Py_TPFLAGS_HEAPTYPE)) break;
-        module_state *s = PyType_GetModuleState(type);
-        if (s) return s;
+        module_state *state = PyType_GetModuleState(type);
+        if (state) return state;
         PyErr_Clear();
     }
     Py_FatalError("mithril: an object of a type that is not of the module");
@@ -421,15 +421,15 @@ typedef struct {
 
 static mth_status verify_text(void *context) { return mth_plan_verify_text(((reading *)context)->plan); }
 static mth_status reprint_text(void *context) {
-    reading *r = context;
-    return mth_plan_reprint(r->plan, &r->printed);
+    reading *job = context;
+    return mth_plan_reprint(job->plan, &job->printed);
 }
 
 /* -1: an exception is set. */
-static int read_text(module_state *s, PyObject *text, mth_status (*call)(void *), char **printed) {
-    reading r = {to_name(s, text, "the text of a plan"), NULL};
-    if (!r.plan || call_interruptibly(s, call, &r)) return -1;
-    if (printed) *printed = r.printed;
+static int read_text(module_state *state, PyObject *text, mth_status (*call)(void *), char **printed) {
+    reading job = {to_name(state, text, "the text of a plan"), NULL};
+    if (!job.plan || call_interruptibly(state, call, &job)) return -1;
+    if (printed) *printed = job.printed;
     return 0;
 }
 
@@ -513,30 +513,30 @@ static int watch_forks(PyObject *module) {
 
 static int execute(PyObject *module) {
     if (refuse_subinterpreter()) return -1;
-    module_state *s = PyModule_GetState(module);
+    module_state *state = PyModule_GetState(module);
     PyObject *errors = PyImport_ImportModule("mithril.errors");
     if (!errors) return -1;
-    s->value_error = PyObject_GetAttrString(errors, "MithrilValueError");
-    s->type_error = PyObject_GetAttrString(errors, "MithrilTypeError");
-    s->key_error = PyObject_GetAttrString(errors, "MithrilKeyError");
-    s->memory_error = PyObject_GetAttrString(errors, "MithrilMemoryError");
-    s->internal_error = PyObject_GetAttrString(errors, "MithrilInternalError");
-    s->file_error = PyObject_GetAttrString(errors, "_file_error");
-    s->attribute_error = PyObject_GetAttrString(errors, "MithrilAttributeError");
+    state->value_error = PyObject_GetAttrString(errors, "MithrilValueError");
+    state->type_error = PyObject_GetAttrString(errors, "MithrilTypeError");
+    state->key_error = PyObject_GetAttrString(errors, "MithrilKeyError");
+    state->memory_error = PyObject_GetAttrString(errors, "MithrilMemoryError");
+    state->internal_error = PyObject_GetAttrString(errors, "MithrilInternalError");
+    state->file_error = PyObject_GetAttrString(errors, "_file_error");
+    state->attribute_error = PyObject_GetAttrString(errors, "MithrilAttributeError");
     Py_DECREF(errors);
-    if (!s->value_error || !s->type_error || !s->key_error || !s->memory_error || !s->internal_error ||
-        !s->file_error || !s->attribute_error)
+    if (!state->value_error || !state->type_error || !state->key_error || !state->memory_error ||
+        !state->internal_error || !state->file_error || !state->attribute_error)
         return -1;
     PyObject *threading = PyImport_ImportModule("threading");
     PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
     PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
-    if (ident) s->main_thread = PyLong_AsUnsignedLong(ident);
+    if (ident) state->main_thread = PyLong_AsUnsignedLong(ident);
     Py_XDECREF(ident);
     Py_XDECREF(thread);
     Py_XDECREF(threading);
     if (PyErr_Occurred() || watch_forks(module)) return -1;
-    return add_model_types(module, s) || add_array_types(module, s) || add_backend_type(module, s) ||
-            add_compiled_type(module, s) || PyModule_AddStringConstant(module, "__version__", MTH_VERSION)
+    return add_model_types(module, state) || add_array_types(module, state) || add_backend_type(module, state) ||
+            add_compiled_type(module, state) || PyModule_AddStringConstant(module, "__version__", MTH_VERSION)
         ? -1
         : 0;
 }

@@ -96,8 +96,8 @@ static void shard_dealloc(PyObject *self) {
     Py_DECREF(type);
 }
 
-static void *raise_layout(module_state *s) {
-    return raise_fix(s, MTH_ERROR_VALUE, TEXT("the array is a layout: it has a shape and a sharding, and no data"),
+static void *raise_layout(module_state *state) {
+    return raise_fix(state, MTH_ERROR_VALUE, TEXT("the array is a layout: it has a shape and a sharding, and no data"),
         TEXT("take get_parameters(), or ml.read_safetensors"));
 }
 
@@ -178,9 +178,9 @@ static PyType_Spec shard_spec = {
     "mithril.Shard", sizeof(shard_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, shard_slots};
 
 /* ---------------------------------------------------------------- arrays */
-PyObject *array_new(module_state *s, mth_array *taken) {
-    allocfunc allocate = PyType_GetSlot(s->array_type, Py_tp_alloc);
-    array_object *self = (array_object *)allocate(s->array_type, 0);
+PyObject *array_new(module_state *state, mth_array *taken) {
+    allocfunc allocate = PyType_GetSlot(state->array_type, Py_tp_alloc);
+    array_object *self = (array_object *)allocate(state->array_type, 0);
     if (!self) {
         mth_array_free(taken);
         return NULL;
@@ -191,12 +191,12 @@ PyObject *array_new(module_state *s, mth_array *taken) {
     return (PyObject *)self;
 }
 
-PyObject *arrays_to_dict(module_state *s, mth_arrays *taken) {
+PyObject *arrays_to_dict(module_state *state, mth_arrays *taken) {
     PyObject *dict = PyDict_New();
     for (size_t i = 0, n = mth_arrays_get_count(taken); dict && i < n; i++) {
         mth_named named = mth_arrays_get(taken, i);
         mth_array_retain(named.array);
-        PyObject *array = array_new(s, named.array);
+        PyObject *array = array_new(state, named.array);
         if (!array || PyDict_SetItemString(dict, named.name, array)) Py_CLEAR(dict);
         Py_XDECREF(array);
     }
@@ -271,8 +271,8 @@ PyObject *shape_to_tuple(int rank, const int64_t *shape) {
 
 static PyObject *array_shape(PyObject *self, void *unused) {
     (void)unused;
-    mth_array *a = ((array_object *)self)->array;
-    return shape_to_tuple(mth_array_get_rank(a), mth_array_get_shape(a));
+    mth_array *array = ((array_object *)self)->array;
+    return shape_to_tuple(mth_array_get_rank(array), mth_array_get_shape(array));
 }
 static PyObject *array_rank(PyObject *self, void *unused) {
     (void)unused;
@@ -328,8 +328,8 @@ static PyObject *array_shards(PyObject *self, void *unused) {
 }
 
 static Py_ssize_t array_length(PyObject *self) {
-    mth_array *a = ((array_object *)self)->array;
-    if (mth_array_get_rank(a)) return (Py_ssize_t)mth_array_get_shape(a)[0];
+    mth_array *array = ((array_object *)self)->array;
+    if (mth_array_get_rank(array)) return (Py_ssize_t)mth_array_get_shape(array)[0];
     PyErr_SetString(PyExc_TypeError, "len() of an array without dimensions");
     return -1;
 }
@@ -375,8 +375,8 @@ static PyObject *array_int(PyObject *self) {
 static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"dtype", "copy", NULL};
     PyObject *dtype = Py_None, *copy = Py_None, *result = NULL;
-    pool p = {0};
-    const int parsed = parse(STATE(self), &p, args, keywords, "|OO:__array__", names, &dtype, &copy);
+    pool scratch = {0};
+    const int parsed = parse(STATE(self), &scratch, args, keywords, "|OO:__array__", names, &dtype, &copy);
     PyObject *numpy = parsed ? PyImport_ImportModule("numpy") : NULL,
              *view = numpy ? PyMemoryView_FromObject(self) : NULL;
     if (view) result = PyObject_CallMethod(numpy, copy == Py_True ? "array" : "asarray", "OO", view, dtype);
@@ -393,18 +393,18 @@ static PyObject *array_numpy(PyObject *self, PyObject *args, PyObject *keywords)
     }
     Py_XDECREF(view);
     Py_XDECREF(numpy);
-    pool_free(&p);
+    pool_free(&scratch);
     return result;
 }
 
 static PyObject *array_repr(PyObject *self) {
-    array_object *a = (array_object *)self;
-    mth_dtype dtype = mth_array_get_dtype(a->array);
-    size_t shards = mth_array_get_shard_count(a->array);
+    array_object *shown = (array_object *)self;
+    mth_dtype dtype = mth_array_get_dtype(shown->array);
+    size_t shards = mth_array_get_shard_count(shown->array);
     int has_data = 0;
-    for (size_t i = 0; i < shards; i++) has_data |= mth_array_get_shard(a->array, i).data != NULL;
+    for (size_t i = 0; i < shards; i++) has_data |= mth_array_get_shard(shown->array, i).data != NULL;
     PyObject *shape = array_shape(self, NULL), *values = NULL, *text = NULL;
-    if (shape && has_data && array_count(a) <= 1000) {
+    if (shape && has_data && array_count(shown) <= 1000) {
         PyObject *numpy = PyImport_ImportModule("numpy"),
                  *array = numpy ? PyObject_CallMethod(numpy, "asarray", "O", self) : NULL;
         values = array ? PyObject_Str(array) : NULL;
@@ -415,8 +415,8 @@ static PyObject *array_repr(PyObject *self) {
     }
     if (shape && !PyErr_Occurred())
         text = values
-            ? TEXT("Array(%s %R, %s\n%U)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array), values)
-            : TEXT("Array(%s %R, %s)", mth_dtype_name(dtype), shape, mth_array_get_sharding(a->array));
+            ? TEXT("Array(%s %R, %s\n%U)", mth_dtype_name(dtype), shape, mth_array_get_sharding(shown->array), values)
+            : TEXT("Array(%s %R, %s)", mth_dtype_name(dtype), shape, mth_array_get_sharding(shown->array));
     Py_XDECREF(values);
     Py_XDECREF(shape);
     return text;
@@ -425,36 +425,36 @@ static PyObject *array_repr(PyObject *self) {
 /* ---------------------------------------------------------------- files */
 /* (layout: dict of arrays, path, list of (parameter, tensor, transpose)) -> dict of arrays. */
 PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
-    module_state *s = PyModule_GetState(module);
+    module_state *state = PyModule_GetState(module);
     PyObject *layout, *given, *list;
     if (!PyArg_ParseTuple(args, "O!OO!:_read_safetensors", &PyDict_Type, &layout, &given, &PyList_Type, &list))
         return NULL;
-    pool p = {.operator= "read_safetensors" };
+    pool scratch = {.operator= "read_safetensors" };
     /* they stay, whatever the path's own methods do */
     PyObject *pairs = pairs_of(layout), *sources = PyList_AsTuple(list);
-    const int kept = !pool_keep(&p, pairs) & !pool_keep(&p, sources);
+    const int kept = !pool_keep(&scratch, pairs) & !pool_keep(&scratch, sources);
     const size_t count = kept ? (size_t)PyTuple_Size(pairs) : 0, names = kept ? (size_t)PyTuple_Size(sources) : 0;
-    mth_named *named = kept ? pool_take(&p, count, sizeof *named) : NULL;
-    mth_file_tensor *file = named ? pool_take(&p, names, sizeof *file) : NULL;
-    const char *path = file ? to_path(s, given, "path", &p) : NULL;
+    mth_named *named = kept ? pool_take(&scratch, count, sizeof *named) : NULL;
+    mth_file_tensor *file = named ? pool_take(&scratch, names, sizeof *file) : NULL;
+    const char *path = file ? to_path(state, given, "path", &scratch) : NULL;
     mth_arrays *arrays = NULL, *read = NULL;
     mth_status status = NULL;
     int good = path != NULL;
     for (size_t i = 0; good && i < count; i++) {
         PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i), *array = PyTuple_GetItem(pair, 1);
-        named[i].name = to_name(s, PyTuple_GetItem(pair, 0), "the name of a parameter");
-        good = named[i].name && PyObject_TypeCheck(array, s->array_type);
+        named[i].name = to_name(state, PyTuple_GetItem(pair, 0), "the name of a parameter");
+        good = named[i].name && PyObject_TypeCheck(array, state->array_type);
         if (good)
             named[i].array = ((array_object *)array)->array;
         else if (named[i].name)
-            raise_error(s, p.operator, MTH_ERROR_TYPE, NULL,
+            raise_error(state, scratch.operator, MTH_ERROR_TYPE, NULL,
                 TEXT("the layout of '%s' is %s, which is no array of mithril", named[i].name, SHOW(array)),
                 TEXT("give what ml.compile(model, backend) made, as it is"));
     }
     for (size_t i = 0; good && i < names; i++) { /* tuples of three, of ours */
         PyObject *source = PyTuple_GetItem(sources, (Py_ssize_t)i);
-        file[i].parameter = to_name(s, PyTuple_GetItem(source, 0), "the name of a parameter");
-        file[i].tensor = file[i].parameter ? to_name(s, PyTuple_GetItem(source, 1), "the name of a tensor") : NULL;
+        file[i].parameter = to_name(state, PyTuple_GetItem(source, 0), "the name of a parameter");
+        file[i].tensor = file[i].parameter ? to_name(state, PyTuple_GetItem(source, 1), "the name of a tensor") : NULL;
         file[i].transpose = PyTuple_GetItem(source, 2) == Py_True;
         good = file[i].tensor != NULL;
     }
@@ -464,8 +464,8 @@ PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
         Py_END_ALLOW_THREADS
     }
     mth_arrays_free(arrays);
-    pool_free(&p);
-    return !good ? NULL : status ? raise_status(s, status) : arrays_to_dict(s, read);
+    pool_free(&scratch);
+    return !good ? NULL : status ? raise_status(state, status) : arrays_to_dict(state, read);
 }
 
 static PyMethodDef array_methods[] = {
@@ -517,8 +517,8 @@ static PyType_Slot array_slots[] = {
 static PyType_Spec array_spec = {
     "mithril.Array", sizeof(array_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, array_slots};
 
-int add_array_types(PyObject *module, module_state *s) {
-    s->array_type = add_type(module, &array_spec, NULL);
-    s->shard_type = add_type(module, &shard_spec, NULL);
-    return s->array_type && s->shard_type ? 0 : -1;
+int add_array_types(PyObject *module, module_state *state) {
+    state->array_type = add_type(module, &array_spec, NULL);
+    state->shard_type = add_type(module, &shard_spec, NULL);
+    return state->array_type && state->shard_type ? 0 : -1;
 }

@@ -79,13 +79,13 @@ static mth_array *array_of_view(const conversion *c, const view *v, source **fro
 }
 
 /* ---------------------------------------------------------------- capsules of DLPack */
-static int is_on_host(const dlpack_tensor *t) {
-    return t->device_type == DLPACK_CPU || t->device_type == DLPACK_CUDA_HOST;
+static int is_on_host(const dlpack_tensor *tensor) {
+    return tensor->device_type == DLPACK_CPU || tensor->device_type == DLPACK_CUDA_HOST;
 }
 
 /* The tensor of a capsule is ours from here on: the capsule is renamed, so that nobody else frees it. NULL: an error
    is set. */
-static const dlpack_tensor *take_tensor(const conversion *c, PyObject *capsule, source *from) {
+static const dlpack_tensor *take_tensor(const conversion *target, PyObject *capsule, source *from) {
     if (PyCapsule_IsValid(capsule, "dltensor")) {
         dlpack_managed *managed = PyCapsule_GetPointer(capsule, "dltensor");
         if (PyCapsule_SetName(capsule, "used_dltensor")) return NULL;
@@ -97,15 +97,15 @@ static const dlpack_tensor *take_tensor(const conversion *c, PyObject *capsule, 
         if (PyCapsule_SetName(capsule, "used_dltensor_versioned")) return NULL;
         from->versioned = managed;
         if (managed->major == 1) return &managed->tensor;
-        return raise_fix(c->s, MTH_ERROR_TYPE, /* of another major version nothing but the deleter is known */
-            TEXT("%s: __dlpack__(max_version=(1, 0)) gave DLPack %u.%u", c->name, managed->major, managed->minor),
+        return raise_fix(target->s, MTH_ERROR_TYPE, /* of another major version nothing but the deleter is known */
+            TEXT("%s: __dlpack__(max_version=(1, 0)) gave DLPack %u.%u", target->name, managed->major, managed->minor),
             TEXT("pass numpy.asarray(x)"));
     }
     const int used =
         PyCapsule_IsValid(capsule, "used_dltensor") || PyCapsule_IsValid(capsule, "used_dltensor_versioned");
-    return raise_fix(c->s, MTH_ERROR_TYPE,
-        TEXT(
-            "%s: __dlpack__() gave no capsule named dltensor%s", c->name, used ? ", but one that was used before" : ""),
+    return raise_fix(target->s, MTH_ERROR_TYPE,
+        TEXT("%s: __dlpack__() gave no capsule named dltensor%s", target->name,
+            used ? ", but one that was used before" : ""),
         TEXT("pass numpy.asarray(x)"));
 }
 
@@ -181,10 +181,10 @@ typedef struct {
 } refusal;
 
 /* An exception that is not ours to answer stays set. The first reason that is noted stays. */
-static void note_refusal(refusal *r) {
-    PyObject *cause = take_exception(), *text = cause && !r->text ? exception_text(cause) : NULL;
+static void note_refusal(refusal *reason) {
+    PyObject *cause = take_exception(), *text = cause && !reason->text ? exception_text(cause) : NULL;
     if (text)
-        r->text = text, r->cause = cause;
+        reason->text = text, reason->cause = cause;
     else
         Py_XDECREF(cause);
 }
@@ -207,14 +207,14 @@ static PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwis
     return remedy;
 }
 
-static void *raise_refused(const conversion *c, PyObject *object, refusal *r) {
+static void *raise_refused(const conversion *target, PyObject *object, refusal *reason) {
     static const char plain[] = "give its values as a numpy.array of float32, or int64 for ids";
-    PyObject *fix = remedy_of(object, false, r->elements ? CAST_FIX : plain);
-    return raise_error(c->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(r->cause),
-        TEXT("%s refuses to share its data: %U", c->name, r->text), fix);
+    PyObject *fix = remedy_of(object, false, reason->elements ? CAST_FIX : plain);
+    return raise_error(target->s, NULL, MTH_ERROR_TYPE, Py_XNewRef(reason->cause),
+        TEXT("%s refuses to share its data: %U", target->name, reason->text), fix);
 }
 
-int is_masked(module_state *s, PyObject *object, const char *operator, const char * name) {
+int is_masked(module_state *state, PyObject *object, const char *operator, const char * name) {
     if (PyType_GetSlot(Py_TYPE(object), Py_tp_base) == &PyBaseObject_Type)
         return 0; /* it derives from an array class */
     PyObject *mask, *filled, *any = NULL;
@@ -228,28 +228,28 @@ int is_masked(module_state *s, PyObject *object, const char *operator, const cha
     Py_DECREF(mask);
     PyObject *cause = masked < 0 ? take_exception() : NULL, *why = cause ? exception_text(cause) : NULL;
     if (why)
-        raise_error(s, operator, MTH_ERROR_TYPE, Py_NewRef(cause),
+        raise_error(state, operator, MTH_ERROR_TYPE, Py_NewRef(cause),
             TEXT("%s has a mask that can't be read: %U", name, why),
             TEXT("give it without a mask, x.filled(0), and of records a field: x[\"weight\"].filled(0)"));
     Py_XDECREF(cause), Py_XDECREF(why);
     return masked;
 }
 
-void *raise_masked(module_state *s, const char *operator, const char * name) {
-    return raise_error(s, operator, MTH_ERROR_VALUE, NULL,
+void *raise_masked(module_state *state, const char *operator, const char * name) {
+    return raise_error(state, operator, MTH_ERROR_VALUE, NULL,
         TEXT("%s has masked elements, and arrays have no mask", name),
         TEXT("say what stands in their place, x.filled(0), and give the mask apart where there is a port"));
 }
 
 /* ---------------------------------------------------------------- any object to an array */
 /* A scalar whose dtype has no format, such as numpy.datetime64, shows its bytes, which are not its elements. */
-static int check_bytes(const conversion *c, PyObject *object) {
+static int check_bytes(const conversion *target, PyObject *object) {
     PyObject *dtype, *size = NULL;
     int found = find_attribute(object, "dtype", &dtype);
     if (found == 1) found = find_attribute(dtype, "itemsize", &size);
     int overflow = 0;
     const int wrong = found == 1 && PyLong_Check(size) && PyLong_AsLongLongAndOverflow(size, &overflow) != 1;
-    if (wrong) refuse_elements(c->s, c->name, TEXT("%s", SHOW(dtype)), CAST_FIX);
+    if (wrong) refuse_elements(target->s, target->name, TEXT("%s", SHOW(dtype)), CAST_FIX);
     Py_XDECREF(dtype), Py_XDECREF(size);
     return wrong || found < 0 ? -1 : 0;
 }
@@ -276,27 +276,27 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
     return array;
 }
 
-static mth_array *array_of_dlpack(const conversion *c, PyObject *object, PyObject *method, refusal *r) {
+static mth_array *array_of_dlpack(const conversion *target, PyObject *object, PyObject *method, refusal *reason) {
     /* torch shares memory whose negatives are the values, with no word */
     const int negative = says(object, "is_neg");
     if (negative < 0) return NULL;
     PyObject *capsule = negative ? NULL : ask_for_capsule(method);
     if (!capsule) {
         if (negative) PyErr_SetString(PyExc_BufferError, "its values are the negatives of what is in its memory");
-        note_refusal(r);
+        note_refusal(reason);
         return NULL;
     }
     source *from = calloc(1, sizeof *from);
     mth_array *array = NULL;
-    view v;
-    const dlpack_tensor *tensor = from ? take_tensor(c, capsule, from) : NULL;
+    view memory;
+    const dlpack_tensor *tensor = from ? take_tensor(target, capsule, from) : NULL;
     if (!from) PyErr_NoMemory();
     if (tensor && !is_on_host(tensor)) {
         PyErr_Format(PyExc_BufferError, "it is on another device than the host (DLPack device type %d)",
             (int)tensor->device_type);
-        note_refusal(r);
-    } else if (tensor && !view_of_dlpack(c->s, c->name, tensor, &v))
-        array = array_of_view(c, &v, &from);
+        note_refusal(reason);
+    } else if (tensor && !view_of_dlpack(target->s, target->name, tensor, &memory))
+        array = array_of_view(target, &memory, &from);
     source_free(from);
     Py_DECREF(capsule);
     return array;
@@ -312,7 +312,7 @@ static int is_named(PyObject *dtype, const char *expected) {
 }
 
 /* What __array__ gives: the whole of an array that lies in parts, or on another device. */
-static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject *method, refusal *r) {
+static mth_array *array_of_numpy(const conversion *target, PyObject *object, PyObject *method, refusal *reason) {
     (void)object;
     PyObject *given = PyObject_CallNoArgs(method), *dtype = NULL;
     int found = given ? find_attribute(given, "dtype", &dtype) : 0;
@@ -325,18 +325,18 @@ static mth_array *array_of_numpy(const conversion *c, PyObject *object, PyObject
     }
     mth_array *array = NULL;
     if (!given)
-        note_refusal(r);
+        note_refusal(reason);
     else if (found >= 0) {
-        array = array_of_buffer(c, given, bfloat, r);
-        r->elements = !array && has_dtype;
+        array = array_of_buffer(target, given, bfloat, reason);
+        reason->elements = !array && has_dtype;
     }
     Py_XDECREF(given);
     return array;
 }
 
-static void *raise_not_array(module_state *s, PyObject *object, const char *name) {
+static void *raise_not_array(module_state *state, PyObject *object, const char *name) {
     if (object == Py_None)
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is None, where an array is expected", name),
+        return raise_fix(state, MTH_ERROR_TYPE, TEXT("%s is None, where an array is expected", name),
             TEXT("leave it out, or give an array"));
     PyObject *type = type_text(object);
     PyObject *what =
@@ -356,44 +356,45 @@ static void *raise_not_array(module_state *s, PyObject *object, const char *name
         fix = "give its values: numpy.asarray(list(x.values()))";
     else if (iterable > 0 && !PyUnicode_Check(object))
         fix = "give its elements: numpy.asarray(list(x))";
-    return raise_fix(s, MTH_ERROR_TYPE, what, iterable < 0 ? NULL : TEXT("%s", fix));
+    return raise_fix(state, MTH_ERROR_TYPE, what, iterable < 0 ? NULL : TEXT("%s", fix));
 }
 
-static mth_array *array_of_foreign(const conversion *c, PyObject *object, refusal *r) {
-    mth_array *array = PyObject_CheckBuffer(object) ? array_of_buffer(c, object, 0, r) : NULL;
+static mth_array *array_of_foreign(const conversion *target, PyObject *object, refusal *reason) {
+    mth_array *array = PyObject_CheckBuffer(object) ? array_of_buffer(target, object, 0, reason) : NULL;
     mth_array *(*const ways[])(const conversion *, PyObject *, PyObject *, refusal *) = {
         array_of_dlpack, array_of_numpy};
     static const char *const methods[] = {"__dlpack__", "__array__"};
     for (int i = 0; i < 2 && !array && !PyErr_Occurred(); i++) {
         PyObject *method;
         if (find_attribute(object, methods[i], &method) < 1) continue;
-        array = ways[i](c, object, method, r);
+        array = ways[i](target, object, method, reason);
         Py_DECREF(method);
     }
     return array;
 }
 
-static mth_array *convert(const conversion *c, PyObject *object) {
-    module_state *s = c->s;
-    if (PyObject_TypeCheck(object, s->array_type)) {
+static mth_array *convert(const conversion *target, PyObject *object) {
+    module_state *state = target->s;
+    if (PyObject_TypeCheck(object, state->array_type)) {
         mth_array *array = ((array_object *)object)->array;
-        if (!c->spec && (!c->wanted || c->wanted == mth_array_get_dtype(array))) {
+        if (!target->spec && (!target->wanted || target->wanted == mth_array_get_dtype(array))) {
             mth_array_retain(array);
             return array;
         }
     }
     if (PyBytes_Check(object) || PyByteArray_Check(object) || PyType_Check(object))
-        return raise_not_array(s, object, c->name);
-    refusal r = {0};
-    mth_array *array = array_of_foreign(c, object, &r);
-    if (!array && !PyErr_Occurred()) r.text ? raise_refused(c, object, &r) : raise_not_array(s, object, c->name);
-    Py_XDECREF(r.cause), Py_XDECREF(r.text);
+        return raise_not_array(state, object, target->name);
+    refusal reason = {0};
+    mth_array *array = array_of_foreign(target, object, &reason);
+    if (!array && !PyErr_Occurred())
+        reason.text ? raise_refused(target, object, &reason) : raise_not_array(state, object, target->name);
+    Py_XDECREF(reason.cause), Py_XDECREF(reason.text);
     return array;
 }
 
-mth_array *to_array(
-    module_state *s, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted, const mth_arg *spec) {
-    return convert(&(conversion){s, backend, name, wanted, spec, 0}, object);
+mth_array *to_array(module_state *state, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted,
+    const mth_arg *spec) {
+    return convert(&(conversion){state, backend, name, wanted, spec, 0}, object);
 }
 
 /* ---------------------------------------------------------------- lists */
@@ -408,25 +409,26 @@ typedef struct {
     PyObject **found; /* a new reference, for the visitor */
 } list_walk;
 
-static int walk_lists(const list_walk *w, PyObject *lists, int depth) {
-    if (!PyList_Check(lists) && !PyTuple_Check(lists)) return w->visit(w, lists);
+static int walk_lists(const list_walk *walk, PyObject *lists, int depth) {
+    if (!PyList_Check(lists) && !PyTuple_Check(lists)) return walk->visit(walk, lists);
     if (depth == LISTS_DEPTH) {
-        raise_fix(w->s, MTH_ERROR_VALUE, TEXT("%s has lists inside lists, more than %d deep", w->name, LISTS_DEPTH),
+        raise_fix(walk->s, MTH_ERROR_VALUE,
+            TEXT("%s has lists inside lists, more than %d deep", walk->name, LISTS_DEPTH),
             TEXT("give flatter ones; a list that holds itself has no end"));
         return -1;
     }
     PyObject *items = PySequence_Tuple(lists);
     int ended = items ? 0 : -1;
     for (Py_ssize_t i = 0; !ended && i < PyTuple_Size(items); i++)
-        ended = walk_lists(w, PyTuple_GetItem(items, i), depth + 1);
+        ended = walk_lists(walk, PyTuple_GetItem(items, i), depth + 1);
     Py_XDECREF(items);
     return ended;
 }
 
 /* Whether it is a masked array, which NumPy would take without its mask. */
 static int visit_masked(const void *walk, PyObject *element) {
-    const list_walk *w = walk;
-    return PyFloat_Check(element) || PyLong_Check(element) ? 0 : is_masked(w->s, element, NULL, w->name);
+    const list_walk *lists = walk;
+    return PyFloat_Check(element) || PyLong_Check(element) ? 0 : is_masked(lists->s, element, NULL, lists->name);
 }
 
 /* Finds an element that is neither a list nor a number. */
@@ -449,18 +451,18 @@ static int visit_wide(const void *walk, PyObject *element) {
 }
 
 /* NumPy couldn't make an array of lists: an error with its reason. */
-static void *raise_no_array(module_state *s, PyObject *lists, const char *name) {
+static void *raise_no_array(module_state *state, PyObject *lists, const char *name) {
     const int ragged = PyErr_ExceptionMatches(PyExc_ValueError);
     PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
     PyObject *object = NULL, *remedy = NULL;
-    const list_walk walk = {s, name, visit_object, &object};
+    const list_walk walk = {state, name, visit_object, &object};
     const int found = why ? walk_lists(&walk, lists, 0) : -1;
     static const char plain[] = "give numbers, or arrays of one shape";
     if (found >= 0 && ragged)
         remedy = TEXT("make the lists of a level equally long: pad the shorter ones, with 0.0 say");
     else if (found >= 0)
         remedy = object ? remedy_of(object, true, plain) : TEXT("%s", plain);
-    raise_error(s, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_XNewRef(cause),
+    raise_error(state, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_XNewRef(cause),
         remedy ? TEXT("%s is no array: %U", name, why) : NULL, remedy);
     Py_XDECREF(cause), Py_XDECREF(why), Py_XDECREF(object);
     return NULL;
@@ -480,12 +482,12 @@ static int kind_of(PyObject *array) {
 }
 
 /* Where NumPy made floating numbers of whole ones, since no integer type has them all. */
-static int check_wide(module_state *s, PyObject *lists, const char *name) {
+static int check_wide(module_state *state, PyObject *lists, const char *name) {
     PyObject *wide = NULL;
-    const list_walk walk = {s, name, visit_wide, &wide};
+    const list_walk walk = {state, name, visit_wide, &wide};
     const int ended = walk_lists(&walk, lists, 0);
     if (!ended && wide)
-        raise_fix(s, MTH_ERROR_VALUE, TEXT("%s holds %s, which does not fit in int64", name, SHOW(wide)),
+        raise_fix(state, MTH_ERROR_VALUE, TEXT("%s holds %s, which does not fit in int64", name, SHOW(wide)),
             TEXT("give whole numbers from -2**63 to 2**63 - 1, or dtype=\"float64\""));
     Py_XDECREF(wide);
     return ended < 0 || PyErr_Occurred() ? -1 : 0;
@@ -522,7 +524,7 @@ void named_free(mth_named *named, size_t count) {
 }
 
 /* The pairs of any mapping, in a tuple that keeps them: what has items(), or keys() and an element for each. */
-static PyObject *items_of(module_state *s, PyObject *mapping, const char *what) {
+static PyObject *items_of(module_state *state, PyObject *mapping, const char *what) {
     PyObject *method = NULL, *copy;
     int found = PyDict_Check(mapping) ? 1 : find_attribute(mapping, "items", &method);
     Py_XDECREF(method);
@@ -535,7 +537,7 @@ static PyObject *items_of(module_state *s, PyObject *mapping, const char *what) 
     if (found < 0) return NULL;
     if (!found) {
         PyObject *type = type_text(mapping);
-        raise_fix(s, MTH_ERROR_TYPE,
+        raise_fix(state, MTH_ERROR_TYPE,
             type ? TEXT("%s is %U, where a mapping of names to arrays is expected", what, type) : NULL,
             TEXT("give a dict: {\"name\": array}"));
         Py_XDECREF(type);
@@ -546,25 +548,26 @@ static PyObject *items_of(module_state *s, PyObject *mapping, const char *what) 
     return items;
 }
 
-int to_named(module_state *s, mth_backend *backend, PyObject *mapping, const char *what, pool *p, mth_named **out,
-    size_t *count) {
-    PyObject *items = items_of(s, mapping, what);
-    if (pool_keep(p, items)) return -1;
+int to_named(module_state *state, mth_backend *backend, PyObject *mapping, const char *what, pool *scratch,
+    mth_named **out, size_t *count) {
+    PyObject *items = items_of(state, mapping, what);
+    if (pool_keep(scratch, items)) return -1;
     size_t n = (size_t)PyTuple_Size(items), i = 0;
-    mth_named *named = pool_take(p, n, sizeof *named);
+    mth_named *named = pool_take(scratch, n, sizeof *named);
     for (; named && i < n; i++) {
         PyObject *item = PyTuple_GetItem(items, (Py_ssize_t)i);
         if (!PyTuple_Check(item) || PyTuple_Size(item) != 2) {
-            raise_fix(s, MTH_ERROR_TYPE,
+            raise_fix(state, MTH_ERROR_TYPE,
                 TEXT("the items() of %s hold %s, where pairs of name and array are expected", what, SHOW(item)),
                 TEXT("give a dict: {\"name\": array}"));
             break;
         }
-        const char *name = to_name(s, PyTuple_GetItem(item, 0), "a name");
+        const char *name = to_name(state, PyTuple_GetItem(item, 0), "a name");
         PyObject *label = name ? TEXT("%s['%s']", what, name) : NULL;
         const char *called = label ? PyUnicode_AsUTF8AndSize(label, NULL) : NULL;
         named[i].name = name;
-        if (called) named[i].array = convert(&(conversion){s, backend, called, 0, NULL, 1}, PyTuple_GetItem(item, 1));
+        if (called)
+            named[i].array = convert(&(conversion){state, backend, called, 0, NULL, 1}, PyTuple_GetItem(item, 1));
         Py_XDECREF(label);
         if (!named[i].array) break;
     }

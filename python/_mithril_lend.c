@@ -15,17 +15,17 @@ typedef struct {
     };
 } lent;
 
-static void lent_free(lent *l) {
-    if (l->owner) {
+static void lent_free(lent *loan) {
+    if (loan->owner) {
         PyGILState_STATE gil = PyGILState_Ensure(); /* a consumer may release it on any thread */
-        Py_DECREF(l->owner);
+        Py_DECREF(loan->owner);
         PyGILState_Release(gil);
     }
-    free(l->copy);
-    free(l);
+    free(loan->copy);
+    free(loan);
 }
-static void delete_plain(dlpack_managed *m) { lent_free(m->context); }
-static void delete_versioned(dlpack_versioned *m) { lent_free(m->context); }
+static void delete_plain(dlpack_managed *managed) { lent_free(managed->context); }
+static void delete_versioned(dlpack_versioned *managed) { lent_free(managed->context); }
 static void capsule_free(PyObject *capsule) { /* not consumed: a consumer renames it */
     if (PyCapsule_IsValid(capsule, "dltensor"))
         lent_free(((dlpack_managed *)PyCapsule_GetPointer(capsule, "dltensor"))->context);
@@ -49,13 +49,13 @@ static int heeds_mark(const dlpack_request *request, long major) {
 
 /* Memory that is the consumer's own, where libraries want it to begin. NULL: an error is set. */
 static void *copy_data(PyObject *self) {
-    mth_array *a = ((array_object *)self)->array;
+    mth_array *array = ((array_object *)self)->array;
     const size_t alignment = 64,
-                 bytes = (size_t)array_count((array_object *)self) * mth_dtype_size(mth_array_get_dtype(a));
+                 bytes = (size_t)array_count((array_object *)self) * mth_dtype_size(mth_array_get_dtype(array));
     void *copy = aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
     if (!copy) return PyErr_NoMemory();
     mth_status status;
-    Py_BEGIN_ALLOW_THREADS status = mth_array_gather(a, copy);
+    Py_BEGIN_ALLOW_THREADS status = mth_array_gather(array, copy);
     Py_END_ALLOW_THREADS if (!status) return copy;
     free(copy);
     return raise_status(STATE(self), status);
@@ -83,7 +83,7 @@ static PyObject *refuse_export(const char *why) {
 }
 
 /* The first of a pair of whole numbers, where one is given. 0, or -1 with an error set. */
-static int read_pair(module_state *s, PyObject *pair, const char *name, long *first) {
+static int read_pair(module_state *state, PyObject *pair, const char *name, long *first) {
     if (!is_given(pair)) return 0;
     int good = PyTuple_Check(pair) && PyTuple_Size(pair) == 2;
     for (Py_ssize_t i = 0; good && i < 2; i++) {
@@ -94,22 +94,23 @@ static int read_pair(module_state *s, PyObject *pair, const char *name, long *fi
         if (!i && good) *first = value;
     }
     if (!good)
-        raise_fix(s, MTH_ERROR_TYPE,
+        raise_fix(state, MTH_ERROR_TYPE,
             TEXT("dl_device and max_version of __dlpack__ are pairs of numbers of 64 bits: %s is %s", name, SHOW(pair)),
             TEXT("give max_version=(1, 0) and dl_device=(1, 0), or leave them out"));
     return good ? 0 : -1;
 }
 
 static PyObject *make_capsule(PyObject *self, const dlpack_request *request) {
-    module_state *s = STATE(self);
+    module_state *state = STATE(self);
     long type = DLPACK_CPU, major = 0;
-    if (read_pair(s, request->device, "dl_device", &type) || read_pair(s, request->version, "max_version", &major))
+    if (read_pair(state, request->device, "dl_device", &type) ||
+        read_pair(state, request->version, "max_version", &major))
         return NULL;
     int asked = 0;
-    if (is_given(request->copy) && to_truth(s, request->copy, "copy", &asked)) return NULL;
+    if (is_given(request->copy) && to_truth(state, request->copy, "copy", &asked)) return NULL;
     if (type != DLPACK_CPU) return refuse_export("the array lies on the host: share it there, and copy it afterwards");
-    mth_array *a = ((array_object *)self)->array;
-    const void *data = mth_array_get_whole(a);
+    mth_array *array = ((array_object *)self)->array;
+    const void *data = mth_array_get_whole(array);
     const int lend = data && heeds_mark(request, major);
     if (is_given(request->copy) && !asked)
         return refuse_export(data
@@ -117,25 +118,25 @@ static PyObject *make_capsule(PyObject *self, const dlpack_request *request) {
                   "share numpy.array(x), a copy"
                 : "the array is sharded, so that no memory holds all of it: leave copy=False out, or "
                   "share numpy.array(x), a copy");
-    lent *l = calloc(1, sizeof *l);
-    if (!l) return PyErr_NoMemory();
+    lent *loan = calloc(1, sizeof *loan);
+    if (!loan) return PyErr_NoMemory();
     if (lend)
-        l->owner = Py_NewRef(self);
-    else if (!(data = l->copy = copy_data(self))) {
-        lent_free(l);
+        loan->owner = Py_NewRef(self);
+    else if (!(data = loan->copy = copy_data(self))) {
+        lent_free(loan);
         return NULL;
     }
-    dlpack_tensor tensor = describe_tensor(a, data, l->shape);
+    dlpack_tensor tensor = describe_tensor(array, data, loan->shape);
     PyObject *capsule;
     if (major >= 1) {
         const uint64_t flags = lend ? DLPACK_READ_ONLY : DLPACK_IS_COPIED;
-        l->versioned = (dlpack_versioned){1, 0, l, delete_versioned, flags, tensor};
-        capsule = PyCapsule_New(&l->versioned, "dltensor_versioned", capsule_free);
+        loan->versioned = (dlpack_versioned){1, 0, loan, delete_versioned, flags, tensor};
+        capsule = PyCapsule_New(&loan->versioned, "dltensor_versioned", capsule_free);
     } else {
-        l->plain = (dlpack_managed){tensor, l, delete_plain};
-        capsule = PyCapsule_New(&l->plain, "dltensor", capsule_free);
+        loan->plain = (dlpack_managed){tensor, loan, delete_plain};
+        capsule = PyCapsule_New(&loan->plain, "dltensor", capsule_free);
     }
-    if (!capsule) lent_free(l);
+    if (!capsule) lent_free(loan);
     return capsule;
 }
 
@@ -143,11 +144,11 @@ PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
     dlpack_request request = {0};
     PyObject *stream = NULL; /* of a GPU: says nothing here */
-    pool p = {0};
-    const int parsed = parse(STATE(self), &p, args, keywords, "|$OOOO:__dlpack__", names, &stream, &request.version,
-        &request.device, &request.copy);
+    pool scratch = {0};
+    const int parsed = parse(STATE(self), &scratch, args, keywords, "|$OOOO:__dlpack__", names, &stream,
+        &request.version, &request.device, &request.copy);
     PyObject *capsule = parsed ? make_capsule(self, &request) : NULL;
-    pool_free(&p);
+    pool_free(&scratch);
     return capsule;
 }
 

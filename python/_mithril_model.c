@@ -9,7 +9,7 @@ typedef struct {
 } block_object;
 
 /* `port=["a", "b"]` repeats the port. */
-static int add_wires(module_state *s, PyObject *list, const char *port, PyObject *key, PyObject *value) {
+static int add_wires(module_state *state, PyObject *list, const char *port, PyObject *key, PyObject *value) {
     PyObject *names = PyList_Check(value) || PyTuple_Check(value) ? PySequence_Tuple(value) : PyTuple_Pack(1, value);
     int failed = !names;
     for (Py_ssize_t i = 0; !failed && i < PyTuple_Size(names); i++) {
@@ -17,7 +17,7 @@ static int add_wires(module_state *s, PyObject *list, const char *port, PyObject
         if (PyUnicode_Check(one))
             failed = PyList_Append(list, key) || PyList_Append(list, one);
         else {
-            raise_fix(s, MTH_ERROR_TYPE,
+            raise_fix(state, MTH_ERROR_TYPE,
                 TEXT("%s is wired to %s, which is not the name of a connection", port, SHOW(one)),
                 TEXT("give a str, or a list of str where the port takes several: %s=\"hidden\"", port));
             failed = 1;
@@ -28,10 +28,10 @@ static int add_wires(module_state *s, PyObject *list, const char *port, PyObject
 }
 
 /* Takes `name` out where `named`. */
-static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyObject *keywords, int named) {
+static PyObject *block_new(module_state *state, PyObject *what, PyObject *args, PyObject *keywords, int named) {
     if (PyTuple_Size(args)) {
         PyObject *first = PyTuple_GetItem(args, 0);
-        return raise_fix(s, MTH_ERROR_TYPE,
+        return raise_fix(state, MTH_ERROR_TYPE,
             TEXT("a wire is given as %s, without the port that it goes to", SHOW(first)),
             TEXT("name the port: (input=%s, ...)", SHOW(first)));
     }
@@ -40,15 +40,15 @@ static PyObject *block_new(module_state *s, PyObject *what, PyObject *args, PyOb
     if (!pairs || !list) goto end;
     for (Py_ssize_t i = 0, n = PyTuple_Size(pairs); i < n; i++) {
         PyObject *pair = PyTuple_GetItem(pairs, i), *key = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);
-        const char *port = to_name(s, key, "a port");
+        const char *port = to_name(state, key, "a port");
         if (!port) goto end;
         if (named && strcmp(port, "name") == 0) {
-            if (!to_name(s, value, "name")) goto end;
+            if (!to_name(state, value, "name")) goto end;
             name = value;
-        } else if (add_wires(s, list, port, key, value))
+        } else if (add_wires(state, list, port, key, value))
             goto end;
     }
-    if (!(wires = PyList_AsTuple(list)) || !(block = PyObject_GC_New(block_object, s->block_type))) goto end;
+    if (!(wires = PyList_AsTuple(list)) || !(block = PyObject_GC_New(block_object, state->block_type))) goto end;
     block->what = Py_NewRef(what);
     block->wires = Py_NewRef(wires);
     block->name = Py_XNewRef(name);
@@ -67,27 +67,27 @@ static int block_traverse(PyObject *self, visitproc visit, void *arg) {
 }
 
 static void block_dealloc(PyObject *self) {
-    block_object *b = (block_object *)self;
+    block_object *block = (block_object *)self;
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    Py_XDECREF(b->what);
-    Py_XDECREF(b->wires);
-    Py_XDECREF(b->name);
+    Py_XDECREF(block->what);
+    Py_XDECREF(block->wires);
+    Py_XDECREF(block->name);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
 
 static PyObject *block_repr(PyObject *self) {
-    block_object *b = (block_object *)self;
-    PyObject *text = PyObject_Repr(b->what);
-    for (Py_ssize_t i = 0, n = PyTuple_Size(b->wires); text && i < n; i += 2) {
-        PyObject *next =
-            TEXT("%U%s%U=%R", text, i ? ", " : "(", PyTuple_GetItem(b->wires, i), PyTuple_GetItem(b->wires, i + 1));
+    block_object *block = (block_object *)self;
+    PyObject *text = PyObject_Repr(block->what);
+    for (Py_ssize_t i = 0, n = PyTuple_Size(block->wires); text && i < n; i += 2) {
+        PyObject *next = TEXT(
+            "%U%s%U=%R", text, i ? ", " : "(", PyTuple_GetItem(block->wires, i), PyTuple_GetItem(block->wires, i + 1));
         Py_DECREF(text);
         text = next;
     }
     if (!text) return NULL;
-    PyObject *whole = TEXT(PyTuple_Size(b->wires) ? "%U)" : "%U()", text);
+    PyObject *whole = TEXT(PyTuple_Size(block->wires) ? "%U)" : "%U()", text);
     Py_DECREF(text);
     return whole;
 }
@@ -180,76 +180,76 @@ typedef struct {
     size_t name_size;
 } parameter;
 static parameter next_parameter(const char *at) {
-    parameter p = {at + strspn(at, " "), NULL, NULL, 0};
-    p.name_size = strcspn(p.name, ":=, ");
+    parameter found = {at + strspn(at, " "), NULL, NULL, 0};
+    found.name_size = strcspn(found.name, ":=, ");
     int depth = 0;
     char quote = 0;
-    for (p.end = p.name; *p.end && (depth || quote || *p.end != ','); p.end++) {
-        char c = *p.end;
+    for (found.end = found.name; *found.end && (depth || quote || *found.end != ','); found.end++) {
+        char letter = *found.end;
         if (quote)
-            quote = c == quote ? 0 : quote;
-        else if (c == '\'' || c == '"')
-            quote = c;
-        else if (strchr("([{", c))
+            quote = letter == quote ? 0 : quote;
+        else if (letter == '\'' || letter == '"')
+            quote = letter;
+        else if (strchr("([{", letter))
             depth++;
-        else if (strchr(")]}", c))
+        else if (strchr(")]}", letter))
             depth--;
-        else if (c == '=' && !depth && !p.standard)
-            p.standard = p.end + 1 + strspn(p.end + 1, " ");
+        else if (letter == '=' && !depth && !found.standard)
+            found.standard = found.end + 1 + strspn(found.end + 1, " ");
     }
-    return p;
+    return found;
 }
 
 /* "Linear(dimension, bias=True)\n--\n\n..." is what Python takes for a signature; it knows no annotations there. */
 static size_t print_signature(char *to, const char *name, const char *signature, const char *doc) {
     size_t n = copy(to, copy(to, 0, name, strlen(name)), "(", 1);
     for (const char *at = signature; *at;) {
-        parameter p = next_parameter(at);
+        parameter each = next_parameter(at);
         if (at != signature) n = copy(to, n, ", ", 2);
-        n = copy(to, n, p.name, p.name_size);
-        if (p.standard) n = copy(to, copy(to, n, "=", 1), p.standard, (size_t)(p.end - p.standard));
-        at = *p.end ? p.end + 1 : p.end;
+        n = copy(to, n, each.name, each.name_size);
+        if (each.standard) n = copy(to, copy(to, n, "=", 1), each.standard, (size_t)(each.end - each.standard));
+        at = *each.end ? each.end + 1 : each.end;
     }
     n = copy(to, n, ")\n--\n\n", 6);
     return copy(to, n, doc, strlen(doc) + 1);
 }
 
 static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    module_state *s = state_of(type);
+    module_state *state = state_of(type);
     mth_option *options;
     size_t count, given = (size_t)PyTuple_Size(args);
     module_object *self = NULL;
     PyObject *name = PyType_GetName(type);
     const char *type_name = name ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL;
-    pool p = {.operator= type_name };
+    pool scratch = {.operator= type_name };
     const char *at = type_name ? mth_module_type_signature(type_name) : NULL;
-    if (!at || to_options(s, keywords, at, given, &p, &options, &count)) goto end;
+    if (!at || to_options(state, keywords, at, given, &scratch, &options, &count)) goto end;
     for (size_t i = 0; i < given; i++) { /* positional arguments, in the order of the signature */
         if (!*at) {
-            raise_fix(s, MTH_ERROR_TYPE,
+            raise_fix(state, MTH_ERROR_TYPE,
                 TEXT("%s takes %zu options, and %zu are given by position", type_name, i, given),
                 TEXT("leave the last out, or name them: %s(%s)", type_name, mth_module_type_signature(type_name)));
             goto end;
         }
         parameter each = next_parameter(at);
-        char *option = pool_take(&p, each.name_size + 1, 1);
+        char *option = pool_take(&scratch, each.name_size + 1, 1);
         if (!option) goto end;
         memcpy(option, each.name, each.name_size);
         options[i].name = option;
         for (size_t j = given; j < count; j++) {
             if (strcmp(options[j].name, option)) continue;
-            raise_fix(s, MTH_ERROR_TYPE, TEXT("%s: %s is given twice, by position and by name", type_name, option),
+            raise_fix(state, MTH_ERROR_TYPE, TEXT("%s: %s is given twice, by position and by name", type_name, option),
                 TEXT("leave one of the two out"));
             goto end;
         }
-        if (to_arg(s, PyTuple_GetItem(args, (Py_ssize_t)i), option, &p, &options[i].value)) goto end;
+        if (to_arg(state, PyTuple_GetItem(args, (Py_ssize_t)i), option, &scratch, &options[i].value)) goto end;
         at = *each.end ? each.end + 1 : each.end;
     }
     if (note_source_line()) goto end;
     mth_module *module;
     mth_status status = mth_module_create(type_name, options, count, &module);
     if (status) {
-        raise_status(s, status);
+        raise_status(state, status);
         goto end;
     }
     const char *warning = mth_module_get_warning(module);
@@ -260,7 +260,7 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     else
         mth_module_free(module);
 end:
-    pool_free(&p);
+    pool_free(&scratch);
     Py_XDECREF(name);
     return (PyObject *)self;
 }
@@ -316,7 +316,7 @@ static PyType_Slot module_slots[] = {
 static PyType_Spec module_spec = {"mithril.Module", sizeof(module_object), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, module_slots};
 
-static int add_module_class(PyObject *module, module_state *s, const char *name) {
+static int add_module_class(PyObject *module, module_state *state, const char *name) {
     const char *signature = mth_module_type_signature(name), *doc = mth_module_type_doc(name);
     PyTypeObject *type = NULL;
     PyObject *full = TEXT("mithril.%s", name);
@@ -327,7 +327,7 @@ static int add_module_class(PyObject *module, module_state *s, const char *name)
         print_signature(text, name, signature, doc);
         PyType_Slot slots[] = {{Py_tp_doc, text}, {Py_tp_new, module_new}, {0, NULL}};
         PyType_Spec spec = {PyUnicode_AsUTF8AndSize(full, NULL), sizeof(module_object), 0, Py_TPFLAGS_DEFAULT, slots};
-        type = add_type(module, &spec, s->module_type);
+        type = add_type(module, &spec, state->module_type);
     }
     PyMem_Free(text);
     Py_XDECREF(full);
@@ -337,13 +337,13 @@ static int add_module_class(PyObject *module, module_state *s, const char *name)
 
 /* ---------------------------------------------------------------- models */
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    module_state *s = state_of(type);
+    module_state *state = state_of(type);
     if (PyTuple_Size(args) || (keywords && PyDict_Size(keywords)))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("Model takes no argument"),
+        return raise_fix(state, MTH_ERROR_TYPE, TEXT("Model takes no argument"),
             TEXT("compose with |= and +=; name it where it is added: parent |= model(name=\"encoder\")"));
     mth_model *model;
     mth_status status = mth_model_create(&model);
-    if (status) return raise_status(s, status);
+    if (status) return raise_status(state, status);
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
     model_object *self = (model_object *)allocate(type, 0);
     if (self)
@@ -403,18 +403,18 @@ static PyObject *model_plus(PyObject *self, PyObject *added) { return model_add(
 
 static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"source", "destination", NULL};
-    module_state *s = STATE(self);
+    module_state *state = STATE(self);
     PyObject *from, *to;
-    pool p = {0};
-    int failed = !parse(s, &p, args, keywords, "OO:connect", names, &from, &to);
-    const char *source = failed ? NULL : to_name(s, from, "source"),
-               *destination = source ? to_name(s, to, "destination") : NULL;
+    pool scratch = {0};
+    int failed = !parse(state, &scratch, args, keywords, "OO:connect", names, &from, &to);
+    const char *source = failed ? NULL : to_name(state, from, "source"),
+               *destination = source ? to_name(state, to, "destination") : NULL;
     if (destination && !(failed = note_source_line())) {
         mth_status status = mth_model_connect(((model_object *)self)->model, source, destination);
-        if (status) raise_status(s, status);
+        if (status) raise_status(state, status);
         failed = status != NULL;
     }
-    pool_free(&p);
+    pool_free(&scratch);
     if (!destination || failed) return NULL;
     Py_RETURN_NONE;
 }
@@ -461,12 +461,12 @@ static PyType_Slot model_slots[] = {
 static PyType_Spec model_spec = {
     "mithril.Model", sizeof(model_object), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, model_slots};
 
-int add_model_types(PyObject *module, module_state *s) {
-    s->module_type = add_type(module, &module_spec, NULL);
-    s->block_type = add_type(module, &block_spec, NULL);
-    s->model_type = add_type(module, &model_spec, NULL);
-    if (!s->module_type || !s->block_type || !s->model_type) return -1;
+int add_model_types(PyObject *module, module_state *state) {
+    state->module_type = add_type(module, &module_spec, NULL);
+    state->block_type = add_type(module, &block_spec, NULL);
+    state->model_type = add_type(module, &model_spec, NULL);
+    if (!state->module_type || !state->block_type || !state->model_type) return -1;
     for (size_t i = 0; i < mth_module_type_count(); i++)
-        if (add_module_class(module, s, mth_module_type_name(i))) return -1;
+        if (add_module_class(module, state, mth_module_type_name(i))) return -1;
     return 0;
 }

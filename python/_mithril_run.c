@@ -44,9 +44,9 @@ static atomic_int arrived;
 static int64_t patience; /* no call is stopped before this time */
 
 static int64_t nanoseconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 static bool is_asked(void *nothing) {
@@ -64,8 +64,8 @@ static void on_signal(int number, siginfo_t *info, void *context) {
         previous[i].sa_handler(number);
 }
 
-static int watch_signals(module_state *s, int64_t lost) {
-    if (PyThread_get_thread_ident() != s->main_thread || watching) return 0;
+static int watch_signals(module_state *state, int64_t lost) {
+    if (PyThread_get_thread_ident() != state->main_thread || watching) return 0;
     atomic_store(&arrived, 0);
     patience = nanoseconds() + lost;
     for (int i = 0; i < SIGNALS; i++) {
@@ -102,24 +102,24 @@ PyObject *after_fork(PyObject *module, PyObject *unused) {
 }
 
 /* `alone`: no other thread runs Python meanwhile. */
-static int call_watched(module_state *s, mth_status (*call)(void *context), void *context, bool alone) {
+static int call_watched(module_state *state, mth_status (*call)(void *context), void *context, bool alone) {
     for (int64_t lost = 0, began = nanoseconds();; lost = nanoseconds() - began) {
-        int watched = watch_signals(s, lost);
+        int watched = watch_signals(state, lost);
         PyThreadState *released = alone ? NULL : PyEval_SaveThread();
         mth_status status = call(context);
         if (released) PyEval_RestoreThread(released);
         unwatch_signals(watched);
         if (!status) return 0;
         if (mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !atomic_load(&arrived)) {
-            raise_status(s, status);
+            raise_status(state, status);
             return -1;
         }
         mth_error_free(status);
         if (PyErr_CheckSignals()) return -1;
     }
 }
-int call_interruptibly(module_state *s, mth_status (*call)(void *context), void *context) {
-    return call_watched(s, call, context, false);
+int call_interruptibly(module_state *state, mth_status (*call)(void *context), void *context) {
+    return call_watched(state, call, context, false);
 }
 
 /* ---------------------------------------------------------------- compile */
@@ -132,45 +132,45 @@ typedef struct {
 } compilation;
 
 static mth_status make_compiled(void *context) {
-    compilation *c = context;
-    return mth_compile(c->model, c->backend, c->options, c->count, &c->compiled);
+    compilation *job = context;
+    return mth_compile(job->model, job->backend, job->options, job->count, &job->compiled);
 }
 
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
-    module_state *s = PyModule_GetState(module);
+    module_state *state = PyModule_GetState(module);
     PyObject *model, *backend;
     if (PyTuple_Size(args) != 2)
-        return raise_fix(s, MTH_ERROR_TYPE,
+        return raise_fix(state, MTH_ERROR_TYPE,
             TEXT("compile takes a model and a backend, and %zd arguments are given by position", PyTuple_Size(args)),
             TEXT("write ml.compile(model, backend), with options by name: "
                  "ml.compile(model, backend, option=value)"));
     model = PyTuple_GetItem(args, 0), backend = PyTuple_GetItem(args, 1);
-    if (PyObject_TypeCheck(model, s->module_type) || PyObject_TypeCheck(model, s->block_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is a module, no model", SHOW(model)),
+    if (PyObject_TypeCheck(model, state->module_type) || PyObject_TypeCheck(model, state->block_type))
+        return raise_fix(state, MTH_ERROR_TYPE, TEXT("compile: %s is a module, no model", SHOW(model)),
             TEXT("put it in a model: model = ml.Model(); model |= ml.Linear(4)(input=\"x\", output=\"y\")"));
-    if (!PyObject_TypeCheck(model, s->model_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no model", SHOW(model)),
+    if (!PyObject_TypeCheck(model, state->model_type))
+        return raise_fix(state, MTH_ERROR_TYPE, TEXT("compile: %s is no model", SHOW(model)),
             TEXT("give an ml.Model, then the backend"));
-    if (!PyObject_TypeCheck(backend, s->backend_type))
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("compile: %s is no backend", SHOW(backend)),
+    if (!PyObject_TypeCheck(backend, state->backend_type))
+        return raise_fix(state, MTH_ERROR_TYPE, TEXT("compile: %s is no backend", SHOW(backend)),
             TEXT("give one of mithril.backends: CBackend(device_mesh=(4,))"));
-    pool p = {.operator= "compile" };
+    pool scratch = {.operator= "compile" };
     mth_option *options;
     size_t count;
     compiled_object *self = NULL;
-    if (to_options(s, keywords, mth_compile_option_doc(), 0, &p, &options, &count)) goto end;
+    if (to_options(state, keywords, mth_compile_option_doc(), 0, &scratch, &options, &count)) goto end;
     if (note_source_line()) goto end;
-    compilation c = {((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, NULL};
-    if (call_watched(s, make_compiled, &c, true)) goto end; /* others could change the model */
-    allocfunc allocate = PyType_GetSlot(s->compiled_type, Py_tp_alloc);
-    if ((self = (compiled_object *)allocate(s->compiled_type, 0))) {
-        self->compiled = c.compiled;
-        self->backend = c.backend;
+    compilation job = {((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, NULL};
+    if (call_watched(state, make_compiled, &job, true)) goto end; /* others could change the model */
+    allocfunc allocate = PyType_GetSlot(state->compiled_type, Py_tp_alloc);
+    if ((self = (compiled_object *)allocate(state->compiled_type, 0))) {
+        self->compiled = job.compiled;
+        self->backend = job.backend;
         self->owner = Py_NewRef(backend);
     } else
-        mth_compiled_free(c.compiled);
+        mth_compiled_free(job.compiled);
 end:
-    pool_free(&p);
+    pool_free(&scratch);
     return (PyObject *)self;
 }
 
@@ -185,23 +185,24 @@ typedef struct {
 } evaluation;
 
 static mth_status evaluate(void *context) {
-    evaluation *e = context;
-    return mth_evaluate(e->compiled, e->parameters, e->inputs, e->count, e->request, &e->outputs, &e->gradients);
+    evaluation *job = context;
+    return mth_evaluate(
+        job->compiled, job->parameters, job->inputs, job->count, job->request, &job->outputs, &job->gradients);
 }
 
-static int to_names(module_state *s, PyObject *object, pool *p, const char *const **out, size_t *count) {
+static int to_names(module_state *state, PyObject *object, pool *scratch, const char *const **out, size_t *count) {
     if (PyUnicode_Check(object) || !PySequence_Check(object)) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is %s, where a list of names is expected", SHOW(object)),
+        raise_fix(state, MTH_ERROR_TYPE, TEXT("input_gradients is %s, where a list of names is expected", SHOW(object)),
             TEXT("give input_gradients=[\"input\"]"));
         return -1;
     }
     PyObject *list = PySequence_Tuple(object);
-    if (pool_keep(p, list)) return -1;
+    if (pool_keep(scratch, list)) return -1;
     size_t n = (size_t)PyTuple_Size(list);
-    const char **names = pool_take(p, n, sizeof *names);
+    const char **names = pool_take(scratch, n, sizeof *names);
     if (!names) return -1;
     for (size_t i = 0; i < n; i++)
-        if (!(names[i] = to_name(s, PyTuple_GetItem(list, (Py_ssize_t)i), "input_gradients"))) return -1;
+        if (!(names[i] = to_name(state, PyTuple_GetItem(list, (Py_ssize_t)i), "input_gradients"))) return -1;
     *out = names;
     *count = n;
     return 0;
@@ -209,35 +210,37 @@ static int to_names(module_state *s, PyObject *object, pool *p, const char *cons
 
 static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"params", "inputs", "output_gradients", "input_gradients", NULL};
-    module_state *s = STATE(object);
+    module_state *state = STATE(object);
     compiled_object *self = (compiled_object *)object;
     PyObject *params, *inputs, *slopes = Py_None, *wanted = Py_None, *result = NULL;
-    pool p = {0};
+    pool scratch = {0};
     mth_named *parameter = NULL, *input = NULL, *slope = NULL;
     size_t parameters = 0, count = 0, slope_count = 0;
     mth_gradient_request request = {0};
     mth_arrays *all = NULL;
-    if (!parse(s, &p, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) goto end;
+    if (!parse(state, &scratch, args, keywords, "OO|OO:evaluate", names, &params, &inputs, &slopes, &wanted)) goto end;
     if (slopes == Py_None && wanted != Py_None) {
-        raise_fix(s, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
+        raise_fix(state, MTH_ERROR_TYPE, TEXT("input_gradients is given without output_gradients"),
             TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
         goto end;
     }
-    if (to_named(s, self->backend, params, "params", &p, &parameter, &parameters)) goto end;
-    if (to_named(s, self->backend, inputs, "inputs", &p, &input, &count)) goto end;
-    if (slopes != Py_None && to_named(s, self->backend, slopes, "output_gradients", &p, &slope, &slope_count)) goto end;
-    if (wanted != Py_None && to_names(s, wanted, &p, &request.input_gradients, &request.input_gradient_count)) goto end;
+    if (to_named(state, self->backend, params, "params", &scratch, &parameter, &parameters)) goto end;
+    if (to_named(state, self->backend, inputs, "inputs", &scratch, &input, &count)) goto end;
+    if (slopes != Py_None && to_named(state, self->backend, slopes, "output_gradients", &scratch, &slope, &slope_count))
+        goto end;
+    if (wanted != Py_None && to_names(state, wanted, &scratch, &request.input_gradients, &request.input_gradient_count))
+        goto end;
     request.output_gradients = slope;
     request.output_gradient_count = slope_count;
     if (note_source_line()) goto end;
     mth_status status = mth_arrays_create(parameter, parameters, &all);
-    evaluation e = {self->compiled, all, input, count, slopes == Py_None ? NULL : &request, NULL, NULL};
+    evaluation job = {self->compiled, all, input, count, slopes == Py_None ? NULL : &request, NULL, NULL};
     if (status)
-        raise_status(s, status);
-    else if (!call_interruptibly(s, evaluate, &e)) {
-        result = arrays_to_dict(s, e.outputs);
+        raise_status(state, status);
+    else if (!call_interruptibly(state, evaluate, &job)) {
+        result = arrays_to_dict(state, job.outputs);
         if (slopes != Py_None) {
-            PyObject *second = arrays_to_dict(s, e.gradients);
+            PyObject *second = arrays_to_dict(state, job.gradients);
             result = result && second ? Py_BuildValue("(NN)", result, second)
                                       : (Py_XDECREF(result), Py_XDECREF(second), NULL);
         }
@@ -247,18 +250,18 @@ end:
     named_free(parameter, parameters);
     named_free(input, count);
     named_free(slope, slope_count);
-    pool_free(&p);
+    pool_free(&scratch);
     return result;
 }
 
 /* ---------------------------------------------------------------- parameters, plans */
 /* What the methods below are given, and what their calls of the library leave. */
 typedef struct {
-    module_state *s;
+    module_state *state;
     compiled_object *self;
     mth_named *input;
     size_t count;
-    pool p;
+    pool scratch;
     uint64_t seed;
     bool gradients;
     mth_status (*read)(mth_compiled *, const mth_named *, size_t, char **);
@@ -268,37 +271,37 @@ typedef struct {
     mth_communication_usage *communication;
 } call;
 
-static call call_begin(PyObject *object) { return (call){.s = STATE(object), .self = (compiled_object *)object}; }
+static call call_begin(PyObject *object) { return (call){.state = STATE(object), .self = (compiled_object *)object}; }
 
 /* The inputs of a call that may have none; they say which shapes are meant. */
-static int read_inputs(call *c, PyObject *inputs) {
+static int read_inputs(call *query, PyObject *inputs) {
     int failed = inputs && inputs != Py_None
-        ? to_named(c->s, c->self->backend, inputs, "inputs", &c->p, &c->input, &c->count)
+        ? to_named(query->state, query->self->backend, inputs, "inputs", &query->scratch, &query->input, &query->count)
         : 0;
     return failed ? failed : note_source_line();
 }
 
-static void *call_end(call *c) {
-    named_free(c->input, c->count);
-    pool_free(&c->p);
+static void *call_end(call *query) {
+    named_free(query->input, query->count);
+    pool_free(&query->scratch);
     return NULL;
 }
 
 static mth_status draw_parameters(void *context) {
-    call *c = context;
-    return mth_get_parameters(c->self->compiled, c->input, c->count, c->seed, &c->parameters);
+    call *query = context;
+    return mth_get_parameters(query->self->compiled, query->input, query->count, query->seed, &query->parameters);
 }
 
 static PyObject *fresh_parameters(PyObject *object, PyObject *args, PyObject *keywords, const char *format) {
     static char *names[] = {"inputs", "seed", NULL};
     PyObject *inputs = NULL, *seed = NULL;
-    call c = call_begin(object);
-    if (!parse(c.s, &c.p, args, keywords, format, names, &inputs, &seed)) return call_end(&c);
-    if (seed && to_seed(c.s, seed, &c.seed)) return call_end(&c);
-    if (read_inputs(&c, inputs)) return call_end(&c);
-    int failed = call_interruptibly(c.s, draw_parameters, &c);
-    call_end(&c);
-    return failed ? NULL : arrays_to_dict(c.s, c.parameters);
+    call query = call_begin(object);
+    if (!parse(query.state, &query.scratch, args, keywords, format, names, &inputs, &seed)) return call_end(&query);
+    if (seed && to_seed(query.state, seed, &query.seed)) return call_end(&query);
+    if (read_inputs(&query, inputs)) return call_end(&query);
+    int failed = call_interruptibly(query.state, draw_parameters, &query);
+    call_end(&query);
+    return failed ? NULL : arrays_to_dict(query.state, query.parameters);
 }
 
 static PyObject *compiled_parameters(PyObject *self, PyObject *args, PyObject *keywords) {
@@ -314,44 +317,47 @@ static PyObject *compiled_attribute(PyObject *self, PyObject *name) {
 }
 
 static mth_status lay_out_parameters(void *context) {
-    call *c = context;
-    return mth_get_parameter_layout(c->self->compiled, c->input, c->count, &c->parameters);
+    call *query = context;
+    return mth_get_parameter_layout(query->self->compiled, query->input, query->count, &query->parameters);
 }
 
 static PyObject *compiled_layout(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", NULL};
     PyObject *inputs = NULL;
-    call c = call_begin(object);
-    if (!parse(c.s, &c.p, args, keywords, "|O:get_parameter_layout", names, &inputs) || read_inputs(&c, inputs))
-        return call_end(&c);
-    int failed = call_interruptibly(c.s, lay_out_parameters, &c);
-    call_end(&c);
-    return failed ? NULL : arrays_to_dict(c.s, c.parameters);
+    call query = call_begin(object);
+    if (!parse(query.state, &query.scratch, args, keywords, "|O:get_parameter_layout", names, &inputs) ||
+        read_inputs(&query, inputs))
+        return call_end(&query);
+    int failed = call_interruptibly(query.state, lay_out_parameters, &query);
+    call_end(&query);
+    return failed ? NULL : arrays_to_dict(query.state, query.parameters);
 }
 
 static mth_status print_program(void *context) {
-    call *c = context;
-    mth_status status = c->count || c->gradients ? mth_plan(c->self->compiled, c->input, c->count, c->gradients) : NULL;
-    return status ? status : mth_plan_print(c->self->compiled, &c->text);
+    call *query = context;
+    mth_status status = query->count || query->gradients
+        ? mth_plan(query->self->compiled, query->input, query->count, query->gradients)
+        : NULL;
+    return status ? status : mth_plan_print(query->self->compiled, &query->text);
 }
 
 static PyObject *compiled_program(PyObject *object, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", "gradients", NULL};
     PyObject *inputs = NULL, *backward = Py_False;
     int gradients = 0;
-    call c = call_begin(object);
-    if (!parse(c.s, &c.p, args, keywords, "|OO:program_text", names, &inputs, &backward) ||
-        to_truth(c.s, backward, "gradients", &gradients) || read_inputs(&c, inputs))
-        return call_end(&c);
-    c.gradients = gradients != 0;
-    int failed = call_interruptibly(c.s, print_program, &c);
-    call_end(&c);
-    return failed ? NULL : text_of(c.text);
+    call query = call_begin(object);
+    if (!parse(query.state, &query.scratch, args, keywords, "|OO:program_text", names, &inputs, &backward) ||
+        to_truth(query.state, backward, "gradients", &gradients) || read_inputs(&query, inputs))
+        return call_end(&query);
+    query.gradients = gradients != 0;
+    int failed = call_interruptibly(query.state, print_program, &query);
+    call_end(&query);
+    return failed ? NULL : text_of(query.text);
 }
 
 static mth_status read_text(void *context) {
-    call *c = context;
-    return c->read(c->self->compiled, c->input, c->count, &c->text);
+    call *query = context;
+    return query->read(query->self->compiled, query->input, query->count, &query->text);
 }
 
 /* A text that is read off the plan for the inputs (or the last one). */
@@ -359,12 +365,13 @@ static PyObject *read_plan(PyObject *object, PyObject *args, PyObject *keywords,
     mth_status (*read)(mth_compiled *, const mth_named *, size_t, char **)) {
     static char *names[] = {"inputs", NULL};
     PyObject *inputs = NULL;
-    call c = call_begin(object);
-    if (!parse(c.s, &c.p, args, keywords, format, names, &inputs) || read_inputs(&c, inputs)) return call_end(&c);
-    c.read = read;
-    int failed = call_interruptibly(c.s, read_text, &c);
-    call_end(&c);
-    return failed ? NULL : text_of(c.text);
+    call query = call_begin(object);
+    if (!parse(query.state, &query.scratch, args, keywords, format, names, &inputs) || read_inputs(&query, inputs))
+        return call_end(&query);
+    query.read = read;
+    int failed = call_interruptibly(query.state, read_text, &query);
+    call_end(&query);
+    return failed ? NULL : text_of(query.text);
 }
 static PyObject *compiled_stablehlo(PyObject *self, PyObject *args, PyObject *keywords) {
     return read_plan(self, args, keywords, "|O:stablehlo", mth_stablehlo);
@@ -380,9 +387,9 @@ static PyObject *table(const int64_t *rows, size_t devices, const char *const *f
     PyObject *list = PyList_New((Py_ssize_t)devices);
     for (size_t d = 0; list && d < devices; d++) {
         PyObject *row = PyDict_New();
-        for (size_t f = 0; row && f < fields; f++) {
-            PyObject *value = PyLong_FromLongLong(rows[d * fields + f]);
-            if (!value || PyDict_SetItemString(row, field[f], value)) Py_CLEAR(row);
+        for (size_t k = 0; row && k < fields; k++) {
+            PyObject *value = PyLong_FromLongLong(rows[d * fields + k]);
+            if (!value || PyDict_SetItemString(row, field[k], value)) Py_CLEAR(row);
             Py_XDECREF(value);
         }
         if (!row || PyList_SetItem(list, (Py_ssize_t)d, row)) Py_CLEAR(list);
@@ -391,8 +398,9 @@ static PyObject *table(const int64_t *rows, size_t devices, const char *const *f
 }
 
 static mth_status count_memory(void *context) {
-    call *c = context;
-    return mth_get_memory_usage(c->self->compiled, c->input, c->count, c->memory, devices_of(c->self));
+    call *query = context;
+    return mth_get_memory_usage(
+        query->self->compiled, query->input, query->count, query->memory, devices_of(query->self));
 }
 
 static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *keywords) {
@@ -402,21 +410,22 @@ static PyObject *compiled_memory(PyObject *object, PyObject *args, PyObject *key
     _Static_assert(sizeof(mth_memory_usage) == sizeof fields / sizeof *fields * sizeof(int64_t),
         "a field for each member, in order");
     PyObject *params = NULL, *inputs = NULL;
-    call c = call_begin(object);
-    if (!parse(c.s, &c.p, args, keywords, "|OO:get_memory_usage", names, &params, &inputs) || read_inputs(&c, inputs))
-        return call_end(&c);
-    size_t devices = devices_of(c.self);
+    call query = call_begin(object);
+    if (!parse(query.state, &query.scratch, args, keywords, "|OO:get_memory_usage", names, &params, &inputs) ||
+        read_inputs(&query, inputs))
+        return call_end(&query);
+    size_t devices = devices_of(query.self);
     PyObject *result = NULL;
-    c.memory = pool_take(&c.p, devices, sizeof *c.memory);
-    if (c.memory && !call_interruptibly(c.s, count_memory, &c))
-        result = table(&c.memory->weights, devices, fields, sizeof fields / sizeof *fields);
-    call_end(&c);
+    query.memory = pool_take(&query.scratch, devices, sizeof *query.memory);
+    if (query.memory && !call_interruptibly(query.state, count_memory, &query))
+        result = table(&query.memory->weights, devices, fields, sizeof fields / sizeof *fields);
+    call_end(&query);
     return result;
 }
 
 static mth_status count_communication(void *context) {
-    call *c = context;
-    return mth_get_communication_usage(c->self->compiled, c->communication, devices_of(c->self));
+    call *query = context;
+    return mth_get_communication_usage(query->self->compiled, query->communication, devices_of(query->self));
 }
 
 static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
@@ -424,14 +433,14 @@ static PyObject *compiled_communication(PyObject *object, PyObject *unused) {
     _Static_assert(sizeof(mth_communication_usage) == sizeof fields / sizeof *fields * sizeof(int64_t),
         "a field for each member, in order");
     (void)unused;
-    call c = call_begin(object);
+    call query = call_begin(object);
     if (note_source_line()) return NULL;
-    size_t devices = devices_of(c.self);
+    size_t devices = devices_of(query.self);
     PyObject *result = NULL;
-    c.communication = pool_take(&c.p, devices, sizeof *c.communication);
-    if (c.communication && !call_interruptibly(c.s, count_communication, &c))
-        result = table(&c.communication->received, devices, fields, sizeof fields / sizeof *fields);
-    call_end(&c);
+    query.communication = pool_take(&query.scratch, devices, sizeof *query.communication);
+    if (query.communication && !call_interruptibly(query.state, count_communication, &query))
+        result = table(&query.communication->received, devices, fields, sizeof fields / sizeof *fields);
+    call_end(&query);
     return result;
 }
 
@@ -504,6 +513,6 @@ static PyType_Slot compiled_slots[] = {
 static PyType_Spec compiled_spec = {"mithril.CompiledModel", sizeof(compiled_object), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, compiled_slots};
 
-int add_compiled_type(PyObject *module, module_state *s) {
-    return (s->compiled_type = add_type(module, &compiled_spec, NULL)) ? 0 : -1;
+int add_compiled_type(PyObject *module, module_state *state) {
+    return (state->compiled_type = add_type(module, &compiled_spec, NULL)) ? 0 : -1;
 }

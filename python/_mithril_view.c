@@ -12,17 +12,18 @@ typedef struct {
     int64_t unit;                  /* the bytes that a stride of 1 means */
 } claim;
 
-static int refuse_claim(module_state *s, const char *name, PyObject *what) {
-    raise_fix(s, MTH_ERROR_VALUE,
+static int refuse_claim(module_state *state, const char *name, PyObject *what) {
+    raise_fix(state, MTH_ERROR_VALUE,
         what ? TEXT("%s describes its memory wrongly: it says that it has %U", name, what) : NULL,
         TEXT("give the values as a numpy.array: the library that made the object has a defect"));
     Py_XDECREF(what);
     return -1;
 }
 
-int refuse_size(module_state *s, const char *name, const view *v) {
-    PyObject *shape = shape_to_tuple(v->rank, v->shape);
-    raise_fix(s, MTH_ERROR_VALUE, shape ? TEXT("%s has the shape %R, which is 2^62 bytes or more", name, shape) : NULL,
+int refuse_size(module_state *state, const char *name, const view *memory) {
+    PyObject *shape = shape_to_tuple(memory->rank, memory->shape);
+    raise_fix(state, MTH_ERROR_VALUE,
+        shape ? TEXT("%s has the shape %R, which is 2^62 bytes or more", name, shape) : NULL,
         TEXT("use smaller dimensions"));
     Py_XDECREF(shape);
     return -1;
@@ -39,57 +40,58 @@ int refuse_size(module_state *s, const char *name, const view *v) {
 #endif
 
 /* Sizes, strides and where the elements lie. `v` has kind and size. */
-static int view_of_claim(module_state *s, const char *name, const claim *c, view *v) {
-    if (c->rank < 0) return refuse_claim(s, name, TEXT("%lld dimensions", (long long)c->rank));
-    if (c->rank > MAX_RANK) {
-        raise_fix(s, MTH_ERROR_VALUE,
-            TEXT("%s has %lld dimensions; arrays have at most %d", name, (long long)c->rank, MAX_RANK),
+static int view_of_claim(module_state *state, const char *name, const claim *claimed, view *memory) {
+    if (claimed->rank < 0) return refuse_claim(state, name, TEXT("%lld dimensions", (long long)claimed->rank));
+    if (claimed->rank > MAX_RANK) {
+        raise_fix(state, MTH_ERROR_VALUE,
+            TEXT("%s has %lld dimensions; arrays have at most %d", name, (long long)claimed->rank, MAX_RANK),
             TEXT("reshape it"));
         return -1;
     }
-    if (c->rank && !c->shape)
-        return refuse_claim(s, name, TEXT("%lld dimensions and no sizes of them", (long long)c->rank));
-    v->rank = (int)c->rank;
+    if (claimed->rank && !claimed->shape)
+        return refuse_claim(state, name, TEXT("%lld dimensions and no sizes of them", (long long)claimed->rank));
+    memory->rank = (int)claimed->rank;
     int empty = 0;
-    for (int d = 0; d < v->rank; d++) {
-        v->shape[d] = c->shape[d];
-        if (v->shape[d] < 0)
-            return refuse_claim(s, name, TEXT("the size %lld in dimension %d", (long long)v->shape[d], d));
-        empty |= v->shape[d] == 0;
+    for (int d = 0; d < memory->rank; d++) {
+        memory->shape[d] = claimed->shape[d];
+        if (memory->shape[d] < 0)
+            return refuse_claim(state, name, TEXT("the size %lld in dimension %d", (long long)memory->shape[d], d));
+        empty |= memory->shape[d] == 0;
     }
-    int64_t bytes = v->size, low = 0, high = 0; /* of a row-major part; the ends of what the strides reach */
-    for (int d = v->rank - 1; d >= 0; d--) {
-        int64_t steps = v->shape[d] - 1, reach;
-        v->stride[d] = bytes;
-        if (__builtin_mul_overflow(bytes, v->shape[d] ? v->shape[d] : 1, &bytes) || bytes >= MAX_BYTES)
-            return refuse_size(s, name, v);
+    int64_t bytes = memory->size, low = 0, high = 0; /* of a row-major part; the ends of what the strides reach */
+    for (int d = memory->rank - 1; d >= 0; d--) {
+        int64_t steps = memory->shape[d] - 1, reach;
+        memory->stride[d] = bytes;
+        if (__builtin_mul_overflow(bytes, memory->shape[d] ? memory->shape[d] : 1, &bytes) || bytes >= MAX_BYTES)
+            return refuse_size(state, name, memory);
         if (empty || steps < 1)
-            v->stride[d] = 0; /* whatever is said of it */
-        else if (c->stride &&
-            (__builtin_mul_overflow(c->stride[d], c->unit, &v->stride[d]) ||
-                __builtin_mul_overflow(v->stride[d], steps, &reach) || reach > MAX_BYTES || reach < -MAX_BYTES))
-            return refuse_claim(s, name, TEXT("the stride %lld in dimension %d", (long long)c->stride[d], d));
-        reach = v->stride[d] * (steps < 1 ? 0 : steps);
+            memory->stride[d] = 0; /* whatever is said of it */
+        else if (claimed->stride &&
+            (__builtin_mul_overflow(claimed->stride[d], claimed->unit, &memory->stride[d]) ||
+                __builtin_mul_overflow(memory->stride[d], steps, &reach) || reach > MAX_BYTES || reach < -MAX_BYTES))
+            return refuse_claim(state, name, TEXT("the stride %lld in dimension %d", (long long)claimed->stride[d], d));
+        reach = memory->stride[d] * (steps < 1 ? 0 : steps);
         *(reach < 0 ? &low : &high) += reach;
         if (low < -MAX_BYTES || high > MAX_BYTES)
-            return refuse_claim(s, name, TEXT("strides that reach further than memory does"));
+            return refuse_claim(state, name, TEXT("strides that reach further than memory does"));
     }
-    v->count = empty ? 0 : bytes / v->size;
-    const uintptr_t base = (uintptr_t)c->data;
+    memory->count = empty ? 0 : bytes / memory->size;
+    const uintptr_t base = (uintptr_t)claimed->data;
     uintptr_t first, end;
-    if (v->count && !base) return refuse_claim(s, name, TEXT("%lld elements and no memory", (long long)v->count));
-    if (__builtin_add_overflow(base, c->offset, &first) || (uintptr_t)-low > first ||
-        __builtin_add_overflow(first, (uintptr_t)high + (uintptr_t)v->size, &end) ||
-        (v->count && (first - (uintptr_t)-low < LOWEST_ADDRESS || end > ADDRESS_LIMIT)))
-        return refuse_claim(s, name, TEXT("elements at addresses that do not exist"));
-    v->data = (const char *)c->data + (v->count ? c->offset : 0);
+    if (memory->count && !base)
+        return refuse_claim(state, name, TEXT("%lld elements and no memory", (long long)memory->count));
+    if (__builtin_add_overflow(base, claimed->offset, &first) || (uintptr_t)-low > first ||
+        __builtin_add_overflow(first, (uintptr_t)high + (uintptr_t)memory->size, &end) ||
+        (memory->count && (first - (uintptr_t)-low < LOWEST_ADDRESS || end > ADDRESS_LIMIT)))
+        return refuse_claim(state, name, TEXT("elements at addresses that do not exist"));
+    memory->data = (const char *)claimed->data + (memory->count ? claimed->offset : 0);
     return 0;
 }
 
-static int is_row_major(const view *v) {
-    int64_t stride = v->size;
-    for (int d = v->rank - 1; d >= 0 && v->count; stride *= v->shape[d], d--)
-        if (v->shape[d] != 1 && v->stride[d] != stride) return 0;
+static int is_row_major(const view *memory) {
+    int64_t stride = memory->size;
+    for (int d = memory->rank - 1; d >= 0 && memory->count; stride *= memory->shape[d], d--)
+        if (memory->shape[d] != 1 && memory->stride[d] != stride) return 0;
     return 1;
 }
 
@@ -117,9 +119,9 @@ static const struct {
     {'d', 'f', sizeof(double), 8},
 };
 
-int refuse_elements(module_state *s, const char *name, PyObject *what, const char *fix) {
-    raise_fix(s, MTH_ERROR_TYPE, what ? TEXT("%s has elements of the %U, which arrays can't have", name, what) : NULL,
-        TEXT("%s", fix));
+int refuse_elements(module_state *state, const char *name, PyObject *what, const char *fix) {
+    raise_fix(state, MTH_ERROR_TYPE,
+        what ? TEXT("%s has elements of the %U, which arrays can't have", name, what) : NULL, TEXT("%s", fix));
     Py_XDECREF(what);
     return -1;
 }
