@@ -86,11 +86,12 @@ coverage: build-cov/build.ninja $(VENV)/tools $(VENV)/demo $(VENV)/plugin
 	$(BIN)/gcovr --root . --object-directory build-cov --filter src/ --gcov-ignore-parse-errors suspicious_hits.warn_once_per_file --txt coverage/summary.txt --html-details coverage/index.html --print-summary && \
 	exit $$status
 
-# Beside JAX and torch, in turns; then how long planning takes.
+# Beside JAX and torch, in turns; then how long planning takes, and how well the device model ranks plans.
 bench: $(VENV)/installed $(VENV)/frameworks $(VENV)/plugin build/build.ninja
-	ninja -C build --quiet bench_planning
+	ninja -C build --quiet bench_planning bench_predict
 	$(BIN)/python bench/bench.py $(ARGS)
 	build/bench_planning
+	build/bench_predict
 
 update-golden: $(VENV)/installed $(VENV)/tools $(VENV)/plugin build/build.ninja
 	ninja -C build --quiet
