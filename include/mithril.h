@@ -211,6 +211,14 @@ MTH_API MTH_MUST_USE mth_status mth_model_add_model(
 /* Joins an output named `source` with the input named `destination`. Idempotent; a contradiction is an error naming
  * both wires. */
 MTH_API MTH_MUST_USE mth_status mth_model_connect(mth_model *, const char *source, const char *destination);
+/* The connection `name` stays an output of the model although something reads it; inside a submodel, a port that its
+   parent sees. To say it twice changes nothing, nor to say it of an input. A chain never takes such an output. That
+   there is one of the name is checked with the wiring. compile's option `outputs` names those of one compiled model. */
+MTH_API MTH_MUST_USE mth_status mth_model_expose(mth_model *, const char *name);
+/* The names of its inputs and outputs as it is now, in order; lent as long as the model lives. What is wrong with its
+   wiring is an error. */
+MTH_API MTH_MUST_USE mth_status mth_model_get_inputs(const mth_model *, const char *const **names, size_t *count);
+MTH_API MTH_MUST_USE mth_status mth_model_get_outputs(const mth_model *, const char *const **names, size_t *count);
 /* A summary: inputs, blocks with their wires, one a line, outputs; submodels indented. */
 MTH_API MTH_MUST_USE mth_status mth_model_print(const mth_model *, char **out);
 /* The user's source line of the calls that follow on this thread, for errors ("train.py:12"); NULL forgets it. */
@@ -300,6 +308,11 @@ typedef struct mth_compiled mth_compiled;
 MTH_API MTH_MUST_USE mth_status mth_compile(
     const mth_model *, mth_backend *, const mth_option *, size_t count, mth_compiled **out);
 MTH_API void mth_compiled_free(mth_compiled *);
+/* The names of its inputs, outputs and parameters in order, `count` of them; lent as long as it lives. Inputs and
+   parameters are those that its outputs need. */
+MTH_API const char *const *mth_compiled_get_inputs(const mth_compiled *, size_t *count);
+MTH_API const char *const *mth_compiled_get_outputs(const mth_compiled *, size_t *count);
+MTH_API const char *const *mth_compiled_get_parameters(const mth_compiled *, size_t *count);
 /* Fresh parameters, named and ordered as the model was composed. Shapes come from `inputs`; where there are none, from
    those of the plan last used, from the option `shapes`, or, in a model whose inputs are ids, from 8 sequences of at
    most 128. */
@@ -312,7 +325,8 @@ typedef struct {
     const char *const *input_gradients;
     size_t input_gradient_count;
 } mth_gradient_request;
-/* outputs: all unconsumed connections by name. With `request` also the gradients of all floating parameters;
+/* outputs: by name, those of the option `outputs`, else all that nothing reads or that are exposed.
+   With `request` also the gradients of all floating parameters;
    `gradients` NULL: nobody takes them. `parameters` NULL: there are none. */
 MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs,
     size_t count, const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);

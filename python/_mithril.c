@@ -15,6 +15,7 @@ static const struct {
     {"mth_explain", "explain()"},
     {"mth_evaluate", "evaluate()"},
     {"mth_model_connect", "connect(source, destination)"},
+    {"mth_model_expose", "IOKey(name, expose=True)"},
     {"mth_model_add", "|= or +="},
     {"mth_module_type_name", "mithril.modules"},
     {"mth_int", "an int"},
@@ -289,6 +290,15 @@ void *raise_operation(module_state *s, const char *operation) {
     return raise_fix(s, MTH_ERROR_TYPE,
         TEXT("connections, modules and models are composed by name: '%s' does nothing to them", operation),
         composed(operation));
+}
+
+PyObject *list_of_names(const char *const *names, size_t count) {
+    PyObject *list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; list && i < count; i++) {
+        PyObject *name = PyUnicode_FromString(names[i]);
+        if (!name || PyList_SetItem(list, (Py_ssize_t)i, name)) Py_CLEAR(list);
+    }
+    return list;
 }
 
 PyObject *text_of(char *text) {

@@ -64,6 +64,7 @@ PyObject *itself(PyObject *self, PyObject *unused); /* __copy__ and __deepcopy__
 #define NO_PICKLE {"__reduce__", refuse_pickle, METH_NOARGS, "__reduce__($self, /)\n--\n\n"}
 #define COPY {"__copy__", itself, METH_NOARGS, "__copy__($self, /)\n--\n\n"}
 #define DEEP_COPY {"__deepcopy__", itself, METH_O, "__deepcopy__($self, memo, /)\n--\n\n"}
+PyObject *list_of_names(const char *const *names, size_t count); /* a list of str */
 PyObject *text_of(char *);       /* a Python text of one that the library made, which is freed */
 PyObject *type_text(PyObject *); /* "a list" */
 /* Tells the library which line of the user's program makes the calls that follow. 0, or -1 with an exception that

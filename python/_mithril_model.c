@@ -365,6 +365,16 @@ static PyObject *model_call(PyObject *self, PyObject *args, PyObject *keywords) 
     return block_new(STATE(self), self, args, keywords, 1);
 }
 
+/* Of the name of a connection: IOKey says so. 1, 0, or -1 with an exception. */
+static int is_exposed(PyObject *name) {
+    PyObject *expose;
+    int found = PyUnicode_CheckExact(name) ? 0 : find_attribute(name, "expose", &expose);
+    if (found <= 0) return found;
+    found = PyObject_IsTrue(expose);
+    Py_DECREF(expose);
+    return found;
+}
+
 static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
     module_state *s = STATE(self);
     block_object *block = PyObject_TypeCheck(added, s->block_type) ? (block_object *)added : NULL;
@@ -391,6 +401,11 @@ static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
         mth_status status = is_module
             ? mth_model_add(model, ((module_object *)what)->module, wires, count, mode)
             : mth_model_add_model(model, ((model_object *)what)->model, name, wires, count, mode);
+        for (size_t i = 0; !status && i < count; i++) {
+            const int exposed = is_exposed(PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i + 1)));
+            if (exposed < 0) goto end;
+            if (exposed) status = mth_model_expose(model, wires[i].name);
+        }
         result = status ? raise_status(s, status) : Py_NewRef(self);
     }
 end:
@@ -429,6 +444,24 @@ static PyObject *model_repr(PyObject *self) {
     return shown;
 }
 
+static PyObject *names_of_model(PyObject *self, mth_status (*get)(const mth_model *, const char *const **, size_t *)) {
+    const char *const *names;
+    size_t count;
+    mth_status status = get(((model_object *)self)->model, &names, &count);
+    return status ? raise_status(STATE(self), status) : list_of_names(names, count);
+}
+static PyObject *model_inputs(PyObject *self, void *unused) {
+    (void)unused;
+    return names_of_model(self, mth_model_get_inputs);
+}
+static PyObject *model_outputs(PyObject *self, void *unused) {
+    (void)unused;
+    return names_of_model(self, mth_model_get_outputs);
+}
+static PyGetSetDef model_getset[] = {
+    {"inputs", model_inputs, NULL, "The names that the model reads and nothing writes, in order.", NULL},
+    {"outputs", model_outputs, NULL, "The names that nothing reads or that are exposed, in order.", NULL}, {0}};
+
 static PyMethodDef model_methods[] = {
     NO_PICKLE,
     {"connect", (PyCFunction)(void (*)(void))model_connect, METH_VARARGS | METH_KEYWORDS,
@@ -445,12 +478,14 @@ static PyType_Slot model_slots[] = {
         "open input from the block before. A block is a wired module, ml.Linear(4)(input=\"x\", output=\"h\"), or a "
         "model, called with\n"
         "wires and a name or as it is. Its inputs are the names that nothing writes, its outputs those that nothing "
-        "reads."},
+        "reads or that\n"
+        "IOKey(name, expose=True) says."},
     {Py_tp_new, model_new},
     {Py_tp_dealloc, model_dealloc},
     {Py_tp_call, model_call},
     {Py_tp_repr, model_repr},
     {Py_tp_methods, model_methods},
+    {Py_tp_getset, model_getset},
     {Py_tp_getattro, model_attribute},
     {Py_tp_setattro, set_of_model},
     NO_OPERATIONS,

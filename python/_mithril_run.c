@@ -497,7 +497,29 @@ static PyMethodDef compiled_methods[] = {
         "messages: a list of dicts."},
     {0},
 };
+static PyObject *names_of_compiled(PyObject *self, const char *const *(*get)(const mth_compiled *, size_t *)) {
+    size_t count;
+    const char *const *names = get(((compiled_object *)self)->compiled, &count);
+    return list_of_names(names, count);
+}
+static PyObject *compiled_inputs(PyObject *self, void *unused) {
+    (void)unused;
+    return names_of_compiled(self, mth_compiled_get_inputs);
+}
+static PyObject *compiled_outputs(PyObject *self, void *unused) {
+    (void)unused;
+    return names_of_compiled(self, mth_compiled_get_outputs);
+}
+static PyObject *compiled_parameter_names(PyObject *self, void *unused) {
+    (void)unused;
+    return names_of_compiled(self, mth_compiled_get_parameters);
+}
 static PyGetSetDef compiled_getset[] = {
+    {"inputs", compiled_inputs, NULL, "The names of the inputs that evaluate takes: those that the outputs need.",
+        NULL},
+    {"outputs", compiled_outputs, NULL, "The names of the outputs that evaluate gives, in order.", NULL},
+    {"parameters", compiled_parameter_names, NULL,
+        "The names of the parameters that the outputs need, in the order of composition.", NULL},
     {"backend", compiled_backend, NULL, "The backend that it was compiled for.", NULL}, {0}};
 static PyType_Slot compiled_slots[] = {
     {Py_tp_getattro, compiled_attribute},

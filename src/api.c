@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef struct {
-    const mth_arg *input_shard_specs, *output_shard_specs, *shapes;
+    const mth_arg *input_shard_specs, *output_shard_specs, *outputs, *shapes;
 } compile_options;
 #define VALUE(field) .read = mth__read_value, .at = offsetof(compile_options, field)
 const mth__opt mth__compile_options[] = {
@@ -16,6 +16,10 @@ const mth__opt mth__compile_options[] = {
         VALUE(input_shard_specs)},
     {"output_shard_specs", MTH__OPT_DICT, "None", "Leaves outputs sharded as said; outputs not named come back whole.",
         VALUE(output_shard_specs)},
+    {"outputs", MTH__OPT_LIST, "None",
+        "The names of the connections that are the outputs, in their order: those and no others, whatever reads them. "
+        "What none of them needs is not computed, and is no input and no parameter. None: what nothing reads.",
+        VALUE(outputs)},
     {"shapes", MTH__OPT_DICT, "None",
         "Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any "
         "input is there.",
@@ -37,7 +41,8 @@ static mth_status check_name(
     if (mth__names_find(known, name) >= 0) return NULL;
     char *why = mth__model_why_not(m, name, !strcmp(kind, "output"));
     mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'%s", option, kind, name, why),
-        mth__name_fix(kind, name, known->name.at, known->name.n));
+        strcmp(kind, "output") ? mth__name_fix(kind, name, known->name.at, known->name.n)
+                               : mth__model_output_fix(m, name, known->name.at, known->name.n));
     mth__free(why);
     return s;
 }
@@ -147,14 +152,16 @@ static mth_status compile_body(void *context) {
     c->backend = k->backend;
     c->model = k->copy;
     TRY(mth__model_resolve(c->model, c->backend->devices.mesh, c->backend->spmd));
-    for (size_t i = 0; i < mth__model_input_count(c->model); i++)
-        mth__names_add(arena, &c->inputs, mth__model_input_name(c->model, i));
-    for (size_t i = 0; i < mth__model_output_count(c->model); i++)
-        mth__names_add(arena, &c->outputs, mth__model_output_name(c->model, i));
     mth_arg *value;
     TRY(mth__options_read(arena, "compile", compile_tables, k->option, k->count, &value));
     compile_options given;
     TRY(mth__options_hand_out(compile_tables, value, mth__compile_options, &given));
+    if (given.outputs->kind == MTH_ARG_LIST) TRY(mth__model_select(c->model, given.outputs));
+    for (size_t i = 0; i < mth__model_input_count(c->model); i++)
+        mth__names_add(arena, &c->inputs, mth__model_input_name(c->model, i));
+    for (size_t i = 0; i < mth__model_output_count(c->model); i++)
+        mth__names_add(arena, &c->outputs, mth__model_output_name(c->model, i));
+    mth__model_parameters(arena, c->model, &c->parameters);
     const mth_arg *inputs = given.input_shard_specs, *outputs = given.output_shard_specs;
     mth__spec_of *spec = NEW_ARRAY(arena, mth__spec_of, inputs->count + outputs->count);
     size_t specs = 0;
@@ -198,6 +205,20 @@ void mth_compiled_free(mth_compiled *c) {
     mth__fork_watch_remove(&c->watch);
     pthread_mutex_destroy(&c->lock);
     compiled_destroy(c);
+}
+
+static const char *const *list_names(const mth__names *names, size_t *count) {
+    if (count) *count = names ? names->name.n : 0;
+    return names ? names->name.at : NULL;
+}
+const char *const *mth_compiled_get_inputs(const mth_compiled *c, size_t *count) {
+    return list_names(c ? &c->inputs : NULL, count);
+}
+const char *const *mth_compiled_get_outputs(const mth_compiled *c, size_t *count) {
+    return list_names(c ? &c->outputs : NULL, count);
+}
+const char *const *mth_compiled_get_parameters(const mth_compiled *c, size_t *count) {
+    return list_names(c ? &c->parameters : NULL, count);
 }
 
 void mth_compiled_interrupt(mth_compiled *c) {

@@ -66,7 +66,8 @@ static mth_status check_given(
     if (k < 0) {
         char *why = m ? mth__model_why_not(m, name, !strcmp(what, "output")) : F("%s", "");
         mth_status s = FAIL(MTH_ERROR_KEY, F("there is no %s '%s'%s", what, name, why),
-            mth__name_fix(what, name, known->name.at, known->name.n));
+            m && !strcmp(what, "output") ? mth__model_output_fix(m, name, known->name.at, known->name.n)
+                                         : mth__name_fix(what, name, known->name.at, known->name.n));
         mth__free(why);
         return s;
     }

@@ -47,8 +47,8 @@ typedef struct mth__parameter {
 struct mth_compiled {
     mth__arena *arena;
     mth_backend *backend;
-    mth_model *model;           /* a copy */
-    mth__names inputs, outputs; /* of the model, in its order */
+    mth_model *model;                       /* a copy */
+    mth__names inputs, outputs, parameters; /* of the model, in its order */
     mth__distribute_options distribute;
     size_t shapes;
     mth__input_description *shape; /* the option `shapes`: for get_parameters without inputs */

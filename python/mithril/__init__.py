@@ -100,19 +100,30 @@ def _operation(text: str) -> Any:
 
 
 class IOKey(str):
-    """The name of a connection that is an input or an output of the model; a str says the same. It takes nothing else."""
+    """The name of a connection. A str says the same, but for expose=True: it then stays an output of its model though blocks read it.
 
-    __slots__ = ()
+    An exposed connection of a submodel is a port of it, one of a stage a port of the Pipeline. An input is seen as it is.
+    """
 
-    def __new__(cls, name: str | None = None, *others: object, **keywords: object) -> "IOKey":
+    __slots__ = ("expose",)
+    expose: bool
+
+    def __new__(cls, name: str | None = None, *others: object, expose: bool = False, **keywords: object) -> "IOKey":
         for keyword in keywords:
-            why, fix = _mithril._absent("key", keyword) or ("is unknown", 'give the name alone: IOKey("x")')
+            why, fix = _mithril._absent("key", keyword) or (
+                "is unknown",
+                'give the name, and expose=True where it is to be an output',
+            )
             raise errors.MithrilTypeError.advise(f"IOKey: the keyword '{keyword}' {why}", fix)
         if others or not isinstance(name, str):
             raise errors.MithrilTypeError.advise(
-                "IOKey takes a name, a str, and nothing else", 'give it alone: IOKey("x")'
+                "IOKey takes a name, a str, and expose=True or False", 'write IOKey("x"), or IOKey("x", expose=True)'
             )
-        return super().__new__(cls, name)
+        if not isinstance(expose, bool):
+            raise errors.MithrilTypeError.advise(f"IOKey: expose={expose!r} is not a bool", "give expose=True or False")
+        key = super().__new__(cls, name)
+        key.expose = expose
+        return key
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

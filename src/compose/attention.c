@@ -162,6 +162,7 @@ const mth__module_type mth__type_MultiHeadAttention = {
                   "key.bias (num_kv_heads * head_dim,), value.weight (dv, num_kv_heads * head_dim), value.bias "
                   "(num_kv_heads * head_dim,), "
                   "output.weight (num_heads * head_dim, d), output.bias (d,)",
+    .parameter_options = "bias bias",
     .units = "num_kv_heads num_heads",
     .check = attention_check,
     .expand = attention_expand,

@@ -1,6 +1,7 @@
 /* What a user composes, and how it becomes a graph.
  *   model.c     mth_model: blocks (a module or a submodel, with explicit wires), connects; |= and +=; names
  *   resolve.c   wires -> a list of connections; every error of wiring (cycles, two writers, unbound inputs, names)
+ *   select.c    the connections that compile is told to give, and what they need
  *   site.c      what device_id, device_mesh and specs refer to; every error of theirs that needs no shapes
  *   nominal.c   inputs for a plan before any are known
  *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes (through the
@@ -8,6 +9,7 @@
  *   layers.c attention.c moe.c pipeline.c losses.c tensors.c: the types; parts.c: what they share */
 #ifndef MTH__COMPOSE_H
 #define MTH__COMPOSE_H
+#include "base/names.h"
 #include "base/option.h"
 #include "catalog/op.h"
 
@@ -26,6 +28,9 @@ struct mth__module_type {
     const char *doc; /* what it computes, with shapes, parameters and source */
     /* "weight (in, dimension), bias (dimension,)" for the documentation; "" where it has none */
     const char *parameters;
+    /* What options leave out: "bias bias, gate gated, weight kind=learned" says that parameters with `bias` among the
+     * dotted words of their names are there where the option bias is True, and so on; NULL: all are there. */
+    const char *parameter_options;
     /* The option that counts the units in which a product of options is split, and what it is where that is None:
        "num_kv_heads num_heads"; NULL: no product is split. */
     const char *units;
@@ -80,12 +85,20 @@ mth_status mth__check_partitionable(const mth__sharding *, int rank, const char 
 mth_status mth__model_copy(const mth_model *, mth_model **out);
 size_t mth__model_input_count(const mth_model *); /* open inputs, after mth__model_resolve */
 const char *mth__model_input_name(const mth_model *, size_t i);
+/* The full names of the parameters that the outputs need, in the order of composition. */
+void mth__model_parameters(mth__arena *, const mth_model *, mth__names *out);
 size_t mth__model_output_count(const mth_model *);
 const char *mth__model_output_name(const mth_model *, size_t i);
+
+/* After mth__model_resolve: the outputs are these connections alone, in this order. `names` is a list. Inputs that none
+ * of them needs are no inputs then, and blocks are not expanded. */
+mth_status mth__model_select(mth_model *, const mth_arg *names);
 
 /* Why a connection is no output, or no input: ": relu_0 reads it", ": it is an input"; "" where there is no such
  * connection. For mth__free. */
 char *mth__model_why_not(const mth_model *, const char *name, bool output);
+/* How it becomes an output, or which of the known ones is meant. For FAIL, or mth__free. */
+char *mth__model_output_fix(const mth_model *, const char *name, const char *const *known, size_t count);
 
 typedef struct {
     const char *name;

@@ -144,14 +144,15 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
         int k = r->order[i];
         const mth__block *b = m->block.at[k];
         const struct mth__inlet *from = &r->block[k];
+        made[k] = NEW_ARRAY(g->arena, mth__value *, b->out.n);
+        range[k][0] = range[k][1] = g->parameter.n;
+        if (from->idle) continue;
         mth__value **operand = NEW_ARRAY(g->arena, mth__value *, from->nin);
         for (int j = 0; j < from->nin; j++) {
             mth__source s = from->from[j];
-            operand[j] = s.block < 0 ? in[s.port] : made[s.block][s.port];
+            operand[j] = s.block >= 0 ? made[s.block][s.port] : s.port >= 0 ? in[s.port] : NULL;
         }
-        made[k] = NEW_ARRAY(g->arena, mth__value *, b->out.n);
         const char *path = mth__format(g->arena, "%s%s", c->prefix, b->name);
-        range[k][0] = g->parameter.n;
         if (b->module) {
             TRY(mth__error_source(
                 mth__error_operator(expand_module(c, b, path, from->nin, operand, from->port, made[k]), path),

@@ -24,6 +24,7 @@ const mth__module_type mth__type_Linear = {
     .doc = "input[..., in] @ weight + bias -> output[..., dimension]. The weight starts normal with deviation 1 / "
            "sqrt(in), the bias zero.",
     .parameters = "weight (in, dimension), bias (dimension,)",
+    .parameter_options = "bias bias",
     .expand = linear_expand,
 };
 
@@ -127,6 +128,7 @@ const mth__module_type mth__type_PositionalEncoding = {
            "deviation 0.02; rotary "
            "turns pairs of columns.",
     .parameters = "weight (max_len, d)",
+    .parameter_options = "weight kind=learned",
     .expand = positional_expand,
 };
 
@@ -181,6 +183,7 @@ const mth__module_type mth__type_LayerNorm = {
            "output[..., d]. The weight "
            "starts at one, the bias at zero.",
     .parameters = "weight (d,), bias (d,)",
+    .parameter_options = "bias bias",
     .check = check_epsilon,
     .expand = layer_norm_expand,
 };
@@ -269,5 +272,6 @@ const mth__module_type mth__type_FeedForward = {
     .parameters = "gate.weight (d, hidden_dim), gate.bias (hidden_dim,), up.weight (d, hidden_dim), up.bias "
                   "(hidden_dim,), down.weight "
                   "(hidden_dim, d), down.bias (d,)",
+    .parameter_options = "bias bias, gate gated",
     .expand = feed_forward_expand,
 };

@@ -80,6 +80,11 @@ mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
             mth__copy_text(arena, j->source), mth__copy_text(arena, j->destination), copy_line(arena, j->line)};
         PUSH(arena, m->join, copy);
     }
+    for (size_t i = 0; i < from->exposure.n; i++) {
+        const mth__exposure *exposure = &from->exposure.at[i];
+        mth__exposure copy = {mth__copy_text(arena, exposure->name), copy_line(arena, exposure->line)};
+        PUSH(arena, m->exposure, copy);
+    }
     return m;
 }
 
@@ -341,38 +346,36 @@ mth_status mth_model_connect(mth_model *m, const char *source, const char *desti
     return mth__guard(join, &(joining){m, source, destination});
 }
 
+/* ---------------------------------------------------------------- outputs that something reads */
+typedef struct {
+    mth_model *model;
+    const char *name;
+} exposing;
+
+static mth_status expose(void *context) {
+    const exposing *x = context;
+    mth_model *m = x->model;
+    if (!*x->name)
+        return FAIL(MTH_ERROR_TYPE, F("an empty text is given as the name of an output"),
+            F("give the name of a connection, such as 'logits'"));
+    mth__exposure added = {mth__copy_text(m->arena, x->name), copy_line(m->arena, mth__source_line())};
+    PUSH(m->arena, m->exposure, added);
+    *m->resolved = NULL;
+    return NULL;
+}
+
+mth_status mth_model_expose(mth_model *m, const char *name) {
+    TRY(mth__given(m, "the model"));
+    TRY(mth__given(name, "the name of the connection"));
+    return mth__guard(expose, &(exposing){m, name});
+}
+
 /* ---------------------------------------------------------------- print */
-static const char *source_text(mth__arena *arena, const mth_model *m, const mth__resolved *r, mth__source s) {
-    if (s.block < 0) return r->input[s.port];
+const char *mth__source_name(mth__arena *arena, const mth_model *m, mth__source s) {
+    if (s.block < 0) return (*m->resolved)->input[s.port];
     const mth__block *b = m->block.at[s.block];
     if (b->out_name[s.port]) return b->out_name[s.port];
     return mth__format(arena, "%s.%s", b->name, b->out.at[s.port].name);
-}
-
-/* Whether the name is that of the output `port` of the block. */
-static bool is_called(const mth__block *b, int port, const char *name) {
-    const size_t n = strlen(b->name);
-    for (size_t i = 0; i < b->wires; i++)
-        if (!strcmp(b->wire[i].port, b->out.at[port].name)) return !strcmp(b->wire[i].name, name);
-    return !strncmp(name, b->name, n) && name[n] == '.' && !strcmp(name + n + 1, b->out.at[port].name);
-}
-
-char *mth__model_why_not(const mth_model *m, const char *name, bool output) {
-    const mth__resolved *r = *m->resolved;
-    for (int i = 0; output && i < r->inputs; i++)
-        if (!strcmp(r->input[i], name)) return F(": it is an input");
-    for (size_t k = 0; k < m->block.n; k++) {
-        const mth__block *b = m->block.at[k];
-        for (int p = 0; p < b->out.n; p++) {
-            if (!is_called(b, p, name)) continue;
-            if (!output) return F(": %s writes it", b->name);
-            for (size_t j = 0; j < m->block.n; j++)
-                for (int i = 0; i < r->block[j].nin; i++)
-                    if (r->block[j].from[i].block == (int)k && r->block[j].from[i].port == p)
-                        return F(": %s reads it, and outputs are what nothing reads", m->block.at[j]->name);
-        }
-    }
-    return F("%s", "");
 }
 
 static void print_options(mth__text *t, const mth_module *m) {
@@ -404,10 +407,10 @@ static void print_model(mth__text *t, const mth_model *m, const mth__resolved *r
         mth__text_add(t, ": ");
         const struct mth__inlet *in = &r->block[i];
         for (int k = 0; k < in->nin; k++)
-            mth__text_add(t, "%s%s=%s", k ? ", " : "", in->port[k], source_text(t->arena, m, r, in->from[k]));
+            mth__text_add(t, "%s%s=%s", k ? ", " : "", in->port[k], mth__source_name(t->arena, m, in->from[k]));
         mth__text_add(t, " -> ");
         for (int k = 0; k < b->out.n; k++)
-            mth__text_add(t, k ? ", %s" : "%s", source_text(t->arena, m, r, (mth__source){(int)i, k}));
+            mth__text_add(t, k ? ", %s" : "%s", mth__source_name(t->arena, m, (mth__source){(int)i, k}));
         mth__text_add(t, "\n");
         if (b->model) print_model(t, b->model, *b->model->resolved, depth + 4);
     }

@@ -2,7 +2,6 @@
 #ifndef MTH__MODEL_H
 #define MTH__MODEL_H
 #include "compose/compose.h"
-#include "base/names.h"
 
 /* A port as the type's text declares it: "mask?" may be left open, "inputs*" takes several wires. A "?" on an output
    marks a side
@@ -42,17 +41,21 @@ typedef struct {
 typedef struct {
     const char *source, *destination, *line;
 } mth__join; /* of connect */
+typedef struct {
+    const char *name, *line;
+} mth__exposure; /* a connection that is an output although something reads it */
 
 typedef struct {
     int block, port;
 } mth__source; /* block -1: the model's input `port` */
 typedef struct {
-    /* by block; consumed: by output port */
+    /* by block; consumed, exposed: by output port */
     struct mth__inlet {
         int nin;
         const char **port;
         mth__source *from;
-        bool *consumed;
+        bool *consumed, *exposed;
+        bool idle; /* no output that compile was asked for depends on it */
     } *block;
     int *order; /* of blocks: sources first, else as composed */
     const char **input;
@@ -60,9 +63,14 @@ typedef struct {
     struct mth__outlet {
         const char *name;
         int block, port;
-        bool side;
+        bool side;    /* a chain never takes it */
+        bool exposed; /* the user said that it is an output */
     } *output;
+    const char **output_name;
     int outputs;
+    /* every connection by its names, and what makes it */
+    mth__names connection;
+    mth__source *made_by;
 } mth__resolved;
 
 /* How deep models may lie in models. Passes walk down them, in a thread whose stack may be small; a stage is a level
@@ -74,6 +82,7 @@ struct mth_model {
     int levels;        /* its own one included */
     VEC(mth__block *) block;
     VEC(mth__join) join;
+    VEC(mth__exposure) exposure;
     struct mth__taken *taken; /* the names so far, where somebody has asked for them; model.c */
     /* a cell, since resolving leaves the model as it was; emptied by each change */
     const mth__resolved **resolved;
@@ -81,14 +90,20 @@ struct mth_model {
 
 /* wiring alone, through all submodels; kept in the model */
 mth_status mth__resolve(const mth_model *, const mth__resolved **out);
+/* of a resolved model: the name of an input, or of a block's output */
+const char *mth__source_name(mth__arena *, const mth_model *, mth__source);
 mth_model *mth__model_copy_into(mth__arena *, const mth_model *);
 const mth_module *mth__module_copy_into(mth__arena *, const mth_module *);
 mth__ports mth__model_inputs(mth__arena *, const mth__resolved *); /* as the ports of a block */
 mth__ports mth__model_outputs(mth__arena *, const mth__resolved *);
+/* The block whose parameter `name` is, by its path in the model ("model_0.linear_0.bias"); NULL where it is none's.
+   What a type declares counts whatever its options leave out. */
+const mth__block *mth__parameter_block(mth__arena *scratch, const mth_model *, const char *name);
 /* NULL: the model has none whose name these n bytes are */
 const mth__block *mth__model_block(const mth_model *, const char *name, size_t n);
-/* the suffixes that a type declares */
+/* the suffixes that a type declares; and those of them that a module has, as its options say */
 mth__ports mth__parameter_names(mth__arena *, const mth__module_type *);
+mth__ports mth__module_parameters(mth__arena *, const mth_module *);
 /* What options alone say of a dimension of a parameter: `size` elements, of which `grain` stay together. False: the
  * input says more. Where it says how wide a unit is, that is taken as 2, the least for which it matters. */
 bool mth__parameter_extent(const mth_module *, const char *parameter, int dimension, int64_t *size, int32_t *grain);

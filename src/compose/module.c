@@ -143,6 +143,38 @@ mth__ports mth__parameter_names(mth__arena *arena, const mth__module_type *t) {
     return names;
 }
 
+static bool has_word(const char *name, const char *word, size_t n) { /* among the words between its dots */
+    for (; name; name = strchr(name, '.') ? strchr(name, '.') + 1 : NULL)
+        if (!strncmp(name, word, n) && (!name[n] || name[n] == '.')) return true;
+    return false;
+}
+
+/* "gated", "kind=learned": does the option say so? */
+static bool says(const mth_module *m, const char *condition, size_t n) {
+    char word[64];
+    const size_t name = strcspn(condition, "=,");
+    if (name >= sizeof word) return false;
+    memcpy(word, condition, name), word[name] = 0;
+    const mth_arg *value = mth__module_option(m, word);
+    if (condition[name] != '=') return value->integer;
+    return !strncmp(value->string, condition + name + 1, n - name - 1) && !value->string[n - name - 1];
+}
+
+mth__ports mth__module_parameters(mth__arena *arena, const mth_module *m) {
+    const mth__ports all = mth__parameter_names(arena, m->type);
+    mth__ports here = {0};
+    for (int i = 0; i < all.n; i++) {
+        bool is_here = true;
+        for (const char *at = m->type->parameter_options; at && *at; at += strspn(at, ", ")) {
+            const size_t word = strcspn(at, " "), condition = strcspn(at + word + 1, ",");
+            if (has_word(all.at[i].name, at, word)) is_here &= says(m, at + word + 1, condition);
+            at += word + 1 + condition;
+        }
+        if (is_here) mth__ports_add(arena, &here, all.at[i]);
+    }
+    return here;
+}
+
 /* "in, dimension)" of the entry "weight (in, dimension)" that a type declares; NULL: it declares none of the name. */
 static const char *declared(const mth__module_type *t, const char *name) {
     const size_t n = strlen(name);

@@ -208,6 +208,7 @@ const mth__module_type mth__type_MoE = {
         "(num_experts, "
         "expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts, expert_dim), "
         "experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)",
+    .parameter_options = "bias bias, gate gated",
     .check = moe_check,
     .warning = moe_warning,
     .ports = moe_ports,

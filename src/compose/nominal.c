@@ -19,6 +19,7 @@ static void mark_ids(mth__arena *scratch, const mth_model *m, bool *ids) {
     const mth__resolved *r = *m->resolved;
     for (size_t k = 0; k < m->block.n; k++) {
         const mth__block *b = m->block.at[k];
+        if (r->block[k].idle) continue;
         bool *inner = b->model ? NEW_ARRAY(scratch, bool, b->in.n) : NULL;
         if (inner) mark_ids(scratch, b->model, inner);
         mth__names stages = {0};
@@ -26,7 +27,7 @@ static void mark_ids(mth__arena *scratch, const mth_model *m, bool *ids) {
             stages = mth__pipeline_marked(b->module, scratch, stage_ids(scratch, b->module));
         for (int i = 0; i < r->block[k].nin; i++) {
             const char *port = r->block[k].port[i];
-            if (r->block[k].from[i].block >= 0) continue;
+            if (r->block[k].from[i].block >= 0 || r->block[k].from[i].port < 0) continue;
             bool is = inner ? inner[mth__ports_find(&b->in, port)] : lists(b->module->type->integers, port);
             ids[r->block[k].from[i].port] |= is || mth__names_find(&stages, port) >= 0;
         }

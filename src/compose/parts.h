@@ -7,9 +7,9 @@
 /* clang-format off */
 #define MTH__TYPES(X) \
     X(Linear) X(Embedding) X(PositionalEncoding) X(LayerNorm) X(RMSNorm) X(Dropout) X(FeedForward) \
-    X(MultiHeadAttention) X(MoE) X(Pipeline) X(Relu) X(Gelu) X(Silu) X(Sigmoid) X(Tanh) X(Softmax) X(Add) X(Subtract) \
-    X(Multiply) X(Divide) X(MatMul) X(Concat) X(Split) X(Slice) X(Reshape) X(Transpose) X(Mean) X(Sum) X(Max) \
-    X(CrossEntropy) X(SquaredError)
+    X(MultiHeadAttention) X(MoE) X(Pipeline) X(Relu) X(Gelu) X(Silu) X(Sigmoid) X(Tanh) X(Softmax) X(Identity) \
+    X(Add) X(Subtract) X(Multiply) X(Divide) X(MatMul) X(Concat) X(Split) X(Slice) X(Reshape) X(Transpose) \
+    X(Mean) X(Sum) X(Max) X(CrossEntropy) X(SquaredError)
 /* clang-format on */
 #define X(name) extern const mth__module_type mth__type_##name;
 MTH__TYPES(X)

@@ -104,8 +104,8 @@ static mth_status bind_all(const mth_module *m, mth__arena *arena, bindings *b) 
 }
 
 /* ---------------------------------------------------------------- ports */
-/* The outputs that no later stage takes, as (stage, output) pairs in order; the last stage's main one is the port
- * "output". */
+/* The outputs that no later stage takes or that the stage exposes, as (stage, output) pairs in order; the last stage's
+ * main one is the port "output". */
 static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2], const char ***names) {
     VEC(const char *) name = {0};
     mth__names given = {0};
@@ -115,7 +115,7 @@ static int visible_outputs(mth__arena *arena, const bindings *b, int (**pairs)[2
     main = main_output(arena, b->stage[last]);
     for (int s = 0; s <= last; s++)
         for (int o = 0; o < b->stage[s]->outputs; o++) {
-            if (b->consumed[s][o]) continue;
+            if (b->consumed[s][o] && !b->stage[s]->output[o].exposed) continue;
             const char *text = s == last && o == main ? "output" : b->stage[s]->output[o].name;
             bool clash = (!strcmp(text, "output") && !(s == last && o == main)) || mth__names_find(&given, text) >= 0;
             pair[name.n][0] = s;
@@ -145,7 +145,8 @@ static void pipeline_ports(const mth_module *m, mth__arena *arena, const char **
     const char **names;
     int n = visible_outputs(arena, &b, &pair, &names);
     for (int i = 0; i < n; i++) {
-        bool side = b.stage[pair[i][0]]->output[pair[i][1]].side;
+        const int stage = pair[i][0], output = pair[i][1];
+        const bool side = b.stage[stage]->output[output].side || b.consumed[stage][output];
         mth__text_add(&out, "%s%s%s", i ? ", " : "", names[i], side ? "?" : "");
     }
     *inputs = in.at ? in.at : "";

@@ -281,9 +281,9 @@ static const mth__block *block_named(wiring *w, const char *name, size_t n) {
 }
 
 /* The stage that a name inside of a Pipeline begins with, which it then is without. */
-static const mth_model *stage_named(wiring *w, const mth_module *pipeline, const char **name) {
+static const mth_model *stage_named(mth__arena *scratch, const mth_module *pipeline, const char **name) {
     for (size_t s = 0; s < mth__pipeline_stages(pipeline); s++) {
-        const char *prefix = mth__format(w->scratch, "stage_%zu.", s);
+        const char *prefix = mth__format(scratch, "stage_%zu.", s);
         if (strncmp(*name, prefix, strlen(prefix))) continue;
         *name += strlen(prefix);
         return mth__pipeline_stage(pipeline, s);
@@ -291,23 +291,23 @@ static const mth_model *stage_named(wiring *w, const mth_module *pipeline, const
     return NULL;
 }
 
-/* The module whose parameter `name` is, by its path in the model: "embed.weight", "model_0.linear_0.bias"; NULL where
-   it is none's. What a type declares counts whatever its options leave out, so that an option does not change what a
-   name means. */
-static const mth__block *owner(wiring *w, const char *name) {
-    for (const mth_model *m = w->model; m;) {
-        const char *dot = strchr(name, '.');
-        if (!dot) return NULL;
-        const size_t n = (size_t)(dot - name);
-        const mth__block *b = m == w->model ? block_named(w, name, n) : mth__model_block(m, name, n);
-        if (!b) return NULL;
-        name = dot + 1;
+/* The block at or inside of `b` whose parameter `name` is, which is a path from there. */
+static const mth__block *owner(mth__arena *scratch, const mth__block *b, const char *name) {
+    while (b) {
         mth__ports parameters = {0};
-        if (b->module) parameters = mth__parameter_names(w->scratch, b->module->type);
+        if (b->module) parameters = mth__parameter_names(scratch, b->module->type);
         if (mth__ports_find(&parameters, name) >= 0) return b;
-        m = b->module ? stage_named(w, b->module, &name) : b->model;
+        const mth_model *m = b->module ? stage_named(scratch, b->module, &name) : b->model;
+        const char *dot = m ? strchr(name, '.') : NULL;
+        b = dot ? mth__model_block(m, name, (size_t)(dot - name)) : NULL;
+        if (dot) name = dot + 1;
     }
     return NULL;
+}
+
+const mth__block *mth__parameter_block(mth__arena *scratch, const mth_model *m, const char *name) {
+    const char *dot = strchr(name, '.');
+    return dot ? owner(scratch, mth__model_block(m, name, (size_t)(dot - name)), dot + 1) : NULL;
 }
 
 static mth_status parameter_name(wiring *w, const name_entry *n, const mth__block *of) {
@@ -342,7 +342,8 @@ static mth_status parameter_name(wiring *w, const name_entry *n, const mth__bloc
  * lost. */
 static mth_status check_parameters(wiring *w) {
     for (size_t i = 0; i < w->name.n; i++) {
-        const mth__block *of = owner(w, w->name.at[i].text);
+        const char *text = w->name.at[i].text, *dot = strchr(text, '.');
+        const mth__block *of = dot ? owner(w->scratch, block_named(w, text, (size_t)(dot - text)), dot + 1) : NULL;
         if (of) return parameter_name(w, &w->name.at[i], of);
     }
     return NULL;
@@ -406,6 +407,39 @@ static const char *output_name(wiring *w, int block, int port) {
     return writer || last ? p : qualified(w, b, p);
 }
 
+/* Of what the user wants as outputs, only the names are known until here. An input is one already. */
+static mth_status read_exposures(wiring *w) {
+    for (size_t i = 0; i < w->model->exposure.n; i++) {
+        const mth__exposure *exposure = &w->model->exposure.at[i];
+        const int id = find(w, exposure->name);
+        const name_entry *n = id < 0 ? NULL : &w->name.at[id];
+        if (!n || (n->block < 0 && n->input < 0 && n->source < 0)) {
+            VEC(const char *) known = {0};
+            for (size_t k = 0; k < w->name.n; k++)
+                if (w->name.at[k].block >= 0) PUSH(w->scratch, known, w->name.at[k].text);
+            const char *near = mth__nearest(exposure->name, known.at, known.n);
+            return at_line(
+                FAIL(MTH_ERROR_KEY, F("'%s' is to be an output, and no block makes it", exposure->name),
+                    near ? F("did you mean '%s'?", near) : F("use the name that a block's output is wired to")),
+                exposure->line);
+        }
+        const mth__source from = source_of(w, id);
+        if (from.block >= 0) w->out->block[from.block].exposed[from.port] = true;
+    }
+    return NULL;
+}
+
+static void list_connections(wiring *w) {
+    mth__arena *arena = w->model->arena;
+    w->out->made_by = NEW_ARRAY(arena, mth__source, w->name.n);
+    for (size_t i = 0; i < w->name.n; i++) {
+        const name_entry *n = &w->name.at[i];
+        if (n->block < 0 && n->source < 0 && n->input < 0) continue;
+        const int id = mth__names_add(arena, &w->out->connection, mth__copy_text(arena, n->text));
+        w->out->made_by[id] = source_of(w, (int)i);
+    }
+}
+
 static void list_outputs(wiring *w) {
     VEC(struct mth__outlet) output = {0};
     const mth_model *m = w->model;
@@ -416,12 +450,16 @@ static void list_outputs(wiring *w) {
         }
     for (size_t k = 0; k < m->block.n; k++)
         for (int p = 0; p < m->block.at[k]->out.n; p++) {
-            if (w->out->block[k].consumed[p]) continue;
-            struct mth__outlet o = {output_name(w, (int)k, p), (int)k, p, m->block.at[k]->out.at[p].optional};
-            PUSH(m->arena, output, o);
+            const bool consumed = w->out->block[k].consumed[p], exposed = w->out->block[k].exposed[p];
+            if (consumed && !exposed) continue;
+            struct mth__outlet outlet = {
+                output_name(w, (int)k, p), (int)k, p, m->block.at[k]->out.at[p].optional || consumed, exposed};
+            PUSH(m->arena, output, outlet);
         }
     w->out->output = output.at;
     w->out->outputs = (int)output.n;
+    w->out->output_name = NEW_ARRAY(m->arena, const char *, output.n);
+    for (size_t i = 0; i < output.n; i++) w->out->output_name[i] = output.at[i].name;
 }
 
 /* ---------------------------------------------------------------- all of it */
@@ -434,8 +472,10 @@ static mth_status resolve(wiring *w) {
     TRY(check_parameters(w));
     TRY(check_joins(w));
     w->out->block = NEW_ARRAY(m->arena, struct mth__inlet, m->block.n);
-    for (size_t k = 0; k < m->block.n; k++)
+    for (size_t k = 0; k < m->block.n; k++) {
         w->out->block[k].consumed = NEW_ARRAY(m->arena, bool, m->block.at[k]->out.n);
+        w->out->block[k].exposed = NEW_ARRAY(m->arena, bool, m->block.at[k]->out.n);
+    }
     for (size_t k = 0; k < m->block.n; k++) {
         struct inlets *in = &w->in[k];
         struct mth__inlet *to = &w->out->block[k];
@@ -449,7 +489,9 @@ static mth_status resolve(wiring *w) {
         }
     }
     TRY(sort_blocks(w));
+    TRY(read_exposures(w));
     list_outputs(w);
+    list_connections(w);
     w->out->input = NEW_ARRAY(m->arena, const char *, w->input.n);
     for (size_t i = 0; i < w->input.n; i++) w->out->input[i] = w->input.at[i];
     w->out->inputs = (int)w->input.n;
@@ -498,6 +540,35 @@ mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh, bool partitio
             F("add some with mth_model_add, such as Linear(dimension=4) with input='x', output='y'"));
     TRY(mth__resolve(m, &r));
     return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1}, partitioned);
+}
+
+typedef struct {
+    const mth_model *model;
+    const char *const **names;
+    size_t *count;
+    bool outputs;
+} listing;
+
+static mth_status list_names(void *context) {
+    const listing *l = context;
+    const mth__resolved *r;
+    TRY(mth__resolve(l->model, &r));
+    *l->names = l->outputs ? r->output_name : r->input;
+    *l->count = (size_t)(l->outputs ? r->outputs : r->inputs);
+    return NULL;
+}
+
+static mth_status get_names(const mth_model *m, const char *const **names, size_t *count, bool outputs) {
+    TRY(mth__given(m, "the model"));
+    TRY(mth__result_given(names));
+    TRY(mth__result_given(count));
+    return mth__guard(list_names, &(listing){m, names, count, outputs});
+}
+mth_status mth_model_get_inputs(const mth_model *m, const char *const **names, size_t *count) {
+    return get_names(m, names, count, false);
+}
+mth_status mth_model_get_outputs(const mth_model *m, const char *const **names, size_t *count) {
+    return get_names(m, names, count, true);
 }
 
 size_t mth__model_input_count(const mth_model *m) { return (size_t)(*m->resolved)->inputs; }

@@ -37,6 +37,22 @@ const mth__module_type mth__type_Gelu = {
     .expand = gelu_expand,
 };
 
+/* A reshape to the shape that it has: every engine takes it as a view, and it moves where its annotations say. */
+static mth_status identity_expand(mth__expansion *e) {
+    const mth__attrs same = mth__attrs_of_shape(e->in[0]->shape);
+    return mth__build1(&e->builder, "reshape", &same, e->in[0], &e->out[0]);
+}
+
+const mth__module_type mth__type_Identity = {
+    .name = "Identity",
+    .inputs = "input",
+    .outputs = "output",
+    .doc = "The input, of any dtype and shape, under another name: no copy where the engine has views. With device_id "
+           "it is brought to that device.",
+    .parameters = "",
+    .expand = identity_expand,
+};
+
 static mth_status softmax_expand(mth__expansion *e) {
     int axis;
     TRY(mth__need_float(e->in[0], "input"));

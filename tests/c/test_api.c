@@ -477,6 +477,52 @@ static void *interrupt_often(void *context) {
     return NULL;
 }
 
+/* The hidden layer of build()'s model, which a Gelu reads, as an output beside the last; and its gradient alone. */
+TEST(a_connection_that_is_read_is_an_output) {
+    session e = begin(4);
+    mth_model *model = NULL;
+    mth_compiled *compiled = NULL;
+    mth_arrays *outputs = NULL, *gradients = NULL;
+    mth_array *ones = NULL;
+    mth_arg names[] = {mth_string("output"), mth_string("linear_0.output")};
+    CHECK_STATUS(build(&model));
+    CHECK_STATUS(mth_compile(model, e.backend, MTH_OPTIONS({"outputs", mth_list(2, names)}), &compiled));
+    if (!compiled) return;
+    size_t count = 0;
+    const char *const *output = mth_compiled_get_outputs(compiled, &count);
+    CHECK(count == 2 && !strcmp(output[0], "output") && !strcmp(output[1], "linear_0.output"));
+    const char *const *input = mth_compiled_get_inputs(compiled, &count);
+    CHECK(count == 1 && !strcmp(input[0], "input"));
+    const char *const *parameter = mth_compiled_get_parameters(compiled, &count);
+    CHECK(count == mth_arrays_get_count(e.parameters));
+    for (size_t i = 0; i < count; i++) CHECK(!strcmp(parameter[i], mth_arrays_get(e.parameters, i).name));
+    mth_named x = {"input", e.x};
+    CHECK_STATUS(mth_evaluate(compiled, e.parameters, &x, 1, NULL, &outputs, NULL));
+    const mth_array *h = mth_arrays_find(outputs, "linear_0.output");
+    CHECK(mth_arrays_get_count(outputs) == 2 && h);
+    CHECK_STATUS(mth_array_full(e.backend, MTH_FLOAT32, 1, mth_array_get_rank(h), mth_array_get_shape(h), NULL, &ones));
+    mth_arrays_free(outputs);
+    CHECK_STATUS(mth_evaluate(compiled, e.parameters, &x, 1,
+        &(mth_gradient_request){.output_gradients = &(mth_named){"linear_0.output", ones}, .output_gradient_count = 1},
+        &outputs, &gradients));
+    const mth_array *bias = mth_arrays_find(gradients, parameter[1]);
+    float *sums = calloc((size_t)mth_array_get_shape(bias)[0], sizeof *sums);
+    CHECK_STATUS(mth_array_gather(bias, sums));
+    for (int64_t i = 0; i < mth_array_get_shape(bias)[0]; i++)
+        CHECK(sums[i] ==
+            (float)mth_array_get_shape(mth_arrays_find(outputs, "linear_0.output"))[0]); /* a term for each row */
+    free(sums);
+    mth_array_free(ones);
+    mth_arrays_free(outputs);
+    mth_arrays_free(gradients);
+    mth_compiled_free(compiled);
+    names[1] = mth_string("input");
+    CHECK_FAILS(mth_compile(model, e.backend, MTH_OPTIONS({"outputs", mth_list(2, names)}), &compiled), MTH_ERROR_VALUE,
+        "'input' is an input of the model");
+    mth_model_free(model);
+    end(&e);
+}
+
 TEST(an_interrupt_ends_a_run_and_nothing_else) {
     session e = begin(64);
     watch w = {.session = &e};

@@ -367,4 +367,72 @@ TEST(nominal_inputs) {
     mth_model_free(m);
 }
 
+/* ---------------------------------------------------------------- outputs that something reads */
+TEST(exposed_connections_are_outputs) {
+    mth_model *m = model(), *outer = model();
+    const char *const *names = NULL;
+    size_t count = 0;
+    linear(m, 8, "x", "h");
+    relu(m, "h", "y");
+    CHECK_STATUS(mth_model_expose(m, "h"));
+    CHECK_STATUS(mth_model_expose(m, "h"));
+    CHECK_STATUS(mth_model_expose(m, "x")); /* an input: seen as it is */
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_outputs(m), "h, y");
+    SAME(list_inputs(m), "x");
+    CHECK_STATUS(mth_model_get_outputs(m, &names, &count));
+    CHECK(count == 2 && !strcmp(names[0], "h") && !strcmp(names[1], "y"));
+    CHECK_STATUS(mth_model_get_inputs(m, &names, &count));
+    CHECK(count == 1 && !strcmp(names[0], "x"));
+    CHECK_STATUS(mth_model_add_model(outer, m, NULL, MTH_WIRES({"h", "hidden"}), MTH_PLAIN));
+    ADD(outer, "Relu", NOTHING, MTH_WIRES({"output", "z"}), MTH_CHAIN); /* reads y, not what is exposed */
+    CHECK_STATUS(resolve_on(outer, MESH(1)));
+    SAME(list_outputs(outer), "hidden, z");
+    CHECK_STATUS(mth_model_expose(outer, "hiden"));
+    CHECK_FAILS(resolve_on(outer, MESH(1)), MTH_ERROR_KEY, "'hiden' is to be an output, and no block makes it");
+    CHECK_FAILS(mth_model_expose(outer, ""), MTH_ERROR_TYPE, "empty text");
+    mth_model_free(outer);
+    mth_model_free(m);
+}
+
+static mth_status select_body(void *context) {
+    mth_arg names[] = {mth_string("h"), mth_string("a")}, list = mth_list(2, names);
+    return mth__model_select(context, &list);
+}
+static mth_status expand_selected(void *context) {
+    mth__arena *arena = mth__arena_new();
+    mth__mesh *mesh;
+    TRY(mth__mesh_new(arena, 1, (const int64_t[]){1}, &mesh));
+    mth__graph *g = mth__graph_new(arena, mesh);
+    const mth__input_description x = FLOATS("x", 2, 3);
+    mth__names parameters = {0};
+    TRY(mth__expand(context, &x, 1, g));
+    TRY(mth__graph_check(g));
+    list_parameters(g);
+    mth__model_parameters(arena, context, &parameters);
+    CHECK(parameters.name.n == g->parameter.n);
+    for (size_t i = 0; i < g->parameter.n; i++) CHECK(!strcmp(parameters.name.at[i], g->parameter.at[i]->name));
+    CHECK(g->output.n == 2 && !strcmp(g->output.at[0].name, "h") && !strcmp(g->output.at[1].name, "a"));
+    mth__arena_free(arena);
+    return NULL;
+}
+
+TEST(what_the_selected_outputs_do_not_need_is_left_out) {
+    mth_model *m = model(), *sub = model();
+    linear(m, 4, "unused", "u");
+    linear(m, 8, "x", "a");
+    linear(sub, 8, "i", "h");
+    linear(sub, 8, "j", "k"); /* reads what is not needed */
+    add_model(m, sub, MTH_WIRES({"i", "a"}, {"j", "u"}, {"h", "h"}, {"k", "k"}), MTH_PLAIN);
+    relu(m, "h", "y");
+    CHECK_STATUS(resolve_on(m, MESH(1)));
+    SAME(list_inputs(m), "unused, x");
+    CHECK_STATUS(mth__guard(select_body, m));
+    SAME(list_inputs(m), "x");
+    SAME(list_outputs(m), "h, a");
+    CHECK_STATUS(mth__guard(expand_selected, m));
+    SAME(listed, "linear_1.weight(3, 8) linear_1.bias(8,) model_0.linear_0.weight(8, 8) model_0.linear_0.bias(8,)");
+    mth_model_free(m);
+}
+
 RUN()

@@ -385,7 +385,7 @@ TEST(stages_along_an_axis) {
 
 /* ---------------------------------------------------------------- documentation, memory */
 TEST(every_type_is_documented) {
-    CHECK(mth_module_type_count() == 31 && !mth_module_type_name(31) && !mth_module_type_doc("Linaer"));
+    CHECK(mth_module_type_count() == 32 && !mth_module_type_name(32) && !mth_module_type_doc("Linaer"));
     for (size_t i = 0; i < mth_module_type_count(); i++) {
         const char *name = mth_module_type_name(i);
         CHECK(strlen(mth_module_type_doc(name)) > 40 &&

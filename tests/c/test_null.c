@@ -38,6 +38,16 @@ TEST(composing) {
     REFUSED(mth_model_connect(NULL, "a", "b"));
     REFUSED(mth_model_connect(model, NULL, "b"));
     REFUSED(mth_model_connect(model, "a", NULL));
+    const char *const *names = NULL;
+    size_t count = 7;
+    REFUSED(mth_model_expose(NULL, "a"));
+    REFUSED(mth_model_expose(model, NULL));
+    REFUSED(mth_model_get_inputs(NULL, &names, &count));
+    REFUSED(mth_model_get_inputs(model, NULL, &count));
+    REFUSED(mth_model_get_outputs(model, &names, NULL));
+    CHECK(!names && count == 7);
+    CHECK(!mth_compiled_get_inputs(NULL, &count) && count == 0 && !mth_compiled_get_outputs(NULL, NULL) &&
+        !mth_compiled_get_parameters(NULL, NULL));
     REFUSED(mth_model_print(NULL, &text));
     REFUSED(mth_model_print(sub, NULL));
     CHECK(!made && !text && !mth_module_get_ports(NULL));

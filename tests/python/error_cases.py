@@ -283,6 +283,64 @@ def output_named_like_a_parameter(fixed):
 
 
 @case
+def no_output_of_the_name(fixed):
+    run(chain(ml.Linear(3), ml.Relu()), outputs=["linear_0.output" if fixed else "linear_0.out"])
+
+
+@case
+def an_input_as_output(fixed):
+    run(chain(ml.Identity() if fixed else ml.Relu(), ml.Linear(3)), outputs=["identity_0.output" if fixed else "x"])
+
+
+@case
+def a_parameter_as_output(fixed):
+    run(LINEAR, outputs=["y"] if fixed else ["y", "linear_0.weight"])
+
+
+@case
+def the_input_of_a_block_as_output(fixed):
+    run(chain(ml.Linear(3), ml.Relu()), outputs=["linear_0.output" if fixed else "relu_0.input"])
+
+
+@case
+def an_output_by_another_than_its_name(fixed):
+    run(LINEAR, outputs=["y" if fixed else "linear_0.output"])
+
+
+@case
+def a_connection_inside_of_a_submodel_as_output(fixed):
+    block = ml.Model()
+    block |= ml.Linear(3)(input="x", output=ml.IOKey("h", expose=fixed))
+    block |= ml.Relu()(input="h", output="y")
+    model = ml.Model()
+    model |= block(x="x", y="y", name="block")
+    run(model, outputs=["block.h"])
+
+
+@case
+def no_outputs_at_all(fixed):
+    run(LINEAR, outputs=["y"] if fixed else [])
+
+
+@case
+def an_output_twice(fixed):
+    run(LINEAR, outputs=["y"] if fixed else ["y", "y"])
+
+
+@case
+def outputs_of_another_kind(fixed):
+    run(LINEAR, outputs=["y"] if fixed else [1])
+
+
+@case
+def an_input_that_no_output_needs(fixed):
+    model = ml.Model()
+    model |= ml.Linear(3)(input="x", output="y")
+    model |= ml.SquaredError()(input="y", target="t", output="loss")
+    run(model, {"x": X} if fixed else {"x": X, "t": random(4, 3)}, outputs=["y"])
+
+
+@case
 def connect_to_a_parameter(fixed):
     model = ml.Model()
     model |= ml.Linear(4)(input="x", output="h")

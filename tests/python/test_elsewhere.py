@@ -102,10 +102,10 @@ def test_keywords_of_randomize_params():
         (lambda o: o.model.set_shapes(x=[2, 3]), "Model.set_shapes", "shapes="),
         (lambda o: o.model.set_types(x=int), "Model.set_types", "int32"),
         (lambda o: o.model.set_cout("y"), "Model.set_cout", "output="),
-        (lambda o: o.model.expose_keys("y"), "Model.expose_keys", "outputs are"),
+        (lambda o: o.model.expose_keys("y"), "Model.expose_keys", "expose=True"),
         (lambda o: o.model.set_differentiability(x=True), "Model.set_differentiability", "input_gradients"),
         (lambda o: o.model.y, "'y'", "a connection is a name"),
-        (lambda o: o.model.input_keys, "Model.input_keys", "print(model)"),
+        (lambda o: o.model.input_keys, "Model.input_keys", "model.inputs"),
         (lambda o: o.model.add_loss(0), "Model.add_loss", "CrossEntropy"),
         (lambda o: o.model.evaluate({}), "Model.evaluate", "ml.compile"),
         (lambda o: o.module.output, "Linear.output", 'output="h"'),
@@ -326,7 +326,7 @@ def test_operators_that_compose_stay():
 
 
 @pytest.mark.parametrize(
-    "keywords", [{"shape": [4]}, {"type": int}, {"value": 1}, {"expose": True}, {"differentiable": True}, {"colour": 1}]
+    "keywords", [{"shape": [4]}, {"type": int}, {"value": 1}, {"differentiable": True}, {"colour": 1}]
 )
 def test_a_key_is_a_name(keywords):
     with pytest.raises(TypeError) as caught:
@@ -336,6 +336,9 @@ def test_a_key_is_a_name(keywords):
         with pytest.raises(TypeError) as caught:
             ml.IOKey(*arguments)
         check(caught.value, "IOKey takes a name")
+    with pytest.raises(TypeError) as caught:
+        ml.IOKey("x", expose="yes")
+    check(caught.value, "expose='yes' is not a bool")
 
 
 # ---------------------------------------------------------------- specs of another rank
