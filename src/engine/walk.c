@@ -49,37 +49,39 @@ struct mth__walk {
     bool over;
 };
 
-static seat *seat_of(const mth__walk *w, int channel, int device) {
-    return &w->seat[(size_t)channel * (size_t)w->program->mesh->count + (size_t)device];
+static seat *seat_of(const mth__walk *walk, int channel, int device) {
+    return &walk->seat[(size_t)channel * (size_t)walk->program->mesh->count + (size_t)device];
 }
 
 /* ---------------------------------------------------------------- loading */
-static bool apart(const mth__channel *c) { return c->kind == MTH__TRANSFER && c->from.on != c->to.on; }
+static bool apart(const mth__channel *channel) {
+    return channel->kind == MTH__TRANSFER && channel->from.on != channel->to.on;
+}
 
-static void find_circle(mth__arena *arena, mth__walk *w, int channel, int device) {
-    const mth__channel *c = &w->program->channel.at[channel];
-    if (seat_of(w, channel, device)->circle) return;
+static void find_circle(mth__arena *arena, mth__walk *walk, int channel, int device) {
+    const mth__channel *of = &walk->program->channel.at[channel];
+    if (seat_of(walk, channel, device)->circle) return;
     circle *all = NEW(arena, circle);
-    all->n = c->kind == MTH__TRANSFER ? c->from.on->count : mth__channel_size(c);
+    all->n = of->kind == MTH__TRANSFER ? of->from.on->count : mth__channel_size(of);
     all->member = NEW_ARRAY(arena, int32_t, all->n);
-    if (c->kind == MTH__TRANSFER)
-        memcpy(all->member, c->from.on->device, (size_t)all->n * sizeof *all->member);
+    if (of->kind == MTH__TRANSFER)
+        memcpy(all->member, of->from.on->device, (size_t)all->n * sizeof *all->member);
     else
-        mth__channel_group(c, device, all->member);
-    for (int i = 0; i < all->n; i++) seat_of(w, channel, all->member[i])->circle = all;
+        mth__channel_group(of, device, all->member);
+    for (int i = 0; i < all->n; i++) seat_of(walk, channel, all->member[i])->circle = all;
 }
 
 static mth_status take_seat(
-    mth__arena *arena, mth__templates *templates, mth__walk *w, int device, const mth__instr *instr) {
-    const mth__channel *c = &w->program->channel.at[instr->channel];
-    seat *s = seat_of(w, instr->channel, device);
-    if (instr->nin) s->gives = instr;
-    if (instr->nout) s->takes = instr;
-    if (!apart(c)) find_circle(arena, w, instr->channel, device);
-    if (!apart(c) || instr->nout) TRY(mth__channel_moves(arena, templates, c, device, &s->part));
-    for (int i = 0; apart(c) && i < s->part.count; i++)
-        if (s->part.move[i].peer != device && (i == 0 || s->part.move[i - 1].peer != s->part.move[i].peer))
-            seat_of(w, instr->channel, s->part.move[i].peer)->readers++;
+    mth__arena *arena, mth__templates *templates, mth__walk *walk, int device, const mth__instr *instr) {
+    const mth__channel *channel = &walk->program->channel.at[instr->channel];
+    seat *place = seat_of(walk, instr->channel, device);
+    if (instr->nin) place->gives = instr;
+    if (instr->nout) place->takes = instr;
+    if (!apart(channel)) find_circle(arena, walk, instr->channel, device);
+    if (!apart(channel) || instr->nout) TRY(mth__channel_moves(arena, templates, channel, device, &place->part));
+    for (int i = 0; apart(channel) && i < place->part.count; i++)
+        if (place->part.move[i].peer != device && (i == 0 || place->part.move[i - 1].peer != place->part.move[i].peer))
+            seat_of(walk, instr->channel, place->part.move[i].peer)->readers++;
     return NULL;
 }
 
@@ -103,7 +105,7 @@ static int *find_awaited(mth__arena *arena, const mth__role *role) {
 }
 
 static mth_status place_role(
-    mth__arena *arena, mth__templates *templates, mth__walk *w, const mth__role *role, walker *d) {
+    mth__arena *arena, mth__templates *templates, mth__walk *walk, const mth__role *role, walker *d) {
     const int *awaited = find_awaited(arena, role);
     for (int k = 0; k < role->ndevice; k++, d++) {
         *d = (walker){.device = role->device[k], .role = role, .awaited = awaited};
@@ -112,7 +114,7 @@ static mth_status place_role(
         for (size_t i = 0; i < role->instr.n; i++) {
             const mth__instr *instr = &role->instr.at[i];
             started[instr->stream] += mth__is_started(instr);
-            if (mth__has_channel(instr)) TRY(take_seat(arena, templates, w, d->device, instr));
+            if (mth__has_channel(instr)) TRY(take_seat(arena, templates, walk, d->device, instr));
         }
         for (int stream = 0; stream < MTH__STREAMS; stream++)
             d->stream[stream].instr = NEW_ARRAY(arena, int, started[stream]);
@@ -120,170 +122,171 @@ static mth_status place_role(
     return NULL;
 }
 
-mth_status mth__walk_new(mth__arena *arena, const mth__program *p, mth__walk **out) {
-    mth__walk *w = NEW(arena, mth__walk);
+mth_status mth__walk_new(mth__arena *arena, const mth__program *program, mth__walk **out) {
+    mth__walk *walk = NEW(arena, mth__walk);
     mth__templates templates = {.arena = arena};
-    w->program = p;
-    w->seat = NEW_ARRAY(arena, seat, p->channel.n * (size_t)p->mesh->count);
-    for (size_t r = 0; r < p->role.n; r++) w->count += p->role.at[r].ndevice;
-    w->walker = NEW_ARRAY(arena, walker, w->count);
-    walker *next = w->walker;
-    for (size_t r = 0; r < p->role.n; next += p->role.at[r++].ndevice)
-        TRY(place_role(arena, &templates, w, &p->role.at[r], next));
-    *out = w;
+    walk->program = program;
+    walk->seat = NEW_ARRAY(arena, seat, program->channel.n * (size_t)program->mesh->count);
+    for (size_t k = 0; k < program->role.n; k++) walk->count += program->role.at[k].ndevice;
+    walk->walker = NEW_ARRAY(arena, walker, walk->count);
+    walker *next = walk->walker;
+    for (size_t k = 0; k < program->role.n; next += program->role.at[k++].ndevice)
+        TRY(place_role(arena, &templates, walk, &program->role.at[k], next));
+    *out = walk;
     return NULL;
 }
 
 /* ---------------------------------------------------------------- channels */
-static mth_status settle(mth__walk *w, int device) {
-    return w->calls->wait ? w->calls->wait(w->context, device) : NULL;
+static mth_status settle(mth__walk *walk, int device) {
+    return walk->calls->wait ? walk->calls->wait(walk->context, device) : NULL;
 }
 
-static int value_in(const seat *s, mth__move_memory memory) {
-    if (memory == MTH__MOVE_OPERAND) return s->gives->in[0];
-    return memory == MTH__MOVE_RESULT ? s->takes->out[0] : (s->takes ? s->takes : s->gives)->scratch;
+static int value_in(const seat *place, mth__move_memory memory) {
+    if (memory == MTH__MOVE_OPERAND) return place->gives->in[0];
+    return memory == MTH__MOVE_RESULT ? place->takes->out[0] : (place->takes ? place->takes : place->gives)->scratch;
 }
 
-static mth_status do_round(mth__walk *w, int device, int channel, seat *s, int round) {
-    const mth__control *control = w->control;
-    for (int i = 0; i < s->part.count; i++) {
-        const mth__channel_move *move = &s->part.move[i];
+static mth_status do_round(mth__walk *walk, int device, int channel, seat *place, int round) {
+    const mth__control *control = walk->control;
+    for (int i = 0; i < place->part.count; i++) {
+        const mth__channel_move *move = &place->part.move[i];
         if (move->round != round) continue;
-        const mth__channel *c = &w->program->channel.at[channel];
-        mth__walk_move m = {c, device, value_in(s, move->to), move->peer,
-            value_in(seat_of(w, channel, move->peer), move->from), &move->copy};
+        const mth__channel *of = &walk->program->channel.at[channel];
+        mth__walk_move transfer = {of, device, value_in(place, move->to), move->peer,
+            value_in(seat_of(walk, channel, move->peer), move->from), &move->copy};
         if (control && control->crossing && move->peer != device)
             TRY(control->crossing(
-                control->crossing_context, c->label, move->peer, device, mth__channel_move_bytes(c, move)));
-        TRY((move->reduce ? w->calls->reduce : w->calls->move)(w->context, &m));
+                control->crossing_context, of->label, move->peer, device, mth__channel_move_bytes(of, move)));
+        TRY((move->reduce ? walk->calls->reduce : walk->calls->move)(walk->context, &transfer));
     }
-    TRY(settle(w, device));
-    atomic_store_explicit(&s->rounds, round + 1, memory_order_release);
+    TRY(settle(walk, device));
+    atomic_store_explicit(&place->rounds, round + 1, memory_order_release);
     return NULL;
 }
 
 /* Everyone of the circle has come and done so many rounds. */
-static bool all_have(const mth__walk *w, int channel, const circle *all, int rounds) {
+static bool all_have(const mth__walk *walk, int channel, const circle *all, int rounds) {
     for (int i = 0; i < all->n; i++) {
-        const seat *s = seat_of(w, channel, all->member[i]);
-        if (!atomic_load_explicit(&s->came, memory_order_acquire) ||
-            atomic_load_explicit(&s->rounds, memory_order_acquire) < rounds)
+        const seat *place = seat_of(walk, channel, all->member[i]);
+        if (!atomic_load_explicit(&place->came, memory_order_acquire) ||
+            atomic_load_explicit(&place->rounds, memory_order_acquire) < rounds)
             return false;
     }
     return true;
 }
 
-static bool all_sent(const mth__walk *w, int channel, const mth__channel_part *part) {
+static bool all_sent(const mth__walk *walk, int channel, const mth__channel_part *part) {
     for (int i = 0; i < part->count; i++)
-        if (!atomic_load_explicit(&seat_of(w, channel, part->move[i].peer)->came, memory_order_acquire)) return false;
+        if (!atomic_load_explicit(&seat_of(walk, channel, part->move[i].peer)->came, memory_order_acquire))
+            return false;
     return true;
 }
 
 /* A COLLECTIVE, or a START of one, as far as it gets. */
-static mth_status together(mth__walk *w, int device, int channel, seat *s, bool *moved, bool *done) {
-    if (!atomic_load_explicit(&s->came, memory_order_relaxed)) {
-        TRY(settle(w, device));
-        atomic_store_explicit(&s->came, 1, memory_order_release);
+static mth_status together(mth__walk *walk, int device, int channel, seat *place, bool *moved, bool *done) {
+    if (!atomic_load_explicit(&place->came, memory_order_relaxed)) {
+        TRY(settle(walk, device));
+        atomic_store_explicit(&place->came, 1, memory_order_release);
         *moved = true;
     }
-    for (int round = atomic_load_explicit(&s->rounds, memory_order_relaxed); round < s->part.rounds; round++) {
-        if (!all_have(w, channel, s->circle, round)) return NULL;
-        TRY(do_round(w, device, channel, s, round));
+    for (int round = atomic_load_explicit(&place->rounds, memory_order_relaxed); round < place->part.rounds; round++) {
+        if (!all_have(walk, channel, place->circle, round)) return NULL;
+        TRY(do_round(walk, device, channel, place, round));
         *moved = true;
     }
-    *done = all_have(w, channel, s->circle, s->part.rounds); /* nobody reads its memory any more */
+    *done = all_have(walk, channel, place->circle, place->part.rounds); /* nobody reads its memory any more */
     return NULL;
 }
 
 /* A RECV, or a START of one. */
-static mth_status receive(mth__walk *w, int device, int channel, seat *s, bool *done) {
-    if (!all_sent(w, channel, &s->part)) return NULL;
-    TRY(do_round(w, device, channel, s, 0));
-    for (int i = 0; i < s->part.count; i++) {
-        const int peer = s->part.move[i].peer;
-        if (peer != device && (i == 0 || s->part.move[i - 1].peer != peer))
-            atomic_fetch_add_explicit(&seat_of(w, channel, peer)->taken, 1, memory_order_acq_rel);
+static mth_status receive(mth__walk *walk, int device, int channel, seat *place, bool *done) {
+    if (!all_sent(walk, channel, &place->part)) return NULL;
+    TRY(do_round(walk, device, channel, place, 0));
+    for (int i = 0; i < place->part.count; i++) {
+        const int peer = place->part.move[i].peer;
+        if (peer != device && (i == 0 || place->part.move[i - 1].peer != peer))
+            atomic_fetch_add_explicit(&seat_of(walk, channel, peer)->taken, 1, memory_order_acq_rel);
     }
     *done = true;
     return NULL;
 }
 
 /* ---------------------------------------------------------------- devices */
-static void record(const mth__walk *w, int device, int stream, size_t instr, int64_t begin) {
-    mth__recorder *recorder = mth__control_recorder(w->control);
+static void record(const mth__walk *walk, int device, int stream, size_t instr, int64_t begin) {
+    mth__recorder *recorder = mth__control_recorder(walk->control);
     if (recorder)
         mth__record(
             recorder, &(mth__recorded){device, stream, (int32_t)instr, (int32_t)instr, begin, mth__record_now()});
 }
-static int64_t now(const mth__walk *w) { return mth__control_recorder(w->control) ? mth__record_now() : 0; }
+static int64_t now(const mth__walk *walk) { return mth__control_recorder(walk->control) ? mth__record_now() : 0; }
 
 /* A part in a channel. */
-static mth_status take_part(mth__walk *w, walker *d, size_t at, bool *moved, bool *done) {
+static mth_status take_part(mth__walk *walk, walker *d, size_t at, bool *moved, bool *done) {
     const mth__instr *instr = &d->role->instr.at[at];
-    seat *s = seat_of(w, instr->channel, d->device);
-    if (!s->begin) s->begin = now(w);
-    if (s->circle)
-        TRY(together(w, d->device, instr->channel, s, moved, done));
+    seat *place = seat_of(walk, instr->channel, d->device);
+    if (!place->begin) place->begin = now(walk);
+    if (place->circle)
+        TRY(together(walk, d->device, instr->channel, place, moved, done));
     else
-        TRY(receive(w, d->device, instr->channel, s, done));
-    if (*done) record(w, d->device, instr->stream, at, s->begin);
+        TRY(receive(walk, d->device, instr->channel, place, done));
+    if (*done) record(walk, d->device, instr->stream, at, place->begin);
     return NULL;
 }
 
 /* An instruction of any stream, as far as it gets. */
-static mth_status perform(mth__walk *w, walker *d, size_t at, bool *moved, bool *done) {
+static mth_status perform(mth__walk *walk, walker *d, size_t at, bool *moved, bool *done) {
     const mth__instr *instr = &d->role->instr.at[at];
     if (instr->kind == MTH__SEND) {
-        TRY(settle(w, d->device));
-        atomic_store_explicit(&seat_of(w, instr->channel, d->device)->came, 1, memory_order_release);
+        TRY(settle(walk, d->device));
+        atomic_store_explicit(&seat_of(walk, instr->channel, d->device)->came, 1, memory_order_release);
         *done = true;
         return NULL;
     }
-    if (mth__has_channel(instr)) return take_part(w, d, at, moved, done);
-    const int64_t begin = now(w);
-    TRY((instr->kind == MTH__COPY ? w->calls->copy : w->calls->compute)(w->context, d->device, instr));
-    record(w, d->device, instr->stream, at, begin);
+    if (mth__has_channel(instr)) return take_part(walk, d, at, moved, done);
+    const int64_t begin = now(walk);
+    TRY((instr->kind == MTH__COPY ? walk->calls->copy : walk->calls->compute)(walk->context, d->device, instr));
+    record(walk, d->device, instr->stream, at, begin);
     *done = true;
     return NULL;
 }
 
 /* Goes on with what has been started, each stream in its order. */
-static mth_status advance_started(mth__walk *w, walker *d, bool *moved) {
+static mth_status advance_started(mth__walk *walk, walker *d, bool *moved) {
     for (int stream = 1; stream < MTH__STREAMS; stream++)
-        for (queue *q = &d->stream[stream]; q->first < q->end; q->first++) {
+        for (queue *waiting = &d->stream[stream]; waiting->first < waiting->end; waiting->first++) {
             bool done = false;
-            TRY(perform(w, d, (size_t)q->instr[q->first], moved, &done));
+            TRY(perform(walk, d, (size_t)waiting->instr[waiting->first], moved, &done));
             if (!done) break;
-            d->finished[q->instr[q->first]] = true;
+            d->finished[waiting->instr[waiting->first]] = true;
             *moved = true;
         }
     return NULL;
 }
 
 /* Has what a WAIT waits for happened? */
-static bool is_over(const mth__walk *w, const walker *d, size_t wait) {
+static bool is_over(const mth__walk *walk, const walker *d, size_t wait) {
     const int by = d->awaited[wait];
     const mth__instr *instr = &d->role->instr.at[by];
     if (instr->kind != MTH__SEND) return d->finished[by];
-    const seat *s = seat_of(w, instr->channel, d->device);
-    return atomic_load_explicit(&s->taken, memory_order_acquire) == s->readers;
+    const seat *place = seat_of(walk, instr->channel, d->device);
+    return atomic_load_explicit(&place->taken, memory_order_acquire) == place->readers;
 }
 
-static mth_status advance(mth__walk *w, walker *d, bool *moved) {
-    TRY(advance_started(w, d, moved));
+static mth_status advance(mth__walk *walk, walker *d, bool *moved) {
+    TRY(advance_started(walk, d, moved));
     for (; d->at < d->role->instr.n; d->at++, *moved = true) {
         const mth__instr *instr = &d->role->instr.at[d->at];
         bool done = false;
-        if (mth__stop_asked(mth__control_stop(w->control))) return mth__interrupted();
+        if (mth__stop_asked(mth__control_stop(walk->control))) return mth__interrupted();
         if (mth__is_started(instr)) {
-            queue *q = &d->stream[instr->stream];
-            q->instr[q->end++] = (int)d->at;
-            TRY(advance_started(w, d, moved));
+            queue *waiting = &d->stream[instr->stream];
+            waiting->instr[waiting->end++] = (int)d->at;
+            TRY(advance_started(walk, d, moved));
             done = true;
         } else if (instr->kind == MTH__WAIT) {
-            done = is_over(w, d, d->at);
+            done = is_over(walk, d, d->at);
         } else {
-            TRY(perform(w, d, d->at, moved, &done));
+            TRY(perform(walk, d, d->at, moved, &done));
         }
         if (!done) return NULL;
     }
@@ -296,25 +299,25 @@ static bool at_end(const walker *d) {
     return d->at == d->role->instr.n;
 }
 
-static mth_status stuck(const mth__walk *w) {
-    for (int i = 0; i < w->count; i++) {
-        const walker *d = &w->walker[i];
+static mth_status stuck(const mth__walk *walk) {
+    for (int i = 0; i < walk->count; i++) {
+        const walker *d = &walk->walker[i];
         if (d->at == d->role->instr.n) continue;
         const int channel = d->role->instr.at[d->at].channel;
         return INTERNAL("device %d waits for ever at instruction %zu, %s", d->device, d->at,
-            channel < 0 ? "a copy" : w->program->channel.at[channel].label);
+            channel < 0 ? "a copy" : walk->program->channel.at[channel].label);
     }
     return INTERNAL("a device waits for ever for what it has started");
 }
 
 /* ---------------------------------------------------------------- one thread for all */
-static mth_status run_together(mth__walk *w) {
+static mth_status run_together(mth__walk *walk) {
     for (bool moved = true, left = true; left;) {
-        if (!moved) return stuck(w);
+        if (!moved) return stuck(walk);
         moved = left = false;
-        for (int i = 0; i < w->count; i++) {
-            TRY(advance(w, &w->walker[i], &moved));
-            left |= !at_end(&w->walker[i]);
+        for (int i = 0; i < walk->count; i++) {
+            TRY(advance(walk, &walk->walker[i], &moved));
+            left |= !at_end(&walk->walker[i]);
         }
     }
     return NULL;
@@ -329,114 +332,114 @@ typedef struct {
 } walking;
 
 /* With the lock held: others may find something to do. */
-static void changed(mth__walk *w) {
-    w->changes++;
-    w->asleep = 0;
-    pthread_cond_broadcast(&w->change);
+static void changed(mth__walk *walk) {
+    walk->changes++;
+    walk->asleep = 0;
+    pthread_cond_broadcast(&walk->change);
 }
 
-static void fail(mth__walk *w, mth_status why) {
-    pthread_mutex_lock(&w->lock);
-    if (w->failure)
+static void fail(mth__walk *walk, mth_status why) {
+    pthread_mutex_lock(&walk->lock);
+    if (walk->failure)
         mth_error_free(why);
     else
-        w->failure = why;
-    w->over = true;
-    changed(w);
-    pthread_mutex_unlock(&w->lock);
+        walk->failure = why;
+    walk->over = true;
+    changed(walk);
+    pthread_mutex_unlock(&walk->lock);
 }
 
 /* Sleeps until something has changed since `seen`. The last who would sleep finds that nothing ever will. */
-static void sleep_until_change(mth__walk *w, unsigned long long seen) {
+static void sleep_until_change(mth__walk *walk, unsigned long long seen) {
     enum { PATIENCE = 10 * 1000 * 1000 /* ns between two looks at stop */, SECOND = 1000 * 1000 * 1000 };
     bool hopeless = false, asked = false;
-    pthread_mutex_lock(&w->lock);
-    if (w->changes == seen && !w->over) hopeless = ++w->asleep == w->alive;
-    while (!hopeless && !asked && w->changes == seen && !w->over) {
+    pthread_mutex_lock(&walk->lock);
+    if (walk->changes == seen && !walk->over) hopeless = ++walk->asleep == walk->alive;
+    while (!hopeless && !asked && walk->changes == seen && !walk->over) {
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
         until.tv_nsec += PATIENCE;
         until.tv_sec += until.tv_nsec / SECOND;
         until.tv_nsec %= SECOND;
-        pthread_cond_timedwait(&w->change, &w->lock, &until);
-        asked = mth__stop_asked(mth__control_stop(w->control));
+        pthread_cond_timedwait(&walk->change, &walk->lock, &until);
+        asked = mth__stop_asked(mth__control_stop(walk->control));
     }
-    pthread_mutex_unlock(&w->lock);
-    if (hopeless) fail(w, stuck(w));
-    if (asked) fail(w, mth__interrupted());
+    pthread_mutex_unlock(&walk->lock);
+    if (hopeless) fail(walk, stuck(walk));
+    if (asked) fail(walk, mth__interrupted());
 }
 
 static void *walk_device(void *argument) {
     walking *own = argument;
-    mth__walk *w = own->walk;
+    mth__walk *walk = own->walk;
     for (;;) {
-        pthread_mutex_lock(&w->lock);
-        const unsigned long long seen = w->changes;
-        const bool over = w->over;
-        pthread_mutex_unlock(&w->lock);
+        pthread_mutex_lock(&walk->lock);
+        const unsigned long long seen = walk->changes;
+        const bool over = walk->over;
+        pthread_mutex_unlock(&walk->lock);
         if (over) return NULL;
         bool moved = false;
-        mth_status status = advance(w, own->walker, &moved);
+        mth_status status = advance(walk, own->walker, &moved);
         if (status) {
-            fail(w, status);
+            fail(walk, status);
             return NULL;
         }
         const bool ends = at_end(own->walker);
         if (moved || ends) {
-            pthread_mutex_lock(&w->lock);
-            if (ends) w->alive--;
-            changed(w);
-            pthread_mutex_unlock(&w->lock);
+            pthread_mutex_lock(&walk->lock);
+            if (ends) walk->alive--;
+            changed(walk);
+            pthread_mutex_unlock(&walk->lock);
         } else {
-            sleep_until_change(w, seen);
+            sleep_until_change(walk, seen);
         }
         if (ends) return NULL;
     }
 }
 
-static mth_status run_apart(mth__walk *w) {
-    walking *all = mth__calloc((size_t)w->count, sizeof *all);
-    if (!all && w->count) return mth__lacks_memory("a thread for each device", 0);
-    pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->change, NULL);
-    w->changes = 0;
-    w->alive = w->count;
-    w->asleep = 0;
-    w->failure = NULL;
-    w->over = false;
-    for (int i = 0; i < w->count; i++) {
-        all[i] = (walking){.walk = w, .walker = &w->walker[i]};
+static mth_status run_apart(mth__walk *walk) {
+    walking *all = mth__calloc((size_t)walk->count, sizeof *all);
+    if (!all && walk->count) return mth__lacks_memory("a thread for each device", 0);
+    pthread_mutex_init(&walk->lock, NULL);
+    pthread_cond_init(&walk->change, NULL);
+    walk->changes = 0;
+    walk->alive = walk->count;
+    walk->asleep = 0;
+    walk->failure = NULL;
+    walk->over = false;
+    for (int i = 0; i < walk->count; i++) {
+        all[i] = (walking){.walk = walk, .walker = &walk->walker[i]};
         all[i].runs = pthread_create(&all[i].thread, NULL, walk_device, &all[i]) == 0;
         if (all[i].runs) continue;
-        fail(w,
-            FAIL(MTH_ERROR_MEMORY, F("the system gives no thread for device %d", w->walker[i].device),
+        fail(walk,
+            FAIL(MTH_ERROR_MEMORY, F("the system gives no thread for device %d", walk->walker[i].device),
                 F("use fewer devices, or one thread for all")));
         break;
     }
-    for (int i = 0; i < w->count && all[i].runs; i++) pthread_join(all[i].thread, NULL);
-    pthread_cond_destroy(&w->change);
-    pthread_mutex_destroy(&w->lock);
+    for (int i = 0; i < walk->count && all[i].runs; i++) pthread_join(all[i].thread, NULL);
+    pthread_cond_destroy(&walk->change);
+    pthread_mutex_destroy(&walk->lock);
     mth__free(all);
-    return w->failure;
+    return walk->failure;
 }
 
 mth_status mth__walk_run(
-    mth__walk *w, const mth__walk_calls *calls, void *context, bool threads, const mth__control *control) {
-    w->calls = calls;
-    w->context = context;
-    w->control = control;
-    for (size_t i = 0; i < w->program->channel.n * (size_t)w->program->mesh->count; i++) {
-        seat *s = &w->seat[i];
-        atomic_store_explicit(&s->came, 0, memory_order_relaxed);
-        atomic_store_explicit(&s->rounds, 0, memory_order_relaxed);
-        atomic_store_explicit(&s->taken, 0, memory_order_relaxed);
-        s->begin = 0;
+    mth__walk *walk, const mth__walk_calls *calls, void *context, bool threads, const mth__control *control) {
+    walk->calls = calls;
+    walk->context = context;
+    walk->control = control;
+    for (size_t i = 0; i < walk->program->channel.n * (size_t)walk->program->mesh->count; i++) {
+        seat *place = &walk->seat[i];
+        atomic_store_explicit(&place->came, 0, memory_order_relaxed);
+        atomic_store_explicit(&place->rounds, 0, memory_order_relaxed);
+        atomic_store_explicit(&place->taken, 0, memory_order_relaxed);
+        place->begin = 0;
     }
-    for (int i = 0; i < w->count; i++) {
-        walker *d = &w->walker[i];
+    for (int i = 0; i < walk->count; i++) {
+        walker *d = &walk->walker[i];
         d->at = 0;
         memset(d->finished, 0, d->role->instr.n * sizeof *d->finished);
         for (int stream = 0; stream < MTH__STREAMS; stream++) d->stream[stream].first = d->stream[stream].end = 0;
     }
-    return threads ? run_apart(w) : run_together(w);
+    return threads ? run_apart(walk) : run_together(walk);
 }

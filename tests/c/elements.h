@@ -26,14 +26,14 @@ static inline void element_put(mth_dtype t, void *data, int64_t i, mth__ref_elem
 static inline double element_real(mth_dtype t, const void *data, int64_t i) {
     return mth__ref_as_real(t, element_get(t, data, i));
 }
-static inline void element_put_real(mth_dtype t, void *data, int64_t i, double x) {
-    element_put(t, data, i, mth__ref_from_real(t, x));
+static inline void element_put_real(mth_dtype dtype, void *data, int64_t i, double x) {
+    element_put(dtype, data, i, mth__ref_from_real(dtype, x));
 }
-static inline const char *element_text(mth_dtype t, mth__ref_element x) { /* until it is called twice more */
+static inline const char *element_text(mth_dtype dtype, mth__ref_element x) { /* until it is called twice more */
     static char room[3][32];
     static int next;
     char *text = room[next++ % 3];
-    if (mth__is_float(t))
+    if (mth__is_float(dtype))
         snprintf(text, sizeof *room, "%.9g", x.real);
     else
         snprintf(text, sizeof *room, "%lld", (long long)x.integer);
@@ -45,17 +45,17 @@ typedef struct {
     mth__shape shape, local;
     int64_t start[MTH__RANK], step[MTH__RANK];
 } held;
-static inline held held_by(mth__shape shape, const mth__sharding *s, int device) {
-    held h = {.shape = shape};
-    h.local = mth__local_shape(shape, s, s->on->rank_of[device], h.start, h.step);
-    return h;
+static inline held held_by(mth__shape shape, const mth__sharding *sharding, int device) {
+    held part = {.shape = shape};
+    part.local = mth__local_shape(shape, sharding, sharding->on->rank_of[device], part.start, part.step);
+    return part;
 }
-static inline int64_t index_in_whole(const held *h, int64_t local) {
+static inline int64_t index_in_whole(const held *part, int64_t local) {
     int64_t stride[MTH__RANK], index = 0;
-    mth__shape_strides(h->shape, stride);
-    for (int d = h->local.rank - 1; d >= 0; d--) {
-        index += (h->start[d] + local % h->local.dim[d] * h->step[d]) * stride[d];
-        local /= h->local.dim[d];
+    mth__shape_strides(part->shape, stride);
+    for (int d = part->local.rank - 1; d >= 0; d--) {
+        index += (part->start[d] + local % part->local.dim[d] * part->step[d]) * stride[d];
+        local /= part->local.dim[d];
     }
     return index;
 }

@@ -34,13 +34,13 @@ static mth__hlo hlo_body(mth__arena *arena, int count, const int32_t *device) {
 }
 /* The module around it: its arguments with their types, the types of its results, and their names. */
 static mth__text hlo_wrap(
-    const mth__hlo *h, const mth__text *arguments, const mth__text *types, const mth__text *names) {
-    mth__text all = mth__text_new(h->arena);
+    const mth__hlo *hlo, const mth__text *arguments, const mth__text *types, const mth__text *names) {
+    mth__text all = mth__text_new(hlo->arena);
     mth__text_add(&all,
         "module @m attributes {mhlo.num_partitions = 1 : i32, mhlo.num_replicas = %d : i32} {\n"
         "  func.func public @main(%s) -> (%s) {\n",
-        h->partitions, arguments->n ? arguments->at : "", types->at);
-    mth__text_add(&all, "%s    return %s : %s\n  }\n}\n", h->body.n ? h->body.at : "", names->at, types->at);
+        hlo->partitions, arguments->n ? arguments->at : "", types->at);
+    mth__text_add(&all, "%s    return %s : %s\n  }\n}\n", hlo->body.n ? hlo->body.at : "", names->at, types->at);
     return all;
 }
 
@@ -111,9 +111,9 @@ static mth_status hlo_execute(mth__arena *arena, const mth__text *text, const mt
     PJRT_TRY(hlo_plugin, "compile", hlo_plugin->api->PJRT_Client_Compile(&compile));
     PJRT_Buffer *const *in_list[HLO_DEVICES], **out_list[HLO_DEVICES];
     PJRT_Event *done[HLO_DEVICES];
-    for (int p = 0; p < count; p++) {
-        in_list[p] = in + p * nin;
-        out_list[p] = out + p * nout;
+    for (int partition = 0; partition < count; partition++) {
+        in_list[partition] = in + partition * nin;
+        out_list[partition] = out + partition * nout;
     }
     PJRT_ExecuteOptions how = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
     MTH__ARGS(PJRT_LoadedExecutable_Execute, run);
@@ -125,7 +125,7 @@ static mth_status hlo_execute(mth__arena *arena, const mth__text *text, const mt
     run.output_lists = out_list;
     run.device_complete_events = done;
     PJRT_TRY(hlo_plugin, "run", hlo_plugin->api->PJRT_LoadedExecutable_Execute(&run));
-    for (int p = 0; p < count; p++) TRY(hlo_await(done[p]));
+    for (int partition = 0; partition < count; partition++) TRY(hlo_await(done[partition]));
     for (int i = 0; i < count * nin; i++) TRY(hlo_drop(in[i]));
     MTH__ARGS(PJRT_LoadedExecutable_Destroy, destroy);
     destroy.executable = compile.executable;

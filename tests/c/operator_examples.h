@@ -24,29 +24,29 @@ typedef struct {
 } example;
 
 static int64_t draw(int64_t low, int64_t high) { return low + rand() % (high - low + 1); }
-static void any_dimension(int64_t *size, mth__attrs *a) {
+static void any_dimension(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dimension = draw(0, 2);
+    attrs->dimension = draw(0, 2);
 }
-static void by_factor(int64_t *size, mth__attrs *a) {
+static void by_factor(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->by = -1.75;
+    attrs->by = -1.75;
 }
-static void to_int(int64_t *size, mth__attrs *a) {
+static void to_int(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dtype = MTH_INT32;
+    attrs->dtype = MTH_INT32;
 }
-static void to_double(int64_t *size, mth__attrs *a) {
+static void to_double(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dtype = MTH_FLOAT64;
+    attrs->dtype = MTH_FLOAT64;
 }
-static void to_long(int64_t *size, mth__attrs *a) {
+static void to_long(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dtype = MTH_INT64;
+    attrs->dtype = MTH_INT64;
 }
-static void to_bool(int64_t *size, mth__attrs *a) {
+static void to_bool(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dtype = MTH_BOOL;
+    attrs->dtype = MTH_BOOL;
 }
 static void to_float(int64_t *size, mth__attrs *a) {
     (void)size;
@@ -57,87 +57,89 @@ static void drop(int64_t *size, mth__attrs *a) {
     a->key = 1234567;
     a->probability = 0.3;
 }
-static void drop_box(int64_t *size, mth__attrs *a) {
-    drop(size, a);
-    a->dimension = draw(0, 2);
-    a->start = draw(0, 3);
-    a->size = a->start + size[(int)"abc"[a->dimension]] + draw(0, 2);
+static void drop_box(int64_t *size, mth__attrs *attrs) {
+    drop(size, attrs);
+    attrs->dimension = draw(0, 2);
+    attrs->start = draw(0, 3);
+    attrs->size = attrs->start + size[(int)"abc"[attrs->dimension]] + draw(0, 2);
 }
-static void reduce_some(int64_t *size, mth__attrs *a) {
+static void reduce_some(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dimensions = draw(0, 7);
-    a->keep = draw(0, 1);
+    attrs->dimensions = draw(0, 7);
+    attrs->keep = draw(0, 1);
 }
-static void shape(mth__attrs *a, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
-    *a = (mth__attrs){.rank = rank, .shape = {d0, d1, d2, d3}};
+static void shape(mth__attrs *attrs, int rank, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
+    *attrs = (mth__attrs){.rank = rank, .shape = {d0, d1, d2, d3}};
 }
-static void broadcast_shape(int64_t *size, mth__attrs *a) { shape(a, 4, 3, size['a'], 2, size['c']); }
-static void split_heads(int64_t *size, mth__attrs *a) { shape(a, 4, size['b'], size['s'], 4, 3); }
-static void merge_heads(int64_t *size, mth__attrs *a) { shape(a, 3, size['b'], size['s'], size['h'] * size['d'], 0); }
-static void merge_rows(int64_t *size, mth__attrs *a) { shape(a, 2, size['b'] * size['s'], size['d'], 0, 0); }
-static void split_rows(int64_t *size, mth__attrs *a) {
+static void broadcast_shape(int64_t *size, mth__attrs *attrs) { shape(attrs, 4, 3, size['a'], 2, size['c']); }
+static void split_heads(int64_t *size, mth__attrs *attrs) { shape(attrs, 4, size['b'], size['s'], 4, 3); }
+static void merge_heads(int64_t *size, mth__attrs *attrs) {
+    shape(attrs, 3, size['b'], size['s'], size['h'] * size['d'], 0);
+}
+static void merge_rows(int64_t *size, mth__attrs *attrs) { shape(attrs, 2, size['b'] * size['s'], size['d'], 0, 0); }
+static void split_rows(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    shape(a, 3, 4, 2, size['d'], 0);
+    shape(attrs, 3, 4, 2, size['d'], 0);
 }
-static void shape_83(int64_t *size, mth__attrs *a) {
+static void shape_83(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    shape(a, 2, 8, 3, 0, 0);
+    shape(attrs, 2, 8, 3, 0, 0);
 }
-static void shape_ones(int64_t *size, mth__attrs *a) { shape(a, 4, size['a'], 1, size['b'], 1); }
-static void permute(int64_t *size, mth__attrs *a) {
+static void shape_ones(int64_t *size, mth__attrs *attrs) { shape(attrs, 4, size['a'], 1, size['b'], 1); }
+static void permute(int64_t *size, mth__attrs *attrs) {
     (void)size;
     static const int64_t all[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
-    const int64_t *p = all[draw(0, 5)];
-    shape(a, 3, p[0], p[1], p[2], 0);
+    const int64_t *order = all[draw(0, 5)];
+    shape(attrs, 3, order[0], order[1], order[2], 0);
 }
-static void cut(int64_t *size, mth__attrs *a) {
-    a->dimension = 1;
-    a->start = draw(0, size['b'] - 1);
-    a->stop = draw(a->start + 1, size['b']);
+static void cut(int64_t *size, mth__attrs *attrs) {
+    attrs->dimension = 1;
+    attrs->start = draw(0, size['b'] - 1);
+    attrs->stop = draw(attrs->start + 1, size['b']);
 }
-static void around(int64_t *size, mth__attrs *a) {
+static void around(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dimension = draw(0, 2);
-    a->before = draw(0, 2);
-    a->after = draw(0, 2);
+    attrs->dimension = draw(0, 2);
+    attrs->before = draw(0, 2);
+    attrs->after = draw(0, 2);
 }
-static void middle(int64_t *size, mth__attrs *a) {
+static void middle(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->dimension = 1;
+    attrs->dimension = 1;
 }
-static void table_rows(int64_t *size, mth__attrs *a) { a->rows = size['v']; }
-static void classes(int64_t *size, mth__attrs *a) { a->size = size['v']; }
-static void table_size(int64_t *size, mth__attrs *a) {
+static void table_rows(int64_t *size, mth__attrs *attrs) { attrs->rows = size['v']; }
+static void classes(int64_t *size, mth__attrs *attrs) { attrs->size = size['v']; }
+static void table_size(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->length = draw(1, 6);
-    a->width = draw(1, 6);
+    attrs->length = draw(1, 6);
+    attrs->width = draw(1, 6);
 }
-static void rotate(int64_t *size, mth__attrs *a) {
+static void rotate(int64_t *size, mth__attrs *attrs) {
     size['d'] = 2 * draw(1, 3);
-    *a = (mth__attrs){.dimension = draw(0, 2), .inverse = draw(0, 1), .interleaved = draw(0, 1), .base = 100};
+    *attrs = (mth__attrs){.dimension = draw(0, 2), .inverse = draw(0, 1), .interleaved = draw(0, 1), .base = 100};
 }
-static void epsilon(int64_t *size, mth__attrs *a) {
+static void epsilon(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->epsilon = 0.1;
+    attrs->epsilon = 0.1;
 }
-static void attend(int64_t *size, mth__attrs *a) {
+static void attend(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->causal = draw(0, 1);
-    a->scale = 0.6;
+    attrs->causal = draw(0, 1);
+    attrs->scale = 0.6;
 }
-static void choices(int64_t *size, mth__attrs *a) { a->k = size['k']; }
-static void experts(int64_t *size, mth__attrs *a) { a->experts = size['e']; }
-static void capacity(int64_t *size, mth__attrs *a) {
-    a->capacity = draw(0, 3);
-    a->experts = size['e'];
+static void choices(int64_t *size, mth__attrs *attrs) { attrs->k = size['k']; }
+static void experts(int64_t *size, mth__attrs *attrs) { attrs->experts = size['e']; }
+static void capacity(int64_t *size, mth__attrs *attrs) {
+    attrs->capacity = draw(0, 3);
+    attrs->experts = size['e'];
 }
-static void activation(int64_t *size, mth__attrs *a) {
+static void activation(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->activation = draw(0, 3);
+    attrs->activation = draw(0, 3);
 }
-static void transposed(int64_t *size, mth__attrs *a) {
+static void transposed(int64_t *size, mth__attrs *attrs) {
     (void)size;
-    a->transposed = 1;
+    attrs->transposed = 1;
 }
 
 #define ROW_OF(id) .row = MTH__ROW_##id
@@ -284,13 +286,14 @@ enum { EXAMPLES = sizeof examples / sizeof *examples };
 /* ---------------------------------------------------------------- what is drawn for the example at hand */
 static int64_t size[128]; /* by letter */
 static void draw_sizes(int64_t most) {
-    for (int c = 0; c < 128; c++) size[c] = c >= '0' && c <= '9' ? c - '0' : draw(1, most);
+    for (int letter = 0; letter < 128; letter++)
+        size[letter] = letter >= '0' && letter <= '9' ? letter - '0' : draw(1, most);
     size['*'] = 12;
 }
-static inline mth_dtype dtype_of(const example *x, int j) {
-    if (x->dtype && (j == 0 || x->kinds[j] == 'I')) return x->dtype;
-    if (x->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
-    return strchr("ieEw", x->kinds[j]) ? MTH_INT32 : MTH_FLOAT32;
+static inline mth_dtype dtype_of(const example *of, int j) {
+    if (of->dtype && (j == 0 || of->kinds[j] == 'I')) return of->dtype;
+    if (of->kinds[j] == 'm') return (mth_dtype[]){MTH_BOOL, MTH_INT32, MTH_FLOAT32}[draw(0, 2)];
+    return strchr("ieEw", of->kinds[j]) ? MTH_INT32 : MTH_FLOAT32;
 }
 static double normal(void) {
     double u = (rand() + 1.0) / (RAND_MAX + 2.0), v = (rand() + 1.0) / (RAND_MAX + 2.0);
@@ -322,7 +325,7 @@ static inline bool chose(int64_t token, int64_t expert) {
         if (chosen[token * size['k'] + j] == expert) return true;
     return false;
 }
-static inline void choose(mth__arena *arena, const example *x) {
+static inline void choose(mth__arena *arena, const example *of) {
     const int64_t n = size['t'] * size['k'];
     chosen = NEW_ARRAY(arena, int64_t, n);
     for (int64_t i = 0; i < n; i++) chosen[i] = -1;
@@ -332,7 +335,7 @@ static inline void choose(mth__arena *arena, const example *x) {
         while (chose(i / size['k'], e));
         chosen[i] = e;
     }
-    for (int64_t i = 0; strchr(x->kinds, 'E') && i < n; i++)
+    for (int64_t i = 0; strchr(of->kinds, 'E') && i < n; i++)
         if (draw(0, 5) == 0) chosen[i] = -1;
 }
 #endif

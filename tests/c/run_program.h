@@ -47,9 +47,9 @@ static mth_status make_entries(
     return NULL;
 }
 
-static void let_go(const mth__engine_vtable *vt, mth__buffer **buffer, size_t n) {
+static void let_go(const mth__engine_vtable *vtable, mth__buffer **buffer, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (buffer[i]) vt->memory.release(buffer[i]);
+        if (buffer[i]) vtable->memory.release(buffer[i]);
 }
 
 /* Any error but of memory or of a value that the program computes is a fault of the proof. */
