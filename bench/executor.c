@@ -38,7 +38,7 @@ static mth_status time_job(void *argument) {
     mth__sharding whole = {.on = mth__place_whole(mesh)}, partial = {.on = mth__place_whole(mesh), .partial = 1};
     mth__shape shape = {1, {j->elements}};
     mth__role role = {.ndevice = j->devices, .device = mth__place_whole(mesh)->device};
-    mth__pvalue v = {.name = "x",
+    mth__program_value v = {.name = "x",
         .dtype = MTH_FLOAT32,
         .shape = shape,
         .local = shape,

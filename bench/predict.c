@@ -60,7 +60,7 @@ static double compute_seconds(const mth__role *role, const mth__instr *instr) {
     mth__shape local[MTH__MAX_IN + MTH__MAX_OUT];
     const int nin = mth__row_operands(instr->op, instr->nin, instr->accumulates);
     for (int i = 0; i < nin + instr->nout; i++) {
-        const mth__pvalue *v = &role->value.at[i < nin ? instr->in[i] : instr->out[i - nin]];
+        const mth__program_value *v = &role->value.at[i < nin ? instr->in[i] : instr->out[i - nin]];
         value[i] = (mth__value){.dtype = v->dtype, .shape = v->shape, .sharding = v->sharding};
         local[i] = v->local;
         *(i < nin ? &in[i] : &out[i - nin]) = &value[i];

@@ -20,41 +20,41 @@ typedef struct {
 } check;
 enum { NEVER = -2 }; /* a round before all others; -1 stands for what is there from the beginning */
 
-static slots slots_new(mth__arena *arena, const check *c) {
-    const size_t n = (size_t)c->t->n * (size_t)c->t->chunks;
-    slots s = {NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, uint64_t, n * c->words)};
+static slots slots_new(mth__arena *arena, const check *pass) {
+    const size_t n = (size_t)pass->t->n * (size_t)pass->t->chunks;
+    slots s = {NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, int, n), NEW_ARRAY(arena, uint64_t, n * pass->words)};
     for (size_t i = 0; i < n; i++) s.chunk[i] = -1, s.written[i] = NEVER;
     return s;
 }
-static size_t slot_of(const check *c, int rank, int chunk) {
-    return (size_t)rank * (size_t)c->t->chunks + (size_t)chunk;
+static size_t slot_of(const check *pass, int rank, int chunk) {
+    return (size_t)rank * (size_t)pass->t->chunks + (size_t)chunk;
 }
 
 /* The chunk that a slot holds after `round`; -1: it is undefined. */
-static int chunk_after(const check *c, const slots *s, size_t at, int round) {
-    return c->t->double_buffer && s->written[at] != round ? -1 : s->chunk[at];
+static int chunk_after(const check *pass, const slots *s, size_t at, int round) {
+    return pass->t->double_buffer && s->written[at] != round ? -1 : s->chunk[at];
 }
 
-static void begin(check *c, mth__arena *arena) {
-    const mth__template *t = c->t;
-    c->old = slots_new(arena, c);
-    c->next = t->double_buffer ? slots_new(arena, c) : c->old;
-    for (int r = 0; r < t->n; r++)
-        for (int k = 0; k < t->chunks; k++) {
-            size_t at = slot_of(c, r, k);
-            if (t->kind == MTH__ALL_GATHER ? k != r : t->kind == MTH__BROADCAST && r > 0) continue;
-            c->old.chunk[at] = k;
-            c->old.written[at] = -1;
-            c->old.set[at * c->words + (size_t)r / 64] |= (uint64_t)1 << r % 64;
+static void begin(check *pass, mth__arena *arena) {
+    const mth__template *template = pass->t;
+    pass->old = slots_new(arena, pass);
+    pass->next = template->double_buffer ? slots_new(arena, pass) : pass->old;
+    for (int r = 0; r < template->n; r++)
+        for (int k = 0; k < template->chunks; k++) {
+            size_t at = slot_of(pass, r, k);
+            if (template->kind == MTH__ALL_GATHER ? k != r : template->kind == MTH__BROADCAST && r > 0) continue;
+            pass->old.chunk[at] = k;
+            pass->old.written[at] = -1;
+            pass->old.set[at * pass->words + (size_t)r / 64] |= (uint64_t)1 << r % 64;
         }
 }
 
 /* The ranks whose contributions slot k of rank r has in the end: all, or one of them (-1: undefined by the contract);
  * and the chunk. */
-static bool expected(const mth__template *t, int r, int k, int *chunk, int *only) {
+static bool expected(const mth__template *template, int r, int k, int *chunk, int *only) {
     *chunk = k;
     *only = -1;
-    switch (t->kind) {
+    switch (template->kind) {
     case MTH__REDUCE_SCATTER: return k == r;
     case MTH__ALL_GATHER: *only = k; return true;
     case MTH__BROADCAST: *only = 0; return true;
@@ -67,46 +67,47 @@ static bool expected(const mth__template *t, int r, int k, int *chunk, int *only
 }
 
 #define BAD(...)                                                                                                       \
-    return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__), mth__channel_names[c->t->kind],      \
-        mth__algorithm_names[c->t->algorithm], c->t->n, REST(__VA_ARGS__))
+    return INTERNAL("collective %s, algorithm %s, %d ranks: " FIRST(__VA_ARGS__), mth__channel_names[pass->t->kind],   \
+        mth__algorithm_names[pass->t->algorithm], pass->t->n, REST(__VA_ARGS__))
 #define FIRST(format, ...) format
 #define REST(format, ...) __VA_ARGS__
 
-static mth_status step_check(check *c, int rank, mth__step s) {
-    const mth__template *t = c->t;
-    if (s.peer < 0 || s.peer >= t->n || s.from_chunk < 0 || s.from_chunk >= t->chunks)
+static mth_status step_check(check *pass, int rank, mth__step s) {
+    const mth__template *template = pass->t;
+    if (s.peer < 0 || s.peer >= template->n || s.from_chunk < 0 || s.from_chunk >= template->chunks)
         BAD("round %d of rank %d pulls chunk %d of rank %d into %d", s.round, rank, s.from_chunk, s.peer, s.to_chunk);
-    const size_t from = slot_of(c, s.peer, s.from_chunk), to = slot_of(c, rank, s.to_chunk);
-    const int chunk = chunk_after(c, &c->old, from, c->round - 1);
+    const size_t from = slot_of(pass, s.peer, s.from_chunk), to = slot_of(pass, rank, s.to_chunk);
+    const int chunk = chunk_after(pass, &pass->old, from, pass->round - 1);
     if (chunk < 0)
         BAD("in round %d rank %d reads chunk %d of rank %d, which is undefined", s.round, rank, s.from_chunk, s.peer);
-    if (!t->double_buffer && c->old.written[from] == c->round)
+    if (!template->double_buffer && pass->old.written[from] == pass->round)
         BAD("in round %d rank %d reads chunk %d of rank %d, which is overwritten in that round", s.round, rank,
             s.from_chunk, s.peer);
-    const uint64_t *read = c->old.set + from * c->words;
-    uint64_t *set = c->next.set + to * c->words;
+    const uint64_t *read = pass->old.set + from * pass->words;
+    uint64_t *set = pass->next.set + to * pass->words;
     if (!s.reduce) {
-        if (c->changed[to] == c->round) BAD("in round %d rank %d writes chunk %d twice", s.round, rank, s.to_chunk);
-        c->next.chunk[to] = chunk;
-        c->next.written[to] = c->round;
-        memcpy(set, read, c->words * sizeof *set);
+        if (pass->changed[to] == pass->round)
+            BAD("in round %d rank %d writes chunk %d twice", s.round, rank, s.to_chunk);
+        pass->next.chunk[to] = chunk;
+        pass->next.written[to] = pass->round;
+        memcpy(set, read, pass->words * sizeof *set);
     } else {
-        const int sum = chunk_after(c, &c->next, to, c->round);
+        const int sum = chunk_after(pass, &pass->next, to, pass->round);
         if (sum != chunk) BAD("in round %d rank %d adds chunk %d to chunk %d", s.round, rank, chunk, sum);
-        for (size_t w = 0; w < c->words; w++) {
+        for (size_t w = 0; w < pass->words; w++) {
             if (set[w] & read[w])
                 BAD("in round %d rank %d adds a contribution to chunk %d again", s.round, rank, s.to_chunk);
             set[w] |= read[w];
         }
     }
-    c->changed[to] = c->round;
+    pass->changed[to] = pass->round;
     return NULL;
 }
 
 /* Are the contributions those of all ranks, or of one alone? */
-static bool is_set(const check *c, const uint64_t *set, int only) {
-    for (size_t w = 0; w < c->words; w++) {
-        const int n = c->t->n - 64 * (int)w;
+static bool is_set(const check *pass, const uint64_t *set, int only) {
+    for (size_t w = 0; w < pass->words; w++) {
+        const int n = pass->t->n - 64 * (int)w;
         uint64_t all = n >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << n) - 1;
         uint64_t one = only >= 0 && (size_t)only / 64 == w ? (uint64_t)1 << only % 64 : 0;
         if (set[w] != (only < 0 ? all : one)) return false;
@@ -114,53 +115,54 @@ static bool is_set(const check *c, const uint64_t *set, int only) {
     return true;
 }
 
-static mth_status end_check(const check *c) {
-    const mth__template *t = c->t;
-    for (int r = 0; r < t->n; r++)
-        for (int k = 0; k < t->chunks; k++) {
+static mth_status end_check(const check *pass) {
+    const mth__template *template = pass->t;
+    for (int r = 0; r < template->n; r++)
+        for (int k = 0; k < template->chunks; k++) {
             int chunk, only;
-            if (!expected(t, r, k, &chunk, &only)) continue;
-            size_t at = slot_of(c, r, k);
-            if (chunk_after(c, &c->old, at, t->rounds - 1) != chunk || !is_set(c, c->old.set + at * c->words, only))
+            if (!expected(template, r, k, &chunk, &only)) continue;
+            size_t at = slot_of(pass, r, k);
+            if (chunk_after(pass, &pass->old, at, template->rounds - 1) != chunk ||
+                !is_set(pass, pass->old.set + at * pass->words, only))
                 BAD("rank %d ends with a wrong chunk %d", r, k);
         }
     return NULL;
 }
 
 mth_status mth__template_verify_steps(
-    mth__arena *arena, const mth__template *t, mth__step *const *steps, const int *count) {
-    const size_t n = (size_t)t->n * (size_t)t->chunks;
-    check state = {t, ((size_t)t->n + 63) / 64, .changed = NEW_ARRAY(arena, int, n)}, *c = &state;
-    int *at = NEW_ARRAY(arena, int, t->n);
-    begin(c, arena);
-    for (size_t i = 0; i < n; i++) c->changed[i] = NEVER;
-    for (; c->round < t->rounds; c->round++) {
-        for (int r = 0; r < t->n; r++)
-            for (int i = at[r]; i < count[r] && steps[r][i].round == c->round; i++) {
+    mth__arena *arena, const mth__template *template, mth__step *const *steps, const int *count) {
+    const size_t n = (size_t)template->n * (size_t)template->chunks;
+    check state = {template, ((size_t)template->n + 63) / 64, .changed = NEW_ARRAY(arena, int, n)}, *pass = &state;
+    int *at = NEW_ARRAY(arena, int, template->n);
+    begin(pass, arena);
+    for (size_t i = 0; i < n; i++) pass->changed[i] = NEVER;
+    for (; pass->round < template->rounds; pass->round++) {
+        for (int r = 0; r < template->n; r++)
+            for (int i = at[r]; i < count[r] && steps[r][i].round == pass->round; i++) {
                 const int to = steps[r][i].to_chunk;
-                if (to < 0 || to >= t->chunks) BAD("rank %d writes chunk %d", r, to);
-                if (!t->double_buffer) c->old.written[slot_of(c, r, to)] = c->round;
+                if (to < 0 || to >= template->chunks) BAD("rank %d writes chunk %d", r, to);
+                if (!template->double_buffer) pass->old.written[slot_of(pass, r, to)] = pass->round;
             }
-        for (int r = 0; r < t->n; r++)
-            for (; at[r] < count[r] && steps[r][at[r]].round == c->round; at[r]++)
-                TRY(step_check(c, r, steps[r][at[r]]));
-        slots swap = c->old;
-        c->old = c->next;
-        c->next = swap;
+        for (int r = 0; r < template->n; r++)
+            for (; at[r] < count[r] && steps[r][at[r]].round == pass->round; at[r]++)
+                TRY(step_check(pass, r, steps[r][at[r]]));
+        slots swap = pass->old;
+        pass->old = pass->next;
+        pass->next = swap;
     }
-    for (int r = 0; r < t->n; r++)
+    for (int r = 0; r < template->n; r++)
         if (at[r] != count[r])
-            BAD("rank %d has steps out of the order of rounds, or after the last one (%d)", r, t->rounds);
-    return end_check(c);
+            BAD("rank %d has steps out of the order of rounds, or after the last one (%d)", r, template->rounds);
+    return end_check(pass);
 }
 
 static mth_status verify(void *argument) {
-    const mth__template *t = argument;
+    const mth__template *template = argument;
     mth__arena *arena = mth__arena_new();
-    mth__step **steps = NEW_ARRAY(arena, mth__step *, t->n);
-    int *count = NEW_ARRAY(arena, int, t->n);
-    for (int r = 0; r < t->n; r++) count[r] = mth__template_steps(arena, t, r, &steps[r]);
-    mth_status s = mth__template_verify_steps(arena, t, steps, count);
+    mth__step **steps = NEW_ARRAY(arena, mth__step *, template->n);
+    int *count = NEW_ARRAY(arena, int, template->n);
+    for (int r = 0; r < template->n; r++) count[r] = mth__template_steps(arena, template, r, &steps[r]);
+    mth_status s = mth__template_verify_steps(arena, template, steps, count);
     mth__arena_free(arena);
     return s;
 }

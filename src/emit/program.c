@@ -22,9 +22,9 @@ typedef struct {
 } emission;
 
 /* ---------------------------------------------------------------- names */
-static bool take_name(emission *e, const char *name) {
-    const int before = (int)e->taken.name.n;
-    return mth__names_add(e->scratch, &e->taken, name) == before;
+static bool take_name(emission *pass, const char *name) {
+    const int before = (int)pass->taken.name.n;
+    return mth__names_add(pass->scratch, &pass->taken, name) == before;
 }
 
 static const char *numbered_name(mth__arena *arena, int id) { /* "%id", the name of most values */
@@ -38,19 +38,20 @@ static const char *numbered_name(mth__arena *arena, int id) { /* "%id", the name
 }
 
 /* The user's name where it can't be mistaken for one of ours and is not in use yet. */
-static const char *name_of(emission *e, const mth__value *v) {
-    if (!e->name[v->id]) {
-        const char *name = v->name && *v->name && !strpbrk(v->name, "%~") ? v->name : NULL;
+static const char *name_of(emission *pass, const mth__value *value) {
+    if (!pass->name[value->id]) {
+        const char *name = value->name && *value->name && !strpbrk(value->name, "%~") ? value->name : NULL;
         /* named as its output, which it is not */
-        if (name && v->kind == MTH__VALUE_SEED) name = mth__format(e->arena, "%s~gradient", name);
-        e->name[v->id] = name && take_name(e, name) ? mth__copy_text(e->arena, name) : numbered_name(e->arena, v->id);
+        if (name && value->kind == MTH__VALUE_SEED) name = mth__format(pass->arena, "%s~gradient", name);
+        pass->name[value->id] =
+            name && take_name(pass, name) ? mth__copy_text(pass->arena, name) : numbered_name(pass->arena, value->id);
     }
-    return e->name[v->id];
+    return pass->name[value->id];
 }
 
 /* ---------------------------------------------------------------- values of a role */
-static int position_of(const emission *e, const mth__value *v, int role, int hint) {
-    const mth__role_list *l = &e->roles[v->sharding.on->id];
+static int position_of(const emission *pass, const mth__value *value, int role, int hint) {
+    const mth__role_list *l = &pass->roles[value->sharding.on->id];
     if (hint < l->n && l->role[hint] == role) return hint;
     int a = 0, b = l->n;
     while (a < b) {
@@ -64,74 +65,74 @@ static int position_of(const emission *e, const mth__value *v, int role, int hin
 }
 
 /* `hint`: where the role probably stands in the list of the value's placement. -1: the role has no such value. */
-static int slot_of(const emission *e, const mth__value *v, int role, int hint) {
-    int at = e->slot[v->id] ? position_of(e, v, role, hint) : -1;
-    return at < 0 ? -1 : e->slot[v->id][at];
+static int slot_of(const emission *pass, const mth__value *value, int role, int hint) {
+    int at = pass->slot[value->id] ? position_of(pass, value, role, hint) : -1;
+    return at < 0 ? -1 : pass->slot[value->id][at];
 }
 
-static int push_value(emission *e, int role, mth__pvalue v) {
-    mth__role *r = &e->p->role.at[role];
+static int push_value(emission *pass, int role, mth__program_value v) {
+    mth__role *r = &pass->p->role.at[role];
     v.offset = v.storage == MTH__IN_SLAB ? -1 : v.offset;
     v.bytes = mth__shape_size(v.local) * (int64_t)mth_dtype_size(v.dtype);
-    PUSH(e->arena, r->value, v);
+    PUSH(pass->arena, r->value, v);
     return (int)r->value.n - 1;
 }
 
-static mth__pvalue describe(emission *e, int role, const mth__value *v) {
+static mth__program_value describe(emission *pass, int role, const mth__value *v) {
     const mth__placement *on = v->sharding.on;
     mth__shape local = v->shape;
-    if (!e->global)
-        local = mth__local_shape(v->shape, &v->sharding, on->rank_of[e->p->role.at[role].device[0]], NULL, NULL);
-    return (mth__pvalue){
-        .name = name_of(e, v), .dtype = v->dtype, .shape = v->shape, .sharding = v->sharding, .local = local};
+    if (!pass->global)
+        local = mth__local_shape(v->shape, &v->sharding, on->rank_of[pass->p->role.at[role].device[0]], NULL, NULL);
+    return (mth__program_value){
+        .name = name_of(pass, v), .dtype = v->dtype, .shape = v->shape, .sharding = v->sharding, .local = local};
 }
 
-static void set_slot(emission *e, const mth__value *v, int role, int hint, int index) {
-    const mth__role_list *l = &e->roles[v->sharding.on->id];
-    if (!e->slot[v->id]) {
-        e->slot[v->id] = NEW_ARRAY(e->scratch, int, l->n);
-        for (int i = 0; i < l->n; i++) e->slot[v->id][i] = -1;
+static void set_slot(emission *pass, const mth__value *value, int role, int hint, int index) {
+    const mth__role_list *l = &pass->roles[value->sharding.on->id];
+    if (!pass->slot[value->id]) {
+        pass->slot[value->id] = NEW_ARRAY(pass->scratch, int, l->n);
+        for (int i = 0; i < l->n; i++) pass->slot[value->id][i] = -1;
     }
-    e->slot[v->id][position_of(e, v, role, hint)] = index;
+    pass->slot[value->id][position_of(pass, value, role, hint)] = index;
 }
 
-static mth__memory_kind memory_of_exit(const emission *e, int exit) {
-    return e->p->exit.at[exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
+static mth__memory_kind memory_of_exit(const emission *pass, int exit) {
+    return pass->p->exit.at[exit].kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
 }
 
 /* A partitioner is asked for an exit as it leaves, whatever its maker's layout. */
-static void lie_in_exit(const emission *e, mth__pvalue *p, int exit) {
-    p->storage = MTH__IN_EXIT;
-    p->index = exit;
-    p->memory = memory_of_exit(e, exit);
-    if (e->global) p->sharding = e->p->exit.at[exit].sharding;
+static void lie_in_exit(const emission *pass, mth__program_value *value, int exit) {
+    value->storage = MTH__IN_EXIT;
+    value->index = exit;
+    value->memory = memory_of_exit(pass, exit);
+    if (pass->global) value->sharding = pass->p->exit.at[exit].sharding;
 }
 
 /* A result of an instruction: in the slab, or in the exit that it is. */
-static int new_result(emission *e, int role, const mth__value *v, int hint) {
-    mth__pvalue p = describe(e, role, v);
-    int exit = e->exit_of[v->id];
-    if (exit >= 0) lie_in_exit(e, &p, exit);
-    int index = push_value(e, role, p);
-    set_slot(e, v, role, hint, index);
+static int new_result(emission *pass, int role, const mth__value *v, int hint) {
+    mth__program_value p = describe(pass, role, v);
+    int exit = pass->exit_of[v->id];
+    if (exit >= 0) lie_in_exit(pass, &p, exit);
+    int index = push_value(pass, role, p);
+    set_slot(pass, v, role, hint, index);
     return index;
 }
 
-static void new_alias(emission *e, int role, const mth__value *v, int hint, int of, int64_t offset) {
-    mth__pvalue p = describe(e, role, v);
-    const mth__pvalue *base = &e->p->role.at[role].value.at[of];
+static void new_alias(emission *pass, int role, const mth__value *v, int hint, int of, int64_t offset) {
+    mth__program_value p = describe(pass, role, v);
+    const mth__program_value *base = &pass->p->role.at[role].value.at[of];
     p.storage = MTH__IN_ALIAS;
     p.index = base->storage == MTH__IN_ALIAS ? base->index : of;
     p.offset = offset + (base->storage == MTH__IN_ALIAS ? base->offset : 0);
     if (mth__shape_size(p.local) == 0) p.offset = 0; /* an empty part may begin behind the end */
-    set_slot(e, v, role, hint, push_value(e, role, p));
+    set_slot(pass, v, role, hint, push_value(pass, role, p));
 }
 
 /* ---------------------------------------------------------------- instructions */
 static mth__instr *push_instr(
-    emission *e, int role, const mth__node *n, mth__instr_kind kind, int channel, int nin, int nout) {
-    int *operands = NEW_ARRAY(e->arena, int, nin + nout);
-    mth__instr i = {.kind = kind,
+    emission *pass, int role, const mth__node *n, mth__instr_kind kind, int channel, int nin, int nout) {
+    int *operands = NEW_ARRAY(pass->arena, int, nin + nout);
+    mth__instr instr = {.kind = kind,
         .channel = channel,
         .nin = nin,
         .nout = nout,
@@ -140,82 +141,84 @@ static mth__instr *push_instr(
         .awaited = -1,
         .scratch = -1,
         .label = n ? n->label : mth__label_outside(NULL, MTH__FORWARD)};
-    mth__role *r = &e->p->role.at[role];
-    PUSH(e->arena, r->instr, i);
+    mth__role *r = &pass->p->role.at[role];
+    PUSH(pass->arena, r->instr, instr);
     return &r->instr.at[r->instr.n - 1];
 }
 
-static mth_status missing(const emission *e, const mth__node *n, const mth__value *v, int role) {
-    mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", n->op->name,
-        n->id, e->p->role.at[role].device[0]);
-    return mth__error_tensor(mth__error_operator(s, n->label.module), mth__value_text(v));
+static mth_status missing(const emission *pass, const mth__node *node, const mth__value *value, int role) {
+    mth_status s = INTERNAL("%s (node %d) reads a value that device %d, where it runs, does not hold", node->op->name,
+        node->id, pass->p->role.at[role].device[0]);
+    return mth__error_tensor(mth__error_operator(s, node->label.module), mth__value_text(value));
 }
 
 /* Copies of v into exits from `exit` on. */
-static mth_status copy_to_exits(emission *e, const mth__value *v, int exit) {
+static mth_status copy_to_exits(emission *pass, const mth__value *v, int exit) {
     static const mth__attrs none;
-    const mth__role_list *l = &e->roles[v->sharding.on->id];
-    for (; exit >= 0; exit = e->next_exit[exit])
+    const mth__role_list *l = &pass->roles[v->sharding.on->id];
+    for (; exit >= 0; exit = pass->next_exit[exit])
         for (int k = 0; k < l->n; k++) {
-            int role = l->role[k], from = slot_of(e, v, role, k);
-            mth__pvalue p = describe(e, role, v);
-            p.name = mth__format(e->arena, "%s~%d", p.name, exit);
-            lie_in_exit(e, &p, exit);
-            int to = push_value(e, role, p);
-            mth__instr *i = push_instr(e, role, v->node, MTH__COMPUTE, -1, 1, 1);
-            i->op = mth__op_at(MTH__ROW_copy);
-            i->attrs = &none;
-            i->in[0] = from;
-            i->out[0] = to;
+            int role = l->role[k], from = slot_of(pass, v, role, k);
+            mth__program_value p = describe(pass, role, v);
+            p.name = mth__format(pass->arena, "%s~%d", p.name, exit);
+            lie_in_exit(pass, &p, exit);
+            int to = push_value(pass, role, p);
+            mth__instr *instr = push_instr(pass, role, v->node, MTH__COMPUTE, -1, 1, 1);
+            instr->op = mth__op_at(MTH__ROW_copy);
+            instr->attrs = &none;
+            instr->in[0] = from;
+            instr->out[0] = to;
         }
     return NULL;
 }
 
 /* Bytes into the operand at which a slice lies on this role, or -1 where it is not in one piece. */
-static int64_t slice_offset(const mth__node *n, const mth__pvalue *in, const mth__value *out) {
-    int d = (int)n->attrs.dimension;
+static int64_t slice_offset(const mth__node *node, const mth__program_value *in, const mth__value *out) {
+    int d = (int)node->attrs.dimension;
     if (in->sharding.dim[d].naxes || out->sharding.dim[d].naxes) return -1;
     for (int k = 0; k < d; k++)
         if (in->local.dim[k] > 1) return -1;
     int64_t row = (int64_t)mth_dtype_size(in->dtype);
     for (int k = d + 1; k < in->local.rank; k++) row *= in->local.dim[k];
-    return n->attrs.start * row;
+    return node->attrs.start * row;
 }
 
 /* As they are now: passes behind the global product change some. */
-static const mth__sharding *copy_layouts(emission *e, const mth__node *n) {
-    mth__sharding *layouts = NEW_ARRAY(e->arena, mth__sharding, n->nin + n->nout);
-    for (int j = 0; j < n->nin; j++) layouts[j] = n->need[j];
-    for (int j = 0; j < n->nout; j++) layouts[n->nin + j] = n->out[j]->sharding;
+static const mth__sharding *copy_layouts(emission *pass, const mth__node *node) {
+    mth__sharding *layouts = NEW_ARRAY(pass->arena, mth__sharding, node->nin + node->nout);
+    for (int j = 0; j < node->nin; j++) layouts[j] = node->need[j];
+    for (int j = 0; j < node->nout; j++) layouts[node->nin + j] = node->out[j]->sharding;
     return layouts;
 }
 
-static mth_status emit_compute(emission *e, const mth__node *n) {
-    const mth__role_list *l = &e->roles[n->out[0]->sharding.on->id];
-    bool alias = n->op->flags & MTH__ALIAS,
-         slice = e->views && n->op->row == MTH__ROW_slice && e->exit_of[n->out[0]->id] < 0;
+static mth_status emit_compute(emission *pass, const mth__node *node) {
+    const mth__role_list *l = &pass->roles[node->out[0]->sharding.on->id];
+    bool alias = node->op->flags & MTH__ALIAS,
+         slice = pass->views && node->op->row == MTH__ROW_slice && pass->exit_of[node->out[0]->id] < 0;
     for (int k = 0; k < l->n; k++) {
         int role = l->role[k], in[MTH__MAX_IN];
-        for (int j = 0; j < n->nin; j++)
-            if ((in[j] = slot_of(e, n->in[j], role, k)) < 0) return missing(e, n, n->in[j], role);
-        int64_t offset = alias ? 0 : slice ? slice_offset(n, &e->p->role.at[role].value.at[in[0]], n->out[0]) : -1;
+        for (int j = 0; j < node->nin; j++)
+            if ((in[j] = slot_of(pass, node->in[j], role, k)) < 0) return missing(pass, node, node->in[j], role);
+        int64_t offset = alias ? 0
+            : slice            ? slice_offset(node, &pass->p->role.at[role].value.at[in[0]], node->out[0])
+                               : -1;
         if (offset >= 0) {
-            new_alias(e, role, n->out[0], k, in[0], offset);
+            new_alias(pass, role, node->out[0], k, in[0], offset);
             continue;
         }
-        mth__instr *i = push_instr(e, role, n, MTH__COMPUTE, -1, n->nin, n->nout);
-        i->op = n->op;
-        i->attrs = &n->attrs;
-        i->accumulates = n->accumulates;
-        if (e->global) i->layouts = copy_layouts(e, n);
-        for (int j = 0; j < n->nin; j++) i->in[j] = in[j];
-        for (int j = 0; j < n->nout; j++) i->out[j] = new_result(e, role, n->out[j], k);
+        mth__instr *instr = push_instr(pass, role, node, MTH__COMPUTE, -1, node->nin, node->nout);
+        instr->op = node->op;
+        instr->attrs = &node->attrs;
+        instr->accumulates = node->accumulates;
+        if (pass->global) instr->layouts = copy_layouts(pass, node);
+        for (int j = 0; j < node->nin; j++) instr->in[j] = in[j];
+        for (int j = 0; j < node->nout; j++) instr->out[j] = new_result(pass, role, node->out[j], k);
     }
     return NULL;
 }
 
-static mth_status add_scratch(emission *e, int role, mth__instr *i, const mth__channel *c, const char *result) {
-    int64_t bytes = mth__channel_scratch(c, e->p->role.at[role].device[0]);
+static mth_status add_scratch(emission *pass, int role, mth__instr *i, const mth__channel *c, const char *result) {
+    int64_t bytes = mth__channel_scratch(c, pass->p->role.at[role].device[0]);
     if (bytes == 0) return NULL;
     const mth__shape shape = {1, {bytes / (int64_t)mth_dtype_size(c->dtype)}};
     mth_status bad = mth__shape_check(shape, c->dtype);
@@ -228,27 +231,28 @@ static mth_status add_scratch(emission *e, int role, mth__instr *i, const mth__c
                 F("use collective_ops={'%s': 'direct'}, or smaller shapes", mth__channel_names[c->kind])),
             c->label);
     }
-    mth__pvalue v = {.name = mth__format(e->arena, "%s~work", result),
+    mth__program_value value = {.name = mth__format(pass->arena, "%s~work", result),
         .dtype = c->dtype,
         .shape = shape,
         .local = shape,
         .sharding = {.on = c->from.on},
         .memory = MTH__MEMORY_COMMUNICATION};
-    i->scratch = push_value(e, role, v);
+    i->scratch = push_value(pass, role, value);
     return NULL;
 }
 
 /* One instruction of a channel on one role: with the operand where `sends`, with the result where `takes`; on the
  * stream that communicates where `starts`. */
-static mth_status take_part(
-    emission *e, const mth__node *n, int channel, mth__instr_kind kind, int role, bool starts, bool sends, bool takes) {
-    int in = sends ? slot_of(e, n->in[0], role, 0) : -1;
-    if (sends && in < 0) return missing(e, n, n->in[0], role);
-    mth__instr *i = push_instr(e, role, n, kind, channel, sends, takes);
-    i->stream = starts ? 1 : 0;
-    if (sends) i->in[0] = in;
-    if (takes) i->out[0] = new_result(e, role, n->out[0], 0);
-    if (sends && kind != MTH__SEND) TRY(add_scratch(e, role, i, &e->p->channel.at[channel], name_of(e, n->out[0])));
+static mth_status take_part(emission *pass, const mth__node *node, int channel, mth__instr_kind kind, int role,
+    bool starts, bool sends, bool takes) {
+    int in = sends ? slot_of(pass, node->in[0], role, 0) : -1;
+    if (sends && in < 0) return missing(pass, node, node->in[0], role);
+    mth__instr *instr = push_instr(pass, role, node, kind, channel, sends, takes);
+    instr->stream = starts ? 1 : 0;
+    if (sends) instr->in[0] = in;
+    if (takes) instr->out[0] = new_result(pass, role, node->out[0], 0);
+    if (sends && kind != MTH__SEND)
+        TRY(add_scratch(pass, role, instr, &pass->p->channel.at[channel], name_of(pass, node->out[0])));
     return NULL;
 }
 
@@ -259,150 +263,155 @@ static const struct {
     {MTH__ROW_reduce_scatter, MTH__REDUCE_SCATTER}, {MTH__ROW_all_to_all, MTH__ALL_TO_ALL},
     {MTH__ROW_broadcast, MTH__BROADCAST}, {MTH__ROW_transfer, MTH__TRANSFER}};
 
-static mth_status emit_channel(emission *e, const mth__node *n) {
-    const mth__sharding *from = &n->in[0]->sharding, *to = &n->out[0]->sharding;
+static mth_status emit_channel(emission *pass, const mth__node *node) {
+    const mth__sharding *from = &node->in[0]->sharding, *to = &node->out[0]->sharding;
     size_t k = 0;
-    while (k < sizeof kinds / sizeof *kinds && (int)kinds[k].row != n->op->row) k++;
-    if (k == sizeof kinds / sizeof *kinds) return INTERNAL("%s is no communication that a program has", n->op->name);
+    while (k < sizeof kinds / sizeof *kinds && (int)kinds[k].row != node->op->row) k++;
+    if (k == sizeof kinds / sizeof *kinds) return INTERNAL("%s is no communication that a program has", node->op->name);
     mth__channel_kind kind = kinds[k].kind;
     mth__channel c = {.kind = kind,
-        .algorithm = e->algorithm[kind],
-        .dtype = n->out[0]->dtype,
-        .shape = n->out[0]->shape,
+        .algorithm = pass->algorithm[kind],
+        .dtype = node->out[0]->dtype,
+        .shape = node->out[0]->shape,
         .from = *from,
         .to = *to,
         .reduce = from->reduce,
         .dim = -1,
         .dim2 = -1};
-    if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)n->attrs.axes;
-    if (kind == MTH__ALL_GATHER || kind == MTH__REDUCE_SCATTER) c.dim = (int8_t)n->attrs.dimension;
+    if (kind <= MTH__ALL_TO_ALL) c.axes = (uint8_t)node->attrs.axes;
+    if (kind == MTH__ALL_GATHER || kind == MTH__REDUCE_SCATTER) c.dim = (int8_t)node->attrs.dimension;
     if (kind == MTH__ALL_TO_ALL) {
-        c.dim = (int8_t)n->attrs.split;
-        c.dim2 = (int8_t)n->attrs.gathered;
+        c.dim = (int8_t)node->attrs.split;
+        c.dim2 = (int8_t)node->attrs.gathered;
     }
-    c.label = mth__format(e->arena, "%s: %s", n->label.module ? n->label.module : "model", n->op->name);
-    int channel = (int)e->p->channel.n;
-    PUSH(e->arena, e->p->channel, c);
+    c.label = mth__format(pass->arena, "%s: %s", node->label.module ? node->label.module : "model", node->op->name);
+    int channel = (int)pass->p->channel.n;
+    PUSH(pass->arena, pass->p->channel, c);
 
-    const mth__role_list *source = &e->roles[from->on->id], *target = &e->roles[to->on->id];
+    const mth__role_list *source = &pass->roles[from->on->id], *target = &pass->roles[to->on->id];
     if (kind == MTH__BROADCAST) {
         int root = source->role[0];
         if (to->on->rank_of[from->on->device[0]] < 0)
-            TRY(take_part(e, n, channel, MTH__COLLECTIVE, root, e->overlap, true, false));
+            TRY(take_part(pass, node, channel, MTH__COLLECTIVE, root, pass->overlap, true, false));
         for (int i = 0; i < target->n; i++)
-            TRY(take_part(e, n, channel, MTH__COLLECTIVE, target->role[i], e->overlap, target->role[i] == root, true));
+            TRY(take_part(
+                pass, node, channel, MTH__COLLECTIVE, target->role[i], pass->overlap, target->role[i] == root, true));
         return NULL;
     }
     if (from->on == to->on) {
         for (int i = 0; i < target->n; i++)
-            TRY(take_part(e, n, channel, MTH__COLLECTIVE, target->role[i], e->overlap, true, true));
+            TRY(take_part(pass, node, channel, MTH__COLLECTIVE, target->role[i], pass->overlap, true, true));
         return NULL;
     }
     if (kind != MTH__TRANSFER)
-        return mth__error_tensor(
-            INTERNAL("%s (node %d) leads to another placement", n->op->name, n->id), mth__value_text(n->in[0]));
-    for (int i = 0; i < source->n; i++) TRY(take_part(e, n, channel, MTH__SEND, source->role[i], false, true, false));
+        return mth__error_tensor(INTERNAL("%s (node %d) leads to another placement", node->op->name, node->id),
+            mth__value_text(node->in[0]));
+    for (int i = 0; i < source->n; i++)
+        TRY(take_part(pass, node, channel, MTH__SEND, source->role[i], false, true, false));
     for (int i = 0; i < target->n; i++) {
-        bool both = slot_of(e, n->in[0], target->role[i], 0) >= 0;
-        TRY(take_part(e, n, channel, MTH__RECV, target->role[i], e->overlap && !both, false, true));
+        bool both = slot_of(pass, node->in[0], target->role[i], 0) >= 0;
+        TRY(take_part(pass, node, channel, MTH__RECV, target->role[i], pass->overlap && !both, false, true));
     }
     return NULL;
 }
 
 /* ---------------------------------------------------------------- entries, exits */
-static void add_entries(emission *e, const mth__value *const *v, size_t n, mth__entry_kind kind) {
+static void add_entries(emission *pass, const mth__value *const *v, size_t n, mth__entry_kind kind) {
     for (size_t i = 0; i < n; i++) {
-        const mth__role_list *l = &e->roles[v[i]->sharding.on->id];
-        PUSH(e->arena, e->p->entry,
-            ((mth__entry){kind, mth__copy_text(e->arena, v[i]->name), v[i]->dtype, v[i]->shape, v[i]->sharding}));
+        const mth__role_list *l = &pass->roles[v[i]->sharding.on->id];
+        PUSH(pass->arena, pass->p->entry,
+            ((mth__entry){kind, mth__copy_text(pass->arena, v[i]->name), v[i]->dtype, v[i]->shape, v[i]->sharding}));
         for (int k = 0; k < l->n; k++) {
-            mth__pvalue p = describe(e, l->role[k], v[i]);
+            mth__program_value p = describe(pass, l->role[k], v[i]);
             p.storage = MTH__IN_ENTRY;
-            p.index = (int)e->p->entry.n - 1;
+            p.index = (int)pass->p->entry.n - 1;
             p.memory = kind == MTH__ENTRY_PARAMETER ? MTH__MEMORY_WEIGHT : MTH__MEMORY_INPUT;
-            set_slot(e, v[i], l->role[k], k, push_value(e, l->role[k], p));
+            set_slot(pass, v[i], l->role[k], k, push_value(pass, l->role[k], p));
         }
     }
 }
 
-static const mth__value *viewed(const mth__value *v) {
-    while (v->kind == MTH__VALUE_NODE && v->node->op->flags & MTH__ALIAS) v = v->node->in[0];
-    return v;
+static const mth__value *viewed(const mth__value *value) {
+    while (value->kind == MTH__VALUE_NODE && value->node->op->flags & MTH__ALIAS) value = value->node->in[0];
+    return value;
 }
 
-static void add_exits(emission *e) {
-    const mth__graph *g = e->graph;
-    e->exit_of = NEW_ARRAY(e->scratch, int, g->values);
-    e->next_exit = NEW_ARRAY(e->scratch, int, g->output.n);
-    memset(e->exit_of, -1, (size_t)g->values * sizeof *e->exit_of);
-    for (size_t i = 0; i < g->output.n; i++) {
-        const mth__output *o = &g->output.at[i];
+static void add_exits(emission *pass) {
+    const mth__graph *graph = pass->graph;
+    pass->exit_of = NEW_ARRAY(pass->scratch, int, graph->values);
+    pass->next_exit = NEW_ARRAY(pass->scratch, int, graph->output.n);
+    memset(pass->exit_of, -1, (size_t)graph->values * sizeof *pass->exit_of);
+    for (size_t i = 0; i < graph->output.n; i++) {
+        const mth__output *o = &graph->output.at[i];
         const char *name = o->is_gradient && o->of ? o->of : o->name;
-        PUSH(e->arena, e->p->exit,
-            ((mth__exit){o->is_gradient ? MTH__EXIT_GRADIENT : MTH__EXIT_OUTPUT, -1, mth__copy_text(e->arena, name),
-                o->value->dtype, o->value->shape, e->global ? o->leaves : o->value->sharding}));
+        PUSH(pass->arena, pass->p->exit,
+            ((mth__exit){o->is_gradient ? MTH__EXIT_GRADIENT : MTH__EXIT_OUTPUT, -1, mth__copy_text(pass->arena, name),
+                o->value->dtype, o->value->shape, pass->global ? o->leaves : o->value->sharding}));
     }
-    for (size_t i = g->output.n; i-- > 0;) {
-        int *first = &e->exit_of[g->output.at[i].value->id];
-        e->next_exit[i] = *first;
+    for (size_t i = graph->output.n; i-- > 0;) {
+        int *first = &pass->exit_of[graph->output.at[i].value->id];
+        pass->next_exit[i] = *first;
         *first = (int)i;
     }
     /* A view leaves as the value that it views, where that has no exit of its own. A partitioner lays an exit by its
      * own dimensions. */
-    for (size_t i = 0; i < g->output.n && !e->global; i++) {
-        const mth__value *v = g->output.at[i].value, *base = viewed(v);
-        if (e->exit_of[v->id] != (int)i || base == v || base->kind != MTH__VALUE_NODE || e->exit_of[base->id] >= 0)
+    for (size_t i = 0; i < graph->output.n && !pass->global; i++) {
+        const mth__value *value = graph->output.at[i].value, *base = viewed(value);
+        if (pass->exit_of[value->id] != (int)i || base == value || base->kind != MTH__VALUE_NODE ||
+            pass->exit_of[base->id] >= 0)
             continue;
-        e->exit_of[base->id] = (int)i;
-        e->exit_of[v->id] = e->next_exit[i];
-        e->next_exit[i] = -1;
+        pass->exit_of[base->id] = (int)i;
+        pass->exit_of[value->id] = pass->next_exit[i];
+        pass->next_exit[i] = -1;
     }
 }
 
 /* Does a value of this node leave by a copy alone? */
 static bool only_copied(const mth__value *v) { return v->kind != MTH__VALUE_NODE || v->node->op->flags & MTH__ALIAS; }
 
-static mth_status emit_nodes(emission *e) {
-    const mth__graph *g = e->graph;
-    for (size_t i = 0; i < g->node.n; i++) {
-        const mth__node *n = g->node.at[i];
-        bool channel = n->op->flags & MTH__COMM && n->op->row != MTH__ROW_keep;
-        TRY(channel ? emit_channel(e, n) : emit_compute(e, n));
-        for (int k = 0; k < n->nout && !channel; k++) {
-            int exit = e->exit_of[n->out[k]->id];
-            if (exit >= 0) TRY(copy_to_exits(e, n->out[k], only_copied(n->out[k]) ? exit : e->next_exit[exit]));
+static mth_status emit_nodes(emission *pass) {
+    const mth__graph *graph = pass->graph;
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
+        bool channel = node->op->flags & MTH__COMM && node->op->row != MTH__ROW_keep;
+        TRY(channel ? emit_channel(pass, node) : emit_compute(pass, node));
+        for (int k = 0; k < node->nout && !channel; k++) {
+            int exit = pass->exit_of[node->out[k]->id];
+            if (exit >= 0)
+                TRY(copy_to_exits(pass, node->out[k], only_copied(node->out[k]) ? exit : pass->next_exit[exit]));
         }
     }
     /* at the end, so that nothing waits early: entries, and what communication brought */
-    for (size_t i = 0; i < g->output.n; i++) {
-        const mth__value *v = g->output.at[i].value;
-        if (e->exit_of[v->id] != (int)i) continue;
-        if (v->kind != MTH__VALUE_NODE)
-            TRY(copy_to_exits(e, v, (int)i));
-        else if (v->node->op->flags & MTH__COMM && v->node->op->row != MTH__ROW_keep)
-            TRY(copy_to_exits(e, v, e->next_exit[i]));
+    for (size_t i = 0; i < graph->output.n; i++) {
+        const mth__value *value = graph->output.at[i].value;
+        if (pass->exit_of[value->id] != (int)i) continue;
+        if (value->kind != MTH__VALUE_NODE)
+            TRY(copy_to_exits(pass, value, (int)i));
+        else if (value->node->op->flags & MTH__COMM && value->node->op->row != MTH__ROW_keep)
+            TRY(copy_to_exits(pass, value, pass->next_exit[i]));
     }
     return NULL;
 }
 
-static mth_status check_placed(const mth__graph *g) {
-    for (size_t i = 0; i < g->node.n; i++) {
-        const mth__node *n = g->node.at[i];
-        if (!n->on)
-            return mth__error_operator(INTERNAL("%s (node %d) has no placement", n->op->name, n->id), n->label.module);
-        for (int k = 0; k < n->nout; k++)
-            if (!n->out[k]->sharding.on || n->out[k]->sharding.on != n->out[0]->sharding.on)
+static mth_status check_placed(const mth__graph *graph) {
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
+        if (!node->on)
+            return mth__error_operator(
+                INTERNAL("%s (node %d) has no placement", node->op->name, node->id), node->label.module);
+        for (int k = 0; k < node->nout; k++)
+            if (!node->out[k]->sharding.on || node->out[k]->sharding.on != node->out[0]->sharding.on)
                 return mth__error_tensor(
                     INTERNAL("a result of %s (node %d) has no sharding, or not on the placement of the others",
-                        n->op->name, n->id),
-                    mth__value_text(n->out[k]));
+                        node->op->name, node->id),
+                    mth__value_text(node->out[k]));
     }
     for (size_t k = 0; k < 3; k++) {
-        size_t count = k == 0 ? g->input.n : k == 1 ? g->parameter.n : g->seed.n;
-        mth__value *const *v = k == 0 ? g->input.at : k == 1 ? g->parameter.at : g->seed.at;
+        size_t count = k == 0 ? graph->input.n : k == 1 ? graph->parameter.n : graph->seed.n;
+        mth__value *const *value = k == 0 ? graph->input.at : k == 1 ? graph->parameter.at : graph->seed.at;
         for (size_t i = 0; i < count; i++)
-            if (!v[i]->sharding.on)
-                return mth__error_tensor(INTERNAL("a value has no sharding"), mth__value_text(v[i]));
+            if (!value[i]->sharding.on)
+                return mth__error_tensor(INTERNAL("a value has no sharding"), mth__value_text(value[i]));
     }
     return NULL;
 }
@@ -421,57 +430,58 @@ static mth_status read_options(const mth__emit_options *o, mth__algorithm out[MT
 }
 
 /* Room for what is to come, so that lists don't grow by copying. */
-static void reserve(emission *e) {
-    const mth__graph *g = e->graph;
-    size_t n = e->p->role.n;
-    size_t *values = NEW_ARRAY(e->scratch, size_t, n), *instrs = NEW_ARRAY(e->scratch, size_t, n);
-    for (size_t i = 0; i < g->node.n; i++) {
-        const mth__node *node = g->node.at[i];
-        const mth__role_list *l = &e->roles[node->out[0]->sharding.on->id];
+static void reserve(emission *pass) {
+    const mth__graph *graph = pass->graph;
+    size_t n = pass->p->role.n;
+    size_t *values = NEW_ARRAY(pass->scratch, size_t, n), *instrs = NEW_ARRAY(pass->scratch, size_t, n);
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
+        const mth__role_list *l = &pass->roles[node->out[0]->sharding.on->id];
         for (int k = 0; k < l->n; k++) {
             values[l->role[k]] += (size_t)node->nout;
             instrs[l->role[k]]++;
         }
     }
     for (size_t i = 0; i < n; i++) {
-        mth__role *r = &e->p->role.at[i];
-        r->value.room = values[i] + 16;
-        r->instr.room = instrs[i] + 16;
-        r->value.at = NEW_ARRAY(e->arena, mth__pvalue, r->value.room);
+        mth__role *role = &pass->p->role.at[i];
+        role->value.room = values[i] + 16;
+        role->instr.room = instrs[i] + 16;
+        role->value.at = NEW_ARRAY(pass->arena, mth__program_value, role->value.room);
         /* mth__emit_waits makes the final list */
-        r->instr.at = NEW_ARRAY(e->scratch, mth__instr, r->instr.room);
+        role->instr.at = NEW_ARRAY(pass->scratch, mth__instr, role->instr.room);
     }
 }
 
-static mth_status emit(emission *e) {
-    const mth__graph *g = e->graph;
-    size_t values = (size_t)g->values;
-    TRY(check_placed(g));
-    e->roles = e->global ? mth__emit_one_role(e->scratch, g, e->p) : mth__emit_roles(e->scratch, g, e->p);
-    e->slot = NEW_ARRAY(e->scratch, int *, values);
-    e->name = NEW_ARRAY(e->scratch, const char *, values);
-    reserve(e);
-    add_exits(e);
-    add_entries(e, (const mth__value *const *)g->input.at, g->input.n, MTH__ENTRY_INPUT);
-    add_entries(e, (const mth__value *const *)g->parameter.at, g->parameter.n, MTH__ENTRY_PARAMETER);
-    add_entries(e, (const mth__value *const *)g->seed.at, g->seed.n, MTH__ENTRY_SEED);
-    TRY(emit_nodes(e));
-    for (size_t i = 0; i < e->p->role.n; i++) mth__emit_waits(e->p, &e->p->role.at[i]);
+static mth_status emit(emission *pass) {
+    const mth__graph *graph = pass->graph;
+    size_t values = (size_t)graph->values;
+    TRY(check_placed(graph));
+    pass->roles = pass->global ? mth__emit_one_role(pass->scratch, graph, pass->p)
+                               : mth__emit_roles(pass->scratch, graph, pass->p);
+    pass->slot = NEW_ARRAY(pass->scratch, int *, values);
+    pass->name = NEW_ARRAY(pass->scratch, const char *, values);
+    reserve(pass);
+    add_exits(pass);
+    add_entries(pass, (const mth__value *const *)graph->input.at, graph->input.n, MTH__ENTRY_INPUT);
+    add_entries(pass, (const mth__value *const *)graph->parameter.at, graph->parameter.n, MTH__ENTRY_PARAMETER);
+    add_entries(pass, (const mth__value *const *)graph->seed.at, graph->seed.n, MTH__ENTRY_SEED);
+    TRY(emit_nodes(pass));
+    for (size_t i = 0; i < pass->p->role.n; i++) mth__emit_waits(pass->p, &pass->p->role.at[i]);
     return NULL;
 }
 
 mth_status mth__emit_program(
     mth__arena *arena, const mth__graph *graph, const mth__emit_options *options, bool global, mth__program **out) {
-    emission e = {
+    emission pass = {
         .arena = arena, .graph = graph, .overlap = options->overlap, .views = options->views, .global = global};
-    TRY(read_options(options, e.algorithm));
-    e.scratch = mth__arena_new();
-    e.p = NEW(arena, mth__program);
-    e.p->arena = arena;
-    e.p->mesh = graph->mesh;
-    mth_status s = emit(&e);
-    mth__arena_free(e.scratch);
-    if (!s) *out = e.p;
+    TRY(read_options(options, pass.algorithm));
+    pass.scratch = mth__arena_new();
+    pass.p = NEW(arena, mth__program);
+    pass.p->arena = arena;
+    pass.p->mesh = graph->mesh;
+    mth_status s = emit(&pass);
+    mth__arena_free(pass.scratch);
+    if (!s) *out = pass.p;
     return s;
 }
 
@@ -479,13 +489,13 @@ mth_status mth__emit(mth__arena *arena, const mth__graph *graph, const mth__emit
     return mth__emit_program(arena, graph, options, false, out);
 }
 
-const char *mth__program_reader(const mth__program *p, int entry) {
-    for (size_t r = 0; r < p->role.n; r++) {
-        const mth__role *role = &p->role.at[r];
+const char *mth__program_reader(const mth__program *program, int entry) {
+    for (size_t r = 0; r < program->role.n; r++) {
+        const mth__role *role = &program->role.at[r];
         for (size_t i = 0; i < role->instr.n; i++)
             for (int j = 0; j < role->instr.at[i].nin; j++) {
-                const mth__pvalue *v = &role->value.at[role->instr.at[i].in[j]];
-                if (v->storage == MTH__IN_ENTRY && v->index == entry && role->instr.at[i].label.module)
+                const mth__program_value *value = &role->value.at[role->instr.at[i].in[j]];
+                if (value->storage == MTH__IN_ENTRY && value->index == entry && role->instr.at[i].label.module)
                     return role->instr.at[i].label.module;
             }
     }

@@ -107,7 +107,7 @@ typedef struct {
     /* SLAB, LENT: set by memory.c, a multiple of 64, -1 before; bytes = local size, unpadded */
     int64_t offset, bytes;
     mth__memory_kind memory;
-} mth__pvalue;
+} mth__program_value;
 
 typedef struct {
     mth__instr_kind kind;
@@ -129,7 +129,7 @@ typedef struct {
 typedef struct {
     int ndevice;
     const int32_t *device; /* ascending */
-    VEC(mth__pvalue) value;
+    VEC(mth__program_value) value;
     VEC(mth__instr) instr;
     int64_t slab[MTH__SPACES]; /* bytes */
 } mth__role;
@@ -163,7 +163,7 @@ typedef struct {
 
 /* Where the bytes of the role's value lie. */
 static inline mth__space mth__space_of(const mth__role *r, int v) {
-    const mth__pvalue *p = &r->value.at[v];
+    const mth__program_value *p = &r->value.at[v];
     return (p->storage == MTH__IN_ALIAS ? &r->value.at[p->index] : p)->space;
 }
 /* Does the instruction begin here, to be complete at its WAIT? */

@@ -44,63 +44,64 @@ enum { MOST_STEPS = 1 << 25, MOST_SET_BYTES = 1 << 29 };
 
 /* ---------------------------------------------------------------- exits */
 /* Is value x what the exit is said to be? */
-static bool is_exit(const mth__pvalue *x, const mth__exit *e) {
-    return x->dtype == e->dtype && mth__shape_equal(x->shape, e->shape) &&
-        mth__sharding_equal(&x->sharding, &e->sharding, e->shape.rank);
+static bool is_exit(const mth__program_value *value, const mth__exit *exit) {
+    return value->dtype == exit->dtype && mth__shape_equal(value->shape, exit->shape) &&
+        mth__sharding_equal(&value->sharding, &exit->sharding, exit->shape.rank);
 }
 
 /* What the role writes to an exit belongs there; the last value written, or a view of all of it, is what the exit is.
  */
-static mth_status check_exits(mth__verification *v) {
-    const mth__role *r = v->r;
-    for (size_t i = 0; i < r->instr.n; i++)
-        for (int j = 0; j < r->instr.at[i].nout; j++) {
-            int x = r->instr.at[i].out[j];
-            if (r->value.at[x].storage == MTH__IN_EXIT) v->exit_last[r->value.at[x].index] = x;
+static mth_status check_exits(mth__verification *proof) {
+    const mth__role *role = proof->role;
+    for (size_t i = 0; i < role->instr.n; i++)
+        for (int j = 0; j < role->instr.at[i].nout; j++) {
+            int x = role->instr.at[i].out[j];
+            if (role->value.at[x].storage == MTH__IN_EXIT) proof->exit_last[role->value.at[x].index] = x;
         }
-    bool *fits = NEW_ARRAY(v->arena, bool, r->value.n); /* by the value that is written last */
-    for (int x = 0; x < (int)r->value.n; x++) {
-        int base = mth__verify_base(r, x), e = r->value.at[base].index;
-        if (r->value.at[base].storage != MTH__IN_EXIT || v->exit_last[e] != base ||
-            r->value.at[x].bytes != r->value.at[base].bytes)
+    bool *fits = NEW_ARRAY(proof->arena, bool, role->value.n); /* by the value that is written last */
+    for (int x = 0; x < (int)role->value.n; x++) {
+        int base = mth__verify_base(role, x), e = role->value.at[base].index;
+        if (role->value.at[base].storage != MTH__IN_EXIT || proof->exit_last[e] != base ||
+            role->value.at[x].bytes != role->value.at[base].bytes)
             continue;
-        fits[base] |= is_exit(&r->value.at[x], &v->p->exit.at[e]);
+        fits[base] |= is_exit(&role->value.at[x], &proof->program->exit.at[e]);
     }
-    for (size_t k = 0; k < v->exits.n; k++) {
-        int e = v->exits.at[k], last = v->exit_last[e];
-        const mth__exit *x = &v->p->exit.at[e];
+    for (size_t k = 0; k < proof->exits.n; k++) {
+        int e = proof->exits.at[k], last = proof->exit_last[e];
+        const mth__exit *x = &proof->program->exit.at[e];
         if (last < 0)
-            return mth__refuse(v, -1, -1, F("nothing writes exit %d, %s, in which it has values", e, x->name));
+            return mth__refuse(proof, -1, -1, F("nothing writes exit %d, %s, in which it has values", e, x->name));
         if (!fits[last])
-            return mth__refuse(v, -1, last, F("what leaves as exit %d, %s, is not what the exit is", e, x->name));
-        v->left[e] += r->ndevice; /* all are on its placement, as that value is */
+            return mth__refuse(proof, -1, last, F("what leaves as exit %d, %s, is not what the exit is", e, x->name));
+        proof->left[e] += role->ndevice; /* all are on its placement, as that value is */
     }
     return NULL;
 }
 
-static bool writes_exit(const mth__role *r, const mth__instr *k, int exit) {
-    for (int j = 0; j < k->nout; j++)
-        if (r->value.at[k->out[j]].storage == MTH__IN_EXIT && r->value.at[k->out[j]].index == exit) return true;
+static bool writes_exit(const mth__role *role, const mth__instr *instr, int exit) {
+    for (int j = 0; j < instr->nout; j++)
+        if (role->value.at[instr->out[j]].storage == MTH__IN_EXIT && role->value.at[instr->out[j]].index == exit)
+            return true;
     return false;
 }
 
 /* Every device of an exit's placement writes it. */
-static mth_status check_left(mth__verification *v) {
-    for (size_t e = 0; e < v->p->exit.n; e++) {
-        const mth__exit *x = &v->p->exit.at[e];
-        if (v->left[e] == x->sharding.on->count) continue;
-        int d = mth__verify_lacking(v, x->sharding.on, writes_exit, (int)e);
+static mth_status check_left(mth__verification *proof) {
+    for (size_t e = 0; e < proof->program->exit.n; e++) {
+        const mth__exit *exit = &proof->program->exit.at[e];
+        if (proof->left[e] == exit->sharding.on->count) continue;
+        int d = mth__verify_lacking(proof, exit->sharding.on, writes_exit, (int)e);
         if (d < 0) return INTERNAL("exit %zu: devices are counted wrongly", e);
-        int role = v->p->role_of[d];
+        int role = proof->program->role_of[d];
         if (role < 0)
             return mth__error_operator(FAIL(MTH_ERROR_VALUE,
                                            F("exit %zu, %s: %d devices must write it, %lld do; device %d has no role",
-                                               e, x->name, x->sharding.on->count, (long long)v->left[e], d),
+                                               e, exit->name, exit->sharding.on->count, (long long)proof->left[e], d),
                                            F("give every device of its placement a role that writes it")),
-                x->name);
-        v->r = &v->p->role.at[role];
-        v->role = role;
-        return mth__refuse(v, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, x->name));
+                exit->name);
+        proof->role = &proof->program->role.at[role];
+        proof->number = role;
+        return mth__refuse(proof, -1, -1, F("nothing writes exit %zu, %s, which its devices must have", e, exit->name));
     }
     return NULL;
 }
@@ -117,28 +118,29 @@ static mth_status whole(
 }
 
 /* A successor is what its entry is, and the only one. */
-static mth_status check_successor(const mth__verification *v, size_t i) {
-    const mth__exit *x = &v->p->exit.at[i];
-    if (x->entry < 0 || (size_t)x->entry >= v->p->entry.n)
-        return INTERNAL("exit %zu, %s, is the successor of an entry that there is not", i, x->name);
-    const mth__entry *e = &v->p->entry.at[x->entry];
+static mth_status check_successor(const mth__verification *proof, size_t i) {
+    const mth__exit *exit = &proof->program->exit.at[i];
+    if (exit->entry < 0 || (size_t)exit->entry >= proof->program->entry.n)
+        return INTERNAL("exit %zu, %s, is the successor of an entry that there is not", i, exit->name);
+    const mth__entry *entry = &proof->program->entry.at[exit->entry];
     char *what = NULL;
-    if (e->kind != MTH__ENTRY_PARAMETER && e->kind != MTH__ENTRY_STATE)
-        what = F("exit %zu, %s, is the successor of entry %d, %s, which is the caller's to keep", i, x->name, x->entry,
-            e->name);
-    else if (x->dtype != e->dtype || !mth__shape_equal(x->shape, e->shape) || x->sharding.on != e->sharding.on ||
-        !mth__sharding_equal(&x->sharding, &e->sharding, x->shape.rank))
-        what = F("exit %zu, %s, is not what entry %d, %s, is, whose successor it is said to be", i, x->name, x->entry,
-            e->name);
-    else if (v->successor[x->entry] >= 0)
-        what =
-            F("exits %d and %zu are both the successor of entry %d, %s", v->successor[x->entry], i, x->entry, e->name);
-    v->successor[x->entry] = (int)i;
+    if (entry->kind != MTH__ENTRY_PARAMETER && entry->kind != MTH__ENTRY_STATE)
+        what = F("exit %zu, %s, is the successor of entry %d, %s, which is the caller's to keep", i, exit->name,
+            exit->entry, entry->name);
+    else if (exit->dtype != entry->dtype || !mth__shape_equal(exit->shape, entry->shape) ||
+        exit->sharding.on != entry->sharding.on ||
+        !mth__sharding_equal(&exit->sharding, &entry->sharding, exit->shape.rank))
+        what = F("exit %zu, %s, is not what entry %d, %s, is, whose successor it is said to be", i, exit->name,
+            exit->entry, entry->name);
+    else if (proof->successor[exit->entry] >= 0)
+        what = F("exits %d and %zu are both the successor of entry %d, %s", proof->successor[exit->entry], i,
+            exit->entry, entry->name);
+    proof->successor[exit->entry] = (int)i;
     if (!what) return NULL;
     return mth__error_operator(FAIL(MTH_ERROR_VALUE, what,
                                    F("let each parameter and state have one successor, of its dtype, shape and "
                                      "sharding")),
-        x->name);
+        exit->name);
 }
 
 /* What is known at run time only is one number, whole everywhere. */
@@ -151,12 +153,13 @@ static mth_status check_scalar(size_t i, const mth__entry *e) {
 }
 
 /* Refuses what would take too long to prove. */
-static mth_status check_template(const mth__verification *v, size_t channel, const mth__template *t, int64_t *steps) {
+static mth_status check_template(
+    const mth__verification *proof, size_t channel, const mth__template *t, int64_t *steps) {
     const int64_t slots = (int64_t)t->n * t->chunks * (t->double_buffer ? 2 : 1);
     const int64_t bytes = mth__size_product(slots, ((int64_t)t->n + 63) / 64 * 8);
     *steps = mth__size_sum(*steps, mth__template_size(t));
     if (bytes <= MOST_SET_BYTES && *steps <= MOST_STEPS) return mth__template_verify(t);
-    const mth__channel *c = &v->p->channel.at[channel];
+    const mth__channel *c = &proof->program->channel.at[channel];
     return mth__error_operator(
         FAIL(MTH_ERROR_VALUE,
             bytes > MOST_SET_BYTES ? F("%s %s over %d devices has more contributions to follow than are proved",
@@ -165,106 +168,110 @@ static mth_status check_template(const mth__verification *v, size_t channel, con
                                        "than %d steps together",
                                          MOST_STEPS),
             F("use the direct algorithm, or groups of fewer devices or fewer different sizes")),
-        mth__format(v->arena, "channel c%zu (%s)", channel, c->label));
+        mth__format(proof->arena, "channel c%zu (%s)", channel, c->label));
 }
 
-static mth_status check_channels(const mth__verification *v) {
-    const mth__program *p = v->p;
+static mth_status check_channels(const mth__verification *proof) {
+    const mth__program *program = proof->program;
     int64_t steps = 0;
     int largest = 0;
-    for (size_t i = 0; i < p->channel.n; i++) {
-        const mth__channel *c = &p->channel.at[i];
+    for (size_t i = 0; i < program->channel.n; i++) {
+        const mth__channel *channel = &program->channel.at[i];
         TRY(mth__stop_check());
-        mth_status bad = mth__channel_check(c);
-        if (bad) return mth__error_operator(bad, mth__format(v->arena, "channel c%zu (%s)", i, c->label));
-        if (c->algorithm != MTH__DIRECT && mth__channel_size(c) > largest) largest = mth__channel_size(c);
+        mth_status bad = mth__channel_check(channel);
+        if (bad) return mth__error_operator(bad, mth__format(proof->arena, "channel c%zu (%s)", i, channel->label));
+        if (channel->algorithm != MTH__DIRECT && mth__channel_size(channel) > largest)
+            largest = mth__channel_size(channel);
     }
-    bool *proved = NEW_ARRAY(v->arena, bool, MTH__TRANSFER *MTH__ALGORITHMS *(largest + 1));
-    for (size_t i = 0; i < p->channel.n; i++) {
-        const mth__channel *c = &p->channel.at[i];
-        if (c->kind == MTH__TRANSFER || c->algorithm == MTH__DIRECT) continue;
-        const int n = mth__channel_size(c);
-        bool *done = &proved[((int)c->kind * MTH__ALGORITHMS + (int)c->algorithm) * (largest + 1) + n];
+    bool *proved = NEW_ARRAY(proof->arena, bool, MTH__TRANSFER *MTH__ALGORITHMS *(largest + 1));
+    for (size_t i = 0; i < program->channel.n; i++) {
+        const mth__channel *channel = &program->channel.at[i];
+        if (channel->kind == MTH__TRANSFER || channel->algorithm == MTH__DIRECT) continue;
+        const int n = mth__channel_size(channel);
+        bool *done = &proved[((int)channel->kind * MTH__ALGORITHMS + (int)channel->algorithm) * (largest + 1) + n];
         if (*done) continue;
-        const mth__template t = mth__template_get(c->kind, c->algorithm, n);
-        TRY(check_template(v, i, &t, &steps));
+        const mth__template template = mth__template_get(channel->kind, channel->algorithm, n);
+        TRY(check_template(proof, i, &template, &steps));
         *done = true;
     }
     return NULL;
 }
 
-static mth_status check_head(const mth__verification *v) {
-    const mth__program *p = v->p;
-    for (size_t i = 0; i < p->entry.n; i++)
-        TRY(whole(
-            "entry", i, p->entry.at[i].name, &p->entry.at[i].sharding, p->entry.at[i].shape, p->entry.at[i].dtype));
-    for (size_t i = 0; i < p->exit.n; i++)
-        TRY(whole("exit", i, p->exit.at[i].name, &p->exit.at[i].sharding, p->exit.at[i].shape, p->exit.at[i].dtype));
-    for (size_t i = 0; i < p->entry.n; i++) TRY(check_scalar(i, &p->entry.at[i]));
-    for (size_t i = 0; i < p->exit.n; i++)
-        if (p->exit.at[i].kind == MTH__EXIT_SUCCESSOR) TRY(check_successor(v, i));
-    return check_channels(v);
+static mth_status check_head(const mth__verification *proof) {
+    const mth__program *program = proof->program;
+    for (size_t i = 0; i < program->entry.n; i++)
+        TRY(whole("entry", i, program->entry.at[i].name, &program->entry.at[i].sharding, program->entry.at[i].shape,
+            program->entry.at[i].dtype));
+    for (size_t i = 0; i < program->exit.n; i++)
+        TRY(whole("exit", i, program->exit.at[i].name, &program->exit.at[i].sharding, program->exit.at[i].shape,
+            program->exit.at[i].dtype));
+    for (size_t i = 0; i < program->entry.n; i++) TRY(check_scalar(i, &program->entry.at[i]));
+    for (size_t i = 0; i < program->exit.n; i++)
+        if (program->exit.at[i].kind == MTH__EXIT_SUCCESSOR) TRY(check_successor(proof, i));
+    return check_channels(proof);
 }
 
-static mth_status check_role(const mth__verification *v) {
-    const mth__role *r = v->r;
-    if (r->ndevice < 1) return INTERNAL("role %d has no device", v->role);
-    for (int i = 0; i < r->ndevice; i++) {
-        int d = r->device[i];
-        if (d < 0 || d >= v->p->mesh->count || (i && d <= r->device[i - 1]) || v->p->role_of[d] != v->role)
-            return mth__refuse(v, -1, -1, F("its devices don't ascend, or one has another role"));
+static mth_status check_role(const mth__verification *proof) {
+    const mth__role *role = proof->role;
+    if (role->ndevice < 1) return INTERNAL("role %d has no device", proof->number);
+    for (int i = 0; i < role->ndevice; i++) {
+        int d = role->device[i];
+        if (d < 0 || d >= proof->program->mesh->count || (i && d <= role->device[i - 1]) ||
+            proof->program->role_of[d] != proof->number)
+            return mth__refuse(proof, -1, -1, F("its devices don't ascend, or one has another role"));
     }
     for (int space = 0; space < MTH__SPACES; space++)
-        if (r->slab[space] < 0) return mth__refuse(v, -1, -1, F("its slab has %lld bytes", (long long)r->slab[space]));
+        if (role->slab[space] < 0)
+            return mth__refuse(proof, -1, -1, F("its slab has %lld bytes", (long long)role->slab[space]));
     return NULL;
 }
 
-static int *all_minus_one(const mth__verification *v, size_t n) {
-    int *at = NEW_ARRAY(v->arena, int, n);
+static int *all_minus_one(const mth__verification *proof, size_t n) {
+    int *at = NEW_ARRAY(proof->arena, int, n);
     return memset(at, -1, n * sizeof *at);
 }
 
-static mth_status verify(mth__verification *v) {
-    const mth__program *p = v->p;
-    const size_t channels = p->channel.n;
-    v->successor = all_minus_one(v, p->entry.n);
-    TRY(check_head(v));
-    int **by_channel[] = {&v->opened_by, &v->opened_role, &v->sent_role, &v->taken_role};
-    for (size_t k = 0; k < sizeof by_channel / sizeof *by_channel; k++) *by_channel[k] = all_minus_one(v, channels);
-    v->exit_role = all_minus_one(v, p->exit.n);
-    v->exit_last = NEW_ARRAY(v->arena, int, p->exit.n);
-    v->exit_entry = NEW_ARRAY(v->arena, int, p->exit.n);
-    v->exit_bytes = NEW_ARRAY(v->arena, int64_t, p->exit.n);
-    v->exit_start = NEW_ARRAY(v->arena, int64_t, p->exit.n);
-    v->reach = NEW_ARRAY(v->arena, mth__reach, p->mesh->placements.n);
-    for (size_t i = 0; i < p->mesh->placements.n; i++) v->reach[i].role = -1;
-    v->value = NEW_ARRAY(v->arena, mth__value, MTH__MAX_IN + MTH__MAX_OUT);
-    v->node.in = NEW_ARRAY(v->arena, mth__value *, MTH__MAX_IN + MTH__MAX_OUT);
-    v->sent = NEW_ARRAY(v->arena, int64_t, channels);
-    v->taken = NEW_ARRAY(v->arena, int64_t, channels);
-    v->left = NEW_ARRAY(v->arena, int64_t, p->exit.n);
-    mth__arena *all = v->arena;
-    for (size_t i = 0; i < p->role.n; i++) {
-        v->r = &p->role.at[i];
-        v->role = (int)i;
-        v->arena = mth__arena_new();
-        mth_status s = check_role(v);
-        if (!s) s = mth__verify_values(v);
-        if (!s) s = mth__verify_order(v);
-        if (!s) s = mth__verify_bytes(v);
-        if (!s) s = check_exits(v);
-        mth__arena_free(v->arena);
-        v->arena = all;
+static mth_status verify(mth__verification *proof) {
+    const mth__program *program = proof->program;
+    const size_t channels = program->channel.n;
+    proof->successor = all_minus_one(proof, program->entry.n);
+    TRY(check_head(proof));
+    int **by_channel[] = {&proof->opened_by, &proof->opened_role, &proof->sent_role, &proof->taken_role};
+    for (size_t k = 0; k < sizeof by_channel / sizeof *by_channel; k++) *by_channel[k] = all_minus_one(proof, channels);
+    proof->exit_role = all_minus_one(proof, program->exit.n);
+    proof->exit_last = NEW_ARRAY(proof->arena, int, program->exit.n);
+    proof->exit_entry = NEW_ARRAY(proof->arena, int, program->exit.n);
+    proof->exit_bytes = NEW_ARRAY(proof->arena, int64_t, program->exit.n);
+    proof->exit_start = NEW_ARRAY(proof->arena, int64_t, program->exit.n);
+    proof->reach = NEW_ARRAY(proof->arena, mth__reach, program->mesh->placements.n);
+    for (size_t i = 0; i < program->mesh->placements.n; i++) proof->reach[i].role = -1;
+    proof->value = NEW_ARRAY(proof->arena, mth__value, MTH__MAX_IN + MTH__MAX_OUT);
+    proof->node.in = NEW_ARRAY(proof->arena, mth__value *, MTH__MAX_IN + MTH__MAX_OUT);
+    proof->sent = NEW_ARRAY(proof->arena, int64_t, channels);
+    proof->taken = NEW_ARRAY(proof->arena, int64_t, channels);
+    proof->left = NEW_ARRAY(proof->arena, int64_t, program->exit.n);
+    mth__arena *all = proof->arena;
+    for (size_t i = 0; i < program->role.n; i++) {
+        proof->role = &program->role.at[i];
+        proof->number = (int)i;
+        proof->arena = mth__arena_new();
+        mth_status s = check_role(proof);
+        if (!s) s = mth__verify_values(proof);
+        if (!s) s = mth__verify_order(proof);
+        if (!s) s = mth__verify_bytes(proof);
+        if (!s) s = check_exits(proof);
+        mth__arena_free(proof->arena);
+        proof->arena = all;
         if (s) return s;
     }
-    TRY(check_left(v));
-    return mth__verify_channels(v);
+    TRY(check_left(proof));
+    return mth__verify_channels(proof);
 }
 
-mth_status mth__program_verify(const mth__program *p) {
-    mth__verification v = {.arena = mth__arena_new(), .p = p};
-    mth__arena *arena = v.arena;
-    mth_status s = verify(&v);
+mth_status mth__program_verify(const mth__program *program) {
+    mth__verification proof = {.arena = mth__arena_new(), .program = program};
+    mth__arena *arena = proof.arena;
+    mth_status s = verify(&proof);
     mth__arena_free(arena);
     return s;
 }

@@ -25,25 +25,25 @@ bool mth__plain_name(const char *s, size_t n) {
     return n > 0;
 }
 
-mth__memory_kind mth__usual_memory(const mth__program *p, mth__storage storage, int index) {
+mth__memory_kind mth__usual_memory(const mth__program *program, mth__storage storage, int index) {
     static const mth__memory_kind of_entry[MTH__ENTRY_KINDS] = {
         MTH__MEMORY_INPUT, MTH__MEMORY_WEIGHT, MTH__MEMORY_INPUT, MTH__MEMORY_OPTIMIZER, MTH__MEMORY_INPUT};
-    if (storage == MTH__IN_ENTRY) return of_entry[p->entry.at[index].kind];
+    if (storage == MTH__IN_ENTRY) return of_entry[program->entry.at[index].kind];
     if (storage != MTH__IN_EXIT) return MTH__MEMORY_ACTIVATION;
-    const mth__exit *exit = &p->exit.at[index];
-    if (exit->kind == MTH__EXIT_SUCCESSOR) return of_entry[p->entry.at[exit->entry].kind];
+    const mth__exit *exit = &program->exit.at[index];
+    if (exit->kind == MTH__EXIT_SUCCESSOR) return of_entry[program->entry.at[exit->entry].kind];
     return exit->kind == MTH__EXIT_GRADIENT ? MTH__MEMORY_GRADIENT : MTH__MEMORY_OUTPUT;
 }
 
 int mth__usual_stream(mth__instr_kind kind) { return kind == MTH__COMPUTE ? 0 : kind == MTH__COPY ? 2 : 1; }
 
 /* ---------------------------------------------------------------- reading */
-mth_status mth__read_fail(const mth__reader *x, char *what) {
+mth_status mth__read_fail(const mth__reader *reader, char *what) {
     char line[256], near[40];
-    size_t n = strcspn(x->at, "\n");
-    mth__print(line, sizeof line, "%.*s", (int)(n < sizeof line ? n : sizeof line - 1), x->at);
+    size_t n = strcspn(reader->at, "\n");
+    mth__print(line, sizeof line, "%.*s", (int)(n < sizeof line ? n : sizeof line - 1), reader->at);
     mth__brief(near, sizeof near, line);
-    mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", x->line, what, near),
+    mth_status s = FAIL(MTH_ERROR_VALUE, F("line %d of the plan: %s at '%s'", reader->line, what, near),
         F("give a text as mth_plan_print makes it"));
     mth__free(what);
     return s;
@@ -51,107 +51,109 @@ mth_status mth__read_fail(const mth__reader *x, char *what) {
 
 /* ---------------------------------------------------------------- words */
 void mth__read_skip(mth__reader *x) { x->at += strspn(x->at, " "); }
-bool mth__read_ends(mth__reader *x) {
-    mth__read_skip(x);
-    return *x->at == '\n' || *x->at == 0;
+bool mth__read_ends(mth__reader *reader) {
+    mth__read_skip(reader);
+    return *reader->at == '\n' || *reader->at == 0;
 }
 bool mth__is_word(char c) {
     return c && strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.%~", c);
 }
 
-bool mth__read_symbol(mth__reader *x, char c) {
-    mth__read_skip(x);
-    if (*x->at != c) return false;
-    x->at++;
+bool mth__read_symbol(mth__reader *reader, char c) {
+    mth__read_skip(reader);
+    if (*reader->at != c) return false;
+    reader->at++;
     return true;
 }
 
-bool mth__read_word(mth__reader *x, const char *w) {
+bool mth__read_word(mth__reader *reader, const char *w) {
     size_t n = strlen(w);
-    mth__read_skip(x);
-    if (strncmp(x->at, w, n) || mth__is_word(x->at[n])) return false;
-    x->at += n;
+    mth__read_skip(reader);
+    if (strncmp(reader->at, w, n) || mth__is_word(reader->at[n])) return false;
+    reader->at += n;
     return true;
 }
 
-mth_status mth__read_need(mth__reader *x, const char *w) {
-    bool found = mth__is_word(*w) ? mth__read_word(x, w) : mth__read_symbol(x, *w);
-    return found ? NULL : mth__read_fail(x, F("'%s' is missing", w));
+mth_status mth__read_need(mth__reader *reader, const char *w) {
+    bool found = mth__is_word(*w) ? mth__read_word(reader, w) : mth__read_symbol(reader, *w);
+    return found ? NULL : mth__read_fail(reader, F("'%s' is missing", w));
 }
 
-mth_status mth__read_one_of(mth__reader *x, const char *const *words, int n, const char *what, int *out) {
+mth_status mth__read_one_of(mth__reader *reader, const char *const *words, int n, const char *what, int *out) {
     for (int i = 0; i < n; i++)
-        if (mth__read_word(x, words[i])) {
+        if (mth__read_word(reader, words[i])) {
             *out = i;
             return NULL;
         }
-    return mth__read_fail(x, F("no %s", what));
+    return mth__read_fail(reader, F("no %s", what));
 }
 
-mth_status mth__read_integer(mth__reader *x, int64_t low, int64_t high, int64_t *out) {
-    mth__read_skip(x);
-    const char *s = x->at;
+mth_status mth__read_integer(mth__reader *reader, int64_t low, int64_t high, int64_t *out) {
+    mth__read_skip(reader);
+    const char *s = reader->at;
     bool minus = *s == '-';
     if (minus) s++;
-    if (*s < '0' || *s > '9') return mth__read_fail(x, F("a number is missing"));
+    if (*s < '0' || *s > '9') return mth__read_fail(reader, F("a number is missing"));
     int64_t v = 0;
     for (; *s >= '0' && *s <= '9'; s++)
         if (__builtin_mul_overflow(v, 10, &v) || __builtin_sub_overflow(v, *s - '0', &v))
-            return mth__read_fail(x, F("the number is too large"));
-    if (!minus && __builtin_sub_overflow((int64_t)0, v, &v)) return mth__read_fail(x, F("the number is too large"));
-    if (v < low || v > high) return mth__read_fail(x, F("the number is outside %" PRId64 " to %" PRId64, low, high));
-    x->at = s;
+            return mth__read_fail(reader, F("the number is too large"));
+    if (!minus && __builtin_sub_overflow((int64_t)0, v, &v))
+        return mth__read_fail(reader, F("the number is too large"));
+    if (v < low || v > high)
+        return mth__read_fail(reader, F("the number is outside %" PRId64 " to %" PRId64, low, high));
+    reader->at = s;
     *out = v;
     return NULL;
 }
 
-mth_status mth__read_small(mth__reader *x, int low, int high, int *out) {
+mth_status mth__read_small(mth__reader *reader, int low, int high, int *out) {
     int64_t v;
-    TRY(mth__read_integer(x, low, high, &v));
+    TRY(mth__read_integer(reader, low, high, &v));
     *out = (int)v;
     return NULL;
 }
 
 /* "c3", "p0" */
-mth_status mth__read_reference(mth__reader *x, char letter, size_t count, int *out) {
-    mth__read_skip(x);
-    if (*x->at != letter) return mth__read_fail(x, F("'%c' and a number are missing", letter));
-    x->at++;
-    return mth__read_small(x, 0, (int)count - 1, out);
+mth_status mth__read_reference(mth__reader *reader, char letter, size_t count, int *out) {
+    mth__read_skip(reader);
+    if (*reader->at != letter) return mth__read_fail(reader, F("'%c' and a number are missing", letter));
+    reader->at++;
+    return mth__read_small(reader, 0, (int)count - 1, out);
 }
 
-mth_status mth__read_quoted(mth__reader *x, const char **out) {
-    TRY(mth__read_need(x, "\""));
-    const char *end = x->at;
+mth_status mth__read_quoted(mth__reader *reader, const char **out) {
+    TRY(mth__read_need(reader, "\""));
+    const char *end = reader->at;
     while (*end != '"' && *end != '\n' && *end) end += *end == '\\' && end[1] && end[1] != '\n' ? 2 : 1;
-    if (*end != '"') return mth__read_fail(x, F("a quote does not end"));
-    char *s = mth__alloc(x->arena, (size_t)(end - x->at) + 1), *to = s;
-    while (x->at < end) {
-        if (*x->at == '\\' && x->at[1] == 'x') {
-            char hex[3] = {x->at[2], x->at[2] ? x->at[3] : 0, 0}, *stop;
+    if (*end != '"') return mth__read_fail(reader, F("a quote does not end"));
+    char *s = mth__alloc(reader->arena, (size_t)(end - reader->at) + 1), *to = s;
+    while (reader->at < end) {
+        if (*reader->at == '\\' && reader->at[1] == 'x') {
+            char hex[3] = {reader->at[2], reader->at[2] ? reader->at[3] : 0, 0}, *stop;
             long c = strtol(hex, &stop, 16);
-            if (stop != hex + 2 || c == 0) return mth__read_fail(x, F("\\x needs two digits, not 00"));
+            if (stop != hex + 2 || c == 0) return mth__read_fail(reader, F("\\x needs two digits, not 00"));
             *to++ = (char)c;
-            x->at += 4;
+            reader->at += 4;
         } else {
-            x->at += *x->at == '\\';
-            *to++ = *x->at++;
+            reader->at += *reader->at == '\\';
+            *to++ = *reader->at++;
         }
     }
-    x->at++;
+    reader->at++;
     *out = s;
     return NULL;
 }
 
-mth_status mth__read_name(mth__reader *x, const char **out) {
-    mth__read_skip(x);
-    if (*x->at == '"') return mth__read_quoted(x, out);
+mth_status mth__read_name(mth__reader *reader, const char **out) {
+    mth__read_skip(reader);
+    if (*reader->at == '"') return mth__read_quoted(reader, out);
     size_t n = 0;
-    while (mth__is_word(x->at[n])) n++;
-    if (!mth__plain_name(x->at, n)) return mth__read_fail(x, F("a name is missing"));
-    char *s = mth__alloc(x->arena, n + 1);
-    memcpy(s, x->at, n);
-    x->at += n;
+    while (mth__is_word(reader->at[n])) n++;
+    if (!mth__plain_name(reader->at, n)) return mth__read_fail(reader, F("a name is missing"));
+    char *s = mth__alloc(reader->arena, n + 1);
+    memcpy(s, reader->at, n);
+    reader->at += n;
     *out = s;
     return NULL;
 }

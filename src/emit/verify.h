@@ -15,8 +15,8 @@ typedef struct {
     int64_t n;
     mth__split from, to;
     const mth__placement *from_on, *to_on;
-} mth__kept;
-enum { MTH__KEPT = 32 };
+} mth__contained;
+enum { MTH__CONTAINED = 32 };
 /* coordinates of a role's devices on a placement */
 typedef struct {
     int role, low[MTH__AXES], high[MTH__AXES];
@@ -27,9 +27,9 @@ enum { MTH__MOST_LOOKS = 1 << 24 }; /* at single devices, of all that verifying 
 typedef struct {
     mth__arena *arena;
     bool global; /* the program for a partitioner (global_verify.c) */
-    const mth__program *p;
-    const mth__role *r;
-    int role;      /* the role at hand */
+    const mth__program *program;
+    const mth__role *role;
+    int number;    /* of the role at hand */
     int64_t looks; /* at single devices, so far */
     /* by channel: the SEND or what is started that is open, and on which role; -1: none */
     int *opened_by, *opened_role;
@@ -47,9 +47,9 @@ typedef struct {
     int *exit_entry, *entry_next;
     VEC(int) exits;    /* in which the role at hand has values */
     mth__reach *reach; /* by placement id */
-    mth__kept kept[MTH__KEPT];
-    int kept_next;  /* found last, on the role at hand */
-    mth__node node; /* room for the instruction at hand as a node */
+    mth__contained contained[MTH__CONTAINED];
+    int contained_next; /* found last, on the role at hand */
+    mth__node node;     /* room for the instruction at hand as a node */
     mth__value *value;
 } mth__verification;
 

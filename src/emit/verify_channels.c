@@ -6,79 +6,80 @@
 
 /* ---------------------------------------------------------------- one role's part */
 static mth_status check_side(
-    const mth__verification *v, int i, int x, const mth__channel *c, const mth__sharding *s, const char *verb) {
-    const mth__pvalue *p = &v->r->value.at[x];
-    if (p->dtype == c->dtype && mth__shape_equal(p->shape, c->shape) &&
-        mth__sharding_equal(&p->sharding, s, c->shape.rank))
+    const mth__verification *proof, int i, int x, const mth__channel *c, const mth__sharding *s, const char *verb) {
+    const mth__program_value *value = &proof->role->value.at[x];
+    if (value->dtype == c->dtype && mth__shape_equal(value->shape, c->shape) &&
+        mth__sharding_equal(&value->sharding, s, c->shape.rank))
         return NULL;
-    return mth__refuse(v, i, x, F("%s %s, which is not what the channel carries", verb, p->name));
+    return mth__refuse(proof, i, x, F("%s %s, which is not what the channel carries", verb, value->name));
 }
 
-mth_status mth__verify_part(mth__verification *v, int i) {
-    const mth__instr *k = &v->r->instr.at[i];
-    const mth__channel *c = &v->p->channel.at[k->channel];
-    const int device = v->r->device[0];
-    bool gives = c->from.on->rank_of[device] >= 0, takes = c->to.on->rank_of[device] >= 0;
-    bool apart = c->kind == MTH__TRANSFER && c->from.on != c->to.on;
+mth_status mth__verify_part(mth__verification *proof, int i) {
+    const mth__instr *instr = &proof->role->instr.at[i];
+    const mth__channel *channel = &proof->program->channel.at[instr->channel];
+    const int device = proof->role->device[0];
+    bool gives = channel->from.on->rank_of[device] >= 0, takes = channel->to.on->rank_of[device] >= 0;
+    bool apart = channel->kind == MTH__TRANSFER && channel->from.on != channel->to.on;
     bool in = gives, out = takes; /* what the instruction must have */
-    if (!gives && !takes) return mth__refuse(v, i, -1, F("the role takes no part in this channel"));
+    if (!gives && !takes) return mth__refuse(proof, i, -1, F("the role takes no part in this channel"));
     if (apart) {
-        if (k->kind == MTH__COLLECTIVE)
-            return mth__refuse(v, i, -1, F("between placements a transfer is sent and received"));
-        if (k->kind == MTH__RECV && mth__is_started(k) && gives)
-            return mth__refuse(v, i, -1, F("a role that sends receives on stream 0"));
-        in = k->kind == MTH__SEND;
+        if (instr->kind == MTH__COLLECTIVE)
+            return mth__refuse(proof, i, -1, F("between placements a transfer is sent and received"));
+        if (instr->kind == MTH__RECV && mth__is_started(instr) && gives)
+            return mth__refuse(proof, i, -1, F("a role that sends receives on stream 0"));
+        in = instr->kind == MTH__SEND;
         out = !in;
         if ((in && !gives) || (out && !takes))
-            return mth__refuse(v, i, -1, F("the role does not %s on this channel", in ? "send" : "receive"));
-        if (out && gives && v->sent_role[k->channel] != v->role)
-            return mth__refuse(v, i, -1, F("it receives before it has sent its own part"));
-    } else if (k->kind == MTH__SEND || k->kind == MTH__RECV) {
+            return mth__refuse(proof, i, -1, F("the role does not %s on this channel", in ? "send" : "receive"));
+        if (out && gives && proof->sent_role[instr->channel] != proof->number)
+            return mth__refuse(proof, i, -1, F("it receives before it has sent its own part"));
+    } else if (instr->kind == MTH__SEND || instr->kind == MTH__RECV) {
         return mth__refuse(
-            v, i, -1, F("%s is done by all at once, not sent and received", mth__channel_names[c->kind]));
+            proof, i, -1, F("%s is done by all at once, not sent and received", mth__channel_names[channel->kind]));
     }
-    if (k->nin != in || k->nout != out)
-        return mth__refuse(
-            v, i, -1, F("it has %d operands and %d results, and needs %d and %d", k->nin, k->nout, in, out));
+    if (instr->nin != in || instr->nout != out)
+        return mth__refuse(proof, i, -1,
+            F("it has %d operands and %d results, and needs %d and %d", instr->nin, instr->nout, in, out));
     if (in) {
-        TRY(check_side(v, i, k->in[0], c, &c->from, "gives"));
-        if (v->sent_role[k->channel] == v->role) return mth__refuse(v, i, -1, F("the role gives to the channel twice"));
-        v->sent_role[k->channel] = v->role;
-        v->sent[k->channel] += v->r->ndevice;
+        TRY(check_side(proof, i, instr->in[0], channel, &channel->from, "gives"));
+        if (proof->sent_role[instr->channel] == proof->number)
+            return mth__refuse(proof, i, -1, F("the role gives to the channel twice"));
+        proof->sent_role[instr->channel] = proof->number;
+        proof->sent[instr->channel] += proof->role->ndevice;
     }
     if (out) {
-        TRY(check_side(v, i, k->out[0], c, &c->to, "takes"));
-        if (v->taken_role[k->channel] == v->role)
-            return mth__refuse(v, i, -1, F("the role takes from the channel twice"));
-        v->taken_role[k->channel] = v->role;
-        v->taken[k->channel] += v->r->ndevice;
+        TRY(check_side(proof, i, instr->out[0], channel, &channel->to, "takes"));
+        if (proof->taken_role[instr->channel] == proof->number)
+            return mth__refuse(proof, i, -1, F("the role takes from the channel twice"));
+        proof->taken_role[instr->channel] = proof->number;
+        proof->taken[instr->channel] += proof->role->ndevice;
     }
-    int64_t scratch = apart ? 0 : mth__channel_scratch(c, device);
-    if (scratch > 0 && (k->scratch < 0 || v->r->value.at[k->scratch].bytes < scratch))
-        return mth__refuse(v, i, k->scratch,
-            F("%s needs %lld bytes of scratch", mth__algorithm_names[c->algorithm], (long long)scratch));
+    int64_t scratch = apart ? 0 : mth__channel_scratch(channel, device);
+    if (scratch > 0 && (instr->scratch < 0 || proof->role->value.at[instr->scratch].bytes < scratch))
+        return mth__refuse(proof, i, instr->scratch,
+            F("%s needs %lld bytes of scratch", mth__algorithm_names[channel->algorithm], (long long)scratch));
     return NULL;
 }
 
 /* ---------------------------------------------------------------- everyone's */
-static bool gives_part(const mth__role *r, const mth__instr *k, int channel) {
-    (void)r;
-    return mth__has_channel(k) && k->channel == channel && k->nin > 0;
+static bool gives_part(const mth__role *role, const mth__instr *instr, int channel) {
+    (void)role;
+    return mth__has_channel(instr) && instr->channel == channel && instr->nin > 0;
 }
-static bool takes_part(const mth__role *r, const mth__instr *k, int channel) {
-    (void)r;
-    return mth__has_channel(k) && k->channel == channel && k->nout > 0;
+static bool takes_part(const mth__role *role, const mth__instr *instr, int channel) {
+    (void)role;
+    return mth__has_channel(instr) && instr->channel == channel && instr->nout > 0;
 }
 
 /* Names a device of the placement that has no such instruction. */
-static mth_status absent(mth__verification *v, size_t channel, const mth__placement *on, bool gives) {
-    const mth__channel *c = &v->p->channel.at[channel];
-    int d = mth__verify_lacking(v, on, gives ? gives_part : takes_part, (int)channel);
+static mth_status absent(mth__verification *proof, size_t channel, const mth__placement *on, bool gives) {
+    const mth__channel *c = &proof->program->channel.at[channel];
+    int d = mth__verify_lacking(proof, on, gives ? gives_part : takes_part, (int)channel);
     if (d < 0) return INTERNAL("channel c%zu: devices are counted wrongly", channel);
     return mth__error_operator(
         FAIL(MTH_ERROR_VALUE,
             F("channel c%zu, %s: device %d (role %d) must %s and does not", channel, mth__channel_names[c->kind], d,
-                v->p->role_of[d], gives ? "give its part" : "take its part"),
+                proof->program->role_of[d], gives ? "give its part" : "take its part"),
             F("let every device of the channel's placements take part in it")),
         c->label);
 }
@@ -98,7 +99,7 @@ typedef struct {
     int role, next;
 } waiter;
 typedef struct {
-    mth__verification *v;
+    mth__verification *proof;
     stand *stand;
     channel_state *state;
     int *queue;
@@ -109,163 +110,171 @@ typedef struct {
     VEC(waiter) waiter;
 } race;
 
-static const mth__instr *instr_at(const race *z, int role, int i) { return &z->v->p->role.at[role].instr.at[i]; }
-
-static void wake(race *z, int role) {
-    if (z->stand[role].queued) return;
-    z->stand[role].queued = true;
-    z->queue[(z->head + z->n++) % z->v->p->role.n] = role;
+static const mth__instr *instr_at(const race *z, int role, int i) {
+    return &z->proof->program->role.at[role].instr.at[i];
 }
 
-static void count(race *z, int channel, int64_t given, int64_t taken) {
-    const mth__channel *c = &z->v->p->channel.at[channel];
-    channel_state *s = &z->state[channel];
+static void wake(race *pass, int role) {
+    if (pass->stand[role].queued) return;
+    pass->stand[role].queued = true;
+    pass->queue[(pass->head + pass->n++) % pass->proof->program->role.n] = role;
+}
+
+static void count(race *pass, int channel, int64_t given, int64_t taken) {
+    const mth__channel *c = &pass->proof->program->channel.at[channel];
+    channel_state *s = &pass->state[channel];
     s->given += given;
     s->taken += taken;
     if (!(given && s->given == c->from.on->count) && !(taken && s->taken == c->to.on->count)) return;
-    for (int w = s->waiting; w; w = z->waiter.at[w - 1].next) wake(z, z->waiter.at[w - 1].role);
+    for (int w = s->waiting; w; w = pass->waiter.at[w - 1].next) wake(pass, pass->waiter.at[w - 1].role);
     s->waiting = 0;
 }
 
-static void wait_on(race *z, int role, int channel) {
-    PUSH(z->v->arena, z->waiter, ((waiter){role, z->state[channel].waiting}));
-    z->state[channel].waiting = (int)z->waiter.n;
+static void wait_on(race *pass, int role, int channel) {
+    PUSH(pass->proof->arena, pass->waiter, ((waiter){role, pass->state[channel].waiting}));
+    pass->state[channel].waiting = (int)pass->waiter.n;
 }
 
 /* A part in a channel, on one of the role's streams: true when it is done. */
-static bool pass_part(race *z, int role, const mth__instr *k, bool *arrived) {
-    const mth__channel *c = &z->v->p->channel.at[k->channel];
-    const int64_t devices = z->v->p->role.at[role].ndevice;
-    const channel_state *s = &z->state[k->channel];
-    bool apart = c->kind == MTH__TRANSFER && c->from.on != c->to.on;
+static bool pass_part(race *pass, int role, const mth__instr *k, bool *arrived) {
+    const mth__channel *channel = &pass->proof->program->channel.at[k->channel];
+    const int64_t devices = pass->proof->program->role.at[role].ndevice;
+    const channel_state *s = &pass->state[k->channel];
+    bool apart = channel->kind == MTH__TRANSFER && channel->from.on != channel->to.on;
     if (!*arrived) {
         *arrived = true;
-        count(z, k->channel, k->nin ? devices : 0, k->nout && !apart ? devices : 0);
+        count(pass, k->channel, k->nin ? devices : 0, k->nout && !apart ? devices : 0);
     }
-    if (k->kind != MTH__SEND && (s->given < c->from.on->count || (!apart && s->taken < c->to.on->count))) {
-        wait_on(z, role, k->channel);
+    if (k->kind != MTH__SEND && (s->given < channel->from.on->count || (!apart && s->taken < channel->to.on->count))) {
+        wait_on(pass, role, k->channel);
         return false;
     }
-    if (apart && k->nout) count(z, k->channel, 0, devices);
+    if (apart && k->nout) count(pass, k->channel, 0, devices);
     *arrived = false;
     return true;
 }
 
-static bool pass_wait(race *z, int role, int i) {
-    int by = z->link[role][i];
-    const mth__instr *opener = instr_at(z, role, by);
-    if (mth__is_started(opener)) return z->link[role][by] < z->stand[role].done[opener->stream];
-    if (z->state[opener->channel].taken == z->v->p->channel.at[opener->channel].to.on->count) return true;
-    wait_on(z, role, opener->channel);
+static bool pass_wait(race *pass, int role, int i) {
+    int by = pass->link[role][i];
+    const mth__instr *opener = instr_at(pass, role, by);
+    if (mth__is_started(opener)) return pass->link[role][by] < pass->stand[role].done[opener->stream];
+    if (pass->state[opener->channel].taken == pass->proof->program->channel.at[opener->channel].to.on->count)
+        return true;
+    wait_on(pass, role, opener->channel);
     return false;
 }
 
 /* As far as the role comes. */
-static void run(race *z, int role) {
-    stand *s = &z->stand[role];
-    const int n = (int)z->v->p->role.at[role].instr.n;
+static void run(race *pass, int role) {
+    stand *s = &pass->stand[role];
+    const int n = (int)pass->proof->program->role.at[role].instr.n;
     for (bool progress = true; progress;) {
         progress = false;
         for (int on = 1; on < MTH__STREAMS; on++)
             while (s->done[on] < s->started[on]) {
-                const mth__instr *k = instr_at(z, role, z->start[role][on][s->done[on]]);
-                if (mth__has_channel(k) && !pass_part(z, role, k, &s->arrived[on])) break;
+                const mth__instr *instr = instr_at(pass, role, pass->start[role][on][s->done[on]]);
+                if (mth__has_channel(instr) && !pass_part(pass, role, instr, &s->arrived[on])) break;
                 s->done[on]++;
                 progress = true;
             }
         while (s->next < n) {
-            const mth__instr *k = instr_at(z, role, s->next);
-            if (k->kind == MTH__WAIT && !pass_wait(z, role, s->next)) break;
-            if (mth__has_channel(k) && !mth__is_started(k) && !pass_part(z, role, k, &s->arrived[0])) break;
-            if (mth__is_started(k)) s->started[k->stream]++;
+            const mth__instr *instr = instr_at(pass, role, s->next);
+            if (instr->kind == MTH__WAIT && !pass_wait(pass, role, s->next)) break;
+            if (mth__has_channel(instr) && !mth__is_started(instr) && !pass_part(pass, role, instr, &s->arrived[0]))
+                break;
+            if (mth__is_started(instr)) s->started[instr->stream]++;
             s->next++;
             progress = true;
         }
     }
 }
 
-static void link_role(race *z, int role) {
-    const mth__role *r = &z->v->p->role.at[role];
+static void link_role(race *pass, int role) {
+    const mth__role *r = &pass->proof->program->role.at[role];
     int started[MTH__STREAMS] = {0}, *begun = NULL;
-    z->link[role] = NEW_ARRAY(z->v->arena, int, r->instr.n);
+    pass->link[role] = NEW_ARRAY(pass->proof->arena, int, r->instr.n);
     for (size_t i = 0; i < r->instr.n; i++) started[r->instr.at[i].stream]++;
     for (int on = 1; on < MTH__STREAMS; on++) {
-        z->start[role][on] = NEW_ARRAY(z->v->arena, int, started[on]);
-        if (on != 1 && started[on]) begun = NEW_ARRAY(z->v->arena, int, r->value.n);
+        pass->start[role][on] = NEW_ARRAY(pass->proof->arena, int, started[on]);
+        if (on != 1 && started[on]) begun = NEW_ARRAY(pass->proof->arena, int, r->value.n);
         started[on] = 0;
     }
     for (int i = 0; i < (int)r->instr.n; i++) {
-        const mth__instr *k = &r->instr.at[i];
-        const bool opens = k->kind == MTH__SEND || mth__is_started(k);
-        if (opens) *(k->channel >= 0 ? &z->v->opened_by[k->channel] : &begun[k->out[0]]) = i;
-        if (k->kind == MTH__WAIT) z->link[role][i] = k->channel >= 0 ? z->v->opened_by[k->channel] : begun[k->awaited];
-        if (!mth__is_started(k)) continue;
-        z->link[role][i] = started[k->stream];
-        z->start[role][k->stream][started[k->stream]++] = i;
+        const mth__instr *instr = &r->instr.at[i];
+        const bool opens = instr->kind == MTH__SEND || mth__is_started(instr);
+        if (opens) *(instr->channel >= 0 ? &pass->proof->opened_by[instr->channel] : &begun[instr->out[0]]) = i;
+        if (instr->kind == MTH__WAIT)
+            pass->link[role][i] = instr->channel >= 0 ? pass->proof->opened_by[instr->channel] : begun[instr->awaited];
+        if (!mth__is_started(instr)) continue;
+        pass->link[role][i] = started[instr->stream];
+        pass->start[role][instr->stream][started[instr->stream]++] = i;
     }
 }
 
-static bool is_through(const race *z, int role) {
-    const stand *s = &z->stand[role];
-    bool through = s->next == (int)z->v->p->role.at[role].instr.n;
+static bool is_through(const race *pass, int role) {
+    const stand *s = &pass->stand[role];
+    bool through = s->next == (int)pass->proof->program->role.at[role].instr.n;
     for (int on = 1; on < MTH__STREAMS; on++) through &= s->done[on] == s->started[on];
     return through;
 }
 
 /* The instruction at which a role that is not through stands. */
-static int stuck_at(const race *z, int role) {
-    const stand *s = &z->stand[role];
-    int at = s->next, n = (int)z->v->p->role.at[role].instr.n;
+static int stuck_at(const race *pass, int role) {
+    const stand *s = &pass->stand[role];
+    int at = s->next, n = (int)pass->proof->program->role.at[role].instr.n;
     for (int on = 1; on < MTH__STREAMS && at == n; on++)
-        if (s->done[on] < s->started[on]) at = z->start[role][on][s->done[on]];
+        if (s->done[on] < s->started[on]) at = pass->start[role][on][s->done[on]];
     return at;
 }
 
-static mth_status deadlock(race *z, int role) {
+static mth_status deadlock(race *pass, int role) {
     enum { NAMED = 3 };
-    mth__text others = mth__text_new(z->v->arena);
+    mth__text others = mth__text_new(pass->proof->arena);
     int named = 0;
-    for (size_t o = (size_t)role + 1; o < z->v->p->role.n && named <= NAMED; o++) {
-        if (is_through(z, (int)o)) continue;
-        int i = stuck_at(z, (int)o);
+    for (size_t o = (size_t)role + 1; o < pass->proof->program->role.n && named <= NAMED; o++) {
+        if (is_through(pass, (int)o)) continue;
+        int i = stuck_at(pass, (int)o);
         if (named < NAMED)
             mth__text_add(&others, "%s role %zu at instruction %d (c%d)", named ? "," : "; so do", o, i,
-                instr_at(z, (int)o, i)->channel);
+                instr_at(pass, (int)o, i)->channel);
         else
             mth__text_add(&others, " and others");
         named++;
     }
-    z->v->r = &z->v->p->role.at[role];
-    z->v->role = role;
-    return mth__refuse(z->v, stuck_at(z, role), -1, F("a deadlock: it waits for ever%s", named ? others.at : ""));
+    pass->proof->role = &pass->proof->program->role.at[role];
+    pass->proof->number = role;
+    return mth__refuse(
+        pass->proof, stuck_at(pass, role), -1, F("a deadlock: it waits for ever%s", named ? others.at : ""));
 }
 
-mth_status mth__verify_channels(mth__verification *v) {
-    const mth__program *p = v->p;
-    const size_t roles = p->role.n;
-    for (size_t c = 0; c < p->channel.n; c++) {
-        if (v->sent[c] != p->channel.at[c].from.on->count) return absent(v, c, p->channel.at[c].from.on, true);
-        if (v->taken[c] != p->channel.at[c].to.on->count) return absent(v, c, p->channel.at[c].to.on, false);
+mth_status mth__verify_channels(mth__verification *proof) {
+    const mth__program *program = proof->program;
+    const size_t roles = program->role.n;
+    for (size_t c = 0; c < program->channel.n; c++) {
+        if (proof->sent[c] != program->channel.at[c].from.on->count)
+            return absent(proof, c, program->channel.at[c].from.on, true);
+        if (proof->taken[c] != program->channel.at[c].to.on->count)
+            return absent(proof, c, program->channel.at[c].to.on, false);
     }
-    race z = {.v = v,
-        .stand = NEW_ARRAY(v->arena, stand, roles),
-        .state = NEW_ARRAY(v->arena, channel_state, p->channel.n),
-        .queue = NEW_ARRAY(v->arena, int, roles),
-        .start = mth__alloc_array(v->arena, roles, sizeof *z.start),
-        .link = NEW_ARRAY(v->arena, int *, roles)};
+    race pass = {.proof = proof,
+        .stand = NEW_ARRAY(proof->arena, stand, roles),
+        .state = NEW_ARRAY(proof->arena, channel_state, program->channel.n),
+        .queue = NEW_ARRAY(proof->arena, int, roles),
+        .start = mth__alloc_array(proof->arena, roles, sizeof *pass.start),
+        .link = NEW_ARRAY(proof->arena, int *, roles)};
     for (size_t i = 0; i < roles; i++) {
-        link_role(&z, (int)i);
-        wake(&z, (int)i);
+        link_role(&pass, (int)i);
+        wake(&pass, (int)i);
     }
-    while (z.n) {
-        int role = z.queue[z.head];
-        z.head = (z.head + 1) % roles;
-        z.n--;
-        z.stand[role].queued = false;
+    while (pass.n) {
+        int role = pass.queue[pass.head];
+        pass.head = (pass.head + 1) % roles;
+        pass.n--;
+        pass.stand[role].queued = false;
         TRY(mth__stop_check());
-        run(&z, role);
+        run(&pass, role);
     }
     for (size_t i = 0; i < roles; i++)
-        if (!is_through(&z, (int)i)) return deadlock(&z, (int)i);
+        if (!is_through(&pass, (int)i)) return deadlock(&pass, (int)i);
     return NULL;
 }

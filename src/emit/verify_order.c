@@ -6,150 +6,156 @@
 enum { UNWRITTEN, UNDER_WAY, WRITTEN };
 
 /* Whether the stream takes instructions of this kind. */
-static mth_status check_stream(const mth__verification *v, int i) {
-    const mth__instr *k = &v->r->instr.at[i];
-    const int owner = k->kind == MTH__COMPUTE ? 0 : k->kind == MTH__COPY ? 2 : 1;
-    if (!mth__is_started(k)) return NULL;
-    if (k->kind == MTH__SEND || k->kind == MTH__WAIT)
-        return mth__refuse(v, i, -1, F("stands on stream %d, and belongs on stream 0", k->stream));
-    if (k->stream >= MTH__STREAMS)
-        return mth__refuse(v, i, -1, F("stands on stream %d, which there is not", k->stream));
-    if (k->stream == owner) return NULL;
-    return mth__refuse(v, i, -1,
-        F("stands on stream %d, which %s, where it would be one that %s", k->stream, mth__stream_owners[k->stream],
-            mth__stream_owners[owner]));
+static mth_status check_stream(const mth__verification *proof, int i) {
+    const mth__instr *instr = &proof->role->instr.at[i];
+    const int owner = instr->kind == MTH__COMPUTE ? 0 : instr->kind == MTH__COPY ? 2 : 1;
+    if (!mth__is_started(instr)) return NULL;
+    if (instr->kind == MTH__SEND || instr->kind == MTH__WAIT)
+        return mth__refuse(proof, i, -1, F("stands on stream %d, and belongs on stream 0", instr->stream));
+    if (instr->stream >= MTH__STREAMS)
+        return mth__refuse(proof, i, -1, F("stands on stream %d, which there is not", instr->stream));
+    if (instr->stream == owner) return NULL;
+    return mth__refuse(proof, i, -1,
+        F("stands on stream %d, which %s, where it would be one that %s", instr->stream,
+            mth__stream_owners[instr->stream], mth__stream_owners[owner]));
 }
 
 /* Kernels and channels read and write the device's own memory; copies bring a value from one space to another. */
-static mth_status check_spaces(const mth__verification *v, int i) {
-    const mth__instr *k = &v->r->instr.at[i];
-    for (int j = 0; k->kind != MTH__COPY && j < k->nin + k->nout; j++) {
-        const int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
-        if (mth__space_of(v->r, x) != MTH__DEVICE)
-            return mth__refuse(
-                v, i, x, F("%s lies in the host's pool, where only copies reach it", v->r->value.at[x].name));
+static mth_status check_spaces(const mth__verification *proof, int i) {
+    const mth__instr *instr = &proof->role->instr.at[i];
+    for (int j = 0; instr->kind != MTH__COPY && j < instr->nin + instr->nout; j++) {
+        const int x = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
+        if (mth__space_of(proof->role, x) != MTH__DEVICE)
+            return mth__refuse(proof, i, x,
+                F("%s lies in the host's pool, where only copies reach it", proof->role->value.at[x].name));
     }
-    if (k->kind != MTH__COPY) return NULL;
-    if (k->nin != 1 || k->nout != 1)
-        return mth__refuse(v, i, -1, F("a copy has one operand and one result, not %d and %d", k->nin, k->nout));
-    const mth__pvalue *in = &v->r->value.at[k->in[0]], *out = &v->r->value.at[k->out[0]];
-    if (mth__space_of(v->r, k->in[0]) == mth__space_of(v->r, k->out[0]))
-        return mth__refuse(v, i, k->out[0], F("%s lies in the same space as %s", out->name, in->name));
+    if (instr->kind != MTH__COPY) return NULL;
+    if (instr->nin != 1 || instr->nout != 1)
+        return mth__refuse(
+            proof, i, -1, F("a copy has one operand and one result, not %d and %d", instr->nin, instr->nout));
+    const mth__program_value *in = &proof->role->value.at[instr->in[0]], *out = &proof->role->value.at[instr->out[0]];
+    if (mth__space_of(proof->role, instr->in[0]) == mth__space_of(proof->role, instr->out[0]))
+        return mth__refuse(proof, i, instr->out[0], F("%s lies in the same space as %s", out->name, in->name));
     if (in->dtype != out->dtype || !mth__shape_equal(in->shape, out->shape) || in->sharding.on != out->sharding.on ||
         !mth__sharding_equal(&in->sharding, &out->sharding, in->shape.rank))
-        return mth__refuse(v, i, k->out[0], F("%s is not what %s is", out->name, in->name));
+        return mth__refuse(proof, i, instr->out[0], F("%s is not what %s is", out->name, in->name));
     return NULL;
 }
 
-static mth_status check_instruction(const mth__verification *v, int i) {
-    const mth__instr *k = &v->r->instr.at[i];
-    const int values = (int)v->r->value.n, channels = (int)v->p->channel.n;
-    const bool compute = k->kind == MTH__COMPUTE, wait = k->kind == MTH__WAIT;
-    if ((unsigned)k->kind > MTH__WAIT || (compute && (!k->op || !k->attrs)) || k->channel < -1 ||
-        k->channel >= channels || (k->channel >= 0) != (mth__has_channel(k) || (wait && k->awaited < 0)) ||
-        k->awaited < -1 || k->awaited >= values || (k->awaited >= 0 && !wait))
-        return INTERNAL("role %d, instruction %d is of no kind", v->role, i);
-    if (k->nin < 0 || k->nin > MTH__MAX_IN || k->nout < 0 || k->nout > MTH__MAX_OUT)
-        return mth__refuse(v, i, -1, F("%d operands and %d results", k->nin, k->nout));
-    if (k->accumulates && (!compute || !k->op->accumulates || mth__row_operands(k->op, k->nin, true) < 0))
-        return mth__refuse(v, i, -1, F("it has no sums to which it could add"));
-    for (int j = 0; j < k->nin + k->nout; j++) {
-        int x = j < k->nin ? k->in[j] : k->out[j - k->nin];
-        if (x < 0 || x >= values) return mth__refuse(v, i, -1, F("it names a value that the role lacks"));
+static mth_status check_instruction(const mth__verification *proof, int i) {
+    const mth__instr *instr = &proof->role->instr.at[i];
+    const int values = (int)proof->role->value.n, channels = (int)proof->program->channel.n;
+    const bool compute = instr->kind == MTH__COMPUTE, wait = instr->kind == MTH__WAIT;
+    if ((unsigned)instr->kind > MTH__WAIT || (compute && (!instr->op || !instr->attrs)) || instr->channel < -1 ||
+        instr->channel >= channels ||
+        (instr->channel >= 0) != (mth__has_channel(instr) || (wait && instr->awaited < 0)) || instr->awaited < -1 ||
+        instr->awaited >= values || (instr->awaited >= 0 && !wait))
+        return INTERNAL("role %d, instruction %d is of no kind", proof->number, i);
+    if (instr->nin < 0 || instr->nin > MTH__MAX_IN || instr->nout < 0 || instr->nout > MTH__MAX_OUT)
+        return mth__refuse(proof, i, -1, F("%d operands and %d results", instr->nin, instr->nout));
+    if (instr->accumulates &&
+        (!compute || !instr->op->accumulates || mth__row_operands(instr->op, instr->nin, true) < 0))
+        return mth__refuse(proof, i, -1, F("it has no sums to which it could add"));
+    for (int j = 0; j < instr->nin + instr->nout; j++) {
+        int x = j < instr->nin ? instr->in[j] : instr->out[j - instr->nin];
+        if (x < 0 || x >= values) return mth__refuse(proof, i, -1, F("it names a value that the role lacks"));
     }
-    if (k->scratch >= values || (k->scratch >= 0 && !mth__has_channel(k)))
-        return mth__refuse(v, i, -1, F("its scratch is no value, or there should be none"));
-    TRY(check_stream(v, i));
-    return check_spaces(v, i);
+    if (instr->scratch >= values || (instr->scratch >= 0 && !mth__has_channel(instr)))
+        return mth__refuse(proof, i, -1, F("its scratch is no value, or there should be none"));
+    TRY(check_stream(proof, i));
+    return check_spaces(proof, i);
 }
 
-static mth_status check_reads(const mth__verification *v, int i, const uint8_t *state) {
-    const mth__instr *k = &v->r->instr.at[i];
-    for (int j = 0; j < k->nin; j++) {
-        int base = mth__verify_base(v->r, k->in[j]);
+static mth_status check_reads(const mth__verification *proof, int i, const uint8_t *state) {
+    const mth__instr *instr = &proof->role->instr.at[i];
+    for (int j = 0; j < instr->nin; j++) {
+        int base = mth__verify_base(proof->role, instr->in[j]);
         if (state[base] == UNDER_WAY)
-            return mth__refuse(
-                v, i, k->in[j], F("reads %s, which is started and not waited for", v->r->value.at[k->in[j]].name));
+            return mth__refuse(proof, i, instr->in[j],
+                F("reads %s, which is started and not waited for", proof->role->value.at[instr->in[j]].name));
         if (state[base] == UNWRITTEN)
-            return mth__refuse(
-                v, i, k->in[j], F("reads %s before anything has written it", v->r->value.at[k->in[j]].name));
+            return mth__refuse(proof, i, instr->in[j],
+                F("reads %s before anything has written it", proof->role->value.at[instr->in[j]].name));
     }
     return NULL;
 }
 
-static mth_status check_write(const mth__verification *v, int i, int x, uint8_t *state) {
-    const mth__pvalue *p = &v->r->value.at[x];
-    if (p->storage == MTH__IN_ENTRY) return mth__refuse(v, i, x, F("writes %s, which is the caller's", p->name));
-    if (p->storage == MTH__IN_ALIAS) return mth__refuse(v, i, x, F("writes %s, which is a view", p->name));
-    if (state[x] != UNWRITTEN) return mth__refuse(v, i, x, F("writes %s a second time", p->name));
-    state[x] = mth__is_started(&v->r->instr.at[i]) ? UNDER_WAY : WRITTEN;
+static mth_status check_write(const mth__verification *proof, int i, int x, uint8_t *state) {
+    const mth__program_value *value = &proof->role->value.at[x];
+    if (value->storage == MTH__IN_ENTRY)
+        return mth__refuse(proof, i, x, F("writes %s, which is the caller's", value->name));
+    if (value->storage == MTH__IN_ALIAS) return mth__refuse(proof, i, x, F("writes %s, which is a view", value->name));
+    if (state[x] != UNWRITTEN) return mth__refuse(proof, i, x, F("writes %s a second time", value->name));
+    state[x] = mth__is_started(&proof->role->instr.at[i]) ? UNDER_WAY : WRITTEN;
     return NULL;
 }
 
 /* Where the number of the open instruction is kept for which this one, its opener or its WAIT, stands. */
-static int *opener_of(const mth__verification *v, const mth__instr *k) {
-    if (k->channel >= 0) return &v->opened_by[k->channel];
-    return &v->begun[k->kind == MTH__WAIT ? k->awaited : k->out[0]];
+static int *opener_of(const mth__verification *proof, const mth__instr *instr) {
+    if (instr->channel >= 0) return &proof->opened_by[instr->channel];
+    return &proof->begun[instr->kind == MTH__WAIT ? instr->awaited : instr->out[0]];
 }
 
 static bool is_opener(const mth__instr *k) { return k->kind == MTH__SEND || mth__is_started(k); }
 
-static mth_status check_wait(mth__verification *v, int i, uint8_t *state) {
-    const mth__role *r = v->r;
-    const mth__instr *k = &r->instr.at[i];
-    int *by = opener_of(v, k);
-    if (*by < 0 || (k->channel >= 0 && v->opened_role[k->channel] != v->role))
+static mth_status check_wait(mth__verification *proof, int i, uint8_t *state) {
+    const mth__role *role = proof->role;
+    const mth__instr *instr = &role->instr.at[i];
+    int *by = opener_of(proof, instr);
+    if (*by < 0 || (instr->channel >= 0 && proof->opened_role[instr->channel] != proof->number))
         return mth__refuse(
-            v, i, k->awaited, F("waits for what was not started or sent here, or is waited for already"));
-    if (k->nin || k->nout || k->scratch >= 0) return mth__refuse(v, i, -1, F("a WAIT has no operand and no result"));
-    for (int j = 0; j < r->instr.at[*by].nout; j++) state[r->instr.at[*by].out[j]] = WRITTEN;
-    v->released[*by] = i;
+            proof, i, instr->awaited, F("waits for what was not started or sent here, or is waited for already"));
+    if (instr->nin || instr->nout || instr->scratch >= 0)
+        return mth__refuse(proof, i, -1, F("a WAIT has no operand and no result"));
+    for (int j = 0; j < role->instr.at[*by].nout; j++) state[role->instr.at[*by].out[j]] = WRITTEN;
+    proof->released[*by] = i;
     *by = -1;
     return NULL;
 }
 
-mth_status mth__verify_order(mth__verification *v) {
-    const mth__role *r = v->r;
-    uint8_t *state = NEW_ARRAY(v->arena, uint8_t, r->value.n);
+mth_status mth__verify_order(mth__verification *proof) {
+    const mth__role *role = proof->role;
+    uint8_t *state = NEW_ARRAY(proof->arena, uint8_t, role->value.n);
     int open = 0;
-    v->begun = NEW_ARRAY(v->arena, int, r->value.n);
-    memset(v->begun, -1, r->value.n * sizeof *v->begun);
-    for (size_t x = 0; x < r->value.n; x++) state[x] = r->value.at[x].storage == MTH__IN_ENTRY ? WRITTEN : UNWRITTEN;
-    v->released = NEW_ARRAY(v->arena, int, r->instr.n);
-    for (int i = 0; i < (int)r->instr.n; i++) {
-        const mth__instr *k = &r->instr.at[i];
+    proof->begun = NEW_ARRAY(proof->arena, int, role->value.n);
+    memset(proof->begun, -1, role->value.n * sizeof *proof->begun);
+    for (size_t x = 0; x < role->value.n; x++)
+        state[x] = role->value.at[x].storage == MTH__IN_ENTRY ? WRITTEN : UNWRITTEN;
+    proof->released = NEW_ARRAY(proof->arena, int, role->instr.n);
+    for (int i = 0; i < (int)role->instr.n; i++) {
+        const mth__instr *instr = &role->instr.at[i];
         TRY(mth__stop_check());
-        TRY(check_instruction(v, i));
-        TRY(check_reads(v, i, state));
-        for (int j = 0; j < k->nout; j++) TRY(check_write(v, i, k->out[j], state));
-        if (k->scratch >= 0) {
-            const mth__storage storage = r->value.at[k->scratch].storage;
+        TRY(check_instruction(proof, i));
+        TRY(check_reads(proof, i, state));
+        for (int j = 0; j < instr->nout; j++) TRY(check_write(proof, i, instr->out[j], state));
+        if (instr->scratch >= 0) {
+            const mth__storage storage = role->value.at[instr->scratch].storage;
             if ((storage != MTH__IN_SLAB && storage != MTH__IN_LENT && storage != MTH__IN_OWN) ||
-                mth__space_of(r, k->scratch) != MTH__DEVICE)
-                return mth__refuse(v, i, k->scratch, F("its scratch is not in the slab"));
-            TRY(check_write(v, i, k->scratch, state));
-            state[k->scratch] = UNDER_WAY; /* for ever: nobody reads it */
+                mth__space_of(role, instr->scratch) != MTH__DEVICE)
+                return mth__refuse(proof, i, instr->scratch, F("its scratch is not in the slab"));
+            TRY(check_write(proof, i, instr->scratch, state));
+            state[instr->scratch] = UNDER_WAY; /* for ever: nobody reads it */
         }
-        v->released[i] = i;
-        if (is_opener(k)) {
-            if (k->channel >= 0 && v->opened_role[k->channel] == v->role)
-                return mth__refuse(v, i, -1, F("a channel is started or sent on twice"));
-            if (k->channel >= 0) v->opened_role[k->channel] = v->role;
-            if (k->channel < 0 && !k->nout)
-                return mth__refuse(v, i, -1, F("is started, and no WAIT can name a result"));
-            *opener_of(v, k) = i;
+        proof->released[i] = i;
+        if (is_opener(instr)) {
+            if (instr->channel >= 0 && proof->opened_role[instr->channel] == proof->number)
+                return mth__refuse(proof, i, -1, F("a channel is started or sent on twice"));
+            if (instr->channel >= 0) proof->opened_role[instr->channel] = proof->number;
+            if (instr->channel < 0 && !instr->nout)
+                return mth__refuse(proof, i, -1, F("is started, and no WAIT can name a result"));
+            *opener_of(proof, instr) = i;
             open++;
-        } else if (k->kind == MTH__WAIT) {
-            TRY(check_wait(v, i, state));
+        } else if (instr->kind == MTH__WAIT) {
+            TRY(check_wait(proof, i, state));
             open--;
         }
-        if (mth__has_channel(k)) TRY(mth__verify_part(v, i));
-        if (k->kind == MTH__COMPUTE) TRY(v->global ? mth__verify_layouts(v, i) : mth__verify_row(v, i));
+        if (mth__has_channel(instr)) TRY(mth__verify_part(proof, i));
+        if (instr->kind == MTH__COMPUTE) TRY(proof->global ? mth__verify_layouts(proof, i) : mth__verify_row(proof, i));
     }
-    for (int i = 0; i < (int)r->instr.n && open; i++) {
-        const mth__instr *k = &r->instr.at[i];
-        if (is_opener(k) && *opener_of(v, k) == i)
-            return mth__refuse(v, i, k->nin ? k->in[0] : k->out[0], F("nothing waits for it"));
+    for (int i = 0; i < (int)role->instr.n && open; i++) {
+        const mth__instr *instr = &role->instr.at[i];
+        if (is_opener(instr) && *opener_of(proof, instr) == i)
+            return mth__refuse(proof, i, instr->nin ? instr->in[0] : instr->out[0], F("nothing waits for it"));
     }
     return NULL;
 }

@@ -34,59 +34,60 @@ static int number_of(mth__arena *arena, seen *s, const seen_split *split) {
 }
 
 static int64_t size_on(
-    const mth__verification *v, int64_t n, const mth__split *split, const mth__placement *on, int i) {
+    const mth__verification *proof, int64_t n, const mth__split *split, const mth__placement *on, int i) {
     int coordinate[MTH__AXES];
-    mth__placement_coordinates(on, on->rank_of[v->r->device[i]], coordinate);
+    mth__placement_coordinates(on, on->rank_of[proof->role->device[i]], coordinate);
     return mth__split_extent(n, split, on, coordinate).size;
 }
 
 /* Local size of a dimension of n on all devices of the role, or -1 where they differ. */
-static mth_status size_of(mth__verification *v, seen *s, int x, int d, int64_t *out) {
-    const mth__sharding *sharding = &v->r->value.at[x].sharding;
+static mth_status size_of(mth__verification *proof, seen *s, int x, int d, int64_t *out) {
+    const mth__sharding *sharding = &proof->role->value.at[x].sharding;
     const mth__split *split = &sharding->dim[d];
     const mth__placement *on = sharding->on;
-    const int64_t n = v->r->value.at[x].shape.dim[d];
+    const int64_t n = proof->role->value.at[x].shape.dim[d];
     if (split->naxes == 0 || mth__split_even(n, split, on)) {
-        *out = split->naxes ? size_on(v, n, split, on, 0) : n;
+        *out = split->naxes ? size_on(proof, n, split, on, 0) : n;
         return NULL;
     }
     if (split->naxes == 1) {
-        const mth__reach *reach = &v->reach[on->id];
+        const mth__reach *reach = &proof->reach[on->id];
         int64_t most = mth__split_extent(n, split, on, reach->low).size,
                 least = mth__split_extent(n, split, on, reach->high).size;
         *out = most == least ? most : -1;
         return NULL;
     }
     seen_split this = {n, 0, split, on->id};
-    const int number = number_of(v->arena, s, &this);
+    const int number = number_of(proof->arena, s, &this);
     if (number == (int)s->split.n) {
-        TRY(mth__verify_look(v, x));
-        this.size = size_on(v, n, split, on, 0);
-        for (int i = 1; i < v->r->ndevice && this.size >= 0; i++)
-            if (size_on(v, n, split, on, i) != this.size) this.size = -1;
-        PUSH(v->arena, s->split, this);
+        TRY(mth__verify_look(proof, x));
+        this.size = size_on(proof, n, split, on, 0);
+        for (int i = 1; i < proof->role->ndevice && this.size >= 0; i++)
+            if (size_on(proof, n, split, on, i) != this.size) this.size = -1;
+        PUSH(proof->arena, s->split, this);
     }
     *out = s->split.at[number].size;
     return NULL;
 }
 
 /* All devices of the role are on the placement; and how far their coordinates reach. */
-static mth_status check_place(mth__verification *v, int x) {
-    const mth__pvalue *p = &v->r->value.at[x];
-    const mth__placement *on = p->sharding.on;
-    mth__reach *reach = &v->reach[on->id];
-    if (reach->role == v->role) return NULL;
-    for (int i = 0; i < v->r->ndevice; i++) {
-        int rank = on->rank_of[v->r->device[i]], coordinate[MTH__AXES];
+static mth_status check_place(mth__verification *proof, int x) {
+    const mth__program_value *value = &proof->role->value.at[x];
+    const mth__placement *on = value->sharding.on;
+    mth__reach *reach = &proof->reach[on->id];
+    if (reach->role == proof->number) return NULL;
+    for (int i = 0; i < proof->role->ndevice; i++) {
+        int rank = on->rank_of[proof->role->device[i]], coordinate[MTH__AXES];
         if (rank < 0)
-            return mth__refuse(v, -1, x, F("%s is not on device %d, which is of the role", p->name, v->r->device[i]));
+            return mth__refuse(
+                proof, -1, x, F("%s is not on device %d, which is of the role", value->name, proof->role->device[i]));
         mth__placement_coordinates(on, rank, coordinate);
         for (int a = 0; a < on->naxes; a++) {
             if (i == 0 || coordinate[a] < reach->low[a]) reach->low[a] = coordinate[a];
             if (i == 0 || coordinate[a] > reach->high[a]) reach->high[a] = coordinate[a];
         }
     }
-    reach->role = v->role;
+    reach->role = proof->number;
     return NULL;
 }
 
@@ -127,12 +128,12 @@ bool mth__verify_same_cut(const mth__placement *on, const mth__cut *a, const mth
     return same_parts(on, a->n, a->unit / shared, &a->split, b->n, b->unit / shared, &b->split, 0);
 }
 
-static int next_split(const mth__pvalue *p, int d) {
-    while (d < p->shape.rank && p->sharding.dim[d].naxes == 0) d++;
+static int next_split(const mth__program_value *value, int d) {
+    while (d < value->shape.rank && value->sharding.dim[d].naxes == 0) d++;
     return d;
 }
 
-static int64_t inward(const mth__pvalue *p, int d) { /* local elements from dimension d on */
+static int64_t inward(const mth__program_value *p, int d) { /* local elements from dimension d on */
     int64_t n = 1;
     for (; d < p->shape.rank; d++) n *= p->local.dim[d];
     return n;
@@ -142,144 +143,153 @@ static int64_t inward(const mth__pvalue *p, int d) { /* local elements from dime
    pair up in order, each pair cut in proportion. What a device holds from such a dimension inward is then as much in
    the view as in the base, and the view starts at a multiple of it; or the view is a piece of it, with nothing major
    beside it (a microbatch of each device's rows). */
-static mth_status check_view(const mth__verification *v, int x) {
-    const mth__pvalue *p = &v->r->value.at[x], *base = &v->r->value.at[p->index];
-    const int64_t start = p->offset / (int64_t)mth_dtype_size(p->dtype);
-    for (int d = next_split(base, 0), e = next_split(p, 0);; d = next_split(base, d + 1), e = next_split(p, e + 1)) {
+static mth_status check_view(const mth__verification *proof, int x) {
+    const mth__program_value *value = &proof->role->value.at[x], *base = &proof->role->value.at[value->index];
+    const int64_t start = value->offset / (int64_t)mth_dtype_size(value->dtype);
+    for (int d = next_split(base, 0), e = next_split(value, 0);;
+        d = next_split(base, d + 1), e = next_split(value, e + 1)) {
         bool ends = d == base->shape.rank;
-        if (ends != (e == p->shape.rank))
+        if (ends != (e == value->shape.rank))
             return mth__refuse(
-                v, -1, x, F("%s is split over other axes than %s, of which it is a view", p->name, base->name));
+                proof, -1, x, F("%s is split over other axes than %s, of which it is a view", value->name, base->name));
         if (ends) return NULL;
-        int64_t n = base->shape.dim[d], m = p->shape.dim[e], parts = gcd(n, m);
+        int64_t n = base->shape.dim[d], m = value->shape.dim[e], parts = gcd(n, m);
         mth__cut a = {.n = n, .unit = n ? n / parts : 1, .split = base->sharding.dim[d]};
-        mth__cut b = {.n = m, .unit = m ? m / parts : 1, .split = p->sharding.dim[e]};
-        if (!mth__verify_same_cut(p->sharding.on, &a, &b))
-            return mth__refuse(v, -1, x,
-                F("dimension %d of %s is cut otherwise than dimension %d of %s, of which it is a view", e, p->name, d,
-                    base->name));
-        if (p->bytes == 0) continue;
-        int64_t has = inward(base, d), shows = inward(p, e);
-        bool piece = shows < has && p->bytes == shows * (int64_t)mth_dtype_size(p->dtype);
+        mth__cut b = {.n = m, .unit = m ? m / parts : 1, .split = value->sharding.dim[e]};
+        if (!mth__verify_same_cut(value->sharding.on, &a, &b))
+            return mth__refuse(proof, -1, x,
+                F("dimension %d of %s is cut otherwise than dimension %d of %s, of which it is a view", e, value->name,
+                    d, base->name));
+        if (value->bytes == 0) continue;
+        int64_t has = inward(base, d), shows = inward(value, e);
+        bool piece = shows < has && value->bytes == shows * (int64_t)mth_dtype_size(value->dtype);
         if (piece ? start / has != (start + shows - 1) / has : shows != has || start % has)
-            return mth__refuse(v, -1, x,
-                F("%s, at %lld, shows rows of %s that are not its own", p->name, (long long)p->offset, base->name));
+            return mth__refuse(proof, -1, x,
+                F("%s, at %lld, shows rows of %s that are not its own", value->name, (long long)value->offset,
+                    base->name));
     }
 }
 
 /* ---------------------------------------------------------------- places */
 /* An exit in which value x of the role lies: the role's devices hold it, each as many bytes (check_exits), the first
  * device's. */
-static mth_status find_exit(mth__verification *v, int x) {
-    const int e = v->r->value.at[x].index;
-    const mth__exit *exit = &v->p->exit.at[e];
-    const int rank = exit->sharding.on->rank_of[v->r->device[0]];
-    if (v->exit_role[e] == v->role) return NULL;
-    if (rank < 0) return mth__refuse(v, -1, x, F("exit %d, %s, is written where it does not belong", e, exit->name));
-    v->exit_role[e] = v->role;
-    v->exit_bytes[e] = mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
+static mth_status find_exit(mth__verification *proof, int x) {
+    const int e = proof->role->value.at[x].index;
+    const mth__exit *exit = &proof->program->exit.at[e];
+    const int rank = exit->sharding.on->rank_of[proof->role->device[0]];
+    if (proof->exit_role[e] == proof->number) return NULL;
+    if (rank < 0)
+        return mth__refuse(proof, -1, x, F("exit %d, %s, is written where it does not belong", e, exit->name));
+    proof->exit_role[e] = proof->number;
+    proof->exit_bytes[e] = mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
         (int64_t)mth_dtype_size(exit->dtype);
-    v->exit_last[e] = -1;
-    v->exit_entry[e] = 0;
-    PUSH(v->arena, v->exits, e);
+    proof->exit_last[e] = -1;
+    proof->exit_entry[e] = 0;
+    PUSH(proof->arena, proof->exits, e);
     return NULL;
 }
 
-static mth_status check_storage(mth__verification *v, int x) {
-    const mth__pvalue *p = &v->r->value.at[x];
-    switch (p->storage) {
+static mth_status check_storage(mth__verification *proof, int x) {
+    const mth__program_value *value = &proof->role->value.at[x];
+    switch (value->storage) {
     case MTH__IN_SLAB:
-        if ((unsigned)p->space >= MTH__SPACES) return INTERNAL("%s lies in a space that there is not", p->name);
-        if (p->offset < 0 || p->offset % 64 || p->bytes > v->r->slab[p->space] ||
-            p->offset > v->r->slab[p->space] - p->bytes)
-            return mth__refuse(v, -1, x,
-                F("%s, at %lld of the %s, is not aligned to 64 or not inside its %lld bytes", p->name,
-                    (long long)p->offset, p->space == MTH__HOST ? "host's pool" : "slab",
-                    (long long)v->r->slab[p->space]));
+        if ((unsigned)value->space >= MTH__SPACES) return INTERNAL("%s lies in a space that there is not", value->name);
+        if (value->offset < 0 || value->offset % 64 || value->bytes > proof->role->slab[value->space] ||
+            value->offset > proof->role->slab[value->space] - value->bytes)
+            return mth__refuse(proof, -1, x,
+                F("%s, at %lld of the %s, is not aligned to 64 or not inside its %lld bytes", value->name,
+                    (long long)value->offset, value->space == MTH__HOST ? "host's pool" : "slab",
+                    (long long)proof->role->slab[value->space]));
         return NULL;
     case MTH__IN_OWN:
-        return (unsigned)p->space < MTH__SPACES ? NULL : INTERNAL("%s lies in a space that there is not", p->name);
+        return (unsigned)value->space < MTH__SPACES ? NULL
+                                                    : INTERNAL("%s lies in a space that there is not", value->name);
     case MTH__IN_ENTRY: {
-        if (p->index < 0 || (size_t)p->index >= v->p->entry.n)
-            return mth__refuse(v, -1, x, F("%s is an entry that there is not", p->name));
-        const mth__entry *e = &v->p->entry.at[p->index];
-        if (p->dtype != e->dtype || !mth__shape_equal(p->shape, e->shape) ||
-            !mth__sharding_equal(&p->sharding, &e->sharding, e->shape.rank))
-            return mth__refuse(v, -1, x, F("%s is not what entry %d, %s, is", p->name, p->index, e->name));
-        const int successor = v->successor[p->index];
-        if (successor < 0 || v->exit_role[successor] != v->role) return NULL;
-        v->entry_next[x] = v->exit_entry[successor];
-        v->exit_entry[successor] = x + 1;
+        if (value->index < 0 || (size_t)value->index >= proof->program->entry.n)
+            return mth__refuse(proof, -1, x, F("%s is an entry that there is not", value->name));
+        const mth__entry *entry = &proof->program->entry.at[value->index];
+        if (value->dtype != entry->dtype || !mth__shape_equal(value->shape, entry->shape) ||
+            !mth__sharding_equal(&value->sharding, &entry->sharding, entry->shape.rank))
+            return mth__refuse(
+                proof, -1, x, F("%s is not what entry %d, %s, is", value->name, value->index, entry->name));
+        const int successor = proof->successor[value->index];
+        if (successor < 0 || proof->exit_role[successor] != proof->number) return NULL;
+        proof->entry_next[x] = proof->exit_entry[successor];
+        proof->exit_entry[successor] = x + 1;
         return NULL;
     }
     case MTH__IN_EXIT:
-        if (p->index < 0 || (size_t)p->index >= v->p->exit.n)
-            return mth__refuse(v, -1, x, F("%s is an exit that there is not", p->name));
-        if (p->bytes != v->exit_bytes[p->index])
-            return mth__refuse(v, -1, x,
-                F("%s has %lld bytes, and exit %d, in which it lies, has %lld", p->name, (long long)p->bytes, p->index,
-                    (long long)v->exit_bytes[p->index]));
+        if (value->index < 0 || (size_t)value->index >= proof->program->exit.n)
+            return mth__refuse(proof, -1, x, F("%s is an exit that there is not", value->name));
+        if (value->bytes != proof->exit_bytes[value->index])
+            return mth__refuse(proof, -1, x,
+                F("%s has %lld bytes, and exit %d, in which it lies, has %lld", value->name, (long long)value->bytes,
+                    value->index, (long long)proof->exit_bytes[value->index]));
         return NULL;
     case MTH__IN_LENT: {
-        if (p->index < 0 || (size_t)p->index >= v->p->exit.n)
-            return mth__refuse(v, -1, x, F("%s lies in an exit that there is not", p->name));
-        if (v->exit_role[p->index] != v->role)
-            return mth__refuse(v, -1, x, F("%s lies in exit %d, which the role doesn't write", p->name, p->index));
-        if (v->p->exit.at[p->index].kind == MTH__EXIT_SUCCESSOR)
+        if (value->index < 0 || (size_t)value->index >= proof->program->exit.n)
+            return mth__refuse(proof, -1, x, F("%s lies in an exit that there is not", value->name));
+        if (proof->exit_role[value->index] != proof->number)
             return mth__refuse(
-                v, -1, x, F("%s lies in exit %d, a successor, whose bytes are its entry's", p->name, p->index));
-        int64_t room = v->exit_bytes[p->index];
-        if (p->offset < 0 || p->offset % 64 || p->bytes > room || p->offset > room - p->bytes)
-            return mth__refuse(v, -1, x,
-                F("%s, at %lld of exit %d, is not aligned to 64 or not inside its %lld bytes", p->name,
-                    (long long)p->offset, p->index, (long long)room));
+                proof, -1, x, F("%s lies in exit %d, which the role doesn't write", value->name, value->index));
+        if (proof->program->exit.at[value->index].kind == MTH__EXIT_SUCCESSOR)
+            return mth__refuse(proof, -1, x,
+                F("%s lies in exit %d, a successor, whose bytes are its entry's", value->name, value->index));
+        int64_t room = proof->exit_bytes[value->index];
+        if (value->offset < 0 || value->offset % 64 || value->bytes > room || value->offset > room - value->bytes)
+            return mth__refuse(proof, -1, x,
+                F("%s, at %lld of exit %d, is not aligned to 64 or not inside its %lld bytes", value->name,
+                    (long long)value->offset, value->index, (long long)room));
         return NULL;
     }
     case MTH__IN_ALIAS: break;
     }
-    if (p->storage != MTH__IN_ALIAS || p->index < 0 || (size_t)p->index >= v->r->value.n ||
-        v->r->value.at[p->index].storage == MTH__IN_ALIAS)
-        return mth__refuse(v, -1, x, F("%s is a view of no value, or of a view", p->name));
-    const mth__pvalue *base = &v->r->value.at[p->index];
-    if (p->offset < 0 || p->bytes > base->bytes || p->offset > base->bytes - p->bytes ||
-        p->offset % (int64_t)mth_dtype_size(p->dtype))
-        return mth__refuse(v, -1, x,
-            F("%s, at %lld, is not inside %s, of which it is a view", p->name, (long long)p->offset, base->name));
-    if (p->dtype != base->dtype || p->sharding.on != base->sharding.on ||
-        p->sharding.partial != base->sharding.partial || p->sharding.reduce != base->sharding.reduce)
-        return mth__refuse(v, -1, x,
-            F("%s is of another dtype, placement or partial sum than %s, of which it is a view", p->name, base->name));
-    return check_view(v, x);
+    if (value->storage != MTH__IN_ALIAS || value->index < 0 || (size_t)value->index >= proof->role->value.n ||
+        proof->role->value.at[value->index].storage == MTH__IN_ALIAS)
+        return mth__refuse(proof, -1, x, F("%s is a view of no value, or of a view", value->name));
+    const mth__program_value *base = &proof->role->value.at[value->index];
+    if (value->offset < 0 || value->bytes > base->bytes || value->offset > base->bytes - value->bytes ||
+        value->offset % (int64_t)mth_dtype_size(value->dtype))
+        return mth__refuse(proof, -1, x,
+            F("%s, at %lld, is not inside %s, of which it is a view", value->name, (long long)value->offset,
+                base->name));
+    if (value->dtype != base->dtype || value->sharding.on != base->sharding.on ||
+        value->sharding.partial != base->sharding.partial || value->sharding.reduce != base->sharding.reduce)
+        return mth__refuse(proof, -1, x,
+            F("%s is of another dtype, placement or partial sum than %s, of which it is a view", value->name,
+                base->name));
+    return check_view(proof, x);
 }
 
-mth_status mth__verify_values(mth__verification *v) {
-    memset(v->kept, 0, sizeof v->kept); /* they hold for the devices of one role */
-    memset(&v->exits, 0, sizeof v->exits);
+mth_status mth__verify_values(mth__verification *proof) {
+    memset(proof->contained, 0, sizeof proof->contained); /* they hold for the devices of one role */
+    memset(&proof->exits, 0, sizeof proof->exits);
     seen s = {0};
-    for (int x = 0; x < (int)v->r->value.n; x++) {
-        const mth__pvalue *p = &v->r->value.at[x];
-        if (p->storage == MTH__IN_EXIT && p->index >= 0 && (size_t)p->index < v->p->exit.n) TRY(find_exit(v, x));
+    for (int x = 0; x < (int)proof->role->value.n; x++) {
+        const mth__program_value *value = &proof->role->value.at[x];
+        if (value->storage == MTH__IN_EXIT && value->index >= 0 && (size_t)value->index < proof->program->exit.n)
+            TRY(find_exit(proof, x));
     }
-    v->entry_next = NEW_ARRAY(v->arena, int, v->r->value.n);
-    for (int x = 0; x < (int)v->r->value.n; x++) {
-        const mth__pvalue *p = &v->r->value.at[x];
+    proof->entry_next = NEW_ARRAY(proof->arena, int, proof->role->value.n);
+    for (int x = 0; x < (int)proof->role->value.n; x++) {
+        const mth__program_value *value = &proof->role->value.at[x];
         TRY(mth__stop_check());
-        mth_status bad = mth__shape_check(p->shape, p->dtype);
-        if (!bad) bad = mth__sharding_check(&p->sharding, p->shape);
-        if (bad) return mth__refuse_for(v, -1, x, bad);
-        TRY(check_place(v, x));
-        bool fits = p->local.rank == p->shape.rank;
-        for (int d = 0; d < p->shape.rank && fits; d++) {
+        mth_status bad = mth__shape_check(value->shape, value->dtype);
+        if (!bad) bad = mth__sharding_check(&value->sharding, value->shape);
+        if (bad) return mth__refuse_for(proof, -1, x, bad);
+        TRY(check_place(proof, x));
+        bool fits = value->local.rank == value->shape.rank;
+        for (int d = 0; d < value->shape.rank && fits; d++) {
             int64_t size;
-            TRY(size_of(v, &s, x, d, &size));
-            fits = p->local.dim[d] == size;
+            TRY(size_of(proof, &s, x, d, &size));
+            fits = value->local.dim[d] == size;
         }
         if (!fits)
-            return mth__refuse(v, -1, x,
-                F("the local shape of %s is not what its sharding gives on every device of the role", p->name));
-        if (p->bytes != mth__shape_size(p->local) * (int64_t)mth_dtype_size(p->dtype))
-            return mth__refuse(v, -1, x, F("%s has %lld bytes", p->name, (long long)p->bytes));
-        TRY(check_storage(v, x));
+            return mth__refuse(proof, -1, x,
+                F("the local shape of %s is not what its sharding gives on every device of the role", value->name));
+        if (value->bytes != mth__shape_size(value->local) * (int64_t)mth_dtype_size(value->dtype))
+            return mth__refuse(proof, -1, x, F("%s has %lld bytes", value->name, (long long)value->bytes));
+        TRY(check_storage(proof, x));
     }
     return NULL;
 }

@@ -12,18 +12,18 @@ typedef struct {
     int instr, next;
 } pending;
 
-static mth__instr wait_for(const mth__instr *i) {
+static mth__instr wait_for(const mth__instr *instr) {
     return (mth__instr){.kind = MTH__WAIT,
-        .channel = i->channel,
-        .awaited = i->channel < 0 ? i->out[0] : -1,
+        .channel = instr->channel,
+        .awaited = instr->channel < 0 ? instr->out[0] : -1,
         .scratch = -1,
-        .label = i->label};
+        .label = instr->label};
 }
 
-void mth__emit_waits(mth__program *p, mth__role *r) {
+void mth__emit_waits(mth__program *program, mth__role *role) {
     mth__arena *scratch = mth__arena_new();
-    int n = (int)r->instr.n, waits = 0, sends = 0;
-    size_t values = r->value.n;
+    int n = (int)role->instr.n, waits = 0, sends = 0;
+    size_t values = role->value.n;
     /* readers, by base */
     int *first = NEW_ARRAY(scratch, int, values), *last = NEW_ARRAY(scratch, int, values);
     /* instructions that are a SEND */
@@ -31,27 +31,27 @@ void mth__emit_waits(mth__program *p, mth__role *r) {
     memset(first, -1, values * sizeof *first);
     memset(last, -1, values * sizeof *last);
     for (int i = 0; i < n; i++) {
-        const mth__instr *k = &r->instr.at[i];
-        for (int j = 0; j < k->nin; j++) {
-            int v = mth__base_of(r, k->in[j]);
+        const mth__instr *instr = &role->instr.at[i];
+        for (int j = 0; j < instr->nin; j++) {
+            int v = mth__base_of(role, instr->in[j]);
             if (first[v] < 0) first[v] = i;
             last[v] = i;
         }
-        waits += k->kind == MTH__SEND || mth__is_started(k);
-        if (k->kind == MTH__SEND) send[sends++] = i;
+        waits += instr->kind == MTH__SEND || mth__is_started(instr);
+        if (instr->kind == MTH__SEND) send[sends++] = i;
     }
     /* lists of `wait`, 1-based: before instruction i */
     int *head = NEW_ARRAY(scratch, int, n + 1), *tail = NEW_ARRAY(scratch, int, n + 1);
     pending *wait = NEW_ARRAY(scratch, pending, waits + 1);
     for (int i = 0, s = 0, w = 0; i < n; i++) {
-        const mth__instr *k = &r->instr.at[i];
+        const mth__instr *instr = &role->instr.at[i];
         int before = n;
-        if (mth__is_started(k)) {
-            for (int j = 0; j < k->nout; j++)
-                if (first[k->out[j]] >= 0 && first[k->out[j]] < before) before = first[k->out[j]];
-        } else if (k->kind == MTH__SEND) {
+        if (mth__is_started(instr)) {
+            for (int j = 0; j < instr->nout; j++)
+                if (first[instr->out[j]] >= 0 && first[instr->out[j]] < before) before = first[instr->out[j]];
+        } else if (instr->kind == MTH__SEND) {
             if (s + OUTSTANDING < sends) before = send[s + OUTSTANDING];
-            if (before <= last[mth__base_of(r, k->in[0])]) before = last[mth__base_of(r, k->in[0])] + 1;
+            if (before <= last[mth__base_of(role, instr->in[0])]) before = last[mth__base_of(role, instr->in[0])] + 1;
             s++;
         } else {
             continue;
@@ -63,13 +63,13 @@ void mth__emit_waits(mth__program *p, mth__role *r) {
             head[before] = w;
         tail[before] = w;
     }
-    mth__instr *all = NEW_ARRAY(p->arena, mth__instr, n + waits);
+    mth__instr *all = NEW_ARRAY(program->arena, mth__instr, n + waits);
     size_t at = 0;
     for (int i = 0; i <= n; i++) {
-        for (int w = head[i]; w; w = wait[w].next) all[at++] = wait_for(&r->instr.at[wait[w].instr]);
-        if (i < n) all[at++] = r->instr.at[i];
+        for (int w = head[i]; w; w = wait[w].next) all[at++] = wait_for(&role->instr.at[wait[w].instr]);
+        if (i < n) all[at++] = role->instr.at[i];
     }
-    r->instr.at = all;
-    r->instr.n = r->instr.room = at;
+    role->instr.at = all;
+    role->instr.n = role->instr.room = at;
     mth__arena_free(scratch);
 }

@@ -20,7 +20,7 @@ static int64_t peak_of(const mth__role *role, mth__memory_kind memory, mth__aren
         }
     }
     for (size_t id = 0; id < role->value.n; id++) {
-        const mth__pvalue *value = &role->value.at[id];
+        const mth__program_value *value = &role->value.at[id];
         if (value->storage != MTH__IN_SLAB || value->space != MTH__DEVICE || value->memory != memory || first[id] < 0)
             continue;
         change[first[id]] += value->bytes;
@@ -44,7 +44,7 @@ static mth_memory_usage role_memory(
     /* A sum over microbatches is many values in one exit: the exit is counted once. */
     bool *counted = NEW_ARRAY(arena, bool, exits);
     for (size_t id = 0; id < role->value.n; id++) {
-        const mth__pvalue *value = &role->value.at[id];
+        const mth__program_value *value = &role->value.at[id];
         if (value->storage != MTH__IN_ENTRY && value->storage != MTH__IN_EXIT) continue;
         if (value->storage == MTH__IN_EXIT && counted[value->index]) continue;
         if (value->storage == MTH__IN_EXIT) counted[value->index] = true;

@@ -33,7 +33,7 @@ static void offload_insert(mth__arena *a, mth__role *r, int at, mth__instr k) {
 /* A COPY of `value` to another space, before instruction `at`, and its WAIT before instruction `wait`; returns what it
  * brings. */
 static int offload_copy(mth__arena *a, mth__role *r, int value, mth__space to, int at, int wait, bool started) {
-    mth__pvalue copy = r->value.at[value];
+    mth__program_value copy = r->value.at[value];
     copy.name = mth__format(a, "%s~%d", copy.name, (int)r->value.n);
     copy.storage = MTH__IN_SLAB;
     copy.space = to;

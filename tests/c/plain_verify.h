@@ -30,7 +30,7 @@ typedef struct {
 } plain;
 
 static int64_t plain_base(const mth__role *role, int id, int64_t *offset) {
-    const mth__pvalue *value = &role->value.at[id];
+    const mth__program_value *value = &role->value.at[id];
     *offset = value->storage == MTH__IN_ALIAS ? value->offset : 0;
     return value->storage == MTH__IN_ALIAS ? value->index : id;
 }
@@ -44,7 +44,7 @@ static int plain_successor(const mth__program *program, int entry) {
 
 /* NULL: an entry without a successor, or a view. */
 static plain_memory *plain_place(
-    const mth__program *program, plain_device *device, const mth__pvalue *value, int64_t *at) {
+    const mth__program *program, plain_device *device, const mth__program_value *value, int64_t *at) {
     *at = value->storage == MTH__IN_SLAB || value->storage == MTH__IN_LENT ? value->offset : 0;
     int exit = value->storage == MTH__IN_ENTRY ? plain_successor(program, value->index) : value->index;
     switch (value->storage) {
@@ -56,7 +56,7 @@ static plain_memory *plain_place(
 }
 
 static void plain_write(plain *check, plain_device *device, int id) {
-    const mth__pvalue *value = &device->role->value.at[id];
+    const mth__program_value *value = &device->role->value.at[id];
     int64_t at;
     plain_memory *memory = plain_place(check->program, device, value, &at);
     if (!memory || at < 0 || at + value->bytes > memory->n) {
@@ -70,7 +70,7 @@ static void plain_write(plain *check, plain_device *device, int id) {
 static void plain_read(plain *check, plain_device *device, int id) {
     int64_t offset, at;
     int base = (int)plain_base(device->role, id, &offset);
-    const mth__pvalue *value = &device->role->value.at[base], *view = &device->role->value.at[id];
+    const mth__program_value *value = &device->role->value.at[base], *view = &device->role->value.at[id];
     if (offset < 0 || offset + view->bytes > value->bytes) check->fault = "a view outside its base";
     const bool entry = value->storage == MTH__IN_ENTRY;
     if ((entry && plain_successor(check->program, value->index) < 0) || check->fault) return;
@@ -187,8 +187,8 @@ static bool plain_wait(plain *check, plain_device *device, const mth__instr *ins
 static void plain_sums(plain *check, plain_device *device, const mth__instr *instruction) {
     for (int j = 0, sum = mth__row_operands(instruction->op, instruction->nin, true); j < instruction->nout; j++) {
         if (!(instruction->op->accumulates >> j & 1)) continue;
-        const mth__pvalue *from = &device->role->value.at[instruction->in[sum]],
-                          *to = &device->role->value.at[instruction->out[j]];
+        const mth__program_value *from = &device->role->value.at[instruction->in[sum]],
+                                 *to = &device->role->value.at[instruction->out[j]];
         int64_t from_at, to_at, offset;
         plain_memory *here = plain_place(check->program, device, from, &from_at),
                      *there = plain_place(check->program, device, to, &to_at);

@@ -35,7 +35,8 @@ static maker maker_new(mth__arena *arena, int naxes, const int64_t *dim) {
 static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s,
     mth__storage storage, int index, int over) {
     mth__role *r = &m->p->role.at[d];
-    mth__pvalue v = {.name = name, .dtype = dtype, .shape = shape, .sharding = *s, .storage = storage, .index = index};
+    mth__program_value v = {
+        .name = name, .dtype = dtype, .shape = shape, .sharding = *s, .storage = storage, .index = index};
     v.local = mth__local_shape(shape, s, s->on->rank_of[d], NULL, NULL);
     v.bytes = mth__shape_size(v.local) * (int64_t)mth_dtype_size(dtype);
     if (storage == MTH__IN_SLAB) {

@@ -19,7 +19,7 @@ static mth__program *round_trip(const mth__graph *g, mth__emit_options o) {
     return p;
 }
 
-static const mth__pvalue *value_named(const mth__role *r, const char *name) {
+static const mth__program_value *value_named(const mth__role *r, const char *name) {
     for (size_t i = 0; i < r->value.n; i++)
         if (!strcmp(r->value.at[i].name, name)) return &r->value.at[i];
     CHECK(!"the role has such a value");
@@ -140,16 +140,16 @@ GUARDED(an_exit_is_lent_until_it_is_written) {
         CHECK_STATUS(mth__emit_memory(p, lends));
         CHECK_STATUS(mth__program_verify(p));
         const mth__role *r = &p->role.at[0];
-        const mth__pvalue *first = value_named(r, "%3"), *second = value_named(r, "%4");
+        const mth__program_value *first = value_named(r, "%3"), *second = value_named(r, "%4");
         CHECK(r->slab[MTH__DEVICE] == (lends ? 1 : 2) * 16 * 16 * 4);
         CHECK(second->storage == MTH__IN_SLAB);
         CHECK(lends ? first->storage == MTH__IN_LENT && first->index == 1 && first->offset == 0
                     : first->storage == MTH__IN_SLAB);
         CHECK(!lends || strstr(plan_text(p), "on p0 at exit 1+0 = contract"));
         /* neither into an exit that has been written nor past its end */
-        mth__pvalue *v = (mth__pvalue *)first;
+        mth__program_value *v = (mth__program_value *)first;
         for (int k = 0; k < 3 && lends; k++) {
-            mth__pvalue was = *v;
+            mth__program_value was = *v;
             if (k == 0) v->index = 0;
             if (k == 1) v->offset = 64;
             if (k == 2) v->index = 2;
@@ -572,7 +572,8 @@ GUARDED(spoilt_global_programs_are_refused_by_name) {
         CHECK_STATUS(mth__emit_global(a, global_graph(made), &p));
         if (!p) return;
         mth__role *role = &p->role.at[0];
-        mth__pvalue *h = &role->value.at[role->instr.at[0].out[0]], *y = &role->value.at[role->instr.at[2].out[0]];
+        mth__program_value *h = &role->value.at[role->instr.at[0].out[0]],
+                           *y = &role->value.at[role->instr.at[2].out[0]];
         mth__instr first = role->instr.at[0];
         switch (k) {
         case 1: y->sharding.dim[0] = (mth__split){.naxes = 1, .axis = {0}}; break;

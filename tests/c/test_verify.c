@@ -143,7 +143,7 @@ static bool read_other_value(mth__role *r) {
 static bool wrong_local_shape(mth__role *r) {
     int v = pick(r->value.n);
     if (v < 0 || r->value.at[v].local.rank == 0) return false;
-    mth__pvalue *x = &r->value.at[v];
+    mth__program_value *x = &r->value.at[v];
     x->local.dim[pick((size_t)x->local.rank)]++;
     x->bytes = mth__shape_size(x->local) * (int64_t)mth_dtype_size(x->dtype);
     return true;
@@ -182,7 +182,7 @@ static bool unsplit_view(mth__role *r) { /* every device's part said to be the w
 static bool shift_view(mth__role *r) { /* the ends of rows and the beginnings of the next */
     int d, v = pick_split_view(r, &d);
     if (v < 0) return false;
-    mth__pvalue *x = &r->value.at[v];
+    mth__program_value *x = &r->value.at[v];
     const int64_t element = (int64_t)mth_dtype_size(x->dtype), room = r->value.at[x->index].bytes - x->bytes;
     if (x->local.dim[d] < 2 || room == 0) return false;
     x->offset += x->offset < room ? element : -element;
@@ -229,7 +229,7 @@ static bool read_sum_beside(mth__role *r) {
 static bool sum_elsewhere(mth__role *r) {
     int sum, i = pick_sum(r, &sum);
     if (i < 0) return false;
-    mth__pvalue *to = &r->value.at[r->instr.at[i].out[0]];
+    mth__program_value *to = &r->value.at[r->instr.at[i].out[0]];
     if (to->storage != MTH__IN_SLAB) return false;
     to->offset = (r->slab[MTH__DEVICE] + 63) / 64 * 64;
     r->slab[MTH__DEVICE] = to->offset + to->bytes;
@@ -413,7 +413,7 @@ GUARDED(views_show_what_they_say) {
             node1(&b, "reshape", &(mth__attrs){.rank = 3, .shape = {3, 4, 4}}, rows, on, SPLIT(-1, 0, -1), 0);
         output(g, "y", node1(&b, "exp", NULL, heads, on, SPLIT(-1, 0, -1), 0));
         mth__program *p = emit_plan(g, &(mth__emit_options){.views = true});
-        mth__pvalue *v = NULL;
+        mth__program_value *v = NULL;
         for (size_t i = 0; i < p->role.at[0].value.n; i++)
             if (p->role.at[0].value.at[i].shape.rank == 3 && p->role.at[0].value.at[i].storage == MTH__IN_ALIAS)
                 v = &p->role.at[0].value.at[i];

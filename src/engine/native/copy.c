@@ -4,7 +4,7 @@
 
 void mth__load_copy(mth__loader *l, int instr) {
     const mth__instr *k = &l->role->instr.at[instr];
-    const mth__pvalue *from = &l->role->value.at[k->in[0]];
+    const mth__program_value *from = &l->role->value.at[k->in[0]];
     const int64_t elements = mth__shape_size(from->local);
     void **slot = NEW_ARRAY(l->arena, void *, 2);
     mth__moves *moves = NEW(l->arena, mth__moves);

@@ -9,15 +9,17 @@ const mth__role *mth__load_role(const mth__loader *l, int device) {
 }
 
 /* ---- addresses */
-static const mth__pvalue *base_of(const mth__role *role, int value, int64_t *bytes) {
-    const mth__pvalue *v = &role->value.at[value];
+static const mth__program_value *base_of(const mth__role *role, int value, int64_t *bytes) {
+    const mth__program_value *v = &role->value.at[value];
     for (; v->storage == MTH__IN_ALIAS; v = &role->value.at[v->index]) *bytes += v->offset;
     return v;
 }
-static mth__storage kind_of(const mth__pvalue *v) { return v->storage == MTH__IN_LENT ? MTH__IN_EXIT : v->storage; }
-static bool in_slab(const mth__pvalue *v) { return v->storage == MTH__IN_SLAB || v->storage == MTH__IN_OWN; }
+static mth__storage kind_of(const mth__program_value *v) {
+    return v->storage == MTH__IN_LENT ? MTH__IN_EXIT : v->storage;
+}
+static bool in_slab(const mth__program_value *v) { return v->storage == MTH__IN_SLAB || v->storage == MTH__IN_OWN; }
 /* Bytes into the slab of its space, the entry or the exit. */
-static int64_t start_of(const mth__loader *l, int device, const mth__pvalue *v) {
+static int64_t start_of(const mth__loader *l, int device, const mth__program_value *v) {
     if (v->storage == MTH__IN_OWN) {
         const int role = l->program->role_of[device];
         return l->own[role][v - l->program->role.at[role].value.at];
@@ -27,13 +29,13 @@ static int64_t start_of(const mth__loader *l, int device, const mth__pvalue *v) 
 bool mth__load_same(const mth__loader *l, int device, int value, int other) {
     int64_t a_bytes = 0, b_bytes = 0;
     const mth__role *role = mth__load_role(l, device);
-    const mth__pvalue *a = base_of(role, value, &a_bytes), *b = base_of(role, other, &b_bytes);
+    const mth__program_value *a = base_of(role, value, &a_bytes), *b = base_of(role, other, &b_bytes);
     if (in_slab(a) != in_slab(b) || (in_slab(a) && a->space != b->space)) return false;
     if (!in_slab(a) && (kind_of(a) != kind_of(b) || a->index != b->index)) return false;
     return start_of(l, device, a) + a_bytes == start_of(l, device, b) + b_bytes;
 }
 void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void **slot) {
-    const mth__pvalue *v = base_of(mth__load_role(l, device), value, &bytes);
+    const mth__program_value *v = base_of(mth__load_role(l, device), value, &bytes);
     bytes += start_of(l, device, v);
     if (in_slab(v)) {
         PUSH(l->arena, l->slab, (mth__fixup){slot, (int64_t)v->space * l->devices + device, bytes});

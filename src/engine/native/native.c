@@ -232,7 +232,7 @@ static mth_status fault_tensors(void *argument) {
     const mth__role *role = &d->x->program->role.at[d->x->program->role_of[d->x->stream[r->at_stream].device]];
     mth__arena *arena = mth__arena_new();
     for (int k = 0; k < i->nin; k++) {
-        const mth__pvalue *v = &role->value.at[i->in[k]];
+        const mth__program_value *v = &role->value.at[i->in[k]];
         d->status = mth__error_tensor(d->status,
             F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), mth__shape_text(arena, v->shape),
                 mth__where_text(arena, &v->sharding, v->shape.rank)));

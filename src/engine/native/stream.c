@@ -11,7 +11,7 @@ static int indices(const mth__program *p, mth__storage storage) {
     int n = 0;
     for (size_t r = 0; r < p->role.n; r++)
         for (size_t i = 0; i < p->role.at[r].value.n; i++) {
-            const mth__pvalue *v = &p->role.at[r].value.at[i];
+            const mth__program_value *v = &p->role.at[r].value.at[i];
             if (v->storage == storage && v->index >= n) n = v->index + 1;
         }
     return n;
@@ -22,7 +22,7 @@ static void list_held(mth__loader *l) {
     const mth__role *role = l->role;
     size_t before[2] = {l->entry.held.n, l->exit.held.n};
     for (size_t i = 0; i < role->value.n; i++) {
-        const mth__pvalue *v = &role->value.at[i];
+        const mth__program_value *v = &role->value.at[i];
         if (v->storage != MTH__IN_ENTRY && v->storage != MTH__IN_EXIT) continue;
         mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
         size_t *at = &m->at[v->index];
@@ -59,7 +59,7 @@ static bool is_nothing(const mth__loader *l, int device, const mth__instr *i) {
 }
 
 static void set_operand(mth__loader *l, int value, mth__operand *o) {
-    const mth__pvalue *v = &l->role->value.at[value];
+    const mth__program_value *v = &l->role->value.at[value];
     o->dtype = v->dtype;
     o->shape = v->local;
     o->global = v->shape;
@@ -244,7 +244,7 @@ static void place_own(mth__loader *l) {
         int64_t *end = l->x->memory[r], *at = NULL;
         memcpy(end, role->slab, sizeof role->slab);
         for (size_t v = 0; v < role->value.n; v++) {
-            const mth__pvalue *value = &role->value.at[v];
+            const mth__program_value *value = &role->value.at[v];
             if (value->storage != MTH__IN_OWN) continue;
             if (!at) at = l->own[r] = NEW_ARRAY(l->arena, int64_t, role->value.n);
             at[v] = (end[value->space] + 63) / 64 * 64;

@@ -31,7 +31,7 @@ static struct mth__written *written(const writing *writer, int slot) {
 static const mth__hlo_part *part_of(writing *writer, int slot) {
     const mth__hlo_part **part = &written(writer, slot)->part;
     if (*part) return *part;
-    const mth__pvalue *value = writer->segments->slot.at[slot].any;
+    const mth__program_value *value = writer->segments->slot.at[slot].any;
     static const int32_t first[1];
     static const mth__placement one = {.count = 1, .device = first, .rank_of = first};
     static const mth__sharding whole = {.on = &one};
@@ -76,7 +76,7 @@ static const char *shardy_dims(const writing *writer, const mth__sharding *shard
 }
 
 static const char *shardy(const writing *writer, int slot) {
-    const mth__pvalue *value = writer->segments->slot.at[slot].any;
+    const mth__program_value *value = writer->segments->slot.at[slot].any;
     return mth__format(writer->scratch, "sdy.sharding = #sdy.sharding<@mesh, %s>",
         shardy_dims(writer, &value->sharding, value->shape.rank));
 }
@@ -112,7 +112,7 @@ static void fill_paddings(writing *writer, const mth__seg_instr *step, mth__hlo_
     mth__value *value = NEW_ARRAY(writer->scratch, mth__value, call->nin + call->nout),
                **at = NEW_ARRAY(writer->scratch, mth__value *, call->nin + call->nout);
     for (int j = 0; j < call->nin + call->nout; j++) {
-        const mth__pvalue *stored =
+        const mth__program_value *stored =
             writer->segments->slot.at[j < call->nin ? step->in[j] : step->out[j - call->nin]].any;
         value[j] = (mth__value){.dtype = stored->dtype, .shape = stored->shape};
         at[j] = &value[j];

@@ -78,7 +78,7 @@ static void ports(mth__executable *x, size_t count, bool exits, mth__part_shape 
     for (size_t k = 0; k < count; k++) {
         int slot = exits ? x->segments->exit_slot[k] : x->segments->entry_slot[k];
         if (slot < 0) continue;
-        const mth__pvalue *v = x->segments->slot.at[slot].any;
+        const mth__program_value *v = x->segments->slot.at[slot].any;
         const mth__placement *on = v->sharding.on;
         const mth__shape padded = x->segments->global ? mth__xla_part(v, NULL) : x->segments->slot.at[slot].local;
         for (int r = 0; r < on->count; r++)

@@ -2,7 +2,7 @@
 #include "engine/pjrt/segment.h"
 #include "engine/pjrt/pjrt.h"
 
-static mth_status no_such_parts(const mth__pvalue *value, const char *why, const char *fix) {
+static mth_status no_such_parts(const mth__program_value *value, const char *why, const char *fix) {
     char shape[256], where[256];
     mth__shape_write(shape, sizeof shape, value->shape);
     mth__where_write(where, sizeof where, &value->sharding, value->shape.rank);
@@ -13,7 +13,7 @@ static mth_status no_such_parts(const mth__pvalue *value, const char *why, const
     return mth__error_operator(status, value->name);
 }
 
-static mth_status check_parts(const mth__pvalue *value) {
+static mth_status check_parts(const mth__program_value *value) {
     bool cyclic = false;
     for (int d = 0; d < value->shape.rank; d++) cyclic |= value->sharding.dim[d].cyclic;
     if (mth__sharding_disordered(&value->sharding, value->shape.rank))
@@ -29,7 +29,7 @@ static mth_status check_parts(const mth__pvalue *value) {
 mth_status mth__pjrt_check_global(const mth__program *global) {
     for (size_t k = 0; k < global->role.n; k++)
         for (size_t i = 0; i < global->role.at[k].value.n; i++) {
-            const mth__pvalue *value = &global->role.at[k].value.at[i];
+            const mth__program_value *value = &global->role.at[k].value.at[i];
             if (value->storage == MTH__IN_ENTRY || value->storage == MTH__IN_EXIT) TRY(check_parts(value));
         }
     return NULL;

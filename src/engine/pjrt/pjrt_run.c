@@ -118,7 +118,7 @@ static mth_status check_error(const mth__executable *x, const mth__id_check *c, 
     mth_status s = mth__fault_error(i->op, value, c->limit, "");
     s = mth__error_source(mth__error_operator(s, i->label.module), i->label.source);
     for (int k = 0; k < c->instr->nin; k++) {
-        const mth__pvalue *v = x->segments->slot.at[c->instr->in[k]].any;
+        const mth__program_value *v = x->segments->slot.at[c->instr->in[k]].any;
         char shape[256], where[256];
         mth__shape_write(shape, sizeof shape, v->shape);
         mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);

@@ -3,7 +3,7 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- parts */
-mth__shape mth__xla_part(const mth__pvalue *v, mth__shape *whole) {
+mth__shape mth__xla_part(const mth__program_value *v, mth__shape *whole) {
     mth__shape part = v->shape;
     for (int d = 0; d < part.rank; d++) {
         int64_t k = 1;
@@ -58,20 +58,20 @@ typedef struct {
 
 typedef struct {
     const mth__segments *segments;
-    const mth__pvalue *value;
+    const mth__program_value *value;
 } slot_key;
 
 /* An input that two placements use has a value, of one name, for each. Where else a value lies is each role's own
    matter: sizes of parts decide what is written in place. */
 static bool is_slot(const void *key, int number) {
-    const mth__pvalue *wanted = ((const slot_key *)key)->value,
-                      *known = ((const slot_key *)key)->segments->slot.at[number].any;
+    const mth__program_value *wanted = ((const slot_key *)key)->value,
+                             *known = ((const slot_key *)key)->segments->slot.at[number].any;
     const bool entry = wanted->storage == MTH__IN_ENTRY;
     return !strcmp(known->name, wanted->name) && entry == (known->storage == MTH__IN_ENTRY) &&
         (!entry || known->index == wanted->index);
 }
 
-static int slot_named(merging *m, const mth__pvalue *v) {
+static int slot_named(merging *m, const mth__program_value *v) {
     const int next = (int)m->s->slot.n,
               number = mth__table_add(
                   m->arena, &m->names, mth__hash_text(v->name, strlen(v->name)), is_slot, &(slot_key){m->s, v}, next);
@@ -92,7 +92,7 @@ static void make_slots(merging *m) {
         const mth__role *role = &m->p->role.at[r];
         int *of = m->s->slot_of[r] = NEW_ARRAY(m->s->arena, int, role->value.n);
         for (size_t v = 0; v < role->value.n; v++) {
-            const mth__pvalue *value = &role->value.at[v];
+            const mth__program_value *value = &role->value.at[v];
             of[v] = slot_named(m, value);
             if (value->storage == MTH__IN_ALIAS) m->s->slot.at[of[v]].view_of = of[value->index];
             if (value->storage == MTH__IN_ENTRY) m->s->entry_slot[value->index] = of[v];
@@ -284,7 +284,7 @@ static void find_lives(mth__segments *s) {
         /* of several values of an exit the one written last is what leaves */
         for (size_t i = 0; g && i < g->instr.n; i++)
             for (int j = 0; j < g->instr.at[i].nout; j++) {
-                const mth__pvalue *v = s->slot.at[g->instr.at[i].out[j]].any;
+                const mth__program_value *v = s->slot.at[g->instr.at[i].out[j]].any;
                 if (v->storage == MTH__IN_EXIT) s->exit_slot[v->index] = g->instr.at[i].out[j];
             }
         if (!g && s->slot.at[s->work.at[w].hop.to].any->storage == MTH__IN_EXIT)

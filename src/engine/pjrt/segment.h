@@ -19,7 +19,7 @@
 enum { MTH__NEVER = -1, MTH__AT_EXIT = INT32_MAX };
 typedef struct {
     /* of one of the roles that have it: name, dtype, shape, sharding, storage, entry or exit index */
-    const mth__pvalue *any;
+    const mth__program_value *any;
     int view_of; /* the slot that this one is another view of, or itself */
     /* the largest part of any device of its placement: the shape of its buffers */
     mth__shape local;
@@ -76,7 +76,7 @@ mth__hlo_part *mth__part_of(
 /* Of a global value, the part that XLA's partitioner gives each device: a dimension over k devices in parts of ceil(n /
    k). `whole`: the sizes that these parts make together. Ports of a global module have that shape: XLA drops axes that
    don't divide a port. */
-mth__shape mth__xla_part(const mth__pvalue *, mth__shape *whole);
+mth__shape mth__xla_part(const mth__program_value *, mth__shape *whole);
 
 /* hlo_module.c: the text of a segment. Its arguments are segment->in, its results segment->out and, where rows check
    ids, one i32 (checks, 2) of { 1 where some id is outside, that id }. Behind its arguments are the numbers, each an

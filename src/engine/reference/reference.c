@@ -37,7 +37,7 @@ static const char *lacks(const mth__op *op, mth_dtype dtype) {
 }
 
 /* ---------------------------------------------------------------- loading */
-static mth_status place_value(const mth__pvalue *p, int device, mth__ref_value *v) {
+static mth_status place_value(const mth__program_value *p, int device, mth__ref_value *v) {
     *v = (mth__ref_value){.dtype = p->dtype, .global = p->shape, .local = {.rank = p->shape.rank}};
     int rank = p->sharding.on->rank_of[device];
     for (int d = 0; d < MTH__RANK; d++) v->step[d] = 1;
@@ -127,7 +127,7 @@ mth_status mth__ref_load(mth__engine *e, const mth__program *p, const mth__progr
                 next += mth__shape_size(d->value[v].local);
             }
         for (size_t v = 0; v < d->role->value.n; v++) {
-            const mth__pvalue *a = &d->role->value.at[v];
+            const mth__program_value *a = &d->role->value.at[v];
             if (a->storage == MTH__IN_ALIAS)
                 d->value[v].data = d->value[a->index].data + a->offset / (int64_t)mth_dtype_size(a->dtype);
         }

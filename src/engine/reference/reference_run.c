@@ -64,7 +64,7 @@ static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
         /* what is read before it is written shows */
         for (int64_t j = 0; j < d->elements; j++) d->memory[j].real = NAN;
         for (size_t v = 0; v < d->role->value.n; v++) {
-            const mth__pvalue *value = &d->role->value.at[v];
+            const mth__program_value *value = &d->role->value.at[v];
             if (value->storage != MTH__IN_ENTRY || mth__shape_size(d->value[v].local) == 0 || !d->value[v].here)
                 continue;
             mth__buffer *b = entry[(size_t)value->index * (size_t)p->mesh->count + (size_t)d->device];
