@@ -286,8 +286,8 @@ static PyObject *composed(const char *operation) {
         "no module does that: compute it outside of the model, and give it as an input; ml.modules names the modules");
 }
 
-void *raise_operation(module_state *s, const char *operation) {
-    return raise_fix(s, MTH_ERROR_TYPE,
+void *raise_operation(module_state *state, const char *operation) {
+    return raise_fix(state, MTH_ERROR_TYPE,
         TEXT("connections, modules and models are composed by name: '%s' does nothing to them", operation),
         composed(operation));
 }

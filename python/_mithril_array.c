@@ -218,7 +218,7 @@ int64_t array_count(const array_object *self) {
     return count_of(mth_array_get_rank(self->array), mth_array_get_shape(self->array));
 }
 
-/* The whole data: of the shard that is all, else gathered once and kept. */
+/* The whole data: the memory of the shard that is all of it, or else a copy that is gathered once and stays. */
 static const void *array_whole(array_object *self) {
     if (self->whole) return self->whole;
     const void *whole = mth_array_get_whole(self->array);

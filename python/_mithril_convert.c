@@ -4,33 +4,33 @@
 /* ---------------------------------------------------------------- texts */
 /* `operator`: whose option it is, or NULL. `whole`: what mends half of a surrogate pair. */
 static const char *read_name(
-    module_state *s, PyObject *object, const char *operator, const char * what, const char *whole) {
+    module_state *state, PyObject *object, const char *operator, const char * what, const char *whole) {
     if (!PyUnicode_Check(object))
-        return raise_error(s, operator, MTH_ERROR_TYPE, NULL,
+        return raise_error(state, operator, MTH_ERROR_TYPE, NULL,
             TEXT("%s is %s, where a text is expected", what, SHOW(object)), TEXT("give it as a str"));
     Py_ssize_t size;
     const char *text = PyUnicode_AsUTF8AndSize(object, &size);
     PyObject *cause = text ? NULL : take_exception();
     if (cause)
-        return raise_error(s, operator, MTH_ERROR_VALUE, cause,
+        return raise_error(state, operator, MTH_ERROR_VALUE, cause,
             TEXT("%s has half of a surrogate pair in it: %s", what, SHOW(object)), TEXT("%s", whole));
     if (text && strlen(text) != (size_t)size)
-        return raise_error(s, operator, MTH_ERROR_VALUE, NULL,
+        return raise_error(state, operator, MTH_ERROR_VALUE, NULL,
             TEXT("%s has a NUL character in it: %s", what, SHOW(object)), TEXT("leave the character out"));
     return text;
 }
 
-const char *to_name(module_state *s, PyObject *object, const char *what) {
-    return read_name(s, object, NULL, what, "leave it out");
+const char *to_name(module_state *state, PyObject *object, const char *what) {
+    return read_name(state, object, NULL, what, "leave it out");
 }
 
-const char *to_path(module_state *s, PyObject *object, const char *what, pool *p) {
+const char *to_path(module_state *state, PyObject *object, const char *what, pool *scratch) {
     PyObject *bytes = NULL;
-    if (PyUnicode_FSConverter(object, &bytes)) return pool_keep(p, bytes) ? NULL : PyBytes_AsString(bytes);
+    if (PyUnicode_FSConverter(object, &bytes)) return pool_keep(scratch, bytes) ? NULL : PyBytes_AsString(bytes);
     const int wrong_type = PyErr_ExceptionMatches(PyExc_TypeError);
     PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
     if (why)
-        raise_error(s, p->operator, wrong_type ? MTH_ERROR_TYPE : MTH_ERROR_VALUE, cause,
+        raise_error(state, scratch->operator, wrong_type ? MTH_ERROR_TYPE : MTH_ERROR_VALUE, cause,
             TEXT("%s is %s, which is no path: %U", what, SHOW(object), why),
             wrong_type ? TEXT("give a str, bytes or pathlib.Path") : TEXT("leave the character out"));
     else
@@ -53,21 +53,21 @@ PyObject *pairs_of(PyObject *dict) {
     return pairs;
 }
 
-int to_truth(module_state *s, PyObject *object, const char *name, int *truth) {
+int to_truth(module_state *state, PyObject *object, const char *name, int *truth) {
     if ((*truth = PyObject_IsTrue(object)) >= 0) return 0;
     PyObject *cause = take_exception();
     if (cause)
-        raise_error(s, NULL, MTH_ERROR_TYPE, cause, TEXT("%s=%s is neither true nor false", name, SHOW(object)),
+        raise_error(state, NULL, MTH_ERROR_TYPE, cause, TEXT("%s=%s is neither true nor false", name, SHOW(object)),
             TEXT("give %s=True or %s=False", name, name));
     return -1;
 }
 
-int to_seed(module_state *s, PyObject *object, uint64_t *seed) {
+int to_seed(module_state *state, PyObject *object, uint64_t *seed) {
     PyObject *index = PyIndex_Check(object) ? PyNumber_Index(object) : NULL;
     PyObject *cause = !index && PyErr_Occurred() ? take_exception() : NULL;
     if (!index) {
-        raise_error(
-            s, NULL, MTH_ERROR_TYPE, cause, TEXT("seed=%s is no whole number", SHOW(object)), TEXT("give seed=0, say"));
+        raise_error(state, NULL, MTH_ERROR_TYPE, cause, TEXT("seed=%s is no whole number", SHOW(object)),
+            TEXT("give seed=0, say"));
         return -1;
     }
     const unsigned long long value = PyLong_AsUnsignedLongLong(index);
@@ -75,7 +75,7 @@ int to_seed(module_state *s, PyObject *object, uint64_t *seed) {
     if (PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return -1;
         PyErr_Clear(); /* without its digits: Python refuses to print thousands of them */
-        raise_fix(s, MTH_ERROR_VALUE, TEXT("the seed is negative or has more than 64 bits"),
+        raise_fix(state, MTH_ERROR_VALUE, TEXT("the seed is negative or has more than 64 bits"),
             TEXT("give a seed from 0 to 2**64 - 1"));
         return -1;
     }
@@ -137,20 +137,21 @@ static int is_listed(PyObject *key, char **names) {
     return 0;
 }
 
-int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const char *format, char **names, ...) {
+int parse(
+    module_state *state, pool *scratch, PyObject *args, PyObject *keywords, const char *format, char **names, ...) {
     const char *function = strrchr(format, ':') + 1;
     PyObject *key, *value;
-    if (keywords && pool_keep(p, keywords = PyDict_Copy(keywords))) return 0;
+    if (keywords && pool_keep(scratch, keywords = PyDict_Copy(keywords))) return 0;
     for (Py_ssize_t at = 0; keywords && PyDict_Next(keywords, &at, &key, &value);) {
         const char *text = is_listed(key, names) ? NULL : PyUnicode_AsUTF8AndSize(key, NULL), *why, *fix;
         if (text && (mth_absent(function, text, &why, &fix) || mth_absent("option", text, &why, &fix)))
             return raise_fix(
-                       s, MTH_ERROR_TYPE, TEXT("%s(): the keyword '%s' %s", function, text, why), TEXT("%s", fix)),
+                       state, MTH_ERROR_TYPE, TEXT("%s(): the keyword '%s' %s", function, text, why), TEXT("%s", fix)),
                    0;
         if (!text) PyErr_Clear(); /* half of a surrogate pair is shown as it is */
         if (!is_listed(key, names))
             return raise_fix(
-                       s, MTH_ERROR_TYPE, TEXT("%s() has no keyword %s", function, SHOW(key)), advise(key, names)),
+                       state, MTH_ERROR_TYPE, TEXT("%s() has no keyword %s", function, SHOW(key)), advise(key, names)),
                    0;
     }
     va_list out;
@@ -169,7 +170,7 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
         Py_DECREF(alone);
     }
     Py_XDECREF(start);
-    raise_fix(s, MTH_ERROR_TYPE, what, known ? TEXT("the arguments are: %R", known) : NULL);
+    raise_fix(state, MTH_ERROR_TYPE, what, known ? TEXT("the arguments are: %R", known) : NULL);
     Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace), Py_XDECREF(known);
     return 0;
 }
@@ -179,19 +180,19 @@ int parse(module_state *s, pool *p, PyObject *args, PyObject *keywords, const ch
    may share items, which are as many as they are when written out. */
 enum { MAX_DEPTH = 32, MAX_ITEMS = 1 << 20 };
 
-static int too_many(module_state *s, const char *name, pool *p) {
-    raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
+static int too_many(module_state *state, const char *name, pool *scratch) {
+    raise_error(state, scratch->operator, MTH_ERROR_VALUE, NULL,
         TEXT("%s has more than %d items in all, those of lists in lists included", name, MAX_ITEMS),
         TEXT("give fewer items"));
     return -1;
 }
 
-static int count_items(module_state *s, PyObject *list, const char *name, pool *p) {
+static int count_items(module_state *state, PyObject *list, const char *name, pool *scratch) {
     const Py_ssize_t n = PyObject_Size(list);
     if (n < 0 && !PyErr_ExceptionMatches(PyExc_OverflowError)) return -1; /* a range may have more than 2^63 */
     PyErr_Clear();
-    if (n < 0 || n > MAX_ITEMS - p->items) return too_many(s, name, p);
-    p->items += n;
+    if (n < 0 || n > MAX_ITEMS - scratch->items) return too_many(state, name, scratch);
+    scratch->items += n;
     return 0;
 }
 
@@ -206,33 +207,33 @@ static int is_huge(PyObject *array) {
     return overflow || n > MAX_ITEMS;
 }
 
-static int list_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
-    if (count_items(s, object, name, p)) return -1;
+static int list_to_arg(module_state *state, PyObject *object, const char *name, pool *scratch, mth_arg *out) {
+    if (count_items(state, object, name, scratch)) return -1;
     PyObject *list = PySequence_Tuple(object);
-    if (pool_keep(p, list)) return -1;
+    if (pool_keep(scratch, list)) return -1;
     size_t n = (size_t)PyTuple_Size(list);
-    mth_arg *items = pool_take(p, n, sizeof *items);
+    mth_arg *items = pool_take(scratch, n, sizeof *items);
     if (!items) return -1;
     for (size_t i = 0; i < n; i++)
-        if (to_arg(s, PyTuple_GetItem(list, (Py_ssize_t)i), name, p, &items[i])) return -1;
+        if (to_arg(state, PyTuple_GetItem(list, (Py_ssize_t)i), name, scratch, &items[i])) return -1;
     *out = mth_list(n, items);
     return 0;
 }
 
-static int dict_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
-    if (count_items(s, object, name, p)) return -1;
+static int dict_to_arg(module_state *state, PyObject *object, const char *name, pool *scratch, mth_arg *out) {
+    if (count_items(state, object, name, scratch)) return -1;
     PyObject *pairs = pairs_of(object);
-    if (pool_keep(p, pairs)) return -1;
+    if (pool_keep(scratch, pairs)) return -1;
     size_t n = (size_t)PyTuple_Size(pairs);
-    mth_arg *items = pool_take(p, n, sizeof *items);
-    const char **keys = pool_take(p, n, sizeof *keys);
+    mth_arg *items = pool_take(scratch, n, sizeof *items);
+    const char **keys = pool_take(scratch, n, sizeof *keys);
     if (!items || !keys) return -1;
     char what[80];
     PyOS_snprintf(what, sizeof what, "a key of %s", name);
     for (size_t i = 0; i < n; i++) {
         PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i);
-        if (!(keys[i] = read_name(s, PyTuple_GetItem(pair, 0), p->operator, what, "leave it out")) ||
-            to_arg(s, PyTuple_GetItem(pair, 1), name, p, &items[i]))
+        if (!(keys[i] = read_name(state, PyTuple_GetItem(pair, 0), scratch->operator, what, "leave it out")) ||
+            to_arg(state, PyTuple_GetItem(pair, 1), name, scratch, &items[i]))
             return -1;
     }
     *out = mth_dict(n, keys, items);
@@ -240,14 +241,15 @@ static int dict_to_arg(module_state *s, PyObject *object, const char *name, pool
 }
 
 /* An object by the plain value that it gave for itself; NULL: it raised. */
-static int plain_to_arg(module_state *s, PyObject *object, PyObject *plain, const char *name, pool *p, mth_arg *out) {
+static int plain_to_arg(
+    module_state *state, PyObject *object, PyObject *plain, const char *name, pool *scratch, mth_arg *out) {
     PyObject *cause = plain ? NULL : take_exception(), *why = cause ? exception_text(cause) : NULL;
     if (why)
-        raise_error(s, p->operator, MTH_ERROR_TYPE, Py_NewRef(cause),
+        raise_error(state, scratch->operator, MTH_ERROR_TYPE, Py_NewRef(cause),
             TEXT("%s is %s, which can't be read: %U", name, SHOW(object), why),
             TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
     Py_XDECREF(cause), Py_XDECREF(why);
-    return pool_keep(p, plain) ? -1 : to_arg(s, plain, name, p, out);
+    return pool_keep(scratch, plain) ? -1 : to_arg(state, plain, name, scratch, out);
 }
 
 static int is_bytes(PyObject *object) {
@@ -255,23 +257,24 @@ static int is_bytes(PyObject *object) {
 }
 
 /* Of another type than Python's own: what it says of itself decides. What a class says is of its objects. */
-static int other_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
+static int other_to_arg(module_state *state, PyObject *object, const char *name, pool *scratch, mth_arg *out) {
     PyObject *found = NULL;
     const int bytes = is_bytes(object), silent = bytes || PyType_Check(object);
     int known = silent ? 0 : find_attribute(object, "tolist", &found); /* NumPy's scalars and arrays */
     if (known == 1) {
-        const int masked = is_masked(s, object, p->operator, name), huge = masked ? 0 : is_huge(object);
-        if (masked > 0) raise_masked(s, p->operator, name);
+        const int masked = is_masked(state, object, scratch->operator, name), huge = masked ? 0 : is_huge(object);
+        if (masked > 0) raise_masked(state, scratch->operator, name);
         PyObject *plain = masked || huge ? NULL : PyObject_CallNoArgs(found);
         Py_DECREF(found);
         if (masked) return -1;
-        if (huge) return huge > 0 ? too_many(s, name, p) : -1;
-        return plain_to_arg(s, object, plain, name, p, out);
+        if (huge) return huge > 0 ? too_many(state, name, scratch) : -1;
+        return plain_to_arg(state, object, plain, name, scratch, out);
     }
-    if (known == 0 && PyIndex_Check(object)) return plain_to_arg(s, object, PyNumber_Index(object), name, p, out);
+    if (known == 0 && PyIndex_Check(object))
+        return plain_to_arg(state, object, PyNumber_Index(object), name, scratch, out);
     if (known == 0 && !silent && (known = find_attribute(object, "__fspath__", &found)) == 1) {
         Py_DECREF(found);
-        const char *path = to_path(s, object, name, p);
+        const char *path = to_path(state, object, name, scratch);
         if (path) *out = mth_string(path);
         return path ? 0 : -1;
     }
@@ -279,49 +282,49 @@ static int other_to_arg(module_state *s, PyObject *object, const char *name, poo
     if (known == 0 && !bytes) known = find_dtype(object, &dtype);
     if (known == 1) *out = mth_string(mth_dtype_name(dtype));
     if (known) return known > 0 ? 0 : -1;
-    if (PyObject_TypeCheck(object, s->module_type) || PyObject_TypeCheck(object, s->block_type))
-        raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
+    if (PyObject_TypeCheck(object, state->module_type) || PyObject_TypeCheck(object, state->block_type))
+        raise_error(state, scratch->operator, MTH_ERROR_TYPE, NULL,
             TEXT("%s holds a module, %s, where a model is expected", name, SHOW(object)),
             TEXT("put it into a model first: stage = ml.Model(); stage |= ...(input=\"input\", output=\"output\")"));
     else if (bytes)
-        raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
+        raise_error(state, scratch->operator, MTH_ERROR_TYPE, NULL,
             TEXT("%s is %s, and no option takes bytes", name, SHOW(object)),
             TEXT("give what the option takes: a str where that is a text, os.fsdecode(x)"));
     else
-        raise_error(s, p->operator, MTH_ERROR_TYPE, NULL,
+        raise_error(state, scratch->operator, MTH_ERROR_TYPE, NULL,
             TEXT("%s is %s: no option takes a %s", name, SHOW(object), SHOW((PyObject *)Py_TYPE(object))),
             TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
     return -1;
 }
 
-static int int_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
+static int int_to_arg(module_state *state, PyObject *object, const char *name, pool *scratch, mth_arg *out) {
     int overflow;
     long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
     *out = mth_int(value);
     if (!overflow) return 0;
-    raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
+    raise_error(state, scratch->operator, MTH_ERROR_VALUE, NULL,
         TEXT("%s is %s, which does not fit in 64 bits", name, SHOW(object)),
         TEXT("give a number from -2**63 to 2**63 - 1"));
     return -1;
 }
 
-static int text_to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
+static int text_to_arg(module_state *state, PyObject *object, const char *name, pool *scratch, mth_arg *out) {
     static const char whole[] = "leave it out; a path may have one: give pathlib.Path(x)";
-    const char *text = read_name(s, object, p->operator, name, whole);
-    if (!text || pool_keep(p, Py_NewRef(object))) return -1;
+    const char *text = read_name(state, object, scratch->operator, name, whole);
+    if (!text || pool_keep(scratch, Py_NewRef(object))) return -1;
     *out = mth_string(text);
     return 0;
 }
 
-int to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg *out) {
-    if (p->depth == MAX_DEPTH) {
-        raise_error(s, p->operator, MTH_ERROR_VALUE, NULL,
+int to_arg(module_state *state, PyObject *object, const char *name, pool *scratch, mth_arg *out) {
+    if (scratch->depth == MAX_DEPTH) {
+        raise_error(state, scratch->operator, MTH_ERROR_VALUE, NULL,
             TEXT("%s has values inside values, more than %d deep", name, MAX_DEPTH),
             TEXT("give a flat tuple or dict; one that holds itself has no end"));
         return -1;
     }
     int failed = 0;
-    if (!p->depth++) p->items = 0;
+    if (!scratch->depth++) scratch->items = 0;
     if (object == Py_None)
         *out = MTH_NONE;
     else if (PyBool_Check(object))
@@ -329,19 +332,19 @@ int to_arg(module_state *s, PyObject *object, const char *name, pool *p, mth_arg
     else if (PyFloat_Check(object))
         *out = mth_float(PyFloat_AsDouble(object));
     else if (PyUnicode_Check(object))
-        failed = text_to_arg(s, object, name, p, out);
+        failed = text_to_arg(state, object, name, scratch, out);
     else if (PyLong_Check(object))
-        failed = int_to_arg(s, object, name, p, out);
-    else if (PyObject_TypeCheck(object, s->model_type)) {
+        failed = int_to_arg(state, object, name, scratch, out);
+    else if (PyObject_TypeCheck(object, state->model_type)) {
         *out = mth_submodel(((model_object *)object)->model);
-        failed = pool_keep(p, Py_NewRef(object));
+        failed = pool_keep(scratch, Py_NewRef(object));
     } else if (PyDict_Check(object))
-        failed = dict_to_arg(s, object, name, p, out);
+        failed = dict_to_arg(state, object, name, scratch, out);
     else if (PyList_Check(object) || PyTuple_Check(object) || PyRange_Check(object))
-        failed = list_to_arg(s, object, name, p, out);
+        failed = list_to_arg(state, object, name, scratch, out);
     else
-        failed = other_to_arg(s, object, name, p, out);
-    p->depth--;
+        failed = other_to_arg(state, object, name, scratch, out);
+    scratch->depth--;
     return failed;
 }
 
@@ -352,20 +355,20 @@ static int lists_option(const char *list, const char *name) {
     return 0;
 }
 
-int to_options(
-    module_state *s, PyObject *keywords, const char *known, size_t given, pool *p, mth_option **out, size_t *count) {
+int to_options(module_state *state, PyObject *keywords, const char *known, size_t given, pool *scratch,
+    mth_option **out, size_t *count) {
     PyObject *pairs = pairs_of(keywords);
-    if (pool_keep(p, pairs)) return -1;
+    if (pool_keep(scratch, pairs)) return -1;
     size_t n = (size_t)PyTuple_Size(pairs);
-    mth_option *options = pool_take(p, given + n, sizeof *options);
+    mth_option *options = pool_take(scratch, given + n, sizeof *options);
     if (!options) return -1;
     for (size_t i = 0; i < n; i++) {
         PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i);
         mth_option *option = &options[given + i];
-        if (!(option->name = to_name(s, PyTuple_GetItem(pair, 0), "a keyword"))) return -1;
+        if (!(option->name = to_name(state, PyTuple_GetItem(pair, 0), "a keyword"))) return -1;
         option->value = MTH_NONE;
         if ((!known || lists_option(known, option->name)) &&
-            to_arg(s, PyTuple_GetItem(pair, 1), option->name, p, &option->value))
+            to_arg(state, PyTuple_GetItem(pair, 1), option->name, scratch, &option->value))
             return -1;
     }
     *out = options;

@@ -403,7 +403,7 @@ mth_array *to_array(module_state *state, mth_backend *backend, PyObject *object,
    error is set. */
 enum { LISTS_DEPTH = 64 };
 typedef struct {
-    module_state *s;
+    module_state *state;
     const char *name;
     int (*visit)(const void *walk, PyObject *element);
     PyObject **found; /* a new reference, for the visitor */
@@ -412,7 +412,7 @@ typedef struct {
 static int walk_lists(const list_walk *walk, PyObject *lists, int depth) {
     if (!PyList_Check(lists) && !PyTuple_Check(lists)) return walk->visit(walk, lists);
     if (depth == LISTS_DEPTH) {
-        raise_fix(walk->s, MTH_ERROR_VALUE,
+        raise_fix(walk->state, MTH_ERROR_VALUE,
             TEXT("%s has lists inside lists, more than %d deep", walk->name, LISTS_DEPTH),
             TEXT("give flatter ones; a list that holds itself has no end"));
         return -1;
@@ -428,7 +428,7 @@ static int walk_lists(const list_walk *walk, PyObject *lists, int depth) {
 /* Whether it is a masked array, which NumPy would take without its mask. */
 static int visit_masked(const void *walk, PyObject *element) {
     const list_walk *lists = walk;
-    return PyFloat_Check(element) || PyLong_Check(element) ? 0 : is_masked(lists->s, element, NULL, lists->name);
+    return PyFloat_Check(element) || PyLong_Check(element) ? 0 : is_masked(lists->state, element, NULL, lists->name);
 }
 
 /* Finds an element that is neither a list nor a number. */

@@ -93,7 +93,7 @@ static PyObject *block_repr(PyObject *self) {
 }
 
 /* ---------------------------------------------------------------- what is written in another way here */
-/* Operators are slots of all three types: of the two operands the one whose type has this function there is ours. */
+/* All three types have these slots. Of the two operands, ours is the one whose type has this function in the slot. */
 static PyObject *no_operation(PyObject *a, PyObject *b, int slot, void *function, const char *operation) {
     PyObject *ours = PyType_GetSlot(Py_TYPE(a), slot) == function ? a : b;
     return raise_operation(STATE(ours), operation);
@@ -376,27 +376,28 @@ static int is_exposed(PyObject *name) {
 }
 
 static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
-    module_state *s = STATE(self);
-    block_object *block = PyObject_TypeCheck(added, s->block_type) ? (block_object *)added : NULL;
+    module_state *state = STATE(self);
+    block_object *block = PyObject_TypeCheck(added, state->block_type) ? (block_object *)added : NULL;
     PyObject *what = block ? block->what : added;
-    int is_module = PyObject_TypeCheck(what, s->module_type);
-    if (!is_module && !PyObject_TypeCheck(what, s->model_type)) {
+    int is_module = PyObject_TypeCheck(what, state->module_type);
+    if (!is_module && !PyObject_TypeCheck(what, state->model_type)) {
         PyObject *fix = PyType_Check(what) ? TEXT("make one of the class: ml.Relu()(input=\"x\"), with its parentheses")
                                            : TEXT("add a module, ml.Linear(4)(input=\"x\", output=\"h\"), or a model");
-        return raise_fix(s, MTH_ERROR_TYPE, TEXT("%s is neither a module nor a model", SHOW(what)), fix);
+        return raise_fix(state, MTH_ERROR_TYPE, TEXT("%s is neither a module nor a model", SHOW(what)), fix);
     }
-    pool p = {0};
+    pool scratch = {0};
     size_t count = block ? (size_t)PyTuple_Size(block->wires) / 2 : 0;
-    mth_wire *wires = pool_take(&p, count, sizeof *wires);
+    mth_wire *wires = pool_take(&scratch, count, sizeof *wires);
     for (size_t i = 0; wires && i < count; i++) {
-        wires[i].port = to_name(s, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i)), "a port");
-        wires[i].name = to_name(s, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i + 1)), "the name of a connection");
+        wires[i].port = to_name(state, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i)), "a port");
+        wires[i].name =
+            to_name(state, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i + 1)), "the name of a connection");
         if (!wires[i].port || !wires[i].name) wires = NULL;
     }
     PyObject *result = NULL;
     if (wires) {
         mth_model *model = ((model_object *)self)->model;
-        const char *name = block && block->name ? to_name(s, block->name, "name") : NULL;
+        const char *name = block && block->name ? to_name(state, block->name, "name") : NULL;
         if (note_source_line()) goto end;
         mth_status status = is_module
             ? mth_model_add(model, ((module_object *)what)->module, wires, count, mode)
@@ -406,10 +407,10 @@ static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
             if (exposed < 0) goto end;
             if (exposed) status = mth_model_expose(model, wires[i].name);
         }
-        result = status ? raise_status(s, status) : Py_NewRef(self);
+        result = status ? raise_status(state, status) : Py_NewRef(self);
     }
 end:
-    pool_free(&p);
+    pool_free(&scratch);
     return result;
 }
 

@@ -12,7 +12,7 @@ typedef struct {
 
 static int compiled_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    /* not cleared: runs need it. A cycle is cut at the backend's own dict */
+    /* There is no clear: runs need the owner. The collector cuts a cycle at the backend's own dict. */
     Py_VISIT(((compiled_object *)self)->owner);
     return 0;
 }

@@ -2,131 +2,132 @@
    which have no arena, print the same as plans. */
 #include "base/types.h"
 
-static void put_tuple(mth__sink *s, int n, const int64_t *v) {
-    mth__sink_add(s, "(");
-    for (int i = 0; i < n; i++) mth__sink_add(s, "%s%lld", i ? ", " : "", (long long)v[i]);
-    mth__sink_add(s, n == 1 ? ",)" : ")");
+static void put_tuple(mth__sink *sink, int n, const int64_t *values) {
+    mth__sink_add(sink, "(");
+    for (int i = 0; i < n; i++) mth__sink_add(sink, "%s%lld", i ? ", " : "", (long long)values[i]);
+    mth__sink_add(sink, n == 1 ? ",)" : ")");
 }
 
-static void put_dims(mth__sink *s, const mth__placement *p) {
+static void put_dims(mth__sink *sink, const mth__placement *placement) {
     int64_t dim[MTH__AXES];
-    for (int a = 0; a < p->naxes; a++) dim[a] = p->dim[a];
-    put_tuple(s, p->naxes, dim);
+    for (int axis = 0; axis < placement->naxes; axis++) dim[axis] = placement->dim[axis];
+    put_tuple(sink, placement->naxes, dim);
 }
 
-static bool is_whole(const mth__placement *p) { return p->id == 0; }
+static bool is_whole(const mth__placement *placement) { return placement->id == 0; }
 
-static void put_placement(mth__sink *s, const mth__placement *p) {
-    if (is_whole(p)) {
-        mth__sink_add(s, "mesh");
-        put_dims(s, p);
-    } else if (p->naxes == 0) {
-        mth__sink_add(s, "device %d", p->device[0]);
+static void put_placement(mth__sink *sink, const mth__placement *placement) {
+    if (is_whole(placement)) {
+        mth__sink_add(sink, "mesh");
+        put_dims(sink, placement);
+    } else if (placement->naxes == 0) {
+        mth__sink_add(sink, "device %d", placement->device[0]);
     } else {
-        mth__sink_add(s, "devices[");
-        for (int i = 0, n; i < p->count; i += n) { /* runs: "4..7", "0..6:2" */
-            int step = i + 1 < p->count ? p->device[i + 1] - p->device[i] : 0;
-            for (n = 1; i + n < p->count && p->device[i + n] - p->device[i + n - 1] == step;) n++;
+        mth__sink_add(sink, "devices[");
+        for (int i = 0, n; i < placement->count; i += n) { /* runs: "4..7", "0..6:2" */
+            int step = i + 1 < placement->count ? placement->device[i + 1] - placement->device[i] : 0;
+            for (n = 1; i + n < placement->count && placement->device[i + n] - placement->device[i + n - 1] == step;)
+                n++;
             if (n < 3 || step < 1) n = 1;
-            mth__sink_add(s, "%s%d", i ? "," : "", p->device[i]);
-            if (n > 1) mth__sink_add(s, "..%d", p->device[i + n - 1]);
-            if (n > 1 && step > 1) mth__sink_add(s, ":%d", step);
+            mth__sink_add(sink, "%s%d", i ? "," : "", placement->device[i]);
+            if (n > 1) mth__sink_add(sink, "..%d", placement->device[i + n - 1]);
+            if (n > 1 && step > 1) mth__sink_add(sink, ":%d", step);
         }
-        mth__sink_add(s, "]");
-        if (p->naxes > 1) put_dims(s, p);
+        mth__sink_add(sink, "]");
+        if (placement->naxes > 1) put_dims(sink, placement);
     }
 }
 
-static void put_sharding(mth__sink *s, const mth__sharding *sharding, int rank) {
-    mth__sink_add(s, "(");
+static void put_sharding(mth__sink *sink, const mth__sharding *sharding, int rank) {
+    mth__sink_add(sink, "(");
     for (int d = 0; d < rank; d++) {
-        const mth__split *p = &sharding->dim[d];
-        if (d) mth__sink_add(s, ", ");
-        if (p->naxes == 0)
-            mth__sink_add(s, "None");
-        else if (p->naxes == 1)
-            mth__sink_add(s, "%d", p->axis[0]);
+        const mth__split *split = &sharding->dim[d];
+        if (d) mth__sink_add(sink, ", ");
+        if (split->naxes == 0)
+            mth__sink_add(sink, "None");
+        else if (split->naxes == 1)
+            mth__sink_add(sink, "%d", split->axis[0]);
         else
-            for (int i = 0; i < p->naxes; i++)
-                mth__sink_add(s, "%s%d%s", i ? ", " : "(", p->axis[i], i + 1 < p->naxes ? "" : ")");
-        if (p->naxes && p->cyclic)
-            mth__sink_add(s, " cyclic");
-        else if (p->naxes && p->grain > 1)
-            mth__sink_add(s, " by %d", p->grain);
+            for (int i = 0; i < split->naxes; i++)
+                mth__sink_add(sink, "%s%d%s", i ? ", " : "(", split->axis[i], i + 1 < split->naxes ? "" : ")");
+        if (split->naxes && split->cyclic)
+            mth__sink_add(sink, " cyclic");
+        else if (split->naxes && split->grain > 1)
+            mth__sink_add(sink, " by %d", split->grain);
     }
-    mth__sink_add(s, rank == 1 ? ",)" : ")");
+    mth__sink_add(sink, rank == 1 ? ",)" : ")");
     if (sharding->partial) {
         bool several = sharding->partial & (sharding->partial - 1), first = true;
         mth__sink_add(
-            s, " partial %s over %s", sharding->reduce == MTH__REDUCE_MAX ? "max" : "sum", several ? "(" : "");
-        for (int a = 0; a < MTH__AXES; a++)
-            if (sharding->partial >> a & 1) {
-                mth__sink_add(s, "%s%d", first ? "" : ", ", a);
+            sink, " partial %s over %s", sharding->reduce == MTH__REDUCE_MAX ? "max" : "sum", several ? "(" : "");
+        for (int axis = 0; axis < MTH__AXES; axis++)
+            if (sharding->partial >> axis & 1) {
+                mth__sink_add(sink, "%s%d", first ? "" : ", ", axis);
                 first = false;
             }
-        if (several) mth__sink_add(s, ")");
+        if (several) mth__sink_add(sink, ")");
     }
 }
 
-static void put_where(mth__sink *s, const mth__sharding *sharding, int rank) {
+static void put_where(mth__sink *sink, const mth__sharding *sharding, int rank) {
     const mth__placement *on = sharding->on;
-    put_sharding(s, sharding, rank);
+    put_sharding(sink, sharding, rank);
     if (!on) return;
-    mth__sink_add(s, on->naxes == 0 ? " on " : is_whole(on) ? " over mesh " : " over ");
+    mth__sink_add(sink, on->naxes == 0 ? " on " : is_whole(on) ? " over mesh " : " over ");
     if (is_whole(on))
-        put_dims(s, on);
+        put_dims(sink, on);
     else
-        put_placement(s, on);
+        put_placement(sink, on);
 }
 
 size_t mth__shape_write(char *buffer, size_t room, mth__shape shape) {
-    mth__sink s = mth__sink_new(buffer, room);
-    put_tuple(&s, shape.rank, shape.dim);
-    return s.n;
+    mth__sink sink = mth__sink_new(buffer, room);
+    put_tuple(&sink, shape.rank, shape.dim);
+    return sink.n;
 }
 
-size_t mth__placement_write(char *buffer, size_t room, const mth__placement *p) {
-    mth__sink s = mth__sink_new(buffer, room);
-    put_placement(&s, p);
-    return s.n;
+size_t mth__placement_write(char *buffer, size_t room, const mth__placement *placement) {
+    mth__sink sink = mth__sink_new(buffer, room);
+    put_placement(&sink, placement);
+    return sink.n;
 }
 
 size_t mth__sharding_write(char *buffer, size_t room, const mth__sharding *sharding, int rank) {
-    mth__sink s = mth__sink_new(buffer, room);
-    put_sharding(&s, sharding, rank);
-    return s.n;
+    mth__sink sink = mth__sink_new(buffer, room);
+    put_sharding(&sink, sharding, rank);
+    return sink.n;
 }
 
 size_t mth__where_write(char *buffer, size_t room, const mth__sharding *sharding, int rank) {
-    mth__sink s = mth__sink_new(buffer, room);
-    put_where(&s, sharding, rank);
-    return s.n;
+    mth__sink sink = mth__sink_new(buffer, room);
+    put_where(&sink, sharding, rank);
+    return sink.n;
 }
 
-const char *mth__shape_text(mth__arena *a, mth__shape shape) {
+const char *mth__shape_text(mth__arena *arena, mth__shape shape) {
     size_t n = mth__shape_write(NULL, 0, shape) + 1;
-    char *s = mth__alloc(a, n);
-    mth__shape_write(s, n, shape);
-    return s;
+    char *text = mth__alloc(arena, n);
+    mth__shape_write(text, n, shape);
+    return text;
 }
 
-const char *mth__placement_text(mth__arena *a, const mth__placement *p) {
-    size_t n = mth__placement_write(NULL, 0, p) + 1;
-    char *s = mth__alloc(a, n);
-    mth__placement_write(s, n, p);
-    return s;
+const char *mth__placement_text(mth__arena *arena, const mth__placement *placement) {
+    size_t n = mth__placement_write(NULL, 0, placement) + 1;
+    char *text = mth__alloc(arena, n);
+    mth__placement_write(text, n, placement);
+    return text;
 }
 
-const char *mth__sharding_text(mth__arena *a, const mth__sharding *sharding, int rank) {
+const char *mth__sharding_text(mth__arena *arena, const mth__sharding *sharding, int rank) {
     size_t n = mth__sharding_write(NULL, 0, sharding, rank) + 1;
-    char *s = mth__alloc(a, n);
-    mth__sharding_write(s, n, sharding, rank);
-    return s;
+    char *text = mth__alloc(arena, n);
+    mth__sharding_write(text, n, sharding, rank);
+    return text;
 }
 
-const char *mth__where_text(mth__arena *a, const mth__sharding *sharding, int rank) {
+const char *mth__where_text(mth__arena *arena, const mth__sharding *sharding, int rank) {
     size_t n = mth__where_write(NULL, 0, sharding, rank) + 1;
-    char *s = mth__alloc(a, n);
-    mth__where_write(s, n, sharding, rank);
-    return s;
+    char *text = mth__alloc(arena, n);
+    mth__where_write(text, n, sharding, rank);
+    return text;
 }
