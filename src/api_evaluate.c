@@ -141,8 +141,9 @@ static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays 
 
 /* Splits the exits of a run into outputs and gradients; takes over the buffers, also where it fails. */
 static mth_status collect(
-    mth_compiled *c, const mth__program *program, mth__buffer **exit, bool gradients, mth_arrays **out) {
-    size_t n = 0, devices = (size_t)program->mesh->count;
+    mth_compiled *c, const mth__plan *plan, mth__buffer **buffer, bool gradients, mth_arrays **out) {
+    const mth__program *program = plan->program;
+    size_t n = 0;
     for (size_t i = 0; i < program->exit.n; i++) n += (program->exit.at[i].kind == MTH__EXIT_GRADIENT) == gradients;
     mth_arrays *all;
     TRY(mth__arrays_new(n, &all));
@@ -151,11 +152,12 @@ static mth_status collect(
     for (size_t i = 0; !s && i < program->exit.n; i++) {
         const mth__exit *e = &program->exit.at[i];
         if ((e->kind == MTH__EXIT_GRADIENT) != gradients) continue;
-        mth_array *a;
-        s = mth__array_wrap(&c->backend->devices, e->dtype, e->shape, &e->sharding, exit + i * devices, &a);
+        mth__buffer **first = buffer + plan->exit_offset[i];
+        mth_array *array;
+        s = mth__array_wrap(&c->backend->devices, e->dtype, e->shape, &e->sharding, first, &array);
         if (s) break;
-        memset(exit + i * devices, 0, devices * sizeof *exit);
-        s = mth__arrays_set(all, n++, e->name, a);
+        memset(first, 0, (size_t)e->sharding.on->count * sizeof *first);
+        s = mth__arrays_set(all, n++, e->name, array);
     }
     if (s)
         mth_arrays_free(all);
@@ -167,13 +169,13 @@ static mth_status collect(
 static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input,
     size_t count, const mth_gradient_request *g, const mth__stop *stop, mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *p = plan->program;
-    size_t devices = (size_t)p->mesh->count, entries = p->entry.n, exits = p->exit.n;
+    const size_t entries = p->entry.n, exits = p->exit.n, results = (size_t)plan->exit_offset[exits];
     TRY(check_parameter_names(plan, parameters));
     const size_t inputs = c->inputs.name.n, seeds = c->outputs.name.n;
     mth_array **held = mth__calloc(entries + 1, sizeof *held),
               **all = mth__calloc(inputs + plan->parameters + seeds + 1, sizeof *all);
-    mth__buffer **entry = mth__calloc(entries * devices + 1, sizeof *entry),
-                **exit = mth__calloc(exits * devices + 1, sizeof *exit);
+    mth__buffer **entry = mth__calloc((size_t)plan->entry_offset[entries] + 1, sizeof *entry),
+                **exit = mth__calloc(results + 1, sizeof *exit);
     mth_status s = held && all && entry && exit ? NULL : mth__lacks_memory("a call", 0);
     given_arrays given = {{[MTH__ENTRY_INPUT] = all,
         [MTH__ENTRY_PARAMETER] = all + inputs,
@@ -185,15 +187,18 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         mth_array *a = NULL;
         s = entry_array(plan, i, &given, &a);
         if (!s) s = mth__array_as(a, &c->backend->devices, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
-        for (int r = 0; !s && r < held[i]->count; r++)
-            entry[i * devices + (size_t)held[i]->held[r].device] = held[i]->held[r].buffer;
+        for (int r = 0; !s && r < held[i]->count; r++) entry[plan->entry_offset[i] + r] = held[i]->held[r].buffer;
     }
     if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});
-    for (size_t i = 0; !s && i < entries; i++) s = mth__array_unlend(held[i], exit, exits * devices);
+    for (size_t i = 0; !s && i < exits; i++) { /* a successor takes over its entry's memory, and no other exit does */
+        const mth__exit *e = &p->exit.at[i];
+        if (e->kind == MTH__EXIT_SUCCESSOR)
+            s = mth__array_unlend(held[e->entry], exit + plan->exit_offset[i], (size_t)e->sharding.on->count);
+    }
     mth_arrays *values = NULL, *slopes = NULL;
-    if (!s) s = collect(c, p, exit, false, &values);
-    if (!s && gradients) s = collect(c, p, exit, true, &slopes);
-    for (size_t i = 0; exit && i < exits * devices; i++)
+    if (!s) s = collect(c, plan, exit, false, &values);
+    if (!s && gradients) s = collect(c, plan, exit, true, &slopes);
+    for (size_t i = 0; exit && i < results; i++)
         if (exit[i]) c->backend->devices.memory->release(exit[i]);
     for (size_t i = 0; held && i < entries; i++) mth_array_free(held[i]);
     mth__free(held);

@@ -220,6 +220,8 @@ static void number_entries(const planning *p) {
         number[i] = mth__names_find(names, e->name);
     }
     p->plan->number = number;
+    p->plan->entry_offset = mth__entry_offsets(p->plan->arena, program);
+    p->plan->exit_offset = mth__exit_offsets(p->plan->arena, program);
 }
 
 /* The layouts of an earlier plan bind this one. */

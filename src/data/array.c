@@ -73,7 +73,7 @@ mth_status mth__array_wrap(mth__devices *devices, mth_dtype dtype, mth__shape sh
     TRY(array_shell(devices, dtype, shape, sharding, &a));
     for (int r = 0; r < a->count; r++) {
         a->held[r].leader = r; /* a run's results are one buffer a device */
-        a->held[r].buffer = buffer[a->held[r].device];
+        a->held[r].buffer = buffer[r];
     }
     *out = a;
     return NULL;

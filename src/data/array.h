@@ -36,7 +36,7 @@ mth_status mth__array_new(
    `release` is not NULL. */
 mth_status mth__array_borrow(mth__devices *, mth_dtype, mth__shape, const mth__sharding *, const void *data,
     void (*release)(void *), void *context, mth_array **out);
-/* Takes over the references in buffer[device]. */
+/* Takes over the references in buffer[rank], by the order of the placement. */
 mth_status mth__array_wrap(
     mth__devices *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer *const *buffer, mth_array **out);
 /* The same values in another layout, on the devices of another backend or in another floating type; buffers are shared

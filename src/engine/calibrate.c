@@ -20,7 +20,6 @@ typedef struct {
     mth__engine *engine;
     mth__machine machine; /* what was measured */
     mth__arena *arena;    /* of one program at a time */
-    const mth__mesh *mesh;
 } bench;
 
 /* ---------------------------------------------------------------- programs */
@@ -102,9 +101,8 @@ static mth_status make_entries(const bench *b, const mth__program *p, float *dat
         const mth__sharding *sharding = &p->entry.at[e].sharding;
         for (int r = 0; r < sharding->on->count; r++) {
             const int64_t elements = mth__shape_size(mth__local_shape(p->entry.at[e].shape, sharding, r, NULL, NULL));
-            mth__buffer **buffer = &entry[e * (size_t)b->mesh->count + (size_t)sharding->on->device[r]];
-            TRY(b->vtable->memory.new(b->engine, sharding->on->device[r], elements * 4, buffer));
-            TRY(b->vtable->memory.write(*buffer, 0, data, elements * 4));
+            TRY(b->vtable->memory.new(b->engine, sharding->on->device[r], elements * 4, entry));
+            TRY(b->vtable->memory.write(*entry++, 0, data, elements * 4));
         }
     }
     return NULL;
@@ -118,9 +116,8 @@ static void let_go(const bench *b, mth__buffer **buffer, size_t n) {
 
 /* Runs the program; ends when what it gave can be read. */
 static mth_status run_once(
-    const bench *b, const mth__program *p, mth__executable *x, mth__buffer *const *entry, mth__buffer **exit) {
+    const bench *b, mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, size_t exits) {
     float first;
-    const size_t exits = p->exit.n * (size_t)b->mesh->count;
     mth_status s = b->vtable->run(x, entry, exit, &(mth__control){.stop = mth__thread_stop()});
     for (size_t i = 0; i < exits && !s; i++)
         if (exit[i]) s = b->vtable->memory.read(exit[i], 0, &first, sizeof first);
@@ -134,7 +131,8 @@ static int by_value(const void *a, const void *b) {
 }
 
 static mth_status time_program(const bench *b, const mth__program *p, double *seconds) {
-    const size_t devices = (size_t)b->mesh->count, entries = p->entry.n * devices, exits = p->exit.n * devices;
+    const size_t entries = (size_t)mth__entry_offsets(b->arena, p)[p->entry.n],
+                 exits = (size_t)mth__exit_offsets(b->arena, p)[p->exit.n];
     mth__buffer **entry = NEW_ARRAY(b->arena, mth__buffer *, entries),
                 **exit = NEW_ARRAY(b->arena, mth__buffer *, exits);
     int64_t most = 0;
@@ -146,10 +144,10 @@ static mth_status time_program(const bench *b, const mth__program *p, double *se
     double taken[REPEATS];
     mth_status s = b->vtable->load(b->engine, p, NULL, &x);
     if (!s) s = make_entries(b, p, data, entry);
-    if (!s) s = run_once(b, p, x, entry, exit);
+    if (!s) s = run_once(b, x, entry, exit, exits);
     for (int i = 0; i < REPEATS && !s; i++) {
         const double begin = now();
-        s = run_once(b, p, x, entry, exit);
+        s = run_once(b, x, entry, exit, exits);
         taken[i] = now() - begin;
     }
     let_go(b, entry, entries);
@@ -167,7 +165,6 @@ static mth_status measure(bench *b, measured_work *make, int64_t size, double *s
     mth__value *result;
     b->arena = mth__arena_new();
     TRY(mth__mesh_new(b->arena, 1, (const int64_t[]){2}, &mesh));
-    b->mesh = mesh;
     mth__graph *g = mth__graph_new(b->arena, mesh);
     TRY(make(g, mesh, size, &result));
     PUSH(b->arena, g->output, ((mth__output){.name = "y", .value = result}));

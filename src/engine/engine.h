@@ -58,7 +58,7 @@ typedef struct {
        NULL. */
     mth_status (*load)(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
     void (*unload)(mth__executable *);
-    /* entry[e * devices + d]: the buffer of entry e on device d, NULL where d holds none. exit likewise: filled with
+    /* entry: the buffers of all entries, those of entry e from mth__entry_offsets()[e] on. exit likewise: filled with
        new references. An exit that is the successor of an entry is that entry's buffer, which the run writes: it must
        be the engine's memory, not borrowed, and holds anything where the run fails. Runs of one executable exclude
        each other (the engine locks). Whichever threads run instructions ask control->stop between them, and write to
@@ -73,6 +73,11 @@ typedef struct {
 extern const mth__opt mth__mesh_options[];          /* device_mesh: every engine has it */
 extern const mth__opt mth__communication_options[]; /* collective_ops, and what passes do to communication */
 extern const mth__opt mth__partition_options[];     /* who splits tensors, and how */
+
+/* Buffers of the entries, or the exits, of a program come as one list: of each one for each device of its placement, in
+   its order. By number: where those of an entry begin; behind the last, how many there are. */
+int64_t *mth__entry_offsets(mth__arena *, const mth__program *);
+int64_t *mth__exit_offsets(mth__arena *, const mth__program *);
 
 extern const mth__engine_vtable mth__engine_native, mth__engine_reference, mth__engine_pjrt;
 #endif

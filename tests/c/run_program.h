@@ -39,9 +39,8 @@ static mth_status make_entries(
         for (int r = 0; r < x->sharding.on->count; r++) {
             int d = x->sharding.on->device[r];
             int64_t elements = mth__shape_size(mth__local_shape(x->shape, &x->sharding, r, NULL, NULL));
-            mth__buffer **b = &entry[i * (size_t)p->mesh->count + (size_t)d];
-            TRY(vt->memory.new(e, d, elements * (int64_t)mth_dtype_size(x->dtype), b));
-            fill_entry(vt->memory.host(*b), x->dtype, elements);
+            TRY(vt->memory.new(e, d, elements * (int64_t)mth_dtype_size(x->dtype), entry));
+            fill_entry(vt->memory.host(*entry++), x->dtype, elements);
         }
     }
     return NULL;
@@ -54,7 +53,8 @@ static void let_go(const mth__engine_vtable *vtable, mth__buffer **buffer, size_
 
 /* Any error but of memory or of a value that the program computes is a fault of the proof. */
 static mth_status run_program(mth__arena *arena, const mth__engine_vtable *vt, const mth__program *p) {
-    size_t devices = (size_t)p->mesh->count, entries = p->entry.n * devices, exits = p->exit.n * devices;
+    const size_t entries = (size_t)mth__entry_offsets(arena, p)[p->entry.n],
+                 exits = (size_t)mth__exit_offsets(arena, p)[p->exit.n];
     mth__buffer **entry = NEW_ARRAY(arena, mth__buffer *, entries + 1),
                 **exit = NEW_ARRAY(arena, mth__buffer *, exits + 1);
     mth__engine *e;

@@ -309,7 +309,9 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
     const int devices = p->mesh->count;
     mth__engine *engine;
     mth__executable *x;
-    mth__buffer **entry = NEW_ARRAY(s->arena, mth__buffer *, p->entry.n * (size_t)devices);
+    const int64_t *first = mth__entry_offsets(s->arena, p), entries = first[p->entry.n],
+                  exits = mth__exit_offsets(s->arena, p)[p->exit.n];
+    mth__buffer **entry = NEW_ARRAY(s->arena, mth__buffer *, entries);
     TRY(open_engine(s->arena, vt, p->mesh, &engine));
     TRY(vt->load(engine, p, NULL, &x));
     for (size_t e = 0; e < p->entry.n; e++)
@@ -318,19 +320,19 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
             if (is->sharding.on->rank_of[d] < 0) continue;
             const held here = held_by(is->shape, &is->sharding, d);
             const int64_t n = mth__shape_size(here.local);
-            mth__buffer **b = &entry[e * (size_t)devices + (size_t)d];
+            mth__buffer **b = &entry[first[e] + is->sharding.on->rank_of[d]];
             TRY(vt->memory.new(engine, d, n * (int64_t)mth_dtype_size(is->dtype), b));
             for (int64_t i = 0; i < n; i++)
                 element_put_real(is->dtype, vt->memory.host(*b), i, s->data.at[e][index_in_whole(&here, i)]);
         }
     for (int again = 0; again < 2; again++) {
-        for (size_t i = 0; i < p->exit.n * (size_t)devices; i++) {
+        for (int64_t i = 0; i < exits; i++) {
             if (exit[i]) vt->memory.release(exit[i]);
             exit[i] = NULL;
         }
         TRY(vt->run(x, entry, exit, NULL));
     }
-    for (size_t i = 0; i < p->entry.n * (size_t)devices; i++)
+    for (int64_t i = 0; i < entries; i++)
         if (entry[i]) vt->memory.release(entry[i]);
     vt->unload(x);
     vt->close(engine);
@@ -342,7 +344,7 @@ static bool near(double got, double want) {
 }
 static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d, mth__buffer *got, mth__buffer *want) {
     const mth__exit *is = &p->exit.at[e];
-    CHECK(!got == (is->sharding.on->rank_of[d] < 0) && !want == !got);
+    CHECK(got && want);
     if (!got || !want) return;
     const held here = held_by(is->shape, &is->sharding, d);
     const void *x = mth__engine_pjrt.memory.host(got), *y = mth__engine_reference.memory.host(want);
@@ -359,7 +361,6 @@ static void compare_exit(const sheet *s, const mth__program *p, size_t e, int d,
     }
 }
 static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
-    const int devices = s->graph->mesh->count;
     mth__program *p;
     TRY(mth__graph_check(s->graph));
     TRY(mth__accumulate(s->graph));
@@ -369,12 +370,14 @@ static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
     TRY(mth__emit(s->arena, s->graph, options, &p));
     TRY(mth__emit_memory(p, 0));
     TRY(mth__program_verify(p));
-    const size_t exits = p->exit.n * (size_t)devices;
+    const int64_t *first = mth__exit_offsets(s->arena, p), exits = first[p->exit.n];
     mth__buffer **got = NEW_ARRAY(s->arena, mth__buffer *, exits), **want = NEW_ARRAY(s->arena, mth__buffer *, exits);
     TRY(run_on(s, &mth__engine_reference, p, want));
     TRY(run_on(s, &mth__engine_pjrt, p, got));
-    for (size_t i = 0; i < exits; i++) {
-        compare_exit(s, p, i / (size_t)devices, (int)(i % (size_t)devices), got[i], want[i]);
+    for (size_t e = 0; e < p->exit.n; e++)
+        for (int64_t i = first[e]; i < first[e + 1]; i++)
+            compare_exit(s, p, e, p->exit.at[e].sharding.on->device[i - first[e]], got[i], want[i]);
+    for (int64_t i = 0; i < exits; i++) {
         if (got[i]) mth__engine_pjrt.memory.release(got[i]);
         if (want[i]) mth__engine_reference.memory.release(want[i]);
     }

@@ -4,91 +4,12 @@
 #include "engine/native/native.h"
 #include "elements.h"
 #include "guarded.h"
+#include "program_maker.h"
 #include <pthread.h>
 #include <time.h>
 
 static const mth__engine_vtable *const native = &mth__engine_native;
 enum { THREADS = 4, ROUNDS = 3 /* of the communication in a program, in the same memory */ };
-
-/* ---- programs: a role for each device, which is the most general case */
-typedef struct {
-    mth__arena *arena;
-    mth__program *p;
-    mth__mesh *mesh;
-} maker;
-
-static maker maker_new(mth__arena *arena, int naxes, const int64_t *dim) {
-    maker m = {arena, NEW(arena, mth__program), NULL};
-    CHECK_STATUS(mth__mesh_new(arena, naxes, dim, &m.mesh));
-    m.p->arena = arena;
-    m.p->mesh = m.mesh;
-    int32_t *role_of = NEW_ARRAY(arena, int32_t, m.mesh->count);
-    for (int d = 0; d < m.mesh->count; d++) {
-        int32_t *device = NEW(arena, int32_t);
-        *device = role_of[d] = d;
-        PUSH(arena, m.p->role, (mth__role){.ndevice = 1, .device = device});
-    }
-    m.p->role_of = role_of;
-    return m;
-}
-/* A value of device d: in the slab at its end, or at the offset of value `over`. */
-static int add_value(maker *m, int d, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *s,
-    mth__storage storage, int index, int over) {
-    mth__role *r = &m->p->role.at[d];
-    mth__program_value v = {
-        .name = name, .dtype = dtype, .shape = shape, .sharding = *s, .storage = storage, .index = index};
-    v.local = mth__local_shape(shape, s, s->on->rank_of[d], NULL, NULL);
-    v.bytes = mth__shape_size(v.local) * (int64_t)mth_dtype_size(dtype);
-    if (storage == MTH__IN_SLAB) {
-        v.offset = over >= 0 ? r->value.at[over].offset : r->slab[MTH__DEVICE];
-        if (over < 0) r->slab[MTH__DEVICE] += (v.bytes + 63) / 64 * 64;
-    }
-    PUSH(m->arena, r->value, v);
-    return (int)r->value.n - 1;
-}
-static int add_room(maker *m, int d, int64_t bytes) { /* a scratch */
-    mth__sharding s = {.on = mth__place_device(m->mesh, d)};
-    return add_value(m, d, "scratch", MTH_BOOL, (mth__shape){1, {bytes}}, &s, MTH__IN_SLAB, 0, -1);
-}
-static int *list(maker *m, int n, const int *v) {
-    int *out = NEW_ARRAY(m->arena, int, n);
-    for (int i = 0; i < n; i++) out[i] = v[i];
-    return out;
-}
-static void add_compute(maker *m, int d, const char *op, double f, int nin, const int *in, int out) {
-    mth__attrs *attrs = NEW(m->arena, mth__attrs);
-    attrs->by = f;
-    PUSH(m->arena, m->p->role.at[d].instr,
-        (mth__instr){.kind = MTH__COMPUTE,
-            .op = mth__op_find(op),
-            .attrs = attrs,
-            .channel = -1,
-            .awaited = -1,
-            .nin = nin,
-            .nout = 1,
-            .in = list(m, nin, in),
-            .out = list(m, 1, &out),
-            .scratch = -1,
-            .label = mth__label_outside("block_0", MTH__FORWARD)});
-}
-static void add_comm(maker *m, int d, mth__instr_kind kind, bool start, int channel, int in, int out, int scratch) {
-    PUSH(m->arena, m->p->role.at[d].instr,
-        (mth__instr){.kind = kind,
-            .channel = channel,
-            .nin = in >= 0,
-            .nout = out >= 0,
-            .in = list(m, 1, &in),
-            .out = list(m, 1, &out),
-            .scratch = scratch,
-            .stream = start,
-            .awaited = -1,
-            .label = mth__label_outside("block_0", MTH__FORWARD)});
-}
-static int add_channel(maker *m, mth__channel c) {
-    c.label = "block_0: communication";
-    PUSH(m->arena, m->p->channel, c);
-    return (int)m->p->channel.n - 1;
-}
 
 /* ---- numbers: small integers, so that every order of a sum gives the same bits */
 static float number(int64_t i, int salt) { return (float)((i * 2654435761u + (int64_t)salt * 40503) % 23 - 11); }
@@ -137,9 +58,9 @@ static session session_new(mth__program *p, int threads) {
     CHECK_STATUS(native->load(s.engine, p, NULL, &s.x));
     return s;
 }
-static float *entry_new(session *s, int d, int64_t bytes) {
-    CHECK_STATUS(native->memory.new(s->engine, d, bytes, &s->entry[d]));
-    return native->memory.host(s->entry[d]);
+static float *entry_new(session *s, int rank, int device, int64_t bytes) {
+    CHECK_STATUS(native->memory.new(s->engine, device, bytes, &s->entry[rank]));
+    return native->memory.host(s->entry[rank]);
 }
 static void release_exits(session *s) {
     for (int d = 0; d < s->devices; d++) {
@@ -189,18 +110,18 @@ static void run_channel(maker *m, mth__channel c, bool start, bool in_place, int
         if (c.from.on->rank_of[d] < 0) continue;
         held p = held_by(c.shape, &c.from, d);
         int64_t n = mth__shape_size(p.local);
-        float *x = entry_new(&s, d, n * 4);
+        float *x = entry_new(&s, c.from.on->rank_of[d], d, n * 4);
         for (int64_t i = 0; i < n; i++) x[i] = number(index_in_whole(&p, i), term_of(&c.from, d));
     }
     for (int again = 0; again < 2; again++) {
         release_exits(&s);
         CHECK_STATUS(native->run(s.x, s.entry, s.exit, NULL));
-        for (int d = 0; d < devices; d++) {
-            CHECK(!s.exit[d] == (c.to.on->rank_of[d] < 0));
-            if (!s.exit[d]) continue;
-            const float *y = native->memory.host(s.exit[d]);
-            held p = held_by(c.shape, &c.to, d);
+        for (int r = 0; r < devices; r++) CHECK(!s.exit[r] == (r >= c.to.on->count));
+        for (int r = 0; r < c.to.on->count && s.exit[r]; r++) {
+            const int d = c.to.on->device[r];
+            const float *y = native->memory.host(s.exit[r]);
             int64_t wrong = 0;
+            held p = held_by(c.shape, &c.to, d);
             for (int64_t i = 0; i < mth__shape_size(p.local); i++)
                 wrong += y[i] != (1 + 2 + 3) * expected(&c, index_in_whole(&p, i), d);
             if (wrong)
@@ -326,7 +247,7 @@ static maker chain(mth__arena *arena, int devices, int n, mth__shape shape) {
 }
 static void fill_entries(session *s, int64_t elements) {
     for (int d = 0; d < s->devices; d++) {
-        float *x = entry_new(s, d, elements * 4);
+        float *x = entry_new(s, d, d, elements * 4);
         for (int64_t i = 0; i < elements; i++) x[i] = (float)d;
     }
 }
@@ -405,8 +326,6 @@ GUARDED(fault) {
         int out = add_value(&m, d, "y", MTH_FLOAT32, (mth__shape){2, {5, 3}}, &s, MTH__IN_EXIT, 0, -1);
         add_compute(&m, d, "gather", 0, 2, (int[]){table, ids}, out);
     }
-    PUSH(a, m.p->entry, (mth__entry){.name = "embedding_0.weight"});
-    PUSH(a, m.p->entry, (mth__entry){.name = "ids"});
     session s = session_new(m.p, THREADS);
     mth__buffer *entry[4];
     for (int d = 0; d < 2; d++) {

@@ -40,6 +40,7 @@ typedef struct {
     const mth__program *p;
     mth__executable *x;
     mth__buffer **entry, **exit; /* as run takes them */
+    const int64_t *first_entry, *first_exit;
     int devices;
     int64_t results; /* elements that leave, of all devices */
 } session;
@@ -71,8 +72,10 @@ static void write_part(const mth__program *p, size_t e, int device, float *to) {
 
 static session session_on(mth_backend *b, const mth__program *p) {
     session s = {.vt = b->vtable, .engine = b->devices.engine, .p = p, .devices = p->mesh->count};
-    s.entry = NEW_ARRAY(a, mth__buffer *, p->entry.n * (size_t)s.devices + 1);
-    s.exit = NEW_ARRAY(a, mth__buffer *, p->exit.n * (size_t)s.devices + 1);
+    s.first_entry = mth__entry_offsets(a, p);
+    s.first_exit = mth__exit_offsets(a, p);
+    s.entry = NEW_ARRAY(a, mth__buffer *, s.first_entry[p->entry.n] + 1);
+    s.exit = NEW_ARRAY(a, mth__buffer *, s.first_exit[p->exit.n] + 1);
     for (size_t e = 0; e < p->exit.n; e++)
         for (int r = 0; r < p->exit.at[e].sharding.on->count; r++)
             s.results +=
@@ -87,7 +90,7 @@ static mth_status session_fill(session *s) {
         const mth__placement *on = s->p->entry.at[e].sharding.on;
         for (int r = 0; r < on->count; r++) {
             const int d = on->device[r];
-            mth__buffer **b = &s->entry[e * (size_t)s->devices + (size_t)d];
+            mth__buffer **b = &s->entry[s->first_entry[e] + r];
             TRY(s->vt->memory.new(
                 s->engine, d, part_bytes(s->p->entry.at[e].shape, &s->p->entry.at[e].sharding, d), b));
             write_part(s->p, e, d, s->vt->memory.host(*b));
@@ -106,20 +109,20 @@ static mth_status session_read(session *s, float *to) {
         for (int r = 0; r < s->p->exit.at[e].sharding.on->count; r++) {
             const int d = s->p->exit.at[e].sharding.on->device[r];
             const int64_t bytes = part_bytes(s->p->exit.at[e].shape, &s->p->exit.at[e].sharding, d);
-            TRY(s->vt->memory.read(s->exit[e * (size_t)s->devices + (size_t)d], 0, to, bytes));
+            TRY(s->vt->memory.read(s->exit[s->first_exit[e] + r], 0, to, bytes));
             to += bytes / 4;
         }
     return NULL;
 }
 
-static void release(session *s, mth__buffer **list, size_t n) {
-    for (size_t i = 0; i < n * (size_t)s->devices; i++) {
+static void release(session *s, mth__buffer **list, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
         if (list[i]) s->vt->memory.release(list[i]);
         list[i] = NULL;
     }
 }
-static void release_exits(session *s) { release(s, s->exit, s->p->exit.n); }
-static void release_entries(session *s) { release(s, s->entry, s->p->entry.n); }
+static void release_exits(session *s) { release(s, s->exit, s->first_exit[s->p->exit.n]); }
+static void release_entries(session *s) { release(s, s->entry, s->first_entry[s->p->entry.n]); }
 static void session_unload(session *s) {
     if (s->x) s->vt->unload(s->x);
     s->x = NULL;
@@ -132,7 +135,7 @@ static void session_end(session *s) {
 
 static bool has_exits(const session *s) {
     bool any = false;
-    for (size_t i = 0; i < s->p->exit.n * (size_t)s->devices; i++) any |= s->exit[i] != NULL;
+    for (int64_t i = 0; i < s->first_exit[s->p->exit.n]; i++) any |= s->exit[i] != NULL;
     return any;
 }
 
@@ -163,9 +166,7 @@ static int64_t differences(const float *x, const float *want, int64_t n) {
 
 static void check_results(session *s, const float *want) {
     float *got = NEW_ARRAY(a, float, s->results + 1);
-    for (size_t e = 0; e < s->p->exit.n; e++)
-        for (int d = 0; d < s->devices; d++)
-            CHECK(!s->exit[e * (size_t)s->devices + (size_t)d] == (s->p->exit.at[e].sharding.on->rank_of[d] < 0));
+    for (int64_t i = 0; i < s->first_exit[s->p->exit.n]; i++) CHECK(s->exit[i] != NULL);
     CHECK_STATUS(session_read(s, got));
     CHECK(differences(got, want, s->results) == 0);
 }
@@ -414,12 +415,12 @@ static mth_status lend(session *s, loan *l, int *count) {
         const mth__sharding *how = &s->p->entry.at[e].sharding;
         for (int r = 0; r < how->on->count; r++) {
             int64_t start[2][MTH__RANK], step[MTH__RANK];
-            mth__buffer **b = &s->entry[e * (size_t)s->devices + (size_t)how->on->device[r]], *equal = NULL;
+            mth__buffer **b = &s->entry[s->first_entry[e] + r], *equal = NULL;
             const mth__shape local = mth__local_shape(s->p->entry.at[e].shape, how, r, start[0], step);
             for (int q = 0; q < r && !equal; q++)
                 if (mth__shape_equal(mth__local_shape(s->p->entry.at[e].shape, how, q, start[1], step), local) &&
                     !memcmp(start[0], start[1], (size_t)local.rank * sizeof **start))
-                    equal = s->entry[e * (size_t)s->devices + (size_t)how->on->device[q]];
+                    equal = s->entry[s->first_entry[e] + q];
             if (equal) {
                 s->vt->memory.retain(*b = equal);
                 continue;

@@ -19,8 +19,10 @@ typedef struct {
 } session;
 
 static void begin(session *s, const mth__engine_vtable *vt, const mth__program *p, bool device_threads) {
-    const size_t devices = (size_t)p->mesh->count;
-    *s = (session){.vt = vt, .p = p, .entries = p->entry.n * devices, .exits = p->exit.n * devices};
+    *s = (session){.vt = vt,
+        .p = p,
+        .entries = (size_t)mth__entry_offsets(a, p)[p->entry.n],
+        .exits = (size_t)mth__exit_offsets(a, p)[p->exit.n]};
     s->entry = NEW_ARRAY(a, mth__buffer *, s->entries + 1);
     s->exit = NEW_ARRAY(a, mth__buffer *, s->exits + 1);
     CHECK_STATUS(open_engine_with(vt, p->mesh, 2, device_threads, &s->engine));
@@ -39,12 +41,9 @@ static void end(session *s) {
     s->vt->close(s->engine);
 }
 
-static int64_t exit_bytes(const mth__program *p, size_t i) {
-    const mth__exit *exit = &p->exit.at[i / (size_t)p->mesh->count];
-    const int rank = exit->sharding.on->rank_of[i % (size_t)p->mesh->count];
-    return rank < 0 ? 0
-                    : mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
-            (int64_t)mth_dtype_size(exit->dtype);
+static size_t exit_bytes(const mth__exit *exit, int rank) {
+    return (size_t)mth__shape_size(mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL)) *
+        mth_dtype_size(exit->dtype);
 }
 
 static mth__program *plan_of_seed(unsigned seed) {
@@ -64,10 +63,11 @@ GUARDED(a_thread_for_each_device_computes_the_same) {
         CHECK_STATUS(run(&one, NULL));
         for (int turn = 0; turn < 2; turn++) {
             CHECK_STATUS(run(&each, NULL));
-            for (size_t i = 0; i < one.exits; i++)
-                if (one.exit[i] && each.exit[i])
+            mth__buffer **first = one.exit, **second = each.exit;
+            for (size_t e = 0; e < p->exit.n; e++)
+                for (int r = 0; r < p->exit.at[e].sharding.on->count; r++, first++, second++)
                     CHECK(!memcmp(
-                        one.vt->memory.host(one.exit[i]), one.vt->memory.host(each.exit[i]), (size_t)exit_bytes(p, i)));
+                        one.vt->memory.host(*first), one.vt->memory.host(*second), exit_bytes(&p->exit.at[e], r)));
         }
         end(&one);
         end(&each);

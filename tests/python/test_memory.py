@@ -133,3 +133,35 @@ def test_uneven_parts_are_said(xla):
         assert np.array_equal(np.asarray(gradients["linear_0.weight"]), np.full((4, 100), 2, np.float32))
         assert np.allclose(np.asarray(compiled.evaluate(params, {"x": x})["y"]), np.asarray(y["y"]))
     assert said == [[(800, 800), (800, 800), (0, 0)], [(800, 800)] * 3]
+
+
+# One operator on each of many devices: prints how much memory a call takes at its peak, and whether it is right.
+MANY = """
+import numpy as np, mithril as ml
+from mithril.backends import CBackend
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+
+count, model = 2048, ml.Model()
+for i in range(count):
+    model |= ml.Relu(device_id=i)(input=f"x{i}", output=f"y{i}")
+backend = CBackend(device_mesh=(count,))
+compiled = ml.compile(model, backend)
+inputs = {f"x{i}": backend.array(np.full((1, 1), i, "f")) for i in range(count)}
+compiled.evaluate({}, inputs)
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before = peak()
+results = compiled.evaluate({}, inputs)
+print(peak() - before, all(np.asarray(results[f"y{i}"]) == i for i in range(count)))
+"""
+
+
+def test_a_call_takes_memory_by_what_devices_hold():
+    """Lists with a place for each entry and device would take 67 MB."""
+    run = subprocess.run(
+        [sys.executable, "-c", MANY], env=os.environ | FRANK, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    grown, right = run.stdout.split()
+    assert int(grown) < 16 * 2**20 and right == "True"

@@ -42,7 +42,7 @@ void mth__load_bind(mth__loader *l, int device, int value, int64_t bytes, void *
         return;
     }
     mth__moving *m = v->storage == MTH__IN_ENTRY ? &l->entry : &l->exit;
-    PUSH(l->arena, m->fixup, (mth__fixup){slot, mth__load_external(l, v->index, device), bytes});
+    PUSH(l->arena, m->fixup, (mth__fixup){slot, mth__load_external(l, v->storage, v->index, device), bytes});
 }
 
 /* ---- channels */

@@ -290,7 +290,7 @@ static mth_status exit_new(
     mth__buffer *before = entry[held->entry];
     if (before->size == MTH__BORROWED)
         return INTERNAL("entry %s has a successor on device %d, and its buffer is the caller's own memory",
-            x->program->entry.at[held->entry / x->engine->devices].name, held->device);
+            x->program->entry.at[held->number].name, held->device);
     mth__native_buffer_retain(before);
     *out = before;
     return NULL;
@@ -372,8 +372,7 @@ static mth_status native_run(
         const mth__buffer *b = entry[x->entry[i].index];
         if (!b || b->bytes < x->entry[i].bytes)
             return INTERNAL("entry %s has no buffer of %lld bytes on device %d",
-                x->program->entry.at[x->entry[i].index / e->devices].name, (long long)x->entry[i].bytes,
-                x->entry[i].device);
+                x->program->entry.at[x->entry[i].number].name, (long long)x->entry[i].bytes, x->entry[i].device);
     }
     TRY(exits_new(x, entry, exit));
     mth_status s = mth__lock_run(&e->running, mth__control_stop(control));

@@ -170,11 +170,11 @@ typedef struct {
     void **slot;
     int64_t index, offset;
 } mth__fixup;
-/* an entry or exit that a device has: index in the caller's array; of an exit that succeeds an entry the index of that,
-   else -1 */
+/* an entry or exit that a device has: its index in the caller's list; of an exit that succeeds an entry the index of
+   that, else -1; the number of the entry or exit, or of the entry that it succeeds */
 typedef struct {
     int64_t index, bytes, entry;
-    int32_t device;
+    int32_t number, device;
 } mth__external;
 
 struct mth__executable {
@@ -258,6 +258,7 @@ typedef struct {
     VEC(mth__fixup) fixup;
     VEC(mth__external) held;
     size_t *at;
+    const int64_t *offset; /* of buffers in the caller's list */
 } mth__moving;
 /* Who takes something from each device in a transfer: device[first[sender]..first[sender + 1]), senders by their rank
    in from.on; first NULL: not made yet. */
@@ -315,9 +316,11 @@ int mth__communicate_count(const mth__channel *, const mth__instr *);
 mth_status mth__communicate(mth__loader *, int instr);
 /* the task of a copy between spaces */
 void mth__load_copy(mth__loader *, int instr);
-/* Where the caller's array of buffers has that of an entry or an exit. */
-static inline int64_t mth__load_external(const mth__loader *l, int index, int device) {
-    return (int64_t)index * l->devices + device;
+/* Where the caller's list of buffers has a device's of an entry or, else, an exit. */
+static inline int64_t mth__load_external(const mth__loader *l, mth__storage storage, int number, int device) {
+    if (storage == MTH__IN_ENTRY)
+        return l->entry.offset[number] + l->program->entry.at[number].sharding.on->rank_of[device];
+    return l->exit.offset[number] + l->program->exit.at[number].sharding.on->rank_of[device];
 }
 static inline int mth__load_stream(const mth__loader *l, int device, int on) { return l->x->each * device + on; }
 void mth__exchange_run(const mth__exchange *, int chunk);

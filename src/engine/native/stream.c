@@ -30,8 +30,9 @@ static void list_held(mth__loader *l) {
             const mth__exit *exit = v->storage == MTH__IN_EXIT ? &l->program->exit.at[v->index] : NULL;
             const int entry = exit && exit->kind == MTH__EXIT_SUCCESSOR ? exit->entry : -1;
             PUSH(l->arena, m->held,
-                ((mth__external){mth__load_external(l, v->index, l->device), 0,
-                    entry < 0 ? -1 : mth__load_external(l, entry, l->device), l->device}));
+                ((mth__external){mth__load_external(l, v->storage, v->index, l->device), 0,
+                    entry < 0 ? -1 : mth__load_external(l, MTH__IN_ENTRY, entry, l->device),
+                    entry < 0 ? v->index : entry, l->device}));
             *at = m->held.n;
         }
         mth__external *held = &m->held.at[*at - 1];
@@ -265,6 +266,8 @@ mth_status mth__load_streams(mth__loader *l) {
         if (l->program->channel.at[i].algorithm != MTH__DIRECT) TRY(check_steps(&l->program->channel.at[i]));
     make_parts(l);
     place_own(l);
+    l->entry.offset = mth__entry_offsets(l->arena, l->program);
+    l->exit.offset = mth__exit_offsets(l->arena, l->program);
     l->entry.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_ENTRY));
     l->exit.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_EXIT));
     for (int on = 0; on < l->x->each; on++) l->seen[on] = NEW_ARRAY(l->arena, int64_t, l->x->streams);

@@ -12,18 +12,18 @@ void mth__cell_put(mth__executable *executable, int slot, int device, PJRT_Buffe
     mth__cell_drop(executable, slot, device);
     mth__cell *cell = executable->unused[--executable->unuseds];
     *cell = (mth__cell){buffer, 1, lent};
-    executable->at[mth__cell_place(executable, slot, device)] = cell;
+    *mth__cell_of(executable, slot, device) = cell;
 }
 
 void mth__cell_share(mth__executable *executable, int from_slot, int to_slot, int device) {
-    mth__cell *cell = executable->at[mth__cell_place(executable, from_slot, device)];
+    mth__cell *cell = *mth__cell_of(executable, from_slot, device);
     mth__cell_drop(executable, to_slot, device);
     cell->references++;
-    executable->at[mth__cell_place(executable, to_slot, device)] = cell;
+    *mth__cell_of(executable, to_slot, device) = cell;
 }
 
 void mth__cell_drop(mth__executable *executable, int slot, int device) {
-    mth__cell **at = &executable->at[mth__cell_place(executable, slot, device)], *cell = *at;
+    mth__cell **at = mth__cell_of(executable, slot, device), *cell = *at;
     *at = NULL;
     if (!cell || --cell->references) return;
     if (!cell->lent) mth_error_free(mth__buffer_destroy(executable->engine, cell->buffer));

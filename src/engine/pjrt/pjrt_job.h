@@ -73,16 +73,19 @@ struct mth__executable {
     bool compiled;
     mth__recorder *recorder; /* of the run under way, or NULL */
     pthread_mutex_t lock;    /* runs and compiling exclude each other */
-    mth__cell **at;          /* [slot * devices + device] */
+    int64_t *first;          /* by slot: its first place in `at`; behind the last slot, how many there are */
+    mth__cell **at;          /* of each slot one for each device of its placement, by rank: mth__cell_of */
     mth__cell *cell;
     mth__cell **unused;
     int unuseds;
-    mth__part_shape *entry_port, *exit_port; /* [entry * devices + device] */
-    int *flying;                             /* [device]: executions that were enqueued and not awaited */
+    const int64_t *entry_offset, *exit_offset; /* of buffers in a run's lists, as in these two: */
+    mth__part_shape *entry_port, *exit_port;
+    int *flying; /* [device]: executions that were enqueued and not awaited */
     int most_pieces;
     PJRT_Buffer **pieces;
-    /* A value that a device has no part of, but must pass to a module: zeros, made once. By slot and device. */
-    PJRT_Buffer **zeros;
+    /* A value that a device has no part of, but must pass to a module: zeros, made once. By slot, then by device; NULL
+       for slots of which no device needs them. */
+    PJRT_Buffer ***zeros;
     /* Numbers that texts take as arguments, each once, and the devices' buffers of them: [number * devices + device].
  */
     VEC(int64_t) number;
@@ -98,8 +101,10 @@ mth_status mth__hop_run(mth__executable *, mth__job *);
 mth_status mth__hop_finish(mth__executable *, mth__job *, mth_status);
 /* pjrt_run.c */
 mth_status mth__executable_compile(mth__executable *); /* pjrt_load.c; with the lock held; once */
-static inline size_t mth__cell_place(const mth__executable *x, int slot, int device) {
-    return (size_t)slot * (size_t)x->program->mesh->count + (size_t)device;
+/* NULL where the device has no part of the slot. */
+static inline mth__cell **mth__cell_of(const mth__executable *x, int slot, int device) {
+    const int rank = x->segments->slot.at[slot].any->sharding.on->rank_of[device];
+    return rank < 0 ? NULL : &x->at[x->first[slot] + rank];
 }
 void mth__cell_put(mth__executable *, int slot, int device, PJRT_Buffer *, bool lent);
 void mth__cell_share(mth__executable *, int from_slot, int to_slot, int device);

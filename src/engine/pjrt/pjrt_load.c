@@ -71,19 +71,48 @@ static void find_drops(mth__executable *x) {
     }
 }
 
-/* What each device holds of an entry or exit. */
-static void ports(mth__executable *x, size_t count, bool exits, mth__part_shape **out) {
+/* What each device holds of the entries, or of the exits. */
+static mth__part_shape *ports(const mth__executable *x, bool exits) {
     const mth__program *p = x->program;
-    mth__part_shape *port = *out = NEW_ARRAY(x->arena, mth__part_shape, count * (size_t)p->mesh->count);
+    const size_t count = exits ? p->exit.n : p->entry.n;
+    const int64_t *offset = exits ? x->exit_offset : x->entry_offset;
+    mth__part_shape *port = NEW_ARRAY(x->arena, mth__part_shape, offset[count]);
     for (size_t k = 0; k < count; k++) {
         int slot = exits ? x->segments->exit_slot[k] : x->segments->entry_slot[k];
         if (slot < 0) continue;
         const mth__program_value *v = x->segments->slot.at[slot].any;
         const mth__placement *on = v->sharding.on;
         const mth__shape padded = x->segments->global ? mth__xla_part(v, NULL) : x->segments->slot.at[slot].local;
+        const int32_t *rank_of = (exits ? &p->exit.at[k].sharding : &p->entry.at[k].sharding)->on->rank_of;
         for (int r = 0; r < on->count; r++)
-            port[k * (size_t)p->mesh->count + (size_t)on->device[r]] =
+            port[offset[k] + rank_of[on->device[r]]] =
                 (mth__part_shape){mth__local_shape(v->shape, &v->sharding, r, NULL, NULL), padded};
+    }
+    return port;
+}
+
+/* One cell for each slot and device that has a part of it. */
+static void make_cells(mth__executable *x) {
+    const size_t slots = x->segments->slot.n;
+    x->first = NEW_ARRAY(x->arena, int64_t, slots + 1);
+    for (size_t i = 0; i < slots; i++) x->first[i + 1] = x->first[i] + x->segments->slot.at[i].any->sharding.on->count;
+    x->at = NEW_ARRAY(x->arena, mth__cell *, x->first[slots]);
+    x->cell = NEW_ARRAY(x->arena, mth__cell, x->first[slots]);
+    x->unused = NEW_ARRAY(x->arena, mth__cell *, x->first[slots]);
+    for (int64_t i = 0; i < x->first[slots]; i++) x->unused[x->unuseds++] = &x->cell[i];
+}
+
+/* Room for the zeros of devices that pass a value to their module without having a part of it. */
+static void make_zeros(mth__executable *x) {
+    x->zeros = NEW_ARRAY(x->arena, PJRT_Buffer **, x->segments->slot.n);
+    for (size_t w = 0; w < x->job.n; w++) {
+        const mth__segment *segment = x->job.at[w].segment;
+        for (size_t i = 0; segment && i < segment->in.n; i++) {
+            const int slot = segment->in.at[i];
+            for (int d = 0; d < segment->count && !x->zeros[slot]; d++)
+                if (!mth__cell_of(x, slot, segment->device[d]))
+                    x->zeros[slot] = NEW_ARRAY(x->arena, PJRT_Buffer *, x->program->mesh->count);
+        }
     }
 }
 
@@ -106,17 +135,15 @@ static mth_status load_body(void *context) {
         PUSH(arena, x->job, job);
     }
     find_drops(x);
-    size_t cells = x->segments->slot.n * (size_t)p->mesh->count;
-    x->at = NEW_ARRAY(arena, mth__cell *, cells);
-    x->cell = NEW_ARRAY(arena, mth__cell, cells);
+    make_cells(x);
+    make_zeros(x);
     x->flying = NEW_ARRAY(arena, int, p->mesh->count);
-    x->unused = NEW_ARRAY(arena, mth__cell *, cells);
-    x->zeros = NEW_ARRAY(arena, PJRT_Buffer *, cells);
     x->number_buffer = NEW_ARRAY(arena, PJRT_Buffer *, x->number.n * (size_t)p->mesh->count);
-    for (size_t i = 0; i < cells; i++) x->unused[x->unuseds++] = &x->cell[i];
     x->pieces = NEW_ARRAY(arena, PJRT_Buffer *, x->most_pieces);
-    ports(x, p->entry.n, false, &x->entry_port);
-    ports(x, p->exit.n, true, &x->exit_port);
+    x->entry_offset = mth__entry_offsets(arena, x->program);
+    x->exit_offset = mth__exit_offsets(arena, x->program);
+    x->entry_port = ports(x, false);
+    x->exit_port = ports(x, true);
     mth__arena_keep(arena);
     return NULL;
 }
@@ -143,8 +170,9 @@ mth_status mth__pjrt_load(
 void mth__pjrt_unload(mth__executable *x) {
     mth__engine *e = x->engine;
     const size_t devices = (size_t)x->program->mesh->count;
-    for (size_t i = 0; i < x->segments->slot.n * devices; i++)
-        if (x->zeros[i]) mth_error_free(mth__buffer_destroy(e, x->zeros[i]));
+    for (size_t i = 0; i < x->segments->slot.n; i++)
+        for (size_t d = 0; x->zeros[i] && d < devices; d++)
+            if (x->zeros[i][d]) mth_error_free(mth__buffer_destroy(e, x->zeros[i][d]));
     for (size_t i = 0; i < x->number.n * devices; i++)
         if (x->number_buffer[i]) mth_error_free(mth__buffer_destroy(e, x->number_buffer[i]));
     for (size_t i = 0; i < x->module.n; i++)

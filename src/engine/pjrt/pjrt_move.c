@@ -192,8 +192,7 @@ static mth_status bring(
     mth__executable *executable, const mth__job *job, mth__hop_target *target, int i, PJRT_Buffer **out, bool *lent) {
     mth__hop_piece *piece = &target->piece[i];
     const int slot = executable->segments->slot.at[job->hop.from].view_of;
-    PJRT_Buffer *source = executable->at[slot * executable->program->mesh->count + piece->from_device]->buffer,
-                *cut = NULL;
+    PJRT_Buffer *source = (*mth__cell_of(executable, slot, piece->from_device))->buffer, *cut = NULL;
     *lent = false;
     if (piece->cut) TRY(call_one(executable, piece->cut, piece->from_device, &source, 1, &cut, &piece->done));
     if (piece->from_device == target->device) {

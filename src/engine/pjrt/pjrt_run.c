@@ -30,25 +30,25 @@ static mth_status fill(
 
 /* A device that has no part of a value still passes a buffer to its module: the root's operand of a broadcast. */
 static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **out) {
-    PJRT_Buffer **kept = &x->zeros[mth__cell_place(x, slot, device)];
-    if (!*kept) {
+    PJRT_Buffer **made = &x->zeros[slot][device];
+    if (!*made) {
         const mth__slot *s = &x->segments->slot.at[slot];
         const int64_t bytes = mth__shape_size(s->local) * (int64_t)mth_dtype_size(s->any->dtype);
         void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!data) return mth__lacks_memory("zeros", bytes);
-        mth_status status = fill(x, device, s->any->dtype, s->local, data, kept);
+        mth_status status = fill(x, device, s->any->dtype, s->local, data, made);
         mth__free(data);
         TRY(status);
     }
-    *out = *kept;
+    *out = *made;
     return NULL;
 }
 
 static mth_status number(mth__executable *x, int index, int device, PJRT_Buffer **out) {
-    PJRT_Buffer **kept = &x->number_buffer[mth__cell_place(x, index, device)];
+    PJRT_Buffer **made = &x->number_buffer[(size_t)index * (size_t)x->program->mesh->count + (size_t)device];
     const int32_t value = (int32_t)x->number.at[index];
-    if (!*kept) TRY(fill(x, device, MTH_INT32, (mth__shape){0}, &value, kept));
-    *out = *kept;
+    if (!*made) TRY(fill(x, device, MTH_INT32, (mth__shape){0}, &value, made));
+    *out = *made;
     return NULL;
 }
 
@@ -96,9 +96,9 @@ static mth_status call(mth__executable *x, mth__job *job) {
     for (int d = 0; d < count; d++)
         for (int i = 0; i < job->args; i++) {
             PJRT_Buffer **argument = &job->argument[d * job->args + i];
-            const mth__cell *c = i < (int)g->in.n ? x->at[mth__cell_place(x, g->in.at[i], device[d])] : NULL;
-            if (c)
-                *argument = c->buffer;
+            mth__cell **cell = i < (int)g->in.n ? mth__cell_of(x, g->in.at[i], device[d]) : NULL;
+            if (cell)
+                *argument = (*cell)->buffer;
             else if (i < (int)g->in.n)
                 TRY(zeros(x, g->in.at[i], device[d], argument));
             else
@@ -196,15 +196,15 @@ static mth_status finish(mth__executable *x, mth_status s) {
 
 static mth_status enter(mth__executable *x, mth__buffer *const *entry) {
     const mth__program *p = x->segments->program;
-    const size_t devices = (size_t)p->mesh->count;
     for (size_t e = 0; e < p->entry.n; e++) {
         int slot = x->segments->entry_slot[e];
         if (slot < 0) continue;
         const mth__slot *s = &x->segments->slot.at[slot];
         const mth__placement *on = s->any->sharding.on;
+        const int32_t *rank_of = x->program->entry.at[e].sharding.on->rank_of;
         if (s->last_read == MTH__NEVER) continue;
         for (int r = 0; r < on->count; r++) {
-            const size_t i = e * devices + (size_t)on->device[r];
+            const int64_t i = x->entry_offset[e] + rank_of[on->device[r]];
             PJRT_Buffer *view;
             if (!entry[i]) return INTERNAL("%s: device %d has no buffer", p->entry.at[e].name, on->device[r]);
             mth_status status = mth__pjrt_view(
@@ -225,15 +225,15 @@ static mth_status await_buffer(mth__engine *e, PJRT_Buffer *buffer) {
 
 static mth_status leave(mth__executable *x, mth__buffer **exit) {
     const mth__program *p = x->segments->program;
-    const size_t devices = (size_t)p->mesh->count;
     for (size_t e = 0; e < p->exit.n; e++) {
         int slot = x->segments->exit_slot[e];
         if (slot < 0) return INTERNAL("nothing writes %s", p->exit.at[e].name);
         const mth__slot *s = &x->segments->slot.at[slot];
         const mth__placement *on = s->any->sharding.on;
+        const int32_t *rank_of = x->program->exit.at[e].sharding.on->rank_of;
         for (int r = 0; r < on->count; r++) {
-            const size_t i = e * devices + (size_t)on->device[r];
-            mth__cell *c = x->at[mth__cell_place(x, slot, on->device[r])];
+            const int64_t i = x->exit_offset[e] + rank_of[on->device[r]];
+            mth__cell *c = *mth__cell_of(x, slot, on->device[r]);
             /* a hop made it: no module's end has been awaited behind it */
             if (c && s->shared) TRY(await_buffer(x->engine, c->buffer));
             if (!c || c->lent || c->references != 1)
@@ -302,13 +302,13 @@ static mth_status not_here(const mth__engine *e) {
 }
 
 static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
-    const size_t exits = x->segments->program->exit.n * (size_t)x->program->mesh->count;
+    const int64_t exits = x->exit_offset[x->program->exit.n];
     mth_status s = enter(x, entry);
     if (!s) s = enqueue(x, stop);
     s = finish(x, s);
     if (!s) s = leave(x, exit);
     clear(x);
-    for (size_t i = 0; s && i < exits; i++) {
+    for (int64_t i = 0; s && i < exits; i++) {
         mth__pjrt_buffer_release(exit[i]);
         exit[i] = NULL;
     }

@@ -67,7 +67,8 @@ static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
             const mth__program_value *value = &d->role->value.at[v];
             if (value->storage != MTH__IN_ENTRY || mth__shape_size(d->value[v].local) == 0 || !d->value[v].here)
                 continue;
-            mth__buffer *b = entry[(size_t)value->index * (size_t)p->mesh->count + (size_t)d->device];
+            const int rank = p->entry.at[value->index].sharding.on->rank_of[d->device];
+            mth__buffer *b = rank < 0 ? NULL : entry[x->entry_offset[value->index] + rank];
             if (!b) return INTERNAL("%s: device %d has no buffer", value->name, d->device);
             mth__ref_widen(&d->value[v], b->data);
         }
@@ -76,15 +77,16 @@ static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
 }
 
 static mth_status leave(
-    mth__executable *x, size_t e, mth__ref_device *d, mth__buffer *const *entry, mth__buffer **out) {
+    mth__executable *x, size_t e, mth__ref_device *d, mth__buffer *const *entry, mth__buffer **made) {
     const mth__exit *exit = &x->program->exit.at[e];
     int rank = exit->sharding.on->rank_of[d->device];
     if (rank < 0) return NULL;
+    mth__buffer **out = &made[x->exit_offset[e] + rank];
     mth__shape local = mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL);
     if (d->leaves[e] < 0 && mth__shape_size(local) > 0)
         return INTERNAL("%s: device %d never writes it", exit->name, d->device);
     if (exit->kind == MTH__EXIT_SUCCESSOR) {
-        *out = entry[(size_t)exit->entry * (size_t)x->program->mesh->count + (size_t)d->device];
+        *out = entry[x->entry_offset[exit->entry] + x->program->entry.at[exit->entry].sharding.on->rank_of[d->device]];
         mth__ref_buffer_retain(*out);
     } else {
         TRY(mth__ref_buffer_new(
@@ -98,19 +100,18 @@ static const mth__walk_calls calls = {.compute = compute, .copy = copy, .move = 
 
 mth_status mth__ref_run(
     mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
-    size_t exits = x->program->exit.n, devices = (size_t)x->program->mesh->count;
-    mth__buffer **made = mth__calloc(exits * devices + 1, sizeof *made);
+    const size_t exits = x->program->exit.n, results = (size_t)x->exit_offset[exits];
+    mth__buffer **made = mth__calloc(results + 1, sizeof *made);
     if (!made) return mth__lacks_memory("a run of the reference engine", 0);
     mth_status s = mth__lock_run(&x->lock, mth__control_stop(control));
     if (!s) {
         s = begin(x, entry);
         if (!s) s = mth__walk_run(x->walk, &calls, x, x->engine->threads, control);
         for (size_t e = 0; e < exits && !s; e++)
-            for (int i = 0; i < x->count && !s; i++)
-                s = leave(x, e, &x->device[i], entry, &made[e * devices + (size_t)x->device[i].device]);
+            for (int i = 0; i < x->count && !s; i++) s = leave(x, e, &x->device[i], entry, made);
         pthread_mutex_unlock(&x->lock);
     }
-    for (size_t i = 0; i < exits * devices; i++) {
+    for (size_t i = 0; i < results; i++) {
         if (s)
             mth__ref_buffer_release(made[i]);
         else
