@@ -1,5 +1,6 @@
 """Checks the house rules that a compiler can't: who includes whom, file sizes, unique names
-of files and types, complete lists in meson.build, numbers in texts, the format, exported symbols.
+of files and types, complete lists in meson.build, numbers in texts, the format, exported symbols,
+files that call each other.
 
 Usage: python tools/layering.py [libmithril.so]
 """
@@ -26,6 +27,17 @@ BELOW = {
 }  # and a folder inside of a layer (engine/native) sees what lies beside it (engine/*.h), not its sisters (engine/pjrt)
 # What distribute/ may name: what it makes itself. All else it asks of the row (catalog/op.h).
 NAMED = "reshape slice concat add all_reduce all_gather reduce_scatter all_to_all keep transfer broadcast".split()
+# Pairs of files that still call each other: none is to come, these are to go.
+LOOPS = [
+    {"machine.c", "types.c"},
+    {"model.c", "module.c"},
+    {"model.c", "resolve.c"},
+    {"module.c", "parts.c"},
+    {"pipeline.c", "resolve.c"},
+    {"chunk.c", "communication.c"},
+    {"communication.c", "redundant.c"},
+    {"cost.c", "moves.c"},
+]
 HAND_WRITTEN = ["include", "src", "python", "tools", "tests", "fuzz", "bench", "examples"]
 
 
@@ -174,6 +186,29 @@ def check_symbols(library):
             yield f"{library} exports {name}"
 
 
+def check_loops(library):
+    """No two files call functions of each other: what both need is a file below them. Tables are data, not calls."""
+    sources = {str(path.relative_to(ROOT)).replace("/", "_") + ".o": path for path in files(["src"], ".c")}
+    objects = {path: sources[path.name] for path in Path(library).parent.glob("*.a.p/*.o") if path.name in sources}
+    listing = subprocess.run(["nm", "-A", *objects], text=True, capture_output=True, check=True).stdout
+    defined, needed = {}, defaultdict(set)
+    for line in listing.splitlines():
+        place, kind, name = re.match(r"(.*\.o):[0-9a-f ]*(\w) (\S+)", line).groups()
+        if kind == "T":
+            defined[name] = objects[Path(place)]
+        elif kind == "U":
+            needed[objects[Path(place)]].add(name)
+    calls = defaultdict(set)
+    for caller, names in needed.items():
+        for name in names:
+            if defined.get(name, caller) != caller:
+                calls[caller, defined[name]].add(name)
+    for (one, other), names in sorted(calls.items()):
+        if one < other and (other, one) in calls and {one.name, other.name} not in LOOPS:
+            there, back = ", ".join(sorted(names)), ", ".join(sorted(calls[other, one]))
+            yield f"{one.relative_to(ROOT)} calls {there}, and {other.relative_to(ROOT)} calls {back}: move what both need below them"
+
+
 def main():
     checks = {
         "includes": check_includes(),
@@ -187,6 +222,7 @@ def main():
     }
     if len(sys.argv) > 1:
         checks["symbols"] = check_symbols(sys.argv[1])
+        checks["loops"] = check_loops(sys.argv[1])
     passed = 0
     for name, broken in checks.items():
         found = list(broken)

@@ -217,18 +217,17 @@ void mth__placement_coordinates(const mth__placement *p, int rank, int coordinat
 }
 
 /* ---------------------------------------------------------------- shardings */
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Elements that each device along an axis of k has, but for the last ones. */
 static int64_t chunk(int64_t n, int64_t grain, int64_t k) {
-    return grain > 1 ? ceil_div(ceil_div(n, grain), k) * grain : ceil_div(n, k);
+    return grain > 1 ? mth__ceil_div(mth__ceil_div(n, grain), k) * grain : mth__ceil_div(n, k);
 }
 
 mth__extent mth__split_extent(int64_t n, const mth__split *s, const mth__placement *on, const int *coordinate) {
     mth__extent e = {0, n, 1};
     if (s->cyclic && s->naxes) {
         int64_t k = on->dim[s->axis[0]], r = coordinate[s->axis[0]];
-        return (mth__extent){r < n ? r : n, r < n ? (n - r + k - 1) / k : 0, k};
+        return (mth__extent){r < n ? r : n, r < n ? mth__ceil_div(n - r, k) : 0, k};
     }
     for (int i = 0; i < s->naxes; i++) {
         int64_t c = chunk(e.size, s->grain, on->dim[s->axis[i]]), before = coordinate[s->axis[i]] * c;
@@ -340,7 +339,7 @@ bool mth__split_in_blocks(int64_t n, const mth__split *s, const mth__placement *
     int coordinate[MTH__AXES];
     int64_t parts = 1;
     for (int a = 0; a < s->naxes; a++) parts *= on->dim[s->axis[a]];
-    const int64_t part = (n + parts - 1) / parts;
+    const int64_t part = mth__ceil_div(n, parts);
     for (int r = 0; r < on->count; r++) {
         int64_t from = 0;
         mth__placement_coordinates(on, r, coordinate);

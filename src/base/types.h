@@ -92,6 +92,9 @@ typedef struct {
     uint8_t reduce;
 } mth__sharding;
 
+/* n / by, rounded up; neither is negative */
+static inline int64_t mth__ceil_div(int64_t n, int64_t by) { return n / by + (n % by != 0); }
+
 /* elements start, start + step, ... : `size` of them */
 typedef struct {
     int64_t start, size, step;

@@ -72,7 +72,7 @@ void mth__copy_plan(mth__copy *c, mth_dtype dtype) {
             }
     c->rows = 1;
     for (int d = 0; d < l->rank - 1; d++) c->rows *= l->size[d];
-    if (l->rank == 1) c->rows = (l->size[0] + PIECE - 1) / PIECE;
+    if (l->rank == 1) c->rows = mth__ceil_div(l->size[0], PIECE);
     if (l->size[l->rank - 1] == 0) c->rows = 0;
 }
 

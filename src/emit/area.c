@@ -1,7 +1,5 @@
 #include "emit/area.h"
 
-static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
-
 /* The x below b with a * x = gcd(a, b), counted around b; sets *divisor to the gcd. Euclid's algorithm. */
 static int64_t inverse(int64_t a, int64_t b, int64_t *divisor) {
     int64_t rest = a % b, last = b, x = 1, last_x = 0;
@@ -24,7 +22,7 @@ mth__extent mth__extent_common(mth__extent a, mth__extent b) {
     int64_t low = a.start > b.start ? a.start : b.start, last = a.start + (a.size - 1) * a.step,
             end = b.start + (b.size - 1) * b.step;
     if (end < last) last = end;
-    int64_t first = a.start + ceil_div(low - a.start, a.step) * a.step, away = (b.start - first) % b.step, shared;
+    int64_t first = a.start + mth__ceil_div(low - a.start, a.step) * a.step, away = (b.start - first) % b.step, shared;
     if (away < 0) away += b.step;
     int64_t inverted = inverse(a.step, b.step, &shared), turn = b.step / shared;
     if (away % shared) return none;

@@ -107,7 +107,7 @@ static void new_block(layout *pass, int v, int i, int last) {
     PUSH(pass->scratch, pass->block,
         ((block){.first = i,
             .last = last,
-            .size = (value->bytes + ALIGN - 1) / ALIGN * ALIGN,
+            .size = mth__ceil_div(value->bytes, ALIGN) * ALIGN,
             .space = value->space,
             .exit = -1}));
 }

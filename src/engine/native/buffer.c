@@ -16,7 +16,7 @@ enum {
 };
 
 static int64_t round_up(int64_t bytes) {
-    return bytes <= 0 ? MTH__ALIGNMENT : (bytes + MTH__ALIGNMENT - 1) / MTH__ALIGNMENT * MTH__ALIGNMENT;
+    return bytes <= 0 ? MTH__ALIGNMENT : mth__ceil_div(bytes, MTH__ALIGNMENT) * MTH__ALIGNMENT;
 }
 
 /* Eight classes an octave: what serves a smaller buffer of its class has at most an eighth unused. */
@@ -25,7 +25,7 @@ static int size_class(int64_t size) {
     int octave = 63 - __builtin_clzll((unsigned long long)size);
     int64_t step = (int64_t)1 << (octave - 3);
     /* 8 more: the next octave's first */
-    return octave * 8 + (int)((size - ((int64_t)1 << octave) + step - 1) / step);
+    return octave * 8 + (int)mth__ceil_div(size - ((int64_t)1 << octave), step);
 }
 
 /* ---------------------------------------------------------------- spans */

@@ -213,7 +213,7 @@ static mth__task *direct_all_reduce(work *w) {
     mth__task *t = mth__load_task(l, w->on, MTH__TASK_REDUCTION, w->instr);
     t->work.reduction = r;
     t->phases = 1;
-    t->chunks[0] = (int)((r->count + r->piece - 1) / r->piece);
+    t->chunks[0] = (int)mth__ceil_div(r->count, r->piece);
     return t;
 }
 
@@ -248,7 +248,7 @@ static mth__task *direct_all_to_all(work *w) {
     mth__task *t = mth__load_task(l, w->on, MTH__TASK_EXCHANGE, w->instr);
     t->work.exchange = x;
     t->phases = 1;
-    t->chunks[0] = x->parts > 1 ? w->n * x->parts : (w->n + x->boxes - 1) / x->boxes;
+    t->chunks[0] = x->parts > 1 ? w->n * x->parts : mth__ceil_div(w->n, x->boxes);
     return t;
 }
 

@@ -91,7 +91,7 @@ static size_t clean_rows(const attention_plan *p) { return (size_t)((KEYS + 1) *
 
 mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
     attention_plan *p = new_plan(arena, c);
-    p->blocks = (p->s + QUERIES - 1) / QUERIES;
+    p->blocks = mth__ceil_div(p->s, QUERIES);
     p->items = p->b * p->g * p->r * p->blocks;
     const double pairs = (double)(p->b * p->g * p->r) * (double)p->s * (double)p->t;
     c->thread_scratch =
@@ -162,13 +162,12 @@ void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch)
 mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
     attention_plan *p = new_plan(arena, c);
     p->items = p->b * p->g;
-    p->blocks = (p->s + QUERIES - 1) / QUERIES;
+    p->blocks = mth__ceil_div(p->s, QUERIES);
     const double pairs = (double)(p->items * p->r) * (double)p->s * (double)p->t;
     const int want =
         mth__chunks(pairs * ((double)(6 * p->d + 4 * p->e) / 70 + 0.5) * (c->attrs->causal ? 0.6 : 1), INT32_MAX);
-    const int64_t most = mth__max64(1, mth__min64(8, (p->t + KEYS - 1) / KEYS));
-    p->parts =
-        p->items >= mth__min64(want, 16) || !p->items ? 1 : (int)mth__min64(most, (want + p->items - 1) / p->items);
+    const int64_t most = mth__max64(1, mth__min64(8, mth__ceil_div(p->t, KEYS)));
+    p->parts = p->items >= mth__min64(want, 16) || !p->items ? 1 : (int)mth__min64(most, mth__ceil_div(want, p->items));
     p->part_chunks = (int)mth__max64(1, mth__min64(p->items, want));
     c->phases = 1;
     c->chunks[0] = p->part_chunks * p->parts;
@@ -193,7 +192,7 @@ static bool attend_grad(
     float *ds = score + QUERIES * KEYS, *hide = ds + QUERIES * KEYS, *delta = hide + KEYS, *clean = delta + QUERIES;
     const mth__operand *mask = c->nin > 7 ? &c->in[7] : NULL;
     const float scale = (float)c->attrs->scale;
-    const mth__chunk_range blocks = mth__chunk_of((p->t + KEYS - 1) / KEYS, p->parts, part),
+    const mth__chunk_range blocks = mth__chunk_of(mth__ceil_div(p->t, KEYS), p->parts, part),
                            keys = {blocks.lo * KEYS, mth__min64(blocks.hi * KEYS, p->t)};
     const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d,
                 *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;

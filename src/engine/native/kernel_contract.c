@@ -173,11 +173,11 @@ static void plan_chunks(mth__call *c, contract_plan *p) {
     const double count = c->threads ? fmax(1, 8.0 * c->threads / c->peers) : 16;
     const double each = fmin(fmax(ns / count, 4e5), 2e7);
     const int64_t want = mth__max64(1, (int64_t)(ns / each)),
-                  pieces = p->batches >= want ? 1 : (want + p->batches - 1) / mth__max64(p->batches, 1);
+                  pieces = p->batches >= want ? 1 : mth__ceil_div(want, mth__max64(p->batches, 1));
     int64_t best_m = 1, best_n = 1;
     double least = INFINITY;
     for (int64_t pm = 1; pm <= (p->way != BY_BLAS && p->m <= MTH__SMALL ? 1 : pieces); pm++) {
-        const int64_t pn = p->way != BY_BLAS && p->m > MTH__SMALL ? 1 : (pieces + pm - 1) / pm;
+        const int64_t pn = p->way != BY_BLAS && p->m > MTH__SMALL ? 1 : mth__ceil_div(pieces, pm);
         const double cost = (double)pm / (double)mth__max64(p->m, 1) + (double)pn / (double)mth__max64(p->n, 1) +
             (pm * pn < pieces ? 1e6 : 0);
         if (cost < least) {
@@ -186,10 +186,10 @@ static void plan_chunks(mth__call *c, contract_plan *p) {
             best_n = pn;
         }
     }
-    p->block_m = mth__max64(16, ((p->m + best_m - 1) / best_m + 15) / 16 * 16);
-    p->block_n = mth__max64(64, ((p->n + best_n - 1) / best_n + 63) / 64 * 64);
-    p->blocks_m = mth__max64(1, (p->m + p->block_m - 1) / p->block_m);
-    p->blocks_n = mth__max64(1, (p->n + p->block_n - 1) / p->block_n);
+    p->block_m = mth__max64(16, mth__ceil_div(mth__ceil_div(p->m, best_m), 16) * 16);
+    p->block_n = mth__max64(64, mth__ceil_div(mth__ceil_div(p->n, best_n), 64) * 64);
+    p->blocks_m = mth__max64(1, mth__ceil_div(p->m, p->block_m));
+    p->blocks_n = mth__max64(1, mth__ceil_div(p->n, p->block_n));
     p->batch_chunks = (int)mth__max64(1, mth__min64(p->batches, pieces == 1 ? want : p->batches));
     p->panel = p->m == 1 || p->n == 1 ? VECTOR_PANEL : MTH__PANEL;
     if (p->way == TURNED) c->thread_scratch = (size_t)(p->block_n * p->m) * sizeof(float);

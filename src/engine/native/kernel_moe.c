@@ -217,7 +217,7 @@ void mth__run_moe_combine_weights_grad(const mth__call *c, int phase, int chunk,
 
 /* ---- experts' matrices: blocks of rows and columns; a block that holds no real row costs its zeros alone */
 enum { ROWS = 256, COLUMNS = 512 };
-static int64_t blocks(int64_t n, int64_t of) { return mth__max64(1, (n + of - 1) / of); }
+static int64_t blocks(int64_t n, int64_t of) { return mth__max64(1, mth__ceil_div(n, of)); }
 mth_status mth__prepare_moe_matmul(mth__arena *arena, mth__call *c) {
     (void)arena;
     const int64_t *y = c->out[0].shape.dim;

@@ -14,7 +14,7 @@ static mth_status plan_softmax(mth__arena *arena, mth__call *c) {
     p->outer = mth__dims(x, 0, d);
     p->n = x->shape.dim[d];
     p->inner = mth__dims(x, d + 1, x->shape.rank);
-    p->blocks = (p->inner + COLUMNS - 1) / COLUMNS;
+    p->blocks = mth__ceil_div(p->inner, COLUMNS);
     c->plan = p;
     c->thread_scratch = 2 * COLUMNS * sizeof(float) + mth__cascade_bytes(COLUMNS);
     mth__one_phase(c, 1.5 * (double)mth__size(x), p->inner == 1 ? p->outer : p->outer * p->blocks);

@@ -53,8 +53,8 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
     const double ns = 4.0 * (double)mth__size(x) / MTH__BYTES_PER_NS;
     const int want = mth__chunks(ns, INT32_MAX);
     p->row_chunks = (int)mth__max64(1, mth__min64(p->rows, want));
-    p->column_chunks = (int)mth__max64(1, mth__min64((p->width + COLUMNS - 1) / COLUMNS, want / p->row_chunks));
-    const int64_t left = (want + p->row_chunks * p->column_chunks - 1) / (p->row_chunks * p->column_chunks);
+    p->column_chunks = (int)mth__max64(1, mth__min64(mth__ceil_div(p->width, COLUMNS), want / p->row_chunks));
+    const int64_t left = mth__ceil_div(want, p->row_chunks * p->column_chunks);
     const int64_t most = p->along ? p->terms * p->run / 65536 : p->terms / BLOCK;
     p->parts = (int)mth__max64(1, mth__min64(left, most));
     c->phases = 1;

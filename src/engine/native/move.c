@@ -59,9 +59,9 @@ mth__moves mth__moves_plan(mth__arena *arena, mth__move_list *list) {
             : parts < 1                     ? 1
             : parts > MTH__CHUNKS_MOST / 64 ? MTH__CHUNKS_MOST / 64
                                             : parts;
-        m->rows = (m->size[0] + parts - 1) / parts;
+        m->rows = mth__ceil_div(m->size[0], parts);
         if (m->rank == 1) m->rows = (m->rows + 15) / 16 * 16; /* whole cache lines */
-        m->parts = (int32_t)((m->size[0] + m->rows - 1) / m->rows);
+        m->parts = (int32_t)mth__ceil_div(m->size[0], m->rows);
         for (int p = 0; m->parts > 1 && p < m->parts; p++)
             PUSH(arena, list->chunk, (mth__move_chunk){(int32_t)i, 1, p});
         if (m->parts > 1)
@@ -105,7 +105,7 @@ static void run_exchanged(const mth__exchange *x, int r, int part) {
     mth__box_move m = mth__move_of(&both, x->dtype);
     m.src = &g->memory[MTH__MOVE_OPERAND][r];
     merge(&m);
-    m.rows = (m.size[0] + x->parts - 1) / x->parts;
+    m.rows = mth__ceil_div(m.size[0], x->parts);
     if (part * m.rows < m.size[0]) run_part(&m, g->memory[MTH__MOVE_RESULT][x->rank], part);
 }
 void mth__exchange_run(const mth__exchange *x, int chunk) {

@@ -8,7 +8,7 @@ mth__shape mth__xla_part(const mth__program_value *v, mth__shape *whole) {
     for (int d = 0; d < part.rank; d++) {
         int64_t k = 1;
         for (int a = 0; a < v->sharding.dim[d].naxes; a++) k *= v->sharding.on->dim[v->sharding.dim[d].axis[a]];
-        part.dim[d] = (part.dim[d] + k - 1) / k;
+        part.dim[d] = mth__ceil_div(part.dim[d], k);
         if (whole) whole->dim[d] = part.dim[d] * k;
     }
     if (whole) whole->rank = part.rank;
