@@ -86,6 +86,7 @@ static mth_status check(const mth__graph *graph, const mth__value **made) {
         }
     for (size_t i = 0; i < graph->node.n; i++) {
         const mth__node *node = graph->node.at[i];
+        if (node->id != (int)i) return INTERNAL("node %d stands at %zu", node->id, i);
         if (!node->op || node->nin < 0 || node->nin > MTH__MAX_IN || node->nout < 1 || node->nout > MTH__MAX_OUT)
             return INTERNAL("node %d has %d operands and %d results", node->id, node->nin, node->nout);
         for (int j = 0; j < node->nin; j++) {

@@ -31,7 +31,6 @@ typedef struct mth__value {
     /* an input: how its readers might split it though it is whole, the search's proposal; or NULL */
     const mth__sharding *offer;
     const char *origin; /* of the sharding: "user, linear_0", "from %12 by factor i" */
-    void *scratch;      /* of the pass that runs */
     double init_scale;
     int init; /* parameters: MTH__INIT_* */
 } mth__value;
@@ -99,7 +98,6 @@ struct mth__node {
     const mth__placement *on; /* NULL: not said; place decides */
     /* its last operands are sums, to which results are added: mth__accumulator */
     bool accumulates;
-    int cost_rank; /* free for schedule */
     /* nin; shard: what this node wants each operand as; reshard then makes it so */
     mth__sharding *need;
 };

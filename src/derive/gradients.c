@@ -2,6 +2,7 @@
    consumers send it; when the walk reaches its maker all of them are there, are summed, and go through the maker's row.
    The cost is linear in the nodes. */
 #include "derive/derive.h"
+#include "base/rewrite.h"
 #include "base/names.h"
 #include "catalog/rows.h"
 #include <stdlib.h>
@@ -21,6 +22,7 @@ typedef struct contribution {
 typedef struct {
     mth__graph *graph;
     mth__arena *scratch;
+    BY_VALUE(bool) listed; /* leaves the program as a gradient */
     mth__builder builder;
     contribution **sent; /* by value id: the latest */
     bool *wanted;        /* by value id: depends on something whose gradient is asked for */
@@ -226,13 +228,13 @@ static void stand_at_value(gradient_walk *walk, const mth__value *value, int nod
  * differently. */
 static mth_status publish(gradient_walk *walk, mth__value *value, int nodes) {
     mth__value *gradient = walk->total[value->id];
-    if (!gradient || !gradient->node || gradient->scratch) {
+    if (!gradient || !gradient->node || *AT_VALUE(walk->scratch, walk->listed, gradient)) {
         stand_at_value(walk, value, nodes);
         if (!gradient) TRY(sum(walk, value, &gradient)); /* read by no node: an output itself, or unused */
         TRY(gradient ? mth__build1(&walk->builder, "copy", NULL, gradient, &gradient)
                      : mth__build1(&walk->builder, "scale", NULL, value, &gradient));
     }
-    gradient->scratch = walk; /* listed */
+    *AT_VALUE(walk->scratch, walk->listed, gradient) = true;
     PUSH(walk->graph->arena, walk->graph->output,
         (mth__output){.name = value->name, .value = gradient, .is_gradient = true, .of = value->name});
     return NULL;
@@ -294,7 +296,6 @@ static mth_status run(gradient_walk *walk, const mth__gradient_options *options)
     for (size_t i = 0; i < graph->parameter.n; i++)
         if (mth__is_float(graph->parameter.at[i]->dtype)) TRY(publish(walk, graph->parameter.at[i], nodes));
     for (size_t i = 0; i < options->input_count; i++) TRY(publish(walk, input[i], nodes));
-    for (size_t i = outputs; i < graph->output.n; i++) graph->output.at[i].value->scratch = NULL;
     return NULL;
 }
 

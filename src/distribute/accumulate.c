@@ -19,6 +19,7 @@ typedef struct {
 typedef struct {
     mth__graph *graph;
     readers *of; /* by value id */
+    bool *kept;  /* by node: additions that rows do leave */
 } state;
 
 /* Shares no bytes with another value: what emit may make a view of its operand does. */
@@ -76,7 +77,7 @@ static void fuse(state *s, mth__node *n) {
         n->out[k] = add[k]->out[0];
         n->out[k]->node = n;
         n->out[k]->index = k;
-        add[k]->nin = 0; /* marks it */
+        s->kept[add[k]->id] = false;
     }
     n->in = in;
     n->need = need;
@@ -84,23 +85,21 @@ static void fuse(state *s, mth__node *n) {
     n->accumulates = true;
 }
 
-mth_status mth__accumulate(mth__graph *g) {
+mth_status mth__accumulate(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    state s = {.graph = g, .of = NEW_ARRAY(arena, readers, g->values)};
-    for (int v = 0; v < g->values; v++) s.of[v] = (readers){.last = -1, .before = -1};
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        n->id = (int)i;
-        for (int j = 0; j < n->nin; j++) read_at(&s, n->in[j], (int)i, n);
+    state s = {.graph = graph,
+        .of = NEW_ARRAY(arena, readers, graph->values),
+        .kept = NEW_ARRAY(arena, bool, graph->node.n + 1)};
+    for (int id = 0; id < graph->values; id++) s.of[id] = (readers){.last = -1, .before = -1};
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i];
+        s.kept[i] = true;
+        for (int j = 0; j < node->nin; j++) read_at(&s, node->in[j], (int)i, node);
     }
-    for (size_t i = 0; i < g->output.n; i++) read_at(&s, g->output.at[i].value, (int)g->node.n, NULL);
-    for (size_t i = 0; i < g->node.n; i++)
-        if (g->node.at[i]->op->accumulates) fuse(&s, g->node.at[i]);
-    size_t kept = 0;
-    for (size_t i = 0; i < g->node.n; i++)
-        if (g->node.at[i]->nin || g->node.at[i]->op != mth__row_op(MTH__ROW_add)) g->node.at[kept++] = g->node.at[i];
-    g->node.n = kept;
-    for (size_t i = 0; i < kept; i++) g->node.at[i]->id = (int)i;
+    for (size_t i = 0; i < graph->output.n; i++) read_at(&s, graph->output.at[i].value, (int)graph->node.n, NULL);
+    for (size_t i = 0; i < graph->node.n; i++)
+        if (s.kept[i] && graph->node.at[i]->op->accumulates) fuse(&s, graph->node.at[i]);
+    mth__graph_keep(graph, s.kept);
     mth__arena_free(arena);
     return NULL;
 }

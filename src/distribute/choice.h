@@ -14,7 +14,7 @@ typedef struct {
     mth__phase phase; /* of the consumer */
 } mth__also;
 
-/* What shard knows of a value while it runs (value->scratch). */
+/* What shard knows of a value while it runs. */
 typedef struct {
     const mth__sharding *want; /* what consumers would like; NULL: no opinion */
     /* how it was split before a row that can't be split made it, or search's offer */
@@ -29,8 +29,20 @@ typedef struct {
     mth__value *seed;        /* an output's gradient, given by the user */
     VEC(mth__also) also;     /* what reshard will have made of it, for earlier consumers */
 } mth__info;
-static inline mth__info *mth__info_of(const mth__value *v) { return v->scratch; }
-static inline bool mth__decided(const mth__value *v) { return !v->node || v->node->cost_rank; }
+/* What the files of shard hand on. Nodes are decided in their order: those before `at` are. */
+typedef struct {
+    mth__graph *graph;
+    mth__arena *arena;
+    const mth__distribute_options *options;
+    mth__info *info; /* by value id */
+    int at;
+} mth__propagation;
+static inline mth__info *mth__info_of(const mth__propagation *pass, const mth__value *value) {
+    return &pass->info[value->id];
+}
+static inline bool mth__decided(const mth__propagation *pass, const mth__value *value) {
+    return !value->node || value->node->id < pass->at;
+}
 
 /* A proposal to split a factor so, and who makes it. */
 typedef struct {
@@ -54,16 +66,17 @@ unsigned mth__partial_of(const mth__rule *, const mth__node *, int k, const mth_
 /* The first device's share of the factors' space. */
 double mth__fraction(const mth__rule *, const mth__assignment *, const mth__placement *);
 /* Partial operands may go through this node as they are: bits of the axes, 0: no. */
-unsigned mth__pass_axes(const mth__node *);
+unsigned mth__pass_axes(const mth__propagation *, const mth__node *);
 
 /* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that
    one reduction serves all. */
-void mth__shard_group_terms(mth__node *);
+void mth__shard_group_terms(const mth__propagation *, mth__node *);
 
 /* shard_sequence.c: n takes a partial sum that can be scattered by positions instead of made whole, and that pays, or
    `always`: the split of n's factor. `gradients`: the plan has them. */
-bool mth__propose_sequence(const mth__node *n, const mth__rule *, bool gradients, bool always, mth__proposal *out);
+bool mth__propose_sequence(
+    const mth__propagation *, const mth__node *n, const mth__rule *, bool gradients, bool always, mth__proposal *out);
 
 /* shard_want.c: backward over the graph, from outputs' specs and fixed weights. */
-void mth__shard_wants(mth__graph *, mth__arena *);
+void mth__shard_wants(const mth__propagation *);
 #endif

@@ -12,6 +12,7 @@ typedef struct {
     int *uses;
     mth__node **reader; /* by value id: how many read it, the last one */
     bool *absorbed;     /* by node id: cut together with its communication */
+    mth__rewrite *rewrite;
 } state;
 typedef struct {
     mth__node *node;
@@ -126,7 +127,7 @@ static mth_status apply(const state *s, const plan *p) {
         g, like, MTH__ROW_concat, &(mth__attrs){.dimension = p->dim}, made, piece, needs, &last->sharding, &all));
     all->name = last->name;
     all->origin = last->origin;
-    last->scratch = all;
+    mth__rewrite_replace(s->rewrite, last, all);
     return NULL;
 }
 
@@ -134,7 +135,6 @@ static mth_status run(state *s) {
     mth__graph *g = s->graph;
     size_t n = g->node.n;
     plan *plans = NEW_ARRAY(s->arena, plan, n);
-    for (size_t i = 0; i < n; i++) g->node.at[i]->id = (int)i;
     for (size_t i = 0; i < n; i++) {
         plan *p = &plans[i];
         if (s->absorbed[i] || !find_plan(s, g->node.at[i], p)) {
@@ -145,50 +145,35 @@ static mth_status run(state *s) {
         if (p->maker) s->absorbed[p->maker->id] = true;
         for (int k = 0; k < p->links; k++) s->absorbed[p->chain[k]->id] = true;
     }
-    mth__node **old = g->node.at;
-    g->node.at = NULL;
-    g->node.n = g->node.room = 0;
+    mth__rewrite rewrite = mth__rewrite_begin(s->arena, g);
+    s->rewrite = &rewrite;
     for (size_t i = 0; i < n; i++) {
-        mth__node *x = old[i];
-        for (int j = 0; j < x->nin; j++)
-            while (x->in[j]->scratch) x->in[j] = x->in[j]->scratch;
+        mth__node *node = rewrite.old[i];
+        mth__rewrite_operands(&rewrite, node);
         if (plans[i].node) {
-            plan *p = &plans[i];
-            for (int k = 0; k < p->links; k++) /* operands from before may have been joined anew */
-                for (int j = 0; j < p->chain[k]->nin; j++)
-                    while (p->chain[k]->in[j]->scratch) p->chain[k]->in[j] = p->chain[k]->in[j]->scratch;
-            TRY(apply(s, p));
-        } else if (!s->absorbed[i]) {
-            x->id = (int)g->node.n;
-            PUSH(g->arena, g->node, x);
-        }
+            /* operands from before may have been joined anew */
+            for (int k = 0; k < plans[i].links; k++) mth__rewrite_operands(&rewrite, plans[i].chain[k]);
+            TRY(apply(s, &plans[i]));
+        } else if (!s->absorbed[i])
+            mth__rewrite_push(&rewrite, node);
     }
-    for (size_t i = 0; i < g->output.n; i++)
-        while (g->output.at[i].value->scratch) g->output.at[i].value = g->output.at[i].value->scratch;
+    mth__rewrite_end(&rewrite);
     return NULL;
 }
 
-mth_status mth__chunk_communication(mth__graph *g, const mth__distribute_options *o) {
-    state s = {.graph = g, .arena = mth__arena_new(), .options = *o};
+mth_status mth__chunk_communication(mth__graph *graph, const mth__distribute_options *options) {
+    mth__arena *arena = mth__arena_new();
+    state s = {.graph = graph,
+        .arena = arena,
+        .options = *options,
+        .uses = mth__graph_uses(arena, graph),
+        .reader = NEW_ARRAY(arena, mth__node *, graph->values),
+        .absorbed = NEW_ARRAY(arena, bool, graph->node.n + 1)};
     if (s.options.chunk_bytes <= 0) s.options.chunk_bytes = 256 << 10;
-    s.uses = NEW_ARRAY(s.arena, int, g->values);
-    s.reader = NEW_ARRAY(s.arena, mth__node *, g->values);
-    s.absorbed = NEW_ARRAY(s.arena, bool, g->node.n + 1);
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *x = g->node.at[i];
-        for (int k = 0; k < x->nout; k++) x->out[k]->scratch = NULL;
-        for (int j = 0; j < x->nin; j++) {
-            s.uses[x->in[j]->id]++;
-            s.reader[x->in[j]->id] = x;
-        }
-    }
-    for (size_t i = 0; i < g->output.n; i++) {
-        s.uses[g->output.at[i].value->id]++;
-        s.reader[g->output.at[i].value->id] = NULL;
-    }
+    for (size_t i = 0; i < graph->node.n; i++)
+        for (int j = 0; j < graph->node.at[i]->nin; j++) s.reader[graph->node.at[i]->in[j]->id] = graph->node.at[i];
+    for (size_t i = 0; i < graph->output.n; i++) s.reader[graph->output.at[i].value->id] = NULL;
     mth_status status = run(&s);
-    for (size_t i = 0; i < g->node.n; i++)
-        for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
-    mth__arena_free(s.arena);
+    mth__arena_free(arena);
     return status;
 }

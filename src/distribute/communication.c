@@ -21,55 +21,33 @@ mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row ro
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    int *uses; /* by value id */
 } state;
 
 static bool is(const mth__node *n, enum mth__row row) { return n->op == mth__row_op(row); }
 
-static void replace_outputs(mth__graph *g) { /* value->scratch: what stands for it now */
-    for (size_t i = 0; i < g->output.n; i++)
-        while (g->output.at[i].value->scratch) g->output.at[i].value = g->output.at[i].value->scratch;
-}
-static mth__value *now(mth__value *v) {
-    while (v->scratch) v = v->scratch;
-    return v;
-}
-
-static void count_uses(state *s) {
-    mth__graph *g = s->graph;
-    s->uses = NEW_ARRAY(s->arena, int, g->values);
-    for (size_t i = 0; i < g->node.n; i++)
-        for (int j = 0; j < g->node.at[i]->nin; j++) s->uses[g->node.at[i]->in[j]->id]++;
-    for (size_t i = 0; i < g->output.n; i++) s->uses[g->output.at[i].value->id]++;
-}
-
 /* keep splits one dimension further by just the axis that was reduced: all devices but one of each part reduced in
  * vain. */
 static void scatter_instead(state *s) {
-    mth__graph *g = s->graph;
-    count_uses(s);
-    size_t kept = 0;
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        mth__value *sum = n->in[0];
-        bool only_part =
-            is(n, MTH__ROW_keep) && sum->node && is(sum->node, MTH__ROW_all_reduce) && s->uses[sum->id] == 1;
-        if (only_part && n->on == sum->node->on && sum->node->in[0]->sharding.reduce == MTH__REDUCE_SUM) {
-            mth__move m[MTH__MOST_MOVES];
-            if (mth__moves(sum->shape, mth_dtype_size(sum->dtype), &sum->node->in[0]->sharding, &n->out[0]->sharding,
-                    m) == 1 &&
-                m[0].row == MTH__ROW_reduce_scatter) {
-                n->op = mth__row_op(MTH__ROW_reduce_scatter);
-                n->attrs = m[0].attrs;
-                n->need[0] = sum->node->in[0]->sharding;
-                n->in[0] = sum->node->in[0];
-                sum->node->nin = 0; /* marks it */
-            }
-        }
+    mth__graph *graph = s->graph;
+    const int *uses = mth__graph_uses(s->arena, graph);
+    bool *kept = NEW_ARRAY(s->arena, bool, graph->node.n + 1);
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i], *reduction = is(node, MTH__ROW_keep) ? node->in[0]->node : NULL;
+        kept[i] = true;
+        if (!reduction || !is(reduction, MTH__ROW_all_reduce) || uses[node->in[0]->id] != 1) continue;
+        mth__value *terms = reduction->in[0];
+        if (node->on != reduction->on || terms->sharding.reduce != MTH__REDUCE_SUM) continue;
+        mth__move moves[MTH__MOST_MOVES];
+        size_t element = mth_dtype_size(terms->dtype);
+        int count = mth__moves(terms->shape, element, &terms->sharding, &node->out[0]->sharding, moves);
+        if (count != 1 || moves[0].row != MTH__ROW_reduce_scatter) continue;
+        node->op = mth__row_op(MTH__ROW_reduce_scatter);
+        node->attrs = moves[0].attrs;
+        node->need[0] = terms->sharding;
+        node->in[0] = terms;
+        kept[reduction->id] = false;
     }
-    for (size_t i = 0; i < g->node.n; i++)
-        if (g->node.at[i]->nin || !is(g->node.at[i], MTH__ROW_all_reduce)) g->node.at[kept++] = g->node.at[i];
-    g->node.n = kept;
+    mth__graph_keep(graph, kept);
 }
 
 /* ---------------------------------------------------------------- merging */
@@ -156,7 +134,8 @@ static mth_status reshape(
     return mth__node_like(g, like, MTH__ROW_reshape, &a, 1, &v, &v->sharding, result, out);
 }
 
-static mth_status emit_batch(mth__graph *g, const batch *b) {
+static mth_status emit_batch(mth__rewrite *rewrite, const batch *b) {
+    mth__graph *g = rewrite->graph;
     mth__node *like = b->node[0];
     int64_t rows = rows_of(like), at = 0;
     mth__sharding apart = row_sharding(like->in[0], rows), joined = row_sharding(like->out[0], rows),
@@ -178,7 +157,7 @@ static mth_status emit_batch(mth__graph *g, const batch *b) {
         TRY(reshape(g, b->node[k], piece, old->shape, &old->sharding, &piece));
         piece->name = old->name;
         piece->origin = old->origin;
-        old->scratch = piece;
+        mth__rewrite_replace(rewrite, old, piece);
         at += width;
     }
     return NULL;
@@ -260,6 +239,7 @@ typedef struct {
     int values;
     VEC(mth__node *) late;
     mth__arena *arena;
+    mth__rewrite *rewrite;
 } placing;
 
 static bool ready(const placing *p, const mth__node *x) {
@@ -270,12 +250,12 @@ static bool ready(const placing *p, const mth__node *x) {
 
 static mth_status place(placing *p, mth__node *x, bool *closed) {
     batch *b = p->of[x->id];
-    for (int j = 0; j < x->nin; j++) x->in[j] = now(x->in[j]);
+    mth__rewrite_operands(p->rewrite, x);
     if (!b || b->n == 1) {
-        PUSH(p->graph->arena, p->graph->node, x);
+        mth__rewrite_push(p->rewrite, x);
         for (int k = 0; k < x->nout; k++) p->made[x->out[k]->id] = true;
     } else if (++b->arrived == b->n) {
-        TRY(emit_batch(p->graph, b));
+        TRY(emit_batch(p->rewrite, b));
         for (int k = 0; k < b->n; k++) p->made[b->node[k]->out[0]->id] = true;
         *closed = true;
     }
@@ -298,55 +278,47 @@ static mth_status place_late(placing *p) {
     return NULL;
 }
 
-static mth_status merge(state *s, size_t ids) {
-    mth__graph *g = s->graph;
-    mth__node **old = g->node.at;
-    size_t n = g->node.n;
+static mth_status merge(state *s) {
+    mth__graph *graph = s->graph;
+    const size_t nodes = graph->node.n;
     gathering *groups = NEW(s->arena, gathering);
     *groups = (gathering){
-        .arena = s->arena, .of = NEW_ARRAY(s->arena, batch *, ids), .aside = NEW_ARRAY(s->arena, bool, ids)};
-    for (size_t i = 0; i < n; i++) consider(groups, old[i]);
+        .arena = s->arena, .of = NEW_ARRAY(s->arena, batch *, nodes), .aside = NEW_ARRAY(s->arena, bool, nodes)};
+    for (size_t i = 0; i < nodes; i++) consider(groups, graph->node.at[i]);
     while (groups->waits) release(groups);
-    placing p = {.graph = g,
+    mth__rewrite rewrite = mth__rewrite_begin(s->arena, graph);
+    placing walk = {.graph = graph,
         .of = groups->of,
-        .made = NEW_ARRAY(s->arena, bool, g->values),
-        .values = g->values,
-        .arena = s->arena};
-    g->node.at = NULL;
-    g->node.n = g->node.room = 0;
-    for (size_t i = 0; i < n; i++) {
+        .made = NEW_ARRAY(s->arena, bool, graph->values),
+        .values = graph->values,
+        .arena = s->arena,
+        .rewrite = &rewrite};
+    for (size_t i = 0; i < nodes; i++) {
+        mth__node *node = rewrite.old[i];
         bool closed = false;
-        if (!ready(&p, old[i]))
-            PUSH(p.arena, p.late, old[i]);
+        if (!ready(&walk, node))
+            PUSH(walk.arena, walk.late, node);
         else
-            TRY(place(&p, old[i], &closed));
-        if (closed) TRY(place_late(&p));
+            TRY(place(&walk, node, &closed));
+        if (closed) TRY(place_late(&walk));
     }
-    replace_outputs(g);
+    mth__rewrite_end(&rewrite);
     return NULL;
 }
 
-static void clear(mth__graph *g) {
-    for (size_t i = 0; i < g->node.n; i++) {
-        g->node.at[i]->id = (int)i;
-        for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
-    }
+static mth_status optimize(mth__graph *graph, mth__arena *arena) {
+    state s = {.graph = graph, .arena = arena};
+    TRY(mth__drop_redundant(graph));
+    scatter_instead(&s);
+    return merge(&s);
 }
 
-mth_status mth__communication(mth__graph *g, const mth__distribute_options *o) {
-    if (o->communication_optimization) {
-        state s = {.graph = g, .arena = mth__arena_new()};
-        clear(g);
-        mth_status status = mth__drop_redundant(g);
-        clear(g);
-        if (!status) {
-            scatter_instead(&s);
-            clear(g);
-            status = merge(&s, g->node.n);
-        }
-        clear(g);
-        mth__arena_free(s.arena);
+mth_status mth__communication(mth__graph *graph, const mth__distribute_options *options) {
+    if (options->communication_optimization) {
+        mth__arena *arena = mth__arena_new();
+        mth_status status = optimize(graph, arena);
+        mth__arena_free(arena);
         TRY(status);
     }
-    return o->pipeline_communication ? mth__chunk_communication(g, o) : NULL;
+    return options->pipeline_communication ? mth__chunk_communication(graph, options) : NULL;
 }

@@ -2,6 +2,7 @@
 #ifndef MTH__DECIDE_H
 #define MTH__DECIDE_H
 #include "base/names.h"
+#include "base/rewrite.h"
 #include "catalog/rows.h"
 #include "distribute/distribute.h"
 

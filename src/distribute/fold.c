@@ -274,6 +274,7 @@ mth__folding *mth__fold(mth__graph *g) {
         list_modules(&s);
     }
     drop_parameters(&s);
+    mth__graph_number(g);
     mth__folding *f = NEW(g->arena, mth__folding);
     for (int m = 0; m < s.modules; m++) {
         const char *name = g->node.at[s.module[m].first]->label.module;

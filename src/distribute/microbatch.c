@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef enum { COMMON, BATCH, PARTIAL } part_kind;
-typedef struct { /* of a value that a region makes (value->scratch) */
+typedef struct { /* of a value that a region makes */
     part_kind kind;
     int region, dim;   /* BATCH: the dimension that carries the batch, */
     int64_t unit;      /* with this many elements a batch element */
@@ -27,6 +27,8 @@ typedef struct {
     mth__graph *graph;
     mth__arena *arena; /* of the pass */
     const mth__distribute_options *options;
+    mth__rewrite rewrite;
+    BY_VALUE(part *) parts;
     int64_t *lanes;      /* by region: the parts of the batch that are cut each by itself */
     mth__region *region; /* of the node at hand */
     int index;
@@ -98,8 +100,10 @@ static mth_status join(state *s, const part *p, mth__builder *b, mth__value **ou
     return fold(b, at[0], p->dim, lanes, false, out);
 }
 
+static part *part_of(state *s, const mth__value *value) { return *AT_VALUE(s->arena, s->parts, value); }
+
 static mth_status whole(state *s, mth__value *v, mth__value **out) {
-    part *p = v->scratch;
+    part *p = part_of(s, v);
     *out = v;
     if (!p) return NULL;
     if (!p->whole) {
@@ -153,8 +157,8 @@ typedef struct {
     part *made;
 } operand;
 
-static operand look(const state *s, mth__value *v) {
-    part *p = v->scratch;
+static operand look(state *s, mth__value *v) {
+    part *p = part_of(s, v);
     if (p && p->region == s->index) return (operand){p->kind, p->dim, p->unit, p};
     const mth__region *r = s->region;
     if (v->kind != MTH__VALUE_PARAMETER && v->shape.rank > 0 && v->shape.dim[0] == r->batch)
@@ -228,7 +232,7 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
             }
         if (p->kind == PARTIAL && f >= 0 && rule->factor[f].kind != MTH__SUM)
             return refuse(s, n, n->out[k], F("result %d of %s belongs to no part of the batch", k, n->op->name));
-        n->out[k]->scratch = p;
+        *AT_VALUE(s->arena, s->parts, n->out[k]) = p;
     }
     for (int m = 0; m < r->microbatches; m++) {
         mth__value *in[MTH__MAX_IN], *out[MTH__MAX_OUT];
@@ -262,11 +266,6 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
     return NULL;
 }
 
-static void keep_node(state *s, mth__node *n) {
-    n->id = (int)s->graph->node.n;
-    PUSH(s->graph->arena, s->graph->node, n);
-}
-
 static mth_status unroll(state *s, mth__node *n) {
     operand o[MTH__MAX_IN];
     bool batch = false, partial = false;
@@ -278,10 +277,10 @@ static mth_status unroll(state *s, mth__node *n) {
     if (!batch && !partial) {
         for (int j = 0; j < n->nin; j++) TRY(whole(s, n->in[j], &n->in[j]));
         for (int k = 0; k < n->nout; k++) {
-            part *p = n->out[k]->scratch = NEW(s->arena, part);
+            part *p = *AT_VALUE(s->arena, s->parts, n->out[k]) = NEW(s->arena, part);
             *p = (part){.kind = COMMON, .region = s->index, .whole = n->out[k]};
         }
-        keep_node(s, n);
+        mth__rewrite_push(&s->rewrite, n);
         return NULL;
     }
     mth__rule rule;
@@ -353,15 +352,11 @@ static int64_t lanes_of(const state *s, int index) {
 
 static mth_status run(state *s) {
     mth__graph *g = s->graph;
-    mth__node **old = g->node.at;
-    size_t n = g->node.n;
     s->lanes = NEW_ARRAY(s->arena, int64_t, g->region.n);
     for (size_t i = 0; i < g->region.n; i++) s->lanes[i] = lanes_of(s, (int)i);
-    g->node.at = NULL;
-    g->node.n = g->node.room = 0;
-    for (size_t i = 0; i < n; i++) {
-        mth__node *node = old[i];
-        for (int k = 0; k < node->nout; k++) node->out[k]->scratch = NULL;
+    s->rewrite = mth__rewrite_begin(s->arena, g);
+    for (size_t i = 0; i < s->rewrite.nodes; i++) {
+        mth__node *node = s->rewrite.old[i];
         mth__region *r = node->label.region >= 0 ? g->region.at[node->label.region] : NULL;
         if (r && r->microbatches > 1) {
             if (s->index != node->label.region) {
@@ -374,26 +369,19 @@ static mth_status run(state *s) {
         }
         if (r) node->label.microbatch = 0;
         for (int j = 0; j < node->nin; j++) TRY(whole(s, node->in[j], &node->in[j]));
-        keep_node(s, node);
+        mth__rewrite_push(&s->rewrite, node);
     }
     for (size_t i = 0; i < g->output.n; i++) TRY(whole(s, g->output.at[i].value, &g->output.at[i].value));
+    mth__rewrite_end(&s->rewrite);
     return NULL;
 }
 
 mth_status mth__microbatch(mth__graph *g, const mth__distribute_options *o) {
     state s = {.graph = g, .options = o, .index = -1};
-    const struct {
-        mth__value **at;
-        size_t n;
-    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
-    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
-        for (size_t i = 0; i < sources[k].n; i++) sources[k].at[i]->scratch = NULL;
     for (size_t i = 0; i < g->region.n; i++) TRY(measure(g->region.at[i]));
     if (g->region.n) {
         s.arena = mth__arena_new();
         mth_status status = run(&s);
-        for (size_t i = 0; i < g->node.n; i++)
-            for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
         mth__arena_free(s.arena);
         TRY(status);
     }

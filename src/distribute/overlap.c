@@ -16,7 +16,6 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
     /* by old position: when its results are there */
     double *arrives = NEW_ARRAY(arena, double, n), now = 0, link = 0;
     bool *done = NEW_ARRAY(arena, bool, n);
-    for (size_t i = 0; i < n; i++) g->node.at[i]->id = (int)i;
     size_t first = 0;
     for (size_t made = 0; made < n; made++) {
         while (done[first]) first++;
@@ -56,7 +55,7 @@ mth_status mth__overlap(mth__graph *g, const mth__distribute_options *o) {
         order[made] = x;
     }
     memcpy(g->node.at, order, sizeof *order * n);
-    for (size_t i = 0; i < n; i++) g->node.at[i]->id = (int)i;
+    mth__graph_number(g);
     mth__arena_free(arena);
     return NULL;
 }

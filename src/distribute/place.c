@@ -21,27 +21,27 @@ static bool from_inputs(mth__node *n) {
     return on != NULL;
 }
 
-void mth__place_nodes(mth__graph *g) {
+void mth__place_nodes(mth__graph *graph) {
     bool open = false;
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        if (!n->on) n->on = stage_place(g, n);
-        if (!n->on && !from_inputs(n)) open = true;
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i];
+        if (!node->on) node->on = stage_place(graph, node);
+        if (!node->on && !from_inputs(node)) open = true;
     }
     if (!open) return;
-    for (size_t i = g->node.n; i-- > 0;) { /* the last write is that of the first placed consumer */
-        mth__node *n = g->node.at[i];
-        if (!n->on) { /* what its consumers noted */
-            for (int j = 0; j < n->nout && !n->on; j++) n->on = n->out[j]->sharding.on;
-            if (!n->on) continue;
-        }
-        for (int j = 0; j < n->nin; j++)
-            if (n->in[j]->node && !n->in[j]->node->on) n->in[j]->sharding.on = n->on;
+    mth__arena *arena = mth__arena_new();
+    const mth__placement **consumer =
+        NEW_ARRAY(arena, const mth__placement *, graph->values); /* the first placed one */
+    for (size_t i = graph->node.n; i-- > 0;) {
+        mth__node *node = graph->node.at[i];
+        for (int k = 0; k < node->nout && !node->on; k++) node->on = consumer[node->out[k]->id];
+        for (int j = 0; j < node->nin && node->on; j++) consumer[node->in[j]->id] = node->on;
     }
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        if (!n->on && !from_inputs(n)) n->on = mth__place_whole(g->mesh);
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i];
+        if (!node->on && !from_inputs(node)) node->on = mth__place_whole(graph->mesh);
     }
+    mth__arena_free(arena);
 }
 
 mth__by_name mth__by_name_new(mth__arena *arena, const mth__graph *g, const mth__distribute_options *o) {
@@ -102,23 +102,30 @@ typedef struct copies {
     mth__value *value;
     struct copies *next;
 } copies;
+typedef struct {
+    mth__graph *graph;
+    mth__arena *arena;
+    BY_VALUE(copies *) fed;
+} feeding;
 
-static mth__value *feed(mth__graph *g, mth__value *v, const mth__placement *on, const mth__spec_of *spec) {
-    copies *c = v->scratch;
-    mth__sharding s = spec ? mth__sharding_of_spec(g, &spec->sharding, v->shape, on) : (mth__sharding){.on = on};
-    for (; c; c = c->next)
-        if (c->on == s.on) return c->value;
-    mth__value *copy = v;
-    if (v->sharding.on) {
-        copy = mth__graph_value(g, MTH__VALUE_INPUT, v->name, v->dtype, v->shape);
-        copy->origin = v->origin;
+static mth__value *feed(feeding *state, mth__value *input, const mth__placement *on, const mth__spec_of *spec) {
+    mth__graph *graph = state->graph;
+    mth__sharding sharding =
+        spec ? mth__sharding_of_spec(graph, &spec->sharding, input->shape, on) : (mth__sharding){.on = on};
+    copies *first = *AT_VALUE(state->arena, state->fed, input);
+    for (copies *fed = first; fed; fed = fed->next)
+        if (fed->on == sharding.on) return fed->value;
+    mth__value *copy = input;
+    if (first) {
+        copy = mth__graph_value(graph, MTH__VALUE_INPUT, input->name, input->dtype, input->shape);
+        copy->origin = input->origin;
     }
-    copy->sharding = s;
+    copy->sharding = sharding;
     copy->pinned = true;
     if (!copy->origin) copy->origin = spec ? "user, input_shard_specs" : "inputs are whole unless said otherwise";
-    copies *first = NEW(g->arena, copies);
-    *first = (copies){s.on, copy, v->scratch};
-    v->scratch = first;
+    copies *made = NEW(state->arena, copies);
+    *made = (copies){sharding.on, copy, first};
+    *AT_VALUE(state->arena, state->fed, input) = made;
     return copy;
 }
 
@@ -137,39 +144,38 @@ static void bind_parameters(mth__graph *g, const mth__distribute_options *o) {
     }
 }
 
-void mth__prune(mth__graph *g) { /* first of all gradients that end in a constant */
-    for (size_t i = 0; i < g->node.n; i++) g->node.at[i]->cost_rank = 0;
-    for (size_t i = 0; i < g->output.n; i++)
-        if (g->output.at[i].value->node) g->output.at[i].value->node->cost_rank = 1;
-    for (size_t i = g->node.n; i-- > 0;)
-        for (int j = 0; j < g->node.at[i]->nin && g->node.at[i]->cost_rank; j++)
-            if (g->node.at[i]->in[j]->node) g->node.at[i]->in[j]->node->cost_rank = 1;
-    size_t kept = 0;
-    for (size_t i = 0; i < g->node.n; i++)
-        if (g->node.at[i]->cost_rank) g->node.at[kept++] = g->node.at[i];
-    g->node.n = kept;
+void mth__prune(mth__graph *graph) { /* first of all gradients that end in a constant */
+    mth__arena *arena = mth__arena_new();
+    bool *read = NEW_ARRAY(arena, bool, graph->values), *kept = NEW_ARRAY(arena, bool, graph->node.n + 1);
+    for (size_t i = 0; i < graph->output.n; i++) read[graph->output.at[i].value->id] = true;
+    for (size_t i = graph->node.n; i-- > 0;) {
+        const mth__node *node = graph->node.at[i];
+        for (int k = 0; k < node->nout; k++) kept[i] |= read[node->out[k]->id];
+        for (int j = 0; j < node->nin && kept[i]; j++) read[node->in[j]->id] = true;
+    }
+    mth__graph_keep(graph, kept);
+    mth__arena_free(arena);
 }
 
-static void feed_inputs(mth__graph *g, const mth__by_name *all) {
-    size_t inputs = g->input.n;
-    for (size_t i = 0; i < inputs; i++) {
-        g->input.at[i]->scratch = NULL;
-        g->input.at[i]->sharding.on = NULL;
-    }
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        for (int j = 0; j < n->nout; j++) n->out[j]->sharding.on = n->on;
-        for (int j = 0; j < n->nin; j++) {
-            mth__value *v = n->in[j];
-            if (v->kind == MTH__VALUE_INPUT)
-                n->in[j] = feed(g, v, n->on, mth__spec_named(all, v->name));
-            else if (v->kind == MTH__VALUE_PARAMETER && !v->sharding.on)
-                v->sharding.on = n->on;
+static void feed_inputs(mth__graph *graph, mth__arena *arena, const mth__by_name *all) {
+    feeding state = {.graph = graph, .arena = arena};
+    size_t inputs = graph->input.n;
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i];
+        for (int k = 0; k < node->nout; k++) node->out[k]->sharding.on = node->on;
+        for (int j = 0; j < node->nin; j++) {
+            mth__value *value = node->in[j];
+            if (value->kind == MTH__VALUE_INPUT)
+                node->in[j] = feed(&state, value, node->on, mth__spec_named(all, value->name));
+            else if (value->kind == MTH__VALUE_PARAMETER && !value->sharding.on)
+                value->sharding.on = node->on;
         }
     }
-    for (size_t i = 0; i < inputs; i++)
-        if (!g->input.at[i]->sharding.on)
-            feed(g, g->input.at[i], mth__place_whole(g->mesh), mth__spec_named(all, g->input.at[i]->name));
+    for (size_t i = 0; i < inputs; i++) {
+        mth__value *input = graph->input.at[i];
+        if (!*AT_VALUE(arena, state.fed, input))
+            feed(&state, input, mth__place_whole(graph->mesh), mth__spec_named(all, input->name));
+    }
 }
 
 mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
@@ -178,7 +184,7 @@ mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
     bind_parameters(g, o);
     mth__prune(g);
     mth__place_nodes(g);
-    feed_inputs(g, &all);
+    feed_inputs(g, scratch, &all);
     for (size_t i = 0; i < g->parameter.n; i++)
         if (!g->parameter.at[i]->sharding.on) g->parameter.at[i]->sharding.on = mth__place_whole(g->mesh);
     for (size_t k = g->output.n; k-- > 0;) {

@@ -16,18 +16,15 @@ typedef struct version {
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-    mth__node **back;   /* by node: of a sum on B, what moves it to A; of that, the sum */
-    mth__value **root;  /* by value id: what communication brought, as its maker made it */
-    version **versions; /* by root's id: it, and all that communication has made of it so far */
-    version **reshaped; /* by root's id: results of reshapes of it */
-    int values;
-    mth__phase phase; /* of the transfer at hand */
+    mth__node **back;             /* by node: of a sum on B, what moves it to A; of that, the sum */
+    BY_VALUE(mth__value *) root;  /* what communication brought, as its maker made it */
+    BY_VALUE(version *) versions; /* of a root: it, and all that communication has made of it so far */
+    BY_VALUE(version *) reshaped; /* of a root: results of reshapes of it */
+    mth__phase phase;             /* of the transfer at hand */
+    mth__rewrite rewrite;
 } state;
 
-static mth__value *now(mth__value *v) {
-    while (v->scratch) v = v->scratch;
-    return v;
-}
+static mth__value *root_of(state *s, const mth__value *value) { return *AT_VALUE(s->arena, s->root, value); }
 
 static bool is_view(const mth__node *node) { return node && (node->op->flags & MTH__VIEW); }
 
@@ -50,8 +47,8 @@ static bool other_side(const mth__node *view, bool back, const mth__sharding *to
     return mth__sharding_equal(&result, to, at->shape.rank);
 }
 
-static mth__value *at_hand(const state *s, const mth__value *root, const mth__sharding *to) {
-    for (version *k = s->versions[root->id]; k; k = k->next)
+static mth__value *at_hand(state *s, const mth__value *root, const mth__sharding *to) {
+    for (version *k = *AT_VALUE(s->arena, s->versions, root); k; k = k->next)
         if (!k->value->sharding.partial &&
             (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->label.phase, s->phase)) &&
             mth__cost_reshard(root, &k->value->sharding, to) == 0)
@@ -60,8 +57,8 @@ static mth__value *at_hand(const state *s, const mth__value *root, const mth__sh
 }
 
 /* A reshaped one is at hand, from which this one is a view as well. */
-static mth__value *reshaped(const state *s, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
-    for (version *k = s->reshaped[root->id]; k; k = k->next) {
+static mth__value *reshaped(state *s, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
+    for (version *k = *AT_VALUE(s->arena, s->reshaped, root); k; k = k->next) {
         mth__value *from = other_side(k->value->node, true, to, need) ? at_hand(s, k->value, need) : NULL;
         if (from && from->sharding.on == need->on && mth__sharding_equal(&from->sharding, need, from->shape.rank))
             return from;
@@ -76,8 +73,8 @@ static double view_cost(const mth__node *view, const mth__sharding *need, const 
 }
 
 /* Seconds to make v there from what is there; infinite where that can't be. */
-static double price(const state *s, const mth__value *v, const mth__sharding *to, int depth) {
-    const mth__value *root = s->root[v->id];
+static double price(state *s, const mth__value *v, const mth__sharding *to, int depth) {
+    const mth__value *root = root_of(s, v);
     mth__sharding need;
     if (root->read) return INFINITY; /* gathered anew with a purpose */
     if (at_hand(s, root, to) || reshaped(s, root, to, &need)) return 0;
@@ -86,32 +83,15 @@ static double price(const state *s, const mth__value *v, const mth__sharding *to
     return below == INFINITY ? below : below + view_cost(root->node, &need, to);
 }
 
-static void know(state *s, mth__value *v, mth__value *root) {
-    version *k = NEW(s->arena, version);
-    s->root[v->id] = root;
-    *k = (version){v, s->versions[root->id]};
-    s->versions[root->id] = k;
-}
-
-/* Room for values made meanwhile. */
-static void grow(state *s) {
-    int have = s->values, n = s->graph->values;
-    if (n <= have) return;
-    mth__value **root = NEW_ARRAY(s->arena, mth__value *, 2 * n);
-    version **versions = NEW_ARRAY(s->arena, version *, 2 * n), **other = NEW_ARRAY(s->arena, version *, 2 * n);
-    if (have) {
-        memcpy(other, s->reshaped, sizeof *other * (size_t)have);
-        memcpy(root, s->root, sizeof *root * (size_t)have);
-        memcpy(versions, s->versions, sizeof *versions * (size_t)have);
-    }
-    s->root = root;
-    s->versions = versions;
-    s->reshaped = other;
-    s->values = 2 * n;
+static void know(state *s, mth__value *value, mth__value *root) {
+    version *made = NEW(s->arena, version), **list = AT_VALUE(s->arena, s->versions, root);
+    *made = (version){value, *list};
+    *list = made;
+    *AT_VALUE(s->arena, s->root, value) = root;
 }
 
 static mth_status make(state *s, const mth__node *like, mth__value *v, const mth__sharding *to, mth__value **out) {
-    mth__value *root = s->root[v->id], *from = at_hand(s, root, to);
+    mth__value *root = root_of(s, v), *from = at_hand(s, root, to);
     bool moved = from && (from->sharding.on != to->on || !mth__sharding_equal(&from->sharding, to, root->shape.rank));
     if (from && !moved) return *out = from, NULL;
     mth__sharding need;
@@ -128,7 +108,6 @@ static mth_status make(state *s, const mth__node *like, mth__value *v, const mth
             s->graph, like, (enum mth__row)mth__op_index(view->op), &view->attrs, 1, &from, &need, to, out));
     }
     (*out)->origin = root->origin;
-    grow(s);
     know(s, *out, root);
     return NULL;
 }
@@ -164,11 +143,8 @@ static bool goes_home(const mth__node *sum, const mth__node *home, const int *us
 
 static void find_sums(state *s) {
     const mth__graph *g = s->graph;
-    int *uses = NEW_ARRAY(s->arena, int, g->values);
+    const int *uses = mth__graph_uses(s->arena, g);
     s->back = NEW_ARRAY(s->arena, mth__node *, g->node.n);
-    for (size_t i = 0; i < g->node.n; i++)
-        for (int j = 0; j < g->node.at[i]->nin; j++) uses[g->node.at[i]->in[j]->id]++;
-    for (size_t i = 0; i < g->output.n; i++) uses[g->output.at[i].value->id]++;
     for (size_t i = 0; i < g->node.n; i++) {
         mth__node *home = g->node.at[i], *sum = home->nin ? home->in[0]->node : NULL;
         if (!mth__communicates(home) || !sum || !goes_home(sum, home, uses)) continue;
@@ -189,57 +165,49 @@ static mth_status add_at_home(state *s, mth__node *sum, mth__node *home) {
     sum->in[1 - stays] = moved;
     sum->on = to.on;
     sum->need[0] = sum->need[1] = sum->out[0]->sharding = to;
-    home->out[0]->scratch = sum->out[0];
-    grow(s);
-    know(s, moved, s->root[other->id]);
+    mth__rewrite_replace(&s->rewrite, home->out[0], sum->out[0]);
+    know(s, moved, root_of(s, other));
     return NULL;
 }
 
 /* ---------------------------------------------------------------- the pass */
 static mth_status run(state *s) {
-    mth__graph *g = s->graph;
-    mth__node **old = g->node.at;
-    size_t n = g->node.n;
-    grow(s);
+    mth__graph *graph = s->graph;
     find_sums(s);
-    const struct {
-        mth__value **at;
-        size_t n;
-    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
-    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
-        for (size_t i = 0; i < sources[k].n; i++) know(s, sources[k].at[i], sources[k].at[i]);
-    g->node.at = NULL;
-    g->node.n = g->node.room = 0;
-    for (size_t i = 0; i < n; i++) {
-        mth__node *x = old[i];
-        for (int j = 0; j < x->nin; j++) x->in[j] = now(x->in[j]);
-        mth__node *partner = s->back[x->id];
-        if (partner && mth__communicates(x)) continue; /* its sum is there */
-        if (partner) TRY(add_at_home(s, x, partner));
-        mth__value *v = x->nin ? x->in[0] : NULL, *there;
-        const mth__sharding *to = &x->out[0]->sharding;
-        s->phase = x->label.phase;
-        bool whole = mth__communicates(x) && !v->sharding.partial && !to->partial;
-        if (whole && price(s, v, to, 0) < mth__cost_reshard(v, &v->sharding, to)) {
-            TRY(make(s, x, v, to, &there));
-            x->out[0]->scratch = there;
+    for (size_t i = 0; i < mth__graph_sources(graph); i++)
+        know(s, mth__graph_source(graph, i), mth__graph_source(graph, i));
+    s->rewrite = mth__rewrite_begin(s->arena, graph);
+    for (size_t i = 0; i < s->rewrite.nodes; i++) {
+        mth__node *node = s->rewrite.old[i], *partner = s->back[i];
+        mth__rewrite_operands(&s->rewrite, node);
+        if (partner && mth__communicates(node)) continue; /* its sum is there */
+        if (partner) TRY(add_at_home(s, node, partner));
+        mth__value *operand = node->nin ? node->in[0] : NULL, *there;
+        const mth__sharding *to = &node->out[0]->sharding;
+        s->phase = node->label.phase;
+        bool whole = mth__communicates(node) && !operand->sharding.partial && !to->partial;
+        if (whole && price(s, operand, to, 0) < mth__cost_reshard(operand, &operand->sharding, to)) {
+            TRY(make(s, node, operand, to, &there));
+            mth__rewrite_replace(&s->rewrite, node->out[0], there);
             continue;
         }
-        PUSH(g->arena, g->node, x);
-        for (int k = 0; k < x->nout; k++) know(s, x->out[k], mth__is_comm(x) ? s->root[x->in[0]->id] : x->out[k]);
-        if (x->op != mth__row_op(MTH__ROW_reshape)) continue;
-        version *k = NEW(s->arena, version), **list = &s->reshaped[s->root[x->in[0]->id]->id];
-        *k = (version){x->out[0], *list};
-        *list = k;
+        mth__rewrite_push(&s->rewrite, node);
+        for (int k = 0; k < node->nout; k++)
+            know(s, node->out[k], mth__is_comm(node) ? root_of(s, operand) : node->out[k]);
+        if (node->op->row != MTH__ROW_reshape) continue;
+        version *view = NEW(s->arena, version), **list = AT_VALUE(s->arena, s->reshaped, root_of(s, operand));
+        *view = (version){node->out[0], *list};
+        *list = view;
     }
-    for (size_t i = 0; i < g->output.n; i++) g->output.at[i].value = now(g->output.at[i].value);
-    mth__prune(g); /* what only made a value to send */
+    mth__rewrite_end(&s->rewrite);
+    mth__prune(graph); /* what only made a value to send */
     return NULL;
 }
 
-mth_status mth__drop_redundant(mth__graph *g) {
-    state s = {.graph = g, .arena = mth__arena_new()};
+mth_status mth__drop_redundant(mth__graph *graph) {
+    mth__arena *arena = mth__arena_new();
+    state s = {.graph = graph, .arena = arena};
     mth_status status = run(&s);
-    mth__arena_free(s.arena);
+    mth__arena_free(arena);
     return status;
 }

@@ -7,7 +7,7 @@
 #include "distribute/decide.h"
 #include <string.h>
 
-/* value->scratch: newest first, the value itself not listed. reader, at: its last consumer, and where that stood. */
+/* Of a value: newest first, the value itself not listed. reader, at: its last consumer, and where that stood. */
 typedef struct resharded {
     mth__value *value;
     const mth__node *reader;
@@ -19,7 +19,11 @@ enum { NEAR = 16 }; /* nodes */
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
+    mth__rewrite rewrite;
+    BY_VALUE(resharded *) versions;
 } state;
+
+static resharded *versions_of(state *s, const mth__value *value) { return *AT_VALUE(s->arena, s->versions, value); }
 
 bool mth__kept(const mth__value *v, const mth__sharding *one, mth__phase made, mth__phase consumer) {
     return mth__same_time(made, consumer) || v->kind == MTH__VALUE_PARAMETER ||
@@ -39,18 +43,19 @@ static bool at_hand(const state *s, const mth__value *v, const resharded *k, con
 }
 
 /* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
-static mth__value *nearest(const state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer) {
+static mth__value *nearest(state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer) {
     mth__value *best = v;
     if (same(v, need)) return v;
-    for (resharded *k = v->scratch; k; k = k->next)
+    resharded *newest = versions_of(s, v);
+    for (resharded *k = newest; k; k = k->next)
         if (same(k->value, need) && at_hand(s, v, k, consumer)) {
             k->reader = consumer;
             k->at = s->graph->node.n;
             return k->value;
         }
-    if (!v->scratch) return v;
+    if (!newest) return v;
     double least = mth__cost_reshard(v, &v->sharding, need);
-    for (resharded *k = v->scratch; k; k = k->next) {
+    for (resharded *k = newest; k; k = k->next) {
         if ((k->value->sharding.partial & ~need->partial && k->value != v) || !at_hand(s, v, k, consumer)) continue;
         double cost = mth__cost_reshard(v, &k->value->sharding, need);
         if (cost <= least) {
@@ -86,8 +91,8 @@ static mth_status move(
         next->sharding = moves[k].to;
         next->origin = v->origin;
         resharded *made = NEW(s->arena, resharded);
-        *made = (resharded){next, consumer, s->graph->node.n, v->scratch};
-        v->scratch = made;
+        *made = (resharded){next, consumer, s->graph->node.n, versions_of(s, v)};
+        *AT_VALUE(s->arena, s->versions, v) = made;
         at = next;
     }
     *out = at;
@@ -103,50 +108,34 @@ static mth_status settle_outputs(state *s, mth__value *v, const int *next, int f
 }
 
 static mth_status run(state *s) {
-    mth__graph *g = s->graph;
-    mth__node **old = g->node.at;
-    size_t n = g->node.n;
-    int values = g->values, *first = NEW_ARRAY(s->arena, int, values),
-        *next = NEW_ARRAY(s->arena, int, g->output.n + 1);
+    mth__graph *graph = s->graph;
+    const int values = graph->values;
+    int *first = NEW_ARRAY(s->arena, int, values), *next = NEW_ARRAY(s->arena, int, graph->output.n + 1);
     memset(first, -1, sizeof(int) * (size_t)values); /* outputs by value, as lists */
-    for (size_t i = g->output.n; i-- > 0;) {
-        next[i] = first[g->output.at[i].value->id];
-        first[g->output.at[i].value->id] = (int)i;
+    for (size_t i = graph->output.n; i-- > 0;) {
+        next[i] = first[graph->output.at[i].value->id];
+        first[graph->output.at[i].value->id] = (int)i;
     }
-    g->node.at = NULL;
-    g->node.n = g->node.room = 0;
-    const struct {
-        mth__value **at;
-        size_t n;
-    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
-    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
-        for (size_t i = 0; i < sources[k].n; i++) {
-            sources[k].at[i]->scratch = NULL;
-            if (first[sources[k].at[i]->id] >= 0)
-                TRY(settle_outputs(s, sources[k].at[i], next, first[sources[k].at[i]->id]));
-        }
-    for (size_t i = 0; i < n; i++) {
-        mth__node *node = old[i];
+    s->rewrite = mth__rewrite_begin(s->arena, graph);
+    for (size_t i = 0; i < mth__graph_sources(graph); i++) {
+        mth__value *source = mth__graph_source(graph, i);
+        TRY(settle_outputs(s, source, next, first[source->id]));
+    }
+    for (size_t i = 0; i < s->rewrite.nodes; i++) {
+        mth__node *node = s->rewrite.old[i];
         for (int j = 0; j < node->nin; j++)
             if (!same(node->in[j], &node->need[j])) TRY(move(s, node->in[j], &node->need[j], node, &node->in[j]));
-        node->id = (int)g->node.n;
-        PUSH(g->arena, g->node, node);
-        for (int k = 0; k < node->nout; k++) {
-            node->out[k]->scratch = NULL;
-            if (first[node->out[k]->id] >= 0) TRY(settle_outputs(s, node->out[k], next, first[node->out[k]->id]));
-        }
+        mth__rewrite_push(&s->rewrite, node);
+        for (int k = 0; k < node->nout; k++) TRY(settle_outputs(s, node->out[k], next, first[node->out[k]->id]));
     }
-    for (size_t i = 0; i < g->node.n; i++)
-        for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
-    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
-        for (size_t i = 0; i < sources[k].n; i++) sources[k].at[i]->scratch = NULL;
+    mth__rewrite_end(&s->rewrite);
     return NULL;
 }
 
-mth_status mth__reshard(mth__graph *g) {
+mth_status mth__reshard(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    state s = {g, arena};
+    state s = {.graph = graph, .arena = arena};
     mth_status status = run(&s);
-    mth__arena_free(s.arena);
+    mth__arena_free(arena);
     return status;
 }

@@ -113,7 +113,6 @@ static void make_units(state *s) {
     s->unit_of = NEW_ARRAY(s->arena, int, n);
     bool *idle = NEW_ARRAY(s->arena, bool, n);
     s->units = s->grid = grid;
-    for (int i = 0; i < n; i++) g->node.at[i]->id = i;
     for (int i = 0; i < n; i++) {
         mth__node *x = g->node.at[i];
         const mth__region *r = x->label.region >= 0 ? g->region.at[x->label.region] : NULL;
@@ -383,6 +382,6 @@ mth_status mth__schedule(mth__graph *g, const mth__distribute_options *o) {
         write_order(&s);
         mth__arena_free(s.arena);
     }
-    for (size_t i = 0; i < g->node.n; i++) g->node.at[i]->id = (int)i;
+    mth__graph_number(g);
     return NULL;
 }

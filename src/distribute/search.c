@@ -70,6 +70,7 @@ static void restore(state *s, int values) {
     g->node.room = 0; /* a list that is not the graph's to grow */
     for (size_t i = 0; i < s->nodes; i++)
         for (int j = 0; j < s->node[i]->nin; j++) s->node[i]->in[j] = s->in[i][j];
+    mth__graph_number(g);
     for (size_t i = 0; i < g->output.n; i++) g->output.at[i].value = s->output[i];
     for (size_t i = 0; i < g->parameter.n; i++) g->parameter.at[i]->sharding = s->parameter[i];
     for (size_t i = 0; i < g->seed.n; i++) g->seed.at[i]->sharding = s->seed[i];

@@ -11,9 +11,7 @@ static const double GATHERED_WEIGHT = 16; /* times dearer: a weight stays where 
 static const double FORBIDDEN = 1e6;
 
 typedef struct {
-    mth__graph *graph;
-    mth__arena *arena;
-    const mth__distribute_options *options;
+    mth__propagation pass;
     mth__node *node;
     mth__rule rule;
     mth__proposal source[MTH__SOURCES];
@@ -36,11 +34,11 @@ static double filled(const mth__node *n, int rows) {
    gradients that all take the same activation. */
 static int sharers(const state *s, int j) {
     const mth__node *n = s->node;
-    const mth__info *info = mth__info_of(n->in[j]);
+    const mth__info *info = mth__info_of(&s->pass, n->in[j]);
     int sharers = 1;
     for (size_t k = 0; k < info->reader.n; k++) {
         const mth__node *r = info->reader.at[k];
-        sharers += r != n && !r->cost_rank && r->op == n->op && r->on == n->on &&
+        sharers += r != n && r->id >= s->pass.at && r->op == n->op && r->on == n->on &&
             mth__same_unit(&r->label, &n->label) && j < r->nin && r->in[j] == n->in[j];
     }
     return sharers;
@@ -48,7 +46,7 @@ static int sharers(const state *s, int j) {
 
 static double bring(const state *s, int j, const mth__sharding *need) {
     const mth__value *v = s->node->in[j];
-    const mth__info *info = mth__info_of(v);
+    const mth__info *info = mth__info_of(&s->pass, v);
     if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return 0;
     double cost = mth__cost_reshard(v, &v->sharding, need);
     for (size_t k = 0; k < info->also.n && cost > 0; k++) {
@@ -89,12 +87,12 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
         if (!mth__sharding_equal(&need, &v->sharding, v->shape.rank)) return FORBIDDEN;
     }
     s->need[j] = need;
-    if (mth__info_of(v)->free && v->sharding.on == n->on) {
+    if (mth__info_of(&s->pass, v)->free && v->sharding.on == n->on) {
         mth__sharding r = settled(v, &need);
         return mth__sharding_equal(&r, &need, v->shape.rank) ? 0 : GATHERED_WEIGHT * mth__cost_reshard(v, &r, &need);
     }
     double cost = bring(s, j, &need);
-    const mth__info *info = mth__info_of(v);
+    const mth__info *info = mth__info_of(&s->pass, v);
     bool hinted = info->hint && info->hint->on == n->on && info->hint->dim[0].naxes;
     if (hinted && (n->op->flags & MTH__NAMES_ROWS) && !need.dim[0].naxes) cost += 1;
     if (s->rows < 0) return cost;
@@ -117,9 +115,9 @@ static mth__sharding result_of(const state *s, int k, const mth__assignment *a, 
 
 /* What the gradient of a parameter must end with. */
 static const mth__sharding *kept(const state *s, const mth__value *parameter) {
-    mth__info *info = mth__info_of(parameter);
-    if (s->options->store_sharded && !info->free && !info->stored) {
-        mth__sharding parts = parameter->sharding, *stored = NEW(s->arena, mth__sharding);
+    mth__info *info = mth__info_of(&s->pass, parameter);
+    if (s->pass.options->store_sharded && !info->free && !info->stored) {
+        mth__sharding parts = parameter->sharding, *stored = NEW(s->pass.arena, mth__sharding);
         mth__store_parts(parameter, &parameter->sharding, &parts);
         *stored = parts;
         info->stored = stored;
@@ -147,7 +145,7 @@ static double evaluate(state *s, const mth__assignment *a, unsigned pass, double
     for (int k = 0; k < n->nout; k++) {
         mth__sharding r = result_of(s, k, a, pass);
         memory += s->memory_out[k] * (double)mth__local_size(n->out[k]->shape, &r);
-        const mth__info *info = mth__info_of(n->out[k]);
+        const mth__info *info = mth__info_of(&s->pass, n->out[k]);
         mth__sharding want = r;
         if (info->gradient_of && info->gradient_of->sharding.on == n->on)
             want = *kept(s, info->gradient_of);
@@ -159,7 +157,7 @@ static double evaluate(state *s, const mth__assignment *a, unsigned pass, double
             continue;
         want.partial = want.reduce = 0;
         if (r.partial || !mth__sharding_equal(&r, &want, n->out[k]->shape.rank))
-            cost += mth__cost_reshard(n->out[k], &r, &want) / terms_of(s->graph, n, n->out[k]);
+            cost += mth__cost_reshard(n->out[k], &r, &want) / terms_of(s->pass.graph, n, n->out[k]);
     }
     return cost + (compute > memory ? compute : memory);
 }
@@ -171,7 +169,7 @@ static void propose_like(state *s, int j, const mth__sharding *like) { /* for op
 
 static void propose_operand(state *s, int j) {
     const mth__value *v = s->node->in[j];
-    const mth__info *info = mth__info_of(v);
+    const mth__info *info = mth__info_of(&s->pass, v);
     const mth__placement *on = s->node->on;
     if (v->sharding.on == on)
         propose_like(s, j, &v->sharding);
@@ -210,16 +208,17 @@ static void propose(state *s) {
         for (int j = 0; j < n->nin; j++)
             if ((n->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(s, j);
     for (int k = 0; k < n->nout; k++) {
-        const mth__info *info = mth__info_of(n->out[k]);
+        const mth__info *info = mth__info_of(&s->pass, n->out[k]);
         const mth__sharding *wish[] = {info->want, info->gradient_of ? kept(s, info->gradient_of) : NULL};
         for (int i = 0; i < 2; i++)
             if (wish[i] && wish[i]->on == n->on)
                 mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
     }
     if (s->sources && n->on->naxes > 1 && (n->op->flags & MTH__PRODUCT)) propose_rows(s);
-    mth__when sequence = s->options->sequence;
+    mth__when sequence = s->pass.options->sequence;
     if (sequence != MTH__WHEN_FALSE && s->sources < MTH__SOURCES &&
-        mth__propose_sequence(n, &s->rule, s->graph->seed.n > 0, sequence == MTH__WHEN_TRUE, &s->source[s->sources]))
+        mth__propose_sequence(
+            &s->pass, n, &s->rule, s->pass.graph->seed.n > 0, sequence == MTH__WHEN_TRUE, &s->source[s->sources]))
         s->sources++;
 }
 
@@ -260,7 +259,7 @@ static void search(state *s, mth__assignment *best) {
     const mth__placement *on = s->node->on;
     axis_choices c[MTH__AXES];
     choices_of(s, c);
-    unsigned pass = mth__pass_axes(s->node);
+    unsigned pass = mth__pass_axes(&s->pass, s->node);
     double least = INFINITY;
     memset(best, 0, sizeof *best);
     for (int through = pass != 0; through >= 0; through--) {
@@ -291,7 +290,7 @@ static void search(state *s, mth__assignment *best) {
 
 /* ---------------------------------------------------------------- the decision */
 static const char *origin_of(const state *s, const mth__assignment *a) {
-    mth__arena *arena = s->graph->arena;
+    mth__arena *arena = s->pass.graph->arena;
     for (int f = 0; f < s->rule.n; f++) {
         if (!a->of[f].naxes) continue;
         for (int i = 0; i < s->sources; i++)
@@ -303,14 +302,14 @@ static const char *origin_of(const state *s, const mth__assignment *a) {
 }
 
 static void note(state *s, mth__value *v, const mth__sharding *need) {
-    mth__info *info = mth__info_of(v);
+    mth__info *info = mth__info_of(&s->pass, v);
     if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return;
     for (size_t k = 0; k < info->also.n; k++) {
         const mth__also *also = &info->also.at[k];
         bool same = also->sharding.on == need->on && mth__sharding_equal(&also->sharding, need, v->shape.rank);
         if (same && mth__kept(v, need, also->phase, s->node->label.phase)) return;
     }
-    PUSH(s->arena, info->also, ((mth__also){*need, s->node->label.phase}));
+    PUSH(s->pass.arena, info->also, ((mth__also){*need, s->node->label.phase}));
 }
 
 /* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
@@ -318,13 +317,13 @@ static void note(state *s, mth__value *v, const mth__sharding *need) {
    of the batch. */
 static void want_as_primal(state *s, const mth__value *v) {
     const mth__value *of = v->primal;
-    mth__info *info = mth__info_of(v);
+    mth__info *info = mth__info_of(&s->pass, v);
     if (!of || !of->sharding.on) return;
     mth__sharding like = of->sharding;
     like.partial = like.reduce = 0;
     if (like.on != s->node->on) like = mth__sharding_carry(&like, of->shape, s->node->on);
     if (!mth__sharding_axes(&like, of->shape.rank)) return;
-    mth__sharding *kept = NEW(s->arena, mth__sharding);
+    mth__sharding *kept = NEW(s->pass.arena, mth__sharding);
     *kept = like;
     info->want = kept;
 }
@@ -332,7 +331,7 @@ static void want_as_primal(state *s, const mth__value *v) {
 static void decide(state *s) {
     mth__node *n = s->node;
     for (int k = 0; k < n->nout; k++) want_as_primal(s, n->out[k]);
-    n->need = NEW_ARRAY(s->graph->arena, mth__sharding, n->nin);
+    n->need = NEW_ARRAY(s->pass.graph->arena, mth__sharding, n->nin);
     mth__assignment a;
     memset(&a, 0, sizeof a);
     unsigned pass = 0;
@@ -341,7 +340,7 @@ static void decide(state *s) {
         mth__op_rule(n, &s->rule);
         s->rows = n->op->row_args ? __builtin_ctzll(n->op->row_args) : -1;
         propose(s);
-        pass = mth__pass_axes(n);
+        pass = mth__pass_axes(&s->pass, n);
         if (s->sources || pass) {
             const mth__device_model *model = n->on->mesh->model;
             mth__shape in[MTH__MAX_IN], out[MTH__MAX_OUT];
@@ -366,7 +365,7 @@ static void decide(state *s) {
             if (a.pass && v->sharding.partial) need.partial = (uint8_t)pass;
         }
         n->need[j] = need;
-        mth__info *info = mth__info_of(v);
+        mth__info *info = mth__info_of(&s->pass, v);
         if (info->free && v->sharding.on == n->on) {
             v->sharding = settled(v, &need);
             info->free = false;
@@ -382,10 +381,10 @@ static void decide(state *s) {
         v->sharding = alone ? (mth__sharding){.on = n->on} : result_of(s, k, &a, pass);
         v->origin = origin;
     }
-    if (n->op->flags & MTH__GATHERS) mth__info_of(n->out[0])->hint = &n->in[0]->sharding;
+    if (n->op->flags & MTH__GATHERS) mth__info_of(&s->pass, n->out[0])->hint = &n->in[0]->sharding;
     /* an output's gradient comes in as the output is made, so that backward starts as forward ended */
     for (int k = 0; k < n->nout; k++) {
-        mth__value *seed = mth__info_of(n->out[k])->seed;
+        mth__value *seed = mth__info_of(&s->pass, n->out[k])->seed;
         if (!seed) continue;
         seed->sharding = n->out[k]->sharding;
         seed->sharding.partial = seed->sharding.reduce = 0;
@@ -393,43 +392,37 @@ static void decide(state *s) {
 }
 
 /* ---------------------------------------------------------------- the pass */
-static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_options *o) {
-    const struct {
-        mth__value **at;
-        size_t n;
-    } sources[] = {{g->input.at, g->input.n}, {g->parameter.at, g->parameter.n}, {g->seed.at, g->seed.n}};
-    for (size_t k = 0; k < sizeof sources / sizeof *sources; k++)
-        for (size_t i = 0; i < sources[k].n; i++) {
-            mth__value *v = sources[k].at[i];
-            mth__info *info = NEW(arena, mth__info);
-            info->free = v->kind == MTH__VALUE_PARAMETER && !v->pinned;
-            info->hint = v->offer;
-            v->scratch = info;
-            mth__sharding_canonical(&v->sharding, v->shape);
-        }
-    for (size_t i = 0; i < g->node.n; i++) {
-        mth__node *n = g->node.at[i];
-        n->cost_rank = 0; /* not decided */
-        for (int k = 0; k < n->nout; k++) n->out[k]->scratch = NEW(arena, mth__info);
-        for (int j = 0; j < n->nin; j++) {
-            mth__info *info = mth__info_of(n->in[j]);
+static void describe(mth__propagation *pass) {
+    mth__graph *graph = pass->graph;
+    pass->info = NEW_ARRAY(pass->arena, mth__info, graph->values);
+    for (size_t i = 0; i < mth__graph_sources(graph); i++) {
+        mth__value *source = mth__graph_source(graph, i);
+        mth__info *info = mth__info_of(pass, source);
+        info->free = source->kind == MTH__VALUE_PARAMETER && !source->pinned;
+        info->hint = source->offer;
+        mth__sharding_canonical(&source->sharding, source->shape);
+    }
+    for (size_t i = 0; i < graph->node.n; i++) {
+        mth__node *node = graph->node.at[i];
+        for (int j = 0; j < node->nin; j++) {
+            mth__info *info = mth__info_of(pass, node->in[j]);
             info->uses++;
-            PUSH(arena, info->reader, n);
+            PUSH(pass->arena, info->reader, node);
         }
     }
-    mth__by_name all = mth__by_name_new(arena, g, o);
-    for (size_t i = 0; i < g->output.n; i++) {
-        const mth__output *out = &g->output.at[i];
-        mth__info *info = mth__info_of(out->value);
+    mth__by_name all = mth__by_name_new(pass->arena, graph, pass->options);
+    for (size_t i = 0; i < graph->output.n; i++) {
+        const mth__output *out = &graph->output.at[i];
+        mth__info *info = mth__info_of(pass, out->value);
         info->uses++;
         int seed = mth__names_find(&all.seed, out->name);
         int parameter = out->is_gradient ? mth__names_find(&all.parameter, out->of) : -1;
-        if (parameter >= 0 && !info->gradient_of) info->gradient_of = g->parameter.at[parameter];
+        if (parameter >= 0 && !info->gradient_of) info->gradient_of = graph->parameter.at[parameter];
         if (out->is_gradient) continue;
-        if (seed >= 0) info->seed = g->seed.at[seed];
-        mth__sharding need = mth__output_need(g, &all, out);
+        if (seed >= 0) info->seed = graph->seed.at[seed];
+        mth__sharding need = mth__output_need(graph, &all, out);
         if (need.on == out->value->sharding.on && mth__sharding_axes(&need, out->value->shape.rank)) {
-            mth__sharding *kept = NEW(arena, mth__sharding);
+            mth__sharding *kept = NEW(pass->arena, mth__sharding);
             *kept = need;
             info->want = kept;
         }
@@ -437,48 +430,39 @@ static void describe(mth__graph *g, mth__arena *arena, const mth__distribute_opt
     }
 }
 
-mth_status mth__shard(mth__graph *g, const mth__distribute_options *o) {
+mth_status mth__shard(mth__graph *graph, const mth__distribute_options *options) {
     mth__arena *arena = mth__arena_new();
     state *s = NEW(arena, state);
-    s->graph = g;
-    s->arena = arena;
-    s->options = o;
-    describe(g, arena, o);
-    mth__shard_wants(g, arena);
-    for (size_t i = 0; i < g->node.n; i++) {
-        s->node = g->node.at[i];
-        mth__shard_group_terms(s->node);
+    s->pass = (mth__propagation){.graph = graph, .arena = arena, .options = options};
+    describe(&s->pass);
+    mth__shard_wants(&s->pass);
+    for (; s->pass.at < (int)graph->node.n; s->pass.at++) {
+        s->node = graph->node.at[s->pass.at];
+        mth__shard_group_terms(&s->pass, s->node);
         decide(s);
-        s->node->cost_rank = 1;
     }
-    for (size_t i = 0; i < g->parameter.n; i++) {
-        mth__value *v = g->parameter.at[i];
-        mth__info *info = mth__info_of(v);
-        if (info->free) {
-            mth__sharding whole = {.on = v->sharding.on};
-            v->sharding = settled(v, &whole);
-            if (!v->origin) v->origin = "whole: nothing uses it";
+    for (size_t i = 0; i < graph->parameter.n; i++) {
+        mth__value *parameter = graph->parameter.at[i];
+        if (mth__info_of(&s->pass, parameter)->free) {
+            mth__sharding whole = {.on = parameter->sharding.on};
+            parameter->sharding = settled(parameter, &whole);
+            if (!parameter->origin) parameter->origin = "whole: nothing uses it";
         }
         mth__sharding parts;
-        if (o->store_sharded && mth__store_parts(v, &v->sharding, &parts)) {
-            mth__sharding *read = NEW(g->arena, mth__sharding);
-            *read = v->sharding;
-            v->read = read;
-            v->sharding = parts;
-            v->origin = "memory_optimization: in parts, gathered where it is read";
+        if (options->store_sharded && mth__store_parts(parameter, &parameter->sharding, &parts)) {
+            mth__sharding *read = NEW(graph->arena, mth__sharding);
+            *read = parameter->sharding;
+            parameter->read = read;
+            parameter->sharding = parts;
+            parameter->origin = "memory_optimization: in parts, gathered where it is read";
         }
-        v->scratch = NULL;
     }
-    const mth__by_name names = mth__by_name_new(arena, g, o);
-    for (size_t i = 0; i < g->output.n; i++) {
-        mth__output *out = &g->output.at[i];
-        out->leaves = mth__output_need(g, &names, out);
+    const mth__by_name names = mth__by_name_new(arena, graph, options);
+    for (size_t i = 0; i < graph->output.n; i++) {
+        mth__output *out = &graph->output.at[i];
+        out->leaves = mth__output_need(graph, &names, out);
         mth__sharding_canonical(&out->leaves, out->value->shape);
     }
-    for (size_t i = 0; i < g->input.n; i++) g->input.at[i]->scratch = NULL;
-    for (size_t i = 0; i < g->seed.n; i++) g->seed.at[i]->scratch = NULL;
-    for (size_t i = 0; i < g->node.n; i++)
-        for (int k = 0; k < g->node.at[i]->nout; k++) g->node.at[i]->out[k]->scratch = NULL;
     mth__arena_free(arena);
     return NULL;
 }

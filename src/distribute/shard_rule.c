@@ -80,7 +80,7 @@ double mth__fraction(const mth__rule *r, const mth__assignment *a, const mth__pl
     return part;
 }
 
-unsigned mth__pass_axes(const mth__node *n) {
+unsigned mth__pass_axes(const mth__propagation *pass, const mth__node *n) {
     if (n->op->linear == MTH__LINEAR_NONE) return 0;
     unsigned axes = 0;
     int partial = 0, linear = 0;
@@ -89,7 +89,8 @@ unsigned mth__pass_axes(const mth__node *n) {
         bool is_linear = n->op->linear_args >> j & 1;
         linear += is_linear;
         if (!s->partial) continue;
-        if (!is_linear || s->reduce != MTH__REDUCE_SUM || s->on != n->on || mth__info_of(n->in[j])->uses > 1) return 0;
+        if (!is_linear || s->reduce != MTH__REDUCE_SUM || s->on != n->on || mth__info_of(pass, n->in[j])->uses > 1)
+            return 0;
         if (partial++ && axes != s->partial) return 0;
         axes = s->partial;
     }

@@ -13,6 +13,7 @@ typedef struct {
     int dim;
 } position; /* dim: the dimension that is split */
 typedef struct {
+    const mth__propagation *pass;
     const mth__placement *on;
     int axis, positions, nodes, gathers;
     /* values that are split so already: a residual stream that came from a region before */
@@ -53,7 +54,7 @@ static bool has_node(const region *r, const mth__node *n) {
 /* An operand is not known yet: another branch joins, and the region ends here, neither for nor against. */
 static bool joins(const region *r, const mth__node *n) {
     for (int j = 0; j < n->nin; j++)
-        if (!mth__decided(n->in[j]) && !has_value(r, n->in[j])) return true;
+        if (!mth__decided(r->pass, n->in[j]) && !has_value(r, n->in[j])) return true;
     return false;
 }
 
@@ -117,7 +118,7 @@ static bool explore(region *r, const mth__node *n, const mth__value *sum, int di
     if (!enter(r, n, sum, dim)) return false;
     for (int i = 0; i < r->positions; i++) {
         const mth__value *v = r->position[i].value;
-        const mth__info *info = mth__info_of(v);
+        const mth__info *info = mth__info_of(r->pass, v);
         bool taken = info->output;
         leaves |= info->output;
         for (size_t k = 0; k < info->reader.n; k++) {
@@ -151,7 +152,8 @@ static double gain(const region *r, const mth__value *sum, int dim, bool gradien
     return won;
 }
 
-bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradients, bool always, mth__proposal *out) {
+bool mth__propose_sequence(const mth__propagation *pass, const mth__node *n, const mth__rule *rule, bool gradients,
+    bool always, mth__proposal *out) {
     if (mth__follows_forward(n->label.phase)) return false;
     for (int j = 0; j < n->nin; j++) {
         const mth__value *sum = n->in[j];
@@ -171,7 +173,7 @@ bool mth__propose_sequence(const mth__node *n, const mth__rule *rule, bool gradi
                 fits &= have->axis[k] < axis;
             }
             if (!fits || sum->shape.dim[d] == 0 || sum->shape.dim[d] % parts) continue;
-            region r = {.on = n->on, .axis = axis};
+            region r = {.pass = pass, .on = n->on, .axis = axis};
             if (!explore(&r, n, sum, d) || (!always && gain(&r, sum, d, gradients) <= 0)) continue;
             *out = (mth__proposal){rule->in[j][d], {.naxes = 1, .axis = {(int8_t)axis}}, sum};
             return true;

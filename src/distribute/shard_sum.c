@@ -20,8 +20,8 @@ static void read_by(mth__info *term, mth__node *const *chain, int links, mth__no
             }
 }
 
-void mth__shard_group_terms(mth__node *n) {
-    if (!plain_add(n) || !mth__decided(n->in[0]) || !mth__decided(n->in[1])) return;
+void mth__shard_group_terms(const mth__propagation *pass, mth__node *n) {
+    if (!plain_add(n) || !mth__decided(pass, n->in[0]) || !mth__decided(pass, n->in[1])) return;
     mth__node *chain[TERMS];
     mth__value *term[TERMS + 1], **slot[TERMS + 1];
     int links = 1, terms = 2, partial = 0;
@@ -29,15 +29,16 @@ void mth__shard_group_terms(mth__node *n) {
     for (int j = 0; j < 2; j++) slot[j] = &n->in[j];
     while (links < TERMS) {
         const mth__value *sum = chain[links - 1]->out[0];
-        const mth__info *info = mth__info_of(sum);
+        const mth__info *info = mth__info_of(pass, sum);
         mth__node *next = info->uses == 1 && info->reader.n ? info->reader.at[0] : NULL;
         if (!next || !plain_add(next) || next->on != n->on || !mth__same_unit(&next->label, &n->label)) break;
         int other = next->in[0] == sum;
-        if (!mth__decided(next->in[other])) break;
+        if (!mth__decided(pass, next->in[other])) break;
         slot[terms++] = &next->in[other];
         chain[links++] = next;
     }
-    for (int i = 0; i < terms; i++) partial += (*slot[i])->sharding.partial != 0 && mth__info_of(*slot[i])->uses == 1;
+    for (int i = 0; i < terms; i++)
+        partial += (*slot[i])->sharding.partial != 0 && mth__info_of(pass, *slot[i])->uses == 1;
     if (partial < 2 || partial == terms) return;
     int at = 0;
     for (int i = 0; i < terms; i++) /* stable, each kind of partial sum together, whole terms last */
@@ -51,6 +52,6 @@ void mth__shard_group_terms(mth__node *n) {
     if (at != terms) return; /* a term that occurs twice */
     for (int i = 0; i < terms; i++) {
         *slot[i] = term[i];
-        read_by(mth__info_of(term[i]), chain, links, i < 2 ? n : chain[i - 1]);
+        read_by(mth__info_of(pass, term[i]), chain, links, i < 2 ? n : chain[i - 1]);
     }
 }

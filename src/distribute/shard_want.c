@@ -11,7 +11,7 @@ static mth__sharding fixed_part(const mth__value *v) {
     return s;
 }
 
-static void want(const mth__node *n, mth__arena *arena) {
+static void want(const mth__propagation *pass, const mth__node *n) {
     mth__proposal source[MTH__SOURCES];
     mth__rule rule;
     int sources = 0;
@@ -20,7 +20,7 @@ static void want(const mth__node *n, mth__arena *arena) {
         const mth__value *v = n->in[j];
         any |= v->kind == MTH__VALUE_PARAMETER && mth__sharding_axes(&v->sharding, v->shape.rank);
     }
-    for (int k = 0; k < n->nout && !any; k++) any = mth__info_of(n->out[k])->want != NULL;
+    for (int k = 0; k < n->nout && !any; k++) any = mth__info_of(pass, n->out[k])->want != NULL;
     if (!any) return;
     mth__op_rule(n, &rule);
     for (int j = 0; j < n->nin; j++)
@@ -29,7 +29,7 @@ static void want(const mth__node *n, mth__arena *arena) {
             mth__propose(&rule, rule.in[j], rule.in_unit[j], &s, n->in[j], source, &sources);
         }
     for (int k = 0; k < n->nout; k++) {
-        const mth__sharding *w = mth__info_of(n->out[k])->want;
+        const mth__sharding *w = mth__info_of(pass, n->out[k])->want;
         if (w && w->on == n->on) mth__propose(&rule, rule.out[k], rule.out_unit[k], w, n->out[k], source, &sources);
     }
     if (!sources) return;
@@ -52,13 +52,13 @@ static void want(const mth__node *n, mth__arena *arena) {
             s = mth__sharding_carry(&s, v->shape, v->sharding.on);
             if (!mth__sharding_axes(&s, v->shape.rank)) continue;
         }
-        mth__sharding *kept = NEW(arena, mth__sharding);
+        mth__sharding *kept = NEW(pass->arena, mth__sharding);
         *kept = s;
-        mth__info_of(v)->want = kept;
+        mth__info_of(pass, v)->want = kept;
     }
 }
 
-void mth__shard_wants(mth__graph *g, mth__arena *arena) {
-    for (size_t i = g->node.n; i-- > 0;)
-        if (g->node.at[i]->on->count > 1) want(g->node.at[i], arena);
+void mth__shard_wants(const mth__propagation *pass) {
+    for (size_t i = pass->graph->node.n; i-- > 0;)
+        if (pass->graph->node.at[i]->on->count > 1) want(pass, pass->graph->node.at[i]);
 }

@@ -8,10 +8,6 @@ static mth__value *input(mth__graph *g, const char *name, mth_dtype t, mth__shap
 }
 #define REAL(name, ...) input(g, name, MTH_FLOAT32, SHAPE(__VA_ARGS__))
 #define IDS(name, ...) input(g, name, MTH_INT32, SHAPE(__VA_ARGS__))
-static mth__attrs shape_attrs(mth__shape s) {
-    mth__attrs a = mth__attrs_of_shape(s);
-    return a;
-}
 static mth__rule rule_of(const mth__value *v) {
     mth__rule r;
     mth__op_rule(v->node, &r);
@@ -98,7 +94,7 @@ IN_GRAPH(broadcasting) {
 
 static mth__rule reshape_rule(mth__graph *g, mth__builder *b, mth__shape from, mth__shape to) {
     mth__value *y = NULL;
-    mth__attrs a = shape_attrs(to);
+    mth__attrs a = mth__attrs_of_shape(to);
     CHECK_STATUS(mth__build1(b, "reshape", &a, input(g, "x", MTH_FLOAT32, from), &y));
     CHECK(mth__shape_equal(y->shape, to));
     return rule_of(y);
