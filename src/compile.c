@@ -22,7 +22,12 @@ typedef struct {
     mth__program *global;
     const char *dump;
     int dumped;
+    /* of the search's trial */
+    bool trial, backward;
+    mth__folding *folding;
 } planning;
+
+static mth_status run_until(planning *, const char *last);
 
 /* A spec from the options of compile has as many entries as its tensor has dimensions, known only now. */
 static mth_status check_spec(const mth__spec_of *spec, const mth__value *v) {
@@ -33,7 +38,8 @@ static mth_status check_spec(const mth__spec_of *spec, const mth__value *v) {
     return mth__error_tensor(s, mth__value_text(v));
 }
 
-static mth_status expand_into(planning *p, mth__graph *g) {
+static mth_status expand(planning *p) {
+    mth__graph *g = p->graph;
     TRY(mth__expand(p->compiled->model, p->request->input, p->request->inputs, g));
     mth__names inputs = {0}, outputs = {0};
     for (size_t k = 0; k < g->input.n; k++) mth__names_add(g->arena, &inputs, g->input.at[k]->name);
@@ -46,54 +52,59 @@ static mth_status expand_into(planning *p, mth__graph *g) {
         TRY(check_spec(spec, g->output.at[output].value));
         g->output.at[output].has_spec = true;
     }
+    if (p->trial) {
+        p->folding = mth__fold(g);
+        for (size_t i = 0; i < g->region.n; i++) g->region.at[i]->microbatch_size = INT_MAX;
+    }
     return NULL;
 }
-static mth_status expand(planning *p) { return expand_into(p, p->graph); }
-static mth_status microbatch(planning *p) { return mth__microbatch(p->graph, &p->distribute); }
+static mth_status distribute(planning *p, mth__distribute_pass pass) {
+    return mth__distribute(p->graph, &p->distribute, pass, pass);
+}
+static mth_status microbatch(planning *p) { return distribute(p, MTH__PASS_MICROBATCH); }
 static mth_status gradients(planning *p) {
-    if (!p->request->gradients) return NULL;
-    mth__gradient_options o = {p->request->wanted_input, p->request->wanted, p->request->seeded};
-    return mth__gradients(p->graph, &o);
-}
-static mth_status place(planning *p) { return mth__place(p->graph, &p->distribute); }
-
-/* The search tries layouts on the model in small: repeated blocks folded, a pipeline's batch in one, and backward
- * always. */
-static mth_status make_trial(planning *p, mth__graph *g, bool backward, mth__folding **folding) {
-    TRY(expand_into(p, g));
-    *folding = mth__fold(g);
-    for (size_t i = 0; i < g->region.n; i++) g->region.at[i]->microbatch_size = INT_MAX;
-    TRY(mth__microbatch(g, &p->distribute));
-    if (backward) {
-        bool *seeded = NEW_ARRAY(g->arena, bool, g->output.n);
-        for (size_t i = 0; i < g->output.n; i++) seeded[i] = mth__is_float(g->output.at[i].value->dtype);
-        TRY(mth__gradients(g, &(mth__gradient_options){.seeded = seeded}));
+    mth__gradient_options options = {p->request->wanted_input, p->request->wanted, p->request->seeded};
+    if (p->trial) { /* of all outputs that have one, and of no input */
+        bool *seeded = NEW_ARRAY(p->graph->arena, bool, p->graph->output.n);
+        for (size_t i = 0; i < p->graph->output.n; i++) seeded[i] = mth__is_float(p->graph->output.at[i].value->dtype);
+        options = (mth__gradient_options){.seeded = seeded};
     }
-    return mth__place(g, &p->distribute);
+    return p->trial ? (p->backward ? mth__gradients(p->graph, &options) : NULL)
+                    : (p->request->gradients ? mth__gradients(p->graph, &options) : NULL);
 }
-static bool searches(const planning *p) { return p->distribute.auto_sharding; }
+static mth_status place(planning *p) { return distribute(p, MTH__PASS_PLACE); }
+
+/* The search tries layouts on the model in small, planned up to there: repeated blocks folded, a pipeline's batch in
+ * one, and backward always. */
+static bool searches(const planning *p) { return p->distribute.auto_sharding && !p->trial; }
+static mth_status make_trial(const planning *p, mth__arena *arena, bool backward, planning *trial) {
+    *trial = *p;
+    trial->graph = mth__graph_new(arena, p->graph->mesh);
+    trial->dump = NULL;
+    trial->trial = true;
+    trial->backward = backward;
+    return run_until(trial, "place");
+}
 static mth_status search(planning *p) {
     mth__arena *arena = mth__arena_new();
-    mth__graph *trial = mth__graph_new(arena, p->graph->mesh);
-    mth__folding *folding;
-    mth_status s = make_trial(p, trial, true, &folding);
+    planning trial;
+    mth_status s = make_trial(p, arena, true, &trial);
     if (s) { /* an operator without a gradient */
         mth_error_free(s);
-        trial = mth__graph_new(arena, p->graph->mesh);
-        s = make_trial(p, trial, false, &folding);
+        s = make_trial(p, arena, false, &trial);
     }
-    if (!s) s = mth__search(p->graph, trial, folding, &p->distribute);
+    if (!s) s = mth__search(p->graph, trial.graph, trial.folding, &p->distribute);
     mth__arena_free(arena);
     return s;
 }
-static mth_status shard(planning *p) { return mth__shard(p->graph, &p->distribute); }
+static mth_status shard(planning *p) { return distribute(p, MTH__PASS_SHARD); }
 static bool partitions_itself(const planning *p) { return p->compiled->backend->spmd; }
 static mth_status global(planning *p) { return mth__emit_global(p->plan->arena, p->graph, &p->global); }
-static mth_status reshard(planning *p) { return mth__reshard(p->graph); }
-static mth_status communication(planning *p) { return mth__communication(p->graph, &p->distribute); }
-static mth_status schedule(planning *p) { return mth__schedule(p->graph, &p->distribute); }
-static mth_status overlap(planning *p) { return p->distribute.overlap ? mth__overlap(p->graph, &p->distribute) : NULL; }
-static mth_status accumulate(planning *p) { return mth__accumulate(p->graph); }
+static mth_status reshard(planning *p) { return distribute(p, MTH__PASS_RESHARD); }
+static mth_status communication(planning *p) { return distribute(p, MTH__PASS_COMMUNICATION); }
+static mth_status schedule(planning *p) { return distribute(p, MTH__PASS_SCHEDULE); }
+static mth_status overlap(planning *p) { return distribute(p, MTH__PASS_OVERLAP); }
+static mth_status accumulate(planning *p) { return distribute(p, MTH__PASS_ACCUMULATE); }
 
 static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *engine) {
     for (size_t i = 0; i < g->node.n; i++) {
@@ -250,6 +261,20 @@ static void copy_request(mth__arena *arena, const mth__request *from, mth__reque
     for (size_t i = 0; i < from->wanted; i++) to->wanted_input[i] = mth__copy_text(arena, from->wanted_input[i]);
 }
 
+/* Runs the passes from the first to `last`, and checks the graph after each. */
+static mth_status run_until(planning *p, const char *last) {
+    for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
+        if (!passes[i].applies || passes[i].applies(p)) {
+            TRY(passes[i].run(p));
+            TRY(mth__stop_check());
+            if (!p->plan->program) TRY(mth__error_operator(mth__graph_check(p->graph), passes[i].name));
+            if (p->dump) TRY(dump(p, passes[i].name));
+        }
+        if (!strcmp(passes[i].name, last)) break;
+    }
+    return NULL;
+}
+
 mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *request, mth__plan **out) {
     mth__arena *arena = mth__arena_new();
     mth__plan *plan = NEW(arena, mth__plan);
@@ -263,14 +288,7 @@ mth_status mth__compile_plan(const mth_compiled *compiled, const mth__request *r
         .dump = getenv("MITHRIL_DUMP")};
     bind_layout(compiled, arena, &p.distribute);
     if (p.dump && !*p.dump) p.dump = NULL;
-    mth_status s = NULL;
-    for (size_t i = 0; !s && i < sizeof passes / sizeof *passes; i++) {
-        if (passes[i].applies && !passes[i].applies(&p)) continue;
-        s = passes[i].run(&p);
-        if (!s) s = mth__stop_check();
-        if (!s && !plan->program && (s = mth__graph_check(p.graph))) s = mth__error_operator(s, passes[i].name);
-        if (!s && p.dump) s = dump(&p, passes[i].name);
-    }
+    mth_status s = run_until(&p, "verify");
     if (s) {
         mth__arena_free(arena);
         return s;

@@ -42,7 +42,23 @@ double mth__cost_reshard(const mth__value *, const mth__sharding *from, const mt
 /* after shard, on the device that has most to do; a communication after reshard */
 double mth__cost_node(const mth__node *);
 
-/* After shard every value has a canonical sharding with `on` set, every node a `need` for each operand with need.on ==
- * node->on; after reshard need equals the operand's sharding, except for the operands of communication nodes
- * themselves. */
+/* The passes in their order; gradients are derived behind the first, layouts searched behind the second. */
+typedef enum {
+    MTH__PASS_MICROBATCH,
+    MTH__PASS_PLACE,
+    MTH__PASS_SHARD,
+    MTH__PASS_RESHARD,
+    MTH__PASS_COMMUNICATION,
+    MTH__PASS_SCHEDULE,
+    MTH__PASS_OVERLAP,
+    MTH__PASS_ACCUMULATE
+} mth__distribute_pass;
+/* Runs the passes from `first` to `last`; debug builds check the graph after each. */
+mth_status mth__distribute(
+    mth__graph *, const mth__distribute_options *, mth__distribute_pass first, mth__distribute_pass last);
+/* What holds after a pass, else INTERNAL. After place every node and value has a placement, results that of their node.
+   After shard every value has a canonical sharding and every node a canonical `need` for each operand, on its own
+   placement (of a communication, where the operand is). After reshard every need equals the operand's sharding, no
+   output is a partial sum, and each is laid out as it is to leave. */
+mth_status mth__distribute_check(const mth__graph *, mth__distribute_pass after);
 #endif

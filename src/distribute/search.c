@@ -146,8 +146,7 @@ static price plan(state *s, const uint8_t *choice) {
     restore(s, values);
     apply(s, choice);
     for (size_t i = 0; i < g->parameter.n; i++) g->parameter.at[i]->origin = NULL;
-    mth_status status = mth__shard(g, &s->options);
-    if (!status) status = mth__reshard(g);
+    mth_status status = mth__distribute(g, &s->options, MTH__PASS_SHARD, MTH__PASS_RESHARD);
     if (!status) {
         p = sum(s);
         for (int k = 0; k < s->groups; k++) p.said += choice[k] != 0;

@@ -265,4 +265,32 @@ WORLD_TEST(an_input_is_fed_to_each_place, 2) {
     return NULL;
 }
 
+/* What passes promise is checked: each broken promise is found, and named. */
+WORLD_TEST(broken_promises, 4) {
+    mth__value *x = input(w, "x", SHAPE(8, 16)), *weight = parameter(w, "weight", SHAPE(16, 32));
+    PIN(w, weight, -1, 0);
+    output(w, "y", one(w, "relu", contract(w, "bi,io->bo", x, weight)));
+    TRY(plan(w, false));
+    mth__node *product = w->graph->node.at[0];
+    CHECK(!strcmp(product->op->name, "contract"));
+    const mth__sharding good = product->need[1];
+    product->need[1] = (mth__sharding){.on = good.on};
+    CHECK_FAILS(mth__distribute_check(w->graph, MTH__PASS_RESHARD), MTH_ERROR_INTERNAL, "takes operand 1 otherwise");
+    CHECK_STATUS(mth__distribute_check(w->graph, MTH__PASS_SHARD));
+    product->need[1].on = mth__place_device(w->mesh, 0);
+    CHECK_FAILS(mth__distribute_check(w->graph, MTH__PASS_SHARD), MTH_ERROR_INTERNAL, "elsewhere than it runs");
+    product->need[1] = good;
+    product->need[1].dim[1].grain = 4; /* changes no part */
+    CHECK_FAILS(mth__distribute_check(w->graph, MTH__PASS_SHARD), MTH_ERROR_INTERNAL, "not canonical");
+    product->need[1] = good;
+    mth__value *y = w->graph->output.at[0].value;
+    y->sharding.partial = 1;
+    CHECK_FAILS(mth__distribute_check(w->graph, MTH__PASS_OVERLAP), MTH_ERROR_INTERNAL, "leaves otherwise");
+    y->sharding.partial = 0;
+    product->on = NULL;
+    CHECK_FAILS(mth__distribute_check(w->graph, MTH__PASS_PLACE), MTH_ERROR_INTERNAL, "has no placement");
+    CHECK_STATUS(mth__distribute_check(w->graph, MTH__PASS_MICROBATCH));
+    product->on = product->out[0]->sharding.on;
+    return mth__distribute_check(w->graph, MTH__PASS_OVERLAP);
+}
 RUN()

@@ -280,6 +280,7 @@ static int accumulated(world *w, bool gradients) {
     int adding = 0;
     CHECK_STATUS(plan(w, gradients));
     CHECK_STATUS(mth__accumulate(w->graph));
+    CHECK_STATUS(mth__distribute_check(w->graph, MTH__PASS_ACCUMULATE));
     CHECK_STATUS(mth__graph_check(w->graph));
     for (size_t i = 0; i < w->graph->node.n; i++) adding += w->graph->node.at[i]->accumulates;
     return adding;

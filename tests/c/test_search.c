@@ -56,8 +56,8 @@ static mth_status price_body(void *context) {
         TRY(mth__search(g, trial, folding, &p->options));
     }
     p->searching = now() - begin;
-    TRY(mth__shard(g, &p->options));
-    TRY(mth__reshard(g));
+    TRY(mth__distribute(g, &p->options, MTH__PASS_SHARD, MTH__PASS_RESHARD));
+    TRY(mth__distribute_check(g, MTH__PASS_RESHARD));
     TRY(mth__graph_check(g));
     if (p->look) p->look(g);
     p->seconds = p->bytes = p->reduces = p->all = 0;

@@ -94,34 +94,16 @@ static inline mth__value *with(world *w, const char *op, mth__attrs a, mth__valu
     return y;
 }
 static mth_status plan(world *w, bool gradients) {
-    TRY(mth__microbatch(w->graph, &w->options));
+    TRY(mth__distribute(w->graph, &w->options, MTH__PASS_MICROBATCH, MTH__PASS_MICROBATCH));
     if (gradients) {
         bool seeded[8] = {true, true, true, true, true, true, true, true};
         mth__gradient_options options = {.seeded = seeded};
         TRY(mth__gradients(w->graph, &options));
     }
-    TRY(mth__graph_check(w->graph));
-    TRY(mth__place(w->graph, &w->options));
-    TRY(mth__shard(w->graph, &w->options));
-    TRY(mth__graph_check(w->graph));
-    TRY(mth__reshard(w->graph));
-    TRY(mth__graph_check(w->graph));
-    TRY(mth__communication(w->graph, &w->options));
-    TRY(mth__graph_check(w->graph));
-    TRY(mth__schedule(w->graph, &w->options));
-    TRY(mth__graph_check(w->graph));
-    TRY(mth__overlap(w->graph, &w->options));
-    TRY(mth__graph_check(w->graph));
-    for (size_t i = 0; i < w->graph->node.n; i++) { /* what the passes promise */
-        const mth__node *node = w->graph->node.at[i];
-        for (int j = 0; j < node->nin; j++) {
-            const mth__value *value = node->in[j];
-            CHECK(node->need && value->sharding.on == node->need[j].on &&
-                mth__sharding_equal(&value->sharding, &node->need[j], value->shape.rank));
-            CHECK((node->op->flags & MTH__COMM) || node->need[j].on == node->on);
-        }
+    for (int pass = MTH__PASS_PLACE; pass <= MTH__PASS_OVERLAP; pass++) {
+        TRY(mth__distribute(w->graph, &w->options, (mth__distribute_pass)pass, (mth__distribute_pass)pass));
+        TRY(mth__distribute_check(w->graph, (mth__distribute_pass)pass));
     }
-    for (size_t i = 0; i < w->graph->output.n; i++) CHECK(!w->graph->output.at[i].value->sharding.partial);
     return NULL;
 }
 
