@@ -405,12 +405,21 @@ def models_in_models_too_deep(fixed):
     run(model, mesh=(1,))
 
 
+def ring_over(devices, fixed):
+    backend = CBackend(device_mesh=(devices,), **({} if fixed else {"collective_ops": {"all_reduce": "ring"}}))
+    compiled = ml.compile(chain(ml.Linear(1, weight_shard_spec=(0, None))), backend)
+    inputs = {"x": random(1, devices)}
+    compiled.evaluate(compiled.get_parameters(inputs), inputs)
+
+
+@case
+def ring_over_more_devices_than_the_engine_keeps(fixed):
+    ring_over(1200, fixed)
+
+
 @case
 def ring_over_too_many_devices(fixed):
-    backend = CBackend(device_mesh=(2048,), **({} if fixed else {"collective_ops": {"all_reduce": "ring"}}))
-    compiled = ml.compile(chain(ml.Linear(1, weight_shard_spec=(0, None))), backend)
-    inputs = {"x": random(1, 2048)}
-    compiled.evaluate(compiled.get_parameters(inputs), inputs)
+    ring_over(2048, fixed)
 
 
 # ---------------------------------------------------------------- devices and specs
