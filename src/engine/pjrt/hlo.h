@@ -1,9 +1,9 @@
 /* One writer of StableHLO text. A module is SPMD with local shapes: partition p is the p-th device of the segment, and
- * every value has the shape of the largest part that any of them holds. What a device holds really ("real") begins at
- * index 0 of each dimension; behind it lies padding, whose contents mean nothing. A row may rely on this alone:
- *   - along factors that it sums (or takes the maximum of) the padding of every operand has been set to 0 (-inf) before
- *   it is called;
- *   - dimensions that the row may not split (WHOLE) have none.
+ * every value has the shape of the largest part that any of them holds. The real elements of a device begin at index 0
+ * of each dimension. Behind them lies padding, whose contents mean nothing. A row may rely on two things alone:
+ *   - along the factors that it sums (or takes the maximum of), the padding of every operand was set to 0 (-inf) before
+ *     the row is called;
+ *   - dimensions that the row may not split (WHOLE) have no padding.
  * It may leave anything in the padding of its results, infinities and NaN included.
  *
  * To XLA partition p is replica p: its partitioner, which refuses to tell partitions apart, then has nothing to do with
@@ -12,7 +12,7 @@
  *
  * Everything here runs inside a guard (base/arena.h): memory that is gone jumps, so nothing returns NULL.
  *
- *     mth__hlo_val y = mth__hlo_binary(h, "maximum", x, mth__hlo_splat(h, x.dtype, x.shape, 0));
+ *     mth__hlo_val y = mth__hlo_binary(hlo, "maximum", x, mth__hlo_splat(hlo, x.dtype, x.shape, 0));
  * writes
  *     %7 = stablehlo.constant dense<0.0> : tensor<8x16xf32>
  *     %8 = stablehlo.maximum %6, %7 : tensor<8x16xf32>
@@ -68,14 +68,13 @@ typedef struct mth__hlo {
 const char *mth__hlo_type(mth__arena *, mth_dtype, mth__shape);
 const char *mth__hlo_name(mth__arena *, mth__hlo_val);       /* "%12", "%arg3" */
 const char *mth__hlo_list(mth__arena *, int n, const int *); /* "[0, 2]" */
-/* A line of the caller's own: `format` is what stands behind "%id = ", with its types; gives the value. Strings may be
-   arena texts.
-       mth__hlo_line(h, MTH_FLOAT32, s, "stablehlo.tanh %s : %s", mth__hlo_name(h->arena, x), mth__hlo_type(h->arena,
-       x.dtype, s)); */
+/* Writes a line of the caller's own and gives its value. `format` is what stands behind "%id = ", with its types.
+       mth__hlo_line(hlo, MTH_FLOAT32, x.shape, "stablehlo.tanh %s : %s", mth__hlo_name(hlo->arena, x),
+           mth__hlo_type(hlo->arena, x.dtype, x.shape)); */
 mth__hlo_val mth__hlo_line(mth__hlo *, mth_dtype, mth__shape, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-/* A line with several results (sort, regions): reserves `n` names; "%7:2 = ..." is read as results of their own: writes
-   "%7:n = <text>" and gives values whose names are "%7#0", "%7#1". `text` may hold newlines. */
+/* Writes a line with `n` results, "%7:2 = <text>", and gives their values, whose names are "%7#0" and "%7#1".
+   Operations with regions have such results. The text may hold newlines. */
 void mth__hlo_lines(mth__hlo *, int n, const mth_dtype *, const mth__shape *, mth__hlo_val *out, const char *format,
     ...) __attribute__((format(printf, 6, 7)));
 
@@ -137,8 +136,8 @@ mth__hlo_val mth__hlo_start(mth__hlo *, const mth__hlo_part *, int dim); /* i32 
 mth__hlo_val mth__hlo_size(mth__hlo *, const mth__hlo_part *, int dim);
 /* The global index of each element along a dimension: i32, (local.dim[dim]): start + iota * step. */
 mth__hlo_val mth__hlo_index(mth__hlo *, const mth__hlo_part *, int dim);
-/* true on real elements, of the part's local shape; `dims`: bits of the dimensions looked at. id of a value that is
-   true everywhere: the caller asks mth__hlo_is_padded first. */
+/* A mask of the part's local shape that is true on real elements; `dims` has a bit for each dimension that counts.
+   Where nothing is padded the mask is true everywhere: ask mth__hlo_is_padded first, and do without it. */
 bool mth__hlo_is_padded(const mth__hlo_part *, unsigned dims);
 mth__hlo_val mth__hlo_mask(mth__hlo *, const mth__hlo_part *, unsigned dims);
 /* x with `value` in the padding along dims; x itself where there is none. */
@@ -152,19 +151,20 @@ typedef struct {
 typedef struct {
     mth__hlo *hlo;
     const mth__op *op;
-    /* of the global tensors: a row reads local sizes off its operands' and results' parts */
+    /* They describe the global tensors. Local sizes stand in the parts of operands and results. */
     const mth__attrs *attrs;
     int nin, nout;
     /* out[].part is given, the row sets out[].value (shape: part->local) */
     mth__hlo_operand in[MTH__MAX_IN], out[MTH__MAX_OUT];
-    /* What a result is added to, or NULL: behind the row, unless that took it (mth__hlo_start_of). */
+    /* The sum to which a result is added, or NULL. The caller adds it behind the row, unless the row took it by
+       mth__hlo_start_of. */
     const mth__hlo_val *sum[MTH__MAX_OUT];
     bool by_microbatch; /* where the row's part of the batch begins is a number, not a constant */
 } mth__hlo_call;
 typedef void mth__hlo_row(mth__hlo_call *);
 /* NULL: communication but keep; "stop", "reshape" are rows here */
 extern mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT];
-/* 1: the row wants its operands' padding left as it is */
+/* 1: the padding of the row's operands is not filled */
 extern const unsigned char mth__hlo_masks_itself[MTH__ROW_COUNT];
 
 /* hlo_elementwise.c, hlo_dropout.c */
@@ -186,9 +186,8 @@ mth__hlo_val mth__hlo_activation(mth__hlo *, const char *name, mth__hlo_val x);
 mth__hlo_val mth__hlo_activation_grad(mth__hlo *, const char *name, mth__hlo_val x, mth__hlo_val dy);
 
 /* ---- collectives: hlo_collective.c (XLA's own), hlo_steps.c (a named algorithm as collective_permute, from the
-   template of steps). All devices of the channel's groups are partitions of the module. in: NULL for those of a
-   broadcast that only receive is not told apart: every partition has an operand, what the receivers' holds means
-     nothing. Sets out->value. */
+   template of steps). All devices of the channel's groups are partitions of the module. In a broadcast every partition
+   has an operand, and that of a partition which only receives means nothing. Sets out->value. */
 void mth__hlo_collective(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
 void mth__hlo_steps(mth__hlo *, const mth__channel *, const mth__hlo_operand *in, mth__hlo_operand *out);
 /* hlo_exchange.c: a transfer whose devices are those of one placement, and whose boxes have no gaps (no cyclic split).

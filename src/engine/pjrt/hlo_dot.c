@@ -127,7 +127,7 @@ static mth__hlo_val widened(
     return mth__hlo_slice(hlo, dot(hlo, a, of, b, of), widen_a ? 1 : 2, 0, narrow);
 }
 
-/* The order of the summed dimensions of v in memory, as indices of of.sum. */
+/* The order of an operand's summed dimensions in memory, as indices of of.sum. */
 static void order_of_terms(dims of, int *terms) {
     for (int i = 0; i < of.nsum; i++) {
         int rank = 0;

@@ -1,9 +1,13 @@
 /* The engine "pjrt": programs run by XLA, through any plugin of the PJRT C API.
- *   pjrt_client.c   options, client or topology, devices, describe        pjrt_buffer.c  memory of arrays, on the host
- *   and on devices segment.c       program -> segments and moves                         hlo*.c         segment ->
- *   StableHLO xla*.c          StableHLO -> executable                               pjrt_load.c    all of a program;
- *   explain pjrt_run.c      one run: everything is enqueued, then awaited         pjrt_move.c    values from device to
- *   device
+ *   pjrt_client.c   options, client or topology, devices, describe
+ *   pjrt_buffer.c   memory of arrays, on the host and on devices
+ *   segment.c       program -> segments and moves
+ *   hlo*.c          segment -> StableHLO
+ *   xla*.c          StableHLO -> executable
+ *   pjrt_load.c     all of a program
+ *   pjrt_run.c      one run: everything is enqueued, then awaited
+ *   pjrt_move.c     values from device to device
+ *   pjrt_explain.c  what XLA made of a program
  * On a topology without devices (a TPU that is not here) everything works but the run. */
 #ifndef MTH__PJRT_H
 #define MTH__PJRT_H
@@ -55,9 +59,9 @@ mth_status mth__pjrt_describe(mth__engine *, mth__text *);
 extern const mth__opt mth__pjrt_options[];
 int mth__pjrt_type(mth_dtype); /* PJRT_Buffer_Type: bool is PRED */
 
-/* pjrt_buffer.c. A buffer is memory on the host, views of it on devices, or both; what is missing is made when asked
-   for. On CPU plugins a view of whole, 64-byte aligned host memory shares it, and a padded view takes its place until
-   somebody reads it. */
+/* pjrt_buffer.c. A buffer is memory on the host, views of it on devices, or both. What is missing is made when it is
+   asked for. With a CPU plugin a view of whole, 64-byte aligned host memory shares that memory; and once there is a
+   padded view, the host's copy is freed until somebody reads it. */
 mth_status mth__pjrt_buffer_new(mth__engine *, int device, int64_t bytes, mth__buffer **out);
 mth_status mth__pjrt_buffer_borrow(mth__engine *, int device, const void *data, int64_t bytes, void (*release)(void *),
     void *context, mth__buffer **out);
@@ -72,7 +76,7 @@ mth_status mth__pjrt_view(mth__buffer *, int device, mth_dtype, mth__shape real,
 /* Takes over `view`, which holds `real` elements in a padded shape; where this fails, the caller keeps it. */
 mth_status mth__pjrt_adopt(
     mth__engine *, int device, mth_dtype, mth__shape real, mth__shape padded, PJRT_Buffer *view, mth__buffer **out);
-/* and destroys the event; NULL is ready */
+/* Waits for an event and destroys it. NULL counts as ready. */
 mth_status mth__pjrt_await(mth__engine *, PJRT_Event *, const char *doing);
 
 mth_status mth__pjrt_check_global(const mth__program *global); /* pjrt_parts.c */

@@ -46,8 +46,8 @@ mth_status mth__pjrt_check_program(const mth__program *program) {
             return no_such_program(program->exit.at[i].name,
                 F("XLA's engine gives no exit the bytes of an entry, and exit %zu, %s, is the successor of entry %d", i,
                     program->exit.at[i].name, program->exit.at[i].entry));
-    for (size_t r = 0; r < program->role.n; r++) {
-        const mth__role *role = &program->role.at[r];
+    for (size_t k = 0; k < program->role.n; k++) {
+        const mth__role *role = &program->role.at[k];
         for (size_t i = 0; i < role->instr.n; i++)
             if (role->instr.at[i].kind == MTH__COPY)
                 return no_such_program(role->instr.at[i].label.module,

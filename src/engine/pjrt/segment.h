@@ -1,12 +1,11 @@
 /* From a program to what XLA runs: segments, and hops of values between devices.
  *
  * Devices whose roles have the same instruction (the same result, the same channel) run it together, whatever the sizes
- * of their parts. A segment is a run of such instructions of one set of devices: one SPMD module, XLA's own collectives
- * inside. It ends where one of its devices sends, receives or takes part in a segment of other devices, and where a
- * pipeline goes on to another microbatch or stage, or turns back: so all microbatches of a stage are one text. A hop is
- *   a transfer between placements, or a direct broadcast, of the
- * program: copies between devices, that the host starts. A transfer inside one placement is an instruction of its
- *   segment (hlo_exchange.c).
+ * of their parts. A segment is a run of such instructions of one set of devices. It becomes one SPMD module, with XLA's
+ * own collectives inside. It ends where one of its devices sends, receives or takes part in a segment of other devices,
+ * and where a pipeline goes on to another microbatch or stage, or turns back: so all microbatches of a stage share one
+ * text. A hop is a transfer of the program between placements, or a direct broadcast. It is copies between devices,
+ * which the host starts. A transfer inside one placement is an instruction of its segment (hlo_exchange.c).
  *
  *     2 stages, 2 microbatches:  segment{0} segment{0} hop{0->1} segment{1} hop{0->1} segment{1}
  *
