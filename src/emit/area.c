@@ -60,12 +60,14 @@ static bool view(const mth__area *part, const mth__area *box, int64_t *offset, i
     int64_t row = 1;
     *offset = 0;
     for (int d = part->rank - 1; d >= 0; d--) {
-        mth__extent p = part->dim[d], b = box->dim[d];
-        int64_t away = b.start - p.start, step = b.size > 1 ? b.step : p.step;
-        if (away % p.step || step % p.step || away < 0 || (away + (b.size - 1) * step) / p.step >= p.size) return false;
-        *offset += away / p.step * row;
-        stride[d] = step / p.step * row;
-        row *= p.size;
+        mth__extent held = part->dim[d], taken = box->dim[d];
+        int64_t away = taken.start - held.start, step = taken.size > 1 ? taken.step : held.step;
+        if (away % held.step || step % held.step || away < 0 ||
+            (away + (taken.size - 1) * step) / held.step >= held.size)
+            return false;
+        *offset += away / held.step * row;
+        stride[d] = step / held.step * row;
+        row *= held.size;
     }
     return true;
 }

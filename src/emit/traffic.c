@@ -10,21 +10,23 @@ typedef struct {
     int64_t times;
 } kind_of_channel;
 
-static uint64_t hash_sharding(uint64_t hash, const mth__sharding *s, int rank) {
-    hash = mth__hash_add(hash, (uint64_t)s->on->id << 16 | (uint64_t)s->partial << 8 | s->reduce);
+static uint64_t hash_sharding(uint64_t hash, const mth__sharding *sharding, int rank) {
+    hash = mth__hash_add(hash, (uint64_t)sharding->on->id << 16 | (uint64_t)sharding->partial << 8 | sharding->reduce);
     for (int d = 0; d < rank; d++) {
-        hash = mth__hash_add(
-            hash, (uint64_t)s->dim[d].grain << 8 | (uint64_t)s->dim[d].cyclic << 7 | (uint64_t)s->dim[d].naxes);
-        for (int i = 0; i < s->dim[d].naxes; i++) hash = mth__hash_add(hash, (uint64_t)s->dim[d].axis[i]);
+        hash = mth__hash_add(hash,
+            (uint64_t)sharding->dim[d].grain << 8 | (uint64_t)sharding->dim[d].cyclic << 7 |
+                (uint64_t)sharding->dim[d].naxes);
+        for (int i = 0; i < sharding->dim[d].naxes; i++) hash = mth__hash_add(hash, (uint64_t)sharding->dim[d].axis[i]);
     }
     return hash;
 }
 
-static uint64_t hash_channel(const mth__channel *c) {
-    uint64_t hash = mth__hash_add(
-        mth__hash_key(), (uint64_t)c->kind << 24 | (uint64_t)c->algorithm << 16 | (uint64_t)c->dtype << 8 | c->axes);
-    for (int d = 0; d < c->shape.rank; d++) hash = mth__hash_add(hash, (uint64_t)c->shape.dim[d]);
-    return hash_sharding(hash_sharding(hash, &c->from, c->shape.rank), &c->to, c->shape.rank);
+static uint64_t hash_channel(const mth__channel *channel) {
+    uint64_t hash = mth__hash_add(mth__hash_key(),
+        (uint64_t)channel->kind << 24 | (uint64_t)channel->algorithm << 16 | (uint64_t)channel->dtype << 8 |
+            channel->axes);
+    for (int d = 0; d < channel->shape.rank; d++) hash = mth__hash_add(hash, (uint64_t)channel->shape.dim[d]);
+    return hash_sharding(hash_sharding(hash, &channel->from, channel->shape.rank), &channel->to, channel->shape.rank);
 }
 
 static bool alike(const mth__channel *a, const mth__channel *b) {
@@ -43,49 +45,55 @@ static bool is_alike(const void *key, int number) {
     return alike(wanted->kind[number].like, wanted->channel);
 }
 
-static bool in_groups(const mth__channel *c) { return c->kind != MTH__TRANSFER && c->kind != MTH__BROADCAST; }
+static bool in_groups(const mth__channel *channel) {
+    return channel->kind != MTH__TRANSFER && channel->kind != MTH__BROADCAST;
+}
 
 /* What a device moves depends on its rank in the group alone. */
-static bool is_uniform(const mth__channel *c) {
-    return in_groups(c) && mth__sharding_even(c->shape, &c->from) && mth__sharding_even(c->shape, &c->to);
+static bool is_uniform(const mth__channel *channel) {
+    return in_groups(channel) && mth__sharding_even(channel->shape, &channel->from) &&
+        mth__sharding_even(channel->shape, &channel->to);
 }
 
 /* Direct collectives are counted by formula: their moves are as many as the pairs of devices. */
-static bool by_formula(const mth__channel *c) { return in_groups(c) && c->algorithm == MTH__DIRECT; }
+static bool by_formula(const mth__channel *channel) { return in_groups(channel) && channel->algorithm == MTH__DIRECT; }
 
 /* A bound on the boxes that a device of a transfer takes. */
-static double boxes_of(const mth__channel *c) {
-    mth__shape part = mth__largest_part(c->shape, &c->from), whole = mth__largest_part(c->shape, &c->to);
+static double boxes_of(const mth__channel *channel) {
+    mth__shape part = mth__largest_part(channel->shape, &channel->from),
+               whole = mth__largest_part(channel->shape, &channel->to);
     double boxes = 1;
-    for (int d = 0; d < c->shape.rank; d++) {
+    for (int d = 0; d < channel->shape.rank; d++) {
         double parts = 1, covered = part.dim[d] ? (double)whole.dim[d] / (double)part.dim[d] + 2 : 1;
-        for (int i = 0; i < c->from.dim[d].naxes; i++) parts *= c->from.on->dim[c->from.dim[d].axis[i]];
-        boxes *= covered < parts && !c->from.dim[d].cyclic ? covered : parts;
+        for (int i = 0; i < channel->from.dim[d].naxes; i++)
+            parts *= channel->from.on->dim[channel->from.dim[d].axis[i]];
+        boxes *= covered < parts && !channel->from.dim[d].cyclic ? covered : parts;
     }
     return boxes;
 }
 
 /* A bound on the steps that counting one kind takes. */
-static double steps_of(const mth__channel *c) {
-    double n = mth__channel_size(c), devices = is_uniform(c) ? n : c->to.on->count;
-    if (c->kind == MTH__TRANSFER) return devices * boxes_of(c);
-    if (c->algorithm == MTH__DIRECT) return devices * (c->kind == MTH__BROADCAST ? 1 : 4);
-    return devices * 2 * n * (c->kind == MTH__ALL_TO_ALL ? n : 1);
+static double steps_of(const mth__channel *channel) {
+    double n = mth__channel_size(channel), devices = is_uniform(channel) ? n : channel->to.on->count;
+    if (channel->kind == MTH__TRANSFER) return devices * boxes_of(channel);
+    if (channel->algorithm == MTH__DIRECT) return devices * (channel->kind == MTH__BROADCAST ? 1 : 4);
+    return devices * 2 * n * (channel->kind == MTH__ALL_TO_ALL ? n : 1);
 }
 
-static int64_t elements_of(const mth__channel *c, const mth__sharding *sharding, int device) {
-    return mth__shape_size(mth__local_shape(c->shape, sharding, sharding->on->rank_of[device], NULL, NULL));
+static int64_t elements_of(const mth__channel *channel, const mth__sharding *sharding, int device) {
+    return mth__shape_size(mth__local_shape(channel->shape, sharding, sharding->on->rank_of[device], NULL, NULL));
 }
 
 /* Of a direct collective: what the moves of a device's group come to, for that device. */
-static mth__traffic direct_traffic(const mth__channel *c, int device) {
-    const int64_t element = (int64_t)mth_dtype_size(c->dtype), others = mth__channel_size(c) - 1,
-                  operand = elements_of(c, &c->from, device), result = elements_of(c, &c->to, device);
+static mth__traffic direct_traffic(const mth__channel *channel, int device) {
+    const int64_t element = (int64_t)mth_dtype_size(channel->dtype), others = mth__channel_size(channel) - 1,
+                  operand = elements_of(channel, &channel->from, device),
+                  result = elements_of(channel, &channel->to, device);
     int64_t received, sent;
-    switch (c->kind) {
+    switch (channel->kind) {
     case MTH__ALL_REDUCE: { /* others' terms of its own part, and their parts; each of them likewise */
         int64_t start, own;
-        mth__chunk_range(result, (int)others + 1, mth__channel_group(c, device, NULL), &start, &own);
+        mth__chunk_range(result, (int)others + 1, mth__channel_group(channel, device, NULL), &start, &own);
         received = sent = mth__size_sum(mth__size_product(others, own), result - own);
         break;
     }
@@ -98,8 +106,8 @@ static mth__traffic direct_traffic(const mth__channel *c, int device) {
         sent = mth__size_product(others, operand);
         break;
     default: { /* all_to_all: all but the box that stays */
-        mth__area from = mth__area_local(c->shape, &c->from, device), to = mth__area_local(c->shape, &c->to, device),
-                  box;
+        mth__area from = mth__area_local(channel->shape, &channel->from, device),
+                  to = mth__area_local(channel->shape, &channel->to, device), box;
         const int64_t stays = mth__area_intersect(&from, &to, &box) ? mth__area_size(&box) : 0;
         received = result - stays;
         sent = operand - stays;
@@ -115,15 +123,16 @@ static void add(mth__traffic *sum, mth__traffic more, int64_t times) {
 }
 
 /* The moves of one device: what it receives, and at the index of each peer (its rank, else its id) what that sends. */
-static mth_status add_moves(const mth__channel *c, int device, bool by_rank, int at, int64_t times, mth__traffic *all) {
+static mth_status add_moves(
+    const mth__channel *channel, int device, bool by_rank, int at, int64_t times, mth__traffic *all) {
     mth__arena *arena = mth__arena_new();
     mth__channel_part part;
-    TRY(mth__channel_moves(arena, &(mth__templates){.arena = arena}, c, device, &part));
+    TRY(mth__channel_moves(arena, &(mth__templates){.arena = arena}, channel, device, &part));
     int64_t received = 0;
     for (int i = 0; i < part.count; i++) {
         const mth__channel_move *move = &part.move[i];
         if (move->peer == device) continue;
-        const int64_t bytes = mth__channel_move_bytes(c, move);
+        const int64_t bytes = mth__channel_move_bytes(channel, move);
         received = mth__size_sum(received, bytes);
         add(&all[by_rank ? move->peer_rank : move->peer], (mth__traffic){.sent = bytes}, times);
     }
@@ -133,56 +142,58 @@ static mth_status add_moves(const mth__channel *c, int device, bool by_rank, int
 }
 
 /* Of a uniform channel: by rank in the first group. */
-static mth_status group_traffic(mth__arena *arena, const mth__channel *c, mth__traffic **by_rank) {
-    const int n = mth__channel_size(c);
+static mth_status group_traffic(mth__arena *arena, const mth__channel *channel, mth__traffic **by_rank) {
+    const int n = mth__channel_size(channel);
     int32_t *member = NEW_ARRAY(arena, int32_t, n);
     *by_rank = NEW_ARRAY(arena, mth__traffic, n);
-    mth__channel_group(c, c->from.on->device[0], member);
+    mth__channel_group(channel, channel->from.on->device[0], member);
     for (int rank = 0; rank < n; rank++) {
-        if (by_formula(c))
-            (*by_rank)[rank] = direct_traffic(c, member[rank]);
+        if (by_formula(channel))
+            (*by_rank)[rank] = direct_traffic(channel, member[rank]);
         else
-            TRY(add_moves(c, member[rank], true, rank, 1, *by_rank));
+            TRY(add_moves(channel, member[rank], true, rank, 1, *by_rank));
     }
     return NULL;
 }
 
-static mth_status count(mth__arena *arena, const mth__channel *c, int64_t times, mth__traffic *by_device) {
+static mth_status count(mth__arena *arena, const mth__channel *channel, int64_t times, mth__traffic *by_device) {
     mth__traffic *one = NULL;
-    const mth__placement *on = c->to.on;
-    if (is_uniform(c)) {
-        TRY(group_traffic(arena, c, &one));
+    const mth__placement *on = channel->to.on;
+    if (is_uniform(channel)) {
+        TRY(group_traffic(arena, channel, &one));
         for (int i = 0; i < on->count; i++)
-            add(&by_device[on->device[i]], one[mth__channel_group(c, on->device[i], NULL)], times);
+            add(&by_device[on->device[i]], one[mth__channel_group(channel, on->device[i], NULL)], times);
         return NULL;
     }
-    if (by_formula(c)) {
-        for (int i = 0; i < on->count; i++) add(&by_device[on->device[i]], direct_traffic(c, on->device[i]), times);
+    if (by_formula(channel)) {
+        for (int i = 0; i < on->count; i++)
+            add(&by_device[on->device[i]], direct_traffic(channel, on->device[i]), times);
         return NULL;
     }
-    for (int i = 0; i < on->count; i++) TRY(add_moves(c, on->device[i], false, on->device[i], times, by_device));
+    for (int i = 0; i < on->count; i++) TRY(add_moves(channel, on->device[i], false, on->device[i], times, by_device));
     return NULL;
 }
 
-mth_status mth__channel_traffic(const mth__channel *c, mth__traffic *by_device) {
+mth_status mth__channel_traffic(const mth__channel *channel, mth__traffic *by_device) {
     mth__arena *arena = mth__arena_new();
-    TRY(count(arena, c, 1, by_device));
+    TRY(count(arena, channel, 1, by_device));
     mth__arena_free(arena);
     return NULL;
 }
 
-mth_status mth__program_traffic(const mth__program *p, mth__traffic *by_device, bool *counted) {
+mth_status mth__program_traffic(const mth__program *program, mth__traffic *by_device, bool *counted) {
     mth__arena *arena = mth__arena_new();
     int kinds = 0;
     mth__table table = {0}; /* of indices in `kind` */
-    kind_of_channel *kind = NEW_ARRAY(arena, kind_of_channel, p->channel.n);
+    kind_of_channel *kind = NEW_ARRAY(arena, kind_of_channel, program->channel.n);
     double steps = 0;
-    for (size_t i = 0; i < p->channel.n; i++) {
-        const mth__channel *c = &p->channel.at[i];
-        const int found = mth__table_add(arena, &table, hash_channel(c), is_alike, &(channel_key){kind, c}, kinds);
+    for (size_t i = 0; i < program->channel.n; i++) {
+        const mth__channel *channel = &program->channel.at[i];
+        const int found =
+            mth__table_add(arena, &table, hash_channel(channel), is_alike, &(channel_key){kind, channel}, kinds);
         if (found == kinds) {
-            kind[kinds++] = (kind_of_channel){c, 0};
-            steps += steps_of(c);
+            kind[kinds++] = (kind_of_channel){channel, 0};
+            steps += steps_of(channel);
         }
         kind[found].times++;
     }
