@@ -1,6 +1,7 @@
 /* Machine files: what they say is what plans use, and what is wrong in one is named with its line. */
 #include "distribute/decide.h"
 #include "plans.h"
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 #include "guarded.h"
@@ -160,6 +161,41 @@ GUARDED(spoilt_files_are_refused) {
             mth_error_free(s);
         }
     CHECK(refused > 1000);
+}
+
+/* ---------------------------------------------------------------- memory that is gone */
+/* A backend with this machine, the n-th allocation failing: an error, and nothing is left behind. Returns whether it
+ * succeeded. */
+static bool fails_well(const char *machine, int64_t n) {
+    mth_backend *backend = NULL;
+    const int64_t before = mth_debug_live_allocations();
+    mth_arg dim = mth_int(4);
+    const mth_option option[] = {{"device_mesh", mth_list(1, &dim)}, {"machine", mth_string(machine)}};
+    mth_debug_fail_allocation(n);
+    mth_status status = mth_backend_create("native", option, 2, &backend);
+    mth_debug_fail_allocation(-1);
+    CHECK((status == NULL) == (backend != NULL));
+    if (status) CHECK(mth_error_get_code(status) == MTH_ERROR_MEMORY);
+    const bool made = backend != NULL;
+    mth_error_free(status);
+    mth_backend_free(backend);
+    CHECK(mth_debug_live_allocations() == before);
+    return made;
+}
+
+TEST(every_allocation_may_fail) {
+    char path[64], calibrate[80];
+    snprintf(path, sizeof path, "/tmp/mithril_test_machine_%d.txt", (int)getpid());
+    snprintf(calibrate, sizeof calibrate, "calibrate:%s", path);
+    int64_t n = 0, step = 0;
+    for (bool made = false; !made; step = step < 3 ? step + 1 : 3, n += step) {
+        made = fails_well(calibrate, n);
+        CHECK(made == (access(path, F_OK) == 0)); /* what was not measured to the end is not kept */
+    }
+    CHECK(n > 20);
+    for (n = 0; !fails_well(path, n); n++) continue;
+    CHECK(n > 5);
+    unlink(path);
 }
 
 RUN()
