@@ -17,6 +17,9 @@
  * and of all together:
  *   channels  (verify_channels.c) exactly the roles that must take part do, once, with what the channel carries; the
  *             waiting among roles and streams has no cycle
+ *   moves     (verify_moves.c) what the first device of each role takes in a transfer, a broadcast or by a named
+ *             algorithm lies in what its peers hold and in its own memory; where that is one round of copies it has as
+ *             many elements as the result
  *   templates (collective_verify.c) the steps of each algorithm that the plan uses, for its number of ranks, leave on
  *             every rank what the collective promises, and no round reads what it overwrites
  *
@@ -36,6 +39,7 @@
  * once; what would take more than MOST_STEPS steps together, or one more than MOST_SET_BYTES, is refused by name:
  * rings of more than some 1600 ranks. Nothing is taken as proved. */
 #include "emit/verify.h"
+#include "emit/verify_moves.h"
 #include "emit/collective.h"
 #include <string.h>
 
@@ -265,6 +269,7 @@ static mth_status verify(mth__verification *proof) {
         if (s) return s;
     }
     TRY(check_left(proof));
+    TRY(mth__verify_moves(proof));
     return mth__verify_channels(proof);
 }
 

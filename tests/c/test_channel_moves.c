@@ -1,6 +1,7 @@
 /* What channels mean for each device: followed on numbers and compared with what the kind says of the whole tensor;
  * bytes against formulas; what is sent is what is received. */
 #include "emit/traffic.h"
+#include "emit/verify_moves.h"
 #include "plans.h"
 #include <math.h>
 #include <string.h>
@@ -201,6 +202,38 @@ GUARDED(mutants_come_out_wrong) {
                     break;
                 }
         }
+}
+
+/* What the verifier says of moves: the right ones pass, those that leave a memory or fill too little do not. */
+GUARDED(the_verifier_knows_good_moves) {
+    int64_t looked = 0;
+    EACH_CASE(x) {
+        mth__channel_part *part = parts_of(&x);
+        for (int d = 0; d < GROUPS * x.n; d++) CHECK_STATUS(mth__verify_device_moves(&x.channel, d, &part[d]));
+        if (!part[1].count) continue;
+        mth__channel_move *move = NEW_ARRAY(a, mth__channel_move, part[1].count), *last = &move[part[1].count - 1];
+        memcpy(move, part[1].move, (size_t)part[1].count * sizeof *move);
+        const mth__channel_part spoilt = {part[1].rounds, part[1].count, move};
+        const mth__channel_move good = *last;
+#define REFUSED_WITH(words) CHECK_FAILS(mth__verify_device_moves(&x.channel, 1, &spoilt), MTH_ERROR_INTERNAL, words)
+        last->copy.from = -1;
+        REFUSED_WITH("does not hold");
+        *last = good;
+        last->copy.to += 1 << 20;
+        REFUSED_WITH("outside its memory");
+        *last = good;
+        last->copy.to_stride[0] += last->copy.size[0] > 1 ? 1 << 20 : 0;
+        if (last->copy.size[0] > 1) REFUSED_WITH("outside its memory");
+        *last = good;
+        last->round = part[1].rounds;
+        REFUSED_WITH("is in round");
+        *last = good;
+        last->copy.size[0]--;
+        if (x.channel.algorithm == MTH__DIRECT && x.channel.kind >= MTH__ALL_TO_ALL && last->copy.size[0])
+            REFUSED_WITH("its result has");
+        looked++;
+    }
+    CHECK(looked > 300);
 }
 
 /* ---------------------------------------------------------------- bytes */
