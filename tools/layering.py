@@ -123,8 +123,7 @@ def defined_types(text):
 
 
 def check_types():
-    """No two types share a name, but the engines' own bodies of what engine.h and devices.h leave open. Of a pass's .c
-    file the type `state` is what its functions hand on."""
+    """No two types share a name, but the engines' own bodies of what engine.h and devices.h leave open."""
     where, opaque = defaultdict(set), set()
     for path in files(["include", "src", "python"], ".c", ".h"):
         text = path.read_text()
@@ -133,11 +132,7 @@ def check_types():
         if path.parent.name in ("data", "engine"):
             opaque.update(re.findall(r"typedef struct (\w+) \1;", text))
     for name, places in sorted(where.items()):
-        if (
-            len(places) > 1
-            and not (name in opaque and all(place.count("/") == 3 for place in places))
-            and name != "state"
-        ):
+        if len(places) > 1 and not (name in opaque and all(place.count("/") == 3 for place in places)):
             yield f"one name, types in several files: {name} in {', '.join(sorted(places))}"
 
 

@@ -20,14 +20,14 @@ typedef struct {
     mth__graph *graph;
     readers *of; /* by value id */
     bool *kept;  /* by node: additions that rows do leave */
-} state;
+} accumulate_pass;
 
 /* Shares no bytes with another value: what emit may make a view of its operand does. */
 static bool has_bytes(const mth__node *n) {
     return !(n->op->flags & MTH__ALIAS) && n->op != mth__row_op(MTH__ROW_slice);
 }
 
-static void read_at(state *s, const mth__value *v, int at, mth__node *by) {
+static void read_at(accumulate_pass *s, const mth__value *v, int at, mth__node *by) {
     readers *r = &s->of[v->id];
     r->before = r->last;
     r->last = at;
@@ -45,7 +45,7 @@ static bool of_microbatches(const mth__node *a, const mth__node *b) {
 }
 
 /* The addition of a term to a sum so far, made before the term and read last by the addition; NULL: there is none. */
-static mth__node *addition_of(const state *s, const mth__value *term, mth__value **sum) {
+static mth__node *addition_of(const accumulate_pass *s, const mth__value *term, mth__value **sum) {
     const readers *r = &s->of[term->id];
     mth__node *add = r->reader;
     if (r->before >= 0 || !add || add->op != mth__row_op(MTH__ROW_add) || add->on != term->node->on) return NULL;
@@ -59,7 +59,7 @@ static mth__node *addition_of(const state *s, const mth__value *term, mth__value
 }
 
 /* All results that the row can add, or none. */
-static void fuse(state *s, mth__node *n) {
+static void fuse(accumulate_pass *s, mth__node *n) {
     mth__node *add[MTH__MAX_OUT];
     mth__value *sum[MTH__MAX_OUT];
     const int sums = __builtin_popcount(n->op->accumulates);
@@ -87,7 +87,7 @@ static void fuse(state *s, mth__node *n) {
 
 mth_status mth__accumulate(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    state s = {.graph = graph,
+    accumulate_pass s = {.graph = graph,
         .of = NEW_ARRAY(arena, readers, graph->values),
         .kept = NEW_ARRAY(arena, bool, graph->node.n + 1)};
     for (int id = 0; id < graph->values; id++) s.of[id] = (readers){.last = -1, .before = -1};

@@ -13,7 +13,7 @@ typedef struct {
     mth__node **reader; /* by value id: how many read it, the last one */
     bool *absorbed;     /* by node id: cut together with its communication */
     mth__rewrite *rewrite;
-} state;
+} chunk_pass;
 typedef struct {
     mth__node *node;
     int dim, chunks;
@@ -26,7 +26,7 @@ typedef struct {
 
 static bool whole_in(const mth__sharding *s, int d) { return s->dim[d].naxes == 0; }
 
-static void find_maker(const state *s, plan *p) {
+static void find_maker(const chunk_pass *s, plan *p) {
     mth__node *m = p->node->in[0]->node;
     if (!m || !s->options.overlap || !(m->op->flags & MTH__PRODUCT)) return;
     if (s->uses[m->out[0]->id] != 1 || m->on != p->node->in[0]->sharding.on) return;
@@ -46,7 +46,7 @@ static void find_maker(const state *s, plan *p) {
     p->sliced_dim = dim;
 }
 
-static void find_chain(const state *s, plan *p) {
+static void find_chain(const chunk_pass *s, plan *p) {
     mth__value *v = p->node->out[0];
     while (p->links < CHAIN && s->uses[v->id] == 1 && s->reader[v->id]) {
         mth__node *x = s->reader[v->id];
@@ -64,7 +64,7 @@ static void find_chain(const state *s, plan *p) {
     }
 }
 
-static bool find_plan(const state *s, mth__node *n, plan *p) {
+static bool find_plan(const chunk_pass *s, mth__node *n, plan *p) {
     memset(p, 0, sizeof *p);
     if (!mth__communicates(n)) return false;
     const mth__value *v = n->in[0], *to = n->out[0];
@@ -95,7 +95,7 @@ static mth_status same_node(mth__graph *g, const mth__node *n, mth__value *const
         g, n, (enum mth__row)mth__op_index(n->op), &n->attrs, n->nin, in, n->need, &n->out[0]->sharding, out);
 }
 
-static mth_status apply(const state *s, const plan *p) {
+static mth_status apply(const chunk_pass *s, const plan *p) {
     mth__graph *g = s->graph;
     mth__node *n = p->node;
     mth__value *piece[CHUNKS], *last = p->links ? p->chain[p->links - 1]->out[0] : n->out[0];
@@ -131,7 +131,7 @@ static mth_status apply(const state *s, const plan *p) {
     return NULL;
 }
 
-static mth_status run(state *s) {
+static mth_status run(chunk_pass *s) {
     mth__graph *g = s->graph;
     size_t n = g->node.n;
     plan *plans = NEW_ARRAY(s->arena, plan, n);
@@ -163,7 +163,7 @@ static mth_status run(state *s) {
 
 mth_status mth__chunk_communication(mth__graph *graph, const mth__distribute_options *options) {
     mth__arena *arena = mth__arena_new();
-    state s = {.graph = graph,
+    chunk_pass s = {.graph = graph,
         .arena = arena,
         .options = *options,
         .uses = mth__graph_uses(arena, graph),

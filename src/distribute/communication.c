@@ -21,13 +21,13 @@ mth_status mth__node_like(mth__graph *g, const mth__node *like, enum mth__row ro
 typedef struct {
     mth__graph *graph;
     mth__arena *arena;
-} state;
+} communication_pass;
 
 static bool is(const mth__node *n, enum mth__row row) { return n->op == mth__row_op(row); }
 
 /* keep splits one dimension further by just the axis that was reduced: all devices but one of each part reduced in
  * vain. */
-static void scatter_instead(state *s) {
+static void scatter_instead(communication_pass *s) {
     mth__graph *graph = s->graph;
     const int *uses = mth__graph_uses(s->arena, graph);
     bool *kept = NEW_ARRAY(s->arena, bool, graph->node.n + 1);
@@ -278,7 +278,7 @@ static mth_status place_late(placing *p) {
     return NULL;
 }
 
-static mth_status merge(state *s) {
+static mth_status merge(communication_pass *s) {
     mth__graph *graph = s->graph;
     const size_t nodes = graph->node.n;
     gathering *groups = NEW(s->arena, gathering);
@@ -307,7 +307,7 @@ static mth_status merge(state *s) {
 }
 
 static mth_status optimize(mth__graph *graph, mth__arena *arena) {
-    state s = {.graph = graph, .arena = arena};
+    communication_pass s = {.graph = graph, .arena = arena};
     TRY(mth__drop_redundant(graph));
     scatter_instead(&s);
     return merge(&s);

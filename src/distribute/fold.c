@@ -26,7 +26,7 @@ typedef struct {
     int *module_of;    /* by position of a node */
     int *position;     /* by value id: of its maker; -1 */
     int *first_reader; /* by value id, of parameters: a module */
-} state;
+} fold_pass;
 
 typedef struct {
     const char *module;
@@ -68,7 +68,7 @@ static uint64_t mix_sharding(uint64_t h, const mth__value *v) {
     return h;
 }
 
-static uint64_t mix_operand(const state *s, uint64_t h, const mth__node *n, const mth__value *v, int here) {
+static uint64_t mix_operand(const fold_pass *s, uint64_t h, const mth__node *n, const mth__value *v, int here) {
     h = mth__mix(h, v->kind);
     if (v->kind == MTH__VALUE_INPUT) return mth__mix(h, (uint64_t)v->id);
     if (v->kind != MTH__VALUE_NODE) {
@@ -97,7 +97,7 @@ static uint64_t mix_attributes(uint64_t h, const mth__node *node) {
     return h;
 }
 
-static uint64_t hash_of(const state *s, int m) {
+static uint64_t hash_of(const fold_pass *s, int m) {
     uint64_t h = 0;
     for (int k = 0; k < s->module[m].nodes; k++) {
         const mth__node *n = s->graph->node.at[s->module[m].first + (size_t)k];
@@ -117,7 +117,7 @@ static bool starts_module(const mth__graph *g, size_t i) {
     return !i || a != b;
 }
 
-static void list_modules(state *s) {
+static void list_modules(fold_pass *s) {
     mth__graph *g = s->graph;
     s->modules = 0;
     for (size_t i = 0; i < g->node.n; i++) {
@@ -143,7 +143,7 @@ static int by_gain(const void *a, const void *b) {
 
 /* Parameters in a row that are alike take turns (columns, rows): a unit has an even number of such, or of another kind
  * too. */
-static bool odd(const state *s, const run *r) {
+static bool odd(const fold_pass *s, const run *r) {
     uint64_t last = 0;
     int alike = 0;
     for (int m = r->start; m < r->start + r->period; m++)
@@ -159,7 +159,7 @@ static bool odd(const state *s, const run *r) {
     return alike & 1;
 }
 
-static void keep_run(const state *s, run *runs, int *n, run r) {
+static void keep_run(const fold_pass *s, run *runs, int *n, run r) {
     if (r.units > KEPT && odd(s, &r)) r.period *= 2, r.units /= 2;
     if (r.units <= KEPT) return;
     if (*n == RUNS) {
@@ -170,7 +170,7 @@ static void keep_run(const state *s, run *runs, int *n, run r) {
     runs[(*n)++] = r;
 }
 
-static int find_runs(const state *s, run *runs) {
+static int find_runs(const fold_pass *s, run *runs) {
     int n = 0;
     for (int p = 1; p <= s->modules / (KEPT + 1); p++) {
         int length = 0;
@@ -195,7 +195,7 @@ typedef struct {
 } gap;
 
 /* What a reader behind the gap reads instead; NULL: something that no stand-in makes. */
-static mth__value *instead(const state *s, const gap *g, mth__value *v) {
+static mth__value *instead(const fold_pass *s, const gap *g, mth__value *v) {
     int m = v->node ? s->module_of[s->position[v->id]] : -1;
     if (m < g->from || m >= g->to) return v;
     if (m - g->shift < g->start) return NULL;
@@ -204,7 +204,7 @@ static mth__value *instead(const state *s, const gap *g, mth__value *v) {
     return n->out[v->index];
 }
 
-static bool fold(state *s, const run *r) {
+static bool fold(fold_pass *s, const run *r) {
     mth__graph *g = s->graph;
     gap out = {
         r->start, r->start + 2 * r->period, r->start + (r->units - 1) * r->period, (r->units - KEPT) * r->period};
@@ -226,7 +226,7 @@ static bool fold(state *s, const run *r) {
     return true;
 }
 
-static void drop_parameters(state *s) {
+static void drop_parameters(fold_pass *s) {
     mth__graph *g = s->graph;
     bool *read = NEW_ARRAY(s->arena, bool, g->values);
     size_t kept = 0;
@@ -258,7 +258,7 @@ double mth__folded_weight(const mth__folding *f, const char *module) {
 }
 
 mth__folding *mth__fold(mth__graph *g) {
-    state s = {.graph = g, .arena = mth__arena_new()};
+    fold_pass s = {.graph = g, .arena = mth__arena_new()};
     s.module = NEW_ARRAY(s.arena, member, g->node.n + 1);
     s.module_of = NEW_ARRAY(s.arena, int, g->node.n + 1);
     s.position = NEW_ARRAY(s.arena, int, g->values);

@@ -33,7 +33,7 @@ typedef struct {
     mth__region *region; /* of the node at hand */
     int index;
     VEC(sliced_value) cuts; /* of this region */
-} state;
+} microbatch_pass;
 
 static int64_t start_of(const mth__region *r, int m) { return (int64_t)m * r->microbatch_size; }
 static int64_t size_of(const mth__region *r, int m) {
@@ -41,13 +41,13 @@ static int64_t size_of(const mth__region *r, int m) {
     return left < r->microbatch_size ? left : r->microbatch_size;
 }
 
-static mth__builder builder_like(const state *s, const mth__node *n, int microbatch) {
+static mth__builder builder_like(const microbatch_pass *s, const mth__node *n, int microbatch) {
     mth__builder builder = {.graph = s->graph, .label = n->label, .on = n->on};
     builder.label.microbatch = microbatch;
     return builder;
 }
 
-static mth_status refuse(const state *s, const mth__node *n, const mth__value *v, char *what) {
+static mth_status refuse(const microbatch_pass *s, const mth__node *n, const mth__value *v, char *what) {
     mth_status e = FAIL(MTH_ERROR_VALUE, what,
         F("give pipeline '%s' a microbatch_size of at least the batch, %lld, or move this operator behind the pipeline",
             s->region->name ? s->region->name : "", (long long)s->region->batch));
@@ -74,7 +74,7 @@ static mth_status fold(mth__builder *b, mth__value *v, int dim, int64_t lanes, b
     return mth__build(b, mth__row_op(MTH__ROW_reshape), &a, 1, &v, out);
 }
 
-static mth_status join(state *s, const part *p, mth__builder *b, mth__value **out) {
+static mth_status join(microbatch_pass *s, const part *p, mth__builder *b, mth__value **out) {
     const mth__region *r = s->graph->region.at[p->region];
     int64_t lanes = s->lanes[p->region];
     mth__value **at = NEW_ARRAY(s->arena, mth__value *, r->microbatches);
@@ -100,9 +100,9 @@ static mth_status join(state *s, const part *p, mth__builder *b, mth__value **ou
     return fold(b, at[0], p->dim, lanes, false, out);
 }
 
-static part *part_of(state *s, const mth__value *value) { return *AT_VALUE(s->arena, s->parts, value); }
+static part *part_of(microbatch_pass *s, const mth__value *value) { return *AT_VALUE(s->arena, s->parts, value); }
 
-static mth_status whole(state *s, mth__value *v, mth__value **out) {
+static mth_status whole(microbatch_pass *s, mth__value *v, mth__value **out) {
     part *p = part_of(s, v);
     *out = v;
     if (!p) return NULL;
@@ -124,7 +124,8 @@ static mth_status whole(state *s, mth__value *v, mth__value **out) {
     return NULL;
 }
 
-static mth_status cut_of(state *s, const mth__node *n, mth__value *v, int dim, int64_t unit, int m, mth__value **out) {
+static mth_status cut_of(
+    microbatch_pass *s, const mth__node *n, mth__value *v, int dim, int64_t unit, int m, mth__value **out) {
     const mth__region *r = s->region;
     int64_t lanes = s->lanes[s->index];
     int stage = v->kind == MTH__VALUE_INPUT ? n->label.stage : -1; /* an input is fed to each stage, and cut there */
@@ -157,7 +158,7 @@ typedef struct {
     part *made;
 } operand;
 
-static operand look(state *s, mth__value *v) {
+static operand look(microbatch_pass *s, mth__value *v) {
     part *p = part_of(s, v);
     if (p && p->region == s->index) return (operand){p->kind, p->dim, p->unit, p};
     const mth__region *r = s->region;
@@ -169,7 +170,7 @@ static operand look(state *s, mth__value *v) {
 
 /* The one factor that the batch is, and how many of its elements one batch element is. */
 static mth_status factor_of(
-    const state *s, const mth__node *n, const mth__rule *r, const operand *o, int *factor, int64_t *each) {
+    const microbatch_pass *s, const mth__node *n, const mth__rule *r, const operand *o, int *factor, int64_t *each) {
     *factor = -1;
     for (int j = 0; j < n->nin; j++) {
         if (o[j].kind == PARTIAL)
@@ -206,8 +207,8 @@ static bool passes_partial(const mth__node *n, const operand *o) {
 }
 
 /* A row that goes by the indices of the whole batch (dropout's mask): the microbatch is a box of it. */
-static mth_status clone_box(state *s, mth__builder *builder, const mth__node *node, const part *made, int microbatch,
-    mth__value *whole_batch, mth__value **out) {
+static mth_status clone_box(microbatch_pass *s, mth__builder *builder, const mth__node *node, const part *made,
+    int microbatch, mth__value *whole_batch, mth__value **out) {
     const mth__region *region = s->region;
     int64_t lanes = s->lanes[s->index];
     mth__attrs attrs = node->attrs;
@@ -218,7 +219,8 @@ static mth_status clone_box(state *s, mth__builder *builder, const mth__node *no
     return fold(builder, *out, made->dim, lanes, false, out);
 }
 
-static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rule *rule, int f, int64_t each) {
+static mth_status clone(
+    microbatch_pass *s, mth__node *n, const operand *o, const mth__rule *rule, int f, int64_t each) {
     const mth__region *r = s->region;
     part *made[MTH__MAX_OUT];
     for (int k = 0; k < n->nout; k++) {
@@ -266,7 +268,7 @@ static mth_status clone(state *s, mth__node *n, const operand *o, const mth__rul
     return NULL;
 }
 
-static mth_status unroll(state *s, mth__node *n) {
+static mth_status unroll(microbatch_pass *s, mth__node *n) {
     operand o[MTH__MAX_IN];
     bool batch = false, partial = false;
     for (int j = 0; j < n->nin; j++) {
@@ -324,7 +326,7 @@ static mth_status measure(mth__region *r) {
 }
 
 /* Over how many devices the user splits the batch; 1 where microbatches don't divide by it. */
-static int64_t lanes_of(const state *s, int index) {
+static int64_t lanes_of(const microbatch_pass *s, int index) {
     const mth__graph *g = s->graph;
     const mth__region *r = g->region.at[index];
     for (size_t i = 0; s->options && i < s->options->specs; i++)
@@ -350,7 +352,7 @@ static int64_t lanes_of(const state *s, int index) {
     return 1;
 }
 
-static mth_status run(state *s) {
+static mth_status run(microbatch_pass *s) {
     mth__graph *g = s->graph;
     s->lanes = NEW_ARRAY(s->arena, int64_t, g->region.n);
     for (size_t i = 0; i < g->region.n; i++) s->lanes[i] = lanes_of(s, (int)i);
@@ -377,7 +379,7 @@ static mth_status run(state *s) {
 }
 
 mth_status mth__microbatch(mth__graph *g, const mth__distribute_options *o) {
-    state s = {.graph = g, .options = o, .index = -1};
+    microbatch_pass s = {.graph = g, .options = o, .index = -1};
     for (size_t i = 0; i < g->region.n; i++) TRY(measure(g->region.at[i]));
     if (g->region.n) {
         s.arena = mth__arena_new();

@@ -22,9 +22,9 @@ typedef struct {
     BY_VALUE(version *) reshaped; /* of a root: results of reshapes of it */
     mth__phase phase;             /* of the transfer at hand */
     mth__rewrite rewrite;
-} state;
+} redundant_pass;
 
-static mth__value *root_of(state *s, const mth__value *value) { return *AT_VALUE(s->arena, s->root, value); }
+static mth__value *root_of(redundant_pass *s, const mth__value *value) { return *AT_VALUE(s->arena, s->root, value); }
 
 static bool is_view(const mth__node *node) { return node && (node->op->flags & MTH__VIEW); }
 
@@ -47,7 +47,7 @@ static bool other_side(const mth__node *view, bool back, const mth__sharding *to
     return mth__sharding_equal(&result, to, at->shape.rank);
 }
 
-static mth__value *at_hand(state *s, const mth__value *root, const mth__sharding *to) {
+static mth__value *at_hand(redundant_pass *s, const mth__value *root, const mth__sharding *to) {
     for (version *k = *AT_VALUE(s->arena, s->versions, root); k; k = k->next)
         if (!k->value->sharding.partial &&
             (k->value == root || mth__kept(root, &k->value->sharding, k->value->node->label.phase, s->phase)) &&
@@ -57,7 +57,7 @@ static mth__value *at_hand(state *s, const mth__value *root, const mth__sharding
 }
 
 /* A reshaped one is at hand, from which this one is a view as well. */
-static mth__value *reshaped(state *s, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
+static mth__value *reshaped(redundant_pass *s, const mth__value *root, const mth__sharding *to, mth__sharding *need) {
     for (version *k = *AT_VALUE(s->arena, s->reshaped, root); k; k = k->next) {
         mth__value *from = other_side(k->value->node, true, to, need) ? at_hand(s, k->value, need) : NULL;
         if (from && from->sharding.on == need->on && mth__sharding_equal(&from->sharding, need, from->shape.rank))
@@ -73,7 +73,7 @@ static double view_cost(const mth__node *view, const mth__sharding *need, const 
 }
 
 /* Seconds to make v there from what is there; infinite where that can't be. */
-static double price(state *s, const mth__value *v, const mth__sharding *to, int depth) {
+static double price(redundant_pass *s, const mth__value *v, const mth__sharding *to, int depth) {
     const mth__value *root = root_of(s, v);
     mth__sharding need;
     if (root->read) return INFINITY; /* gathered anew with a purpose */
@@ -83,14 +83,15 @@ static double price(state *s, const mth__value *v, const mth__sharding *to, int 
     return below == INFINITY ? below : below + view_cost(root->node, &need, to);
 }
 
-static void know(state *s, mth__value *value, mth__value *root) {
+static void know(redundant_pass *s, mth__value *value, mth__value *root) {
     version *made = NEW(s->arena, version), **list = AT_VALUE(s->arena, s->versions, root);
     *made = (version){value, *list};
     *list = made;
     *AT_VALUE(s->arena, s->root, value) = root;
 }
 
-static mth_status make(state *s, const mth__node *like, mth__value *v, const mth__sharding *to, mth__value **out) {
+static mth_status make(
+    redundant_pass *s, const mth__node *like, mth__value *v, const mth__sharding *to, mth__value **out) {
     mth__value *root = root_of(s, v), *from = at_hand(s, root, to);
     bool moved = from && (from->sharding.on != to->on || !mth__sharding_equal(&from->sharding, to, root->shape.rank));
     if (from && !moved) return *out = from, NULL;
@@ -141,7 +142,7 @@ static bool goes_home(const mth__node *sum, const mth__node *home, const int *us
     return came >= 0 && uses[sum->in[came]->id] == 1;
 }
 
-static void find_sums(state *s) {
+static void find_sums(redundant_pass *s) {
     const mth__graph *g = s->graph;
     const int *uses = mth__graph_uses(s->arena, g);
     s->back = NEW_ARRAY(s->arena, mth__node *, g->node.n);
@@ -154,7 +155,7 @@ static void find_sums(state *s) {
 }
 
 /* The sum takes the place of what would have moved it. */
-static mth_status add_at_home(state *s, mth__node *sum, mth__node *home) {
+static mth_status add_at_home(redundant_pass *s, mth__node *sum, mth__node *home) {
     mth__sharding to = home->out[0]->sharding;
     int stays = came_from(sum, home);
     if (stays < 0) return s->back[home->id] = NULL, NULL; /* what had come need not have */
@@ -171,7 +172,7 @@ static mth_status add_at_home(state *s, mth__node *sum, mth__node *home) {
 }
 
 /* ---------------------------------------------------------------- the pass */
-static mth_status run(state *s) {
+static mth_status run(redundant_pass *s) {
     mth__graph *graph = s->graph;
     find_sums(s);
     for (size_t i = 0; i < mth__graph_sources(graph); i++)
@@ -206,7 +207,7 @@ static mth_status run(state *s) {
 
 mth_status mth__drop_redundant(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    state s = {.graph = graph, .arena = arena};
+    redundant_pass s = {.graph = graph, .arena = arena};
     mth_status status = run(&s);
     mth__arena_free(arena);
     return status;

@@ -21,9 +21,11 @@ typedef struct {
     mth__arena *arena;
     mth__rewrite rewrite;
     BY_VALUE(resharded *) versions;
-} state;
+} reshard_pass;
 
-static resharded *versions_of(state *s, const mth__value *value) { return *AT_VALUE(s->arena, s->versions, value); }
+static resharded *versions_of(reshard_pass *s, const mth__value *value) {
+    return *AT_VALUE(s->arena, s->versions, value);
+}
 
 bool mth__kept(const mth__value *v, const mth__sharding *one, mth__phase made, mth__phase consumer) {
     return mth__same_time(made, consumer) || v->kind == MTH__VALUE_PARAMETER ||
@@ -34,7 +36,7 @@ static bool same(const mth__value *v, const mth__sharding *s) {
     return v->sharding.on == s->on && mth__sharding_equal(&v->sharding, s, v->shape.rank);
 }
 
-static bool at_hand(const state *s, const mth__value *v, const resharded *k, const mth__node *consumer) {
+static bool at_hand(const reshard_pass *s, const mth__value *v, const resharded *k, const mth__node *consumer) {
     if (k->reader && consumer && !mth__kept(v, &k->value->sharding, k->reader->label.phase, consumer->label.phase))
         return false;
     if (!v->read) return true;
@@ -43,7 +45,7 @@ static bool at_hand(const state *s, const mth__value *v, const resharded *k, con
 }
 
 /* The version from which `need` is cheapest to reach; of equals, one that needs the fewest moves. */
-static mth__value *nearest(state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer) {
+static mth__value *nearest(reshard_pass *s, mth__value *v, const mth__sharding *need, const mth__node *consumer) {
     mth__value *best = v;
     if (same(v, need)) return v;
     resharded *newest = versions_of(s, v);
@@ -67,7 +69,7 @@ static mth__value *nearest(state *s, mth__value *v, const mth__sharding *need, c
 }
 
 /* Whose label a move bears: a reduction its maker's, all else the consumer's. */
-static mth__builder labels(const state *s, const mth__value *v, const mth__move *m, const mth__node *consumer) {
+static mth__builder labels(const reshard_pass *s, const mth__value *v, const mth__move *m, const mth__node *consumer) {
     const mth__node *maker = v->node;
     bool reduces = m->row == MTH__ROW_all_reduce || m->row == MTH__ROW_reduce_scatter;
     const mth__node *like = (maker && reduces) || !consumer ? maker : consumer;
@@ -76,7 +78,7 @@ static mth__builder labels(const state *s, const mth__value *v, const mth__move 
 }
 
 static mth_status move(
-    state *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
+    reshard_pass *s, mth__value *v, const mth__sharding *need, const mth__node *consumer, mth__value **out) {
     mth__value *at = nearest(s, v, need, consumer);
     mth__move moves[MTH__MOST_MOVES];
     if (at->sharding.partial != v->sharding.partial && (need->partial & ~at->sharding.partial)) at = v;
@@ -99,7 +101,7 @@ static mth_status move(
     return NULL;
 }
 
-static mth_status settle_outputs(state *s, mth__value *v, const int *next, int first) {
+static mth_status settle_outputs(reshard_pass *s, mth__value *v, const int *next, int first) {
     for (int i = first; i >= 0; i = next[i]) {
         mth__output *out = &s->graph->output.at[i];
         TRY(move(s, v, &out->leaves, NULL, &out->value));
@@ -107,7 +109,7 @@ static mth_status settle_outputs(state *s, mth__value *v, const int *next, int f
     return NULL;
 }
 
-static mth_status run(state *s) {
+static mth_status run(reshard_pass *s) {
     mth__graph *graph = s->graph;
     const int values = graph->values;
     int *first = NEW_ARRAY(s->arena, int, values), *next = NEW_ARRAY(s->arena, int, graph->output.n + 1);
@@ -134,7 +136,7 @@ static mth_status run(state *s) {
 
 mth_status mth__reshard(mth__graph *graph) {
     mth__arena *arena = mth__arena_new();
-    state s = {.graph = graph, .arena = arena};
+    reshard_pass s = {.graph = graph, .arena = arena};
     mth_status status = run(&s);
     mth__arena_free(arena);
     return status;

@@ -41,10 +41,10 @@ typedef struct {
     int **flight, **limit, **left;
     VEC(int) ready;
     int sequence;
-} state;
+} schedule_pass;
 
 /* ---------------------------------------------------------------- devices */
-static void find_atoms(state *s) {
+static void find_atoms(schedule_pass *s) {
     const mth__graph *g = s->graph;
     const mth__mesh *mesh = g->mesh;
     int *atom = NEW_ARRAY(s->arena, int, mesh->count), count = 1;
@@ -102,7 +102,7 @@ static bool idle_mover(const mth__node *node) {
     return (node->op->flags & MTH__VIEW) || (mth__is_comm(node) && !mth__communicates(node));
 }
 
-static void make_units(state *s) {
+static void make_units(schedule_pass *s) {
     mth__graph *g = s->graph;
     int n = (int)g->node.n, grid = 0, *base = NEW_ARRAY(s->arena, int, g->region.n + 1);
     for (size_t r = 0; r < g->region.n; r++) {
@@ -156,7 +156,7 @@ static void make_units(state *s) {
     }
 }
 
-static void link_units(state *s) {
+static void link_units(schedule_pass *s) {
     mth__graph *g = s->graph;
     int n = (int)g->node.n, edges = 0, at = 0;
     s->edge_first = NEW_ARRAY(s->arena, int, s->units + 2);
@@ -209,14 +209,14 @@ static void link_units(state *s) {
 /* ---------------------------------------------------------------- simulated time */
 static const double LEAST = 1e-7; /* no unit takes no time, so that order in time is order of dependencies */
 
-static double available(const state *s, const mth__placement *on) {
+static double available(const schedule_pass *s, const mth__placement *on) {
     const atoms *a = &s->atoms[on->id];
     double t = 0;
     for (int k = 0; k < a->n; k++)
         if (s->free[a->at[k]] > t) t = s->free[a->at[k]];
     return t;
 }
-static void occupy(state *s, const mth__placement *on, double start, double end) {
+static void occupy(schedule_pass *s, const mth__placement *on, double start, double end) {
     const atoms *a = &s->atoms[on->id];
     for (int k = 0; k < a->n; k++) {
         s->begun[a->at[k]] = start;
@@ -224,14 +224,14 @@ static void occupy(state *s, const mth__placement *on, double start, double end)
     }
 }
 
-static bool held(const state *s, const unit *u) {
+static bool held(const schedule_pass *s, const unit *u) {
     if (u->region < 0) return false;
     if (s->graph->region.at[u->region]->schedule == MTH__GPIPE) return u->backward && s->left[u->region][u->stage];
     return !u->backward && s->flight[u->region][u->stage] >= s->limit[u->region][u->stage];
 }
 
 /* Of two units that could begin at once. */
-static bool before(const state *s, const unit *a, const unit *b) {
+static bool before(const schedule_pass *s, const unit *a, const unit *b) {
     if (a->region != b->region || a->region < 0)
         return a->region < b->region || (a->region == b->region && a->node->id < b->node->id);
     if (a->backward != b->backward) return a->backward == (s->graph->region.at[a->region]->schedule == MTH__1F1B);
@@ -239,7 +239,7 @@ static bool before(const state *s, const unit *a, const unit *b) {
     return a->backward ? a->stage > b->stage : a->stage < b->stage;
 }
 
-static int choose(const state *s, bool limited, double *start) {
+static int choose(const schedule_pass *s, bool limited, double *start) {
     int best = -1;
     for (size_t i = 0; i < s->ready.n; i++) {
         const unit *u = &s->unit[s->ready.at[i]];
@@ -257,7 +257,7 @@ static int choose(const state *s, bool limited, double *start) {
 
 /* A transfer to a unit that begins at `t` stands behind the unit that its receiver runs before, so that nothing is held
  * early, and from there on as early as what it sends is made, so that the sender posts at once. */
-static void settle_transfer(state *s, const mth__value *v, double t) {
+static void settle_transfer(schedule_pass *s, const mth__value *v, double t) {
     unit *u = v->node ? &s->unit[s->unit_of[v->node->id]] : NULL;
     if (!u || !u->travels || u->sequence >= 0) return;
     const atoms *a = &s->atoms[u->on->id];
@@ -270,7 +270,7 @@ static void settle_transfer(state *s, const mth__value *v, double t) {
     u->sequence = s->sequence++;
 }
 
-static void finish(state *s, int id, double end) {
+static void finish(schedule_pass *s, int id, double end) {
     for (int e = s->edge_first[id]; e < s->edge_first[id + 1]; e++) {
         unit *to = &s->unit[s->edge[e]];
         if (to->ready < end) to->ready = end;
@@ -282,7 +282,7 @@ static void finish(state *s, int id, double end) {
     }
 }
 
-static void begin(state *s, int id, double start) {
+static void begin(schedule_pass *s, int id, double start) {
     unit *u = &s->unit[id];
     for (int k = 0; k < u->nodes; k++) {
         const mth__node *x = s->graph->node.at[s->order[u->first + k]];
@@ -300,7 +300,7 @@ static void begin(state *s, int id, double start) {
     finish(s, id, end);
 }
 
-static void simulate(state *s) {
+static void simulate(schedule_pass *s) {
     const mth__graph *g = s->graph;
     s->flight = NEW_ARRAY(s->arena, int *, g->region.n);
     s->limit = NEW_ARRAY(s->arena, int *, g->region.n);
@@ -348,7 +348,7 @@ static int by_key(const void *x, const void *y) {
     return a->sequence < b->sequence ? -1 : 1;
 }
 
-static void write_order(state *s) {
+static void write_order(schedule_pass *s) {
     mth__graph *g = s->graph;
     int n = (int)g->node.n, sorted = 0, at = 0;
     unit **units = NEW_ARRAY(s->arena, unit *, s->units);
@@ -374,7 +374,7 @@ static void write_order(state *s) {
 mth_status mth__schedule(mth__graph *g, const mth__distribute_options *o) {
     (void)o;
     if (g->region.n && g->node.n) {
-        state s = {.graph = g, .arena = mth__arena_new()};
+        schedule_pass s = {.graph = g, .arena = mth__arena_new()};
         find_atoms(&s);
         make_units(&s);
         link_units(&s);

@@ -41,10 +41,10 @@ typedef struct {
     known *table[KNOWN];
     int64_t effort;
     mth_status status; /* of the first trial that failed */
-} state;
+} search_pass;
 
 /* ---------------------------------------------------------------- a trial */
-static void remember(state *s) {
+static void remember(search_pass *s) {
     mth__graph *g = s->graph;
     s->nodes = g->node.n;
     s->node = NEW_ARRAY(s->arena, mth__node *, s->nodes);
@@ -62,7 +62,7 @@ static void remember(state *s) {
     for (size_t i = 0; i < g->seed.n; i++) s->seed[i] = g->seed.at[i]->sharding;
 }
 
-static void restore(state *s, int values) {
+static void restore(search_pass *s, int values) {
     mth__graph *g = s->graph;
     g->values = values;
     g->node.at = s->node;
@@ -84,7 +84,7 @@ static mth__sharding on(const mth__sharding *s, const mth__placement *place, mth
 }
 
 /* The inputs' offer for one choice of the batch; NULL: they are read whole. */
-static const mth__sharding *offer_of(const state *s, const mth__graph *g, int choice, const mth__value *v) {
+static const mth__sharding *offer_of(const search_pass *s, const mth__graph *g, int choice, const mth__value *v) {
     const mth__group *batch = &s->group[0];
     for (size_t i = 0; i < s->options.specs; i++)
         if (!strcmp(s->options.spec[i].name, v->name)) return NULL;
@@ -97,7 +97,7 @@ static const mth__sharding *offer_of(const state *s, const mth__graph *g, int ch
     return kept;
 }
 
-static void apply(state *s, const uint8_t *choice) {
+static void apply(search_pass *s, const uint8_t *choice) {
     mth__graph *g = s->graph;
     for (size_t i = 0; s->batch && i < g->input.n; i++)
         g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
@@ -109,13 +109,13 @@ static void apply(state *s, const uint8_t *choice) {
         }
 }
 
-static bool allowed(const state *s, const mth__value *v) {
+static bool allowed(const search_pass *s, const mth__value *v) {
     int split = 0;
     for (int d = 0; d < v->shape.rank; d++) split += v->sharding.dim[d].naxes > 0;
     return !s->options.partition_dims || split <= s->options.partition_dims;
 }
 
-static price sum(const state *s) {
+static price sum(const search_pass *s) {
     const mth__graph *g = s->graph;
     price p = {0, 0, 0};
     for (size_t i = 0; i < g->node.n; i++) {
@@ -137,7 +137,7 @@ static price sum(const state *s) {
     return p;
 }
 
-static price plan(state *s, const uint8_t *choice) {
+static price plan(search_pass *s, const uint8_t *choice) {
     mth__graph *g = s->graph;
     mth__arena *own = g->arena;
     int values = g->values;
@@ -161,7 +161,7 @@ static price plan(state *s, const uint8_t *choice) {
     return p;
 }
 
-static price evaluate(state *s, const uint8_t *choice) {
+static price evaluate(search_pass *s, const uint8_t *choice) {
     uint64_t h = 0;
     for (int k = 0; k < s->groups; k++) h = mth__mix(h, choice[k]);
     for (known *k = s->table[h % KNOWN]; k; k = k->next)
@@ -185,7 +185,7 @@ static bool better(price a, price b) {
 
 /* ---------------------------------------------------------------- descent */
 /* Tries all candidates of group k; `first`: its PAIRED best, in order. */
-static bool move(state *s, uint8_t *choice, int k, price *best, uint8_t *first) {
+static bool move(search_pass *s, uint8_t *choice, int k, price *best, uint8_t *first) {
     uint8_t had = choice[k], take = had;
     price of[PAIRED];
     int n = 0;
@@ -206,7 +206,7 @@ static bool move(state *s, uint8_t *choice, int k, price *best, uint8_t *first) 
 }
 
 static bool move_pair(
-    state *s, uint8_t *choice, int k, int j, price *best, const uint8_t *first_k, const uint8_t *first_j) {
+    search_pass *s, uint8_t *choice, int k, int j, price *best, const uint8_t *first_k, const uint8_t *first_j) {
     uint8_t had[] = {choice[k], choice[j]}, take[] = {choice[k], choice[j]};
     for (int x = 0; x < PAIRED && x < s->group[k].candidates; x++)
         for (int y = 0; y < PAIRED && y < s->group[j].candidates; y++) {
@@ -220,7 +220,7 @@ static bool move_pair(
     return take[0] != had[0] || take[1] != had[1];
 }
 
-static bool move_pairs(state *s, uint8_t *choice, price *best, uint8_t (*first)[PAIRED]) {
+static bool move_pairs(search_pass *s, uint8_t *choice, price *best, uint8_t (*first)[PAIRED]) {
     bool better_pair = false;
     for (int apart = 1; apart <= REACH; apart++)
         for (int k = 0; k + apart < s->groups && s->effort > 0; k++)
@@ -228,7 +228,7 @@ static bool move_pairs(state *s, uint8_t *choice, price *best, uint8_t (*first)[
     return better_pair;
 }
 
-static price descend(state *s, uint8_t *choice) {
+static price descend(search_pass *s, uint8_t *choice) {
     price best = evaluate(s, choice);
     uint8_t(*first)[PAIRED] = mth__alloc_array(s->arena, (size_t)s->groups, sizeof *first);
     bool better_pair = true;
@@ -244,7 +244,7 @@ static price descend(state *s, uint8_t *choice) {
 }
 
 static double size_of(const mth__group *g) { return g->parameters ? g->weight * (double)mth__shape_size(g->shape) : 0; }
-static void find_order(state *s) {
+static void find_order(search_pass *s) {
     s->order = NEW_ARRAY(s->arena, int, s->groups);
     for (int k = 0; k < s->groups; k++) {
         int at = k;
@@ -255,7 +255,7 @@ static void find_order(state *s) {
 }
 
 /* From propagation's own layout, then from each sharing of the batch. */
-static void search(state *s, uint8_t *least) {
+static void search(search_pass *s, uint8_t *least) {
     uint8_t *choice = NEW_ARRAY(s->arena, uint8_t, s->groups);
     int starts = s->batch ? s->group[0].candidates : 1;
     int64_t left = s->effort;
@@ -275,7 +275,7 @@ static void search(state *s, uint8_t *least) {
 
 /* What propagation made of groups that were left to it is said, where that changes nothing: the layout then hangs on no
  * plan. */
-static void settle(state *s, uint8_t *choice) {
+static void settle(search_pass *s, uint8_t *choice) {
     price best = plan(s, choice);
     for (int k = s->batch; k < s->groups && isfinite(best.seconds); k++) {
         const mth__group *x = &s->group[k];
@@ -292,7 +292,7 @@ static void settle(state *s, uint8_t *choice) {
 }
 
 /* ---------------------------------------------------------------- the decision */
-static void decide(const state *s, mth__graph *g, const uint8_t *choice) {
+static void decide(const search_pass *s, mth__graph *g, const uint8_t *choice) {
     for (size_t i = 0; s->batch && i < g->input.n; i++)
         g->input.at[i]->offer = offer_of(s, g, choice[0], g->input.at[i]);
     mth__role_walk walk = {0};
@@ -311,7 +311,7 @@ static void decide(const state *s, mth__graph *g, const uint8_t *choice) {
 
 mth_status mth__search(
     mth__graph *g, mth__graph *trial, const mth__folding *folding, const mth__distribute_options *o) {
-    state s = {.graph = trial, .folding = folding, .options = *o, .arena = mth__arena_new(), .effort = EFFORT};
+    search_pass s = {.graph = trial, .folding = folding, .options = *o, .arena = mth__arena_new(), .effort = EFFORT};
     s.options.store_sharded = false;
     s.groups = mth__groups(s.arena, trial, folding, o, &s.group, &s.batch);
     if (s.groups) {

@@ -19,7 +19,7 @@ typedef struct {
     double compute, memory_in[MTH__MAX_IN], memory_out[MTH__MAX_OUT];
     int rows;
     mth__sharding need[MTH__MAX_IN];
-} state;
+} shard_pass;
 
 /* ---------------------------------------------------------------- what an assignment costs */
 /* Padding of the expert buffers is not worth its bytes: a token is in k of e rows. */
@@ -32,7 +32,7 @@ static double filled(const mth__node *n, int rows) {
 
 /* Readers to come that may share what is made of operand j for this node: the weights of query, key and value have
    gradients that all take the same activation. */
-static int sharers(const state *s, int j) {
+static int sharers(const shard_pass *s, int j) {
     const mth__node *n = s->node;
     const mth__info *info = mth__info_of(&s->pass, n->in[j]);
     int sharers = 1;
@@ -44,7 +44,7 @@ static int sharers(const state *s, int j) {
     return sharers;
 }
 
-static double bring(const state *s, int j, const mth__sharding *need) {
+static double bring(const shard_pass *s, int j, const mth__sharding *need) {
     const mth__value *v = s->node->in[j];
     const mth__info *info = mth__info_of(&s->pass, v);
     if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return 0;
@@ -77,7 +77,7 @@ static mth__sharding settled(const mth__value *v, const mth__sharding *need) {
     return r;
 }
 
-static double operand_cost(state *s, int j, const mth__assignment *a, unsigned pass) {
+static double operand_cost(shard_pass *s, int j, const mth__assignment *a, unsigned pass) {
     const mth__node *n = s->node;
     const mth__value *v = n->in[j];
     mth__sharding need = mth__assigned(&s->rule, s->rule.in[j], s->rule.in_unit[j], a, v->shape, n->on);
@@ -105,7 +105,7 @@ static double operand_cost(state *s, int j, const mth__assignment *a, unsigned p
     return cost;
 }
 
-static mth__sharding result_of(const state *s, int k, const mth__assignment *a, unsigned pass) {
+static mth__sharding result_of(const shard_pass *s, int k, const mth__assignment *a, unsigned pass) {
     const mth__value *v = s->node->out[k];
     mth__sharding r = mth__assigned(&s->rule, s->rule.out[k], s->rule.out_unit[k], a, v->shape, s->node->on);
     r.partial = (uint8_t)(mth__partial_of(&s->rule, s->node, k, a, &r.reduce) | (a->pass ? pass : 0));
@@ -114,7 +114,7 @@ static mth__sharding result_of(const state *s, int k, const mth__assignment *a, 
 }
 
 /* What the gradient of a parameter must end with. */
-static const mth__sharding *kept(const state *s, const mth__value *parameter) {
+static const mth__sharding *kept(const shard_pass *s, const mth__value *parameter) {
     mth__info *info = mth__info_of(&s->pass, parameter);
     if (s->pass.options->store_sharded && !info->free && !info->stored) {
         mth__sharding parts = parameter->sharding, *stored = NEW(s->pass.arena, mth__sharding);
@@ -133,7 +133,7 @@ static double terms_of(const mth__graph *g, const mth__node *n, const mth__value
     return term ? g->region.at[n->label.region]->microbatches : 1;
 }
 
-static double evaluate(state *s, const mth__assignment *a, unsigned pass, double best) {
+static double evaluate(shard_pass *s, const mth__assignment *a, unsigned pass, double best) {
     const mth__node *n = s->node;
     double cost = 0, memory = 0;
     for (int j = 0; j < n->nin; j++) {
@@ -163,11 +163,11 @@ static double evaluate(state *s, const mth__assignment *a, unsigned pass, double
 }
 
 /* ---------------------------------------------------------------- proposals and their combinations */
-static void propose_like(state *s, int j, const mth__sharding *like) { /* for operand j */
+static void propose_like(shard_pass *s, int j, const mth__sharding *like) { /* for operand j */
     mth__propose(&s->rule, s->rule.in[j], s->rule.in_unit[j], like, s->node->in[j], s->source, &s->sources);
 }
 
-static void propose_operand(state *s, int j) {
+static void propose_operand(shard_pass *s, int j) {
     const mth__value *v = s->node->in[j];
     const mth__info *info = mth__info_of(&s->pass, v);
     const mth__placement *on = s->node->on;
@@ -184,7 +184,7 @@ static void propose_operand(state *s, int j) {
 
 /* A product that is split over some axes and would be repeated over the others may share its rows among those: the
    largest factor of the result that no weight has, so that weights stay as they are. */
-static void propose_rows(state *s) {
+static void propose_rows(shard_pass *s) {
     const mth__node *n = s->node;
     const mth__rule *r = &s->rule;
     int rows = -1;
@@ -201,7 +201,7 @@ static void propose_rows(state *s) {
             s->source[s->sources++] = (mth__proposal){(int8_t)rows, {.naxes = 1, .axis = {(int8_t)a}}, n->out[0]};
 }
 
-static void propose(state *s) {
+static void propose(shard_pass *s) {
     const mth__node *n = s->node;
     s->sources = 0;
     for (int parameters = 1; parameters >= 0; parameters--) /* fixed weights first: their grain counts */
@@ -228,7 +228,7 @@ typedef struct {
     int8_t factor[CHOICES];
 } axis_choices; /* the last is -1: none */
 
-static void choices_of(const state *s, axis_choices c[MTH__AXES]) {
+static void choices_of(const shard_pass *s, axis_choices c[MTH__AXES]) {
     const mth__placement *on = s->node->on;
     for (int a = 0; a < on->naxes; a++) {
         c[a].n = 0;
@@ -243,7 +243,8 @@ static void choices_of(const state *s, axis_choices c[MTH__AXES]) {
     }
 }
 
-static void compose(const state *s, const axis_choices c[MTH__AXES], const int pick[MTH__AXES], mth__assignment *a) {
+static void compose(
+    const shard_pass *s, const axis_choices c[MTH__AXES], const int pick[MTH__AXES], mth__assignment *a) {
     memset(a, 0, sizeof *a);
     for (int x = 0; x < s->node->on->naxes; x++) {
         int f = c[x].factor[pick[x]];
@@ -255,7 +256,7 @@ static void compose(const state *s, const axis_choices c[MTH__AXES], const int p
     }
 }
 
-static void search(state *s, mth__assignment *best) {
+static void search(shard_pass *s, mth__assignment *best) {
     const mth__placement *on = s->node->on;
     axis_choices c[MTH__AXES];
     choices_of(s, c);
@@ -289,7 +290,7 @@ static void search(state *s, mth__assignment *best) {
 }
 
 /* ---------------------------------------------------------------- the decision */
-static const char *origin_of(const state *s, const mth__assignment *a) {
+static const char *origin_of(const shard_pass *s, const mth__assignment *a) {
     mth__arena *arena = s->pass.graph->arena;
     for (int f = 0; f < s->rule.n; f++) {
         if (!a->of[f].naxes) continue;
@@ -301,7 +302,7 @@ static const char *origin_of(const state *s, const mth__assignment *a) {
     return NULL;
 }
 
-static void note(state *s, mth__value *v, const mth__sharding *need) {
+static void note(shard_pass *s, mth__value *v, const mth__sharding *need) {
     mth__info *info = mth__info_of(&s->pass, v);
     if (v->sharding.on == need->on && mth__sharding_equal(&v->sharding, need, v->shape.rank)) return;
     for (size_t k = 0; k < info->also.n; k++) {
@@ -315,7 +316,7 @@ static void note(state *s, mth__value *v, const mth__sharding *need) {
 /* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
    step forward. That is known in full, where consumers' wishes (shard_want.c) come from weights alone and say nothing
    of the batch. */
-static void want_as_primal(state *s, const mth__value *v) {
+static void want_as_primal(shard_pass *s, const mth__value *v) {
     const mth__value *of = v->primal;
     mth__info *info = mth__info_of(&s->pass, v);
     if (!of || !of->sharding.on) return;
@@ -328,7 +329,7 @@ static void want_as_primal(state *s, const mth__value *v) {
     info->want = kept;
 }
 
-static void decide(state *s) {
+static void decide(shard_pass *s) {
     mth__node *n = s->node;
     for (int k = 0; k < n->nout; k++) want_as_primal(s, n->out[k]);
     n->need = NEW_ARRAY(s->pass.graph->arena, mth__sharding, n->nin);
@@ -432,7 +433,7 @@ static void describe(mth__propagation *pass) {
 
 mth_status mth__shard(mth__graph *graph, const mth__distribute_options *options) {
     mth__arena *arena = mth__arena_new();
-    state *s = NEW(arena, state);
+    shard_pass *s = NEW(arena, shard_pass);
     s->pass = (mth__propagation){.graph = graph, .arena = arena, .options = options};
     describe(&s->pass);
     mth__shard_wants(&s->pass);
