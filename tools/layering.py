@@ -34,9 +34,6 @@ LOOPS = [
     {"model.c", "resolve.c"},
     {"module.c", "parts.c"},
     {"pipeline.c", "resolve.c"},
-    {"chunk.c", "communication.c"},
-    {"communication.c", "redundant.c"},
-    {"cost.c", "moves.c"},
 ]
 HAND_WRITTEN = ["include", "src", "python", "tools", "tests", "fuzz", "bench", "examples"]
 

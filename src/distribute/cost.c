@@ -40,44 +40,6 @@ double mth__cost_node(const mth__node *n) {
     return mth__cost_compute(n, in, out);
 }
 
-/* A communication over axes of the placement: the devices of a group, and what the slowest of its links can do. */
-typedef struct {
-    double ranks, rate, latency;
-} passage;
-
-static passage passage_of(const mth__placement *on, int64_t axes) {
-    const mth__device_model *model = model_of(on);
-    passage p = {.ranks = 1};
-    for (int a = 0; a < on->naxes; a++) {
-        if (!(axes >> a & 1)) continue;
-        const int axis = on->mesh_axis[a]; /* -1: neighbours may be anywhere on the mesh */
-        const double rate = axis < 0 ? model->slowest_rate : model->link_rate[axis],
-                     latency = axis < 0 ? model->slowest_latency : model->link_latency[axis];
-        p.ranks *= on->dim[a];
-        if (p.rate == 0 || rate < p.rate) p.rate = rate;
-        if (latency > p.latency) p.latency = latency;
-    }
-    if (p.rate == 0) p.rate = model->slowest_rate, p.latency = model->slowest_latency;
-    return p;
-}
-
-double mth__move_cost(mth__shape shape, size_t element, const mth__sharding *from, const mth__move *m) {
-    double before = (double)mth__local_size(shape, from) * (double)element;
-    double after = (double)mth__local_size(shape, &m->to) * (double)element;
-    passage p = passage_of(from->on, m->attrs.axes);
-    double part = (p.ranks - 1) / p.ranks;
-    switch (m->row) {
-    case MTH__ROW_keep: return 0;
-    case MTH__ROW_all_reduce: return p.latency + 2 * part * before / p.rate;
-    case MTH__ROW_reduce_scatter: return p.latency + part * before / p.rate;
-    case MTH__ROW_all_gather: return p.latency + part * after / p.rate;
-    case MTH__ROW_all_to_all: return p.latency + part * before / p.rate;
-    default: /* transfer, broadcast: boxes of any owners */
-        p = passage_of(from->on, 0);
-        return 1.5 * p.latency + after / p.rate;
-    }
-}
-
 double mth__cost_reshard(const mth__value *v, const mth__sharding *from, const mth__sharding *to) {
     mth__move moves[MTH__MOST_MOVES];
     int n = mth__moves(v->shape, mth_dtype_size(v->dtype), from, to, moves);

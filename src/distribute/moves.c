@@ -6,23 +6,6 @@
 #include "distribute/decide.h"
 #include <string.h>
 
-int64_t mth__split_size(int64_t n, const mth__split *s, const mth__placement *on) {
-    int64_t grain = s->grain > 1 ? s->grain : 1;
-    for (int k = 0; k < s->naxes; k++) {
-        int64_t d = on->dim[s->axis[k]], grains = grain == 1 ? n : (n + grain - 1) / grain,
-                part = (grains + d - 1) / d * grain;
-        if (part < n) n = part;
-    }
-    return n;
-}
-
-int64_t mth__local_size(mth__shape shape, const mth__sharding *s) {
-    int64_t n = 1;
-    for (int d = 0; d < shape.rank; d++)
-        n *= s->dim[d].naxes ? mth__split_size(shape.dim[d], &s->dim[d], s->on) : shape.dim[d];
-    return n;
-}
-
 /* The first k axes of a split, as a canonical split. */
 static mth__split prefix(const mth__split *s, int k, int64_t n, const mth__placement *on) {
     if (k == s->naxes) return *s;
