@@ -3,10 +3,11 @@
 #define MTH__REPORT_H
 #include "emit/program.h"
 
-/* Per device of the mesh. weights: parameters; gradients: their gradients as they leave; activations: inputs, outputs
-   and the slab without what the slab holds for communication at its largest moment; total is their sum: what a run
-   allocates on that device, to the byte. `padded`: what enters and leaves takes as much as the largest part of any
-   device. */
+/* Per device of the mesh. weights: parameters, whose successors have the same bytes; gradients: their gradients as they
+   leave; optimizer: states; activations: inputs, outputs, the slab without what it holds for communication at its
+   largest moment, and the most that is the engine's own at once; total is their sum: what a run allocates on that
+   device, to the byte. host: the device's part of the host's pool, not in total. `padded`: what enters and leaves takes
+   as much as the largest part of any device. */
 mth_status mth__report_memory(const mth__program *, bool padded, mth_memory_usage *device);
 /* Bytes and messages of one run: each channel's, by its algorithm. */
 mth_status mth__report_communication(const mth__program *, mth_communication_usage *device);

@@ -2,6 +2,7 @@
  * that is the engine's own. As texts and at random; verified, and run on the engines that take them. */
 #include "engine/engine.h"
 #include "mithril.h"
+#include "observe/report.h"
 #include "offloads.h"
 #include "plain_verify.h"
 #include "random_plan.h"
@@ -167,6 +168,16 @@ GUARDED(offsets_are_found_in_each_space) {
     CHECK_STATUS(mth__emit_memory(p, 1));
     CHECK(p->role.at[0].slab[MTH__DEVICE] == 128 && p->role.at[0].slab[MTH__HOST] == 64);
     for (int k = 0; k < 2; k++) run_step(engines[k], plan_text(p));
+}
+
+/* A successor has its entry's bytes; what is in the host's pool is no part of the device's total. */
+GUARDED(reports_count_each_space) {
+    mth_memory_usage usage[2];
+    CHECK_STATUS(mth__report_memory(parse(step), false, usage));
+    for (int d = 0; d < 2; d++) {
+        CHECK(usage[d].weights == 24 && usage[d].optimizer == 24 && usage[d].gradients == 0 && usage[d].host == 64);
+        CHECK(usage[d].activations == 16 + 4 + 24 + 192 && usage[d].total == 24 + 24 + usage[d].activations);
+    }
 }
 
 GUARDED(xla_refuses_by_name_what_it_lacks) {
