@@ -13,30 +13,30 @@
 
 /* ---------------------------------------------------------------- segments */
 static mth_status fill(
-    mth__executable *x, int device, mth_dtype dtype, mth__shape shape, const void *data, PJRT_Buffer **out) {
+    mth__executable *executable, int device, mth_dtype dtype, mth__shape shape, const void *data, PJRT_Buffer **out) {
     MTH__ARGS(PJRT_Client_BufferFromHostBuffer, put);
-    put.client = x->engine->client;
+    put.client = executable->engine->client;
     put.data = data;
     put.type = (PJRT_Buffer_Type)mth__pjrt_type(dtype);
     put.dims = shape.dim;
     put.num_dims = (size_t)shape.rank;
     put.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
-    put.device = x->engine->device[device];
-    TRY(mth__pjrt_status(
-        x->engine->plugin, x->engine->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "fill a buffer"));
+    put.device = executable->engine->device[device];
+    TRY(mth__pjrt_status(executable->engine->plugin,
+        executable->engine->plugin->api->PJRT_Client_BufferFromHostBuffer(&put), "fill a buffer"));
     *out = put.buffer;
-    return mth__pjrt_await(x->engine, put.done_with_host_buffer, "fill a buffer");
+    return mth__pjrt_await(executable->engine, put.done_with_host_buffer, "fill a buffer");
 }
 
 /* A device that has no part of a value still passes a buffer to its module: the root's operand of a broadcast. */
-static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **out) {
-    PJRT_Buffer **made = &x->zeros[slot][device];
+static mth_status zeros(mth__executable *executable, int slot, int device, PJRT_Buffer **out) {
+    PJRT_Buffer **made = &executable->zeros[slot][device];
     if (!*made) {
-        const mth__slot *s = &x->segments->slot.at[slot];
-        const int64_t bytes = mth__shape_size(s->local) * (int64_t)mth_dtype_size(s->any->dtype);
+        const mth__slot *from = &executable->segments->slot.at[slot];
+        const int64_t bytes = mth__shape_size(from->local) * (int64_t)mth_dtype_size(from->any->dtype);
         void *data = mth__calloc(bytes > 64 ? (size_t)bytes : 64, 1);
         if (!data) return mth__lacks_memory("zeros", bytes);
-        mth_status status = fill(x, device, s->any->dtype, s->local, data, made);
+        mth_status status = fill(executable, device, from->any->dtype, from->local, data, made);
         mth__free(data);
         TRY(status);
     }
@@ -44,22 +44,23 @@ static mth_status zeros(mth__executable *x, int slot, int device, PJRT_Buffer **
     return NULL;
 }
 
-static mth_status number(mth__executable *x, int index, int device, PJRT_Buffer **out) {
-    PJRT_Buffer **made = &x->number_buffer[(size_t)index * (size_t)x->program->mesh->count + (size_t)device];
-    const int32_t value = (int32_t)x->number.at[index];
-    if (!*made) TRY(fill(x, device, MTH_INT32, (mth__shape){0}, &value, made));
+static mth_status number(mth__executable *executable, int index, int device, PJRT_Buffer **out) {
+    PJRT_Buffer **made =
+        &executable->number_buffer[(size_t)index * (size_t)executable->program->mesh->count + (size_t)device];
+    const int32_t value = (int32_t)executable->number.at[index];
+    if (!*made) TRY(fill(executable, device, MTH_INT32, (mth__shape){0}, &value, made));
     *out = *made;
     return NULL;
 }
 
-static const int32_t *devices_of(const mth__executable *x, const mth__job *job, int *count) {
-    *count = x->segments->global ? x->program->mesh->count : job->segment->count;
-    return x->segments->global ? x->program->mesh->whole->device : job->segment->device;
+static const int32_t *devices_of(const mth__executable *executable, const mth__job *job, int *count) {
+    *count = executable->segments->global ? executable->program->mesh->count : job->segment->count;
+    return executable->segments->global ? executable->program->mesh->whole->device : job->segment->device;
 }
 
 /* On the devices from the job's `first` on that run together. */
-static mth_status launch(mth__executable *x, mth__job *job, int first, const int32_t *device) {
-    const mth__segment *g = job->segment;
+static mth_status launch(mth__executable *executable, mth__job *job, int first, const int32_t *device) {
+    const mth__segment *segment = job->segment;
     MTH__ARGS(PJRT_LoadedExecutable_Execute, execute);
     PJRT_ExecuteOptions options = {.struct_size = PJRT_ExecuteOptions_STRUCT_SIZE};
     execute.executable = job->module->xla->loaded;
@@ -69,65 +70,66 @@ static mth_status launch(mth__executable *x, mth__job *job, int first, const int
     execute.num_args = (size_t)job->args;
     execute.output_lists = job->results_of + first;
     execute.device_complete_events = job->complete + first;
-    if (!job->module->options.device) execute.execute_device = x->engine->device[device[0]];
-    mth_status s =
-        mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
-    if (s) {
+    if (!job->module->options.device) execute.execute_device = executable->engine->device[device[0]];
+    mth_status status = mth__pjrt_status(
+        executable->engine->plugin, executable->engine->plugin->api->PJRT_LoadedExecutable_Execute(&execute), "run");
+    if (status) {
         memset(job->complete + first, 0, (size_t)job->together * sizeof *job->complete);
-        return g->instr.n ? mth__error_operator(s, g->instr.at[0].instr->label.module) : s;
+        return segment->instr.n ? mth__error_operator(status, segment->instr.at[0].instr->label.module) : status;
     }
-    for (int d = 0; d < job->together; d++) x->flying[device[d]]++;
+    for (int d = 0; d < job->together; d++) executable->flying[device[d]]++;
     for (int d = 0; d < job->together; d++)
-        for (size_t i = 0; i < g->out.n; i++) {
+        for (size_t i = 0; i < segment->out.n; i++) {
             PJRT_Buffer *made = job->result[(first + d) * job->results + (int)i];
-            if (x->segments->slot.at[g->out.at[i]].any->sharding.on->rank_of[device[d]] >= 0)
-                mth__cell_put(x, g->out.at[i], device[d], made, false);
+            if (executable->segments->slot.at[segment->out.at[i]].any->sharding.on->rank_of[device[d]] >= 0)
+                mth__cell_put(executable, segment->out.at[i], device[d], made, false);
             else
-                mth_error_free(mth__buffer_destroy(x->engine, made));
+                mth_error_free(mth__buffer_destroy(executable->engine, made));
         }
     return NULL;
 }
 
-static mth_status call(mth__executable *x, mth__job *job) {
-    const mth__segment *g = job->segment;
+static mth_status call(mth__executable *executable, mth__job *job) {
+    const mth__segment *segment = job->segment;
     int count;
-    const int32_t *device = devices_of(x, job, &count);
-    if (x->recorder) job->begin = mth__record_now();
+    const int32_t *device = devices_of(executable, job, &count);
+    if (executable->recorder) job->begin = mth__record_now();
     for (int d = 0; d < count; d++)
         for (int i = 0; i < job->args; i++) {
             PJRT_Buffer **argument = &job->argument[d * job->args + i];
-            mth__cell **cell = i < (int)g->in.n ? mth__cell_of(x, g->in.at[i], device[d]) : NULL;
+            mth__cell **cell = i < (int)segment->in.n ? mth__cell_of(executable, segment->in.at[i], device[d]) : NULL;
             if (cell)
                 *argument = (*cell)->buffer;
-            else if (i < (int)g->in.n)
-                TRY(zeros(x, g->in.at[i], device[d], argument));
+            else if (i < (int)segment->in.n)
+                TRY(zeros(executable, segment->in.at[i], device[d], argument));
             else
-                TRY(number(x, job->number[i - (int)g->in.n], device[d], argument));
+                TRY(number(executable, job->number[i - (int)segment->in.n], device[d], argument));
         }
-    for (int d = 0; d < count; d += job->together) TRY(launch(x, job, d, device + d));
+    for (int d = 0; d < count; d += job->together) TRY(launch(executable, job, d, device + d));
     return NULL;
 }
 
 /* ---------------------------------------------------------------- checks of ids */
-static mth_status check_error(const mth__executable *x, const mth__id_check *c, int64_t id) {
-    const mth__instr *i = c->instr->instr;
+static mth_status check_error(const mth__executable *executable, const mth__id_check *check, int64_t id) {
+    const mth__instr *instruction = check->instr->instr;
     /* modules tell no more than 32 bits */
     const char *more = id == INT32_MAX ? " or above" : id == INT32_MIN + 1 ? " or below" : "";
     char value[64];
     snprintf(value, sizeof value, "%lld%s", (long long)id, more);
-    mth_status s = mth__fault_error(i->op, value, c->limit, "");
-    s = mth__error_source(mth__error_operator(s, i->label.module), i->label.source);
-    for (int k = 0; k < c->instr->nin; k++) {
-        const mth__program_value *v = x->segments->slot.at[c->instr->in[k]].any;
+    mth_status status = mth__fault_error(instruction->op, value, check->limit, "");
+    status = mth__error_source(mth__error_operator(status, instruction->label.module), instruction->label.source);
+    for (int k = 0; k < check->instr->nin; k++) {
+        const mth__program_value *operand = executable->segments->slot.at[check->instr->in[k]].any;
         char shape[256], where[256];
-        mth__shape_write(shape, sizeof shape, v->shape);
-        mth__where_write(where, sizeof where, &v->sharding, v->shape.rank);
-        s = mth__error_tensor(s, F("%s: %s %s, sharded %s", v->name, mth_dtype_name(v->dtype), shape, where));
+        mth__shape_write(shape, sizeof shape, operand->shape);
+        mth__where_write(where, sizeof where, &operand->sharding, operand->shape.rank);
+        status = mth__error_tensor(
+            status, F("%s: %s %s, sharded %s", operand->name, mth_dtype_name(operand->dtype), shape, where));
     }
-    return s;
+    return status;
 }
 
-static mth_status read_checks(mth__executable *x, mth__job *job, PJRT_Buffer *from) {
+static mth_status read_checks(mth__executable *executable, mth__job *job, PJRT_Buffer *from) {
     const int n = job->module->text.checks;
     int32_t small[64], *values = 2 * n <= 64 ? small : mth__calloc(2 * (size_t)n, sizeof *values);
     if (!values) return mth__lacks_memory("a check of ids", 0);
@@ -135,13 +137,13 @@ static mth_status read_checks(mth__executable *x, mth__job *job, PJRT_Buffer *fr
     get.src = from;
     get.dst = values;
     get.dst_size = 2 * (size_t)n * sizeof *values;
-    mth_status s =
-        mth__pjrt_status(x->engine->plugin, x->engine->plugin->api->PJRT_Buffer_ToHostBuffer(&get), "check ids");
-    if (!s) s = mth__pjrt_await(x->engine, get.event, "check ids");
-    for (int i = 0; i < n && !s; i++)
-        if (values[2 * i]) s = check_error(x, &job->module->text.check[i], values[2 * i + 1]);
+    mth_status status = mth__pjrt_status(
+        executable->engine->plugin, executable->engine->plugin->api->PJRT_Buffer_ToHostBuffer(&get), "check ids");
+    if (!status) status = mth__pjrt_await(executable->engine, get.event, "check ids");
+    for (int i = 0; i < n && !status; i++)
+        if (values[2 * i]) status = check_error(executable, &job->module->text.check[i], values[2 * i + 1]);
     if (values != small) mth__free(values);
-    return s;
+    return status;
 }
 
 /* ---------------------------------------------------------------- the run */
@@ -155,92 +157,93 @@ static mth_status keep_first(mth_status first, mth_status next) {
  */
 /* From the launch of a module until its end was awaited on the device, which may be later than it came. Of another role
  * than the segment's first, and of XLA's own partitioning, the instructions' numbers aren't known. */
-static void record(const mth__executable *x, const mth__job *job, int device) {
+static void record(const mth__executable *executable, const mth__job *job, int device) {
     const size_t n = job->segment->instr.n;
     mth__recorded event = {.device = device, .first = -1, .last = -1, .begin = job->begin, .end = mth__record_now()};
     const mth__seg_instr *first = n ? &job->segment->instr.at[0] : NULL, *last = n ? first + (n - 1) : NULL;
-    const int role = x->program->role_of[device];
-    if (n && !x->segments->global && role >= 0 && first->role == &x->program->role.at[role] &&
+    const int role = executable->program->role_of[device];
+    if (n && !executable->segments->global && role >= 0 && first->role == &executable->program->role.at[role] &&
         last->role == first->role) {
         event.first = (int32_t)(first->instr - first->role->instr.at);
         event.last = (int32_t)(last->instr - last->role->instr.at);
     }
-    mth__record(x->recorder, &event);
+    mth__record(executable->recorder, &event);
 }
 
-static mth_status finish_job(mth__executable *x, mth__job *job, mth_status s) {
-    if (!job->segment) return mth__hop_finish(x, job, s);
+static mth_status finish_job(mth__executable *executable, mth__job *job, mth_status status) {
+    if (!job->segment) return mth__hop_finish(executable, job, status);
     int count;
-    const int32_t *device = devices_of(x, job, &count);
+    const int32_t *device = devices_of(executable, job, &count);
     for (int d = 0; d < count; d++) {
         if (!job->complete[d]) continue;
-        x->flying[device[d]]--;
-        mth_status done = mth__pjrt_await(x->engine, job->complete[d], "run");
-        if (x->recorder) record(x, job, device[d]);
+        executable->flying[device[d]]--;
+        mth_status done = mth__pjrt_await(executable->engine, job->complete[d], "run");
+        if (executable->recorder) record(executable, job, device[d]);
         if (done && job->segment->instr.n)
             done = mth__error_operator(done, job->segment->instr.at[0].instr->label.module);
         job->complete[d] = NULL;
-        s = keep_first(s, done);
+        status = keep_first(status, done);
         if (!job->module->text.checks) continue;
         PJRT_Buffer *flags = job->result[d * job->results + job->results - 1];
-        if (!s) s = read_checks(x, job, flags);
-        mth_error_free(mth__buffer_destroy(x->engine, flags));
+        if (!status) status = read_checks(executable, job, flags);
+        mth_error_free(mth__buffer_destroy(executable->engine, flags));
     }
-    return s;
+    return status;
 }
 
-static mth_status finish(mth__executable *x, mth_status s) {
-    for (size_t w = 0; w < x->job.n; w++) s = finish_job(x, &x->job.at[w], s);
-    return s;
+static mth_status finish(mth__executable *executable, mth_status status) {
+    for (size_t i = 0; i < executable->job.n; i++) status = finish_job(executable, &executable->job.at[i], status);
+    return status;
 }
 
-static mth_status enter(mth__executable *x, mth__buffer *const *entry) {
-    const mth__program *p = x->segments->program;
-    for (size_t e = 0; e < p->entry.n; e++) {
-        int slot = x->segments->entry_slot[e];
+static mth_status enter(mth__executable *executable, mth__buffer *const *entry) {
+    const mth__program *program = executable->segments->program;
+    for (size_t k = 0; k < program->entry.n; k++) {
+        int slot = executable->segments->entry_slot[k];
         if (slot < 0) continue;
-        const mth__slot *s = &x->segments->slot.at[slot];
-        const mth__placement *on = s->any->sharding.on;
-        const int32_t *rank_of = x->program->entry.at[e].sharding.on->rank_of;
-        if (s->last_read == MTH__NEVER) continue;
-        for (int r = 0; r < on->count; r++) {
-            const int64_t i = x->entry_offset[e] + rank_of[on->device[r]];
+        const mth__slot *from = &executable->segments->slot.at[slot];
+        const mth__placement *on = from->any->sharding.on;
+        const int32_t *rank_of = executable->program->entry.at[k].sharding.on->rank_of;
+        if (from->last_read == MTH__NEVER) continue;
+        for (int rank = 0; rank < on->count; rank++) {
+            const int64_t i = executable->entry_offset[k] + rank_of[on->device[rank]];
             PJRT_Buffer *view;
-            if (!entry[i]) return INTERNAL("%s: device %d has no buffer", p->entry.at[e].name, on->device[r]);
-            mth_status status = mth__pjrt_view(
-                entry[i], on->device[r], s->any->dtype, x->entry_port[i].real, x->entry_port[i].padded, &view);
-            if (status) return mth__error_operator(status, p->entry.at[e].name);
-            mth__cell_put(x, slot, on->device[r], view, true);
+            if (!entry[i]) return INTERNAL("%s: device %d has no buffer", program->entry.at[k].name, on->device[rank]);
+            mth_status status = mth__pjrt_view(entry[i], on->device[rank], from->any->dtype,
+                executable->entry_port[i].real, executable->entry_port[i].padded, &view);
+            if (status) return mth__error_operator(status, program->entry.at[k].name);
+            mth__cell_put(executable, slot, on->device[rank], view, true);
         }
     }
     return NULL;
 }
 
-static mth_status await_buffer(mth__engine *e, PJRT_Buffer *buffer) {
+static mth_status await_buffer(mth__engine *engine, PJRT_Buffer *buffer) {
     MTH__ARGS(PJRT_Buffer_ReadyEvent, ready);
     ready.buffer = buffer;
-    TRY(mth__pjrt_status(e->plugin, e->plugin->api->PJRT_Buffer_ReadyEvent(&ready), "move a value between devices"));
-    return mth__pjrt_await(e, ready.event, "move a value between devices");
+    TRY(mth__pjrt_status(
+        engine->plugin, engine->plugin->api->PJRT_Buffer_ReadyEvent(&ready), "move a value between devices"));
+    return mth__pjrt_await(engine, ready.event, "move a value between devices");
 }
 
-static mth_status leave(mth__executable *x, mth__buffer **exit) {
-    const mth__program *p = x->segments->program;
-    for (size_t e = 0; e < p->exit.n; e++) {
-        int slot = x->segments->exit_slot[e];
-        if (slot < 0) return INTERNAL("nothing writes %s", p->exit.at[e].name);
-        const mth__slot *s = &x->segments->slot.at[slot];
-        const mth__placement *on = s->any->sharding.on;
-        const int32_t *rank_of = x->program->exit.at[e].sharding.on->rank_of;
-        for (int r = 0; r < on->count; r++) {
-            const int64_t i = x->exit_offset[e] + rank_of[on->device[r]];
-            mth__cell *c = *mth__cell_of(x, slot, on->device[r]);
+static mth_status leave(mth__executable *executable, mth__buffer **exit) {
+    const mth__program *program = executable->segments->program;
+    for (size_t k = 0; k < program->exit.n; k++) {
+        int slot = executable->segments->exit_slot[k];
+        if (slot < 0) return INTERNAL("nothing writes %s", program->exit.at[k].name);
+        const mth__slot *from = &executable->segments->slot.at[slot];
+        const mth__placement *on = from->any->sharding.on;
+        const int32_t *rank_of = executable->program->exit.at[k].sharding.on->rank_of;
+        for (int rank = 0; rank < on->count; rank++) {
+            const int64_t i = executable->exit_offset[k] + rank_of[on->device[rank]];
+            mth__cell *cell = *mth__cell_of(executable, slot, on->device[rank]);
             /* a hop made it: no module's end has been awaited behind it */
-            if (c && s->shared) TRY(await_buffer(x->engine, c->buffer));
-            if (!c || c->lent || c->references != 1)
-                return INTERNAL("%s: device %d has no buffer of its own", p->exit.at[e].name, on->device[r]);
-            TRY(mth__pjrt_adopt(x->engine, on->device[r], s->any->dtype, x->exit_port[i].real, x->exit_port[i].padded,
-                c->buffer, &exit[i]));
-            c->lent = true; /* it is the array's now */
+            if (cell && from->shared) TRY(await_buffer(executable->engine, cell->buffer));
+            if (!cell || cell->lent || cell->references != 1)
+                return INTERNAL("%s: device %d has no buffer of its own", program->exit.at[k].name, on->device[rank]);
+            TRY(mth__pjrt_adopt(executable->engine, on->device[rank], from->any->dtype, executable->exit_port[i].real,
+                executable->exit_port[i].padded, cell->buffer, &exit[i]));
+            cell->lent = true; /* it is the array's now */
         }
     }
     return NULL;
@@ -251,83 +254,86 @@ enum {
     FLYING = 16 /* executions of a device, when several launch */
 };
 
-static bool is_busy(const mth__executable *x, const mth__job *job) {
+static bool is_busy(const mth__executable *executable, const mth__job *job) {
     int count;
-    const int32_t *device = devices_of(x, job, &count);
+    const int32_t *device = devices_of(executable, job, &count);
     for (int d = 0; d < count && job->together > 1; d++)
-        if (x->flying[device[d]] >= FLYING) return true;
+        if (executable->flying[device[d]] >= FLYING) return true;
     return false;
 }
 
-static mth_status enqueue(mth__executable *x, const mth__stop *stop) {
+static mth_status enqueue(mth__executable *executable, const mth__stop *stop) {
     size_t met = 0, oldest = 0;
     int meetings = 0;
-    for (size_t w = 0; w < x->job.n; w++) {
-        mth__job *job = &x->job.at[w];
+    for (size_t at = 0; at < executable->job.n; at++) {
+        mth__job *job = &executable->job.at[at];
         if (mth__stop_asked(stop)) return mth__interrupted();
         const bool meets = job->segment && job->module->text.meets;
         if (meets && meetings == MEETINGS) {
-            while (!x->job.at[met].segment || !x->job.at[met].module->text.meets) met++;
-            TRY(finish_job(x, &x->job.at[met++], NULL));
+            while (!executable->job.at[met].segment || !executable->job.at[met].module->text.meets) met++;
+            TRY(finish_job(executable, &executable->job.at[met++], NULL));
             meetings--;
         }
         meetings += meets;
-        while (job->segment && oldest < w && is_busy(x, job)) TRY(finish_job(x, &x->job.at[oldest++], NULL));
+        while (job->segment && oldest < at && is_busy(executable, job))
+            TRY(finish_job(executable, &executable->job.at[oldest++], NULL));
         if (job->segment)
-            TRY(call(x, job));
+            TRY(call(executable, job));
         else {
-            mth_status s = mth__hop_run(x, job);
-            if (s) return mth__error_operator(s, job->hop.channel->label);
+            mth_status status = mth__hop_run(executable, job);
+            if (status) return mth__error_operator(status, job->hop.channel->label);
         }
         for (int i = 0; i < job->drops; i++) {
-            const mth__placement *on = x->segments->slot.at[job->drop[i]].any->sharding.on;
-            for (int r = 0; r < on->count; r++) mth__cell_drop(x, job->drop[i], on->device[r]);
+            const mth__placement *on = executable->segments->slot.at[job->drop[i]].any->sharding.on;
+            for (int k = 0; k < on->count; k++) mth__cell_drop(executable, job->drop[i], on->device[k]);
         }
     }
     return NULL;
 }
 
-static void clear(mth__executable *x) {
-    for (size_t s = 0; s < x->segments->slot.n; s++) {
-        const mth__placement *on = x->segments->slot.at[s].any->sharding.on;
-        for (int r = 0; r < on->count; r++) mth__cell_drop(x, (int)s, on->device[r]);
+static void clear(mth__executable *executable) {
+    for (size_t slot = 0; slot < executable->segments->slot.n; slot++) {
+        const mth__placement *on = executable->segments->slot.at[slot].any->sharding.on;
+        for (int k = 0; k < on->count; k++) mth__cell_drop(executable, (int)slot, on->device[k]);
     }
 }
 
-static mth_status not_here(const mth__engine *e) {
+static mth_status not_here(const mth__engine *engine) {
     return FAIL(MTH_ERROR_UNSUPPORTED,
-        F("no %s is here: this backend plans and compiles for the topology %s, and can't run", e->platform,
-            e->topology_name),
-        F("run on a machine with a %s and leave topology out; read mth_explain and mth_plan_print here", e->platform));
+        F("no %s is here: this backend plans and compiles for the topology %s, and can't run", engine->platform,
+            engine->topology_name),
+        F("run on a machine with a %s and leave topology out; read mth_explain and mth_plan_print here",
+            engine->platform));
 }
 
-static mth_status run_locked(mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
-    const int64_t exits = x->exit_offset[x->program->exit.n];
-    mth_status s = enter(x, entry);
-    if (!s) s = enqueue(x, stop);
-    s = finish(x, s);
-    if (!s) s = leave(x, exit);
-    clear(x);
-    for (int64_t i = 0; s && i < exits; i++) {
+static mth_status run_locked(
+    mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
+    const int64_t exits = executable->exit_offset[executable->program->exit.n];
+    mth_status status = enter(executable, entry);
+    if (!status) status = enqueue(executable, stop);
+    status = finish(executable, status);
+    if (!status) status = leave(executable, exit);
+    clear(executable);
+    for (int64_t i = 0; status && i < exits; i++) {
         mth__pjrt_buffer_release(exit[i]);
         exit[i] = NULL;
     }
-    return s;
+    return status;
 }
 
 mth_status mth__pjrt_run(
-    mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
+    mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
     const mth__stop *stop = mth__control_stop(control);
-    if (!x->engine->client) return not_here(x->engine);
+    if (!executable->engine->client) return not_here(executable->engine);
     TRY(mth__control_uncrossed(control));
-    TRY(mth__plugin_check_process(x->engine->plugin)); /* before any lock: who held it may not be here */
-    TRY(mth__lock_run(&x->lock, stop));
-    mth_status s = mth__executable_compile(x);
-    if (!s && !(s = mth__lock_run(&x->engine->running, stop))) {
-        x->recorder = mth__control_recorder(control);
-        s = run_locked(x, entry, exit, stop);
-        pthread_mutex_unlock(&x->engine->running);
+    TRY(mth__plugin_check_process(executable->engine->plugin)); /* before any lock: who held it may not be here */
+    TRY(mth__lock_run(&executable->lock, stop));
+    mth_status status = mth__executable_compile(executable);
+    if (!status && !(status = mth__lock_run(&executable->engine->running, stop))) {
+        executable->recorder = mth__control_recorder(control);
+        status = run_locked(executable, entry, exit, stop);
+        pthread_mutex_unlock(&executable->engine->running);
     }
-    pthread_mutex_unlock(&x->lock);
-    return s;
+    pthread_mutex_unlock(&executable->lock);
+    return status;
 }
