@@ -172,7 +172,9 @@ static inline mth_arg mth__ints(size_t n, const int64_t *v, mth_arg *room) {
 #define MTH_WIRES(...) (const mth_wire[]){__VA_ARGS__}, sizeof((const mth_wire[]){__VA_ARGS__}) / sizeof(mth_wire)
 
 /* ---------------------------------------------------------------- compose */
-/* an operator with its options: immutable, may be added to several models */
+/* An operator with its options: immutable, may be added to several models. One object is one set of weights: added
+   again, to the same model or inside of a model that is, it shares the parameters of its first block, whose names they
+   bear. mth_module_copy makes one with weights of its own. */
 typedef struct mth_module mth_module;
 
 /* A port of a module and the name it is wired to: {"input", "hidden1"}. A port that takes several values ("inputs" of
@@ -187,6 +189,8 @@ typedef enum { MTH_PLAIN, MTH_CHAIN } mth_add_mode;
 /* `type` is a name of the table of modules ("Linear", "MultiHeadAttention", ...: mth_module_type_name). Checks every
  * option. */
 MTH_API MTH_MUST_USE mth_status mth_module_create(const char *type, const mth_option *, size_t count, mth_module **out);
+/* The same operator and options, with weights of its own. Models among the options keep theirs: mth_model_copy. */
+MTH_API MTH_MUST_USE mth_status mth_module_copy(const mth_module *, mth_module **out);
 MTH_API void mth_module_free(mth_module *);
 MTH_API size_t mth_module_type_count(void);
 MTH_API const char *mth_module_type_name(size_t i);
@@ -201,10 +205,13 @@ MTH_API const char *mth_module_get_ports(const mth_module *);
 MTH_API const char *mth_module_get_warning(const mth_module *);
 
 MTH_API MTH_MUST_USE mth_status mth_model_create(mth_model **out);
+/* The same composition with weights of its own; what is shared inside of it is shared inside of the copy. */
+MTH_API MTH_MUST_USE mth_status mth_model_copy(const mth_model *, mth_model **out);
 MTH_API void mth_model_free(mth_model *); /* a model added to others stays alive inside them */
 MTH_API MTH_MUST_USE mth_status mth_model_add(
     mth_model *, const mth_module *, const mth_wire *, size_t count, mth_add_mode);
-/* A copy of the submodel as it is now becomes a block of the model. `name`: NULL is "model_0" and so on. Models lie in
+/* A copy of the submodel as it is now becomes a block of the model. Added again, it is another block with the same
+   weights (mth_model_copy: with its own). `name`: NULL is "model_0" and so on. Models lie in
    models at most 256 deep, the outermost and stages of a Pipeline included. */
 MTH_API MTH_MUST_USE mth_status mth_model_add_model(
     mth_model *, const mth_model *sub, const char *name, const mth_wire *, size_t count, mth_add_mode);

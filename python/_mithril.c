@@ -15,6 +15,7 @@ static const struct {
     {"mth_explain", "explain()"},
     {"mth_evaluate", "evaluate()"},
     {"mth_model_connect", "connect(source, destination)"},
+    {"mth_module_copy", "copy()"},
     {"mth_model_expose", "IOKey(name, expose=True)"},
     {"mth_model_add", "|= or +="},
     {"mth_module_type_name", "mithril.modules"},

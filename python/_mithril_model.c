@@ -288,10 +288,27 @@ static PyObject *module_ports(PyObject *self, void *unused) {
     return PyUnicode_FromString(mth_module_get_ports(((module_object *)self)->module));
 }
 
+static PyObject *module_copy(PyObject *self, PyObject *unused) {
+    (void)unused;
+    mth_module *copy;
+    mth_status status = mth_module_copy(((module_object *)self)->module, &copy);
+    if (status) return raise_status(STATE(self), status);
+    allocfunc allocate = PyType_GetSlot(Py_TYPE(self), Py_tp_alloc);
+    module_object *made = (module_object *)allocate(Py_TYPE(self), 0);
+    if (made)
+        made->module = copy;
+    else
+        mth_module_free(copy);
+    return (PyObject *)made;
+}
+
 static PyMethodDef module_methods[] = {
     NO_PICKLE,
     COPY,
-    DEEP_COPY,
+    {"__deepcopy__", module_copy, METH_O, "__deepcopy__($self, memo, /)\n--\n\n"},
+    {"copy", module_copy, METH_NOARGS,
+        "copy($self, /)\n--\n\nThe same module with weights of its own; the module itself, added twice, is one set of "
+        "weights."},
     {"connect", (PyCFunction)(void (*)(void))module_call, METH_VARARGS | METH_KEYWORDS,
         "connect($self, /, **wires)\n--\n\nThe module with its wires; the same as calling it: "
         "Linear(4).connect(input=\"x\", output=\"h\")."},
@@ -463,8 +480,26 @@ static PyGetSetDef model_getset[] = {
     {"inputs", model_inputs, NULL, "The names that the model reads and nothing writes, in order.", NULL},
     {"outputs", model_outputs, NULL, "The names that nothing reads or that are exposed, in order.", NULL}, {0}};
 
+static PyObject *model_copy(PyObject *self, PyObject *unused) {
+    (void)unused;
+    module_state *s = STATE(self);
+    mth_model *copy;
+    mth_status status = mth_model_copy(((model_object *)self)->model, &copy);
+    if (status) return raise_status(s, status);
+    allocfunc allocate = PyType_GetSlot(s->model_type, Py_tp_alloc);
+    model_object *made = (model_object *)allocate(s->model_type, 0);
+    if (made)
+        made->model = copy;
+    else
+        mth_model_free(copy);
+    return (PyObject *)made;
+}
+
 static PyMethodDef model_methods[] = {
     NO_PICKLE,
+    {"copy", model_copy, METH_NOARGS,
+        "copy($self, /)\n--\n\nThe same composition, an ml.Model, with weights of its own; the model itself, added "
+        "twice, is one set\nof weights."},
     {"connect", (PyCFunction)(void (*)(void))model_connect, METH_VARARGS | METH_KEYWORDS,
         "connect($self, /, source, destination)\n--\n\nJoins the output `source` with the input `destination`. To say "
         "it twice\n"

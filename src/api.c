@@ -187,7 +187,7 @@ mth_status mth_compile(
     TRY(mth__given(model, "the model"));
     TRY(mth__given(backend, "the backend"));
     TRY(mth__result_given(out));
-    TRY(mth__model_copy(model, &k.copy));
+    TRY(mth__model_snapshot(model, &k.copy));
     mth_status s = mth__backend_lock(backend);
     if (!s) {
         s = mth__guard(compile_body, &k);

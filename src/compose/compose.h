@@ -28,6 +28,7 @@ struct mth__module_type {
     const char *doc; /* what it computes, with shapes, parameters and source */
     /* "weight (in, dimension), bias (dimension,)" for the documentation; "" where it has none */
     const char *parameters;
+    bool table; /* its weight has a row for each id or position; of others rows are inputs, columns outputs */
     /* What options leave out: "bias bias, gate gated, weight kind=learned" says that parameters with `bias` among the
      * dotted words of their names are there where the option bias is True, and so on; NULL: all are there. */
     const char *parameter_options;
@@ -50,6 +51,7 @@ struct mth_module {
     const mth__opt *tables[3];    /* own, common, NULL */
     mth_arg *values;              /* of all options, in table order */
     int levels;                   /* of the deepest model among its options; 0: none */
+    uint64_t object;              /* which object of the user's it is a copy of: all copies are one set of weights */
     const char *inputs, *outputs; /* as declared, with the marks ? and * */
     const char *ports;            /* "input, key? -> output" */
 }; /* a model keeps a copy of its own; so does a module of the models among its options */
@@ -65,14 +67,20 @@ struct mth__expansion {
     mth__value **in;
     const char *const *in_port;
     int nout;
-    mth__value **out;           /* to be set, in order of the output ports */
-    const mth__placement *mesh; /* the placement specs refer to: the backend's mesh, or the stage's */
+    mth__value **out;                  /* to be set, in order of the output ports */
+    const mth__placement *mesh;        /* the placement specs refer to: the backend's mesh, or the stage's */
+    struct mth__made_parameters *made; /* of expand.c */
 };
 mth__value *mth__expansion_input(const mth__expansion *, const char *port); /* NULL where nothing is bound */
 /* Creates the parameter "<module>.<suffix>"; applies shard_specs["<suffix>"], or `spec` (or NULL), grain elements per
  * unit (1: none). */
 mth_status mth__expansion_parameter(mth__expansion *, const char *suffix, mth__shape, int init, double scale,
     const mth_arg *spec, const int32_t *grain, mth__value **out);
+/* The matrix "weight": its own, or the one that the option `weight` names. That may lie the other way round (the table
+ * of an Embedding, one row for each id, as the weight of a Linear): *across is then true, and *out has the shape with
+ * its dimensions swapped. */
+mth_status mth__expansion_weight(mth__expansion *, const char *suffix, mth__shape, int init, double scale,
+    const mth_arg *spec, const int32_t *grain, mth__value **out, bool *across);
 /* The same with a sharding in place of a spec (.on NULL: none). */
 mth_status mth__expansion_parameter_as(
     mth__expansion *, const char *suffix, mth__shape, int init, double scale, const mth__sharding *, mth__value **out);
@@ -82,7 +90,8 @@ mth_status mth__expansion_parameter_as(
  * partitioner has not. */
 mth_status mth__model_resolve(const mth_model *, mth__mesh *, bool partitioned);
 mth_status mth__check_partitionable(const mth__sharding *, int rank, const char *what); /* of a spec */
-mth_status mth__model_copy(const mth_model *, mth_model **out);
+/* As it is now, with the same weights. */
+mth_status mth__model_snapshot(const mth_model *, mth_model **out);
 size_t mth__model_input_count(const mth_model *); /* open inputs, after mth__model_resolve */
 const char *mth__model_input_name(const mth_model *, size_t i);
 /* The full names of the parameters that the outputs need, in the order of composition. */

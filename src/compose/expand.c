@@ -8,8 +8,9 @@
 typedef struct {
     mth__graph *graph;
     mth__site site;
-    const char *prefix;
-} context; /* prefix: "model_0." */
+    const char *prefix; /* "model_0." */
+    struct mth__made_parameters *made;
+} context;
 
 /* ---------------------------------------------------------------- parameters */
 mth__value *mth__expansion_input(const mth__expansion *e, const char *port) {
@@ -32,33 +33,97 @@ static const mth_arg *own_spec(const mth__expansion *e, const char *suffix) {
     return NULL;
 }
 
+typedef struct mth__made_parameters {
+    const mth__sharing *sharing;
+    mth__value **value; /* by number of the parameter; NULL: not made yet */
+    const char **maker; /* by number: the module that asked for it first */
+} made_parameters;
+
+/* Two uses of one parameter want it alike. */
+static mth_status check_use(
+    const mth__expansion *e, const mth__value *v, mth__shape shape, mth_dtype dtype, int number) {
+    char wants[256];
+    if (v->dtype == dtype && mth__shape_equal(v->shape, shape)) return NULL;
+    const char *maker = e->made->maker[number];
+    mth__shape_write(wants, sizeof wants, shape);
+    mth_status s = v->dtype != dtype
+        ? FAIL(MTH_ERROR_TYPE,
+              F("%s shares %s with %s, and computes in %s", e->builder.label.module, v->name, maker,
+                  mth_dtype_name(dtype)),
+              F("give both inputs of one dtype"))
+        : FAIL(MTH_ERROR_VALUE,
+              F("%s shares %s with %s, and takes it as %s", e->builder.label.module, v->name, maker, wants),
+              F("give both the same sizes, or each its own weights: another module object, or mth_module_copy"));
+    return mth__error_tensor(s, mth__value_text(v));
+}
+
+static mth_status find_or_make(mth__expansion *e, int number, mth__shape shape, bool *fresh, mth__value **out) {
+    const mth_dtype dtype = parameter_dtype(e);
+    mth__value **v = &e->made->value[number];
+    *fresh = !*v;
+    if (*fresh) {
+        TRY(mth__shape_check(shape, dtype));
+        *v = mth__graph_value(
+            e->builder.graph, MTH__VALUE_PARAMETER, e->made->sharing->parameter.name.at[number], dtype, shape);
+        e->made->maker[number] = e->builder.label.module;
+    }
+    TRY(check_use(e, *v, shape, dtype, number));
+    *out = *v;
+    return NULL;
+}
+
+/* The sharding is what the module says whose parameter it is; until that is expanded, and where it never is, what the
+ * first that shares it would say. */
 mth_status mth__expansion_parameter_as(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale,
     const mth__sharding *sharding, mth__value **out) {
     mth__graph *g = e->builder.graph;
-    const char *name = mth__format(g->arena, "%s.%s", e->builder.label.module, suffix);
-    mth_dtype dtype = parameter_dtype(e);
-    TRY(mth__shape_check(shape, dtype));
+    const mth__sharing *sharing = e->made->sharing;
+    const int number = mth__sharing_number(g->arena, sharing, e->builder.label.module, suffix);
+    if (number < 0)
+        return INTERNAL("%s makes the parameter %s, which its type doesn't list", e->builder.label.module, suffix);
+    bool fresh;
+    mth__value *v;
+    TRY(find_or_make(e, number, shape, &fresh, &v));
+    *out = v;
+    if (!fresh && strcmp(sharing->use.at[sharing->owner.at[number]].path, e->builder.label.module)) return NULL;
     mth__sharding said = {.on = e->builder.on};
     const mth_arg *spec = own_spec(e, suffix);
     bool pinned = sharding && sharding->on;
     if (pinned) said = *sharding;
     if (spec) {
-        TRY(mth__spec_read(*spec, e->mesh, shape.rank, name, &said));
+        TRY(mth__spec_read(*spec, e->mesh, shape.rank, v->name, &said));
         for (int d = 0; d < shape.rank; d++)
             if (sharding) said.dim[d].grain = sharding->dim[d].cyclic ? 1 : sharding->dim[d].grain;
         pinned = true;
     }
-    mth__value *v = mth__graph_value(g, MTH__VALUE_PARAMETER, name, dtype, shape);
     v->init = init;
     v->init_scale = scale;
     v->sharding = said;
+    v->pinned = pinned;
+    for (int d = 0; d < shape.rank; d++) v->fixed[d] = pinned;
     if (pinned) {
-        v->pinned = true;
-        for (int d = 0; d < shape.rank; d++) v->fixed[d] = true;
         v->origin = mth__format(g->arena, "user, %s", e->builder.label.module);
         mth__sharding_canonical(&v->sharding, shape);
     }
-    *out = v;
+    return NULL;
+}
+
+mth_status mth__expansion_weight(mth__expansion *e, const char *suffix, mth__shape shape, int init, double scale,
+    const mth_arg *spec, const int32_t *grain, mth__value **out, bool *across) {
+    const mth_arg *shared = mth__module_option(e->module, "weight");
+    *across = false;
+    if (!shared || shared->kind != MTH_ARG_STRING)
+        return mth__expansion_parameter(e, suffix, shape, init, scale, spec, grain, out);
+    const mth__sharing *sharing = e->made->sharing;
+    const int number = sharing->use.at[mth__names_find(&sharing->path, e->builder.label.module)].weight;
+    const mth_module *owner = sharing->use.at[sharing->owner.at[number]].module;
+    *across = owner->type->table != e->module->type->table;
+    if (*across) shape = (mth__shape){2, {shape.dim[1], shape.dim[0]}};
+    bool fresh;
+    TRY(find_or_make(e, number, shape, &fresh, out));
+    if (!fresh) return NULL;
+    (*out)->init = init;
+    (*out)->init_scale = scale;
     return NULL;
 }
 
@@ -74,18 +139,15 @@ mth_status mth__expansion_parameter(mth__expansion *e, const char *suffix, mth__
 }
 
 /* A spec may name what the options leave out: query.bias with bias=False. */
-static mth_status check_specs_used(const mth__expansion *e, size_t first) {
-    const mth__graph *g = e->builder.graph;
+static mth_status check_specs_used(const mth__expansion *e) {
     const mth_arg *specs = mth__module_option(e->module, "shard_specs");
-    size_t n = strlen(e->builder.label.module) + 1;
-    for (size_t i = 0; specs && i < specs->count; i++) {
-        bool used = false;
-        for (size_t p = first; p < g->parameter.n; p++) used |= !strcmp(g->parameter.at[p]->name + n, specs->keys[i]);
-        if (!used)
+    if (!specs || !specs->count) return NULL;
+    const mth__ports here = mth__module_parameters(e->builder.graph->arena, e->module);
+    for (size_t i = 0; i < specs->count; i++)
+        if (mth__ports_find(&here, specs->keys[i]) < 0)
             return FAIL(MTH_ERROR_KEY,
                 F("shard_specs names '%s', a parameter that the other options leave out", specs->keys[i]),
                 F("remove '%s' from shard_specs", specs->keys[i]));
-    }
     return NULL;
 }
 
@@ -107,23 +169,11 @@ static mth_status expand_module(const context *c, const mth__block *b, const cha
         .in_port = port,
         .nout = b->out.n,
         .out = out,
-        .mesh = c->site.place};
-    size_t first = g->parameter.n;
+        .mesh = c->site.place,
+        .made = c->made};
     TRY(mth__site_on(b->module, g->mesh, &c->site, &e.builder.on));
     TRY(b->module->type->expand(&e));
-    return check_specs_used(&e, first);
-}
-
-/* Parameters stand in the order of composition, whatever the order of expansion was. */
-static void order_parameters(mth__graph *g, const mth_model *m, size_t first, const size_t (*range)[2]) {
-    bool sorted = true;
-    for (size_t k = 0; k < m->block.n; k++) sorted &= (*m->resolved)->order[k] == (int)k;
-    if (sorted) return;
-    mth__value **all = NEW_ARRAY(g->arena, mth__value *, g->parameter.n - first);
-    size_t n = 0;
-    for (size_t k = 0; k < m->block.n; k++)
-        for (size_t p = range[k][0]; p < range[k][1]; p++) all[n++] = g->parameter.at[p];
-    if (n) memcpy(g->parameter.at + first, all, n * sizeof *all);
+    return check_specs_used(&e);
 }
 
 /* The connections that a block's outputs are, as its user calls them. */
@@ -139,13 +189,11 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
     mth__graph *g = c->graph;
     const mth__resolved *r = *m->resolved;
     mth__value ***made = NEW_ARRAY(g->arena, mth__value **, m->block.n);
-    size_t(*range)[2] = mth__alloc_array(g->arena, m->block.n, sizeof *range), first = g->parameter.n;
     for (size_t i = 0; i < m->block.n; i++) {
         int k = r->order[i];
         const mth__block *b = m->block.at[k];
         const struct mth__inlet *from = &r->block[k];
         made[k] = NEW_ARRAY(g->arena, mth__value *, b->out.n);
-        range[k][0] = range[k][1] = g->parameter.n;
         if (from->idle) continue;
         mth__value **operand = NEW_ARRAY(g->arena, mth__value *, from->nin);
         for (int j = 0; j < from->nin; j++) {
@@ -158,21 +206,19 @@ static mth_status expand_model(const context *c, const mth_model *m, mth__value 
                 mth__error_operator(expand_module(c, b, path, from->nin, operand, from->port, made[k]), path),
                 b->line));
         } else {
-            context inner = {g, c->site, mth__format(g->arena, "%s.", path)};
+            context inner = {g, c->site, mth__format(g->arena, "%s.", path), c->made};
             TRY(expand_model(&inner, b->model, operand, made[k]));
         }
         name_outputs(c, b, path, made[k]);
-        range[k][1] = g->parameter.n;
     }
-    order_parameters(g, m, first, (const size_t(*)[2])range);
     for (int i = 0; i < r->outputs; i++) out[i] = made[r->output[i].block][r->output[i].port];
     return NULL;
 }
 
 mth_status mth__expand_stage(mth__expansion *e, const mth_model *stage, const char *name, const mth__site *site,
     mth__value *const *in, mth__value **out) {
-    context c = {
-        e->builder.graph, *site, mth__format(e->builder.graph->arena, "%s.%s.", e->builder.label.module, name)};
+    const char *prefix = mth__format(e->builder.graph->arena, "%s.%s.", e->builder.label.module, name);
+    context c = {e->builder.graph, *site, prefix, e->made};
     return expand_model(&c, stage, in, out);
 }
 
@@ -246,8 +292,16 @@ mth_status mth__expand(const mth_model *m, const mth__input_description *given, 
     }
     for (size_t k = 0; k < count; k++)
         if (!known[k]) return extra_input(g, m, given[k].name);
-    context c = {g, {mth__place_whole(g->mesh), -1, -1}, ""};
+    mth__sharing sharing;
+    TRY(mth__sharing_find(g->arena, m, &sharing));
+    const size_t parameters = sharing.parameter.name.n;
+    made_parameters made = {
+        &sharing, NEW_ARRAY(g->arena, mth__value *, parameters), NEW_ARRAY(g->arena, const char *, parameters)};
+    context c = {g, {mth__place_whole(g->mesh), -1, -1}, "", &made};
     TRY(expand_model(&c, m, in, out));
+    g->parameter.n = 0; /* in the order of composition, whatever the order of expansion was */
+    for (size_t i = 0; i < parameters; i++)
+        if (made.value[i]) PUSH(g->arena, g->parameter, made.value[i]);
     for (int i = 0; i < r->outputs; i++) {
         mth__output o = {.name = mth__copy_text(g->arena, r->output[i].name), .value = out[i]};
         PUSH(g->arena, g->output, o);

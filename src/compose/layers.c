@@ -20,11 +20,11 @@ const mth__module_type mth__type_Linear = {
         MTH__WEIGHT_SPEC("how the weight (in, dimension) is split: (0, None) splits the input dimension, (None, 0) the "
                          "output; the bias "
                          "follows"),
-        MTH__SHARD_SPECS, {0}},
+        MTH__SHARED_WEIGHT, MTH__SHARD_SPECS, {0}},
     .doc = "input[..., in] @ weight + bias -> output[..., dimension]. The weight starts normal with deviation 1 / "
            "sqrt(in), the bias zero.",
     .parameters = "weight (in, dimension), bias (dimension,)",
-    .parameter_options = "bias bias",
+    .parameter_options = "bias bias, weight weight=None",
     .expand = linear_expand,
 };
 
@@ -37,8 +37,11 @@ static mth_status embedding_expand(mth__expansion *e) {
     mth_arg items[] = {*axis, MTH_NONE}, split = mth_list(2, items);
     int64_t width = mth__opt_int(e, "embedding_dim", 0);
     mth__value *weight;
-    TRY(mth__expansion_parameter(e, "weight", (mth__shape){2, {mth__opt_int(e, "vocab_size", 0), width}},
-        MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), axis->kind == MTH_ARG_INT ? &split : spec, NULL, &weight));
+    bool across;
+    TRY(mth__expansion_weight(e, "weight", (mth__shape){2, {mth__opt_int(e, "vocab_size", 0), width}}, MTH__INIT_NORMAL,
+        1 / __builtin_sqrt((double)width), axis->kind == MTH_ARG_INT ? &split : spec, NULL, &weight, &across));
+    if (across)
+        TRY(mth__build1(&e->builder, "transpose", &(mth__attrs){.rank = 2, .permutation = {1, 0}}, weight, &weight));
     return mth__build2(&e->builder, "gather", NULL, weight, e->in[0], &e->out[0]);
 }
 
@@ -51,11 +54,13 @@ const mth__module_type mth__type_Embedding = {
         (const mth__opt[]){{"vocab_size", MTH__OPT_SIZE, NULL, "rows of the table: ids are 0 to vocab_size - 1", NULL},
             {"embedding_dim", MTH__OPT_SIZE, NULL, "the width of a row", NULL},
             MTH__WEIGHT_SPEC("how the table (vocab_size, embedding_dim) is split"),
-            MTH__TENSOR_AXIS("splits the vocabulary over this mesh axis"), MTH__SHARD_SPECS, {0}},
+            MTH__TENSOR_AXIS("splits the vocabulary over this mesh axis"), MTH__SHARED_WEIGHT, MTH__SHARD_SPECS, {0}},
     .doc = "The rows of a table: input[...] (int32 or int64 ids) -> output[..., embedding_dim]. The table starts "
            "normal with deviation 1 / "
            "sqrt(embedding_dim).",
     .parameters = "weight (vocab_size, embedding_dim)",
+    .parameter_options = "weight weight=None",
+    .table = true,
     .check = mth__check_one_spec,
     .expand = embedding_expand,
 };
@@ -129,6 +134,7 @@ const mth__module_type mth__type_PositionalEncoding = {
            "turns pairs of columns.",
     .parameters = "weight (max_len, d)",
     .parameter_options = "weight kind=learned",
+    .table = true,
     .expand = positional_expand,
 };
 

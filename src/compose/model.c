@@ -1,6 +1,7 @@
 /* Models under composition: blocks and the wires that the user gave. What follows from them is resolve.c's. */
 #include "compose/model.h"
 #include "compose/parts.h"
+#include <inttypes.h>
 #include <string.h>
 
 static mth_model *model_new(mth__arena *arena) {
@@ -91,12 +92,35 @@ mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
 typedef struct {
     const mth_model *from;
     mth_model **out;
+    bool anew; /* with weights of its own */
 } copying;
+
+/* Modules become objects of their own; what was one object is one again. */
+static void renew(mth__arena *arena, mth_model *m) {
+    mth__names met = {0};
+    VEC(uint64_t) object = {0};
+    VEC(mth_model *) open = {0};
+    PUSH(arena, open, m);
+    while (open.n) {
+        mth_model *at = open.at[--open.n];
+        for (size_t i = 0; i < at->block.n; i++) {
+            mth__block *b = at->block.at[i];
+            if (b->model) PUSH(arena, open, b->model);
+            if (!b->module) continue;
+            const int id = mth__names_add(arena, &met, mth__format(arena, "%" PRIu64, b->module->object));
+            if ((size_t)id == object.n) PUSH(arena, object, mth__next_object());
+            ((mth_module *)b->module)->object = object.at[id]; /* the copy is this model's own */
+            for (size_t s = 0; s < mth__pipeline_stages(b->module); s++)
+                PUSH(arena, open, (mth_model *)mth__pipeline_stage(b->module, s));
+        }
+    }
+}
 
 static mth_status copy(void *context) {
     const copying *c = context;
     mth__arena *arena = mth__arena_new();
     mth_model *m = c->from ? mth__model_copy_into(arena, c->from) : model_new(arena);
+    if (c->anew) renew(arena, m);
     mth__arena_keep(arena);
     *c->out = m;
     return NULL;
@@ -104,9 +128,16 @@ static mth_status copy(void *context) {
 
 mth_status mth_model_create(mth_model **out) {
     TRY(mth__result_given(out));
-    return mth__guard(copy, &(copying){NULL, out});
+    return mth__guard(copy, &(copying){NULL, out, false});
 }
-mth_status mth__model_copy(const mth_model *from, mth_model **out) { return mth__guard(copy, &(copying){from, out}); }
+mth_status mth__model_snapshot(const mth_model *from, mth_model **out) {
+    return mth__guard(copy, &(copying){from, out, false});
+}
+mth_status mth_model_copy(const mth_model *from, mth_model **out) {
+    TRY(mth__given(from, "the model"));
+    TRY(mth__result_given(out));
+    return mth__guard(copy, &(copying){from, out, true});
+}
 
 void mth_model_free(mth_model *m) {
     if (m) mth__arena_free(m->arena);
@@ -219,10 +250,15 @@ static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *
     return NULL;
 }
 
-static mth_status new_name(mth_model *m, const char *given, const char *kind, const char **out) {
+/* `module`: what the block is of, or NULL. A module object that has a name may be added again: its block is then called
+ * "name_0" and so on. */
+static mth_status new_name(
+    mth_model *m, const mth_module *module, const char *given, const char *kind, const char **out) {
     if (!given) return *out = next_name(m, kind), NULL;
     TRY(mth__name_check(given, "the name"));
     if (has_block(m, given)) {
+        const mth_module *has = mth__model_block(m, given, strlen(given))->module;
+        if (module && has && has->object == module->object) return *out = next_name(m, given), NULL;
         const char *free_name = next_name(m, given);
         return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the model has two blocks named '%s'", given),
                                        F("give another name, such as '%s', or none", free_name)),
@@ -257,14 +293,14 @@ static mth_status add(void *context) {
     *b = (mth__block){.mode = a->mode, .line = copy_line(arena, mth__source_line())};
     if (a->module) {
         const mth_arg *name = mth__module_option(a->module, "name");
-        TRY(new_name(m, name->kind == MTH_ARG_STRING ? name->string : NULL,
+        TRY(new_name(m, a->module, name->kind == MTH_ARG_STRING ? name->string : NULL,
             mth__snake_case(arena, a->module->type->name), &b->name));
         TRY(mth__error_operator(check_levels("a stage", a->module->levels), b->name));
         b->module = mth__module_copy_into(arena, a->module);
         b->in = mth__ports_parse(arena, b->module->inputs);
         b->out = mth__ports_parse(arena, b->module->outputs);
     } else {
-        TRY(new_name(m, a->name, "model", &b->name));
+        TRY(new_name(m, NULL, a->name, "model", &b->name));
         if (!a->sub->block.n)
             return mth__error_operator(FAIL(MTH_ERROR_VALUE, F("the submodel has no blocks"),
                                            F("add blocks to it first; it is copied as it is now")),

@@ -73,6 +73,26 @@ typedef struct {
     mth__source *made_by;
 } mth__resolved;
 
+/* One place of a module in a model. */
+typedef struct {
+    const mth_module *module;
+    const char *path, *line; /* "model_0.linear_3"; the user's line */
+    int first;               /* the first use of its object, whose parameters it uses */
+    int weight;              /* the parameter that its option `weight` names, or -1 */
+    bool idle;               /* no output that compile was asked for depends on it */
+} mth__module_use;
+/* Who has which parameter, in the order of composition. */
+typedef struct mth__sharing {
+    mth__names path, parameter; /* of all modules, of all parameters: full names */
+    VEC(mth__module_use) use;   /* by path */
+    VEC(int) owner;             /* by parameter: a use */
+} mth__sharing;
+mth_status mth__sharing_find(mth__arena *, const mth_model *, mth__sharing *out);
+/* The number of a parameter of the module at `path`; -1: it has none of the name. */
+int mth__sharing_number(mth__arena *, const mth__sharing *, const char *path, const char *suffix);
+
+uint64_t mth__next_object(void);
+
 /* How deep models may lie in models. Passes walk down them, in a thread whose stack may be small; a stage is a level
    too. */
 enum { MTH__MODEL_LEVELS = 256 };

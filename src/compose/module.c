@@ -157,6 +157,7 @@ static bool says(const mth_module *m, const char *condition, size_t n) {
     memcpy(word, condition, name), word[name] = 0;
     const mth_arg *value = mth__module_option(m, word);
     if (condition[name] != '=') return value->integer;
+    if (value->kind != MTH_ARG_STRING) return value->kind == MTH_ARG_NONE && !strncmp(condition + name, "=None", 5);
     return !strncmp(value->string, condition + name + 1, n - name - 1) && !value->string[n - name - 1];
 }
 
@@ -247,7 +248,14 @@ static mth_status check_common(const mth_module *m) {
     mth__ports known = mth__parameter_names(m->arena, m->type);
     for (size_t i = 0; specs && i < specs->count; i++)
         if (mth__ports_find(&known, specs->keys[i]) < 0) return unknown_parameter(m->arena, m->type, specs->keys[i]);
+    const mth_arg *shared = mth__module_option(m, "weight"), *axis = mth__module_option(m, "tensor_axis");
     const mth_arg *weight = mth__module_option(m, "weight_shard_spec");
+    const bool split = (weight && weight->kind != MTH_ARG_NONE) || (axis && axis->kind != MTH_ARG_NONE);
+    if (shared && shared->kind == MTH_ARG_STRING && split)
+        return FAIL(MTH_ERROR_VALUE,
+            F("%s says how the weight is split, and that is '%s', of another module",
+                weight && weight->kind != MTH_ARG_NONE ? "weight_shard_spec" : "tensor_axis", shared->string),
+            F("leave it out: a shared weight is split as the module says whose it is"));
     const int rank = weight ? mth__parameter_rank(m->type, "weight") : 0;
     if (rank) TRY(mth__spec_rank(*weight, rank, "weight"));
     for (size_t i = 0; specs && i < specs->count; i++)
@@ -272,6 +280,12 @@ typedef struct {
     mth_module **out;
 } creation;
 
+/* No two modules of a process have one number. */
+uint64_t mth__next_object(void) {
+    static _Atomic uint64_t last;
+    return ++last;
+}
+
 static mth_status create(void *context) {
     const creation *c = context;
     mth__arena *arena = mth__arena_new();
@@ -284,7 +298,10 @@ static mth_status create(void *context) {
             near ? F("did you mean '%s'?", near) : F("mth_module_type_name lists them: Linear, Relu, ..."));
     }
     mth_module *m = NEW(arena, mth_module);
-    *m = (mth_module){.arena = arena, .type = type, .tables = {own_options(type), common_options, NULL}};
+    *m = (mth_module){.arena = arena,
+        .type = type,
+        .tables = {own_options(type), common_options, NULL},
+        .object = mth__next_object()};
     TRY(mth__options_read(arena, type->name, m->tables, c->option, c->count, &m->values));
     for (size_t i = 0, n = option_count(m); i < n; i++) m->values[i] = own_models(arena, m->values[i], &m->levels);
     TRY(mth__error_operator(check_common(m), type->name));
@@ -303,6 +320,27 @@ mth_status mth_module_create(const char *type, const mth_option *option, size_t 
     TRY(mth__result_given(out));
     creation c = {type, option, count, out};
     return mth__guard(create, &c);
+}
+
+typedef struct {
+    const mth_module *from;
+    mth_module **out;
+} module_copying;
+
+static mth_status copy(void *context) {
+    const module_copying *c = context;
+    mth__arena *arena = mth__arena_new();
+    mth_module *m = (mth_module *)mth__module_copy_into(arena, c->from);
+    m->object = mth__next_object();
+    mth__arena_keep(arena);
+    *c->out = m;
+    return NULL;
+}
+
+mth_status mth_module_copy(const mth_module *from, mth_module **out) {
+    TRY(mth__given(from, "the module"));
+    TRY(mth__result_given(out));
+    return mth__guard(copy, &(module_copying){from, out});
 }
 
 void mth_module_free(mth_module *m) {

@@ -124,14 +124,16 @@ mth_status mth__part_linear(mth__expansion *e, const mth__linear_part *p, mth__v
     TRY(mth__need_rank(x, "input", 1, MTH__RANK));
     int64_t width = x->shape.dim[x->shape.rank - 1];
     mth__value *weight, *bias;
+    bool across;
     const mth_arg *spec =
         p->spec && p->spec->kind == MTH_ARG_LIST ? p->spec : axes_spec(arena, p->axis_in, p->axis_out);
-    TRY(mth__expansion_parameter(e, mth__format(arena, "%sweight", p->prefix), (mth__shape){2, {width, p->width}},
-        MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), spec, (int32_t[]){p->grain_in, p->grain_out}, &weight));
+    TRY(mth__expansion_weight(e, mth__format(arena, "%sweight", p->prefix), (mth__shape){2, {width, p->width}},
+        MTH__INIT_NORMAL, 1 / __builtin_sqrt((double)width), spec, (int32_t[]){p->grain_in, p->grain_out}, &weight,
+        &across));
     char text[3 * MTH__RANK + 8];
     int n = 0, lead = x->shape.rank < MTH__RANK ? x->shape.rank - 1 : MTH__RANK - 1;
     for (int d = 0; d < lead; d++) text[n++] = (char)('a' + d);
-    memcpy(text + n, "i,io->", 6), n += 6;
+    memcpy(text + n, across ? "i,oi->" : "i,io->", 6), n += 6;
     for (int d = 0; d < lead; d++) text[n++] = (char)('a' + d);
     text[n++] = 'o', text[n] = 0;
     TRY(mth__build_contract(&e->builder, mth__copy_text(arena, text), x, weight, out));

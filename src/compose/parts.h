@@ -22,6 +22,12 @@ MTH__TYPES(X)
         "axes, or None",                                                                                               \
         NULL}
 #define MTH__WEIGHT_SPEC(doc) {"weight_shard_spec", MTH__OPT_SPEC, "None", doc, NULL}
+#define MTH__SHARED_WEIGHT                                                                                             \
+    {"weight", MTH__OPT_STRING, "None",                                                                                \
+        "the full name of another module's parameter ('embed.weight') that is the weight: one tensor, held once, "     \
+        "with "                                                                                                        \
+        "one gradient; transposed where one of the two is a table (a row for each id) and the other is none",          \
+        NULL}
 #define MTH__TENSOR_AXIS(doc) {"tensor_axis", MTH__OPT_INT, "None", doc, NULL}
 #define MTH__ACTIVATION                                                                                                \
     {"activation", MTH__OPT_CHOICE, "'gelu'", "the function between the two products; gelu is exact",                  \

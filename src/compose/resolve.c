@@ -315,22 +315,22 @@ static mth_status parameter_name(wiring *w, const name_entry *n, const mth__bloc
     char *other = mth__copy_text(w->scratch, n->text);
     for (char *c = other; *c; c++)
         if (*c == '.') *c = '_';
+    const char *last = strrchr(n->text, '.');
+    const char *share = strcmp(last, ".weight")
+        ? "share it by adding one module object twice"
+        : mth__format(w->scratch, "share it by the option weight='%s' of Linear or Embedding", n->text);
     for (size_t i = 0; i < w->model->join.n && !output; i++)
         if (!strcmp(w->model->join.at[i].source, n->text)) {
             const mth__join *j = &w->model->join.at[i];
             return at_line(FAIL(MTH_ERROR_VALUE,
                                F("connect(source='%s', destination='%s') joins a parameter of %s", j->source,
                                    j->destination, of->name),
-                               F("leave it out and give the values as the input '%s': modules can't share a parameter "
-                                 "in this version",
-                                   j->destination)),
+                               F("leave it out and %s, or give the values as the input '%s'", share, j->destination)),
                 j->line);
         }
     mth_status s = FAIL(MTH_ERROR_VALUE,
         F("the %s '%s' has the name of a parameter of %s", output ? "output" : "input", n->text, of->name),
-        output ? F("call it '%s'", other)
-               : F("call it '%s' and give the values as an input: modules can't share a parameter in this version",
-                     other));
+        output ? F("call it '%s'", other) : F("%s, or call it '%s' and give the values as an input", share, other));
     for (size_t k = 0; k < w->model->block.n; k++)
         for (size_t i = 0; i < w->model->block.at[k]->wires; i++)
             if (!strcmp(w->model->block.at[k]->wire[i].name, n->text))
@@ -539,6 +539,10 @@ mth_status mth__model_resolve(const mth_model *m, mth__mesh *mesh, bool partitio
         return FAIL(MTH_ERROR_VALUE, F("the model has no blocks"),
             F("add some with mth_model_add, such as Linear(dimension=4) with input='x', output='y'"));
     TRY(mth__resolve(m, &r));
+    mth__arena *scratch = mth__arena_new();
+    mth__sharing sharing;
+    TRY(mth__sharing_find(scratch, m, &sharing));
+    mth__arena_free(scratch);
     return mth__site_check(m, mesh, &(mth__site){mth__place_whole(mesh), -1, -1}, partitioned);
 }
 

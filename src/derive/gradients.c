@@ -110,6 +110,41 @@ static mth_status whole(gradient_walk *walk, contribution *term) {
     return NULL;
 }
 
+/* A parameter that several placements read has a sum on each of them, and these are added once: terms of one placement
+ * come together, otherwise in their order. */
+static void group_by_place(gradient_walk *walk, contribution *term, int n) {
+    VEC(const mth__placement *) place = {0};
+    contribution *sorted = NEW_ARRAY(walk->scratch, contribution, n);
+    int *group = NEW_ARRAY(walk->scratch, int, n), at = 0;
+    for (int k = 0; k < n; k++) {
+        const mth__placement *on = term[k].from ? term[k].from->on : NULL;
+        while ((size_t)group[k] < place.n && place.at[group[k]] != on) group[k]++;
+        if ((size_t)group[k] == place.n) PUSH(walk->scratch, place, on);
+    }
+    if (place.n < 2) return;
+    for (int g = 0; (size_t)g < place.n; g++)
+        for (int k = 0; k < n; k++)
+            if (group[k] == g) sorted[at++] = term[k];
+    memcpy(term, sorted, (size_t)n * sizeof *term);
+}
+
+static bool same_place(const contribution *a, const contribution *b) {
+    return (a->from ? a->from->on : NULL) == (b->from ? b->from->on : NULL);
+}
+
+/* *sum += term, where the node that sent `from` stands, or where `of` is made. */
+static mth_status add_term(gradient_walk *walk, const mth__value *of, mth__value *term, const mth__node *from,
+    bool comes_home, mth__value **sum) {
+    if (!*sum) return *sum = term, NULL;
+    if (comes_home)
+        stand_at(walk, of->node);
+    else if (from)
+        stand_at(walk, from);
+    TRY(mth__build(&walk->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*sum, term}, sum));
+    (*sum)->primal = of;
+    return NULL;
+}
+
 /* The sum of all that was sent to a value, NULL where nothing was. */
 static mth_status sum(gradient_walk *walk, const mth__value *of, mth__value **out) {
     int n = 0;
@@ -125,20 +160,16 @@ static mth_status sum(gradient_walk *walk, const mth__value *of, mth__value **ou
         return NULL;
     }
     qsort(term, (size_t)n, sizeof *term, by_microbatch);
+    if (n > 1 && of->kind == MTH__VALUE_PARAMETER) group_by_place(walk, term, n);
     /* see `bring_home`: the first stands there, so all do */
     const bool comes_home = in_microbatch(of) && microbatch_of(&term[0]) < 0;
+    mth__value *here = NULL; /* of one placement */
     for (k = 0; k < n; k++) {
         TRY(whole(walk, &term[k]));
-        if (k == 0) {
-            *out = term[0].value;
-            continue;
-        }
-        if (comes_home)
-            stand_at(walk, of->node);
-        else if (term[k].from)
-            stand_at(walk, term[k].from);
-        TRY(mth__build(&walk->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*out, term[k].value}, out));
-        (*out)->primal = of;
+        TRY(add_term(walk, of, term[k].value, term[k].from, comes_home, &here));
+        if (k + 1 < n && (of->kind != MTH__VALUE_PARAMETER || same_place(&term[k], &term[k + 1]))) continue;
+        TRY(add_term(walk, of, here, term[k].from, comes_home, out));
+        here = NULL;
     }
     return NULL;
 }

@@ -90,7 +90,7 @@ TEST(submodels_as_in_the_guide) {
     ADD(m, "Linear", WIDTH(5), MTH_WIRES({"input", "layer2_output"}, {"output", "logits"}), MTH_CHAIN);
     mth_model *copy;
     char *text;
-    CHECK_STATUS(mth__model_copy(m, &copy));
+    CHECK_STATUS(mth__model_snapshot(m, &copy));
     CHECK_STATUS(mth_model_print(copy, &text));
     CHECK(strstr(text, "model of 2 blocks: layer1_input=model_0.layer0_output -> model_1.layer1_output") &&
         strstr(text, "-> logits"));
@@ -354,7 +354,7 @@ TEST(nominal_inputs) {
     mth_arg stage = mth_submodel(m);
     ADD(piped, "Pipeline", MTH_OPTIONS({"stages", mth_list(1, &stage)}), MTH_WIRES({"ids", "tokens"}, {"mask", "seen"}),
         MTH_PLAIN);
-    CHECK_STATUS(mth__model_copy(piped, &copy));
+    CHECK_STATUS(mth__model_snapshot(piped, &copy));
     mth_model_free(piped);
     CHECK_STATUS(resolve_on(copy, MESH(1)));
     CHECK_STATUS(mth__guard(nominal_body, copy));
@@ -432,6 +432,51 @@ TEST(what_the_selected_outputs_do_not_need_is_left_out) {
     SAME(list_outputs(m), "h, a");
     CHECK_STATUS(mth__guard(expand_selected, m));
     SAME(listed, "linear_1.weight(3, 8) linear_1.bias(8,) model_0.linear_0.weight(8, 8) model_0.linear_0.bias(8,)");
+    mth_model_free(m);
+}
+
+/* ---------------------------------------------------------------- shared weights */
+TEST(one_module_object_is_one_set_of_weights) {
+    mth_module *layer = NULL, *other = NULL;
+    mth_model *m = model(), *sub = model();
+    CHECK_STATUS(mth_module_create("Linear", WIDTH(6), &layer));
+    CHECK_STATUS(mth_module_copy(layer, &other));
+    CHECK_STATUS(mth_model_add(sub, layer, MTH_WIRES({"input", "x"}, {"output", "y"}), MTH_PLAIN));
+    CHECK_STATUS(mth_model_add(m, layer, NOTHING, MTH_CHAIN));
+    CHECK_STATUS(mth_model_add(m, layer, NOTHING, MTH_CHAIN));
+    CHECK_STATUS(mth_model_add_model(m, sub, NULL, NOTHING, MTH_CHAIN));
+    CHECK_STATUS(mth_model_add(m, other, NOTHING, MTH_CHAIN));
+    CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 6)));
+    SAME(listed, "linear_0.weight(6, 6) linear_0.bias(6,) linear_2.weight(6, 6) linear_2.bias(6,)");
+    /* what is shared inside of a copy is shared inside of it alone */
+    mth_model *copy = NULL;
+    CHECK_STATUS(mth_model_copy(m, &copy));
+    CHECK_STATUS(mth_model_add_model(m, copy, "copy", NOTHING, MTH_CHAIN));
+    CHECK_STATUS(EXPAND(m, list_parameters, FLOATS("input", 2, 6)));
+    CHECK(strstr(listed, "copy.linear_0.weight") && strstr(listed, "copy.linear_2.weight") &&
+        !strstr(listed, "copy.linear_1.weight") && !strstr(listed, "copy.model_0"));
+    CHECK_FAILS(EXPAND(m, NULL, FLOATS("input", 2, 3)), MTH_ERROR_VALUE,
+        "linear_1 shares linear_0.weight with linear_0, and takes it as (6, 6)");
+    mth_model_free(copy);
+    mth_model_free(sub);
+    mth_model_free(m);
+    mth_module_free(other);
+    mth_module_free(layer);
+}
+
+TEST(a_weight_by_name) {
+    mth_model *m = model();
+    ADD(m, "Embedding",
+        MTH_OPTIONS({"vocab_size", mth_int(7)}, {"embedding_dim", mth_int(6)}, {"name", mth_string("e")}),
+        MTH_WIRES({"input", "ids"}), MTH_PLAIN);
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(7)}, {"weight", mth_string("e.weight")}), NOTHING, MTH_CHAIN);
+    CHECK_STATUS(EXPAND(m, list_parameters, IDS("ids", 2, 3)));
+    SAME(listed, "e.weight(7, 6) linear_0.bias(7,)");
+    CHECK_STATUS(EXPAND(m, list_ops, IDS("ids", 2, 3)));
+    SAME(listed, "gather contract add"); /* no transpose */
+    ADD(m, "Linear", MTH_OPTIONS({"dimension", mth_int(7)}, {"weight", mth_string("linear_0.weight")}), NOTHING,
+        MTH_CHAIN);
+    CHECK_FAILS(EXPAND(m, NULL, IDS("ids", 2, 3)), MTH_ERROR_VALUE, "it shares 'e.weight'");
     mth_model_free(m);
 }
 

@@ -398,16 +398,20 @@ TEST(every_type_is_documented) {
 
 static mth_status compose_all(void *context) {
     (void)context;
-    mth_model *m = NULL, *sub = NULL;
-    mth_module *module = NULL;
+    mth_model *m = NULL, *sub = NULL, *again = NULL;
+    mth_module *module = NULL, *other = NULL;
     mth_status s = mth_model_create(&m);
     if (!s) s = mth_model_create(&sub);
     if (!s) s = mth_module_create("Linear", WIDTH(4), &module);
     if (!s) s = mth_model_add(sub, module, NOTHING, MTH_CHAIN);
     if (!s) s = mth_model_add_model(m, sub, NULL, NOTHING, MTH_CHAIN);
-    if (!s) s = mth_model_add(m, module, MTH_WIRES({"output", "y"}), MTH_CHAIN);
+    if (!s) s = mth_module_copy(module, &other); /* of another input width: weights of its own */
+    if (!s) s = mth_model_add(m, other, MTH_WIRES({"output", "y"}), MTH_CHAIN);
+    if (!s) s = mth_model_copy(m, &again);
     if (!s) s = expand_on(m, MESH(4), INPUTS(FLOATS("input", 2, 6)), NULL);
     mth_module_free(module);
+    mth_module_free(other);
+    mth_model_free(again);
     mth_model_free(sub);
     mth_model_free(m);
     return s;

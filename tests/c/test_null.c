@@ -25,6 +25,10 @@ TEST(composing) {
     REFUSED(mth_module_create("Relu", NULL, 1, &made));
     REFUSED(mth_module_create("Relu", MTH_OPTIONS({NULL, mth_int(1)}), &made));
     REFUSED(mth_module_create("Relu", NULL, 0, NULL));
+    REFUSED(mth_module_copy(NULL, &made));
+    REFUSED(mth_module_copy(module, NULL));
+    REFUSED(mth_model_copy(NULL, &sub));
+    REFUSED(mth_model_copy(model, NULL));
     REFUSED(mth_model_create(NULL));
     REFUSED(mth_model_add(NULL, module, NULL, 0, MTH_PLAIN));
     REFUSED(mth_model_add(model, NULL, NULL, 0, MTH_PLAIN));

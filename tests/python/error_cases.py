@@ -275,6 +275,56 @@ def input_named_like_a_parameter(fixed):
     ml.compile(model, CBackend(device_mesh=(1,)))
 
 
+def tied(weight, dimension=11, width=6, **options):
+    model = ml.Model()
+    model |= ml.Embedding(11, width, name="embed")(input="ids", output="h")
+    model |= ml.Linear(dimension, weight=weight, name="head", **options)(input="h", output="logits")
+    run(model, {"ids": np.zeros((2, 3), np.int32)})
+
+
+@case
+def shares_an_unknown_parameter(fixed):
+    tied("embed.weight" if fixed else "embde.weight")
+
+
+@case
+def shares_a_parameter_of_other_sizes(fixed):
+    tied("embed.weight", 11 if fixed else 12)
+
+
+@case
+def splits_a_shared_weight(fixed):
+    tied("embed.weight", **({} if fixed else {"weight_shard_spec": (None, 0)}))
+
+
+@case
+def shares_what_is_shared(fixed):
+    model = ml.Model()
+    model |= ml.Embedding(11, 6, name="embed")(input="ids", output="h")
+    model |= ml.Linear(11, weight="embed.weight", name="head")(input="h", output="logits")
+    model |= ml.Linear(11, weight="embed.weight" if fixed else "head.weight", name="second")(input="h", output="again")
+    run(model, {"ids": np.zeros((2, 3), np.int32)})
+
+
+@case
+def shares_by_the_name_of_a_later_use(fixed):
+    module = ml.Linear(6)
+    model = ml.Model()
+    model |= module(input="x", output="h")
+    model |= module(input="h", output="i")
+    model |= ml.Linear(6, weight="linear_0.weight" if fixed else "linear_1.weight")(input="i", output="y")
+    run(model)
+
+
+@case
+def one_object_for_other_sizes(fixed):
+    module = ml.Linear(5)
+    model = ml.Model()
+    model |= module(input="x", output="h")
+    model |= (module.copy() if fixed else module)(input="h", output="y")
+    run(model)
+
+
 @case
 def output_named_like_a_parameter(fixed):
     model = ml.Model()
@@ -526,7 +576,9 @@ def array_on_another_mesh(fixed):
 @case
 def stages_and_devices_differ_in_number(fixed):
     model = ml.Model()
-    model |= ml.Pipeline(stages=[LINEAR, LINEAR], device_assignment=[0, 1] if fixed else [0])(input="x", output="y")
+    model |= ml.Pipeline(stages=[LINEAR, LINEAR.copy()], device_assignment=[0, 1] if fixed else [0])(
+        input="x", output="y"
+    )
     run(model)
 
 

@@ -313,11 +313,13 @@ def test_experts_and_dropout_in_stages():
 
 
 def test_one_model_as_several_stages():
+    """One object is one set of weights, under the names of its first stage; copies have their own."""
     one = stage(0, 6)
-    compiled = ml.compile(pipeline([one, one, one], True, device_assignment=[0, 1, 0], microbatch_size=2), on(2))
-    assert list(compiled.get_parameters({"x": random(3, 6)})) == [
-        f"pipeline_0.stage_{s}.linear_0.{k}" for s in range(3) for k in ("weight", "bias")
-    ]
+    for parts, named in (([one, one, one], [0]), ([one, one.copy(), one.copy()], [0, 1, 2])):
+        compiled = ml.compile(pipeline(parts, True, device_assignment=[0, 1, 0], microbatch_size=2), on(2))
+        assert list(compiled.get_parameters({"x": random(3, 6)})) == [
+            f"pipeline_0.stage_{s}.linear_0.{k}" for s in named for k in ("weight", "bias")
+        ]
 
 
 def activations(schedule, size, gradients):

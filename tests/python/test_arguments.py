@@ -48,8 +48,10 @@ def test_nothing_is_pickled_without_what_it_holds(backend, protocol):
 
 def test_copies_are_what_never_changes(backend):
     things = held(backend)
-    for kind in ("Array", "Shard", "Linear"):
+    for kind in ("Array", "Shard"):
         assert copy.copy(things[kind]) is things[kind] and copy.deepcopy(things[kind]) is things[kind]
+    assert copy.copy(things["Linear"]) is things["Linear"]
+    assert copy.deepcopy(things["Linear"]) is not things["Linear"]  # with weights of its own
     assert copy.deepcopy(things["dict of them"])["y"] is things["Array"]
     assert copy.copy(things["Block"]) is things["Block"]
     for kind in ("Model", "CBackend", "CompiledModel"):

@@ -203,6 +203,7 @@ case(
 for name, function in (("Relu", relu), ("Gelu", gelu), ("Silu", silu), ("Sigmoid", sigmoid), ("Tanh", np.tanh)):
     case(name, getattr(ml, name), {"x": X}, lambda p, i, function=function: {"y": function(i["x"])})
 case("Gelu approximate", lambda: ml.Gelu(approximate=True), {"x": X}, lambda p, i: {"y": gelu_tanh(i["x"])})
+case("Identity", ml.Identity, {"x": X}, lambda p, i: {"y": i["x"]})
 case("Softmax", lambda: ml.Softmax(), {"x": X}, lambda p, i: {"y": softmax(i["x"])})
 case("Softmax along 1", lambda: ml.Softmax(axis=1), {"x": X}, lambda p, i: {"y": softmax(i["x"], 1)})
 
