@@ -182,10 +182,16 @@ mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape shape, cons
     return r;
 }
 
-/* Every device of `to` has its part already: `from` covers the whole mesh and splits each dimension by a beginning of
- * the target's axes. */
+/* Every device of `to` has its part already: each device of `from`, which has all of those, holds the whole value; or
+ * `from` covers the whole mesh and splits each dimension by a beginning of the target's axes. */
 static bool local(mth__shape shape, const mth__sharding *from, const mth__sharding *to) {
-    if (from->on->count <= to->on->count || from->on->id != 0) return false;
+    if (from->on->count <= to->on->count) return false;
+    if (!mth__sharding_axes(from, shape.rank) && from->on->id != 0) {
+        int i = 0;
+        while (i < to->on->count && from->on->rank_of[to->on->device[i]] >= 0) i++;
+        return i == to->on->count;
+    }
+    if (from->on->id != 0) return false;
     mth__sharding carried = mth__sharding_carry(from, shape, to->on);
     for (int d = 0; d < shape.rank; d++)
         if (carried.dim[d].naxes != from->dim[d].naxes || !begins(&carried.dim[d], &to->dim[d], shape.dim[d], to->on))

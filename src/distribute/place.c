@@ -178,6 +178,49 @@ static void feed_inputs(mth__graph *graph, mth__arena *arena, const mth__by_name
     }
 }
 
+/* A parameter that several single devices read is kept whole on each of them, so that none has to be sent. Where a
+ * reader runs on more than one device, the parameter stays where its module says, and is brought from there. */
+typedef struct {
+    VEC(const mth__placement *) on; /* distinct */
+} parameter_readers;
+
+static void spread_parameters(mth__graph *graph, mth__arena *scratch) {
+    parameter_readers *readers = NEW_ARRAY(scratch, parameter_readers, graph->values); /* by value id */
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
+        for (int j = 0; j < node->nin; j++) {
+            parameter_readers *known = &readers[node->in[j]->id];
+            bool listed = node->in[j]->kind != MTH__VALUE_PARAMETER;
+            for (size_t k = 0; k < known->on.n && !listed; k++) listed = known->on.at[k] == node->on;
+            if (!listed) PUSH(scratch, known->on, node->on);
+        }
+    }
+    for (size_t i = 0; i < graph->parameter.n; i++) {
+        mth__value *value = graph->parameter.at[i];
+        const parameter_readers *known = &readers[value->id];
+        bool single = known->on.n > 1 && !mth__sharding_axes(&value->sharding, value->shape.rank);
+        for (size_t k = 0; k < known->on.n && single; k++) single = known->on.at[k]->count == 1;
+        if (!single) continue;
+        int32_t *device = NEW_ARRAY(scratch, int32_t, known->on.n);
+        int devices = 0;
+        for (size_t k = 0; k < known->on.n;
+            k++) { /* ascending; a mesh of one device and that device are two placements */
+            const int32_t next = known->on.at[k]->lowest;
+            int at = devices;
+            while (at > 0 && device[at - 1] > next) at--;
+            if (at > 0 && device[at - 1] == next) continue;
+            memmove(device + at + 1, device + at, (size_t)(devices - at) * sizeof *device);
+            device[at] = next;
+            devices++;
+        }
+        if (devices < 2) continue;
+        value->sharding = (mth__sharding){.on = mth__place_list(graph->mesh, devices, device)};
+        value->pinned = true;
+        for (int d = 0; d < value->shape.rank; d++) value->fixed[d] = true;
+        value->origin = "on each device that reads it";
+    }
+}
+
 mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
     mth__arena *scratch = mth__arena_new();
     mth__by_name all = mth__by_name_new(scratch, g, o);
@@ -185,6 +228,7 @@ mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
     mth__prune(g);
     mth__place_nodes(g);
     feed_inputs(g, scratch, &all);
+    spread_parameters(g, scratch);
     for (size_t i = 0; i < g->parameter.n; i++)
         if (!g->parameter.at[i]->sharding.on) g->parameter.at[i]->sharding.on = mth__place_whole(g->mesh);
     for (size_t k = g->output.n; k-- > 0;) {

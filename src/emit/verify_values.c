@@ -253,8 +253,12 @@ static mth_status check_storage(mth__verification *proof, int x) {
         return mth__refuse(proof, -1, x,
             F("%s, at %lld, is not inside %s, of which it is a view", value->name, (long long)value->offset,
                 base->name));
-    if (value->dtype != base->dtype || value->sharding.on != base->sharding.on ||
-        value->sharding.partial != base->sharding.partial || value->sharding.reduce != base->sharding.reduce)
+    /* what is whole on every device is the same on another placement */
+    const bool placed = value->sharding.on == base->sharding.on ||
+        (!mth__sharding_axes(&value->sharding, value->shape.rank) &&
+            !mth__sharding_axes(&base->sharding, base->shape.rank) && !base->sharding.partial);
+    if (value->dtype != base->dtype || !placed || value->sharding.partial != base->sharding.partial ||
+        value->sharding.reduce != base->sharding.reduce)
         return mth__refuse(proof, -1, x,
             F("%s is of another dtype, placement or partial sum than %s, of which it is a view", value->name,
                 base->name));

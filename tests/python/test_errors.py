@@ -1,6 +1,6 @@
 """Bad input: each gives an error of the fitting class that names what is wrong and what mends it, and leaves everything usable.
 
-The cases stand in error_cases.py, error_cases_run.py and error_cases_xla.py, the texts in tests/golden/errors.txt;
+The cases stand in error_cases.py, error_cases_run.py, error_cases_share.py and error_cases_xla.py, the texts in tests/golden/errors.txt;
 `MITHRIL_UPDATE_GOLDEN=1 pytest tests/python/test_errors.py` writes them anew, to be read in the diff.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import error_cases_run  # noqa: F401  adds its cases
+import error_cases_share  # noqa: F401  adds its cases
 import error_cases_xla  # noqa: F401  adds its cases
 import mithril as ml
 from error_cases import CASES, X, chain

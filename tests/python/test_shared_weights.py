@@ -106,8 +106,16 @@ def test_stages(assignment, engine):
         ]
         if assignment[0] == assignment[2]:
             assert not moved, moved  # held once, added where it is
-        elif size == 4:
-            assert len(moved) <= 3, moved
+        else:
+            assert len(moved) == 2, moved  # the gradient to where the other is, and the sum back
+            forward = [x for x in compiled.program_text(INPUTS).splitlines() if x.startswith("channel")]
+            assert not any(f"[{VOCABULARY},{WIDTH}]" in x for x in forward)  # the weight itself is there already
+        weights = [usage["weights"] for usage in compiled.get_memory_usage(inputs=INPUTS)]
+        table, rest = 4 * VOCABULARY * WIDTH, 4 * (WIDTH * WIDTH + WIDTH)
+        has = {assignment[0], assignment[2]}
+        assert weights == [table * (d in has) + rest * (d == assignment[1]) for d in range(3)]
+        shards = compiled.get_parameters(INPUTS)[in_stages("embed.weight")].addressable_shards
+        assert {s.device_id for s in shards} == has
 
 
 @both_engines

@@ -1,0 +1,115 @@
+"""The mistakes of test_errors.py, fourth part: shared weights, and outputs that something reads."""
+
+import numpy as np
+
+import mithril as ml
+from error_cases import LINEAR, X, case, chain, run
+from support import random
+
+
+def tied(weight, dimension=11, width=6, **options):
+    model = ml.Model()
+    model |= ml.Embedding(11, width, name="embed")(input="ids", output="h")
+    model |= ml.Linear(dimension, weight=weight, name="head", **options)(input="h", output="logits")
+    run(model, {"ids": np.zeros((2, 3), np.int32)})
+
+
+@case
+def shares_an_unknown_parameter(fixed):
+    tied("embed.weight" if fixed else "embde.weight")
+
+
+@case
+def shares_a_parameter_of_other_sizes(fixed):
+    tied("embed.weight", 11 if fixed else 12)
+
+
+@case
+def splits_a_shared_weight(fixed):
+    tied("embed.weight", **({} if fixed else {"weight_shard_spec": (None, 0)}))
+
+
+@case
+def shares_what_is_shared(fixed):
+    model = ml.Model()
+    model |= ml.Embedding(11, 6, name="embed")(input="ids", output="h")
+    model |= ml.Linear(11, weight="embed.weight", name="head")(input="h", output="logits")
+    model |= ml.Linear(11, weight="embed.weight" if fixed else "head.weight", name="second")(input="h", output="again")
+    run(model, {"ids": np.zeros((2, 3), np.int32)})
+
+
+@case
+def shares_by_the_name_of_a_later_use(fixed):
+    module = ml.Linear(6)
+    model = ml.Model()
+    model |= module(input="x", output="h")
+    model |= module(input="h", output="i")
+    model |= ml.Linear(6, weight="linear_0.weight" if fixed else "linear_1.weight")(input="i", output="y")
+    run(model)
+
+
+@case
+def one_object_for_other_sizes(fixed):
+    module = ml.Linear(5)
+    model = ml.Model()
+    model |= module(input="x", output="h")
+    model |= (module.copy() if fixed else module)(input="h", output="y")
+    run(model)
+
+
+@case
+def no_output_of_the_name(fixed):
+    run(chain(ml.Linear(3), ml.Relu()), outputs=["linear_0.output" if fixed else "linear_0.out"])
+
+
+@case
+def an_input_as_output(fixed):
+    run(chain(ml.Identity() if fixed else ml.Relu(), ml.Linear(3)), outputs=["identity_0.output" if fixed else "x"])
+
+
+@case
+def a_parameter_as_output(fixed):
+    run(LINEAR, outputs=["y"] if fixed else ["y", "linear_0.weight"])
+
+
+@case
+def the_input_of_a_block_as_output(fixed):
+    run(chain(ml.Linear(3), ml.Relu()), outputs=["linear_0.output" if fixed else "relu_0.input"])
+
+
+@case
+def an_output_by_another_than_its_name(fixed):
+    run(LINEAR, outputs=["y" if fixed else "linear_0.output"])
+
+
+@case
+def a_connection_inside_of_a_submodel_as_output(fixed):
+    block = ml.Model()
+    block |= ml.Linear(3)(input="x", output=ml.IOKey("h", expose=fixed))
+    block |= ml.Relu()(input="h", output="y")
+    model = ml.Model()
+    model |= block(x="x", y="y", name="block")
+    run(model, outputs=["block.h"])
+
+
+@case
+def no_outputs_at_all(fixed):
+    run(LINEAR, outputs=["y"] if fixed else [])
+
+
+@case
+def an_output_twice(fixed):
+    run(LINEAR, outputs=["y"] if fixed else ["y", "y"])
+
+
+@case
+def outputs_of_another_kind(fixed):
+    run(LINEAR, outputs=["y"] if fixed else [1])
+
+
+@case
+def an_input_that_no_output_needs(fixed):
+    model = ml.Model()
+    model |= ml.Linear(3)(input="x", output="y")
+    model |= ml.SquaredError()(input="y", target="t", output="loss")
+    run(model, {"x": X} if fixed else {"x": X, "t": random(4, 3)}, outputs=["y"])
