@@ -60,7 +60,7 @@ mth__sharding mth__output_need(const mth__graph *, const mth__by_name *, const m
  * it. */
 bool mth__store_parts(const mth__value *, const mth__sharding *read, mth__sharding *out);
 
-/* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. communication.c */
+/* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. node_like.c */
 mth_status mth__node_like(mth__graph *, const mth__node *like, enum mth__row, const mth__attrs *, int nin,
     mth__value *const *in, const mth__sharding *need, const mth__sharding *result, mth__value **out);
 /* Nodes that no output needs leave. place.c */

@@ -183,6 +183,20 @@ def memory_optimization(kind, folder):
     assert part < whole / 2
 
 
+def machine(kind, folder):
+    assert "machine: h100" in message(kind, machine="h100") and "machine: nominal" in message(kind)
+
+
+def device_threads(kind, folder):
+    assert "on a thread each" in message(kind, device_threads=True) and "on one thread" in message(kind)
+
+
+def outputs(kind, folder):
+    compiled = ml.compile(products(), kind(device_mesh=(1,)), outputs=["h", "y"])
+    results = compiled.evaluate(compiled.get_parameters({"x": random(8, 16)}), {"x": random(8, 16)})
+    assert set(results) == {"h", "y"}
+
+
 def input_shard_specs(kind, folder):
     compiled = ml.compile(replicated(), kind(device_mesh=(4,)), input_shard_specs={"x": (0, None)})
     y = compiled.evaluate(compiled.get_parameters({"x": random(8, 16)}), {"x": random(8, 16)})["y"]
@@ -205,7 +219,8 @@ EFFECT = {
     for effect in (
         device_mesh, threads, collective_ops, communication_optimization, overlap_communication, pipeline_communication,
         sequence_parallel, backend, plugin, site_packages, topology, platform_options, compile_options, cache_dir, mesh_context,
-        auto_sharding, spmd_mesh_shape, spmd_partition_dims, memory_optimization, input_shard_specs, output_shard_specs, shapes,
+        auto_sharding, spmd_mesh_shape, spmd_partition_dims, memory_optimization, machine, device_threads, outputs,
+        input_shard_specs, output_shard_specs, shapes,
     )
 }  # fmt: skip
 KINDS = {"compile": CBackend, **{kind.__name__: kind for kind in (CBackend, JaxBackend, ReferenceBackend)}}
