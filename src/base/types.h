@@ -6,6 +6,7 @@
 #include "base/text.h"
 
 enum { MTH__RANK = 8, MTH__AXES = 4 };
+enum { MTH__ALIGNMENT = 64 }; /* bytes: of buffers in host memory, and of what lies in a device's slab */
 
 /* Sizes of what a text or a user says, 0 or more: what would not fit stays at INT64_MAX, which nothing has, so that
    whoever compares it with what there is refuses it. */

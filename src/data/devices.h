@@ -9,8 +9,6 @@ typedef struct mth__engine mth__engine; /* each engine has its own */
 /* memory of one device, reference counted (atomic); an engine may recycle it when the count falls to 0 */
 typedef struct mth__buffer mth__buffer;
 
-enum { MTH__ALIGNMENT = 64 }; /* bytes, of host memory in buffers */
-
 typedef struct {
     /* uninitialised, aligned */
     mth_status (*new)(mth__engine *, int device, int64_t bytes, mth__buffer **out);

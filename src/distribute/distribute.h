@@ -1,16 +1,23 @@
 /* Decisions. Each pass changes the graph in place, in the graph's arena; the same graph and options give the same
- *   result, byte for byte. microbatch.c  cuts each Pipeline region's batch: clones its nodes per microbatch (slices
- *   before, concat or sums behind) place.c       a placement for every node and value (`on`)
- *   search.c      auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what; fold.c:
- *   on how little) shard.c       shardings: of every value, and what each node needs of its operands (node->need)
- *   store.c       memory_optimization: parameters are kept in parts, shard's last act
- *   reshard.c     where need differs from what a value has: the cheapest communication nodes (all_reduce, ..., keep,
- *   transfer) communication.c  communication_optimization: removes redundant transfers, merges small ones
- *   chunk.c       pipeline_communication: cuts large ones in chunks
- *   schedule.c    the order of nodes: GPipe or 1F1B for pipelines (a list scheduler over the dependencies), as composed
- *   elsewhere overlap.c     overlap_communication: moves communication early and its consumers late (emit then makes
- *   START/WAIT pairs) accumulate.c  sums of gradients and over microbatches without their terms: rows that add to the
- *   sum so far cost.c        seconds of a node and of a communication, from flops and bytes */
+ * result, byte for byte.
+ *   microbatch.c     cuts each Pipeline region's batch: clones its nodes per microbatch (slices before, concat or sums
+ *                    behind)
+ *   place.c          a placement for every node and value (`on`)
+ *   search.c         auto_sharding: shardings of the parameters that nobody placed, by trial (candidate.c: what;
+ *                    fold.c: on how little)
+ *   shard.c          shardings: of every value, and what each node needs of its operands (node->need)
+ *   store.c          memory_optimization: parameters are kept in parts, shard's last act
+ *   reshard.c        where need differs from what a value has: the cheapest communication nodes (all_reduce, keep,
+ *                    transfer and so on)
+ *   communication.c  communication_optimization: removes redundant transfers (redundant.c), merges small ones
+ *   chunk.c          pipeline_communication: cuts large ones in chunks
+ *   schedule.c       the order of nodes: GPipe or 1F1B for pipelines (a list scheduler over the dependencies), as
+ *                    composed elsewhere
+ *   overlap.c        overlap_communication: moves communication early and its consumers late (emit then makes START and
+ *                    WAIT)
+ *   accumulate.c     sums of gradients and over microbatches without their terms: rows that add to the sum so far
+ *   passes.c         runs them in a row, and checks what they promise
+ * What they ask: cost.c, seconds of a node and of a communication; liveness.c, bytes of a device. */
 #ifndef MTH__DISTRIBUTE_H
 #define MTH__DISTRIBUTE_H
 #include "base/steering.h"

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 64, MOST_BY_SIZE = 2048 };
+enum { MOST_BY_SIZE = 2048 };
 static const int64_t MOST_BYTES = (int64_t)1 << 62; /* of a slab */
 typedef struct {
     int first, last;
@@ -107,7 +107,7 @@ static void new_block(layout *pass, int v, int i, int last) {
     PUSH(pass->scratch, pass->block,
         ((block){.first = i,
             .last = last,
-            .size = mth__ceil_div(value->bytes, ALIGN) * ALIGN,
+            .size = mth__ceil_div(value->bytes, MTH__ALIGNMENT) * MTH__ALIGNMENT,
             .space = value->space,
             .exit = -1}));
 }

@@ -1,0 +1,152 @@
+#include "distribute/liveness.h"
+#include "distribute/decide.h"
+#include <string.h>
+
+typedef struct {
+    const mth__graph *graph;
+    int device;
+    bool views;
+    int *base;      /* by value id: the value whose bytes it is a view of, itself, or -1: none of this device */
+    int *last;      /* by id of a base: its last reader */
+    int *block;     /* by value id: the live it lies in, or -1 */
+    bool *leaves;   /* by value id: its bytes are an output's */
+    int64_t *bytes; /* by value id: of this device's part */
+    VEC(mth__live) live;
+    VEC(bool) outside; /* by live: an output took it over, whose memory is its own */
+} liveness;
+
+static bool here(const liveness *life, const mth__placement *on) { return on->rank_of[life->device] >= 0; }
+
+static int64_t part_bytes(const liveness *life, const mth__value *value) {
+    const int rank = value->sharding.on->rank_of[life->device];
+    return mth__shape_size(mth__local_shape(value->shape, &value->sharding, rank, NULL, NULL)) *
+        (int64_t)mth_dtype_size(value->dtype);
+}
+
+/* A slice of which the device holds one piece. */
+static bool in_one_piece(const liveness *life, const mth__node *node) {
+    const mth__value *from = node->in[0], *to = node->out[0];
+    const int dimension = (int)node->attrs.dimension;
+    if (from->sharding.dim[dimension].naxes || to->sharding.dim[dimension].naxes) return false;
+    mth__shape local =
+        mth__local_shape(from->shape, &from->sharding, from->sharding.on->rank_of[life->device], NULL, NULL);
+    for (int d = 0; d < dimension; d++)
+        if (local.dim[d] > 1) return false;
+    return true;
+}
+
+static bool is_view(const liveness *life, const mth__node *node) {
+    if (node->op->flags & MTH__ALIAS) return true;
+    return life->views && node->op->row == MTH__ROW_slice && !life->leaves[node->out[0]->id] &&
+        in_one_piece(life, node);
+}
+
+/* A view leaves as the value that it views, where that is made by a node. */
+static void find_leaving(liveness *life) {
+    for (size_t i = 0; i < life->graph->output.n; i++) {
+        const mth__value *value = life->graph->output.at[i].value;
+        life->leaves[value->id] = true;
+        while (value->node && value->node->op->flags & MTH__ALIAS) value = value->node->in[0];
+        life->leaves[value->id] |= value->node != NULL;
+    }
+}
+
+static void find_bases(liveness *life) {
+    const mth__graph *graph = life->graph;
+    memset(life->base, -1, sizeof(int) * (size_t)graph->values);
+    for (size_t i = 0; i < mth__graph_sources(graph); i++) {
+        const mth__value *source = mth__graph_source(graph, i);
+        if (here(life, source->sharding.on)) life->base[source->id] = source->id;
+    }
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
+        const bool runs = here(life, node->on), view = runs && is_view(life, node);
+        /* a view is read where its readers are; a sender reads what goes elsewhere */
+        for (int j = 0; j < node->nin && !view && (runs || mth__communicates(node)); j++)
+            if (life->base[node->in[j]->id] >= 0) life->last[life->base[node->in[j]->id]] = (int)i;
+        for (int k = 0; k < node->nout && runs; k++) {
+            const mth__value *value = node->out[k];
+            life->base[value->id] = view ? life->base[node->in[0]->id] : value->id;
+            if (life->base[value->id] == value->id) life->last[value->id] = (int)i;
+            life->bytes[value->id] = part_bytes(life, value);
+        }
+    }
+}
+
+/* The live that a result takes over from an operand that nobody needs behind node `at`; -1: none. */
+static int taken_over(const liveness *life, const mth__node *node, int at, int result) {
+    const int sum = node->accumulates ? mth__accumulator(node->op, node->nin, result) : -1;
+    if (sum >= 0) return life->block[life->base[node->in[sum]->id]];
+    const mth__value *value = node->out[result];
+    if (node->nout != 1 || !((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce)) return -1;
+    for (int j = 0; j < node->nin; j++) {
+        const int base = life->base[node->in[j]->id], block = life->block[base];
+        if (block < 0 || life->outside.at[block] || life->live.at[block].last != at) continue;
+        if (node->in[j]->dtype != value->dtype || life->bytes[node->in[j]->id] != life->bytes[value->id]) continue;
+        if (life->bytes[base] == life->bytes[value->id]) return block;
+    }
+    return -1;
+}
+
+static void find_lives(liveness *life, mth__arena *arena) {
+    const mth__graph *graph = life->graph;
+    memset(life->block, -1, sizeof(int) * (size_t)graph->values);
+    for (size_t i = 0; i < graph->node.n; i++) {
+        const mth__node *node = graph->node.at[i];
+        for (int k = 0; k < node->nout && here(life, node->on); k++) {
+            const mth__value *value = node->out[k];
+            if (life->base[value->id] != value->id) continue;
+            int block = taken_over(life, node, (int)i, k);
+            if (block < 0) {
+                if (life->leaves[value->id] || life->bytes[value->id] == 0) continue;
+                const int64_t units = mth__ceil_div(life->bytes[value->id], MTH__ALIGNMENT);
+                block = (int)life->live.n;
+                PUSH(arena, life->live,
+                    ((mth__live){.value = value->id, .first = (int)i, .bytes = units * MTH__ALIGNMENT}));
+                PUSH(arena, life->outside, false);
+            }
+            life->block[value->id] = block;
+            life->live.at[block].last = life->last[value->id];
+            life->outside.at[block] |= life->leaves[value->id];
+        }
+    }
+}
+
+int mth__live_values(mth__arena *arena, const mth__graph *graph, int device, bool views, mth__live **out) {
+    mth__arena *scratch = mth__arena_new();
+    liveness life = {.graph = graph,
+        .device = device,
+        .views = views,
+        .base = NEW_ARRAY(scratch, int, graph->values),
+        .last = NEW_ARRAY(scratch, int, graph->values),
+        .block = NEW_ARRAY(scratch, int, graph->values),
+        .leaves = NEW_ARRAY(scratch, bool, graph->values),
+        .bytes = NEW_ARRAY(scratch, int64_t, graph->values)};
+    find_leaving(&life);
+    find_bases(&life);
+    find_lives(&life, scratch);
+    int count = 0;
+    *out = NEW_ARRAY(arena, mth__live, life.live.n + 1);
+    for (size_t b = 0; b < life.live.n; b++)
+        if (!life.outside.at[b]) (*out)[count++] = life.live.at[b];
+    mth__arena_free(scratch);
+    return count;
+}
+
+int64_t mth__live_peak(const mth__graph *graph, int device, bool views, int *at) {
+    mth__arena *arena = mth__arena_new();
+    mth__live *live;
+    const int count = mth__live_values(arena, graph, device, views, &live);
+    int64_t *change = NEW_ARRAY(arena, int64_t, graph->node.n + 1), bytes = 0, most = 0;
+    *at = 0;
+    for (int b = 0; b < count; b++) {
+        change[live[b].first] += live[b].bytes;
+        change[live[b].last + 1] -= live[b].bytes;
+    }
+    for (size_t i = 0; i < graph->node.n; i++) {
+        bytes += change[i];
+        if (bytes > most) most = bytes, *at = (int)i;
+    }
+    mth__arena_free(arena);
+    return most;
+}
