@@ -163,7 +163,7 @@ mth_status mth__verify_bytes(mth__verification *proof) {
     }
     for (size_t x = 0; x < values; x++)
         if (is_own(&role->value.at[x])) end = mth__size_sum(end, role->value.at[x].bytes);
-    if (end > INT64_MAX / 2) return mth__refuse(proof, -1, -1, F("its memory has more than 2^62 bytes"));
+    if (end == INT64_MAX) return mth__refuse(proof, -1, -1, F("its memory has 2^63 bytes or more"));
     memset(pass.last, -1, values * sizeof *pass.last);
     memset(pass.reads, -1, values * sizeof *pass.reads);
     memset(pass.ends, -1, role->instr.n * sizeof *pass.ends);

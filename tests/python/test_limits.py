@@ -93,9 +93,16 @@ def threads(beyond):
 @case("algorithm")
 def algorithm(beyond):
     devices = 32767 + beyond
-    for ops in ({}, {"collective_ops": {"all_reduce": "ring"}}):
+    for ops in ({}, {"collective_ops": {"all_reduce": "tree"}}):
         text = plan(ml.Linear(4, weight_shard_spec=(0, None)), (1, devices), CBackend(device_mesh=(devices,), **ops))
         assert "all_reduce" in text
+
+
+@case("proved algorithm")
+def proved_algorithm(beyond):
+    devices = 1606 + beyond
+    backend = CBackend(device_mesh=(devices,), collective_ops={"all_reduce": "ring"})
+    assert "all_reduce ring" in plan(ml.Linear(4, weight_shard_spec=(0, None)), (1, devices), backend)
 
 
 @case("steps")

@@ -200,7 +200,14 @@ case(
     {**UNARY, "dropped": "dropped"},
 )
 
-for name, function in (("Relu", relu), ("Gelu", gelu), ("Silu", silu), ("Sigmoid", sigmoid), ("Tanh", np.tanh)):
+for name, function in (
+    ("Relu", relu),
+    ("Gelu", gelu),
+    ("Silu", silu),
+    ("Sigmoid", sigmoid),
+    ("Tanh", np.tanh),
+    ("Identity", np.copy),
+):
     case(name, getattr(ml, name), {"x": X}, lambda p, i, function=function: {"y": function(i["x"])})
 case("Gelu approximate", lambda: ml.Gelu(approximate=True), {"x": X}, lambda p, i: {"y": gelu_tanh(i["x"])})
 case("Identity", ml.Identity, {"x": X}, lambda p, i: {"y": i["x"]})
