@@ -383,7 +383,10 @@ typedef struct {
     int64_t weights, gradients, optimizer, activations, communication, host, total;
 } mth_memory_usage;
 /* Of the plan last used for such inputs (none: for any), else of a forward plan. `devices`: the room in device[], as
- * many as the mesh has. */
+ * many as the mesh has. The engine pjrt reports what XLA will use, by XLA's own statistics: activations are inputs,
+ * outputs, what modules leave for later ones and the temporaries of a module (its collectives' included) at the fullest
+ * moment; communication is what copies between devices need besides. The modules are compiled for it where they aren't
+ * yet, and stay compiled for the run. Where a plugin doesn't tell, the plan's figures stand. */
 MTH_API MTH_MUST_USE mth_status mth_get_memory_usage(
     mth_compiled *, const mth_named *inputs, size_t count, mth_memory_usage *device, size_t devices);
 typedef struct {

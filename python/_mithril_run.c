@@ -490,7 +490,10 @@ static PyMethodDef compiled_methods[] = {
         "communication,\n"
         "host, total (host is not in total). The plan is the one last used for the shapes of these inputs; params play "
         "no part, their\n"
-        "shapes are the model's."),
+        "shapes are the model's. On JaxBackend the figures are XLA's own: activations hold inputs, outputs, what "
+        "modules leave "
+        "for later\n"
+        "ones, and temporaries; what isn't compiled yet is compiled for it, once."),
     {"get_communication_usage", compiled_communication, METH_NOARGS,
         "get_communication_usage($self, /)\n--\n\n"
         "Bytes that each device receives from and sends to others in one evaluate of the plan last used, and its "

@@ -141,7 +141,7 @@ static mth_status check_capacity(const planning *p) {
     if (model->device_memory == INT64_MAX) return NULL;
     const int devices = b->devices.mesh->count;
     mth_memory_usage *usage = NEW_ARRAY(p->plan->arena, mth_memory_usage, devices);
-    TRY(mth__report_memory(p->plan->program, b->vtable->traits.pads, usage));
+    TRY(mth__report_memory(p->plan->program, b->vtable->traits.pads, NULL, NULL, usage));
     for (int d = 0; d < devices; d++)
         if (usage[d].total > model->device_memory)
             return FAIL(MTH_ERROR_MEMORY,

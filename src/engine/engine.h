@@ -67,6 +67,9 @@ typedef struct {
     mth_status (*stablehlo)(mth__executable *, mth__text *); /* NULL: the engine has none */
     /* what a compiler behind the engine made of the program; NULL: there is none */
     mth_status (*explain)(mth__executable *, mth__text *);
+    /* For an engine that allocates by itself: bytes that a run takes of each device besides entries and exits, working
+       on values and moving them; -1 where it can't tell. Compiles what it must. NULL: the program's slabs say it. */
+    mth_status (*usage)(mth__executable *, int64_t *working, int64_t *moving);
 } mth__engine_vtable;
 
 /* Tables that engines share; the backend reads them (backend_options.c). */

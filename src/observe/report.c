@@ -34,7 +34,8 @@ static int64_t peak_of(const mth__role *role, mth__memory_kind memory, mth__aren
     return peak < role->slab[MTH__DEVICE] ? peak : role->slab[MTH__DEVICE];
 }
 
-static mth_memory_usage role_memory(
+/* Entries and exits. */
+static mth_memory_usage external_memory(
     const mth__program *program, const mth__role *role, bool padded, mth__arena *arena) {
     mth_memory_usage usage = {0};
     int exits = 0;
@@ -59,18 +60,28 @@ static mth_memory_usage role_memory(
                                                                : &usage.activations;
         *of_kind = mth__size_sum(*of_kind, bytes); /* padding may be more than the plan's own bytes, which fit */
     }
-    usage.communication = peak_of(role, MTH__MEMORY_COMMUNICATION, arena);
-    usage.activations = mth__size_sum(usage.activations, role->slab[MTH__DEVICE] - usage.communication);
-    usage.activations = mth__size_sum(usage.activations, mth__own_peak(program, role, MTH__DEVICE));
-    usage.host = mth__size_sum(role->slab[MTH__HOST], mth__own_peak(program, role, MTH__HOST));
-    const int64_t part[] = {usage.weights, usage.gradients, usage.optimizer, usage.activations, usage.communication};
-    for (size_t i = 0; i < sizeof part / sizeof *part; i++) usage.total = mth__size_sum(usage.total, part[i]);
     return usage;
+}
+
+/* What the program reserves besides. */
+static void add_reserved(
+    const mth__program *program, const mth__role *role, mth__arena *arena, mth_memory_usage *usage) {
+    usage->communication = peak_of(role, MTH__MEMORY_COMMUNICATION, arena);
+    usage->activations = mth__size_sum(usage->activations, role->slab[MTH__DEVICE] - usage->communication);
+    usage->activations = mth__size_sum(usage->activations, mth__own_peak(program, role, MTH__DEVICE));
+    usage->host = mth__size_sum(role->slab[MTH__HOST], mth__own_peak(program, role, MTH__HOST));
+}
+
+static void add_up(mth_memory_usage *usage) {
+    const int64_t part[] = {
+        usage->weights, usage->gradients, usage->optimizer, usage->activations, usage->communication};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) usage->total = mth__size_sum(usage->total, part[i]);
 }
 
 typedef struct {
     const mth__program *program;
     bool padded;
+    const int64_t *working, *moving;
     mth_memory_usage *device;
 } memory_call;
 
@@ -80,15 +91,28 @@ static mth_status memory_body(void *context) {
     for (size_t k = 0; k < call->program->role.n; k++) {
         const mth__role *role = &call->program->role.at[k];
         mth__arena *arena = mth__arena_new();
-        mth_memory_usage usage = role_memory(call->program, role, call->padded, arena);
+        const mth_memory_usage external = external_memory(call->program, role, call->padded, arena);
+        mth_memory_usage reserved = external;
+        add_reserved(call->program, role, arena, &reserved);
         mth__arena_free(arena);
-        for (int d = 0; d < role->ndevice; d++) call->device[role->device[d]] = usage;
+        for (int d = 0; d < role->ndevice; d++) {
+            const int device = role->device[d];
+            const bool own = call->working && call->working[device] >= 0;
+            mth_memory_usage *usage = &call->device[device];
+            *usage = own ? external : reserved;
+            if (own) {
+                usage->activations = mth__size_sum(usage->activations, call->working[device]);
+                usage->communication = call->moving[device];
+            }
+            add_up(usage);
+        }
     }
     return NULL;
 }
 
-mth_status mth__report_memory(const mth__program *program, bool padded, mth_memory_usage *device) {
-    memory_call call = {program, padded, device};
+mth_status mth__report_memory(
+    const mth__program *program, bool padded, const int64_t *working, const int64_t *moving, mth_memory_usage *device) {
+    memory_call call = {program, padded, working, moving, device};
     return mth__guard(memory_body, &call);
 }
 

@@ -173,7 +173,7 @@ GUARDED(offsets_are_found_in_each_space) {
 /* A successor has its entry's bytes; what is in the host's pool is no part of the device's total. */
 GUARDED(reports_count_each_space) {
     mth_memory_usage usage[2];
-    CHECK_STATUS(mth__report_memory(parse(step), false, usage));
+    CHECK_STATUS(mth__report_memory(parse(step), false, NULL, NULL, usage));
     for (int d = 0; d < 2; d++) {
         CHECK(usage[d].weights == 24 && usage[d].optimizer == 24 && usage[d].gradients == 0 && usage[d].host == 64);
         CHECK(usage[d].activations == 16 + 4 + 24 + 192 && usage[d].total == 24 + 24 + usage[d].activations);

@@ -85,6 +85,39 @@ def test_xla_memory(xla, mesh, spec, n, m):
     assert abs(taken - total) < 0.03 * total + 1e6
 
 
+def told(compiled, inputs):
+    """XLA's own figures of the modules: bytes of (arguments, results, temporaries)."""
+    return [
+        [int(line.split(f"{what} ")[1].split(",")[0]) for what in ("arguments", "results", "temporaries")]
+        for line in compiled.explain(inputs).splitlines()
+        if "bytes of a device" in line
+    ]
+
+
+def test_xla_says_its_temporaries(xla):
+    """Attention's scores are XLA's own temporaries, which no plan knows: in the report before the first run, and the same after it."""
+    x = np.ones((1, 256, 64), np.float32)
+    compiled = ml.compile(one_block(ml.MultiHeadAttention(4), input="x", output="y"), xla(device_mesh=(1,)))
+    before = compiled.get_memory_usage(inputs={"x": x})
+    compiled.evaluate(compiled.get_parameters({"x": x}), {"x": x})
+    [(arguments, results, temporaries)] = told(compiled, {"x": x})
+    [usage] = compiled.get_memory_usage(inputs={"x": x})
+    assert [usage] == before and temporaries > 2 * 4 * 256 * 256 * 4
+    assert usage["total"] == arguments + results + temporaries and usage["activations"] == 2 * x.nbytes + temporaries
+
+
+def test_xla_says_what_modules_leave(xla):
+    """Of a pipeline, at most the sum of its modules and what all microbatches keep for backward; sums that become gradients are held once."""
+    x, width = np.ones((32, 256), np.float32), 256
+    stages = [one_block(ml.Linear(width, name=name), input="input", output="output") for name in "ab"]
+    model = one_block(ml.Pipeline(stages, microbatch_size=8, name="p"), input="x", output="y")
+    compiled = ml.compile(model, xla(device_mesh=(2,)))
+    compiled.evaluate(compiled.get_parameters({"x": x}), {"x": x}, {"y": x})
+    for usage in compiled.get_memory_usage(inputs={"x": x}):
+        assert usage["weights"] == usage["gradients"] == 4 * (width * width + width)
+        assert x.nbytes <= usage["activations"] < 4 * x.nbytes + usage["weights"]
+
+
 PEAK = """
 import numpy as np, mithril as ml
 from mithril.backends import CBackend

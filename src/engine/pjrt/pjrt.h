@@ -86,5 +86,6 @@ mth_status mth__pjrt_load(mth__engine *, const mth__program *, const mth__progra
 void mth__pjrt_unload(mth__executable *);
 mth_status mth__pjrt_run(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__control *);
 mth_status mth__pjrt_stablehlo(mth__executable *, mth__text *);
+mth_status mth__pjrt_memory(mth__executable *, int64_t *working, int64_t *moving); /* pjrt_memory.c */
 mth_status mth__pjrt_explain(mth__executable *, mth__text *);
 #endif

@@ -48,4 +48,5 @@ const mth__engine_vtable mth__engine_pjrt = {
     .run = mth__pjrt_run,
     .stablehlo = mth__pjrt_stablehlo,
     .explain = mth__pjrt_explain,
+    .usage = mth__pjrt_memory,
 };

@@ -13,7 +13,8 @@ typedef struct {
     /* the devices, and as many copies as fill the topology; NULL, 0: not needed or not possible */
     const int32_t *slice;
     int copies;
-    bool replicated; /* XLA wants the topology used as a whole: the copies run too */
+    int64_t outputs, temporaries, aliased; /* bytes of a device, -1: not told; set by mth__pjrt_memory */
+    bool replicated;                       /* XLA wants the topology used as a whole: the copies run too */
 } mth__module;
 /* Devices that the program wants of it. */
 static inline int mth__module_devices(const mth__module *m) {

@@ -78,6 +78,8 @@ typedef struct {
     /* of the optimized program, all of its computations; -1, as `collectives`: not told */
     int instructions;
 } mth__xla_facts;
+/* The bytes alone. */
+void mth__xla_memory(const mth__xla *, mth__xla_facts *out);
 mth_status mth__xla_inspect(mth__arena *, const mth__xla *, mth__xla_facts *out);
 /* The reader of an optimized program (a HloModuleProtoWithConfig): fills `collective` and `instructions`. false where
    the bytes are no such

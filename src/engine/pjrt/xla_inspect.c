@@ -65,8 +65,7 @@ static unsigned char *optimized(
     return (unsigned char *)program.code;
 }
 
-mth_status mth__xla_inspect(mth__arena *arena, const mth__xla *xla, mth__xla_facts *out) {
-    const mth__plugin *plugin = xla->engine->plugin;
+void mth__xla_memory(const mth__xla *xla, mth__xla_facts *out) {
     *out = (mth__xla_facts){.arguments = -1,
         .outputs = -1,
         .temporaries = -1,
@@ -79,7 +78,12 @@ mth_status mth__xla_inspect(mth__arena *arena, const mth__xla *xla, mth__xla_fac
         .seconds = -1,
         .collectives = -1,
         .instructions = -1};
-    memory(plugin, xla->executable, out);
+    memory(xla->engine->plugin, xla->executable, out);
+}
+
+mth_status mth__xla_inspect(mth__arena *arena, const mth__xla *xla, mth__xla_facts *out) {
+    const mth__plugin *plugin = xla->engine->plugin;
+    mth__xla_memory(xla, out);
     cost(plugin, xla->executable, out);
     mth__arena *scratch = mth__arena_new(); /* the program may take megabytes */
     size_t bytes;
