@@ -25,5 +25,6 @@ typedef struct {
     bool auto_sharding;
     int64_t partition_dims; /* auto_sharding: dimensions of one parameter that it may split; 0: any */
     bool store_sharded;     /* memory_optimization */
+    bool ports_in_blocks;   /* what comes in and leaves is split in blocks, along axes in the mesh's order */
 } mth__distribute_options;
 #endif

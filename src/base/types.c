@@ -319,6 +319,11 @@ uint8_t mth__sharding_axes(const mth__sharding *s, int rank) {
     return (uint8_t)axes;
 }
 
+bool mth__sharding_in_blocks(const mth__sharding *sharding, mth__shape shape) {
+    for (int d = 0; d < shape.rank; d++)
+        if (!mth__split_in_blocks(shape.dim[d], &sharding->dim[d], sharding->on)) return false;
+    return !mth__sharding_disordered(sharding, shape.rank);
+}
 bool mth__sharding_disordered(const mth__sharding *s, int rank) {
     for (int d = 0; d < rank; d++)
         for (int a = 1; a < s->dim[d].naxes; a++)

@@ -121,6 +121,8 @@ bool mth__split_even(int64_t n, const mth__split *, const mth__placement *);
 /* The parts are of one size, ceil(n / devices), one behind the other but for the end: not nested unevenly, in grains or
  * cyclic. */
 bool mth__split_in_blocks(int64_t n, const mth__split *, const mth__placement *);
+/* every dimension is, over axes in the mesh's order */
+bool mth__sharding_in_blocks(const mth__sharding *, mth__shape);
 /* some dimension is split over axes against the mesh's order */
 bool mth__sharding_disordered(const mth__sharding *, int rank);
 /* "(0, None)", "((0, 1), None)", "(None, 0) partial sum over 1", "(0 by 64,)", "(0 cyclic,)" */

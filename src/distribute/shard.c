@@ -383,10 +383,12 @@ static void decide(shard_pass *s) {
         v->origin = origin;
     }
     if (n->op->flags & MTH__GATHERS) mth__info_of(&s->pass, n->out[0])->hint = &n->in[0]->sharding;
-    /* an output's gradient comes in as the output is made, so that backward starts as forward ended */
+    /* An output's gradient comes in as the output is made, so that backward starts as forward ended; where nothing can
+       come in so, as the output leaves. */
     for (int k = 0; k < n->nout; k++) {
         mth__value *seed = mth__info_of(&s->pass, n->out[k])->seed;
-        if (!seed) continue;
+        if (!seed || (s->pass.options->ports_in_blocks && !mth__sharding_in_blocks(&n->out[k]->sharding, seed->shape)))
+            continue;
         seed->sharding = n->out[k]->sharding;
         seed->sharding.partial = seed->sharding.reduce = 0;
     }

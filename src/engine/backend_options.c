@@ -97,7 +97,8 @@ static mth_status settle(mth_backend *backend, const mth_arg *ops) {
     if (options->sequence == MTH__WHEN_NONE && backend->algorithm[MTH__ALL_REDUCE])
         options->sequence = MTH__WHEN_FALSE; /* the user wants to have that algorithm's steps */
     if (options->sequence == MTH__WHEN_NONE && backend->spmd)
-        options->sequence = MTH__WHEN_FALSE; /* XLA's partitioner refuses some layouts: by request alone */
+        options->sequence = MTH__WHEN_FALSE;  /* XLA's partitioner refuses some layouts: by request alone */
+    options->ports_in_blocks = backend->spmd; /* XLA's partitioner has no others */
     const char *ours = ops && ops->kind == MTH_ARG_DICT ? "collective_ops"
         : options->communication_optimization           ? "communication_optimization"
         : options->overlap                              ? "overlap_communication"

@@ -16,7 +16,7 @@ import mithril as ml
 from acceptance_support import model_of, shifted
 from mithril.backends import CBackend, JaxBackend
 from mithril.errors import MithrilValueError
-from support import close, one_block, random
+from support import close, f64, one_block, random
 from test_acceptance_random import KINDS, OPTIONS, Blocks, random_spec
 
 SOAK = int(os.environ.get("MITHRIL_SOAK", "0"))
@@ -377,3 +377,28 @@ def test_memory_is_flat(xla):
             before = pages()
         compiled.evaluate({name: np.array(v) for name, v in params.items()}, {"x": x.copy()}, slopes, ["x"])
     assert (pages() - before) * 4096 < 24 << 20  # a leak of one input alone would be 75 MB
+
+
+@pytest.mark.parametrize(
+    "mesh, sizes, input_spec, weight_spec",
+    [
+        ((2, 2), (5, 4, 10, 6), (None, 0), None),
+        ((2, 3), (7, 6, 8, 6), (1, None), (1, None)),
+        ((3, 2), (10, 5, 10, 8), (1, None), (1, None)),
+    ],
+)
+def test_the_partitioner_takes_the_gradient_of_any_output(xla, mesh, sizes, input_spec, weight_spec):
+    """The output is made in parts that can't come in as they are: its gradient comes in as the output leaves."""
+    rows, width, hidden, out = sizes
+    model = ml.Model()
+    model |= ml.Linear(hidden, bias=False, weight_shard_spec=weight_spec or (None, None))(input="x", output="h")
+    model |= ml.Linear(out, bias=False, weight_shard_spec=(None, None))(input="h", output="y")
+    compiled = ml.compile(model, xla(device_mesh=mesh, mesh_context="spmd"), input_shard_specs={"x": input_spec})
+    x, dy = random(rows, width), random(rows, out, seed=1)
+    params = compiled.get_parameters({"x": x})
+    first, second = (f64(np.asarray(params[f"linear_{i}.weight"])) for i in range(2))
+    y, g = compiled.evaluate(params, {"x": x}, {"y": dy}, input_gradients=["x"])
+    close(y["y"], f64(x) @ first @ second)
+    close(g["x"], f64(dy) @ second.T @ first.T)
+    close(g["linear_0.weight"], f64(x).T @ (f64(dy) @ second.T))
+    close(g["linear_1.weight"], (f64(x) @ first).T @ f64(dy))
