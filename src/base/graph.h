@@ -20,8 +20,8 @@ typedef struct mth__value {
     mth_dtype dtype;
     mth__shape shape; /* global */
     mth__node *node;
-    int index;                       /* its maker */
-    const struct mth__value *primal; /* of a gradient: what it is the gradient of; else NULL */
+    int index;                            /* its maker */
+    const struct mth__value *gradient_of; /* of a gradient: what it is the gradient of; else NULL */
     /* .on NULL until decided; of parameters and inputs: what the user said */
     mth__sharding sharding;
     bool fixed[MTH__RANK]; /* the user fixed this dimension's split (of a value without a node) */

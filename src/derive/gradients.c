@@ -38,7 +38,7 @@ static void send(gradient_walk *walk, const mth__value *to, mth__value *gradient
     *sent = (contribution){gradient, from, walk->sent[to->id], walk->arrivals++, piece};
     walk->sent[to->id] = sent;
     /* An add sends the gradient of its result on to its operands: it stays the gradient of the result. */
-    if (!piece && !gradient->primal) gradient->primal = to;
+    if (!piece && !gradient->gradient_of) gradient->gradient_of = to;
 }
 
 static void stand_at(gradient_walk *walk, const mth__node *node) {
@@ -106,7 +106,7 @@ static mth_status whole(gradient_walk *walk, contribution *term) {
     walk->builder.wanted = 1;
     TRY(term->from->op->grad(&walk->builder, term->from, &term->value, &din));
     term->value = din;
-    if (!din->primal) din->primal = term->from->in[0];
+    if (!din->gradient_of) din->gradient_of = term->from->in[0];
     return NULL;
 }
 
@@ -141,7 +141,7 @@ static mth_status add_term(gradient_walk *walk, const mth__value *of, mth__value
     else if (from)
         stand_at(walk, from);
     TRY(mth__build(&walk->builder, mth__op_at(MTH__ROW_add), NULL, 2, (mth__value *[]){*sum, term}, sum));
-    (*sum)->primal = of;
+    (*sum)->gradient_of = of;
     return NULL;
 }
 
@@ -156,7 +156,7 @@ static mth_status sum(gradient_walk *walk, const mth__value *of, mth__value **ou
     for (const contribution *sent = walk->sent[of->id]; sent; sent = sent->next) term[--k] = *sent;
     TRY(join(walk, term, n, of, out));
     if (*out) {
-        if (!(*out)->primal) (*out)->primal = of;
+        if (!(*out)->gradient_of) (*out)->gradient_of = of;
         return NULL;
     }
     qsort(term, (size_t)n, sizeof *term, by_microbatch);

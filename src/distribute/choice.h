@@ -16,11 +16,11 @@ typedef struct {
 
 /* What shard knows of a value while it runs. */
 typedef struct {
-    const mth__sharding *want; /* what consumers would like; NULL: no opinion */
+    const mth__sharding *wish; /* what consumers would like; NULL: no opinion */
     /* how it was split before a row that can't be split made it, or search's offer */
     const mth__sharding *hint;
-    mth__value *gradient_of; /* a parameter or input: the sharding it must end with */
-    bool free;               /* a parameter whose sharding the first consumer settles */
+    mth__value *parameter; /* of which it is the gradient: the sharding it must end with */
+    bool free;             /* a parameter whose sharding the first consumer settles */
     /* memory_optimization: in what a parameter will be stored, once it is settled; else NULL */
     const mth__sharding *stored;
     bool output;             /* leaves the program whole */
@@ -68,7 +68,7 @@ double mth__fraction(const mth__rule *, const mth__assignment *, const mth__plac
 /* Partial operands may go through this node as they are: bits of the axes, 0: no. */
 unsigned mth__pass_axes(const mth__propagation *, const mth__node *);
 
-/* shard_sum.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that
+/* shard_terms.c: n is the first of a chain of adds: terms that are partial over the same axes are added first, so that
    one reduction serves all. */
 void mth__shard_group_terms(const mth__propagation *, mth__node *);
 
@@ -77,6 +77,6 @@ void mth__shard_group_terms(const mth__propagation *, mth__node *);
 bool mth__propose_sequence(
     const mth__propagation *, const mth__node *n, const mth__rule *, bool gradients, bool always, mth__proposal *out);
 
-/* shard_want.c: backward over the graph, from outputs' specs and fixed weights. */
-void mth__shard_wants(const mth__propagation *);
+/* shard_wishes.c: backward over the graph, from outputs' specs and fixed weights. */
+void mth__shard_wishes(const mth__propagation *);
 #endif

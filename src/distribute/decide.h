@@ -56,8 +56,8 @@ const mth__spec_of *mth__spec_named(const mth__by_name *, const char *name); /* 
    whole or as the user's spec says. */
 mth__sharding mth__output_need(const mth__graph *, const mth__by_name *, const mth__output *);
 
-/* store.c. In which parts a parameter that readers take as `read` is stored by memory_optimization; false: as they take
- * it. */
+/* stored_parts.c. In which parts a parameter that readers take as `read` is stored by memory_optimization; false: as
+   they take it. */
 bool mth__store_parts(const mth__value *, const mth__sharding *read, mth__sharding *out);
 
 /* Nodes that come after shard: need and sharding are given, labels and place are those of `like`. node_like.c */

@@ -128,8 +128,8 @@ static const mth__sharding *kept(const shard_pass *s, const mth__value *paramete
 /* A weight's gradients of the microbatches are summed as they are made, and brought to where it is once, behind the
  * last. */
 static double terms_of(const mth__graph *g, const mth__node *n, const mth__value *v) {
-    bool term =
-        v->primal && v->primal->kind == MTH__VALUE_PARAMETER && n->label.region >= 0 && n->label.microbatch >= 0;
+    bool term = v->gradient_of && v->gradient_of->kind == MTH__VALUE_PARAMETER && n->label.region >= 0 &&
+        n->label.microbatch >= 0;
     return term ? g->region.at[n->label.region]->microbatches : 1;
 }
 
@@ -147,10 +147,10 @@ static double evaluate(shard_pass *s, const mth__assignment *a, unsigned pass, d
         memory += s->memory_out[k] * (double)mth__local_size(n->out[k]->shape, &r);
         const mth__info *info = mth__info_of(&s->pass, n->out[k]);
         mth__sharding want = r;
-        if (info->gradient_of && info->gradient_of->sharding.on == n->on)
-            want = *kept(s, info->gradient_of);
-        else if (info->want && info->want->on == n->on)
-            want = *info->want;
+        if (info->parameter && info->parameter->sharding.on == n->on)
+            want = *kept(s, info->parameter);
+        else if (info->wish && info->wish->on == n->on)
+            want = *info->wish;
         else if (info->output)
             want = (mth__sharding){.on = n->on};
         else if (info->uses == 0)
@@ -209,7 +209,7 @@ static void propose(shard_pass *s) {
             if ((n->in[j]->kind == MTH__VALUE_PARAMETER) == parameters) propose_operand(s, j);
     for (int k = 0; k < n->nout; k++) {
         const mth__info *info = mth__info_of(&s->pass, n->out[k]);
-        const mth__sharding *wish[] = {info->want, info->gradient_of ? kept(s, info->gradient_of) : NULL};
+        const mth__sharding *wish[] = {info->wish, info->parameter ? kept(s, info->parameter) : NULL};
         for (int i = 0; i < 2; i++)
             if (wish[i] && wish[i]->on == n->on)
                 mth__propose(&s->rule, s->rule.out[k], s->rule.out_unit[k], wish[i], n->out[k], s->source, &s->sources);
@@ -314,10 +314,10 @@ static void note(shard_pass *s, mth__value *v, const mth__sharding *need) {
 }
 
 /* A gradient would like to be split as what it is the gradient of: the next step backward meets the operands of the
-   step forward. That is known in full, where consumers' wishes (shard_want.c) come from weights alone and say nothing
+   step forward. That is known in full, where consumers' wishes (shard_wishes.c) come from weights alone and say nothing
    of the batch. */
-static void want_as_primal(shard_pass *s, const mth__value *v) {
-    const mth__value *of = v->primal;
+static void wish_as_forward(shard_pass *s, const mth__value *v) {
+    const mth__value *of = v->gradient_of;
     mth__info *info = mth__info_of(&s->pass, v);
     if (!of || !of->sharding.on) return;
     mth__sharding like = of->sharding;
@@ -326,12 +326,12 @@ static void want_as_primal(shard_pass *s, const mth__value *v) {
     if (!mth__sharding_axes(&like, of->shape.rank)) return;
     mth__sharding *kept = NEW(s->pass.arena, mth__sharding);
     *kept = like;
-    info->want = kept;
+    info->wish = kept;
 }
 
 static void decide(shard_pass *s) {
     mth__node *n = s->node;
-    for (int k = 0; k < n->nout; k++) want_as_primal(s, n->out[k]);
+    for (int k = 0; k < n->nout; k++) wish_as_forward(s, n->out[k]);
     n->need = NEW_ARRAY(s->pass.graph->arena, mth__sharding, n->nin);
     mth__assignment a;
     memset(&a, 0, sizeof a);
@@ -420,14 +420,14 @@ static void describe(mth__propagation *pass) {
         info->uses++;
         int seed = mth__names_find(&all.seed, out->name);
         int parameter = out->is_gradient ? mth__names_find(&all.parameter, out->of) : -1;
-        if (parameter >= 0 && !info->gradient_of) info->gradient_of = graph->parameter.at[parameter];
+        if (parameter >= 0 && !info->parameter) info->parameter = graph->parameter.at[parameter];
         if (out->is_gradient) continue;
         if (seed >= 0) info->seed = graph->seed.at[seed];
         mth__sharding need = mth__output_need(graph, &all, out);
         if (need.on == out->value->sharding.on && mth__sharding_axes(&need, out->value->shape.rank)) {
             mth__sharding *kept = NEW(pass->arena, mth__sharding);
             *kept = need;
-            info->want = kept;
+            info->wish = kept;
         }
         info->output = true;
     }
@@ -438,7 +438,7 @@ mth_status mth__shard(mth__graph *graph, const mth__distribute_options *options)
     shard_pass *s = NEW(arena, shard_pass);
     s->pass = (mth__propagation){.graph = graph, .arena = arena, .options = options};
     describe(&s->pass);
-    mth__shard_wants(&s->pass);
+    mth__shard_wishes(&s->pass);
     for (; s->pass.at < (int)graph->node.n; s->pass.at++) {
         s->node = graph->node.at[s->pass.at];
         mth__shard_group_terms(&s->pass, s->node);

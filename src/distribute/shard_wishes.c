@@ -11,7 +11,7 @@ static mth__sharding fixed_part(const mth__value *v) {
     return s;
 }
 
-static void want(const mth__propagation *pass, const mth__node *n) {
+static void wish(const mth__propagation *pass, const mth__node *n) {
     mth__proposal source[MTH__SOURCES];
     mth__rule rule;
     int sources = 0;
@@ -20,7 +20,7 @@ static void want(const mth__propagation *pass, const mth__node *n) {
         const mth__value *v = n->in[j];
         any |= v->kind == MTH__VALUE_PARAMETER && mth__sharding_axes(&v->sharding, v->shape.rank);
     }
-    for (int k = 0; k < n->nout && !any; k++) any = mth__info_of(pass, n->out[k])->want != NULL;
+    for (int k = 0; k < n->nout && !any; k++) any = mth__info_of(pass, n->out[k])->wish != NULL;
     if (!any) return;
     mth__op_rule(n, &rule);
     for (int j = 0; j < n->nin; j++)
@@ -29,7 +29,7 @@ static void want(const mth__propagation *pass, const mth__node *n) {
             mth__propose(&rule, rule.in[j], rule.in_unit[j], &s, n->in[j], source, &sources);
         }
     for (int k = 0; k < n->nout; k++) {
-        const mth__sharding *w = mth__info_of(pass, n->out[k])->want;
+        const mth__sharding *w = mth__info_of(pass, n->out[k])->wish;
         if (w && w->on == n->on) mth__propose(&rule, rule.out[k], rule.out_unit[k], w, n->out[k], source, &sources);
     }
     if (!sources) return;
@@ -54,11 +54,11 @@ static void want(const mth__propagation *pass, const mth__node *n) {
         }
         mth__sharding *kept = NEW(pass->arena, mth__sharding);
         *kept = s;
-        mth__info_of(pass, v)->want = kept;
+        mth__info_of(pass, v)->wish = kept;
     }
 }
 
-void mth__shard_wants(const mth__propagation *pass) {
+void mth__shard_wishes(const mth__propagation *pass) {
     for (size_t i = pass->graph->node.n; i-- > 0;)
-        if (pass->graph->node.at[i]->on->count > 1) want(pass, pass->graph->node.at[i]);
+        if (pass->graph->node.at[i]->on->count > 1) wish(pass, pass->graph->node.at[i]);
 }
