@@ -16,7 +16,7 @@ import mithril as ml
 from mithril import _mithril
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CASES = ("error_cases.py", "error_cases_run.py", "error_cases_xla.py")
+CASES = ("error_cases.py", "error_cases_share.py", "error_cases_run.py", "error_cases_xla.py")
 HEAD = "<!-- Written by tools/generate_docs.py: `make update-golden` renews it. -->\n"
 
 MODULES = """# Modules

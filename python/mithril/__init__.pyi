@@ -32,6 +32,7 @@ from ._mithril import (
     Sigmoid as Sigmoid,
     Tanh as Tanh,
     Softmax as Softmax,
+    Identity as Identity,
     Add as Add,
     Subtract as Subtract,
     Multiply as Multiply,
@@ -53,8 +54,8 @@ from .errors import MithrilError as MithrilError
 modules: tuple[str, ...]
 __all__ = [
     "Add", "Array", "Block", "CompiledModel", "Concat", "CrossEntropy", "Divide", "Dropout", "Embedding", "FeedForward", "Gelu",
-    "IOKey", "LayerNorm", "Linear", "MatMul", "Max", "Mean", "MithrilError", "MoE", "Model", "Module", "MultiHeadAttention", "Multiply",
-    "Pipeline", "PositionalEncoding", "RMSNorm", "Relu", "Reshape", "Shard", "Sigmoid", "Silu", "Slice", "Softmax", "Split",
+    "IOKey", "Identity", "LayerNorm", "Linear", "MatMul", "Max", "Mean", "MithrilError", "MoE", "Model", "Module", "MultiHeadAttention",
+    "Multiply", "Pipeline", "PositionalEncoding", "RMSNorm", "Relu", "Reshape", "Shard", "Sigmoid", "Silu", "Slice", "Softmax", "Split",
     "SquaredError", "Subtract", "Sum", "Tanh", "Transpose", "__version__", "backends", "compile", "errors", "modules",
     "read_safetensors", "reprint_plan", "verify_plan",
 ]

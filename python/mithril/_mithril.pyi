@@ -121,12 +121,13 @@ def _compile_option_doc() -> str: ...
 def _fail_allocation(index: int, /) -> None: ...
 def _allocations() -> tuple[int, int]: ...
 
-def compile(model: Model, backend: Backend, *, input_shard_specs: Mapping[str, Any] | None = None, output_shard_specs: Mapping[str, Any] | None = None, shapes: Mapping[str, Any] | None = None) -> CompiledModel:
+def compile(model: Model, backend: Backend, *, input_shard_specs: Mapping[str, Any] | None = None, output_shard_specs: Mapping[str, Any] | None = None, outputs: Sequence[Any] | None = None, shapes: Mapping[str, Any] | None = None) -> CompiledModel:
     """Compiles a model for a backend; plans are made at the first evaluate for each set of shapes, and kept.
 
     Options:
         input_shard_specs: dict | None = None: Shards inputs: {'input': (2, None)} splits the first dimension over axis 2 of the mesh. Inputs not named are replicated.
         output_shard_specs: dict | None = None: Leaves outputs sharded as said; outputs not named come back whole.
+        outputs: list | None = None: The names of the connections that are the outputs, in their order: those and no others, whatever reads them. What none of them needs is not computed, and is no input and no parameter. None: what nothing reads.
         shapes: dict | None = None: Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any input is there.
     """
 
@@ -140,12 +141,13 @@ class Linear(Module):
         dimension: int: the width of the output
         bias: bool = True: whether a bias is added
         weight_shard_spec: tuple | None = None: how the weight (in, dimension) is split: (0, None) splits the input dimension, (None, 0) the output; the bias follows
+        weight: str | None = None: the full name of another module's parameter ('embed.weight') that is the weight: one tensor, held once, with one gradient; transposed where one of the two is a table (a row for each id) and the other is none
         shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
         device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
     """
-    def __new__(cls, dimension: int, bias: bool = True, weight_shard_spec: _Spec | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(cls, dimension: int, bias: bool = True, weight_shard_spec: _Spec | None = None, weight: str | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
 
 @final
 class Embedding(Module):
@@ -158,12 +160,13 @@ class Embedding(Module):
         embedding_dim: int: the width of a row
         weight_shard_spec: tuple | None = None: how the table (vocab_size, embedding_dim) is split
         tensor_axis: int | None = None: splits the vocabulary over this mesh axis
+        weight: str | None = None: the full name of another module's parameter ('embed.weight') that is the weight: one tensor, held once, with one gradient; transposed where one of the two is a table (a row for each id) and the other is none
         shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
         device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
     """
-    def __new__(cls, vocab_size: int, embedding_dim: int, weight_shard_spec: _Spec | None = None, tensor_axis: int | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(cls, vocab_size: int, embedding_dim: int, weight_shard_spec: _Spec | None = None, tensor_axis: int | None = None, weight: str | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
 
 @final
 class PositionalEncoding(Module):
@@ -387,6 +390,18 @@ class Softmax(Module):
         device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
     """
     def __new__(cls, axis: int = -1, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+
+@final
+class Identity(Module):
+    """The input, of any dtype and shape, under another name: no copy where the engine has views. With device_id it is brought to that device.
+
+    Ports: input -> output
+    Options:
+        name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
+        device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+    """
+    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
 
 @final
 class Add(Module):

@@ -50,6 +50,8 @@ static mth_status read_mesh_context(void *field, const mth_arg *context) {
 const mth__opt mth__mesh_options[] = {
     {"device_mesh", MTH__OPT_MESH, NULL, "Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.",
         .read = read_mesh},
+    {0}};
+const mth__opt mth__machine_options[] = {
     {"machine", MTH__OPT_STRING, "'nominal'",
         "What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p', the path of a machine "
         "file, or 'calibrate': measures this machine in about a second and keeps the result in the user's cache "
@@ -114,7 +116,8 @@ static mth_status settle(mth_backend *backend, const mth_arg *ops) {
 mth_status mth__backend_read_options(mth_backend *backend, const mth_arg *value) {
     const mth__opt *const *tables = backend->vtable->options;
     for (const mth__opt *const *table = tables; *table; table++)
-        if (*table == mth__mesh_options || *table == mth__communication_options || *table == mth__partition_options)
+        if (*table == mth__mesh_options || *table == mth__machine_options || *table == mth__communication_options ||
+            *table == mth__partition_options)
             TRY(mth__options_hand_out(tables, value, *table, backend));
     return settle(backend, mth__options_get(tables, value, "collective_ops"));
 }

@@ -73,7 +73,7 @@ typedef struct {
 } mth__engine_vtable;
 
 /* Tables that engines share; the backend reads them (backend_options.c). */
-extern const mth__opt mth__mesh_options[];          /* device_mesh: every engine has it */
+extern const mth__opt mth__mesh_options[], mth__machine_options[]; /* device_mesh; machine: every engine has them */
 extern const mth__opt mth__communication_options[]; /* collective_ops, and what passes do to communication */
 extern const mth__opt mth__partition_options[];     /* who splits tensors, and how */
 

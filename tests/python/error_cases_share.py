@@ -7,6 +7,7 @@ from error_cases import LINEAR, X, case, chain, run
 from support import random
 
 
+# ---------------------------------------------------------------- shared weights and outputs
 def tied(weight, dimension=11, width=6, **options):
     model = ml.Model()
     model |= ml.Embedding(11, width, name="embed")(input="ids", output="h")

@@ -43,7 +43,8 @@ static const mth__opt options[] = {
         "Threads of the native engine, the calling one included; the number of cores unless said.",
         .read = mth__read_int, .at = offsetof(native_options, threads)},
     {0}};
-static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_options, options, NULL};
+static const mth__opt *const tables[] = {
+    mth__mesh_options, mth__communication_options, options, mth__machine_options, NULL};
 enum { THREADS_MOST = 1024 };
 
 static mth_status native_open(const mth__engine_setup *setup, mth__engine **out) {

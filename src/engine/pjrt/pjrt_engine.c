@@ -4,8 +4,8 @@
 #include "engine/pjrt/pjrt.h"
 #include <string.h>
 
-static const mth__opt *const tables[] = {
-    mth__mesh_options, mth__communication_options, mth__pjrt_options, mth__partition_options, NULL};
+static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_options, mth__pjrt_options,
+    mth__partition_options, mth__machine_options, NULL};
 
 static const char *lacks(const mth__op *op, mth_dtype dtype) {
     const int row = mth__op_index(op);
