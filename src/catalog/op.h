@@ -127,6 +127,10 @@ static inline int mth__row_operands(const mth__op *op, int nin, bool accumulates
 static inline int mth__accumulator(const mth__op *op, int nin, int result) {
     return op->accumulates >> result & 1 ? nin - __builtin_popcount(op->accumulates >> result) : -1;
 }
+
+/* A `keep` by which one device reads a parameter that lies whole on each of several: its result is a view of what that
+   device has, unless it leaves the program. */
+bool mth__keeps_whole(const mth__node *);
 /* Checks the number of operands and results, dtypes and attributes; sets dtype and shape of the results. */
 mth_status mth__op_infer(mth__node *);
 double mth__op_flops(const mth__node *, const mth__shape *in, const mth__shape *out);

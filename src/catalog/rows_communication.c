@@ -18,3 +18,10 @@ COMMUNICATION(broadcast, NULL, "One device's value goes to all devices of anothe
 const mth__op mth__op_keep = {ROW(keep), .args = "x", .results = "y", .factors = "*",
     .flags = MTH__COMM | MTH__MOVES | MTH__FREE, .any_args = 1, .infer = mth__infer_same, .flops = mth__flops_none,
     .doc = "Each device keeps its part of what it already holds: no communication."};
+
+bool mth__keeps_whole(const mth__node *node) {
+    if (node->op->row != MTH__ROW_keep || node->in[0]->kind != MTH__VALUE_PARAMETER) return false;
+    const mth__sharding *from = &node->in[0]->sharding, *to = &node->out[0]->sharding;
+    const int rank = node->in[0]->shape.rank;
+    return from->on != to->on && !mth__sharding_axes(from, rank) && !mth__sharding_axes(to, rank) && !from->partial;
+}

@@ -37,6 +37,7 @@ static bool in_one_piece(const liveness *life, const mth__node *node) {
 
 static bool is_view(const liveness *life, const mth__node *node) {
     if (node->op->flags & MTH__ALIAS) return true;
+    if (mth__keeps_whole(node)) return !life->leaves[node->out[0]->id];
     return life->views && node->op->row == MTH__ROW_slice && !life->leaves[node->out[0]->id] &&
         in_one_piece(life, node);
 }

@@ -191,18 +191,9 @@ static const mth__sharding *copy_layouts(emission *pass, const mth__node *node) 
     return layouts;
 }
 
-/* A parameter that lies whole on each of several devices, read by one of them, is a view of what that one has. */
-static bool keeps_whole(const emission *pass, const mth__node *node) {
-    if (node->op->row != MTH__ROW_keep || node->in[0]->kind != MTH__VALUE_PARAMETER) return false;
-    if (pass->exit_of[node->out[0]->id] >= 0) return false;
-    const mth__sharding *from = &node->in[0]->sharding, *to = &node->out[0]->sharding;
-    const int rank = node->in[0]->shape.rank;
-    return from->on != to->on && !mth__sharding_axes(from, rank) && !mth__sharding_axes(to, rank) && !from->partial;
-}
-
 static mth_status emit_compute(emission *pass, const mth__node *node) {
     const mth__role_list *l = &pass->roles[node->out[0]->sharding.on->id];
-    bool alias = node->op->flags & MTH__ALIAS || keeps_whole(pass, node),
+    bool alias = node->op->flags & MTH__ALIAS || (mth__keeps_whole(node) && pass->exit_of[node->out[0]->id] < 0),
          slice = pass->views && node->op->row == MTH__ROW_slice && pass->exit_of[node->out[0]->id] < 0;
     for (int k = 0; k < l->n; k++) {
         int role = l->role[k], in[MTH__MAX_IN];
