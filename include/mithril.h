@@ -97,9 +97,23 @@ MTH_API void mth_error_free(mth_error *);
 MTH_API bool mth_absent(const char *place, const char *name, const char **why, const char **fix);
 
 /* ---------------------------------------------------------------- words: types and options */
-typedef enum { MTH_FLOAT32 = 1, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL, MTH_BFLOAT16 } mth_dtype;
+typedef enum { MTH_FLOAT32 = 1, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL, MTH_BFLOAT16, MTH_FLOAT16 } mth_dtype;
+typedef enum { MTH_CLASS_NONE, MTH_CLASS_BOOLEAN, MTH_CLASS_INTEGER, MTH_CLASS_FLOATING } mth_dtype_class;
+/* Of what is no dtype: "unknown", 0 bytes, MTH_CLASS_NONE, "", 0. */
 MTH_API const char *mth_dtype_name(mth_dtype); /* "float32" */
-MTH_API size_t mth_dtype_size(mth_dtype);      /* bytes */
+MTH_API size_t mth_dtype_size(mth_dtype);      /* bytes of an element */
+MTH_API mth_dtype_class mth_dtype_get_class(mth_dtype);
+MTH_API const char *mth_dtype_format(mth_dtype);    /* of Python's buffer protocol, "f"; "": it has none (bfloat16) */
+MTH_API int mth_dtype_dlpack_code(mth_dtype);       /* DLPack's type code; its bits are 8 * mth_dtype_size */
+MTH_API double mth_dtype_largest(mth_dtype);        /* the largest finite value; of int64 2^63, the nearest double */
+MTH_API mth_dtype mth_dtype_find(const char *name); /* 0: there is no such dtype */
+MTH_API const char *mth_dtype_names(void);          /* all of them, "float32, ... or float16" */
+/* Converts `count` elements, dense in both memories, which don't overlap. Floating elements are rounded once, to the
+   nearest even; to an integer toward zero, past its range to the least or the largest, NaN to 0; of a longer integer
+   the lower bits stay; a bool is whether the element is not 0. Returns the index of the first element that `to` can't
+   hold: a finite value that became infinite, an integer out of range; -1 where there is none. NULL or no dtype: does
+   nothing, and returns -1. */
+MTH_API int64_t mth_dtype_convert(mth_dtype from, const void *data, mth_dtype to, void *converted, size_t count);
 
 /* A value of an option: None, a boolean, a number, a text, a list (a Python tuple or list), a dict, or a model. */
 typedef enum {
@@ -276,9 +290,9 @@ MTH_API MTH_MUST_USE mth_status mth_array_randint(mth_backend *, int64_t low, in
 MTH_API MTH_MUST_USE mth_status mth_array_full(
     mth_backend *, mth_dtype, double value, int rank, const int64_t *shape, const mth_arg *spec, mth_array **out);
 /* A tensor of a safetensors file, each device reading its slice straight from the file. `transpose` swaps the two
-   dimensions of a
-   matrix (files of torch models store (out, in)). F64, F16 and BF16 become float32. The file is checked first: its
-   whole header, and that its tensors tile its data. One that is cut short while it is read is an error. */
+   dimensions of a matrix (files of torch models store (out, in)). F64, F16 and BF16 become float32; a number of F64
+   that would become infinite is an error. The file is checked first: its whole header, and that its tensors tile its
+   data. One that is cut short while it is read is an error. */
 MTH_API MTH_MUST_USE mth_status mth_array_from_safetensors(
     mth_backend *, const char *path, const char *tensor, bool transpose, const mth_arg *spec, mth_array **out);
 MTH_API void mth_array_retain(mth_array *);

@@ -23,12 +23,6 @@ static const struct {
     {"mth_list", "a list"},
     {"mth_string", "a str"},
     {"MTH_CHAIN", "+="},
-    {"MTH_FLOAT32", "float32"},
-    {"MTH_FLOAT64", "float64"},
-    {"MTH_INT32", "int32"},
-    {"MTH_INT64", "int64"},
-    {"MTH_BOOL", "bool"},
-    {"MTH_BFLOAT16", "bfloat16"},
     {"the engine pjrt", "JaxBackend"},
 };
 
@@ -555,13 +549,12 @@ static int execute(PyObject *module) {
 #define EACH(each)                                                                                                     \
     each(s->module_type) each(s->block_type) each(s->model_type) each(s->array_type) each(s->shard_type)               \
         each(s->backend_type) each(s->compiled_type) each(s->value_error) each(s->type_error) each(s->key_error)       \
-            each(s->memory_error) each(s->internal_error) each(s->file_error) each(s->attribute_error)
+            each(s->memory_error) each(s->internal_error) each(s->file_error) each(s->attribute_error) each(s->dtypes)
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     module_state *s = PyModule_GetState(module);
 #define VISIT(member) Py_VISIT(member);
     EACH(VISIT)
-    for (int i = 0; i < DTYPES; i++) Py_VISIT(s->dtype[i]);
     return 0;
 }
 
@@ -569,7 +562,6 @@ static int clear(PyObject *module) {
     module_state *s = PyModule_GetState(module);
 #define CLEAR(member) Py_CLEAR(member);
     EACH(CLEAR)
-    for (int i = 0; i < DTYPES; i++) Py_CLEAR(s->dtype[i]);
     return 0;
 }
 

@@ -18,12 +18,11 @@
 #include <Python.h>
 #include "mithril.h"
 
-enum { DTYPES = MTH_BFLOAT16 + 1 };
 typedef struct {
     PyTypeObject *module_type, *block_type, *model_type, *array_type, *shard_type, *backend_type, *compiled_type;
     PyObject *value_error, *type_error, *key_error, *memory_error, *internal_error, *attribute_error;
     PyObject *file_error;      /* a function: makes the error of the class that fits the errno */
-    PyObject *dtype[DTYPES];   /* what Array.dtype returns, made when first asked for */
+    PyObject *dtypes;          /* a dict: what Array.dtype returns, by name; NULL until one is asked for */
     unsigned long main_thread; /* the only one that may handle signals */
 } module_state;
 

@@ -3,19 +3,9 @@
 #include <string.h>
 
 /* ---------------------------------------------------------------- memory as Python sees it */
-/* bfloat16 has no format in the buffer protocol: it is shown as float32. */
-static const char *format_of(mth_dtype dtype) {
-    switch (dtype) {
-    case MTH_FLOAT64: return "d";
-    case MTH_INT32: return "i";
-    case MTH_INT64: return "q";
-    case MTH_BOOL: return "?";
-    case MTH_FLOAT32:
-    case MTH_BFLOAT16: break;
-    }
-    return "f";
-}
-static size_t shown_size(mth_dtype dtype) { return dtype == MTH_BFLOAT16 ? sizeof(float) : mth_dtype_size(dtype); }
+/* The dtype in which memory is shown: bfloat16 has no format in the buffer protocol. */
+static mth_dtype shown_dtype(mth_dtype dtype) { return *mth_dtype_format(dtype) ? dtype : MTH_FLOAT32; }
+static size_t shown_size(mth_dtype dtype) { return mth_dtype_size(shown_dtype(dtype)); }
 
 static int64_t count_of(int rank, const int64_t *shape) {
     int64_t n = 1;
@@ -23,12 +13,10 @@ static int64_t count_of(int rank, const int64_t *shape) {
     return n;
 }
 
-static float *widen(const uint16_t *from, int64_t n) {
-    float *to = malloc((size_t)n * sizeof *to + 1);
-    for (int64_t i = 0; to && i < n; i++) {
-        uint32_t bits = (uint32_t)from[i] << 16;
-        memcpy(&to[i], &bits, sizeof bits);
-    }
+/* `n` elements in the dtype in which they are shown; NULL: there is no memory. */
+static void *convert_to_shown(mth_dtype dtype, const void *from, int64_t n) {
+    void *to = malloc((size_t)n * shown_size(dtype) + 1);
+    if (to) mth_dtype_convert(dtype, from, shown_dtype(dtype), to, (size_t)n);
     return to;
 }
 
@@ -59,7 +47,7 @@ static int fill_buffer(PyObject *owner, Py_buffer *out, int flags, const void *d
         .itemsize = (Py_ssize_t)shown_size(dtype),
         .readonly = 1,
         .ndim = rank,
-        .format = flags & PyBUF_FORMAT ? (char *)format_of(dtype) : NULL,
+        .format = flags & PyBUF_FORMAT ? (char *)mth_dtype_format(shown_dtype(dtype)) : NULL,
         .shape = flags & PyBUF_ND ? shape : NULL,
         .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? strides : NULL};
     return 0;
@@ -71,7 +59,7 @@ typedef struct {
     mth_shard shard;
     mth_dtype dtype;
     int rank;
-    float *widened; /* of bfloat16, when first asked for */
+    void *converted; /* where it is shown in another dtype than it has; when first asked for */
     Py_ssize_t shape[8], strides[8];
 } shard_object;
 
@@ -89,7 +77,7 @@ static PyObject *shard_new(module_state *s, array_object *array, size_t i) {
 
 static void shard_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    free(((shard_object *)self)->widened);
+    free(((shard_object *)self)->converted);
     Py_XDECREF(((shard_object *)self)->array);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(self);
@@ -110,12 +98,12 @@ static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
         raise_layout(STATE(object));
         return -1;
     }
-    if (data && self->dtype == MTH_BFLOAT16) {
-        if (!self->widened && !(self->widened = widen(data, n))) {
+    if (data && shown_dtype(self->dtype) != self->dtype) {
+        if (!self->converted && !(self->converted = convert_to_shown(self->dtype, data, n))) {
             PyErr_NoMemory();
             return -1;
         }
-        data = self->widened;
+        data = self->converted;
     }
     return fill_buffer(object, out, flags, data, self->dtype, self->rank, self->shape, self->strides);
 }
@@ -224,7 +212,7 @@ static const void *array_whole(array_object *self) {
     const void *whole = mth_array_get_whole(self->array);
     mth_dtype dtype = mth_array_get_dtype(self->array);
     int64_t n = array_count(self);
-    if (whole && dtype != MTH_BFLOAT16) return self->whole = whole;
+    if (whole && shown_dtype(dtype) == dtype) return self->whole = whole;
     void *gathered = malloc((size_t)n * mth_dtype_size(dtype) + 1);
     if (!gathered) {
         PyErr_NoMemory();
@@ -236,10 +224,10 @@ static const void *array_whole(array_object *self) {
         free(gathered);
         return raise_status(STATE(self), status);
     }
-    if (dtype == MTH_BFLOAT16) {
-        float *wide = widen(gathered, n);
+    if (shown_dtype(dtype) != dtype) {
+        void *shown = convert_to_shown(dtype, gathered, n);
         free(gathered);
-        if (!(gathered = wide)) {
+        if (!(gathered = shown)) {
             PyErr_NoMemory();
             return NULL;
         }
@@ -296,23 +284,20 @@ static PyObject *array_dtype(PyObject *self, void *unused) {
     (void)unused;
     module_state *s = STATE(self);
     mth_dtype dtype = mth_array_get_dtype(((array_object *)self)->array);
-    if (!s->dtype[dtype]) { /* NumPy's where it has one, else the name */
-        PyObject *numpy = dtype == MTH_BFLOAT16 ? NULL : PyImport_ImportModule("numpy"), *made = NULL;
-        if (numpy)
-            made = PyObject_CallMethod(numpy, "dtype", "s", mth_dtype_name(dtype));
-        else if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_ImportError))
-            return NULL;
-        else {
-            PyErr_Clear();
-            made = PyUnicode_FromString(mth_dtype_name(dtype));
-        }
+    const char *name = mth_dtype_name(dtype);
+    if (!s->dtypes && !(s->dtypes = PyDict_New())) return NULL;
+    PyObject *key = PyUnicode_FromString(name), *made = key ? PyDict_GetItemWithError(s->dtypes, key) : NULL;
+    if (key && !made && !PyErr_Occurred()) { /* NumPy's where it has one, else the name */
+        PyObject *numpy = shown_dtype(dtype) != dtype ? NULL : PyImport_ImportModule("numpy");
+        const int missing = !numpy && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_ImportError);
+        if (missing) PyErr_Clear();
+        made = numpy ? PyObject_CallMethod(numpy, "dtype", "s", name) : PyErr_Occurred() ? NULL : Py_NewRef(key);
         Py_XDECREF(numpy);
-        if (s->dtype[dtype])
-            Py_XDECREF(made); /* another thread was here while NumPy was imported */
-        else
-            s->dtype[dtype] = made;
-    }
-    return Py_XNewRef(s->dtype[dtype]);
+        if (made && PyDict_SetItem(s->dtypes, key, made)) Py_CLEAR(made);
+    } else
+        Py_XINCREF(made);
+    Py_XDECREF(key);
+    return made;
 }
 
 static PyObject *array_shards(PyObject *self, void *unused) {
@@ -350,15 +335,15 @@ static PyObject *array_item(PyObject *self, PyObject *unused) {
             TEXT("take numpy.asarray(x), or tolist()"));
     const void *data = array_whole(a);
     if (!data) return NULL;
-    switch (mth_array_get_dtype(a->array)) {
-    case MTH_FLOAT64: return PyFloat_FromDouble(*(const double *)data);
-    case MTH_INT32: return PyLong_FromLong(*(const int32_t *)data);
-    case MTH_INT64: return PyLong_FromLongLong(*(const int64_t *)data);
-    case MTH_BOOL: return PyBool_FromLong(*(const uint8_t *)data);
-    case MTH_FLOAT32:
-    case MTH_BFLOAT16: break;
+    const mth_dtype dtype = mth_array_get_dtype(a->array);
+    double real = 0;
+    int64_t integer = 0;
+    if (mth_dtype_get_class(dtype) == MTH_CLASS_FLOATING) {
+        mth_dtype_convert(shown_dtype(dtype), data, MTH_FLOAT64, &real, 1);
+        return PyFloat_FromDouble(real);
     }
-    return PyFloat_FromDouble((double)*(const float *)data);
+    mth_dtype_convert(dtype, data, MTH_INT64, &integer, 1);
+    return dtype == MTH_BOOL ? PyBool_FromLong(integer != 0) : PyLong_FromLongLong(integer);
 }
 
 static PyObject *array_float(PyObject *self) {

@@ -94,8 +94,8 @@ static int find_dtype(PyObject *object, mth_dtype *out) {
     const char *text = name && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL;
     int found = 0;
     if (text && strrchr(text, '.')) text = strrchr(text, '.') + 1;
-    for (mth_dtype d = MTH_FLOAT32; text && (int)d < DTYPES; d++)
-        if (strcmp(text, mth_dtype_name(d)) == 0) *out = d, found = 1;
+    const mth_dtype dtype = mth_dtype_find(text);
+    if (dtype) *out = dtype, found = 1;
     Py_XDECREF(name);
     PyObject *raised = PyErr_Occurred() ? take_exception() : NULL;
     Py_XDECREF(raised);
@@ -106,7 +106,7 @@ int to_dtype(module_state *s, PyObject *object, mth_dtype *out) {
     const int found = find_dtype(object, out);
     if (!found)
         raise_fix(s, MTH_ERROR_TYPE, TEXT("dtype is %s, which arrays can't have", SHOW(object)),
-            TEXT("give 'float32', 'float64', 'int32', 'int64', 'bool' or 'bfloat16'"));
+            TEXT("give the name of one: %s", mth_dtype_names()));
     return found == 1 ? 0 : -1;
 }
 

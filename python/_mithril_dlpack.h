@@ -5,8 +5,7 @@
 
 /* device types */
 enum { DLPACK_CPU = 1, DLPACK_CUDA_HOST = 3 };
-/* codes of dtypes */
-enum { DLPACK_INT = 0, DLPACK_UINT = 1, DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4, DLPACK_BOOL = 6 };
+enum { DLPACK_INT = 0, DLPACK_UINT = 1 }; /* type codes of integers; mth_dtype_dlpack_code knows those of dtypes */
 enum { DLPACK_READ_ONLY = 1, DLPACK_IS_COPIED = 2 }; /* flags */
 
 typedef struct {

@@ -36,14 +36,30 @@ typedef struct {
     int borrow;
 } conversion;
 
-static void *raise_unfit(const conversion *c, mth_dtype dtype, const number *n) {
-    PyObject *text = n->kind == 'u' ? PyLong_FromUnsignedLongLong(n->natural) : PyLong_FromLongLong(n->integer);
+/* (3, 4): where an element lies. */
+static PyObject *index_of(const view *v, int64_t element) {
+    int64_t index[MAX_RANK];
+    for (int d = v->rank - 1; d >= 0; element /= v->shape[d], d--) index[d] = element % v->shape[d];
+    return shape_to_tuple(v->rank, index);
+}
+
+static void *raise_unfit(const conversion *c, const view *v, mth_dtype dtype, int64_t element) {
+    PyObject *value = view_element(v, element), *index = value ? index_of(v, element) : NULL, *fix = NULL;
+    const char *name = mth_dtype_name(dtype);
+    char largest[32];
+    PyOS_snprintf(largest, sizeof largest, "%.8g", mth_dtype_largest(dtype));
+    if (!index || mth_dtype_get_class(dtype) == MTH_CLASS_FLOATING)
+        fix = TEXT("scale the numbers first, or cut them off: numpy.clip(x, -%s, %s)", largest, largest);
+    else if (v->kind == 'u' && v->size == 8)
+        fix = TEXT("give numbers below 2**%d, or dtype=\"float64\"", dtype == MTH_INT32 ? 31 : 63);
+    else
+        fix = TEXT("give numbers from -2**31 to 2**31 - 1, or dtype=\"int64\"");
     raise_fix(c->s, MTH_ERROR_VALUE,
-        text ? TEXT("%s holds %S, which does not fit in %s", c->name, text, mth_dtype_name(dtype)) : NULL,
-        n->kind == 'u' && n->natural > INT64_MAX
-            ? TEXT("give numbers below 2**%d, or dtype=\"float64\"", dtype == MTH_INT32 ? 31 : 63)
-            : TEXT("give numbers from -2**31 to 2**31 - 1, or dtype=\"int64\""));
-    Py_XDECREF(text);
+        index ? TEXT("%s holds %S at index %S, which does not fit in %s%s", c->name, value, index, name,
+                    mth_dtype_get_class(dtype) == MTH_CLASS_FLOATING ? ": it would become infinite" : "")
+              : NULL,
+        fix);
+    Py_XDECREF(value), Py_XDECREF(index);
     return NULL;
 }
 
@@ -51,7 +67,7 @@ static void *raise_unfit(const conversion *c, mth_dtype dtype, const number *n) 
 static mth_array *array_of_view(const conversion *c, const view *v, source **from) {
     module_state *s = c->s;
     const mth_dtype dtype = c->wanted ? c->wanted : view_dtype(v);
-    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && (v->kind == 'f' || v->kind == 'h'))
+    if (mth_dtype_get_class(dtype) == MTH_CLASS_INTEGER && v->kind == 'f')
         return raise_fix(s, MTH_ERROR_TYPE,
             TEXT("%s holds floating numbers, where %s is expected", c->name, mth_dtype_name(dtype)),
             TEXT("round and cast them first: numpy.rint(numpy.asarray(x)).astype(\"%s\")", mth_dtype_name(dtype)));
@@ -65,16 +81,15 @@ static mth_array *array_of_view(const conversion *c, const view *v, source **fro
             TEXT("free other arrays first, or give smaller ones"));
     mth_array *array = NULL;
     mth_status status = NULL;
-    number bad;
-    int failed = 0;
-    Py_BEGIN_ALLOW_THREADS if (packed) failed = view_pack(v, dtype, packed, &bad);
+    int64_t lost = -1;
+    Py_BEGIN_ALLOW_THREADS if (packed) lost = view_pack(v, dtype, packed);
     if (borrow)
         status = mth_array_borrow(c->backend, dtype, v->rank, v->shape, v->data, source_release, *from, &array);
-    else if (!failed)
+    else if (lost < 0)
         status = mth_array_from_data(c->backend, dtype, v->rank, v->shape, packed ? packed : v->data, c->spec, &array);
     Py_END_ALLOW_THREADS if (borrow && !status) *from = NULL;
     free(packed);
-    if (failed) return raise_unfit(c, dtype, &bad);
+    if (lost >= 0) return raise_unfit(c, v, dtype, lost);
     return status ? raise_status(s, status) : array;
 }
 
@@ -269,7 +284,7 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
         note_refusal(r);
     else if (!view_of_buffer(c->s, c->name, &from->buffer, &v) &&
         (v.kind != 'u' || v.size > 1 || !check_bytes(c, object))) {
-        if (bfloat && v.size == 2) v.kind = 'h';
+        if (bfloat && v.size == 2) v.dtype = MTH_BFLOAT16, v.kind = 'f';
         array = array_of_view(c, &v, &from);
     }
     source_free(from);
@@ -512,7 +527,7 @@ PyObject *lists_to_numpy(module_state *s, PyObject *lists, const char *name, mth
     else if (!masked && !kind)
         raise_fix(s, MTH_ERROR_TYPE, TEXT("%s holds what is no number, or none of 64 bits: %s", name, SHOW(lists)),
             TEXT("give truths, floats, or whole numbers below 2**63"));
-    else if (kind == 'f' && (!wanted || wanted == MTH_INT32 || wanted == MTH_INT64))
+    else if (kind == 'f' && (!wanted || mth_dtype_get_class(wanted) == MTH_CLASS_INTEGER))
         good = !check_wide(s, lists, name);
     if (!good) Py_CLEAR(array);
     return array;

@@ -71,10 +71,7 @@ static dlpack_tensor describe_tensor(const mth_array *a, const void *data, int64
         .bits = (uint8_t)(8 * mth_dtype_size(dtype)),
         .lanes = 1,
         .shape = shape,
-        .code = dtype == MTH_BFLOAT16                  ? DLPACK_BFLOAT
-            : dtype == MTH_BOOL                        ? DLPACK_BOOL
-            : dtype == MTH_INT32 || dtype == MTH_INT64 ? DLPACK_INT
-                                                       : DLPACK_FLOAT};
+        .code = (uint8_t)mth_dtype_dlpack_code(dtype)};
 }
 
 static PyObject *refuse_export(const char *why) {

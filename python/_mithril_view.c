@@ -1,8 +1,19 @@
 #include "_mithril_view.h"
-#include <math.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- what a producer says */
+static char kind_of_class(mth_dtype_class kind) {
+    return kind == MTH_CLASS_FLOATING ? 'f' : kind == MTH_CLASS_INTEGER ? 'i' : 'b';
+}
+/* The dtype of elements that arrays can have, bfloat16 apart; 0: there is none. */
+static mth_dtype dtype_of(char kind, int size) {
+    for (mth_dtype dtype = (mth_dtype)1; mth_dtype_size(dtype); dtype++) {
+        const char own = kind_of_class(mth_dtype_get_class(dtype));
+        if (*mth_dtype_format(dtype) && own == kind && mth_dtype_size(dtype) == (size_t)size) return dtype;
+    }
+    return (mth_dtype)0;
+}
+
 /* What a producer says of its memory, by either protocol. None of it is believed before view_of_claim has read it. */
 typedef struct {
     const void *data;
@@ -137,6 +148,7 @@ static int read_format(module_state *s, const char *name, const Py_buffer *b, vi
         v->size = sign == '@' ? formats[i].native : formats[i].standard;
     }
     v->swapped = v->size > 1 && (sign == '>' || sign == '!');
+    v->dtype = dtype_of(v->kind, v->size);
     if (!v->size) {
         const char last = *format ? format[strlen(format) - 1] : 0; /* of a record '}' */
         return refuse_elements(s, name, TEXT("format '%s'", format),
@@ -161,139 +173,149 @@ int view_of_buffer(module_state *s, const char *name, const Py_buffer *b, view *
 }
 
 /* ---------------------------------------------------------------- DLPack */
-static int is_known_element(const dlpack_tensor *t) {
-    switch (t->code) {
-    case DLPACK_BOOL: return t->bits == 8;
-    case DLPACK_BFLOAT: return t->bits == 16;
-    case DLPACK_FLOAT: return t->bits == 16 || t->bits == 32 || t->bits == 64;
-    case DLPACK_INT:
-    case DLPACK_UINT: return t->bits == 8 || t->bits == 16 || t->bits == 32 || t->bits == 64;
-    }
-    return 0;
+/* Kind and dtype of the elements, or false. */
+static int read_element(const dlpack_tensor *t, view *v) {
+    *v = (view){.size = t->bits / 8};
+    for (mth_dtype dtype = (mth_dtype)1; mth_dtype_size(dtype); dtype++)
+        if (t->code == mth_dtype_dlpack_code(dtype) && t->bits == 8 * mth_dtype_size(dtype)) {
+            v->dtype = dtype;
+            v->kind = kind_of_class(mth_dtype_get_class(dtype));
+            return 1;
+        }
+    v->kind = t->code == DLPACK_INT ? 'i' : 'u';
+    return (t->code == DLPACK_INT || t->code == DLPACK_UINT) &&
+        (t->bits == 8 || t->bits == 16 || t->bits == 32 || t->bits == 64);
 }
 
 int view_of_dlpack(module_state *s, const char *name, const dlpack_tensor *t, view *v) {
-    static const char kinds[] = {
-        [DLPACK_INT] = 'i', [DLPACK_UINT] = 'u', [DLPACK_FLOAT] = 'f', [DLPACK_BFLOAT] = 'h', [DLPACK_BOOL] = 'b'};
-    if (!is_known_element(t) || t->lanes != 1) {
+    if (!read_element(t, v) || t->lanes != 1) {
         raise_fix(s, MTH_ERROR_TYPE,
             TEXT("%s has elements of DLPack type code %d with %d bits, %d to an element, which arrays can't have", name,
                 t->code, t->bits, t->lanes),
             TEXT("cast it to float32 first (x.real of complex numbers), or to int64 for ids"));
         return -1;
     }
-    *v = (view){.kind = kinds[t->code], .size = t->bits / 8};
     return view_of_claim(s, name, &(claim){t->data, t->byte_offset, t->rank, t->shape, t->strides, v->size}, v);
 }
 
 /* ---------------------------------------------------------------- conversion of elements */
+enum { PIECE = 1024 }; /* elements that are converted at once */
+
 mth_dtype view_dtype(const view *v) {
-    if (v->kind == 'f' || v->kind == 'h') return MTH_FLOAT32;
+    if (v->kind == 'f') return MTH_FLOAT32;
     if (v->kind == 'b') return MTH_BOOL;
     return v->size < 4 || (v->size == 4 && v->kind == 'i') ? MTH_INT32 : MTH_INT64;
 }
 
-static float half_to_float(uint16_t h) {
-    int exponent = h >> 10 & 31, fraction = h & 1023;
-    double value = exponent == 31 ? (fraction ? NAN : INFINITY)
-        : exponent                ? ldexp(1024 + fraction, exponent - 25)
-                                  : ldexp(fraction, -24);
-    return (float)(h >> 15 ? -value : value);
-}
-
-static float bfloat_to_float(uint16_t b) {
-    uint32_t bits = (uint32_t)b << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static number read_number(const char *at, const view *v) {
-    union {
-        uint64_t u;
-        float f;
-        double d;
-        uint16_t h;
-    } bits = {0};
-    memcpy(&bits, at, (size_t)v->size); /* little-endian, as all machines that the library is built for */
-    if (v->swapped) bits.u = __builtin_bswap64(bits.u) >> (64 - 8 * v->size);
-    if (v->kind == 'h') return (number){'f', .real = bfloat_to_float(bits.h)};
-    if (v->kind == 'f')
-        return (number){'f', .real = v->size == 2 ? half_to_float(bits.h) : v->size == 4 ? bits.f : bits.d};
-    if (v->kind != 'i') return (number){'u', .natural = bits.u};
-    const int unused = 64 - 8 * v->size;
-    return (number){'i', .integer = (int64_t)(bits.u << unused) >> unused};
-}
-
-static int fits(const number *n, int64_t low, int64_t high) {
-    return n->kind == 'u' ? n->natural <= (uint64_t)high : n->integer >= low && n->integer <= high;
-}
-
-/* Rounded once. Returns 0 where an integer does not fit. */
-static int write_number(void *to, int64_t i, mth_dtype dtype, const number *n) {
-    switch (dtype) {
-    case MTH_FLOAT64:
-        ((double *)to)[i] = n->kind == 'u' ? (double)n->natural : n->kind == 'i' ? (double)n->integer : n->real;
-        return 1;
-    case MTH_BOOL:
-        ((uint8_t *)to)[i] = n->kind == 'u' ? n->natural != 0 : n->kind == 'i' ? n->integer != 0 : n->real != 0;
-        return 1;
-    case MTH_INT32:
-        ((int32_t *)to)[i] = (int32_t)(n->kind == 'u' ? (int64_t)n->natural : n->integer);
-        return fits(n, INT32_MIN, INT32_MAX);
-    case MTH_INT64:
-        ((int64_t *)to)[i] = n->kind == 'u' ? (int64_t)n->natural : n->integer;
-        return fits(n, INT64_MIN, INT64_MAX);
-    case MTH_FLOAT32:
-    case MTH_BFLOAT16: break;
+/* `count` elements from the address on, `step` bytes apart, one behind the other in this machine's order of bytes. */
+static void gather(const char *from, int64_t step, int64_t count, int size, int swapped, void *to) {
+#define GATHER(type, swap)                                                                                             \
+    for (int64_t i = 0; i < count; i++) {                                                                              \
+        type bits;                                                                                                     \
+        memcpy(&bits, from + i * step, sizeof bits);                                                                   \
+        ((type *)to)[i] = swapped ? swap(bits) : bits;                                                                 \
+    }                                                                                                                  \
+    break
+#define ITSELF(bits) (bits)
+    switch (size) {
+    case 1: GATHER(uint8_t, ITSELF);
+    case 2: GATHER(uint16_t, __builtin_bswap16);
+    case 4: GATHER(uint32_t, __builtin_bswap32);
+    default: GATHER(uint64_t, __builtin_bswap64);
     }
-    float value = n->kind == 'u' ? (float)n->natural : n->kind == 'i' ? (float)n->integer : (float)n->real;
-    if (dtype == MTH_FLOAT32) {
-        ((float *)to)[i] = value;
-        return 1;
-    }
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits = value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to nearest even */
-    ((uint16_t *)to)[i] = (uint16_t)bits;
-    return 1;
+#undef GATHER
+#undef ITSELF
 }
 
-int view_pack(const view *v, mth_dtype dtype, void *to, number *bad) {
-    const int64_t inner = v->rank ? v->shape[v->rank - 1] : 1, step = v->rank ? v->stride[v->rank - 1] : 0;
-    /* what most data is */
-    const int plain = dtype == MTH_FLOAT32 && v->kind == 'f' && !v->swapped ? v->size : 0;
+/* Integers that arrays don't have, in place of which int64 is converted; those of 64 bits without a sign are made below
+   2^63 where they are. `to` may be `from`. */
+static void extend(const void *from, char kind, int size, int64_t count, int64_t *to) {
+#define EXTEND(type)                                                                                                   \
+    for (int64_t i = count - 1; i >= 0; i--) to[i] = (int64_t)((const type *)from)[i];                                 \
+    break
+    switch (kind == 'u' ? -size : size) {
+    case 1: EXTEND(int8_t);
+    case 2: EXTEND(int16_t);
+    case -1: EXTEND(uint8_t);
+    case -2: EXTEND(uint16_t);
+    case -4: EXTEND(uint32_t);
+    }
+#undef EXTEND
+}
+
+/* Natural numbers of 64 bits. Those from 2^63 on are rounded once: to 53 bits, or to fewer with the last of 53 set
+   where any behind it is. */
+static int64_t pack_naturals(const uint64_t *from, int64_t count, mth_dtype dtype, void *to) {
+    double real[PIECE];
+    const int is_integer = mth_dtype_get_class(dtype) == MTH_CLASS_INTEGER;
+    int64_t lost = -1;
+    for (int64_t i = 0; i < count; i++) {
+        const uint64_t n = from[i];
+        real[i] =
+            dtype == MTH_FLOAT64 || n < (uint64_t)1 << 53 ? (double)n : (double)(n >> 11 | !!(n & 0x7ff)) * 0x1p11;
+        if (is_integer && lost < 0 && n > INT64_MAX) lost = i;
+    }
+    if (!is_integer) return mth_dtype_convert(MTH_FLOAT64, real, dtype, to, (size_t)count);
+    const int64_t other = mth_dtype_convert(MTH_INT64, from, dtype, to, (size_t)count);
+    return lost < 0 || (other >= 0 && other < lost) ? other : lost;
+}
+
+/* At most PIECE elements. */
+static int64_t pack_piece(const view *v, const char *from, int64_t step, int64_t count, mth_dtype dtype, void *to) {
+    uint64_t elements[PIECE];
+    int64_t wide[PIECE];
+    const int in_place = v->dtype && !v->swapped && step == v->size && (uintptr_t)from % (uintptr_t)v->size == 0;
+    if (in_place) return mth_dtype_convert(v->dtype, from, dtype, to, (size_t)count);
+    gather(from, step, count, v->size, v->swapped, elements);
+    if (v->dtype) return mth_dtype_convert(v->dtype, elements, dtype, to, (size_t)count);
+    if (v->kind == 'u' && v->size == 8) return pack_naturals(elements, count, dtype, to);
+    extend(elements, v->kind, v->size, count, wide);
+    return mth_dtype_convert(MTH_INT64, wide, dtype, to, (size_t)count);
+}
+
+int64_t view_pack(const view *v, mth_dtype dtype, void *to) {
+    const int flat = is_row_major(v); /* all is one row */
+    const int64_t inner = flat ? v->count : v->shape[v->rank - 1], step = flat ? v->size : v->stride[v->rank - 1];
     int64_t index[MAX_RANK] = {0};
     for (int64_t done = 0; done < v->count; done += inner) {
         const char *row = v->data;
-        for (int d = 0; d < v->rank - 1; d++) row += index[d] * v->stride[d];
-        if (plain == 8)
-            for (int64_t i = 0; i < inner; i++) {
-                double real;
-                memcpy(&real, row + i * step, sizeof real);
-                ((float *)to)[done + i] = (float)real;
-            }
-        else if (plain == 4)
-            for (int64_t i = 0; i < inner; i++) memcpy((float *)to + done + i, row + i * step, sizeof(float));
-        else
-            for (int64_t i = 0; i < inner; i++) {
-                number n = read_number(row + i * step, v);
-                if (write_number(to, done + i, dtype, &n)) continue;
-                *bad = n;
-                return -1;
-            }
+        for (int d = 0; !flat && d < v->rank - 1; d++) row += index[d] * v->stride[d];
+        for (int64_t i = 0; i < inner; i += PIECE) {
+            const int64_t some = inner - i < PIECE ? inner - i : PIECE,
+                          lost = pack_piece(v, row + i * step, step, some, dtype,
+                              (char *)to + (done + i) * (int64_t)mth_dtype_size(dtype));
+            if (lost >= 0) return done + i + lost;
+        }
         for (int d = v->rank - 2; d >= 0 && ++index[d] == v->shape[d]; d--) index[d] = 0;
     }
-    return 0;
+    return -1;
+}
+
+PyObject *view_element(const view *v, int64_t index) {
+    const char *from = v->data;
+    for (int d = v->rank - 1; d >= 0; d--) {
+        from += index % v->shape[d] * v->stride[d];
+        index /= v->shape[d];
+    }
+    uint64_t element = 0;
+    int64_t wide = 0;
+    double real = 0;
+    gather(from, 0, 1, v->size, v->swapped, &element);
+    if (v->kind == 'f') {
+        mth_dtype_convert(v->dtype, &element, MTH_FLOAT64, &real, 1);
+        return PyFloat_FromDouble(real);
+    }
+    if (v->kind == 'u' && v->size == 8) return PyLong_FromUnsignedLongLong(element);
+    if (v->dtype)
+        mth_dtype_convert(v->dtype, &element, MTH_INT64, &wide, 1);
+    else
+        extend(&element, v->kind, v->size, 1, &wide);
+    return PyLong_FromLongLong(wide);
 }
 
 int view_is_direct(const view *v, mth_dtype dtype) {
-    const char kind = dtype == MTH_BOOL            ? 'b'
-        : dtype == MTH_BFLOAT16                    ? 'h'
-        : dtype == MTH_INT32 || dtype == MTH_INT64 ? 'i'
-                                                   : 'f';
-    if (v->kind != kind || v->swapped || (size_t)v->size != mth_dtype_size(dtype) || !is_row_major(v)) return 0;
+    if (v->dtype != dtype || v->swapped || !is_row_major(v)) return 0;
     unsigned char bits = 0; /* a true of other producers may be any byte but 0 */
-    for (int64_t i = 0; kind == 'b' && i < v->count; i++) bits |= (unsigned char)v->data[i];
+    for (int64_t i = 0; v->kind == 'b' && i < v->count; i++) bits |= (unsigned char)v->data[i];
     return bits <= 1 && (uintptr_t)v->data % (uintptr_t)v->size == 0;
 }

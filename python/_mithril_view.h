@@ -12,7 +12,8 @@ typedef struct {
     int rank;
     int64_t shape[MAX_RANK], stride[MAX_RANK]; /* strides in bytes; 0 where there is no second element */
     int64_t count;                             /* elements */
-    char kind;                                 /* 'f' float, 'h' bfloat16, 'i' signed, 'u' unsigned, 'b' bool */
+    mth_dtype dtype;                           /* of an element; 0: it is an integer that arrays don't have */
+    char kind;                                 /* 'f' floating, 'i' signed, 'u' unsigned, 'b' bool */
     int size;                                  /* bytes of an element */
     int swapped;                               /* its most significant byte stands first */
 } view;
@@ -29,13 +30,9 @@ int refuse_elements(module_state *, const char *name, PyObject *what, const char
 mth_dtype view_dtype(const view *); /* that of an array with such elements, unless another is asked for */
 /* Whether the memory is what an array of the dtype has: then it needs no packing. */
 int view_is_direct(const view *, mth_dtype);
-/* An element as what it is by its kind: 'f' real, 'i' integer, 'u' natural. */
-typedef struct {
-    char kind;
-    double real;
-    int64_t integer;
-    uint64_t natural;
-} number;
-/* All elements row-major in the dtype. 0, or -1 where an integer doesn't fit (`bad` is it). Needs no GIL. */
-int view_pack(const view *, mth_dtype, void *to, number *bad);
+/* All elements row-major in the dtype. Returns the index of the first one that the dtype can't hold: an integer out of
+   range, a finite number that would become infinite; -1 where there is none. Needs no GIL. */
+int64_t view_pack(const view *, mth_dtype, void *to);
+/* An element by its index in row-major order, as Python has it. A new reference, or NULL with an error set. */
+PyObject *view_element(const view *, int64_t index);
 #endif

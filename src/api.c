@@ -79,12 +79,11 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
         TRY(check_name(c->model, "shapes", "input", d->name, &c->inputs));
         if (shape.kind == MTH_ARG_LIST && shape.count == 2 && shape.items[0].kind == MTH_ARG_LIST &&
             shape.items[1].kind == MTH_ARG_STRING) {
-            for (d->dtype = MTH_FLOAT32;
-                d->dtype <= MTH_BFLOAT16 && strcmp(mth_dtype_name(d->dtype), shape.items[1].string); d->dtype++) {}
-            if (d->dtype > MTH_BFLOAT16)
+            d->dtype = mth_dtype_find(shape.items[1].string);
+            if (!d->dtype)
                 return FAIL(MTH_ERROR_VALUE,
                     F("shapes: '%s' has the unknown dtype '%s'", d->name, shape.items[1].string),
-                    F("use float32, int32, int64 or bool"));
+                    F("use %s", mth_dtype_names()));
             shape = shape.items[0];
         }
         bool good = shape.kind == MTH_ARG_LIST && shape.count <= MTH__RANK;

@@ -119,12 +119,15 @@ mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int
 mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape,
     const mth_arg *spec, mth_array **out) {
     const double limit = dtype == MTH_INT32 ? 0x1p31 : 0x1p63;
+    if (mth__is_float(dtype) && mth__dtype_first_lost(MTH_FLOAT64, &value, dtype, 1) == 0)
+        return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s: it would become infinite", value, mth_dtype_name(dtype)),
+            F("give a value of at most %.8g in magnitude", mth_dtype_largest(dtype)));
     if (dtype == MTH_BOOL && value != 0 && value != 1)
         return FAIL(MTH_ERROR_VALUE, F("%g is no bool", value), F("give 0 or 1"));
-    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && isfinite(value) && value != trunc(value))
+    if (mth__is_integer(dtype) && isfinite(value) && value != trunc(value))
         return FAIL(MTH_ERROR_VALUE, F("%g is not a whole number, as %s needs it", value, mth_dtype_name(dtype)),
             F("round it"));
-    if ((dtype == MTH_INT32 || dtype == MTH_INT64) && !(value >= -limit && value < limit))
+    if (mth__is_integer(dtype) && !(value >= -limit && value < limit))
         return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s", value, mth_dtype_name(dtype)),
             F("give a value inside [%g, %g)", -limit, limit));
     return array_make(b, dtype, rank, shape, spec, mth__fill_constant, &value, out);

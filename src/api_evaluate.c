@@ -1,6 +1,7 @@
 /* Public functions that make parameters and run plans. */
 #include "plan_cache.h"
 #include "base/philox.h"
+#include <stdio.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- parameters */
@@ -109,8 +110,8 @@ static void list_given(const mth__names *known, const mth_named *item, size_t co
 }
 
 /* The array that an entry takes, checked against what the plan says. */
+static const char *const what[] = {"input", "parameter", "gradient of output"}; /* by kind of entry */
 static mth_status entry_array(const mth__plan *plan, size_t entry, const given_arrays *given, mth_array **out) {
-    static const char *const what[] = {"input", "parameter", "gradient of output"};
     const mth__entry *e = &plan->program->entry.at[entry];
     mth_array *a = given->of[e->kind][plan->number[entry]];
     bool dtype = a && a->dtype != e->dtype && !(mth__is_float(a->dtype) && mth__is_float(e->dtype));
@@ -128,6 +129,16 @@ static mth_status entry_array(const mth__plan *plan, size_t entry, const given_a
     if (module) s = mth__error_operator(s, module);
     if (a) s = mth__error_tensor(s, array_text("given", a->dtype, a->shape, NULL));
     return mth__error_tensor(s, array_text(a ? "expected" : e->name, e->dtype, e->shape, &e->sharding));
+}
+
+/* The array as the plan takes it: in its layout and dtype, on the backend's devices. */
+static mth_status hold(const mth__plan *plan, size_t entry, mth_array *a, mth__devices *on, mth_array **out) {
+    const mth__entry *e = &plan->program->entry.at[entry];
+    char name[256];
+    snprintf(name, sizeof name, "%s '%s'", what[e->kind], e->name);
+    mth_status s = mth__array_as(a, name, on, e->dtype, &e->sharding, out);
+    const char *module = s ? mth__program_reader(plan->program, (int)entry) : NULL;
+    return module ? mth__error_operator(s, module) : s;
 }
 
 static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays *parameters) {
@@ -186,7 +197,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
         s = entry_array(plan, i, &given, &a);
-        if (!s) s = mth__array_as(a, &c->backend->devices, p->entry.at[i].dtype, &p->entry.at[i].sharding, &held[i]);
+        if (!s) s = hold(plan, i, a, &c->backend->devices, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[plan->entry_offset[i] + r] = held[i]->held[r].buffer;
     }
     if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});

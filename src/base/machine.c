@@ -140,7 +140,7 @@ mth_status mth__machine_parse(mth__arena *arena, const char *file, const char *t
                 F("add a line of it; machines/nominal.txt has them all"));
     mth__machine *machine = reading.machine;
     machine->name = mth__copy_text(arena, file);
-    for (int dtype = 0; dtype < MTH__MACHINE_DTYPES; dtype++) {
+    for (int dtype = 0; dtype < MTH__DTYPE_COUNT; dtype++) {
         machine->flops[dtype] = reading.flops[FLOAT32];
         for (int k = 0; k < FLOPS_DTYPES; k++)
             if (reading.flops_line[k] && !strcmp(mth_dtype_name((mth_dtype)dtype), flops_dtypes[k]))
@@ -200,7 +200,7 @@ mth__device_model mth__device_model_of(const mth__machine *machine, int naxes, i
             ? (int64_t)(machine->device_memory / share)
             : INT64_MAX,
         .slowest_rate = INFINITY};
-    for (int dtype = 0; dtype < MTH__MACHINE_DTYPES; dtype++) model.flops[dtype] = machine->flops[dtype] / share;
+    for (int dtype = 0; dtype < MTH__DTYPE_COUNT; dtype++) model.flops[dtype] = machine->flops[dtype] / share;
     for (int k = 0; k < naxes; k++) {
         const int axis = naxes - 1 - k;
         model.link_rate[axis] = machine->link_rate[k] / share;
@@ -220,7 +220,7 @@ static void print_list(mth__text *text, const char *name, const double figure[MT
 }
 
 void mth__machine_print(mth__text *text, const mth__machine *machine) {
-    for (int dtype = 1; dtype < MTH__MACHINE_DTYPES; dtype++)
+    for (int dtype = 1; dtype < MTH__DTYPE_COUNT; dtype++)
         for (int k = 0; k < FLOPS_DTYPES; k++)
             if (!strcmp(mth_dtype_name((mth_dtype)dtype), flops_dtypes[k]) &&
                 (k == FLOAT32 || machine->flops[dtype] != machine->flops[MTH_FLOAT32]))

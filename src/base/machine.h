@@ -12,12 +12,13 @@
  *                                  machine, and n devices have an n-th of them each */
 #ifndef MTH__MACHINE_H
 #define MTH__MACHINE_H
+#include "base/dtype.h"
 #include "base/text.h"
 
-enum { MTH__MACHINE_AXES = 4, MTH__MACHINE_DTYPES = 16 /* more than there are */ };
+enum { MTH__MACHINE_AXES = 4 };
 typedef struct mth__machine {
-    const char *name;                  /* "h100", "machines/mine.txt" */
-    double flops[MTH__MACHINE_DTYPES]; /* by mth_dtype */
+    const char *name;               /* "h100", "machines/mine.txt" */
+    double flops[MTH__DTYPE_COUNT]; /* by mth_dtype */
     double memory_rate, kernel_latency;
     double link_rate[MTH__MACHINE_AXES], link_latency[MTH__MACHINE_AXES]; /* [0]: of the innermost axis */
     double device_memory;                                                 /* 0: not bounded */
@@ -27,7 +28,7 @@ typedef struct mth__machine {
 /* What one device of a mesh can do: the machine's figures, shared where devices share it. */
 typedef struct mth__device_model {
     const mth__machine *machine;
-    double flops[MTH__MACHINE_DTYPES];
+    double flops[MTH__DTYPE_COUNT];
     double memory_rate, kernel_latency;
     double link_rate[MTH__MACHINE_AXES], link_latency[MTH__MACHINE_AXES]; /* by axis of the mesh */
     double slowest_rate, slowest_latency;                                 /* of its links */

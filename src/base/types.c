@@ -1,24 +1,7 @@
 #include "base/types.h"
 #include <string.h>
 
-/* ---------------------------------------------------------------- dtypes and shapes */
-static const struct {
-    const char *name;
-    size_t size;
-    bool floating;
-} dtypes[] = {
-    [MTH_FLOAT32] = {"float32", 4, true},
-    [MTH_FLOAT64] = {"float64", 8, true},
-    [MTH_INT32] = {"int32", 4, false},
-    [MTH_INT64] = {"int64", 8, false},
-    [MTH_BOOL] = {"bool", 1, false},
-    [MTH_BFLOAT16] = {"bfloat16", 2, true},
-};
-static bool known(mth_dtype d) { return d >= MTH_FLOAT32 && d <= MTH_BFLOAT16; }
-const char *mth_dtype_name(mth_dtype d) { return known(d) ? dtypes[d].name : "unknown"; }
-size_t mth_dtype_size(mth_dtype d) { return known(d) ? dtypes[d].size : 0; }
-bool mth__is_float(mth_dtype d) { return known(d) && dtypes[d].floating; }
-
+/* ---------------------------------------------------------------- shapes */
 bool mth__shape_equal(mth__shape a, mth__shape b) {
     if (a.rank != b.rank) return false;
     for (int d = 0; d < a.rank; d++)
@@ -41,9 +24,9 @@ void mth__shape_strides(mth__shape s, int64_t stride[MTH__RANK]) {
 }
 
 mth_status mth__shape_check(mth__shape s, mth_dtype dtype) {
-    if (!known(dtype))
-        return FAIL(MTH_ERROR_TYPE, F("%d is no dtype", (int)dtype),
-            F("use MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL or MTH_BFLOAT16"));
+    if (!mth__is_dtype(dtype))
+        return FAIL(
+            MTH_ERROR_TYPE, F("%d is no dtype", (int)dtype), F("use MTH_FLOAT32 or another dtype of mithril.h"));
     if (s.rank < 0 || s.rank > MTH__RANK)
         return FAIL(MTH_ERROR_VALUE, F("a tensor has 0 to %d dimensions, this one %d", MTH__RANK, s.rank),
             F("reshape it to %d dimensions or fewer", MTH__RANK));

@@ -1,6 +1,7 @@
 /* Dtypes, shapes, placements (a grid of devices) and shardings (which axes of the grid split which dimension). */
 #ifndef MTH__TYPES_H
 #define MTH__TYPES_H
+#include "base/dtype.h"
 #include "base/machine.h"
 #include "base/table.h"
 #include "base/text.h"
@@ -29,7 +30,6 @@ int64_t mth__shape_size(mth__shape);
 void mth__shape_strides(mth__shape, int64_t stride[MTH__RANK]); /* in elements, row-major */
 const char *mth__shape_text(mth__arena *, mth__shape);          /* "(32, 2048)", "(4,)", "()" */
 mth_status mth__shape_check(mth__shape, mth_dtype);             /* no dimension below 0; the bytes fit in 62 bits */
-bool mth__is_float(mth_dtype);
 
 /* A grid of devices: the whole mesh, one device, a stage's list, a slice of the mesh. Interned (see mth__mesh): equal
  * is ==. */

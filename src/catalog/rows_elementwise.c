@@ -102,9 +102,9 @@ GRAD(maximum) { /* to the larger operand; a tie gives half to each */
 static mth_status infer_cast(mth__node *n) {
     n->out[0]->shape = n->in[0]->shape;
     n->out[0]->dtype = (mth_dtype)n->attrs.dtype;
-    if (n->attrs.dtype >= MTH_FLOAT32 && n->attrs.dtype <= MTH_BFLOAT16) return NULL;
-    return mth__row_error(n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.dtype),
-        F("give one of float32, float64, int32, int64, bool, bfloat16"));
+    if (mth__is_dtype((mth_dtype)n->attrs.dtype)) return NULL;
+    return mth__row_error(
+        n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.dtype), F("give %s", mth_dtype_names()));
 }
 static mth_status infer_mask(mth__node *n) {
     n->out[0]->shape = n->in[0]->shape;

@@ -1,10 +1,12 @@
 /* Arrays: the parts that devices hold, other layouts of the same values, and what is read of an array. */
 #include "data/array.h"
+#include "base/number.h"
 #include "base/status.h"
 #include "base/stop.h"
 #include "base/text.h"
 #include "data/box.h"
 #include "data/fill.h"
+#include <stdio.h>
 #include <string.h>
 
 /* The rank that stands for all with the same part: its coordinates are 0 on the axes that split nothing. */
@@ -176,8 +178,30 @@ static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_a
     return NULL;
 }
 
+mth_status mth__misfit(
+    const char *what, mth_dtype from, const void *element, mth__shape shape, int64_t at, mth_dtype to) {
+    const mth__dtype_facts *facts = &mth__dtypes[to];
+    mth__shape index = shape;
+    char where[256], value[32];
+    for (int d = shape.rank - 1; d >= 0; at /= shape.dim[d], d--) index.dim[d] = at % shape.dim[d];
+    mth__shape_write(where, sizeof where, index);
+    if (mth__is_float(from))
+        mth__print(value, sizeof value, "%.9g", mth__dtype_load(from, element, 0));
+    else {
+        int64_t integer;
+        mth__dtype_convert(from, element, MTH_INT64, &integer, 1);
+        snprintf(value, sizeof value, "%lld", (long long)integer);
+    }
+    const bool real = mth__is_float(to);
+    return FAIL(MTH_ERROR_VALUE,
+        F("%s holds %s at index %s, which does not fit in %s%s", what, value, where, facts->name,
+            real ? ": it would become infinite" : ""),
+        real ? F("scale the numbers first, or cut them off at %.8g in magnitude", facts->largest)
+             : F("give numbers from %lld to %lld", (long long)facts->least, (long long)facts->most));
+}
+
 mth_status mth__array_as(
-    mth_array *a, mth__devices *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
+    mth_array *a, const char *what, mth__devices *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
     mth__sharding to = *sharding;
     mth__sharding_canonical(&to, a->shape);
     TRY(need_data(a));
@@ -201,9 +225,12 @@ mth_status mth__array_as(
     if (!s && a->dtype != dtype) {
         int64_t bytes = n * (int64_t)mth_dtype_size(dtype);
         cast = mth__malloc((size_t)bytes);
+        const int64_t lost = mth__dtype_first_lost(a->dtype, whole, dtype, n);
         if (!cast) s = mth__lacks_memory("an array", bytes);
-        for (int64_t i = 0; cast && i < n; i++)
-            mth__element_store(dtype, cast, i, mth__element_load(a->dtype, whole, i));
+        if (!s && lost >= 0)
+            s = mth__misfit(
+                what, a->dtype, (const char *)whole + lost * (int64_t)mth_dtype_size(a->dtype), a->shape, lost, dtype);
+        if (!s) mth__dtype_convert(a->dtype, whole, dtype, cast, n);
     }
     if (!s) s = mth__array_fill(b, mth__fill_from_whole, cast ? cast : whole);
     mth__free(cast);

@@ -30,38 +30,6 @@ void mth__held_strides(
     }
 }
 
-double mth__element_load(mth_dtype dtype, const void *data, int64_t i) {
-    uint32_t bits;
-    float value;
-    switch (dtype) {
-    case MTH_FLOAT32: return ((const float *)data)[i];
-    case MTH_FLOAT64: return ((const double *)data)[i];
-    case MTH_INT32: return ((const int32_t *)data)[i];
-    case MTH_INT64: return (double)((const int64_t *)data)[i];
-    case MTH_BOOL: return ((const uint8_t *)data)[i];
-    case MTH_BFLOAT16: break;
-    }
-    bits = (uint32_t)((const uint16_t *)data)[i] << 16;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-void mth__element_store(mth_dtype dtype, void *data, int64_t i, double value) {
-    const float single = (float)value;
-    uint32_t bits;
-    switch (dtype) {
-    case MTH_FLOAT32: ((float *)data)[i] = single; return;
-    case MTH_FLOAT64: ((double *)data)[i] = value; return;
-    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)value; return;
-    case MTH_INT64: ((int64_t *)data)[i] = (int64_t)value; return;
-    case MTH_BOOL: ((uint8_t *)data)[i] = value != 0; return;
-    case MTH_BFLOAT16: break;
-    }
-    memcpy(&bits, &single, sizeof bits);
-    /* to nearest even */
-    ((uint16_t *)data)[i] = (uint16_t)(single != single ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /* ---------------------------------------------------------------- copies */
 mth_status mth__fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
     int64_t local[MTH__RANK], global[MTH__RANK], offset;
@@ -147,10 +115,8 @@ static void draw(
         } else {
             for (int64_t i = 0; i < count; i++) some[i] = f->init == MTH__INIT_ONE;
         }
-        if (dtype == MTH_FLOAT32)
-            memcpy((float *)data + at + done, some, (size_t)count * sizeof *some);
-        else
-            for (int64_t i = 0; i < count; i++) mth__element_store(dtype, data, at + done + i, some[i]);
+        mth__dtype_convert(
+            MTH_FLOAT32, some, dtype, (char *)data + (at + done) * (int64_t)mth_dtype_size(dtype), count);
     }
 }
 
@@ -181,7 +147,7 @@ static void constant_range(const range *r) {
     const double value = *(const double *)r->what;
     const mth_dtype dtype = r->array->dtype;
     uint64_t bits[1] = {0};
-    mth__element_store(dtype, bits, 0, value);
+    mth__dtype_store(dtype, bits, 0, value);
     switch (mth_dtype_size(dtype)) {
     case 1: memset((char *)r->data + r->begin, (int)(bits[0] & 0xff), (size_t)(r->end - r->begin)); break;
     case 2:

@@ -7,8 +7,6 @@ int64_t mth__held_elements(const mth_array *, const mth__held *);
 /* Strides in elements of a part in its own memory and in the whole; `offset`: of its first element in the whole. */
 void mth__held_strides(
     const mth_array *, const mth__held *, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset);
-double mth__element_load(mth_dtype, const void *data, int64_t i);
-void mth__element_store(mth_dtype, void *data, int64_t i, double value);
 
 /* range 0: floating, as init says; else int32 */
 typedef struct {

@@ -11,6 +11,7 @@
 #include "data/safetensors_header.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -110,54 +111,15 @@ static mth_status find_tensor(const open_file *f, const char *name, const mth__f
 }
 
 /* ---------------------------------------------------------------- data */
-typedef enum { AS_IT_IS, DOUBLE, BFLOAT, HALF } file_conversion;
-static const struct {
-    const char *name;
-    mth_dtype as;
-    int size;
-    file_conversion from;
-} dtypes[] = {{"F32", MTH_FLOAT32, 4, AS_IT_IS}, {"I32", MTH_INT32, 4, AS_IT_IS}, {"I64", MTH_INT64, 8, AS_IT_IS},
-    {"BOOL", MTH_BOOL, 1, AS_IT_IS}, {"F64", MTH_FLOAT32, 8, DOUBLE}, {"BF16", MTH_FLOAT32, 2, BFLOAT},
-    {"F16", MTH_FLOAT32, 2, HALF}};
-
 /* A tensor of the file on its way to a device. Strides are those of the library's array, transposed where asked. */
 typedef struct {
     open_file *file;
-    uint64_t begin; /* bytes of the file before it */
-    int kind;
+    const mth__file_tensor *tensor;
+    uint64_t begin;     /* bytes of the file before it */
+    mth_dtype from, to; /* of its elements in the file, in the array */
     int64_t stride[MTH__RANK];
     bool transposed;
 } file_source;
-
-static float half_to_float(uint16_t h) {
-    uint32_t sign = (uint32_t)(h >> 15) << 31, exponent = h >> 10 & 31, fraction = h & 1023, bits;
-    if (exponent == 31)
-        bits = sign | 0x7f800000u | fraction << 13;
-    else if (exponent)
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    else {
-        float tiny = (float)fraction * 0x1p-24f; /* a subnormal half is a normal float */
-        memcpy(&bits, &tiny, 4);
-        bits |= sign;
-    }
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-static void convert(file_conversion from, const void *in, int64_t n, float *out) {
-    const double *wide = in;
-    const uint16_t *narrow = in;
-    if (from == DOUBLE)
-        for (int64_t i = 0; i < n; i++) out[i] = (float)wide[i];
-    else if (from == HALF)
-        for (int64_t i = 0; i < n; i++) out[i] = half_to_float(narrow[i]);
-    else
-        for (int64_t i = 0; i < n; i++) {
-            const uint32_t bits = (uint32_t)narrow[i] << 16;
-            memcpy(&out[i], &bits, 4);
-        }
-}
 
 static mth_status make_buffer(unsigned char **buffer, size_t size, const char *path) {
     if (!*buffer) *buffer = mth__malloc(BUFFER * size);
@@ -166,19 +128,30 @@ static mth_status make_buffer(unsigned char **buffer, size_t size, const char *p
                          F("free memory and try again"));
 }
 
+static mth_status misfit(const file_source *s, const void *element, int64_t at) {
+    const mth__file_tensor *tensor = s->tensor;
+    mth__shape shape = {.rank = tensor->rank};
+    char what[512];
+    memcpy(shape.dim, tensor->dim, sizeof tensor->dim);
+    snprintf(what, sizeof what, "tensor '%.*s' of %s", (int)tensor->name.n, tensor->name.at, s->file->path);
+    return mth__misfit(what, s->from, element, shape, at, s->to);
+}
+
 /* `rows` runs of `n` elements of the file, the first from element `at` on, each `step` elements behind the last: one
    after the other, in the array's dtype; valid until the next call. */
 static mth_status read_runs(const file_source *s, int64_t rows, int64_t step, int64_t at, int64_t n, const void **out) {
     open_file *f = s->file;
-    const size_t size = (size_t)dtypes[s->kind].size;
+    const size_t size = mth_dtype_size(s->from);
     TRY(make_buffer(&f->buffer, sizeof(double), f->path));
     for (int64_t i = 0; i < rows; i++)
         TRY(read_bytes(
             f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size, (size_t)n * size));
     *out = f->buffer;
-    if (dtypes[s->kind].from == AS_IT_IS) return NULL;
-    TRY(make_buffer(&f->converted, sizeof(float), f->path));
-    convert(dtypes[s->kind].from, f->buffer, rows * n, (float *)f->converted);
+    if (s->from == s->to) return NULL;
+    const int64_t lost = mth__dtype_first_lost(s->from, f->buffer, s->to, rows * n);
+    if (lost >= 0) return misfit(s, f->buffer + (size_t)lost * size, at + lost / n * step + lost % n);
+    TRY(make_buffer(&f->converted, sizeof(double), f->path));
+    mth__dtype_convert(s->from, f->buffer, s->to, f->converted, rows * n);
     *out = f->converted;
     return NULL;
 }
@@ -209,7 +182,7 @@ static int64_t one_piece(const file_box *b, int d) {
 /* Reads the dimensions d and on: at once where they are one piece; else as many indices of d as the buffer has room
    for; else each index on its own. */
 static mth_status read_box(const file_source *s, const file_box *b, int d, int64_t at, int64_t to) {
-    const bool as_it_is = dtypes[s->kind].from == AS_IT_IS;
+    const bool as_it_is = s->from == s->to;
     const int64_t element = (int64_t)mth_dtype_size(b->dtype), piece = as_it_is ? one_piece(b, d) : 0;
     if (piece)
         return read_bytes(
@@ -252,15 +225,19 @@ static mth_status fill_from_file(void *context, const mth_array *a, const mth__h
     return read_box(s, &b, 0, at, 0);
 }
 
-/* Returns the tensor's dtype and shape as the library will see them, and where its data lies. */
+static mth_dtype dtype_of_file(const char *name) {
+    for (int i = 1; i < MTH__DTYPE_COUNT; i++)
+        if (strcmp(mth__dtypes[i].file, name) == 0) return (mth_dtype)i;
+    return (mth_dtype)0;
+}
+
+/* The tensor's shape as the library will see it, and where its data lies. Floating elements become `floating`. */
 static mth_status view_tensor(
-    open_file *f, const char *name, bool transpose, mth_dtype *dtype, mth__shape *shape, file_source *out) {
+    open_file *f, const char *name, bool transpose, mth_dtype floating, mth__shape *shape, file_source *out) {
     const mth__file_tensor *t = NULL;
     TRY(find_tensor(f, name, &t));
-    int kind = -1;
-    for (int i = 0; i < (int)(sizeof dtypes / sizeof *dtypes); i++)
-        if (strcmp(dtypes[i].name, t->dtype) == 0) kind = i;
-    if (kind < 0)
+    const mth_dtype dtype = dtype_of_file(t->dtype);
+    if (!dtype)
         return FAIL(MTH_ERROR_UNSUPPORTED, F("tensor '%s' of %s has the dtype %s", name, f->path, t->dtype),
             F("store it as F32, F16, BF16, F64, I32, I64 or BOOL"));
     *shape = (mth__shape){.rank = t->rank};
@@ -270,8 +247,12 @@ static mth_status view_tensor(
         return FAIL(MTH_ERROR_VALUE,
             F("tensor '%s' of %s has %d dimensions and can't be transposed", name, f->path, t->rank),
             F("leave transpose out"));
-    *dtype = dtypes[kind].as;
-    *out = (file_source){.file = f, .begin = f->data + t->begin, .kind = kind, .transposed = transpose};
+    *out = (file_source){.file = f,
+        .tensor = t,
+        .begin = f->data + t->begin,
+        .from = dtype,
+        .to = mth__is_float(dtype) ? floating : dtype,
+        .transposed = transpose};
     mth__shape_strides(*shape, out->stride);
     if (transpose) {
         shape->dim[0] = t->dim[1];
@@ -312,11 +293,12 @@ static char *mismatch_fix(const wish *w, mth_dtype dtype, mth__shape shape) {
 }
 
 static mth_status read_array(file_reading *r, wish *w) {
-    mth_dtype dtype = MTH_FLOAT32;
     mth__shape shape;
     file_source from;
     mth__sharding sharding = {.on = mth__place_whole(r->devices->mesh)};
-    TRY(view_tensor(&r->file, w->tensor, w->transpose, &dtype, &shape, &from));
+    const mth_dtype floating = w->like && mth__is_float(w->like->dtype) ? w->like->dtype : MTH_FLOAT32;
+    TRY(view_tensor(&r->file, w->tensor, w->transpose, floating, &shape, &from));
+    const mth_dtype dtype = from.to;
     if (w->like) {
         if (dtype != w->like->dtype || !mth__shape_equal(shape, w->like->shape)) {
             char text[2][256];

@@ -21,10 +21,12 @@ static mth_status shape(mth__plan_parser *parser, mth__shape *out) {
 }
 
 mth_status mth__parse_typed_shape(mth__plan_parser *parser, mth_dtype *dtype, mth__shape *out) {
-    int d;
+    const char *words[MTH__DTYPE_COUNT - 1];
+    int word;
+    for (int i = 1; i < MTH__DTYPE_COUNT; i++) words[i - 1] = mth__dtypes[i].word;
     mth__read_skip(&parser->in);
-    TRY(mth__read_one_of(&parser->in, mth__dtype_words + 1, MTH_BFLOAT16, "dtype", &d));
-    *dtype = (mth_dtype)(d + 1);
+    TRY(mth__read_one_of(&parser->in, words, MTH__DTYPE_COUNT - 1, "dtype", &word));
+    *dtype = (mth_dtype)(word + 1);
     return shape(parser, out);
 }
 

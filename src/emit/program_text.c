@@ -96,7 +96,7 @@ static void add_placement(printer *writer, const mth__placement *on) {
 }
 
 static void add_shape(mth__text *text, mth_dtype dtype, mth__shape s) {
-    if (dtype) mth__text_add(text, "%s", mth__dtype_words[dtype]);
+    if (dtype) mth__text_add(text, "%s", mth__dtypes[dtype].word);
     mth__text_add(text, "[");
     for (int d = 0; d < s.rank; d++) mth__text_add(text, "%s%" PRId64, d ? "," : "", s.dim[d]);
     mth__text_add(text, "]");

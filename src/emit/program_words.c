@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const mth__dtype_words[MTH_BFLOAT16 + 1] = {"?", "f32", "f64", "i32", "i64", "bool", "bf16"};
 const char *const mth__memory_words[MTH__MEMORY_KINDS] = {
     "activation", "weight", "gradient", "input", "output", "communication", "optimizer"};
 const char *const mth__entry_words[MTH__ENTRY_KINDS] = {"input", "parameter", "seed", "state", "scalar"};

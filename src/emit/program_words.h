@@ -5,7 +5,6 @@
 #include "emit/program.h"
 #include "emit/collective.h"
 
-extern const char *const mth__dtype_words[MTH_BFLOAT16 + 1];
 extern const char *const mth__memory_words[MTH__MEMORY_KINDS];
 extern const char *const mth__entry_words[MTH__ENTRY_KINDS];
 extern const char *const mth__exit_words[MTH__EXIT_KINDS];

@@ -214,7 +214,7 @@ static mth_status measure_machine(void *context) {
     TRY(grow(b, long_gather, 1 << 18, 1 << 22, &size, &seconds));
     /* both devices take a half */
     const double rate = 4 * (double)size / fmax(seconds - link, seconds / 2);
-    for (int dtype = 0; dtype < MTH__MACHINE_DTYPES; dtype++) m->flops[dtype] = rounded(flops);
+    for (int dtype = 0; dtype < MTH__DTYPE_COUNT; dtype++) m->flops[dtype] = rounded(flops);
     m->memory_rate = rounded(memory);
     m->kernel_latency = rounded(kernel);
     for (int a = 0; a < MTH__MACHINE_AXES; a++) {

@@ -4,23 +4,14 @@
 #include "engine/reference/reference.h"
 #include <stdio.h>
 
+static inline mth_dtype element_inside(mth_dtype t) { return mth__is_float(t) ? MTH_FLOAT64 : MTH_INT64; }
 static inline mth__ref_element element_get(mth_dtype t, const void *data, int64_t i) {
-    switch (t) {
-    case MTH_FLOAT32: return (mth__ref_element){.real = (double)((const float *)data)[i]};
-    case MTH_FLOAT64: return (mth__ref_element){.real = ((const double *)data)[i]};
-    case MTH_INT32: return (mth__ref_element){.integer = ((const int32_t *)data)[i]};
-    case MTH_INT64: return (mth__ref_element){.integer = ((const int64_t *)data)[i]};
-    default: return (mth__ref_element){.integer = ((const uint8_t *)data)[i]};
-    }
+    mth__ref_element x;
+    mth__dtype_convert(t, (const char *)data + i * mth__dtypes[t].size, element_inside(t), &x, 1);
+    return x;
 }
 static inline void element_put(mth_dtype t, void *data, int64_t i, mth__ref_element x) {
-    switch (t) {
-    case MTH_FLOAT32: ((float *)data)[i] = (float)x.real; break;
-    case MTH_FLOAT64: ((double *)data)[i] = x.real; break;
-    case MTH_INT32: ((int32_t *)data)[i] = (int32_t)x.integer; break;
-    case MTH_INT64: ((int64_t *)data)[i] = x.integer; break;
-    default: ((uint8_t *)data)[i] = x.integer != 0;
-    }
+    mth__dtype_convert(element_inside(t), &x, t, (char *)data + i * mth__dtypes[t].size, 1);
 }
 /* For messages, and where integers are small. */
 static inline double element_real(mth_dtype t, const void *data, int64_t i) {

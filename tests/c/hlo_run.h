@@ -58,20 +58,11 @@ static mth_status hlo_drop(PJRT_Buffer *buffer) {
     args.buffer = buffer;
     return mth__pjrt_status(hlo_plugin, hlo_plugin->api->PJRT_Buffer_Destroy(&args), "free a buffer");
 }
-static int hlo_pjrt_type(mth_dtype t) {
-    static const int type[] = {[MTH_FLOAT32] = PJRT_Buffer_Type_F32,
-        [MTH_FLOAT64] = PJRT_Buffer_Type_F64,
-        [MTH_INT32] = PJRT_Buffer_Type_S32,
-        [MTH_INT64] = PJRT_Buffer_Type_S64,
-        [MTH_BOOL] = PJRT_Buffer_Type_PRED,
-        [MTH_BFLOAT16] = PJRT_Buffer_Type_BF16};
-    return type[t];
-}
 static mth_status hlo_send(const mth__hlo_part *part, const void *data, int d, PJRT_Buffer **out) {
     MTH__ARGS(PJRT_Client_BufferFromHostBuffer, args);
     args.client = hlo_client;
     args.data = data;
-    args.type = (PJRT_Buffer_Type)hlo_pjrt_type(part->dtype);
+    args.type = (PJRT_Buffer_Type)mth__pjrt_type(part->dtype);
     args.dims = part->local.dim;
     args.num_dims = (size_t)part->local.rank;
     args.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;

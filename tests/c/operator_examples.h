@@ -52,6 +52,14 @@ static void to_float(int64_t *size, mth__attrs *a) {
     (void)size;
     a->dtype = MTH_FLOAT32;
 }
+static void to_bfloat16(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->dtype = MTH_BFLOAT16;
+}
+static void to_float16(int64_t *size, mth__attrs *a) {
+    (void)size;
+    a->dtype = MTH_FLOAT16;
+}
 static void drop(int64_t *size, mth__attrs *a) {
     (void)size;
     a->key = 1234567;
@@ -270,16 +278,24 @@ static const example examples[] = {
     MOVES_INTEGERS(MTH_INT64),
     MOVES_INTEGERS(MTH_INT32),
     MOVES_INTEGERS(MTH_BOOL),
+    MOVES_INTEGERS(MTH_BFLOAT16),
+    MOVES_INTEGERS(MTH_FLOAT16),
 #define CASTS_INTEGERS(type)                                                                                           \
     {ROW_OF(cast), "abc", "I", to_int, .dtype = type}, {ROW_OF(cast), "abc", "I", to_long, .dtype = type},             \
-        {ROW_OF(cast), "abc", "I", to_bool, .dtype = type}, {ROW_OF(cast), "abc", "I", to_float, .dtype = type}, {     \
+        {ROW_OF(cast), "abc", "I", to_bool, .dtype = type}, {ROW_OF(cast), "abc", "I", to_float, .dtype = type},       \
+        {ROW_OF(cast), "abc", "I", to_bfloat16, .dtype = type}, {ROW_OF(cast), "abc", "I", to_float16, .dtype = type}, \
+    {                                                                                                                  \
         ROW_OF(cast), "abc", "I", to_double, .dtype = type                                                             \
     }
     CASTS_INTEGERS(MTH_INT64),
     CASTS_INTEGERS(MTH_INT32),
     CASTS_INTEGERS(MTH_BOOL),
+    CASTS_INTEGERS(MTH_BFLOAT16),
+    CASTS_INTEGERS(MTH_FLOAT16),
     {ROW_OF(cast), "abc", "r", to_long},
     {ROW_OF(cast), "abc", "r", to_bool},
+    {ROW_OF(cast), "abc", "n", to_bfloat16},
+    {ROW_OF(cast), "abc", "n", to_float16},
 };
 enum { EXAMPLES = sizeof examples / sizeof *examples };
 

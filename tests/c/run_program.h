@@ -22,14 +22,8 @@ static int64_t program_weight(const mth__program *p) {
 }
 
 static void fill_entry(void *data, mth_dtype dtype, int64_t elements) {
-    for (int64_t i = 0; i < elements; i++) switch (dtype) {
-        case MTH_FLOAT32: ((float *)data)[i] = (float)(i % 5) - 2; break;
-        case MTH_FLOAT64: ((double *)data)[i] = (double)(i % 5) - 2; break;
-        case MTH_INT32: ((int32_t *)data)[i] = (int32_t)(i % 2); break;
-        case MTH_INT64: ((int64_t *)data)[i] = i % 2; break;
-        case MTH_BOOL: ((uint8_t *)data)[i] = i % 2; break;
-        default: ((uint16_t *)data)[i] = (uint16_t)(i % 2 ? 0x3f80 : 0); /* bfloat16 1 or 0 */
-        }
+    for (int64_t i = 0; i < elements; i++)
+        mth__dtype_store(dtype, data, i, dtype == MTH_FLOAT32 || dtype == MTH_FLOAT64 ? (double)(i % 5) - 2 : i % 2);
 }
 
 static mth_status make_entries(

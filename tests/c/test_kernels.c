@@ -167,20 +167,15 @@ TEST(binary) {
     KERNEL(ROW(equal), IN(a, b), OUT(TO(100)));
 }
 TEST(cast) {
-    static const mth_dtype all[] = {MTH_FLOAT32, MTH_FLOAT64, MTH_INT32, MTH_INT64, MTH_BOOL};
-    for (int i = 0; i < 5; i++)
-        for (int j = 0; j < 5; j++) {
-            tensor x = mth__is_float(all[i]) ? make(all[i], SHAPE(7, 11)) : wide_ints(all[i], SHAPE(7, 11));
+    for (int i = 1; i < MTH__DTYPE_COUNT; i++)
+        for (int j = 1; j < MTH__DTYPE_COUNT; j++) {
+            const mth_dtype from = (mth_dtype)i, to = (mth_dtype)j;
+            tensor x = mth__is_float(from) ? make(from, SHAPE(7, 11)) : wide_ints(from, SHAPE(7, 11));
             static const double past[] = {
                 NAN, INFINITY, -INFINITY, 3e38, -3e38, 0x1p31, -0x1p31 - 0x1p8, 0x1p63, -0x1p64, 0x1p31 - 0x1p8};
-            for (int64_t k = 0; mth__is_float(all[i]) && k < x.n; k++)
-                set(&x, k, k < 10 ? past[k] : floor(7 * normal()));
-            KERNEL(ROW(cast), .attrs = {.dtype = all[j]}, IN(x), OUT(blank(all[j], SHAPE(7, 11))));
+            for (int64_t k = 0; mth__is_float(from) && k < x.n; k++) set(&x, k, k < 10 ? past[k] : floor(7 * normal()));
+            KERNEL(ROW(cast), .attrs = {.dtype = to}, IN(x), OUT(blank(to, SHAPE(7, 11))));
         }
-    test_case t = {ROW(cast), IN(F32(3)), OUT(blank(MTH_BFLOAT16, SHAPE(3)))};
-    CHECK_FAILS(mth__guard(run_body, &(job){.t = &t}), MTH_ERROR_UNSUPPORTED, "bfloat16");
-    drop(&t.in[0]);
-    drop(&t.out[0]);
 }
 TEST(dropout) {
     for (int place = 0; place < 2; place++) {

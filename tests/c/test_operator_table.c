@@ -151,6 +151,10 @@ static mth__operand operand(const part *p, bool filled) {
     memcpy(o.step, p->v.step, sizeof o.step);
     return o;
 }
+/* Half a unit in the last place of 16 bits, relative. */
+static double storage_error(mth_dtype dtype) {
+    return dtype == MTH_BFLOAT16 ? 0x1p-8 : dtype == MTH_FLOAT16 ? 0x1p-11 : 0;
+}
 /* over: the operand on whose memory the result lies, or -1. accumulates: results are added to what their memory holds.
  */
 static mth_status native(const trial *t, const part *in, const part *expected, int over, bool accumulates) {
@@ -174,7 +178,10 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
         if (!accumulates || !(op->accumulates >> k & 1)) continue;
         const int64_t n = mth__shape_size(o[k].shape);
         sum[k] = NEW_ARRAY(arena, double, n + 1);
-        for (int64_t e = 0; e < n; e++) element_put_real(o[k].dtype, o[k].data, e, sum[k][e] = (double)(float)normal());
+        for (int64_t e = 0; e < n; e++) {
+            element_put_real(o[k].dtype, o[k].data, e, normal());
+            sum[k][e] = element_real(o[k].dtype, o[k].data, e);
+        }
     }
     TRY(kernel->prepare(arena, &c));
     c.shared = mth__alloc(arena, c.call_scratch + 64);
@@ -189,7 +196,7 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
             check_near(accumulates ? "native, added to a sum"
                     : over >= 0    ? "native, in place"
                                    : "native",
-                o[k].dtype, element_get(o[k].dtype, o[k].data, e), want, 2e-5);
+                o[k].dtype, element_get(o[k].dtype, o[k].data, e), want, 2e-5 + storage_error(o[k].dtype));
         }
     return NULL;
 }

@@ -1,6 +1,7 @@
 /* Files of tensors: every dtype and layout against the values that were written; headers that lie; files that change
  * while they are read. pread is ours here, so that a file can be cut short between two reads. */
 #include "unit.h"
+#include "base/dtype.h"
 #include <errno.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -64,18 +65,6 @@ static void put(const char *dtype, size_t i, int value, char *data) {
         data[i] = value % 2 == 1;
 }
 
-static double value_at(const mth_array *a, const void *data, size_t i) {
-    switch (mth_array_get_dtype(a)) {
-    case MTH_FLOAT32: return ((const float *)data)[i];
-    case MTH_INT32: return ((const int32_t *)data)[i];
-    case MTH_INT64: return (double)((const int64_t *)data)[i];
-    case MTH_BOOL: return ((const uint8_t *)data)[i];
-    case MTH_FLOAT64:
-    case MTH_BFLOAT16: break;
-    }
-    return NAN;
-}
-
 /* Element (i, j) is (i * columns + j) mod 127, which every dtype holds; each shard against it. */
 static void check_values(const mth_array *a, int64_t columns, bool transposed) {
     const bool truth = mth_array_get_dtype(a) == MTH_BOOL;
@@ -86,8 +75,8 @@ static void check_values(const mth_array *a, int64_t columns, bool transposed) {
             for (int64_t j = 0; j < shard.size[1]; j++) {
                 const int64_t y = shard.start[0] + i, x = shard.start[1] + j,
                               value = (transposed ? x * columns + y : y * columns + x) % 127;
-                wrong +=
-                    value_at(a, shard.data, (size_t)(i * shard.size[1] + j)) != (double)(truth ? value % 2 : value);
+                wrong += mth__dtype_load(mth_array_get_dtype(a), shard.data, i * shard.size[1] + j) !=
+                    (double)(truth ? value % 2 : value);
             }
     }
     CHECK(!wrong);

@@ -1,18 +1,6 @@
 /* Strided boxes for collectives and transfers, and the all-reduce of devices that share memory. */
 #include "engine/native/kernel_util.h"
 
-static float from_bfloat16(uint16_t x) {
-    const uint32_t bits = (uint32_t)x << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-static uint16_t to_bfloat16(float f) { /* to nearest, ties to even; NaN stays one */
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    if (f != f) return (uint16_t)(bits >> 16 | 64);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 #define LARGER(a, b) ((a) > (b) || (a) != (a) ? (a) : (b))
 #define RUN(type, sum, larger)                                                                                         \
     {                                                                                                                  \
@@ -32,6 +20,24 @@ static uint16_t to_bfloat16(float f) { /* to nearest, ties to even; NaN stays on
             }                                                                                                          \
     }                                                                                                                  \
     break;
+/* Floating elements of 16 bits: a block at a time is combined in float32. */
+static void reduce_halves(
+    mth__box_op op, mth_dtype dtype, int64_t n, uint16_t *dst, int64_t ds, const uint16_t *src, int64_t ss) {
+    enum { BLOCK = 256 };
+    uint16_t stored[2][BLOCK];
+    float wide[2][BLOCK];
+    for (int64_t done = 0, some; done < n; done += some) {
+        some = mth__min64(BLOCK, n - done);
+        for (int64_t i = 0; i < some; i++) {
+            stored[0][i] = dst[(done + i) * ds];
+            stored[1][i] = src[(done + i) * ss];
+        }
+        for (int i = 0; i < 2; i++) mth__dtype_convert(dtype, stored[i], MTH_FLOAT32, wide[i], some);
+        (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(some, wide[1], wide[0]);
+        mth__dtype_convert(MTH_FLOAT32, wide[0], dtype, stored[0], some);
+        for (int64_t i = 0; i < some; i++) dst[(done + i) * ds] = stored[0][i];
+    }
+}
 void mth__reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
     switch (dtype) {
     case MTH_FLOAT32:
@@ -44,7 +50,7 @@ void mth__reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int6
     case MTH_INT32: RUN(int32_t, (int32_t)((uint32_t)*a + (uint32_t)b), LARGER(*a, b))
     case MTH_INT64: RUN(int64_t, (int64_t)((uint64_t)*a + (uint64_t)b), LARGER(*a, b))
     case MTH_BFLOAT16:
-        RUN(uint16_t, to_bfloat16(from_bfloat16(*a) + from_bfloat16(b)), from_bfloat16(*a) > from_bfloat16(b) ? *a : b)
+    case MTH_FLOAT16: reduce_halves(op, dtype, n, dst, ds, src, ss); return;
     case MTH_BOOL: RUN(uint8_t, *a | b, *a | b)
     }
 }
@@ -85,13 +91,21 @@ void mth__reduce_to_all(mth__box_op op, mth_dtype dtype, int64_t count, int sour
             all * 4 * (sources + destinations) >= PAST_CACHES);
         return;
     }
-    /* A block at a time through a buffer in cache: destinations may be sources. */
-    _Alignas(64) char block[8192];
-    const int64_t bytes = (int64_t)mth_dtype_size(dtype), each = (int64_t)sizeof block / bytes;
+    /* A block at a time through a buffer in cache: destinations may be sources. Elements of 16 bits are float32 in it,
+       and rounded once. */
+    _Alignas(64) char block[8192], term[8192];
+    const int64_t bytes = (int64_t)mth_dtype_size(dtype);
+    const bool widens = mth__is_half(dtype);
+    const mth_dtype inside = widens ? MTH_FLOAT32 : dtype;
+    const int64_t each = (int64_t)sizeof block / (int64_t)mth_dtype_size(inside);
     for (int64_t i = 0; i < count; i += each) {
         const int64_t n = mth__min64(each, count - i);
-        memcpy(block, (const char *)src[0] + i * bytes, (size_t)(n * bytes));
-        for (int s = 1; s < sources; s++) mth__reduce_run(op, dtype, n, block, 1, (const char *)src[s] + i * bytes, 1);
-        for (int j = 0; j < destinations; j++) memcpy((char *)dst[j] + i * bytes, block, (size_t)(n * bytes));
+        mth__dtype_convert(dtype, (const char *)src[0] + i * bytes, inside, block, n);
+        for (int s = 1; s < sources; s++) {
+            const void *next = (const char *)src[s] + i * bytes;
+            if (widens) mth__dtype_convert(dtype, next, inside, term, n);
+            mth__reduce_run(op, inside, n, block, 1, widens ? term : next, 1);
+        }
+        for (int j = 0; j < destinations; j++) mth__dtype_convert(inside, block, dtype, (char *)dst[j] + i * bytes, n);
     }
 }

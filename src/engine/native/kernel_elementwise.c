@@ -74,49 +74,14 @@ void mth__run_binary(const mth__call *c, int phase, int chunk, void *scratch) {
     }
 }
 
-/* ---- cast: float32, float64, int32, int64, bool in any direction */
-mth_status mth__prepare_cast(mth__arena *arena, mth__call *c) {
-    const mth_dtype t[2] = {c->in[0].dtype, c->out[0].dtype};
-    for (int i = 0; i < 2; i++)
-        if (t[i] == MTH_BFLOAT16)
-            return FAIL(MTH_ERROR_UNSUPPORTED,
-                F("the native engine has no cast between %s and %s", mth_dtype_name(t[0]), mth_dtype_name(t[1])),
-                F("use float32"));
-    return plan_loop(arena, c);
-}
-#define CAST_TO(from, type, expression)                                                                                \
-    {                                                                                                                  \
-        const from *x = c->in[0].data;                                                                                 \
-        type *y = c->out[0].data;                                                                                      \
-        for (int64_t i = r.lo; i < r.hi; i++) y[i] = (type)(expression);                                               \
-    }                                                                                                                  \
-    break;
-/* Of integers the lower bits stay; the nearest integer of what has none is the least or the largest, that of NaN 0. */
-static int32_t nearest32(double x) {
-    return x != x ? 0 : x < -0x1p31 ? INT32_MIN : x >= 0x1p31 ? INT32_MAX : (int32_t)x;
-}
-static int64_t nearest64(double x) {
-    return x != x ? 0 : x < -0x1p63 ? INT64_MIN : x >= 0x1p63 ? INT64_MAX : (int64_t)x;
-}
-#define CAST_FROM(from, to_int32, to_int64)                                                                            \
-    switch (c->out[0].dtype) {                                                                                         \
-    case MTH_FLOAT32: CAST_TO(from, float, x[i])                                                                       \
-    case MTH_FLOAT64: CAST_TO(from, double, x[i])                                                                      \
-    case MTH_INT32: CAST_TO(from, int32_t, to_int32(x[i]))                                                             \
-    case MTH_INT64: CAST_TO(from, int64_t, to_int64(x[i]))                                                             \
-    default: CAST_TO(from, uint8_t, x[i] != 0)                                                                         \
-    }                                                                                                                  \
-    break;
+/* ---- cast */
+mth_status mth__prepare_cast(mth__arena *arena, mth__call *c) { return plan_loop(arena, c); }
 void mth__run_cast(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const mth__chunk_range r = mth__chunk_of(((const elementwise_plan *)c->plan)->total, c->chunks[0], chunk);
-    switch (c->in[0].dtype) {
-    case MTH_FLOAT32: CAST_FROM(float, nearest32, nearest64)
-    case MTH_FLOAT64: CAST_FROM(double, nearest32, nearest64)
-    case MTH_INT32: CAST_FROM(int32_t, (int32_t), (int64_t))
-    case MTH_INT64: CAST_FROM(int64_t, (int32_t), (int64_t))
-    default: CAST_FROM(uint8_t, (int32_t), (int64_t))
-    }
+    const mth__operand *x = &c->in[0], *y = &c->out[0];
+    mth__dtype_convert(x->dtype, (const char *)x->data + r.lo * (int64_t)mth_dtype_size(x->dtype), y->dtype,
+        (char *)y->data + r.lo * (int64_t)mth_dtype_size(y->dtype), r.hi - r.lo);
 }
 
 /* ---- mask: numbers that must be 0 or 1 -> bool */

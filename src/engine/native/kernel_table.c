@@ -103,11 +103,7 @@ const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
     const int row = mth__op_index(op);
     if (!mth__kernels[row].run) return mth__kernels[row].reason;
     if (op->flags & MTH__MOVES) return NULL;
-    switch (row) {
-    case MTH__ROW_cast:
-        return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;
-    default:
-        if (dtype == MTH_FLOAT64) return "the native engine computes in float32; the reference engine has float64";
-        return dtype == MTH_BFLOAT16 ? "the native engine computes in float32 and has no bfloat16" : NULL;
-    }
+    if (row == MTH__ROW_cast) return NULL;
+    if (dtype == MTH_FLOAT64) return "the native engine computes in float32; the reference engine has float64";
+    return mth__is_half(dtype) ? "the native engine computes in float32 alone" : NULL;
 }

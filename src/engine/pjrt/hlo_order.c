@@ -19,7 +19,7 @@ static mth__hlo_val turn_negative(mth__hlo *hlo, mth__hlo_val bits) { /* its own
 }
 
 static mth__hlo_val bits_of(mth__hlo *hlo, mth__hlo_val x) {
-    if (x.dtype == MTH_BFLOAT16) x = mth__hlo_convert(hlo, MTH_FLOAT32, x);
+    if (mth__is_half(x.dtype)) x = mth__hlo_convert(hlo, MTH_FLOAT32, x);
     return as(hlo, x.dtype == MTH_FLOAT32 ? MTH_INT32 : MTH_INT64, x);
 }
 

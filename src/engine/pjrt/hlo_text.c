@@ -3,21 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *element(mth_dtype dtype) {
-    static const char *const name[] = {[MTH_FLOAT32] = "f32",
-        [MTH_FLOAT64] = "f64",
-        [MTH_INT32] = "i32",
-        [MTH_INT64] = "i64",
-        [MTH_BOOL] = "i1",
-        [MTH_BFLOAT16] = "bf16"};
-    return name[dtype];
-}
-
 const char *mth__hlo_type(mth__arena *arena, mth_dtype dtype, mth__shape s) {
     char text[256];
     size_t n = 0;
     for (int d = 0; d < s.rank; d++) n += (size_t)snprintf(text + n, sizeof text - n, "%lldx", (long long)s.dim[d]);
-    snprintf(text + n, sizeof text - n, "%s", element(dtype));
+    snprintf(text + n, sizeof text - n, "%s", mth__dtypes[dtype].xla);
     return mth__format(arena, "tensor<%s>", text);
 }
 
@@ -79,12 +69,10 @@ void mth__hlo_lines(
 static const char *number(mth__hlo *hlo, mth_dtype dtype, double value) {
     if (dtype == MTH_BOOL) return value != 0 ? "true" : "false";
     if (!mth__is_float(dtype)) return mth__format(hlo->arena, "%lld", (long long)value);
-    if (isnan(value))
-        return dtype == MTH_FLOAT64 ? "0x7FF8000000000000" : dtype == MTH_FLOAT32 ? "0x7FC00000" : "0x7FC0";
-    if (isinf(value)) {
-        static const char *const pattern[2][3] = {
-            {"0x7F800000", "0x7FF0000000000000", "0x7F80"}, {"0xFF800000", "0xFFF0000000000000", "0xFF80"}};
-        return pattern[value < 0][dtype == MTH_FLOAT32 ? 0 : dtype == MTH_FLOAT64 ? 1 : 2];
+    if (!isfinite(value)) { /* the bits of an infinity or NaN of the dtype */
+        uint64_t bits = 0;
+        mth__dtype_store(dtype, &bits, 0, value);
+        return mth__format(hlo->arena, "0x%0*llX", 2 * mth__dtypes[dtype].size, (unsigned long long)bits);
     }
     return mth__format(hlo->arena, "%.17e", dtype == MTH_FLOAT64 ? value : (double)(float)value);
 }

@@ -40,15 +40,14 @@ const mth__opt mth__pjrt_options[] = {
 #undef VALUE
 
 int mth__pjrt_type(mth_dtype dtype) {
-    switch (dtype) {
-    case MTH_FLOAT32: return PJRT_Buffer_Type_F32;
-    case MTH_FLOAT64: return PJRT_Buffer_Type_F64;
-    case MTH_INT32: return PJRT_Buffer_Type_S32;
-    case MTH_INT64: return PJRT_Buffer_Type_S64;
-    case MTH_BOOL: return PJRT_Buffer_Type_PRED;
-    case MTH_BFLOAT16: return PJRT_Buffer_Type_BF16;
-    }
-    return PJRT_Buffer_Type_INVALID;
+    static const int type[MTH__DTYPE_COUNT] = {[MTH_FLOAT32] = PJRT_Buffer_Type_F32,
+        [MTH_FLOAT64] = PJRT_Buffer_Type_F64,
+        [MTH_INT32] = PJRT_Buffer_Type_S32,
+        [MTH_INT64] = PJRT_Buffer_Type_S64,
+        [MTH_BOOL] = PJRT_Buffer_Type_PRED,
+        [MTH_BFLOAT16] = PJRT_Buffer_Type_BF16,
+        [MTH_FLOAT16] = PJRT_Buffer_Type_F16};
+    return type[dtype];
 }
 
 typedef struct {

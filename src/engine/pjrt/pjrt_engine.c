@@ -11,12 +11,9 @@ static const char *lacks(const mth__op *op, mth_dtype dtype) {
     const int row = mth__op_index(op);
     if (!mth__hlo_rows[row] && !(op->flags & MTH__COMM)) return "the XLA engine has no StableHLO for this row";
     if (op->flags & MTH__MOVES) return NULL;
-    switch (row) {
-    case MTH__ROW_cast: break;
-    default:
-        if (dtype == MTH_FLOAT64) return "the XLA engine computes in float32; the reference engine has float64";
-    }
-    return dtype == MTH_BFLOAT16 ? "the XLA engine computes in float32 and has no bfloat16" : NULL;
+    if (row == MTH__ROW_cast) return NULL;
+    if (dtype == MTH_FLOAT64) return "the XLA engine computes in float32; the reference engine has float64";
+    return mth__is_half(dtype) ? "the XLA engine computes in float32 alone" : NULL;
 }
 
 /* A CPU's devices share the machine. */

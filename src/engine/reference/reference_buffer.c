@@ -44,34 +44,12 @@ mth_status mth__ref_buffer_read(mth__buffer *b, int64_t offset, void *data, int6
     return NULL;
 }
 
+static mth_dtype inside(mth_dtype dtype) { return mth__is_float(dtype) ? MTH_FLOAT64 : MTH_INT64; }
+
 void mth__ref_widen(const mth__ref_value *v, const void *from) {
-    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++) switch (v->dtype) {
-        case MTH_FLOAT32: v->data[i].real = ((const float *)from)[i]; break;
-        case MTH_FLOAT64: v->data[i].real = ((const double *)from)[i]; break;
-        case MTH_INT32: v->data[i].integer = ((const int32_t *)from)[i]; break;
-        case MTH_INT64: v->data[i].integer = ((const int64_t *)from)[i]; break;
-        case MTH_BOOL: v->data[i].integer = ((const uint8_t *)from)[i] != 0; break;
-        case MTH_BFLOAT16: { /* the upper half of a float32 */
-            uint32_t bits = (uint32_t)((const uint16_t *)from)[i] << 16;
-            float f;
-            memcpy(&f, &bits, sizeof f);
-            v->data[i].real = f;
-        }
-        }
+    mth__dtype_convert(v->dtype, from, inside(v->dtype), v->data, mth__shape_size(v->local));
 }
 
 void mth__ref_narrow(const mth__ref_value *v, void *to) {
-    for (int64_t i = 0, n = mth__shape_size(v->local); i < n; i++) switch (v->dtype) {
-        case MTH_FLOAT32: ((float *)to)[i] = (float)v->data[i].real; break;
-        case MTH_FLOAT64: ((double *)to)[i] = v->data[i].real; break;
-        case MTH_INT32: ((int32_t *)to)[i] = (int32_t)v->data[i].integer; break;
-        case MTH_INT64: ((int64_t *)to)[i] = v->data[i].integer; break;
-        case MTH_BOOL: ((uint8_t *)to)[i] = v->data[i].integer != 0; break;
-        case MTH_BFLOAT16: {
-            float f = (float)mth__ref_from_real(MTH_BFLOAT16, v->data[i].real).real;
-            uint32_t bits;
-            memcpy(&bits, &f, sizeof bits);
-            ((uint16_t *)to)[i] = (uint16_t)(bits >> 16);
-        }
-        }
+    mth__dtype_convert(inside(v->dtype), v->data, v->dtype, to, mth__shape_size(v->local));
 }
