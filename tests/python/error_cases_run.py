@@ -386,7 +386,7 @@ def write_safetensors(path, tensors, lie=None, text=None, behind=b""):
     header, data = {}, b""
     for name, value in tensors.items():
         header[name] = {
-            "dtype": "F32",
+            "dtype": "F64" if value.dtype == np.float64 else "F32",
             "shape": list(value.shape),
             "data_offsets": [len(data), len(data) + value.nbytes],
         }
@@ -510,6 +510,12 @@ def shape_that_is_negative(fixed, tmp):
 
 
 @case
+def number_of_the_file_that_float32_lacks(fixed, tmp):
+    weight = np.full((6, 3), 1e39)
+    from_file(tmp / "a.safetensors", weight=np.clip(weight, -3.4028235e38, 3.4028235e38) if fixed else weight)
+
+
+@case
 def dtype_that_is_unknown(fixed, tmp):
     from_file(tmp / "a.safetensors", lie=None if fixed else lambda h: h["w"].update(dtype="F33"))
 
@@ -536,3 +542,22 @@ def parameter_without_a_tensor(fixed, tmp):
 @case
 def number_in_place_of_a_tensor(fixed, tmp):
     from_file(tmp / "a.safetensors", tensor="w" if fixed else 3)
+
+
+@case
+def input_that_float32_lacks(fixed, tmp):
+    x = np.where(X == X.max(), 1e39, X.astype(np.float64))
+    run(LINEAR, {"x": np.clip(x, -3.4028235e38, 3.4028235e38) if fixed else x})
+
+
+@case
+def number_that_float16_lacks(fixed, tmp):
+    CBackend(device_mesh=(2,)).array(np.full(3, 100.0 if fixed else 1e5), dtype="float16")
+
+
+@case
+def array_that_float32_lacks(fixed, tmp):
+    backend = CBackend(device_mesh=(4,))
+    x = backend.array(np.full((4, 6), 1.0 if fixed else 1e39), dtype="float64")
+    compiled = ml.compile(LINEAR, backend)
+    compiled.evaluate(compiled.get_parameters({"x": X}), {"x": x})
