@@ -142,7 +142,7 @@ def _allocations() -> tuple[int, int]: ...
 '''
 
 INIT = '''
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 import os
 
