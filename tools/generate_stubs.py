@@ -142,7 +142,7 @@ def _allocations() -> tuple[int, int]: ...
 '''
 
 INIT = '''
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 import os
 
@@ -158,7 +158,9 @@ __all__ = [
 ]
 
 class IOKey(str):
-    """The name of a connection that is an input or an output of the model; a str says the same."""
+    """The name of a connection. With expose=True it stays an output of its model though blocks read it; else a str says the same."""
+    expose: bool
+    def __new__(cls, name: str, *, expose: bool = False) -> IOKey: ...
 
 def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
                      names: Mapping[str, str | tuple[str, bool]]) -> dict[str, Array]:
@@ -167,7 +169,7 @@ def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, 
 
 
 BACKENDS = '''
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from ._mithril import Backend as Backend, _Spec
