@@ -7,6 +7,7 @@
 #include "derive/derive.h"
 #include "observe/report.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -194,7 +195,9 @@ static mth_status dump(planning *p, const char *name) {
         mth__graph_print(&t, p->graph);
     char *path = mth__format(arena, "%s/%02d_%s.txt", p->dump, ++p->dumped, name);
     mkdir(p->dump, 0777); /* an existing directory is fine; any other failure shows at once below */
-    FILE *f = fopen(path, "w");
+    /* without waiting, should the name be a pipe's that nobody reads */
+    const int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
+    FILE *f = descriptor < 0 ? NULL : fdopen(descriptor, "w");
     bool good = f && fwrite(t.at, 1, t.n, f) == t.n;
     if (f && fclose(f) != 0) good = false;
     mth_status s = good

@@ -85,7 +85,7 @@ static const absent_feature rows[] = {
         "leave it out: a connection may be read by several blocks and be an output under its name"},
     {"package", "TrainModel", ELSEWHERE,
         "compose the loss: model |= ml.CrossEntropy()(input=\"y\", target=\"t\", output=\"loss\"); evaluate(..., "
-        "output_gradients={\"loss\": 1.0}) gives gradients"},
+        "output_gradients={\"loss\": np.float32(1)}) gives gradients"},
     {"package", "MLP", ELSEWHERE, "compose it of ml.Linear and ml.Relu, or take ml.FeedForward(hidden_dim=64)"},
     {"package", "LeakyRelu Elu Softplus", LATER, "use ml.Relu, ml.Gelu or ml.Silu"},
     /* of mithril.backends */

@@ -39,9 +39,3 @@ mth_dtype mth_dtype_find(const char *name) {
         if (strcmp(mth__dtypes[i].name, name) == 0) return (mth_dtype)i;
     return (mth_dtype)0;
 }
-
-int64_t mth_dtype_convert(mth_dtype from, const void *in, mth_dtype to, void *out, size_t count) {
-    if (!count || !in || !out || !mth__is_dtype(from) || !mth__is_dtype(to)) return -1;
-    mth__dtype_convert(from, in, to, out, (int64_t)count);
-    return mth__dtype_first_lost(from, in, to, (int64_t)count);
-}

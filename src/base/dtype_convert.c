@@ -270,3 +270,9 @@ double mth__dtype_load(mth_dtype dtype, const void *data, int64_t i) {
 void mth__dtype_store(mth_dtype dtype, void *data, int64_t i, double value) {
     mth__dtype_convert(MTH_FLOAT64, &value, dtype, (char *)data + i * mth__dtypes[dtype].size, 1);
 }
+
+int64_t mth_dtype_convert(mth_dtype from, const void *in, mth_dtype to, void *out, size_t count) {
+    if (!count || !in || !out || !mth__is_dtype(from) || !mth__is_dtype(to)) return -1;
+    mth__dtype_convert(from, in, to, out, (int64_t)count);
+    return mth__dtype_first_lost(from, in, to, (int64_t)count);
+}

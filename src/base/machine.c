@@ -1,10 +1,12 @@
 #include "base/machine.h"
+#include "base/file.h"
 #include "base/number.h"
 #include "base/types.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MOST_BYTES = 1 << 16 /* of a file */ };
 
@@ -152,18 +154,29 @@ mth_status mth__machine_parse(mth__arena *arena, const char *file, const char *t
 
 mth_status mth__machine_read(mth__arena *arena, const char *file, mth__machine **out) {
     char *text = mth__alloc(arena, MOST_BYTES + 2);
-    FILE *stream = fopen(file, "re");
-    if (!stream) {
+    uint64_t bytes;
+    const char *other;
+    const int descriptor = mth__open_to_read(file, &bytes, &other);
+    if (descriptor < 0) {
         const int code = errno;
         mth_status status = FAIL(MTH_ERROR_IO, F("the machine file '%s' can't be opened: %s", file, strerror(code)),
             F("name a file that can be read, or a machine that is built in, such as 'nominal'"));
         return mth__error_errno(status, code);
     }
-    size_t n = fread(text, 1, MOST_BYTES + 1, stream);
-    const bool failed = ferror(stream) != 0;
-    fclose(stream);
-    if (failed)
-        return FAIL(MTH_ERROR_IO, F("the machine file '%s' can't be read", file), F("name a file, not a folder"));
+    size_t n = 0;
+    ssize_t got = 1;
+    while (!other && got > 0 && n <= MOST_BYTES) {
+        got = read(descriptor, text + n, MOST_BYTES + 1 - n);
+        if (got < 0 && errno == EINTR)
+            got = 1;
+        else if (got > 0)
+            n += (size_t)got;
+    }
+    close(descriptor);
+    if (other || got < 0)
+        return FAIL(MTH_ERROR_IO,
+            F("the machine file '%s' can't be read%s%s", file, other ? ": it is a " : "", other ? other : ""),
+            F("name a regular file, or a machine that is built in, such as 'nominal'"));
     if (n > MOST_BYTES || memchr(text, 0, n))
         return FAIL(MTH_ERROR_VALUE, F("'%s' is no machine file: it is no text of at most %d bytes", file, MOST_BYTES),
             F("write one as machines/nominal.txt"));

@@ -25,8 +25,7 @@ void mth__shape_strides(mth__shape s, int64_t stride[MTH__RANK]) {
 
 mth_status mth__shape_check(mth__shape s, mth_dtype dtype) {
     if (!mth__is_dtype(dtype))
-        return FAIL(
-            MTH_ERROR_TYPE, F("%d is no dtype", (int)dtype), F("use MTH_FLOAT32 or another dtype of mithril.h"));
+        return FAIL(MTH_ERROR_TYPE, F("%d is no dtype", (int)dtype), F("use float32, or another dtype of mithril.h"));
     if (s.rank < 0 || s.rank > MTH__RANK)
         return FAIL(MTH_ERROR_VALUE, F("a tensor has 0 to %d dimensions, this one %d", MTH__RANK, s.rank),
             F("reshape it to %d dimensions or fewer", MTH__RANK));

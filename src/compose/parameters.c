@@ -75,7 +75,8 @@ static mth_status no_parameter(
         if (shared && shared->kind == MTH_ARG_STRING && !strcmp(dot, ".weight"))
             status = FAIL(MTH_ERROR_VALUE,
                 F("weight='%s': that module has no weight of its own, it shares '%s'", name, shared->string),
-                F("give weight='%s'", shared->string));
+                strcmp(shared->string, name) ? F("give weight='%s'", shared->string)
+                                             : F("leave weight out: then it has a weight of its own"));
         else if (first != at)
             status = FAIL(MTH_ERROR_VALUE,
                 F("weight='%s': %s is %s once more, and the weights bear the first name", name, at->path, first->path),

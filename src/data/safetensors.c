@@ -3,6 +3,7 @@
  * one piece, else through a buffer. Nothing is mapped: a file that is cut short while it is read is an error, no
  * signal. */
 #include "data/safetensors.h"
+#include "base/file.h"
 #include "base/names.h"
 #include "base/option.h"
 #include "base/status.h"
@@ -10,10 +11,8 @@
 #include "data/fill.h"
 #include "data/safetensors_header.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct {
@@ -49,22 +48,15 @@ static mth_status read_bytes(const open_file *f, uint64_t at, void *to, size_t n
     return NULL;
 }
 
-/* Opening must not wait for a writer, as it does for a pipe, nor must what is no file be read. */
 static mth_status open_regular(const char *path, open_file *f) {
-    struct stat info;
-    *f = (open_file){.path = path, .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+    const char *other;
+    *f = (open_file){.path = path};
+    f->fd = mth__open_to_read(path, &f->bytes, &other);
     if (f->fd < 0) return cant(path, "open", errno);
-    if (fstat(f->fd, &info)) return cant(path, "open", errno);
-    if (S_ISDIR(info.st_mode)) return cant(path, "read", EISDIR);
-    if (!S_ISREG(info.st_mode))
-        return FAIL(MTH_ERROR_IO,
-            F("%s is a %s, no file", path,
-                S_ISFIFO(info.st_mode)       ? "pipe"
-                    : S_ISSOCK(info.st_mode) ? "socket"
-                                             : "device"),
-            F("give the path of a regular file: save what comes from elsewhere first"));
-    f->bytes = (uint64_t)info.st_size;
-    return NULL;
+    if (!other) return NULL;
+    if (!strcmp(other, "folder")) return cant(path, "read", EISDIR);
+    return FAIL(MTH_ERROR_IO, F("%s is a %s, no file", path, other),
+        F("give the path of a regular file: save what comes from elsewhere first"));
 }
 
 /* Inside a guard; the header lives in the arena. */

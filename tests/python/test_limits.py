@@ -101,8 +101,14 @@ def algorithm(beyond):
 @case("proved algorithm")
 def proved_algorithm(beyond):
     devices = 1606 + beyond
-    backend = CBackend(device_mesh=(devices,), collective_ops={"all_reduce": "ring"})
-    assert "all_reduce ring" in plan(ml.Linear(4, weight_shard_spec=(0, None)), (1, devices), backend)
+    backend = CBackend(device_mesh=(devices,), collective_ops={"all_reduce": "ring", "all_gather": "tree"})
+    rows, columns = ml.Linear(4, weight_shard_spec=(0, None)), ml.Linear(devices, weight_shard_spec=(None, 0))
+    if not beyond:  # each of them is refused beyond the bound
+        assert "all_gather tree" in plan(columns, (1, 1), backend)
+    else:
+        with pytest.raises(ml.MithrilError, match="all_gather tree over 1607 devices has more contributions"):
+            plan(columns, (1, 1), backend)
+    assert "all_reduce ring" in plan(rows, (1, devices), backend)
 
 
 @case("steps")

@@ -1,5 +1,6 @@
 """The option machine=: what plans assume of devices."""
 
+import os
 import re
 import time
 
@@ -97,3 +98,11 @@ def test_calibrate_measures_once(tmp_path, monkeypatch):
     assert own.exists()
     with pytest.raises(OSError, match="can't write"):
         CBackend(device_mesh=(2,), machine=f"calibrate:{tmp_path}/no/such/folder.txt")
+
+
+@pytest.mark.parametrize("where", ["{}", "calibrate:{}"])
+def test_a_pipe_is_no_machine_file(where, tmp_path):
+    """Opening it must not wait for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ml.MithrilError, match="can't be read: it is a pipe"):
+        CBackend(device_mesh=(2,), machine=where.format(tmp_path / "pipe"))
