@@ -84,6 +84,7 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
                 return FAIL(MTH_ERROR_VALUE,
                     F("shapes: '%s' has the unknown dtype '%s'", d->name, shape.items[1].string),
                     F("use %s", mth_dtype_names()));
+            d->dtype = mth__input_dtype(c, d->dtype);
             shape = shape.items[0];
         }
         bool good = shape.kind == MTH_ARG_LIST && shape.count <= MTH__RANK;

@@ -109,11 +109,13 @@ int mth__number_of(const mth__names *known, const char *name, size_t expected) {
     return mth__names_find(known, name);
 }
 
+mth_dtype mth__input_dtype(const mth_compiled *c, mth_dtype dtype) {
+    const bool lacks = mth__is_float(dtype) && c->backend->vtable->lacks(mth__op_find("add"), dtype);
+    return lacks ? MTH_FLOAT32 : dtype;
+}
+
 static mth__input_description description_of(const mth_compiled *c, const mth_named *input) {
-    mth_dtype dtype = input->array->dtype;
-    /* what it computes in */
-    if (mth__is_float(dtype) && c->backend->vtable->lacks(mth__op_find("add"), dtype)) dtype = MTH_FLOAT32;
-    return (mth__input_description){input->name, dtype, input->array->shape};
+    return (mth__input_description){input->name, mth__input_dtype(c, input->array->dtype), input->array->shape};
 }
 
 mth_status mth__request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {

@@ -123,7 +123,16 @@ def test_dtypes_of_shapes(backend):
     for dtype in ("float32", np.float32, np.dtype("f4"), torch.float32):
         compiled = ml.compile(linear(), backend, shapes={"x": ((2, 3), dtype)})
         assert compiled.get_parameters()["linear_0.weight"].shape == (3, 4)
-    refused(lambda: ml.compile(linear(), backend, shapes={"x": ((2, 3), np.float16)}), "shapes")
+    refused(lambda: ml.compile(linear(), backend, shapes={"x": ((2, 3), np.complex64)}), "shapes")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_shapes_of_inputs_that_are_converted(backend, dtype):
+    """An input of another floating dtype is computed in float32, whether its array or its shape comes first."""
+    compiled = ml.compile(linear(), backend, shapes={"x": ((2, 3), dtype)})
+    params = compiled.get_parameters()
+    y = compiled.evaluate(params, {"x": np.ones((2, 3), np.float16)})
+    assert all(value.dtype == "float32" for value in y.values())
 
 
 def test_bounds_are_named(backend):
