@@ -183,25 +183,31 @@ void *raise_fix(module_state *state, mth_error_code code, PyObject *what, PyObje
     return raise_error(state, NULL, code, NULL, what, fix);
 }
 
+/* Called with an AttributeError set. Clears it if the type has no attribute of that name. Otherwise a property of a
+   subclass failed: the error stays set, and the result is false. */
+static bool clear_missing_attribute(PyObject *self, PyObject *name) {
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
+    if (own) {
+        Py_DECREF(own);
+        PyErr_Restore(type, error, trace);
+        return false;
+    }
+    Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace);
+    PyObject *lacking = take_exception();
+    if (!lacking) return false;
+    Py_DECREF(lacking);
+    return true;
+}
+
 PyObject *attribute_of(PyObject *self, PyObject *name, const char *place, const char *otherwise) {
     PyObject *value = PyObject_GenericGetAttr(self, name);
     if (value || !PyErr_ExceptionMatches(PyExc_AttributeError)) return value;
     const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, NULL) : NULL, *why = NULL,
                *fix = otherwise;
     if (!text || *text == '_') return NULL; /* protocols that are asked for */
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    /* a subclass's property that failed keeps its error */
-    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
-    if (own) {
-        Py_DECREF(own);
-        PyErr_Restore(type, error, trace);
-        return NULL;
-    }
-    Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace);
-    PyObject *lacking = take_exception();
-    if (!lacking) return NULL;
-    Py_DECREF(lacking);
+    if (!clear_missing_attribute(self, name)) return NULL;
     mth_absent(place, text, &why, &fix);
     PyObject *type_name = PyType_GetName(Py_TYPE(self)), *advice = in_python(fix);
     PyObject *what = !type_name ? NULL
@@ -235,19 +241,7 @@ PyObject *itself(PyObject *self, PyObject *unused) {
 int set_attribute_of(PyObject *self, PyObject *name, PyObject *value, const char *fix) {
     if (!PyObject_GenericSetAttr(self, name, value)) return 0;
     if (!PyErr_ExceptionMatches(PyExc_AttributeError)) return -1;
-    PyObject *type, *error, *trace;
-    PyErr_Fetch(&type, &error, &trace);
-    /* a property of a subclass keeps its error */
-    PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(self), name);
-    if (own) {
-        Py_DECREF(own);
-        PyErr_Restore(type, error, trace);
-        return -1;
-    }
-    Py_XDECREF(type), Py_XDECREF(error), Py_XDECREF(trace);
-    PyObject *lacking = take_exception();
-    if (!lacking) return -1;
-    Py_DECREF(lacking);
+    if (!clear_missing_attribute(self, name)) return -1;
     PyObject *type_name = PyType_GetName(Py_TYPE(self));
     PyObject *what = type_name ? TEXT("%U.%U can't be %s", type_name, name, value ? "set" : "deleted") : NULL;
     Py_XDECREF(type_name);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct {
     const mth_compiled *compiled;
@@ -198,6 +199,7 @@ static mth_status dump(planning *p, const char *name) {
     /* without waiting, should the name be a pipe's that nobody reads */
     const int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK, 0666);
     FILE *f = descriptor < 0 ? NULL : fdopen(descriptor, "w");
+    if (!f && descriptor >= 0) close(descriptor);
     bool good = f && fwrite(t.at, 1, t.n, f) == t.n;
     if (f && fclose(f) != 0) good = false;
     mth_status s = good

@@ -43,13 +43,13 @@ mth__rewrite mth__rewrite_begin(mth__arena *arena, mth__graph *graph) {
     return rewrite;
 }
 
-mth__value *mth__rewrite_now(const mth__rewrite *rewrite, mth__value *value) {
+mth__value *mth__rewrite_current(const mth__rewrite *rewrite, mth__value *value) {
     while (value->id < rewrite->instead.room && rewrite->instead.at[value->id]) value = rewrite->instead.at[value->id];
     return value;
 }
 
 void mth__rewrite_operands(const mth__rewrite *rewrite, mth__node *node) {
-    for (int j = 0; j < node->nin; j++) node->in[j] = mth__rewrite_now(rewrite, node->in[j]);
+    for (int j = 0; j < node->nin; j++) node->in[j] = mth__rewrite_current(rewrite, node->in[j]);
 }
 
 void mth__rewrite_replace(mth__rewrite *rewrite, const mth__value *value, mth__value *by) {
@@ -64,6 +64,6 @@ void mth__rewrite_push(mth__rewrite *rewrite, mth__node *node) {
 void mth__rewrite_end(mth__rewrite *rewrite) {
     mth__graph *graph = rewrite->graph;
     for (size_t i = 0; i < graph->output.n; i++)
-        graph->output.at[i].value = mth__rewrite_now(rewrite, graph->output.at[i].value);
+        graph->output.at[i].value = mth__rewrite_current(rewrite, graph->output.at[i].value);
     mth__graph_number(graph);
 }

@@ -4,13 +4,13 @@
  *     mth__rewrite rewrite = mth__rewrite_begin(arena, graph);   takes the graph's nodes away: they are in rewrite.old
  *     for (size_t i = 0; i < rewrite.nodes; i++) {
  *         mth__node *node = rewrite.old[i];
- *         mth__rewrite_operands(&rewrite, node);                 each operand becomes what stands for it
+ *         mth__rewrite_operands(&rewrite, node);                 each operand is replaced as decided before
  *         if (...)
  *             mth__rewrite_replace(&rewrite, node->out[0], other);   readers to come take `other` instead
  *         else
  *             mth__rewrite_push(&rewrite, node);                 it stays, behind what mth__build made meanwhile
  *     }
- *     mth__rewrite_end(&rewrite);                                outputs become what stands for them
+ *     mth__rewrite_end(&rewrite);                                outputs are replaced in the same way
  */
 #ifndef MTH__REWRITE_H
 #define MTH__REWRITE_H
@@ -51,7 +51,7 @@ typedef struct {
     BY_VALUE(mth__value *) instead;
 } mth__rewrite;
 mth__rewrite mth__rewrite_begin(mth__arena *, mth__graph *);
-mth__value *mth__rewrite_now(const mth__rewrite *, mth__value *); /* what stands for it; itself where nothing does */
+mth__value *mth__rewrite_current(const mth__rewrite *, mth__value *); /* its replacement, or itself if it has none */
 void mth__rewrite_operands(const mth__rewrite *, mth__node *);
 void mth__rewrite_replace(mth__rewrite *, const mth__value *, mth__value *by);
 void mth__rewrite_push(mth__rewrite *, mth__node *);

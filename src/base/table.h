@@ -1,5 +1,5 @@
-/* A hash table of numbers, each of which stands for a key that the caller keeps: he gives the key's hash (base/hash.h)
- * and says of a number with that hash whether it stands for the key. Open addressing, at most half full. */
+/* A hash table from keys to numbers. The caller stores the keys. For each call it passes the key's hash (base/hash.h)
+ * and a function that tells whether a number belongs to the key. Open addressing, at most half full. */
 #ifndef MTH__TABLE_H
 #define MTH__TABLE_H
 #include "base/arena.h"

@@ -12,7 +12,7 @@ typedef struct {
     bool *leaves;   /* by value id: its bytes are an output's */
     int64_t *bytes; /* by value id: of this device's part */
     VEC(mth__live) live;
-    VEC(bool) outside; /* by live: an output took it over, whose memory is its own */
+    VEC(bool) in_output; /* by live: an output has taken it over, so its bytes are in the output's own memory */
 } liveness;
 
 static bool here(const liveness *life, const mth__placement *on) { return on->rank_of[life->device] >= 0; }
@@ -42,7 +42,8 @@ static bool is_view(const liveness *life, const mth__node *node) {
         in_one_piece(life, node);
 }
 
-/* A view leaves as the value that it views, where that is made by a node. */
+/* Marks the values whose bytes are in an output's memory. For a view that is an output, the value that it is a view of
+   lies there too, if a node makes that value. */
 static void find_leaving(liveness *life) {
     for (size_t i = 0; i < life->graph->output.n; i++) {
         const mth__value *value = life->graph->output.at[i].value;
@@ -82,7 +83,7 @@ static int taken_over(const liveness *life, const mth__node *node, int at, int r
     if (node->nout != 1 || !((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce)) return -1;
     for (int j = 0; j < node->nin; j++) {
         const int base = life->base[node->in[j]->id], block = life->block[base];
-        if (block < 0 || life->outside.at[block] || life->live.at[block].last != at) continue;
+        if (block < 0 || life->in_output.at[block] || life->live.at[block].last != at) continue;
         if (node->in[j]->dtype != value->dtype || life->bytes[node->in[j]->id] != life->bytes[value->id]) continue;
         if (life->bytes[base] == life->bytes[value->id]) return block;
     }
@@ -104,11 +105,11 @@ static void find_lives(liveness *life, mth__arena *arena) {
                 block = (int)life->live.n;
                 PUSH(arena, life->live,
                     ((mth__live){.value = value->id, .first = (int)i, .bytes = units * MTH__ALIGNMENT}));
-                PUSH(arena, life->outside, false);
+                PUSH(arena, life->in_output, false);
             }
             life->block[value->id] = block;
             life->live.at[block].last = life->last[value->id];
-            life->outside.at[block] |= life->leaves[value->id];
+            life->in_output.at[block] |= life->leaves[value->id];
         }
     }
 }
@@ -129,7 +130,7 @@ int mth__live_values(mth__arena *arena, const mth__graph *graph, int device, boo
     int count = 0;
     *out = NEW_ARRAY(arena, mth__live, life.live.n + 1);
     for (size_t b = 0; b < life.live.n; b++)
-        if (!life.outside.at[b]) (*out)[count++] = life.live.at[b];
+        if (!life.in_output.at[b]) (*out)[count++] = life.live.at[b];
     mth__arena_free(scratch);
     return count;
 }

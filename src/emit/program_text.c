@@ -131,6 +131,17 @@ static void add_channel(printer *writer, int index) {
     mth__text_add(text, "\n");
 }
 
+/* What an entry or an exit is called, and how it lies on its devices; the end of its line. */
+static void add_port(
+    printer *writer, const char *name, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding) {
+    add_name(writer->t, name);
+    mth__text_add(writer->t, ": ");
+    add_shape(writer->t, dtype, shape);
+    mth__text_add(writer->t, " ");
+    add_sharding(writer, sharding, shape.rank);
+    mth__text_add(writer->t, "\n");
+}
+
 static void add_head(printer *writer) {
     const mth__program *program = writer->p;
     mth__text *text = writer->t;
@@ -142,23 +153,13 @@ static void add_head(printer *writer) {
     for (size_t i = 0; i < program->entry.n; i++) {
         const mth__entry *e = &program->entry.at[i];
         mth__text_add(text, "entry %zu %s ", i, mth__entry_words[e->kind]);
-        add_name(text, e->name);
-        mth__text_add(text, ": ");
-        add_shape(text, e->dtype, e->shape);
-        mth__text_add(text, " ");
-        add_sharding(writer, &e->sharding, e->shape.rank);
-        mth__text_add(text, "\n");
+        add_port(writer, e->name, e->dtype, e->shape, &e->sharding);
     }
     for (size_t i = 0; i < program->exit.n; i++) {
         const mth__exit *e = &program->exit.at[i];
         mth__text_add(text, "exit %zu %s ", i, mth__exit_words[e->kind]);
         if (e->kind == MTH__EXIT_SUCCESSOR) mth__text_add(text, "of %d ", e->entry);
-        add_name(text, e->name);
-        mth__text_add(text, ": ");
-        add_shape(text, e->dtype, e->shape);
-        mth__text_add(text, " ");
-        add_sharding(writer, &e->sharding, e->shape.rank);
-        mth__text_add(text, "\n");
+        add_port(writer, e->name, e->dtype, e->shape, &e->sharding);
     }
     for (size_t i = 0; i < program->channel.n && !mth__thread_stopped(); i++) add_channel(writer, (int)i);
 }

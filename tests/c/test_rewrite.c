@@ -51,7 +51,7 @@ IN_GRAPH(readers_take_what_stands_for_a_value) {
         else
             mth__rewrite_push(&rewrite, node);
     }
-    CHECK(mth__rewrite_now(&rewrite, second) == twice && mth__rewrite_now(&rewrite, x) == x);
+    CHECK(mth__rewrite_current(&rewrite, second) == twice && mth__rewrite_current(&rewrite, x) == x);
     mth__rewrite_end(&rewrite);
     CHECK_STATUS(mth__graph_check(g));
     CHECK(g->node.n == 3 && last->node->in[0] == twice && last->node->id == 2);

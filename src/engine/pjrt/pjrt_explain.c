@@ -150,10 +150,5 @@ static mth_status explain_body(void *context) {
 
 mth_status mth__pjrt_explain(mth__executable *executable, mth__text *text) {
     explaining job = {executable, text};
-    TRY(mth__plugin_check_process(executable->engine->plugin)); /* before the lock: who held it may not be here */
-    pthread_mutex_lock(&executable->lock);
-    mth_status status = mth__executable_compile(executable);
-    if (!status) status = mth__guard(explain_body, &job);
-    pthread_mutex_unlock(&executable->lock);
-    return status;
+    return mth__executable_read(executable, explain_body, &job);
 }

@@ -102,6 +102,8 @@ mth_status mth__hop_run(mth__executable *, mth__job *);
 mth_status mth__hop_finish(mth__executable *, mth__job *, mth_status);
 /* pjrt_run.c */
 mth_status mth__executable_compile(mth__executable *); /* pjrt_load.c; with the lock held; once */
+/* pjrt_load.c. Compiles the modules if needed, then calls `body` in a guard. Takes the lock for both. */
+mth_status mth__executable_read(mth__executable *, mth_status (*body)(void *context), void *context);
 /* NULL where the device has no part of the slot. */
 static inline mth__cell **mth__cell_of(const mth__executable *x, int slot, int device) {
     const int rank = x->segments->slot.at[slot].any->sharding.on->rank_of[device];

@@ -269,6 +269,16 @@ mth_status mth__executable_compile(mth__executable *executable) {
     return status;
 }
 
+mth_status mth__executable_read(mth__executable *executable, mth_status (*body)(void *context), void *context) {
+    /* before the lock: in a child process its holder may not exist */
+    TRY(mth__plugin_check_process(executable->engine->plugin));
+    pthread_mutex_lock(&executable->lock);
+    mth_status status = mth__executable_compile(executable);
+    if (!status) status = mth__guard(body, context);
+    pthread_mutex_unlock(&executable->lock);
+    return status;
+}
+
 mth_status mth__pjrt_stablehlo(mth__executable *executable, mth__text *text) {
     for (size_t i = 0; i < executable->module.n; i++) {
         const mth__module *module = executable->module.at[i];

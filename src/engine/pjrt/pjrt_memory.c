@@ -81,18 +81,18 @@ static void drop(memory_count *count, const mth__job *job) {
 typedef struct {
     mth__executable *executable;
     int64_t *working, *moving;
-} memory_question;
+} memory_request;
 static mth_status count_body(void *argument) {
-    const memory_question *asked = argument;
-    mth__executable *executable = asked->executable;
+    const memory_request *request = argument;
+    mth__executable *executable = request->executable;
     const int devices = executable->program->mesh->count;
     mth__arena *arena = mth__arena_new();
     memory_count count = {.executable = executable,
         .held = NEW_ARRAY(arena, int64_t, executable->first[executable->segments->slot.n]),
         .live = NEW_ARRAY(arena, int64_t, devices),
         .exits = NEW_ARRAY(arena, int64_t, devices),
-        .working = asked->working,
-        .moving = asked->moving,
+        .working = request->working,
+        .moving = request->moving,
         .told = true};
     for (size_t i = 0; i < executable->module.n; i++) {
         mth__module *module = executable->module.at[i];
@@ -121,11 +121,6 @@ static mth_status count_body(void *argument) {
 }
 
 mth_status mth__pjrt_memory(mth__executable *executable, int64_t *working, int64_t *moving) {
-    memory_question asked = {executable, working, moving};
-    TRY(mth__plugin_check_process(executable->engine->plugin)); /* before the lock: who held it may not be here */
-    pthread_mutex_lock(&executable->lock);
-    mth_status status = mth__executable_compile(executable);
-    if (!status) status = mth__guard(count_body, &asked);
-    pthread_mutex_unlock(&executable->lock);
-    return status;
+    memory_request request = {executable, working, moving};
+    return mth__executable_read(executable, count_body, &request);
 }

@@ -2,6 +2,7 @@
  * names nor a file of another plugin is ever taken for ours; the checksum covers both, since plugins may trust what
  * they are given. */
 #include "engine/pjrt/xla.h"
+#include "base/file.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -100,8 +101,9 @@ static uint64_t checksum(const key *identity, const void *payload, size_t bytes)
 /* ---------------------------------------------------------------- reading */
 /* The file's key and payload, malloc'ed; NULL: none that can be used. */
 static char *read_file(const char *path, const key *identity, size_t *payload) {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe of this name does not stop us */
-    struct stat file;
+    uint64_t bytes;
+    const char *other;
+    int descriptor = mth__open_to_read(path, &bytes, &other);
     FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "rb");
     if (!stream) {
         if (descriptor >= 0) close(descriptor);
@@ -110,10 +112,9 @@ static char *read_file(const char *path, const key *identity, size_t *payload) {
     head header;
     char *body = NULL;
     bool usable = false;
-    if (!fstat(descriptor, &file) && S_ISREG(file.st_mode) && fread(&header, sizeof header, 1, stream) == 1 &&
-        !memcmp(header.magic, magic, sizeof magic) && header.version == VERSION && header.key == identity->bytes &&
-        header.payload && (uint64_t)file.st_size >= sizeof header + header.key &&
-        header.payload == (uint64_t)file.st_size - sizeof header - header.key &&
+    if (!other && fread(&header, sizeof header, 1, stream) == 1 && !memcmp(header.magic, magic, sizeof magic) &&
+        header.version == VERSION && header.key == identity->bytes && header.payload &&
+        bytes >= sizeof header + header.key && header.payload == bytes - sizeof header - header.key &&
         (body = mth__malloc(header.key + header.payload)) &&
         fread(body, 1, header.key + header.payload, stream) == header.key + header.payload &&
         !memcmp(body, identity->at, identity->bytes)) {
