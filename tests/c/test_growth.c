@@ -4,8 +4,10 @@
 #include "compile.h"
 #include "compose/model.h"
 #include "emit/ranges.h"
+#include "engine/native/kernel.h"
 #include "engine/native/native.h"
 #include "engine/pjrt/segment.h"
+#include <malloc.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -489,6 +491,74 @@ TEST(an_executable_grows_with_the_devices) {
         size_t few = kept_for(&layouts[k], 100), many = kept_for(&layouts[k], 400);
         printf("  %s: %zu bytes for 100 devices, %zu for 400\n", layouts[k].what, few, many);
         CHECK(many < 6 * few);
+    }
+}
+static void reduce_over(int n) { kept_for(&(layout){"all_reduce", true, false, false, 0, 8}, n); }
+
+/* One element of each device, summed to all of them: in place, and to memory apart. */
+static void reduce_one(int n) {
+    float *x = calloc((size_t)n, sizeof *x), *y = calloc((size_t)n, sizeof *y);
+    const void **src = calloc((size_t)n, sizeof *src);
+    void **dst = calloc((size_t)n, sizeof *dst);
+    mth__kernels_open();
+    for (int again = 0; again < 200; again++)
+        for (int apart_from = 0; apart_from < 2; apart_from++) {
+            for (int i = 0; i < n; i++) src[i] = &x[i], dst[i] = apart_from ? &y[i] : &x[i], x[i] = 1;
+            mth__reduce_to_all(MTH__BOX_ADD, MTH_FLOAT32, 1, n, src, n, dst, (int64_t)1 << 30);
+            CHECK(*(float *)dst[0] == (float)n && *(float *)dst[n - 1] == (float)n);
+        }
+    free(x);
+    free(y);
+    free(src);
+    free(dst);
+}
+TEST(time_grows_with_the_devices) {
+    in_proportion("an element of each device", 3000, reduce_one);
+    in_proportion("devices that reduce", 2000, reduce_over);
+}
+
+/* ---- what an array keeps */
+static size_t heap(void) {
+    const struct mallinfo2 now = mallinfo2();
+    return now.uordblks + now.hblkhd;
+}
+static void ignore(void *nothing) { (void)nothing; }
+/* Bytes of arrays of 16 numbers on n devices: each has all of them, which are copied or lent; a layout of n parts. */
+static void measure_arrays(int n, size_t bytes[3]) {
+    static const _Alignas(64) float numbers[16] = {3, 1, 4, 1, 5};
+    mth_backend *b = open_backend(n);
+    mth_array *x = NULL;
+    float back[16] = {0};
+    for (int lent = 0; lent < 2; lent++) {
+        size_t before = heap();
+        if (lent)
+            CHECK_STATUS(mth_array_borrow(b, MTH_FLOAT32, 1, (int64_t[]){16}, numbers, ignore, NULL, &x));
+        else
+            CHECK_STATUS(mth_array_from_data(b, MTH_FLOAT32, 1, (int64_t[]){16}, numbers, NULL, &x));
+        bytes[lent] = heap() - before;
+        CHECK(mth_array_get_shard_count(x) == (size_t)n);
+        const mth_shard last = mth_array_get_shard(x, (size_t)n - 1);
+        CHECK(last.device_id == n - 1 && last.size[0] == 16 && !memcmp(last.data, numbers, sizeof numbers));
+        CHECK_STATUS(mth_array_gather(x, back));
+        CHECK(!memcmp(back, numbers, sizeof back));
+        mth_array_free(x);
+    }
+    mth__sharding split = {.on = b->devices.mesh->whole, .dim = {{.naxes = 1}}};
+    const size_t before = heap();
+    CHECK_STATUS(mth__array_new(&b->devices, MTH_FLOAT32, (mth__shape){1, {3 * (int64_t)n}}, &split, false, &x));
+    bytes[2] = heap() - before;
+    const mth_shard one = mth_array_get_shard(x, 5);
+    CHECK(one.device_id == 5 && one.start[0] == 15 && one.size[0] == 3 && !one.data);
+    mth_array_free(x);
+    mth_backend_free(b);
+}
+TEST(an_array_grows_with_what_it_holds) {
+    size_t few[3], many[3];
+    measure_arrays(8, few);
+    measure_arrays(8192, many);
+    for (int k = 0; k < 3; k++) {
+        printf("  %zu bytes on 8 devices, %zu on 8192\n", few[k], many[k]);
+        CHECK(many[k] < few[k] + 4096);
     }
 }
 

@@ -60,8 +60,8 @@ typedef enum { MTH__BOX_COPY, MTH__BOX_ADD, MTH__BOX_MAX } mth__box_op;
 void mth__box(mth__box_op, mth_dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride,
     const void *src, const int64_t *src_stride);
 /* dst[j][i] for all j = sum or max over s of src[s][i], i in [0, count): one pass over memory, for direct all_reduce.
-   In order of s. `all`: elements of the whole reduction that this is a piece of: the results of a large one are written
-   past the caches. */
+   In order of s. dst[j] may be src[j], and else no destination lies on a source. `all`: elements of the whole reduction
+   that this is a piece of: the results of a large one are written past the caches. */
 void mth__reduce_to_all(mth__box_op, mth_dtype, int64_t count, int sources, const void *const *src, int destinations,
     void *const *dst, int64_t all);
 #endif

@@ -50,7 +50,7 @@ typedef struct {
         int64_t n, const float *x0, const float *x1, const float *sine, const float *cosine, float *y0, float *y1);
     void (*dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64_t index, uint64_t index_step,
         uint64_t threshold, float scale);
-    /* sums, in order of sources; past: the caches */
+    /* sums, in order of sources; a destination may be the source of its number; past: the caches */
     void (*reduce_all)(int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past);
     /* c = a b, or with `add` c += a b; m x n, b and c with contiguous rows: for m, n or k of at most MTH__SMALL. NULL:
        BLAS is as good. */

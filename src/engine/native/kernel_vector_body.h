@@ -463,14 +463,14 @@ static void N(dropout)(int64_t n, const float *x, float *y, uint64_t key, uint64
     }
 }
 /* Past the caches (`past`): the lines of the results are not read first, half as much again to and from memory. Only
-   where no result is an operand and all lie alike. */
+   where no result is an operand and all lie alike. A result lies on no operand but the one of its own device, which has
+   its number: with thousands of devices no pair is compared in vain. */
 static void N(reduce_all)(
     int64_t n, int sources, const float *const *src, int destinations, float *const *dst, bool past) {
     int64_t i = 0;
-    for (int j = 0; j < destinations; j++) {
-        past = past && (uintptr_t)dst[j] % (4 * W) == (uintptr_t)dst[0] % (4 * W);
-        for (int s = 0; s < sources; s++) past = past && (const float *)dst[j] != src[s];
-    }
+    for (int j = 0; past && j < destinations; j++)
+        past = (uintptr_t)dst[j] % (4 * W) == (uintptr_t)dst[0] % (4 * W) &&
+            (j >= sources || (const float *)dst[j] != src[j]);
     const int64_t head = past ? (int64_t)(-((uintptr_t)dst[0] / 4) % W) : 0;
 #define ONE(at)                                                                                                        \
     {                                                                                                                  \

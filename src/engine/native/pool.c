@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPINS = 800 /* of looking at all streams: some 50 us */, PAUSES = 8 };
+enum { SPINS = 800 /* of looking at a few streams: some 50 us */, LOOKS = 1 << 14, PAUSES = 8 };
 
 static void futex_wait(atomic_uint *word, unsigned seen) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
@@ -236,9 +236,17 @@ static bool is_work(const mth__run *run) {
     return false;
 }
 
+/* How often a thread that finds nothing looks at all streams before it sleeps: with thousands of them a look takes long
+   itself, and is taken from threads that work. */
+static int spins(const mth__run *run) {
+    const int n = LOOKS / (run->streams > 0 ? run->streams : 1);
+    return n < 1 ? 1 : n < SPINS ? n : SPINS;
+}
+
 /* Works until the run is over, or until nothing has been found for a while. */
 static void work(mth__engine *e, int *at, void *scratch) {
-    for (int idle = 0; idle < SPINS && !stopped(e);) {
+    const int most = spins(&e->run);
+    for (int idle = 0; idle < most && !stopped(e);) {
         if (find_work(e, at, scratch))
             idle = 0;
         else {
