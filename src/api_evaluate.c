@@ -150,7 +150,7 @@ static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays 
     return s;
 }
 
-/* Splits the exits of a run into outputs and gradients; takes over the buffers, also where it fails. */
+/* Splits the exits of a run into outputs and gradients, which take the buffers; the caller frees those left. */
 static mth_status collect(
     mth_compiled *c, const mth__plan *plan, mth__buffer **buffer, bool gradients, mth_arrays **out) {
     const mth__program *program = plan->program;
@@ -163,12 +163,10 @@ static mth_status collect(
     for (size_t i = 0; !s && i < program->exit.n; i++) {
         const mth__exit *e = &program->exit.at[i];
         if ((e->kind == MTH__EXIT_GRADIENT) != gradients) continue;
-        mth__buffer **first = buffer + plan->exit_offset[i];
         mth_array *array;
-        s = mth__array_wrap(&c->backend->devices, e->dtype, e->shape, &e->sharding, first, &array);
-        if (s) break;
-        memset(first, 0, (size_t)e->sharding.on->count * sizeof *first);
-        s = mth__arrays_set(all, n++, e->name, array);
+        s = mth__array_wrap(
+            &c->backend->devices, e->dtype, e->shape, &e->sharding, buffer + plan->exit_offset[i], &array);
+        if (!s) s = mth__arrays_set(all, n++, e->name, array);
     }
     if (s)
         mth_arrays_free(all);
@@ -198,7 +196,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         mth_array *a = NULL;
         s = entry_array(plan, i, &given, &a);
         if (!s) s = hold(plan, i, a, &c->backend->devices, &held[i]);
-        for (int r = 0; !s && r < held[i]->count; r++) entry[plan->entry_offset[i] + r] = held[i]->held[r].buffer;
+        for (int r = 0; !s && r < held[i]->count; r++) entry[plan->entry_offset[i] + r] = mth__array_buffer(held[i], r);
     }
     if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});
     for (size_t i = 0; !s && i < exits; i++) { /* a successor takes over its entry's memory, and no other exit does */

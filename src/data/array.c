@@ -9,17 +9,52 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The rank that stands for all with the same part: its coordinates are 0 on the axes that split nothing. */
-static int leader_of(const mth__placement *on, uint8_t axes, int rank) {
-    int coordinate[MTH__AXES], leader = 0;
+/* ---------------------------------------------------------------- parts */
+/* Parts are numbered by the coordinates of their devices on the axes that split some dimension, row-major. */
+static bool splits(const mth_array *a, int axis) { return mth__sharding_axes(&a->sharding, a->shape.rank) >> axis & 1; }
+
+static int part_of(const mth_array *a, int rank) {
+    const mth__placement *on = a->sharding.on;
+    int coordinate[MTH__AXES], part = 0;
     mth__placement_coordinates(on, rank, coordinate);
-    for (int a = 0; a < on->naxes; a++) leader = leader * on->dim[a] + (axes >> a & 1 ? coordinate[a] : 0);
+    for (int axis = 0; axis < on->naxes; axis++)
+        if (splits(a, axis)) part = part * on->dim[axis] + coordinate[axis];
+    return part;
+}
+
+/* The first rank that has the part: its coordinates are 0 on the axes that split nothing. */
+static int leader_of(const mth_array *a, int part) {
+    const mth__placement *on = a->sharding.on;
+    int leader = 0, stride = 1;
+    for (int axis = on->naxes - 1; axis >= 0; stride *= on->dim[axis], axis--) {
+        if (!splits(a, axis)) continue;
+        leader += part % on->dim[axis] * stride;
+        part /= on->dim[axis];
+    }
     return leader;
 }
 
-/* The array without its buffers. */
-static mth_status array_shell(
-    mth__devices *devices, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding, mth_array **out) {
+mth__held mth__array_held(const mth_array *a, int rank) {
+    mth__held h = {.device = a->sharding.on->device[rank]};
+    mth__shape local = mth__local_shape(a->shape, &a->sharding, rank, h.start, h.step);
+    memcpy(h.size, local.dim, sizeof h.size);
+    return h;
+}
+
+mth__buffer *mth__array_buffer(const mth_array *a, int rank) {
+    return a->buffer ? a->buffer[a->apart ? rank : part_of(a, rank)] : NULL;
+}
+
+static int64_t bytes_of(const mth_array *a, const mth__held *h) {
+    return mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype);
+}
+
+/* ---------------------------------------------------------------- making */
+typedef enum { NO_BUFFERS, ONE_A_PART, ONE_A_DEVICE } buffers;
+
+/* The array with room for its buffers, which are not there yet. */
+static mth_status array_shell(mth__devices *devices, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding,
+    buffers room, mth_array **out) {
     TRY(mth__shape_check(shape, dtype));
     mth_array *a = mth__calloc(1, sizeof *a);
     if (!a) return mth__lacks_memory("an array", sizeof *a);
@@ -30,18 +65,15 @@ static mth_status array_shell(
     a->sharding = *sharding;
     mth__sharding_canonical(&a->sharding, shape);
     a->count = sharding->on->count;
-    a->held = mth__calloc((size_t)a->count, sizeof *a->held);
-    if (!a->held) {
+    a->parts = 1;
+    for (int axis = 0; axis < sharding->on->naxes; axis++)
+        if (splits(a, axis)) a->parts *= sharding->on->dim[axis];
+    a->apart = room == ONE_A_DEVICE;
+    const int n = a->apart ? a->count : a->parts;
+    if (room != NO_BUFFERS) a->buffer = mth__calloc((size_t)n, sizeof *a->buffer);
+    if (room != NO_BUFFERS && !a->buffer) {
         mth_array_free(a);
-        return mth__lacks_memory("an array", (int64_t)sizeof(mth__held) * sharding->on->count);
-    }
-    uint8_t axes = mth__sharding_axes(&a->sharding, shape.rank);
-    for (int r = 0; r < a->count; r++) {
-        mth__held *h = &a->held[r];
-        h->device = sharding->on->device[r];
-        h->leader = devices->memory->host ? leader_of(sharding->on, axes, r) : r;
-        mth__shape local = mth__local_shape(shape, &a->sharding, r, h->start, h->step);
-        memcpy(h->size, local.dim, sizeof h->size);
+        return mth__lacks_memory("an array", (int64_t)sizeof *a->buffer * n);
     }
     *out = a;
     return NULL;
@@ -49,17 +81,16 @@ static mth_status array_shell(
 
 mth_status mth__array_new(mth__devices *devices, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding,
     bool with_data, mth_array **out) {
-    mth_array *a;
-    TRY(array_shell(devices, dtype, shape, sharding, &a));
-    for (int r = 0; with_data && r < a->count; r++) {
-        mth__held *h = &a->held[r];
-        if (h->leader != r) {
-            h->buffer = a->held[h->leader].buffer;
-            devices->memory->retain(h->buffer);
-            continue;
+    mth_array *a = NULL;
+    const buffers room = !with_data ? NO_BUFFERS : devices->memory->host ? ONE_A_PART : ONE_A_DEVICE;
+    TRY(array_shell(devices, dtype, shape, sharding, room, &a));
+    for (int i = 0; with_data && i < (a->apart ? a->count : a->parts); i++) {
+        if (i % MTH__STOP_EVERY == 0 && mth__thread_stopped()) {
+            mth_array_free(a);
+            return mth__interrupted();
         }
-        mth_status s = devices->memory->new(
-            devices->engine, h->device, mth__held_elements(a, h) * (int64_t)mth_dtype_size(dtype), &h->buffer);
+        const mth__held h = mth__array_held(a, a->apart ? i : leader_of(a, i));
+        mth_status s = devices->memory->new(devices->engine, h.device, bytes_of(a, &h), &a->buffer[i]);
         if (s) {
             mth_array_free(a);
             return s;
@@ -70,48 +101,43 @@ mth_status mth__array_new(mth__devices *devices, mth_dtype dtype, mth__shape sha
 }
 
 mth_status mth__array_wrap(mth__devices *devices, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding,
-    mth__buffer *const *buffer, mth_array **out) {
-    mth_array *a;
-    TRY(array_shell(devices, dtype, shape, sharding, &a));
-    for (int r = 0; r < a->count; r++) {
-        a->held[r].leader = r; /* a run's results are one buffer a device */
-        a->held[r].buffer = buffer[r];
-    }
+    mth__buffer **buffer, mth_array **out) {
+    mth_array *a = NULL;
+    TRY(array_shell(devices, dtype, shape, sharding, ONE_A_DEVICE, &a));
+    memcpy(a->buffer, buffer, (size_t)a->count * sizeof *buffer);
+    memset(buffer, 0, (size_t)a->count * sizeof *buffer);
     *out = a;
     return NULL;
 }
 
 mth_status mth__array_borrow(mth__devices *devices, mth_dtype dtype, mth__shape shape, const mth__sharding *sharding,
     const void *data, void (*release)(void *), void *context, mth_array **out) {
-    mth_array *a;
-    TRY(array_shell(devices, dtype, shape, sharding, &a));
-    mth_status s = devices->memory->borrow(devices->engine, a->held[0].device, data,
-        mth__held_elements(a, &a->held[0]) * (int64_t)mth_dtype_size(dtype), release, context, &a->held[0].buffer);
+    mth_array *a = NULL;
+    TRY(array_shell(devices, dtype, shape, sharding, ONE_A_PART, &a));
+    const mth__held h = mth__array_held(a, 0);
+    mth_status s =
+        devices->memory->borrow(devices->engine, h.device, data, bytes_of(a, &h), release, context, &a->buffer[0]);
     if (s) {
         mth_array_free(a);
         return s;
     }
     a->lent = true;
-    for (int r = 1; r < a->count; r++) {
-        a->held[r].buffer = a->held[0].buffer;
-        devices->memory->retain(a->held[0].buffer);
-    }
     *out = a;
     return NULL;
 }
 
 mth_status mth__array_fill(mth_array *a, mth__fill *fill, void *context) {
     const mth__memory_vtable *memory = a->devices->memory;
-    for (int r = 0; r < a->count; r++) {
-        mth__held *h = &a->held[r];
-        int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype);
-        if (h->leader != r || !bytes) continue;
+    for (int i = 0; i < (a->apart ? a->count : a->parts); i++) {
+        const mth__held h = mth__array_held(a, a->apart ? i : leader_of(a, i));
+        const int64_t bytes = bytes_of(a, &h);
+        if (!bytes) continue;
         TRY(mth__stop_check());
-        void *host = memory->host ? memory->fill(h->buffer) : mth__malloc((size_t)bytes);
+        void *host = memory->host ? memory->fill(a->buffer[i]) : mth__malloc((size_t)bytes);
         if (!host) return mth__lacks_memory("an array", bytes);
-        mth_status s = fill(context, a, h, host);
+        mth_status s = fill(context, a, &h, host);
         if (!memory->host) {
-            if (!s) s = memory->write(h->buffer, 0, host, bytes);
+            if (!s) s = memory->write(a->buffer[i], 0, host, bytes);
             mth__free(host);
         }
         TRY(s);
@@ -127,7 +153,7 @@ mth_status mth__array_initialise(mth_array *a, int init, double scale, uint64_t 
 
 /* ---------------------------------------------------------------- layouts */
 static mth_status need_data(const mth_array *a) {
-    if (a->held[0].buffer) return NULL;
+    if (a->buffer) return NULL;
     return FAIL(MTH_ERROR_VALUE, F("the array is a layout: it has no data"),
         F("use what mth_get_parameters gives, or read it from a file"));
 }
@@ -137,17 +163,19 @@ mth_status mth_array_gather(const mth_array *a, void *data) {
     TRY(need_data(a));
     if (mth__shape_size(a->shape)) TRY(mth__given(data, "the memory for the values"));
     const mth__memory_vtable *memory = a->devices->memory;
-    for (int r = 0; r < a->count; r++) {
-        const mth__held *h = &a->held[r];
-        int64_t bytes = mth__held_elements(a, h) * (int64_t)mth_dtype_size(a->dtype), local[MTH__RANK],
-                global[MTH__RANK], offset;
-        if (leader_of(a->sharding.on, mth__sharding_axes(&a->sharding, a->shape.rank), r) != r || !bytes) continue;
-        void *host = memory->host ? memory->host(h->buffer) : mth__malloc((size_t)bytes);
+    for (int part = 0; part < a->parts; part++) {
+        const int rank = leader_of(a, part);
+        const mth__held h = mth__array_held(a, rank);
+        mth__buffer *buffer = mth__array_buffer(a, rank);
+        int64_t bytes = bytes_of(a, &h), local[MTH__RANK], global[MTH__RANK], offset;
+        if (!bytes) continue;
+        TRY(mth__stop_check());
+        void *host = memory->host ? memory->host(buffer) : mth__malloc((size_t)bytes);
         if (!host) return mth__lacks_memory("an array", bytes);
-        mth_status s = memory->host ? NULL : memory->read(h->buffer, 0, host, bytes);
+        mth_status s = memory->host ? NULL : memory->read(buffer, 0, host, bytes);
         if (!s) {
-            mth__held_strides(a, h, local, global, &offset);
-            mth__box_copy(a->dtype, a->shape.rank, h->size, (char *)data + offset * (int64_t)mth_dtype_size(a->dtype),
+            mth__held_strides(a, &h, local, global, &offset);
+            mth__box_copy(a->dtype, a->shape.rank, h.size, (char *)data + offset * (int64_t)mth_dtype_size(a->dtype),
                 global, host, local);
         }
         if (!memory->host) mth__free(host);
@@ -156,24 +184,25 @@ mth_status mth_array_gather(const mth_array *a, void *data) {
     return NULL;
 }
 
-static bool is_whole(const mth_array *a, const mth__held *h) {
-    return memcmp(h->size, a->shape.dim, (size_t)a->shape.rank * sizeof(int64_t)) == 0;
+/* The buffer on the host that is all of the array; NULL: there is none. */
+static mth__buffer *whole_buffer(const mth_array *a) {
+    if (!a->devices->memory->host || !a->buffer || !a->count) return NULL;
+    const mth__held h = mth__array_held(a, 0);
+    return memcmp(h.size, a->shape.dim, (size_t)a->shape.rank * sizeof(int64_t)) ? NULL : a->buffer[0];
 }
 
 const void *mth_array_get_whole(const mth_array *a) {
-    if (!a || !a->devices->memory->host || !a->count || !a->held[0].buffer || !is_whole(a, &a->held[0])) return NULL;
-    return a->devices->memory->host(a->held[0].buffer);
+    mth__buffer *whole = a ? whole_buffer(a) : NULL;
+    return whole ? a->devices->memory->host(whole) : NULL;
 }
 
-/* Where one buffer on the host holds all, a device that needs all shares it. */
+/* Where one buffer on the host holds all, the devices that need all share it. */
 static mth_status share_whole(mth_array *a, const mth__sharding *sharding, mth_array **out) {
     mth_array *b;
-    TRY(array_shell(a->devices, a->dtype, a->shape, sharding, &b));
+    TRY(array_shell(a->devices, a->dtype, a->shape, sharding, ONE_A_PART, &b));
     b->lent = a->lent;
-    for (int r = 0; r < b->count; r++) {
-        b->held[r].buffer = a->held[0].buffer;
-        a->devices->memory->retain(b->held[r].buffer);
-    }
+    b->buffer[0] = whole_buffer(a);
+    a->devices->memory->retain(b->buffer[0]);
     *out = b;
     return NULL;
 }
@@ -246,14 +275,15 @@ mth_status mth__array_as(
 mth_status mth__array_unlend(const mth_array *a, mth__buffer **buffer, size_t count) {
     if (!a->lent) return NULL;
     const mth__memory_vtable *memory = a->devices->memory;
-    mth__buffer *lent = a->held[0].buffer, *copy = NULL;
-    int64_t bytes = mth__held_elements(a, &a->held[0]) * (int64_t)mth_dtype_size(a->dtype);
+    const mth__held h = mth__array_held(a, 0);
+    mth__buffer *lent = a->buffer[0], *copy = NULL;
+    const int64_t bytes = bytes_of(a, &h);
     for (size_t i = 0; i < count; i++) {
         if (buffer[i] != lent) continue;
         if (copy)
             memory->retain(copy);
         else {
-            TRY(memory->new(a->devices->engine, a->held[0].device, bytes, &copy));
+            TRY(memory->new(a->devices->engine, h.device, bytes, &copy));
             mth_status s = memory->write(copy, 0, memory->host(lent), bytes);
             if (s) {
                 memory->release(copy);
@@ -273,9 +303,9 @@ void mth_array_retain(mth_array *a) {
 
 void mth_array_free(mth_array *a) {
     if (!a || atomic_fetch_sub(&a->references, 1) != 1) return;
-    for (int r = 0; a->held && r < a->count; r++)
-        if (a->held[r].buffer) a->devices->memory->release(a->held[r].buffer);
-    mth__free(a->held);
+    for (int i = 0; a->buffer && i < (a->apart ? a->count : a->parts); i++)
+        if (a->buffer[i]) a->devices->memory->release(a->buffer[i]);
+    mth__free(a->buffer);
     mth__free(a->sharding_text);
     mth__devices_release(a->devices);
     mth__free(a);
@@ -308,11 +338,12 @@ size_t mth_array_get_shard_count(const mth_array *a) { return a ? (size_t)a->cou
 
 mth_shard mth_array_get_shard(const mth_array *a, size_t i) {
     if (i >= mth_array_get_shard_count(a)) return (mth_shard){.device_id = -1};
-    const mth__held *h = &a->held[i];
-    mth_shard s = {.device_id = h->device};
-    memcpy(s.start, h->start, sizeof s.start);
-    memcpy(s.size, h->size, sizeof s.size);
-    memcpy(s.step, h->step, sizeof s.step);
-    s.data = h->buffer && a->devices->memory->host ? a->devices->memory->host(h->buffer) : NULL;
+    const mth__held h = mth__array_held(a, (int)i);
+    mth__buffer *buffer = mth__array_buffer(a, (int)i);
+    mth_shard s = {.device_id = h.device};
+    memcpy(s.start, h.start, sizeof s.start);
+    memcpy(s.size, h.size, sizeof s.size);
+    memcpy(s.step, h.step, sizeof s.step);
+    s.data = buffer && a->devices->memory->host ? a->devices->memory->host(buffer) : NULL;
     return s;
 }

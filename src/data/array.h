@@ -3,12 +3,9 @@
 #define MTH__ARRAY_H
 #include "data/devices.h"
 
-/* The part of an array that one device holds. Devices with equal parts share one buffer where the engine's memory is
- * the host's. */
+/* The part of an array that one device holds: which elements, by what the sharding says of its rank. */
 typedef struct {
     int device;
-    int leader;
-    mth__buffer *buffer;
     int64_t start[MTH__RANK], size[MTH__RANK], step[MTH__RANK];
 } mth__held;
 struct mth_array {
@@ -19,9 +16,12 @@ struct mth_array {
     mth__sharding sharding;
     _Atomic(char *) sharding_text; /* made when first asked for */
     bool lent;                     /* the one buffer is memory of the caller's (mth_array_borrow) */
-    int count;
-    /* count; in rank order of the placement; buffer NULL in arrays that are a layout only */
-    mth__held *held;
+    int count, parts;              /* of devices; of different parts among theirs */
+    /* One a device in rank order of the placement where `apart`, as a run leaves them and as engines need them whose
+       memory is not the host's; else devices with equal parts share one, so that there is one a part. NULL: a layout
+       only. */
+    mth__buffer **buffer;
+    bool apart;
 };
 struct mth_arrays {
     size_t count;
@@ -36,9 +36,9 @@ mth_status mth__array_new(
    `release` is not NULL. */
 mth_status mth__array_borrow(mth__devices *, mth_dtype, mth__shape, const mth__sharding *, const void *data,
     void (*release)(void *), void *context, mth_array **out);
-/* Takes over the references in buffer[rank], by the order of the placement. */
+/* Takes the references in buffer[rank], by the order of the placement, and leaves NULL there; none where it fails. */
 mth_status mth__array_wrap(
-    mth__devices *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer *const *buffer, mth_array **out);
+    mth__devices *, mth_dtype, mth__shape, const mth__sharding *, mth__buffer **buffer, mth_array **out);
 /* The same values in another layout, on the devices of another backend or in another floating dtype; buffers are shared
    where they can be. Fails where a finite value would become infinite: `what` is the array, "input 'x'". */
 mth_status mth__array_as(
@@ -48,6 +48,8 @@ mth_status mth__misfit(const char *what, mth_dtype from, const void *element, mt
 /* Replaces the array's buffer, where the caller of mth_array_borrow owns its memory, by a copy among those of a run's
  * results. */
 mth_status mth__array_unlend(const mth_array *, mth__buffer **buffer, size_t count);
+mth__held mth__array_held(const mth_array *, int rank);
+mth__buffer *mth__array_buffer(const mth_array *, int rank); /* NULL in a layout */
 /* Calls fill for each distinct part: `data` is the part's memory, row-major. */
 typedef mth_status mth__fill(void *context, const mth_array *, const mth__held *, void *data);
 mth_status mth__array_fill(mth_array *, mth__fill *, void *context);
