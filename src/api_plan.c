@@ -110,8 +110,8 @@ int mth__number_of(const mth__names *known, const char *name, size_t expected) {
 }
 
 mth_dtype mth__input_dtype(const mth_compiled *c, mth_dtype dtype) {
-    const bool lacks = mth__is_float(dtype) && c->backend->vtable->lacks(mth__op_find("add"), dtype);
-    return lacks ? MTH_FLOAT32 : dtype;
+    const bool stays = !mth__is_float(dtype) || (dtype == MTH_FLOAT64 && c->backend->vtable->traits.doubles);
+    return stays ? dtype : MTH_FLOAT32;
 }
 
 static mth__input_description description_of(const mth_compiled *c, const mth_named *input) {

@@ -108,24 +108,9 @@ static mth_status schedule(planning *p) { return distribute(p, MTH__PASS_SCHEDUL
 static mth_status overlap(planning *p) { return distribute(p, MTH__PASS_OVERLAP); }
 static mth_status accumulate(planning *p) { return distribute(p, MTH__PASS_ACCUMULATE); }
 
-static mth_status check_kernels(const mth__graph *g, const mth__engine_vtable *engine) {
-    for (size_t i = 0; i < g->node.n; i++) {
-        const mth__node *n = g->node.at[i];
-        const mth__value *v = n->nin ? n->in[0] : n->out[0];
-        const char *reason = n->op->flags & MTH__COMM ? NULL : engine->lacks(n->op, v->dtype);
-        if (!reason) continue;
-        mth_status s = FAIL(MTH_ERROR_UNSUPPORTED, F("%s of %s: %s", n->op->name, mth_dtype_name(v->dtype), reason),
-            F("give it float32"));
-        return mth__error_tensor(
-            mth__error_source(mth__error_operator(s, n->label.module ? n->label.module : n->op->name), n->label.source),
-            mth__value_text(v));
-    }
-    return NULL;
-}
-
 static mth_status program(planning *p) {
     mth_backend *b = p->compiled->backend;
-    TRY(check_kernels(p->graph, b->vtable));
+    TRY(mth__check_kernels(p->graph, b->vtable));
     if (b->distribute.overlap && b->vtable->traits.streams < 2)
         return FAIL(MTH_ERROR_UNSUPPORTED,
             F("overlap_communication: a device of the %s engine does one thing after the other", b->vtable->name),

@@ -64,6 +64,9 @@ struct mth_compiled {
 };
 extern const mth__opt mth__compile_options[];
 
+/* UNSUPPORTED where the engine has no kernel for a node; the error's fix is tried on the node before it is told. */
+mth_status mth__check_kernels(const mth__graph *, const mth__engine_vtable *);
+
 /* Runs the pipeline of passes for one request. Called with the backend's lock held, inside a guard. */
 mth_status mth__compile_plan(const mth_compiled *, const mth__request *, mth__plan **out);
 #endif

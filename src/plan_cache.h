@@ -15,7 +15,8 @@ void mth__plan_free(mth_compiled *, mth__plan *);
 /* The request for these inputs, in the model's order; what is missing or too much is left to expand's errors. */
 mth_status mth__request_for(mth_compiled *, const mth_named *input, size_t count, mth__request *);
 void mth__request_free(mth__request *);
-/* The dtype as which an input comes into a plan: floating numbers that the engine doesn't compute in become float32. */
+/* The dtype as which an input comes into a plan: floating numbers become float32, but for float64 where the engine
+   computes in it. Storage in 16 bits is not for inputs to decide, as all that reads them would compute in it. */
 mth_dtype mth__input_dtype(const mth_compiled *, mth_dtype);
 /* The number of a name, -1 where it is none of them; as a rule it is the one that is expected. */
 int mth__number_of(const mth__names *known, const char *name, size_t expected);

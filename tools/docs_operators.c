@@ -26,7 +26,13 @@ static const char head[] =
     "combination can wait; *together*: if all those operands are. A row without a gradient ends what can be "
     "differentiated.\n"
     "What *may add to a sum so far* does, in sums of gradients and over microbatches, where the sum lies:\n"
-    "`contract x, dy into %5`.\n";
+    "`contract x, dy into %5`.\n"
+    "\n"
+    "Operands are floating, all of one dtype, and so are the results, where a row says nothing else. A row that *adds "
+    "elements up* does so\n"
+    "in the *dtype of sums*: float32 where the operands have 16 bits, else their own dtype. Each element of a result "
+    "is "
+    "rounded once.\n";
 
 /* "axis:i0, epsilon:f0" without the slots; what numbers a shape or a permutation as one name. */
 static void add_attributes(mth__text *t, const char *names) {
@@ -42,24 +48,41 @@ static void add_attributes(mth__text *t, const char *names) {
         separator = ", ";
     }
 }
-static void add_linear(mth__text *t, const mth__op *op) {
-    if (op->linear == MTH__LINEAR_NONE) return;
-    mth__text_add(t, "\n- linear in ");
-    const char *s = op->args, *separator = "";
+/* Those of a row's operands or results that have a bit. */
+static void add_names(mth__text *t, const char *names, uint64_t bits, const char *before, const char *after) {
+    const char *s = names, *separator = before;
     for (int j = 0; *s; j++, s += strcspn(s, ","), s += strspn(s, ", ")) {
-        if (!(op->linear_args >> j & 1)) continue;
+        if (!(bits >> j & 1)) continue;
         mth__text_add(t, "%s%.*s", separator, (int)strcspn(s, ",?*"), s);
         separator = ", ";
     }
-    if (op->linear == MTH__LINEAR_JOINT) mth__text_add(t, ", together");
+    if (separator != before) mth__text_add(t, "%s", after);
+}
+static void add_linear(mth__text *t, const mth__op *op) {
+    if (op->linear == MTH__LINEAR_NONE) return;
+    add_names(t, op->args, op->linear_args, "\n- linear in ", op->linear == MTH__LINEAR_JOINT ? ", together" : "");
 }
 static void add_accumulates(mth__text *t, const mth__op *op) {
-    const char *s = op->results, *separator = "\n- may add to a sum so far: ";
-    for (int k = 0; *s; k++, s += strcspn(s, ","), s += strspn(s, ", ")) {
-        if (!(op->accumulates >> k & 1)) continue;
-        mth__text_add(t, "%s%.*s", separator, (int)strcspn(s, ","), s);
-        separator = ", ";
+    add_names(t, op->results, op->accumulates, "\n- may add to a sum so far: ", "");
+}
+/* The dtypes of operands and results, where they are not simply one floating dtype. */
+static void add_dtypes(mth__text *t, const mth__op *op) {
+    static const char *const words[] = {[MTH__TYPE_SUM] = " in the dtype of sums",
+        [MTH__TYPE_ATTRIBUTE] = " in the dtype that is asked for",
+        [MTH__TYPE_FLOAT32] = " as float32",
+        [MTH__TYPE_INT32] = " as int32",
+        [MTH__TYPE_BOOL] = " as bool"};
+    add_names(t, op->args, op->any_args, "\n- takes ", " of any dtype");
+    add_names(
+        t, op->args, op->index_args, "\n- takes ", op->flags & MTH__WIDE_IDS ? " as int32 or int64" : " as int32");
+    add_names(t, op->args, op->mask_args, "\n- takes ", " as bool, int32 or floating");
+    add_names(t, op->args, op->sum_args, "\n- takes ", " in the dtype of sums");
+    for (int type = MTH__TYPE_SUM; type <= MTH__TYPE_BOOL; type++) {
+        uint64_t bits = 0;
+        for (int k = 0; k < MTH__MAX_OUT; k++) bits |= (uint64_t)(op->types[k] == (mth__type_rule)type) << k;
+        add_names(t, op->results, bits, "\n- gives ", words[type]);
     }
+    if (op->flags & MTH__SUMS) mth__text_add(t, "\n- adds elements up");
 }
 static void add_row(mth__text *t, const mth__op *op) {
     mth__text_add(t, "\n### %s\n\n`%s(%s) -> %s`\n\n%s\n", op->name, op->name, op->args, op->results, op->doc);
@@ -69,6 +92,7 @@ static void add_row(mth__text *t, const mth__op *op) {
     if (op->max) mth__text_add(t, ", max `%s`", op->max);
     if (op->whole) mth__text_add(t, ", whole `%s`", op->whole);
     add_attributes(t, op->attributes);
+    add_dtypes(t, op);
     add_linear(t, op);
     add_accumulates(t, op);
     if (!op->grad && !(op->flags & MTH__COMM)) mth__text_add(t, "\n- no gradient");

@@ -3,19 +3,23 @@
 #include <string.h>
 
 enum { DLPACK_INT = 0, DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4, DLPACK_BOOL = 6 };
-#define FLOATING(finite, bound) .kind = MTH_CLASS_FLOATING, .largest = finite, .infinite = bound
-#define INTEGER(low, high) .kind = MTH_CLASS_INTEGER, .largest = (double)(high), .least = low, .most = high
+#define FLOATING(finite, bound, wide) .kind = MTH_CLASS_FLOATING, .largest = finite, .infinite = bound, .sums = wide
+#define INTEGER(low, high, own)                                                                                        \
+    .kind = MTH_CLASS_INTEGER, .largest = (double)(high), .least = low, .most = high, .sums = own
 
 const mth__dtype_facts mth__dtypes[MTH__DTYPE_COUNT] = {
     {"unknown", "?", "?", "?", "", 0, DLPACK_INT, .kind = MTH_CLASS_NONE},
-    [MTH_FLOAT32] = {"float32", "f32", "f32", "F32", "f", 4, DLPACK_FLOAT, FLOATING(0x1.fffffep127, 0x1.ffffffp127)},
-    [MTH_FLOAT64] = {"float64", "f64", "f64", "F64", "d", 8, DLPACK_FLOAT, FLOATING(0x1.fffffffffffffp1023, INFINITY)},
-    [MTH_INT32] = {"int32", "i32", "i32", "I32", "i", 4, DLPACK_INT, INTEGER(INT32_MIN, INT32_MAX)},
-    [MTH_INT64] = {"int64", "i64", "i64", "I64", "q", 8, DLPACK_INT, INTEGER(INT64_MIN, INT64_MAX)},
-    [MTH_BOOL] = {"bool", "bool", "i1", "BOOL", "?", 1, DLPACK_BOOL, .kind = MTH_CLASS_BOOLEAN, .largest = 1,
-        .most = 1},
-    [MTH_BFLOAT16] = {"bfloat16", "bf16", "bf16", "BF16", "", 2, DLPACK_BFLOAT, FLOATING(0x1.fep127, 0x1.ffp127)},
-    [MTH_FLOAT16] = {"float16", "f16", "f16", "F16", "e", 2, DLPACK_FLOAT, FLOATING(65504, 65520)},
+    [MTH_FLOAT32] = {"float32", "f32", "f32", "F32", "f", 4, DLPACK_FLOAT,
+        FLOATING(0x1.fffffep127, 0x1.ffffffp127, MTH_FLOAT32)},
+    [MTH_FLOAT64] = {"float64", "f64", "f64", "F64", "d", 8, DLPACK_FLOAT,
+        FLOATING(0x1.fffffffffffffp1023, INFINITY, MTH_FLOAT64)},
+    [MTH_INT32] = {"int32", "i32", "i32", "I32", "i", 4, DLPACK_INT, INTEGER(INT32_MIN, INT32_MAX, MTH_INT32)},
+    [MTH_INT64] = {"int64", "i64", "i64", "I64", "q", 8, DLPACK_INT, INTEGER(INT64_MIN, INT64_MAX, MTH_INT64)},
+    [MTH_BOOL] = {"bool", "bool", "i1", "BOOL", "?", 1, DLPACK_BOOL, .kind = MTH_CLASS_BOOLEAN, .largest = 1, .most = 1,
+        .sums = MTH_BOOL},
+    [MTH_BFLOAT16] = {"bfloat16", "bf16", "bf16", "BF16", "", 2, DLPACK_BFLOAT,
+        FLOATING(0x1.fep127, 0x1.ffp127, MTH_FLOAT32)},
+    [MTH_FLOAT16] = {"float16", "f16", "f16", "F16", "e", 2, DLPACK_FLOAT, FLOATING(65504, 65520, MTH_FLOAT32)},
 };
 
 bool mth__is_dtype(mth_dtype dtype) { return (int)dtype > 0 && (int)dtype < MTH__DTYPE_COUNT; }

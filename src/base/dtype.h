@@ -15,6 +15,7 @@ typedef struct {
     int size;           /* bytes of an element */
     int dlpack;         /* the type code of DLPack; its bits are 8 * size */
     mth_dtype_class kind;
+    mth_dtype sums; /* in which its elements are added up: float32 for those of 16 bits, else itself */
     /* Of floating dtypes: the largest finite value, and the least magnitude that rounds to infinity. */
     double largest, infinite;
     /* Of integers and bool: the range. */

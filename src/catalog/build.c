@@ -27,52 +27,94 @@ static int count_results(const char *results) {
     return n;
 }
 
+static bool is_bit(uint64_t bits, int j) { return bits >> j & 1; }
+
+/* The dtype that the floating operands have, else that of operand 0. */
+static mth_dtype operand_dtype(const mth__node *n) {
+    const mth__op *op = n->op;
+    for (int j = 0; j < n->nin; j++)
+        if (!is_bit(op->mask_args | op->sum_args, j) && mth__is_float(n->in[j]->dtype)) return n->in[j]->dtype;
+    return n->nin ? n->in[0]->dtype : MTH_FLOAT32;
+}
+static mth_dtype result_dtype(const mth__node *n, mth__type_rule rule) {
+    switch (rule) {
+    case MTH__TYPE_OPERAND: break;
+    case MTH__TYPE_SUM: return mth__dtypes[operand_dtype(n)].sums;
+    case MTH__TYPE_ATTRIBUTE: return (mth_dtype)n->attrs.dtype;
+    case MTH__TYPE_FLOAT32: return MTH_FLOAT32;
+    case MTH__TYPE_INT32: return MTH_INT32;
+    case MTH__TYPE_BOOL: return MTH_BOOL;
+    }
+    return operand_dtype(n);
+}
+int mth__first_floating_but(const mth__node *node, mth_dtype dtype) {
+    for (int at = 0; at < node->nin + node->nout; at++) {
+        const mth_dtype has = mth__operand_or_result(node, at)->dtype;
+        if (mth__is_float(has) && has != dtype) return at;
+    }
+    return -1;
+}
+mth_dtype mth__op_sum_dtype(const mth__node *n) {
+    return n->op->flags & MTH__SUMS ? mth__dtypes[n->out[0]->dtype].sums : (mth_dtype)0;
+}
+
+static mth_status wrong_dtype(const mth__node *n, int j, const char *takes, const char *fix) {
+    char room[24];
+    return mth__row_type_error(n,
+        F("%s of %s is %s, it takes %s", mth__arg_name(n->op, j, room), n->op->name, mth_dtype_name(n->in[j]->dtype),
+            takes),
+        F("give it as %s", fix));
+}
+/* Rows of any dtype that take several operands give one tensor of all of them. */
+static mth_status check_any(const mth__node *n, int j) {
+    const mth_dtype first = n->in[0]->dtype, other = n->in[j]->dtype;
+    if (n->op->linear != MTH__LINEAR_JOINT || first == other) return NULL;
+    return mth__row_type_error(n,
+        F("the operands of %s have two dtypes, %s and %s", n->op->name, mth_dtype_name(first), mth_dtype_name(other)),
+        F("give all of them as %s", mth_dtype_name(mth__is_float(other) && !mth__is_float(first) ? other : first)));
+}
+static bool binds(const mth__op *op, int j) {
+    return !is_bit(op->any_args | op->mask_args | op->index_args | op->sum_args, j);
+}
+/* Floating operands have one dtype, that of the first. */
+static mth_status check_floating(const mth__node *n, int j) {
+    int first = 0, count = 0;
+    while (first < n->nin && !(binds(n->op, first) && mth__is_float(n->in[first]->dtype))) first++;
+    const mth_dtype dtype = first < n->nin ? n->in[first]->dtype : MTH_FLOAT32, has = n->in[j]->dtype;
+    if (!mth__is_float(has)) return wrong_dtype(n, j, "floating values", mth_dtype_name(dtype));
+    if (has == dtype) return NULL;
+    char room[2][24];
+    for (int i = 0; i < n->nin; i++) count += binds(n->op, i);
+    return mth__row_type_error(n,
+        F("%s of %s is %s, %s is %s", mth__arg_name(n->op, first, room[0]), n->op->name, mth_dtype_name(dtype),
+            mth__arg_name(n->op, j, room[1]), mth_dtype_name(has)),
+        F("give %s as %s", count == 2 ? "both" : "all floating operands", mth_dtype_name(dtype)));
+}
+
 static mth_status check_dtypes(const mth__node *n) {
     const mth__op *op = n->op;
-    int first = -1; /* the first floating operand that binds the others */
-    char room[2][24];
     for (int j = 0; j < n->nin; j++) {
-        mth_dtype t = n->in[j]->dtype;
-        if (op->any_args >> j & 1) {
-            bool same = op->linear == MTH__LINEAR_JOINT && t != n->in[0]->dtype;
-            if (same)
-                return mth__row_type_error(n,
-                    F("the operands of %s have two dtypes, %s and %s", op->name, mth_dtype_name(n->in[0]->dtype),
-                        mth_dtype_name(t)),
-                    F("give all of them as %s", mth_dtype_name(n->in[0]->dtype)));
-            continue;
-        }
-        if (op->index_args >> j & 1) {
-            bool wide = op->flags & MTH__WIDE_IDS;
-            if (t != MTH_INT32 && !(wide && t == MTH_INT64))
-                return mth__row_type_error(n,
-                    F("%s of %s is %s, it takes %s", mth__arg_name(op, j, room[0]), op->name, mth_dtype_name(t),
-                        wide ? "int32 or int64" : "int32"),
-                    F("give it as int32"));
-            continue;
-        }
-        if (!mth__is_float(t))
-            return mth__row_type_error(n,
-                F("%s of %s is %s, it takes floating values", mth__arg_name(op, j, room[0]), op->name,
-                    mth_dtype_name(t)),
-                F("give it as float32"));
-        if (first < 0)
-            first = j;
-        else if (t != n->in[first]->dtype)
-            return mth__row_type_error(n,
-                F("%s of %s is %s, %s is %s", mth__arg_name(op, first, room[0]), op->name,
-                    mth_dtype_name(n->in[first]->dtype), mth__arg_name(op, j, room[1]), mth_dtype_name(t)),
-                F("give both as %s", mth_dtype_name(n->in[first]->dtype)));
+        const mth_dtype dtype = n->in[j]->dtype;
+        const bool is_integer = dtype == MTH_INT32 || (dtype == MTH_INT64 && op->flags & MTH__WIDE_IDS);
+        if (is_bit(op->any_args, j))
+            TRY(check_any(n, j));
+        else if (is_bit(op->mask_args, j) && dtype == MTH_INT64)
+            return wrong_dtype(n, j, "bool, int32 or floating values", "bool");
+        else if (is_bit(op->index_args, j) && !is_integer)
+            return wrong_dtype(n, j, op->flags & MTH__WIDE_IDS ? "int32 or int64" : "int32", "int32");
+        else if (binds(op, j))
+            TRY(check_floating(n, j));
     }
+    const mth_dtype sums = mth__dtypes[operand_dtype(n)].sums;
+    for (int j = 0; j < n->nin; j++)
+        if (is_bit(op->sum_args, j) && n->in[j]->dtype != sums)
+            return wrong_dtype(n, j, mth_dtype_name(sums), mth_dtype_name(sums));
     return NULL;
 }
 
 /* ---------------------------------------------------------------- the builder */
 static mth_status infer(mth__node *n) {
-    mth_dtype dtype = n->nin ? n->in[0]->dtype : MTH_FLOAT32;
-    for (int j = n->nin - 1; j >= 0; j--)
-        if (mth__is_float(n->in[j]->dtype)) dtype = n->in[j]->dtype;
-    for (int k = 0; k < n->nout; k++) n->out[k]->dtype = dtype;
+    for (int k = 0; k < n->nout; k++) n->out[k]->dtype = result_dtype(n, n->op->types[k]);
     TRY(n->op->infer ? n->op->infer(n) : mth__infer_from(n, n->op->factors));
     for (int k = 0; k < n->nout; k++) {
         mth_status s = mth__shape_check(n->out[k]->shape, n->out[k]->dtype);

@@ -59,6 +59,8 @@ static void add_node(mth__text *t, const mth__node *n) {
         mth__text_add(t, i ? ", " : " | ");
         add_type(t, n->out[i]);
     }
+    const mth_dtype sums = mth__op_sum_dtype(n);
+    if (sums && sums != n->out[0]->dtype) mth__text_add(t, " | sums in %s", mth_dtype_name(sums));
     mth__text_add(t, " | %s", n->label.module ? n->label.module : "");
     if (n->label.region >= 0) mth__text_add(t, " region %d stage %d", n->label.region, n->label.stage);
     if (n->label.microbatch >= 0) mth__text_add(t, " microbatch %d", n->label.microbatch);

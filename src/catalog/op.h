@@ -29,6 +29,17 @@ typedef struct {
    contract, reshape). JOINT: all operands of `linear` together (add, concat): all partial over the same axes, or none.
  */
 typedef enum { MTH__LINEAR_NONE, MTH__LINEAR_EACH, MTH__LINEAR_JOINT } mth__linear;
+/* The dtype of a result. OPERAND: that of the floating operands, which have one; of rows without them, of operand 0.
+   SUM: in which elements of the OPERAND's dtype are added up (mth__dtypes[].sums), for statistics that lose their
+   meaning in 16 bits. ATTRIBUTE: attrs.dtype. */
+typedef enum {
+    MTH__TYPE_OPERAND,
+    MTH__TYPE_SUM,
+    MTH__TYPE_ATTRIBUTE,
+    MTH__TYPE_FLOAT32,
+    MTH__TYPE_INT32,
+    MTH__TYPE_BOOL
+} mth__type_rule;
 /* Where the kernels read: an elementwise row may write over an operand of the same size; an alias row moves no data. */
 enum {
     MTH__ELEMENTWISE = 1,
@@ -46,7 +57,9 @@ enum {
     MTH__GATHERS = 1024,
     /* its result names rows of experts (`row_args` of those that read it): of the rows reserved for each of the e
        experts as many are filled, all together, as its operand has elements */
-    MTH__NAMES_ROWS = 2048
+    MTH__NAMES_ROWS = 2048,
+    /* adds elements up: in the dtype of mth__op_sum_dtype, rounded once to that of the result */
+    MTH__SUMS = 4096
 };
 
 struct mth__op {
@@ -63,8 +76,8 @@ struct mth__op {
     mth__linear linear;
     uint64_t linear_args; /* bits of operands */
     unsigned flags;
-    /* Sets dtype and shape of node->out[] from node->in[] and attrs, checks attrs. NULL: from factors. A dtype that it
-       leaves is that of the first floating operand, else of operand 0. */
+    mth__type_rule types[MTH__MAX_OUT]; /* of the results */
+    /* Sets the shapes of node->out[] from node->in[] and attrs, checks attrs. NULL: from factors. */
     mth_status (*infer)(mth__node *);
     void (*rule)(const mth__node *, mth__rule *);
     /* The attributes where `dimension` of the result has `size` elements, all that the operand has. NULL: no
@@ -83,7 +96,9 @@ struct mth__op {
     /* bits of operands that are integers: int32, with WIDE_IDS int64 too; others are floating, of one dtype */
     uint64_t index_args;
     const char *index_name; /* what such an operand holds, "token id", where the run checks it */
-    uint64_t any_args;      /* bits of operands of any dtype: rows that move data, masks */
+    uint64_t any_args;      /* bits of operands of any dtype: rows that move data */
+    uint64_t mask_args;     /* bits of operands that are masks: bool, int32 or floating, of whichever dtype */
+    uint64_t sum_args;      /* bits of operands that are results of type SUM of another row */
     uint64_t row_args;      /* bits of operands that name, for each expert, its rows: tokens, then padding */
     unsigned accumulates;   /* bits of results that a node may add to sums so far (mth__node.accumulates) */
     int row;                /* MTH__ROW_* */
@@ -128,11 +143,21 @@ static inline int mth__accumulator(const mth__op *op, int nin, int result) {
     return op->accumulates >> result & 1 ? nin - __builtin_popcount(op->accumulates >> result) : -1;
 }
 
+/* Operand `at`, or the result at - nin behind the operands. */
+static inline mth__value *mth__operand_or_result(const mth__node *node, int at) {
+    return at < node->nin ? node->in[at] : node->out[at - node->nin];
+}
+const char *mth__arg_name(const mth__op *, int j, char room[24]); /* of operand j: "weight" */
+/* The first of them that is floating and of another dtype; -1: none. For engines that compute in one dtype. */
+int mth__first_floating_but(const mth__node *, mth_dtype);
+
 /* A `keep` by which one device reads a parameter that lies whole on each of several: its result is a view of what that
    device has, unless it leaves the program. */
 bool mth__keeps_whole(const mth__node *);
 /* Checks the number of operands and results, dtypes and attributes; sets dtype and shape of the results. */
 mth_status mth__op_infer(mth__node *);
+/* In which a node adds up, and any row computes with elements of 16 bits; 0: its row adds nothing up. */
+mth_dtype mth__op_sum_dtype(const mth__node *);
 double mth__op_flops(const mth__node *, const mth__shape *in, const mth__shape *out);
 
 void mth__graph_print(mth__text *, const mth__graph *); /* graph_text.c: the dump after a pass */

@@ -24,13 +24,12 @@ void mth__rule_along(const mth__node *, unsigned whole, mth__rule *);
 
 /* ---- shapes. Result dimensions that no operand has stay 0, for the caller to set. */
 mth_status mth__infer_from(mth__node *, const char *factors);
-mth_status mth__infer_same(mth__node *); /* every result is as operand 0 */
+mth_status mth__infer_same(mth__node *); /* every result has the shape of operand 0 */
 
 /* Rows whose attributes are the shape of their result. */
 void mth__resize_shape(mth__attrs *, int dimension, int64_t size);
 
 /* ---- checks of attributes and operands; their errors carry all operands of the node */
-const char *mth__arg_name(const mth__op *, int j, char room[24]);         /* "weight" */
 mth_status mth__row_dress(mth_status, const mth__node *);                 /* an error of any code */
 mth_status mth__row_error(const mth__node *, char *what, char *fix);      /* VALUE; takes the texts */
 mth_status mth__row_type_error(const mth__node *, char *what, char *fix); /* TYPE */

@@ -1,7 +1,7 @@
 /* The rows of the catalog, in one list: index and name. Their meaning, as formulas over global tensors, for everyone
  * who writes a kernel, a reference or a rule. Shapes: letters. ids, experts and rows are int32 (int64 ids are accepted
- * by gather, pick, gather_grad, pick_grad). All floating operands of a node have one dtype (float32; float64 works on
- * the reference engine).
+ * by gather, pick, gather_grad, pick_grad). All floating operands of a node have one dtype; the statistics of
+ * norms and of attention have that in which elements are added up (op.h, SUM).
  *
  * elementwise, "*": operands broadcast as in NumPy
  *   neg exp log sqrt rsqrt reciprocal square relu gelu(exact, erf) gelu_tanh silu sigmoid tanh copy    x -> y

@@ -3,9 +3,6 @@
 #include "catalog/row_tools.h"
 
 static mth_status infer_attention(mth__node *n) {
-    if (n->nin > 3 && n->in[3]->dtype == MTH_INT64)
-        return mth__row_type_error(
-            n, F("the mask of attention is int64"), F("give the mask as bool, int32 or float32"));
     if (!(n->attrs.scale == n->attrs.scale))
         return mth__row_error(n, F("the scale of attention is not a number"), F("give 1 / sqrt(head width)"));
     return mth__infer_from(n, n->op->factors);
@@ -24,9 +21,11 @@ GRAD(attention) {
         n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], dout[0], n->nin > 3 ? n->in[3] : NULL};
     return mth__build_n(b, "attention_grad", &n->attrs, n->nin > 3 ? 8 : 7, in, din);
 }
-#define ATTENTION .attributes = "causal, scale", .whole = "tde", .positional = "st", .flags = MTH__NEEDS_START
+#define ATTENTION                                                                                                      \
+    .attributes = "causal, scale", .whole = "tde", .positional = "st", .flags = MTH__NEEDS_START | MTH__SUMS
 const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .results = "o, most, sum",
-    .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION, .any_args = 8, .infer = infer_attention,
+    .factors = "bsgrd,btgd,btge,bt->bsgre,bsgr,bsgr", ATTENTION,
+    .types = {MTH__TYPE_OPERAND, MTH__TYPE_SUM, MTH__TYPE_SUM}, .mask_args = 8, .infer = infer_attention,
     .grad = grad_attention, .flops = flops_attention,
     .doc = "o = softmax over t of (scale * q k) v, where mask is not 0 and, if causal, t <= s; most = the "
            "largest score, sum = the sum of exp(score - most): apart, as their logarithm would lose the sum's digits "
@@ -36,7 +35,7 @@ const mth__op mth__op_attention = {ROW(attention), .args = "q, k, v, mask?", .re
            "reach it, NaN and infinities included."};
 const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o, most, sum, do, mask?",
     .results = "dq, dk, dv", .factors = "bsgrd,btgd,btge,bsgre,bsgr,bsgr,bsgre,bt->bsgrd,btgd,btge", .sum = "sr",
-    ATTENTION, .linear = MTH__LINEAR_EACH, .linear_args = 64, .any_args = 128, .flops = flops_grad,
+    ATTENTION, .linear = MTH__LINEAR_EACH, .linear_args = 64, .mask_args = 128, .sum_args = 48, .flops = flops_grad,
     .doc =
         "The gradients of attention: p = exp(scale * q k - most) / sum, dv = p do, ds = p * (do v - sum of p * (do "
         "v)), "

@@ -66,6 +66,6 @@ GRAD(contract) {
     return NULL;
 }
 const mth__op mth__op_contract = {ROW(contract), .args = "a, b", .results = "y", .attributes = "spec",
-    .flags = MTH__PRODUCT, .linear = MTH__LINEAR_EACH, .linear_args = 3, .infer = infer, .rule = rule,
+    .flags = MTH__PRODUCT | MTH__SUMS, .linear = MTH__LINEAR_EACH, .linear_args = 3, .infer = infer, .rule = rule,
     .grad = grad_contract, .flops = flops_contract, .accumulates = 1,
     .doc = "Einstein's sum by `spec`, \"bsi,io->bso\": letters in both operands and not in the result are summed."};

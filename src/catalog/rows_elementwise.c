@@ -101,15 +101,9 @@ GRAD(maximum) { /* to the larger operand; a tie gives half to each */
 /* ---------------------------------------------------------------- shapes */
 static mth_status infer_cast(mth__node *n) {
     n->out[0]->shape = n->in[0]->shape;
-    n->out[0]->dtype = (mth_dtype)n->attrs.dtype;
     if (mth__is_dtype((mth_dtype)n->attrs.dtype)) return NULL;
     return mth__row_error(
         n, F("cast to dtype %lld: there is no such dtype", (long long)n->attrs.dtype), F("give %s", mth_dtype_names()));
-}
-static mth_status infer_mask(mth__node *n) {
-    n->out[0]->shape = n->in[0]->shape;
-    n->out[0]->dtype = MTH_BOOL;
-    return NULL;
 }
 static mth_status infer_dropout(mth__node *n) {
     double p = n->attrs.probability;
@@ -162,11 +156,11 @@ const mth__op mth__op_copy = {ROW(copy), .args = "x", .results = "y", .factors =
 const mth__op mth__op_scale = {
     MAPS(scale, "x"), .attributes = "by", LINEAR_IN_X, .grad = grad_scale, .doc = "y = x * by."};
 const mth__op mth__op_shift = {MAPS(shift, "x"), .attributes = "by", .grad = grad_pass, .doc = "y = x + by."};
-const mth__op mth__op_cast = {MAPS(cast, "x"), .attributes = "dtype", .any_args = 1, .infer = infer_cast,
-    .grad = grad_cast,
+const mth__op mth__op_cast = {MAPS(cast, "x"), .attributes = "dtype", .types = {MTH__TYPE_ATTRIBUTE}, .any_args = 1,
+    .infer = infer_cast, .grad = grad_cast,
     .doc = "y = x in another dtype, rounded to nearest even; to an integer toward zero, past its range the least or "
            "the largest, of NaN 0; of a longer integer the lower bits."};
-const mth__op mth__op_mask = {MAPS(mask, "x"), .infer = infer_mask, .grad = mth__grad_none,
+const mth__op mth__op_mask = {MAPS(mask, "x"), .types = {MTH__TYPE_BOOL}, .grad = mth__grad_none,
     .doc = "y = whether x is 1; an element that is neither 0 nor 1 is an error of the run."};
 const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*",
     .flags = MTH__MOVES | MTH__VIEW | MTH__ALIAS | MTH__FREE, LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same,

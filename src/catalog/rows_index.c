@@ -33,26 +33,26 @@ GRAD(pick) {
 /* The element count of the operand that is read, not of the table that is written: the rest is zeros. */
 FLOPS(of_dy) { return (double)mth__shape_size(in[1]); }
 
-#define BY_INDEX .flags = MTH__NEEDS_START | MTH__WIDE_IDS
+#define BY_INDEX (MTH__NEEDS_START | MTH__WIDE_IDS)
 const mth__op mth__op_gather = {ROW(gather), .args = "table, ids", .results = "y", .factors = "vd,...->...d",
-    .sum = "v", .positional = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2,
+    .sum = "v", .positional = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, .flags = BY_INDEX, .index_args = 2,
     .index_name = "token id", .grad = grad_gather,
     .doc = "y[..., :] = table[ids[...], :]; an id outside the table is an error of the run."};
 const mth__op mth__op_gather_grad = {ROW(gather_grad), .args = "ids, dy", .results = "dtable", .attributes = "rows",
-    .factors = "...,...d->vd", .sum = "...", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
-    .index_name = "token id", .infer = infer_gather_grad, .flops = flops_of_dy, .accumulates = 1,
-    .doc = "dtable[v, :] = the sum of dy over the positions whose id is v."};
+    .factors = "...,...d->vd", .sum = "...", .linear = MTH__LINEAR_EACH, .linear_args = 2,
+    .flags = BY_INDEX | MTH__SUMS, .index_args = 1, .index_name = "token id", .infer = infer_gather_grad,
+    .flops = flops_of_dy, .accumulates = 1, .doc = "dtable[v, :] = the sum of dy over the positions whose id is v."};
 const mth__op mth__op_pick = {ROW(pick), .args = "x, ids", .results = "y", .factors = "...v,...->...", .sum = "v",
-    .positional = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, BY_INDEX, .index_args = 2, .index_name = "class",
-    .grad = grad_pick, .doc = "y[...] = x[..., ids[...]]; an id outside x is an error of the run."};
+    .positional = "v", .linear = MTH__LINEAR_EACH, .linear_args = 1, .flags = BY_INDEX, .index_args = 2,
+    .index_name = "class", .grad = grad_pick,
+    .doc = "y[...] = x[..., ids[...]]; an id outside x is an error of the run."};
 const mth__op mth__op_pick_grad = {ROW(pick_grad), .args = "ids, dy", .results = "dx", .attributes = "size",
-    .factors = "...,...->...v", .linear = MTH__LINEAR_EACH, .linear_args = 2, BY_INDEX, .index_args = 1,
+    .factors = "...,...->...v", .linear = MTH__LINEAR_EACH, .linear_args = 2, .flags = BY_INDEX, .index_args = 1,
     .index_name = "class", .infer = infer_pick_grad, .doc = "dx[..., v] = dy[...] where ids[...] is v, else 0."};
 
 /* ---------------------------------------------------------------- positions */
 static mth_status infer_sinusoid(mth__node *n) {
     n->out[0]->shape = (mth__shape){2, {n->attrs.length, n->attrs.width}};
-    n->out[0]->dtype = MTH_FLOAT32;
     if (n->attrs.length >= 0 && n->attrs.width >= 0) return NULL;
     return mth__row_error(n,
         F("sinusoid of length %lld and width %lld", (long long)n->attrs.length, (long long)n->attrs.width),
@@ -61,7 +61,8 @@ static mth_status infer_sinusoid(mth__node *n) {
 FLOPS(table) { return 20 * (double)mth__shape_size(out[0]); }
 
 const mth__op mth__op_sinusoid = {ROW(sinusoid), .args = "", .results = "y", .attributes = "length, width",
-    .factors = "->sd", .flags = MTH__NEEDS_START, .infer = infer_sinusoid, .grad = mth__grad_none, .flops = flops_table,
+    .factors = "->sd", .types = {MTH__TYPE_FLOAT32}, .flags = MTH__NEEDS_START, .infer = infer_sinusoid,
+    .grad = mth__grad_none, .flops = flops_table,
     .doc = "y[s, d] = sin(s / 10000^(d / width)) in even columns, in odd ones the cosine of the same angle as in the "
            "column before."};
 

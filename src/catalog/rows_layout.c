@@ -6,7 +6,6 @@
 /* ---------------------------------------------------------------- reshape */
 static mth_status infer_reshape(mth__node *n) {
     mth__shape in = n->in[0]->shape, *out = &n->out[0]->shape;
-    n->out[0]->dtype = n->in[0]->dtype;
     if (n->attrs.rank < 0 || n->attrs.rank > MTH__RANK)
         return mth__row_error(n, F("reshape to %lld dimensions", (long long)n->attrs.rank),
             F("give a shape of at most %d dimensions", MTH__RANK));
@@ -98,7 +97,6 @@ const mth__op mth__op_reshape = {ROW(reshape), .args = "x", .results = "y",
 /* ---------------------------------------------------------------- transpose */
 static mth_status infer_transpose(mth__node *n) {
     mth__shape in = n->in[0]->shape, *out = &n->out[0]->shape;
-    n->out[0]->dtype = n->in[0]->dtype;
     unsigned seen = 0;
     for (int d = 0; d < in.rank; d++)
         if (n->attrs.permutation[d] >= 0 && n->attrs.permutation[d] < in.rank) seen |= 1u << n->attrs.permutation[d];

@@ -17,7 +17,6 @@ static mth_status infer_route(mth__node *n) {
         return mth__row_error(n, F("each token is to choose %lld of %lld experts", (long long)k, (long long)e),
             F("give a top_k of at most %lld", (long long)e));
     n->out[0]->shape.dim[1] = n->out[1]->shape.dim[1] = k;
-    n->out[1]->dtype = MTH_INT32;
     return NULL;
 }
 static mth_status infer_route_grad(mth__node *n) {
@@ -37,11 +36,6 @@ static mth_status infer_rows(mth__node *n) {
     TRY(mth__infer_from(n, n->op->factors));
     n->out[0]->shape.dim[0] = n->attrs.experts;
     return positive(n, "the number of experts", n->attrs.experts);
-}
-static mth_status infer_count(mth__node *n) {
-    TRY(infer_rows(n));
-    n->out[0]->dtype = MTH_FLOAT32;
-    return NULL;
 }
 static mth_status infer_combine(mth__node *n) {
     if (n->nin == 3) return mth__row_error(n, F("moe_combine has weights but no experts"), F("give both or neither"));
@@ -117,20 +111,22 @@ GRAD(mul) {
 
 /* ---------------------------------------------------------------- rows: routing */
 #define BY_TOKEN .flags = MTH__NEEDS_START
+#define BY_TOKEN_SUMMED .flags = MTH__NEEDS_START | MTH__SUMS
 #define EACH(bits) .linear = MTH__LINEAR_EACH, .linear_args = bits
 const mth__op mth__op_moe_route = {ROW(moe_route), .args = "logits", .results = "weights, experts", .attributes = "k",
-    .factors = "te->tk,tk", .whole = "ek", .infer = infer_route, .grad = grad_route, .flops = flops_route,
+    .factors = "te->tk,tk", .types = {MTH__TYPE_OPERAND, MTH__TYPE_INT32}, .flags = MTH__SUMS, .whole = "ek",
+    .infer = infer_route, .grad = grad_route, .flops = flops_route,
     .doc = "The k largest logits of each token, descending, ties to the lower index, NaN before all numbers; weights = "
            "softmax over "
            "the chosen."};
 const mth__op mth__op_moe_route_grad = {ROW(moe_route_grad), .args = "weights, experts, dweights", .results = "dlogits",
-    .attributes = "experts", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .index_args = 2, .index_name = "expert",
-    .infer = infer_route_grad,
+    .attributes = "experts", .factors = "tk,tk,tk->te", .whole = "ek", EACH(4), .flags = MTH__SUMS, .index_args = 2,
+    .index_name = "expert", .infer = infer_route_grad,
     .doc = "dlogits = weights * (dweights - sum over k of weights * dweights) at the chosen experts, 0 "
            "elsewhere."};
 const mth__op mth__op_moe_capacity = {ROW(moe_capacity), .args = "experts", .results = "kept, dropped",
-    .attributes = "capacity, experts", .factors = "tk->tk,x", .whole = "tkx", .flags = MTH__GATHERS, .index_args = 1,
-    .index_name = "expert", .infer = infer_capacity, .grad = mth__grad_none,
+    .attributes = "capacity, experts", .factors = "tk->tk,x", .whole = "tkx", .flags = MTH__GATHERS | MTH__SUMS,
+    .index_args = 1, .index_name = "expert", .infer = infer_capacity, .grad = mth__grad_none,
     .doc = "kept = experts, -1 where the expert already has `capacity` tokens, served by token, then by choice; "
            "dropped = how many."};
 const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "rows", .attributes = "experts",
@@ -140,8 +136,8 @@ const mth__op mth__op_moe_rows = {ROW(moe_rows), .args = "experts", .results = "
            "the rows of that "
            "block."};
 const mth__op mth__op_moe_count = {ROW(moe_count), .args = "experts", .results = "count", .attributes = "experts",
-    .factors = "tk->e", .sum = "t", .whole = "k", BY_TOKEN, .index_args = 1, .infer = infer_count,
-    .grad = mth__grad_none, .doc = "How many choices each expert has, as float32."};
+    .factors = "tk->e", .sum = "t", .whole = "k", BY_TOKEN_SUMMED, .index_args = 1, .types = {MTH__TYPE_FLOAT32},
+    .infer = infer_rows, .grad = mth__grad_none, .doc = "How many choices each expert has, as float32."};
 
 /* ---------------------------------------------------------------- rows: tokens to experts and back */
 const mth__op mth__op_moe_dispatch = {ROW(moe_dispatch), .args = "x, rows", .results = "y", .factors = "td,et->etd",
@@ -151,27 +147,27 @@ const mth__op mth__op_moe_dispatch_weighted = {ROW(moe_dispatch_weighted), .args
     .results = "y", .factors = "td,et,tk,tk->etd", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10, .row_args = 2,
     .doc = "y[e, r, :] = x[rows[e, r], :] times that token's weight of expert e, 0 on padding."};
 const mth__op mth__op_moe_combine = {ROW(moe_combine), .args = "y, rows, weights?, experts?", .results = "x",
-    .factors = "etd,et,tk,tk->td", .sum = "e", .whole = "k", EACH(5), BY_TOKEN, .index_args = 10, .row_args = 2,
+    .factors = "etd,et,tk,tk->td", .sum = "e", .whole = "k", EACH(5), BY_TOKEN_SUMMED, .index_args = 10, .row_args = 2,
     .infer = infer_combine, .grad = grad_combine, .flops = flops_rows, .accumulates = 1,
     .doc = "x[rows[e, r], :] += y[e, r, :], times that token's weight of expert e where weights are given."};
 const mth__op mth__op_moe_combine_weights_grad = {ROW(moe_combine_weights_grad), .args = "y, rows, experts, dx",
-    .results = "dweights", .factors = "etd,et,tk,td->tk", .sum = "ed", .whole = "k", EACH(9), BY_TOKEN, .index_args = 6,
-    .row_args = 2, .flops = flops_rows,
+    .results = "dweights", .factors = "etd,et,tk,td->tk", .sum = "ed", .whole = "k", EACH(9), BY_TOKEN_SUMMED,
+    .index_args = 6, .row_args = 2, .flops = flops_rows,
     .doc = "dweights[t, k] = y of token t at its expert k, times dx[t, :], summed."};
 
 /* ---------------------------------------------------------------- rows: experts */
 const mth__op mth__op_moe_matmul = {ROW(moe_matmul), .args = "x, weight, rows", .results = "y",
-    .attributes = "transposed", EACH(3), BY_TOKEN, .index_args = 4, .row_args = 4, .infer = infer_matmul,
+    .attributes = "transposed", EACH(3), BY_TOKEN_SUMMED, .index_args = 4, .row_args = 4, .infer = infer_matmul,
     .rule = rule_matmul, .grad = grad_matmul, .flops = flops_matmul, .accumulates = 1,
     .doc = "y[e] = x[e] weight[e], with transposed y[e] = x[e] weight[e]^T; 0 on padding."};
 const mth__op mth__op_moe_outer = {ROW(moe_outer), .args = "x, dy, rows", .results = "dweight",
-    .factors = "eti,eto,et->eio", .sum = "t", EACH(3), BY_TOKEN, .index_args = 4, .row_args = 4, .flops = flops_outer,
-    .accumulates = 1, .doc = "dweight[e] = x[e]^T dy[e] over real rows."};
+    .factors = "eti,eto,et->eio", .sum = "t", EACH(3), BY_TOKEN_SUMMED, .index_args = 4, .row_args = 4,
+    .flops = flops_outer, .accumulates = 1, .doc = "dweight[e] = x[e]^T dy[e] over real rows."};
 const mth__op mth__op_moe_bias = {ROW(moe_bias), .args = "x, bias, rows", .results = "y", .factors = "eto,eo,et->eto",
     .linear = MTH__LINEAR_JOINT, .linear_args = 3, BY_TOKEN, .index_args = 4, .row_args = 4, .grad = grad_bias,
     .flops = flops_rows, .doc = "y = x + bias on real rows, 0 on padding."};
 const mth__op mth__op_moe_bias_grad = {ROW(moe_bias_grad), .args = "dy, rows", .results = "dbias",
-    .factors = "eto,et->eo", .sum = "t", EACH(1), BY_TOKEN, .index_args = 2, .row_args = 2, .flops = flops_rows,
+    .factors = "eto,et->eo", .sum = "t", EACH(1), BY_TOKEN_SUMMED, .index_args = 2, .row_args = 2, .flops = flops_rows,
     .accumulates = 1, .doc = "dbias[e, :] = the sum of dy[e] over real rows."};
 const mth__op mth__op_moe_act = {ROW(moe_act), .args = "x, rows", .results = "y", .attributes = "activation",
     .factors = "eth,et->eth", BY_TOKEN, .index_args = 2, .row_args = 2, .infer = infer_act, .grad = grad_act,

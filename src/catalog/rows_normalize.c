@@ -14,11 +14,11 @@ static void rule_softmax(const mth__node *n, mth__rule *r) { mth__rule_along(n, 
 GRAD(softmax) { return mth__build2(b, "softmax_grad", &n->attrs, n->out[0], dout[0], &din[0]); }
 
 const mth__op mth__op_softmax = {ROW(softmax), .args = "x", .results = "y", .attributes = "dimension",
-    .infer = infer_softmax, .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
+    .flags = MTH__SUMS, .infer = infer_softmax, .rule = rule_softmax, .grad = grad_softmax, .flops = flops_norm,
     .doc = "y = exp(x - max x) / sum of exp(x - max x) along one dimension."};
 const mth__op mth__op_softmax_grad = {ROW(softmax_grad), .args = "y, dy", .results = "dx", .attributes = "dimension",
-    .linear = MTH__LINEAR_EACH, .linear_args = 2, .infer = infer_softmax, .rule = rule_softmax, .flops = flops_norm,
-    .doc = "dx = y * (dy - sum of y * dy along the dimension)."};
+    .linear = MTH__LINEAR_EACH, .linear_args = 2, .flags = MTH__SUMS, .infer = infer_softmax, .rule = rule_softmax,
+    .flops = flops_norm, .doc = "dx = y * (dy - sum of y * dy along the dimension)."};
 
 /* ---------------------------------------------------------------- norms */
 static mth_status infer_norm(mth__node *n) {
@@ -39,19 +39,21 @@ GRAD(rms_norm) {
 }
 #define NORM .whole = "d", .flops = flops_norm
 const mth__op mth__op_layer_norm = {ROW(layer_norm), .args = "x, weight, bias", .results = "y, mean, rstd",
-    .attributes = "epsilon", .factors = "...d,d,d->...d,...,...", NORM, .flags = MTH__POSITIONWISE, .infer = infer_norm,
-    .grad = grad_layer_norm,
+    .attributes = "epsilon", .factors = "...d,d,d->...d,...,...", NORM,
+    .types = {MTH__TYPE_OPERAND, MTH__TYPE_SUM, MTH__TYPE_SUM}, .flags = MTH__POSITIONWISE | MTH__SUMS,
+    .infer = infer_norm, .grad = grad_layer_norm,
     .doc = "y = (x - mean) * rstd * weight + bias over the last dimension, rstd = 1 / sqrt(variance + epsilon)."};
 const mth__op mth__op_layer_norm_grad = {ROW(layer_norm_grad), .args = "x, weight, mean, rstd, dy",
     .results = "dx, dweight, dbias", .factors = "...d,d,...,...,...d->...d,d,d", .sum = "...", NORM,
-    .linear = MTH__LINEAR_EACH, .linear_args = 16, .accumulates = 6,
+    .linear = MTH__LINEAR_EACH, .linear_args = 16, .sum_args = 12, .flags = MTH__SUMS, .accumulates = 6,
     .doc = "The gradients of layer_norm: h = (x - mean) * rstd, g = dy * weight, dx = rstd * "
            "(g - mean g - h * mean(g * h)), dweight = sum of dy * h, dbias = sum of dy."};
 const mth__op mth__op_rms_norm = {ROW(rms_norm), .args = "x, weight", .results = "y, rstd", .attributes = "epsilon",
-    .factors = "...d,d->...d,...", NORM, .flags = MTH__POSITIONWISE, .infer = infer_norm, .grad = grad_rms_norm,
+    .factors = "...d,d->...d,...", NORM, .types = {MTH__TYPE_OPERAND, MTH__TYPE_SUM},
+    .flags = MTH__POSITIONWISE | MTH__SUMS, .infer = infer_norm, .grad = grad_rms_norm,
     .doc = "y = x * rstd * weight over the last dimension, rstd = 1 / sqrt(mean of x^2 + epsilon)."};
 const mth__op mth__op_rms_norm_grad = {ROW(rms_norm_grad), .args = "x, weight, rstd, dy", .results = "dx, dweight",
     .factors = "...d,d,...,...d->...d,d", .sum = "...", NORM, .linear = MTH__LINEAR_EACH, .linear_args = 8,
-    .accumulates = 2,
+    .sum_args = 4, .flags = MTH__SUMS, .accumulates = 2,
     .doc = "The gradients of rms_norm: h = x * rstd, g = dy * weight, dx = rstd * (g - h * mean(g * h)), dweight = sum "
            "of dy * h."};

@@ -72,8 +72,8 @@ GRAD(max) { /* to the largest elements, in equal parts; NaN is no element's: 0 /
 }
 
 const mth__op mth__op_reduce_sum = {ROW(reduce_sum), .args = "x", .results = "y", .attributes = "dimensions, keep",
-    .linear = MTH__LINEAR_EACH, .linear_args = 1, .infer = infer_reduce, .rule = rule_reduce, .grad = grad_sum,
-    .flops = flops_reduce, .accumulates = 1,
+    .linear = MTH__LINEAR_EACH, .linear_args = 1, .flags = MTH__SUMS, .infer = infer_reduce, .rule = rule_reduce,
+    .grad = grad_sum, .flops = flops_reduce, .accumulates = 1,
     .doc = "The sum over the dimensions whose bits are set; with keep they stay as 1."};
 const mth__op mth__op_reduce_max = {ROW(reduce_max), .args = "x", .results = "y", .attributes = "dimensions, keep",
     .infer = infer_reduce, .rule = rule_reduce, .grad = grad_max, .flops = flops_reduce,
@@ -83,7 +83,6 @@ const mth__op mth__op_reduce_max = {ROW(reduce_max), .args = "x", .results = "y"
 static mth_status infer_broadcast_to(mth__node *n) {
     mth__shape in = n->in[0]->shape, *out = &n->out[0]->shape;
     int64_t rank = n->attrs.rank;
-    n->out[0]->dtype = n->in[0]->dtype;
     if (rank < in.rank || rank > MTH__RANK)
         return mth__row_error(n, F("a tensor of %d dimensions can't be broadcast to %lld", in.rank, (long long)rank),
             F("give a shape of %d to %d dimensions", in.rank, MTH__RANK));

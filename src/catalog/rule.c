@@ -230,10 +230,7 @@ mth_status mth__infer_from(mth__node *n, const char *factors) {
 }
 
 mth_status mth__infer_same(mth__node *n) {
-    for (int k = 0; k < n->nout; k++) {
-        n->out[k]->shape = n->in[0]->shape;
-        n->out[k]->dtype = n->in[0]->dtype;
-    }
+    for (int k = 0; k < n->nout; k++) n->out[k]->shape = n->in[0]->shape;
     return NULL;
 }
 

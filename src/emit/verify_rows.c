@@ -226,8 +226,12 @@ static mth_status check_shapes(mth__verification *proof, int i, mth__node **out)
     if (bad) return mth__refuse_for(proof, i, instr->nin ? instr->in[0] : -1, bad);
     for (int j = 0; j < instr->nout; j++) {
         const mth__program_value *value = &proof->role->value.at[instr->out[j]];
-        if (node->out[j]->dtype != value->dtype || !mth__shape_equal(node->out[j]->shape, value->shape))
-            return mth__refuse(proof, i, instr->out[j], F("its result %s has another shape or dtype", value->name));
+        if (!mth__shape_equal(node->out[j]->shape, value->shape))
+            return mth__refuse(proof, i, instr->out[j], F("its result %s has another shape", value->name));
+        if (node->out[j]->dtype != value->dtype)
+            return mth__refuse(proof, i, instr->out[j],
+                F("its result %s is %s, and not %s", value->name, mth_dtype_name(value->dtype),
+                    mth_dtype_name(node->out[j]->dtype)));
     }
     *out = node;
     return NULL;

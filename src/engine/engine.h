@@ -36,6 +36,7 @@ typedef struct {
     bool pads;      /* a device's part of a value takes as much as the largest part of any device */
     bool views;     /* a slice may be a view of its operand (an ALIAS with an offset) */
     bool crossings; /* a run calls control->crossing */
+    bool doubles;   /* computes in float64 where the inputs have it; elsewhere floating inputs become float32 */
 } mth__engine_traits;
 
 typedef struct {
@@ -46,7 +47,9 @@ typedef struct {
     /* drops a reference: executables and buffers keep the engine alive */
     void (*close)(mth__engine *);
     mth_status (*describe)(mth__engine *, mth__text *);
-    const char *(*lacks)(const mth__op *, mth_dtype); /* NULL: has a kernel; else the reason */
+    /* NULL: the engine runs the node. Else why not, and in *at the operand whose dtype is at fault, results counted
+       behind the operands; -1: no dtype of it runs. */
+    const char *(*lacks)(const mth__node *, int *at);
     mth__memory_vtable memory;
     /* cores of this machine that its devices share; 0: each has its own; NULL: the same */
     int (*cores)(mth__engine *);

@@ -209,8 +209,10 @@ static mth_status check_native(const trial *t, const part *in, const part *expec
         if (t->node->out[k]->dtype == MTH_FLOAT64) dtype = MTH_FLOAT64;
     /* the reference's alone; no kernel runs */
     if (dtype == MTH_FLOAT64 || (op->flags & MTH__ALIAS)) return NULL;
-    if (mth__kernel_lacks(op, dtype)) {
-        complain(mth__kernel_lacks(op, dtype), 0, 1);
+    int at;
+    const char *reason = mth__kernel_lacks(t->node, &at);
+    if (reason) {
+        complain(reason, 0, 1);
         return NULL;
     }
     TRY(native(t, in, expected, -1, false));

@@ -563,10 +563,11 @@ GUARDED(a_global_program_has_one_role_and_global_shapes) {
 
 GUARDED(spoilt_global_programs_are_refused_by_name) {
     static const char *const why[] = {"", "%5 is not what exit 0 is", "exit 1, h, has two values",
-        "relu: its result %5 has another shape or dtype", "%2 has not its global shape", "exit 0, y, is a partial sum",
+        "relu: its result %5 has another shape", "%2 has not its global shape", "exit 0, y, is a partial sum",
         "nothing writes exit 0", "contract: writes w, which is the caller's", "slice: reads",
-        "contract: x is laid out on a part of the mesh", "relu: a partitioner's program computes, and nothing else"};
-    for (int k = 1; k < 11; k++) {
+        "contract: x is laid out on a part of the mesh", "relu: a partitioner's program computes, and nothing else",
+        "relu: its result %5 is int32, and not float32"};
+    for (int k = 1; k < 12; k++) {
         mth__value *made[5];
         mth__program *p = NULL;
         CHECK_STATUS(mth__emit_global(a, global_graph(made), &p));
@@ -585,7 +586,8 @@ GUARDED(spoilt_global_programs_are_refused_by_name) {
         case 7: role->instr.at[0].out[0] = role->instr.at[0].in[1]; break;
         case 8: role->instr.at[0] = role->instr.at[1], role->instr.at[1] = first; break;
         case 9: ((mth__sharding *)first.layouts)[0].on = mth__place_device(p->mesh, 0); break;
-        default: role->instr.at[2].stream = 1;
+        case 10: role->instr.at[2].stream = 1; break;
+        default: y->dtype = p->exit.at[0].dtype = MTH_INT32;
         }
         CHECK_FAILS(mth__global_verify(p), MTH_ERROR_VALUE, why[k]);
     }

@@ -50,8 +50,8 @@ extern const mth__kernel mth__kernels[MTH__ROW_COUNT];
 void mth__kernels_open(void);
 /* before the first run: what kernels can fail to get in a run is taken here */
 mth_status mth__kernels_start(void);
-/* NULL: there is a kernel for operands of this dtype; else the reason */
-const char *mth__kernel_lacks(const mth__op *, mth_dtype);
+/* NULL: there is a kernel for the node; else the reason, as of the vtable's lacks */
+const char *mth__kernel_lacks(const mth__node *, int *at);
 void mth__kernel_fault(mth__fault *, int64_t value, int64_t limit);
 
 /* Strided boxes, for collectives and transfers: for each element of box `size` (rank dims): dst = src, dst += src, or

@@ -99,11 +99,14 @@ void mth__kernels_open(void) {
 
 mth_status mth__kernels_start(void) { return mth__gemm_start(); }
 
-const char *mth__kernel_lacks(const mth__op *op, mth_dtype dtype) {
-    const int row = mth__op_index(op);
-    if (!mth__kernels[row].run) return mth__kernels[row].reason;
-    if (op->flags & MTH__MOVES) return NULL;
-    if (row == MTH__ROW_cast) return NULL;
-    if (dtype == MTH_FLOAT64) return "the native engine computes in float32; the reference engine has float64";
-    return mth__is_half(dtype) ? "the native engine computes in float32 alone" : NULL;
+const char *mth__kernel_lacks(const mth__node *node, int *at) {
+    const mth__kernel *kernel = &mth__kernels[node->op->row];
+    *at = -1;
+    if (!kernel->run) return kernel->reason;
+    if (node->op->flags & MTH__MOVES || node->op->row == MTH__ROW_cast) return NULL;
+    *at = mth__first_floating_but(node, MTH_FLOAT32);
+    if (*at < 0) return NULL;
+    return mth__is_half(mth__operand_or_result(node, *at)->dtype)
+        ? "the native engine computes in float32 alone"
+        : "the native engine computes in float32; the reference engine has float64";
 }

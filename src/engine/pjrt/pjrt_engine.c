@@ -7,13 +7,16 @@
 static const mth__opt *const tables[] = {mth__mesh_options, mth__communication_options, mth__pjrt_options,
     mth__partition_options, mth__machine_options, NULL};
 
-static const char *lacks(const mth__op *op, mth_dtype dtype) {
-    const int row = mth__op_index(op);
-    if (!mth__hlo_rows[row] && !(op->flags & MTH__COMM)) return "the XLA engine has no StableHLO for this row";
-    if (op->flags & MTH__MOVES) return NULL;
-    if (row == MTH__ROW_cast) return NULL;
-    if (dtype == MTH_FLOAT64) return "the XLA engine computes in float32; the reference engine has float64";
-    return mth__is_half(dtype) ? "the XLA engine computes in float32 alone" : NULL;
+static const char *lacks(const mth__node *node, int *at) {
+    *at = -1;
+    if (!mth__hlo_rows[node->op->row] && !(node->op->flags & MTH__COMM))
+        return "the XLA engine has no StableHLO for this row";
+    if (node->op->flags & MTH__MOVES || node->op->row == MTH__ROW_cast) return NULL;
+    *at = mth__first_floating_but(node, MTH_FLOAT32);
+    if (*at < 0) return NULL;
+    return mth__is_half(mth__operand_or_result(node, *at)->dtype)
+        ? "the XLA engine computes in float32 alone"
+        : "the XLA engine computes in float32; the reference engine has float64";
 }
 
 /* A CPU's devices share the machine. */

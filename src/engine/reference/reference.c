@@ -30,10 +30,11 @@ static mth_status describe(mth__engine *e, mth__text *t) {
     return NULL;
 }
 
-static const char *lacks(const mth__op *op, mth_dtype dtype) {
-    (void)dtype;
-    return mth__ref_rows[mth__op_index(op)] || op->flags & MTH__COMM ? NULL
-                                                                     : "the reference engine has no loop for this row";
+static const char *lacks(const mth__node *node, int *at) {
+    *at = -1;
+    return mth__ref_rows[node->op->row] || node->op->flags & MTH__COMM
+        ? NULL
+        : "the reference engine has no loop for this row";
 }
 
 /* ---------------------------------------------------------------- loading */
@@ -153,7 +154,7 @@ static int cores(mth__engine *e) { return e->threads ? mth__core_count() : 1; }
 const mth__engine_vtable mth__engine_reference = {
     .name = "reference",
     .options = tables,
-    .traits = {.streams = MTH__STREAMS, .views = true, .crossings = true},
+    .traits = {.streams = MTH__STREAMS, .views = true, .crossings = true, .doubles = true},
     .cores = cores,
     .open = open_engine,
     .close = mth__ref_close,
