@@ -165,7 +165,7 @@ static mth_status collect(
         if ((e->kind == MTH__EXIT_GRADIENT) != gradients) continue;
         mth_array *array;
         s = mth__array_wrap(
-            &c->backend->devices, e->dtype, e->shape, &e->sharding, buffer + plan->exit_offset[i], &array);
+            &c->backend->devices, e->dtype, e->shape, &e->sharding, buffer + plan->offset.exit[i], &array);
         if (!s) s = mth__arrays_set(all, n++, e->name, array);
     }
     if (s)
@@ -178,12 +178,12 @@ static mth_status collect(
 static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parameters, const mth_named *input,
     size_t count, const mth_gradient_request *g, const mth__stop *stop, mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *p = plan->program;
-    const size_t entries = p->entry.n, exits = p->exit.n, results = (size_t)plan->exit_offset[exits];
+    const size_t entries = p->entry.n, exits = p->exit.n, results = (size_t)plan->offset.exit[exits];
     TRY(check_parameter_names(plan, parameters));
     const size_t inputs = c->inputs.name.n, seeds = c->outputs.name.n;
     mth_array **held = mth__calloc(entries + 1, sizeof *held),
               **all = mth__calloc(inputs + plan->parameters + seeds + 1, sizeof *all);
-    mth__buffer **entry = mth__calloc((size_t)plan->entry_offset[entries] + 1, sizeof *entry),
+    mth__buffer **entry = mth__calloc((size_t)plan->offset.entry[entries] + 1, sizeof *entry),
                 **exit = mth__calloc(results + 1, sizeof *exit);
     mth_status s = held && all && entry && exit ? NULL : mth__lacks_memory("a call", 0);
     given_arrays given = {{[MTH__ENTRY_INPUT] = all,
@@ -196,13 +196,13 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
         mth_array *a = NULL;
         s = entry_array(plan, i, &given, &a);
         if (!s) s = hold(plan, i, a, &c->backend->devices, &held[i]);
-        for (int r = 0; !s && r < held[i]->count; r++) entry[plan->entry_offset[i] + r] = mth__array_buffer(held[i], r);
+        for (int r = 0; !s && r < held[i]->count; r++) entry[plan->offset.entry[i] + r] = mth__array_buffer(held[i], r);
     }
     if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});
     for (size_t i = 0; !s && i < exits; i++) { /* a successor takes over its entry's memory, and no other exit does */
         const mth__exit *e = &p->exit.at[i];
         if (e->kind == MTH__EXIT_SUCCESSOR)
-            s = mth__array_unlend(held[e->entry], exit + plan->exit_offset[i], (size_t)e->sharding.on->count);
+            s = mth__array_unlend(held[e->entry], exit + plan->offset.exit[i], (size_t)e->sharding.on->count);
     }
     mth_arrays *values = NULL, *slopes = NULL;
     if (!s) s = collect(c, plan, exit, false, &values);

@@ -1,6 +1,6 @@
-/* THE page: from a model to a program, pass by pass, top to bottom. Each pass is a pure function of the graph and the
- * options; after each one the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to
- * dir/NN_pass.txt. */
+/* THE page: from a model to a program, pass by pass, top to bottom. A pass changes the graph in
+ * place; what becomes of it depends on the graph and the options alone, so the same input gives the same program. After
+ * each pass the graph's invariants are checked, and with MITHRIL_DUMP=dir it is written to dir/NN_pass.txt. */
 #include "compile.h"
 #include "base/names.h"
 #include "base/stop.h"
@@ -221,8 +221,7 @@ static void number_entries(const planning *p) {
         number[i] = mth__names_find(names, e->name);
     }
     p->plan->number = number;
-    p->plan->entry_offset = mth__entry_offsets(p->plan->arena, program);
-    p->plan->exit_offset = mth__exit_offsets(p->plan->arena, program);
+    p->plan->offset = mth__buffer_offsets(p->plan->arena, program);
 }
 
 /* The layouts of an earlier plan bind this one. */

@@ -30,9 +30,9 @@ typedef struct mth__plan {
     mth__names names;                       /* of the parameters */
     /* by entry: of the input, parameter or output that it is called after */
     const int *number;
-    const int64_t *entry_offset, *exit_offset; /* of buffers in a run's lists */
-    int running;                               /* calls that use it now; under the compiled model's lock */
-    struct mth__plan *next;                    /* last used first */
+    mth__offsets offset;    /* of buffers in a run's lists */
+    int running;            /* calls that use it now; under the compiled model's lock */
+    struct mth__plan *next; /* last used first */
 } mth__plan;
 typedef struct mth__parameter {
     const char *name;

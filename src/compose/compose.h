@@ -1,11 +1,13 @@
 /* What a user composes, and how it becomes a graph.
+ *   blocks.c    ports, wires, copies: what modules and models are made of
+ *   declared.c  what a type declares of its parameters, and what the options of a module say
  *   model.c     mth_model: blocks (a module or a submodel, with explicit wires), connects; |= and +=; names
  *   resolve.c   wires -> a list of connections; every error of wiring (cycles, two writers, unbound inputs, names)
  *   select.c    the connections that compile is told to give, and what they need
  *   site.c      what device_id, device_mesh and specs refer to; every error of theirs that needs no shapes
  *   nominal.c   inputs for a plan before any are known
- *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes (through the
- *   builder) module.c    module types: the table, the options common to all, ports
+ *   expand.c    the resolved model, with the shapes and dtypes of the inputs -> graph of catalog nodes
+ *   module.c    module types: the table, the options common to all, documentation
  *   layers.c attention.c moe.c pipeline.c losses.c tensors.c: the types; parts.c: what they share */
 #ifndef MTH__COMPOSE_H
 #define MTH__COMPOSE_H

@@ -4,91 +4,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-static mth_model *model_new(mth__arena *arena) {
-    mth_model *m = NEW(arena, mth_model);
-    m->arena = arena;
-    m->resolved = NEW(arena, const mth__resolved *);
-    m->levels = 1;
-    return m;
-}
-
-/* ---------------------------------------------------------------- copies */
-static mth__ports copy_ports(mth__arena *arena, mth__ports from) {
-    mth__ports to = {0};
-    for (int i = 0; i < from.n; i++) {
-        mth__port p = from.at[i];
-        p.name = mth__copy_text(arena, p.name);
-        mth__ports_add(arena, &to, p);
-    }
-    return to;
-}
-
-static const mth_wire *copy_wires(mth__arena *arena, const mth_wire *from, size_t n) {
-    mth_wire *to = NEW_ARRAY(arena, mth_wire, n);
-    for (size_t i = 0; i < n; i++)
-        to[i] = (mth_wire){mth__copy_text(arena, from[i].port), mth__copy_text(arena, from[i].name)};
-    return to;
-}
-
-/* Sets what each port is wired to; the ports and the wires are there. */
-static void wire_ports(mth__arena *arena, mth__block *b) {
-    int *next = NEW_ARRAY(arena, int, b->in.n + 1);
-    b->in_first = NEW_ARRAY(arena, int, b->in.n + 1);
-    b->in_name = NEW_ARRAY(arena, const char *, b->wires);
-    b->out_name = NEW_ARRAY(arena, const char *, b->out.n);
-    for (int pass = 0; pass < 2; pass++) {
-        for (size_t i = 0; i < b->wires; i++) {
-            int in = mth__ports_find(&b->in, b->wire[i].port);
-            if (in < 0)
-                b->out_name[mth__ports_find(&b->out, b->wire[i].port)] = b->wire[i].name;
-            else if (pass)
-                b->in_name[b->in_first[in] + next[in]++] = b->wire[i].name;
-            else
-                b->in_first[in + 1]++;
-        }
-        for (int p = 0; !pass && p < b->in.n; p++) b->in_first[p + 1] += b->in_first[p];
-    }
-}
-
-static const char *copy_line(mth__arena *arena, const char *line) { return line ? mth__copy_text(arena, line) : NULL; }
-
-/* But for the submodel. Not part of the walk below: that one has a frame for each level of models. */
-__attribute__((noinline)) static mth__block *copy_block(mth__arena *arena, const mth__block *from) {
-    mth__block *b = NEW(arena, mth__block);
-    *b = (mth__block){.name = mth__copy_text(arena, from->name),
-        .in = copy_ports(arena, from->in),
-        .out = copy_ports(arena, from->out),
-        .wire = copy_wires(arena, from->wire, from->wires),
-        .wires = from->wires,
-        .mode = from->mode,
-        .line = copy_line(arena, from->line)};
-    wire_ports(arena, b);
-    if (from->module) b->module = mth__module_copy_into(arena, from->module);
-    return b;
-}
-
-mth_model *mth__model_copy_into(mth__arena *arena, const mth_model *from) {
-    mth_model *m = model_new(arena);
-    for (size_t i = 0; i < from->block.n; i++) {
-        mth__block *b = copy_block(arena, from->block.at[i]);
-        if (!b->module) b->model = mth__model_copy_into(arena, from->block.at[i]->model);
-        PUSH(arena, m->block, b);
-    }
-    m->levels = from->levels;
-    for (size_t i = 0; i < from->join.n; i++) {
-        const mth__join *j = &from->join.at[i];
-        mth__join copy = {
-            mth__copy_text(arena, j->source), mth__copy_text(arena, j->destination), copy_line(arena, j->line)};
-        PUSH(arena, m->join, copy);
-    }
-    for (size_t i = 0; i < from->exposure.n; i++) {
-        const mth__exposure *exposure = &from->exposure.at[i];
-        mth__exposure copy = {mth__copy_text(arena, exposure->name), copy_line(arena, exposure->line)};
-        PUSH(arena, m->exposure, copy);
-    }
-    return m;
-}
-
 typedef struct {
     const mth_model *from;
     mth_model **out;
@@ -119,7 +34,7 @@ static void renew(mth__arena *arena, mth_model *m) {
 static mth_status copy(void *context) {
     const copying *c = context;
     mth__arena *arena = mth__arena_new();
-    mth_model *m = c->from ? mth__model_copy_into(arena, c->from) : model_new(arena);
+    mth_model *m = c->from ? mth__model_copy_into(arena, c->from) : mth__model_new(arena);
     if (c->anew) renew(arena, m);
     mth__arena_keep(arena);
     *c->out = m;
@@ -144,12 +59,6 @@ void mth_model_free(mth_model *m) {
 }
 
 /* ---------------------------------------------------------------- blocks */
-const mth__block *mth__model_block(const mth_model *m, const char *name, size_t n) {
-    for (size_t i = 0; i < m->block.n; i++)
-        if (!strncmp(m->block.at[i]->name, name, n) && !m->block.at[i]->name[n]) return m->block.at[i];
-    return NULL;
-}
-
 /* blocks: how many are named "<kind>_<number>"; from, to: numbers that were found taken, to be passed over next */
 typedef struct {
     int blocks, from, to;
@@ -225,6 +134,7 @@ static const char *interface_text(mth__arena *arena, const mth__block *b) {
 /* Each wire names a port; a port that takes one wire has one. The same wire twice is one. */
 static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *wire, size_t count) {
     mth_wire *kept = NEW_ARRAY(arena, mth_wire, count);
+    size_t keeps = 0;
     /* by port: what it is wired to, where that is one name */
     const char **name = NEW_ARRAY(arena, const char *, b->in.n + b->out.n);
     for (size_t i = 0; i < count; i++) {
@@ -242,11 +152,10 @@ static mth_status check_wires(mth__arena *arena, mth__block *b, const mth_wire *
                     F("port '%s' of %s is wired to '%s' and to '%s'", wire[i].port, b->name, *first, wire[i].name),
                     F("give one name; mth_model_connect joins two")),
                 b->name);
-        if (!*first) kept[b->wires++] = wire[i];
+        if (!*first) kept[keeps++] = wire[i];
         if (in < 0 || !b->in.at[in].repeats) *first = wire[i].name;
     }
-    b->wire = copy_wires(arena, kept, b->wires);
-    wire_ports(arena, b);
+    mth__block_wire(arena, b, kept, keeps);
     return NULL;
 }
 
@@ -290,7 +199,7 @@ static mth_status add(void *context) {
     mth_model *m = a->model;
     mth__arena *arena = m->arena;
     mth__block *b = NEW(arena, mth__block);
-    *b = (mth__block){.mode = a->mode, .line = copy_line(arena, mth__source_line())};
+    *b = (mth__block){.mode = a->mode, .line = mth__copy_line(arena, mth__source_line())};
     if (a->module) {
         const mth_arg *name = mth__module_option(a->module, "name");
         TRY(new_name(m, a->module, name->kind == MTH_ARG_STRING ? name->string : NULL,
@@ -369,7 +278,7 @@ static mth_status join(void *context) {
             F("an input has one source: leave out one of the two"));
     }
     mth__join added = {mth__copy_text(m->arena, j->source), mth__copy_text(m->arena, j->destination),
-        copy_line(m->arena, mth__source_line())};
+        mth__copy_line(m->arena, mth__source_line())};
     PUSH(m->arena, m->join, added);
     *m->resolved = NULL;
     return NULL;
@@ -394,7 +303,7 @@ static mth_status expose(void *context) {
     if (!*x->name)
         return FAIL(MTH_ERROR_TYPE, F("an empty text is given as the name of an output"),
             F("give the name of a connection, such as 'logits'"));
-    mth__exposure added = {mth__copy_text(m->arena, x->name), copy_line(m->arena, mth__source_line())};
+    mth__exposure added = {mth__copy_text(m->arena, x->name), mth__copy_line(m->arena, mth__source_line())};
     PUSH(m->arena, m->exposure, added);
     *m->resolved = NULL;
     return NULL;

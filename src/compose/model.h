@@ -112,8 +112,16 @@ struct mth_model {
 mth_status mth__resolve(const mth_model *, const mth__resolved **out);
 /* of a resolved model: the name of an input, or of a block's output */
 const char *mth__source_name(mth__arena *, const mth_model *, mth__source);
+/* blocks.c: an empty model in the arena; copies of what there is */
+mth_model *mth__model_new(mth__arena *);
 mth_model *mth__model_copy_into(mth__arena *, const mth_model *);
 const mth_module *mth__module_copy_into(mth__arena *, const mth_module *);
+void mth__module_own_models(mth_module *); /* the models among its options become copies in its arena */
+static inline const char *mth__copy_line(mth__arena *arena, const char *line) {
+    return line ? mth__copy_text(arena, line) : NULL;
+}
+/* Copies the wires, which name ports of the block, and finds what each port is wired to. */
+void mth__block_wire(mth__arena *, mth__block *, const mth_wire *, size_t count);
 mth__ports mth__model_inputs(mth__arena *, const mth__resolved *); /* as the ports of a block */
 mth__ports mth__model_outputs(mth__arena *, const mth__resolved *);
 /* The block whose parameter `name` is, by its path in the model ("model_0.linear_0.bias"); NULL where it is none's.
@@ -142,7 +150,7 @@ mth_status mth__site_on(const mth_module *, mth__mesh *, const mth__site *, cons
 /* devices, meshes, axes of specs, in all submodels */
 mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bool partitioned);
 
-/* pipeline.c */
+/* declared.c, and from the third on pipeline.c */
 size_t mth__pipeline_stages(const mth_module *); /* 0: the module is no Pipeline */
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
 /* The ports of which the first input that they feed is marked: marks by stage and input. */

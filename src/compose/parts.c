@@ -15,15 +15,6 @@ const char *mth__opt_string(const mth__expansion *e, const char *name) {
     return mth__module_option(e->module, name)->string;
 }
 
-const char *mth__module_sharded(const mth_module *m) {
-    static const char *const options[] = {"weight_shard_spec", "tensor_axis", "expert_distribution", "shard_specs"};
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
-        const mth_arg *a = mth__module_option(m, options[i]);
-        if (a && a->kind != MTH_ARG_NONE && (a->kind != MTH_ARG_DICT || a->count)) return options[i];
-    }
-    return NULL;
-}
-
 mth_status mth__check_one_spec(const mth_module *m) {
     const mth_arg *axis = mth__module_option(m, "tensor_axis"), *spec = mth__module_option(m, "weight_shard_spec");
     if (axis && spec && axis->kind == MTH_ARG_INT && spec->kind == MTH_ARG_LIST)

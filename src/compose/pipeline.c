@@ -7,13 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-size_t mth__pipeline_stages(const mth_module *m) {
-    return m->type == &mth__type_Pipeline ? mth__module_option(m, "stages")->count : 0;
-}
-const mth_model *mth__pipeline_stage(const mth_module *m, size_t i) {
-    return mth__module_option(m, "stages")->items[i].model;
-}
-
 /* ---------------------------------------------------------------- what binds the inputs of the stages */
 /* EARLIER: output `output` of stage `stage`. PORT: the Pipeline's port. OPEN: the port if it is wired, else the output
    of the stage before; a stage's OPEN inputs are several, and exactly one of them must be left to the stage before. */

@@ -72,7 +72,7 @@ static void split_by(mth__group *g, const int *to, int most) { /* to: by axis a 
     }
     for (int d = 0; d < g->shape.rank; d++) {
         int64_t grain = g->grain[d] > 1 ? g->grain[d] : 1;
-        if (parts[d] > 1 && (g->shape.dim[d] + grain - 1) / grain < parts[d]) return;
+        if (parts[d] > 1 && mth__ceil_div(g->shape.dim[d], grain) < parts[d]) return;
         split += parts[d] > 1;
     }
     if (!most || split <= most) add(g, &s);

@@ -75,7 +75,7 @@ static bool find_plan(const chunk_pass *s, mth__node *n, plan *p) {
     for (p->dim = 0; p->dim < v->shape.rank; p->dim++)
         if (v->shape.dim[p->dim] > 1 && whole_in(&v->sharding, p->dim) && whole_in(&to->sharding, p->dim)) break;
     if (p->dim == v->shape.rank) return false;
-    int64_t chunks = (bytes + s->options.chunk_bytes - 1) / s->options.chunk_bytes;
+    int64_t chunks = mth__ceil_div(bytes, s->options.chunk_bytes);
     if (chunks > CHUNKS) chunks = CHUNKS;
     p->chunks = (int)(chunks < v->shape.dim[p->dim] ? chunks : v->shape.dim[p->dim]);
     find_maker(s, p);
@@ -100,7 +100,7 @@ static mth_status apply(const chunk_pass *s, const plan *p) {
     mth__node *n = p->node;
     mth__value *piece[CHUNKS], *last = p->links ? p->chain[p->links - 1]->out[0] : n->out[0];
     mth__sharding needs[CHUNKS];
-    int64_t size = n->in[0]->shape.dim[p->dim], step = (size + p->chunks - 1) / p->chunks;
+    int64_t size = n->in[0]->shape.dim[p->dim], step = mth__ceil_div(size, p->chunks);
     int made = 0;
     for (int64_t start = 0; start < size; start += step, made++) {
         int64_t stop = start + step < size ? start + step : size;

@@ -312,9 +312,9 @@ static mth_status measure(mth__region *r) {
         return r->nin ? mth__error_tensor(e, mth__value_text(r->in[0])) : e;
     }
     r->batch = r->in[0]->shape.dim[0];
-    int64_t n = r->batch <= r->microbatch_size ? 1 : (r->batch + r->microbatch_size - 1) / r->microbatch_size;
+    int64_t n = r->batch <= r->microbatch_size ? 1 : mth__ceil_div(r->batch, r->microbatch_size);
     if (n > MOST_MICROBATCHES) {
-        int64_t fits = (r->batch + MOST_MICROBATCHES - 1) / MOST_MICROBATCHES;
+        int64_t fits = mth__ceil_div(r->batch, MOST_MICROBATCHES);
         mth_status e = FAIL(MTH_ERROR_VALUE,
             F("a batch of %lld in microbatches of %d makes %lld microbatches, and a plan has at most %d",
                 (long long)r->batch, r->microbatch_size, (long long)n, MOST_MICROBATCHES),

@@ -10,7 +10,7 @@
 /* of one step: devices of `part` with local `size` go to part `to` */
 typedef struct {
     int64_t size;
-    int part, to, step;
+    int part, to;
 } cell;
 typedef struct {
     int64_t n;
@@ -20,30 +20,37 @@ typedef struct {
 typedef struct {
     mth__arena *arena;
     int *part, parts; /* by device; -1: in no placement yet */
-    cell *cell;
-    size_t cells; /* a power of 2 above twice the devices */
-    int step;
-    bool *placed;  /* by placement id */
-    int64_t *size; /* by rank: of the step */
+    cell *cell;       /* of the step, as many as there are devices at most */
+    int64_t *size;    /* by rank: of the step */
+    mth__table table; /* of indices in `cell` */
+    bool *placed;     /* by placement id */
     VEC(uneven) seen;
     mth__table seen_table;
 } refinement;
 
-static uint64_t mix(uint64_t h, uint64_t x) {
-    h = (h ^ x) * 0x9e3779b97f4a7c15;
-    return h ^ h >> 29;
+typedef struct {
+    const cell *all, *wanted;
+} cell_key;
+
+static bool is_cell(const void *key, int number) {
+    const cell_key *at = key;
+    return at->all[number].part == at->wanted->part && at->all[number].size == at->wanted->size;
 }
 
 /* size: by rank, or NULL for membership alone. */
 static void refine(refinement *r, const mth__placement *on, const int64_t *size) {
-    r->step++;
+    int cells = 0;
+    r->table.count = 0;
+    if (r->table.slots) memset(r->table.slot, 0, r->table.slots * sizeof *r->table.slot);
     for (int i = 0; i < on->count; i++) {
         int *part = &r->part[on->device[i]];
-        int64_t s = size ? size[i] : 0;
-        size_t at = mix(mix(0, (uint64_t)*part), (uint64_t)s) & (r->cells - 1);
-        while (r->cell[at].step == r->step && (r->cell[at].part != *part || r->cell[at].size != s))
-            at = (at + 1) & (r->cells - 1);
-        if (r->cell[at].step != r->step) r->cell[at] = (cell){s, *part, r->parts++, r->step};
+        const cell wanted = {size ? size[i] : 0, *part, r->parts};
+        const uint64_t hash = mth__hash_add(mth__hash_add(mth__hash_key(), (uint64_t)*part), (uint64_t)wanted.size);
+        const int at = mth__table_add(r->arena, &r->table, hash, is_cell, &(cell_key){r->cell, &wanted}, cells);
+        if (at == cells) {
+            r->cell[cells++] = wanted;
+            r->parts++;
+        }
         *part = r->cell[at].to;
     }
 }
@@ -118,11 +125,9 @@ mth__role_list *mth__emit_roles(mth__arena *scratch, const mth__graph *g, mth__p
     size_t devices = (size_t)g->mesh->count, placements = g->mesh->placements.n;
     refinement r = {.arena = scratch,
         .part = NEW_ARRAY(scratch, int, devices),
-        .cells = 4,
+        .cell = NEW_ARRAY(scratch, cell, devices),
         .placed = NEW_ARRAY(scratch, bool, placements),
         .size = NEW_ARRAY(scratch, int64_t, devices)};
-    while (r.cells < 2 * devices) r.cells *= 2;
-    r.cell = NEW_ARRAY(scratch, cell, r.cells);
     memset(r.part, -1, devices * sizeof *r.part);
     for (size_t i = 0; i < g->input.n; i++) by_value(&r, g->input.at[i]);
     for (size_t i = 0; i < g->parameter.n; i++) by_value(&r, g->parameter.at[i]);

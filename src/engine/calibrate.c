@@ -131,8 +131,8 @@ static int by_value(const void *a, const void *b) {
 }
 
 static mth_status time_program(const bench *b, const mth__program *p, double *seconds) {
-    const size_t entries = (size_t)mth__entry_offsets(b->arena, p)[p->entry.n],
-                 exits = (size_t)mth__exit_offsets(b->arena, p)[p->exit.n];
+    const mth__offsets offset = mth__buffer_offsets(b->arena, p);
+    const size_t entries = (size_t)offset.entry[p->entry.n], exits = (size_t)offset.exit[p->exit.n];
     mth__buffer **entry = NEW_ARRAY(b->arena, mth__buffer *, entries),
                 **exit = NEW_ARRAY(b->arena, mth__buffer *, exits);
     int64_t most = 0;

@@ -61,9 +61,9 @@ typedef struct {
        NULL. */
     mth_status (*load)(mth__engine *, const mth__program *, const mth__program *global, mth__executable **out);
     void (*unload)(mth__executable *);
-    /* entry: the buffers of all entries, those of entry e from mth__entry_offsets()[e] on. exit likewise: filled with
-       new references. An exit that is the successor of an entry is that entry's buffer, which the run writes: it must
-       be the engine's memory, not borrowed, and holds anything where the run fails. Runs of one executable exclude
+    /* entry: the buffers of all entries, those of entry e from mth__buffer_offsets().entry[e] on. exit likewise: filled
+       with new references. An exit that is the successor of an entry is that entry's buffer, which the run writes: it
+       must be the engine's memory, not borrowed, and holds anything where the run fails. Runs of one executable exclude
        each other (the engine locks). Whichever threads run instructions ask control->stop between them, and write to
        control->recorder. */
     mth_status (*run)(mth__executable *, mth__buffer *const *entry, mth__buffer **exit, const mth__control *);
@@ -82,8 +82,10 @@ extern const mth__opt mth__partition_options[];     /* who splits tensors, and h
 
 /* Buffers of the entries, or the exits, of a program come as one list: of each one for each device of its placement, in
    its order. By number: where those of an entry begin; behind the last, how many there are. */
-int64_t *mth__entry_offsets(mth__arena *, const mth__program *);
-int64_t *mth__exit_offsets(mth__arena *, const mth__program *);
+typedef struct {
+    const int64_t *entry, *exit;
+} mth__offsets;
+mth__offsets mth__buffer_offsets(mth__arena *, const mth__program *);
 
 extern const mth__engine_vtable mth__engine_native, mth__engine_reference, mth__engine_pjrt;
 #endif

@@ -47,8 +47,8 @@ static void let_go(const mth__engine_vtable *vtable, mth__buffer **buffer, size_
 
 /* Any error but of memory or of a value that the program computes is a fault of the proof. */
 static mth_status run_program(mth__arena *arena, const mth__engine_vtable *vt, const mth__program *p) {
-    const size_t entries = (size_t)mth__entry_offsets(arena, p)[p->entry.n],
-                 exits = (size_t)mth__exit_offsets(arena, p)[p->exit.n];
+    const mth__offsets offset = mth__buffer_offsets(arena, p);
+    const size_t entries = (size_t)offset.entry[p->entry.n], exits = (size_t)offset.exit[p->exit.n];
     mth__buffer **entry = NEW_ARRAY(arena, mth__buffer *, entries + 1),
                 **exit = NEW_ARRAY(arena, mth__buffer *, exits + 1);
     mth__engine *e;

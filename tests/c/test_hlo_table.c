@@ -309,8 +309,8 @@ static mth_status run_on(const sheet *s, const mth__engine_vtable *vt, const mth
     const int devices = p->mesh->count;
     mth__engine *engine;
     mth__executable *x;
-    const int64_t *first = mth__entry_offsets(s->arena, p), entries = first[p->entry.n],
-                  exits = mth__exit_offsets(s->arena, p)[p->exit.n];
+    const mth__offsets offset = mth__buffer_offsets(s->arena, p);
+    const int64_t *first = offset.entry, entries = first[p->entry.n], exits = offset.exit[p->exit.n];
     mth__buffer **entry = NEW_ARRAY(s->arena, mth__buffer *, entries);
     TRY(open_engine(s->arena, vt, p->mesh, &engine));
     TRY(vt->load(engine, p, NULL, &x));
@@ -370,7 +370,7 @@ static mth_status run_sheet(const sheet *s, const mth__emit_options *options) {
     TRY(mth__emit(s->arena, s->graph, options, &p));
     TRY(mth__emit_memory(p, 0));
     TRY(mth__program_verify(p));
-    const int64_t *first = mth__exit_offsets(s->arena, p), exits = first[p->exit.n];
+    const int64_t *first = mth__buffer_offsets(s->arena, p).exit, exits = first[p->exit.n];
     mth__buffer **got = NEW_ARRAY(s->arena, mth__buffer *, exits), **want = NEW_ARRAY(s->arena, mth__buffer *, exits);
     TRY(run_on(s, &mth__engine_reference, p, want));
     TRY(run_on(s, &mth__engine_pjrt, p, got));

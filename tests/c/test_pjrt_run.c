@@ -72,8 +72,8 @@ static void write_part(const mth__program *p, size_t e, int device, float *to) {
 
 static session session_on(mth_backend *b, const mth__program *p) {
     session s = {.vt = b->vtable, .engine = b->devices.engine, .p = p, .devices = p->mesh->count};
-    s.first_entry = mth__entry_offsets(a, p);
-    s.first_exit = mth__exit_offsets(a, p);
+    s.first_entry = mth__buffer_offsets(a, p).entry;
+    s.first_exit = mth__buffer_offsets(a, p).exit;
     s.entry = NEW_ARRAY(a, mth__buffer *, s.first_entry[p->entry.n] + 1);
     s.exit = NEW_ARRAY(a, mth__buffer *, s.first_exit[p->exit.n] + 1);
     for (size_t e = 0; e < p->exit.n; e++)

@@ -19,10 +19,9 @@ typedef struct {
 } session;
 
 static void begin(session *s, const mth__engine_vtable *vt, const mth__program *p, bool device_threads) {
-    *s = (session){.vt = vt,
-        .p = p,
-        .entries = (size_t)mth__entry_offsets(a, p)[p->entry.n],
-        .exits = (size_t)mth__exit_offsets(a, p)[p->exit.n]};
+    const mth__offsets offset = mth__buffer_offsets(a, p);
+    *s = (session){
+        .vt = vt, .p = p, .entries = (size_t)offset.entry[p->entry.n], .exits = (size_t)offset.exit[p->exit.n]};
     s->entry = NEW_ARRAY(a, mth__buffer *, s->entries + 1);
     s->exit = NEW_ARRAY(a, mth__buffer *, s->exits + 1);
     CHECK_STATUS(open_engine_with(vt, p->mesh, 2, device_threads, &s->engine));

@@ -266,8 +266,9 @@ mth_status mth__load_streams(mth__loader *l) {
         if (l->program->channel.at[i].algorithm != MTH__DIRECT) TRY(check_steps(&l->program->channel.at[i]));
     make_parts(l);
     place_own(l);
-    l->entry.offset = mth__entry_offsets(l->arena, l->program);
-    l->exit.offset = mth__exit_offsets(l->arena, l->program);
+    const mth__offsets offset = mth__buffer_offsets(l->arena, l->program);
+    l->entry.offset = offset.entry;
+    l->exit.offset = offset.exit;
     l->entry.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_ENTRY));
     l->exit.at = NEW_ARRAY(l->arena, size_t, indices(l->program, MTH__IN_EXIT));
     for (int on = 0; on < l->x->each; on++) l->seen[on] = NEW_ARRAY(l->arena, int64_t, l->x->streams);

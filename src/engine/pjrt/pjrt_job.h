@@ -79,7 +79,7 @@ struct mth__executable {
     mth__cell *cell;
     mth__cell **unused;
     int unuseds;
-    const int64_t *entry_offset, *exit_offset; /* of buffers in a run's lists, as in these two: */
+    mth__offsets offset; /* of buffers in a run's lists, as in these two: */
     mth__part_shape *entry_port, *exit_port;
     int *flying; /* [device]: executions that were enqueued and not awaited */
     int most_pieces;

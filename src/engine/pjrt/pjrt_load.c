@@ -75,7 +75,7 @@ static void find_drops(mth__executable *executable) {
 static mth__part_shape *ports(const mth__executable *executable, bool exits) {
     const mth__program *program = executable->program;
     const size_t count = exits ? program->exit.n : program->entry.n;
-    const int64_t *offset = exits ? executable->exit_offset : executable->entry_offset;
+    const int64_t *offset = exits ? executable->offset.exit : executable->offset.entry;
     mth__part_shape *port = NEW_ARRAY(executable->arena, mth__part_shape, offset[count]);
     for (size_t k = 0; k < count; k++) {
         int slot = exits ? executable->segments->exit_slot[k] : executable->segments->entry_slot[k];
@@ -145,8 +145,7 @@ static mth_status load_body(void *context) {
     executable->flying = NEW_ARRAY(arena, int, program->mesh->count);
     executable->number_buffer = NEW_ARRAY(arena, PJRT_Buffer *, executable->number.n * (size_t)program->mesh->count);
     executable->pieces = NEW_ARRAY(arena, PJRT_Buffer *, executable->most_pieces);
-    executable->entry_offset = mth__entry_offsets(arena, executable->program);
-    executable->exit_offset = mth__exit_offsets(arena, executable->program);
+    executable->offset = mth__buffer_offsets(arena, executable->program);
     executable->entry_port = ports(executable, false);
     executable->exit_port = ports(executable, true);
     mth__arena_keep(arena);

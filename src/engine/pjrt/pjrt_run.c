@@ -206,7 +206,7 @@ static mth_status enter(mth__executable *executable, mth__buffer *const *entry) 
         const int32_t *rank_of = executable->program->entry.at[k].sharding.on->rank_of;
         if (from->last_read == MTH__NEVER) continue;
         for (int rank = 0; rank < on->count; rank++) {
-            const int64_t i = executable->entry_offset[k] + rank_of[on->device[rank]];
+            const int64_t i = executable->offset.entry[k] + rank_of[on->device[rank]];
             PJRT_Buffer *view;
             if (!entry[i]) return INTERNAL("%s: device %d has no buffer", program->entry.at[k].name, on->device[rank]);
             mth_status status = mth__pjrt_view(entry[i], on->device[rank], from->any->dtype,
@@ -235,7 +235,7 @@ static mth_status leave(mth__executable *executable, mth__buffer **exit) {
         const mth__placement *on = from->any->sharding.on;
         const int32_t *rank_of = executable->program->exit.at[k].sharding.on->rank_of;
         for (int rank = 0; rank < on->count; rank++) {
-            const int64_t i = executable->exit_offset[k] + rank_of[on->device[rank]];
+            const int64_t i = executable->offset.exit[k] + rank_of[on->device[rank]];
             mth__cell *cell = *mth__cell_of(executable, slot, on->device[rank]);
             /* a hop made it: no module's end has been awaited behind it */
             if (cell && from->shared) TRY(await_buffer(executable->engine, cell->buffer));
@@ -308,7 +308,7 @@ static mth_status not_here(const mth__engine *engine) {
 
 static mth_status run_locked(
     mth__executable *executable, mth__buffer *const *entry, mth__buffer **exit, const mth__stop *stop) {
-    const int64_t exits = executable->exit_offset[executable->program->exit.n];
+    const int64_t exits = executable->offset.exit[executable->program->exit.n];
     mth_status status = enter(executable, entry);
     if (!status) status = enqueue(executable, stop);
     status = finish(executable, status);

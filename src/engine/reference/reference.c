@@ -88,8 +88,7 @@ static mth_status load_body(void *arguments) {
     x->arena = arena;
     x->engine = l->engine;
     x->program = p;
-    x->entry_offset = mth__entry_offsets(arena, p);
-    x->exit_offset = mth__exit_offsets(arena, p);
+    x->offset = mth__buffer_offsets(arena, p);
     x->by_id = NEW_ARRAY(arena, mth__ref_device *, p->mesh->count);
     TRY(mth__walk_new(arena, p, &x->walk));
     for (size_t r = 0; r < p->role.n; r++) x->count += p->role.at[r].ndevice;

@@ -68,7 +68,7 @@ static mth_status begin(mth__executable *x, mth__buffer *const *entry) {
             if (value->storage != MTH__IN_ENTRY || mth__shape_size(d->value[v].local) == 0 || !d->value[v].here)
                 continue;
             const int rank = p->entry.at[value->index].sharding.on->rank_of[d->device];
-            mth__buffer *b = rank < 0 ? NULL : entry[x->entry_offset[value->index] + rank];
+            mth__buffer *b = rank < 0 ? NULL : entry[x->offset.entry[value->index] + rank];
             if (!b) return INTERNAL("%s: device %d has no buffer", value->name, d->device);
             mth__ref_widen(&d->value[v], b->data);
         }
@@ -81,12 +81,12 @@ static mth_status leave(
     const mth__exit *exit = &x->program->exit.at[e];
     int rank = exit->sharding.on->rank_of[d->device];
     if (rank < 0) return NULL;
-    mth__buffer **out = &made[x->exit_offset[e] + rank];
+    mth__buffer **out = &made[x->offset.exit[e] + rank];
     mth__shape local = mth__local_shape(exit->shape, &exit->sharding, rank, NULL, NULL);
     if (d->leaves[e] < 0 && mth__shape_size(local) > 0)
         return INTERNAL("%s: device %d never writes it", exit->name, d->device);
     if (exit->kind == MTH__EXIT_SUCCESSOR) {
-        *out = entry[x->entry_offset[exit->entry] + x->program->entry.at[exit->entry].sharding.on->rank_of[d->device]];
+        *out = entry[x->offset.entry[exit->entry] + x->program->entry.at[exit->entry].sharding.on->rank_of[d->device]];
         mth__ref_buffer_retain(*out);
     } else {
         TRY(mth__ref_buffer_new(
@@ -100,7 +100,7 @@ static const mth__walk_calls calls = {.compute = compute, .copy = copy, .move = 
 
 mth_status mth__ref_run(
     mth__executable *x, mth__buffer *const *entry, mth__buffer **exit, const mth__control *control) {
-    const size_t exits = x->program->exit.n, results = (size_t)x->exit_offset[exits];
+    const size_t exits = x->program->exit.n, results = (size_t)x->offset.exit[exits];
     mth__buffer **made = mth__calloc(results + 1, sizeof *made);
     if (!made) return mth__lacks_memory("a run of the reference engine", 0);
     mth_status s = mth__lock_run(&x->lock, mth__control_stop(control));

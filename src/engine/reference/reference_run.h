@@ -30,7 +30,7 @@ struct mth__executable {
     const mth__program *program;
     pthread_mutex_t lock;
     mth__fork_watch watch;
-    const int64_t *entry_offset, *exit_offset; /* of buffers in a run's lists */
+    mth__offsets offset; /* of buffers in a run's lists */
     int count;
     mth__ref_device *device; /* count: those that have a role */
     mth__ref_device **by_id; /* by device id, or NULL */
