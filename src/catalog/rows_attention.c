@@ -39,6 +39,6 @@ const mth__op mth__op_attention_grad = {ROW(attention_grad), .args = "q, k, v, o
     .doc =
         "The gradients of attention: p = exp(scale * q k - most) / sum, dv = p do, ds = p * (do v - sum of p * (do "
         "v)), "
-        "dq = scale * ds k, dk = scale * ds q. The sum of p * (do v) may be taken as that of do * o. Sums are over the "
-        "keys that a query "
-        "sees, and a query whose do is 0 takes no part in them: NaN and infinities elsewhere do not reach a gradient."};
+        "dq = scale * ds k, dk = scale * ds q. The sum of p * (do v) may be taken as that of do * o, if ds of a query "
+        "that gives all to one key stays exactly 0. Sums are over the keys that a query sees, and a query whose do is "
+        "0 takes no part in them: NaN and infinities elsewhere do not reach a gradient."};

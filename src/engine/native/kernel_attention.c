@@ -185,6 +185,15 @@ static bool zeros(int64_t n, const float *x) {
         if (x[i] != 0) return false;
     return true;
 }
+/* dp - delta of a key that gets much is a small difference of two large sums, and a key can be large: the difference is
+ * taken before the sums, of the value and the output, which are the same bits where one key gets all. Few keys of a
+ * query can get as much as LARGE. */
+static const float LARGE = 0.125f;
+static void sharpen(const attention_plan *p, int64_t n, const float *weight, const float *v, const float *o,
+    const float *dout, float scale, float *ds) {
+    for (int64_t j = 0; j < n; j++)
+        if (weight[j] >= LARGE) ds[j] = weight[j] * (float)mth__vec->dot_apart(p->e, dout, v + j * p->ldv, o) * scale;
+}
 /* Whether the results are finite. With care, a query takes no part whose output has a gradient of 0: what it says
  * counts nowhere. */
 static bool attend_grad(
@@ -214,12 +223,10 @@ static bool attend_grad(
                         *dout = mth__f32(&c->in[6]) + first * p->ldo + head * p->e;
             float *dq = (p->parts > 1 ? (float *)c->shared + part * mth__size(&c->in[0]) : mth__f32(&c->out[0])) +
                 first * p->ldq + head * p->d;
-            /* delta: the sum over keys of p * dp. Of the very p and dp where one block holds all keys that are seen: a
-               query that gives all to one key then has a ds of exactly 0, which large keys do not blow up. */
-            const int64_t last = visible(c, p, s0 + n - 1), seen = mth__min64(keys.hi, last);
+            const int64_t seen = mth__min64(keys.hi, visible(c, p, s0 + n - 1));
             bool apart[QUERIES];
             for (int64_t i = 0; i < n; i++) {
-                if (last > KEYS) delta[i] = (float)mth__vec->dot(p->e, o + i * p->ldo, dout + i * p->ldo);
+                delta[i] = (float)mth__vec->dot(p->e, o + i * p->ldo, dout + i * p->ldo);
                 apart[i] = sum[i * heads] == 0 || (careful && zeros(p->e, dout + i * p->ldo));
                 mth__vec->fill(p->d, 0, dq + i * p->ldq);
             }
@@ -236,8 +243,9 @@ static bool attend_grad(
                     float *row = score + i * KEYS, *drow = ds + i * KEYS;
                     const int64_t in = t.in[i] =
                         apart[i] ? 0 : mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
-                    mth__vec->attention_ds(in, row, drow, t.hide, most[i * heads], 1 / sum[i * heads],
-                        last > KEYS ? &delta[i] : NULL, scale);
+                    if (mth__vec->attention_ds(
+                            in, row, drow, t.hide, most[i * heads], 1 / sum[i * heads], delta[i], scale, LARGE))
+                        sharpen(p, in, row, v + t0 * p->ldv, o + i * p->ldo, dout + i * p->ldo, scale, drow);
                     mth__vec->fill(t.keys - in, 0, row + in);
                     mth__vec->fill(t.keys - in, 0, drow + in);
                 }

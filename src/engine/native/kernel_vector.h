@@ -24,6 +24,7 @@ typedef struct {
     /* float32 lanes over blocks of 4096, blocks in double */
     double (*sum)(int64_t n, const float *x);
     double (*dot)(int64_t n, const float *a, const float *b);
+    double (*dot_apart)(int64_t n, const float *a, const float *b, const float *c); /* of a and b - c */
     /* -inf where n is 0; NaN where there is one */
     float (*max)(int64_t n, const float *x);
     void (*softmax)(int64_t n, const float *x, float *y);
@@ -40,10 +41,10 @@ typedef struct {
     /* row r *= factor[r]; whether all is finite */
     bool (*scale_rows)(int64_t rows, int64_t n, const float *factor, float *x, int64_t ld);
     float (*exp_sum)(int64_t n, float *s, float m); /* s = exp(s - m); the sum */
-    /* s = exp(s - most) * over_sum, dp = s * (dp - delta) * scale; 0 where hide (unless NULL) is -inf. delta NULL: the
-     * sum of s * dp */
-    void (*attention_ds)(
-        int64_t n, float *s, float *dp, const float *hide, float most, float over_sum, const float *delta, float scale);
+    /* s = exp(s - most) * over_sum, dp = s * (dp - delta) * scale; 0 where hide (unless NULL) is -inf. Whether an s is
+     * at least `large`. */
+    bool (*attention_ds)(int64_t n, float *s, float *dp, const float *hide, float most, float over_sum, float delta,
+        float scale, float large);
     void (*sincos)(int64_t n, double position, const double *frequency, float *sine, float *cosine);
     /* n pairs */
     void (*rotate)(

@@ -177,6 +177,12 @@ static double N(dot)(int64_t n, const float *a, const float *b) {
     TOTAL(total, n, N(load)(a + i) * N(load)(b + i), N(load_part)(a + i, k, 0) * N(load_part)(b + i, k, 0))
     return total;
 }
+/* a * (b - c) */
+static double N(dot_apart)(int64_t n, const float *a, const float *b, const float *c) {
+    TOTAL(total, n, N(load)(a + i) * (N(load)(b + i) - N(load)(c + i)),
+        N(load_part)(a + i, k, 0) * (N(load_part)(b + i, k, 0) - N(load_part)(c + i, k, 0)))
+    return total;
+}
 static double N(deviation)(int64_t n, const float *x, float mean) {
     TOTAL(total, n, (N(load)(x + i) - mean) * (N(load)(x + i) - mean),
         (N(load_part)(x + i, k, mean) - mean) * (N(load_part)(x + i, k, mean) - mean))
@@ -217,10 +223,11 @@ static float N(hide_max)(int64_t n, float *s, const float *hide) {
 }
 /* The sign bit is set where x is not finite. */
 INLINE I N(beyond)(V x) { return (I)(((B)x & 0x7fffffffu) + 0x00800000u); }
-INLINE bool N(none_beyond)(I x) {
+/* Whether the sign bit of a lane is set: of the result of a comparison, whether it holds in one. */
+INLINE bool N(any)(I x) {
     int all = 0;
     for (int i = 0; i < W; i++) all |= x[i];
-    return all >= 0;
+    return all < 0;
 }
 static bool N(finite)(int64_t rows, int64_t n, const float *x, int64_t ld) {
     I beyond = {0};
@@ -229,7 +236,7 @@ static bool N(finite)(int64_t rows, int64_t n, const float *x, int64_t ld) {
         for (; i + W <= n; i += W) beyond |= N(beyond)(N(load)(x + i));
         if (i < n) beyond |= N(beyond)(N(load_part)(x + i, n - i, 0));
     }
-    return N(none_beyond)(beyond);
+    return !N(any)(beyond);
 }
 static bool N(scale_rows)(int64_t rows, int64_t n, const float *factor, float *x, int64_t ld) {
     I beyond = {0};
@@ -247,7 +254,7 @@ static bool N(scale_rows)(int64_t rows, int64_t n, const float *factor, float *x
             beyond |= N(beyond)(y);
         }
     }
-    return N(none_beyond)(beyond);
+    return !N(any)(beyond);
 }
 static float N(exp_sum)(int64_t n, float *s, float m) {
     V sum = {0};
@@ -330,51 +337,34 @@ static void N(rms_norm_grad)(
         dw[i] += g * h;
     }
 }
-static void N(attention_ds)(
-    int64_t n, float *s, float *dp, const float *hide, float most, float over_sum, const float *given, float scale) {
-    float delta = given ? *given : 0;
-    V sum = {0};
-#define DS(p, dp) ((p) * ((dp) - delta) * scale)
+static bool N(attention_ds)(int64_t n, float *s, float *dp, const float *hide, float most, float over_sum, float delta,
+    float scale, float large) {
+    I any = {0};
     int64_t i = 0;
     for (; i + W <= n; i += W) {
-        V p = N(exp_v)(N(load)(s + i) - most) * over_sum, d = N(load)(dp + i);
+        V p = N(exp_v)(N(load)(s + i) - most) * over_sum, d = p * (N(load)(dp + i) - delta) * scale;
         if (hide) {
             const I seen = N(load)(hide + i) >= 0.0f;
             p = (V)(seen & (I)p);
             d = (V)(seen & (I)d);
         }
         N(store)(s + i, p);
-        if (given)
-            N(store)(dp + i, DS(p, d));
-        else
-            sum += p * d;
+        N(store)(dp + i, d);
+        any |= p >= large;
     }
     if (i < n) {
-        V p = N(exp_v)(N(load_part)(s + i, n - i, -INFINITY) - most) * over_sum, d = N(load_part)(dp + i, n - i, 0);
+        V p = N(exp_v)(N(load_part)(s + i, n - i, -INFINITY) - most) * over_sum,
+          d = p * (N(load_part)(dp + i, n - i, 0) - delta) * scale;
         if (hide) {
-            const I seen = N(load_part)(hide + i, n - i, 0) >= 0.0f;
+            const I seen = N(load_part)(hide + i, n - i, -INFINITY) >= 0.0f;
             p = (V)(seen & (I)p);
             d = (V)(seen & (I)d);
         }
         N(store_part)(s + i, p, n - i);
-        if (given)
-            N(store_part)(dp + i, DS(p, d), n - i);
-        else
-            sum += p * d;
-    }
-    if (given) return;
-    delta = (float)N(lanes)(sum);
-    for (i = 0; i + W <= n; i += W) {
-        V d = DS(N(load)(s + i), N(load)(dp + i));
-        if (hide) d = (V)((I)(N(load)(hide + i) >= 0.0f) & (I)d);
-        N(store)(dp + i, d);
-    }
-    if (i < n) {
-        V d = DS(N(load_part)(s + i, n - i, 0), N(load_part)(dp + i, n - i, 0));
-        if (hide) d = (V)((I)(N(load_part)(hide + i, n - i, 0) >= 0.0f) & (I)d);
         N(store_part)(dp + i, d, n - i);
+        any |= p >= large;
     }
-#undef DS
+    return N(any)(any);
 }
 /* In double, angles reduced by pi/2 in three parts (exact products while the quotient has at most 20 bits), Taylor
    polynomials on [-pi/4, pi/4]: an error of about 2e-16 before the rounding to float32. Larger positions: libm.
@@ -526,6 +516,7 @@ static const mth__vector N(table) = {
     .axpy = N(axpy),
     .sum = N(sum),
     .dot = N(dot),
+    .dot_apart = N(dot_apart),
     .max = N(max),
     .softmax = N(softmax),
     .softmax_grad = N(softmax_grad),
