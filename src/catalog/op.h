@@ -40,7 +40,8 @@ typedef enum {
     MTH__TYPE_INT32,
     MTH__TYPE_BOOL
 } mth__type_rule;
-/* Where the kernels read: an elementwise row may write over an operand of the same size; an alias row moves no data. */
+/* Where the kernels read: an elementwise row, of any number of operands and results, reads all operands of a place before
+   it writes there, so that each result may lie on an operand of its size; an alias row moves no data. */
 enum {
     MTH__ELEMENTWISE = 1,
     MTH__ALIAS = 2,

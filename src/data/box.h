@@ -4,7 +4,7 @@
 #include "base/types.h"
 
 /* Loops over `rank` dimensions in step for several operands, inner dimensions merged where all operands allow it. */
-enum { MTH__LOOP_OPERANDS = 3 };
+enum { MTH__LOOP_OPERANDS = 8 };
 typedef struct {
     int rank, operands;
     int64_t size[MTH__RANK];

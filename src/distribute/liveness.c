@@ -13,6 +13,7 @@ typedef struct {
     int64_t *bytes; /* by value id: of this device's part */
     VEC(mth__live) live;
     VEC(bool) in_output; /* by live: an output has taken it over, so its bytes are in the output's own memory */
+    VEC(int) written;    /* by live: the last node of which a result lies in it */
 } liveness;
 
 static bool here(const liveness *life, const mth__placement *on) { return on->rank_of[life->device] >= 0; }
@@ -80,10 +81,11 @@ static int taken_over(const liveness *life, const mth__node *node, int at, int r
     const int sum = node->accumulates ? mth__accumulator(node->op, node->nin, result) : -1;
     if (sum >= 0) return life->block[life->base[node->in[sum]->id]];
     const mth__value *value = node->out[result];
-    if (node->nout != 1 || !((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce)) return -1;
+    if (!((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce)) return -1;
     for (int j = 0; j < node->nin; j++) {
         const int base = life->base[node->in[j]->id], block = life->block[base];
         if (block < 0 || life->in_output.at[block] || life->live.at[block].last != at) continue;
+        if (life->written.at[block] == at) continue; /* by another result of the node */
         if (node->in[j]->dtype != value->dtype || life->bytes[node->in[j]->id] != life->bytes[value->id]) continue;
         if (life->bytes[base] == life->bytes[value->id]) return block;
     }
@@ -106,9 +108,11 @@ static void find_lives(liveness *life, mth__arena *arena) {
                 PUSH(arena, life->live,
                     ((mth__live){.value = value->id, .first = (int)i, .bytes = units * MTH__ALIGNMENT}));
                 PUSH(arena, life->in_output, false);
+                PUSH(arena, life->written, 0);
             }
             life->block[value->id] = block;
             life->live.at[block].last = life->last[value->id];
+            life->written.at[block] = (int)i;
             life->in_output.at[block] |= life->leaves[value->id];
         }
     }

@@ -13,6 +13,7 @@ enum { MOST_BY_SIZE = 2048 };
 static const int64_t MOST_BYTES = (int64_t)1 << 62; /* of a slab */
 typedef struct {
     int first, last;
+    int written; /* the last instruction of which a result lies in it */
     int64_t size, offset, best;
     mth__space space;
     int exit;  /* -1: in a slab */
@@ -68,7 +69,6 @@ static void find_lifetimes(layout *pass) {
 
 /* ---------------------------------------------------------------- in place */
 static bool may_run_in_place(const layout *pass, const mth__instr *instr) {
-    if (instr->nout != 1) return false;
     if (instr->kind == MTH__COMPUTE) return instr->op->flags & MTH__ELEMENTWISE;
     return instr->kind == MTH__COLLECTIVE && pass->program->channel.at[instr->channel].kind == MTH__ALL_REDUCE;
 }
@@ -77,16 +77,17 @@ static bool is_successor(const mth__program *program, const mth__program_value *
     return value->storage == MTH__IN_EXIT && program->exit.at[value->index].kind == MTH__EXIT_SUCCESSOR;
 }
 
-/* The operand's bytes may become the result's: nobody needs them after instruction i, and no operand lies otherwise in
- * the same block. */
-static bool may_lie_on(const layout *pass, int i, const mth__instr *k, int operand) {
+/* The operand's bytes may become the result's: nobody needs them after instruction i, none of its other results lies in
+ * the same block, and no operand lies otherwise in it. */
+static bool may_lie_on(const layout *pass, int i, int result, int operand) {
     const mth__role *role = pass->role;
-    const mth__program_value *in = &role->value.at[operand], *out = &role->value.at[k->out[0]];
+    const mth__instr *k = &role->instr.at[i];
+    const mth__program_value *in = &role->value.at[operand], *out = &role->value.at[result];
     int base = mth__base_of(role, operand), b = pass->block_of[base];
     /* the operand of a successor would lie in the entry's bytes while that is still read */
     if (out->storage == MTH__IN_OWN || is_successor(pass->program, out)) return false;
-    if (b < 0 || pass->block.at[b].exit >= 0 || in->dtype != out->dtype || in->bytes != out->bytes ||
-        in->bytes != role->value.at[base].bytes)
+    if (b < 0 || pass->block.at[b].exit >= 0 || pass->block.at[b].written == i || in->dtype != out->dtype ||
+        in->bytes != out->bytes || in->bytes != role->value.at[base].bytes)
         return false;
     if (mth__is_started(k)) {
         if (pass->touched[base] != i || pass->holders[base] != 1 || pass->block.at[b].last != pass->wait[i])
@@ -107,28 +108,43 @@ static void new_block(layout *pass, int v, int i, int last) {
     PUSH(pass->scratch, pass->block,
         ((block){.first = i,
             .last = last,
+            .written = i,
             .size = mth__ceil_div(value->bytes, MTH__ALIGNMENT) * MTH__ALIGNMENT,
             .space = value->space,
             .exit = -1}));
 }
 
-static void take_over(layout *pass, int v, int onto) {
+static void take_over(layout *pass, int v, int i, int onto) {
     const mth__program_value *value = &pass->role->value.at[v];
     pass->block_of[v] = onto;
     pass->block.at[onto].last = last_of(pass, v);
+    pass->block.at[onto].written = i;
     if (value->storage == MTH__IN_EXIT) pass->block.at[onto].exit = value->index;
 }
 
-/* The block that the result of an instruction lies in already, or -1. */
-static int block_below(const layout *pass, int i, int result) {
+/* The operand that result k of an instruction is added to, or -1. */
+static int sum_below(const mth__instr *instr, int k) {
+    return instr->accumulates ? mth__accumulator(instr->op, instr->nin, k) : -1;
+}
+
+/* The block that result k of an instruction lies in already, or -1. */
+static int block_below(const layout *pass, int i, int k) {
     const mth__role *role = pass->role;
     const mth__instr *instr = &role->instr.at[i];
-    int sum = instr->accumulates ? mth__accumulator(instr->op, instr->nin, result) : -1;
+    const int sum = sum_below(instr, k);
     if (sum >= 0) return pass->block_of[instr->in[sum]];
     if (!may_run_in_place(pass, instr)) return -1;
     for (int j = 0; j < instr->nin; j++)
-        if (may_lie_on(pass, i, instr, instr->in[j])) return pass->block_of[mth__base_of(role, instr->in[j])];
+        if (may_lie_on(pass, i, instr->out[k], instr->in[j])) return pass->block_of[mth__base_of(role, instr->in[j])];
     return -1;
+}
+
+static void place_result(layout *pass, int i, int k) {
+    const int value = pass->role->instr.at[i].out[k], below = block_below(pass, i, k);
+    if (below >= 0)
+        take_over(pass, value, i, below);
+    else
+        new_block(pass, value, i, last_of(pass, value));
 }
 
 static void form_blocks(layout *pass) {
@@ -137,13 +153,10 @@ static void form_blocks(layout *pass) {
     memset(pass->block_of, -1, role->value.n * sizeof *pass->block_of);
     for (int i = 0; i < (int)role->instr.n; i++) {
         const mth__instr *instr = &role->instr.at[i];
-        for (int j = 0; j < instr->nout; j++) {
-            int below = block_below(pass, i, j);
-            if (below >= 0)
-                take_over(pass, instr->out[j], below);
-            else
-                new_block(pass, instr->out[j], i, last_of(pass, instr->out[j]));
-        }
+        for (int k = 0; k < instr->nout; k++) /* the others may lie on no operand that is a sum */
+            if (sum_below(instr, k) >= 0) place_result(pass, i, k);
+        for (int k = 0; k < instr->nout; k++)
+            if (sum_below(instr, k) < 0) place_result(pass, i, k);
         if (instr->scratch >= 0) new_block(pass, instr->scratch, i, last_of(pass, instr->scratch));
     }
 }

@@ -26,9 +26,9 @@
  * Bytes. A value is written once, by one instruction. Two values live at the same time share no byte, except:
  *   - an ALIAS value is a view of its base (which is no ALIAS itself): no instruction makes it, it lives as its base
  *   does;
- *   - the result of a COMPUTE with the flag ELEMENTWISE, or of an all_reduce, may lie exactly where an operand of its
- *   dtype and size lies whose last reader it is. Operands broadcast or laid out otherwise never share bytes with a
- *   result;
+ *   - each result of a COMPUTE with the flag ELEMENTWISE, and that of an all_reduce, may lie exactly where an operand
+ *   of its dtype and size lies whose last reader the instruction is, no two where one does. Operands broadcast or laid
+ *   out otherwise never share bytes with a result;
  *   - an accumulating COMPUTE (mth__instr.accumulates) adds results to sums so far, its last operands. Such a result
  *     must lie exactly where its sum lies, whose last reader the instruction is. Where both are the engine's own, the
  *     result takes over the sum's memory.

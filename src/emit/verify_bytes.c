@@ -72,7 +72,7 @@ static bool in_place(const sweep *pass, int i, int out, int old) {
     int sum = sum_below(instr, out);
     if (!coincide(pass, a, out, b, old) || a->bytes != b->bytes || a->dtype != b->dtype) return false;
     if (b->storage == MTH__IN_EXIT && a->storage != MTH__IN_EXIT) return false; /* it leaves */
-    if (sum < 0 && (instr->nout != 1 || out != instr->out[0])) return false;    /* scratch, or one result of several */
+    if (out == instr->scratch) return false;
     if (instr->kind == MTH__COMPUTE && sum < 0 && !(instr->op->flags & MTH__ELEMENTWISE)) return false;
     if (instr->kind != MTH__COMPUTE &&
         !(instr->kind == MTH__COLLECTIVE && pass->proof->program->channel.at[instr->channel].kind == MTH__ALL_REDUCE))

@@ -5,7 +5,8 @@
 /* ---- the elementary functions, over their ranges, in each instruction set: errors in units of the last place of the
  * exact value */
 static double libm_sigmoid(double x) { return 1 / (1 + exp(-x)); }
-static double worst_ulp(mth__unary *f, double (*exact)(double), float from, float to) {
+static void apply(mth__elementwise *f, int64_t n, const float *x, float *y) { f(n, &x, (const int[]){1}, &y, NULL); }
+static double worst_ulp(mth__elementwise *f, double (*exact)(double), float from, float to) {
     enum { N = 1024 };
     float x[N], y[N];
     double worst = 0;
@@ -14,7 +15,7 @@ static double worst_ulp(mth__unary *f, double (*exact)(double), float from, floa
         x[n++] = v;
         const bool end = v >= to;
         if (n == N || end) {
-            f(n, x, y, 0);
+            apply(f, n, x, y);
             for (int i = 0; i < n; i++) {
                 const double want = exact(x[i]), ulp = fmax(ldexp(1, ilogb(want == 0 ? 1e-40 : want) - 23), 0x1p-149),
                              got = isinf(y[i]) ? (y[i] > 0 ? 0x1p128 : -0x1p128) : y[i];
@@ -51,7 +52,8 @@ TEST(accuracy) {
     const mth__vector *v;
     for (int i = 0; (v = mth__vector_variant(i)); i++)
         for (size_t k = 0; k < sizeof f / sizeof *f; k++) {
-            const double worst = worst_ulp(f[k].row < 0 ? v->erf : v->unary[f[k].row], f[k].exact, f[k].from, f[k].to);
+            const double worst =
+                worst_ulp(f[k].row < 0 ? v->erf : v->elementwise[f[k].row], f[k].exact, f[k].from, f[k].to);
             if (worst > f[k].most || getenv("MTH_SHOW"))
                 printf(
                     "  %s %s: %.3f ulp\n", v->name, f[k].row < 0 ? "erf" : mth__op_at((size_t)f[k].row)->name, worst);
@@ -63,21 +65,22 @@ TEST(special_values) {
     const float x[] = {NAN, INFINITY, -INFINITY, 0, -0.0f, 200, -200, 1e-45f};
     float y[8];
     for (int i = 0; (v = mth__vector_variant(i)); i++) {
-        v->unary[MTH__ROW_exp](8, x, y, 0);
+        apply(v->elementwise[MTH__ROW_exp], 8, x, y);
         CHECK(
             isnan(y[0]) && isinf(y[1]) && y[2] == 0 && y[3] == 1 && y[4] == 1 && isinf(y[5]) && y[6] == 0 && y[7] == 1);
-        v->unary[MTH__ROW_log](8, x, y, 0);
+        apply(v->elementwise[MTH__ROW_log], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == INFINITY && isnan(y[2]) && y[3] == -INFINITY && y[4] == -INFINITY && isnan(y[6]) &&
             fabsf(y[7] + 103.27893f) < 1e-4f);
-        v->unary[MTH__ROW_tanh](8, x, y, 0);
+        apply(v->elementwise[MTH__ROW_tanh], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == -1 && y[3] == 0 && signbit(y[4]) && y[5] == 1 && y[6] == -1);
-        v->erf(8, x, y, 0);
+        apply(v->erf, 8, x, y);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == -1 && y[3] == 0 && y[5] == 1 && y[6] == -1);
-        v->unary[MTH__ROW_sigmoid](8, x, y, 0);
+        apply(v->elementwise[MTH__ROW_sigmoid], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == 1 && y[2] == 0 && y[3] == 0.5f && y[5] == 1 && y[6] == 0);
-        v->unary[MTH__ROW_relu](8, x, y, 0);
+        apply(v->elementwise[MTH__ROW_relu], 8, x, y);
         CHECK(isnan(y[0]) && y[1] == INFINITY && y[2] == 0 && y[5] == 200 && y[6] == 0);
-        v->binary[MTH__ROW_maximum](8, x, 1, x + 5, 0, y);
+        v->elementwise[MTH__ROW_maximum](
+            8, (const float *const[]){x, x + 5}, (const int[]){1, 0}, (float *const[]){y}, NULL);
         CHECK(isnan(y[0]) && y[1] == INFINITY && y[2] == 200 && y[6] == 200);
         CHECK(isnan(v->max(8, x)) && v->max(0, x) == -INFINITY && v->max(3, x + 3) == 200 && v->sum(0, x) == 0);
     }

@@ -24,9 +24,10 @@ enum { MTH__PHASES = 3 };
 typedef struct mth__call {
     const mth__op *op;
     const mth__attrs *attrs;
-    bool accumulates;       /* results in op->accumulates are added to what their memory holds */
-    int nin, nout;          /* nin: of the row */
-    mth__operand *in, *out; /* an ELEMENTWISE row's out may be the memory of an operand of its size */
+    bool accumulates; /* results in op->accumulates are added to what their memory holds */
+    int nin, nout;    /* nin: of the row */
+    /* each result of an ELEMENTWISE row may be the memory of an operand of its size, no two of the same one */
+    mth__operand *in, *out;
     /* set before prepare: of the engine; devices that run this call, so at about the same time. 0: not known */
     int threads, peers;
     /* set by prepare */

@@ -136,7 +136,7 @@ static bool attend(const mth__call *c, const attention_plan *p, int64_t item, vo
             const double terms = (double)mth__vec->exp_sum(in, row, now);
             sum[i] = t0 ? sum[i] * (double)again + terms : terms;
             mth__vec->fill(t.keys - in, 0, row + in);
-            if (t0 && again != 1) mth__vec->unary[MTH__ROW_scale](p->e, o + i * p->ldo, o + i * p->ldo, again);
+            if (t0 && again != 1) mth__vec->scale(p->e, again, o + i * p->ldo, o + i * p->ldo);
             most[i] = now;
         }
         multiply(&t, true, score, p->e, v + t0 * p->ldv, p->ldv, t0 ? 1 : 0, o, p->ldo);

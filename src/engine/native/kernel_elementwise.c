@@ -7,8 +7,8 @@ typedef struct {
     int64_t inner, total;
 } elementwise_plan;
 
-static double ns_per_element(int row) { /* measured, AVX-512, data in cache */
-    switch (row) {
+static double ns_per_element(const mth__call *c) { /* measured, AVX-512, data in cache */
+    switch (mth__op_index(c->op)) {
     case MTH__ROW_exp:
     case MTH__ROW_log:
     case MTH__ROW_sigmoid:
@@ -20,56 +20,53 @@ static double ns_per_element(int row) { /* measured, AVX-512, data in cache */
     case MTH__ROW_gelu_tanh_grad: return 1;
     case MTH__ROW_gelu_grad:
     case MTH__ROW_dropout: return 2;
-    default: return 0.6;
+    default: return 0.2 * mth__max64(3, c->nin + c->nout); /* it only moves data */
     }
 }
-/* The innermost dimension is a run for each operand: stride 1, or 0 (one value). */
+/* The innermost dimension is a run of each operand: stride 1, or 0 (one value). Results are dense, of one shape. */
 static mth_status plan_loop(mth__arena *arena, mth__call *c) {
     elementwise_plan *p = NEW(arena, elementwise_plan);
     mth__loop *l = &p->loop;
     const mth__shape *out = &c->out[0].shape;
+    if (c->nin > MTH__LOOP_OPERANDS)
+        return INTERNAL("%s has %d operands, and a loop %d", c->op->name, c->nin, MTH__LOOP_OPERANDS);
     p->row = mth__op_index(c->op);
     p->total = mth__size(&c->out[0]);
     l->rank = out->rank;
-    l->operands = 1 + c->nin;
+    l->operands = c->nin;
     memcpy(l->size, out->dim, sizeof l->size);
-    mth__shape_strides(*out, l->stride[0]);
-    for (int i = 0; i < c->nin; i++) mth__loop_broadcast(&c->in[i].shape, out, l->stride[1 + i]);
+    for (int j = 0; j < c->nin; j++) mth__loop_broadcast(&c->in[j].shape, out, l->stride[j]);
     mth__loop_merge(l);
     if (!l->rank) {
         l->rank = 1;
         l->size[0] = 1;
-        for (int o = 0; o < l->operands; o++) l->stride[o][0] = 1;
+        for (int j = 0; j < l->operands; j++) l->stride[j][0] = 1;
     }
     p->inner = l->size[l->rank - 1];
     c->plan = p;
-    mth__one_phase(c, ns_per_element(p->row) * (double)p->total, p->total / 64);
+    mth__one_phase(c, ns_per_element(c) * (double)p->total, p->total / 64);
     return NULL;
 }
-mth_status mth__prepare_unary(mth__arena *arena, mth__call *c) { return plan_loop(arena, c); }
-mth_status mth__prepare_binary(mth__arena *arena, mth__call *c) { return plan_loop(arena, c); }
+mth_status mth__prepare_elementwise(mth__arena *arena, mth__call *c) { return plan_loop(arena, c); }
 
-void mth__run_unary(const mth__call *c, int phase, int chunk, void *scratch) {
-    (void)phase, (void)scratch;
-    const elementwise_plan *p = c->plan;
-    const mth__chunk_range r = mth__chunk_of(p->total, c->chunks[0], chunk);
-    mth__vec->unary[p->row](r.hi - r.lo, mth__f32(&c->in[0]) + r.lo, mth__f32(&c->out[0]) + r.lo, (float)c->attrs->by);
-}
-void mth__run_binary(const mth__call *c, int phase, int chunk, void *scratch) {
+void mth__run_elementwise(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const elementwise_plan *p = c->plan;
     const mth__loop *l = &p->loop;
     const mth__chunk_range r = mth__chunk_of(p->total, c->chunks[0], chunk);
     const int last = l->rank - 1;
-    const int64_t sa = l->stride[1][last], sb = l->stride[2][last];
-    const float *a = c->in[0].data, *b = c->in[1].data;
-    float *y = c->out[0].data;
-    mth__binary *f = mth__vec->binary[p->row];
+    mth__elementwise *run = mth__vec->elementwise[p->row];
+    const float *in[MTH__LOOP_OPERANDS];
+    float *out[MTH__MAX_OUT];
+    int step[MTH__LOOP_OPERANDS];
     int64_t at[MTH__LOOP_OPERANDS];
+    for (int j = 0; j < c->nin; j++) step[j] = (int)l->stride[j][last];
     for (int64_t pos = r.lo; pos < r.hi;) {
         const int64_t i = pos % p->inner, n = mth__min64(r.hi - pos, p->inner - i);
         mth__loop_at(l, last, pos / p->inner, at);
-        f(n, a + at[1] + i * sa, (int)sa, b + at[2] + i * sb, (int)sb, y + pos);
+        for (int j = 0; j < c->nin; j++) in[j] = mth__f32(&c->in[j]) + at[j] + i * step[j];
+        for (int k = 0; k < c->nout; k++) out[k] = mth__f32(&c->out[k]) + pos;
+        run(n, in, step, out, c->attrs);
         pos += n;
     }
 }

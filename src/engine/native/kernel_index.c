@@ -190,7 +190,7 @@ void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
     float *sine = scratch, *cosine = sine + half;
     for (int64_t s = ps.lo; s < ps.hi; s++) {
         mth__vec->sincos(half, (double)(x->start[axis] + s * mth__step(x, axis)), p->frequency, sine, cosine);
-        if (c->attrs->inverse) mth__vec->unary[MTH__ROW_neg](half, sine, sine, 0);
+        if (c->attrs->inverse) mth__map(MTH__ROW_neg, half, sine, sine);
         for (int64_t o = os.lo; o < os.hi; o++)
             for (int64_t i = 0; i < p->inner; i++) {
                 const int64_t at = ((o * p->positions + s) * p->inner + i) * p->d;

@@ -158,7 +158,7 @@ void mth__run_moe_dispatch(const mth__call *c, int phase, int chunk, void *scrat
             memcpy(y, mth__f32(x) + at * d, (size_t)d * sizeof *y);
         else {
             const int64_t choice = choice_of(&c->in[3], token, expert_of(rows, i / t));
-            mth__vec->unary[MTH__ROW_scale](d, mth__f32(x) + at * d, y, choice < 0 ? 0 : mth__f32(&c->in[2])[choice]);
+            mth__vec->scale(d, choice < 0 ? 0 : mth__f32(&c->in[2])[choice], mth__f32(x) + at * d, y);
         }
     }
 }
@@ -300,7 +300,7 @@ void mth__run_moe_bias(const mth__call *c, int phase, int chunk, void *scratch) 
         if (rows[i] < 0)
             memset(y, 0, (size_t)o * sizeof *y);
         else
-            mth__vec->binary[MTH__ROW_add](o, mth__f32(&c->in[0]) + i * o, 1, mth__f32(&c->in[1]) + i / t * o, 1, y);
+            mth__map_pair(MTH__ROW_add, o, mth__f32(&c->in[0]) + i * o, mth__f32(&c->in[1]) + i / t * o, y);
     }
 }
 mth_status mth__prepare_moe_bias_grad(mth__arena *arena, mth__call *c) {
@@ -342,10 +342,10 @@ void mth__run_moe_map(const mth__call *c, int phase, int chunk, void *scratch) {
         memset(y + done * h, 0, (size_t)((at - done) * h) * sizeof *y);
         const float *a = mth__f32(&c->in[0]) + at * h;
         if (more && c->nin == 2)
-            mth__vec->unary[act[c->attrs->activation]](length * h, a, y + at * h, 0);
+            mth__map(act[c->attrs->activation], length * h, a, y + at * h);
         else if (more)
-            mth__vec->binary[product ? MTH__ROW_mul : act_grad[c->attrs->activation]](
-                length * h, a, 1, mth__f32(&c->in[1]) + at * h, 1, y + at * h);
+            mth__map_pair(product ? MTH__ROW_mul : act_grad[c->attrs->activation], length * h, a,
+                mth__f32(&c->in[1]) + at * h, y + at * h);
         done = at + length;
     }
 }

@@ -42,13 +42,13 @@ void mth__run_softmax(const mth__call *c, int phase, int chunk, void *scratch) {
         for (int64_t i = 0; i < p->n; i++) mth__vec->max_to(k, x + at + i * p->inner, most);
         for (int64_t i = 0; i < p->n; i++) {
             float *row = y + at + i * p->inner;
-            mth__vec->binary[MTH__ROW_sub](k, x + at + i * p->inner, 1, most, 1, row);
-            mth__vec->unary[MTH__ROW_exp](k, row, row, 0);
+            mth__map_pair(MTH__ROW_sub, k, x + at + i * p->inner, most, row);
+            mth__map(MTH__ROW_exp, k, row, row);
             mth__vec->add_to(k, row, mth__cascade_next(&total));
         }
         mth__cascade_end(&total);
         for (int64_t i = 0; i < p->n; i++)
-            mth__vec->binary[MTH__ROW_div](k, y + at + i * p->inner, 1, sum, 1, y + at + i * p->inner);
+            mth__map_pair(MTH__ROW_div, k, y + at + i * p->inner, sum, y + at + i * p->inner);
     }
 }
 void mth__run_softmax_grad(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -74,8 +74,8 @@ void mth__run_softmax_grad(const mth__call *c, int phase, int chunk, void *scrat
         mth__cascade_end(&total);
         for (int64_t i = 0; i < p->n; i++) {
             float *row = dx + at + i * p->inner;
-            mth__vec->binary[MTH__ROW_sub](k, dy + at + i * p->inner, 1, dot, 1, row);
-            mth__vec->binary[MTH__ROW_mul](k, row, 1, y + at + i * p->inner, 1, row);
+            mth__map_pair(MTH__ROW_sub, k, dy + at + i * p->inner, dot, row);
+            mth__map_pair(MTH__ROW_mul, k, row, y + at + i * p->inner, row);
         }
     }
 }

@@ -96,7 +96,7 @@ static inline size_t mth__panels_bytes(int64_t m, int64_t n) {
 
 /* clang-format off */
 #define MTH__KERNELS(KERNEL) \
-    KERNEL(unary) KERNEL(binary) KERNEL(cast) KERNEL(mask) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) \
+    KERNEL(elementwise) KERNEL(cast) KERNEL(mask) KERNEL(dropout) KERNEL(contract) KERNEL(reduce) \
     KERNEL(copy) KERNEL(broadcast_to) KERNEL(transpose) KERNEL(slice) KERNEL(pad) KERNEL(concat) KERNEL(keep) \
     KERNEL(gather) KERNEL(gather_grad) KERNEL(pick) KERNEL(pick_grad) KERNEL(sinusoid) KERNEL(rope) KERNEL(softmax) \
     KERNEL(softmax_grad) KERNEL(layer_norm) KERNEL(norm_grad) KERNEL(rms_norm) KERNEL(attention) \

@@ -4,23 +4,26 @@
  *   log 0.77, tanh 1.22, erf 1.13, sigmoid 2.16. */
 #ifndef MTH__KERNEL_VECTOR_H
 #define MTH__KERNEL_VECTOR_H
+#include "base/graph.h"
 #include "catalog/rows.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-typedef void mth__unary(int64_t n, const float *x, float *y, float f);
-/* step 0: one value for all */
-typedef void mth__binary(int64_t n, const float *a, int step_a, const float *b, int step_b, float *y);
+/* A run of n elements of a row that computes each element of its results from those of its operands at the same place.
+   step[j]: 1, or 0 where in[j] is one value for all; a row of one operand has a run of it. A result may lie on any
+   operand of step 1. attrs: NULL for a row that has none. */
+typedef void mth__elementwise(
+    int64_t n, const float *const *in, const int *step, float *const *out, const mth__attrs *attrs);
 typedef struct {
     const char *name;
-    mth__unary *unary[MTH__ROW_COUNT];   /* rows of one operand; y may be x */
-    mth__binary *binary[MTH__ROW_COUNT]; /* rows of two; y may be a or b */
-    mth__unary *erf;
+    mth__elementwise *elementwise[MTH__ROW_COUNT]; /* NULL: the row is not one of these */
+    mth__elementwise *erf;
     void (*fill)(int64_t n, float value, float *y);
     void (*add_to)(int64_t n, const float *x, float *y); /* y += x */
     void (*max_to)(int64_t n, const float *x, float *y);
-    void (*axpy)(int64_t n, float a, const float *x, float *y); /* y += a * x */
+    void (*scale)(int64_t n, float by, const float *x, float *y); /* y = by * x */
+    void (*axpy)(int64_t n, float a, const float *x, float *y);   /* y += a * x */
     /* float32 lanes over blocks of 4096, blocks in double */
     double (*sum)(int64_t n, const float *x);
     double (*dot)(int64_t n, const float *a, const float *b);
@@ -62,6 +65,13 @@ enum { MTH__SMALL = 64 };
 /* the best for this machine after mth__kernels_open; before, one that runs anywhere */
 extern const mth__vector *mth__vec;
 void mth__vector_open(void);
+/* y = row(x), y = row(a, b): n elements, of a row without attributes */
+static inline void mth__map(int row, int64_t n, const float *x, float *y) {
+    mth__vec->elementwise[row](n, &x, (const int[]){1}, &y, NULL);
+}
+static inline void mth__map_pair(int row, int64_t n, const float *a, const float *b, float *y) {
+    mth__vec->elementwise[row](n, (const float *const[]){a, b}, (const int[]){1, 1}, &y, NULL);
+}
 /* those that run on this machine, worst first; NULL past the last: for tests */
 const mth__vector *mth__vector_variant(int i);
 #endif

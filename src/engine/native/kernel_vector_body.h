@@ -137,8 +137,15 @@ static void N(fill)(int64_t n, float value, float *y) {
     for (; i + W <= n; i += W) N(store)(y + i, N(set)(value));
     for (; i < n; i++) y[i] = value;
 }
-static void N(add_to)(int64_t n, const float *x, float *y) { N(add_row)(n, y, 1, x, 1, y); }
-static void N(max_to)(int64_t n, const float *x, float *y) { N(maximum_row)(n, y, 1, x, 1, y); }
+static void N(add_to)(int64_t n, const float *x, float *y) {
+    N(add_row)(n, (const float *const[]){y, x}, (const int[]){1, 1}, (float *const[]){y}, NULL);
+}
+static void N(max_to)(int64_t n, const float *x, float *y) {
+    N(maximum_row)(n, (const float *const[]){y, x}, (const int[]){1, 1}, (float *const[]){y}, NULL);
+}
+static void N(scale)(int64_t n, float by, const float *x, float *y) {
+    N(scale_row)(n, &x, (const int[]){1}, &y, &(mth__attrs){.by = (double)by});
+}
 static void N(axpy)(int64_t n, float a, const float *x, float *y) {
     int64_t i = 0;
     const V va = N(set)(a);
@@ -279,7 +286,7 @@ static void N(softmax)(int64_t n, const float *x, float *y) {
         memcpy(y + at, x + at, (size_t)k * sizeof *y);
         total += (double)N(exp_sum)(k, y + at, m);
     }
-    N(scale_row)(n, y, y, (float)(1 / total));
+    N(scale)(n, (float)(1 / total), y, y);
 }
 static void N(softmax_grad)(int64_t n, const float *y, const float *dy, float *dx) {
     const float d = (float)N(dot)(n, y, dy);
@@ -505,14 +512,15 @@ static void N(reduce_all)(
 #define ROW(name) [MTH__ROW_##name] = N(name##_row)
 static const mth__vector N(table) = {
     .name = TITLE,
-    .unary = {ROW(neg), ROW(exp), ROW(log), ROW(sqrt), ROW(rsqrt), ROW(reciprocal), ROW(square), ROW(relu), ROW(gelu),
-        ROW(gelu_tanh), ROW(silu), ROW(sigmoid), ROW(tanh), ROW(copy), ROW(scale), ROW(shift)},
-    .binary = {ROW(relu_grad), ROW(gelu_grad), ROW(gelu_tanh_grad), ROW(silu_grad), ROW(sigmoid_grad), ROW(tanh_grad),
+    .elementwise = {ROW(neg), ROW(exp), ROW(log), ROW(sqrt), ROW(rsqrt), ROW(reciprocal), ROW(square), ROW(relu),
+        ROW(gelu), ROW(gelu_tanh), ROW(silu), ROW(sigmoid), ROW(tanh), ROW(copy), ROW(scale), ROW(shift),
+        ROW(relu_grad), ROW(gelu_grad), ROW(gelu_tanh_grad), ROW(silu_grad), ROW(sigmoid_grad), ROW(tanh_grad),
         ROW(add), ROW(sub), ROW(mul), ROW(div), ROW(maximum), ROW(equal)},
     .erf = N(erf_row),
     .fill = N(fill),
     .add_to = N(add_to),
     .max_to = N(max_to),
+    .scale = N(scale),
     .axpy = N(axpy),
     .sum = N(sum),
     .dot = N(dot),
@@ -539,8 +547,6 @@ static const mth__vector N(table) = {
 };
 #undef ROW
 #undef TOTAL
-#undef BINARY
-#undef UNARY
 #undef INLINE
 #undef V
 #undef I

@@ -1,18 +1,58 @@
 /* A part of kernel_vector_body.h: rows that compute each element from the elements at its place. Not guarded, as it
    is a body. */
-#define UNARY(name, expression)                                                                                        \
-    static void N(name)(int64_t n, const float *xs, float *ys, float f) {                                              \
-        (void)f;                                                                                                       \
-        int64_t i = 0;                                                                                                 \
-        for (; i + W <= n; i += W) {                                                                                   \
-            V x = N(load)(xs + i);                                                                                     \
-            N(store)(ys + i, expression);                                                                              \
+#define EACH_1(what) what(0)
+#define EACH_2(what) EACH_1(what) what(1)
+#define EACH_3(what) EACH_2(what) what(2)
+#define EACH_4(what) EACH_3(what) what(3)
+#define EACH_5(what) EACH_4(what) what(4)
+#define EACH_6(what) EACH_5(what) what(5)
+#define EACH_7(what) EACH_6(what) what(6)
+#define EACH_8(what) EACH_7(what) what(7)
+/* of operand j */
+#define BEGIN(j)                                                                                                       \
+    const float *x##j = in[j];                                                                                         \
+    const bool run##j = step[j] != 0;                                                                                  \
+    V v##j;
+#define IS_RUN(j) &&run##j
+#define SAME(j) const V same##j = run##j ? (V){0} : N(set)(*x##j);
+#define LOAD(j) v##j = N(load)(x##j + i);
+#define LOAD_OR_SAME(j) v##j = run##j ? N(load)(x##j + i) : same##j;
+#define LOAD_PART(j) v##j = run##j ? N(load_part)(x##j + i, n - i, 1) : N(set)(*x##j);
+/* of result k */
+#define RESULT(k)                                                                                                      \
+    float *y##k = out[k];                                                                                              \
+    V r##k;
+#define STORE(k) N(store)(y##k + i, r##k);
+#define STORE_PART(k) N(store_part)(y##k + i, r##k, n - i);
+/* The loop of one row. `constants` are set once; the formulas compute r0, r1, ..., the results, from v0, v1, ..., the
+   operands. All operands of a place are read before a result is written there, so a result may lie on any of them. An
+   operand may be one value for all. */
+#define MAP(name, operands, results, constants, ...)                                                                   \
+    static void N(name)(                                                                                               \
+        int64_t n, const float *const *in, const int *step, float *const *out, const mth__attrs *attrs) {              \
+        (void)attrs;                                                                                                   \
+        constants;                                                                                                     \
+        EACH_##operands(BEGIN) EACH_##results(RESULT) int64_t i = 0;                                                   \
+        if (operands == 1 || (true EACH_##operands(IS_RUN)))                                                           \
+            for (; i + W <= n; i += W) {                                                                               \
+                EACH_##operands(LOAD);                                                                                 \
+                __VA_ARGS__;                                                                                           \
+                EACH_##results(STORE)                                                                                  \
+            }                                                                                                          \
+        else {                                                                                                         \
+            EACH_##operands(SAME) for (; i + W <= n; i += W) {                                                         \
+                EACH_##operands(LOAD_OR_SAME);                                                                         \
+                __VA_ARGS__;                                                                                           \
+                EACH_##results(STORE)                                                                                  \
+            }                                                                                                          \
         }                                                                                                              \
         if (i < n) {                                                                                                   \
-            V x = N(load_part)(xs + i, n - i, 1);                                                                      \
-            N(store_part)(ys + i, expression, n - i);                                                                  \
+            EACH_##operands(LOAD_PART);                                                                                \
+            __VA_ARGS__;                                                                                               \
+            EACH_##results(STORE_PART)                                                                                 \
         }                                                                                                              \
     }
+#define UNARY(name, expression) MAP(name, 1, 1, , const V x = v0; r0 = expression)
 UNARY(neg_row, -x)
 UNARY(exp_row, N(exp_v)(x))
 UNARY(log_row, N(log_v)(x))
@@ -27,40 +67,11 @@ UNARY(silu_row, x *N(sigmoid_v)(x))
 UNARY(sigmoid_row, N(sigmoid_v)(x))
 UNARY(tanh_row, N(tanh_v)(x))
 UNARY(copy_row, x)
-UNARY(scale_row, x *f)
-UNARY(shift_row, x + f)
+MAP(scale_row, 1, 1, const float by = (float)attrs->by, r0 = v0 * by)
+MAP(shift_row, 1, 1, const float by = (float)attrs->by, r0 = v0 + by)
 UNARY(erf_row, N(erf_v)(x))
 
-#define BINARY(name, expression)                                                                                       \
-    static void N(name)(int64_t n, const float *as, int step_a, const float *bs, int step_b, float *ys) {              \
-        int64_t i = 0;                                                                                                 \
-        if (step_a && step_b)                                                                                          \
-            for (; i + W <= n; i += W) {                                                                               \
-                V a = N(load)(as + i), b = N(load)(bs + i);                                                            \
-                N(store)(ys + i, expression);                                                                          \
-            }                                                                                                          \
-        else if (step_a) {                                                                                             \
-            const V b = N(set)(*bs);                                                                                   \
-            for (; i + W <= n; i += W) {                                                                               \
-                V a = N(load)(as + i);                                                                                 \
-                N(store)(ys + i, expression);                                                                          \
-            }                                                                                                          \
-        } else if (step_b) {                                                                                           \
-            const V a = N(set)(*as);                                                                                   \
-            for (; i + W <= n; i += W) {                                                                               \
-                V b = N(load)(bs + i);                                                                                 \
-                N(store)(ys + i, expression);                                                                          \
-            }                                                                                                          \
-        } else {                                                                                                       \
-            const V a = N(set)(*as), b = N(set)(*bs), y = expression;                                                  \
-            for (; i + W <= n; i += W) N(store)(ys + i, y);                                                            \
-        }                                                                                                              \
-        if (i < n) {                                                                                                   \
-            V a = step_a ? N(load_part)(as + i, n - i, 1) : N(set)(*as),                                               \
-              b = step_b ? N(load_part)(bs + i, n - i, 1) : N(set)(*bs);                                               \
-            N(store_part)(ys + i, expression, n - i);                                                                  \
-        }                                                                                                              \
-    }
+#define BINARY(name, expression) MAP(name, 2, 1, , const V a = v0, b = v1; r0 = expression)
 BINARY(relu_grad_row, N(choose)(a > 0.0f, b, N(set)(0)))
 BINARY(gelu_grad_row, b *N(gelu_slope)(a))
 BINARY(gelu_tanh_grad_row, b *N(gelu_tanh_slope)(a))
@@ -73,3 +84,23 @@ BINARY(mul_row, a *b)
 BINARY(div_row, a / b)
 BINARY(maximum_row, N(larger)(a, b))
 BINARY(equal_row, N(choose)(a == b, N(set)(1.0f), N(set)(0)))
+#undef EACH_1
+#undef EACH_2
+#undef EACH_3
+#undef EACH_4
+#undef EACH_5
+#undef EACH_6
+#undef EACH_7
+#undef EACH_8
+#undef BEGIN
+#undef IS_RUN
+#undef SAME
+#undef LOAD
+#undef LOAD_OR_SAME
+#undef LOAD_PART
+#undef RESULT
+#undef STORE
+#undef STORE_PART
+#undef MAP
+#undef UNARY
+#undef BINARY

@@ -168,7 +168,7 @@ extern mth__hlo_row *const mth__hlo_rows[MTH__ROW_COUNT];
 extern const unsigned char mth__hlo_masks_itself[MTH__ROW_COUNT];
 
 /* hlo_elementwise.c, hlo_dropout.c */
-mth__hlo_row mth__hlo_unary_row, mth__hlo_mask_row, mth__hlo_binary_row, mth__hlo_dropout;
+mth__hlo_row mth__hlo_elementwise_row, mth__hlo_mask_row, mth__hlo_dropout;
 mth__hlo_row mth__hlo_contract, mth__hlo_reduce_row, mth__hlo_softmax, mth__hlo_softmax_grad, mth__hlo_layer_norm,
     mth__hlo_layer_norm_grad, mth__hlo_rms_norm, mth__hlo_rms_norm_grad; /* hlo_contract.c, hlo_normalize.c */
 mth__hlo_row mth__hlo_broadcast_to, mth__hlo_reshape_row, mth__hlo_transpose_row, mth__hlo_slice_row, mth__hlo_pad_row,

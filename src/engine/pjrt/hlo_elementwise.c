@@ -73,25 +73,48 @@ static mth__hlo_val opaque(mth__hlo *hlo, mth__hlo_val x) {
         mth__hlo_type(hlo->arena, x.dtype, x.shape));
 }
 
-void mth__hlo_unary_row(mth__hlo_call *call) {
+/* y: the results, from x: the operands, all of the results' shape. */
+static void compute(mth__hlo_call *call, const mth__hlo_val *x, mth__hlo_val *y) {
     mth__hlo *hlo = call->hlo;
-    mth__hlo_val x = call->in[0].value, *y = &call->out[0].value;
+    const mth__hlo_val a = x[0], b = call->nin > 1 ? x[1] : a;
     switch (mth__op_index(call->op)) {
-    case MTH__ROW_neg: *y = mth__hlo_unary(hlo, "negate", x); return;
-    case MTH__ROW_exp: *y = mth__hlo_unary(hlo, "exponential", x); return;
-    case MTH__ROW_log: *y = mth__hlo_unary(hlo, "log", x); return;
-    case MTH__ROW_sqrt: *y = mth__hlo_unary(hlo, "sqrt", x); return;
-    case MTH__ROW_rsqrt: *y = mth__hlo_unary(hlo, "rsqrt", x); return;
-    case MTH__ROW_reciprocal: *y = mth__hlo_binary(hlo, "divide", splat_like(hlo, x, 1), x); return;
-    case MTH__ROW_square: *y = times(hlo, x, x); return;
-    case MTH__ROW_sigmoid: *y = mth__hlo_unary(hlo, "logistic", x); return;
-    case MTH__ROW_tanh: *y = mth__hlo_unary(hlo, "tanh", x); return;
-    case MTH__ROW_scale: *y = scaled(hlo, x, call->attrs->by); return;
-    case MTH__ROW_shift: *y = shifted(hlo, x, call->attrs->by); return;
+    case MTH__ROW_neg: *y = mth__hlo_unary(hlo, "negate", a); return;
+    case MTH__ROW_exp: *y = mth__hlo_unary(hlo, "exponential", a); return;
+    case MTH__ROW_log: *y = mth__hlo_unary(hlo, "log", a); return;
+    case MTH__ROW_sqrt: *y = mth__hlo_unary(hlo, "sqrt", a); return;
+    case MTH__ROW_rsqrt: *y = mth__hlo_unary(hlo, "rsqrt", a); return;
+    case MTH__ROW_reciprocal: *y = mth__hlo_binary(hlo, "divide", splat_like(hlo, a, 1), a); return;
+    case MTH__ROW_square: *y = times(hlo, a, a); return;
+    case MTH__ROW_sigmoid: *y = mth__hlo_unary(hlo, "logistic", a); return;
+    case MTH__ROW_tanh: *y = mth__hlo_unary(hlo, "tanh", a); return;
+    case MTH__ROW_scale: *y = scaled(hlo, a, call->attrs->by); return;
+    case MTH__ROW_shift: *y = shifted(hlo, a, call->attrs->by); return;
     case MTH__ROW_copy:
-    case MTH__ROW_stop: *y = x; return;
-    default: *y = mth__hlo_activation(hlo, call->op->name, x);
+    case MTH__ROW_stop: *y = a; return;
+    case MTH__ROW_add: *y = mth__hlo_binary(hlo, "add", a, b); return;
+    case MTH__ROW_sub: *y = mth__hlo_binary(hlo, "subtract", a, b); return;
+    case MTH__ROW_mul: *y = times(hlo, a, b); return;
+    case MTH__ROW_div: *y = mth__hlo_binary(hlo, "divide", a, b); return;
+    case MTH__ROW_maximum: *y = mth__hlo_binary(hlo, "maximum", a, b); return;
+    case MTH__ROW_equal:
+        *y = opaque(hlo, mth__hlo_convert(hlo, call->out[0].part->dtype, mth__hlo_compare(hlo, "EQ", a, b)));
+        return;
+    case MTH__ROW_sigmoid_grad: *y = times(hlo, times(hlo, a, one_minus(hlo, a)), b); return;
+    case MTH__ROW_tanh_grad: *y = times(hlo, one_minus(hlo, times(hlo, a, a)), b); return;
+    case MTH__ROW_relu_grad: *y = mth__hlo_activation_grad(hlo, "relu", a, b); return;
+    case MTH__ROW_gelu_grad: *y = mth__hlo_activation_grad(hlo, "gelu", a, b); return;
+    case MTH__ROW_gelu_tanh_grad: *y = mth__hlo_activation_grad(hlo, "gelu_tanh", a, b); return;
+    case MTH__ROW_silu_grad: *y = mth__hlo_activation_grad(hlo, "silu", a, b); return;
+    default: *y = mth__hlo_activation(hlo, call->op->name, a);
     }
+}
+
+void mth__hlo_elementwise_row(mth__hlo_call *call) {
+    mth__hlo_val x[MTH__MAX_IN], y[MTH__MAX_OUT];
+    for (int j = 0; j < call->nin; j++)
+        x[j] = mth__hlo_broadcast_numpy(call->hlo, call->in[j].value, call->out[0].part->local);
+    compute(call, x, y);
+    for (int k = 0; k < call->nout; k++) call->out[k].value = y[k];
 }
 
 /* Compares the bits, since a CPU may take the smallest floats for 0. */
@@ -114,27 +137,4 @@ void mth__hlo_mask_row(mth__hlo_call *call) {
     mth__hlo_val pair[2] = {bad, bad};
     PUSH(hlo->arena, hlo->check, (struct mth__hlo_check){mth__hlo_concat(hlo, 2, pair, 0), hlo->instr, 0});
     call->out[0].value = one;
-}
-
-void mth__hlo_binary_row(mth__hlo_call *call) {
-    mth__hlo *hlo = call->hlo;
-    const mth__shape to = call->out[0].part->local;
-    mth__hlo_val a = mth__hlo_broadcast_numpy(hlo, call->in[0].value, to),
-                 b = mth__hlo_broadcast_numpy(hlo, call->in[1].value, to), *y = &call->out[0].value;
-    switch (mth__op_index(call->op)) {
-    case MTH__ROW_add: *y = mth__hlo_binary(hlo, "add", a, b); return;
-    case MTH__ROW_sub: *y = mth__hlo_binary(hlo, "subtract", a, b); return;
-    case MTH__ROW_mul: *y = times(hlo, a, b); return;
-    case MTH__ROW_div: *y = mth__hlo_binary(hlo, "divide", a, b); return;
-    case MTH__ROW_maximum: *y = mth__hlo_binary(hlo, "maximum", a, b); return;
-    case MTH__ROW_equal:
-        *y = opaque(hlo, mth__hlo_convert(hlo, call->out[0].part->dtype, mth__hlo_compare(hlo, "EQ", a, b)));
-        return;
-    case MTH__ROW_sigmoid_grad: *y = times(hlo, times(hlo, a, one_minus(hlo, a)), b); return;
-    case MTH__ROW_tanh_grad: *y = times(hlo, one_minus(hlo, times(hlo, a, a)), b); return;
-    case MTH__ROW_relu_grad: *y = mth__hlo_activation_grad(hlo, "relu", a, b); return;
-    case MTH__ROW_gelu_grad: *y = mth__hlo_activation_grad(hlo, "gelu", a, b); return;
-    case MTH__ROW_gelu_tanh_grad: *y = mth__hlo_activation_grad(hlo, "gelu_tanh", a, b); return;
-    default: *y = mth__hlo_activation_grad(hlo, "silu", a, b);
-    }
 }

@@ -73,7 +73,7 @@ double mth__ref_as_real(mth_dtype, mth__ref_element);       /* integers past 2^5
 mth__ref_element mth__ref_combine(mth_dtype, int reduce, mth__ref_element a, mth__ref_element b);
 
 /* ---- rows by file */
-mth__ref_row mth__ref_unary, mth__ref_copy, mth__ref_cast, mth__ref_mask, mth__ref_binary, mth__ref_dropout;
+mth__ref_row mth__ref_elementwise, mth__ref_copy, mth__ref_cast, mth__ref_mask, mth__ref_dropout;
 mth__ref_row mth__ref_contract, mth__ref_reduce, mth__ref_broadcast_to, mth__ref_reshape, mth__ref_transpose,
     mth__ref_slice;
 mth__ref_row mth__ref_pad, mth__ref_concat, mth__ref_keep;

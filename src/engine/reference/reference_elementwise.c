@@ -29,26 +29,45 @@ double mth__ref_activation_derivative(int row, double x) {
     }
 }
 
-static double unary(const mth__ref_call *c, int row, double x) {
+/* y: of each result the element, from x: of each operand the one that broadcasting pairs with it */
+static void compute(const mth__ref_call *c, const double *x, double *y) {
+    const int row = mth__op_index(c->op);
+    const double a = x[0], b = c->nin > 1 ? x[1] : NAN;
     switch (row) {
-    case MTH__ROW_neg: return -x;
-    case MTH__ROW_exp: return exp(x);
-    case MTH__ROW_log: return log(x);
-    case MTH__ROW_sqrt: return sqrt(x);
-    case MTH__ROW_rsqrt: return 1 / sqrt(x);
-    case MTH__ROW_reciprocal: return 1 / x;
-    case MTH__ROW_square: return x * x;
-    case MTH__ROW_sigmoid: return sigmoid(x);
-    case MTH__ROW_tanh: return tanh(x);
-    case MTH__ROW_scale: return x * c->attrs->by;
-    case MTH__ROW_shift: return x + c->attrs->by;
-    default: return mth__ref_activation(row, x);
+    case MTH__ROW_neg: *y = -a; return;
+    case MTH__ROW_exp: *y = exp(a); return;
+    case MTH__ROW_log: *y = log(a); return;
+    case MTH__ROW_sqrt: *y = sqrt(a); return;
+    case MTH__ROW_rsqrt: *y = 1 / sqrt(a); return;
+    case MTH__ROW_reciprocal: *y = 1 / a; return;
+    case MTH__ROW_square: *y = a * a; return;
+    case MTH__ROW_sigmoid: *y = sigmoid(a); return;
+    case MTH__ROW_tanh: *y = tanh(a); return;
+    case MTH__ROW_scale: *y = a * c->attrs->by; return;
+    case MTH__ROW_shift: *y = a + c->attrs->by; return;
+    case MTH__ROW_add: *y = a + b; return;
+    case MTH__ROW_sub: *y = a - b; return;
+    case MTH__ROW_mul: *y = a * b; return;
+    case MTH__ROW_div: *y = a / b; return;
+    case MTH__ROW_maximum: *y = a > b || a != a ? a : b; return;
+    case MTH__ROW_equal: *y = a == b; return;
+    case MTH__ROW_relu_grad: *y = a > 0 ? b : 0; return; /* 0 of an infinite b too */
+    case MTH__ROW_gelu_grad: *y = mth__ref_activation_derivative(MTH__ROW_gelu, a) * b; return;
+    case MTH__ROW_gelu_tanh_grad: *y = mth__ref_activation_derivative(MTH__ROW_gelu_tanh, a) * b; return;
+    case MTH__ROW_silu_grad: *y = mth__ref_activation_derivative(MTH__ROW_silu, a) * b; return;
+    case MTH__ROW_sigmoid_grad: *y = a * (1 - a) * b; return;
+    case MTH__ROW_tanh_grad: *y = (1 - a * a) * b; return;
+    default: *y = mth__ref_activation(row, a);
     }
 }
 
-mth_status mth__ref_unary(const mth__ref_call *c) {
-    int row = mth__op_index(c->op);
-    FOR_EACH(at, c->out[0]->local) * mth__ref_at(c->out[0], at) = unary(c, row, *mth__ref_at(c->in[0], at));
+mth_status mth__ref_elementwise(const mth__ref_call *c) {
+    FOR_EACH(at, c->out[0]->local) {
+        double x[MTH__MAX_IN], y[MTH__MAX_OUT];
+        for (int j = 0; j < c->nin; j++) x[j] = mth__ref_broadcast(c->in[j], c->out[0], at)->real;
+        compute(c, x, y);
+        for (int k = 0; k < c->nout; k++) *mth__ref_at(c->out[k], at) = y[k];
+    }
     return NULL;
 }
 
@@ -72,33 +91,6 @@ mth_status mth__ref_mask(const mth__ref_call *c) {
         if (x != 0 && x != 1) return mth__ref_outside(c, c->in[0], 0, 0);
         *mth__ref_integer_at(c->out[0], at) = x == 1;
     }
-    return NULL;
-}
-
-static double binary(int row, double a, double b) {
-    switch (row) {
-    case MTH__ROW_add: return a + b;
-    case MTH__ROW_sub: return a - b;
-    case MTH__ROW_mul: return a * b;
-    case MTH__ROW_div: return a / b;
-    case MTH__ROW_maximum: return a > b || a != a ? a : b;
-    case MTH__ROW_equal: return a == b;
-    case MTH__ROW_relu_grad: return a > 0 ? b : 0; /* 0 of an infinite b too */
-    case MTH__ROW_gelu_grad: return mth__ref_activation_derivative(MTH__ROW_gelu, a) * b;
-    case MTH__ROW_gelu_tanh_grad: return mth__ref_activation_derivative(MTH__ROW_gelu_tanh, a) * b;
-    case MTH__ROW_silu_grad: return mth__ref_activation_derivative(MTH__ROW_silu, a) * b;
-    case MTH__ROW_sigmoid_grad: return a * (1 - a) * b;
-    case MTH__ROW_tanh_grad: return (1 - a * a) * b;
-    default: return NAN;
-    }
-}
-
-mth_status mth__ref_binary(const mth__ref_call *c) {
-    int row = mth__op_index(c->op);
-    const mth__ref_value *y = c->out[0];
-    FOR_EACH(at, y->local)
-    *mth__ref_at(y, at) =
-        binary(row, mth__ref_broadcast(c->in[0], y, at)->real, mth__ref_broadcast(c->in[1], y, at)->real);
     return NULL;
 }
 
