@@ -40,8 +40,8 @@ typedef enum {
     MTH__TYPE_INT32,
     MTH__TYPE_BOOL
 } mth__type_rule;
-/* Where the kernels read: an elementwise row, of any number of operands and results, reads all operands of a place before
-   it writes there, so that each result may lie on an operand of its size; an alias row moves no data. */
+/* Where the kernels read: an elementwise row, of any number of operands and results, reads all operands of a place
+   before it writes there, so that each result may lie on an operand of its size; an alias row moves no data. */
 enum {
     MTH__ELEMENTWISE = 1,
     MTH__ALIAS = 2,
@@ -89,7 +89,7 @@ struct mth__op {
     void (*box)(mth__attrs *, int dimension, int64_t start, int64_t size);
     /* Emits the nodes of the gradient. dout[i] is NULL where no gradient flows; sets din[j] where operand j has one and
        builder->wanted has its bit. NULL: there is none (rows that are gradients themselves, communication); a
-       constant's (equal, stop) sets nothing. */
+       constant's (equal, stop) is mth__grad_none. */
     mth_status (*grad)(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
     /* Of local shapes. NULL: elements of the largest output. */
     double (*flops)(const mth__node *, const mth__shape *in, const mth__shape *out);
@@ -104,6 +104,9 @@ struct mth__op {
     unsigned accumulates;   /* bits of results that a node may add to sums so far (mth__node.accumulates) */
     int row;                /* MTH__ROW_* */
 };
+
+/* The gradient of a constant: nothing flows. */
+mth_status mth__grad_none(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
 
 const mth__op *mth__op_find(const char *name); /* NULL: none */
 size_t mth__op_count(void);

@@ -46,8 +46,6 @@ mth_status mth__row_rank(const mth__node *, int j, int rank);
     static double flops_##id(UNUSED const mth__node *n, UNUSED const mth__shape *in, UNUSED const mth__shape *out)
 /* 0: rows that compute nothing */
 double mth__flops_none(const mth__node *, const mth__shape *in, const mth__shape *out);
-/* Of a constant: nothing flows. */
-mth_status mth__grad_none(mth__builder *, const mth__node *, mth__value *const *dout, mth__value **din);
 /* UNSUPPORTED where a result behind the first has a gradient. */
 mth_status mth__grad_only_first(const mth__node *, mth__value *const *dout);
 mth_status mth__build_n(

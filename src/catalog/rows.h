@@ -8,6 +8,8 @@
  *   mask: x of 0 and 1 -> bool; another value, NaN too, is the engine's run-time error
  *   scale: x * by          shift: x + by        cast: to `dtype`         stop: x, no gradient (ALIAS)
  *   relu_grad gelu_grad gelu_tanh_grad silu_grad: x, dy -> dx;   sigmoid_grad tanh_grad: y, dy -> dx   (linear in dy)
+ *   mul_grad: a, b, dy -> da = dy b, db = dy a       div_grad: b, y, dy -> da = dy / b, db = -da y
+ *   maximum_grad: a, b, dy -> da, db: dy to the larger operand, half of it to each of two equal ones
  *   add sub mul div maximum: a, b -> y;   equal: a, b -> 1.0 where a == b, else 0.0
  *   dropout: x -> x * kept / (1 - probability), kept[i] = Philox4x32-10(key, counter = flat global index i) word 0 *
  *     2^-32 >= probability; where `size` is not 0, x is the box of a larger tensor (a microbatch of a batch) whose
@@ -74,7 +76,8 @@
 #define MTH__ROWS(X) \
     X(neg) X(exp) X(log) X(sqrt) X(rsqrt) X(reciprocal) X(square) X(relu) X(gelu) X(gelu_tanh) X(silu) X(sigmoid) \
     X(tanh) X(copy) X(scale) X(shift) X(cast) X(mask) X(stop) X(relu_grad) X(gelu_grad) X(gelu_tanh_grad) \
-    X(silu_grad) X(sigmoid_grad) X(tanh_grad) X(add) X(sub) X(mul) X(div) X(maximum) X(equal) X(dropout) X(contract) \
+    X(silu_grad) X(sigmoid_grad) X(tanh_grad) X(mul_grad) X(div_grad) X(maximum_grad) X(add) X(sub) X(mul) \
+    X(div) X(maximum) X(equal) X(dropout) X(contract) \
     X(reduce_sum) X(reduce_max) X(broadcast_to) X(reshape) X(transpose) X(slice) X(pad) X(concat) X(gather) \
     X(gather_grad) X(pick) X(pick_grad) X(sinusoid) X(rope) X(softmax) X(softmax_grad) X(layer_norm) \
     X(layer_norm_grad) X(rms_norm) X(rms_norm_grad) X(attention) X(attention_grad) X(moe_route) X(moe_route_grad) \

@@ -65,37 +65,36 @@ GRAD(sub) {
     TRY(mth__build_unbroadcast(b, DY, n->in[1]->shape, &sum));
     return mth__build1(b, "neg", NULL, sum, &din[1]);
 }
+/* The results of a row that gives both gradients at once, each brought back to its operand's shape. */
+static mth_status fold_both(mth__builder *b, const mth__node *n, mth__value *const *d, mth__value **din) {
+    for (int j = 0; j < 2; j++)
+        if (WANTED(b, j)) TRY(fold(b, n, d[j], j, din));
+    return NULL;
+}
+
 GRAD(mul) {
-    for (int j = 0; j < 2; j++) {
-        if (!WANTED(b, j)) continue;
-        mth__value *d;
-        TRY(mth__build2(b, "mul", NULL, DY, n->in[1 - j], &d));
-        TRY(fold(b, n, d, j, din));
+    mth__value *d[2];
+    if (WANTED(b, 0) && WANTED(b, 1)) {
+        TRY(mth__build(b, &mth__op_mul_grad, NULL, 3, (mth__value *[]){n->in[0], n->in[1], DY}, d));
+        return fold_both(b, n, d, din);
     }
-    return NULL;
+    const int j = WANTED(b, 0) ? 0 : 1;
+    TRY(mth__build2(b, "mul", NULL, DY, n->in[1 - j], &d[j]));
+    return fold(b, n, d[j], j, din);
 }
-GRAD(div) { /* dy / b and -dy y / b */
-    mth__value *quotient, *d;
-    TRY(mth__build2(b, "div", NULL, DY, n->in[1], &quotient));
-    if (WANTED(b, 0)) TRY(fold(b, n, quotient, 0, din));
-    if (!WANTED(b, 1)) return NULL;
-    TRY(mth__build2(b, "mul", NULL, quotient, Y, &d));
-    TRY(mth__build_unbroadcast(b, d, n->in[1]->shape, &d));
-    return mth__build1(b, "neg", NULL, d, &din[1]);
-}
-GRAD(maximum) { /* to the larger operand; a tie gives half to each */
-    mth__value *tie, *half;
-    TRY(mth__build2(b, "equal", NULL, n->in[0], n->in[1], &tie));
-    TRY(mth__build_scale(b, tie, 0.5, &half));
-    for (int j = 0; j < 2; j++) {
-        if (!WANTED(b, j)) continue;
-        mth__value *won, *share, *d;
-        TRY(mth__build2(b, "equal", NULL, n->in[j], Y, &won));
-        TRY(mth__build2(b, "sub", NULL, won, half, &share));
-        TRY(mth__build2(b, "mul", NULL, DY, share, &d));
-        TRY(fold(b, n, d, j, din));
+GRAD(div) {
+    mth__value *d[2];
+    if (!WANTED(b, 1)) {
+        TRY(mth__build2(b, "div", NULL, DY, n->in[1], &d[0]));
+        return fold(b, n, d[0], 0, din);
     }
-    return NULL;
+    TRY(mth__build(b, &mth__op_div_grad, NULL, 3, (mth__value *[]){n->in[1], Y, DY}, d));
+    return fold_both(b, n, d, din);
+}
+GRAD(maximum) {
+    mth__value *d[2];
+    TRY(mth__build(b, &mth__op_maximum_grad, NULL, 3, (mth__value *[]){n->in[0], n->in[1], DY}, d));
+    return fold_both(b, n, d, din);
 }
 
 /* ---------------------------------------------------------------- shapes */
@@ -135,6 +134,9 @@ static void box_dropout(mth__attrs *attrs, int dimension, int64_t start, int64_t
 #define BACKWARD(id, of, text)                                                                                         \
     const mth__op mth__op_##id = {ROW(id), .args = of ", dy", .results = "dx", .factors = "*",                         \
         .flags = MTH__ELEMENTWISE, .linear = MTH__LINEAR_EACH, .linear_args = 2, .doc = text}
+#define BACKWARD_OF_TWO(id, of, text)                                                                                  \
+    const mth__op mth__op_##id = {ROW(id), .args = of ", dy", .results = "da, db", .factors = "*",                     \
+        .flags = MTH__ELEMENTWISE, .linear = MTH__LINEAR_EACH, .linear_args = 4, .doc = text}
 #define LINEAR_IN_X .linear = MTH__LINEAR_EACH, .linear_args = 1
 
 const mth__op mth__op_neg = {MAPS(neg, "x"), LINEAR_IN_X, .grad = grad_neg, .doc = "y = -x."};
@@ -172,6 +174,10 @@ BACKWARD(gelu_tanh_grad, "x", "dx = dy * gelu_tanh'(x).");
 BACKWARD(silu_grad, "x", "dx = dy * s * (1 + x * (1 - s)), s = sigmoid(x).");
 BACKWARD(sigmoid_grad, "y", "dx = dy * y * (1 - y).");
 BACKWARD(tanh_grad, "y", "dx = dy * (1 - y^2).");
+
+BACKWARD_OF_TWO(mul_grad, "a, b", "da = dy * b, db = dy * a.");
+BACKWARD_OF_TWO(div_grad, "b, y", "da = dy / b, db = -da * y.");
+BACKWARD_OF_TWO(maximum_grad, "a, b", "dy to the larger operand, half of it to each of two equal ones.");
 
 BINARY(add, .linear = MTH__LINEAR_JOINT, .linear_args = 3, .grad = grad_add, .doc = "y = a + b, broadcast.");
 BINARY(sub, .linear = MTH__LINEAR_JOINT, .linear_args = 3, .grad = grad_sub, .doc = "y = a - b, broadcast.");

@@ -25,7 +25,7 @@ typedef struct {
     BY_VALUE(bool) listed; /* leaves the program as a gradient */
     mth__builder builder;
     contribution **sent; /* by value id: the latest */
-    bool *wanted;        /* by value id: depends on something whose gradient is asked for */
+    bool *wanted;        /* by value id: a gradient can flow from it to something whose gradient is asked for */
     mth__value **total;  /* by value id, of parameters and inputs: the sum */
     /* by value id, of those: the first node that reads it, behind which its gradient is complete */
     int *first;
@@ -312,7 +312,8 @@ static mth_status run(gradient_walk *walk, const mth__gradient_options *options)
     for (int i = 0; i < nodes; i++) {
         const mth__node *node = graph->node.at[i];
         bool any = false;
-        for (int j = 0; j < node->nin && !any; j++) any = walk->wanted[node->in[j]->id];
+        for (int j = 0; j < node->nin && !any && node->op->grad != mth__grad_none; j++)
+            any = walk->wanted[node->in[j]->id];
         for (int k = 0; any && k < node->nout; k++) walk->wanted[node->out[k]->id] = mth__is_float(node->out[k]->dtype);
     }
     walk->builder = (mth__builder){.graph = graph, .label = mth__label_outside(NULL, MTH__BACKWARD)};

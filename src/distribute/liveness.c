@@ -76,11 +76,16 @@ static void find_bases(liveness *life) {
     }
 }
 
-/* The live that a result takes over from an operand that nobody needs behind node `at`; -1: none. */
-static int taken_over(const liveness *life, const mth__node *node, int at, int result) {
-    const int sum = node->accumulates ? mth__accumulator(node->op, node->nin, result) : -1;
-    if (sum >= 0) return life->block[life->base[node->in[sum]->id]];
-    const mth__value *value = node->out[result];
+/* The sum so far to which result k is added; NULL: none. */
+static const mth__value *sum_below(const mth__node *node, int k) {
+    const int sum = node->accumulates ? mth__accumulator(node->op, node->nin, k) : -1;
+    return sum < 0 ? NULL : node->in[sum];
+}
+
+/* The live that result k takes over from an operand that nobody needs behind node `at`; -1: none. */
+static int taken_over(const liveness *life, const mth__node *node, int at, int k) {
+    const mth__value *sum = sum_below(node, k), *value = node->out[k];
+    if (sum) return life->block[life->base[sum->id]];
     if (!((node->op->flags & MTH__ELEMENTWISE) || node->op->row == MTH__ROW_all_reduce)) return -1;
     for (int j = 0; j < node->nin; j++) {
         const int base = life->base[node->in[j]->id], block = life->block[base];
@@ -92,29 +97,34 @@ static int taken_over(const liveness *life, const mth__node *node, int at, int r
     return -1;
 }
 
+static void place_result(liveness *life, mth__arena *arena, const mth__node *node, int at, int k) {
+    const mth__value *value = node->out[k];
+    if (life->base[value->id] != value->id) return;
+    int block = taken_over(life, node, at, k);
+    if (block < 0) {
+        if (life->leaves[value->id] || life->bytes[value->id] == 0) return;
+        const int64_t units = mth__ceil_div(life->bytes[value->id], MTH__ALIGNMENT);
+        block = (int)life->live.n;
+        PUSH(arena, life->live, ((mth__live){.value = value->id, .first = at, .bytes = units * MTH__ALIGNMENT}));
+        PUSH(arena, life->in_output, false);
+        PUSH(arena, life->written, at);
+    }
+    life->block[value->id] = block;
+    life->live.at[block].last = life->last[value->id];
+    life->written.at[block] = at;
+    life->in_output.at[block] |= life->leaves[value->id];
+}
+
 static void find_lives(liveness *life, mth__arena *arena) {
     const mth__graph *graph = life->graph;
     memset(life->block, -1, sizeof(int) * (size_t)graph->values);
-    for (size_t i = 0; i < graph->node.n; i++) {
+    for (int i = 0; i < (int)graph->node.n; i++) {
         const mth__node *node = graph->node.at[i];
-        for (int k = 0; k < node->nout && here(life, node->on); k++) {
-            const mth__value *value = node->out[k];
-            if (life->base[value->id] != value->id) continue;
-            int block = taken_over(life, node, (int)i, k);
-            if (block < 0) {
-                if (life->leaves[value->id] || life->bytes[value->id] == 0) continue;
-                const int64_t units = mth__ceil_div(life->bytes[value->id], MTH__ALIGNMENT);
-                block = (int)life->live.n;
-                PUSH(arena, life->live,
-                    ((mth__live){.value = value->id, .first = (int)i, .bytes = units * MTH__ALIGNMENT}));
-                PUSH(arena, life->in_output, false);
-                PUSH(arena, life->written, 0);
-            }
-            life->block[value->id] = block;
-            life->live.at[block].last = life->last[value->id];
-            life->written.at[block] = (int)i;
-            life->in_output.at[block] |= life->leaves[value->id];
-        }
+        if (!here(life, node->on)) continue;
+        for (int k = 0; k < node->nout; k++) /* the others may lie on no operand that is a sum */
+            if (sum_below(node, k)) place_result(life, arena, node, i, k);
+        for (int k = 0; k < node->nout; k++)
+            if (!sum_below(node, k)) place_result(life, arena, node, i, k);
     }
 }
 

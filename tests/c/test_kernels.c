@@ -169,6 +169,22 @@ TEST(binary) {
     tensor a = ints(MTH_FLOAT32, 3, SHAPE(100)), b = ints(MTH_FLOAT32, 3, SHAPE(100));
     KERNEL(ROW(equal), IN(a, b), OUT(TO(100)));
 }
+TEST(two_results) {
+    static const int rows[] = {MTH__ROW_mul_grad, MTH__ROW_div_grad, MTH__ROW_maximum_grad};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const int row = rows[i];
+        for (int place = 0; place < 2; place++)
+            KERNEL(.row = row, IN(positive(SHAPE(6, 37)), F32(6, 37), F32(6, 37)), OUT(TO(6, 37), TO(6, 37)),
+                .in_place = place);
+        KERNEL(.row = row, IN(positive(SHAPE(5, 33)), F32(33), F32(5, 33)), OUT(TO(5, 33), TO(5, 33)));
+        KERNEL(.row = row, IN(positive(SHAPE(5, 1)), F32(5, 33), F32(5, 33)), OUT(TO(5, 33), TO(5, 33)));
+        KERNEL(.row = row, IN(positive(SCALAR), F32(1, 33), F32(5, 33)), OUT(TO(5, 33), TO(5, 33)));
+        CHECK(KERNEL(.row = row, IN(positive(SHAPE(1501, 2001)), F32(2001), F32(1501, 2001)),
+                  OUT(TO(1501, 2001), TO(1501, 2001))) > 1);
+    }
+    tensor a = ints(MTH_FLOAT32, 3, SHAPE(100)), b = ints(MTH_FLOAT32, 3, SHAPE(100));
+    KERNEL(ROW(maximum_grad), IN(a, b, F32(100)), OUT(TO(100), TO(100)));
+}
 TEST(cast) {
     for (int i = 1; i < MTH__DTYPE_COUNT; i++)
         for (int j = 1; j < MTH__DTYPE_COUNT; j++) {

@@ -37,4 +37,43 @@ TEST(peaks_are_slabs) {
     /* what differs: scratch of collectives, what a send still holds, gaps between blocks */
     CHECK(devices > 2000 && equal > 0.8 * devices && slabs < 1.08 * peaks);
 }
+
+/* mul_grad's two results, and the second of them where it may not lie. */
+static mth_status two_results(void *argument) {
+    mth__arena *arena = argument;
+    mth__graph *graph = mth__graph_new(arena, MESH(arena, 1));
+    mth__builder builder = {.graph = graph, .label = mth__label_outside("example", MTH__FORWARD)};
+    const mth__placement *on = mth__place_whole(graph->mesh);
+    mth__value *x = source(graph, MTH__VALUE_INPUT, "x", (mth__shape){2, {16, 16}}, on, NULL), *operand[3], *d[2];
+    static const char *const made_by[] = {"exp", "square", "sigmoid"};
+    for (int j = 0; j < 3; j++) operand[j] = node1(&builder, made_by[j], NULL, x, on, NULL, 0);
+    TRY(mth__build(&builder, mth__op_find("mul_grad"), NULL, 3, operand, d));
+    for (int k = 0; k < 2; k++) d[k]->sharding = split_by(on, d[k]->shape, NULL);
+    output(graph, "y", contract(&builder, "bi,bi->b", d[0], d[1], on, NULL, 0));
+    mth__program *program;
+    TRY(mth__emit(arena, graph, &(mth__emit_options){.views = true}, &program));
+    TRY(mth__emit_memory(program, 0));
+    TRY(mth__program_verify(program));
+    const mth__role *role = &program->role.at[0];
+    const mth__instr *gradient = &role->instr.at[3];
+    int at;
+    CHECK(gradient->op == mth__op_find("mul_grad") && role->slab[MTH__DEVICE] == 3 * 16 * 16 * 4);
+    CHECK(mth__live_peak(graph, 0, true, &at) == role->slab[MTH__DEVICE]);
+    mth__program_value *in[3], *out[2];
+    for (int j = 0; j < 3; j++) in[j] = &role->value.at[gradient->in[j]];
+    for (int k = 0; k < 2; k++) out[k] = &role->value.at[gradient->out[k]];
+    CHECK(out[0]->offset == in[0]->offset && out[1]->offset == in[1]->offset);
+    out[1]->offset = in[2]->offset;
+    CHECK_STATUS(mth__program_verify(program));
+    out[1]->offset = out[0]->offset;
+    CHECK_FAILS(mth__program_verify(program), MTH_ERROR_VALUE, "overlaps %4");
+    out[1]->offset = in[1]->offset + (in[1]->offset ? -64 : 64);
+    CHECK_FAILS(mth__program_verify(program), MTH_ERROR_VALUE, "overlaps");
+    return NULL;
+}
+TEST(each_result_lies_on_an_operand_of_its_own) {
+    mth__arena *arena = mth__arena_new();
+    CHECK_STATUS(mth__guard(two_results, arena));
+    mth__arena_free(arena);
+}
 RUN()

@@ -159,9 +159,9 @@ static mth__operand operand(const part *p, bool filled) {
 static double storage_error(mth_dtype dtype) {
     return dtype == MTH_BFLOAT16 ? 0x1p-8 : dtype == MTH_FLOAT16 ? 0x1p-11 : 0;
 }
-/* over: the operand on whose memory the result lies, or -1. accumulates: results are added to what their memory holds.
- */
-static mth_status native(const trial *t, const part *in, const part *expected, int over, bool accumulates) {
+/* over: by result, the operand on whose memory it lies, or -1. accumulates: results are added to what their memory
+   holds. */
+static mth_status native(const trial *t, const part *in, const part *expected, const int *over, bool accumulates) {
     const mth__op *op = t->node->op;
     const mth__kernel *kernel = &mth__kernels[op->row];
     mth__operand i[MTH__MAX_IN], o[MTH__MAX_OUT];
@@ -177,7 +177,12 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
     double *sum[MTH__MAX_OUT] = {NULL};
     for (int j = 0; j < c.nin; j++) i[j] = operand(&in[j], true);
     for (int k = 0; k < c.nout; k++) o[k] = operand(&expected[k], false);
-    if (over >= 0) o[0].data = i[over].data;
+    bool in_place = false;
+    for (int k = 0; k < c.nout; k++) {
+        if (over[k] < 0) continue;
+        o[k].data = i[over[k]].data;
+        in_place = true;
+    }
     for (int k = 0; k < c.nout; k++) {
         if (!accumulates || !(op->accumulates >> k & 1)) continue;
         const int64_t n = mth__shape_size(o[k].shape);
@@ -198,10 +203,24 @@ static mth_status native(const trial *t, const part *in, const part *expected, i
             mth__ref_element want = expected[k].v.data[e];
             if (sum[k]) want.real += sum[k][e];
             check_near(accumulates ? "native, added to a sum"
-                    : over >= 0    ? "native, in place"
+                    : in_place     ? "native, in place"
                                    : "native",
                 o[k].dtype, element_get(o[k].dtype, o[k].data, e), want, 2e-5 + storage_error(o[k].dtype));
         }
+    return NULL;
+}
+/* Each result from k on over each operand that it may lie on, no two over one, or beside all. */
+static mth_status check_in_place(const trial *t, const part *in, const part *expected, int k, int *over) {
+    if (k == t->node->nout) return native(t, in, expected, over, false);
+    TRY(check_in_place(t, in, expected, k + 1, over));
+    for (int j = 0; j < t->node->nin; j++) {
+        bool taken = !mth__shape_equal(in[j].v.local, expected[k].v.local) || in[j].v.dtype != expected[k].v.dtype;
+        for (int before = 0; before < k; before++) taken |= over[before] == j;
+        if (taken) continue;
+        over[k] = j;
+        TRY(check_in_place(t, in, expected, k + 1, over));
+        over[k] = -1;
+    }
     return NULL;
 }
 static mth_status check_native(const trial *t, const part *in, const part *expected) {
@@ -219,13 +238,11 @@ static mth_status check_native(const trial *t, const part *in, const part *expec
         complain(reason, 0, 1);
         return NULL;
     }
-    TRY(native(t, in, expected, -1, false));
-    if (op->accumulates && mth__is_float(expected[0].v.dtype)) TRY(native(t, in, expected, -1, true));
-    if (!(op->flags & MTH__ELEMENTWISE)) return NULL;
-    for (int j = 0; j < t->node->nin; j++)
-        if (mth__shape_equal(in[j].v.local, expected[0].v.local) && in[j].v.dtype == expected[0].v.dtype)
-            TRY(native(t, in, expected, j, false));
-    return NULL;
+    int over[MTH__MAX_OUT];
+    for (int k = 0; k < MTH__MAX_OUT; k++) over[k] = -1;
+    TRY(native(t, in, expected, over, false));
+    if (op->accumulates && mth__is_float(expected[0].v.dtype)) TRY(native(t, in, expected, over, true));
+    return op->flags & MTH__ELEMENTWISE ? check_in_place(t, in, expected, 0, over) : NULL;
 }
 
 /* ---------------------------------------------------------------- splits */

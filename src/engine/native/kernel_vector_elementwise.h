@@ -84,6 +84,12 @@ BINARY(mul_row, a *b)
 BINARY(div_row, a / b)
 BINARY(maximum_row, N(larger)(a, b))
 BINARY(equal_row, N(choose)(a == b, N(set)(1.0f), N(set)(0)))
+/* a and b, or b and y = a / b, beside dy */
+#define BACKWARD_OF_TWO(name, ...) MAP(name, 3, 2, , const V p = v0, q = v1, dy = v2; __VA_ARGS__)
+BACKWARD_OF_TWO(mul_grad_row, r0 = dy * q; r1 = dy * p)
+BACKWARD_OF_TWO(div_grad_row, r0 = dy / p; r1 = -r0 * q)
+BACKWARD_OF_TWO(maximum_grad_row, const V tie = N(choose)(p == q, N(set)(0.5f), N(set)(0));
+    r0 = dy * N(choose)(p > q, N(set)(1), tie); r1 = dy * N(choose)(q > p, N(set)(1), tie))
 #undef EACH_1
 #undef EACH_2
 #undef EACH_3
@@ -104,3 +110,4 @@ BINARY(equal_row, N(choose)(a == b, N(set)(1.0f), N(set)(0)))
 #undef MAP
 #undef UNARY
 #undef BINARY
+#undef BACKWARD_OF_TWO

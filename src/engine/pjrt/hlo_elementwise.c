@@ -73,10 +73,17 @@ static mth__hlo_val opaque(mth__hlo *hlo, mth__hlo_val x) {
         mth__hlo_type(hlo->arena, x.dtype, x.shape));
 }
 
+/* dy to the larger of two operands, half of it to each of two equal ones. */
+static mth__hlo_val share_of_larger(mth__hlo *hlo, mth__hlo_val a, mth__hlo_val b, mth__hlo_val dy) {
+    const mth__hlo_val none = splat_like(hlo, a, 0), half = splat_like(hlo, a, 0.5), all = splat_like(hlo, a, 1);
+    const mth__hlo_val tie = mth__hlo_select(hlo, mth__hlo_compare(hlo, "EQ", a, b), half, none);
+    return times(hlo, dy, opaque(hlo, mth__hlo_select(hlo, mth__hlo_compare(hlo, "GT", a, b), all, tie)));
+}
+
 /* y: the results, from x: the operands, all of the results' shape. */
 static void compute(mth__hlo_call *call, const mth__hlo_val *x, mth__hlo_val *y) {
     mth__hlo *hlo = call->hlo;
-    const mth__hlo_val a = x[0], b = call->nin > 1 ? x[1] : a;
+    const mth__hlo_val a = x[0], b = call->nin > 1 ? x[1] : a, dy = x[call->nin - 1];
     switch (mth__op_index(call->op)) {
     case MTH__ROW_neg: *y = mth__hlo_unary(hlo, "negate", a); return;
     case MTH__ROW_exp: *y = mth__hlo_unary(hlo, "exponential", a); return;
@@ -105,12 +112,24 @@ static void compute(mth__hlo_call *call, const mth__hlo_val *x, mth__hlo_val *y)
     case MTH__ROW_gelu_grad: *y = mth__hlo_activation_grad(hlo, "gelu", a, b); return;
     case MTH__ROW_gelu_tanh_grad: *y = mth__hlo_activation_grad(hlo, "gelu_tanh", a, b); return;
     case MTH__ROW_silu_grad: *y = mth__hlo_activation_grad(hlo, "silu", a, b); return;
+    case MTH__ROW_mul_grad:
+        y[0] = times(hlo, dy, b);
+        y[1] = times(hlo, dy, a);
+        return;
+    case MTH__ROW_div_grad: /* a is the divisor, b the quotient */
+        y[0] = mth__hlo_binary(hlo, "divide", dy, a);
+        y[1] = mth__hlo_unary(hlo, "negate", times(hlo, y[0], b));
+        return;
+    case MTH__ROW_maximum_grad:
+        y[0] = share_of_larger(hlo, a, b, dy);
+        y[1] = share_of_larger(hlo, b, a, dy);
+        return;
     default: *y = mth__hlo_activation(hlo, call->op->name, a);
     }
 }
 
 void mth__hlo_elementwise_row(mth__hlo_call *call) {
-    mth__hlo_val x[MTH__MAX_IN], y[MTH__MAX_OUT];
+    mth__hlo_val x[MTH__MAX_IN], y[MTH__MAX_OUT] = {0};
     for (int j = 0; j < call->nin; j++)
         x[j] = mth__hlo_broadcast_numpy(call->hlo, call->in[j].value, call->out[0].part->local);
     compute(call, x, y);

@@ -32,7 +32,7 @@ double mth__ref_activation_derivative(int row, double x) {
 /* y: of each result the element, from x: of each operand the one that broadcasting pairs with it */
 static void compute(const mth__ref_call *c, const double *x, double *y) {
     const int row = mth__op_index(c->op);
-    const double a = x[0], b = c->nin > 1 ? x[1] : NAN;
+    const double a = x[0], b = c->nin > 1 ? x[1] : NAN, dy = x[c->nin - 1], tie = a == b ? 0.5 : 0;
     switch (row) {
     case MTH__ROW_neg: *y = -a; return;
     case MTH__ROW_exp: *y = exp(a); return;
@@ -57,6 +57,18 @@ static void compute(const mth__ref_call *c, const double *x, double *y) {
     case MTH__ROW_silu_grad: *y = mth__ref_activation_derivative(MTH__ROW_silu, a) * b; return;
     case MTH__ROW_sigmoid_grad: *y = a * (1 - a) * b; return;
     case MTH__ROW_tanh_grad: *y = (1 - a * a) * b; return;
+    case MTH__ROW_mul_grad:
+        y[0] = dy * b;
+        y[1] = dy * a;
+        return;
+    case MTH__ROW_div_grad: /* a is the divisor, b the quotient */
+        y[0] = dy / a;
+        y[1] = -dy / a * b;
+        return;
+    case MTH__ROW_maximum_grad:
+        y[0] = dy * (a > b ? 1 : tie);
+        y[1] = dy * (b > a ? 1 : tie);
+        return;
     default: *y = mth__ref_activation(row, a);
     }
 }
