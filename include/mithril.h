@@ -348,9 +348,13 @@ typedef struct {
 } mth_gradient_request;
 /* outputs: by name, those of the option `outputs`, else all that nothing reads or that are exposed.
    With `request` also the gradients of all floating parameters;
-   `gradients` NULL: nobody takes them. `parameters` NULL: there are none. */
+   `gradients` NULL: nobody takes them. `parameters` NULL: there are none. Parameters that the outputs don't need are
+   not looked at. */
 MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs,
     size_t count, const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
+/* Whether a module reads this input as a mask or as ids: floating values in it have to be 0 or 1 as they are given,
+   before they are rounded. False where there is no such input. */
+MTH_API bool mth_takes_mask(const mth_compiled *, const char *input);
 /* Asks the calls of mth_evaluate that are under way now, in all threads, to stop at the next instruction: they return
    MTH_ERROR_INTERRUPTED, or their results where nothing was left to do. Calls that begin later are not asked.
    Async-signal-safe. */

@@ -78,6 +78,7 @@ typedef struct {
     const char *operator; /* whose options are read, "Linear", for errors; or NULL */
     int depth;            /* of the value that is being read inside others of an option */
     Py_ssize_t items;     /* of that option so far */
+    int takes_float;      /* that option is a float: whole numbers of any size are read as such */
 } pool;
 void *pool_take(pool *, size_t count, size_t size); /* zeroed; NULL: MemoryError is set */
 int pool_keep(pool *, PyObject *taken);             /* takes the reference, also where it fails; NULL fails */
@@ -86,6 +87,8 @@ void pool_free(pool *);
 /* ---------------------------------------------------------------- conversions (_mithril_convert.c): 0, or -1 with an
  * error set */
 int to_arg(module_state *, PyObject *, const char *name, pool *, mth_arg *);
+/* Of an option that `known` lists, "dimension: int, bias: bool = True"; of others nothing is read. */
+int option_to_arg(module_state *, PyObject *, const char *known, const char *name, pool *, mth_arg *);
 /* Keyword arguments (NULL: none), behind the `given` options that the caller puts at the front. `known` is the
    documentation that lists the options (NULL: all are): the value of an unknown one is not read, so that the library
    says which names there are. */
@@ -119,7 +122,9 @@ int is_masked(module_state *, PyObject *, const char *operator, const char * nam
 void *raise_masked(module_state *, const char *operator, const char * name);
 /* A mapping of names to arrays for one call; `what` is "inputs", .... The arrays are new references, named_free;
    foreign data is borrowed where it can be, and so must not outlive the call. */
-int to_named(module_state *, mth_backend *, PyObject *mapping, const char *what, pool *, mth_named **, size_t *count);
+/* `compiled`: whose inputs they are, or NULL. */
+int to_named(module_state *, mth_backend *, const mth_compiled *, PyObject *mapping, const char *what, pool *,
+    mth_named **, size_t *count);
 void named_free(mth_named *, size_t count);
 
 /* ---------------------------------------------------------------- objects */

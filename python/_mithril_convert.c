@@ -240,9 +240,15 @@ static int dict_to_arg(module_state *state, PyObject *object, const char *name, 
     return 0;
 }
 
-/* An object by the plain value that it gave for itself; NULL: it raised. */
+/* An object by the plain value that it gave for itself; NULL: it raised. Python has no plain value of NumPy's
+   longdouble, which gives itself. */
 static int plain_to_arg(
     module_state *state, PyObject *object, PyObject *plain, const char *name, pool *scratch, mth_arg *out) {
+    if (plain && Py_TYPE(plain) == Py_TYPE(object)) {
+        PyObject *number = PyNumber_Float(plain);
+        Py_DECREF(plain);
+        plain = number;
+    }
     PyObject *cause = plain ? NULL : take_exception(), *why = cause ? exception_text(cause) : NULL;
     if (why)
         raise_error(state, scratch->operator, MTH_ERROR_TYPE, Py_NewRef(cause),
@@ -293,7 +299,9 @@ static int other_to_arg(module_state *state, PyObject *object, const char *name,
     else
         raise_error(state, scratch->operator, MTH_ERROR_TYPE, NULL,
             TEXT("%s is %s: no option takes a %s", name, SHOW(object), SHOW((PyObject *)Py_TYPE(object))),
-            TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
+            PyType_GetSlot(Py_TYPE(object), Py_nb_float)
+                ? TEXT("give the number as Python's own: float(x), or int(x)")
+                : TEXT("give None, a bool, a number, a str, a tuple or list of such, a dict, or a Model"));
     return -1;
 }
 
@@ -302,6 +310,16 @@ static int int_to_arg(module_state *state, PyObject *object, const char *name, p
     long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
     *out = mth_int(value);
     if (!overflow) return 0;
+    if (scratch->takes_float && scratch->depth == 1) {
+        *out = mth_float(PyLong_AsDouble(object));
+        if (!PyErr_Occurred()) return 0;
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return -1;
+        PyErr_Clear();
+        raise_error(state, scratch->operator, MTH_ERROR_VALUE, NULL,
+            TEXT("%s is %s, which does not fit in float32: it would become infinite", name, SHOW(object)),
+            TEXT("give a number of at most 3.4028235e+38 in magnitude"));
+        return -1;
+    }
     raise_error(state, scratch->operator, MTH_ERROR_VALUE, NULL,
         TEXT("%s is %s, which does not fit in 64 bits", name, SHOW(object)),
         TEXT("give a number from -2**63 to 2**63 - 1"));
@@ -348,11 +366,19 @@ int to_arg(module_state *state, PyObject *object, const char *name, pool *scratc
     return failed;
 }
 
-/* Whether "dimension: int, bias: bool = True" (or an option a line, with its documentation) has an option of a name. */
-static int lists_option(const char *list, const char *name) {
+/* What "dimension: int, bias: bool = True" (or an option a line, with its documentation) says behind the colon of an
+   option; NULL: it has none of the name. */
+static const char *type_of_option(const char *list, const char *name) {
     for (const char *at = list; *name && (at = strstr(at, name)); at++)
-        if ((at == list || strchr(" \n", at[-1])) && at[strlen(name)] == ':') return 1;
-    return 0;
+        if ((at == list || strchr(" \n", at[-1])) && at[strlen(name)] == ':') return at + strlen(name) + 1;
+    return NULL;
+}
+
+int option_to_arg(
+    module_state *state, PyObject *object, const char *known, const char *name, pool *scratch, mth_arg *out) {
+    const char *type = type_of_option(known, name);
+    scratch->takes_float = type && strncmp(type, " float", strlen(" float")) == 0;
+    return type ? to_arg(state, object, name, scratch, out) : 0;
 }
 
 int to_options(module_state *state, PyObject *keywords, const char *known, size_t given, pool *scratch,
@@ -367,8 +393,8 @@ int to_options(module_state *state, PyObject *keywords, const char *known, size_
         mth_option *option = &options[given + i];
         if (!(option->name = to_name(state, PyTuple_GetItem(pair, 0), "a keyword"))) return -1;
         option->value = MTH_NONE;
-        if ((!known || lists_option(known, option->name)) &&
-            to_arg(state, PyTuple_GetItem(pair, 1), option->name, scratch, &option->value))
+        if (known ? option_to_arg(state, PyTuple_GetItem(pair, 1), known, option->name, scratch, &option->value)
+                  : to_arg(state, PyTuple_GetItem(pair, 1), option->name, scratch, &option->value))
             return -1;
     }
     *out = options;

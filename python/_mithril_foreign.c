@@ -33,7 +33,8 @@ typedef struct {
     const char *name;
     mth_dtype wanted;
     const mth_arg *spec;
-    int borrow;
+    int borrow; /* of evaluate, which takes no dtype */
+    int exact;  /* float64 stays: it is a mask's */
 } conversion;
 
 /* (3, 4): where an element lies. */
@@ -51,7 +52,9 @@ static void *raise_unfit(const conversion *c, const view *v, mth_dtype dtype, in
     if (!index || mth_dtype_get_class(dtype) == MTH_CLASS_FLOATING)
         fix = TEXT("scale the numbers first, or cut them off: numpy.clip(x, -%s, %s)", largest, largest);
     else if (v->kind == 'u' && v->size == 8)
-        fix = TEXT("give numbers below 2**%d, or dtype=\"float64\"", dtype == MTH_INT32 ? 31 : 63);
+        fix = TEXT(c->borrow ? "give numbers below 2**%d, or x.astype(\"float32\")"
+                             : "give numbers below 2**%d, or dtype=\"float64\"",
+            dtype == MTH_INT32 ? 31 : 63);
     else
         fix = TEXT("give numbers from -2**31 to 2**31 - 1, or dtype=\"int64\"");
     raise_fix(c->s, MTH_ERROR_VALUE,
@@ -66,7 +69,7 @@ static void *raise_unfit(const conversion *c, const view *v, mth_dtype dtype, in
 /* Takes over `from` where it gives an array that borrows the memory. */
 static mth_array *array_of_view(const conversion *c, const view *v, source **from) {
     module_state *s = c->s;
-    const mth_dtype dtype = c->wanted ? c->wanted : view_dtype(v);
+    const mth_dtype dtype = c->wanted ? c->wanted : c->exact && v->kind == 'f' ? v->dtype : view_dtype(v);
     if (mth_dtype_get_class(dtype) == MTH_CLASS_INTEGER && v->kind == 'f')
         return raise_fix(s, MTH_ERROR_TYPE,
             TEXT("%s holds floating numbers, where %s is expected", c->name, mth_dtype_name(dtype)),
@@ -134,60 +137,7 @@ static PyObject *ask_for_capsule(PyObject *method) {
     return PyObject_CallNoArgs(method);
 }
 
-/* ---------------------------------------------------------------- what an object says of itself */
-/* An attribute, or what it gives when it is called, as a truth; 0 also where there is none. -1: an exception that
-   stops. */
-static int says(PyObject *object, const char *name) {
-    PyObject *value, *result;
-    int found = find_attribute(object, name, &value);
-    if (found < 1) return found;
-    result = PyCallable_Check(value) ? PyObject_CallNoArgs(value) : Py_NewRef(value);
-    int truth = result ? PyObject_IsTrue(result) : -1;
-    Py_XDECREF(result);
-    Py_DECREF(value);
-    PyObject *raised = truth < 0 ? take_exception() : NULL;
-    Py_XDECREF(raised);
-    return raised ? 0 : truth;
-}
-
-/* torch's layouts but the strided one: sparse ones, that of oneDNN. */
-static int has_own_layout(PyObject *object) {
-    PyObject *layout;
-    int found = find_attribute(object, "layout", &layout);
-    if (found < 1) return found;
-    char room[SHOWN];
-    show(layout, room);
-    Py_DECREF(layout);
-    return PyErr_Occurred() ? -1 : strncmp(room, "torch.", 6) == 0 && strcmp(room, "torch.strided") != 0;
-}
-
-/* "x.detach().to_dense()": what makes of a tensor one whose memory can be read; "x" where nothing is known. NULL: an
-   error is set. */
-static PyObject *readable_form(PyObject *object) {
-    static const struct {
-        const char *state, *step;
-    } steps[] = {
-        {"requires_grad", ".detach()"},
-        {"is_nested", ".to_padded_tensor(0)"},
-        {NULL /* has_own_layout */, ".to_dense()"},
-        {"is_quantized", ".dequantize()"},
-        {"is_complex", ".real"},
-        {"is_neg", ".resolve_neg()"},
-        {"is_cuda", ".cpu()"},
-        {"is_mps", ".cpu()"},
-        {"is_xpu", ".cpu()"},
-    };
-    PyObject *form = PyUnicode_FromString("x");
-    for (size_t i = 0; form && i < sizeof steps / sizeof *steps; i++) {
-        int state = steps[i].state ? says(object, steps[i].state) : has_own_layout(object);
-        PyObject *before = form;
-        if (state) form = state > 0 ? TEXT("%U%s", before, steps[i].step) : NULL;
-        if (state) Py_DECREF(before);
-        if (state > 0 && !strcmp(steps[i].step, ".to_padded_tensor(0)")) i++; /* which is strided */
-    }
-    return form;
-}
-
+/* ---------------------------------------------------------------- refusals */
 /* Why an object gave no data: the exception that it raised, and its text. `elements`: NumPy has it, and has no format
    for its elements. */
 typedef struct {
@@ -292,12 +242,18 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
 }
 
 static mth_array *array_of_dlpack(const conversion *target, PyObject *object, PyObject *method, refusal *reason) {
-    /* torch shares memory whose negatives are the values, with no word */
+    /* torch shares memory whose negatives are the values, or none at all, with no word */
     const int negative = says(object, "is_neg");
-    if (negative < 0) return NULL;
-    PyObject *capsule = negative ? NULL : ask_for_capsule(method);
+    PyObject *inner = negative < 0 ? NULL : unwrapped(object);
+    if (PyErr_Occurred()) return NULL;
+    PyObject *capsule = negative || inner ? NULL : ask_for_capsule(method);
     if (!capsule) {
-        if (negative) PyErr_SetString(PyExc_BufferError, "its values are the negatives of what is in its memory");
+        if (inner)
+            PyErr_SetString(PyExc_BufferError,
+                "it is a tensor inside of a transform of torch.func, which ends here: its values alone can be taken");
+        else if (negative)
+            PyErr_SetString(PyExc_BufferError, "its values are the negatives of what is in its memory");
+        Py_XDECREF(inner);
         note_refusal(reason);
         return NULL;
     }
@@ -409,7 +365,7 @@ static mth_array *convert(const conversion *target, PyObject *object) {
 
 mth_array *to_array(module_state *state, mth_backend *backend, PyObject *object, const char *name, mth_dtype wanted,
     const mth_arg *spec) {
-    return convert(&(conversion){state, backend, name, wanted, spec, 0}, object);
+    return convert(&(conversion){state, backend, name, wanted, spec, 0, 0}, object);
 }
 
 /* ---------------------------------------------------------------- lists */
@@ -563,8 +519,8 @@ static PyObject *items_of(module_state *state, PyObject *mapping, const char *wh
     return items;
 }
 
-int to_named(module_state *state, mth_backend *backend, PyObject *mapping, const char *what, pool *scratch,
-    mth_named **out, size_t *count) {
+int to_named(module_state *state, mth_backend *backend, const mth_compiled *compiled, PyObject *mapping,
+    const char *what, pool *scratch, mth_named **out, size_t *count) {
     PyObject *items = items_of(state, mapping, what);
     if (pool_keep(scratch, items)) return -1;
     size_t n = (size_t)PyTuple_Size(items), i = 0;
@@ -582,7 +538,8 @@ int to_named(module_state *state, mth_backend *backend, PyObject *mapping, const
         const char *called = label ? PyUnicode_AsUTF8AndSize(label, NULL) : NULL;
         named[i].name = name;
         if (called)
-            named[i].array = convert(&(conversion){state, backend, called, 0, NULL, 1}, PyTuple_GetItem(item, 1));
+            named[i].array = convert(&(conversion){state, backend, called, 0, NULL, 1, mth_takes_mask(compiled, name)},
+                PyTuple_GetItem(item, 1));
         Py_XDECREF(label);
         if (!named[i].array) break;
     }

@@ -242,7 +242,9 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
                 TEXT("leave one of the two out"));
             goto end;
         }
-        if (to_arg(state, PyTuple_GetItem(args, (Py_ssize_t)i), option, &scratch, &options[i].value)) goto end;
+        if (option_to_arg(state, PyTuple_GetItem(args, (Py_ssize_t)i), mth_module_type_signature(type_name), option,
+                &scratch, &options[i].value))
+            goto end;
         at = *each.end ? each.end + 1 : each.end;
     }
     if (note_source_line()) goto end;
@@ -443,9 +445,16 @@ static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keyword
     const char *source = failed ? NULL : to_name(state, from, "source"),
                *destination = source ? to_name(state, to, "destination") : NULL;
     if (destination && !(failed = note_source_line())) {
-        mth_status status = mth_model_connect(((model_object *)self)->model, source, destination);
+        mth_model *model = ((model_object *)self)->model;
+        mth_status status = mth_model_connect(model, source, destination);
+        PyObject *const end[] = {from, to};
+        for (int i = 0; i < 2 && !status && !failed; i++) {
+            const int exposed = is_exposed(end[i]);
+            failed = exposed < 0;
+            if (exposed > 0) status = mth_model_expose(model, i ? destination : source);
+        }
         if (status) raise_status(state, status);
-        failed = status != NULL;
+        failed |= status != NULL;
     }
     pool_free(&scratch);
     if (!destination || failed) return NULL;

@@ -224,9 +224,10 @@ static PyObject *compiled_evaluate(PyObject *object, PyObject *args, PyObject *k
             TEXT("give the gradients of the outputs too: output_gradients={\"output\": g}"));
         goto end;
     }
-    if (to_named(state, self->backend, params, "params", &scratch, &parameter, &parameters)) goto end;
-    if (to_named(state, self->backend, inputs, "inputs", &scratch, &input, &count)) goto end;
-    if (slopes != Py_None && to_named(state, self->backend, slopes, "output_gradients", &scratch, &slope, &slope_count))
+    if (to_named(state, self->backend, NULL, params, "params", &scratch, &parameter, &parameters)) goto end;
+    if (to_named(state, self->backend, self->compiled, inputs, "inputs", &scratch, &input, &count)) goto end;
+    if (slopes != Py_None &&
+        to_named(state, self->backend, NULL, slopes, "output_gradients", &scratch, &slope, &slope_count))
         goto end;
     if (wanted != Py_None && to_names(state, wanted, &scratch, &request.input_gradients, &request.input_gradient_count))
         goto end;
@@ -275,9 +276,9 @@ static call call_begin(PyObject *object) { return (call){.state = STATE(object),
 
 /* The inputs of a call that may have none; they say which shapes are meant. */
 static int read_inputs(call *query, PyObject *inputs) {
-    int failed = inputs && inputs != Py_None
-        ? to_named(query->state, query->self->backend, inputs, "inputs", &query->scratch, &query->input, &query->count)
-        : 0;
+    int failed = inputs && inputs != Py_None ? to_named(query->state, query->self->backend, query->self->compiled,
+                                                   inputs, "inputs", &query->scratch, &query->input, &query->count)
+                                             : 0;
     return failed ? failed : note_source_line();
 }
 

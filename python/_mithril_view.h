@@ -33,6 +33,15 @@ int view_is_direct(const view *, mth_dtype);
 /* All elements row-major in the dtype. Returns the index of the first one that the dtype can't hold: an integer out of
    range, a finite number that would become infinite; -1 where there is none. Needs no GIL. */
 int64_t view_pack(const view *, mth_dtype, void *to);
+/* What an object says of itself: an attribute, or what it gives when it is called, as a truth; 0 also where there is
+   none. -1: an exception that stops. */
+int says(PyObject *, const char *name);
+/* The tensor around which a transform of torch.func has wrapped this one, which has no memory; NULL: there is none, or
+   an exception that stops is set. */
+PyObject *unwrapped(PyObject *);
+/* "x.detach().to_dense()": what makes of a tensor one whose memory can be read; "x" where nothing is known. NULL: an
+   error is set. */
+PyObject *readable_form(PyObject *);
 /* An element by its index in row-major order, as Python has it. A new reference, or NULL with an error set. */
 PyObject *view_element(const view *, int64_t index);
 #endif

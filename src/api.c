@@ -18,7 +18,9 @@ const mth__opt mth__compile_options[] = {
         VALUE(output_shard_specs)},
     {"outputs", MTH__OPT_LIST, "None",
         "The names of the connections that are the outputs, in their order: those and no others, whatever reads them. "
-        "What none of them needs is not computed, and is no input and no parameter. None: what nothing reads.",
+        "What none of them needs is not computed, and is no input and no parameter, but evaluate takes the parameters "
+        "of "
+        "the whole model. None: what nothing reads.",
         VALUE(outputs)},
     {"shapes", MTH__OPT_DICT, "None",
         "Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any "
@@ -161,7 +163,9 @@ static mth_status compile_body(void *context) {
         mth__names_add(arena, &c->inputs, mth__model_input_name(c->model, i));
     for (size_t i = 0; i < mth__model_output_count(c->model); i++)
         mth__names_add(arena, &c->outputs, mth__model_output_name(c->model, i));
-    mth__model_parameters(arena, c->model, &c->parameters);
+    mth__model_parameters(arena, c->model, &c->parameters, &c->idle);
+    c->ids = NEW_ARRAY(arena, bool, c->inputs.name.n);
+    mth__model_id_inputs(arena, c->model, c->ids);
     const mth_arg *inputs = given.input_shard_specs, *outputs = given.output_shard_specs;
     mth__spec_of *spec = NEW_ARRAY(arena, mth__spec_of, inputs->count + outputs->count);
     size_t specs = 0;
@@ -219,6 +223,11 @@ const char *const *mth_compiled_get_outputs(const mth_compiled *c, size_t *count
 }
 const char *const *mth_compiled_get_parameters(const mth_compiled *c, size_t *count) {
     return list_names(c ? &c->parameters : NULL, count);
+}
+
+bool mth_takes_mask(const mth_compiled *c, const char *input) {
+    const int number = c && input ? mth__names_find(&c->inputs, input) : -1;
+    return number >= 0 && c->ids[number];
 }
 
 void mth_compiled_interrupt(mth_compiled *c) {

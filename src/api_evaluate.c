@@ -1,5 +1,6 @@
 /* Public functions that make parameters and run plans. */
 #include "plan_cache.h"
+#include "engine/fault.h"
 #include "base/philox.h"
 #include <stdio.h>
 #include <string.h>
@@ -131,21 +132,41 @@ static mth_status entry_array(const mth__plan *plan, size_t entry, const given_a
     return mth__error_tensor(s, array_text(a ? "expected" : e->name, e->dtype, e->shape, &e->sharding));
 }
 
+/* Rounding makes 0 of 1e-60, and 1 of what is next to it: a mask is examined as it was given. */
+static mth_status check_mask(const mth_array *a, const char *name) {
+    const int64_t n = mth__shape_size(a->shape), bytes = n * (int64_t)mth_dtype_size(a->dtype);
+    void *gathered = mth_array_get_whole(a) ? NULL : mth__malloc((size_t)bytes);
+    const void *values = gathered ? gathered : mth_array_get_whole(a);
+    mth_status s = !values ? mth__lacks_memory("a mask", bytes) : gathered ? mth_array_gather(a, gathered) : NULL;
+    for (int64_t i = 0; !s && i < n; i++) {
+        const double number = mth__dtype_load(a->dtype, values, i);
+        if (number != 0 && number != 1) s = mth__mask_error(number, name, "");
+    }
+    mth__free(gathered);
+    return s;
+}
+
 /* The array as the plan takes it: in its layout and dtype, on the backend's devices. */
-static mth_status hold(const mth__plan *plan, size_t entry, mth_array *a, mth__devices *on, mth_array **out) {
+static mth_status hold(const mth_compiled *c, const mth__plan *plan, size_t entry, mth_array *a, mth_array **out) {
     const mth__entry *e = &plan->program->entry.at[entry];
     char name[256];
     snprintf(name, sizeof name, "%s '%s'", what[e->kind], e->name);
-    mth_status s = mth__array_as(a, name, on, e->dtype, &e->sharding, out);
+    const bool is_mask = e->kind == MTH__ENTRY_INPUT && a->dtype != e->dtype && c->ids[plan->number[entry]];
+    mth_status s = is_mask ? check_mask(a, name) : NULL;
+    if (!s) s = mth__array_as(a, name, &c->backend->devices, e->dtype, &e->sharding, out);
     const char *module = s ? mth__program_reader(plan->program, (int)entry) : NULL;
     return module ? mth__error_operator(s, module) : s;
 }
 
-static mth_status check_parameter_names(const mth__plan *plan, const mth_arrays *parameters) {
+/* The parameters of the whole model may be given, whichever of them the outputs need: mth_arrays have each name once.
+ */
+static mth_status check_parameter_names(const mth_compiled *c, const mth__plan *plan, const mth_arrays *parameters) {
     bool *given = mth__calloc(plan->parameters + 1, sizeof *given);
     mth_status s = given ? NULL : mth__lacks_memory("a call", 0);
-    for (size_t i = 0; !s && i < mth_arrays_get_count(parameters); i++)
-        s = check_given(NULL, "parameter", parameters->item[i].name, i, &plan->names, given);
+    for (size_t i = 0; !s && i < mth_arrays_get_count(parameters); i++) {
+        const char *name = parameters->item[i].name;
+        if (mth__names_find(&c->idle, name) < 0) s = check_given(NULL, "parameter", name, i, &plan->names, given);
+    }
     mth__free(given);
     return s;
 }
@@ -179,7 +200,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     size_t count, const mth_gradient_request *g, const mth__stop *stop, mth_arrays **outputs, mth_arrays **gradients) {
     const mth__program *p = plan->program;
     const size_t entries = p->entry.n, exits = p->exit.n, results = (size_t)plan->offset.exit[exits];
-    TRY(check_parameter_names(plan, parameters));
+    TRY(check_parameter_names(c, plan, parameters));
     const size_t inputs = c->inputs.name.n, seeds = c->outputs.name.n;
     mth_array **held = mth__calloc(entries + 1, sizeof *held),
               **all = mth__calloc(inputs + plan->parameters + seeds + 1, sizeof *all);
@@ -195,7 +216,7 @@ static mth_status run(mth_compiled *c, mth__plan *plan, const mth_arrays *parame
     for (size_t i = 0; !s && i < entries; i++) {
         mth_array *a = NULL;
         s = entry_array(plan, i, &given, &a);
-        if (!s) s = hold(plan, i, a, &c->backend->devices, &held[i]);
+        if (!s) s = hold(c, plan, i, a, &held[i]);
         for (int r = 0; !s && r < held[i]->count; r++) entry[plan->offset.entry[i] + r] = mth__array_buffer(held[i], r);
     }
     if (!s) s = c->backend->vtable->run(plan->executable, entry, exit, &(mth__control){.stop = stop});

@@ -102,7 +102,7 @@ def _operation(text: str) -> Any:
 class IOKey(str):
     """The name of a connection. A str says the same, but for expose=True: it then stays an output of its model though blocks read it.
 
-    An exposed connection of a submodel is a port of it, one of a stage a port of the Pipeline. An input is seen as it is.
+    An exposed connection of a submodel is a port of it, one of a stage a port of the Pipeline. An input can't be exposed.
     """
 
     __slots__ = ("expose",)

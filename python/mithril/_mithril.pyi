@@ -127,7 +127,7 @@ def compile(model: Model, backend: Backend, *, input_shard_specs: Mapping[str, A
     Options:
         input_shard_specs: dict | None = None: Shards inputs: {'input': (2, None)} splits the first dimension over axis 2 of the mesh. Inputs not named are replicated.
         output_shard_specs: dict | None = None: Leaves outputs sharded as said; outputs not named come back whole.
-        outputs: list | None = None: The names of the connections that are the outputs, in their order: those and no others, whatever reads them. What none of them needs is not computed, and is no input and no parameter. None: what nothing reads.
+        outputs: list | None = None: The names of the connections that are the outputs, in their order: those and no others, whatever reads them. What none of them needs is not computed, and is no input and no parameter, but evaluate takes the parameters of the whole model. None: what nothing reads.
         shapes: dict | None = None: Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any input is there.
     """
 
@@ -253,7 +253,7 @@ class FeedForward(Module):
 
 @final
 class MultiHeadAttention(Module):
-    """softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else input), value[b, t, dv] (else key), mask[b, t] (bool or integer: 0 hides key t; floating: 0 or 1) -> output[b, s, d]. A query that sees no key gives zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head h // (num_heads // num_kv_heads).
+    """softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else input), value[b, t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it) -> output[b, s, d]. A query that sees no key gives zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head h // (num_heads // num_kv_heads).
 
     Ports: input, key?, value?, mask? -> output
     Parameters: query.weight (d, num_heads * head_dim), query.bias (num_heads * head_dim,), key.weight (dk, num_kv_heads * head_dim), key.bias (num_kv_heads * head_dim,), value.weight (dv, num_kv_heads * head_dim), value.bias (num_kv_heads * head_dim,), output.weight (num_heads * head_dim, d), output.bias (d,)

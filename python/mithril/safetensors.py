@@ -9,17 +9,32 @@ from ._mithril import Array, CompiledModel, _read_safetensors
 from .errors import MithrilError, MithrilTypeError
 
 
+def _plain(value: object) -> object:
+    """NumPy's truth values as Python's, which other options take too."""
+    return bool(value) if type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_") else value
+
+
 def _source(parameter: str, entry: object) -> tuple[str, str, bool]:
     """What `names` says of a parameter: (parameter, tensor, whether it is transposed)."""
     match entry:
         case str():
             return parameter, entry, False
-        case (str() as tensor, bool() as transpose) if isinstance(entry, tuple):
-            return parameter, tensor, transpose
+        case (str() as tensor, flag) if isinstance(entry, tuple) and isinstance(truth := _plain(flag), bool):
+            return parameter, tensor, truth
         case (str() as tensor, str() as other) if isinstance(entry, tuple):
             raise _wrong_type(
                 f"names[{parameter!r}] is ({tensor!r}, {other!r}), where the name of one tensor is expected, or (name, transpose)",
                 f'give "{tensor}", or ("{tensor}", True) to transpose it',
+            )
+        case (str() as tensor, flag) if isinstance(entry, tuple):
+            raise _wrong_type(
+                f"names[{parameter!r}] is ({tensor!r}, x) with x of type {type(flag).__name__}, where a bool says whether to transpose",
+                f'give "{tensor}", or ("{tensor}", True) to transpose it',
+            )
+        case tuple():
+            raise _wrong_type(
+                f"names[{parameter!r}] is a tuple that is not (name, transpose)",
+                'give a str, or a tuple of a str and a bool: ("layer.weight", True)',
             )
     raise _wrong_type(
         f"names[{parameter!r}] is of type {type(entry).__name__}, where the name of a tensor is expected, or (name, transpose)",

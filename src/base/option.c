@@ -1,6 +1,7 @@
 #include "base/fork.h"
 #include "base/option.h"
 #include "base/names.h"
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -345,6 +346,9 @@ static mth_status check_value(mth__arena *arena, const mth__opt *option, mth_arg
     if (option->type == MTH__OPT_FLOAT && !isfinite(value->real))
         return FAIL(
             MTH_ERROR_VALUE, F("%s=%s is not finite", option->name, text), F("give %s a finite number", option->name));
+    if (option->type == MTH__OPT_FLOAT && fabs(value->real) > FLT_MAX)
+        return FAIL(MTH_ERROR_VALUE, F("%s=%s does not fit in float32: it would become infinite", option->name, text),
+            F("give %s a number of at most %.8g in magnitude", option->name, (double)FLT_MAX));
     if (option->type == MTH__OPT_MESH) {
         bool good = value->count >= 1 && value->count <= 3;
         for (size_t i = 0; i < value->count; i++) good &= value->items[i].integer >= 1;

@@ -4,6 +4,7 @@
 #include "base/number.h"
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 enum { TENSORS = 8 };
 struct mth_error {
@@ -189,6 +190,17 @@ static int distance(const char *a, size_t n, const char *b, size_t m) {
     return row[n % 3][m];
 }
 
+/* The only name that begins with these letters: 'eps' means 'epsilon'. */
+static const char *abbreviated(const char *name, size_t n, const char *const *names, size_t count) {
+    const char *only = NULL;
+    for (size_t i = 0; n > 1 && i < count; i++) {
+        if (strncasecmp(names[i], name, n) != 0) continue;
+        if (only) return NULL;
+        only = names[i];
+    }
+    return only;
+}
+
 const char *mth__nearest(const char *name, const char *const *names, size_t count) {
     const char *best = NULL;
     size_t n = strlen(name);
@@ -198,7 +210,7 @@ const char *mth__nearest(const char *name, const char *const *names, size_t coun
         int d = distance(name, n, names[i], m);
         if (d < least && (size_t)d < m) least = d, best = names[i];
     }
-    return best;
+    return best ? best : abbreviated(name, n, names, count);
 }
 
 char *mth__name_fix(const char *kind, const char *name, const char *const *known, size_t count) {

@@ -162,7 +162,7 @@ const mth__op mth__op_cast = {MAPS(cast, "x"), .attributes = "dtype", .types = {
     .infer = infer_cast, .grad = grad_cast,
     .doc = "y = x in another dtype, rounded to nearest even; to an integer toward zero, past its range the least or "
            "the largest, of NaN 0; of a longer integer the lower bits."};
-const mth__op mth__op_mask = {MAPS(mask, "x"), .types = {MTH__TYPE_BOOL}, .grad = mth__grad_none,
+const mth__op mth__op_mask = {MAPS(mask, "x"), .types = {MTH__TYPE_BOOL}, .any_args = 1, .grad = mth__grad_none,
     .doc = "y = whether x is 1; an element that is neither 0 nor 1 is an error of the run."};
 const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors = "*",
     .flags = MTH__MOVES | MTH__VIEW | MTH__ALIAS | MTH__FREE, LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same,

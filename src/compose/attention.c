@@ -94,9 +94,7 @@ static mth_status attention_expand(mth__expansion *e) {
                     mth__port_text("mask", mask)),
                 mth__port_text("key", key));
         TRY(mth__error_tensor(need_batch(key, mask, "mask", 2), mth__port_text("key", key)));
-        if (mth__is_float(mask->dtype)) TRY(mth__build1(&e->builder, "mask", NULL, mask, &mask));
-        if (mask->dtype == MTH_INT64)
-            TRY(mth__build1(&e->builder, "cast", &(mth__attrs){.dtype = MTH_BOOL}, mask, &mask));
+        if (mask->dtype != MTH_BOOL) TRY(mth__build1(&e->builder, "mask", NULL, mask, &mask));
     }
     mth__value *in[4], *out[3]; /* out: o, most, sum */
     TRY(project(e, "query.", input, &h, true, &in[0]));
@@ -152,7 +150,7 @@ const mth__module_type mth__type_MultiHeadAttention = {
         MTH__SHARD_SPECS, {0}},
     .doc = "softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] "
            "(else input), value[b, "
-           "t, dv] (else key), mask[b, t] (bool or integer: 0 hides key t; floating: 0 or 1) -> output[b, s, d]. A "
+           "t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it) -> output[b, s, d]. A "
            "query that sees no key gives "
            "zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head "
            "h // (num_heads // "

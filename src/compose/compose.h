@@ -96,8 +96,8 @@ mth_status mth__check_partitionable(const mth__sharding *, int rank, const char 
 mth_status mth__model_snapshot(const mth_model *, mth_model **out);
 size_t mth__model_input_count(const mth_model *); /* open inputs, after mth__model_resolve */
 const char *mth__model_input_name(const mth_model *, size_t i);
-/* The full names of the parameters that the outputs need, in the order of composition. */
-void mth__model_parameters(mth__arena *, const mth_model *, mth__names *out);
+/* The full names of the parameters that the outputs need, in the order of composition, and of the others. */
+void mth__model_parameters(mth__arena *, const mth_model *, mth__names *out, mth__names *idle);
 size_t mth__model_output_count(const mth_model *);
 const char *mth__model_output_name(const mth_model *, size_t i);
 
@@ -118,6 +118,8 @@ typedef struct {
 } mth__input_description;
 /* For a plan before any inputs are known: ids and masks of 8 sequences of 128, or of the model's max_len. 0 where the
    model has other inputs, whose widths only the user knows. */
+/* Sets ids[i] for the inputs that a module reads as ids or as a mask: floating numbers in them are a mask's. */
+void mth__model_id_inputs(mth__arena *scratch, const mth_model *, bool *ids);
 size_t mth__model_nominal_inputs(mth__arena *, const mth_model *, mth__input_description **out);
 /* Fills the graph: inputs (errors for missing, unknown), parameters in order of composition, nodes, outputs. */
 mth_status mth__expand(const mth_model *, const mth__input_description *, size_t count, mth__graph *);

@@ -2,6 +2,7 @@
 #include "compose/model.h"
 #include "compose/parts.h"
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef struct {
@@ -103,20 +104,40 @@ static const char *next_name(mth_model *m, const char *kind) {
     return name;
 }
 
+/* "dropped capacity_factor=1.25, ...": the ports that options make, one after the other. */
+static const char *next_port_option(const char *at) {
+    at += strcspn(at, ",");
+    return at + strspn(at, ", ");
+}
+
 static mth_status unknown_port(const mth__block *b, const char *port, const char *ports) {
-    size_t n = 0, length = strlen(port);
-    const char *options = b->module ? b->module->type->port_options : NULL;
-    for (const char *at = options; at && *at; at += strcspn(at, ","), at += strspn(at, ", "))
-        if (!strncmp(at, port, length) && at[length] == ' ')
-            return mth__error_operator(
-                FAIL(MTH_ERROR_TYPE, F("%s has the port '%s' only where an option asks for it", b->name, port),
-                    F("give %s %.*s", b->module->type->name, (int)strcspn(at + length + 1, ","), at + length + 1)),
-                b->name);
-    const char **names = mth__calloc((size_t)(b->in.n + b->out.n) + 1, sizeof *names);
+    enum { MADE = 8, NAME = 32 };
+    const char *options = b->module && b->module->type->port_options ? b->module->type->port_options : "";
+    char made[MADE][NAME];
+    int n = 0, count = 0;
+    const char **names = mth__calloc((size_t)(b->in.n + b->out.n) + MADE, sizeof *names);
     if (!names) return FAIL(MTH_ERROR_MEMORY, F("no memory for an error"), F("free memory"));
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < (k ? b->out : b->in).n; i++) names[n++] = (k ? b->out : b->in).at[i].name;
-    const char *near = mth__nearest(port, names, n);
+    for (const char *at = options; *at && count < MADE; at = next_port_option(at)) {
+        snprintf(made[count], NAME, "%.*s", (int)strcspn(at, " "), at);
+        names[n++] = made[count++];
+    }
+    const char *near = mth__nearest(port, names, (size_t)n);
+    for (const char *at = options; near && *at; at = next_port_option(at)) {
+        const size_t length = strlen(near);
+        bool open = strncmp(at, near, length) == 0 && at[length] == ' ';
+        for (int i = 0; i < b->out.n; i++) open &= strcmp(b->out.at[i].name, near) != 0;
+        if (!open) continue;
+        const int option = (int)strcspn(at + length + 1, ",");
+        char *what = !strcmp(near, port) ? F("%s has the port '%s' only where an option asks for it", b->name, port)
+                                         : F("%s has no port '%s'", b->name, port),
+             *fix = !strcmp(near, port)
+            ? F("give %s %.*s", b->module->type->name, option, at + length + 1)
+            : F("did you mean '%s'? Give %s %.*s for it", near, b->module->type->name, option, at + length + 1);
+        mth__free(names);
+        return mth__error_operator(FAIL(MTH_ERROR_TYPE, what, fix), b->name);
+    }
     char *fix = near ? F("did you mean '%s'? Its ports are: %s", near, ports) : F("its ports are: %s", ports);
     mth__free(names);
     return mth__error_operator(FAIL(MTH_ERROR_TYPE, F("%s has no port '%s'", b->name, port), fix), b->name);

@@ -68,6 +68,7 @@ typedef struct {
     } *output;
     const char **output_name;
     int outputs;
+    bool selected; /* compile was told which outputs there are */
     /* every connection by its names, and what makes it */
     mth__names connection;
     mth__source *made_by;

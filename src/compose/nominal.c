@@ -14,14 +14,13 @@ static bool lists(const char *names, const char *name) {
     return false;
 }
 
-/* Sets ids[i] for the inputs that go to a port which takes integers of [batch, length]. */
-static void mark_ids(mth__arena *scratch, const mth_model *m, bool *ids) {
+void mth__model_id_inputs(mth__arena *scratch, const mth_model *m, bool *ids) {
     const mth__resolved *r = *m->resolved;
     for (size_t k = 0; k < m->block.n; k++) {
         const mth__block *b = m->block.at[k];
         if (r->block[k].idle) continue;
         bool *inner = b->model ? NEW_ARRAY(scratch, bool, b->in.n) : NULL;
-        if (inner) mark_ids(scratch, b->model, inner);
+        if (inner) mth__model_id_inputs(scratch, b->model, inner);
         mth__names stages = {0};
         if (b->module && mth__pipeline_stages(b->module))
             stages = mth__pipeline_marked(b->module, scratch, stage_ids(scratch, b->module));
@@ -41,7 +40,7 @@ static bool **stage_ids(mth__arena *scratch, const mth_module *m) {
     for (size_t s = 0; s < n; s++) {
         const mth_model *stage = mth__pipeline_stage(m, s);
         ids[s] = NEW_ARRAY(scratch, bool, mth__model_input_count(stage));
-        mark_ids(scratch, stage, ids[s]);
+        mth__model_id_inputs(scratch, stage, ids[s]);
     }
     return ids;
 }
@@ -65,7 +64,7 @@ size_t mth__model_nominal_inputs(mth__arena *arena, const mth_model *m, mth__inp
     mth__input_description *d = NEW_ARRAY(arena, mth__input_description, n);
     int64_t length = longest(m, LENGTH);
     bool *ids = NEW_ARRAY(arena, bool, n);
-    mark_ids(arena, m, ids);
+    mth__model_id_inputs(arena, m, ids);
     for (size_t i = 0; i < n; i++) {
         if (!ids[i]) return 0;
         d[i] = (mth__input_description){mth__model_input_name(m, i), MTH_INT32, {2, {BATCH, length}}};

@@ -110,7 +110,7 @@ int mth__sharing_number(mth__arena *arena, const mth__sharing *sharing, const ch
     return mth__names_find(&sharing->parameter, mth__format(arena, "%s.%s", first->path, suffix));
 }
 
-void mth__model_parameters(mth__arena *arena, const mth_model *m, mth__names *out) {
+void mth__model_parameters(mth__arena *arena, const mth_model *m, mth__names *out, mth__names *idle) {
     mth__sharing sharing;
     mth_error_free(mth__sharing_find(arena, m, &sharing)); /* of a resolved model: it can't fail */
     bool *needed = NEW_ARRAY(arena, bool, sharing.parameter.name.n);
@@ -122,5 +122,5 @@ void mth__model_parameters(mth__arena *arena, const mth_model *m, mth__names *ou
         if (use->weight >= 0) needed[use->weight] = true;
     }
     for (size_t i = 0; i < sharing.parameter.name.n; i++)
-        if (needed[i] || used[sharing.owner.at[i]]) mth__names_add(arena, out, sharing.parameter.name.at[i]);
+        mth__names_add(arena, needed[i] || used[sharing.owner.at[i]] ? out : idle, sharing.parameter.name.at[i]);
 }

@@ -407,7 +407,7 @@ static const char *output_name(wiring *w, int block, int port) {
     return writer || last ? p : qualified(w, b, p);
 }
 
-/* Of what the user wants as outputs, only the names are known until here. An input is one already. */
+/* Of what the user wants as outputs, only the names are known until here. */
 static mth_status read_exposures(wiring *w) {
     for (size_t i = 0; i < w->model->exposure.n; i++) {
         const mth__exposure *exposure = &w->model->exposure.at[i];
@@ -424,7 +424,13 @@ static mth_status read_exposures(wiring *w) {
                 exposure->line);
         }
         const mth__source from = source_of(w, id);
-        if (from.block >= 0) w->out->block[from.block].exposed[from.port] = true;
+        if (from.block < 0)
+            return at_line(
+                FAIL(MTH_ERROR_VALUE, F("'%s' is to be an output, and it is an input of the model", exposure->name),
+                    F("leave that out, or make an output of it by a module: Identity with input='%s', output='%s_out'",
+                        exposure->name, exposure->name)),
+                exposure->line);
+        w->out->block[from.block].exposed[from.port] = true;
     }
     return NULL;
 }

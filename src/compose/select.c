@@ -66,17 +66,19 @@ char *mth__model_why_not(const mth_model *m, const char *name, bool output) {
     if (!find_connection(m, name, &from)) return F("%s", "");
     if (from.block < 0) return F("%s", output ? ": it is an input" : ": no output that compile was told of needs it");
     if (!output) return F(": %s writes it", m->block.at[from.block]->name);
+    if (r->selected) return F("%s", ": compile was told which outputs there are, and it is none of them");
     for (size_t k = 0; k < m->block.n; k++)
         for (int i = 0; i < r->block[k].nin; i++)
             if (r->block[k].from[i].block == from.block && r->block[k].from[i].port == from.port)
                 return F(": %s reads it, and outputs are what nothing reads, unless compile is told otherwise",
                     m->block.at[k]->name);
-    return F("%s", ": compile was told which outputs there are, and it is none of them");
+    return F("%s", "");
 }
 
 char *mth__model_output_fix(const mth_model *m, const char *name, const char *const *known, size_t n) {
     mth__source from;
     if (!find_connection(m, name, &from) || from.block < 0) return mth__name_fix("output", name, known, n);
+    if ((*m->resolved)->selected) return F("add it to compile's list of outputs: outputs=[..., '%s']", name);
     return F("name it in compile's outputs=['%s', ...], or expose it in the model: mth_model_expose", name);
 }
 
@@ -140,6 +142,7 @@ mth_status mth__model_select(mth_model *m, const mth_arg *names) {
     mth__names given = {0};
     r->output = NEW_ARRAY(m->arena, struct mth__outlet, names->count);
     r->outputs = (int)names->count;
+    r->selected = true;
     for (size_t i = 0; i < names->count; i++) {
         const char *text = mth__arg_text(scratch, names->items[i]), *name = names->items[i].string;
         mth__source from;

@@ -4,6 +4,10 @@
 #define MTH__FAULT_H
 #include "catalog/op.h"
 
-/* `value`: the id as a text, "9" (of a row that has no ids nothing is told). `where`: " on device 3", or "". */
-mth_status mth__fault_error(const mth__op *, const char *value, int64_t limit, const char *where);
+/* `value`: the id, or mth__mask_fault of a number that is no mask. `more`: " or above" where that is all that is known
+ * of the id, else "". `where`: " on device 3", or "". */
+mth_status mth__fault_error(const mth__op *, int64_t value, const char *more, int64_t limit, const char *where);
+int64_t mth__mask_fault(double number);
+/* Of a number other than 0 and 1 in a mask. */
+mth_status mth__mask_error(double number, const char *holder, const char *where);
 #endif

@@ -174,6 +174,7 @@ static const example examples[] = {
     {ROW_OF(cast), "ab", "r", to_double},
     {ROW_OF(cast), "ab", "i", to_float},
     {ROW_OF(mask), "abc", "b"},
+    {ROW_OF(mask), "abc", "m"},
     {ROW_OF(stop), "ab", "r"},
     {ROW_OF(relu_grad), "ab,ab", "rr"},
     {ROW_OF(gelu_grad), "ab,ab", "rr"},

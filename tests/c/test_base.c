@@ -189,6 +189,9 @@ TEST(nearest_names) {
     CHECK(!strcmp(mth__nearest("dimenson", names, 4), "dimension"));
     CHECK(!strcmp(mth__nearest("Bias", names, 4), "bias"));
     CHECK(!strcmp(mth__nearest("bisa", names, 4), "bias"));
+    CHECK(!strcmp(mth__nearest("dim", names, 4), "dimension")); /* an abbreviation of one alone */
+    CHECK(mth__nearest("d", names, 4) == NULL);
+    CHECK(mth__nearest("key", (const char *[]){"key_weight_of_head", "key_bias_of_head"}, 2) == NULL);
     CHECK(mth__nearest("weight_spec", names, 4) == NULL);
     CHECK(mth__nearest("zzzzzz", names, 4) == NULL);
 }

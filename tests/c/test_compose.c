@@ -405,11 +405,11 @@ static mth_status expand_selected(void *context) {
     TRY(mth__mesh_new(arena, 1, (const int64_t[]){1}, &mesh));
     mth__graph *g = mth__graph_new(arena, mesh);
     const mth__input_description x = FLOATS("x", 2, 3);
-    mth__names parameters = {0};
+    mth__names parameters = {0}, idle = {0};
     TRY(mth__expand(context, &x, 1, g));
     TRY(mth__graph_check(g));
     list_parameters(g);
-    mth__model_parameters(arena, context, &parameters);
+    mth__model_parameters(arena, context, &parameters, &idle);
     CHECK(parameters.name.n == g->parameter.n);
     for (size_t i = 0; i < g->parameter.n; i++) CHECK(!strcmp(parameters.name.at[i], g->parameter.at[i]->name));
     CHECK(g->output.n == 2 && !strcmp(g->output.at[0].name, "h") && !strcmp(g->output.at[1].name, "a"));

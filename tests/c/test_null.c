@@ -50,6 +50,7 @@ TEST(composing) {
     REFUSED(mth_model_get_inputs(model, NULL, &count));
     REFUSED(mth_model_get_outputs(model, &names, NULL));
     CHECK(!names && count == 7);
+    CHECK(!mth_takes_mask(NULL, "mask"));
     CHECK(!mth_compiled_get_inputs(NULL, &count) && count == 0 && !mth_compiled_get_outputs(NULL, NULL) &&
         !mth_compiled_get_parameters(NULL, NULL));
     REFUSED(mth_model_print(NULL, &text));

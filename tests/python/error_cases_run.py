@@ -63,6 +63,24 @@ def mask_to_be_added(fixed):
 
 
 @case
+def mask_of_numbers(fixed):
+    mask = np.array([[2, 2, 0, 2], [2, 2, 2, 2]], np.int64)
+    run(
+        one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y"),
+        {"x": random(2, 4, 6), "m": mask != 0 if fixed else mask},
+    )
+
+
+@case
+def mask_that_rounds_to_zero(fixed):
+    mask = np.array([[1, 1, 1e-60, 1], [1, 1, 1, 1]])
+    run(
+        one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y"),
+        {"x": random(2, 4, 6), "m": mask != 0 if fixed else mask},
+    )
+
+
+@case
 def seed_of_more_than_64_bits(fixed):
     compile_on((1,), LINEAR).get_parameters({"x": X}, seed=2**64 - 1 if fixed else 2**64)
 

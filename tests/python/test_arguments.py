@@ -1,6 +1,8 @@
 """Arguments of many kinds: numbers, shapes and dtypes of other libraries are taken, what is no number is refused."""
 
 import copy
+import decimal
+import fractions
 import pickle
 
 import numpy as np
@@ -141,6 +143,61 @@ def test_bounds_are_named(backend):
     refused(lambda: ml.compile(linear(), backend, input_shard_specs={"x": (None,) * 9}), "at most 8")
     for seed in (2**63, -(2**63) - 1):
         refused(lambda: ml.Dropout(seed=seed), "from -2**63 to 2**63 - 1")
+
+
+FLOATS = [  # options that are floats, and what is wrong with their sizes
+    lambda x: ml.Dropout(rate=x),
+    lambda x: ml.Dropout(x),
+    lambda x: ml.LayerNorm(epsilon=x),
+    lambda x: ml.RMSNorm(epsilon=x),
+    lambda x: ml.MultiHeadAttention(2, scale=x),
+    lambda x: ml.MultiHeadAttention(2, rotary=True, rope_base=x),
+    lambda x: ml.MoE(4, 8, capacity_factor=x),
+]
+
+
+@pytest.mark.parametrize("make", FLOATS)
+def test_huge_floats(make):
+    """What float32 does not hold is refused, not taken as infinite; whole numbers are read as floats are."""
+    for huge in (10**400, -(10**400), 10**100, 1e300, -1e39, np.longdouble("1e300"), np.float64(1e300)):
+        error = refused(lambda: make(huge), "does not fit in float32")
+        assert "3.4028235e+38" in error.fix and error.op
+    for infinite in (float("inf"), np.float32("nan"), np.longdouble("inf")):
+        assert "finite" in refused(lambda: make(infinite), "not finite").fix
+    for half in (0.5, np.float16(0.5), np.longdouble(0.5), np.array(0.5)):
+        assert make(half) is not None
+    for other in (decimal.Decimal("0.5"), fractions.Fraction(1, 2)):
+        fix = refused(lambda: make(other), type(other).__name__).fix
+        assert fix == "give the number as Python's own: float(x), or int(x)"
+        assert make(float(other)) is not None
+
+
+def test_numbers_of_other_sizes():
+    assert ml.MultiHeadAttention(2, scale=10**20) is not None  # no whole number of 64 bits, and a float
+    assert "below 1" in refused(lambda: ml.Dropout(rate=10**20)).fix
+    assert "an integer" in refused(lambda: ml.Linear(np.longdouble(4))).fix
+    for huge in (10**20, 10**400, -(10**400)):
+        refused(lambda: ml.Linear(huge), "64 bits")
+        refused(lambda: ml.Dropout(seed=huge), "64 bits")
+        refused(lambda: ml.Linear(4, weight_shard_spec=(huge, None)), "64 bits")
+
+
+def test_names_that_are_nearly_right(backend):
+    """Typing errors, abbreviations, and ports that an option makes; what is meant works."""
+    assert refused(lambda: ml.LayerNorm(eps=1e-5), "eps").fix == "did you mean 'epsilon'?"
+    assert refused(lambda: ml.Linear(dim=4), "dim").fix == "did you mean 'dimension'?"
+    assert refused(lambda: CBackend(device_mash=(2,)), "device_mash").fix == "did you mean 'device_mesh'?"
+    assert "did you mean 'outputs'?" == refused(lambda: ml.compile(linear(), backend, output=["y"]), "output").fix
+
+    def wired(port, **options):
+        return one_block(ml.MoE(4, 8, **options), input="x", output="y", **{port: "d"})
+
+    error = refused(lambda: wired("droped").outputs, "no port 'droped'")
+    assert error.fix == "did you mean 'dropped'? Give MoE capacity_factor=1.25 for it"
+    assert "did you mean 'dropped'?" in refused(lambda: wired("droped", capacity_factor=1.25).outputs).fix
+    assert refused(lambda: wired("dropped").outputs).fix == "give MoE capacity_factor=1.25"
+    assert wired("dropped", capacity_factor=1.25).outputs == ["y", "d"]
+    assert "load_balancing_loss=True" in refused(lambda: wired("load_balancing_los").outputs).fix
 
 
 def test_keys_that_are_no_text(backend):

@@ -146,6 +146,37 @@ def test_torch(backend):
     refused(lambda: backend.array(torch.zeros((), dtype=torch.int8).expand(2**31, 2**31)), "2^62")
 
 
+def test_transforms_of_torch(backend):
+    """Inside of grad and vmap a tensor has no memory, detached or not: what the fix offers gives its values."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    t, seen = torch.tensor(X), []
+
+    def visit(x):
+        for given in (x, x.detach()):
+            fix = refused(lambda: backend.array(given), "transform of torch.func").fix
+            assert fix.startswith("pass torch.func.debug_unwrap(x)"), fix
+            value = eval(fix.removeprefix("pass "), {"torch": torch, "x": given})
+            seen.append(np.asarray(backend.array(value)))
+        listed = refused(lambda: backend.array([x])).fix
+        assert listed == "give torch.func.debug_unwrap(x) for each x in them"
+        return (x * x).sum()
+
+    for transform in (torch.func.grad(visit), torch.func.vmap(visit), torch.func.vmap(torch.func.grad(visit))):
+        transform(t)
+    torch.func.jvp(visit, (t,), (t,)), torch.func.functionalize(visit)(t)
+    torch.func.grad(visit)(t.clone().requires_grad_())
+    assert len(seen) == 12 and all(np.array_equal(values, X) for values in seen)
+
+
+def test_natural_numbers_of_evaluate(relu):
+    """evaluate takes no dtype: its fix does without one."""
+    x = np.full((2, 3), 2**63 + 2**40, np.uint64)
+    fix = refused(lambda: relu.evaluate({}, {"x": x}), "inputs['x']", "int64").fix
+    assert fix == 'give numbers below 2**63, or x.astype("float32")'
+    y = relu.evaluate({}, {"x": eval(fix.rpartition(" or ")[2])})["y"]
+    assert np.array_equal(np.asarray(y), x.astype(np.float32))
+
+
 def test_torch_writes_into_a_copy(backend):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     y = backend.array(X)
@@ -374,6 +405,11 @@ def test_names_of_tensors(tmp_path):
         refused(lambda: ml.read_safetensors(layout, None, path, {"w": "w"}), "no array of mithril")
     for entry in (3, None, ("w",), ("w", "v"), ("w", 1), ["w", True], ("w", True, False), 10**5000, b"w"):
         refused(lambda: read({"linear_0.weight": entry}), "read_safetensors", "linear_0.weight")
+    fix = refused(lambda: read({"linear_0.weight": ("w", 1)}), "x of type int", "transpose").fix
+    assert fix == 'give "w", or ("w", True) to transpose it'
+    for no in (np.False_, np.array([False])[0]):
+        assert read({"linear_0.weight": ("w", no)})["linear_0.weight"].shape == (6, 3)
+    refused(lambda: read({"linear_0.weight": ("w", np.True_)}), "transposed")
     refused(lambda: read({"linear_0.weight": "\udc80"}), "surrogate")
     refused(lambda: read(["linear_0.weight"]), "mapping")
 

@@ -1,6 +1,8 @@
 """What is hidden must not be able to speak: NaN, infinities and huge numbers in masked keys, at later positions and in padding, against float64
 sums over the pairs that see each other alone."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -217,16 +219,43 @@ def test_protection_takes_no_memory(xla, gradients):
     assert max(temporaries) < (3.5 if gradients else 2.5) * scores and temporaries[1] < 1.02 * temporaries[0]
 
 
-@support.both_engines
-@pytest.mark.parametrize("value", [2**32, -(2**33), 5, 1])
-def test_integers_of_any_size_show_a_key(engine, value):
-    """A mask of int64 whose low 32 bits are 0 hides nothing."""
-    x, results = random(2, 5, 4), []
-    for mask in (np.full((2, 5), value, np.int64), np.ones((2, 5), bool)):
-        model = ml.Model()
-        model |= ml.MultiHeadAttention(2)(input="x", mask="mask", output="y")
-        compiled = ml.compile(model, on((1,)))
-        results.append(
-            np.asarray(compiled.evaluate(compiled.get_parameters({"x": x, "mask": mask}), {"x": x, "mask": mask})["y"])
-        )
-    assert np.array_equal(*results) and np.abs(results[0]).max() > 0
+MASKS = [  # a value beside 0 and 1, the dtypes that have it, and what the error's fix makes of such a mask
+    (-1e4, "int32 int64 float16 float32 float64", lambda mask: mask == 0),
+    (-np.inf, "float16 float32 float64", lambda mask: mask == 0),
+    (-(2.0**33), "int64 float32 float64", lambda mask: mask == 0),
+    (-1e300, "float64", lambda mask: mask == 0),
+    (2, "int8 uint8 int64 float32 float64", lambda mask: mask != 0),
+    (255, "uint8 int32", lambda mask: mask != 0),
+    (2**32, "int64 uint64", lambda mask: mask != 0),  # its low 32 bits are 0
+    (1e-60, "float64", lambda mask: mask != 0),  # 0 as a float32
+    (1 + 1e-12, "float64", lambda mask: mask != 0),  # 1 as a float32
+    (1e-40, "float32 float64", lambda mask: mask != 0),
+    (np.nan, "float16 float32 float64", lambda mask: mask == 1),
+]
+
+
+@engines
+def test_masks_of_other_values(engine):
+    """They are refused as they were given, whatever their dtype, and what the fix offers is the mask that was meant."""
+    model = ml.Model()
+    model |= ml.MultiHeadAttention(2)(input="x", mask="mask", output="y")
+    compiled = ml.compile(model, on((2,)), input_shard_specs={"mask": (0, None), "x": (0, None, None)})
+    x = random(2, 5, 4)
+    shown = np.array([[1, 1, 0, 1, 1], [1, 0, 0, 0, 1]], bool)
+    params = compiled.get_parameters({"x": x, "mask": shown})
+
+    def run(mask):
+        return np.asarray(compiled.evaluate(params, {"x": x, "mask": mask})["y"])
+
+    expected = run(shown)
+    for value, dtypes, fix in MASKS:
+        for dtype in dtypes.split():
+            meant = fix(np.array([value])).item()  # whether the value shows a key
+            mask = np.where(shown == meant, value, 0 if fix(np.array([0])).item() != meant else 1).astype(dtype)
+            with pytest.raises(ml.MithrilError, match="values other than 0 and 1") as caught:
+                run(mask)
+            offered = eval(re.search("mask [=!]= [01]", caught.value.fix).group(), {"mask": mask})
+            assert np.array_equal(offered, fix(mask)) and np.array_equal(offered, shown), (value, dtype)
+            assert np.array_equal(run(offered), expected), (value, dtype)
+    for dtype in ("bool", "int8", "int64", "float16", "float32", "float64"):
+        assert np.array_equal(run(shown.astype(dtype)), expected), dtype

@@ -220,7 +220,7 @@ def test_names_of_models():
     assert model.outputs == ["relu_0.output"]
     model |= ml.Tanh()(input=ml.IOKey("relu_0.output", expose=True), output="y")
     assert model.outputs == ["relu_0.output", "y"]
-    model |= ml.Relu()(input=ml.IOKey("x", expose=True), output="z")  # an input is one already
+    model |= ml.Relu()(input="x", output="z")
     assert model.inputs == ["x"] and model.outputs == ["relu_0.output", "y", "z"]
     compiled = compile_on((2,), model)
     assert compiled.inputs == ["x"] and compiled.outputs == model.outputs
@@ -230,6 +230,72 @@ def test_names_of_models():
         model.outputs
     with pytest.raises((AttributeError, TypeError)):
         model.inputs = ["x"]
+
+
+def test_keys_of_inputs():
+    """An input can't be an output as well: the fix is to give it a second name."""
+    model = ml.Model()
+    model |= ml.Relu()(input=ml.IOKey("x", expose=True), output="y")
+    with pytest.raises(ml.MithrilError, match="'x' is to be an output, and it is an input of the model") as caught:
+        model.outputs
+    assert "Identity with input='x', output='x_out'" in caught.value.fix
+    with pytest.raises(ml.MithrilError, match="'x' is to be an output"):
+        compile_on((1,), model)
+    mended = ml.Model()
+    mended |= ml.Relu()(input="x", output="y")
+    mended |= ml.Identity()(input="x", output="x_out")
+    x = random(2, 3)
+    result = compile_on((1,), mended).evaluate({}, {"x": x})
+    close(result["x_out"], x)
+    close(result["y"], np.maximum(x, 0))
+
+
+def test_keys_of_connect():
+    for end in (0, 1):
+        model = ml.Model()
+        model |= ml.Relu()(input="x", output="h")
+        model |= ml.Tanh()(input="t", output="y")
+        names = ["h", "t"]
+        names[end] = ml.IOKey(names[end], expose=True)
+        model.connect(*names)
+        assert model.outputs == ["h", "y"]
+
+
+def test_parameters_of_a_model_that_is_cut():
+    """All parameters of a model may be given where its outputs need some; those that are no parameters may not."""
+    model = head()
+    whole, cut = compile_on((2,), model), compile_on((2,), model, outputs=["words"])
+    ids = np.arange(8, dtype=np.int32).reshape(2, 4) % VOCABULARY
+    inputs = {"ids": ids, "target": ids}
+    params = whole.get_parameters(inputs)
+    assert cut.parameters == list(cut.get_parameters({"ids": ids})) == list(cut.randomize_params({"ids": ids}))
+    assert set(cut.parameters) < set(params)
+    some = {name: params[name] for name in cut.parameters}
+    for given in (some, params):
+        result, gradients = cut.evaluate(given, {"ids": ids}, {"words": np.ones((2, 4, WIDTH), np.float32)})
+        close(result["words"], np.asarray(params["embed.weight"])[ids])
+        assert list(gradients) == cut.parameters
+    with pytest.raises(ml.MithrilError, match="no parameter 'head.weigth'"):
+        cut.evaluate({**some, "head.weigth": params["head.weight"]}, {"ids": ids})
+    with pytest.raises(ml.MithrilError, match="parameter 'embed.weight' is missing"):
+        cut.evaluate({"head.weight": params["head.weight"]}, {"ids": ids})
+
+
+def test_outputs_that_compile_was_not_told_of():
+    """With outputs= given, to expose a connection would not help: the fix is to list it."""
+    compiled = compile_on((2,), head(), outputs=["loss"])
+    ids = np.zeros((2, 4), np.int32)
+    params = compiled.get_parameters({"ids": ids, "target": ids})
+    slope = {"words": np.ones((2, 4, WIDTH), np.float32)}
+    for refused in (
+        lambda: compiled.evaluate(params, {"ids": ids, "target": ids}, slope),
+        lambda: compile_on((2,), head(), outputs=["loss"], output_shard_specs={"words": (0, None, None)}),
+    ):
+        with pytest.raises(ml.MithrilError, match="compile was told which outputs there are") as caught:
+            refused()
+        assert caught.value.fix == "add it to compile's list of outputs: outputs=[..., 'words']"
+    compiled = compile_on((2,), head(), outputs=["loss", "words"])
+    assert set(compiled.evaluate(params, {"ids": ids, "target": ids}, slope)[0]) == {"loss", "words"}
 
 
 def test_keys():

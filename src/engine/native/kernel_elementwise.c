@@ -1,4 +1,5 @@
 /* Elementwise rows: one loop over merged dimensions, runs along the innermost given to the vector functions. */
+#include "engine/fault.h"
 #include "engine/native/kernel_util.h"
 
 typedef struct {
@@ -86,14 +87,18 @@ mth_status mth__prepare_mask(mth__arena *arena, mth__call *c) { return plan_loop
 void mth__run_mask(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const mth__chunk_range r = mth__chunk_of(((const elementwise_plan *)c->plan)->total, c->chunks[0], chunk);
-    const float *x = c->in[0].data;
+    const mth__operand *x = &c->in[0];
     uint8_t *y = c->out[0].data;
-    bool other = false;
-    for (int64_t i = r.lo; i < r.hi; i++) {
-        other |= x[i] != 0 && x[i] != 1;
-        y[i] = x[i] == 1;
+    double number[256];
+    for (int64_t at = r.lo, n; at < r.hi; at += n) {
+        n = mth__min64(r.hi - at, (int64_t)(sizeof number / sizeof *number));
+        mth__dtype_convert(
+            x->dtype, (const char *)x->data + at * (int64_t)mth_dtype_size(x->dtype), MTH_FLOAT64, number, n);
+        for (int64_t i = 0; i < n; i++) {
+            if (number[i] != 0 && number[i] != 1) mth__kernel_fault(c->fault, mth__mask_fault(number[i]), 0);
+            y[at + i] = number[i] == 1;
+        }
     }
-    if (other) mth__kernel_fault(c->fault, 0, 0);
 }
 
 /* ---- dropout: the mask of an element depends on its global index alone, in the tensor of which this may be a box */

@@ -246,10 +246,9 @@ static mth_status fault_error(const mth__executable *x) {
     const mth__stream *s = &x->stream[r->at_stream];
     const mth__instr *i;
     task_name(x, r->at_stream, r->at_task, &i);
-    char value[32], where[32];
-    snprintf(value, sizeof value, "%lld", (long long)s->fault.value);
+    char where[32];
     snprintf(where, sizeof where, " on device %d", s->device);
-    dress d = {x, mth__fault_error(i->op, value, s->fault.limit, where)};
+    dress d = {x, mth__fault_error(i->op, s->fault.value, "", s->fault.limit, where)};
     d.status = mth__error_source(mth__error_operator(d.status, i->label.module), i->label.source);
     mth_status lost = mth__guard(fault_tensors, &d); /* without memory the error has fewer tensors */
     mth_error_free(lost);

@@ -141,19 +141,14 @@ void mth__hlo_mask_row(mth__hlo_call *call) {
     mth__hlo *hlo = call->hlo;
     const mth__hlo_operand *in = &call->in[0];
     const mth__shape shape = in->value.shape;
-    const unsigned all = (1u << shape.rank) - 1;
     mth__hlo_val bits = mth__hlo_line(hlo, MTH_INT32, shape, "stablehlo.bitcast_convert %s : (%s) -> %s",
-        mth__hlo_name(hlo->arena, in->value), mth__hlo_type(hlo->arena, MTH_FLOAT32, shape),
-        mth__hlo_type(hlo->arena, MTH_INT32, shape));
+        mth__hlo_name(hlo->arena, mth__hlo_convert(hlo, MTH_FLOAT32, in->value)),
+        mth__hlo_type(hlo->arena, MTH_FLOAT32, shape), mth__hlo_type(hlo->arena, MTH_INT32, shape));
     mth__hlo_val one = mth__hlo_compare(hlo, "EQ", bits, mth__hlo_splat(hlo, MTH_INT32, shape, 0x3f800000));
     mth__hlo_val zero =
         mth__hlo_binary(hlo, "or", mth__hlo_compare(hlo, "EQ", bits, mth__hlo_splat(hlo, MTH_INT32, shape, 0)),
             mth__hlo_compare(hlo, "EQ", bits, mth__hlo_splat(hlo, MTH_INT32, shape, INT32_MIN))); /* 0 and -0 */
     mth__hlo_val bad = mth__hlo_unary(hlo, "not", mth__hlo_binary(hlo, "or", one, zero));
-    if (mth__hlo_is_padded(in->part, all)) bad = mth__hlo_binary(hlo, "and", bad, mth__hlo_mask(hlo, in->part, all));
-    bad = mth__hlo_convert(
-        hlo, MTH_INT32, mth__hlo_reshape(hlo, mth__hlo_reduce(hlo, "or", bad, all, false), (mth__shape){1, {1}}));
-    mth__hlo_val pair[2] = {bad, bad};
-    PUSH(hlo->arena, hlo->check, (struct mth__hlo_check){mth__hlo_concat(hlo, 2, pair, 0), hlo->instr, 0});
+    mth__hlo_report(hlo, in->part, bad, bits, 0);
     call->out[0].value = one;
 }

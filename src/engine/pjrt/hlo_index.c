@@ -104,6 +104,19 @@ static mth__hlo_val narrow(mth__hlo *hlo, mth__hlo_val ids) {
     ids = mth__hlo_binary_scalar(hlo, "maximum", mth__hlo_binary_scalar(hlo, "minimum", ids, INT32_MAX), INT32_MIN);
     return mth__hlo_convert(hlo, MTH_INT32, ids);
 }
+void mth__hlo_report(mth__hlo *hlo, const mth__hlo_part *part, mth__hlo_val bad, mth__hlo_val value, int64_t limit) {
+    const unsigned all = (1u << value.shape.rank) - 1;
+    if (mth__hlo_is_padded(part, all)) bad = mth__hlo_binary(hlo, "and", bad, mth__hlo_mask(hlo, part, all));
+    /* One reduction finds whether a value is bad, and which. INT32_MIN stands for no bad one; INT32_MIN itself is
+       reported as INT32_MIN + 1. */
+    mth__hlo_val told = mth__hlo_binary_scalar(hlo, "maximum", value, INT32_MIN + 1),
+                 none = mth__hlo_splat(hlo, MTH_INT32, value.shape, INT32_MIN);
+    told = mth__hlo_select(hlo, bad, told, none);
+    mth__hlo_val worst = mth__hlo_reshape(hlo, mth__hlo_reduce(hlo, "maximum", told, all, false), (mth__shape){1, {1}});
+    mth__hlo_val any = mth__hlo_compare(hlo, "NE", worst, mth__hlo_splat(hlo, MTH_INT32, worst.shape, INT32_MIN));
+    mth__hlo_val pair[2] = {mth__hlo_convert(hlo, MTH_INT32, any), worst};
+    PUSH(hlo->arena, hlo->check, (struct mth__hlo_check){mth__hlo_concat(hlo, 2, pair, 0), hlo->instr, limit});
+}
 /* The operand's ids, and the run-time check that all real ones are in [0, limit). */
 static mth__hlo_val checked_ids(mth__hlo *hlo, const mth__hlo_operand *ids, int64_t limit) {
     const mth__shape shape = ids->value.shape;
@@ -112,17 +125,7 @@ static mth__hlo_val checked_ids(mth__hlo *hlo, const mth__hlo_operand *ids, int6
     if (limit <= INT32_MAX)
         bad = mth__hlo_binary(
             hlo, "or", bad, mth__hlo_compare(hlo, "GE", id, mth__hlo_splat(hlo, MTH_INT32, shape, (double)limit)));
-    const unsigned all = (1u << shape.rank) - 1;
-    if (mth__hlo_is_padded(ids->part, all)) bad = mth__hlo_binary(hlo, "and", bad, mth__hlo_mask(hlo, ids->part, all));
-    /* One reduction finds whether an id is bad, and which. INT32_MIN stands for no bad id; the id INT32_MIN itself is
-       reported as INT32_MIN + 1. */
-    mth__hlo_val told = mth__hlo_binary_scalar(hlo, "maximum", id, INT32_MIN + 1),
-                 none = mth__hlo_splat(hlo, MTH_INT32, shape, INT32_MIN);
-    told = mth__hlo_select(hlo, bad, told, none);
-    mth__hlo_val worst = mth__hlo_reshape(hlo, mth__hlo_reduce(hlo, "maximum", told, all, false), (mth__shape){1, {1}});
-    mth__hlo_val any = mth__hlo_compare(hlo, "NE", worst, mth__hlo_splat(hlo, MTH_INT32, worst.shape, INT32_MIN));
-    mth__hlo_val pair[2] = {mth__hlo_convert(hlo, MTH_INT32, any), worst};
-    PUSH(hlo->arena, hlo->check, (struct mth__hlo_check){mth__hlo_concat(hlo, 2, pair, 0), hlo->instr, limit});
+    mth__hlo_report(hlo, ids->part, bad, id, limit);
     return id;
 }
 /* x[i..., w...] where here[i...] is true, else 0. */

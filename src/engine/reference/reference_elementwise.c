@@ -1,4 +1,5 @@
 #include "base/philox.h"
+#include "engine/fault.h"
 #include "engine/reference/reference.h"
 #include <math.h>
 
@@ -99,8 +100,8 @@ mth_status mth__ref_cast(const mth__ref_call *c) {
 
 mth_status mth__ref_mask(const mth__ref_call *c) {
     FOR_EACH(at, c->out[0]->local) {
-        const double x = *mth__ref_at(c->in[0], at);
-        if (x != 0 && x != 1) return mth__ref_outside(c, c->in[0], 0, 0);
+        const double x = mth__ref_as_real(c->in[0]->dtype, *mth__ref_element_at(c->in[0], at));
+        if (x != 0 && x != 1) return mth__ref_outside(c, c->in[0], mth__mask_fault(x), 0);
         *mth__ref_integer_at(c->out[0], at) = x == 1;
     }
     return NULL;

@@ -34,8 +34,6 @@ const mth__ref_element *mth__ref_broadcast(const mth__ref_value *v, const mth__r
 mth_status mth__ref_outside(const mth__ref_call *c, const mth__ref_value *ids, int64_t id, int64_t limit) {
     char shape[256];
     mth__shape_write(shape, sizeof shape, ids->global);
-    char value[32];
-    mth__print(value, sizeof value, "%" PRId64, id);
-    mth_status s = mth__fault_error(c->op, value, limit, "");
+    mth_status s = mth__fault_error(c->op, id, "", limit, "");
     return mth__error_tensor(s, F("%s: %s %s", c->op->index_name ? "ids" : "mask", mth_dtype_name(ids->dtype), shape));
 }
