@@ -168,7 +168,7 @@ const mth__op mth__op_stop = {ROW(stop), .args = "x", .results = "y", .factors =
     .flags = MTH__MOVES | MTH__VIEW | MTH__ALIAS | MTH__FREE, LINEAR_IN_X, .any_args = 1, .infer = mth__infer_same,
     .grad = mth__grad_none, .flops = mth__flops_none, .doc = "y = x; no gradient flows through it."};
 
-BACKWARD(relu_grad, "y", "dx = dy where y > 0, else 0.");
+BACKWARD(relu_grad, "y", "dx = dy where y > 0, else 0, also where y is NaN.");
 BACKWARD(gelu_grad, "x", "dx = dy * gelu'(x).");
 BACKWARD(gelu_tanh_grad, "x", "dx = dy * gelu_tanh'(x).");
 BACKWARD(silu_grad, "x", "dx = dy * s * (1 + x * (1 - s)), s = sigmoid(x).");

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -207,6 +208,53 @@ def models_in_models(beyond):
     assert np.array_equal(ml.compile(model, BACKEND).evaluate({}, {"x": x})["y"], np.maximum(x, 0))
 
 
+def nested(model, levels):
+    for _ in range(levels):
+        outer = ml.Model()
+        outer |= model(input="input", output="output")
+        model = outer
+    return model
+
+
+@case("thread stack")
+def thread_stack(beyond):
+    """Compiles, runs, prints and proves in a thread that has no more, and beyond, in one that has. The product (700, 600) x (600, 33) is one of
+    those whose blocks lie on the stack."""
+    done = []
+
+    def work():
+        stage = one_block(ml.Relu(), input="input", output="output")
+        block = ml.Model()
+        block |= ml.MultiHeadAttention(2, causal=True, name="a")(input="input", output="h")
+        block |= ml.FeedForward(64, name="f")(input="h", output="output")
+        experts = one_block(ml.MoE(4, 16, top_k=2, name="m"), input="input", output="output")
+        pipeline = ml.Pipeline([block, nested(experts, 3)], microbatch_size=1, name="p")
+        for model, shape in (
+            (one_block(pipeline, **UNARY), (2, 70, 32)),
+            (one_block(nested(stage, 254), **UNARY), (2, 3)),
+            (one_block(ml.Linear(33), **UNARY), (700, 600)),
+        ):
+            compiled = ml.compile(model, CBackend(device_mesh=(2,)))
+            x = random(*shape)
+            params = compiled.randomize_params({"x": x}, seed=1)
+            y = compiled.evaluate(params, {"x": x})["y"]
+            compiled.evaluate(params, {"x": x}, {"y": np.ones(y.shape, np.float32)}, ["x"])
+            ml.verify_plan(compiled.program_text())
+            done.append((repr(model), repr(compiled)))
+        with pytest.raises(ml.MithrilError):
+            ml.compile(one_block(pipeline, **UNARY), BACKEND, input_shard_specs={"x": (3,)})
+        done.append(None)
+
+    before = threading.stack_size(256 << 10 + beyond)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert len(done) == 4
+
+
 @case("option lists")
 def option_lists(beyond):
     value = 0
@@ -289,7 +337,8 @@ def test_limit(name, beyond, tmp_path, request):
     if "XLA" in name or name == "axes of a split":
         request.getfixturevalue("xla")
     arguments = (beyond, tmp_path / "file") if name == "safetensors header" else (beyond,)
-    if not beyond or name in ("plans", "labels"):  # what is kept and what is shown: beyond them nothing fails
+    # what is kept, what is shown, and what must be there: beyond them nothing fails
+    if not beyond or name in ("plans", "labels", "thread stack"):
         CASES[name](*arguments)
         return
     with pytest.raises(ml.MithrilError) as caught:

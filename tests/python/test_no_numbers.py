@@ -54,6 +54,36 @@ def test_a_gradient_that_is_nan_reaches_the_whole_row(xla, engine):
     assert np.array_equal(np.asarray(slopes["x"]), np.array([[NAN, NAN], [1, 0]], np.float32), equal_nan=True)
 
 
+ODD = np.array([NAN, INF, -INF, 0.0, -0.0, 3e38, -3e38, 1e19, -1e19, 100, -100], np.float32)
+HALF = [0.5, 0.5]
+ACTIVATIONS = {  # values and slopes at ODD
+    "Relu": (ml.Relu, [NAN, INF, 0, 0, 0, 3e38, 0, 1e19, 0, 100, 0], [0, 1, 0, 0, 0] + [1, 0] * 3),
+    "Gelu": (ml.Gelu, [NAN, INF, NAN, 0, 0, 3e38, 0, 1e19, 0, 100, 0], [NAN] * 3 + HALF + [1, 0] * 3),
+    "Gelu of tanh": (
+        lambda: ml.Gelu(approximate=True),
+        [NAN, INF, NAN, 0, 0, 3e38, 0, 1e19, 0, 100, 0],
+        [NAN] * 3 + HALF + [1, 0] * 3,
+    ),
+    "Silu": (ml.Silu, [NAN, INF, NAN, 0, 0, 3e38, 0, 1e19, 0, 100, 0], [NAN] * 3 + HALF + [1, 0] * 3),
+    "Sigmoid": (ml.Sigmoid, [NAN, 1, 0] + HALF + [1, 0] * 3, [NAN, 0, 0, 0.25, 0.25] + [0] * 6),
+    "Tanh": (ml.Tanh, [NAN, 1, -1, 0, 0] + [1, -1] * 3, [NAN, 0, 0, 1, 1] + [0] * 6),
+}
+
+
+@every_engine
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_corners_of_activations(xla, engine, name):
+    module, values, slopes = ACTIVATIONS[name]
+    compiled = ml.compile(one_block(module(), input="x", output="y"), EVERY[engine](xla, (1,)))
+    y, g = compiled.evaluate({}, {"x": ODD}, {"y": np.full(ODD.shape, 2, np.float32)}, ["x"])
+    assert np.allclose(y["y"], values, rtol=1e-6, atol=1e-30, equal_nan=True)
+    assert np.allclose(g["x"], 2 * np.array(slopes), rtol=1e-6, atol=1e-30, equal_nan=True)
+    if name == "Relu":  # what arrives where the output is not above 0 is not looked at
+        for seed in (NAN, INF):
+            g = compiled.evaluate({}, {"x": ODD}, {"y": np.full(ODD.shape, seed, np.float32)}, ["x"])[1]
+            assert np.array_equal(g["x"], np.where(slopes, seed, 0), equal_nan=True)
+
+
 def routed(scores, k, capacity):
     """Choices that find no room: the largest scores first, NaN before them all, ties to the lower index."""
     taken, dropped = [0] * scores.shape[1], 0

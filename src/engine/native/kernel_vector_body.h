@@ -121,7 +121,9 @@ INLINE V N(gelu_gate)(V x) {
 }
 INLINE V N(gelu_slope)(V x) { return FMA(x * 0.398942280401432678f, N(exp_v)(x * x * -0.5f), N(cdf)(x)); }
 INLINE V N(gelu_tanh_slope)(V x) {
-    V s = N(gelu_gate)(x), du = FMA(x * x, N(set)(6 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f));
+    V z = x * x; /* which may overflow where s is 0 or 1 long since, and 0 * inf is NaN */
+    z = N(choose)(z < 1e30f, z, N(set)(1e30f));
+    V s = N(gelu_gate)(x), du = FMA(z, N(set)(6 * 0.797884560802865f * 0.044715f), N(set)(2 * 0.797884560802865f));
     return FMA(x * s * (1.0f - s), du, s);
 }
 INLINE V N(silu_slope)(V x) {

@@ -55,7 +55,9 @@ mth__hlo_val mth__hlo_activation_grad(mth__hlo *hlo, const char *name, mth__hlo_
         mth__hlo_val bell = mth__hlo_unary(hlo, "exponential", scaled(hlo, times(hlo, x, x), -0.5));
         slope = mth__hlo_binary(hlo, "add", normal_cdf(hlo, x), times(hlo, scaled(hlo, x, 0.5 * SQRT_2_PI), bell));
     } else if (!strcmp(name, "gelu_tanh")) { /* s + x * s * (1 - s) * (2 u)' */
-        mth__hlo_val square = times(hlo, x, x), s = tanh_gate(hlo, x, square);
+        /* The square may overflow where s is 0 or 1 long since, and 0 * inf is NaN. */
+        mth__hlo_val square = mth__hlo_binary_scalar(hlo, "minimum", times(hlo, x, x), 1e30),
+                     s = tanh_gate(hlo, x, square);
         mth__hlo_val inner = shifted(hlo, scaled(hlo, square, 6 * SQRT_2_PI * 0.044715), 2 * SQRT_2_PI);
         slope = mth__hlo_binary(hlo, "add", s, times(hlo, times(hlo, times(hlo, x, s), one_minus(hlo, s)), inner));
     } else { /* silu: s * (1 + x * (1 - s)) */
