@@ -17,9 +17,11 @@
  * and of all together:
  *   channels  (verify_channels.c) exactly the roles that must take part do, once, with what the channel carries; the
  *             waiting among roles and streams has no cycle
- *   moves     (verify_moves.c) what the first device of each role takes in a transfer, a broadcast or by a named
- *             algorithm lies in what its peers hold and in its own memory; where that is one round of copies it has as
- *             many elements as the result
+ *   cuts      (verify_cuts.c) in each dimension that a channel changes, the parts of the finer side fill those of the
+ *             coarser one without overlap, on every device; in the others all of a group hold the same
+ *   moves     (verify_moves.c) what the first device of each role takes by a channel lies in what its peers hold and in
+ *             its own memory, and arrives where the same element of the tensor belongs; of a direct channel the copies
+ *             have as many elements as the result, and each peer's term is added once
  *   templates (collective_verify.c) the steps of each algorithm that the plan uses, for its number of ranks, leave on
  *             every rank what the collective promises, and no round reads what it overwrites
  *
@@ -35,7 +37,8 @@
  *
  * Sizes are numbers below 2^62 or refused: no product or sum of those that a text says wraps. Time is about linear in
  * the text and the devices of its placements. Where devices must be looked at one by one, because an uneven split is
- * nested or a part is kept across placements, more than MTH__MOST_LOOKS looks are refused. Each template is proved
+ * nested or a part is kept across placements, and single parts of splits, more than MTH__MOST_LOOKS looks are refused.
+ * Moves beyond the first MTH__MOST_MOVES rest on the cuts and the templates alone. Each template is proved
  * once; what would take more than MOST_STEPS steps together, or one more than MOST_SET_BYTES, is refused by name:
  * rings of more than some 1600 ranks. Nothing is taken as proved. */
 #include "emit/verify.h"

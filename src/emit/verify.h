@@ -22,15 +22,18 @@ typedef struct {
     int role, low[MTH__AXES], high[MTH__AXES];
 } mth__reach;
 
-enum { MTH__MOST_LOOKS = 1 << 24 }; /* at single devices, of all that verifying one plan takes */
+/* At single devices and single parts, of all that verifying one plan takes; and moves. */
+enum { MTH__MOST_LOOKS = 1 << 24, MTH__MOST_MOVES = 1 << 21 };
 
 typedef struct {
     mth__arena *arena;
     bool global; /* the program for a partitioner (global_verify.c) */
     const mth__program *program;
     const mth__role *role;
-    int number;    /* of the role at hand */
-    int64_t looks; /* at single devices, so far */
+    int number;                   /* of the role at hand */
+    int64_t looks;                /* at single devices and single parts, so far */
+    int64_t moves;                /* looked at, so far */
+    struct mth__known_cuts *cuts; /* pairs of splits that are proved; verify_cuts.c */
     /* by channel: the SEND or what is started that is open, and on which role; -1: none */
     int *opened_by, *opened_role;
     int *begun; /* by value of the role: what is started, of no channel, and brings it first; -1: none, or waited for */

@@ -2,6 +2,7 @@
  * bytes against formulas; what is sent is what is received. */
 #include "emit/traffic.h"
 #include "emit/verify_moves.h"
+#include "pick.h"
 #include "plans.h"
 #include <math.h>
 #include <string.h>
@@ -204,17 +205,19 @@ GUARDED(mutants_come_out_wrong) {
         }
 }
 
-/* What the verifier says of moves: the right ones pass, those that leave a memory or fill too little do not. */
+/* What the verifier says of moves: the right ones pass; those that leave a memory, bring other elements than belong
+ * there, fill too little or reduce a term too few do not. */
 GUARDED(the_verifier_knows_good_moves) {
-    int64_t looked = 0;
+    int64_t looked = 0, astray = 0, terms = 0;
     EACH_CASE(x) {
         mth__channel_part *part = parts_of(&x);
         for (int d = 0; d < GROUPS * x.n; d++) CHECK_STATUS(mth__verify_device_moves(&x.channel, d, &part[d]));
         if (!part[1].count) continue;
         mth__channel_move *move = NEW_ARRAY(a, mth__channel_move, part[1].count), *last = &move[part[1].count - 1];
         memcpy(move, part[1].move, (size_t)part[1].count * sizeof *move);
-        const mth__channel_part spoilt = {part[1].rounds, part[1].count, move};
+        mth__channel_part spoilt = {part[1].rounds, part[1].count, move};
         const mth__channel_move good = *last;
+        const bool direct = x.channel.algorithm == MTH__DIRECT;
 #define REFUSED_WITH(words) CHECK_FAILS(mth__verify_device_moves(&x.channel, 1, &spoilt), MTH_ERROR_INTERNAL, words)
         last->copy.from = -1;
         REFUSED_WITH("does not hold");
@@ -228,12 +231,138 @@ GUARDED(the_verifier_knows_good_moves) {
         last->round = part[1].rounds;
         REFUSED_WITH("is in round");
         *last = good;
-        last->copy.size[0]--;
-        if (x.channel.algorithm == MTH__DIRECT && x.channel.kind >= MTH__ALL_TO_ALL && last->copy.size[0])
-            REFUSED_WITH("its result has");
+        /* one element less of it, shifted on one side: all inside of both memories, and in the wrong place */
+        const int rank = last->copy.rank;
+        if (rank && last->copy.size[rank - 1] > 1 &&
+            (x.channel.kind != MTH__ALL_TO_ALL || (last->from != MTH__MOVE_SCRATCH && last->to != MTH__MOVE_SCRATCH))) {
+            last->copy.size[rank - 1]--;
+            last->copy.from += last->copy.from_stride[rank - 1];
+            REFUSED_WITH("other elements");
+            astray++;
+        }
+        *last = good;
+        if (rank) last->copy.size[0]--;
+        if (direct && rank && last->copy.size[0]) REFUSED_WITH(last->reduce ? "reduces" : "its result has");
+        *last = good;
+        for (int i = 0; direct && i < part[1].count; i++)
+            if (move[i].reduce) {
+                move[i].reduce = false;
+                REFUSED_WITH("its result has");
+                move[i].reduce = true;
+                const int peer = move[i].peer_rank; /* twice the same peer's, in place of another's */
+                const mth__channel_move kept = move[i];
+                if (i + 1 < part[1].count && move[i + 1].reduce) {
+                    move[i] = move[i + 1];
+                    CHECK(move[i].peer_rank != peer);
+                    REFUSED_WITH("reduces");
+                    move[i] = kept;
+                    terms++;
+                }
+            }
+        if (!direct) continue;
+        spoilt.count--;
+        REFUSED_WITH(last->reduce ? "reduces" : "its result has");
         looked++;
     }
-    CHECK(looked > 300);
+    CHECK(looked > 100 && astray > 200 && terms > 50);
+}
+
+/* ---------------------------------------------------------------- cuts */
+/* Does each element of a coarse part lie in one part of its group, and in no other, and no part of a group exceed the
+ * first? By counting. */
+static bool fills_by_counting(int64_t n, const mth__split *coarse, const mth__split *fine, const mth__placement *on) {
+    mth__sharding one = {.on = on, .dim = {*coarse}}, other = {.on = on, .dim = {*fine}};
+    const mth__shape line = {1, {n}};
+    unsigned outer = 0, inner = 0;
+    for (int i = 0; i < coarse->naxes; i++) outer |= 1u << coarse->axis[i];
+    for (int i = 0; i < fine->naxes; i++) inner |= 1u << fine->axis[i];
+    for (int r = 0; r < on->count; r++) {
+        int at[MTH__AXES], to[MTH__AXES], times[64] = {0};
+        int64_t start[MTH__RANK], step[MTH__RANK], first = -1;
+        const int64_t held = mth__local_shape(line, &one, r, start, step).dim[0];
+        for (int64_t i = 0; i < held; i++) times[start[0] + i * step[0]]--;
+        mth__placement_coordinates(on, r, at);
+        for (int k = 0; k < on->count; k++) {
+            bool of_group = true;
+            mth__placement_coordinates(on, k, to);
+            for (int axis = 0; axis < on->naxes; axis++)
+                of_group &= !(inner >> axis & 1) || (outer >> axis & 1) ? to[axis] == at[axis] : true;
+            if (!of_group) continue;
+            const int64_t size = mth__local_shape(line, &other, k, start, step).dim[0];
+            for (int64_t i = 0; i < size; i++) times[start[0] + i * step[0]]++;
+            if (first < 0) first = size;
+            if (size > first) return false;
+        }
+        for (int64_t i = 0; i < n; i++)
+            if (times[i]) return false;
+    }
+    return true;
+}
+
+static mth__split some_split(unsigned *axes) {
+    mth__split split = {0};
+    for (int count = (int)(pick(4)); count > 0; count--) {
+        const int axis = (int)pick(3);
+        if (*axes >> axis & 1) continue;
+        *axes |= 1u << axis;
+        split.axis[split.naxes++] = (int8_t)axis;
+    }
+    split.grain = split.naxes && pick(3) == 0 ? (int32_t)(1 + pick(4)) : 0;
+    split.cyclic = split.naxes == 1 && !split.grain && pick(4) == 0;
+    return split;
+}
+
+/* Splits at random, most of which do not fit: never is one passed that does not fill, and of those that the check of
+ * channels lets through all that fill are passed. */
+GUARDED(cuts_that_pass_fill_each_part) {
+    int passed = 0, spilt = 0, checked = 0;
+    for (unsigned seed = 1; seed <= 6000; seed++) {
+        unsigned axes = 0;
+        state = seed;
+        const int64_t n = (int64_t)pick(30) + 1;
+        const mth__placement *on = mth__place_whole(MESH(a, 2, 3, 2));
+        mth__split coarse = some_split(&axes), fine = coarse;
+        axes = 0;
+        if (pick(3)) { /* further, along one axis more */
+            for (int i = 0; i < fine.naxes; i++) axes |= 1u << fine.axis[i];
+            const int axis = (int)pick(3);
+            if (!(axes >> axis & 1)) fine.axis[fine.naxes++] = (int8_t)axis;
+            if (pick(2)) fine.grain = (int32_t)pick(4);
+        } else {
+            fine = some_split(&axes);
+        }
+        mth__channel c = {.kind = MTH__ALL_GATHER, .dtype = MTH_FLOAT32, .shape = {1, {n}}, .label = "case"};
+        c.from = (mth__sharding){.on = on, .dim = {fine}};
+        c.to = (mth__sharding){.on = on, .dim = {coarse}};
+        if (mth__split_equal(&coarse, &fine)) continue;
+        mth_status refused = mth__verify_cuts(&(mth__verification){.arena = a}, &c);
+        const bool fills = fills_by_counting(n, &coarse, &fine, on);
+        if (!refused) CHECK(fills);
+        for (int i = coarse.naxes; i < fine.naxes; i++) c.axes |= (uint8_t)(1u << fine.axis[i]);
+        mth_status unfit = mth__channel_check(&c);
+        if (!unfit) CHECK(!refused && fills);
+        passed += !refused;
+        spilt += !fills;
+        checked += !unfit;
+        mth_error_free(refused);
+        mth_error_free(unfit);
+    }
+    CHECK(passed > 500 && spilt > 500 && checked > 300);
+}
+
+/* A channel whose sides do not fit is refused by name; the right ones are not. */
+GUARDED(cuts_of_channels) {
+    EACH_CASE(x) {
+        CHECK_STATUS(mth__verify_cuts(&(mth__verification){.arena = a}, &x.channel));
+        mth__channel spoilt = x.channel;
+        const bool gathers = x.channel.kind == MTH__ALL_GATHER;
+        if (!gathers && x.channel.kind != MTH__REDUCE_SCATTER) continue;
+        mth__split *coarse = gathers ? &spoilt.to.dim[1] : &spoilt.from.dim[1];
+        *coarse = (mth__split){.naxes = 1, .axis = {0}};
+        CHECK_FAILS(mth__verify_cuts(&(mth__verification){.arena = a}, &spoilt), MTH_ERROR_VALUE, "along dimension 1");
+        *coarse = gathers ? spoilt.from.dim[1] : spoilt.to.dim[1];
+        CHECK_FAILS(mth__verify_cuts(&(mth__verification){.arena = a}, &spoilt), MTH_ERROR_INTERNAL, "on both sides");
+    }
 }
 
 /* ---------------------------------------------------------------- bytes */
