@@ -1,5 +1,6 @@
 /* The plans of a compiled model: found in its cache or made, one thread at a time. */
 #include "plan_cache.h"
+#include "observe/report.h"
 #include <string.h>
 
 mth_status mth__lock(mth_compiled *c) {
@@ -64,10 +65,43 @@ static void forget_old_plans(mth_compiled *c) {
     }
 }
 
+/* Of a plan that is loaded, where the engine allocates by itself. */
+static mth_status plan_memory(const mth_compiled *c, const mth__plan *plan, mth_memory_usage *device) {
+    const mth__engine_vtable *vtable = c->backend->vtable;
+    const size_t devices = (size_t)c->backend->devices.mesh->count;
+    if (!vtable->traits.allocates) return mth__report_memory(plan->program, vtable->traits.pads, NULL, NULL, device);
+    int64_t *working = mth__calloc(2 * devices, sizeof *working), *moving = working + devices;
+    mth_status s = working ? vtable->usage(plan->executable, working, moving) : mth__lacks_memory("a report", 0);
+    if (!s) s = mth__report_memory(plan->program, vtable->traits.pads, working, moving, device);
+    mth__free(working);
+    return s;
+}
+
+/* Compiles what a run compiles anyway. */
+static mth_status check_use(const mth_compiled *c, const mth__plan *plan) {
+    const size_t devices = (size_t)c->backend->devices.mesh->count;
+    mth_memory_usage *usage = mth__calloc(devices, sizeof *usage);
+    mth_status s = usage ? plan_memory(c, plan, usage) : mth__lacks_memory("a report", 0);
+    if (!s) s = mth__check_capacity(c->backend, usage);
+    mth__free(usage);
+    return s;
+}
+
 mth_status mth__load_plan(mth_compiled *c, mth__plan *plan) {
-    return plan->executable
-        ? NULL
-        : c->backend->vtable->load(c->backend->devices.engine, plan->program, plan->global, &plan->executable);
+    if (plan->executable) return NULL;
+    const mth__engine_vtable *vtable = c->backend->vtable;
+    TRY(vtable->load(c->backend->devices.engine, plan->program, plan->global, &plan->executable));
+    if (!vtable->traits.allocates || c->backend->devices.mesh->model->device_memory == INT64_MAX) return NULL;
+    mth_status s = check_use(c, plan);
+    if (!s) return NULL;
+    vtable->unload(plan->executable);
+    plan->executable = NULL;
+    return s;
+}
+
+mth_status mth__plan_memory(mth_compiled *c, mth__plan *plan, mth_memory_usage *device) {
+    if (c->backend->vtable->traits.allocates) TRY(mth__load_plan(c, plan));
+    return plan_memory(c, plan, device);
 }
 
 mth_status mth__plan_for(mth_compiled *c, const mth__request *request, bool load, mth__plan **out) {

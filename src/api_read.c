@@ -87,26 +87,13 @@ static mth_status check_room(const mth_compiled *c, const void *device, size_t d
         : FAIL(MTH_ERROR_VALUE, F("room for %zu devices, the mesh has %d", devices, n), F("give room for %d", n));
 }
 
-/* Of an engine that allocates by itself, what its compiler says: the plan is loaded and compiled for it. */
-static mth_status report_memory(mth_compiled *c, mth__plan *plan, mth_memory_usage *device) {
-    const mth__engine_vtable *vtable = c->backend->vtable;
-    const size_t devices = (size_t)c->backend->devices.mesh->count;
-    if (!vtable->usage) return mth__report_memory(plan->program, vtable->traits.pads, NULL, NULL, device);
-    TRY(mth__load_plan(c, plan));
-    int64_t *working = mth__calloc(2 * devices, sizeof *working), *moving = working + devices;
-    mth_status s = working ? vtable->usage(plan->executable, working, moving) : mth__lacks_memory("a report", 0);
-    if (!s) s = mth__report_memory(plan->program, vtable->traits.pads, working, moving, device);
-    mth__free(working);
-    return s;
-}
-
 mth_status mth_get_memory_usage(
     mth_compiled *c, const mth_named *input, size_t count, mth_memory_usage *device, size_t devices) {
     mth__plan *plan;
     TRY(mth__lock(c));
     mth_status s = mth__forward_plan(c, input, count, &plan);
     if (!s) s = check_room(c, device, devices);
-    if (!s) s = report_memory(c, plan, device);
+    if (!s) s = mth__plan_memory(c, plan, device);
     return mth__unlock(c, s);
 }
 

@@ -121,15 +121,9 @@ static mth_status program(planning *p) {
     p->plan->global = p->global;
     return p->global ? b->vtable->check_global(p->global) : NULL;
 }
-/* A plan that no device of the machine could hold is refused before anything runs. */
-static mth_status check_capacity(const planning *p) {
-    const mth_backend *b = p->compiled->backend;
+mth_status mth__check_capacity(const mth_backend *b, const mth_memory_usage *usage) {
     const mth__device_model *model = b->devices.mesh->model;
-    if (model->device_memory == INT64_MAX) return NULL;
-    const int devices = b->devices.mesh->count;
-    mth_memory_usage *usage = NEW_ARRAY(p->plan->arena, mth_memory_usage, devices);
-    TRY(mth__report_memory(p->plan->program, b->vtable->traits.pads, NULL, NULL, usage));
-    for (int d = 0; d < devices; d++)
+    for (int d = 0; d < b->devices.mesh->count; d++)
         if (usage[d].total > model->device_memory)
             return FAIL(MTH_ERROR_MEMORY,
                 F("device %d needs %lld bytes, and one of the machine '%s' has %lld", d, (long long)usage[d].total,
@@ -137,6 +131,18 @@ static mth_status check_capacity(const planning *p) {
                 F("split the model over more devices, try memory_optimization=True or smaller batches, or name a "
                   "machine with more memory"));
     return NULL;
+}
+/* A plan that no device of the machine could hold is refused before anything runs. Of an engine that allocates by
+ * itself entries and exits alone are known here: mth__load_plan asks it for the rest. */
+static mth_status check_capacity(const planning *p) {
+    const mth_backend *b = p->compiled->backend;
+    if (b->devices.mesh->model->device_memory == INT64_MAX) return NULL;
+    const int devices = b->devices.mesh->count;
+    const bool slabs = !b->vtable->traits.allocates;
+    mth_memory_usage *usage = NEW_ARRAY(p->plan->arena, mth_memory_usage, devices);
+    const int64_t *none = NEW_ARRAY(p->plan->arena, int64_t, devices);
+    TRY(mth__report_memory(p->plan->program, b->vtable->traits.pads, slabs ? NULL : none, slabs ? NULL : none, usage));
+    return mth__check_capacity(b, usage);
 }
 static mth_status memory(planning *p) {
     TRY(mth__emit_memory(p->plan->program, p->compiled->backend->vtable->traits.least_lent));

@@ -69,6 +69,9 @@ extern const mth__opt mth__compile_options[];
 /* UNSUPPORTED where the engine has no kernel for a node; the error's fix is tried on the node before it is told. */
 mth_status mth__check_kernels(const mth__graph *, const mth__engine_vtable *);
 
+/* MEMORY where a device needs more than one of the machine has. */
+mth_status mth__check_capacity(const mth_backend *, const mth_memory_usage *by_device);
+
 /* Runs the pipeline of passes for one request. Called with the backend's lock held, inside a guard. */
 mth_status mth__compile_plan(const mth_compiled *, const mth__request *, mth__plan **out);
 #endif

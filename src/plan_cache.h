@@ -10,7 +10,10 @@ mth_status mth__unlock(mth_compiled *, mth_status s);
 mth_status mth__plan_for(mth_compiled *, const mth__request *, bool load, mth__plan **out);
 /* The plan for the inputs (or the last ones): the last used where its inputs are the same, else a forward plan. */
 mth_status mth__forward_plan(mth_compiled *, const mth_named *input, size_t count, mth__plan **out);
+/* Makes its executable, where there is none; refuses what the engine will use more memory for than devices have. */
 mth_status mth__load_plan(mth_compiled *, mth__plan *);
+/* By device, what a run allocates: by the plan or, of an engine that allocates by itself, as its compiler says. */
+mth_status mth__plan_memory(mth_compiled *, mth__plan *, mth_memory_usage *device);
 void mth__plan_free(mth_compiled *, mth__plan *);
 /* The request for these inputs, in the model's order; what is missing or too much is left to expand's errors. */
 mth_status mth__request_for(mth_compiled *, const mth_named *input, size_t count, mth__request *);

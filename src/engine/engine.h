@@ -29,7 +29,7 @@ typedef struct {
 /* What plans must know of an engine. What its devices can do stands in the mesh's model (base/machine.h). */
 typedef struct {
     int streams;    /* those of emit/program.h that it has: 1 computes, 2 also communicates beside, 3 also copies */
-    bool allocates; /* results lie where the engine wants: the plan's slab is an estimate */
+    bool allocates; /* results lie where the engine wants: usage tells what they take, and the slabs are an estimate */
     /* Exits are memory from the start of a run, where the plan may keep activations of at least so many bytes; 0: they
        are not. */
     int64_t least_lent;
@@ -70,8 +70,8 @@ typedef struct {
     mth_status (*stablehlo)(mth__executable *, mth__text *); /* NULL: the engine has none */
     /* what a compiler behind the engine made of the program; NULL: there is none */
     mth_status (*explain)(mth__executable *, mth__text *);
-    /* For an engine that allocates by itself: bytes that a run takes of each device besides entries and exits, working
-       on values and moving them; -1 where it can't tell. Compiles what it must. NULL: the program's slabs say it. */
+    /* Of an engine with traits.allocates: bytes that a run takes of each device besides entries and exits, working on
+       values and moving them; -1 where it can't tell. Compiles what it must. NULL where slabs are allocated. */
     mth_status (*usage)(mth__executable *, int64_t *working, int64_t *moving);
 } mth__engine_vtable;
 

@@ -64,6 +64,25 @@ def test_a_plan_that_no_device_holds_is_refused(tmp_path):
     assert plan(machine=str(file)) == plan()
 
 
+@pytest.mark.parametrize("engine", ["native", "xla"], indirect=True)
+def test_a_plan_is_measured_by_what_its_engine_uses(engine, tmp_path):
+    """With a byte less than the engine reports it is refused, by name and with the same figure; with as many it runs."""
+    x = {"x": np.arange(8 * 64, dtype=np.float32).reshape(8, 64) / 512}
+    free = ml.compile(model(), engine(device_mesh=(4,)))
+    needs = max(of["total"] for of in free.get_memory_usage(inputs=x))
+    file = tmp_path / "small.txt"
+
+    def run(device_memory):
+        file.write_text(FIGURES + f"device_memory {device_memory}\n")
+        compiled = ml.compile(model(), engine(device_mesh=(4,), machine=str(file)))
+        return np.asarray(compiled.evaluate(compiled.get_parameters(x), x)["y"])
+
+    want = free.evaluate(free.get_parameters(x), x)["y"]
+    np.testing.assert_array_equal(run(needs), np.asarray(want))
+    with pytest.raises(MemoryError, match=rf"device \d needs {needs} bytes.* has {needs - 1}\n"):
+        run(needs - 1)
+
+
 def test_slower_links_make_another_plan(tmp_path):
     """Sequence parallelism pays where the links of the group are slow beside the rest, by the cost model alone."""
     fast, slow = tmp_path / "fast.txt", tmp_path / "slow.txt"
