@@ -23,7 +23,7 @@ typedef struct {
 } mth__reach;
 
 /* At single devices and single parts, of all that verifying one plan takes; and moves. */
-enum { MTH__MOST_LOOKS = 1 << 24, MTH__MOST_MOVES = 1 << 21 };
+enum { MTH__MOST_LOOKS = 1 << 24, MTH__MOST_MOVE_LOOKS = 1 << 21 };
 
 typedef struct {
     mth__arena *arena;

@@ -1,9 +1,9 @@
 /* Moves: what a device takes by the moves of a channel lies inside what its peers hold and arrives inside its own
  * memory; each element arrives where the device holds that same element of the tensor; and of a direct channel the
  * copies fill the result, and each peer's term is added once. That is looked at on the first device of each role, for
- * the first MTH__MOST_MOVES moves of a plan: devices that have a role each would have as many as devices squared. For
- * all devices it follows from the cuts of the channel (verify_cuts.c) and, of named algorithms, from the proof of their
- * templates. */
+ * the first MTH__MOST_MOVE_LOOKS moves of a plan: devices that have a role each would have as many as devices squared.
+ * For all devices it follows from the cuts of the channel (verify_cuts.c) and, of named algorithms, from the proof of
+ * their templates. */
 #include "emit/verify_moves.h"
 #include "emit/channels_alike.h"
 
@@ -130,7 +130,7 @@ static mth_status check_kind(mth__verification *proof, const mth__channel *chann
     mth__templates templates = {.arena = arena};
     const mth__placement *on = channel->to.on;
     for (size_t r = 0; r < program->role.n; r++) seen[r] = false;
-    for (int i = 0; i < on->count && proof->moves < MTH__MOST_MOVES; i++) {
+    for (int i = 0; i < on->count && proof->moves < MTH__MOST_MOVE_LOOKS; i++) {
         const int role = program->role_of[on->device[i]];
         if (role < 0 || seen[role]) continue;
         seen[role] = true;

@@ -5,7 +5,7 @@
  * them, and abort the process when the last one waits for a partner that finds none: so few such modules are under way
  * at a time, and runs of an engine exclude each other. They launch modules of several devices from that pool too, where
  * a launch holds its thread while 32 executions of its device are under way: so far fewer are when such a module is
- *   launched. */
+ * launched. */
 #include "engine/fault.h"
 #include "engine/pjrt/pjrt_job.h"
 #include <stdio.h>
@@ -153,8 +153,6 @@ static mth_status keep_first(mth_status first, mth_status next) {
     return first;
 }
 
-/* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it.
- */
 /* From the launch of a module until its end was awaited on the device, which may be later than it came. Of another role
  * than the segment's first, and of XLA's own partitioning, the instructions' numbers aren't known. */
 static void record(const mth__executable *executable, const mth__job *job, int device) {
@@ -170,6 +168,8 @@ static void record(const mth__executable *executable, const mth__job *job, int d
     mth__record(executable->recorder, &event);
 }
 
+/* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it.
+ */
 static mth_status finish_job(mth__executable *executable, mth__job *job, mth_status status) {
     if (!job->segment) return mth__hop_finish(executable, job, status);
     int count;
