@@ -256,7 +256,7 @@ MTH_API MTH_MUST_USE mth_status mth_backend_create(
 MTH_API void mth_backend_free(mth_backend *); /* arrays and compiled models keep what they need of it */
 MTH_API int mth_backend_get_mesh(const mth_backend *, int64_t dim[4]); /* number of mesh axes */
 MTH_API int64_t mth_backend_get_device_count(const mth_backend *);
-/* engine, devices, threads, options */
+/* engine, devices, threads, options, and the machine whose figures plans assume */
 MTH_API MTH_MUST_USE mth_status mth_backend_describe(const mth_backend *, char **out);
 /* one option a line: "name: type = default: text"; NULL: no such engine */
 MTH_API const char *mth_backend_option_doc(const char *engine);
