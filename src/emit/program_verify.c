@@ -38,7 +38,7 @@
  * Sizes are numbers below 2^62 or refused: no product or sum of those that a text says wraps. Time is about linear in
  * the text and the devices of its placements. Where devices must be looked at one by one, because an uneven split is
  * nested or a part is kept across placements, and single parts of splits, more than MTH__MOST_LOOKS looks are refused.
- * Moves beyond the first MTH__MOST_MOVE_LOOKS rest on the cuts and the templates alone. Each template is proved
+ * Moves of direct collectives beyond the first MTH__MOST_MOVE_LOOKS rest on the cuts alone. Each template is proved
  * once; what would take more than MOST_STEPS steps together, or one more than MOST_SET_BYTES, is refused by name:
  * rings of more than some 1600 ranks. Nothing is taken as proved. */
 #include "emit/verify.h"

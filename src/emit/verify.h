@@ -22,8 +22,8 @@ typedef struct {
     int role, low[MTH__AXES], high[MTH__AXES];
 } mth__reach;
 
-/* At single devices and single parts, of all that verifying one plan takes; and moves. */
-enum { MTH__MOST_LOOKS = 1 << 24, MTH__MOST_MOVE_LOOKS = 1 << 21 };
+/* At single devices and single parts, of all that verifying one plan takes; and at moves of direct collectives. */
+enum { MTH__MOST_LOOKS = 1 << 24, MTH__MOST_MOVE_LOOKS = 1 << 18 };
 
 typedef struct {
     mth__arena *arena;
@@ -32,7 +32,7 @@ typedef struct {
     const mth__role *role;
     int number;                   /* of the role at hand */
     int64_t looks;                /* at single devices and single parts, so far */
-    int64_t moves;                /* looked at, so far */
+    int64_t moves;                /* of direct collectives that were looked at, so far */
     struct mth__known_cuts *cuts; /* pairs of splits that are proved; verify_cuts.c */
     /* by channel: the SEND or what is started that is open, and on which role; -1: none */
     int *opened_by, *opened_role;

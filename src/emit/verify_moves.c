@@ -1,9 +1,9 @@
 /* Moves: what a device takes by the moves of a channel lies inside what its peers hold and arrives inside its own
  * memory; each element arrives where the device holds that same element of the tensor; and of a direct channel the
- * copies fill the result, and each peer's term is added once. That is looked at on the first device of each role, for
- * the first MTH__MOST_MOVE_LOOKS moves of a plan: devices that have a role each would have as many as devices squared.
- * For all devices it follows from the cuts of the channel (verify_cuts.c) and, of named algorithms, from the proof of
- * their templates. */
+ * copies fill the result, and each peer's term is added once. That is looked at on the first device of each role, but
+ * of direct collectives for no more than MTH__MOST_MOVE_LOOKS moves of a plan: devices that have a role each would have
+ * as many as devices squared. For all devices it follows from the cuts of the channel (verify_cuts.c) and, of named
+ * algorithms, from the proof of their templates. */
 #include "emit/verify_moves.h"
 #include "emit/channels_alike.h"
 
@@ -123,21 +123,28 @@ mth_status mth__verify_device_moves(const mth__channel *channel, int device, con
 }
 
 /* ---------------------------------------------------------------- all channels */
-/* On the first device of each role, until enough moves were looked at. */
+/* How many moves a device has by a direct collective. */
+static int64_t direct_moves(const mth__channel *channel) {
+    if (channel->kind >= MTH__BROADCAST || channel->algorithm != MTH__DIRECT) return 0;
+    return (int64_t)mth__channel_size(channel) * (channel->kind == MTH__ALL_REDUCE ? 2 : 1);
+}
+
+/* On the first device of each role; by direct collectives until enough moves were looked at. */
 static mth_status check_kind(mth__verification *proof, const mth__channel *channel, bool *seen) {
     const mth__program *program = proof->program;
     mth__arena *arena = mth__arena_new();
     mth__templates templates = {.arena = arena};
     const mth__placement *on = channel->to.on;
     for (size_t r = 0; r < program->role.n; r++) seen[r] = false;
-    for (int i = 0; i < on->count && proof->moves < MTH__MOST_MOVE_LOOKS; i++) {
+    const int64_t moves = direct_moves(channel);
+    for (int i = 0; i < on->count && proof->moves + moves <= MTH__MOST_MOVE_LOOKS; i++) {
         const int role = program->role_of[on->device[i]];
         if (role < 0 || seen[role]) continue;
         seen[role] = true;
         mth__channel_part part;
         TRY(mth__channel_moves(arena, &templates, channel, on->device[i], &part));
         TRY(mth__verify_device_moves(channel, on->device[i], &part));
-        proof->moves += part.count;
+        proof->moves += moves;
     }
     mth__arena_free(arena);
     return mth__stop_check();
