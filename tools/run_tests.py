@@ -1,5 +1,5 @@
-"""Runs the suites asked for, side by side. Its last lines: what was skipped and why, what failed and the command that runs it alone, and the
-sum of all suites, "N passed, N failed, N skipped"."""
+"""Runs the suites asked for, side by side. Its last lines: what was skipped and why, the end of what failing suites printed, what failed and
+the command that runs it alone, and the sum of all suites, "N passed, N failed, N skipped"."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ THREADED = r"test_(api|native|pjrt_record|pjrt_run|program|property|threads|walk
 NUMBERS = r"test_hlo\w*"
 SANITIZED = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
 NO_PLUGIN = {"MITHRIL_PJRT_PLUGIN_CPU": ""}
+ENDING = 40  # lines of a failing suite that are printed again at the end, where a log that is cut still has them
 NOTHING_CHOSEN = 5  # pytest's exit status where no test has the name asked for
 
 
@@ -41,7 +42,7 @@ class Suite:
             environment or {},
             priority,
         )
-        self.counts, self.skips, self.failures = Counter(), [], []
+        self.counts, self.skips, self.failures, self.ending = Counter(), [], [], ""
 
     def run(self):
         everything = {**os.environ, **self.environment}
@@ -59,9 +60,13 @@ class Suite:
         ]
         if failed and not self.failures:
             self.failures = [self.alone("")]
-        shown = done.stdout if failed or self.title == "python" else ""
         if done.returncode < 0:
-            shown += f"ended by {signal.Signals(-done.returncode).name}\n"
+            lines.append(f"ended by {signal.Signals(-done.returncode).name}")
+        elif failed:
+            lines.append(f"exit status {done.returncode}")
+        if failed:
+            self.ending = "\n".join(lines[-ENDING:])
+        shown = "\n".join(lines) + "\n" if failed or self.title == "python" else ""
         if self.counts.total():
             print(f"== {self.title}\n{shown}   {sentence(self.counts)}\n", end="", flush=True)
 
@@ -137,6 +142,9 @@ def main():
     for suite in suites:
         for line in suite.skips:
             print(f"{suite.title}: {line}")
+    for suite in suites:
+        if suite.ending:
+            print(f"== the end of {suite.title}\n{suite.ending}")
     for suite in suites:
         for command in suite.failures:
             print(f"failed in {suite.title}; alone: {command}")
