@@ -168,14 +168,15 @@ void *mth__grow(mth__arena *arena, void *at, size_t n, size_t *room, size_t size
     size_t wanted = *room ? 2 * *room : 8;
     arena_block *block = arena->last;
     size_t old = with_red_zone(*room * size), grown = with_red_zone(wanted * size);
-    *room = wanted;
     /* the last allocation grows in place */
     if (at && (char *)at + old == block->data + block->used && grown - old <= block->room - block->used) {
-        open_zeroed((char *)at + *room / 2 * size, (wanted - *room / 2) * size);
+        open_zeroed((char *)at + *room * size, (wanted - *room) * size);
         block->used += grown - old;
+        *room = wanted;
         return at;
     }
     void *fresh = mth__alloc_array(arena, wanted, size);
+    *room = wanted; /* not before there is room: a model lives on where its arena found none */
     if (n) memcpy(fresh, at, n * size);
     return fresh;
 }

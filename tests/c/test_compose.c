@@ -480,4 +480,37 @@ TEST(a_weight_by_name) {
     mth_model_free(m);
 }
 
+/* A model lives on where a call had no memory: what follows finds it as it was before. */
+TEST(composing_goes_on_after_a_lack_of_memory) {
+    enum { BLOCKS = 40 };
+    mth_model *m = model(), *plain = model();
+    mth_module *layer = NULL;
+    char *text = NULL, *wanted = NULL, in[16], out[16];
+    CHECK_STATUS(mth_module_create("Relu", NULL, 0, &layer));
+    for (int k = 0; k < BLOCKS; k++) {
+        snprintf(in, sizeof in, "h%d", k);
+        snprintf(out, sizeof out, "h%d", k + 1);
+        const mth_wire wires[] = {{"input", in}, {"output", out}};
+        CHECK_STATUS(mth_model_add(plain, layer, wires, 2, MTH_PLAIN));
+        mth_status status;
+        int64_t i = 0;
+        do { /* the first allocation fails, then the second, until none does */
+            mth_debug_fail_allocation(i++);
+            status = mth_model_add(m, layer, wires, 2, MTH_PLAIN);
+            mth_debug_fail_allocation(-1);
+            if (status) CHECK(mth_error_get_code(status) == MTH_ERROR_MEMORY);
+            mth_error_free(status);
+        } while (status && i < 100);
+        CHECK(!status);
+    }
+    CHECK_STATUS(mth_model_print(m, &text));
+    CHECK_STATUS(mth_model_print(plain, &wanted));
+    CHECK(strstr(text, "relu_39") && !strcmp(text, wanted));
+    mth_text_free(text);
+    mth_text_free(wanted);
+    mth_module_free(layer);
+    mth_model_free(m);
+    mth_model_free(plain);
+}
+
 RUN()
