@@ -362,12 +362,16 @@ MTH_API void mth_compiled_interrupt(mth_compiled *);
 /* The same for this thread alone: from now on its calls that may take long return MTH_ERROR_INTERRUPTED, and change
    nothing, once asked(context) is true, which it then stays. Those are mth_compile and all that make a plan, load it or
    print it (mth_plan, mth_plan_print, mth_get_parameters, mth_get_parameter_layout, mth_get_memory_usage,
-   mth_get_communication_usage, mth_get_placement_text, mth_stablehlo, mth_explain), between the steps of that work;
-   mth_evaluate, between instructions; mth_plan_verify_text and mth_plan_reprint; and those that fill arrays
-   (mth_array_randn, from files, ...), between pieces of data. XLA's compilation of one module is not interrupted. It is
-   called often, by the engine's threads too and by several at once, so it is short and takes no lock. NULL: nothing is
-   asked. */
+   mth_get_communication_usage, mth_get_placement_text, mth_stablehlo, mth_explain), between the steps of that work, and
+   while another thread plans on the same backend; all that go through the blocks of a model (mth_model_add,
+   mth_model_add_model, mth_model_copy, mth_model_print, mth_model_get_inputs, ...); mth_backend_create, between the
+   measurements of machine='calibrate'; mth_evaluate, between instructions; mth_plan_verify_text and mth_plan_reprint;
+   and those that fill arrays (mth_array_randn, from data, from files, ...) or read them (mth_array_gather), between
+   pieces of data. XLA's compilation of one module is not interrupted. It is called often, by the engine's threads too
+   and by several at once, so it is short and takes no lock. NULL: nothing is asked. */
 MTH_API void mth_set_interrupt_check(bool (*asked)(void *context), void *context);
+/* MTH_ERROR_INTERRUPTED where this thread's calls are asked so now: for work of the caller's own between them. */
+MTH_API MTH_MUST_USE mth_status mth_check_interrupt(void);
 
 /* ---------------------------------------------------------------- read a plan */
 /* the program of the plan last used, else of a forward plan for the shapes given to mth_compile; mth_text_free */

@@ -1,9 +1,12 @@
 /* The CPython extension: mithril.h for Python, and what is Python's. It sees the public header alone and keeps to the
  * limited API of Python 3.11, so that one wheel serves all later versions.
  *   _mithril.c          the module, its state, errors
+ *   _mithril_call.c     calls of the library: without the interpreter's lock, ended by signals
  *   _mithril_convert.c  Python values -> names, options, dtypes
  *   _mithril_view.c     what foreign memory looks like
+ *   _mithril_memory.c   such memory -> arrays
  *   _mithril_foreign.c  foreign data -> arrays
+ *   _mithril_signature.c  the options of modules, as Python writes signatures
  *   _mithril_model.c    Module with a class for each type of the table, Block (a wired module), Model
  *   _mithril_array.c    Array, Shard
  *   _mithril_lend.c     arrays -> capsules of DLPack
@@ -24,6 +27,7 @@ typedef struct {
     PyObject *file_error;      /* a function: makes the error of the class that fits the errno */
     PyObject *dtypes;          /* a dict: what Array.dtype returns, by name; NULL until one is asked for */
     unsigned long main_thread; /* the only one that may handle signals */
+    unsigned forks;            /* between the process that imported the module and this one */
 } module_state;
 
 /* The state, from any type of the module or a Python subclass of one. */
@@ -74,7 +78,16 @@ int note_source_line(void);
  * call */
 typedef struct pool_item pool_item;
 typedef struct {
+    PyObject_HEAD mth_model *model;
+    unsigned mark; /* a call has it (_mithril_call.c); 0: none */
+} model_object;
+typedef struct model_use {
+    struct model_use *next;
+    model_object *model;
+} model_use;
+typedef struct {
     pool_item *first;
+    model_use *models;    /* that the call reads or changes, those among its arguments included */
     const char *operator; /* whose options are read, "Linear", for errors; or NULL */
     int depth;            /* of the value that is being read inside others of an option */
     Py_ssize_t items;     /* of that option so far */
@@ -110,6 +123,18 @@ int find_attribute(PyObject *, const char *name, PyObject **out);
 /* The pairs of a dict (NULL: none) as a tuple that keeps them, whatever becomes of the dict. */
 PyObject *pairs_of(PyObject *dict);
 
+/* ---------------------------------------------------------------- signatures (_mithril_signature.c) */
+/* One parameter of a signature like "dimension: int, bias: bool = True, spec: tuple = (0, None)": where it ends, and
+ * its parts. */
+typedef struct {
+    const char *name, *standard, *end;
+    size_t name_size;
+} parameter;
+parameter next_parameter(const char *at);
+/* "Linear(dimension, bias=True)\n--\n\n..." is what Python takes for a signature; it knows no annotations there. The
+ * bytes that it takes; `to` NULL: counts only. */
+size_t print_signature(char *to, const char *name, const char *signature, const char *doc);
+
 /* ---------------------------------------------------------------- foreign data (_mithril_foreign.c) */
 /* A new reference; foreign data is copied. `wanted` 0: the dtype that the data has, with float64 and float16 as float32
  * and short integers as int32. */
@@ -130,10 +155,8 @@ void named_free(mth_named *, size_t count);
 /* ---------------------------------------------------------------- objects */
 typedef struct {
     PyObject_HEAD mth_module *module;
+    bool has_models; /* stages, which a copy copies */
 } module_object;
-typedef struct {
-    PyObject_HEAD mth_model *model;
-} model_object;
 typedef struct {
     PyObject_HEAD mth_backend *backend;
     uint64_t draws;
@@ -162,7 +185,16 @@ PyTypeObject *add_type(PyObject *module, PyType_Spec *, PyTypeObject *base);
 PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords);
 PyObject *read_safetensors_arrays(PyObject *module, PyObject *args);
 PyObject *after_fork(PyObject *module, PyObject *unused); /* called in the child */
-/* Makes a call of the library without the lock of the interpreter. Signals end it as _mithril_run.c says: 0, or -1 with
- * an exception set. */
+
+/* ---------------------------------------------------------------- calls of the library (_mithril_call.c) */
+/* All that may take long is called so: without the lock of the interpreter, and ended by signals, as the file says. 0,
+ * or -1 with an exception set. */
 int call_interruptibly(module_state *, mth_status (*call)(void *context), void *context);
+/* The same of a call that has models, of a pool: other calls that have one of them wait until it is over. */
+int call_with_models(module_state *, const model_use *, mth_status (*call)(void *context), void *context);
+/* Of one that has models and is short, whatever their size: it waits for others, and keeps the lock. */
+int call_briefly(module_state *, const model_use *, mth_status (*call)(void *context), void *context);
+int use_model(pool *, PyObject *model); /* adds it to the pool's models; 0, or -1 with an exception */
+/* Frees what may be large, without the lock. */
+void free_unlocked(void (*release)(void *), void *object);
 #endif

@@ -20,6 +20,38 @@ static void *convert_to_shown(mth_dtype dtype, const void *from, int64_t n) {
     return to;
 }
 
+typedef struct {
+    const mth_array *array;
+    const void *data; /* `count` elements of `dtype`; NULL: those of the array, gathered */
+    int64_t count;
+    mth_dtype dtype;
+    void *shown; /* what is made */
+} showing;
+
+/* Makes a copy in the dtype in which elements are shown. */
+static mth_status show_elements(showing *job) {
+    void *gathered = job->data ? NULL : malloc((size_t)job->count * mth_dtype_size(job->dtype) + 1);
+    if (!job->data && !gathered) return NULL;
+    mth_status status = gathered ? mth_array_gather(job->array, gathered) : NULL;
+    if (!status && gathered && shown_dtype(job->dtype) == job->dtype) {
+        job->shown = gathered;
+        return NULL;
+    }
+    if (!status) job->shown = convert_to_shown(job->dtype, gathered ? gathered : job->data, job->count);
+    free(gathered);
+    return status;
+}
+
+/* A copy of its own of what `job` says, or NULL with an exception set. No signal ends it: NumPy takes what the buffer
+   protocol raises for a lack of it, KeyboardInterrupt too, and asks in another way. */
+static void *shown_copy(module_state *state, showing *job) {
+    mth_status status;
+    Py_BEGIN_ALLOW_THREADS status = show_elements(job);
+    Py_END_ALLOW_THREADS if (status) return raise_status(state, status);
+    if (!job->shown) PyErr_NoMemory();
+    return job->shown;
+}
+
 static void fill_strides(int rank, const int64_t *size, size_t element, Py_ssize_t *shape, Py_ssize_t *strides) {
     Py_ssize_t stride = (Py_ssize_t)element;
     for (int d = rank - 1; d >= 0; stride *= shape[d], d--) shape[d] = (Py_ssize_t)size[d], strides[d] = stride;
@@ -99,9 +131,13 @@ static int shard_buffer(PyObject *object, Py_buffer *out, int flags) {
         return -1;
     }
     if (data && shown_dtype(self->dtype) != self->dtype) {
-        if (!self->converted && !(self->converted = convert_to_shown(self->dtype, data, n))) {
-            PyErr_NoMemory();
-            return -1;
+        if (!self->converted) {
+            void *shown = shown_copy(STATE(object), &(showing){.data = data, .count = n, .dtype = self->dtype});
+            if (!shown) return -1;
+            if (self->converted)
+                free(shown); /* another thread was here meanwhile */
+            else
+                self->converted = shown;
         }
         data = self->converted;
     }
@@ -192,50 +228,42 @@ PyObject *arrays_to_dict(module_state *state, mth_arrays *taken) {
     return dict;
 }
 
+int64_t array_count(const array_object *self) {
+    return count_of(mth_array_get_rank(self->array), mth_array_get_shape(self->array));
+}
+
+enum { LARGE = 1 << 24 /* bytes that take long to be given back */ };
+static void free_array(void *array) { mth_array_free(array); }
+
 static void array_dealloc(PyObject *object) {
     array_object *self = (array_object *)object;
     PyTypeObject *type = Py_TYPE(object);
-    mth_array_free(self->array);
-    free(self->gathered);
+    const bool large = array_count(self) * (int64_t)mth_dtype_size(mth_array_get_dtype(self->array)) > LARGE;
+    if (large)
+        free_unlocked(free_array, self->array);
+    else
+        mth_array_free(self->array);
+    if (large)
+        free_unlocked(free, self->gathered);
+    else
+        free(self->gathered);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
-}
-
-int64_t array_count(const array_object *self) {
-    return count_of(mth_array_get_rank(self->array), mth_array_get_shape(self->array));
 }
 
 /* The whole data: the memory of the shard that is all of it, or else a copy that is gathered once and stays. */
 static const void *array_whole(array_object *self) {
     if (self->whole) return self->whole;
     const void *whole = mth_array_get_whole(self->array);
-    mth_dtype dtype = mth_array_get_dtype(self->array);
-    int64_t n = array_count(self);
+    const mth_dtype dtype = mth_array_get_dtype(self->array);
     if (whole && shown_dtype(dtype) == dtype) return self->whole = whole;
-    void *gathered = malloc((size_t)n * mth_dtype_size(dtype) + 1);
-    if (!gathered) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS status = mth_array_gather(self->array, gathered);
-    Py_END_ALLOW_THREADS if (status) {
-        free(gathered);
-        return raise_status(STATE(self), status);
-    }
-    if (shown_dtype(dtype) != dtype) {
-        void *shown = convert_to_shown(dtype, gathered, n);
-        free(gathered);
-        if (!(gathered = shown)) {
-            PyErr_NoMemory();
-            return NULL;
-        }
-    }
+    void *shown = shown_copy(STATE(self), &(showing){self->array, whole, array_count(self), dtype, NULL});
+    if (!shown) return NULL;
     if (self->whole)
-        free(gathered); /* another thread was here meanwhile */
+        free(shown); /* another thread was here meanwhile */
     else
-        self->whole = self->gathered = gathered;
+        self->whole = self->gathered = shown;
     return self->whole;
 }
 
@@ -408,6 +436,23 @@ static PyObject *array_repr(PyObject *self) {
 }
 
 /* ---------------------------------------------------------------- files */
+typedef struct {
+    const mth_named *named;
+    const mth_file_tensor *tensors;
+    size_t count, tensor_count;
+    const char *path;
+    mth_arrays *read;
+} tensors_reading;
+
+static mth_status read_file(void *context) {
+    tensors_reading *job = context;
+    mth_arrays *layout = NULL;
+    mth_status status = mth_arrays_create(job->named, job->count, &layout);
+    if (!status) status = mth_arrays_read_safetensors(layout, job->path, job->tensors, job->tensor_count, &job->read);
+    mth_arrays_free(layout);
+    return status;
+}
+
 /* (layout: dict of arrays, path, list of (parameter, tensor, transpose)) -> dict of arrays. */
 PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
     module_state *state = PyModule_GetState(module);
@@ -422,8 +467,6 @@ PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
     mth_named *named = kept ? pool_take(&scratch, count, sizeof *named) : NULL;
     mth_file_tensor *file = named ? pool_take(&scratch, names, sizeof *file) : NULL;
     const char *path = file ? to_path(state, given, "path", &scratch) : NULL;
-    mth_arrays *arrays = NULL, *read = NULL;
-    mth_status status = NULL;
     int good = path != NULL;
     for (size_t i = 0; good && i < count; i++) {
         PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i), *array = PyTuple_GetItem(pair, 1);
@@ -443,14 +486,10 @@ PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
         file[i].transpose = PyTuple_GetItem(source, 2) == Py_True;
         good = file[i].tensor != NULL;
     }
-    if (good) {
-        Py_BEGIN_ALLOW_THREADS status = mth_arrays_create(named, count, &arrays);
-        if (!status) status = mth_arrays_read_safetensors(arrays, path, file, names, &read);
-        Py_END_ALLOW_THREADS
-    }
-    mth_arrays_free(arrays);
+    tensors_reading job = {named, file, count, names, path, NULL};
+    if (good) good = !call_interruptibly(state, read_file, &job);
     pool_free(&scratch);
-    return !good ? NULL : status ? raise_status(state, status) : arrays_to_dict(state, read);
+    return good ? arrays_to_dict(state, job.read) : NULL;
 }
 
 static PyMethodDef array_methods[] = {

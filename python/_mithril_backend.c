@@ -1,6 +1,18 @@
 #include "_mithril.h"
 #include <string.h>
 
+typedef struct {
+    const char *engine;
+    const mth_option *options;
+    size_t count;
+    mth_backend *backend;
+} backend_opening;
+
+static mth_status open_backend(void *context) {
+    backend_opening *job = context;
+    return mth_backend_create(job->engine, job->options, job->count, &job->backend);
+}
+
 /* A Python subclass names its engine in the attribute _engine (mithril/backends.py). */
 static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     module_state *state = state_of(type);
@@ -26,17 +38,13 @@ static PyObject *backend_new(PyTypeObject *type, PyObject *args, PyObject *keywo
         if (to_arg(state, PyTuple_GetItem(args, 0), "device_mesh", &scratch, &options[0].value)) goto end;
     }
     if (note_source_line()) goto end;
-    mth_backend *backend;
-    mth_status status = mth_backend_create(name, options, count, &backend);
-    if (status) {
-        raise_status(state, status);
-        goto end;
-    }
+    backend_opening job = {name, options, count, NULL};
+    if (call_with_models(state, scratch.models, open_backend, &job)) goto end;
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
     if ((self = (backend_object *)allocate(type, 0)))
-        self->backend = backend;
+        self->backend = job.backend;
     else
-        mth_backend_free(backend);
+        mth_backend_free(job.backend);
 end:
     pool_free(&scratch);
     Py_XDECREF(engine);
@@ -48,9 +56,11 @@ static int backend_init(PyObject *self, PyObject *args, PyObject *keywords) { /*
     return 0;
 }
 
+static void free_backend(void *backend) { mth_backend_free(backend); }
+
 static void backend_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    mth_backend_free(((backend_object *)self)->backend);
+    free_unlocked(free_backend, ((backend_object *)self)->backend); /* which ends its threads */
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -275,11 +285,20 @@ static PyObject *backend_array(PyObject *object, PyObject *args, PyObject *keywo
 }
 
 /* ---------------------------------------------------------------- what it is */
+typedef struct {
+    const mth_backend *backend;
+    char *text;
+} backend_description;
+
+static mth_status describe(void *context) {
+    backend_description *job = context;
+    return mth_backend_describe(job->backend, &job->text);
+}
+
 static PyObject *backend_describe(PyObject *self, PyObject *unused) {
     (void)unused;
-    char *text;
-    mth_status status = mth_backend_describe(((backend_object *)self)->backend, &text);
-    return status ? raise_status(STATE(self), status) : text_of(text);
+    backend_description job = {((backend_object *)self)->backend, NULL};
+    return call_interruptibly(STATE(self), describe, &job) ? NULL : text_of(job.text);
 }
 
 static PyObject *backend_devices(PyObject *self, void *unused) {

@@ -355,7 +355,7 @@ int to_arg(module_state *state, PyObject *object, const char *name, pool *scratc
         failed = int_to_arg(state, object, name, scratch, out);
     else if (PyObject_TypeCheck(object, state->model_type)) {
         *out = mth_submodel(((model_object *)object)->model);
-        failed = pool_keep(scratch, Py_NewRef(object));
+        failed = use_model(scratch, object);
     } else if (PyDict_Check(object))
         failed = dict_to_arg(state, object, name, scratch, out);
     else if (PyList_Check(object) || PyTuple_Check(object) || PyRange_Check(object))

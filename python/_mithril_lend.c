@@ -47,6 +47,16 @@ static int heeds_mark(const dlpack_request *request, long major) {
     return major >= 1 && request->device && request->copy == Py_None;
 }
 
+typedef struct {
+    const mth_array *array;
+    void *copy;
+} dlpack_gathering;
+
+static mth_status gather(void *context) {
+    const dlpack_gathering *job = context;
+    return mth_array_gather(job->array, job->copy);
+}
+
 /* Memory that is the consumer's own, where libraries want it to begin. NULL: an error is set. */
 static void *copy_data(PyObject *self) {
     mth_array *array = ((array_object *)self)->array;
@@ -54,11 +64,9 @@ static void *copy_data(PyObject *self) {
                  bytes = (size_t)array_count((array_object *)self) * mth_dtype_size(mth_array_get_dtype(array));
     void *copy = aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
     if (!copy) return PyErr_NoMemory();
-    mth_status status;
-    Py_BEGIN_ALLOW_THREADS status = mth_array_gather(array, copy);
-    Py_END_ALLOW_THREADS if (!status) return copy;
+    if (!call_interruptibly(STATE(self), gather, &(dlpack_gathering){array, copy})) return copy;
     free(copy);
-    return raise_status(STATE(self), status);
+    return NULL;
 }
 
 static dlpack_tensor describe_tensor(const mth_array *a, const void *data, int64_t *shape) {

@@ -168,50 +168,16 @@ static PyType_Spec block_spec = {"mithril.Block", sizeof(block_object), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, block_slots};
 
 /* ---------------------------------------------------------------- modules */
-static size_t copy(char *to, size_t at, const char *from, size_t n) { /* `to` NULL: counts only */
-    if (to) memcpy(to + at, from, n);
-    return at + n;
-}
-
-/* One parameter of a signature like "dimension: int, bias: bool = True, spec: tuple = (0, None)": where it ends, and
- * its parts. */
 typedef struct {
-    const char *name, *standard, *end;
-    size_t name_size;
-} parameter;
-static parameter next_parameter(const char *at) {
-    parameter found = {at + strspn(at, " "), NULL, NULL, 0};
-    found.name_size = strcspn(found.name, ":=, ");
-    int depth = 0;
-    char quote = 0;
-    for (found.end = found.name; *found.end && (depth || quote || *found.end != ','); found.end++) {
-        char letter = *found.end;
-        if (quote)
-            quote = letter == quote ? 0 : quote;
-        else if (letter == '\'' || letter == '"')
-            quote = letter;
-        else if (strchr("([{", letter))
-            depth++;
-        else if (strchr(")]}", letter))
-            depth--;
-        else if (letter == '=' && !depth && !found.standard)
-            found.standard = found.end + 1 + strspn(found.end + 1, " ");
-    }
-    return found;
-}
+    const char *type;
+    const mth_option *options;
+    size_t count;
+    mth_module *module;
+} module_making;
 
-/* "Linear(dimension, bias=True)\n--\n\n..." is what Python takes for a signature; it knows no annotations there. */
-static size_t print_signature(char *to, const char *name, const char *signature, const char *doc) {
-    size_t n = copy(to, copy(to, 0, name, strlen(name)), "(", 1);
-    for (const char *at = signature; *at;) {
-        parameter each = next_parameter(at);
-        if (at != signature) n = copy(to, n, ", ", 2);
-        n = copy(to, n, each.name, each.name_size);
-        if (each.standard) n = copy(to, copy(to, n, "=", 1), each.standard, (size_t)(each.end - each.standard));
-        at = *each.end ? each.end + 1 : each.end;
-    }
-    n = copy(to, n, ")\n--\n\n", 6);
-    return copy(to, n, doc, strlen(doc) + 1);
+static mth_status make_module(void *context) {
+    module_making *job = context;
+    return mth_module_create(job->type, job->options, job->count, &job->module);
 }
 
 static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -248,28 +214,30 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *keywor
         at = *each.end ? each.end + 1 : each.end;
     }
     if (note_source_line()) goto end;
-    mth_module *module;
-    mth_status status = mth_module_create(type_name, options, count, &module);
-    if (status) {
-        raise_status(state, status);
-        goto end;
-    }
-    const char *warning = mth_module_get_warning(module);
+    module_making job = {type_name, options, count, NULL};
+    if ((scratch.models ? call_with_models : call_briefly)(state, scratch.models, make_module, &job)) goto end;
+    const char *warning = mth_module_get_warning(job.module);
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
     const int raised = warning && PyErr_WarnEx(PyExc_UserWarning, warning, 1);
-    if (!raised && (self = (module_object *)allocate(type, 0)))
-        self->module = module;
-    else
-        mth_module_free(module);
+    if (!raised && (self = (module_object *)allocate(type, 0))) {
+        self->module = job.module;
+        self->has_models = scratch.models != NULL;
+    } else
+        mth_module_free(job.module);
 end:
     pool_free(&scratch);
     Py_XDECREF(name);
     return (PyObject *)self;
 }
 
+static void free_module(void *module) { mth_module_free(module); }
+
 static void module_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    mth_module_free(((module_object *)self)->module);
+    if (((module_object *)self)->has_models)
+        free_unlocked(free_module, ((module_object *)self)->module);
+    else
+        mth_module_free(((module_object *)self)->module);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -290,17 +258,28 @@ static PyObject *module_ports(PyObject *self, void *unused) {
     return PyUnicode_FromString(mth_module_get_ports(((module_object *)self)->module));
 }
 
+typedef struct {
+    const mth_module *from;
+    mth_module *copy;
+} module_renewal;
+
+static mth_status make_module_copy(void *context) {
+    module_renewal *job = context;
+    return mth_module_copy(job->from, &job->copy);
+}
+
 static PyObject *module_copy(PyObject *self, PyObject *unused) {
     (void)unused;
-    mth_module *copy;
-    mth_status status = mth_module_copy(((module_object *)self)->module, &copy);
-    if (status) return raise_status(STATE(self), status);
+    const module_object *from = (module_object *)self;
+    module_renewal job = {from->module, NULL};
+    if ((from->has_models ? call_with_models : call_briefly)(STATE(self), NULL, make_module_copy, &job)) return NULL;
     allocfunc allocate = PyType_GetSlot(Py_TYPE(self), Py_tp_alloc);
     module_object *made = (module_object *)allocate(Py_TYPE(self), 0);
-    if (made)
-        made->module = copy;
-    else
-        mth_module_free(copy);
+    if (made) {
+        made->module = job.copy;
+        made->has_models = from->has_models;
+    } else
+        mth_module_free(job.copy);
     return (PyObject *)made;
 }
 
@@ -372,9 +351,11 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     return (PyObject *)self;
 }
 
+static void free_model(void *model) { mth_model_free(model); }
+
 static void model_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    mth_model_free(((model_object *)self)->model);
+    free_unlocked(free_model, ((model_object *)self)->model);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -394,6 +375,27 @@ static int is_exposed(PyObject *name) {
     return found;
 }
 
+typedef struct {
+    mth_model *model;
+    const mth_module *module; /* one of the two */
+    const mth_model *sub;
+    const char *name;
+    const mth_wire *wires;
+    size_t count;
+    mth_add_mode mode;
+    const bool *exposed; /* by wire */
+} block_addition;
+
+static mth_status add_block(void *context) {
+    const block_addition *job = context;
+    mth_status status = job->module
+        ? mth_model_add(job->model, job->module, job->wires, job->count, job->mode)
+        : mth_model_add_model(job->model, job->sub, job->name, job->wires, job->count, job->mode);
+    for (size_t i = 0; !status && i < job->count; i++)
+        if (job->exposed[i]) status = mth_model_expose(job->model, job->wires[i].name);
+    return status;
+}
+
 static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
     module_state *state = STATE(self);
     block_object *block = PyObject_TypeCheck(added, state->block_type) ? (block_object *)added : NULL;
@@ -407,27 +409,29 @@ static PyObject *model_add(PyObject *self, PyObject *added, mth_add_mode mode) {
     pool scratch = {0};
     size_t count = block ? (size_t)PyTuple_Size(block->wires) / 2 : 0;
     mth_wire *wires = pool_take(&scratch, count, sizeof *wires);
-    for (size_t i = 0; wires && i < count; i++) {
-        wires[i].port = to_name(state, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i)), "a port");
-        wires[i].name =
-            to_name(state, PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i + 1)), "the name of a connection");
-        if (!wires[i].port || !wires[i].name) wires = NULL;
-    }
+    bool *exposed = wires ? pool_take(&scratch, count, sizeof *exposed) : NULL;
     PyObject *result = NULL;
-    if (wires) {
-        mth_model *model = ((model_object *)self)->model;
-        const char *name = block && block->name ? to_name(state, block->name, "name") : NULL;
-        if (note_source_line()) goto end;
-        mth_status status = is_module
-            ? mth_model_add(model, ((module_object *)what)->module, wires, count, mode)
-            : mth_model_add_model(model, ((model_object *)what)->model, name, wires, count, mode);
-        for (size_t i = 0; !status && i < count; i++) {
-            const int exposed = is_exposed(PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i + 1)));
-            if (exposed < 0) goto end;
-            if (exposed) status = mth_model_expose(model, wires[i].name);
-        }
-        result = status ? raise_status(state, status) : Py_NewRef(self);
+    if (!exposed) goto end;
+    for (size_t i = 0; i < count; i++) {
+        PyObject *port = PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i)),
+                 *name = PyTuple_GetItem(block->wires, (Py_ssize_t)(2 * i + 1));
+        const int says = is_exposed(name);
+        wires[i].port = says < 0 ? NULL : to_name(state, port, "a port");
+        wires[i].name = wires[i].port ? to_name(state, name, "the name of a connection") : NULL;
+        if (!wires[i].name) goto end;
+        exposed[i] = says;
     }
+    block_addition job = {.model = ((model_object *)self)->model,
+        .module = is_module ? ((module_object *)what)->module : NULL,
+        .sub = is_module ? NULL : ((model_object *)what)->model,
+        .wires = wires,
+        .count = count,
+        .mode = mode,
+        .exposed = exposed};
+    if (block && block->name && !(job.name = to_name(state, block->name, "name"))) goto end;
+    if (use_model(&scratch, self) || (!is_module && use_model(&scratch, what)) || note_source_line()) goto end;
+    const bool brief = is_module && !((module_object *)what)->has_models;
+    if (!(brief ? call_briefly : call_with_models)(state, scratch.models, add_block, &job)) result = Py_NewRef(self);
 end:
     pool_free(&scratch);
     return result;
@@ -436,46 +440,79 @@ end:
 static PyObject *model_or(PyObject *self, PyObject *added) { return model_add(self, added, MTH_PLAIN); }
 static PyObject *model_plus(PyObject *self, PyObject *added) { return model_add(self, added, MTH_CHAIN); }
 
+typedef struct {
+    mth_model *model;
+    const char *source, *destination;
+    int source_exposed, destination_exposed;
+} model_joining;
+
+static mth_status join(void *context) {
+    const model_joining *job = context;
+    mth_status status = mth_model_connect(job->model, job->source, job->destination);
+    if (!status && job->source_exposed) status = mth_model_expose(job->model, job->source);
+    if (!status && job->destination_exposed) status = mth_model_expose(job->model, job->destination);
+    return status;
+}
+
 static PyObject *model_connect(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"source", "destination", NULL};
     module_state *state = STATE(self);
-    PyObject *from, *to;
+    PyObject *from, *to, *result = NULL;
     pool scratch = {0};
-    int failed = !parse(state, &scratch, args, keywords, "OO:connect", names, &from, &to);
-    const char *source = failed ? NULL : to_name(state, from, "source"),
-               *destination = source ? to_name(state, to, "destination") : NULL;
-    if (destination && !(failed = note_source_line())) {
-        mth_model *model = ((model_object *)self)->model;
-        mth_status status = mth_model_connect(model, source, destination);
-        PyObject *const end[] = {from, to};
-        for (int i = 0; i < 2 && !status && !failed; i++) {
-            const int exposed = is_exposed(end[i]);
-            failed = exposed < 0;
-            if (exposed > 0) status = mth_model_expose(model, i ? destination : source);
-        }
-        if (status) raise_status(state, status);
-        failed |= status != NULL;
-    }
+    model_joining job = {.model = ((model_object *)self)->model};
+    if (parse(state, &scratch, args, keywords, "OO:connect", names, &from, &to) &&
+        (job.source = to_name(state, from, "source")) && (job.destination = to_name(state, to, "destination")) &&
+        (job.source_exposed = is_exposed(from)) >= 0 && (job.destination_exposed = is_exposed(to)) >= 0 &&
+        !use_model(&scratch, self) && !note_source_line() && !call_briefly(state, scratch.models, join, &job))
+        result = Py_NewRef(Py_None);
     pool_free(&scratch);
-    if (!destination || failed) return NULL;
-    Py_RETURN_NONE;
+    return result;
+}
+
+/* What a model is asked for; it may find out how its blocks are wired first. */
+typedef struct {
+    const mth_model *model;
+    mth_status (*get)(const mth_model *, const char *const **, size_t *);
+    const char *const *names; /* the model's own: they stay, whatever is added to it */
+    size_t count;
+    char *text;
+    mth_status refused;
+    mth_model *copy;
+} model_question;
+
+static int ask(PyObject *self, mth_status (*call)(void *), model_question *asked) {
+    pool scratch = {0};
+    asked->model = ((model_object *)self)->model;
+    const int failed = use_model(&scratch, self) || call_with_models(STATE(self), scratch.models, call, asked) ? -1 : 0;
+    pool_free(&scratch);
+    return failed;
+}
+
+static mth_status print_model(void *context) {
+    model_question *asked = context;
+    asked->refused = mth_model_print(asked->model, &asked->text);
+    if (mth_error_get_code(asked->refused) != MTH_ERROR_INTERRUPTED) return NULL;
+    return asked->refused;
 }
 
 static PyObject *model_repr(PyObject *self) {
-    char *text;
-    mth_status status = mth_model_print(((model_object *)self)->model, &text);
-    if (!status) return text_of(text);
-    const char *op = mth_error_get_operator(status); /* a model in the making: to show it must not fail */
-    PyObject *shown = TEXT("<mithril.Model: %s%s%s>", op, *op ? ": " : "", mth_error_get_what(status));
-    mth_error_free(status);
+    model_question asked = {0};
+    if (ask(self, print_model, &asked)) return NULL;
+    if (!asked.refused) return text_of(asked.text);
+    const char *op = mth_error_get_operator(asked.refused); /* a model in the making: to show it must not fail */
+    PyObject *shown = TEXT("<mithril.Model: %s%s%s>", op, *op ? ": " : "", mth_error_get_what(asked.refused));
+    mth_error_free(asked.refused);
     return shown;
 }
 
+static mth_status list_names(void *context) {
+    model_question *asked = context;
+    return asked->get(asked->model, &asked->names, &asked->count);
+}
+
 static PyObject *names_of_model(PyObject *self, mth_status (*get)(const mth_model *, const char *const **, size_t *)) {
-    const char *const *names;
-    size_t count;
-    mth_status status = get(((model_object *)self)->model, &names, &count);
-    return status ? raise_status(STATE(self), status) : list_of_names(names, count);
+    model_question asked = {.get = get};
+    return ask(self, list_names, &asked) ? NULL : list_of_names(asked.names, asked.count);
 }
 static PyObject *model_inputs(PyObject *self, void *unused) {
     (void)unused;
@@ -489,18 +526,22 @@ static PyGetSetDef model_getset[] = {
     {"inputs", model_inputs, NULL, "The names that the model reads and nothing writes, in order.", NULL},
     {"outputs", model_outputs, NULL, "The names that nothing reads or that are exposed, in order.", NULL}, {0}};
 
+static mth_status copy_model(void *context) {
+    model_question *asked = context;
+    return mth_model_copy(asked->model, &asked->copy);
+}
+
 static PyObject *model_copy(PyObject *self, PyObject *unused) {
     (void)unused;
     module_state *s = STATE(self);
-    mth_model *copy;
-    mth_status status = mth_model_copy(((model_object *)self)->model, &copy);
-    if (status) return raise_status(s, status);
+    model_question asked = {0};
+    if (ask(self, copy_model, &asked)) return NULL;
     allocfunc allocate = PyType_GetSlot(s->model_type, Py_tp_alloc);
     model_object *made = (model_object *)allocate(s->model_type, 0);
     if (made)
-        made->model = copy;
+        made->model = asked.copy;
     else
-        mth_model_free(copy);
+        mth_model_free(asked.copy);
     return (PyObject *)made;
 }
 

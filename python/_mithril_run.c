@@ -1,8 +1,5 @@
 #include "_mithril.h"
-#include <signal.h>
-#include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct {
     PyObject_HEAD mth_compiled *compiled;
@@ -17,109 +14,16 @@ static int compiled_traverse(PyObject *self, visitproc visit, void *arg) {
     return 0;
 }
 
+static void free_compiled(void *compiled) { mth_compiled_free(compiled); }
+
 static void compiled_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    mth_compiled_free(((compiled_object *)object)->compiled);
+    free_unlocked(free_compiled, ((compiled_object *)object)->compiled);
     Py_XDECREF(((compiled_object *)object)->owner);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
     release(object);
     Py_DECREF(type);
-}
-
-/* ---------------------------------------------------------------- signals */
-/* While the main thread is in a call that takes long, Ctrl-C, an alarm or a request to end also asks that call to stop
- * (other threads' calls go on: signals are not theirs); Python's own handler in C is called as if it stood alone. Then
- * Python's handler runs. If it raises, the call is over; if it returns, the call goes on, as calls into the system do
- * (PEP 475). It goes on from its start, since handlers may do anything, evaluate too, and a run has no effects to
- * repeat; and it then has as long as was lost before a signal may stop it again, so that signals without end don't keep
- * it for ever.
- * Signals belong to the process, and so does this state; only the main thread touches it, but for `arrived`. */
-enum { SIGNALS = 3 };
-static const int watched_signal[SIGNALS] = {SIGINT, SIGALRM, SIGTERM};
-static struct sigaction previous[SIGNALS];
-static bool replaced[SIGNALS];
-static int watching;
-static atomic_int arrived;
-static int64_t patience; /* no call is stopped before this time */
-
-static int64_t nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static bool is_asked(void *nothing) {
-    (void)nothing;
-    return atomic_load_explicit(&arrived, memory_order_relaxed) && nanoseconds() >= patience;
-}
-
-static void on_signal(int number, siginfo_t *info, void *context) {
-    int i = 0;
-    while (watched_signal[i] != number) i++;
-    atomic_store(&arrived, 1);
-    if (previous[i].sa_flags & SA_SIGINFO)
-        previous[i].sa_sigaction(number, info, context);
-    else
-        previous[i].sa_handler(number);
-}
-
-static int watch_signals(module_state *state, int64_t lost) {
-    if (PyThread_get_thread_ident() != state->main_thread || watching) return 0;
-    atomic_store(&arrived, 0);
-    patience = nanoseconds() + lost;
-    for (int i = 0; i < SIGNALS; i++) {
-        struct sigaction *old = &previous[i];
-        replaced[i] = false;
-        if (sigaction(watched_signal[i], NULL, old)) continue;
-        /* not ours to change */
-        if (!(old->sa_flags & SA_SIGINFO) && (old->sa_handler == SIG_DFL || old->sa_handler == SIG_IGN)) continue;
-        struct sigaction ours = {
-            .sa_sigaction = on_signal, .sa_mask = old->sa_mask, .sa_flags = old->sa_flags | SA_SIGINFO};
-        replaced[i] = sigaction(watched_signal[i], &ours, NULL) == 0;
-        watching |= replaced[i];
-    }
-    if (watching) mth_set_interrupt_check(is_asked, NULL);
-    return watching;
-}
-
-static void unwatch_signals(int watched) {
-    if (!watched) return;
-    mth_set_interrupt_check(NULL, NULL);
-    for (int i = 0; i < SIGNALS; i++)
-        if (replaced[i]) sigaction(watched_signal[i], &previous[i], NULL);
-    watching = 0;
-}
-
-/* In a child by fork the thread that forked is the main one, and the run that was watched, if another thread forked, is
- * not here. */
-PyObject *after_fork(PyObject *module, PyObject *unused) {
-    (void)unused;
-    if (watching && PyThread_get_thread_ident() != ((module_state *)PyModule_GetState(module))->main_thread)
-        unwatch_signals(1);
-    ((module_state *)PyModule_GetState(module))->main_thread = PyThread_get_thread_ident();
-    Py_RETURN_NONE;
-}
-
-/* `alone`: no other thread runs Python meanwhile. */
-static int call_watched(module_state *state, mth_status (*call)(void *context), void *context, bool alone) {
-    for (int64_t lost = 0, began = nanoseconds();; lost = nanoseconds() - began) {
-        int watched = watch_signals(state, lost);
-        PyThreadState *released = alone ? NULL : PyEval_SaveThread();
-        mth_status status = call(context);
-        if (released) PyEval_RestoreThread(released);
-        unwatch_signals(watched);
-        if (!status) return 0;
-        if (mth_error_get_code(status) != MTH_ERROR_INTERRUPTED || !watched || !atomic_load(&arrived)) {
-            raise_status(state, status);
-            return -1;
-        }
-        mth_error_free(status);
-        if (PyErr_CheckSignals()) return -1;
-    }
-}
-int call_interruptibly(module_state *state, mth_status (*call)(void *context), void *context) {
-    return call_watched(state, call, context, false);
 }
 
 /* ---------------------------------------------------------------- compile */
@@ -159,9 +63,9 @@ PyObject *compile_model(PyObject *module, PyObject *args, PyObject *keywords) {
     size_t count;
     compiled_object *self = NULL;
     if (to_options(state, keywords, mth_compile_option_doc(), 0, &scratch, &options, &count)) goto end;
-    if (note_source_line()) goto end;
+    if (use_model(&scratch, model) || note_source_line()) goto end;
     compilation job = {((model_object *)model)->model, ((backend_object *)backend)->backend, options, count, NULL};
-    if (call_watched(state, make_compiled, &job, true)) goto end; /* others could change the model */
+    if (call_with_models(state, scratch.models, make_compiled, &job)) goto end;
     allocfunc allocate = PyType_GetSlot(state->compiled_type, Py_tp_alloc);
     if ((self = (compiled_object *)allocate(state->compiled_type, 0))) {
         self->compiled = job.compiled;

@@ -273,22 +273,28 @@ static int64_t pack_piece(const view *v, const char *from, int64_t step, int64_t
     return mth_dtype_convert(MTH_INT64, wide, dtype, to, (size_t)count);
 }
 
-int64_t view_pack(const view *v, mth_dtype dtype, void *to) {
+mth_status view_pack(const view *v, mth_dtype dtype, void *to, int64_t *lost) {
+    enum { PIECES = 256 };            /* between two questions whether to stop */
     const int flat = is_row_major(v); /* all is one row */
     const int64_t inner = flat ? v->count : v->shape[v->rank - 1], step = flat ? v->size : v->stride[v->rank - 1];
-    int64_t index[MAX_RANK] = {0};
+    int64_t index[MAX_RANK] = {0}, pieces = 0;
+    *lost = -1;
     for (int64_t done = 0; done < v->count; done += inner) {
         const char *row = v->data;
         for (int d = 0; !flat && d < v->rank - 1; d++) row += index[d] * v->stride[d];
         for (int64_t i = 0; i < inner; i += PIECE) {
+            mth_status status = pieces++ % PIECES == 0 ? mth_check_interrupt() : NULL;
+            if (status) return status;
             const int64_t some = inner - i < PIECE ? inner - i : PIECE,
-                          lost = pack_piece(v, row + i * step, step, some, dtype,
+                          first = pack_piece(v, row + i * step, step, some, dtype,
                               (char *)to + (done + i) * (int64_t)mth_dtype_size(dtype));
-            if (lost >= 0) return done + i + lost;
+            if (first < 0) continue;
+            *lost = done + i + first;
+            return NULL;
         }
         for (int d = v->rank - 2; d >= 0 && ++index[d] == v->shape[d]; d--) index[d] = 0;
     }
-    return -1;
+    return NULL;
 }
 
 PyObject *view_element(const view *v, int64_t index) {

@@ -30,9 +30,10 @@ int refuse_elements(module_state *, const char *name, PyObject *what, const char
 mth_dtype view_dtype(const view *); /* that of an array with such elements, unless another is asked for */
 /* Whether the memory is what an array of the dtype has: then it needs no packing. */
 int view_is_direct(const view *, mth_dtype);
-/* All elements row-major in the dtype. Returns the index of the first one that the dtype can't hold: an integer out of
-   range, a finite number that would become infinite; -1 where there is none. Needs no GIL. */
-int64_t view_pack(const view *, mth_dtype, void *to);
+/* All elements row-major in the dtype. `lost`: the index of the first one that the dtype can't hold: an integer out of
+   range, a finite number that would become infinite; -1 where there is none. Fails where it is interrupted. Needs no
+   GIL. */
+mth_status view_pack(const view *v, mth_dtype, void *to, int64_t *lost);
 /* What an object says of itself: an attribute, or what it gives when it is called, as a truth; 0 also where there is
    none. -1: an exception that stops. */
 int says(PyObject *, const char *name);
@@ -44,4 +45,29 @@ PyObject *unwrapped(PyObject *);
 PyObject *readable_form(PyObject *);
 /* An element by its index in row-major order, as Python has it. A new reference, or NULL with an error set. */
 PyObject *view_element(const view *, int64_t index);
+
+/* ---------------------------------------------------------------- from memory to an array (_mithril_memory.c) */
+/* Whose memory a view shows: an exporter of the buffer protocol, or the tensor of a DLPack capsule, which has been
+   taken out of it. */
+typedef struct {
+    Py_buffer buffer;
+    dlpack_managed *plain;
+    dlpack_versioned *versioned;
+} source;
+
+void source_free(source *);
+
+/* What an object is to become: */
+typedef struct {
+    module_state *s;
+    mth_backend *backend;
+    const char *name;
+    mth_dtype wanted;
+    const mth_arg *spec;
+    int borrow; /* of evaluate, which takes no dtype */
+    int exact;  /* float64 stays: it is a mask's */
+} conversion;
+
+/* Takes over `from` where it gives an array that borrows the memory. NULL: an error is set. */
+mth_array *array_of_view(const conversion *, const view *, source **from);
 #endif

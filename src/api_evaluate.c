@@ -46,9 +46,8 @@ static mth_status parameters_for(
     plan->running++;
     pthread_mutex_unlock(&c->lock);
     s = make_parameters(c, plan, with_data, seed, out);
-    pthread_mutex_lock(&c->lock);
-    plan->running--;
-    return mth__unlock(c, s);
+    plan->running--; /* the last touch of the plan, which others may now free */
+    return s;
 }
 
 mth_status mth_get_parameters(mth_compiled *c, const mth_named *input, size_t count, uint64_t seed, mth_arrays **out) {
@@ -271,16 +270,19 @@ mth_status mth_evaluate(mth_compiled *c, const mth_arrays *parameters, const mth
         mth__request_free(&r);
         return s;
     }
-    pthread_mutex_lock(&c->lock);
-    s = mth__plan_for(c, &r, true, &plan);
-    mth__request_free(&r);
+    const mth__stop stop = {is_interrupted, &e};
+    s = mth__lock_run(&c->lock, &stop);
     if (!s) {
-        c->last = plan;
-        plan->running++;
-        pthread_mutex_unlock(&c->lock);
-        s = run(c, plan, parameters, input, count, g, &(mth__stop){is_interrupted, &e}, outputs, g ? gradients : NULL);
-        pthread_mutex_lock(&c->lock);
-        plan->running--;
+        s = mth__plan_for(c, &r, true, &plan);
+        if (!s) {
+            c->last = plan;
+            plan->running++;
+        }
+        s = mth__unlock(c, s);
     }
-    return mth__unlock(c, s);
+    mth__request_free(&r);
+    if (s) return s;
+    s = run(c, plan, parameters, input, count, g, &stop, outputs, g ? gradients : NULL);
+    plan->running--; /* the last touch of the plan, which others may now free */
+    return s;
 }

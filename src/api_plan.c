@@ -5,8 +5,7 @@
 
 mth_status mth__lock(mth_compiled *c) {
     TRY(mth__given(c, "the compiled model"));
-    pthread_mutex_lock(&c->lock);
-    return NULL;
+    return mth__lock_run(&c->lock, mth__thread_stop());
 }
 
 mth_status mth__unlock(mth_compiled *c, mth_status s) {

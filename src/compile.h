@@ -31,7 +31,7 @@ typedef struct mth__plan {
     /* by entry: of the input, parameter or output that it is called after */
     const int *number;
     mth__offsets offset;    /* of buffers in a run's lists */
-    int running;            /* calls that use it now; under the compiled model's lock */
+    atomic_int running;     /* calls that use it now; begun under the compiled model's lock */
     struct mth__plan *next; /* last used first */
 } mth__plan;
 typedef struct mth__parameter {

@@ -8,3 +8,5 @@ const mth__stop *mth__thread_stop(void) { return &thread_stop; }
 mth_status mth__interrupted(void) {
     return FAIL(MTH_ERROR_INTERRUPTED, F("the call was interrupted"), F("call again: nothing has changed"));
 }
+
+mth_status mth_check_interrupt(void) { return mth__stop_check(); }

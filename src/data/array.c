@@ -4,7 +4,6 @@
 #include "base/status.h"
 #include "base/stop.h"
 #include "base/text.h"
-#include "data/box.h"
 #include "data/fill.h"
 #include <stdio.h>
 #include <string.h>
@@ -167,17 +166,12 @@ mth_status mth_array_gather(const mth_array *a, void *data) {
         const int rank = leader_of(a, part);
         const mth__held h = mth__array_held(a, rank);
         mth__buffer *buffer = mth__array_buffer(a, rank);
-        int64_t bytes = bytes_of(a, &h), local[MTH__RANK], global[MTH__RANK], offset;
+        const int64_t bytes = bytes_of(a, &h);
         if (!bytes) continue;
-        TRY(mth__stop_check());
         void *host = memory->host ? memory->host(buffer) : mth__malloc((size_t)bytes);
         if (!host) return mth__lacks_memory("an array", bytes);
         mth_status s = memory->host ? NULL : memory->read(buffer, 0, host, bytes);
-        if (!s) {
-            mth__held_strides(a, &h, local, global, &offset);
-            mth__box_copy(a->dtype, a->shape.rank, h.size, (char *)data + offset * (int64_t)mth_dtype_size(a->dtype),
-                global, host, local);
-        }
+        if (!s) s = mth__held_copy(a, &h, host, data, true);
         if (!memory->host) mth__free(host);
         TRY(s);
     }
@@ -229,6 +223,21 @@ mth_status mth__misfit(
              : F("give numbers from %lld to %lld", (long long)facts->least, (long long)facts->most));
 }
 
+/* All values in another dtype; in pieces, so that it ends where the thread's caller wants. */
+static mth_status convert(const mth_array *a, const char *what, const void *from, mth_dtype dtype, void *to) {
+    enum { AT_ONCE = 1 << 17 };
+    const int64_t n = mth__shape_size(a->shape), size = (int64_t)mth_dtype_size(a->dtype);
+    for (int64_t i = 0; i < n; i += AT_ONCE) {
+        TRY(mth__stop_check());
+        const char *piece = (const char *)from + i * size;
+        const int64_t some = n - i < AT_ONCE ? n - i : AT_ONCE,
+                      lost = mth__dtype_first_lost(a->dtype, piece, dtype, some);
+        if (lost >= 0) return mth__misfit(what, a->dtype, piece + lost * size, a->shape, i + lost, dtype);
+        mth__dtype_convert(a->dtype, piece, dtype, (char *)to + i * (int64_t)mth_dtype_size(dtype), some);
+    }
+    return NULL;
+}
+
 mth_status mth__array_as(
     mth_array *a, const char *what, mth__devices *on, mth_dtype dtype, const mth__sharding *sharding, mth_array **out) {
     mth__sharding to = *sharding;
@@ -254,12 +263,7 @@ mth_status mth__array_as(
     if (!s && a->dtype != dtype) {
         int64_t bytes = n * (int64_t)mth_dtype_size(dtype);
         cast = mth__malloc((size_t)bytes);
-        const int64_t lost = mth__dtype_first_lost(a->dtype, whole, dtype, n);
-        if (!cast) s = mth__lacks_memory("an array", bytes);
-        if (!s && lost >= 0)
-            s = mth__misfit(
-                what, a->dtype, (const char *)whole + lost * (int64_t)mth_dtype_size(a->dtype), a->shape, lost, dtype);
-        if (!s) mth__dtype_convert(a->dtype, whole, dtype, cast, n);
+        s = cast ? convert(a, what, whole, dtype, cast) : mth__lacks_memory("an array", bytes);
     }
     if (!s) s = mth__array_fill(b, mth__fill_from_whole, cast ? cast : whole);
     mth__free(cast);

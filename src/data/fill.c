@@ -31,16 +31,36 @@ void mth__held_strides(
 }
 
 /* ---------------------------------------------------------------- copies */
-mth_status mth__fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
+enum { ELEMENTS_EACH = 1 << 17 /* some ten thousandths of a second, or a millisecond of random numbers */ };
+
+mth_status mth__held_copy(const mth_array *a, const mth__held *h, void *part, void *whole, bool to_whole) {
+    const size_t bytes = mth_dtype_size(a->dtype);
     int64_t local[MTH__RANK], global[MTH__RANK], offset;
     mth__held_strides(a, h, local, global, &offset);
-    mth__box_copy(a->dtype, a->shape.rank, h->size, data, local,
-        (const char *)whole + offset * (int64_t)mth_dtype_size(a->dtype), global);
+    mth__copy c = {.loop = {.rank = a->shape.rank, .operands = 2}};
+    for (int d = 0; d < a->shape.rank; d++) {
+        if (!h->size[d]) return NULL;
+        c.loop.size[d] = h->size[d];
+        c.loop.stride[0][d] = (to_whole ? global : local)[d];
+        c.loop.stride[1][d] = (to_whole ? local : global)[d];
+    }
+    mth__copy_plan(&c, a->dtype);
+    whole = (char *)whole + offset * (int64_t)bytes;
+    const int64_t each = mth__held_elements(a, h) / c.rows, rows = each < ELEMENTS_EACH ? ELEMENTS_EACH / each : 1;
+    for (int64_t row = 0; row < c.rows; row += rows) {
+        TRY(mth__stop_check());
+        mth__copy_run(
+            &c, to_whole ? whole : part, to_whole ? part : whole, row, c.rows - row < rows ? c.rows : row + rows);
+    }
     return NULL;
 }
 
+mth_status mth__fill_from_whole(void *whole, const mth_array *a, const mth__held *h, void *data) {
+    return mth__held_copy(a, h, data, whole, false);
+}
+
 /* ---------------------------------------------------------------- threads */
-enum { THREADS_MOST = 64, ELEMENTS_EACH = 1 << 17 /* about a millisecond */, AT_ONCE = 256 };
+enum { THREADS_MOST = 64, AT_ONCE = 256 };
 typedef struct range {
     void (*fill)(const struct range *);
     const void *what;

@@ -8,6 +8,10 @@ int64_t mth__held_elements(const mth_array *, const mth__held *);
 void mth__held_strides(
     const mth_array *, const mth__held *, int64_t local[MTH__RANK], int64_t global[MTH__RANK], int64_t *offset);
 
+/* Copies a part, which lies row-major, to its place in the memory of the whole, or from there. Ends where the thread's
+ * caller wants. */
+mth_status mth__held_copy(const mth_array *, const mth__held *, void *part, void *whole, bool to_whole);
+
 /* range 0: floating, as init says; else int32 */
 typedef struct {
     uint64_t seed, stream;

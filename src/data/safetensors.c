@@ -7,6 +7,7 @@
 #include "base/names.h"
 #include "base/option.h"
 #include "base/status.h"
+#include "base/stop.h"
 #include "data/box.h"
 #include "data/fill.h"
 #include "data/safetensors_header.h"
@@ -25,8 +26,9 @@ typedef struct {
     /* BUFFER elements of any dtype of a file, and of an array; made when first needed */
     unsigned char *buffer, *converted;
 } open_file;
-/* BUFFER: elements, 1 MiB of float32. APART: bytes from which a row is read on its own, without what lies between. */
-enum { BUFFER = 1 << 18, APART = 4096 };
+/* BUFFER: elements, 1 MiB of float32. APART: bytes from which a row is read on its own, without what lies between.
+   ONCE: elements that are read without a look whether to stop. */
+enum { BUFFER = 1 << 18, APART = 4096, ONCE = 1 << 22 };
 
 static mth_status cant(const char *path, const char *verb, int code) {
     return mth__error_errno(FAIL(MTH_ERROR_IO, F("can't %s %s: %s", verb, path, strerror(code)),
@@ -176,9 +178,13 @@ static int64_t one_piece(const file_box *b, int d) {
 static mth_status read_box(const file_source *s, const file_box *b, int d, int64_t at, int64_t to) {
     const bool as_it_is = s->from == s->to;
     const int64_t element = (int64_t)mth_dtype_size(b->dtype), piece = as_it_is ? one_piece(b, d) : 0;
-    if (piece)
-        return read_bytes(
-            s->file, s->begin + (uint64_t)(at * element), b->data + to * element, (size_t)(piece * element));
+    for (int64_t i = 0, n; i < piece; i += n) {
+        n = piece - i < ONCE ? piece - i : ONCE;
+        TRY(mth__stop_check());
+        TRY(read_bytes(
+            s->file, s->begin + (uint64_t)((at + i) * element), b->data + (to + i) * element, (size_t)(n * element)));
+    }
+    if (piece) return NULL;
     const int64_t one = span(b, d, 1), step = b->from[d];
     const bool apart = step > one && one * element >= APART;
     if (one > BUFFER || (apart && as_it_is && one_piece(b, d + 1))) {
@@ -189,6 +195,7 @@ static mth_status read_box(const file_source *s, const file_box *b, int d, int64
     for (int64_t i = 0, n; i < b->size[d]; i += n) {
         const void *data;
         int64_t size[MTH__RANK], from[MTH__RANK];
+        TRY(mth__stop_check());
         n = room < b->size[d] - i ? room : b->size[d] - i;
         memcpy(size, b->size, sizeof size);
         memcpy(from, b->from, sizeof from);

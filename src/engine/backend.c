@@ -43,19 +43,6 @@ static void around_fork(void *object, mth__fork_moment moment) {
     }
 }
 
-mth_status mth__backend_lock(mth_backend *backend) {
-    pthread_mutex_lock(&backend->lock);
-    if (!backend->lost) return NULL;
-    pthread_mutex_unlock(&backend->lock);
-    return FAIL(MTH_ERROR_UNSUPPORTED,
-        F("process %d was forked off process %d while a thread there was planning on this backend: its plan is half "
-          "made",
-            (int)getpid(), backend->lost),
-        F("create the backend and compile in the child, or start processes without fork "
-          "(multiprocessing.get_context('spawn'))"));
-}
-void mth__backend_unlock(mth_backend *backend) { pthread_mutex_unlock(&backend->lock); }
-
 mth_status mth__lock_run(pthread_mutex_t *lock, const mth__stop *stop) {
     enum { PATIENCE = 10 * 1000 * 1000 /* ns between two looks at stop */, SECOND = 1000 * 1000 * 1000 };
     if (pthread_mutex_trylock(lock) == 0) return NULL;
@@ -71,6 +58,19 @@ mth_status mth__lock_run(pthread_mutex_t *lock, const mth__stop *stop) {
         if (mth__stop_asked(stop)) return mth__interrupted();
     }
 }
+
+mth_status mth__backend_lock(mth_backend *backend) {
+    TRY(mth__lock_run(&backend->lock, mth__thread_stop()));
+    if (!backend->lost) return NULL;
+    pthread_mutex_unlock(&backend->lock);
+    return FAIL(MTH_ERROR_UNSUPPORTED,
+        F("process %d was forked off process %d while a thread there was planning on this backend: its plan is half "
+          "made",
+            (int)getpid(), backend->lost),
+        F("create the backend and compile in the child, or start processes without fork "
+          "(multiprocessing.get_context('spawn'))"));
+}
+void mth__backend_unlock(mth_backend *backend) { pthread_mutex_unlock(&backend->lock); }
 
 /* ---------------------------------------------------------------- create */
 typedef struct {

@@ -91,6 +91,48 @@ TEST(drawn_numbers_do_not_depend_on_who_draws_them) {
     mth_backend_free(backend);
 }
 
+/* Numbers that are copied, read and brought into other layouts are so in pieces: each call ends at any question whether
+ * to, with nothing left of it, and does not go on for long without one. */
+static int questions; /* that are answered by no */
+static bool is_over(void *nothing) {
+    (void)nothing;
+    return questions-- <= 0;
+}
+enum { SIDE = 2048 };
+static float given[SIDE * SIDE], back[SIDE * SIDE];
+
+static mth_status copy_and_read(mth_backend *backend) {
+    mth_arg columns = MTH_SPEC(MTH_NONE, mth_int(0));
+    mth_array *a = NULL;
+    mth_status status = mth_array_from_data(backend, MTH_FLOAT32, 2, (int64_t[]){SIDE, SIDE}, given, &columns, &a);
+    if (!status) status = mth_array_gather(a, back);
+    mth_array_free(a);
+    return status;
+}
+
+TEST(copies_are_interrupted) {
+    mth_backend *backend = NULL;
+    CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(3)}), &backend));
+    for (int i = 0; i < SIDE * SIDE; i++) given[i] = (float)i;
+    questions = INT32_MAX;
+    mth_set_interrupt_check(is_over, NULL);
+    CHECK_STATUS(copy_and_read(backend));
+    const int asked = INT32_MAX - questions;
+    CHECK(asked >= 2 * SIDE * SIDE / (1 << 18));
+    CHECK(memcmp(given, back, sizeof given) == 0);
+    const int64_t live = mth_debug_live_allocations();
+    for (int k = 0; k < 16; k++) {
+        questions = k * (asked / 16);
+        CHECK_FAILS(copy_and_read(backend), MTH_ERROR_INTERRUPTED, "call again");
+        CHECK(mth_debug_live_allocations() == live);
+    }
+    questions = 0;
+    CHECK_FAILS(mth_check_interrupt(), MTH_ERROR_INTERRUPTED, "call again");
+    mth_set_interrupt_check(NULL, NULL);
+    CHECK_STATUS(mth_check_interrupt());
+    mth_backend_free(backend);
+}
+
 TEST(null_objects_are_errors_or_read_as_nothing) {
     mth_arrays *arrays = NULL;
     mth_array *a = NULL;

@@ -1,6 +1,8 @@
 """What several tests share: float64 references, and the comparison of values and gradients."""
 
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -57,6 +59,25 @@ def one_block(module, **wires):
 
 def compile_on(mesh, model, backend_options=None, **options):
     return ml.compile(model, on(mesh, **(backend_options or {})), **options)
+
+
+def in_child(work):
+    """What work() gives in a child by os.fork, as text; a child that hangs is ended, and says so."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(theirs, said.encode()[:4000])
+        os._exit(0)
+    os.close(theirs)
+    with open(ours) as pipe:
+        said = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    return said if status == 0 else f"ended by {status}, said {said!r}"
 
 
 def check_against(reference, compiled, params, inputs, slopes=True, tolerance=2e-5, gradient_tolerance=2e-4, skip=()):

@@ -13,7 +13,7 @@ import pytest
 
 import mithril as ml
 from mithril.backends import CBackend, ReferenceBackend
-from support import both_engines, compile_on, one_block, random
+from support import both_engines, compile_on, in_child, one_block, random
 
 
 @pytest.fixture
@@ -201,25 +201,6 @@ def test_alarms_end_planning(method):
 
 
 # ---------------------------------------------------------------- forks
-def in_child(work):
-    """What work() gives in a child by os.fork, as text; a child that hangs is ended, and says so."""
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)
-        try:
-            said = str(work())
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(theirs, said.encode()[:4000])
-        os._exit(0)
-    os.close(theirs)
-    with open(ours) as pipe:
-        said = pipe.read()
-    status = os.waitpid(child, 0)[1]
-    return said if status == 0 else f"ended by {status}, said {said!r}"
-
-
 @pytest.mark.parametrize("backend", [CBackend, ReferenceBackend])
 def test_forks_while_threads_evaluate(backend):
     """The child runs the inherited model, a new one, and Ctrl-C in them is its own."""
