@@ -26,6 +26,8 @@ typedef struct mth__value {
     mth__sharding sharding;
     bool fixed[MTH__RANK]; /* the user fixed this dimension's split (of a value without a node) */
     bool pinned;           /* all of .sharding is fixed */
+    /* a parameter: bits of axes along which each reader has a copy of its own, so that nothing splits it over them */
+    uint8_t copied;
     /* a parameter that is stored in smaller parts than its readers take: what they take; else NULL */
     const mth__sharding *read;
     /* an input: how its readers might split it though it is whole, the search's proposal; or NULL */

@@ -191,6 +191,63 @@ const mth__placement *mth__place_slice(mth__mesh *m, int axis, int coordinate) {
     return intern(m, naxes, dim, count, device, mesh_axis);
 }
 
+const mth__placement *mth__place_grid(mth__mesh *m, int naxes, const int *dim, const int32_t *device) {
+    static const int none[MTH__AXES] = {-1, -1, -1, -1};
+    int count = 1;
+    for (int a = 0; a < naxes; a++) count *= dim[a];
+    return intern(m, naxes, dim, count, device, none);
+}
+
+/* The axis along which all these are slices, -1: they are not all slices of the mesh, or some are missing. */
+static int sliced_axis(const mth__mesh *m, int n, const mth__placement *const *part) {
+    unsigned axes = 0;
+    if (n * part[0]->count != m->count || part[0]->naxes != m->naxes - 1) return -1;
+    for (int a = 0; a < part[0]->naxes; a++) {
+        if (part[0]->mesh_axis[a] < 0) return -1;
+        axes |= 1u << part[0]->mesh_axis[a];
+    }
+    for (int k = 1; k < n; k++)
+        if (memcmp(part[k]->mesh_axis, part[0]->mesh_axis, sizeof part[0]->mesh_axis)) return -1;
+    int missing = 0;
+    while (axes >> missing & 1) missing++;
+    return missing;
+}
+
+const mth__placement *mth__place_stack(mth__mesh *m, int n, const mth__placement *const *part, int *axis) {
+    const int inner = part[0]->naxes, sliced = sliced_axis(m, n, part);
+    int dim[MTH__AXES] = {n}, mesh_axis[MTH__AXES] = {-1}, count = 0;
+    *axis = sliced < 0 ? 0 : sliced;
+    if (sliced >= 0) return m->whole;
+    int32_t *device = NEW_ARRAY(m->arena, int32_t, n *part[0]->count);
+    for (int k = 0; k < n; k++) {
+        memcpy(device + count, part[k]->device, (size_t)part[k]->count * sizeof *device);
+        count += part[k]->count;
+    }
+    if (!inner) return mth__place_list(m, n, device);
+    for (int a = 0; a < inner; a++) {
+        dim[a + 1] = part[0]->dim[a];
+        mesh_axis[a + 1] = part[0]->mesh_axis[a];
+        for (int k = 1; k < n; k++)
+            if (part[k]->mesh_axis[a] != mesh_axis[a + 1]) mesh_axis[a + 1] = -1;
+    }
+    return intern(m, inner + 1, dim, count, device, mesh_axis);
+}
+
+bool mth__place_stacked(const mth__placement *stack, const mth__placement *part) {
+    if (stack->naxes != part->naxes + 1) return false;
+    if (memcmp(stack->dim + 1, part->dim, sizeof(int) * (size_t)part->naxes)) return false;
+    const int at = stack->rank_of[part->device[0]];
+    return at >= 0 && at % part->count == 0 &&
+        !memcmp(stack->device + at, part->device, sizeof *part->device * (size_t)part->count);
+}
+
+bool mth__place_holds(const mth__placement *all, const mth__placement *part) {
+    if (all->count < part->count) return false;
+    for (int i = 0; i < part->count && all->id != 0; i++)
+        if (all->rank_of[part->device[i]] < 0) return false;
+    return true;
+}
+
 void mth__placement_coordinates(const mth__placement *p, int rank, int coordinate[MTH__AXES]) {
     for (int a = p->naxes - 1; a >= 0; a--) {
         coordinate[a] = rank % p->dim[a];

@@ -70,6 +70,15 @@ const mth__placement *mth__place_device(mth__mesh *, int device); /* naxes 0 */
 const mth__placement *mth__place_list(mth__mesh *, int n, const int32_t *device);
 /* the other axes, renumbered from 0 */
 const mth__placement *mth__place_slice(mth__mesh *, int axis, int coordinate);
+/* a grid of two axes or more, row by row; each device once */
+const mth__placement *mth__place_grid(mth__mesh *, int naxes, const int *dim, const int32_t *device);
+/* Grids of equal dimensions without a device in common, one behind the other, as one grid: their number is an axis of
+ * it, `*axis`, and the others are theirs. All slices along an axis of the mesh are the whole mesh. */
+const mth__placement *mth__place_stack(mth__mesh *, int n, const mth__placement *const *part, int *axis);
+/* Is `part` one of the grids of which `stack` was made, with its first axis as their number? */
+bool mth__place_stacked(const mth__placement *stack, const mth__placement *part);
+/* Each device of `part` is one of `all`. */
+bool mth__place_holds(const mth__placement *all, const mth__placement *part);
 void mth__placement_coordinates(const mth__placement *, int rank, int coordinate[MTH__AXES]);
 /* "mesh(2, 2)", "device 3", "devices[4..7]", "devices[0,2]", runs "0..6:2", grids "devices[0..3](2, 2)" */
 const char *mth__placement_text(mth__arena *, const mth__placement *);

@@ -14,6 +14,7 @@ bool mth__searched(const mth__value *v) {
 
 uint64_t mth__group_role(mth__role_walk *w, const mth__value *v) {
     uint64_t h = mth__mix_place(mth__mix_shape(mth__mix_name(v->dtype, v->name), v->shape), v->sharding.on);
+    h = mth__mix(h, v->copied);
     w->turn = h == w->last && !w->turn;
     w->last = h;
     return mth__mix(h, (uint64_t)w->turn);
@@ -138,7 +139,7 @@ int mth__groups(mth__arena *arena, const mth__graph *g, const mth__folding *f, c
             const mth__placement *on = v->sharding.on;
             group[n] = (mth__group){.role = role, .shape = v->shape, .naxes = on->naxes, .candidates = 2};
             group[n].parameter = NEW_ARRAY(arena, mth__value *, g->parameter.n - i);
-            memcpy(group[n].dim, on->dim, sizeof group[n].dim);
+            for (int a = 0; a < on->naxes; a++) group[n].dim[a] = v->copied >> a & 1 ? 1 : on->dim[a];
             memcpy(group[n].grain, grain[v->id], sizeof group[n].grain);
             add_candidates(&group[n++], v->shape.rank, o->partition_dims);
         }

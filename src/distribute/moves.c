@@ -163,8 +163,13 @@ static void map_axes(const mth__placement *from, const mth__placement *to, int m
             if (from->mesh_axis[a] >= 0 && from->mesh_axis[a] == to->mesh_axis[b] && from->dim[a] == to->dim[b])
                 map[a] = b, known = true;
     }
-    if (!same && !known && alike(from, to))
+    if (same || known) return;
+    if (alike(from, to))
         for (int a = 0; a < from->naxes; a++) map[a] = a;
+    else if (mth__place_stacked(to, from))
+        for (int a = 0; a < from->naxes; a++) map[a] = a + 1;
+    else if (mth__place_stacked(from, to))
+        for (int a = 1; a < from->naxes; a++) map[a] = a - 1;
 }
 
 mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape shape, const mth__placement *to) {
@@ -182,21 +187,29 @@ mth__sharding mth__sharding_carry(const mth__sharding *s, mth__shape shape, cons
     return r;
 }
 
-/* Every device of `to` has its part already: each device of `from`, which has all of those, holds the whole value; or
- * `from` covers the whole mesh and splits each dimension by a beginning of the target's axes. */
+/* Every device of `to` has its part already: `from` has all of those, and holds the whole value on each; or it is the
+ * whole mesh, or a stack of which `to` is one grid, and splits each dimension by a beginning of the target's axes. */
 static bool local(mth__shape shape, const mth__sharding *from, const mth__sharding *to) {
-    if (from->on->count <= to->on->count) return false;
-    if (!mth__sharding_axes(from, shape.rank) && from->on->id != 0) {
-        int i = 0;
-        while (i < to->on->count && from->on->rank_of[to->on->device[i]] >= 0) i++;
-        return i == to->on->count;
-    }
-    if (from->on->id != 0) return false;
+    if (!mth__place_holds(from->on, to->on)) return false;
+    if (!mth__sharding_axes(from, shape.rank)) return true;
+    if (from->on->id == 0 ? from->on->count == to->on->count : !mth__place_stacked(from->on, to->on)) return false;
     mth__sharding carried = mth__sharding_carry(from, shape, to->on);
     for (int d = 0; d < shape.rank; d++)
         if (carried.dim[d].naxes != from->dim[d].naxes || !begins(&carried.dim[d], &to->dim[d], shape.dim[d], to->on))
             return false;
     return true;
+}
+
+/* From the whole mesh, or a stack, to some of its devices: what these have, and then moves among themselves, where that
+ * costs less than to take boxes from anywhere. */
+static int moves_inside(
+    mth__shape shape, size_t element, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
+    const mth__sharding there = mth__sharding_carry(from, shape, to->on);
+    const mth__move direct = {.row = MTH__ROW_transfer, .to = *to};
+    if (!local(shape, from, &there)) return 0;
+    m[0] = (mth__move){.row = MTH__ROW_keep, .to = there};
+    const int n = 1 + moves_within(shape, element, &there, to, m + 1);
+    return cost(shape, element, from, m, n) < cost(shape, element, from, &direct, 1) ? n : 0;
 }
 
 int mth__moves(mth__shape shape, size_t element, const mth__sharding *from, const mth__sharding *to, mth__move *m) {
@@ -210,9 +223,13 @@ int mth__moves(mth__shape shape, size_t element, const mth__sharding *from, cons
         n = settle_partial(shape, &cur, alike(from->on, to->on) ? &there : NULL, cur.partial, m, n);
     }
     bool split = mth__sharding_axes(to, shape.rank) != 0;
-    if (local(shape, &cur, to))
+    if (local(shape, &cur, to)) {
         push(m, &n, MTH__ROW_keep, (mth__attrs){0}, to);
-    else
+        return n;
+    }
+    const int inside = moves_inside(shape, element, &cur, to, m + n);
+    n += inside;
+    if (!inside)
         push(m, &n, !split && cur.on->count == 1 && to->on->count > 1 ? MTH__ROW_broadcast : MTH__ROW_transfer,
             (mth__attrs){0}, to);
     return n;

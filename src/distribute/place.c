@@ -178,46 +178,92 @@ static void feed_inputs(mth__graph *graph, mth__arena *arena, const mth__by_name
     }
 }
 
-/* A parameter that several single devices read is kept whole on each of them, so that none has to be sent. Where a
- * reader runs on more than one device, the parameter stays where its module says, and is brought from there. */
+/* Where the nodes run that read a parameter: distinct placements, by their lowest devices. */
 typedef struct {
-    VEC(const mth__placement *) on; /* distinct */
+    VEC(const mth__placement *) on;
 } parameter_readers;
 
-static void spread_parameters(mth__graph *graph, mth__arena *scratch) {
+static void add_reader(mth__arena *scratch, parameter_readers *readers, const mth__placement *on) {
+    for (size_t k = 0; k < readers->on.n; k++)
+        if (readers->on.at[k] == on) return;
+    PUSH(scratch, readers->on, on);
+    size_t at = readers->on.n - 1;
+    for (; at > 0 && readers->on.at[at - 1]->lowest > on->lowest; at--) readers->on.at[at] = readers->on.at[at - 1];
+    readers->on.at[at] = on;
+}
+
+static bool on_all(const mth__placement *on, const parameter_readers *readers) {
+    for (size_t k = 0; k < readers->on.n; k++)
+        if (!mth__place_holds(on, readers->on.at[k])) return false;
+    return true;
+}
+
+/* The devices of all readers, ascending. */
+static const mth__placement *union_of(mth__arena *scratch, mth__mesh *mesh, const parameter_readers *readers) {
+    bool *reads = NEW_ARRAY(scratch, bool, mesh->count);
+    int32_t *device = NEW_ARRAY(scratch, int32_t, mesh->count);
+    int devices = 0;
+    for (size_t k = 0; k < readers->on.n; k++)
+        for (int i = 0; i < readers->on.at[k]->count; i++) reads[readers->on.at[k]->device[i]] = true;
+    for (int d = 0; d < mesh->count; d++)
+        if (reads[d]) device[devices++] = d;
+    return devices == mesh->count ? mesh->whole : mth__place_list(mesh, devices, device);
+}
+
+/* Readers on grids of equal dimensions, which have no device in common: stages of a pipeline. */
+static bool stackable(mth__arena *scratch, const mth__mesh *mesh, const parameter_readers *readers) {
+    bool *met = NEW_ARRAY(scratch, bool, mesh->count);
+    const mth__placement *first = readers->on.at[0];
+    for (size_t k = 0; k < readers->on.n; k++) {
+        const mth__placement *on = readers->on.at[k];
+        if (on->naxes != first->naxes || on->naxes == MTH__AXES) return false;
+        if (memcmp(on->dim, first->dim, sizeof(int) * (size_t)on->naxes)) return false;
+        for (int i = 0; i < on->count; i++) {
+            if (met[on->device[i]]) return false;
+            met[on->device[i]] = true;
+        }
+    }
+    return true;
+}
+
+/* The parameter on a stack of all grids that read it, split in each as it is where it was: each stage has a copy. */
+static bool stack(mth__arena *scratch, mth__mesh *mesh, mth__value *value, const parameter_readers *readers) {
+    if (!stackable(scratch, mesh, readers)) return false;
+    int axis;
+    const mth__placement *on = mth__place_stack(mesh, (int)readers->on.n, readers->on.at, &axis);
+    mth__sharding sharding = value->sharding, said = value->sharding;
+    mth__sharding_canonical(&said, value->shape);
+    if (sharding.on != on) sharding = mth__sharding_carry(&said, value->shape, on);
+    for (int d = 0; d < value->shape.rank; d++)
+        if (sharding.dim[d].naxes != said.dim[d].naxes) return false; /* it is split over axes that no reader has */
+    if (mth__sharding_axes(&sharding, value->shape.rank) >> axis & 1) return false;
+    value->sharding = sharding;
+    value->copied = (uint8_t)(1u << axis);
+    return true;
+}
+
+/* A parameter that is read in several places is held on each device that reads it, so that none has to be sent. It is
+ * sent where a copy for each reader would need a layout that is none: where its module splits it, and the readers'
+ * grids differ. With memory_optimization, readers on grids that differ take it from where its module is. */
+static void spread_parameters(mth__graph *graph, mth__arena *scratch, const mth__distribute_options *options) {
     parameter_readers *readers = NEW_ARRAY(scratch, parameter_readers, graph->values); /* by value id */
     for (size_t i = 0; i < graph->node.n; i++) {
         const mth__node *node = graph->node.at[i];
-        for (int j = 0; j < node->nin; j++) {
-            parameter_readers *known = &readers[node->in[j]->id];
-            bool listed = node->in[j]->kind != MTH__VALUE_PARAMETER;
-            for (size_t k = 0; k < known->on.n && !listed; k++) listed = known->on.at[k] == node->on;
-            if (!listed) PUSH(scratch, known->on, node->on);
-        }
+        for (int j = 0; j < node->nin; j++)
+            if (node->in[j]->kind == MTH__VALUE_PARAMETER) add_reader(scratch, &readers[node->in[j]->id], node->on);
     }
     for (size_t i = 0; i < graph->parameter.n; i++) {
         mth__value *value = graph->parameter.at[i];
-        const parameter_readers *known = &readers[value->id];
-        bool single = known->on.n > 1 && !mth__sharding_axes(&value->sharding, value->shape.rank);
-        for (size_t k = 0; k < known->on.n && single; k++) single = known->on.at[k]->count == 1;
-        if (!single) continue;
-        int32_t *device = NEW_ARRAY(scratch, int32_t, known->on.n);
-        int devices = 0;
-        for (size_t k = 0; k < known->on.n;
-            k++) { /* ascending; a mesh of one device and that device are two placements */
-            const int32_t next = known->on.at[k]->lowest;
-            int at = devices;
-            while (at > 0 && device[at - 1] > next) at--;
-            if (at > 0 && device[at - 1] == next) continue;
-            memmove(device + at + 1, device + at, (size_t)(devices - at) * sizeof *device);
-            device[at] = next;
-            devices++;
+        const parameter_readers *of = &readers[value->id];
+        if (of->on.n < 2) continue;
+        if (!stack(scratch, graph->mesh, value, of)) {
+            const bool split = mth__sharding_axes(&value->sharding, value->shape.rank) != 0;
+            if (split || on_all(value->sharding.on, of) || (options && options->store_sharded)) continue;
+            value->sharding = (mth__sharding){.on = union_of(scratch, graph->mesh, of)};
+            value->pinned = true;
+            for (int d = 0; d < value->shape.rank; d++) value->fixed[d] = true;
         }
-        if (devices < 2) continue;
-        value->sharding = (mth__sharding){.on = mth__place_list(graph->mesh, devices, device)};
-        value->pinned = true;
-        for (int d = 0; d < value->shape.rank; d++) value->fixed[d] = true;
-        value->origin = "on each device that reads it";
+        if (!value->origin) value->origin = "on each device that reads it";
     }
 }
 
@@ -228,7 +274,7 @@ mth_status mth__place(mth__graph *g, const mth__distribute_options *o) {
     mth__prune(g);
     mth__place_nodes(g);
     feed_inputs(g, scratch, &all);
-    spread_parameters(g, scratch);
+    spread_parameters(g, scratch, o);
     for (size_t i = 0; i < g->parameter.n; i++)
         if (!g->parameter.at[i]->sharding.on) g->parameter.at[i]->sharding.on = mth__place_whole(g->mesh);
     for (size_t k = g->output.n; k-- > 0;) {

@@ -44,6 +44,11 @@ static int sharers(const shard_pass *s, int j) {
     return sharers;
 }
 
+/* A parameter lies on `on`, there alone or there too. */
+static bool lies_on(const mth__value *v, const mth__placement *on) {
+    return v->sharding.on == on || (v->copied && mth__place_holds(v->sharding.on, on));
+}
+
 static double bring(const shard_pass *s, int j, const mth__sharding *need) {
     const mth__value *v = s->node->in[j];
     const mth__info *info = mth__info_of(&s->pass, v);
@@ -56,14 +61,14 @@ static double bring(const shard_pass *s, int j, const mth__sharding *need) {
         double c = mth__cost_reshard(v, &also->sharding, need);
         if (c < cost) cost = c;
     }
-    if (v->kind == MTH__VALUE_PARAMETER && v->sharding.on == need->on) cost *= GATHERED_WEIGHT;
+    if (v->kind == MTH__VALUE_PARAMETER && lies_on(v, need->on)) cost *= GATHERED_WEIGHT;
     bool gathers = mth__local_size(v->shape, need) > mth__local_size(v->shape, &v->sharding);
     return gathers && mth__is_backward_time(s->node->label.phase) ? cost / sharers(s, j) : cost;
 }
 
 /* A parameter not settled yet takes what the node needs, but for the dimensions that the user fixed. */
 static mth__sharding settled(const mth__value *v, const mth__sharding *need) {
-    mth__sharding r = *need;
+    mth__sharding r = v->copied ? mth__sharding_carry(need, v->shape, v->sharding.on) : *need;
     unsigned used = 0;
     for (int d = 0; d < v->shape.rank; d++)
         if (v->fixed[d]) {
@@ -87,7 +92,7 @@ static double operand_cost(shard_pass *s, int j, const mth__assignment *a, unsig
         if (!mth__sharding_equal(&need, &v->sharding, v->shape.rank)) return FORBIDDEN;
     }
     s->need[j] = need;
-    if (mth__info_of(&s->pass, v)->free && v->sharding.on == n->on) {
+    if (mth__info_of(&s->pass, v)->free && lies_on(v, n->on)) {
         mth__sharding r = settled(v, &need);
         return mth__sharding_equal(&r, &need, v->shape.rank) ? 0 : GATHERED_WEIGHT * mth__cost_reshard(v, &r, &need);
     }
@@ -367,7 +372,7 @@ static void decide(shard_pass *s) {
         }
         n->need[j] = need;
         mth__info *info = mth__info_of(&s->pass, v);
-        if (info->free && v->sharding.on == n->on) {
+        if (info->free && lies_on(v, n->on)) {
             v->sharding = settled(v, &need);
             info->free = false;
             if (!v->origin)

@@ -24,8 +24,9 @@ static void wish(const mth__propagation *pass, const mth__node *n) {
     if (!any) return;
     mth__op_rule(n, &rule);
     for (int j = 0; j < n->nin; j++)
-        if (n->in[j]->kind == MTH__VALUE_PARAMETER && n->in[j]->sharding.on == n->on) {
+        if (n->in[j]->kind == MTH__VALUE_PARAMETER && (n->in[j]->sharding.on == n->on || n->in[j]->copied)) {
             mth__sharding s = fixed_part(n->in[j]);
+            if (s.on != n->on) s = mth__sharding_carry(&s, n->in[j]->shape, n->on);
             mth__propose(&rule, rule.in[j], rule.in_unit[j], &s, n->in[j], source, &sources);
         }
     for (int k = 0; k < n->nout; k++) {

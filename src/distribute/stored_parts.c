@@ -17,7 +17,7 @@ bool mth__store_parts(const mth__value *v, const mth__sharding *read, mth__shard
         mth__split *split = &s.dim[d];
         if (split->cyclic) continue;
         for (int a = 0; a < on->naxes; a++) /* ascending: one all_gather brings them all back */
-            if (on->dim[a] > 1 && !(mth__sharding_axes(read, v->shape.rank) >> a & 1))
+            if (on->dim[a] > 1 && !((mth__sharding_axes(read, v->shape.rank) | v->copied) >> a & 1))
                 split->axis[split->naxes++] = (int8_t)a;
         mth__sharding_canonical(&s, v->shape);
         int64_t size = mth__local_size(v->shape, &s);

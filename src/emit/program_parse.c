@@ -55,9 +55,29 @@ static mth_status mesh(mth__plan_parser *parser) {
     return NULL;
 }
 
+/* (2, 2) 0, 1, 4, 5 */
+static mth_status grid(mth__plan_parser *parser, const mth__placement **on) {
+    int naxes = 0, dim[MTH__AXES];
+    int64_t count = 1;
+    devices list = {0};
+    TRY(mth__read_need(&parser->in, "("));
+    do {
+        if (naxes == MTH__AXES) return mth__read_fail(&parser->in, F("more than %d axes", MTH__AXES));
+        TRY(mth__read_small(&parser->in, 1, parser->p->mesh->count, &dim[naxes]));
+        count = mth__size_product(count, dim[naxes++]);
+    } while (mth__read_symbol(&parser->in, ','));
+    TRY(mth__read_need(&parser->in, ")"));
+    if (naxes < 2) return mth__read_fail(&parser->in, F("a grid has two axes or more"));
+    TRY(device_list(parser, &list));
+    if ((int64_t)list.at.n != count)
+        return mth__read_fail(&parser->in, F("%zu devices for a grid of %lld", list.at.n, (long long)count));
+    *on = mth__place_grid(parser->p->mesh, naxes, dim, list.at.at);
+    return NULL;
+}
+
 static mth_status placement(mth__plan_parser *parser) {
     mth__mesh *mesh = parser->p->mesh;
-    const mth__placement *on;
+    const mth__placement *on = NULL;
     int number;
     TRY(mth__read_reference(&parser->in, 'p', parser->placement.n + 1, &number));
     if (number != (int)parser->placement.n) return mth__read_fail(&parser->in, F("placement p%d stands here", number));
@@ -74,6 +94,8 @@ static mth_status placement(mth__plan_parser *parser) {
             devices list = {0};
             TRY(device_list(parser, &list));
             on = mth__place_list(mesh, (int)list.at.n, list.at.at);
+        } else if (mth__read_word(&parser->in, "grid")) {
+            TRY(grid(parser, &on));
         } else {
             int a, c;
             TRY(mth__read_need(&parser->in, "slice"));

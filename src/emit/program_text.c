@@ -3,7 +3,7 @@
  *
  *     program
  *     mesh (4,)
- *     placement p0 whole
+ *     placement p0 whole        (or: device 3; devices 0, 1; slice axis 0 at 1; grid (2, 2) 0, 1, 4, 5)
  *     entry 0 input x: f32[8,32] (None, None) on p0
  *     entry 1 parameter linear_0.weight: f32[32,64] (None, 0) on p0
  *     exit 0 output y: f32[8,16] (None, None) on p0
@@ -76,6 +76,13 @@ static void number_placements(printer *writer) {
         if (writer->placement[k] >= 0) writer->placement[k] = (int)number++;
 }
 
+/* All its axes are the mesh's. */
+static bool is_slice(const mth__placement *on) {
+    for (int a = 0; a < on->naxes; a++)
+        if (on->mesh_axis[a] < 0) return false;
+    return true;
+}
+
 static void add_placement(printer *writer, const mth__placement *on) {
     const mth__mesh *mesh = writer->p->mesh;
     mth__text_add(writer->t, "placement p%d ", writer->placement[on->id]);
@@ -83,11 +90,17 @@ static void add_placement(printer *writer, const mth__placement *on) {
         mth__text_add(writer->t, "whole\n");
     } else if (on->naxes == 0) {
         mth__text_add(writer->t, "device %d\n", on->device[0]);
-    } else if (on->naxes == 1) {
+    } else if (on->naxes == 1 && on->count > 1) { /* a list of one is that device, without an axis */
         mth__text_add(writer->t, "devices ");
         add_devices(writer->t, on->device, on->count);
         mth__text_add(writer->t, "\n");
-    } else { /* a slice: the axis of the mesh that it lacks, and where */
+    } else if (!is_slice(on)) {
+        mth__text_add(writer->t, "grid (");
+        for (int a = 0; a < on->naxes; a++) mth__text_add(writer->t, "%s%d", a ? ", " : "", on->dim[a]);
+        mth__text_add(writer->t, ") ");
+        add_devices(writer->t, on->device, on->count);
+        mth__text_add(writer->t, "\n");
+    } else { /* the axis of the mesh that it lacks, and where */
         int axis = 0, stride = 1;
         while (axis < on->naxes && on->mesh_axis[axis] == axis) axis++;
         for (int a = axis + 1; a < mesh->naxes; a++) stride *= mesh->dim[a];

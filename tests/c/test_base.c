@@ -235,6 +235,29 @@ ARENA_TEST(placements_are_interned) {
     return NULL;
 }
 
+/* What is kept in several stages: a stack of their grids, whose first axis counts them. */
+ARENA_TEST(grids_are_stacked) {
+    mth__mesh *m;
+    int axis;
+    TRY(mth__mesh_new(arena, 2, (int64_t[]){3, 2}, &m));
+    const mth__placement *row[] = {mth__place_slice(m, 0, 0), mth__place_slice(m, 0, 1), mth__place_slice(m, 0, 2)},
+                         *column[] = {mth__place_slice(m, 1, 0), mth__place_slice(m, 1, 1)},
+                         *outer[] = {row[0], row[2]}, *device[] = {mth__place_device(m, 1), mth__place_device(m, 4)};
+    CHECK(mth__place_stack(m, 3, row, &axis) == m->whole && axis == 0);
+    CHECK(mth__place_stack(m, 2, column, &axis) == m->whole && axis == 1);
+    CHECK(mth__place_stack(m, 2, device, &axis) == mth__place_list(m, 2, (int32_t[]){1, 4}) && axis == 0);
+    const mth__placement *stack = mth__place_stack(m, 2, outer, &axis);
+    CHECK(axis == 0 && stack->naxes == 2 && stack->dim[0] == 2 && stack->dim[1] == 2);
+    CHECK(stack->mesh_axis[0] == -1 && stack->mesh_axis[1] == 1);
+    CHECK(!strcmp(mth__placement_text(arena, stack), "devices[0,1,4,5](2, 2)"));
+    CHECK(mth__place_grid(m, 2, (int[]){2, 2}, (int32_t[]){0, 1, 4, 5}) == stack);
+    CHECK(mth__place_stacked(stack, row[0]) && mth__place_stacked(stack, row[2]));
+    CHECK(!mth__place_stacked(stack, row[1]) && !mth__place_stacked(stack, mth__place_list(m, 2, (int32_t[]){1, 4})));
+    CHECK(mth__place_holds(stack, row[2]) && !mth__place_holds(stack, row[1]) && !mth__place_holds(row[0], stack));
+    CHECK(mth__place_holds(m->whole, stack) && mth__place_holds(stack, device[0]));
+    return NULL;
+}
+
 ARENA_TEST(a_large_mesh_is_cheap) {
     mth__mesh *m;
     TRY(mth__mesh_new(arena, 3, (int64_t[]){8, 16, 128}, &m));

@@ -45,6 +45,11 @@ GUARDED(places_exist_where_they_are_empty) {
                " at slab+0 = all_to_all ring c0 x work w: f32[4] (None,) on p0 at slab+1152921504606846976\n",
             "ring needs 144115188075855872 bytes of scratch"},
         {EIGHT "entry 0 input x: f32[8,144115188075855872] (0 by 8, None) on p0\n", "number is outside"},
+        {EIGHT "placement p1 grid (4) 0..3\n", "a grid has two axes or more"},
+        {EIGHT "placement p1 grid (2, 2) 0, 1, 4\n", "3 devices for a grid of 4"},
+        {EIGHT "placement p1 grid (2, 2) 0, 1, 4, 4\n", "twice"},
+        {EIGHT "placement p1 grid (1, 1, 1, 1, 2) 0, 1\n", "more than 4 axes"},
+        {EIGHT "placement p1 grid (2, 9) 0, 1\n", "number is outside"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         mth_status s = mth_plan_verify_text(all[i].text);

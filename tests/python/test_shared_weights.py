@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mithril as ml
-from mithril.backends import CBackend
+from mithril.backends import CBackend, JaxBackend
 from support import both_engines, close, compile_on, few, random, shaken
 
 VOCABULARY, WIDTH = 11, 6
@@ -75,9 +75,9 @@ def test_vocabulary_parallel(engine):
     assert not any("all_gather" in x or "transfer" in x for x in channels), channels
 
 
-def stages(scope="stage_0."):
+def stages(scope="stage_0.", **split):
     first, middle, last = ml.Model(), ml.Model(), ml.Model()
-    first |= ml.Embedding(VOCABULARY, WIDTH, name="embed")(input="ids", output="words")
+    first |= ml.Embedding(VOCABULARY, WIDTH, name="embed", **split)(input="ids", output="words")
     middle |= ml.Linear(WIDTH, name="mid")(input="words", output="h")
     head = ml.Linear(VOCABULARY, bias=False, weight=f"{scope}embed.weight", name="head")
     last |= head(input="h", output="logits")
@@ -118,14 +118,139 @@ def test_stages(assignment, engine):
         assert {s.device_id for s in shards} == has
 
 
-@both_engines
-@pytest.mark.parametrize("mesh, axis", [((2, 2), 0), ((3, 2), 0)])
-def test_pipeline_with_data_parallel_stages(mesh, axis, engine):
+TABLE = 4 * VOCABULARY * WIDTH  # bytes
+SEVERAL = [
+    # mesh, options of the Pipeline, the devices of the first stage and of the last
+    ((2, 2), {"axis": 0}, [0, 1], [0, 1]),
+    ((3, 2), {"axis": 0}, [0, 1], [4, 5]),
+    ((2, 3), {"axis": 1}, [0, 3], [2, 5]),
+    ((3, 1), {"axis": 0}, [0], [2]),
+    ((4,), {"device_assignment": [[0, 1], [2], [2, 3]]}, [0, 1], [2, 3]),
+    ((4,), {"device_assignment": [[0, 1], [2, 3], [0, 1]]}, [0, 1], [0, 1]),
+]
+OVERLAPPING = [
+    ((4,), {"device_assignment": [[0, 1], [2], [1, 3]]}, [0, 1], [1, 3]),
+    ((4,), {"device_assignment": [[0, 1], [2], [3]]}, [0, 1], [3]),
+    ((4,), {"device_assignment": [[0, 1], [2], [1, 0]]}, [0, 1], [0, 1]),
+    ((2, 2), {"device_assignment": [0, 1, [0, 1, 2, 3]]}, [0], [0, 1, 2, 3]),
+]
+
+
+def on_engines(native, xla):
+    cases = [(*case, "native") for case in native] + [(*case, "xla") for case in xla]
+    return pytest.mark.parametrize("mesh, options, first, last, engine", cases, indirect=["engine"])
+
+
+def tied_stages(options, split=None, size=2, schedule="1f1b"):
     model = ml.Model()
-    pipeline = ml.Pipeline(stages("p.stage_0."), axis=axis, microbatch_size=2, name="p")
+    pipeline = ml.Pipeline(
+        stages("p.stage_0.", **(split or {})), microbatch_size=size, schedule=schedule, name="p", **options
+    )
     model |= pipeline(input="ids", target="target", output="loss")
-    specs = {"ids": (1, None), "target": (1, None)}
-    check(compile_on(mesh, model, input_shard_specs=specs), in_stages)
+    return model
+
+
+def channels_of_the_table(compiled, *inputs):
+    lines = compiled.program_text(*inputs).splitlines()
+    return [x for x in lines if x.startswith("channel") and f"f32[{VOCABULARY},{WIDTH}]" in x]
+
+
+def held(compiled):
+    """Bytes of the table by device."""
+    shards = compiled.get_parameters(INPUTS)[in_stages("embed.weight")].addressable_shards
+    return {s.device_id: s.data.nbytes for s in shards}
+
+
+@on_engines(SEVERAL + OVERLAPPING, [SEVERAL[1], OVERLAPPING[0]])
+def test_stages_of_several_devices(mesh, options, first, last, engine):
+    """Each device of a stage that reads the table has it: forward sends activations alone, and a step adds what the sum of two
+    gradients costs, to one stage and back to the other."""
+    compiled = check(compile_on(mesh, tied_stages(options)), in_stages)
+    assert held(compiled) == dict.fromkeys({*first, *last}, TABLE)
+    text = compiled.program_text()
+    ml.verify_plan(text)
+    assert ml.reprint_plan(text) == text
+    sums = channels_of_the_table(compiled)
+    assert not channels_of_the_table(compiled, INPUTS)
+    ways = [not set(first) <= set(last), not set(last) <= set(first)]  # of the other's gradient, and of the sum
+    assert all("transfer" in x or "broadcast" in x for x in sums) and len(sums) == sum(ways)
+
+
+@pytest.mark.parametrize(
+    "schedule, engine", [("gpipe", "native"), ("1f1b", "native"), ("1f1b", "xla")], indirect=["engine"]
+)
+def test_bytes_of_a_tied_step(schedule, engine):
+    """Stages of two devices that do the same: each of them gets each activation and its gradient once, and of the table what the other
+    stage's sum is, or the sum of both."""
+    compiled = compile_on((3, 2), tied_stages({"axis": 0}, schedule=schedule))
+    activations = 4 * IDS.size * WIDTH
+    params = compiled.get_parameters(INPUTS)
+    compiled.evaluate(params, INPUTS)
+    usage = [d["received"] for d in compiled.get_communication_usage()]
+    assert usage == [0, 0, activations, activations, activations, activations]
+    compiled.evaluate(params, INPUTS, SEED)
+    usage = [d["received"] for d in compiled.get_communication_usage()]
+    assert usage == 2 * [activations + TABLE] + 2 * [2 * activations] + 2 * [activations + TABLE]
+
+
+@on_engines(SEVERAL[:3], SEVERAL[1:2])
+def test_pipeline_with_data_parallel_stages(mesh, options, first, last, engine):
+    """Two gradients are summed over the devices of their stages, and then with each other."""
+    spec = {name: (1 - options["axis"], None) for name in INPUTS}
+    compiled = check(compile_on(mesh, tied_stages(options), input_shard_specs=spec), in_stages)
+    assert held(compiled) == dict.fromkeys({*first, *last}, TABLE)
+    sums = channels_of_the_table(compiled)
+    assert not channels_of_the_table(compiled, INPUTS)
+    stages_that_read = 1 if first == last else 2
+    assert sum("all_reduce" in x for x in sums) == stages_that_read
+    assert sum("transfer" in x for x in sums) == 2 * (stages_that_read - 1)
+
+
+@on_engines([SEVERAL[i] for i in (0, 1, 2, 4)], SEVERAL[:2])
+def test_pipeline_with_tensor_parallel_stages(mesh, options, first, last, engine):
+    """The table is split over the vocabulary in each stage, and so are the logits; no row of it is sent forward."""
+    axis = {"tensor_axis": 0}
+    compiled = check(compile_on(mesh, tied_stages(options, axis)), in_stages)
+    rows = [-(-VOCABULARY // 2), VOCABULARY // 2]
+    assert held(compiled) == {d: 4 * WIDTH * rows[k] for stage in (first, last) for k, d in enumerate(stage)}
+    assert len(channels_of_the_table(compiled)) == (0 if first == last else 2)
+    assert not channels_of_the_table(compiled, INPUTS)
+
+
+def test_split_tables_are_sent_where_no_layout_has_both():
+    """The first stage splits the table, and the other one's devices are others of its grid: it stays where its module says."""
+    for mesh, options, first, _ in OVERLAPPING[:3]:
+        compiled = check(compile_on(mesh, tied_stages(options, {"tensor_axis": 0})), in_stages)
+        assert set(held(compiled)) == set(first)
+
+
+@pytest.mark.parametrize("option", ["memory_optimization", "auto_sharding"])
+def test_stages_with_options_of_the_planner(option):
+    """A stage keeps its copy in parts, which its own devices gather; or the search splits it alike in both stages."""
+    rows, width = 1024, 64
+
+    def compiled_on(backend, **options):
+        first, last = ml.Model(), ml.Model()
+        first |= ml.Embedding(rows, width, name="embed")(input="ids", output="words")
+        head = ml.Linear(rows, bias=False, weight="p.stage_0.embed.weight", name="head")
+        last |= head(input="words", output="logits")
+        last |= ml.CrossEntropy()(input="logits", target="target", output="loss")
+        model = ml.Model()
+        model |= ml.Pipeline([first, last], name="p", **options)(input="ids", target="target", output="loss")
+        return ml.compile(model, backend)
+
+    whole = compiled_on(CBackend(device_mesh=(1,)), device_assignment=[0, 0])
+    compiled = compiled_on(JaxBackend(device_mesh=(2, 2), **{option: True}), axis=0)
+    params = shaken(whole.get_parameters(INPUTS))
+    loss, gradients = compiled.evaluate(params, INPUTS, SEED)
+    want, slopes = whole.evaluate(params, INPUTS, SEED)
+    close(loss["loss"], want["loss"])
+    close(gradients["p.stage_0.embed.weight"], slopes["p.stage_0.embed.weight"], 1e-4)
+    shards = compiled.get_parameters(INPUTS)["p.stage_0.embed.weight"].addressable_shards
+    assert [s.data.nbytes for s in shards] == [4 * rows * width // 2] * 4
+    lines = [x for x in compiled.program_text().splitlines() if x.startswith("channel") and f"[{rows},{width}]" in x]
+    between = [x for x in lines if "transfer" in x]
+    assert len(between) == 2 and all("all_gather" in x or "reduce_scatter" in x for x in lines if x not in between)
 
 
 @both_engines
