@@ -23,6 +23,15 @@ size_t mth__pipeline_stages(const mth_module *m) {
 const mth_model *mth__pipeline_stage(const mth_module *m, size_t i) {
     return mth__module_option(m, "stages")->items[i].model;
 }
+int mth__pipeline_stage_named(mth__arena *scratch, const mth_module *m, const char **name) {
+    for (size_t s = 0; s < mth__pipeline_stages(m); s++) {
+        const char *prefix = mth__format(scratch, "stage_%zu.", s);
+        if (strncmp(*name, prefix, strlen(prefix))) continue;
+        *name += strlen(prefix);
+        return (int)s;
+    }
+    return -1;
+}
 
 /* ---------------------------------------------------------------- parameters */
 /* The names of a type's parameters: the words that begin the entries of its `parameters`. */

@@ -154,6 +154,11 @@ mth_status mth__site_check(const mth_model *, mth__mesh *, const mth__site *, bo
 /* declared.c, and from the third on pipeline.c */
 size_t mth__pipeline_stages(const mth_module *); /* 0: the module is no Pipeline */
 const mth_model *mth__pipeline_stage(const mth_module *, size_t i);
+/* The stage that a name inside of a Pipeline begins with ("stage_0."), which the name then is without; -1: none.
+ */
+int mth__pipeline_stage_named(mth__arena *scratch, const mth_module *, const char **name);
+/* The output port that an output of a stage is, or -1. */
+int mth__pipeline_port(const mth_module *, mth__arena *scratch, int stage, int output);
 /* The ports of which the first input that they feed is marked: marks by stage and input. */
 mth__names mth__pipeline_marked(const mth_module *, mth__arena *scratch, bool *const *marks);
 mth_status mth__pipeline_place(const mth_module *, mth__mesh *, size_t stage, const mth__placement **on);

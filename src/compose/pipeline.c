@@ -146,6 +146,18 @@ static void pipeline_ports(const mth_module *m, mth__arena *arena, const char **
     *outputs = out.at;
 }
 
+int mth__pipeline_port(const mth_module *m, mth__arena *scratch, int stage, int output) {
+    bindings b;
+    int(*pair)[2];
+    const char **names;
+    mth_status failed = bind_all(m, scratch, &b); /* of a resolved model: it can't fail */
+    mth_error_free(failed);
+    const int n = visible_outputs(scratch, &b, &pair, &names);
+    for (int i = 0; i < n; i++)
+        if (pair[i][0] == stage && pair[i][1] == output) return i;
+    return -1;
+}
+
 static mth_status pipeline_wired(const mth_module *m, const int *wires) {
     mth__arena *arena = mth__arena_new();
     bindings b;

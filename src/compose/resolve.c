@@ -280,24 +280,14 @@ static const mth__block *block_named(wiring *w, const char *name, size_t n) {
     return found ? *found : NULL;
 }
 
-/* The stage that a name inside of a Pipeline begins with, which it then is without. */
-static const mth_model *stage_named(mth__arena *scratch, const mth_module *pipeline, const char **name) {
-    for (size_t s = 0; s < mth__pipeline_stages(pipeline); s++) {
-        const char *prefix = mth__format(scratch, "stage_%zu.", s);
-        if (strncmp(*name, prefix, strlen(prefix))) continue;
-        *name += strlen(prefix);
-        return mth__pipeline_stage(pipeline, s);
-    }
-    return NULL;
-}
-
 /* The block at or inside of `b` whose parameter `name` is, which is a path from there. */
 static const mth__block *owner(mth__arena *scratch, const mth__block *b, const char *name) {
     while (b) {
         mth__ports parameters = {0};
         if (b->module) parameters = mth__parameter_names(scratch, b->module->type);
         if (mth__ports_find(&parameters, name) >= 0) return b;
-        const mth_model *m = b->module ? stage_named(scratch, b->module, &name) : b->model;
+        const int stage = b->module ? mth__pipeline_stage_named(scratch, b->module, &name) : -1;
+        const mth_model *m = stage < 0 ? b->model : mth__pipeline_stage(b->module, (size_t)stage);
         const char *dot = m ? strchr(name, '.') : NULL;
         b = dot ? mth__model_block(m, name, (size_t)(dot - name)) : NULL;
         if (dot) name = dot + 1;

@@ -25,6 +25,62 @@ static int index_of(const mth_model *m, const mth__block *b) {
     return k;
 }
 
+/* A block that a path leads into: the model that it stands in, the model inside of it (a stage of a Pipeline), and what
+ * is left of the path behind them. */
+typedef struct {
+    const mth_model *model, *inside;
+    const mth__block *block;
+    int stage; /* -1: the block is a submodel */
+    const char *rest;
+} path_step;
+
+/* The port of the block by which a connection inside of it is an output, or -1. */
+static int port_of(mth__arena *arena, const path_step *step, const char *connection) {
+    const mth__resolved *r = *step->inside->resolved;
+    mth__source from;
+    if (!find_connection(step->inside, connection, &from)) return -1;
+    for (int i = 0; i < r->outputs; i++)
+        if (r->output[i].block == from.block && r->output[i].port == from.port)
+            return step->stage < 0 ? mth__ports_find(&step->block->out, r->output[i].name)
+                                   : mth__pipeline_port(step->block->module, arena, step->stage, i);
+    return -1;
+}
+
+/* NULL where `name` is not a path through submodels and stages to a connection that a block makes there. Else it says
+ * what the connection is called in the model, or which model has to expose it first. */
+static mth_status connection_inside(mth__arena *arena, const mth_model *model, const char *name) {
+    VEC(path_step) step = {0};
+    const mth_model *inside = model;
+    const char *rest = name;
+    mth__source from;
+    while (!find_connection(inside, rest, &from)) {
+        const char *behind = NULL;
+        const mth__block *block = block_of(inside, rest, &behind);
+        if (!block) return NULL;
+        rest = behind;
+        const int stage = block->module ? mth__pipeline_stage_named(arena, block->module, &rest) : -1;
+        if (block->module && stage < 0) return NULL;
+        const mth_model *next = block->module ? mth__pipeline_stage(block->module, (size_t)stage) : block->model;
+        PUSH(arena, step, ((path_step){inside, next, block, stage, rest}));
+        inside = next;
+    }
+    if (!step.n || from.block < 0) return NULL;
+    const char *called = rest;
+    for (size_t i = step.n; i-- > 0;) {
+        const path_step *at = &step.at[i];
+        const int port = port_of(arena, at, called);
+        if (port < 0)
+            return FAIL(MTH_ERROR_KEY,
+                F("outputs: '%s' is a connection inside of %.*s", called, (int)(at->rest - name - 1), name),
+                F("expose '%s' where that model is composed: mth_model_expose", called));
+        called = mth__source_name(arena, at->model, (mth__source){index_of(at->model, at->block), port});
+    }
+    return FAIL(MTH_ERROR_KEY,
+        F("outputs: '%s' is a connection inside of %.*s, and has another name outside of it, '%s'", rest,
+            (int)(rest - name - 1), name, called),
+        F("name it '%s'", called));
+}
+
 /* What `name` is, where it is no name of a connection that a block of the model makes. Texts are made first: a jump out
  * of an allocation among the texts of an error would lose them. */
 static mth_status no_connection(mth__arena *arena, const mth_model *m, const char *name) {
@@ -49,10 +105,8 @@ static mth_status no_connection(mth__arena *arena, const mth_model *m, const cha
             in->from[i].block >= 0 ? F("name that connection: '%s'", reads)
                                    : F("leave it out: '%s' is an input of the model", reads));
     }
-    mth__source inside;
-    if (b && b->model && find_connection(b->model, rest, &inside) && inside.block >= 0)
-        return FAIL(MTH_ERROR_KEY, F("outputs: '%s' is a connection inside of %s", rest, b->name),
-            F("expose '%s' where that model is composed: mth_model_expose", rest));
+    mth_status inside = connection_inside(arena, m, name);
+    if (inside) return inside;
     VEC(const char *) known = {0};
     for (size_t i = 0; i < r->connection.name.n; i++)
         if (r->made_by[i].block >= 0) PUSH(arena, known, r->connection.name.at[i]);

@@ -94,6 +94,27 @@ def a_connection_inside_of_a_submodel_as_output(fixed):
 
 
 @case
+def a_connection_by_its_path(fixed):
+    """Two models deep, where it is exposed: here it has the name of a port."""
+    inner, outer, model = ml.Model(), ml.Model(), ml.Model()
+    inner |= ml.Linear(3)(input="x", output=ml.IOKey("h", expose=True))
+    inner |= ml.Relu()(input="h", output="y")
+    outer |= inner(x="x", y="y", name="inner")
+    model |= outer(x="x", y="y", name="outer")
+    run(model, outputs=["outer.h" if fixed else "outer.inner.h"])
+
+
+@case
+def a_connection_inside_of_a_stage_as_output(fixed):
+    stage = ml.Model()
+    stage |= ml.Linear(3)(input="x", output=ml.IOKey("h", expose=fixed))
+    stage |= ml.Relu()(input="h", output="y")
+    model = ml.Model()
+    model |= ml.Pipeline([stage], name="p")(input="x", output="y")
+    run(model, outputs=["p.h" if fixed else "p.stage_0.h"])
+
+
+@case
 def no_outputs_at_all(fixed):
     run(LINEAR, outputs=["y"] if fixed else [])
 
