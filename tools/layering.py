@@ -148,7 +148,7 @@ def check_operators():
 
 
 def check_format():
-    """`make format` would change nothing, and no line of C is wider than its limit."""
+    """`make format` would change nothing, and no line of C or of a stub is wider than its limit."""
     tools = Path(sys.executable).parent
     c, python = files(HAND_WRITTEN, ".c", ".h"), files(HAND_WRITTEN, ".py")
     for command in ([tools / "clang-format", "--dry-run", *c], [tools / "ruff", "format", "--check", *python]):
@@ -156,7 +156,7 @@ def check_format():
         for line in done.stdout.splitlines():
             if re.search(r"clang-format-violations|^Would reformat|[Nn]o such file", line):
                 yield f"{line.replace(f'{ROOT}/', '')}: run make format"
-    for path in c:
+    for path in c + files(HAND_WRITTEN, ".pyi"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if len(line) > COLUMNS:
                 yield f"{path.relative_to(ROOT)}:{number}: {len(line)} columns, at most {COLUMNS}"

@@ -53,18 +53,21 @@ from .errors import MithrilError as MithrilError
 
 modules: tuple[str, ...]
 __all__ = [
-    "Add", "Array", "Block", "CompiledModel", "Concat", "CrossEntropy", "Divide", "Dropout", "Embedding", "FeedForward", "Gelu",
-    "IOKey", "Identity", "LayerNorm", "Linear", "MatMul", "Max", "Mean", "MithrilError", "MoE", "Model", "Module", "MultiHeadAttention",
-    "Multiply", "Pipeline", "PositionalEncoding", "RMSNorm", "Relu", "Reshape", "Shard", "Sigmoid", "Silu", "Slice", "Softmax", "Split",
-    "SquaredError", "Subtract", "Sum", "Tanh", "Transpose", "__version__", "backends", "compile", "errors", "modules",
-    "read_safetensors", "reprint_plan", "verify_plan",
+    "Add", "Array", "Block", "CompiledModel", "Concat", "CrossEntropy", "Divide", "Dropout", "Embedding", "FeedForward",
+    "Gelu", "IOKey", "Identity", "LayerNorm", "Linear", "MatMul", "Max", "Mean", "MithrilError", "MoE", "Model",
+    "Module", "MultiHeadAttention", "Multiply", "Pipeline", "PositionalEncoding", "RMSNorm", "Relu", "Reshape", "Shard",
+    "Sigmoid", "Silu", "Slice", "Softmax", "Split", "SquaredError", "Subtract", "Sum", "Tanh", "Transpose",
+    "__version__", "backends", "compile", "errors", "modules", "read_safetensors", "reprint_plan", "verify_plan",
 ]
 
 class IOKey(str):
-    """The name of a connection. With expose=True it stays an output of its model though blocks read it; else a str says the same."""
+    """The name of a connection. With expose=True it stays an output of its model though blocks read it; else a str says
+    the same."""
     expose: bool
     def __new__(cls, name: str, *, expose: bool = False) -> IOKey: ...
 
-def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None, path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+def read_safetensors(compiled: CompiledModel, inputs: Mapping[str, Any] | None,
+                     path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
                      names: Mapping[str, str | tuple[str, bool]]) -> dict[str, Array]:
-    """The parameters of a compiled model, from a file: names maps each parameter to a tensor, or to (tensor, transpose)."""
+    """The parameters of a compiled model, from a file: names maps each parameter to a tensor, or to (tensor,
+    transpose)."""

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self, SupportsIndex, TypeAlias, final, overload
 import os
 
-_Spec: TypeAlias = Sequence[int | Sequence[int] | None] | int  # for each dimension a mesh axis, several, or None; of a mesh: its sizes
+# For each dimension a mesh axis, several, or None; of a mesh: its sizes.
+_Spec: TypeAlias = Sequence[int | Sequence[int] | None] | int
 _Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 _Wire: TypeAlias = str | Sequence[str]
 _Arrays: TypeAlias = Mapping[str, Any]  # of anything with the buffer protocol or DLPack
@@ -24,8 +25,9 @@ class Block:
     """A module or a model with its wires: what calling one gives, and what |= and += add to a model."""
 
 class Model:
-    """A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` also feeds its one
-    open input from the block before. Its inputs are the names that nothing writes, its outputs those that nothing reads."""
+    """A model under composition. `model |= block` adds a block with just the wires that it names; `model += block` also
+    feeds its one open input from the block before. Its inputs are the names that nothing writes, its outputs those that
+    nothing reads."""
     def __new__(cls) -> Self: ...
     def __call__(self, *, name: str = ..., **wires: _Wire) -> Block: ...
     def __ior__(self, block: Module | Model | Block, /) -> Self: ...
@@ -68,8 +70,8 @@ class Array:
     def __int__(self) -> int: ...
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
-    def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None, dl_device: tuple[int, int] | None = None,
-                   copy: bool | None = None) -> Any: ...
+    def __dlpack__(self, *, stream: Any = None, max_version: tuple[int, int] | None = None,
+                   dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
 class Backend:
@@ -81,11 +83,14 @@ class Backend:
     def describe(self) -> str: ...
     def randn(self, *shape: _Shape, seed: SupportsIndex | None = None, device_mesh: _Spec | None = None,
               spec: _Spec | None = None) -> Array: ...
-    def randint(self, low: int, high: int, shape: _Shape, *, seed: SupportsIndex | None = None, device_mesh: _Spec | None = None,
-                spec: _Spec | None = None) -> Array: ...
-    def zeros(self, *shape: _Shape, dtype: Any = "float32", device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
-    def ones(self, *shape: _Shape, dtype: Any = "float32", device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
-    def array(self, data: Any, dtype: Any = None, *, device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
+    def randint(self, low: int, high: int, shape: _Shape, *, seed: SupportsIndex | None = None,
+                device_mesh: _Spec | None = None, spec: _Spec | None = None) -> Array: ...
+    def zeros(self, *shape: _Shape, dtype: Any = "float32", device_mesh: _Spec | None = None,
+              spec: _Spec | None = None) -> Array: ...
+    def ones(self, *shape: _Shape, dtype: Any = "float32", device_mesh: _Spec | None = None,
+             spec: _Spec | None = None) -> Array: ...
+    def array(self, data: Any, dtype: Any = None, *, device_mesh: _Spec | None = None,
+              spec: _Spec | None = None) -> Array: ...
 
 @final
 class CompiledModel:
@@ -104,54 +109,86 @@ class CompiledModel:
     def program_text(self, inputs: _Arrays | None = None, gradients: bool = False) -> str: ...
     def stablehlo(self, inputs: _Arrays | None = None) -> str: ...
     def explain(self, inputs: _Arrays | None = None) -> str: ...
-    def get_memory_usage(self, params: _Arrays | None = None, inputs: _Arrays | None = None) -> list[dict[str, int]]: ...
+    def get_memory_usage(
+        self, params: _Arrays | None = None, inputs: _Arrays | None = None) -> list[dict[str, int]]: ...
     def get_communication_usage(self) -> list[dict[str, int]]: ...
 
 def verify_plan(text: str, /) -> None:
-    """Proves the text of a plan: no deadlock, no read of an unwritten or shared byte, no partial sum used as a value."""
+    """Proves the text of a plan: no deadlock, no read of an unwritten or shared byte, no partial sum used as a
+    value."""
 def reprint_plan(text: str, /) -> str:
     """Parses the text of a plan and prints it: the same text."""
 
 def _absent(place: str, name: str, /) -> tuple[str, str] | None: ...
 def _operation(operation: str, /) -> None: ...
-def _read_safetensors(layout: dict[str, Array], path: _Path, names: list[tuple[str, str, bool]]) -> dict[str, Array]: ...
+def _read_safetensors(
+    layout: dict[str, Array], path: _Path, names: list[tuple[str, str, bool]]) -> dict[str, Array]: ...
 def _module_types() -> list[tuple[str, str, str, str]]: ...
 def _backend_option_doc(engine: str, /) -> str | None: ...
 def _compile_option_doc() -> str: ...
 def _fail_allocation(index: int, /) -> None: ...
 def _allocations() -> tuple[int, int]: ...
 
-def compile(model: Model, backend: Backend, *, input_shard_specs: Mapping[str, Any] | None = None, output_shard_specs: Mapping[str, Any] | None = None, outputs: Sequence[Any] | None = None, shapes: Mapping[str, Any] | None = None) -> CompiledModel:
+def compile(
+    model: Model,
+    backend: Backend,
+    *,
+    input_shard_specs: Mapping[str, Any] | None = None,
+    output_shard_specs: Mapping[str, Any] | None = None,
+    outputs: Sequence[Any] | None = None,
+    shapes: Mapping[str, Any] | None = None,
+) -> CompiledModel:
     """Compiles a model for a backend; plans are made at the first evaluate for each set of shapes, and kept.
 
     Options:
-        input_shard_specs: dict | None = None: Shards inputs: {'input': (2, None)} splits the first dimension over axis 2 of the mesh. Inputs not named are replicated.
+        input_shard_specs: dict | None = None: Shards inputs: {'input': (2, None)} splits the first dimension over axis
+            2 of the mesh. Inputs not named are replicated.
         output_shard_specs: dict | None = None: Leaves outputs sharded as said; outputs not named come back whole.
-        outputs: list | None = None: The names of the connections that are the outputs, in their order: those and no others, whatever reads them. What none of them needs is not computed, and is no input and no parameter, but evaluate takes the parameters of the whole model. None: what nothing reads.
-        shapes: dict | None = None: Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any input is there.
+        outputs: list | None = None: The names of the connections that are the outputs, in their order: those and no
+            others, whatever reads them. What none of them needs is not computed, and is no input and no parameter, but
+            evaluate takes the parameters of the whole model. None: what nothing reads.
+        shapes: dict | None = None: Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for
+            get_parameters before any input is there.
     """
 
 @final
 class Linear(Module):
-    """input[..., in] @ weight + bias -> output[..., dimension]. The weight starts normal with deviation 1 / sqrt(in), the bias zero.
+    """input[..., in] @ weight + bias -> output[..., dimension]. The weight starts normal with deviation 1 / sqrt(in),
+    the bias zero.
 
     Ports: input -> output
     Parameters: weight (in, dimension), bias (dimension,)
     Options:
         dimension: int: the width of the output
         bias: bool = True: whether a bias is added
-        weight_shard_spec: tuple | None = None: how the weight (in, dimension) is split: (0, None) splits the input dimension, (None, 0) the output; the bias follows
-        weight: str | None = None: the full name of another module's parameter ('embed.weight') that is the weight: one tensor, held once, with one gradient; transposed where one of the two is a table (a row for each id) and the other is none
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        weight_shard_spec: tuple | None = None: how the weight (in, dimension) is split: (0, None) splits the input
+            dimension, (None, 0) the output; the bias follows
+        weight: str | None = None: the full name of another module's parameter ('embed.weight') that is the weight: one
+            tensor, held once, with one gradient; transposed where one of the two is a table (a row for each id) and the
+            other is none
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, dimension: int, bias: bool = True, weight_shard_spec: _Spec | None = None, weight: str | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        dimension: int,
+        bias: bool = True,
+        weight_shard_spec: _Spec | None = None,
+        weight: str | None = None,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Embedding(Module):
-    """The rows of a table: input[...] (int32 or int64 ids) -> output[..., embedding_dim]. The table starts normal with deviation 1 / sqrt(embedding_dim).
+    """The rows of a table: input[...] (int32 or int64 ids) -> output[..., embedding_dim]. The table starts normal with
+    deviation 1 / sqrt(embedding_dim).
 
     Ports: input -> output
     Parameters: weight (vocab_size, embedding_dim)
@@ -160,17 +197,34 @@ class Embedding(Module):
         embedding_dim: int: the width of a row
         weight_shard_spec: tuple | None = None: how the table (vocab_size, embedding_dim) is split
         tensor_axis: int | None = None: splits the vocabulary over this mesh axis
-        weight: str | None = None: the full name of another module's parameter ('embed.weight') that is the weight: one tensor, held once, with one gradient; transposed where one of the two is a table (a row for each id) and the other is none
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        weight: str | None = None: the full name of another module's parameter ('embed.weight') that is the weight: one
+            tensor, held once, with one gradient; transposed where one of the two is a table (a row for each id) and the
+            other is none
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, vocab_size: int, embedding_dim: int, weight_shard_spec: _Spec | None = None, tensor_axis: int | None = None, weight: str | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        vocab_size: int,
+        embedding_dim: int,
+        weight_shard_spec: _Spec | None = None,
+        tensor_axis: int | None = None,
+        weight: str | None = None,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class PositionalEncoding(Module):
-    """Tells positions apart: input[..., s, d] -> output[..., s, d]. sinusoidal adds sin(s / 10000^(d'/d)) in even columns d' and the cosine of the same angle in the odd ones; learned adds rows of a parameter, which starts normal with deviation 0.02; rotary turns pairs of columns.
+    """Tells positions apart: input[..., s, d] -> output[..., s, d]. sinusoidal adds sin(s / 10000^(d'/d)) in even
+    columns d' and the cosine of the same angle in the odd ones; learned adds rows of a parameter, which starts normal
+    with deviation 0.02; rotary turns pairs of columns.
 
     Ports: input -> output
     Parameters: weight (max_len, d)
@@ -180,47 +234,82 @@ class PositionalEncoding(Module):
         head_dim: int | None = None: rotary: the width that is rotated as a unit; None: the whole width
         base: float = 10000.0: rotary: pair j at position s turns by the angle s * base^(-2j / head_dim)
         interleaved: bool = False: rotary: pairs are neighbours; False: column j goes with j + head_dim / 2
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, max_len: int, kind: str = 'sinusoidal', head_dim: int | None = None, base: float = 10000.0, interleaved: bool = False, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        max_len: int,
+        kind: str = 'sinusoidal',
+        head_dim: int | None = None,
+        base: float = 10000.0,
+        interleaved: bool = False,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class LayerNorm(Module):
-    """(input - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: input[..., d] -> output[..., d]. The weight starts at one, the bias at zero.
+    """(input - mean) / sqrt(variance + epsilon) * weight + bias over the last dimension: input[..., d] -> output[...,
+    d]. The weight starts at one, the bias at zero.
 
     Ports: input -> output
     Parameters: weight (d,), bias (d,)
     Options:
         epsilon: float = 1e-05: added to the variance
         bias: bool = True: whether a bias is added
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, epsilon: float = 1e-05, bias: bool = True, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        epsilon: float = 1e-05,
+        bias: bool = True,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class RMSNorm(Module):
-    """input / sqrt(mean(input^2) + epsilon) * weight over the last dimension: input[..., d] -> output[..., d]. The weight starts at one.
+    """input / sqrt(mean(input^2) + epsilon) * weight over the last dimension: input[..., d] -> output[..., d]. The
+    weight starts at one.
 
     Ports: input -> output
     Parameters: weight (d,)
     Options:
         epsilon: float = 1e-05: added to the mean square
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, epsilon: float = 1e-05, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        epsilon: float = 1e-05,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Dropout(Module):
-    """Zeros a share of the elements and divides the others by 1 - rate: input[...] -> output[...]. Counter-based: the choice depends on seed, operator and index, not on the mesh; it is the same at every evaluate.
+    """Zeros a share of the elements and divides the others by 1 - rate: input[...] -> output[...]. Counter-based: the
+    choice depends on seed, operator and index, not on the mesh; it is the same at every evaluate.
 
     Ports: input -> output
     Options:
@@ -228,94 +317,190 @@ class Dropout(Module):
         seed: int = 0: with the operator's name the key of the random numbers
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, rate: float = 0.5, seed: int = 0, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        rate: float = 0.5,
+        seed: int = 0,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class FeedForward(Module):
     """down(activation(up(input))): input[..., d] -> output[..., d], with Linear layers of hidden_dim between.
 
     Ports: input -> output
-    Parameters: gate.weight (d, hidden_dim), gate.bias (hidden_dim,), up.weight (d, hidden_dim), up.bias (hidden_dim,), down.weight (hidden_dim, d), down.bias (d,)
+    Parameters: gate.weight (d, hidden_dim), gate.bias (hidden_dim,), up.weight (d, hidden_dim), up.bias (hidden_dim,),
+    down.weight (hidden_dim, d), down.bias (d,)
     Options:
         hidden_dim: int: the width between the two products
         activation: str = 'gelu': the function between the two products; gelu is exact (gelu|gelu_tanh|relu|silu)
         gated: bool = False: down(activation(gate(input)) * up(input)), as in Llama with silu
         bias: bool = True: whether each product has a bias
         tensor_axis: int | None = None: splits hidden_dim over this mesh axis: up and gate by columns, down by rows
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, hidden_dim: int, activation: str = 'gelu', gated: bool = False, bias: bool = True, tensor_axis: int | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        hidden_dim: int,
+        activation: str = 'gelu',
+        gated: bool = False,
+        bias: bool = True,
+        tensor_axis: int | None = None,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class MultiHeadAttention(Module):
-    """softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else input), value[b, t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it) -> output[b, s, d]. A query that sees no key gives zeros before the last layer. Columns of the query stand head by head; head h reads the key and value head h // (num_heads // num_kv_heads).
+    """softmax(scale * query key^T) value for each head, between Linear layers: input[b, s, d], key[b, t, dk] (else
+    input), value[b, t, dv] (else key), mask[b, t] (truth values or numbers: 0 hides key t, 1 shows it) -> output[b, s,
+    d]. A query that sees no key gives zeros before the last layer. Columns of the query stand head by head; head h
+    reads the key and value head h // (num_heads // num_kv_heads).
 
     Ports: input, key?, value?, mask? -> output
-    Parameters: query.weight (d, num_heads * head_dim), query.bias (num_heads * head_dim,), key.weight (dk, num_kv_heads * head_dim), key.bias (num_kv_heads * head_dim,), value.weight (dv, num_kv_heads * head_dim), value.bias (num_kv_heads * head_dim,), output.weight (num_heads * head_dim, d), output.bias (d,)
+    Parameters: query.weight (d, num_heads * head_dim), query.bias (num_heads * head_dim,), key.weight (dk, num_kv_heads
+    * head_dim), key.bias (num_kv_heads * head_dim,), value.weight (dv, num_kv_heads * head_dim), value.bias
+    (num_kv_heads * head_dim,), output.weight (num_heads * head_dim, d), output.bias (d,)
     Options:
         num_heads: int: heads of the query
         head_dim: int | None = None: the width of a head; None: the input's width / num_heads
-        num_kv_heads: int | None = None: heads of key and value, each read by num_heads / num_kv_heads query heads; None: num_heads
+        num_kv_heads: int | None = None: heads of key and value, each read by num_heads / num_kv_heads query heads;
+            None: num_heads
         causal: bool = False: a position sees itself and those before it
         bias: bool = True: whether query, key, value and output add a bias
         scale: float | None = None: factor of the scores; None: 1 / sqrt(head_dim)
         rotary: bool = False: turns queries and keys by their positions
         rope_base: float = 10000.0: rotary: pair j at position s turns by s * base^(-2j / head_dim)
         rope_interleaved: bool = False: rotary: pairs are neighbours; False: column j goes with j + head_dim / 2
-        tensor_axis: int | None = None: splits the heads over this mesh axis, in whole groups: query, key and value by columns, output by rows
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        tensor_axis: int | None = None: splits the heads over this mesh axis, in whole groups: query, key and value by
+            columns, output by rows
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, num_heads: int, head_dim: int | None = None, num_kv_heads: int | None = None, causal: bool = False, bias: bool = True, scale: float | None = None, rotary: bool = False, rope_base: float = 10000.0, rope_interleaved: bool = False, tensor_axis: int | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        num_heads: int,
+        head_dim: int | None = None,
+        num_kv_heads: int | None = None,
+        causal: bool = False,
+        bias: bool = True,
+        scale: float | None = None,
+        rotary: bool = False,
+        rope_base: float = 10000.0,
+        rope_interleaved: bool = False,
+        tensor_axis: int | None = None,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class MoE(Module):
-    """A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties: the lower index); each is a feed-forward layer, and their results are summed, weighed as router_softmax says. `dropped` (1,) is int32, `load_balancing_loss` a scalar.
+    """A mixture of experts: input[..., d] -> output[..., d]. A router chooses the top_k experts of each token (ties:
+    the lower index); each is a feed-forward layer, and their results are summed, weighed as router_softmax says.
+    `dropped` (1,) is int32, `load_balancing_loss` a scalar.
 
     Ports: input -> output, dropped, load_balancing_loss
-    Parameters: router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias (num_experts, expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts, expert_dim), experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)
+    Parameters: router.weight (d, num_experts), experts.gate.weight (num_experts, d, expert_dim), experts.gate.bias
+    (num_experts, expert_dim), experts.up.weight (num_experts, d, expert_dim), experts.up.bias (num_experts,
+    expert_dim), experts.down.weight (num_experts, expert_dim, d), experts.down.bias (num_experts, d)
     Options:
         num_experts: int: how many experts there are
         expert_dim: int: the hidden width of an expert
         top_k: int = 2: how many experts work on a token
-        expert_distribution: str | None = None: where the experts are: one_per_device gives each device one, or a block of neighbours where there are more experts than devices; round_robin deals them out one by one (over the first axis of the mesh that has several devices); None keeps all on each device (one_per_device|round_robin)
+        expert_distribution: str | None = None: where the experts are: one_per_device gives each device one, or a block
+            of neighbours where there are more experts than devices; round_robin deals them out one by one (over the
+            first axis of the mesh that has several devices); None keeps all on each device (one_per_device|round_robin)
         activation: str = 'gelu': the function between the two products; gelu is exact (gelu|gelu_tanh|relu|silu)
         gated: bool = False: an expert is down(activation(gate(x)) * up(x)), as in Mixtral with silu
         bias: bool = True: whether the products of the experts have biases; the router has none
-        capacity_factor: float | None = None: an expert takes at most ceil(capacity_factor * tokens * top_k / num_experts) tokens, in order; the output `dropped` counts the choices left out; None: no limit
-        load_balancing_loss: bool = False: adds the output `load_balancing_loss`: num_experts * sum(share of choices * mean probability), 1 where even
-        router_softmax: str = 'after': what weighs a chosen expert: after: the softmax over the chosen logits; before: its probability among all experts, as in Switch Transformer, so that the router learns with top_k=1 too (after|before)
-        weight_shard_spec: tuple | None = None: (axis, None, None): how the experts are split, in place of expert_distribution
-        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh axis, a tuple of axes, or None
+        capacity_factor: float | None = None: an expert takes at most ceil(capacity_factor * tokens * top_k /
+            num_experts) tokens, in order; the output `dropped` counts the choices left out; None: no limit
+        load_balancing_loss: bool = False: adds the output `load_balancing_loss`: num_experts * sum(share of choices *
+            mean probability), 1 where even
+        router_softmax: str = 'after': what weighs a chosen expert: after: the softmax over the chosen logits; before:
+            its probability among all experts, as in Switch Transformer, so that the router learns with top_k=1 too
+            (after|before)
+        weight_shard_spec: tuple | None = None: (axis, None, None): how the experts are split, in place of
+            expert_distribution
+        shard_specs: dict = {}: how parameters are split, by name: {'weight': (0, None)}; an entry per dimension: a mesh
+            axis, a tuple of axes, or None
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, num_experts: int, expert_dim: int, top_k: int = 2, expert_distribution: str | None = None, activation: str = 'gelu', gated: bool = False, bias: bool = True, capacity_factor: float | None = None, load_balancing_loss: bool = False, router_softmax: str = 'after', weight_shard_spec: _Spec | None = None, shard_specs: Mapping[str, Any] = {}, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        num_experts: int,
+        expert_dim: int,
+        top_k: int = 2,
+        expert_distribution: str | None = None,
+        activation: str = 'gelu',
+        gated: bool = False,
+        bias: bool = True,
+        capacity_factor: float | None = None,
+        load_balancing_loss: bool = False,
+        router_softmax: str = 'after',
+        weight_shard_spec: _Spec | None = None,
+        shard_specs: Mapping[str, Any] = {},
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Pipeline(Module):
-    """Runs stages on their own devices, microbatch by microbatch. The one open input of a stage takes the output of the stage before; further inputs bind by name to an output of an earlier stage, else to a keyword of the Pipeline. The last stage's output is the port `output`; outputs that no later stage takes are ports by their names. Inside a stage, device ids are those of the mesh, and specs and device_mesh refer to the stage's devices. Parameters are named `pipeline_0.stage_0.linear_0.weight`.
+    """Runs stages on their own devices, microbatch by microbatch. The one open input of a stage takes the output of the
+    stage before; further inputs bind by name to an output of an earlier stage, else to a keyword of the Pipeline. The
+    last stage's output is the port `output`; outputs that no later stage takes are ports by their names. Inside a
+    stage, device ids are those of the mesh, and specs and device_mesh refer to the stage's devices. Parameters are
+    named `pipeline_0.stage_0.linear_0.weight`.
 
     Ports: input, ... -> output, ...
     Options:
         stages: list: the models that run one after the other
-        device_assignment: list | None = None: for each stage a device or a list of devices; a device may have several stages. Without it and axis, stage s is on device s, round and round
-        axis: int | None = None: stages along this axis of the mesh: stage s is on the devices whose coordinate is s modulo the axis's size; the other axes are the stage's mesh
-        microbatch_size: int | None = None: how many rows of the batch (the first dimension) a stage takes at a time; the last microbatch may be smaller; None: the whole batch
-        schedule: str = 'gpipe': with gradients: all forwards, then all backwards, or one forward and one backward in turn, which holds fewer activations (gpipe|1f1b)
+        device_assignment: list | None = None: for each stage a device or a list of devices; a device may have several
+            stages. Without it and axis, stage s is on device s, round and round
+        axis: int | None = None: stages along this axis of the mesh: stage s is on the devices whose coordinate is s
+            modulo the axis's size; the other axes are the stage's mesh
+        microbatch_size: int | None = None: how many rows of the batch (the first dimension) a stage takes at a time;
+            the last microbatch may be smaller; None: the whole batch
+        schedule: str = 'gpipe': with gradients: all forwards, then all backwards, or one forward and one backward in
+            turn, which holds fewer activations (gpipe|1f1b)
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, stages: Sequence[Any], device_assignment: Sequence[Any] | None = None, axis: int | None = None, microbatch_size: int | None = None, schedule: str = 'gpipe', name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        stages: Sequence[Any],
+        device_assignment: Sequence[Any] | None = None,
+        axis: int | None = None,
+        microbatch_size: int | None = None,
+        schedule: str = 'gpipe',
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Relu(Module):
@@ -325,22 +510,36 @@ class Relu(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Gelu(Module):
-    """input * Phi(input), with the distribution function of the standard normal, element by element; exact (erf) unless said.
+    """input * Phi(input), with the distribution function of the standard normal, element by element; exact (erf) unless
+    said.
 
     Ports: input -> output
     Options:
         approximate: bool = False: the formula with tanh, as in GPT-2
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, approximate: bool = False, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        approximate: bool = False,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Silu(Module):
@@ -350,9 +549,15 @@ class Silu(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Sigmoid(Module):
@@ -362,9 +567,15 @@ class Sigmoid(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Tanh(Module):
@@ -374,9 +585,15 @@ class Tanh(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Softmax(Module):
@@ -387,21 +604,35 @@ class Softmax(Module):
         axis: int = -1: the dimension along which the results sum to 1
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, axis: int = -1, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        axis: int = -1,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Identity(Module):
-    """The input, of any dtype and shape, under another name: no copy where the engine has views. With device_id it is brought to that device.
+    """The input, of any dtype and shape, under another name: no copy where the engine has views. With device_id it is
+    brought to that device.
 
     Ports: input -> output
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Add(Module):
@@ -411,9 +642,15 @@ class Add(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Subtract(Module):
@@ -423,9 +660,15 @@ class Subtract(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Multiply(Module):
@@ -435,9 +678,15 @@ class Multiply(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Divide(Module):
@@ -447,21 +696,34 @@ class Divide(Module):
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class MatMul(Module):
-    """The matrix product of inputs[0] [..., n, i] with inputs[1] [i, o] or [..., i, o] -> output[..., n, o]; leading dimensions are the same.
+    """The matrix product of inputs[0] [..., n, i] with inputs[1] [i, o] or [..., i, o] -> output[..., n, o]; leading
+    dimensions are the same.
 
     Ports: inputs* -> output
     Options:
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Concat(Module):
@@ -472,9 +734,16 @@ class Concat(Module):
         axis: int = 0: the dimension along which the inputs follow each other
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, axis: int = 0, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        axis: int = 0,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Split(Module):
@@ -486,9 +755,17 @@ class Split(Module):
         axis: int = 0: the dimension that is cut
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, parts: int, axis: int = 0, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        parts: int,
+        axis: int = 0,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Slice(Module):
@@ -501,9 +778,18 @@ class Slice(Module):
         stop: int | None = None: the element behind the last; negative: from the end; None: the end
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, axis: int, start: int = 0, stop: int | None = None, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        axis: int,
+        start: int = 0,
+        stop: int | None = None,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Reshape(Module):
@@ -514,9 +800,16 @@ class Reshape(Module):
         shape: list: the new sizes; one may be -1: what is left
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, shape: Sequence[Any], name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        shape: Sequence[Any],
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Transpose(Module):
@@ -527,9 +820,16 @@ class Transpose(Module):
         axes: list | None = None: the dimensions in their new order; None: reversed
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, axes: Sequence[Any] | None = None, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        axes: Sequence[Any] | None = None,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Mean(Module):
@@ -541,9 +841,17 @@ class Mean(Module):
         keepdims: bool = False: reduced dimensions stay with size 1
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, axis: Any = None, keepdims: bool = False, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        axis: Any = None,
+        keepdims: bool = False,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Sum(Module):
@@ -555,9 +863,17 @@ class Sum(Module):
         keepdims: bool = False: reduced dimensions stay with size 1
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, axis: Any = None, keepdims: bool = False, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        axis: Any = None,
+        keepdims: bool = False,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class Max(Module):
@@ -569,22 +885,38 @@ class Max(Module):
         keepdims: bool = False: reduced dimensions stay with size 1
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, axis: Any = None, keepdims: bool = False, name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        axis: Any = None,
+        keepdims: bool = False,
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class CrossEntropy(Module):
-    """-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a scalar for mean and sum, [...] for none. Logits that are split over v stay split.
+    """-log softmax(input)[target]: input[..., v] (logits), target[...] (int32 or int64 classes) -> output, a scalar for
+    mean and sum, [...] for none. Logits that are split over v stay split.
 
     Ports: input, target -> output
     Options:
         reduction: str = 'mean': what becomes of the losses of the elements (mean|sum|none)
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, reduction: str = 'mean', name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        reduction: str = 'mean',
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...
 
 @final
 class SquaredError(Module):
@@ -595,6 +927,13 @@ class SquaredError(Module):
         reduction: str = 'mean': what becomes of the losses of the elements (mean|sum|none)
         name: str | None = None: the name in its model, in place of the type and a counter (linear_0)
         device_id: int | None = None: runs on this device, and keeps its parameters there; a mesh is counted row by row
-        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on all of it
+        device_mesh: tuple | None = None: the mesh that specs refer to: that of the backend, or of the stage; runs on
+            all of it
     """
-    def __new__(cls, reduction: str = 'mean', name: str | None = None, device_id: int | None = None, device_mesh: _Spec | None = None) -> Self: ...
+    def __new__(
+        cls,
+        reduction: str = 'mean',
+        name: str | None = None,
+        device_id: int | None = None,
+        device_mesh: _Spec | None = None,
+    ) -> Self: ...

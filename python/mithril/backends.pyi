@@ -10,44 +10,100 @@ __all__ = ["Backend", "CBackend", "JaxBackend", "ReferenceBackend"]
 class CBackend(Backend):
     """Options:
         device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
-        collective_ops: dict | None = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.
+        collective_ops: dict | None = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds
+            all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical.
+            What is not named is direct.
         communication_optimization: bool = False: Removes redundant transfers and merges small collectives.
         overlap_communication: bool = False: Runs communication beside computation.
         pipeline_communication: bool = False: Cuts large communication in chunks.
-        sequence_parallel: bool | None = None: Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is 'spmd'.
-        threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless said.
-        machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p', the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in the user's cache folder ('calibrate:FILE': there), where later backends find it.
+        sequence_parallel: bool | None = None: Between tensor-parallel products, splits biases, residual sums and norms
+            by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False:
+            nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for
+            all_reduce or mesh_context is 'spmd'.
+        threads: int | None = None: Threads of the native engine, the calling one included; the number of cores unless
+            said.
+        machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
+            the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in
+            the user's cache folder ('calibrate:FILE': there), where later backends find it.
     """
-    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, sequence_parallel: bool | None = None, threads: int | None = None, machine: str = 'nominal') -> Self: ...
+    def __new__(
+        cls,
+        device_mesh: _Spec,
+        collective_ops: Mapping[str, Any] | None = None,
+        communication_optimization: bool = False,
+        overlap_communication: bool = False,
+        pipeline_communication: bool = False,
+        sequence_parallel: bool | None = None,
+        threads: int | None = None,
+        machine: str = 'nominal',
+    ) -> Self: ...
 
 class JaxBackend(Backend):
     """Options:
         device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
-        collective_ops: dict | None = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical. What is not named is direct.
+        collective_ops: dict | None = None: The algorithm of each collective: {'all_reduce': 'ring', ...}; kinds
+            all_reduce, all_gather, reduce_scatter, all_to_all, broadcast; algorithms direct, ring, tree, hierarchical.
+            What is not named is direct.
         communication_optimization: bool = False: Removes redundant transfers and merges small collectives.
         overlap_communication: bool = False: Runs communication beside computation.
         pipeline_communication: bool = False: Cuts large communication in chunks.
-        sequence_parallel: bool | None = None: Between tensor-parallel products, splits biases, residual sums and norms by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False: nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for all_reduce or mesh_context is 'spmd'.
+        sequence_parallel: bool | None = None: Between tensor-parallel products, splits biases, residual sums and norms
+            by positions: reduce_scatter and all_gather in place of all_reduce. True: wherever positions divide; False:
+            nowhere; None: where the cost model says that it pays, and nowhere if collective_ops names an algorithm for
+            all_reduce or mesh_context is 'spmd'.
         backend: str = 'cpu': The platform that XLA compiles for. (cpu|cuda|tpu)
         plugin: str | None = None: Path of the PJRT plugin; the installed packages are searched unless said.
-        site_packages: list | None = None: Folders of Python packages, which are searched for plugins before others; Python gives those of sys.path.
-        topology: str | None = None: With backend='tpu', the slice to plan and compile for where no TPU is, such as 'v5p:2x4x8'; without a generation, '2x4x8' is v5p.
-        platform_options: dict | None = None: Options of the plugin's client, passed on as they are: of cuda such as {'allocator': 'bfc', 'memory_fraction': 0.5, 'visible_devices': (0, 1)}, of cpu {'asynchronous': False}.
-        compile_options: dict | None = None: XLA's debug options for the programs of this backend, such as {'xla_backend_optimization_level': 0}.
+        site_packages: list | None = None: Folders of Python packages, which are searched for plugins before others;
+            Python gives those of sys.path.
+        topology: str | None = None: With backend='tpu', the slice to plan and compile for where no TPU is, such as
+            'v5p:2x4x8'; without a generation, '2x4x8' is v5p.
+        platform_options: dict | None = None: Options of the plugin's client, passed on as they are: of cuda such as
+            {'allocator': 'bfc', 'memory_fraction': 0.5, 'visible_devices': (0, 1)}, of cpu {'asynchronous': False}.
+        compile_options: dict | None = None: XLA's debug options for the programs of this backend, such as
+            {'xla_backend_optimization_level': 0}.
         cache_dir: str | None = None: Folder where compiled programs are kept for later processes; not kept unless said.
-        spmd_mesh_shape: tuple | None = None: With mesh_context='spmd', the mesh handed to XLA: device_mesh, or its axes cut into factors.
-        mesh_context: str = 'mpmd': Who places the collectives: 'mpmd' is mithril's plan, 'spmd' XLA's partitioner, which gets the global program with its shardings. (spmd|mpmd)
+        spmd_mesh_shape: tuple | None = None: With mesh_context='spmd', the mesh handed to XLA: device_mesh, or its axes
+            cut into factors.
+        mesh_context: str = 'mpmd': Who places the collectives: 'mpmd' is mithril's plan, 'spmd' XLA's partitioner,
+            which gets the global program with its shardings. (spmd|mpmd)
         auto_sharding: bool = False: Searches shardings of the parameters that no spec places, and of the batch.
-        spmd_partition_dims: int | None = None: With auto_sharding=True, how many dimensions of one tensor the search may split; any number unless said.
-        memory_optimization: bool = False: Stores parameters that would be replicated in parts, gathered where they are read.
-        machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p', the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in the user's cache folder ('calibrate:FILE': there), where later backends find it.
+        spmd_partition_dims: int | None = None: With auto_sharding=True, how many dimensions of one tensor the search
+            may split; any number unless said.
+        memory_optimization: bool = False: Stores parameters that would be replicated in parts, gathered where they are
+            read.
+        machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
+            the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in
+            the user's cache folder ('calibrate:FILE': there), where later backends find it.
     """
-    def __new__(cls, device_mesh: _Spec, collective_ops: Mapping[str, Any] | None = None, communication_optimization: bool = False, overlap_communication: bool = False, pipeline_communication: bool = False, sequence_parallel: bool | None = None, backend: str = 'cpu', plugin: str | None = None, site_packages: Sequence[Any] | None = None, topology: str | None = None, platform_options: Mapping[str, Any] | None = None, compile_options: Mapping[str, Any] | None = None, cache_dir: str | None = None, spmd_mesh_shape: _Spec | None = None, mesh_context: str = 'mpmd', auto_sharding: bool = False, spmd_partition_dims: int | None = None, memory_optimization: bool = False, machine: str = 'nominal') -> Self: ...
+    def __new__(
+        cls,
+        device_mesh: _Spec,
+        collective_ops: Mapping[str, Any] | None = None,
+        communication_optimization: bool = False,
+        overlap_communication: bool = False,
+        pipeline_communication: bool = False,
+        sequence_parallel: bool | None = None,
+        backend: str = 'cpu',
+        plugin: str | None = None,
+        site_packages: Sequence[Any] | None = None,
+        topology: str | None = None,
+        platform_options: Mapping[str, Any] | None = None,
+        compile_options: Mapping[str, Any] | None = None,
+        cache_dir: str | None = None,
+        spmd_mesh_shape: _Spec | None = None,
+        mesh_context: str = 'mpmd',
+        auto_sharding: bool = False,
+        spmd_partition_dims: int | None = None,
+        memory_optimization: bool = False,
+        machine: str = 'nominal',
+    ) -> Self: ...
 
 class ReferenceBackend(Backend):
     """Options:
         device_mesh: tuple: Sizes of the mesh's 1 to 3 axes; devices are numbered row by row.
         device_threads: bool = False: Each device has a thread of its own, in place of one for all.
-        machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p', the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in the user's cache folder ('calibrate:FILE': there), where later backends find it.
+        machine: str = 'nominal': What plans assume of devices and links: 'nominal', 'v100', 'a100', 'h100', 'tpu_v5p',
+            the path of a machine file, or 'calibrate': measures this machine in about a second and keeps the result in
+            the user's cache folder ('calibrate:FILE': there), where later backends find it.
     """
     def __new__(cls, device_mesh: _Spec, device_threads: bool = False, machine: str = 'nominal') -> Self: ...
