@@ -27,17 +27,18 @@ typedef struct {
     bool in_place;
 } test_case;
 static uint64_t counter;
+static mth_dtype stored = MTH_FLOAT32; /* of floating tensors, but those that rows have in float32 */
 
-static double uniform(void) {
+static inline double uniform(void) {
     uint32_t words[4];
     mth__philox(5, counter++, 0, words);
     return words[0] * 0x1p-32;
 }
-static double normal(void) { return 1.5 * (uniform() + uniform() + uniform() + uniform() - 2); }
+static inline double normal(void) { return 1.5 * (uniform() + uniform() + uniform() + uniform() - 2); }
 #define SHAPE(...)                                                                                                     \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]) { __VA_ARGS__ }
 
-static tensor make(mth_dtype dtype, int rank, const int64_t *dim) {
+static inline tensor make(mth_dtype dtype, int rank, const int64_t *dim) {
     tensor array = {.o = {.dtype = dtype}, .n = 1};
     array.o.shape.rank = rank;
     for (int d = 0; d < rank; d++) {
@@ -49,29 +50,32 @@ static tensor make(mth_dtype dtype, int rank, const int64_t *dim) {
     array.r.data = mth__malloc((size_t)array.n * 8 + 64);
     return array;
 }
-static void set(tensor *array, int64_t i, double number) {
+static inline void set(tensor *array, int64_t i, double number) {
     element_put_real(array->o.dtype, array->o.data, i, number);
     array->r.data[i] = element_get(array->o.dtype, array->o.data, i);
 }
-static double get(const tensor *array, int64_t i) { return element_real(array->o.dtype, array->o.data, i); }
-static double known(const tensor *array, int64_t i) { return mth__ref_as_real(array->o.dtype, array->r.data[i]); }
-static tensor floats(int rank, const int64_t *dim) {
-    tensor array = make(MTH_FLOAT32, rank, dim);
+static inline double get(const tensor *array, int64_t i) { return element_real(array->o.dtype, array->o.data, i); }
+static inline double known(const tensor *array, int64_t i) {
+    return mth__ref_as_real(array->o.dtype, array->r.data[i]);
+}
+static inline tensor floats(int rank, const int64_t *dim) {
+    tensor array = make(stored, rank, dim);
     for (int64_t i = 0; i < array.n; i++) set(&array, i, normal());
     return array;
 }
-static tensor positive(int rank, const int64_t *dim) {
-    tensor array = make(MTH_FLOAT32, rank, dim);
+static inline tensor positive_of(mth_dtype dtype, int rank, const int64_t *dim) {
+    tensor array = make(dtype, rank, dim);
     for (int64_t i = 0; i < array.n; i++) set(&array, i, 0.05 + 3 * uniform());
     return array;
 }
-static tensor ints(mth_dtype dtype, int64_t limit, int rank, const int64_t *dim) {
+static inline tensor positive(int rank, const int64_t *dim) { return positive_of(stored, rank, dim); }
+static inline tensor ints(mth_dtype dtype, int64_t limit, int rank, const int64_t *dim) {
     tensor array = make(dtype, rank, dim);
     for (int64_t i = 0; i < array.n; i++) set(&array, i, floor(uniform() * (double)limit));
     return array;
 }
 /* Integers of all sizes, most of which no float has. */
-static tensor wide_ints(mth_dtype dtype, int rank, const int64_t *dim) {
+static inline tensor wide_ints(mth_dtype dtype, int rank, const int64_t *dim) {
     static const int64_t some[] = {
         0, -1, (INT64_C(1) << 53) + 1, -(INT64_C(1) << 53) - 1, INT64_MIN, INT64_MAX, INT32_MIN, INT32_MAX};
     tensor array = make(dtype, rank, dim);
@@ -84,18 +88,18 @@ static tensor wide_ints(mth_dtype dtype, int rank, const int64_t *dim) {
     }
     return array;
 }
-static tensor blank(mth_dtype dtype, int rank, const int64_t *dim) {
+static inline tensor blank(mth_dtype dtype, int rank, const int64_t *dim) {
     tensor array = make(dtype, rank, dim);
     memset(array.o.data, 0xff, (size_t)array.n * mth_dtype_size(dtype)); /* NaN, -1 */
     return array;
 }
-static tensor part(tensor array, int d, int64_t global, int64_t start, int64_t step) {
+static inline tensor part(tensor array, int d, int64_t global, int64_t start, int64_t step) {
     array.o.global.dim[d] = global;
     array.o.start[d] = start;
     array.o.step[d] = step;
     return array;
 }
-static void drop(tensor *array) {
+static inline void drop(tensor *array) {
     mth__free(array->o.data);
     mth__free(array->r.data);
 }
@@ -107,7 +111,7 @@ typedef struct {
     mth__fault *fault;
     int chunks, most_chunks;
 } job;
-static mth_status run_body(void *arguments) {
+static inline mth_status run_body(void *arguments) {
     job *work = arguments;
     test_case *test = work->t;
     mth__arena *arena = mth__arena_new();
@@ -132,7 +136,7 @@ static mth_status run_body(void *arguments) {
     for (int i = 0; i < test->nin; i++) in[i].data = test->in[i].o.data;
     for (int i = 0; i < test->nout; i++) out[i].data = test->out[i].o.data;
     if (test->in_place) {
-        memcpy(out[0].data, in[test->nin - 1].data, (size_t)test->out[0].n * 4);
+        memcpy(out[0].data, in[test->nin - 1].data, (size_t)test->out[0].n * mth_dtype_size(test->out[0].o.dtype));
         in[test->nin - 1].data = out[0].data;
     }
     call.shared = mth__malloc(call.call_scratch + 1);
@@ -151,7 +155,7 @@ static mth_status run_body(void *arguments) {
     mth__arena_free(arena);
     return NULL;
 }
-static mth__ref_value *ref_value(tensor *array) {
+static inline mth__ref_value *ref_value(tensor *array) {
     array->r.dtype = array->o.dtype;
     array->r.local = array->o.shape;
     array->r.global = array->o.global;
@@ -160,8 +164,18 @@ static mth__ref_value *ref_value(tensor *array) {
     array->r.here = true;
     return &array->r;
 }
+/* How far a result is from the right one, beyond what rounding it once to its dtype takes: half the distance of two
+   neighbours. */
+static inline double error_of(mth_dtype dtype, double got, double want) {
+    if (want == got || (isnan(want) && isnan(got))) return 0;
+    if (!mth__is_half(dtype)) return fabs(got - want);
+    const int digits = dtype == MTH_BFLOAT16 ? 8 : 11, least = dtype == MTH_BFLOAT16 ? -126 : -14;
+    if (isinf(got) && fabs(want) * (1 + 0x1p-20) >= mth__dtypes[dtype].infinite) return 0;
+    const double size = fmax(fabs(want) * (1 + 0x1p-20), ldexp(1, least));
+    return fabs(got - want) - ldexp(1, ilogb(size) - digits);
+}
 /* The reference's results are known: what they are added to comes on top of them. */
-static void check_sums(const char *file, int line, test_case *test) {
+static inline void check_sums(const char *file, int line, test_case *test) {
     const mth__op *op = mth__op_at((size_t)test->row);
     double *sum[MOST] = {NULL};
     for (int k = 0; k < test->nout; k++) {
@@ -169,8 +183,8 @@ static void check_sums(const char *file, int line, test_case *test) {
         if (!(op->accumulates >> k & 1)) continue;
         sum[k] = mth__malloc((size_t)test->out[k].n * sizeof(double) + 1);
         for (int64_t i = 0; i < test->out[k].n; i++) {
-            sum[k][i] = (double)(float)normal();
-            element_put_real(test->out[k].o.dtype, test->out[k].o.data, i, sum[k][i]);
+            element_put_real(test->out[k].o.dtype, test->out[k].o.data, i, normal());
+            sum[k][i] = get(&test->out[k], i);
         }
     }
     CHECK_STATUS(mth__guard(run_body, &(job){.t = test, .accumulates = true}));
@@ -179,7 +193,7 @@ static void check_sums(const char *file, int line, test_case *test) {
         for (int64_t i = 0; i < test->out[k].n; i++) {
             const double want = known(&test->out[k], i) + (sum[k] ? sum[k][i] : 0), got = get(&test->out[k], i);
             most = fmax(most, isfinite(want) ? fabs(want) : 0);
-            const double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want);
+            const double error = error_of(test->out[k].o.dtype, got, want);
             if (!(error <= worst)) worst = error;
         }
         if (!(worst <= most * (test->tolerance > 0 ? test->tolerance : 2e-6))) {
@@ -190,7 +204,7 @@ static void check_sums(const char *file, int line, test_case *test) {
         mth__free(sum[k]);
     }
 }
-static int check_at(const char *file, int line, test_case test) {
+static inline int check_at(const char *file, int line, test_case test) {
     mth__kernels_open();
     const char *name = mth__op_at((size_t)test.row)->name;
     job work = {.t = &test, .backward = false};
@@ -218,7 +232,7 @@ static int check_at(const char *file, int line, test_case test) {
             if (isfinite(known(&test.out[k], i))) most = fmax(most, fabs(known(&test.out[k], i)));
         for (int64_t i = 0; i < test.out[k].n; i++) {
             const double want = known(&test.out[k], i), got = get(&test.out[k], i);
-            double error = want == got || (isnan(want) && isnan(got)) ? 0 : fabs(got - want) / most;
+            double error = error_of(dtype, got, want) / most;
             if (!mth__is_float(dtype))
                 error = element_get(dtype, test.out[k].o.data, i).integer != test.out[k].r.data[i].integer;
             if (!(error <= worst)) {
@@ -227,11 +241,11 @@ static int check_at(const char *file, int line, test_case test) {
                 if (isnan(error)) break;
             }
         }
-        const double allowed = dtype == MTH_FLOAT32 ? (test.tolerance > 0 ? test.tolerance : 2e-6) : 0;
+        const double allowed = dtype == MTH_FLOAT64 ? 0 : test.tolerance > 0 ? test.tolerance : 2e-6;
         if (!(worst <= allowed)) {
             unit_failures++;
-            printf("  %s:%d: %s: result %d, element %lld of %lld: %s, not %s (error %.3g of the largest)\n", file, line,
-                name, k, (long long)at, (long long)test.out[k].n,
+            printf("  %s:%d: %s in %s: result %d, element %lld of %lld: %s, not %s (error %.3g of the largest)\n", file,
+                line, name, mth_dtype_name(stored), k, (long long)at, (long long)test.out[k].n,
                 element_text(dtype, element_get(dtype, test.out[k].o.data, at)),
                 element_text(dtype, test.out[k].r.data[at]), worst);
         }
@@ -261,6 +275,23 @@ static int check_at(const char *file, int line, test_case test) {
 #define OUT(...) .nout = (int)(sizeof((tensor[]){__VA_ARGS__}) / sizeof(tensor)), .out = {__VA_ARGS__}
 #define KERNEL(...) check_at(__FILE__, __LINE__, (test_case){__VA_ARGS__})
 #define F32(...) floats(SHAPE(__VA_ARGS__))
-#define TO(...) blank(MTH_FLOAT32, SHAPE(__VA_ARGS__))
+#define TO(...) blank(stored, SHAPE(__VA_ARGS__))
+#define STATISTIC(...) blank(MTH_FLOAT32, SHAPE(__VA_ARGS__)) /* a result of float32 for any storage */
 #define SCALAR 0, (const int64_t[]){0}
+/* A test that runs with each storage of floating tensors. LARGE: a case of more than one chunk, of float32 alone where
+   its size is all that is new. */
+#define TEST_STORED(id)                                                                                                \
+    static void stored_##id(void);                                                                                     \
+    TEST(id) {                                                                                                         \
+        static const mth_dtype all[] = {MTH_BFLOAT16, MTH_FLOAT16, MTH_FLOAT32};                                       \
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++) {                                                        \
+            stored = all[i];                                                                                           \
+            stored_##id();                                                                                             \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void stored_##id(void)
+#define LARGE(chunks)                                                                                                  \
+    do {                                                                                                               \
+        if (stored == MTH_FLOAT32) CHECK((chunks) > 1);                                                                \
+    } while (0)
 #endif

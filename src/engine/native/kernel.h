@@ -60,6 +60,10 @@ void mth__kernel_fault(mth__fault *, int64_t value, int64_t limit);
 typedef enum { MTH__BOX_COPY, MTH__BOX_ADD, MTH__BOX_MAX } mth__box_op;
 void mth__box(mth__box_op, mth_dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride,
     const void *src, const int64_t *src_stride);
+/* The same of several boxes, `from` bytes behind each src[s], without or with (`onto`) what dst holds, for elements of
+   16 bits: combined in float32, in order, and rounded once. */
+void mth__box_combine(mth__box_op, mth_dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride,
+    bool onto, int sources, void *const *src, int64_t from, const int64_t *src_stride);
 /* dst[j][i] for all j = sum or max over s of src[s][i], i in [0, count): one pass over memory, for direct all_reduce.
    In order of s. dst[j] may be src[j], and else no destination lies on a source. `all`: elements of the whole reduction
    that this is a piece of: the results of a large one are written past the caches. */

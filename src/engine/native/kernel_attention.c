@@ -44,6 +44,7 @@ static const float *hidden_keys(const mth__operand *mask, int64_t at, int64_t n,
         const int64_t i = at + j;
         const bool on = mask->dtype == MTH_BOOL ? ((const uint8_t *)mask->data)[i] != 0
             : mask->dtype == MTH_FLOAT32        ? mth__f32(mask)[i] != 0
+            : mth__is_half(mask->dtype)         ? (((const uint16_t *)mask->data)[i] & 0x7fff) != 0 /* -0 is 0 */
                                                 : mth__id(mask, i) != 0;
         hide[j] = on ? 0 : -INFINITY;
     }
@@ -96,6 +97,8 @@ mth_status mth__prepare_attention(mth__arena *arena, mth__call *c) {
     const double pairs = (double)(p->b * p->g * p->r) * (double)p->s * (double)p->t;
     c->thread_scratch =
         (QUERIES * KEYS + KEYS + 2 * QUERIES + clean_rows(p)) * sizeof(float) + QUERIES * sizeof(double);
+    c->thread_scratch += mth__tile_bytes(&c->in[0], QUERIES * p->d) + mth__tile_bytes(&c->in[1], KEYS * p->d) +
+        mth__tile_bytes(&c->in[2], KEYS * p->e) + mth__tile_bytes(&c->out[0], QUERIES * p->e);
     mth__one_phase(c, pairs * ((double)(2 * (p->d + p->e)) / 70 + 0.5) * (c->attrs->causal ? 0.6 : 1), p->items);
     return NULL;
 }
@@ -108,11 +111,16 @@ static bool attend(const mth__call *c, const attention_plan *p, int64_t item, vo
     const int64_t s0 = item % p->blocks * QUERIES, r = item / p->blocks % p->r, g = item / p->blocks / p->r % p->g,
                   b = item / p->blocks / p->r / p->g;
     const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, seen = visible(c, p, s0 + n - 1);
-    const float *q = mth__f32(&c->in[0]) + (b * p->s + s0) * p->ldq + head * p->d;
-    const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d,
-                *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
-    const int64_t statistics = (b * p->s + s0) * p->g * p->r + head;
-    float *o = mth__f32(&c->out[0]) + (b * p->s + s0) * p->ldo + head * p->e;
+    void *room = clean + clean_rows(p);
+    float *q_tile = mth__tile_take(&room, &c->in[0], QUERIES * p->d),
+          *k_tile = mth__tile_take(&room, &c->in[1], KEYS * p->d),
+          *v_tile = mth__tile_take(&room, &c->in[2], KEYS * p->e),
+          *o_tile = mth__tile_take(&room, &c->out[0], QUERIES * p->e);
+    int64_t ldq, ldk, ldv, ldo;
+    const int64_t statistics = (b * p->s + s0) * p->g * p->r + head, place = (b * p->s + s0) * p->ldo + head * p->e;
+    const float *q =
+        mth__tile_rows_read(&c->in[0], (b * p->s + s0) * p->ldq + head * p->d, n, p->d, p->ldq, q_tile, &ldq);
+    float *o = mth__tile_rows(&c->out[0], place, n, p->e, p->ldo, false, o_tile, &ldo);
     tile t;
     t.queries = n;
     t.clean = careful ? clean : NULL;
@@ -121,8 +129,11 @@ static bool attend(const mth__call *c, const attention_plan *p, int64_t item, vo
     for (int64_t t0 = 0; t0 < seen; t0 += KEYS) {
         t.keys = mth__min64(KEYS, seen - t0);
         t.hide = hidden_keys(mask, b * p->t + t0, t.keys, hide);
-        mth__gemm(
-            false, true, n, t.keys, p->d, (float)c->attrs->scale, q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
+        const float *k = mth__tile_rows_read(
+                        &c->in[1], (b * p->t + t0) * p->ldk + g * p->d, t.keys, p->d, p->ldk, k_tile, &ldk),
+                    *v = mth__tile_rows_read(
+                        &c->in[2], (b * p->t + t0) * p->ldv + g * p->e, t.keys, p->e, p->ldv, v_tile, &ldv);
+        mth__gemm(false, true, n, t.keys, p->d, (float)c->attrs->scale, q, ldq, k, ldk, 0, score, KEYS);
         for (int64_t i = 0; i < n; i++) {
             float *row = score + i * KEYS;
             const int64_t in = t.in[i] = mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
@@ -136,18 +147,20 @@ static bool attend(const mth__call *c, const attention_plan *p, int64_t item, vo
             const double terms = (double)mth__vec->exp_sum(in, row, now);
             sum[i] = t0 ? sum[i] * (double)again + terms : terms;
             mth__vec->fill(t.keys - in, 0, row + in);
-            if (t0 && again != 1) mth__vec->scale(p->e, again, o + i * p->ldo, o + i * p->ldo);
+            if (t0 && again != 1) mth__vec->scale(p->e, again, o + i * ldo, o + i * ldo);
             most[i] = now;
         }
-        multiply(&t, true, score, p->e, v + t0 * p->ldv, p->ldv, t0 ? 1 : 0, o, p->ldo);
+        multiply(&t, true, score, p->e, v, ldv, t0 ? 1 : 0, o, ldo);
     }
     for (int64_t i = 0; i < n; i++) factor[i] = sum[i] == 0 ? 0 : 1 / (float)sum[i];
     for (int64_t i = 0; i < n; i++) {
         mth__f32(&c->out[1])[statistics + i * p->g * p->r] = most[i];
         mth__f32(&c->out[2])[statistics + i * p->g * p->r] = (float)sum[i];
     }
-    for (int64_t i = 0; seen <= 0 && i < n; i++) mth__vec->fill(p->e, 0, o + i * p->ldo);
-    return mth__vec->scale_rows(n, p->e, factor, o, p->ldo);
+    for (int64_t i = 0; seen <= 0 && i < n; i++) mth__vec->fill(p->e, 0, o + i * ldo);
+    const bool finite = mth__vec->scale_rows(n, p->e, factor, o, ldo);
+    mth__tile_rows_store(&c->out[0], place, n, p->e, p->ldo, o);
+    return finite;
 }
 void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase;
@@ -155,6 +168,33 @@ void mth__run_attention(const mth__call *c, int phase, int chunk, void *scratch)
     const mth__chunk_range r = mth__chunk_of(p->items, c->chunks[0], chunk);
     for (int64_t i = r.lo; i < r.hi; i++)
         if (!attend(c, p, i, scratch, false)) attend(c, p, i, scratch, true);
+}
+
+/* ---- tiles of the gradient: of a block of queries, of a block of keys, and of all keys of a part, whose gradients are
+   sums over the blocks of queries */
+typedef struct {
+    float *q, *k, *v, *o, *dout, *dq, *dk, *dv;
+} grad_tiles;
+static int64_t keys_of_part(const attention_plan *p) {
+    return mth__min64(p->t, mth__ceil_div(mth__ceil_div(p->t, KEYS), p->parts) * KEYS);
+}
+static grad_tiles grad_tiles_of(const mth__call *c, const attention_plan *p, void **room) {
+    grad_tiles all;
+    all.q = mth__tile_take(room, &c->in[0], QUERIES * p->d);
+    all.k = mth__tile_take(room, &c->in[1], KEYS * p->d);
+    all.v = mth__tile_take(room, &c->in[2], KEYS * p->e);
+    all.o = mth__tile_take(room, &c->in[3], QUERIES * p->e);
+    all.dout = mth__tile_take(room, &c->in[6], QUERIES * p->e);
+    all.dq = mth__tile_take(room, &c->out[0], mth__max64(QUERIES * p->d, MTH__TILE));
+    all.dk = mth__tile_take(room, &c->out[1], keys_of_part(p) * p->d);
+    all.dv = mth__tile_take(room, &c->out[2], keys_of_part(p) * p->e);
+    return all;
+}
+static size_t grad_tile_bytes(const mth__call *c, const attention_plan *p) {
+    static char begin;
+    void *end = &begin;
+    grad_tiles_of(c, p, &end);
+    return (size_t)((char *)end - &begin);
 }
 
 /* ---- gradient: q, k, v, o, most, sum, do, mask? -> dq, dk, dv. A chunk owns dk and dv of its keys. Where (b, g) alone
@@ -171,7 +211,7 @@ mth_status mth__prepare_attention_grad(mth__arena *arena, mth__call *c) {
     p->part_chunks = (int)mth__max64(1, mth__min64(p->items, want));
     c->phases = 1;
     c->chunks[0] = p->part_chunks * p->parts;
-    c->thread_scratch = (2 * QUERIES * KEYS + KEYS + QUERIES + clean_rows(p)) * sizeof(float);
+    c->thread_scratch = (2 * QUERIES * KEYS + KEYS + QUERIES + clean_rows(p)) * sizeof(float) + grad_tile_bytes(c, p);
     if (p->parts > 1) {
         const int64_t size = mth__size(&c->in[0]);
         c->phases = 2;
@@ -189,46 +229,51 @@ static bool zeros(int64_t n, const float *x) {
  * taken before the sums, of the value and the output, which are the same bits where one key gets all. Few keys of a
  * query can get as much as LARGE. */
 static const float LARGE = 0.125f;
-static void sharpen(const attention_plan *p, int64_t n, const float *weight, const float *v, const float *o,
-    const float *dout, float scale, float *ds) {
+static void sharpen(const attention_plan *p, int64_t n, const float *weight, const float *v, int64_t ldv,
+    const float *o, const float *dout, float scale, float *ds) {
     for (int64_t j = 0; j < n; j++)
-        if (weight[j] >= LARGE) ds[j] = weight[j] * (float)mth__vec->dot_apart(p->e, dout, v + j * p->ldv, o) * scale;
+        if (weight[j] >= LARGE) ds[j] = weight[j] * (float)mth__vec->dot_apart(p->e, dout, v + j * ldv, o) * scale;
 }
 /* Whether the results are finite. With care, a query takes no part whose output has a gradient of 0: what it says
  * counts nowhere. */
 static bool attend_grad(
     const mth__call *c, const attention_plan *p, int64_t b, int64_t g, int part, float *score, bool careful) {
     float *ds = score + QUERIES * KEYS, *hide = ds + QUERIES * KEYS, *delta = hide + KEYS, *clean = delta + QUERIES;
-    const mth__operand *mask = c->nin > 7 ? &c->in[7] : NULL;
+    void *room = clean + clean_rows(p);
+    const grad_tiles tile_of = grad_tiles_of(c, p, &room);
+    const mth__operand *mask = c->nin > 7 ? &c->in[7] : NULL,
+                       partial = {.data = (float *)c->shared + part * mth__size(&c->in[0]), .dtype = MTH_FLOAT32},
+                       *queries = p->parts > 1 ? &partial : &c->out[0];
     const float scale = (float)c->attrs->scale;
     const mth__chunk_range blocks = mth__chunk_of(mth__ceil_div(p->t, KEYS), p->parts, part),
                            keys = {blocks.lo * KEYS, mth__min64(blocks.hi * KEYS, p->t)};
-    const float *k = mth__f32(&c->in[1]) + b * p->t * p->ldk + g * p->d,
-                *v = mth__f32(&c->in[2]) + b * p->t * p->ldv + g * p->e;
-    float *dk = mth__f32(&c->out[1]) + b * p->t * p->ldk + g * p->d,
-          *dv = mth__f32(&c->out[2]) + b * p->t * p->ldv + g * p->e;
-    for (int64_t j = keys.lo; j < keys.hi; j++) {
-        mth__vec->fill(p->d, 0, dk + j * p->ldk);
-        mth__vec->fill(p->e, 0, dv + j * p->ldv);
+    const int64_t count = keys.hi - keys.lo, first_k = b * p->t * p->ldk + g * p->d,
+                  first_v = b * p->t * p->ldv + g * p->e, dk_at = first_k + keys.lo * p->ldk,
+                  dv_at = first_v + keys.lo * p->ldv;
+    int64_t ldq, ldk, ldv, ldo, lddo, lddq, lddk, lddv;
+    float *dk = mth__tile_rows(&c->out[1], dk_at, count, p->d, p->ldk, false, tile_of.dk, &lddk),
+          *dv = mth__tile_rows(&c->out[2], dv_at, count, p->e, p->ldv, false, tile_of.dv, &lddv);
+    for (int64_t j = 0; j < count; j++) {
+        mth__vec->fill(p->d, 0, dk + j * lddk);
+        mth__vec->fill(p->e, 0, dv + j * lddv);
     }
     bool finite = true;
     for (int64_t r = 0; r < p->r; r++)
         for (int64_t s0 = 0; s0 < p->s; s0 += QUERIES) {
             const int64_t n = mth__min64(QUERIES, p->s - s0), head = g * p->r + r, first = b * p->s + s0,
-                          heads = p->g * p->r;
-            const float *q = mth__f32(&c->in[0]) + first * p->ldq + head * p->d,
-                        *o = mth__f32(&c->in[3]) + first * p->ldo + head * p->e;
+                          heads = p->g * p->r, q_at = first * p->ldq + head * p->d, o_at = first * p->ldo + head * p->e;
+            const float *q = mth__tile_rows_read(&c->in[0], q_at, n, p->d, p->ldq, tile_of.q, &ldq),
+                        *o = mth__tile_rows_read(&c->in[3], o_at, n, p->e, p->ldo, tile_of.o, &ldo),
+                        *dout = mth__tile_rows_read(&c->in[6], o_at, n, p->e, p->ldo, tile_of.dout, &lddo);
             const float *most = mth__f32(&c->in[4]) + first * heads + head,
-                        *sum = mth__f32(&c->in[5]) + first * heads + head,
-                        *dout = mth__f32(&c->in[6]) + first * p->ldo + head * p->e;
-            float *dq = (p->parts > 1 ? (float *)c->shared + part * mth__size(&c->in[0]) : mth__f32(&c->out[0])) +
-                first * p->ldq + head * p->d;
+                        *sum = mth__f32(&c->in[5]) + first * heads + head;
+            float *dq = mth__tile_rows(queries, q_at, n, p->d, p->ldq, false, tile_of.dq, &lddq);
             const int64_t seen = mth__min64(keys.hi, visible(c, p, s0 + n - 1));
             bool apart[QUERIES];
             for (int64_t i = 0; i < n; i++) {
-                delta[i] = (float)mth__vec->dot(p->e, o + i * p->ldo, dout + i * p->ldo);
-                apart[i] = sum[i * heads] == 0 || (careful && zeros(p->e, dout + i * p->ldo));
-                mth__vec->fill(p->d, 0, dq + i * p->ldq);
+                delta[i] = (float)mth__vec->dot(p->e, o + i * ldo, dout + i * lddo);
+                apart[i] = sum[i * heads] == 0 || (careful && zeros(p->e, dout + i * lddo));
+                mth__vec->fill(p->d, 0, dq + i * lddq);
             }
             tile t;
             t.queries = n;
@@ -237,36 +282,47 @@ static bool attend_grad(
             for (int64_t t0 = keys.lo; t0 < seen; t0 += KEYS) {
                 t.keys = mth__min64(KEYS, seen - t0);
                 t.hide = hidden_keys(mask, b * p->t + t0, t.keys, hide);
-                mth__gemm(false, true, n, t.keys, p->d, scale, q, p->ldq, k + t0 * p->ldk, p->ldk, 0, score, KEYS);
-                mth__gemm(false, true, n, t.keys, p->e, 1, dout, p->ldo, v + t0 * p->ldv, p->ldv, 0, ds, KEYS);
+                const float *k = mth__tile_rows_read(
+                                &c->in[1], first_k + t0 * p->ldk, t.keys, p->d, p->ldk, tile_of.k, &ldk),
+                            *v = mth__tile_rows_read(
+                                &c->in[2], first_v + t0 * p->ldv, t.keys, p->e, p->ldv, tile_of.v, &ldv);
+                mth__gemm(false, true, n, t.keys, p->d, scale, q, ldq, k, ldk, 0, score, KEYS);
+                mth__gemm(false, true, n, t.keys, p->e, 1, dout, lddo, v, ldv, 0, ds, KEYS);
                 for (int64_t i = 0; i < n; i++) {
                     float *row = score + i * KEYS, *drow = ds + i * KEYS;
                     const int64_t in = t.in[i] =
                         apart[i] ? 0 : mth__max64(0, mth__min64(t.keys, visible(c, p, s0 + i) - t0));
                     if (mth__vec->attention_ds(
                             in, row, drow, t.hide, most[i * heads], 1 / sum[i * heads], delta[i], scale, LARGE))
-                        sharpen(p, in, row, v + t0 * p->ldv, o + i * p->ldo, dout + i * p->ldo, scale, drow);
+                        sharpen(p, in, row, v, ldv, o + i * ldo, dout + i * lddo, scale, drow);
                     mth__vec->fill(t.keys - in, 0, row + in);
                     mth__vec->fill(t.keys - in, 0, drow + in);
                 }
-                multiply(&t, false, score, p->e, dout, p->ldo, 1, dv + t0 * p->ldv, p->ldv);
-                multiply(&t, false, ds, p->d, q, p->ldq, 1, dk + t0 * p->ldk, p->ldk);
-                multiply(&t, true, ds, p->d, k + t0 * p->ldk, p->ldk, 1, dq, p->ldq);
+                multiply(&t, false, score, p->e, dout, lddo, 1, dv + (t0 - keys.lo) * lddv, lddv);
+                multiply(&t, false, ds, p->d, q, ldq, 1, dk + (t0 - keys.lo) * lddk, lddk);
+                multiply(&t, true, ds, p->d, k, ldk, 1, dq, lddq);
             }
-            finite = finite && mth__vec->finite(n, p->d, dq, p->ldq);
+            finite = finite && mth__vec->finite(n, p->d, dq, lddq);
+            mth__tile_rows_store(queries, q_at, n, p->d, p->ldq, dq);
         }
-    return finite && mth__vec->finite(keys.hi - keys.lo, p->d, dk + keys.lo * p->ldk, p->ldk) &&
-        mth__vec->finite(keys.hi - keys.lo, p->e, dv + keys.lo * p->ldv, p->ldv);
+    finite = finite && mth__vec->finite(count, p->d, dk, lddk) && mth__vec->finite(count, p->e, dv, lddv);
+    mth__tile_rows_store(&c->out[1], dk_at, count, p->d, p->ldk, dk);
+    mth__tile_rows_store(&c->out[2], dv_at, count, p->e, p->ldv, dv);
+    return finite;
 }
 void mth__run_attention_grad(const mth__call *c, int phase, int chunk, void *scratch) {
     const attention_plan *p = c->plan;
     if (phase == 1) {
         const int64_t size = mth__size(&c->in[0]);
         const mth__chunk_range r = mth__chunk_of(size, c->chunks[1], chunk);
-        float *dq = mth__f32(&c->out[0]) + r.lo;
-        const float *partial = (const float *)c->shared + r.lo;
-        memcpy(dq, partial, (size_t)(r.hi - r.lo) * sizeof *dq);
-        for (int i = 1; i < p->parts; i++) mth__vec->add_to(r.hi - r.lo, partial + i * size, dq);
+        for (int64_t at = r.lo, n; at < r.hi; at += n) {
+            n = mth__min64(mth__tile_most(c), r.hi - at);
+            const float *partial = (const float *)c->shared + at;
+            float *dq = mth__tile_of(&c->out[0], at, scratch);
+            memcpy(dq, partial, (size_t)n * sizeof *dq);
+            for (int i = 1; i < p->parts; i++) mth__vec->add_to(n, partial + i * size, dq);
+            mth__tile_store(&c->out[0], at, n, dq);
+        }
         return;
     }
     const mth__chunk_range r = mth__chunk_of(p->items, p->part_chunks, chunk / p->parts);

@@ -20,22 +20,24 @@
             }                                                                                                          \
     }                                                                                                                  \
     break;
-/* Floating elements of 16 bits: a block at a time is combined in float32. */
-static void reduce_halves(
-    mth__box_op op, mth_dtype dtype, int64_t n, uint16_t *dst, int64_t ds, const uint16_t *src, int64_t ss) {
+/* Floating elements of 16 bits: a block at a time is combined in float32. Elements [at, at + n) of each source. */
+static void reduce_halves(mth__box_op op, mth_dtype dtype, int64_t n, uint16_t *dst, int64_t ds, bool onto, int sources,
+    const void *const *src, int64_t at, int64_t ss) {
     enum { BLOCK = 256 };
-    uint16_t stored[2][BLOCK];
-    float wide[2][BLOCK];
+    uint16_t stored[BLOCK];
+    float sum[BLOCK], term[BLOCK];
     for (int64_t done = 0, some; done < n; done += some) {
         some = mth__min64(BLOCK, n - done);
-        for (int64_t i = 0; i < some; i++) {
-            stored[0][i] = dst[(done + i) * ds];
-            stored[1][i] = src[(done + i) * ss];
+        for (int s = onto ? -1 : 0; s < sources; s++) {
+            const uint16_t *from = s < 0 ? dst + done * ds : (const uint16_t *)src[s] + at + done * ss;
+            const int64_t step = s < 0 ? ds : ss;
+            const bool first = s == (onto ? -1 : 0);
+            for (int64_t i = 0; i < some; i++) stored[i] = from[i * step];
+            mth__dtype_convert(dtype, stored, MTH_FLOAT32, first ? sum : term, some);
+            if (!first) (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(some, term, sum);
         }
-        for (int i = 0; i < 2; i++) mth__dtype_convert(dtype, stored[i], MTH_FLOAT32, wide[i], some);
-        (op == MTH__BOX_ADD ? mth__vec->add_to : mth__vec->max_to)(some, wide[1], wide[0]);
-        mth__dtype_convert(MTH_FLOAT32, wide[0], dtype, stored[0], some);
-        for (int64_t i = 0; i < some; i++) dst[(done + i) * ds] = stored[0][i];
+        mth__dtype_convert(MTH_FLOAT32, sum, dtype, stored, some);
+        for (int64_t i = 0; i < some; i++) dst[(done + i) * ds] = stored[i];
     }
 }
 void mth__reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
@@ -50,12 +52,37 @@ void mth__reduce_run(mth__box_op op, mth_dtype dtype, int64_t n, void *dst, int6
     case MTH_INT32: RUN(int32_t, (int32_t)((uint32_t)*a + (uint32_t)b), LARGER(*a, b))
     case MTH_INT64: RUN(int64_t, (int64_t)((uint64_t)*a + (uint64_t)b), LARGER(*a, b))
     case MTH_BFLOAT16:
-    case MTH_FLOAT16: reduce_halves(op, dtype, n, dst, ds, src, ss); return;
+    case MTH_FLOAT16: reduce_halves(op, dtype, n, dst, ds, true, 1, &src, 0, ss); return;
     case MTH_BOOL: RUN(uint8_t, *a | b, *a | b)
     }
 }
 void mth__add_run(mth_dtype dtype, int64_t n, void *dst, int64_t ds, const void *src, int64_t ss) {
     mth__reduce_run(MTH__BOX_ADD, dtype, n, dst, ds, src, ss);
+}
+/* The rows of a box: its runs along the innermost dimension, after neighbours were merged. */
+typedef struct {
+    mth__loop loop;
+    int outer; /* dimensions around a run */
+    int64_t rows, n, ds, ss;
+} box_rows;
+static box_rows rows_of(int rank, const int64_t *size, const int64_t *dst_stride, const int64_t *src_stride) {
+    box_rows all = {.loop = {.rank = rank, .operands = 2}, .rows = 1};
+    mth__loop *l = &all.loop;
+    for (int d = 0; d < rank; d++) {
+        l->size[d] = size[d];
+        l->stride[0][d] = dst_stride[d];
+        l->stride[1][d] = src_stride[d];
+        if (!size[d]) all.rows = 0;
+    }
+    if (!all.rows) return all;
+    mth__loop_merge(l);
+    const int last = l->rank - 1;
+    all.n = last < 0 ? 1 : l->size[last];
+    all.ds = last < 0 ? 1 : l->stride[0][last];
+    all.ss = last < 0 ? 1 : l->stride[1][last];
+    all.outer = last < 0 ? 0 : last;
+    for (int d = 0; d < last; d++) all.rows *= l->size[d];
+    return all;
 }
 void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst, const int64_t *dst_stride,
     const void *src, const int64_t *src_stride) {
@@ -63,22 +90,24 @@ void mth__box(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, vo
         mth__box_copy(dtype, rank, size, dst, dst_stride, src, src_stride);
         return;
     }
-    mth__loop l = {.rank = rank, .operands = 2};
-    for (int d = 0; d < rank; d++) {
-        if (!size[d]) return;
-        l.size[d] = size[d];
-        l.stride[0][d] = dst_stride[d];
-        l.stride[1][d] = src_stride[d];
+    const box_rows all = rows_of(rank, size, dst_stride, src_stride);
+    const int64_t bytes = (int64_t)mth_dtype_size(dtype);
+    int64_t at[MTH__LOOP_OPERANDS];
+    for (int64_t row = 0; row < all.rows; row++) {
+        mth__loop_at(&all.loop, all.outer, row, at);
+        mth__reduce_run(
+            op, dtype, all.n, (char *)dst + at[0] * bytes, all.ds, (const char *)src + at[1] * bytes, all.ss);
     }
-    mth__loop_merge(&l);
-    const int last = l.rank - 1;
-    const int64_t n = last < 0 ? 1 : l.size[last], ds = last < 0 ? 1 : l.stride[0][last],
-                  ss = last < 0 ? 1 : l.stride[1][last], bytes = (int64_t)mth_dtype_size(dtype);
-    int64_t rows = 1, at[MTH__LOOP_OPERANDS];
-    for (int d = 0; d < last; d++) rows *= l.size[d];
-    for (int64_t row = 0; row < rows; row++) {
-        mth__loop_at(&l, last < 0 ? 0 : last, row, at);
-        mth__reduce_run(op, dtype, n, (char *)dst + at[0] * bytes, ds, (const char *)src + at[1] * bytes, ss);
+}
+void mth__box_combine(mth__box_op op, mth_dtype dtype, int rank, const int64_t *size, void *dst,
+    const int64_t *dst_stride, bool onto, int sources, void *const *src, int64_t from, const int64_t *src_stride) {
+    const box_rows all = rows_of(rank, size, dst_stride, src_stride);
+    const int64_t first = from / (int64_t)mth_dtype_size(dtype);
+    int64_t at[MTH__LOOP_OPERANDS];
+    for (int64_t row = 0; row < all.rows; row++) {
+        mth__loop_at(&all.loop, all.outer, row, at);
+        reduce_halves(op, dtype, all.n, (uint16_t *)dst + at[0], all.ds, onto, sources, (const void *const *)src,
+            first + at[1], all.ss);
     }
 }
 

@@ -12,9 +12,9 @@ typedef struct {
 } group;
 typedef struct {
     bool copied;
-    mth__copy copy;
+    mth__copy copy, back;
     size_t at;
-} permuted; /* `at`: its place in the call's scratch */
+} permuted; /* `at`: its place in the call's scratch. back: of the result, from its place to the scratch */
 typedef struct {
     mth__loop batch; /* operands A, B, C */
     int64_t batches, m, n, k;
@@ -28,6 +28,8 @@ typedef struct {
     size_t packed_at;
     int64_t block_m, block_n, blocks_m, blocks_n;
     int64_t panel; /* terms of a sum that are left to float32 */
+    mth_dtype dtype[OPERANDS];
+    int64_t depth; /* of DIRECT and TURNED: terms for which operands of 16 bits are converted at a time */
     /* a block is computed in scratch: panels are added in double, and to the result */
     bool in_panels;
     int batch_chunks;
@@ -85,10 +87,15 @@ static void permute(mth__call *c, contract_plan *p, int o, group *batch, group *
             l->stride[0][d] = l->stride[1][d];
             l->stride[1][d] = t;
         }
-    x->copy.combine = o == C && c->accumulates ? mth__add_run : NULL;
-    mth__copy_plan(&x->copy, MTH_FLOAT32);
+    x->back = x->copy; /* what is in the result's place, for its product to be added to */
+    for (int d = 0; o == C && d < l->rank; d++) {
+        x->back.loop.stride[0][d] = l->stride[1][d];
+        x->back.loop.stride[1][d] = l->stride[0][d];
+    }
+    mth__copy_plan(&x->copy, p->dtype[o]);
+    mth__copy_plan(&x->back, p->dtype[o]);
     x->at = c->call_scratch;
-    c->call_scratch += ((size_t)dense * sizeof(float) + 63) & ~(size_t)63;
+    c->call_scratch += ((size_t)dense * mth_dtype_size(p->dtype[o]) + 63) & ~(size_t)63;
 }
 /* A group without elements is one dimension of size 0, whatever the strides of its letters say. */
 static void collapse_empty(group *g) {
@@ -164,6 +171,25 @@ static void plan_way(mth__call *c, contract_plan *p) {
     p->packed_at = c->call_scratch;
     c->call_scratch += (size_t)(p->k * (p->way == TURNED ? p->m : p->n)) * sizeof(float);
 }
+/* Whether an operand is copied before the product: of the result what it is added to. */
+static bool copied_in(const mth__call *c, const contract_plan *p, int o) {
+    return p->operand[o].copied && (o != C || c->accumulates);
+}
+/* What a chunk has in its scratch; in bytes from the beginning. */
+typedef struct {
+    size_t panels, turned, result, tiles, bytes;
+} rooms;
+static rooms rooms_of(const contract_plan *p) {
+    rooms at = {0};
+    size_t end = p->in_panels ? (mth__panels_bytes(p->block_m, p->block_n) + 63) & ~(size_t)63 : 0;
+    at.turned = end;
+    end += p->way == TURNED ? (size_t)(p->block_n * p->m) * sizeof(float) : 0;
+    at.result = end;
+    end += mth__is_half(p->dtype[C]) ? (size_t)(p->block_m * p->block_n) * sizeof(float) : 0;
+    at.tiles = end;
+    at.bytes = end + mth__matrix_bytes(p->dtype[A], p->dtype[B], p->block_m, p->block_n, p->k);
+    return at;
+}
 /* Blocks of the result: as square as may be, since a block of m x n packs (m + n) k elements of the operands again. */
 static void plan_chunks(mth__call *c, contract_plan *p) {
     const double rate = p->m == 1 || p->n == 1 ? 12 : p->way != BY_BLAS ? 130 : p->m < 64 || p->n < 64 ? 80 : 150;
@@ -192,17 +218,18 @@ static void plan_chunks(mth__call *c, contract_plan *p) {
     p->blocks_n = mth__max64(1, mth__ceil_div(p->n, p->block_n));
     p->batch_chunks = (int)mth__max64(1, mth__min64(p->batches, pieces == 1 ? want : p->batches));
     p->panel = p->m == 1 || p->n == 1 ? VECTOR_PANEL : MTH__PANEL;
-    if (p->way == TURNED) c->thread_scratch = (size_t)(p->block_n * p->m) * sizeof(float);
     /* Of a vector BLAS adds term by term to what is there, and so rounds each at the size of the sum. */
-    p->in_panels = p->k > p->panel || (c->accumulates && !p->operand[C].copied && (p->m == 1 || p->n == 1));
-    if (p->in_panels) c->thread_scratch += mth__panels_bytes(p->block_m, p->block_n);
+    p->in_panels = p->k > p->panel || (c->accumulates && (p->m == 1 || p->n == 1));
+    p->depth =
+        mth__is_half(p->dtype[A]) || mth__is_half(p->dtype[B]) ? mth__matrix_depth(p->block_m, p->block_n) : p->k;
+    c->thread_scratch = rooms_of(p).bytes;
     c->phases = 0;
     double copy_ns = 0;
     int64_t rows = 1;
-    for (int o = A; o <= B; o++)
-        if (p->operand[o].copied) {
-            copy_ns += (double)mth__size(&c->in[o]);
-            rows = mth__max64(rows, p->operand[o].copy.rows);
+    for (int o = A; o <= C; o++)
+        if (copied_in(c, p, o)) {
+            copy_ns += (double)mth__size(o == C ? &c->out[0] : &c->in[o]);
+            rows = mth__max64(rows, o == C ? p->operand[o].back.rows : p->operand[o].copy.rows);
         }
     if (copy_ns > 0) c->chunks[c->phases++] = mth__chunks(copy_ns, rows);
     if (p->packed) c->chunks[c->phases++] = 1; /* at most MTH__SMALL rows */
@@ -213,6 +240,7 @@ static void plan_chunks(mth__call *c, contract_plan *p) {
 
 mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     contract_plan *p = NEW(arena, contract_plan);
+    for (int o = A; o <= C; o++) p->dtype[o] = (o == C ? &c->out[0] : &c->in[o])->dtype;
     group batch = {0}, m = {0}, n = {0}, k = {0};
     TRY(parse(c, &batch, &m, &n, &k));
     collapse_empty(&batch);
@@ -254,6 +282,7 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
         p->row[A] = t.column[B], p->column[A] = t.row[B];
         p->row[B] = t.column[A], p->column[B] = t.row[A];
         p->row[C] = t.column[C], p->column[C] = t.row[C];
+        p->dtype[A] = t.dtype[B], p->dtype[B] = t.dtype[A];
         for (int d = 0; d < p->batch.rank; d++) {
             p->batch.stride[A][d] = t.batch.stride[B][d];
             p->batch.stride[B][d] = t.batch.stride[A][d];
@@ -271,108 +300,125 @@ mth_status mth__prepare_contract(mth__arena *arena, mth__call *c) {
     return NULL;
 }
 
-static float *operand(const mth__call *c, const contract_plan *p, int o) {
-    if (p->operand[o].copied) return (float *)(void *)((char *)c->shared + p->operand[o].at);
-    return o == C ? c->out[0].data : c->in[o].data;
+/* Operand o of the call. */
+static mth__operand operand(const mth__call *c, const contract_plan *p, int o) {
+    const mth__operand *x = o == C ? &c->out[0] : &c->in[o];
+    return (mth__operand){
+        .data = p->operand[o].copied ? (char *)c->shared + p->operand[o].at : x->data, .dtype = x->dtype};
 }
-/* BLAS wants to know which of the two dimensions is contiguous, and the stride of the other; sizes of 1 leave it free.
- */
-static bool transposed(int64_t row, int64_t column, int64_t rows, int64_t columns, int64_t *ld) {
-    const bool t = columns > 1 && column != 1;
-    *ld = t ? (columns > 1 ? column : rows) : (rows > 1 ? row : columns);
-    const int64_t least = t ? rows : columns;
-    if (*ld < least) *ld = least;
-    return t;
+static mth__matrix matrix(const mth__call *c, const contract_plan *p, int o, int64_t at) {
+    const mth__operand x = operand(c, p, p->swapped ? B - o : o);
+    return mth__matrix_of(&x, at, p->row[o], p->column[o]);
 }
 /* Terms [k0, k0 + k) of a block of the result, at row m0 and column n0 of batch `at`. */
 typedef struct {
     const int64_t *at;
     int64_t m0, n0, m, n, k0, k;
 } result_block;
-static void multiply_panel(const mth__call *c, const contract_plan *p, const result_block *x, bool add, float *out,
-    int64_t ldc, float *turned) {
-    const float *a = operand(c, p, p->swapped ? B : A) + x->k0 * p->column[A],
-                *b = operand(c, p, p->swapped ? A : B) + x->k0 * p->row[B];
+/* By mth__vec->product, some terms at a time where they are converted. */
+static void multiply_unpacked(const mth__call *c, const contract_plan *p, const result_block *x, bool add, float *out,
+    int64_t ldc, float *tiles) {
+    const mth__matrix a = matrix(c, p, A, 0), b = matrix(c, p, B, 0);
     const int64_t wide = p->way == TURNED ? p->m : p->n; /* of the packed operand */
-    const float *small =
-        p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) + x->k0 * wide : NULL;
-    if (p->way == DIRECT) {
-        mth__vec->product(x->m, x->n, x->k, a + x->m0 * p->row[A], p->row[A], p->column[A],
-            small ? small + x->n0 : b + x->n0, small ? p->n : p->row[B], out, ldc, add);
-        return;
+    const float *small = p->packed ? (const float *)(const void *)((const char *)c->shared + p->packed_at) : NULL;
+    float *other = tiles + (mth__is_half(a.dtype) ? x->m * mth__min64(p->depth, p->k) : 0);
+    for (int64_t done = 0, k; done < x->k; done += k) {
+        const int64_t k0 = x->k0 + done;
+        const bool sum = add || done;
+        k = mth__min64(p->depth, x->k - done);
+        mth__matrix left = {.data = small ? small + k0 * wide : NULL, .row = 1, .column = wide},
+                    right = {.data = small ? small + k0 * wide + x->n0 : NULL, .row = wide, .column = 1};
+        if (!small || p->way == DIRECT) left = mth__matrix_read(&a, x->m0, x->m, k0, k, tiles);
+        if (!small || p->way == TURNED) right = mth__matrix_read(&b, k0, k, x->n0, x->n, other);
+        if (p->way == DIRECT)
+            mth__vec->product(x->m, x->n, k, left.data, left.row, left.column, right.data, right.row, out, ldc, sum);
+        else
+            mth__vec->product(
+                x->n, x->m, k, right.data, right.column, right.row, left.data, left.column, out, ldc, sum);
     }
-    if (p->way == TURNED) {
-        mth__vec->product(x->n, x->m, x->k, b + x->n0 * p->column[B], p->column[B], p->row[B], small ? small : a,
-            small ? p->m : p->column[A], turned, x->m, false);
+}
+static void multiply_panel(const mth__call *c, const contract_plan *p, const result_block *x, bool add, float *out,
+    int64_t ldc, char *scratch) {
+    const rooms room = rooms_of(p);
+    float *turned = (float *)(void *)(scratch + room.turned), *tiles = (float *)(void *)(scratch + room.tiles);
+    if (p->way == DIRECT) {
+        multiply_unpacked(c, p, x, add, out, ldc, tiles);
+    } else if (p->way == TURNED) {
+        multiply_unpacked(c, p, x, false, turned, x->m, tiles);
         const int64_t size[] = {x->m, x->n}, to[] = {ldc, 1}, from[] = {1, x->m};
         if (add)
             mth__box(MTH__BOX_ADD, MTH_FLOAT32, 2, size, out, to, turned, from);
         else
             mth__transpose_tiles(x->n, x->m, turned, x->m, out, ldc);
-        return;
+    } else {
+        const mth__matrix a = matrix(c, p, A, x->at[A] + x->m0 * p->row[A] + x->k0 * p->column[A]),
+                          b = matrix(c, p, B, x->at[B] + x->k0 * p->row[B] + x->n0 * p->column[B]);
+        mth__matrix_product(x->m, x->n, x->k, &a, &b, add, out, ldc, tiles);
     }
-    int64_t lda, ldb;
-    const bool ta = transposed(p->row[A], p->column[A], p->m, p->k, &lda),
-               tb = transposed(p->row[B], p->column[B], p->k, p->n, &ldb);
-    mth__gemm(ta, tb, x->m, x->n, x->k, 1, a + x->at[A] + x->m0 * p->row[A], lda, b + x->at[B] + x->n0 * p->column[B],
-        ldb, add, out, ldc);
 }
-static void multiply(const mth__call *c, const contract_plan *p, int chunk, void *scratch) {
+static void multiply(const mth__call *c, const contract_plan *p, int chunk, char *scratch) {
     const int64_t bn = chunk % p->blocks_n, bm = chunk / p->blocks_n % p->blocks_m,
                   bb = chunk / (p->blocks_n * p->blocks_m);
     const mth__chunk_range r = mth__chunk_of(p->batches, p->batch_chunks, bb);
-    const bool add = c->accumulates && !p->operand[C].copied;
+    const mth__operand y = operand(c, p, C);
     int64_t at[OPERANDS] = {0};
     result_block x = {.at = at, .m0 = bm * p->block_m, .n0 = bn * p->block_n};
     x.m = mth__min64(p->block_m, p->m - x.m0);
     x.n = mth__min64(p->block_n, p->n - x.n0);
-    const int64_t ldc = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
-    float *turned = (float *)((char *)scratch + (p->in_panels ? mth__panels_bytes(p->block_m, p->block_n) : 0));
+    const int64_t ld = p->m > 1 ? mth__max64(p->row[C], 1) : mth__max64(p->n, 1);
+    float *tile = (float *)(void *)(scratch + rooms_of(p).result);
     for (int64_t i = r.lo; i < r.hi; i++) {
         mth__loop_at(&p->batch, p->batch.rank, i, at);
-        float *out = operand(c, p, C) + at[C] + x.m0 * ldc + x.n0;
-        if (!p->in_panels) {
+        const int64_t place = at[C] + x.m0 * ld + x.n0;
+        int64_t ldc;
+        float *out = mth__tile_rows(&y, place, x.m, x.n, ld, c->accumulates, tile, &ldc);
+        if (p->in_panels) {
+            mth__panels sum;
+            float *term = mth__panels_begin(&sum, x.m, x.n, scratch);
+            for (x.k0 = 0; x.k0 < p->k; x.k0 += x.k) {
+                x.k = mth__min64(p->panel, p->k - x.k0);
+                multiply_panel(c, p, &x, false, term, x.n, scratch);
+                mth__panels_add(&sum);
+            }
+            mth__panels_end(&sum, c->accumulates, out, ldc);
+        } else {
             x.k = p->k;
-            multiply_panel(c, p, &x, add, out, ldc, turned);
-            continue;
+            multiply_panel(c, p, &x, c->accumulates, out, ldc, scratch);
         }
-        mth__panels sum;
-        float *term = mth__panels_begin(&sum, x.m, x.n, scratch);
-        for (x.k0 = 0; x.k0 < p->k; x.k0 += x.k) {
-            x.k = mth__min64(p->panel, p->k - x.k0);
-            multiply_panel(c, p, &x, false, term, x.n, turned);
-            mth__panels_add(&sum);
-        }
-        mth__panels_end(&sum, add, out, ldc);
+        mth__tile_rows_store(&y, place, x.m, x.n, ld, out);
     }
 }
 /* The small operand from rows along k to [k, small]. */
-static void pack(const mth__call *c, const contract_plan *p) {
+static void pack(const mth__call *c, const contract_plan *p, float *tile) {
     float *small = (float *)(void *)((char *)c->shared + p->packed_at);
-    const float *a = operand(c, p, p->swapped ? B : A), *b = operand(c, p, p->swapped ? A : B);
-    if (p->way == TURNED)
-        mth__transpose_tiles(p->m, p->k, a, p->row[A], small, p->m);
-    else
-        mth__transpose_tiles(p->n, p->k, b, p->column[B], small, p->n);
+    const bool turned = p->way == TURNED;
+    const mth__matrix x = matrix(c, p, turned ? A : B, 0);
+    const int64_t wide = turned ? p->m : p->n;
+    for (int64_t k0 = 0, k; k0 < p->k; k0 += k) {
+        k = mth__min64(p->depth, p->k - k0);
+        const mth__matrix part =
+            turned ? mth__matrix_read(&x, 0, wide, k0, k, tile) : mth__matrix_read(&x, k0, k, 0, wide, tile);
+        mth__transpose_tiles(wide, k, part.data, turned ? part.row : part.column, small + k0 * wide, wide);
+    }
 }
 void mth__run_contract(const mth__call *c, int phase, int chunk, void *scratch) {
     const contract_plan *p = c->plan;
-    const int copies = p->operand[A].copied || p->operand[B].copied, product = copies + p->packed;
+    const int copies = copied_in(c, p, A) || copied_in(c, p, B) || copied_in(c, p, C), product = copies + p->packed;
     if (phase == product) {
         multiply(c, p, chunk, scratch);
         return;
     }
     if (phase == copies && p->packed) {
-        pack(c, p);
+        pack(c, p, (float *)(void *)((char *)scratch + rooms_of(p).tiles));
         return;
     }
     for (int o = A; o <= C; o++) {
         const permuted *x = &p->operand[o];
-        if (!x->copied || (phase < product) != (o != C)) continue;
-        const mth__chunk_range r = mth__chunk_of(x->copy.rows, c->chunks[phase], chunk);
-        if (o == C)
-            mth__copy_run(&x->copy, c->out[0].data, operand(c, p, C), r.lo, r.hi);
-        else
-            mth__copy_run(&x->copy, operand(c, p, o), c->in[o].data, r.lo, r.hi);
+        const bool back = o == C && phase < product;
+        if (back ? !copied_in(c, p, C) : !x->copied || (phase < product) == (o == C)) continue;
+        const mth__copy *copy = back ? &x->back : &x->copy;
+        const mth__chunk_range r = mth__chunk_of(copy->rows, c->chunks[phase], chunk);
+        void *room = (char *)c->shared + x->at, *place = o == C ? c->out[0].data : c->in[o].data;
+        mth__copy_run(copy, o == C && !back ? place : room, o == C && !back ? room : place, r.lo, r.hi);
     }
 }

@@ -6,6 +6,7 @@ typedef struct {
     mth__loop loop;
     int row;
     int64_t inner, total;
+    int64_t most; /* elements of a run */
 } elementwise_plan;
 
 static double ns_per_element(const mth__call *c) { /* measured, AVX-512, data in cache */
@@ -44,6 +45,9 @@ static mth_status plan_loop(mth__arena *arena, mth__call *c) {
         for (int j = 0; j < l->operands; j++) l->stride[j][0] = 1;
     }
     p->inner = l->size[l->rank - 1];
+    p->most = mth__tile_most(c);
+    for (int j = 0; j < c->nin; j++) c->thread_scratch += mth__tile_bytes(&c->in[j], MTH__TILE);
+    for (int k = 0; k < c->nout; k++) c->thread_scratch += mth__tile_bytes(&c->out[k], MTH__TILE);
     c->plan = p;
     mth__one_phase(c, ns_per_element(c) * (double)p->total, p->total / 64);
     return NULL;
@@ -51,23 +55,29 @@ static mth_status plan_loop(mth__arena *arena, mth__call *c) {
 mth_status mth__prepare_elementwise(mth__arena *arena, mth__call *c) { return plan_loop(arena, c); }
 
 void mth__run_elementwise(const mth__call *c, int phase, int chunk, void *scratch) {
-    (void)phase, (void)scratch;
+    (void)phase;
     const elementwise_plan *p = c->plan;
     const mth__loop *l = &p->loop;
     const mth__chunk_range r = mth__chunk_of(p->total, c->chunks[0], chunk);
     const int last = l->rank - 1;
     mth__elementwise *run = mth__vec->elementwise[p->row];
     const float *in[MTH__LOOP_OPERANDS];
-    float *out[MTH__MAX_OUT];
+    float *out[MTH__MAX_OUT], *in_tile[MTH__LOOP_OPERANDS], *out_tile[MTH__MAX_OUT];
     int step[MTH__LOOP_OPERANDS];
     int64_t at[MTH__LOOP_OPERANDS];
-    for (int j = 0; j < c->nin; j++) step[j] = (int)l->stride[j][last];
+    for (int j = 0; j < c->nin; j++) {
+        step[j] = (int)l->stride[j][last];
+        in_tile[j] = mth__tile_take(&scratch, &c->in[j], MTH__TILE);
+    }
+    for (int k = 0; k < c->nout; k++) out_tile[k] = mth__tile_take(&scratch, &c->out[k], MTH__TILE);
     for (int64_t pos = r.lo; pos < r.hi;) {
-        const int64_t i = pos % p->inner, n = mth__min64(r.hi - pos, p->inner - i);
+        const int64_t i = pos % p->inner, n = mth__min64(p->most, mth__min64(r.hi - pos, p->inner - i));
         mth__loop_at(l, last, pos / p->inner, at);
-        for (int j = 0; j < c->nin; j++) in[j] = mth__f32(&c->in[j]) + at[j] + i * step[j];
-        for (int k = 0; k < c->nout; k++) out[k] = mth__f32(&c->out[k]) + pos;
+        for (int j = 0; j < c->nin; j++)
+            in[j] = mth__tile_read(&c->in[j], at[j] + i * step[j], step[j] ? n : 1, in_tile[j]);
+        for (int k = 0; k < c->nout; k++) out[k] = mth__tile_of(&c->out[k], pos, out_tile[k]);
         run(n, in, step, out, c->attrs);
+        for (int k = 0; k < c->nout; k++) mth__tile_store(&c->out[k], pos, n, out[k]);
         pos += n;
     }
 }
@@ -78,8 +88,7 @@ void mth__run_cast(const mth__call *c, int phase, int chunk, void *scratch) {
     (void)phase, (void)scratch;
     const mth__chunk_range r = mth__chunk_of(((const elementwise_plan *)c->plan)->total, c->chunks[0], chunk);
     const mth__operand *x = &c->in[0], *y = &c->out[0];
-    mth__dtype_convert(x->dtype, (const char *)x->data + r.lo * (int64_t)mth_dtype_size(x->dtype), y->dtype,
-        (char *)y->data + r.lo * (int64_t)mth_dtype_size(y->dtype), r.hi - r.lo);
+    mth__dtype_convert(x->dtype, mth__element(x, r.lo), y->dtype, mth__element(y, r.lo), r.hi - r.lo);
 }
 
 /* ---- mask: numbers that must be 0 or 1 -> bool */
@@ -92,8 +101,7 @@ void mth__run_mask(const mth__call *c, int phase, int chunk, void *scratch) {
     double number[256];
     for (int64_t at = r.lo, n; at < r.hi; at += n) {
         n = mth__min64(r.hi - at, (int64_t)(sizeof number / sizeof *number));
-        mth__dtype_convert(
-            x->dtype, (const char *)x->data + at * (int64_t)mth_dtype_size(x->dtype), MTH_FLOAT64, number, n);
+        mth__dtype_convert(x->dtype, mth__element(x, at), MTH_FLOAT64, number, n);
         for (int64_t i = 0; i < n; i++) {
             if (number[i] != 0 && number[i] != 1) mth__kernel_fault(c->fault, mth__mask_fault(number[i]), 0);
             y[at + i] = number[i] == 1;
@@ -133,7 +141,7 @@ mth_status mth__prepare_dropout(mth__arena *arena, mth__call *c) {
     return NULL;
 }
 void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
-    (void)phase, (void)scratch;
+    (void)phase;
     const elementwise_plan *p = c->plan;
     const mth__loop *l = &p->loop;
     const mth__chunk_range r = mth__chunk_of(p->total, c->chunks[0], chunk);
@@ -143,11 +151,15 @@ void mth__run_dropout(const mth__call *c, int phase, int chunk, void *scratch) {
     const mth__operand *o = &c->out[0];
     int64_t stride[MTH__RANK], first = mask_strides(c, stride), at[MTH__LOOP_OPERANDS];
     for (int d = 0; d < o->shape.rank; d++) first += o->start[d] * stride[d];
+    float *x_tile = mth__tile_take(&scratch, &c->in[0], MTH__TILE), *y_tile = mth__tile_take(&scratch, o, MTH__TILE);
     for (int64_t pos = r.lo; pos < r.hi;) {
-        const int64_t i = pos % p->inner, n = mth__min64(r.hi - pos, p->inner - i), step = l->stride[1][l->rank - 1];
+        const int64_t i = pos % p->inner, n = mth__min64(p->most, mth__min64(r.hi - pos, p->inner - i)),
+                      step = l->stride[1][l->rank - 1];
         mth__loop_at(l, l->rank - 1, pos / p->inner, at);
-        mth__vec->dropout(n, mth__f32(&c->in[0]) + pos, mth__f32(o) + pos, (uint64_t)c->attrs->key,
+        float *y = mth__tile_of(o, pos, y_tile);
+        mth__vec->dropout(n, mth__tile_read(&c->in[0], pos, n, x_tile), y, (uint64_t)c->attrs->key,
             (uint64_t)(first + at[1] + i * step), (uint64_t)step, threshold, scale);
+        mth__tile_store(o, pos, n, y);
         pos += n;
     }
 }

@@ -17,25 +17,16 @@ void mth__run_gather(const mth__call *c, int phase, int chunk, void *scratch) {
     const mth__operand *table = &c->in[0], *ids = &c->in[1];
     const int64_t d = table->shape.dim[1];
     const mth__chunk_range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
-    float *y = mth__f32(&c->out[0]);
     for (int64_t i = r.lo; i < r.hi; i++) {
         const int64_t id = mth__id(ids, i), row = mth__local_index(table, 0, id);
         check(c, id, table->global.dim[0]);
         if (row < 0)
-            memset(y + i * d, 0, (size_t)d * sizeof *y);
+            mth__elements_zero(&c->out[0], i * d, d);
         else
-            memcpy(y + i * d, mth__f32(table) + row * d, (size_t)d * sizeof *y);
+            mth__elements_copy(&c->out[0], i * d, table, row * d, d);
     }
 }
-/* Each chunk owns a range of the vocabulary and looks at all ids once, to string those of each row together: `first`
-   and `last` of a row, `next` of an id, counted from 1. The additions to a row stay in the order of the ids. */
-typedef struct {
-    int64_t *first, *last, *next;
-} chains;
-static chains chains_of(const mth__call *c) {
-    int64_t *first = c->shared, rows = c->out[0].shape.dim[0];
-    return (chains){first, first + rows, first + 2 * rows};
-}
+/* Each chunk owns a range of the vocabulary and looks at all ids once, to string those of each row together. */
 mth_status mth__prepare_gather_grad(mth__arena *arena, mth__call *c) {
     (void)arena;
     const int64_t n = mth__size(&c->in[0]), rows = c->out[0].shape.dim[0];
@@ -45,8 +36,9 @@ mth_status mth__prepare_gather_grad(mth__arena *arena, mth__call *c) {
                                 8.0 * (double)mth__size(&c->in[1]) / MTH__BYTES_PER_NS,
                             rows),
             mth__max64(1, (int64_t)(5e7 / ((double)n + 1)))); /* reading the ids stays small beside the rest */
-    c->call_scratch = (size_t)(2 * rows + n) * sizeof(int64_t);
-    c->thread_scratch = mth__cascade_bytes(c->out[0].shape.dim[1]);
+    c->call_scratch = mth__chains_bytes(rows, n);
+    const int64_t d = c->out[0].shape.dim[1];
+    c->thread_scratch = mth__cascade_bytes(d) + mth__tile_bytes(&c->in[1], d) + mth__tile_bytes(&c->out[0], d);
     return NULL;
 }
 void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratch) {
@@ -54,29 +46,34 @@ void mth__run_gather_grad(const mth__call *c, int phase, int chunk, void *scratc
     const mth__operand *ids = &c->in[0], *dy = &c->in[1], *out = &c->out[0];
     const int64_t d = out->shape.dim[1], n = mth__size(ids);
     const mth__chunk_range r = mth__chunk_of(out->shape.dim[0], c->chunks[0], chunk);
-    const chains of = chains_of(c);
-    memset(of.first + r.lo, 0, (size_t)(r.hi - r.lo) * sizeof *of.first);
-    if (!c->accumulates) memset(mth__f32(out) + r.lo * d, 0, (size_t)((r.hi - r.lo) * d) * sizeof(float));
+    const mth__chains of = mth__chains_of(out->shape.dim[0], c->shared);
+    mth__chains_begin(&of, r);
+    if (!c->accumulates) mth__elements_zero(out, r.lo * d, (r.hi - r.lo) * d);
     for (int64_t i = 0; i < n; i++) {
         const int64_t id = mth__id(ids, i), row = mth__local_index(out, 0, id);
         if (chunk == 0) check(c, id, out->global.dim[0]);
         if (row < r.lo || row >= r.hi) continue;
-        *(of.first[row] ? &of.next[of.last[row] - 1] : &of.first[row]) = i + 1;
-        of.last[row] = i + 1;
-        of.next[i] = 0;
+        mth__chains_add(&of, row, i);
     }
+    void *room = (char *)scratch + mth__cascade_bytes(d);
+    float *term = mth__tile_take(&room, dy, d), *tile = mth__tile_take(&room, out, d);
     for (int64_t row = r.lo; row < r.hi; row++) {
         int64_t i = of.first[row];
-        float *y = mth__f32(out) + row * d;
-        if (i && !of.next[i - 1] && !c->accumulates)
-            memcpy(y, mth__f32(dy) + (i - 1) * d, (size_t)d * sizeof *y);
-        else if (i && !of.next[i - 1])
-            mth__vec->add_to(d, mth__f32(dy) + (i - 1) * d, y);
-        if (!i || !of.next[i - 1]) continue;
-        mth__cascade sum;
-        for (mth__cascade_begin(&sum, d, c->accumulates, y, scratch); i; i = of.next[i - 1])
-            mth__vec->add_to(d, mth__f32(dy) + (i - 1) * d, mth__cascade_next(&sum));
-        mth__cascade_end(&sum);
+        if (!i) continue;
+        if (!of.next[i - 1] && !c->accumulates) {
+            mth__elements_copy(out, row * d, dy, (i - 1) * d, d);
+            continue;
+        }
+        float *y = mth__tile_sum(out, row * d, d, c->accumulates, tile);
+        if (!of.next[i - 1]) {
+            mth__vec->add_to(d, mth__tile_read(dy, (i - 1) * d, d, term), y);
+        } else {
+            mth__cascade sum;
+            for (mth__cascade_begin(&sum, d, c->accumulates, y, scratch); i; i = of.next[i - 1])
+                mth__vec->add_to(d, mth__tile_read(dy, (i - 1) * d, d, term), mth__cascade_next(&sum));
+            mth__cascade_end(&sum);
+        }
+        mth__tile_store(out, row * d, d, y);
     }
 }
 /* ---- pick: x[..., v], ids -> x[..., id] */
@@ -94,7 +91,10 @@ void mth__run_pick(const mth__call *c, int phase, int chunk, void *scratch) {
     for (int64_t i = r.lo; i < r.hi; i++) {
         const int64_t id = mth__id(ids, i), at = mth__local_index(x, last, id);
         check(c, id, x->global.dim[last]);
-        mth__f32(&c->out[0])[i] = at < 0 ? 0 : mth__f32(x)[i * v + at];
+        if (at < 0)
+            mth__elements_zero(&c->out[0], i, 1);
+        else
+            mth__elements_copy(&c->out[0], i, x, i * v + at, 1);
     }
 }
 mth_status mth__prepare_pick_grad(mth__arena *arena, mth__call *c) {
@@ -108,12 +108,11 @@ void mth__run_pick_grad(const mth__call *c, int phase, int chunk, void *scratch)
     const int last = out->shape.rank - 1;
     const int64_t v = out->shape.dim[last];
     const mth__chunk_range r = mth__chunk_of(mth__size(ids), c->chunks[0], chunk);
-    float *y = mth__f32(out);
-    memset(y + r.lo * v, 0, (size_t)((r.hi - r.lo) * v) * sizeof *y);
+    mth__elements_zero(out, r.lo * v, (r.hi - r.lo) * v);
     for (int64_t i = r.lo; i < r.hi; i++) {
         const int64_t id = mth__id(ids, i), at = mth__local_index(out, last, id);
         check(c, id, out->global.dim[last]);
-        if (at >= 0) y[i * v + at] = mth__f32(dy)[i];
+        if (at >= 0) mth__elements_copy(out, i * v + at, dy, i, 1);
     }
 }
 
@@ -159,6 +158,7 @@ typedef struct {
     int outer_chunks, position_chunks;
     double *frequency;
 } rope;
+static size_t tables_bytes(const rope *p) { return (2 * (size_t)(p->d / 2) * sizeof(float) + 63) & ~(size_t)63; }
 mth_status mth__prepare_rope(mth__arena *arena, mth__call *c) {
     rope *p = NEW(arena, rope);
     const mth__operand *x = &c->in[0];
@@ -175,7 +175,7 @@ mth_status mth__prepare_rope(mth__arena *arena, mth__call *c) {
     p->outer_chunks = (int)mth__max64(1, mth__min64(p->outer, want / p->position_chunks));
     c->phases = 1;
     c->chunks[0] = p->position_chunks * p->outer_chunks;
-    c->thread_scratch = 2 * (size_t)(p->d / 2) * sizeof(float);
+    c->thread_scratch = tables_bytes(p) + mth__tile_bytes(x, p->d) + mth__tile_bytes(&c->out[0], p->d);
     c->plan = p;
     return NULL;
 }
@@ -188,14 +188,16 @@ void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
     const mth__chunk_range ps = mth__chunk_of(p->positions, p->position_chunks, chunk % p->position_chunks),
                            os = mth__chunk_of(p->outer, p->outer_chunks, chunk / p->position_chunks);
     float *sine = scratch, *cosine = sine + half;
+    void *room = (char *)scratch + tables_bytes(p);
+    float *x_tile = mth__tile_take(&room, x, p->d), *y_tile = mth__tile_take(&room, &c->out[0], p->d);
     for (int64_t s = ps.lo; s < ps.hi; s++) {
         mth__vec->sincos(half, (double)(x->start[axis] + s * mth__step(x, axis)), p->frequency, sine, cosine);
         if (c->attrs->inverse) mth__map(MTH__ROW_neg, half, sine, sine);
         for (int64_t o = os.lo; o < os.hi; o++)
             for (int64_t i = 0; i < p->inner; i++) {
                 const int64_t at = ((o * p->positions + s) * p->inner + i) * p->d;
-                const float *from = mth__f32(x) + at;
-                float *to = mth__f32(&c->out[0]) + at;
+                const float *from = mth__tile_read(x, at, p->d, x_tile);
+                float *to = mth__tile_of(&c->out[0], at, y_tile);
                 if (c->attrs->interleaved) {
                     for (int64_t j = 0; j < half; j++) {
                         const float a = from[2 * j], b = from[2 * j + 1];
@@ -204,6 +206,7 @@ void mth__run_rope(const mth__call *c, int phase, int chunk, void *scratch) {
                     }
                 } else
                     mth__vec->rotate(half, from, from + half, sine, cosine, to, to + half);
+                mth__tile_store(&c->out[0], at, p->d, to);
             }
     }
 }

@@ -14,7 +14,7 @@ typedef struct {
     int parts, row_chunks, column_chunks; /* phase 0; parts of the reduced elements or rows */
     int64_t column;
 } reduce_plan;
-enum { BLOCK = 64, COLUMNS = 1024 };
+enum { BLOCK = 64, COLUMNS = 1024, RUN = 4096 /* elements of 16 bits that are converted at a time */ };
 
 mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
     reduce_plan *p = NEW(arena, reduce_plan);
@@ -65,80 +65,108 @@ mth_status mth__prepare_reduce(mth__arena *arena, mth__call *c) {
         c->chunks[1] = mth__chunks(
             4.0 * (double)p->rows * (double)p->width * p->parts / MTH__BYTES_PER_NS, p->rows * p->width / 64);
     }
-    c->thread_scratch = mth__cascade_bytes(COLUMNS);
+    c->thread_scratch = mth__cascade_bytes(COLUMNS) + mth__tile_bytes(x, RUN) + mth__tile_bytes(&c->out[0], COLUMNS);
     c->plan = p;
     return NULL;
 }
 
-/* y = (or +=) the reduction of rows [lo, hi) of the terms, columns [from, to). */
-static void reduce_columns(const reduce_plan *p, const float *x, mth__chunk_range terms, int64_t from, int64_t to,
-    bool add, float *y, float *scratch) {
-    int64_t at[MTH__LOOP_OPERANDS];
-    for (int64_t c0 = from; c0 < to; c0 += COLUMNS) {
-        const int64_t n = mth__min64(COLUMNS, to - c0);
-        float *result = y + (c0 - from);
-        mth__cascade sum;
-        if (p->max)
-            mth__vec->fill(n, -INFINITY, result);
-        else
-            mth__cascade_begin(&sum, n, add, result, scratch);
-        for (int64_t t = terms.lo; t < terms.hi; t++) {
-            mth__loop_at(&p->reduced, p->reduced.rank, t, at);
-            if (p->max)
-                mth__vec->max_to(n, x + at[0] + c0, result);
-            else
-                mth__vec->add_to(n, x + at[0] + c0, mth__cascade_next(&sum));
-        }
-        if (!p->max) mth__cascade_end(&sum);
-    }
+typedef struct {
+    void *sum; /* of a cascade */
+    float *x, *y;
+} tiles;
+static tiles tiles_of(const mth__call *c, void *scratch) {
+    void *room = (char *)scratch + mth__cascade_bytes(COLUMNS);
+    tiles at = {.sum = scratch};
+    at.x = mth__tile_take(&room, &c->in[0], RUN);
+    at.y = mth__tile_take(&room, &c->out[0], COLUMNS);
+    return at;
 }
-/* Elements [lo, hi) of the flat sequence of runs. */
-static float reduce_along(const reduce_plan *p, const float *x, mth__chunk_range elements) {
+/* Elements [to, to + n) of y, n <= COLUMNS, = (or +=) the reduction of the rows `terms` of x, from `first` on. */
+static void reduce_columns(const reduce_plan *p, const mth__operand *x, int64_t first, mth__chunk_range terms,
+    int64_t n, bool add, const mth__operand *y, int64_t to, const tiles *tile) {
+    int64_t at[MTH__LOOP_OPERANDS];
+    float *result = mth__tile_sum(y, to, n, add, tile->y);
+    mth__cascade sum;
+    if (p->max)
+        mth__vec->fill(n, -INFINITY, result);
+    else
+        mth__cascade_begin(&sum, n, add, result, tile->sum);
+    for (int64_t t = terms.lo; t < terms.hi; t++) {
+        mth__loop_at(&p->reduced, p->reduced.rank, t, at);
+        const float *row = mth__tile_read(x, first + at[0], n, tile->x);
+        if (p->max)
+            mth__vec->max_to(n, row, result);
+        else
+            mth__vec->add_to(n, row, mth__cascade_next(&sum));
+    }
+    if (!p->max) mth__cascade_end(&sum);
+    mth__tile_store(y, to, n, result);
+}
+/* Elements [lo, hi) of the flat sequence of runs of x from `first` on. */
+static float reduce_along(
+    const reduce_plan *p, const mth__operand *x, int64_t first, mth__chunk_range elements, float *tile) {
+    const int64_t longest = mth__is_half(x->dtype) ? RUN : INT64_MAX;
     int64_t at[MTH__LOOP_OPERANDS];
     double sum = 0;
     float most = -INFINITY;
     for (int64_t e = elements.lo; e < elements.hi;) {
-        const int64_t i = e % p->run, n = mth__min64(p->run - i, elements.hi - e);
+        const int64_t i = e % p->run, n = mth__min64(longest, mth__min64(p->run - i, elements.hi - e));
         mth__loop_at(&p->reduced, p->reduced.rank, e / p->run, at);
+        const float *run = mth__tile_read(x, first + at[0] + i, n, tile);
         if (p->max) {
-            const float m = mth__vec->max(n, x + at[0] + i);
+            const float m = mth__vec->max(n, run);
             most = m > most || m != m ? m : most;
         } else
-            sum += mth__vec->sum(n, x + at[0] + i);
+            sum += mth__vec->sum(n, run);
         e += n;
     }
     return p->max ? most : (float)sum;
 }
+/* The partial results of all parts, and what is in y. */
+static void combine(const mth__call *c, const reduce_plan *p, mth__chunk_range r, float *tile) {
+    float *partial = c->shared;
+    const int64_t total = p->rows * p->width;
+    for (int i = 1; i < p->parts; i++)
+        (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, partial + r.lo);
+    for (int64_t at = r.lo, n; at < r.hi; at += n) {
+        n = mth__min64(COLUMNS, r.hi - at);
+        float *y = mth__tile_sum(&c->out[0], at, n, c->accumulates, tile);
+        if (c->accumulates)
+            mth__vec->add_to(n, partial + at, y);
+        else
+            memcpy(y, partial + at, (size_t)n * sizeof *y);
+        mth__tile_store(&c->out[0], at, n, y);
+    }
+}
 void mth__run_reduce(const mth__call *c, int phase, int chunk, void *scratch) {
     const reduce_plan *p = c->plan;
-    float *y = c->out[0].data, *partial = c->shared;
+    const tiles tile = tiles_of(c, scratch);
     const int64_t total = p->rows * p->width;
     if (phase == 1) {
-        const mth__chunk_range r = mth__chunk_of(total, c->chunks[1], chunk);
-        for (int i = 1; i < p->parts; i++)
-            (p->max ? mth__vec->max_to : mth__vec->add_to)(r.hi - r.lo, partial + i * total + r.lo, partial + r.lo);
-        if (c->accumulates)
-            mth__vec->add_to(r.hi - r.lo, partial + r.lo, y + r.lo);
-        else
-            memcpy(y + r.lo, partial + r.lo, (size_t)(r.hi - r.lo) * sizeof *y);
+        combine(c, p, mth__chunk_of(total, c->chunks[1], chunk), tile.y);
         return;
     }
     const int part = chunk % p->parts, columns = chunk / p->parts % p->column_chunks,
               rows = chunk / p->parts / p->column_chunks;
     const mth__chunk_range r = mth__chunk_of(p->rows, p->row_chunks, rows);
-    float *out = p->parts > 1 ? partial + part * total : y;
+    const mth__operand partial = {.data = (float *)c->shared + part * total, .dtype = MTH_FLOAT32};
+    const mth__operand *y = p->parts > 1 ? &partial : &c->out[0];
     const bool add = c->accumulates && p->parts == 1; /* else the second phase adds */
     int64_t at[MTH__LOOP_OPERANDS];
     for (int64_t row = r.lo; row < r.hi; row++) {
         mth__loop_at(&p->kept, p->kept.rank, row, at);
-        const float *x = mth__f32(&c->in[0]) + at[0];
         if (p->along) {
-            const float reduced = reduce_along(p, x, mth__chunk_of(p->terms * p->run, p->parts, part));
-            out[row] = add ? out[row] + reduced : reduced;
+            const float reduced =
+                reduce_along(p, &c->in[0], at[0], mth__chunk_of(p->terms * p->run, p->parts, part), tile.x);
+            float *out = mth__tile_sum(y, row, 1, add, tile.y);
+            *out = add ? *out + reduced : reduced;
+            mth__tile_store(y, row, 1, out);
             continue;
         }
-        const mth__chunk_range w = mth__chunk_of(p->width, p->column_chunks, columns);
-        float *to = out + row * p->width + w.lo;
-        reduce_columns(p, x, mth__chunk_of(p->terms, p->parts, part), w.lo, w.hi, add, to, scratch);
+        const mth__chunk_range w = mth__chunk_of(p->width, p->column_chunks, columns),
+                               terms = mth__chunk_of(p->terms, p->parts, part);
+        for (int64_t from = w.lo; from < w.hi; from += COLUMNS)
+            reduce_columns(p, &c->in[0], at[0] + from, terms, mth__min64(COLUMNS, w.hi - from), add, y,
+                row * p->width + from, &tile);
     }
 }

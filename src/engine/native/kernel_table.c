@@ -107,9 +107,8 @@ const char *mth__kernel_lacks(const mth__node *node, int *at) {
     *at = -1;
     if (!kernel->run) return kernel->reason;
     if (node->op->flags & MTH__MOVES || node->op->row == MTH__ROW_cast) return NULL;
-    *at = mth__first_floating_but(node, MTH_FLOAT32);
-    if (*at < 0) return NULL;
-    return mth__is_half(mth__operand_or_result(node, *at)->dtype)
-        ? "the native engine computes in float32 alone"
-        : "the native engine computes in float32; the reference engine has float64";
+    for (*at = 0; *at < node->nin + node->nout; ++*at)
+        if (mth__operand_or_result(node, *at)->dtype == MTH_FLOAT64)
+            return "the native engine computes in float32; the reference engine has float64";
+    return NULL;
 }

@@ -3,6 +3,7 @@
 #define MTH__KERNEL_UTIL_H
 #include "data/box.h"
 #include "engine/native/kernel.h"
+#include "engine/native/kernel_tile.h"
 #include "engine/native/kernel_vector.h"
 #include <math.h>
 #include <string.h>
@@ -78,6 +79,27 @@ static inline float *mth__cascade_next(mth__cascade *s) { /* where the next row 
 }
 void mth__cascade_end(mth__cascade *); /* `sum` holds the sum */
 static inline size_t mth__cascade_bytes(int64_t n) { return (size_t)(MTH__CASCADE_LEVELS * n) * sizeof(float); }
+
+/* Terms strung together by the row of the result that they are added to, in their order: the `first` and `last` of a
+   row, the `next` of a term, counted from 1; 0: there is none. Several chunks share them, each with rows of its own. */
+typedef struct {
+    int64_t *first, *last, *next;
+} mth__chains;
+static inline size_t mth__chains_bytes(int64_t rows, int64_t terms) {
+    return (size_t)(2 * rows + terms) * sizeof(int64_t);
+}
+static inline mth__chains mth__chains_of(int64_t rows, void *room) {
+    int64_t *first = room;
+    return (mth__chains){first, first + rows, first + 2 * rows};
+}
+static inline void mth__chains_begin(const mth__chains *all, mth__chunk_range rows) {
+    memset(all->first + rows.lo, 0, (size_t)(rows.hi - rows.lo) * sizeof *all->first);
+}
+static inline void mth__chains_add(const mth__chains *all, int64_t row, int64_t term) {
+    *(all->first[row] ? &all->next[all->last[row] - 1] : &all->first[row]) = term + 1;
+    all->last[row] = term + 1;
+    all->next[term] = 0;
+}
 
 /* Products with a long sum: panels of at most MTH__PANEL terms, each a product in float32, are added in double. */
 enum { MTH__PANEL = 16384 };

@@ -83,6 +83,11 @@ static void run_part(const mth__box_move *m, void *to, int part) {
     memcpy(size, m->size, sizeof size);
     size[0] = size[0] - from < m->rows ? size[0] - from : m->rows;
     char *dst = (char *)to + m->to + from * m->dst_stride[0] * bytes;
+    if (m->sources > 1 && mth__is_half(m->dtype)) {
+        mth__box_combine(m->op, m->dtype, m->rank, size, dst, m->dst_stride, m->first != MTH__BOX_COPY, m->sources,
+            m->src, m->from + from * m->src_stride[0] * bytes, m->src_stride);
+        return;
+    }
     for (int s = 0; s < m->sources; s++) {
         const char *src = (const char *)m->src[s] + m->from + from * m->src_stride[0] * bytes;
         mth__box_op op = s ? m->op : m->first;
