@@ -118,7 +118,7 @@ mth_status mth_array_borrow(mth_backend *b, mth_dtype dtype, int rank, const int
 
 mth_status mth_array_full(mth_backend *b, mth_dtype dtype, double value, int rank, const int64_t *shape,
     const mth_arg *spec, mth_array **out) {
-    const double limit = dtype == MTH_INT32 ? 0x1p31 : 0x1p63;
+    const double limit = -(double)mth__dtypes[mth__is_integer(dtype) ? dtype : MTH_INT64].least;
     if (mth__is_float(dtype) && mth__dtype_first_lost(MTH_FLOAT64, &value, dtype, 1) == 0)
         return FAIL(MTH_ERROR_VALUE, F("%g does not fit in %s: it would become infinite", value, mth_dtype_name(dtype)),
             F("give a value of at most %.8g in magnitude", mth_dtype_largest(dtype)));

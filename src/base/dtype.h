@@ -38,6 +38,8 @@ void mth__dtype_convert(mth_dtype from, const void *in, mth_dtype to, void *out,
 /* The index of the first element that `to` can't hold: a finite value that would become infinite, an integer outside
    the range, for an integer also what is no number. -1: there is none. Rounding loses nothing in this sense. */
 int64_t mth__dtype_first_lost(mth_dtype from, const void *in, mth_dtype to, int64_t count);
+/* Both, in one pass over memory. Elements that are lost are converted all the same. */
+int64_t mth__dtype_convert_checked(mth_dtype from, const void *in, mth_dtype to, void *out, int64_t count);
 
 /* One element as a double: integers past 2^53 are rounded. */
 double mth__dtype_load(mth_dtype, const void *data, int64_t i);
@@ -51,6 +53,12 @@ typedef struct {
     void (*to_bfloat16)(int64_t count, const float *in, uint16_t *out);
     void (*from_float16)(int64_t count, const uint16_t *in, float *out);
     void (*to_float16)(int64_t count, const float *in, uint16_t *out);
+    void (*from_float64)(int64_t count, const double *in, float *out);
+    void (*from_int64)(int64_t count, const int64_t *in, int32_t *out);
+    /* Whether a finite element has at least this magnitude; whether an integer is none of int32. */
+    bool (*reaches)(int64_t count, const float *in, float magnitude);
+    bool (*reaches64)(int64_t count, const double *in, double magnitude);
+    bool (*exceeds_int32)(int64_t count, const int64_t *in);
 } mth__dtype_vector;
 /* Those that run on this machine, worst first; NULL past the last: for tests. They give the same bits. */
 const mth__dtype_vector *mth__dtype_variant(int i);

@@ -1,5 +1,5 @@
 /* Conversions between dtypes. Floating elements meet in double and all others in int64, a block at a time, where each
- * is exact; the pairs between float32 and other floating dtypes are direct. */
+ * is exact; the pairs between float32 and other floating dtypes, and int64 to int32, are direct. */
 #include "base/dtype.h"
 #include <math.h>
 #include <stdatomic.h>
@@ -44,13 +44,29 @@ INLINE uint16_t to_float16(float value) {
     target static void name(int64_t count, const in_type *restrict in, out_type *restrict out) {                       \
         for (int64_t i = 0; i < count; i++) out[i] = element(in[i]);                                                   \
     }
-#define BFLOAT16_LOOPS(variant, target)                                                                                \
+/* Whether the condition holds of any element. Words as wide as the elements, and no branch: vectors of comparisons. */
+#define ANY(name, target, type, word, limit, condition)                                                                \
+    target static bool name(int64_t count, const type *in limit) {                                                     \
+        word any = 0;                                                                                                  \
+        for (int64_t i = 0; i < count; i++) any |= (word)(condition);                                                  \
+        return any != 0;                                                                                               \
+    }
+#define REACHES(x, magnitude, infinite) ((x) >= (magnitude)) & ((x) < (infinite))
+#define AND_LIMIT(type) , type magnitude
+#define LOOPS(variant, target)                                                                                         \
     LOOP(from_bfloat16_##variant, target, uint16_t, float, from_bfloat16)                                              \
-    LOOP(to_bfloat16_##variant, target, float, uint16_t, to_bfloat16)
+    LOOP(to_bfloat16_##variant, target, float, uint16_t, to_bfloat16)                                                  \
+    LOOP(from_float64_##variant, target, double, float, (float))                                                       \
+    LOOP(from_int64_##variant, target, int64_t, int32_t, (int32_t))                                                    \
+    ANY(reaches_##variant, target, float, int32_t, AND_LIMIT(float), REACHES(fabsf(in[i]), magnitude, INFINITY))       \
+    ANY(reaches64_##variant, target, double, int64_t, AND_LIMIT(double),                                               \
+        REACHES(fabs(in[i]), magnitude, (double)INFINITY))                                                             \
+    ANY(exceeds_int32_##variant, target, int64_t, uint64_t, , (uint64_t)(in[i] - INT32_MIN) >> 32)
 #define VARIANT(variant)                                                                                               \
-    {#variant, from_bfloat16_##variant, to_bfloat16_##variant, from_float16_##variant, to_float16_##variant}
+    {#variant, from_bfloat16_##variant, to_bfloat16_##variant, from_float16_##variant, to_float16_##variant,           \
+        from_float64_##variant, from_int64_##variant, reaches_##variant, reaches64_##variant, exceeds_int32_##variant}
 
-BFLOAT16_LOOPS(baseline, )
+LOOPS(baseline, )
 LOOP(from_float16_baseline, , uint16_t, float, from_float16)
 LOOP(to_float16_baseline, , float, uint16_t, to_float16)
 
@@ -60,7 +76,7 @@ LOOP(to_float16_baseline, , float, uint16_t, to_float16)
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c")))
 /* The instructions round to nearest even whatever the mode of the thread, and make NaN quiet. */
 #define TO_NEAREST _MM_FROUND_TO_NEAREST_INT
-BFLOAT16_LOOPS(avx2, AVX2)
+LOOPS(avx2, AVX2)
 AVX2 static void from_float16_avx2(int64_t count, const uint16_t *in, float *out) {
     int64_t i = 0;
     for (; i + 8 <= count; i += 8)
@@ -73,7 +89,7 @@ AVX2 static void to_float16_avx2(int64_t count, const float *in, uint16_t *out) 
         _mm_storeu_si128((__m128i *)(void *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(in + i), TO_NEAREST));
     for (; i < count; i++) out[i] = to_float16(in[i]);
 }
-BFLOAT16_LOOPS(avx512, AVX512)
+LOOPS(avx512, AVX512)
 AVX512 static void from_float16_avx512(int64_t count, const uint16_t *in, float *out) {
     int64_t i = 0;
     for (; i + 16 <= count; i += 16)
@@ -191,8 +207,8 @@ static void store_integers(const int64_t *x, mth_dtype to, void *out, int64_t co
 #undef EACH
 
 /* ---------------------------------------------------------------- any pair */
-/* float32 from or to another floating dtype. False: it is another pair. */
-static bool convert_single(mth_dtype from, const void *in, mth_dtype to, void *out, int64_t count) {
+/* The pairs that matter for speed. False: it is another one. */
+static bool convert_directly(mth_dtype from, const void *in, mth_dtype to, void *out, int64_t count) {
     if (from == MTH_FLOAT32 && to == MTH_BFLOAT16)
         best()->to_bfloat16(count, in, out);
     else if (from == MTH_FLOAT32 && to == MTH_FLOAT16)
@@ -202,7 +218,9 @@ static bool convert_single(mth_dtype from, const void *in, mth_dtype to, void *o
     else if (from == MTH_FLOAT16 && to == MTH_FLOAT32)
         best()->from_float16(count, in, out);
     else if (from == MTH_FLOAT64 && to == MTH_FLOAT32)
-        store_reals(in, to, out, count);
+        best()->from_float64(count, in, out);
+    else if (from == MTH_INT64 && to == MTH_INT32)
+        best()->from_int64(count, in, out);
     else
         return false;
     return true;
@@ -214,7 +232,7 @@ void mth__dtype_convert(mth_dtype from, const void *in, mth_dtype to, void *out,
         if (out != in && count > 0) memcpy(out, in, (size_t)(count * in_size));
         return;
     }
-    if (convert_single(from, in, to, out, count)) return;
+    if (convert_directly(from, in, to, out, count)) return;
     for (int64_t done = 0; done < count; done += BLOCK) {
         const int64_t some = count - done < BLOCK ? count - done : BLOCK;
         const char *source = (const char *)in + done * in_size;
@@ -231,6 +249,13 @@ void mth__dtype_convert(mth_dtype from, const void *in, mth_dtype to, void *out,
     }
 }
 
+/* False: certainly none of the block is lost. */
+static bool may_lose(mth_dtype from, const void *in, mth_dtype to, int64_t count) {
+    const double infinite = mth__dtypes[to].infinite;
+    if (from == MTH_FLOAT64 && mth__is_float(to)) return best()->reaches64(count, in, infinite);
+    if (from == MTH_FLOAT32 && mth__is_float(to)) return best()->reaches(count, in, (float)infinite);
+    return !(from == MTH_INT64 && to == MTH_INT32) || best()->exceeds_int32(count, in);
+}
 int64_t mth__dtype_first_lost(mth_dtype from, const void *in, mth_dtype to, int64_t count) {
     const mth__dtype_facts *facts = &mth__dtypes[to];
     const bool real = mth__is_float(from), into_real = mth__is_float(to);
@@ -245,6 +270,7 @@ int64_t mth__dtype_first_lost(mth_dtype from, const void *in, mth_dtype to, int6
         double x[BLOCK];
         int64_t integer[BLOCK];
         bool lost = false;
+        if (!may_lose(from, source, to, some)) continue;
         if (real)
             widen(from, source, x, some);
         else
@@ -262,6 +288,19 @@ int64_t mth__dtype_first_lost(mth_dtype from, const void *in, mth_dtype to, int6
     return -1;
 }
 
+int64_t mth__dtype_convert_checked(mth_dtype from, const void *in, mth_dtype to, void *out, int64_t count) {
+    enum { CACHED = 1024 }; /* elements that are still in the nearest cache when they are read again */
+    int64_t lost = -1;
+    for (int64_t done = 0; done < count; done += CACHED) {
+        const int64_t some = count - done < CACHED ? count - done : CACHED;
+        const char *source = (const char *)in + done * mth__dtypes[from].size;
+        mth__dtype_convert(from, source, to, (char *)out + done * mth__dtypes[to].size, some);
+        const int64_t first = lost < 0 ? mth__dtype_first_lost(from, source, to, some) : -1;
+        if (first >= 0) lost = done + first;
+    }
+    return lost;
+}
+
 double mth__dtype_load(mth_dtype dtype, const void *data, int64_t i) {
     double value;
     mth__dtype_convert(dtype, (const char *)data + i * mth__dtypes[dtype].size, MTH_FLOAT64, &value, 1);
@@ -273,6 +312,5 @@ void mth__dtype_store(mth_dtype dtype, void *data, int64_t i, double value) {
 
 int64_t mth_dtype_convert(mth_dtype from, const void *in, mth_dtype to, void *out, size_t count) {
     if (!count || !in || !out || !mth__is_dtype(from) || !mth__is_dtype(to)) return -1;
-    mth__dtype_convert(from, in, to, out, (int64_t)count);
-    return mth__dtype_first_lost(from, in, to, (int64_t)count);
+    return mth__dtype_convert_checked(from, in, to, out, (int64_t)count);
 }

@@ -42,7 +42,7 @@ mth_status mth__need_float(const mth__value *v, const char *port) {
 }
 
 mth_status mth__need_ids(const mth__value *v, const char *port) {
-    if (v->dtype == MTH_INT32 || v->dtype == MTH_INT64) return NULL;
+    if (mth__is_integer(v->dtype)) return NULL;
     return mth__error_tensor(FAIL(MTH_ERROR_TYPE, F("%s must be integers, it is %s", port, mth_dtype_name(v->dtype)),
                                  F("give %s as int32 or int64", port)),
         mth__port_text(port, v));

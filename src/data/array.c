@@ -231,9 +231,9 @@ static mth_status convert(const mth_array *a, const char *what, const void *from
         TRY(mth__stop_check());
         const char *piece = (const char *)from + i * size;
         const int64_t some = n - i < AT_ONCE ? n - i : AT_ONCE,
-                      lost = mth__dtype_first_lost(a->dtype, piece, dtype, some);
+                      lost = mth__dtype_convert_checked(
+                          a->dtype, piece, dtype, (char *)to + i * (int64_t)mth_dtype_size(dtype), some);
         if (lost >= 0) return mth__misfit(what, a->dtype, piece + lost * size, a->shape, i + lost, dtype);
-        mth__dtype_convert(a->dtype, piece, dtype, (char *)to + i * (int64_t)mth_dtype_size(dtype), some);
     }
     return NULL;
 }

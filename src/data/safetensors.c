@@ -142,10 +142,9 @@ static mth_status read_runs(const file_source *s, int64_t rows, int64_t step, in
             f, s->begin + (uint64_t)(at + i * step) * size, f->buffer + (size_t)(i * n) * size, (size_t)n * size));
     *out = f->buffer;
     if (s->from == s->to) return NULL;
-    const int64_t lost = mth__dtype_first_lost(s->from, f->buffer, s->to, rows * n);
-    if (lost >= 0) return misfit(s, f->buffer + (size_t)lost * size, at + lost / n * step + lost % n);
     TRY(make_buffer(&f->converted, sizeof(double), f->path));
-    mth__dtype_convert(s->from, f->buffer, s->to, f->converted, rows * n);
+    const int64_t lost = mth__dtype_convert_checked(s->from, f->buffer, s->to, f->converted, rows * n);
+    if (lost >= 0) return misfit(s, f->buffer + (size_t)lost * size, at + lost / n * step + lost % n);
     *out = f->converted;
     return NULL;
 }

@@ -150,6 +150,29 @@ TEST(variants_give_the_same_bits) { /* NaN included, at all lengths around a vec
             CHECK(!memcmp(z[0], z[1], (size_t)n * 4));
         }
 }
+TEST(variants_narrow_and_find_what_is_too_large) { /* one such element at any place, at all lengths around a vector */
+    enum { N = 70 };
+    float single[N], narrow[N];
+    double real[N];
+    int64_t integer[N];
+    int32_t whole[N];
+    const mth__dtype_vector *v;
+    for (int k = 0; (v = mth__dtype_variant(k)); k++)
+        for (int n = 0; n <= N; n++)
+            for (int at = -1; at < n; at++) { /* -1: none */
+                for (int i = 0; i < n; i++) {
+                    real[i] = i == at ? -1e39 : i % 3 ? 0.1 * i : (double)INFINITY;
+                    single[i] = i == at ? -65520 : i % 3 ? 65519 : i % 2 ? NAN : -INFINITY;
+                    integer[i] = i == at ? INT64_C(-1) - INT32_MAX - 1 : i % 3 ? INT32_MAX - i : INT32_MIN + i;
+                }
+                CHECK(v->reaches64(n, real, 1e39) == (at >= 0) && v->reaches(n, single, 65520) == (at >= 0));
+                CHECK(v->exceeds_int32(n, integer) == (at >= 0));
+                v->from_float64(n, real, narrow);
+                v->from_int64(n, integer, whole);
+                for (int i = 0; i < n; i++)
+                    CHECK(narrow[i] == (float)real[i] && whole[i] == (int32_t)(uint32_t)(uint64_t)integer[i]);
+            }
+}
 
 TEST(integers) {
     const int64_t big[] = {INT64_MAX, INT64_MIN, (INT64_C(1) << 53) + 1, 65519, 65520, 2049, -2051, 0};
@@ -184,6 +207,12 @@ TEST(integers) {
         CHECK(mth__dtype_first_lost(MTH_##from, x, MTH_##to, 1000) == 3);                                              \
         x[3] = x[0];                                                                                                   \
         CHECK(mth__dtype_first_lost(MTH_##from, x, MTH_##to, 1000) == 777);                                            \
+        static double all[2][5000];                                                                                    \
+        static type longer[5000];                                                                                      \
+        for (int i = 0; i < 5000; i++) longer[i] = i == 4321 || i == 4444 ? (type)(value) : x[0];                      \
+        CHECK(mth__dtype_convert_checked(MTH_##from, longer, MTH_##to, all[0], 5000) == 4321);                         \
+        mth__dtype_convert(MTH_##from, longer, MTH_##to, all[1], 5000);                                                \
+        CHECK(!memcmp(all[0], all[1], 5000 * mth_dtype_size(MTH_##to)));                                               \
     } while (0)
 TEST(what_a_dtype_can_not_hold) {
     LOST(FLOAT64, double, FLOAT32, 1e39, NAN, INFINITY, -INFINITY, 3.4028234e38, 1e-300, 0x1.ffffffp127 * (1 - 1e-16));

@@ -8,8 +8,8 @@ static mth__hlo_val as(mth__hlo *hlo, mth_dtype dtype, mth__hlo_val x) {
 }
 
 static mth__hlo_val largest(mth__hlo *hlo, mth__hlo_val like) {
-    const int64_t most = like.dtype == MTH_INT32 ? INT32_MAX : INT64_MAX;
-    return mth__hlo_broadcast(hlo, mth__hlo_ints(hlo, like.dtype, (mth__shape){0}, &most), like.shape, NULL);
+    return mth__hlo_broadcast(
+        hlo, mth__hlo_ints(hlo, like.dtype, (mth__shape){0}, &mth__dtypes[like.dtype].most), like.shape, NULL);
 }
 
 static mth__hlo_val turn_negative(mth__hlo *hlo, mth__hlo_val bits) { /* its own inverse */

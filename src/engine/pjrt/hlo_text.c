@@ -1,4 +1,5 @@
 #include "engine/pjrt/hlo.h"
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,7 +69,11 @@ void mth__hlo_lines(
 /* ---------------------------------------------------------------- constants */
 static const char *number(mth__hlo *hlo, mth_dtype dtype, double value) {
     if (dtype == MTH_BOOL) return value != 0 ? "true" : "false";
-    if (!mth__is_float(dtype)) return mth__format(hlo->arena, "%lld", (long long)value);
+    if (!mth__is_float(dtype)) {
+        int64_t whole; /* 2^63 becomes the largest that there is */
+        mth__dtype_convert(MTH_FLOAT64, &value, MTH_INT64, &whole, 1);
+        return mth__format(hlo->arena, "%" PRId64, whole);
+    }
     if (!isfinite(value)) { /* the bits of an infinity or NaN of the dtype */
         uint64_t bits = 0;
         mth__dtype_store(dtype, &bits, 0, value);
@@ -273,8 +278,9 @@ mth__hlo_val mth__hlo_dynamic_update(mth__hlo *hlo, mth__hlo_val x, mth__hlo_val
 
 /* ---------------------------------------------------------------- reductions */
 static double neutral(const char *kind, mth_dtype dtype) {
-    if (!strcmp(kind, "maximum")) return mth__is_float(dtype) ? -INFINITY : dtype == MTH_INT32 ? INT32_MIN : -0x1p63;
-    if (!strcmp(kind, "minimum")) return mth__is_float(dtype) ? INFINITY : dtype == MTH_INT32 ? INT32_MAX : 0x1p62;
+    const mth__dtype_facts *facts = &mth__dtypes[dtype];
+    if (!strcmp(kind, "maximum")) return mth__is_float(dtype) ? -INFINITY : (double)facts->least;
+    if (!strcmp(kind, "minimum")) return mth__is_float(dtype) ? INFINITY : (double)facts->most;
     return strcmp(kind, "and") == 0 || strcmp(kind, "multiply") == 0;
 }
 
