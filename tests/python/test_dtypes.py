@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mithril import errors
-from mithril.backends import CBackend
+from mithril.backends import CBackend, ReferenceBackend
 
 backend = CBackend(device_mesh=(2,))
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
@@ -64,3 +64,32 @@ def test_an_array_is_checked_where_it_is_narrowed():
         compiled.evaluate({}, {"input": wide})
     with pytest.raises(errors.MithrilValueError, match="does not fit in float16"):
         backend.array(np.ones(2) * 65520, dtype="float16")
+
+
+@pytest.mark.parametrize("kind", [CBackend, ReferenceBackend])
+@pytest.mark.parametrize("given", ["float16", "bfloat16", "float32", "float64"])
+def test_models_compute_in_float32_and_the_reference_in_float64(kind, given):
+    on = kind(device_mesh=(2,))
+    model = ml.Model()
+    model |= ml.Linear(3)(input="input", output="output")
+    compiled = ml.compile(model, on)
+    numbers = on.array(np.random.default_rng(2).uniform(0, 1, (4, 5)).astype(np.float32), dtype=given)
+    params = compiled.get_parameters({"input": numbers})
+    output = np.asarray(compiled.evaluate(params, {"input": numbers})["output"])
+    wide = given == "float64" and kind is ReferenceBackend
+    assert output.dtype == (np.float64 if wide else np.float32)
+    assert all(p.dtype == output.dtype for p in params.values())
+    x, weight, bias = (
+        np.asarray(a, dtype=np.float64) for a in (numbers, params["linear_0.weight"], params["linear_0.bias"])
+    )
+    np.testing.assert_allclose(output, x @ weight + bias, rtol=1e-14 if wide else 1e-5)
+
+
+def test_what_does_not_fit_a_row_names_it_and_a_dtype_that_does():
+    model = ml.Model()
+    model |= ml.Concat(axis=1)(inputs=["a", "b"], output="output")
+    compiled = ml.compile(model, backend)
+    a, b = np.ones((2, 3), np.int32), np.ones((2, 3), np.float32)
+    with pytest.raises(errors.MithrilTypeError, match="give all of them as float32"):
+        compiled.evaluate({}, {"a": a, "b": b})
+    equal(compiled.evaluate({}, {"a": a.astype(np.float32), "b": b})["output"], np.ones((2, 6)))
