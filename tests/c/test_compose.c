@@ -376,7 +376,6 @@ TEST(exposed_connections_are_outputs) {
     relu(m, "h", "y");
     CHECK_STATUS(mth_model_expose(m, "h"));
     CHECK_STATUS(mth_model_expose(m, "h"));
-    CHECK_STATUS(mth_model_expose(m, "x")); /* an input: seen as it is */
     CHECK_STATUS(resolve_on(m, MESH(1)));
     SAME(list_outputs(m), "h, y");
     SAME(list_inputs(m), "x");
@@ -391,6 +390,8 @@ TEST(exposed_connections_are_outputs) {
     CHECK_STATUS(mth_model_expose(outer, "hiden"));
     CHECK_FAILS(resolve_on(outer, MESH(1)), MTH_ERROR_KEY, "'hiden' is to be an output, and no block makes it");
     CHECK_FAILS(mth_model_expose(outer, ""), MTH_ERROR_TYPE, "empty text");
+    CHECK_STATUS(mth_model_expose(m, "x"));
+    CHECK_FAILS(resolve_on(m, MESH(1)), MTH_ERROR_VALUE, "'x' is to be an output, and it is an input of the model");
     mth_model_free(outer);
     mth_model_free(m);
 }
