@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <time.h>
 
-/* ---- in a thread with little stack: what docs/limits.md asks of a thread, and more under a sanitizer, whose frames are
+/* ---- in a thread with little stack: as docs/limits.md asks, and more under a sanitizer, whose frames are
  * larger */
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 enum { LEAST_STACK = 1024 << 10 };
