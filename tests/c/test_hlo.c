@@ -62,11 +62,15 @@ static mth_status add_example(hlo_module *m, const example *x) {
     mth__rule r;
     mth__op_rule(&node, &r);
     int factor[MTH__AXES];
-    const bool cyclic = m->mesh->naxes == 1 && draw(0, 5) == 0;
+    bool cyclic = m->mesh->naxes == 1 && draw(0, 5) == 0;
     for (int i = 0; i < m->mesh->naxes; i++) {
         factor[i] = r.n && draw(0, 5) ? (int)draw(0, r.n - 1) : -1;
         if (factor[i] >= 0 && r.factor[factor[i]].kind == MTH__WHOLE) factor[i] = -1;
     }
+    /* Where a factor is cut by more than one element somewhere, as a reshape's may be, no part is cyclic. */
+    for (int j = 0; j < node.nin + node.nout; j++)
+        for (int d = 0; d < at[j]->shape.rank; d++)
+            cyclic &= (j < node.nin ? r.in_unit[j][d] : r.out_unit[j - node.nin][d]) == 1;
     mth__sharding *s = NEW_ARRAY(arena, mth__sharding, MTH__MAX_IN + MTH__MAX_OUT);
     for (int j = 0; j < node.nin; j++) {
         s[j] = split_by(m, factor, cyclic, in[j].shape.rank, r.in[j], r.in_unit[j], in[j].shape);

@@ -88,6 +88,8 @@ def describe(array, **lies):
 class Producer:
     """Gives one capsule after another of a tensor, and counts those that were freed by their consumers."""
 
+    lent = []  # a consumer has no reference to the producer, whose memory and deleter it uses
+
     def __init__(self, array, versioned=False, major=1, deleter=True, **lies):
         self.array, self.versioned, self.freed = array, versioned, 0
         self.deleter = DELETER(self.count)
@@ -106,6 +108,7 @@ class Producer:
     def __dlpack__(self, **options):
         if options and not self.versioned:
             raise TypeError("no keyword is known")
+        self.lent.append(self)
         self.capsules.append(new_capsule(ctypes.addressof(self.managed), NAMES[self.versioned], None))
         return self.capsules[-1]
 

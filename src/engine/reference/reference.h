@@ -86,5 +86,5 @@ mth__ref_row mth__ref_moe_dispatch, mth__ref_moe_combine, mth__ref_moe_combine_w
 mth__ref_row mth__ref_moe_matmul, mth__ref_moe_outer, mth__ref_moe_bias, mth__ref_moe_bias_grad;
 mth__ref_row mth__ref_moe_act, mth__ref_moe_mul, mth__ref_moe_count;
 double mth__ref_activation(int row, double x); /* relu, gelu, gelu_tanh, silu */
-double mth__ref_activation_derivative(int row, double x);
+double mth__ref_activation_grad(int row, double x, double dy);
 #endif

@@ -17,9 +17,8 @@ double mth__ref_activation(int row, double x) {
     }
 }
 
-double mth__ref_activation_derivative(int row, double x) {
+static double derivative(int row, double x) {
     switch (row) {
-    case MTH__ROW_relu: return x > 0 ? 1 : 0;
     case MTH__ROW_gelu: return 0.5 * (1 + erf(x / sqrt(2))) + x * exp(-x * x / 2) / sqrt(2 * PI);
     case MTH__ROW_gelu_tanh: {
         double t = tanh(sqrt(2 / PI) * (x + 0.044715 * x * x * x));
@@ -28,6 +27,11 @@ double mth__ref_activation_derivative(int row, double x) {
     case MTH__ROW_silu: return sigmoid(x) * (1 + x * (1 - sigmoid(x)));
     default: return NAN;
     }
+}
+
+double mth__ref_activation_grad(int row, double x, double dy) {
+    if (row == MTH__ROW_relu) return x > 0 ? dy : 0; /* 0 of an infinite dy and of NaN too */
+    return derivative(row, x) * dy;
 }
 
 /* y: of each result the element, from x: of each operand the one that broadcasting pairs with it */
@@ -52,10 +56,10 @@ static void compute(const mth__ref_call *c, const double *x, double *y) {
     case MTH__ROW_div: *y = a / b; return;
     case MTH__ROW_maximum: *y = a > b || a != a ? a : b; return;
     case MTH__ROW_equal: *y = a == b; return;
-    case MTH__ROW_relu_grad: *y = a > 0 ? b : 0; return; /* 0 of an infinite b too */
-    case MTH__ROW_gelu_grad: *y = mth__ref_activation_derivative(MTH__ROW_gelu, a) * b; return;
-    case MTH__ROW_gelu_tanh_grad: *y = mth__ref_activation_derivative(MTH__ROW_gelu_tanh, a) * b; return;
-    case MTH__ROW_silu_grad: *y = mth__ref_activation_derivative(MTH__ROW_silu, a) * b; return;
+    case MTH__ROW_relu_grad: *y = mth__ref_activation_grad(MTH__ROW_relu, a, b); return;
+    case MTH__ROW_gelu_grad: *y = mth__ref_activation_grad(MTH__ROW_gelu, a, b); return;
+    case MTH__ROW_gelu_tanh_grad: *y = mth__ref_activation_grad(MTH__ROW_gelu_tanh, a, b); return;
+    case MTH__ROW_silu_grad: *y = mth__ref_activation_grad(MTH__ROW_silu, a, b); return;
     case MTH__ROW_sigmoid_grad: *y = a * (1 - a) * b; return;
     case MTH__ROW_tanh_grad: *y = (1 - a * a) * b; return;
     case MTH__ROW_mul_grad:

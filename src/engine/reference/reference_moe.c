@@ -174,7 +174,7 @@ mth_status mth__ref_moe_act(const mth__ref_call *c) { /* x, rows -> y; as moe_ac
     FOR_EACH(at, y->local) {
         double v = *mth__ref_at(x, at);
         *mth__ref_at(y, at) = ID(rows, at[0], at[1]) < 0 ? 0
-            : dy                                         ? mth__ref_activation_derivative(row, v) * *mth__ref_at(dy, at)
+            : dy                                         ? mth__ref_activation_grad(row, v, *mth__ref_at(dy, at))
                                                          : mth__ref_activation(row, v);
     }
     return NULL;
