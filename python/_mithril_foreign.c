@@ -148,18 +148,12 @@ static mth_array *array_of_buffer(const conversion *c, PyObject *object, int bfl
 }
 
 static mth_array *array_of_dlpack(const conversion *target, PyObject *object, PyObject *method, refusal *reason) {
-    /* torch shares memory whose negatives are the values, or none at all, with no word */
+    /* torch shares memory whose negatives are the values, with no word */
     const int negative = says(object, "is_neg");
-    PyObject *inner = negative < 0 ? NULL : unwrapped(object);
-    if (PyErr_Occurred()) return NULL;
-    PyObject *capsule = negative || inner ? NULL : ask_for_capsule(method);
+    if (negative < 0) return NULL;
+    PyObject *capsule = negative ? NULL : ask_for_capsule(method);
     if (!capsule) {
-        if (inner)
-            PyErr_SetString(PyExc_BufferError,
-                "it is a tensor inside of a transform of torch.func, which ends here: its values alone can be taken");
-        else if (negative)
-            PyErr_SetString(PyExc_BufferError, "its values are the negatives of what is in its memory");
-        Py_XDECREF(inner);
+        if (negative) PyErr_SetString(PyExc_BufferError, "its values are the negatives of what is in its memory");
         note_refusal(reason);
         return NULL;
     }
@@ -238,6 +232,14 @@ static void *raise_not_array(module_state *state, PyObject *object, const char *
 
 static mth_array *array_of_foreign(const conversion *target, PyObject *object, refusal *reason) {
     mth_array *array = PyObject_CheckBuffer(object) ? array_of_buffer(target, object, 0, reason) : NULL;
+    PyObject *inner = array || PyErr_Occurred() ? NULL : unwrapped(object);
+    if (inner) { /* it has no memory, which torch does not say everywhere: functionalize's gives what lies anywhere */
+        Py_DECREF(inner);
+        PyErr_SetString(PyExc_BufferError,
+            "it is a tensor inside of a transform of torch.func, which ends here: its values alone can be taken");
+        note_refusal(reason);
+        return NULL;
+    }
     mth_array *(*const ways[])(const conversion *, PyObject *, PyObject *, refusal *) = {
         array_of_dlpack, array_of_numpy};
     static const char *const methods[] = {"__dlpack__", "__array__"};

@@ -100,16 +100,21 @@ def test_ids_of_64_bits_are_told_apart(engine):
 
 
 @every_engine
-def test_a_mask_counts_what_is_not_zero(engine):
-    """Of 2**32 the lower 32 bits are zero."""
+def test_a_mask_of_64_bits_is_zero_or_one(engine):
+    """Of 2**32 the lower 32 bits are zero. What is refused counts as its fix says."""
     model = one_block(ml.MultiHeadAttention(2), input="x", mask="m", output="y")
     inputs = {"x": random(2, 4, 8), "m": np.array([[1, 1, 0, 1], [1, 0, 1, 0]], np.int64)}
     compiled = compile_on((2,), model)
     params = compiled.get_parameters(inputs, seed=1)
     want = np.asarray(compiled.evaluate(params, inputs)["y"])
     for much in (2**32, 2**53 + 1, -(2**63)):
-        got = compiled.evaluate(params, inputs | {"m": inputs["m"] * np.int64(much)})["y"]
-        assert np.array_equal(np.asarray(got), want), much
+        mask = inputs["m"] * np.int64(much)
+        with pytest.raises(MithrilError, match="values other than 0 and 1") as error:
+            compiled.evaluate(params, inputs | {"m": mask})
+        if much > 0:
+            assert "mask != 0" in error.value.fix
+            got = compiled.evaluate(params, inputs | {"m": mask != 0})["y"]
+            assert np.array_equal(np.asarray(got), want), much
 
 
 @every_engine
