@@ -304,10 +304,19 @@ static int walk_lists(const list_walk *walk, PyObject *lists, int depth) {
     return ended;
 }
 
-/* Whether it is a masked array, which NumPy would take without its mask. */
+/* Whether it is a masked array, which NumPy would take without its mask. A tensor without memory, of which it would
+   take what lies anywhere, is an error. */
 static int visit_masked(const void *walk, PyObject *element) {
     const list_walk *lists = walk;
-    return PyFloat_Check(element) || PyLong_Check(element) ? 0 : is_masked(lists->state, element, NULL, lists->name);
+    if (PyFloat_Check(element) || PyLong_Check(element)) return 0;
+    const int masked = is_masked(lists->state, element, NULL, lists->name);
+    PyObject *inner = masked ? NULL : unwrapped(element);
+    if (inner)
+        raise_fix(lists->state, MTH_ERROR_TYPE,
+            TEXT("%s holds a tensor inside of a transform of torch.func, which ends here", lists->name),
+            remedy_of(element, true, "give torch.func.debug_unwrap(x) for each x in them"));
+    Py_XDECREF(inner);
+    return masked ? masked : PyErr_Occurred() ? -1 : 0;
 }
 
 /* Finds an element that is neither a list nor a number. */

@@ -341,10 +341,12 @@ int says(PyObject *object, const char *name) {
 }
 
 PyObject *unwrapped(PyObject *object) {
-    PyObject *name = PyUnicode_FromString("torch.func"), *functions = name ? PyImport_GetModule(name) : NULL;
+    PyObject *name = PyUnicode_FromString("torch"), *torch = name ? PyImport_GetModule(name) : NULL;
+    PyObject *type = torch ? PyObject_GetAttrString(torch, "Tensor") : NULL;
+    PyObject *functions = type && PyObject_IsInstance(object, type) == 1 ? PyObject_GetAttrString(torch, "func") : NULL;
     PyObject *inner = functions ? PyObject_CallMethod(functions, "debug_unwrap", "O", object) : NULL;
     PyObject *raised = !inner && PyErr_Occurred() ? take_exception() : NULL;
-    Py_XDECREF(name), Py_XDECREF(functions), Py_XDECREF(raised);
+    Py_XDECREF(name), Py_XDECREF(torch), Py_XDECREF(type), Py_XDECREF(functions), Py_XDECREF(raised);
     if (inner == object) Py_CLEAR(inner);
     return inner;
 }
@@ -363,7 +365,8 @@ static int has_own_layout(PyObject *object) {
 PyObject *readable_form(PyObject *object) {
     PyObject *inner = unwrapped(object);
     if (PyErr_Occurred()) return NULL;
-    PyObject *form = PyUnicode_FromString(inner ? "torch.func.debug_unwrap(x)" : "x");
+    PyObject *form = PyUnicode_FromString("x");
+    const int wrapped = inner != NULL;
     if (!inner) inner = Py_NewRef(object);
     static const struct {
         const char *state, *step;
@@ -386,5 +389,10 @@ PyObject *readable_form(PyObject *object) {
         if (state > 0 && !strcmp(steps[i].step, ".to_padded_tensor(0)")) i++; /* which is strided */
     }
     Py_DECREF(inner);
+    if (form && wrapped) { /* at last: what is done to a tensor inside of the transform is wrapped again */
+        PyObject *before = form;
+        form = TEXT("torch.func.debug_unwrap(%U)", before);
+        Py_DECREF(before);
+    }
     return form;
 }
