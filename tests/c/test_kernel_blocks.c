@@ -135,8 +135,10 @@ TEST_STORED(moe_tokens) {
     /* a device's experts */
     KERNEL(ROW(moe_combine), IN(part(F32(2, 33, 5), 0, 4, 2, 1), some, F32(33, 2), experts), OUT(TO(33, 5)));
     drop(&all);
-    tensor many = route(3000, 2, 4), many_rows = rows_of(&many, 4, 3000);
-    LARGE(KERNEL(ROW(moe_combine), IN(F32(4, 3000, 200), many_rows, F32(3000, 2), many), OUT(TO(3000, 200))));
+    if (stored == MTH_FLOAT32) {
+        tensor many = route(3000, 2, 4), many_rows = rows_of(&many, 4, 3000);
+        LARGE(KERNEL(ROW(moe_combine), IN(F32(4, 3000, 200), many_rows, F32(3000, 2), many), OUT(TO(3000, 200))));
+    }
 }
 TEST_STORED(moe_experts) {
     for (int64_t block = 100; block <= 300; block += 100) {
