@@ -1,5 +1,5 @@
-"""Runs the suites asked for, side by side. Its last lines: what was skipped and why, the end of what failing suites printed, what failed and
-the command that runs it alone, and the sum of all suites, "N passed, N failed, N skipped"."""
+"""Runs the suites asked for, side by side. Its last lines: what was skipped and why, the end of what failing suites
+printed, what failed and the command that runs it alone, and the sum of all suites, "N passed, N failed, N skipped"."""
 
 import argparse
 import json
@@ -33,7 +33,8 @@ def sanitized(build, test):
 
 
 class Suite:
-    """A command that runs tests and prints "N passed, N failed, N skipped" at its end; one that prints no count is one test."""
+    """A command that runs tests and prints "N passed, N failed, N skipped" at its end; one that prints no count is
+    one test."""
 
     def __init__(self, title, command, environment=None, priority=0):
         self.title, self.command, self.environment, self.priority = (
@@ -78,7 +79,8 @@ class Suite:
 
 
 def count_of(lines, status):
-    """Counts of a suite from the last line that has some. One that died after its count, or at exit (a leak), has failed."""
+    """Counts of a suite from the last line that has some. One that died after its count, or at exit (a leak), has
+    failed."""
     if status == NOTHING_CHOSEN:
         return Counter()
     if not lines:

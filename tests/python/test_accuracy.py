@@ -1,4 +1,5 @@
-"""Errors of float32 against float64 sums: of long reductions, and of what exponentials and norms make of large numbers. docs/accuracy.md has the
+"""Errors of float32 against float64 sums: of long reductions, and of what exponentials and norms make of large
+numbers. docs/accuracy.md has the
 table, with torch's figures."""
 
 import numpy as np
@@ -134,7 +135,8 @@ def test_lengths(engine, name):
 @pytest.mark.parametrize("queries", [1, 2])
 @pytest.mark.parametrize("keys, bound", [(2**17, 64), (2**20, 1000)])
 def test_attention_over_many_keys(engine, queries, keys, bound):
-    """The mean of equal values: one addition for every 256 keys, for a single query too; XLA's chains don't grow with the keys."""
+    """The mean of equal values: one addition for every 256 keys, for a single query too; XLA's chains don't grow with
+    the keys."""
     bound = bound if engine is CBackend else {1: 250, 2: 1000}[queries]
     width = 8
     model = ml.Model()
@@ -266,7 +268,8 @@ LONG_ATTENTION = {  # keys, groups of heads, heads of a group; what is hidden; m
 @both_engines
 @pytest.mark.parametrize("name", LONG_ATTENTION)
 def test_scales_of_attention_over_many_keys(engine, name):
-    """Equal keys that lie far apart, of equal values, share what a query gives: what is left of their gradient is as small as dp - delta, which
+    """Equal keys that lie far apart, of equal values, share what a query gives: what is left of their gradient is as
+    small as dp - delta, which
     must not be a difference of sums that were rounded in other orders."""
     keys, groups, each, hidden, mesh, specs, axis = LONG_ATTENTION[name]
     draw = np.random.default_rng(keys)

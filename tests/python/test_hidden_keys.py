@@ -1,4 +1,5 @@
-"""What is hidden must not be able to speak: NaN, infinities and huge numbers in masked keys, at later positions and in padding, against float64
+"""What is hidden must not be able to speak: NaN, infinities and huge numbers in masked keys, at later positions and
+in padding, against float64
 sums over the pairs that see each other alone."""
 
 import re
@@ -15,7 +16,8 @@ POISON = [np.nan, np.inf, -np.inf, 1e30, 3e38]
 
 
 def expected(q, k, v, seen, dout, heads, groups):
-    """o, dq, dk, dv of q[b, s, heads * d], k, v[b, t, groups * d], seen[b, s, t]; a query with a gradient of 0 takes no part in dk and dv."""
+    """o, dq, dk, dv of q[b, s, heads * d], k, v[b, t, groups * d], seen[b, s, t]; a query with a gradient of 0 takes
+    no part in dk and dv."""
     b, s, width = q.shape
     d, t = width // heads, k.shape[1]
     q, dout = q.astype(np.float64).reshape(b, s, heads, d), dout.astype(np.float64).reshape(b, s, heads, d)
@@ -51,7 +53,8 @@ def spoil(draw, x, rows):
 def check(
     mesh, sizes, heads=2, groups=2, causal=False, hidden=None, late=None, specs=None, axis=None, seed=0, **backend
 ):
-    """hidden: masked keys, 'some' or 'end'. late: queries, keys and values are spoiled from this position on. The queries that see what is
+    """hidden: masked keys, 'some' or 'end'. late: queries, keys and values are spoiled from this position on. The
+    queries that see what is
     spoiled, or are, have a gradient of 0."""
     draw = np.random.default_rng([seed, *sizes])
     b, s, t, d = sizes
@@ -165,7 +168,8 @@ def test_what_is_seen_speaks(engine, length, odd):
 @engines
 @pytest.mark.parametrize("where", ["query", "key", "value", "gradient"])
 def test_what_is_seen_speaks_in_gradients(engine, where):
-    """What is not finite at position 3 of 6 comes out in the gradients of all that sees it or is seen by one that does, and of nothing else."""
+    """What is not finite at position 3 of 6 comes out in the gradients of all that sees it or is seen by one that
+    does, and of nothing else."""
     q, k, v, dy = (random(1, 6, 4, seed=i) for i in range(4))
     {"query": q, "key": k, "value": v, "gradient": dy}[where][0, 3] = np.nan
     dy[0, 4:] = 0  # the queries from here on ask nothing
@@ -203,7 +207,8 @@ def test_products_that_overflow_at_hidden_keys(engine):
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_protection_takes_no_memory(xla, gradients):
-    """XLA's temporaries hold two arrays of the scores' size, three with gradients, and little else: with a mask as without."""
+    """XLA's temporaries hold two arrays of the scores' size, three with gradients, and little else: with a mask as
+    without."""
     length, temporaries = 512, []
     support.engine = xla
     for hidden in ({}, {"mask": "m"}):

@@ -218,7 +218,8 @@ def nested(model, levels):
 
 @case("thread stack")
 def thread_stack(beyond):
-    """Compiles, runs, prints and proves in a thread that has no more, and beyond, in one that has. The product (700, 600) x (600, 33) is one of
+    """Compiles, runs, prints and proves in a thread that has no more, and beyond, in one that has. The product (700,
+    600) x (600, 33) is one of
     those whose blocks lie on the stack."""
     done = []
 
@@ -266,7 +267,8 @@ def option_lists(beyond):
 
 @case("option items")
 def option_items(beyond):
-    """Shared items count each time: they are written out. Lists of lists, ranges, dicts and arrays are counted alike."""
+    """Shared items count each time: they are written out. Lists of lists, ranges, dicts and arrays are counted
+    alike."""
     shared = [[1] * 1024] * 1023 + [range(beyond)]
     values = [
         shared,

@@ -66,7 +66,8 @@ def test_a_plan_that_no_device_holds_is_refused(tmp_path):
 
 @pytest.mark.parametrize("engine", ["native", "xla"], indirect=True)
 def test_a_plan_is_measured_by_what_its_engine_uses(engine, tmp_path):
-    """With a byte less than the engine reports it is refused, by name and with the same figure; with as many it runs."""
+    """With a byte less than the engine reports it is refused, by name and with the same figure; with as many it
+    runs."""
     x = {"x": np.arange(8 * 64, dtype=np.float32).reshape(8, 64) / 512}
     free = ml.compile(model(), engine(device_mesh=(4,)))
     needs = max(of["total"] for of in free.get_memory_usage(inputs=x))

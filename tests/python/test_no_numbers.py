@@ -118,7 +118,8 @@ def test_nan_among_the_scores_of_experts(xla, engine, seed):
     "last, seen", [(1.0, True), (0.0, False), (-0.0, False), (1e-40, None), (-1e-45, None), (NAN, None)]
 )
 def test_numbers_as_truth_values(xla, engine, last, seen):
-    """A mask that the model puts together: what is neither 0 nor 1 is refused, however small it is (XLA flushes denormal numbers)."""
+    """A mask that the model puts together: what is neither 0 nor 1 is refused, however small it is (XLA flushes
+    denormal numbers)."""
     model = ml.Model()
     model |= ml.Concat(axis=1)(inputs=["first", "last"], output="mask")
     model |= ml.MultiHeadAttention(1)(input="x", mask="mask", output="y")

@@ -1,4 +1,5 @@
-"""Any connection as an output: compile's `outputs`, IOKey's `expose`, Identity, and the lists of names. Values and gradients against NumPy's
+"""Any connection as an output: compile's `outputs`, IOKey's `expose`, Identity, and the lists of names. Values and
+gradients against NumPy's
 in float64, with the formulas of a softmax written out."""
 
 import copy
@@ -106,7 +107,8 @@ def test_by_the_partitioner_of_xla(mesh):
 @both_engines
 @pytest.mark.parametrize("mesh, size", [((2,), 1), ((2,), 2), ((3,), 3)])
 def test_of_stages(mesh, size, engine):
-    """A connection within a stage is a port of the Pipeline where the stage exposes it; so is an output that the next stage takes."""
+    """A connection within a stage is a port of the Pipeline where the stage exposes it; so is an output that the next
+    stage takes."""
     first, last = ml.Model(), ml.Model()
     first |= ml.Embedding(VOCABULARY, WIDTH, name="embed")(input="ids", output=ml.IOKey("words", expose=True))
     last |= ml.Linear(VOCABULARY, name="head")(input="words", output=ml.IOKey("logits", expose=True))

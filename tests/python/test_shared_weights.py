@@ -1,4 +1,5 @@
-"""One parameter, several uses: the option `weight`, and one module or model object added twice. Values and gradients against NumPy's in
+"""One parameter, several uses: the option `weight`, and one module or model object added twice. Values and gradients
+against NumPy's in
 float64, by hand; on devices of all kinds the parameter is one entry with one gradient."""
 
 import copy
@@ -163,7 +164,8 @@ def held(compiled):
 
 @on_engines(SEVERAL + OVERLAPPING, [SEVERAL[1], OVERLAPPING[0]])
 def test_stages_of_several_devices(mesh, options, first, last, engine):
-    """Each device of a stage that reads the table has it: forward sends activations alone, and a step adds what the sum of two
+    """Each device of a stage that reads the table has it: forward sends activations alone, and a step adds what the
+    sum of two
     gradients costs, to one stage and back to the other."""
     compiled = check(compile_on(mesh, tied_stages(options)), in_stages)
     assert held(compiled) == dict.fromkeys({*first, *last}, TABLE)
@@ -180,7 +182,8 @@ def test_stages_of_several_devices(mesh, options, first, last, engine):
     "schedule, engine", [("gpipe", "native"), ("1f1b", "native"), ("1f1b", "xla")], indirect=["engine"]
 )
 def test_bytes_of_a_tied_step(schedule, engine):
-    """Stages of two devices that do the same: each of them gets each activation and its gradient once, and of the table what the other
+    """Stages of two devices that do the same: each of them gets each activation and its gradient once, and of the
+    table what the other
     stage's sum is, or the sum of both."""
     compiled = compile_on((3, 2), tied_stages({"axis": 0}, schedule=schedule))
     activations = 4 * IDS.size * WIDTH
@@ -218,7 +221,8 @@ def test_pipeline_with_tensor_parallel_stages(mesh, options, first, last, engine
 
 
 def test_split_tables_are_sent_where_no_layout_has_both():
-    """The first stage splits the table, and the other one's devices are others of its grid: it stays where its module says."""
+    """The first stage splits the table, and the other one's devices are others of its grid: it stays where its module
+    says."""
     for mesh, options, first, _ in OVERLAPPING[:3]:
         compiled = check(compile_on(mesh, tied_stages(options, {"tensor_axis": 0})), in_stages)
         assert set(held(compiled)) == set(first)

@@ -323,7 +323,8 @@ for name, work in {"product": linear(1, 512, 512), "threads": linear(4, 512, 512
 
 
 def test_a_lack_of_memory():
-    """From just below what a cold process needs to well above: the right number or a MemoryError, never the end of the process."""
+    """From just below what a cold process needs to well above: the right number or a MemoryError, never the end of
+    the process."""
     run = subprocess.run([sys.executable, "-c", LACK], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0 and not run.stderr, run.stderr
     for line in run.stdout.splitlines():

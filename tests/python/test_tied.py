@@ -1,4 +1,5 @@
-"""A head tied to an embedding, with a loss that is parallel over the vocabulary: finite differences, torch's modules that share a
+"""A head tied to an embedding, with a loss that is parallel over the vocabulary: finite differences, torch's modules
+that share a
 parameter, and a file that has it once."""
 
 import re

@@ -168,8 +168,8 @@ static void record(const mth__executable *executable, const mth__job *job, int d
     mth__record(executable->recorder, &event);
 }
 
-/* Waits until the module is done on every device, whatever went wrong meanwhile: buffers of the caller are read by it.
- */
+/* Waits until the module is done on every device, also where something went wrong meanwhile, since the module reads
+ * buffers of the caller. */
 static mth_status finish_job(mth__executable *executable, mth__job *job, mth_status status) {
     if (!job->segment) return mth__hop_finish(executable, job, status);
     int count;
