@@ -330,7 +330,8 @@ MTH_API MTH_MUST_USE mth_status mth_compile(
     const mth_model *, mth_backend *, const mth_option *, size_t count, mth_compiled **out);
 MTH_API void mth_compiled_free(mth_compiled *);
 /* The names of its inputs, outputs and parameters in order, `count` of them; lent as long as it lives. Inputs and
-   parameters are those that its outputs need. */
+   parameters are those that its outputs need. What is given for others that the whole model has (the inputs of any
+   function, parameters of mth_evaluate, tensors of mth_arrays_read_safetensors) is not looked at. */
 MTH_API const char *const *mth_compiled_get_inputs(const mth_compiled *, size_t *count);
 MTH_API const char *const *mth_compiled_get_outputs(const mth_compiled *, size_t *count);
 MTH_API const char *const *mth_compiled_get_parameters(const mth_compiled *, size_t *count);
@@ -348,8 +349,7 @@ typedef struct {
 } mth_gradient_request;
 /* outputs: by name, those of the option `outputs`, else all that nothing reads or that are exposed.
    With `request` also the gradients of all floating parameters;
-   `gradients` NULL: nobody takes them. `parameters` NULL: there are none. Parameters that the outputs don't need are
-   not looked at. */
+   `gradients` NULL: nobody takes them. `parameters` NULL: there are none. */
 MTH_API MTH_MUST_USE mth_status mth_evaluate(mth_compiled *, const mth_arrays *parameters, const mth_named *inputs,
     size_t count, const mth_gradient_request *request, mth_arrays **outputs, mth_arrays **gradients);
 /* Whether a module reads this input as a mask or as ids: floating values in it have to be 0 or 1 as they are given,
@@ -396,7 +396,8 @@ typedef struct {
     const char *parameter, *tensor;
     bool transpose;
 } mth_file_tensor;
-/* All arrays of a layout, each from the tensor that is named for it. The file is opened and its header checked once. */
+/* All arrays of a layout, each from the tensor that is named for it. The file is opened and its header checked once.
+   Tensors may be named for parameters too that the whole model has and its outputs don't need: they are not read. */
 MTH_API MTH_MUST_USE mth_status mth_arrays_read_safetensors(
     const mth_arrays *layout, const char *path, const mth_file_tensor *, size_t count, mth_arrays **out);
 

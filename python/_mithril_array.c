@@ -435,63 +435,6 @@ static PyObject *array_repr(PyObject *self) {
     return text;
 }
 
-/* ---------------------------------------------------------------- files */
-typedef struct {
-    const mth_named *named;
-    const mth_file_tensor *tensors;
-    size_t count, tensor_count;
-    const char *path;
-    mth_arrays *read;
-} tensors_reading;
-
-static mth_status read_file(void *context) {
-    tensors_reading *job = context;
-    mth_arrays *layout = NULL;
-    mth_status status = mth_arrays_create(job->named, job->count, &layout);
-    if (!status) status = mth_arrays_read_safetensors(layout, job->path, job->tensors, job->tensor_count, &job->read);
-    mth_arrays_free(layout);
-    return status;
-}
-
-/* (layout: dict of arrays, path, list of (parameter, tensor, transpose)) -> dict of arrays. */
-PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
-    module_state *state = PyModule_GetState(module);
-    PyObject *layout, *given, *list;
-    if (!PyArg_ParseTuple(args, "O!OO!:_read_safetensors", &PyDict_Type, &layout, &given, &PyList_Type, &list))
-        return NULL;
-    pool scratch = {.operator= "read_safetensors" };
-    /* they stay, whatever the path's own methods do */
-    PyObject *pairs = pairs_of(layout), *sources = PyList_AsTuple(list);
-    const int kept = !pool_keep(&scratch, pairs) & !pool_keep(&scratch, sources);
-    const size_t count = kept ? (size_t)PyTuple_Size(pairs) : 0, names = kept ? (size_t)PyTuple_Size(sources) : 0;
-    mth_named *named = kept ? pool_take(&scratch, count, sizeof *named) : NULL;
-    mth_file_tensor *file = named ? pool_take(&scratch, names, sizeof *file) : NULL;
-    const char *path = file ? to_path(state, given, "path", &scratch) : NULL;
-    int good = path != NULL;
-    for (size_t i = 0; good && i < count; i++) {
-        PyObject *pair = PyTuple_GetItem(pairs, (Py_ssize_t)i), *array = PyTuple_GetItem(pair, 1);
-        named[i].name = to_name(state, PyTuple_GetItem(pair, 0), "the name of a parameter");
-        good = named[i].name && PyObject_TypeCheck(array, state->array_type);
-        if (good)
-            named[i].array = ((array_object *)array)->array;
-        else if (named[i].name)
-            raise_error(state, scratch.operator, MTH_ERROR_TYPE, NULL,
-                TEXT("the layout of '%s' is %s, which is no array of mithril", named[i].name, SHOW(array)),
-                TEXT("give what ml.compile(model, backend) made, as it is"));
-    }
-    for (size_t i = 0; good && i < names; i++) { /* tuples of three, of ours */
-        PyObject *source = PyTuple_GetItem(sources, (Py_ssize_t)i);
-        file[i].parameter = to_name(state, PyTuple_GetItem(source, 0), "the name of a parameter");
-        file[i].tensor = file[i].parameter ? to_name(state, PyTuple_GetItem(source, 1), "the name of a tensor") : NULL;
-        file[i].transpose = PyTuple_GetItem(source, 2) == Py_True;
-        good = file[i].tensor != NULL;
-    }
-    tensors_reading job = {named, file, count, names, path, NULL};
-    if (good) good = !call_interruptibly(state, read_file, &job);
-    pool_free(&scratch);
-    return good ? arrays_to_dict(state, job.read) : NULL;
-}
-
 static PyMethodDef array_methods[] = {
     NO_PICKLE,
     COPY,

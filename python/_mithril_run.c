@@ -354,6 +354,60 @@ static PyObject *compiled_backend(PyObject *self, void *unused) {
     return Py_XNewRef(((compiled_object *)self)->owner);
 }
 
+/* ---------------------------------------------------------------- files */
+typedef struct {
+    call *query;
+    const char *path;
+    const mth_file_tensor *tensors;
+    size_t count;
+} tensors_reading;
+
+static mth_status read_file(void *context) {
+    const tensors_reading *job = context;
+    const call *query = job->query;
+    mth_arrays *layout = NULL;
+    mth_status status = mth_get_parameter_layout(query->self->compiled, query->input, query->count, &layout);
+    if (!status)
+        status = mth_arrays_read_safetensors(layout, job->path, job->tensors, job->count, &job->query->parameters);
+    mth_arrays_free(layout);
+    return status;
+}
+
+/* (compiled, inputs, path, list of (parameter, tensor, transpose)) -> dict of arrays. */
+PyObject *read_safetensors_arrays(PyObject *module, PyObject *args) {
+    module_state *state = PyModule_GetState(module);
+    PyObject *compiled, *inputs, *given, *list;
+    if (!PyArg_ParseTuple(args, "OOOO!:_read_safetensors", &compiled, &inputs, &given, &PyList_Type, &list))
+        return NULL;
+    if (!PyObject_TypeCheck(compiled, state->compiled_type)) {
+        PyObject *type = type_text(compiled);
+        raise_error(state, "read_safetensors", MTH_ERROR_TYPE, NULL,
+            type ? TEXT("compiled is %U, where a compiled model is expected", type) : NULL,
+            TEXT("give what ml.compile(model, backend) gave"));
+        Py_XDECREF(type);
+        return NULL;
+    }
+    call query = call_begin(compiled);
+    query.scratch.operator= "read_safetensors";
+    PyObject *sources = PyList_AsTuple(list); /* stays, whatever the path's own methods do */
+    const size_t count = pool_keep(&query.scratch, sources) ? 0 : (size_t)PyTuple_Size(sources);
+    mth_file_tensor *tensor = sources ? pool_take(&query.scratch, count, sizeof *tensor) : NULL;
+    const char *path = tensor ? to_path(state, given, "path", &query.scratch) : NULL;
+    int good = path && !read_inputs(&query, inputs);
+    for (size_t i = 0; good && i < count; i++) { /* tuples of three, of ours */
+        PyObject *source = PyTuple_GetItem(sources, (Py_ssize_t)i);
+        tensor[i].parameter = to_name(state, PyTuple_GetItem(source, 0), "the name of a parameter");
+        tensor[i].tensor =
+            tensor[i].parameter ? to_name(state, PyTuple_GetItem(source, 1), "the name of a tensor") : NULL;
+        tensor[i].transpose = PyTuple_GetItem(source, 2) == Py_True;
+        good = tensor[i].tensor != NULL;
+    }
+    tensors_reading job = {&query, path, tensor, count};
+    if (good) good = !call_interruptibly(state, read_file, &job);
+    call_end(&query);
+    return good ? arrays_to_dict(state, query.parameters) : NULL;
+}
+
 #define METHOD(name, function, doc) {name, (PyCFunction)(void (*)(void))function, METH_VARARGS | METH_KEYWORDS, doc}
 static PyMethodDef compiled_methods[] = {
     NO_PICKLE,

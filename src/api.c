@@ -18,9 +18,8 @@ const mth__opt mth__compile_options[] = {
         VALUE(output_shard_specs)},
     {"outputs", MTH__OPT_LIST, "None",
         "The names of the connections that are the outputs, in their order: those and no others, whatever reads them. "
-        "What none of them needs is not computed, and is no input and no parameter, but evaluate takes the parameters "
-        "of "
-        "the whole model. None: what nothing reads.",
+        "What none of them needs is not computed, and is no input and no parameter; what is given for the inputs and "
+        "parameters of the whole model is taken all the same. None: what nothing reads.",
         VALUE(outputs)},
     {"shapes", MTH__OPT_DICT, "None",
         "Shapes of inputs, {'input': (32, 2048)} or {'input': ((32, 512), 'int32')}: for get_parameters before any "
@@ -38,35 +37,40 @@ const char *mth_compile_option_doc(void) {
 }
 
 /* ---------------------------------------------------------------- compile */
-static mth_status check_name(
-    const mth_model *m, const char *option, const char *kind, const char *name, const mth__names *known) {
-    if (mth__names_find(known, name) >= 0) return NULL;
-    char *why = mth__model_why_not(m, name, !strcmp(kind, "output"));
+/* An input that the outputs don't need is checked and then left alone. */
+static mth_status check_name(const mth_compiled *c, const char *option, const char *name, bool output, bool *is_idle) {
+    const mth__names *known = output ? &c->outputs : &c->inputs;
+    *is_idle = !output && mth__names_find(&c->idle_inputs, name) >= 0;
+    if (*is_idle || mth__names_find(known, name) >= 0) return NULL;
+    const char *kind = output ? "output" : "input";
+    char *why = mth__model_why_not(c->model, name, output);
     mth_status s = FAIL(MTH_ERROR_KEY, F("%s: the model has no %s '%s'%s", option, kind, name, why),
-        strcmp(kind, "output") ? mth__name_fix(kind, name, known->name.at, known->name.n)
-                               : mth__model_output_fix(m, name, known->name.at, known->name.n));
+        output ? mth__model_output_fix(c->model, name, known->name.at, known->name.n)
+               : mth__name_fix(kind, name, known->name.at, known->name.n));
     mth__free(why);
     return s;
 }
 
-static mth_status read_specs(mth_compiled *c, const mth_arg *dict, const char *option, const char *kind,
-    const mth__names *known, mth__spec_of *spec, size_t *n) {
+static mth_status read_specs(
+    mth_compiled *c, const mth_arg *dict, const char *option, bool output, mth__spec_of *spec, size_t *n) {
     if (dict->kind != MTH_ARG_DICT) return NULL;
     for (size_t i = 0; i < dict->count; i++) {
         mth_arg entry = dict->items[i];
-        TRY(check_name(c->model, option, kind, dict->keys[i], known));
+        bool is_idle;
+        TRY(check_name(c, option, dict->keys[i], output, &is_idle));
         /* here: a jump from among the texts of an error would lose them */
         const char *text = mth__arg_text(c->arena, entry);
         if (entry.kind != MTH_ARG_LIST || entry.count > MTH__RANK)
             return FAIL(MTH_ERROR_TYPE, F("%s: the spec of '%s' is %s", option, dict->keys[i], text),
                 F("give a tuple with an entry a dimension, at most %d: a mesh axis, a tuple of axes, or None",
                     MTH__RANK));
-        mth__spec_of *s = &spec[(*n)++];
+        mth__spec_of *s = &spec[*n];
         s->name = dict->keys[i];
         s->rank = (int)entry.count;
         TRY(mth__spec_read(entry, mth__place_whole(c->backend->devices.mesh), s->rank, s->name, &s->sharding));
         if (c->backend->spmd)
             TRY(mth__error_operator(mth__check_partitionable(&s->sharding, s->rank, s->name), s->name));
+        *n += !is_idle;
     }
     return NULL;
 }
@@ -76,9 +80,10 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
     c->shape = NEW_ARRAY(c->arena, mth__input_description, dict->count);
     for (size_t i = 0; i < dict->count; i++) {
         mth_arg shape = dict->items[i];
-        mth__input_description *d = &c->shape[c->shapes++];
+        mth__input_description *d = &c->shape[c->shapes];
+        bool is_idle;
         *d = (mth__input_description){dict->keys[i], MTH_FLOAT32, {0}};
-        TRY(check_name(c->model, "shapes", "input", d->name, &c->inputs));
+        TRY(check_name(c, "shapes", d->name, false, &is_idle));
         if (shape.kind == MTH_ARG_LIST && shape.count == 2 && shape.items[0].kind == MTH_ARG_LIST &&
             shape.items[1].kind == MTH_ARG_STRING) {
             d->dtype = mth_dtype_find(shape.items[1].string);
@@ -103,6 +108,7 @@ static mth_status read_shapes(mth_compiled *c, const mth_arg *dict) {
                     F("shapes: '%s' has the size %lld along dimension %zu", d->name, (long long)d->shape.dim[k], k),
                     F("give it a size of 1 or more along each dimension"));
         }
+        c->shapes += !is_idle;
     }
     return NULL;
 }
@@ -158,19 +164,24 @@ static mth_status compile_body(void *context) {
     TRY(mth__options_read(arena, "compile", compile_tables, k->option, k->count, &value));
     compile_options given;
     TRY(mth__options_hand_out(compile_tables, value, mth__compile_options, &given));
+    mth__names whole = {0};
+    for (size_t i = 0; i < mth__model_input_count(c->model); i++)
+        mth__names_add(arena, &whole, mth__model_input_name(c->model, i));
     if (given.outputs->kind == MTH_ARG_LIST) TRY(mth__model_select(c->model, given.outputs));
     for (size_t i = 0; i < mth__model_input_count(c->model); i++)
         mth__names_add(arena, &c->inputs, mth__model_input_name(c->model, i));
+    for (size_t i = 0; i < whole.name.n; i++)
+        if (mth__names_find(&c->inputs, whole.name.at[i]) < 0) mth__names_add(arena, &c->idle_inputs, whole.name.at[i]);
     for (size_t i = 0; i < mth__model_output_count(c->model); i++)
         mth__names_add(arena, &c->outputs, mth__model_output_name(c->model, i));
-    mth__model_parameters(arena, c->model, &c->parameters, &c->idle);
+    mth__model_parameters(arena, c->model, &c->parameters, &c->idle_parameters);
     c->ids = NEW_ARRAY(arena, bool, c->inputs.name.n);
     mth__model_id_inputs(arena, c->model, c->ids);
     const mth_arg *inputs = given.input_shard_specs, *outputs = given.output_shard_specs;
     mth__spec_of *spec = NEW_ARRAY(arena, mth__spec_of, inputs->count + outputs->count);
     size_t specs = 0;
-    TRY(read_specs(c, inputs, "input_shard_specs", "input", &c->inputs, spec, &specs));
-    TRY(read_specs(c, outputs, "output_shard_specs", "output", &c->outputs, spec, &specs));
+    TRY(read_specs(c, inputs, "input_shard_specs", false, spec, &specs));
+    TRY(read_specs(c, outputs, "output_shard_specs", true, spec, &specs));
     TRY(read_shapes(c, given.shapes));
     const bool said = c->shapes;
     if (!said) c->shapes = mth__model_nominal_inputs(arena, c->model, &c->shape);

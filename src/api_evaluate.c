@@ -28,6 +28,7 @@ static mth_status make_parameters(
         if (!s && with_data) s = mth__array_initialise(a, p->init, p->scale, seed, mth__philox_stream(p->name));
         if (s) s = mth__error_operator(s, p->name);
     }
+    if (!s && !with_data) s = mth__arrays_allow(all, &c->idle_parameters);
     if (s)
         mth_arrays_free(all);
     else
@@ -164,7 +165,8 @@ static mth_status check_parameter_names(const mth_compiled *c, const mth__plan *
     mth_status s = given ? NULL : mth__lacks_memory("a call", 0);
     for (size_t i = 0; !s && i < mth_arrays_get_count(parameters); i++) {
         const char *name = parameters->item[i].name;
-        if (mth__names_find(&c->idle, name) < 0) s = check_given(NULL, "parameter", name, i, &plan->names, given);
+        if (mth__names_find(&c->idle_parameters, name) < 0)
+            s = check_given(NULL, "parameter", name, i, &plan->names, given);
     }
     mth__free(given);
     return s;

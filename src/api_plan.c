@@ -151,10 +151,27 @@ static mth__input_description description_of(const mth_compiled *c, const mth_na
     return (mth__input_description){input->name, mth__input_dtype(c, input->array->dtype), input->array->shape};
 }
 
+/* Inputs that the outputs don't need are not looked at, but that each is given once. */
+static mth_status check_idle(const mth_compiled *c, const mth_named *input, size_t count) {
+    const size_t idle = c->idle_inputs.name.n;
+    if (!idle) return NULL;
+    bool *given = mth__calloc(idle, sizeof *given);
+    mth_status s = given ? NULL : mth__lacks_memory("a plan", 0);
+    for (size_t i = 0; !s && i < count; i++) {
+        const int k = mth__names_find(&c->idle_inputs, input[i].name);
+        if (k >= 0 && given[k])
+            s = FAIL(MTH_ERROR_KEY, F("the input '%s' is given twice", input[i].name), F("give it once"));
+        if (k >= 0) given[k] = true;
+    }
+    mth__free(given);
+    return s;
+}
+
 mth_status mth__request_for(mth_compiled *c, const mth_named *input, size_t count, mth__request *r) {
     TRY(mth__named_check(input, count, "inputs"));
     const size_t known = c->inputs.name.n;
     size_t n = 0, rest = known;
+    TRY(check_idle(c, input, count));
     *r = (mth__request){.outputs = c->outputs.name.n};
     r->input = mth__calloc(count + known + 1, sizeof *r->input);
     r->seeded = mth__calloc(r->outputs + 1, sizeof(bool));
@@ -163,6 +180,7 @@ mth_status mth__request_for(mth_compiled *c, const mth_named *input, size_t coun
         return mth__lacks_memory("a plan", 0);
     }
     for (size_t i = 0; i < count; i++) { /* each to its place; unknown ones and those given again behind */
+        if (mth__names_find(&c->idle_inputs, input[i].name) >= 0) continue;
         int k = mth__number_of(&c->inputs, input[i].name, i);
         r->input[k >= 0 && !r->input[k].name ? (size_t)k : rest++] = description_of(c, &input[i]);
     }

@@ -50,8 +50,9 @@ struct mth_compiled {
     mth_backend *backend;
     mth_model *model;                       /* a copy */
     mth__names inputs, outputs, parameters; /* of the model, in its order */
-    mth__names idle;                        /* parameters that none of its outputs needs: they may be given */
-    bool *ids;                              /* by input: a module reads it as ids or as a mask */
+    /* of the whole model, where `outputs` cut it: what none of its outputs needs may be given, and is not looked at */
+    mth__names idle_inputs, idle_parameters;
+    bool *ids; /* by input: a module reads it as ids or as a mask */
     mth__distribute_options distribute;
     size_t shapes;
     mth__input_description *shape; /* the option `shapes`: for get_parameters without inputs */

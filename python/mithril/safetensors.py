@@ -81,17 +81,13 @@ def read_safetensors(
 
     names maps each parameter to a tensor of the file, or to (tensor, transpose): with True the tensor is transposed, since a torch model
     stores a Linear's weight as (out, in). A device reads the slices that it is to hold, and nothing else. `inputs` give the shapes, as
-    for get_parameters. A file that lies about its tensors, or is cut short while it is read, is an error.
+    for get_parameters. Of a model that compile's outputs= cut, names may have the parameters of the whole: what is not needed is not
+    read. A file that lies about its tensors, or is cut short while it is read, is an error.
     """
-    if not isinstance(compiled, CompiledModel):
-        raise _wrong_type(
-            f"compiled is of type {type(compiled).__name__}, where a compiled model is expected",
-            "give what ml.compile(model, backend) gave",
-        )
     if not isinstance(names, Mapping):
         raise _wrong_type(
             f"names is of type {type(names).__name__}, where a mapping is expected",
             'give a dict: {"linear_0.weight": "layer.weight"}',
         )
     sources = [_source(parameter, entry) for parameter, entry in names.items()]
-    return _read_safetensors(compiled.get_parameter_layout(inputs), path, sources)
+    return _read_safetensors(compiled, inputs, path, sources)

@@ -1,6 +1,7 @@
 /* Arrays on devices, and dictionaries of them. An array keeps its devices alive; both are reference counted. */
 #ifndef MTH__ARRAY_H
 #define MTH__ARRAY_H
+#include "base/names.h"
 #include "data/devices.h"
 
 /* The part of an array that one device holds: which elements, by what the sharding says of its rank. */
@@ -27,6 +28,9 @@ struct mth_arrays {
     size_t count;
     mth_named *item;
     mth__table table; /* of items, by name; the first of a name counts */
+    /* of a layout: parameters that its model has and does not need, for which a file may name tensors too */
+    size_t allowances;
+    const char **allowed;
 };
 
 /* Room without contents (with_data false: a layout only). */
@@ -60,4 +64,6 @@ mth_status mth__arrays_new(size_t count, mth_arrays **out);
 /* each has a name and an array */
 mth_status mth__named_check(const mth_named *, size_t count, const char *what);
 mth_status mth__arrays_set(mth_arrays *, size_t i, const char *name, mth_array *taken);
+/* Copies the names that a layout allows beside those of its arrays. */
+mth_status mth__arrays_allow(mth_arrays *, const mth__names *);
 #endif

@@ -1,6 +1,5 @@
 /* Dictionaries of arrays. */
 #include "data/array.h"
-#include "base/names.h"
 #include <string.h>
 
 static char *own_text(const char *text) {
@@ -41,6 +40,20 @@ mth_status mth__arrays_set(mth_arrays *a, size_t i, const char *name, mth_array 
     a->item[i].name = own_text(name);
     if (!a->item[i].name) return mth__lacks_memory("a dictionary of arrays", (int64_t)strlen(name));
     mth__table_put(&a->table, mth__hash_text(name, strlen(name)), is_item, &(item_key){a, name}, (int)i);
+    return NULL;
+}
+
+mth_status mth__arrays_allow(mth_arrays *a, const mth__names *names) {
+    const size_t n = names->name.n;
+    if (!n) return NULL;
+    a->allowed = mth__calloc(n, sizeof *a->allowed);
+    if (!a->allowed) return mth__lacks_memory("a dictionary of arrays", (int64_t)(n * sizeof *a->allowed));
+    for (size_t i = 0; i < n; i++) {
+        const char *name = names->name.at[i];
+        if (!(a->allowed[a->allowances] = own_text(name)))
+            return mth__lacks_memory("a dictionary of arrays", (int64_t)strlen(name));
+        a->allowances++;
+    }
     return NULL;
 }
 
@@ -96,6 +109,8 @@ void mth_arrays_free(mth_arrays *a) {
         mth_array_free(a->item[i].array);
         mth__free((void *)a->item[i].name);
     }
+    for (size_t i = 0; i < a->allowances; i++) mth__free((void *)a->allowed[i]);
+    mth__free(a->allowed);
     mth__free(a->item);
     mth__free(a->table.slot);
     mth__free(a);

@@ -357,7 +357,8 @@ mth_status mth_array_read_safetensors(
     return NULL;
 }
 
-/* Each parameter of the layout has one tensor, and nothing else has. */
+/* Each parameter of the layout has one tensor, and nothing else has but those that it allows, which are not read.
+   `known` are the names of both. */
 static mth_status match(
     const mth_arrays *layout, const mth__names *known, const mth_file_tensor *names, size_t count, wish *wishes) {
     for (size_t i = 0; i < count; i++) {
@@ -374,8 +375,9 @@ static mth_status match(
         if (wishes[at].tensor)
             return FAIL(MTH_ERROR_KEY, F("reading parameters: '%s' is named twice", names[i].parameter),
                 F("name one tensor for it"));
-        wishes[at] = (wish){.tensor = names[i].tensor, .transpose = names[i].transpose, .like = layout->item[at].array};
         TRY(mth__given(names[i].tensor, "the tensor's name"));
+        mth_array *like = (size_t)at < layout->count ? layout->item[at].array : NULL;
+        wishes[at] = (wish){.tensor = names[i].tensor, .transpose = names[i].transpose, .like = like};
     }
     for (size_t i = 0; i < layout->count; i++)
         if (!wishes[i].tensor)
@@ -396,6 +398,7 @@ static mth_status match_body(void *context) {
     mth__arena *arena = mth__arena_new();
     mth__names known = {0};
     for (size_t i = 0; i < m->layout->count; i++) mth__names_add(arena, &known, m->layout->item[i].name);
+    for (size_t i = 0; i < m->layout->allowances; i++) mth__names_add(arena, &known, m->layout->allowed[i]);
     mth_status s = match(m->layout, &known, m->names, m->count, m->wishes);
     mth__arena_free(arena);
     return s;
@@ -408,7 +411,7 @@ mth_status mth_arrays_read_safetensors(
     TRY(mth__given(path, "the path"));
     TRY(mth__result_given(out));
     mth_arrays *read = NULL;
-    wish *wishes = mth__calloc(layout->count ? layout->count : 1, sizeof *wishes);
+    wish *wishes = mth__calloc(layout->count + layout->allowances + 1, sizeof *wishes);
     if (!wishes)
         return FAIL(MTH_ERROR_MEMORY, F("no memory for the names of %zu parameters", layout->count),
             F("free memory and try again"));

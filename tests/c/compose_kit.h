@@ -1,9 +1,8 @@
 /* What the tests of composition share: models in few words, their graphs, and what these hold as text. */
 #ifndef COMPOSE_KIT_H
 #define COMPOSE_KIT_H
-#include "unit.h"
+#include "public_kit.h"
 #include "compose/model.h"
-#define UNUSED __attribute__((unused))
 
 #define X(...) ((mth__shape){sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t), {__VA_ARGS__}})
 #define FLOATS(n, ...)                                                                                                 \
@@ -84,21 +83,6 @@ UNUSED static void list_ops(mth__graph *graph) {
         }                                                                                                              \
     } while (0)
 
-UNUSED static mth_model *model(void) {
-    mth_model *made = NULL;
-    CHECK_STATUS(mth_model_create(&made));
-    return made;
-}
-UNUSED static mth_status try_add(mth_model *model, const char *type, const mth_option *options, size_t n,
-    const mth_wire *wire, size_t wires, mth_add_mode mode) {
-    mth_module *module;
-    TRY(mth_module_create(type, options, n, &module));
-    mth_status status = mth_model_add(model, module, wire, wires, mode);
-    mth_module_free(module);
-    return status;
-}
-#define NOTHING NULL, 0
-#define ADD(...) CHECK_STATUS(try_add(__VA_ARGS__))
 #define WIDTH(n) MTH_OPTIONS({"dimension", mth_int(n)})
 UNUSED static void linear(mth_model *model, int64_t width, const char *in, const char *out) {
     ADD(model, "Linear", WIDTH(width), MTH_WIRES({"input", in}, {"output", out}), MTH_PLAIN);

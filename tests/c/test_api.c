@@ -1,7 +1,7 @@
 /* Journeys through the public API: what a user does, what goes wrong on the way, and memory that fails at every index.
  */
 #include "compile.h"
-#include "unit.h"
+#include "public_kit.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/wait.h>
@@ -13,31 +13,21 @@ static mth_module *module(const char *type, const mth_option *option, size_t n) 
     return m;
 }
 
-static mth_status add(mth_model *m, const char *type, const mth_option *option, size_t n, const mth_wire *wire,
-    size_t wires, mth_add_mode mode) {
-    mth_module *added;
-    mth_status s = mth_module_create(type, option, n, &added);
-    if (s) return s;
-    s = mth_model_add(m, added, wire, wires, mode);
-    mth_module_free(added);
-    return s;
-}
-
 /* 6 -> 10 -> 3, column then row parallel, with a mixture of experts behind. */
 static mth_status build(mth_model **out) {
     mth_model *m = NULL;
     mth_status s = mth_model_create(&m);
     if (!s)
-        s = add(m, "Linear",
+        s = try_add(m, "Linear",
             MTH_OPTIONS({"dimension", mth_int(10)}, {"weight_shard_spec", MTH_SPEC(MTH_NONE, mth_int(0))}),
             MTH_WIRES({"input", "input"}), MTH_PLAIN);
-    if (!s) s = add(m, "Gelu", NULL, 0, NULL, 0, MTH_CHAIN);
+    if (!s) s = try_add(m, "Gelu", NULL, 0, NULL, 0, MTH_CHAIN);
     if (!s)
-        s = add(m, "Linear",
+        s = try_add(m, "Linear",
             MTH_OPTIONS({"dimension", mth_int(3)}, {"weight_shard_spec", MTH_SPEC(mth_int(0), MTH_NONE)}), NULL, 0,
             MTH_CHAIN);
     if (!s)
-        s = add(m, "MoE",
+        s = try_add(m, "MoE",
             MTH_OPTIONS({"num_experts", mth_int(4)}, {"expert_dim", mth_int(5)},
                 {"expert_distribution", mth_string("one_per_device")}),
             MTH_WIRES({"output", "output"}), MTH_CHAIN);
@@ -291,9 +281,9 @@ TEST(errors_name_the_line_that_composed_the_operator) {
     mth_arrays *parameters = NULL, *out = NULL, *slopes = NULL;
     CHECK_STATUS(mth_model_create(&m));
     mth_set_source_line("model.py:7");
-    CHECK_STATUS(add(
+    CHECK_STATUS(try_add(
         m, "Linear", MTH_OPTIONS({"dimension", mth_int(3)}), MTH_WIRES({"input", "a"}, {"output", "h"}), MTH_PLAIN));
-    CHECK_STATUS(add(m, "Add", NULL, 0, MTH_WIRES({"inputs", "h"}, {"inputs", "b"}, {"output", "y"}), MTH_PLAIN));
+    CHECK_STATUS(try_add(m, "Add", NULL, 0, MTH_WIRES({"inputs", "h"}, {"inputs", "b"}, {"output", "y"}), MTH_PLAIN));
     mth_set_source_line("train.py:50");
     CHECK_STATUS(mth_backend_create("native", MTH_OPTIONS({"device_mesh", MTH_INTS(2)}), &backend));
     CHECK_STATUS(mth_compile(m, backend, NULL, 0, &compiled));

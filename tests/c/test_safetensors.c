@@ -1,5 +1,6 @@
 /* Files of tensors: every dtype and layout against the values that were written; headers that lie; files that change
  * while they are read. pread is ours here, so that a file can be cut short between two reads. */
+#include "tensor_file.h"
 #include "unit.h"
 #include "base/dtype.h"
 #include <errno.h>
@@ -13,21 +14,6 @@ static const char *cut_path;
 ssize_t pread(int fd, void *to, size_t n, off_t at) {
     if (reads++ == cut_at && truncate(cut_path, cut_to)) abort();
     return syscall(SYS_pread64, fd, to, n, at);
-}
-
-static const char *file_path(void) {
-    static char path[64];
-    snprintf(path, sizeof path, "/tmp/mithril_test_%d.safetensors", (int)getpid());
-    return path;
-}
-
-static const char *file_of(const char *header, size_t length, const void *data, size_t bytes) {
-    FILE *f = fopen(file_path(), "wb");
-    uint64_t n = length;
-    if (!f || fwrite(&n, 8, 1, f) != 1 || fwrite(header, 1, length, f) != length ||
-        fwrite(data, 1, bytes, f) != bytes || fclose(f))
-        abort();
-    return file_path();
 }
 
 static mth_backend *devices(int64_t n) {

@@ -1,38 +1,30 @@
 /* A head tied to an embedding, composed, run and read from a file by the C API; values and gradients against loops in
  * double. */
-#include "unit.h"
+#include "public_kit.h"
+#include "tensor_file.h"
 #include <math.h>
-#include <unistd.h>
 
 enum { WORDS = 7, WIDTH = 4, TOKENS = 6 };
 static const int32_t ids[TOKENS] = {1, 4, 4, 0, 6, 2}, targets[TOKENS] = {4, 4, 0, 6, 2, 1};
 static const double SEED = 1.5;
 
-static void add(
-    mth_model *model, const char *type, const mth_option *option, size_t n, const mth_wire *wire, size_t wires) {
-    mth_module *module = NULL;
-    CHECK_STATUS(mth_module_create(type, option, n, &module));
-    CHECK_STATUS(mth_model_add(model, module, wire, wires, MTH_PLAIN));
-    mth_module_free(module);
-}
-
 /* The embedding in one model, the head and the loss in another: the two ends of a chain, or two stages. */
 static mth_model *embedding(int axis) {
-    mth_model *model = NULL;
-    CHECK_STATUS(mth_model_create(&model));
-    add(model, "Embedding",
+    mth_model *made = model();
+    ADD(made, "Embedding",
         MTH_OPTIONS({"vocab_size", mth_int(WORDS)}, {"embedding_dim", mth_int(WIDTH)},
             {"tensor_axis", axis < 0 ? MTH_NONE : mth_int(axis)}, {"name", mth_string("embed")}),
-        MTH_WIRES({"input", "ids"}, {"output", "h"}));
-    return model;
+        MTH_WIRES({"input", "ids"}, {"output", "h"}), MTH_PLAIN);
+    return made;
 }
 
 static void add_head(mth_model *model, const char *table) {
-    add(model, "Linear",
+    ADD(model, "Linear",
         MTH_OPTIONS({"dimension", mth_int(WORDS)}, {"bias", mth_bool(false)}, {"weight", mth_string(table)},
             {"name", mth_string("head")}),
-        MTH_WIRES({"input", "h"}, {"output", "logits"}));
-    add(model, "CrossEntropy", NULL, 0, MTH_WIRES({"input", "logits"}, {"target", "target"}, {"output", "loss"}));
+        MTH_WIRES({"input", "h"}, {"output", "logits"}), MTH_PLAIN);
+    ADD(model, "CrossEntropy", NOTHING, MTH_WIRES({"input", "logits"}, {"target", "target"}, {"output", "loss"}),
+        MTH_PLAIN);
 }
 
 static mth_model *tied(int axis) {
@@ -42,18 +34,16 @@ static mth_model *tied(int axis) {
 }
 
 static mth_model *tied_in_stages(int axis) {
-    mth_model *model = NULL, *first = embedding(axis), *last = NULL;
-    CHECK_STATUS(mth_model_create(&model));
-    CHECK_STATUS(mth_model_create(&last));
+    mth_model *made = model(), *first = embedding(axis), *last = model();
     add_head(last, "stage_0.embed.weight");
     mth_arg stages[] = {mth_submodel(first), mth_submodel(last)};
-    add(model, "Pipeline",
+    ADD(made, "Pipeline",
         MTH_OPTIONS({"stages", mth_list(2, stages)}, {"axis", mth_int(0)}, {"microbatch_size", mth_int(1)},
             {"name", mth_string("p")}),
-        MTH_WIRES({"input", "ids"}, {"target", "target"}, {"output", "loss"}));
+        MTH_WIRES({"input", "ids"}, {"target", "target"}, {"output", "loss"}), MTH_PLAIN);
     mth_model_free(first);
     mth_model_free(last);
-    return model;
+    return made;
 }
 
 static void fill(float table[WORDS][WIDTH]) {
@@ -85,16 +75,10 @@ static double expected(float table[WORDS][WIDTH], double slope[WORDS][WIDTH]) {
 }
 
 static const char *write_file(float table[WORDS][WIDTH]) {
-    static char path[64];
     char header[128];
-    const uint64_t n = (uint64_t)snprintf(header, sizeof header,
+    const int n = snprintf(header, sizeof header,
         "{\"tok\":{\"dtype\":\"F32\",\"shape\":[%d,%d],\"data_offsets\":[0,%d]}}", WORDS, WIDTH, WORDS * WIDTH * 4);
-    snprintf(path, sizeof path, "/tmp/mithril_test_tied_%d.safetensors", (int)getpid());
-    FILE *file = fopen(path, "wb");
-    if (!file || fwrite(&n, 8, 1, file) != 1 || fwrite(header, 1, n, file) != n ||
-        fwrite(table, 4, WORDS * WIDTH, file) != WORDS * WIDTH || fclose(file))
-        abort();
-    return path;
+    return file_of(header, (size_t)n, table, WORDS * WIDTH * sizeof(float));
 }
 
 static void check_run(mth_compiled *compiled, const mth_arrays *parameters, const mth_named input[2],
@@ -123,10 +107,9 @@ static void check_on(const char *engine, mth_arg mesh, mth_model *model, const c
     double slope[WORDS][WIDTH];
     fill(table);
     const double loss = expected(table, slope);
-    mth_backend *backend = NULL;
-    mth_compiled *compiled = NULL;
-    CHECK_STATUS(mth_backend_create(engine, MTH_OPTIONS({"device_mesh", mesh}), &backend));
-    CHECK_STATUS(mth_compile(model, backend, NULL, 0, &compiled));
+    const opened made = open_compiled(engine, mesh, model, NOTHING);
+    mth_backend *backend = made.backend;
+    mth_compiled *compiled = made.compiled;
     if (!compiled) return;
     size_t count = 0;
     const char *const *known = mth_compiled_get_parameters(compiled, &count);
@@ -152,8 +135,7 @@ static void check_on(const char *engine, mth_arg mesh, mth_model *model, const c
     for (int i = 0; i < 3; i++) mth_arrays_free(arrays[i]);
     for (int i = 0; i < 3; i++) mth_array_free(array[i]);
     mth_array_free(seed);
-    mth_compiled_free(compiled);
-    mth_backend_free(backend);
+    close_compiled(made);
 }
 
 TEST(a_tied_head) {

@@ -4,7 +4,7 @@ import numpy as np
 
 import mithril as ml
 from error_cases import LINEAR, X, case, chain, run
-from support import random
+from support import compile_on, random
 
 
 # ---------------------------------------------------------------- shared weights and outputs
@@ -58,9 +58,18 @@ def one_object_for_other_sizes(fixed):
     run(model)
 
 
+def pair(expose=None):
+    """Two modules; the connection between them has a name and is exposed, or not."""
+    between = "linear_0.output" if expose is None else ml.IOKey("h", expose=expose)
+    model = ml.Model()
+    model |= ml.Linear(3)(input="x", output=between)
+    model |= ml.Relu()(input=between, output="y")
+    return model
+
+
 @case
 def no_output_of_the_name(fixed):
-    run(chain(ml.Linear(3), ml.Relu()), outputs=["linear_0.output" if fixed else "linear_0.out"])
+    run(pair(), outputs=["linear_0.output" if fixed else "linear_0.out"])
 
 
 @case
@@ -75,7 +84,7 @@ def a_parameter_as_output(fixed):
 
 @case
 def the_input_of_a_block_as_output(fixed):
-    run(chain(ml.Linear(3), ml.Relu()), outputs=["linear_0.output" if fixed else "relu_0.input"])
+    run(pair(), outputs=["linear_0.output" if fixed else "relu_0.input"])
 
 
 @case
@@ -85,32 +94,24 @@ def an_output_by_another_than_its_name(fixed):
 
 @case
 def a_connection_inside_of_a_submodel_as_output(fixed):
-    block = ml.Model()
-    block |= ml.Linear(3)(input="x", output=ml.IOKey("h", expose=fixed))
-    block |= ml.Relu()(input="h", output="y")
     model = ml.Model()
-    model |= block(x="x", y="y", name="block")
+    model |= pair(expose=fixed)(x="x", y="y", name="block")
     run(model, outputs=["block.h"])
 
 
 @case
 def a_connection_by_its_path(fixed):
     """Two models deep, where it is exposed: here it has the name of a port."""
-    inner, outer, model = ml.Model(), ml.Model(), ml.Model()
-    inner |= ml.Linear(3)(input="x", output=ml.IOKey("h", expose=True))
-    inner |= ml.Relu()(input="h", output="y")
-    outer |= inner(x="x", y="y", name="inner")
+    outer, model = ml.Model(), ml.Model()
+    outer |= pair(expose=True)(x="x", y="y", name="inner")
     model |= outer(x="x", y="y", name="outer")
     run(model, outputs=["outer.h" if fixed else "outer.inner.h"])
 
 
 @case
 def a_connection_inside_of_a_stage_as_output(fixed):
-    stage = ml.Model()
-    stage |= ml.Linear(3)(input="x", output=ml.IOKey("h", expose=fixed))
-    stage |= ml.Relu()(input="h", output="y")
     model = ml.Model()
-    model |= ml.Pipeline([stage], name="p")(input="x", output="y")
+    model |= ml.Pipeline([pair(expose=fixed)], name="p")(input="x", output="y")
     run(model, outputs=["p.h" if fixed else "p.stage_0.h"])
 
 
@@ -130,8 +131,10 @@ def outputs_of_another_kind(fixed):
 
 
 @case
-def an_input_that_no_output_needs(fixed):
+def a_gradient_of_an_input_that_no_output_needs(fixed):
     model = ml.Model()
     model |= ml.Linear(3)(input="x", output="y")
     model |= ml.SquaredError()(input="y", target="t", output="loss")
-    run(model, {"x": X} if fixed else {"x": X, "t": random(4, 3)}, outputs=["y"])
+    compiled = compile_on((1,), model, outputs=["y"])
+    slope = {"y": random(4, 3)}
+    compiled.evaluate(compiled.get_parameters({"x": X}), {"x": X}, slope, ["x"] if fixed else ["t"])

@@ -394,16 +394,10 @@ def test_names_of_tensors(tmp_path):
             call()
         assert caught.value.op == "read_safetensors" and str(caught.value).startswith("read_safetensors: ")
 
-    class Layout:
+    class Compiled:
         __class__ = ml.CompiledModel
 
-        def get_parameter_layout(self, inputs):
-            return {"w": self.held}
-
-    for held in (np.ones(3), None, compiled, model):
-        layout = Layout()
-        layout.held = held
-        refused(lambda: ml.read_safetensors(layout, None, path, {"w": "w"}), "no array of mithril")
+    refused(lambda: ml.read_safetensors(Compiled(), None, path, {"w": "w"}), "a compiled model is expected")
     for entry in (3, None, ("w",), ("w", "v"), ("w", 1), ["w", True], ("w", True, False), 10**5000, b"w"):
         refused(lambda: read({"linear_0.weight": entry}), "read_safetensors", "linear_0.weight")
     fix = refused(lambda: read({"linear_0.weight": ("w", 1)}), "x of type int", "transpose").fix
@@ -506,7 +500,7 @@ def stopping(stop, backend, relu):
         yield lambda: relu.evaluate({}, {"x": X}, {}, make(**methods))
         yield lambda: backend.zeros(3, device_mesh=make(**methods))
     yield lambda: relu.evaluate({}, {"x": X}, {}, make(__repr__="method"))
-    yield lambda: ml._mithril._read_safetensors({"w": y}, make(__fspath__="method"), [("w", "w", False)])
+    yield lambda: ml._mithril._read_safetensors(relu, None, make(__fspath__="method"), [("w", "w", False)])
     yield lambda: y.__dlpack__(copy=make(__bool__="method"))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mithril as ml
+from error_cases_run import write_safetensors
 from mithril.backends import CBackend, JaxBackend
 from support import both_engines, close, compile_on, few, random, shaken
 
@@ -135,7 +136,9 @@ def test_what_no_output_needs_is_not_computed():
         random(VOCABULARY, WIDTH)[IDS],
     )
     with pytest.raises(ml.MithrilError, match="no output that compile was told of needs it"):
-        compiled.evaluate(compiled.get_parameters({"ids": IDS}), INPUTS)
+        compiled.evaluate(
+            compiled.get_parameters({"ids": IDS}), INPUTS, {"words": random(*IDS.shape, WIDTH)}, ["target"]
+        )
 
 
 def test_inside_of_submodels():
@@ -281,6 +284,59 @@ def test_parameters_of_a_model_that_is_cut():
         cut.evaluate({**some, "head.weigth": params["head.weight"]}, {"ids": ids})
     with pytest.raises(ml.MithrilError, match="parameter 'embed.weight' is missing"):
         cut.evaluate({"head.weight": params["head.weight"]}, {"ids": ids})
+
+
+def test_inputs_of_a_model_that_is_cut():
+    """What the whole model takes may be given to a part of it, wherever inputs and parameters are named; what neither
+    has may not."""
+    shapes = {"ids": (IDS.shape, "int32"), "target": ((9, 9, 9), "int32")}
+    specs = {"target": (0, None), "ids": (0, None)}
+    cut = compile_on((2,), head(), outputs=["words"], shapes=shapes, input_shard_specs=specs)
+    plain = compile_on((2,), head(), outputs=["words"])
+    assert cut.inputs == ["ids"]
+    assert list(cut.get_parameters()) == ["embed.weight"] and "target" not in cut.program_text()
+    table = random(VOCABULARY, WIDTH)
+    for target in (IDS, np.zeros((0, 5), bool), plain.backend.zeros((3,))):
+        given = {"target": target, "ids": IDS}
+        calls = [
+            lambda: cut.get_parameters(given),
+            lambda: cut.randomize_params(given),
+            lambda: cut.get_parameter_layout(given),
+            lambda: cut.get_memory_usage(None, given),
+        ]
+        for call in calls:
+            call()
+        assert plain.program_text(given) == plain.program_text({"ids": IDS})
+        close(cut.evaluate({"embed.weight": table}, given)["words"], table[IDS])
+    given = {"target": IDS, "tarket": IDS, "ids": IDS}
+    for refused in (
+        lambda: cut.evaluate({"embed.weight": table}, given),
+        lambda: cut.get_parameters(given),
+        lambda: compile_on((2,), head(), outputs=["words"], shapes={"tarket": (1,)}),
+        lambda: compile_on((2,), head(), outputs=["words"], input_shard_specs={"tarket": (0,)}),
+    ):
+        with pytest.raises(ml.MithrilError, match="no input 'tarket'"):
+            refused()
+    for options in ({"shapes": {"target": (0, 3)}}, {"input_shard_specs": {"target": (5, None)}}):
+        with pytest.raises(ml.MithrilError, match="target"):
+            compile_on((2,), head(), outputs=["words"], **options)
+
+
+def test_files_of_a_model_that_is_cut(tmp_path):
+    whole, cut = (compile_on((2,), head(), outputs=outputs) for outputs in (None, ["words"]))
+    path = tmp_path / "whole.safetensors"
+    tensors = {name: np.asarray(array) for name, array in whole.get_parameters(INPUTS, seed=3).items()}
+    write_safetensors(path, tensors)
+    read = ml.read_safetensors(cut, INPUTS, path, {name: name for name in whole.parameters})
+    assert list(read) == ["embed.weight"]
+    close(read["embed.weight"], tensors["embed.weight"])
+    names = {name: name for name in whole.parameters}
+    for refused, why in (
+        ({**names, "head.weigth": "head.weight"}, "'head.weigth' is no parameter"),
+        ({"head.weight": "head.weight"}, "'embed.weight' has no tensor"),
+    ):
+        with pytest.raises(ml.MithrilError, match=why):
+            ml.read_safetensors(cut, INPUTS, path, refused)
 
 
 def test_outputs_that_compile_was_not_told_of():
