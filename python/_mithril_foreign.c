@@ -60,24 +60,6 @@ static void note_refusal(refusal *reason) {
         Py_XDECREF(cause);
 }
 
-/* What mends an object x that gives no data, alone or in lists, where NumPy must know torch's floating numbers. */
-static PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwise) {
-    PyObject *form = readable_form(object), *remedy = NULL;
-    const int deleted = form ? says(object, "is_deleted") : -1, meta = deleted == 0 ? says(object, "is_meta") : -1;
-    const int known = meta == 0 && PyUnicode_CompareWithASCIIString(form, "x");
-    const int cast = meta || known || !in_lists ? 0 : says(object, "is_floating_point");
-    if (deleted == 1)
-        remedy = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
-    else if (meta == 1)
-        remedy = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
-    else if (meta == 0 && (known || cast > 0))
-        remedy = TEXT(in_lists ? "give %U%s for each x in them" : "pass %U%s", form, cast ? ".float()" : "");
-    else if (meta == 0 && cast == 0)
-        remedy = TEXT("%s", otherwise);
-    Py_XDECREF(form);
-    return remedy;
-}
-
 static void *raise_refused(const conversion *target, PyObject *object, refusal *reason) {
     static const char plain[] = "give its values as a numpy.array of float32, or int64 for ids";
     PyObject *fix = remedy_of(object, false, reason->elements ? CAST_FIX : plain);
@@ -232,11 +214,9 @@ static void *raise_not_array(module_state *state, PyObject *object, const char *
 
 static mth_array *array_of_foreign(const conversion *target, PyObject *object, refusal *reason) {
     mth_array *array = PyObject_CheckBuffer(object) ? array_of_buffer(target, object, 0, reason) : NULL;
-    PyObject *inner = array || PyErr_Occurred() ? NULL : unwrapped(object);
-    if (inner) { /* it has no memory, which torch does not say everywhere: functionalize's gives what lies anywhere */
-        Py_DECREF(inner);
-        PyErr_SetString(PyExc_BufferError,
-            "it is a tensor inside of a transform of torch.func, which ends here: its values alone can be taken");
+    const char *why = array || PyErr_Occurred() ? NULL : withheld(object);
+    if (why) { /* torch shares what lies anywhere of some of them, with no word */
+        PyErr_SetString(PyExc_BufferError, why);
         note_refusal(reason);
         return NULL;
     }
@@ -304,18 +284,16 @@ static int walk_lists(const list_walk *walk, PyObject *lists, int depth) {
     return ended;
 }
 
-/* Whether it is a masked array, which NumPy would take without its mask. A tensor without memory, of which it would
-   take what lies anywhere, is an error. */
+/* Whether it is a masked array, which NumPy would take without its mask. A tensor of which it would take what lies
+   anywhere, or the values alone, is an error. */
 static int visit_masked(const void *walk, PyObject *element) {
     const list_walk *lists = walk;
     if (PyFloat_Check(element) || PyLong_Check(element)) return 0;
     const int masked = is_masked(lists->state, element, NULL, lists->name);
-    PyObject *inner = masked ? NULL : unwrapped(element);
-    if (inner)
-        raise_fix(lists->state, MTH_ERROR_TYPE,
-            TEXT("%s holds a tensor inside of a transform of torch.func, which ends here", lists->name),
-            remedy_of(element, true, "give torch.func.debug_unwrap(x) for each x in them"));
-    Py_XDECREF(inner);
+    const char *why = masked ? NULL : withheld(element);
+    if (why)
+        raise_fix(lists->state, MTH_ERROR_TYPE, TEXT("%s holds what can't be taken: %s", lists->name, why),
+            remedy_of(element, true, "give numbers, or arrays of one shape"));
     return masked ? masked : PyErr_Occurred() ? -1 : 0;
 }
 
@@ -340,8 +318,9 @@ static int visit_wide(const void *walk, PyObject *element) {
 
 /* NumPy couldn't make an array of lists: an error with its reason. */
 static void *raise_no_array(module_state *state, PyObject *lists, const char *name) {
-    const int ragged = PyErr_ExceptionMatches(PyExc_ValueError);
     PyObject *cause = take_exception(), *why = cause ? exception_text(cause) : NULL;
+    PyObject *word = PyUnicode_FromString("inhomogeneous"); /* NumPy's, of shapes */
+    const int ragged = why && word && PyUnicode_Contains(why, word) == 1;
     PyObject *object = NULL, *remedy = NULL;
     const list_walk walk = {state, name, visit_object, &object};
     const int found = why ? walk_lists(&walk, lists, 0) : -1;
@@ -352,7 +331,7 @@ static void *raise_no_array(module_state *state, PyObject *lists, const char *na
         remedy = object ? remedy_of(object, true, plain) : TEXT("%s", plain);
     raise_error(state, NULL, ragged ? MTH_ERROR_VALUE : MTH_ERROR_TYPE, Py_XNewRef(cause),
         remedy ? TEXT("%s is no array: %U", name, why) : NULL, remedy);
-    Py_XDECREF(cause), Py_XDECREF(why), Py_XDECREF(object);
+    Py_XDECREF(cause), Py_XDECREF(why), Py_XDECREF(word), Py_XDECREF(object);
     return NULL;
 }
 

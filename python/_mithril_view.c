@@ -153,6 +153,7 @@ static int read_format(module_state *s, const char *name, const Py_buffer *b, vi
         const char last = *format ? format[strlen(format) - 1] : 0; /* of a record '}' */
         return refuse_elements(s, name, TEXT("format '%s'", format),
             last == '}'                          ? "they are records: give a field of them, x[\"weight\"] say"
+                : strchr(format, 'Z')            ? "they are complex: give their parts apart, x.real and x.imag"
                 : last && strchr("cpsuwx", last) ? "they are texts or bytes: give numbers"
                                                  : CAST_FIX);
     }
@@ -324,75 +325,4 @@ int view_is_direct(const view *v, mth_dtype dtype) {
     unsigned char bits = 0; /* a true of other producers may be any byte but 0 */
     for (int64_t i = 0; v->kind == 'b' && i < v->count; i++) bits |= (unsigned char)v->data[i];
     return bits <= 1 && (uintptr_t)v->data % (uintptr_t)v->size == 0;
-}
-
-/* ---------------------------------------------------------------- what an object says of itself */
-int says(PyObject *object, const char *name) {
-    PyObject *value, *result;
-    int found = find_attribute(object, name, &value);
-    if (found < 1) return found;
-    result = PyCallable_Check(value) ? PyObject_CallNoArgs(value) : Py_NewRef(value);
-    int truth = result ? PyObject_IsTrue(result) : -1;
-    Py_XDECREF(result);
-    Py_DECREF(value);
-    PyObject *raised = truth < 0 ? take_exception() : NULL;
-    Py_XDECREF(raised);
-    return raised ? 0 : truth;
-}
-
-PyObject *unwrapped(PyObject *object) {
-    PyObject *name = PyUnicode_FromString("torch"), *torch = name ? PyImport_GetModule(name) : NULL;
-    PyObject *type = torch ? PyObject_GetAttrString(torch, "Tensor") : NULL;
-    PyObject *functions = type && PyObject_IsInstance(object, type) == 1 ? PyObject_GetAttrString(torch, "func") : NULL;
-    PyObject *inner = functions ? PyObject_CallMethod(functions, "debug_unwrap", "O", object) : NULL;
-    PyObject *raised = !inner && PyErr_Occurred() ? take_exception() : NULL;
-    Py_XDECREF(name), Py_XDECREF(torch), Py_XDECREF(type), Py_XDECREF(functions), Py_XDECREF(raised);
-    if (inner == object) Py_CLEAR(inner);
-    return inner;
-}
-
-/* torch's layouts but the strided one: sparse ones, that of oneDNN. */
-static int has_own_layout(PyObject *object) {
-    PyObject *layout;
-    int found = find_attribute(object, "layout", &layout);
-    if (found < 1) return found;
-    char room[SHOWN];
-    show(layout, room);
-    Py_DECREF(layout);
-    return PyErr_Occurred() ? -1 : strncmp(room, "torch.", 6) == 0 && strcmp(room, "torch.strided") != 0;
-}
-
-PyObject *readable_form(PyObject *object) {
-    PyObject *inner = unwrapped(object);
-    if (PyErr_Occurred()) return NULL;
-    PyObject *form = PyUnicode_FromString("x");
-    const int wrapped = inner != NULL;
-    if (!inner) inner = Py_NewRef(object);
-    static const struct {
-        const char *state, *step;
-    } steps[] = {
-        {"requires_grad", ".detach()"},
-        {"is_nested", ".to_padded_tensor(0)"},
-        {NULL /* has_own_layout */, ".to_dense()"},
-        {"is_quantized", ".dequantize()"},
-        {"is_complex", ".real"},
-        {"is_neg", ".resolve_neg()"},
-        {"is_cuda", ".cpu()"},
-        {"is_mps", ".cpu()"},
-        {"is_xpu", ".cpu()"},
-    };
-    for (size_t i = 0; form && i < sizeof steps / sizeof *steps; i++) {
-        int state = steps[i].state ? says(inner, steps[i].state) : has_own_layout(inner);
-        PyObject *before = form;
-        if (state) form = state > 0 ? TEXT("%U%s", before, steps[i].step) : NULL;
-        if (state) Py_DECREF(before);
-        if (state > 0 && !strcmp(steps[i].step, ".to_padded_tensor(0)")) i++; /* which is strided */
-    }
-    Py_DECREF(inner);
-    if (form && wrapped) { /* at last: what is done to a tensor inside of the transform is wrapped again */
-        PyObject *before = form;
-        form = TEXT("torch.func.debug_unwrap(%U)", before);
-        Py_DECREF(before);
-    }
-    return form;
 }

@@ -37,12 +37,12 @@ mth_status view_pack(const view *v, mth_dtype, void *to, int64_t *lost);
 /* What an object says of itself: an attribute, or what it gives when it is called, as a truth; 0 also where there is
    none. -1: an exception that stops. */
 int says(PyObject *, const char *name);
-/* The tensor around which a transform of torch.func has wrapped this one, which has no memory; NULL: there is none, or
-   an exception that stops is set. */
-PyObject *unwrapped(PyObject *);
-/* "x.detach().to_dense()": what makes of a tensor one whose memory can be read; "x" where nothing is known. NULL: an
+/* Why the memory that a tensor of torch shares is not what the tensor is; NULL: it is, or an exception that stops is
+   set. */
+const char *withheld(PyObject *);
+/* What mends an object x that gives no data, alone or in lists, where NumPy must know torch's floating numbers. NULL: an
    error is set. */
-PyObject *readable_form(PyObject *);
+PyObject *remedy_of(PyObject *, bool in_lists, const char *otherwise);
 /* An element by its index in row-major order, as Python has it. A new reference, or NULL with an error set. */
 PyObject *view_element(const view *, int64_t index);
 

@@ -1,6 +1,7 @@
 """Values of any kind that are handed in: taken where they can be, else an error with a fix."""
 
 import collections
+import ctypes
 import itertools
 import os
 import pathlib
@@ -169,6 +170,84 @@ def test_transforms_of_torch(backend):
     assert len(seen) == 12 and all(np.array_equal(values, X) for values in seen)
 
 
+def test_dual_tensors_of_torch(backend, relu):
+    """A tangent would be lost: the values alone are what the fix gives, and what has no tangent is taken."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    forward_ad = torch.autograd.forward_ad
+    t, ones = torch.tensor(X), torch.ones(*X.shape)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(t, ones)
+        for given, prefix in (
+            (dual, "unpack_dual(x).primal"),
+            (dual.detach(), None),
+            (dual * 2, "unpack_dual(x).primal"),
+            (dual.T[::2], "unpack_dual(x).primal"),
+            (dual.bfloat16(), "unpack_dual(x).primal"),
+            (forward_ad.make_dual(t.clone().requires_grad_(), ones), "unpack_dual(x.detach()).primal"),
+            (forward_ad.make_dual(torch.nn.Parameter(t), ones), "unpack_dual(x.detach()).primal"),
+            (forward_ad.make_dual(torch._neg_view(t), ones), "unpack_dual(x.resolve_neg()).primal"),
+            (forward_ad.unpack_dual(dual).primal, None),
+            (forward_ad.unpack_dual(dual).tangent, None),
+            (dual > 0, None),
+        ):
+            if prefix is None:
+                assert forward_ad.unpack_dual(given).tangent is None
+                assert np.array_equal(np.asarray(backend.array(given)), given.numpy())
+                continue
+            primal = forward_ad.unpack_dual(given).primal.detach().resolve_neg().float().numpy()
+            for call in (backend.array, lambda x: relu.evaluate({}, {"x": x})["y"]):
+                fix = refused(lambda: call(given), "dual tensor").fix
+                assert fix == f"pass torch.autograd.forward_ad.{prefix}"
+                value = np.asarray(call(eval(fix.removeprefix("pass "), {"torch": torch, "x": given})))
+                assert np.array_equal(value, primal if call == backend.array else np.maximum(primal, 0))
+            fix = refused(lambda: backend.array([given])).fix
+            form = fix.removeprefix("give ").removesuffix(" for each x in them")
+            assert np.array_equal(np.asarray(backend.array([eval(form, {"torch": torch, "x": given})])), primal[None])
+    assert np.array_equal(np.asarray(backend.array(dual)), X)  # outside of its level a tensor as any other
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_tensors_of_torch_without_memory(backend, relu):
+    """Of them torch shares no address, or says nothing and NumPy takes what lies anywhere."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    class Wrapper(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+        @classmethod
+        def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+            raise NotImplementedError
+
+    t = torch.tensor(X)
+    emptied = torch.zeros(3, 4)
+    emptied.untyped_storage().resize_(0)
+    with FakeTensorMode() as mode:
+        fake = torch.zeros(3, 4)
+        refused(lambda: backend.array(fake), "without memory")
+    for given in (
+        fake,
+        mode.from_tensor(t),
+        torch._to_functional_tensor(t),
+        torch._to_functional_tensor(t.clone().requires_grad_()),
+        Wrapper(t),
+        torch.nn.UninitializedParameter(),
+        emptied,
+    ):
+        for call in (backend.array, lambda x: relu.evaluate({}, {"x": x})):
+            fix = refused(lambda: call(given), "without memory").fix
+            assert fix == 'give the tensor that it stands for, or zeros: numpy.zeros(shape, "float32")'
+        assert refused(lambda: backend.array([given, given])).fix == fix
+    zeros = torch._efficientzerotensor(3)
+    for fix in (refused(lambda: backend.array(zeros)).fix, refused(lambda: backend.array([zeros])).fix):
+        assert "x.clone()" in fix
+    assert backend.array(zeros.clone()).tolist() == [0, 0, 0]
+    for given in (emptied[:0], torch.zeros(0, 3)):  # where there are no elements there need be no memory
+        assert backend.array(given).shape == tuple(given.shape)
+
+
 def test_natural_numbers_of_evaluate(relu):
     """evaluate takes no dtype: its fix does without one."""
     x = np.full((2, 3), 2**63 + 2**40, np.uint64)
@@ -233,6 +312,27 @@ def test_jax_arrays_over_devices():
 
 
 # ---------------------------------------------------------------- lists
+def test_complex_numbers_keep_their_parts(backend):
+    """A cast would drop the imaginary part: the fix is to give both."""
+    for given in (np.array([1 + 2j, 3j], np.complex64), np.array([1j], ">c16"), np.complex128(1j)):
+        for x in (given, [given]):
+            fix = refused(lambda: backend.array(x), "format").fix
+            assert fix == "they are complex: give their parts apart, x.real and x.imag"
+        for part in (given.real, given.imag):
+            assert np.array_equal(np.asarray(backend.array(part)), part)
+
+
+def test_lists_of_what_numpy_does_not_know(backend):
+    """They are as long as they should be: to pad them would not help."""
+
+    class Record(ctypes.Structure):
+        _fields_ = [("a", ctypes.c_float)]
+
+    for x in (Record(), (ctypes.c_void_p * 2)(), (ctypes.c_longdouble * 2)(1, 2), np.zeros((1,) * 64)):
+        assert refused(lambda: backend.array([x])).fix == "give numbers, or arrays of one shape"
+    assert "pad" in refused(lambda: backend.array([X, X[:2]])).fix
+
+
 def test_lists_that_are_no_array(backend):
     for given in ([[1.0], [2.0, 3.0]], [[1, 2], 3], [[[1.0]], [[1.0, 2.0]]], [X, X[:2]]):
         error = refused(lambda: backend.array(given), "pad")

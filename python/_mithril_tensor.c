@@ -1,0 +1,194 @@
+/* What tensors of other libraries say of themselves where their memory, as protocols share it, is not all of it. */
+#include "_mithril_view.h"
+#include <string.h>
+
+int says(PyObject *object, const char *name) {
+    PyObject *value, *result;
+    int found = find_attribute(object, name, &value);
+    if (found < 1) return found;
+    result = PyCallable_Check(value) ? PyObject_CallNoArgs(value) : Py_NewRef(value);
+    int truth = result ? PyObject_IsTrue(result) : -1;
+    Py_XDECREF(result);
+    Py_DECREF(value);
+    PyObject *raised = truth < 0 ? take_exception() : NULL;
+    Py_XDECREF(raised);
+    return raised ? 0 : truth;
+}
+
+/* ---------------------------------------------------------------- torch's tensors */
+/* The result; NULL also where an exception was raised that doesn't stop. */
+static PyObject *quiet(PyObject *result) {
+    PyObject *raised = !result && PyErr_Occurred() ? take_exception() : NULL;
+    Py_XDECREF(raised);
+    return result;
+}
+
+/* torch, where the object is a tensor of it. */
+static PyObject *torch_of(PyObject *object) {
+    PyObject *name = PyUnicode_FromString("torch"), *torch = name ? PyImport_GetModule(name) : NULL;
+    PyObject *type = torch ? PyObject_GetAttrString(torch, "Tensor") : NULL;
+    if (!type || PyObject_IsInstance(object, type) != 1) Py_CLEAR(torch);
+    Py_XDECREF(name), Py_XDECREF(type);
+    return quiet(torch);
+}
+
+/* The tensor around which a transform of torch.func has wrapped this one; NULL: there is none. */
+static PyObject *out_of_transforms(PyObject *torch, PyObject *tensor) {
+    PyObject *functions = PyObject_GetAttrString(torch, "func");
+    PyObject *inner = functions ? PyObject_CallMethod(functions, "debug_unwrap", "O", tensor) : NULL;
+    Py_XDECREF(functions);
+    if (inner == tensor) Py_CLEAR(inner);
+    return quiet(inner);
+}
+
+/* The values of a tensor that has a tangent beside them; NULL: it has none. */
+static PyObject *out_of_dual(PyObject *torch, PyObject *tensor) {
+    PyObject *autograd = PyObject_GetAttrString(torch, "autograd");
+    PyObject *forward = autograd ? PyObject_GetAttrString(autograd, "forward_ad") : NULL;
+    PyObject *pair = forward ? PyObject_CallMethod(forward, "unpack_dual", "O", tensor) : NULL;
+    PyObject *tangent = pair ? PyObject_GetAttrString(pair, "tangent") : NULL;
+    PyObject *primal = tangent && tangent != Py_None ? PyObject_GetAttrString(pair, "primal") : NULL;
+    Py_XDECREF(autograd), Py_XDECREF(forward), Py_XDECREF(pair), Py_XDECREF(tangent);
+    return quiet(primal);
+}
+
+/* Whether an attribute of torch's is something else than "torch." and each of the usual names. */
+static int is_unusual(PyObject *object, const char *attribute, const char *const *usual) {
+    PyObject *value;
+    int found = find_attribute(object, attribute, &value);
+    if (found < 1) return found;
+    char room[SHOWN];
+    show(value, room);
+    Py_DECREF(value);
+    if (PyErr_Occurred()) return -1;
+    if (strncmp(room, "torch.", 6) != 0) return 0;
+    while (*usual && strcmp(room + 6, *usual) != 0) usual++;
+    return !*usual;
+}
+
+/* Sparse ones, that of oneDNN. */
+static int has_own_layout(PyObject *object) {
+    return is_unusual(object, "layout", (const char *const[]){"strided", NULL});
+}
+
+/* Whether it has floating numbers that NumPy does not know. */
+static int is_float_of_torch(PyObject *object) {
+    const int floating = says(object, "is_floating_point");
+    return floating > 0 ? is_unusual(object, "dtype", (const char *const[]){"float16", "float32", "float64", NULL})
+                        : floating;
+}
+
+/* It has elements and no address, though it is strided. Of meta tensors torch itself says so. */
+static int lacks_memory(PyObject *tensor) {
+    int known = says(tensor, "data_ptr");
+    if (!known) known = has_own_layout(tensor);
+    if (!known) known = says(tensor, "is_meta");
+    if (known) return known < 0 ? -1 : 0;
+    PyObject *elements = quiet(PyObject_CallMethod(tensor, "numel", NULL));
+    const int some = PyErr_Occurred() ? -1 : !elements || PyObject_IsTrue(elements);
+    Py_XDECREF(elements);
+    return some;
+}
+
+typedef struct {
+    PyObject *inner; /* the object itself, or what it is wrapped around */
+    int transform, dual, absent;
+} tensor_state;
+
+static int enter(tensor_state *state, PyObject *inner) {
+    if (!inner) return 0;
+    Py_DECREF(state->inner);
+    state->inner = inner;
+    return 1;
+}
+
+/* -1: an exception that stops is set; else `inner` is a new reference. */
+static int look_at(PyObject *object, tensor_state *state) {
+    *state = (tensor_state){Py_NewRef(object), 0, 0, 0};
+    PyObject *torch = torch_of(object), *inner = torch ? out_of_transforms(torch, object) : NULL;
+    state->transform = enter(state, inner);
+    inner = torch && !PyErr_Occurred() ? out_of_dual(torch, state->inner) : NULL;
+    state->dual = enter(state, inner);
+    if (torch && !PyErr_Occurred()) state->absent = lacks_memory(state->inner);
+    Py_XDECREF(torch);
+    if (!PyErr_Occurred()) return 0;
+    Py_CLEAR(state->inner);
+    return -1;
+}
+
+const char *withheld(PyObject *object) {
+    tensor_state state;
+    if (look_at(object, &state)) return NULL;
+    Py_DECREF(state.inner);
+    return state.transform ? "it is a tensor inside of a transform of torch.func, which ends here: its values alone can "
+                             "be taken"
+        : state.dual
+        ? "it is a dual tensor of torch's forward-mode differentiation, which ends here: its values alone can be taken"
+        : state.absent ? "it is a tensor without memory: one that is traced, or stands for others"
+                       : NULL;
+}
+
+/* ---------------------------------------------------------------- what mends it */
+/* "x.detach().to_dense()": what makes of a tensor one whose memory can be read; "x" where nothing is known. NULL: an
+   error is set. */
+static PyObject *readable_form(const tensor_state *state) {
+    PyObject *form = PyUnicode_FromString("x");
+    static const struct {
+        const char *state, *step;
+    } steps[] = {
+        {"requires_grad", ".detach()"},
+        {"is_nested", ".to_padded_tensor(0)"},
+        {NULL /* has_own_layout */, ".to_dense()"},
+        {"is_quantized", ".dequantize()"},
+        {"is_complex", ".real"},
+        {"is_neg", ".resolve_neg()"},
+        {"_is_zerotensor", ".clone()"},
+        {"is_cuda", ".cpu()"},
+        {"is_mps", ".cpu()"},
+        {"is_xpu", ".cpu()"},
+    };
+    for (size_t i = 0; form && i < sizeof steps / sizeof *steps; i++) {
+        int found = steps[i].state ? says(state->inner, steps[i].state) : has_own_layout(state->inner);
+        PyObject *before = form;
+        if (found) form = found > 0 ? TEXT("%U%s", before, steps[i].step) : NULL;
+        if (found) Py_DECREF(before);
+        if (found > 0 && !strcmp(steps[i].step, ".to_padded_tensor(0)")) i++; /* which is strided */
+    }
+    /* at last: what is done to a tensor inside of them is inside of them again */
+    for (int dual = 0; form && dual < 2; dual++) {
+        if (!(dual ? state->dual : state->transform)) continue;
+        PyObject *before = form;
+        form = dual ? TEXT("torch.autograd.forward_ad.unpack_dual(%U).primal", before)
+                    : TEXT("torch.func.debug_unwrap(%U)", before);
+        Py_DECREF(before);
+    }
+    return form;
+}
+
+/* NULL: an error is set, or no form is known and none is needed. */
+static PyObject *pass_form(const tensor_state *state, bool in_lists) {
+    PyObject *form = readable_form(state), *remedy = NULL;
+    const int known = form && PyUnicode_CompareWithASCIIString(form, "x");
+    const int cast = form && in_lists ? is_float_of_torch(state->inner) : 0;
+    if (form && cast >= 0 && (known || cast))
+        remedy = TEXT(in_lists ? "give %U%s for each x in them" : "pass %U%s", form, cast ? ".float()" : "");
+    Py_XDECREF(form);
+    return remedy;
+}
+
+PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwise) {
+    tensor_state state;
+    if (look_at(object, &state)) return NULL;
+    PyObject *remedy = NULL;
+    const int deleted = says(state.inner, "is_deleted"), meta = deleted ? -1 : says(state.inner, "is_meta");
+    if (deleted > 0)
+        remedy = TEXT("keep a copy of what is deleted or donated, jax.numpy.copy(x), and give that");
+    else if (meta > 0)
+        remedy = TEXT("give it memory and values: torch.zeros_like(x, device=\"cpu\")");
+    else if (state.absent && !deleted && !meta && !says(state.inner, "_is_zerotensor"))
+        remedy = TEXT("give the tensor that it stands for, or zeros: numpy.zeros(shape, \"float32\")");
+    else if (!deleted && !meta)
+        remedy = pass_form(&state, in_lists);
+    Py_DECREF(state.inner);
+    return remedy || PyErr_Occurred() ? remedy : TEXT("%s", otherwise);
+}
