@@ -5,8 +5,8 @@
 
 /* device types */
 enum { DLPACK_CPU = 1, DLPACK_CUDA_HOST = 3 };
-enum { DLPACK_INT = 0, DLPACK_UINT = 1 }; /* type codes of integers; mth_dtype_dlpack_code knows those of dtypes */
-enum { DLPACK_READ_ONLY = 1, DLPACK_IS_COPIED = 2 }; /* flags */
+enum { DLPACK_INT = 0, DLPACK_UINT = 1, DLPACK_COMPLEX = 5 }; /* mth_dtype_dlpack_code knows those of dtypes */
+enum { DLPACK_READ_ONLY = 1, DLPACK_IS_COPIED = 2 };          /* flags */
 
 typedef struct {
     void *data;

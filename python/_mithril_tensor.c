@@ -78,7 +78,7 @@ static int is_float_of_torch(PyObject *object) {
                         : floating;
 }
 
-/* It has elements and no address, though it is strided. Of meta tensors torch itself says so. */
+/* Strided, with elements and no address. Of meta tensors torch itself says so. */
 static int lacks_memory(PyObject *tensor) {
     int known = says(tensor, "data_ptr");
     if (!known) known = has_own_layout(tensor);
@@ -120,12 +120,12 @@ const char *withheld(PyObject *object) {
     tensor_state state;
     if (look_at(object, &state)) return NULL;
     Py_DECREF(state.inner);
-    return state.transform ? "it is a tensor inside of a transform of torch.func, which ends here: its values alone can "
-                             "be taken"
-        : state.dual
-        ? "it is a dual tensor of torch's forward-mode differentiation, which ends here: its values alone can be taken"
-        : state.absent ? "it is a tensor without memory: one that is traced, or stands for others"
-                       : NULL;
+    if (state.transform)
+        return "it is a tensor inside of a transform of torch.func, which ends here: its values alone can be taken";
+    if (state.dual)
+        return "it is a dual tensor of torch's forward-mode differentiation, which ends here: its values alone can be "
+               "taken";
+    return state.absent ? "it is a tensor without memory: one that is traced, or stands for others" : NULL;
 }
 
 /* ---------------------------------------------------------------- what mends it */
@@ -176,9 +176,22 @@ static PyObject *pass_form(const tensor_state *state, bool in_lists) {
     return remedy;
 }
 
+/* What jax traces has no values. */
+static int is_tracer(PyObject *object) {
+    PyObject *name = PyUnicode_FromString("jax.core"), *core = name ? PyImport_GetModule(name) : NULL;
+    PyObject *type = core ? PyObject_GetAttrString(core, "Tracer") : NULL;
+    const int found = type ? PyObject_IsInstance(object, type) : 0;
+    Py_XDECREF(name), Py_XDECREF(core), Py_XDECREF(type);
+    quiet(NULL);
+    return PyErr_Occurred() ? -1 : found > 0;
+}
+
 PyObject *remedy_of(PyObject *object, bool in_lists, const char *otherwise) {
     tensor_state state;
-    if (look_at(object, &state)) return NULL;
+    const int traced = is_tracer(object);
+    if (traced > 0)
+        return TEXT("call it outside of jit, grad and vmap, or in a jax.pure_callback, which is given the values");
+    if (traced || look_at(object, &state)) return NULL;
     PyObject *remedy = NULL;
     const int deleted = says(state.inner, "is_deleted"), meta = deleted ? -1 : says(state.inner, "is_meta");
     if (deleted > 0)

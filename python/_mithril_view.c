@@ -153,7 +153,7 @@ static int read_format(module_state *s, const char *name, const Py_buffer *b, vi
         const char last = *format ? format[strlen(format) - 1] : 0; /* of a record '}' */
         return refuse_elements(s, name, TEXT("format '%s'", format),
             last == '}'                          ? "they are records: give a field of them, x[\"weight\"] say"
-                : strchr(format, 'Z')            ? "they are complex: give their parts apart, x.real and x.imag"
+                : strchr(format, 'Z')            ? COMPLEX_FIX
                 : last && strchr("cpsuwx", last) ? "they are texts or bytes: give numbers"
                                                  : CAST_FIX);
     }
@@ -193,7 +193,7 @@ int view_of_dlpack(module_state *s, const char *name, const dlpack_tensor *t, vi
         raise_fix(s, MTH_ERROR_TYPE,
             TEXT("%s has elements of DLPack type code %d with %d bits, %d to an element, which arrays can't have", name,
                 t->code, t->bits, t->lanes),
-            TEXT("cast it to float32 first (x.real of complex numbers), or to int64 for ids"));
+            TEXT(t->code == DLPACK_COMPLEX ? COMPLEX_FIX : "cast it to float32 first, or to int64 for ids"));
         return -1;
     }
     return view_of_claim(s, name, &(claim){t->data, t->byte_offset, t->rank, t->shape, t->strides, v->size}, v);

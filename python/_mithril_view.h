@@ -25,6 +25,7 @@ int view_of_dlpack(module_state *, const char *name, const dlpack_tensor *, view
 /* The errors of a shape and of elements that arrays can't have; takes the text, "format 'Zf'". Return -1. */
 int refuse_size(module_state *, const char *name, const view *);
 int refuse_elements(module_state *, const char *name, PyObject *what, const char *fix);
+#define COMPLEX_FIX "they are complex: give their parts apart, x.real and x.imag"
 #define CAST_FIX "cast it first: numpy.asarray(x).astype(\"float32\"), or \"int64\" for ids"
 
 mth_dtype view_dtype(const view *); /* that of an array with such elements, unless another is asked for */
@@ -40,8 +41,8 @@ int says(PyObject *, const char *name);
 /* Why the memory that a tensor of torch shares is not what the tensor is; NULL: it is, or an exception that stops is
    set. */
 const char *withheld(PyObject *);
-/* What mends an object x that gives no data, alone or in lists, where NumPy must know torch's floating numbers. NULL: an
-   error is set. */
+/* What mends an object x that gives no data, alone or in lists, where NumPy must know torch's floating numbers. NULL:
+   an error is set. */
 PyObject *remedy_of(PyObject *, bool in_lists, const char *otherwise);
 /* An element by its index in row-major order, as Python has it. A new reference, or NULL with an error set. */
 PyObject *view_element(const view *, int64_t index);
